@@ -31,6 +31,7 @@ import {
   recordBytes,
 } from "../../pubsub/logs/rules.ts";
 import type { Host } from "../../testing/simulation/mod.ts";
+import { reach } from "./engines.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
@@ -523,23 +524,6 @@ class ModelledLogs {
 
 /** Results of calls that change a log, which each node hears of. */
 const CHANGES = /^\{.*"kind":"(?:created|appended|kept|removed)"/;
-
-/** Waits for an engine whose servers have to agree on a leader first. */
-async function reach(world: World, { host, broker }: Pick<Node, "host" | "broker">): Promise<void> {
-  const options: CreateLogOptions = {
-    config: { contentType: "text/plain" },
-    identity: "probe000",
-    records: [],
-    maxLogs: PLENTY,
-  };
-  const id = `probe-${host.name}`;
-  const probe = () => broker.logs!.create(id, options).then(() => broker.logs!.delete(id));
-  for (let left = 40; left > 0; left--) {
-    const isThere = await world.run(host, probe).then(() => true, () => false);
-    if (isThere) return;
-    await world.pause(200);
-  }
-}
 
 /** The page of a read, from one before the oldest record to one after the newest. */
 function pageOf(

@@ -1,0 +1,570 @@
+/**
+ * Answers that outlive their sessions and nodes: each takes a place of one node at a time, and gives
+ * it back however the answer ends.
+ */
+import { assert, assertEquals } from "@std/assert";
+import fc from "fast-check";
+import { pause } from "../../base/wait.ts";
+import type { Client } from "../../client/client.ts";
+import { RequestError } from "../../errors.ts";
+import { requestLog } from "../../pubsub/logs/rules.ts";
+import { RESCUE_INTERVAL_MS } from "../../pubsub/logs/stream_logs.ts";
+import type { Server } from "../../server.ts";
+import { MAX_TAKEOVERS, RESUME_LEASE_MS } from "../../server/durable/answers.ts";
+import { answerId } from "../../server/durable/options.ts";
+import type { Host, SimulatedServer } from "../../testing/simulation/mod.ts";
+import { fail, type FaultyBroker, pass } from "../faulty_broker.ts";
+import type { ClusterEngine } from "../simulation/cluster/engine.ts";
+import { faultyBroker, reach } from "./engines.ts";
+import { collect, range } from "./outcomes.ts";
+import { property } from "./property.ts";
+import { byToken, type World } from "./world.ts";
+
+const ENGINES = ["memory", "redis", "nats", "sqlite"] as const;
+
+/** Topic of the answers. */
+const TOPIC = "count";
+
+/** Time between two items, in milliseconds. */
+const ITEM_MS = 120;
+
+/** Time for the calls of an engine, in milliseconds. */
+const CALLS_MS = 2_500;
+
+/** Time for which nodes that cannot go on leave an answer to others, in milliseconds. */
+const SPARE_MS = 20_000;
+
+/** How a generator goes on. */
+const GENERATORS = ["endless", "short", "empty", "throws", "rejects", "fails", "lingers"] as const;
+type GeneratorKind = typeof GENERATORS[number];
+
+/** Outcomes of readers whose answer ends by itself. */
+const ENDS: Partial<Record<GeneratorKind, string>> = {
+  short: "fulfilled",
+  empty: "fulfilled",
+  throws: "failed",
+  rejects: "tired",
+  fails: "tired",
+};
+
+/** The input of a request. */
+interface Input {
+  readonly key: string;
+  readonly kind: GeneratorKind;
+}
+
+/** A node that makes answers. */
+class AnswerNode {
+  readonly host: Host;
+  /** Generators that run on this node, by key. */
+  readonly generators: string[] = [];
+  /** Keys of the generators that have begun here. */
+  readonly begun: string[] = [];
+  /** End generators that go on in spite of their signal, by key. */
+  readonly gates = new Map<string, PromiseWithResolvers<void>>();
+  broker!: FaultyBroker;
+  readonly #program: SimulatedServer<string>;
+
+  constructor(world: World, { name, engine, places, resumes = true }: {
+    readonly name: string;
+    readonly engine: ClusterEngine;
+    readonly places: number;
+    readonly resumes?: boolean;
+  }) {
+    this.#program = world.serve(name, (host) => {
+      this.broker = faultyBroker(engine, host);
+      return {
+        ...byToken,
+        broker: this.broker,
+        answers: { maxRunning: places, maxRunningPerUser: Math.max(1, places - 1) },
+        requests: {
+          [TOPIC]: {
+            answer: ({ data }) => this.#make(data as Input, 0),
+            ...(resumes && {
+              resume: ({ data }, { count }) => this.#make(data as Input, count),
+            }),
+          },
+        },
+        onError() {},
+      };
+    });
+    this.host = this.#program.host;
+  }
+
+  get server(): Server<string> {
+    return this.#program.server;
+  }
+
+  /** Places that are taken. */
+  get taken(): number {
+    return this.server.quotaStats["answers.maxRunning"]!.taken;
+  }
+
+  #make(input: Input, from: number): AsyncGenerator<number> | Promise<AsyncGenerator<number>> {
+    const { kind } = input;
+    if (kind === "throws") throw new Error("No answer");
+    if (kind === "rejects") return Promise.reject(new RequestError("tired", "Enough"));
+    return this.#count(input, from);
+  }
+
+  async *#count({ key, kind }: Input, from: number): AsyncGenerator<number> {
+    this.generators.push(key);
+    this.begun.push(key);
+    try {
+      for (let item = from; kind !== "empty"; item++) {
+        await pause(this.host.runtime, ITEM_MS);
+        yield item;
+        if (kind === "short" && item >= 2) return;
+        if (kind === "fails") throw new RequestError("tired", "Enough");
+        if (kind === "lingers") await this.gates.getOrInsert(key, Promise.withResolvers()).promise;
+      }
+    } finally {
+      this.generators.splice(this.generators.indexOf(key), 1);
+    }
+  }
+}
+
+/** An answer that a user asked for. */
+interface Asked {
+  readonly items: number[];
+  outcome?: string;
+  cancel(): Promise<void>;
+}
+
+/** A user with a session at a node. */
+class Asker {
+  readonly client: Client;
+
+  constructor(world: World, user: string, { host }: AnswerNode, machine: string = user) {
+    this.client = world.connect(machine, host, { token: () => user, onError() {} });
+  }
+
+  /** Asks for an answer, and reads it to its end. */
+  ask(key: string, kind: GeneratorKind, { name = nameOf(key), input = { key, kind } }: {
+    readonly name?: string;
+    readonly input?: unknown;
+  } = {}): Asked {
+    const answer = this.client.requestStream(TOPIC, input, {
+      id: name,
+      itemTimeoutMs: 600_000,
+    });
+    const items: number[] = [];
+    const asked: Asked = { items, cancel: () => answer.cancel("enough") };
+    const take = (item: unknown) => items.push(item as number);
+    void collect(answer, take).then((outcome) => asked.outcome = outcome);
+    return asked;
+  }
+}
+
+/** The name that a user gives to an answer. */
+function nameOf(key: string): string {
+  return key.padEnd(22, "_");
+}
+
+const step = fc.oneof(
+  {
+    weight: 6,
+    arbitrary: fc.record({
+      kind: fc.constant("ask" as const),
+      user: fc.nat(1),
+      name: fc.nat(3),
+      generator: fc.constantFrom(...GENERATORS),
+      isOutage: fc.constantFrom(false, false, false, true),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      kind: fc.constant("ask in vain" as const),
+      part: fc.constantFrom("name" as const, "input" as const),
+    }),
+  },
+  { weight: 3, arbitrary: fc.record({ kind: fc.constant("cancel" as const), of: fc.nat(20) }) },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant("let go" as const) }) },
+);
+
+property("a node has as many places for answers as it says, however answers end", {
+  cases: fc.record({
+    engine: fc.constantFrom(...ENGINES),
+    places: fc.integer({ min: 2, max: 4 }),
+    steps: fc.array(step, { maxLength: 25 }),
+  }),
+  async check(world, { engine, places, steps }) {
+    const made = await world.engine(engine);
+    const node = new AnswerNode(world, { name: "node", engine: made, places });
+    await reach(world, node);
+    const running = new RunningAnswers(world, node, { places });
+    for (const step of steps) {
+      if (step.kind === "ask") await running.ask(step);
+      else if (step.kind === "ask in vain") await running.askInVain(step.part);
+      else if (step.kind === "cancel") await running.cancel(step.of);
+      else running.letGo();
+      await running.compare();
+    }
+    await running.cancelAll();
+    await running.fill();
+  },
+});
+
+/** The answers of two users on one node, and their model. */
+class RunningAnswers {
+  readonly #world: World;
+  readonly #node: AnswerNode;
+  readonly #places: number;
+  readonly #askers: readonly Asker[];
+  /** Answers whose generator has begun, by key. */
+  readonly #begun = new Map<string, { readonly asked: Asked; readonly kind: GeneratorKind }>();
+  /** Keys of those that have not ended. */
+  readonly #running = new Set<string>();
+  /** Keys of those that were cancelled, and whose generator goes on. */
+  readonly #lingering = new Set<string>();
+
+  constructor(
+    world: World,
+    node: AnswerNode,
+    { places, users = ["ann", "bob"] }: {
+      readonly places: number;
+      readonly users?: readonly string[];
+    },
+  ) {
+    this.#world = world;
+    this.#node = node;
+    this.#places = places;
+    this.#askers = users.map((user) => new Asker(world, user, node));
+  }
+
+  async ask({ user, name, generator, isOutage }: {
+    readonly user: number;
+    readonly name: number;
+    readonly generator: GeneratorKind;
+    readonly isOutage: boolean;
+  }): Promise<void> {
+    const key = `${user}-${name}`;
+    const before = this.#begun.get(key);
+    const refusal = isOutage ? "unavailable" : before ? undefined : this.#refusalOf(user);
+    if (isOutage) this.#node.broker.make("logs", fail);
+    const asked = this.#askers[user]!.ask(key, generator);
+    await this.#world.until(
+      `an answer or its refusal (${refusal})`,
+      () =>
+        asked.outcome !== undefined || refusal === undefined && !isOutage &&
+          (before !== undefined || this.#node.begun.includes(key)),
+    );
+    this.#node.broker.make("logs", pass);
+    if (refusal !== undefined) return assertEquals(asked.outcome, refusal);
+    if (before !== undefined) {
+      this.#expectOneGenerator(key);
+      // The same items, from the first one on.
+      if (!this.#running.has(key)) await this.#expectEnd(asked, before.asked.outcome!);
+      return;
+    }
+    this.#begun.set(key, { asked, kind: generator });
+    const end = ENDS[generator];
+    if (end === undefined) this.#running.add(key);
+    else await this.#expectEnd(asked, end);
+  }
+
+  async askInVain(part: "name" | "input"): Promise<void> {
+    const [asker] = this.#askers;
+    if (part === "name") {
+      return await this.#expectEnd(asker!.ask("x", "endless", { name: "short" }), "malformed");
+    }
+    const asked = asker!.ask("x", "endless", { input: new Uint8Array(3) });
+    await this.#expectEnd(asked, this.#refusalOf(0) ?? "malformed");
+  }
+
+  async cancel(of: number): Promise<void> {
+    const key = [...this.#running][of % Math.max(1, this.#running.size)];
+    if (key === undefined) return;
+    const { asked, kind } = this.#begun.get(key)!;
+    this.#running.delete(key);
+    if (kind === "lingers") {
+      await this.#world.until("the first item", () => asked.items.length > 0);
+      this.#lingering.add(key);
+    }
+    await asked.cancel();
+    await this.#expectEnd(asked, "cancelled");
+  }
+
+  /** Lets all generators end that go on in spite of their signal. */
+  letGo(): void {
+    for (const key of this.#lingering) this.#node.gates.get(key)!.resolve();
+    this.#lingering.clear();
+  }
+
+  /** Compares the places that are taken. */
+  async compare(): Promise<void> {
+    const expected = this.#running.size + this.#lingering.size;
+    const { taken } = this.#node;
+    await this.#world.until(
+      `${expected} places that are taken, of ${taken} before`,
+      () => this.#node.taken === expected,
+    );
+    const generators = new Set([...this.#running, ...this.#lingering]);
+    assertEquals(new Set(this.#node.generators), generators);
+  }
+
+  async cancelAll(): Promise<void> {
+    while (this.#running.size > 0) await this.cancel(0);
+    this.letGo();
+    await this.compare();
+  }
+
+  /** Takes all places, and one more. */
+  async fill(): Promise<void> {
+    for (let i = 0; i < this.#places - 1; i++) await this.#begin(0, `full-${i}`);
+    assertEquals(this.#refusalOf(0), "too-many");
+    await this.#refuse(0);
+    await this.#begin(1, "full");
+    await this.#refuse(1);
+    await this.cancelAll();
+  }
+
+  async #begin(user: number, name: string): Promise<void> {
+    const key = `${user}-${name}`;
+    const asked = this.#askers[user]!.ask(key, "endless");
+    this.#begun.set(key, { asked, kind: "endless" });
+    this.#running.add(key);
+    await this.#world.until("an item", () => asked.items.length > 0);
+  }
+
+  async #refuse(user: number): Promise<void> {
+    await this.#expectEnd(this.#askers[user]!.ask(`${user}-more`, "endless"), "too-many");
+  }
+
+  #refusalOf(user: number): string | undefined {
+    const all = [...this.#running, ...this.#lingering];
+    const ofUser = all.filter((key) => key.startsWith(`${user}-`)).length;
+    const isFull = all.length >= this.#places || ofUser >= Math.max(1, this.#places - 1);
+    return isFull ? "too-many" : undefined;
+  }
+
+  #expectOneGenerator(key: string): void {
+    const begun = this.#node.begun.filter((one) => one === key);
+    assert(begun.length <= 1, `${begun.length} generators of one name`);
+  }
+
+  async #expectEnd(asked: Asked, outcome: string): Promise<void> {
+    await this.#world.until(`the end ${outcome}`, () => asked.outcome !== undefined);
+    assertEquals(asked.outcome, outcome);
+    assertEquals(asked.items, range(0, asked.items.length - 1));
+  }
+}
+
+/** Time until an engine whose servers have just agreed on a leader keeps answers, in milliseconds. */
+const FIRST_MS = 30_000;
+
+/** Longest time of a takeover for which no other node is left, in milliseconds. */
+const FORSAKEN_MS = 60_000;
+
+const turn = fc.record({
+  stayMs: fc.integer({ min: 50, max: 400 }),
+  end: fc.constantFrom("close" as const, "drain" as const, "kill" as const, "freeze" as const),
+  /** Time from the end of the node to the start of the next one, which is there before if left out. */
+  awayMs: fc.oneof(
+    { withCrossShrink: true },
+    { weight: 6, arbitrary: fc.constant(undefined) },
+    { weight: 6, arbitrary: fc.nat(10_000) },
+    { weight: 1, arbitrary: fc.constant(FORSAKEN_MS) },
+  ),
+});
+
+property("an answer goes on at exactly one node, whose places come back, whatever ends a node", {
+  cases: fc.record({
+    engine: fc.constantFrom(...ENGINES),
+    answers: fc.integer({ min: 1, max: 3 }),
+    /** A second node that can go on is always there, and tries to. */
+    hasRival: fc.boolean(),
+    turns: fc.array(turn, { minLength: 1, maxLength: 7 }),
+  }),
+  runs: 3,
+  regressions: {
+    "a node that cannot go on waits for others anew after each takeover": {
+      engine: "memory",
+      answers: 1,
+      hasRival: false,
+      turns: Array(7).fill({ stayMs: 50, end: "close", awayMs: 4_900 }),
+    },
+  },
+  async check(world, { engine, answers, hasRival, turns }) {
+    // Rivals may have one answer each.
+    const count = hasRival ? 1 : answers;
+    const relay = new Relay(world, await world.engine(engine), count);
+    await relay.begin();
+    if (hasRival) relay.startNode();
+    for (const turn of turns) {
+      if (await relay.hasGoneOn(hasRival ? { ...turn, awayMs: undefined } : turn)) continue;
+      return await relay.compareForgotten();
+    }
+    await relay.finish();
+  },
+});
+
+/** Some answers that node after node has. */
+class Relay {
+  readonly #world: World;
+  readonly #engine: ClusterEngine;
+  readonly #places: number;
+  readonly #keys: readonly string[];
+  /** A node that does not go on with answers, where they are read. */
+  readonly #desk: AnswerNode;
+  readonly #nodes: AnswerNode[] = [];
+  /** The node that has the answers. */
+  #holder!: AnswerNode;
+  #read: readonly Asked[] = [];
+  /** Takeovers from nodes that did not leave the answers to others. */
+  #lost = 0;
+
+  constructor(world: World, engine: ClusterEngine, answers: number) {
+    this.#world = world;
+    this.#engine = engine;
+    this.#places = answers + 1;
+    this.#keys = range(1, answers).map((i) => `answer-${i}`);
+    this.#desk = new AnswerNode(world, { name: "desk", engine, places: 1, resumes: false });
+  }
+
+  /** Starts the answers at the first node, and reads them at another one. */
+  async begin(): Promise<void> {
+    const first = this.#holder = this.startNode();
+    await Promise.all([this.#desk, first].map((node) => reach(this.#world, node)));
+    const asker = new Asker(this.#world, "ann", first, "caller");
+    const asked = this.#keys.map((key) => asker.ask(key, "endless"));
+    const hasItems = (all: readonly Asked[]) => all.every(({ items }) => items.length > 0);
+    await this.#world.until("items", () => hasItems(asked), FIRST_MS);
+    const reader = new Asker(this.#world, "ann", this.#desk, "reader");
+    this.#read = this.#keys.map((key) => reader.ask(key, "endless"));
+    await this.#world.until("items at another node", () => hasItems(this.#read));
+    await asker.client.close();
+  }
+
+  /** Ends the node that has the answers; false if no other one goes on in time, or they are given up. */
+  async hasGoneOn({ stayMs, end, awayMs }: typeof turn extends fc.Arbitrary<infer T> ? T : never) {
+    const world = this.#world;
+    await world.pause(stayMs);
+    const leaving = this.#holder;
+    const { length: begun } = leaving.begun;
+    if (awayMs === undefined) this.startNode();
+    const isLost = end === "kill" || end === "freeze";
+    this.#end(leaving, end);
+    const endedMs = world.nowMs;
+    const lapseMs = endedMs + (isLost ? RESUME_LEASE_MS : 0);
+    if (isLost) this.#lost++;
+    if (awayMs === FORSAKEN_MS) {
+      await this.#expectLost(lapseMs + SPARE_MS + 4 * CALLS_MS);
+      const leastMs = (isLost ? RESUME_LEASE_MS / 3 : 0) + SPARE_MS - CALLS_MS;
+      assert(world.nowMs - endedMs >= leastMs, `given up after ${world.nowMs - endedMs} ms`);
+      leaving.host.thaw();
+      return false;
+    }
+    if (awayMs !== undefined) {
+      await world.pause(awayMs);
+      // A node that leaves its answers to others takes none back.
+      if (!isLost) await this.#expectIdle(leaving);
+      this.startNode();
+    }
+    const { length } = this.#keys;
+    const takenByMs = Math.max(world.nowMs, lapseMs) + RESCUE_INTERVAL_MS + CALLS_MS;
+    if (this.#lost > MAX_TAKEOVERS) {
+      await this.#expectLost(takenByMs + CALLS_MS);
+      leaving.host.thaw();
+      return false;
+    }
+    const others = this.#nodes.filter((node) => node !== leaving && node.host.isAlive);
+    await world.until(
+      `a takeover of ${length} answers after ${end}`,
+      () => others.reduce((sum, { taken }) => sum + taken, 0) === length,
+      takenByMs - world.nowMs,
+    );
+    const fromMs = world.nowMs;
+    // The pause comes of all lost nodes so far, also if the last one left on purpose.
+    const pauseMs = this.#lost < 2 ? 0 : 1_000 * 2 ** (this.#lost - 2);
+    // A node that was second gives its place back.
+    const isHolder = (node: AnswerNode) =>
+      node.taken === length && node.generators.length === length;
+    await world.until("generators", () => others.some(isHolder), pauseMs + CALLS_MS);
+    const next = this.#holder = others.find(isHolder)!;
+    assert(world.nowMs - fromMs >= pauseMs - ITEM_MS, `early after ${world.nowMs - fromMs} ms`);
+    leaving.host.thaw();
+    if (leaving.host.isAlive) {
+      await this.#expectIdle(leaving);
+      await world.run(leaving.host, () => leaving.server.close());
+    }
+    const before = this.#read.map(({ items }) => items.length);
+    await world.until(
+      "more items",
+      () => this.#read.every(({ items }, i) => items.length > before[i]!),
+    );
+    assertEquals(next.generators.toSorted(), this.#keys);
+    for (const other of others) if (other !== next) await this.#expectIdle(other);
+    assertEquals(leaving.begun.length, begun, "generators of a node that has left");
+    return true;
+  }
+
+  /** Cancels the answers, and takes all places of the last node. */
+  async finish(): Promise<void> {
+    const node = this.#holder;
+    await Promise.all(this.#read.map((asked) => asked.cancel()));
+    await this.#world.until("ends", () => this.#read.every(({ outcome }) => outcome));
+    assertEquals(this.#read.map(({ outcome }) => outcome), this.#keys.map(() => "cancelled"));
+    await this.#expectIdle(node);
+    await this.compareForgotten();
+    // The share of the first user may still count the answers of a node that was killed.
+    const users = ["cem", "dan"];
+    await new RunningAnswers(this.#world, node, { places: this.#places, users }).fill();
+  }
+
+  /** Compares the items, and what the engine keeps. */
+  async compareForgotten(): Promise<void> {
+    for (const { items } of this.#read) assertEquals(items, range(0, items.length - 1));
+    const { host, broker } = this.#desk;
+    for (const key of this.#keys) {
+      const answer = { topic: TOPIC, user: "ann", name: nameOf(key) };
+      const id = requestLog(await answerId(host.runtime, answer));
+      const options = { after: 0, maxRecords: 0, maxBytes: 1, renews: false };
+      const find = () => broker.logs!.read(id, options);
+      let isKept = true;
+      for (let left = 20; left > 0 && isKept; left--) {
+        isKept = await this.#world.run(host, find) !== undefined;
+        if (isKept) await this.#world.pause(ITEM_MS);
+      }
+      assert(!isKept, `the request of ${key} is kept`);
+    }
+    for (const node of this.#nodes) if (node.host.isAlive) await this.#expectIdle(node);
+  }
+
+  /** Starts a node that can go on with answers. */
+  startNode(): AnswerNode {
+    const node = new AnswerNode(this.#world, {
+      name: `node-${this.#nodes.length}`,
+      engine: this.#engine,
+      places: this.#places,
+    });
+    this.#nodes.push(node);
+    return node;
+  }
+
+  #end({ host, server }: AnswerNode, end: "close" | "drain" | "kill" | "freeze"): void {
+    this.#world.note(`${end}`, host.name);
+    if (end === "kill") host.kill();
+    else if (end === "freeze") host.freeze();
+    else if (end === "close") void this.#world.run(host, () => server.close());
+    else void this.#world.run(host, () => server.drain({ withinMs: CALLS_MS }));
+  }
+
+  async #expectLost(byMs: number): Promise<void> {
+    const world = this.#world;
+    await world.until(
+      "the loss of the writer",
+      () => this.#read.every(({ outcome }) => outcome),
+      byMs - world.nowMs,
+    );
+    assertEquals(this.#read.map(({ outcome }) => outcome), this.#keys.map(() => "writer-lost"));
+  }
+
+  async #expectIdle(node: AnswerNode): Promise<void> {
+    await this.#world.until(
+      `no place of ${node.host.name} that is taken`,
+      () => node.taken === 0 && node.generators.length === 0,
+    );
+  }
+}
