@@ -48,6 +48,8 @@ const step = fc.record({
     "datagrams",
   ),
   count: fc.integer({ min: 1, max: MOST }),
+  /** Times that the calls are made, one after the other: credit that is lost adds up. */
+  times: fc.integer({ min: 1, max: 6 }),
 });
 
 type Step = typeof step extends fc.Arbitrary<infer T> ? T : never;
@@ -106,7 +108,7 @@ property(
 async function play(
   world: World,
   client: Client,
-  { kind, count }: Step,
+  { kind, count }: Omit<Step, "times">,
 ): Promise<[readonly unknown[], readonly unknown[]]> {
   const session = client.session!;
   const all = payloads(count);

@@ -43,7 +43,7 @@ property(
   {
     cases: fc.record({
       tokenMs: fc.integer({ min: 1_000, max: 1_600 }),
-      second: fc.constantFrom(...Object.keys(SECOND) as (keyof typeof SECOND)[]),
+      second: fc.constantFrom("good", ...Object.keys(SECOND) as (keyof typeof SECOND)[]),
       /** The client is away for longer than a token lasts, after the first renewal. */
       isAway: fc.boolean(),
       /** Times of the provider, of the check of a token, and of the hooks of a renewal. */
@@ -146,7 +146,7 @@ property(
       }
       assert(lateMs.every((ms) => ms >= 0 && ms <= SLACK_MS), `ends ${lateMs} ms late`);
       assert(renewedMs.length > 0, "no renewal");
-      if (ends || isAway || providerMs + checkMs + hookMs > 0) return;
+      if (ends || isAway || hookMs > 0) return;
       const early = renewedMs.slice(1).map((atMs, i) => atMs - renewedMs[i]! - tokenMs / 2);
       assert(
         early.every((ms) => Math.abs(ms) <= SLACK_MS),
