@@ -1,0 +1,568 @@
+/** Rooms on two nodes as clients see them: lists, changes and counts, also amid losses and slow links. */
+import { assertEquals } from "@std/assert";
+import fc from "fast-check";
+import { PRESENCE_PREFIX, type PresenceNotice } from "../../session/wire/presence_notice.ts";
+import type { SimulatedServer } from "../../testing/simulation/mod.ts";
+import { FailingEngine } from "./failing_engine.ts";
+import { type Envelope, Page } from "./page.ts";
+import { property } from "./property.ts";
+import { byToken, type World } from "./world.ts";
+
+/** The pages: user and node of each. Two users have two pages, one of them on both nodes. */
+const PAGES = [["ann", 0], ["bob", 0], ["cyd", 1], ["dan", 1], ["ann", 1], ["bob", 0]] as const;
+
+/** Time between two heartbeats of a node, and silence after which a node is gone, in milliseconds. */
+const [BEAT_MS, GONE_MS] = [400, 1_600] as const;
+
+/** Time for which changes are gathered, in milliseconds. */
+const GATHER_MS = 200;
+
+/** Time of a list from nodes that do not reply, and in which nodes find losses, in milliseconds. */
+const [LIST_MS, CHECKED_MS] = [1_000, 5_500] as const;
+
+/** Least time between data of two pages of a user, in milliseconds. */
+const APART_MS = 5;
+
+/** Messages that fill the link to a page, so that notices wait. */
+const [FILLS, FILL] = [72, "x".repeat(980)] as const;
+
+/** Bytes of a small envelope, into which a list of few members with data fits in parts only. */
+const SMALL_BYTES = 1_024;
+
+const change = fc.record({
+  /** The last numbers are the slow page, or the first one. */
+  page: fc.nat(PAGES.length + 2),
+  does: fc.constantFrom(
+    "toggle",
+    "toggle",
+    "set",
+    "unset",
+    "return",
+    "return with other data",
+    "return without data",
+    "subscribe again",
+    "reopen",
+    "toggle by the server",
+    "set by the server",
+    "follow or stop",
+  ),
+  /** Time until the next change, in milliseconds. */
+  gapMs: fc.oneof(fc.constant(0), fc.nat(40), fc.nat(300)),
+});
+
+/** Changes in quick succession, and what troubles them. */
+const burst = fc.record({
+  changes: fc.array(change, { minLength: 1, maxLength: 14 }),
+  trouble: fc.constantFrom(
+    "none",
+    "a slow page",
+    "a slow page",
+    "a slow page",
+    "lost messages",
+    "engine away",
+    "a frozen node",
+    "a gone node",
+    "a restarted node",
+  ),
+});
+
+type Change = typeof change extends fc.Arbitrary<infer T> ? T : never;
+type Burst = typeof burst extends fc.Arbitrary<infer T> ? T : never;
+
+/** What a page knows of a room, by the notices alone. */
+class RoomReader {
+  /** Notices that do not fit the ones before. */
+  readonly faults: string[] = [];
+  isIn = false;
+  readonly #room: string;
+  /** Requests that leave the room. */
+  readonly #leaves = new Set<number>();
+  /** Subscriptions whose end is not confirmed. */
+  #subscriptions = 0;
+  #members: Map<string, unknown> | undefined;
+  #count: number | undefined;
+  #hasMore = false;
+
+  constructor(room: string) {
+    this.#room = room;
+  }
+
+  /** The data of all members by name, or the number of users; `undefined` before the list. */
+  get known(): unknown {
+    if (this.#members === undefined || this.#hasMore) return this.#count;
+    return [...this.#members].toSorted(byName);
+  }
+
+  enter(): void {
+    this.isIn = true;
+    this.#subscriptions++;
+  }
+
+  /** Leaves the room, by a request or by the server. */
+  leave(id?: number): void {
+    this.isIn = false;
+    if (id !== undefined) this.#leaves.add(id);
+  }
+
+  take({ reply, topic, data, unsubscribed }: Envelope): void {
+    const isLeft = typeof reply === "number" && this.#leaves.delete(reply);
+    if (isLeft || unsubscribed === this.#room) {
+      this.#subscriptions--;
+      this.#members = this.#count = undefined;
+      this.#hasMore = false;
+    }
+    if (topic !== PRESENCE_PREFIX + this.#room) return;
+    const notice = data as PresenceNotice;
+    if (this.#subscriptions === 0) this.faults.push(`${notice.type} outside of the room`);
+    else if (notice.type === "members") this.#list(notice);
+    else if (notice.type === "count") this.#count = notice.users;
+    else if (notice.type === "changes") {
+      for (const { user } of notice.left) this.#apply("leave", user);
+      for (const { user, data } of notice.joined) this.#apply("join", user, data);
+      for (const { user, data } of notice.updated ?? []) this.#apply("update", user, data);
+    } else this.#apply(notice.type, notice.user, "data" in notice ? notice.data : undefined);
+  }
+
+  #list({ members, page = 0, more }: Extract<PresenceNotice, { type: "members" }>): void {
+    if (page === 0) this.#members = new Map();
+    else if (!this.#hasMore) this.faults.push(`part ${page} of a list without the part before`);
+    this.#hasMore = more === true;
+    for (const { user, data } of members) {
+      if (this.#members?.has(user)) this.faults.push(`${user} twice in a list`);
+      this.#members?.set(user, data);
+    }
+  }
+
+  #apply(type: "join" | "leave" | "update", user: string, data?: unknown): void {
+    if (this.#members === undefined || this.#hasMore) {
+      return void this.faults.push(`${type} before the list`);
+    }
+    apply(this.#members, { type, user, data }, this.faults);
+  }
+}
+
+/** Makes a change of members; adds one that does not fit to the faults. */
+function apply(
+  members: Map<string, unknown>,
+  { type, user, data }: { readonly type: string; readonly user: string; readonly data?: unknown },
+  faults: string[],
+): void {
+  if (members.has(user) === (type === "join")) faults.push(`${type} of ${user}`);
+  if (type === "leave") members.delete(user);
+  else members.set(user, data);
+}
+
+/** A page of a user, with the data that it has set, in the room or not. */
+interface Guest {
+  readonly user: string;
+  readonly node: SimulatedServer<string>;
+  page: Page;
+  reader: RoomReader;
+  data: string | undefined;
+  /** Order in which data was set by a page in the room, or came with an entry. */
+  setAt: number;
+}
+
+/** A node that follows the room, with the members as of the first list and the events since. */
+interface Following {
+  readonly end: Disposable;
+  members: Map<string, unknown> | undefined;
+}
+
+/** The nodes, the pages, and the room. */
+class Room {
+  readonly #world: World;
+  readonly #name: string;
+  readonly #graceMs: number;
+  readonly #chars: number;
+  readonly #maxBytes: number;
+  readonly #isCount: boolean;
+  readonly #engine: FailingEngine;
+  readonly #nodes: readonly SimulatedServer<string>[];
+  readonly #guests: Guest[] = [];
+  #pages = 0;
+  #newest = 0;
+  /** The followings, by node. */
+  readonly #followings = new Map<number, Following>();
+  /** The last time at which a page of the node was in the room, by node. */
+  readonly #ownAtMs = [-Infinity, -Infinity];
+  readonly #faults: string[] = [];
+
+  constructor(world: World, { kind, gatherAbove, graceMs, chars, hasSmallMessages, delayMs }: {
+    readonly kind: "list" | "count";
+    readonly gatherAbove: number;
+    readonly graceMs: number;
+    readonly chars: number;
+    readonly hasSmallMessages: boolean;
+    readonly delayMs: number;
+  }) {
+    this.#world = world;
+    this.#name = "room:1";
+    this.#graceMs = graceMs;
+    this.#maxBytes = hasSmallMessages ? SMALL_BYTES : 65_536;
+    this.#chars = chars;
+    this.#engine = new FailingEngine(world);
+    this.#engine.delayMs = delayMs;
+    this.#nodes = ["a", "b"].map((name) =>
+      world.serve<string>(name, (host) => ({
+        ...byToken,
+        broker: this.#engine.broker(host),
+        authorize: () => true,
+        node: { heartbeatMs: BEAT_MS, goneAfterMs: GONE_MS },
+        presenceGraceMs: graceMs,
+        rooms: {
+          "room:{name}": { members: kind, gatherAbove, gatherMs: GATHER_MS, maxDataBytes: 4_096 },
+        },
+        session: { maxMessageBytes: this.#maxBytes },
+        onMessage() {},
+      }))
+    );
+    this.#isCount = kind === "count";
+  }
+
+  async open(): Promise<void> {
+    await Promise.all(this.#nodes.map(({ server }) => server.nodes!.ready));
+    for (const [user, node] of PAGES) {
+      this.#guests.push(await this.#openPage(user, this.#nodes[node]!));
+    }
+    for (const node of this.#nodes.keys()) this.#watch(node);
+  }
+
+  /** Lets all pages enter with data. */
+  async fill(): Promise<void> {
+    for (const page of PAGES.keys()) {
+      await this.#change({ page, does: "set", gapMs: 0 });
+      await this.#change({ page, does: "toggle", gapMs: 0 });
+      await this.#world.pause(APART_MS);
+    }
+    await this.#settle("none");
+    this.look();
+  }
+
+  async play({ changes, trouble }: Burst): Promise<void> {
+    const [world, engine] = [this.#world, this.#engine];
+    const { host } = this.#nodes[1]!;
+    const slow = this.#guests[changes[0]!.page % PAGES.length]!;
+    const slowHost = slow.page.host;
+    if (trouble === "a restarted node") await this.#restart();
+    if (trouble === "a slow page") await this.#clog(slow);
+    if (trouble === "engine away") engine.goAway();
+    if (trouble === "lost messages") engine.lostShare = 0.35;
+    const isFrozen = trouble === "a frozen node" || trouble === "a gone node";
+    if (isFrozen) host.freeze();
+    for (const one of changes) {
+      const guest = this.#guests[one.page] ?? slow;
+      const hasTwin = this.#guests.filter(({ user }) => user === guest.user).length > 1;
+      // The newest data of two pages is known only if all data arrives in order.
+      if (hasTwin && guest.node.host.isFrozen) continue;
+      await this.#change({ ...one, page: this.#guests.indexOf(guest) });
+      await world.pause(hasTwin ? Math.max(APART_MS, one.gapMs) : one.gapMs);
+    }
+    if (isFrozen) {
+      await world.pause(trouble === "a gone node" ? GONE_MS + BEAT_MS : BEAT_MS);
+      host.thaw();
+    }
+    engine.lostShare = 0;
+    engine.comeBack();
+    world.network.change(slow.node.host, slowHost, { isBlocked: false });
+    await this.#settle(trouble);
+    this.look();
+  }
+
+  /** Compares what each page and each node knows with the model. */
+  look(): void {
+    this.#noteOwn();
+    const members = this.#members();
+    const shown = members.map(({ user, data }) => [user, data] as const);
+    for (const { user, page, reader } of this.#guests) {
+      this.#read(page, reader);
+      assertEquals(reader.faults, [], `notices for ${user}`);
+      assertEquals(page.unanswered, [], `requests of ${user} without a reply`);
+      if (reader.isIn) assertEquals(reader.known, this.#isCount ? members.length : shown, user);
+    }
+    for (const [i, { server }] of this.#nodes.entries()) {
+      const isHere = this.#guests.some(({ node, reader }) => node.server === server && reader.isIn);
+      assertEquals([...server.rooms.names()], isHere ? [this.#name] : [], "rooms of a node");
+      const known = server.rooms.members(this.#name)
+        .map(({ user, connections, data }) => ({ user, connections, data }))
+        .toSorted((a, b) => byName([a.user], [b.user]));
+      assertEquals(known, isHere || this.#followings.has(i) ? members : [], `members at node ${i}`);
+    }
+    assertEquals(this.#faults, [], "events at a follower");
+    for (const { members = [] } of this.#followings.values()) {
+      assertEquals([...members].toSorted(byName) as unknown, shown, "members of a follower");
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#noteOwn();
+    for (const guest of this.#guests) {
+      guest.page.close();
+      guest.reader.leave();
+    }
+    this.#guests.length = 0;
+    await this.#settle("none");
+    this.look();
+    for (const { end } of this.#followings.values()) end[Symbol.dispose]();
+  }
+
+  /** Lets time pass until all pages and nodes know all members. */
+  async #settle(trouble: Burst["trouble"]): Promise<void> {
+    const isLost = !["none", "a slow page"].includes(trouble);
+    const ms = LIST_MS + this.#graceMs + 2 * GATHER_MS + BEAT_MS + 700;
+    // Data beyond the bytes of one interval follows with the next ones.
+    await this.#world.pause(ms + (isLost ? CHECKED_MS : 0));
+  }
+
+  async #change(change: Change): Promise<void> {
+    const guest = this.#guests[change.page]!;
+    const { page, reader, node, user } = guest;
+    this.#noteOwn();
+    const isFree = !node.host.isFrozen && page.unanswered.length === 0 &&
+      node.server.manager.sessionsOf(user).length === 1;
+    switch (change.does) {
+      case "toggle":
+        return this.#toggle(guest);
+      case "set":
+      case "unset":
+        this.#set(guest, change.does === "set");
+        return void page.ask({ presence: this.#name, data: guest.data });
+      case "return":
+      case "return with other data":
+      case "return without data":
+        if (!reader.isIn) return;
+        this.#toggle(guest);
+        if (change.does !== "return") {
+          this.#set(guest, change.does === "return with other data");
+          page.ask({ presence: this.#name, data: guest.data });
+        }
+        return this.#toggle(guest);
+      case "subscribe again":
+        if (reader.isIn) page.ask({ subscribe: this.#name });
+        return;
+      case "reopen":
+        return node.host.isFrozen ? undefined : await this.#reopen(guest);
+      case "toggle by the server":
+      case "set by the server":
+        return isFree ? this.#serve(guest, change.does === "set by the server") : undefined;
+      case "follow or stop":
+        if (!node.host.isFrozen) this.#follow(this.#nodes.indexOf(node));
+    }
+  }
+
+  #toggle(guest: Guest): void {
+    const { page, reader } = guest;
+    if (reader.isIn) return reader.leave(page.ask({ unsubscribe: this.#name }));
+    this.#enter(guest);
+    page.ask({ subscribe: this.#name });
+  }
+
+  /** Lets the server change what a page has. */
+  #serve(guest: Guest, isData: boolean): void {
+    const { node: { server }, user, reader } = guest;
+    const [session] = server.manager.sessionsOf(user);
+    if (isData) {
+      this.#set(guest, true);
+      server.rooms.update(session!, this.#name, { data: guest.data });
+    } else if (reader.isIn) {
+      reader.leave();
+      server.rooms.leave(session!, this.#name);
+    } else {
+      this.#enter(guest);
+      server.rooms.join(session!, this.#name);
+    }
+  }
+
+  #enter(guest: Guest): void {
+    guest.reader.enter();
+    guest.setAt = ++this.#newest;
+  }
+
+  #set(guest: Guest, hasData: boolean): void {
+    guest.setAt = ++this.#newest;
+    guest.data = hasData ? `${guest.setAt}`.padEnd(this.#chars, "x") : undefined;
+  }
+
+  async #reopen(guest: Guest): Promise<void> {
+    const { reader: { isIn, faults }, user, node } = guest;
+    this.#read(guest.page, guest.reader);
+    assertEquals(faults, [], `notices for ${user} before a close`);
+    guest.page.close();
+    Object.assign(guest, await this.#openPage(user, node));
+    if (isIn) this.#toggle(guest);
+  }
+
+  async #openPage(user: string, node: SimulatedServer<string>): Promise<Guest> {
+    const name = `page-${this.#pages++}`;
+    const page = new Page(this.#world, node.host, { token: user, name });
+    await this.#world.until("a session", () => page.isIn);
+    return { user, node, page, reader: new RoomReader(this.#name), data: undefined, setAt: 0 };
+  }
+
+  #read(page: Page, reader: RoomReader): void {
+    for (const envelope of page.heard.splice(0)) {
+      reader.take(envelope);
+      const size = JSON.stringify(envelope).length;
+      if (size > this.#maxBytes) reader.faults.push(`an envelope of ${size} bytes`);
+    }
+  }
+
+  /** The members as of the model: the newest data of the pages of each user in the room. */
+  #members() {
+    const inRoom = this.#guests.filter(({ reader }) => reader.isIn)
+      .toSorted((a, b) => a.setAt - b.setAt);
+    return [...Map.groupBy(inRoom, ({ user }) => user)]
+      .map(([user, pages]) => ({
+        user,
+        connections: pages.length,
+        data: pages.findLast(({ data }) => data !== undefined)?.data,
+      }))
+      .toSorted((a, b) => byName([a.user], [b.user]));
+  }
+
+  /** Begins to follow the room at a node, or stops. */
+  #follow(node: number): void {
+    const known = this.#followings.get(node);
+    if (known !== undefined) {
+      this.#followings.delete(node);
+      return known.end[Symbol.dispose]();
+    }
+    const { presence } = this.#nodes[node]!.server;
+    const end = presence.follow(this.#name);
+    const following: Following = { end, members: undefined };
+    this.#followings.set(node, following);
+    void end.ready.then(() => {
+      const members = presence.members(this.#name);
+      following.members = new Map(members.map(({ user, data }) => [user, data]));
+    });
+  }
+
+  /** Reads the events of a node, which tells of rooms that it knows alone. */
+  #watch(node: number): void {
+    const knownMs = this.#graceMs + GONE_MS + BEAT_MS + 700;
+    this.#nodes[node]!.server.presence.subscribe(({ topic, type, user, ...event }) => {
+      if (topic !== this.#name) return;
+      this.#noteOwn();
+      const following = this.#followings.get(node);
+      const isOwn = this.#world.nowMs - this.#ownAtMs[node]! < knownMs;
+      if (following === undefined && !isOwn) this.#faults.push(`${type} of ${user}, unknown`);
+      if (following?.members === undefined) return;
+      const data = "data" in event ? event.data : undefined;
+      apply(following.members, { type, user, data }, this.#faults);
+    });
+  }
+
+  #noteOwn(): void {
+    for (const { node, reader } of this.#guests) {
+      if (reader.isIn) this.#ownAtMs[this.#nodes.indexOf(node)] = this.#world.nowMs;
+    }
+  }
+
+  /** Fills the link to a page that enters, so that the list and changes wait. */
+  async #clog(guest: Guest): Promise<void> {
+    const { page, user, node: { host, server }, reader } = guest;
+    if (reader.isIn) this.#toggle(guest);
+    await this.#world.pause(LIST_MS);
+    this.#world.network.change(host, page.host, { isBlocked: true });
+    for (let i = 0; i < FILLS; i++) server.to(user).send("fill", FILL);
+    await this.#world.pause(1);
+    this.#toggle(guest);
+    await this.#world.pause(GATHER_MS);
+  }
+
+  /** Ends the process of a node with all of its pages; they open again. */
+  async #restart(): Promise<void> {
+    this.#noteOwn();
+    const node = this.#nodes[1]!;
+    node.host.kill({ power: true });
+    node.restart();
+    this.#followings.delete(1);
+    this.#watch(1);
+    await node.server.nodes!.ready;
+    for (const guest of this.#guests.filter((one) => one.node === node)) {
+      const { isIn } = guest.reader;
+      guest.page.close();
+      Object.assign(guest, await this.#openPage(guest.user, node));
+      if (isIn) this.#toggle(guest);
+    }
+  }
+}
+
+property("each page in a room knows exactly its members, by notices that fit each other", {
+  cases: fc.record({
+    kind: fc.constantFrom("list", "list", "count"),
+    gatherAbove: fc.constantFrom(100, 100, 0, 1, 3),
+    graceMs: fc.constantFrom(0, 300, 1_200),
+    chars: fc.constantFrom(0, 40, 450, 450),
+    hasSmallMessages: fc.constantFrom(false, true, true),
+    delayMs: fc.constantFrom(0, 60, 200),
+    /** All pages are in the room before. */
+    isFull: fc.boolean(),
+    bursts: fc.array(burst, { maxLength: 4 }),
+  }),
+  regressions: {
+    "changes while a slow page receives the list in parts": {
+      kind: "list",
+      gatherAbove: 100,
+      graceMs: 0,
+      chars: 450,
+      hasSmallMessages: true,
+      delayMs: 0,
+      isFull: true,
+      bursts: [{ trouble: "a slow page", changes: [{ page: 0, does: "set", gapMs: 0 }] }],
+    },
+  },
+  async check(world, { bursts, isFull, ...options }) {
+    const room = new Room(world, options);
+    await room.open();
+    if (isFull) await room.fill();
+    for (const burst of bursts) await room.play(burst);
+    await room.close();
+  },
+});
+
+property("members that set much data at once are all told, some 64 KiB in each interval", {
+  cases: fc.record({
+    users: fc.integer({ min: 2, max: 23 }),
+    /** Share of the users that are in the room before, in percent. */
+    early: fc.integer({ min: 1, max: 100 }),
+    gatherAbove: fc.constantFrom(0, 8, 40),
+    chars: fc.constantFrom(3_600, 4_050),
+  }),
+  async check(world, { users, early, gatherAbove, chars }) {
+    const { host } = world.serve<string>("server", () => ({
+      ...byToken,
+      authorize: () => true,
+      rooms: { "room:{name}": { gatherAbove, gatherMs: GATHER_MS, maxDataBytes: 4_096 } },
+    }));
+    const all = Array.from({ length: users }, (_, i) => {
+      const token = `user-${10 + i}`;
+      return { token, page: new Page(world, host, { token, name: token }) };
+    });
+    await world.until("all sessions", () => all.every(({ page }) => page.isIn));
+    const first = Math.ceil(users * early / 100);
+    const readers = all.slice(0, Math.min(first, 2)).map(({ page }) => {
+      page.heard.length = 0;
+      return { page, reader: new RoomReader("room:1") };
+    });
+    for (const { page } of all.slice(0, first)) page.ask({ subscribe: "room:1" });
+    for (const { reader } of readers) reader.enter();
+    await world.pause(LIST_MS + 2 * GATHER_MS);
+    for (const [i, { page }] of all.entries()) {
+      page.ask({ presence: "room:1", data: `${i}`.padEnd(chars, "x") });
+      if (i >= first) page.ask({ subscribe: "room:1" });
+    }
+    await world.pause(LIST_MS + 4 * GATHER_MS);
+    const members = all.map(({ token }, i) => [token, `${i}`.padEnd(chars, "x")]);
+    for (const { page, reader } of readers) {
+      for (const envelope of page.heard) reader.take(envelope);
+      assertEquals(reader.faults, []);
+      assertEquals(reader.known, members);
+    }
+    for (const { page } of all) assertEquals(page.unanswered, []);
+  },
+});
+
+function byName([a]: readonly unknown[], [b]: readonly unknown[]): number {
+  return `${a}` < `${b}` ? -1 : 1;
+}
