@@ -69,7 +69,7 @@ const burst = fc.record({
 type Change = typeof change extends fc.Arbitrary<infer T> ? T : never;
 type Burst = typeof burst extends fc.Arbitrary<infer T> ? T : never;
 
-/** What a page knows of a room, by the notices alone. */
+/** The members of a room, by the notices to a page alone. */
 class RoomReader {
   /** Notices that do not fit the ones before. */
   readonly faults: string[] = [];
