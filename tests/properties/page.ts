@@ -16,6 +16,8 @@ export interface Envelope {
   readonly data?: PresenceNotice | unknown;
   readonly ping?: number;
   readonly pong?: number;
+  /** Newest number of a client's message that is handled. */
+  readonly ack?: number;
   /** Topic from which the server removed the client. */
   readonly unsubscribed?: string;
 }

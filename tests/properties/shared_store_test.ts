@@ -1,9 +1,9 @@
 /** The store that nodes share: claims of places, numbers that only grow, and tokens of a rate. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
-import { BrokerError } from "../../errors.ts";
 import type { BrokerStore, TakenTokens } from "../../pubsub/broker.ts";
 import { BucketModel, ClaimsModel, type Span } from "../../pubsub/store_model.ts";
+import { untilAnswers } from "./nodes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
@@ -15,9 +15,6 @@ const EDGE_MS = 120;
 
 /** Time for which a number is remembered at least, in milliseconds. */
 const WINDOW_MS = 4_000;
-
-/** Longest start of an engine, in milliseconds. */
-const START_MS = 20_000;
 
 /** Time after a wait for tokens, in milliseconds, as long as a request. */
 const LATER_MS = 20;
@@ -179,18 +176,6 @@ async function storesOf(
     world.onEnd(() => broker.close());
     return broker.store!;
   });
-  // A cluster begins without a leader.
-  for (const store of stores) await answers(world, store);
+  for (const store of stores) await untilAnswers(world, store);
   return stores;
-}
-
-/** Waits until a store answers. */
-async function answers(world: World, store: BrokerStore): Promise<void> {
-  try {
-    await store.newest("row", WINDOW_MS);
-  } catch (error) {
-    if (!(error instanceof BrokerError) || world.nowMs > START_MS) throw error;
-    await world.pause(EDGE_MS);
-    return answers(world, store);
-  }
 }
