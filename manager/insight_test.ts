@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { turns } from "../tests/waiting.ts";
 import { Session } from "../session/session.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
@@ -57,12 +57,4 @@ Deno.test("SessionManager.diagnostics() pages through all sessions, while some l
   assertEquals(ids, ["s-0", "s-1", "s-2", "s-3", "s-5", "s-6"]);
   assertEquals(manager.diagnostics({ limit: 4 }).next, undefined, "Exactly one page");
   assertEquals(new SessionManager().diagnostics(), { sessions: [], next: undefined });
-});
-
-Deno.test("SessionManager.issues() and diagnostics() reject an invalid limit", async () => {
-  await using manager = managerOf(0);
-  for (const limit of [0, -1, 1.5, NaN, Infinity]) {
-    assertThrows(() => manager.issues({ limit }), RangeError, `received ${limit}`);
-    assertThrows(() => manager.diagnostics({ limit }), RangeError, `received ${limit}`);
-  }
 });

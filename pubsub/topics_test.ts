@@ -397,16 +397,6 @@ Deno.test("Topics.subscribe() of a session without messages leaves nothing behin
   assertEquals([topics.size, topics.topicsOf(session)], [0, []]);
 });
 
-Deno.test("Topics() refuses invalid limits", () => {
-  for (const name of ["maxTopicsPerSession", "maxTopicBytes", "maxMessageBytes"]) {
-    for (const value of [0, -1, 1.5, NaN]) {
-      const message = `Cannot create topics: ${name} must be `;
-      assertThrows(() => new Topics({ [name]: value }), RangeError, message);
-    }
-  }
-  assertThrows(() => new Topics({ maxTopicBytes: 256 }), RangeError, "from 1 to 255");
-});
-
 Deno.test("Topics lists the subscribers of each topic", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers });
