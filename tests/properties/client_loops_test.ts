@@ -1,7 +1,6 @@
-/** Loops over the messages of a client, and over a status, that take their time. */
-import { assert, assertEquals } from "@std/assert";
+/** Loops over the messages of a client that take their time. */
+import { assertEquals } from "@std/assert";
 import fc from "fast-check";
-import { StatusFeed } from "../../base/status_feed.ts";
 import { MAX_UNREAD_SESSIONS } from "../../client/unread_sessions.ts";
 import { CloseCode, QueueFullError } from "../../errors.ts";
 import { range } from "./outcomes.ts";
@@ -152,52 +151,5 @@ property("one loop after the other reads each message once, over moves and ends 
     await client.close();
     await world.inTime("the end of the loops", reading);
     assertEquals(got, range(0, sent - 1));
-  },
-});
-
-property("a slow loop over a status gets the present value, then the newest one each time", {
-  cases: fc.record({
-    /** Times between two values; the status ends with the last one. */
-    values: fc.array(fc.nat(200), { maxLength: 12 }),
-    /** Time of the loop for each value, of which `leaves` begins another loop. */
-    loop: fc.array(fc.record({ ms: fc.constantFrom(0, 50, 400), leaves: fc.boolean() }), {
-      maxLength: 8,
-    }),
-  }),
-  async check(world, { values, loop }) {
-    const status = new StatusFeed(0);
-    const heard: number[] = [];
-    status.subscribe((value) => void heard.push(value));
-    const got: number[] = [];
-    let isWaiting = false;
-    const reading = (async () => {
-      for (let i = 0, isAgain = true; isAgain;) {
-        isAgain = false;
-        const first = status.current;
-        let isFirst = true;
-        isWaiting = true;
-        for await (const value of status) {
-          isWaiting = false;
-          assert(isFirst ? value === first : value === status.current, "not the newest value");
-          assert(isFirst || value > got.at(-1)!, "an old value");
-          isFirst = false;
-          got.push(value);
-          const { ms, leaves } = loop[i++] ?? { ms: 0, leaves: false };
-          isAgain = leaves && !status.isEnded;
-          await world.pause(ms);
-          isWaiting = true;
-          if (isAgain) break;
-        }
-      }
-    })();
-    for (const [i, ms] of values.entries()) {
-      await world.pause(ms);
-      status.set(i + 1);
-    }
-    await world.until("the newest value", () => isWaiting && got.at(-1) === values.length);
-    status.end(values.length + 1);
-    await world.inTime("the end of the loop", reading);
-    assertEquals(got.at(-1), values.length + 1);
-    assertEquals(heard, range(0, values.length + 1));
   },
 });
