@@ -1,0 +1,404 @@
+/** Clients that read histories: from any position, with full queues, and on very many topics at once. */
+import { assert, assertEquals } from "@std/assert";
+import fc from "fast-check";
+import type { ClientSubscribeOptions } from "../../client/client_options.ts";
+import type { Client, Recovery, Server, Subscription } from "../../mod.ts";
+import { pause } from "../../base/wait.ts";
+import { BrokerError } from "../../errors.ts";
+import type { HistoryPosition } from "../../session/wire/recovery.ts";
+import { HIGH_WATER_MARK } from "../../session/queue/turn.ts";
+import { FaultyEngine } from "../faulty_broker.ts";
+import { collect, outcomeOf, range } from "./outcomes.ts";
+import { property } from "./property.ts";
+import type { World } from "./world.ts";
+
+/** Publications of a history. */
+const SIZE = 5;
+
+/** Silence of a reader that has everything, in milliseconds. */
+const QUIET_MS = 300;
+
+/** A subscription, with the numbers and the recoveries so far. */
+interface Reading {
+  readonly subscription: Subscription;
+  readonly got: readonly number[];
+  readonly recoveries: readonly Recovery[];
+}
+
+function read(client: Client, topic: string, options: ClientSubscribeOptions = {}): Reading {
+  const got: number[] = [];
+  const recoveries: Recovery[] = [];
+  const subscription = client.subscribe(topic, {
+    ...options,
+    onRecovery: (recovery) => void recoveries.push(recovery),
+  });
+  void collect(subscription, ({ data }) => got.push((data as { readonly n: number }).n));
+  return { subscription, got, recoveries };
+}
+
+/** Publishes numbers, of which each has a position. */
+class Numbers {
+  readonly positions: HistoryPosition[] = [];
+  readonly #server: Server;
+  readonly #topic: string;
+
+  constructor(server: Server, topic: string) {
+    this.#server = server;
+    this.#topic = topic;
+  }
+
+  get count(): number {
+    return this.positions.length;
+  }
+
+  async add(count: number): Promise<void> {
+    const first = this.count;
+    const appending = range(first + 1, first + count)
+      .map((n) => this.#server.topics.append(this.#topic, { n }));
+    for (const { position } of await Promise.all(appending)) this.positions.push(position!);
+  }
+}
+
+property("a client reads all that a history keeps after a position, or receives the reason", {
+  cases: fc.record({
+    engine: fc.constantFrom("memory", "sqlite", "redis", "nats"),
+    size: fc.constantFrom<number[]>(SIZE, 100),
+    before: fc.integer({ min: 1, max: 12 }),
+    readings: fc.array(
+      fc.record({
+        start: fc.constantFrom("the end", "a position", "beyond", "another epoch", "none"),
+        back: fc.nat(12),
+        last: fc.option(fc.nat(8), { nil: undefined }),
+        /** Publications that come meanwhile, and during an interruption of the connection. */
+        during: fc.nat(6),
+        lost: fc.nat(4),
+      }),
+      { maxLength: 4 },
+    ),
+  }),
+  async check(world, { engine: name, size, before, readings }) {
+    const engine = await world.engine(name);
+    const nodes = [0, 1].map((i) =>
+      world.serve(`node-${i}`, (host) => ({
+        authorize: () => true,
+        broker: engine.broker(host)!,
+        history: { first: {}, news: { size, bytes: 1 << 20 } },
+        onError() {},
+      }))
+    );
+    const client = world.connect("reader", nodes[0]!.host);
+    await world.until("a session", () => client.isConnected);
+    const numbers = new Numbers(nodes[1]!.server, "news");
+    await answers(world, nodes[1]!.server);
+    await numbers.add(before);
+    for (const { start, back, last, during, lost } of readings) {
+      const { count, positions } = numbers;
+      const head = positions.at(-1)!;
+      const at = start === "the end" ? count : Math.max(1, count - back);
+      const position = positions[at - 1]!;
+      const since = start === "none"
+        ? undefined
+        : start === "another epoch"
+        ? { epoch: "another", offset: position.offset }
+        : start === "beyond"
+        ? { epoch: head.epoch, offset: head.offset + 7 }
+        : position;
+      const reason = start === "another epoch"
+        ? "new-epoch"
+        : start === "beyond"
+        ? "beyond-head"
+        : start !== "none" && at < count - size
+        ? "too-old"
+        : undefined;
+      const isRecovered = since !== undefined && reason === undefined;
+      const newest = Math.min(last ?? 0, size, count);
+      const first = isRecovered ? at + 1 : count - newest + 1;
+      const reading = read(client, "news", { ...(since && { since }), ...(last && { last }) });
+      const { subscription, got, recoveries } = reading;
+      await world.until("a subscription", () => subscription.status.current === "subscribed");
+      const arrive = async () => {
+        const isThere = () => got.length >= numbers.count - first + 1;
+        await world.until("publications", isThere).catch(() => {});
+        await world.pause(QUIET_MS);
+        assertEquals(got, range(first, numbers.count));
+      };
+      await numbers.add(during);
+      await arrive();
+      const outcome = recoveries.map(({ recovered, reason }) => reason ?? recovered);
+      assertEquals(outcome, since === undefined ? [] : [reason ?? true]);
+      // After an interruption, the client reads on after its last position.
+      world.cut(world.host("reader"));
+      await numbers.add(Math.min(lost, size));
+      await world.until("a session", () => subscription.status.current === "subscribed");
+      await arrive();
+      await subscription.unsubscribe();
+      await numbers.add(1);
+      await world.pause(QUIET_MS);
+      assertEquals(got.at(-1) ?? first - 1, numbers.count - 1, "a publication after the end");
+    }
+  },
+});
+
+property("a node replays histories beyond its memory, and keeps nothing of them for no reader", {
+  cases: fc.record({
+    size: fc.integer({ min: 513, max: 530 }),
+    more: fc.nat(10),
+    isFollowed: fc.boolean(),
+    start: fc.constantFrom("before the oldest", "too early", "with the newest ones"),
+  }),
+  runs: 2,
+  async check(world, { size, more, isFollowed, start }) {
+    const { server, host } = world.serve("node", () => ({
+      authorize: () => true,
+      history: { long: { size, bytes: 1 << 24 } },
+    }));
+    const client = world.connect("reader", host);
+    const live = isFollowed ? read(client, "long") : undefined;
+    await world.until("a subscription", () => !isFollowed || server.topics.size > 0);
+    const numbers = new Numbers(server, "long");
+    const count = size + more + 1;
+    for (let n = 0; n < count; n++) await numbers.add(1);
+    if (live !== undefined) {
+      await world.until("all live publications", () => live.got.length === count);
+      assertEquals(live.got, range(1, count));
+      await live.subscription.unsubscribe();
+    }
+    const oldest = count - size + 1;
+    const [since, last, reason] = {
+      "before the oldest": [numbers.positions[oldest - 2], undefined, [true]],
+      "too early": [oldest > 2 ? numbers.positions[oldest - 3] : undefined, size, ["too-old"]],
+      "with the newest ones": [undefined, size, []],
+    }[start] as [HistoryPosition | undefined, number | undefined, unknown[]];
+    const { got, recoveries, subscription } = read(client, "long", {
+      ...(since && { since }),
+      ...(last && { last }),
+    });
+    await world.until("the history", () => got.length >= size);
+    assertEquals(got, range(oldest, count));
+    const outcome = recoveries.map(({ recovered, reason }) => reason ?? recovered);
+    assertEquals(outcome, since === undefined ? [] : reason);
+    await subscription.unsubscribe();
+    const kept: number[] = [];
+    for await (const { data } of server.topics.read("long")) {
+      // A program that reads several pages does not receive what comes after the first one.
+      if (kept.length === 0) await numbers.add(1);
+      kept.push((data as { readonly n: number }).n);
+    }
+    assertEquals(kept, range(oldest, count));
+    await world.until("no topic", () => server.topics.size === 0);
+    const { tailBytes, waitingBytes, waitingPages } = server.topics.stats;
+    assertEquals([tailBytes, waitingBytes, waitingPages], [0, 0, 0]);
+  },
+});
+
+property("a client receives publications again that its full queue dropped", {
+  cases: fc.record({
+    policy: fc.constantFrom("drop-oldest", "drop-newest"),
+    maxMessages: fc.integer({ min: 2, max: 8 }),
+    /** Publications of each burst on the first topic, and if the second topic has them, too. */
+    bursts: fc.array(fc.record({ count: fc.integer({ min: 1, max: 25 }), onBoth: fc.boolean() }), {
+      minLength: 1,
+      maxLength: 3,
+    }),
+  }),
+  async check(world, { policy, maxMessages, bursts }) {
+    const { server, host } = world.serve("node", () => ({
+      authorize: () => true,
+      history: { "topic:{name}": {} },
+      session: { sendQueue: { maxMessages, policy: () => policy } },
+    }));
+    const reader = world.host("reader");
+    const client = world.connect("reader", host, { onMessage() {} });
+    const topics = ["topic:1", "topic:2"] as const;
+    const readings = topics.map((topic) => read(client, topic));
+    await world.until("subscriptions", () => server.topics.subscribers("topic:2").length > 0);
+    let count = 0;
+    const expected: [number[], number[]] = [[], []];
+    const publish = (i: 0 | 1, text = "") => {
+      expected[i].push(count);
+      server.publish(topics[i], { n: count, text });
+    };
+    for (const burst of bursts) {
+      world.network.change(host, reader, { isBlocked: true });
+      count++;
+      publish(0, "x".repeat(HIGH_WATER_MARK));
+      await world.pause(1);
+      for (let left = burst.count; left > 0; left--) {
+        count++;
+        publish(0);
+        if (burst.onBoth) publish(1);
+      }
+      await world.pause(50);
+      world.network.change(host, reader, { isBlocked: false });
+      for (const [i, { got }] of readings.entries()) {
+        const isThere = () => got.length >= expected[i]!.length;
+        await world.until("all publications", isThere, 2_000).catch(() => {});
+        assertEquals(got, expected[i]);
+      }
+    }
+    assertEquals(readings.flatMap(({ recoveries }) => recoveries), []);
+  },
+});
+
+property("each replay that reads the engine gives its turn back, whatever becomes of it", {
+  cases: fc.array(
+    fc.record({
+      end: fc.constantFrom("all", "the first one", "at once", "a cut"),
+      fails: fc.boolean(),
+    }),
+    { minLength: 1, maxLength: 4 },
+  ),
+  runs: 2,
+  async check(world, kinds) {
+    const engine = new FaultyEngine({ runtime: world.host("engine").runtime });
+    let fails = false;
+    engine.make("history.read", async (run) => {
+      await pause(engine.runtime, 2);
+      if (!fails) return await run();
+      fails = false;
+      throw new BrokerError("Cannot read: the reply was lost");
+    });
+    const { server, host } = world.serve("node", () => ({
+      authorize: () => true,
+      broker: engine.connect(),
+      history: { large: { bytes: 1 << 24 } },
+      onError() {},
+    }));
+    // A node has eight of these publications in memory.
+    const all = range(1, 10);
+    let epoch = "";
+    for (const n of all) {
+      const { position } = await server.topics.append("large", { n, text: "x".repeat(60_000) });
+      epoch = position!.epoch;
+    }
+    const client = world.connect("reader", host);
+    const live = read(client, "large", { last: 1 });
+    await world.until("the last publication", () => live.got.length === 1);
+    // A node has 64 turns.
+    for (let i = 0; i <= 64; i++) {
+      const kind = kinds[i % kinds.length]!;
+      fails = kind.fails;
+      const reader = world.connect(`reader-${i}`, host);
+      const { got, subscription } = read(reader, "large", { since: { epoch, offset: 0 } });
+      await world.until("a session", () => reader.isConnected);
+      if (kind.end === "a cut") world.cut(world.host(`reader-${i}`));
+      if (kind.end === "the first one") await world.until("one", () => got.length > 0);
+      if (kind.end === "all") await world.until("all", () => got.length === all.length);
+      if (kind.end === "at once") await subscription.unsubscribe();
+      await reader.close();
+    }
+    const { got } = read(client, "large", { since: { epoch, offset: 0 } });
+    await world.until("one more replay", () => got.length === all.length);
+    assertEquals(got, all);
+    await client.close();
+    await world.until("no topic", () => server.topics.size === 0);
+    const { waitingPages, waitingBytes, tailBytes } = server.topics.stats;
+    assertEquals([waitingPages, waitingBytes, tailBytes], [0, 0, 0]);
+    await engine.inner.close();
+  },
+});
+
+property("very many topics that miss publications at once are read again, some at a time", {
+  cases: fc.record({
+    topics: fc.integer({ min: 1, max: 90 }),
+    rounds: fc.array(
+      fc.record({
+        readMs: fc.integer({ min: 5, max: 60 }),
+        /** Every so many-th topic is left while it waits for its read. */
+        leftEach: fc.option(fc.integer({ min: 2, max: 5 }), { nil: undefined }),
+        failing: fc.nat(9),
+      }),
+      { minLength: 1, maxLength: 3 },
+    ),
+  }),
+  runs: 3,
+  async check(world, { topics: count, rounds }) {
+    const { runtime } = world.host("engine");
+    const engine = new FaultyEngine({ runtime });
+    const broker = engine.connect();
+    let [isDeaf, readMs, failing, underWay, peak] = [false, 5, 0, 0, 0];
+    broker.onDelivery = (publication, deliver) =>
+      isDeaf && publication.position ? undefined : deliver(publication);
+    broker.make("history.read", async (run, { args: [, { signal }] }) => {
+      peak = Math.max(peak, ++underWay);
+      let isOver = false;
+      const end = () => {
+        if (!isOver) underWay--;
+        isOver = true;
+      };
+      signal?.addEventListener("abort", end);
+      try {
+        const page = await run();
+        await pause(runtime, readMs);
+        if (failing === 0) return page;
+        failing--;
+        throw new BrokerError("Cannot read: the reply was lost");
+      } finally {
+        end();
+      }
+    });
+    const { server, host } = world.serve("node", () => ({
+      authorize: () => true,
+      broker,
+      history: { "topic:{name}": {} },
+      onError() {},
+    }));
+    const client = world.connect("reader", host);
+    const topics = range(1, count).map((i) => `topic:${i}`);
+    let readings = topics.map((topic) => read(client, topic));
+    const areIn = () =>
+      world.until(
+        "subscriptions",
+        () => readings.every(({ subscription }) => subscription.status.current === "subscribed"),
+      );
+    const arrive = async (some: readonly Reading[], round: number) => {
+      await world.until("publications", () => some.every(({ got }) => got.at(-1) === round), 4_000);
+      for (const { got } of some) assertEquals(got, range(1, round));
+    };
+    await areIn();
+    for (const [i, { leftEach, ...round }] of rounds.entries()) {
+      readMs = round.readMs;
+      failing = Math.min(round.failing, count >> 2);
+      [isDeaf, peak] = [true, 0];
+      for (const topic of topics) server.publish(topic, { n: i + 1 });
+      await world.pause(1);
+      isDeaf = false;
+      broker.interrupt();
+      const isLeft = (j: number) => leftEach !== undefined && j % leftEach === 1;
+      await Promise.all(
+        readings.filter((_, j) => isLeft(j))
+          .map(({ subscription }) => subscription.unsubscribe()),
+      );
+      await arrive(readings.filter((_, j) => !isLeft(j)), i + 1);
+      assertEquals(peak, Math.min(count, 64), "most reads at once");
+      readings = readings.map((reading, j) =>
+        isLeft(j) ? read(client, topics[j]!, { last: i + 1 }) : reading
+      );
+      await areIn();
+      await arrive(readings, i + 1);
+    }
+    // All topics are replayed at once to a client that comes back.
+    world.cut(world.host("reader"));
+    await world.until("no session", () => server.manager.count === 0);
+    for (const topic of topics) server.publish(topic, { n: rounds.length + 1 });
+    await arrive(readings, rounds.length + 1);
+    const { waitingPages, waitingBytes } = server.topics.stats;
+    assertEquals([waitingPages, waitingBytes, underWay], [0, 0, 0]);
+    assertEquals(
+      readings.flatMap(({ recoveries }) => recoveries).filter(({ recovered }) => !recovered),
+      [],
+    );
+    await client.close();
+    await world.until("no topic", () => server.topics.size === 0);
+    assertEquals(server.topics.stats.tailBytes, 0);
+    await engine.inner.close();
+  },
+});
+
+/** Waits until a server reaches its engine: a cluster starts without a leader. */
+async function answers(world: World, { topics }: Server): Promise<void> {
+  while (await outcomeOf(topics.append("first", {})) !== "fulfilled") {
+    assert(world.nowMs < 20_000, "the engine does not answer");
+    await world.pause(200);
+  }
+}
