@@ -1,0 +1,337 @@
+/** Brokers on a cluster of Redis whose slots move and whose masters end: each topic at its master. */
+import { assertEquals } from "@std/assert";
+import fc from "fast-check";
+import { Names, slotOf } from "../../brokers/redis/format.ts";
+import { RedisBroker } from "../../brokers/redis/mod.ts";
+import type { Broker, BrokerSubscription, HistoryBounds } from "../../pubsub/broker.ts";
+import { logTopic } from "../../pubsub/logs/rules.ts";
+import type { Host } from "../../testing/simulation/mod.ts";
+import { SimulatedRedisCluster } from "../../testing/simulation/redis/cluster.ts";
+import { property } from "./property.ts";
+import type { World } from "./world.ts";
+
+/** Topics, of which each second one has a history. */
+const TOPICS = ["plain-0", "kept-1", "plain-2", "kept-3", "plain-4", "kept-5"] as const;
+
+const BOUNDS: HistoryBounds = { size: 100, ttlMs: 600_000, bytes: 1 << 20 };
+
+/** The log of which both brokers hear, and most logs on all masters together. */
+const [LOG, MAX_LOGS] = ["log", 3] as const;
+
+/** Interval of pings, and the time in which these find a connection that broke silently, in milliseconds. */
+const [PING_MS, FOUND_MS] = [1_000, 5_000] as const;
+
+/** Longest time until all is in force again, and of a message, in milliseconds. */
+const [CALM_MS, TRIP_MS] = [9_000, 400] as const;
+
+const toggles = fc.array(fc.record({ broker: fc.nat(1), topic: fc.nat(TOPICS.length - 1) }), {
+  maxLength: 6,
+});
+const cases = fc.record({
+  masters: fc.integer({ min: 2, max: 3 }),
+  /** Subscriptions that begin or end at first, and in each round, during its fault. */
+  first: toggles,
+  rounds: fc.array(
+    fc.record({
+      fault: fc.constantFrom("none", "one moves", "all move", "kill", "cut", "silent cut", "drop"),
+      /** The topic whose master is hit, and the broker that is cut off. */
+      topic: fc.nat(TOPICS.length - 1),
+      broker: fc.nat(1),
+      lastsMs: fc.integer({ min: 100, max: 2_500 }),
+      toggles,
+    }),
+    { maxLength: 5 },
+  ),
+});
+type Round = (typeof cases extends fc.Arbitrary<infer T> ? T : never)["rounds"][number];
+
+property("each topic is followed at its master alone, and a listener hears each publication once", {
+  cases,
+  async check(world, { masters, first, rounds }) {
+    const { simulation, network } = world;
+    const hosts = Array.from({ length: masters }, (_, i) => world.host(`redis-${i}`));
+    const cluster = await simulation.hold(
+      SimulatedRedisCluster.create({ simulation, network, hosts }),
+    );
+    const brokers = await Promise.all(["near", "far"].map(async (name) => {
+      const host = world.host(name);
+      const broker = await world.run(host, () => {
+        const options = { runtime: host.runtime, heartbeatMs: PING_MS };
+        return new RedisBroker({ client: cluster.client(host) }, options);
+      });
+      return new ClusterBroker(world, host, broker);
+    }));
+    const play = new ClusterRounds(world, cluster, brokers);
+    await play.toggle(first);
+    await play.settle();
+    await play.createLogs();
+    await play.publishAll();
+    for (const round of rounds) await play.play(round);
+    for (const { host, broker } of brokers) await world.run(host, () => broker.close());
+  },
+});
+
+/** A subscription of a broker. */
+interface Listening {
+  readonly subscription: BrokerSubscription;
+  readonly heard: string[];
+  interruptions: number;
+}
+
+/** A broker on a machine of its own. */
+class ClusterBroker {
+  readonly host: Host;
+  readonly broker: Broker;
+  readonly listenings = new Map<string, Listening>();
+  /** Announcements of the log. */
+  announced = 0;
+  readonly #world: World;
+
+  constructor(world: World, host: Host, broker: Broker) {
+    this.#world = world;
+    this.host = host;
+    this.broker = broker;
+  }
+
+  run<T>(act: (broker: Broker) => T | Promise<T>): Promise<T> {
+    return this.#world.run(this.host, () => act(this.broker));
+  }
+
+  /** Subscribes to a topic, or ends the subscription. */
+  async toggle(topic: string): Promise<void> {
+    const known = this.listenings.get(topic);
+    if (known !== undefined) {
+      this.listenings.delete(topic);
+      return await this.run(async () => await known.subscription[Symbol.asyncDispose]());
+    }
+    const heard: string[] = [];
+    const listening = await this.run((broker): Listening => ({
+      heard,
+      interruptions: 0,
+      subscription: broker.subscribe(topic, ({ payload }) => void heard.push(`${payload}`), {
+        ...(topic.startsWith("kept") && { history: BOUNDS }),
+        onInterrupted: () => void listening.interruptions++,
+      }),
+    }));
+    this.listenings.set(topic, listening);
+  }
+}
+
+/** The brokers, masters and the topic that a fault hits. */
+interface Hit {
+  readonly brokers: readonly number[];
+  readonly masters: readonly number[];
+  readonly topic?: string;
+}
+
+class ClusterRounds {
+  readonly #world: World;
+  readonly #cluster: SimulatedRedisCluster;
+  readonly #brokers: readonly ClusterBroker[];
+  readonly #names = new Names("skein");
+  #followsLog = false;
+  /** True once slots have moved: a broker may hear of that by an answer that breaks a connection. */
+  #haveMoved = false;
+  /** Masters that lost all slots, with the brokers that followed topics there. */
+  readonly #idle = new Map<Host, readonly ClusterBroker[]>();
+  #newest = 0;
+
+  constructor(world: World, cluster: SimulatedRedisCluster, brokers: readonly ClusterBroker[]) {
+    this.#world = world;
+    this.#cluster = cluster;
+    this.#brokers = brokers;
+  }
+
+  async toggle(toggles: Round["toggles"]): Promise<void> {
+    for (const { broker, topic } of toggles) await this.#brokers[broker]!.toggle(TOPICS[topic]!);
+  }
+
+  /** Plays a fault; exactly the subscriptions that it hit are interrupted. */
+  async play(round: Round): Promise<void> {
+    const before = this.#brokers.map(({ listenings }) =>
+      [...listenings].map(([topic, listening]) => {
+        const { interruptions } = listening;
+        return { topic, listening, interruptions, master: this.#masterOf(topic) };
+      })
+    );
+    const hit = await this.#begin(round);
+    await this.toggle(round.toggles);
+    await this.settle();
+    await this.publishAll();
+    for (const [i, subscriptions] of before.entries()) {
+      for (const { topic, listening, interruptions, master } of subscriptions) {
+        if (this.#brokers[i]!.listenings.get(topic) !== listening) continue;
+        const isTold = listening.interruptions > interruptions;
+        if (isTold && this.#haveMoved) continue;
+        const isHit = hit.brokers.includes(i) && hit.masters.includes(master) &&
+          (hit.topic ?? topic) === topic;
+        assertEquals(isTold, isHit, `${round.fault} interrupts ${topic} of broker ${i}`);
+      }
+    }
+  }
+
+  #followersOf(master: number): ClusterBroker[] {
+    return this.#brokers.filter(({ listenings }) =>
+      [...listenings.keys()].some((topic) => this.#masterOf(topic) === master)
+    );
+  }
+
+  #channelOf(topic: string): string {
+    return topic.startsWith("kept") ? this.#names.of("log", topic) : this.#names.channel(topic);
+  }
+
+  #masterOf(topic: string): number {
+    return this.#cluster.ownerOf(this.#channelOf(topic));
+  }
+
+  /** Moves slots of a master to the next one; brokers that follow topics there hear of that. */
+  #move(from: number, isMoved?: (slot: number) => boolean): void {
+    this.#haveMoved = true;
+    if (isMoved === undefined) {
+      this.#idle.set(this.#cluster.servers[from]!.host, this.#followersOf(from));
+    }
+    const to = (from + 1) % this.#cluster.servers.length;
+    this.#cluster.move((slot, owner) => owner === from && (isMoved?.(slot) ?? true), to);
+    this.#idle.delete(this.#cluster.servers[to]!.host);
+  }
+
+  async #begin({ fault, topic: index, broker, lastsMs }: Round): Promise<Hit> {
+    const { servers } = this.#cluster;
+    const world = this.#world;
+    const topic = TOPICS[index]!;
+    const master = this.#masterOf(topic);
+    const both = { brokers: [0, 1], masters: [master] };
+    switch (fault) {
+      case "none":
+        return { brokers: [], masters: [] };
+      case "one moves": {
+        const slot = slotOf(this.#channelOf(topic));
+        this.#move(master, (one) => one === slot);
+        return { ...both, topic };
+      }
+      case "all move":
+        this.#move(master);
+        return both;
+      case "kill": {
+        const followers = this.#followersOf(master);
+        servers[master]!.host.kill();
+        await world.pause(lastsMs);
+        for (const { broker } of followers) assertEquals(broker.status.current.name, "interrupted");
+        this.#move(master);
+        await world.pause(lastsMs);
+        servers[master]!.start();
+        return both;
+      }
+      case "cut":
+      case "silent cut":
+        world.cut(this.#brokers[broker]!.host, fault === "cut" ? false : "client");
+        if (fault === "silent cut") await world.pause(FOUND_MS);
+        return { brokers: [broker], masters: [...servers.keys()] };
+      case "drop":
+        servers[master]!.dropSubscribers();
+        return both;
+    }
+  }
+
+  /** Creates as many logs as there may be, and one more; both brokers follow one. */
+  async createLogs(): Promise<void> {
+    const kinds: string[] = [];
+    for (let n = 0; n <= MAX_LOGS; n++) {
+      const id = n === 0 ? LOG : `${LOG}-${n}`;
+      const created = await this.#brokers[n % 2]!.run((broker) => create(broker, id, []));
+      kinds.push(created.kind);
+    }
+    assertEquals(kinds, [...Array(MAX_LOGS).fill("created"), "too-many"]);
+    this.#followsLog = true;
+    for (const one of this.#brokers) {
+      await one.run((broker) => broker.subscribe(logTopic(LOG), () => void one.announced++).ready);
+    }
+  }
+
+  /** Waits until each subscription is in force at the master of the topic, and nowhere else. */
+  async settle(): Promise<void> {
+    const { servers } = this.#cluster;
+    const log = this.#names.log(LOG).channel;
+    const wanted = () =>
+      [...servers.keys()].map((i) => {
+        const counts = new Map<string, number>();
+        let brokers = 0;
+        for (const { listenings } of this.#brokers) {
+          const own = [...listenings.keys()].filter((topic) => this.#masterOf(topic) === i)
+            .map((topic) => this.#channelOf(topic));
+          if (this.#followsLog && this.#cluster.ownerOf(log) === i) own.push(log);
+          for (const channel of own) counts.set(channel, (counts.get(channel) ?? 0) + 1);
+          if (own.length > 0) brokers++;
+        }
+        return shown(brokers, [...counts]);
+      });
+    const present = () =>
+      servers.map(({ subscribers, shardChannels }) => shown(subscribers, shardChannels));
+    const isConnected = ({ broker }: ClusterBroker) => broker.status.current.name === "connected";
+    await this.#world.pause(TRIP_MS);
+    const isCalm = () => `${wanted()}` === `${present()}` && this.#brokers.every(isConnected);
+    await this.#world.until("calm", isCalm, CALM_MS).catch(() => {});
+    assertEquals(present(), wanted());
+    assertEquals(this.#brokers.map(isConnected), [true, true]);
+    const isFree = () =>
+      !this.#world.network.links.some(({ client, server }) =>
+        this.#idle.get(server)?.some(({ host }) => host === client)
+      );
+    await this.#world.until("no connection to a master without slots", isFree, CALM_MS);
+    const ready = this.#brokers.flatMap(({ listenings }) =>
+      [...listenings.values()].map(({ subscription }) => subscription.ready)
+    );
+    await this.#world.inTime("subscriptions in force", Promise.all(ready), CALM_MS);
+  }
+
+  /** Publishes on each topic: each listener hears that once, and both brokers read the same. */
+  async publishAll(): Promise<void> {
+    for (const { listenings } of this.#brokers) {
+      for (const { heard } of listenings.values()) heard.length = 0;
+    }
+    const expected = new Map<string, string>();
+    await Promise.all(TOPICS.map(async (topic, i) => {
+      const payload = `${++this.#newest}`;
+      expected.set(topic, payload);
+      const [one, other] = [this.#brokers[i % 2]!, this.#brokers[(i + this.#newest) % 2]!];
+      if (topic.startsWith("plain")) {
+        return await one.run((broker) => broker.publish({ topic, payload }));
+      }
+      const appending = one.run(({ history }) =>
+        history!.append({ topic, payload }, { bounds: BOUNDS })
+      );
+      const { position } = await this.#world.inTime("an append", appending, CALM_MS);
+      const options = { bounds: BOUNDS, last: 1, maxMessages: 1, maxBytes: 1_000 };
+      const page = await other.run(({ history }) => history!.read(topic, options));
+      assertEquals(
+        [page.publications[0]?.payload, page.epoch, page.head],
+        [payload, position?.epoch, position?.offset],
+      );
+    }));
+    const announced = this.#brokers.map((one) => one.announced);
+    await this.#brokers[this.#newest % 2]!.run(async (broker) => {
+      const { kind } = await broker.logs!.append(LOG, { records: ["1"], maxBytes: 1 << 20 });
+      // A slot that moves leaves its keys behind.
+      if (kind !== "appended") await create(broker, LOG, ["1"]);
+    });
+    await this.#world.pause(TRIP_MS);
+    for (const [i, { listenings, announced: now }] of this.#brokers.entries()) {
+      assertEquals(now > announced[i]!, true, `broker ${i} hears of the log`);
+      for (const [topic, { heard }] of listenings) {
+        assertEquals(heard, [expected.get(topic)], `${topic} at broker ${i}`);
+      }
+    }
+  }
+}
+
+function create({ logs }: Broker, id: string, records: readonly string[]) {
+  const config = { contentType: "text/plain" };
+  const maxLogs = records.length > 0 ? 100 : MAX_LOGS;
+  return logs!.create(id, { config, identity: "sharded0", records, maxLogs });
+}
+
+/** Shows the channels at a master, and the number of brokers with any. */
+function shown(brokers: number, channels: Iterable<readonly [string, number]>): string {
+  const texts = Array.from(channels, ([name, count]) => `${name} ${count}`);
+  return `${brokers} brokers at ${texts.toSorted()}`;
+}
