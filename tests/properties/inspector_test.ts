@@ -1,0 +1,370 @@
+/** The inspector at two servers: lists of both, recorded sessions, and a server that is slow to answer. */
+import { assert, assertEquals } from "@std/assert";
+import fc from "fast-check";
+import type { Client } from "../../client/client.ts";
+import type { TrafficAnswer } from "../../server/inspector/traffic.ts";
+import type { Session } from "../../session/session.ts";
+import { property } from "./property.ts";
+import { ask, type Node, serveNodes } from "./requests.ts";
+import type { World } from "./world.ts";
+
+/** Topics of the sessions: without a history, with one, and rooms. */
+const TOPICS = ["talk:one", "talk:two", "log:one", "room:one", "room:two"] as const;
+
+/** Time in which all changes have arrived, and in which a page may be shown the same data again. */
+const FRESH_MS = 600;
+
+/** A value that no page is shown. */
+const SECRET = "open-sesame";
+
+/** Columns of sessions that a page sorts by, with their values. */
+const COLUMNS = {
+  user: ({ user }: Session) => user as string,
+  transport: ({ transport }: Session) => transport as string,
+  received: ({ stats }: Session) => stats.receivedMessages,
+  sent: ({ stats }: Session) => stats.sentMessages,
+} as const;
+
+type Rows = readonly Readonly<Record<string, unknown>>[];
+
+/** A list of all servers; `missing` are those that gave no answer in time. */
+interface List {
+  readonly rows: Rows;
+  readonly matched: number;
+  readonly total: number;
+  readonly missing: readonly unknown[];
+}
+
+/** Asks an inspector as its page does. */
+async function inspect<T>(
+  node: Node,
+  name: string,
+  params: Record<string, string> = {},
+): Promise<T> {
+  const path = `/inspector/data/${name}?${new URLSearchParams(params)}`;
+  const { outcome, body } = await ask(node, path, { headers: { "skein-inspector": "1" } });
+  assertEquals(outcome, "200", path);
+  return body as T;
+}
+
+/** Connects sessions, one after the other. */
+async function connectAll(
+  world: World,
+  sessions: readonly { readonly user: string; readonly host: Node["host"] }[],
+): Promise<Client[]> {
+  const clients: Client[] = [];
+  for (const [i, { user, host }] of sessions.entries()) {
+    const client = world.connect(`page-${i}`, host, { token: user, onMessage() {} });
+    await world.until("a session", () => client.isConnected);
+    clients.push(client);
+  }
+  return clients;
+}
+
+property("an inspector lists the sessions, topics and rooms of all servers", {
+  cases: fc.record({
+    sessions: fc.array(
+      fc.record({
+        user: fc.constantFrom("ann", "anna", "Ben", "eve"),
+        node: fc.constantFrom(0, 1),
+        topics: fc.subarray([...TOPICS]),
+        sends: fc.nat(4),
+      }),
+      { maxLength: 5 },
+    ),
+    publications: fc.tuple(fc.nat(5), fc.nat(5), fc.nat(5)),
+    asked: fc.constantFrom(0, 1),
+    sort: fc.constantFrom(...Object.keys(COLUMNS) as (keyof typeof COLUMNS)[]),
+    order: fc.constantFrom("ascending", "descending"),
+    query: fc.constantFrom("", "ann", "BEN", "e websocket", "connected anna", "nobody"),
+    only: fc.option(fc.constantFrom(0, 1), { nil: undefined }),
+  }),
+  async check(world, { sessions, publications, asked, sort, order, query, only }) {
+    const nodes = await serveNodes(world, "memory", {
+      inspector: { authorize: () => true },
+      rooms: ["room:{name}"],
+      history: { "log:{name}": {} },
+      onMessage() {},
+    });
+    await Promise.all(nodes.map(({ server }) => server.nodes!.ready));
+    const node = nodes[asked]!;
+    const clients = await connectAll(
+      world,
+      sessions.map(({ user, node }) => ({ user, host: nodes[node]!.host })),
+    );
+    for (const [i, { topics, sends }] of sessions.entries()) {
+      await Promise.all(topics.map((topic) => clients[i]!.subscribe(topic).ready));
+      for (let left = sends; left > 0; left--) clients[i]!.send("note", left);
+    }
+    for (const [i, count] of publications.entries()) {
+      for (let n = 0; n < count; n++) {
+        const topic = TOPICS[i]!;
+        if (topic === "log:one") await node.server.topics.append(topic, { n, token: SECRET });
+        else node.server.publish(topic, n);
+      }
+    }
+    await world.pause(FRESH_MS);
+
+    const all = nodes.flatMap(({ server }, at) =>
+      server.manager.all().map((session) => ({ session: session as unknown as Session, at }))
+    ).filter(({ at }) => only === undefined || at === only);
+    const words = query.toLowerCase().split(" ");
+    const found = all.filter(({ session: { user, id, transport, state } }) =>
+      words.every((word) => `${user} ${id} ${transport} ${state}`.toLowerCase().includes(word))
+    );
+    const list = await inspect<List>(node, "sessions", {
+      sort,
+      order,
+      query,
+      ...(only !== undefined && { node: nodes[only]!.server.nodes!.id }),
+    });
+    const { rows } = list;
+    const names = ["id", "node", ...Object.keys(COLUMNS)];
+    assertEquals(
+      rows.map((row) => names.map((name) => row[name])).toSorted(),
+      found.map(({ session, at }) => [
+        session.id,
+        nodes[at]!.server.nodes!.id,
+        ...Object.values(COLUMNS).map((valueOf) => valueOf(session)),
+      ]).toSorted(),
+    );
+    assertEquals([list.matched, list.total, list.missing], [found.length, all.length, []]);
+    const values = rows.map((row) => row[sort] as string | number);
+    const sign = order === "ascending" ? 1 : -1;
+    assert(
+      values.every((value, i) =>
+        i === 0 || (values[i - 1]! <= value === sign > 0 || value === values[i - 1])
+      ),
+    );
+
+    await checkTopics(node, sessions, publications);
+    await checkRooms(node, sessions);
+    const { nodes: shown } = await inspect<{
+      readonly nodes: readonly {
+        readonly answer: { readonly stats: { readonly count: number } };
+      }[];
+    }>(node, "overview");
+    const counts = [asked, 1 - asked].map((at) => sessions.filter((one) => one.node === at).length);
+    assertEquals(shown.map(({ answer }) => answer.stats.count), counts);
+  },
+});
+
+/** A planned session. */
+interface Planned {
+  readonly user: string;
+  readonly node: number;
+  readonly topics: readonly typeof TOPICS[number][];
+}
+
+/** The sessions of a topic: their number, and the numbers of users and servers. */
+function countOf(sessions: readonly Planned[], topic: typeof TOPICS[number]) {
+  const subscribed = sessions.filter(({ topics }) => topics.includes(topic));
+  const numberOf = (of: (one: Planned) => unknown) => new Set(subscribed.map(of)).size;
+  return {
+    sessions: subscribed.length,
+    users: numberOf(({ user }) => user),
+    nodes: numberOf(({ node }) => node),
+  };
+}
+
+async function checkTopics(
+  node: Node,
+  sessions: readonly Planned[],
+  publications: readonly number[],
+): Promise<void> {
+  const { rows } = await inspect<List>(node, "topics", {
+    sort: "topic",
+    order: "ascending",
+  });
+  const due = TOPICS.toSorted().flatMap((topic) => {
+    const count = countOf(sessions, topic);
+    const offset = topic === "log:one" ? publications[TOPICS.indexOf(topic)] : undefined;
+    return count.sessions === 0 ? [] : [[topic, count.sessions, count.nodes, offset]];
+  });
+  const listed = rows.filter(({ subscribers }) => subscribers !== 0);
+  assertEquals(
+    listed.map(({ topic, subscribers, nodes, offset }) => [topic, subscribers, nodes, offset]),
+    due,
+  );
+  if (countOf(sessions, "log:one").sessions === 0) return;
+  const { history } = await inspect<{ readonly history: Readonly<Record<string, unknown>> }>(
+    node,
+    "topic",
+    { id: "log:one" },
+  );
+  assertEquals([history["messages"], history["head"]], [publications[2], publications[2]]);
+  assert(!JSON.stringify(history).includes(SECRET));
+}
+
+async function checkRooms(node: Node, sessions: readonly Planned[]): Promise<void> {
+  const { rows } = await inspect<List>(node, "rooms", {
+    sort: "room",
+    order: "ascending",
+  });
+  const due = (["room:one", "room:two"] as const).flatMap((room) => {
+    const count = countOf(sessions, room);
+    return count.sessions === 0 ? [] : [{ room, ...count }];
+  });
+  assertEquals(rows, due);
+  for (const { room } of due) {
+    const { members } = await inspect<{ readonly members: Rows }>(node, "room", { id: room });
+    const of = sessions.filter(({ topics }) => topics.includes(room)).map(({ user }) => user);
+    assertEquals(
+      members.map(({ user, connections }) => [user, connections]).toSorted(),
+      [...new Set(of)].map((user) => [user, of.filter((other) => other === user).length])
+        .toSorted(),
+    );
+  }
+}
+
+/** Sessions of a server, and the most that are recorded at once. */
+const [SESSIONS, MAX_RECORDED] = [10, 8];
+
+/** Time after a question in which a session is surely recorded, and after which it is not. */
+const [KEPT_MS, OVER_MS] = [9_900, 15_100];
+
+property("a session is recorded while a page asks for it, and gives its slot back later", {
+  cases: fc.array(
+    fc.oneof(
+      { weight: 6, arbitrary: fc.record({ asks: fc.nat(SESSIONS - 1) }) },
+      { weight: 1, arbitrary: fc.record({ asksAll: fc.constant(true) }) },
+      { weight: 2, arbitrary: fc.record({ sends: fc.integer({ min: 1, max: 5 }) }) },
+      { weight: 1, arbitrary: fc.record({ closes: fc.nat(SESSIONS - 1) }) },
+      {
+        weight: 3,
+        arbitrary: fc.record({
+          waitMs: fc.constantFrom(300, 3_000, 16_000),
+          // An inspector without any question for some time is off.
+          isOff: fc.boolean(),
+        }),
+      },
+    ),
+    { maxLength: 40, size: "max" },
+  ),
+  async check(world, steps) {
+    const [node] = await serveNodes(world, "memory", {
+      machines: ["node"],
+      inspector: { authorize: () => true },
+      onMessage() {},
+    });
+    const hosts = Array.from(
+      { length: SESSIONS },
+      (_, i) => ({ user: `user-${i}`, host: node!.host }),
+    );
+    const clients = await connectAll(world, hosts);
+    const { rows } = await inspect<List>(node!, "sessions");
+    const all = clients.map((client) => ({
+      client,
+      id: client.session!.id,
+      askedMs: -Infinity,
+      isClosed: false,
+      sent: 0,
+      next: 0,
+    }));
+    type Followed = typeof all[number];
+    const phaseOf = ({ askedMs }: Followed) => {
+      const ageMs = world.nowMs - askedMs;
+      return ageMs < KEPT_MS ? "recorded" : ageMs < OVER_MS ? "unsure" : "none";
+    };
+    const follow = async (one: Followed) => {
+      const before = phaseOf(one);
+      const others = all.filter((other) => other !== one).map(phaseOf);
+      const sure = others.filter((phase) => phase === "recorded").length;
+      const most = others.filter((phase) => phase !== "none").length;
+      const due = new Set<string>();
+      if (before !== "none") due.add(one.isClosed ? "closed" : "following");
+      // A page that has a number knows that there was a session.
+      const lost = one.next > 0 ? "closed" : "unknown";
+      if (before !== "recorded" && one.isClosed) due.add(lost);
+      if (before !== "recorded" && !one.isClosed) {
+        if (sure < MAX_RECORDED) due.add("following");
+        if (most >= MAX_RECORDED) due.add("busy");
+      }
+      const params = { node: `${rows[0]!["node"]}`, id: one.id, after: `${one.next}` };
+      const { answer } = await inspect<{ readonly answer: TrafficAnswer }>(
+        node!,
+        "traffic",
+        params,
+      );
+      const about = `${before}, with ${sure} to ${most} others`;
+      assert(
+        due.has(answer.state),
+        `${answer.state}, not ${[...due]}, of a session that is ${about}`,
+      );
+      const notes = answer.entries.filter(({ topic }) => topic === "note").length;
+      if (before === "recorded") assertEquals(notes, one.sent, about);
+      if (before === "none") assertEquals(notes, 0, about);
+      one.sent = 0;
+      one.next = answer.next;
+      const isSure = answer.state === "following" || before === "recorded";
+      if (isSure) one.askedMs = world.nowMs;
+      // A closed session may be one that is recorded no longer.
+      else if (before === "unsure") one.askedMs = world.nowMs - KEPT_MS;
+    };
+    for (const step of steps) {
+      if ("asks" in step) await follow(all[step.asks]!);
+      else if ("asksAll" in step) { for (const one of all) await follow(one); }
+      else if ("closes" in step) {
+        const one = all[step.closes]!;
+        await one.client.close();
+        one.isClosed = true;
+      } else if ("waitMs" in step) {
+        const endMs = world.nowMs + step.waitMs;
+        while (!step.isOff && world.nowMs < endMs - 3_000) {
+          await world.pause(3_000);
+          await inspect(node!, "sessions");
+        }
+        await world.pause(endMs - world.nowMs);
+      } else {
+        for (const one of all.filter(({ isClosed }) => !isClosed)) {
+          for (let left = step.sends; left > 0; left--) one.client.send("note", left);
+          one.sent += step.sends;
+        }
+      }
+      await world.pause(100);
+    }
+  },
+});
+
+/** Wait for the answer of a server, and the wait while its last one did not come in time. */
+const [ANSWER_MS, LATE_MS] = [1_500, 250];
+
+property("an inspector waits for a server that is slow, and less after it was late", {
+  cases: fc.array(
+    fc.record({
+      stallMs: fc.constantFrom(0, 60, 130, 400, 800, 1_200, 1_700),
+      isList: fc.boolean(),
+    }),
+    { maxLength: 8 },
+  ),
+  async check(world, questions) {
+    const nodes = await serveNodes(world, "memory", { inspector: { authorize: () => true } });
+    const [asked, slow] = nodes;
+    await Promise.all(nodes.map(({ server }) => server.nodes!.ready));
+    await inspect(asked!, "sessions");
+    let wasLate = false;
+    for (const { stallMs, isList } of questions) {
+      await world.pause(FRESH_MS);
+      const waitMs = wasLate ? LATE_MS : ANSWER_MS;
+      const startMs = world.nowMs;
+      if (stallMs > 0) slow!.host.freeze();
+      const thawing = world.pause(stallMs).then(() => slow!.host.thaw());
+      let isMissing: boolean;
+      if (isList) {
+        const { missing } = await inspect<List>(asked!, "sessions");
+        isMissing = missing.length > 0;
+      } else {
+        const { nodes: all } = await inspect<{
+          readonly nodes: readonly { readonly failure?: string }[];
+        }>(asked!, "overview");
+        isMissing = all.some(({ failure }) => failure === "late");
+      }
+      const tookMs = world.nowMs - startMs;
+      assertEquals(isMissing, stallMs >= waitMs, `${stallMs} ms of ${waitMs} ms`);
+      const dueMs = Math.min(stallMs, waitMs);
+      assert(dueMs - 1 <= tookMs && tookMs <= dueMs + LATE_MS, `${tookMs} ms, not ${dueMs} ms`);
+      wasLate = isMissing;
+      await thawing;
+    }
+  },
+});
