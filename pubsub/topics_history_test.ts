@@ -44,7 +44,7 @@ Deno.test("Topics({ history }) refuses patterns that overlap, invalid bounds, an
       `Cannot create topics: history["a:{b}"].${name} must be a positive integer, received ${value}`,
     );
   }
-  const broker = new FaultyEngine().connect({ without: "history" });
+  const broker = new FaultyEngine().connect({ without: ["history"] });
   assertThrows(
     () => new Topics({ broker, history: HISTORY }),
     UnsupportedError,

@@ -193,14 +193,17 @@ export class FaultyEngine {
   /**
    * Makes the broker of a node.
    *
-   * @param options A part that the broker lacks, as that of an engine without the feature.
+   * @param options See {@linkcode FaultyBrokerOptions}.
    * @returns The broker.
    */
-  connect(options: { readonly without?: keyof Parts } = {}): FaultyBroker {
-    const broker = new FaultyBroker(this, options);
+  connect(options: FaultyBrokerOptions = {}): FaultyBroker {
+    return new FaultyBroker(this, options);
+  }
+
+  /** Adds the broker of a node; its constructor calls this. */
+  add(broker: FaultyBroker): void {
     this.#nodes.push(broker);
     this.brokers.add(broker);
-    return broker;
   }
 
   /** Publishes on a topic without a history, as another program does. */
@@ -270,6 +273,12 @@ interface Entry {
   inner: BrokerSubscription | undefined;
 }
 
+/** Options of a {@linkcode FaultyBroker}. */
+export interface FaultyBrokerOptions {
+  /** Parts and operations that the broker lacks, as that of an engine without the feature. */
+  readonly without?: readonly (keyof Parts | Operation)[];
+}
+
 /** The broker of a node. */
 export class FaultyBroker implements Broker {
   readonly name: string;
@@ -289,18 +298,21 @@ export class FaultyBroker implements Broker {
   readonly #engine: FaultyEngine;
   readonly #entries = new Set<Entry>();
   readonly #fates = new Map<string, Fate>();
+  readonly #without: readonly string[];
   /** Rejects calls after the close, as every closed broker does. */
   #closed: MemoryBroker | undefined;
 
-  constructor(engine: FaultyEngine, { without }: { readonly without?: keyof Parts } = {}) {
+  constructor(engine: FaultyEngine, { without = [] }: FaultyBrokerOptions = {}) {
     this.#engine = engine;
+    this.#without = without;
+    engine.add(this);
     this.onDelivery = (publication, deliver) => engine.carry(publication, deliver);
     const { name, delivery } = engine.inner;
     this.name = name;
     this.delivery = delivery;
     for (const part of ["history", "logs", "store"] as const) {
       const of = engine.inner[part];
-      if (of === undefined || part === without) continue;
+      if (of === undefined || without.includes(part)) continue;
       Object.assign(this, { [part]: this.#faulty(part, of) });
     }
   }
@@ -419,6 +431,7 @@ export class FaultyBroker implements Broker {
         const value: unknown = Reflect.get(target, name);
         if (typeof value !== "function") return value;
         const operation = `${part}.${String(name)}` as Operation;
+        if (this.#without.includes(operation)) return undefined;
         return (...args: CallArgs<Operation>) =>
           this.#call({ operation, args }, () => Reflect.apply(value, target, args));
       },

@@ -103,6 +103,6 @@ Deno.test("FaultyEngine cuts off a node, goes away for all, and loses everything
 });
 
 Deno.test("FaultyBroker without a part is that of an engine which lacks the feature", () => {
-  const { history, logs } = new FaultyEngine().connect({ without: "logs" });
+  const { history, logs } = new FaultyEngine().connect({ without: ["logs"] });
   assertEquals([history === undefined, logs], [false, undefined]);
 });

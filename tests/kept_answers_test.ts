@@ -475,7 +475,7 @@ Deno.test("requests without a contract keep the answers of handlers that are obj
 });
 
 Deno.test("a server whose broker keeps no logs refuses answers that outlive their sessions", () => {
-  const broker = new FaultyEngine().connect({ without: "logs" });
+  const broker = new FaultyEngine().connect({ without: ["logs"] });
   assertThrows(
     () => testServer(new Model().options({ broker })),
     TypeError,

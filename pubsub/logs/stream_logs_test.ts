@@ -81,7 +81,7 @@ async function next(pages: AsyncGenerator<StreamRead>): Promise<unknown> {
 }
 
 Deno.test("StreamLogs refuses a broker without logs", () => {
-  const broker = new FaultyEngine().connect({ without: "logs" });
+  const broker = new FaultyEngine().connect({ without: ["logs"] });
   const bounds = { maxStreams: 1, maxKept: 1, maxStreamBytes: 1, maxForks: 1, maxReaders: 1 };
   assertThrows(
     () => new StreamLogs({ runtime: platformRuntime(), broker, bounds, onError() {} }),

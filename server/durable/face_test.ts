@@ -80,7 +80,7 @@ class Bench implements AsyncDisposable {
 }
 
 Deno.test("serve() refuses malformed options of durable streams", () => {
-  const broker = new FaultyEngine().connect({ without: "logs" });
+  const broker = new FaultyEngine().connect({ without: ["logs"] });
   const cases: [options: object, text: string, broker?: Broker][] = [
     [{ path: "streams" }, "durableStreams.path must be a path"],
     [{ path: "/streams", cache: "shared" }, "durableStreams.cache must be"],

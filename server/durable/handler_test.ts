@@ -72,7 +72,7 @@ Deno.test("DurableStreamsHandler() refuses unknown keys, and brokers without log
     TypeError,
     'received "paths"; "path" may be meant',
   );
-  const broker = new FaultyEngine().connect({ without: "logs" });
+  const broker = new FaultyEngine().connect({ without: ["logs"] });
   assertThrows(() => new DurableStreamsHandler({ ...options, broker }), TypeError, "keeps logs");
 });
 

@@ -2,10 +2,9 @@
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
-import { BrokerError, CloseCode } from "../../errors.ts";
-import type { BrokerStore } from "../../pubsub/broker.ts";
-import { MemoryBroker } from "../../pubsub/memory/broker.ts";
+import { CloseCode } from "../../errors.ts";
 import type { SimulatedServer } from "../../testing/simulation/mod.ts";
+import { fail, type Fate, type FaultyBroker, FaultyEngine, pass } from "../faulty_broker.ts";
 import { NodePorts } from "../simulation/cluster/node_ports.ts";
 import { collect, outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
@@ -17,35 +16,27 @@ const BACKOFF = { firstDelayMs: 50, maxDelayMs: 200 } as const;
 /** Time for messages under way, and longest time until all are handled, in milliseconds. */
 const [TRIP_MS, REST_MS] = [200, 12_000] as const;
 
-/** An engine in memory whose store fails while the engine is away, and takes its time. */
-class AwayEngine extends MemoryBroker {
-  override readonly store: BrokerStore;
+/** An engine in memory whose store fails while the store is away, and takes its time. */
+class AwayStore {
+  readonly broker: FaultyBroker;
   isAway = false;
   /** The newest stored number of each client. */
   readonly numbers: Map<string, number> = new Map();
 
   constructor(world: World, storeMs: number) {
     const { runtime } = world.host("engine");
-    super({ runtime });
-    const inner = new MemoryBroker({ runtime }).store;
-    const here = <T>(value: T) => {
-      if (this.isAway) throw new BrokerError("Cannot ask: the engine is away");
-      return value;
-    };
-    this.store = {
-      advance: async (key, number, windowMs) => {
-        await world.pause(storeMs);
-        const isNew = await inner.advance(here(key), number, windowMs);
-        this.numbers.set(key, Math.max(number, this.numbers.get(key) ?? number));
-        await world.pause(storeMs);
-        // The number is stored, and the answer is lost.
-        return here(isNew);
-      },
-      newest: async (key, windowMs) => await inner.newest(here(key), windowMs),
-      claim: async (scope, member, options) => await inner.claim(here(scope), member, options),
-      release: async (scope, member) => await inner.release(here(scope), member),
-      claims: async (scope) => await inner.claims(here(scope)),
-    };
+    this.broker = new FaultyEngine({ runtime }).connect({ without: ["store.take"] });
+    const reach: Fate = (run, call) => (this.isAway ? fail : pass)(run, call);
+    this.broker.make("store", reach);
+    this.broker.make("store.advance", async (run, call) => {
+      const [key, number] = call.args;
+      await world.pause(storeMs);
+      const isNew = await reach(run, call);
+      this.numbers.set(key, Math.max(number, this.numbers.get(key) ?? number));
+      await world.pause(storeMs);
+      // The number is stored, and the answer is lost.
+      return await reach(() => Promise.resolve(isNew), call);
+    });
   }
 }
 
@@ -85,9 +76,9 @@ property("a message with at-least-once delivery is handled once, in order, and t
     ),
   }),
   async check(world, { storeMs, handlerMs, rounds }) {
-    const engine = new AwayEngine(world, storeMs);
+    const engine = new AwayStore(world, storeMs);
     const engineHost = world.host("engine");
-    const ports = new NodePorts(world.simulation, engineHost, engine);
+    const ports = new NodePorts(world.simulation, engineHost, engine.broker);
     const handled = new Map<string, number[]>();
     const nodes = ["node-0", "node-1"].map((name) =>
       world.serve<string>(name, (host) => ({

@@ -1,20 +1,15 @@
 /** An engine in memory that a case makes unreachable, slow or forgetful, for several nodes. */
-import { BrokerError } from "../../errors.ts";
 import { pause } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { StatusFeed } from "../../base/status_feed.ts";
 import {
   type Broker,
-  type BrokerStats,
-  type BrokerStatus,
-  type BrokerStore,
   type BrokerSubscribeOptions,
   type BrokerSubscription,
   INTERNAL_PREFIX,
-  type Publication,
+  type PublicationListener,
 } from "../../pubsub/broker.ts";
-import { MemoryBroker } from "../../pubsub/mod.ts";
 import type { Host } from "../../testing/simulation/mod.ts";
+import { FaultyBroker, FaultyEngine } from "../faulty_broker.ts";
 import { NodePorts } from "../simulation/cluster/node_ports.ts";
 import type { World } from "./world.ts";
 
@@ -22,11 +17,7 @@ import type { World } from "./world.ts";
 const BEATS = `${INTERNAL_PREFIX}nodes`;
 
 /** Publications and a store, without histories. */
-export class FailingEngine implements Broker {
-  readonly name = "failing";
-  readonly delivery = "at-most-once";
-  readonly status: StatusFeed<BrokerStatus> = new StatusFeed<BrokerStatus>({ name: "connected" });
-  readonly store: BrokerStore;
+export class FailingEngine extends FaultyBroker {
   /** Time of a claim, and of a count of a rate, in milliseconds. */
   callMs = { claim: 0, take: 0 };
   /** Claims that began, and have no reply yet. */
@@ -35,54 +26,35 @@ export class FailingEngine implements Broker {
   lostShare = 0;
   /** Longest delay of the messages of a subscription that begins, in milliseconds. */
   delayMs = 0;
-  readonly #inner: MemoryBroker;
+  readonly #engine: FaultyEngine;
   readonly #ports: NodePorts;
   readonly #runtime: Runtime;
-  readonly #interrupted = new Set<() => void>();
   readonly #scopes = new Set<string>();
-  #isAway = false;
-  /** Number of times at which the engine forgot everything. */
-  #life = 0;
 
   /**
    * Starts an engine.
    *
    * @param world The world.
-   * @param canCount False if each node counts rates alone.
    */
-  constructor(world: World, { canCount = true }: { readonly canCount?: boolean } = {}) {
+  constructor(world: World) {
     const host = world.host("engine");
-    const runtime = this.#runtime = host.runtime;
-    this.#inner = new MemoryBroker({ runtime });
-    const { store } = this.#inner;
-    const reach = (key: string) => {
-      if (this.#isAway) throw new BrokerError("Cannot reach the engine");
-      return `${this.#life}/${key}`;
-    };
-    this.store = {
-      advance: async (key, ...rest) => await store.advance(reach(key), ...rest),
-      newest: async (key, windowMs) => await store.newest(reach(key), windowMs),
-      claim: async (scope, ...rest) => {
-        this.claiming++;
-        await pause(runtime, this.callMs.claim);
-        this.claiming--;
-        this.#scopes.add(scope);
-        return await store.claim(reach(scope), ...rest);
-      },
-      release: async (scope, member) => await store.release(reach(scope), member),
-      claims: async (scope) => await store.claims(reach(scope)),
-      ...(canCount && {
-        take: async (key, ...rest) => {
-          await pause(runtime, this.callMs.take);
-          return await store.take!(reach(key), ...rest);
-        },
-      }),
-    };
+    const { runtime } = host;
+    const engine = new FaultyEngine({ runtime });
+    super(engine, { without: ["history", "logs"] });
+    this.#engine = engine;
+    this.#runtime = runtime;
+    this.make("store.claim", async (run, { args: [scope] }) => {
+      this.claiming++;
+      await pause(runtime, this.callMs.claim);
+      this.claiming--;
+      this.#scopes.add(scope);
+      return await run();
+    });
+    this.make("store.take", async (run) => {
+      await pause(runtime, this.callMs.take);
+      return await run();
+    });
     this.#ports = new NodePorts(world.simulation, host, this);
-  }
-
-  get stats(): BrokerStats {
-    return this.#inner.stats;
   }
 
   /** Makes the broker of a node, for one life of its machine. */
@@ -90,21 +62,21 @@ export class FailingEngine implements Broker {
     return this.#ports.broker(host);
   }
 
-  /** Makes the engine unreachable: all calls fail, and publications are lost. */
+  /** Makes the engine unreachable: all calls fail, and publications are lost. Nodes see no status. */
   goAway(): void {
-    this.#isAway = true;
+    this.#engine.isAway = true;
   }
 
   /** Makes the engine reachable; subscriptions notice that they may have missed publications. */
   comeBack(): void {
-    if (!this.#isAway) return;
-    this.#isAway = false;
-    for (const tell of [...this.#interrupted]) tell();
+    if (!this.#engine.isAway) return;
+    this.#engine.isAway = false;
+    this.interrupt();
   }
 
   /** Loses all claims, numbers and counts. */
   forget(): void {
-    this.#life++;
+    this.#engine.lose();
   }
 
   /**
@@ -115,48 +87,24 @@ export class FailingEngine implements Broker {
    */
   async claimsOf(user: string): Promise<number> {
     const scopes = [...this.#scopes].filter((scope) => scope.endsWith(`:${user}`));
-    const claims = await Promise.all(scopes.map((scope) => this.store.claims(scope)));
+    const claims = await Promise.all(scopes.map((scope) => this.store!.claims(scope)));
     return claims.flat().length;
   }
 
-  issues(): string[] {
-    return [];
-  }
-
-  publish(publication: Publication): void {
-    if (!this.#isAway) this.#inner.publish(publication);
-  }
-
-  subscribe(
+  override subscribe(
     topic: string,
-    listener: (publication: Publication) => void,
-    { onInterrupted }: BrokerSubscribeOptions = {},
+    listener: PublicationListener,
+    options?: BrokerSubscribeOptions,
   ): BrokerSubscription {
-    const isBetweenNodes = topic.startsWith(INTERNAL_PREFIX) && topic !== BEATS;
+    if (!topic.startsWith(INTERNAL_PREFIX) || topic === BEATS) {
+      return super.subscribe(topic, listener, options);
+    }
     // Messages of one topic stay in order, and overtake messages of another topic.
-    const delayMs = isBetweenNodes ? this.delayMs * this.#runtime.random() : 0;
-    const inner = this.#inner.subscribe(topic, (publication) => {
-      if (this.#isAway) return;
-      if (isBetweenNodes && this.#runtime.random() < this.lostShare) return;
+    const delayMs = this.delayMs * this.#runtime.random();
+    return super.subscribe(topic, (publication) => {
+      if (this.#runtime.random() < this.lostShare) return;
       if (delayMs === 0) listener(publication);
       else this.#runtime.setTimeout(() => listener(publication), delayMs);
-    });
-    const tell = () => onInterrupted?.();
-    this.#interrupted.add(tell);
-    return {
-      ready: inner.ready,
-      [Symbol.asyncDispose]: () => {
-        this.#interrupted.delete(tell);
-        return inner[Symbol.asyncDispose]();
-      },
-    };
-  }
-
-  close(): Promise<void> {
-    return this.#inner.close();
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.close();
+    }, options);
   }
 }
