@@ -283,7 +283,9 @@ class Rights {
   /** Moves while publications come, each of which belongs to one of the sessions. */
   async #move(): Promise<void> {
     const { manager } = this.#program.server;
-    for (const { readers } of this.#topics) for (const { got } of readers) got.length = 0;
+    for (const { readers, strays } of this.#topics) {
+      for (const { got } of [...readers, { got: strays }]) got.length = 0;
+    }
     const first = this.#count + 1;
     let isOver = false;
     const moving = this.#client.handOver().finally(() => isOver = true);
@@ -299,7 +301,8 @@ class Rights {
     const areThere = () => all.every(({ got }) => got.at(-1) === this.#count);
     await this.#world.until("the last publication", areThere);
     await this.#world.pause(TRIP_MS);
-    for (const { name, readers, isAdded } of this.#topics) {
+    for (const { name, readers, isAdded, strays } of this.#topics) {
+      assertEquals(strays, [...new Set(strays)], `repeated outside of ${name}`);
       // Those before the request in a session go to no subscription, and are not repeated.
       if (isAdded && !name.startsWith("kept:")) continue;
       for (const { got } of readers) assertEquals(got, range(first, this.#count), name);
