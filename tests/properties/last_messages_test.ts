@@ -1,0 +1,206 @@
+/** Messages that a server sends in the turn in which sessions end, or shortly before. */
+import { assertEquals } from "@std/assert";
+import fc from "fast-check";
+import type { Client } from "../../client/client.ts";
+import type { Subscription } from "../../client/subscription.ts";
+import { CloseCode, type CloseInfo } from "../../errors.ts";
+import { Broadcast } from "../../session/queue/turn.ts";
+import type { Session } from "../../session/session.ts";
+import type { Server } from "../../server.ts";
+import { collect } from "./outcomes.ts";
+import { property } from "./property.ts";
+import { byToken } from "./world.ts";
+
+/** Users of the clients, of which two are of one user. */
+const USERS = ["ann", "ann", "ben"] as const;
+
+/** Topics of publications, and the topic of other messages. */
+const [TOPICS, NOTE] = [["a", "b"], "note"] as const;
+
+/** Bytes of a large message, which is larger than a frame. */
+const LARGE_BYTES = 60_000;
+
+/** A message to one of the clients, or a publication that leaves one out. */
+const message = fc.record({
+  kind: fc.constantFrom("publication", "publication", "to a user", "to a session"),
+  topic: fc.constantFrom(...TOPICS),
+  to: fc.nat(USERS.length - 1),
+  isExcept: fc.boolean(),
+  isLarge: fc.boolean(),
+});
+
+type Message = typeof message extends fc.Arbitrary<infer T> ? T : never;
+
+const messages = fc.array(message, { maxLength: 5 });
+
+const round = fc.record({
+  /** Messages of an earlier turn, so many milliseconds before the end, and those of the last turn. */
+  earlier: fc.option(fc.tuple(messages, fc.nat(30)), { nil: undefined }),
+  last: messages,
+  end: fc.constantFrom("nothing", "close", "disconnect", "close of all"),
+  code: fc.constantFrom(CloseCode.draining, CloseCode.tooMany, 3_000, 4_000),
+  /** Clients whose sessions close, and the user who is disconnected. */
+  closed: fc.subarray([0, 1, 2]),
+  user: fc.constantFrom("ann", "ben"),
+  /** A client that the server removes from its topics, and one whose link is narrow. */
+  removed: fc.option(fc.nat(2), { nil: undefined }),
+  narrow: fc.option(fc.nat(2), { nil: undefined }),
+});
+
+/** A client, with the messages that it got and those that were sent. */
+interface Listener {
+  readonly user: string;
+  readonly client: Client;
+  readonly subscriptions: Map<string, Subscription>;
+  readonly subscribe: (topic: string) => void;
+  readonly got: Map<string, number[]>;
+  readonly sent: Map<string, number[]>;
+}
+
+property("each session gets all messages from before its end, and then the code and the reason", {
+  cases: fc.record({
+    transports: fc.tuple(
+      ...USERS.map(() => fc.constantFrom("websocket", "webtransport", "http")),
+    ),
+    topics: fc.tuple(...USERS.map(() => fc.subarray([...TOPICS]))),
+    rounds: fc.array(round, { minLength: 1, maxLength: 3 }),
+  }),
+  async check(world, { transports, topics, rounds }) {
+    const { server, host } = world.serve<string>("server", () => ({
+      ...byToken,
+      authorize: () => true,
+      onMessage() {},
+      onError() {},
+    }));
+    const stale = countStale();
+    world.onEnd(stale.end);
+    const listeners = USERS.map((user, i) => {
+      const got = new Map<string, number[]>();
+      const take = (topic: string) => ({ data }: { readonly data: unknown }) =>
+        note(got, topic, (data as { readonly n: number }).n);
+      const client = world.connect(`client-${i}`, host, {
+        token: user,
+        transports: [transports[i]!],
+        backoff: { firstDelayMs: 50, maxDelayMs: 200 },
+        onMessage: take(NOTE),
+        onError() {},
+      });
+      const subscriptions = new Map<string, Subscription>();
+      const subscribe = (topic: string) => {
+        const subscription = client.subscribe(topic);
+        subscriptions.set(topic, subscription);
+        void collect(subscription, take(topic));
+      };
+      for (const topic of topics[i]!) subscribe(topic);
+      return { user, client, subscriptions, subscribe, got, sent: new Map<string, number[]>() };
+    });
+    let count = 0;
+    for (const { earlier, last, end, code, closed, user, removed, narrow } of rounds) {
+      await world.until("all clients", () => listeners.every((one) => isBack(one, server)), 12_000);
+      for (const { got, sent } of listeners) for (const map of [got, sent]) map.clear();
+      const slow = narrow === undefined ? undefined : world.host(`client-${narrow}`);
+      if (slow) world.change(host, slow, { bytesPerSecond: 400_000 });
+      const sessions = listeners.map((one) => sessionOf(server, one)!);
+      const ending = listeners.map((one, i) =>
+        end === "close of all" || end === "close" && closed.includes(i) ||
+        end === "disconnect" && one.user === user
+      );
+      const infos = new Map<Listener, CloseInfo>();
+      for (const [i, one] of listeners.entries()) {
+        if (ending[i]) void one.client.session!.closed.then((info) => infos.set(one, info));
+      }
+      if (earlier !== undefined) {
+        for (const one of earlier[0]) send({ server, listeners, sessions, n: count++ }, one);
+        await world.pause(earlier[1]);
+      }
+      // All of this is one turn.
+      for (const one of last) send({ server, listeners, sessions, n: count++ }, one);
+      const left = removed === undefined ? [] : [...listeners[removed]!.subscriptions.keys()];
+      for (const topic of left) server.unsubscribe(sessions[removed!] as never, topic);
+      const info = { code, reason: `enough ${count}` };
+      if (end === "close") { for (const i of closed) void sessions[i]!.close(info); }
+      if (end === "disconnect") void server.disconnect(user, info);
+      if (end === "close of all") void server.manager.closeAll(info);
+
+      const expected = ending.filter(Boolean).length;
+      const isThere = ({ got, sent }: Listener) =>
+        [...sent].every(([topic, numbers]) => (got.get(topic)?.length ?? 0) >= numbers.length);
+      await world.until("all messages", () => listeners.every(isThere) && infos.size === expected);
+      // A duplicate would come later.
+      await world.pause(60);
+      for (const { got, sent } of listeners) assertEquals(shown(got), shown(sent));
+      for (const { by, code, reason } of infos.values()) {
+        assertEquals({ by, code, reason }, { by: "remote", ...info });
+      }
+      const areOver = () =>
+        left.every((topic) =>
+          listeners[removed!]!.subscriptions.get(topic)!.status.current === "ended"
+        );
+      await world.until("the end of the removed subscriptions", areOver);
+      for (const topic of left) listeners[removed!]!.subscribe(topic);
+      if (slow) world.change(host, slow, { bytesPerSecond: Infinity });
+    }
+    assertEquals(stale.count, 0, "exceptions that outlive their turn");
+  },
+});
+
+/** Counts exceptions of messages that stay noted after their turn: a leak that no client sees. */
+function countStale(): { count: number; readonly end: () => void } {
+  const { take } = Broadcast.prototype;
+  const stale = { count: 0, end: () => void (Broadcast.prototype.take = take) };
+  Broadcast.prototype.take = function () {
+    const batch = take.call(this);
+    for (const entry of batch.exceptions?.keys() ?? []) {
+      if (!batch.entries.includes(entry)) stale.count++;
+    }
+    return batch;
+  };
+  return stale;
+}
+
+/** True once a client has one session, with all of its subscriptions. */
+function isBack(one: Listener, server: Server<string>): boolean {
+  const { client, subscriptions } = one;
+  return client.isConnected && sessionOf(server, one) !== undefined &&
+    server.manager.count === USERS.length &&
+    subscriptions.values().every(({ status }) => status.current === "subscribed");
+}
+
+function sessionOf(server: Server<string>, { client }: Listener): Session | undefined {
+  return server.manager.all().find(({ id }) => id === client.session?.id) as Session | undefined;
+}
+
+/** Sends a message, and notes who has to get it. */
+function send(
+  { server, listeners, sessions, n }: {
+    readonly server: Server<string>;
+    readonly listeners: readonly Listener[];
+    readonly sessions: readonly Session[];
+    readonly n: number;
+  },
+  { kind, topic, to, isExcept, isLarge }: Message,
+): void {
+  const data = { n, pad: isLarge ? "x".repeat(LARGE_BYTES) : "" };
+  if (kind === "publication") {
+    server.publish(topic, data, isExcept ? { except: sessions[to] as never } : undefined);
+    for (const [i, { subscriptions, sent }] of listeners.entries()) {
+      if (subscriptions.has(topic) && !(isExcept && i === to)) note(sent, topic, n);
+    }
+  } else if (kind === "to a user") {
+    server.to(USERS[to]!).send(NOTE, data);
+    for (const { user, sent } of listeners) if (user === USERS[to]) note(sent, NOTE, n);
+  } else {
+    sessions[to]!.send(NOTE, data);
+    note(listeners[to]!.sent, NOTE, n);
+  }
+}
+
+function note(map: Map<string, number[]>, topic: string, n: number): void {
+  const numbers = map.get(topic);
+  if (numbers === undefined) map.set(topic, [n]);
+  else numbers.push(n);
+}
+
+function shown(map: ReadonlyMap<string, number[]>): Record<string, number[]> {
+  return Object.fromEntries([...map].toSorted());
+}
