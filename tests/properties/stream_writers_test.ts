@@ -1,0 +1,289 @@
+/** Writers of a durable stream: each record is kept once, in order, whoever writes and fails. */
+import { assert, assertEquals } from "@std/assert";
+import fc from "fast-check";
+import { logTopic } from "../../pubsub/logs/rules.ts";
+import { SWEEP_INTERVAL_MS } from "../../pubsub/logs/stream_logs.ts";
+import {
+  type DurableStreamWriter,
+  LEASE_MS,
+  RENEWALS_PER_LEASE,
+} from "../../server/durable/writer.ts";
+import type { Host, SimulatedServer } from "../../testing/simulation/mod.ts";
+import { fail, type FaultyBroker, loseReply, pass } from "../faulty_broker.ts";
+import type { ClusterEngine } from "../simulation/cluster/engine.ts";
+import { faultyBroker, reach } from "./engines.ts";
+import { collect, outcomeOf, range } from "./outcomes.ts";
+import { property } from "./property.ts";
+import type { World } from "./world.ts";
+
+const ID = "log-book";
+
+/** Most bytes of the stream. */
+const MAX_BYTES = 20_000;
+
+/** Time for the calls of an engine, in milliseconds. */
+const CALLS_MS = 2_500;
+
+/** Time between two attempts to take the stream over, in milliseconds. */
+const ATTEMPT_MS = 150;
+
+/** Part of the lease that is over at most when a living writer shows the next sign of life. */
+const SIGN_SHARE = 2 / RENEWALS_PER_LEASE;
+
+/** How calls of the engine go for a while. */
+const FATES = { "are fine": pass, "fail": fail, "lose their replies": loseReply } as const;
+
+const turn = fc.record({
+  /** Records that are appended at once, one burst after the other. */
+  bursts: fc.array(
+    fc.record({
+      records: fc.integer({ min: 1, max: 5 }),
+      calls: fc.constantFrom(...Object.keys(FATES) as (keyof typeof FATES)[]),
+      forMs: fc.integer({ min: 1, max: 4_000 }),
+    }),
+    { maxLength: 3 },
+  ),
+  /** Time without an append. */
+  quietMs: fc.constantFrom(0, 1_000, 2 * LEASE_MS),
+  /** How the writer leaves the stream to the next one. */
+  leaves: fc.constantFrom("release" as const, "kill" as const, "freeze" as const),
+});
+
+type Turn = typeof turn extends fc.Arbitrary<infer T> ? T : never;
+
+/** Ends of the last writer, with the outcome of a reader. */
+const ENDS = {
+  close: "fulfilled",
+  abort: "tired",
+  disposal: "aborted",
+  loss: "writer-lost",
+  outage: "writer-lost",
+  "full stream": "tired",
+  "end by another program": "cancelled",
+} as const;
+
+property("a stream has each record of its writers once, in order, and the end of the last one", {
+  cases: fc.record({
+    engine: fc.constantFrom("memory", "redis", "nats", "sqlite"),
+    turns: fc.array(turn, { minLength: 1, maxLength: 4 }),
+    end: fc.constantFrom(...Object.keys(ENDS) as (keyof typeof ENDS)[]),
+  }),
+  async check(world, { engine, turns, end }) {
+    const stream = new Stream(world, await world.engine(engine));
+    await stream.create();
+    for (const [i, turn] of turns.entries()) {
+      await stream.write(turn);
+      const isLast = i === turns.length - 1;
+      if (isLast) await stream.end(end);
+      else if (!await stream.passOn(turn.leaves)) break;
+    }
+    await stream.compare();
+  },
+});
+
+type Writer = DurableStreamWriter<number | string>;
+
+/** A node with a writer. */
+class Node {
+  readonly host: Host;
+  broker!: FaultyBroker;
+  readonly #program: SimulatedServer;
+
+  constructor(world: World, name: string, engine: ClusterEngine) {
+    this.#program = world.serve(name, (host) => {
+      this.broker = faultyBroker(engine, host);
+      return {
+        broker: this.broker,
+        durableStreams: { path: "/streams", maxStreamBytes: MAX_BYTES },
+        onError() {},
+      };
+    });
+    this.host = this.#program.host;
+  }
+
+  get streams(): SimulatedServer["server"]["durableStreams"] {
+    return this.#program.server.durableStreams;
+  }
+}
+
+/** A stream that node after node writes, and one reads. */
+class Stream {
+  readonly #world: World;
+  readonly #engine: ClusterEngine;
+  readonly #reader: Node;
+  #node: Node;
+  #next: Node;
+  #nodes = 0;
+  #writer!: Writer;
+  #records = 0;
+  readonly #got: unknown[] = [];
+  #outcome: string | undefined;
+  #expected: string | undefined;
+
+  constructor(world: World, engine: ClusterEngine) {
+    this.#world = world;
+    this.#engine = engine;
+    this.#reader = new Node(world, "reader", engine);
+    this.#node = this.#startNode();
+    this.#next = this.#startNode();
+  }
+
+  async create(): Promise<void> {
+    for (const node of [this.#reader, this.#node, this.#next]) await reach(this.#world, node);
+    const { host, streams } = this.#node;
+    this.#writer = await this.#world.run(host, () => streams.create(ID));
+    const { streams: read } = this.#reader;
+    void this.#world.run(
+      this.#reader.host,
+      () => collect(read.follow(ID), ({ data }) => this.#got.push(data)),
+    ).then((outcome) => this.#outcome = outcome);
+  }
+
+  /** Appends records while calls fail, and keeps the stream while there is nothing to append. */
+  async write({ bursts, quietMs }: Turn): Promise<void> {
+    const world = this.#world;
+    for (const { records, calls, forMs } of bursts) {
+      this.#node.broker.make("logs.append", FATES[calls]);
+      const appending = range(1, records).map(() => this.#append(this.#records++));
+      await world.pause(forMs);
+      this.#node.broker.make("logs.append", pass);
+      const outcomes = await world.inTime("appends", Promise.all(appending));
+      assertEquals(outcomes, outcomes.map(() => "fulfilled"), `appends that ${calls}`);
+    }
+    for (const endMs = world.nowMs + quietMs; world.nowMs < endMs;) {
+      await world.pause(quietMs / 8);
+      assertEquals(await this.#open(this.#next), "held");
+    }
+  }
+
+  /** Leaves the stream to the next node; false if a search was first. */
+  async passOn(by: Turn["leaves"]): Promise<boolean> {
+    const world = this.#world;
+    const [former, writer] = [this.#node, this.#writer];
+    const next = this.#next;
+    if (by === "release") {
+      assertEquals(await outcomeOf(world.run(former.host, () => writer.release())), "fulfilled");
+      assertEquals(await outcomeOf(writer.append(-1)), "ended");
+      assertEquals(await this.#open(next), "fulfilled");
+    } else {
+      if (by === "kill") former.host.kill();
+      else former.host.freeze();
+      if (!await this.#takeOver()) {
+        if (by === "freeze") await this.#expectLate(former, writer, "writer-lost");
+        return false;
+      }
+    }
+    this.#node = next;
+    this.#next = this.#startNode();
+    if (by === "freeze") {
+      assertEquals(await this.#append(this.#records++), "fulfilled");
+      await this.#expectLate(former, writer, "fenced");
+    }
+    return true;
+  }
+
+  /** Lets the last writer end. */
+  async end(by: keyof typeof ENDS): Promise<void> {
+    const world = this.#world;
+    const { host, broker } = this.#node;
+    const writer = this.#writer;
+    this.#expected = ENDS[by];
+    const abort = () => world.run(host, () => writer.abort("given up", { code: "tired" }));
+    switch (by) {
+      case "close":
+        return assertEquals(await outcomeOf(world.run(host, () => writer.close())), "fulfilled");
+      case "abort":
+        return assertEquals(await outcomeOf(abort()), "fulfilled");
+      case "disposal":
+        return await world.run(host, () => writer[Symbol.asyncDispose]());
+      case "loss":
+        return host.kill();
+      case "full stream":
+        assertEquals(await this.#append("x".repeat(MAX_BYTES)), "full");
+        assertEquals(await this.#append(-1), "full");
+        assert(writer.signal.aborted);
+        return assertEquals(await outcomeOf(abort()), "fulfilled");
+      case "outage": {
+        broker.make("logs.append", fail);
+        const append = this.#append(-1);
+        assertEquals(await world.inTime("a failure", append, LEASE_MS + CALLS_MS), "BrokerError");
+        // The lease is over, so an abort has no effect.
+        await world.pause(LEASE_MS);
+        broker.make("logs.append", pass);
+        return assertEquals(await outcomeOf(abort()), "fulfilled");
+      }
+      case "end by another program": {
+        const { host: far, streams } = this.#reader;
+        await world.run(far, () => streams.cancel(ID, "enough"));
+        await world.run(far, () => streams.cancel(ID, "late"));
+        await world.until("the wish of a reader", () => writer.signal.aborted);
+        assertEquals(writer.signal.reason.message, "enough");
+        assertEquals(await this.#append(this.#records++), "fulfilled");
+        const cancelled = () => writer.abort("enough", { code: "cancelled" });
+        assertEquals(await outcomeOf(world.run(host, cancelled)), "fulfilled");
+      }
+    }
+  }
+
+  /** Compares the records of the reader, and of one that begins at the end. */
+  async compare(): Promise<void> {
+    const world = this.#world;
+    const withinMs = LEASE_MS + SWEEP_INTERVAL_MS + CALLS_MS;
+    await world.until("an end of the stream", () => this.#outcome !== undefined, withinMs);
+    assertEquals(this.#outcome, this.#expected);
+    assertEquals(this.#got, range(0, this.#records - 1));
+    const got: unknown[] = [];
+    const { host, streams } = this.#reader;
+    const late = () => collect(streams.follow(ID), ({ data }) => got.push(data));
+    const outcome = await world.inTime("a late reader", world.run(host, late));
+    assertEquals([outcome, got], [this.#expected, this.#got]);
+    const nodes = [this.#reader, this.#node, this.#next];
+    await world.until("nodes that have left the stream", () => nodes.every(isIdle));
+  }
+
+  /** Expects that a node which comes back has lost the stream. */
+  async #expectLate({ host }: Node, writer: Writer, code: string): Promise<void> {
+    const world = this.#world;
+    host.thaw();
+    const late = world.run(host, () => writer.append(-1));
+    assertEquals(await world.inTime("a late append", outcomeOf(late)), code);
+    assert(writer.signal.aborted);
+    assertEquals(await outcomeOf(world.run(host, () => writer.abort("late"))), "fulfilled");
+  }
+
+  #startNode(): Node {
+    return new Node(this.#world, `node-${this.#nodes++}`, this.#engine);
+  }
+
+  #append(record: number | string): Promise<string> {
+    const writer = this.#writer;
+    return outcomeOf(this.#world.run(this.#node.host, () => writer.append(record)));
+  }
+
+  #open({ host, streams }: Node): Promise<string> {
+    const opening = this.#world.run(host, () => streams.open<number | string>(ID));
+    return outcomeOf(opening.then((writer) => this.#writer = writer));
+  }
+
+  /** Takes the stream over from a lost writer, once the lease is over; false if a search was first. */
+  async #takeOver(): Promise<boolean> {
+    const world = this.#world;
+    const fromMs = world.nowMs;
+    let outcome = "held";
+    while (outcome === "held" && world.nowMs < fromMs + LEASE_MS + CALLS_MS) {
+      await world.pause(ATTEMPT_MS);
+      outcome = await this.#open(this.#next);
+    }
+    const tookMs = world.nowMs - fromMs;
+    assert(tookMs >= LEASE_MS * (1 - SIGN_SHARE) - CALLS_MS, `${outcome} after ${tookMs} ms`);
+    if (outcome === "ended") this.#expected = "writer-lost";
+    else assertEquals(outcome, "fulfilled");
+    return outcome === "fulfilled";
+  }
+}
+
+/** True if a node has neither a writer nor readers of the stream, nor its announcements. */
+function isIdle({ host, streams, broker }: Node): boolean {
+  const hasLeft = () => streams.activity().length === 0 && !broker.topics.includes(logTopic(ID));
+  return !host.isAlive || hasLeft();
+}
