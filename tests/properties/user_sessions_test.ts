@@ -23,6 +23,9 @@ const [AUTHENTICATE_MS, CLAIM_MS, HANDSHAKE_MS] = [10, 60, 600] as const;
 /** Longest time until all counts are right: a node retries calls to its engine each second. */
 const SETTLED_MS = 6_000;
 
+/** Time of a claim for which no node waits, in milliseconds. */
+const SLOW_MS = 2_600;
+
 /** Time in which a claim ends without renewals, in milliseconds. */
 const CLAIM_ENDS_MS = 130_000;
 
@@ -83,6 +86,8 @@ const step = fc.oneof(
     does: fc.constant("restart the engine"),
     awayMs: fc.nat(3_000),
     forgets: fc.boolean(),
+    /** The engine replies, but later than a node waits. */
+    isSlow: fc.boolean(),
     /** A session that opens meanwhile. */
     opens: fc.option(node, { nil: undefined }),
   }),
@@ -429,18 +434,21 @@ class Users {
     this.engine.comeBack();
   }
 
-  /** Makes the engine unreachable for a while; a session opens meanwhile without a claim. */
-  async #restart({ awayMs, forgets, opens }: {
+  /** Makes the engine unreachable or slow for a while; a session opens meanwhile without a claim. */
+  async #restart({ awayMs, forgets, isSlow, opens }: {
     readonly awayMs: number;
     readonly forgets: boolean;
+    readonly isSlow: boolean;
     readonly opens?: number | undefined;
   }): Promise<void> {
-    this.engine.goAway();
+    if (isSlow) this.engine.callMs.claim = SLOW_MS;
+    else this.engine.goAway();
     const user = USERS[0];
     const hasRoom = this.tabs.filter((tab) => tab.user === user).length < this.#max;
     if (opens !== undefined && hasRoom) await this.open({ user, node: opens, transport: "http" });
-    await this.#world.pause(awayMs);
-    if (forgets) this.engine.forget();
+    await this.#world.pause(isSlow ? SLOW_MS : awayMs);
+    if (forgets && !isSlow) this.engine.forget();
+    this.engine.callMs.claim = 0;
     this.engine.comeBack();
   }
 
