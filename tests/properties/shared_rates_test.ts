@@ -1,0 +1,232 @@
+/** Rates that two nodes count together in their engine: one rate for all sessions of a user. */
+import { assert, assertEquals } from "@std/assert";
+import fc from "fast-check";
+import { CloseCode } from "../../errors.ts";
+import { FailingEngine } from "./failing_engine.ts";
+import { Page } from "./page.ts";
+import { property } from "./property.ts";
+import { byToken, type World } from "./world.ts";
+
+/** Time for a request and its reply without an engine, in milliseconds. */
+const TRIP_MS = 60;
+
+/** Time after which a node asks an engine again that did not reply, and its longest wait, in milliseconds. */
+const [AGAIN_MS, WAIT_MS] = [1_000, 500] as const;
+
+/** Time in which a node that owes tokens has paid, apart from their refill, in milliseconds. */
+const SLACK_MS = 700;
+
+const rate = fc.record({
+  perSecond: fc.integer({ min: 5, max: 8 }),
+  burst: fc.integer({ min: 3, max: 5 }),
+});
+
+/** An attempt to take one unit, such as a request or a session. */
+type Unit = "messages" | "connections";
+
+/** Two nodes with a page of one user at each. */
+class Sharing {
+  readonly engine: FailingEngine;
+  readonly #world: World;
+  readonly #nodes;
+  readonly #pages: Page[] = [];
+
+  constructor(world: World, options: {
+    readonly scope: "perUser" | "perAddress";
+    readonly rates: Partial<Record<Unit | "bytes", { perSecond: number; burst: number }>>;
+  }) {
+    this.#world = world;
+    this.engine = new FailingEngine(world);
+    this.#nodes = ["a", "b"].map((name) =>
+      world.serve<string>(name, (host) => ({
+        ...byToken,
+        broker: this.engine.broker(host),
+        rates: { [options.scope]: options.rates, maxRefusals: 1_000 },
+        onMessage: (message) => message.reply(true),
+        onRefusal() {},
+      }))
+    );
+  }
+
+  async open(): Promise<void> {
+    await Promise.all(this.#nodes.map(({ server }) => server.nodes!.ready));
+    this.#pages.push(...this.#nodes.keys().map((node) => this.#page(node)));
+    await this.#world.until("all sessions", () => this.#pages.every(({ isIn }) => isIn));
+  }
+
+  /** Sends a request of some characters; returns its outcome. */
+  ask(node: number, chars = 0): () => string {
+    const page = this.#pages[node]!;
+    const id = page.ask({ topic: "ask", data: "x".repeat(chars) });
+    return () => {
+      const reply = page.replyTo(id);
+      return reply === undefined ? "none" : reply.error?.code ?? "granted";
+    };
+  }
+
+  /** Takes units at once; counts the granted ones. */
+  async take(node: number, unit: Unit, times: number): Promise<number> {
+    if (unit === "messages") {
+      const outcomes = Array.from({ length: times }, () => this.ask(node));
+      await this.#world.pause(TRIP_MS);
+      return outcomes.filter((outcome) => outcome() === "granted").length;
+    }
+    const pages = Array.from({ length: times }, () => this.#page(node));
+    await this.#world.pause(TRIP_MS);
+    const granted = pages.filter(({ entry }) => entry === "in");
+    const refused = pages.filter(({ entry }) => entry === CloseCode.tooMany);
+    assertEquals(granted.length + refused.length, times, "attempts with an outcome");
+    for (const page of granted) page.close();
+    return granted.length;
+  }
+
+  #page(node: number): Page {
+    return new Page(this.#world, this.#nodes[node]!.host, { token: "ann", name: `page-${node}` });
+  }
+}
+
+property("a burst at one node is a debt of the other, which pays it in time and no longer", {
+  cases: fc.record({
+    rate,
+    unit: fc.constantFrom("messages", "connections"),
+    trouble: fc.constantFrom("none", "slow", "late", "away"),
+    countMs: fc.nat(300),
+    awayMs: fc.integer({ min: 50, max: 1_500 }),
+    rounds: fc.integer({ min: 1, max: 2 }),
+  }),
+  async check(world, { rate, unit, trouble, countMs, awayMs, rounds }) {
+    const sharing = new Sharing(world, { scope: "perUser", rates: { [unit]: rate } });
+    const { engine } = sharing;
+    await sharing.open();
+    const fillMs = 1_000 * rate.burst / rate.perSecond;
+    await world.pause(2 * fillMs);
+    for (let round = 0; round < rounds; round++) {
+      const paidMs = world.nowMs + fillMs;
+      assertEquals(await sharing.take(0, unit, rate.burst + 1), rate.burst, "a burst");
+      // The node counts alone first, so that no request waits for the engine.
+      assertEquals(await sharing.take(1, unit, rate.burst + 1), rate.burst, "at another node");
+      assertEquals(await sharing.take(1, unit, 1), 0, "in debt");
+      engine.callMs.take = trouble === "slow" ? countMs : trouble === "late" ? 4 * WAIT_MS : 0;
+      if (trouble === "away") engine.goAway();
+      if (trouble !== "none") await world.pause(awayMs);
+      engine.comeBack();
+      engine.callMs.take = 0;
+      await world.pause(Math.max(0, paidMs - world.nowMs) + AGAIN_MS + SLACK_MS + 4 * WAIT_MS);
+      assertEquals(await sharing.take(1, unit, 1), 1, `after a debt with ${trouble}`);
+      await world.pause(3 * fillMs + AGAIN_MS);
+    }
+  },
+});
+
+property(
+  "a node without its engine counts alone: it refuses nothing for a debt, and owes nothing",
+  {
+    cases: fc.record({ rate, unit: fc.constantFrom("messages", "connections") }),
+    async check(world, { rate, unit }) {
+      const rates = { messages: rate, connections: rate };
+      const sharing = new Sharing(world, { scope: "perUser", rates });
+      const { engine } = sharing;
+      await sharing.open();
+      const [fillMs, tokenMs] = [1_000 * rate.burst / rate.perSecond, 1_000 / rate.perSecond];
+      await world.pause(2 * fillMs);
+      for (const node of [0, 1]) await sharing.take(node, unit, rate.burst);
+      await world.pause(tokenMs);
+      assertEquals(await sharing.take(1, unit, 1), 0, "in debt");
+      engine.goAway();
+      // The node notices by a count of the other unit.
+      await sharing.take(1, unit === "messages" ? "connections" : "messages", 1);
+      await world.pause(tokenMs);
+      assertEquals(await sharing.take(1, unit, 1), 1, "in debt without the engine");
+      engine.comeBack();
+      await world.pause(3 * fillMs + 2 * AGAIN_MS);
+
+      engine.goAway();
+      await sharing.take(1, unit, 1);
+      engine.comeBack();
+      await world.pause(tokenMs);
+      for (const node of [1, 0]) {
+        assertEquals(await sharing.take(node, unit, rate.burst), rate.burst, `a burst at ${node}`);
+      }
+      await world.pause(tokenMs);
+      assertEquals(await sharing.take(0, unit, 1), 1, "after tokens that no node owes");
+    },
+  },
+);
+
+property("a message larger than its burst delays the next ones on all nodes, and is paid in time", {
+  cases: fc.record({
+    scope: fc.constantFrom("perUser", "perAddress"),
+    burst: fc.integer({ min: 300, max: 600 }),
+    burstsPerSecond: fc.integer({ min: 1, max: 3 }),
+    /** Size of the message, in percent of a burst. */
+    percent: fc.integer({ min: 150, max: 360 }),
+  }),
+  async check(world, { scope, burst, burstsPerSecond, percent }) {
+    const perSecond = burst * burstsPerSecond;
+    const sharing = new Sharing(world, { scope, rates: { bytes: { perSecond, burst } } });
+    await sharing.open();
+    const outcomeOf = async (node: number, chars = 0) => {
+      const outcome = sharing.ask(node, chars);
+      await world.until("an outcome", () => outcome() !== "none");
+      return outcome();
+    };
+    const bytes = burst * percent / 100;
+    assertEquals(await outcomeOf(0, bytes), "granted", "a large message");
+    const owedMs = 1_000 * (bytes - burst) / perSecond;
+    if (owedMs > 2 * TRIP_MS) assertEquals(await outcomeOf(0), "too-many", "before it is paid");
+    await world.pause(owedMs + SLACK_MS);
+    assertEquals(await outcomeOf(0), "granted", "once it is paid");
+    await world.pause(1_000 / burstsPerSecond + SLACK_MS);
+    assertEquals(await outcomeOf(1), "granted", "at the other node");
+  },
+});
+
+property("a flood at two nodes passes at the shared rate, and leaves no debt", {
+  cases: fc.record({
+    rate,
+    countMs: fc.nat(300),
+    /** Times at which the engine is unreachable, and reachable again. */
+    outages: fc.array(fc.integer({ min: 50, max: 1_500 }), { maxLength: 3 }),
+    gapMs: fc.integer({ min: 60, max: 140 }),
+    slower: fc.integer({ min: 1, max: 3 }),
+  }),
+  async check(world, { rate, countMs, outages, gapMs, slower }) {
+    const sharing = new Sharing(world, { scope: "perUser", rates: { messages: rate } });
+    const { engine } = sharing;
+    await sharing.open();
+    const floodMs = 3_000;
+    engine.callMs.take = countMs;
+    const failing = (async () => {
+      for (const ms of outages) {
+        engine.goAway();
+        await world.pause(ms / 2);
+        engine.comeBack();
+        await world.pause(ms / 2);
+      }
+    })();
+    const outcomes: (() => string)[] = [];
+    const endMs = world.nowMs + floodMs;
+    await Promise.all([1, slower].map(async (times, node) => {
+      while (world.nowMs < endMs) {
+        outcomes.push(sharing.ask(node));
+        await world.pause(times * gapMs);
+      }
+    }));
+    await failing;
+    await world.pause(TRIP_MS);
+    const granted = outcomes.filter((outcome) => outcome() === "granted").length;
+    const refilled = rate.perSecond * (floodMs + TRIP_MS) / 1_000;
+    // Each node grants a burst, and one more before it knows the counts of the other; without the
+    // engine, each node counts alone.
+    const isAlone = outages.length > 0;
+    const most = isAlone ? 2 * (rate.burst + refilled) : 4 * rate.burst + refilled;
+    const least = isAlone ? rate.burst : refilled / 2;
+    assert(
+      granted >= least && granted <= most,
+      `expected ${least} to ${most}, received ${granted}`,
+    );
+    engine.callMs.take = 0;
+    await world.pause(AGAIN_MS + WAIT_MS + 4_000 * rate.burst / rate.perSecond);
+    for (const node of [0, 1]) assertEquals(await sharing.take(node, "messages", 1), 1, "later");
+  },
+});
