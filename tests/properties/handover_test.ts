@@ -404,6 +404,8 @@ class Moving {
       this.#change(this.#front, { delayMs: oldDelayMs });
       this.#front = this.#newFront();
       outcomes.push(await this.#client.handOver());
+      const isDraining = this.#earlier!.state !== "connected";
+      assert(isDraining || !outcomes.at(-1), "the earlier session takes new work");
       when.moved.resolve();
     }
     // A move that failed opened no session, in which the client asks for nothing.
