@@ -7,7 +7,8 @@ import { pause } from "../../base/wait.ts";
 import { BrokerError } from "../../errors.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import { HIGH_WATER_MARK } from "../../session/queue/turn.ts";
-import { FaultyEngine } from "../faulty_broker.ts";
+import { MemoryBroker } from "../../pubsub/memory/broker.ts";
+import { FaultyEngine, pass, replyAfter } from "../faulty_broker.ts";
 import { collect, outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
@@ -264,7 +265,7 @@ property("each replay that reads the engine gives its turn back, whatever become
       history: { large: { bytes: 1 << 24 } },
       onError() {},
     }));
-    // A node has eight of these publications in memory.
+    // A node has seven or eight of these publications in memory.
     const all = range(1, 10);
     let epoch = "";
     for (const n of all) {
@@ -297,6 +298,104 @@ property("each replay that reads the engine gives its turn back, whatever become
     await engine.inner.close();
   },
 });
+
+property(
+  "readers of old positions receive the rest of the history, or all of the one that replaced it",
+  {
+    cases: fc.record({
+      before: fc.integer({ min: 10, max: 14 }),
+      readers: fc.array(
+        fc.record({
+          start: fc.constantFrom("position", "wrong tag", "last"),
+          /** A position that a node has to read. */
+          at: fc.integer({ min: 1, max: 2 }),
+          hasTag: fc.boolean(),
+        }),
+        { minLength: 1, maxLength: 4 },
+      ),
+      event: fc.constantFrom("nothing", "publications", "a loss", "a loss under the same epoch"),
+      meanwhile: fc.nat(4),
+    }),
+    async check(world, { before, readers, event, meanwhile }) {
+      const { runtime } = world.host("engine");
+      const isSame = event === "a loss under the same epoch";
+      const isLost = isSame || event === "a loss";
+      const make = () =>
+        new MemoryBroker({
+          runtime: isSame ? { ...runtime, randomUUID: () => "theepoch" } : runtime,
+        });
+      const engine = new FaultyEngine({ runtime, make });
+      const broker = engine.connect();
+      const held = Promise.withResolvers<void>();
+      let isDeaf = false;
+      broker.onDelivery = (publication, deliver) =>
+        isDeaf && publication.position ? undefined : deliver(publication);
+      const { server, host } = world.serve("node", () => ({
+        authorize: () => true,
+        broker,
+        history: { large: { size: 1_000, bytes: 1 << 26 } },
+        onError() {},
+      }));
+      const follower = read(world.connect("follower", host), "large");
+      await world.until("a follower", () => follower.subscription.status.current === "subscribed");
+      const positions: HistoryPosition[] = [];
+      /** Numbers by life of the engine. */
+      const lives: number[][] = [[]];
+      const publish = async (count: number, text = "") => {
+        for (; count > 0; count--) {
+          const n = lives.flat().length + 1;
+          const { position } = await server.topics.append("large", { n, text });
+          lives.at(-1)!.push(n);
+          positions.push(position!);
+          await world.pause(6);
+        }
+      };
+      // A node has seven or eight of these publications in memory.
+      await publish(before, "x".repeat(70_000));
+      broker.make("history.read", replyAfter(held.promise));
+      const returned = readers.map(({ start, at, hasTag }, i) => {
+        const { tag, ...place } = positions[at - 1]!;
+        const since = {
+          ...place,
+          ...(start === "wrong tag" ? { tag: "wrong" } : hasTag && tag && { tag }),
+        };
+        const client = world.connect(`reader-${i}`, host);
+        return read(client, "large", start === "last" ? { last: before - at } : { since });
+      });
+      const areIn = () => server.topics.subscribers("large").length === 1 + readers.length;
+      await world.until("all readers", areIn);
+      await world.pause(5);
+      broker.make("history.read", pass);
+      if (isLost) {
+        engine.lose();
+        lives.push([]);
+        // A history shows that it is another one by another publication at a known offset.
+        isDeaf = true;
+        await publish(meanwhile + (isSame ? before : 0));
+        isDeaf = false;
+        broker.interrupt();
+        await world.until("the news of the loss", () => follower.recoveries.length > 0);
+      } else if (event === "publications") await publish(meanwhile);
+      const known = lives.at(-1)!.length;
+      held.resolve();
+      await world.pause(QUIET_MS);
+      await publish(2);
+      const arrived = ({ got }: Reading) => got.at(-1) === lives.at(-1)!.at(-1);
+      await world.until("all publications", () => [follower, ...returned].every(arrived));
+      assertEquals(follower.got, lives.flat());
+      for (const [i, { start, at }] of readers.entries()) {
+        const { got, recoveries } = returned[i]!;
+        const isOther = isLost || start === "wrong tag";
+        const newest = Math.max(0, (isLost ? known : before) - (before - at));
+        const first = start === "last" ? newest : isOther ? known : at;
+        assertEquals(got, lives.at(-1)!.slice(first), `${start} at ${at}`);
+        const told = recoveries.map(({ recovered, reason }) => reason ?? recovered);
+        assertEquals(told, start === "last" ? [] : [isOther ? "new-epoch" : true]);
+      }
+      await engine.inner.close();
+    },
+  },
+);
 
 property("very many topics that miss publications at once are read again, some at a time", {
   cases: fc.record({
