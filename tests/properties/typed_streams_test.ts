@@ -1,0 +1,171 @@
+/** Typed messages on a stream that reads into the memory of earlier chunks, as QUIC of Deno does. */
+import { assertEquals } from "@std/assert";
+import fc from "fast-check";
+import { z } from "zod";
+import type { StructuredError } from "../../errors.ts";
+import { type Codec, jsonCodec } from "../../session/streams/codec.ts";
+import { msgpackCodec } from "../../session/streams/msgpack.ts";
+import type { DirectStream } from "../../transport/connection.ts";
+import { property } from "./property.ts";
+
+/** Value of memory that the stream has again. */
+const REUSED = 0xaa;
+
+/** Characters of one to four bytes. */
+const LETTERS = ["x", "é", "語", "🧶"] as const;
+
+/** A stream whose written bytes come back in chunks of given sizes, in memory that it lends. */
+class LendingStream implements DirectStream {
+  readonly #largest: number;
+  readonly #sizes: readonly number[];
+  readonly #written: Uint8Array[] = [];
+  #reads = 0;
+  #isEnded = false;
+  #wake = () => {};
+
+  constructor(largest: number, sizes: readonly number[]) {
+    this.#largest = largest;
+    this.#sizes = sizes;
+  }
+
+  async write(bytes: Uint8Array): Promise<void> {
+    // The writer must not change the bytes until the write is done.
+    await Promise.resolve();
+    this.#written.push(bytes.slice());
+    this.#wake();
+  }
+
+  close(): Promise<void> {
+    this.#isEnded = true;
+    this.#wake();
+    return Promise.resolve();
+  }
+
+  async read(used?: Uint8Array | null): Promise<Uint8Array | null> {
+    const buffer = used && used.length > 0 ? new Uint8Array(used.buffer as ArrayBuffer) : undefined;
+    buffer?.fill(REUSED);
+    while (this.#written.length === 0) {
+      if (this.#isEnded) return null;
+      await new Promise<void>((resolve) => this.#wake = resolve);
+    }
+    const share = this.#sizes[this.#reads++ % this.#sizes.length]!;
+    const most = Math.ceil(this.#largest * share / 100);
+    const chunk = buffer ?? new Uint8Array(this.#largest);
+    let size = 0;
+    while (size < most && this.#written.length > 0) {
+      const next = this.#written.shift()!;
+      const part = next.subarray(0, most - size);
+      chunk.set(part, size);
+      size += part.length;
+      if (part.length < next.length) this.#written.unshift(next.subarray(part.length));
+    }
+    return chunk.subarray(0, size);
+  }
+
+  cancel(): void {}
+  abort(): void {}
+}
+
+/** Passes bytes on as they are. */
+const BYTES: Codec = {
+  name: "bytes",
+  encode: (value) => value as Uint8Array,
+  decode: (bytes) => bytes,
+};
+
+/** Codecs, with a value for a message of a size and a first byte. */
+const FORMATS: Readonly<
+  Record<string, {
+    readonly codec: Codec;
+    readonly valueOf: (size: number, first: number) => unknown;
+  }>
+> = {
+  bytes: { codec: BYTES, valueOf: bytesOf },
+  msgpack: {
+    codec: msgpackCodec(),
+    valueOf: (size, first) => ({
+      name: LETTERS[first % LETTERS.length]!.repeat(size / 4),
+      pixels: bytesOf(size, first),
+      parts: [bytesOf(3, first), bytesOf(0, first)],
+    }),
+  },
+  json: {
+    codec: jsonCodec,
+    valueOf: (size, first) => ({ name: LETTERS[first % LETTERS.length]!.repeat(size / 4) }),
+  },
+};
+
+property(
+  "typed messages come whole and in order from a stream that reuses the memory of its chunks",
+  {
+    cases: fc.record({
+      format: fc.constantFrom(...Object.keys(FORMATS)),
+      /** Largest chunk, and how much of it each read fills, in percent. */
+      largest: fc.constantFrom(65_536, 5_000, 400, 7),
+      shares: fc.array(fc.integer({ min: 1, max: 100 }), { minLength: 1, maxLength: 4 }),
+      /** A schema may take its time. */
+      isLate: fc.boolean(),
+      /** Sizes: several messages in a chunk, about a chunk, and several chunks. */
+      messages: fc.array(
+        fc.tuple(fc.constantFrom(0, 1, 30, 300, 3_000, 40_000), fc.nat(250)),
+        { maxLength: 12 },
+      ),
+    }),
+    async check(world, { format, largest, shares, isLate, messages }) {
+      const { server, host } = world.serve("server");
+      const { near } = await world.meet(world.connect("client", host), server);
+      const direct = new LendingStream(largest, shares);
+      const schema = isLate ? z.any().refine(() => Promise.resolve(true)) : z.any();
+      const { codec, valueOf } = FORMATS[format]!;
+      const options = { registry: { 1: schema }, codec, stream: { direct } };
+      const writer = await near.structuredStream(options as never);
+      const reader = await near.structuredStream(options as never);
+      const sent = messages.map(([size, first]) => valueOf(size, first));
+      const sending = (async () => {
+        for (const value of sent) await writer.send(1 as never, value as never);
+        await writer.close();
+      })();
+      const got: unknown[] = [];
+      const reading = (async () => {
+        for await (const { data } of reader as AsyncIterable<{ readonly data: unknown }>) {
+          got.push(data);
+        }
+      })();
+      await world.inTime("the last message", Promise.all([sending, reading]));
+      assertEquals(got, sent);
+    },
+  },
+);
+
+property("a typed message may have as many bytes as its reader accepts, and not one more", {
+  cases: fc.record({
+    letter: fc.constantFrom(...LETTERS),
+    bytes: fc.integer({ min: 10, max: 3_000 }),
+    largest: fc.constantFrom(65_536, 400, 7),
+  }),
+  async check(world, { letter, bytes, largest }) {
+    const { server, host } = world.serve("server");
+    const { near } = await world.meet(world.connect("client", host), server);
+    const width = new TextEncoder().encode(letter).length;
+    const fits = letter.repeat(Math.floor(bytes / width));
+    // JSON has two quotes around a text.
+    const maxMessageBytes = 2 + fits.length / letter.length * width;
+    const stream = { direct: new LendingStream(largest, [100]) } as never;
+    const registry = { 1: z.string() };
+    const writer = await near.structuredStream({ registry, stream });
+    const reader = await near.structuredStream({ registry, stream, maxMessageBytes });
+    await writer.send(1, fits);
+    await writer.send(1, `${fits}x`);
+    const got: string[] = [];
+    const reading = (async () => {
+      for await (const { data } of reader) got.push(data);
+    })();
+    const end = reading.then(() => "an end", (error) => (error as StructuredError).reason);
+    assertEquals(await world.inTime("the end", end), "too-large");
+    assertEquals(got, [fits]);
+  },
+});
+
+function bytesOf(size: number, first: number): Uint8Array {
+  return Uint8Array.from({ length: size }, (_, i) => (first + i) % 251);
+}
