@@ -368,3 +368,59 @@ async function endSession(
   else for (const one of server.manager.all()) void one.close({ code: CloseCode.draining });
   await world.until("the next session", () => client.isConnected && client.session !== session);
 }
+
+property(
+  "a topic that its readers leave and join in one moment is confirmed in time, on each engine",
+  {
+    cases: fc.record({
+      engine: fc.constantFrom("memory", "redis", "sqlite", "nats"),
+      /** Changes of two clients in one moment. */
+      rounds: fc.array(
+        fc.array(fc.record({ client: fc.nat(1), topic: fc.nat(2) }), {
+          minLength: 1,
+          maxLength: 4,
+        }),
+        { maxLength: 8 },
+      ),
+    }),
+    async check(world, { engine, rounds }) {
+      const started = await world.engine(engine);
+      // Servers of NATS elect leaders first.
+      await world.pause(20_000);
+      const { server, host } = world.serve("node", (machine) => ({
+        broker: started.broker(machine),
+        authorize: () => true,
+        history: { "topic:{name}": {} },
+      }));
+      const clients = ["ada", "bob"].map((name) => world.connect(name, host));
+      await world.until("sessions", () => clients.every(({ isConnected }) => isConnected), 30_000);
+      const all = new Map<
+        string,
+        { readonly subscription: Subscription; readonly got: unknown[] }
+      >();
+      for (const [round, changes] of rounds.entries()) {
+        const ready: Promise<unknown>[] = [];
+        for (const { client, topic } of changes) {
+          const key = `${client} ${topic}`;
+          const left = all.get(key);
+          all.delete(key);
+          if (left !== undefined) void left.subscription.unsubscribe();
+          else {
+            const subscription = clients[client]!.subscribe(`topic:${topic}`);
+            const got: unknown[] = [];
+            void collect(subscription, ({ data }) => got.push(data));
+            all.set(key, { subscription, got });
+            ready.push(subscription.ready.catch(() => {}));
+          }
+        }
+        await world.inTime("all subscriptions", Promise.all(ready), 3_000);
+        for (const topic of range(0, 2)) server.publish(`topic:${topic}`, round);
+        await world.until(
+          "the publication at each reader",
+          () => [...all.values()].every(({ got }) => got.at(-1) === round),
+          3_000,
+        );
+      }
+    },
+  },
+);
