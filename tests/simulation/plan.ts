@@ -80,70 +80,19 @@ export interface Finding {
 
 /** Parts of the audit: exact outcomes are examined, once the cluster has settled. */
 export const AUDITS = [
-  "accounts",
-  "answers",
-  "bounds",
-  "bursts",
   "calls",
-  "carriers",
-  "claims",
-  "closings",
-  "comebacks",
   "contracts",
-  "credit",
-  "crowds",
-  "deploys",
-  "directories",
-  "doors",
-  "drains",
   "durable",
   "ends",
-  "engine-history",
-  "expiry",
   "failing-file",
-  "farewells",
-  "feeds",
-  "flows",
   "followers",
-  "forgetting",
-  "handlers",
-  "history",
-  "holes",
-  "hooks",
-  "inspector",
-  "keys",
   "laggards",
-  "lapses",
   "lists",
-  "lives",
-  "long",
-  "managers",
-  "nested",
-  "newcomers",
-  "node-calls",
-  "operations",
-  "options",
-  "pacing",
-  "passages",
-  "posts",
-  "questions",
-  "rates",
   "refusals",
   "relays",
-  "renewals",
-  "replays",
-  "restarts",
-  "returns",
-  "seats",
-  "sends",
-  "shares",
   "states",
-  "tabs",
   "takeovers",
-  "timers",
-  "tokens",
   "typed",
-  "visitors",
   "writers",
 ] as const;
 
@@ -278,22 +227,8 @@ const HARDENED_SHARE = 0.3;
 
 /** Parts of the audit with times, bounds and codes of WebTransport in memory, off in plans with HTTP/3. */
 const IN_MEMORY: ReadonlySet<string> = new Set<Feature>([
-  "audit:answers",
-  "audit:comebacks",
-  "audit:credit",
   "audit:ends",
-  "audit:seats",
-  "audit:sends",
-  "audit:timers",
   "audit:typed",
-]);
-
-/** Parts of the audit with bytes on the way as of the runtime's engine, off in plans with the hardened one. */
-const ON_RUNTIME: ReadonlySet<string> = new Set<Feature>([
-  "audit:answers",
-  "audit:comebacks",
-  "audit:replays",
-  "audit:returns",
 ]);
 
 /** Options of {@linkcode planOf}. */
@@ -386,8 +321,6 @@ export function planOf(seed: number, options: PlanOptions = {}): Plan {
   if (hasHttp3) features.push(HTTP3);
   const isHardened = random() < HARDENED_SHARE && !isFull;
   if (isHardened) features.push(HARDENED);
-  const used = features.filter((name) =>
-    !(hasHttp3 && IN_MEMORY.has(name)) && !(isHardened && ON_RUNTIME.has(name))
-  );
+  const used = features.filter((name) => !(hasHttp3 && IN_MEMORY.has(name)));
   return { seed, seconds, engine, nodes, clients, topics, features: used, actions };
 }
