@@ -194,3 +194,38 @@ function errorOf(code: number): StreamError {
 function codeOf(error: unknown): number | null | undefined {
   return error instanceof StreamError ? error.streamErrorCode : undefined;
 }
+
+property("a write that waits for room ends with its connection, however that ends", {
+  cases: fc.record({
+    transport: fc.constantFrom("websocket", "webtransport"),
+    writer: fc.constantFrom("client", "server"),
+    end: fc.constantFrom("a cut", "a close of the client", "a close of the server"),
+    kinds: fc.array(fc.constantFrom("unidirectional", "bidirectional"), {
+      minLength: 1,
+      maxLength: 3,
+    }),
+  }),
+  async check(world, { transport, writer, end, kinds }) {
+    const { server, host } = world.serve("node", () => ({
+      flowControl: CREDIT,
+      // Nobody reads.
+      onStream: () => new Promise<void>(() => {}),
+    }));
+    const client = world.connect("ada", host, { transports: [transport], flowControl: CREDIT });
+    const { near, far } = await world.meet(client, server);
+    const session = writer === "client" ? near : far;
+    const outcomes = await Promise.all(kinds.map(async (kind) => {
+      const writable = kind === "unidirectional"
+        ? await session.createUnidirectionalStream()
+        : (await session.createBidirectionalStream()).writable;
+      const stream = writable.getWriter();
+      void outcomeOf(stream.closed);
+      return Array.from({ length: 30 }, () => outcomeOf(stream.write(new Uint8Array(10_000))));
+    }));
+    await world.pause(500);
+    if (end === "a cut") world.cut(world.host("ada"));
+    else void (end === "a close of the client" ? near : far).close();
+    const all = await world.inTime("the end of all writes", Promise.all(outcomes.flat()), 60_000);
+    assert(all.some((outcome) => outcome !== "fulfilled"), "no write had to wait");
+  },
+});
