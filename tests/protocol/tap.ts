@@ -72,6 +72,11 @@ export class Tap implements AsyncDisposable {
     const early: (string | ArrayBuffer)[] = [];
     up.onmessage = ({ data }) => void early.push(data);
     await new Promise((resolve) => up.onopen = up.onclose = resolve);
+    if (up.readyState !== WebSocket.OPEN || request.signal.aborted) {
+      // The runtime never ends the upgrade of a client that left.
+      up.close();
+      return new Response(null, { status: 503 });
+    }
     const { socket: down, response } = Deno.upgradeWebSocket(
       request,
       up.protocol === "" ? {} : { protocol: up.protocol },
