@@ -106,9 +106,11 @@ export async function makeCall(logs: BrokerLogs, id: string, call: LogCall): Pro
   }
 }
 
-/** Makes a read of all records. */
-export function readAll(renews: boolean = false): LogCall {
-  return { kind: "read", options: { after: 0, maxRecords: 1_000, maxBytes: 1 << 26, renews } };
+/** Makes a read of all records after a position, which is no use of the log unless it renews. */
+export function readAll(
+  { after = 0, renews = false }: { readonly after?: number; readonly renews?: boolean } = {},
+): LogCall {
+  return { kind: "read", options: { after, maxRecords: 1_000, maxBytes: 1 << 26, renews } };
 }
 
 /**

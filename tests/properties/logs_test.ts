@@ -254,7 +254,7 @@ property("each call of a log has the result of the model, on two nodes of each e
 
 /** Calls that use a log, and one that only looks at it. */
 const USES = {
-  "a read": readAll(true),
+  "a read": readAll({ renews: true }),
   "a look": readAll(),
   "an append": { kind: "append", options: { records: [], cancel: "enough", maxBytes: PLENTY } },
 } as const satisfies Record<string, LogCall>;

@@ -7,7 +7,6 @@ import type { SimulatedNetwork } from "../../../testing/simulation/network/netwo
 import { SimulatedServer } from "../../../testing/simulation/programs.ts";
 import type { Simulation } from "../../../testing/simulation/simulation.ts";
 import type { Facts, LiveServer } from "../facts.ts";
-import { AUDIT_HISTORY } from "./audit/history.ts";
 import type { ClusterEngine } from "./engine.ts";
 import type { Journal } from "./journal.ts";
 import type { Permissions } from "./permissions.ts";
@@ -206,7 +205,7 @@ export class ClusterNode implements LiveServer {
       userOf: ({ user }) => user,
       expiresAt: ({ endsAt }) => endsAt,
       authorize: ({ user }, topic) => permissions.allows(user, topic),
-      history: { ...history, ...AUDIT_HISTORY },
+      history,
       limits: { maxSessionsPerUser, ...(has("limits") && LIMITS) },
       ...(perUser && { rates: { perUser: { messages: perUser } } }),
       ...(has("presence") && { rooms: ["room:{name}"] }),

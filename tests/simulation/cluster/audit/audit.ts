@@ -22,9 +22,6 @@ const AUDIT_MS = 60_000;
 /** Longest wait for a condition, in milliseconds: longer than a request to NATS that gets no answer. */
 const PATIENCE_MS = 8_000;
 
-/** Conditions of a network on which an envelope takes a known time, and none overtakes another. */
-export const STEADY = { delayMs: 1, jitterMs: 0 } as const;
-
 /** A session of either end. */
 export type AnySession = Session | NonNullable<Client["session"]>;
 

@@ -2,7 +2,7 @@
 import type { Client } from "../../../../client/client.ts";
 import type { Host } from "../../../../testing/simulation/host.ts";
 import type { Audit } from "./audit.ts";
-import { range } from "./history.ts";
+import { range } from "../../../properties/outcomes.ts";
 
 /** Time after which a stream without a use expires, in seconds. */
 const TTL_S = 2;

@@ -11,7 +11,7 @@ import type { Host } from "../../../../../testing/simulation/host.ts";
 import { oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 import { FailingLogs } from "../logs/failing_logs.ts";
-import { type Acknowledged, HistoryModel } from "./history_model.ts";
+import { type Acknowledged, HistoryModel } from "../../../../../pubsub/history/history_model.ts";
 
 /** Rounds of appends, and topics of the file. */
 const [ROUNDS, TOPICS] = [9, 4];

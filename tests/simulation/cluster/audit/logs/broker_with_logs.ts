@@ -1,8 +1,8 @@
-/** A broker whose calls of logs, or of the store, go as a test wants. */
+/** A broker whose calls of logs go as a test wants. */
 import type { Broker } from "../../../../../pubsub/broker.ts";
 
-/** A call of logs or of the store. */
-export type BrokerCall = (...values: readonly unknown[]) => Promise<unknown>;
+/** A call of logs. */
+type BrokerCall = (...values: readonly unknown[]) => Promise<unknown>;
 
 /** Makes the call of a name from the broker's own one. */
 type CallOf = (name: string | symbol, own: BrokerCall) => BrokerCall;
@@ -15,29 +15,14 @@ type CallOf = (name: string | symbol, own: BrokerCall) => BrokerCall;
  * @returns The broker, with the same state.
  */
 export function brokerWithLogs(broker: Broker, callOf: CallOf): Broker {
-  return brokerWith(broker, "logs", callOf);
-}
-
-/**
- * Makes a broker with other calls of the store.
- *
- * @param broker The broker for all else.
- * @param callOf Makes the call of a name from the broker's own one.
- * @returns The broker, with the same state.
- */
-export function brokerWithStore(broker: Broker, callOf: CallOf): Broker {
-  return brokerWith(broker, "store", callOf);
-}
-
-function brokerWith(broker: Broker, part: "logs" | "store", callOf: CallOf): Broker {
-  const calls = new Proxy(broker[part]!, {
+  const logs = new Proxy(broker.logs!, {
     get: (target: object, name) => {
       const value = boundTo(target, name);
       return typeof value === "function" ? callOf(name, value as BrokerCall) : value;
     },
   });
   return new Proxy(broker, {
-    get: (target, name) => name === part ? calls : boundTo(target, name),
+    get: (target, name) => name === "logs" ? logs : boundTo(target, name),
   });
 }
 

@@ -3,9 +3,15 @@ import { BrokerError } from "../../../../../errors.ts";
 import type { Broker } from "../../../../../pubsub/broker.ts";
 import { oneOf } from "../../chance.ts";
 import type { Audit, Expect } from "../audit.ts";
-import { callOf, read, shown } from "./calls.ts";
 import { PLENTY } from "./machine.ts";
-import { type LogOperation, type ModelState, outcomesOf } from "./model.ts";
+import {
+  type LogCall,
+  makeCall,
+  type ModelState,
+  outcomesOf,
+  readAll,
+  textOf,
+} from "../../../../../pubsub/logs/log_model.ts";
 
 /** Ids, of which fewer may be logs at once. */
 const [IDS, MAX_LOGS] = [["one", "two", "three", "four", "five"], 3] as const;
@@ -19,7 +25,7 @@ const SIZES = [10, 9_000] as const;
 /** A call with its result, or `undefined` for one that failed. */
 interface Made {
   readonly id: string;
-  readonly operation: LogOperation;
+  readonly operation: LogCall;
   readonly result: string | undefined;
 }
 
@@ -53,7 +59,7 @@ export class FailingLogs {
     const id = oneOf(this.#random, IDS);
     const operation = this.#draw(id);
     try {
-      return { id, operation, result: shown(await callOf(broker.logs!, id, operation)) };
+      return { id, operation, result: textOf(await makeCall(broker.logs!, id, operation)) };
     } catch (error) {
       if (!(error instanceof BrokerError)) {
         this.#expect("error of a log", "BrokerError", `${error}`);
@@ -70,14 +76,10 @@ export class FailingLogs {
   note({ id, operation, result }: Made): void {
     if (result === undefined) return;
     const state = this.#states.get(id);
-    const isBeyond = operation.kind === "create" && state === undefined &&
-      this.#size >= MAX_LOGS;
-    const outcome = isBeyond
-      ? { result: { kind: "too-many" }, next: undefined }
-      : outcomesOf(state, operation, this.#now)[0]!;
+    const [outcome] = outcomesOf(state, operation, this.#now, { others: this.#size });
     const about = `${operation.kind} of the log ${id} beside ${this.#size} logs`;
-    this.#expect(about, shown(outcome.result), result);
-    this.#states.set(id, outcome.next);
+    this.#expect(about, textOf(outcome!.result), result);
+    this.#states.set(id, outcome!.next);
   }
 
   /**
@@ -101,9 +103,9 @@ export class FailingLogs {
    */
   async compare(broker: Broker): Promise<void> {
     for (const id of IDS) {
-      const [outcome] = outcomesOf(this.#states.get(id), read(0), this.#now);
-      const result = await callOf(broker.logs!, id, read(0));
-      this.#expect(`content of the log ${id}`, shown(outcome!.result), shown(result));
+      const [outcome] = outcomesOf(this.#states.get(id), readAll(), this.#now);
+      const result = await makeCall(broker.logs!, id, readAll());
+      this.#expect(`content of the log ${id}`, textOf(outcome!.result), textOf(result));
     }
   }
 
@@ -117,7 +119,7 @@ export class FailingLogs {
   }
 
   /** Draws a call: creations above all, so that the number of logs is often at the bound. */
-  #draw(id: string): LogOperation {
+  #draw(id: string): LogCall {
     const random = this.#random;
     const draw = random();
     const number = ++this.#count;
@@ -135,7 +137,7 @@ export class FailingLogs {
     if (draw < 0.8) return { kind: "retain", fork, options };
     if (draw < 0.87) return { kind: "release", fork };
     // The next record of a producer, or a repetition.
-    const [epoch, seq] = this.#states.get(id)?.producers.p ?? [0, -1];
+    const [epoch, seq] = this.#states.get(id)?.producers.get("p") ?? [0, -1];
     const producer = { id: "p", epoch, seq: seq + (seq < 0 || random() < 0.7 ? 1 : 0) };
     const keep = { records: 2, bytes: 20_000 };
     return {

@@ -6,7 +6,7 @@ import { RESCUE_INTERVAL_MS } from "../../../../../pubsub/logs/stream_logs.ts";
 import { RESUME_LEASE_MS } from "../../../../../server/durable/answers.ts";
 import { between, oneOf, shuffled } from "../../chance.ts";
 import type { Audit, Expect } from "../audit.ts";
-import { range } from "../history.ts";
+import { range } from "../../../../properties/outcomes.ts";
 import { AnswerNode } from "./answer_node.ts";
 import { LogMachine } from "./machine.ts";
 

@@ -5,9 +5,16 @@ import type { Host } from "../../../../../testing/simulation/host.ts";
 import { between, oneOf } from "../../chance.ts";
 import type { RedisServers } from "../../engine.ts";
 import type { Audit } from "../audit.ts";
-import { callOf, read, shown } from "./calls.ts";
 import { LogMachine, PLENTY } from "./machine.ts";
-import { type LogOperation, type ModelLog, type ModelState, outcomesOf } from "./model.ts";
+import {
+  type LogCall,
+  makeCall,
+  type ModelLog,
+  type ModelState,
+  outcomesOf,
+  readAll,
+  textOf,
+} from "../../../../../pubsub/logs/log_model.ts";
 
 /** Logs, losses one after the other, and calls before a loss, that are lost, and behind. */
 const [LOGS, LOSSES, CALLS] = [["a", "b", "c"], 2, { before: 6, lost: 8, behind: 22 }] as const;
@@ -90,7 +97,7 @@ class LostRecords {
       await this.#callSome(CALLS.behind);
     }
     for (const node of this.#nodes) {
-      for (const id of LOGS) await this.#call(node, id, read(0));
+      for (const id of LOGS) await this.#call(node, id, readAll());
     }
   }
 
@@ -134,7 +141,7 @@ class LostRecords {
     await Promise.all(this.#nodes.map(async ({ machine }) => {
       const { broker } = machine;
       // A node that has not heard of the end of a connection yet fails here.
-      const probe = () => machine.run(() => callOf(machine.logs, "probe", read(0)));
+      const probe = () => machine.run(() => makeCall(machine.logs, "probe", readAll()));
       for (let left = LOOKS; left > 0; left--) {
         await this.#audit.until(() => broker.status.current.name === "connected", BACK_MS);
         const isThere = await probe().then(() => true, () => false);
@@ -152,7 +159,7 @@ class LostRecords {
   }
 
   /** Makes a call, and compares the result with the model. */
-  async #call(node: Node, id: string, operation: LogOperation): Promise<void> {
+  async #call(node: Node, id: string, operation: LogCall): Promise<void> {
     const { machine, heard, announced } = node;
     const before = this.#states.get(id);
     const known = heard.get(id);
@@ -161,7 +168,7 @@ class LostRecords {
     const state = isLost ? { ...before, identity: `${RENEWED}${++this.#count}` } : before;
     const announcements = announced.get(id) ?? 0;
     const at = { fromMs: this.#audit.nowMs, toMs: this.#audit.nowMs };
-    const result = await machine.run(() => callOf(machine.logs, id, operation))
+    const result = await machine.run(() => makeCall(machine.logs, id, operation))
       .catch((error) => `${error}`);
     const outcome = outcomesOf(state, this.#named(operation), at)[0]!;
     const { next } = outcome;
@@ -169,10 +176,10 @@ class LostRecords {
     if (next === undefined) heard.delete(id);
     else heard.set(id, heardOf(next, known));
     const about = `${operation.kind} of ${id} at ${machine.host.name}, which heard ${
-      shown(known ?? "nothing")
-    } of ${shown(before ?? "none")}`;
+      textOf(known ?? "nothing")
+    } of ${textOf(before ?? "none")}`;
     const received = this.#withNames(result, state?.identity);
-    this.#expect(about, shown(outcome.result), shown(received));
+    this.#expect(about, textOf(outcome.result), textOf(received));
     if (!isLost) return;
     await this.#audit.until(() => (announced.get(id) ?? 0) > announcements, TURN_MS);
     const isTold = (announced.get(id) ?? 0) > announcements;
@@ -203,7 +210,7 @@ class LostRecords {
   }
 
   /** Writes an operation with the names of the model. */
-  #named(operation: LogOperation): LogOperation {
+  #named(operation: LogCall): LogCall {
     const nameOf = (identity: string) => this.#names.get(identity) ?? identity;
     if (operation.kind === "retain") {
       const { options } = operation;
@@ -223,7 +230,7 @@ class LostRecords {
     return shownAs ?? (name.startsWith(RENEWED) ? "another0" : name);
   }
 
-  #draw(id: string): LogOperation {
+  #draw(id: string): LogCall {
     const random = this.#random;
     const state = this.#states.get(id);
     const number = ++this.#count;
@@ -232,7 +239,7 @@ class LostRecords {
       { length: 1 + Math.floor(2 * random()) },
       (_, i) => `${number}/${i}`,
     );
-    const creation: LogOperation = {
+    const creation: LogCall = {
       kind: "create",
       options: {
         config: { contentType: "text/plain" },
@@ -243,7 +250,7 @@ class LostRecords {
     };
     if (state === undefined && random() < 0.7) return creation;
     const draw = random();
-    if (draw < 0.3) return read(Math.max(0, endOf(state) - Math.floor(3 * random())));
+    if (draw < 0.3) return readAll({ after: Math.max(0, endOf(state) - Math.floor(3 * random())) });
     if (draw < 0.36) return creation;
     if (draw < 0.4) return { kind: "delete", ifExpired: random() < 0.4 };
     if (draw < 0.46) {
@@ -252,7 +259,7 @@ class LostRecords {
     }
     if (draw < 0.5) return { kind: "release", fork: "fork1" };
     const isBare = random() < 0.2;
-    const producer = { id: "p", epoch: 0, seq: (state?.producers.p?.[1] ?? -1) + 1 };
+    const producer = { id: "p", epoch: 0, seq: (state?.producers.get("p")?.[1] ?? -1) + 1 };
     return {
       kind: "append",
       options: {

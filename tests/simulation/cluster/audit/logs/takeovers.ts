@@ -11,7 +11,7 @@ import { RESUME_LEASE_MS } from "../../../../../server/durable/answers.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import { between, oneOf } from "../../chance.ts";
 import { type Audit, type Expect, outcomeOf } from "../audit.ts";
-import { range } from "../history.ts";
+import { range } from "../../../../properties/outcomes.ts";
 import { AnswerNode, ITEM_MS, KEEP_MS } from "./answer_node.ts";
 import { brokerWithLogs } from "./broker_with_logs.ts";
 import { LogMachine, PLENTY, SEARCH_MS } from "./machine.ts";

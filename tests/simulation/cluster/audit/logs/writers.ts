@@ -3,7 +3,7 @@ import { pause } from "../../../../../base/wait.ts";
 import type { DurableStreamWriter } from "../../../../../server/durable/writer.ts";
 import { oneOf } from "../../chance.ts";
 import { type Audit, outcomeOf } from "../audit.ts";
-import { range } from "../history.ts";
+import { range } from "../../../../properties/outcomes.ts";
 import { auditFailures } from "./failures.ts";
 import { LogMachine, SEARCH_MS, SIGN_SHARE } from "./machine.ts";
 

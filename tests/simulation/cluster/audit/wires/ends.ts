@@ -4,7 +4,7 @@ import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { between, oneOf } from "../../chance.ts";
 import { FINAL, nameAfter } from "../../../closes.ts";
 import type { AnySession, Audit } from "../audit.ts";
-import { range } from "../history.ts";
+import { range } from "../../../../properties/outcomes.ts";
 import { auditClockSteps } from "./clock_steps.ts";
 import { auditEarlyMarks } from "./early_marks.ts";
 import { HeldStreams } from "./held_streams.ts";

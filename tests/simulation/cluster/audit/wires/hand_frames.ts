@@ -2,7 +2,7 @@
 import { CloseCode } from "../../../../../errors.ts";
 import { encodeBinary } from "../../../../../session/wire/encode.ts";
 import type { Audit } from "../audit.ts";
-import { range } from "../history.ts";
+import { range } from "../../../../properties/outcomes.ts";
 import { framesOf, noteOf } from "./hand_connection.ts";
 import { ByHand, FRAME_BYTES, MAX_MESSAGE_BYTES, ROUND_MS } from "./http_by_hand.ts";
 import { auditReplacedStreams } from "./replaced_streams.ts";

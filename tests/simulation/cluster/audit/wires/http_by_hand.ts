@@ -2,7 +2,7 @@
 import { CloseCode } from "../../../../../errors.ts";
 import { between, oneOf, shuffled } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
-import { range } from "../history.ts";
+import { range } from "../../../../properties/outcomes.ts";
 import { type UserNode, UserNodes } from "../users/user_nodes.ts";
 import {
   type Asked,

@@ -9,7 +9,7 @@ import { Session, SKEIN_PROTOCOL } from "../../../../../session/session.ts";
 import { sessionSettings } from "../../../../../session/session_settings.ts";
 import { between, oneOf } from "../../chance.ts";
 import { type AnySession, type Audit, type Expect, outcomeOf } from "../audit.ts";
-import { range } from "../history.ts";
+import { range } from "../../../../properties/outcomes.ts";
 
 /** Longest time between the end and a beginning, and share of beginnings in the turn of the end. */
 const [BEHIND_MS, SAME_TURN_SHARE] = [40, 0.5] as const;

@@ -6,7 +6,7 @@ import type { Host } from "../../../../../testing/simulation/host.ts";
 import type { Session } from "../../../../../session/session.ts";
 import { between, oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
-import { range } from "../history.ts";
+import { range } from "../../../../properties/outcomes.ts";
 import { BEAT_MS } from "../places/service.ts";
 import { type UserNode, UserNodes } from "../users/user_nodes.ts";
 import { auditForeignPages } from "./foreign_pages.ts";

@@ -1,7 +1,7 @@
 /** Event streams of one connection, each in the place of the last: rule 26.5 of the protocol. */
 import { between } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
-import { range } from "../history.ts";
+import { range } from "../../../../properties/outcomes.ts";
 import { type ByHand, ROUND_MS } from "./http_by_hand.ts";
 
 /** Requests for events of one connection. */

@@ -7,7 +7,7 @@ import type { StructuredStreamOptions } from "../../../../../session/streams/str
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { oneOf } from "../../chance.ts";
 import { type AnySession, type Audit, hearAll, outcomeOf } from "../audit.ts";
-import { range } from "../history.ts";
+import { range } from "../../../../properties/outcomes.ts";
 import { auditLentChunks } from "./lent_chunks.ts";
 
 /** Credit of both ends: less than a burst. */

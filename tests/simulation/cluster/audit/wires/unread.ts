@@ -5,7 +5,7 @@ import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import type { BidirectionalStream } from "../../../../../transport/connection.ts";
 import { between, oneOf } from "../../chance.ts";
 import { type AnySession, type Audit, outcomeOf } from "../audit.ts";
-import { range } from "../history.ts";
+import { range } from "../../../../properties/outcomes.ts";
 
 /** Ways in which a session ends. */
 const WAYS = [
