@@ -36,6 +36,8 @@ export const FAULTS = {
   "a client's clock that jumps": (_world, { client }) => client.jumpClock(3_600_000),
   "a server's clock that jumps back": (_world, { server }) => server.host.jumpClock(-3_600_000),
   "a restart of the server": (_world, { server }) => {
+    // Another restart is under way.
+    if (!server.host.isAlive) return;
     server.host.kill();
     return () => server.restart();
   },

@@ -20,6 +20,9 @@ const RUNS = 5;
 /** Seed of `deno task test`. */
 const SEED = 1;
 
+/** Longest search for a smaller case, in milliseconds: a test has two minutes. */
+const SHRINK_MS = 30_000;
+
 // By default, fast-check draws lists of at most ten items, whatever their `maxLength`.
 fc.configureGlobal({ defaultSizeToMaxWhenMaxSpecified: true });
 
@@ -51,7 +54,7 @@ export interface PropertyParts<Case> {
  * @param name The statement, in plain words.
  * @param parts See {@linkcode PropertyParts}.
  *
- * @example A queue gives back what it took
+ * @example A number comes back
  * ```ts ignore
  * property("a number comes back as it was sent", {
  *   cases: fc.record({ n: fc.integer(), transport: fc.constantFrom("websocket", "webtransport") }),
@@ -71,19 +74,38 @@ export function property<Case>(name: string, parts: PropertyParts<Case>): void {
     Deno.test(`${name}: ${bug}`, () => play(SEED, value));
   }
   Deno.test(name, async () => {
-    const numRuns = numberOf("PROPERTY_RUNS") ?? parts.runs ?? RUNS;
-    const seed = numberOf("PROPERTY_SEED") ?? SEED;
+    const numRuns = numberOf("PROPERTY_RUNS", 1) ?? parts.runs ?? RUNS;
+    const seed = numberOf("PROPERTY_SEED", 0) ?? SEED;
     // A smaller seed of the world is no plainer case.
-    const drawn = fc.asyncProperty(fc.noShrink(fc.nat()), cases, play);
+    const drawn = fc.asyncProperty(fc.noShrink(fc.nat()), cases, untilLate(play));
     const details = await fc.check(drawn, { numRuns, seed });
     if (details.failed) throw new Error(explain(details));
   });
 }
 
-/** Reads a number from the variables of the process. */
-function numberOf(name: string): number | undefined {
+/** Passes all cases some time after the first failure, so that the search for smaller ones ends. */
+function untilLate<Args extends unknown[]>(
+  play: (...args: Args) => Promise<void>,
+): (...args: Args) => Promise<void> {
+  let lateMs = Infinity;
+  return async (...args) => {
+    if (performance.now() > lateMs) return;
+    try {
+      await play(...args);
+    } catch (error) {
+      lateMs = Math.min(lateMs, performance.now() + SHRINK_MS);
+      throw error;
+    }
+  };
+}
+
+/** Reads an integer from the variables of the process. */
+function numberOf(name: string, least: number): number | undefined {
   const text = Deno.env.get(name);
-  return text === undefined ? undefined : Number(text);
+  if (text === undefined) return undefined;
+  const number = Number(text);
+  if (text !== "" && Number.isSafeInteger(number) && number >= least) return number;
+  throw new TypeError(`Cannot play: ${name} must be an integer from ${least}, received "${text}"`);
 }
 
 /** Tells the smallest case, its failure, and how to play it again. */
@@ -98,5 +120,6 @@ function explain<Case>(
     errorInstance instanceof Error ? errorInstance.message : `${errorInstance}`,
     "",
     `again: PROPERTY_SEED=${seed} PROPERTY_RUNS=${numRuns} deno task test FILE`,
+    `seed of the world: ${counterexample?.[0]}`,
   ].join("\n");
 }

@@ -118,9 +118,9 @@ export class World {
     } catch (error) {
       throw world.#explained(error);
     } finally {
-      for (const part of [...world.#engines, ...world.#replaced]) part[Symbol.dispose]();
       globalThis.removeEventListener("unhandledrejection", onRejection);
       Object.assign(console, { warn, error });
+      for (const part of [...world.#engines, ...world.#replaced]) part[Symbol.dispose]();
     }
   }
 
