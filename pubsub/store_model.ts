@@ -1,4 +1,4 @@
-/** References of the rows that nodes share: claims, and buckets of tokens. Times are those of calls. */
+/** Models of the rows that nodes share: claims and token buckets. All times are in milliseconds. */
 import type { TakenTokens, TokenRate } from "./broker.ts";
 
 /** Difference of two clocks that show whole milliseconds. */

@@ -74,10 +74,10 @@ const NAMES = Object.keys(CALLS) as CallName[];
 const WAITING = NAMES.filter((name) => name !== "move");
 
 const calls = fc.record({
-  /** Calls before the end, and those of a client whose session is lost. */
+  /** Calls before the end, and calls after the session is lost. */
   before: fc.subarray(WAITING),
   lost: fc.subarray(WAITING.filter((name) => name !== "messages")),
-  /** Calls after so many steps of promises behind the call that ends the client. */
+  /** Calls after the one that ends the client, each with the microtasks in between. */
   after: fc.array(
     fc.tuple(
       fc.constantFrom(...WAITING.filter((name) => name !== "messages" && name !== "outbox")),

@@ -55,7 +55,7 @@ const read = fc.record({
 const trouble = fc.record({
   kind: fc.constant("trouble"),
   node,
-  of: fc.constantFrom("a cut", "a silent cut", "a closed way", "a slow way"),
+  of: fc.constantFrom("a cut", "a silent cut", "a closed way", "a slow link"),
   lastsMs: fc.integer({ min: 50, max: 4_000 }),
   count: fc.integer({ min: 1, max: 5 }),
 });

@@ -23,10 +23,10 @@ export type Fault = (world: World, ends: FaultyEnds) => (() => void) | void;
 export const FAULTS = {
   "a cut": (world, { client }) => void world.cut(client),
   "a silent cut": (world, { client }) => void world.cut(client, true),
-  "a cut that only the server hears": (world, { client }) => void world.cut(client, "client"),
-  "a cut that only the client hears": (world, { client }) => void world.cut(client, "server"),
+  "a cut that only the server notices": (world, { client }) => void world.cut(client, "client"),
+  "a cut that only the client notices": (world, { client }) => void world.cut(client, "server"),
   "a partition": (world, ends) => changed(world, ends, { isBlocked: true }, { isBlocked: false }),
-  "a slow way": (world, ends) =>
+  "a slow link": (world, ends) =>
     changed(world, ends, { bytesPerSecond: 20_000 }, { bytesPerSecond: Infinity }),
   "lost packets": (world, ends) => changed(world, ends, { lossRate: 0.1 }, { lossRate: 0 }),
   "refused connections": (world, ends) =>
@@ -51,7 +51,7 @@ export interface PlannedFault {
   readonly kind: FaultName;
   /** Time from the start of the plan, in milliseconds. */
   readonly atMs: number;
-  /** Duration, in milliseconds; ignored by a fault that is over at once. */
+  /** Duration, in milliseconds; ignored by an instantaneous fault. */
   readonly lastsMs: number;
 }
 

@@ -6,7 +6,7 @@ import { type ConnectionSlot, HandshakeLimits } from "../../transport/hardened/h
 import { range } from "./outcomes.ts";
 import { property } from "./property.ts";
 
-/** Addresses by account: those of a network of 64 bits are one. */
+/** Addresses by account: IPv6 addresses in the same /64 share one. */
 const ADDRESSES = [
   ["203.0.113.1"],
   ["203.0.113.2"],

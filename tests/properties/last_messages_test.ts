@@ -34,7 +34,7 @@ type Message = typeof message extends fc.Arbitrary<infer T> ? T : never;
 const messages = fc.array(message, { maxLength: 5 });
 
 const round = fc.record({
-  /** Messages of an earlier turn, so many milliseconds before the end, and those of the last turn. */
+  /** Messages sent some milliseconds before the end, and messages of the last turn. */
   earlier: fc.option(fc.tuple(messages, fc.nat(30)), { nil: undefined }),
   last: messages,
   end: fc.constantFrom("nothing", "close", "disconnect", "close of all"),

@@ -87,7 +87,7 @@ class Handlers {
     return call.id;
   };
 
-  /** Makes the items of a response, beside the next handler. */
+  /** Makes the items of a response while the next handler runs. */
   readonly items = (message: Received): AsyncIterable<number> => {
     const call = this.#begin(message);
     const [world, end] = [this.#world, () => this.#end(call, message)];
@@ -327,7 +327,7 @@ function checkClose(
   assertEquals(calls.filter(({ startMs }) => startMs > atMs).length, 0, "handlers after onClose");
 }
 
-/** Handlers beside the first one, for each end, and requests within each other that fit. */
+/** Handlers of each end that may run at once in addition to the first, and the deepest nesting. */
 const [BESIDE, DEEPEST] = [8, 18] as const;
 
 property(

@@ -1,4 +1,4 @@
-/** Rooms on two nodes as clients see them: lists, changes and counts, also amid losses and slow links. */
+/** Rooms on two nodes as clients see them: members, changes and counts, with losses and slow links. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { PRESENCE_PREFIX, type PresenceNotice } from "../../session/wire/presence_notice.ts";

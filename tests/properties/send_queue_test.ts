@@ -21,7 +21,7 @@ const FILL = "fill";
 
 /** Faults of the way, by name: each begins once the connection is full, and ends with the backlog. */
 const FAULTS = {
-  "a slow way": { bytesPerSecond: 200_000 },
+  "a slow link": { bytesPerSecond: 200_000 },
   "a fast way": {},
   "lost packets": { lossRate: 0.02 },
 } as const;
@@ -30,7 +30,7 @@ const cases = fc.record({
   sender: fc.constantFrom("server", "client"),
   transport: fc.constantFrom("websocket", "webtransport", "http"),
   bound: fc.constantFrom("messages", "bytes"),
-  fault: fc.constantFrom("a fast way", "a slow way", "lost packets"),
+  fault: fc.constantFrom("a fast way", "a slow link", "lost packets"),
   /** Policy, topic and size of each message. */
   messages: fc.array(
     fc.record({

@@ -167,7 +167,7 @@ class Managed {
     }
   }
 
-  /** Compares all that the manager tells with the model, and its sums with those of its sessions. */
+  /** Compares what the manager reports with the model, and its totals with the sums over its sessions. */
   look(): void {
     const manager = this.#manager;
     const known = this.#known;

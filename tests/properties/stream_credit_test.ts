@@ -130,7 +130,7 @@ async function write(
   }
 }
 
-/** Reads a flow; fails if the bytes or the end are not those of the writer. */
+/** Reads a flow; fails if the bytes or the end differ from what the writer sent. */
 async function read(
   world: World,
   reader: ReadableStreamDefaultReader<Uint8Array>,

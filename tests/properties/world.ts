@@ -29,22 +29,22 @@ const MAX_CASE_MS = 24 * 3_600_000;
 /** Longest wait for a state, in milliseconds: longer than a request to NATS that gets no answer. */
 const PATIENCE_MS = 8_000;
 
-/** Time between two looks at a state, in milliseconds. */
+/** Polling interval of `until()`, in milliseconds. */
 const LOOK_MS = 5;
 
 /** Virtual time that passes without a look at the case, in milliseconds. */
 const SLICE_MS = 50;
 
 /**
- * Time in which all that was closed has to be gone, in milliseconds: longer than a system repeats
- * what it sent to a machine without power.
+ * Longest time until closed connections and timers are gone, in milliseconds: longer than a system
+ * resends to a machine without power.
  */
 const REST_MS = 1_000_000;
 
 /** Lines of the timeline that a failure shows. */
 const MAX_LINES = 40;
 
-/** Transports, two of which also on the library's own code instead of a model of the platform. */
+/** Transports; `hardened` and `http3` run on the library's own WebSocket and HTTP/3 code. */
 export const CARRIERS = ["websocket", "webtransport", "http", "hardened", "http3"] as const;
 
 /** Name of a transport, and of the code that carries it. */
@@ -98,7 +98,7 @@ export class World {
    * Plays a case in a world of its own, then closes all clients and servers. A case also fails if an
    * error was not caught, or if a timer or a connection is left at the end.
    *
-   * @param seed Source of all chance of the world.
+   * @param seed Seed of every random choice of the world.
    * @param check Plays the case.
    * @throws The error of the case, with the timeline in its message.
    */
@@ -130,7 +130,7 @@ export class World {
   }
 
   /**
-   * Makes a machine, or takes the one of that name.
+   * Returns the machine with a name, and creates it if needed.
    *
    * @param name Name of the machine.
    * @returns The machine.
@@ -318,7 +318,7 @@ export class World {
    * Cuts all connections that a machine opened.
    *
    * @param host The machine.
-   * @param silent The ends that do not hear of the end.
+   * @param silent The ends that are not notified.
    * @returns Number of connections.
    */
   cut(host: Host, silent: boolean | "client" | "server" = false): number {
@@ -354,7 +354,9 @@ export class World {
       await this.simulation.run(SLICE_MS);
       if (this.#errors.length > 0) throw this.#errors[0];
     }
-    if (outcome === undefined) throw new AssertionError("expected an end, received none in a day");
+    if (outcome === undefined) {
+      throw new AssertionError("expected the case to finish within 24 h of virtual time");
+    }
     if ("error" in outcome) throw outcome.error;
   }
 
