@@ -107,11 +107,12 @@ export function checkArrows(repository: Repository): Violation[] {
   const violations: Violation[] = [];
   const imports = readImports(files);
   const edges = graphOf(imports);
+  const entries = entriesOf(repository);
   for (const [path, source] of files) {
     const local = edges.get(path) ?? [];
-    if (isExample(path)) violations.push(...checkExample(repository, path, local));
+    if (isExample(path)) violations.push(...checkExample(entries, path, local));
     if (/^tests\/[^/]+_test\.ts$/.test(path)) {
-      violations.push(...checkTest(repository, path, local));
+      violations.push(...checkTest(entries, path, local));
     }
     if (!isLibrary(path)) continue;
     violations.push(...local.flatMap(checkEdge), ...checkExports(path, source));
@@ -226,8 +227,11 @@ function entriesOf({ exports }: Repository): Set<string> {
   return new Set(Object.values(exports).map((file) => file.replace(/^\.\//, "")));
 }
 
-function checkExample(repository: Repository, path: string, edges: readonly Edge[]): Violation[] {
-  const entries = entriesOf(repository);
+function checkExample(
+  entries: ReadonlySet<string>,
+  path: string,
+  edges: readonly Edge[],
+): Violation[] {
   return edges
     .filter(({ to }) => !to.startsWith("examples/") && !entries.has(to))
     .map(({ to, line }) => ({
@@ -246,8 +250,11 @@ const INSIDERS: ReadonlySet<string> = new Set(
 );
 
 /** A test in `tests/` proves what users see; one that needs a module stands beside that module. */
-function checkTest(repository: Repository, path: string, edges: readonly Edge[]): Violation[] {
-  const entries = entriesOf(repository);
+function checkTest(
+  entries: ReadonlySet<string>,
+  path: string,
+  edges: readonly Edge[],
+): Violation[] {
   const inside = edges.filter(({ to }) => isLibrary(to) && !entries.has(to));
   if (INSIDERS.has(path)) {
     const message = "imports only what is exported: take it off the list of tools/arrows.ts";
