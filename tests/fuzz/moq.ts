@@ -19,7 +19,7 @@ import {
 } from "../../moq/wire/path.ts";
 import { VERSIONS } from "../../moq/wire/versions.ts";
 import { encodeVarint } from "../../transport/quic/varint.ts";
-import { ALL_TRAITS, cutMessage, MOQ_CODECS } from "../moq/messages.ts";
+import { ALL_TRAITS, MOQ_CODECS } from "../moq/messages.ts";
 import type { Random } from "../random.ts";
 import { HandStream } from "../structured.ts";
 import { failsOnlyBy, rejectsOnlyBy, Steps } from "./expect.ts";
@@ -54,11 +54,10 @@ export function fuzzMoqMessages(random: Random, rounds: number): void {
 
 function fuzzMessage(random: Random): void {
   const traits = random.pick(ALL_TRAITS);
-  const { name, heads, draw, encode, decode } = random.pick(
+  const { name, cut, draw, encode, decode } = random.pick(
     MOQ_CODECS.filter(({ has }) => has(traits)),
   );
-  const isCompat = traits.setup === "compat" && name.endsWith(" setup");
-  const drawn = () => cutMessage(draw(random, traits).bytes, heads(traits), isCompat);
+  const drawn = () => cut(draw(random, traits).bytes, traits);
   const first = drawn();
   const body = mutateBytes(random, [first.body, drawn().body]);
   const type = random.below(16) === 0 ? random.bits(53) : first.type;
@@ -68,7 +67,7 @@ function fuzzMessage(random: Random): void {
   const written = failsOnlyBy(() => encode(outcome.value, traits), RangeError);
   // The limit of hops is lower for writing than for reading.
   if (!written.ok) return assertEquals(name, "ANNOUNCE", written.error.message);
-  const again = cutMessage(written.value, heads(traits), isCompat);
+  const again = cut(written.value, traits);
   assert(again.body.byteLength <= body.byteLength, `${name} grew`);
   assertEquals(decode(again.body, traits, again.type), outcome.value);
 }
