@@ -1,6 +1,6 @@
 /** Faults by name, for the cases of properties: a case has the names and times of its faults. */
 import fc from "fast-check";
-import type { Host } from "../../testing/simulation/mod.ts";
+import type { Host, LinkConditions } from "../../testing/simulation/mod.ts";
 import type { World } from "./world.ts";
 
 /** A server or a cluster of which one process may end. */
@@ -25,14 +25,12 @@ export const FAULTS = {
   "a silent cut": (world, { client }) => void world.cut(client, true),
   "a cut that only the server notices": (world, { client }) => void world.cut(client, "client"),
   "a cut that only the client notices": (world, { client }) => void world.cut(client, "server"),
-  "a partition": (world, ends) => changed(world, ends, { isBlocked: true }, { isBlocked: false }),
-  "a slow link": (world, ends) =>
-    changed(world, ends, { bytesPerSecond: 20_000 }, { bytesPerSecond: Infinity }),
-  "lost packets": (world, ends) => changed(world, ends, { lossRate: 0.1 }, { lossRate: 0 }),
-  "refused connections": (world, ends) =>
-    changed(world, ends, { refusalRate: 1 }, { refusalRate: 0 }),
-  "a frozen client": (_world, { client }) => frozen(client),
-  "a frozen server": (_world, { server }) => frozen(server.host),
+  "a partition": (world, ends) => changed(world, ends, { isBlocked: true }),
+  "a slow link": (world, ends) => changed(world, ends, { bytesPerSecond: 20_000 }),
+  "lost packets": (world, ends) => changed(world, ends, { lossRate: 0.1 }),
+  "refused connections": (world, ends) => changed(world, ends, { refusalRate: 1 }),
+  "a frozen client": (world, { client }) => frozen(world, client),
+  "a frozen server": (world, { server }) => frozen(world, server.host),
   "a client's clock that jumps": (_world, { client }) => client.jumpClock(3_600_000),
   "a server's clock that jumps back": (_world, { server }) => server.host.jumpClock(-3_600_000),
   "a restart of the server": (_world, { server }) => {
@@ -42,6 +40,9 @@ export const FAULTS = {
     return () => server.restart();
   },
 } as const satisfies Readonly<Record<string, Fault>>;
+
+/** Effects that last at present, with the number of faults that have each. */
+const lastingEffects = new WeakMap<World, Map<string, { faults: number; end(): void }>>();
 
 /** Name of a fault in {@linkcode FAULTS}. */
 export type FaultName = keyof typeof FAULTS;
@@ -101,16 +102,43 @@ export function planFaults(
   return Math.max(0, ...faults.map(({ atMs, lastsMs }) => atMs + lastsMs));
 }
 
+/** Changes both directions until the last fault with this change ends, then restores them. */
 function changed(
   world: World,
   { client, server }: FaultyEnds,
-  ...[begin, end]: readonly [Parameters<World["change"]>[2], Parameters<World["change"]>[2]]
+  change: LinkConditions,
 ): () => void {
-  world.change(client, server.host, begin);
-  return () => world.change(client, server.host, end);
+  const directions = [[client, server.host], [server.host, client]] as const;
+  const keys = Object.keys(change) as (keyof LinkConditions)[];
+  const effect = `${client.name} ${server.host.name} ${keys}`;
+  return lasting(world, effect, () => {
+    const ends = directions.map(([from, to]) => {
+      const before = world.network.conditions(from, to);
+      world.network.change(from, to, change);
+      return () =>
+        world.network.change(from, to, Object.fromEntries(keys.map((key) => [key, before[key]])));
+    });
+    return () => ends.forEach((end) => end());
+  });
 }
 
-function frozen(host: Host): () => void {
-  host.freeze();
-  return () => host.thaw();
+function frozen(world: World, host: Host): () => void {
+  return lasting(world, `${host.name} frozen`, () => {
+    host.freeze();
+    return () => host.thaw();
+  });
+}
+
+/** Begins an effect unless it lasts already; ends it with the last of the faults that have it. */
+function lasting(world: World, effect: string, begin: () => () => void): () => void {
+  const effects = lastingEffects.get(world) ?? new Map<string, { faults: number; end(): void }>();
+  lastingEffects.set(world, effects);
+  const { faults, end } = effects.get(effect) ?? { faults: 0, end: begin() };
+  effects.set(effect, { faults: faults + 1, end });
+  return () => {
+    const { faults } = effects.get(effect)!;
+    if (faults > 1) return void effects.set(effect, { faults: faults - 1, end });
+    effects.delete(effect);
+    end();
+  };
 }

@@ -7,7 +7,8 @@
  * `PROPERTY_RUNS` (cases of each property) and `PROPERTY_SEED`.
  *
  * A failure shows the smallest case that [fast-check](https://fast-check.dev) found, its timeline,
- * and the variables that play it again. To keep a case, add it to `regressions`.
+ * and the variables that play it again. To keep a case, add it to `regressions`,
+ * with {@linkcode atSeed} if it fails only with the seed that the failure shows.
  *
  * @module
  */
@@ -26,12 +27,31 @@ const SHRINK_MS = 30_000;
 // By default, fast-check draws lists of at most ten items, whatever their `maxLength`.
 fc.configureGlobal({ defaultSizeToMaxWhenMaxSpecified: true });
 
+/** A case with the seed of its world. */
+export class Seeded<Case> {
+  constructor(readonly seed: number, readonly value: Case) {}
+}
+
+/**
+ * Gives a regression the seed of its world, which a failure prints.
+ *
+ * @param seed The seed.
+ * @param value The case.
+ * @returns An entry of `regressions`.
+ */
+export function atSeed<Case>(seed: number, value: Case): Seeded<Case> {
+  return new Seeded(seed, value);
+}
+
 /** Parts of a {@linkcode property}. */
 export interface PropertyParts<Case> {
   /** Draws cases. Each part of a case should shrink towards its plainest value. */
   readonly cases: fc.Arbitrary<Case>;
-  /** Cases that failed once, by the name of the bug; played at each run. */
-  readonly regressions?: Readonly<Record<string, NoInfer<Case>>>;
+  /**
+   * Cases that failed once, by the name of the bug; played at each run. The seed of their world is 1,
+   * or that of {@linkcode atSeed}.
+   */
+  readonly regressions?: Readonly<Record<string, NoInfer<Case> | Seeded<NoInfer<Case>>>>;
   /**
    * Cases of `deno task test`; fewer for one that takes long.
    *
@@ -70,8 +90,9 @@ export function property<Case>(name: string, parts: PropertyParts<Case>): void {
   const { cases, regressions = {} } = parts;
   const play = (seed: number, value: Case) =>
     World.play(seed, (world) => parts.check(world, value));
-  for (const [bug, value] of Object.entries(regressions)) {
-    Deno.test(`${name}: ${bug}`, () => play(SEED, value));
+  for (const [bug, entry] of Object.entries(regressions)) {
+    const { seed, value } = entry instanceof Seeded ? entry : new Seeded(SEED, entry);
+    Deno.test(`${name}: ${bug}`, () => play(seed, value));
   }
   Deno.test(name, async () => {
     const numRuns = numberOf("PROPERTY_RUNS", 1) ?? parts.runs ?? RUNS;
@@ -120,6 +141,6 @@ function explain<Case>(
     errorInstance instanceof Error ? errorInstance.message : `${errorInstance}`,
     "",
     `again: PROPERTY_SEED=${seed} PROPERTY_RUNS=${numRuns} deno task test FILE`,
-    `seed of the world: ${counterexample?.[0]}`,
+    `as a regression: atSeed(${counterexample?.[0]}, CASE)`,
   ].join("\n");
 }

@@ -81,12 +81,13 @@ export class World {
   /** Close the brokers of servers, which outlive these. */
   readonly #brokers: (() => unknown)[] = [];
   readonly #engines: ClusterEngine[] = [];
-  /** Machines of engines, which stay connected to each other. */
-  readonly #engineHosts = new Set<Host>();
+  /** Names of the machines of engines, which stay connected to each other. */
+  readonly #engineHosts = new Set<string>();
   readonly #onEnd: (() => unknown)[] = [];
   /** Parts of the runtime that are replaced in this world. */
   readonly #replaced: Disposable[] = [];
   readonly #errors: unknown[] = [];
+  readonly #expectedErrors: RegExp[] = [];
 
   private constructor(seed: number, conditions: LinkConditions) {
     this.simulation = new Simulation({ seed });
@@ -109,14 +110,17 @@ export class World {
       world.#errors.push(event.reason);
     };
     const { warn, error } = console;
-    console.warn = console.error = (...values) => world.note(values.join(" "));
+    console.warn = (...values) => world.note(values.join(" "));
+    console.error = (...values) => world.#hearError(values.join(" "));
     globalThis.addEventListener("unhandledrejection", onRejection);
     try {
       await world.#passUntil(check(world));
       await world.#passUntil(world.#close());
       await world.#checkRest();
     } catch (error) {
-      throw world.#explained(error);
+      const explained = world.#explained(error);
+      await world.#giveUp();
+      throw explained;
     } finally {
       globalThis.removeEventListener("unhandledrejection", onRejection);
       Object.assign(console, { warn, error });
@@ -235,7 +239,7 @@ export class World {
     const before = new Set(simulation.hosts.values());
     const engine = await simulation.hold(startEngine(name, parts));
     for (const host of simulation.hosts.values()) {
-      if (!before.has(host)) this.#engineHosts.add(host);
+      if (!before.has(host)) this.#engineHosts.add(host.name);
     }
     this.#engines.push(engine);
     return engine;
@@ -338,7 +342,16 @@ export class World {
   }
 
   /**
-   * Calls back once the case is over, before clients and servers close.
+   * Expects lines on `console.error` from now on; any other line fails the case.
+   *
+   * @param pattern Matches such lines.
+   */
+  expectErrors(pattern: RegExp): void {
+    this.#expectedErrors.push(pattern);
+  }
+
+  /**
+   * Calls back once the case is over, also after a failure, before clients and servers close.
    *
    * @param close Closes something that the case made.
    */
@@ -362,7 +375,7 @@ export class World {
 
   async #close(): Promise<void> {
     this.network.heal();
-    for (const close of this.#onEnd.splice(0)) await close();
+    for (let close; (close = this.#onEnd.shift());) await close();
     for (const host of this.simulation.hosts.values()) host.thaw();
     for (const programs of [this.#clients, this.#servers]) {
       await Promise.all(programs.filter(({ host }) => host.isAlive).map(({ close }) => close()));
@@ -371,7 +384,23 @@ export class World {
     for (const engine of this.#engines) await engine.close?.();
   }
 
-  /** Fails if a connection, or a timer of a server or client, is left. */
+  /** Runs the hooks of a case that failed, which may fail or hang as well. */
+  async #giveUp(): Promise<void> {
+    const closing = Promise.allSettled(this.#onEnd.splice(0).map((close) => Promise.try(close)));
+    let isOver = false;
+    closing.then(() => isOver = true);
+    const endMs = this.nowMs + PATIENCE_MS;
+    while (!isOver && this.nowMs < endMs) await this.simulation.run(SLICE_MS);
+  }
+
+  /** Fails the case if it does not expect a line that the library prints as an error. */
+  #hearError(line: string): void {
+    this.note(line);
+    if (this.#expectedErrors.some((pattern) => pattern.test(line))) return;
+    this.#errors.push(new AssertionError(`expected no line on console.error, received ${line}`));
+  }
+
+  /** Fails if a connection, or a timer of a machine of the case, is left. */
   async #checkRest(): Promise<void> {
     const endMs = this.nowMs + REST_MS;
     while (this.#left().length > 0 && this.nowMs < endMs) await this.simulation.run(1_000);
@@ -384,9 +413,9 @@ export class World {
 
   /** Lists what is left; engines have timers and links among themselves without an end. */
   #left(): string[] {
-    const own = new Set([...this.#clients, ...this.#servers].map(({ host }) => host.name));
-    const timers = [...this.simulation.pending()].filter(({ host }) => own.has(host?.name ?? ""));
-    const links = this.network.links.filter(({ client }) => !this.#engineHosts.has(client));
+    const isOfCase = ({ name }: { readonly name: string }) => !this.#engineHosts.has(name);
+    const timers = [...this.simulation.pending()].filter(({ host }) => host && isOfCase(host));
+    const links = this.network.links.filter(({ client }) => isOfCase(client));
     return [
       ...links.map((link) => `a link of ${link.client.name} to ${link.server.name}`),
       ...timers.map(({ host, atMs }) => `a timer of ${host!.name} for ${atMs} ms`),
