@@ -334,15 +334,7 @@ export interface Facts {
   /** A part of the library was examined on the quiet cluster, where each outcome is known. */
   readonly examined: {
     readonly part:
-      | "audit"
       | "brokers"
-      | "history"
-      | "contract"
-      | "durable"
-      | "expiry"
-      | "figures"
-      | "flows"
-      | "carriers"
       | "leaks"
       | "lives"
       | "limits"
@@ -351,10 +343,7 @@ export interface Facts {
       | "presence"
       | "queues"
       | "nodes"
-      | "pacing"
-      | "places"
-      | "seats"
-      | "services";
+      | "pacing";
     /** The operation. */
     readonly what: string;
     /** The documented outcome. */

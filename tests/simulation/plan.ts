@@ -24,7 +24,7 @@ export interface Plan {
   readonly clients: number;
   /** Number of topics. */
   readonly topics: number;
-  /** Parts of the library that the workload uses, of {@linkcode FEATURES}, and of the audit. */
+  /** Parts of the library that the workload uses, of {@linkcode FEATURES}. */
   readonly features: readonly string[];
   /** Faults and operations, by time. */
   readonly actions: readonly Action[];
@@ -78,27 +78,6 @@ export interface Finding {
   readonly text: string;
 }
 
-/** Parts of the audit: exact outcomes are examined, once the cluster has settled. */
-export const AUDITS = [
-  "calls",
-  "contracts",
-  "durable",
-  "ends",
-  "failing-file",
-  "followers",
-  "laggards",
-  "lists",
-  "refusals",
-  "relays",
-  "states",
-  "takeovers",
-  "typed",
-  "writers",
-] as const;
-
-/** Name of a part of the audit. */
-export type AuditName = (typeof AUDITS)[number];
-
 /** Parts of the library that a plan may turn on. */
 export const FEATURES = [
   /** Answers that stream, also those that outlive sessions and nodes. */
@@ -113,7 +92,7 @@ export const FEATURES = [
   "direct",
   /** Durable streams. */
   "durable",
-  /** Users that come and go at last, behind whose visits no collection may be larger. */
+  /** Users that come and go at the end: no collection may be larger after their visits. */
   "growth",
   /** The hardened WebSocket engine, on a model of the sockets of node:net. */
   "hardened",
@@ -157,8 +136,8 @@ export const FEATURES = [
   "webtransport",
 ] as const;
 
-/** A part of the library that a plan may turn on, or a part of the audit. */
-export type Feature = (typeof FEATURES)[number] | `audit:${AuditName}`;
+/** A part of the library that a plan may turn on. */
+export type Feature = (typeof FEATURES)[number];
 
 /** Kinds of faults of {@linkcode planOf}. Those of an engine that lacks the kind are ignored. */
 export const FAULTS = [
@@ -201,10 +180,10 @@ export const FAULTS = [
 /** Faults of one engine alone, drawn in plans with that engine. */
 const SQLITE_FAULT = "engine-disk";
 
-/** Feature of a share of plans with an engine on the network, drawn behind all others. */
+/** Feature of a share of plans with an engine on the network, drawn after all others. */
 const BROKERS = "brokers";
 
-/** Features of a share of plans, drawn behind all others. */
+/** Features of a share of plans, drawn after all others. */
 const [GROWTH, HTTP3, HARDENED] = ["growth", "http3", "hardened"] as const;
 
 /** Features with a share of their own. */
@@ -212,9 +191,6 @@ const APART: ReadonlySet<Feature> = new Set([BROKERS, GROWTH, HTTP3, HARDENED]);
 
 /** Share of plans with brokers of their own. */
 const BROKERS_SHARE = 0.5;
-
-/** Share of plans with one part of the audit: six parts take as long as the cluster under faults. */
-const AUDIT_SHARE = 0.1;
 
 /** Share of plans that look at the heap. One takes as long as ten others: a twentieth of the time. */
 const GROWTH_SHARE = 0.005;
@@ -224,12 +200,6 @@ const HTTP3_SHARE = 0.3;
 
 /** Share of plans with the hardened WebSocket engine. */
 const HARDENED_SHARE = 0.3;
-
-/** Parts of the audit with times, bounds and codes of WebTransport in memory, off in plans with HTTP/3. */
-const IN_MEMORY: ReadonlySet<string> = new Set<Feature>([
-  "audit:ends",
-  "audit:typed",
-]);
 
 /** Options of {@linkcode planOf}. */
 export interface PlanOptions {
@@ -312,15 +282,9 @@ export function planOf(seed: number, options: PlanOptions = {}): Plan {
   }
   const hasBroker = engine === "redis" || engine === "nats";
   if (hasBroker && (random() < BROKERS_SHARE || isFull)) features.push(BROKERS);
-  for (const name of AUDITS) {
-    if (random() < AUDIT_SHARE || isFull) features.push(`audit:${name}`);
-  }
   // The largest clusters leave so many objects behind that the look takes as long as the run.
   if (random() < GROWTH_SHARE && !isFull) features.push(GROWTH);
-  const hasHttp3 = random() < HTTP3_SHARE && !isFull;
-  if (hasHttp3) features.push(HTTP3);
-  const isHardened = random() < HARDENED_SHARE && !isFull;
-  if (isHardened) features.push(HARDENED);
-  const used = features.filter((name) => !(hasHttp3 && IN_MEMORY.has(name)));
-  return { seed, seconds, engine, nodes, clients, topics, features: used, actions };
+  if (random() < HTTP3_SHARE && !isFull) features.push(HTTP3);
+  if (random() < HARDENED_SHARE && !isFull) features.push(HARDENED);
+  return { seed, seconds, engine, nodes, clients, topics, features, actions };
 }

@@ -9,12 +9,11 @@ import type { SpareEngine } from "./brokers/spare.ts";
 import { startSpares } from "./brokers/spares.ts";
 import { Trial } from "./brokers/trial.ts";
 import { Vigil } from "./brokers/vigil.ts";
-import { Audit, type AuditParts } from "./audit/audit.ts";
-import { partsOf } from "./audit/parts.ts";
 import { ClusterClient } from "./client.ts";
 import type { ClusterEngine } from "./engine.ts";
 import { startEngine } from "./engines.ts";
 import type { ExaminationParts } from "./examination.ts";
+import { Examiner } from "./growth/examiner.ts";
 import { Visits } from "./growth/visits.ts";
 import { hardenedOptions } from "./hardened/options.ts";
 import { simulateHardened } from "./hardened/servers.ts";
@@ -96,12 +95,11 @@ export class Cluster implements LiveCluster, Disposable {
   readonly #topics: readonly ClusterTopic[];
   readonly #streams = new DurableNames();
   readonly #permissions = new Permissions();
-  readonly #examined: AuditParts;
   readonly #holds = new Holds();
   readonly #tokens: Tokens;
   readonly #spares: readonly SpareEngine[];
   readonly #settings: Settings;
-  #quic: Http3Network & Disposable | undefined;
+  readonly #quic: Http3Network & Disposable | undefined;
   readonly #hardened: Disposable | undefined;
   #isRolling = false;
   #isWorking = true;
@@ -133,13 +131,6 @@ export class Cluster implements LiveCluster, Disposable {
         streams: this.#streams,
         topics: topics.filter(({ subscribers }) => subscribers.includes(i)).map(({ name }) => name),
       });
-    this.#examined = {
-      ...parts,
-      tokens,
-      nodes: this.nodes,
-      owners: new Map(),
-      http3: () => this.#quic ??= simulateQuic(network[internals].links),
-    };
     this.machines = Array.from({ length: plan.clients }, machine);
     for (const topic of topics) this.#publishOn(topic, settings.has("nodes-publish"));
     if (settings.has("durable")) { for (const node of this.nodes) this.#writeOn(node); }
@@ -341,16 +332,6 @@ export class Cluster implements LiveCluster, Disposable {
     }
   }
 
-  /** Examines parts of the library side by side, as the plan asks, once the cluster has settled. */
-  async audit(): Promise<void> {
-    const { has, terms } = this.#settings;
-    const parts = partsOf(!terms.isApart);
-    await Promise.all(
-      parts.filter(([name]) => has(`audit:${name}`))
-        .map(([name, part]) => new Audit(this.#examined, name).run(part)),
-    );
-  }
-
   /** Counts the messages of each session, both ways, as the nodes tell. */
   messagesOfSessions(): Map<string, number> {
     const sessions = this.servers.flatMap(({ server }) => [...server.manager.all()]);
@@ -362,7 +343,7 @@ export class Cluster implements LiveCluster, Disposable {
   /** Starts nodes whose users come and go, if the plan asks for that. */
   visits(): Visits | undefined {
     if (!this.#settings.has("growth")) return undefined;
-    return new Visits(new Audit(this.#examined, "growth"));
+    return new Visits(new Examiner(this.#examination));
   }
 
   /** Tries brokers on engines of their own, if the plan asks for that. */

@@ -2,12 +2,6 @@
 import type { Broker } from "../../../pubsub/broker.ts";
 import type { Host } from "../../../testing/simulation/host.ts";
 import type { SimulatedNetwork } from "../../../testing/simulation/network/network.ts";
-import type { SimulatedRedisCluster } from "../../../testing/simulation/redis/cluster.ts";
-import type {
-  SimulatedRedis,
-  SimulatedRedisOptions,
-} from "../../../testing/simulation/redis/redis.ts";
-import type { SimulatedSqlite } from "../../../testing/simulation/sqlite/broker.ts";
 import type { Simulation } from "../../../testing/simulation/simulation.ts";
 import type { Journal } from "./journal.ts";
 
@@ -19,20 +13,7 @@ export interface EngineFault {
   readonly heal?: () => void;
 }
 
-/** Servers of Redis beside those of a cluster. */
-export interface RedisServers {
-  /** The servers. */
-  readonly redis: SimulatedRedis;
-  /**
-   * Makes a broker of a machine, for one life of the machine.
-   *
-   * @param host The machine.
-   * @returns The broker.
-   */
-  broker(host: Host): Broker;
-}
-
-/** Bounds and times of a broker; those of the library by default. */
+/** Bounds and times of a broker; the library's own by default. */
 export interface WaitingBounds {
   /** Most operations. */
   readonly maxWaiting?: number;
@@ -59,14 +40,6 @@ export interface ClusterEngine extends Disposable {
    * @returns The broker; `undefined` for nodes on their own.
    */
   broker(host: Host, bounds?: WaitingBounds): Broker | undefined;
-  /**
-   * Makes the brokers of other nodes, which do not meet those of the cluster; absent without an
-   * engine.
-   *
-   * @param space Name of the space in which those nodes meet each other.
-   * @returns Makes the broker of a node, for one life of the host.
-   */
-  apart?(space: string): (host: Host) => Broker;
   /** False if both of two changes of one row at once may pass; absent for an engine without rows. */
   readonly hasExactRows?: boolean;
   /** Ends all faults, and starts all servers of the engine that have ended. */
@@ -75,12 +48,6 @@ export interface ClusterEngine extends Disposable {
   readonly isUp?: boolean;
   /** Called when that process is back, and the nodes may start. */
   onRestart?: () => void;
-  /** Opens a file on the disk of another machine; absent for an engine without files. */
-  readonly openFile?: SimulatedSqlite["open"];
-  /** Starts servers of Redis on other machines; absent for another engine. */
-  readonly startRedis?: (hosts: SimulatedRedisOptions["hosts"]) => Promise<RedisServers>;
-  /** Starts a cluster of Redis on other machines; absent for another engine. */
-  readonly startRedisCluster?: (hosts: readonly Host[]) => Promise<SimulatedRedisCluster>;
   /** Closes an engine that has files. */
   close?(): Promise<void>;
 }

@@ -4,7 +4,7 @@ import { MemoryBroker } from "../../../pubsub/memory/broker.ts";
 import type { Host } from "../../../testing/simulation/host.ts";
 import type { Simulation } from "../../../testing/simulation/simulation.ts";
 import type { ClusterEngine } from "./engine.ts";
-import { brokersInMemory, NodePorts } from "./node_ports.ts";
+import { NodePorts } from "./node_ports.ts";
 
 /**
  * An engine in memory on a host of its own, without faults. Nodes reach the engine as workers reach
@@ -15,8 +15,6 @@ export class MemoryEngine implements ClusterEngine {
   readonly faults = {};
   /** True: one thread has all rows. */
   readonly hasExactRows = true;
-  readonly #simulation: Simulation;
-  readonly #host: Host;
   readonly #ports: NodePorts;
 
   /**
@@ -26,19 +24,12 @@ export class MemoryEngine implements ClusterEngine {
    */
   constructor(simulation: Simulation) {
     const host = simulation.host("engine");
-    this.#simulation = simulation;
-    this.#host = host;
     this.#ports = new NodePorts(simulation, host, new MemoryBroker({ runtime: host.runtime }));
   }
 
   /** Makes the broker of a node, for one life of the host. */
   broker(host: Host): Broker {
     return this.#ports.broker(host);
-  }
-
-  /** Makes the brokers of other nodes, on an engine of their own in the same process. */
-  apart(): (host: Host) => Broker {
-    return brokersInMemory(this.#simulation, this.#host);
   }
 
   /** No fault to end. */

@@ -54,13 +54,11 @@ export class NatsEngine implements ClusterEngine {
   }
 
   /** Makes the broker of a node, for one life of the host. */
-  broker(host: Host, bounds: WaitingBounds = {}): Broker {
-    return this.#brokerOf(host, bounds);
-  }
-
-  /** Makes the brokers of other nodes, with names of their own. */
-  apart(prefix: string): (host: Host) => Broker {
-    return (host) => this.#brokerOf(host, { prefix });
+  broker(host: Host, bounds?: WaitingBounds): Broker {
+    const { hosts, servers } = this.#nats;
+    const connect = simulatedNatsConnect(this.#network, host, hosts);
+    const source = { servers, ignoreClusterUpdates: true, connect };
+    return new NatsBroker(source, { runtime: host.runtime, replicas: hosts.length, ...bounds });
   }
 
   /** True for one server: a leader compares before the replication; see docs/deploy/nats.md, Rows. */
@@ -79,13 +77,6 @@ export class NatsEngine implements ClusterEngine {
   /** Gives the globals of the process back. */
   [Symbol.dispose](): void {
     this.#globals[Symbol.dispose]();
-  }
-
-  #brokerOf(host: Host, options: WaitingBounds & { readonly prefix?: string } = {}): Broker {
-    const { hosts, servers } = this.#nats;
-    const connect = simulatedNatsConnect(this.#network, host, hosts);
-    const source = { servers, ignoreClusterUpdates: true, connect };
-    return new NatsBroker(source, { runtime: host.runtime, replicas: hosts.length, ...options });
   }
 
   #end(amount: number, power: boolean): EngineFault | undefined {

@@ -2,7 +2,6 @@
 import type { Broker } from "../../../pubsub/broker.ts";
 import { RedisBroker } from "../../../brokers/redis/mod.ts";
 import type { Host } from "../../../testing/simulation/host.ts";
-import { SimulatedRedisCluster } from "../../../testing/simulation/redis/cluster.ts";
 import { SimulatedRedis } from "../../../testing/simulation/redis/redis.ts";
 import { oneOf } from "./chance.ts";
 import type { ClusterEngine, EngineFault, EngineParts, WaitingBounds } from "./engine.ts";
@@ -43,27 +42,15 @@ export class RedisEngine implements ClusterEngine {
   };
   /** True: each script runs alone. */
   readonly hasExactRows = true;
-  /** Starts servers on other machines. */
-  readonly startRedis: NonNullable<ClusterEngine["startRedis"]>;
-  /** Starts clusters on other machines. */
-  readonly startRedisCluster: NonNullable<ClusterEngine["startRedisCluster"]>;
   readonly #redis: SimulatedRedis;
   readonly #onLost: (why: string) => void;
   readonly #onEnded: () => void;
 
   private constructor(
     redis: SimulatedRedis,
-    { simulation, network }: EngineParts,
     onLost: (why: string) => void,
     onEnded: () => void,
   ) {
-    this.startRedis = async (hosts) => {
-      // The interpreter of scripts is there already, so that no real time passes.
-      const redis = await SimulatedRedis.create({ simulation, network, hosts });
-      return { redis, broker: (host) => brokerOf(redis, host) };
-    };
-    this.startRedisCluster = (hosts) =>
-      SimulatedRedisCluster.create({ simulation, network, hosts });
     this.#redis = redis;
     this.#onLost = onLost;
     this.#onEnded = onEnded;
@@ -91,18 +78,13 @@ export class RedisEngine implements ClusterEngine {
       onLost: ({ why, fromMs }) => onLost(why, why === "failover" ? fromMs : undefined),
     });
     const onEnded = () => journal.tell("engineEnded", primary.name, {});
-    return new RedisEngine(redis, parts, onLost, onEnded);
+    return new RedisEngine(redis, onLost, onEnded);
   }
 
   /** Makes the broker of a node, for one life of the host. */
-  broker(host: Host, bounds: WaitingBounds = {}): Broker {
-    return brokerOf(this.#redis, host, bounds);
-  }
-
-  /** Makes the brokers of other nodes, with names of their own. */
-  apart(prefix: string): (host: Host) => Broker {
-    return (host) =>
-      new RedisBroker({ client: this.#redis.client(host) }, { runtime: host.runtime, prefix });
+  broker(host: Host, bounds?: WaitingBounds): Broker {
+    const { runtime } = host;
+    return new RedisBroker({ client: this.#redis.client(host) }, { runtime, ...bounds });
   }
 
   /** Ends all faults, and starts the servers that have ended. */
@@ -204,8 +186,4 @@ export class RedisEngine implements ClusterEngine {
     this.#redis.primary.dropClients();
     return { text: "Redis drops all clients" };
   }
-}
-
-function brokerOf(redis: SimulatedRedis, host: Host, bounds: WaitingBounds = {}): Broker {
-  return new RedisBroker({ client: redis.client(host) }, { runtime: host.runtime, ...bounds });
 }

@@ -4,7 +4,7 @@ import type { Host } from "../../../testing/simulation/host.ts";
 import { SimulatedSqlite } from "../../../testing/simulation/sqlite/broker.ts";
 import { SimulatedDisk } from "../../../testing/simulation/sqlite/disk.ts";
 import type { ClusterEngine, EngineFault, EngineParts } from "./engine.ts";
-import { brokersInMemory, NodePorts } from "./node_ports.ts";
+import { NodePorts } from "./node_ports.ts";
 
 /** Path of the file. */
 const PATH = "cluster.db";
@@ -41,8 +41,6 @@ export class SqliteEngine implements ClusterEngine {
   };
   /** True: one thread has the file. */
   readonly hasExactRows = true;
-  /** Opens a file on the disk of another machine. */
-  readonly openFile: SimulatedSqlite["open"];
   /** Called when the process is back. */
   onRestart?: () => void;
   readonly #parts: EngineParts;
@@ -61,7 +59,6 @@ export class SqliteEngine implements ClusterEngine {
     this.#host = simulation.host("engine");
     this.#disk = new SimulatedDisk(simulation, this.#host);
     this.#sqlite = sqlite;
-    this.openFile = (...args) => sqlite.open(...args);
     this.#random = simulation.chanceOf("sqlite");
     this.#synchronous = this.#random() < 0.5 ? "full" : "normal";
     this.#start();
@@ -86,11 +83,6 @@ export class SqliteEngine implements ClusterEngine {
   broker(host: Host): Broker {
     this.#nodes.add(host);
     return this.#open!.ports.broker(host);
-  }
-
-  /** Makes the brokers of other nodes, on an engine in memory in the same process. */
-  apart(): (host: Host) => Broker {
-    return brokersInMemory(this.#parts.simulation, this.#host);
   }
 
   /** Ends the faults of the disk; the process starts by itself. */

@@ -18,60 +18,11 @@ function examined(
   };
 }
 
-/** The audit comes to an end. */
-export const auditEnds: Invariant = examined("audit", {
-  name: "audit-ends",
-  promise: "A quiet cluster answers each operation.",
-  source: "docs/guide/limits.md, Bounds",
-});
-
 /** Brokers keep the contract while their engine fails. */
 export const brokersKeepContract: Invariant = examined("brokers", {
   name: "brokers-keep-contract",
   promise: "A broker keeps its contract through each failure of the engine, and is then as before.",
   source: "pubsub/broker.ts; docs/deploy/redis.md and nats.md, Outages",
-});
-
-/** Histories have exactly the publications within the bounds. */
-export const exactHistory: Invariant = examined("history", {
-  name: "exact-history",
-  promise: "A subscription gets exactly the publications behind its position, within the bounds.",
-  source: "docs/protocol.md 10.5 to 10.14; docs/concepts/history.md, Bounds",
-});
-
-/** Data outside the contract, and actions without a right, are refused by codes. */
-export const contractHolds: Invariant = examined("contract", {
-  name: "contract-holds",
-  promise: "Data that fits passes and is changed once; all else is refused by the documented code.",
-  source: "docs/guide/topics.md, Contracts and requests; docs/protocol.md 6.9, 6.11",
-});
-
-/** Durable streams are the same over HTTP and sessions. */
-export const exactStreams: Invariant = examined("durable", {
-  name: "exact-streams",
-  promise: "A durable stream has the same records at each offset, over HTTP and over sessions.",
-  source: "docs/guide/durable-streams-http.md; docs/guide/durable-streams.md",
-});
-
-/** Streams carry all bytes within little credit. */
-export const exactFlows: Invariant = examined("flows", {
-  name: "exact-flows",
-  promise: "Streams carry all bytes and codes within little credit, and credit comes back.",
-  source: "docs/guide/streams.md",
-});
-
-/** Sessions over HTTP lose and double nothing. */
-export const exactCarriers: Invariant = examined("carriers", {
-  name: "exact-carriers",
-  promise: "A session over HTTP outlives lost requests, and each message comes once, in order.",
-  source: "docs/protocol.md 26; docs/deploy/many-nodes.md",
-});
-
-/** Sessions end at the end of the tokens. */
-export const trueExpiry: Invariant = examined("expiry", {
-  name: "true-expiry",
-  promise: "A session ends at the end of its token, neither before nor later, unless renewed.",
-  source: "docs/protocol.md 8.8 to 8.10; docs/guide/users.md",
 });
 
 /** Timers end with their sessions. */
@@ -80,13 +31,6 @@ export const timersEnd: Invariant = examined("leaks", {
   promise:
     "No timer, entry or count outlives its session, and a client that comes back has no more.",
   source: "docs/guide/sessions.md; server/server.ts; client/client.ts, Client.close",
-});
-
-/** Metrics agree with what happened. */
-export const trueMetrics: Invariant = examined("figures", {
-  name: "true-metrics",
-  promise: "Metrics count what happened, and gauges are zero once nothing is left.",
-  source: "docs/reference/metrics.md",
 });
 
 /** Limits refuse what is beyond these, and nothing else. */
@@ -149,28 +93,4 @@ export const livesGoOn: Invariant = examined("lives", {
   promise:
     "After a loss or a move, a client has its topics, members and numbers, and nodes have no others.",
   source: "docs/protocol.md 9.12, 11, 23; docs/guide/client.md; docs/guide/users.md",
-});
-
-/** Places and numbers that nodes share are counted exactly. */
-export const exactPlaces: Invariant = examined("places", {
-  name: "exact-places",
-  promise:
-    "A scope has its limit of members at most, each until the release or the end of its time, and a number only grows.",
-  source: "pubsub/broker.ts, BrokerStore; docs/deploy/many-nodes.md; docs/protocol.md 11.4, 11.5",
-});
-
-/** Subscriptions go on after refusals for now, and each has what its topic has. */
-export const seatsAreKept: Invariant = examined("seats", {
-  name: "seats-are-kept",
-  promise:
-    "A subscription in force goes on after refusals for now, and each one of a topic has every publication once.",
-  source:
-    "docs/guide/client.md, Subscriptions, Several subscriptions; docs/protocol.md 9.1 to 9.10",
-});
-
-/** Services over HTTP answer and act as documented. */
-export const exactServices: Invariant = examined("services", {
-  name: "exact-services",
-  promise: "An operation over HTTP has its documented effect and answer, once, on every node.",
-  source: "docs/guide/http-api.md; docs/deploy/rolling-restarts.md",
 });

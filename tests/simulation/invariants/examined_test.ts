@@ -1,51 +1,29 @@
 import type { Facts, Invariant } from "../facts.ts";
 import {
-  auditEnds,
   brokersKeepContract,
-  contractHolds,
   deadNodesForgotten,
-  exactCarriers,
-  exactFlows,
-  exactHistory,
-  exactPlaces,
-  exactServices,
-  exactStreams,
   fullQueuesAct,
   graceIsKept,
   limitsHold,
   livesGoOn,
   pacedAttempts,
-  seatsAreKept,
   silenceEnds,
   timersEnd,
-  trueExpiry,
-  trueMetrics,
   waitsEnd,
 } from "./examined.ts";
 import { Story } from "./story.ts";
 
 /** Invariants by their part. */
 const PARTS: Readonly<Record<Facts["examined"]["part"], Invariant>> = {
-  audit: auditEnds,
   brokers: brokersKeepContract,
-  contract: contractHolds,
-  durable: exactStreams,
-  expiry: trueExpiry,
-  figures: trueMetrics,
-  flows: exactFlows,
-  carriers: exactCarriers,
   heartbeat: silenceEnds,
-  history: exactHistory,
   leaks: timersEnd,
   limits: limitsHold,
   lives: livesGoOn,
   nodes: deadNodesForgotten,
   pacing: pacedAttempts,
-  places: exactPlaces,
   presence: graceIsKept,
   queues: fullQueuesAct,
-  seats: seatsAreKept,
-  services: exactServices,
   waits: waitsEnd,
 };
 

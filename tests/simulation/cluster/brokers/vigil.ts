@@ -107,7 +107,7 @@ export class Vigil extends Examination {
 
   #watcher(name: string): Watcher {
     const host = this.host(name);
-    const isRedis = this.#engine.startRedis !== undefined;
+    const isRedis = "engine-scripts" in this.#engine.faults;
     const rememberMs = REMEMBER_MS[isRedis ? "redis" : "nats"];
     const broker = this.#engine.broker(host, { rememberMs })!;
     return { host, broker, history: broker.history!, heard: [], interruptions: 0, isReady: false };

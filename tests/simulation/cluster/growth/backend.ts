@@ -1,5 +1,5 @@
 /** The program of a backend, which asks nodes over HTTP and leaves some answers unread. */
-import { type Audit, outcomeOf } from "../audit/audit.ts";
+import { type Examiner, outcomeOf } from "./examiner.ts";
 import type { Node } from "./nodes.ts";
 import { ROUND_MS } from "./waits.ts";
 
@@ -19,15 +19,15 @@ export interface Question {
 
 /** A backend. */
 export class Backend {
-  readonly #audit: Audit;
+  readonly #examiner: Examiner;
 
   /**
    * Asks nothing yet.
    *
-   * @param audit The audit.
+   * @param examiner The examiner.
    */
-  constructor(audit: Audit) {
-    this.#audit = audit;
+  constructor(examiner: Examiner) {
+    this.#examiner = examiner;
   }
 
   /**
@@ -42,11 +42,11 @@ export class Backend {
     const { json, leaveMs = ROUND_MS, headers, body, ...init } = question;
     const isJson = json !== undefined;
     const leave = new AbortController();
-    const audit = this.#audit;
+    const examiner = this.#examiner;
     let status = "none";
     const answering = async () => {
-      const response = await audit.fetch(
-        audit.host("growth-backend"),
+      const response = await examiner.fetch(
+        examiner.host("growth-backend"),
         `https://${node.host.name}${path}`,
         {
           method: isJson || body !== undefined ? "POST" : "GET",
@@ -60,7 +60,7 @@ export class Backend {
       await response.text();
     };
     const outcome = outcomeOf(answering());
-    await audit.inTime(outcome, leaveMs, "late");
+    await examiner.inTime(outcome, leaveMs, "late");
     leave.abort();
     await outcome;
     return status;

@@ -1,7 +1,7 @@
 /** Entrances that fail: refused, without a token, one too many, cut at some time, and broken later. */
 import type { SimulatedWebSocket } from "../../../../testing/simulation/network/websocket.ts";
-import { type Audit, outcomeOf } from "../audit/audit.ts";
-import { framesOf, HttpConnectionByHand, noteOf } from "../audit/wires/hand_connection.ts";
+import { type Examiner, outcomeOf } from "./examiner.ts";
+import { HttpConnectionByHand, noteBody } from "./http_by_hand.ts";
 import { MAX_SESSIONS, type Node, REFUSED, UNDECIDED } from "./nodes.ts";
 import { ROUND_MS, Waits } from "./waits.ts";
 
@@ -22,19 +22,19 @@ const ADDRESS = "192.0.2.77";
 
 /** Lets peers come that do not get in, or do not stay. */
 export class Entrances {
-  readonly #audit: Audit;
+  readonly #examiner: Examiner;
   readonly #nodes: readonly [Node, Node];
   readonly #mortal: Node;
 
   /**
    * Opens nothing yet.
    *
-   * @param audit The audit.
+   * @param examiner The examiner.
    * @param nodes Two nodes.
    * @param mortal A node that dies soon, with connections of which the others know.
    */
-  constructor(audit: Audit, nodes: readonly [Node, Node], mortal: Node) {
-    this.#audit = audit;
+  constructor(examiner: Examiner, nodes: readonly [Node, Node], mortal: Node) {
+    this.#examiner = examiner;
     this.#nodes = nodes;
     this.#mortal = mortal;
   }
@@ -61,7 +61,7 @@ export class Entrances {
     }
     waits.add(this.#breakHttp(one, other, visit), this.#breakHttp(this.#mortal, one, visit));
     for (const afterMs of CUTS_MS) waits.add(this.#cutUpgrade(afterMs, visit));
-    await this.#audit.pause(2 * ROUND_MS);
+    await this.#examiner.pause(2 * ROUND_MS);
     const [crowded] = sockets.slice(-1);
     for (const frame of ["{", `{"id":1,"request":7}`, `{"topic":"back","data":`]) {
       crowded!.send(frame);
@@ -78,7 +78,7 @@ export class Entrances {
   ): SimulatedWebSocket {
     const url = new URL(`wss://${host.name}/`);
     if (token !== undefined) url.searchParams.set("token", token);
-    return this.#audit.network.sockets(this.#audit.host(`growth-${machine}`))(url, protocols);
+    return this.#examiner.network.sockets(this.#examiner.host(`growth-${machine}`))(url, protocols);
   }
 
   /** Cuts the way to the node while the entrance is under way. */
@@ -86,8 +86,8 @@ export class Entrances {
     const machine = `cut-${afterMs}`;
     for (const node of this.#nodes) {
       const socket = this.#open(node, `${machine}-${visit}`, ["skein.1"], machine);
-      await this.#audit.pause(afterMs);
-      this.#audit.cut(this.#audit.host(`growth-${machine}`));
+      await this.#examiner.pause(afterMs);
+      this.#examiner.cut(this.#examiner.host(`growth-${machine}`));
       socket.close(1_000);
     }
   }
@@ -108,26 +108,25 @@ export class Entrances {
     const [broken, lost] = [await open(), await open()];
     const waits = new Waits();
     const add = (asking: Promise<Response>) => waits.add(asking.then(({ body }) => body?.cancel()));
-    const note = (n: number) => framesOf([noteOf(n)]);
     add(broken.poll(away));
     add(broken.poll(home));
-    add(broken.post(away, 1, note(1)));
-    add(broken.post(home, 3, note(3)));
+    add(broken.post(away, 1, noteBody(1)));
+    add(broken.post(home, 3, noteBody(3)));
     add(broken.ask(away, { secret: "wrong", headers: { "skein-poll": "1" } }));
     for (const node of [home, away]) {
       for (let slow = 0; slow < 3; slow++) {
         const body = new ReadableStream<Uint8Array>({
-          start: (controller) => controller.enqueue(note(2).slice(0, 4)),
+          start: (controller) => controller.enqueue(noteBody(2).slice(0, 4)),
         });
         add(broken.post(node, 2, body));
       }
     }
-    await this.#audit.pause(ROUND_MS);
-    add(lost.post(away, 1, note(1)));
+    await this.#examiner.pause(ROUND_MS);
+    add(lost.post(away, 1, noteBody(1)));
     add(lost.ask(away, { headers: { "last-event-id": "0" } }));
     add(broken.post(away, 2, Uint8Array.of(9, 7, 1)));
-    await this.#audit.inTime(waits.over(), 2 * ROUND_MS, []);
+    await this.#examiner.inTime(waits.over(), 2 * ROUND_MS, []);
     const third = await open();
-    await third.end(away).then(({ body }) => body?.cancel());
+    await third.ask(away, { method: "DELETE" }).then(({ body }) => body?.cancel());
   }
 }

@@ -1,6 +1,6 @@
 /** Calls of clients that end early: refused, left, cancelled, too large, and one too many. */
 import type { Client } from "../../../../client/client.ts";
-import { type Audit, hearAll, outcomeOf } from "../audit/audit.ts";
+import { type Examiner, outcomeOf, readAll } from "./examiner.ts";
 import { KEPT_TOPIC, MAX_REQUESTS } from "./nodes.ts";
 import { read, ROUND_MS, Waits } from "./waits.ts";
 
@@ -10,11 +10,11 @@ const NOWHERE = { epoch: "none", offset: 7 } as const;
 /**
  * Lets a client begin all kinds of calls, and leave most of these.
  *
- * @param audit The audit.
+ * @param examiner The examiner.
  * @param client The client.
  * @param visit Name of the visit.
  */
-export async function fail(audit: Audit, client: Client, visit: string): Promise<void> {
+export async function fail(examiner: Examiner, client: Client, visit: string): Promise<void> {
   const waits = new Waits();
   const leave = new AbortController();
   const { signal } = leave;
@@ -46,7 +46,7 @@ export async function fail(audit: Audit, client: Client, visit: string): Promise
     read(client.durableStream(`kept-${visit}`, { signal })),
     read(client.durableStream(`kept-${visit}`), 1),
   );
-  await audit.pause(ROUND_MS);
+  await examiner.pause(ROUND_MS);
   for (let left = MAX_REQUESTS + 4; left > 0; left--) {
     waits.add(Promise.try(() => client.request("hold", 0, { signal })));
   }
@@ -61,11 +61,11 @@ export async function fail(audit: Audit, client: Client, visit: string): Promise
       breakStreams(client),
     );
   }
-  await audit.pause(ROUND_MS);
+  await examiner.pause(ROUND_MS);
   leave.abort();
   // The data stays with a client whose wait ended.
   for (const slow of [`room:slow-${visit}`, room]) waits.add(client.presence(slow, undefined));
-  await audit.inTime(waits.over(), 4 * ROUND_MS, []);
+  await examiner.inTime(waits.over(), 4 * ROUND_MS, []);
 }
 
 /** Subscribes to topics, and leaves these before or behind the answer. */
@@ -76,7 +76,7 @@ function leaveTopics(client: Client, waits: Waits, visit: string): void {
     const ways = [{ since: NOWHERE }, { last: 3 }, {}];
     for (const options of name === KEPT_TOPIC ? ways : ways.slice(i % 3, i % 3 + 1)) {
       const subscription = client.subscribe(topic, { ...options, onRecovery() {} });
-      void hearAll(subscription, () => {});
+      void readAll(subscription, () => {});
       waits.add(subscription.ready);
       if (name !== "denied") waits.add(subscription.unsubscribe());
     }

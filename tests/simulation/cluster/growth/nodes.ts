@@ -8,7 +8,7 @@ import {
   SimulatedServer,
   type SimulatedServerOptions,
 } from "../../../../testing/simulation/programs.ts";
-import { type Audit, hearAll } from "../audit/audit.ts";
+import { type Examiner, readAll } from "./examiner.ts";
 import { brokersInMemory } from "../node_ports.ts";
 
 /** Paths of the HTTP API and of durable streams. */
@@ -56,13 +56,13 @@ export type Node = SimulatedServer<string>;
 /**
  * Starts the nodes, on an engine in memory.
  *
- * @param audit The audit.
+ * @param examiner The examiner.
  * @returns Two nodes for the whole run, and a mortal one.
  */
-export function startNodes(audit: Audit): readonly [Node, Node, Node] {
-  const brokerOf = brokersInMemory(audit.simulation, audit.host(ENGINE));
+export function startNodes(examiner: Examiner): readonly [Node, Node, Node] {
+  const brokerOf = brokersInMemory(examiner.simulation, examiner.host(ENGINE));
   const start = (name: string) =>
-    new SimulatedServer<string>(audit.network, audit.host(name), (host) => ({
+    new SimulatedServer<string>(examiner.network, examiner.host(name), (host) => ({
       broker: brokerOf(host),
       ...RULES,
       authorize: (_, topic) => isAllowed(host, topic),
@@ -104,7 +104,7 @@ const RULES: Partial<SimulatedServerOptions<string, Contract>> = {
     if (stream.direction === "bidirectional") await stream.readable.pipeTo(stream.writable);
     else throw new Error("planned");
   },
-  onOpen: ({ datagrams }) => void hearAll(datagrams.readable, () => {}),
+  onOpen: ({ datagrams }) => void readAll(datagrams.readable, () => {}),
   onMessage: ({ topic }, session) => {
     if (topic === "back") session.send("back", 1);
     if (topic === "throw") throw new Error("planned");

@@ -1,6 +1,6 @@
 /** Services of the nodes, as applications, backends and inspectors use them. */
 import type { Client } from "../../../../client/client.ts";
-import type { Audit } from "../audit/audit.ts";
+import type { Examiner } from "./examiner.ts";
 import type { Backend } from "./backend.ts";
 import { API, KEPT_TOPIC, type Node, STREAMS } from "./nodes.ts";
 import { read, ROUND_MS, Waits } from "./waits.ts";
@@ -10,7 +10,7 @@ const HISTORIES = 9;
 
 /** A visit. */
 export interface Visit {
-  readonly audit: Audit;
+  readonly examiner: Examiner;
   readonly nodes: readonly [Node, Node];
   readonly backend: Backend;
   /** Name of the visit. */
@@ -25,7 +25,7 @@ export interface Visit {
  * @returns Outcomes of all calls.
  */
 export async function askNodes(
-  { audit, nodes, backend, name: visit }: Visit,
+  { examiner, nodes, backend, name: visit }: Visit,
   { name: user, client }: { readonly name: string; readonly client: Client },
 ): Promise<string[]> {
   const [one, other] = nodes;
@@ -55,7 +55,7 @@ export async function askNodes(
     backend.ask(other, `${STREAMS}/${id}?offset=-1&live=sse`),
     backend.ask(one, "/nowhere"),
   );
-  await audit.pause(ROUND_MS);
+  await examiner.pause(ROUND_MS);
   await asked.over();
   const outcomes = await waits.over();
   for (const session of server.manager.all()) {
@@ -112,7 +112,7 @@ export async function askTwice({ nodes, backend, name: visit }: Visit): Promise<
  * @param mortal A node that dies soon.
  */
 export async function callNodes(
-  { audit, nodes, name: visit }: Visit,
+  { examiner, nodes, name: visit }: Visit,
   { server: mortal }: Node,
 ): Promise<void> {
   const waits = new Waits();
@@ -140,9 +140,9 @@ export async function callNodes(
       topics.append(`free:${visit}`, 1, { signal: AbortSignal.abort() }),
     );
   }
-  await audit.pause(2);
+  await examiner.pause(2);
   leave.abort();
-  await audit.inTime(waits.over(), ROUND_MS, []);
+  await examiner.inTime(waits.over(), ROUND_MS, []);
 }
 
 /**
@@ -150,7 +150,7 @@ export async function callNodes(
  *
  * @param visit See {@linkcode Visit}.
  */
-export async function inspect({ audit, nodes, backend, name: visit }: Visit): Promise<void> {
+export async function inspect({ examiner, nodes, backend, name: visit }: Visit): Promise<void> {
   const [one, other] = nodes;
   const waits = new Waits();
   const look = (name: string, params: Readonly<Record<string, string>> = {}) =>
@@ -172,6 +172,6 @@ export async function inspect({ audit, nodes, backend, name: visit }: Visit): Pr
   }
   look("session", { node: "none", id: "none" });
   await waits.over();
-  await audit.pause(ROUND_MS);
+  await examiner.pause(ROUND_MS);
   await backend.inspect(other, "overview");
 }

@@ -1,5 +1,5 @@
 /** Durable streams: writers of both nodes, requests of all kinds, and readers who leave. */
-import { outcomeOf } from "../audit/audit.ts";
+import { outcomeOf } from "./examiner.ts";
 import type { Backend, Question } from "./backend.ts";
 import { MAX_APPEND_BYTES, type Node, STREAMS } from "./nodes.ts";
 import { read, ROUND_MS, Waits } from "./waits.ts";

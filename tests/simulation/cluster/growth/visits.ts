@@ -2,7 +2,7 @@
 import type { Client } from "../../../../client/client.ts";
 import type { TransportName } from "../../../../transport/race/options.ts";
 import { simulatedClient } from "../../../../testing/simulation/programs.ts";
-import { type Audit, hearAll, outcomeOf } from "../audit/audit.ts";
+import { type Examiner, outcomeOf, readAll } from "./examiner.ts";
 import { Backend } from "./backend.ts";
 import { Entrances } from "./entrances.ts";
 import { fail } from "./failures.ts";
@@ -39,9 +39,9 @@ interface User {
 
 /** Two nodes and their users. */
 export class Visits {
-  readonly #audit: Audit;
+  readonly #examiner: Examiner;
   readonly #nodes: readonly [Node, Node];
-  /** A node that dies behind each visit, and starts anew. */
+  /** A node that dies after each visit, and starts anew. */
   readonly #mortal: Node;
   readonly #residents: readonly User[];
   readonly #backend: Backend;
@@ -58,18 +58,18 @@ export class Visits {
   /**
    * Starts the nodes, and the users that stay.
    *
-   * @param audit The audit.
+   * @param examiner The examiner.
    */
-  constructor(audit: Audit) {
-    this.#audit = audit;
-    const [one, other, mortal] = startNodes(audit);
+  constructor(examiner: Examiner) {
+    this.#examiner = examiner;
+    const [one, other, mortal] = startNodes(examiner);
     this.#nodes = [one, other];
     this.#mortal = mortal;
-    const random = audit.chanceOf("growth");
+    const random = examiner.chance();
     this.#isDrained = random() < 0.5;
     this.#isStalled = random() < 0.5;
-    this.#backend = new Backend(audit);
-    this.#entrances = new Entrances(audit, this.#nodes, mortal);
+    this.#backend = new Backend(examiner);
+    this.#entrances = new Entrances(examiner, this.#nodes, mortal);
     this.#residents = TRANSPORTS.map((transport, i) =>
       this.#enter(`${RESIDENT}-${transport}`, `${RESIDENT}-${transport}`, transport, i % 2)
     );
@@ -78,7 +78,7 @@ export class Visits {
 
   /** Lets users come, use all services, and leave; then lets time pass. */
   async next(): Promise<void> {
-    const audit = this.#audit;
+    const examiner = this.#examiner;
     const name = `v${this.#count++}`;
     if (!this.#mortal.host.isAlive) this.#mortal.restart();
     const nodes = [...this.#nodes, this.#mortal];
@@ -91,18 +91,18 @@ export class Visits {
     );
     guests.push(this.#enter(`mortal-${name}`, "mortal", "websocket", 2));
     const users = [...this.#residents, ...guests];
-    await audit.until(() => users.every(({ client }) => client.isConnected));
+    await examiner.until(() => users.every(({ client }) => client.isConnected));
     await Promise.all(users.map((user) => outcomeOf(this.#use(user, name))));
     await outcomeOf(this.#serve(guests[0]!, name));
     this.#lookAround("with guests", name);
     await outcomeOf(this.#fail(name));
     for (const [i, { machine, name }] of guests.entries()) {
-      if (i % 3 === 0) audit.cut(audit.host(`growth-${machine}`));
+      if (i % 3 === 0) examiner.cut(examiner.host(`growth-${machine}`));
       if (i % 3 === 1) void this.#nodes[0].server.disconnect(name);
     }
     if (this.#isDrained) void this.#mortal.server.drain({ withinMs: 2 * BACK_MS });
     if (this.#isStalled) await this.#stall(name);
-    await audit.pause(BACK_MS);
+    await examiner.pause(BACK_MS);
     // These nodes wait for the one that dies.
     const [{ server }] = this.#nodes;
     const calls = [
@@ -110,12 +110,12 @@ export class Visits {
       server.disconnect(name),
       server.disconnect(`mortal-${name}`),
     ];
-    await audit.pause(1);
+    await examiner.pause(1);
     this.#mortal.host.kill();
     await Promise.all(calls.map((call) => outcomeOf(call)));
     await Promise.all(guests.map(({ client }) => client.close()));
-    await audit.pause(KEPT_MS);
-    this.#lookAround("behind guests", name);
+    await examiner.pause(KEPT_MS);
+    this.#lookAround("after guests", name);
     for (const [user, notices] of this.#notices) {
       const all = notices.splice(0).map(without(name)).toSorted();
       // The users that stay come themselves at the first visit.
@@ -132,8 +132,8 @@ export class Visits {
   #enter(name: string, machine: string, transport: TransportName, node: number): User {
     const hosts = [...this.#nodes, this.#mortal].map(({ host }) => host);
     const client = simulatedClient(
-      this.#audit.network,
-      this.#audit.host(`growth-${machine}`),
+      this.#examiner.network,
+      this.#examiner.host(`growth-${machine}`),
       // Users of the first node go to another one at the end of a session.
       node === 0 ? hosts.slice(0, 2) : hosts.slice(node),
       {
@@ -152,7 +152,7 @@ export class Visits {
     const topics = [`free:${visit}`, KEPT_TOPIC, `room:${visit}`, `denied:${visit}`, `own:${user}`];
     const subscriptions = topics.map((topic) => client.subscribe(topic, { onRecovery() {} }));
     const got = topics.map(() => 0);
-    for (const [i, items] of subscriptions.entries()) void hearAll(items, () => got[i]!++);
+    for (const [i, items] of subscriptions.entries()) void readAll(items, () => got[i]!++);
     await Promise.all(subscriptions.map(({ ready }) => outcomeOf(ready)));
     const waits = new Waits();
     const leave = new AbortController();
@@ -169,7 +169,7 @@ export class Visits {
       client.requestStream("keep", length, { id: `growth-${visit}-${user}-${length}` });
     waits.add(read(client.requestStream("count", 5)), read(client.requestStream("count", 9), 3));
     waits.add(read(kept(5)), read(kept(15), 3), stream(client));
-    await this.#audit.pause(ROUND_MS);
+    await this.#examiner.pause(ROUND_MS);
     leave.abort();
     for (let n = 0; n < RATE; n++) client.send("back", n);
     const outcomes = await waits.over();
@@ -185,7 +185,7 @@ export class Visits {
 
   /** Uses the services of both nodes. */
   async #serve(user: User, name: string): Promise<void> {
-    const visit = { audit: this.#audit, nodes: this.#nodes, backend: this.#backend, name };
+    const visit = { examiner: this.#examiner, nodes: this.#nodes, backend: this.#backend, name };
     this.#compare("calls of the nodes", await askNodes(visit, user));
     const statuses = await askForStreams(this.#backend, this.#nodes, name);
     this.#compare("requests for streams", statuses);
@@ -193,9 +193,9 @@ export class Visits {
 
   /** Lets calls of users that stay fail, and peers come that do not get in. */
   async #fail(name: string): Promise<void> {
-    const visit = { audit: this.#audit, nodes: this.#nodes, backend: this.#backend, name };
+    const visit = { examiner: this.#examiner, nodes: this.#nodes, backend: this.#backend, name };
     await Promise.all([
-      ...this.#residents.map(({ client }) => fail(this.#audit, client, name)),
+      ...this.#residents.map(({ client }) => fail(this.#examiner, client, name)),
       writeStreams(this.#nodes, name),
       askTwice(visit),
       inspect(visit),
@@ -206,19 +206,19 @@ export class Visits {
 
   /** Lets calls of all kinds wait for the engine. */
   async #stall(name: string): Promise<void> {
-    const audit = this.#audit;
-    const visit = { audit, nodes: this.#nodes, backend: this.#backend, name: `${name}-stalled` };
-    const engine = audit.host(ENGINE);
+    const examiner = this.#examiner;
+    const visit = { examiner, nodes: this.#nodes, backend: this.#backend, name: `${name}-stalled` };
+    const engine = examiner.host(ENGINE);
     engine.freeze();
     const calls = [
-      fail(audit, this.#residents[0]!.client, visit.name),
+      fail(examiner, this.#residents[0]!.client, visit.name),
       writeStreams(this.#nodes, visit.name),
       askTwice(visit),
       callNodes(visit, this.#mortal),
     ].map(outcomeOf);
-    await audit.pause(STALL_MS);
+    await examiner.pause(STALL_MS);
     engine.thaw();
-    await audit.inTime(Promise.all(calls), BACK_MS, []);
+    await examiner.inTime(Promise.all(calls), BACK_MS, []);
   }
 
   /** Compares the members of the room at each node. */
@@ -235,20 +235,20 @@ export class Visits {
   #compare(what: string, outcomes: readonly string[]): void {
     const first = this.#outcomes.get(what) ?? outcomes;
     this.#outcomes.set(what, first);
-    this.#audit.examine("lives", `${what} at a later visit`, first, outcomes);
+    this.#examiner.examine("lives", `${what} at a later visit`, first, outcomes);
   }
 }
 
 /** Enters the room with data, and keeps the notices of other members. */
 function attend(client: Client): string[] {
   const got: string[] = [];
-  void hearAll(client, ({ topic, data }) => {
+  void readAll(client, ({ topic, data }) => {
     if (topic !== `presence:${KEPT_ROOM}`) return;
     const { type, user } = data as { readonly type: string; readonly user?: string };
     // Data comes with a join or, a little later, in an update.
     if (user !== undefined && type !== "update") got.push(`${type} ${user}`);
   });
-  void hearAll(client.subscribe(KEPT_ROOM), () => {});
+  void readAll(client.subscribe(KEPT_ROOM), () => {});
   void outcomeOf(client.presence(KEPT_ROOM, { is: "there" }));
   return got;
 }

@@ -1,5 +1,5 @@
 /** Waits for several outcomes. */
-import { outcomeOf } from "../audit/audit.ts";
+import { outcomeOf } from "./examiner.ts";
 
 /** Time for envelopes there and back, in milliseconds. */
 export const ROUND_MS = 150;
@@ -31,7 +31,7 @@ export class Waits {
  * Reads some items.
  *
  * @param items The items.
- * @param most Number of items behind which the reader leaves; by default there is none.
+ * @param most Number of items after which the reader leaves; by default there is none.
  */
 export async function read(items: AsyncIterable<unknown>, most = Infinity): Promise<void> {
   for await (const _ of items) if (--most === 0) break;

@@ -1,0 +1,95 @@
+/** Machines of the users that come and go, next to the cluster. */
+import { pause } from "../../../../base/wait.ts";
+import { SkeinError } from "../../../../errors.ts";
+import type { Host } from "../../../../testing/simulation/host.ts";
+import { Examination, type ExaminationParts } from "../examination.ts";
+import { GUEST } from "../tour/holds.ts";
+
+/** Longest wait for a state, in milliseconds. */
+const PATIENCE_MS = 8_000;
+
+/** Examines nodes whose users come and go. */
+export class Examiner extends Examination {
+  override readonly name = "growth";
+  readonly #host: Host;
+
+  /**
+   * Examines nothing yet.
+   *
+   * @param parts See {@linkcode ExaminationParts}.
+   */
+  constructor(parts: ExaminationParts) {
+    super(parts, GUEST, PATIENCE_MS);
+    this.#host = this.host("growth-clock");
+  }
+
+  /**
+   * Makes a sequence of random numbers.
+   *
+   * @returns Numbers from 0 up to 1.
+   */
+  chance(): () => number {
+    return this.simulation.chanceOf(this.name);
+  }
+
+  /**
+   * Sends a request over HTTP.
+   *
+   * @param host Host of the program.
+   * @param url The URL.
+   * @param init Method, headers and body.
+   * @returns The response.
+   */
+  fetch(host: Host, url: string, init?: RequestInit): Promise<Response> {
+    return this.network.fetch(host)(url, init);
+  }
+
+  /**
+   * Cuts all connections that a machine opened.
+   *
+   * @param host The machine.
+   */
+  cut(host: Host): void {
+    for (const link of this.network.links) if (link.client === host) link.disconnect();
+  }
+
+  override pause(ms: number): Promise<void> {
+    return pause(this.#host.runtime, ms);
+  }
+}
+
+/**
+ * Names the outcome of a promise.
+ *
+ * @param promise The promise.
+ * @returns `"fulfilled"`, or the code or the name of the error.
+ */
+export function outcomeOf(promise: Promise<unknown>): Promise<string> {
+  return promise.then(() => "fulfilled", shown);
+}
+
+/**
+ * Reads items until an end that is not judged: the items show what is missing.
+ *
+ * @param items The items.
+ * @param take Takes each item.
+ */
+export async function readAll<T>(
+  items: AsyncIterable<T>,
+  take: (item: T) => unknown,
+): Promise<void> {
+  try {
+    for await (const item of items) take(item);
+  } catch {
+    // See above.
+  }
+}
+
+/** Names an error of the library by its code, and another error in full. */
+function shown(error: unknown): string {
+  const { failure } = Object(error) as { readonly failure?: { readonly code: string } };
+  if (failure !== undefined) return failure.code;
+  // A RangeError of a class of the library has the name that programs see.
+  if (error instanceof RangeError) return error.name;
+  return error instanceof SkeinError ? error.constructor.name : `${error}`;
+}

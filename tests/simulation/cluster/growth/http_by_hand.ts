@@ -1,0 +1,98 @@
+/** A connection of the HTTP transport without any code of the library. */
+import type { Node } from "./nodes.ts";
+
+/** A request to a node. */
+export interface Asked {
+  /** The method; `GET` by default. */
+  readonly method?: string;
+  /** Headers besides the connection's own. */
+  readonly headers?: Readonly<Record<string, string>>;
+  /** The body. */
+  readonly body?: BodyInit;
+  /** The secret; by default the connection's own. */
+  readonly secret?: string;
+}
+
+/** A connection. */
+export class HttpConnectionByHand {
+  readonly #address: string;
+  readonly #id: string;
+  readonly #secret: string;
+
+  private constructor(address: string, id: string, secret: string) {
+    this.#address = address;
+    this.#id = id;
+    this.#secret = secret;
+  }
+
+  /**
+   * Opens a connection of a user.
+   *
+   * @param home The node.
+   * @param user The user.
+   * @param address The IP address of the user.
+   * @returns The connection.
+   */
+  static async open(home: Node, user: string, address: string): Promise<HttpConnectionByHand> {
+    const headers = { "skein-poll": "1" };
+    const response = await send(home, address, `/?protocol=skein.1&token=${user}`, { headers });
+    const lines = (await response.text()).split("\n");
+    const opened = lines.find((line) => line.startsWith("data:")) ?? "data:{}";
+    const { session = "", secret = "" } = JSON.parse(opened.slice("data:".length));
+    return new HttpConnectionByHand(address, session, secret);
+  }
+
+  /**
+   * Sends a request of the connection.
+   *
+   * @param node The node.
+   * @param asked See {@linkcode Asked}.
+   * @returns The response, as soon as its headers are there.
+   */
+  ask(node: Node, { headers, secret = this.#secret, ...asked }: Asked): Promise<Response> {
+    const own = { "skein-session": this.#id, "skein-secret": secret };
+    return send(node, this.#address, "/", { ...asked, headers: { ...own, ...headers } });
+  }
+
+  /** Asks a node for the events after the first one. */
+  poll(node: Node): Promise<Response> {
+    return this.ask(node, { headers: { "skein-poll": "1", "last-event-id": "1" } });
+  }
+
+  /** Sends a node a body whose first frame has a number. */
+  post(node: Node, number: number, body: BodyInit): Promise<Response> {
+    const headers = { "skein-number": `${number}`, "last-event-id": "1" };
+    return this.ask(node, { method: "POST", headers, body });
+  }
+}
+
+/**
+ * Writes a message as the body of a post: a frame after its length and type.
+ *
+ * @param n Number of the message.
+ * @returns The body.
+ */
+export function noteBody(n: number): Uint8Array<ArrayBuffer> {
+  const frame = new TextEncoder().encode(JSON.stringify({ topic: "note", data: { n } }));
+  return Uint8Array.of(frame.length, 0, ...frame);
+}
+
+/** Sends a request of the transport to a node, in whose time the answer is made. */
+function send(
+  { host, server }: Node,
+  address: string,
+  path: string,
+  { method = "GET", headers, body }: Asked,
+): Promise<Response> {
+  const remoteAddr = { transport: "tcp", hostname: address, port: 50_000 } as const;
+  const request = new Request(`https://${host.name}${path}`, {
+    method,
+    headers: { "skein-transport": "http", ...headers },
+    body: body ?? null,
+  });
+  return new Promise((resolve, reject) => {
+    host.after(0, () => {
+      Promise.resolve(server.fetch(request, { remoteAddr })).then(resolve, reject);
+    });
+  });
+}
