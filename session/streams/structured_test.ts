@@ -296,12 +296,21 @@ Deno.test("StructuredStream.send() resolves once the wire took the message", asy
   await sent;
 });
 
-Deno.test("StructuredStream.send() aborts the stream when 4 MiB wait without an await", async () => {
+Deno.test("StructuredStream.send() aborts the stream when 4 MiB wait without an await, and not before", async () => {
   const wire = new HandStream();
-  wire.gate = new Promise(() => {});
   const stream = await byHand(wire);
   const text = "x".repeat(1024 * 1024 - 100);
-  const sends = Array.from({ length: 6 }, () => stream.send(2, text));
+  const send = (count: number) => Array.from({ length: count }, () => stream.send(2, text));
+  // Four messages of each round wait, just below the bound; written ones no longer count.
+  for (let round = 0; round < 3; round++) {
+    const gate = Promise.withResolvers<void>();
+    wire.gate = gate.promise;
+    const sends = Promise.all(send(5));
+    gate.resolve();
+    await sends;
+  }
+  wire.gate = new Promise(() => {});
+  const sends = send(6);
   const failures = await Promise.allSettled(sends.slice(1));
   for (const failure of failures) {
     assertEquals(failure.status, "rejected");
