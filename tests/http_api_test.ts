@@ -145,15 +145,13 @@ Deno.test("API sends to a user, lists and closes sessions, on all nodes", async 
     sessions.map(({ node, user }: { node: string; user: string }) => [node, user]),
     [[one.nodes!.id, "ann"], [two.nodes!.id, "ann"]],
   );
-  const [farId, otherId] = [sessions[1].id, two.manager.sessionsOf("bob")[0]!.id];
+  const otherId = two.manager.sessionsOf("bob")[0]!.id;
 
   const closed = await api.post(`/sessions/${otherId}/disconnect`, { code: 3001, reason: "bye" });
   assertEquals(closed.body, { closed: 1, isComplete: true });
   assertEquals(await endOf(other), { code: 3001, reason: "bye", by: "remote" });
   const unknown = await api.post(`/sessions/${otherId}/disconnect`, {});
   assertEquals([unknown.status, unknown.body.code], [404, "not-found"]);
-  const outOfRange = await api.post(`/sessions/${farId}/disconnect`, { code: 1000 });
-  assertEquals([outOfRange.status, outOfRange.body.pointer], [422, "/code"]);
 
   const both = await api.ask("/users/ann/disconnect", { method: "POST" });
   assertEquals(both.body, { closed: 2, isComplete: true });
@@ -239,7 +237,6 @@ Deno.test("API reads a history page by page, and names the reason of a gap", asy
   const wrong: [query: string, status: number][] = [
     ["?after=1", 422],
     ["?epoch=x", 422],
-    ["?limit=0", 422],
     ["?limit=1.5", 422],
     ["?last=1", 422],
   ];
@@ -430,12 +427,57 @@ Deno.test("API refuses unknown paths, other methods, and bodies that are no JSON
   assertEquals([packed.status, packed.body.code], [415, "unsupported-encoding"]);
   const malformed = await api.post("/topics/%ff/publications", {});
   assertEquals([malformed.status, malformed.body.code], [400, "malformed"]);
-  const long = await api.post(`/topics/${"x".repeat(8_000)}/publications`, {});
-  assertEquals(long.status, 422);
   const path = "/topics/%2e%2e%2f%0d%0aset-cookie:x/publications";
   const traversal = await api.post(path, {});
   assertEquals([traversal.status, traversal.body.topic], [200, "../\r\nset-cookie:x"]);
   assertEquals(traversal.headers.get("set-cookie"), null);
+});
+
+Deno.test("each part of a request to the API fits up to its bound", async () => {
+  const history = { "log:{name}": {} };
+  await using server = serveApi({ api: { path: "/api", maxBodyBytes: 4_096 }, history });
+  const api = new Backend(server);
+  const path = "/topics/a/publications";
+  const bodyOf = (bytes: number) => JSON.stringify({ data: "x".repeat(bytes - 11) });
+  const send = (body: BodyInit) =>
+    api.ask(path, { method: "POST", headers: { "content-type": "application/json" }, body });
+  const cases: [
+    ask: (size: number) => Promise<Answer>,
+    fitting: number[],
+    others: number[],
+    answer: [status: number, pointer?: string],
+  ][] = [
+    [(n) => api.get(`/topics/log%3Aa/history?limit=${n}`), [1, 1_000], [0, 1_001], [422, "/limit"]],
+    [(n) => api.get(`/topics/a/presence?limit=${n}`), [0, 10_000], [10_001], [422, "/limit"]],
+    [
+      (n) => api.post(`/topics/${"é".repeat(n / 2)}${"x".repeat(n % 2)}/publications`, {}),
+      [1, 255],
+      [256, 8_001],
+      [422, ""],
+    ],
+    [(n) => api.post(path, {}, { "idempotency-key": "k".repeat(n) }), [1, 255], [0, 256], [400]],
+    [
+      (code) => api.post("/users/nobody/disconnect", { code }),
+      [0, 3_000, 4_999],
+      [1_000, 2_999, 5_000],
+      [422, "/code"],
+    ],
+    [
+      (n) => api.post("/users/nobody/disconnect", { reason: "é".repeat(n) }),
+      [0, 1_024],
+      [1_025],
+      [422, "/reason"],
+    ],
+    [(bytes) => send(bodyOf(bytes)), [4_096], [4_097], [413]],
+    [(bytes) => send(new Blob([bodyOf(bytes)]).stream()), [4_096], [4_097], [413]],
+  ];
+  for (const [ask, fitting, others, answer] of cases) {
+    for (const size of fitting) assertEquals((await ask(size)).status, 200, `${ask} of ${size}`);
+    for (const size of others) {
+      const { status, body } = await ask(size);
+      assertEquals([status, body.pointer], [answer[0], answer[1]], `${ask} of ${size}`);
+    }
+  }
 });
 
 Deno.test("API bounds bodies, requests at once, and the rate of an address", async () => {
@@ -554,10 +596,7 @@ Deno.test("API does a request with an idempotency key once, on all nodes", async
   }
   const { body } = await here.get("/topics/log%3Aa/history");
   assertEquals(body.publications.length, 1);
-  for (const bad of ["x".repeat(256), "a b"]) {
-    const { status } = await here.post(path, {}, { "idempotency-key": bad });
-    assertEquals(status, 400, bad);
-  }
+  assertEquals((await here.post(path, {}, { "idempotency-key": "a b" })).status, 400);
 });
 
 Deno.test("API keeps the idempotency keys of callers apart, by their names or credentials", async () => {

@@ -7,7 +7,7 @@ import { isJson, mediaType } from "../../pubsub/logs/rules.ts";
 import { exceedsBytes, utf8Length } from "../../session/wire/utf8.ts";
 
 /** Most elements of one JSON array: each is a record with a cost of its own. */
-export const MAX_RECORDS = 10_000;
+const MAX_RECORDS = 10_000;
 
 const encoder = new TextEncoder();
 /** Keeps a byte order mark, which belongs to the record. */

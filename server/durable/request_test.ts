@@ -9,15 +9,14 @@ Deno.test("readId() decodes an id of one or more segments", () => {
     ["/a%20b/%C3%A9", "a b/é"],
     ["/...", "..."],
     ["/a:b*c>d", "a:b*c>d"],
-    [`/${"x".repeat(240)}`, "x".repeat(240)],
   ];
   for (const [path, id] of cases) assertEquals(readId(path), id, path);
 });
 
-Deno.test("readId() refuses empty segments, dots, encoded slashes, control characters and long ids", () => {
+Deno.test("readId() refuses empty segments, dots, encoded slashes and control characters", () => {
   const paths = ["", "/", "//", "/a/", "/a//b", "/%2e%2e/a", "/a/%2E", "/a%2Fb", "/a%5cb"];
-  const others = ["/a%00", "/a%0d%0ab", "/%C2%85", "/%7f", "/%", "/%ff", `/${"x".repeat(65_536)}`];
-  for (const path of [...paths, ...others, `/${"é".repeat(121)}`]) {
+  const others = ["/a%00", "/a%0d%0ab", "/%C2%85", "/%7f", "/%", "/%ff"];
+  for (const path of [...paths, ...others]) {
     const problem = assertThrows(() => readId(path), Problem, "Cannot find stream", path);
     assertEquals([problem.status, problem.code], [400, "bad-id"]);
   }
@@ -38,7 +37,6 @@ Deno.test("readQuery() refuses malformed, repeated and missing parameters", () =
     "offset=-1&live=websocket",
     "offset=-1&live=sse&live=sse",
     "offset=-1&live=sse&cursor=x",
-    `offset=-1&live=sse&cursor=${"9".repeat(16)}`,
   ];
   for (const query of queries) {
     const problem = assertThrows(() => readQuery(new URLSearchParams(query)), Problem, "", query);
@@ -74,9 +72,9 @@ Deno.test("readCreation() reads the facts of a stream", () => {
 
 Deno.test("readCreation(), readProducer() and readSequence() refuse malformed headers", () => {
   const cases: Record<string, string>[] = [
-    ...["text", "text/plain; x=\u00e9", "a b/c", `a/${"b".repeat(300)}`]
+    ...["text", "text/plain; x=\u00e9", "a b/c"]
       .map((type) => ({ "content-type": type })),
-    ...["-1", "01", "+1", "1.0", "1e3", "", "3153600001", "99999999999999999999"]
+    ...["-1", "01", "+1", "1.0", "1e3", "", "99999999999999999999"]
       .map((ttl) => ({ "stream-ttl": ttl })),
     ...["tomorrow", "2026-01-02", "2026-13-02T00:00:00Z", "2026-01-02T00:00:00"]
       .map((time) => ({ "stream-expires-at": time })),
@@ -103,9 +101,7 @@ Deno.test("readCreation(), readProducer() and readSequence() refuse malformed he
     { "producer-id": "a" },
     { "producer-id": "", "producer-epoch": "0", "producer-seq": "0" },
     { "producer-id": "a", "producer-epoch": "01", "producer-seq": "0" },
-    { "producer-id": "a", "producer-epoch": "0", "producer-seq": "9007199254740992" },
     { "stream-seq": "" },
-    { "stream-seq": "x".repeat(257) },
   ];
   for (const header of cases) {
     const read = () => {
@@ -116,5 +112,37 @@ Deno.test("readCreation(), readProducer() and readSequence() refuse malformed he
     };
     const problem = assertThrows(read, Problem, "", JSON.stringify(header));
     assertEquals(problem.status, 400, JSON.stringify(header));
+  }
+});
+
+Deno.test("each part of a request fits up to its bound", () => {
+  const creation = (header: string) => (value: string) =>
+    readCreation(new Headers({ [header]: value }), "/streams");
+  const producer = (part: "id" | "epoch" | "seq") => (value: string) =>
+    readProducer(
+      new Headers({
+        "producer-id": "a",
+        "producer-epoch": "0",
+        "producer-seq": "0",
+        [`producer-${part}`]: value,
+      }),
+    );
+  const cases: [read: (value: string) => unknown, fits: string, tooLarge: string][] = [
+    [(id) => readId(`/${id}`), "é".repeat(120), "é".repeat(120) + "i"],
+    [
+      (digits) => readQuery(new URLSearchParams({ cursor: digits })),
+      "9".repeat(15),
+      "1".repeat(16),
+    ],
+    [creation("stream-ttl"), "3153600000", "3153600001"],
+    [creation("content-type"), `text/${"x".repeat(251)}`, `text/${"x".repeat(252)}`],
+    [producer("id"), "p".repeat(256), "p".repeat(257)],
+    [producer("epoch"), `${2 ** 53 - 1}`, `${2 ** 53}`],
+    [producer("seq"), `${2 ** 53 - 1}`, `${2 ** 53}`],
+    [(seq) => readSequence(new Headers({ "stream-seq": seq })), "s".repeat(256), "s".repeat(257)],
+  ];
+  for (const [read, fits, tooLarge] of cases) {
+    read(fits);
+    assertEquals(assertThrows(() => read(tooLarge), Problem, "", tooLarge).status, 400);
   }
 });
