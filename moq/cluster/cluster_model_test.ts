@@ -1,6 +1,7 @@
 /** Relays whose engine loses, repeats and delays messages: consistent in the end. */
 import { assertEquals } from "@std/assert";
-import { ClusterBench, Publisher, read } from "../../tests/moq/cluster.ts";
+import { ClusterBench, read } from "../../tests/moq/cluster.ts";
+import { Publisher } from "../../tests/moq/relays.ts";
 import type { LivePair } from "../../tests/moq/pair.ts";
 import { Random } from "../../tests/random.ts";
 

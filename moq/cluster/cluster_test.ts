@@ -1,6 +1,7 @@
 /** The broadcasts of relays that dial each other over memory, at a fake time. */
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { ClusterBench, listen, Publisher, read, type Site } from "../../tests/moq/cluster.ts";
+import { ClusterBench, read, type Site } from "../../tests/moq/cluster.ts";
+import { listen, Publisher } from "../../tests/moq/relays.ts";
 import { textOf } from "../../tests/moq/pair.ts";
 import { turns } from "../../tests/waiting.ts";
 import { Nodes } from "../../pubsub/nodes/nodes.ts";

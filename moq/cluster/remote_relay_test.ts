@@ -1,6 +1,7 @@
 /** Dialing and leaving between relays of a cluster. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { ClusterBench, Publisher, read, type Site } from "../../tests/moq/cluster.ts";
+import { ClusterBench, read, type Site } from "../../tests/moq/cluster.ts";
+import { Publisher } from "../../tests/moq/relays.ts";
 import { bytesOf, type LivePair, livePair } from "../../tests/moq/pair.ts";
 import { turns } from "../../tests/waiting.ts";
 import type { MoqSession } from "../session/session.ts";

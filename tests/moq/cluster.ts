@@ -7,18 +7,15 @@
 import { assert } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { MoqCluster, type MoqClusterOptions } from "../../moq/cluster/cluster.ts";
-import { LiveTrack } from "../../moq/live/live_track.ts";
 import { MoqRelay, type MoqRelayOptions } from "../../moq/live/relay.ts";
-import type { MoqSession } from "../../moq/session/session.ts";
 import { TrackMux } from "../../moq/track/mux.ts";
 import type { TrackReader } from "../../moq/track/track_reader.ts";
-import type { TrackWriter } from "../../moq/track/track_writer.ts";
 import type { MoqVersion } from "../../moq/wire/versions.ts";
 import { Nodes } from "../../pubsub/nodes/nodes.ts";
 import { turns } from "../waiting.ts";
 import { type FaultyBroker, FaultyEngine } from "../faulty_broker.ts";
 import type { Random } from "../random.ts";
-import { bytesOf, type LivePair, livePair, textOf } from "./pair.ts";
+import { type LivePair, livePair, textOf } from "./pair.ts";
 
 /** The shortest step of time: half of the interval that gathers changes, in milliseconds. */
 const STEP_MS = 25;
@@ -149,39 +146,6 @@ export class ClusterBench implements AsyncDisposable {
     }
     this.time.restore();
   }
-}
-
-/** A publisher of one broadcast, which counts subscriptions. */
-export class Publisher {
-  readonly live = new LiveTrack();
-  readonly tracks: TrackWriter[] = [];
-  readonly mux = new TrackMux();
-
-  constructor(path = "/live") {
-    this.mux.publish(path, {
-      serveTrack: (track) => {
-        this.tracks.push(track);
-        return this.live.serve(track);
-      },
-      serveFetch: (request, group) => this.live.serveFetch(request, group),
-      trackInfo: () => ({ timescale: 90_000 }),
-    });
-  }
-
-  write(text: string): void {
-    using group = this.live.openGroup();
-    group.writeFrame(bytesOf(text));
-  }
-}
-
-/** Collects the announcements that a session receives. */
-export async function listen(session: MoqSession): Promise<string[]> {
-  const heard: string[] = [];
-  const reader = await session.acceptAnnounce("/");
-  void (async () => {
-    for await (const { path, active } of reader) heard.push(`${path} ${active ? "on" : "off"}`);
-  })().catch(() => {});
-  return heard;
 }
 
 /** Reads the first frame of the next group. */
