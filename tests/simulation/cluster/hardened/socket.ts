@@ -7,6 +7,9 @@ import type { ByteReceiver, SimulatedBytes } from "./bytes.ts";
 /** Callback of a write or of an end. */
 type Done = (error?: Error | null) => void;
 
+/** Time until a process learns of the end of a socket, in milliseconds. */
+const END_MS = 2;
+
 /** A socket of a server, with the members of the class of node:net that an HTTP server uses. */
 export class SimulatedNodeSocket extends Duplex implements ByteReceiver {
   readonly remoteAddress: string;
@@ -37,7 +40,7 @@ export class SimulatedNodeSocket extends Duplex implements ByteReceiver {
       readonly below?: SimulatedNodeSocket;
     },
   ) {
-    super({ allowHalfOpen: true });
+    super({ allowHalfOpen: true, emitClose: false });
     this.#end = end;
     this.#runtime = runtime;
     this.remoteAddress = address.hostname;
@@ -129,10 +132,16 @@ export class SimulatedNodeSocket extends Duplex implements ByteReceiver {
     this.#runtime.clearTimeout(this.#timer);
     this.above?.destroy();
     this.#end.close();
-    // The system tells of the end of a socket later.
-    this.#runtime.schedule(() => {
-      done(error);
-      this.below?.destroy();
-    });
+    // As in node:net, `closed` is true from now on. The process learns the rest later.
+    done(error);
+    const untaken = this.#untaken;
+    this.#untaken = undefined;
+    this.#runtime.setTimeout(() => {
+      untaken?.();
+      this.#runtime.schedule(() => {
+        this.emit("close", error !== null);
+        this.below?.destroy();
+      });
+    }, END_MS);
   }
 }
