@@ -64,6 +64,12 @@ export const REQUEST_FIELDS: readonly Field[] = [
   [":path", "/"],
 ];
 
+/** The header fields of a request with other values, or without the fields that are undefined. */
+export function requestFields(changes: Readonly<Record<string, string | undefined>>): Field[] {
+  const all = { ...Object.fromEntries(REQUEST_FIELDS), ...changes };
+  return Object.entries(all).filter((field): field is [string, string] => field[1] !== undefined);
+}
+
 /** Joins bytes and varints. */
 export function bytesOf(...parts: readonly (Uint8Array | number)[]): Uint8Array<ArrayBuffer> {
   return concat(parts.map((part) => typeof part === "number" ? encodeVarint(part) : part));
