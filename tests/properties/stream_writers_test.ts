@@ -1,6 +1,7 @@
 /** Writers of a durable stream: each record is kept once, in order, whoever writes and fails. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
+import { pause } from "../../base/wait.ts";
 import { logTopic } from "../../pubsub/logs/rules.ts";
 import { SWEEP_INTERVAL_MS } from "../../pubsub/logs/stream_logs.ts";
 import {
@@ -18,14 +19,17 @@ import type { World } from "./world.ts";
 
 const ID = "log-book";
 
-/** Most bytes of the stream. */
-const MAX_BYTES = 20_000;
+/** Most bytes of the stream, and of a record. */
+const [MAX_BYTES, MAX_RECORD_BYTES] = [300_000, 1_000_000];
 
 /** Time for the calls of an engine, in milliseconds. */
 const CALLS_MS = 2_500;
 
 /** Time between two attempts to take the stream over, in milliseconds. */
 const ATTEMPT_MS = 150;
+
+/** Time until a reader whose reads fail tries again, in milliseconds. */
+const RETRY_MS = 100;
 
 /** Part of the lease that is over at most when a living writer shows the next sign of life. */
 const SIGN_SHARE = 2 / RENEWALS_PER_LEASE;
@@ -40,9 +44,13 @@ const turn = fc.record({
       records: fc.integer({ min: 1, max: 5 }),
       calls: fc.constantFrom(...Object.keys(FATES) as (keyof typeof FATES)[]),
       forMs: fc.integer({ min: 1, max: 4_000 }),
+      /** Cuts the connections to the engine, if it has any, meanwhile. */
+      isCut: fc.boolean(),
     }),
     { maxLength: 3 },
   ),
+  /** Reads of the follower meanwhile. */
+  reads: fc.constantFrom(...Object.keys(FATES) as (keyof typeof FATES)[]),
   /** Time without an append. */
   quietMs: fc.constantFrom(0, 1_000, 2 * LEASE_MS),
   /** How the writer leaves the stream to the next one. */
@@ -66,15 +74,17 @@ property("a stream has each record of its writers once, in order, and the end of
   cases: fc.record({
     engine: fc.constantFrom("memory", "redis", "nats", "sqlite"),
     turns: fc.array(turn, { minLength: 1, maxLength: 4 }),
+    /** Records at once before the last end, of which an append of the engine takes 1,000. */
+    burst: fc.constantFrom(0, 0, 1_001, 2_400),
     end: fc.constantFrom(...Object.keys(ENDS) as (keyof typeof ENDS)[]),
   }),
-  async check(world, { engine, turns, end }) {
+  async check(world, { engine, turns, burst, end }) {
     const stream = new Stream(world, await world.engine(engine));
     await stream.create();
     for (const [i, turn] of turns.entries()) {
       await stream.write(turn);
       const isLast = i === turns.length - 1;
-      if (isLast) await stream.end(end);
+      if (isLast) await stream.end(end, burst);
       else if (!await stream.passOn(turn.leaves)) break;
     }
     await stream.compare();
@@ -95,6 +105,7 @@ class Node {
       return {
         broker: this.broker,
         durableStreams: { path: "/streams", maxStreamBytes: MAX_BYTES },
+        session: { maxMessageBytes: MAX_RECORD_BYTES },
         onError() {},
       };
     });
@@ -132,20 +143,33 @@ class Stream {
     for (const node of [this.#reader, this.#node, this.#next]) await reach(this.#world, node);
     const { host, streams } = this.#node;
     this.#writer = await this.#world.run(host, () => streams.create(ID));
-    const { streams: read } = this.#reader;
-    void this.#world.run(
-      this.#reader.host,
-      () => collect(read.follow(ID), ({ data }) => this.#got.push(data)),
-    ).then((outcome) => this.#outcome = outcome);
+    void this.#world.run(this.#reader.host, () => this.#follow())
+      .then((outcome) => this.#outcome = outcome);
+  }
+
+  /** Reads the stream to its end, and goes on after reads that failed. */
+  async #follow(): Promise<string> {
+    let place: { readonly after: string } | undefined;
+    for (;;) {
+      const outcome = await collect(this.#reader.streams.follow(ID, place), ({ data, offset }) => {
+        place = { after: offset };
+        this.#got.push(data);
+      });
+      if (outcome !== "BrokerError") return outcome;
+      await pause(this.#reader.host.runtime, RETRY_MS);
+    }
   }
 
   /** Appends records while calls fail, and keeps the stream while there is nothing to append. */
-  async write({ bursts, quietMs }: Turn): Promise<void> {
+  async write({ bursts, reads, quietMs }: Turn): Promise<void> {
     const world = this.#world;
-    for (const { records, calls, forMs } of bursts) {
+    this.#reader.broker.make("logs.read", FATES[reads]);
+    for (const { records, calls, forMs, isCut } of bursts) {
       this.#node.broker.make("logs.append", FATES[calls]);
       const appending = range(1, records).map(() => this.#append(this.#records++));
-      await world.pause(forMs);
+      await world.pause(forMs / 2);
+      if (isCut) world.cut(this.#node.host);
+      await world.pause(forMs / 2);
       this.#node.broker.make("logs.append", pass);
       const outcomes = await world.inTime("appends", Promise.all(appending));
       assertEquals(outcomes, outcomes.map(() => "fulfilled"), `appends that ${calls}`);
@@ -154,6 +178,7 @@ class Stream {
       await world.pause(quietMs / 8);
       assertEquals(await this.#open(this.#next), "held");
     }
+    this.#reader.broker.make("logs.read", pass);
   }
 
   /** Leaves the stream to the next node; false if a search was first. */
@@ -182,18 +207,23 @@ class Stream {
     return true;
   }
 
-  /** Lets the last writer end. */
-  async end(by: keyof typeof ENDS): Promise<void> {
+  /** Lets the last writer end, after a burst of records. */
+  async end(by: keyof typeof ENDS, burst: number): Promise<void> {
     const world = this.#world;
     const { host, broker } = this.#node;
     const writer = this.#writer;
     this.#expected = ENDS[by];
+    const appending = Promise.all(range(1, burst).map(() => this.#append(this.#records++)));
+    // These ends wait for all records.
+    if (by !== "close" && by !== "abort") await world.inTime("a burst", appending);
     const abort = () => world.run(host, () => writer.abort("given up", { code: "tired" }));
     switch (by) {
       case "close":
-        return assertEquals(await outcomeOf(world.run(host, () => writer.close())), "fulfilled");
-      case "abort":
-        return assertEquals(await outcomeOf(abort()), "fulfilled");
+      case "abort": {
+        const ending = by === "abort" ? abort() : world.run(host, () => writer.close());
+        assertEquals(await outcomeOf(ending), "fulfilled");
+        return assertEquals(new Set(await appending), new Set(burst > 0 ? ["fulfilled"] : []));
+      }
       case "disposal":
         return await world.run(host, () => writer[Symbol.asyncDispose]());
       case "loss":
