@@ -10,8 +10,6 @@ import {
   type PresenceNotice,
   RequestError,
   type Session,
-  SessionClosedError,
-  type Subscription,
 } from "../mod.ts";
 import { dialWebSocket, dialWebTransport, type MemoryPair } from "../transport/mod.ts";
 import { internals } from "../session/session.ts";
@@ -52,50 +50,6 @@ Deno.test("Client.handOver() continues in another session, and closes the first 
   assertEquals(server.manager.count, 1);
 });
 
-/** Publishes 400 numbers while the client moves four times, and reads them. */
-async function assertAllInOrder(
-  server: TestServer,
-  client: Client,
-  subscription: Subscription,
-): Promise<void> {
-  const seen: unknown[] = [];
-  const reading = (async () => {
-    for await (const { data } of subscription) if (seen.push(data) === 400) return;
-  })();
-  let next = 0;
-  for (let i = 0; i < 4; i++) {
-    const moving = client.handOver();
-    for (let j = 0; j < 100; j++) {
-      server.publish(subscription.topic, next++);
-      if (j % 10 === 0) await turns(1);
-    }
-    assert(await moving);
-  }
-  await reading;
-  assertEquals(seen, Array.from({ length: 400 }, (_, i) => i));
-}
-
-Deno.test("Client.handOver() loses no publication of a topic with a history, and takes none twice", async () => {
-  await using server = testServer({ authorize: () => true, history: { "log:{name}": {} } });
-  await using client = server.connect();
-  const told: unknown[] = [];
-  const log = client.subscribe("log:a", { onRecovery: (recovery) => void told.push(recovery) });
-  await log.ready;
-  const statuses: string[] = [];
-  log.status.subscribe((status) => void statuses.push(status));
-  await assertAllInOrder(server, client, log);
-  assertEquals(told, []);
-  assertEquals(statuses.filter((status) => status !== "subscribed"), []);
-});
-
-Deno.test("Client.handOver() has each publication of a topic without history come once and in order", async () => {
-  await using server = testServer({ authorize: () => true });
-  await using client = server.connect();
-  const news = client.subscribe("news");
-  await news.ready;
-  await assertAllInOrder(server, client, news);
-});
-
 Deno.test("Client.handOver() keeps a subscription to a topic to which the application subscribes too", async () => {
   await using server = testServer({
     authorize: () => true,
@@ -113,29 +67,6 @@ Deno.test("Client.handOver() keeps a subscription to a topic to which the applic
     server.publish(topic, 1);
     assertEquals((await soon(receiveOne(subscription))).data, 1);
   }
-});
-
-Deno.test("Client.handOver() holds nothing back once the first session broke", async () => {
-  let gate = Promise.resolve();
-  await using server = testServer({
-    authorize: async () => {
-      await gate;
-      return true;
-    },
-  });
-  await using client = server.connect();
-  const first = await client.whenConnected();
-  const news = client.subscribe("news");
-  await news.ready;
-  // The second session has no subscription yet, so that no mark ends the rest of the first one.
-  const { promise, resolve } = Promise.withResolvers<void>();
-  gate = promise;
-  assert(await client.handOver());
-  (first as Session)[internals].abort(CloseCode.abnormal, "Broken", undefined, "network");
-  resolve();
-  await until(() => server.topics.subscribers("news")[0]?.id === client.session?.id);
-  server.publish("news", 1);
-  assertEquals((await soon(receiveOne(news))).data, 1);
 });
 
 Deno.test("Client.handOver() lets a request end in its own session", async () => {
@@ -159,31 +90,6 @@ Deno.test("Client.handOver() lets a request end in its own session", async () =>
   await first.closed;
 });
 
-Deno.test("Client.handOver() lets an answer that streams end in its own session", async () => {
-  const gate = Promise.withResolvers<void>();
-  await using server = testServer({
-    requests: {
-      async *slow(_message, session) {
-        yield session.id;
-        await gate.promise;
-        for (let i = 0; i < 100; i++) yield i;
-      },
-      fast: (_message, session) => session.id,
-    },
-  });
-  await using client = server.connect();
-  const first = await client.whenConnected();
-  const slow = client.requestStream("slow")[Symbol.asyncIterator]();
-  assertEquals((await slow.next()).value, first.id);
-  assert(await client.handOver());
-  assertEquals(await client.request("fast"), client.session!.id);
-  assert(!first.isClosed);
-  gate.resolve();
-  for (let i = 0; i < 100; i++) assertEquals((await slow.next()).value, i);
-  assertEquals((await slow.next()).done, true);
-  await first.closed;
-});
-
 Deno.test("Client.handOver() cuts a request off that does not end within 30 s", async () => {
   using time = new FakeTime();
   await using server = testServer({ onMessage: () => new Promise(() => {}) });
@@ -201,85 +107,6 @@ Deno.test("Client.handOver() cuts a request off that does not end within 30 s", 
   await passTime(time, 7_000);
   assertEquals(await hanging, "SessionClosedError");
   assertEquals([first.isClosed, client.isConnected], [true, true]);
-});
-
-Deno.test("Client.handOver() delivers each numbered message once, in order", async () => {
-  const handled: unknown[] = [];
-  await using server = testServer({
-    async onMessage({ data }) {
-      await turns(1);
-      handled.push(data);
-    },
-    authorize: () => true,
-  });
-  await using client = server.connect({
-    delivery: "at-least-once",
-    outbox: { maxMessages: 1_000 },
-  });
-  await client.whenConnected();
-  let next = 0;
-  for (let i = 0; i < 4; i++) {
-    for (let j = 0; j < 20; j++) client.send("say", next++);
-    const moving = client.handOver();
-    for (let j = 0; j < 20; j++) client.send("say", next++);
-    assert(await moving);
-  }
-  await client.flushed();
-  assertEquals(handled, Array.from({ length: 160 }, (_, i) => i));
-  assertEquals(client.outbox.messages, 0);
-});
-
-Deno.test("Client.handOver() delivers messages to the user once, in order, for a loop", async () => {
-  await using server = testServer({
-    authenticate: () => "ann",
-    authorize: () => true,
-    onOpen: (session) => void server.subscribe(session, "app"),
-  });
-  await using client = server.connect();
-  const first = await client.whenConnected();
-  const seen: unknown[] = [];
-  const reading = (async () => {
-    for await (const { data } of client) if (seen.push(data) === 80) return;
-  })();
-  await turns();
-  // A stream that stays open holds the first session.
-  await first.createBidirectionalStream();
-  const moving = client.handOver();
-  for (let i = 0; i < 80;) {
-    server.publish("app", i++);
-    server.to("ann").send("direct", i++);
-    await turns(1);
-  }
-  assert(await moving);
-  await reading;
-  assertEquals(seen, Array.from({ length: 80 }, (_, i) => i));
-  assert(!first.isClosed);
-});
-
-Deno.test("Client.handOver() has each message to the user come once after a second move, beside the first session", async () => {
-  const gate = Promise.withResolvers<void>();
-  const seen: unknown[] = [];
-  await using server = testServer({
-    authenticate: () => "ann",
-    onMessage: async (message) => {
-      await gate.promise;
-      message.reply(null);
-    },
-  });
-  await using client = server.connect({ onMessage: ({ data }) => void seen.push(data) });
-  const first = await client.whenConnected();
-  const slow = client.request("slow");
-  await turns();
-  assert(await client.handOver());
-  const second = client.session!;
-  assert(await client.handOver());
-  await second.closed;
-  assert(!first.isClosed);
-  server.to("ann").send("direct", 1);
-  await turns();
-  assertEquals(seen, [1]);
-  gate.resolve();
-  await slow;
 });
 
 Deno.test("Client whose session broke after a move reconnects beside the first session, as one client", async () => {
@@ -315,40 +142,6 @@ Deno.test("Client whose session broke after a move reconnects beside the first s
   server.to("ann").send("direct", 2);
   await turns();
   assertEquals(seen, [1, 2]);
-});
-
-Deno.test("Client.handOver() takes one place of a user, and shows no change in a room", async () => {
-  await using server = testServer({
-    authenticate: ({ token }) => token ?? null,
-    authorize: () => true,
-    rooms: ["room:{name}"],
-    limits: { maxSessionsPerUser: 1 },
-  });
-  await using bob = server.connect({ path: "/?token=bob" });
-  const notices: PresenceNotice[] = [];
-  void (async () => {
-    for await (const { data } of bob) notices.push(data as PresenceNotice);
-  })();
-  await bob.subscribe("room:a").ready;
-  await using ann = server.connect({ path: "/?token=ann" });
-  const room = ann.subscribe("room:a");
-  await ann.presence("room:a", { is: "here" });
-  await room.ready;
-  await turns();
-  const before = notices.length;
-  for (let i = 0; i < 3; i++) {
-    const first = ann.session!;
-    assert(await ann.handOver());
-    await first.closed;
-    await turns();
-  }
-  assertEquals(notices.slice(before), []);
-  assertEquals(server.manager.sessionsOf("ann").length, 1);
-  server.publish("room:a", "still here");
-  for await (const { data } of room) {
-    assertEquals(data, "still here");
-    break;
-  }
 });
 
 /** Opens the second session of a client by hand. */
@@ -499,23 +292,6 @@ Deno.test("Client.handOver() changes nothing where the server lacks the feature,
   assertEquals(await other.handOver(), false);
   assertEquals(other.session?.id, "s");
   await old[Symbol.asyncDispose]();
-});
-
-Deno.test("Client.handOver() continues with the next session where the first one breaks meanwhile", async () => {
-  await using server = testServer({ authorize: () => true, history: { log: {} } });
-  await using client = server.connect();
-  const log = client.subscribe("log");
-  const news = client.subscribe("news");
-  await Promise.all([log.ready, news.ready]);
-  const first = client.session!;
-  await first.createBidirectionalStream(); // Holds the first session.
-  assert(await client.handOver());
-  await turns();
-  server.network.linkOf(first).disconnect();
-  server.publish("log", 1);
-  server.publish("news", 2);
-  assertEquals([(await receiveOne(log)).data, (await receiveOne(news)).data], [1, 2]);
-  assertEquals(client.status.current.name, "connected");
 });
 
 Deno.test("Client.handOver() does not use a session that opens after the first one broke", async () => {
@@ -772,68 +548,6 @@ Deno.test("Client.handOver() keeps the order of a topic whose old session is slo
   assertEquals(first.isClosed, true);
 });
 
-Deno.test("Client.handOver() keeps the order of a topic over two moves beside a slow first session", async () => {
-  using time = new FakeTime();
-  await using server = testServer({ authorize: () => true });
-  await using client = server.connect();
-  const news = client.subscribe("news");
-  await news.ready;
-  const seen: unknown[] = [];
-  void (async () => {
-    for await (const { data } of news) seen.push(data);
-  })();
-  let next = 0;
-  const publish = async () => {
-    for (let i = 0; i < 10; i++) server.publish("news", next++);
-    await turns();
-  };
-  server.network.linkOf(client).setFaults({ delayMs: 6_000 }, "to-client");
-  await publish();
-  for (let i = 0; i < 2; i++) {
-    const moving = client.handOver();
-    await passTime(time, 0);
-    assert(await moving);
-    await publish();
-    // Time in which the second session ends, and the first does not.
-    await passTime(time, i * 3_000);
-    await publish();
-  }
-  assertEquals(seen, []);
-  await passTime(time, 6_000);
-  assertEquals(seen, Array.from({ length: 50 }, (_, i) => i));
-  await publish();
-  assertEquals(seen.length, 60);
-});
-
-Deno.test("Client.handOver() passes on the rest of a topic whose request has no answer yet", async () => {
-  await using server = testServer({ authorize: () => true, history: { "log:{name}": {} } });
-  await using client = server.connect();
-  await client.whenConnected();
-  const middle = server.network.linkOf(client);
-  middle.stall("to-client");
-  const seen: unknown[] = [];
-  const topics = ["news", "log:a"].map((topic) => client.subscribe(topic));
-  for (const topic of topics) {
-    void (async () => {
-      for await (const { data } of topic) seen.push(`${topic.topic} ${data}`);
-    })();
-  }
-  await turns();
-  const publish = async (n: number) => {
-    for (const { topic } of topics) server.publish(topic, n);
-    await turns();
-  };
-  await publish(1);
-  assert(await client.handOver());
-  await Promise.all(topics.map(({ ready }) => ready));
-  await publish(2);
-  assertEquals(seen, []);
-  middle.resume("to-client");
-  await turns();
-  // The subscription to the history begins with the answer in the new session.
-  assertEquals(seen.sort(), ["log:a 2", "news 1", "news 2"]);
-});
-
 Deno.test("Client.handOver() to another node takes no publication twice behind the answer there", async () => {
   using time = new FakeTime();
   await using broker = new MemoryBroker();
@@ -982,35 +696,6 @@ Deno.test("Client.handOver() holds messages of the new session within bounds, un
   await passTime(time, 16_000);
 });
 
-Deno.test("Client.handOver() takes one place of a user among all nodes", async () => {
-  await using broker = new MemoryBroker();
-  const options = {
-    broker,
-    authenticate: () => "ann",
-    authorize: () => true,
-    limits: { maxSessionsPerUser: 1 },
-  };
-  await using one = testServer(options);
-  await using two = testServer(options);
-  await Promise.all([one.nodes!.ready, two.nodes!.ready]);
-  await using client = one.connect();
-  await client.whenConnected();
-  for (let i = 0; i < 3; i++) {
-    const first = client.session!;
-    assert(await client.handOver());
-    await first.closed;
-  }
-  const claims = await broker.store.claims("sessions:ann");
-  assertEquals([claims.length, one.manager.count], [1, 1]);
-  const error = await assertRejects(() => two.dial(), SessionClosedError);
-  assertEquals(error.info?.code, 4429);
-  // The place is free once the last session is over.
-  await client.close();
-  await turns();
-  await using other = await two.dial();
-  assertEquals(other.isReady, true);
-});
-
 Deno.test("Server excludes a moving client from its own publication, in either session", async () => {
   await using server = testServer({ authenticate: () => "ann", authorize: () => true });
   const { first, second } = await openBoth(
@@ -1027,130 +712,6 @@ Deno.test("Server excludes a moving client from its own publication, in either s
     peer.envelopes.filter((envelope) => "topic" in envelope || "unsubscribed" in envelope);
   assertEquals(topics(first), [{ unsubscribed: "other", code: "handover", reason: "" }]);
   assertEquals(topics(second), [{ topic: "other", data: 3 }]);
-  first.connection.close();
-  second.connection.close();
-});
-
-Deno.test("Server gives a topic to the third session alone where a client moves again at once", async () => {
-  const gate = Promise.withResolvers<void>();
-  let waits = true;
-  await using server = testServer({
-    authenticate: () => "ann",
-    authorize: async (_, topic) => {
-      if (topic === "late" && waits) await gate.promise;
-      return true;
-    },
-  });
-  const { first, second } = await openBoth(
-    server,
-    '{"subscribe":"news","id":1,"client":"c"}\n{"subscribe":"late","id":2}',
-  );
-  // The second session asks for no topic before the next move.
-  second.say('{"send":"x","client":"c"}');
-  await turns();
-  const { hello } = second.envelopes[0] as { hello: { ticket: string } };
-  const third = await openSecond(server, hello.ticket);
-  await turns();
-  waits = false;
-  third.say('{"subscribe":"news","id":1,"client":"c"}\n{"subscribe":"late","id":2}');
-  await turns();
-  second.connection.close();
-  gate.resolve();
-  await turns();
-  const { error } = first.envelopes.at(-1) as { error: { code: string } };
-  assertEquals(error.code, "superseded");
-  third.say('{"publish":"news","data":1,"id":3}\n{"publish":"late","data":2,"id":4}');
-  await turns();
-  const heard = (peer: Peer) => peer.envelopes.filter((envelope) => "topic" in envelope);
-  assertEquals(heard(first), []);
-  assertEquals(heard(third), [{ topic: "news", data: 1 }, { topic: "late", data: 2 }]);
-  first.connection.close();
-  third.connection.close();
-});
-
-Deno.test("Server excludes a moved client from its own publication behind a late topic of the first session", async () => {
-  const gate = Promise.withResolvers<void>();
-  await using server = testServer({
-    authenticate: () => "ann",
-    authorize: async (_, topic) => {
-      if (topic === "late") await gate.promise;
-      return true;
-    },
-  });
-  const { first, second } = await openBoth(
-    server,
-    '{"subscribe":"late","id":1,"client":"c"}',
-  );
-  second.say('{"subscribe":"news","id":1,"client":"c"}');
-  await turns();
-  gate.resolve();
-  await turns();
-  second.say('{"publish":"news","data":1,"id":2,"echo":false}');
-  await turns();
-  first.connection.close();
-  await turns();
-  second.say('{"publish":"news","data":2,"id":3,"echo":false}\n{"publish":"news","data":3,"id":4}');
-  await turns();
-  const heard = second.envelopes.filter((envelope) => "topic" in envelope);
-  assertEquals(heard, [{ topic: "news", data: 3 }]);
-  second.connection.close();
-});
-
-Deno.test("Server gives a topic to the second session alone where a subscribe of the first one waited", async () => {
-  const gate = Promise.withResolvers<void>();
-  let isFirst = true;
-  await using server = testServer({
-    authenticate: () => "ann",
-    authorize: async () => {
-      const waits = isFirst;
-      isFirst = false;
-      if (waits) await gate.promise;
-      return true;
-    },
-  });
-  const { first, second } = await openBoth(
-    server,
-    '{"subscribe":"news","id":1,"client":"c"}',
-  );
-  second.say('{"subscribe":"news","id":1,"client":"c"}');
-  await turns();
-  gate.resolve();
-  await turns();
-  const { error } = first.envelopes.at(-1) as { error: { code: string } };
-  assertEquals(error.code, "superseded");
-  second.say('{"publish":"news","data":1,"id":2,"echo":false}');
-  second.say('{"publish":"news","data":2,"id":3}');
-  await turns();
-  const heard = (peer: Peer) => peer.envelopes.filter((envelope) => "topic" in envelope);
-  assertEquals([heard(first), heard(second)], [[], [{ topic: "news", data: 2 }]]);
-  first.connection.close();
-  second.connection.close();
-});
-
-Deno.test("Server gives a topic to the second session alone where it closes the first one meanwhile", async () => {
-  using time = new FakeTime();
-  const opened: Session[] = [];
-  await using server = testServer({
-    authenticate: () => "ann",
-    authorize: () => true,
-    onOpen: (session) => void opened.push(session),
-  });
-  const { first, second } = await openBoth(
-    server,
-    '{"subscribe":"news","id":1,"client":"c"}',
-  );
-  // The first session does not end before all this has arrived.
-  server.network.linkOf(opened[0]!).setFaults({ delayMs: 1_000 }, "to-client");
-  for (let i = 0; i < 4; i++) opened[0]!.send("last", "x".repeat(50_000));
-  await turns();
-  void opened[0]!.close();
-  second.say('{"subscribe":"news","id":1,"client":"c"}');
-  await turns();
-  second.say('{"publish":"news","data":1,"id":2,"echo":false}\n{"publish":"news","data":2,"id":3}');
-  await turns();
-  await passTime(time, 5_000);
-  const heard = (peer: Peer) => peer.envelopes.filter(({ topic }) => topic === "news");
-  assertEquals([heard(first), heard(second)], [[], [{ topic: "news", data: 2 }]]);
   first.connection.close();
   second.connection.close();
 });

@@ -4,6 +4,7 @@ import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
 import type { Subscription } from "../../client/subscription.ts";
 import { CloseCode } from "../../errors.ts";
+import type { Recovery } from "../../session/wire/recovery.ts";
 import type { Session } from "../../session/session.ts";
 import type { Server } from "../../server.ts";
 import type { Host } from "../../testing/simulation/mod.ts";
@@ -99,6 +100,24 @@ property("a client that moves gets each publication once, in order, and counts a
     rounds: fc.array(round, { minLength: 1, maxLength: 2 }),
   }),
   regressions: {
+    "publications held back for the rest of a session that broke": {
+      transport: "websocket",
+      hasUser: false,
+      rounds: [{ ...MOVE, breaks: "the earlier session", rightMs: 800 }],
+    },
+    "publications of a third session ahead of the rest of the first one": {
+      transport: "websocket",
+      hasUser: true,
+      rounds: [{
+        ...MOVE,
+        moves: [{ oldDelayMs: 500, afterMs: 0 }, { oldDelayMs: 1, afterMs: 120 }],
+      }],
+    },
+    "the rest of a topic lost, as its subscribe had no answer before the move": {
+      transport: "websocket",
+      hasUser: true,
+      rounds: [{ ...MOVE, isLate: true, moves: [{ oldDelayMs: 500, afterMs: 0 }] }],
+    },
     "a topic in two sessions, as the server closes the earlier one in the move": {
       transport: "websocket",
       hasUser: false,
@@ -175,6 +194,8 @@ class Moving {
   #mostSubscribers = 0;
   readonly #reached = new Set<number>();
   readonly #shown = new Set<string>();
+  /** Changes that a user of the room, or a reader of a topic, would notice. */
+  readonly #noticed = new Set<string>();
 
   constructor(
     world: World,
@@ -222,6 +243,9 @@ class Moving {
       onError() {},
     }));
     this.#server = server;
+    server.presence.subscribe(({ type, topic }) => {
+      if (topic !== LATE[2]) this.#noticed.add(`presence: ${type}`);
+    });
     this.#node = host;
     this.#machine = world.host("client");
     this.#front = this.#newFront();
@@ -245,6 +269,7 @@ class Moving {
     this.#mostSubscribers = 0;
     this.#reached.clear();
     this.#shown.clear();
+    this.#noticed.clear();
     this.#round = round;
     this.#earlier = this.#server.manager.all()[0] as Session;
     this.#change(this.#front, { bytesPerSecond: round.isLarge ? NARROW : Infinity });
@@ -290,6 +315,7 @@ class Moving {
   /** A move without a loss: one session in each topic, reached by messages, and seen in the room. */
   #compareCounts(): void {
     assertEquals(this.#mostSubscribers, 1, "sessions of one topic at once");
+    assertEquals([...this.#noticed], [], "changes of presence and of subscriptions");
     if (!this.#hasUser) return;
     assertEquals([...this.#reached], [1], "sessions that a message to the user reached");
     assertEquals([...this.#shown], ["ada"], "members of the room");
@@ -428,10 +454,17 @@ class Moving {
   }
 
   #subscribe(topics: readonly string[]): Reader[] {
+    const onRecovery = ({ reason }: Recovery) => void this.#noticed.add(`recovery: ${reason}`);
     return topics.filter((topic) => this.#hasUser || !topic.startsWith("room:")).map((topic) => {
-      const subscription = this.#client.subscribe(topic);
+      const subscription = this.#client.subscribe(
+        topic,
+        topic.startsWith("kept:") ? { onRecovery } : {},
+      );
       const got: number[] = [];
       void collect(subscription, ({ data }) => void got.push(numberOf(data)));
+      subscription.status.subscribe((status) => {
+        if (status === "lost") this.#noticed.add(`${topic}: ${status}`);
+      });
       return { subscription, got };
     });
   }
