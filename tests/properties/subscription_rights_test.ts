@@ -179,6 +179,12 @@ class Rights {
     await this.#world.meet(this.#client, this.#program.server);
   }
 
+  /** Closes the client, which leaves no topic. */
+  async close(): Promise<void> {
+    await this.#client.close();
+    await this.#world.until("no topic", () => this.#program.server.topics.size === 0);
+  }
+
   /** Waits until all is in force, publishes, and compares the session with the model. */
   async look(): Promise<void> {
     await this.#world.pause(TRIP_MS);
@@ -349,6 +355,7 @@ property(
       authorizeMs: fc.constantFrom(0, 200),
       steps: fc.array(step, { maxLength: 16, size: "max" }),
     }),
+    runs: 10,
     async check(world, { denied, authorizeMs, steps }) {
       const rights = new Rights(world, denied, authorizeMs);
       await rights.start();
@@ -356,6 +363,7 @@ property(
         await rights.play(step);
         await rights.look();
       }
+      await rights.close();
     },
   },
 );
