@@ -6,6 +6,7 @@ import { BrokerError } from "../../errors.ts";
 import { defineContract } from "../../session/contract.ts";
 import type { Session } from "../../session/session.ts";
 import { range } from "./outcomes.ts";
+import { Page } from "./page.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
@@ -86,23 +87,23 @@ property("numbered envelopes of any kind are handled once, and acknowledged afte
       // The answer of a repeated request says that the first answer is lost.
       const ids = all.filter(({ kind, hasId }) => hasId && (kind !== "ask" || reader !== "none"))
         .map(({ seq }) => seq);
-      page.asked = ids;
-      page.send(all, round.isJoined);
+      for (const frame of framesOf(all, round.isJoined)) page.sendFrame(frame);
       const last = sent.at(-1)!.seq;
       if (round.endsAfterMs !== undefined) await world.pause(round.endsAfterMs);
       else {
-        await world.until("an acknowledgment", () => page.acknowledged >= last, ACK_MS);
+        await world.until("an acknowledgment", () => acknowledgedBy(page) >= last, ACK_MS);
         await world.pause(TRIP_MS);
-        assertEquals(page.acknowledged, last);
+        assertEquals(acknowledgedBy(page), last);
         const isOther = (id: number) => all.some(({ seq, kind }) => seq === id && kind === "ask");
-        const answered = page.replies.filter((id) => ids.includes(id) || !isOther(id));
+        const replies = page.heard.flatMap(({ reply }) => reply ?? []);
+        const answered = replies.filter((id) => ids.includes(id) || !isOther(id));
         assertEquals(answered.toSorted((a, b) => a - b), ids, "answers");
         const work = sent.filter(({ kind }) => kind === "work").map(({ seq }) => seq);
         const got = handled.filter((n) => work.includes(n));
         assertEquals(got, reader === "none" ? [] : work, "handled messages");
       }
-      assertEquals([...page.unanswered], [], "numbers acknowledged before their answers");
-      acknowledged = Math.max(acknowledged, page.acknowledged);
+      assertEquals(earlyOf(page, ids), [], "numbers acknowledged before their answers");
+      acknowledged = Math.max(acknowledged, acknowledgedBy(page));
       page.close();
     }
   },
@@ -121,15 +122,15 @@ property(
       const handled = serve(world, reader, at);
       const all = range(1, count).map((seq): Sent => ({ seq, kind: "work", ms: 0, hasId: false }));
       const first = await open(world);
-      first.send(all, false);
+      for (const frame of framesOf(all, false)) first.sendFrame(frame);
       const ends = reader === "handler";
       if (ends) {
-        await world.until("the end of the session", () => first.isClosed, ACK_MS);
-        assertEquals(first.acknowledged, at === 1 ? -1 : at - 1);
+        await world.until("the end of the session", () => first.code !== undefined, ACK_MS);
+        assertEquals(acknowledgedBy(first), at === 1 ? -1 : at - 1);
       } else await world.pause(TRIP_MS);
       const next = await open(world);
-      next.send(all, false);
-      await world.until("an acknowledgment", () => next.acknowledged >= count, ACK_MS);
+      for (const frame of framesOf(all, false)) next.sendFrame(frame);
+      await world.until("an acknowledgment", () => acknowledgedBy(next) >= count, ACK_MS);
       assertEquals(handled, [...range(1, at), ...ends ? [at] : [], ...range(at + 1, count)]);
       for (const page of [first, next]) page.close();
     },
@@ -209,63 +210,37 @@ function envelopesOf({ firstMs, envelopes, isFlood, ask }: Round, before: number
 
 /** Opens a session by hand. */
 async function open(world: World): Promise<Page> {
-  const page = new Page(world);
-  await world.until("a connection", () => page.isOpen);
+  const page = new Page(world, world.host("server"), { name: "page" });
+  await world.until("a session", () => page.isIn);
   return page;
 }
 
-/** A session by hand, with the acknowledged number and the ids of answers. */
-class Page {
-  acknowledged = -1;
-  readonly replies: number[] = [];
-  /** Ids of envelopes that have an answer in any case. */
-  asked: readonly number[] = [];
-  /** Ids that were acknowledged before their answer came. */
-  readonly unanswered: Set<number> = new Set();
-  readonly #socket;
-
-  constructor(world: World) {
-    const url = new URL("wss://server/");
-    this.#socket = world.network.sockets(world.host("page"))(url, ["skein.1"]);
-    this.#socket.onmessage = ({ data }) => {
-      for (const line of `${data}`.split("\n")) if (line !== "") this.#take(JSON.parse(line));
-    };
-  }
-
-  get isOpen(): boolean {
-    return this.#socket.readyState === WebSocket.OPEN;
-  }
-
-  get isClosed(): boolean {
-    return this.#socket.readyState === WebSocket.CLOSED;
-  }
-
-  /** Sends envelopes, each in a frame of its own or all in one. */
-  send(all: readonly Sent[], isJoined: boolean): void {
-    const texts = all.map(({ seq, kind, ms, hasId }, i) => {
-      const keys = { seq, id: hasId ? seq : undefined, ...(i === 0 && { client: "page" }) };
-      const data = kind === "wrong" ? "no number" : { n: seq, ms };
-      const topic = kind === "wrong" ? "work" : kind === "stray" ? "unknown" : kind;
-      const isMessage = ["work", "wrong", "stray", "ask"].includes(kind);
-      return JSON.stringify({
-        [isMessage ? "topic" : "publish"]: isMessage ? topic : `talk:${kind}`,
-        data,
-        ...keys,
-      });
+/** Makes frames of envelopes, each in a frame of its own or all in one. */
+function framesOf(all: readonly Sent[], isJoined: boolean): string[] {
+  const texts = all.map(({ seq, kind, ms, hasId }, i) => {
+    const keys = { seq, id: hasId ? seq : undefined, ...(i === 0 && { client: "page" }) };
+    const data = kind === "wrong" ? "no number" : { n: seq, ms };
+    const topic = kind === "wrong" ? "work" : kind === "stray" ? "unknown" : kind;
+    const isMessage = ["work", "wrong", "stray", "ask"].includes(kind);
+    return JSON.stringify({
+      [isMessage ? "topic" : "publish"]: isMessage ? topic : `talk:${kind}`,
+      data,
+      ...keys,
     });
-    for (const frame of isJoined ? [texts.join("\n")] : texts) this.#socket.send(frame);
-  }
+  });
+  return isJoined ? [texts.join("\n")] : texts;
+}
 
-  close(): void {
-    this.#socket.close(1_000);
-  }
+/** The newest acknowledged number. */
+function acknowledgedBy({ heard }: Page): number {
+  return heard.findLast(({ ack }) => ack !== undefined)?.ack ?? -1;
+}
 
-  #take({ ack, reply }: { readonly ack?: number; readonly reply?: number | null }): void {
-    if (typeof reply === "number") this.replies.push(reply);
-    if (ack === undefined) return;
-    this.acknowledged = ack;
-    for (const id of this.asked) {
-      if (id <= ack && !this.replies.includes(id)) this.unanswered.add(id);
-    }
-  }
+/** The ids that were acknowledged before their reply. */
+function earlyOf({ heard }: Page, ids: readonly number[]): number[] {
+  return ids.filter((id) => {
+    const reply = heard.findIndex((envelope) => envelope.reply === id);
+    const ack = heard.findIndex(({ ack = -1 }) => ack >= id);
+    return ack >= 0 && (reply < 0 || ack < reply);
+  });
 }

@@ -43,11 +43,12 @@ export class Page {
    * @param options The token, and name of the machine.
    */
   constructor(world: World, server: Host, { token, name }: {
-    readonly token: string;
+    readonly token?: string;
     readonly name: string;
   }) {
     this.host = world.host(name);
-    const url = new URL(`wss://${server.name}/?token=${token}`);
+    const query = token === undefined ? "" : `?token=${token}`;
+    const url = new URL(`wss://${server.name}/${query}`);
     const socket = this.#socket = world.network.sockets(this.host)(url, ["skein.1"]);
     socket.onmessage = ({ data }) => {
       for (const line of `${data}`.split("\n")) if (line !== "") this.#hear(JSON.parse(line));
@@ -73,7 +74,12 @@ export class Page {
 
   /** Sends an envelope. */
   send(envelope: object): void {
-    this.#socket.send(JSON.stringify(envelope));
+    this.sendFrame(JSON.stringify(envelope));
+  }
+
+  /** Sends a frame of any text. */
+  sendFrame(text: string): void {
+    this.#socket.send(text);
   }
 
   /**
