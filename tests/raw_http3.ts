@@ -425,6 +425,23 @@ export interface RawSession extends AsyncDisposable {
   readonly session: Connection;
 }
 
+/** A server, and a session of a raw peer; disposal closes both. */
+export async function rawSession(
+  settings?: Iterable<readonly [number, number]>,
+  options?: Partial<ListenWebTransportOptions>,
+): Promise<RawSession & { readonly server: TestServer }> {
+  const server = new TestServer(options);
+  const raw = await server.open(settings);
+  return {
+    ...raw,
+    server,
+    async [Symbol.asyncDispose](): Promise<void> {
+      await raw[Symbol.asyncDispose]();
+      await server[Symbol.asyncDispose]();
+    },
+  };
+}
+
 /** A socket of the runtime's unstable interface. */
 export interface DatagramSocket {
   readonly addr: Deno.NetAddr;

@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { bytesOf, capsuleFrame, TestServer } from "../../tests/raw_http3.ts";
+import { bytesOf, capsuleFrame, rawSession, TestServer } from "../../tests/raw_http3.ts";
 import { soon, until } from "../../tests/waiting.ts";
 import { webTransportPair } from "../../tests/webtransport_pair.ts";
 import { directStream } from "../direct.ts";
@@ -90,8 +90,7 @@ Deno.test("Http3Session leaves out a stream of messages that came before the ans
 });
 
 Deno.test("Http3Session counts unread datagrams as lost", async () => {
-  await using server = new TestServer();
-  await using raw = await server.open();
+  await using raw = await rawSession();
   const { connect, session } = raw;
   const datagram = capsuleFrame(CapsuleType.datagram, Uint8Array.of(7, 7));
   const many = bytesOf(...Array.from({ length: 103 }, () => datagram));
@@ -111,8 +110,7 @@ Deno.test("Http3Session counts datagrams that wait for room, and those that find
 });
 
 Deno.test("Http3Session counts streams that are not accepted as cut", async () => {
-  await using server = new TestServer();
-  await using raw = await server.open();
+  await using raw = await rawSession();
   const { peer, connect, session } = raw;
   const events: ConnectionEvent[] = [];
   session.inspect!.observe!((event) => void events.push(event));

@@ -5,6 +5,7 @@ import {
   capsuleFrame,
   PLAIN_SETTINGS,
   type RawSession,
+  rawSession,
   TestServer,
 } from "../../tests/raw_http3.ts";
 import { soon, until } from "../../tests/waiting.ts";
@@ -72,13 +73,12 @@ function ofCredit(events: readonly ConnectionEvent[]): ConnectionEvent[] {
 }
 
 Deno.test("Http3Session reports its credit where both ends count, and only there", async () => {
-  await using server = new TestServer();
-  await using plain = await server.open();
+  await using plain = await rawSession();
   assertEquals([plain.session.capabilities.credit, plain.session.inspect!.credit], [
     false,
     undefined,
   ]);
-  await using counting = await server.open(COUNTING);
+  await using counting = await plain.server.open(COUNTING);
   const { session } = counting;
   assertEquals(session.capabilities.credit, true);
   assertEquals(session.inspect!.credit!.state("data"), {
@@ -166,10 +166,9 @@ Deno.test("Http3Session ends writes on many streams over random grants", async (
 });
 
 Deno.test("Http3Session grants nothing unasked where windows are not automatic", async () => {
-  await using server = new TestServer({
+  await using raw = await rawSession(COUNTING, {
     flowControl: { maxData: 1_000, maxStreamsBidi: 1, maxStreamsUni: 1, automatic: false },
   });
-  await using raw = await server.open(COUNTING);
   const { peer, connect, session } = raw;
   const events = observed(session);
   const sent = await peer.uni(0x54, connect.id, new Uint8Array(1_000));
@@ -213,10 +212,9 @@ const OVERRUNS: Record<string, (raw: RawSession) => Promise<unknown>> = {
 
 for (const [what, overrun] of Object.entries(OVERRUNS)) {
   Deno.test(`Http3Session closes with WT_FLOW_CONTROL_ERROR when the peer sends too many ${what}`, async () => {
-    await using server = new TestServer({
+    await using raw = await rawSession(COUNTING, {
       flowControl: { maxData: 1_000, maxStreamsBidi: 1, maxStreamsUni: 1, automatic: false },
     });
-    await using raw = await server.open(COUNTING);
     const { connect, session } = raw;
     const overrunning = overrun(raw).catch(() => {}); // The session ends the stream.
     const error = await assertRejects(() => soon(session.closed), ConnectionError);
@@ -302,8 +300,7 @@ Deno.test("Http3Session tells that a write waits for credit", async () => {
 });
 
 Deno.test("Http3Session widens the window by no more than itself when streams are cancelled", async () => {
-  await using server = new TestServer({ flowControl: { maxData: 1_000 } });
-  await using raw = await server.open(COUNTING);
+  await using raw = await rawSession(COUNTING, { flowControl: { maxData: 1_000 } });
   const { peer, connect, session } = raw;
   const credit = session.inspect!.credit!;
   for (let i = 0; i < 5; i++) {
@@ -316,8 +313,9 @@ Deno.test("Http3Session widens the window by no more than itself when streams ar
 });
 
 Deno.test("Http3Session grants nothing for cancelled streams where windows are not automatic", async () => {
-  await using server = new TestServer({ flowControl: { maxData: 1_000, automatic: false } });
-  await using raw = await server.open(COUNTING);
+  await using raw = await rawSession(COUNTING, {
+    flowControl: { maxData: 1_000, automatic: false },
+  });
   for (let i = 0; i < 5; i++) {
     await raw.peer.uni(0x54, raw.connect.id, new Uint8Array(10));
     (await takeOneWay(raw.session)).cancel();

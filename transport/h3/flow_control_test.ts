@@ -5,6 +5,7 @@ import {
   PLAIN_SETTINGS,
   type RawReceive,
   type RawSession,
+  rawSession,
   TestServer,
 } from "../../tests/raw_http3.ts";
 import { soon, until } from "../../tests/waiting.ts";
@@ -56,8 +57,7 @@ function grant({ connect }: RawSession, type: number, limit: number): Promise<vo
 }
 
 Deno.test("Http3Session writes no more bytes than the peer granted", async () => {
-  await using server = new TestServer();
-  await using raw = await server.open(counting({ data: 1_000, bidi: 1, uni: 1 }));
+  await using raw = await rawSession(counting({ data: 1_000, bidi: 1, uni: 1 }));
   const { peer, session, connect } = raw;
   const capsules = new Capsules(connect.receive);
   const stream = directStream(await session.createBidirectionalStream());
@@ -83,8 +83,7 @@ Deno.test("Http3Session writes no more bytes than the peer granted", async () =>
 });
 
 Deno.test("Http3Session keeps the order of writes that wait for credit, and closes after them", async () => {
-  await using server = new TestServer();
-  await using raw = await server.open(counting({ data: 1_000, bidi: 1, uni: 1 }));
+  await using raw = await rawSession(counting({ data: 1_000, bidi: 1, uni: 1 }));
   const stream = directStream(await raw.session.createBidirectionalStream());
   const parts = [1, 2, 3].map((value) => new Uint8Array(700).fill(value));
   const writes = parts.map((part) => stream.write(part));
@@ -97,8 +96,7 @@ Deno.test("Http3Session keeps the order of writes that wait for credit, and clos
 });
 
 Deno.test("Http3Session shares credit between streams", async () => {
-  await using server = new TestServer();
-  await using raw = await server.open(counting({ data: 100, bidi: 9, uni: 9 }));
+  await using raw = await rawSession(counting({ data: 100, bidi: 9, uni: 9 }));
   const first = directStream(await raw.session.createBidirectionalStream());
   const second = directStream(await raw.session.createUnidirectionalStream());
   await first.write(new Uint8Array(100));
@@ -117,8 +115,7 @@ const WAYS_OUT: Record<string, (raw: RawSession, stream: WritableStream) => unkn
 
 for (const [what, act] of Object.entries(WAYS_OUT)) {
   Deno.test(`Http3Session rejects a write that waits for credit when ${what}`, async () => {
-    await using server = new TestServer();
-    await using raw = await server.open(counting({ data: 10, uni: 5, bidi: 5 }));
+    await using raw = await rawSession(counting({ data: 10, uni: 5, bidi: 5 }));
     const stream = await raw.session.createUnidirectionalStream();
     const direct = directStream(stream);
     const writes = [direct.write(new Uint8Array(20)), direct.write(new Uint8Array(20))];
@@ -137,8 +134,7 @@ for (const [what, act] of Object.entries(WAYS_OUT)) {
 }
 
 Deno.test("Http3Session aborts a web stream whose write waits for credit", async () => {
-  await using server = new TestServer();
-  await using raw = await server.open(counting({ data: 10, uni: 5, bidi: 5 }));
+  await using raw = await rawSession(counting({ data: 10, uni: 5, bidi: 5 }));
   const writer = (await raw.session.createUnidirectionalStream()).getWriter();
   const write = assertRejects(() => soon(writer.write(new Uint8Array(20))), Error, "enough");
   await new Capsules(raw.connect.receive).next();
@@ -152,8 +148,7 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
   const blockedType = isBidi ? CapsuleType.streamsBlockedBidi : CapsuleType.streamsBlockedUni;
 
   Deno.test(`Http3Session opens no more ${kind} streams than the peer granted`, async () => {
-    await using server = new TestServer();
-    await using raw = await server.open(counting({ data: 1_000, bidi: 1, uni: 1 }));
+    await using raw = await rawSession(counting({ data: 1_000, bidi: 1, uni: 1 }));
     const { session, connect } = raw;
     const capsules = new Capsules(connect.receive);
     const open = (options = {}): Promise<unknown> =>
@@ -174,8 +169,7 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
   });
 
   Deno.test(`Http3Session reports a missing ${kind} stream also to a caller that does not wait`, async () => {
-    await using server = new TestServer();
-    await using raw = await server.open(counting({ data: 1_000, bidi: 1, uni: 1 }));
+    await using raw = await rawSession(counting({ data: 1_000, bidi: 1, uni: 1 }));
     const session = raw.session as Http3Session;
     const open = (): Promise<unknown> => {
       const options = { waitUntilAvailable: false };
@@ -192,8 +186,7 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
   });
 
   Deno.test(`Http3Session grants ${kind} streams while many of them stay`, async () => {
-    await using server = new TestServer();
-    await using raw = await server.open(counting({ data: 1_000, bidi: 9, uni: 9 }));
+    await using raw = await rawSession(counting({ data: 1_000, bidi: 9, uni: 9 }));
     const { peer, session, connect } = raw;
     const capsules = new Capsules(connect.receive);
     const incoming = isBidi
@@ -226,8 +219,9 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
 
   Deno.test(`Http3Session fails when the peer opens a ${kind} stream too many`, async () => {
     // QUIC itself allows more than the session does.
-    await using server = new TestServer({ maxStreams: 300 });
-    await using raw = await server.open(counting({ data: 1_000, bidi: 9, uni: 9 }));
+    await using raw = await rawSession(counting({ data: 1_000, bidi: 9, uni: 9 }), {
+      maxStreams: 300,
+    });
     const { peer, session, connect } = raw;
     // A reader takes them; otherwise most would be refused, and return their credit.
     const incoming: ReadableStream<unknown> = isBidi
@@ -239,7 +233,7 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
     }
     const error = await assertRejects(() => soon(session.closed), ConnectionError);
     assertEquals((error.cause as { h3Code: number }).h3Code, H3Error.flowControlError);
-    await soon(server.ask(peer));
+    await soon(raw.server.ask(peer));
   });
 }
 
@@ -263,8 +257,7 @@ Deno.test("Http3Session gives back credit for a stream that QUIC did not open", 
 });
 
 Deno.test("Http3Session grants bytes as they are read, and more when the peer waits", async () => {
-  await using server = new TestServer();
-  await using raw = await server.open(counting({ data: 1_000, bidi: 9, uni: 9 }));
+  await using raw = await rawSession(counting({ data: 1_000, bidi: 9, uni: 9 }));
   const { peer, session, connect } = raw;
   const capsules = new Capsules(connect.receive);
   const window = 4 * 1024 * 1024;
@@ -289,8 +282,7 @@ for (
   const [how, isAhead] of [["that were read in part", true], ["that nobody read", false]] as const
 ) {
   Deno.test(`Http3Session gives back the credit of cancelled streams ${how}`, async () => {
-    await using server = new TestServer();
-    await using raw = await server.open(counting({ data: 1_000, bidi: 9, uni: 9 }));
+    await using raw = await rawSession(counting({ data: 1_000, bidi: 9, uni: 9 }));
     const { peer, session, connect } = raw;
     const capsules = new Capsules(connect.receive);
     const streams = session.incomingUnidirectionalStreams.getReader();
@@ -327,8 +319,7 @@ Deno.test("Http3Session fails when the peer takes credit back", async () => {
 });
 
 Deno.test("Http3Session counts nothing for a peer that announced no credit", async () => {
-  await using server = new TestServer({ maxStreams: 300 });
-  await using raw = await server.open();
+  await using raw = await rawSession(undefined, { maxStreams: 300 });
   const { peer, session, connect } = raw;
   // The peer takes all data, and shrinking credit has no effect.
   for (const limit of [5, 1]) await grant(raw, CapsuleType.maxData, limit);
@@ -392,8 +383,7 @@ for (
 }
 
 Deno.test("Http3Session takes limits of 2^62 - 1 bytes and 2^60 streams for no limit", async () => {
-  await using server = new TestServer();
-  await using raw = await server.open(counting({ data: 1, bidi: 1, uni: 1 }));
+  await using raw = await rawSession(counting({ data: 1, bidi: 1, uni: 1 }));
   await raw.connect.send.write(
     capsuleFrame(CapsuleType.maxData, new Uint8Array(8).fill(0xff)),
     capsuleFrame(CapsuleType.maxStreamsUni, Uint8Array.of(0xd0, 0, 0, 0, 0, 0, 0, 0)),

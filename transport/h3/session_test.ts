@@ -2,11 +2,16 @@ import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/
 import {
   bytesOf,
   capsuleFrame,
+  headersFrame,
   PLAIN_SETTINGS,
   RawPeer,
+  type RawSend,
   RawServer,
   type RawSession,
+  rawSession,
+  settingsFrame,
   TestServer,
+  toHttp3StreamCode,
 } from "../../tests/raw_http3.ts";
 import { soon, turns, until } from "../../tests/waiting.ts";
 import { UdpPath } from "../../tests/udp_path.ts";
@@ -19,7 +24,6 @@ import { CapsuleType } from "./wire/capsules.ts";
 import { H3Error } from "./wire/error_codes.ts";
 import { SettingId } from "./wire/settings.ts";
 import { encodeFrame, FrameType } from "./wire/frames.ts";
-import { headersFrame, settingsFrame, toHttp3StreamCode } from "../../tests/raw_http3.ts";
 
 const GREASE = 0x1f * 9 + 0x21;
 const NOTHING = new Uint8Array();
@@ -35,6 +39,16 @@ function closeFrame(code: number, reason: string | Uint8Array = ""): Uint8Array 
   return capsuleFrame(CapsuleType.close, closePayload(code, reason));
 }
 
+/** Checks that nothing reads a stream any longer: a write reports the stop at the latest. */
+async function isStopped(send: RawSend, bytes: Uint8Array = TEXT): Promise<void> {
+  await soon(assertRejects(async () => {
+    while (true) {
+      await send.write(bytes);
+      await turns(1);
+    }
+  }));
+}
+
 /** Checks that a session still works. */
 async function isAlive({ peer, connect, session }: RawSession): Promise<void> {
   const stream = await peer.bidi(0x41, connect.id, TEXT);
@@ -48,13 +62,13 @@ async function isAlive({ peer, connect, session }: RawSession): Promise<void> {
   await soon(stream.receive.readAll());
 }
 
-/** Bytes of a peer on the CONNECT stream, with the resulting end of the session. */
+/** Bytes of a peer on the CONNECT stream, with the resulting close of the session. */
 const CLOSES: Record<string, [bytes: Uint8Array, code: number, reason: string]> = {
-  "code and reason": [closeFrame(4009, "bye — ✓"), 4009, "bye — ✓"],
-  "no reason": [closeFrame(7), 7, ""],
-  "the largest code": [closeFrame(0xffff_ffff), 0xffff_ffff, ""],
-  "the longest reason": [closeFrame(1, "x".repeat(1_024)), 1, "x".repeat(1_024)],
-  "two frames for one capsule": [
+  "closes with code and reason": [closeFrame(4009, "bye — ✓"), 4009, "bye — ✓"],
+  "closes without a reason": [closeFrame(7), 7, ""],
+  "closes with the largest code": [closeFrame(0xffff_ffff), 0xffff_ffff, ""],
+  "closes with the longest reason": [closeFrame(1, "x".repeat(1_024)), 1, "x".repeat(1_024)],
+  "sends the capsule in two frames": [
     bytesOf(
       encodeFrame(FrameType.data, closeFrame(5, "ab").subarray(2, 5)),
       encodeFrame(FrameType.data, closeFrame(5, "ab").subarray(5)),
@@ -62,7 +76,7 @@ const CLOSES: Record<string, [bytes: Uint8Array, code: number, reason: string]> 
     5,
     "ab",
   ],
-  "grease ahead of it": [
+  "sends grease before the capsule": [
     bytesOf(
       encodeFrame(GREASE, TEXT),
       capsuleFrame(GREASE, TEXT),
@@ -72,13 +86,19 @@ const CLOSES: Record<string, [bytes: Uint8Array, code: number, reason: string]> 
     5,
     "ab",
   ],
+  "sends trailers before the capsule": [
+    bytesOf(headersFrame([["x-trailer", "1"]]), closeFrame(9)),
+    9,
+    "",
+  ],
+  "ends its stream": [NOTHING, 0, ""],
 };
 
 for (const [what, [bytes, closeCode, reason]] of Object.entries(CLOSES)) {
-  Deno.test(`Http3Session.closed resolves when the peer closes with ${what}`, async () => {
-    await using server = new TestServer();
-    await using raw = await server.open();
+  Deno.test(`Http3Session.closed resolves when the peer ${what}`, async () => {
+    await using raw = await rawSession();
     await raw.connect.send.write(bytes);
+    if (bytes === NOTHING) await raw.connect.send.end();
     assertEquals(await soon(raw.session.closed), { closeCode, reason });
     // This end ends its direction too, without another byte.
     assertEquals(await soon(raw.connect.receive.readAll()), NOTHING);
@@ -86,8 +106,7 @@ for (const [what, [bytes, closeCode, reason]] of Object.entries(CLOSES)) {
 }
 
 Deno.test("Http3Session reads capsules byte by byte", async () => {
-  await using server = new TestServer();
-  await using raw = await server.open();
+  await using raw = await rawSession();
   const bytes = bytesOf(capsuleFrame(GREASE, TEXT), capsuleFrame(0, TEXT), closeFrame(77, "é"));
   const reader = raw.session.datagrams.readable.getReader();
   await raw.connect.send.trickle(bytes);
@@ -95,124 +114,77 @@ Deno.test("Http3Session reads capsules byte by byte", async () => {
   assertEquals(await soon(raw.session.closed), { closeCode: 77, reason: "é" });
 });
 
-Deno.test("Http3Session.closed resolves with 0 when the peer ends its stream", async () => {
-  await using server = new TestServer();
-  await using raw = await server.open();
-  await raw.connect.send.end();
-  assertEquals(await soon(raw.session.closed), { closeCode: 0, reason: "" });
-});
-
-/** Faults that end the session, and no more. */
-const FAULTS: Record<string, Uint8Array> = {
-  "a close without a code": capsuleFrame(CapsuleType.close, Uint8Array.of(0, 0, 1)),
-  "a close with a reason of 1,025 bytes": closeFrame(1, "x".repeat(1_025)),
-  "a close that is no UTF-8": closeFrame(1, Uint8Array.of(0xc3, 0x28)),
-  "a close of 2^40 bytes": encodeFrame(FrameType.data, bytesOf(CapsuleType.close, 2 ** 40)),
-  "a drain that says something": capsuleFrame(CapsuleType.drain, TEXT),
-  "credit for a single stream": capsuleFrame(CapsuleType.maxStreamData, bytesOf(0, 9)),
-  "a wait for credit of a single stream": capsuleFrame(
-    CapsuleType.streamDataBlocked,
-    bytesOf(0, 9),
-  ),
-  "credit that is no number": capsuleFrame(CapsuleType.maxData, NOTHING),
-  "credit that is more than a number": capsuleFrame(CapsuleType.maxData, Uint8Array.of(1, 1)),
+/** Faults that end the session with MESSAGE_ERROR or this code, and not the connection. */
+const FAULTS: Record<string, [bytes: Uint8Array, code?: number]> = {
+  "sends a close without a code": [capsuleFrame(CapsuleType.close, Uint8Array.of(0, 0, 1))],
+  "sends a close with a reason of 1,025 bytes": [closeFrame(1, "x".repeat(1_025))],
+  "sends a close that is not UTF-8": [closeFrame(1, Uint8Array.of(0xc3, 0x28))],
+  "sends a close of 2^40 bytes": [
+    encodeFrame(FrameType.data, bytesOf(CapsuleType.close, 2 ** 40)),
+  ],
+  "sends a drain with content": [capsuleFrame(CapsuleType.drain, TEXT)],
+  "grants credit of a single stream": [capsuleFrame(CapsuleType.maxStreamData, bytesOf(0, 9))],
+  "waits for credit of a single stream": [
+    capsuleFrame(CapsuleType.streamDataBlocked, bytesOf(0, 9)),
+  ],
+  "grants credit without a number": [capsuleFrame(CapsuleType.maxData, NOTHING)],
+  "grants credit with more than a number": [capsuleFrame(CapsuleType.maxData, Uint8Array.of(1, 1))],
+  "sends HEADERS that are too large": [bytesOf(FrameType.headers, 2 ** 40), H3Error.excessiveLoad],
+  "ends its stream inside a capsule": [
+    encodeFrame(FrameType.data, closeFrame(5, "ab").subarray(2, 7)),
+  ],
 };
 
-for (const [what, bytes] of Object.entries(FAULTS)) {
-  Deno.test(`Http3Session fails, and the next one does not, when the peer sends ${what}`, async () => {
-    await using server = new TestServer();
-    await using raw = await server.open();
+for (const [fault, [bytes, code = H3Error.messageError]] of Object.entries(FAULTS)) {
+  Deno.test(`Http3Session fails, and the next one does not, when the peer ${fault}`, async () => {
+    await using raw = await rawSession();
     const { peer, session, connect } = raw;
     const open = await session.createBidirectionalStream();
     await connect.send.write(bytes);
+    if (fault.startsWith("ends")) await connect.send.end();
     const error = await assertRejects(() => soon(session.closed), ConnectionError);
-    assertEquals((error.cause as { h3Code: number }).h3Code, H3Error.messageError);
+    assertEquals((error.cause as { h3Code: number }).h3Code, code);
     await assertRejects(() => directStream(open).read(), ConnectionError);
     await soon(connect.receive.readAll());
-    await isAlive(await server.ask(peer));
+    await isAlive(await raw.server.ask(peer));
   });
 }
 
-Deno.test("Http3Session fails, and the next one does not, when HEADERS are too large", async () => {
-  await using server = new TestServer();
-  await using raw = await server.open();
-  const { peer, session, connect } = raw;
-  await connect.send.write(FrameType.headers, 2 ** 40);
-  const error = await assertRejects(() => soon(session.closed), ConnectionError);
-  assertEquals((error.cause as { h3Code: number }).h3Code, H3Error.excessiveLoad);
-  await soon(connect.receive.readAll());
-  await isAlive(await server.ask(peer));
-});
-
-Deno.test("Http3Session fails when the CONNECT stream ends inside a capsule", async () => {
-  await using server = new TestServer();
-  await using raw = await server.open();
-  await raw.connect.send.write(encodeFrame(FrameType.data, closeFrame(5, "ab").subarray(2, 7)));
-  await raw.connect.send.end();
-  await assertRejects(() => soon(raw.session.closed), ConnectionError);
-  await isAlive(await server.ask(raw.peer));
-});
-
 /** Faults that end the connection. */
 const FATAL: Record<string, [code: number, bytes: Uint8Array]> = {
-  "SETTINGS": [H3Error.frameUnexpected, settingsFrame()],
-  "GOAWAY": [H3Error.frameUnexpected, encodeFrame(FrameType.goaway, Uint8Array.of(0))],
-  "a frame of HTTP/2": [H3Error.frameUnexpected, encodeFrame(0x2, TEXT)],
-  "the head of a stream": [H3Error.frameError, bytesOf(0x41, 0)],
-  "PUSH_PROMISE": [H3Error.frameUnexpected, encodeFrame(FrameType.pushPromise, TEXT)],
+  "carries SETTINGS": [H3Error.frameUnexpected, settingsFrame()],
+  "carries GOAWAY": [H3Error.frameUnexpected, encodeFrame(FrameType.goaway, Uint8Array.of(0))],
+  "carries a frame of HTTP/2": [H3Error.frameUnexpected, encodeFrame(0x2, TEXT)],
+  "carries the head of a stream": [H3Error.frameError, bytesOf(0x41, 0)],
+  "carries PUSH_PROMISE": [H3Error.frameUnexpected, encodeFrame(FrameType.pushPromise, TEXT)],
+  "ends inside a frame": [H3Error.frameError, capsuleFrame(GREASE, TEXT).subarray(0, -1)],
 };
 
-for (const [what, [code, bytes]] of Object.entries(FATAL)) {
-  Deno.test(`Http3Session ends the connection when the CONNECT stream carries ${what}`, async () => {
-    await using server = new TestServer();
-    await using raw = await server.open();
+for (const [fault, [code, bytes]] of Object.entries(FATAL)) {
+  Deno.test(`Http3Session ends the connection when the CONNECT stream ${fault}`, async () => {
+    await using raw = await rawSession();
     await raw.connect.send.write(bytes);
+    if (fault.startsWith("ends")) await raw.connect.send.end();
     assertEquals((await soon(raw.peer.ending)).closeCode, code);
     await assertRejects(() => soon(raw.session.closed), ConnectionError, "broke the protocol");
   });
 }
 
-Deno.test("Http3Session ends the connection when the CONNECT stream ends inside a frame", async () => {
-  await using server = new TestServer();
-  await using raw = await server.open();
-  await raw.connect.send.write(capsuleFrame(GREASE, TEXT).subarray(0, -1));
-  await raw.connect.send.end();
-  assertEquals((await soon(raw.peer.ending)).closeCode, H3Error.frameError);
-});
+const AFTER_CLOSE = { "an unknown frame": encodeFrame(GREASE, TEXT), "a close": closeFrame(6) };
 
-Deno.test("Http3Session ignores trailers", async () => {
-  await using server = new TestServer();
-  await using raw = await server.open();
-  await raw.connect.send.write(headersFrame([["x-trailer", "1"]]), closeFrame(9));
-  assertEquals(await soon(raw.session.closed), { closeCode: 9, reason: "" });
-});
-
-for (
-  const [what, bytes] of [["frames nobody knows", encodeFrame(GREASE, TEXT)], [
-    "a close",
-    closeFrame(6),
-  ]] as const
-) {
+for (const [what, bytes] of Object.entries(AFTER_CLOSE)) {
   Deno.test(`Http3Session reads nothing after a close, though ${what} follows`, async () => {
-    await using server = new TestServer();
-    await using raw = await server.open();
+    await using raw = await rawSession();
     const { connect, session } = raw;
     await connect.send.write(closeFrame(5), bytes);
     assertEquals(await soon(session.closed), { closeCode: 5, reason: "" });
-    // The peer stops the stream: a write reports the stop at the latest.
-    await soon(assertRejects(async () => {
-      while (true) {
-        await connect.send.write(bytes);
-        await turns(1);
-      }
-    }));
-    assertEquals(server.listener.connectionCount, 1);
+    await isStopped(connect.send, bytes);
+    assertEquals(raw.server.listener.connectionCount, 1);
   });
 }
 
 Deno.test("Http3Session.closed resolves after a second when the peer does not confirm", async () => {
-  await using server = new TestServer();
-  await using raw = await server.open();
+  await using raw = await rawSession();
   const { connect, session } = raw;
   const start = performance.now();
   session.close({ closeCode: 4001, reason: "bye" });
@@ -220,28 +192,21 @@ Deno.test("Http3Session.closed resolves after a second when the peer does not co
   assertEquals(await soon(session.closed), { closeCode: 4001, reason: "bye" });
   assert(performance.now() - start > 900);
   // The stream has no reader any more.
-  await soon(assertRejects(async () => {
-    while (true) {
-      await connect.send.write(capsuleFrame(GREASE, TEXT));
-      await turns(1);
-    }
-  }));
+  await isStopped(connect.send, capsuleFrame(GREASE, TEXT));
 });
 
 Deno.test("Http3Session.closed resolves at once when the peer confirms in the middle of a frame", async () => {
-  await using server = new TestServer();
-  await using raw = await server.open();
+  await using raw = await rawSession();
   raw.session.close({ closeCode: 4001 });
   await soon(raw.connect.receive.readAll());
   await raw.connect.send.write(capsuleFrame(GREASE, TEXT).subarray(0, 3));
   await raw.connect.send.end();
   assertEquals(await soon(raw.session.closed), { closeCode: 4001, reason: "" });
-  await isAlive(await server.ask(raw.peer));
+  await isAlive(await raw.server.ask(raw.peer));
 });
 
 Deno.test("Http3Session.draining resolves on a drain capsule", async () => {
-  await using server = new TestServer();
-  await using raw = await server.open();
+  await using raw = await rawSession();
   await raw.connect.send.write(capsuleFrame(CapsuleType.drain, NOTHING));
   await soon(raw.session.draining);
   await isAlive(raw);
@@ -258,8 +223,7 @@ Deno.test("Http3Session.draining resolves on GOAWAY", async () => {
 });
 
 Deno.test("Http3Session ends its streams at both ends when it is closed", async () => {
-  await using server = new TestServer();
-  await using raw = await server.open();
+  await using raw = await rawSession();
   const { peer, connect, session } = raw;
   const mine = directStream(await session.createBidirectionalStream());
   await mine.write(TEXT);
@@ -276,17 +240,11 @@ Deno.test("Http3Session ends its streams at both ends when it is closed", async 
   await soon(session.closed);
   assertEquals(await soon(came.receive.readAll()), bytesOf(0x41, connect.id, TEXT));
   assertEquals(await soon(theirs.receive.readAll()), NOTHING);
-  await soon(assertRejects(async () => {
-    while (true) {
-      await theirs.send.write(TEXT);
-      await turns(1);
-    }
-  }));
+  await isStopped(theirs.send);
 });
 
 Deno.test("Http3Session.close() rejects writes that wait for the peer to read, soon", async () => {
-  await using server = new TestServer();
-  await using raw = await server.open();
+  await using raw = await rawSession();
   const { session } = raw;
   // Without a reader each waits after 1.25 MB.
   const large = new Uint8Array(2_000_000);
@@ -312,16 +270,15 @@ Deno.test("Http3Session.close() rejects writes that wait for the peer to read, s
 });
 
 Deno.test("Http3Session.closed rejects when the peer ends its stream, and closes have to carry a code", async () => {
-  await using server = new TestServer();
-  await using ended = await server.open();
+  await using ended = await rawSession();
   assert(ended.session.inspect?.requireClose?.());
   await ended.connect.send.end();
   await assertRejects(() => soon(ended.session.closed), ConnectionError, "without a close");
-  await using early = await server.open();
+  await using early = await ended.server.open();
   await early.connect.send.end();
   assertEquals(await soon(early.session.closed), { closeCode: 0, reason: "" });
   assertEquals(early.session.inspect?.requireClose?.(), false);
-  await using closed = await server.open();
+  await using closed = await ended.server.open();
   closed.session.inspect?.requireClose?.();
   await closed.connect.send.write(closeFrame(0));
   assertEquals(await soon(closed.session.closed), { closeCode: 0, reason: "" });
@@ -362,8 +319,7 @@ const ENDINGS: Record<string, [code: number, outcome: unknown]> = {
 
 for (const [what, [code, outcome]] of Object.entries(ENDINGS)) {
   Deno.test(`Http3Session.closed settles when the connection is closed with ${what}`, async () => {
-    await using server = new TestServer();
-    await using raw = await server.open();
+    await using raw = await rawSession();
     raw.peer.close(code, "why");
     if (typeof outcome === "string") {
       const error = await assertRejects(() => soon(raw.session.closed), ConnectionError);
@@ -373,8 +329,7 @@ for (const [what, [code, outcome]] of Object.entries(ENDINGS)) {
 }
 
 Deno.test("Http3Session.closed rejects when the connection is closed inside a capsule", async () => {
-  await using server = new TestServer();
-  await using raw = await server.open();
+  await using raw = await rawSession();
   await raw.connect.send.write(closeFrame(5, "ab").subarray(0, 7));
   // The part has arrived once the answer to a later stream has.
   await isAlive(raw);
@@ -563,8 +518,7 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
   };
 
   Deno.test(`Http3Session holds 16 unread ${kind} streams, and refuses the newest`, async () => {
-    await using server = new TestServer();
-    await using raw = await server.open();
+    await using raw = await rawSession();
     for (let i = 0; i < MAX_UNREAD_STREAMS; i++) await open(raw, i);
     // Answered after all that came before.
     for (let i = 0; i < 3; i++) {
@@ -575,13 +529,7 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
     for (let i = 0; i < 4; i++) {
       const { send, receive } = await open(raw, 50 + i);
       if (receive !== undefined) assertEquals(await soon(receive.readAll()), NOTHING);
-      // The peer stops the stream: a write reports the stop at the latest.
-      await soon(assertRejects(async () => {
-        while (true) {
-          await send.write(TEXT);
-          await turns(1);
-        }
-      }));
+      await isStopped(send);
     }
     const held = Array.from({ length: MAX_UNREAD_STREAMS }, (_, i) => i);
     const streams = incoming(raw);
@@ -589,8 +537,7 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
   });
 
   Deno.test(`Http3Session takes more than 16 ${kind} streams once there is a reader`, async () => {
-    await using server = new TestServer();
-    await using raw = await server.open();
+    await using raw = await rawSession();
     const streams = incoming(raw); // The stream is locked from now on; one stream at most is taken ahead.
     const count = 5 * MAX_UNREAD_STREAMS;
     for (let i = 0; i < count; i++) await open(raw, i % 64);
@@ -600,8 +547,7 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
 }
 
 Deno.test("Http3Session delivers held datagrams to a receiver, and then later ones", async () => {
-  await using server = new TestServer();
-  await using raw = await server.open();
+  await using raw = await rawSession();
   const { connect, session } = raw;
   const datagram = (byte: number) => capsuleFrame(CapsuleType.datagram, Uint8Array.of(byte));
   await connect.send.write(datagram(1), datagram(2), capsuleFrame(CapsuleType.drain, NOTHING));

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { bytesOf, type RawSession, TestServer } from "../../tests/raw_http3.ts";
+import { bytesOf, type RawSession, rawSession, TestServer } from "../../tests/raw_http3.ts";
 import { soon, turns, until } from "../../tests/waiting.ts";
 import { ConnectionError, StreamError, TimeoutError } from "../../errors.ts";
 import type { BidirectionalStream, Connection } from "../connection.ts";
@@ -374,8 +374,7 @@ Deno.test("Http3Session.createUnidirectionalStream() rejects when the session en
 });
 
 Deno.test("Http3Session.createBidirectionalStream() rejects with an aborted signal, and after the end", async () => {
-  await using server = new TestServer();
-  await using raw = await server.open();
+  await using raw = await rawSession();
   const { session } = raw;
   const signal = AbortSignal.abort(new Error("enough"));
   await assertRejects(() => session.createBidirectionalStream({ signal }), Error, "enough");
@@ -386,8 +385,7 @@ Deno.test("Http3Session.createBidirectionalStream() rejects with an aborted sign
 });
 
 Deno.test("Http3Session sends the head of a stream without a write", async () => {
-  await using server = new TestServer();
-  await using raw = await server.open();
+  await using raw = await rawSession();
   const stream = await raw.session.createBidirectionalStream();
   const came = await soon(raw.peer.nextBidi());
   assertEquals(await soon(came.receive.read()), bytesOf(0x41, raw.connect.id));
@@ -395,8 +393,7 @@ Deno.test("Http3Session sends the head of a stream without a write", async () =>
 });
 
 Deno.test("Http3Session sends the heads of streams ahead of payload for any order", async () => {
-  await using server = new TestServer();
-  await using raw = await server.open();
+  await using raw = await rawSession();
   const { peer, session } = raw;
   const low = directStream(await session.createUnidirectionalStream({ sendOrder: 1 }));
   const high = directStream(await session.createUnidirectionalStream({ sendOrder: 9 }));
@@ -407,8 +404,7 @@ Deno.test("Http3Session sends the heads of streams ahead of payload for any orde
 });
 
 Deno.test("Http3Session reads a large stream whole, with reads of any size", async () => {
-  await using server = new TestServer();
-  await using raw = await server.open();
+  await using raw = await rawSession();
   const bytes = crypto.getRandomValues(new Uint8Array(65_536));
   const sent = await raw.peer.bidi(0x41, raw.connect.id);
   const writes = (async () => {
@@ -428,7 +424,7 @@ Deno.test("Http3Session reads a large stream whole, with reads of any size", asy
   assert(came.every((byte, i) => byte === whole[i]));
   const { bytesReceived } = await raw.session.getStats();
   assertEquals(bytesReceived, whole.length);
-  await until(() => server.listener.sessionCount === 1);
+  await until(() => raw.server.listener.sessionCount === 1);
 });
 
 Deno.test("ReceiveHalf.read() reads into returned memory, if there is enough of it", async () => {
