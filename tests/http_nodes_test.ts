@@ -162,40 +162,6 @@ Deno.test("A node drains: sessions over HTTP move to another one, and no message
   assert(site.nodeOf(id) !== node);
 });
 
-Deno.test("Requests for connections that are no more, or with a wrong secret, are answered with 410 on every node", async () => {
-  await using site = await Site.open({ holds: "nothing" });
-  const url = site.proxy.url;
-  const marked = { "skein-transport": "http", accept: "text/event-stream" };
-  const opening = await fetch(`${url}?protocol=skein.1`, { headers: marked });
-  const reader = opening.body!.pipeThrough(new TextDecoderStream()).getReader();
-  const first = String((await reader.read()).value);
-  const { session, secret } = JSON.parse(/^data:(.*)$/m.exec(first)![1]!);
-  const post = async (id: string, key: string) => {
-    const headers = {
-      ...marked,
-      "skein-session": id,
-      "skein-secret": key,
-      "skein-number": "1",
-      "last-event-id": "0",
-    };
-    const answer = await fetch(url, { method: "POST", headers, body: new Uint8Array([1, 0, 32]) });
-    await answer.body?.cancel();
-    return answer.status;
-  };
-  const node = session.split(".")[0];
-  const other = site.servers.find(({ nodes }) => nodes!.id === node)!;
-  assert(other !== undefined);
-  const wrong = "A".repeat(secret.length);
-  for (let i = 0; i < 2; i++) {
-    assertEquals(await post(session, wrong), 410);
-    assertEquals(await post(`${node}.00000000-0000-4000-8000-000000000000`, secret), 410);
-  }
-  await reader.cancel();
-  await other.close();
-  assertEquals(await post(session, secret), 410);
-  assertEquals(portOf(site.servers.find((one) => one !== other)!) > 0, true);
-});
-
 Deno.test("A post with a wrong secret is refused before its body has come, by every node", async () => {
   await using site = await Site.open({ holds: "nothing" });
   const marks = { "skein-transport": "http" };

@@ -1,0 +1,339 @@
+/** Requests of one connection over HTTP, made by hand, at its node and at another one. */
+import { assert, assertEquals } from "@std/assert";
+import fc from "fast-check";
+import { CloseCode } from "../../errors.ts";
+import type { Session } from "../../session/session.ts";
+import type { SimulatedServer } from "../../testing/simulation/mod.ts";
+import { FailingEngine } from "./failing_engine.ts";
+import { range } from "./outcomes.ts";
+import { property } from "./property.ts";
+import { byToken, type World } from "./world.ts";
+
+/** Most bytes of a message, and of a frame that joins several ones. */
+const [MESSAGE_BYTES, FRAME_BYTES] = [4_096, 65_536] as const;
+
+/** Time of a poll without an event, and of a connection without a GET: docs/protocol.md 26. */
+const [POLL_MS, LOST_MS] = [25_000, 30_000] as const;
+
+/** Time in which a node has the answer of another one, or gives up, in milliseconds. */
+const ANSWER_MS = 6_100;
+
+/** Time between two heartbeats of a node, in milliseconds. */
+const BEAT_MS = 10_000;
+
+/** Time for calls between two nodes, in milliseconds. */
+const ROUND_MS = 150;
+
+const isHome = fc.boolean();
+
+const step = fc.oneof(
+  fc.record({
+    kind: fc.constant("post" as const),
+    isHome,
+    /** Distance of the first frame from the expected one: repeated, or too early. */
+    shift: fc.integer({ min: -2, max: 2 }),
+    /** Frames of 4 KB, of which 30 are nearly as many as a request may have. */
+    count: fc.constantFrom(1, 0, 2, 3, 30),
+  }),
+  fc.record({
+    kind: fc.constant("get" as const),
+    isHome,
+    isPoll: fc.boolean(),
+    /** Events that the client has, and requests again. */
+    back: fc.nat(3),
+    /** Messages of the server after the request. */
+    messages: fc.nat(3),
+  }),
+  fc.record({
+    kind: fc.constantFrom("wrong secret", "wrong id", "wrong number", "frozen node", "lost engine"),
+    isHome,
+  }),
+);
+
+property("a connection over HTTP does what each request says, whichever node receives it", {
+  cases: fc.array(step, { maxLength: 8 }),
+  async check(world, steps) {
+    const connection = await Connection.open(world);
+    const { nodes, engine, far, handled } = connection;
+    const readers: Events[] = [];
+    let last = 1;
+    for (const step of steps) {
+      switch (step.kind) {
+        case "post": {
+          const { next } = connection;
+          const first = Math.max(1, next + step.shift);
+          const isHole = first > next && step.count > 0;
+          const expected = isHole || step.count === 0 ? next : Math.max(next, first + step.count);
+          const response = await connection.post(step.isHome, { first, count: step.count });
+          const received = [response.status, response.headers.get("skein-number")];
+          assertEquals(received, [isHole ? 409 : 204, `${expected}`]);
+          break;
+        }
+        case "get": {
+          const after = Math.max(connection.confirmed, last - step.back);
+          const reader = connection.get(step.isHome, after, step.isPoll);
+          await world.pause(ROUND_MS);
+          assert(readers.every(({ isOver }) => isOver), "an earlier stream goes on");
+          const texts = readers.map(({ text }) => text);
+          // A poll returns the events that wait, or the first one that comes.
+          const most = step.isPoll ? Math.max(last, after + 1) : Infinity;
+          for (let left = step.messages; left > 0; left--) {
+            far.send("event", ++last);
+            // Messages of one turn share a frame.
+            await world.pause(5);
+          }
+          const isEmpty = step.isPoll && after === last;
+          if (isEmpty) await world.pause(POLL_MS - 2 * ROUND_MS);
+          if (isEmpty) assertEquals(reader.status, undefined);
+          await world.pause(2 * ROUND_MS);
+          assertEquals([reader.status, reader.isOver], [isEmpty ? 204 : 200, step.isPoll]);
+          assertEquals(reader.ids, range(after + 1, Math.min(last, most)));
+          assertEquals(readers.map(({ text }) => text), texts, "an earlier stream has events");
+          readers.push(reader);
+          break;
+        }
+        case "wrong secret":
+        case "wrong id": {
+          const name = step.kind === "wrong id" ? "skein-session" : "skein-secret";
+          const headers = { [name]: `${connection.own[name]}x`, "last-event-id": "0" };
+          assertEquals((await connection.ask(step.isHome, { headers })).status, 410);
+          break;
+        }
+        case "wrong number":
+          for (const number of [connection.confirmed - 1, last + 2]) {
+            const headers = { "last-event-id": `${number}` };
+            assertEquals((await connection.ask(step.isHome, { headers })).status, 400);
+          }
+          break;
+        case "frozen node":
+        case "lost engine": {
+          const isFrozen = step.kind === "frozen node";
+          if (isFrozen) nodes[0]!.host.freeze();
+          else engine.goAway();
+          // Only requests by way of the other node need the engine.
+          if (!isFrozen) assertEquals((await connection.post(true, {})).status, 204);
+          const response = await connection.post(false, {});
+          assertEquals([response.status, response.headers.get("retry-after")], [503, "1"]);
+          const rule = "Cannot reach connection: the node of the connection must answer";
+          assertEquals((await response.json()).detail, rule);
+          if (isFrozen) nodes[0]!.host.thaw();
+          else engine.comeBack();
+          await world.pause(ROUND_MS);
+          assertEquals((await connection.post(false, {})).status, 204);
+          // The last stream may have ended.
+          readers.push(connection.get(step.isHome, connection.confirmed));
+          await world.pause(ROUND_MS);
+        }
+      }
+      assertEquals(connection.sessions, 1);
+    }
+    await world.pause(ROUND_MS);
+    assertEquals(handled, range(1, connection.next - 1));
+  },
+});
+
+/** Ends of a connection: status of the response, and code that the client receives. */
+const ENDS: Readonly<Record<string, { readonly status?: number; readonly code?: number }>> = {
+  "a DELETE": { status: 204 },
+  "a body that is too large": { status: 413 },
+  "a close of the server": { code: 3_003 },
+  "no GET": {},
+  "the death of its node": {},
+};
+
+/** Bodies that end a session after a good frame. */
+const WRONG: Readonly<Record<string, Uint8Array<ArrayBuffer>>> = {
+  "a length without a type": Uint8Array.of(1),
+  "half a length": Uint8Array.of(0x40),
+  "an unknown type": Uint8Array.of(1, 2, 65),
+  "a frame that is cut": Uint8Array.of(3, 1, 65, 66),
+  "a text that is no UTF-8": Uint8Array.of(2, 0, 0xc3, 0x28),
+  "a frame that is too large": framesOf(" ".repeat(FRAME_BYTES + 1)),
+};
+
+property("a connection over HTTP ends with its reason at all nodes, and gives its places back", {
+  runs: 12,
+  cases: fc.record({ end: fc.constantFrom(...Object.keys({ ...ENDS, ...WRONG })), isHome }),
+  async check(world, { end, isHome }) {
+    const connection = await Connection.open(world);
+    const { nodes, far, handled } = connection;
+    const isLarge = end.endsWith("too large");
+    const { status, code } = ENDS[end] ??
+      { status: isLarge ? 413 : 400, code: isLarge ? CloseCode.tooLarge : CloseCode.malformed };
+    const isDeath = end === "the death of its node";
+    // The streams of a node end with it.
+    const reader = connection.get(isHome && !isDeath, 1);
+    await world.pause(ROUND_MS);
+    const beganMs = world.nowMs;
+    if (end === "a close of the server") void far.close({ code: code! });
+    else if (end === "no GET") await reader.leave();
+    else if (isDeath) nodes[0]!.host.kill({ power: true });
+    else {
+      const body = ENDS[end] ? new Uint8Array(3 * FRAME_BYTES) : WRONG[end]!;
+      const asked = end === "a DELETE"
+        ? connection.ask(isHome, { method: "DELETE" })
+        : connection.post(isHome, { rest: body });
+      assertEquals((await asked).status, status);
+    }
+    if (isDeath) {
+      const statuses = new Set<number>();
+      while (!statuses.has(410) && world.nowMs - beganMs < 2 * BEAT_MS) {
+        statuses.add((await connection.post(false, { count: 0 })).status);
+      }
+      // The node does not answer, and then two heartbeats did not come.
+      assertEquals([...statuses], [503, 410]);
+    } else {
+      const withinMs = end === "no GET" ? LOST_MS + 6_000 : ROUND_MS;
+      await world.until("the end of the session", () => connection.sessions === 0, withinMs);
+      if (end === "no GET") assert(world.nowMs - beganMs >= LOST_MS - 1_000, "an early end");
+      const poll = connection.get(isHome, 1, true);
+      await world.until("a response", () => poll.isOver, ROUND_MS);
+      assertEquals(poll.status, code === undefined ? 410 : 200);
+      if (code !== undefined) assert(poll.text.includes(`"code":${code}`));
+    }
+    await world.until("the end of the stream", () => reader.isOver, 40_000);
+    if (code !== undefined) assert(reader.text.includes(`"code":${code}`));
+    assertEquals(handled, [], "a frame of a wrong body is handled");
+    const alive = nodes.filter(({ host }) => host.isAlive);
+    const places = () => alive.flatMap(({ server }) => Object.values(server.quotaStats));
+    await world.until("all places", () => places().every(({ taken }) => taken === 0));
+  },
+});
+
+/** A connection at the first of two nodes, and what its client knows. */
+class Connection {
+  readonly #world: World;
+  readonly engine: FailingEngine;
+  readonly nodes: readonly SimulatedServer<string>[];
+  readonly handled: number[] = [];
+  /** Headers that name the connection. */
+  own: Readonly<Record<string, string>> = {};
+  /** The next frame of the client, and the last event that it has confirmed. */
+  next = 1;
+  confirmed = 0;
+
+  private constructor(world: World) {
+    this.#world = world;
+    this.engine = new FailingEngine(world);
+    this.nodes = ["home", "other"].map((name) =>
+      world.serve<string>(name, (host) => ({
+        ...byToken,
+        broker: this.engine.broker(host),
+        node: { heartbeatMs: BEAT_MS, goneAfterMs: 4 * BEAT_MS },
+        session: {
+          maxMessageBytes: MESSAGE_BYTES,
+          heartbeat: { intervalMs: 600_000, timeoutMs: 900_000 },
+        },
+        onMessage: ({ data }) => void this.handled.push(data as number),
+        onError() {},
+      }))
+    );
+  }
+
+  static async open(world: World): Promise<Connection> {
+    const connection = new Connection(world);
+    await Promise.all(connection.nodes.map(({ server }) => server.nodes?.ready));
+    const path = "/?protocol=skein.1&token=ada";
+    const response = await connection.ask(true, { path, headers: { "skein-poll": "1" } });
+    const [, data = ""] = (await response.text()).split("\n");
+    const { session, secret } = JSON.parse(data.slice("data:".length));
+    connection.own = { "skein-session": session, "skein-secret": secret };
+    return connection;
+  }
+
+  /** The session of the server. */
+  get far(): Session {
+    return this.nodes[0]!.server.manager.all()[0]!;
+  }
+
+  get sessions(): number {
+    return this.nodes.reduce((sum, { server }) => sum + server.manager.count, 0);
+  }
+
+  /** Sends a request to the node of the connection, or to the other one. */
+  ask(
+    isHome: boolean,
+    { path = "/", headers, ...init }: RequestInit & { readonly path?: string } = {},
+  ): Promise<Response> {
+    const { host, server } = this.nodes[isHome ? 0 : 1]!;
+    const request = new Request(`https://${host.name}${path}`, {
+      ...init,
+      headers: { "skein-transport": "http", ...this.own, ...headers as Record<string, string> },
+    });
+    const asked = this.#world.run(host, () => server.fetch(request));
+    return this.#world.inTime("a response", asked, POLL_MS + ANSWER_MS);
+  }
+
+  /** Requests the events after a number. */
+  get(isHome: boolean, after: number, isPoll = false): Events {
+    this.confirmed = after;
+    const headers = { "last-event-id": `${after}`, ...(isPoll && { "skein-poll": "1" }) };
+    return new Events(this.ask(isHome, { headers }));
+  }
+
+  /** Posts frames with numbered messages, and bytes after these; by default the next frame. */
+  async post(
+    isHome: boolean,
+    { first = this.next, count = 1, rest = new Uint8Array() }: {
+      readonly first?: number;
+      readonly count?: number;
+      readonly rest?: Uint8Array;
+    },
+  ): Promise<Response> {
+    const headers = { "skein-number": `${first}`, "last-event-id": `${this.confirmed}` };
+    const textOf = (data: number) => JSON.stringify({ topic: "number", data }).padEnd(4_000);
+    const frames = framesOf(...range(first, first + count - 1).map(textOf));
+    const body = Uint8Array.from([...frames, ...rest]);
+    const asked = this.ask(isHome, { method: "POST", headers, body });
+    const response = await this.#world.inTime("the response to a post", asked, ANSWER_MS);
+    if (response.status === 204) this.next = Number(response.headers.get("skein-number"));
+    return response;
+  }
+}
+
+/** Reads the events of a response. */
+class Events {
+  status: number | undefined;
+  text = "";
+  isOver = false;
+  #reader: ReadableStreamDefaultReader<Uint8Array> | undefined;
+
+  constructor(asked: Promise<Response>) {
+    void this.#read(asked);
+  }
+
+  /** Numbers of the events so far. */
+  get ids(): number[] {
+    return Array.from(this.text.matchAll(/^id:(\d+)$/gm), ([, id]) => Number(id));
+  }
+
+  async leave(): Promise<void> {
+    await this.#reader?.cancel();
+  }
+
+  async #read(asked: Promise<Response>): Promise<void> {
+    const { status, body } = await asked;
+    this.status = status;
+    this.#reader = body?.getReader();
+    for (let next; (next = await this.#reader?.read())?.value;) {
+      this.text += new TextDecoder().decode(next.value);
+    }
+    this.isOver = true;
+  }
+}
+
+/** Writes text frames, each after its length and type. */
+function framesOf(...texts: string[]): Uint8Array<ArrayBuffer> {
+  return Uint8Array.from(texts.flatMap((text) => {
+    const { length } = text;
+    // The longest form of a length fits all.
+    return [
+      0x80,
+      length >> 16,
+      length >> 8 & 0xff,
+      length & 0xff,
+      0,
+      ...new TextEncoder().encode(text),
+    ];
+  }));
+}
