@@ -7,10 +7,10 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
-import { type Client, defineContract, platformRuntime, type Runtime } from "../mod.ts";
-import { guest } from "../server.ts";
-import { passTime, type TestServer, testServer, turns } from "../testing/mod.ts";
-import { Peer } from "./sessions.ts";
+import { type Client, defineContract, platformRuntime, type Runtime } from "../../mod.ts";
+import { guest } from "../../server.ts";
+import { passTime, type TestServer, testServer, turns } from "../../testing/mod.ts";
+import { Peer } from "../sessions.ts";
 
 const USERS = 200;
 

@@ -7,11 +7,11 @@ import { assertEquals } from "@std/assert";
 import * as Y from "npm:yjs@^13.6";
 import { YjsProvider } from "../../examples/adapters/yjs_client.ts";
 import { connect } from "../../mod.ts";
-import { isNatsMissing, NatsServer } from "../brokers/nats_server.ts";
-import { isRedisMissing, RedisServer } from "../brokers/redis_server.ts";
+import { isNatsMissing, NatsServer } from "./nats_server.ts";
+import { isRedisMissing, RedisServer } from "./redis_server.ts";
 import { Random } from "../random.ts";
 import { until } from "../waiting.ts";
-import { YjsNode } from "./yjs_process.ts";
+import { YjsNode } from "../adapters/yjs_process.ts";
 
 const NAMES = ["a", "b", "c"];
 const CLIENTS = 8;

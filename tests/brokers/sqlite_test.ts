@@ -1,0 +1,26 @@
+/** SQLite that syncs each commit, and workers whose main thread has SQLite: the requirements of every broker. */
+import { sqliteFiles } from "../../brokers/sqlite/_files_test.ts";
+import { testBroker } from "../../pubsub/conformance/suite.ts";
+import { connectTo } from "../../pubsub/ports/_ports_test.ts";
+import { FaultyEngine } from "../faulty_broker.ts";
+
+const synced = sqliteFiles("full");
+
+testBroker("SqliteBroker, synced,", synced.open, {
+  makePair: async () => {
+    const inner = await synced.open();
+    const engine = new FaultyEngine({ make: () => inner });
+    return [engine.connect(), engine.connect()];
+  },
+  teardown: synced.teardown,
+});
+
+const { open, teardown } = sqliteFiles("normal");
+
+testBroker("PortBroker on SQLite", async () => connectTo(await open(), 1)[0]!, {
+  makePair: async () => {
+    const [one, two] = connectTo(await open(), 2);
+    return [one!, two!];
+  },
+  teardown,
+});
