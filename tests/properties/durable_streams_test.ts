@@ -34,11 +34,17 @@ const LIMITS = { maxStreamBytes: countedBytes(6 * SIZES.small, 6), maxForks: 2 }
 /** Time to live of a mortal stream; it is gone after that time, the spare time of NATS, and a search. */
 const [TTL_S, EXPIRED_MS] = [90, 130_000];
 
+/** Time between two uses of a mortal stream that renew its time to live, in milliseconds. */
+const USED_MS = 60_000;
+
 /** Time in which an engine counts the streams that another server created or deleted. */
 const COUNT_MS = 1_300;
 
 /** Wait of a long-poll, and time without a record after which there is none. */
 const [POLL_MS, QUIET_MS] = [400, 100];
+
+/** Beginning of the numbers of cursors, the time of each, and how far one moves on at most. */
+const [EPOCH_MS, CURSOR_MS, MAX_SKIPPED] = [Date.UTC(2024, 9, 9), 20_000, 180];
 
 const JSON_TYPE = { "content-type": "application/json" };
 
@@ -46,6 +52,7 @@ const JSON_TYPE = { "content-type": "application/json" };
 const of = fc.nat(19);
 const node = fc.constantFrom(0, 1);
 const isHttp = fc.constantFrom(true, true, false);
+const face = fc.constantFrom("http", "long-poll", "sse", "session", "server");
 const ends = seldom(true, false);
 const record = fc.oneof(
   { weight: 5, arbitrary: fc.constant("small" as const) },
@@ -74,7 +81,7 @@ const stepsOf = fc.array(
       isHttp,
       record,
       ends,
-      isMortal: fc.constantFrom(false, false, true),
+      isMortal: fc.boolean(),
       // Of any source, at its end or after so many records: counted from the oldest one, or not.
       fork: fc.option(
         fc.record({ of, place: fc.option(fc.nat(5), { nil: undefined }), isCounted: fc.boolean() }),
@@ -112,8 +119,11 @@ const stepsOf = fc.array(
       node,
       // From the oldest record, or after any offset of all streams, deleted ones included.
       from: fc.oneof(fc.constant(undefined), fc.nat(40)),
-      face: fc.constantFrom("http", "long-poll", "sse", "session", "server"),
+      face,
+      // Intervals between the time and the cursor that a reader echoes.
+      ahead: fc.constantFrom(undefined, -1, 0, 500),
     }),
+    step("use in time", 4, { node, use: fc.oneof(fc.constant("append" as const), face) }),
     step("expire", 1, {}),
   ),
   { maxLength: 40, size: "max" },
@@ -189,6 +199,8 @@ class Streams {
         return await this.#delete(this.#idOf(step.of), step);
       case "read":
         return await this.#read(this.#idOf(step.of), step);
+      case "use in time":
+        return await this.#use(step);
       case "expire":
         return await this.#expire();
     }
@@ -416,17 +428,44 @@ class Streams {
     this.#creator = -1;
   }
 
-  /** Lets time pass: streams without a writer that have a time to live are as if deleted. */
+  /**
+   * Lets time pass: streams without a writer that have a time to live are as if deleted, even if a
+   * server looked at their states meanwhile.
+   */
   async #expire(): Promise<void> {
-    await this.#world.pause(EXPIRED_MS);
+    await this.#renew({ node: 0, use: "http" });
+    await this.#world.pause(EXPIRED_MS / 2);
+    await this.look();
+    await this.#world.pause(EXPIRED_MS / 2);
     for (const { id, ttlS, isHeld, isDeleted } of this.#model.all) {
       if (ttlS !== undefined && !isHeld && !isDeleted) this.#model.delete(id);
     }
   }
 
+  /** Appends to all streams or reads them, several times within their time to live. */
+  async #use({ node, use }: StepOf<"use in time">): Promise<void> {
+    for (let left = 3; left >= 0; left--) {
+      await this.#renew({ node, use });
+      if (left > 0) await this.#world.pause(USED_MS);
+    }
+  }
+
+  async #renew({ node, use }: Pick<StepOf<"use in time">, "node" | "use">): Promise<void> {
+    for (const { id, records, isDeleted } of this.#model.all) {
+      if (isDeleted) continue;
+      const { length } = records;
+      if (use === "append") await this.#append(id, node, { record: this.#record("small") });
+      // A rejected append renews nothing.
+      if (records.length > length) continue;
+      await this.#read(id, { node, from: undefined, face: use === "append" ? "http" : use });
+    }
+  }
+
   async #read(
     id: string,
-    { node, from, face }: Pick<StepOf<"read">, "node" | "from" | "face">,
+    { node, from, face, ahead }: Pick<StepOf<"read">, "node" | "from" | "face"> & {
+      readonly ahead?: number | undefined;
+    },
   ): Promise<void> {
     const place = from === undefined ? undefined : this.#places[from % this.#places.length];
     const stream = this.#model.get(id);
@@ -445,7 +484,16 @@ class Streams {
       const outcome = this.#model.absence(id) ? "not-found" : absence ? "gone" : "fulfilled";
       return assertEquals(reading, { outcome, records }, about);
     }
-    const live = face === "http" ? "" : `&live=${face}`;
+    const time = () => Math.floor((this.#nodes[node]!.host.runtime.now() - EPOCH_MS) / CURSOR_MS);
+    const now = time();
+    const cursor = ahead === undefined ? "" : `&cursor=${now + ahead}`;
+    const live = face === "http" ? "" : `&live=${face}${cursor}`;
+    const checkCursor = (received: unknown) => {
+      const least = (ahead ?? -1) < 0 ? now : now + ahead! + 1;
+      const most = (ahead ?? -1) < 0 ? time() : now + ahead! + MAX_SKIPPED;
+      const isRight = Number(received) >= least && Number(received) <= most;
+      assert(isRight, `${about}: cursor ${received}, not ${least} to ${most}`);
+    };
     if (face === "sse") {
       const path = `/streams/${id}?offset=${place?.offset ?? "-1"}${live}`;
       const response = await respond(this.#nodes[node]!, path);
@@ -453,6 +501,7 @@ class Streams {
       const outcome = got === undefined ? (await readReply(response)).outcome : "200";
       assertEquals([outcome, got?.records ?? []], [absence ?? "200", records], about);
       if (got) assertEquals(got.state, this.#stateOf(stream!), about);
+      if (got && stream!.end === undefined) checkCursor(got.cursor);
       return;
     }
     const got: unknown[] = [];
@@ -461,6 +510,9 @@ class Streams {
       const isEmpty = face === "long-poll" && records.length === 0;
       assertEquals(outcome, absence ?? (isEmpty ? "204" : "200"), about);
       if (absence) return;
+      if (face === "long-poll" && stream!.end === undefined) {
+        checkCursor(headers.get("stream-cursor"));
+      }
       if (!isEmpty) got.push(...body as unknown[]);
       offset = headers.get("stream-next-offset")!;
       isOver = headers.has("stream-up-to-date");
@@ -601,11 +653,12 @@ async function readEvents({ body }: Response) {
       const [, kind, data] = event.match(/^event: ?(\w+)\ndata: ?(.*)$/)!;
       if (kind === "data") records.push(...JSON.parse(data!));
       else {
-        const { streamNextOffset, upToDate, streamClosed, skeinStreamError } = JSON.parse(data!);
+        const { streamNextOffset, streamCursor: cursor, upToDate, streamClosed, skeinStreamError } =
+          JSON.parse(data!);
         if (!upToDate) continue;
         await reader.cancel();
         const closed = streamClosed ? "true" : null;
-        return { records, state: [streamNextOffset, closed, skeinStreamError ?? null] };
+        return { records, state: [streamNextOffset, closed, skeinStreamError ?? null], cursor };
       }
     }
     assert(!done, "a body ends with the newest record");
