@@ -486,6 +486,25 @@ property("all nodes tell the same of the users of a room, and agree on who is th
         { kind: "leave", user: 0, tab: 0 },
       ],
     },
+    "a leave of a user who comes back on another node, also as the first one restarts or crashes": {
+      clocksMs: [0, 0, 0],
+      steps: [
+        { kind: "enter", user: 0, node: 0, hasData: false },
+        { kind: "come back", user: 0, node: 1, hasData: false, awayMs: 300 },
+        { kind: "deploy", user: 0, node: 0, isBack: true, hasData: false, leftMs: 300 },
+        { kind: "kill", user: 0, node: 1, isBack: true, hasData: false, awayMs: 300 },
+        { kind: "kill", user: 0, node: 0, isBack: false, hasData: false, awayMs: 0 },
+      ],
+    },
+    "the time of the first join lost with the session that joined first": {
+      clocksMs: [0, 0, 0],
+      steps: [
+        { kind: "enter", user: 0, node: 0, hasData: false },
+        { kind: "enter", user: 0, node: 1, hasData: false },
+        { kind: "leave", user: 0, tab: 0 },
+        { kind: "follow", node: 2, lateMs: 0 },
+      ],
+    },
   },
   async check(world, { clocksMs, steps }) {
     const rooms = new Rooms(world, clocksMs);
