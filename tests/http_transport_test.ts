@@ -15,8 +15,8 @@ import {
   TimeoutError,
   UnsupportedError,
 } from "../client.ts";
-import { connect, dial, platformRuntime } from "../mod.ts";
-import { dialWebSocket } from "../transport/mod.ts";
+import { connect, dial, platformRuntime, type Runtime } from "../mod.ts";
+import { type Connection, dialWebSocket } from "../transport/mod.ts";
 import { createServer, type Server, type ServerOptions } from "../server.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { dialHttp, FIRST_PIECE_MS } from "../transport/http/client.ts";
@@ -317,46 +317,43 @@ Deno.test("A wrong secret counts like an attempt to connect, and looks like an u
   const perAddress = { connections: { perSecond: 0.001, burst: 3 } };
   await using front = new Front({ rates: { perAddress } });
   await using session = await soon(dial(front.url, { transports: ["http"] }));
-  const { headers } = await untilRequest(front, "GET", "skein-session", session);
-  const [id, secret] = ["skein-session", "skein-secret"].map((name) => headers.get(name)!);
+  const [id, secret] = await keysOf(front, session);
   const end = (id: string, secret: string) =>
     fetch(front.url, {
       method: "DELETE",
       headers: { ...MARK, "skein-session": id, "skein-secret": secret },
     });
-  const unknown = await end("unknown", secret!);
+  const unknown = await end("unknown", secret);
   const told = [unknown.status, await unknown.text()];
   assertEquals(told[0], 410);
-  const wrong = secret!.replaceAll(/./g, "A");
+  const wrong = secret.replaceAll(/./g, "A");
   for (let i = 0; i < 2; i++) {
-    const response = await end(id!, wrong);
+    const response = await end(id, wrong);
     assertEquals([response.status, await response.text()], told);
   }
-  const tooMany = await end(id!, wrong);
+  const tooMany = await end(id, wrong);
   assertEquals([tooMany.status, tooMany.headers.has("retry-after")], [429, true]);
   await tooMany.body?.cancel();
-  assertEquals((await end(id!, secret!)).status, 204);
+  assertEquals((await end(id, secret)).status, 204);
 });
 
-/** Waits for a request with a header, and wakes the session, whose pings make requests. */
-async function untilRequest(
+/** Reads the keys of a session from a request, after a message that makes one. */
+async function keysOf(
   front: Front,
-  _method: string,
-  header: string,
   session: { send(topic: string): void },
-) {
+): Promise<readonly [id: string, secret: string]> {
   session.send("wake");
-  const find = () => front.requests.find(({ headers }) => headers.has(header));
+  const find = () => front.requests.find(({ headers }) => headers.has("skein-session"));
   await until(() => find() !== undefined);
-  return find()!;
+  const { headers } = find()!;
+  return [headers.get("skein-session")!, headers.get("skein-secret")!];
 }
 
 Deno.test("Requests of the HTTP transport with wrong headers are refused", async () => {
   await using front = new Front();
   await using session = await soon(dial(front.url, { transports: ["http"] }));
-  const { headers } = await untilRequest(front, "POST", "skein-session", session);
-  const [id, secret] = ["skein-session", "skein-secret"].map((name) => headers.get(name)!);
-  const own = { ...MARK, "skein-session": id!, "skein-secret": secret! };
+  const [id, secret] = await keysOf(front, session);
+  const own = { ...MARK, "skein-session": id, "skein-secret": secret };
   const ask = async (method: string, more: Record<string, string>, body?: BodyInit) => {
     const response = await fetch(front.url, {
       method,
@@ -384,6 +381,26 @@ Deno.test("Requests of the HTTP transport with wrong headers are refused", async
   assertEquals((await soon(session.closed)).code, 4400);
 });
 
+/** Receives the frames of a connection, as they come. */
+function received({ frames }: Connection): unknown[] {
+  const all: unknown[] = [];
+  frames!.receive({ receiveFrame: (frame) => void all.push(frame), framesEnded() {} });
+  return all;
+}
+
+/** A runtime with which a client waits for the first bytes of an event stream until it is stopped. */
+function impatient(): { readonly runtime: Runtime; readonly stopWaiting: () => void } {
+  const waits: (() => void)[] = [];
+  const runtime = platformRuntime();
+  const startTimer = runtime.setTimeout.bind(runtime);
+  runtime.setTimeout = (call, ms) => {
+    if (ms !== FIRST_PIECE_MS) return startTimer(call, ms);
+    waits.push(call);
+    return undefined as never;
+  };
+  return { runtime, stopWaiting: () => waits.at(-1)!() };
+}
+
 Deno.test("A connection over HTTP loses and repeats nothing when answers break", async () => {
   let count = 0;
   await using ends = new HttpEnds({
@@ -410,11 +427,7 @@ Deno.test("A connection over HTTP loses and repeats nothing when answers break",
   });
   const { client, server } = await soon(ends.open());
   const sent = Array.from({ length: 100 }, (_, i) => `${i} ${"x".repeat(i % 50)}`);
-  const logs = [client, server].map((end) => {
-    const frames: unknown[] = [];
-    end.frames!.receive({ receiveFrame: (frame) => void frames.push(frame), framesEnded() {} });
-    return frames;
-  });
+  const logs = [client, server].map(received);
   for (const frame of sent) {
     client.frames!.send(frame);
     server.frames!.send(frame);
@@ -444,8 +457,7 @@ Deno.test("A client over HTTP polls where a proxy holds event streams back", asy
   });
   const { client, server } = await soon(ends.open());
   assertEquals(streams, 1);
-  const frames: unknown[] = [];
-  client.frames!.receive({ receiveFrame: (frame) => void frames.push(frame), framesEnded() {} });
+  const frames = received(client);
   for (let i = 0; i < 3; i++) {
     server.frames!.send(`${i}`);
     await until(() => frames.length === i + 1);
@@ -459,14 +471,7 @@ Deno.test("A client over HTTP polls where a proxy holds event streams back", asy
 Deno.test("A client over HTTP whose event streams once came in time polls after three late ones", async () => {
   for (const late of [2, 3]) {
     let [streams, polls] = [0, 0];
-    const waits: (() => void)[] = [];
-    const runtime = platformRuntime();
-    const startTimer = runtime.setTimeout.bind(runtime);
-    runtime.setTimeout = (call, ms) => {
-      if (ms !== FIRST_PIECE_MS) return startTimer(call, ms);
-      waits.push(call);
-      return undefined as never;
-    };
+    const { runtime, stopWaiting } = impatient();
     await using ends = new HttpEnds({
       async proxy(request, serve) {
         if (request.headers.has("skein-poll")) polls++;
@@ -475,7 +480,7 @@ Deno.test("A client over HTTP whose event streams once came in time polls after 
         if (request.headers.has("skein-poll") || ++streams > late + 1) return response;
         const reader = response.body!.getReader();
         if (streams > 1) {
-          waits.at(-1)!();
+          stopWaiting();
           await reader.cancel();
           return new Response(new ReadableStream(), response);
         }
@@ -486,8 +491,7 @@ Deno.test("A client over HTTP whose event streams once came in time polls after 
     });
     const path = { polls: false };
     const { client, server } = await soon(ends.open({ runtime, path }));
-    const frames: unknown[] = [];
-    client.frames!.receive({ receiveFrame: (frame) => void frames.push(frame), framesEnded() {} });
+    const frames = received(client);
     server.frames!.send("hello");
     await until(() => frames.length === 1);
     assertEquals([path.polls, polls > 0], [late > 2, late > 2]);
@@ -497,14 +501,7 @@ Deno.test("A client over HTTP whose event streams once came in time polls after 
 });
 
 Deno.test("A client that no server answered opens an event stream later, and does not poll", async () => {
-  const waits: (() => void)[] = [];
-  const runtime = platformRuntime();
-  const startTimer = runtime.setTimeout.bind(runtime);
-  runtime.setTimeout = (call, ms) => {
-    if (ms !== FIRST_PIECE_MS) return startTimer(call, ms);
-    waits.push(call);
-    return undefined as never;
-  };
+  const { runtime, stopWaiting } = impatient();
   const asked = Promise.withResolvers<void>();
   const silence = Promise.withResolvers<Response>();
   let isSilent = true;
@@ -512,7 +509,7 @@ Deno.test("A client that no server answered opens an event stream later, and doe
     proxy(request, serve) {
       if (!isSilent) return serve(request);
       if (request.headers.has("skein-poll")) asked.resolve();
-      else waits.at(-1)!();
+      else stopWaiting();
       return silence.promise;
     },
   });
@@ -549,8 +546,7 @@ Deno.test("A client over HTTP goes on behind event streams that break now and th
     },
   });
   const { client, server } = await soon(ends.open({ runtime }));
-  const frames: unknown[] = [];
-  client.frames!.receive({ receiveFrame: (frame) => void frames.push(frame), framesEnded() {} });
+  const frames = received(client);
   for (let i = 0; i < 3; i++) {
     server.frames!.send(`${i}`);
     await until(() => frames.length === i + 1);
@@ -573,7 +569,7 @@ Deno.test("A client over HTTP says goodbye while an acknowledgment is under way"
     },
   });
   const { client, server } = await soon(ends.open());
-  client.frames!.receive({ receiveFrame() {}, framesEnded() {} });
+  received(client);
   server.frames!.send("x".repeat(100_000));
   await until(() => posts === 1);
   client.close({ closeCode: 3000, reason: "left" });
@@ -591,13 +587,12 @@ Deno.test("A client over HTTP acknowledges again where an acknowledgment got los
     },
   });
   const { client, server } = await soon(ends.open());
-  let count = 0;
-  client.frames!.receive({ receiveFrame: () => void count++, framesEnded() {} });
+  const frames = received(client);
   server.frames!.send("x".repeat(200_000));
   await until(() => posts === 1);
   // As much as the server sends ahead of an acknowledgment, and too little for another one.
   for (const length of [62_000, 500, 1]) server.frames!.send("x".repeat(length));
-  await until(() => count === 4);
+  await until(() => frames.length === 4);
   client.close({ closeCode: 3000 });
   await soon(server.closed);
 });
@@ -627,49 +622,11 @@ Deno.test("A client over HTTP takes the code of a close that comes behind the re
     return response;
   };
   const { client, server } = await soon(ends.open({ fetch: ask }));
-  client.frames!.receive({ receiveFrame() {}, framesEnded() {} });
+  received(client);
   isClosing = true;
   server.close({ closeCode: 3000, reason: "over" });
   client.frames!.send("late");
   assertEquals(await soon(client.closed), { closeCode: 3000, reason: "over" });
-});
-
-Deno.test("A session over HTTP continues its topics after its connection is lost", async () => {
-  await using front = new Front({ authorize: () => true, history: { news: {} } });
-  await using client = connect(front.url, {
-    transports: ["http"],
-    backoff: { firstDelayMs: 1, maxDelayMs: 10 },
-  });
-  await using news = client.subscribe("news");
-  await soon(news.ready);
-  const got: unknown[] = [];
-  const reading = (async () => {
-    for await (const { data } of news) if (got.push(data) === 30) return;
-  })();
-  for (let i = 0; i < 30; i++) {
-    front.server.publish("news", i);
-    if (i % 10 === 5) front.server.manager.all()[0]?.connection.terminate?.();
-    await new Promise((resolve) => setTimeout(resolve, 5));
-  }
-  await soon(reading);
-  assertEquals(got, Array.from({ length: 30 }, (_, i) => i));
-});
-
-Deno.test("A session over HTTP handles each message once with at-least-once delivery", async () => {
-  const handled: unknown[] = [];
-  await using front = new Front({ onMessage: ({ data }) => void handled.push(data) });
-  await using client = connect(front.url, {
-    transports: ["http"],
-    delivery: "at-least-once",
-    backoff: { firstDelayMs: 1, maxDelayMs: 10 },
-  });
-  for (let i = 0; i < 50; i++) {
-    client.send("item", i);
-    if (i % 20 === 10) front.server.manager.all()[0]?.connection.terminate?.();
-    await new Promise((resolve) => setTimeout(resolve, 2));
-  }
-  await soon(client.flushed());
-  assertEquals(handled, Array.from({ length: 50 }, (_, i) => i));
 });
 
 Deno.test("A post over HTTP takes the place of earlier ones whose rest never comes", async () => {
@@ -688,8 +645,7 @@ Deno.test("A post over HTTP takes the place of earlier ones whose rest never com
     },
   });
   const { client, server } = await soon(ends.open());
-  const texts: unknown[] = [];
-  server.frames!.receive({ receiveFrame: (frame) => void texts.push(frame), framesEnded() {} });
+  const texts = received(server);
   client.frames!.send("late");
   await until(() => texts.length > 0);
   assertEquals([bodies.length, texts], [3, ["late"]]);
