@@ -250,17 +250,29 @@ Deno.test("Session.stats counts, and holds no secret", async () => {
   assertEquals(JSON.stringify(session.stats).includes(secret), false);
 });
 
-Deno.test("Session() takes the frames of the peer from before its creation", async () => {
-  const pair = memoryPair();
-  const peer = new Peer(pair.client);
-  peer.say({ topic: "early" });
-  await turns();
-  await using session = new Session(pair.server, sessionSettings({ side: "server" }));
-  for await (const message of session) {
-    assertEquals(message.topic, "early");
-    break;
-  }
-});
+for (const state of ["is open", "has closed", "is broken"]) {
+  Deno.test(`Session() takes the frames of the peer from before its creation on a connection that ${state}`, async () => {
+    const pair = memoryPair();
+    const peer = new Peer(pair.client);
+    peer.say({ topic: "early" });
+    await turns();
+    if (state === "has closed") pair.client.close({ closeCode: 4000, reason: "late" });
+    if (state === "is broken") pair.link.disconnect();
+    if (state !== "is open") await pair.server.closed.catch(() => {});
+    await using session = new Session(pair.server, sessionSettings({ side: "server" }));
+    const request = session.request("hold");
+    request.catch(() => {});
+    for await (const message of session) {
+      assertEquals(message.topic, "early");
+      break;
+    }
+    if (state === "is open") return;
+    const { by, code, reason } = await session.closed;
+    const expected = state === "has closed" ? ["remote", 4000, "late"] : ["network", 1006, reason];
+    assertEquals([by, code, reason], expected);
+    await assertRejects(() => request, SessionClosedError);
+  });
+}
 
 Deno.test("sessionSettings() rejects limits that are not positive integers", () => {
   const names = [
