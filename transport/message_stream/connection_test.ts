@@ -541,21 +541,25 @@ Deno.test("withMessages() passes on credit, and that the connection shall close"
   client.close();
 });
 
-Deno.test("withMessages() sends all messages before it closes, though the peer has ended already", async () => {
-  await using pair = memoryPair({ frames: false });
-  const client = withMessages(pair.client, { side: "client" });
-  for (let i = 0; i < 20; i++) client.frames?.send("x".repeat(1_000));
-  client.close({ closeCode: 4000 });
-  const incoming = pair.server.incomingBidirectionalStreams.getReader();
-  const { readable, writable } = (await incoming.read()).value!;
-  const writer = writable.getWriter();
-  await writer.write(Uint8Array.of(0, 2));
-  await writer.close();
-  const bytes = await new Response(readable).bytes();
-  // The greeting, one frame of all messages with its head, and the end mark.
-  assertEquals([bytes.length > 20_000, [...bytes.subarray(-2)]], [true, [0, 2]]);
-  assertEquals((await pair.server.closed).closeCode, 4000);
-});
+for (const reads of [true, false]) {
+  Deno.test(`withMessages() closes right after its messages to a peer that has ended and ${reads ? "still reads" : "no longer reads"}`, async () => {
+    // The time stands still: the close waits for no timer.
+    using _time = new FakeTime();
+    await using pair = memoryPair({ frames: false });
+    const client = withMessages(pair.client, { side: "client" });
+    for (let i = 0; i < 20; i++) client.frames?.send("x".repeat(50_000));
+    client.close({ closeCode: 4000 });
+    const stream = await firstOf(pair.server);
+    await write(stream, "0002");
+    await stream.close();
+    if (reads) {
+      const hex = await read(stream);
+      // The greeting, the messages with their heads, and the end mark.
+      assertEquals([hex.length > 2 * 20 * 50_000, hex.slice(-5)], [true, "0002|"]);
+    } else stream.cancel();
+    assertEquals((await pair.server.closed).closeCode, 4000);
+  });
+}
 
 for (const side of ["client", "server"] as const) {
   Deno.test(`withMessages() of a ${side} over raw QUIC tells a close from a crash`, async () => {
