@@ -6,6 +6,7 @@ import { CloseCode } from "../../errors.ts";
 import type { SimulatedServer } from "../../testing/simulation/mod.ts";
 import { fail, type Fate, type FaultyBroker, FaultyEngine, pass } from "../faulty_broker.ts";
 import { NodePorts } from "../simulation/cluster/node_ports.ts";
+import { type Drawn, transport } from "./draw.ts";
 import { collect, outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
@@ -58,7 +59,7 @@ const step = fc.record({
   ),
 });
 
-type Step = typeof step extends fc.Arbitrary<infer T> ? T : never;
+type Step = Drawn<typeof step>;
 
 property("a message with at-least-once delivery is handled once, in order, and then stored", {
   cases: fc.record({
@@ -191,7 +192,7 @@ class Sender {
 
 property("a client that moves with a backlog sends each message once, in order", {
   cases: fc.record({
-    transport: fc.constantFrom("websocket", "webtransport", "http"),
+    transport,
     maxMessages: fc.constantFrom(4, 8, 32, 256),
     delayMs: fc.integer({ min: 1, max: 30 }),
     handlerMs: fc.constantFrom(0, 60, 100),

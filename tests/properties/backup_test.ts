@@ -5,6 +5,7 @@ import type { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import type { HistoryBounds } from "../../pubsub/broker.ts";
 import type { AppendLogOptions } from "../../pubsub/logs/log.ts";
 import { diskOf } from "./disks.ts";
+import { type Drawn, keyOf, stepOf } from "./draw.ts";
 import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 
@@ -27,20 +28,19 @@ const MAX_BYTES = 1 << 26;
 const MAX_LOGS = 10_000;
 
 const change = fc.oneof(
-  fc.record({ kind: fc.constant("publish"), name: fc.constantFrom(...TOPICS) }),
+  stepOf("publish", { name: fc.constantFrom(...TOPICS) }),
   fc.record({ kind: fc.constantFrom("create", "delete"), name: fc.constantFrom(...LOGS) }),
-  fc.record({
-    kind: fc.constant("append"),
+  stepOf("append", {
     name: fc.constantFrom(...LOGS),
     /** Keeps two records, or ends the log. */
     extra: fc.constantFrom("none", "none", "keep", "end"),
   }),
 );
-type Change = typeof change extends fc.Arbitrary<infer T> ? T : never;
+type Change = Drawn<typeof change>;
 
 property("a backup has the state of one moment, or leaves no file", {
   cases: fc.record({
-    content: fc.constantFrom(...Object.keys(CONTENTS) as (keyof typeof CONTENTS)[]),
+    content: keyOf(CONTENTS),
     synchronous: fc.constantFrom("full", "full", "normal"),
     maxTopics: fc.constantFrom<number[]>(100, 3),
     before: fc.array(change, { maxLength: 16 }),

@@ -7,6 +7,7 @@ import { AuthenticationError, CloseCode } from "../../errors.ts";
 import type { Server } from "../../server.ts";
 import type { Contract } from "../../session/contract.ts";
 import type { Host, SimulatedServerOptions } from "../../testing/simulation/mod.ts";
+import { transport } from "./draw.ts";
 import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
@@ -282,7 +283,7 @@ const MOMENTS = ["signal before", "address", "token", "first message", "first st
 const SERVER_ENDS = ["nothing", "close", "close twice", "signal", "drain", "drain by a signal"];
 
 const guest = fc.record({
-  transport: fc.constantFrom("websocket", "webtransport", "http"),
+  transport,
   moment: fc.constantFrom(...MOMENTS),
   isBySignal: fc.boolean(),
   /** Steps of promises before the close, and the time of "later", in milliseconds. */

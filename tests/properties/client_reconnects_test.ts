@@ -5,6 +5,7 @@ import type { Client } from "../../client/client.ts";
 import type { Subscription } from "../../client/subscription.ts";
 import { CloseCode } from "../../errors.ts";
 import type { Host, SimulatedServer } from "../../testing/simulation/mod.ts";
+import { type Drawn, stepOf, transport } from "./draw.ts";
 import { collect, outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
@@ -23,19 +24,18 @@ const CODES = [CloseCode.draining, CloseCode.tooMany, CloseCode.handlerFailed, 3
 
 /** A call of a program. */
 const call = fc.oneof(
-  fc.record({ kind: fc.constant("ask" as const), retry: fc.boolean(), ms: fc.nat(300) }),
-  fc.record({ kind: fc.constant("send" as const), isLarge: fc.boolean() }),
-  fc.record({ kind: fc.constant("publish" as const), isKept: fc.boolean(), echo: fc.boolean() }),
+  stepOf("ask", { retry: fc.boolean(), ms: fc.nat(300) }),
+  stepOf("send", { isLarge: fc.boolean() }),
+  stepOf("publish", { isKept: fc.boolean(), echo: fc.boolean() }),
   /** Subscribes or leaves; `again` changes that back some steps of promises later. */
-  fc.record({
-    kind: fc.constant("toggle" as const),
+  stepOf("toggle", {
     topic: fc.constantFrom(...TOPICS),
     again: fc.option(fc.nat(12), { nil: undefined }),
   }),
-  fc.record({ kind: fc.constant("present" as const), room: fc.constantFrom(TOPICS[2], TOPICS[3]) }),
+  stepOf("present", { room: fc.constantFrom(TOPICS[2], TOPICS[3]) }),
 );
 
-type Call = typeof call extends fc.Arbitrary<infer T> ? T : never;
+type Call = Drawn<typeof call>;
 
 /** Trouble of the session of one client. */
 const trouble = fc.record({
@@ -57,7 +57,7 @@ const trouble = fc.record({
   ms: fc.nat(150),
 });
 
-type Trouble = typeof trouble extends fc.Arbitrary<infer T> ? T : never;
+type Trouble = Drawn<typeof trouble>;
 
 const round = fc.record({
   /** The programs, of one client or more. */
@@ -78,7 +78,7 @@ property("a client whose sessions end and move has all that its program asked fo
     reliable: fc.boolean(),
     /** Longest time until a right is known. */
     rightMs: fc.constantFrom(0, 100, 250),
-    transports: fc.constantFrom("websocket", "webtransport", "http"),
+    transports: transport,
     rounds: fc.array(round, { minLength: 1, maxLength: 3 }),
   }),
   async check(world, { reliable, rightMs, transports, rounds }) {

@@ -5,6 +5,7 @@ import type { Client } from "../../client/client.ts";
 import { CloseCode } from "../../errors.ts";
 import type { DrainReport } from "../../manager/drain.ts";
 import type { GoAway } from "../../session/wire/envelope.ts";
+import { transport } from "./draw.ts";
 import { collect, outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { ask, serveNodes } from "./requests.ts";
@@ -21,8 +22,6 @@ const PUBLISH_MS = 60;
 
 /** Topic with a history. */
 const TOPIC = "log:deploy";
-
-const transport = fc.constantFrom("websocket", "webtransport", "http");
 
 /** Handlers that take some time. */
 const works = fc.array(

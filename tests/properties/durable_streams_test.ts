@@ -12,6 +12,7 @@ import {
   StreamsModel,
 } from "../../server/durable/streams_model.ts";
 import type { DurableStreamWriter } from "../../server/durable/writer.ts";
+import { type Drawn, stepOf } from "./draw.ts";
 import { collect, outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import {
@@ -64,18 +65,9 @@ function seldom<T, U>(value: T, usual: U): fc.Arbitrary<T | U> {
   return fc.oneof({ weight: 9, arbitrary: fc.constant(usual) }, fc.constant(value));
 }
 
-/** A kind of step, with the parts that are drawn. */
-function step<K extends string, P>(
-  kind: K,
-  weight: number,
-  parts: { [N in keyof P]: fc.Arbitrary<P[N]> },
-): fc.WeightedArbitrary<P & { readonly kind: K }> {
-  return { weight, arbitrary: fc.record(parts).map((value) => ({ ...value as P, kind })) };
-}
-
 const stepsOf = fc.array(
   fc.oneof(
-    step("create", 8, {
+    stepOf("create", {
       id: fc.constantFrom<string>(...IDS),
       node,
       isHttp,
@@ -87,8 +79,8 @@ const stepsOf = fc.array(
         fc.record({ of, place: fc.option(fc.nat(5), { nil: undefined }), isCounted: fc.boolean() }),
         { nil: undefined, freq: 2 },
       ),
-    }),
-    step("append", 12, {
+    }, 8),
+    stepOf("append", {
       of,
       node,
       record,
@@ -106,15 +98,15 @@ const stepsOf = fc.array(
         { weight: 5, arbitrary: fc.constant(undefined) },
         fc.constantFrom("a", "b", "bb"),
       ),
-    }),
-    step("repeat the last append", 1, { node }),
-    step("write", 2, { of, record }),
-    step("open", 1, { of, node }),
-    step("hand over", 1, { of, node }),
-    step("end", 1, { of, aborts: fc.boolean() }),
-    step("cancel", 1, { of, node, isHttp, reason: fc.constantFrom("enough", "zu 100 % spät") }),
-    step("delete", 2, { of, node, isHttp }),
-    step("read", 6, {
+    }, 12),
+    stepOf("repeat the last append", { node }),
+    stepOf("write", { of, record }, 2),
+    stepOf("open", { of, node }),
+    stepOf("hand over", { of, node }),
+    stepOf("end", { of, aborts: fc.boolean() }),
+    stepOf("cancel", { of, node, isHttp, reason: fc.constantFrom("enough", "zu 100 % spät") }),
+    stepOf("delete", { of, node, isHttp }, 2),
+    stepOf("read", {
       of,
       node,
       // From the oldest record, or after any offset of all streams, deleted ones included.
@@ -122,14 +114,14 @@ const stepsOf = fc.array(
       face,
       // Intervals between the time and the cursor that a reader echoes.
       ahead: fc.constantFrom(undefined, -1, 0, 500),
-    }),
-    step("use in time", 4, { node, use: fc.oneof(fc.constant("append" as const), face) }),
-    step("expire", 1, {}),
+    }, 6),
+    stepOf("use in time", { node, use: fc.oneof(fc.constant("append" as const), face) }, 4),
+    stepOf("expire", {}),
   ),
   { maxLength: 40, size: "max" },
 );
 
-type Step = typeof stepsOf extends fc.Arbitrary<(infer S)[]> ? S : never;
+type Step = Drawn<typeof stepsOf>[number];
 type StepOf<K extends Step["kind"]> = Extract<Step, { readonly kind: K }>;
 
 /** The outcome of reading, with the records up to the end, or up to the newest one. */

@@ -10,6 +10,7 @@ import type {
 } from "../../pubsub/broker.ts";
 import { type Acknowledged, HistoryModel, type Query } from "../../pubsub/history/history_model.ts";
 import type { Host, LinkConditions } from "../../testing/simulation/mod.ts";
+import { type Drawn, stepOf } from "./draw.ts";
 import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
@@ -36,39 +37,36 @@ const START_MS = 20_000;
 
 const node = fc.nat(1);
 const length = fc.constantFrom<number[]>(10, 200);
-const append = fc.record({
-  kind: fc.constant("append"),
+const append = stepOf("append", {
   /** Publications at once, of which some repeat an earlier one with a key. */
   items: fc.array(
     fc.record({ node, length, key: fc.constantFrom("none", "new", "repeated"), back: fc.nat(2) }),
     { minLength: 1, maxLength: 4 },
   ),
-});
-const read = fc.record({
-  kind: fc.constant("read"),
+}, 5);
+const read = stepOf("read", {
   node,
   from: fc.constantFrom("the oldest", "the last", "a position", "beyond the head"),
   back: fc.nat(12),
   maxMessages: fc.constantFrom<number[]>(100, 1, 2, 3),
   maxBytes: fc.constantFrom<number[]>(100_000, 1, 210, 410),
-});
-const trouble = fc.record({
-  kind: fc.constant("trouble"),
+}, 5);
+const trouble = stepOf("trouble", {
   node,
   of: fc.constantFrom("a cut", "a silent cut", "a closed way", "a slow link"),
   lastsMs: fc.integer({ min: 50, max: 4_000 }),
   count: fc.integer({ min: 1, max: 5 }),
 });
 const step = fc.oneof(
-  { weight: 5, arbitrary: append },
-  { weight: 5, arbitrary: read },
-  { weight: 1, arbitrary: trouble },
-  { weight: 2, arbitrary: fc.record({ kind: fc.constant("listen"), node }) },
-  { weight: 2, arbitrary: fc.record({ kind: fc.constant("pause"), ms: fc.nat(2_000) }) },
+  append,
+  read,
+  trouble,
+  stepOf("listen", { node }, 2),
+  stepOf("pause", { ms: fc.nat(2_000) }, 2),
 );
-type Trouble = typeof trouble extends fc.Arbitrary<infer T> ? T : never;
-type Append = typeof append extends fc.Arbitrary<infer T> ? T : never;
-type Read = typeof read extends fc.Arbitrary<infer T> ? T : never;
+type Trouble = Drawn<typeof trouble>;
+type Append = Drawn<typeof append>;
+type Read = Drawn<typeof read>;
 
 property("an engine keeps each publication once and in order, and returns what the bounds keep", {
   cases: fc.record({

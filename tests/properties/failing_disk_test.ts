@@ -5,6 +5,7 @@ import type { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import type { BrokerSubscription, HistoryBounds, Publication } from "../../pubsub/broker.ts";
 import { type Acknowledged, HistoryModel } from "../../pubsub/history/history_model.ts";
 import { type Disk, diskOf } from "./disks.ts";
+import { type Drawn, stepOf } from "./draw.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
@@ -24,8 +25,7 @@ const BOUNDS: Readonly<Record<string, HistoryBounds>> = {
   "a short time": { size: 1_000, ttlMs: 1_500, bytes: 1 << 20 },
 };
 
-const appends = fc.record({
-  kind: fc.constant("append"),
+const appends = stepOf("append", {
   items: fc.array(
     fc.record({
       topic: fc.nat(TOPICS - 1),
@@ -46,24 +46,23 @@ const appends = fc.record({
     }),
     { nil: undefined, freq: 2 },
   ),
-});
-const restart = fc.record({
-  kind: fc.constant("restart"),
+}, 6);
+const restart = stepOf("restart", {
   how: fc.constantFrom("close", "kill", "power"),
   /** Calls without an outcome at that time. */
   underWay: fc.nat(2),
   synchronous: fc.constantFrom("full", "normal"),
   /** Time between the start of the machine and the opening of the file, in milliseconds. */
   restMs: fc.constantFrom<number[]>(0, 1_000, YOUNG_MS + 200),
-});
+}, 2);
 const fileSteps = fc.oneof(
-  { weight: 6, arbitrary: appends },
-  { weight: 2, arbitrary: restart },
-  { weight: 1, arbitrary: fc.record({ kind: fc.constant("listen"), topic: fc.nat(TOPICS - 1) }) },
-  { weight: 1, arbitrary: fc.record({ kind: fc.constant("pause"), ms: fc.nat(2_000) }) },
+  appends,
+  restart,
+  stepOf("listen", { topic: fc.nat(TOPICS - 1) }),
+  stepOf("pause", { ms: fc.nat(2_000) }),
 );
-type Appends = typeof appends extends fc.Arbitrary<infer T> ? T : never;
-type Restart = typeof restart extends fc.Arbitrary<infer T> ? T : never;
+type Appends = Drawn<typeof appends>;
+type Restart = Drawn<typeof restart>;
 
 property(
   "a file has what its broker acknowledged, and nothing else, on a failing disk and after restarts",

@@ -8,6 +8,7 @@ import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { ForgettingModel } from "../../pubsub/memory/forgetting_model.ts";
 import type { SimulatedDisk } from "../../testing/simulation/mod.ts";
 import { diskOf } from "./disks.ts";
+import { type Drawn, stepOf } from "./draw.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
@@ -24,8 +25,7 @@ const LASTING: HistoryBounds = { size: SIZE, ttlMs: 3_600_000, bytes: 1 << 16 };
 const BRIEFLY: HistoryBounds = { size: SIZE, ttlMs: 5_000, bytes: 500 };
 const PAGE = { maxMessages: 100, maxBytes: 1 << 20 } as const;
 
-const publish = fc.record({
-  kind: fc.constant("publish"),
+const publish = stepOf("publish", {
   topic: fc.nat(BRIEF),
   key: fc.constantFrom("none", "next", "repeated"),
   /** A publication larger than the history of the brief topic. */
@@ -35,25 +35,21 @@ const publish = fc.record({
     fc.record({ after: fc.nat(5), times: fc.nat(2), operation: fc.constantFrom("write", "sync") }),
     { nil: undefined, freq: 2 },
   ),
-});
-const listen = fc.record({ kind: fc.constant("listen"), topic: fc.nat(BRIEF) });
+}, 8);
+const listen = stepOf("listen", { topic: fc.nat(BRIEF) }, 4);
 const others = fc.record({ kind: fc.constantFrom("expire", "reopen") });
 
 const cases = fc.record({
   engine: fc.constantFrom("memory", "sqlite"),
   maxTopics: fc.integer({ min: 2, max: 4 }),
   steps: fc.array(
-    fc.oneof(
-      { weight: 8, arbitrary: publish },
-      { weight: 4, arbitrary: listen },
-      { weight: 1, arbitrary: others },
-    ),
+    fc.oneof(publish, listen, { weight: 1, arbitrary: others }),
     { maxLength: 40 },
   ),
 });
 
-type Case = typeof cases extends fc.Arbitrary<infer T> ? T : never;
-type Publish = typeof publish extends fc.Arbitrary<infer T> ? T : never;
+type Case = Drawn<typeof cases>;
+type Publish = Drawn<typeof publish>;
 
 const plain = { kind: "publish", key: "none", isLarge: false, fault: undefined } as const;
 

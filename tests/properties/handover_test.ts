@@ -8,6 +8,7 @@ import type { Recovery } from "../../session/wire/recovery.ts";
 import type { Session } from "../../session/session.ts";
 import type { Server } from "../../server.ts";
 import type { Host } from "../../testing/simulation/mod.ts";
+import { type Drawn, keyOf, transport } from "./draw.ts";
 import { collect, outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
@@ -57,7 +58,7 @@ const call = fc.record({
 
 /** A round: moves in a row, with at most one session that breaks. */
 const round = fc.record({
-  breaks: fc.constantFrom(...Object.keys(BREAKS) as (keyof typeof BREAKS)[]),
+  breaks: keyOf(BREAKS),
   breakMs: fc.nat(60),
   /** Subscribes to {@linkcode LATE} before the first move. */
   isLate: fc.boolean(),
@@ -76,7 +77,7 @@ const round = fc.record({
   ),
 });
 
-type Round = typeof round extends fc.Arbitrary<infer T> ? T : never;
+type Round = Drawn<typeof round>;
 
 /** A round with one move, and nothing else. */
 const MOVE: Round = {
@@ -94,7 +95,7 @@ const MOVE: Round = {
 
 property("a client that moves gets each publication once, in order, and counts as one", {
   cases: fc.record({
-    transport: fc.constantFrom("websocket", "webtransport", "http"),
+    transport,
     /** A client without a user has no messages to the user, and no rooms. */
     hasUser: fc.boolean(),
     rounds: fc.array(round, { minLength: 1, maxLength: 2 }),

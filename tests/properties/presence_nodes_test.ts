@@ -5,6 +5,7 @@ import type { Client } from "../../client/client.ts";
 import type { ConnectOptions } from "../../client/connect.ts";
 import { PRESENCE_PREFIX, type PresenceNotice } from "../../session/wire/presence_notice.ts";
 import type { SimulatedServer } from "../../testing/simulation/mod.ts";
+import { type Drawn, keyOf, stepOf } from "./draw.ts";
 import { BEAT_MS, GONE_MS, KNOWN_MS } from "./nodes.ts";
 import { FailingEngine } from "./failing_engine.ts";
 import { property } from "./property.ts";
@@ -42,28 +43,23 @@ const awayMs = fc.constantFrom(0, 300, GRACE_MS - 3 * ROUND_MS);
 const isBack = fc.constantFrom(true, true, false);
 
 const step = fc.oneof(
-  { weight: 3, arbitrary: fc.record({ kind: fc.constant("enter"), user, node, hasData }) },
-  fc.record({ kind: fc.constant("leave"), user, tab }),
-  fc.record({ kind: fc.constant("come back"), user, node, hasData, awayMs }),
-  fc.record({ kind: fc.constant("set data"), user, tab, hasData }),
-  fc.record({
-    kind: fc.constant("set data in one turn"),
+  stepOf("enter", { user, node, hasData }, 3),
+  stepOf("leave", { user, tab }),
+  stepOf("come back", { user, node, hasData, awayMs }),
+  stepOf("set data", { user, tab, hasData }),
+  stepOf("set data in one turn", {
     user,
     settings: fc.array(fc.record({ tab, hasData }), { minLength: 1, maxLength: 4 }),
   }),
-  fc.record({ kind: fc.constant("set data on two nodes"), user, last: tab }),
-  fc.record({ kind: fc.constant("follow"), node, lateMs: fc.constantFrom(0, 300, 600) }),
-  fc.record({ kind: fc.constant("first member"), user, node, hasData }),
-  fc.record({
-    kind: fc.constant("freeze"),
-    user,
-    how: fc.constantFrom(...Object.keys(FROZEN_MS) as (keyof typeof FROZEN_MS)[]),
-  }),
-  fc.record({ kind: fc.constant("kill"), user, node, isBack, hasData, awayMs }),
-  fc.record({ kind: fc.constant("deploy"), user, node, isBack, hasData, leftMs: awayMs }),
+  stepOf("set data on two nodes", { user, last: tab }),
+  stepOf("follow", { node, lateMs: fc.constantFrom(0, 300, 600) }),
+  stepOf("first member", { user, node, hasData }),
+  stepOf("freeze", { user, how: keyOf(FROZEN_MS) }),
+  stepOf("kill", { user, node, isBack, hasData, awayMs }),
+  stepOf("deploy", { user, node, isBack, hasData, leftMs: awayMs }),
 );
 
-type Step = typeof step extends fc.Arbitrary<infer T> ? T : never;
+type Step = Drawn<typeof step>;
 type StepOf<K extends Step["kind"]> = Extract<Step, { readonly kind: K }>;
 type Node = SimulatedServer<string>;
 type Change = "join" | "leave" | "update";

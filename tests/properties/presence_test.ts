@@ -9,6 +9,7 @@ import {
   PresenceModel,
 } from "../../pubsub/presence/presence_model.ts";
 import type { Session } from "../../session/session.ts";
+import { type Drawn, stepOf } from "./draw.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
 
@@ -29,15 +30,15 @@ const data = fc.option(fc.nat(4), { nil: undefined });
 
 /** A change by the program, which a listener can make too. */
 const change = fc.oneof(
-  fc.record({ call: fc.constant("enter"), session, topic, data }),
-  fc.record({ call: fc.constant("leave"), session, topic }),
-  fc.record({ call: fc.constant("update"), session, topic, data }),
-  fc.record({ call: fc.constant("come online"), session }),
-  fc.record({ call: fc.constant("go offline"), session }),
-  fc.record({ call: fc.constant("join a room"), session, room, data }),
-  fc.record({ call: fc.constant("update in a room"), session, room, data }),
-  fc.record({ call: fc.constant("leave a room"), session, room }),
-  fc.record({ call: fc.constant("unsubscribe"), session, room }),
+  stepOf("enter", { session, topic, data }),
+  stepOf("leave", { session, topic }),
+  stepOf("update", { session, topic, data }),
+  stepOf("come online", { session }),
+  stepOf("go offline", { session }),
+  stepOf("join a room", { session, room, data }),
+  stepOf("update in a room", { session, room, data }),
+  stepOf("leave a room", { session, room }),
+  stepOf("unsubscribe", { session, room }),
 );
 
 /** A change of which the first event makes another one, time that passes, or a session that closes. */
@@ -49,7 +50,7 @@ const step = fc.oneof(
   { weight: 1, arbitrary: fc.record({ clockJumpsMs: fc.constantFrom(3_600_000, -3_600_000) }) },
 );
 
-type Change = typeof change extends fc.Arbitrary<infer T> ? T : never;
+type Change = Drawn<typeof change>;
 
 /** A session of the node, with the part of the model. */
 interface Visitor extends ModelSession {
@@ -144,7 +145,7 @@ class Attendance {
     const visitor = this.visitors[one.session]!;
     const { session } = visitor;
     const expected = this.#expect(one, visitor);
-    switch (one.call) {
+    switch (one.kind) {
       case "enter":
         return same(expected, presence.enter(session, one.topic, { data: one.data }));
       case "leave":
@@ -154,7 +155,7 @@ class Attendance {
       case "come online":
         return same(expected, presence.enter(session));
       case "go offline": {
-        for (const room of [...visitor.rooms]) this.make({ ...one, call: "unsubscribe", room });
+        for (const room of [...visitor.rooms]) this.make({ ...one, kind: "unsubscribe", room });
         // A listener may have joined a room again.
         if (visitor.rooms.size > 0) return;
         return same(model.leaveAll(visitor), presence.leave(session));
@@ -231,7 +232,7 @@ class Attendance {
   #expect(one: Change, visitor: Visitor): boolean {
     const { model } = this;
     const { rooms, kept } = visitor;
-    switch (one.call) {
+    switch (one.kind) {
       case "enter":
         return model.enter(visitor, one.topic, one.data);
       case "leave":

@@ -11,6 +11,7 @@ import {
   shortageOf,
   type Unit,
 } from "../../manager/rates_model.ts";
+import { type Drawn, stepOf } from "./draw.ts";
 import { Page } from "./page.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
@@ -109,7 +110,7 @@ const envelope = fc.record({
 /** Most renewals of the token of a session: fewer than the server allows. */
 const MAX_RENEWALS = 8;
 
-type Drawn = typeof envelope extends fc.Arbitrary<infer T> ? T : never;
+type Envelope = Drawn<typeof envelope>;
 
 /** Users and machines of the sessions. */
 const SESSIONS = [["ann", "x"], ["ann", "y"], ["ben", "x"], [GUEST, "y"]] as const;
@@ -216,7 +217,7 @@ interface Sent {
 /** Sends an envelope, and counts it in the model. */
 function send(
   session: Metered,
-  { kind: drawn, chars, isWide, topic, token, ms }: Drawn & {
+  { kind: drawn, chars, isWide, topic, token, ms }: Envelope & {
     readonly token: string;
     readonly ms: number;
   },
@@ -331,33 +332,18 @@ const refilledBytes = fc.option(
 const user = fc.constantFrom("ann", "ben");
 const machine = fc.constantFrom("x", "y");
 const timed = fc.oneof(
-  {
-    weight: 6,
-    arbitrary: fc.record({
-      does: fc.constant("open"),
-      token: fc.oneof({ weight: 5, arbitrary: user }, fc.constant(FORGED)),
-      machine,
-      stays: fc.boolean(),
-    }),
-  },
-  {
-    weight: 3,
-    arbitrary: fc.record({
-      does: fc.constant("ask"),
-      page: fc.nat(5),
-      count: fc.integer({ min: 1, max: 6 }),
-      chars: fc.nat(400),
-    }),
-  },
-  fc.record({ does: fc.constant("leave"), page: fc.nat(5) }),
-  { weight: 2, arbitrary: fc.record({ does: fc.constant("wait"), ms: fc.nat(1_500) }) },
-  fc.record({
-    does: fc.constant("set the clock"),
-    byMs: fc.constantFrom(3_600_000, -7_200_000),
-  }),
+  stepOf("open", {
+    token: fc.oneof({ weight: 5, arbitrary: user }, fc.constant(FORGED)),
+    machine,
+    stays: fc.boolean(),
+  }, 6),
+  stepOf("ask", { page: fc.nat(5), count: fc.integer({ min: 1, max: 6 }), chars: fc.nat(400) }, 3),
+  stepOf("leave", { page: fc.nat(5) }),
+  stepOf("wait", { ms: fc.nat(1_500) }, 2),
+  stepOf("set the clock", { byMs: fc.constantFrom(3_600_000, -7_200_000) }),
 );
 
-type Timed = typeof timed extends fc.Arbitrary<infer T> ? T : never;
+type Timed = Drawn<typeof timed>;
 
 interface OpenPage {
   readonly page: Page;
@@ -402,10 +388,10 @@ class Metering {
 
   async take(step: Timed): Promise<void> {
     const at = "page" in step ? this.pages[step.page % this.pages.length] : undefined;
-    if (step.does === "open") return await this.open(step);
-    if (step.does === "ask") return await (at && this.#ask(at, step));
-    if (step.does === "wait") return await this.#world.pause(step.ms);
-    if (step.does === "leave") return at && this.leave(at);
+    if (step.kind === "open") return await this.open(step);
+    if (step.kind === "ask") return await (at && this.#ask(at, step));
+    if (step.kind === "wait") return await this.#world.pause(step.ms);
+    if (step.kind === "leave") return at && this.leave(at);
     this.#node.host.jumpClock(step.byMs);
     // A clock that is set back costs the time since the last count, which these are. As a bucket that
     // refuses keeps the others from counting, each round is the first count of one more.
@@ -499,7 +485,7 @@ property("rates refill in time, also while their user is away, and full ones are
     const { remembered, refusedConnections: { user, address } } = metering.stats;
     assertEquals(user + address, metering.refused, "refused connections");
     // A bucket of a clock that was set back counts as used until the clock is there again.
-    if (steps.some(({ does }) => does === "set the clock")) return;
+    if (steps.some(({ kind }) => kind === "set the clock")) return;
     assert(remembered <= 2, `expected the buckets of the last session, received ${remembered}`);
   },
 });

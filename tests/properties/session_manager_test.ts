@@ -5,6 +5,7 @@ import type { Client } from "../../client/client.ts";
 import { CloseCode } from "../../errors.ts";
 import type { Session } from "../../session/session.ts";
 import type { SimulatedServer } from "../../testing/simulation/mod.ts";
+import { type Drawn, stepOf, transport } from "./draw.ts";
 import { Page } from "./page.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
@@ -25,52 +26,29 @@ const session = fc.nat(LIMITS.maxSessions - 1);
 const code = fc.constantFrom(0, 3_001, 4_900, CloseCode.tooMany);
 
 const step = fc.oneof(
-  {
-    weight: 6,
-    arbitrary: fc.record({
-      does: fc.constant("open"),
-      token: fc.constantFrom("ann", "ben", GUEST, GUEST),
-      machine: fc.constantFrom("x", "y", "z"),
-      transport: fc.constantFrom("websocket", "webtransport", "http"),
-    }),
-  },
-  {
-    weight: 2,
-    arbitrary: fc.record({
-      does: fc.constant("send"),
-      session,
-      count: fc.integer({ min: 1, max: 6 }),
-    }),
-  },
-  fc.record({ does: fc.constant("end handlers") }),
-  fc.record({
-    does: fc.constant("send on a blocked link"),
+  stepOf("open", {
+    token: fc.constantFrom("ann", "ben", GUEST, GUEST),
+    machine: fc.constantFrom("x", "y", "z"),
+    transport,
+  }, 6),
+  stepOf("send", { session, count: fc.integer({ min: 1, max: 6 }) }, 2),
+  stepOf("end handlers", {}),
+  stepOf("send on a blocked link", { session, count: fc.integer({ min: 1, max: 20 }) }),
+  stepOf("open a stream", {
     session,
-    count: fc.integer({ min: 1, max: 20 }),
-  }),
-  {
-    weight: 2,
-    arbitrary: fc.record({
-      does: fc.constant("open a stream"),
-      session,
-      isFar: fc.boolean(),
-      isBidirectional: fc.boolean(),
-      bytes: fc.integer({ min: 1, max: 500 }),
-      end: fc.constantFrom("open", "close", "abort"),
-    }),
-  },
-  fc.record({ does: fc.constant("close by the client"), session }),
-  fc.record({ does: fc.constant("close by the server"), session, code }),
-  fc.record({ does: fc.constant("lose the link"), session }),
-  fc.record({
-    does: fc.constant("remove"),
-    session,
-    then: fc.constantFrom("add", "close", "close and add"),
-  }),
-  fc.record({ does: fc.constant("close all") }),
+    isFar: fc.boolean(),
+    isBidirectional: fc.boolean(),
+    bytes: fc.integer({ min: 1, max: 500 }),
+    end: fc.constantFrom("open", "close", "abort"),
+  }, 2),
+  stepOf("close by the client", { session }),
+  stepOf("close by the server", { session, code }),
+  stepOf("lose the link", { session }),
+  stepOf("remove", { session, then: fc.constantFrom("add", "close", "close and add") }),
+  stepOf("close all", {}),
 );
 
-type Step = typeof step extends fc.Arbitrary<infer T> ? T : never;
+type Step = Drawn<typeof step>;
 
 interface Known {
   readonly token: string;
@@ -126,7 +104,7 @@ class Managed {
   async take(step: Step): Promise<void> {
     const one = "session" in step ? this.#known[step.session % this.#known.length] : undefined;
     if ("session" in step && one === undefined) return;
-    switch (step.does) {
+    switch (step.kind) {
       case "open":
         return await this.#open(step);
       case "send":
@@ -251,7 +229,7 @@ class Managed {
     return this.#manager.stats();
   }
 
-  async #open({ token, machine, transport }: Extract<Step, { does: "open" }>): Promise<void> {
+  async #open({ token, machine, transport }: Extract<Step, { kind: "open" }>): Promise<void> {
     const countOf = (key: "token" | "machine", value: string) =>
       this.#known.filter((known) => known[key] === value).length;
     // The address counts first, and the user last.
@@ -315,7 +293,7 @@ class Managed {
     await world.pause(TRIP_MS);
   }
 
-  async #openStream({ client, session }: Known, step: Extract<Step, { does: "open a stream" }>) {
+  async #openStream({ client, session }: Known, step: Extract<Step, { kind: "open a stream" }>) {
     const near = client.session!;
     if (!near.connection.capabilities.streams) return;
     const end = step.isFar ? session : near;

@@ -7,6 +7,7 @@ import type { Subscription } from "../../client/subscription.ts";
 import { RequestError } from "../../errors.ts";
 import type { Session } from "../../session/session.ts";
 import type { SimulatedServer } from "../../testing/simulation/mod.ts";
+import { type Drawn, keyOf, stepOf } from "./draw.ts";
 import { collect, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
@@ -36,21 +37,20 @@ const REFUSALS = {
 } as const satisfies Readonly<Record<string, Refusal | "late" | undefined>>;
 
 const topic = fc.nat(TOPICS.length - 1);
-const refusal = fc.constantFrom(...Object.keys(REFUSALS) as (keyof typeof REFUSALS)[]);
+const refusal = keyOf(REFUSALS);
 const refusals = fc.array(refusal, { minLength: TOPICS.length, maxLength: TOPICS.length });
 
 const step = fc.oneof(
-  { weight: 4, arbitrary: fc.record({ kind: fc.constant("subscribe"), topic, refusal }) },
-  { weight: 2, arbitrary: fc.record({ kind: fc.constant("unsubscribe"), topic, at: fc.nat(2) }) },
-  { weight: 2, arbitrary: fc.record({ kind: fc.constant("add"), topic }) },
-  fc.record({ kind: fc.constant("add as requested"), topic }),
-  fc.record({ kind: fc.constant("remove"), topic }),
-  fc.record({ kind: fc.constant("renew the token") }),
-  fc.record({ kind: fc.constant("move") }),
-  fc.record({ kind: fc.constant("cut"), refusals }),
-  fc.record({ kind: fc.constant("drop all for now"), refusals }),
-  fc.record({
-    kind: fc.constant("change the mind"),
+  stepOf("subscribe", { topic, refusal }, 4),
+  stepOf("unsubscribe", { topic, at: fc.nat(2) }, 2),
+  stepOf("add", { topic }, 2),
+  stepOf("add as requested", { topic }),
+  stepOf("remove", { topic }),
+  stepOf("renew the token", {}),
+  stepOf("move", {}),
+  stepOf("cut", { refusals }),
+  stepOf("drop all for now", { refusals }),
+  stepOf("change the mind", {
     /** Calls while the network is blocked, and promises that settle before each. */
     calls: fc.array(
       fc.record({
@@ -64,7 +64,7 @@ const step = fc.oneof(
   }),
 );
 
-type Step = typeof step extends fc.Arbitrary<infer T> ? T : never;
+type Step = Drawn<typeof step>;
 
 /** A subscription of the client. */
 interface Reader {

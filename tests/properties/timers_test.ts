@@ -3,6 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
 import { CloseCode } from "../../errors.ts";
+import { transport } from "./draw.ts";
 import { range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
@@ -15,7 +16,7 @@ const [TOKEN_MS, KEPT_MS] = [600_000, 8_000] as const;
 
 property("sessions have few timers, reconnects add none, and the last session leaves none", {
   cases: fc.record({
-    transport: fc.constantFrom("websocket", "webtransport", "http"),
+    transport,
     topic: fc.constantFrom("talk", "room:a"),
     sessions: fc.integer({ min: 1, max: 4 }),
     /** Ends of all sessions, one after the other. */

@@ -5,6 +5,7 @@ import type { Client } from "../../client/client.ts";
 import { pause } from "../../base/wait.ts";
 import { CloseCode } from "../../errors.ts";
 import type { Host, SimulatedServer } from "../../testing/simulation/mod.ts";
+import { type Drawn, stepOf, transport } from "./draw.ts";
 import { FailingEngine } from "./failing_engine.ts";
 import { LOST_MS } from "../../transport/http/connection.ts";
 import { Page } from "./page.ts";
@@ -48,42 +49,30 @@ const session = fc.nat(5);
 const claimMs = fc.nat(CLAIM_MS);
 
 const step = fc.oneof(
-  {
-    weight: 4,
-    arbitrary: fc.record({
-      does: fc.constant("open"),
-      user,
-      node,
-      transport: fc.constantFrom("websocket", "webtransport", "http"),
-      claimMs,
-    }),
-  },
-  fc.record({ does: fc.constant("close"), session }),
-  fc.record({ does: fc.constant("close by the server"), session }),
-  fc.record({ does: fc.constant("close the user"), user, node }),
-  fc.record({ does: fc.constant("close during a renewal"), session }),
-  fc.record({ does: fc.constant("hand over"), session }),
-  fc.record({
-    does: fc.constant("hand over and lose the link"),
+  stepOf("open", { user, node, transport, claimMs }, 4),
+  stepOf("close", { session }),
+  stepOf("close by the server", { session }),
+  stepOf("close the user", { user, node }),
+  stepOf("close during a renewal", { session }),
+  stepOf("hand over", { session }),
+  stepOf("hand over and lose the link", {
     session,
     afterMs: fc.nat(40),
     silent: fc.constantFrom(false, "client" as const),
   }),
-  fc.record({ does: fc.constant("lose the link"), session }),
-  fc.record({ does: fc.constant("lose the machine"), session }),
-  fc.record({ does: fc.constant("overflow the queue"), session }),
-  fc.record({
-    does: fc.constant("vanish before the session opens"),
+  stepOf("lose the link", { session }),
+  stepOf("lose the machine", { session }),
+  stepOf("overflow the queue", { session }),
+  stepOf("vanish before the session opens", {
     user,
     node,
     claimMs,
     afterMs: fc.nat(AUTHENTICATE_MS + CLAIM_MS + 20),
     isSilent: fc.boolean(),
   }),
-  fc.record({ does: fc.constant("upgrade in vain"), user, node }),
-  fc.record({ does: fc.constant("enter beyond the limit at once"), node, claimMs }),
-  fc.record({
-    does: fc.constant("restart the engine"),
+  stepOf("upgrade in vain", { user, node }),
+  stepOf("enter beyond the limit at once", { node, claimMs }),
+  stepOf("restart the engine", {
     awayMs: fc.nat(3_000),
     forgets: fc.boolean(),
     /** The engine replies, but later than a node waits. */
@@ -91,13 +80,13 @@ const step = fc.oneof(
     /** A session that opens meanwhile. */
     opens: fc.option(node, { nil: undefined }),
   }),
-  fc.record({ does: fc.constant("wait for renewals") }),
+  stepOf("wait for renewals", {}),
 );
 
-type Step = typeof step extends fc.Arbitrary<infer T> ? T : never;
+type Step = Drawn<typeof step>;
 
 /** Steps without an effect on the messages to other sessions, nor to one that hands over. */
-const CALM: ReadonlySet<Step["does"]> = new Set([
+const CALM: ReadonlySet<Step["kind"]> = new Set([
   "open",
   "close",
   "close by the server",
@@ -174,8 +163,8 @@ class Users {
     if ("session" in step && tab === undefined) return;
     const own = tab?.node.server.manager.all().find(({ id }) => id === tab.client.session?.id);
     engine.callMs.claim = "claimMs" in step ? step.claimMs : 0;
-    const chat = this.#chat(CALM.has(step.does) ? [...this.tabs] : []);
-    switch (step.does) {
+    const chat = this.#chat(CALM.has(step.kind) ? [...this.tabs] : []);
+    switch (step.kind) {
       case "open":
         await this.open(step);
         break;

@@ -1,0 +1,42 @@
+/** Generators that the cases of several properties share. */
+import fc from "fast-check";
+
+/** The values that a generator draws. */
+export type Drawn<G> = G extends fc.Arbitrary<infer T> | fc.WeightedArbitrary<infer T> ? T : never;
+
+/** Transports of a client. */
+export const transport: fc.Arbitrary<"websocket" | "webtransport" | "http"> = fc.constantFrom(
+  "websocket",
+  "webtransport",
+  "http",
+);
+
+/**
+ * Draws a name of a table.
+ *
+ * @param table The table, with the plainest entry first.
+ */
+export function keyOf<T extends object>(table: T): fc.Arbitrary<keyof T> {
+  return fc.constantFrom(...Object.keys(table) as (keyof T)[]);
+}
+
+/** Draws a value, or `undefined`, towards which it shrinks. */
+export function maybe<T>(value: fc.Arbitrary<T>): fc.Arbitrary<T | undefined> {
+  return fc.option(value, { nil: undefined });
+}
+
+/**
+ * Draws one kind of step, for `fc.oneof()`.
+ *
+ * @param kind Name of the kind.
+ * @param parts Generators of the other parts.
+ * @param weight Share among all kinds.
+ */
+export function stepOf<K extends string, P>(
+  kind: K,
+  parts: { readonly [N in keyof P]: fc.Arbitrary<P[N]> },
+  weight: number = 1,
+): fc.WeightedArbitrary<P & { readonly kind: K }> {
+  const arbitrary = fc.record({ kind: fc.constant(kind), ...parts }) as unknown;
+  return { weight, arbitrary: arbitrary as fc.Arbitrary<P & { readonly kind: K }> };
+}
