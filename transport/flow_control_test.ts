@@ -80,26 +80,72 @@ Deno.test("SendCredit.giveBack() serves waiting calls", async () => {
   assertEquals(await waiting, 1);
 });
 
-Deno.test("ReceiveCredit.release() grants half of the window at a time", () => {
-  const granted: number[] = [];
-  const credit = new ReceiveCredit(100, (limit) => granted.push(limit));
-  for (let i = 0; i < 10; i++) {
-    assert(credit.receive(10));
-    credit.release(10);
-  }
-  assertEquals(granted, [150, 200]);
-});
+/** A window and the steps of a receiver, each with the total that it grants, if any. */
+const GRANTS: Readonly<Record<string, [window: number, steps: string, isFixed?: true]>> = {
+  "release() grants half of the window at a time": [
+    100,
+    "receive 50, release 49, release 1 → 150, receive 50, release 49, release 1 → 200",
+  ],
+  "release() grants less when most of the window is in use": [
+    128,
+    "receive 127, release 1 → 129, receive 2, release 1 → 130",
+  ],
+  "grantAll() grants the bytes that were read, once": [
+    100,
+    "grantAll, receive 30, release 30, grantAll → 130, grantAll",
+  ],
+  "grant() raises the total, and the window continues from there": [
+    100,
+    "grant 100, grant 250 → 250, grant 200, receive 250, release 150, release 1 → 251",
+  ],
+  // After the first loss 70 bytes of the granted credit are left: a loss is not assumed twice.
+  "lose() gives back all that can have been lost, and no more": [
+    100,
+    "receive 30, lose 1000 → 170, lose 40 → 210, lose 1000 → 280",
+  ],
+  // The true loss is 0.
+  "peerBlocked() takes back a loss that cannot have been": [
+    100,
+    "receive 10, release 10, lose 1000 → 200, receive 190, peerBlocked 200, release 190 → 300",
+  ],
+  "peerBlocked() ignores a report that is older than the last grant": [
+    100,
+    "receive 10, release 10, lose 1000 → 200, receive 50, peerBlocked 100, release 50 → 250",
+  ],
+  "giveBack() moves also a fixed window, and a loss does not": [
+    100,
+    "receive 60, giveBack 30, giveBack 30 → 160, giveBack 30, lose 1000, peerBlocked 160",
+    true,
+  ],
+  "grant() alone moves a fixed window": [
+    100,
+    "receive 100, release 100, grantAll, grant 150 → 150, receive 50",
+    true,
+  ],
+};
 
-Deno.test("ReceiveCredit.release() grants less when most of the window is in use", () => {
-  const granted: number[] = [];
-  const credit = new ReceiveCredit(128, (limit) => granted.push(limit));
-  assert(credit.receive(127));
-  credit.release(1);
-  assertEquals(granted, [129]);
-  assert(credit.receive(2));
-  credit.release(1);
-  assertEquals(granted, [129, 130]);
-});
+for (const [title, [window, steps, isFixed]] of Object.entries(GRANTS)) {
+  Deno.test(`ReceiveCredit.${title}`, () => {
+    const granted: number[] = [];
+    const say = (limit: number) => granted.push(limit);
+    const credit = new ReceiveCredit(window, say, { automatic: !isFixed });
+    let [received, limit] = [0, window];
+    for (const step of steps.split(", ")) {
+      const [call, expected] = step.split(" → ");
+      const [name, amount] = call!.split(" ") as ["receive", string];
+      const isWithin = credit[name](Number(amount));
+      if (name === "receive") {
+        assert(isWithin, step);
+        received += Number(amount);
+      }
+      assertEquals(granted.splice(0), expected === undefined ? [] : [Number(expected)], step);
+      limit = Number(expected ?? limit);
+      assertEquals([credit.received, credit.limit], [received, limit], step);
+    }
+    // One byte more than granted.
+    assertEquals(credit.receive(limit - received + 1), false);
+  });
+}
 
 Deno.test("ReceiveCredit.release() grants the rest 20 ms later, once, and not after the end", () => {
   using time = new FakeTime();
@@ -132,78 +178,6 @@ Deno.test("ReceiveCredit grants nothing more where the window has no limit", () 
   time.tick(1_000);
   credit.grantAll();
   assertEquals(granted, []);
-});
-
-Deno.test("ReceiveCredit.receive() tells of more than was granted", () => {
-  const credit = new ReceiveCredit(10, () => {});
-  assertEquals([credit.receive(10), credit.receive(1)], [true, false]);
-});
-
-Deno.test("ReceiveCredit.grantAll() grants read bytes, once", () => {
-  const granted: number[] = [];
-  const credit = new ReceiveCredit(100, (limit) => granted.push(limit));
-  credit.grantAll();
-  credit.receive(30);
-  credit.release(30);
-  credit.grantAll();
-  credit.grantAll();
-  assertEquals(granted, [130]);
-});
-
-Deno.test("ReceiveCredit.grant() raises the total, and the window continues from there", () => {
-  const granted: number[] = [];
-  const credit = new ReceiveCredit(100, (limit) => granted.push(limit));
-  credit.grant(100);
-  credit.grant(250);
-  credit.grant(200);
-  assert(credit.receive(250));
-  assertEquals([credit.receive(1), credit.received, credit.limit], [false, 251, 250]);
-  credit.release(150);
-  assertEquals(granted, [250]);
-  credit.release(1);
-  assertEquals(granted, [250, 251]);
-});
-
-Deno.test("ReceiveCredit.lose() gives back all that can have been thrown away, and no more", () => {
-  const granted: number[] = [];
-  const credit = new ReceiveCredit(100, (limit) => granted.push(limit));
-  credit.receive(30);
-  credit.lose(1_000);
-  assertEquals(granted, [170]);
-  credit.lose(40);
-  assertEquals(granted, [170, 210]);
-  // A loss is not assumed twice: 70 are left of the granted credit.
-  credit.lose(1_000);
-  assertEquals(granted, [170, 210, 280]);
-});
-
-Deno.test("ReceiveCredit.peerBlocked() reads credit that cannot have been thrown away", () => {
-  const granted: number[] = [];
-  const credit = new ReceiveCredit(100, (limit) => granted.push(limit));
-  credit.receive(10);
-  credit.release(10);
-  credit.lose(1_000); // The true loss was 0.
-  assertEquals(granted, [200]);
-  credit.receive(190);
-  credit.peerBlocked(100); // This report is older than the last grant.
-  credit.peerBlocked(200);
-  assertEquals(granted, [200]);
-  credit.release(190);
-  assertEquals(granted, [200, 300]);
-});
-
-Deno.test("ReceiveCredit.giveBack() moves also a fixed window", () => {
-  const granted: number[] = [];
-  const say = (limit: number) => granted.push(limit);
-  const credit = new ReceiveCredit(100, say, { automatic: false });
-  credit.receive(60);
-  credit.giveBack(30);
-  assertEquals(granted, []);
-  credit.giveBack(30);
-  assertEquals(granted, [160]);
-  credit.lose(1_000);
-  credit.peerBlocked(160);
-  assertEquals(granted, [160]);
 });
 
 Deno.test("SendCredit and ReceiveCredit never overrun nor stand still over 1,000 random schedules", async () => {
@@ -252,19 +226,6 @@ Deno.test("SendCredit and ReceiveCredit never overrun nor stand still over 1,000
     await sending;
     assertEquals([receive.received, send.used], [total, total]);
   }
-});
-
-Deno.test("ReceiveCredit grants by hand only when it is not automatic", () => {
-  const granted: number[] = [];
-  const say = (limit: number) => granted.push(limit);
-  const credit = new ReceiveCredit(100, say, { automatic: false });
-  assert(credit.receive(100));
-  credit.release(100);
-  credit.grantAll();
-  assertEquals(granted, []);
-  credit.grant(150);
-  assert(credit.receive(50));
-  assertEquals([granted, credit.receive(1)], [[150], false]);
 });
 
 Deno.test("SendCredit.take() reports once for each total that it is used up", async () => {
