@@ -238,10 +238,7 @@ Deno.test("Client makes one more attempt with a fresh token after 4401, at the f
   assertEquals([await settled(client), asked], ["connected", 2]);
   await time.tickAsync(5_000);
   network.answers.push(network.refuse(4401), network.refuse(4401));
-  network.cut();
-  await turns();
-  await time.tickAsync(250);
-  await turns();
+  await network.reconnect(time);
   assertEquals([nextOf(client), asked], ["fresh", 3]);
   await time.tickAsync(1_500);
   assertEquals([await settled(client), asked], ["refused", 4]);

@@ -308,10 +308,7 @@ Deno.test("Client reports each status, and its end", async () => {
     for await (const { name } of client.status) names.push(name);
   })();
   await turns();
-  network.cut();
-  await turns();
-  await time.tickAsync(250);
-  await turns();
+  await network.reconnect(time);
   await client.close();
   await told;
   const away = ["reconnecting", "connecting"];
@@ -331,10 +328,7 @@ Deno.test("Client iteration continues over sessions, and ends with the client", 
   await turns();
   network.last.send("a", 1);
   await turns();
-  network.cut();
-  await turns();
-  await time.tickAsync(250);
-  await turns();
+  await network.reconnect(time);
   network.last.send("a", 2);
   await turns();
   await client.close();

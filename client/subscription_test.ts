@@ -63,10 +63,8 @@ Deno.test("Subscription is asked for again on every new session", async () => {
   await turns();
   const late = client.subscribe("late");
   await Promise.all([early.ready, late.ready]);
-  network.cut();
-  await turns();
-  await time.tickAsync(250);
-  assertEquals(await settled(client), "connected");
+  await network.reconnect(time);
+  assertEquals(client.status.current.name, "connected");
   assertEquals(log, ["+early", "+late", "+early", "+late"]);
   network.last.send("late", "after");
   for await (const { data } of late) {
@@ -552,10 +550,7 @@ Deno.test("Subscription that was in force is requested again after a temporary r
   const news = client.subscribe("news");
   await news.ready;
   isRefused = true;
-  network.cut();
-  await turns(20);
-  await time.tickAsync(250);
-  await turns(20);
+  await network.reconnect(time);
   assertEquals([log.length, news.status.current], [2, "lost"]);
   for (const [pauseMs, asked] of [[1_999, 2], [1, 3], [59_999, 3], [1, 4]] as const) {
     await time.tickAsync(pauseMs);
@@ -579,10 +574,7 @@ Deno.test("Subscriptions that were refused for now are asked for one after the o
   const all = Array.from({ length: 20 }, (_, i) => client.subscribe(`t${i}`));
   await Promise.all(all.map(({ ready }) => ready));
   room = 5;
-  network.cut();
-  await turns(20);
-  await time.tickAsync(250);
-  await turns(20);
+  await network.reconnect(time);
   for (let left = 15; left > 0; left--) {
     assertEquals(all.filter(({ status }) => status.current === "lost").length, left);
     room = 1;
@@ -605,10 +597,7 @@ Deno.test("Subscription that is refused for now, and ends meanwhile, leaves noth
   const [one, two] = [client.subscribe("one"), client.subscribe("two")];
   await Promise.all([one.ready, two.ready]);
   isRefused = true;
-  network.cut();
-  await turns(20);
-  await time.tickAsync(250);
-  await turns(20);
+  await network.reconnect(time);
   await one.unsubscribe();
   for (let i = 0; i < 2; i++) {
     await time.tickAsync(1_000);
@@ -673,10 +662,7 @@ Deno.test("Subscription that was in force ends with a refusal that is final, and
   assertEquals(error.failure.code, "too-many");
   await news.ready;
   code = "forbidden";
-  network.cut();
-  await turns(20);
-  await time.tickAsync(250);
-  await turns(20);
+  await network.reconnect(time);
   assertEquals(news.status.current, "ended");
   await assertRejects(() => Array.fromAsync(news), RequestError, "No");
 });

@@ -1,6 +1,8 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import fc from "fast-check";
 import { QueueFullError, UnsupportedError } from "../errors.ts";
 import { internals, Session } from "../session/session.ts";
+import { property } from "../tests/properties/property.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import { type Peer, Peers } from "./_peers_test.ts";
 import type { Publication } from "./broker.ts";
@@ -13,90 +15,111 @@ function numbers(peer: Peer): unknown[] {
   return peer.take().map((message) => (message as [string, unknown])[1]);
 }
 
-Deno.test("Topics.publish() reaches every subscriber once, and no other session", async () => {
-  await using peers = new Peers();
-  await using topics = new Topics({ settings: peers });
-  const [one, two, other] = [await peers.connect(), await peers.connect(), await peers.connect()];
-  assert(await topics.subscribe(one.session, "news"));
-  assert(await topics.subscribe(two.session, "news"));
-  assert(await topics.subscribe(other.session, "weather"));
-  topics.publish("news", { text: "hello" });
-  topics.publish("news");
-  await peers.endTurn();
-  const expected = [["news", { text: "hello" }], ["news", undefined]];
-  assertEquals([one.take(), two.take(), other.take()], [expected, expected, []]);
-});
+type Subscribers = Record<string, Session[]>;
 
-Deno.test("Topics.publish() without subscribers costs nothing, and is no error", async () => {
-  await using topics = new Topics();
-  topics.publish("news", 1);
-  assertEquals([topics.size, topics.subscribers("news")], [0, []]);
-});
+/** Steps of an application on two nodes: peers 0 and 2 are on the first node, 1 and 3 on the second. */
+const steps = fc.array(
+  fc.record({
+    kind: fc.constantFrom(
+      ...["publish", "publish", "subscribe", "subscribe", "send", "unsubscribe"] as const,
+      ...["end of turn", "leave all", "close", "close by the peer", "cut"] as const,
+    ),
+    peer: fc.nat(3),
+    topic: fc.constantFrom("a", "b"),
+    except: fc.option(fc.nat(3), { nil: undefined }),
+    hasData: fc.boolean(),
+  }),
+  { maxLength: 40 },
+);
 
-Deno.test("Topics.publish() makes one frame a turn, for all sources", async () => {
-  await using peers = new Peers();
-  await using topics = new Topics({ settings: peers });
-  const all = [await peers.connect(), await peers.connect(), await peers.connect()];
-  for (const { session } of all) {
-    topics.subscribe(session, "a");
-    topics.subscribe(session, "b");
-  }
-  topics.publish("a", 1);
-  all[0]!.session.send("own", 2);
-  topics.publish("b", 3);
-  topics.publish("a", 4, { except: all[1]!.session });
-  await peers.endTurn();
-  assertEquals(all.map(({ frames }) => frames.length), [1, 1, 1]);
-  assertEquals(all.map(numbers), [[1, 2, 3, 4], [1, 3], [1, 3, 4]]);
-});
-
-Deno.test("Topics.publish() keeps the order across topics that overlap", async () => {
-  await using peers = new Peers();
-  await using topics = new Topics({ settings: peers });
-  const [left, both, right] = [
-    await peers.connect(),
-    await peers.connect(),
-    await peers.connect(),
-  ];
-  for (const { session } of [left, both]) topics.subscribe(session, "left");
-  for (const { session } of [right, both]) topics.subscribe(session, "right");
-  for (let i = 0; i < 6; i++) topics.publish(i % 2 === 0 ? "left" : "right", i);
-  await peers.endTurn();
-  assertEquals([left, both, right].map(numbers), [[0, 2, 4], [0, 1, 2, 3, 4, 5], [1, 3, 5]]);
-});
-
-Deno.test("Topics.publish() keeps the order with session.send()", async () => {
-  await using peers = new Peers();
-  await using topics = new Topics({ settings: peers });
-  const peer = await peers.connect();
-  topics.subscribe(peer.session, "a");
-  peer.session.send("own", 1);
-  topics.publish("a", 2);
-  peer.session.send("own", 3);
-  topics.publish("a", 4);
-  await peers.endTurn();
-  assertEquals(numbers(peer), [1, 2, 3, 4]);
-});
-
-Deno.test("Topics.publish() excludes `except` on its own node", async () => {
-  await using peers = new Peers();
-  await using broker = new MemoryBroker();
-  await using near = new Topics({ settings: peers, broker });
-  await using far = new Topics({ settings: peers, broker });
-  const [one, two, three] = [
-    await peers.connect({ id: "one" }),
-    await peers.connect({ id: "two" }),
-    await peers.connect({ id: "three" }),
-  ];
-  near.subscribe(one.session, "a");
-  far.subscribe(two.session, "a");
-  far.subscribe(three.session, "a");
-  near.publish("a", 1, { except: two.session });
-  near.publish("a", 2, { except: one.session });
-  near.publish("a", 3, { except: undefined });
-  await peers.endTurn();
-  assertEquals([one, two, three].map(numbers), [[1, 3], [2, 3], [1, 2, 3]]);
-});
+property("members receive each publication once, in order, in one frame a turn", {
+    cases: steps,
+    runs: 60,
+    async check(_world, steps) {
+      await using peers = new Peers();
+      await using broker = new MemoryBroker();
+      await using near = new Topics({ settings: peers, broker });
+      await using far = new Topics({ settings: peers, broker });
+      const members: { peer: Peer; node: Topics; topics: string[]; expected: unknown[] }[] = [];
+      for (const node of [near, far, near, far]) {
+        const peer = await peers.connect({ id: `peer-${members.length}` });
+        members.push({ peer, node, topics: [], expected: [] });
+      }
+      /** The subscribers of each topic of each node, in the order of their subscriptions. */
+      const subscribers = new Map(
+        [near, far].map((node) => [node, { a: [], b: [] } as Subscribers]),
+      );
+      const remove = (member: typeof members[number], topic: string) => {
+        const { peer, node, topics, expected } = member;
+        expected.push({ unsubscribed: topic, code: "removed", reason: "" });
+        isSent = true;
+        topics.splice(topics.indexOf(topic), 1);
+        const own = subscribers.get(node)!;
+        own[topic] = own[topic]!.filter((session) => session !== peer.session);
+      };
+      let isSent = false;
+      const endTurn = async () => {
+        await peers.endTurn();
+        for (const { peer, expected } of members) {
+          if (peer.session.isClosed) continue;
+          // What waits is sent before the notice of a removal, and before the end of a session.
+          if (!isSent) {
+            assertEquals(peer.frames.length, expected.length > 0 ? 1 : 0, "frames of a turn");
+          }
+          assertEquals(peer.take(), expected.splice(0));
+        }
+        isSent = false;
+      };
+      for (const [n, { kind, peer: at, topic, except, hasData }] of steps.entries()) {
+        const member = members[at]!;
+        const { peer: { session, pair }, node, topics, expected } = member;
+        const data = hasData ? { n } : undefined;
+        if (kind === "publish") {
+          node.publish(topic, data, {
+            except: except === undefined ? except : members[except]!.peer.session,
+          });
+          for (const [i, one] of members.entries()) {
+            if (one.topics.includes(topic) && i !== except) one.expected.push([topic, data]);
+          }
+        } else if (kind === "subscribe") {
+          assertEquals(await node.subscribe(session, topic), !session.isClosed);
+          if (session.isClosed || topics.includes(topic)) continue;
+          topics.push(topic);
+          subscribers.get(node)![topic]!.push(session);
+        } else if (kind === "send" && !session.isClosed) {
+          session.send("own", data);
+          expected.push(["own", data]);
+        } else if (kind === "unsubscribe") {
+          const isMember = topics.includes(topic);
+          assertEquals(node.unsubscribe(session, topic), isMember);
+          if (isMember) remove(member, topic);
+        } else if (kind === "end of turn") await endTurn();
+        else if (kind === "leave all") {
+          node.leaveAll(session);
+          for (const topic of [...topics]) remove(member, topic);
+        } else if (kind === "close" || kind === "close by the peer" || kind === "cut") {
+          if (kind === "close") void session.close();
+          else if (kind === "cut") pair.link.disconnect();
+          else pair.client.close();
+          await session.closed;
+          isSent = true;
+          for (const topic of [...topics]) remove(member, topic);
+        }
+        for (const { node, peer: { session }, topics } of members) {
+          assertEquals(node.topicsOf(session), topics);
+          for (const topic of ["a", "b"]) {
+            assertEquals(node.has(session, topic), topics.includes(topic));
+            assertEquals(node.subscribers(topic), subscribers.get(node)![topic]);
+          }
+        }
+        for (const [node, { a, b }] of subscribers) {
+          assertEquals(node.size, [a, b].filter((all) => all!.length > 0).length);
+        }
+      }
+      await endTurn();
+    },
+  },
+);
 
 /** Subscribes two sessions of one client, and one of another client. */
 async function subscribeTwice(peers: Peers, topics: Topics) {
@@ -151,17 +174,6 @@ Deno.test("Topics.publish() excludes the earlier session of a client whose move 
   topics.publish("a", 1, { except: earlier.session });
   await peers.endTurn();
   assertEquals([earlier, other].map(numbers), [[], [1]]);
-});
-
-Deno.test("Topics.publish() with an `except` that is not subscribed reaches all", async () => {
-  await using peers = new Peers();
-  await using topics = new Topics({ settings: peers });
-  const [member, stranger] = [await peers.connect(), await peers.connect()];
-  topics.subscribe(member.session, "a");
-  topics.subscribe(stranger.session, "b");
-  topics.publish("a", 1, { except: stranger.session });
-  await peers.endTurn();
-  assertEquals(numbers(member), [1]);
 });
 
 Deno.test("Topics.publish() sends bytes to capable sessions, and skips plain ones", async () => {
@@ -220,33 +232,6 @@ Deno.test("Topics.publish() of thousands in a turn does not overflow a healthy s
   await peers.endTurn();
   assertEquals(numbers(peer), sent);
   assert(!peer.session.isClosed);
-});
-
-Deno.test("Topics.subscribe() delivers no earlier publication, even of the same turn", async () => {
-  await using peers = new Peers();
-  await using topics = new Topics({ settings: peers });
-  const [early, late] = [await peers.connect(), await peers.connect()];
-  topics.subscribe(early.session, "a");
-  topics.publish("a", 1);
-  topics.subscribe(late.session, "a");
-  topics.publish("a", 2);
-  await peers.endTurn();
-  assertEquals([early, late].map(numbers), [[1, 2], [2]]);
-});
-
-Deno.test("Topics.unsubscribe() still delivers earlier publications, and no later ones", async () => {
-  await using peers = new Peers();
-  await using topics = new Topics({ settings: peers });
-  const [stays, goes] = [await peers.connect(), await peers.connect()];
-  for (const { session } of [stays, goes]) topics.subscribe(session, "a");
-  topics.publish("a", 1);
-  assert(topics.unsubscribe(goes.session, "a"));
-  topics.publish("a", 2);
-  assert(!topics.unsubscribe(goes.session, "a"));
-  assert(!topics.unsubscribe(goes.session, "never"));
-  await peers.endTurn();
-  assertEquals(numbers(stays), [1, 2]);
-  assertEquals(goes.take(), [["a", 1], { unsubscribed: "a", code: "removed", reason: "" }]);
 });
 
 Deno.test("Topics.unsubscribe() sends the client the reason, in order with all messages, and a plain page nothing", async () => {
@@ -340,27 +325,6 @@ Deno.test("Topics.requestedBy() lists the client's own subscriptions, without th
   assertEquals(topics.requestedBy(session), ["asked", "given"]);
 });
 
-Deno.test("Topics.subscribe() is idempotent: one message each", async () => {
-  await using peers = new Peers();
-  await using topics = new Topics({ settings: peers });
-  const peer = await peers.connect();
-  assert(await topics.subscribe(peer.session, "a"));
-  assert(await topics.subscribe(peer.session, "a"));
-  topics.publish("a", 1);
-  await peers.endTurn();
-  assertEquals(numbers(peer), [1]);
-  assertEquals(topics.subscribers("a"), [peer.session]);
-});
-
-Deno.test("Topics.subscribe() leaves a closed session out", async () => {
-  await using peers = new Peers();
-  await using topics = new Topics({ settings: peers });
-  const { session } = await peers.connect();
-  await session.close();
-  assert(!await topics.subscribe(session, "a"));
-  assertEquals([topics.size, topics.topicsOf(session), topics.has(session, "a")], [0, [], false]);
-});
-
 Deno.test("Topics.subscribe() refuses invalid topics, and one too many", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers, maxTopicsPerSession: 2, maxTopicBytes: 4 });
@@ -395,45 +359,6 @@ Deno.test("Topics.subscribe() of a session without messages leaves nothing behin
   await using topics = new Topics();
   assertThrows(() => topics.subscribe(session, "a"), UnsupportedError);
   assertEquals([topics.size, topics.topicsOf(session)], [0, []]);
-});
-
-Deno.test("Topics lists the subscribers of each topic", async () => {
-  await using peers = new Peers();
-  await using topics = new Topics({ settings: peers });
-  const [one, two] = [(await peers.connect()).session, (await peers.connect()).session];
-  topics.subscribe(one, "a");
-  topics.subscribe(two, "a");
-  topics.subscribe(one, "b");
-  assertEquals(topics.size, 2);
-  assertEquals(topics.subscribers("a"), [one, two]);
-  assertEquals(topics.topicsOf(one), ["a", "b"]);
-  assertEquals([topics.has(two, "a"), topics.has(two, "b")], [true, false]);
-  topics.leaveAll(one);
-  topics.leaveAll(one);
-  assertEquals([topics.size, topics.topicsOf(one), topics.subscribers("a")], [1, [], [two]]);
-  assert(await topics.subscribe(one, "a"));
-});
-
-Deno.test("Topics removes a session from all topics when it closes, by either end", async () => {
-  const ends: [string, (peer: Peer) => unknown][] = [
-    ["close()", ({ session }) => session.close()],
-    ["the peer", ({ pair }) => pair.client.close()],
-    ["the network", ({ pair }) => pair.link.disconnect()],
-  ];
-  for (const [name, end] of ends) {
-    await using peers = new Peers();
-    await using topics = new Topics({ settings: peers });
-    const [stays, goes] = [await peers.connect(), await peers.connect()];
-    for (const topic of ["a", "b"]) topics.subscribe(goes.session, topic);
-    topics.subscribe(stays.session, "a");
-    end(goes);
-    await goes.session.closed;
-    assertEquals(topics.topicsOf(goes.session), [], name);
-    assertEquals([topics.size, topics.subscribers("a")], [1, [stays.session]], name);
-    topics.publish("a", 1);
-    await peers.endTurn();
-    assertEquals(numbers(stays), [1], name);
-  }
 });
 
 Deno.test("Topics keeps a new subscriber whose topic loses its last one in the same turn", async () => {

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import type { FakeTime } from "@std/testing/time";
 import type { Contract } from "../session/contract.ts";
 import { Client } from "../client/client.ts";
 import { denoPlatform } from "../client/deno.ts";
@@ -121,6 +122,27 @@ export class Network {
   /** Cuts the newest connection. */
   cut(): void {
     this.pairs.at(-1)!.link.disconnect();
+  }
+
+  /**
+   * Cuts the newest connection, and passes the time until the client connects again.
+   *
+   * @param time The fake time.
+   */
+  async reconnect(time: FakeTime): Promise<void> {
+    this.cut();
+    await this.retry(time);
+  }
+
+  /**
+   * Passes the time until a client without a connection connects again.
+   *
+   * @param time The fake time.
+   */
+  async retry(time: FakeTime): Promise<void> {
+    await turns(20);
+    await time.tickAsync(250);
+    await turns(20);
   }
 
   /**
