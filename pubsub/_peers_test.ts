@@ -1,9 +1,10 @@
 /** Sessions for the tests of this folder, on pairs in memory and a turn that ends by hand. */
-import { platformRuntime } from "../base/runtime.ts";
+
 import { assert } from "@std/assert";
 import { Session } from "../session/session.ts";
 import type { SessionLimits } from "../session/settings.ts";
-import { Turn } from "../session/queue/turn.ts";
+import { turnByHand } from "../session/queue/queues_test.ts";
+import type { Turn } from "../session/queue/turn.ts";
 import type { Frame } from "../transport/connection.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 import { settingsWith } from "../session/session_settings.ts";
@@ -26,7 +27,7 @@ export interface Peer {
 }
 
 export class Peers implements AsyncDisposable {
-  readonly turn: Turn = new Turn(Object.assign(platformRuntime(), { schedule() {} }));
+  readonly turn: Turn = turnByHand();
   readonly #peers: Peer[] = [];
 
   async connect(options: PeerOptions = {}): Promise<Peer> {

@@ -33,93 +33,92 @@ const steps = fc.array(
 );
 
 property("members receive each publication once, in order, in one frame a turn", {
-    cases: steps,
-    runs: 60,
-    async check(_world, steps) {
-      await using peers = new Peers();
-      await using broker = new MemoryBroker();
-      await using near = new Topics({ settings: peers, broker });
-      await using far = new Topics({ settings: peers, broker });
-      const members: { peer: Peer; node: Topics; topics: string[]; expected: unknown[] }[] = [];
-      for (const node of [near, far, near, far]) {
-        const peer = await peers.connect({ id: `peer-${members.length}` });
-        members.push({ peer, node, topics: [], expected: [] });
+  cases: steps,
+  runs: 60,
+  async check(_world, steps) {
+    await using peers = new Peers();
+    await using broker = new MemoryBroker();
+    await using near = new Topics({ settings: peers, broker });
+    await using far = new Topics({ settings: peers, broker });
+    const members: { peer: Peer; node: Topics; topics: string[]; expected: unknown[] }[] = [];
+    for (const node of [near, far, near, far]) {
+      const peer = await peers.connect({ id: `peer-${members.length}` });
+      members.push({ peer, node, topics: [], expected: [] });
+    }
+    /** The subscribers of each topic of each node, in the order of their subscriptions. */
+    const subscribers = new Map(
+      [near, far].map((node) => [node, { a: [], b: [] } as Subscribers]),
+    );
+    const remove = (member: typeof members[number], topic: string) => {
+      const { peer, node, topics, expected } = member;
+      expected.push({ unsubscribed: topic, code: "removed", reason: "" });
+      isSent = true;
+      topics.splice(topics.indexOf(topic), 1);
+      const own = subscribers.get(node)!;
+      own[topic] = own[topic]!.filter((session) => session !== peer.session);
+    };
+    let isSent = false;
+    const endTurn = async () => {
+      await peers.endTurn();
+      for (const { peer, expected } of members) {
+        if (peer.session.isClosed) continue;
+        // What waits is sent before the notice of a removal, and before the end of a session.
+        if (!isSent) {
+          assertEquals(peer.frames.length, expected.length > 0 ? 1 : 0, "frames of a turn");
+        }
+        assertEquals(peer.take(), expected.splice(0));
       }
-      /** The subscribers of each topic of each node, in the order of their subscriptions. */
-      const subscribers = new Map(
-        [near, far].map((node) => [node, { a: [], b: [] } as Subscribers]),
-      );
-      const remove = (member: typeof members[number], topic: string) => {
-        const { peer, node, topics, expected } = member;
-        expected.push({ unsubscribed: topic, code: "removed", reason: "" });
+      isSent = false;
+    };
+    for (const [n, { kind, peer: at, topic, except, hasData }] of steps.entries()) {
+      const member = members[at]!;
+      const { peer: { session, pair }, node, topics, expected } = member;
+      const data = hasData ? { n } : undefined;
+      if (kind === "publish") {
+        node.publish(topic, data, {
+          except: except === undefined ? except : members[except]!.peer.session,
+        });
+        for (const [i, one] of members.entries()) {
+          if (one.topics.includes(topic) && i !== except) one.expected.push([topic, data]);
+        }
+      } else if (kind === "subscribe") {
+        assertEquals(await node.subscribe(session, topic), !session.isClosed);
+        if (session.isClosed || topics.includes(topic)) continue;
+        topics.push(topic);
+        subscribers.get(node)![topic]!.push(session);
+      } else if (kind === "send" && !session.isClosed) {
+        session.send("own", data);
+        expected.push(["own", data]);
+      } else if (kind === "unsubscribe") {
+        const isMember = topics.includes(topic);
+        assertEquals(node.unsubscribe(session, topic), isMember);
+        if (isMember) remove(member, topic);
+      } else if (kind === "end of turn") await endTurn();
+      else if (kind === "leave all") {
+        node.leaveAll(session);
+        for (const topic of [...topics]) remove(member, topic);
+      } else if (kind === "close" || kind === "close by the peer" || kind === "cut") {
+        if (kind === "close") void session.close();
+        else if (kind === "cut") pair.link.disconnect();
+        else pair.client.close();
+        await session.closed;
         isSent = true;
-        topics.splice(topics.indexOf(topic), 1);
-        const own = subscribers.get(node)!;
-        own[topic] = own[topic]!.filter((session) => session !== peer.session);
-      };
-      let isSent = false;
-      const endTurn = async () => {
-        await peers.endTurn();
-        for (const { peer, expected } of members) {
-          if (peer.session.isClosed) continue;
-          // What waits is sent before the notice of a removal, and before the end of a session.
-          if (!isSent) {
-            assertEquals(peer.frames.length, expected.length > 0 ? 1 : 0, "frames of a turn");
-          }
-          assertEquals(peer.take(), expected.splice(0));
-        }
-        isSent = false;
-      };
-      for (const [n, { kind, peer: at, topic, except, hasData }] of steps.entries()) {
-        const member = members[at]!;
-        const { peer: { session, pair }, node, topics, expected } = member;
-        const data = hasData ? { n } : undefined;
-        if (kind === "publish") {
-          node.publish(topic, data, {
-            except: except === undefined ? except : members[except]!.peer.session,
-          });
-          for (const [i, one] of members.entries()) {
-            if (one.topics.includes(topic) && i !== except) one.expected.push([topic, data]);
-          }
-        } else if (kind === "subscribe") {
-          assertEquals(await node.subscribe(session, topic), !session.isClosed);
-          if (session.isClosed || topics.includes(topic)) continue;
-          topics.push(topic);
-          subscribers.get(node)![topic]!.push(session);
-        } else if (kind === "send" && !session.isClosed) {
-          session.send("own", data);
-          expected.push(["own", data]);
-        } else if (kind === "unsubscribe") {
-          const isMember = topics.includes(topic);
-          assertEquals(node.unsubscribe(session, topic), isMember);
-          if (isMember) remove(member, topic);
-        } else if (kind === "end of turn") await endTurn();
-        else if (kind === "leave all") {
-          node.leaveAll(session);
-          for (const topic of [...topics]) remove(member, topic);
-        } else if (kind === "close" || kind === "close by the peer" || kind === "cut") {
-          if (kind === "close") void session.close();
-          else if (kind === "cut") pair.link.disconnect();
-          else pair.client.close();
-          await session.closed;
-          isSent = true;
-          for (const topic of [...topics]) remove(member, topic);
-        }
-        for (const { node, peer: { session }, topics } of members) {
-          assertEquals(node.topicsOf(session), topics);
-          for (const topic of ["a", "b"]) {
-            assertEquals(node.has(session, topic), topics.includes(topic));
-            assertEquals(node.subscribers(topic), subscribers.get(node)![topic]);
-          }
-        }
-        for (const [node, { a, b }] of subscribers) {
-          assertEquals(node.size, [a, b].filter((all) => all!.length > 0).length);
+        for (const topic of [...topics]) remove(member, topic);
+      }
+      for (const { node, peer: { session }, topics } of members) {
+        assertEquals(node.topicsOf(session), topics);
+        for (const topic of ["a", "b"]) {
+          assertEquals(node.has(session, topic), topics.includes(topic));
+          assertEquals(node.subscribers(topic), subscribers.get(node)![topic]);
         }
       }
-      await endTurn();
-    },
+      for (const [node, { a, b }] of subscribers) {
+        assertEquals(node.size, [a, b].filter((all) => all!.length > 0).length);
+      }
+    }
+    await endTurn();
   },
-);
+});
 
 /** Subscribes two sessions of one client, and one of another client. */
 async function subscribeTwice(peers: Peers, topics: Topics) {
@@ -208,30 +207,6 @@ Deno.test("Topics.publish() refuses invalid data, and delivers none of it", asyn
   topics.publish("a", "fits");
   await peers.endTurn();
   assertEquals(peer.take(), [["a", "fits"]]);
-});
-
-Deno.test("Topics.publish() splits more than 64 KiB of a turn into several frames", async () => {
-  await using peers = new Peers();
-  await using topics = new Topics({ settings: peers });
-  const peer = await peers.connect();
-  topics.subscribe(peer.session, "a");
-  for (let i = 0; i < 8; i++) topics.publish("a", "x".repeat(20_000));
-  await peers.endTurn();
-  assert(peer.frames.length > 1);
-  for (const frame of peer.frames) assert(frame.length <= 65_536);
-  assertEquals(peer.take().length, 8);
-});
-
-Deno.test("Topics.publish() of thousands in a turn does not overflow a healthy session", async () => {
-  await using peers = new Peers();
-  await using topics = new Topics({ settings: peers });
-  const peer = await peers.connect();
-  for (const topic of ["a", "b", "c"]) topics.subscribe(peer.session, topic);
-  const sent = Array.from({ length: 3_000 }, (_, i) => i);
-  for (const i of sent) topics.publish(["a", "b", "c"][i % 3]!, i);
-  await peers.endTurn();
-  assertEquals(numbers(peer), sent);
-  assert(!peer.session.isClosed);
 });
 
 Deno.test("Topics.unsubscribe() sends the client the reason, in order with all messages, and a plain page nothing", async () => {

@@ -1,4 +1,3 @@
-import { platformRuntime } from "../../base/runtime.ts";
 import {
   assert,
   assertEquals,
@@ -13,13 +12,13 @@ import { encodeMessage } from "../wire/encode.ts";
 import { internals, Session } from "../session.ts";
 import type { SessionLimits } from "../settings.ts";
 import { settingsWith } from "../session_settings.ts";
-import { bench } from "./queues_test.ts";
+import { bench, turnByHand } from "./queues_test.ts";
 import { mergeEntries, type QueuedMessage } from "./frames.ts";
-import { Broadcast, type BroadcastBatch, HIGH_WATER_MARK, SharedMessages, Turn } from "./turn.ts";
+import { Broadcast, type BroadcastBatch, HIGH_WATER_MARK, SharedMessages } from "./turn.ts";
 
 /** Sessions of one turn, which ends by hand, and the messages of their peers. */
 class Bench implements AsyncDisposable {
-  readonly turn = new Turn(Object.assign(platformRuntime(), { schedule() {} }));
+  readonly turn = turnByHand();
   readonly #stack = new AsyncDisposableStack();
 
   async connect(protocol = "skein.1", limits: SessionLimits = {}) {
@@ -42,6 +41,13 @@ class Bench implements AsyncDisposable {
     return { session, frames, link: pair.link };
   }
 
+  /** Makes a group of some members. */
+  group(...members: readonly { readonly session: Session }[]): Broadcast<object> {
+    const group = new Broadcast<object>(this.turn);
+    for (const { session } of members) join(group, session);
+    return group;
+  }
+
   async endTurn(): Promise<void> {
     // Twice, for messages that wait until the wire has taken the first part.
     for (let i = 0; i < 20; i++) {
@@ -53,6 +59,11 @@ class Bench implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#stack.disposeAsync();
   }
+}
+
+/** Adds a session to a group. */
+function join(group: Broadcast<object>, session: Session): void {
+  group.add(session, session[internals].sending.messages("share messages"));
 }
 
 /** The data of all messages in some frames. */
@@ -68,9 +79,7 @@ function message(data: unknown) {
 Deno.test("Broadcast.send() gives all members the same frame when the turn ends", async () => {
   await using bench = new Bench();
   const [one, two] = [await bench.connect(), await bench.connect()];
-  const group = new Broadcast(bench.turn);
-  group.add(one.session, one.session[internals].sending.messages("share messages"));
-  group.add(two.session, two.session[internals].sending.messages("share messages"));
+  const group = bench.group(one, two);
   group.send(message(1));
   group.send(message(2));
   assertEquals(one.frames, []);
@@ -81,33 +90,13 @@ Deno.test("Broadcast.send() gives all members the same frame when the turn ends"
   assertEquals(one.frames.length, 1);
 });
 
-Deno.test("Broadcast.send() leaves one member out, and only of that message", async () => {
-  await using bench = new Bench();
-  const peers = [await bench.connect(), await bench.connect(), await bench.connect()];
-  const stranger = await bench.connect();
-  const group = new Broadcast(bench.turn);
-  for (const { session } of peers) {
-    group.add(session, session[internals].sending.messages("share messages"));
-  }
-  group.send(message(1), peers[0]!.session);
-  group.send(message(2), peers[1]!.session);
-  group.send(message(3), stranger.session);
-  await bench.endTurn();
-  assertEquals(peers.map(({ frames }) => dataOf(frames)), [[2, 3], [1, 3], [1, 2, 3]]);
-  assertEquals(stranger.frames, []);
-});
-
 Deno.test("Broadcast keeps the order of overlapping groups and of single sends", async () => {
   await using bench = new Bench();
   const peers = [await bench.connect(), await bench.connect(), await bench.connect()];
   const [a, b, c] = peers.map(({ session }) => session);
   const [left, right] = [new Broadcast(bench.turn), new Broadcast(bench.turn)];
-  for (const session of [a!, b!]) {
-    left.add(session, session[internals].sending.messages("share messages"));
-  }
-  for (const session of [b!, c!]) {
-    right.add(session, session[internals].sending.messages("share messages"));
-  }
+  for (const session of [a!, b!]) join(left, session);
+  for (const session of [b!, c!]) join(right, session);
   b!.send("t", 1);
   right.send(message(2));
   left.send(message(3));
@@ -123,10 +112,9 @@ Deno.test("Broadcast keeps the order of overlapping groups and of single sends",
 Deno.test("Broadcast.add() and delete() first deliver earlier messages", async () => {
   await using bench = new Bench();
   const [one, two] = [await bench.connect(), await bench.connect()];
-  const group = new Broadcast(bench.turn);
-  group.add(one.session, one.session[internals].sending.messages("share messages"));
+  const group = bench.group(one);
   group.send(message(1));
-  group.add(two.session, two.session[internals].sending.messages("share messages"));
+  join(group, two.session);
   group.send(message(2));
   group.delete(one.session);
   group.send(message(3));
@@ -137,10 +125,9 @@ Deno.test("Broadcast.add() and delete() first deliver earlier messages", async (
 Deno.test("Broadcast.add() and delete() are idempotent, and flush only for a change", async () => {
   await using bench = new Bench();
   const [one, two] = [await bench.connect(), await bench.connect()];
-  const group = new Broadcast(bench.turn);
-  group.add(one.session, one.session[internals].sending.messages("share messages"));
+  const group = bench.group(one);
   group.send(message(1));
-  group.add(one.session, one.session[internals].sending.messages("share messages"));
+  join(group, one.session);
   group.delete(two.session);
   group.send(message(2));
   await bench.endTurn();
@@ -152,11 +139,11 @@ Deno.test("Broadcast.add() and delete() are idempotent, and flush only for a cha
 
 Deno.test("Broadcast.add() refuses a session that carries no messages", async () => {
   await using pair = memoryPair({ protocol: "", frames: false });
-  const turn = new Turn(Object.assign(platformRuntime(), { schedule() {} }));
+  const turn = turnByHand();
   const session = new Session(pair.server, settingsWith({ turn }, { side: "server" }));
   const group = new Broadcast(turn);
   assertThrows(
-    () => group.add(session, session[internals].sending.messages("share messages")),
+    () => join(group, session),
     UnsupportedError,
   );
   assertEquals(group.size, 0);
@@ -167,9 +154,7 @@ Deno.test("Broadcast.send() flushes early, so that a healthy member never overfl
   await using bench = new Bench();
   const { session, frames } = await bench.connect("skein.1", { sendQueue: { maxMessages: 16 } });
   const plain = await bench.connect("", { sendQueue: { maxMessages: 16 } });
-  const group = new Broadcast(bench.turn);
-  group.add(session, session[internals].sending.messages("share messages"));
-  group.add(plain.session, plain.session[internals].sending.messages("share messages"));
+  const group = bench.group({ session }, plain);
   const sent = Array.from({ length: 1_000 }, (_, i) => i);
   for (const i of sent) group.send(message(i), i % 7 === 0 ? plain.session : undefined);
   session.send("t", 1_000);
@@ -182,8 +167,7 @@ Deno.test("Broadcast.send() flushes early, so that a healthy member never overfl
 Deno.test("Broadcast.send() splits batches larger than a joined frame", async () => {
   await using bench = new Bench();
   const { session, frames } = await bench.connect();
-  const group = new Broadcast(bench.turn);
-  group.add(session, session[internals].sending.messages("share messages"));
+  const group = bench.group({ session });
   for (let i = 0; i < 5; i++) group.send(message("x".repeat(30_000)));
   await bench.endTurn();
   assertEquals(dataOf(frames).length, 5);
@@ -197,9 +181,7 @@ Deno.test("Broadcast closes a member that does not read, and the others lose not
     await bench.connect("skein.1", limits),
     await bench.connect("skein.1", limits),
   ];
-  const group = new Broadcast(bench.turn);
-  group.add(slow.session, slow.session[internals].sending.messages("share messages"));
-  group.add(healthy.session, healthy.session[internals].sending.messages("share messages"));
+  const group = bench.group(slow, healthy);
   slow.link.stall("to-client");
   for (let i = 0; i < 20; i++) {
     group.send(message("x".repeat(20_000)));
@@ -215,14 +197,13 @@ Deno.test("Broadcast.add() still applies while it closes another member that is 
   await using bench = new Bench();
   const slow = await bench.connect("skein.1", { sendQueue: { maxMessages: 1 } });
   const late = await bench.connect();
-  const group = new Broadcast(bench.turn);
-  group.add(slow.session, slow.session[internals].sending.messages("share messages"));
+  const group = bench.group(slow);
   slow.link.stall("to-client");
   slow.session.send("t", "x".repeat(100_000));
   await bench.endTurn();
   group.send(message(1));
   group.send(message(2));
-  group.add(late.session, late.session[internals].sending.messages("share messages"));
+  join(group, late.session);
   assertEquals([group.size, slow.session.isClosed], [2, false]);
   await Promise.resolve();
   assert(slow.session.isClosed);
@@ -231,9 +212,7 @@ Deno.test("Broadcast.add() still applies while it closes another member that is 
 Deno.test("Broadcast.send() keeps messages that a plain member's wire does not take, in order", async () => {
   await using bench = new Bench();
   const [slow, quick] = [await bench.connect(""), await bench.connect("")];
-  const group = new Broadcast(bench.turn);
-  group.add(slow.session, slow.session[internals].sending.messages("share messages"));
-  group.add(quick.session, quick.session[internals].sending.messages("share messages"));
+  const group = bench.group(slow, quick);
   slow.link.stall("to-client");
   const texts = Array.from({ length: 5 }, (_, i) => `${i}${"x".repeat(30_000)}`);
   for (const text of texts) group.send(message(text));

@@ -45,6 +45,11 @@ export class FakeFrames implements MessageFrames {
   }
 }
 
+/** A turn that ends only when a test flushes it. */
+export function turnByHand(): Turn {
+  return new Turn(Object.assign(platformRuntime(), { schedule() {} }));
+}
+
 /** A queue on such a wire. */
 export interface Bench {
   readonly frames: FakeFrames;
@@ -61,7 +66,7 @@ export interface Bench {
 /** Makes a queue with these limits. */
 export function bench(limits: Partial<SendQueueBounds> = {}, joins = true): Bench {
   const frames = new FakeFrames();
-  const turn = new Turn(Object.assign(platformRuntime(), { schedule() {} }));
+  const turn = turnByHand();
   const overflows: QueueFullError[] = [];
   const owner: SendQueueOwner = {
     joins,

@@ -1,66 +1,43 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { QueueFullError } from "../../errors.ts";
-import { bench } from "./queues_test.ts";
+import { bench, turnByHand } from "./queues_test.ts";
 import { MAX_JOINED_BYTES, type QueuedMessage } from "./frames.ts";
 import {
   type BroadcastBatch,
   FanOut,
   HIGH_WATER_MARK,
-  type OverflowPolicy,
   SendQueue,
+  type SendQueueBounds,
   type SendQueueOwner,
   SharedMessages,
   Turn,
 } from "./turn.ts";
 import { platformRuntime } from "../../base/runtime.ts";
-import type { MessageFrames } from "../../transport/connection.ts";
+import type { Frame, MessageFrames } from "../../transport/connection.ts";
 
-Deno.test("SendQueue joins the messages of one turn into one frame", () => {
-  const { frames, turn, push } = bench();
-  push("a", "b", "c");
-  assertEquals(frames.sent, []);
-  turn.flush();
-  assertEquals(frames.sent, ["a\nb\nc"]);
-});
-
-Deno.test("SendQueue sends one envelope a frame where the wire does not join", () => {
-  const { frames, turn, push } = bench({}, false);
-  push("a", "b");
-  turn.flush();
-  assertEquals(frames.sent, ["a", "b"]);
-});
-
-Deno.test("SendQueue keeps the order of text and bytes", () => {
-  const { frames, turn, queue, entry, push } = bench();
-  push("a", "b");
-  queue.push(entry(Uint8Array.of(1)));
-  push("c", "d");
-  turn.flush();
-  assertEquals(frames.sent, ["a\nb", Uint8Array.of(1), "c\nd"]);
-});
-
-Deno.test("SendQueue counts bytes that a plain wire does not carry as dropped", () => {
-  const { frames, turn, queue, entry, push } = bench({}, false);
-  push("a");
-  queue.push(entry(Uint8Array.of(1)));
-  turn.flush();
-  assertEquals(frames.sent, ["a"]);
-  assertEquals([queue.stats.sentMessages, queue.stats.droppedMessages], [1, 1]);
-});
-
-Deno.test("SendQueue splits joined frames at their bound", () => {
-  const { frames, turn, push } = bench();
+Deno.test("SendQueue joins the messages of one turn into frames, where the wire joins, up to their bound", () => {
+  const [a, b, c, d, bytes] = ["a", "b", "c", "d", Uint8Array.of(1)];
   const half = "x".repeat(MAX_JOINED_BYTES / 2);
-  push(half.slice(1), half, half);
-  turn.flush();
-  assertEquals(frames.sent.map(({ length }) => length), [MAX_JOINED_BYTES, MAX_JOINED_BYTES / 2]);
-});
-
-Deno.test("SendQueue sends one envelope above the bound alone", () => {
-  const { frames, turn, push } = bench();
-  push("a", "x".repeat(MAX_JOINED_BYTES + 1), "b");
-  turn.flush();
-  assertEquals(frames.sent.map(({ length }) => length), [1, MAX_JOINED_BYTES + 1, 1]);
+  const large = "x".repeat(MAX_JOINED_BYTES + 1);
+  const cases: [joins: boolean, pushed: Frame[], sent: Frame[]][] = [
+    [true, [a, b, c], ["a\nb\nc"]],
+    [true, [a, b, bytes, c, d], ["a\nb", bytes, "c\nd"]],
+    [true, [half.slice(1), half, half], [`${half.slice(1)}\n${half}`, half]],
+    [true, [a, large, b], [a, large, b]],
+    [false, [a, b], [a, b]],
+    // A plain wire carries no bytes.
+    [false, [a, bytes], [a]],
+  ];
+  for (const [joins, pushed, sent] of cases) {
+    const { frames, turn, queue, entry } = bench({}, joins);
+    for (const frame of pushed) queue.push(entry(frame));
+    assertEquals(frames.sent, []);
+    turn.flush();
+    assertEquals(frames.sent, sent);
+    const dropped = joins ? 0 : pushed.length - sent.length;
+    const { sentMessages, droppedMessages } = queue.stats;
+    assertEquals([sentMessages, droppedMessages], [pushed.length - dropped, dropped]);
+  }
 });
 
 Deno.test("SendQueue flushes early, and does not overflow, while the wire takes all frames", () => {
@@ -130,38 +107,59 @@ Deno.test("SendQueue.flushed() resolves when the queue is empty after a stall of
   await flushed;
 });
 
-Deno.test("SendQueue.push() throws, and closes, when it is full and the policy is close", () => {
-  const { queue, overflows, push, hold } = bench({ maxMessages: 2 });
-  hold();
-  push("a", "b");
-  const error = assertThrows(() => push("c"), QueueFullError, "2 messages");
-  assertEquals(overflows, [error]);
-  push("ignored");
-  assertEquals(queue.stats.queuedMessages, 0);
+Deno.test("SendQueue.push() takes one message of any size; when it is full it throws, and closes by its policy", () => {
+  const failure = new Error("no policy");
+  const policy = () => {
+    throw failure;
+  };
+  const cases: [Parameters<typeof bench>[0], taken: string[], rule: string, cause?: Error][] = [
+    [{ maxMessages: 2 }, ["a", "b"], "2 messages"],
+    [{ maxBytes: 40 }, ["x".repeat(30), "y".repeat(10)], "40 bytes"],
+    [{ maxBytes: 10 }, ["x".repeat(11)], "11 bytes"],
+    [{ maxMessages: 1, policy }, ["a"], "1 message", failure],
+  ];
+  for (const [limits, taken, rule, cause] of cases) {
+    const { queue, overflows, push, hold } = bench(limits);
+    hold();
+    push(...taken);
+    assertEquals([queue.stats.queuedBytes, overflows], [taken.join("").length, []]);
+    const error = assertThrows(() => push("z"), QueueFullError, rule);
+    assertEquals([overflows, error.cause], [[error], cause]);
+    push("ignored");
+    assertEquals(queue.stats.queuedMessages, 0);
+  }
 });
 
-Deno.test("SendQueue bounds bytes as well as messages", () => {
-  const { overflows, push, hold } = bench({ maxBytes: HIGH_WATER_MARK + 10 });
-  hold();
-  push("x".repeat(HIGH_WATER_MARK), "y".repeat(10));
-  assertThrows(() => push("z"), QueueFullError, `${HIGH_WATER_MARK + 10} bytes`);
-  assertEquals(overflows.length, 1);
-});
-
-Deno.test("SendQueue makes room by its policy, and reports the gap in its place", async () => {
-  const cases: [OverflowPolicy, string[], string[]][] = [
+Deno.test("SendQueue makes room by the policy of the topic, and reports each gap once, in its place", async () => {
+  const byTopic = (topic: string) => topic === "c" ? "latest" : "drop-newest";
+  const [a, c] = ["a", "c"].map((topic) => Array.from({ length: 101 }, (_, i) => topic + i));
+  const both = a!.flatMap((text, i) => [text, c![i]!]);
+  const cases: [SendQueueBounds["policy"], string[], string[]][] = [
     ["drop-oldest", ["a1", "b1", "c1", "c2"], ['{"dropped":2}', "c1", "c2"]],
     ["drop-oldest", ["a1", "a2", "b1", "b2"], ['{"dropped":2,"topic":"a"}', "b1", "b2"]],
     ["drop-newest", ["a1", "b1", "c1", "c2"], ["a1", "b1", '{"dropped":2,"topic":"c"}']],
     ["drop-newest", ["a1", "b1", "c1", "d1"], ["a1", "b1", '{"dropped":2}']],
     ["latest", ["a1", "b1", "a2", "a3"], ['{"dropped":2,"topic":"a"}', "b1", "a3"]],
     ["latest", ["a1", "b1", "c1"], ['{"dropped":1,"topic":"a"}', "b1", "c1"]],
+    [byTopic, ["a1", "c1", "c2", "a2"], [
+      '{"dropped":1,"topic":"c"}',
+      "a1",
+      "c2",
+      '{"dropped":1,"topic":"a"}',
+    ]],
+    [byTopic, both, [
+      '{"dropped":100,"topic":"c"}',
+      "a0",
+      '{"dropped":100,"topic":"a"}',
+      "c100",
+    ]],
   ];
   for (const [policy, pushed, sent] of cases) {
     const { frames, turn, queue, overflows, push, hold } = bench({ maxMessages: 2, policy });
     hold();
     push(...pushed);
     assertEquals(queue.stats.droppedMessages, pushed.length - 2);
+    assertEquals(queue.stats.queuedMessages, sent.length);
     await frames.drain();
     turn.flush();
     assertEquals(frames.take(), sent);
@@ -190,64 +188,12 @@ Deno.test("SendQueue drops in silence where the peer does not know notices", asy
   assertEquals(queue.stats.droppedMessages, 1);
 });
 
-Deno.test("SendQueue takes one message of any size while it is empty", () => {
-  const { queue, overflows, push, hold } = bench({ maxBytes: 10 });
-  hold();
-  push("a".repeat(11));
-  assertEquals([queue.stats.queuedBytes, overflows.length], [11, 0]);
-  assertThrows(() => push("b"), QueueFullError);
-  assertEquals(overflows.length, 1);
-});
-
 Deno.test("SendQueue makes room for a message that needs all of it, and its notice takes none", () => {
   const { queue, overflows, push, hold } = bench({ maxBytes: 100, policy: "drop-oldest" });
   hold();
   for (let i = 0; i < 3; i++) push("x".repeat(100));
   assertEquals([queue.stats.queuedBytes, queue.stats.droppedMessages], [100, 2]);
   assertEquals(overflows, []);
-});
-
-Deno.test("SendQueue closes when the policy function throws, and says so", () => {
-  const failure = new Error("no policy");
-  const policy = () => {
-    throw failure;
-  };
-  const { overflows, push, hold } = bench({ policy, maxMessages: 1 });
-  hold();
-  assertThrows(() => push("a", "b"), QueueFullError);
-  assertEquals(overflows.map(({ cause }) => cause), [failure]);
-});
-
-Deno.test("SendQueue takes the policy of the topic", async () => {
-  const policy = (topic: string) => topic === "c" ? "latest" as const : "drop-newest" as const;
-  const { frames, turn, push, hold } = bench({ maxMessages: 2, policy });
-  hold();
-  push("a1", "c1", "c2", "a2");
-  await frames.drain();
-  turn.flush();
-  assertEquals(frames.take(), [
-    '{"dropped":1,"topic":"c"}',
-    "a1",
-    "c2",
-    '{"dropped":1,"topic":"a"}',
-  ]);
-});
-
-Deno.test("SendQueue joins notices between which a message is dropped, and so has few of them", async () => {
-  const policy = (topic: string) => topic === "c" ? "latest" as const : "drop-newest" as const;
-  const { frames, turn, queue, push, hold } = bench({ maxMessages: 2, policy });
-  hold();
-  push("a1", "c0");
-  for (let i = 1; i <= 100; i++) push(`a${i + 1}`, `c${i}`);
-  assertEquals([queue.stats.queuedMessages, queue.stats.droppedMessages], [4, 200]);
-  await frames.drain();
-  turn.flush();
-  assertEquals(frames.take(), [
-    '{"dropped":100,"topic":"c"}',
-    "a1",
-    '{"dropped":100,"topic":"a"}',
-    "c100",
-  ]);
 });
 
 Deno.test("SendQueue never drops protected messages", async () => {
@@ -333,13 +279,15 @@ function share(turn: Turn, pending: BroadcastBatch): void {
   (turn.fanOut ??= new FanOut(turn)).mark({ take: () => pending });
 }
 
-Deno.test("Turn schedules one flush, however much is marked", () => {
+/** A turn, and what it schedules. */
+function scheduledTurn(): { turn: Turn; scheduled: (() => void)[] } {
   const scheduled: (() => void)[] = [];
-  const turn = new Turn(
-    Object.assign(platformRuntime(), {
-      schedule: (callback: () => void) => void scheduled.push(callback),
-    }),
-  );
+  const schedule = (callback: () => void) => void scheduled.push(callback);
+  return { turn: new Turn(Object.assign(platformRuntime(), { schedule })), scheduled };
+}
+
+Deno.test("Turn schedules one flush, however much is marked", () => {
+  const { turn, scheduled } = scheduledTurn();
   const { queue, sent } = queueOn(turn);
   queue.push(entryOf(turn.nextSequence()));
   queue.push(entryOf(turn.nextSequence()));
@@ -352,12 +300,7 @@ Deno.test("Turn schedules one flush, however much is marked", () => {
 });
 
 Deno.test("Turn.flush() hands over early, once, and in the order of the turn", () => {
-  const scheduled: (() => void)[] = [];
-  const turn = new Turn(
-    Object.assign(platformRuntime(), {
-      schedule: (callback: () => void) => void scheduled.push(callback),
-    }),
-  );
+  const { turn, scheduled } = scheduledTurn();
   const { queue, sent } = queueOn(turn);
   const early = pendingOf([queue], turn.nextSequence());
   queue.push(entryOf(turn.nextSequence()));
@@ -370,7 +313,7 @@ Deno.test("Turn.flush() hands over early, once, and in the order of the turn", (
 });
 
 Deno.test("Turn.flush() sends a queue the messages of several broadcasts, in one order and one frame", () => {
-  const turn = new Turn(Object.assign(platformRuntime(), { schedule() {} }));
+  const turn = turnByHand();
   const [one, two, three] = [queueOn(turn), queueOn(turn), queueOn(turn)];
   share(turn, pendingOf([one.queue, two.queue], 1, 5));
   share(turn, pendingOf([two.queue, three.queue], 2, 6));
@@ -382,7 +325,7 @@ Deno.test("Turn.flush() sends a queue the messages of several broadcasts, in one
 });
 
 Deno.test("Turn.flush() closes a full queue only after the flush", async () => {
-  const turn = new Turn(Object.assign(platformRuntime(), { schedule() {} }));
+  const turn = turnByHand();
   const [slow, healthy] = [queueOn(turn, { maxMessages: 1, bufferedAmount: 1e6 }), queueOn(turn)];
   slow.queue.push({ ...entryOf(turn.nextSequence()), size: 100_000 });
   turn.flush();
@@ -396,7 +339,7 @@ Deno.test("Turn.flush() closes a full queue only after the flush", async () => {
 });
 
 Deno.test("Turn.flush() gives queues of single frames one entry after the other, each to all", async () => {
-  const turn = new Turn(Object.assign(platformRuntime(), { schedule() {} }));
+  const turn = turnByHand();
   const log: string[] = [];
   const queueOf = (name: string, bufferedAmount: number) =>
     queueOn(turn, {
