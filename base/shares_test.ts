@@ -187,7 +187,7 @@ Deno.test("Place.change() counts for the new owner alone, or for the old one if 
   const guest = quota.take(at("192.0.2.1"));
   const bob = quota.take(at("192.0.2.2", { user: "bob" }));
   assertThrows(() => guest.change(at("192.0.2.1", { user: "bob" })), LimitError, "your user");
-  assertEquals(quota.owners, 3);
+  assertEquals([quota.owners, quota.stats.refused.user], [3, 1]);
   guest.change(at("192.0.2.1", { user: "ann" }));
   assertEquals([quota.taken, quota.owners], [2, 4]);
   for (const place of [guest, bob]) place[Symbol.dispose]();

@@ -7,7 +7,7 @@ import type { SessionIdentity } from "../session/types.ts";
 import { passTime, turns } from "../tests/waiting.ts";
 import { Peer } from "../tests/sessions.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
-import { MAX_IDLE_ACCOUNTS } from "./accounts.ts";
+import { Accounts, MAX_IDLE_ACCOUNTS } from "./accounts.ts";
 import type { RateLimitsOptions } from "./rate_limits.ts";
 import { SessionManager } from "./session_manager.ts";
 import { SessionLimiter } from "./limits.ts";
@@ -121,6 +121,20 @@ Deno.test("SessionManager closes a session that publishes without reading the re
   assert(session.isReady, "A hundred more are none too many");
   peer.say({ publish: "a", id: 1_000 });
   assertEquals((await peer.closed).closeCode, 4429);
+});
+
+Deno.test("SessionManager tells the wait for all refused publications together, by count and by bytes", async () => {
+  const frame = JSON.stringify({ publish: "a", id: 1 });
+  for (const [unit, each] of [["publications", 1], ["bytes", frame.length]] as const) {
+    using _time = new FakeTime();
+    const rate = { perSecond: each, burst: 5 * each };
+    await using manager = new SessionManager({ rates: { perSession: { [unit]: rate } } });
+    const { peer } = join(manager);
+    for (let id = 0; id < 8; id++) peer.say({ publish: "a", id });
+    await turns();
+    const waits = told(peer).flatMap(({ error }) => (error as RequestFailure)?.retryAfterMs ?? []);
+    assertEquals(waits, [1_000, 2_000, 3_000], unit);
+  }
 });
 
 Deno.test("SessionManager keeps a session that is refused now and then", async () => {
@@ -245,6 +259,16 @@ Deno.test("SessionManager remembers the used rate of a user after the last sessi
   const bob = join(manager, { user: "bob" });
   await bob.session.close();
   assertEquals(manager.stats().rates.remembered, 0, "Full buckets are forgotten");
+});
+
+Deno.test("Accounts remembers a user without sessions until the buckets of all units are full", () => {
+  for (const unit of ["messages", "bytes", "publications", "subscriptions"] as const) {
+    const rates = { [unit]: { perSecond: 1, burst: 10 } };
+    const accounts = new Accounts("user", rates, () => undefined);
+    accounts.hold("ann", 0)[unit]!.take(10, 0);
+    accounts.release("ann", 0);
+    assertEquals(accounts.hold("ann", 4_000)[unit]!.waitMs(10, 4_000), 6_000, unit);
+  }
 });
 
 Deno.test("SessionManager forgets the rate of an address after its last session", async () => {

@@ -177,6 +177,11 @@ Deno.test("A slow reader of a topic without a history gets a gap, and the newest
   assertEquals(dataOf(events.slice(1)), Array.from({ length: 1_024 }, (_, i) => 476 + i));
   server.publish("news", "next");
   assertEquals(dataOf(await slow.take(1)), ["next"]);
+  // Events that made room for others take none any longer.
+  for (let i = 0; i < 2_000; i++) server.publish("news", "x".repeat(1_000));
+  await slow.take(1 + 1_024);
+  for (let i = 0; i < 10; i++) server.publish("news", i);
+  assertEquals(dataOf(await slow.take(10)), Array.from({ length: 10 }, (_, i) => i));
 });
 
 Deno.test("authorize decides about each reader", async () => {

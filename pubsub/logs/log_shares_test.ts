@@ -203,6 +203,17 @@ Deno.test("LogShares forgets parties without a stream", () => {
   }
 });
 
+Deno.test("LogShares lets a party have exactly its share, also after one of its streams is gone", () => {
+  const shares = new LogShares({ maxBytes: 800, usedBytes: () => 800 });
+  for (const id of ["a", "b"]) shares.note(id, EVE);
+  const reached = (...growths: readonly number[]) =>
+    growths.map((growth) => shares.exceeded("b", growth)?.most);
+  shares.count("a", 60);
+  assertEquals(reached(40, 41), [undefined, 100]);
+  shares.forget("a");
+  assertEquals(reached(100, 101), [undefined, 100]);
+});
+
 Deno.test("LogShares counts ten times the share for familiar users of an address, half at most", () => {
   const shares = new LogShares({ maxBytes: 800, usedBytes: () => 400 });
   shares.note("a", "f1.office");

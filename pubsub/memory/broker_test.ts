@@ -154,6 +154,11 @@ Deno.test("MemoryBroker gives all bytes of logs and histories back", async () =>
     assertEquals(await logs.delete(`log${i}`), { kind: "kept" });
     await logs.release(`log${i}`, "fork");
   }
+  // Each record takes more than its byte, until it is dropped.
+  assertEquals(await bounded.create("ring"), "created");
+  for (let i = 0; i < 2_000; i++) {
+    assertEquals(await bounded.append("ring", 1, { keep: { records: 1, bytes: 1e9 } }), "appended");
+  }
   assertEquals(await bounded.create("last", "x".repeat(95_000)), "created");
 });
 

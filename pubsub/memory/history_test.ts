@@ -62,11 +62,12 @@ Deno.test("MemoryHistories.read() of topics without publications forgets nothing
 });
 
 Deno.test("MemoryHistories.append() remembers the numbers of the last 10,000 producers of a topic", () => {
-  const histories = new MemoryHistories(platformRuntime());
+  // Room for these producers, and for few more.
+  const histories = new MemoryHistories(platformRuntime(), { maxBytes: () => 11_500_000 });
   const append = (producer: number, number = 1) =>
     histories.append({ topic: "a", payload: "x" }, {
       bounds: BOUNDS,
-      key: { producer: `${producer}`, number },
+      key: { producer: `${producer}`.padStart(1_000), number },
     });
   for (let producer = 0; producer < 10_000; producer++) append(producer);
   // One that publishes again is no older than the others.
@@ -75,6 +76,8 @@ Deno.test("MemoryHistories.append() remembers the numbers of the last 10,000 pro
   append(10_000);
   assertEquals([0, 2, 9_999, 10_000].map((one) => append(one)), Array(4).fill(undefined));
   assert(append(1) !== undefined);
+  for (let producer = 10_001; producer < 11_000; producer++) append(producer);
+  assertEquals([append(10_000), histories.forgotten], [undefined, 0]);
 });
 
 Deno.test("Topics of a client that reads 20,000 of them evict no history, and report no gap to listeners", async () => {

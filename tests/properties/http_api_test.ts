@@ -312,9 +312,9 @@ class Api {
       readonly count: number;
       readonly members: readonly { readonly user: string; readonly connections: number }[];
     };
-    const users = USERS.filter((user) => this.#of(user).length > 0);
-    assertEquals([count, members.length], [users.length, Math.min(limit, users.length)]);
-    const present = users.filter((user) => members.some((one) => one.user === user));
+    const online = USERS.filter((user) => this.#of(user).length > 0);
+    assertEquals([count, members.length], [online.length, Math.min(limit, online.length)]);
+    const present = online.filter((user) => members.some((one) => one.user === user));
     assertEquals(
       members.map(({ user, connections }) => [user, connections]).toSorted(),
       present.map((user) => [user, this.#of(user).length]).toSorted(),
@@ -324,12 +324,13 @@ class Api {
     const { body } = await this.#ask(node, "/health");
     assertEquals(body, { status: "ok", sessions: here.length });
     const { body: stats } = await this.#ask(node, "/stats");
-    const { nodes, sessions: { now, users: online } } = stats as {
+    const { nodes, sessions: { addresses: _, ...counts } } = stats as {
       readonly nodes: number;
-      readonly sessions: { readonly now: number; readonly users: number };
+      readonly sessions: Readonly<Record<string, number>>;
     };
-    const usersHere = new Set(here.map(({ user }) => user)).size;
-    assertEquals([nodes, now, online], [2, here.length, usersHere]);
+    const users = new Set(here.map(({ user }) => user)).size;
+    const [now, all] = [here.length, 2];
+    assertEquals([nodes, counts], [2, { now, peak: all, opened: all, closed: all - now, users }]);
   }
 
   async #closeSession({ node, of }: StepOf<"close a session">): Promise<void> {
