@@ -3,6 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
 import { CloseCode, type CloseInfo, SessionClosedError } from "../../errors.ts";
+import { prometheusText } from "../../server.ts";
 import { internals } from "../../session/session.ts";
 import type { Host } from "../../testing/simulation/mod.ts";
 import { FINAL, nameAfter } from "../simulation/closes.ts";
@@ -247,7 +248,8 @@ property("both ends of a session learn how it ended, and all that waits ends wit
     };
     const never = () => new Promise<never>(() => {});
     const { transports } = world.carry(carrier);
-    const program = world.serve<string>("server", () => ({
+    let closes: Record<string, number> = {};
+    const program = world.serve<string>("server", () => (closes = {}, {
       session: { heartbeat: HEARTBEAT, closeTimeoutMs: CLOSE_MS, concurrency: 16 },
       allowTokenMessage: true,
       authenticate: ({ token = "ada" }) => token === "again" ? never() : token,
@@ -256,6 +258,8 @@ property("both ends of a session learn how it ended, and all that waits ends wit
       rooms: ["room"],
       requests: { hold: never },
       onMessage: take("server"),
+      onOpen: ({ closed }) =>
+        void closed.then(({ code }) => closes[code] = (closes[code] ?? 0) + 1),
       onStream: (stream) => void ("readable" in stream && drained(stream.readable).catch(() => {})),
       onError() {},
     }));
@@ -330,10 +334,24 @@ property("both ends of a session learn how it ended, and all that waits ends wit
     if (machine.isAlive) await client.close();
     if (!program.host.isAlive) program.restart();
     await world.until("no session", () => program.server.manager.count === 0, 30_000);
-    const { count, reserved, users, addresses } = program.server.manager.stats();
-    assertEquals([count, reserved, users, addresses], [0, 0, 0, 0]);
+    await world.pause(30_000);
+    for (const [name, value] of gaugesOf(program.server)) assertEquals(value, 0, name);
+    const closed = prometheusText(program.server)
+      .matchAll(/^skein_sessions_closed_total\{code="(\d+)"\} ([1-9]\d*)$/gm);
+    assertEquals(Object.fromEntries(closed.map(([, code, n]) => [code, Number(n)])), closes);
   },
 });
+
+/** Gauges of a server that count what sessions have, except for sockets without a reply to a close. */
+function* gaugesOf(server: Parameters<typeof prometheusText>[0]): Generator<[string, number]> {
+  let isCounted = false;
+  for (const line of prometheusText(server).split("\n")) {
+    const type = /^# TYPE skein_(\w+) (\w+)/.exec(line);
+    if (type) isCounted = type[2] === "gauge" && !/peak|connected|listening|max$/.test(type[1]!);
+    const [, name, value] = /^(skein\S+) (\S+)$/.exec(line) ?? [];
+    if (isCounted && name !== undefined && !name.includes("sockets")) yield [name, Number(value)];
+  }
+}
 
 /** Tells if a side has a call over a transport. */
 function hasCall(side: Side, name: string, carrier: Carrier): boolean {
