@@ -199,6 +199,8 @@ type DrawnStep = typeof step extends fc.Arbitrary<infer T> ? T : never;
 
 const cases = fc.record({
   engine: fc.constantFrom(...ENGINES),
+  /** Other logs that are overdue, and as many of each kind that are not any more. */
+  more: fc.constantFrom(0, 0, 0, 30),
   steps: fc.array(step, { maxLength: 50, size: "max" }),
 });
 
@@ -223,6 +225,7 @@ property("each call of a log has the result of the model, on two nodes of each e
   regressions: {
     "a log that another node made in the place of an earlier one is renewed by reads": {
       engine: "nats",
+      more: 0,
       steps: [
         oneCall(0, PLAIN),
         oneCall(1, { kind: "delete", ifExpired: false }),
@@ -232,8 +235,9 @@ property("each call of a log has the result of the model, on two nodes of each e
       ],
     },
   },
-  async check(world, { engine, steps }) {
+  async check(world, { engine, more, steps }) {
     const logs = await ModelledLogs.start(world, engine);
+    if (more > 0) await logs.addMore(more);
     for (const step of steps) {
       if (step.kind === "wait") await world.pause(step.ms);
       else if (step.kind === "list") await logs.compareLists(step.machine, step.limit);
@@ -283,6 +287,7 @@ class ModelledLogs {
   readonly #last = new Map<string, LogCall>();
   #identities = 0;
   #records = 0;
+  #more = 0;
 
   private constructor(world: World, nodes: readonly Node[], engine: EngineName) {
     this.#world = world;
@@ -309,6 +314,25 @@ class ModelledLogs {
     return new ModelledLogs(world, nodes, name);
   }
 
+  /** Makes logs without a writer, of which some have ended, and some are deleted but for a fork. */
+  async addMore(count: number): Promise<void> {
+    const { host, broker: { logs } } = this.#nodes[0]!;
+    const lease = { writer: { holder: "v", ttlMs: LEASE_MS }, maxLogs: PLENTY };
+    const options = { config: { contentType: "text/plain" }, identity: "more0000", records: [] };
+    await this.#world.run(host, async () => {
+      for (const [i, kind] of Array(count).fill(["due", "ended", "kept"]).flat().entries()) {
+        const id = `${kind} ${i}`;
+        await logs!.create(id, { ...options, ...lease });
+        if (kind === "ended") await logs!.append(id, { records: [], end: {}, maxBytes: PLENTY });
+        if (kind !== "kept") continue;
+        await logs!.retain(id, FORKS[0], { identity: options.identity, maxForks: 1 });
+        await logs!.delete(id);
+      }
+    });
+    this.#more = count;
+    await this.#world.pause(LEASE_MS + SETTLED_MS);
+  }
+
   /** Creates a log if there is none, or an expired one. */
   async ensure(
     id: string,
@@ -326,12 +350,8 @@ class ModelledLogs {
     id: string,
     drawn: readonly { readonly machine: number; readonly call: DrawnCall }[],
   ): Promise<void> {
-    const isAlone = drawn.length === 1;
-    const calls = drawn.map(({ machine, call }) => ({
-      machine,
-      call: this.#callOf(id, call, isAlone),
-    }));
-    return this.call(id, calls);
+    const callOf = (call: DrawnCall) => this.#callOf(id, call, drawn.length === 1);
+    return this.call(id, drawn.map(({ machine, call }) => ({ machine, call: callOf(call) })));
   }
 
   /** Makes calls at once, and compares the results, and the announcements of changes. */
@@ -372,18 +392,18 @@ class ModelledLogs {
   /** Compares the lists of a node, which need not have the changes of this moment. */
   async compareLists(machine: number, limit: number): Promise<void> {
     for (const id of IDS) await this.call(id, [{ machine, call: readAll() }]);
-    const { host, broker } = this.#nodes[machine]!;
-    const logs = broker.logs!;
+    const { host, broker: { logs } } = this.#nodes[machine]!;
     for (const kind of ["overdue", "stream", "answer"] as const) {
-      let wrong: readonly string[];
+      let wrong: string[];
       const endMs = this.#nowMs + SETTLED_MS;
       do {
         const fromMs = this.#nowMs;
         if (kind === "overdue") {
-          const ids = await this.#world.run(host, () => logs.overdue({ limit }));
+          const ids = await this.#world.run(host, () => logs!.overdue({ limit }));
           wrong = this.#overdueFaults(ids, limit, { fromMs, toMs: this.#nowMs });
         } else {
-          wrong = this.#listFaults(kind, await this.#world.run(host, () => all(logs, kind, limit)));
+          const listed = await this.#world.run(host, () => all(logs!, kind, limit));
+          wrong = this.#listFaults(kind, listed);
         }
         if (wrong.length > 0) await this.#world.pause(SETTLED_MS / 8);
       } while (wrong.length > 0 && this.#nowMs < endMs);
@@ -403,27 +423,32 @@ class ModelledLogs {
     return this.#nodes[0]!.host.runtime.now();
   }
 
-  #overdueFaults(ids: readonly string[], limit: number, at: Span): string[] {
+  #overdueFaults(listed: readonly string[], limit: number, at: Span): string[] {
     const faults: string[] = [];
-    if (ids.length > limit) faults.push(`${ids.length} logs`);
-    if (new Set(ids).size < ids.length) faults.push("a log twice");
+    if (listed.length > limit) faults.push(`${listed.length} logs`);
+    if (new Set(listed).size < listed.length) faults.push("a log twice");
+    const ids = listed.filter((id) => this.#states.has(id));
+    const more = listed.filter((id) => !this.#states.has(id));
+    faults.push(...more.filter((id) => !id.startsWith("due")));
+    const isWhole = listed.length < limit;
+    if (isWhole && more.length < this.#more) faults.push(`${more.length} of ${this.#more} others`);
     for (const [id, states] of this.#states) {
       const isDue = new Set(states.flatMap((state) => isOver(dueSpan(state), at)));
       const isListed = ids.includes(id);
       if (isListed && !isDue.has(true)) faults.push(`${id}, which is not due`);
-      const isLeftOut = !isListed && ids.length < limit && !isDue.has(false);
+      const isLeftOut = !isListed && isWhole && !isDue.has(false);
       if (isLeftOut) faults.push(`without ${id}, which is due`);
     }
     const spans = ids.map((id) => this.#states.get(id)!.map(dueSpan)[0]);
     for (const [i, span] of spans.entries()) {
       // An engine may search a part of its logs for a short list.
-      const isLate = limit >= IDS.length && (spans[i - 1]?.fromMs ?? 0) > (span?.toMs ?? Infinity);
+      const isLate = isWhole && (spans[i - 1]?.fromMs ?? 0) > (span?.toMs ?? Infinity);
       if (isLate && span!.toMs !== -Infinity) faults.push(`${ids[i]} after a later one`);
     }
     return faults;
   }
 
-  #listFaults(kind: string, listed: Listed): string[] {
+  #listFaults(kind: string, listed: ReadonlyMap<string, KeptLog>): string[] {
     const faults: string[] = [];
     for (const [id, states] of this.#states) {
       const [state] = states;
@@ -433,15 +458,14 @@ class ModelledLogs {
       const received = one && [one.owner, one.endedAt !== undefined];
       if (textOf(expected) !== textOf(received)) faults.push(`${id}: ${textOf(received)}`);
     }
-    const gone = [...listed.keys()].filter((id) => !this.#states.get(id)!.some((state) => state));
-    return [...faults, ...gone];
+    const isGone = (id: string) => this.#states.get(id)?.every((state) => state === undefined);
+    return [...faults, ...[...listed.keys()].filter(isGone)];
   }
 
   /** True if it is known which logs there are. */
   get #isSure(): boolean {
-    const isSure = (states: readonly ModelState[]) =>
-      states.every((state) => (state === undefined) === (states[0] === undefined));
-    return [...this.#states.values()].every(isSure);
+    const kinds = (states: readonly ModelState[]) => new Set(states.map((state) => typeof state));
+    return [...this.#states.values()].every((states) => kinds(states).size === 1);
   }
 
   /** Facts of an engine for the model. */
@@ -451,9 +475,11 @@ class ModelledLogs {
 
   /** Number of other logs of the kind of an id. */
   #othersOf(id: string): number {
-    return IDS.filter((other) =>
-      other !== id && logKind(other) === logKind(id) && this.#states.get(other)![0] !== undefined
-    ).length;
+    const others =
+      IDS.filter((other) =>
+        other !== id && logKind(other) === logKind(id) && this.#states.get(other)![0] !== undefined
+      ).length;
+    return logKind(id) === "stream" ? others + 3 * this.#more : others;
   }
 
   #callOf(id: string, drawn: DrawnCall, isAlone: boolean): LogCall {
@@ -562,16 +588,13 @@ function removesRecords({ call, result }: { readonly call: LogCall; readonly res
     call.kind === "delete" && result.includes('"removed"');
 }
 
-type Listed = ReadonlyMap<string, KeptLog>;
-
 /** Lists all logs of a kind, page by page. */
-async function all(logs: BrokerLogs, kind: OwnedKind, limit: number): Promise<Listed> {
+async function all(logs: BrokerLogs, kind: OwnedKind, limit: number) {
   const listed = new Map<string, KeptLog>();
-  let after: string | undefined;
-  do {
-    const page = await logs.list(kind, { limit, ...(after !== undefined && { after }) });
+  for (let after: string | undefined = ""; after !== undefined;) {
+    const page = await logs.list(kind, { limit, ...(after && { after }) });
     for (const one of page.logs) listed.set(one.id, one);
     after = page.next;
-  } while (after !== undefined);
+  }
   return listed;
 }
