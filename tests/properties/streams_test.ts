@@ -6,7 +6,7 @@ import type { Client } from "../../client/client.ts";
 import { CloseCode, StreamError } from "../../errors.ts";
 import type { Session } from "../../session/session.ts";
 import type { OpenStreamOptions } from "../../transport/connection.ts";
-import { outcomeOf } from "./outcomes.ts";
+import { collect, outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
@@ -279,5 +279,70 @@ property("each call that opens or accepts streams has an outcome once its sessio
     else world.cut(machine, end === "a silent cut");
     await world.inTime("the end of the session", session.closed);
     await world.until("all outcomes", () => left === 0, 1_000);
+  },
+});
+
+property("a reader gets what arrived before the end of its session, and then the end", {
+  cases: fc.record({
+    transport: fc.constantFrom("websocket", "webtransport"),
+    isServer: fc.boolean(),
+    end: fc.constantFrom("this side closes", "the other side closes", "a cut"),
+    /** Streams of each direction, and datagrams. */
+    count: fc.nat(CREDIT.maxStreamsUni),
+    /** The streams have no end yet. */
+    isOpen: fc.boolean(),
+    /** The reader begins after the end. */
+    isLate: fc.boolean(),
+  }),
+  async check(world, { transport, isServer, end, count, isOpen, isLate }) {
+    const { server, host } = world.serve("server", () => ({ flowControl: CREDIT }));
+    const client = world.connect("client", host, {
+      transports: [transport],
+      flowControl: CREDIT,
+    });
+    const { near, far } = await world.meet(client, server);
+    const [{ connection, closed }, other] = isServer ? [far, near] : [near, far];
+    const read = () =>
+      Promise.all(
+        [
+          connection.incomingBidirectionalStreams,
+          connection.incomingUnidirectionalStreams,
+          connection.datagrams.readable,
+        ].map(async (list) => {
+          const got: unknown[] = [];
+          const outcome = await collect<unknown>(list, (item) => void got.push(item));
+          return { got, outcome };
+        }),
+      );
+    const early = isLate ? undefined : read();
+    for (let n = 0; n < count; n++) {
+      await other.sendDatagram(Uint8Array.of(n));
+      const { writable } = await other.createBidirectionalStream();
+      for (const stream of [writable, await other.createUnidirectionalStream()]) {
+        const writer = stream.getWriter();
+        void outcomeOf(writer.closed);
+        await writer.write(PATTERN.slice(0, WRITE_BYTES));
+        if (!isOpen) await writer.close();
+      }
+    }
+    await world.pause(200);
+    if (end === "a cut") world.cut(world.host("client"));
+    else void ((end === "this side closes") === isServer ? far : near).close();
+    await world.inTime("the end of the session", closed);
+    const lists = await world.inTime("the end of all lists", early ?? read(), 1_000);
+    for (const { got, outcome } of lists) {
+      const isLost = isLate && end === "a cut";
+      assertEquals(got.length, isLost ? 0 : count);
+      assertEquals(outcome, end === "a cut" ? "ConnectionError" : "fulfilled");
+    }
+    assertEquals(connection.inspect?.unreadStreams ?? 0, 0);
+    // Other transports may drop the bytes of streams with the connection.
+    if (transport !== "websocket") return;
+    for (const stream of lists.slice(0, 2).flatMap(({ got }) => got)) {
+      const { readable = stream } = stream as { readonly readable?: unknown };
+      const bytes = bytesOf(readable as ReadableStream<Uint8Array>);
+      const received = await bytes.then(({ length }) => length, () => "an error");
+      assertEquals(received, isOpen ? "an error" : WRITE_BYTES);
+    }
   },
 });
