@@ -13,17 +13,10 @@ import {
 } from "../../server/durable/streams_model.ts";
 import type { DurableStreamWriter } from "../../server/durable/writer.ts";
 import { type Drawn, stepOf } from "./draw.ts";
-import { collect, outcomeOf } from "./outcomes.ts";
+import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
-import {
-  ask,
-  type Asking,
-  type Node,
-  readReply,
-  type Reply,
-  respond,
-  serveNodes,
-} from "./requests.ts";
+import { ask, type Asking, type Node, type Reply, serveNodes } from "./requests.ts";
+import { FACES, stateOf, StreamFaces } from "./stream_faces.ts";
 import type { World } from "./world.ts";
 
 const IDS = ["oak", "elm", "ash", "fir"] as const;
@@ -41,11 +34,8 @@ const USED_MS = 60_000;
 /** Time in which an engine counts the streams that another server created or deleted. */
 const COUNT_MS = 1_300;
 
-/** Wait of a long-poll, and time without a record after which there is none. */
-const [POLL_MS, QUIET_MS] = [400, 100];
-
-/** Beginning of the numbers of cursors, the time of each, and how far one moves on at most. */
-const [EPOCH_MS, CURSOR_MS, MAX_SKIPPED] = [Date.UTC(2024, 9, 9), 20_000, 180];
+/** Wait of a long-poll, in milliseconds. */
+const POLL_MS = 400;
 
 const JSON_TYPE = { "content-type": "application/json" };
 
@@ -53,7 +43,7 @@ const JSON_TYPE = { "content-type": "application/json" };
 const of = fc.nat(19);
 const node = fc.constantFrom(0, 1);
 const isHttp = fc.constantFrom(true, true, false);
-const face = fc.constantFrom("http", "long-poll", "sse", "session", "server");
+const face = fc.constantFrom(...FACES);
 const ends = seldom(true, false);
 const record = fc.oneof(
   { weight: 5, arbitrary: fc.constant("small" as const) },
@@ -124,20 +114,14 @@ const stepsOf = fc.array(
 type Step = Drawn<typeof stepsOf>[number];
 type StepOf<K extends Step["kind"]> = Extract<Step, { readonly kind: K }>;
 
-/** The outcome of reading, with the records up to the end, or up to the newest one. */
-interface Reading {
-  readonly outcome: string;
-  readonly records: readonly unknown[];
-}
-
 type Source = NonNullable<ModelCreation["source"]>;
 
 /** Plays the steps of a case. */
 class Streams {
   readonly #world: World;
   readonly #nodes: readonly Node[];
-  readonly #clients: readonly Client[];
   readonly #model: StreamsModel;
+  readonly #faces: StreamFaces;
   readonly #writers = new Map<ModelStream, DurableStreamWriter>();
   /** Places that answers told, also of streams that are gone. */
   readonly #places: ModelPlace[] = [];
@@ -148,8 +132,8 @@ class Streams {
   constructor(world: World, nodes: readonly Node[], clients: readonly Client[], most: number) {
     this.#world = world;
     this.#nodes = nodes;
-    this.#clients = clients;
-    this.#model = new StreamsModel({ ...LIMITS, maxStreams: most });
+    const model = this.#model = new StreamsModel({ ...LIMITS, maxStreams: most });
+    this.#faces = new StreamFaces(world, { nodes, clients, model });
   }
 
   /** Waits for the engine, whose servers may have to agree on a leader first. */
@@ -455,111 +439,12 @@ class Streams {
 
   async #read(
     id: string,
-    { node, from, face, ahead }: Pick<StepOf<"read">, "node" | "from" | "face"> & {
+    { from, ...reading }: Pick<StepOf<"read">, "node" | "from" | "face"> & {
       readonly ahead?: number | undefined;
     },
   ): Promise<void> {
     const place = from === undefined ? undefined : this.#places[from % this.#places.length];
-    const stream = this.#model.get(id);
-    const first = place === undefined ? 0 : stream?.places.indexOf(place) ?? -1;
-    const absence = this.#model.absence(id) ?? (first < 0 ? "410 gone" : undefined);
-    const records = absence ? [] : stream!.records.slice(first);
-    const about = `${face} of ${id} after ${place?.offset}`;
-    if (face === "session") {
-      const reading = await this.#readBySession(this.#clients[node]!, id, place?.offset, records);
-      const error = stream?.end?.error && "tired";
-      const outcome = absence ? place ? "gone" : "not-found" : error ?? "fulfilled";
-      return assertEquals(reading, { outcome, records }, about);
-    }
-    if (face === "server") {
-      const reading = await this.#readByServer(this.#nodes[node]!, id, place?.offset, stream);
-      const outcome = this.#model.absence(id) ? "not-found" : absence ? "gone" : "fulfilled";
-      return assertEquals(reading, { outcome, records }, about);
-    }
-    const time = () => Math.floor((this.#nodes[node]!.host.runtime.now() - EPOCH_MS) / CURSOR_MS);
-    const now = time();
-    const cursor = ahead === undefined ? "" : `&cursor=${now + ahead}`;
-    const live = face === "http" ? "" : `&live=${face}${cursor}`;
-    const checkCursor = (received: unknown) => {
-      const least = (ahead ?? -1) < 0 ? now : now + ahead! + 1;
-      const most = (ahead ?? -1) < 0 ? time() : now + ahead! + MAX_SKIPPED;
-      const isRight = Number(received) >= least && Number(received) <= most;
-      assert(isRight, `${about}: cursor ${received}, not ${least} to ${most}`);
-    };
-    if (face === "sse") {
-      const path = `/streams/${id}?offset=${place?.offset ?? "-1"}${live}`;
-      const response = await respond(this.#nodes[node]!, path);
-      const got = response.status === 200 ? await readEvents(response) : undefined;
-      const outcome = got === undefined ? (await readReply(response)).outcome : "200";
-      assertEquals([outcome, got?.records ?? []], [absence ?? "200", records], about);
-      if (got) assertEquals(got.state, this.#stateOf(stream!), about);
-      if (got && stream!.end === undefined) checkCursor(got.cursor);
-      return;
-    }
-    const got: unknown[] = [];
-    for (let offset = place?.offset ?? "-1", isOver = false; !isOver;) {
-      const { outcome, headers, body } = await this.#ask(`${id}?offset=${offset}${live}`, node);
-      const isEmpty = face === "long-poll" && records.length === 0;
-      assertEquals(outcome, absence ?? (isEmpty ? "204" : "200"), about);
-      if (absence) return;
-      if (face === "long-poll" && stream!.end === undefined) {
-        checkCursor(headers.get("stream-cursor"));
-      }
-      if (!isEmpty) got.push(...body as unknown[]);
-      offset = headers.get("stream-next-offset")!;
-      isOver = headers.has("stream-up-to-date");
-      const state = ["stream-closed", "skein-stream-error"].map((name) => headers.get(name));
-      if (isOver) assertEquals([offset, ...state], this.#stateOf(stream!), about);
-      else assert(face === "long-poll" && stream!.origin, `a part is of a fork: ${about}`);
-    }
-    assertEquals(got, records, about);
-  }
-
-  /** Offset of the end, whether the stream is closed, and the reason of a writer that gave up. */
-  #stateOf({ places, end }: ModelStream): (string | null | undefined)[] {
-    return [places.at(-1)!.offset, end ? "true" : null, end?.error ?? null];
-  }
-
-  /** Reads to the end of a stream that has one, or all records that there are. */
-  async #readBySession(
-    client: Client,
-    id: string,
-    after: string | undefined,
-    due: readonly unknown[],
-  ): Promise<Reading> {
-    const records: unknown[] = [];
-    const isOpen = this.#model.absence(id) === undefined && this.#model.get(id)!.end === undefined;
-    const quiet = new AbortController();
-    const stream = client.durableStream(id, { after, signal: quiet.signal });
-    const outcome = collect(stream, (record) => records.push(record));
-    if (isOpen) {
-      let isOver = false;
-      void outcome.then(() => isOver = true);
-      await this.#world.until("all records", () => isOver || records.length >= due.length);
-      await this.#world.pause(QUIET_MS);
-      quiet.abort(new DOMException("quiet", "AbortError"));
-    }
-    const end = await this.#world.inTime("the end of a reader", outcome);
-    return { outcome: isOpen && end === "AbortError" ? "fulfilled" : end, records };
-  }
-
-  async #readByServer(
-    { server }: Node,
-    id: string,
-    after: string | undefined,
-    stream: ModelStream | undefined,
-  ): Promise<Reading> {
-    const records: unknown[] = [];
-    let place = stream?.places.findIndex(({ offset }) => offset === after) ?? 0;
-    if (after === undefined) place = 0;
-    const reading = (async () => {
-      for await (const { data, offset } of server.durableStreams.read(id, { after })) {
-        records.push(data);
-        place++;
-        assertEquals(offset, stream?.places[place]?.offset, `offset of ${data}`);
-      }
-    })();
-    return { outcome: await outcomeOf(reading), records };
+    await this.#faces.read(id, { ...reading, place });
   }
 
   /** Compares the state by HEAD and at a server with the model. */
@@ -571,7 +456,7 @@ class Streams {
       assertEquals(outcome.slice(0, 3), absence?.slice(0, 3) ?? "200", `HEAD of ${id}`);
       if (absence) assertEquals(info, undefined);
       if (absence || stream === undefined) continue;
-      const [offset, closed, error] = this.#stateOf(stream);
+      const [offset, closed, error] = stateOf(stream);
       const names = ["stream-next-offset", "stream-closed", "skein-stream-error", "stream-ttl"];
       const ttl = stream.ttlS === undefined ? null : `${stream.ttlS}`;
       const told = names.map((name) => headers.get(name));
@@ -629,31 +514,6 @@ class Streams {
 
   #ask(path: string, node: number, asking?: Asking): Promise<Reply> {
     return ask(this.#nodes[node]!, `/streams/${path}`, asking);
-  }
-}
-
-/** Reads events up to the newest record. */
-async function readEvents({ body }: Response) {
-  const reader = body!.getReader();
-  const records: unknown[] = [];
-  for (let text = "";;) {
-    const { value, done } = await reader.read();
-    text += new TextDecoder().decode(value);
-    const events = text.split("\n\n");
-    text = events.pop()!;
-    for (const event of events) {
-      const [, kind, data] = event.match(/^event: ?(\w+)\ndata: ?(.*)$/)!;
-      if (kind === "data") records.push(...JSON.parse(data!));
-      else {
-        const { streamNextOffset, streamCursor: cursor, upToDate, streamClosed, skeinStreamError } =
-          JSON.parse(data!);
-        if (!upToDate) continue;
-        await reader.cancel();
-        const closed = streamClosed ? "true" : null;
-        return { records, state: [streamNextOffset, closed, skeinStreamError ?? null], cursor };
-      }
-    }
-    assert(!done, "a body ends with the newest record");
   }
 }
 
