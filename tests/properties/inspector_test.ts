@@ -62,6 +62,7 @@ async function connectAll(
 }
 
 property("an inspector lists the sessions, topics and rooms of all servers", {
+  runs: 8,
   cases: fc.record({
     sessions: fc.array(
       fc.record({
@@ -138,6 +139,7 @@ property("an inspector lists the sessions, topics and rooms of all servers", {
     );
 
     await checkTopics(node, sessions, publications);
+    await checkRates(world, node);
     await checkRooms(node, sessions);
     const { nodes: shown } = await inspect<{
       readonly nodes: readonly {
@@ -192,8 +194,30 @@ async function checkTopics(
     "topic",
     { id: "log:one" },
   );
-  assertEquals([history["messages"], history["head"]], [publications[2], publications[2]]);
+  const count = publications[TOPICS.indexOf("log:one")]!;
+  const payload = JSON.stringify({ topic: "log:one", data: { n: 0, token: SECRET } });
+  assertEquals(
+    [history["messages"], history["head"], history["bytes"]],
+    [count, count, count * payload.length],
+  );
   assert(!JSON.stringify(history).includes(SECRET));
+}
+
+/** The rate of a topic is that between the last two questions, at each server with subscribers. */
+async function checkRates(world: World, node: Node): Promise<void> {
+  const list = async () => (await inspect<List>(node, "topics", { sort: "topic" })).rows;
+  const known = (await list()).filter(({ topic }) => !`${topic}`.startsWith("presence:"));
+  await world.pause(FRESH_MS);
+  await list();
+  for (const { topic } of known) {
+    for (let n = 0; n < 4; n++) node.server.publish(topic as string, n);
+  }
+  await world.pause(2_000);
+  const rates = new Map((await list()).map(({ topic, perSecond }) => [topic, perSecond as number]));
+  for (const { topic } of known) {
+    const rate = rates.get(topic)!;
+    assert(rate > 1.3 && rate <= 2, `${rate} publications a second on ${topic}`);
+  }
 }
 
 async function checkRooms(node: Node, sessions: readonly Planned[]): Promise<void> {
