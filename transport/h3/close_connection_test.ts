@@ -1,10 +1,11 @@
 import { assertEquals, assertRejects } from "@std/assert";
+import { nextBidirectional } from "../../tests/incoming.ts";
+import { directStream } from "../direct.ts";
 import { ConnectionError } from "../../errors.ts";
 import { RawPeer, TestServer } from "../../tests/raw_http3.ts";
 import { soon, until } from "../../tests/waiting.ts";
 import { WebTransportPeer } from "../../tests/webtransport_peer.ts";
 import type { Connection } from "../connection.ts";
-import { directStream } from "../direct.ts";
 import { withMessages } from "../message_stream/server.ts";
 import type { CertificateHash } from "../webtransport.ts";
 import { Http3Dialer } from "./dialer.ts";
@@ -43,8 +44,7 @@ async function twoSessions(): Promise<
 async function isAlive(near: Connection, far: Connection): Promise<void> {
   const asked = directStream(await soon(near.createBidirectionalStream()));
   await soon(asked.write(Uint8Array.of(1)));
-  const { value } = await soon(far.incomingBidirectionalStreams.getReader().read());
-  const answered = directStream(value!);
+  const answered = await soon(nextBidirectional(far));
   assertEquals(await soon(answered.read()), Uint8Array.of(1));
   await soon(answered.write(Uint8Array.of(2)));
   assertEquals(await soon(asked.read()), Uint8Array.of(2));

@@ -1,5 +1,6 @@
 /** Faults of peers: which close the connection, which refuse a request, and which are none. */
 import { assert, assertEquals } from "@std/assert";
+import { nextBidirectional } from "../../tests/incoming.ts";
 import {
   bytesOf,
   capsuleFrame,
@@ -15,7 +16,6 @@ import {
 import { soon, until } from "../../tests/waiting.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
-import { directStream } from "../direct.ts";
 import { dialWebTransport } from "./client.ts";
 import { Http3Connection } from "./connection.ts";
 import { H3Error } from "./wire/error_codes.ts";
@@ -423,8 +423,7 @@ for (const [oddity, act] of Object.entries(ODDITIES)) {
     await peer.conn.sendDatagram(bytesOf(4_000, TEXT));
     const stream = await peer.bidi(0x41, connect.id, TEXT);
     await stream.send.end();
-    const { value } = await soon(session.incomingBidirectionalStreams.getReader().read());
-    const direct = directStream(value!);
+    const direct = await soon(nextBidirectional(session));
     assertEquals(await direct.read(), TEXT);
     await direct.write(TEXT);
     await direct.close();

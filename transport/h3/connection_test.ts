@@ -1,6 +1,7 @@
 /** Requests and streams that come early, late or in pieces, and the life of a connection. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { nextBidirectional } from "../../tests/incoming.ts";
 import {
   bytesOf,
   capsuleFrame,
@@ -159,8 +160,7 @@ Deno.test("Http3Connection ends held streams when no session came within five se
     await request.send.write(headersFrame(REQUEST_FIELDS));
     const session = await server.accept();
     // The later one is still there.
-    const { value } = await session.incomingBidirectionalStreams.getReader().read();
-    const stream = directStream(value!);
+    const stream = await nextBidirectional(session);
     assertEquals(await stream.read(), TEXT);
     await stream.close();
     assertEquals(await late.receive.readAll(), NOTHING);
@@ -288,8 +288,7 @@ async function talk(
   const text = new TextEncoder().encode(`session ${id}`);
   const bidi = await peer.bidi(0x41, id, text);
   await bidi.send.end();
-  const { value } = await soon(session.incomingBidirectionalStreams.getReader().read());
-  const stream = directStream(value!);
+  const stream = await soon(nextBidirectional(session));
   assertEquals(await stream.read(), text);
   await stream.write(text);
   await stream.close();

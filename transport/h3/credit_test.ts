@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { nextBidirectional, nextUnidirectional } from "../../tests/incoming.ts";
 import { Random } from "../../tests/random.ts";
 import {
   bytesOf,
@@ -10,12 +11,7 @@ import {
 } from "../../tests/raw_http3.ts";
 import { soon, until } from "../../tests/waiting.ts";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
-import type {
-  Connection,
-  ConnectionEvent,
-  DirectReadable,
-  FlowControlOptions,
-} from "../connection.ts";
+import type { Connection, ConnectionEvent, FlowControlOptions } from "../connection.ts";
 import { directStream } from "../direct.ts";
 import { withMessages } from "../message_stream/server.ts";
 import { dialWebTransport } from "./client.ts";
@@ -50,14 +46,6 @@ async function pairOf(
       await listener[Symbol.asyncDispose]();
     },
   };
-}
-
-/** Takes the next unidirectional stream. */
-async function takeOneWay(session: Connection): Promise<DirectReadable> {
-  const reader = session.incomingUnidirectionalStreams.getReader();
-  const { value } = await soon(reader.read());
-  reader.releaseLock();
-  return directStream(value!);
 }
 
 /** Records the events of an end. */
@@ -99,7 +87,7 @@ Deno.test("Http3Session never sends more than a reader grants, 64 KiB at a time"
   const writer = directStream(await client.createUnidirectionalStream());
   const writing = writer.write(new Uint8Array(size)).then(() => writer.close());
   writing.catch(() => {});
-  const reader = await takeOneWay(server);
+  const reader = await nextUnidirectional(server);
   const credit = server.inspect!.credit!;
   const read = async (count: number) => {
     for (let left = count; left > 0;) left -= (await soon(reader.read()))!.length;
@@ -172,7 +160,7 @@ Deno.test("Http3Session grants nothing unasked where windows are not automatic",
   const { peer, connect, session } = raw;
   const events = observed(session);
   const sent = await peer.uni(0x54, connect.id, new Uint8Array(1_000));
-  const reader = await takeOneWay(session);
+  const reader = await nextUnidirectional(session);
   for (let left = 1_000; left > 0;) left -= (await soon(reader.read()))!.length;
   await sent.end();
   assertEquals(await soon(reader.read()), null);
@@ -199,7 +187,7 @@ Deno.test("Http3Session grants nothing unasked where windows are not automatic",
 const OVERRUNS: Record<string, (raw: RawSession) => Promise<unknown>> = {
   "bytes": async ({ peer, connect, session }) => {
     await peer.uni(0x54, connect.id, new Uint8Array(1_001));
-    const reader = await takeOneWay(session);
+    const reader = await nextUnidirectional(session);
     while (await reader.read() !== null);
   },
   "bidirectional streams": async ({ peer, connect }) => {
@@ -306,7 +294,7 @@ Deno.test("Http3Session widens the window by no more than itself when streams ar
   for (let i = 0; i < 5; i++) {
     const before = credit.state("data").granted;
     await peer.uni(0x54, connect.id, new Uint8Array(10));
-    (await takeOneWay(session)).cancel();
+    (await nextUnidirectional(session)).cancel();
     const { granted } = credit.state("data");
     assert(granted - before <= 1_000, `${granted - before}`);
   }
@@ -318,7 +306,7 @@ Deno.test("Http3Session grants nothing for cancelled streams where windows are n
   });
   for (let i = 0; i < 5; i++) {
     await raw.peer.uni(0x54, raw.connect.id, new Uint8Array(10));
-    (await takeOneWay(raw.session)).cancel();
+    (await nextUnidirectional(raw.session)).cancel();
   }
   assertEquals(raw.session.inspect!.credit!.state("data").granted, 1_000);
 });
@@ -344,7 +332,7 @@ Deno.test("withMessages() carries messages past a fixed window", async () => {
   void writer.write(new Uint8Array(3 * WINDOW)).catch(() => {});
   await until(() => client.inspect!.credit!.state("data").waiting === 1);
   assertEquals(left(), 0);
-  const reader = await takeOneWay(server);
+  const reader = await nextUnidirectional(server);
   let came = 0;
   void (async () => {
     for (let part; (part = await reader.read()) !== null;) came += part.length;
@@ -386,8 +374,7 @@ Deno.test("dialWebTransport() makes the server obey its flowControl", async () =
   assertEquals(allowed, [100, 3, 5]);
   const stream = directStream(await soon(accepted.createBidirectionalStream()));
   const write = stream.write(new Uint8Array(150));
-  const { value } = await soon(session.incomingBidirectionalStreams.getReader().read());
-  const reader = directStream(value!);
+  const reader = await soon(nextBidirectional(session));
   for (let left = 100; left > 0;) left -= (await soon(reader.read()))!.length;
   session.inspect!.credit!.grant("data", 150);
   await soon(write);

@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
+import { nextBidirectional, nextUnidirectional } from "../../tests/incoming.ts";
 import {
   bytesOf,
   capsuleFrame,
@@ -262,8 +263,7 @@ Deno.test("Http3Session grants bytes as they are read, and more when the peer wa
   const capsules = new Capsules(connect.receive);
   const window = 4 * 1024 * 1024;
   const sent = await peer.uni(0x54, connect.id);
-  const { value } = await soon(session.incomingUnidirectionalStreams.getReader().read());
-  const direct = directStream(value!);
+  const direct = await soon(nextUnidirectional(session));
   const read = async (count: number) => {
     const write = sent.write(new Uint8Array(count));
     for (let left = count; left > 0;) left -= (await soon(direct.read()))!.length;
@@ -334,8 +334,7 @@ Deno.test("Http3Session counts nothing for a peer that announced no credit", asy
   for (let i = 0; i < 5; i++) {
     const sent = await peer.bidi(0x41, connect.id, new Uint8Array(1_000_000));
     await sent.send.end();
-    const { value } = await soon(session.incomingBidirectionalStreams.getReader().read());
-    const direct = directStream(value!);
+    const direct = await soon(nextBidirectional(session));
     while (await direct.read() !== null);
     await direct.close();
     await soon(sent.receive.readAll());

@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { nextBidirectional } from "../../tests/incoming.ts";
 import {
   bindUdp,
   capsuleFrame,
@@ -217,8 +218,7 @@ Deno.test("WebTransportListener.stop() drains sessions, and refuses new ones", a
   await assertRejects(() => soon(server.request()), Error, "no request");
   // The session stays.
   const stream = await peer.bidi(0x41, connect.id, TEXT);
-  const { value } = await soon(session.incomingBidirectionalStreams.getReader().read());
-  const direct = directStream(value!);
+  const direct = await soon(nextBidirectional(session));
   assertEquals(await direct.read(), TEXT);
   await direct.write(TEXT);
   assertEquals(await soon(stream.receive.readAtLeast(5)), TEXT);

@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { nextBidirectional } from "../../tests/incoming.ts";
 import {
   bytesOf,
   capsuleFrame,
@@ -228,8 +229,7 @@ Deno.test("Http3Session ends its streams at both ends when it is closed", async 
   const mine = directStream(await session.createBidirectionalStream());
   await mine.write(TEXT);
   const theirs = await peer.bidi(0x41, connect.id, TEXT);
-  const { value } = await soon(session.incomingBidirectionalStreams.getReader().read());
-  const taken = directStream(value!);
+  const taken = await soon(nextBidirectional(session));
   await taken.read();
   const reads = [mine.read(), taken.read()];
   session.close();

@@ -8,6 +8,7 @@ import type {
   DirectStream,
   Frame,
 } from "../connection.ts";
+import { nextBidirectional } from "../../tests/incoming.ts";
 import { quicPair, unmarked } from "../../tests/quic_pair.ts";
 import { directStream, receiveBidirectional } from "../direct.ts";
 import { type MemoryLink, memoryPair } from "../memory/memory.ts";
@@ -50,7 +51,7 @@ async function half(
     framesEnded: () => void received.push(undefined),
   });
   const stream = options.side === "client"
-    ? await firstOf(peer)
+    ? await nextBidirectional(peer)
     : directStream(await peer.createBidirectionalStream());
   return {
     end,
@@ -64,13 +65,6 @@ async function half(
       await peer.closed.catch(() => {});
     },
   };
-}
-
-async function firstOf(connection: Connection): Promise<DirectStream> {
-  const reader = connection.incomingBidirectionalStreams.getReader();
-  const { value } = await reader.read();
-  reader.releaseLock();
-  return directStream(value!);
 }
 
 /** Reads until there are so many bytes; fewer at the end. */
@@ -247,6 +241,7 @@ Deno.test("withMessages() breaks when the peer does not take the stream", async 
   hand.stream.cancel();
   const broken = assertRejects(() => hand.end.closed, ConnectionError, "could not be written");
   hand.end.frames!.send("a");
+  await turns();
   await time.tickAsync(250);
   hand.end.frames!.send("to nobody");
   assertEquals(hand.end.frames!.bufferedAmount, 0);
@@ -330,8 +325,8 @@ Deno.test("withMessages() opens its own stream before any other", async () => {
   await turns();
   gate.resolve();
   await directStream(await opening).write(Uint8Array.of(9));
-  assertEquals(await read(await firstOf(pair.server), 2), "0000");
-  assertEquals(await (await firstOf(pair.server)).read(), Uint8Array.of(9));
+  assertEquals(await read(await nextBidirectional(pair.server), 2), "0000");
+  assertEquals(await (await nextBidirectional(pair.server)).read(), Uint8Array.of(9));
   pair.server.close();
 });
 
@@ -549,7 +544,7 @@ for (const reads of [true, false]) {
     const client = withMessages(pair.client, { side: "client" });
     for (let i = 0; i < 20; i++) client.frames?.send("x".repeat(50_000));
     client.close({ closeCode: 4000 });
-    const stream = await firstOf(pair.server);
+    const stream = await nextBidirectional(pair.server);
     await write(stream, "0002");
     await stream.close();
     if (reads) {

@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { nextBidirectional, nextUnidirectional } from "../../tests/incoming.ts";
 import { StreamError, TimeoutError } from "../../errors.ts";
 import { decodeRecord, type TestEnd, testEnd, TestPair, turn } from "../../tests/qmux_wire.ts";
 import type { ConnectionEvent } from "../connection.ts";
@@ -169,8 +170,7 @@ Deno.test("Qmux ends the connection with code 8 at parameters that are not allow
 Deno.test("Qmux takes a reset without a size where it is lenient", async () => {
   using server = serverOf({ isLenient: true });
   server.qmux.receive(stream(2, 0, 5));
-  const reader = server.qmux.incomingUnidirectionalStreams.getReader();
-  const incoming = directStream((await reader.read()).value!);
+  const incoming = await nextUnidirectional(server.qmux);
   server.qmux.receive(control(0x04, 2, 9, 0));
   const error = await assertRejects(() => incoming.read(), StreamError);
   assertEquals([error.streamErrorCode, error.by, server.link.faults.length], [9, "remote", 0]);
@@ -184,15 +184,13 @@ Deno.test("Qmux takes bytes without an offset where it is lenient", async () => 
   assertEquals(strict.link.faults.map(({ code }) => code), [10]);
   using lenient = serverOf({ isLenient: true });
   for (let i = 0; i < 2; i++) lenient.qmux.receive(unplaced.slice());
-  const reader = lenient.qmux.incomingUnidirectionalStreams.getReader();
-  assertEquals((await directStream((await reader.read()).value!).read())!.byteLength, 4);
+  assertEquals((await (await nextUnidirectional(lenient.qmux)).read())!.byteLength, 4);
 });
 
 Deno.test("Qmux ignores late frames of a finished stream", async () => {
   using server = serverOf();
   server.qmux.receive(stream(2, 0, 5, true));
-  const reader = server.qmux.incomingUnidirectionalStreams.getReader();
-  await directStream((await reader.read()).value!).read();
+  await (await nextUnidirectional(server.qmux)).read();
   assertEquals(server.qmux.openStreams, 0);
   for (const one of [stream(2, 0, 9), control(0x04, 2, 0, 1), control(0x15, 2, 1)]) {
     server.qmux.receive(one);
@@ -405,9 +403,7 @@ Deno.test("Qmux returns the credit of bytes that are never read", async () => {
     const writing = near.write(new Uint8Array(10_000));
     await pair.settle();
     await writing;
-    const reader = server.qmux.incomingUnidirectionalStreams.getReader();
-    const far = directStream((await reader.read()).value!);
-    reader.releaseLock();
+    const far = await nextUnidirectional(server.qmux);
     if (i % 2 === 0) far.cancel({ streamErrorCode: i });
     else near.abort({ streamErrorCode: i });
     await pair.settle();
@@ -442,9 +438,8 @@ Deno.test("Qmux grants by hand alone where windows do not move", async () => {
   await pair.settle();
   const near = directStream(await opening);
   const writing = near.write(new Uint8Array(300));
-  const reader = server.qmux.incomingUnidirectionalStreams.getReader();
   await pair.settle();
-  const far = directStream((await reader.read()).value!);
+  const far = await nextUnidirectional(server.qmux);
   assertEquals((await far.read())!.byteLength, 100);
   await pair.settle();
   assertEquals(server.qmux.credit.state("data").granted, 100);
@@ -468,9 +463,8 @@ Deno.test("Qmux grants by hand alone where windows do not move", async () => {
 Deno.test("Qmux grants nothing for bytes that are never read where windows do not move", async () => {
   using server = serverOf({ flowControl: { maxData: 100, automatic: false } });
   const { qmux } = server;
-  const reader = qmux.incomingUnidirectionalStreams.getReader();
   qmux.receive(stream(2, 0, 30));
-  directStream((await reader.read()).value!).cancel();
+  (await nextUnidirectional(qmux)).cancel();
   qmux.receive(stream(2, 30, 30));
   qmux.receive(control(0x04, 2, 0, 70));
   qmux.receive(control(0x04, 6, 0, 30));
@@ -484,8 +478,7 @@ Deno.test("Qmux grants nothing for bytes that are never read where windows do no
 Deno.test("Qmux grants nothing to a stream whose end arrived with its last bytes", async () => {
   using server = serverOf({ flowControl: { maxStreamData: 100 } });
   server.qmux.receive(stream(0, 0, 0));
-  const reader = server.qmux.incomingBidirectionalStreams.getReader();
-  const incoming = (await reader.read()).value!;
+  const incoming = await nextBidirectional(server.qmux);
   const reading = incoming.read();
   const both = new Uint8Array([...stream(0, 0, 60), ...stream(0, 60, 40, true)]);
   server.qmux.receive(both);
@@ -512,8 +505,7 @@ Deno.test("Qmux announces a stream without data", async () => {
   const near = await opening;
   await new Promise((resolve) => setTimeout(resolve, 5));
   await pair.settle();
-  const reader = pair.server.qmux.incomingBidirectionalStreams.getReader();
-  const far = (await reader.read()).value!;
+  const far = await nextBidirectional(pair.server.qmux);
   await far.write(Uint8Array.of(1));
   await pair.settle();
   assertEquals(await near.read(), Uint8Array.of(1));
@@ -522,8 +514,7 @@ Deno.test("Qmux announces a stream without data", async () => {
 Deno.test("Qmux holds few bytes more than came, however small the pieces are", async () => {
   using server = serverOf();
   for (let i = 0; i < 50_000; i++) server.qmux.receive(stream(2, i, 1));
-  const reader = server.qmux.incomingUnidirectionalStreams.getReader();
-  const far = directStream((await reader.read()).value!);
+  const far = await nextUnidirectional(server.qmux);
   let reads = 0;
   for (let size = 0; size < 50_000; reads++) size += (await far.read())!.byteLength;
   assert(reads < 10, `${reads} reads`);
@@ -555,8 +546,7 @@ Deno.test("Qmux holds no large record for a small part of it", async () => {
   };
   server.qmux.receive(padded(stream(2, 0, 5_000)));
   server.qmux.receive(padded(record((writer) => writer.datagram(new Uint8Array(5_000)))));
-  const reader = server.qmux.incomingUnidirectionalStreams.getReader();
-  const chunk = (await directStream((await reader.read()).value!).read())!;
+  const chunk = (await (await nextUnidirectional(server.qmux)).read())!;
   assertEquals([chunk.byteLength, chunk.buffer.byteLength], [5_000, 5_000]);
   const datagram = (await server.qmux.datagrams.readable.getReader().read()).value!;
   assertEquals([datagram.byteLength, datagram.buffer.byteLength], [5_000, 5_000]);
@@ -705,10 +695,9 @@ Deno.test("Qmux forgets streams that were cut while the wire is blocked", async 
   const writing = near.write(new Uint8Array(1_000_000));
   await turn();
   const before = link.records.length;
-  const reader = qmux.incomingUnidirectionalStreams.getReader();
   for (let id = 2; id < 4 * 10_000; id += 4) {
     qmux.receive(stream(id, 0, 1));
-    directStream((await reader.read()).value!).cancel();
+    (await nextUnidirectional(qmux)).cancel();
     qmux.receive(control(0x04, id, 0, 1));
   }
   assertEquals([link.faults, link.records.length, qmux.openStreams], [[], before, 1]);
@@ -746,9 +735,8 @@ Deno.test("Qmux keeps whole messages, when the connection ends", async () => {
   using server = serverOf();
   server.qmux.receive(stream(2, 0, 5, true));
   server.qmux.receive(stream(6, 0, 5));
-  const reader = server.qmux.incomingUnidirectionalStreams.getReader();
-  const whole = directStream((await reader.read()).value!);
-  const cut = directStream((await reader.read()).value!);
+  const whole = await nextUnidirectional(server.qmux);
+  const cut = await nextUnidirectional(server.qmux);
   server.qmux.end(new Error("The wire broke"), true);
   assertEquals([(await whole.read())!.byteLength, await whole.read()], [5, null]);
   await assertRejects(() => cut.read(), Error, "The wire broke");

@@ -1,21 +1,14 @@
 import { assert, assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
+import { nextUnidirectional } from "../../tests/incoming.ts";
 import { PROTOCOL, QuicServer } from "../../tests/quic_peer.ts";
 import { soon, until } from "../../tests/waiting.ts";
 import { ConnectionError, StreamError, TimeoutError } from "../../errors.ts";
-import type { DirectReadable, ReceiveStream } from "../connection.ts";
+import type { DirectReadable } from "../connection.ts";
 import { directStream, openUnidirectional, receiveUnidirectional } from "../direct.ts";
-import { type QuicConnection, RawQuicConnection } from "./connection.ts";
+import { RawQuicConnection } from "./connection.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
 const TEXT = new TextEncoder().encode("hello");
-
-/** The next stream of a connection. */
-async function nextStream(connection: QuicConnection): Promise<ReceiveStream> {
-  const reader = connection.incomingUnidirectionalStreams.getReader();
-  const { value } = await soon(reader.read());
-  reader.releaseLock();
-  return value!;
-}
 
 /** Has a bare peer send a unidirectional stream. */
 async function sendBare(peer: Deno.QuicConn, bytes: Uint8Array): Promise<void> {
@@ -56,7 +49,7 @@ Deno.test("QuicConnection has a stream's bytes from the first to the last, and a
   await using server = new QuicServer();
   const { connection, peer } = await server.open();
   await sendBare(peer, TEXT);
-  assertEquals(await readAll((await nextStream(connection)).direct!), [...TEXT]);
+  assertEquals(await readAll(await soon(nextUnidirectional(connection))), [...TEXT]);
 
   const stream = await openUnidirectional(connection);
   await stream.write(TEXT);
@@ -71,7 +64,7 @@ Deno.test("QuicConnection reads a stream that is larger than every buffer", asyn
   const bytes = new Uint8Array(300_000).map((_, i) => i % 251);
   const sending = sendBare(peer, bytes);
   const received: Uint8Array[] = [];
-  const stream = (await nextStream(connection)).direct!;
+  const stream = await soon(nextUnidirectional(connection));
   for (let part; (part = await soon(stream.read())) !== null;) received.push(part);
   await soon(sending);
   const all = new Uint8Array(await new Blob(received as Uint8Array<ArrayBuffer>[]).arrayBuffer());
@@ -134,7 +127,7 @@ Deno.test("QuicConnection has the unchanged codes of streams that the peer ended
     const connection = fakeConnection({
       incomingUnidirectionalStreams: ReadableStream.from([stream]),
     });
-    const reading = (await nextStream(connection)).direct!.read();
+    const reading = (await soon(nextUnidirectional(connection))).read();
     const error = await assertRejects(() => soon(reading), StreamError);
     assertEquals([error.streamErrorCode, error.by], [code, "remote"]);
     assertEquals(error.message, `The peer reset the stream with code ${code}`);
@@ -160,7 +153,7 @@ Deno.test("QuicConnection leaves streams to the runtime until the first call for
   await assertRejects(() => peer.createUnidirectionalStream());
   assertEquals([connection.inspect.unreadStreams, connection.inspect.counters], [0, undefined]);
   for (let i = 0; i < 4; i++) {
-    assertEquals(await readAll((await nextStream(connection)).direct!), [i]);
+    assertEquals(await readAll(await soon(nextUnidirectional(connection))), [i]);
   }
   // Those that were read make room for others.
   for (let i = 4; i < 20; i++) {
@@ -168,7 +161,7 @@ Deno.test("QuicConnection leaves streams to the runtime until the first call for
     const writer = stream.getWriter();
     await writer.write(Uint8Array.of(i));
     await writer.close();
-    assertEquals(await readAll((await nextStream(connection)).direct!), [i]);
+    assertEquals(await readAll(await soon(nextUnidirectional(connection))), [i]);
   }
 });
 
