@@ -239,9 +239,9 @@ Deno.test("withMessages() breaks when the peer does not take the stream", async 
   using time = new FakeTime();
   await using hand = await half({ side: "client" });
   hand.stream.cancel();
+  await turns();
   const broken = assertRejects(() => hand.end.closed, ConnectionError, "could not be written");
   hand.end.frames!.send("a");
-  await turns();
   await time.tickAsync(250);
   hand.end.frames!.send("to nobody");
   assertEquals(hand.end.frames!.bufferedAmount, 0);
