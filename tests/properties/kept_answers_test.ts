@@ -4,39 +4,34 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
-import { pause } from "../../base/wait.ts";
-import type { Client } from "../../client/client.ts";
-import { RequestError } from "../../errors.ts";
 import { requestLog } from "../../pubsub/logs/rules.ts";
 import { RESCUE_INTERVAL_MS } from "../../pubsub/logs/stream_logs.ts";
-import type { Server } from "../../server.ts";
 import { MAX_TAKEOVERS, RESUME_LEASE_MS } from "../../server/durable/answers.ts";
 import { answerId } from "../../server/durable/options.ts";
-import type { Host, SimulatedServer } from "../../testing/simulation/mod.ts";
-import { fail, type FaultyBroker, pass } from "../faulty_broker.ts";
+import { fail, pass } from "../faulty_broker.ts";
 import type { ClusterEngine } from "../simulation/cluster/engine.ts";
-import { faultyBroker, reach } from "./engines.ts";
-import { collect, range } from "./outcomes.ts";
+import {
+  AnswerNode,
+  type Asked,
+  Asker,
+  type GeneratorKind,
+  GENERATORS,
+  ITEM_MS,
+  nameOf,
+  TOPIC,
+} from "./answer_nodes.ts";
+import { reach } from "./engines.ts";
+import { range } from "./outcomes.ts";
 import { property } from "./property.ts";
-import { byToken, type World } from "./world.ts";
+import type { World } from "./world.ts";
 
 const ENGINES = ["memory", "redis", "nats", "sqlite"] as const;
-
-/** Topic of the answers. */
-const TOPIC = "count";
-
-/** Time between two items, in milliseconds. */
-const ITEM_MS = 120;
 
 /** Time for the calls of an engine, in milliseconds. */
 const CALLS_MS = 2_500;
 
 /** Time for which nodes that cannot go on leave an answer to others, in milliseconds. */
 const SPARE_MS = 20_000;
-
-/** How a generator goes on. */
-const GENERATORS = ["endless", "short", "empty", "throws", "rejects", "fails", "lingers"] as const;
-type GeneratorKind = typeof GENERATORS[number];
 
 /** Outcomes of readers whose answer ends by itself. */
 const ENDS: Partial<Record<GeneratorKind, string>> = {
@@ -46,120 +41,6 @@ const ENDS: Partial<Record<GeneratorKind, string>> = {
   rejects: "tired",
   fails: "tired",
 };
-
-/** The input of a request. */
-interface Input {
-  readonly key: string;
-  readonly kind: GeneratorKind;
-}
-
-/** A node that makes answers. */
-class AnswerNode {
-  readonly host: Host;
-  /** Generators that run on this node, by key. */
-  readonly generators: string[] = [];
-  /** Keys of the generators that have begun here. */
-  readonly begun: string[] = [];
-  /** End generators that go on in spite of their signal, by key. */
-  readonly gates = new Map<string, PromiseWithResolvers<void>>();
-  broker!: FaultyBroker;
-  readonly #program: SimulatedServer<string>;
-
-  constructor(world: World, { name, engine, places, resumes = true }: {
-    readonly name: string;
-    readonly engine: ClusterEngine;
-    readonly places: number;
-    readonly resumes?: boolean;
-  }) {
-    this.#program = world.serve(name, (host) => {
-      this.broker = faultyBroker(engine, host);
-      return {
-        ...byToken,
-        broker: this.broker,
-        answers: { maxRunning: places, maxRunningPerUser: Math.max(1, places - 1) },
-        requests: {
-          [TOPIC]: {
-            answer: ({ data }) => this.#make(data as Input, 0),
-            ...(resumes && {
-              resume: ({ data }, { count }) => this.#make(data as Input, count),
-            }),
-          },
-        },
-        onError() {},
-      };
-    });
-    this.host = this.#program.host;
-  }
-
-  get server(): Server<string> {
-    return this.#program.server;
-  }
-
-  /** Places that are taken. */
-  get taken(): number {
-    return this.server.quotaStats["answers.maxRunning"]!.taken;
-  }
-
-  #make(input: Input, from: number): AsyncGenerator<number> | Promise<AsyncGenerator<number>> {
-    const { kind } = input;
-    if (kind === "throws") throw new Error("No answer");
-    if (kind === "rejects") return Promise.reject(new RequestError("tired", "Enough"));
-    return this.#count(input, from);
-  }
-
-  async *#count({ key, kind }: Input, from: number): AsyncGenerator<number> {
-    this.generators.push(key);
-    this.begun.push(key);
-    try {
-      for (let item = from; kind !== "empty"; item++) {
-        await pause(this.host.runtime, ITEM_MS);
-        yield item;
-        if (kind === "short" && item >= 2) return;
-        if (kind === "fails") throw new RequestError("tired", "Enough");
-        if (kind === "lingers") await this.gates.getOrInsert(key, Promise.withResolvers()).promise;
-      }
-    } finally {
-      this.generators.splice(this.generators.indexOf(key), 1);
-    }
-  }
-}
-
-/** An answer that a user asked for. */
-interface Asked {
-  readonly items: number[];
-  outcome?: string;
-  cancel(): Promise<void>;
-}
-
-/** A user with a session at a node. */
-class Asker {
-  readonly client: Client;
-
-  constructor(world: World, user: string, { host }: AnswerNode, machine: string = user) {
-    this.client = world.connect(machine, host, { token: () => user, onError() {} });
-  }
-
-  /** Asks for an answer, and reads it to its end. */
-  ask(key: string, kind: GeneratorKind, { name = nameOf(key), input = { key, kind } }: {
-    readonly name?: string;
-    readonly input?: unknown;
-  } = {}): Asked {
-    const answer = this.client.requestStream(TOPIC, input, {
-      id: name,
-      itemTimeoutMs: 600_000,
-    });
-    const items: number[] = [];
-    const asked: Asked = { items, cancel: () => answer.cancel("enough") };
-    const take = (item: unknown) => items.push(item as number);
-    void collect(answer, take).then((outcome) => asked.outcome = outcome);
-    return asked;
-  }
-}
-
-/** The name that a user gives to an answer. */
-function nameOf(key: string): string {
-  return key.padEnd(22, "_");
-}
 
 const step = fc.oneof(
   {

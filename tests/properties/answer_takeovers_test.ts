@@ -1,0 +1,105 @@
+/** Answers of lost nodes whose takeover meets calls of the engine that fail, wait or lose their replies. */
+import { assertEquals } from "@std/assert";
+import fc from "fast-check";
+import { RESCUE_INTERVAL_MS } from "../../pubsub/logs/stream_logs.ts";
+import { RESUME_LEASE_MS } from "../../server/durable/answers.ts";
+import { fail, type Fate, loseReply, pass, replyAfter, waitFor } from "../faulty_broker.ts";
+import { AnswerNode, Asker } from "./answer_nodes.ts";
+import { reach } from "./engines.ts";
+import { range } from "./outcomes.ts";
+import { property } from "./property.ts";
+
+const KEY = "answer";
+
+/** Places of each node. */
+const PLACES = 2;
+
+/** Time until an engine whose servers have just agreed on a leader keeps answers, in milliseconds. */
+const FIRST_MS = 30_000;
+
+/** Latest start of a fault after the end of the first node, and its longest time, in milliseconds. */
+const [LATEST_MS, LASTS_MS] = [RESUME_LEASE_MS + 3_000, 3_000] as const;
+
+/**
+ * Time after all faults in which a node goes on, in milliseconds: a takeover whose reply was lost has
+ * a lease that lapses first, and counts as a lost node, so that the next one pauses.
+ */
+const GOES_ON_MS = 2 * (RESUME_LEASE_MS + RESCUE_INTERVAL_MS) + 10_000;
+
+/** Makes the fate of calls that fail until a promise resolves. */
+const FATES: Readonly<Record<string, (healed: Promise<void>) => Fate>> = {
+  "fail": () => fail,
+  "lose their replies": () => loseReply,
+  "wait": waitFor,
+  "are answered late": replyAfter,
+};
+
+property("an answer of a lost node goes on at exactly one node, though calls of the engine fail", {
+  cases: fc.record({
+    engine: fc.constantFrom("memory", "redis", "nats", "sqlite"),
+    end: fc.constantFrom("kill", "close", "freeze", "calls that fail"),
+    others: fc.integer({ min: 1, max: 2 }),
+    faults: fc.array(
+      fc.record({
+        node: fc.nat(1),
+        calls: fc.constantFrom("logs", "logs.read", "logs.append", "logs.overdue"),
+        fate: fc.constantFrom(...Object.keys(FATES)),
+        atMs: fc.nat(LATEST_MS),
+        lastsMs: fc.integer({ min: 1, max: LASTS_MS }),
+      }),
+      { maxLength: 5 },
+    ),
+  }),
+  runs: 3,
+  async check(world, { engine: name, end, others: count, faults }) {
+    const engine = await world.engine(name);
+    const start = (name: string, resumes = true) =>
+      new AnswerNode(world, { name, engine, places: PLACES, resumes });
+    const [first, desk] = [start("first"), start("desk", false)];
+    await Promise.all([first, desk].map((node) => reach(world, node)));
+    const asker = new Asker(world, "ann", first, "caller");
+    const begun = asker.ask(KEY, "endless");
+    await world.until("items", () => begun.items.length > 0, FIRST_MS);
+    const read = new Asker(world, "ann", desk, "reader").ask(KEY, "endless");
+    await world.until("items at another node", () => read.items.length > 0);
+    await asker.client.close();
+    const others = range(1, count).map((i) => start(`node-${i}`));
+    await Promise.all(others.map((node) => reach(world, node)));
+
+    const { host, server, broker } = first;
+    if (end === "kill") host.kill();
+    else if (end === "freeze") host.freeze();
+    else if (end === "close") void world.run(host, () => server.close());
+    else broker.make("logs", fail);
+    for (const { node, calls, fate, atMs, lastsMs } of faults) {
+      const { host, broker } = others[node % count]!;
+      const healed = Promise.withResolvers<void>();
+      world.simulation.after(atMs, () => {
+        world.note(`${calls} ${fate} for ${lastsMs} ms`, host.name);
+        broker.make(calls as "logs", FATES[fate]!(healed.promise));
+      });
+      world.simulation.after(atMs + lastsMs, () => {
+        broker.make(calls as "logs", pass);
+        healed.resolve();
+      });
+    }
+    await world.pause(LATEST_MS + LASTS_MS);
+    const holders = () => others.filter(({ generators }) => generators.length > 0);
+    await world.until("a takeover", () => holders().length === 1, GOES_ON_MS);
+    if (end === "calls that fail") broker.make("logs", pass);
+    host.thaw();
+    const { length } = read.items;
+    await world.until("more items", () => read.items.length > length + 1);
+    assertEquals(holders().length, 1);
+    const alive = [first, ...others].filter(({ host }) => host.isAlive);
+    const taken = () => alive.reduce((sum, { taken }) => sum + taken, 0);
+    await world.until("one place that is taken", () => taken() === 1);
+    await read.cancel();
+    await world.until("the end", () => read.outcome !== undefined);
+    assertEquals([read.outcome, read.items], ["cancelled", range(0, read.items.length - 1)]);
+    for (const node of alive) {
+      const isIdle = () => node.taken === 0 && node.generators.length === 0;
+      await world.until(`no place of ${node.host.name} that is taken`, isIdle);
+    }
+  },
+});
