@@ -1,5 +1,6 @@
 /** Answers that outlive their connection: generators of this node that write into durable streams. */
 import { BrokerError, LimitError, RequestError, UnsupportedError } from "../../errors.ts";
+import { Backoff } from "../../base/backoff.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Owner } from "../../base/owners.ts";
 import type { Place, Quota, Quotas, TakeOptions } from "../../base/shares.ts";
@@ -34,6 +35,9 @@ export const MAX_TAKEOVERS = 5;
 
 /** Pauses before the second and later takeovers, which double, in milliseconds. */
 const TAKEOVER_PAUSE = { firstMs: 1_000, mostMs: 30_000 };
+
+/** Delays between the attempts of a call of a takeover, in milliseconds. */
+const RETRIES = { firstDelayMs: 100, maxDelayMs: 1_000 };
 
 /** Most items, and bytes of these, that `written` holds in memory for `resume`. */
 export const MAX_WRITTEN = { items: 10_000, bytes: 1_048_576 };
@@ -394,15 +398,31 @@ export class Answers {
     { request, resume }: { readonly request: KeptRequest; readonly resume: ResumeAnswer },
   ): Promise<AsyncIterable<unknown>> {
     const { writer: { id }, stop: { signal } } = running;
-    const { lost = 0, isReleased } = await this.#readNote<Partial<Takeover>>(id, "newest") ?? {};
+    const readNote = () => this.#readNote<Partial<Takeover>>(id, "newest");
+    const { lost = 0, isReleased } = await this.#persist(signal, readNote) ?? {};
     running.lost = isReleased ? lost : lost + 1;
     if (running.lost > MAX_TAKEOVERS) throw new RequestError(WRITER_LOST, "Too many takeovers");
-    await this.#note(id, { lost: running.lost });
+    await this.#persist(signal, () => this.#note(id, { lost: running.lost }));
     const pauseMs = running.lost < 2 ? 0 : TAKEOVER_PAUSE.firstMs * 2 ** (running.lost - 2);
     await pause(this.#parts.runtime, Math.min(TAKEOVER_PAUSE.mostMs, pauseMs), signal);
-    const progress = await this.#readProgress(id);
+    const progress = await this.#persist(signal, () => this.#readProgress(id));
     signal.throwIfAborted();
     return await resume(request, { ...progress, signal });
+  }
+
+  /** Makes a call again while the engine is unreachable, until this node loses the answer. */
+  async #persist<T>(signal: AbortSignal, call: () => Promise<T>): Promise<T> {
+    const { runtime } = this.#parts;
+    const backoff = new Backoff(runtime, RETRIES);
+    while (true) {
+      signal.throwIfAborted();
+      try {
+        return await call();
+      } catch (error) {
+        if (!(error instanceof BrokerError)) throw error;
+        await pause(runtime, backoff.next()!, signal);
+      }
+    }
   }
 
   /** Reads the newest items, within the bounds of `written`. */

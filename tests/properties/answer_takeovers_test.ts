@@ -49,9 +49,23 @@ property("an answer of a lost node goes on at exactly one node, though calls of 
       }),
       { maxLength: 5 },
     ),
+    /** A single call of each node that fails, by the number of calls before; searches do not count. */
+    single: fc.option(
+      fc.record({ before: fc.nat(14), fate: fc.constantFrom("fail", "lose their replies") }),
+      { nil: undefined, freq: 2 },
+    ),
   }),
+  regressions: {
+    "one call that fails after a takeover ends the answer as failed": {
+      engine: "memory",
+      end: "kill",
+      others: 1,
+      faults: [],
+      single: { before: 5, fate: "fail" },
+    },
+  },
   runs: 3,
-  async check(world, { engine: name, end, others: count, faults }) {
+  async check(world, { engine: name, end, others: count, faults, single }) {
     const engine = await world.engine(name);
     const start = (name: string, resumes = true) =>
       new AnswerNode(world, { name, engine, places: PLACES, resumes });
@@ -71,6 +85,16 @@ property("an answer of a lost node goes on at exactly one node, though calls of 
     else if (end === "freeze") host.freeze();
     else if (end === "close") void world.run(host, () => server.close());
     else broker.make("logs", fail);
+    for (const { broker } of single === undefined ? [] : others) {
+      let calls = 0;
+      broker.make("logs.overdue", pass);
+      broker.make("logs", (run, call) => {
+        return (calls++ === single!.before ? FATES[single!.fate]!(world.pause(0)) : pass)(
+          run,
+          call,
+        );
+      });
+    }
     for (const { node, calls, fate, atMs, lastsMs } of faults) {
       const { host, broker } = others[node % count]!;
       const healed = Promise.withResolvers<void>();
