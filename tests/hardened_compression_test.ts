@@ -7,8 +7,9 @@ import { assert, assertEquals, assertLess } from "@std/assert";
 import { constants, deflateRawSync, inflateRawSync } from "node:zlib";
 import { Buffer } from "node:buffer";
 import type { ServeOptions } from "../server.ts";
-import { hardenedWebSocket, type HardenedWebSocketOptions } from "../transport/hardened/mod.ts";
-import { frameOf, listen, portOf, type RawFrame, RawSocket } from "./servers.ts";
+import type { HardenedWebSocketOptions } from "../transport/hardened/mod.ts";
+import { listenHardened } from "./hardened.ts";
+import { frameOf, portOf, type RawFrame, RawSocket } from "./servers.ts";
 import { until } from "./waiting.ts";
 
 /** First byte of a compressed text. */
@@ -17,8 +18,7 @@ const COMPRESSED_TEXT = 0xc1;
 const OFFER = { "sec-websocket-extensions": "permessage-deflate; client_max_window_bits" };
 
 function listenCompressed(options: ServeOptions = {}, limits: HardenedWebSocketOptions = {}) {
-  const webSocket = hardenedWebSocket({ compression: true, ...limits });
-  return listen({ webSocket, webTransport: false, ...options });
+  return listenHardened(options, { compression: true, ...limits }).server;
 }
 
 function deflate(text: string | Uint8Array): Buffer {

@@ -8,33 +8,28 @@ import { assertEquals, assertMatch } from "@std/assert";
 import { devCertificate } from "../transport/mod.ts";
 import { hardenedWebSocket, type HardenedWebSocketOptions } from "../transport/hardened/mod.ts";
 import type { ServeOptions } from "../server.ts";
-import { frameOf, listen, portOf } from "./servers.ts";
+import { HOST, listenHardened, UPGRADE } from "./hardened.ts";
+import { frameOf, portOf } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 import { TextSocket } from "./text_socket.ts";
 
-const HOST = "Host: localhost\r\n";
-const UPGRADE = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n" +
-  "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 const UPGRADE_HEAD = `GET /session HTTP/1.1\r\n${HOST}${UPGRADE}\r\n`;
 
 const { cert, key } = devCertificate({ cacheFolder: null });
 
 /** An echo at `/session`, and the length of each body at every other path. */
-function listenHardened(
+function listenEcho(
   scheme: "tcp" | "tls",
   options: ServeOptions = {},
   limits: HardenedWebSocketOptions = {},
 ) {
-  const engine = hardenedWebSocket({ handshakeBurst: Infinity, ...limits });
-  const server = listen({
-    webSocket: engine,
-    webTransport: false,
+  const { engine, server } = listenHardened({
     path: "/session",
     onMessage: (message, session) => session.send(message.topic, message.data),
     fetch: async (request) => new Response(`<${(await request.bytes()).length}>`),
     ...(scheme === "tls" ? { tls: { cert, key } } : {}),
     ...options,
-  });
+  }, { handshakeBurst: Infinity, ...limits });
   return { engine, server, connect: () => dial(scheme, portOf(server)) };
 }
 
@@ -51,7 +46,7 @@ async function echo(wire: TextSocket, data: string): Promise<void> {
 
 for (const scheme of ["tcp", "tls"] as const) {
   Deno.test(`hardened engine reads an upgrade over ${scheme} byte by byte, and in two pieces`, async () => {
-    const { server, connect } = listenHardened(scheme);
+    const { server, connect } = listenEcho(scheme);
     await using _server = server;
     {
       using wire = await connect();
@@ -71,7 +66,7 @@ for (const scheme of ["tcp", "tls"] as const) {
   });
 
   Deno.test(`hardened engine takes messages over ${scheme} that come with the upgrade`, async () => {
-    const { server, connect } = listenHardened(scheme);
+    const { server, connect } = listenEcho(scheme);
     await using _server = server;
     const frames = ["one", "two"].map((data) => frameOf(`{"topic":"t","data":"${data}"}`));
     const head = new TextEncoder().encode(UPGRADE_HEAD);
@@ -87,7 +82,7 @@ for (const scheme of ["tcp", "tls"] as const) {
   });
 
   Deno.test(`hardened engine hands a request with a body of 100 KB to node:http over ${scheme}, and further ones`, async () => {
-    const { server, connect } = listenHardened(scheme);
+    const { server, connect } = listenEcho(scheme);
     await using _server = server;
     using wire = await connect();
     const body = "x".repeat(100_000);
@@ -104,7 +99,7 @@ for (const scheme of ["tcp", "tls"] as const) {
   });
 
   Deno.test(`hardened engine hands requests to node:http over ${scheme} that come byte by byte`, async () => {
-    const { server, connect } = listenHardened(scheme);
+    const { server, connect } = listenEcho(scheme);
     await using _server = server;
     const heads = {
       [`GET / HTTP/1.1\r\n${HOST}\r\n`]: /<0>/,
@@ -124,7 +119,7 @@ for (const scheme of ["tcp", "tls"] as const) {
   });
 
   Deno.test(`hardened engine ends answers over ${scheme} by their length, and by the end of the connection`, async () => {
-    const { server, connect } = listenHardened(scheme, {
+    const { server, connect } = listenEcho(scheme, {
       fetch: () => new Response("hello", { headers: { "content-length": "5" } }),
     });
     await using _server = server;
@@ -172,7 +167,7 @@ for (const scheme of ["tcp", "tls"] as const) {
   });
 
   Deno.test(`hardened engine upgrades over ${scheme} behind answered requests`, async () => {
-    const { engine, server, connect } = listenHardened(scheme);
+    const { engine, server, connect } = listenEcho(scheme);
     await using _server = server;
     {
       using wire = await connect();
@@ -190,7 +185,7 @@ for (const scheme of ["tcp", "tls"] as const) {
   });
 
   Deno.test(`hardened engine answers a refused upgrade over ${scheme} with headers and body`, async () => {
-    const { engine, server } = listenHardened(scheme, {
+    const { engine, server } = listenEcho(scheme, {
       fetch: () => new Response("unused"),
       authenticate: () => null,
     });
@@ -206,7 +201,7 @@ for (const scheme of ["tcp", "tls"] as const) {
   });
 
   Deno.test(`hardened engine drops a first request over ${scheme} that takes too long`, async () => {
-    const { engine, server, connect } = listenHardened(scheme, {}, { handshakeTimeoutMs: 300 });
+    const { engine, server, connect } = listenEcho(scheme, {}, { handshakeTimeoutMs: 300 });
     await using _server = server;
     for (const start of ["", "G", UPGRADE_HEAD.slice(0, -1), `POST / HTTP/1.1\r\n${HOST}`]) {
       const before = engine.stats().tooSlow;
@@ -219,7 +214,7 @@ for (const scheme of ["tcp", "tls"] as const) {
   });
 
   Deno.test(`hardened engine refuses a head over ${scheme} that is too large`, async () => {
-    const { engine, server, connect } = listenHardened(scheme, {}, { maxHeaderBytes: 1_024 });
+    const { engine, server, connect } = listenEcho(scheme, {}, { maxHeaderBytes: 1_024 });
     await using _server = server;
     const large = `X: ${"x".repeat(2_048)}\r\n`;
     for (const head of [UPGRADE_HEAD, `POST / HTTP/1.1\r\n${HOST}\r\n`]) {
@@ -235,7 +230,7 @@ for (const scheme of ["tcp", "tls"] as const) {
 
   Deno.test(`hardened engine aborts an upgrade over ${scheme} whose peer leaves before the answer`, async () => {
     const asked = Promise.withResolvers<Request>();
-    const { engine, server, connect } = listenHardened(scheme, {
+    const { engine, server, connect } = listenEcho(scheme, {
       authenticate: async ({ request }) => {
         asked.resolve(request);
         await new Promise((resolve) => request.signal.addEventListener("abort", resolve));
@@ -277,7 +272,7 @@ Deno.test("hardened engine streams the body of a refusal, and stops when its pee
 });
 
 Deno.test("hardened engine ends requests of node:http that take too long behind their head", async () => {
-  const { engine, server, connect } = listenHardened("tcp", {}, { requestTimeoutMs: 300 });
+  const { engine, server, connect } = listenEcho("tcp", {}, { requestTimeoutMs: 300 });
   await using _server = server;
   using wire = await connect();
   await wire.write(`POST / HTTP/1.1\r\n${HOST}Content-Length: 5\r\n\r\nhel`);
@@ -287,7 +282,7 @@ Deno.test("hardened engine ends requests of node:http that take too long behind 
 
 Deno.test("hardened engine answers all pipelined requests in order", async () => {
   const seen: string[] = [];
-  await using hardened = listenHardened("tcp", {
+  await using hardened = listenEcho("tcp", {
     fetch: (request) => {
       seen.push(new URL(request.url).pathname);
       return new Response(`[${new URL(request.url).pathname}]`);
@@ -316,7 +311,7 @@ for (
   ]
 ) {
   Deno.test(`hardened engine refuses ${what} in a head, and ends the connection`, async () => {
-    await using server = listenHardened("tcp").server;
+    await using server = listenEcho("tcp").server;
     using wire = await dial("tcp", portOf(server));
     await wire.write(head!);
     assertMatch(await wire.until(), /^HTTP\/1\.1 400 /);

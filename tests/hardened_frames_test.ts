@@ -6,22 +6,15 @@
  * @module
  */
 import { assert, assertEquals, assertLess, assertMatch } from "@std/assert";
-import { once } from "node:events";
-import { connect as connectTcp, type Socket } from "node:net";
 import type { CloseInfo } from "../mod.ts";
-import type { ServeOptions } from "../server.ts";
-import { hardenedWebSocket, type HardenedWebSocketOptions } from "../transport/hardened/mod.ts";
-import { frameOf, listen, portOf, RawSocket } from "./servers.ts";
+import { hardenedWebSocket } from "../transport/hardened/mod.ts";
+import { connectFrom, listenHardened } from "./hardened.ts";
+import { frameOf, portOf, RawSocket } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 
 /** First bytes of frames: FIN is 0x80. */
 const CONTINUATION = 0x00, TEXT = 0x01, CLOSE = 0x88, PING = 0x89;
 const LAST = 0x80;
-
-function listenHardened(options: ServeOptions = {}, limits: HardenedWebSocketOptions = {}) {
-  const engine = hardenedWebSocket(limits);
-  return { engine, server: listen({ webSocket: engine, webTransport: false, ...options }) };
-}
 
 const decoder = new TextDecoder();
 
@@ -268,14 +261,6 @@ Deno.test("Connection.terminate() leaves nothing behind during writes", async ()
     await until(() => server.manager.count === 0);
   }
 });
-
-/** Connects from one of this machine's addresses. */
-async function connectFrom(localAddress: string, port: number): Promise<Socket & Disposable> {
-  const socket = connectTcp({ host: "127.0.0.1", port, localAddress });
-  socket.on("error", () => {});
-  await once(socket, "connect");
-  return Object.assign(socket, { [Symbol.dispose]: () => void socket.destroy() });
-}
 
 Deno.test({
   name:

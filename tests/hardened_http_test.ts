@@ -6,26 +6,15 @@
  */
 import { assert, assertEquals, assertLess, assertMatch } from "@std/assert";
 import { devCertificate } from "../transport/mod.ts";
-import { hardenedWebSocket, type HardenedWebSocketOptions } from "../transport/hardened/mod.ts";
-import type { ServeOptions } from "../server.ts";
-import { frameOf, listen, portOf, RawSocket } from "./servers.ts";
+import { HOST, listenHardened, UPGRADE } from "./hardened.ts";
+import { frameOf, portOf, RawSocket } from "./servers.ts";
 import { until } from "./waiting.ts";
 import { TextSocket } from "./text_socket.ts";
-
-const HOST = "Host: localhost\r\n";
-const UPGRADE = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n" +
-  "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-
-/** A server with sessions at `/session`. */
-function listenHardened(options: ServeOptions = {}, limits: HardenedWebSocketOptions = {}) {
-  const engine = hardenedWebSocket(limits);
-  const server = listen({ webSocket: engine, webTransport: false, path: "/session", ...options });
-  return { engine, server };
-}
 
 Deno.test("hardened engine survives an upgrade that is refused behind a request without answer", async () => {
   const gate = Promise.withResolvers<void>();
   const { engine, server } = listenHardened({
+    path: "/session",
     fetch: async (request) => {
       if (request.url.endsWith("/slow")) await gate.promise;
       return new Response("plain");
@@ -105,7 +94,7 @@ Deno.test("hardened engine hands on the body of a request that offers another up
 });
 
 Deno.test("hardened engine refuses an upgrade with a body", async () => {
-  const { server } = listenHardened();
+  const { server } = listenHardened({ path: "/session" });
   await using _server = server;
   const frame = frameOf('{"topic":"t"}');
   for (

@@ -5,13 +5,12 @@
  */
 import { assert, assertEquals, assertLess, assertMatch, assertRejects } from "@std/assert";
 import { once } from "node:events";
-import { connect as connectTcp, type Socket } from "node:net";
+import type { Socket } from "node:net";
 import { dial, type Session, SessionClosedError } from "../mod.ts";
 import { devCertificate } from "../transport/mod.ts";
 import { dialMoq, MoqServer, TrackMux } from "../moq/mod.ts";
-import type { ServeOptions } from "../server.ts";
-import { hardenedWebSocket, type HardenedWebSocketOptions } from "../transport/hardened/mod.ts";
-import { frameOf, listen, portOf, RawSocket } from "./servers.ts";
+import { connectFrom, HOST, listenHardened, UPGRADE } from "./hardened.ts";
+import { frameOf, portOf, RawSocket } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 import { TextSocket } from "./text_socket.ts";
 
@@ -19,12 +18,6 @@ const websocket = { transports: ["websocket"] } as const;
 
 /** Bytes that the kernel and the runtime take off a wire before any reader does. */
 const READ_AHEAD_BYTES = 256 * 1024;
-
-/** A server on an engine of its own. */
-function listenHardened(limits: HardenedWebSocketOptions = {}, options: ServeOptions = {}) {
-  const engine = hardenedWebSocket(limits);
-  return { engine, server: listen({ webSocket: engine, webTransport: false, ...options }) };
-}
 
 async function bytesReceived({ connection }: Session): Promise<number> {
   return (await connection.getStats()).bytesReceived!;
@@ -52,7 +45,7 @@ async function flood(conn: Deno.Conn, bytes: Uint8Array, maxBytes: number): Prom
 }
 
 Deno.test("serve() on the hardened engine answers HTTP as the runtime's server does", async () => {
-  const { server } = listenHardened({}, {
+  const { server } = listenHardened({
     metrics: true,
     webTransport: true,
     path: "/session",
@@ -92,7 +85,7 @@ Deno.test("serve() on the hardened engine answers HTTP as the runtime's server d
 });
 
 Deno.test("serve() on the hardened engine answers an upgrade at the path of metrics by metrics", async () => {
-  const { server } = listenHardened({}, { metrics: true });
+  const { server } = listenHardened({ metrics: true });
   await using _server = server;
   using raw = await RawSocket.open(portOf(server), { path: "/metrics" });
   assertEquals(raw.status, 200);
@@ -101,7 +94,7 @@ Deno.test("serve() on the hardened engine answers an upgrade at the path of metr
 });
 
 Deno.test("serve() on the hardened engine refuses as on the runtime's: by status, and by close", async () => {
-  const { server } = listenHardened({}, {
+  const { server } = listenHardened({
     path: "/session",
     authenticate: ({ token }) => token ?? null,
   });
@@ -132,7 +125,7 @@ Deno.test("serve() on the hardened engine refuses as on the runtime's: by status
 
 Deno.test("serve() on the hardened engine speaks TLS", async () => {
   const { cert, key } = devCertificate({ cacheFolder: null });
-  const { server } = listenHardened({}, {
+  const { server } = listenHardened({
     tls: { cert, key },
     fetch: () => new Response("secure"),
   });
@@ -140,27 +133,18 @@ Deno.test("serve() on the hardened engine speaks TLS", async () => {
   using client = Deno.createHttpClient({ caCerts: [cert] });
   const response = await fetch(`https://127.0.0.1:${portOf(server)}/`, { client });
   assertEquals(await response.text(), "secure");
-  using raw = await Deno.connectTls({
-    hostname: "127.0.0.1",
-    port: portOf(server),
-    caCerts: [cert],
-  });
-  const upgrade = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n" +
-    "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n" +
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-  await raw.write(new TextEncoder().encode(upgrade));
-  const buffer = new Uint8Array(1_024);
-  const count = await soon(raw.read(buffer));
-  assertMatch(new TextDecoder().decode(buffer.subarray(0, count!)), /^HTTP\/1.1 101 /);
+  using raw = await TextSocket.open(portOf(server), { cert });
+  await raw.write(`GET / HTTP/1.1\r\n${HOST}${UPGRADE}\r\n`);
+  assertMatch(await raw.until("\r\n\r\n"), /^HTTP\/1.1 101 /);
   await until(() => server.manager.count === 1);
   const [session] = server.manager.all();
   session!.connection.terminate!();
   await until(() => server.manager.stats().sockets.open === 0);
-  assertEquals(await raw.read(buffer).catch(() => null), null);
+  assertEquals(await raw.until(), "");
 });
 
 Deno.test("hardened engine cuts a message that is too large while it arrives", async () => {
-  const { engine, server } = listenHardened({}, { session: { maxMessageBytes: 100_000 } });
+  const { engine, server } = listenHardened({ session: { maxMessageBytes: 100_000 } });
   await using _server = server;
   for (const isFragmented of [false, true]) {
     const opened = Promise.withResolvers<void>();
@@ -199,7 +183,7 @@ Deno.test("hardened engine bounds in how many pieces a message may come", async 
 Deno.test("hardened engine does not read a peer that sends more than is handled", async () => {
   const gate = Promise.withResolvers<void>();
   const got: number[] = [];
-  const { server } = listenHardened({}, {
+  const { server } = listenHardened({
     session: { receiveQueue: { maxMessages: 100, maxBytes: 1_000_000 } },
     onMessage: async (message) => {
       got.push((message.data as { n: number }).n);
@@ -235,9 +219,9 @@ Deno.test("hardened engine does not read a peer that sends more than is handled"
 });
 
 Deno.test("hardened engine drops a peer that does not read, with its waiting messages", async () => {
-  const { engine, server } = listenHardened({ closeTimeoutMs: 300 }, {
+  const { engine, server } = listenHardened({
     session: { sendQueue: { maxMessages: 16, maxBytes: 1_000_000 }, closeTimeoutMs: 100 },
-  });
+  }, { closeTimeoutMs: 300 });
   await using _server = server;
   using raw = await RawSocket.open(portOf(server));
   await until(() => server.manager.count === 1);
@@ -282,7 +266,7 @@ Deno.test("Connection.terminate() drops a peer at once on the hardened engine", 
 
 Deno.test("hardened engine ends a handshake of TLS that takes too long", async () => {
   const { cert, key } = devCertificate({ cacheFolder: null });
-  const { engine, server } = listenHardened({ handshakeTimeoutMs: 300 }, { tls: { cert, key } });
+  const { engine, server } = listenHardened({ tls: { cert, key } }, { handshakeTimeoutMs: 300 });
   await using _server = server;
   using socket = await TextSocket.open(portOf(server));
   await until(() => engine.stats().pending === 1);
@@ -291,20 +275,9 @@ Deno.test("hardened engine ends a handshake of TLS that takes too long", async (
   assertEquals(engine.stats().tooSlow, 1);
 });
 
-/** Connects from one of this machine's addresses. */
-async function connectFrom(localAddress: string, port: number): Promise<Socket & Disposable> {
-  const socket = connectTcp({ host: "127.0.0.1", port, localAddress });
-  socket.on("error", () => {});
-  await once(socket, "connect");
-  return Object.assign(socket, { [Symbol.dispose]: () => void socket.destroy() });
-}
-
 /** Asks for an upgrade, and reads the head of the answer; empty for a closed connection. */
 async function ask(socket: Socket): Promise<string> {
-  socket.write(
-    "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
-      "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-  );
+  socket.write(`GET / HTTP/1.1\r\n${HOST}${UPGRADE}\r\n`);
   const [answer] = await Promise.race([
     soon(once(socket, "data")),
     soon(once(socket, "close")).then(() => [""]),
@@ -318,7 +291,7 @@ Deno.test({
   name: "hardened engine bounds the handshakes of one address, and lets another one in",
   ignore: !hasLoopbackNet,
   async fn() {
-    const { engine, server } = listenHardened({ handshakeBurst: 5, handshakesPerSecond: 0.1 });
+    const { engine, server } = listenHardened({}, { handshakeBurst: 5, handshakesPerSecond: 0.1 });
     await using _server = server;
     using sockets = new DisposableStack();
     const from = async (address: string) =>
@@ -336,7 +309,7 @@ Deno.test({
   name: "hardened engine drops connections of one address without a request",
   ignore: !hasLoopbackNet,
   async fn() {
-    const { engine, server } = listenHardened({ maxPendingPerAddress: 3 });
+    const { engine, server } = listenHardened({}, { maxPendingPerAddress: 3 });
     await using _server = server;
     using sockets = new DisposableStack();
     for (let i = 0; i < 3; i++) sockets.use(await connectFrom("127.0.0.1", portOf(server)));
@@ -350,17 +323,17 @@ Deno.test({
 });
 
 Deno.test("hardened engine bounds the connections of one address, for any requests", async () => {
-  const { engine, server } = listenHardened({ maxPendingPerAddress: 1 }, {
+  const { engine, server } = listenHardened({
     limits: { maxSessionsPerAddress: 1 },
     fetch: () => new Response("hello"),
-  });
+  }, { maxPendingPerAddress: 1 });
   await using _server = server;
   using sockets = new DisposableStack();
   const connect = async () => sockets.use(await connectFrom("127.0.0.1", portOf(server)));
   // Twice as many as sessions, and one for the answer that the limit is reached.
   for (let i = 0; i < 3; i++) {
     const socket = await connect();
-    socket.write("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    socket.write(`GET / HTTP/1.1\r\n${HOST}\r\n`);
     assertMatch(String(await soon(once(socket, "data"))), /^HTTP\/1.1 200 /);
   }
   await soon(once(await connect(), "close"));
@@ -368,7 +341,7 @@ Deno.test("hardened engine bounds the connections of one address, for any reques
 });
 
 Deno.test("hardened engine tells an address that has too many sockets so", async () => {
-  const { server } = listenHardened({}, { limits: { maxSessionsPerAddress: 1 } });
+  const { server } = listenHardened({ limits: { maxSessionsPerAddress: 1 } });
   await using _server = server;
   await using session = await dial(server.url, websocket);
   for (const [protocol, status] of [["skein.1", 101], ["", 429]] as const) {
@@ -387,7 +360,7 @@ Deno.test("hardened engine tells an address that has too many sockets so", async
 Deno.test("hardened engine forgets a peer that vanished during its request", async () => {
   const asked = Promise.withResolvers<void>();
   const gate = Promise.withResolvers<void>();
-  const { engine, server } = listenHardened({}, {
+  const { engine, server } = listenHardened({
     authenticate: async ({ request }) => {
       asked.resolve();
       await gate.promise;
@@ -406,7 +379,7 @@ Deno.test("hardened engine forgets a peer that vanished during its request", asy
 
 Deno.test("Server.close() ends lingering connections of the hardened engine, and waits for answers", async () => {
   const [asked, gate] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
-  const { engine, server } = listenHardened({}, {
+  const { engine, server } = listenHardened({
     session: { closeTimeoutMs: 50 },
     fetch: async () => {
       asked.resolve();
@@ -431,7 +404,7 @@ Deno.test("serve() says at once that a port is taken on the hardened engine", as
   const { server } = listenHardened();
   await using _server = server;
   const error = await assertRejects(
-    async () => await listenHardened({}, { port: portOf(server) }).server.close(),
+    async () => await listenHardened({ port: portOf(server) }).server.close(),
     Deno.errors.AddrInUse,
   );
   assertEquals(
@@ -448,7 +421,7 @@ Deno.test("serve() serves Media over QUIC on the hardened engine, too", async ()
     await group.close();
   });
   const moq = new MoqServer({ mux });
-  const { engine, server } = listenHardened({}, { moq });
+  const { engine, server } = listenHardened({ moq });
   await using _server = server;
   await using media = await dialMoq(moq.webSocketUrl);
   const track = await media.subscribe("/greeting", "text");
