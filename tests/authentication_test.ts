@@ -300,22 +300,6 @@ Deno.test("Client whose token is refused in band stops, over a real socket too",
   }
 });
 
-Deno.test("Server counts a user by the token in band", async () => {
-  await using server = listen({
-    ...named,
-    allowTokenMessage: true,
-    limits: { maxSessionsPerUser: 1 },
-  });
-  await using _first = await dial(server.url, { token: SECRET });
-  const error = await assertRejects(
-    () => dial(server.url, { token: "ann-2" }),
-    SessionClosedError,
-  );
-  assertEquals(error.info?.code, 4429);
-  await using bob = await dial(server.url, { token: "bob-1" });
-  assert(bob.isReady);
-});
-
 Deno.test("Session.authenticate() renews the value in place, and never the user", async () => {
   const errors: unknown[] = [];
   await using server = listen({ ...named, onError: (error) => void errors.push(error) });

@@ -4,13 +4,7 @@
  *
  * @module
  */
-import {
-  assert,
-  assertEquals,
-  assertMatch,
-  assertRejects,
-  assertStringIncludes,
-} from "@std/assert";
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import "../client/recovery.ts";
 import {
@@ -286,19 +280,6 @@ Deno.test("Server leaves a guest a guest, if a token comes that was not announce
   const { reply, error } = await raw.envelope() as { reply: number; error: { code: string } };
   assertEquals([reply, error.code], [1, "forbidden"]);
   assertEquals([server.manager.sessionsOf("ann").length, server.manager.count], [0, 1]);
-});
-
-Deno.test("Server refuses a client without a token before it opens a session", async () => {
-  const told: Refusal[] = [];
-  await using server = listen({
-    allowTokenMessage: true,
-    authenticate: hook(false, []),
-    onRefusal: (refusal) => void told.push(refusal),
-  });
-  const dialing = () => dial(server.url, { transports: ["websocket"] });
-  await assertRejects(dialing, SessionClosedError, "No token");
-  assertEquals(told.map(({ status, reason }) => [status, reason]), [[401, "No token"]]);
-  assertEquals(server.manager.stats().reserved, 0);
 });
 
 for (const way of WAYS.filter(({ isInBand }) => isInBand)) {

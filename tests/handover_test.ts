@@ -11,7 +11,7 @@ import {
   RequestError,
   type Session,
 } from "../mod.ts";
-import { dialWebSocket, dialWebTransport, type MemoryPair } from "../transport/mod.ts";
+import { dialWebSocket, dialWebTransport } from "../transport/mod.ts";
 import { internals } from "../session/session.ts";
 import {
   memoryPair,
@@ -414,23 +414,6 @@ function lateClient(server: Pick<TestServer, "open">, options: ClientOptions) {
   return { client, asked };
 }
 
-Deno.test("Client with upgrade tries its preferred transport every 10 minutes, and moves there", async () => {
-  using time = new FakeTime();
-  await using server = testServer();
-  const { client, asked } = lateClient(server, { upgrade: true });
-  await client.whenConnected();
-  const { id } = client.session!;
-  await passTime(time, 9 * 60_000);
-  assertEquals(asked, [undefined]);
-  await passTime(time, 65_000);
-  assertEquals(asked, [undefined, "webtransport"]);
-  assertNotEquals(client.session?.id, id);
-  // The session is on the preferred transport.
-  await passTime(time, 11 * 60_000);
-  assertEquals(asked.length, 2);
-  await client.close();
-});
-
 Deno.test("Client with upgrade tries its preferred transport within 35 s of a change of its network", async () => {
   using time = new FakeTime();
   let attempts = 0;
@@ -454,17 +437,6 @@ Deno.test("Client with upgrade tries its preferred transport within 35 s of a ch
   await passTime(time, 15_000);
   assertEquals(asked, [undefined, "webtransport", "webtransport"]);
   assertEquals(client.isConnected, true);
-  await client.close();
-});
-
-Deno.test("Client without upgrade stays on its transport", async () => {
-  using time = new FakeTime();
-  await using server = testServer();
-  const { client, asked } = lateClient(server, {});
-  await client.whenConnected();
-  globalThis.dispatchEvent(new Event("online"));
-  await passTime(time, 11 * 60_000);
-  assertEquals(asked, [undefined]);
   await client.close();
 });
 
@@ -728,38 +700,4 @@ Deno.test("Server.drain() closes a session that its client has left, and cuts no
   assertEquals((await first.closed).code, CloseCode.draining);
   const { closed, cut } = await draining;
   assertEquals([closed, cut], [2, 0]);
-});
-
-Deno.test("Client with upgrade moves to its preferred transport where that opens late, and else closes it", async () => {
-  for (const upgrade of [true, false]) {
-    using time = new FakeTime();
-    await using server = testServer();
-    const pairs: MemoryPair[] = [];
-    const asked: string[] = [];
-    const dial = raceTransports({
-      webSocket: (url) => {
-        asked.push("websocket");
-        return server.open({ path: url.pathname + url.search });
-      },
-      webTransport: async (url) => {
-        asked.push("webtransport");
-        if (url.search !== "") return await server.open({ path: url.pathname + url.search });
-        const pair = memoryPair();
-        pairs.push(pair);
-        await new Promise((resolve) => setTimeout(resolve, 1_500));
-        // The name of the wire, which memory has of its own.
-        Object.defineProperty(pair.client, "transport", { value: "webtransport" });
-        return pair.client;
-      },
-    });
-    await using client = new Client("http://localhost/", denoPlatform(dial), { upgrade });
-    await passTime(time, 600);
-    const first = client.session!;
-    assertEquals(first.fallback?.transport, "webtransport");
-    await passTime(time, 1_500);
-    await pairs[0]!.client.closed;
-    await passTime(time, 100);
-    assertEquals(client.session !== first, upgrade);
-    assertEquals(asked, ["webtransport", "websocket", ...upgrade ? ["webtransport"] : []]);
-  }
 });

@@ -166,6 +166,9 @@ property("a client moves to its preferred transport once that opens, if it may u
       }
     }
     assertEquals(transportOf(client), upgrade ? "webtransport" : "websocket for webtransport");
+    // On the preferred transport, or without the option, no further attempt is made.
+    machine.jumpClock(AGAIN_MS + EARLY_MS);
+    await world.pause(SEEN_MS);
     assertEquals(sessions, upgrade ? 2 : 1);
     await world.until("one session at the server", () => server.manager.count === 1);
     const { session } = client;
