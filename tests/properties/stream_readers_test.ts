@@ -32,6 +32,9 @@ const REFUSED = {
   "a dropped record": "410 gone",
 } as const;
 
+/** Ends of readers whose read fails. */
+const LOST_READS = { sse: "end", "long-poll": "503 unavailable", server: "BrokerError" } as const;
+
 const who = fc.nat(MAX_READERS - 1);
 
 const steps = fc.array(
@@ -59,7 +62,14 @@ const steps = fc.array(
     },
     { weight: 4, arbitrary: fc.record({ kind: fc.constant("read" as const), who }) },
     { weight: 2, arbitrary: fc.record({ kind: fc.constant("leave" as const), who }) },
-    { weight: 2, arbitrary: fc.record({ kind: fc.constant("append" as const) }) },
+    {
+      weight: 2,
+      arbitrary: fc.record({
+        kind: fc.constant("append" as const),
+        /** True if the reads that follow fail. */
+        areReadsLost: fc.constantFrom(false, false, true),
+      }),
+    },
     {
       weight: 3,
       arbitrary: fc.record({
@@ -93,17 +103,23 @@ interface Reader {
   leave(): Promise<unknown>;
 }
 
+/** Calls that fail: all reads, or those of records. */
+interface Fault {
+  isAway: boolean;
+  areRecordsAway: boolean;
+}
+
 /** Readers of one server, and the counts that it has to show. */
 class Readers {
   readonly #world: World;
   readonly #node: Node;
-  readonly #fault: { isAway: boolean };
+  readonly #fault: Fault;
   readonly #limited = { maxReaders: 0, maxReadersPerAddress: 0, stalled: 0 };
   readonly #offsets: string[] = [];
   #foreign = "";
   #open: Reader[] = [];
 
-  constructor(world: World, node: Node, fault: { isAway: boolean }) {
+  constructor(world: World, node: Node, fault: Fault) {
     this.#world = world;
     this.#node = node;
     this.#fault = fault;
@@ -139,7 +155,7 @@ class Readers {
         await this.#leave(step.who);
         break;
       case "append":
-        await this.#append();
+        await this.#append(step.areReadsLost);
         break;
       case "wait":
         await this.#wait(step.ms);
@@ -268,12 +284,14 @@ class Readers {
     await this.#world.inTime("the leave of a reader", reader.leave());
   }
 
-  /** Appends a record, for all readers that wait. */
-  async #append(): Promise<void> {
+  /** Appends a record, for all readers that wait; one whose read fails ends. */
+  async #append(areReadsLost = false): Promise<void> {
+    this.#fault.areRecordsAway = areReadsLost;
     const { headers } = await ask(this.#node, "/streams/live", { json: 1 });
     this.#offsets.push(headers.get("stream-next-offset")!);
     for (const reader of this.#open.filter(({ reading }) => reading !== undefined)) {
-      if (reader.wire === "sse") await this.#expectEvents(reader);
+      if (areReadsLost) await this.#expectEnd(reader, LOST_READS[reader.wire]);
+      else if (reader.wire === "sse") await this.#expectEvents(reader);
       else if (reader.wire === "long-poll") await this.#expectEnd(reader, "200");
       else {
         const outcome = await this.#world.inTime("a record", reader.reading!);
@@ -281,6 +299,7 @@ class Readers {
         reader.reading = reader.read();
       }
     }
+    this.#fault.areRecordsAway = false;
   }
 
   async #expectEvents(reader: Reader): Promise<void> {
@@ -348,7 +367,7 @@ function endOf({ overMs, idleMs }: Reader): number {
 property("a reader that waits has a slot until it ends, leaves or is given up", {
   cases: steps,
   async check(world, steps) {
-    const fault = { isAway: false };
+    const fault: Fault = { isAway: false, areRecordsAway: false };
     const engine = await world.engine("memory");
     const node = world.serve<string>("node", (host) => {
       const broker = engine.broker(host)!;
@@ -356,7 +375,8 @@ property("a reader that waits has a slot until it ends, leaves or is given up", 
       const read = logs!.read.bind(logs);
       const away = () => Promise.reject(new BrokerError("Cannot read: the engine is away"));
       Object.assign(logs!, {
-        read: (...args: Parameters<typeof read>) => fault.isAway ? away() : read(...args),
+        read: (...args: Parameters<typeof read>) =>
+          fault.isAway || fault.areRecordsAway && args[1].maxRecords > 0 ? away() : read(...args),
       });
       return {
         broker,
