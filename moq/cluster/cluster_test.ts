@@ -11,12 +11,7 @@ import { MoqCluster } from "./cluster.ts";
 
 Deno.test("MoqCluster finds a broadcast of another relay, and subscribes there once for all", async () => {
   await using bench = new ClusterBench();
-  const [a, b] = await bench.start(2) as [Site, Site];
-  const publisher = new Publisher();
-  await a.join(publisher.mux);
-  const viewer = await b.join();
-  const heard = await listen(viewer.client);
-  await bench.pass(100);
+  const { sites: [a, b], publisher, client, heard } = await bench.live();
   assertEquals(heard, ["/live on"]);
   assertEquals(b.ways, { "/live": [publisher.mux.hopId, a.relay.mux.hopId] });
   // Announcements need no session between relays.
@@ -27,7 +22,7 @@ Deno.test("MoqCluster finds a broadcast of another relay, and subscribes there o
 
   const others = await Promise.all(Array.from({ length: 9 }, () => b.join()));
   const tracks = await Promise.all(
-    [viewer, ...others].map(({ client }) => client.subscribe("/live", "x")),
+    [client, ...others.map(({ client }) => client)].map((one) => one.subscribe("/live", "x")),
   );
   await bench.pass(10);
   publisher.write("one");
@@ -39,7 +34,7 @@ Deno.test("MoqCluster finds a broadcast of another relay, and subscribes there o
   assertEquals((await tracks[0]!.info()).timescale, 90_000);
   publisher.write("two");
   assertEquals(await Promise.all(tracks.map(read)), Array(10).fill("two"));
-  const old = await viewer.client.fetch("/live", "x", { group: 1 });
+  const old = await client.fetch("/live", "x", { group: 1 });
   assertEquals(textOf((await old.readFrame())!), "one");
   for (const track of tracks) track.close();
 });
@@ -67,16 +62,9 @@ Deno.test("MoqCluster tells three relays of each other's broadcasts, late ones t
 
 Deno.test("MoqCluster ends broadcasts that ended at another relay, and their subscriptions", async () => {
   await using bench = new ClusterBench();
-  const [a, b] = await bench.start(2) as [Site, Site];
-  const publisher = new Publisher();
-  const { client: source } = await a.join(publisher.mux);
-  const { client } = await b.join();
-  const heard = await listen(client);
-  await bench.pass(100);
-  const track = await client.subscribe("/live", "x");
-  await bench.pass(10);
+  const { sites: [a, b], source, heard, track } = await bench.watched();
   const ending = assertRejects(() => track.nextGroup(), MoqError);
-  source.close();
+  source.client.close();
   await bench.pass(100);
   await ending;
   assertEquals(heard, ["/live on", "/live off"]);
@@ -131,15 +119,9 @@ Deno.test("MoqCluster ends the broadcasts of a leaving relay at once", async () 
 
 Deno.test("MoqCluster follows a broadcast that moves to another relay", async () => {
   await using bench = new ClusterBench();
-  const [a, b, c] = await bench.start(3) as [Site, Site, Site];
-  const { client: source } = await a.join(new Publisher().mux);
-  const { client } = await c.join();
-  const heard = await listen(client);
-  await bench.pass(100);
-  const track = await client.subscribe("/live", "x");
-  await bench.pass(10);
+  const { sites: [, b, c], source, client, heard, track } = await bench.watched(3);
   const ending = assertRejects(() => track.nextGroup(), MoqError);
-  source.close();
+  source.client.close();
   await bench.pass(100);
   const moved = new Publisher();
   await b.join(moved.mux);
@@ -156,13 +138,7 @@ Deno.test("MoqCluster follows a broadcast that moves to another relay", async ()
 
 Deno.test("MoqCluster follows a publisher to another relay before its old session is known to be gone", async () => {
   await using bench = new ClusterBench();
-  const [a, b, c] = await bench.start(3) as [Site, Site, Site];
-  const publisher = new Publisher();
-  const dead = await a.join(publisher.mux);
-  const { client } = await c.join();
-  await bench.pass(100);
-  const track = await client.subscribe("/live", "x");
-  await bench.pass(10);
+  const { sites: [, b, c], publisher, source: dead, track } = await bench.watched(3);
   publisher.write("one");
   assertEquals(await read(track), "one");
   await b.join(publisher.mux);
@@ -323,19 +299,13 @@ Deno.test("MoqCluster relays broadcasts below the prefix of its relay", async ()
 
 Deno.test("MoqCluster continues with its knowledge while the engine is away, and is right afterwards", async () => {
   await using bench = new ClusterBench();
-  const [a, b] = await bench.start(2) as [Site, Site];
-  const publisher = new Publisher();
-  const { client: source } = await a.join(publisher.mux);
-  const { client } = await b.join();
-  await bench.pass(100);
-  const track = await client.subscribe("/live", "x");
-  await bench.pass(10);
+  const { sites: [a, b], publisher, source, track } = await bench.watched();
   bench.engine.goAway();
   await bench.pass(30_000);
   publisher.write("frame");
   assertEquals(await read(track), "frame");
   await a.join(new Publisher("/next").mux);
-  source.close();
+  source.client.close();
   await bench.pass(1_000);
   assertEquals(Object.keys(b.ways), ["/live"]);
   bench.engine.comeBack();

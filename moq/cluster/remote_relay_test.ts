@@ -1,7 +1,6 @@
 /** Dialing and leaving between relays of a cluster. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { ClusterBench, read, type Site } from "../../tests/moq/cluster.ts";
-import { Publisher } from "../../tests/moq/relays.ts";
 import { bytesOf, type LivePair, livePair } from "../../tests/moq/pair.ts";
 import { turns } from "../../tests/waiting.ts";
 import type { MoqSession } from "../session/session.ts";
@@ -10,11 +9,7 @@ import { MoqError } from "../wire/errors.ts";
 
 Deno.test("MoqCluster leaves another relay some time after the last subscription, and dials it again", async () => {
   await using bench = new ClusterBench();
-  const [a, b] = await bench.start(2, { lingerMs: 2_000 }) as [Site, Site];
-  const publisher = new Publisher();
-  await a.join(publisher.mux);
-  const { client } = await b.join();
-  await bench.pass(100);
+  const { sites: [a, b], publisher, client } = await bench.live(2, { lingerMs: 2_000 });
   for (const times of [1, 2]) {
     const track = await client.subscribe("/live", "x");
     await bench.pass(10_000);
@@ -33,11 +28,7 @@ Deno.test("MoqCluster leaves another relay some time after the last subscription
 
 Deno.test("MoqCluster refuses tracks of an unreachable relay, and tries again", async () => {
   await using bench = new ClusterBench();
-  const [a, b] = await bench.start(2) as [Site, Site];
-  const publisher = new Publisher();
-  await a.join(publisher.mux);
-  const { client } = await b.join();
-  await bench.pass(100);
+  const { sites: [a, b], publisher, client } = await bench.live();
   a.isDown = true;
   for (let times = 0; times < 3; times++) {
     const track = await client.subscribe("/live", "x");
@@ -64,16 +55,13 @@ Deno.test("MoqCluster gives up a silent relay, and closes its late session", asy
   const late = Promise.withResolvers<MoqSession>();
   const signals: AbortSignal[] = [];
   const muxes: TrackMux[] = [];
-  const [a, b] = await bench.start(2, {
+  const { sites: [, b], client } = await bench.live(2, {
     dial: (_url, { mux, signal }) => {
       muxes.push(mux);
       signals.push(signal);
       return late.promise;
     },
-  }) as [Site, Site];
-  await a.join(new Publisher().mux);
-  const { client } = await b.join();
-  await bench.pass(100);
+  });
   const track = await client.subscribe("/live", "x");
   const refused = assertRejects(() => track.ready, MoqError);
   await bench.pass(10_100);
@@ -88,7 +76,7 @@ Deno.test("MoqCluster gives up a silent relay, and closes its late session", asy
 Deno.test("MoqCluster takes no session that has another mux or version", async () => {
   await using bench = new ClusterBench();
   const pairs: LivePair[] = [];
-  const [a, b] = await bench.start(2, {
+  const { sites: [, b], client } = await bench.live(2, {
     dial: async (_url, { mux }) => {
       const isFirst = pairs.length === 0;
       const pair = await livePair(isFirst ? "moq-lite-05" : "moq-lite-04", {
@@ -97,10 +85,7 @@ Deno.test("MoqCluster takes no session that has another mux or version", async (
       pairs.push(pair);
       return pair.client;
     },
-  }) as [Site, Site];
-  await a.join(new Publisher().mux);
-  const { client } = await b.join();
-  await bench.pass(100);
+  });
   for (const at of [0, 1]) {
     const track = await client.subscribe("/live", "x");
     await assertRejects(() => track.ready, MoqError);
@@ -113,19 +98,13 @@ Deno.test("MoqCluster takes no session that has another mux or version", async (
 
 Deno.test("MoqCluster leaves a draining relay once its tracks have ended", async () => {
   await using bench = new ClusterBench();
-  const [a, b] = await bench.start(2) as [Site, Site];
-  const publisher = new Publisher();
-  const { client: source } = await a.join(publisher.mux);
-  const { client } = await b.join();
-  await bench.pass(100);
-  const track = await client.subscribe("/live", "x");
-  await bench.pass(10);
+  const { sites: [, b], publisher, source, track } = await bench.watched();
   const link = b.pairs.at(-1)!;
   const left = link.server.goaway();
   await bench.pass(100);
   publisher.write("still here");
   assertEquals([await read(track), b.cluster.stats.links], ["still here", 1]);
-  source.close();
+  source.client.close();
   await bench.pass(100);
   await left;
   assertEquals(b.cluster.stats.links, 0);

@@ -8,6 +8,7 @@ import { assert } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { MoqCluster, type MoqClusterOptions } from "../../moq/cluster/cluster.ts";
 import { MoqRelay, type MoqRelayOptions } from "../../moq/live/relay.ts";
+import type { MoqSession } from "../../moq/session/session.ts";
 import { TrackMux } from "../../moq/track/mux.ts";
 import type { TrackReader } from "../../moq/track/track_reader.ts";
 import type { MoqVersion } from "../../moq/wire/versions.ts";
@@ -16,6 +17,7 @@ import { turns } from "../waiting.ts";
 import { type FaultyBroker, FaultyEngine } from "../faulty_broker.ts";
 import type { Random } from "../random.ts";
 import { type LivePair, livePair, textOf } from "./pair.ts";
+import { listen, Publisher } from "./relays.ts";
 
 /** The shortest step of time: half of the interval that gathers changes, in milliseconds. */
 const STEP_MS = 25;
@@ -90,6 +92,19 @@ export class Site {
   }
 }
 
+/** Relays with a publisher of `/live` and a viewer. */
+export interface LiveCluster {
+  /** The relays, of which there may be fewer. */
+  readonly sites: readonly [Site, Site, Site];
+  readonly publisher: Publisher;
+  /** The session of the publisher with the first relay. */
+  readonly source: LivePair;
+  /** The session of the viewer with the last relay. */
+  readonly client: MoqSession;
+  /** The announcements that the viewer receives. */
+  readonly heard: readonly string[];
+}
+
 /** Relays of one engine. */
 export class ClusterBench implements AsyncDisposable {
   readonly time = new FakeTime(0);
@@ -113,6 +128,25 @@ export class ClusterBench implements AsyncDisposable {
     });
     await this.pass(300);
     return started;
+  }
+
+  /** Starts relays, with a publisher at the first one and a viewer at the last one. */
+  async live(count = 2, options?: Parameters<ClusterBench["start"]>[1]): Promise<LiveCluster> {
+    const sites = await this.start(count, options);
+    const publisher = new Publisher();
+    const source = await sites[0]!.join(publisher.mux);
+    const { client } = await sites.at(-1)!.join();
+    const heard = await listen(client);
+    await this.pass(100);
+    return { sites: sites as [Site, Site, Site], publisher, source, client, heard };
+  }
+
+  /** As {@linkcode ClusterBench.live}, and the viewer subscribes. */
+  async watched(count = 2): Promise<LiveCluster & { readonly track: TrackReader }> {
+    const live = await this.live(count);
+    const track = await live.client.subscribe("/live", "x");
+    await this.pass(10);
+    return { ...live, track };
   }
 
   /** Two relays that are connected without the cluster. */
