@@ -3,7 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { pause } from "../../base/wait.ts";
 import type { SimulatedServer } from "../../testing/simulation/mod.ts";
-import { untilAnswers } from "./nodes.ts";
+import { untilReached } from "./engines.ts";
 import { Page } from "./page.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
@@ -155,7 +155,9 @@ property(
       );
       await Promise.all(nodes.map(({ server }) => server.nodes!.ready));
       // A node that cannot read numbers handles messages anyway.
-      for (const { server } of nodes) await untilAnswers(world, server.topics.broker.store!);
+      for (const { server: { topics } } of nodes) {
+        await untilReached(world, () => topics.broker.store!.newest("first", 1_000));
+      }
       const visits = clients.map((visits, i) => async () => {
         for (const visit of visits) await visitors[i]!.visit(nodes, visit);
         // The last messages also come once a session is there for long enough.

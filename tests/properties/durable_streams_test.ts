@@ -13,6 +13,7 @@ import {
 } from "../../server/durable/streams_model.ts";
 import type { DurableStreamWriter } from "../../server/durable/writer.ts";
 import { type Drawn, stepOf } from "./draw.ts";
+import { untilReached } from "./engines.ts";
 import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { ask, type Asking, type Node, type Reply, serveNodes } from "./requests.ts";
@@ -140,10 +141,9 @@ class Streams {
   async ready(): Promise<void> {
     for (const node of [0, 1]) {
       for (const [method, status] of [["PUT", 201], ["DELETE", 204]] as const) {
-        for (let left = 100; left > 0; left--) {
-          if ((await this.#ask("first", node, { method })).status === status) break;
-          await this.#world.pause(200);
-        }
+        await untilReached(this.#world, async () => {
+          assertEquals((await this.#ask("first", node, { method })).status, status);
+        });
       }
     }
     await this.#world.pause(COUNT_MS);

@@ -1,5 +1,5 @@
 /** Histories at each engine: two nodes append and read, also over ways that are slow, closed or cut. */
-import { assert, assertEquals } from "@std/assert";
+import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type {
   Broker,
@@ -11,7 +11,7 @@ import type {
 import { type Acknowledged, HistoryModel, type Query } from "../../pubsub/history/history_model.ts";
 import type { Host, LinkConditions } from "../../testing/simulation/mod.ts";
 import { type Drawn, stepOf } from "./draw.ts";
-import { outcomeOf } from "./outcomes.ts";
+import { untilReached } from "./engines.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
@@ -31,9 +31,6 @@ const ARRIVES_MS = 2_000;
 
 /** Longest time after a trouble until each publication is acknowledged, in milliseconds. */
 const ACKNOWLEDGED_MS = 12_000;
-
-/** Longest start of an engine, in milliseconds. */
-const START_MS = 20_000;
 
 const node = fc.nat(1);
 const length = fc.constantFrom<number[]>(10, 200);
@@ -77,7 +74,10 @@ property("an engine keeps each publication once and in order, and returns what t
   async check(world, { engine: name, bounds, steps }) {
     const engine = await world.engine(name);
     const brokers = [0, 1].map((i) => engine.broker(world.host(`node-${i}`))!);
-    for (const broker of brokers) await answers(world, broker);
+    const query = { bounds: BOUNDS[bounds]!, maxMessages: 1, maxBytes: 1 };
+    for (const { history } of brokers) {
+      await untilReached(world, () => history!.read(TOPIC, query));
+    }
     const history = new SharedHistory(world, brokers, BOUNDS[bounds]!);
     for (const step of steps) {
       if (step.kind === "append") await history.append(step);
@@ -262,14 +262,5 @@ class SharedHistory {
     const read = { fromMs, toMs: this.#world.nowMs };
     const difference = this.#model.differenceOf(query, page, read);
     assertEquals(difference?.received, difference?.expected, JSON.stringify(query));
-  }
-}
-
-/** Waits until an engine answers: a cluster starts without a leader. */
-async function answers(world: World, broker: Broker): Promise<void> {
-  const query = { bounds: BOUNDS["many publications"]!, maxMessages: 1, maxBytes: 1 };
-  while (await outcomeOf(broker.history!.read(TOPIC, query)) !== "fulfilled") {
-    assert(world.nowMs < START_MS, "the engine does not answer");
-    await world.pause(200);
   }
 }

@@ -1,10 +1,29 @@
 /** The engines of properties. */
+import { assert } from "@std/assert";
 import type { Broker } from "../../pubsub/broker.ts";
 import type { CreateLogOptions } from "../../pubsub/logs/log.ts";
 import type { Host } from "../../testing/simulation/mod.ts";
 import { type FaultyBroker, FaultyEngine } from "../faulty_broker.ts";
 import type { ClusterEngine } from "../simulation/cluster/engine.ts";
+import { outcomeOf } from "./outcomes.ts";
 import type { World } from "./world.ts";
+
+/** Longest time in which an engine starts, or is reached again, in milliseconds. */
+const REACHED_MS = 20_000;
+
+/**
+ * Repeats a call of an engine until it succeeds: a cluster starts without a leader.
+ *
+ * @param world The world.
+ * @param call The call.
+ */
+export async function untilReached(world: World, call: () => Promise<unknown>): Promise<void> {
+  const endMs = world.nowMs + REACHED_MS;
+  while (await outcomeOf(call()) !== "fulfilled") {
+    assert(world.nowMs < endMs, `expected a reply of the engine within ${REACHED_MS} ms`);
+    await world.pause(200);
+  }
+}
 
 /**
  * Waits until an engine keeps logs, whose servers may have to agree on a leader first.
@@ -24,11 +43,7 @@ export async function reach(
   };
   const id = `probe-${host.name}`;
   const probe = () => broker.logs!.create(id, options).then(() => broker.logs!.delete(id));
-  for (let left = 100; left > 0; left--) {
-    const isThere = await world.run(host, probe).then(() => true, () => false);
-    if (isThere) return;
-    await world.pause(200);
-  }
+  await untilReached(world, () => world.run(host, probe));
 }
 
 /**

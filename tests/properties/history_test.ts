@@ -1,5 +1,5 @@
 /** Clients that read histories: from any position, with full queues, and on very many topics at once. */
-import { assert, assertEquals } from "@std/assert";
+import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { ClientSubscribeOptions } from "../../client/client_options.ts";
 import type { Client, Recovery, Server, Subscription } from "../../mod.ts";
@@ -9,9 +9,9 @@ import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import { HIGH_WATER_MARK } from "../../session/queue/turn.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { FaultyEngine, pass, replyAfter } from "../faulty_broker.ts";
-import { collect, outcomeOf, range } from "./outcomes.ts";
+import { untilReached } from "./engines.ts";
+import { collect, range } from "./outcomes.ts";
 import { property } from "./property.ts";
-import type { World } from "./world.ts";
 
 /** Publications of a history. */
 const SIZE = 5;
@@ -90,7 +90,7 @@ property("a client reads all that a history keeps after a position, or receives 
     const client = world.connect("reader", nodes[0]!.host);
     await world.until("a session", () => client.isConnected);
     const numbers = new Numbers(nodes[1]!.server, "news");
-    await answers(world, nodes[1]!.server);
+    await untilReached(world, () => nodes[1]!.server.topics.append("first", {}));
     await numbers.add(before);
     for (const { start, back, last, during, lost } of readings) {
       const { count, positions } = numbers;
@@ -493,11 +493,3 @@ property("very many topics that miss publications at once are read again, some a
     await engine.inner.close();
   },
 });
-
-/** Waits until a server reaches its engine: a cluster starts without a leader. */
-async function answers(world: World, { topics }: Server): Promise<void> {
-  while (await outcomeOf(topics.append("first", {})) !== "fulfilled") {
-    assert(world.nowMs < 20_000, "the engine does not answer");
-    await world.pause(200);
-  }
-}

@@ -1,6 +1,5 @@
-/** Nodes without servers, and the store that nodes share. */
-import { BrokerError } from "../../errors.ts";
-import type { Broker, BrokerStore } from "../../pubsub/broker.ts";
+/** Nodes without servers. */
+import type { Broker } from "../../pubsub/broker.ts";
 import { Nodes } from "../../pubsub/nodes/nodes.ts";
 import type { Host } from "../../testing/simulation/mod.ts";
 import type { World } from "./world.ts";
@@ -13,9 +12,6 @@ export const KNOWN_MS: number = GONE_MS + BEAT_MS / 2 + 100;
 
 /** Time for messages under way between nodes, in milliseconds. */
 export const TRIP_MS = 80;
-
-/** Longest start of an engine, in milliseconds. */
-const START_MS = 20_000;
 
 /** A node without a server. */
 export interface BareNode {
@@ -62,20 +58,4 @@ export async function meet(
   await world.until("nodes that know each other", areMet);
   await Promise.all(all.map(({ nodes }) => nodes.ready));
   return all;
-}
-
-/**
- * Waits until a store answers: a cluster of NATS begins without a leader.
- *
- * @param world The world.
- * @param store The store.
- */
-export async function untilAnswers(world: World, store: BrokerStore): Promise<void> {
-  try {
-    await store.newest("first", 1_000);
-  } catch (error) {
-    if (!(error instanceof BrokerError) || world.nowMs > START_MS) throw error;
-    await world.pause(TRIP_MS);
-    await untilAnswers(world, store);
-  }
 }

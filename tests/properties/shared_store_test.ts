@@ -3,7 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { BrokerStore, TakenTokens } from "../../pubsub/broker.ts";
 import { BucketModel, ClaimsModel, type Span } from "../../pubsub/store_model.ts";
-import { untilAnswers } from "./nodes.ts";
+import { untilReached } from "./engines.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
@@ -176,6 +176,6 @@ async function storesOf(
     world.onEnd(() => broker.close());
     return broker.store!;
   });
-  for (const store of stores) await untilAnswers(world, store);
+  for (const store of stores) await untilReached(world, () => store.newest("first", 1_000));
   return stores;
 }

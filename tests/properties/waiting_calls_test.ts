@@ -4,6 +4,7 @@ import fc from "fast-check";
 import type { Broker, HistoryBounds } from "../../pubsub/broker.ts";
 import type { Host } from "../../testing/simulation/mod.ts";
 import { diskOf } from "./disks.ts";
+import { untilReached } from "./engines.ts";
 import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
@@ -14,9 +15,6 @@ const MAX_BYTES = 1 << 26;
 
 /** Longest time until all calls have an outcome, in milliseconds. */
 const SETTLED_MS = 20_000;
-
-/** Longest time in which an engine starts, or is reached again, in milliseconds. */
-const REACHED_MS = 20_000;
 
 /** Calls of a broker by their names, with the name of a topic, key or log. */
 const CALLS: Readonly<Record<string, (broker: Broker, name: string) => Promise<unknown>>> = {
@@ -88,7 +86,7 @@ property("each call that waits gives its room back, whatever becomes of it", {
       heal?.();
       await world.inTime("all outcomes", Promise.all(outcomes), SETTLED_MS);
       for (const kind of ["history", "log"] as const) {
-        await reached(world, () => call(kind, 0));
+        await untilReached(world, async () => assertEquals(await call(kind, 0), "fulfilled"));
         for (const [size, count] of [[0, room.maxWaiting], [0.3, 3], [1.5, 0]] as const) {
           if (count > room.maxWaiting || size > 0 && count === room.maxWaiting) continue;
           await nothingWaits();
@@ -291,19 +289,10 @@ async function brokerOf(
   const broker = await make(host, { ...room, ...(giveUpMs !== undefined && { giveUpMs }) });
   for (const one of [near, broker]) {
     world.onEnd(() => one.close());
-    await reached(world, () => outcomeOf(one.history!.read("topic", PAGE)));
-    await reached(world, () => outcomeOf(one.logs!.delete("none")));
+    await untilReached(world, () => one.history!.read("topic", PAGE));
+    await untilReached(world, () => one.logs!.delete("none"));
   }
   return { broker, host, near, file: undefined };
-}
-
-/** Calls until a call succeeds. */
-async function reached(world: World, call: () => Promise<string>): Promise<void> {
-  const startMs = world.nowMs;
-  while (await call() !== "fulfilled") {
-    assert(world.nowMs - startMs < REACHED_MS, "the engine does not answer");
-    await world.pause(200);
-  }
 }
 
 /** Lets nothing pass between a machine and its engine; returns the end of that. */
