@@ -10,6 +10,7 @@ import {
   type PresenceNotice,
   RequestError,
   type Session,
+  SessionClosedError,
 } from "../mod.ts";
 import { dialWebSocket, dialWebTransport } from "../transport/mod.ts";
 import { internals } from "../session/session.ts";
@@ -198,11 +199,15 @@ Deno.test("Server holds no state of a second session that stays silent, and clos
 });
 
 Deno.test("Server ignores a ticket of another user, and a wrong one", async () => {
-  await using server = testServer({
-    authenticate: ({ token }) => token ?? null,
+  await using broker = new MemoryBroker();
+  const options = {
+    broker,
+    authenticate: ({ token }: { readonly token?: string | undefined }) => token ?? null,
     authorize: () => true,
     limits: { maxSessionsPerUser: 1 },
-  });
+  };
+  await using server = testServer(options);
+  await using other = testServer(options);
   await using ann = await server.dial({ path: "/?token=ann" });
   await ann.subscribe("news");
   const ticket = ticketOf(ann)!;
@@ -217,6 +222,12 @@ Deno.test("Server ignores a ticket of another user, and a wrong one", async () =
   assertEquals(server.manager.get(ann.id)?.state, "connected");
   server.publish("news", "hers");
   assertEquals((await receiveOne(ann)).data, "hers");
+  // The session counts for its own user, on all nodes.
+  await assertRejects(
+    () => other.dial({ path: "/?token=mallory" }),
+    SessionClosedError,
+    "at most 1",
+  );
   mallory.connection.close();
 });
 

@@ -198,6 +198,14 @@ Deno.test("prometheusText() tells of dropped handshakes by reason", () => {
   assertEquals(valueOf(families, dropped, { reason: "tooSlow" }), 6);
 });
 
+Deno.test("prometheusText() has no most places of a bound without a limit", () => {
+  const refused = { server: 0, address: 0, user: 0, session: 0 };
+  const quotaStats = { rooms: { taken: 3, max: Infinity, refused } };
+  const families = parse(prometheusText({ manager: new SessionManager(), quotaStats }));
+  assertEquals(valueOf(families, "skein_quota_taken", { quota: "rooms" }), 3);
+  assertEquals(valueOf(families, "skein_quota_max", { quota: "rooms" }), undefined);
+});
+
 Deno.test("serve() answers /metrics with the counters of its broker", async () => {
   await using server = listen({ metrics: true });
   await using session = await dial(server.url, { transports: ["websocket"] });

@@ -171,6 +171,16 @@ Deno.test("Session whose renewal is refused continues up to its end", async () =
   assertEquals((await endOf(session)).code, 4401);
 });
 
+Deno.test("Server closes a session that renews its token with too many wrong ones", async () => {
+  await using server = testServer({ ...LOGIN, session: { maxInvalidMessages: 3 } });
+  await using session = await server.dial({ token: `ann reader ${MINUTE_MS}` });
+  const guess = () => session.authenticate("bob reader 90000").catch(() => {});
+  for (let i = 0; i < 2; i++) await guess();
+  assertEquals(session.isReady, true);
+  void guess();
+  assertEquals((await endOf(session)).reason, "3 invalid messages");
+});
+
 Deno.test("Server refuses credentials that ended already, and answers 503 where expiresAt fails", async () => {
   const told: Refusal[] = [];
   const failures: [expiresAt: () => number, code: number, error: string][] = [

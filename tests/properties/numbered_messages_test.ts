@@ -71,6 +71,20 @@ property("numbered envelopes of any kind are handled once, and acknowledged afte
     reader: fc.constantFrom(...READERS),
     rounds: fc.array(round, { minLength: 1, maxLength: 3 }),
   }),
+  regressions: {
+    "a refusal is repeated with its publication": {
+      reader: "handler",
+      rounds: [0, 100].map((repeats): Round => ({
+        firstMs: 0,
+        envelopes: [{ kind: "forbidden", step: 1, ms: 0, hasId: true }],
+        isFlood: false,
+        ask: undefined,
+        isJoined: false,
+        repeats,
+        endsAfterMs: undefined,
+      })),
+    },
+  },
   async check(world, { reader, rounds }) {
     const handled = serve(world, reader);
     const sent: Sent[] = [];
@@ -98,6 +112,12 @@ property("numbered envelopes of any kind are handled once, and acknowledged afte
         const replies = page.heard.flatMap(({ reply }) => reply ?? []);
         const answered = replies.filter((id) => ids.includes(id) || !isOther(id));
         assertEquals(answered.toSorted((a, b) => a - b), ids, "answers");
+        const isDenied = ({ kind, hasId }: Sent) => kind === "forbidden" && hasId;
+        const denied = page.heard.flatMap(({ reply, error }) =>
+          error?.code === "forbidden" ? reply ?? [] : []
+        );
+        // Some of a flood are one too many.
+        if (!round.isFlood) assertEquals(denied, all.filter(isDenied).map(({ seq }) => seq));
         const work = sent.filter(({ kind }) => kind === "work").map(({ seq }) => seq);
         const got = handled.filter((n) => work.includes(n));
         assertEquals(got, reader === "none" ? [] : work, "handled messages");
