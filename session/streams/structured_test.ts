@@ -332,3 +332,22 @@ Deno.test("StructuredStream reports a failed write without an await by closed al
   assertStrictEquals(await assertRejects(() => stream.close()), stopped);
   assertEquals(await Array.fromAsync(stream), [{ type: 2, data: "still readable" }]);
 });
+
+for (const end of ["the write fails", "the joined write fails", "the stream is aborted"]) {
+  Deno.test(`StructuredStream.send() and close() that wait reject if ${end}`, async () => {
+    const wire = new HandStream();
+    const { promise, reject } = Promise.withResolvers<void>();
+    let writes = 0;
+    wire.write = () => ++writes === 1 && end.includes("joined") ? Promise.resolve() : promise;
+    const stream = await byHand(wire);
+    const [, ...sends] = ["a", "b", "c"].map((text) => stream.send(2, text));
+    const outcomes = Promise.allSettled([...sends, stream.close()]);
+    await turns();
+    if (end.endsWith("aborted")) stream.abort(77);
+    else reject(new StreamError("Enough", { streamErrorCode: 77, by: "remote" }));
+    for (const outcome of await outcomes) {
+      assertEquals(outcome.status, "rejected");
+      assertEquals((outcome as PromiseRejectedResult).reason.streamErrorCode, 77);
+    }
+  });
+}
