@@ -1,12 +1,17 @@
 /** Readers of a durable stream that fall behind: each record once, in order, or `gone` for a gap. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
-import { pause } from "../../base/wait.ts";
-import type { DurableStreamWriter } from "../../server/durable/writer.ts";
 import type { SimulatedServer } from "../../testing/simulation/mod.ts";
-import { fail, type Fate, FaultyEngine, loseReply, pass } from "../faulty_broker.ts";
+import {
+  fail,
+  type Fate,
+  type FaultyBroker,
+  FaultyEngine,
+  loseReply,
+  pass,
+} from "../faulty_broker.ts";
 import { faultsOf, planFaults } from "./faults.ts";
-import { outcomeOf } from "./outcomes.ts";
+import { outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { CARRIERS, type World } from "./world.ts";
 
@@ -99,46 +104,47 @@ property("a reader that falls behind receives each record once, in order, or `go
     const engine = new FaultyEngine({ runtime: world.host("engine").runtime });
     const { transports } = world.carry(carrier);
     const broker = engine.connect();
-    const options = {
-      authorize: () => true,
-      durableStreams: {
-        path: "/streams",
-        ...(kept < Infinity && { keep: { records: kept, bytes: 1 << 26 } }),
-      },
-      onError() {},
-    };
-    const node = world.serve("node", () => ({
-      ...options,
-      broker,
-      session: { sendQueue: QUEUES[sendQueue] },
-    }));
-    const writing = world.serve("writer", () => ({ ...options, broker: engine.connect() }));
+    const keep = kept < Infinity ? { keep: { records: kept, bytes: 1 << 26 } } : {};
+    const serve = (name: string, broker: FaultyBroker, queue = {}) =>
+      world.serve(name, () => ({
+        authorize: () => true,
+        durableStreams: { path: "/streams", ...keep },
+        session: { sendQueue: queue },
+        broker,
+        onError() {},
+      }));
+    const node = serve("node", broker, QUEUES[sendQueue]);
+    const { host, server } = serve("writer", engine.connect());
+    const writer = await world.run(host, () => server.durableStreams.create<Numbered>(ID));
     const { records, characters } = LOADS[load];
-    const written = await Written.create(world, { writing, kept, size: LOADS[load] });
-    const all = readers.map((drawn, i) => {
+    const written: Written = { records, kept, begun: 0, acknowledged: 0, offsets: new Map() };
+    const outcomes = readers.map((drawn, i) => {
       const client = world.connect(`reader-${i}`, node.host, { transports, onError() {} });
-      return new Reader(world, { drawn, node, written, client });
+      const open: Open = drawn.at === "client"
+        ? (after) => client.durableStream<Numbered>(ID, { after })
+        : (after) => readableAt(node, after);
+      return new Reader(world, drawn, written, open).run();
     });
-    planFaults(world, faults, { client: world.host("reader-0"), server: node });
-    const outcomes = all.map((one) => one.run());
     const fates: Readonly<Record<typeof READS[number], Fate>> = {
       "are fine": pass,
       "fail": fail,
       "lose their replies": loseReply,
-      "are slow": async (run) => {
-        const page = await run();
-        await pause(engine.runtime, SLOW_READ_MS);
-        return page;
-      },
+      "are slow": (run) => run().then((page) => world.pause(SLOW_READ_MS).then(() => page)),
     };
+    planFaults(world, faults, { client: world.host("reader-0"), server: node });
     const text = "x".repeat(characters);
     for (const { reads, thenMs } of appends) {
       broker.make("logs.read", fates[reads]);
-      await written.append(Math.ceil(records / appends.length), text);
+      const batch = range(1, Math.ceil(records / appends.length)).map(() => written.begun++);
+      const append = () => Promise.all(batch.map((number) => writer.append([number, text])));
+      await world.run(host, append);
+      written.acknowledged = written.begun;
+      written.offsets.set(written.begun, writer.offset);
       await world.pause(thenMs);
     }
     broker.make("logs.read", pass);
-    await written.end(end);
+    const isWhole = end === "fulfilled";
+    await world.run(host, () => isWhole ? writer.close() : writer.abort("end", { code: end }));
     const withinMs = faults.length > 0 ? END_MS : SOON_MS;
     const ended = await world.inTime("the ends", Promise.all(outcomes), withinMs);
     assertEquals(ended, readers.map(() => end));
@@ -153,55 +159,14 @@ property("a reader that falls behind receives each record once, in order, or `go
 type Numbered = readonly [number: number, text: string];
 
 /** The stream, as its writer knows it. */
-class Written {
-  /** Number of records whose append began, and of those that the engine has acknowledged. */
-  begun = 0;
-  acknowledged = 0;
-  /** Offsets after so many records. */
-  readonly offsets = new Map<number, string>();
-  readonly kept: number;
+interface Written {
   readonly records: number;
-  readonly #world: World;
-  readonly #writing: SimulatedServer;
-  readonly #writer: DurableStreamWriter<Numbered>;
-
-  private constructor(world: World, writer: DurableStreamWriter<Numbered>, parts: WrittenParts) {
-    this.kept = parts.kept;
-    this.records = parts.size.records;
-    this.#world = world;
-    this.#writing = parts.writing;
-    this.#writer = writer;
-  }
-
-  static async create(world: World, parts: WrittenParts): Promise<Written> {
-    const { host, server } = parts.writing;
-    const writer = await world.run(host, () => server.durableStreams.create<Numbered>(ID));
-    return new Written(world, writer, parts);
-  }
-
-  /** Appends records at once. */
-  async append(count: number, text: string): Promise<void> {
-    const appending: Promise<void>[] = [];
-    await this.#world.run(this.#writing.host, async () => {
-      for (; count > 0; count--) appending.push(this.#writer.append([this.begun++, text]));
-      await Promise.all(appending);
-    });
-    this.acknowledged = this.begun;
-    this.offsets.set(this.begun, this.#writer.offset);
-  }
-
-  async end(by: "fulfilled" | "tired"): Promise<void> {
-    await this.#world.run(this.#writing.host, async () => {
-      if (by === "fulfilled") await this.#writer.close();
-      else await this.#writer.abort("given up", { code: by });
-    });
-  }
-}
-
-interface WrittenParts {
-  readonly writing: SimulatedServer;
   readonly kept: number;
-  readonly size: typeof LOADS[keyof typeof LOADS];
+  /** Number of records whose append began, and of those that the engine has acknowledged. */
+  begun: number;
+  acknowledged: number;
+  /** Offsets after so many records. */
+  readonly offsets: Map<number, string>;
 }
 
 /** A stream as one reader reads it. */
@@ -209,45 +174,41 @@ interface Readable extends AsyncIterable<Numbered> {
   readonly offset: string | undefined;
 }
 
+/** Begins to read after an offset, or at the oldest record. */
+type Open = (after: string | undefined) => Readable;
+
 /** A reader of the stream, by a client or at the server. */
 class Reader {
   readonly #world: World;
   readonly #drawn: DrawnReader;
   readonly #written: Written;
-  readonly #open: (after: string | undefined) => Readable;
+  readonly #open: Open;
   #count = 0;
   #newest = -1;
-  /** Bounds of the next record. */
-  #next: { readonly least: number; most(): number } = { least: 0, most: () => 0 };
+  /** Least number of the next record: that of the oldest one, or the one after the newest. */
+  #least = 0;
+  #isAtOldest = true;
   #hasLeft = false;
-  /** True once the stream has ended for the reader. */
-  #isOver = false;
 
-  constructor(world: World, { drawn, node, written, client }: {
-    readonly drawn: DrawnReader;
-    readonly node: SimulatedServer;
-    readonly written: Written;
-    readonly client: ReturnType<World["connect"]>;
-  }) {
+  constructor(world: World, drawn: DrawnReader, written: Written, open: Open) {
     this.#world = world;
     this.#drawn = drawn;
     this.#written = written;
-    this.#open = drawn.at === "client"
-      ? (after) => client.durableStream<Numbered>(ID, { after })
-      : (after) => readableAt(node, after);
-    this.#beginAgain();
+    this.#open = open;
   }
 
   /** Reads to the end of the stream, and begins again at the oldest record after a gap. */
   async run(): Promise<string> {
-    let stream = this.#open(undefined);
-    for (;;) {
+    for (let stream = this.#open(undefined);;) {
       const { offset } = stream;
-      const outcome = await outcomeOf(this.#read(stream));
-      if (outcome === "fulfilled" && !this.#isOver) stream = this.#open(stream.offset);
+      let hasLeft = false;
+      const outcome = await outcomeOf(this.#read(stream).then((left) => hasLeft = left));
+      if (hasLeft) stream = this.#open(stream.offset);
       else if (outcome === "gone") {
-        this.#expectGap();
-        this.#beginAgain();
+        const { begun, kept, acknowledged } = this.#written;
+        assert(this.#newest + 1 < begun - kept, `a gap after ${this.#newest} of ${begun}`);
+        this.#least = Math.max(this.#newest + 1, acknowledged - kept);
+        this.#isAtOldest = true;
         stream = this.#open(undefined);
       } else if (outcome === "BrokerError" && this.#drawn.at === "server") {
         await this.#world.pause(RETRY_MS);
@@ -259,40 +220,28 @@ class Reader {
     }
   }
 
-  async #read(stream: Readable): Promise<void> {
+  /** Reads to the end, or until the reader leaves: then the result is true. */
+  async #read(stream: Readable): Promise<boolean> {
     const { restAt, restMs, leaveAt, slowMs } = this.#drawn;
     const { records, offsets } = this.#written;
-    this.#isOver = false;
     for await (const [number] of stream) {
       this.#take(number);
       const known = offsets.get(number + 1);
       if (known !== undefined) assertEquals(stream.offset, known, `offset after ${number}`);
       if (++this.#count === restAt) await this.#world.pause(restMs);
       if (this.#count % Math.ceil(records / 10) === 0) await this.#world.pause(slowMs);
-      if (this.#count === leaveAt && !this.#hasLeft) return void (this.#hasLeft = true);
+      if (this.#count === leaveAt && !this.#hasLeft) return this.#hasLeft = true;
     }
-    this.#isOver = true;
+    return false;
   }
 
   #take(number: number): void {
-    const { least, most } = this.#next;
-    assert(number >= least && number <= most(), `${number}, of ${least} to ${most()}`);
-    this.#newest = number;
-    this.#next = { least: number + 1, most: () => number + 1 };
-  }
-
-  /** Fails unless the stream has dropped the next record of the reader. */
-  #expectGap(): void {
     const { begun, kept } = this.#written;
-    assert(this.#next.least < begun - kept, `a gap after ${this.#newest} of ${begun}`);
-  }
-
-  /** Expects the oldest record that is kept next. */
-  #beginAgain(): void {
-    const written = this.#written;
-    const oldest = (count: number) => Math.max(0, count - written.kept);
-    const least = Math.max(this.#newest + 1, oldest(written.acknowledged));
-    this.#next = { least, most: () => oldest(written.begun) };
+    const most = this.#isAtOldest ? Math.max(0, begun - kept) : this.#least;
+    assert(number >= this.#least && number <= most, `${number}, of ${this.#least} to ${most}`);
+    this.#newest = number;
+    this.#least = number + 1;
+    this.#isAtOldest = false;
   }
 }
 
