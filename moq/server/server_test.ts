@@ -1,11 +1,7 @@
-import { captureConsole } from "../../tests/console_lines.ts";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { AuthenticationError, ConnectionError } from "../../errors.ts";
+import { ConnectionError } from "../../errors.ts";
 import { lowPort } from "../../tests/ports.ts";
-import { soon } from "../../tests/waiting.ts";
-import { UdpPath } from "../../tests/udp_path.ts";
 import { directStream } from "../../transport/direct.ts";
-import { dialQuic } from "../../transport/quic/client.ts";
 import { hardenedWebSocket } from "../../transport/hardened/mod.ts";
 import type { WebSocketHost } from "../../transport/websocket/server.ts";
 import { dialWebSocket } from "../../transport/websocket/client.ts";
@@ -13,83 +9,25 @@ import { dialWebTransport } from "../../transport/h3/client.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import { GOMOQT_CODES, MOQ_LITE_SESSION_CODES } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
-import { dialMoq, type DialMoqOptions } from "../client/dial.ts";
+import { dialMoq } from "../client/dial.ts";
 import { TrackMux } from "../track/mux.ts";
 import { listenMoq, MoqServer } from "./server.ts";
 import type { ListenMoqOptions } from "./server_options.ts";
 import { MoqSession } from "../session/session.ts";
-import { type MoqVersion, VERSIONS } from "../wire/versions.ts";
-
-const ALL = Object.keys(VERSIONS) as MoqVersion[];
-const WIRES = ["webtransport", "quic", "websocket"] as const;
-
-type Wire = typeof WIRES[number];
-
-/** A server that does not store its certificate. */
-function listen(options: ListenMoqOptions = {}): MoqServer {
-  return listenMoq({ versions: ALL, cacheFolder: null, ...options });
-}
-
-function urlOf(server: MoqServer, wire: Wire): string {
-  return { webtransport: server.url, quic: server.quicUrl, websocket: server.webSocketUrl }[wire];
-}
-
-function dial(
-  server: MoqServer,
-  wire: Wire,
-  { path = "", ...options }: DialMoqOptions & { readonly path?: string } = {},
-): Promise<MoqSession> {
-  return dialMoq(urlOf(server, wire) + path, {
-    serverCertificateHashes: server.certificateHashes,
-    ...options,
-  });
-}
-
-/** Collects the sessions of a server, in their order. */
-function arrivals(): {
-  readonly onSession: (session: MoqSession) => void;
-  next(): Promise<MoqSession>;
-} {
-  const sessions: MoqSession[] = [];
-  const waiting: ((session: MoqSession) => void)[] = [];
-  return {
-    onSession(session) {
-      const first = waiting.shift();
-      if (first === undefined) sessions.push(session);
-      else first(session);
-    },
-    next: () =>
-      new Promise((resolve) => {
-        const first = sessions.shift();
-        if (first === undefined) waiting.push(resolve);
-        else resolve(first);
-      }),
-  };
-}
-
-function clock(): { readonly mux: TrackMux; readonly end: () => void } {
-  const mux = new TrackMux();
-  const publication = mux.publish("/live/clock", async (track) => {
-    for (let count = 0; count < 3; count++) {
-      const group = await track.openGroup();
-      for (const text of ["tick", "tock"]) await group.writeFrame(new TextEncoder().encode(text));
-      await group.close();
-    }
-  });
-  return { mux, end: () => publication.end() };
-}
-
-async function textsOf(session: MoqSession): Promise<string[]> {
-  const texts: string[] = [];
-  const track = await session.subscribe("/live/clock", "seconds", { ordered: true });
-  for await (const group of track) {
-    for await (const frame of group) texts.push(new TextDecoder().decode(frame));
-  }
-  return texts;
-}
+import type { MoqVersion } from "../wire/versions.ts";
+import { ALL_VERSIONS } from "../../tests/moq/network.ts";
+import {
+  arrivals,
+  clock,
+  dial,
+  listen,
+  textsOf,
+  type Wire,
+  WIRES,
+} from "../../tests/moq/servers.ts";
 
 for (const wire of WIRES) {
-  for (const version of ALL) {
+  for (const version of ALL_VERSIONS) {
     Deno.test(`listenMoq() serves ${version} over ${wire}`, async () => {
       const { mux, end } = clock();
       const { onSession, next } = arrivals();
@@ -281,62 +219,6 @@ Deno.test("listenMoq() closes a client without a common version by the code of i
   }
 });
 
-Deno.test("listenMoq() refuses sessions that onSetup refuses, with its code", async () => {
-  using printed = captureConsole();
-  const errors: unknown[] = [];
-  let thrown: unknown;
-  await using server = listen({
-    onSetup: () => Promise.reject(thrown),
-    onError: (error) => errors.push(error),
-  });
-  const refused = async (wire: Wire, versions: MoqVersion[]) => {
-    const error = await assertRejects(() => dial(server, wire, { versions }));
-    const { status, moqCode } = error as { status?: number; moqCode?: number };
-    return status ?? moqCode;
-  };
-  const cases: [unknown, number, number][] = [
-    [new AuthenticationError("Who are you"), 401, 2],
-    [new AuthenticationError("Not here", { status: 404 }), 404, 4404],
-    [new MoqError("session", "unauthorized", "Not you"), 403, 2],
-    [new Error("secret"), 503, 4503],
-  ];
-  for (const [error, status, code] of cases) {
-    thrown = error;
-    assertEquals(await refused("webtransport", ["moq-lite-05"]), status);
-    assertEquals(await refused("quic", ["gomoqt-dev"]), code);
-  }
-  assertEquals(errors.length, 2); // The last error is reported twice.
-  assertEquals(printed.lines, [
-    "Skein: onSetup threw Error: secret: clients will try again; " +
-    "throw AuthenticationError to say no",
-  ]);
-  assertEquals(server.sessions.size, 0);
-});
-
-Deno.test("listenMoq() refuses with 503 where the application is too slow, or fails", async () => {
-  const errors: unknown[] = [];
-  const fault = new Error("A fault of the application");
-  const onError = (error: unknown) => void errors.push(error);
-  await using slow = listen({ onError, setupTimeoutMs: 20, onSetup: () => new Promise(() => {}) });
-  await using failing = listen({
-    onError,
-    clientAddress() {
-      throw fault;
-    },
-  });
-  for (const server of [slow, failing]) {
-    const error = await assertRejects(() => dial(server, "webtransport"), ConnectionError);
-    assertEquals(error.status, 503);
-    await assertRejects(() => dial(server, "websocket"), ConnectionError);
-  }
-  assertEquals(errors.map((error) => (error as Error).name), [
-    "TimeoutError",
-    "TimeoutError",
-    "Error",
-    "Error",
-  ]);
-});
-
 Deno.test("listenMoq() chooses a mux for each client", async () => {
   await using server = listen({
     muxOf({ path }) {
@@ -352,152 +234,6 @@ Deno.test("listenMoq() chooses a mux for each client", async () => {
       assertEquals((await announcements.next())?.path, "/of/me");
     }
   }
-});
-
-Deno.test("listenMoq() serves its path alone", async () => {
-  await using server = listen({ path: "/rooms/:id" });
-  for (const wire of WIRES) {
-    await using _session = await dial(server, wire, { path: "rooms/1?x" });
-    await assertRejects(() => dial(server, wire, { path: "elsewhere", versions: ["gomoqt-dev"] }));
-  }
-});
-
-Deno.test("listenMoq() takes no path that leads elsewhere, as only a setup can have", async () => {
-  const paths: string[] = [];
-  await using server = listen({
-    path: "/rooms/:id",
-    onSetup: ({ path }) => void paths.push(path),
-  });
-  const cases = {
-    "/rooms/1": true,
-    "/x/../rooms/1": false,
-    "/rooms/./1": false,
-    "/rooms/..": false,
-  };
-  for (const [path, isServed] of Object.entries(cases)) {
-    await using connection = await dialQuic(server.quicUrl, {
-      protocols: ["moq-00"],
-      serverCertificateHashes: server.certificateHashes,
-    });
-    const opening = MoqSession.open(connection, { side: "client", versions: ["gomoqt-dev"], path });
-    if (isServed) (await opening).close();
-    else {
-      await assertRejects(() => opening);
-      assertEquals((await connection.closed).closeCode, 4404, path);
-    }
-  }
-  assertEquals(paths, ["/rooms/1"]);
-});
-
-Deno.test("listenMoq() lets no foreign page in", async () => {
-  await using server = listen({ origins: ["https://app.example"] });
-  const { certificateHashes: serverCertificateHashes } = server;
-  const { port } = server.address!;
-  const cases: [string, boolean][] = [
-    ["https://app.example", true],
-    [`http://localhost:${port}`, true],
-    ["https://evil.example", false],
-    ["http://localhost:1", false],
-  ];
-  for (const [origin, isAllowed] of cases) {
-    const headers = { origin };
-    for (const url of [server.url, server.webSocketUrl]) {
-      const dialing = dialMoq(url, { headers, serverCertificateHashes });
-      if (isAllowed) await (await dialing)[Symbol.asyncDispose]();
-      else await assertRejects(() => dialing, ConnectionError);
-    }
-    const hash = await fetch(`http://127.0.0.1:${port}/certificate.sha256`, { headers });
-    assertEquals(hash.headers.get("access-control-allow-origin"), isAllowed ? origin : null);
-    assertEquals(await hash.text(), serverCertificateHashes[0]!.value.toHex());
-  }
-});
-
-Deno.test("listenMoq() refuses sessions beyond its limits, and takes others when those are over", async () => {
-  await using server = listen({ limits: { maxSessions: 2 } });
-  for (const wire of WIRES) {
-    const one = await dial(server, wire, { versions: ["gomoqt-dev"] });
-    const two = await dial(server, wire, { versions: ["gomoqt-dev"] });
-    const error = await assertRejects(() => dial(server, wire, { versions: ["gomoqt-dev"] }));
-    if (wire === "webtransport") assertEquals((error as ConnectionError).status, 429);
-    if (wire === "quic") assertEquals((error as MoqError).moqCode, 4429);
-    const served = [...server.sessions];
-    for (const session of [one, two]) await session[Symbol.asyncDispose]();
-    await Promise.all(served.map(({ connection }) => connection.closed.catch(() => {})));
-    await new Promise((resolve) => setTimeout(resolve));
-    await using _again = await dial(server, wire, { versions: ["gomoqt-dev"] });
-    const [again] = server.sessions;
-    await _again[Symbol.asyncDispose]();
-    await again!.connection.closed.catch(() => {});
-    await new Promise((resolve) => setTimeout(resolve));
-  }
-});
-
-Deno.test("listenMoq() refuses more setups at once than its bound, on every wire", async () => {
-  for (const wire of WIRES) {
-    const asked = Promise.withResolvers<void>();
-    const answer = Promise.withResolvers<void>();
-    let setups = 0;
-    await using server = listen({
-      limits: { maxPendingSetups: 1 },
-      async onSetup() {
-        setups++;
-        asked.resolve();
-        await answer.promise;
-      },
-    });
-    const waiting = dial(server, wire, { versions: ["gomoqt-dev"] });
-    await asked.promise;
-    const error = await assertRejects(() => dial(server, wire, { versions: ["gomoqt-dev"] }));
-    if (wire === "webtransport") assertEquals((error as ConnectionError).status, 503);
-    if (wire === "quic") assertEquals((error as MoqError).moqCode, 4503);
-    assertEquals(setups, 1);
-    answer.resolve();
-    await using _session = await waiting;
-    await using _other = await dial(server, wire, { versions: ["gomoqt-dev"] });
-    assertEquals(setups, 2);
-  }
-});
-
-Deno.test("listenMoq() frees the place of a client that leaves before the answer", async () => {
-  for (const wire of ["webtransport", "websocket"] as const) {
-    const asked = Promise.withResolvers<void>();
-    const answer = Promise.withResolvers<void>();
-    await using server = listen({
-      limits: { maxSessions: 1 },
-      setupTimeoutMs: 500,
-      // `onSetup` must answer within that time, too.
-      async onSetup({ path }) {
-        if (path !== "/wait") return;
-        asked.resolve();
-        await answer.promise;
-      },
-    });
-    const leaving = new AbortController();
-    const dialing = dial(server, wire, { path: "wait", signal: leaving.signal });
-    const gone = assertRejects(() => dialing);
-    await asked.promise;
-    leaving.abort();
-    await gone;
-    answer.resolve();
-    const session = async (): Promise<MoqSession> => {
-      try {
-        return await dial(server, wire);
-      } catch (error) {
-        assert((error as Error).message.includes("429"), `${error}`);
-        return await session();
-      }
-    };
-    (await soon(session())).close();
-  }
-});
-
-Deno.test("listenMoq() gives up a setup that does not come", async () => {
-  await using server = listen({ setupTimeoutMs: 50, limits: { maxPendingSetups: 1 } });
-  const serverCertificateHashes = server.certificateHashes;
-  const silent = await dialQuic(server.quicUrl, { protocols: ["moq-00"], serverCertificateHashes });
-  assertEquals((await silent.closed).closeCode, GOMOQT_CODES.session.setupFailed);
-  await using session = await dial(server, "quic", { versions: ["gomoqt-dev"] });
-  assertEquals(session.isClosed, false);
 });
 
 Deno.test("listenMoq() survives handlers that throw", async () => {
@@ -519,137 +255,6 @@ Deno.test("listenMoq() survives handlers that throw", async () => {
     assertEquals(reason, "internal");
   }
   assertEquals(errors, [fault, fault, fault]);
-});
-
-Deno.test("MoqServer.drain() asks sessions to leave, and cuts those that stay", async () => {
-  const { onSession, next } = arrivals();
-  await using server = listen({ onSession });
-  const leaving = await dial(server, "webtransport");
-  const staying = await dial(server, "quic");
-  const deaf = await dial(server, "websocket", { versions: ["moq-lite-02"] });
-  for (let count = 0; count < 3; count++) await next();
-  const left = leaving.draining.then(({ uri }) => {
-    leaving.close();
-    return uri;
-  });
-  const report = await server.drain({ uri: "https://elsewhere.example/", timeoutMs: 200 });
-  assertEquals(await left, "https://elsewhere.example/");
-  assertEquals(report, { left: 1, cut: 2 });
-  assertEquals((await staying.draining).uri, "https://elsewhere.example/");
-  assertEquals((await staying.closed).code, GOMOQT_CODES.session.goawayTimeout);
-  assertEquals((await deaf.closed).code, GOMOQT_CODES.session.goawayTimeout);
-  await assertRejects(() => dial(server, "websocket", { timeoutMs: 1_000 }));
-});
-
-Deno.test("MoqServer.drain() asks clients in their setup to leave, right after it", async () => {
-  const asked = Promise.withResolvers<void>();
-  const answer = Promise.withResolvers<void>();
-  await using server = listen({
-    onSetup() {
-      asked.resolve();
-      return answer.promise;
-    },
-  });
-  const dialing = dial(server, "quic", { versions: ["gomoqt-dev"] });
-  const other = dial(server, "quic", { versions: ["moq-lite-04"] });
-  await asked.promise;
-  const session = await other;
-  const drained = server.drain({ uri: "moqt://elsewhere/", timeoutMs: 5_000 });
-  answer.resolve();
-  assertEquals((await session.draining).uri, "moqt://elsewhere/");
-  session.close();
-  (await dialing).close();
-  assertEquals(await drained, { left: 2, cut: 0 });
-});
-
-Deno.test("MoqServer.drain() admits no more clients, whatever onSetup answers", async () => {
-  for (const wire of ["webtransport", "websocket"] as const) {
-    const asked = Promise.withResolvers<void>();
-    const answer = Promise.withResolvers<void>();
-    const { onSession, next } = arrivals();
-    await using server = listen({
-      onSession,
-      onSetup({ path }) {
-        if (path !== "/wait") return;
-        asked.resolve();
-        return answer.promise;
-      },
-    });
-    const session = await dial(server, wire);
-    await next();
-    const refused = assertRejects(() => dial(server, wire, { path: "wait" }), ConnectionError);
-    await asked.promise;
-    const drained = server.drain({ timeoutMs: 5_000 });
-    await session.draining;
-    answer.resolve();
-    await refused;
-    session.close();
-    assertEquals(await drained, { left: 1, cut: 0 });
-  }
-});
-
-Deno.test("MoqServer.drain() rejects a time that makes no sense, and serves on", async () => {
-  await using server = listen();
-  for (const timeoutMs of [-1, NaN]) {
-    await assertRejects(() => server.drain({ timeoutMs }), RangeError, `${timeoutMs}`);
-  }
-  await using session = await dial(server, "quic");
-  assertEquals(session.isClosed, false);
-});
-
-for (const end of ["listenMoq()", "dialMoq()"]) {
-  Deno.test(`${end} gives up a peer that falls silent, on every wire of QUIC`, async () => {
-    const { onSession, next } = arrivals();
-    const idle = { idleTimeoutMs: 300 };
-    const isServer = end === "listenMoq()";
-    await using server = listen({ onSession, ...isServer ? idle : {} });
-    const { port } = server.address!;
-    for (const wire of ["webtransport", "quic"] as const) {
-      await using path = new UdpPath(port);
-      const url = urlOf(server, wire).replace(`:${port}`, `:${path.port}`);
-      await using session = await dialMoq(url, {
-        serverCertificateHashes: server.certificateHashes,
-        ...isServer ? {} : idle,
-      });
-      const served = await next();
-      path.cut();
-      // Without the option the close takes ten seconds or more.
-      const ends = await soon(Promise.all([served.closed, session.closed]));
-      assertEquals(ends.map(({ by }) => by), ["network", "network"]);
-    }
-  });
-}
-
-Deno.test("MoqServer.close() ends sessions and setups", async () => {
-  const { onSession, next } = arrivals();
-  const asked = Promise.withResolvers<void>();
-  const server = listen({
-    onSession,
-    onSetup({ path }) {
-      if (path !== "/wait") return;
-      asked.resolve();
-      return new Promise(() => {});
-    },
-  });
-  const session = await dial(server, "quic");
-  await next();
-  const dialing = dial(server, "quic", { versions: ["gomoqt-dev"], path: "wait" });
-  await asked.promise;
-  const refused = assertRejects(() => dialing, ConnectionError);
-  await server.close();
-  await server.close();
-  assertEquals((await session.closed).code, 0);
-  await refused;
-});
-
-Deno.test("listenMoq() closes with its signal", async () => {
-  const ending = new AbortController();
-  const server = listen({ signal: ending.signal });
-  const session = await dial(server, "webtransport");
-  ending.abort();
-  await session.closed;
-  await server.close();
-  assertThrows(() => listen({ signal: ending.signal }));
 });
 
 Deno.test("listenMoq() keeps nothing of a hundred sessions", async () => {
