@@ -422,9 +422,11 @@ Deno.test("API refuses unknown paths, other methods, and bodies that are no JSON
       body,
     });
     assertEquals([answer.status, answer.body.code ?? ""], [status, code], `${type} ${body}`);
+    assertEquals(answer.headers.get("accept"), status === 415 ? json : null);
   }
   const packed = await api.post("/topics/a/publications", {}, { "content-encoding": "gzip" });
   assertEquals([packed.status, packed.body.code], [415, "unsupported-encoding"]);
+  assertEquals(packed.headers.get("accept-encoding"), "identity");
   const malformed = await api.post("/topics/%ff/publications", {});
   assertEquals([malformed.status, malformed.body.code], [400, "malformed"]);
   const path = "/topics/%2e%2e%2f%0d%0aset-cookie:x/publications";

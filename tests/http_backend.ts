@@ -101,6 +101,9 @@ export class Backend {
       assertEquals(body.status, status);
       assertEquals(body.type, `urn:skein:problem:${body.code}`);
       assertMatch(body.detail, /^Cannot /);
+      assertEquals(headers.get("cache-control"), "no-store");
+      const isTemporary = [429, 503].includes(status) || body.code === "in-progress";
+      assertEquals(headers.has("retry-after"), isTemporary, `Retry-After of ${status}`);
     }
   }
 }
