@@ -3,7 +3,14 @@
  *
  * @module
  */
-import { FrameReader, type QmuxFrame } from "../transport/qmux/frames.ts";
+import {
+  DEFAULT_PARAMETERS,
+  FrameReader,
+  PARAMETERS_TYPE,
+  type QmuxFrame,
+  RecordWriter,
+  type TransportParameters,
+} from "../transport/qmux/frames.ts";
 import type { ConnectionCloseInfo } from "../transport/connection.ts";
 import { Qmux, type QmuxLink, type QmuxOptions } from "../transport/qmux/qmux.ts";
 import { platformRuntime } from "../base/runtime.ts";
@@ -168,4 +175,57 @@ export function decodeRecord(record: Uint8Array): QmuxFrame[] {
   const frames: QmuxFrame[] = [];
   for (let frame; (frame = reader.next()) !== undefined;) frames.push(frame);
   return frames;
+}
+
+const GENEROUS: TransportParameters = {
+  ...DEFAULT_PARAMETERS,
+  maxData: 2 ** 40,
+  maxStreamDataBidiLocal: 2 ** 40,
+  maxStreamDataBidiRemote: 2 ** 40,
+  maxStreamDataUni: 2 ** 40,
+  maxStreamsBidi: 2 ** 20,
+  maxStreamsUni: 2 ** 20,
+  maxDatagramFrameSize: 16_382,
+  maxRecordSize: 65_536,
+};
+
+/** Writes one record. */
+export function record(write: (record: RecordWriter) => void): Uint8Array {
+  const writer = new RecordWriter(1_000_000);
+  write(writer);
+  return writer.take();
+}
+
+/** A record with generous limits, except for some. */
+export function parameters(change: Partial<TransportParameters> = {}): Uint8Array {
+  return record((writer) => writer.parameters(PARAMETERS_TYPE, { ...GENEROUS, ...change }));
+}
+
+/** A record with one STREAM frame. */
+export function stream(id: number, offset: number, length: number, isFin = false): Uint8Array {
+  const payload = { bytes: new Uint8Array(length), start: 0, end: length };
+  return record((writer) => writer.stream(id, offset, payload, isFin));
+}
+
+/** A record with a frame of numbers. */
+export function control(type: number, ...numbers: number[]): Uint8Array {
+  return record((writer) => writer.control(type, ...numbers));
+}
+
+/** The frames that an end sent, of which the parameters are left out. */
+export async function sent({ link }: TestEnd): Promise<QmuxFrame[]> {
+  await turn();
+  const frames: QmuxFrame[] = [];
+  for (let one; (one = link.take()) !== undefined;) frames.push(...decodeRecord(one));
+  return frames.filter(({ kind }) => kind !== "parameters");
+}
+
+/** A server with a client by hand, which has sent its limits. */
+export function serverOf(
+  options: Partial<QmuxOptions> = {},
+  theirs?: Partial<TransportParameters>,
+): TestEnd & Disposable {
+  const end = testEnd("server", options);
+  end.qmux.receive(parameters(theirs));
+  return { ...end, [Symbol.dispose]: () => end.qmux.end(new Error("Over"), false) };
 }
