@@ -679,6 +679,35 @@ Deno.test("Client.handOver() holds messages of the new session within bounds, un
   await passTime(time, 16_000);
 });
 
+Deno.test("Client.handOver() takes one place of a user among all nodes", async () => {
+  await using broker = new MemoryBroker();
+  const options = {
+    broker,
+    authenticate: () => "ann",
+    authorize: () => true,
+    limits: { maxSessionsPerUser: 1 },
+  };
+  await using one = testServer(options);
+  await using two = testServer(options);
+  await Promise.all([one.nodes!.ready, two.nodes!.ready]);
+  await using client = one.connect();
+  await client.whenConnected();
+  for (let i = 0; i < 3; i++) {
+    const first = client.session!;
+    assert(await client.handOver());
+    await first.closed;
+  }
+  const claims = await broker.store.claims("sessions:ann");
+  assertEquals([claims.length, one.manager.count], [1, 1]);
+  const error = await assertRejects(() => two.dial(), SessionClosedError);
+  assertEquals(error.info?.code, 4429);
+  // The place is free once the last session is over.
+  await client.close();
+  await turns();
+  await using other = await two.dial();
+  assertEquals(other.isReady, true);
+});
+
 Deno.test("Server excludes a moving client from its own publication, in either session", async () => {
   await using server = testServer({ authenticate: () => "ann", authorize: () => true });
   const { first, second } = await openBoth(
