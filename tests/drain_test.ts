@@ -1,9 +1,18 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { connect, dial, SessionClosedError } from "../client.ts";
+import { connect, dial, type Session, SessionClosedError } from "../client.ts";
+import type { Server } from "../server.ts";
 import { lowPort } from "./ports.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
 import { drawing, endOf } from "./sessions.ts";
 import { soon, until } from "./waiting.ts";
+
+/** Opens a session with a message that the server handles. */
+async function occupy(server: Server): Promise<Session> {
+  const session = await dial(server.url);
+  session.send("work");
+  await until(() => server.manager.all()[0]?.stats.receivedMessages === 1);
+  return session;
+}
 
 Deno.test("Server.drain() sends each session a delay, closes with 4503, and stops", async () => {
   const heard: number[] = [];
@@ -28,9 +37,7 @@ Deno.test("Server.drain() sends each session a delay, closes with 4503, and stop
 Deno.test("Server.drain() refuses new sessions at once, with 503 and 4503", async () => {
   const gate = Promise.withResolvers<void>();
   const server = listen({ onMessage: () => gate.promise });
-  const session = await dial(server.url);
-  session.send("busy");
-  await until(() => server.manager.all()[0]?.stats.receivedMessages === 1);
+  await occupy(server);
   const draining = server.drain({ withinMs: 5_000 });
   using raw = await RawSocket.open(portOf(server));
   assertEquals([raw.status, /retry-after: 5/i.test(raw.head)], [503, true]);
@@ -46,9 +53,7 @@ Deno.test("Server.drain() closes sessions that do not end in time", async () => 
     onMessage: () => new Promise(() => {}),
     session: { closeTimeoutMs: 50 },
   });
-  const session = await dial(server.url);
-  session.send("for ever");
-  await until(() => server.manager.all()[0]?.stats.receivedMessages === 1);
+  const session = await occupy(server);
   const { closed, cut, tookMs } = await server.drain({ withinMs: 100 });
   assertEquals(closed + cut, 1);
   assert(tookMs < 2_000, `${tookMs} ms`);
@@ -62,9 +67,7 @@ Deno.test("Server.close() in the middle of a drain ends the drain", async () => 
     onMessage: () => new Promise(() => {}),
     session: { closeTimeoutMs: 50 },
   });
-  const session = await dial(server.url);
-  session.send("for ever");
-  await until(() => server.manager.all()[0]?.stats.receivedMessages === 1);
+  const session = await occupy(server);
   const draining = server.drain({ withinMs: 60_000 });
   await soon(server.close());
   assertEquals((await soon(draining)).closed, 1);
