@@ -3,7 +3,6 @@ import { FakeTime } from "@std/testing/time";
 import {
   AuthenticationError,
   Client,
-  type ClientOptions,
   CloseCode,
   ConnectionError,
   platformRuntime,
@@ -152,21 +151,6 @@ async function openSecond(
   path = "/?",
 ): Promise<Peer> {
   return new Peer(await server.open({ path: `${path}ticket=${ticket}` }));
-}
-
-/** Opens the first session of a client by hand, which says something, and then the second one. */
-async function openBoth(
-  server: Pick<TestServer, "open">,
-  said: string,
-): Promise<{ readonly first: Peer; readonly second: Peer }> {
-  const first = new Peer(await server.open());
-  await turns();
-  const { hello } = first.envelopes[0] as { hello: { ticket: string } };
-  first.say(said);
-  await turns();
-  const second = await openSecond(server, hello.ticket);
-  await turns();
-  return { first, second };
 }
 
 const ticketOf = (session: Session | undefined) => session![internals].lineage.ticket;
@@ -407,24 +391,6 @@ Deno.test("raceTransports() hands onWorn to the dialing function", async () => {
   assertEquals(told, [onWorn]);
 });
 
-/**
- * A client on WebSocket whose preferred transport was late; records the requested transports since.
- */
-function lateClient(server: Pick<TestServer, "open">, options: ClientOptions) {
-  const asked: (string | undefined)[] = [];
-  const client = new Client(
-    "http://localhost/",
-    denoPlatform((url, { only, onFallback }) => {
-      asked.push(only);
-      const { pathname, search } = new URL(url);
-      if (!only) onFallback!({ transport: "webtransport", error: new ConnectionError("Late") });
-      return server.open({ path: pathname + search });
-    }),
-    options,
-  );
-  return { client, asked };
-}
-
 Deno.test("Client with upgrade tries its preferred transport within 35 s of a change of its network", async () => {
   using time = new FakeTime();
   let attempts = 0;
@@ -436,7 +402,14 @@ Deno.test("Client with upgrade tries its preferred transport within 35 s of a ch
     },
     onRefusal() {},
   });
-  const { client, asked } = lateClient(server, { upgrade: true });
+  const asked: (string | undefined)[] = [];
+  const dial: Dialer = (url, { only, onFallback }) => {
+    asked.push(only);
+    if (!only) onFallback!({ transport: "webtransport", error: new ConnectionError("Late") });
+    const { pathname, search } = new URL(url);
+    return server.open({ path: pathname + search });
+  };
+  await using client = new Client("http://localhost/", denoPlatform(dial), { upgrade: true });
   await client.whenConnected();
   await passTime(time, 60_000);
   for (let i = 0; i < 10; i++) globalThis.dispatchEvent(new Event("online"));
@@ -448,7 +421,6 @@ Deno.test("Client with upgrade tries its preferred transport within 35 s of a ch
   await passTime(time, 15_000);
   assertEquals(asked, [undefined, "webtransport", "webtransport"]);
   assertEquals(client.isConnected, true);
-  await client.close();
 });
 
 Deno.test("Client moves from WebSocket to WebTransport of a real server, with a history and an open request", async () => {
@@ -710,10 +682,13 @@ Deno.test("Client.handOver() takes one place of a user among all nodes", async (
 
 Deno.test("Server excludes a moving client from its own publication, in either session", async () => {
   await using server = testServer({ authenticate: () => "ann", authorize: () => true });
-  const { first, second } = await openBoth(
-    server,
-    '{"subscribe":"news","id":1,"client":"c"}\n{"subscribe":"other","id":2}',
-  );
+  const first = new Peer(await server.open());
+  await turns();
+  const { hello } = first.envelopes[0] as { hello: { ticket: string } };
+  first.say('{"subscribe":"news","id":1,"client":"c"}\n{"subscribe":"other","id":2}');
+  await turns();
+  const second = await openSecond(server, hello.ticket);
+  await turns();
   second.say('{"subscribe":"other","id":1,"client":"c"}');
   await turns();
   second.say('{"publish":"news","data":1,"id":2,"echo":false}');
