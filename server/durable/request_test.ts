@@ -8,6 +8,7 @@ Deno.test("readId() decodes an id of one or more segments", () => {
     ["/a/b.c/d", "a/b.c/d"],
     ["/a%20b/%C3%A9", "a b/é"],
     ["/...", "..."],
+    ["/__ds2/a", "__ds2/a"],
     ["/a:b*c>d", "a:b*c>d"],
   ];
   for (const [path, id] of cases) assertEquals(readId(path), id, path);
