@@ -4,6 +4,14 @@ import fc from "fast-check";
 import type { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import type { BrokerSubscription, HistoryBounds, Publication } from "../../pubsub/broker.ts";
 import { type Acknowledged, HistoryModel } from "../../pubsub/history/history_model.ts";
+import {
+  type LogCall,
+  makeCall,
+  type ModelState,
+  outcomesOf,
+  readAll,
+  textOf,
+} from "../../pubsub/logs/log_model.ts";
 import { type Disk, diskOf } from "./disks.ts";
 import { type Drawn, stepOf } from "./draw.ts";
 import { property } from "./property.ts";
@@ -90,6 +98,102 @@ property(
     },
   },
 );
+
+const LOGS = ["a", "b", "c", "d"] as const;
+const [MAX_LOGS, PLENTY] = [3, 1 << 26] as const;
+
+const logCall = fc.record({
+  log: fc.nat(LOGS.length - 1),
+  kind: fc.constantFrom("create", "append", "append again", "delete", "retain", "release"),
+  /** Pages of the file that the record takes: one, or some. */
+  length: fc.constantFrom<number[]>(10, 9_000),
+  keeps: fc.boolean(),
+});
+
+property(
+  "logs in a file have what their broker acknowledged, and nothing else, on a failing disk",
+  {
+    cases: fc.array(
+      fc.record({
+        /** Calls at once. */
+        calls: fc.array(logCall, { minLength: 1, maxLength: 4 }),
+        fault: fc.option(
+          fc.record({
+            kind: fc.constantFrom("error", "full"),
+            operation: fc.constantFrom("write", "sync"),
+            after: fc.nat(6),
+            times: fc.integer({ min: 1, max: 4 }),
+          }),
+          { nil: undefined, freq: 2 },
+        ),
+      }),
+      { maxLength: 15 },
+    ),
+    async check(world, steps) {
+      const { disk, open } = await diskOf(world, "node");
+      const broker = open("logs.db");
+      const { logs } = broker;
+      const states = new Map<string, ModelState>();
+      const judge = (id: string, call: LogCall, result: string) => {
+        const at = { fromMs: world.nowMs, toMs: world.nowMs };
+        const others = [...states].filter(([other, state]) => other !== id && state).length;
+        const [right] = outcomesOf(states.get(id), call, at, { others });
+        assertEquals(result, textOf(right!.result), `${textOf(call)} of ${id}`);
+        states.set(id, right!.next);
+      };
+      let count = 0;
+      for (const { calls, fault } of steps) {
+        if (fault !== undefined) disk.fail(fault.kind === "full" ? FULL_DISK : fault);
+        const making = calls.map(async (drawn) => {
+          const id = LOGS[drawn.log]!;
+          const call = logCallOf(drawn, states.get(id), ++count);
+          return { id, call, result: await makeCall(logs, id, call).then(textOf, nameOf) };
+        });
+        const made = await world.inTime("outcomes", Promise.all(making));
+        disk.heal();
+        for (const { id, call, result } of made) {
+          // A call that failed had no effect.
+          if (result !== "BrokerError") judge(id, call, result);
+          else assertEquals(fault !== undefined, true);
+        }
+        for (const id of LOGS) judge(id, readAll(), textOf(await makeCall(logs, id, readAll())));
+      }
+      await broker.close();
+    },
+  },
+);
+
+const FULL_DISK = { kind: "full", operation: "write", times: Infinity } as const;
+
+const nameOf = (error: Error): string => error.constructor.name;
+
+/** Makes a call of a log in some state. */
+function logCallOf(
+  { kind, length, keeps }: typeof logCall extends fc.Arbitrary<infer T> ? T : never,
+  state: ModelState,
+  number: number,
+): LogCall {
+  const records = [`${number}`.padEnd(length)];
+  const identity = `log${`${number}`.padStart(5, "0")}`;
+  const config = { contentType: "text/plain" };
+  const [epoch, seq] = state?.producers.get("p") ?? [0, -1];
+  const isNext = kind === "append" || seq < 0;
+  switch (kind) {
+    case "create":
+      return { kind, options: { config, identity, records, maxLogs: MAX_LOGS } };
+    case "delete":
+      return { kind, ifExpired: false };
+    case "retain":
+      return { kind, fork: "f", options: { identity: state?.identity ?? "none0000", maxForks: 1 } };
+    case "release":
+      return { kind, fork: "f" };
+    default: {
+      const producer = { id: "p", epoch, seq: isNext ? seq + 1 : seq };
+      const keep = keeps ? { keep: { records: 2, bytes: 20_000 } } : {};
+      return { kind: "append", options: { records, maxBytes: PLENTY, producer, ...keep } };
+    }
+  }
+}
 
 /** A call whose outcome comes later, or never. */
 interface Append {
