@@ -357,6 +357,10 @@ Deno.test("Topics.publish() with `except` moves the position of the excluded ses
   one.subscribe(topics, "t", { last: 2 });
   await turns();
   assertEquals(one.take().slice(1), [{ skip: "t", offset: 1, prev: 0 }, [2, 2, 1]]);
+  one.subscribe(topics, "t", { last: 2 });
+  topics.publish("t", 3, { except: one.session });
+  await turns();
+  assertEquals(one.take().slice(1), [[2, 2, 1], { skip: "t", offset: 3, prev: 2 }]);
 });
 
 Deno.test("Topics.publish() gives plain sessions messages, and nothing else", async () => {

@@ -138,6 +138,30 @@ Deno.test("Last-Event-ID resumes a topic with a history, on another node too", a
   assertEquals(dataOf(await source.take(1)), ["e"]);
 });
 
+Deno.test("A reader gets a publication that comes while the engine replies to its read", async () => {
+  using time = new FakeTime();
+  const broker = new FaultyEngine().connect();
+  await using server = open({ broker });
+  using source = await Source.open(server, "log:x");
+  const taken: Event[] = [];
+  const taking = source.take(2).then((events) => taken.push(...events));
+  const replied = Promise.withResolvers<void>();
+  const read = Promise.withResolvers<void>();
+  broker.make("history.read", async (run) => {
+    const page = await run();
+    read.resolve();
+    await replied.promise;
+    return page;
+  });
+  server.publish("log:x", 1);
+  await read.promise;
+  server.publish("log:x", 2);
+  replied.resolve();
+  await time.tickAsync(1_000);
+  assertEquals(dataOf(taken), [1, 2]);
+  await taking;
+});
+
 Deno.test("A reader without an id begins with new publications", async () => {
   await using server = open();
   server.publish("log:x", "before");

@@ -335,3 +335,29 @@ property("a session that drains closes after its work, or at its time, at both e
     if (way === "server after a move") assert(client.isConnected, "a client that moved stays");
   },
 });
+
+property("a server that drains leaves the shares of its clients to the others at once", {
+  cases: fc.record({ withinMs: fc.integer({ min: 10_000, max: 30_000 }) }),
+  runs: 2,
+  async check(world, { withinMs }) {
+    const [near, far] = await serveNodes(world, "memory", {
+      limits: { maxSessionsPerAddress: 1 },
+      node: { heartbeatMs: 20_000, goneAfterMs: 60_000 },
+      requests: { work: () => world.pause(withinMs) },
+    });
+    const host = world.host("office");
+    const ada = world.connect("ada", near!.host, { host, token: "ada" });
+    await world.meet(ada, near!.server);
+    ada.request("work").catch(() => {}); // The session stays until it is cut.
+    near!.server.nodes!.beat();
+    await world.pause(HTTP_MS);
+    const early = world.connect("bob", far!.host, { host, token: "bob" });
+    await world.until("a refusal", () => early.status.current.name === "reconnecting");
+    await early.close();
+    const draining = near!.server.drain({ withinMs });
+    await world.pause(HTTP_MS);
+    const client = world.connect("eve", far!.host, { host, token: "eve" });
+    await world.until("a session", () => client.isConnected, HTTP_MS);
+    await world.inTime("the end of the drain", draining, withinMs + HTTP_MS);
+  },
+});
