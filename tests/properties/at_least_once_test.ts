@@ -7,8 +7,9 @@ import type { SimulatedServer } from "../../testing/simulation/mod.ts";
 import { fail, type Fate, type FaultyBroker, FaultyEngine, pass } from "../faulty_broker.ts";
 import { NodePorts } from "../simulation/cluster/node_ports.ts";
 import { type Drawn, transport } from "./draw.ts";
-import { collect, outcomeOf, range } from "./outcomes.ts";
+import { outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
+import { read } from "./readings.ts";
 import { byToken, type World } from "./world.ts";
 
 /** Short waits between attempts. */
@@ -287,9 +288,7 @@ property("a client has at most 32 publications without an answer, and each is pu
       onError() {},
     });
     const listener = world.connect("bob", host, { token: "bob" });
-    const subscription = listener.subscribe("talk");
-    const heard: unknown[] = [];
-    void collect(subscription, ({ data }) => void heard.push(data));
+    const { subscription, got: heard } = read(listener, "talk");
     await world.until(
       "both sessions",
       () => client.isConnected && subscription.status.current === "subscribed",

@@ -2,7 +2,7 @@
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { ClientSubscribeOptions } from "../../client/client_options.ts";
-import type { Client, Recovery, Server, Subscription } from "../../mod.ts";
+import type { Client, Server } from "../../mod.ts";
 import { pause } from "../../base/wait.ts";
 import { BrokerError } from "../../errors.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
@@ -10,8 +10,9 @@ import { HIGH_WATER_MARK } from "../../session/queue/turn.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { FaultyEngine, pass, replyAfter } from "../faulty_broker.ts";
 import { untilReached } from "./engines.ts";
-import { collect, range } from "./outcomes.ts";
+import { range } from "./outcomes.ts";
 import { property } from "./property.ts";
+import { areSubscribed, read as readAny, type Reading } from "./readings.ts";
 
 /** Publications of a history. */
 const SIZE = 5;
@@ -19,22 +20,9 @@ const SIZE = 5;
 /** Silence of a reader that has everything, in milliseconds. */
 const QUIET_MS = 300;
 
-/** A subscription, with the numbers and the recoveries so far. */
-interface Reading {
-  readonly subscription: Subscription;
-  readonly got: readonly number[];
-  readonly recoveries: readonly Recovery[];
-}
-
-function read(client: Client, topic: string, options: ClientSubscribeOptions = {}): Reading {
-  const got: number[] = [];
-  const recoveries: Recovery[] = [];
-  const subscription = client.subscribe(topic, {
-    ...options,
-    onRecovery: (recovery) => void recoveries.push(recovery),
-  });
-  void collect(subscription, ({ data }) => got.push((data as { readonly n: number }).n));
-  return { subscription, got, recoveries };
+/** Reads the numbers of a topic. */
+function read(client: Client, topic: string, options?: ClientSubscribeOptions): Reading<number> {
+  return readAny(client, topic, options, (data) => (data as { readonly n: number }).n);
 }
 
 /** Publishes numbers, of which each has a position. */
@@ -125,8 +113,7 @@ property("a client reads all that a history keeps after a position, or receives 
       };
       await numbers.add(during);
       await arrive();
-      const outcome = recoveries.map(({ recovered, reason }) => reason ?? recovered);
-      assertEquals(outcome, since === undefined ? [] : [reason ?? true]);
+      assertEquals(recoveries, since === undefined ? [] : [reason ?? true]);
       // After an interruption, the client reads on after its last position.
       world.cut(world.host("reader"));
       await numbers.add(Math.min(lost, size));
@@ -176,8 +163,7 @@ property("a node replays histories beyond its memory, and keeps nothing of them 
     });
     await world.until("the history", () => got.length >= size);
     assertEquals(got, range(oldest, count));
-    const outcome = recoveries.map(({ recovered, reason }) => reason ?? recovered);
-    assertEquals(outcome, since === undefined ? [] : reason);
+    assertEquals(recoveries, since === undefined ? [] : reason);
     await subscription.unsubscribe();
     const kept: number[] = [];
     for await (const { data } of server.topics.read("long")) {
@@ -380,7 +366,7 @@ property(
       held.resolve();
       await world.pause(QUIET_MS);
       await publish(2);
-      const arrived = ({ got }: Reading) => got.at(-1) === lives.at(-1)!.at(-1);
+      const arrived = ({ got }: Reading<number>) => got.at(-1) === lives.at(-1)!.at(-1);
       await world.until("all publications", () => [follower, ...returned].every(arrived));
       assertEquals(follower.got, lives.flat());
       for (const [i, { start, at }] of readers.entries()) {
@@ -389,8 +375,7 @@ property(
         const newest = Math.max(0, (isLost ? known : before) - (before - at));
         const first = start === "last" ? newest : isOther ? known : at;
         assertEquals(got, lives.at(-1)!.slice(first), `${start} at ${at}`);
-        const told = recoveries.map(({ recovered, reason }) => reason ?? recovered);
-        assertEquals(told, start === "last" ? [] : [isOther ? "new-epoch" : true]);
+        assertEquals(recoveries, start === "last" ? [] : [isOther ? "new-epoch" : true]);
       }
       await engine.inner.close();
     },
@@ -448,9 +433,9 @@ property("very many topics that miss publications at once are read again, some a
     const areIn = () =>
       world.until(
         "subscriptions",
-        () => readings.every(({ subscription }) => subscription.status.current === "subscribed"),
+        () => areSubscribed(readings),
       );
-    const arrive = async (some: readonly Reading[], round: number) => {
+    const arrive = async (some: readonly Reading<number>[], round: number) => {
       await world.until("publications", () => some.every(({ got }) => got.at(-1) === round), 4_000);
       for (const { got } of some) assertEquals(got, range(1, round));
     };
@@ -484,7 +469,7 @@ property("very many topics that miss publications at once are read again, some a
     const { waitingPages, waitingBytes } = server.topics.stats;
     assertEquals([waitingPages, waitingBytes, underWay], [0, 0, 0]);
     assertEquals(
-      readings.flatMap(({ recoveries }) => recoveries).filter(({ recovered }) => !recovered),
+      readings.flatMap(({ recoveries }) => recoveries).filter((one) => one !== true),
       [],
     );
     await client.close();

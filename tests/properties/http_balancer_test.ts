@@ -1,8 +1,9 @@
 /** Sessions over HTTP behind a load balancer, whose requests and responses get lost. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
-import { collect, outcomeOf, range } from "./outcomes.ts";
+import { outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
+import { read } from "./readings.ts";
 
 const round = fc.record({
   lost: fc.constantFrom("nothing", "responses", "requests", "both"),
@@ -38,12 +39,7 @@ property("a session over HTTP outlives lost requests, and reads each publication
     // Each request goes to the next node, which is rarely that of the session.
     world.network.front(front, hosts.map(({ host }) => host));
     const client = world.connect("client", front, { transports: ["http"] });
-    const recoveries: unknown[] = [];
-    const subscription = client.subscribe("kept:a", {
-      onRecovery: (recovery) => void recoveries.push(recovery),
-    });
-    const got: unknown[] = [];
-    void collect(subscription, ({ data }) => void got.push(data));
+    const { subscription, got, recoveries } = read(client, "kept:a");
     await world.until("a subscription", () => subscription.status.current === "subscribed");
     const { session } = client;
     let next = 0;

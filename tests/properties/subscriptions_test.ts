@@ -2,7 +2,6 @@
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
-import type { ClientSubscribeOptions } from "../../client/client_options.ts";
 import type { Subscription } from "../../client/subscription.ts";
 import { CloseCode, RequestError } from "../../errors.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
@@ -10,6 +9,7 @@ import type { Server } from "../../server.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import { collect, outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
+import { areSubscribed, read, type Reading } from "./readings.ts";
 import { byToken, type World } from "./world.ts";
 
 /** The topic with a history of most properties, and its publications before the subscriptions. */
@@ -20,30 +20,6 @@ const TRIP_MS = 200;
 
 /** Short waits between attempts. */
 const BACKOFF = { firstDelayMs: 50, maxDelayMs: 200 } as const;
-
-/** A subscription, with all that its loop received. */
-interface Reader {
-  readonly subscription: Subscription;
-  readonly got: unknown[];
-  readonly recoveries: unknown[];
-}
-
-/** Subscribes a client, and reads. */
-function read(client: Client, topic: string, options: ClientSubscribeOptions = {}): Reader {
-  const recoveries: unknown[] = [];
-  const subscription = client.subscribe(topic, {
-    ...options,
-    onRecovery: ({ recovered, reason }) => void recoveries.push(reason ?? recovered),
-  });
-  const got: unknown[] = [];
-  void collect(subscription, ({ data }) => void got.push(data));
-  return { subscription, got, recoveries };
-}
-
-/** True once all subscriptions are in force. */
-function areSubscribed(readers: readonly Reader[]): boolean {
-  return readers.every(({ subscription: { status } }) => status.current === "subscribed");
-}
 
 property("each subscription of a topic gets all publications from its own start, once", {
   cases: fc.record({
@@ -85,7 +61,7 @@ property("each subscription of a topic gets all publications from its own start,
     await world.until("the first publications", () => positions.length === BEFORE);
     const isQuiet = subscriptions.every(({ publishesAfter }) => !publishesAfter);
     const ends: Promise<unknown>[] = [];
-    const readers: (Reader & { readonly from: number | undefined })[] = [];
+    const readers: (Reading & { readonly from: number | undefined })[] = [];
     if (moveMs !== undefined) ends.push(world.pause(moveMs).then(() => client.handOver()));
     for (const { start, count, staysMs, publishesAfter, pauseMs } of subscriptions) {
       const options = start === "last"
@@ -155,7 +131,7 @@ property("each subscription of a topic has the answer to a request that was made
     await world.until("a session", () => client.isConnected);
     world.change(host, world.host("client"), { delayMs });
     const left: Promise<unknown>[] = [];
-    const readers: (Reader & { readonly sinceMs: number; outcome: string; atMs: number })[] = [];
+    const readers: (Reading & { readonly sinceMs: number; outcome: string; atMs: number })[] = [];
     for (const { staysMs, pauseMs } of subscriptions) {
       const reader = { ...read(client, topic), sinceMs: world.nowMs, outcome: "", atMs: 0 };
       const { ready } = reader.subscription;
@@ -406,11 +382,9 @@ property(
           all.delete(key);
           if (left !== undefined) void left.subscription.unsubscribe();
           else {
-            const subscription = clients[client]!.subscribe(`topic:${topic}`);
-            const got: unknown[] = [];
-            void collect(subscription, ({ data }) => got.push(data));
-            all.set(key, { subscription, got });
-            ready.push(subscription.ready.catch(() => {}));
+            const reading = read(clients[client]!, `topic:${topic}`);
+            all.set(key, reading);
+            ready.push(reading.subscription.ready.catch(() => {}));
           }
         }
         await world.inTime("all subscriptions", Promise.all(ready), 3_000);

@@ -1,10 +1,10 @@
 /** Tokens that end: renewals, their failures, and the rights that a later token takes. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
-import type { Subscription } from "../../client/subscription.ts";
 import { AuthenticationError, CloseCode, RequestError } from "../../errors.ts";
-import { collect, range } from "./outcomes.ts";
+import { range } from "./outcomes.ts";
 import { property } from "./property.ts";
+import { areSubscribed, read } from "./readings.ts";
 import type { World } from "./world.ts";
 
 /** Time for an end and for messages under way, in milliseconds. */
@@ -110,13 +110,9 @@ property(
       client.status.observe((status) => {
         if (status.name === "reconnecting") causes.push(status.cause.code);
       });
-      const kept = client.subscribe("kept:a");
-      const right = client.subscribe("right");
-      const got: unknown[] = [];
-      void collect(kept, ({ data }) => void got.push(data));
-      void collect(right, () => {});
-      const isSubscribed = ({ status }: Subscription) => status.current === "subscribed";
-      await world.until("subscriptions", () => isSubscribed(kept) && isSubscribed(right), BACK_MS);
+      const readings = [read(client, "kept:a"), read(client, "right")] as const;
+      const [{ got }, { subscription: right }] = readings;
+      await world.until("subscriptions", () => areSubscribed(readings), BACK_MS);
       const startMs = world.nowMs;
       const away = isAway ? beAway(world, { renewedMs, tokenMs }) : undefined;
       let count = 0;

@@ -1,0 +1,41 @@
+/** Subscriptions, with what their readers receive. */
+import type { ClientSubscribeOptions } from "../../client/client_options.ts";
+import type { Client, Subscription } from "../../mod.ts";
+import { collect } from "./outcomes.ts";
+
+/** A subscription, with all that its loop received so far. */
+export interface Reading<T = unknown> {
+  readonly subscription: Subscription;
+  readonly got: T[];
+  /** `true` for each complete recovery, or the reason of the gap. */
+  readonly recoveries: (string | boolean)[];
+}
+
+/**
+ * Subscribes a client, and reads.
+ *
+ * @param client The client.
+ * @param topic The topic.
+ * @param options Options of the subscription.
+ * @param valueOf Returns what to note of a publication; its data by default.
+ * @returns The subscription, with the values.
+ */
+export function read<T = unknown>(
+  client: Client,
+  topic: string,
+  options: ClientSubscribeOptions = {},
+  valueOf: (data: unknown) => T = (data) => data as T,
+): Reading<T> {
+  const [got, recoveries]: [T[], (string | boolean)[]] = [[], []];
+  const subscription = client.subscribe(topic, {
+    ...options,
+    onRecovery: ({ recovered, reason }) => void recoveries.push(reason ?? recovered),
+  });
+  void collect(subscription, ({ data }) => got.push(valueOf(data)));
+  return { subscription, got, recoveries };
+}
+
+/** True once all subscriptions are in force. */
+export function areSubscribed(readings: readonly Pick<Reading, "subscription">[]): boolean {
+  return readings.every(({ subscription: { status } }) => status.current === "subscribed");
+}
