@@ -60,6 +60,37 @@ class Legs implements TransportPlatform {
       dial(url, { onFallback: (fallback) => void this.fallbacks.push(fallback), ...more });
   }
 
+  /** Dials, and has the first leg fail and the other one open. */
+  async lose(dial: () => Promise<Connection>, error?: unknown): Promise<void> {
+    const dialing = dial();
+    await turns();
+    this.last.fail(error);
+    await turns();
+    this.last.up();
+    assertStrictEquals(await dialing, this.last.pair.client);
+  }
+
+  /** Dials, and has WebSocket win a race that WebTransport is late in. */
+  async beLate(time: FakeTime, dial: () => Promise<Connection>): Promise<[late: Leg, taken: Leg]> {
+    const dialing = dial();
+    await time.tickAsync(500);
+    const [late, taken] = this.all.slice(-2) as [Leg, Leg];
+    taken.up();
+    await dialing;
+    return [late, taken];
+  }
+
+  /** Dials, opens the first leg, and returns its transport. */
+  async firstOf(dial: () => Promise<Connection>): Promise<TransportName> {
+    const at = this.all.length;
+    const dialing = dial();
+    await turns();
+    const { name, up } = this.all[at]!;
+    up();
+    await (await dialing)[Symbol.asyncDispose]();
+    return name;
+  }
+
   #dialer(name: TransportName) {
     return (url: URL, options: DialWebTransportOptions) => {
       const { promise, resolve, reject } = Promise.withResolvers<Connection>();
@@ -132,14 +163,9 @@ Deno.test("raceTransports() leaves half of a short time to WebSocket", async () 
 Deno.test("raceTransports() starts WebSocket at once when WebTransport fails", async () => {
   using _time = new FakeTime();
   const legs = new Legs();
-  const dialing = legs.racing()();
-  await turns();
   const error = new ConnectionError("Opening handshake failed");
-  legs.last.fail(error);
-  await turns();
+  await legs.lose(legs.racing(), error);
   assertEquals(legs.names, ["webtransport", "websocket"]);
-  legs.last.up();
-  assertStrictEquals(await dialing, legs.last.pair.client);
   assertEquals(legs.fallbacks, [{ transport: "webtransport", error }]);
 });
 
@@ -216,12 +242,7 @@ Deno.test("raceTransports() remembers for a while which server has WebSocket onl
   const legs = new Legs();
   const dial = legs.racing();
   const error = new ConnectionError("Blocked");
-  const first = dial();
-  await turns();
-  legs.last.fail(error);
-  await turns();
-  legs.last.up();
-  await first;
+  await legs.lose(dial, error);
 
   await time.tickAsync(FIRST_REMEMBER_MS - 1);
   const second = dial("wss://example.com/other?path");
@@ -234,64 +255,28 @@ Deno.test("raceTransports() remembers for a while which server has WebSocket onl
   await second;
   assertEquals(legs.fallbacks[1], { transport: "webtransport", error });
 
-  const elsewhere = dial("wss://example.com:8443/");
-  await turns();
-  assertEquals(legs.last.name, "webtransport");
-  legs.last.up();
-  await elsewhere;
-
-  const third = dial();
-  await turns();
-  assertEquals(legs.last.name, "webtransport");
-  legs.last.up();
-  await third;
+  assertEquals(await legs.firstOf(() => dial("wss://example.com:8443/")), "webtransport");
+  assertEquals(await legs.firstOf(dial), "webtransport");
   assertEquals(legs.fallbacks.length, 2);
 });
 
 Deno.test("raceTransports() tries WebTransport after all when the remembered WebSocket fails", async () => {
-  using time = new FakeTime();
+  using _time = new FakeTime();
   const legs = new Legs();
   const dial = legs.racing();
-  const first = dial();
-  await turns();
-  legs.last.fail();
-  await time.tickAsync(0);
-  legs.last.up();
-  await first;
-
-  const second = dial();
-  await turns();
-  legs.last.fail();
-  await turns();
+  await legs.lose(dial);
+  await legs.lose(dial);
   assertEquals(legs.names.slice(2), ["websocket", "webtransport"]);
-  legs.last.up();
-  await second;
-  // The defect holds again, and the memory is not true any more.
-  void dial();
-  await turns();
-  assertEquals(legs.last.name, "webtransport");
-  legs.last.up();
+  // The memory no longer counts.
+  assertEquals(await legs.firstOf(dial), "webtransport");
 });
 
 Deno.test("raceTransports() remembers 64 servers, and forgets the oldest", async () => {
   using _time = new FakeTime();
   const legs = new Legs();
   const dial = legs.racing();
-  const lose = async (url: string) => {
-    const dialing = dial(url);
-    await turns();
-    legs.last.fail();
-    await turns();
-    legs.last.up();
-    await dialing;
-  };
-  const firstOf = async (url: string) => {
-    void dial(url);
-    await turns();
-    legs.last.up();
-    return legs.last.name;
-  };
-  for (let i = 0; i <= MAX_REMEMBERED; i++) await lose(`wss://host-${i}/`);
+  for (let i = 0; i <= MAX_REMEMBERED; i++) await legs.lose(() => dial(`wss://host-${i}/`));
+  const firstOf = (url: string) => legs.firstOf(() => dial(url));
   assertEquals(await firstOf("wss://host-0/"), "webtransport");
   assertEquals(await firstOf("wss://host-1/"), "websocket");
   assertEquals(await firstOf(`wss://host-${MAX_REMEMBERED}/`), "websocket");
@@ -396,21 +381,12 @@ Deno.test("raceTransports() hands over the URL, the options, and the certificate
 Deno.test("raceTransports() does not remember a server that does not offer WebTransport", async () => {
   const legs = new Legs();
   const dial = legs.racing({ headStartMs: 1_000_000 });
-  const first = dial();
-  await turns();
   const error = new UnsupportedError("The server does not offer it");
-  legs.last.fail(error);
-  await turns();
+  await legs.lose(dial, error);
   assertEquals(legs.last.name, "websocket");
-  legs.last.up();
-  await first;
   assertEquals(legs.fallbacks, [{ transport: "webtransport", error }]);
   // A restarted server may have WebTransport.
-  const second = dial();
-  await turns();
-  assertEquals(legs.last.name, "webtransport");
-  legs.last.up();
-  await second;
+  assertEquals(await legs.firstOf(dial), "webtransport");
 });
 
 Deno.test("raceTransports() refuses arguments that make no sense", async () => {
@@ -432,39 +408,18 @@ Deno.test("raceTransports() refuses arguments that make no sense", async () => {
   assertEquals(legs.all, []);
 });
 
-/** Has WebSocket win a race that WebTransport is late in. */
-async function beLate(time: FakeTime, dial: () => Promise<Connection>, legs: Legs) {
-  const dialing = dial();
-  await time.tickAsync(500);
-  const [late, taken] = legs.all.slice(-2) as [Leg, Leg];
-  taken.up();
-  await dialing;
-  return { late, taken };
-}
-
-/** The transport that a dialer tries first now. */
-async function firstOf(dial: () => Promise<Connection>, legs: Legs): Promise<TransportName> {
-  const before = legs.all.length;
-  const dialing = dial();
-  await turns();
-  const { name } = legs.all[before]!;
-  legs.all[before]!.up();
-  await (await dialing)[Symbol.asyncDispose]();
-  return name;
-}
-
 Deno.test("raceTransports() closes WebTransport that opens late, and remembers nothing", async () => {
   using time = new FakeTime();
   const legs = new Legs();
   const dial = legs.racing();
-  const { late, taken } = await beLate(time, dial, legs);
+  const [late, taken] = await legs.beLate(time, dial);
   await time.tickAsync(LATE_LEG_MS - 1);
   late.up();
   assertEquals(await late.pair.server.closed, { closeCode: 0, reason: "" });
   await time.tickAsync(0);
   assertEquals(late.pair.server.incomingBidirectionalStreams.locked, false);
   assert(!taken.options.signal!.aborted);
-  assertEquals(await firstOf(dial, legs), "webtransport");
+  assertEquals(await legs.firstOf(dial), "webtransport");
 });
 
 Deno.test("raceTransports() hands WebTransport that opens late to onLate, once", async () => {
@@ -473,7 +428,7 @@ Deno.test("raceTransports() hands WebTransport that opens late to onLate, once",
   const dial = legs.racing();
   const came: Connection[] = [];
   const onLate = (connection: Connection) => void came.push(connection);
-  const { late } = await beLate(time, () => dial(undefined, { onLate }), legs);
+  const [late] = await legs.beLate(time, () => dial(undefined, { onLate }));
   late.up();
   await turns();
   assertEquals(came, [late.pair.client]);
@@ -506,11 +461,11 @@ Deno.test("raceTransports() ends a late leg with the taken session, and remember
   using time = new FakeTime();
   const legs = new Legs();
   const dial = legs.racing();
-  const { late, taken } = await beLate(time, dial, legs);
+  const [late, taken] = await legs.beLate(time, dial);
   taken.pair.client.close();
   await time.tickAsync(0);
   assert(late.options.signal!.aborted);
-  assertEquals(await firstOf(dial, legs), "webtransport");
+  assertEquals(await legs.firstOf(dial), "webtransport");
 });
 
 Deno.test("raceTransports() remembers a late leg that fails, and one that never opens", async () => {
@@ -518,14 +473,14 @@ Deno.test("raceTransports() remembers a late leg that fails, and one that never 
     using time = new FakeTime();
     const legs = new Legs();
     const dial = legs.racing();
-    const { late } = await beLate(time, dial, legs);
+    const [late] = await legs.beLate(time, dial);
     if (fails) late.fail();
     else await time.tickAsync(LATE_LEG_MS);
     assert(fails || late.options.signal!.aborted);
     await turns();
-    assertEquals(await firstOf(dial, legs), "websocket");
+    assertEquals(await legs.firstOf(dial), "websocket");
     await time.tickAsync(FIRST_REMEMBER_MS);
-    assertEquals(await firstOf(dial, legs), "webtransport");
+    assertEquals(await legs.firstOf(dial), "webtransport");
   }
 });
 
@@ -533,24 +488,16 @@ Deno.test("raceTransports() remembers twice as long after each failure, up to te
   using time = new FakeTime();
   const legs = new Legs();
   const dial = legs.racing();
-  const lose = async () => {
-    const dialing = dial();
-    await turns();
-    legs.last.fail();
-    await turns();
-    legs.last.up();
-    await dialing;
-  };
   for (const seconds of [30, 60, 120, 240, 480, 600, 600]) {
-    await lose();
+    await legs.lose(dial);
     await time.tickAsync(seconds * 1_000 - 1);
-    assertEquals(await firstOf(dial, legs), "websocket", `${seconds} s`);
+    assertEquals(await legs.firstOf(dial), "websocket", `${seconds} s`);
     await time.tickAsync(1);
   }
-  assertEquals(await firstOf(dial, legs), "webtransport");
-  await lose();
+  assertEquals(await legs.firstOf(dial), "webtransport");
+  await legs.lose(dial);
   await time.tickAsync(FIRST_REMEMBER_MS);
-  assertEquals(await firstOf(dial, legs), "webtransport");
+  assertEquals(await legs.firstOf(dial), "webtransport");
 });
 
 Deno.test("raceTransports() takes a session that fell silent for a failure, unless both transports fail then", async () => {
@@ -565,8 +512,8 @@ Deno.test("raceTransports() takes a session that fell silent for a failure, unle
   legs.last.up();
   await next;
   assertEquals(legs.fallbacks, [{ transport: "webtransport", error }]);
-  assertEquals(await firstOf(dial, legs), "websocket");
-  assertEquals(await firstOf(() => dial("wss://elsewhere.com/"), legs), "webtransport");
+  assertEquals(await legs.firstOf(dial), "websocket");
+  assertEquals(await legs.firstOf(() => dial("wss://elsewhere.com/")), "webtransport");
   // The network was away.
   const failing = dial(undefined, { silent });
   failing.catch(() => {});
@@ -575,10 +522,10 @@ Deno.test("raceTransports() takes a session that fell silent for a failure, unle
     legs.last.fail();
   }
   await assertRejects(() => failing, ConnectionError);
-  assertEquals(await firstOf(dial, legs), "webtransport");
+  assertEquals(await legs.firstOf(dial), "webtransport");
   // The memory of the other transport does not count for this one.
   const other = { ...silent, transport: "websocket" } as const;
-  assertEquals(await firstOf(() => dial(undefined, { silent: other }), legs), "webtransport");
+  assertEquals(await legs.firstOf(() => dial(undefined, { silent: other })), "webtransport");
   await time.tickAsync(0);
 });
 
@@ -593,14 +540,9 @@ Deno.test("raceTransports() takes a defect's transport only where WebSocket fail
   const [{ transport, error }] = legs.fallbacks as [TransportFallback];
   assert(error instanceof UnsupportedError);
   assertEquals([transport, error.message], ["webtransport", "It stops after 16 MiB"]);
-  const second = legs.racing()();
-  await turns();
-  legs.last.fail();
-  await turns();
+  await legs.lose(legs.racing());
   assertEquals(legs.last.name, "webtransport");
-  legs.last.up();
-  await second;
   assertEquals(legs.fallbacks.length, 1);
   const chosen = legs.racing({ transports: ["webtransport", "websocket"] });
-  assertEquals(await firstOf(chosen, legs), "webtransport");
+  assertEquals(await legs.firstOf(chosen), "webtransport");
 });
