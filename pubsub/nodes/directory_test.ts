@@ -192,29 +192,6 @@ Deno.test("Directory does not publish scopes without another opener", async () =
   assertEquals([a!.directory.size, a!.broker.topics.includes("$skein:test:s")], [0, false]);
 });
 
-Deno.test("Directory notices a lost change by the next one, and a lost last one by asking", async () => {
-  await using bench = new Bench(new Random(1));
-  const [a, b] = await bench.join("a", "b");
-  const [scopeA, scopeB] = [a!.open("s"), b!.open("s")];
-  await bench.pass(100);
-  scopeA.set("x", "1");
-  await bench.pass(60);
-  bench.engine.faults = { lost: 1_000 };
-  scopeA.set("y", "1");
-  await bench.pass(60);
-  bench.engine.faults = {};
-  scopeA.set("z", "1");
-  await bench.pass(120);
-  assertEquals(keysOf(scopeB), ["x=1", "y=1", "z=1"]);
-  bench.engine.faults = { lost: 1_000 };
-  scopeA.delete("x");
-  await bench.pass(60);
-  bench.engine.faults = {};
-  assertEquals(keysOf(scopeB), ["x=1", "y=1", "z=1"]);
-  await bench.pass(4_000);
-  assertEquals(keysOf(scopeB), ["y=1", "z=1"]);
-});
-
 Deno.test("Directory does not repeat entries in flight", async () => {
   await using bench = new Bench();
   const [a, b] = await bench.join("a", "b");
@@ -231,25 +208,6 @@ Deno.test("Directory does not repeat entries in flight", async () => {
   assertEquals(keysOf(scopeB), keysOf(scopeA));
   // Each change once, and little for heartbeats and checks.
   assert(bench.engine.bytes - before < 60_000, `${bench.engine.bytes - before} bytes`);
-});
-
-Deno.test("Directory is right again when the engine was away", async () => {
-  await using bench = new Bench();
-  const [a, b] = await bench.join("a", "b");
-  const [scopeA, scopeB, gone] = [a!.open("s"), b!.open("s"), a!.open("gone")];
-  const goneB = b!.open("gone");
-  gone.set("g", "1");
-  await bench.pass(100);
-  bench.engine.goAway();
-  scopeA.set("x", "1");
-  scopeB.set("y", "1");
-  gone[Symbol.dispose]();
-  await bench.pass(30_000);
-  assertEquals([keysOf(scopeA), keysOf(scopeB), keysOf(goneB)], [["x=1"], ["y=1"], ["g=1"]]);
-  bench.engine.comeBack();
-  await bench.pass(100);
-  assertEquals(keysOf(scopeA), ["x=1", "y=1"]);
-  assertEquals([keysOf(scopeB), keysOf(goneB)], [["x=1", "y=1"], []]);
 });
 
 Deno.test("Directory.open() does not wait for ever for a node that does not answer", async () => {

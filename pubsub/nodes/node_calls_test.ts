@@ -62,24 +62,6 @@ async function codeOf(call: Promise<unknown>): Promise<string> {
   return (await assertRejects(() => call, NodeCallError)).code;
 }
 
-Deno.test("NodeCalls.call() carries a request and the reply, of any length", async () => {
-  await using bench = new Bench();
-  const froms: string[] = [];
-  const a = bench.join();
-  const b = bench.join((data, { from }) => {
-    froms.push(from);
-    return data.toReversed();
-  });
-  await bench.pass(300);
-  for (const length of [0, 1, 196_607, 196_608, 196_609, 700_000, 1_048_576]) {
-    const data = bytesOf(length);
-    const reply = await a.calls.call(b.nodes.id, data, { timeoutMs: 1_000 });
-    assert(reply.length === length && reply.every((byte, i) => byte === data.at(-1 - i)));
-  }
-  assertEquals(new Set(froms), new Set([a.nodes.id]));
-  assertEquals([a.calls.waiting, b.calls.answering, a.calls.ignored], [0, 0, 0]);
-});
-
 Deno.test("NodeCalls.call() at a node that has just started waits for the first beat", async () => {
   await using bench = new Bench();
   const b = bench.join();
@@ -94,26 +76,6 @@ Deno.test("NodeCalls.call() at a node that has just started waits for the first 
   assertEquals(await called, bytesOf(3));
 });
 
-Deno.test("NodeCalls.call() fails at once for a node that is known to be gone", async () => {
-  await using bench = new Bench();
-  const [a, b, c] = [bench.join(), bench.join(never), bench.join(never)];
-  await bench.pass(10_000);
-  assertEquals(await codeOf(a.calls.call("unknown", bytesOf(1), { timeoutMs: 30_000 })), "gone");
-  // A farewell ends the calls under way, and so do two missed heartbeats of a node that was killed.
-  const calls = [b, c].map(({ nodes }) =>
-    codeOf(a.calls.call(nodes.id, bytesOf(1), { timeoutMs: 30_000 }))
-  );
-  await bench.pass(0);
-  await b.nodes.close();
-  assertEquals(await calls[0], "gone");
-  c.broker.cut();
-  await bench.pass(4_500);
-  assertEquals(await calls[1], "silent");
-  assertEquals(await codeOf(a.calls.call(c.nodes.id, bytesOf(1), { timeoutMs: 30_000 })), "silent");
-  await bench.pass(2_500);
-  assertEquals(await codeOf(a.calls.call(c.nodes.id, bytesOf(1), { timeoutMs: 30_000 })), "gone");
-});
-
 Deno.test("NodeCalls.call() fails within a second where a new node knows of no such node", async () => {
   await using bench = new Bench();
   const a = bench.join();
@@ -122,40 +84,6 @@ Deno.test("NodeCalls.call() fails within a second where a new node knows of no s
   assertEquals(a.calls.waiting, 1);
   await bench.pass(100);
   assertEquals(await called, "gone");
-});
-
-Deno.test("NodeCalls.call() aborts the signal of the handler by signal and by time", async () => {
-  await using bench = new Bench();
-  const reasons: unknown[] = [];
-  const a = bench.join();
-  const b = bench.join((_data, { signal }) => {
-    return new Promise((_, reject) => {
-      signal.addEventListener("abort", () => {
-        reasons.push(signal.reason);
-        reject(signal.reason);
-      });
-    });
-  });
-  await bench.pass(300);
-  const ending = new AbortController();
-  const { signal } = ending;
-  const stopped = a.calls.call(b.nodes.id, bytesOf(1), { timeoutMs: 9_000, signal });
-  await bench.pass(0);
-  assertEquals(b.calls.answering, 1);
-  const why = new Error("enough");
-  ending.abort(why);
-  assertEquals(await assertRejects(() => stopped), why);
-  await bench.pass(0);
-  assertEquals([b.calls.answering, reasons.length], [0, 1]);
-
-  const late = a.calls.call(b.nodes.id, bytesOf(1), { timeoutMs: 500 });
-  const rejected = assertRejects(() => late, TimeoutError, "longer than 500 ms");
-  await bench.pass(500);
-  await rejected;
-  assertEquals([b.calls.answering, reasons.length, bench.errors], [0, 2, []]);
-  const { signal: aborted } = ending;
-  const unsent = a.calls.call(b.nodes.id, bytesOf(1), { timeoutMs: 500, signal: aborted });
-  assertEquals(await assertRejects(() => unsent), why);
 });
 
 Deno.test("NodeCalls aborts the handlers of a caller that is gone, and those whose time is over", async () => {
@@ -222,23 +150,6 @@ Deno.test("NodeCalls.call() refuses a request that is too large, here and at the
   const c = bench.join(() => bytesOf(1_001));
   await bench.pass(300);
   assertEquals(await codeOf(b.calls.call(c.nodes.id, bytesOf(1), options)), "failed");
-});
-
-Deno.test("NodeCalls.call() fails once the engine is back, as the reply may be lost", async () => {
-  await using bench = new Bench();
-  let answered = 0;
-  const [a, b] = [
-    bench.join(),
-    bench.join((data) => (answered++, data)),
-  ];
-  await bench.pass(300);
-  bench.engine.goAway();
-  const called = codeOf(a.calls.call(b.nodes.id, bytesOf(1), { timeoutMs: 60_000 }));
-  await bench.pass(10_000);
-  assertEquals([a.calls.waiting, answered], [1, 0]);
-  bench.engine.comeBack();
-  assertEquals(await called, "lost");
-  assertEquals(await a.calls.call(b.nodes.id, bytesOf(1), { timeoutMs: 1_000 }), bytesOf(1));
 });
 
 Deno.test("NodeCalls answer 10,000 calls at once, and refuse further ones", async () => {

@@ -212,6 +212,11 @@ class Attendance {
     for (const user of USERS) {
       assertEquals(presence.topicsOf(user), model.topicsOf(user));
       assertEquals(presence.lastSeenAt(user), model.lastSeenAt(user), `last sight of ${user}`);
+      assertEquals(presence.isOnline(user), online.includes(user));
+      for (const topic of [...TOPICS, ...ROOMS]) {
+        const member = presence.members(topic).find((one) => one.user === user);
+        assertEquals(presence.connections(user, topic), member?.connections ?? 0);
+      }
     }
     for (const { session, rooms: joined, topics } of this.visitors) {
       assertEquals(rooms.roomsOf(session), [...joined]);
