@@ -317,25 +317,6 @@ Deno.test("Client reports each status, and its end", async () => {
   await client.close();
 });
 
-Deno.test("Client iteration continues over sessions, and ends with the client", async () => {
-  using time = new FakeTime();
-  const network = new Network();
-  const client = network.client();
-  const data: unknown[] = [];
-  const over = (async () => {
-    for await (const message of client) data.push(message.data);
-  })();
-  await turns();
-  network.last.send("a", 1);
-  await turns();
-  await network.reconnect(time);
-  network.last.send("a", 2);
-  await turns();
-  await client.close();
-  await over;
-  assertEquals(data, [1, 2]);
-});
-
 Deno.test("Client.close() ends every attempt, at any step", async () => {
   const never = new Promise<never>(() => {});
   const cases: [what: string, start: (network: Network) => ReturnType<Network["client"]>][] = [

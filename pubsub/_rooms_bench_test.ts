@@ -32,6 +32,28 @@ export class Bench implements AsyncDisposable {
     return this.peers.connect({ user, ...limits });
   }
 
+  /** Opens a session for each of some users. */
+  connectAll<const U extends readonly string[]>(...users: U): Promise<{ [I in keyof U]: Peer }> {
+    return Promise.all(users.map((user) => this.connect(user))) as never;
+  }
+
+  /** Opens sessions that join a room, in order. */
+  async join<const U extends readonly string[]>(
+    room: string,
+    ...users: U
+  ): Promise<{ [I in keyof U]: Peer }> {
+    const peers = await this.connectAll(...users);
+    for (const { session } of peers) this.rooms.join(session, room);
+    return peers;
+  }
+
+  /** Passes time, and lets all notices arrive. */
+  async pass(ms: number): Promise<void> {
+    this.time.tick(ms);
+    await this.peers.endTurn();
+    await this.peers.endTurn();
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.peers[Symbol.asyncDispose]();
     this.rooms[Symbol.dispose]();

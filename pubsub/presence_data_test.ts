@@ -39,26 +39,20 @@ function inShort(notice: PresenceNotice): string {
   }
 }
 
-async function pass(bench: Bench, ms: number): Promise<void> {
-  bench.time.tick(ms);
-  await bench.peers.endTurn();
-  await bench.peers.endTurn();
-}
-
 function dataOf(bench: Bench, user: string, room = "chat"): unknown {
   return bench.rooms.members(room).find((member) => member.user === user)?.data;
 }
 
 Deno.test("Rooms tells of a user's data in members, join and update notices", async () => {
   await using bench = new Bench({ graceMs: 0, patterns: PATTERNS });
-  const [ann, bob] = [await bench.connect("ann"), await bench.connect("bob")];
+  const [ann, bob] = await bench.connectAll("ann", "bob");
   bench.rooms.join(ann.session, "chat", { data: "here" });
   bench.rooms.join(bob.session, "chat", { data: 0 });
-  await pass(bench, 100);
+  await bench.pass(100);
   assert(bench.rooms.update(ann.session, "chat", { data: { is: "away" } }));
-  await pass(bench, 100);
+  await bench.pass(100);
   bench.rooms.update(ann.session, "chat");
-  await pass(bench, 0);
+  await bench.pass(0);
   assertEquals(ann.take(), [
     ["presence:chat", {
       type: "members",
@@ -74,66 +68,58 @@ Deno.test("Rooms tells of a user's data in members, join and update notices", as
 
 Deno.test("Rooms.update() before a join applies to it, also to the next one", async () => {
   await using bench = new Bench({ graceMs: 0, patterns: PATTERNS });
-  const [ann, bob] = [await bench.connect("ann"), await bench.connect("bob")];
+  const [ann, bob] = await bench.connectAll("ann", "bob");
   bench.rooms.join(ann.session, "chat");
   assert(!bench.rooms.update(bob.session, "chat", { data: 1 }));
   bench.rooms.join(bob.session, "chat");
-  await pass(bench, 100);
+  await bench.pass(100);
   bench.rooms.leave(bob.session, "chat");
   bench.rooms.update(bob.session, "chat", { data: 2 });
   bench.rooms.join(bob.session, "chat");
-  await pass(bench, 100);
+  await bench.pass(100);
   assertEquals(told(ann), ["members ann:-", "join bob:1", "leave bob", "join bob:2"]);
 });
 
 Deno.test("Rooms shows the data that was set last, and falls back when that session goes", async () => {
   await using bench = new Bench({ patterns: PATTERNS });
-  const [ann, tab1, tab2] = [
-    await bench.connect("ann"),
-    await bench.connect("bob"),
-    await bench.connect("bob"),
-  ];
+  const [ann, tab1, tab2] = await bench.connectAll("ann", "bob", "bob");
   bench.rooms.join(ann.session, "chat");
   bench.rooms.join(tab1.session, "chat", { data: "tab1" });
   // Without data of its own the second tab changes nothing.
   bench.rooms.join(tab2.session, "chat");
-  await pass(bench, 100);
+  await bench.pass(100);
   bench.rooms.update(tab2.session, "chat", { data: "tab2" });
-  await pass(bench, 100);
+  await bench.pass(100);
   // The same again is no change.
   bench.rooms.update(tab2.session, "chat", { data: "tab2" });
-  await pass(bench, 100);
+  await bench.pass(100);
   bench.rooms.leave(tab2.session, "chat");
-  await pass(bench, 100);
+  await bench.pass(100);
   assertEquals(told(ann), ["members ann:-", "join bob:tab1", "update bob:tab2", "update bob:tab1"]);
   assertEquals(dataOf(bench, "bob"), "tab1");
 });
 
 Deno.test("Rooms keeps the data of an absent user within the grace, until a session is back", async () => {
   await using bench = new Bench({ graceMs: 1_000, patterns: PATTERNS });
-  const [ann, bob, back] = [
-    await bench.connect("ann"),
-    await bench.connect("bob"),
-    await bench.connect("bob"),
-  ];
+  const [ann, bob, back] = await bench.connectAll("ann", "bob", "bob");
   bench.rooms.join(ann.session, "chat");
   bench.rooms.join(bob.session, "chat", { data: "old" });
-  await pass(bench, 100);
+  await bench.pass(100);
   bench.topics.unsubscribe(bob.session, "chat", { code: MOVED });
-  await pass(bench, 100);
+  await bench.pass(100);
   assertEquals(dataOf(bench, "bob"), "old");
   bench.rooms.join(back.session, "chat", { data: "old" });
-  await pass(bench, 100);
+  await bench.pass(100);
   // The same data with the join: no member gets a notice.
   assertEquals(told(ann), ["members ann:-", "join bob:old"]);
   bench.topics.unsubscribe(back.session, "chat", { code: MOVED });
-  await pass(bench, 100);
+  await bench.pass(100);
   bench.rooms.join(bob.session, "chat", { data: "new" });
-  await pass(bench, 100);
+  await bench.pass(100);
   bench.topics.unsubscribe(bob.session, "chat", { code: MOVED });
   bench.rooms.update(bob.session, "chat");
   bench.rooms.join(bob.session, "chat");
-  await pass(bench, 100);
+  await bench.pass(100);
   assertEquals(told(ann), ["update bob:new", "update bob:-"]);
   // Their own lists have the data of the join, and no update repeats that.
   assertEquals(told(back), ["members ann:- bob:old"]);
@@ -141,27 +127,27 @@ Deno.test("Rooms keeps the data of an absent user within the grace, until a sess
 
 Deno.test("Rooms sends a list with the data of the joiner, who gets no update of it", async () => {
   await using bench = new Bench({ patterns: PATTERNS });
-  const [tab1, tab2] = [await bench.connect("ann"), await bench.connect("ann")];
+  const [tab1, tab2] = await bench.connectAll("ann", "ann");
   bench.rooms.join(tab1.session, "chat", { data: 1 });
   bench.rooms.join(tab2.session, "chat", { data: 2 });
-  await pass(bench, 100);
+  await bench.pass(100);
   assertEquals([told(tab1), told(tab2)], [["members ann:1", "update ann:2"], ["members ann:2"]]);
 });
 
 Deno.test("Rooms tells of updates at once, and at most twenty times a second, the last one of each", async () => {
   await using bench = new Bench({ patterns: PATTERNS });
-  const [ann, bob] = [await bench.connect("ann"), await bench.connect("bob")];
+  const [ann, bob] = await bench.connectAll("ann", "bob");
   bench.rooms.join(ann.session, "chat");
   bench.rooms.join(bob.session, "chat");
-  await pass(bench, 1_000);
+  await bench.pass(1_000);
   told(ann);
   const heard: string[] = [];
   for (let i = 0; i < 100; i++) {
     bench.rooms.update(bob.session, "chat", { data: i });
-    await pass(bench, 10);
+    await bench.pass(10);
     heard.push(...told(ann));
   }
-  await pass(bench, 100);
+  await bench.pass(100);
   heard.push(...told(ann));
   assertEquals([heard[0], heard.at(-1)], ["update bob:0", "update bob:99"]);
   assert(heard.length >= 20 && heard.length <= 22, `${heard.length}`);
@@ -169,7 +155,7 @@ Deno.test("Rooms tells of updates at once, and at most twenty times a second, th
   bench.rooms.update(bob.session, "chat", { data: "a" });
   bench.rooms.update(bob.session, "chat", { data: "b" });
   bench.topics.unsubscribe(bob.session, "chat", { code: MOVED });
-  await pass(bench, 2_000);
+  await bench.pass(2_000);
   assertEquals(told(ann), ["update bob:a", "update bob:b", "leave bob"]);
 });
 
@@ -179,7 +165,7 @@ Deno.test("Rooms gathers the data of a large room like its joins, net effect onl
   for (const user of ["a", "b", "c", "d", "e"]) peers.push(await bench.connect(user));
   const [a, b, c, d, e] = peers as [Peer, Peer, Peer, Peer, Peer];
   for (const { session } of [a, b, c, e]) bench.rooms.join(session, "few", { data: 0 });
-  await pass(bench, 1_000);
+  await bench.pass(1_000);
   told(a);
   // Changes before the join count no more than the last one.
   bench.rooms.join(d.session, "few", { data: 1 });
@@ -188,11 +174,11 @@ Deno.test("Rooms gathers the data of a large room like its joins, net effect onl
   bench.rooms.update(b.session, "few", { data: 2 });
   bench.rooms.update(c.session, "few", { data: 1 });
   bench.rooms.leave(c.session, "few");
-  await pass(bench, 1_000);
+  await bench.pass(1_000);
   // A user who left and returned with other data was present all the time.
   bench.rooms.leave(b.session, "few");
   bench.rooms.join(b.session, "few", { data: 3 });
-  await pass(bench, 1_000);
+  await bench.pass(1_000);
   assertEquals(told(a), [
     "changes + -c =",
     "changes +d:2 - =",
@@ -240,18 +226,18 @@ Deno.test("Rooms sends at most 64 KiB of data at a time, and all of it in the en
     peers.push(peer);
     bench.rooms.join(peer.session, "big", { data: "x".repeat(4_000) });
   }
-  await pass(bench, 0);
+  await bench.pass(0);
   hear();
   for (let i = 0; i < 6; i++) {
-    await pass(bench, 1_000);
+    await bench.pass(1_000);
     hear();
   }
   for (const { session } of peers) bench.rooms.update(session, "big", { data: "y".repeat(4_000) });
   bench.rooms.leave(peers[59]!.session, "big");
-  await pass(bench, 0);
+  await bench.pass(0);
   hear();
   for (let i = 0; i < 6; i++) {
-    await pass(bench, 1_000);
+    await bench.pass(1_000);
     hear();
   }
   const [first, ...rest] = heardBytes;
@@ -264,12 +250,12 @@ Deno.test("Rooms sends at most 64 KiB of data at a time, and all of it in the en
 
 Deno.test("Rooms that only count keep data, and send it to no member", async () => {
   await using bench = new Bench({ patterns: { "chat": { members: "count" } } });
-  const [ann, bob] = [await bench.connect("ann"), await bench.connect("bob")];
+  const [ann, bob] = await bench.connectAll("ann", "bob");
   bench.rooms.join(ann.session, "chat");
   bench.rooms.join(bob.session, "chat", { data: 1 });
-  await pass(bench, 1_000);
+  await bench.pass(1_000);
   bench.rooms.update(bob.session, "chat", { data: 2 });
-  await pass(bench, 5_000);
+  await bench.pass(5_000);
   assertEquals([told(ann), dataOf(bench, "bob")], [["count 2"], 2]);
 });
 
@@ -321,10 +307,7 @@ Deno.test("Rooms.update() copies its data, and forgets it with the session", asy
 Deno.test("Presence.update() reports changes alone to listeners", async () => {
   await using bench = new Bench({ graceMs: 0 });
   const { presence } = bench;
-  const [{ session: ann }, { session: bob }] = [
-    await bench.connect("ann"),
-    await bench.connect("bob"),
-  ];
+  const [{ session: ann }, { session: bob }] = await bench.connectAll("ann", "bob");
   const events: unknown[] = [];
   presence.subscribe(({ type, topic, user, ...rest }) => {
     if (topic === "chat") events.push([type, user, "data" in rest ? rest.data : "none"]);

@@ -2,29 +2,11 @@ import { memorySessions } from "../testing/memory_sessions.ts";
 import { assert, assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
 import { stub } from "@std/testing/mock";
 import { FakeTime } from "@std/testing/time";
-import { type CloseInfo, ConnectionError, SessionClosedError, TimeoutError } from "../errors.ts";
+import { type CloseInfo, SessionClosedError, TimeoutError } from "../errors.ts";
 import { clientByHand, endOf, ends, HELLO, PLAIN, serverByHand } from "../tests/sessions.ts";
 import type { OverflowPolicy } from "./queue/turn.ts";
 import { sessionSettings } from "./session_settings.ts";
 import { soon, turns } from "../tests/waiting.ts";
-
-const NORMAL = { code: 0, reason: "" };
-
-Deno.test("Session.close() reports code, reason and closing end to both ends", async () => {
-  await using both = await ends();
-  const info = await both.server.close({ code: 4003, reason: "Enough" });
-  assertEquals(info, { code: 4003, reason: "Enough", by: "local" });
-  assertEquals(await endOf(both.client), { code: 4003, reason: "Enough", by: "remote" });
-  assertEquals([both.server.state, both.client.state], ["closed", "closed"]);
-  assert(both.client.closeError instanceof SessionClosedError);
-});
-
-Deno.test("Session.close() is normal by default, which is no error", async () => {
-  await using both = await ends();
-  await both.client.close();
-  assertEquals(await endOf(both.server), { ...NORMAL, by: "remote" });
-  assertEquals([both.client.closeError, both.server.closeError], [undefined, undefined]);
-});
 
 Deno.test("Session.close() refuses codes that are not the application's, and stays open", async () => {
   await using hand = serverByHand();
@@ -60,18 +42,6 @@ Deno.test("Session.close() flushes earlier messages, and takes no more", async (
   assertEquals(peer.envelopes.filter(({ topic }) => topic === "a").length, 200);
 });
 
-Deno.test("Session closes at both ends when both close at once", async () => {
-  await using both = await ends();
-  both.server.send("a");
-  both.client.send("b");
-  const [server, client] = await Promise.all([
-    both.server.close({ code: 4001 }),
-    both.client.close({ code: 4002 }),
-  ]);
-  assertEquals([server.code, server.by], [4001, "local"]);
-  assertEquals([client.code, client.by], [4002, "local"]);
-});
-
 Deno.test("Session closes with await using, and waits for it", async () => {
   const { server, client } = await ends();
   {
@@ -92,20 +62,6 @@ Deno.test("Session.close() while connecting rejects every waiting call", async (
   hand.peer.say(HELLO);
   await turns();
   assertEquals([opened, hand.session.state], [0, "closed"]);
-});
-
-Deno.test("Session that breaks is closed by the network, with the cause", async () => {
-  await using both = await ends();
-  both.link.disconnect();
-  for (const session of [both.server, both.client]) {
-    assertEquals(await endOf(session), {
-      code: 1006,
-      reason: "The connection broke",
-      by: "network",
-    });
-    assert(session.closeError instanceof ConnectionError);
-    assertThrows(() => session.send("a"), SessionClosedError, "1006 The connection broke");
-  }
 });
 
 Deno.test("Session runs onClose once, after the handlers of earlier messages", async () => {

@@ -1,5 +1,4 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import type { Peer } from "../_peers_test.ts";
 import { Bench, heard } from "../_rooms_bench_test.ts";
 import type { PresenceNotice } from "../../session/wire/presence_notice.ts";
 import { type RoomOptions, Rooms } from "./rooms.ts";
@@ -11,28 +10,16 @@ function largeRooms(options: RoomOptions = SMALL): Bench {
   return new Bench({ graceMs: 0, patterns: { "{room}": options } });
 }
 
-async function join(bench: Bench, ...users: string[]): Promise<Peer[]> {
-  const peers = await Promise.all(users.map((user) => bench.connect(user)));
-  for (const { session } of peers) bench.rooms.join(session, "chat");
-  return peers;
-}
-
-async function pass(bench: Bench, ms: number): Promise<void> {
-  bench.time.tick(ms);
-  await bench.peers.endTurn();
-  await bench.peers.endTurn();
-}
-
 Deno.test("Rooms gathers the changes of a large room, net effect only", async () => {
   await using bench = largeRooms();
-  const [a] = await join(bench, "a", "b", "c", "d");
-  await pass(bench, 0);
+  const [a] = await bench.join("chat", "a", "b", "c", "d");
+  await bench.pass(0);
   assertEquals(heard(a!), ["members a*1", "join b", "changes +c d -"]);
-  const [e, f] = await join(bench, "e", "f");
+  const [e, f] = await bench.join("chat", "e", "f");
   bench.rooms.leave(e!.session, "chat");
-  await pass(bench, 999);
+  await bench.pass(999);
   assertEquals([heard(a!), heard(f!)], [[], []]);
-  await pass(bench, 1);
+  await bench.pass(1);
   assertEquals(heard(a!), ["changes +f -"]);
   assertEquals(heard(f!), ["members a*1 b*1 c*1 d*1 f*1"]);
   assertEquals(heard(e!), ["off chat"]);
@@ -40,35 +27,35 @@ Deno.test("Rooms gathers the changes of a large room, net effect only", async ()
 
 Deno.test("Rooms reports nothing of a user who left a large room and returned meanwhile", async () => {
   await using bench = largeRooms();
-  const [a, b] = await join(bench, "a", "b", "c", "d");
-  await pass(bench, 0);
+  const [a, b] = await bench.join("chat", "a", "b", "c", "d");
+  await bench.pass(0);
   heard(a!);
   bench.rooms.leave(b!.session, "chat");
   bench.rooms.join(b!.session, "chat");
-  await pass(bench, 1_000);
+  await bench.pass(1_000);
   assertEquals(heard(a!), []);
   assertEquals(heard(b!).slice(-2), ["off chat", "members a*1 c*1 d*1 b*1"]);
 });
 
 Deno.test("Rooms begins and ends to gather as a room grows and shrinks, in order", async () => {
   await using bench = largeRooms();
-  const [a, b, c] = await join(bench, "a", "b", "c");
-  await pass(bench, 0);
-  await pass(bench, 2_000);
+  const [a, b, c] = await bench.join("chat", "a", "b", "c");
+  await bench.pass(0);
+  await bench.pass(2_000);
   heard(a!);
   bench.rooms.leave(c!.session, "chat");
-  await pass(bench, 0);
+  await bench.pass(0);
   assertEquals(heard(a!), ["leave c"]);
   bench.rooms.leave(b!.session, "chat");
   bench.rooms.join(c!.session, "chat");
-  await pass(bench, 0);
+  await bench.pass(0);
   assertEquals(heard(a!), ["leave b", "join c"]);
 });
 
 Deno.test("Rooms encodes the list of a large room once for all joiners of the meantime", async () => {
   await using bench = largeRooms();
-  const first = await join(bench, "a", "b", "c");
-  await pass(bench, 0);
+  const first = await bench.join("chat", "a", "b", "c");
+  await bench.pass(0);
   for (const peer of first) heard(peer);
   const { stringify } = JSON;
   let lists = 0;
@@ -77,8 +64,8 @@ Deno.test("Rooms encodes the list of a large room once for all joiners of the me
     return stringify(value);
   }) as typeof stringify;
   try {
-    const late = await join(bench, "d", "e", "f", "g");
-    await pass(bench, 1_000);
+    const late = await bench.join("chat", "d", "e", "f", "g");
+    await bench.pass(1_000);
     for (const peer of late) assertEquals(heard(peer), ["members a*1 b*1 c*1 d*1 e*1 f*1 g*1"]);
   } finally {
     JSON.stringify = stringify;
@@ -94,10 +81,10 @@ Deno.test("Rooms sends a long list in parts, each half of the queue at most, and
     const { session } = await bench.connect(user, { sendQueue });
     bench.rooms.join(session, "chat");
   }
-  await pass(bench, 2_000);
+  await bench.pass(2_000);
   const late = await bench.connect("late", { sendQueue });
   bench.rooms.join(late.session, "chat");
-  for (let i = 0; i < 20; i++) await pass(bench, 0);
+  for (let i = 0; i < 20; i++) await bench.pass(0);
   const frames = [...late.frames];
   const parts = heard(late) as string[];
   assert(parts.length > 3);
@@ -108,8 +95,8 @@ Deno.test("Rooms sends a long list in parts, each half of the queue at most, and
   ]);
   const users = parts.flatMap((part) => part.split(" ").slice(2));
   assertEquals(users, [...names, "late"].map((user) => `${user}*1`));
-  const [next] = await join(bench, "next");
-  await pass(bench, 1_000);
+  const [next] = await bench.join("chat", "next");
+  await bench.pass(1_000);
   assertEquals(heard(late), ["changes +next -"]);
   assert(!next!.session.isClosed);
 });
@@ -120,7 +107,7 @@ Deno.test("Rooms sends a new list to a session that is slower than the room's ch
     const { session } = await bench.connect(`user-${i}`, { sendQueue: { maxBytes: 2_000 } });
     bench.rooms.join(session, "chat");
   }
-  await pass(bench, 2_000);
+  await bench.pass(2_000);
   const slow = await bench.connect("slow", { sendQueue: { maxBytes: 2_000 } });
   slow.pair.link.stall("to-client");
   // The wire takes no more.
@@ -128,12 +115,12 @@ Deno.test("Rooms sends a new list to a session that is slower than the room's ch
   await bench.peers.endTurn();
   bench.rooms.join(slow.session, "chat");
   for (let i = 0; i < 20; i++) {
-    await join(bench, `new-${i}`);
-    await pass(bench, 1_000);
+    await bench.join("chat", `new-${i}`);
+    await bench.pass(1_000);
   }
   assert(!slow.session.isClosed);
   slow.pair.link.resume("to-client");
-  for (let i = 0; i < 200; i++) await pass(bench, 100);
+  for (let i = 0; i < 200; i++) await bench.pass(100);
   const present = new Set<string>();
   let lists = 0;
   const came = slow.take().filter((one) => Array.isArray(one) && one[0] === "presence:chat");
@@ -152,30 +139,30 @@ Deno.test("Rooms sends a new list to a session that is slower than the room's ch
 
 Deno.test("Rooms sends only the number of members, with the option for that", async () => {
   await using bench = largeRooms({ members: "count", gatherMs: 500 });
-  const [a, tab] = await join(bench, "a", "a", "b");
-  await pass(bench, 0);
+  const [a, tab] = await bench.join("chat", "a", "a", "b");
+  await bench.pass(0);
   assertEquals([heard(a!), heard(tab!)], [["count 2"], ["count 2"]]);
-  const [c] = await join(bench, "c");
-  await pass(bench, 499);
+  const [c] = await bench.join("chat", "c");
+  await bench.pass(499);
   assertEquals(heard(a!), []);
-  await pass(bench, 1);
+  await bench.pass(1);
   assertEquals([heard(a!), heard(c!)], [["count 3"], ["count 3"]]);
   bench.rooms.leave(c!.session, "chat");
-  await join(bench, "d");
-  await pass(bench, 500);
+  await bench.join("chat", "d");
+  await bench.pass(500);
   // Another one, and as many as before.
   assertEquals(heard(a!), []);
 });
 
 Deno.test("Rooms forgets a session that leaves before its list, and leaves no timer behind", async () => {
   await using bench = largeRooms();
-  const peers = await join(bench, "a", "b", "c", "d");
+  const peers = await bench.join("chat", "a", "b", "c", "d");
   for (const { session } of peers) bench.rooms.leave(session, "chat");
-  await pass(bench, 5_000);
+  await bench.pass(5_000);
   assertEquals(heard(peers[3]!), ["off chat"]);
   assertEquals(bench.rooms.members("chat"), []);
-  const [again] = await join(bench, "a");
-  await pass(bench, 0);
+  const [again] = await bench.join("chat", "a");
+  await bench.pass(0);
   assertEquals(heard(again!), ["members a*1"]);
 });
 

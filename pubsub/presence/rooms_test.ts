@@ -4,16 +4,10 @@ import { MOVED } from "../../session/wire/recovery.ts";
 import type { Peer } from "../_peers_test.ts";
 import { Bench, heard } from "../_rooms_bench_test.ts";
 
-async function pass({ time, peers }: Bench, ms: number): Promise<void> {
-  time.tick(ms);
-  await peers.endTurn();
-  await peers.endTurn();
-}
-
 Deno.test("Rooms.join() sends the joiner the members, and the others the joiner", async () => {
   await using bench = new Bench();
   const { rooms, peers, time } = bench;
-  const [ada, bob] = [await bench.connect("ada"), await bench.connect("bob")];
+  const [ada, bob] = await bench.connectAll("ada", "bob");
   assert(rooms.join(ada.session, "chat"));
   time.tick(5);
   assert(rooms.join(bob.session, "chat"));
@@ -39,7 +33,7 @@ Deno.test("Rooms.join() sends the joiner the members, and the others the joiner"
 Deno.test("Rooms.join() loses and doubles nothing among joins and messages of one turn", async () => {
   await using bench = new Bench();
   const { rooms, peers } = bench;
-  const all = [await bench.connect("a"), await bench.connect("b"), await bench.connect("c")];
+  const all = await bench.connectAll("a", "b", "c");
   for (const [i, { session }] of all.entries()) {
     rooms.publish("chat", i);
     rooms.join(session, "chat");
@@ -57,12 +51,7 @@ Deno.test("Rooms.join() sends a list that fits the next messages of the joiner",
   // A member leaves, another comes back and a third comes, before and after, in one turn.
   await using bench = new Bench({ graceMs: 0 });
   const { rooms, peers } = bench;
-  const [one, two, three, late] = [
-    await bench.connect("one"),
-    await bench.connect("two"),
-    await bench.connect("three"),
-    await bench.connect("late"),
-  ];
+  const [one, two, three, late] = await bench.connectAll("one", "two", "three", "late");
   rooms.join(one.session, "chat");
   rooms.join(two.session, "chat");
   rooms.leave(one.session, "chat");
@@ -82,7 +71,7 @@ Deno.test("Rooms.join() sends a list that fits the next messages of the joiner",
 Deno.test("Rooms.join() sends the list before publications of the presence's listeners", async () => {
   await using bench = new Bench({ graceMs: 0 });
   const { rooms, peers, presence } = bench;
-  const [kicked, ada] = [await bench.connect("kicked"), await bench.connect("ada")];
+  const [kicked, ada] = await bench.connectAll("kicked", "ada");
   rooms.join(kicked.session, "chat");
   presence.subscribe(({ type, user }) => {
     if (type !== "join" || user !== "ada") return;
@@ -101,12 +90,7 @@ Deno.test("Rooms.join() sends the list before publications of the presence's lis
 Deno.test("Rooms reports no second tab, and a leave only with the last tab", async () => {
   await using bench = new Bench({ graceMs: 0 });
   const { rooms, peers } = bench;
-  const [bob, tab1, tab2] = [
-    await bench.connect("bob"),
-    await bench.connect("ada"),
-    await bench.connect("ada"),
-  ];
-  for (const { session } of [bob, tab1, tab2]) rooms.join(session, "chat");
+  const [bob, tab1, tab2] = await bench.join("chat", "bob", "ada", "ada");
   await peers.endTurn();
   assertEquals(heard(bob), ["members bob*1", "join ada"]);
   assertEquals(heard(tab2), ["members bob*1 ada*2"]);
@@ -121,8 +105,7 @@ Deno.test("Rooms reports no second tab, and a leave only with the last tab", asy
 Deno.test("Rooms tells of a leave after the grace, with when the user was last seen", async () => {
   await using bench = new Bench();
   const { rooms, peers, time } = bench;
-  const [bob, ada] = [await bench.connect("bob"), await bench.connect("ada")];
-  for (const { session } of [bob, ada]) rooms.join(session, "chat");
+  const [bob, ada] = await bench.join("chat", "bob", "ada");
   await peers.endTurn();
   bob.take();
   time.tick(100);
@@ -148,19 +131,15 @@ Deno.test("Rooms tells of a leave at once if the last session of the user unsubs
   };
   for (const [way, leave] of Object.entries(ways)) {
     await using bench = new Bench({ graceMs: 60_000 });
-    const [ann, tab1, tab2] = [
-      await bench.connect("ann"),
-      await bench.connect("bob"),
-      await bench.connect("bob"),
-    ];
+    const [ann, tab1, tab2] = await bench.connectAll("ann", "bob", "bob");
     for (const { session } of [ann, tab1, tab2]) bench.rooms.join(session, "chat");
-    await pass(bench, 100);
+    await bench.pass(100);
     heard(ann);
     leave(bench, tab1);
-    await pass(bench, 100);
+    await bench.pass(100);
     assertEquals(heard(ann), [], way);
     leave(bench, tab2);
-    await pass(bench, 0);
+    await bench.pass(0);
     assertEquals(heard(ann), ["leave bob"], way);
     assertEquals(bench.presence.isOnline("bob"), true, "still online");
   }
@@ -174,15 +153,15 @@ Deno.test("Rooms keeps the user of a session that moves or closes for the grace"
   };
   for (const [way, leave] of Object.entries(ways)) {
     await using bench = new Bench({ graceMs: 1_000 });
-    const [ann, bob] = [await bench.connect("ann"), await bench.connect("bob")];
+    const [ann, bob] = await bench.connectAll("ann", "bob");
     for (const { session } of [ann, bob]) bench.rooms.join(session, "chat");
-    await pass(bench, 100);
+    await bench.pass(100);
     heard(ann);
     void leave(bench, bob);
-    await pass(bench, 0);
-    await pass(bench, 900);
+    await bench.pass(0);
+    await bench.pass(900);
     assertEquals(heard(ann), [], way);
-    await pass(bench, 100);
+    await bench.pass(100);
     assertEquals(heard(ann), ["leave bob"], way);
   }
 });
@@ -190,12 +169,7 @@ Deno.test("Rooms keeps the user of a session that moves or closes for the grace"
 Deno.test("Rooms tells of neither leave nor join when a user comes back within the grace", async () => {
   await using bench = new Bench();
   const { rooms, peers, time } = bench;
-  const [bob, before, after, carol] = [
-    await bench.connect("bob"),
-    await bench.connect("ada"),
-    await bench.connect("ada"),
-    await bench.connect("carol"),
-  ];
+  const [bob, before, after, carol] = await bench.connectAll("bob", "ada", "ada", "carol");
   rooms.join(bob.session, "chat");
   rooms.join(before.session, "chat");
   before.pair.link.disconnect();
@@ -214,8 +188,7 @@ Deno.test("Rooms tells of neither leave nor join when a user comes back within t
 Deno.test("Rooms.leave() stops messages and notices, and does not tell the leaver", async () => {
   await using bench = new Bench({ graceMs: 0 });
   const { rooms, peers, topics } = bench;
-  const [bob, ada] = [await bench.connect("bob"), await bench.connect("ada")];
-  for (const { session } of [bob, ada]) rooms.join(session, "chat");
+  const [bob, ada] = await bench.join("chat", "bob", "ada");
   rooms.publish("chat", "before");
   assert(rooms.leave(ada.session, "chat"));
   assert(!rooms.leave(ada.session, "chat"));
@@ -242,8 +215,7 @@ Deno.test("Rooms.join() is idempotent, and possible again after a leave", async 
 Deno.test("Rooms.publish() leaves one session out", async () => {
   await using bench = new Bench();
   const { rooms, peers } = bench;
-  const [ada, bob] = [await bench.connect("ada"), await bench.connect("bob")];
-  for (const { session } of [ada, bob]) rooms.join(session, "chat");
+  const [ada, bob] = await bench.join("chat", "ada", "bob");
   rooms.publish("chat", "hello", { except: ada.session });
   await peers.endTurn();
   assertEquals([heard(ada).includes("hello"), heard(bob).includes("hello")], [false, true]);
@@ -252,7 +224,7 @@ Deno.test("Rooms.publish() leaves one session out", async () => {
 Deno.test("Rooms keeps rooms apart, and lists them", async () => {
   await using bench = new Bench({ graceMs: 0 });
   const { rooms, peers, presence } = bench;
-  const [ada, bob] = [await bench.connect("ada"), await bench.connect("bob")];
+  const [ada, bob] = await bench.connectAll("ada", "bob");
   rooms.join(ada.session, "one");
   rooms.join(ada.session, "two");
   rooms.join(bob.session, "two");
@@ -271,7 +243,7 @@ Deno.test("Rooms keeps rooms apart, and lists them", async () => {
 Deno.test("Rooms reports to members alone, where one session ends in several rooms", async () => {
   await using bench = new Bench({ graceMs: 0 });
   const { rooms, peers } = bench;
-  const [ada, bob] = [await bench.connect("ada"), await bench.connect("bob")];
+  const [ada, bob] = await bench.connectAll("ada", "bob");
   for (const room of ["one", "two"]) {
     rooms.join(ada.session, room);
     rooms.join(bob.session, room);
@@ -356,8 +328,7 @@ Deno.test("Rooms takes shorter names where the topics do", async () => {
 Deno.test("Rooms[Symbol.dispose]() ends the notices", async () => {
   await using bench = new Bench({ graceMs: 0 });
   const { rooms, peers } = bench;
-  const [ada, bob] = [await bench.connect("ada"), await bench.connect("bob")];
-  for (const { session } of [ada, bob]) rooms.join(session, "chat");
+  const [ada, bob] = await bench.join("chat", "ada", "bob");
   await peers.endTurn();
   ada.take();
   rooms[Symbol.dispose]();

@@ -7,7 +7,6 @@ import {
   assertThrows,
 } from "@std/assert";
 import { ConnectionError, StreamError } from "../../errors.ts";
-import { Random } from "../../tests/random.ts";
 import { ends } from "../../tests/sessions.ts";
 import {
   accept,
@@ -61,21 +60,6 @@ Deno.test("StructuredStream continues in another loop, and has one at a time", a
   assertEquals(await Array.fromAsync(stream), [{ type: 2, data: "b" }]);
   assertEquals(await Array.fromAsync(stream), []);
   assertEquals([wire.cancelled, wire.aborted], [[], []]);
-});
-
-Deno.test("StructuredStream reads the same however the bytes are cut", async () => {
-  const random = new Random(11);
-  const texts = Array.from({ length: 12 }, (_, n) => "z".repeat(n * n));
-  const all = joined(...texts.map((text) => framed(2, text)), END_MARK);
-  for (let round = 0; round < 60; round++) {
-    const chunks: Uint8Array[] = [];
-    for (let at = 0; at < all.length;) {
-      const size = round === 0 ? 1 : 1 + random.bits(8);
-      chunks.push(all.slice(at, at += size));
-    }
-    const stream = await byHand(new HandStream(...chunks, null));
-    assertEquals((await Array.fromAsync(stream)).map(({ data }) => data), texts);
-  }
 });
 
 Deno.test("StructuredStream ends at the end mark, and gives the stream back", async () => {
