@@ -8,6 +8,19 @@ import type { OverflowPolicy } from "./queue/turn.ts";
 import { sessionSettings } from "./session_settings.ts";
 import { soon, turns } from "../tests/waiting.ts";
 
+Deno.test("Session.close() reports code, reason and closing end to both ends; a normal close is no error", async () => {
+  for (const options of [undefined, { code: 4003, reason: "Enough" }]) {
+    await using both = await ends();
+    const { code = 0, reason = "" } = options ?? {};
+    assertEquals(await both.server.close(options), { code, reason, by: "local" });
+    assertEquals(await endOf(both.client), { code, reason, by: "remote" });
+    assertEquals([both.server.state, both.client.state], ["closed", "closed"]);
+    const { closeError } = both.client;
+    assertEquals(closeError instanceof SessionClosedError, code !== 0);
+    assertEquals(closeError === undefined, code === 0);
+  }
+});
+
 Deno.test("Session.close() refuses codes that are not the application's, and stays open", async () => {
   await using hand = serverByHand();
   for (const code of [1, 1000, 2999, 5000, NaN, 3000.5]) {

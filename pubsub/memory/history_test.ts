@@ -1,5 +1,4 @@
 import { assert, assertEquals } from "@std/assert";
-import { FakeTime } from "@std/testing/time";
 import { turns } from "../../tests/waiting.ts";
 import { Client } from "../_clients_test.ts";
 import {
@@ -35,12 +34,6 @@ function read(
   options: Partial<ReadHistoryOptions> = {},
 ) {
   return histories.read(topic, { bounds: BOUNDS, maxMessages: 100, maxBytes: 100_000, ...options });
-}
-
-/** Returns true if all publications of a topic after an offset are there. */
-function hasAllAfter(histories: MemoryHistories, topic: string, after: number): boolean {
-  const { head, publications: [first] } = read(histories, topic, { after });
-  return first === undefined ? head === after : first.position!.prev <= after;
 }
 
 /** How many of some topics have publications. */
@@ -104,93 +97,6 @@ Deno.test("Topics of a client that reads 20,000 of them evict no history, and re
   assertEquals(listener.lines.filter(({ gap }) => gap !== undefined), []);
   assertEquals(listener.lines.filter(({ topic }) => topic !== "answer").length, 200);
   assertEquals(broker.stats.forgotten, 0);
-});
-
-Deno.test("MemoryHistories never repeats a pair of epoch and offset, though it forgets and begins again", () => {
-  const histories = new MemoryHistories(platformRuntime());
-  const [first] = publish(histories, "t", 5);
-  for (const topic of names("other", MAX_LOGS)) publish(histories, topic);
-  assertEquals(countKept(histories, ["t"]), 0);
-  const again = publish(histories, "t", 6);
-  assertEquals(again[0], { epoch: first!.epoch, offset: 6, prev: 5, tag: again[0]!.tag });
-  // A client with the five has all; one with fewer does not.
-  assert(hasAllAfter(histories, "t", 5));
-  assert(!hasAllAfter(histories, "t", 4));
-});
-
-Deno.test("MemoryHistories never reports a full history after it forgot a part, over random steps", () => {
-  const histories = new MemoryHistories(platformRuntime());
-  const topics = names("t", 40);
-  /** Every publication of each topic, and whether a client that has a position missed some. */
-  const published = new Map(topics.map((topic) => [topic, [] as number[]]));
-  let seed = 7;
-  const below = (most: number) => (seed = (seed * 48_271) % 2_147_483_647) % most;
-  for (let round = 0; round < 30; round++) {
-    for (let i = 0; i < 200; i++) {
-      const topic = topics[below(topics.length)]!;
-      const dice = below(4);
-      if (dice === 0) histories.follow(topic);
-      else if (dice === 1) histories.unfollow(topic);
-      else published.get(topic)!.push(publish(histories, topic)[0]!.offset);
-    }
-    for (const topic of names(`flood:${round}`, MAX_LOGS)) publish(histories, topic);
-    for (const topic of topics) {
-      const all = published.get(topic)!;
-      assertEquals(new Set(all).size, all.length, "an offset was given twice");
-      for (const after of [0, ...all]) {
-        if (!hasAllAfter(histories, topic, after)) continue;
-        const missed = all.filter((offset) => offset > after);
-        const { publications } = read(histories, topic, { after, maxMessages: 10_000 });
-        const newest = publications.map(({ position }) => position!.offset);
-        assertEquals(newest, missed.slice(0, newest.length));
-        assert(missed.length === 0 || newest.length > 0, `${topic} after ${after}`);
-      }
-    }
-  }
-  assert(histories.forgotten > 100_000);
-});
-
-Deno.test("MemoryHistories forgets logs without publications first", () => {
-  using time = new FakeTime();
-  const histories = new MemoryHistories(platformRuntime());
-  const [quiet, brief, busy] = [names("quiet", 100), names("brief", 5_000), names("busy", 9_000)];
-  for (const topic of quiet) publish(histories, topic);
-  for (const topic of brief) publish(histories, topic, 1, { ...BOUNDS, ttlMs: 1_000 });
-  time.tick(2_000);
-  for (const topic of busy) publish(histories, topic);
-  assertEquals(countKept(histories, [...quiet, ...busy]), 9_100);
-  assertEquals(histories.forgotten, 0);
-});
-
-Deno.test("MemoryHistories forgets topics without listeners before those with, the quietest first", () => {
-  const histories = new MemoryHistories(platformRuntime());
-  const [heard, quiet, busy] = [names("heard", 100), names("quiet", 9_900), names("busy", 1_000)];
-  for (const topic of heard) histories.follow(topic);
-  for (const topic of [...heard, ...quiet, ...busy]) publish(histories, topic);
-  assertEquals(countKept(histories, heard), 100);
-  assertEquals(countKept(histories, quiet.slice(0, 1_000)), 0);
-  assertEquals(countKept(histories, [...quiet.slice(1_000), ...busy]), 9_900);
-  for (const topic of heard) histories.unfollow(topic);
-  for (const topic of busy) publish(histories, topic);
-  for (const topic of names("more", 9_000)) publish(histories, topic);
-  assertEquals(countKept(histories, [...heard, ...quiet]), 0);
-  assertEquals(countKept(histories, busy), 1_000);
-});
-
-Deno.test("MemoryHistories cannot be filled by listeners: beyond half of all they count like others", () => {
-  const histories = new MemoryHistories(platformRuntime());
-  const [pinned, rooms] = [names("pinned", MAX_LOGS), names("room", 4_000)];
-  for (const topic of pinned) {
-    histories.follow(topic);
-    publish(histories, topic);
-  }
-  for (const room of rooms) publish(histories, room);
-  assertEquals([countKept(histories, rooms), countKept(histories, pinned)], [4_000, 6_000]);
-  // The listeners of those that were forgotten go on without a gap.
-  const before = read(histories, pinned[0]!);
-  const [next] = publish(histories, pinned[0]!);
-  assertEquals([before.head, before.publications], [1, []]);
-  assertEquals(next, { epoch: before.epoch, offset: 2, prev: 1, tag: next!.tag });
 });
 
 Deno.test("MemoryHistories keeps and reads so many bytes, not characters", () => {

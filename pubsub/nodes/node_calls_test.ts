@@ -76,6 +76,26 @@ Deno.test("NodeCalls.call() at a node that has just started waits for the first 
   assertEquals(await called, bytesOf(3));
 });
 
+Deno.test("NodeCalls.call() fails at once for a node that is known to be gone", async () => {
+  await using bench = new Bench();
+  const [a, b, c] = [bench.join(), bench.join(never), bench.join(never)];
+  await bench.pass(10_000);
+  assertEquals(await codeOf(a.calls.call("unknown", bytesOf(1), { timeoutMs: 30_000 })), "gone");
+  // A farewell ends the calls under way, and so do two missed heartbeats of a node that was killed.
+  const calls = [b, c].map(({ nodes }) =>
+    codeOf(a.calls.call(nodes.id, bytesOf(1), { timeoutMs: 30_000 }))
+  );
+  await bench.pass(0);
+  await b.nodes.close();
+  assertEquals(await calls[0], "gone");
+  c.broker.cut();
+  await bench.pass(4_500);
+  assertEquals(await calls[1], "silent");
+  assertEquals(await codeOf(a.calls.call(c.nodes.id, bytesOf(1), { timeoutMs: 30_000 })), "silent");
+  await bench.pass(2_500);
+  assertEquals(await codeOf(a.calls.call(c.nodes.id, bytesOf(1), { timeoutMs: 30_000 })), "gone");
+});
+
 Deno.test("NodeCalls.call() fails within a second where a new node knows of no such node", async () => {
   await using bench = new Bench();
   const a = bench.join();
@@ -150,6 +170,23 @@ Deno.test("NodeCalls.call() refuses a request that is too large, here and at the
   const c = bench.join(() => bytesOf(1_001));
   await bench.pass(300);
   assertEquals(await codeOf(b.calls.call(c.nodes.id, bytesOf(1), options)), "failed");
+});
+
+Deno.test("NodeCalls.call() fails once the engine is back, as the reply may be lost", async () => {
+  await using bench = new Bench();
+  let answered = 0;
+  const [a, b] = [
+    bench.join(),
+    bench.join((data) => (answered++, data)),
+  ];
+  await bench.pass(300);
+  bench.engine.goAway();
+  const called = codeOf(a.calls.call(b.nodes.id, bytesOf(1), { timeoutMs: 60_000 }));
+  await bench.pass(10_000);
+  assertEquals([a.calls.waiting, answered], [1, 0]);
+  bench.engine.comeBack();
+  assertEquals(await called, "lost");
+  assertEquals(await a.calls.call(b.nodes.id, bytesOf(1), { timeoutMs: 1_000 }), bytesOf(1));
 });
 
 Deno.test("NodeCalls answer 10,000 calls at once, and refuse further ones", async () => {

@@ -121,6 +121,24 @@ Deno.test("Nodes declare no node gone because the engine was away", async () => 
   assertEquals(a.events, ["join b", "restored", "leave b"]);
 });
 
+Deno.test("Nodes declare no node gone because this process was suspended", async () => {
+  await using bench = new Bench();
+  const [a] = [bench.join({ name: "a" }), bench.join({ name: "b" })];
+  await bench.pass(500);
+  // The clock went on, and no timer ran.
+  const { Date: Clock } = globalThis;
+  globalThis.Date = class extends Clock {
+    static override now = () => Clock.now() + 60_000;
+  } as DateConstructor;
+  try {
+    await bench.pass(1_000);
+    assert(a.events.includes("restored"));
+    assert(!a.events.some((event) => event.startsWith("leave")));
+  } finally {
+    globalThis.Date = Clock;
+  }
+});
+
 Deno.test("Nodes.isGone() answers from certain knowledge alone", async () => {
   await using bench = new Bench();
   const a = bench.join({ name: "a" });

@@ -1,5 +1,5 @@
 /** Answers in durable streams, on two nodes of one broker. */
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
 import { NOBODY } from "../../base/owners.ts";
@@ -80,6 +80,14 @@ class Node {
   begin(answer: BeginAnswer["answer"], more: Partial<BeginAnswer> = {}): Promise<string> {
     const request = { topic: "chat", input: "hi", user: "ann", name: NAME, owner: ANN };
     return this.answers.begin({ ...request, answer, ...more });
+  }
+
+  /** Begins an answer that yields items, and then waits for its signal. */
+  async stall(...items: readonly unknown[]): Promise<string> {
+    const stalled = new Stalled(...items);
+    const id = await this.begin(stalled.answer);
+    await stalled.reached.promise;
+    return id;
   }
 
   /** Reads an answer to its end: the items, then the code of an error. */
@@ -285,32 +293,6 @@ Deno.test("Answers asks a generator for the next item at the pace of the engine"
   assertEquals((await node.read(id)).length, 10_000);
 });
 
-Deno.test("Answers bounds the generators of a user, and of a node", async () => {
-  await using cluster = new Cluster();
-  const node = cluster.add({ maxRunning: 3, maxRunningPerUser: 2 });
-  const stalled = range(4).map(() => new Stalled());
-  const begin = (i: number, user: string) =>
-    node.begin(stalled[i]!.answer, {
-      name: `${NAME}-${i}`,
-      owner: { ...NOBODY, user },
-    });
-  const first = await begin(0, "ann");
-  await begin(1, "ann");
-  const error = await assertRejects(
-    () => begin(2, "ann"),
-    RequestError,
-    "your user may have at most 2",
-  );
-  assertEquals(error.failure.code, "too-many");
-  await begin(2, "bob");
-  await assertRejects(() => begin(3, "bob"), RequestError, "this server may have at most 3");
-  assertEquals(await begin(0, "ann"), first);
-  await node.streams.cancel(first, "");
-  await stalled[0]!.returned.promise;
-  await node.read(first);
-  assertEquals(await begin(3, "ann") === first, false);
-});
-
 /** A handler that continues with numbers up to a bound, and notes its calls. */
 function resumeTo(to: number, calls: unknown[] = []): ResumeAnswer {
   return (request, { written, count: done }) => {
@@ -398,9 +380,7 @@ Deno.test("Answers without a handler for the rest end as writer-lost, for the re
   using time = new FakeTime();
   await using cluster = new Cluster();
   const [lost, other] = [cluster.add(), cluster.add()];
-  const stalled = new Stalled(0);
-  const id = await lost.begin(stalled.answer);
-  await stalled.reached.promise;
+  const id = await lost.stall(0);
   await passTime(time, 1);
   lost.die();
   const reading = other.read(id);
@@ -438,36 +418,6 @@ Deno.test("Answers wait for a node with a handler, and are lost without one", as
   assertEquals((await older.logs.info(requestLog(never))).kind, "missing");
 });
 
-Deno.test("Answers whose generator ends node after node are given up", async () => {
-  using time = new FakeTime();
-  await using cluster = new Cluster();
-  let resumed = 0;
-  const add = (): Node => {
-    const node: Node = cluster.add({
-      resume: async function* () {
-        resumed++;
-        node.die();
-        await new Promise<never>(() => {});
-        yield 0;
-      },
-    });
-    return node;
-  };
-  const first = add();
-  const stalled = new Stalled(0);
-  const id = await first.begin(stalled.answer);
-  await stalled.reached.promise;
-  await passTime(time, 1);
-  first.die();
-  const reader = cluster.add();
-  const reading = reader.read(id);
-  for (let i = 0; i <= MAX_TAKEOVERS; i++) {
-    add();
-    await passTime(time, RESUME_LEASE_MS + 4_000 + 16_000);
-  }
-  assertEquals([await reading, resumed], [[0, "writer-lost"], MAX_TAKEOVERS]);
-});
-
 Deno.test("Answers.close() leaves answers to another node at once, any number of times", async () => {
   using time = new FakeTime();
   await using cluster = new Cluster();
@@ -479,9 +429,7 @@ Deno.test("Answers.close() leaves answers to another node at once, any number of
   };
   let node = cluster.add({ resume });
   const reader = cluster.add();
-  const stalled = new Stalled(0);
-  const id = await node.begin(stalled.answer);
-  await stalled.reached.promise;
+  const id = await node.stall(0);
   await passTime(time, 1);
   const reading = reader.read(id);
   for (let i = 0; i < MAX_TAKEOVERS + 3; i++) {
@@ -505,9 +453,7 @@ for (
     const node = cluster.add({ resume: resumeTo(0) });
     const other = cluster.add({ resume: resumeTo(3) });
     other.skewMs = skewMs;
-    const stalled = new Stalled(0);
-    const id = await node.begin(stalled.answer);
-    await stalled.reached.promise;
+    const id = await node.stall(0);
     await passTime(time, 1);
     await node.close();
     await passTime(time, withinMs);
@@ -526,9 +472,7 @@ Deno.test("Answers goes on with an answer that the engine did not give at the fi
     if (++attempts < 3) throw new RequestError("held", "Cannot open: the stream has a writer");
     return await open(id, leaseMs);
   };
-  const stalled = new Stalled(0);
-  const id = await node.begin(stalled.answer);
-  await stalled.reached.promise;
+  const id = await node.stall(0);
   await passTime(time, 1);
   await node.close();
   await passTime(time, 2_500);
@@ -539,9 +483,7 @@ Deno.test("Answers goes on at once with answers that were left before the node s
   using time = new FakeTime();
   await using cluster = new Cluster();
   const node = cluster.add({ resume: resumeTo(0) });
-  const stalled = new Stalled(0);
-  const id = await node.begin(stalled.answer);
-  await stalled.reached.promise;
+  const id = await node.stall(0);
   await node.close();
   await passTime(time, 5_000);
   const next = cluster.add({ resume: resumeTo(3) });
@@ -589,9 +531,7 @@ Deno.test("Answers.drain() leaves answers to other nodes, if there are any", asy
   using time = new FakeTime();
   await using cluster = new Cluster();
   const node = cluster.add({ resume: resumeTo(0) });
-  const stalled = new Stalled(0);
-  const id = await node.begin(stalled.answer);
-  await stalled.reached.promise;
+  const id = await node.stall(0);
   const alone = node.answers.drain({ hasOthers: false, withinMs: 100 });
   await passTime(time, 100);
   await alone;

@@ -29,14 +29,6 @@ Deno.test("DurableStreamWriter.append() keeps JSON in order, one append of the e
   assertEquals((await nodes.other.info("a"))?.isEnded, true);
 });
 
-Deno.test("DurableStreamWriter.append() begins anew right after the last append is kept", async () => {
-  await using nodes = new TwoNodes();
-  await using writer = await nodes.node.create<number>("a");
-  for (let i = 0; i < 20; i++) await writer.append(i);
-  await writer.close();
-  assertEquals((await nodes.read("a")).length, 20);
-});
-
 Deno.test("DurableStreamWriter.append() takes texts and bytes by the media type", async () => {
   await using nodes = new TwoNodes();
   const contentType = "text/plain";
@@ -108,22 +100,6 @@ Deno.test("DurableStreams.close() leaves nothing behind while the engine is away
   assertEquals(nodes.appends.length, length);
 });
 
-Deno.test("DurableStreamWriter.release() leaves the stream to the next writer, on any node", async () => {
-  await using nodes = new TwoNodes();
-  const writer = await nodes.node.create<number>("a");
-  void writer.append(1);
-  assertEquals(await codeOf(nodes.other.open("a")), "held");
-  await Promise.all([writer.release(), writer.release()]);
-  assertEquals(await codeOf(writer.append(2)), "ended");
-  await using next = await nodes.other.open<number>("a");
-  await writer[Symbol.asyncDispose]();
-  await next.append(2);
-  await next.close();
-  await next.release();
-  assertEquals(await nodes.read("a"), [1, 2]);
-  assertEquals((await nodes.other.info("a"))?.error, undefined);
-});
-
 Deno.test("DurableStreamWriter.release() leaves the stream open for 5 s, whatever search there is", async () => {
   using time = new FakeTime();
   await using nodes = new TwoNodes();
@@ -162,21 +138,6 @@ Deno.test("DurableStreamWriter.abort() gives readers a code, but none that has a
   const { error, code } = (await nodes.other.info("a"))!;
   assertEquals([error, code], ["No more", "quota"]);
   assertEquals(await codeOf(Array.fromAsync(nodes.other.follow("a"))), "quota");
-});
-
-Deno.test("DurableStreamWriter makes an append again while the engine is away, which counts once", async () => {
-  await using nodes = new TwoNodes();
-  await using writer = await nodes.node.create<number>("a");
-  const fates = [fail, loseReply, fail, loseReply];
-  let i = 0;
-  nodes.broker.make("logs.append", (run, call) => (fates[i++] ?? pass)(run, call));
-  await Promise.all([writer.append(1), writer.append(2)]);
-  assertEquals(i, 5);
-  i = 0;
-  await writer.close();
-  assertEquals(i, 5);
-  assertEquals(await nodes.read("a"), [1, 2]);
-  assertEquals((await nodes.other.info("a"))?.isEnded, true);
 });
 
 Deno.test("DurableStreamWriter fails when the engine stays away, and can still abort", async () => {
@@ -256,17 +217,6 @@ Deno.test("DurableStreamWriter.abort() cuts a long reason, and refuses none", as
   assertThrows(() => writer.abort(""), TypeError, "Cannot abort: reason must be a text");
   await writer.abort("x".repeat(2_000));
   assertEquals((await nodes.other.info("a"))?.error, "x".repeat(1_024));
-});
-
-Deno.test("DurableStreamWriter disposal aborts a stream that was not closed", async () => {
-  await using nodes = new TwoNodes();
-  {
-    await using writer = await nodes.node.create<number>("a");
-    void writer.append(1);
-  }
-  const { error } = (await nodes.other.info("a"))!;
-  assertEquals(error, "The writer ended before the stream was complete");
-  assertEquals(await nodes.read("a"), [1]);
 });
 
 Deno.test("DurableStreamWriter renews the lease while alive", async () => {
