@@ -3,7 +3,6 @@ import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../base/runtime.ts";
 import { decodeBinary } from "../session/wire/encode.ts";
 import { BrokerError, QueueFullError, UnsupportedError } from "../errors.ts";
-import type { SubscribeAnswer } from "../session/wire/recovery.ts";
 import { internals } from "../session/session.ts";
 import { turns } from "../tests/waiting.ts";
 import { assertRun, Client, Clients } from "./_clients_test.ts";
@@ -123,38 +122,25 @@ Deno.test("Topics.subscribe() with `since` sends missed publications, or the rea
   publishRun(topics, 1, 20);
   await turns();
   const { epoch } = keeper.take()[0] as { epoch: string };
-
-  async function ask(options: SubscribeOptions): Promise<[SubscribeAnswer, ...unknown[]]> {
+  const beyond = { offset: 20, recovered: false, reason: "beyond-head" };
+  const renewed = { recovered: false, reason: "new-epoch" };
+  const cases: [options: SubscribeOptions, answer: object, first: number][] = [
+    [{ since: { epoch, offset: 17 } }, { offset: 17, recovered: true }, 18],
+    [{ since: { epoch, offset: 20 } }, { offset: 20, recovered: true }, 21],
+    [{ since: { epoch, offset: 19 }, last: 5 }, { offset: 19, recovered: true }, 20],
+    [{ since: { epoch, offset: 0 } }, { offset: 0, recovered: true }, 1],
+    [{ since: { epoch, offset: 21 } }, beyond, 21],
+    [{ since: { epoch: "old", offset: 3 } }, { offset: 20, ...renewed }, 21],
+    [{ since: { epoch: "old", offset: 3 }, last: 2 }, { offset: 18, ...renewed }, 19],
+  ];
+  for (const [options, expected, first] of cases) {
     await using client = new Client(topics.turn);
     client.subscribe(topics, "t", options);
     await turns();
-    const [answer, ...rest] = client.take() as [SubscribeAnswer, ...unknown[][]];
-    return [answer, ...rest.map(([data]) => data)];
+    const [answer, ...messages] = client.take() as [object, ...unknown[][]];
+    assertEquals(answer, { epoch, head: 20, ...expected });
+    assertRun(messages.map(([data]) => data), first, 20);
   }
-  const at = (offset: number) => ({ epoch, offset, head: 20 });
-  assertEquals(await ask({ since: { epoch, offset: 17 } }), [
-    { ...at(17), recovered: true },
-    18,
-    19,
-    20,
-  ]);
-  assertEquals(await ask({ since: { epoch, offset: 20 } }), [{ ...at(20), recovered: true }]);
-  assertEquals(await ask({ since: { epoch, offset: 19 }, last: 5 }), [
-    { ...at(19), recovered: true },
-    20,
-  ]);
-  assertEquals(await ask({ since: { epoch, offset: 21 } }), [
-    { ...at(20), recovered: false, reason: "beyond-head" },
-  ]);
-  assertEquals(await ask({ since: { epoch: "old", offset: 3 } }), [
-    { ...at(20), recovered: false, reason: "new-epoch" },
-  ]);
-  assertEquals(await ask({ since: { epoch: "old", offset: 3 }, last: 2 }), [
-    { ...at(18), recovered: false, reason: "new-epoch" },
-    19,
-    20,
-  ]);
-  assertEquals((await ask({ since: { epoch, offset: 0 } })).length, 21);
 });
 
 Deno.test("Topics.subscribe() with a `since` that is not kept any more says so", async () => {

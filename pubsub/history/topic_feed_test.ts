@@ -45,6 +45,16 @@ async function bench(before = 0): Promise<Bench> {
   };
 }
 
+/** Loses the deliveries of these publications. */
+function lose(broker: FaultyBroker, ...offsets: readonly number[]): void {
+  broker.onDelivery = (one, deliver) => !offsets.includes(one.position!.offset) && deliver(one);
+}
+
+/** The numbers in the messages since the last call. */
+function numbersOf(client: Client): number[] {
+  return client.takeData().map((data) => (data as { readonly i: number }).i);
+}
+
 Deno.test("TopicFeed reads missing publications before later ones", async () => {
   await using node = await bench(3);
   const { engine, broker, topics, client } = node;
@@ -60,7 +70,7 @@ Deno.test("TopicFeed follows offsets that have holes by the one before", async (
   await using node = await bench();
   const { engine, broker, client } = node;
   engine.step = 7;
-  broker.onDelivery = (one, deliver) => one.position!.offset !== 14 && deliver(one);
+  lose(broker, 14);
   for (let i = 1; i <= 4; i++) engine.publish(i);
   await turns();
   assertEquals(client.take(), [[1, 7, 0], [2, 14, 7], [3, 21, 14], [4, 28, 21]]);
@@ -255,7 +265,7 @@ Deno.test("TopicFeed waits for an absent engine, and holds publications meanwhil
   await using node = await bench();
   const { engine, broker, topics, client } = node;
   broker.make("history.read", fail);
-  broker.onDelivery = (one, deliver) => one.position!.offset !== 2 && deliver(one);
+  lose(broker, 2);
   for (let i = 1; i <= 5; i++) engine.publish(i);
   await passTime(time, 1_000);
   assertRun(client.takeData(), 1, 1);
@@ -271,7 +281,7 @@ Deno.test("TopicFeed continues behind a gap if the engine cannot be read for lon
   await using node = await bench();
   const { engine, broker, client } = node;
   broker.make("history.read", fail);
-  broker.onDelivery = (one, deliver) => ![2, 5].includes(one.position!.offset) && deliver(one);
+  lose(broker, 2, 5);
   for (let i = 1; i <= 6; i++) engine.publish(i);
   await passTime(time, 30_000);
   assertEquals(client.take(), [
@@ -290,7 +300,7 @@ Deno.test("TopicFeed gives a read up that does not end", async () => {
   const { engine, broker, client } = node;
   let isHanging = true;
   broker.make("history.read", (run, call) => (isHanging ? hang : pass)(run, call));
-  broker.onDelivery = (one, deliver) => one.position!.offset !== 1 && deliver(one);
+  lose(broker, 1);
   engine.publish(1);
   engine.publish(2);
   await passTime(time, 1_000);
@@ -300,17 +310,29 @@ Deno.test("TopicFeed gives a read up that does not end", async () => {
   assertRun(client.takeData(), 1, 2);
 });
 
-Deno.test("TopicFeed holds a bounded number of publications, and reads the rest again", async () => {
+Deno.test("TopicFeed holds a bounded number of publications and bytes, and reads the rest again", async () => {
   using time = new FakeTime();
-  await using node = await bench();
-  const { engine, broker, client } = node;
-  broker.make("history.read", fail);
-  broker.onDelivery = (one, deliver) => one.position!.offset !== 1 && deliver(one);
-  for (let i = 1; i <= 1_000; i++) engine.publish(i);
-  await passTime(time, 500);
-  broker.make("history.read", pass);
-  await passTime(time, 5_000);
-  assertRun(client.takeData(), 1, 1_000);
+  // The third text has 200,000 bytes in 66,667 UTF-16 units.
+  for (
+    const [count, text, mostHeld] of [
+      [1_000, "", 256],
+      [20, "x".repeat(200_000), 5],
+      [15, "€".repeat(66_667), 5],
+    ] as const
+  ) {
+    await using node = await bench();
+    const { engine, broker, topics, client } = node;
+    broker.make("history.read", fail);
+    lose(broker, 1);
+    for (let i = 1; i <= count; i++) engine.publish({ i, text });
+    await passTime(time, 50);
+    broker.make("history.read", pass);
+    await passTime(time, 5_000);
+    assertRun(numbersOf(client), 1, count);
+    // Held publications are duplicated by the pages.
+    const { duplicates } = topics.stats;
+    assert(duplicates <= mostHeld, `${duplicates} of ${count} were held`);
+  }
 });
 
 Deno.test("TopicFeed lets a slow member catch up at its own pace", async () => {
@@ -351,7 +373,7 @@ Deno.test("TopicFeed lets members with small queues take held publications at th
   small.take();
   const read = engine.read.bind(engine);
   broker.make("history.read", fail);
-  broker.onDelivery = (one, deliver) => one.position!.offset !== 1 && deliver(one);
+  lose(broker, 1);
   const text = "x".repeat(45_000);
   for (let i = 1; i <= 14; i++) engine.publish({ i, text });
   await turns();
@@ -365,7 +387,7 @@ Deno.test("TopicFeed lets members with small queues take held publications at th
   broker.make("history.read", pass);
   await passTime(time, 1_000);
   assertEquals(small.session.state, "connected");
-  assertRun(small.takeData().map((data) => (data as { i: number }).i), 1, 14);
+  assertRun(numbersOf(small), 1, 14);
 });
 
 Deno.test("TopicFeed answers `unavailable` if the engine is away, and reports later its position", async () => {
@@ -593,38 +615,6 @@ Deno.test("TopicFeed answers in time while the engine takes a question and never
   assertEquals(behind.take(), [
     { epoch: "e1", offset: 3, head: 3, recovered: false, reason: "new-epoch" },
   ]);
-});
-
-Deno.test("TopicFeed holds a bounded number of bytes, too", async () => {
-  using time = new FakeTime();
-  await using node = await bench();
-  const { engine, broker, topics, client } = node;
-  broker.make("history.read", fail);
-  broker.onDelivery = (one, deliver) => one.position!.offset !== 1 && deliver(one);
-  const text = "x".repeat(200_000);
-  for (let i = 1; i <= 20; i++) engine.publish({ i, text });
-  await passTime(time, 50);
-  broker.make("history.read", pass);
-  await passTime(time, 5_000);
-  assertRun(client.takeData().map((data) => (data as { i: number }).i), 1, 20);
-  // Held publications came again with the pages.
-  assert(topics.stats.duplicates <= 5, `${topics.stats.duplicates} were held`);
-});
-
-Deno.test("TopicFeed holds a bounded number of bytes, where characters have several", async () => {
-  using time = new FakeTime();
-  await using node = await bench();
-  const { engine, broker, topics, client } = node;
-  broker.make("history.read", fail);
-  broker.onDelivery = (one, deliver) => one.position!.offset !== 1 && deliver(one);
-  // 200,000 bytes in 66,667 UTF-16 units.
-  const text = "€".repeat(66_667);
-  for (let i = 1; i <= 15; i++) engine.publish({ i, text });
-  await passTime(time, 50);
-  broker.make("history.read", pass);
-  await passTime(time, 5_000);
-  assertRun(client.takeData().map((data) => (data as { i: number }).i), 1, 15);
-  assert(topics.stats.duplicates <= 5, `${topics.stats.duplicates} were held`);
 });
 
 Deno.test("TopicFeed keeps nothing of a page that arrives as its last session leaves", async () => {
