@@ -19,33 +19,6 @@ Deno.test("Client connects, and tells session and wire", async () => {
   assertEquals(network.dials[0]?.protocols, ["skein.1"]);
 });
 
-Deno.test("Client waits longer before each attempt, and afresh after a session that held", async () => {
-  using time = new FakeTime(0);
-  const network = new Network();
-  network.answers.push(...Array.from({ length: 3 }, () => network.nobody));
-  await using client = network.client();
-  assertEquals(await settled(client), "reconnecting");
-  for (const wait of [250, 500, 1_000]) {
-    await time.tickAsync(wait);
-    await turns();
-  }
-  assertEquals(network.dials.map(({ at }) => at), [0, 250, 750, 1_750]);
-  assertEquals(await settled(client), "connected");
-  await time.tickAsync(4_000);
-  network.cut();
-  await turns();
-  const { current: early } = client.status;
-  assert(early.name === "reconnecting" && early.attempt === 4 && early.delayMs === 2_000);
-  assertEquals([early.cause.code, early.cause.by], [1006, "network"]);
-  await time.tickAsync(2_000);
-  await turns();
-  await time.tickAsync(5_000);
-  network.cut();
-  await turns();
-  const { current: late } = client.status;
-  assert(late.name === "reconnecting" && late.attempt === 1 && late.delayMs === 250);
-});
-
 Deno.test("Client with endOnRefusal throws the refusal in a loop after the earlier messages", async () => {
   const network = new Network({ onOpen: (session) => session.send("m", 1) });
   await using client = network.client({ endOnRefusal: true });
@@ -61,21 +34,6 @@ Deno.test("Client with endOnRefusal throws the refusal in a loop after the earli
     network.last.close({ code: 4403, reason: "Banned" }),
   ]);
   assertEquals(got, [1]);
-});
-
-Deno.test("Client ends its loops on a normal close of either end", async () => {
-  for (const end of ["server", "client"]) {
-    const network = new Network({
-      services: new RequestService(platformRuntime(), { subscribe: () => ({}) }),
-    });
-    await using client = network.client();
-    const topic = client.subscribe("a");
-    const loops = [Array.fromAsync(client), Array.fromAsync(topic)];
-    assertEquals(await settled(client), "connected");
-    await (end === "server" ? network.last : client).close();
-    for (const loop of loops) assertEquals(await loop, [], end);
-    assertEquals(client.status.current.name, "closed");
-  }
 });
 
 Deno.test("Client throws in its loop after the last attempt", async () => {
@@ -201,30 +159,6 @@ Deno.test("Client keeps its outbox when the session ends at its beginning", asyn
   await time.tickAsync(250);
   await turns();
   assertEquals(seen, [1, 2]);
-});
-
-Deno.test("Client reconnects after the server's delay, once; then by its own delays", async () => {
-  using time = new FakeTime(0);
-  const heard: number[] = [];
-  const network = new Network();
-  await using client = network.client({
-    onGoAway: ({ retryAfterMs }) => void heard.push(retryAfterMs),
-  });
-  await turns();
-  network.last.goAway({ retryAfterMs: 7_000, reason: "New version" });
-  await turns();
-  await time.tickAsync(1_000);
-  network.answers.push(network.nobody);
-  void network.last.close({ code: 4503 });
-  await turns();
-  const { current } = client.status;
-  assert(current.name === "reconnecting" && current.delayMs === 6_000);
-  await time.tickAsync(6_000);
-  await turns();
-  await time.tickAsync(500);
-  await turns();
-  assertEquals(network.dials.map(({ at }) => at), [0, 7_000, 7_500]);
-  assertEquals(heard, [7_000]);
 });
 
 Deno.test("Client.request() waits for a session, and asks again only if told to", async () => {
