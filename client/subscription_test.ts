@@ -18,6 +18,7 @@ import type { Subscription } from "./subscription.ts";
 function services(
   log: string[],
   subscribe: NonNullable<SessionServices["subscribe"]> = () => ({}),
+  unsubscribe: NonNullable<SessionServices["unsubscribe"]> = () => ({}),
 ): { services: RequestService } {
   return {
     services: new RequestService(platformRuntime(), {
@@ -25,9 +26,9 @@ function services(
         log.push(`+${topic}`);
         return subscribe(session, topic, request);
       },
-      unsubscribe: (_session, topic) => {
+      unsubscribe: (session, topic) => {
         log.push(`-${topic}`);
-        return {};
+        return unsubscribe(session, topic);
       },
     }),
   };
@@ -95,78 +96,55 @@ Deno.test("Subscription that is refused ends alone, with the reason", async () =
   await assertRejects(() => again.ready, RequestError);
 });
 
-Deno.test("Subscription ends with an error when its reader falls behind, never in silence", async () => {
-  const log: string[] = [];
-  const network = new Network({ ...services(log), sendQueue: { maxMessages: 10_000 } });
-  await using client = network.client();
-  const news = client.subscribe("news");
-  await news.ready;
-  for (let i = 0; i <= 4_096; i++) network.last.send("news", i);
-  await turns(20);
-  assertEquals(log, ["+news", "-news"]);
-  const got: unknown[] = [];
-  const error = await assertRejects(async () => {
-    for await (const { data } of news) got.push(data);
-  }, QueueFullError);
-  assert(error.message.includes('"news" fell behind'));
-  assertEquals([got.length, got[0], got.at(-1)], [4_096, 0, 4_095]);
-  assert(client.isConnected);
-});
-
-Deno.test("Subscription whose reader falls behind leaves its topic also during 64 pending requests", async () => {
-  const log: string[] = [];
-  const gate = Promise.withResolvers<void>();
-  const network = new Network({
-    ...services(log),
-    onMessage: () => gate.promise,
-    sendQueue: { maxMessages: 10_000 },
-  });
-  await using client = network.client();
-  const news = client.subscribe("news");
-  await news.ready;
-  const asked = Array.from({ length: 64 }, () => assertRejects(() => client.request("slow")));
-  for (let i = 0; i <= 4_096; i++) network.last.send("news", i);
-  await turns(20);
-  assertEquals([news.status.current, log], ["ended", ["+news", "-news"]]);
-  await assertRejects(() => Array.fromAsync(news), QueueFullError, "fell behind");
-  // A refusal of other requests is not a refusal of this one.
-  const again = client.subscribe("news");
-  await again.ready;
-  gate.resolve();
-  await Promise.all(asked);
-  assert(client.isConnected);
-});
-
-Deno.test("Subscription whose reader falls behind delivers all messages, if the server never answers", async () => {
+Deno.test("Subscription whose reader falls behind leaves its topic, and ends with an error after all messages", async () => {
   using time = new FakeTime();
-  const silent = new Promise<never>(() => {});
-  const network = new Network({
-    services: new RequestService(platformRuntime(), {
-      subscribe: () => ({}),
-      unsubscribe: () => silent,
-    }),
-    sendQueue: { maxMessages: 10_000 },
-  });
-  await using client = network.client();
-  const news = client.subscribe("news");
-  await news.ready;
-  for (let i = 0; i <= 4_096; i++) network.last.send("news", i);
-  await turns(20);
-  assertEquals(news.status.current, "ended");
-  await time.tickAsync(30_000);
-  await turns();
-  assert(client.isConnected);
+  for (
+    const { pending, isSilent } of [
+      { pending: 0, isSilent: false },
+      // As many requests as may be pending.
+      { pending: 64, isSilent: false },
+      // The server never answers that the client leaves.
+      { pending: 0, isSilent: true },
+    ]
+  ) {
+    const log: string[] = [];
+    const gate = Promise.withResolvers<void>();
+    const network = new Network({
+      ...services(log, () => ({}), isSilent ? () => new Promise<never>(() => {}) : undefined),
+      onMessage: () => gate.promise,
+      sendQueue: { maxMessages: 10_000 },
+    });
+    await using client = network.client();
+    const news = client.subscribe("news");
+    await news.ready;
+    const asked = Array.from(
+      { length: pending },
+      () => assertRejects(() => client.request("slow")),
+    );
+    for (let i = 0; i <= 4_096; i++) network.last.send("news", i);
+    await turns(20);
+    assertEquals([news.status.current, log], ["ended", ["+news", "-news"]]);
+    if (isSilent) await time.tickAsync(30_000);
+    const got: unknown[] = [];
+    await assertRejects(
+      async () => {
+        for await (const { data } of news) got.push(data);
+      },
+      QueueFullError,
+      '"news" fell behind',
+    );
+    assertEquals([got.length, got[0], got.at(-1)], [4_096, 0, 4_095]);
+    // A refusal of other requests is not a refusal of this one.
+    if (!isSilent) await client.subscribe("news").ready;
+    gate.resolve();
+    await Promise.all(asked);
+    assert(client.isConnected);
+  }
 });
 
 Deno.test("Subscription.unsubscribe() rejects if the server does not answer, and has ended all the same", async () => {
   using time = new FakeTime();
-  const silent = new Promise<never>(() => {});
-  const network = new Network({
-    services: new RequestService(platformRuntime(), {
-      subscribe: () => ({}),
-      unsubscribe: () => silent,
-    }),
-  });
+  const network = new Network(services([], undefined, () => new Promise<never>(() => {})));
   await using client = network.client();
   const news = client.subscribe("news");
   await news.ready;
@@ -205,15 +183,10 @@ Deno.test("Subscription that the server does not answer in time can be left, and
 });
 
 Deno.test("Subscription that ends keeps messages in flight from the client's loop", async () => {
-  const network = new Network({
-    services: new RequestService(platformRuntime(), {
-      subscribe: () => ({}),
-      unsubscribe: (session) => {
-        session.send("news", "on its way");
-        return {};
-      },
-    }),
-  });
+  const network = new Network(services([], undefined, (session) => {
+    session.send("news", "on its way");
+    return {};
+  }));
   await using client = network.client();
   const news = client.subscribe("news");
   await news.ready;
