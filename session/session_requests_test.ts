@@ -32,38 +32,33 @@ Deno.test("Session.request() sends a number and gets the answer to it", async ()
   assertEquals(await Promise.all(asking), ["one", "two"]);
 });
 
-Deno.test("Session.request() rejects with the failure that a handler threw", async () => {
-  await using both = await ends({
-    onMessage: () => {
-      throw new RequestError("taken", "This name is taken", { path: ["name", 0] });
+Deno.test("Session.request() rejects with the failure of the handler, without details of a fault, and the session continues", async () => {
+  const fault = new Error("s3cret");
+  const taken = { code: "taken", message: "This name is taken", path: ["name", 0] };
+  const cases = {
+    "a failure that is thrown": {
+      onMessage: () => {
+        throw new RequestError("taken", taken.message, { path: taken.path });
+      },
+      failure: taken,
     },
-  });
-  const error = await assertRejects(() => both.client.request("join"), RequestError, "is taken");
-  const failure = { code: "taken", message: "This name is taken", path: ["name", 0] };
-  assertEquals(error.failure, failure);
-  assert(both.server.isReady && both.client.isReady, "a failure does not end the session");
-});
-
-Deno.test("Session.request() rejects when the handler gave no answer", async () => {
-  await using both = await ends({ onMessage: () => {} });
-  const error = await assertRejects(() => both.client.request("ask"), RequestError);
-  assertEquals(error.failure, {
-    code: "unanswered",
-    message: 'The handler of "ask" gave no answer',
-  });
-});
-
-Deno.test("Session.request() rejects without details when the handler failed, and the session continues", async () => {
-  const errors: unknown[] = [];
-  const failure = new Error("s3cret");
-  await using both = await ends({
-    onMessage: () => Promise.reject(failure),
-    onError: (error) => void errors.push(error),
-  });
-  const error = await assertRejects(() => both.client.request("ask"), RequestError);
-  assertEquals(error.failure, { code: "failed", message: "The handler failed" });
-  assertEquals([both.server.state, both.client.state], ["connected", "connected"]);
-  assertStrictEquals(errors[0], failure);
+    "no answer": {
+      onMessage: () => {},
+      failure: { code: "unanswered", message: 'The handler of "ask" gave no answer' },
+    },
+    "a fault": {
+      onMessage: () => Promise.reject(fault),
+      failure: { code: "failed", message: "The handler failed" },
+    },
+  };
+  for (const [what, { onMessage, failure }] of Object.entries(cases)) {
+    const errors: unknown[] = [];
+    await using both = await ends({ onMessage, onError: (error) => void errors.push(error) });
+    const error = await assertRejects(() => both.client.request("ask"), RequestError);
+    assertEquals<unknown>(error.failure, failure, what);
+    assertEquals([both.server.state, both.client.state], ["connected", "connected"]);
+    assertEquals(errors, what === "a fault" ? [fault] : []);
+  }
 });
 
 Deno.test("Session.request() rejects for a failed handler before onHandlerError closes", async () => {
@@ -168,44 +163,31 @@ Deno.test("Session.request() refuses one too many", async () => {
   await Promise.all(asking);
 });
 
-Deno.test("Session refuses requests of a peer beyond the limit, and counts them", async () => {
-  const gate = Promise.withResolvers<void>();
-  await using hand = serverByHand({
-    maxRequests: 2,
-    concurrency: 10,
-    onMessage: async (message) => {
-      await gate.promise;
-      message.reply("ok");
-    },
-  });
-  for (const id of [1, 2, 3]) hand.peer.say({ topic: "ask", id });
-  await turns();
-  const [, refused] = hand.peer.envelopes as { reply: number; error: { code: string } }[];
-  assertEquals([refused?.reply, refused?.error.code], [3, "too-many"]);
-  gate.resolve();
-  await turns();
-  assertEquals(hand.peer.envelopes.slice(2), [1, 2].map((reply) => ({ reply, data: "ok" })));
-  assertEquals(hand.session.stats.invalidMessages, 1);
-});
-
-Deno.test("Session keeps the place of an open request whose number a peer repeats", async () => {
-  const gate = Promise.withResolvers<void>();
-  await using hand = serverByHand({
-    maxRequests: 2,
-    concurrency: 10,
-    onMessage: async (message) => {
-      await gate.promise;
-      message.reply("ok");
-    },
-  });
-  for (const id of [1, 2, 2, 3]) hand.peer.say({ topic: "ask", id });
-  await turns();
-  const refused = hand.peer.envelopes.slice(1) as { reply: number; error: { code: string } }[];
-  const codes = refused.map(({ reply, error }) => [reply, error.code]);
-  assertEquals(codes, [[2, "too-many"], [3, "too-many"]]);
-  gate.resolve();
-  await turns();
-  assertEquals(hand.peer.envelopes.slice(3), [1, 2].map((reply) => ({ reply, data: "ok" })));
+Deno.test("Session refuses requests of a peer beyond the limit and with a number that is pending, and counts them", async () => {
+  for (const ids of [[1, 2, 3], [1, 2, 2, 3]]) {
+    const gate = Promise.withResolvers<void>();
+    const handled: string[] = [];
+    await using hand = serverByHand({
+      maxRequests: 2,
+      concurrency: 10,
+      onMessage: async (message) => {
+        handled.push(message.topic);
+        await gate.promise;
+        message.reply("ok");
+      },
+    });
+    for (const [at, id] of ids.entries()) hand.peer.say({ topic: `ask ${at}`, id });
+    await turns();
+    const refused = hand.peer.envelopes.slice(1) as { reply: number; error: { code: string } }[];
+    const codes = refused.map(({ reply, error }) => [reply, error.code]);
+    assertEquals(codes, ids.slice(2).map((id) => [id, "too-many"]));
+    gate.resolve();
+    await turns();
+    assertEquals(handled, ["ask 0", "ask 1"]);
+    const answers = hand.peer.envelopes.slice(1 + refused.length);
+    assertEquals(answers, [1, 2].map((reply) => ({ reply, data: "ok" })));
+    assertEquals(hand.session.stats.invalidMessages, refused.length);
+  }
 });
 
 Deno.test("Session.request() ends with the session, and cannot begin after it", async () => {
@@ -293,60 +275,36 @@ Deno.test("Session answers missing services with forbidden, in order", async () 
   assertEquals([hand.session.isReady, hand.session.stats.invalidMessages], [true, 0]);
 });
 
-Deno.test("Session runs services one at a time, and refuses one too many", async () => {
-  const gate = Promise.withResolvers<void>();
-  const log: string[] = [];
-  await using hand = serverByHand({
-    maxRequests: 2,
-    services: new RequestService(platformRuntime(), {
-      subscribe: async (_session, topic) => {
-        log.push(topic);
-        await gate.promise;
-        return { topic };
-      },
-    }),
-  });
-  for (let id = 1; id <= 4; id++) hand.peer.say({ subscribe: `t${id}`, id });
-  await turns();
-  assertEquals(log, ["t1"]);
-  gate.resolve();
-  await turns();
-  assertEquals(log, ["t1", "t2", "t3"]);
-  const answers = hand.peer.envelopes.slice(1);
-  assertEquals(answers.map(({ reply, data }) => [reply, data]), [
-    [4, undefined],
-    [1, { topic: "t1" }],
-    [2, { topic: "t2" }],
-    [3, { topic: "t3" }],
-  ]);
-});
-
-Deno.test("Session answers each request for a service when its queue of messages has less room", async () => {
-  const gate = Promise.withResolvers<void>();
-  await using hand = serverByHand({
-    receiveQueue: { maxMessages: 1, maxBytes: 1_024 },
-    maxRequests: 3,
-    services: new RequestService(platformRuntime(), {
-      subscribe: async (_session, topic) => {
-        await gate.promise;
-        return { topic };
-      },
-    }),
-  });
-  for (let id = 1; id <= 5; id++) hand.peer.say({ subscribe: `t${id}`, id });
-  gate.resolve();
-  await turns();
-  const answers = hand.peer.envelopes.slice(1);
-  assertEquals(
-    answers.map(({ reply, error }) => [reply, (error as { code?: string } | undefined)?.code]),
-    [
-      [5, "too-many"],
-      [1, undefined],
-      [2, undefined],
-      [3, undefined],
-      [4, undefined],
-    ],
-  );
+Deno.test("Session runs services one at a time, and refuses one too many, however short its queue of messages is", async () => {
+  const short = { receiveQueue: { maxMessages: 1, maxBytes: 1_024 } };
+  for (const [settings, maxRequests] of [[{}, 2], [short, 3]] as const) {
+    const gate = Promise.withResolvers<void>();
+    const log: string[] = [];
+    await using hand = serverByHand({
+      ...settings,
+      maxRequests,
+      services: new RequestService(platformRuntime(), {
+        subscribe: async (_session, topic) => {
+          log.push(topic);
+          await gate.promise;
+          return { topic };
+        },
+      }),
+    });
+    const taken = Array.from({ length: maxRequests + 1 }, (_, i) => i + 1);
+    const beyond = maxRequests + 2;
+    for (const id of [...taken, beyond]) hand.peer.say({ subscribe: `t${id}`, id });
+    await turns();
+    assertEquals(log, ["t1"]);
+    gate.resolve();
+    await turns();
+    assertEquals(log, taken.map((id) => `t${id}`));
+    const answers = hand.peer.envelopes.slice(1).map(({ reply, data, error }) => [
+      reply,
+      data ?? (error as { code: string }).code,
+    ]);
+    assertEquals(answers, [[beyond, "too-many"], ...taken.map((id) => [id, { topic: `t${id}` }])]);
+  }
 });
 
 Deno.test("Session survives a service whose answer does not fit into JSON", async () => {
@@ -534,28 +492,6 @@ Deno.test("Session has requests wait for onOpen, also while that asks the peer",
   hand.peer.say({ reply: 1 });
   await turns();
   assertEquals(log, ["opened", "early"]);
-});
-
-Deno.test("Session refuses a number whose answer is pending already", async () => {
-  const answers: (() => void)[] = [];
-  await using hand = serverByHand({
-    concurrency: 2,
-    onMessage: (message) =>
-      new Promise((resolve) => {
-        answers.push(() => {
-          message.reply("first");
-          resolve();
-        });
-      }),
-  });
-  await hand.peer.reach(1);
-  hand.peer.say({ topic: "a", id: 1 });
-  hand.peer.say({ topic: "b", id: 1 });
-  await turns();
-  assertEquals([answers.length, hand.session.stats.invalidMessages], [1, 1]);
-  answers[0]!();
-  await turns();
-  assertEquals(hand.peer.envelopes.at(-1), { reply: 1, data: "first" });
 });
 
 Deno.test("Session.send() refuses messages that exceed the server's limits", async () => {
