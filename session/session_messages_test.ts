@@ -5,7 +5,6 @@ import { QueueFullError, UnsupportedError } from "../errors.ts";
 import { captureConsole } from "../tests/console_lines.ts";
 import { clientByHand, endOf, ends, HELLO, PLAIN, serverByHand } from "../tests/sessions.ts";
 import { encodeBinary } from "./wire/encode.ts";
-import { MAX_JOINED_BYTES } from "./queue/frames.ts";
 import { ConsoleReport } from "../base/console_report.ts";
 import { turns } from "../tests/waiting.ts";
 
@@ -21,21 +20,6 @@ Deno.test("Session.send() joins the messages of one turn into one frame, in orde
   session.send("later");
   await peer.reach(3);
   assertEquals(peer.frames[2], '{"topic":"later"}');
-});
-
-Deno.test("Session.send() joins up to 64 KiB, and sends a larger message alone", async () => {
-  await using hand = serverByHand();
-  const { session, peer } = hand;
-  await peer.reach(1);
-  for (let i = 0; i < 4; i++) session.send("t", "x".repeat(20_000));
-  session.send("t", "y".repeat(100_000));
-  session.send("t", "z");
-  await turns();
-  const sizes = peer.frames.slice(1).map((frame) => frame.length);
-  assertEquals(sizes.length, 4);
-  assert(sizes.filter((size) => size > MAX_JOINED_BYTES).length === 1, `${sizes}`);
-  const data = peer.envelopes.slice(1).map((envelope) => (envelope.data as string)[0]);
-  assertEquals(data.join(""), "xxxxyz");
 });
 
 Deno.test("Session.send() on a plain wire sends one envelope a frame, and nothing unasked", async () => {
@@ -211,24 +195,6 @@ Deno.test("Session iteration is refused where messages go to onMessage", async (
   await assertRejects(() => Array.fromAsync(hand.session), TypeError, "the onMessage handler");
 });
 
-Deno.test("Session handles one message at a time, in order", async () => {
-  const log: string[] = [];
-  const gate = Promise.withResolvers<void>();
-  await using hand = serverByHand({
-    onMessage: async ({ topic }) => {
-      log.push(`begin ${topic}`);
-      if (topic === "a") await gate.promise;
-      log.push(`end ${topic}`);
-    },
-  });
-  for (const topic of ["a", "b", "c"]) hand.peer.say({ topic });
-  await turns();
-  assertEquals([log, hand.session.stats.waitingMessages], [["begin a"], 2]);
-  gate.resolve();
-  await turns();
-  assertEquals(log, ["begin a", "end a", "begin b", "end b", "begin c", "end c"]);
-});
-
 Deno.test("Session continues after any return value of its handler", async () => {
   const returned = [null, false, 7, "text", {}];
   const handled: unknown[] = [];
@@ -241,26 +207,6 @@ Deno.test("Session continues after any return value of its handler", async () =>
   for (let i = 0; i < returned.length; i++) hand.peer.say({ topic: "t", data: i });
   await turns();
   assertEquals([handled, hand.session.state], [[0, 1, 2, 3, 4], "connected"]);
-});
-
-Deno.test("Session runs as many handlers at once as its concurrency", async () => {
-  let running = 0;
-  let most = 0;
-  const gate = Promise.withResolvers<void>();
-  await using hand = serverByHand({
-    concurrency: 3,
-    onMessage: async () => {
-      most = Math.max(most, ++running);
-      await gate.promise;
-      running--;
-    },
-  });
-  for (let i = 0; i < 10; i++) hand.peer.say({ topic: "a" });
-  await turns();
-  assertEquals([most, hand.session.stats.waitingMessages], [3, 7]);
-  gate.resolve();
-  await turns();
-  assertEquals([most, running, hand.session.stats.waitingMessages], [3, 0, 0]);
 });
 
 Deno.test("Session closes with 4507 when its handler, or its loop, is too slow", async () => {
