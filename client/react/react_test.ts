@@ -17,7 +17,7 @@ import {
 import { z } from "zod";
 import { RequestError } from "../../errors.ts";
 import { defineContract } from "../../session/contract.ts";
-import { testServer } from "../../testing/test_server.ts";
+import { testServer, type TestServerOptions } from "../../testing/test_server.ts";
 import { passTime, turns, until } from "../../tests/waiting.ts";
 import { listen } from "../../tests/servers.ts";
 import {
@@ -96,6 +96,15 @@ class Page implements Disposable {
     assertEquals(this.faults, []);
   }
 }
+
+/** Options of a server with rooms, whose users name themselves. */
+const ROOMS: TestServerOptions<string | null> = {
+  authenticate: ({ token }) => token ?? null,
+  authorize: () => true,
+  rooms: ["room:{name}"],
+  presenceGraceMs: 0,
+  allowTokenMessage: true,
+};
 
 /** A component that shows what a function returns, and its number of renders. */
 function probe<P extends object>(show: (props: P) => string): ((props: P) => string) & {
@@ -446,13 +455,7 @@ Deno.test(
 );
 
 Deno.test("usePresence() lists the users of a room, with their data", async () => {
-  await using server = testServer({
-    authenticate: ({ token }) => token ?? null,
-    authorize: () => true,
-    rooms: ["room:{name}"],
-    presenceGraceMs: 0,
-    allowTokenMessage: true,
-  });
+  await using server = testServer(ROOMS);
   const notices: unknown[] = [];
   await using ann = server.connect({
     token: "ann",
@@ -517,13 +520,7 @@ Deno.test("usePresence() takes the data back once a component has none", async (
 });
 
 Deno.test("two providers of one client show the users of one room", async () => {
-  await using server = testServer({
-    authenticate: ({ token }) => token ?? null,
-    authorize: () => true,
-    rooms: ["room:{name}"],
-    presenceGraceMs: 0,
-    allowTokenMessage: true,
-  });
+  await using server = testServer(ROOMS);
   await using client = server.connect({ token: "ann" });
   await using bob = server.connect({ token: "bob" });
   const Users = () => usePresence("room:a").users.map(({ user }) => user).join();
@@ -882,6 +879,11 @@ Deno.test(
 const { Activity } = await import("react");
 const hidesParts = { ignore: Activity === undefined };
 
+/** A part of a page that is shown or hidden. */
+function part(mode: "visible" | "hidden", children: ReactNode): ReactElement {
+  return h(Activity, { mode, children });
+}
+
 Deno.test(
   "a hidden part of a page closes its client, and connects when shown again",
   hidesParts,
@@ -890,12 +892,7 @@ Deno.test(
     using page = new Page();
     const Topic = () => useTopic("a").status;
     const show = (mode: "visible" | "hidden") =>
-      page.show(
-        h(Activity, {
-          mode,
-          children: h(SkeinProvider, { url: server.url }, h("p", null, h(Topic))),
-        }),
-      );
+      page.show(part(mode, h(SkeinProvider, { url: server.url }, h("p", null, h(Topic)))));
     show("visible");
     await page.has("subscribed");
     show("hidden");
@@ -923,7 +920,7 @@ Deno.test("an answer ends with the hidden part of its page", hidesParts, async (
     return h("button", { onClick: () => request() }, `${text} ${isPending}`);
   };
   const show = (mode: "visible" | "hidden") =>
-    page.show(h(Activity, { mode, children: h(SkeinProvider, { url: server.url }, h(Count)) }));
+    page.show(part(mode, h(SkeinProvider, { url: server.url }, h(Count))));
   show("visible");
   await page.has(" false");
   page.click();
@@ -950,12 +947,7 @@ Deno.test(
     const Lines = () => useTopic("room:a", { last: 5 }).messages.map(({ data }) => data).join();
     const Users = () => ` ${usePresence("room:a").count}`;
     const show = (mode: "visible" | "hidden", hasLines: boolean) =>
-      page.show(
-        h(Activity, {
-          mode,
-          children: h(SkeinProvider, { client }, hasLines && h(Lines), h(Users)),
-        }),
-      );
+      page.show(part(mode, h(SkeinProvider, { client }, hasLines && h(Lines), h(Users))));
     show("visible", true);
     await page.has("old 1");
     show("visible", false);
@@ -983,7 +975,7 @@ Deno.test(
     };
     const show = (mode: "visible" | "hidden") => {
       const lines = ["kept", "plain"].map((topic) => h(Lines, { key: topic, topic }));
-      page.show(h(SkeinProvider, { client, graceMs: 20 }, h(Activity, { mode, children: lines })));
+      page.show(h(SkeinProvider, { client, graceMs: 20 }, part(mode, lines)));
     };
     const say = async (data: string) => {
       await server.topics.append("kept", data);
@@ -1024,9 +1016,7 @@ Deno.test(
       return `${text} ${isPending ? "…" : isDone}`;
     };
     const show = (mode: "visible" | "hidden") =>
-      page.show(
-        h(SkeinProvider, { client, graceMs: 20 }, h(Activity, { mode, children: h(Text) })),
-      );
+      page.show(h(SkeinProvider, { client, graceMs: 20 }, part(mode, h(Text))));
     await stream.append("a");
     show("visible");
     await page.has("a …");
@@ -1043,13 +1033,7 @@ Deno.test(
 );
 
 Deno.test("usePresence() leaves its room half a second after its last component, and no remount shows", async () => {
-  await using server = testServer({
-    authenticate: ({ token }) => token ?? null,
-    authorize: () => true,
-    rooms: ["room:{name}"],
-    presenceGraceMs: 60_000,
-    allowTokenMessage: true,
-  });
+  await using server = testServer({ ...ROOMS, presenceGraceMs: 60_000 });
   await using ann = server.connect({ token: "ann" });
   await using bob = server.connect({ token: "bob" });
   await using room = bob.subscribe("room:a");
