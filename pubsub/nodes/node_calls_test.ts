@@ -106,6 +106,40 @@ Deno.test("NodeCalls.call() fails within a second where a new node knows of no s
   assertEquals(await called, "gone");
 });
 
+Deno.test("NodeCalls.call() aborts the signal of the handler by signal and by time", async () => {
+  await using bench = new Bench();
+  const reasons: unknown[] = [];
+  const a = bench.join();
+  const b = bench.join((_data, { signal }) => {
+    return new Promise((_, reject) => {
+      signal.addEventListener("abort", () => {
+        reasons.push(signal.reason);
+        reject(signal.reason);
+      });
+    });
+  });
+  await bench.pass(300);
+  const ending = new AbortController();
+  const { signal } = ending;
+  const stopped = a.calls.call(b.nodes.id, bytesOf(1), { timeoutMs: 9_000, signal });
+  await bench.pass(0);
+  assertEquals(b.calls.answering, 1);
+  const why = new Error("enough");
+  ending.abort(why);
+  assertEquals(await assertRejects(() => stopped), why);
+  await bench.pass(0);
+  assertEquals([b.calls.answering, reasons.length], [0, 1]);
+
+  const late = a.calls.call(b.nodes.id, bytesOf(1), { timeoutMs: 500 });
+  const rejected = assertRejects(() => late, TimeoutError, "longer than 500 ms");
+  await bench.pass(500);
+  await rejected;
+  assertEquals([b.calls.answering, reasons.length, bench.errors], [0, 2, []]);
+  const { signal: aborted } = ending;
+  const unsent = a.calls.call(b.nodes.id, bytesOf(1), { timeoutMs: 500, signal: aborted });
+  assertEquals(await assertRejects(() => unsent), why);
+});
+
 Deno.test("NodeCalls aborts the handlers of a caller that is gone, and those whose time is over", async () => {
   await using bench = new Bench();
   const reasons: unknown[] = [];
