@@ -734,6 +734,41 @@ Deno.test("TopicFeed without knowledge begins no member before its first page", 
   ]);
 });
 
+Deno.test("Replay reads a page again that the engine did not give", async () => {
+  using time = new FakeTime();
+  await using node = await bench(300);
+  const { broker, topics } = node;
+  let reads = 0;
+  broker.make("history.read", (run, call) => (++reads <= 2 ? fail : pass)(run, call));
+  await using back = new Client(topics.turn);
+  back.subscribe(topics, "t", { since: { epoch: "e1", offset: 10 } });
+  await passTime(time, 3_000);
+  assertRun(back.takeData(), 11, 300);
+  assert(reads > 2);
+});
+
+Deno.test("TopicFeed takes no opening page of an epoch that is over by then", async () => {
+  const engine = new ScriptedEngine();
+  for (let i = 1; i <= 3; i++) engine.publish(i);
+  const broker = engine.node();
+  await using topics = new Topics({ broker, history: { t: {} } });
+  await using client = new Client(topics.turn);
+  const gate = Promise.withResolvers<void>();
+  let reads = 0;
+  const late = replyAfter(gate.promise);
+  broker.make("history.read", (run, call) => (++reads === 1 ? late : pass)(run, call));
+  client.subscribe(topics);
+  await turns();
+  engine.beginEpoch("e2");
+  engine.publish("new");
+  await turns();
+  gate.resolve();
+  await turns();
+  engine.publish("next");
+  await turns();
+  assertEquals(client.take(), [{ epoch: "e2", offset: 4, head: 4 }, ["next", 5, 4]]);
+});
+
 Deno.test("TopicFeed keeps a bounded number of bytes for slow sessions", async () => {
   await using node = await bench();
   const { engine, topics } = node;
