@@ -1,4 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
 import { turns } from "../../tests/waiting.ts";
 import { Client } from "../_clients_test.ts";
 import {
@@ -97,6 +98,18 @@ Deno.test("Topics of a client that reads 20,000 of them evict no history, and re
   assertEquals(listener.lines.filter(({ gap }) => gap !== undefined), []);
   assertEquals(listener.lines.filter(({ topic }) => topic !== "answer").length, 200);
   assertEquals(broker.stats.forgotten, 0);
+});
+
+Deno.test("MemoryHistories forgets logs without publications first", () => {
+  using time = new FakeTime();
+  const histories = new MemoryHistories(platformRuntime());
+  const [quiet, brief, busy] = [names("quiet", 100), names("brief", 5_000), names("busy", 9_000)];
+  for (const topic of quiet) publish(histories, topic);
+  for (const topic of brief) publish(histories, topic, 1, { ...BOUNDS, ttlMs: 1_000 });
+  time.tick(2_000);
+  for (const topic of busy) publish(histories, topic);
+  assertEquals(countKept(histories, [...quiet, ...busy]), 9_100);
+  assertEquals(histories.forgotten, 0);
 });
 
 Deno.test("MemoryHistories keeps and reads so many bytes, not characters", () => {
