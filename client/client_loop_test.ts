@@ -1,6 +1,9 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { QueueFullError } from "../errors.ts";
 import { Network, settled } from "../tests/clients.ts";
+import { turns } from "../tests/waiting.ts";
+import { MAX_UNREAD_SESSIONS } from "./unread_sessions.ts";
 
 /** A network whose sessions send their names, three times each. */
 function talking(): Network {
@@ -23,6 +26,31 @@ Deno.test("Client iteration begins with the session of its first loop", async ()
   await client.close();
   const rest = await Array.fromAsync(client);
   assertEquals(rest.map(({ data }) => data), ["s-2 1", "s-2 2"]);
+});
+
+Deno.test("Client iteration throws where more sessions wait than its bound, then continues", async () => {
+  using time = new FakeTime();
+  const network = talking();
+  const client = network.client();
+  const got: unknown[] = [];
+  const read = async (most = Infinity) => {
+    for await (const { data } of client) if (got.push(data) >= most) break;
+  };
+  await read(1);
+  for (let i = 0; i < MAX_UNREAD_SESSIONS + 2; i++) {
+    network.cut();
+    await turns();
+    await time.tickAsync(30_000);
+    assertEquals(await settled(client), "connected");
+  }
+  await assertRejects(() => read(), QueueFullError, "8 sessions wait to be read");
+  const said = (id: number) => [0, 1, 2].map((i) => `s-${id} ${i}`);
+  assertEquals(got.splice(0), [1, 2, 3, 4, 5, 6, 7, 8].flatMap(said));
+  // Another loop begins with the newest session.
+  await read(1);
+  await client.close();
+  await read();
+  assertEquals(got, said(11));
 });
 
 Deno.test("Client iteration refuses a second loop, and one beside a handler", async () => {

@@ -747,6 +747,30 @@ Deno.test("Replay reads a page again that the engine did not give", async () => 
   assert(reads > 2);
 });
 
+Deno.test("Replay reports a gap where publications expire while it runs", async () => {
+  await using node = await bench();
+  const { engine, topics } = node;
+  for (let i = 1; i <= 400; i++) engine.publish({ i, text: "x".repeat(2_000) });
+  await turns();
+  await using slow = new Client(topics.turn, { sendQueue: { maxMessages: 20 } });
+  slow.pair.link.stall("to-client");
+  slow.subscribe(topics, "t", { since: { epoch: "e1", offset: 0 } });
+  await turns(40);
+  engine.trim(50);
+  slow.pair.link.resume("to-client");
+  await turns(400);
+  const { reason, offset } = slow.lines.find(({ gap }) => gap === "t") as {
+    readonly reason: string;
+    readonly offset: number;
+  };
+  const data = numbersOf(slow);
+  const before = data.indexOf(offset + 1);
+  assertEquals(reason, "too-old");
+  assertRun(data.slice(0, before), 1, before);
+  assertRun(data.slice(before), offset + 1, 400);
+  assert(before < offset);
+});
+
 Deno.test("TopicFeed takes no opening page of an epoch that is over by then", async () => {
   const engine = new ScriptedEngine();
   for (let i = 1; i <= 3; i++) engine.publish(i);
