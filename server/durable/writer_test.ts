@@ -100,6 +100,22 @@ Deno.test("DurableStreams.close() leaves nothing behind while the engine is away
   assertEquals(nodes.appends.length, length);
 });
 
+Deno.test("DurableStreamWriter.release() leaves the stream to the next writer, on any node", async () => {
+  await using nodes = new TwoNodes();
+  const writer = await nodes.node.create<number>("a");
+  void writer.append(1);
+  assertEquals(await codeOf(nodes.other.open("a")), "held");
+  await Promise.all([writer.release(), writer.release()]);
+  assertEquals(await codeOf(writer.append(2)), "ended");
+  await using next = await nodes.other.open<number>("a");
+  await writer[Symbol.asyncDispose]();
+  await next.append(2);
+  await next.close();
+  await next.release();
+  assertEquals(await nodes.read("a"), [1, 2]);
+  assertEquals((await nodes.other.info("a"))?.error, undefined);
+});
+
 Deno.test("DurableStreamWriter.release() leaves the stream open for 5 s, whatever search there is", async () => {
   using time = new FakeTime();
   await using nodes = new TwoNodes();
