@@ -15,10 +15,8 @@ function numbers(peer: Peer): unknown[] {
   return peer.take().map((message) => (message as [string, unknown])[1]);
 }
 
-type Subscribers = Record<string, Session[]>;
-
 /**
- * Steps of an application on two nodes: peers 0 and 2 are on the first node, 1 and 3 on the second.
+ * Steps of an application on two nodes: members 0 and 2 are on the first node, 1 and 3 on the second.
  * At first all of them subscribe to both topics.
  */
 const steps = fc.array(
@@ -27,7 +25,7 @@ const steps = fc.array(
       ...["publish", "publish", "publish", "subscribe", "send", "unsubscribe"] as const,
       ...["end of turn", "leave all", "close", "close by the peer", "cut"] as const,
     ),
-    peer: fc.nat(3),
+    at: fc.nat(3),
     topic: fc.constantFrom("a", "b"),
     except: fc.option(fc.nat(3), { nil: undefined }),
     hasData: fc.boolean(),
@@ -43,85 +41,88 @@ property("members receive each publication once, in order, in one frame a turn",
     await using broker = new MemoryBroker();
     await using near = new Topics({ settings: peers, broker });
     await using far = new Topics({ settings: peers, broker });
-    const members: { peer: Peer; node: Topics; topics: string[]; expected: unknown[] }[] = [];
-    /** The subscribers of each topic of each node, in the order of their subscriptions. */
-    const subscribers = new Map(
-      [near, far].map((node) => [node, { a: [], b: [] } as Subscribers]),
-    );
+    const members: { peer: Peer; node: Topics; expected: unknown[] }[] = [];
     for (const node of [near, far, near, far]) {
       const peer = await peers.connect({ id: `peer-${members.length}` });
-      members.push({ peer, node, topics: ["a", "b"], expected: [] });
-      for (const topic of ["a", "b"]) {
-        node.subscribe(peer.session, topic);
-        subscribers.get(node)![topic]!.push(peer.session);
-      }
+      members.push({ peer, node, expected: [] });
     }
-    const remove = (member: typeof members[number], topic: string) => {
-      const { peer, node, topics, expected } = member;
-      expected.push({ unsubscribed: topic, code: "removed", reason: "" });
-      isSent = true;
-      topics.splice(topics.indexOf(topic), 1);
-      const own = subscribers.get(node)!;
-      own[topic] = own[topic]!.filter((session) => session !== peer.session);
+    /** All subscriptions, in their order. */
+    let joined: { readonly member: typeof members[number]; readonly topic: string }[] = [];
+    const topicsOf = (member: typeof members[number]) =>
+      joined.filter((one) => one.member === member).map(({ topic }) => topic);
+    const join = (member: typeof members[number], topic: string) => {
+      if (!topicsOf(member).includes(topic)) joined.push({ member, topic });
+      return member.node.subscribe(member.peer.session, topic);
     };
-    let isSent = false;
+    const leave = (member: typeof members[number], topics: readonly string[]) => {
+      joined = joined.filter((one) => one.member !== member || !topics.includes(one.topic));
+      for (const topic of topics) {
+        member.expected.push({ unsubscribed: topic, code: "removed", reason: "" });
+      }
+    };
+    for (const member of members) for (const topic of ["a", "b"]) await join(member, topic);
+    let isWhole = true;
     const endTurn = async () => {
       await peers.endTurn();
       for (const { peer, expected } of members) {
         if (peer.session.isClosed) continue;
-        // What waits is sent before a session is added or removed, and before it ends.
-        if (!isSent) {
-          assertEquals(peer.frames.length, expected.length > 0 ? 1 : 0, "frames of a turn");
-        }
+        const frames = expected.length > 0 ? 1 : 0;
+        if (isWhole) assertEquals(peer.frames.length, frames, "frames of a turn");
         assertEquals(peer.take(), expected.splice(0));
       }
-      isSent = false;
+      isWhole = true;
     };
-    for (const [n, { kind, peer: at, topic, except, hasData }] of steps.entries()) {
+    for (const [n, { kind, at, topic, except, hasData }] of steps.entries()) {
       const member = members[at]!;
-      const { peer: { session, pair }, node, topics, expected } = member;
+      const { peer: { session, pair }, node, expected } = member;
       const data = hasData ? { n } : undefined;
       if (kind === "publish") {
-        node.publish(topic, data, {
-          except: except === undefined ? except : members[except]!.peer.session,
-        });
-        for (const [i, one] of members.entries()) {
-          if (one.topics.includes(topic) && i !== except) one.expected.push([topic, data]);
+        const excepted = except === undefined ? undefined : members[except];
+        node.publish(topic, data, { except: excepted?.peer.session });
+        for (const one of members) {
+          if (one !== excepted && topicsOf(one).includes(topic)) one.expected.push([topic, data]);
         }
-      } else if (kind === "subscribe") {
-        assertEquals(await node.subscribe(session, topic), !session.isClosed);
-        if (session.isClosed || topics.includes(topic)) continue;
-        isSent = true;
-        topics.push(topic);
-        subscribers.get(node)![topic]!.push(session);
-      } else if (kind === "send" && !session.isClosed) {
+      } else if (kind === "send") {
+        if (session.isClosed) continue;
         session.send("own", data);
         expected.push(["own", data]);
-      } else if (kind === "unsubscribe") {
-        const isMember = topics.includes(topic);
-        assertEquals(node.unsubscribe(session, topic), isMember);
-        if (isMember) remove(member, topic);
       } else if (kind === "end of turn") await endTurn();
-      else if (kind === "leave all") {
-        node.leaveAll(session);
-        for (const topic of [...topics]) remove(member, topic);
-      } else if (kind === "close" || kind === "close by the peer" || kind === "cut") {
-        if (kind === "close") void session.close();
-        else if (kind === "cut") pair.link.disconnect();
-        else pair.client.close();
-        await session.closed;
-        isSent = true;
-        for (const topic of [...topics]) remove(member, topic);
-      }
-      for (const { node, peer: { session }, topics } of members) {
-        assertEquals(node.topicsOf(session), topics);
-        for (const topic of ["a", "b"]) {
-          assertEquals(node.has(session, topic), topics.includes(topic));
-          assertEquals(node.subscribers(topic), subscribers.get(node)![topic]);
+      else {
+        // What waits is sent before a session is added or removed, and before it ends.
+        isWhole = false;
+        const topics = topicsOf(member);
+        if (kind === "subscribe") {
+          if (session.isClosed) assertEquals(await node.subscribe(session, topic), false);
+          else assertEquals(await join(member, topic), true);
+        } else if (kind === "unsubscribe") {
+          assertEquals(node.unsubscribe(session, topic), topics.includes(topic));
+          if (topics.includes(topic)) leave(member, [topic]);
+        } else {
+          if (kind === "leave all") node.leaveAll(session);
+          else if (kind === "close") await session.close();
+          else if (kind === "cut") pair.link.disconnect();
+          else pair.client.close();
+          if (kind !== "leave all") await session.closed;
+          leave(member, topics);
         }
       }
-      for (const [node, { a, b }] of subscribers) {
-        assertEquals(node.size, [a, b].filter((all) => all!.length > 0).length);
+      for (const member of members) {
+        const { node, peer: { session } } = member;
+        assertEquals(node.topicsOf(session), topicsOf(member));
+        for (const topic of ["a", "b"]) {
+          assertEquals(node.has(session, topic), topicsOf(member).includes(topic));
+        }
+      }
+      for (const node of [near, far]) {
+        const own = joined.filter(({ member }) => member.node === node);
+        for (const topic of ["a", "b"]) {
+          const subscribers = own.filter((one) => one.topic === topic);
+          assertEquals(
+            node.subscribers(topic),
+            subscribers.map(({ member }) => member.peer.session),
+          );
+        }
+        assertEquals(node.size, new Set(own.map(({ topic }) => topic)).size);
       }
     }
     await endTurn();

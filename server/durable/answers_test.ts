@@ -418,6 +418,34 @@ Deno.test("Answers wait for a node with a handler, and are lost without one", as
   assertEquals((await older.logs.info(requestLog(never))).kind, "missing");
 });
 
+Deno.test("Answers whose generator ends node after node are given up", async () => {
+  using time = new FakeTime();
+  await using cluster = new Cluster();
+  let resumed = 0;
+  const add = (): Node => {
+    const node: Node = cluster.add({
+      resume: async function* () {
+        resumed++;
+        node.die();
+        await new Promise<never>(() => {});
+        yield 0;
+      },
+    });
+    return node;
+  };
+  const first = add();
+  const id = await first.stall(0);
+  await passTime(time, 1);
+  first.die();
+  const reader = cluster.add();
+  const reading = reader.read(id);
+  for (let i = 0; i <= MAX_TAKEOVERS; i++) {
+    add();
+    await passTime(time, RESUME_LEASE_MS + 4_000 + 16_000);
+  }
+  assertEquals([await reading, resumed], [[0, "writer-lost"], MAX_TAKEOVERS]);
+});
+
 Deno.test("Answers.close() leaves answers to another node at once, any number of times", async () => {
   using time = new FakeTime();
   await using cluster = new Cluster();
