@@ -121,6 +121,33 @@ function service(down: Set<string> = new Set()) {
 
 const steady = { runtime: drawing(0.5) };
 
+Deno.test("Client with several URLs tries the next one at once, and waits after each round", async () => {
+  using time = new FakeTime(0);
+  const { network, dial, down, dialed } = service(new Set(["b", "c"]));
+  await using client = new Client(["m://a/", "m://b/", "m://c/"], denoPlatform(dial), steady);
+  assertEquals(await settled(client), "connected");
+  await time.tickAsync(10_000);
+  down.add("a");
+  network.cut();
+  assertEquals(await settled(client), "reconnecting");
+  assertEquals(dialed(), ["a 0", "b 10000", "c 10000"]);
+  await time.tickAsync(250);
+  assertEquals(await settled(client), "reconnecting");
+  assertEquals(dialed().slice(3), ["a 10250", "b 10250", "c 10250"]);
+  down.delete("b");
+  await time.tickAsync(500);
+  assertEquals(await settled(client), "connected");
+  assertEquals(dialed().slice(6), ["a 10750", "b 10750"]);
+  await time.tickAsync(10_000);
+  network.cut();
+  await turns();
+  // All others are worth an attempt again, and the first one comes after the last.
+  assertEquals(dialed().slice(8), ["c 20750", "a 20750"]);
+  await time.tickAsync(250);
+  assertEquals(await settled(client), "connected");
+  assertEquals(dialed().slice(10), ["b 21000"]);
+});
+
 Deno.test("Client whose function returns another host after a loss dials that host at once", async () => {
   for (const isAsync of [false, true]) {
     using time = new FakeTime(0);
