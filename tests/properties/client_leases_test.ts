@@ -4,7 +4,7 @@ import fc from "fast-check";
 import { pause } from "../../base/wait.ts";
 import type { SimulatedServer } from "../../testing/simulation/mod.ts";
 import { untilReached } from "./engines.ts";
-import { Page } from "./page.ts";
+import { SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
 
@@ -88,7 +88,7 @@ class Visitor {
       this.wasFrozen = true;
       other.host.freeze();
     }
-    const page = new Page(world, node.host, {
+    const page = new SimulatedPage(world, node.host, {
       token: this.name,
       name: `${this.name}-${this.#pages++}`,
     });
@@ -102,7 +102,7 @@ class Visitor {
     for (const [i, data] of work.entries()) {
       page.send({ topic: "work", data, seq: data.n, ...(i === 0 && { client: this.name }) });
     }
-    const acknowledged = () => Math.max(-1, ...page.heard.flatMap(({ ack }) => ack ?? []));
+    const acknowledged = () => Math.max(-1, ...page.received.flatMap(({ ack }) => ack ?? []));
     if (visit.waits || freezes) {
       const last = this.sent.at(-1)!.n;
       await world.until(`acknowledgment ${last}`, () => acknowledged() === last, ACK_MS);

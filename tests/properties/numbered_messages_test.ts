@@ -6,7 +6,7 @@ import { BrokerError } from "../../errors.ts";
 import { defineContract } from "../../session/contract.ts";
 import type { Session } from "../../session/session.ts";
 import { range } from "./outcomes.ts";
-import { Page } from "./page.ts";
+import { SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
@@ -109,11 +109,11 @@ property("numbered envelopes of any kind are handled once, and acknowledged afte
         await world.pause(TRIP_MS);
         assertEquals(acknowledgedBy(page), last);
         const isOther = (id: number) => all.some(({ seq, kind }) => seq === id && kind === "ask");
-        const replies = page.heard.flatMap(({ reply }) => reply ?? []);
+        const replies = page.received.flatMap(({ reply }) => reply ?? []);
         const answered = replies.filter((id) => ids.includes(id) || !isOther(id));
         assertEquals(answered.toSorted((a, b) => a - b), ids, "answers");
         const isDenied = ({ kind, hasId }: Sent) => kind === "forbidden" && hasId;
-        const denied = page.heard.flatMap(({ reply, error }) =>
+        const denied = page.received.flatMap(({ reply, error }) =>
           error?.code === "forbidden" ? reply ?? [] : []
         );
         // Some of a flood are one too many.
@@ -229,8 +229,8 @@ function envelopesOf({ firstMs, envelopes, isFlood, ask }: Round, before: number
 }
 
 /** Opens a session by hand. */
-async function open(world: World): Promise<Page> {
-  const page = new Page(world, world.host("server"), { name: "page" });
+async function open(world: World): Promise<SimulatedPage> {
+  const page = new SimulatedPage(world, world.host("server"), { name: "page" });
   await world.until("a session", () => page.isIn);
   return page;
 }
@@ -252,15 +252,15 @@ function framesOf(all: readonly Sent[], isJoined: boolean): string[] {
 }
 
 /** The newest acknowledged number. */
-function acknowledgedBy({ heard }: Page): number {
-  return heard.findLast(({ ack }) => ack !== undefined)?.ack ?? -1;
+function acknowledgedBy({ received }: SimulatedPage): number {
+  return received.findLast(({ ack }) => ack !== undefined)?.ack ?? -1;
 }
 
 /** The ids that were acknowledged before their reply. */
-function earlyOf({ heard }: Page, ids: readonly number[]): number[] {
+function earlyOf({ received }: SimulatedPage, ids: readonly number[]): number[] {
   return ids.filter((id) => {
-    const reply = heard.findIndex((envelope) => envelope.reply === id);
-    const ack = heard.findIndex(({ ack = -1 }) => ack >= id);
+    const reply = received.findIndex((envelope) => envelope.reply === id);
+    const ack = received.findIndex(({ ack = -1 }) => ack >= id);
     return ack >= 0 && (reply < 0 || ack < reply);
   });
 }

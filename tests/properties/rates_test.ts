@@ -12,7 +12,7 @@ import {
   type Unit,
 } from "../../manager/rates_model.ts";
 import { type Drawn, stepOf } from "./draw.ts";
-import { Page } from "./page.ts";
+import { SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
@@ -117,7 +117,7 @@ const SESSIONS = [["ann", "x"], ["ann", "y"], ["ben", "x"], [GUEST, "y"]] as con
 
 /** A session, and its part of the model. */
 interface Metered {
-  readonly page: Page;
+  readonly page: SimulatedPage;
   readonly accounts: readonly ModelAccount[];
   /** Publications that the server refuses together, until the client can know of the first refusal. */
   hold: { readonly need: Need; readonly isEarly: boolean } | undefined;
@@ -166,7 +166,7 @@ property("each kind of envelope counts in its rates of session, user and address
     const expected = { handled: 0, closed: 0, refused: { session: 0, user: 0, address: 0 } };
     const open = async (index: number): Promise<Metered> => {
       const [token, name] = SESSIONS[index]!;
-      const page = new Page(world, host, { token, name });
+      const page = new SimulatedPage(world, host, { token, name });
       await world.until("a session", () => page.isIn);
       const own = accounts.ofSession(token === GUEST ? undefined : token, name);
       const start = { hold: undefined, isWarned: false, refusals: 0, renewals: 0, isOver: false };
@@ -180,7 +180,7 @@ property("each kind of envelope counts in its rates of session, user and address
       }
       const session = sessions[index]!;
       const { page } = session;
-      page.heard.length = 0;
+      page.received.length = 0;
       const [token] = SESSIONS[index]!;
       const sent: Sent[] = [];
       for (const one of envelopes) {
@@ -236,9 +236,9 @@ function send(
 }
 
 /** Compares the replies to envelopes. */
-function compare(page: Page, sent: readonly Sent[], toleranceMs: number): void {
+function compare(page: SimulatedPage, sent: readonly Sent[], toleranceMs: number): void {
   const pings = sent.filter(({ name, shortage }) => name === "ping" && shortage === undefined);
-  const pongs = page.heard.filter(({ pong }) => pong !== undefined);
+  const pongs = page.received.filter(({ pong }) => pong !== undefined);
   assertEquals(pongs.length, pings.length, "pongs");
   for (const { name, id, shortage } of sent) {
     if (id === undefined) continue;
@@ -294,13 +294,13 @@ function bounded(rates: Readonly<Record<string, object | undefined>>): ModelRate
 }
 
 /** Outcome of a request. */
-function outcomeOf(page: Page, id: number): string {
+function outcomeOf(page: SimulatedPage, id: number): string {
   const reply = page.replyTo(id);
   return reply === undefined ? "none" : reply.error?.code ?? "granted";
 }
 
 /** Compares the time to retry of a refused request. */
-function assertWait(page: Page, { id, waitMs, toleranceMs }: {
+function assertWait(page: SimulatedPage, { id, waitMs, toleranceMs }: {
   readonly id: number;
   readonly waitMs: number;
   readonly toleranceMs: number;
@@ -346,7 +346,7 @@ const timed = fc.oneof(
 type Timed = Drawn<typeof timed>;
 
 interface OpenPage {
-  readonly page: Page;
+  readonly page: SimulatedPage;
   readonly token: string;
   readonly machine: string;
 }
@@ -398,7 +398,7 @@ class Metering {
     for (let round = 0; round < 3; round++) {
       for (const { page } of this.pages) page.ask({ topic: "ask" });
       for (const [token, name] of [["ann", "x"], ["ben", "y"]] as const) {
-        const page = new Page(this.#world, this.#node.host, { token, name });
+        const page = new SimulatedPage(this.#world, this.#node.host, { token, name });
         await this.#world.pause(TRIP_MS);
         if (page.entry === CloseCode.tooMany) this.refused++;
         page.close();
@@ -426,7 +426,7 @@ class Metering {
       return false;
     });
     if (isRefused) this.refused++;
-    const page = new Page(this.#world, this.#node.host, { token, name: machine });
+    const page = new SimulatedPage(this.#world, this.#node.host, { token, name: machine });
     await this.#world.pause(TRIP_MS);
     const isIn = token === FORGED ? CloseCode.unauthenticated : "in";
     assertEquals(page.entry, isRefused ? CloseCode.tooMany : isIn, `attempt of ${token}`);

@@ -4,7 +4,7 @@ import fc from "fast-check";
 import { PRESENCE_PREFIX, type PresenceNotice } from "../../session/wire/presence_notice.ts";
 import type { SimulatedServer } from "../../testing/simulation/mod.ts";
 import { FailingEngine } from "./failing_engine.ts";
-import { type Envelope, Page } from "./page.ts";
+import { type Envelope, SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
 
@@ -156,7 +156,7 @@ function apply(
 interface Guest {
   readonly user: string;
   readonly node: SimulatedServer<string>;
-  page: Page;
+  page: SimulatedPage;
   reader: RoomReader;
   data: string | undefined;
   /** Order in which data was set by a page in the room, or came with an entry. */
@@ -394,13 +394,13 @@ class Room {
 
   async #openPage(user: string, node: SimulatedServer<string>): Promise<Guest> {
     const name = `page-${this.#pages++}`;
-    const page = new Page(this.#world, node.host, { token: user, name });
+    const page = new SimulatedPage(this.#world, node.host, { token: user, name });
     await this.#world.until("a session", () => page.isIn);
     return { user, node, page, reader: new RoomReader(this.#name), data: undefined, setAt: 0 };
   }
 
-  #read(page: Page, reader: RoomReader): void {
-    for (const envelope of page.heard.splice(0)) {
+  #read(page: SimulatedPage, reader: RoomReader): void {
+    for (const envelope of page.received.splice(0)) {
       reader.take(envelope);
       const size = JSON.stringify(envelope).length;
       if (size > this.#maxBytes) reader.faults.push(`an envelope of ${size} bytes`);
@@ -537,12 +537,12 @@ property("members that set much data at once are all told, some 64 KiB in each i
     }));
     const all = Array.from({ length: users }, (_, i) => {
       const token = `user-${10 + i}`;
-      return { token, page: new Page(world, host, { token, name: token }) };
+      return { token, page: new SimulatedPage(world, host, { token, name: token }) };
     });
     await world.until("all sessions", () => all.every(({ page }) => page.isIn));
     const first = Math.ceil(users * early / 100);
     const readers = all.slice(0, Math.min(first, 2)).map(({ page }) => {
-      page.heard.length = 0;
+      page.received.length = 0;
       return { page, reader: new RoomReader("room:1") };
     });
     for (const { page } of all.slice(0, first)) page.ask({ subscribe: "room:1" });
@@ -555,7 +555,7 @@ property("members that set much data at once are all told, some 64 KiB in each i
     await world.pause(LIST_MS + 4 * GATHER_MS);
     const members = all.map(({ token }, i) => [token, `${i}`.padEnd(chars, "x")]);
     for (const { page, reader } of readers) {
-      for (const envelope of page.heard) reader.take(envelope);
+      for (const envelope of page.received) reader.take(envelope);
       assertEquals(reader.faults, []);
       assertEquals(reader.known, members);
     }

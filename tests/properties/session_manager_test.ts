@@ -6,7 +6,7 @@ import { CloseCode } from "../../errors.ts";
 import type { Session } from "../../session/session.ts";
 import type { SimulatedServer } from "../../testing/simulation/mod.ts";
 import { type Drawn, stepOf, transport } from "./draw.ts";
-import { Page } from "./page.ts";
+import { SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
@@ -242,7 +242,7 @@ class Managed {
       : undefined;
     const { host } = this.#program;
     if (limit !== undefined) {
-      const page = new Page(this.#world, host, { token, name: machine });
+      const page = new SimulatedPage(this.#world, host, { token, name: machine });
       await this.#world.until("an outcome", () => page.entry !== undefined);
       assertEquals(page.entry, CloseCode.tooMany, `session at ${limit}`);
       this.#refused[limit]++;

@@ -3,7 +3,7 @@ import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { CloseCode } from "../../errors.ts";
 import { FailingEngine } from "./failing_engine.ts";
-import { Page } from "./page.ts";
+import { SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
 
@@ -29,7 +29,7 @@ class Sharing {
   readonly engine: FailingEngine;
   readonly #world: World;
   readonly #nodes;
-  readonly #pages: Page[] = [];
+  readonly #pages: SimulatedPage[] = [];
 
   constructor(world: World, options: {
     readonly scope: "perUser" | "perAddress";
@@ -80,8 +80,11 @@ class Sharing {
     return granted.length;
   }
 
-  #page(node: number): Page {
-    return new Page(this.#world, this.#nodes[node]!.host, { token: "ann", name: `page-${node}` });
+  #page(node: number): SimulatedPage {
+    return new SimulatedPage(this.#world, this.#nodes[node]!.host, {
+      token: "ann",
+      name: `page-${node}`,
+    });
   }
 }
 

@@ -8,7 +8,7 @@ import type { Host, SimulatedServer } from "../../testing/simulation/mod.ts";
 import { type Drawn, stepOf, transport } from "./draw.ts";
 import { FailingEngine } from "./failing_engine.ts";
 import { LOST_MS } from "../../transport/http/connection.ts";
-import { Page } from "./page.ts";
+import { SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
@@ -372,8 +372,8 @@ class Users {
     return { user, node, client, got, host: this.#world.host(name) };
   }
 
-  #page(user: User, { host }: SimulatedServer<string>): Page {
-    return new Page(this.#world, host, { token: user, name: `tab-${this.#names++}` });
+  #page(user: User, { host }: SimulatedServer<string>): SimulatedPage {
+    return new SimulatedPage(this.#world, host, { token: user, name: `tab-${this.#names++}` });
   }
 
   #drop(tab: Tab): void {

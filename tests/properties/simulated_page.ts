@@ -1,4 +1,4 @@
-/** A client that speaks the protocol by hand, so that a case sees each envelope. */
+/** A client that speaks the protocol by hand over a simulated WebSocket: a case sees each envelope. */
 import type { PresenceNotice } from "../../session/wire/presence_notice.ts";
 import type { Host } from "../../testing/simulation/mod.ts";
 import type { World } from "./world.ts";
@@ -23,9 +23,9 @@ export interface Envelope {
 }
 
 /** A client on a WebSocket. */
-export class Page {
+export class SimulatedPage {
   /** All envelopes of the server, in order. */
-  readonly heard: Envelope[] = [];
+  readonly received: Envelope[] = [];
   /** The machine. */
   readonly host: Host;
   /** Code of the close, once the session is over. */
@@ -36,7 +36,7 @@ export class Page {
   readonly #unanswered = new Set<number>();
 
   /**
-   * Begins to open a session, which the world closes at the end.
+   * Starts to connect; the world closes the session at the end.
    *
    * @param world The world.
    * @param server Machine of the server.
@@ -51,7 +51,7 @@ export class Page {
     const url = new URL(`wss://${server.name}/${query}`);
     const socket = this.#socket = world.network.sockets(this.host)(url, ["skein.1"]);
     socket.onmessage = ({ data }) => {
-      for (const line of `${data}`.split("\n")) if (line !== "") this.#hear(JSON.parse(line));
+      for (const line of `${data}`.split("\n")) if (line !== "") this.#take(JSON.parse(line));
     };
     socket.onclose = ({ code }) => this.code = code;
     world.onEnd(() => this.close());
@@ -59,7 +59,7 @@ export class Page {
 
   /** True while the server has admitted the session. */
   get isIn(): boolean {
-    return this.heard.length > 0 && this.code === undefined;
+    return this.received.length > 0 && this.code === undefined;
   }
 
   /** `in`, or the close code; `undefined` before the outcome. */
@@ -102,7 +102,7 @@ export class Page {
 
   /** The reply to a request; `undefined` before it arrives. */
   replyTo(id: number): Envelope | undefined {
-    return this.heard.find(({ reply }) => reply === id);
+    return this.received.find(({ reply }) => reply === id);
   }
 
   /** Closes the session. */
@@ -110,8 +110,8 @@ export class Page {
     this.#socket.close(1_000);
   }
 
-  #hear(envelope: Envelope): void {
-    this.heard.push(envelope);
+  #take(envelope: Envelope): void {
+    this.received.push(envelope);
     if (envelope.ping !== undefined) this.send({ pong: envelope.ping });
     if (typeof envelope.reply === "number") this.#unanswered.delete(envelope.reply);
   }
