@@ -336,7 +336,7 @@ property("a session that drains closes after its work, or at its time, at both e
   },
 });
 
-property("a server that drains leaves the shares of its clients to the others at once", {
+property("a server that drains frees the shares of its clients at the other servers immediately", {
   cases: fc.record({ withinMs: fc.integer({ min: 10_000, max: 30_000 }) }),
   runs: 2,
   async check(world, { withinMs }) {
