@@ -272,14 +272,19 @@ Deno.test("raceTransports() tries WebTransport after all when the remembered Web
 });
 
 Deno.test("raceTransports() remembers 64 servers, and forgets the oldest", async () => {
-  using _time = new FakeTime();
+  using time = new FakeTime();
   const legs = new Legs();
   const dial = legs.racing();
-  for (let i = 0; i <= MAX_REMEMBERED; i++) await legs.lose(() => dial(`wss://host-${i}/`));
+  const lose = (host: number) => legs.lose(() => dial(`wss://host-${host}/`));
+  for (let host = 0; host <= MAX_REMEMBERED; host++) await lose(host);
   const firstOf = (url: string) => legs.firstOf(() => dial(url));
   assertEquals(await firstOf("wss://host-0/"), "webtransport");
   assertEquals(await firstOf("wss://host-1/"), "websocket");
   assertEquals(await firstOf(`wss://host-${MAX_REMEMBERED}/`), "websocket");
+  // Another failure makes a server the newest.
+  await time.tickAsync(FIRST_REMEMBER_MS);
+  for (const host of [1, 100]) await lose(host);
+  assertEquals(await firstOf("wss://host-1/"), "websocket");
 });
 
 Deno.test("raceTransports() tells both causes when both fail, whichever was first", async () => {
