@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { seededRandom } from "../memory/path.ts";
+import fc from "fast-check";
 import { FrameParser, FrameQueue, MAX_WRITE_BYTES } from "./frames.ts";
 import type { Frame } from "../connection.ts";
 
@@ -31,8 +31,11 @@ function parse(chunks: Iterable<Uint8Array>, maxFrameBytes = 1 << 20): unknown[]
   return found;
 }
 
-function* cut(bytes: Uint8Array, size: number): Generator<Uint8Array> {
-  for (let at = 0; at < bytes.length; at += size) yield bytes.slice(at, at + size);
+/** Cuts bytes into chunks of these sizes, in turn. */
+function* cut(bytes: Uint8Array, ...sizes: readonly number[]): Generator<Uint8Array> {
+  for (let at = 0, turn = 0; at < bytes.length; turn++) {
+    yield bytes.slice(at, at += sizes[turn % sizes.length]!);
+  }
 }
 
 function binary(length: number): Uint8Array {
@@ -124,16 +127,21 @@ Deno.test("FrameQueue.clear() forgets waiting and running frames", () => {
   assertEquals([queue.bytes, queue.next()], [0, undefined]);
 });
 
-Deno.test("FrameParser finds frames with any cuts", () => {
-  const bytes = encode(...SAMPLES);
-  for (const size of [1, 2, 3, 7, 100, 4096, 65_536, bytes.length]) {
-    assertEquals(parse(cut(bytes, size)), SAMPLES, `chunks of ${size}`);
-  }
-  const few = encode("ab", binary(3), "𝄞", "");
-  for (let at = 0; at <= few.length; at++) {
-    const found = parse([few.subarray(0, at), few.subarray(at)]);
-    assertEquals(found, ["ab", binary(3), "𝄞", ""], `cut at ${at}`);
-  }
+Deno.test("FrameQueue and FrameParser agree on frames, wherever the bytes are cut", () => {
+  const text = fc.string({
+    unit: fc.constantFrom("a", "é", "€", "𝄞", "\n", "\0"),
+    maxLength: 200,
+    size: "max",
+  });
+  const frame = fc.oneof(fc.constantFrom(...SAMPLES), text, fc.nat(200).map(binary));
+  const size = fc.oneof(fc.integer({ min: 1, max: 5 }), fc.integer({ min: 1, max: 20_000 }));
+  fc.assert(
+    fc.property(fc.array(frame), fc.array(size, { minLength: 1 }), (frames, sizes) => {
+      assertEquals(parse(cut(encode(...frames), ...sizes)), frames);
+    }),
+    // Shrinking ends in time.
+    { seed: 7, examples: [[SAMPLES, [1]]], interruptAfterTimeLimit: 20_000 },
+  );
 });
 
 Deno.test("FrameParser gives each binary message a buffer of its own", () => {
@@ -169,24 +177,4 @@ Deno.test("FrameParser refuses invalid frames, and reads no further", () => {
     assertEquals(parse(cut(bytes, 1), 1024), ["a", { code, reason }], hex);
   }
   assertEquals(parse([encode("x".repeat(1024))], 1024).length, 1);
-});
-
-Deno.test("FrameQueue and FrameParser agree on random frames in random chunks", () => {
-  const draw = seededRandom(7);
-  const random = (below: number) => Math.floor(draw() * below);
-  const letters = ["a", "é", "€", "𝄞", "\n", "\0"];
-  for (let round = 0; round < 200; round++) {
-    const frames = Array.from({ length: 1 + random(10) }, (): Frame => {
-      const length = random(round % 10 === 0 ? 40_000 : 200);
-      if (random(3) === 0) return binary(length);
-      return Array.from({ length }, () => letters[random(letters.length)]).join("");
-    });
-    const bytes = encode(...frames);
-    const chunks: Uint8Array[] = [];
-    for (let at = 0; at < bytes.length;) {
-      const size = 1 + random(random(2) === 0 ? 5 : 20_000);
-      chunks.push(bytes.slice(at, at += size));
-    }
-    assertEquals(parse(chunks), frames);
-  }
 });
