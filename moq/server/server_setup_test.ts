@@ -110,6 +110,7 @@ Deno.test("listenMoq() lets no foreign page in", async () => {
     [`http://localhost:${port}`, true],
     ["https://evil.example", false],
     ["http://localhost:1", false],
+    [`http://evil.example:${port}`, false],
   ];
   for (const [origin, isAllowed] of cases) {
     const headers = { origin };

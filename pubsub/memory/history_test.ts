@@ -114,7 +114,7 @@ Deno.test("MemoryHistories forgets logs without publications first", () => {
 
 Deno.test("MemoryHistories keeps and reads so many bytes, not characters", () => {
   const histories = new MemoryHistories(platformRuntime());
-  const bounds = { ...BOUNDS, bytes: countedBytes(100, 3) };
+  const bounds = { ...BOUNDS, bytes: countedBytes(90, 3) };
   // 30 bytes each, in 10 UTF-16 units.
   const payload = "€".repeat(10);
   for (let i = 0; i < 5; i++) histories.append({ topic: "a", payload }, { bounds });

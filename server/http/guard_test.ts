@@ -160,16 +160,18 @@ Deno.test("HttpGuard.answer() identifies a request once, and only for authorize"
   assertEquals(calls, 1);
 });
 
-Deno.test("GuardedRequest.owner has the user once a request is authorized", async () => {
-  const face = guarded({}, () => Promise.resolve("ann"));
-  const users: (string | undefined)[] = [];
-  await ask(face, { from: from("192.0.2.1") }, async (asked) => {
-    users.push(asked.owner.user);
-    await asked.authorize("read", "mine");
-    users.push(asked.owner.user);
-    return new Response();
-  });
-  assertEquals(users, [undefined, "ann"]);
+Deno.test("GuardedRequest.owner has the user once a request is authorized, and its maker the caller", async () => {
+  for (const [answer, maker] of [[true, "ann"], [{ caller: "shop" }, "shop"]] as const) {
+    const face = guarded({ authorize: () => answer }, () => Promise.resolve("ann"));
+    const users: (string | undefined)[] = [];
+    await ask(face, { from: from("192.0.2.1") }, async (asked) => {
+      users.push(asked.owner.user);
+      await asked.authorize("read", "mine");
+      users.push(asked.owner.user, asked.maker.user);
+      return new Response();
+    });
+    assertEquals(users, [undefined, "ann", maker]);
+  }
 });
 
 Deno.test("HttpGuard.answer() counts other values than true as a denial", async () => {
