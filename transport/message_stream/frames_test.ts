@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertThrows, equal } from "@std/assert";
 import fc from "fast-check";
 import { FrameParser, FrameQueue, MAX_WRITE_BYTES } from "./frames.ts";
 import type { Frame } from "../connection.ts";
@@ -136,11 +136,13 @@ Deno.test("FrameQueue and FrameParser agree on frames, wherever the bytes are cu
   const frame = fc.oneof(fc.constantFrom(...SAMPLES), text, fc.nat(200).map(binary));
   const size = fc.oneof(fc.integer({ min: 1, max: 5 }), fc.integer({ min: 1, max: 20_000 }));
   fc.assert(
-    fc.property(fc.array(frame), fc.array(size, { minLength: 1 }), (frames, sizes) => {
-      assertEquals(parse(cut(encode(...frames), ...sizes)), frames);
-    }),
-    // Shrinking ends in time.
-    { seed: 7, examples: [[SAMPLES, [1]]], interruptAfterTimeLimit: 20_000 },
+    fc.property(
+      fc.array(frame),
+      fc.array(size, { minLength: 1 }),
+      // Without `assertEquals()`, whose report on long texts takes seconds.
+      (frames, sizes) => equal(parse(cut(encode(...frames), ...sizes)), frames),
+    ),
+    { seed: 7, examples: [[SAMPLES, [1]]] },
   );
 });
 
