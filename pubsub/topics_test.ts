@@ -88,7 +88,7 @@ property("members receive each publication once, in order, in one frame a turn",
         expected.push(["own", data]);
       } else if (kind === "end of turn") await endTurn();
       else {
-        // What waits is sent before a session is added or removed, and before it ends.
+        // Waiting messages are sent before a session is added or removed, and before it ends.
         isWhole = false;
         const topics = topicsOf(member);
         if (kind === "subscribe") {

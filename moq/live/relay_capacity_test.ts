@@ -52,7 +52,7 @@ class Clients {
   }
 }
 
-/** What a client does, and the broadcasts that the relay then has, in any order. */
+/** A step of a client, and the broadcasts that the relay has afterwards, in any order. */
 interface BroadcastStep extends Joining {
   readonly publishes?: string;
   readonly ends?: string;
@@ -269,7 +269,7 @@ Deno.test("MoqRelay finds an honest publisher next to sessions that announce up 
   assertEquals([announced(relay), relay.stats.waiting], [["/live"], 0]);
 });
 
-/** What a client does, one track after another. */
+/** A step of a client on one track. */
 interface TrackStep extends Joining {
   readonly subscribes?: string;
   readonly isRefused?: string;

@@ -4,7 +4,7 @@ import { MOQ_CODECS, NO_RANGE } from "../../tests/moq/messages.ts";
 import { BidiType, SERVER_SETUP, UniType } from "./messages.ts";
 import { type MoqVersion, VERSIONS } from "./versions.ts";
 
-/** What an implementation wrote, by the name of the message in `MOQ_CODECS`. */
+/** Bytes of another implementation, with the name of the message in `MOQ_CODECS`. */
 interface Golden {
   readonly by: string;
   readonly versions: readonly MoqVersion[];

@@ -1,4 +1,4 @@
-/** What a case does after a failure, and which leftovers fail it. */
+/** Cases that fail, and leftovers that fail a case. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import fc from "fast-check";
 import { Simulation } from "../../testing/simulation/mod.ts";

@@ -79,7 +79,7 @@ property("a node that knew lost records of Redis reports the loss, and no reader
   },
 });
 
-/** What a node remembers of the log, or the state of the log. */
+/** A log as a node remembers it, or as it is. */
 interface State {
   readonly identity: number;
   readonly count: number;
