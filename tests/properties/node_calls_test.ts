@@ -8,6 +8,7 @@ import { joinHead, parseCallMessage } from "../../pubsub/nodes/call_messages.ts"
 import { NodeCallError, NodeCalls } from "../../pubsub/nodes/node_calls.ts";
 import type { Nodes } from "../../pubsub/nodes/nodes.ts";
 import type { Host } from "../../testing/simulation/mod.ts";
+import { keyOf } from "./draw.ts";
 import { BEAT_MS, KNOWN_MS, meet, startNodes, TRIP_MS } from "./nodes.ts";
 import { FailingEngine } from "./failing_engine.ts";
 import { property } from "./property.ts";
@@ -96,7 +97,7 @@ property("a call between nodes has its reply or its failure, and ends at both no
     calls: fc.array(
       fc.record({
         ...ends,
-        name: fc.constantFrom(...Object.keys(CALLS) as CallName[]),
+        name: keyOf(CALLS),
         size,
         atMs: fc.constantFrom(0, 0, 20, 100),
       }),
@@ -138,7 +139,7 @@ property("a call between nodes has its reply or its failure, and ends at both no
 
 property("a node that ends, freezes or loses the engine ends its own calls alone", {
   cases: fc.record({
-    fault: fc.constantFrom(...Object.keys(FAULTS)),
+    fault: keyOf(FAULTS),
     calls: fc.array(fc.record({ ...ends, size }), { maxLength: 6 }),
   }),
   async check(world, { fault, calls }) {
@@ -197,7 +198,7 @@ property("a node gathers incomplete requests up to a bound, and gives their byte
     fc.oneof(
       fc.record({ begin: fc.constantFrom(LARGE, LARGE, 2, 1_000, LARGE + 1) }),
       fc.record({
-        end: fc.constantFrom(...Object.keys(ENDS) as (keyof typeof ENDS)[]),
+        end: keyOf(ENDS),
         at: fc.nat(8),
       }),
       fc.constant({ whole: true as const }),

@@ -3,6 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { pause } from "../../base/wait.ts";
 import type { Broker, Publication } from "../../pubsub/broker.ts";
+import { keyOf } from "./draw.ts";
 import { type BareNode, BEAT_MS, GONE_MS, KNOWN_MS, meet, startNodes, TRIP_MS } from "./nodes.ts";
 import { FailingEngine } from "./failing_engine.ts";
 import { property } from "./property.ts";
@@ -72,7 +73,7 @@ property("a question to all nodes has the answers that come in time, and tells i
 property("a question waits for no node that is gone, and for no answer of its own node's end", {
   cases: fc.record({
     nodeCount,
-    fault: fc.constantFrom(...Object.keys(FAULTS) as (keyof typeof FAULTS)[]),
+    fault: keyOf(FAULTS),
     asker: fc.nat(3),
     step: fc.integer({ min: 1, max: 3 }),
   }),

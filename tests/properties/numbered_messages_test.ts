@@ -5,6 +5,7 @@ import { z } from "zod";
 import { BrokerError } from "../../errors.ts";
 import { defineContract } from "../../session/contract.ts";
 import type { Session } from "../../session/session.ts";
+import { type Drawn, maybe } from "./draw.ts";
 import { range } from "./outcomes.ts";
 import { SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
@@ -47,16 +48,16 @@ const round = fc.record({
   envelopes: fc.array(envelope, { maxLength: 12 }),
   isFlood: fc.boolean(),
   /** Index of a request; `undefined` without one. */
-  ask: fc.option(fc.nat(11), { nil: undefined }),
+  ask: maybe(fc.nat(11)),
   /** All envelopes in one frame. */
   isJoined: fc.boolean(),
   /** Share of the acknowledged envelopes that the session repeats, in percent. */
   repeats: fc.nat(100),
   /** Time after which the session ends; `undefined` once all is acknowledged. */
-  endsAfterMs: fc.option(fc.nat(250), { nil: undefined }),
+  endsAfterMs: maybe(fc.nat(250)),
 });
 
-type Round = typeof round extends fc.Arbitrary<infer T> ? T : never;
+type Round = Drawn<typeof round>;
 
 /** A numbered envelope. */
 interface Sent {

@@ -4,6 +4,7 @@ import fc from "fast-check";
 import { z } from "zod";
 import { CloseCode } from "../../errors.ts";
 import { defineContract } from "../../session/contract.ts";
+import { keyOf } from "./draw.ts";
 import { collect, outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { byToken } from "./world.ts";
@@ -27,7 +28,7 @@ const DATA = {
 
 const change = fc.record({
   room: fc.constantFrom(...ROOMS),
-  data: fc.constantFrom(...Object.keys(DATA) as (keyof typeof DATA)[]),
+  data: keyOf(DATA),
   pauseMs: fc.constantFrom(0, 0, 60),
 });
 
@@ -39,7 +40,7 @@ property("a room shows the newest data that the server accepted, in each session
         changes: fc.array(change, { maxLength: 7 }),
         end: fc.constantFrom("none", "cut", "close", "move"),
         /** Data of each room that changes after the end, before the next session. */
-        between: fc.array(fc.constantFrom(...Object.keys(DATA) as (keyof typeof DATA)[]), {
+        between: fc.array(keyOf(DATA), {
           maxLength: ROOMS.length,
         }),
       }),

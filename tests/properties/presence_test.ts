@@ -9,7 +9,7 @@ import {
   PresenceModel,
 } from "../../pubsub/presence/presence_model.ts";
 import type { Session } from "../../session/session.ts";
-import { type Drawn, stepOf } from "./draw.ts";
+import { type Drawn, maybe, stepOf } from "./draw.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
 
@@ -26,7 +26,7 @@ const session = fc.nat(USERS.length - 1);
 const topic = fc.constantFrom(TOPICS[0], ...TOPICS);
 const room = fc.constantFrom(ROOMS[0], ...ROOMS);
 /** Few numbers, as a session may also set the data that stands. */
-const data = fc.option(fc.nat(4), { nil: undefined });
+const data = maybe(fc.nat(4));
 
 /** A change by the program, which a listener can make too. */
 const change = fc.oneof(

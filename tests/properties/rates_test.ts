@@ -11,7 +11,7 @@ import {
   shortageOf,
   type Unit,
 } from "../../manager/rates_model.ts";
-import { type Drawn, stepOf } from "./draw.ts";
+import { type Drawn, keyOf, maybe, stepOf } from "./draw.ts";
 import { SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
@@ -100,7 +100,7 @@ const scopeRates = fc.record({
 });
 
 const envelope = fc.record({
-  kind: fc.constantFrom(...Object.keys(KINDS) as KindName[]),
+  kind: keyOf(KINDS),
   chars: fc.nat(100),
   /** Characters of several bytes in UTF-8. */
   isWide: fc.boolean(),
@@ -133,7 +133,7 @@ property("each kind of envelope counts in its rates of session, user and address
     perSession: scopeRates,
     perUser: scopeRates,
     perAddress: scopeRates,
-    maxRefusals: fc.option(fc.integer({ min: 3, max: 40 }), { nil: undefined }),
+    maxRefusals: maybe(fc.integer({ min: 3, max: 40 })),
     steps: fc.array(
       fc.record({
         session: fc.nat(SESSIONS.length - 1),

@@ -6,6 +6,7 @@ import { BrokerError } from "../../errors.ts";
 import type { Publication, PublicationListener } from "../../pubsub/broker.ts";
 import type { SimulatedServer } from "../../testing/simulation/mod.ts";
 import { type FaultyBroker, FaultyEngine } from "../faulty_broker.ts";
+import { type Drawn, stepOf } from "./draw.ts";
 import { property } from "./property.ts";
 import { type Start, type Taken, TopicReader, type Truth } from "./topic_reader.ts";
 import type { World } from "./world.ts";
@@ -36,67 +37,41 @@ const NO_FAULT = { delivery: 0, at: "all" } as const;
 
 const topic = fc.constantFrom<(typeof TOPICS)[number][]>(BUSY, BUSY, BRIEF, PLAIN);
 const reader = fc.nat(READERS - 1);
-const steps = {
-  publish: fc.record({
-    kind: fc.constant("publish"),
+const step = fc.oneof(
+  stepOf("publish", {
     topic,
     count: fc.constantFrom<number[]>(1, 2, 4, 12),
     length: fc.constantFrom<number[]>(0, 0, 0, 4_000, 45_000, 200_000),
     delivery: fc.constantFrom(...DELIVERIES),
     /** Nodes whose deliveries have that fate. */
     at: fc.constantFrom("all", 0, 1),
-  }),
-  subscribe: fc.record({
-    kind: fc.constant("subscribe"),
+  }, 10),
+  stepOf("subscribe", {
     topic,
     reader,
     start: fc.constantFrom(
-      "now",
-      "last",
-      "place",
-      "back",
-      "ahead",
-      "ahead",
-      "another epoch",
-      "wrong tag",
+      ...["now", "last", "place", "back", "ahead", "ahead", "another epoch", "wrong tag"] as const,
     ),
     by: fc.nat(20),
     /** True if the newest publications are wanted, should the position be too old. */
     hasLast: fc.boolean(),
-  }),
-  leave: fc.record({ kind: fc.constant("leave"), topic, reader }),
-  echo: fc.record({ kind: fc.constant("echo"), topic, reader }),
-  disconnect: fc.record({ kind: fc.constant("disconnect"), reader, isSilent: fc.boolean() }),
-  block: fc.record({ kind: fc.constant("block"), reader, ms: fc.nat(2_000) }),
-  reads: fc.record({
-    kind: fc.constant("reads"),
+  }, 6),
+  stepOf("leave", { topic, reader }, 2),
+  stepOf("echo", { topic, reader }),
+  stepOf("disconnect", { reader, isSilent: fc.boolean() }, 2),
+  stepOf("block", { reader, ms: fc.nat(2_000) }, 2),
+  stepOf("reads", {
     /** Reads to come: some fail, all fail, or all wait until the next such step. */
     fate: fc.constantFrom(
-      "pass",
-      "one fails",
-      "three fail",
-      "all fail",
-      "all fail",
-      "wait",
-      "wait",
+      ...["pass", "one fails", "three fail", "all fail", "all fail", "wait", "wait"] as const,
     ),
     ms: fc.constantFrom<number[]>(0, 20, 160),
-  }),
-  engine: fc.record({
-    kind: fc.constant("engine"),
-    event: fc.constantFrom("interrupted", "away", "back", "lost"),
-  }),
-  pause: fc.record({
-    kind: fc.constant("pause"),
-    ms: fc.constantFrom<number[]>(5, 50, 700, 12_000, 12_000),
-  }),
-  rest: fc.record({ kind: fc.constant("rest"), isSilent: fc.boolean() }),
-} as const;
-type Step = {
-  [K in keyof typeof steps]: (typeof steps)[K] extends fc.Arbitrary<infer T> ? T : never;
-}[
-  keyof typeof steps
-];
+  }, 3),
+  stepOf("engine", { event: fc.constantFrom("interrupted", "away", "back", "lost") }),
+  stepOf("pause", { ms: fc.constantFrom<number[]>(5, 50, 700, 12_000, 12_000) }, 5),
+  stepOf("rest", { isSilent: fc.boolean() }),
+);
+type Step = Drawn<typeof step>;
 
 const cases = fc.record({
   nodes: fc.integer({ min: 1, max: 2 }),
@@ -104,23 +79,9 @@ const cases = fc.record({
   maxMessages: fc.integer({ min: 8, max: 24 }),
   /** Least length of a publication: a node has a dozen long ones of a topic in memory. */
   leastLength: fc.constantFrom<number[]>(0, 0, 45_000),
-  steps: fc.array(
-    fc.oneof<{ weight: number; arbitrary: fc.Arbitrary<Step> }[]>(
-      { weight: 10, arbitrary: steps.publish },
-      { weight: 6, arbitrary: steps.subscribe },
-      { weight: 2, arbitrary: steps.leave },
-      { weight: 1, arbitrary: steps.echo },
-      { weight: 2, arbitrary: steps.disconnect },
-      { weight: 2, arbitrary: steps.block },
-      { weight: 3, arbitrary: steps.reads },
-      { weight: 1, arbitrary: steps.engine },
-      { weight: 5, arbitrary: steps.pause },
-      { weight: 1, arbitrary: steps.rest },
-    ),
-    { maxLength: 60 },
-  ),
+  steps: fc.array(step, { maxLength: 60 }),
 });
-type Case = typeof cases extends fc.Arbitrary<infer T> ? T : never;
+type Case = Drawn<typeof cases>;
 
 const calm = { nodes: 1, size: 50, maxMessages: 8, leastLength: 0 } as const;
 const one = { kind: "publish", topic: BUSY, count: 1, length: 0, delivery: 0, at: "all" } as const;

@@ -7,6 +7,7 @@ import type { Broker, BrokerSubscription, HistoryBounds } from "../../pubsub/bro
 import { logTopic } from "../../pubsub/logs/rules.ts";
 import type { Host } from "../../testing/simulation/mod.ts";
 import { SimulatedRedisCluster } from "../../testing/simulation/redis/cluster.ts";
+import type { Drawn } from "./draw.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
@@ -43,7 +44,7 @@ const cases = fc.record({
     { maxLength: 5 },
   ),
 });
-type Round = (typeof cases extends fc.Arbitrary<infer T> ? T : never)["rounds"][number];
+type Round = Drawn<typeof cases>["rounds"][number];
 
 property("each topic is followed at its master alone, and a listener hears each publication once", {
   cases,

@@ -3,6 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { RequestError } from "../../errors.ts";
 import { internals } from "../../session/session.ts";
+import { type Drawn, keyOf, maybe, transport } from "./draw.ts";
 import { outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { Ends, World } from "./world.ts";
@@ -33,12 +34,12 @@ const operation = fc.record({
   ms: fc.integer({ min: 10, max: HANDLER_MS }),
   nextMs: fc.nat(30),
   /** Time after which the caller gives up, in milliseconds. */
-  givesUpMs: fc.option(fc.nat(2 * HANDLER_MS), { nil: undefined }),
+  givesUpMs: maybe(fc.nat(2 * HANDLER_MS)),
   /** The handler reads the signal at its start. */
   listens: fc.boolean(),
 });
 
-type Operation = typeof operation extends fc.Arbitrary<infer T> ? T : never;
+type Operation = Drawn<typeof operation>;
 
 /** A call of a handler. */
 interface Call {
@@ -150,7 +151,7 @@ interface Begun extends Operation {
 property("handlers run in order and a few at once, and see when the caller or the session ends", {
   cases: fc.record({
     isServer: fc.boolean(),
-    transport: fc.constantFrom("websocket", "webtransport", "http"),
+    transport,
     end: fc.constantFrom("nothing", "caller", "handler", "drain", "cut"),
     concurrency: fc.integer({ min: 1, max: 2 }),
     closeTimeoutMs: fc.constantFrom(5_000, 100),
@@ -334,7 +335,7 @@ property(
   "requests within requests are answered as deep as both ends have handlers, then rejected",
   {
     cases: fc.record({
-      transport: fc.constantFrom("websocket", "webtransport", "http"),
+      transport,
       chains: fc.array(
         fc.record({
           isClient: fc.boolean(),
@@ -432,11 +433,11 @@ const replies = fc.record({
 property("a handler whose reply cannot be sent has one outcome, and nothing waits after it", {
   cases: fc.record({
     isClient: fc.boolean(),
-    transport: fc.constantFrom("websocket", "webtransport", "http"),
+    transport,
     steps: fc.array(
       fc.record({
         kind: fc.constantFrom("replies", "result", "items", "send", "request", "requestStream"),
-        bad: fc.constantFrom(...Object.keys(BAD) as (keyof typeof BAD)[]),
+        bad: keyOf(BAD),
         replies,
         waitMs: fc.nat(10),
       }),

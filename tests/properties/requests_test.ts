@@ -2,6 +2,7 @@
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { RequestError } from "../../errors.ts";
+import { keyOf } from "./draw.ts";
 import { outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 
@@ -34,7 +35,7 @@ property("a session takes a bounded number of requests at once, and each gives i
     asker: fc.constantFrom("client", "server"),
     beyond: fc.constantFrom("request", "stream"),
     rounds: fc.array(
-      fc.array(fc.constantFrom(...Object.keys(ENDS) as End[]), {
+      fc.array(keyOf(ENDS), {
         minLength: MAX_REQUESTS,
         maxLength: MAX_REQUESTS,
       }),

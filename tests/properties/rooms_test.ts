@@ -3,6 +3,7 @@ import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { PRESENCE_PREFIX, type PresenceNotice } from "../../session/wire/presence_notice.ts";
 import type { SimulatedServer } from "../../testing/simulation/mod.ts";
+import type { Drawn } from "./draw.ts";
 import { FailingEngine } from "./failing_engine.ts";
 import { type Envelope, SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
@@ -66,8 +67,8 @@ const burst = fc.record({
   ),
 });
 
-type Change = typeof change extends fc.Arbitrary<infer T> ? T : never;
-type Burst = typeof burst extends fc.Arbitrary<infer T> ? T : never;
+type Change = Drawn<typeof change>;
+type Burst = Drawn<typeof burst>;
 
 /** The members of a room, by the notices to a page alone. */
 class RoomReader {

@@ -2,6 +2,7 @@
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { QueueModel } from "../../session/queue/queue_model.ts";
+import { transport } from "./draw.ts";
 import type { Ends, World } from "./world.ts";
 import { property } from "./property.ts";
 
@@ -28,7 +29,7 @@ const FAULTS = {
 
 const cases = fc.record({
   sender: fc.constantFrom("server", "client"),
-  transport: fc.constantFrom("websocket", "webtransport", "http"),
+  transport,
   bound: fc.constantFrom("messages", "bytes"),
   fault: fc.constantFrom("a fast way", "a slow link", "lost packets"),
   /** Policy, topic and size of each message. */

@@ -6,6 +6,7 @@ import type { Client } from "../../client/client.ts";
 import { AuthenticationError, CloseCode } from "../../errors.ts";
 import type { SimulatedServer } from "../../testing/simulation/mod.ts";
 import { TOKEN_MARK } from "../../transport/webtransport.ts";
+import { type Drawn, keyOf } from "./draw.ts";
 import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
@@ -48,7 +49,7 @@ const entry = fc.record({
 });
 
 const cases = fc.record({
-  way: fc.constantFrom(...Object.keys(WAYS) as Way[]),
+  way: keyOf(WAYS),
   code: fc.constantFrom(undefined, 3_001, 4_900),
   withinMs: fc.integer({ min: 100, max: 1_500 }),
   /** Time between the calls of "drain, then close", in milliseconds. */
@@ -67,7 +68,7 @@ const cases = fc.record({
   mutes: fc.nat(2),
 });
 
-type Case = typeof cases extends fc.Arbitrary<infer T> ? T : never;
+type Case = Drawn<typeof cases>;
 
 const PLAIN: Case = {
   way: "close",

@@ -7,6 +7,7 @@ import { prometheusText } from "../../server.ts";
 import { internals } from "../../session/session.ts";
 import type { Host } from "../../testing/simulation/mod.ts";
 import { FINAL, nameAfter } from "../simulation/closes.ts";
+import type { Drawn } from "./draw.ts";
 import { outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { type Carrier, CARRIERS, type Ends, type World } from "./world.ts";
@@ -155,7 +156,7 @@ const cases = fc.record({
   ),
 });
 
-type Case = typeof cases extends fc.Arbitrary<infer T> ? T : never;
+type Case = Drawn<typeof cases>;
 
 /** The ends that one case can have: over HTTP, a client repeats what a fault lost. */
 function shownIn({ carrier, end, fault }: Case): Pick<Case, "end" | "fault"> {

@@ -10,6 +10,7 @@ import {
   loseReply,
   pass,
 } from "../faulty_broker.ts";
+import { type Drawn, keyOf, maybe } from "./draw.ts";
 import { faultsOf, planFaults } from "./faults.ts";
 import { outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
@@ -53,12 +54,12 @@ const reader = fc.record({
   restAt: fc.nat(20),
   restMs: fc.constantFrom(0, 1_000, 4_000),
   /** Number of records after which the reader leaves, and comes back. */
-  leaveAt: fc.option(fc.nat(20), { nil: undefined }),
+  leaveAt: maybe(fc.nat(20)),
   /** Time for each tenth of the records, in milliseconds. */
   slowMs: fc.constantFrom(0, 100),
 });
 
-type DrawnReader = typeof reader extends fc.Arbitrary<infer T> ? T : never;
+type DrawnReader = Drawn<typeof reader>;
 
 property("a reader that falls behind receives each record once, in order, or `gone` for a gap", {
   cases: fc.record({
@@ -69,7 +70,7 @@ property("a reader that falls behind receives each record once, in order, or `go
       "large records",
       "many records",
     ),
-    sendQueue: fc.constantFrom(...Object.keys(QUEUES) as (keyof typeof QUEUES)[]),
+    sendQueue: keyOf(QUEUES),
     /** Records that the stream keeps. */
     kept: fc.constantFrom(Infinity, Infinity, 6),
     readers: fc.array(reader, { minLength: 1, maxLength: 3 }),

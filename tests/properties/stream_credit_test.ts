@@ -2,6 +2,7 @@
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { StreamError } from "../../errors.ts";
+import { type Drawn, maybe } from "./draw.ts";
 import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { Ends, World } from "./world.ts";
@@ -25,20 +26,20 @@ const flow = fc.record({
   chunk: fc.constantFrom(3_000, 700),
   pauseMs: fc.constantFrom(0, 3),
   /** Time at which the writer aborts, in milliseconds. */
-  abortMs: fc.option(fc.nat(60), { nil: undefined }),
+  abortMs: maybe(fc.nat(60)),
   /** Bytes after which the reader leaves. */
-  leaveAt: fc.option(fc.nat(3_000), { nil: undefined }),
+  leaveAt: maybe(fc.nat(3_000)),
   readerPauseMs: fc.constantFrom(0, 25, 150),
 });
 
-type Flow = typeof flow extends fc.Arbitrary<infer T> ? T : never;
+type Flow = Drawn<typeof flow>;
 
 const streams = fc.array(
   fc.record({
     opener: fc.constantFrom("client", "server"),
     out: flow,
     /** The way back of a bidirectional stream. */
-    back: fc.option(flow, { nil: undefined }),
+    back: maybe(flow),
   }),
   { maxLength: 12, size: "max" },
 );

@@ -5,6 +5,7 @@ import { BrokerError } from "../../errors.ts";
 import type { DurableStreamItem } from "../../server/durable/streams.ts";
 import { SSE_MS } from "../../server/durable/sse.ts";
 import { STALLED_MS } from "../../server/http/event_bodies.ts";
+import { type Drawn, keyOf, stepOf } from "./draw.ts";
 import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { ask, type Node, readReply, respond } from "./requests.ts";
@@ -37,51 +38,26 @@ const LOST_READS = { sse: "end", "long-poll": "503 unavailable", server: "Broker
 
 const who = fc.nat(MAX_READERS - 1);
 
-const steps = fc.array(
-  fc.oneof(
-    {
-      weight: 4,
-      arbitrary: fc.record({
-        kind: fc.constant("enter" as const),
-        wire: fc.constantFrom("sse", "sse", "long-poll", "server"),
-        address: fc.constantFrom(...ADDRESSES),
-        from: fc.constantFrom("the end", "the beginning"),
-      }),
-    },
-    {
-      weight: 3,
-      arbitrary: fc.record({
-        kind: fc.constant("fail to enter" as const),
-        wire: fc.constantFrom("sse", "long-poll"),
-        address: fc.constantFrom(...ADDRESSES),
-        of: fc.constantFrom<keyof typeof REFUSED>(
-          ...Object.keys(REFUSED) as (keyof typeof REFUSED)[],
-        ),
-        isEngineAway: fc.boolean(),
-      }),
-    },
-    { weight: 4, arbitrary: fc.record({ kind: fc.constant("read" as const), who }) },
-    { weight: 2, arbitrary: fc.record({ kind: fc.constant("leave" as const), who }) },
-    {
-      weight: 2,
-      arbitrary: fc.record({
-        kind: fc.constant("append" as const),
-        /** True if the reads that follow fail. */
-        areReadsLost: fc.constantFrom(false, false, true),
-      }),
-    },
-    {
-      weight: 3,
-      arbitrary: fc.record({
-        kind: fc.constant("wait" as const),
-        ms: fc.constantFrom(1_300, 9_100, 14_700, 29_100, 31_900),
-      }),
-    },
-  ),
-  { maxLength: 40, size: "max" },
+const step = fc.oneof(
+  stepOf("enter", {
+    wire: fc.constantFrom("sse", "sse", "long-poll", "server"),
+    address: fc.constantFrom(...ADDRESSES),
+    from: fc.constantFrom("the end", "the beginning"),
+  }, 4),
+  stepOf("fail to enter", {
+    wire: fc.constantFrom("sse", "long-poll"),
+    address: fc.constantFrom(...ADDRESSES),
+    of: keyOf(REFUSED),
+    isEngineAway: fc.boolean(),
+  }, 3),
+  stepOf("read", { who }, 4),
+  stepOf("leave", { who }, 2),
+  /** The reads that follow an append may fail. */
+  stepOf("append", { areReadsLost: fc.constantFrom(false, false, true) }, 2),
+  stepOf("wait", { ms: fc.constantFrom(1_300, 9_100, 14_700, 29_100, 31_900) }, 3),
 );
 
-type Step = typeof steps extends fc.Arbitrary<(infer S)[]> ? S : never;
+type Step = Drawn<typeof step>;
 type StepOf<K extends Step["kind"]> = Extract<Step, { readonly kind: K }>;
 
 /** A reader that waits, or could. */
@@ -365,7 +341,7 @@ function endOf({ overMs, idleMs }: Reader): number {
 }
 
 property("a reader that waits has a slot until it ends, leaves or is given up", {
-  cases: steps,
+  cases: fc.array(step, { maxLength: 40, size: "max" }),
   async check(world, steps) {
     const fault: Fault = { isAway: false, areRecordsAway: false };
     const engine = await world.engine("memory");

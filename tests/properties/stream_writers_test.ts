@@ -12,6 +12,7 @@ import {
 import type { Host, SimulatedServer } from "../../testing/simulation/mod.ts";
 import { fail, type FaultyBroker, loseReply, pass } from "../faulty_broker.ts";
 import type { ClusterEngine } from "../simulation/cluster/engine.ts";
+import { type Drawn, keyOf } from "./draw.ts";
 import { faultyBroker, reach } from "./engines.ts";
 import { collect, outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
@@ -42,7 +43,7 @@ const turn = fc.record({
   bursts: fc.array(
     fc.record({
       records: fc.integer({ min: 1, max: 5 }),
-      calls: fc.constantFrom(...Object.keys(FATES) as (keyof typeof FATES)[]),
+      calls: keyOf(FATES),
       forMs: fc.integer({ min: 1, max: 4_000 }),
       /** Cuts the connections to the engine, if it has any, meanwhile. */
       isCut: fc.boolean(),
@@ -50,14 +51,14 @@ const turn = fc.record({
     { maxLength: 3 },
   ),
   /** Reads of the follower meanwhile. */
-  reads: fc.constantFrom(...Object.keys(FATES) as (keyof typeof FATES)[]),
+  reads: keyOf(FATES),
   /** Time without an append. */
   quietMs: fc.constantFrom(0, 1_000, 2 * LEASE_MS),
   /** How the writer leaves the stream to the next one. */
   leaves: fc.constantFrom("release" as const, "kill" as const, "freeze" as const),
 });
 
-type Turn = typeof turn extends fc.Arbitrary<infer T> ? T : never;
+type Turn = Drawn<typeof turn>;
 
 /** Ends of the last writer, with the outcome of a reader. */
 const ENDS = {
@@ -76,7 +77,7 @@ property("a stream has each record of its writers once, in order, and the end of
     turns: fc.array(turn, { minLength: 1, maxLength: 4 }),
     /** Records at once before the last end, of which an append of the engine takes 1,000. */
     burst: fc.constantFrom(0, 0, 1_001, 2_400),
-    end: fc.constantFrom(...Object.keys(ENDS) as (keyof typeof ENDS)[]),
+    end: keyOf(ENDS),
   }),
   async check(world, { engine, turns, burst, end }) {
     const stream = new Stream(world, await world.engine(engine));

@@ -2,6 +2,7 @@
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
+import { keyOf, transport } from "./draw.ts";
 import { collect, outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
@@ -72,7 +73,7 @@ property(
     runs: 10,
     cases: fc.array(
       fc.record({
-        end: fc.constantFrom(...Object.keys(ENDS) as (keyof typeof ENDS)[]),
+        end: keyOf(ENDS),
         items: fc.nat(6),
         window: fc.integer({ min: 1, max: 5 }),
         betweenMs: fc.constantFrom(0, 20),
@@ -234,7 +235,7 @@ property("a kept response goes on after the item at which the last loop ended", 
 property("a handler makes no more bytes than the reader's credit, whatever their form", {
   runs: 3,
   cases: fc.record({
-    transport: fc.constantFrom("websocket", "webtransport", "http"),
+    transport,
     /** Characters of one to four bytes, and plain bytes. */
     form: fc.constantFrom("x", "é", "語", "🧶", "bytes"),
     itemBytes: fc.integer({ min: 40_000, max: 200_000 }),

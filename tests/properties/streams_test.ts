@@ -6,6 +6,7 @@ import type { Client } from "../../client/client.ts";
 import { CloseCode, StreamError } from "../../errors.ts";
 import type { Session } from "../../session/session.ts";
 import type { OpenStreamOptions } from "../../transport/connection.ts";
+import { type Drawn, keyOf } from "./draw.ts";
 import { collect, outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
@@ -47,7 +48,7 @@ const step = fc.record({
   count: fc.integer({ min: 1, max: MOST }),
 });
 
-type Step = typeof step extends fc.Arbitrary<infer T> ? T : never;
+type Step = Drawn<typeof step>;
 
 property("streams of both sides and datagrams transfer all bytes under little credit", {
   cases: fc.record({
@@ -244,7 +245,7 @@ property("each call that opens or accepts streams has an outcome once its sessio
   cases: fc.record({
     transport: fc.constantFrom("websocket", "webtransport"),
     isServer: fc.boolean(),
-    calls: fc.array(fc.constantFrom(...Object.keys(CALLS) as (keyof typeof CALLS)[])),
+    calls: fc.array(keyOf(CALLS)),
     end: fc.constantFrom("this side closes", "the other side closes", "a cut", "a silent cut"),
     code: fc.constantFrom(CloseCode.normal, 3_000, 4_000),
     /** Time of the client to load the code of streams. */

@@ -7,6 +7,7 @@ import { CloseCode, RequestError } from "../../errors.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import type { Server } from "../../server.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
+import { maybe } from "./draw.ts";
 import { collect, outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { areSubscribed, read, type Reading } from "./readings.ts";
@@ -26,13 +27,13 @@ property("each subscription of a topic gets all publications from its own start,
     delayMs: fc.integer({ min: 1, max: 40 }),
     rightMs: fc.nat(60),
     /** Time of a move; `undefined` without one. */
-    moveMs: fc.option(fc.nat(120), { nil: undefined }),
+    moveMs: maybe(fc.nat(120)),
     subscriptions: fc.array(
       fc.record({
         start: fc.constantFrom("now", "last", "since"),
         count: fc.integer({ min: 1, max: BEFORE }),
         /** Time after which the subscription ends; `undefined` for one that stays. */
-        staysMs: fc.option(fc.nat(120), { nil: undefined }),
+        staysMs: maybe(fc.nat(120)),
         publishesAfter: fc.boolean(),
         pauseMs: fc.constantFrom(0, 0, 30, 80),
       }),
@@ -107,7 +108,7 @@ property("each subscription of a topic has the answer to a request that was made
     rights: fc.array(fc.record({ isAllowed: fc.boolean(), ms: fc.nat(60) }), { minLength: 1 }),
     subscriptions: fc.array(
       fc.record({
-        staysMs: fc.option(fc.nat(80), { nil: undefined }),
+        staysMs: maybe(fc.nat(80)),
         pauseMs: fc.constantFrom(0, 10, 40, 80),
       }),
       { minLength: 1, maxLength: 6 },
@@ -176,7 +177,7 @@ property("a client whose history lost its newest publications is told, and reads
     left: fc.nat(4),
     lost: fc.integer({ min: 1, max: 5 }),
     later: fc.integer({ min: 1, max: 8 }),
-    last: fc.option(fc.nat(3), { nil: undefined }),
+    last: maybe(fc.nat(3)),
     isCut: fc.boolean(),
     /** Offsets of further subscriptions. */
     others: fc.array(fc.nat(9), { maxLength: 3 }),
@@ -249,7 +250,7 @@ property("a client that reconnects at low rates subscribes again to all topics, 
       { minLength: 1, maxLength: 3 },
     ),
     /** Time between a last cut and the close of the client; `undefined` without a cut. */
-    closesMs: fc.option(fc.nat(300), { nil: undefined }),
+    closesMs: maybe(fc.nat(300)),
   }),
   async check(world, { rooms, topics, kept, rounds, closesMs }) {
     const { server, host } = world.serve<string>("server", () => ({

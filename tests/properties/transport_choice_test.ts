@@ -5,6 +5,7 @@ import type { Client } from "../../client/client.ts";
 import { AuthenticationError, CloseCode } from "../../errors.ts";
 import { guest } from "../../server/guest.ts";
 import { type Fate, RaceModel } from "../../transport/race/race_model.ts";
+import { maybe } from "./draw.ts";
 import { collect, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 
@@ -111,7 +112,7 @@ property("a client moves to its preferred transport once that opens, if it may u
   cases: fc.record({
     upgrade: fc.boolean(),
     /** Time without UDP; `undefined` if the client has given up WebTransport by then. */
-    blockedMs: fc.option(fc.nat(400), { nil: undefined }),
+    blockedMs: maybe(fc.nat(400)),
     /** Attempts that find no UDP either. */
     fruitless: fc.nat(1),
     end: fc.constantFrom("cut", "close"),

@@ -6,6 +6,7 @@ import type { StructuredError } from "../../errors.ts";
 import { type Codec, jsonCodec } from "../../session/streams/codec.ts";
 import { msgpackCodec } from "../../session/streams/msgpack.ts";
 import type { DirectStream } from "../../transport/connection.ts";
+import { keyOf } from "./draw.ts";
 import { property } from "./property.ts";
 
 /** Value of memory that the stream has again. */
@@ -99,7 +100,7 @@ property(
   "typed messages come whole and in order from a stream that reuses the memory of its chunks",
   {
     cases: fc.record({
-      format: fc.constantFrom(...Object.keys(FORMATS)),
+      format: keyOf(FORMATS),
       /** Largest chunk, and how much of it each read fills, in percent. */
       largest: fc.constantFrom(65_536, 5_000, 400, 7),
       shares: fc.array(fc.integer({ min: 1, max: 100 }), { minLength: 1, maxLength: 4 }),

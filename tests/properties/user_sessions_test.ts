@@ -5,7 +5,7 @@ import type { Client } from "../../client/client.ts";
 import { pause } from "../../base/wait.ts";
 import { CloseCode } from "../../errors.ts";
 import type { Host, SimulatedServer } from "../../testing/simulation/mod.ts";
-import { type Drawn, stepOf, transport } from "./draw.ts";
+import { type Drawn, maybe, stepOf, transport } from "./draw.ts";
 import { FailingEngine } from "./failing_engine.ts";
 import { LOST_MS } from "../../transport/http/connection.ts";
 import { SimulatedPage } from "./simulated_page.ts";
@@ -78,7 +78,7 @@ const step = fc.oneof(
     /** The engine replies, but later than a node waits. */
     isSlow: fc.boolean(),
     /** A session that opens meanwhile. */
-    opens: fc.option(node, { nil: undefined }),
+    opens: maybe(node),
   }),
   stepOf("wait for renewals", {}),
 );

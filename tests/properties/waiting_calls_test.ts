@@ -3,6 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Broker, HistoryBounds } from "../../pubsub/broker.ts";
 import type { Host } from "../../testing/simulation/mod.ts";
+import { type Drawn, keyOf, maybe } from "./draw.ts";
 import { diskOf } from "./disks.ts";
 import { untilReached } from "./engines.ts";
 import { outcomeOf } from "./outcomes.ts";
@@ -39,7 +40,7 @@ const CALLS: Readonly<Record<string, (broker: Broker, name: string) => Promise<u
 const UNFIT = ["x".repeat(1_025), "ü".repeat(513), "a\0b"];
 
 const engine = fc.constantFrom("sqlite", "redis", "nats");
-type EngineName = typeof engine extends fc.Arbitrary<infer T> ? T : never;
+type EngineName = Drawn<typeof engine>;
 
 /** Sizes of payloads, as parts of the room: three of the second one fit, and none of the last. */
 const SIZES = [0, 0.3, 0.8, 1.5] as const;
@@ -49,7 +50,7 @@ property("each call that waits gives its room back, whatever becomes of it", {
     engine,
     maxWaiting: fc.constantFrom<number[]>(3, 8, 20),
     maxWaitingBytes: fc.constantFrom<number[]>(6_000, 12_000),
-    giveUpMs: fc.option(fc.constant(3_000), { nil: undefined }),
+    giveUpMs: maybe(fc.constant(3_000)),
     rounds: fc.array(
       fc.record({
         calls: fc.array(
@@ -60,7 +61,7 @@ property("each call that waits gives its room back, whatever becomes of it", {
           { maxLength: 15 },
         ),
         /** Time without the engine, in milliseconds. */
-        awayMs: fc.option(fc.nat(5_000), { nil: undefined }),
+        awayMs: maybe(fc.nat(5_000)),
       }),
       { minLength: 1, maxLength: 3 },
     ),
@@ -175,7 +176,7 @@ property("a broker that closes settles all calls, rejects later ones, and leaves
   cases: fc.record({
     engine,
     calls: fc.array(
-      fc.record({ call: fc.constantFrom(...Object.keys(CALLS)), name: fc.nat(2) }),
+      fc.record({ call: keyOf(CALLS), name: fc.nat(2) }),
       { maxLength: 15 },
     ),
     /** Subscriptions that come into force, of which some were left. */
