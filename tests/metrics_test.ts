@@ -5,7 +5,6 @@
  */
 import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { type MetricsOptions, prometheusText } from "../server.ts";
-import { SessionManager } from "../manager/mod.ts";
 import { createServer, dial } from "../mod.ts";
 import { acceptWebSocket, type WebSocketHost } from "../transport/mod.ts";
 import { listen, RawSocket } from "./servers.ts";
@@ -185,27 +184,6 @@ Deno.test("A closed server does not listen on UDP, while its TCP waits for a pee
   await closing;
 });
 
-Deno.test("prometheusText() tells of dropped handshakes by reason", () => {
-  const handshakes = { pending: 3, ignored: 4, replaced: 5, tooSlow: 6 };
-  const families = parse(prometheusText({
-    manager: new SessionManager(),
-    webTransportStats: { isListening: true, handshakes },
-  }));
-  assertEquals(valueOf(families, "skein_quic_handshakes"), 3);
-  const dropped = "skein_quic_handshakes_dropped_total";
-  assertEquals(valueOf(families, dropped, { reason: "ignored" }), 4);
-  assertEquals(valueOf(families, dropped, { reason: "replaced" }), 5);
-  assertEquals(valueOf(families, dropped, { reason: "tooSlow" }), 6);
-});
-
-Deno.test("prometheusText() has no most places of a bound without a limit", () => {
-  const refused = { server: 0, address: 0, user: 0, session: 0 };
-  const quotaStats = { rooms: { taken: 3, max: Infinity, refused } };
-  const families = parse(prometheusText({ manager: new SessionManager(), quotaStats }));
-  assertEquals(valueOf(families, "skein_quota_taken", { quota: "rooms" }), 3);
-  assertEquals(valueOf(families, "skein_quota_max", { quota: "rooms" }), undefined);
-});
-
 Deno.test("serve() answers /metrics with the counters of its broker", async () => {
   await using server = listen({ metrics: true });
   await using session = await dial(server.url, { transports: ["websocket"] });
@@ -217,38 +195,44 @@ Deno.test("serve() answers /metrics with the counters of its broker", async () =
   assertEquals(valueOf(families, "skein_broker_published_total"), 1);
 });
 
-Deno.test("prometheusText() tells that the engine is away", async () => {
-  await using server = createServer();
+Deno.test("prometheusText() has each value of what it is given", async () => {
+  await using server = createServer({ history: { news: {} } });
+  await server.topics.append("news", 1);
   const { manager, topics } = server;
   const { stats } = topics.broker;
   const broker = {
     status: { current: { name: "interrupted", since: 0 } },
     stats: { ...stats, waiting: 3, interruptions: 1 },
   } as const;
-  const families = parse(
-    prometheusText({ manager, topics: { stats: topics.stats, broker: broker as never } }),
-  );
-  assertEquals(valueOf(families, "skein_broker_connected"), 0);
-  assertEquals(valueOf(families, "skein_broker_waiting"), 3);
-  assertEquals(valueOf(families, "skein_broker_interruptions_total"), 1);
-});
-
-Deno.test("prometheusText() tells how often histories were needed", async () => {
-  await using server = createServer({ history: { news: {} } });
-  await server.topics.append("news", 1);
-  const families = parse(prometheusText(server));
-  assertEquals(valueOf(families, "skein_broker_published_total"), 1);
-  assertEquals(valueOf(families, "skein_history_failed_total"), 0);
-  assertEquals(valueOf(families, "skein_history_gaps_total"), 0);
-});
-
-Deno.test("prometheusText() escapes the value of a label", () => {
-  const stats = new SessionManager().stats();
-  const text = prometheusText({
-    manager: { stats: () => ({ ...stats, refused: { 'a"b\\c\nd': 1 } as never }) },
-  });
-  const name = "skein_sessions_refused_total";
-  assertEquals(valueOf(parse(text), name, { reason: 'a"b\\c\nd' }), 1);
+  const handshakes = { pending: 3, ignored: 4, replaced: 5, tooSlow: 6 };
+  const refused = { server: 0, address: 0, user: 0, session: 0 };
+  const odd = 'a"b\\c\nd';
+  const families = parse(prometheusText({
+    manager: { stats: () => ({ ...manager.stats(), refused: { [odd]: 1 } as never }) },
+    topics: { stats: topics.stats, broker: broker as never },
+    webTransportStats: { isListening: true, handshakes },
+    quotaStats: { rooms: { taken: 3, max: Infinity, refused } },
+  }));
+  const cases: [name: string, labels: Record<string, string>, value: number | undefined][] = [
+    ["quic_handshakes", {}, 3],
+    ["quic_handshakes_dropped_total", { reason: "ignored" }, 4],
+    ["quic_handshakes_dropped_total", { reason: "replaced" }, 5],
+    ["quic_handshakes_dropped_total", { reason: "tooSlow" }, 6],
+    ["quota_taken", { quota: "rooms" }, 3],
+    // A bound without a limit has no most places.
+    ["quota_max", { quota: "rooms" }, undefined],
+    // The engine is away.
+    ["broker_connected", {}, 0],
+    ["broker_waiting", {}, 3],
+    ["broker_interruptions_total", {}, 1],
+    ["broker_published_total", {}, 1],
+    ["history_failed_total", {}, 0],
+    ["history_gaps_total", {}, 0],
+    ["sessions_refused_total", { reason: odd }, 1],
+  ];
+  for (const [name, labels, value] of cases) {
+    assertEquals(valueOf(families, `skein_${name}`, labels), value, name);
+  }
 });
 
 Deno.test("serve() answers neither /metrics nor /healthz unless asked to", async () => {

@@ -1,94 +1,75 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { createServer, type Refusal } from "../server.ts";
+import { createServer, type Refusal, type ServeOptions } from "../server.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
 
-interface Case {
-  readonly what: string;
-  readonly origin?: string;
-  readonly host?: string;
-  readonly status: number;
+/** Requests to a server with some options, each with its status; `PORT` stands for the server's port. */
+interface Site {
+  readonly options?: ServeOptions;
+  readonly cases: readonly [what: string, origin: string, status: number, host?: string][];
 }
 
-/** `PORT` stands for the server's port. */
-async function check(
-  server: { readonly address: Deno.NetAddr | undefined },
-  cases: readonly Case[],
-): Promise<void> {
-  const port = portOf(server as never);
-  const here = (text: string) => text.replace("PORT", `${port}`);
-  for (const { what, origin = "", host = "127.0.0.1:PORT", status } of cases) {
-    using raw = await RawSocket.open(port, {
-      headers: { origin: here(origin), host: here(host) },
-    });
-    assertEquals(raw.status, status, what);
-  }
+const SITES: Readonly<Record<string, Site>> = {
+  "pages of its own host, and programs, by default": {
+    cases: [
+      ["a program", "", 101],
+      ["its own page", "http://127.0.0.1:PORT", 101],
+      ["by name", "http://localhost:PORT", 101, "localhost:PORT"],
+      ["by IPv6", "http://[::1]:PORT", 101, "[::1]:PORT"],
+      ["a foreign page", "https://evil.example", 403],
+      ["another port", "http://127.0.0.1:1", 403],
+      ["another name", "http://localhost:PORT", 403],
+      ["a file", "null", 403],
+      ["nonsense", "http://", 403],
+      ["a name in the user's part", "http://127.0.0.1:PORT@evil.example", 403],
+      // DNS rebinding: origin and host agree, and are not ours.
+      ["a name that was pointed here", "http://evil.example:PORT", 403, "evil.example:PORT"],
+      [
+        "a name that begins like ours",
+        "http://localhost.evil.example:PORT",
+        403,
+        "localhost.evil.example:PORT",
+      ],
+    ],
+  },
+  "the configured origins and hosts, and no others": {
+    options: { origins: ["https://app.example"], hosts: ["live.example"] },
+    cases: [
+      ["named", "https://app.example", 101],
+      ["named, by http", "http://app.example", 403],
+      ["its own", "https://live.example", 101, "live.example"],
+      ["no longer its own", "http://127.0.0.1:PORT", 403],
+      ["a sub-domain", "https://x.app.example", 403],
+    ],
+  },
+  "every page with the option for that": {
+    options: { origins: ["*"] },
+    cases: [["any", "https://evil.example", 101]],
+  },
+};
+
+for (const [whom, { options = {}, cases }] of Object.entries(SITES)) {
+  Deno.test(`Server admits ${whom}`, async () => {
+    const told: number[] = [];
+    await using server = listen({ ...options, onRefusal: ({ status }) => void told.push(status) });
+    const port = portOf(server);
+    const here = (text: string) => text.replace("PORT", `${port}`);
+    for (const [what, origin, status, host = "127.0.0.1:PORT"] of cases) {
+      const headers = { origin: here(origin), host: here(host) };
+      using raw = await RawSocket.open(port, { headers });
+      assertEquals(raw.status, status, what);
+    }
+    assertEquals(told, cases.map(([, , status]) => status).filter((status) => status === 403));
+  });
 }
-
-Deno.test("Server admits pages of its own host, and programs, by default", async () => {
-  const told: Refusal[] = [];
-  await using server = listen({ onRefusal: (refusal) => void told.push(refusal) });
-  await check(server, [
-    { what: "no origin", status: 101 },
-    { what: "its own page", origin: "http://127.0.0.1:PORT", status: 101 },
-    { what: "by name", origin: "http://localhost:PORT", host: "localhost:PORT", status: 101 },
-    { what: "by IPv6", origin: "http://[::1]:PORT", host: "[::1]:PORT", status: 101 },
-    { what: "a foreign page", origin: "https://evil.example", status: 403 },
-    { what: "another port", origin: "http://127.0.0.1:1", status: 403 },
-    { what: "another name", origin: "http://localhost:PORT", status: 403 },
-    { what: "a file", origin: "null", status: 403 },
-    { what: "nonsense", origin: "http://", status: 403 },
-    {
-      what: "a name in the user's part",
-      origin: "http://127.0.0.1:PORT@evil.example",
-      status: 403,
-    },
-  ]);
-  assertEquals(new Set(told.map(({ status }) => status)), new Set([403]));
-});
-
-Deno.test("Server refuses a name that was pointed at its address: DNS rebinding", async () => {
-  await using server = listen();
-  await check(server, [
-    {
-      what: "origin and host agree, and are not ours",
-      origin: "http://evil.example:PORT",
-      host: "evil.example:PORT",
-      status: 403,
-    },
-    {
-      what: "a name that ends like ours",
-      origin: "http://localhost.evil.example:PORT",
-      host: "localhost.evil.example:PORT",
-      status: 403,
-    },
-  ]);
-});
-
-Deno.test("Server admits the configured origins and hosts, and no others", async () => {
-  await using server = listen({ origins: ["https://app.example"], hosts: ["live.example"] });
-  await check(server, [
-    { what: "named", origin: "https://app.example", status: 101 },
-    { what: "named, by http", origin: "http://app.example", status: 403 },
-    { what: "its own", origin: "https://live.example", host: "live.example", status: 101 },
-    { what: "no longer its own", origin: "http://127.0.0.1:PORT", status: 403 },
-    { what: "a sub-domain", origin: "https://x.app.example", status: 403 },
-  ]);
-});
-
-Deno.test("Server admits every page with the option for that", async () => {
-  await using server = listen({ origins: ["*"] });
-  await check(server, [{ what: "any", origin: "https://evil.example", status: 101 }]);
-});
 
 Deno.test("Server refuses a foreign page before authentication", async () => {
   let asked = 0;
   await using server = listen({ authenticate: () => asked++ });
-  await check(server, [{ what: "foreign", origin: "https://evil.example", status: 403 }]);
-  using raw = await RawSocket.open(portOf(server), {
-    protocol: "skein.1",
-    headers: { origin: "https://evil.example" },
-  });
-  assertEquals([raw.status, (await raw.closed())?.code, asked], [101, 4403, 0]);
+  const headers = { origin: "https://evil.example" };
+  using plain = await RawSocket.open(portOf(server), { headers });
+  using raw = await RawSocket.open(portOf(server), { protocol: "skein.1", headers });
+  assertEquals([plain.status, raw.status, (await raw.closed())?.code], [403, 101, 4403]);
+  assertEquals(asked, 0);
 });
 
 Deno.test("Server says which option would let an origin in", async () => {

@@ -6,6 +6,7 @@
  */
 import { assert } from "@std/assert";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
+import { dial, type DialOptions, type Session } from "../mod.ts";
 import { serve, type ServeOptions, type Server } from "../server.ts";
 import type { Contract } from "../session/contract.ts";
 import {
@@ -26,6 +27,43 @@ export function listen<V = unknown, C extends Contract = Contract>(
   options: ServeOptions<V, C> = {},
 ): Server<V, C> {
   return serve<V, C>({ port: 0, hostname: "127.0.0.1", onListen() {}, ...options });
+}
+
+/** Both ends of a session; the server closes with them. */
+export interface ServedEnds extends AsyncDisposable {
+  /** The end of the client. */
+  readonly client: Session<unknown>;
+  /** The end of the server. */
+  readonly server: Session<unknown>;
+}
+
+/**
+ * Opens a session between a server and a client of this process, over real sockets.
+ *
+ * @param options Options of the server, apart from `onOpen`.
+ * @param dialing Options of the client.
+ * @returns Both ends.
+ */
+export async function served(
+  options: ServeOptions = {},
+  dialing: DialOptions = {},
+): Promise<ServedEnds> {
+  const opened = Promise.withResolvers<Session<unknown>>();
+  const server = listen({ ...options, onOpen: (session) => opened.resolve(session) });
+  try {
+    const client = await soon(dial(server.url, dialing));
+    return {
+      client,
+      server: await soon(opened.promise),
+      async [Symbol.asyncDispose](): Promise<void> {
+        await client.close();
+        await server.close();
+      },
+    };
+  } catch (error) {
+    await server.close();
+    throw error;
+  }
 }
 
 /**

@@ -3,60 +3,35 @@
  *
  * @module
  */
-import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { delay } from "@std/async/delay";
 import {
   ConnectionError,
   dial,
-  type Session,
+  type DialOptions,
   SessionClosedError,
   TimeoutError,
   UnsupportedError,
 } from "../client.ts";
 import { type BidirectionalStream, directStream, type DirectWritable } from "../transport/mod.ts";
-import { createServer, type Server } from "../server.ts";
+import { createServer, type ServeOptions } from "../server.ts";
 import { next, readAll, writeAll } from "./conformance/pair.ts";
-import { listen, RawSocket } from "./servers.ts";
+import { listen, RawSocket, served, type ServedEnds } from "./servers.ts";
 import { endOf } from "./sessions.ts";
 import { soon } from "./waiting.ts";
 
 const KIB = 1024;
 const MIB = 1024 * KIB;
 
-/** Both ends of one session. */
-interface Both extends AsyncDisposable {
-  readonly client: Session<unknown>;
-  readonly server: Session<unknown>;
-}
-
-/** A session between a server and a client of this process, over a real socket. */
-async function both(
-  options: {
-    readonly server?: Parameters<typeof listen>[0];
-    readonly client?: Parameters<typeof dial>[1];
-  } = {},
-): Promise<Both> {
-  const opened = Promise.withResolvers<Session<unknown>>();
-  const server: Server = listen({
-    webTransport: false,
-    onOpen: (session) => opened.resolve(session),
-    ...options.server,
-  });
-  try {
-    const client = await soon(dial(server.url, { transports: ["websocket"], ...options.client }));
-    return {
-      client,
-      server: await soon(opened.promise),
-      async [Symbol.asyncDispose](): Promise<void> {
-        await client.close();
-        await server.close();
-      },
-    };
-  } catch (error) {
-    await server.close();
-    throw error;
-  }
-}
+/** Both ends of a session over a WebSocket. */
+const both = ({ server, client }: {
+  readonly server?: ServeOptions;
+  readonly client?: DialOptions | undefined;
+} = {}): Promise<ServedEnds> =>
+  served(
+    { webTransport: false, ...server },
+    { transports: ["websocket"], ...client },
+  );
 
 /** Bytes that encode their place. */
 function pattern(length: number): Uint8Array {
@@ -257,25 +232,30 @@ async function closeAfter(...records: string[]): Promise<{ code: number; reason:
 /** The parameters of an end that grants no credit. */
 const PARAMETERS = "ff5153300d0a0d0a" + "00";
 
-Deno.test("Server closes with 4400 and QUIC's code when a record of a peer is malformed", async () => {
-  const { code, reason } = await closeAfter("ffffff");
-  assertEquals(code, 4400);
-  assert(reason.startsWith("Streams failed with QUIC's 0x7: "), reason);
-});
-
-Deno.test("Server closes with 4400 when a peer writes to a stream that the server never opened", async () => {
-  // Stream 0 of the server's own numbers, which the client cannot have opened.
-  const { code, reason } = await closeAfter(PARAMETERS, "0b" + "01" + "01" + "00");
-  assertEquals(code, 4400);
-  assert(reason.startsWith("Streams failed with QUIC's 0x5: "), reason);
-});
-
-Deno.test("Server closes with the code and reason of a peer that closes among its records", async () => {
+Deno.test("Server closes a session over skein.1 by the records of its peer", async () => {
   const bye = "03" + "627965";
-  const own = await closeAfter(PARAMETERS, "1d" + "4bbd" + bye);
-  assertEquals(own, { code: 3005, reason: "bye" });
-  const foreign = await closeAfter(PARAMETERS, "1d" + "07" + bye);
-  assertEquals(foreign, { code: 4400, reason: "Closed with code 7: bye" });
+  const cases: [what: string, records: string[], code: number, reason: RegExp][] = [
+    ["a malformed record", ["ffffff"], 4400, /^Streams failed with QUIC's 0x7: /],
+    // Stream 0 of the server's own numbers, which the client cannot have opened.
+    [
+      "data of a stream that the server never opened",
+      [PARAMETERS, "0b" + "01" + "01" + "00"],
+      4400,
+      /^Streams failed with QUIC's 0x5: /,
+    ],
+    ["a close with a code of a session", [PARAMETERS, "1d" + "4bbd" + bye], 3005, /^bye$/],
+    [
+      "a close with another code",
+      [PARAMETERS, "1d" + "07" + bye],
+      4400,
+      /^Closed with code 7: bye$/,
+    ],
+  ];
+  for (const [what, records, code, reason] of cases) {
+    const close = await closeAfter(...records);
+    assertEquals(close.code, code, what);
+    assertMatch(close.reason, reason, what);
+  }
 });
 
 Deno.test("A plain WebSocket has no streams, and takes any binary frame as one", async () => {

@@ -1,44 +1,20 @@
 import { assertEquals, assertRejects } from "@std/assert";
-import { dial, type Session, TimeoutError, UnsupportedError } from "../mod.ts";
+import { type DialOptions, TimeoutError, UnsupportedError } from "../mod.ts";
 import { directStream } from "../transport/mod.ts";
-import { serve, type ServeOptions } from "../server.ts";
+import type { ServeOptions } from "../server.ts";
 import { memorySessions } from "../testing/mod.ts";
-import { portOf } from "./servers.ts";
+import { served, type ServedEnds } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 
-/** A server that listens, and the session of one client over that transport. */
-async function sessionOver(
-  transport: "webtransport" | "websocket",
-  options: Pick<ServeOptions, "flowControl"> & {
-    readonly client?: ServeOptions["flowControl"];
-  } = {},
-): Promise<{ readonly client: Session; readonly server: Session } & AsyncDisposable> {
-  const opened = Promise.withResolvers<Session>();
-  const { flowControl, client: clientFlowControl } = options;
-  const server = serve({
-    hostname: "127.0.0.1",
-    port: 0,
-    onListen() {},
-    onOpen: (session) => opened.resolve(session),
-    webTransport: { cacheFolder: null },
-    ...(flowControl && { flowControl }),
-  });
-  const client = await soon(dial(`ws://127.0.0.1:${portOf(server)}/`, {
-    transports: [transport],
-    ...(clientFlowControl && { flowControl: clientFlowControl }),
-  }));
-  return {
-    client,
-    server: await soon(opened.promise),
-    async [Symbol.asyncDispose](): Promise<void> {
-      await client.close();
-      await server.close();
-    },
-  };
-}
+/** Both ends of a session over WebTransport. */
+const sessionOver = (server: ServeOptions = {}, client: DialOptions = {}): Promise<ServedEnds> =>
+  served(
+    { webTransport: { cacheFolder: null }, ...server },
+    { transports: ["webtransport"], ...client },
+  );
 
 Deno.test("Session.grantDataCredit() lets the peer write over WebTransport", async () => {
-  await using pair = await sessionOver("webtransport", {
+  await using pair = await sessionOver({
     flowControl: { maxData: 10_000, maxStreamsUni: 1, automatic: false },
   });
   const { client, server } = pair;
@@ -68,8 +44,8 @@ Deno.test("Session.grantDataCredit() lets the peer write over WebTransport", asy
 });
 
 Deno.test("dial() has the server obey its flowControl over WebTransport", async () => {
-  await using pair = await sessionOver("webtransport", {
-    client: { maxStreamsUni: 3, automatic: false },
+  await using pair = await sessionOver({}, {
+    flowControl: { maxStreamsUni: 3, automatic: false },
   });
   const { allowed } = pair.server.connection.inspect!.credit!.state("unidirectional");
   assertEquals(allowed, 3);
@@ -78,7 +54,7 @@ Deno.test("dial() has the server obey its flowControl over WebTransport", async 
 });
 
 Deno.test("Session.close() sends code and reason also when it ends the connection of WebTransport", async () => {
-  await using pair = await sessionOver("webtransport");
+  await using pair = await sessionOver();
   await soon(pair.client.close({ code: 4001, reason: "bye", closeConnection: true }));
   const { code, reason } = await soon(pair.server.closed);
   assertEquals([code, reason], [4001, "bye"]);
