@@ -112,10 +112,3 @@ Deno.test("A page without Skein sees the close code", async () => {
   const { code, reason, wasClean } = await page.closed;
   assertEquals([code, reason, wasClean], [4010, "Bye", true]);
 });
-
-Deno.test("A page that is refused sees only that the upgrade failed", async () => {
-  await using server = listen({ authenticate: () => null });
-  const page = new Page(server.url);
-  assertEquals((await page.closed).wasClean, false);
-  assertEquals([page.frames.length, server.manager.count], [0, 0]);
-});

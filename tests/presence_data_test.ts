@@ -145,39 +145,6 @@ Deno.test("Client.presence() is refused by authorize, size, contract and rooms",
   }
 });
 
-Deno.test("Client.presence() that is refused keeps the earlier data, also for later sessions", async () => {
-  using time = new FakeTime();
-  await using server = testServer(OPTIONS);
-  await using client = server.connect(as("ann"));
-  await client.subscribe("room:a").ready;
-  await client.presence("room:a", "here");
-  await assertRejects(() => client.presence("room:a", "x".repeat(600)), RequestError, "512 bytes");
-  assertEquals(server.rooms.members("room:a")[0]!.data, "here");
-  server.network.disconnect();
-  await passTime(time, 7_000);
-  assertEquals(server.rooms.members("room:a").map(({ data }) => data), ["here"]);
-});
-
-Deno.test("Client.presence() that is refused in a later session gives the earlier data again", async () => {
-  using time = new FakeTime();
-  await using server = testServer(OPTIONS);
-  await using client = server.connect(as("ann"));
-  await client.subscribe("room:a").ready;
-  await client.presence("room:a", "here");
-  for (const round of [1, 2]) {
-    server.network.disconnect();
-    await passTime(time, 1);
-    const refused = assertRejects(
-      () => client.presence("room:a", `${round}`.repeat(600)),
-      RequestError,
-      "512 bytes",
-    );
-    await passTime(time, 7_000);
-    await refused;
-    assertEquals(server.rooms.members("room:a").map(({ data }) => data), ["here"]);
-  }
-});
-
 Deno.test("Client.presence() is denied without authorize, and unknown without a schema", async () => {
   await using closed = testServer({ rooms: ["a"] });
   await using client = closed.connect();

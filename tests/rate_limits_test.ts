@@ -193,20 +193,6 @@ Deno.test("Server counts connections by the address that clientAddress finds", a
   assertEquals(refused.info?.code, 4429);
 });
 
-Deno.test("Server does not count a connection twice, with a user or without", async () => {
-  await using server = testServer({
-    ...ANSWERING,
-    rates: {
-      perAddress: { connections: { perSecond: SLOW, burst: 2 } },
-      perUser: { connections: { perSecond: SLOW, burst: 2 } },
-    },
-  });
-  const dialing = { headers: { authorization: "Bearer ann" }, address: "192.0.2.1" };
-  await using _first = await server.dial(dialing);
-  await using _second = await server.dial(dialing);
-  await assertRejects(() => server.dial(dialing), SessionClosedError);
-});
-
 /** Counts in memory, for all servers with the same engine. */
 class MemoryCounts implements SharedCounts {
   readonly keys = new Set<string>();
@@ -219,9 +205,9 @@ class MemoryCounts implements SharedCounts {
 }
 
 /** Answers of each of two servers to ann, 10 requests at a time, one server after the other. */
-async function answeredByTwo(options: () => ServeOptions<string>): Promise<[number, number]> {
-  await using one = testServer({ ...ANSWERING, ...options() });
-  await using two = testServer({ ...ANSWERING, ...options() });
+async function answeredByTwo(options: ServeOptions<string>): Promise<[number, number]> {
+  await using one = testServer({ ...ANSWERING, ...options });
+  await using two = testServer({ ...ANSWERING, ...options });
   const dialing = { headers: { authorization: "Bearer ann" } };
   await using first = await one.dial(dialing);
   await using second = await two.dial(dialing);
@@ -235,29 +221,28 @@ async function answeredByTwo(options: () => ServeOptions<string>): Promise<[numb
   return counts;
 }
 
-const PER_USER = { messages: { perSecond: SLOW, burst: 50 } };
-
-Deno.test("Server holds the rate of a user with another server, by shared counts", async () => {
+Deno.test("Servers share the rate of a user through an engine that can count, and count alone otherwise", async () => {
+  const perUser = { messages: { perSecond: SLOW, burst: 50 } };
   const shared = new MemoryCounts();
-  const [first, second] = await answeredByTwo(() => ({ rates: { perUser: PER_USER, shared } }));
-  assertEquals([...shared.keys], ["rate:user:messages:ann"]);
-  // 50 in all, and the requests that each server may let through before the engine denies.
-  assert(first + second >= 50 && first + second <= 70, `${first} and ${second}`);
-  assert(first >= 20 && second >= 20, `${first} and ${second}`);
-});
-
-Deno.test("Server shares its counts through the broker's store, if the store can count", async () => {
-  for (const rates of [{ perUser: PER_USER }, { perUser: PER_USER, shared: undefined }]) {
-    await using broker = new MemoryBroker();
-    const [first, second] = await answeredByTwo(() => ({ broker, rates }));
-    assert(first + second >= 50 && first + second <= 70, `${first} and ${second}`);
+  await using broker = new MemoryBroker();
+  await using other = new MemoryBroker();
+  const away = { take: () => Promise.reject(new Error("Away")) };
+  const cases: [what: string, isShared: boolean, options: ServeOptions<string>][] = [
+    ["shared counts", true, { rates: { perUser, shared } }],
+    ["the store of the broker", true, { broker, rates: { perUser } }],
+    ["an absent option", true, { broker: other, rates: { perUser, shared: undefined } }],
+    ["nothing in common", false, { rates: { perUser } }],
+    ["counts that are away", false, { rates: { perUser, shared: away } }],
+  ];
+  for (const [what, isShared, options] of cases) {
+    const [first, second] = await answeredByTwo(options);
+    const about = `${what}: ${first} and ${second}`;
+    // 50 in all, and the requests that each server may let through before the engine denies.
+    if (isShared) assert(first + second >= 50 && first + second <= 70, about);
+    else assertEquals([first, second], [50, 50], about);
+    assert(first >= 20 && second >= 20, about);
   }
-});
-
-Deno.test("Server counts alone without a broker, and while the engine is away", async () => {
-  assertEquals(await answeredByTwo(() => ({ rates: { perUser: PER_USER } })), [50, 50]);
-  const away = { perUser: PER_USER, shared: { take: () => Promise.reject(new Error("Away")) } };
-  assertEquals(await answeredByTwo(() => ({ rates: away })), [50, 50]);
+  assertEquals([...shared.keys], ["rate:user:messages:ann"]);
 });
 
 Deno.test("Server delays numbered messages for the rate, and loses none", async () => {

@@ -268,13 +268,6 @@ Deno.test("Server takes a topic that looks like a pattern literally, and prints 
   );
 });
 
-Deno.test("Server refuses to publish presence notices for a client without a contract too", async () => {
-  await using server = listen({ authorize: () => true });
-  await using session = await dial(server.url);
-  const error = await assertRejects(() => session.publish("presence:a", {}), RequestError);
-  assertEquals(error.failure.code, "forbidden");
-});
-
 Deno.test("Server refuses a publication that grows past the limit, and the session lives", async () => {
   const errors: unknown[] = [];
   await using server = listen({
@@ -540,18 +533,6 @@ Deno.test("Server allows no renewal of a token where it does not know its users"
   assertEquals(own!.value, { name: "ann" });
 });
 
-Deno.test("Server closes a session that guesses tokens", async () => {
-  await using server = listen({
-    authenticate: ({ token }) => token === "ann" ? token : null,
-    session: { maxInvalidMessages: 3 },
-  });
-  await using session = await dial(`${server.url}?token=ann`);
-  for (let i = 0; i < 3; i++) {
-    await assertRejects(() => session.authenticate(`guess-${i}`));
-  }
-  assertEquals((await session.closed).code, 4400);
-});
-
 Deno.test("Server.presence tells of a session that can be written to", async () => {
   await using server = listen({ authenticate: ({ token }) => token ?? "anybody" });
   using _greeting = server.presence.subscribe((event) => {
@@ -592,37 +573,27 @@ Deno.test("Server delays publications of a policy function to the next turn", as
   assertEquals(notes.toSorted(), ["from the policy", "last"]);
 });
 
-Deno.test("Server reports no failed handler when the peer did not keep up", async () => {
-  const errors: unknown[] = [];
-  const closed = Promise.withResolvers<number>();
-  await using server = listen({
-    session: { sendQueue: { maxMessages: 1 } },
-    onMessage(_message, session) {
-      for (let i = 0; i < 10; i++) session.send("row", "x".repeat(60_000));
-    },
-    onClose: (_session, { code }) => closed.resolve(code),
-    onError: (error) => void errors.push(error),
-  });
-  const session = await dial(server.url);
-  session.send("go");
-  assertEquals([await closed.promise, errors], [4507, []]);
-  await session.closed;
-});
-
-Deno.test("Server reports no failed onOpen when the peer did not keep up", async () => {
-  const errors: unknown[] = [];
-  const closed = Promise.withResolvers<number>();
-  await using server = listen({
-    session: { sendQueue: { maxMessages: 1 } },
-    onOpen(session) {
-      for (let i = 0; i < 10; i++) session.send("row", "x".repeat(60_000));
-    },
-    onClose: (_session, { code }) => closed.resolve(code),
-    onError: (error) => void errors.push(error),
-  });
-  const client = connect(server.url, { backoff: { maxAttempts: 1, firstDelayMs: 1 } });
-  assertEquals([await closed.promise, errors], [4507, []]);
-  await client.close();
+Deno.test("Server reports no failure of a handler that sends more than its peer reads", async () => {
+  const flood = (session: Pick<Session, "send">) => {
+    for (let i = 0; i < 10; i++) session.send("row", "x".repeat(60_000));
+  };
+  const handlers: ServeOptions[] = [
+    { onOpen: flood },
+    { onMessage: (_message, session) => flood(session) },
+  ];
+  for (const handler of handlers) {
+    const errors: unknown[] = [];
+    const closed = Promise.withResolvers<number>();
+    await using server = listen({
+      session: { sendQueue: { maxMessages: 1 } },
+      ...handler,
+      onClose: (_session, { code }) => closed.resolve(code),
+      onError: (error) => void errors.push(error),
+    });
+    await using client = connect(server.url, { backoff: { maxAttempts: 1, firstDelayMs: 1 } });
+    client.send("go");
+    assertEquals([await closed.promise, errors], [4507, []], Object.keys(handler)[0]);
+  }
 });
 
 Deno.test("serve({ rooms }) decides by pattern how rooms list their members", async () => {

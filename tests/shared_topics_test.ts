@@ -8,15 +8,12 @@ import { FakeTime } from "@std/testing/time";
 import {
   type Client,
   type ClientSubscribeOptions,
-  connect,
   QueueFullError,
   RequestError,
   type Subscription,
 } from "../client.ts";
 import { passTime, testServer, type TestServerOptions } from "../testing/mod.ts";
-import { Random } from "./random.ts";
-import { listen } from "./servers.ts";
-import { soon, turns, until } from "./waiting.ts";
+import { soon, turns } from "./waiting.ts";
 
 const history = { "room:{name}": { size: 1_000 } };
 
@@ -204,85 +201,4 @@ Deno.test("Client.subscribe() twice to a topic ends both where the server refuse
   for (const subscription of removed) {
     await assertRejects(() => soon(Array.fromAsync(subscription)), RequestError, "Be kind");
   }
-});
-
-Deno.test("Client.subscribe() any number of times: each loop gets each message once and in order", async () => {
-  for (let seed = 1; seed <= 8; seed++) {
-    using time = new FakeTime();
-    const random = new Random(seed);
-    const { server } = serving();
-    await using _server = server;
-    await using client = server.connect({ backoff: { firstDelayMs: 20, maxDelayMs: 20 } });
-    const readers: { from: number; until: number; reader: ReturnType<typeof read> }[] = [];
-    let published = 0;
-    let epoch: string | undefined;
-    const publish = () => void server.publish("room:a", ++published);
-    for (const _ of numbers(1, 30)) publish();
-    for (let step = 0; step < 60; step++) {
-      for (let count = random.below(4); count > 0; count--) publish();
-      switch (random.below(6)) {
-        case 0: {
-          const last = random.below(40);
-          // The newest are those of the moment in which the server reads them.
-          if (last === 0) break;
-          readers.push({ from: -1, until: 0, reader: read(client, "room:a", { last }) });
-          break;
-        }
-        case 1: {
-          if (epoch === undefined) break;
-          const offset = random.below(published);
-          const reader = read(client, "room:a", { since: { epoch, offset } });
-          readers.push({ from: offset + 1, until: 0, reader });
-          break;
-        }
-        case 2:
-          readers.push({ from: -1, until: 0, reader: read(client, "room:a") });
-          break;
-        case 3: {
-          const open = readers.filter(({ until }) => until === 0);
-          if (open.length < 3) break;
-          const left = random.pick(open);
-          left.until = published;
-          void left.reader.subscription.unsubscribe();
-          break;
-        }
-        case 4:
-          if (random.below(3) === 0) server.network.disconnect();
-      }
-      if (random.below(2) === 0) await time.tickAsync(random.below(60));
-      await turns(random.below(8));
-      epoch ??= readers.find(({ reader }) => reader.subscription.position)
-        ?.reader.subscription.position?.epoch;
-    }
-    const settle = async () => {
-      for (let i = 0; i < 8; i++) {
-        await time.tickAsync(50);
-        await turns();
-      }
-    };
-    await settle();
-    publish();
-    await settle();
-    for (const { from, until, reader: { got } } of readers) {
-      const first = (got[0] ?? published + 1) as number;
-      const last = until === 0 ? published : first + got.length - 1;
-      assertEquals(got, numbers(first, last), `seed ${seed}`);
-      if (from > 0 && got.length > 0) assertEquals(first, from, `seed ${seed}`);
-      if (until === 0) assert(got.length > 0, `seed ${seed}`);
-    }
-    assert(readers.length > 10 && epoch !== undefined);
-  }
-});
-
-Deno.test("Client.subscribe() twice to a topic works over a WebSocket too", async () => {
-  await using server = listen({ history, authorize: () => true, webTransport: false });
-  for (const data of [1, 2, 3]) server.publish("room:a", data);
-  await using client = connect(server.url, { transports: ["websocket"] });
-  const one = read(client, "room:a");
-  await soon(one.subscription.ready);
-  const two = read(client, "room:a", { last: 2 });
-  await soon(two.subscription.ready);
-  server.publish("room:a", 4);
-  await until(() => two.got.length === 3 && one.got.length === 1);
-  assertEquals([one.got, two.got], [[4], [2, 3, 4]]);
 });

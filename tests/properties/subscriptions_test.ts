@@ -39,8 +39,10 @@ property("each subscription of a topic gets all publications from its own start,
       }),
       { minLength: 1, maxLength: 6 },
     ),
+    /** The connection breaks in the end, and the next publication comes before another session. */
+    isCut: fc.boolean(),
   }),
-  async check(world, { delayMs, rightMs, moveMs, subscriptions }) {
+  async check(world, { delayMs, rightMs, moveMs, subscriptions, isCut }) {
     let rights = 0;
     const { server, host } = world.serve("server", () => ({
       authorize: () => world.pause(rightMs * (rights++ % 3) / 2).then(() => true),
@@ -50,7 +52,7 @@ property("each subscription of a topic gets all publications from its own start,
     const positions: HistoryPosition[] = [];
     const guide = scout.subscribe(TOPIC, { last: BEFORE });
     void collect(guide, ({ data }) => void (positions[Number(data)] = guide.position!));
-    const client = world.connect("client", host);
+    const client = world.connect("client", host, { backoff: BACKOFF });
     await world.until(
       "both sessions",
       () => client.isConnected && guide.status.current === "subscribed",
@@ -88,6 +90,8 @@ property("each subscription of a topic gets all publications from its own start,
       await world.until("a publication for all", isThere);
       return last;
     };
+    await publishToAll();
+    if (isCut) world.cut(world.host("client"));
     await publishToAll();
     // The topic is in force, so one more subscription starts after the newest publication.
     readers.push({ ...read(client, TOPIC), from: next });
