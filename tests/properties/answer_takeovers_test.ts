@@ -5,6 +5,7 @@ import { RESCUE_INTERVAL_MS } from "../../pubsub/logs/stream_logs.ts";
 import { RESUME_LEASE_MS } from "../../server/durable/answers.ts";
 import { fail, type Fate, loseReply, pass, replyAfter, waitFor } from "../faulty_broker.ts";
 import { AnswerNode, Asker } from "./answer_nodes.ts";
+import { keyOf, maybe } from "./draw.ts";
 import { reach } from "./engines.ts";
 import { range } from "./outcomes.ts";
 import { property } from "./property.ts";
@@ -43,16 +44,16 @@ property("an answer of a lost node goes on at exactly one node, though calls of 
       fc.record({
         node: fc.nat(1),
         calls: fc.constantFrom("logs", "logs.read", "logs.append", "logs.overdue"),
-        fate: fc.constantFrom(...Object.keys(FATES)),
+        fate: keyOf(FATES),
         atMs: fc.nat(LATEST_MS),
         lastsMs: fc.integer({ min: 1, max: LASTS_MS }),
       }),
       { maxLength: 5 },
     ),
     /** A single call of each node that fails, by the number of calls before; searches do not count. */
-    single: fc.option(
+    single: maybe(
       fc.record({ before: fc.nat(14), fate: fc.constantFrom("fail", "lose their replies") }),
-      { nil: undefined, freq: 2 },
+      2,
     ),
   }),
   regressions: {

@@ -5,7 +5,7 @@ import type { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import type { HistoryBounds } from "../../pubsub/broker.ts";
 import type { AppendLogOptions } from "../../pubsub/logs/log.ts";
 import { diskOf } from "./disks.ts";
-import { type Drawn, keyOf, stepOf } from "./draw.ts";
+import { type Drawn, keyOf, maybe, stepOf } from "./draw.ts";
 import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 
@@ -45,7 +45,7 @@ property("a backup has the state of one moment, or leaves no file", {
     maxTopics: fc.constantFrom<number[]>(100, 3),
     before: fc.array(change, { maxLength: 16 }),
     /** Time after which a first backup is given up, in milliseconds. */
-    givenUpMs: fc.option(fc.nat(12), { nil: undefined }),
+    givenUpMs: maybe(fc.nat(12)),
     /** Changes during the backup, with the time before the next ones in milliseconds. */
     during: fc.array(
       fc.record({ changes: fc.array(change, { maxLength: 4 }), gapMs: fc.constantFrom(0, 1, 2) }),

@@ -7,7 +7,7 @@ import { AuthenticationError, CloseCode } from "../../errors.ts";
 import type { Server } from "../../server.ts";
 import type { Contract } from "../../session/contract.ts";
 import type { Host, SimulatedServerOptions } from "../../testing/simulation/mod.ts";
-import { transport } from "./draw.ts";
+import { keyOf, maybe, transport } from "./draw.ts";
 import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
@@ -25,8 +25,7 @@ const STATES = {
   lost: [...OWN.slice(0, 3), "unauthenticated", "no attempt left"],
 } as const;
 
-type State = keyof typeof STATES;
-type End = typeof STATES[State][number];
+type End = typeof STATES[keyof typeof STATES][number];
 
 /** Status, code and origin after each end. */
 const STATUSES: Readonly<Partial<Record<End, readonly unknown[]>>> = {
@@ -89,7 +88,7 @@ const calls = fc.record({
 });
 
 property("all calls end with their client, in each of its states, and leave nothing", {
-  cases: fc.constantFrom(...Object.keys(STATES) as State[]).chain((state) =>
+  cases: keyOf(STATES).chain((state) =>
     fc.record({
       state: fc.constant(state),
       end: fc.constantFrom<End>(...STATES[state]),
@@ -100,7 +99,7 @@ property("all calls end with their client, in each of its states, and leave noth
       /** Nothing reaches the server any longer, where the program ends a session. */
       isBlocked: fc.boolean(),
       /** A move begins so many milliseconds before the end. */
-      moveMs: fc.option(fc.nat(10), { nil: undefined }),
+      moveMs: maybe(fc.nat(10)),
       calls,
     })
   ),

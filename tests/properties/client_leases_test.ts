@@ -3,6 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { pause } from "../../base/wait.ts";
 import type { SimulatedServer } from "../../testing/simulation/mod.ts";
+import type { Drawn } from "./draw.ts";
 import { untilReached } from "./engines.ts";
 import { SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
@@ -39,7 +40,7 @@ const lapse = fc.tuple(visit, visit, visit).map(([first, second, third]): Visit[
   { ...third, node: 0, repeated: 1 + third.repeated, frozenMs: 0 },
 ]);
 
-type Visit = typeof visit extends fc.Arbitrary<infer T> ? T : never;
+type Visit = Drawn<typeof visit>;
 
 interface Work {
   readonly client: string;

@@ -5,7 +5,7 @@ import type { Client } from "../../client/client.ts";
 import type { Subscription } from "../../client/subscription.ts";
 import { CloseCode } from "../../errors.ts";
 import type { Host, SimulatedServer } from "../../testing/simulation/mod.ts";
-import { type Drawn, stepOf, transport } from "./draw.ts";
+import { type Drawn, maybe, stepOf, transport } from "./draw.ts";
 import { collect, outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
@@ -30,7 +30,7 @@ const call = fc.oneof(
   /** Subscribes or leaves; `again` changes that back some steps of promises later. */
   stepOf("toggle", {
     topic: fc.constantFrom(...TOPICS),
-    again: fc.option(fc.nat(12), { nil: undefined }),
+    again: maybe(fc.nat(12)),
   }),
   stepOf("present", { room: fc.constantFrom(TOPICS[2], TOPICS[3]) }),
 );

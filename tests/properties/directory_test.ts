@@ -5,6 +5,7 @@ import { Directory } from "../../pubsub/nodes/directory.ts";
 import type { DirectoryChange, DirectoryScope } from "../../pubsub/nodes/directory_scope.ts";
 import type { Nodes } from "../../pubsub/nodes/nodes.ts";
 import type { Host } from "../../testing/simulation/mod.ts";
+import type { Drawn } from "./draw.ts";
 import { BEAT_MS, KNOWN_MS, meet, startNodes } from "./nodes.ts";
 import { FailingEngine } from "./failing_engine.ts";
 import { property } from "./property.ts";
@@ -147,7 +148,7 @@ property("each node knows the entries of all nodes soon after any loss", {
     await world.pause(OPEN_MS);
     let newest = 0;
     const apply = (
-      changes: readonly (typeof change extends fc.Arbitrary<infer T> ? T : never)[],
+      changes: readonly (Drawn<typeof change>)[],
       except?: Member,
     ) => {
       for (const { node, scope: number, key, isSet } of changes) {

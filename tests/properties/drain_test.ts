@@ -5,7 +5,7 @@ import type { Client } from "../../client/client.ts";
 import { CloseCode } from "../../errors.ts";
 import type { DrainReport } from "../../manager/drain.ts";
 import type { GoAway } from "../../session/wire/envelope.ts";
-import { transport } from "./draw.ts";
+import { type Drawn, maybe, transport } from "./draw.ts";
 import { collect, outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { ask, serveNodes } from "./requests.ts";
@@ -37,7 +37,7 @@ const works = fc.array(
   { maxLength: 3 },
 );
 
-type Planned = typeof works extends fc.Arbitrary<(infer W)[]> ? W : never;
+type Planned = Drawn<typeof works>[number];
 
 /** Work in flight. */
 interface Work extends Pick<Planned, "kind"> {
@@ -277,7 +277,7 @@ property("a session that drains closes after its work, or at its time, at both e
     transport,
     works,
     withinMs: fc.integer({ min: 200, max: 1_500 }),
-    code: fc.option(fc.constant(3_200), { nil: undefined }),
+    code: maybe(fc.constant(3_200)),
     drained: fc.constantFrom("server", "client", "server after a move"),
   }),
   async check(world, { transport, works: planned, withinMs, code, drained: way }) {

@@ -16,13 +16,13 @@ export const transport: fc.Arbitrary<"websocket" | "webtransport" | "http"> = fc
  *
  * @param table The table, with the plainest entry first.
  */
-export function keyOf<T extends object>(table: T): fc.Arbitrary<keyof T> {
-  return fc.constantFrom(...Object.keys(table) as (keyof T)[]);
+export function keyOf<T extends object>(table: T): fc.Arbitrary<Extract<keyof T, string>> {
+  return fc.constantFrom(...Object.keys(table) as Extract<keyof T, string>[]);
 }
 
-/** Draws a value, or `undefined`, towards which it shrinks. */
-export function maybe<T>(value: fc.Arbitrary<T>): fc.Arbitrary<T | undefined> {
-  return fc.option(value, { nil: undefined });
+/** Draws a value, or `undefined` in one of `freq` cases, towards which it shrinks. */
+export function maybe<T>(value: fc.Arbitrary<T>, freq: number = 6): fc.Arbitrary<T | undefined> {
+  return fc.option(value, { nil: undefined, freq });
 }
 
 /**

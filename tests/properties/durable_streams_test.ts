@@ -12,7 +12,7 @@ import {
   StreamsModel,
 } from "../../server/durable/streams_model.ts";
 import type { DurableStreamWriter } from "../../server/durable/writer.ts";
-import { type Drawn, stepOf } from "./draw.ts";
+import { type Drawn, maybe, stepOf } from "./draw.ts";
 import { untilReached } from "./engines.ts";
 import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
@@ -66,9 +66,9 @@ const stepsOf = fc.array(
       ends,
       isMortal: fc.boolean(),
       // Of any source, at its end or after so many records: counted from the oldest one, or not.
-      fork: fc.option(
-        fc.record({ of, place: fc.option(fc.nat(5), { nil: undefined }), isCounted: fc.boolean() }),
-        { nil: undefined, freq: 2 },
+      fork: maybe(
+        fc.record({ of, place: maybe(fc.nat(5)), isCounted: fc.boolean() }),
+        2,
       ),
     }, 8),
     stepOf("append", {
@@ -77,13 +77,12 @@ const stepsOf = fc.array(
       record,
       ends,
       // Added to the next number: mostly nothing.
-      producer: fc.option(
+      producer: maybe(
         fc.record({
           id: seldom("__proto__", "p"),
           epoch: fc.constantFrom(0, 0, 0, 0, 0, 0, 0, 0, 1, -1),
           seq: fc.constantFrom(0, 0, 0, 0, -1, 1, -2),
         }),
-        { nil: undefined },
       ),
       sequence: fc.oneof(
         { weight: 5, arbitrary: fc.constant(undefined) },

@@ -10,7 +10,7 @@ import type {
 } from "../../pubsub/broker.ts";
 import { type Acknowledged, HistoryModel, type Query } from "../../pubsub/history/history_model.ts";
 import type { Host, LinkConditions } from "../../testing/simulation/mod.ts";
-import { type Drawn, stepOf } from "./draw.ts";
+import { type Drawn, keyOf, stepOf } from "./draw.ts";
 import { untilReached } from "./engines.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
@@ -68,7 +68,7 @@ type Read = Drawn<typeof read>;
 property("an engine keeps each publication once and in order, and returns what the bounds keep", {
   cases: fc.record({
     engine: fc.constantFrom("memory", "sqlite", "redis", "nats"),
-    bounds: fc.constantFrom(...Object.keys(BOUNDS)),
+    bounds: keyOf(BOUNDS),
     steps: fc.array(step, { maxLength: 30 }),
   }),
   async check(world, { engine: name, bounds, steps }) {

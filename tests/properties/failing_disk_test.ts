@@ -13,7 +13,7 @@ import {
   textOf,
 } from "../../pubsub/logs/log_model.ts";
 import { type Disk, diskOf } from "./disks.ts";
-import { type Drawn, stepOf } from "./draw.ts";
+import { type Drawn, keyOf, maybe, stepOf } from "./draw.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
@@ -45,14 +45,14 @@ const appends = stepOf("append", {
   ),
   /** Time between two calls, in milliseconds. */
   gapMs: fc.constantFrom<number[]>(0, 2),
-  fault: fc.option(
+  fault: maybe(
     fc.record({
       kind: fc.constantFrom("error", "full", "kill", "power"),
       operation: fc.constantFrom("write", "sync"),
       after: fc.nat(6),
       times: fc.integer({ min: 1, max: 4 }),
     }),
-    { nil: undefined, freq: 2 },
+    2,
   ),
 }, 6);
 const restart = stepOf("restart", {
@@ -76,7 +76,7 @@ property(
   "a file has what its broker acknowledged, and nothing else, on a failing disk and after restarts",
   {
     cases: fc.record({
-      bounds: fc.constantFrom(...Object.keys(BOUNDS)),
+      bounds: keyOf(BOUNDS),
       synchronous: fc.constantFrom("full", "normal"),
       steps: fc.array(fileSteps, { maxLength: 15 }),
     }),
@@ -117,14 +117,14 @@ property(
       fc.record({
         /** Calls at once. */
         calls: fc.array(logCall, { minLength: 1, maxLength: 4 }),
-        fault: fc.option(
+        fault: maybe(
           fc.record({
             kind: fc.constantFrom("error", "full"),
             operation: fc.constantFrom("write", "sync"),
             after: fc.nat(6),
             times: fc.integer({ min: 1, max: 4 }),
           }),
-          { nil: undefined, freq: 2 },
+          2,
         ),
       }),
       { maxLength: 15 },
@@ -169,7 +169,7 @@ const nameOf = (error: Error): string => error.constructor.name;
 
 /** Makes a call of a log in some state. */
 function logCallOf(
-  { kind, length, keeps }: typeof logCall extends fc.Arbitrary<infer T> ? T : never,
+  { kind, length, keeps }: Drawn<typeof logCall>,
   state: ModelState,
   number: number,
 ): LogCall {

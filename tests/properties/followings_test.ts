@@ -5,6 +5,7 @@ import type { Client } from "../../client/client.ts";
 import type { Subscription } from "../../client/subscription.ts";
 import type { PresenceEvent } from "../../pubsub/mod.ts";
 import type { SimulatedServer } from "../../testing/simulation/mod.ts";
+import { type Drawn, stepOf } from "./draw.ts";
 import { FailingEngine } from "./failing_engine.ts";
 import { BEAT_MS, GONE_MS, KNOWN_MS } from "./nodes.ts";
 import { property } from "./property.ts";
@@ -22,39 +23,23 @@ const room = fc.constantFrom(...ROOMS);
 
 const steps = fc.array(
   fc.oneof(
-    { weight: 5, arbitrary: fc.record({ does: fc.constant("follow"), node, room }) },
-    {
-      weight: 4,
-      arbitrary: fc.record({ does: fc.constant("enter"), user, node, room, hasData: fc.boolean() }),
-    },
-    { weight: 1, arbitrary: fc.record({ does: fc.constant("leave"), user, room }) },
-    { weight: 1, arbitrary: fc.record({ does: fc.constant("close"), user }) },
-    {
-      weight: 3,
-      arbitrary: fc.record({
-        does: fc.constant("wait"),
-        ms: fc.constantFrom(50, 300, GONE_MS - BEAT_MS, KNOWN_MS),
-      }),
-    },
-    {
-      weight: 1,
-      arbitrary: fc.record({ does: fc.constant("kill"), node, hasReturn: fc.boolean() }),
-    },
-    {
-      weight: 1,
-      arbitrary: fc.record({
-        does: fc.constant("freeze"),
-        node,
-        forMs: fc.constantFrom(GONE_MS / 2, KNOWN_MS, KNOWN_MS + GRACE_MS + ROUND_MS),
-      }),
-    },
-    { weight: 2, arbitrary: fc.record({ does: fc.constant("rest") }) },
+    stepOf("follow", { node, room }, 5),
+    stepOf("enter", { user, node, room, hasData: fc.boolean() }, 4),
+    stepOf("leave", { user, room }),
+    stepOf("close", { user }),
+    stepOf("wait", { ms: fc.constantFrom(50, 300, GONE_MS - BEAT_MS, KNOWN_MS) }, 3),
+    stepOf("kill", { node, hasReturn: fc.boolean() }),
+    stepOf("freeze", {
+      node,
+      forMs: fc.constantFrom(GONE_MS / 2, KNOWN_MS, KNOWN_MS + GRACE_MS + ROUND_MS),
+    }),
+    stepOf("rest", {}, 2),
   ),
   { maxLength: 30, size: "max" },
 );
 
-type Step = typeof steps extends fc.Arbitrary<(infer S)[]> ? S : never;
-type StepOf<K extends Step["does"]> = Extract<Step, { readonly does: K }>;
+type Step = Drawn<typeof steps>[number];
+type StepOf<K extends Step["kind"]> = Extract<Step, { readonly kind: K }>;
 
 /** The only session of a user, with the data in each of its rooms. */
 interface Visitor {
@@ -141,7 +126,7 @@ class Followings {
     const one = "user" in step ? this.#visitors.get(step.user) : undefined;
     // A frozen node answers later.
     if (one?.node.host.isFrozen) return;
-    switch (step.does) {
+    switch (step.kind) {
       case "follow":
         if (host!.isAlive && !host!.isFrozen) follower!.toggle(step.room);
         return;

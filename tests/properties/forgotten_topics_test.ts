@@ -8,7 +8,7 @@ import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { ForgettingModel } from "../../pubsub/memory/forgetting_model.ts";
 import type { SimulatedDisk } from "../../testing/simulation/mod.ts";
 import { diskOf } from "./disks.ts";
-import { type Drawn, stepOf } from "./draw.ts";
+import { type Drawn, maybe, stepOf } from "./draw.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
@@ -31,9 +31,9 @@ const publish = stepOf("publish", {
   /** A publication larger than the history of the brief topic. */
   isLarge: fc.boolean(),
   /** Operations of the disk before some fail. */
-  fault: fc.option(
+  fault: maybe(
     fc.record({ after: fc.nat(5), times: fc.nat(2), operation: fc.constantFrom("write", "sync") }),
-    { nil: undefined, freq: 2 },
+    2,
   ),
 }, 8);
 const listen = stepOf("listen", { topic: fc.nat(BRIEF) }, 4);

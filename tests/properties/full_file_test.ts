@@ -4,6 +4,7 @@ import fc from "fast-check";
 import type { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import type { HistoryBounds } from "../../pubsub/broker.ts";
 import { diskOf } from "./disks.ts";
+import { keyOf, maybe } from "./draw.ts";
 import { outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
@@ -87,12 +88,11 @@ property("a full file has all of its room again, once its rows have ended", {
     synchronous: fc.constantFrom("full", "normal"),
     removals: fc.array(
       fc.record({
-        kind: fc.constantFrom(...Object.keys(REMOVALS) as (keyof typeof REMOVALS)[]),
+        kind: keyOf(REMOVALS),
         count: fc.constantFrom<number[]>(...COUNTS),
         /** Operations of the disk that fail while the rows end, and for how long in milliseconds. */
-        fault: fc.option(
+        fault: maybe(
           fc.record({ operation: fc.constantFrom("write", "sync"), lastsMs: fc.nat(8_000) }),
-          { nil: undefined },
         ),
       }),
       { minLength: 1, maxLength: 2 },

@@ -9,6 +9,7 @@ import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import { HIGH_WATER_MARK } from "../../session/queue/turn.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { FaultyEngine, pass, replyAfter } from "../faulty_broker.ts";
+import { maybe } from "./draw.ts";
 import { untilReached } from "./engines.ts";
 import { range } from "./outcomes.ts";
 import { property } from "./property.ts";
@@ -57,7 +58,7 @@ property("a client reads all that a history keeps after a position, or receives 
       fc.record({
         start: fc.constantFrom("the end", "a position", "beyond", "another epoch", "none"),
         back: fc.nat(12),
-        last: fc.option(fc.nat(8), { nil: undefined }),
+        last: maybe(fc.nat(8)),
         /** Publications that come meanwhile, and during an interruption of the connection. */
         during: fc.nat(6),
         lost: fc.nat(4),
@@ -389,7 +390,7 @@ property("very many topics that miss publications at once are read again, some a
       fc.record({
         readMs: fc.integer({ min: 5, max: 60 }),
         /** Every so many-th topic is left while it waits for its read. */
-        leftEach: fc.option(fc.integer({ min: 2, max: 5 }), { nil: undefined }),
+        leftEach: maybe(fc.integer({ min: 2, max: 5 })),
         failing: fc.nat(9),
       }),
       { minLength: 1, maxLength: 3 },

@@ -3,6 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
 import type { CloseInfo } from "../../errors.ts";
+import { type Drawn, maybe, stepOf } from "./draw.ts";
 import { collect } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { ask, type Asking, type Node, type Reply, serveNodes } from "./requests.ts";
@@ -35,47 +36,30 @@ const publication = fc.record({
 
 const steps = fc.array(
   fc.oneof(
-    {
-      weight: 4,
-      arbitrary: fc.record({ kind: fc.constant("publish" as const), node, publication }),
-    },
-    {
-      weight: 2,
-      arbitrary: fc.record({
-        kind: fc.constant("publish a batch" as const),
-        node,
-        batch: fc.array(publication, { minLength: 1, maxLength: MAX_BATCH }),
-        refusal: fc.option(fc.nat(5), { nil: undefined, freq: 1 }),
-      }),
-    },
-    {
-      weight: 1,
-      arbitrary: fc.record({ kind: fc.constant("publish bytes" as const), node }),
-    },
-    { weight: 2, arbitrary: fc.record({ kind: fc.constant("send" as const), node, user }) },
-    {
-      weight: 5,
-      arbitrary: fc.record({
-        kind: fc.constant("read the history" as const),
-        node,
-        limit,
-        // After so many publications, or the newest ones.
-        after: fc.option(fc.nat(10), { nil: undefined }),
-        tag: fc.constantFrom(undefined, "its own", "another"),
-        epoch: fc.constantFrom("its own", "its own", "another"),
-      }),
-    },
-    { weight: 2, arbitrary: fc.record({ kind: fc.constant("list" as const), node, user, limit }) },
-    {
-      weight: 1,
-      arbitrary: fc.record({ kind: fc.constant("close a session" as const), node, of: fc.nat(3) }),
-    },
-    { weight: 1, arbitrary: fc.record({ kind: fc.constant("close a user" as const), node, user }) },
+    stepOf("publish", { node, publication }, 4),
+    stepOf("publish a batch", {
+      node,
+      batch: fc.array(publication, { minLength: 1, maxLength: MAX_BATCH }),
+      refusal: maybe(fc.nat(5), 2),
+    }, 2),
+    stepOf("publish bytes", { node }),
+    stepOf("send", { node, user }, 2),
+    stepOf("read the history", {
+      node,
+      limit,
+      // After so many publications, or the newest ones.
+      after: maybe(fc.nat(10)),
+      tag: fc.constantFrom(undefined, "its own", "another"),
+      epoch: fc.constantFrom("its own", "its own", "another"),
+    }, 5),
+    stepOf("list", { node, user, limit }, 2),
+    stepOf("close a session", { node, of: fc.nat(3) }),
+    stepOf("close a user", { node, user }),
   ),
   { maxLength: 20, size: "max" },
 );
 
-type Step = typeof steps extends fc.Arbitrary<(infer S)[]> ? S : never;
+type Step = Drawn<typeof steps>[number];
 type StepOf<K extends Step["kind"]> = Extract<Step, { readonly kind: K }>;
 
 /** A message that a session gets. */
@@ -370,7 +354,7 @@ class Api {
 
   /** Adds a publication, and returns its part of the response. */
   #take(
-    { topic, data, from }: typeof publication extends fc.Arbitrary<infer P> ? P : never,
+    { topic, data, from }: Drawn<typeof publication>,
     position: { readonly offset: number } | undefined,
   ): object {
     for (const { due } of this.#listeners) due.push({ topic, data, from });

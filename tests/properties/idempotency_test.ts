@@ -1,10 +1,10 @@
 /** Requests with an idempotency key, sent again to several servers, one of which freezes or ends. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
+import { keyOf } from "./draw.ts";
 import { collect } from "./outcomes.ts";
 import { property } from "./property.ts";
-import { ask, type Asking, type Node, type Reply, serveNodes } from "./requests.ts";
-import type { World } from "./world.ts";
+import { ask, type Reply, serveNodes } from "./requests.ts";
 
 /** Time for which servers remember a key. */
 const WINDOW_MS = 1_500;
@@ -20,35 +20,38 @@ const [PLAIN, KEPT, DIRECT] = ["news", "log:orders", "direct"] as const;
 
 /** Requests of each kind: path, body, and the topics on which a message arrives. */
 const REQUESTS = {
-  "a publication": (data: string) => ({
+  "a publication": (data) => ({
     path: `/topics/${PLAIN}/publications`,
     json: { data },
     topics: [PLAIN],
   }),
-  "a publication with a history": (data: string) => ({
+  "a publication with a history": (data) => ({
     path: `/topics/${encodeURIComponent(KEPT)}/publications`,
     json: { data },
     topics: [KEPT],
   }),
-  "a message to a user": (data: string) => ({
+  "a message to a user": (data) => ({
     path: "/users/ann/messages",
     json: { topic: DIRECT, data },
     topics: [DIRECT],
   }),
-  "a batch": (data: string) => ({
+  "a batch": (data) => ({
     path: "/publications",
     json: { publications: [{ topic: KEPT, data }, { topic: PLAIN, data }] },
     topics: [KEPT, PLAIN],
   }),
-} as const;
+} satisfies Record<string, (data: string) => Request>;
 
-type Kind = keyof typeof REQUESTS;
-
-const kind = fc.constantFrom(...Object.keys(REQUESTS) as Kind[]);
+/** A request, and the topics on which its messages arrive. */
+interface Request {
+  readonly path: string;
+  readonly json: unknown;
+  readonly topics: readonly string[];
+}
 
 /** The first server gets the request first, and has the fault. */
 const round = fc.record({
-  kind,
+  kind: keyOf(REQUESTS),
   fault: fc.oneof(
     fc.constant(undefined),
     fc.record({
@@ -69,157 +72,6 @@ const round = fc.record({
   thenMs: fc.constantFrom(0, WINDOW_MS - SLACK_MS, WINDOW_MS + SLACK_MS),
 });
 
-type Round = typeof round extends fc.Arbitrary<infer R> ? R : never;
-
-/** An arrival of a message. */
-interface Arrival {
-  readonly topic: string;
-  readonly atMs: number;
-}
-
-/** Two servers that answer, and a session at a third one that receives all messages. */
-class Keys {
-  readonly #world: World;
-  readonly #nodes: readonly (Node & { restart(): void })[];
-  readonly #arrivals: ReadonlyMap<unknown, readonly Arrival[]>;
-
-  constructor(
-    world: World,
-    nodes: readonly (Node & { restart(): void })[],
-    arrivals: ReadonlyMap<unknown, readonly Arrival[]>,
-  ) {
-    this.#world = world;
-    this.#nodes = nodes;
-    this.#arrivals = arrivals;
-  }
-
-  async play(key: string, round: Round): Promise<void> {
-    const [first] = this.#nodes;
-    const request = REQUESTS[round.kind](key);
-    const startMs = this.#world.nowMs;
-    const answers: Reply[] = [];
-    const send = (node: number) => {
-      if (!this.#nodes[node]!.host.isAlive) return;
-      void this.#ask(node, key, request).then((answer) => answers.push(answer));
-    };
-    send(0);
-    const hasEnded = this.#break(round.fault);
-    for (const { node, afterMs } of round.repeats) {
-      await this.#world.pause(afterMs);
-      send(node);
-    }
-    const last = await this.#untilAnswered(key, request, startMs);
-    await this.#world.pause(ROUND_MS);
-    answers.push(last);
-    this.#checkAnswers(answers, hasEnded());
-    this.#checkArrivals(key, request.topics, hasEnded() ? { startMs, last } : undefined);
-    if (hasEnded()) first!.restart();
-    await this.#useAgain(key, round);
-    if (!hasEnded()) await this.#repeat(key, round, last);
-    // Last, as these wait for a server that ended before.
-    for (const node of round.fails ? [1, 0] : []) {
-      const { outcome } = await this.#ask(node, `${key}-fails`, {
-        path: "/sessions/nobody/disconnect",
-        json: {},
-      });
-      assertEquals(outcome, "404 not-found");
-    }
-  }
-
-  /** Begins the fault of the first server; it tells if that server has ended. */
-  #break(fault: Round["fault"]): () => boolean {
-    const { host } = this.#nodes[0]!;
-    let hasEnded = false;
-    this.#world.simulation.after(fault?.atMs ?? 0, () => {
-      if (fault?.kind === "freeze") {
-        host.freeze();
-        this.#world.simulation.after(fault.lastsMs, () => host.thaw());
-      } else if (fault?.kind === "end") {
-        hasEnded = true;
-        host.kill();
-      }
-    });
-    return () => hasEnded;
-  }
-
-  /** Repeats the request at the other server until it is answered. */
-  async #untilAnswered(key: string, request: Request, startMs: number): Promise<Reply> {
-    for (;;) {
-      const answer = await this.#ask(1, key, request);
-      if (answer.status !== 409) return answer;
-      assertEquals([answer.outcome, answer.headers.get("retry-after")], ["409 in-progress", "1"]);
-      const tookMs = this.#world.nowMs - startMs;
-      assert(tookMs < WINDOW_MS + RETRY_MS + SLACK_MS, `a lost request is given up, not ${tookMs}`);
-      await this.#world.pause(RETRY_MS);
-    }
-  }
-
-  /** The request is done once, and all other answers repeat that one, or say that it is under way. */
-  #checkAnswers(answers: readonly Reply[], hasEnded: boolean): void {
-    const good = answers.filter(({ status }) => status === 200);
-    const done = good.filter(({ headers }) => headers.get("idempotency-replayed") === null);
-    assert(
-      done.length === 1 || hasEnded && done.length === 0,
-      `${done.length} answers are no repetition`,
-    );
-    assertEquals(new Set(good.map(({ body }) => JSON.stringify(body))).size, 1, "one answer");
-    const rest = answers.filter(({ status }) => status !== 200).map(({ outcome }) => outcome);
-    assertEquals(rest, rest.map(() => "409 in-progress"));
-  }
-
-  /**
-   * Each message arrives once. If the server ended in the middle, a topic without a history may get
-   * it once more, when the window is over.
-   */
-  #checkArrivals(
-    key: string,
-    topics: readonly string[],
-    ended: { readonly startMs: number; readonly last: Reply } | undefined,
-  ): void {
-    const all = this.#arrivals.get(key) ?? [];
-    for (const topic of topics) {
-      const times = all.filter((one) => one.topic === topic).map(({ atMs }) => atMs);
-      const mayRepeat = ended && topic !== KEPT && times.length === 2 &&
-        ended.last.headers.get("idempotency-replayed") === null &&
-        times[1]! - ended.startMs >= WINDOW_MS - SLACK_MS;
-      if (!mayRepeat) assertEquals(times.length, 1, `arrivals of ${key} on ${topic}`);
-    }
-    assertEquals(all.filter(({ topic }) => !topics.includes(topic as typeof PLAIN)), []);
-  }
-
-  /** A key belongs to one user and one request. */
-  async #useAgain(key: string, { kind, other }: Round): Promise<void> {
-    if (other === undefined) return;
-    const id = `${key} of another ${other}`;
-    const changed = other === "path"
-      ? { ...REQUESTS["a publication"](key), path: "/topics/elsewhere/publications" }
-      : REQUESTS[kind](id);
-    const user = other === "user" ? "bob" : "ann";
-    const { outcome } = await this.#ask(1, key, changed, user);
-    assertEquals(outcome, other === "user" ? "200" : "422 key-reused");
-    await this.#world.pause(ROUND_MS);
-    const count = other === "user" ? changed.topics.length : 0;
-    assertEquals(this.#arrivals.get(id)?.length ?? 0, count, id);
-  }
-
-  /** A key is remembered for the window, and no longer. */
-  async #repeat(key: string, { kind, thenMs }: Round, last: Reply): Promise<void> {
-    await this.#world.pause(thenMs);
-    const { outcome, headers, body } = await this.#ask(0, key, REQUESTS[kind](key));
-    assertEquals(outcome, "200");
-    const isRepeated = thenMs < WINDOW_MS;
-    assertEquals(headers.get("idempotency-replayed"), isRepeated ? "true" : null);
-    if (isRepeated) assertEquals(body, last.body);
-  }
-
-  #ask(node: number, key: string, { path, json }: Request, user: string = "ann"): Promise<Reply> {
-    const headers = { authorization: `Bearer ${user}`, "idempotency-key": key };
-    return ask(this.#nodes[node]!, `/api${path}`, { json, headers });
-  }
-}
-
-type Request = Pick<ReturnType<typeof REQUESTS[Kind]>, "path"> & Pick<Asking, "json">;
-
 property("a request with an idempotency key is done once, on any server", {
   cases: fc.array(round, { maxLength: 5 }),
   async check(world, rounds) {
@@ -228,7 +80,9 @@ property("a request with an idempotency key is done once, on any server", {
       history: { "log:{name}": {} },
       api: { path: "/api", authorize: () => true, idempotencyWindowMs: WINDOW_MS },
     });
-    const arrivals = new Map<unknown, Arrival[]>();
+    const [first] = nodes as [typeof nodes[0]];
+    /** Messages that a session at the third server receives, by their data. */
+    const arrivals = new Map<unknown, { readonly topic: string; readonly atMs: number }[]>();
     const note = ({ topic, data }: { readonly topic: string; readonly data: unknown }) => {
       arrivals.set(data, [...arrivals.get(data) ?? [], { topic, atMs: world.nowMs }]);
     };
@@ -238,7 +92,99 @@ property("a request with an idempotency key is done once, on any server", {
       void collect(subscription, ({ data }) => note({ topic, data }));
       await subscription.ready;
     }
-    const keys = new Keys(world, nodes, arrivals);
-    for (const [i, round] of rounds.entries()) await keys.play(`key-${i}`, round);
+    const send = (
+      node: number,
+      key: string,
+      { path, json }: { readonly path: string; readonly json: unknown },
+      user = "ann",
+    ) => {
+      const headers = { authorization: `Bearer ${user}`, "idempotency-key": key };
+      return ask(nodes[node]!, `/api${path}`, { json, headers });
+    };
+
+    for (const [i, { kind, fault, repeats, other, fails, thenMs }] of rounds.entries()) {
+      const key = `key-${i}`;
+      const { topics, ...request }: Request = REQUESTS[kind](key);
+      const startMs = world.nowMs;
+      const answers: Reply[] = [];
+      const sendAgain = (node: number) => {
+        if (!nodes[node]!.host.isAlive) return;
+        void send(node, key, request).then((answer) => answers.push(answer));
+      };
+      sendAgain(0);
+      let hasEnded = false;
+      world.simulation.after(fault?.atMs ?? 0, () => {
+        hasEnded = fault?.kind === "end";
+        if (hasEnded) first.host.kill();
+        if (fault?.kind !== "freeze") return;
+        first.host.freeze();
+        world.simulation.after(fault.lastsMs, () => first.host.thaw());
+      });
+      for (const { node, afterMs } of repeats) {
+        await world.pause(afterMs);
+        sendAgain(node);
+      }
+      let last = await send(1, key, request);
+      for (; last.status === 409; last = await send(1, key, request)) {
+        assertEquals([last.outcome, last.headers.get("retry-after")], ["409 in-progress", "1"]);
+        const tookMs = world.nowMs - startMs;
+        assert(tookMs < WINDOW_MS + RETRY_MS + SLACK_MS, `in progress after ${tookMs} ms`);
+        await world.pause(RETRY_MS);
+      }
+      await world.pause(ROUND_MS);
+
+      // The request is done once; other responses repeat the first, or say that it is in progress.
+      answers.push(last);
+      const good = answers.filter(({ status }) => status === 200);
+      const done = good.filter((answer) => !isReplayed(answer)).length;
+      assert(done === 1 || hasEnded && done === 0, `${done} responses are no repetition`);
+      assertEquals(new Set(good.map(({ body }) => JSON.stringify(body))).size, 1, "one response");
+      const rest = answers.filter(({ status }) => status !== 200).map(({ outcome }) => outcome);
+      assertEquals(rest, rest.map(() => "409 in-progress"));
+
+      // Each message arrives once. If the server ended in the middle, a topic without a history may
+      // get it once more after the window.
+      const all = arrivals.get(key) ?? [];
+      for (const topic of topics) {
+        const times = all.filter((one) => one.topic === topic).map(({ atMs }) => atMs);
+        const mayRepeat = hasEnded && topic !== KEPT && times.length === 2 && !isReplayed(last) &&
+          times[1]! - startMs >= WINDOW_MS - SLACK_MS;
+        if (!mayRepeat) assertEquals(times.length, 1, `arrivals of ${key} on ${topic}`);
+      }
+      assertEquals(all.filter(({ topic }) => !topics.includes(topic)), []);
+      if (hasEnded) first.restart();
+
+      // A key belongs to one user and one request.
+      if (other !== undefined) {
+        const id = `${key} of another ${other}`;
+        const changed = other === "path"
+          ? { ...REQUESTS["a publication"](key), path: "/topics/elsewhere/publications" }
+          : REQUESTS[kind](id);
+        const isAllowed = other === "user";
+        const { outcome } = await send(1, key, changed, isAllowed ? "bob" : "ann");
+        assertEquals(outcome, isAllowed ? "200" : "422 key-reused");
+        await world.pause(ROUND_MS);
+        assertEquals(arrivals.get(id)?.length ?? 0, isAllowed ? changed.topics.length : 0, id);
+      }
+
+      // A key is remembered for the window, and no longer.
+      if (!hasEnded) {
+        await world.pause(thenMs);
+        const again = await send(0, key, request);
+        assertEquals([again.outcome, isReplayed(again)], ["200", thenMs < WINDOW_MS]);
+        if (thenMs < WINDOW_MS) assertEquals(again.body, last.body);
+      }
+
+      // Last, as these wait for a server that ended before.
+      for (const node of fails ? [1, 0] : []) {
+        const failing = { path: "/sessions/nobody/disconnect", json: {} };
+        assertEquals((await send(node, `${key}-fails`, failing)).outcome, "404 not-found");
+      }
+    }
   },
 });
+
+/** True for a response that repeats an earlier one. */
+function isReplayed({ headers }: Reply): boolean {
+  return headers.get("idempotency-replayed") === "true";
+}

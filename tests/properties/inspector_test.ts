@@ -4,6 +4,7 @@ import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
 import type { TrafficAnswer } from "../../server/inspector/traffic.ts";
 import type { Session } from "../../session/session.ts";
+import { keyOf, maybe } from "./draw.ts";
 import { property } from "./property.ts";
 import { ask, type Node, serveNodes } from "./requests.ts";
 import type { World } from "./world.ts";
@@ -75,10 +76,10 @@ property("an inspector lists the sessions, topics and rooms of all servers", {
     ),
     publications: fc.tuple(fc.nat(5), fc.nat(5), fc.nat(5)),
     asked: fc.constantFrom(0, 1),
-    sort: fc.constantFrom(...Object.keys(COLUMNS) as (keyof typeof COLUMNS)[]),
+    sort: keyOf(COLUMNS),
     order: fc.constantFrom("ascending", "descending"),
     query: fc.constantFrom("", "ann", "BEN", "e websocket", "connected anna", "nobody"),
-    only: fc.option(fc.constantFrom(0, 1), { nil: undefined }),
+    only: maybe(fc.constantFrom(0, 1)),
   }),
   async check(world, { sessions, publications, asked, sort, order, query, only }) {
     const nodes = await serveNodes(world, "memory", {

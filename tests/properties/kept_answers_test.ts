@@ -20,6 +20,7 @@ import {
   nameOf,
   TOPIC,
 } from "./answer_nodes.ts";
+import { type Drawn, stepOf } from "./draw.ts";
 import { reach } from "./engines.ts";
 import { range } from "./outcomes.ts";
 import { property } from "./property.ts";
@@ -43,25 +44,15 @@ const ENDS: Partial<Record<GeneratorKind, string>> = {
 };
 
 const step = fc.oneof(
-  {
-    weight: 6,
-    arbitrary: fc.record({
-      kind: fc.constant("ask" as const),
-      user: fc.nat(1),
-      name: fc.nat(3),
-      generator: fc.constantFrom(...GENERATORS),
-      isOutage: fc.constantFrom(false, false, false, true),
-    }),
-  },
-  {
-    weight: 1,
-    arbitrary: fc.record({
-      kind: fc.constant("ask in vain" as const),
-      part: fc.constantFrom("name" as const, "input" as const),
-    }),
-  },
-  { weight: 3, arbitrary: fc.record({ kind: fc.constant("cancel" as const), of: fc.nat(20) }) },
-  { weight: 1, arbitrary: fc.record({ kind: fc.constant("let go" as const) }) },
+  stepOf("ask", {
+    user: fc.nat(1),
+    name: fc.nat(3),
+    generator: fc.constantFrom(...GENERATORS),
+    isOutage: fc.constantFrom(false, false, false, true),
+  }, 6),
+  stepOf("ask in vain", { part: fc.constantFrom("name" as const, "input" as const) }),
+  stepOf("cancel", { of: fc.nat(20) }, 3),
+  stepOf("let go", {}),
 );
 
 property("a node has as many places for answers as it says, however answers end", {
@@ -319,7 +310,7 @@ class Relay {
   }
 
   /** Ends the node that has the answers; false if no other one goes on in time, or they are given up. */
-  async hasGoneOn({ stayMs, end, awayMs }: typeof turn extends fc.Arbitrary<infer T> ? T : never) {
+  async hasGoneOn({ stayMs, end, awayMs }: Drawn<typeof turn>) {
     const world = this.#world;
     await world.pause(stayMs);
     const leaving = this.#holder;

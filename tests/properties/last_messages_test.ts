@@ -7,6 +7,7 @@ import { CloseCode, type CloseInfo } from "../../errors.ts";
 import { Broadcast } from "../../session/queue/turn.ts";
 import type { Session } from "../../session/session.ts";
 import type { Server } from "../../server.ts";
+import { type Drawn, maybe } from "./draw.ts";
 import { collect } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { byToken } from "./world.ts";
@@ -29,13 +30,13 @@ const message = fc.record({
   isLarge: fc.boolean(),
 });
 
-type Message = typeof message extends fc.Arbitrary<infer T> ? T : never;
+type Message = Drawn<typeof message>;
 
 const messages = fc.array(message, { maxLength: 5 });
 
 const round = fc.record({
   /** Messages sent some milliseconds before the end, and messages of the last turn. */
-  earlier: fc.option(fc.tuple(messages, fc.nat(30)), { nil: undefined }),
+  earlier: maybe(fc.tuple(messages, fc.nat(30))),
   last: messages,
   end: fc.constantFrom("nothing", "close", "disconnect", "close of all"),
   code: fc.constantFrom(CloseCode.draining, CloseCode.tooMany, 3_000, 4_000),
@@ -43,8 +44,8 @@ const round = fc.record({
   closed: fc.subarray([0, 1, 2]),
   user: fc.constantFrom("ann", "ben"),
   /** A client that the server removes from its topics, and one whose link is narrow. */
-  removed: fc.option(fc.nat(2), { nil: undefined }),
-  narrow: fc.option(fc.nat(2), { nil: undefined }),
+  removed: maybe(fc.nat(2)),
+  narrow: maybe(fc.nat(2)),
 });
 
 /** A client, with the messages that it got and those that were sent. */

@@ -31,6 +31,7 @@ import {
   recordBytes,
 } from "../../pubsub/logs/rules.ts";
 import type { Host } from "../../testing/simulation/mod.ts";
+import { type Drawn, keyOf, maybe, stepOf } from "./draw.ts";
 import { reach } from "./engines.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
@@ -81,11 +82,11 @@ function rarely<T>(part: fc.Arbitrary<T>, ofCalls: number = 5): fc.Arbitrary<T |
 
 const record = fc.record({ bytes: fc.constantFrom(...SIZES), isText: fc.boolean() });
 const records = fc.array(record, { maxLength: 3 });
-type DrawnRecord = typeof record extends fc.Arbitrary<infer T> ? T : never;
+type DrawnRecord = Drawn<typeof record>;
 
 const producer = fc.record({
   id: fc.constantFrom(...PRODUCERS),
-  number: fc.constantFrom(...Object.keys(NUMBERS) as (keyof typeof NUMBERS)[]),
+  number: keyOf(NUMBERS),
 });
 
 const writer = fc.record({
@@ -112,37 +113,29 @@ const creation = fc.record({
 /** Calls, relative to the state of the log when they are made. */
 const call = fc.oneof(
   { weight: 2, arbitrary: creation },
-  {
-    weight: 12,
-    arbitrary: fc.record({
-      kind: fc.constant("append" as const),
-      records,
-      producer: rarely(producer, 2),
-      writer: rarely(writer, 2),
-      end: rarely(end, 12),
-      sequence: rarely(fc.constantFrom("a", "b", "bb", "\uffff")),
-      cancel: rarely(fc.constantFrom("enough", "stop")),
-      ifWriterLost: rarely(fc.constant(true as const), 15),
-      /** Bytes of the bound beyond those that the records need. */
-      room: rarely(fc.constantFrom(0, 1, -1, -ENTRY_BYTES)),
-      isOtherLog: rarely(fc.boolean()),
-      keep: rarely(fc.record({ records: fc.integer({ min: 1, max: 4 }), bytes: fc.nat(8) })),
-    }),
-  },
-  { weight: 3, arbitrary: fc.record({ kind: fc.constant("append again" as const) }) },
-  {
-    weight: 4,
-    arbitrary: fc.record({
-      kind: fc.constant("read" as const),
-      /** Place of the first record among all. */
-      share: fc.double({ min: 0, max: 1, noNaN: true }),
-      maxRecords: fc.constantFrom(1_000, 2, 1, 0),
-      /** Room for so many records and bytes; plenty if left out. */
-      room: rarely(fc.record({ records: fc.nat(3), bytes: fc.constantFrom(0, 1, -1) }), 2),
-      renews: fc.boolean(),
-    }),
-  },
-  { weight: 2, arbitrary: fc.record({ kind: fc.constant("delete"), ifExpired: fc.boolean() }) },
+  stepOf("append", {
+    records,
+    producer: rarely(producer, 2),
+    writer: rarely(writer, 2),
+    end: rarely(end, 12),
+    sequence: rarely(fc.constantFrom("a", "b", "bb", "\uffff")),
+    cancel: rarely(fc.constantFrom("enough", "stop")),
+    ifWriterLost: rarely(fc.constant(true as const), 15),
+    /** Bytes of the bound beyond those that the records need. */
+    room: rarely(fc.constantFrom(0, 1, -1, -ENTRY_BYTES)),
+    isOtherLog: rarely(fc.boolean()),
+    keep: rarely(fc.record({ records: fc.integer({ min: 1, max: 4 }), bytes: fc.nat(8) })),
+  }, 12),
+  stepOf("append again", {}, 3),
+  stepOf("read", {
+    /** Place of the first record among all. */
+    share: fc.double({ min: 0, max: 1, noNaN: true }),
+    maxRecords: fc.constantFrom(1_000, 2, 1, 0),
+    /** Room for so many records and bytes; plenty if left out. */
+    room: rarely(fc.record({ records: fc.nat(3), bytes: fc.constantFrom(0, 1, -1) }), 2),
+    renews: fc.boolean(),
+  }, 4),
+  stepOf("delete", { ifExpired: fc.boolean() }, 2),
   {
     weight: 4,
     arbitrary: fc.record({
@@ -155,47 +148,35 @@ const call = fc.oneof(
 );
 
 /** A call as a case draws it. */
-type DrawnCall = typeof call extends fc.Arbitrary<infer T> ? T : never;
-type Drawn<Kind extends string> = Extract<DrawnCall, { readonly kind: Kind }>;
+type DrawnCall = Drawn<typeof call>;
+type CallOf<Kind extends string> = Extract<DrawnCall, { readonly kind: Kind }>;
 
 const machine = fc.nat(1);
 const log = fc.nat(IDS.length - 1);
 
 const step = fc.oneof(
-  {
-    weight: 12,
-    arbitrary: fc.record({
-      kind: fc.constant("call" as const),
-      log,
-      /** Comes first if there is no log. */
-      creation: fc.option(fc.record({ machine, call: creation }), { nil: undefined }),
-      /** Calls that are made at once. */
-      calls: fc.array(fc.record({ machine, call }), { minLength: 1, maxLength: 3, size: "small" }),
-    }),
-  },
-  { weight: 3, arbitrary: fc.record({ kind: fc.constant("wait" as const), ms: fc.nat(TTL_MS) }) },
-  {
-    weight: 1,
-    arbitrary: fc.record({
-      kind: fc.constant("stay in use" as const),
-      log,
-      machine,
-      by: fc.constantFrom("a read" as const, "an append" as const, "a look" as const),
-      everyMs: fc.integer({ min: 150, max: TTL_MS }),
-      times: fc.integer({ min: 1, max: 5 }),
-    }),
-  },
-  {
-    weight: 2,
-    arbitrary: fc.record({
-      kind: fc.constant("list" as const),
-      machine,
-      limit: fc.constantFrom(100, 2, 1),
-    }),
-  },
+  stepOf("call", {
+    log,
+    /** Comes first if there is no log. */
+    creation: maybe(fc.record({ machine, call: creation })),
+    /** Calls that are made at once. */
+    calls: fc.array(fc.record({ machine, call }), { minLength: 1, maxLength: 3, size: "small" }),
+  }, 12),
+  stepOf("wait", { ms: fc.nat(TTL_MS) }, 3),
+  stepOf("stay in use", {
+    log,
+    machine,
+    by: fc.constantFrom("a read" as const, "an append" as const, "a look" as const),
+    everyMs: fc.integer({ min: 150, max: TTL_MS }),
+    times: fc.integer({ min: 1, max: 5 }),
+  }),
+  stepOf("list", {
+    machine,
+    limit: fc.constantFrom(100, 2, 1),
+  }, 2),
 );
 
-type DrawnStep = typeof step extends fc.Arbitrary<infer T> ? T : never;
+type DrawnStep = Drawn<typeof step>;
 
 const cases = fc.record({
   engine: fc.constantFrom(...ENGINES),
@@ -209,7 +190,7 @@ function oneCall(machine: number, call: DrawnCall): DrawnStep {
   return { kind: "call", log: 0, creation: undefined, calls: [{ machine, call }] };
 }
 
-const PLAIN: Drawn<"create"> = {
+const PLAIN: CallOf<"create"> = {
   kind: "create",
   records: [],
   ttlMs: undefined,
@@ -336,7 +317,7 @@ class ModelledLogs {
   /** Creates a log if there is none, or an expired one. */
   async ensure(
     id: string,
-    { machine, call }: { readonly machine: number; readonly call: Drawn<"create"> },
+    { machine, call }: { readonly machine: number; readonly call: CallOf<"create"> },
   ): Promise<void> {
     const at = { fromMs: this.#nowMs, toMs: this.#nowMs };
     const isThere = (state: ModelState) => state && !isOver(state.expiry, at).includes(true);
@@ -505,7 +486,7 @@ class ModelledLogs {
     }
   }
 
-  #creation(id: string, drawn: Drawn<"create">, isAlone: boolean): CreateLogOptions {
+  #creation(id: string, drawn: CallOf<"create">, isAlone: boolean): CreateLogOptions {
     const { records, ttlMs, expiresInMs, owner, leaseMs, end, room } = drawn;
     // NATS counts its logs now and then.
     const isBound = isAlone && this.#engine !== "nats" && this.#isSure;
@@ -524,7 +505,7 @@ class ModelledLogs {
     };
   }
 
-  #append(state: ModelState, drawn: Drawn<"append">): AppendLogOptions {
+  #append(state: ModelState, drawn: CallOf<"append">): AppendLogOptions {
     const { kind: _kind, producer, room, isOtherLog, keep, ...rest } = drawn;
     const records = this.#newRecords(drawn.records);
     const needed = countedOf([...state?.records ?? [], ...records]);
@@ -554,7 +535,7 @@ const CHANGES = /^\{.*"kind":"(?:created|appended|kept|removed)"/;
 /** The page of a read, from one before the oldest record to one after the newest. */
 function pageOf(
   state: ModelState,
-  { share, room, maxRecords, renews }: Drawn<"read">,
+  { share, room, maxRecords, renews }: CallOf<"read">,
 ): ReadLogOptions {
   const { start = 0, records = [] } = state ?? {};
   const index = Math.round((records.length + 2) * share) - 1;

@@ -4,6 +4,7 @@ import fc from "fast-check";
 import { pause } from "../../base/wait.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { SimulatedRedis, type SimulatedServer } from "../../testing/simulation/mod.ts";
+import { maybe } from "./draw.ts";
 import { collect, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { ask, type Reply } from "./requests.ts";
@@ -27,7 +28,7 @@ const call = fc.record({
   node: fc.nat(1),
   kind: fc.constantFrom("read", "append"),
   /** Offset of a read; the oldest record without one. */
-  place: fc.option(fc.nat(9), { nil: undefined }),
+  place: maybe(fc.nat(9)),
 });
 
 property("a node that knew lost records of Redis reports the loss, and no reader gets wrong ones", {
@@ -41,7 +42,7 @@ property("a node that knew lost records of Redis reports the loss, and no reader
     /** True if the second node knows all of them; the first one appends them. */
     areBothNodes: fc.boolean(),
     /** Node with a reader that follows the stream. */
-    follows: fc.option(fc.nat(1), { nil: undefined }),
+    follows: maybe(fc.nat(1)),
     calls: fc.array(call, { maxLength: 8 }),
   }),
   async check(world, { loss, persistence, sure, unsure, isEnded, areBothNodes, follows, calls }) {
