@@ -145,6 +145,8 @@ const cases = fc.record({
   closes: fc.record({ client: close, server: close }),
   messages: fc.record({ client: messages, server: messages }),
   waits: fc.record({ client: waits("client"), server: waits("server") }),
+  /** Time of the client to load the code of streams, in milliseconds. */
+  loadMs: fc.constantFrom(0, 5, 100),
   /** Calls in the turn of the end, after so many steps of promises. */
   calls: fc.array(
     fc.record({
@@ -283,6 +285,7 @@ property("both ends of a session learn how it ended, and all that waits ends wit
         both[side].wait(name, CALLS[name]!.call(both[side].session));
       }
     }
+    world.network.slowLoads(world.host("client"), one.loadMs);
     await world.pause(one.beforeMs);
     for (const side of SIDES) {
       for (const [i, size] of one.messages[side].entries()) {
