@@ -88,7 +88,7 @@ const one = { kind: "publish", topic: BUSY, count: 1, length: 0, delivery: 0, at
 
 property("a reader gets each publication once and in order, or a notice of a gap that is true", {
   cases,
-  runs: 20,
+  runs: 8,
   regressions: {
     "held publications and a small queue": {
       ...calm,

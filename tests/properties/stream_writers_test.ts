@@ -72,6 +72,7 @@ const ENDS = {
 } as const;
 
 property("a stream has each record of its writers once, in order, and the end of the last one", {
+  runs: 3,
   cases: fc.record({
     engine: fc.constantFrom("memory", "redis", "nats", "sqlite"),
     turns: fc.array(turn, { minLength: 1, maxLength: 4 }),

@@ -181,57 +181,6 @@ property("a reader that gives up before the response begins gets no item, and no
   },
 });
 
-property("a kept response goes on after the item at which the last loop ended", {
-  cases: fc.record({
-    items: fc.nat(8),
-    betweenMs: fc.constantFrom(0, 20),
-    /** Items that each loop takes before it ends; the last loop takes the rest. */
-    loops: fc.array(fc.record({ items: fc.nat(3), end: fc.constantFrom("break", "signal") }), {
-      maxLength: 4,
-    }),
-  }),
-  async check(world, { items, betweenMs, loops }) {
-    const { host } = world.serve("node", () => ({
-      durableStreams: { path: "/streams" },
-      requests: {
-        kept: {
-          answer: async function* () {
-            for (let index = 0; index < items; index++) {
-              if (betweenMs > 0) await world.pause(betweenMs);
-              yield index;
-            }
-          },
-        },
-      },
-    }));
-    const client = world.connect("ada", host);
-    await world.until("a session", () => client.isConnected);
-    const got: unknown[] = [];
-    let after: string | undefined;
-    for (const { items, end } of [...loops, { items: Infinity, end: "none" }]) {
-      const stop = new AbortController();
-      const response = client.requestStream("kept", undefined, {
-        id: "kept-response-of-one-client",
-        after,
-        signal: stop.signal,
-      });
-      let taken = 0;
-      const read = async () => {
-        for await (const item of response) {
-          got.push(item);
-          if (++taken < items) continue;
-          if (end === "break") break;
-          stop.abort();
-        }
-      };
-      const outcome = await world.inTime("the end of the loop", outcomeOf(read()));
-      assertEquals(outcome, stop.signal.aborted ? "AbortError" : "fulfilled");
-      after = response.offset;
-    }
-    assertEquals(got, range(0, items - 1));
-  },
-});
-
 property("a handler makes no more bytes than the reader's credit, whatever their form", {
   runs: 3,
   cases: fc.record({

@@ -2,7 +2,6 @@
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { z } from "zod";
-import type { StructuredError } from "../../errors.ts";
 import { type Codec, jsonCodec } from "../../session/streams/codec.ts";
 import { msgpackCodec } from "../../session/streams/msgpack.ts";
 import type { DirectStream } from "../../transport/connection.ts";
@@ -137,35 +136,6 @@ property(
     },
   },
 );
-
-property("a typed message may have as many bytes as its reader accepts, and not one more", {
-  cases: fc.record({
-    letter: fc.constantFrom(...LETTERS),
-    bytes: fc.integer({ min: 10, max: 3_000 }),
-    largest: fc.constantFrom(65_536, 400, 7),
-  }),
-  async check(world, { letter, bytes, largest }) {
-    const { server, host } = world.serve("server");
-    const { near } = await world.meet(world.connect("client", host), server);
-    const width = new TextEncoder().encode(letter).length;
-    const fits = letter.repeat(Math.floor(bytes / width));
-    // JSON has two quotes around a text.
-    const maxMessageBytes = 2 + fits.length / letter.length * width;
-    const stream = { direct: new LendingStream(largest, [100]) } as never;
-    const registry = { 1: z.string() };
-    const writer = await near.structuredStream({ registry, stream });
-    const reader = await near.structuredStream({ registry, stream, maxMessageBytes });
-    await writer.send(1, fits);
-    await writer.send(1, `${fits}x`);
-    const got: string[] = [];
-    const reading = (async () => {
-      for await (const { data } of reader) got.push(data);
-    })();
-    const end = reading.then(() => "an end", (error) => (error as StructuredError).reason);
-    assertEquals(await world.inTime("the end", end), "too-large");
-    assertEquals(got, [fits]);
-  },
-});
 
 function bytesOf(size: number, first: number): Uint8Array {
   return Uint8Array.from({ length: size }, (_, i) => (first + i) % 251);
