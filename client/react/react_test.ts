@@ -1,3 +1,4 @@
+// run_tests: alone, as these tests have a document.
 /**
  * The hooks of React in a document of happy-dom, with servers over memory and loopback.
  * `tests/npm/react_18_test.ts` runs these tests with React 18, in a process of its own: one process

@@ -1,3 +1,4 @@
+// run_tests: alone, as each look walks the whole heap of the isolate.
 import { assertEquals } from "@std/assert";
 import { hasGrown } from "./growing.ts";
 import { Heap } from "./heap.ts";
