@@ -13,7 +13,8 @@
  * ```
  *
  * Each finding is shrunk, printed with a timeline, and saved as a plan for `--replay`. The last line
- * is `ok | N passed | 0 failed` with the number of plans; after a finding the exit code is 1.
+ * is `ok | N passed | 0 failed` with the number of plans; after a finding the exit code is 1. If a
+ * property does not hold, one more line says so.
  *
  * @module
  */
@@ -145,6 +146,7 @@ export async function simulate(
     : equal > 0
     ? await compareTwice(runners, settings, context)
     : await searchPlans(runners, settings, context);
+  if (!holds) say("FAILED | a property does not hold, see above");
   return failed || !holds ? 1 : 0;
 }
 

@@ -163,6 +163,7 @@ export const FAULTS = [
   "deny",
   "kill-client",
   "freeze-client",
+  "move-client",
   "engine-kill",
   "engine-power",
   "engine-freeze",

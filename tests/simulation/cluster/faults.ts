@@ -64,6 +64,12 @@ const KINDS: Readonly<Record<string, Begin>> = {
   "kill-client": ({ cluster, peer, amount }) => end(cluster, peer, amount < 0.5),
   freeze: ({ target }) => freeze(target),
   "freeze-client": ({ peer }) => freeze(peer),
+  "move-client": ({ cluster, peer }) => {
+    // Machines of nodes stay where they are.
+    if (!peer.isAlive || cluster.nodeOf(peer)) return undefined;
+    cluster.network.move(peer);
+    return ["moves to another network"];
+  },
   drain: ({ cluster, target, lastsMs }) => {
     const node = cluster.nodeOf(target);
     if (!node?.isUp) return undefined;

@@ -33,6 +33,7 @@ import { joinsAndLeaves, presenceConverges, presenceHasData } from "./presence.t
 import { acknowledgedArrives, trueReasons } from "./recovery.ts";
 import {
   calmSessionsStay,
+  endsAgree,
   gonePeersNoticed,
   knownCloseCodes,
   sessionsAgree,
@@ -84,6 +85,7 @@ export const INVARIANTS: readonly Invariant[] = [
   knownCloseCodes,
   calmSessionsStay,
   sessionsEndOnce,
+  endsAgree,
   sessionsAgree,
   gonePeersNoticed,
   statusesInOrder,

@@ -100,6 +100,42 @@ export const sessionsEndOnce: Invariant = {
   },
 };
 
+/** Both ends of a session tell who ended the session, and with which code. */
+export const endsAgree: Invariant = {
+  name: "ends-agree",
+  promise:
+    "An end that the peer closed has the peer's code and reason, and the network ends a session " +
+    "only with 1006 or 4408.",
+  source: "docs/guide/sessions.md, Life of a session",
+  watch(report) {
+    /** Ends of sessions whose other side has not ended yet. */
+    const waiting = new Map<string, Fact<"sessionClosed">>();
+    return {
+      sessionClosed(fact) {
+        const { session, side, code, by } = fact;
+        if (by === "network" && code !== CloseCode.abnormal && code !== CloseCode.timedOut) {
+          report(fact, `expected 1006 or 4408 by the network, received ${ending(fact)}`);
+        }
+        const other = waiting.get(session);
+        if (other === undefined || other.side === side) return void waiting.set(session, fact);
+        waiting.delete(session);
+        for (const [one, peer] of [[fact, other], [other, fact]] as const) {
+          if (one.by !== "remote") continue;
+          // A side that gives up a silent peer sends it the code, which arrives if the peer is alive.
+          const agrees = peer.by !== "remote" && peer.code === one.code &&
+            peer.reason === one.reason;
+          if (agrees) continue;
+          report(
+            one,
+            `expected the end that the ${peer.side} of session ${session} made, ${ending(peer)}, ` +
+              `received ${ending(one)}`,
+          );
+        }
+      },
+    };
+  },
+};
+
 /** In the end each client has its session on one node, and no node has sessions of nobody. */
 export const sessionsAgree: Invariant = {
   name: "sessions-agree",

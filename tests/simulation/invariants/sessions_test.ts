@@ -1,6 +1,7 @@
 import type { Facts, LiveClient, LiveServer } from "../facts.ts";
 import {
   calmSessionsStay,
+  endsAgree,
   gonePeersNoticed,
   knownCloseCodes,
   sessionsAgree,
@@ -67,6 +68,29 @@ Deno.test("sessionsEndOnce holds for one beginning and one end, and finds others
       "expected an end of a session that began and lives, received one of 1, closed",
       "expected session 1 to begin once",
     );
+});
+
+Deno.test("endsAgree holds for ends that agree or are alone, and finds others", () => {
+  const story = (node: Partial<Facts["sessionClosed"]>, client = closed(4507)) =>
+    new Story(endsAgree)
+      .tells("sessionClosed", { ...closed(4507), side: "node", by: "local", ...node })
+      .tells("sessionClosed", client);
+  story({}).finds();
+  story({ code: 4408, by: "network" }, closed(4408)).finds();
+  story({ session: "2" }).finds();
+  story({ code: 0 }, { ...closed(1006), by: "network" }).finds();
+  story({ code: 0 }, { ...closed(0), by: "network" })
+    .finds('expected 1006 or 4408 by the network, received 0 "why", by network');
+  story({ code: 0 }).finds(
+    'expected the end that the node of session 1 made, 0 "why", by local, received 4507 "why", ' +
+      "by remote",
+  );
+  story({ by: "remote" }).finds(
+    'expected the end that the node of session 1 made, 4507 "why", by remote, received 4507 ' +
+      '"why", by remote',
+    'expected the end that the client of session 1 made, 4507 "why", by remote, received 4507 ' +
+      '"why", by remote',
+  );
 });
 
 /** Clients with these sessions, and a node with those. */
