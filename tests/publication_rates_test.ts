@@ -1,4 +1,4 @@
-/** Publications of clients beyond a rate: refused, sent again in order, or delayed. */
+/** Publications and numbered messages beyond a rate: refused, sent again in order, or delayed. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import {
@@ -21,7 +21,7 @@ const WINDOW = 60;
 /** Steps in which time passes, in milliseconds. */
 const STEP_MS = 20;
 
-/** A server that allows all, and the publications that a listener receives, in order. */
+/** A server that allows all, and the publications that a listener receives, and notes, in order. */
 async function serverWith(rates?: RateLimitsOptions): Promise<
   AsyncDisposable & { readonly server: TestServer<string>; readonly published: unknown[] }
 > {
@@ -31,6 +31,7 @@ async function serverWith(rates?: RateLimitsOptions): Promise<
     authorize: () => true,
     onMessage: (message) => {
       if (message.isRequest) message.reply("pong");
+      else if (message.topic === "note") published.push(message.data);
     },
     ...(rates && { rates }),
   });
@@ -151,38 +152,66 @@ Deno.test("Server reports refused publications without an id", async () => {
   assert(near.isReady);
 });
 
-Deno.test("Client with at-least-once delivery publishes as the rate allows, and nothing is refused", async () => {
-  using time = new FakeTime();
-  await using subject = await serverWith({ maxRefusals: 1 });
-  const { server, published } = subject;
-  await using client = server.connect({
-    delivery: "at-least-once",
-    outbox: { maxMessages: 3_000, maxBytes: 1_000_000 },
-  });
-  await client.whenConnected();
-  const all = Promise.all(range(2_500).map((n) => client.publish("news", n)));
-  await passUntil(time, all);
-  await client.flushed();
-  assertEquals(published, range(2_500));
-  assertEquals(server.manager.stats().rates.refused.session, 0);
-});
+/** Numbered envelopes, and an envelope without a number that counts in the same rate. */
+interface Numbered {
+  readonly unit: "messages" | "publications";
+  readonly send: (client: Client, n: number) => unknown;
+  readonly plain: (session: Session<unknown>) => Promise<unknown>;
+}
 
-Deno.test("Server delays a numbered publication beyond its session's end, and gets it again", async () => {
-  using time = new FakeTime();
-  await using subject = await serverWith(perSession({ perSecond: 0.001, burst: 2 }));
-  const { server, published } = subject;
-  await using client = server.connect({
-    delivery: "at-least-once",
-    backoff: { firstDelayMs: 1 },
+const NUMBERED: readonly Numbered[] = [
+  {
+    unit: "messages",
+    send: (client, n) => client.send("note", n),
+    plain: (session) => session.request("ping"),
+  },
+  {
+    unit: "publications",
+    send: (client, n) => client.publish("news", n),
+    plain: (session) => session.publish("news", 9),
+  },
+];
+
+for (const { unit, send, plain } of NUMBERED) {
+  Deno.test(`Server delays numbered ${unit} for the rate, and refuses none`, async () => {
+    using time = new FakeTime();
+    const rates = { perSession: { [unit]: { perSecond: 200, burst: 100 } }, maxRefusals: 1 };
+    await using subject = await serverWith(rates);
+    const { server, published } = subject;
+    await using client = server.connect({
+      delivery: "at-least-once",
+      outbox: { maxMessages: 3_000, maxBytes: 1_000_000 },
+    });
+    await client.whenConnected();
+    const all = Promise.all(range(2_500).map((n) => send(client, n)));
+    const tookMs = await passUntil(time, all.then(() => client.flushed()));
+    assertEquals(published, range(2_500));
+    assert(tookMs >= 12_000 && tookMs <= 13_000, `2,400 beyond the burst took ${tookMs} ms`);
+    assertEquals(server.manager.stats().rates.refused.session, 0);
   });
-  const all = Promise.all(range(3).map((n) => client.publish("news", n)));
-  await turns();
-  assertEquals([published, client.outbox.messages], [[0, 1], 1]);
-  // The next session has a bucket of its own.
-  server.network.linkOf(client.session!).disconnect();
-  await passUntil(time, all);
-  assertEquals(published, range(3));
-});
+
+  Deno.test(`Server delays numbered ${unit} up to the end of the session, and gets the rest again`, async () => {
+    // Time is real, so that a wait which outlives its session is a leaked timer of this test.
+    const rates = { perSession: { [unit]: { perSecond: 0.001, burst: 2 } } };
+    await using subject = await serverWith(rates);
+    const { server, published } = subject;
+    await using client = server.connect({
+      delivery: "at-least-once",
+      backoff: { firstDelayMs: 1 },
+    });
+    const all = Promise.all(range(3).map((n) => send(client, n)));
+    await turns();
+    const session = client.session!;
+    // An envelope without a number is refused at once.
+    const error = await assertRejects(() => plain(session), RequestError);
+    assertEquals(error.failure.code, "too-many");
+    assertEquals([published, client.outbox.messages], [[0, 1], 1]);
+    // The next session has a bucket of its own.
+    server.network.linkOf(session).disconnect();
+    await soon(all.then(() => client.flushed()));
+    assertEquals(published, range(3));
+  });
+}
 
 for (const transport of ["websocket", "webtransport", "http"] as const) {
   Deno.test(`serve() over ${transport} delays numbered publications, and clients wait with others`, async () => {

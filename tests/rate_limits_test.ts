@@ -1,12 +1,5 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import {
-  type CloseInfo,
-  connect,
-  dial,
-  RequestError,
-  type Session,
-  SessionClosedError,
-} from "../client.ts";
+import { type CloseInfo, dial, RequestError, type Session, SessionClosedError } from "../client.ts";
 import type { SharedCounts } from "../manager/mod.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
 import type { ServeOptions } from "../server.ts";
@@ -243,52 +236,4 @@ Deno.test("Servers share the rate of a user through an engine that can count, an
     assert(first >= 20 && second >= 20, about);
   }
   assertEquals([...shared.keys], ["rate:user:messages:ann"]);
-});
-
-Deno.test("Server delays numbered messages for the rate, and loses none", async () => {
-  const handled: number[] = [];
-  const refused: string[] = [];
-  await using server = listen({
-    onMessage: ({ data }) => void handled.push(data as number),
-    rates: { perSession: { messages: { perSecond: 200, burst: 5 } }, maxRefusals: 10 },
-  });
-  await using client = connect(server.url, {
-    transports: ["websocket"],
-    delivery: "at-least-once",
-    onRefused: ({ message }) => void refused.push(message),
-  });
-  for (let i = 0; i < 60; i++) client.send("say", i);
-  await soon(client.flushed());
-  assertEquals(handled, Array.from({ length: 60 }, (_, i) => i));
-  assertEquals([refused, server.manager.stats().rates.refused.session], [[], 0]);
-});
-
-Deno.test("Server delays no message for the rate beyond its session's end, and gets that message again", async () => {
-  const handled: unknown[] = [];
-  const rates = { perSession: { messages: { perSecond: SLOW, burst: 2 } } };
-  await using server = listen({
-    onMessage: (message) => {
-      handled.push(message.data);
-      if (message.isRequest) message.reply("done");
-    },
-    rates,
-  });
-  await using client = connect(server.url, {
-    transports: ["websocket"],
-    delivery: "at-least-once",
-    backoff: { firstDelayMs: 1 },
-  });
-  for (let i = 0; i < 3; i++) client.send("say", i);
-  await until(() => handled.length === 2);
-  await until(() => client.outbox.messages === 1);
-  // A message without a number is reported at once.
-  const session = client.session!;
-  const error = await assertRejects(() => session.request("ask"), RequestError);
-  assertEquals(error.failure.code, "too-many");
-  assertEquals([handled, client.outbox.messages], [[0, 1], 1]);
-  // The next session has a bucket of its own.
-  const [waiting] = server.manager.all();
-  waiting!.connection.close({ closeCode: 4507 });
-  await soon(client.flushed());
-  assertEquals(handled, [0, 1, 2]);
 });

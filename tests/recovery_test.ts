@@ -231,41 +231,6 @@ Deno.test("Subscription whose reader is slower than the replay ends, and the nex
   assertEquals(ends, 2);
 });
 
-Deno.test("Subscription gets publications that the server's send queue dropped, once and in order", async () => {
-  const turn = new Turn(platformRuntime());
-  await using topics = new Topics({ settings: { turn }, history });
-  const network = new Network({
-    turn,
-    sendQueue: { maxMessages: 20, policy: "drop-oldest" },
-    services: new RequestService(platformRuntime(), {
-      hasHistory: true,
-      subscribe: (session, topic, request) => void topics.subscribe(session, topic, request),
-    }),
-  });
-  await using client = network.client();
-  const { got, subscription, done } = reading(client, "room:a");
-  await soon(subscription.ready);
-  const { link } = network.pairs[0]!;
-  const pad = "x".repeat(1_000);
-  for (let n = 0; n < 5; n++) {
-    link.stall("to-client");
-    for (let i = 0; i < 200; i++) {
-      topics.publish("room:a", `${n * 200 + i} ${pad}`);
-      if (i % 10 === 0) await turns(1);
-    }
-    assert(network.last.stats.droppedMessages > n * 50, `${network.last.stats.droppedMessages}`);
-    link.resume("to-client");
-    await until(() => got.length === (n + 1) * 200);
-  }
-  assertEquals(
-    got.map((data) => parseInt(data as string)),
-    Array.from({ length: 1_000 }, (_, i) => i),
-  );
-  assertEquals([subscription.recovery, network.sessions.length], [undefined, 1]);
-  await client.close();
-  await done;
-});
-
 Deno.test("Subscription after another one of its topic gets no publication in flight for that one", async () => {
   const turn = new Turn(platformRuntime());
   await using topics = new Topics({ settings: { turn }, history });
