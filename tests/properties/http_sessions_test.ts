@@ -1,8 +1,10 @@
 /** Sessions over HTTP: posts to a receiver that is behind, and events that nobody acknowledges. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
+import type { Host } from "../../testing/simulation/mod.ts";
 import { outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
+import type { World } from "./world.ts";
 
 /** Room of the receive queue, of which half is filled before frames wait. */
 const ROOM = 4;
@@ -19,10 +21,27 @@ const ROUND_MS = 5_000;
 /** Time in which a client's first events have to come; later it polls. */
 const FIRST_EVENTS_MS = 3_200;
 
+/**
+ * Connects a client over HTTP, and notes the numbers of the events that it receives.
+ *
+ * @param isPolling Delays the first events, so that the client asks for each of the next ones.
+ */
+async function connectHttp(world: World, server: Host, isPolling: boolean) {
+  const machine = world.host("ada");
+  world.network.change(server, machine, { isBlocked: isPolling });
+  const got: number[] = [];
+  const client = world.connect("ada", server, {
+    transports: ["http"],
+    onMessage: ({ data }) => void got.push((data as { readonly n: number }).n),
+  });
+  if (isPolling) await world.pause(FIRST_EVENTS_MS);
+  world.network.change(server, machine, { isBlocked: false });
+  return { machine, client, got };
+}
+
 property("everything posted to a receiver that is behind is handled once and in order", {
   cases: fc.record({
     kind: fc.constantFrom("message", "request"),
-    /** A client whose first events are late asks for each of the next ones. */
     isPolling: fc.boolean(),
     delayMs: fc.constantFrom(1, 20),
     rounds: fc.array(
@@ -38,11 +57,11 @@ property("everything posted to a receiver that is behind is handled once and in 
       }),
       { minLength: 1, maxLength: 3 },
     ),
-    /** Events of the server at last, with what the client does beside each. */
-    events: fc.array(fc.constantFrom("nothing", "post", "post", "post", "post and cut"), {
-      maxLength: 24,
-      size: "max",
-    }),
+    /** Events of the server at last, after each of which the client may post, and be cut. */
+    events: fc.array(
+      fc.record({ posts: fc.boolean(), cuts: fc.constantFrom(false, false, false, true) }),
+      { maxLength: 24, size: "max" },
+    ),
   }),
   async check(world, { kind, isPolling, delayMs, rounds, events }) {
     const handled: number[] = [];
@@ -60,20 +79,9 @@ property("everything posted to a receiver that is behind is handled once and in 
       session: { heartbeat: HEARTBEAT, receiveQueue: { maxMessages: ROOM, maxBytes: 4_096 } },
       ...(kind === "request" ? { requests: { number: handle } } : { onMessage: handle }),
     }));
-    const machine = world.host("ada");
-    world.change(machine, host, { delayMs, jitterMs: delayMs / 2 });
-    const got: number[] = [];
-    const client = world.connect("ada", host, {
-      transports: ["http"],
-      onMessage: ({ data }) => void got.push((data as { readonly n: number }).n),
-    });
-    if (isPolling) {
-      world.network.change(host, machine, { isBlocked: true });
-      await world.pause(FIRST_EVENTS_MS);
-      world.network.change(host, machine, { isBlocked: false });
-    }
-    await world.until("a session", () => client.isConnected);
-    const { id } = client.session!;
+    world.change(world.host("ada"), host, { delayMs, jitterMs: delayMs / 2 });
+    const { machine, client, got } = await connectHttp(world, host, isPolling);
+    const { near: { id } } = await world.meet(client, server);
     const outcomes: Promise<string>[] = [];
     let count = 0;
     const post = () => {
@@ -102,15 +110,15 @@ property("everything posted to a receiver that is behind is handled once and in 
     if (!mayMove) assertEquals(client.session?.id, id);
     const far = server.manager.all().find((session) => session.id === client.session?.id)!;
     const talk = mayMove ? [] : events;
-    for (const [n, kind] of talk.entries()) {
+    for (const [n, { posts, cuts }] of talk.entries()) {
       far.send("event", { n, text: "x".repeat(30_000) });
-      if (kind.startsWith("post")) post();
+      if (posts) post();
       await world.pause(5);
-      if (kind.endsWith("cut")) world.cut(machine);
+      if (cuts) world.cut(machine);
     }
     await world.until("all events", () => got.length >= talk.length, ROUND_MS);
     assertEquals(got, range(0, talk.length - 1));
-    await world.until("all posts beside events", () => handled.length >= count, ROUND_MS);
+    await world.until("all posts during events", () => handled.length >= count, ROUND_MS);
     assertEquals(handled, range(1, count));
     assertEquals(mostRunning, 1);
     assertEquals(await Promise.all(outcomes), outcomes.map(() => "fulfilled"));
@@ -122,14 +130,15 @@ property("a server sends a client over HTTP no more events than it may leave una
   cases: fc.record({
     isPolling: fc.boolean(),
     eventBytes: fc.integer({ min: 20_000, max: 60_000 }),
-    rounds: fc.array(fc.constantFrom("answered", "beside a slow post", "without posts"), {
+    rounds: fc.array(fc.constantFrom("answered", "during a slow post", "without posts"), {
       minLength: 1,
       maxLength: 3,
     }),
   }),
   async check(world, { isPolling, eventBytes, rounds }) {
-    const [got, posted]: [number[], number[]] = [[], []];
-    let gate: Promise<void> | undefined;
+    const posted: number[] = [];
+    let gate = Promise.withResolvers<void>();
+    gate.resolve();
     const { server, host } = world.serve("node", () => ({
       session: {
         heartbeat: { intervalMs: 600_000, timeoutMs: 900_000 },
@@ -137,54 +146,42 @@ property("a server sends a client over HTTP no more events than it may leave una
       },
       onMessage: async ({ data }) => {
         posted.push(data as number);
-        await gate;
+        await gate.promise;
       },
     }));
-    const machine = world.host("ada");
-    if (isPolling) world.network.change(host, machine, { isBlocked: true });
-    const client = world.connect("ada", host, {
-      transports: ["http"],
-      onMessage: ({ data }) => void got.push((data as { readonly n: number }).n),
-    });
-    if (isPolling) {
-      await world.pause(FIRST_EVENTS_MS);
-      world.network.change(host, machine, { isBlocked: false });
-    }
+    const { machine, client, got } = await connectHttp(world, host, isPolling);
     const { near, far } = await world.meet(client, server);
     const text = "x".repeat(eventBytes);
     const events = Math.ceil(1.6 * MAX_UNACKNOWLEDGED_BYTES / eventBytes);
-    const send = async (from = 1) => {
-      for (let n = from; n <= events; n++) {
+    const send = async () => {
+      for (const n of range(1, events)) {
         far.send("event", { n, text });
         await world.pause(3);
       }
+      await world.pause(500);
     };
     for (const round of rounds) {
       got.length = posted.length = 0;
       let answers = 0;
       if (round === "answered") {
-        for (let n = 1; n <= events; n++) {
+        for (const n of range(1, events)) {
           far.send("event", { n, text });
           await world.until("the event", () => got.length >= n);
           client.send("answer", answers++);
           await world.pause(10);
         }
-      } else if (round === "beside a slow post") {
+      } else if (round === "during a slow post") {
         // A post waits for room at the server, and tells nothing of later events.
-        const { promise, resolve } = Promise.withResolvers<void>();
-        gate = promise;
+        gate = Promise.withResolvers();
         for (; answers < ROOM; answers++) {
           client.send("answer", answers);
           await world.pause(10);
         }
         await send();
-        await world.pause(500);
-        gate = undefined;
-        resolve();
+        gate.resolve();
       } else {
         world.network.change(machine, host, { isBlocked: true });
         await send();
-        await world.pause(500);
         const bytes = got.length * eventBytes;
         assert(bytes <= MAX_UNACKNOWLEDGED_BYTES + 2 * eventBytes, `${bytes} bytes are sent`);
         world.network.change(machine, host, { isBlocked: false });
@@ -193,12 +190,9 @@ property("a server sends a client over HTTP no more events than it may leave una
       assertEquals(got, range(1, events));
       await world.until("all answers", () => posted.length >= answers);
       assertEquals(posted, range(0, answers - 1));
-      await world.until(
-        "nothing that waits at either end",
-        () =>
-          far.connection.frames?.bufferedAmount === 0 &&
-          near.connection.frames?.bufferedAmount === 0,
-      );
+      const areSent = () =>
+        [near, far].every(({ connection }) => connection.frames?.bufferedAmount === 0);
+      await world.until("nothing that waits at either end", areSent);
     }
     assertEquals(client.session?.id, near.id);
   },
