@@ -267,7 +267,7 @@ Deno.test("NodeCalls keep 64 MiB of incomplete requests, and forget these in tim
   for (let id = 100; id < 170; id++) bench.say(b.nodes, "n", { ...first, id }, bytesOf(10));
   assertEquals(b.calls.answering, 64);
   for (let id = 100; id < 170; id++) bench.say(b.nodes, "n", { type: "abort", id });
-  assertEquals([b.calls.answering, b.calls.ignored], [0, 0]);
+  assertEquals([b.calls.answering, b.calls.gatheredBytes, b.calls.ignored], [0, 0, 0]);
 });
 
 Deno.test("NodeCalls ignore and count malformed messages", async () => {
@@ -318,12 +318,12 @@ Deno.test("NodeCalls ignore and count malformed messages", async () => {
       bench.say(nodes, "n", { ...part, part: index }, bytesOf(length));
     }
   }
-  assertEquals([answered, calls.answering], [[], 0]);
+  assertEquals([answered, calls.answering, calls.gatheredBytes], [[], 0, 0]);
   // A repeated part is left out.
   bench.say(nodes, "n", part, bytesOf(4));
   bench.say(nodes, "n", part, bytesOf(4));
   bench.say(nodes, "n", { ...part, part: 1 }, bytesOf(6));
-  assertEquals(answered.length, 1);
+  assertEquals([answered.length, calls.gatheredBytes], [1, 0]);
 });
 
 Deno.test("NodeCalls.call() takes a reply from no other node than the asked one", async () => {

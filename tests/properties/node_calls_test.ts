@@ -3,8 +3,6 @@ import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { Quotas } from "../../base/shares.ts";
 import { pause } from "../../base/wait.ts";
-import { INTERNAL_PREFIX } from "../../pubsub/broker.ts";
-import { joinHead, parseCallMessage } from "../../pubsub/nodes/call_messages.ts";
 import { NodeCallError, NodeCalls } from "../../pubsub/nodes/node_calls.ts";
 import type { Nodes } from "../../pubsub/nodes/nodes.ts";
 import type { Host } from "../../testing/simulation/mod.ts";
@@ -18,9 +16,6 @@ const NODES = 3;
 
 /** Most bytes of a request and of a reply; a part has 196,608. */
 const MAX_BYTES = 300_000;
-
-/** Bytes of all incomplete requests at a node, and of one whose like leave no room. */
-const [MAX_GATHERED, LARGE] = [67_108_864, 16_777_216] as const;
 
 /** Time of a call, and of one that ends before the reply, in milliseconds. */
 const [CALL_MS, SHORT_MS] = [20_000, 150] as const;
@@ -182,83 +177,6 @@ property("a node that ends, freezes or loses the engine ends its own calls alone
       if (caller !== first && fault === "none") assert(!signal.aborted);
     }
     assertRest(callers.filter(({ host }) => host.isAlive));
-  },
-});
-
-/** Ends of an incomplete request, with the answer. */
-const ENDS = {
-  abort: undefined,
-  "wrong part": "failed",
-  "wrong size": "failed",
-  "last part": "reply",
-} as const;
-
-property("a node gathers incomplete requests up to a bound, and gives their bytes back", {
-  cases: fc.array(
-    fc.oneof(
-      fc.record({ begin: fc.constantFrom(LARGE, LARGE, 2, 1_000, LARGE + 1) }),
-      fc.record({
-        end: keyOf(ENDS),
-        at: fc.nat(8),
-      }),
-      fc.constant({ whole: true as const }),
-    ),
-    { maxLength: 25, size: "max" },
-  ),
-  async check(world, steps) {
-    const engine = new FailingEngine(world);
-    const [from, to] = await meet(world, startNodes(world, 2, (host) => engine.broker(host)));
-    const calls = new NodeCalls({
-      nodes: to!.nodes,
-      name: "parts",
-      maxBytes: LARGE,
-      onError() {},
-      answer: () => new Uint8Array(),
-    });
-    world.onEnd(() => calls[Symbol.asyncDispose]());
-    const answers = new Map<number, string>();
-    const { broker, id: node } = from!.nodes;
-    broker.subscribe(`${INTERNAL_PREFIX}call:parts:${node}`, ({ payload }) => {
-      const message = parseCallMessage(payload)!;
-      answers.set(message.id, message.type === "refusal" ? message.code : message.type);
-    });
-    await world.pause(TRIP_MS);
-    const send = (head: object, bytes = 0) => {
-      const topic = `${INTERNAL_PREFIX}call:parts:${to!.nodes.id}`;
-      broker.publish({ topic, payload: joinHead({ node, ...head }, new Uint8Array(bytes)) });
-    };
-    const open: { readonly id: number; readonly size: number }[] = [];
-    for (const [id, step] of steps.entries()) {
-      const gathered = open.reduce((sum, { size }) => sum + size, 0);
-      const call = { type: "call", timeoutMs: CALL_MS };
-      let expected: readonly [id: number, answer: string | undefined] = [id, undefined];
-      if ("whole" in step) {
-        send({ ...call, id, part: 0, size: 1 }, 1);
-        expected = [id, "reply"];
-      } else if ("begin" in step) {
-        const { begin: size } = step;
-        send({ ...call, id, part: 0, size }, 1);
-        if (gathered + size > MAX_GATHERED) expected = [id, size > LARGE ? "failed" : "busy"];
-        else if (size > LARGE) expected = [id, "failed"];
-        else open.push({ id, size });
-      } else if (open.length > 0) {
-        const [{ id, size }] = open.splice(step.at % open.length, 1) as [typeof open[number]];
-        // A large request need not be sent to its end.
-        const end = size === LARGE ? "abort" : step.end;
-        if (end === "abort") send({ type: "abort", id });
-        if (end === "wrong part") send({ ...call, id, part: 2, size }, 1);
-        if (end === "wrong size") send({ ...call, id, part: 1, size: size + 1 }, 1);
-        if (end === "last part") send({ ...call, id, part: 1, size }, size - 1);
-        expected = [id, ENDS[end]];
-      }
-      await world.pause(TRIP_MS);
-      assertEquals(answers.get(expected[0]), expected[1]);
-      const bytes = open.reduce((sum, { size }) => sum + size, 0);
-      assertEquals([calls.answering, calls.gatheredBytes], [open.length, bytes]);
-    }
-    for (const { id } of open) send({ type: "abort", id });
-    await world.pause(TRIP_MS);
-    assertEquals([calls.answering, calls.gatheredBytes], [0, 0]);
   },
 });
 

@@ -2,7 +2,6 @@
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { z } from "zod";
-import { BrokerError } from "../../errors.ts";
 import { defineContract } from "../../session/contract.ts";
 import type { Session } from "../../session/session.ts";
 import { type Drawn, maybe } from "./draw.ts";
@@ -130,52 +129,12 @@ property("numbered envelopes of any kind are handled once, and acknowledged afte
   },
 });
 
-property(
-  "a message whose handler finds the engine away ends the session, and begins the next one",
-  {
-    cases: fc.record({
-      reader: fc.constantFrom("handler", "loop", "loop and requests"),
-      count: fc.integer({ min: 1, max: 5 }),
-      failsAt: fc.nat(4),
-    }),
-    async check(world, { reader, count, failsAt }) {
-      const at = failsAt % count + 1;
-      const handled = serve(world, reader, at);
-      const all = range(1, count).map((seq): Sent => ({ seq, kind: "work", ms: 0, hasId: false }));
-      const first = await open(world);
-      for (const frame of framesOf(all, false)) first.sendFrame(frame);
-      const ends = reader === "handler";
-      if (ends) {
-        await world.until("the end of the session", () => first.code !== undefined, ACK_MS);
-        assertEquals(acknowledgedBy(first), at === 1 ? -1 : at - 1);
-      } else await world.pause(TRIP_MS);
-      const next = await open(world);
-      for (const frame of framesOf(all, false)) next.sendFrame(frame);
-      await world.until("an acknowledgment", () => acknowledgedBy(next) >= count, ACK_MS);
-      assertEquals(handled, [...range(1, at), ...ends ? [at] : [], ...range(at + 1, count)]);
-      for (const page of [first, next]) page.close();
-    },
-  },
-);
-
-/**
- * Starts the server.
- *
- * @param world The world.
- * @param reader The program that receives the messages.
- * @param failsAt Number of the message whose handler finds the engine away, once.
- * @returns The handled numbers.
- */
-function serve(world: World, reader: typeof READERS[number], failsAt = -1): readonly number[] {
+/** Starts the server; returns the handled numbers. */
+function serve(world: World, reader: typeof READERS[number]): readonly number[] {
   const handled: number[] = [];
-  let fails = failsAt;
   const handle = async ({ data }: { readonly data: unknown }): Promise<number> => {
     const { n, ms } = data as z.infer<typeof WORK>;
     handled.push(n);
-    if (reader === "handler" && n === fails) {
-      fails = -1;
-      throw new BrokerError("Cannot call the engine: as planned");
-    }
     if (ms > 0) await world.pause(ms);
     return n;
   };
