@@ -255,43 +255,10 @@ Deno.test("serve() answers at the configured path, and leaves the default one to
 
 Deno.test("serve() answers only programs on this machine", async () => {
   await using server = createServer({ metrics: true });
-  const status = async (headers: Record<string, string>, hostname = "127.0.0.1") => {
-    const request = new Request("http://localhost/metrics", { headers });
-    return (await server.fetch(request, from(hostname))).status;
-  };
-  const host = "localhost:8000";
-  for (const hostname of ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"]) {
-    assertEquals(await status({ host }, hostname), 200, hostname);
-  }
-  for (const own of ["127.0.0.1", "[::1]:8000", "LOCALHOST"]) {
-    assertEquals(await status({ host: own }), 200, own);
-  }
-  for (const hostname of ["10.0.0.1", "192.0.2.1", "fd00::1", "::ffff:10.0.0.1", "", "127.evil"]) {
-    assertEquals(await status({ host }, hostname), 403, hostname);
-  }
-  for (const other of ["evil.example", "localhost.evil.example", "", "10.0.0.1", "a b"]) {
-    assertEquals(await status({ host: other }), 403, other);
-  }
-  for (
-    const name of [
-      "forwarded",
-      "via",
-      "x-forwarded-for",
-      "x-forwarded-host",
-      "x-real-ip",
-      "cdn-loop",
-    ]
-  ) {
-    assertEquals(await status({ host, [name]: "127.0.0.1" }), 403, name);
-  }
-  const withoutHost = async (url: string) =>
-    (await server.fetch(new Request(url), from("127.0.0.1"))).status;
-  assertEquals(await withoutHost("https://localhost:8000/metrics"), 200);
-  assertEquals(await withoutHost("https://evil.example/metrics"), 403);
-  const unknown = await server.fetch(
-    new Request("http://localhost/metrics", { headers: { host } }),
-  );
-  assertEquals(unknown.status, 403, "Nobody knows where it came from");
+  const request = new Request("http://localhost/metrics", { headers: { host: "localhost:8000" } });
+  assertEquals((await server.fetch(request, from("127.0.0.1"))).status, 200);
+  assertEquals((await server.fetch(request, from("192.0.2.1"))).status, 403);
+  assertEquals((await server.fetch(request)).status, 403, "no address is known");
 });
 
 Deno.test("serve() answers clients that metrics.allow accepts", async () => {

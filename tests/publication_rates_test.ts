@@ -277,24 +277,6 @@ for (const [scope, level] of [["perUser", "user"], ["perAddress", "address"]] as
   });
 }
 
-Deno.test("Server counts publications as messages and bytes too", async () => {
-  using _time = new FakeTime();
-  await using subject = await serverWith({ perSession: { messages: { perSecond: 1, burst: 3 } } });
-  const { server } = subject;
-  await using session = await server.dial();
-  for (const n of range(3)) await session.publish("news", n);
-  const { message } = await refusalOf(session, 3);
-  assertEquals(message, "Refused: at most 1 messages a second per session");
-  const failing = await assertRejects(() => session.request("ping"), RequestError);
-  assertEquals([failing.failure.code, failing.failure.level], ["too-many", "session"]);
-
-  await using bytes = await serverWith({ perSession: { bytes: { perSecond: 1, burst: 500 } } });
-  await using large = await bytes.server.dial();
-  await large.publish("news", "x".repeat(400));
-  const failed = await assertRejects(() => large.publish("news", "x".repeat(400)), RequestError);
-  assertEquals(failed.failure.message, "Refused: at most 1 bytes a second per session");
-});
-
 Deno.test("Server closes a session that publishes again before the time that it was told", async () => {
   using _time = new FakeTime();
   await using subject = await serverWith();

@@ -69,30 +69,6 @@ Deno.test("Server refuses a flood, closes its session with 4429, and leaves the 
   assertEquals(count, 1);
 });
 
-Deno.test("Server refuses publications and subscriptions beyond their rates", async () => {
-  await using server = testServer({
-    authorize: () => true,
-    rates: {
-      perSession: {
-        messages: { perSecond: SLOW, burst: 1 },
-        subscriptions: { perSecond: SLOW, burst: 2 },
-      },
-    },
-  });
-  await using client = server.connect();
-  await using first = client.subscribe("first");
-  await using second = client.subscribe("second");
-  await Promise.all([first.ready, second.ready]);
-  const third = client.subscribe("third");
-  const error = await assertRejects(() => third.ready, RequestError, "at most 0.001 subscriptions");
-  assertEquals(error.failure.code, "too-many");
-  await client.publish("first", 1);
-  await assertRejects(() => client.publish("first", 2), RequestError, "at most 0.001 messages");
-  await second.unsubscribe();
-  await turns();
-  assertEquals(server.topics.subscribers("second").length, 0, "To leave is always allowed");
-});
-
 /** How many subscriptions are answered before the first one that is refused, at most so many. */
 async function subscribed(raw: RawSocket, most: number): Promise<number> {
   for (let id = 0; id < most; id++) {
