@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
 import { createServer, dial, type ServeOptions, type Server } from "../mod.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
 import type {
@@ -21,6 +21,7 @@ import type { NodeAnswer } from "../server/inspector/cluster.ts";
 import type { TrafficAnswer, TrafficEntry } from "../server/inspector/traffic.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { internals } from "../session/session.ts";
+import { captureConsole } from "./console_lines.ts";
 import { listen } from "./servers.ts";
 import { until } from "./waiting.ts";
 
@@ -96,13 +97,7 @@ Deno.test("serve() refuses options of an inspector that do not fit", () => {
       [{ payloads: 1 }, "inspector.payloads must be of type boolean"],
     ] as const
   ) {
-    try {
-      createServer({ inspector: inspector as never });
-    } catch (error) {
-      assertStringIncludes(String(error), message);
-      continue;
-    }
-    throw new Error(`No error for ${JSON.stringify(inspector)}`);
+    assertThrows(() => createServer({ inspector: inspector as never }), Error, message);
   }
 });
 
@@ -120,63 +115,57 @@ Deno.test("inspector without authorize is for programs on this machine alone", a
 
 Deno.test("inspector puts authorize before everything, and tells no errors", async () => {
   const asked: string[] = [];
-  const printed: unknown[][] = [];
-  const { warn } = console;
-  console.warn = (...line: unknown[]) => void printed.push(line);
-  try {
-    await using server = createServer({
-      inspector: {
-        path: "/ops",
-        authorize: async ({ url, headers }, { remoteAddr }) => {
-          asked.push(`${new URL(url).pathname} ${(remoteAddr as Deno.NetAddr).hostname}`);
-          await Promise.resolve();
-          switch (headers.get("authorization")) {
-            case "yes":
-              return true;
-            case "throws":
-              throw new Error("the database has a secret name");
-            case "asks":
-              return new Response("Who?", {
-                status: 401,
-                headers: { "www-authenticate": "Basic", "cache-control": "max-age=60" },
-              });
-            default:
-              return "truthy" as never;
-          }
-        },
+  using print = captureConsole();
+  await using server = createServer({
+    inspector: {
+      path: "/ops",
+      authorize: async ({ url, headers }, { remoteAddr }) => {
+        asked.push(`${new URL(url).pathname} ${(remoteAddr as Deno.NetAddr).hostname}`);
+        await Promise.resolve();
+        switch (headers.get("authorization")) {
+          case "yes":
+            return true;
+          case "throws":
+            throw new Error("the database has a secret name");
+          case "asks":
+            return new Response("Who?", {
+              status: 401,
+              headers: { "www-authenticate": "Basic", "cache-control": "max-age=60" },
+            });
+          default:
+            return "truthy" as never;
+        }
       },
-    });
-    const get = async (path: string, authorization: string) => {
-      const headers = { authorization, "skein-inspector": "1" };
-      return await server.fetch(
-        new Request(`https://ops.example${path}`, { headers }),
-        from("192.0.2.1"),
-      );
-    };
-    const paths = ["/ops", "/ops/", "/ops/main.js", "/ops/inspector.css", "/ops/data/overview"];
-    for (const path of paths) {
-      const refused = await get(path, "no");
-      assertEquals(refused.status, 403, path);
-      await refused.body?.cancel();
-      const allowed = await get(path, "yes");
-      assertEquals(allowed.status, path === "/ops" ? 302 : 200, path);
-      await allowed.body?.cancel();
-    }
-    assertEquals(asked.length, 10);
-    assertEquals(asked[0], "/ops 192.0.2.1");
-
-    const failed = await get("/ops/", "throws");
-    assertEquals(failed.status, 503);
-    assert(!(await failed.text()).includes("secret"));
-    assertStringIncludes(String(printed[0]![0]), "authorize of the inspector threw Error");
-    const challenge = await get("/ops/", "asks");
-    assertEquals([challenge.status, await challenge.text()], [401, "Who?"]);
-    assertEquals(challenge.headers.get("www-authenticate"), "Basic");
-    assertEquals(challenge.headers.get("cache-control"), "no-store");
-    assertEquals(server.httpStats.inspector?.answered[403], 5);
-  } finally {
-    console.warn = warn;
+    },
+  });
+  const get = async (path: string, authorization: string) => {
+    const headers = { authorization, "skein-inspector": "1" };
+    return await server.fetch(
+      new Request(`https://ops.example${path}`, { headers }),
+      from("192.0.2.1"),
+    );
+  };
+  const paths = ["/ops", "/ops/", "/ops/main.js", "/ops/inspector.css", "/ops/data/overview"];
+  for (const path of paths) {
+    const refused = await get(path, "no");
+    assertEquals(refused.status, 403, path);
+    await refused.body?.cancel();
+    const allowed = await get(path, "yes");
+    assertEquals(allowed.status, path === "/ops" ? 302 : 200, path);
+    await allowed.body?.cancel();
   }
+  assertEquals(asked.length, 10);
+  assertEquals(asked[0], "/ops 192.0.2.1");
+
+  const failed = await get("/ops/", "throws");
+  assertEquals(failed.status, 503);
+  assert(!(await failed.text()).includes("secret"));
+  assertStringIncludes(print.lines[0]!, "authorize of the inspector threw Error");
+  const challenge = await get("/ops/", "asks");
+  assertEquals([challenge.status, await challenge.text()], [401, "Who?"]);
+  assertEquals(challenge.headers.get("www-authenticate"), "Basic");
+  assertEquals(challenge.headers.get("cache-control"), "no-store");
+  assertEquals(server.httpStats.inspector?.answered[403], 5);
 });
 
 Deno.test("inspector lets no other page read data, frame the page, or keep anything", async () => {
