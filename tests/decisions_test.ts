@@ -405,10 +405,16 @@ Deno.test("Session gives up a schema of a reply and of an item after its time", 
       },
     } as never);
     const { client } = pair;
+    // The reply itself may take longer on a busy machine.
+    const patient = { timeoutMs: 60_000, itemTimeoutMs: 60_000 };
     const ask = kind === "output"
-      // The reply itself may take longer on a busy machine.
-      ? () => client.request("ask" as never, undefined as never, { timeoutMs: 60_000 })
-      : () => Array.fromAsync(client.requestStream("ask" as never) as AsyncIterable<unknown>);
+      ? () => client.request("ask" as never, undefined as never, patient)
+      : () =>
+        Array.fromAsync(
+          client.requestStream("ask" as never, undefined as never, patient) as AsyncIterable<
+            unknown
+          >,
+        );
     await assertRejects(() => ask() as Promise<unknown>, Error, "Cannot wait for the schema of");
     hang.end();
     const answer = await ask() as unknown;
