@@ -180,11 +180,12 @@ property("a server sends a client over HTTP no more events than it may leave una
         await send();
         gate.resolve();
       } else {
-        world.network.change(machine, host, { isBlocked: true });
+        // The stream goes on, and no new request arrives.
+        world.network.change(machine, host, { refusalRate: 1 });
         await send();
         const bytes = got.length * eventBytes;
         assert(bytes <= MAX_UNACKNOWLEDGED_BYTES + 2 * eventBytes, `${bytes} bytes are sent`);
-        world.network.change(machine, host, { isBlocked: false });
+        world.network.change(machine, host, { refusalRate: 0 });
       }
       await world.until("all events", () => got.length >= events);
       assertEquals(got, range(1, events));
