@@ -131,17 +131,15 @@ property("a message with at-least-once delivery is handled once, in order, and t
 
 /** A client that sends numbered messages to two nodes. */
 class Sender {
-  readonly name: string;
   readonly client: Client;
   sent = 0;
-  readonly #world: World;
-  readonly #nodes: readonly SimulatedServer<string>[];
   #at = 0;
 
-  constructor(world: World, name: string, nodes: readonly SimulatedServer<string>[]) {
-    this.#world = world;
-    this.name = name;
-    this.#nodes = nodes;
+  constructor(
+    readonly world: World,
+    readonly name: string,
+    readonly nodes: readonly SimulatedServer<string>[],
+  ) {
     this.client = world.connect(name, () => this.#node.host, {
       token: name,
       delivery: "at-least-once",
@@ -151,7 +149,7 @@ class Sender {
   }
 
   get #node(): SimulatedServer<string> {
-    return this.#nodes[this.#at]!;
+    return this.nodes[this.#at]!;
   }
 
   /**
@@ -162,7 +160,7 @@ class Sender {
     for (const { count, pauseMs, end: wanted } of steps) {
       const staysHere = wanted === ELSEWHERE && engine !== "there";
       const end = engine === "fails later" ? "none" : staysHere ? "a cut" : wanted;
-      const world = this.#world;
+      const world = this.world;
       const { session } = this.client;
       const machine = world.host(this.name);
       const isLost = end === ELSEWHERE;
@@ -180,14 +178,14 @@ class Sender {
   }
 
   async #end(end: Step["end"]): Promise<void> {
-    const machine = this.#world.host(this.name);
+    const machine = this.world.host(this.name);
     if (end === ELSEWHERE) this.#at = 1 - this.#at;
     if (end === "a move") await this.client.handOver();
     else if (end === "a close") {
       for (const session of this.#node.server.manager.sessionsOf(this.name)) {
         void session.close({ code: CloseCode.draining });
       }
-    } else this.#world.cut(machine, end === "a cut that no node notices" ? "server" : false);
+    } else this.world.cut(machine, end === "a cut that no node notices" ? "server" : false);
   }
 }
 

@@ -110,14 +110,11 @@ property("a backup has the state of one moment, or leaves no file", {
 
 /** A file whose topics and logs change. */
 class ChangingFile {
-  readonly broker: SqliteBroker;
   /** The newest append of the producer of each log, which a later one may repeat. */
   readonly #repeatable = new Map<string, AppendLogOptions>();
   #count = 0;
 
-  constructor(broker: SqliteBroker) {
-    this.broker = broker;
-  }
+  constructor(readonly broker: SqliteBroker) {}
 
   /** Creates logs. */
   async fill(

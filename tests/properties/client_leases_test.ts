@@ -57,17 +57,12 @@ class Visitor {
   /** True once a node was frozen, which cannot renew its lease. */
   wasFrozen = false;
   mostAtOnce = 0;
-  readonly name: string;
-  readonly #world: World;
   #running = 0;
   #pages = 0;
   /** Messages without an acknowledgment. */
   #unknown: readonly Work[] = [];
 
-  constructor(world: World, name: string) {
-    this.#world = world;
-    this.name = name;
-  }
+  constructor(readonly world: World, readonly name: string) {}
 
   /** Handles a message at a node. */
   async handle({ host: { runtime } }: SimulatedServer<string>, { n, ms }: Work): Promise<void> {
@@ -79,7 +74,7 @@ class Visitor {
 
   /** Sends messages to a node, and leaves. */
   async visit(nodes: readonly SimulatedServer<string>[], visit: Visit): Promise<void> {
-    const world = this.#world;
+    const world = this.world;
     const [node, other] = [nodes[visit.node]!, nodes[1 - visit.node]!];
     await world.pause(TRIP_MS);
     // A message that waits at a frozen node might come too late.

@@ -158,12 +158,9 @@ class Nodes {
   readonly messages: Map<string, string[]> = new Map();
   /** True once a node ended without a close, so that a message may be handled again. */
   hasDied = false;
-  readonly #world: World;
   #programs: readonly SimulatedServer<string>[] = [];
 
-  private constructor(world: World) {
-    this.#world = world;
-  }
+  private constructor(readonly world: World) {}
 
   static async start(world: World, rightMs: number): Promise<Nodes> {
     const engine = await world.engine("memory");
@@ -221,19 +218,17 @@ class Nodes {
     if (drains) await program.server.drain({ withinMs: 400 });
     this.hasDied = true;
     program.host.kill();
-    await this.#world.pause(600);
+    await this.world.pause(600);
     program.restart();
   }
 }
 
 /** A client, its calls, and what came of them. */
 class Program {
-  readonly name: string;
   readonly client: Client;
   readonly presence: Map<string, string> = new Map();
   /** Publications without a subscription. */
   readonly strays: Set<string> = new Set();
-  readonly #world: World;
   readonly #nodes: Nodes;
   readonly #isReliable: boolean;
   readonly #subscriptions = new Map<string, { subscription: Subscription; got: string[] }>();
@@ -244,17 +239,11 @@ class Program {
   #waiting = 0;
   #ids = 0;
 
-  constructor(
-    world: World,
-    name: string,
-    { nodes, isReliable, transport }: {
-      readonly nodes: Nodes;
-      readonly isReliable: boolean;
-      readonly transport: "websocket" | "webtransport" | "http";
-    },
-  ) {
-    this.name = name;
-    this.#world = world;
+  constructor(readonly world: World, readonly name: string, { nodes, isReliable, transport }: {
+    readonly nodes: Nodes;
+    readonly isReliable: boolean;
+    readonly transport: "websocket" | "webtransport" | "http";
+  }) {
     this.#nodes = nodes;
     this.#isReliable = isReliable;
     this.client = world.connect(name, nodes.hosts, {
@@ -306,7 +295,7 @@ class Program {
     for (const [i, [call, pauseMs]] of calls.entries()) {
       if (i === trouble.at) running = this.#trouble(trouble);
       this.#call(call);
-      await this.#world.pause(pauseMs);
+      await this.world.pause(pauseMs);
     }
     await (running ?? this.#trouble(trouble));
   }
@@ -314,7 +303,7 @@ class Program {
   /** Asks until a session answers. */
   async confirm(): Promise<void> {
     const asking = this.client.request("hold", { id: this.newId(), ms: 0 }, { retry: true });
-    await this.#world.inTime(`an answer for ${this.name}`, asking, REST_MS);
+    await this.world.inTime(`an answer for ${this.name}`, asking, REST_MS);
   }
 
   /** Compares all outcomes with what the nodes handled, and what this client received. */
@@ -388,7 +377,7 @@ class Program {
     void collect(subscription, async ({ data }) => {
       got.push((data as { readonly id: string }).id);
       const { position } = subscription;
-      await this.#world.pause(got.length % 3 * 10);
+      await this.world.pause(got.length % 3 * 10);
       // A slow loop has the position of its own message.
       if (subscription.position !== position) this.#wrong.push(`position of ${topic}`);
     }).then((outcome) => {
@@ -403,7 +392,7 @@ class Program {
   }
 
   async #trouble({ kind, ms }: Trouble): Promise<unknown> {
-    const world = this.#world;
+    const world = this.world;
     const machine = world.host(this.name);
     const change = (conditions: Parameters<World["change"]>[2]) => {
       for (const host of this.#nodes.hosts) world.change(host, machine, conditions);

@@ -51,7 +51,6 @@ interface Opened {
 
 /** A node with a directory. */
 class Member {
-  readonly host: Host;
   readonly #engine: FailingEngine;
   /** Nodes that others may count as gone. */
   readonly #gone: ReadonlySet<string>;
@@ -59,11 +58,10 @@ class Member {
   directory: Directory<number>;
   readonly opened: Map<string, Opened> = new Map();
 
-  constructor(nodes: Nodes, host: Host, { engine, gone }: {
+  constructor(nodes: Nodes, readonly host: Host, { engine, gone }: {
     readonly engine: FailingEngine;
     readonly gone: ReadonlySet<string>;
   }) {
-    this.host = host;
     this.#engine = engine;
     this.#gone = gone;
     this.nodes = nodes;

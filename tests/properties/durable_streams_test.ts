@@ -118,8 +118,6 @@ type Source = NonNullable<ModelCreation["source"]>;
 
 /** Plays the steps of a case. */
 class Streams {
-  readonly #world: World;
-  readonly #nodes: readonly Node[];
   readonly #model: StreamsModel;
   readonly #faces: StreamFaces;
   readonly #writers = new Map<ModelStream, DurableStreamWriter>();
@@ -129,9 +127,12 @@ class Streams {
   #creator = 0;
   #records = 0;
 
-  constructor(world: World, nodes: readonly Node[], clients: readonly Client[], most: number) {
-    this.#world = world;
-    this.#nodes = nodes;
+  constructor(
+    readonly world: World,
+    readonly nodes: readonly Node[],
+    clients: readonly Client[],
+    most: number,
+  ) {
     const model = this.#model = new StreamsModel({ ...LIMITS, maxStreams: most });
     this.#faces = new StreamFaces(world, { nodes, clients, model });
   }
@@ -140,12 +141,12 @@ class Streams {
   async ready(): Promise<void> {
     for (const node of [0, 1]) {
       for (const [method, status] of [["PUT", 201], ["DELETE", 204]] as const) {
-        await untilReached(this.#world, async () => {
+        await untilReached(this.world, async () => {
           assertEquals((await this.#ask("first", node, { method })).status, status);
         });
       }
     }
-    await this.#world.pause(COUNT_MS);
+    await this.world.pause(COUNT_MS);
   }
 
   async play(step: Step): Promise<void> {
@@ -192,7 +193,7 @@ class Streams {
       }
     }
     assertEquals(this.#model.all, []);
-    await this.#world.pause(COUNT_MS);
+    await this.world.pause(COUNT_MS);
     for (let left = most; left >= 0; left--) {
       const { outcome } = await this.#ask(`new-${left}`, 0, { method: "PUT", headers: JSON_TYPE });
       assertEquals(outcome, left > 0 ? "201" : "429 too-many", `${left} places are free`);
@@ -203,7 +204,7 @@ class Streams {
     const { id, node, ends, isMortal, fork } = step;
     const source = fork && { id: this.#idOf(fork.of), place: fork.place };
     // An engine may count the streams of another server late.
-    if (node !== this.#creator) await this.#world.pause(COUNT_MS);
+    if (node !== this.#creator) await this.world.pause(COUNT_MS);
     this.#creator = node;
     if (!step.isHttp) return await this.#createHeld(id, node, source);
     const record = this.#record(step.record);
@@ -239,7 +240,7 @@ class Streams {
     const made: ModelCreation = { id, source: from && { id: from.id, place } };
     const isGone = source?.isDeleted;
     const expected = isGone ? "not-found" : BY_SERVER[this.#model.create(made)];
-    const { durableStreams } = this.#nodes[node]!.server;
+    const { durableStreams } = this.nodes[node]!.server;
     const creating = durableStreams.create(id, {
       ...(from && { fork: { source: from.id, offset } }),
     });
@@ -348,7 +349,7 @@ class Streams {
       : stream!.isHeld
       ? "held"
       : "fulfilled";
-    const opening = this.#nodes[node]!.server.durableStreams.open(id);
+    const opening = this.nodes[node]!.server.durableStreams.open(id);
     assertEquals(await outcomeOf(opening), expected, `takeover of ${id}`);
     if (expected !== "fulfilled") return;
     const writer = await opening;
@@ -374,7 +375,7 @@ class Streams {
       const { outcome } = await this.#ask(`${id}?action=cancel`, node, { body: reason });
       assertEquals(outcome, absence ?? "204", `cancellation of ${id}`);
     } else {
-      const wish = this.#nodes[node]!.server.durableStreams.cancel(id, reason);
+      const wish = this.nodes[node]!.server.durableStreams.cancel(id, reason);
       const expected = absence ? "not-found" : "fulfilled";
       assertEquals(await outcomeOf(wish), expected, `cancellation of ${id} by a server`);
       if (!absence) assertEquals(await wish, stream!.end === undefined);
@@ -383,7 +384,7 @@ class Streams {
     stream!.cancelled ??= reason;
     const signal = this.#writerOf(id)?.signal;
     if (signal === undefined) return;
-    await this.#world.until("the wish of a reader at the writer", () => signal.aborted);
+    await this.world.until("the wish of a reader at the writer", () => signal.aborted);
     assertEquals(signal.reason.message, stream!.cancelled);
   }
 
@@ -395,7 +396,7 @@ class Streams {
     const absence = this.#model.absence(id);
     const deleted = isHttp
       ? (await this.#ask(id, node, { method: "DELETE" })).outcome
-      : `${await this.#nodes[node]!.server.durableStreams.delete(id)}`;
+      : `${await this.nodes[node]!.server.durableStreams.delete(id)}`;
     assertEquals(deleted, isHttp ? absence ?? "204" : `${!absence}`, `deletion of ${id}`);
     if (absence) return;
     this.#model.delete(id);
@@ -409,9 +410,9 @@ class Streams {
    */
   async #expire(): Promise<void> {
     await this.#renew({ node: 0, use: "http" });
-    await this.#world.pause(EXPIRED_MS / 2);
+    await this.world.pause(EXPIRED_MS / 2);
     await this.look();
-    await this.#world.pause(EXPIRED_MS / 2);
+    await this.world.pause(EXPIRED_MS / 2);
     for (const { id, ttlS, isHeld, isDeleted } of this.#model.all) {
       if (ttlS !== undefined && !isHeld && !isDeleted) this.#model.delete(id);
     }
@@ -421,7 +422,7 @@ class Streams {
   async #use({ node, use }: StepOf<"use in time">): Promise<void> {
     for (let left = 3; left >= 0; left--) {
       await this.#renew({ node, use });
-      if (left > 0) await this.#world.pause(USED_MS);
+      if (left > 0) await this.world.pause(USED_MS);
     }
   }
 
@@ -450,7 +451,7 @@ class Streams {
   async look(): Promise<void> {
     for (const id of IDS) {
       const { outcome, headers } = await this.#ask(id, 0, { method: "HEAD" });
-      const info = await this.#nodes[1]!.server.durableStreams.info(id);
+      const info = await this.nodes[1]!.server.durableStreams.info(id);
       const [stream, absence] = [this.#model.get(id), this.#model.absence(id)];
       assertEquals(outcome.slice(0, 3), absence?.slice(0, 3) ?? "200", `HEAD of ${id}`);
       if (absence) assertEquals(info, undefined);
@@ -512,7 +513,7 @@ class Streams {
   }
 
   #ask(path: string, node: number, asking?: Asking): Promise<Reply> {
-    return ask(this.#nodes[node]!, `/streams/${path}`, asking);
+    return ask(this.nodes[node]!, `/streams/${path}`, asking);
   }
 }
 

@@ -115,16 +115,12 @@ class SharedHistory {
   /** True once a publication has a position that only the engine knows. */
   hasUnknown = false;
   readonly nodes: readonly Node[];
-  readonly #world: World;
-  readonly #bounds: HistoryBounds;
   readonly #model: HistoryModel;
   /** Keys of the publications so far. */
   readonly #keys: PublicationKey[] = [];
   #count = 0;
 
-  constructor(world: World, brokers: readonly Broker[], bounds: HistoryBounds) {
-    this.#world = world;
-    this.#bounds = bounds;
+  constructor(readonly world: World, brokers: readonly Broker[], readonly bounds: HistoryBounds) {
     // docs/deploy/nats.md, Bounds.
     this.#model = new HistoryModel(bounds, { hasExactBytes: brokers[0]!.name !== "nats" });
     this.nodes = brokers.map((broker, i) => {
@@ -138,7 +134,7 @@ class SharedHistory {
       if (repeated === undefined) return await this.#add(node, { length, hasKey: key === "new" });
       const { position } = await this.nodes[node]!.broker.history!.append(
         { topic: TOPIC, payload: "repeated" },
-        { bounds: this.#bounds, key: repeated },
+        { bounds: this.bounds, key: repeated },
       );
       assertEquals(position, undefined, `position of a repetition of ${repeated.number}`);
       return undefined;
@@ -153,19 +149,19 @@ class SharedHistory {
     const number = ++this.#count;
     const payload = `${number}`.padEnd(length);
     const key = hasKey ? { producer: `producer ${node}`, number } : undefined;
-    const fromMs = this.#world.nowMs;
+    const fromMs = this.world.nowMs;
     const { position } = await this.nodes[node]!.broker.history!.append(
       { topic: TOPIC, payload },
-      { bounds: this.#bounds, ...(key && { key }) },
+      { bounds: this.bounds, ...(key && { key }) },
     );
     if (key !== undefined) this.#keys.push(key);
     this.hasUnknown ||= position === undefined;
-    return position && { payload, position, taken: { fromMs, toMs: this.#world.nowMs } };
+    return position && { payload, position, taken: { fromMs, toMs: this.world.nowMs } };
   }
 
   /** Appends one after the other while the way of a node to the engine fails. */
   async appendInTrouble({ node, of, lastsMs, count }: Trouble): Promise<void> {
-    const world = this.#world;
+    const world = this.world;
     // A listener may miss publications of such a time.
     for (const [i, { listener }] of this.nodes.entries()) {
       if (listener !== undefined) await this.listenOrLeave(i);
@@ -205,7 +201,7 @@ class SharedHistory {
     if (listener !== undefined) return await listener.subscription[Symbol.asyncDispose]();
     const heard: Publication[] = [];
     const subscription = node.broker.subscribe(TOPIC, (one) => void heard.push(one), {
-      history: this.#bounds,
+      history: this.bounds,
     });
     node.listener = { subscription, from: this.#model.all.length, heard };
     await subscription.ready;
@@ -218,7 +214,7 @@ class SharedHistory {
       if (listener === undefined || listener.from === all.length) continue;
       const { from, heard } = listener;
       const isComplete = () => heard.at(-1)?.position?.offset === head;
-      await this.#world.until("all deliveries", isComplete, ARRIVES_MS);
+      await this.world.until("all deliveries", isComplete, ARRIVES_MS);
       const shown = (
         one: Pick<Publication, "payload">,
         position: object,
@@ -257,9 +253,9 @@ class SharedHistory {
 
   async #readPage(node: number, query: Query): Promise<void> {
     const { history } = this.nodes[node]!.broker;
-    const fromMs = this.#world.nowMs;
-    const page = await history!.read(TOPIC, { ...query, bounds: this.#bounds });
-    const read = { fromMs, toMs: this.#world.nowMs };
+    const fromMs = this.world.nowMs;
+    const page = await history!.read(TOPIC, { ...query, bounds: this.bounds });
+    const read = { fromMs, toMs: this.world.nowMs };
     const difference = this.#model.differenceOf(query, page, read);
     assertEquals(difference?.received, difference?.expected, JSON.stringify(query));
   }

@@ -219,9 +219,6 @@ interface Topic {
 
 /** A file, next to a model of each history. */
 class FailingFile {
-  readonly #world: World;
-  readonly #at: Disk;
-  readonly #bounds: HistoryBounds;
   readonly #topics: readonly Topic[];
   /** Payloads by topic, epoch and offset: a position never stands for two publications. */
   readonly #positions = new Map<string, string>();
@@ -233,14 +230,11 @@ class FailingFile {
   #count = 0;
 
   constructor(
-    world: World,
-    at: Disk,
-    bounds: HistoryBounds,
+    readonly world: World,
+    readonly at: Disk,
+    readonly bounds: HistoryBounds,
     synchronous: "full" | "normal",
   ) {
-    this.#world = world;
-    this.#at = at;
-    this.#bounds = bounds;
     this.#synchronous = synchronous;
     this.#topics = Array.from({ length: TOPICS }, (_, i) => ({
       name: `topic ${i}`,
@@ -252,12 +246,12 @@ class FailingFile {
   }
 
   #open(): SqliteBroker {
-    return this.#at.open("file.db", { synchronous: this.#synchronous });
+    return this.at.open("file.db", { synchronous: this.#synchronous });
   }
 
   /** Appends at once, or one shortly after the other, while the disk may fail. */
   async appendAll({ items, gapMs, fault }: Appends): Promise<void> {
-    const { disk } = this.#at;
+    const { disk } = this.at;
     if (fault?.kind === "power") await this.#grow();
     if (fault !== undefined) {
       disk.fail({
@@ -268,10 +262,10 @@ class FailingFile {
     const calls: Append[] = [];
     for (const item of items) {
       calls.push(this.#append(item));
-      if (gapMs > 0) await this.#world.pause(gapMs);
+      if (gapMs > 0) await this.world.pause(gapMs);
     }
     const areSettled = () => calls.every(({ outcome }) => outcome !== "none");
-    await this.#world.until("all outcomes", () => areSettled() || !disk.host.isAlive);
+    await this.world.until("all outcomes", () => areSettled() || !disk.host.isAlive);
     disk.heal();
     for (const call of calls) this.#note(call);
     if (fault === undefined) return;
@@ -289,7 +283,7 @@ class FailingFile {
   /** Appends on a disk that works: what failed before has no effect any more. */
   async #appendOne(): Promise<void> {
     const call = this.#append({ topic: 0, length: 10, key: "none" });
-    await this.#world.until("an outcome", () => call.outcome !== "none");
+    await this.world.until("an outcome", () => call.outcome !== "none");
     assertEquals(typeof call.outcome, "object");
     this.#note(call);
     assertEquals(this.#broker.status.current.name, "connected");
@@ -304,7 +298,7 @@ class FailingFile {
     if (how === "close") {
       await this.#broker.close();
       // A close commits all operations that wait.
-      await this.#world.until(
+      await this.world.until(
         "all outcomes",
         () => calls.every(({ outcome }) => outcome !== "none"),
       );
@@ -318,7 +312,7 @@ class FailingFile {
 
   /** Waits until the machine is old enough for a second loss of power to be noticed. */
   async #grow(): Promise<void> {
-    await this.#world.pause(Math.max(0, YOUNG_MS + 200 - this.#at.disk.uptimeMs));
+    await this.world.pause(Math.max(0, YOUNG_MS + 200 - this.at.disk.uptimeMs));
   }
 
   /** Ends the process, or the machine; opens the file again, and compares the histories. */
@@ -328,11 +322,11 @@ class FailingFile {
       & { readonly calls: readonly Append[] }
       & Pick<Restart, "synchronous" | "restMs">,
   ): Promise<void> {
-    const { disk } = this.#at;
+    const { disk } = this.at;
     const { host } = disk;
     if (how !== "close") host.kill({ power: how === "power" });
     host.start();
-    await this.#world.pause(Math.max(0, restMs - disk.uptimeMs));
+    await this.world.pause(Math.max(0, restMs - disk.uptimeMs));
     const wasNormal = this.#synchronous === "normal";
     const isLost = wasNormal && how === "power";
     const isUnsure = wasNormal && how === "kill" && disk.uptimeMs < YOUNG_MS;
@@ -352,7 +346,7 @@ class FailingFile {
   async #takeOver(topic: Topic, calls: readonly Append[], isLost: boolean): Promise<void> {
     const { epoch, head, publications } = await this.#broker.history.read(topic.name, {
       ...ALL,
-      bounds: this.#bounds,
+      bounds: this.bounds,
     });
     this.#epoch = epoch;
     const { all } = topic.model;
@@ -363,14 +357,14 @@ class FailingFile {
       assertEquals(known !== undefined || call !== undefined, true, `${text} on ${topic.name}`);
       topic.newest = Math.max(topic.newest, call?.number ?? -1);
       const { offset, tag } = position!;
-      const taken = known?.taken ?? { fromMs: call!.fromMs, toMs: this.#world.nowMs };
+      const taken = known?.taken ?? { fromMs: call!.fromMs, toMs: this.world.nowMs };
       return { payload: text, position: { epoch, offset, tag: tag! }, taken };
     });
     for (const one of found) this.#notePosition(topic, one);
     const others = found.filter(({ payload }) => all.every((one) => one.payload !== payload));
     // A machine without power loses the last commits.
     const kept = all.filter(({ position }) => !isLost || position.offset <= head);
-    topic.model = new HistoryModel(this.#bounds);
+    topic.model = new HistoryModel(this.bounds);
     topic.model.add(others);
     topic.model.add(kept.map((one) => ({ ...one, position: { ...one.position, epoch } })));
     if (isLost) topic.newest = -1;
@@ -385,7 +379,7 @@ class FailingFile {
     }
     const heard: Publication[] = [];
     const subscription = this.#broker.subscribe(name, (one) => void heard.push(one), {
-      history: this.#bounds,
+      history: this.bounds,
     });
     topic.listener = { subscription, from: model.all.length, heard };
     await subscription.ready;
@@ -393,7 +387,7 @@ class FailingFile {
 
   /** Compares pages and deliveries; nothing waits. */
   async compare(): Promise<void> {
-    await this.#world.until("no waiting operation", () => this.#broker.stats.waiting === 0, 100);
+    await this.world.until("no waiting operation", () => this.#broker.stats.waiting === 0, 100);
     for (const topic of this.#topics) {
       const { model, listener } = topic;
       await this.#read(topic);
@@ -401,7 +395,7 @@ class FailingFile {
       if (listener === undefined) continue;
       const { from, heard } = listener;
       const expected = model.all.slice(from);
-      await this.#world.until("all deliveries", () => heard.length >= expected.length, 100);
+      await this.world.until("all deliveries", () => heard.length >= expected.length, 100);
       assertEquals(
         heard.map(({ payload, position }) => [payload, position!.offset, position!.prev]),
         expected.map((
@@ -414,8 +408,8 @@ class FailingFile {
 
   async close(): Promise<void> {
     await this.#broker.close();
-    const { host } = this.#at.disk;
-    const timers = [...this.#world.simulation.pending()].filter((one) => one.host === host);
+    const { host } = this.at.disk;
+    const timers = [...this.world.simulation.pending()].filter((one) => one.host === host);
     assertEquals(timers.length, 0, "timers of a closed broker");
   }
 
@@ -425,11 +419,11 @@ class FailingFile {
     part: { readonly after?: number; readonly maxMessages?: number } = {},
   ): Promise<void> {
     const query = { ...ALL, ...part };
-    const fromMs = this.#world.nowMs;
-    const page = await this.#broker.history.read(name, { ...query, bounds: this.#bounds });
+    const fromMs = this.world.nowMs;
+    const page = await this.#broker.history.read(name, { ...query, bounds: this.bounds });
     this.#epoch ||= page.epoch;
     assertEquals(page.epoch, this.#epoch);
-    const difference = model.differenceOf(query, page, { fromMs, toMs: this.#world.nowMs });
+    const difference = model.differenceOf(query, page, { fromMs, toMs: this.world.nowMs });
     assertEquals(difference?.received, difference?.expected);
   }
 
@@ -441,13 +435,13 @@ class FailingFile {
       ? undefined
       : Math.max(0, topic.newest + (key === "next" ? 1 : 0));
     const payload = `${++this.#count}`.padEnd(length);
-    const fromMs = this.#world.nowMs;
+    const fromMs = this.world.nowMs;
     const call: Append = { topic, payload, number, fromMs, outcome: "none" };
     this.#broker.history.append({ topic: topic.name, payload }, {
-      bounds: this.#bounds,
+      bounds: this.bounds,
       ...(number !== undefined && { key: { producer: `p${this.#losses}`, number } }),
     }).then(({ position }) => {
-      const taken = { fromMs, toMs: this.#world.nowMs };
+      const taken = { fromMs, toMs: this.world.nowMs };
       call.outcome = position === undefined ? "repetition" : { payload, position, taken };
     }, () => call.outcome = "failed");
     return call;

@@ -52,7 +52,6 @@ interface Visitor {
 
 /** A node in one of its lives. */
 class Follower {
-  readonly node: SimulatedServer<string>;
   /** The followed rooms, each with the members by the first list and the changes since. */
   readonly followings = new Map<string, { end: Disposable; members?: Map<string, unknown> }>();
   /** Rooms that sessions of the node were in since the last rest. */
@@ -60,8 +59,7 @@ class Follower {
   /** Changes of other rooms, and changes that do not fit the ones before. */
   readonly wrong: string[] = [];
 
-  constructor(node: SimulatedServer<string>) {
-    this.node = node;
+  constructor(readonly node: SimulatedServer<string>) {
     node.server.presence.subscribe((event) => this.#hear(event));
   }
 
@@ -96,14 +94,12 @@ class Follower {
 
 /** Three nodes, and the sessions of their users. */
 class Followings {
-  readonly #world: World;
   readonly #followers: Follower[];
   readonly #visitors = new Map<string, Visitor>();
   #names = 0;
   #newest = 0;
 
-  constructor(world: World, delayMs: number) {
-    this.#world = world;
+  constructor(readonly world: World, delayMs: number) {
     const engine = new FailingEngine(world);
     engine.delayMs = delayMs;
     this.#followers = ["a", "b", "c"].map((name) =>
@@ -139,13 +135,13 @@ class Followings {
         this.#visitors.delete(step.user);
         return await one?.client.close();
       case "wait":
-        return await this.#world.pause(step.ms);
+        return await this.world.pause(step.ms);
       case "kill":
         return isCalm ? await this.#kill(follower!, step) : undefined;
       case "freeze":
         if (!isCalm) return;
         host!.freeze();
-        return void this.#world.simulation.after(step.forMs, () => host!.thaw());
+        return void this.world.simulation.after(step.forMs, () => host!.thaw());
       case "rest":
         return await this.rest();
     }
@@ -160,9 +156,9 @@ class Followings {
     follower.own.add(room);
     const name = one?.name ?? `${user}-${this.#names++}`;
     const client = one?.client ??
-      this.#world.connect(name, host, { token: () => user, onMessage() {} });
+      this.world.connect(name, host, { token: () => user, onMessage() {} });
     const rooms = one?.rooms ?? new Map();
-    await this.#world.until("a session", () => client.isConnected);
+    await this.world.until("a session", () => client.isConnected);
     this.#visitors.set(user, { name, node: follower.node, client, rooms });
     const data = hasData ? ++this.#newest : undefined;
     await client.presence(room, data);
@@ -177,9 +173,9 @@ class Followings {
     for (const [user, one] of this.#visitors) {
       if (one.node !== node) continue;
       this.#visitors.delete(user);
-      this.#world.host(one.name).kill({ power: true });
+      this.world.host(one.name).kill({ power: true });
     }
-    await this.#world.pause(KNOWN_MS);
+    await this.world.pause(KNOWN_MS);
     for (const other of this.#followers.filter(({ node: { host } }) => host.isAlive)) {
       for (const room of [...other.followings.keys()]) {
         other.toggle(room);
@@ -190,17 +186,17 @@ class Followings {
 
   /** Compares what each node knows with the sessions, once all nodes know each other again. */
   async rest(): Promise<void> {
-    await this.#world.until(
+    await this.world.until(
       "the end of each freeze",
       () => this.#followers.every(({ node }) => !node.host.isFrozen),
     );
-    await this.#world.pause(KNOWN_MS);
+    await this.world.pause(KNOWN_MS);
     for (const [i, { node }] of this.#followers.entries()) {
       if (node.host.isAlive) continue;
       node.restart();
       this.#followers[i] = new Follower(node);
     }
-    await this.#world.pause(KNOWN_MS + BEAT_MS + GRACE_MS + ROUND_MS);
+    await this.world.pause(KNOWN_MS + BEAT_MS + GRACE_MS + ROUND_MS);
     for (const { node, followings, own, wrong } of this.#followers) {
       const { host: { name }, server: { presence } } = node;
       assertEquals(wrong, [], `wrong changes at ${name}`);

@@ -92,7 +92,6 @@ interface Listener {
 
 /** A broker with few topics, next to the model. */
 class FewTopics {
-  readonly #world: World;
   readonly #model: ForgettingModel;
   readonly #open: () => MemoryBroker | SqliteBroker;
   readonly #disk: SimulatedDisk | undefined;
@@ -103,12 +102,11 @@ class FewTopics {
   #count = 0;
   #epoch: string | undefined;
 
-  private constructor(world: World, { model, open, disk }: {
+  private constructor(readonly world: World, { model, open, disk }: {
     readonly model: ForgettingModel;
     readonly open: () => MemoryBroker | SqliteBroker;
     readonly disk: SimulatedDisk | undefined;
   }) {
-    this.#world = world;
     this.#model = model;
     this.#open = open;
     this.#disk = disk;
@@ -186,7 +184,7 @@ class FewTopics {
   }
 
   async expire(): Promise<void> {
-    await this.#world.pause(EXPIRED_MS);
+    await this.world.pause(EXPIRED_MS);
     this.#model.expire(`${BRIEF}`);
     await this.compareAll();
     // A file counts the forgotten topics in its sweeps.
@@ -240,7 +238,7 @@ class FewTopics {
   }
 
   async #compareReceived({ expected, received }: Listener): Promise<void> {
-    await this.#world.until("all deliveries", () => received.length >= expected.length, 100);
+    await this.world.until("all deliveries", () => received.length >= expected.length, 100);
     assertEquals(received, expected);
   }
 }

@@ -123,14 +123,9 @@ property("a full file has all of its room again, once its rows have ended", {
 
 /** A small file. */
 class FullFile {
-  readonly world: World;
-  readonly broker: SqliteBroker;
   #count = 0;
 
-  constructor(world: World, broker: SqliteBroker) {
-    this.world = world;
-    this.broker = broker;
-  }
+  constructor(readonly world: World, readonly broker: SqliteBroker) {}
 
   /** Creates a log with some narrow records. */
   createLog = async (id: string, count: number): Promise<void> => {

@@ -172,7 +172,6 @@ interface Reader {
 
 /** A server with one client, each of whose sessions has a link of its own. */
 class Moving {
-  readonly #world: World;
   readonly #server: Server<string>;
   readonly #client: Client;
   readonly #node: Host;
@@ -198,14 +197,10 @@ class Moving {
   /** Changes that a user of the room, or a reader of a topic, would notice. */
   readonly #noticed = new Set<string>();
 
-  constructor(
-    world: World,
-    { transport, hasUser }: {
-      readonly transport: "websocket" | "webtransport" | "http";
-      readonly hasUser: boolean;
-    },
-  ) {
-    this.#world = world;
+  constructor(readonly world: World, { transport, hasUser }: {
+    readonly transport: "websocket" | "webtransport" | "http";
+    readonly hasUser: boolean;
+  }) {
     this.#hasUser = hasUser;
     const hold = async ({ data }: { readonly data: unknown }) => {
       await world.pause(Number(data));
@@ -264,7 +259,7 @@ class Moving {
 
   /** Passes a round, then compares at rest. */
   async pass(round: Round): Promise<void> {
-    const world = this.#world;
+    const world = this.world;
     await this.#rest(this.#readers);
     const first = this.#next;
     this.#mostSubscribers = 0;
@@ -309,7 +304,7 @@ class Moving {
   /** Closes the client, which leaves nothing behind. */
   async close(): Promise<void> {
     await this.#client.close();
-    await this.#world.until("no session", () => this.#server.manager.count === 0);
+    await this.world.until("no session", () => this.#server.manager.count === 0);
     assertEquals([...this.#server.topics.list()], []);
   }
 
@@ -401,7 +396,7 @@ class Moving {
   }
 
   async #move({ moves, breaks, breakMs }: Round): Promise<boolean[]> {
-    const world = this.#world;
+    const world = this.world;
     const cut = BREAKS[breaks];
     const earlier = new Set(this.#links());
     const when = {
@@ -441,17 +436,17 @@ class Moving {
   }
 
   #links() {
-    return this.#world.network.links.filter(({ client }) => client === this.#machine);
+    return this.world.network.links.filter(({ client }) => client === this.#machine);
   }
 
   #newFront(): Host {
-    const front = this.#world.host(`link-${this.#fronts++}`);
-    this.#world.network.front(front, [this.#node]);
+    const front = this.world.host(`link-${this.#fronts++}`);
+    this.world.network.front(front, [this.#node]);
     return front;
   }
 
   #change(front: Host, conditions: Parameters<World["change"]>[2]): void {
-    this.#world.network.change(front, this.#machine, conditions);
+    this.world.network.change(front, this.#machine, conditions);
   }
 
   #subscribe(topics: readonly string[]): Reader[] {
@@ -477,7 +472,7 @@ class Moving {
       readers.every(({ subscription: { topic, status } }) =>
         status.current === "subscribed" && topics.subscribers(topic).length === 1
       );
-    await this.#world.until("one session with all topics", isAtRest, REST_MS);
+    await this.world.until("one session with all topics", isAtRest, REST_MS);
   }
 }
 

@@ -29,13 +29,8 @@ function read(client: Client, topic: string, options?: ClientSubscribeOptions): 
 /** Publishes numbers, of which each has a position. */
 class Numbers {
   readonly positions: HistoryPosition[] = [];
-  readonly #server: Server;
-  readonly #topic: string;
 
-  constructor(server: Server, topic: string) {
-    this.#server = server;
-    this.#topic = topic;
-  }
+  constructor(readonly server: Server, readonly topic: string) {}
 
   get count(): number {
     return this.positions.length;
@@ -44,7 +39,7 @@ class Numbers {
   async add(count: number): Promise<void> {
     const first = this.count;
     const appending = range(first + 1, first + count)
-      .map((n) => this.#server.topics.append(this.#topic, { n }));
+      .map((n) => this.server.topics.append(this.topic, { n }));
     for (const { position } of await Promise.all(appending)) this.positions.push(position!);
   }
 }

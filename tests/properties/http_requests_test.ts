@@ -197,7 +197,6 @@ property("a connection over HTTP ends with its reason at all nodes, and gives it
 
 /** A connection at the first of two nodes, and what its client knows. */
 class Connection {
-  readonly #world: World;
   readonly engine: FailingEngine;
   readonly nodes: readonly SimulatedServer<string>[];
   readonly handled: number[] = [];
@@ -207,8 +206,7 @@ class Connection {
   next = 1;
   confirmed = 0;
 
-  private constructor(world: World) {
-    this.#world = world;
+  private constructor(readonly world: World) {
     this.engine = new FailingEngine(world);
     this.nodes = ["home", "other"].map((name) =>
       world.serve<string>(name, (host) => ({
@@ -255,8 +253,8 @@ class Connection {
       ...init,
       headers: { "skein-transport": "http", ...this.own, ...headers as Record<string, string> },
     });
-    const asked = this.#world.run(host, () => server.fetch(request));
-    return this.#world.inTime("a response", asked, POLL_MS + ANSWER_MS);
+    const asked = this.world.run(host, () => server.fetch(request));
+    return this.world.inTime("a response", asked, POLL_MS + ANSWER_MS);
   }
 
   /** Requests the events after a number. */
@@ -276,7 +274,7 @@ class Connection {
     const frames = framesOf(...range(first, first + count - 1).map(textOf));
     const body = Uint8Array.from([...frames, ...rest]);
     const asked = this.ask(isHome, { method: "POST", headers, body });
-    const response = await this.#world.inTime("the response to a post", asked, ANSWER_MS);
+    const response = await this.world.inTime("the response to a post", asked, ANSWER_MS);
     if (response.status === 204) this.next = Number(response.headers.get("skein-number"));
     return response;
   }

@@ -80,8 +80,6 @@ property("a node has as many places for answers as it says, however answers end"
 
 /** The answers of two users on one node, and their model. */
 class RunningAnswers {
-  readonly #world: World;
-  readonly #node: AnswerNode;
   readonly #places: number;
   readonly #askers: readonly Asker[];
   /** Answers whose generator has begun, by key. */
@@ -92,15 +90,13 @@ class RunningAnswers {
   readonly #lingering = new Set<string>();
 
   constructor(
-    world: World,
-    node: AnswerNode,
+    readonly world: World,
+    readonly node: AnswerNode,
     { places, users = ["ann", "bob"] }: {
       readonly places: number;
       readonly users?: readonly string[];
     },
   ) {
-    this.#world = world;
-    this.#node = node;
     this.#places = places;
     this.#askers = users.map((user) => new Asker(world, user, node));
   }
@@ -114,15 +110,15 @@ class RunningAnswers {
     const key = `${user}-${name}`;
     const before = this.#begun.get(key);
     const refusal = isOutage ? "unavailable" : before ? undefined : this.#refusalOf(user);
-    if (isOutage) this.#node.broker.make("logs", fail);
+    if (isOutage) this.node.broker.make("logs", fail);
     const asked = this.#askers[user]!.ask(key, generator);
-    await this.#world.until(
+    await this.world.until(
       `an answer or its refusal (${refusal})`,
       () =>
         asked.outcome !== undefined || refusal === undefined && !isOutage &&
-          (before !== undefined || this.#node.begun.includes(key)),
+          (before !== undefined || this.node.begun.includes(key)),
     );
-    this.#node.broker.make("logs", pass);
+    this.node.broker.make("logs", pass);
     if (refusal !== undefined) return assertEquals(asked.outcome, refusal);
     if (before !== undefined) {
       this.#expectOneGenerator(key);
@@ -151,7 +147,7 @@ class RunningAnswers {
     const { asked, kind } = this.#begun.get(key)!;
     this.#running.delete(key);
     if (kind === "lingers") {
-      await this.#world.until("the first item", () => asked.items.length > 0);
+      await this.world.until("the first item", () => asked.items.length > 0);
       this.#lingering.add(key);
     }
     await asked.cancel();
@@ -160,20 +156,20 @@ class RunningAnswers {
 
   /** Lets all generators end that go on in spite of their signal. */
   letGo(): void {
-    for (const key of this.#lingering) this.#node.gates.get(key)!.resolve();
+    for (const key of this.#lingering) this.node.gates.get(key)!.resolve();
     this.#lingering.clear();
   }
 
   /** Compares the places that are taken. */
   async compare(): Promise<void> {
     const expected = this.#running.size + this.#lingering.size;
-    const { taken } = this.#node;
-    await this.#world.until(
+    const { taken } = this.node;
+    await this.world.until(
       `${expected} places that are taken, of ${taken} before`,
-      () => this.#node.taken === expected,
+      () => this.node.taken === expected,
     );
     const generators = new Set([...this.#running, ...this.#lingering]);
-    assertEquals(new Set(this.#node.generators), generators);
+    assertEquals(new Set(this.node.generators), generators);
   }
 
   async cancelAll(): Promise<void> {
@@ -197,7 +193,7 @@ class RunningAnswers {
     const asked = this.#askers[user]!.ask(key, "endless");
     this.#begun.set(key, { asked, kind: "endless" });
     this.#running.add(key);
-    await this.#world.until("an item", () => asked.items.length > 0);
+    await this.world.until("an item", () => asked.items.length > 0);
   }
 
   async #refuse(user: number): Promise<void> {
@@ -212,12 +208,12 @@ class RunningAnswers {
   }
 
   #expectOneGenerator(key: string): void {
-    const begun = this.#node.begun.filter((one) => one === key);
+    const begun = this.node.begun.filter((one) => one === key);
     assert(begun.length <= 1, `${begun.length} generators of one name`);
   }
 
   async #expectEnd(asked: Asked, outcome: string): Promise<void> {
-    await this.#world.until(`the end ${outcome}`, () => asked.outcome !== undefined);
+    await this.world.until(`the end ${outcome}`, () => asked.outcome !== undefined);
     assertEquals(asked.outcome, outcome);
     assertEquals(asked.items, range(0, asked.items.length - 1));
   }
@@ -274,8 +270,6 @@ property("an answer goes on at exactly one node, whose places come back, whateve
 
 /** Some answers that node after node has. */
 class Relay {
-  readonly #world: World;
-  readonly #engine: ClusterEngine;
   readonly #places: number;
   readonly #keys: readonly string[];
   /** A node that does not go on with answers, where they are read. */
@@ -287,9 +281,7 @@ class Relay {
   /** Takeovers from nodes that did not leave the answers to others. */
   #lost = 0;
 
-  constructor(world: World, engine: ClusterEngine, answers: number) {
-    this.#world = world;
-    this.#engine = engine;
+  constructor(readonly world: World, readonly engine: ClusterEngine, answers: number) {
     this.#places = answers + 1;
     this.#keys = range(1, answers).map((i) => `answer-${i}`);
     this.#desk = new AnswerNode(world, { name: "desk", engine, places: 1, resumes: false });
@@ -298,20 +290,20 @@ class Relay {
   /** Starts the answers at the first node, and reads them at another one. */
   async begin(): Promise<void> {
     const first = this.#holder = this.startNode();
-    await Promise.all([this.#desk, first].map((node) => reach(this.#world, node)));
-    const asker = new Asker(this.#world, "ann", first, "caller");
+    await Promise.all([this.#desk, first].map((node) => reach(this.world, node)));
+    const asker = new Asker(this.world, "ann", first, "caller");
     const asked = this.#keys.map((key) => asker.ask(key, "endless"));
     const hasItems = (all: readonly Asked[]) => all.every(({ items }) => items.length > 0);
-    await this.#world.until("items", () => hasItems(asked), FIRST_MS);
-    const reader = new Asker(this.#world, "ann", this.#desk, "reader");
+    await this.world.until("items", () => hasItems(asked), FIRST_MS);
+    const reader = new Asker(this.world, "ann", this.#desk, "reader");
     this.#read = this.#keys.map((key) => reader.ask(key, "endless"));
-    await this.#world.until("items at another node", () => hasItems(this.#read));
+    await this.world.until("items at another node", () => hasItems(this.#read));
     await asker.client.close();
   }
 
   /** Ends the node that has the answers; false if no other one goes on in time, or they are given up. */
   async hasGoneOn({ stayMs, end, awayMs }: Drawn<typeof turn>) {
-    const world = this.#world;
+    const world = this.world;
     await world.pause(stayMs);
     const leaving = this.#holder;
     const { length: begun } = leaving.begun;
@@ -376,13 +368,13 @@ class Relay {
   async finish(): Promise<void> {
     const node = this.#holder;
     await Promise.all(this.#read.map((asked) => asked.cancel()));
-    await this.#world.until("ends", () => this.#read.every(({ outcome }) => outcome));
+    await this.world.until("ends", () => this.#read.every(({ outcome }) => outcome));
     assertEquals(this.#read.map(({ outcome }) => outcome), this.#keys.map(() => "cancelled"));
     await this.#expectIdle(node);
     await this.compareForgotten();
     // The share of the first user may still count the answers of a node that was killed.
     const users = ["cem", "dan"];
-    await new RunningAnswers(this.#world, node, { places: this.#places, users }).fill();
+    await new RunningAnswers(this.world, node, { places: this.#places, users }).fill();
   }
 
   /** Compares the items, and what the engine keeps. */
@@ -396,8 +388,8 @@ class Relay {
       const find = () => broker.logs!.read(id, options);
       let isKept = true;
       for (let left = 20; left > 0 && isKept; left--) {
-        isKept = await this.#world.run(host, find) !== undefined;
-        if (isKept) await this.#world.pause(ITEM_MS);
+        isKept = await this.world.run(host, find) !== undefined;
+        if (isKept) await this.world.pause(ITEM_MS);
       }
       assert(!isKept, `the request of ${key} is kept`);
     }
@@ -406,9 +398,9 @@ class Relay {
 
   /** Starts a node that can go on with answers. */
   startNode(): AnswerNode {
-    const node = new AnswerNode(this.#world, {
+    const node = new AnswerNode(this.world, {
       name: `node-${this.#nodes.length}`,
-      engine: this.#engine,
+      engine: this.engine,
       places: this.#places,
     });
     this.#nodes.push(node);
@@ -416,15 +408,15 @@ class Relay {
   }
 
   #end({ host, server }: AnswerNode, end: "close" | "drain" | "kill" | "freeze"): void {
-    this.#world.note(`${end}`, host.name);
+    this.world.note(`${end}`, host.name);
     if (end === "kill") host.kill();
     else if (end === "freeze") host.freeze();
-    else if (end === "close") void this.#world.run(host, () => server.close());
-    else void this.#world.run(host, () => server.drain({ withinMs: CALLS_MS }));
+    else if (end === "close") void this.world.run(host, () => server.close());
+    else void this.world.run(host, () => server.drain({ withinMs: CALLS_MS }));
   }
 
   async #expectLost(byMs: number): Promise<void> {
-    const world = this.#world;
+    const world = this.world;
     await world.until(
       "the loss of the writer",
       () => this.#read.every(({ outcome }) => outcome),
@@ -434,7 +426,7 @@ class Relay {
   }
 
   async #expectIdle(node: AnswerNode): Promise<void> {
-    await this.#world.until(
+    await this.world.until(
       `no place of ${node.host.name} that is taken`,
       () => node.taken === 0 && node.generators.length === 0,
     );

@@ -260,9 +260,6 @@ interface Node {
 
 /** The logs of an engine, and the states in which each may be. */
 class ModelledLogs {
-  readonly #world: World;
-  readonly #nodes: readonly Node[];
-  readonly #engine: EngineName;
   /** More than one state after calls at once, and while a lifetime may be over or not. */
   readonly #states = new Map<string, readonly ModelState[]>(IDS.map((id) => [id, [undefined]]));
   readonly #last = new Map<string, LogCall>();
@@ -270,11 +267,11 @@ class ModelledLogs {
   #records = 0;
   #more = 0;
 
-  private constructor(world: World, nodes: readonly Node[], engine: EngineName) {
-    this.#world = world;
-    this.#nodes = nodes;
-    this.#engine = engine;
-  }
+  private constructor(
+    readonly world: World,
+    readonly nodes: readonly Node[],
+    readonly engine: EngineName,
+  ) {}
 
   /** Starts an engine, and two nodes that hear the changes of all logs. */
   static async start(world: World, name: EngineName): Promise<ModelledLogs> {
@@ -297,10 +294,10 @@ class ModelledLogs {
 
   /** Makes logs without a writer, of which some have ended, and some are deleted but for a fork. */
   async addMore(count: number): Promise<void> {
-    const { host, broker: { logs } } = this.#nodes[0]!;
+    const { host, broker: { logs } } = this.nodes[0]!;
     const lease = { writer: { holder: "v", ttlMs: LEASE_MS }, maxLogs: PLENTY };
     const options = { config: { contentType: "text/plain" }, identity: "more0000", records: [] };
-    await this.#world.run(host, async () => {
+    await this.world.run(host, async () => {
       for (const [i, kind] of Array(count).fill(["due", "ended", "kept"]).flat().entries()) {
         const id = `${kind} ${i}`;
         await logs!.create(id, { ...options, ...lease });
@@ -311,7 +308,7 @@ class ModelledLogs {
       }
     });
     this.#more = count;
-    await this.#world.pause(LEASE_MS + SETTLED_MS);
+    await this.world.pause(LEASE_MS + SETTLED_MS);
   }
 
   /** Creates a log if there is none, or an expired one. */
@@ -338,14 +335,14 @@ class ModelledLogs {
   /** Makes calls at once, and compares the results, and the announcements of changes. */
   async call(id: string, calls: readonly NodeCall[]): Promise<void> {
     const before = this.#states.get(id)!;
-    const heard = this.#nodes.map((node) => node.heard.get(id)!);
+    const heard = this.nodes.map((node) => node.heard.get(id)!);
     const fromMs = this.#nowMs;
     const made = await Promise.all(calls.map(async ({ machine, call }) => {
       this.#last.set(id, call);
-      const { host, broker } = this.#nodes[machine]!;
-      const making = this.#world.run(host, () => makeCall(broker.logs!, id, call));
-      const result = textOf(await this.#world.inTime(call.kind, making).catch(String));
-      this.#world.note(`${id}: ${textOf(call)} -> ${result}`, host.name);
+      const { host, broker } = this.nodes[machine]!;
+      const making = this.world.run(host, () => makeCall(broker.logs!, id, call));
+      const result = textOf(await this.world.inTime(call.kind, making).catch(String));
+      this.world.note(`${id}: ${textOf(call)} -> ${result}`, host.name);
       return { call, result };
     }));
     const at = { fromMs, toMs: this.#nowMs };
@@ -363,9 +360,9 @@ class ModelledLogs {
     }
     this.#states.set(id, [...new Map(after.map((state) => [textOf(state), state])).values()]);
     if (!made.some(({ result }) => CHANGES.test(result))) return;
-    await this.#world.until(
+    await this.world.until(
       `an announcement of the change of ${id} on all nodes`,
-      () => this.#nodes.every((node, i) => node.heard.get(id)! > heard[i]!),
+      () => this.nodes.every((node, i) => node.heard.get(id)! > heard[i]!),
       ANNOUNCED_MS,
     );
   }
@@ -373,20 +370,20 @@ class ModelledLogs {
   /** Compares the lists of a node, which need not have the changes of this moment. */
   async compareLists(machine: number, limit: number): Promise<void> {
     for (const id of IDS) await this.call(id, [{ machine, call: readAll() }]);
-    const { host, broker: { logs } } = this.#nodes[machine]!;
+    const { host, broker: { logs } } = this.nodes[machine]!;
     for (const kind of ["overdue", "stream", "answer"] as const) {
       let wrong: string[];
       const endMs = this.#nowMs + SETTLED_MS;
       do {
         const fromMs = this.#nowMs;
         if (kind === "overdue") {
-          const ids = await this.#world.run(host, () => logs!.overdue({ limit }));
+          const ids = await this.world.run(host, () => logs!.overdue({ limit }));
           wrong = this.#overdueFaults(ids, limit, { fromMs, toMs: this.#nowMs });
         } else {
-          const listed = await this.#world.run(host, () => all(logs!, kind, limit));
+          const listed = await this.world.run(host, () => all(logs!, kind, limit));
           wrong = this.#listFaults(kind, listed);
         }
-        if (wrong.length > 0) await this.#world.pause(SETTLED_MS / 8);
+        if (wrong.length > 0) await this.world.pause(SETTLED_MS / 8);
       } while (wrong.length > 0 && this.#nowMs < endMs);
       assertEquals(wrong, [], `list of ${kind}`);
     }
@@ -395,13 +392,13 @@ class ModelledLogs {
   /** Compares the contents of all logs, on both nodes. */
   async compareAll(): Promise<void> {
     for (const id of IDS) {
-      for (const machine of this.#nodes.keys()) await this.call(id, [{ machine, call: readAll() }]);
+      for (const machine of this.nodes.keys()) await this.call(id, [{ machine, call: readAll() }]);
     }
   }
 
   /** Wall clock of all machines. */
   get #nowMs(): number {
-    return this.#nodes[0]!.host.runtime.now();
+    return this.nodes[0]!.host.runtime.now();
   }
 
   #overdueFaults(listed: readonly string[], limit: number, at: Span): string[] {
@@ -451,7 +448,7 @@ class ModelledLogs {
 
   /** Facts of an engine for the model. */
   #factsOf(id: string): EngineFacts {
-    return { others: this.#othersOf(id), hasShortPages: this.#engine === "nats" };
+    return { others: this.#othersOf(id), hasShortPages: this.engine === "nats" };
   }
 
   /** Number of other logs of the kind of an id. */
@@ -489,7 +486,7 @@ class ModelledLogs {
   #creation(id: string, drawn: CallOf<"create">, isAlone: boolean): CreateLogOptions {
     const { records, ttlMs, expiresInMs, owner, leaseMs, end, room } = drawn;
     // NATS counts its logs now and then.
-    const isBound = isAlone && this.#engine !== "nats" && this.#isSure;
+    const isBound = isAlone && this.engine !== "nats" && this.#isSure;
     return {
       config: {
         contentType: "text/plain",

@@ -92,7 +92,6 @@ class LossyLog {
   /** Offsets that responses had, each with the stream that has it. */
   readonly places: { readonly offset: string; readonly identity: number; readonly at: number }[] =
     [];
-  readonly #world: World;
   readonly #nodes: readonly SimulatedServer<string>[];
   readonly #witness: RedisBroker;
   readonly #known: (State | undefined)[] = [];
@@ -103,8 +102,7 @@ class LossyLog {
   #identities = 0;
   #follower: { readonly node: number; readonly got: unknown[]; outcome?: string } | undefined;
 
-  constructor(world: World, redis: SimulatedRedis, names: readonly string[]) {
-    this.#world = world;
+  constructor(readonly world: World, redis: SimulatedRedis, names: readonly string[]) {
     const serve = (name: string) =>
       world.serve<string>(name, (host) => ({
         broker: new RedisBroker({ client: redis.client(host) }, { runtime: host.runtime }),
@@ -175,14 +173,14 @@ class LossyLog {
       await pause(host.runtime, RETRY_MS);
       return await read();
     };
-    void this.#world.run(host, read).then((outcome) => follower.outcome = outcome);
+    void this.world.run(host, read).then((outcome) => follower.outcome = outcome);
     this.#follower = follower;
     await this.#compareFollower();
   }
 
   /** Waits until the nodes reach the server that goes on, and finds what is left. */
   async comeBack(): Promise<void> {
-    const world = this.#world;
+    const world = this.world;
     await world.pause(LEFT_MS);
     for (const node of [0, 1]) {
       for (let left = 100; left > 0; left--) {
@@ -233,7 +231,7 @@ class LossyLog {
     const end = isGone ? "gone" : state.isEnded ? "fulfilled" : undefined;
     const isThere = () =>
       follower.outcome === end && (isGone || follower.got.length === state.count);
-    await this.#world.until("news for a reader", isThere, TURN_MS).catch(() => {});
+    await this.world.until("news for a reader", isThere, TURN_MS).catch(() => {});
     assertEquals(follower.outcome, end);
     if (!isGone) assertEquals(follower.got, this.#records);
     assertEquals(follower.got, range(1, follower.got.length), "records in order");
@@ -242,6 +240,6 @@ class LossyLog {
   }
 
   #ask(node: number, path: string, asking: Parameters<typeof ask>[2] = {}): Promise<Reply> {
-    return this.#world.inTime("a response", ask(this.#nodes[node]!, PATH + path, asking));
+    return this.world.inTime("a response", ask(this.#nodes[node]!, PATH + path, asking));
   }
 }
