@@ -406,12 +406,12 @@ Deno.test("Session gives up a schema of a reply and of an item after its time", 
     } as never);
     const { client } = pair;
     // The reply itself may take longer on a busy machine.
-    const patient = { timeoutMs: 60_000, itemTimeoutMs: 60_000 };
+    const [reply, items] = [{ timeoutMs: 60_000 }, { itemTimeoutMs: 60_000 }];
     const ask = kind === "output"
-      ? () => client.request("ask" as never, undefined as never, patient)
+      ? () => client.request("ask" as never, undefined as never, reply)
       : () =>
         Array.fromAsync(
-          client.requestStream("ask" as never, undefined as never, patient) as AsyncIterable<
+          client.requestStream("ask" as never, undefined as never, items) as AsyncIterable<
             unknown
           >,
         );
