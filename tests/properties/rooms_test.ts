@@ -5,15 +5,13 @@ import { PRESENCE_PREFIX, type PresenceNotice } from "../../session/wire/presenc
 import type { SimulatedServer } from "../../testing/simulation/mod.ts";
 import type { Drawn } from "./draw.ts";
 import { FailingEngine } from "./failing_engine.ts";
+import { BEAT_MS, GONE_MS } from "./nodes.ts";
 import { type Envelope, SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
 
 /** The pages: user and node of each. Two users have two pages, one of them on both nodes. */
 const PAGES = [["ann", 0], ["bob", 0], ["cyd", 1], ["dan", 1], ["ann", 1], ["bob", 0]] as const;
-
-/** Time between two heartbeats of a node, and silence after which a node is gone, in milliseconds. */
-const [BEAT_MS, GONE_MS] = [400, 1_600] as const;
 
 /** Time for which changes are gathered, in milliseconds. */
 const GATHER_MS = 200;
@@ -45,7 +43,6 @@ const change = fc.record({
     "reopen",
     "toggle by the server",
     "set by the server",
-    "follow or stop",
   ),
   /** Time until the next change, in milliseconds. */
   gapMs: fc.oneof(fc.constant(0), fc.nat(40), fc.nat(300)),
@@ -164,12 +161,6 @@ interface Guest {
   setAt: number;
 }
 
-/** A node that follows the room, with the members as of the first list and the events since. */
-interface Following {
-  readonly end: Disposable;
-  members: Map<string, unknown> | undefined;
-}
-
 /** The nodes, the pages, and the room. */
 class Room {
   readonly #world: World;
@@ -183,11 +174,6 @@ class Room {
   readonly #guests: Guest[] = [];
   #pages = 0;
   #newest = 0;
-  /** The followings, by node. */
-  readonly #followings = new Map<number, Following>();
-  /** The last time at which a page of the node was in the room, by node. */
-  readonly #ownAtMs = [-Infinity, -Infinity];
-  readonly #faults: string[] = [];
 
   constructor(world: World, { kind, gatherAbove, graceMs, chars, hasSmallMessages, delayMs }: {
     readonly kind: "list" | "count";
@@ -226,7 +212,6 @@ class Room {
     for (const [user, node] of PAGES) {
       this.#guests.push(await this.#openPage(user, this.#nodes[node]!));
     }
-    for (const node of this.#nodes.keys()) this.#watch(node);
   }
 
   /** Lets all pages enter with data. */
@@ -272,7 +257,6 @@ class Room {
 
   /** Compares what each page and each node knows with the model. */
   look(): void {
-    this.#noteOwn();
     const members = this.#members();
     const shown = members.map(({ user, data }) => [user, data] as const);
     for (const { user, page, reader } of this.#guests) {
@@ -281,22 +265,17 @@ class Room {
       assertEquals(page.unanswered, [], `requests of ${user} without a reply`);
       if (reader.isIn) assertEquals(reader.known, this.#isCount ? members.length : shown, user);
     }
-    for (const [i, { server }] of this.#nodes.entries()) {
+    for (const { host, server } of this.#nodes) {
       const isHere = this.#guests.some(({ node, reader }) => node.server === server && reader.isIn);
       assertEquals([...server.rooms.names()], isHere ? [this.#name] : [], "rooms of a node");
       const known = server.rooms.members(this.#name)
         .map(({ user, connections, data }) => ({ user, connections, data }))
         .toSorted((a, b) => byName([a.user], [b.user]));
-      assertEquals(known, isHere || this.#followings.has(i) ? members : [], `members at node ${i}`);
-    }
-    assertEquals(this.#faults, [], "events at a follower");
-    for (const { members = [] } of this.#followings.values()) {
-      assertEquals([...members].toSorted(byName) as unknown, shown, "members of a follower");
+      assertEquals(known, isHere ? members : [], `members at ${host.name}`);
     }
   }
 
   async close(): Promise<void> {
-    this.#noteOwn();
     for (const guest of this.#guests) {
       guest.page.close();
       guest.reader.leave();
@@ -304,7 +283,6 @@ class Room {
     this.#guests.length = 0;
     await this.#settle("none");
     this.look();
-    for (const { end } of this.#followings.values()) end[Symbol.dispose]();
   }
 
   /** Lets time pass until all pages and nodes know all members. */
@@ -318,7 +296,6 @@ class Room {
   async #change(change: Change): Promise<void> {
     const guest = this.#guests[change.page]!;
     const { page, reader, node, user } = guest;
-    this.#noteOwn();
     const isFree = !node.host.isFrozen && page.unanswered.length === 0 &&
       node.server.manager.sessionsOf(user).length === 1;
     switch (change.does) {
@@ -346,8 +323,6 @@ class Room {
       case "toggle by the server":
       case "set by the server":
         return isFree ? this.#serve(guest, change.does === "set by the server") : undefined;
-      case "follow or stop":
-        if (!node.host.isFrozen) this.#follow(this.#nodes.indexOf(node));
     }
   }
 
@@ -421,44 +396,6 @@ class Room {
       .toSorted((a, b) => byName([a.user], [b.user]));
   }
 
-  /** Begins to follow the room at a node, or stops. */
-  #follow(node: number): void {
-    const known = this.#followings.get(node);
-    if (known !== undefined) {
-      this.#followings.delete(node);
-      return known.end[Symbol.dispose]();
-    }
-    const { presence } = this.#nodes[node]!.server;
-    const end = presence.follow(this.#name);
-    const following: Following = { end, members: undefined };
-    this.#followings.set(node, following);
-    void end.ready.then(() => {
-      const members = presence.members(this.#name);
-      following.members = new Map(members.map(({ user, data }) => [user, data]));
-    });
-  }
-
-  /** Reads the events of a node, which tells of rooms that it knows alone. */
-  #watch(node: number): void {
-    const knownMs = this.#graceMs + GONE_MS + BEAT_MS + 700;
-    this.#nodes[node]!.server.presence.subscribe(({ topic, type, user, ...event }) => {
-      if (topic !== this.#name) return;
-      this.#noteOwn();
-      const following = this.#followings.get(node);
-      const isOwn = this.#world.nowMs - this.#ownAtMs[node]! < knownMs;
-      if (following === undefined && !isOwn) this.#faults.push(`${type} of ${user}, unknown`);
-      if (following?.members === undefined) return;
-      const data = "data" in event ? event.data : undefined;
-      apply(following.members, { type, user, data }, this.#faults);
-    });
-  }
-
-  #noteOwn(): void {
-    for (const { node, reader } of this.#guests) {
-      if (reader.isIn) this.#ownAtMs[this.#nodes.indexOf(node)] = this.#world.nowMs;
-    }
-  }
-
   /** Fills the link to a page that enters, so that the list and changes wait. */
   async #clog(guest: Guest): Promise<void> {
     const { page, user, node: { host, server }, reader } = guest;
@@ -473,12 +410,9 @@ class Room {
 
   /** Ends the process of a node with all of its pages; they open again. */
   async #restart(): Promise<void> {
-    this.#noteOwn();
     const node = this.#nodes[1]!;
     node.host.kill({ power: true });
     node.restart();
-    this.#followings.delete(1);
-    this.#watch(1);
     await node.server.nodes!.ready;
     for (const guest of this.#guests.filter((one) => one.node === node)) {
       const { isIn } = guest.reader;
