@@ -6,7 +6,7 @@ import type { Server } from "../../server.ts";
 import type { Host, SimulatedServer } from "../../testing/simulation/mod.ts";
 import type { FaultyBroker } from "../faulty_broker.ts";
 import type { ClusterEngine } from "../simulation/cluster/engine.ts";
-import { faultyBroker } from "./engines.ts";
+import { faultyBroker, reach } from "./engines.ts";
 import { collect } from "./outcomes.ts";
 import { byToken, type World } from "./world.ts";
 
@@ -15,6 +15,9 @@ export const TOPIC = "count";
 
 /** Time between two items, in milliseconds. */
 export const ITEM_MS = 120;
+
+/** Time until an engine whose servers have just agreed on a leader keeps answers, in milliseconds. */
+const FIRST_MS = 30_000;
 
 /** How a generator goes on. */
 export const GENERATORS = [
@@ -135,6 +138,38 @@ export class Asker {
     void collect(answer, take).then((outcome) => asked.outcome = outcome);
     return asked;
   }
+}
+
+/**
+ * Starts endless answers of a user at a node, and reads them at another one.
+ *
+ * @param world The world.
+ * @param nodes The node of the generators, and the one of the reader.
+ * @param keys Keys of the answers.
+ * @returns The answers, as the reader receives them.
+ */
+export async function readAtAnotherNode(
+  world: World,
+  nodes: readonly [first: AnswerNode, desk: AnswerNode],
+  keys: readonly string[],
+): Promise<readonly Asked[]> {
+  const [first, desk] = nodes;
+  await Promise.all(nodes.map((node) => reach(world, node)));
+  const hasItems = (all: readonly Asked[]) => all.every(({ items }) => items.length > 0);
+  const asker = new Asker(world, "ann", first, "caller");
+  const asked = keys.map((key) => asker.ask(key, "endless"));
+  await world.until("items", () => hasItems(asked), FIRST_MS);
+  const reader = new Asker(world, "ann", desk, "reader");
+  const read = keys.map((key) => reader.ask(key, "endless"));
+  await world.until("items at another node", () => hasItems(read));
+  await asker.client.close();
+  return read;
+}
+
+/** Waits until a node has no generator, and no place that is taken. */
+export async function untilIdle(world: World, node: AnswerNode): Promise<void> {
+  const isIdle = () => node.taken === 0 && node.generators.length === 0;
+  await world.until(`no place of ${node.host.name} that is taken`, isIdle);
 }
 
 /** The name that a user gives to an answer. */

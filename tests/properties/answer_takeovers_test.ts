@@ -4,19 +4,14 @@ import fc from "fast-check";
 import { RESCUE_INTERVAL_MS } from "../../pubsub/logs/stream_logs.ts";
 import { RESUME_LEASE_MS } from "../../server/durable/answers.ts";
 import { fail, type Fate, loseReply, pass, replyAfter, waitFor } from "../faulty_broker.ts";
-import { AnswerNode, Asker } from "./answer_nodes.ts";
+import { AnswerNode, type Asked, readAtAnotherNode, untilIdle } from "./answer_nodes.ts";
 import { keyOf, maybe } from "./draw.ts";
 import { reach } from "./engines.ts";
 import { range } from "./outcomes.ts";
 import { property } from "./property.ts";
 
-const KEY = "answer";
-
 /** Places of each node. */
 const PLACES = 2;
-
-/** Time until an engine whose servers have just agreed on a leader keeps answers, in milliseconds. */
-const FIRST_MS = 30_000;
 
 /** Latest start of a fault after the end of the first node, and its longest time, in milliseconds. */
 const [LATEST_MS, LASTS_MS] = [RESUME_LEASE_MS + 3_000, 3_000] as const;
@@ -71,13 +66,7 @@ property("an answer of a lost node goes on at exactly one node, though calls of 
     const start = (name: string, resumes = true) =>
       new AnswerNode(world, { name, engine, places: PLACES, resumes });
     const [first, desk] = [start("first"), start("desk", false)];
-    await Promise.all([first, desk].map((node) => reach(world, node)));
-    const asker = new Asker(world, "ann", first, "caller");
-    const begun = asker.ask(KEY, "endless");
-    await world.until("items", () => begun.items.length > 0, FIRST_MS);
-    const read = new Asker(world, "ann", desk, "reader").ask(KEY, "endless");
-    await world.until("items at another node", () => read.items.length > 0);
-    await asker.client.close();
+    const [read] = await readAtAnotherNode(world, [first, desk], ["answer"]) as [Asked];
     const others = range(1, count).map((i) => start(`node-${i}`));
     await Promise.all(others.map((node) => reach(world, node)));
 
@@ -122,9 +111,6 @@ property("an answer of a lost node goes on at exactly one node, though calls of 
     await read.cancel();
     await world.until("the end", () => read.outcome !== undefined);
     assertEquals([read.outcome, read.items], ["cancelled", range(0, read.items.length - 1)]);
-    for (const node of alive) {
-      const isIdle = () => node.taken === 0 && node.generators.length === 0;
-      await world.until(`no place of ${node.host.name} that is taken`, isIdle);
-    }
+    for (const node of alive) await untilIdle(world, node);
   },
 });

@@ -18,7 +18,9 @@ import {
   GENERATORS,
   ITEM_MS,
   nameOf,
+  readAtAnotherNode,
   TOPIC,
+  untilIdle,
 } from "./answer_nodes.ts";
 import { type Drawn, stepOf } from "./draw.ts";
 import { reach } from "./engines.ts";
@@ -43,13 +45,14 @@ const ENDS: Partial<Record<GeneratorKind, string>> = {
   fails: "tired",
 };
 
+const asks = stepOf("ask", {
+  user: fc.nat(1),
+  name: fc.nat(3),
+  generator: fc.constantFrom(...GENERATORS),
+  isOutage: fc.constantFrom(false, false, false, true),
+}, 6);
 const step = fc.oneof(
-  stepOf("ask", {
-    user: fc.nat(1),
-    name: fc.nat(3),
-    generator: fc.constantFrom(...GENERATORS),
-    isOutage: fc.constantFrom(false, false, false, true),
-  }, 6),
+  asks,
   stepOf("ask in vain", { part: fc.constantFrom("name" as const, "input" as const) }),
   stepOf("cancel", { of: fc.nat(20) }, 3),
   stepOf("let go", {}),
@@ -65,7 +68,7 @@ property("a node has as many places for answers as it says, however answers end"
     const made = await world.engine(engine);
     const node = new AnswerNode(world, { name: "node", engine: made, places });
     await reach(world, node);
-    const running = new RunningAnswers(world, node, { places });
+    const running = new RunningAnswers(world, node, places);
     for (const step of steps) {
       if (step.kind === "ask") await running.ask(step);
       else if (step.kind === "ask in vain") await running.askInVain(step.part);
@@ -80,7 +83,6 @@ property("a node has as many places for answers as it says, however answers end"
 
 /** The answers of two users on one node, and their model. */
 class RunningAnswers {
-  readonly #places: number;
   readonly #askers: readonly Asker[];
   /** Answers whose generator has begun, by key. */
   readonly #begun = new Map<string, { readonly asked: Asked; readonly kind: GeneratorKind }>();
@@ -92,21 +94,13 @@ class RunningAnswers {
   constructor(
     readonly world: World,
     readonly node: AnswerNode,
-    { places, users = ["ann", "bob"] }: {
-      readonly places: number;
-      readonly users?: readonly string[];
-    },
+    readonly places: number,
+    users: readonly string[] = ["ann", "bob"],
   ) {
-    this.#places = places;
     this.#askers = users.map((user) => new Asker(world, user, node));
   }
 
-  async ask({ user, name, generator, isOutage }: {
-    readonly user: number;
-    readonly name: number;
-    readonly generator: GeneratorKind;
-    readonly isOutage: boolean;
-  }): Promise<void> {
+  async ask({ user, name, generator, isOutage }: Drawn<typeof asks>): Promise<void> {
     const key = `${user}-${name}`;
     const before = this.#begun.get(key);
     const refusal = isOutage ? "unavailable" : before ? undefined : this.#refusalOf(user);
@@ -121,7 +115,8 @@ class RunningAnswers {
     this.node.broker.make("logs", pass);
     if (refusal !== undefined) return assertEquals(asked.outcome, refusal);
     if (before !== undefined) {
-      this.#expectOneGenerator(key);
+      const generators = this.node.begun.filter((one) => one === key).length;
+      assert(generators <= 1, `${generators} generators of one name`);
       // The same items, from the first one on.
       if (!this.#running.has(key)) await this.#expectEnd(asked, before.asked.outcome!);
       return;
@@ -180,11 +175,12 @@ class RunningAnswers {
 
   /** Takes all places, and one more. */
   async fill(): Promise<void> {
-    for (let i = 0; i < this.#places - 1; i++) await this.#begin(0, `full-${i}`);
+    for (let i = 0; i < this.places - 1; i++) await this.#begin(0, `full-${i}`);
     assertEquals(this.#refusalOf(0), "too-many");
-    await this.#refuse(0);
+    const more = (user: number) => this.#askers[user]!.ask(`${user}-more`, "endless");
+    await this.#expectEnd(more(0), "too-many");
     await this.#begin(1, "full");
-    await this.#refuse(1);
+    await this.#expectEnd(more(1), "too-many");
     await this.cancelAll();
   }
 
@@ -196,20 +192,11 @@ class RunningAnswers {
     await this.world.until("an item", () => asked.items.length > 0);
   }
 
-  async #refuse(user: number): Promise<void> {
-    await this.#expectEnd(this.#askers[user]!.ask(`${user}-more`, "endless"), "too-many");
-  }
-
   #refusalOf(user: number): string | undefined {
     const all = [...this.#running, ...this.#lingering];
     const ofUser = all.filter((key) => key.startsWith(`${user}-`)).length;
-    const isFull = all.length >= this.#places || ofUser >= Math.max(1, this.#places - 1);
+    const isFull = all.length >= this.places || ofUser >= Math.max(1, this.places - 1);
     return isFull ? "too-many" : undefined;
-  }
-
-  #expectOneGenerator(key: string): void {
-    const begun = this.node.begun.filter((one) => one === key);
-    assert(begun.length <= 1, `${begun.length} generators of one name`);
   }
 
   async #expectEnd(asked: Asked, outcome: string): Promise<void> {
@@ -219,15 +206,12 @@ class RunningAnswers {
   }
 }
 
-/** Time until an engine whose servers have just agreed on a leader keeps answers, in milliseconds. */
-const FIRST_MS = 30_000;
-
 /** Longest time of a takeover for which no other node is left, in milliseconds. */
 const FORSAKEN_MS = 60_000;
 
 const turn = fc.record({
   stayMs: fc.integer({ min: 50, max: 400 }),
-  end: fc.constantFrom("close" as const, "drain" as const, "kill" as const, "freeze" as const),
+  end: fc.constantFrom("close", "drain", "kill", "freeze"),
   /** Time from the end of the node to the start of the next one, which is there before if left out. */
   awayMs: fc.oneof(
     { withCrossShrink: true },
@@ -290,15 +274,7 @@ class Relay {
   /** Starts the answers at the first node, and reads them at another one. */
   async begin(): Promise<void> {
     const first = this.#holder = this.startNode();
-    await Promise.all([this.#desk, first].map((node) => reach(this.world, node)));
-    const asker = new Asker(this.world, "ann", first, "caller");
-    const asked = this.#keys.map((key) => asker.ask(key, "endless"));
-    const hasItems = (all: readonly Asked[]) => all.every(({ items }) => items.length > 0);
-    await this.world.until("items", () => hasItems(asked), FIRST_MS);
-    const reader = new Asker(this.world, "ann", this.#desk, "reader");
-    this.#read = this.#keys.map((key) => reader.ask(key, "endless"));
-    await this.world.until("items at another node", () => hasItems(this.#read));
-    await asker.client.close();
+    this.#read = await readAtAnotherNode(this.world, [first, this.#desk], this.#keys);
   }
 
   /** Ends the node that has the answers; false if no other one goes on in time, or they are given up. */
@@ -309,7 +285,12 @@ class Relay {
     const { length: begun } = leaving.begun;
     if (awayMs === undefined) this.startNode();
     const isLost = end === "kill" || end === "freeze";
-    this.#end(leaving, end);
+    const { host, server } = leaving;
+    world.note(end, host.name);
+    if (end === "kill") host.kill();
+    else if (end === "freeze") host.freeze();
+    else if (end === "close") void world.run(host, () => server.close());
+    else void world.run(host, () => server.drain({ withinMs: CALLS_MS }));
     const endedMs = world.nowMs;
     const lapseMs = endedMs + (isLost ? RESUME_LEASE_MS : 0);
     if (isLost) this.#lost++;
@@ -317,20 +298,20 @@ class Relay {
       await this.#expectLost(lapseMs + SPARE_MS + 4 * CALLS_MS);
       const leastMs = (isLost ? RESUME_LEASE_MS / 3 : 0) + SPARE_MS - CALLS_MS;
       assert(world.nowMs - endedMs >= leastMs, `given up after ${world.nowMs - endedMs} ms`);
-      leaving.host.thaw();
+      host.thaw();
       return false;
     }
     if (awayMs !== undefined) {
       await world.pause(awayMs);
       // A node that leaves its answers to others takes none back.
-      if (!isLost) await this.#expectIdle(leaving);
+      if (!isLost) await untilIdle(this.world, leaving);
       this.startNode();
     }
     const { length } = this.#keys;
     const takenByMs = Math.max(world.nowMs, lapseMs) + RESCUE_INTERVAL_MS + CALLS_MS;
     if (this.#lost > MAX_TAKEOVERS) {
       await this.#expectLost(takenByMs + CALLS_MS);
-      leaving.host.thaw();
+      host.thaw();
       return false;
     }
     const others = this.#nodes.filter((node) => node !== leaving && node.host.isAlive);
@@ -348,10 +329,10 @@ class Relay {
     await world.until("generators", () => others.some(isHolder), pauseMs + CALLS_MS);
     const next = this.#holder = others.find(isHolder)!;
     assert(world.nowMs - fromMs >= pauseMs - ITEM_MS, `early after ${world.nowMs - fromMs} ms`);
-    leaving.host.thaw();
-    if (leaving.host.isAlive) {
-      await this.#expectIdle(leaving);
-      await world.run(leaving.host, () => leaving.server.close());
+    host.thaw();
+    if (host.isAlive) {
+      await untilIdle(this.world, leaving);
+      await world.run(host, () => server.close());
     }
     const before = this.#read.map(({ items }) => items.length);
     await world.until(
@@ -359,7 +340,7 @@ class Relay {
       () => this.#read.every(({ items }, i) => items.length > before[i]!),
     );
     assertEquals(next.generators.toSorted(), this.#keys);
-    for (const other of others) if (other !== next) await this.#expectIdle(other);
+    for (const other of others) if (other !== next) await untilIdle(this.world, other);
     assertEquals(leaving.begun.length, begun, "generators of a node that has left");
     return true;
   }
@@ -370,11 +351,11 @@ class Relay {
     await Promise.all(this.#read.map((asked) => asked.cancel()));
     await this.world.until("ends", () => this.#read.every(({ outcome }) => outcome));
     assertEquals(this.#read.map(({ outcome }) => outcome), this.#keys.map(() => "cancelled"));
-    await this.#expectIdle(node);
+    await untilIdle(this.world, node);
     await this.compareForgotten();
     // The share of the first user may still count the answers of a node that was killed.
     const users = ["cem", "dan"];
-    await new RunningAnswers(this.world, node, { places: this.#places, users }).fill();
+    await new RunningAnswers(this.world, node, this.#places, users).fill();
   }
 
   /** Compares the items, and what the engine keeps. */
@@ -393,7 +374,7 @@ class Relay {
       }
       assert(!isKept, `the request of ${key} is kept`);
     }
-    for (const node of this.#nodes) if (node.host.isAlive) await this.#expectIdle(node);
+    for (const node of this.#nodes) if (node.host.isAlive) await untilIdle(this.world, node);
   }
 
   /** Starts a node that can go on with answers. */
@@ -407,14 +388,6 @@ class Relay {
     return node;
   }
 
-  #end({ host, server }: AnswerNode, end: "close" | "drain" | "kill" | "freeze"): void {
-    this.world.note(`${end}`, host.name);
-    if (end === "kill") host.kill();
-    else if (end === "freeze") host.freeze();
-    else if (end === "close") void this.world.run(host, () => server.close());
-    else void this.world.run(host, () => server.drain({ withinMs: CALLS_MS }));
-  }
-
   async #expectLost(byMs: number): Promise<void> {
     const world = this.world;
     await world.until(
@@ -423,12 +396,5 @@ class Relay {
       byMs - world.nowMs,
     );
     assertEquals(this.#read.map(({ outcome }) => outcome), this.#keys.map(() => "writer-lost"));
-  }
-
-  async #expectIdle(node: AnswerNode): Promise<void> {
-    await this.world.until(
-      `no place of ${node.host.name} that is taken`,
-      () => node.taken === 0 && node.generators.length === 0,
-    );
   }
 }
