@@ -5,12 +5,11 @@ import { pause } from "../../base/wait.ts";
 import type { Client } from "../../client/client.ts";
 import { AuthenticationError, CloseCode } from "../../errors.ts";
 import type { Server } from "../../server.ts";
-import type { Contract } from "../../session/contract.ts";
-import type { Host, SimulatedServerOptions } from "../../testing/simulation/mod.ts";
-import { keyOf, maybe, transport } from "./draw.ts";
+import type { Host } from "../../testing/simulation/mod.ts";
+import { type Drawn, keyOf, maybe, transport } from "./draw.ts";
 import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
-import type { World } from "./world.ts";
+import { byToken, type World } from "./world.ts";
 
 /** Longest time of a message, of a close without a reply, and of one attempt, in milliseconds. */
 const [TRIP_MS, CLOSE_MS, DIAL_MS] = [60, 400, 300] as const;
@@ -26,6 +25,12 @@ const STATES = {
 } as const;
 
 type End = typeof STATES[keyof typeof STATES][number];
+
+/** Codes of the ends by the server. */
+const SERVER_CODES: Readonly<Partial<Record<End, number>>> = {
+  "normal close by the server": CloseCode.normal,
+  forbidden: CloseCode.forbidden,
+};
 
 /** Status, code and origin after each end. */
 const STATUSES: Readonly<Partial<Record<End, readonly unknown[]>>> = {
@@ -106,8 +111,26 @@ property("all calls end with their client, in each of its states, and leave noth
   async check(world, { state, end, isReliable, handshake, pausesMs, moveMs, calls, ...one }) {
     const isOwn = (OWN as readonly string[]).includes(end);
     const isBlocked = one.isBlocked && isOwn && state === "connected";
-    const known = { isKnown: true };
-    const { server, host } = world.serve<string>("server", () => serverOptions(known));
+    let isKnown = true;
+    const items = async function* () {
+      yield 0;
+      await never();
+    };
+    const { server, host } = world.serve<string>("server", () => ({
+      ...byToken,
+      authenticate: ({ token = "" }) => {
+        if (!isKnown) throw new AuthenticationError("The token is bad");
+        return token;
+      },
+      authorize: (_, topic) => topic.startsWith("slow:") ? never() : true,
+      history: { kept: {} },
+      rooms: ["room"],
+      durableStreams: { path: "/streams" },
+      session: { concurrency: 16 },
+      requests: { hold: never, items, keep: { answer: items, resume: items } },
+      onMessage: never,
+      onError() {},
+    }));
     await server.durableStreams.create("log");
     const machine = world.host("client");
     const hide = () => world.network.change(machine, host, { handshake });
@@ -154,7 +177,18 @@ property("all calls end with their client, in each of its states, and leave noth
     let last: number | undefined;
     void client.closed.then(({ code }) => last = code);
     const beganMs = world.nowMs;
-    endClient(world, { end, client, stop, server, host, known });
+    if (end === "close") void client.close();
+    if (end === "signal") stop.abort();
+    if (end === "dispose") void client[Symbol.asyncDispose]();
+    if (end === "close of the session") void client.session?.close();
+    if (end === "unauthenticated") {
+      isKnown = false;
+      world.network.change(machine, host, { handshake: "none" });
+    }
+    const code = SERVER_CODES[end];
+    for (const session of code === undefined ? [] : server.manager.sessionsOf("ada")) {
+      void session.close({ code });
+    }
     for (const [name, steps] of calls.after) if (waitsFor(name)) void begin(name, steps);
     await world.until("the end of the client", () => client.status.isEnded, 4_000);
     const tookMs = world.nowMs - beganMs;
@@ -180,58 +214,6 @@ property("all calls end with their client, in each of its states, and leave noth
     }
   },
 });
-
-/** Options of a server that answers nothing. */
-function serverOptions(
-  known: { readonly isKnown: boolean },
-): SimulatedServerOptions<string, Contract> {
-  const items = async function* () {
-    yield 0;
-    await never();
-  };
-  return {
-    allowTokenMessage: true,
-    authenticate: ({ token = "" }) => {
-      if (!known.isKnown) throw new AuthenticationError("The token is bad");
-      return token;
-    },
-    userOf: (user) => user,
-    authorize: (_, topic) => topic.startsWith("slow:") ? never() : true,
-    history: { kept: {} },
-    rooms: ["room"],
-    durableStreams: { path: "/streams" },
-    session: { concurrency: 16 },
-    requests: { hold: never, items, keep: { answer: items, resume: items } },
-    onMessage: never,
-    onError() {},
-  };
-}
-
-/** Ends a client in one of the ways. */
-function endClient(
-  world: World,
-  { end, client, stop, server, host, known }: {
-    readonly end: End;
-    readonly client: Client;
-    readonly stop: AbortController;
-    readonly server: Server<string>;
-    readonly host: Host;
-    readonly known: { isKnown: boolean };
-  },
-): void {
-  if (end === "close") void client.close();
-  if (end === "signal") stop.abort();
-  if (end === "dispose") void client[Symbol.asyncDispose]();
-  if (end === "close of the session") void client.session?.close();
-  if (end === "unauthenticated") {
-    known.isKnown = false;
-    world.network.change(world.host("client"), host, { handshake: "none" });
-  }
-  for (const session of server.manager.sessionsOf("ada")) {
-    if (end === "normal close by the server") void session.close();
-    if (end === "forbidden") void session.close({ code: CloseCode.forbidden });
-  }
-}
 
 /** The outcome of a call once the client has ended. */
 function outcomeAfter(
@@ -329,7 +311,7 @@ property("clients and a server that close while clients connect end in time, and
       onRefusal() {},
     }));
     const entering = guests.map((one, i) =>
-      new Guest(world, { host, number: i, isInBand, ...one })
+      new Guest(world, { host, name: `client-${i}`, isInBand, ...one })
     );
     await world.pause(endMs);
     const beganMs = world.nowMs;
@@ -339,8 +321,13 @@ property("clients and a server that close while clients connect end in time, and
       await Promise.all(entering.map(({ client }) => client.close()));
       await world.until("no slot in use", () => slotsOf(server) === 0, FORGOTTEN_MS);
     } else {
-      const ended = world.inTime("the end", endServer(server, { end, drainMs, stop }), 10_000);
-      await ended;
+      if (end === "signal") stop.abort();
+      const signal = end === "drain by a signal" ? { signal: AbortSignal.abort() } : {};
+      const ending = end.startsWith("drain")
+        ? server.drain({ withinMs: drainMs, ...signal })
+        : server.close();
+      const again = end === "close twice" ? server.close() : undefined;
+      await world.inTime("the end", Promise.all([ending, again]), 10_000);
       const longestMs = SERVER_CLOSE_MS + (end === "drain" ? drainMs : 0) +
         (end.startsWith("drain") ? 1_000 : 0);
       const tookMs = world.nowMs - beganMs;
@@ -369,18 +356,10 @@ class Guest {
 
   constructor(
     world: World,
-    { host, number, isInBand, transport, moment, isBySignal, steps, laterMs }: {
-      readonly host: Host;
-      readonly number: number;
-      readonly isInBand: boolean;
-      readonly transport: "websocket" | "webtransport" | "http";
-      readonly moment: string;
-      readonly isBySignal: boolean;
-      readonly steps: number;
-      readonly laterMs: number;
-    },
+    { host, name, isInBand, transport, moment, isBySignal, steps, laterMs }:
+      & { readonly host: Host; readonly name: string; readonly isInBand: boolean }
+      & Drawn<typeof guest>,
   ) {
-    const name = `client-${number}`;
     this.machine = world.host(name);
     const stop = new AbortController();
     const leave = () => {
@@ -429,23 +408,6 @@ class Guest {
     const cause = "cause" in current ? current.cause : undefined;
     assertEquals([current.name, cause?.code, cause?.by], ["closed", 0, "local"]);
   }
-}
-
-/** Ends the server; resolves with all calls. */
-async function endServer(
-  server: Server<string>,
-  { end, drainMs, stop }: {
-    readonly end: string;
-    readonly drainMs: number;
-    readonly stop: AbortController;
-  },
-): Promise<void> {
-  if (end === "signal") stop.abort();
-  const signal = end === "drain by a signal" ? AbortSignal.abort() : undefined;
-  const first = end.startsWith("drain")
-    ? server.drain({ withinMs: drainMs, ...(signal && { signal }) })
-    : server.close();
-  await Promise.all([first, end === "close twice" ? server.close() : undefined]);
 }
 
 /** Sums the sessions, reservations, users, addresses and sockets that a server has in use. */
