@@ -87,7 +87,7 @@ interface Begun {
   readonly signal: AbortSignal;
 }
 
-property("a call between nodes has its reply or its failure, and ends at both nodes", {
+property("a call between nodes returns its reply or its failure, and leaves nothing behind", {
   cases: fc.record({
     calls: fc.array(
       fc.record({
@@ -132,7 +132,7 @@ property("a call between nodes has its reply or its failure, and ends at both no
   },
 });
 
-property("a node that ends, freezes or loses the engine ends its own calls alone", {
+property("a node that dies, freezes or loses the engine fails its own calls alone", {
   cases: fc.record({
     fault: keyOf(FAULTS),
     calls: fc.array(fc.record({ ...ends, size }), { maxLength: 6 }),

@@ -36,7 +36,7 @@ interface Question {
 
 const nodeCount = fc.constantFrom(2, 3, 4);
 
-property("a question to all nodes has the answers that come in time, and tells if one is missing", {
+property("a question to all nodes returns the answers in time, and reports a missing one", {
   cases: fc.record({
     nodeCount,
     questions: fc.array(
@@ -70,7 +70,7 @@ property("a question to all nodes has the answers that come in time, and tells i
   },
 });
 
-property("a question waits for no node that is gone, and for no answer of its own node's end", {
+property("a question does not wait for a node that is gone, and ends when its own node closes", {
   cases: fc.record({
     nodeCount,
     fault: keyOf(FAULTS),
@@ -101,7 +101,7 @@ property("a question waits for no node that is gone, and for no answer of its ow
   },
 });
 
-property("a node has a thousand questions at once, and room for as many afterwards", {
+property("a node asks up to a thousand questions at once, and as many again once they end", {
   cases: fc.array(fc.constantFrom("fails", "says what no message takes", "is late"), {
     minLength: 1,
     maxLength: 3,
@@ -136,7 +136,7 @@ property("a node has a thousand questions at once, and room for as many afterwar
 /** Which messages a node misses. */
 type Misses = "none" | "all" | "its own";
 
-property("a node that misses messages counts no other one as gone, and tells of its return once", {
+property("a node that misses messages declares no other node gone, and reports its return once", {
   cases: fc.record({
     nodeCount: fc.constantFrom(2, 3),
     rounds: fc.array(

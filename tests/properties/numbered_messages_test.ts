@@ -1,4 +1,4 @@
-/** Numbered envelopes of a client by hand, over several sessions: handled once, acknowledged in turn. */
+/** Numbered messages of a client over several sessions: each is handled once, and acknowledged in order. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { z } from "zod";

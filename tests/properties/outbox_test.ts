@@ -10,7 +10,7 @@ const OUTBOX = { maxMessages: 12, maxBytes: 6_000 } as const;
 /** Most bytes of a message that the server takes: less than the client knows before its session. */
 const MAX_MESSAGE_BYTES = 1_024;
 
-property("an outbox takes messages up to its bounds, and gives each one's room back", {
+property("an outbox accepts messages up to its bounds, and frees the room of those that are sent", {
   cases: fc.record({
     delivery: fc.constantFrom("at-least-once", "at-most-once"),
     rounds: fc.array(

@@ -467,7 +467,7 @@ class Rooms {
   }
 }
 
-property("all nodes tell the same of the users of a room, and agree on who is there", {
+property("all nodes report the same changes of a room, and agree on its users", {
   cases: fc.record({
     clocksMs: fc.array(fc.constantFrom(0, 700, 20_000), { minLength: NODES, maxLength: NODES }),
     steps: fc.array(step, { maxLength: 14, size: "max" }),

@@ -270,7 +270,7 @@ class Attendance {
   }
 }
 
-property("a node tells of users as they come and go, also while listeners make changes", {
+property("a node reports users who come and go in order, even while listeners make changes", {
   cases: fc.record({
     graceMs: fc.constantFrom(0, 100, 300),
     maxLastSeen: fc.constantFrom(10, 0, 1, 2),

@@ -468,7 +468,7 @@ class Metering {
   }
 }
 
-property("rates refill in time, also while their user is away, and full ones are forgotten", {
+property("rates refill over time, even while the user is away, and full buckets are forgotten", {
   cases: fc.record({
     perUser: fc.record({ connections: refilled, messages: refilled, bytes: refilledBytes }),
     perAddress: fc.record({ connections: refilled, messages: refilled }),

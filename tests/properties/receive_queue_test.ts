@@ -30,73 +30,70 @@ const CALLS = [
   "a stream that fails",
 ] as const;
 
-property(
-  "a server over HTTP that is behind handles everything in time and ends no session that is alive",
-  {
-    cases: fc.record({
-      rounds: fc.array(
-        fc.record({
-          calls: fc.array(fc.constantFrom(...CALLS), { maxLength: 3 }),
-          /** The first handler asks the client, or waits for a time. */
-          asks: fc.boolean(),
-          waitMs: fc.constantFrom(0, 200, 2_000, 4_400, 4_900),
-        }),
-        { minLength: 1, maxLength: 4 },
-      ),
-      /** True for a client that is idle for longer than a silent peer lives. */
-      isIdle: fc.boolean(),
-    }),
-    async check(world, { rounds, isIdle }) {
-      const got: number[] = [];
-      const asked: Promise<string>[] = [];
-      const { server, host } = world.serve("node", () => ({
-        session: { heartbeat: HEARTBEAT, receiveQueue: { maxMessages: ROOM } },
-        onMessage: async ({ data }, session) => {
-          const { n, asks = false, ms = 0 } = data as { n: number; asks?: boolean; ms?: number };
-          if (ms > 0) await world.pause(ms);
-          if (asks) {
-            const asking = session.request("echo", n, { timeoutMs: 2_500 });
-            asked.push(outcomeOf(asking));
-            await asking;
-          }
-          got.push(n);
-        },
-      }));
-      const client = world.connect("ada", host, {
-        transports: ["http"],
-        onError() {},
-        requests: { echo: ({ data }: { readonly data: unknown }) => data, items, never } as never,
-      });
-      const { far } = await world.meet(client, server);
-      let sent = 0;
-      for (const { calls, asks, waitMs } of rounds) {
-        for (const kind of calls) await call(world, far, kind);
-        got.length = asked.length = 0;
-        const first = sent + 1;
-        // Behind one that asks, the others fill the queue; behind one that waits, they exceed it.
-        const count = asks ? ROOM : 2 * ROOM;
-        const ms = asks ? Math.min(waitMs, 200) : waitMs;
-        for (let i = 0; i < count; i++) {
-          client.send("work", { n: ++sent, ...(i === 0 && { asks, ms }) });
-          // Messages of one turn would share a frame.
-          await world.pause(1);
+property("a server with slow handlers handles all over HTTP, and closes no live session", {
+  cases: fc.record({
+    rounds: fc.array(
+      fc.record({
+        calls: fc.array(fc.constantFrom(...CALLS), { maxLength: 3 }),
+        /** The first handler asks the client, or waits for a time. */
+        asks: fc.boolean(),
+        waitMs: fc.constantFrom(0, 200, 2_000, 4_400, 4_900),
+      }),
+      { minLength: 1, maxLength: 4 },
+    ),
+    /** True for a client that is idle for longer than a silent peer lives. */
+    isIdle: fc.boolean(),
+  }),
+  async check(world, { rounds, isIdle }) {
+    const got: number[] = [];
+    const asked: Promise<string>[] = [];
+    const { server, host } = world.serve("node", () => ({
+      session: { heartbeat: HEARTBEAT, receiveQueue: { maxMessages: ROOM } },
+      onMessage: async ({ data }, session) => {
+        const { n, asks = false, ms = 0 } = data as { n: number; asks?: boolean; ms?: number };
+        if (ms > 0) await world.pause(ms);
+        if (asks) {
+          const asking = session.request("echo", n, { timeoutMs: 2_500 });
+          asked.push(outcomeOf(asking));
+          await asking;
         }
-        await world.until("all messages", () => got.length >= count, ms + 3_000);
-        assertEquals(got, range(first, sent));
-        assertEquals(await Promise.all(asked), asks ? ["fulfilled"] : []);
-        assertEquals(far.state, "connected");
+        got.push(n);
+      },
+    }));
+    const client = world.connect("ada", host, {
+      transports: ["http"],
+      onError() {},
+      requests: { echo: ({ data }: { readonly data: unknown }) => data, items, never } as never,
+    });
+    const { far } = await world.meet(client, server);
+    let sent = 0;
+    for (const { calls, asks, waitMs } of rounds) {
+      for (const kind of calls) await call(world, far, kind);
+      got.length = asked.length = 0;
+      const first = sent + 1;
+      // Behind one that asks, the others fill the queue; behind one that waits, they exceed it.
+      const count = asks ? ROOM : 2 * ROOM;
+      const ms = asks ? Math.min(waitMs, 200) : waitMs;
+      for (let i = 0; i < count; i++) {
+        client.send("work", { n: ++sent, ...(i === 0 && { asks, ms }) });
+        // Messages of one turn would share a frame.
+        await world.pause(1);
       }
-      if (isIdle) await world.pause(HEARTBEAT.intervalMs + HEARTBEAT.timeoutMs);
-      assert(far.state === "connected" && client.isConnected, "a session ended");
+      await world.until("all messages", () => got.length >= count, ms + 3_000);
+      assertEquals(got, range(first, sent));
+      assertEquals(await Promise.all(asked), asks ? ["fulfilled"] : []);
+      assertEquals(far.state, "connected");
+    }
+    if (isIdle) await world.pause(HEARTBEAT.intervalMs + HEARTBEAT.timeoutMs);
+    assert(far.state === "connected" && client.isConnected, "a session ended");
 
-      // A client that vanishes is noticed as soon as one that was never behind.
-      const beganMs = world.nowMs;
-      world.host("ada").kill({ power: true });
-      await world.until("the end of the session", () => server.manager.count === 0, 5_000);
-      assert(world.nowMs - beganMs > 1_800, `over after ${world.nowMs - beganMs} ms`);
-    },
+    // A client that vanishes is noticed as soon as one that was never behind.
+    const beganMs = world.nowMs;
+    world.host("ada").kill({ power: true });
+    await world.until("the end of the session", () => server.manager.count === 0, 5_000);
+    assert(world.nowMs - beganMs > 1_800, `over after ${world.nowMs - beganMs} ms`);
   },
-);
+});
 
 /** Calls the client once, in a way that leaves no wait. */
 async function call(world: World, far: Session, kind: typeof CALLS[number]): Promise<void> {

@@ -91,7 +91,7 @@ property("a client makes each attempt when the documentation says, to the next U
   },
 });
 
-property("a client gives up after as many waits as it may make", {
+property("a client gives up after maxAttempts waits", {
   cases: fc.record({
     urls: fc.integer({ min: 1, max: 3 }),
     ...backoff,

@@ -1,4 +1,4 @@
-/** Brokers on a cluster of Redis whose slots move and whose masters end: each topic at its master. */
+/** Brokers on a cluster of Redis whose slots move and whose masters fail: each topic at its master. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { Names, slotOf } from "../../brokers/redis/format.ts";
@@ -46,7 +46,7 @@ const cases = fc.record({
 });
 type Round = Drawn<typeof cases>["rounds"][number];
 
-property("each topic is followed at its master alone, and a listener hears each publication once", {
+property("brokers follow each topic at its master alone, and receive each publication once", {
   cases,
   async check(world, { masters, first, rounds }) {
     const { simulation, network } = world;

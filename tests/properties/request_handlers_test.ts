@@ -148,7 +148,7 @@ interface Begun extends Operation {
   outcome: string;
 }
 
-property("handlers run in order and a few at once, and see when the caller or the session ends", {
+property("handlers run in order, a few at once, and see their caller give up or the session end", {
   cases: fc.record({
     isServer: fc.boolean(),
     transport,
@@ -331,75 +331,72 @@ function checkClose(
 /** Handlers of each end that may run at once in addition to the first, and the deepest nesting. */
 const [BESIDE, DEEPEST] = [8, 18] as const;
 
-property(
-  "requests within requests are answered as deep as both ends have handlers, then rejected",
-  {
-    cases: fc.record({
-      transport,
-      chains: fc.array(
-        fc.record({
-          isClient: fc.boolean(),
-          depth: fc.oneof(fc.integer({ min: 1, max: DEEPEST }), fc.integer({ min: 19, max: 23 })),
-        }),
-        { minLength: 1, maxLength: 3 },
-      ),
-    }),
-    async check(world, { transport, chains }) {
-      assertEquals(DEEPEST, 2 * (1 + BESIDE));
-      const ends: { client?: Used; server?: Used } = {};
-      let [running, most] = [0, 0];
-      const requestsOf = (side: keyof typeof ends) => ({
-        async down({ data }: { readonly data: unknown }): Promise<unknown> {
-          return data === 0 ? 1 : 1 + Number(await ends[side]!.request("down", Number(data) - 1));
-        },
-        async alone() {
-          most = Math.max(most, ++running);
-          await world.pause(10);
-          running--;
-        },
-      });
-      const got: unknown[] = [];
-      const { server, host } = world.serve("server", () => ({
-        requests: requestsOf("server"),
-        onMessage: async ({ data }) => {
-          await world.pause(5);
-          got.push(data);
-        },
-        onError() {},
-      }));
-      const client = world.connect("client", host, {
-        transports: [transport],
-        requests: requestsOf("client") as never,
-        onMessage() {},
-        onError() {},
-      });
-      const { near, far } = await world.meet(client, server);
-      Object.assign(ends, { client: near, server: far });
-      for (const { isClient, depth } of chains) {
-        const session: Used = isClient ? near : far;
-        const beganMs = world.nowMs;
-        got.length = 0;
-        const asking = session.request("down", depth - 1);
-        for (let n = 0; n < 4; n++) near.send("note", n);
-        const outcome = await world.inTime("an outcome", outcomeOf(asking));
-        if (depth <= DEEPEST) assertEquals(await asking, depth);
-        else {
-          assertEquals(outcome, "too-many");
-          const tookMs = world.nowMs - beganMs;
-          assert(tookMs >= 990 && tookMs <= 2_600, `rejected after ${tookMs} ms`);
-        }
-        await world.until("all messages", () => got.length >= 4, 1_000);
-        assertEquals(got, range(0, 3));
-        // The handlers beside have given their slots back: one runs at a time again.
-        for (const one of [near, far]) {
-          most = 0;
-          await Promise.all(range(1, 3).map(() => one.request("alone")));
-          assertEquals(most, 1, "handlers at once");
-        }
+property("requests within requests are answered as deep as there are handlers, then rejected", {
+  cases: fc.record({
+    transport,
+    chains: fc.array(
+      fc.record({
+        isClient: fc.boolean(),
+        depth: fc.oneof(fc.integer({ min: 1, max: DEEPEST }), fc.integer({ min: 19, max: 23 })),
+      }),
+      { minLength: 1, maxLength: 3 },
+    ),
+  }),
+  async check(world, { transport, chains }) {
+    assertEquals(DEEPEST, 2 * (1 + BESIDE));
+    const ends: { client?: Used; server?: Used } = {};
+    let [running, most] = [0, 0];
+    const requestsOf = (side: keyof typeof ends) => ({
+      async down({ data }: { readonly data: unknown }): Promise<unknown> {
+        return data === 0 ? 1 : 1 + Number(await ends[side]!.request("down", Number(data) - 1));
+      },
+      async alone() {
+        most = Math.max(most, ++running);
+        await world.pause(10);
+        running--;
+      },
+    });
+    const got: unknown[] = [];
+    const { server, host } = world.serve("server", () => ({
+      requests: requestsOf("server"),
+      onMessage: async ({ data }) => {
+        await world.pause(5);
+        got.push(data);
+      },
+      onError() {},
+    }));
+    const client = world.connect("client", host, {
+      transports: [transport],
+      requests: requestsOf("client") as never,
+      onMessage() {},
+      onError() {},
+    });
+    const { near, far } = await world.meet(client, server);
+    Object.assign(ends, { client: near, server: far });
+    for (const { isClient, depth } of chains) {
+      const session: Used = isClient ? near : far;
+      const beganMs = world.nowMs;
+      got.length = 0;
+      const asking = session.request("down", depth - 1);
+      for (let n = 0; n < 4; n++) near.send("note", n);
+      const outcome = await world.inTime("an outcome", outcomeOf(asking));
+      if (depth <= DEEPEST) assertEquals(await asking, depth);
+      else {
+        assertEquals(outcome, "too-many");
+        const tookMs = world.nowMs - beganMs;
+        assert(tookMs >= 990 && tookMs <= 2_600, `rejected after ${tookMs} ms`);
       }
-    },
+      await world.until("all messages", () => got.length >= 4, 1_000);
+      assertEquals(got, range(0, 3));
+      // The handlers beside have given their slots back: one runs at a time again.
+      for (const one of [near, far]) {
+        most = 0;
+        await Promise.all(range(1, 3).map(() => one.request("alone")));
+        assertEquals(most, 1, "handlers at once");
+      }
+    }
   },
-);
+});
 
 /** Bytes that a message may have. */
 const MAX_BYTES = 4_096;

@@ -1,4 +1,4 @@
-/** Requests of one session: how many may be open at either end, and how each gives its place back. */
+/** Requests of one session: how many may be open at either end, and how each frees its slot. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { RequestError } from "../../errors.ts";
@@ -28,7 +28,7 @@ const ENDS = {
 
 type End = keyof typeof ENDS;
 
-property("a session takes a bounded number of requests at once, and each gives its place back", {
+property("a session has a bounded number of open requests, and each frees its slot", {
   cases: fc.record({
     /** The end whose bound is reached first. */
     bound: fc.constantFrom("asker", "answerer"),

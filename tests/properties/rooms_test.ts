@@ -456,7 +456,7 @@ property("each page in a room knows exactly its members, by notices that fit eac
   },
 });
 
-property("members that set much data at once are all told, some 64 KiB in each interval", {
+property("members who set large data at once are all reported, about 64 KiB per interval", {
   cases: fc.record({
     users: fc.integer({ min: 2, max: 23 }),
     /** Share of the users that are in the room before, in percent. */

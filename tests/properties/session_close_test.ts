@@ -240,7 +240,7 @@ function expectedOf(one: Case, side: Side): {
     : { infos: [silent, ...carrier === "http3" ? [lost] : []], withinMs: SILENCE_MS };
 }
 
-property("both ends of a session learn how it ended, and all that waits ends with it", {
+property("both ends of a session learn how it closed, and all that waits fails with it", {
   cases,
   async check(world, one) {
     const { carrier, calls } = one;

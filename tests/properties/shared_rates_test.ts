@@ -121,40 +121,37 @@ property("a burst at one node is a debt of the other, which pays it in time and 
   },
 });
 
-property(
-  "a node without its engine counts alone: it refuses nothing for a debt, and owes nothing",
-  {
-    cases: fc.record({ rate, unit: fc.constantFrom("messages", "connections") }),
-    async check(world, { rate, unit }) {
-      const rates = { messages: rate, connections: rate };
-      const sharing = new Sharing(world, { scope: "perUser", rates });
-      const { engine } = sharing;
-      await sharing.open();
-      const [fillMs, tokenMs] = [1_000 * rate.burst / rate.perSecond, 1_000 / rate.perSecond];
-      await world.pause(2 * fillMs);
-      for (const node of [0, 1]) await sharing.take(node, unit, rate.burst);
-      await world.pause(tokenMs);
-      assertEquals(await sharing.take(1, unit, 1), 0, "in debt");
-      engine.goAway();
-      // The node notices by a count of the other unit.
-      await sharing.take(1, unit === "messages" ? "connections" : "messages", 1);
-      await world.pause(tokenMs);
-      assertEquals(await sharing.take(1, unit, 1), 1, "in debt without the engine");
-      engine.comeBack();
-      await world.pause(3 * fillMs + 2 * AGAIN_MS);
+property("a node without its engine counts alone: it enforces no debt, and owes nothing", {
+  cases: fc.record({ rate, unit: fc.constantFrom("messages", "connections") }),
+  async check(world, { rate, unit }) {
+    const rates = { messages: rate, connections: rate };
+    const sharing = new Sharing(world, { scope: "perUser", rates });
+    const { engine } = sharing;
+    await sharing.open();
+    const [fillMs, tokenMs] = [1_000 * rate.burst / rate.perSecond, 1_000 / rate.perSecond];
+    await world.pause(2 * fillMs);
+    for (const node of [0, 1]) await sharing.take(node, unit, rate.burst);
+    await world.pause(tokenMs);
+    assertEquals(await sharing.take(1, unit, 1), 0, "in debt");
+    engine.goAway();
+    // The node notices by a count of the other unit.
+    await sharing.take(1, unit === "messages" ? "connections" : "messages", 1);
+    await world.pause(tokenMs);
+    assertEquals(await sharing.take(1, unit, 1), 1, "in debt without the engine");
+    engine.comeBack();
+    await world.pause(3 * fillMs + 2 * AGAIN_MS);
 
-      engine.goAway();
-      await sharing.take(1, unit, 1);
-      engine.comeBack();
-      await world.pause(tokenMs);
-      for (const node of [1, 0]) {
-        assertEquals(await sharing.take(node, unit, rate.burst), rate.burst, `a burst at ${node}`);
-      }
-      await world.pause(tokenMs);
-      assertEquals(await sharing.take(0, unit, 1), 1, "after tokens that no node owes");
-    },
+    engine.goAway();
+    await sharing.take(1, unit, 1);
+    engine.comeBack();
+    await world.pause(tokenMs);
+    for (const node of [1, 0]) {
+      assertEquals(await sharing.take(node, unit, rate.burst), rate.burst, `a burst at ${node}`);
+    }
+    await world.pause(tokenMs);
+    assertEquals(await sharing.take(0, unit, 1), 1, "after tokens that no node owes");
   },
-);
+});
 
 property("a message larger than its burst delays the next ones on all nodes, and is paid in time", {
   cases: fc.record({

@@ -1,4 +1,4 @@
-/** Streams that end in all ways under little credit. */
+/** Streams with little credit: how each ends, and the credit that comes back. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { StreamError } from "../../errors.ts";

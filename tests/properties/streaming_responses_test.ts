@@ -67,73 +67,70 @@ class Producer {
   }
 }
 
-property(
-  "a streaming response ends as its reader or its handler ends it, and gives its place back",
-  {
-    runs: 10,
-    cases: fc.array(
-      fc.record({
-        end: keyOf(ENDS),
-        items: fc.nat(6),
-        window: fc.integer({ min: 1, max: 5 }),
-        betweenMs: fc.constantFrom(0, 20),
-        loopMs: fc.constantFrom(0, 30, 150),
-        padBytes: fc.constantFrom(0, 20_000),
-      }),
-      { maxLength: 2 * MAX_REQUESTS + 1, size: "max" },
-    ),
-    async check(world, responses) {
-      const producer = new Producer();
-      const { server, host } = world.serve("node", () => ({
-        session: { maxRequests: MAX_REQUESTS, concurrency: MAX_REQUESTS },
-        onError() {},
-        requests: {
-          items: (request) => producer.items(world, request),
-          echo: ({ data }) => data,
-        },
-      }));
-      const client = world.connect("ada", host);
-      const { near } = await world.meet(client, server);
-      for (const { end, items, window, betweenMs, loopMs, padBytes } of responses) {
-        const isLeft = end === "a break" || end === "a signal";
-        const then = end === "all items" ? "end" : end.startsWith("an error") ? "fail" : "wait";
-        const work: Work = {
-          items: isLeft ? 1_000 : items,
-          betweenMs,
-          pad: "x".repeat(padBytes),
-          then,
-        };
-        const controller = new AbortController();
-        const response = client.requestStream("items", work, {
-          window,
-          signal: controller.signal,
-          itemTimeoutMs: end === "no item in time" ? 200 : undefined,
-          timeoutMs: end === "no end in time" ? 1_500 : RESPONSE_MS,
-        });
-        const got: number[] = [];
-        const read = async () => {
-          for await (const item of response) {
-            got.push((item as { readonly index: number }).index);
-            assert(producer.made - got.length <= window, "more items ahead than the window");
-            if (loopMs > 0) await world.pause(loopMs);
-            if (end === "a break" && got.length > items) break;
-            if (end === "a signal" && got.length > items) controller.abort();
-          }
-        };
-        if (end.startsWith("a cancel")) {
-          void world.pause(1_500).then(() => response.cancel());
+property("a streaming response ends as its reader or handler ends it, and frees its slot", {
+  runs: 10,
+  cases: fc.array(
+    fc.record({
+      end: keyOf(ENDS),
+      items: fc.nat(6),
+      window: fc.integer({ min: 1, max: 5 }),
+      betweenMs: fc.constantFrom(0, 20),
+      loopMs: fc.constantFrom(0, 30, 150),
+      padBytes: fc.constantFrom(0, 20_000),
+    }),
+    { maxLength: 2 * MAX_REQUESTS + 1, size: "max" },
+  ),
+  async check(world, responses) {
+    const producer = new Producer();
+    const { server, host } = world.serve("node", () => ({
+      session: { maxRequests: MAX_REQUESTS, concurrency: MAX_REQUESTS },
+      onError() {},
+      requests: {
+        items: (request) => producer.items(world, request),
+        echo: ({ data }) => data,
+      },
+    }));
+    const client = world.connect("ada", host);
+    const { near } = await world.meet(client, server);
+    for (const { end, items, window, betweenMs, loopMs, padBytes } of responses) {
+      const isLeft = end === "a break" || end === "a signal";
+      const then = end === "all items" ? "end" : end.startsWith("an error") ? "fail" : "wait";
+      const work: Work = {
+        items: isLeft ? 1_000 : items,
+        betweenMs,
+        pad: "x".repeat(padBytes),
+        then,
+      };
+      const controller = new AbortController();
+      const response = client.requestStream("items", work, {
+        window,
+        signal: controller.signal,
+        itemTimeoutMs: end === "no item in time" ? 200 : undefined,
+        timeoutMs: end === "no end in time" ? 1_500 : RESPONSE_MS,
+      });
+      const got: number[] = [];
+      const read = async () => {
+        for await (const item of response) {
+          got.push((item as { readonly index: number }).index);
+          assert(producer.made - got.length <= window, "more items ahead than the window");
+          if (loopMs > 0) await world.pause(loopMs);
+          if (end === "a break" && got.length > items) break;
+          if (end === "a signal" && got.length > items) controller.abort();
         }
-        const outcome = await world.inTime("the end of a response", outcomeOf(read()), RESPONSE_MS);
-        assertEquals([outcome, got], [ENDS[end], range(0, isLeft ? items : items - 1)]);
-        await world.until("the end of the handler", () => producer.running === 0, TRIP_MS);
+      };
+      if (end.startsWith("a cancel")) {
+        void world.pause(1_500).then(() => response.cancel());
       }
-      // All places are free again.
-      const echoes = range(1, MAX_REQUESTS).map((n) => client.request("echo", n));
-      assertEquals(await Promise.all(echoes), range(1, MAX_REQUESTS));
-      assertEquals(near.state, "connected");
-    },
+      const outcome = await world.inTime("the end of a response", outcomeOf(read()), RESPONSE_MS);
+      assertEquals([outcome, got], [ENDS[end], range(0, isLeft ? items : items - 1)]);
+      await world.until("the end of the handler", () => producer.running === 0, TRIP_MS);
+    }
+    // All places are free again.
+    const echoes = range(1, MAX_REQUESTS).map((n) => client.request("echo", n));
+    assertEquals(await Promise.all(echoes), range(1, MAX_REQUESTS));
+    assertEquals(near.state, "connected");
   },
-);
+});
 
 property("a reader that gives up before the response begins gets no item, and none is made", {
   cases: fc.record({

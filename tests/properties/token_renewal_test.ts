@@ -35,119 +35,116 @@ const SECOND = {
   missing: { ends: true, token: () => undefined },
 } as const;
 
-property(
-  "a session ends with its token unless that is renewed, and the client returns with another",
-  {
-    cases: fc.record({
-      tokenMs: fc.integer({ min: 1_000, max: 1_600 }),
-      second: fc.constantFrom("good", ...Object.keys(SECOND) as (keyof typeof SECOND)[]),
-      /** The client is away for longer than a token lasts, after the first renewal. */
-      isAway: fc.boolean(),
-      /** Times of the provider, of the check of a token, and of the hooks of a renewal. */
-      providerMs: fc.constantFrom(0, 30, 60),
-      checkMs: fc.constantFrom(0, 60, 120),
-      hookMs: fc.constantFrom(0, 60, 120),
-      /** The answer about a topic from a token on. */
-      verdict: fc.constantFrom("grants", "denies", "rejects", "fails"),
-      deniedFrom: fc.integer({ min: 1, max: 2 }),
-      /** Error of the server's clock. */
-      jumpMs: fc.integer({ min: -100_000, max: 100_000 }),
-      drift: fc.double({ min: -0.005, max: 0.005, noNaN: true }),
-    }),
-    async check(world, { tokenMs, second, isAway, ...times }) {
-      const { providerMs, checkMs, hookMs, verdict, deniedFrom, jumpMs, drift } = times;
-      const host = world.host("server");
-      host.jumpClock(jumpMs);
-      host.setDrift(drift);
-      const now = () => host.runtime.now();
-      const seen: string[] = [];
-      const renewedMs: number[] = [];
-      const lateMs: number[] = [];
-      const { server } = world.serve<Identity>("server", () => ({
-        allowTokenMessage: true,
-        authenticate: async ({ token = "" }) => {
-          assert(!seen.includes(token), "a token that was used before");
-          seen.push(token);
-          await world.pause(checkMs);
-          const [user = "", endsAt, number, rejected] = token.split(" ");
-          if (rejected !== undefined) throw new AuthenticationError("Not this token");
-          return { user, endsAt: Number(endsAt), number: Number(number) };
-        },
-        userOf: ({ user }) => user,
-        expiresAt: ({ endsAt }) => endsAt,
-        authorize: async ({ value }, topic) => {
-          // Requests take turns: the first token could end before its renewal is read.
-          if (topic === "kept:a" || value.number > 0) await world.pause(hookMs);
-          if (topic === "kept:a" || value.number < deniedFrom || verdict === "grants") return true;
-          if (verdict === "rejects") throw new RequestError("forbidden", "No longer");
-          if (verdict === "fails") throw new Error("The rights are unknown");
-          return false;
-        },
-        history: { "kept:{name}": {} },
-        onRenewed: async ({ value }, before) => {
-          renewedMs.push(now());
-          assert(value.endsAt > (before as Identity).endsAt && value.user === "ada");
-          await world.pause(hookMs);
-        },
-        onClose: ({ value: { endsAt } }, { code }) => {
-          if (code === CloseCode.unauthenticated) lateMs.push(now() - endsAt);
-        },
-        onError() {},
-      }));
-      let tokens = 0;
-      const client = world.connect("ada", host, {
-        backoff: { firstDelayMs: 100, maxDelayMs: 300 },
-        connectTimeoutMs: 1_000,
-        token: async () => {
-          const number = tokens++;
-          await world.pause(providerMs);
-          const good = `ada ${now() + tokenMs} ${number}`;
-          return number === 1 ? SECOND[second].token(good) : good;
-        },
-        onError() {},
-      });
-      const causes: number[] = [];
-      client.status.observe((status) => {
-        if (status.name === "reconnecting") causes.push(status.cause.code);
-      });
-      const readings = [read(client, "kept:a"), read(client, "right")] as const;
-      const [{ got }, { subscription: right }] = readings;
-      await world.until("subscriptions", () => areSubscribed(readings), BACK_MS);
-      const startMs = world.nowMs;
-      const away = isAway ? beAway(world, { renewedMs, tokenMs }) : undefined;
-      let count = 0;
-      while (world.nowMs < startMs + WATCH_MS) {
-        server.publish("kept:a", count++);
-        await world.pause(SLACK_MS);
-      }
-      await away;
-      await world.until(
-        "all publications",
-        () => client.isConnected && got.length >= count,
-        BACK_MS,
-      );
-      assertEquals(got, range(0, count - 1));
-      const { ends } = SECOND[second];
-      if (!isAway) {
-        assertEquals(causes, ends ? [CloseCode.unauthenticated] : []);
-        assertEquals(lateMs.length, ends ? 1 : 0, "ends of sessions with a token");
-        const isIn = verdict === "grants";
-        assertEquals(server.topics.subscribers("right").length, isIn ? 1 : 0);
-        // An error is no answer: the client asks again.
-        const expected = isIn ? "subscribed" : verdict === "fails" ? "lost" : "ended";
-        if (!ends) assertEquals(right.status.current, expected);
-      }
-      assert(lateMs.every((ms) => ms >= 0 && ms <= SLACK_MS), `ends ${lateMs} ms late`);
-      assert(renewedMs.length > 0, "no renewal");
-      if (ends || isAway || hookMs > 0) return;
-      const early = renewedMs.slice(1).map((atMs, i) => atMs - renewedMs[i]! - tokenMs / 2);
-      assert(
-        early.every((ms) => Math.abs(ms) <= SLACK_MS),
-        `renewals ${early} ms off half the time`,
-      );
-    },
+property("a session ends with its token unless that is renewed, and its client returns", {
+  cases: fc.record({
+    tokenMs: fc.integer({ min: 1_000, max: 1_600 }),
+    second: fc.constantFrom("good", ...Object.keys(SECOND) as (keyof typeof SECOND)[]),
+    /** The client is away for longer than a token lasts, after the first renewal. */
+    isAway: fc.boolean(),
+    /** Times of the provider, of the check of a token, and of the hooks of a renewal. */
+    providerMs: fc.constantFrom(0, 30, 60),
+    checkMs: fc.constantFrom(0, 60, 120),
+    hookMs: fc.constantFrom(0, 60, 120),
+    /** The answer about a topic from a token on. */
+    verdict: fc.constantFrom("grants", "denies", "rejects", "fails"),
+    deniedFrom: fc.integer({ min: 1, max: 2 }),
+    /** Error of the server's clock. */
+    jumpMs: fc.integer({ min: -100_000, max: 100_000 }),
+    drift: fc.double({ min: -0.005, max: 0.005, noNaN: true }),
+  }),
+  async check(world, { tokenMs, second, isAway, ...times }) {
+    const { providerMs, checkMs, hookMs, verdict, deniedFrom, jumpMs, drift } = times;
+    const host = world.host("server");
+    host.jumpClock(jumpMs);
+    host.setDrift(drift);
+    const now = () => host.runtime.now();
+    const seen: string[] = [];
+    const renewedMs: number[] = [];
+    const lateMs: number[] = [];
+    const { server } = world.serve<Identity>("server", () => ({
+      allowTokenMessage: true,
+      authenticate: async ({ token = "" }) => {
+        assert(!seen.includes(token), "a token that was used before");
+        seen.push(token);
+        await world.pause(checkMs);
+        const [user = "", endsAt, number, rejected] = token.split(" ");
+        if (rejected !== undefined) throw new AuthenticationError("Not this token");
+        return { user, endsAt: Number(endsAt), number: Number(number) };
+      },
+      userOf: ({ user }) => user,
+      expiresAt: ({ endsAt }) => endsAt,
+      authorize: async ({ value }, topic) => {
+        // Requests take turns: the first token could end before its renewal is read.
+        if (topic === "kept:a" || value.number > 0) await world.pause(hookMs);
+        if (topic === "kept:a" || value.number < deniedFrom || verdict === "grants") return true;
+        if (verdict === "rejects") throw new RequestError("forbidden", "No longer");
+        if (verdict === "fails") throw new Error("The rights are unknown");
+        return false;
+      },
+      history: { "kept:{name}": {} },
+      onRenewed: async ({ value }, before) => {
+        renewedMs.push(now());
+        assert(value.endsAt > (before as Identity).endsAt && value.user === "ada");
+        await world.pause(hookMs);
+      },
+      onClose: ({ value: { endsAt } }, { code }) => {
+        if (code === CloseCode.unauthenticated) lateMs.push(now() - endsAt);
+      },
+      onError() {},
+    }));
+    let tokens = 0;
+    const client = world.connect("ada", host, {
+      backoff: { firstDelayMs: 100, maxDelayMs: 300 },
+      connectTimeoutMs: 1_000,
+      token: async () => {
+        const number = tokens++;
+        await world.pause(providerMs);
+        const good = `ada ${now() + tokenMs} ${number}`;
+        return number === 1 ? SECOND[second].token(good) : good;
+      },
+      onError() {},
+    });
+    const causes: number[] = [];
+    client.status.observe((status) => {
+      if (status.name === "reconnecting") causes.push(status.cause.code);
+    });
+    const readings = [read(client, "kept:a"), read(client, "right")] as const;
+    const [{ got }, { subscription: right }] = readings;
+    await world.until("subscriptions", () => areSubscribed(readings), BACK_MS);
+    const startMs = world.nowMs;
+    const away = isAway ? beAway(world, { renewedMs, tokenMs }) : undefined;
+    let count = 0;
+    while (world.nowMs < startMs + WATCH_MS) {
+      server.publish("kept:a", count++);
+      await world.pause(SLACK_MS);
+    }
+    await away;
+    await world.until(
+      "all publications",
+      () => client.isConnected && got.length >= count,
+      BACK_MS,
+    );
+    assertEquals(got, range(0, count - 1));
+    const { ends } = SECOND[second];
+    if (!isAway) {
+      assertEquals(causes, ends ? [CloseCode.unauthenticated] : []);
+      assertEquals(lateMs.length, ends ? 1 : 0, "ends of sessions with a token");
+      const isIn = verdict === "grants";
+      assertEquals(server.topics.subscribers("right").length, isIn ? 1 : 0);
+      // An error is no answer: the client asks again.
+      const expected = isIn ? "subscribed" : verdict === "fails" ? "lost" : "ended";
+      if (!ends) assertEquals(right.status.current, expected);
+    }
+    assert(lateMs.every((ms) => ms >= 0 && ms <= SLACK_MS), `ends ${lateMs} ms late`);
+    assert(renewedMs.length > 0, "no renewal");
+    if (ends || isAway || hookMs > 0) return;
+    const early = renewedMs.slice(1).map((atMs, i) => atMs - renewedMs[i]! - tokenMs / 2);
+    assert(
+      early.every((ms) => Math.abs(ms) <= SLACK_MS),
+      `renewals ${early} ms off half the time`,
+    );
   },
-);
+});
 
 /** Keeps the client away for longer than a token lasts, once after a renewal. */
 async function beAway(

@@ -95,47 +95,44 @@ const FORMATS: Readonly<
   },
 };
 
-property(
-  "typed messages come whole and in order from a stream that reuses the memory of its chunks",
-  {
-    cases: fc.record({
-      format: keyOf(FORMATS),
-      /** Largest chunk, and how much of it each read fills, in percent. */
-      largest: fc.constantFrom(65_536, 5_000, 400, 7),
-      shares: fc.array(fc.integer({ min: 1, max: 100 }), { minLength: 1, maxLength: 4 }),
-      /** A schema may take its time. */
-      isLate: fc.boolean(),
-      /** Sizes: several messages in a chunk, about a chunk, and several chunks. */
-      messages: fc.array(
-        fc.tuple(fc.constantFrom(0, 1, 30, 300, 3_000, 40_000), fc.nat(250)),
-        { maxLength: 12 },
-      ),
-    }),
-    async check(world, { format, largest, shares, isLate, messages }) {
-      const { server, host } = world.serve("server");
-      const { near } = await world.meet(world.connect("client", host), server);
-      const direct = new LendingStream(largest, shares);
-      const schema = isLate ? z.any().refine(() => Promise.resolve(true)) : z.any();
-      const { codec, valueOf } = FORMATS[format]!;
-      const options = { registry: { 1: schema }, codec, stream: { direct } };
-      const writer = await near.structuredStream(options as never);
-      const reader = await near.structuredStream(options as never);
-      const sent = messages.map(([size, first]) => valueOf(size, first));
-      const sending = (async () => {
-        for (const value of sent) await writer.send(1 as never, value as never);
-        await writer.close();
-      })();
-      const got: unknown[] = [];
-      const reading = (async () => {
-        for await (const { data } of reader as AsyncIterable<{ readonly data: unknown }>) {
-          got.push(data);
-        }
-      })();
-      await world.inTime("the last message", Promise.all([sending, reading]));
-      assertEquals(got, sent);
-    },
+property("typed messages come whole and in order from a stream that reuses its memory", {
+  cases: fc.record({
+    format: keyOf(FORMATS),
+    /** Largest chunk, and how much of it each read fills, in percent. */
+    largest: fc.constantFrom(65_536, 5_000, 400, 7),
+    shares: fc.array(fc.integer({ min: 1, max: 100 }), { minLength: 1, maxLength: 4 }),
+    /** A schema may take its time. */
+    isLate: fc.boolean(),
+    /** Sizes: several messages in a chunk, about a chunk, and several chunks. */
+    messages: fc.array(
+      fc.tuple(fc.constantFrom(0, 1, 30, 300, 3_000, 40_000), fc.nat(250)),
+      { maxLength: 12 },
+    ),
+  }),
+  async check(world, { format, largest, shares, isLate, messages }) {
+    const { server, host } = world.serve("server");
+    const { near } = await world.meet(world.connect("client", host), server);
+    const direct = new LendingStream(largest, shares);
+    const schema = isLate ? z.any().refine(() => Promise.resolve(true)) : z.any();
+    const { codec, valueOf } = FORMATS[format]!;
+    const options = { registry: { 1: schema }, codec, stream: { direct } };
+    const writer = await near.structuredStream(options as never);
+    const reader = await near.structuredStream(options as never);
+    const sent = messages.map(([size, first]) => valueOf(size, first));
+    const sending = (async () => {
+      for (const value of sent) await writer.send(1 as never, value as never);
+      await writer.close();
+    })();
+    const got: unknown[] = [];
+    const reading = (async () => {
+      for await (const { data } of reader as AsyncIterable<{ readonly data: unknown }>) {
+        got.push(data);
+      }
+    })();
+    await world.inTime("the last message", Promise.all([sending, reading]));
+    assertEquals(got, sent);
   },
-);
+});
 
 function bytesOf(size: number, first: number): Uint8Array {
   return Uint8Array.from({ length: size }, (_, i) => (first + i) % 251);

@@ -449,7 +449,7 @@ class Users {
   }
 }
 
-property("a session of a user takes one place on all nodes, and every end gives it back", {
+property("a user's session uses one slot on all nodes, and frees it however it ends", {
   cases: fc.record({
     max: fc.integer({ min: 1, max: 3 }),
     steps: fc.array(step, { maxLength: 10 }),

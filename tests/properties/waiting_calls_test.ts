@@ -1,4 +1,4 @@
-/** Calls that wait for an engine: the room that they take, the time after which they fail, the close. */
+/** Calls that wait for an engine: their room, the time after which they fail, and the close. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Broker, HistoryBounds } from "../../pubsub/broker.ts";
@@ -45,7 +45,7 @@ type EngineName = Drawn<typeof engine>;
 /** Sizes of payloads, as parts of the room: three of the second one fit, and none of the last. */
 const SIZES = [0, 0.3, 0.8, 1.5] as const;
 
-property("each call that waits gives its room back, whatever becomes of it", {
+property("each call that waits for an engine frees its room, whatever its outcome", {
   cases: fc.record({
     engine,
     maxWaiting: fc.constantFrom<number[]>(3, 8, 20),
@@ -108,7 +108,7 @@ property("each call that waits gives its room back, whatever becomes of it", {
   },
 });
 
-property("a broker gives up what the engine does not take in time, and no part of it comes later", {
+property("a broker gives up calls that wait too long, and none of them takes effect later", {
   cases: fc.record({
     engine: fc.constantFrom("redis", "nats"),
     giveUpMs: fc.integer({ min: 1_200, max: 2_600 }),

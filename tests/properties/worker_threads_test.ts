@@ -134,104 +134,101 @@ class FakeThread {
   }
 }
 
-property(
-  "each worker that ends is replaced, exactly one has the UDP port, and none starts after the end",
-  {
-    cases: fc.record({
-      count: fc.integer({ min: 1, max: 3 }),
-      webTransport: fc.constantFrom(true, true, false),
-      ends: fc.array(end, { maxLength: 3 }),
-      healths: fc.array(health, { minLength: 4, maxLength: 4 }),
-      /** A worker that exits right before the end of all. */
-      exitsLast: fc.boolean(),
-      close: fc.constantFrom("close", "drain"),
-    }),
-    async check(world, { count, webTransport, ends, healths, exitsLast, close }) {
-      const threads: FakeThread[] = [];
-      const told: { readonly index: number; readonly restartMs: number }[] = [];
-      let failing = 0;
-      const start = ((init: WorkerInit) => {
-        const thread = new FakeThread(world, init, failing > 0);
-        failing = Math.max(0, failing - 1);
-        threads.push(thread);
-        return thread;
-      }) as unknown as StartThread;
-      const { runtime } = world.host("workers");
-      const workers = await Workers.start("workers:module", {
-        runtime,
-        workers: count,
-        webTransport,
-        silentMs: SILENT_MS,
-        onListen() {},
-        onWorkerEnd: (end) => told.push(end),
-      }, start);
-      const alive = () => threads.filter(({ isAlive }) => isAlive);
-      const starts = Array.from({ length: count }, () => 1);
+property("each worker that ends is replaced, and exactly one has the UDP port", {
+  cases: fc.record({
+    count: fc.integer({ min: 1, max: 3 }),
+    webTransport: fc.constantFrom(true, true, false),
+    ends: fc.array(end, { maxLength: 3 }),
+    healths: fc.array(health, { minLength: 4, maxLength: 4 }),
+    /** A worker that exits right before the end of all. */
+    exitsLast: fc.boolean(),
+    close: fc.constantFrom("close", "drain"),
+  }),
+  async check(world, { count, webTransport, ends, healths, exitsLast, close }) {
+    const threads: FakeThread[] = [];
+    const told: { readonly index: number; readonly restartMs: number }[] = [];
+    let failing = 0;
+    const start = ((init: WorkerInit) => {
+      const thread = new FakeThread(world, init, failing > 0);
+      failing = Math.max(0, failing - 1);
+      threads.push(thread);
+      return thread;
+    }) as unknown as StartThread;
+    const { runtime } = world.host("workers");
+    const workers = await Workers.start("workers:module", {
+      runtime,
+      workers: count,
+      webTransport,
+      silentMs: SILENT_MS,
+      onListen() {},
+      onWorkerEnd: (end) => told.push(end),
+    }, start);
+    const alive = () => threads.filter(({ isAlive }) => isAlive);
+    const starts = Array.from({ length: count }, () => 1);
 
-      const look = async (states: typeof healths[number]) => {
-        const all = alive().toSorted((one, other) => one.index - other.index);
-        assertEquals(all.map(({ index }) => index), starts.map((_, i) => i));
-        assertEquals(all.filter(({ hasUdp }) => hasUdp).length, Number(webTransport));
-        assertEquals(workers.webTransportUrl !== "", webTransport);
-        const expected = all.map(({ hasUdp, index }) => ["listening", starts[index]!, hasUdp]);
-        assertEquals(
-          workers.states.map((one) => [one.state, one.starts, one.hasWebTransport]),
-          expected,
-        );
-        const ended = starts.map((_, i) => told.filter(({ index }) => index === i).length);
-        assertEquals(ended, starts.map((n) => n - 1));
-        for (const thread of all) Object.assign(thread, states[thread.index]);
-        const sessions = all.reduce((sum, one) => sum + one.sessions, 0);
-        const status = STATES.find((state) => all.some((one) => one.status === state))!;
-        assertEquals(await workers.health(), { status, sessions });
-      };
+    const look = async (states: typeof healths[number]) => {
+      const all = alive().toSorted((one, other) => one.index - other.index);
+      assertEquals(all.map(({ index }) => index), starts.map((_, i) => i));
+      assertEquals(all.filter(({ hasUdp }) => hasUdp).length, Number(webTransport));
+      assertEquals(workers.webTransportUrl !== "", webTransport);
+      const expected = all.map(({ hasUdp, index }) => ["listening", starts[index]!, hasUdp]);
+      assertEquals(
+        workers.states.map((one) => [one.state, one.starts, one.hasWebTransport]),
+        expected,
+      );
+      const ended = starts.map((_, i) => told.filter(({ index }) => index === i).length);
+      assertEquals(ended, starts.map((n) => n - 1));
+      for (const thread of all) Object.assign(thread, states[thread.index]);
+      const sessions = all.reduce((sum, one) => sum + one.sessions, 0);
+      const status = STATES.find((state) => all.some((one) => one.status === state))!;
+      assertEquals(await workers.health(), { status, sessions });
+    };
 
-      await look(healths[0]!);
-      for (const [i, { index, how, failures }] of ends.entries()) {
-        const thread = alive().find((one) => one.index === index % count)!;
-        failing = failures;
-        starts[thread.index]! += 1 + failures;
-        if (how === "exits") thread.end();
-        if (how === "hangs") thread.hangs = true;
-        if (how === "has a full heap") thread.isExhausted = true;
-        await world.until("the end of a thread", () => !thread.isAlive, 2 * SILENT_MS + ROUND_MS);
-        await world.pause(ROUND_MS);
-        const others = alive().filter((one) => one.index !== thread.index);
-        // Another worker takes the UDP port at once.
-        if (others.length > 0) {
-          assertEquals(others.filter(({ hasUdp }) => hasUdp).length, Number(webTransport));
-        }
-        await world.until(
-          "a replacement",
-          () =>
-            workers.states.every(({ state, starts: n, index }) =>
-              state === "listening" && n >= starts[index]!
-            ),
-          REPLACED_MS,
-        );
-        await world.pause(ROUND_MS);
-        await look(healths[1 + i]!);
+    await look(healths[0]!);
+    for (const [i, { index, how, failures }] of ends.entries()) {
+      const thread = alive().find((one) => one.index === index % count)!;
+      failing = failures;
+      starts[thread.index]! += 1 + failures;
+      if (how === "exits") thread.end();
+      if (how === "hangs") thread.hangs = true;
+      if (how === "has a full heap") thread.isExhausted = true;
+      await world.until("the end of a thread", () => !thread.isAlive, 2 * SILENT_MS + ROUND_MS);
+      await world.pause(ROUND_MS);
+      const others = alive().filter((one) => one.index !== thread.index);
+      // Another worker takes the UDP port at once.
+      if (others.length > 0) {
+        assertEquals(others.filter(({ hasUdp }) => hasUdp).length, Number(webTransport));
       }
-      for (const [i, { index, restartMs }] of told.entries()) {
-        const before = told.slice(0, i).filter((one) => one.index === index).length;
-        assert(restartMs >= 0 && restartMs <= FIRST_DELAY_MS * 2 ** before, `${restartMs} ms`);
-      }
+      await world.until(
+        "a replacement",
+        () =>
+          workers.states.every(({ state, starts: n, index }) =>
+            state === "listening" && n >= starts[index]!
+          ),
+        REPLACED_MS,
+      );
+      await world.pause(ROUND_MS);
+      await look(healths[1 + i]!);
+    }
+    for (const [i, { index, restartMs }] of told.entries()) {
+      const before = told.slice(0, i).filter((one) => one.index === index).length;
+      assert(restartMs >= 0 && restartMs <= FIRST_DELAY_MS * 2 ** before, `${restartMs} ms`);
+    }
 
-      if (exitsLast) {
-        alive()[0]!.end();
-      }
-      await world.pause(exitsLast ? 1 : 0);
-      const left = alive().filter(({ index }) => workers.states[index]!.state === "listening");
-      const startsBefore = threads.length;
-      if (close === "drain") {
-        const { closed, cut } = await workers.drain();
-        const sessions = left.reduce((sum, one) => sum + one.sessions, 0);
-        assertEquals([closed, cut], [sessions, left.length]);
-      } else await workers.close();
-      await world.pause(10 * FIRST_DELAY_MS);
-      assertEquals([alive(), threads.length], [[], startsBefore]);
-      assert(workers.states.every(({ state }) => state === "closed"));
-      assert(["draining", "down"].includes((await workers.health()).status));
-    },
+    if (exitsLast) {
+      alive()[0]!.end();
+    }
+    await world.pause(exitsLast ? 1 : 0);
+    const left = alive().filter(({ index }) => workers.states[index]!.state === "listening");
+    const startsBefore = threads.length;
+    if (close === "drain") {
+      const { closed, cut } = await workers.drain();
+      const sessions = left.reduce((sum, one) => sum + one.sessions, 0);
+      assertEquals([closed, cut], [sessions, left.length]);
+    } else await workers.close();
+    await world.pause(10 * FIRST_DELAY_MS);
+    assertEquals([alive(), threads.length], [[], startsBefore]);
+    assert(workers.states.every(({ state }) => state === "closed"));
+    assert(["draining", "down"].includes((await workers.health()).status));
   },
-);
+});
