@@ -17,7 +17,7 @@ export const smoothDeploys: Invariant = {
   name: "smooth-deploys",
   promise:
     "A drain cuts no session, and closes each with 4503 when announced; clients miss nothing.",
-  source: "docs/protocol.md 7.10; docs/deploy/operations.md, What breaks, and what users see",
+  source: "docs/protocol.md 7.10; docs/deploy/operations.md, Failures and their effects",
   watch(report, terms) {
     let isUnderWay = false;
     let lostMs = -Infinity;
