@@ -99,24 +99,24 @@ property("a client gives up after maxAttempts waits", {
   }),
   async check(world, { urls, firstDelayMs, doublings, share, maxAttempts }) {
     const hosts = Array.from({ length: urls }, (_, i) => world.host(`nowhere-${i}`));
-    Object.assign(world.host("client").runtime, { random: () => share });
+    const { runtime } = world.host("client");
+    Object.assign(runtime, { random: () => share });
     const maxDelayMs = firstDelayMs * 2 ** doublings;
+    const model = new ReconnectModel({ urls, share, firstDelayMs, maxDelayMs });
     const client = world.connect("client", hosts, {
       backoff: { firstDelayMs, maxDelayMs, maxAttempts },
       onError() {},
     });
-    const delaysMs: number[] = [];
+    const delays: [expected: number, received: number][] = [];
     client.status.observe((status) => {
-      if (status.name === "reconnecting") delaysMs.push(status.delayMs);
+      if (status.name !== "reconnecting") return;
+      delays.push([model.lost(runtime.now()).delayMs, status.delayMs]);
     });
     await world.until("an end", () => client.status.isEnded, 30_000);
     assertEquals(client.status.current.name, "closed");
-    const waits = delaysMs.filter((ms) => ms > 0);
-    assertEquals(waits.length, maxAttempts);
-    assertEquals(delaysMs.length, (maxAttempts + 1) * urls - 1);
-    for (const [i, ms] of waits.entries()) {
-      assertAlmostEquals(ms, share * Math.min(maxDelayMs, firstDelayMs * 2 ** i), EXACT_MS);
-    }
+    assertEquals(delays.filter(([, ms]) => ms > 0).length, maxAttempts);
+    assertEquals(delays.length, (maxAttempts + 1) * urls - 1);
+    for (const [expected, ms] of delays) assertAlmostEquals(ms, expected, EXACT_MS);
     assert(world.network.links.length === 0, "a link of a client that gave up");
   },
 });

@@ -351,6 +351,7 @@ async function endSession(
 }
 
 property("a topic that its readers leave and join at once is confirmed, on each engine", {
+  runs: 3,
   cases: fc.record({
     engine: fc.constantFrom("memory", "redis", "sqlite", "nats"),
     /** Changes of two clients in one moment. */

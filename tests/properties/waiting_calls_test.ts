@@ -46,6 +46,7 @@ type EngineName = Drawn<typeof engine>;
 const SIZES = [0, 0.3, 0.8, 1.5] as const;
 
 property("each call that waits for an engine frees its room, whatever its outcome", {
+  runs: 3,
   cases: fc.record({
     engine,
     maxWaiting: fc.constantFrom<number[]>(3, 8, 20),
