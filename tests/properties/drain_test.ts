@@ -3,11 +3,11 @@ import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
 import { CloseCode } from "../../errors.ts";
-import type { DrainReport } from "../../manager/drain.ts";
 import type { GoAway } from "../../session/wire/envelope.ts";
 import { type Drawn, maybe, transport } from "./draw.ts";
-import { collect, outcomeOf, range } from "./outcomes.ts";
+import { outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
+import { read } from "./readings.ts";
 import { ask, serveNodes } from "./requests.ts";
 import type { Ends, World } from "./world.ts";
 
@@ -58,7 +58,7 @@ function handlers(world: World) {
     yield 2;
   };
   const onMessage = async (message: { readonly data: unknown }) => void await wait(message);
-  return { requests: { wait, items }, onMessage };
+  return { requests: { wait, items } as never, onMessage };
 }
 
 /** Starts the work of one session. */
@@ -85,6 +85,16 @@ function checkWorks(works: readonly Work[], cutMs: number, slackMs: number): voi
   }
 }
 
+/** A client of the server that drains. */
+interface Drained {
+  readonly client: Client;
+  readonly works: readonly Work[];
+  readonly notices: readonly GoAway[];
+  readonly got: readonly number[];
+  /** Code and reason of the first session's end. */
+  end?: readonly [code: number, reason: string];
+}
+
 property("a drain lets each session finish its work until the time is over, or the signal comes", {
   cases: fc.record({
     clients: fc.array(fc.record({ transport, works }), { maxLength: 4 }),
@@ -107,7 +117,22 @@ property("a drain lets each session finish its work until the time is over, or t
     const hosts = hasReplacement ? [near!.host, far!.host] : [near!.host];
     const sessions: Drained[] = [];
     for (const [i, { transport, works }] of planned.entries()) {
-      sessions.push(await enter(world, { hosts, manager, name: `client-${i}`, transport, works }));
+      const notices: GoAway[] = [];
+      const client = world.connect(`client-${i}`, hosts, {
+        transports: [transport],
+        concurrency: 12,
+        ...handlers(world),
+        onGoAway: ({ retryAfterMs, reason }) => notices.push({ retryAfterMs, reason }),
+        onRefused() {},
+        onError() {},
+      });
+      const { subscription, got } = read<number>(client, TOPIC);
+      await world.inTime("a subscription", subscription.ready);
+      const session = client.session!;
+      const ends = { near: session, far: manager.all().find(({ id }) => id === session.id)! };
+      const one: Drained = { client, works: start(world, ends, works), notices, got };
+      void session.closed.then(({ code, reason }) => one.end = [code, reason]);
+      sessions.push(one);
     }
     await world.pause(HTTP_MS);
     const stop = new AbortController();
@@ -120,157 +145,67 @@ property("a drain lets each session finish its work until the time is over, or t
     const draining = isManager ? manager.drain(options) : near!.server.drain(options);
     let endMs = Infinity;
     void draining.then(() => endMs = world.nowMs);
-    if (cutMs > startMs + ROUND_MS) await checkHealth(world, near!, sessions);
-    const publishing = publish(world, far!, withinMs + ROUND_MS);
-    await world.until("the end of the drain", () => endMs < Infinity, withinMs + HTTP_MS);
+    const busy = sessions.filter(({ works }) =>
+      works.some(({ kind, overMs }) =>
+        kind !== "a message" && overMs > startMs + ROUND_MS
+      )
+    ).length;
+    const isWorking = busy > 0 && cutMs > startMs + ROUND_MS;
+    for (const path of isWorking ? ["/api/health", "/healthz"] : []) {
+      const { status, body } = await ask(near!, path);
+      const { sessions: count } = body as { readonly sessions: number };
+      assertEquals([status, body], [503, { status: "draining", sessions: count }], path);
+      assert(busy <= count && count <= sessions.length, `${path} tells ${count} sessions`);
+    }
+    let published = 0;
+    while (world.nowMs < startMs + withinMs + ROUND_MS) {
+      await far!.server.topics.append(TOPIC, published++);
+      await world.pause(PUBLISH_MS);
+    }
+    await world.until("the end of the drain", () => endMs < Infinity, HTTP_MS);
     await world.pause(HTTP_MS);
 
+    // Each session leaves in a slot of its own, the oldest one first.
+    const slotMs = Math.min(withinMs * SPREAD / count, MAX_SLOT_MS);
+    for (const [i, { notices }] of sessions.entries()) {
+      assertEquals(notices.map((notice) => notice.reason), [reason], `notices of ${i}`);
+      const { retryAfterMs = -1 } = notices[0]!;
+      const [least, most] = [Math.floor(i * slotMs), Math.ceil((i + 1) * slotMs)];
+      const isInSlot = least <= retryAfterMs && retryAfterMs <= most;
+      assert(isInSlot, `${retryAfterMs} is not in ${least} to ${most}`);
+    }
+    // A session with work after the time is cut. A client that moves waits for no message's handler.
+    const held = (slackMs: number, isSure: boolean) =>
+      sessions.filter(({ notices, works }) => {
+        const counted = works.filter(({ kind }) =>
+          !isSure || kind !== "a message" || !hasReplacement
+        );
+        const leavesMs = startMs + notices[0]!.retryAfterMs!;
+        return Math.max(leavesMs, ...counted.map(({ overMs }) => overMs)) > cutMs + slackMs;
+      }).length;
     const report = await draining;
-    checkNotices(sessions, withinMs, reason);
-    checkReport(report, sessions, { startMs, cutMs, hasReplacement });
+    const { closed, cut, tookMs } = report;
+    const [least, most] = [held(HTTP_MS, true), held(-HTTP_MS, false)];
+    assertEquals(closed + cut, count);
+    assert(least <= cut && cut <= most, `${cut} sessions are cut, not ${least} to ${most}`);
     const ofWork = sessions.flatMap(({ works }) => works.map(({ overMs }) => overMs));
     const lastMs = Math.min(cutMs, Math.max(startMs + count * MAX_SLOT_MS, ...ofWork));
     assert(endMs <= lastMs + HTTP_MS, `the end after ${endMs - startMs} ms`);
-    assert(Math.abs(report.tookMs - (endMs - startMs)) < ROUND_MS, `${report.tookMs} ms`);
+    assert(Math.abs(tookMs - (endMs - startMs)) < ROUND_MS, `${tookMs} ms`);
     for (const { works, end } of sessions) {
       checkWorks(works, cutMs, HTTP_MS);
       if (!hasReplacement) assertEquals(end, [CloseCode.draining, reason]);
     }
     assertEquals([manager.count, manager.isDraining], [0, true]);
     assertEquals(await world.inTime("a second drain", manager.drain()), report);
-    if (hasReplacement) await checkMoved(world, sessions, await publishing);
-    await publishing;
+    if (!hasReplacement) return;
+    // Clients have all publications of before, during and after the drain.
+    const isThere = ({ client, got }: Drained) => client.isConnected && got.length >= published;
+    await world.until("clients that moved", () => sessions.every(isThere), 20_000);
+    await world.pause(HTTP_MS);
+    for (const { got } of sessions) assertEquals(got, range(0, published - 1));
   },
 });
-
-/** A client of the server that drains. */
-interface Drained {
-  readonly client: Client;
-  readonly works: readonly Work[];
-  readonly notices: readonly GoAway[];
-  readonly got: readonly number[];
-  /** Code and reason of the first session's end. */
-  end: readonly [code: number, reason: string] | undefined;
-}
-
-async function enter(
-  world: World,
-  { hosts, manager, name, transport, works }: {
-    readonly hosts: Parameters<World["connect"]>[1];
-    readonly manager: { readonly count: number; all(): readonly Ends["far"][] };
-    readonly name: string;
-    readonly transport: "websocket" | "webtransport" | "http";
-    readonly works: readonly Planned[];
-  },
-): Promise<Drained> {
-  const { onMessage, requests } = handlers(world);
-  const [notices, got]: [GoAway[], number[]] = [[], []];
-  const client = world.connect(name, hosts, {
-    transports: [transport],
-    concurrency: 12,
-    requests: requests as never,
-    onMessage,
-    onGoAway: ({ retryAfterMs, reason }) => notices.push({ retryAfterMs, reason }),
-    onRefused() {},
-    onError() {},
-  });
-  const subscription = client.subscribe(TOPIC);
-  void collect(subscription, ({ data }) => got.push(Number(data)));
-  await world.inTime("a subscription", subscription.ready);
-  const near = client.session!;
-  const far = manager.all().find(({ id }) => id === near.id)!;
-  const drained: Drained = {
-    client,
-    works: start(world, { near, far }, works),
-    notices,
-    got,
-    end: undefined,
-  };
-  void near.closed.then(({ code, reason }) => drained.end = [code, reason]);
-  return drained;
-}
-
-/** Health by the API and for load balancers, while a session works. */
-async function checkHealth(
-  world: World,
-  node: Parameters<typeof ask>[0],
-  sessions: readonly Drained[],
-): Promise<void> {
-  const busy = sessions.filter(({ works }) =>
-    works.some(({ kind, overMs }) => kind !== "a message" && overMs > world.nowMs + ROUND_MS)
-  );
-  for (const path of busy.length > 0 ? ["/api/health", "/healthz"] : []) {
-    const { status, body } = await ask(node, path);
-    const { sessions: count } = body as { readonly sessions: number };
-    assertEquals([status, body], [503, { status: "draining", sessions: count }], path);
-    assert(busy.length <= count && count <= sessions.length, `${path} tells ${count} sessions`);
-  }
-}
-
-/** Each session leaves in a slot of its own, the oldest one first. */
-function checkNotices(sessions: readonly Drained[], withinMs: number, reason: string): void {
-  const slotMs = Math.min(withinMs * SPREAD / sessions.length, MAX_SLOT_MS);
-  for (const [i, { notices }] of sessions.entries()) {
-    assertEquals(notices.map((notice) => notice.reason), [reason], `notices of ${i}`);
-    const { retryAfterMs = -1 } = notices[0]!;
-    const slot = [Math.floor(i * slotMs), Math.ceil((i + 1) * slotMs)];
-    assert(
-      slot[0]! <= retryAfterMs && retryAfterMs <= slot[1]!,
-      `${retryAfterMs} is not in ${slot}`,
-    );
-  }
-}
-
-/**
- * Sessions that work or stay beyond the cut are cut. A client that moves waits for no message's
- * handler.
- */
-function checkReport(
-  { closed, cut }: DrainReport,
-  sessions: readonly Drained[],
-  { startMs, cutMs, hasReplacement }: {
-    readonly startMs: number;
-    readonly cutMs: number;
-    readonly hasReplacement: boolean;
-  },
-): void {
-  const held = (slackMs: number, isSure: boolean) =>
-    sessions.filter(({ notices, works }) => {
-      const counted = works.filter(({ kind }) =>
-        !isSure || kind !== "a message" || !hasReplacement
-      );
-      const leavesMs = startMs + notices[0]!.retryAfterMs!;
-      return Math.max(leavesMs, ...counted.map(({ overMs }) => overMs)) > cutMs + slackMs;
-    }).length;
-  const [least, most] = [held(HTTP_MS, true), held(-HTTP_MS, false)];
-  assertEquals(closed + cut, sessions.length);
-  assert(least <= cut && cut <= most, `${cut} sessions are cut, not ${least} to ${most}`);
-}
-
-/** Clients have all publications of before, during and after the drain. */
-async function checkMoved(
-  world: World,
-  sessions: readonly Drained[],
-  published: number,
-): Promise<void> {
-  const isThere = ({ client, got }: Drained) => client.isConnected && got.length >= published;
-  await world.until("clients that moved", () => sessions.every(isThere), 20_000);
-  await world.pause(HTTP_MS);
-  for (const { got } of sessions) assertEquals(got, range(0, published - 1));
-}
-
-async function publish(
-  world: World,
-  { server }: Parameters<typeof ask>[0],
-  forMs: number,
-): Promise<number> {
-  let count = 0;
-  for (const endMs = world.nowMs + forMs; world.nowMs < endMs; count++) {
-    await server.topics.append(TOPIC, count);
-    await world.pause(PUBLISH_MS);
-  }
-  return count;
-}
 
 property("a session that drains closes after its work, or at its time, at both ends", {
   cases: fc.record({
@@ -286,12 +221,10 @@ property("a session that drains closes after its work, or at its time, at both e
       onError() {},
       ...handlers(world),
     }));
-    const { onMessage, requests } = handlers(world);
     const client = world.connect("client", node.host, {
       transports: [transport],
       concurrency: 12,
-      requests: requests as never,
-      onMessage,
+      ...handlers(world),
       onError() {},
     });
     const ends = await world.meet(client, node.server);
