@@ -4,7 +4,8 @@ import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
 import type { TrafficAnswer } from "../../server/inspector/traffic.ts";
 import type { Session } from "../../session/session.ts";
-import { keyOf, maybe } from "./draw.ts";
+import { keyOf, maybe, stepOf } from "./draw.ts";
+import { range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { ask, type Node, serveNodes } from "./requests.ts";
 import type { World } from "./world.ts";
@@ -96,10 +97,10 @@ property("an inspector lists the sessions, topics and rooms of all servers", {
     );
     for (const [i, { topics, sends }] of sessions.entries()) {
       await Promise.all(topics.map((topic) => clients[i]!.subscribe(topic).ready));
-      for (let left = sends; left > 0; left--) clients[i]!.send("note", left);
+      for (const n of range(1, sends)) clients[i]!.send("note", n);
     }
     for (const [i, count] of publications.entries()) {
-      for (let n = 0; n < count; n++) {
+      for (const n of range(0, count - 1)) {
         const topic = TOPICS[i]!;
         if (topic === "log:one") await node.server.topics.append(topic, { n, token: SECRET });
         else node.server.publish(topic, n);
@@ -139,9 +140,65 @@ property("an inspector lists the sessions, topics and rooms of all servers", {
       ),
     );
 
-    await checkTopics(node, sessions, publications);
-    await checkRates(world, node);
-    await checkRooms(node, sessions);
+    /** Sessions of each topic that has some: their number, and the numbers of users and servers. */
+    const subscribed = TOPICS.toSorted().map((topic) => {
+      const of = sessions.filter(({ topics }) => topics.includes(topic));
+      const [users, at] = [of.map(({ user }) => user), of.map(({ node }) => node)];
+      const counts = { sessions: of.length, users: new Set(users).size, nodes: new Set(at).size };
+      return { topic, users, counts };
+    }).filter(({ users }) => users.length > 0);
+    const byTopic = { sort: "topic", order: "ascending" };
+    const listTopics = async () => (await inspect<List>(node, "topics", byTopic)).rows;
+    const topics = await listTopics();
+    assertEquals(
+      topics.filter(({ subscribers }) => subscribers !== 0)
+        .map(({ topic, subscribers, nodes, offset }) => [topic, subscribers, nodes, offset]),
+      subscribed.map(({ topic, counts }) => {
+        const offset = topic === "log:one" ? publications[2] : undefined;
+        return [topic, counts.sessions, counts.nodes, offset];
+      }),
+    );
+    if (subscribed.some(({ topic }) => topic === "log:one")) {
+      const { history } = await inspect<{ readonly history: Readonly<Record<string, unknown>> }>(
+        node,
+        "topic",
+        { id: "log:one" },
+      );
+      const [, , count] = publications;
+      const { length } = JSON.stringify({ topic: "log:one", data: { n: 0, token: SECRET } });
+      const { messages, head, bytes } = history;
+      assertEquals([messages, head, bytes], [count, count, count * length]);
+      assert(!JSON.stringify(history).includes(SECRET));
+    }
+
+    // The rate of a topic is that between the last two questions.
+    await world.pause(FRESH_MS);
+    await listTopics();
+    const known = topics.filter(({ topic }) => !`${topic}`.startsWith("presence:"));
+    for (const { topic } of known) {
+      for (const n of range(1, 4)) node.server.publish(topic as string, n);
+    }
+    await world.pause(2_000);
+    const rates = new Map((await listTopics()).map((row) => [row["topic"], row["perSecond"]]));
+    for (const { topic } of known) {
+      const rate = Number(rates.get(topic));
+      assert(rate > 1.3 && rate <= 2, `${rate} publications a second on ${topic}`);
+    }
+
+    const rooms = subscribed.filter(({ topic }) => topic.startsWith("room:"));
+    const byRoom = { sort: "room", order: "ascending" };
+    assertEquals<unknown>(
+      (await inspect<List>(node, "rooms", byRoom)).rows,
+      rooms.map(({ topic, counts }) => ({ room: topic, ...counts })),
+    );
+    for (const { topic, users } of rooms) {
+      const { members } = await inspect<{ readonly members: Rows }>(node, "room", { id: topic });
+      assertEquals(
+        members.map(({ user, connections }) => [user, connections]).toSorted(),
+        Object.entries(Object.groupBy(users, (user) => user))
+          .map(([user, all]) => [user, all!.length]).toSorted(),
+      );
+    }
     const { nodes: shown } = await inspect<{
       readonly nodes: readonly {
         readonly answer: { readonly stats: { readonly count: number } };
@@ -152,96 +209,6 @@ property("an inspector lists the sessions, topics and rooms of all servers", {
   },
 });
 
-/** A planned session. */
-interface Planned {
-  readonly user: string;
-  readonly node: number;
-  readonly topics: readonly typeof TOPICS[number][];
-}
-
-/** The sessions of a topic: their number, and the numbers of users and servers. */
-function countOf(sessions: readonly Planned[], topic: typeof TOPICS[number]) {
-  const subscribed = sessions.filter(({ topics }) => topics.includes(topic));
-  const numberOf = (of: (one: Planned) => unknown) => new Set(subscribed.map(of)).size;
-  return {
-    sessions: subscribed.length,
-    users: numberOf(({ user }) => user),
-    nodes: numberOf(({ node }) => node),
-  };
-}
-
-async function checkTopics(
-  node: Node,
-  sessions: readonly Planned[],
-  publications: readonly number[],
-): Promise<void> {
-  const { rows } = await inspect<List>(node, "topics", {
-    sort: "topic",
-    order: "ascending",
-  });
-  const due = TOPICS.toSorted().flatMap((topic) => {
-    const count = countOf(sessions, topic);
-    const offset = topic === "log:one" ? publications[TOPICS.indexOf(topic)] : undefined;
-    return count.sessions === 0 ? [] : [[topic, count.sessions, count.nodes, offset]];
-  });
-  const listed = rows.filter(({ subscribers }) => subscribers !== 0);
-  assertEquals(
-    listed.map(({ topic, subscribers, nodes, offset }) => [topic, subscribers, nodes, offset]),
-    due,
-  );
-  if (countOf(sessions, "log:one").sessions === 0) return;
-  const { history } = await inspect<{ readonly history: Readonly<Record<string, unknown>> }>(
-    node,
-    "topic",
-    { id: "log:one" },
-  );
-  const count = publications[TOPICS.indexOf("log:one")]!;
-  const payload = JSON.stringify({ topic: "log:one", data: { n: 0, token: SECRET } });
-  assertEquals(
-    [history["messages"], history["head"], history["bytes"]],
-    [count, count, count * payload.length],
-  );
-  assert(!JSON.stringify(history).includes(SECRET));
-}
-
-/** The rate of a topic is that between the last two questions, at each server with subscribers. */
-async function checkRates(world: World, node: Node): Promise<void> {
-  const list = async () => (await inspect<List>(node, "topics", { sort: "topic" })).rows;
-  const known = (await list()).filter(({ topic }) => !`${topic}`.startsWith("presence:"));
-  await world.pause(FRESH_MS);
-  await list();
-  for (const { topic } of known) {
-    for (let n = 0; n < 4; n++) node.server.publish(topic as string, n);
-  }
-  await world.pause(2_000);
-  const rates = new Map((await list()).map(({ topic, perSecond }) => [topic, perSecond as number]));
-  for (const { topic } of known) {
-    const rate = rates.get(topic)!;
-    assert(rate > 1.3 && rate <= 2, `${rate} publications a second on ${topic}`);
-  }
-}
-
-async function checkRooms(node: Node, sessions: readonly Planned[]): Promise<void> {
-  const { rows } = await inspect<List>(node, "rooms", {
-    sort: "room",
-    order: "ascending",
-  });
-  const due = (["room:one", "room:two"] as const).flatMap((room) => {
-    const count = countOf(sessions, room);
-    return count.sessions === 0 ? [] : [{ room, ...count }];
-  });
-  assertEquals(rows, due);
-  for (const { room } of due) {
-    const { members } = await inspect<{ readonly members: Rows }>(node, "room", { id: room });
-    const of = sessions.filter(({ topics }) => topics.includes(room)).map(({ user }) => user);
-    assertEquals(
-      members.map(({ user, connections }) => [user, connections]).toSorted(),
-      [...new Set(of)].map((user) => [user, of.filter((other) => other === user).length])
-        .toSorted(),
-    );
-  }
-}
-
 /** Sessions of a server, and the most that are recorded at once. */
 const [SESSIONS, MAX_RECORDED] = [10, 8];
 
@@ -251,18 +218,12 @@ const [KEPT_MS, OVER_MS] = [9_900, 15_100];
 property("a session is recorded while a page asks for it, and gives its slot back later", {
   cases: fc.array(
     fc.oneof(
-      { weight: 6, arbitrary: fc.record({ asks: fc.nat(SESSIONS - 1) }) },
-      { weight: 1, arbitrary: fc.record({ asksAll: fc.constant(true) }) },
-      { weight: 2, arbitrary: fc.record({ sends: fc.integer({ min: 1, max: 5 }) }) },
-      { weight: 1, arbitrary: fc.record({ closes: fc.nat(SESSIONS - 1) }) },
-      {
-        weight: 3,
-        arbitrary: fc.record({
-          waitMs: fc.constantFrom(300, 3_000, 16_000),
-          // An inspector without any question for some time is off.
-          isOff: fc.boolean(),
-        }),
-      },
+      stepOf("ask", { of: fc.nat(SESSIONS - 1) }, 6),
+      stepOf("ask for all", {}),
+      stepOf("send", { count: fc.integer({ min: 1, max: 5 }) }, 2),
+      stepOf("close", { of: fc.nat(SESSIONS - 1) }),
+      // An inspector without any question for some time is off.
+      stepOf("wait", { ms: fc.constantFrom(300, 3_000, 16_000), isOff: fc.boolean() }, 3),
     ),
     { maxLength: 40, size: "max" },
   ),
@@ -272,11 +233,8 @@ property("a session is recorded while a page asks for it, and gives its slot bac
       inspector: { authorize: () => true },
       onMessage() {},
     });
-    const hosts = Array.from(
-      { length: SESSIONS },
-      (_, i) => ({ user: `user-${i}`, host: node!.host }),
-    );
-    const clients = await connectAll(world, hosts);
+    const users = range(0, SESSIONS - 1).map((i) => ({ user: `user-${i}`, host: node!.host }));
+    const clients = await connectAll(world, users);
     const { rows } = await inspect<List>(node!, "sessions");
     const all = clients.map((client) => ({
       client,
@@ -327,14 +285,14 @@ property("a session is recorded while a page asks for it, and gives its slot bac
       else if (before === "unsure") one.askedMs = world.nowMs - KEPT_MS;
     };
     for (const step of steps) {
-      if ("asks" in step) await follow(all[step.asks]!);
-      else if ("asksAll" in step) { for (const one of all) await follow(one); }
-      else if ("closes" in step) {
-        const one = all[step.closes]!;
+      if (step.kind === "ask") await follow(all[step.of]!);
+      else if (step.kind === "ask for all") { for (const one of all) await follow(one); }
+      else if (step.kind === "close") {
+        const one = all[step.of]!;
         await one.client.close();
         one.isClosed = true;
-      } else if ("waitMs" in step) {
-        const endMs = world.nowMs + step.waitMs;
+      } else if (step.kind === "wait") {
+        const endMs = world.nowMs + step.ms;
         while (!step.isOff && world.nowMs < endMs - 3_000) {
           await world.pause(3_000);
           await inspect(node!, "sessions");
@@ -342,8 +300,8 @@ property("a session is recorded while a page asks for it, and gives its slot bac
         await world.pause(endMs - world.nowMs);
       } else {
         for (const one of all.filter(({ isClosed }) => !isClosed)) {
-          for (let left = step.sends; left > 0; left--) one.client.send("note", left);
-          one.sent += step.sends;
+          for (const n of range(1, step.count)) one.client.send("note", n);
+          one.sent += step.count;
         }
       }
       await world.pause(100);
