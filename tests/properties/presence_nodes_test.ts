@@ -1,4 +1,4 @@
-/** Presence on several nodes: each node tells of the users of a room as they come, move and go. */
+/** Presence on several nodes: each node reports the users of a room as they join, move and leave. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
@@ -89,7 +89,7 @@ interface Visitor {
   lastData: number | undefined;
 }
 
-/** A change that a node told. */
+/** A change that a node reported. */
 interface Told {
   readonly user: string;
   readonly type: Change;
@@ -168,7 +168,7 @@ class Rooms {
     }
   }
 
-  /** Compares what the nodes told since the last look, and what they know, with the model. */
+  /** Compares what the nodes reported since the last look, and what they know, with the model. */
   look(
     one: Visitor,
     changes: readonly Change[],
@@ -221,7 +221,7 @@ class Rooms {
     );
   }
 
-  /** Notes the changes that a node tells in its present life. */
+  /** Notes the changes that a node reports until it restarts. */
   #watch(node: Node): void {
     const told: Told[] = [];
     this.#told.set(node, told);
@@ -295,7 +295,7 @@ class Rooms {
     this.look(one, updates(one, before));
   }
 
-  /** The sessions of one node set data at once: that node tells each change, the others the last one. */
+  /** The sessions of one node set data at once: that node reports each change, the others the last one. */
   async #setInOneTurn(one: Visitor, { settings }: StepOf<"set data in one turn">): Promise<void> {
     const node = one.tabs[0]?.node;
     if (node === undefined) return;
@@ -439,11 +439,11 @@ class Rooms {
     node.restart();
     this.#watch(node);
     await this.pause(4 * ROUND_MS);
-    // The node tells of those who were there before.
+    // The node reports the users who were there before.
     this.#told.get(node)!.length = 0;
   }
 
-  /** Notes that a node goes silent: the others heard its last sign of life a heartbeat ago. */
+  /** Notes that a node goes silent: the others received its last heartbeat some time ago. */
   #silence(one: Visitor): void {
     one.seen = { fromMs: this.#earliest - BEAT_MS - ROUND_MS, toMs: this.#latest + ROUND_MS };
   }

@@ -1,4 +1,4 @@
-/** Servers that stop reading while their handlers are behind, as they can over HTTP. */
+/** Servers that stop reading while their handlers are slow, as they can over HTTP. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { RequestError } from "../../errors.ts";
@@ -71,7 +71,7 @@ property("a server with slow handlers handles all over HTTP, and closes no live 
       for (const kind of calls) await call(world, far, kind);
       got.length = asked.length = 0;
       const first = sent + 1;
-      // Behind one that asks, the others fill the queue; behind one that waits, they exceed it.
+      // After a handler that asks, the others fill the queue; after one that waits, they exceed it.
       const count = asks ? ROOM : 2 * ROOM;
       const ms = asks ? Math.min(waitMs, 200) : waitMs;
       for (let i = 0; i < count; i++) {

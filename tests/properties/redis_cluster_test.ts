@@ -285,7 +285,7 @@ class ClusterRounds {
     await this.#world.inTime("subscriptions in force", Promise.all(ready), CALM_MS);
   }
 
-  /** Publishes on each topic: each listener hears that once, and both brokers read the same. */
+  /** Publishes on each topic: each listener receives it once, and both brokers read the same. */
   async publishAll(): Promise<void> {
     for (const { listenings } of this.#brokers) {
       for (const { heard } of listenings.values()) heard.length = 0;

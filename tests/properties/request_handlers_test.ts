@@ -277,7 +277,7 @@ interface Times {
 /** Checks the signs that a handler had of the end of its call. */
 function checkCall(call: Call, { kind, gaveUpMs }: Begun, { endedMs, troubleMs, tripMs }: Times) {
   const { startMs, overMs, abortedMs, wasCancelled, isCancelled, hasBegun } = call;
-  // The end of the session is known at once; a cancellation is on its way for some time.
+  // The end of the session is known immediately; a cancellation takes some time to arrive.
   const firstMs = Math.min(endedMs, gaveUpMs);
   const toldMs = gaveUpMs + tripMs;
   const lastMs = Math.min(endedMs, toldMs < troubleMs ? toldMs : Infinity);

@@ -15,7 +15,7 @@ const SHORT_MS = 200;
 /** Bytes that no message may have. */
 const TOO_LARGE = "x".repeat(4_096);
 
-/** Ways in which a request ends, and the outcome of each. */
+/** How a request ends, and the outcome. */
 const ENDS = {
   reply: "fulfilled",
   refusal: "refused",

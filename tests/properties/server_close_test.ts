@@ -16,7 +16,7 @@ const TRANSPORTS = ["websocket", "webtransport", "http"] as const;
 /** Longest check of a token, and of a close, in milliseconds. */
 const [AUTHENTICATE_MS, CLOSE_MS] = [300, 800] as const;
 
-/** Longest wait of a server for a connection whose reader is behind, and time beyond that. */
+/** Longest wait of a server for a slow reader, and time beyond that, in milliseconds. */
 const [BEHIND_MS, SLACK_MS] = [3_000, 1_200] as const;
 
 /** Time of a connection that announces a token and sends none, in milliseconds. */
@@ -151,7 +151,7 @@ property("a server that closes or drains closes each session once, and frees all
     const codes = new Set(all.flatMap(({ codes }) => codes));
     if (!way.startsWith("drain")) assertEquals([...codes], [given]);
     assertEquals([...closing.refused].filter((status) => status !== 503), [], "refusals");
-    // A reader that is behind may not receive the close.
+    // A slow reader may not receive the close.
     const told = closing.clients.slice(isBehind ? 1 : 0);
     assertEquals(told.filter(({ isConnected }) => isConnected).length, 0, "clients with a session");
 

@@ -363,7 +363,7 @@ function hasCall(side: Side, name: string, carrier: Carrier): boolean {
   return carrier !== "http" || !/stream|datagram/.test(name);
 }
 
-/** Ends the session, and tells the sides whose programs run. */
+/** Ends the session; returns the sides whose programs still run. */
 async function strike(
   world: World,
   { end, fault, one, both, host, machine }: Pick<Case, "end" | "fault"> & {

@@ -100,7 +100,7 @@ interface Numbered {
   readonly number: number;
 }
 
-/** Writes a flow; fails if the writer hears of another end than the planned one. */
+/** Writes a flow; fails if the writer sees another end than the planned one. */
 async function write(
   world: World,
   writable: WritableStream<Uint8Array>,

@@ -19,7 +19,7 @@ const RESPONSE_MS = 4_000;
 /** Most bytes ahead of the reader: docs/protocol.md 25.5. */
 const MAX_AHEAD_BYTES = 1_048_576;
 
-/** Ways in which a response ends, and how the loop of the reader ends then. */
+/** How a response ends, and how the reader's loop ends then. */
 const ENDS = {
   "all items": "fulfilled",
   "a break": "fulfilled",
@@ -143,7 +143,7 @@ property("a reader that gives up before the response begins gets no item, and no
     let made = 0;
     const { host } = world.serve("node", () => ({
       requests: {
-        // A generator that hears no signal, and begins late.
+        // A generator that ignores its signal, and begins late.
         items: async () => {
           await world.pause(200);
           return (async function* () {

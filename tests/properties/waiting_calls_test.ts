@@ -151,7 +151,7 @@ property("a broker gives up calls that wait too long, and none of them takes eff
     const tookMs = world.nowMs - startMs;
     assert(tookMs >= 0.9 * giveUpMs && tookMs <= 1.25 * giveUpMs, `given up after ${tookMs} ms`);
     await world.pause(1.25 * giveUpMs);
-    // A client of NATS hands publications without a history to the system at once.
+    // A client of NATS hands publications without a history to the system immediately.
     assertEquals(broker.stats.dropped, early * (engine === "redis" ? 2 : 1));
     const appending = texts("late", late).map(append);
     await world.pause(lateMs);

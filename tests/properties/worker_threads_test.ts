@@ -195,7 +195,7 @@ property("each worker that ends is replaced, and exactly one has the UDP port", 
       await world.until("the end of a thread", () => !thread.isAlive, 2 * SILENT_MS + ROUND_MS);
       await world.pause(ROUND_MS);
       const others = alive().filter((one) => one.index !== thread.index);
-      // Another worker takes the UDP port at once.
+      // Another worker takes the UDP port immediately.
       if (others.length > 0) {
         assertEquals(others.filter(({ hasUdp }) => hasUdp).length, Number(webTransport));
       }
