@@ -8,10 +8,11 @@ import {
   INTERNAL_PREFIX,
   type PublicationListener,
 } from "../../pubsub/broker.ts";
-import type { Host } from "../../testing/simulation/mod.ts";
+import type { Host, SimulatedServer } from "../../testing/simulation/mod.ts";
 import { FaultyBroker, FaultyEngine } from "../faulty_broker.ts";
 import { NodePorts } from "../simulation/cluster/node_ports.ts";
-import type { World } from "./world.ts";
+import { BEAT_MS, GONE_MS } from "./nodes.ts";
+import { byToken, type World } from "./world.ts";
 
 /** Topic by which nodes notice that the others are alive. */
 const BEATS = `${INTERNAL_PREFIX}nodes`;
@@ -107,4 +108,30 @@ export class FailingEngine extends FaultyBroker {
       else this.#runtime.setTimeout(() => listener(publication), delayMs);
     }, options);
   }
+}
+
+/**
+ * Starts a node with rooms, whose users are the tokens of clients.
+ *
+ * @param world The world.
+ * @param name Name of the machine.
+ * @param engine The engine of all nodes.
+ * @param graceMs Grace period of a user without sessions, in milliseconds.
+ * @returns The node.
+ */
+export function serveRooms(
+  world: World,
+  name: string,
+  engine: FailingEngine,
+  graceMs: number,
+): SimulatedServer<string> {
+  return world.serve<string>(name, (host) => ({
+    ...byToken,
+    broker: engine.broker(host),
+    node: { heartbeatMs: BEAT_MS, goneAfterMs: GONE_MS },
+    authorize: () => true,
+    rooms: ["room:{name}"],
+    presenceGraceMs: graceMs,
+    onMessage() {},
+  }));
 }

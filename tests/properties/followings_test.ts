@@ -6,10 +6,10 @@ import type { Subscription } from "../../client/subscription.ts";
 import type { PresenceEvent } from "../../pubsub/mod.ts";
 import type { SimulatedServer } from "../../testing/simulation/mod.ts";
 import { type Drawn, stepOf } from "./draw.ts";
-import { FailingEngine } from "./failing_engine.ts";
+import { FailingEngine, serveRooms } from "./failing_engine.ts";
 import { BEAT_MS, GONE_MS, KNOWN_MS } from "./nodes.ts";
 import { property } from "./property.ts";
-import { byToken, type World } from "./world.ts";
+import type { World } from "./world.ts";
 
 const USERS = ["ada", "bob", "cyd"] as const;
 const ROOMS = ["room:far", "room:near"] as const;
@@ -103,15 +103,7 @@ class Followings {
     const engine = new FailingEngine(world);
     engine.delayMs = delayMs;
     this.#followers = ["a", "b", "c"].map((name) =>
-      new Follower(world.serve<string>(name, (host) => ({
-        ...byToken,
-        broker: engine.broker(host),
-        node: { heartbeatMs: BEAT_MS, goneAfterMs: GONE_MS },
-        authorize: () => true,
-        rooms: ["room:{name}"],
-        presenceGraceMs: GRACE_MS,
-        onMessage() {},
-      })))
+      new Follower(serveRooms(world, name, engine, GRACE_MS))
     );
   }
 

@@ -7,9 +7,9 @@ import { PRESENCE_PREFIX, type PresenceNotice } from "../../session/wire/presenc
 import type { SimulatedServer } from "../../testing/simulation/mod.ts";
 import { type Drawn, keyOf, stepOf } from "./draw.ts";
 import { BEAT_MS, GONE_MS, KNOWN_MS } from "./nodes.ts";
-import { FailingEngine } from "./failing_engine.ts";
+import { FailingEngine, serveRooms } from "./failing_engine.ts";
 import { property } from "./property.ts";
-import { byToken, type World } from "./world.ts";
+import type { World } from "./world.ts";
 
 /** Grace of a user without sessions, and time for messages under way, in milliseconds. */
 const [GRACE_MS, ROUND_MS] = [1_500, 300] as const;
@@ -122,15 +122,7 @@ class Rooms {
     const engine = new FailingEngine(world);
     this.nodes = clocksMs.map((ms, i) => {
       world.host(`node-${i}`).jumpClock(ms);
-      return world.serve<string>(`node-${i}`, (host) => ({
-        ...byToken,
-        broker: engine.broker(host),
-        node: { heartbeatMs: BEAT_MS, goneAfterMs: GONE_MS },
-        authorize: () => true,
-        rooms: ["room:{name}"],
-        presenceGraceMs: GRACE_MS,
-        onMessage() {},
-      }));
+      return serveRooms(world, `node-${i}`, engine, GRACE_MS);
     });
     for (const node of this.nodes) this.#watch(node);
   }
