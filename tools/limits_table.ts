@@ -106,37 +106,37 @@ const QUOTAS: Readonly<Record<string, Pick<Bound, "name" | "full">>> = {
     full: "`too-many`, or 429; readers over all transports count",
   },
   "durableStreams.requests": {
-    name: "requests of `durableStreams` at once, with readers that wait",
+    name: "`durableStreams`: concurrent requests, including waiting readers",
     full: "429",
   },
   "durableStreams.maxRequests": {
-    name: "`durableStreams.maxRequests`: writes at once",
+    name: "`durableStreams.maxRequests`: concurrent writes",
     full: "429",
   },
   "api.requests": { name: "`api.maxRequests`", full: "429" },
-  "api.maxRequests": { name: "`api.maxRequests`: writes at once", full: "429" },
+  "api.maxRequests": { name: "`api.maxRequests`: concurrent writes", full: "429" },
   "api.maxReaders": {
     name: "`api.maxReaders`",
     full: "429; see [Follow a topic](http-api.md#follow-a-topic)",
   },
-  "http.posts": { name: "bodies of posts of sessions over HTTP", full: "503" },
-  "calls.http": { name: "calls to other nodes, for sessions over HTTP there", full: "503" },
-  "answers.http": { name: "calls of other nodes for sessions over HTTP here", full: "503" },
+  "http.posts": { name: "sessions over HTTP: `POST` bodies in progress", full: "503" },
+  "calls.http": { name: "sessions over HTTP: requests forwarded to other nodes", full: "503" },
+  "answers.http": { name: "sessions over HTTP: requests forwarded from other nodes", full: "503" },
   unknownConnections: {
-    name: "requests over HTTP at once for connections of other nodes",
+    name: "sessions over HTTP: concurrent requests for connections of other nodes",
     full: "429",
   },
   unreadStreams: {
     name: "unread streams (`limits.unreadStreams`); a session is a connection",
-    full: "the stream is [refused](streams.md#streams-that-are-not-read)",
+    full: "the stream is [rejected](streams.md#streams-that-are-not-read)",
   },
   "quic.connections": {
     name: "`webTransport.maxConnections`, `.maxConnectionsPerAddress`",
-    full: "the connection is refused",
+    full: "the connection is rejected",
   },
   "quic.handshakes": {
     name: "`webTransport.maxHandshakes`",
-    full: `the oldest gives way; each [has ${
+    full: `the oldest is dropped; each [has ${
       ms(HANDSHAKE_TIMEOUT_MS)
     }](../deploy/webtransport.md#handshakes)`,
   },
@@ -161,12 +161,12 @@ const QUOTAS: Readonly<Record<string, Pick<Bound, "name" | "full">>> = {
     full: "the broadcast [waits](moq.md#a-relay-for-strangers)",
   },
   "moq.waitingBroadcasts": {
-    name: "broadcasts that wait for a place of a MoQ relay",
-    full: "the publisher has to announce the broadcast again",
+    name: "broadcasts that wait for a slot of a MoQ relay",
+    full: "the publisher must announce the broadcast again",
   },
   "moq.maxTracks": {
     name: "`maxTracks`, `maxTracksPerAddress` of a MoQ relay",
-    full: "`internal`; a track without subscribers makes room first",
+    full: "a track without subscribers is dropped, else `internal`",
   },
 };
 
@@ -263,7 +263,7 @@ function sharedBounds(): Bound[] {
       name: "`answers.maxKept`, `.maxKeptPerUser`, `.maxKeptPerAddress`, on all nodes",
       max: `${count(maxKept)}, ${ms(keepMs)} each`,
       shares: shareCells(keptShares),
-      full: "the oldest ended answer of [whoever has most](ai-answers.md#bounds) makes room",
+      full: "an [old response](ai-answers.md#bounds) is dropped",
     },
     {
       id: "durableStreams.maxStreams",
@@ -271,43 +271,42 @@ function sharedBounds(): Bound[] {
         "`durableStreams.maxStreams`, `.maxStreamsPerUser`, `.maxStreamsPerAddress`, on all nodes",
       max: count(maxStreams),
       shares: shareCells(streamShares(STREAMS)),
-      full: "429; streams of the server count for no address and no user",
+      full: "429; streams that the server creates count for no address or user",
     },
     {
       id: "histories",
       name: "topics with a history in a `MemoryBroker` (`maxTopics`)",
       max: count(MAX_TOPICS),
       shares: { address: `${count(MAX_MADE)} an hour`, user: `${count(MAX_MADE)} an hour` },
-      full: "[one is forgotten](#shares): `too-old` at a recovery",
+      full: "[one is dropped](#shares): a recovery reports `too-old`",
     },
     {
       id: "histories",
       name: "topics with a history in a `SqliteBroker` (`maxTopics`)",
       max: count(sqliteSettings("a.db", {}).maxTopics),
       shares: { address: `${count(MAX_MADE)} an hour`, user: `${count(MAX_MADE)} an hour` },
-      full: "[one is forgotten](#shares): `too-old` at a recovery",
+      full: "[one is dropped](#shares): a recovery reports `too-old`",
     },
     {
       id: "histories.bytes",
       name: "`maxTotalBytes` of a `MemoryBroker`",
       max: `${bytes(MAX_TOTAL_BYTES)}, or a quarter of the memory`,
       shares: { address: "an eighth", user: "an eighth" },
-      full:
-        "[histories](#shares) are forgotten; then appends to durable streams are refused as `full`",
+      full: "[histories](#shares) are dropped; then appends to durable streams fail with `full`",
     },
     {
       id: "histories.bytes",
       name: "`maxBytes` of a `SqliteBroker`",
       max: bytes(sqliteSettings("a.db", {}).maxBytes),
       shares: { address: "an eighth", user: "an eighth" },
-      full: "[histories](#shares) of clients are forgotten; then appends are refused",
+      full: "[histories](#shares) of clients are dropped; then appends are rejected",
     },
     {
       id: "streams.bytes",
       name: "bytes of clients' durable streams in a `MemoryBroker`, in a `SqliteBroker`",
       max: `${bytes(MAX_TOTAL_BYTES)}, ${bytes(sqliteSettings("a.db", {}).maxBytes)}`,
       shares: { address: PART, user: PART },
-      full: "413, or `full`; [nothing of a stream](#shares) is dropped",
+      full: "413, or `full`; [no stream](#shares) is dropped",
     },
     {
       id: "rates.perAddress.connections",
@@ -321,14 +320,14 @@ function sharedBounds(): Bound[] {
       name: "`rates.perSession.publications`",
       max: "none",
       shares: { session: rate(DEFAULT_PUBLICATIONS) },
-      full: "`too-many`, with when to publish again; Skein's client does, in order",
+      full: "`too-many` with `retryAfterMs`; Skein's client retries, in order",
     },
     {
       id: "rates.perSession.subscriptions",
       name: "`rates.perSession.subscriptions`",
       max: "none",
       shares: { session: rate(defaultSubscriptions()) },
-      full: "`too-many`, with when to come back; Skein's client does",
+      full: "`too-many` with a delay; Skein's client retries",
     },
   ];
 }
@@ -346,7 +345,7 @@ function serverBounds(): Bound[] {
     {
       name: "`limits.unreadStreams.timeoutMs`",
       max: ms(new UnreadStreams().timeoutMs),
-      full: "the stream is refused",
+      full: "the stream is rejected",
     },
     {
       name: "`limits.maxTopicsPerSession`",
@@ -359,9 +358,9 @@ function serverBounds(): Bound[] {
       full: "close 4429",
     },
     {
-      name: "users, and addresses, that rates remember without a session",
+      name: "rates: remembered users, and addresses, without a session",
       max: count(MAX_IDLE_ACCOUNTS),
-      full: "the oldest is forgotten; full buckets at once",
+      full: "the oldest is dropped; full buckets are dropped immediately",
     },
     {
       name: "`authenticate`",
@@ -370,12 +369,12 @@ function serverBounds(): Bound[] {
     },
     { name: "`presenceGraceMs`", max: ms(GRACE_MS), full: "the user has left" },
     {
-      name: "`rooms` … `maxDataBytes`, of the data of a presence",
+      name: "`rooms` … `maxDataBytes`: presence data of a user in a room",
       max: `${bytes(MAX_DATA_BYTES)}, at most ${bytes(MAX_PRESENCE_DATA_BYTES)}`,
       full: "`too-large`; `RangeError` for a server",
     },
     {
-      name: "rooms for which a session, or a client, has data of presence",
+      name: "rooms with presence data of a session; of a client",
       max: `${count(MAX_ROOMS_WITH_DATA)}, ${count(MAX_ROOMS)}`,
       full: "`too-many`; `QueueFullError`",
     },
@@ -384,27 +383,27 @@ function serverBounds(): Bound[] {
       max: `${count(DEFAULT_BOUNDS.size)}, ${ms(DEFAULT_BOUNDS.ttlMs)}, ${
         bytes(DEFAULT_BOUNDS.bytes)
       }`,
-      full: "the oldest is forgotten; a later recovery reports `too-old`",
+      full: "the oldest publication is dropped; a later recovery reports `too-old`",
     },
     {
-      name: "numbers of the messages that a client sent at least once",
+      name: "remembered numbers of at-least-once messages",
       max: ms(DEDUPE_WINDOW_MS),
-      full: "a message that a client sends again later is handled again",
+      full: "a message that is retried later is handled again",
     },
     {
       name: "`node`: `heartbeatMs`, `goneAfterMs`",
       max: `${ms(HEARTBEAT_MS)}, ${ms(GONE_AFTER_MS)}`,
-      full: "the node is gone",
+      full: "the node counts as lost",
     },
     {
-      name: "nodes; users that a node reports to others, of a room or online",
+      name: "nodes; users that a node reports to others, per room or online",
       max: `${count(MAX_NODES)}; ${count(MAX_ENTRIES)}`,
-      full: "more are left out",
+      full: "further ones are left out",
     },
     {
       name: "users whose `lastSeenAt` is remembered",
       max: count(MAX_LAST_SEEN),
-      full: "the oldest is forgotten",
+      full: "the oldest is dropped",
     },
     ...brokerBounds(),
   ];
@@ -418,10 +417,10 @@ function brokerBounds(): Bound[] {
       name: "broker: `maxWaiting`, `maxWaitingBytes`, `giveUpMs`",
       max: `${count(maxWaiting)}, ${bytes(maxWaitingBytes)}, ${ms(giveUpMs)}`,
       full:
-        "publications while the broker is unreachable are given up, and counted; `append` rejects",
+        "publications are dropped and counted while the broker is unreachable; `append` rejects",
     },
     {
-      name: "histories that are replayed at once; newest publications in memory",
+      name: "concurrent replays of histories; newest publications in memory",
       max: `${count(MAX_REPLAYS)}; ${bytes(MAX_TAILS_BYTES)}`,
       full: "others wait; older ones are read from the broker",
     },
@@ -443,7 +442,7 @@ function sessionBounds(): Bound[] {
     {
       name: "`session.receiveQueue.maxMessages`, `.maxBytes`",
       max: queue(receiveQueue),
-      full: "close 4507; before the first reader, the oldest is dropped, and counted",
+      full: "close 4507; before the first reader, the oldest is dropped and counted",
     },
     {
       name: "`session.maxMessageBytes`",
@@ -453,7 +452,7 @@ function sessionBounds(): Bound[] {
     {
       name: "`session.maxInvalidMessages` in a minute",
       max: count(settings.maxInvalidMessages),
-      full: "close 4400; for data outside the contract, `too-many`",
+      full: "close 4400; `too-many` if the data violates the contract",
     },
     {
       name: "`session.maxRequests`, per direction",
@@ -463,7 +462,7 @@ function sessionBounds(): Bound[] {
     {
       name: "`session.concurrency`",
       max: count(settings.concurrency),
-      full: "messages wait; with more, order is not kept",
+      full: "messages wait; with more than 1, handlers run out of order",
     },
     {
       name: "`session.requestTimeoutMs`",
@@ -473,12 +472,12 @@ function sessionBounds(): Bound[] {
     {
       name: "`session.closeTimeoutMs`",
       max: ms(settings.closeTimeoutMs),
-      full: "the session is over, flushed or not",
+      full: "the session ends, even if messages are not flushed",
     },
     {
       name: "`session.handshakeTimeoutMs`",
       max: ms(settings.handshakeTimeoutMs),
-      full: "close 4408; `authenticate` has a time of its own",
+      full: "close 4408; `authenticate` has its own limit",
     },
     {
       name: "`session.heartbeat.intervalMs`, `.timeoutMs`",
@@ -497,14 +496,14 @@ function sessionBounds(): Bound[] {
     },
     { name: "a user", max: bytes(MAX_USER_BYTES), full: "403, or close 4403" },
     {
-      name: "a token in band; a close reason",
+      name: "a token in a message; a close reason",
       max: `${bytes(MAX_TOKEN_BYTES)}; ${bytes(MAX_WEBSOCKET_REASON_BYTES)}`,
-      full: "close 4401; cut",
+      full: "close 4401; truncated",
     },
     {
       name: "`withinMs` of `server.drain()`, of `session.drain()`",
       max: `${ms(DRAIN_MS)}, ${ms(SESSION_DRAIN_MS)}`,
-      full: "sessions are cut; the session closes",
+      full: "sessions are disconnected; the session closes",
     },
     { name: "`timeoutMs` of `whenReady()`", max: ms(READY_MS), full: "`TimeoutError`" },
   ];
@@ -516,17 +515,17 @@ function clientBounds(): Bound[] {
     {
       name: "client: `connectTimeoutMs`",
       max: ms(checkConnectTimeout()),
-      full: "the attempt failed",
+      full: "the attempt fails",
     },
     {
-      name: "client: silence while it waits for something, and the wait after the ping",
+      name: "client: silence while a reply is pending; wait for the pong",
       max: `${ms(SILENCES_MS[0])}, ${ms(WAIT_MS)}`,
-      full: "[another connection](client.md#a-server-that-falls-silent) is opened",
+      full: "opens [another connection](client.md#a-server-that-falls-silent)",
     },
     {
-      name: "client: silence after the page or the machine woke up",
+      name: "client: silence after the page or the machine wakes up",
       max: ms(WAKE_MS),
-      full: "the session is given up: 4408, by `network`",
+      full: "the session closes: 4408, by `network`",
     },
     {
       name: "client: `outbox.maxMessages`, `.maxBytes`",
@@ -536,10 +535,10 @@ function clientBounds(): Bound[] {
     {
       name: "client: `backoff.firstDelayMs`, `.maxDelayMs`",
       max: `${ms(FIRST_DELAY_MS)}, ${ms(MAX_DELAY_MS)}`,
-      full: "doubled each time, drawn from zero up to that; `maxAttempts` ends in `closed`",
+      full: "doubles each time, with full jitter; after `maxAttempts` the client is `closed`",
     },
     {
-      name: "client: messages that wait for a subscription's reader",
+      name: "client: unread messages of a subscription",
       max: `${count(READER.maxMessages)}, ${bytes(READER.maxBytes)}`,
       full: "the subscription ends with `QueueFullError`",
     },
