@@ -8,6 +8,7 @@ import type { Host, SimulatedServer } from "../../testing/simulation/mod.ts";
 import { type Drawn, maybe, stepOf, transport } from "./draw.ts";
 import { collect, outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
+import { areSubscribed } from "./readings.ts";
 import { byToken, type World } from "./world.ts";
 
 /** Topics that each client reads all the time, with a history and without. */
@@ -269,9 +270,7 @@ class Program {
   /** True if no call is under way, nothing waits, and all subscriptions are in force. */
   get isAtRest(): boolean {
     return this.#waiting === 0 && this.client.isConnected && this.client.outbox.messages === 0 &&
-      this.#subscriptions.values().every(({ subscription: { status } }) =>
-        status.current === "subscribed"
-      );
+      areSubscribed([...this.#subscriptions.values()]);
   }
 
   /** Ids that the subscription of a topic received. */

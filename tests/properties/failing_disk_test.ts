@@ -33,6 +33,19 @@ const BOUNDS: Readonly<Record<string, HistoryBounds>> = {
   "a short time": { size: 1_000, ttlMs: 1_500, bytes: 1 << 20 },
 };
 
+/** Draws a failure after some operations of the disk, in half of the cases. */
+function faultOf<Kind extends string>(...kinds: Kind[]) {
+  return maybe(
+    fc.record({
+      kind: fc.constantFrom(...kinds),
+      operation: fc.constantFrom("write", "sync"),
+      after: fc.nat(6),
+      times: fc.integer({ min: 1, max: 4 }),
+    }),
+    2,
+  );
+}
+
 const appends = stepOf("append", {
   items: fc.array(
     fc.record({
@@ -45,15 +58,7 @@ const appends = stepOf("append", {
   ),
   /** Time between two calls, in milliseconds. */
   gapMs: fc.constantFrom<number[]>(0, 2),
-  fault: maybe(
-    fc.record({
-      kind: fc.constantFrom("error", "full", "kill", "power"),
-      operation: fc.constantFrom("write", "sync"),
-      after: fc.nat(6),
-      times: fc.integer({ min: 1, max: 4 }),
-    }),
-    2,
-  ),
+  fault: faultOf("error", "full", "kill", "power"),
 }, 6);
 const restart = stepOf("restart", {
   how: fc.constantFrom("close", "kill", "power"),
@@ -117,15 +122,7 @@ property(
       fc.record({
         /** Calls at once. */
         calls: fc.array(logCall, { minLength: 1, maxLength: 4 }),
-        fault: maybe(
-          fc.record({
-            kind: fc.constantFrom("error", "full"),
-            operation: fc.constantFrom("write", "sync"),
-            after: fc.nat(6),
-            times: fc.integer({ min: 1, max: 4 }),
-          }),
-          2,
-        ),
+        fault: faultOf("error", "full"),
       }),
       { maxLength: 15 },
     ),
@@ -254,10 +251,7 @@ class FailingFile {
     const { disk } = this.at;
     if (fault?.kind === "power") await this.#grow();
     if (fault !== undefined) {
-      disk.fail({
-        ...fault,
-        ...(fault.kind === "full" && { operation: "write", times: Infinity }),
-      });
+      disk.fail(fault.kind === "full" ? { ...fault, ...FULL_DISK } : fault);
     }
     const calls: Append[] = [];
     for (const item of items) {

@@ -100,7 +100,7 @@ property("a client reads all that a history keeps after a position, or receives 
       const first = isRecovered ? at + 1 : count - newest + 1;
       const reading = read(client, "news", { ...(since && { since }), ...(last && { last }) });
       const { subscription, got, recoveries } = reading;
-      await world.until("a subscription", () => subscription.status.current === "subscribed");
+      await world.until("a subscription", () => areSubscribed([reading]));
       const arrive = async () => {
         const isThere = () => got.length >= numbers.count - first + 1;
         await world.until("publications", isThere).catch(() => {});
@@ -113,7 +113,7 @@ property("a client reads all that a history keeps after a position, or receives 
       // After an interruption, the client reads on after its last position.
       world.cut(world.host("reader"));
       await numbers.add(Math.min(lost, size));
-      await world.until("a session", () => subscription.status.current === "subscribed");
+      await world.until("a subscription", () => areSubscribed([reading]));
       await arrive();
       await subscription.unsubscribe();
       await numbers.add(1);
@@ -319,7 +319,7 @@ property(
         onError() {},
       }));
       const follower = read(world.connect("follower", host), "large");
-      await world.until("a follower", () => follower.subscription.status.current === "subscribed");
+      await world.until("a follower", () => areSubscribed([follower]));
       const positions: HistoryPosition[] = [];
       /** Numbers by life of the engine. */
       const lives: number[][] = [[]];
@@ -426,11 +426,7 @@ property("very many topics that miss publications at once are read again, some a
     const client = world.connect("reader", host);
     const topics = range(1, count).map((i) => `topic:${i}`);
     let readings = topics.map((topic) => read(client, topic));
-    const areIn = () =>
-      world.until(
-        "subscriptions",
-        () => areSubscribed(readings),
-      );
+    const areIn = () => world.until("subscriptions", () => areSubscribed(readings));
     const arrive = async (some: readonly Reading<number>[], round: number) => {
       await world.until("publications", () => some.every(({ got }) => got.at(-1) === round), 4_000);
       for (const { got } of some) assertEquals(got, range(1, round));
