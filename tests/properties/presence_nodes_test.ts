@@ -99,7 +99,6 @@ interface Told {
 
 /** Nodes, their users, and the model. */
 class Rooms {
-  readonly #world: World;
   readonly nodes: readonly Node[];
   readonly visitors: readonly Visitor[] = USERS.map((user) => ({
     user,
@@ -116,8 +115,7 @@ class Rooms {
   #newest = 0;
   #clients = 0;
 
-  constructor(world: World, clocksMs: readonly number[]) {
-    this.#world = world;
+  constructor(readonly world: World, clocksMs: readonly number[]) {
     this.#areClocksEqual = clocksMs.every((ms) => ms === clocksMs[0]);
     const engine = new FailingEngine(world);
     this.nodes = clocksMs.map((ms, i) => {
@@ -201,7 +199,7 @@ class Rooms {
   }
 
   pause(ms: number): Promise<void> {
-    return this.#world.pause(ms);
+    return this.world.pause(ms);
   }
 
   /** Users in the room, with the number of sessions and the data. */
@@ -238,12 +236,12 @@ class Rooms {
   ): Promise<void> {
     const fromMs = this.#earliest;
     const name = `page-${this.#clients++}`;
-    const client = this.#world.connect(name, node.host, {
+    const client = this.world.connect(name, node.host, {
       token: () => one.user,
       onMessage() {},
       ...options,
     });
-    await this.#world.until("a session", () => client.isConnected);
+    await this.world.until("a session", () => client.isConnected);
     const data = hasData ? ++this.#newest : undefined;
     if (data !== undefined) await client.presence(ROOM, data);
     await client.subscribe(ROOM).ready;
@@ -264,7 +262,7 @@ class Rooms {
     one.tabs.splice(one.tabs.indexOf(tab), 1);
     const fromMs = this.#earliest;
     await tab.client.close();
-    this.#leftMs.set(tab.node, this.#world.nowMs);
+    this.#leftMs.set(tab.node, this.world.nowMs);
     one.seen = { fromMs, toMs: this.#latest + ROUND_MS };
   }
 
@@ -332,7 +330,7 @@ class Rooms {
   #isFree(node: Node): boolean {
     const leftMs = this.#leftMs.get(node) ?? -Infinity;
     return this.visitors.every(({ tabs }) => tabs.every((tab) => tab.node !== node)) &&
-      leftMs < this.#world.nowMs - GRACE_MS - ROUND_MS;
+      leftMs < this.world.nowMs - GRACE_MS - ROUND_MS;
   }
 
   /** A node that does not follow the room knows nothing, and all members once it follows again. */
@@ -345,10 +343,10 @@ class Rooms {
     assertEquals([membersOf(node), presence.isSettled(ROOM)], [[], false]);
     const late = this.nodes[(number + 1) % NODES]!;
     if (lateMs > 0) late.host.freeze();
-    this.#world.simulation.after(lateMs, () => late.host.thaw());
+    this.world.simulation.after(lateMs, () => late.host.thaw());
     const { ready } = this.#follow(node);
     assertEquals(presence.isSettled(ROOM), false);
-    await this.#world.inTime("the users of the other nodes", ready, SETTLED_MS);
+    await this.world.inTime("the users of the other nodes", ready, SETTLED_MS);
     assertEquals<unknown>([membersOf(node), presence.isSettled(ROOM)], [this.#members, true]);
     await this.pause(lateMs + ROUND_MS);
     this.look(this.visitors[0]!, []);
@@ -414,7 +412,7 @@ class Rooms {
       one.tabs.length = 0;
       this.#silence(one);
       node.host.kill({ power: true });
-      this.#world.host(tab.name).kill();
+      this.world.host(tab.name).kill();
       await this.pause(step.awayMs);
     } else {
       await this.#close(one, tab);

@@ -69,18 +69,16 @@ class Attendance {
   readonly visitors: Visitor[] = [];
   /** The change that a listener makes within the next event. */
   reaction: Change | null = null;
-  readonly #world: World;
   readonly #node;
   readonly #events: PresenceEvent[] = [];
   #numbers = 0;
   readonly #expectedErrors: Error[] = [];
   readonly #errors: unknown[] = [];
 
-  constructor(world: World, { graceMs, maxLastSeen }: {
+  constructor(readonly world: World, { graceMs, maxLastSeen }: {
     readonly graceMs: number;
     readonly maxLastSeen: number;
   }) {
-    this.#world = world;
     this.#node = world.serve("node", () => ({ ...byToken, onMessage() {} }));
     const { host: { runtime }, server: { topics } } = this.#node;
     const onError = (error: unknown) => void this.#errors.push(error);
@@ -107,9 +105,9 @@ class Attendance {
     const number = this.#numbers++;
     const user = USERS[index]!;
     const before = manager.all();
-    const client = this.#world.connect(`page-${number}`, this.#node.host, { token: () => user });
+    const client = this.world.connect(`page-${number}`, this.#node.host, { token: () => user });
     const added = () => manager.all().find((one) => !before.includes(one));
-    await this.#world.until("a session", () => added() !== undefined && client.isConnected);
+    await this.world.until("a session", () => added() !== undefined && client.isConnected);
     this.visitors[index] = {
       user,
       number,
@@ -175,17 +173,17 @@ class Attendance {
 
   /** Lets time pass, up to a moment that is not the end of a grace. */
   async pass(ms: number): Promise<void> {
-    await this.#world.pause(ms);
+    await this.world.pause(ms);
     const { runtime } = this.#node.host;
     const isNear = (endMs: number) => Math.abs(endMs - runtime.now()) < APART_MS;
-    while (this.model.ends.some(isNear)) await this.#world.pause(1);
+    while (this.model.ends.some(isNear)) await this.world.pause(1);
     this.model.expire();
   }
 
   /** Sets the clock: a grace that has begun ends in time. */
   async setClock(byMs: number, graceMs: number): Promise<void> {
     this.#node.host.jumpClock(byMs);
-    await this.#world.pause(graceMs + APART_MS);
+    await this.world.pause(graceMs + APART_MS);
     this.model.expire(true);
     this.look({ hasTimes: false });
   }

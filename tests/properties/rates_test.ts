@@ -355,15 +355,13 @@ interface OpenPage {
 class Metering {
   pages: OpenPage[] = [];
   refused = 0;
-  readonly #world: World;
   readonly #node;
   readonly #accounts: ModelAccounts;
 
-  constructor(world: World, rates: {
+  constructor(readonly world: World, rates: {
     readonly perUser: Readonly<Record<string, object | undefined>>;
     readonly perAddress: Readonly<Record<string, object | undefined>>;
   }) {
-    this.#world = world;
     const { perUser, perAddress } = rates;
     this.#accounts = new ModelAccounts({
       session: {},
@@ -390,7 +388,7 @@ class Metering {
     const at = "page" in step ? this.pages[step.page % this.pages.length] : undefined;
     if (step.kind === "open") return await this.open(step);
     if (step.kind === "ask") return await (at && this.#ask(at, step));
-    if (step.kind === "wait") return await this.#world.pause(step.ms);
+    if (step.kind === "wait") return await this.world.pause(step.ms);
     if (step.kind === "leave") return at && this.leave(at);
     this.#node.host.jumpClock(step.byMs);
     // A clock that is set back costs the time since the last count, which these are. As a bucket that
@@ -398,12 +396,12 @@ class Metering {
     for (let round = 0; round < 3; round++) {
       for (const { page } of this.pages) page.ask({ topic: "ask" });
       for (const [token, name] of [["ann", "x"], ["ben", "y"]] as const) {
-        const page = new SimulatedPage(this.#world, this.#node.host, { token, name });
-        await this.#world.pause(TRIP_MS);
+        const page = new SimulatedPage(this.world, this.#node.host, { token, name });
+        await this.world.pause(TRIP_MS);
         if (page.entry === CloseCode.tooMany) this.refused++;
         page.close();
       }
-      await this.#world.pause(FULL_MS);
+      await this.world.pause(FULL_MS);
     }
   }
 
@@ -419,15 +417,15 @@ class Metering {
       ...(token === FORGED ? [] : [this.#accounts.of("user", token)]),
     ];
     await this.#leaveEdges(accounts, need);
-    const ms = this.#world.nowMs;
+    const ms = this.world.nowMs;
     const isRefused = accounts.some((account) => {
       if (account.waitMs(need, ms) > 0) return true;
       account.take(need, ms);
       return false;
     });
     if (isRefused) this.refused++;
-    const page = new SimulatedPage(this.#world, this.#node.host, { token, name: machine });
-    await this.#world.pause(TRIP_MS);
+    const page = new SimulatedPage(this.world, this.#node.host, { token, name: machine });
+    await this.world.pause(TRIP_MS);
     const isIn = token === FORGED ? CloseCode.unauthenticated : "in";
     assertEquals(page.entry, isRefused ? CloseCode.tooMany : isIn, `attempt of ${token}`);
     if (page.isIn && stays) this.pages.push({ page, token, machine });
@@ -449,12 +447,12 @@ class Metering {
     for (let left = count; left > 0; left--) {
       const need = { messages: 1, bytes: page.sizeOf(body) };
       await this.#leaveEdges(accounts, need);
-      const ms = this.#world.nowMs;
+      const ms = this.world.nowMs;
       const { waitMs = 0 } = shortageOf(accounts, need, ms) ?? {};
       if (waitMs === 0) { for (const account of accounts) account.take(need, ms); }
       asked.push({ id: page.ask(body), waitMs });
     }
-    await this.#world.pause(TRIP_MS);
+    await this.world.pause(TRIP_MS);
     for (const { id, waitMs } of asked) {
       assertEquals(outcomeOf(page, id), waitMs === 0 ? "granted" : "too-many");
       if (waitMs > 0) assertWait(page, { id, waitMs, toleranceMs: TRIP_MS });
@@ -463,8 +461,8 @@ class Metering {
 
   /** Lets time pass while an outcome depends on some milliseconds. */
   async #leaveEdges(accounts: readonly ModelAccount[], need: Need): Promise<void> {
-    const isNear = () => accounts.some((account) => account.isNear(need, this.#world.nowMs));
-    while (isNear()) await this.#world.pause(TRIP_MS / 2);
+    const isNear = () => accounts.some((account) => account.isNear(need, this.world.nowMs));
+    while (isNear()) await this.world.pause(TRIP_MS / 2);
   }
 }
 

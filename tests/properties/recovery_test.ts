@@ -192,7 +192,6 @@ property("publications are appended once and in order, though nodes die before t
 
 /** Nodes on an engine that fails, with readers. */
 class Readers {
-  readonly #world: World;
   readonly #engine: FaultyEngine;
   readonly #truth: EngineTruth;
   readonly #nodes: SimulatedServer[] = [];
@@ -212,8 +211,10 @@ class Readers {
   #readMs = 0;
   #count = 0;
 
-  constructor(world: World, { nodes, size, maxMessages, leastLength }: Omit<Case, "steps">) {
-    this.#world = world;
+  constructor(
+    readonly world: World,
+    { nodes, size, maxMessages, leastLength }: Omit<Case, "steps">,
+  ) {
     this.#leastLength = leastLength;
     const { runtime } = world.host("engine");
     const engine = this.#engine = new FaultyEngine({ runtime });
@@ -279,9 +280,9 @@ class Readers {
   }
 
   async begin(): Promise<void> {
-    const random = this.#world.chanceOf("nodes");
+    const random = this.world.chanceOf("nodes");
     for (let i = 0; i < READERS; i++) {
-      const reader = new TopicReader(this.#world, {
+      const reader = new TopicReader(this.world, {
         name: `reader-${i}`,
         truth: this.#truth,
         pick: () => this.#nodes[Math.floor(random() * this.#nodes.length)]!.host,
@@ -290,7 +291,7 @@ class Readers {
       this.#readers.push(reader);
       for (const topic of TOPICS) reader.ask(topic);
     }
-    await this.#world.until("answers", () => this.#readers.every((reader) => reader.isQuiet));
+    await this.world.until("answers", () => this.#readers.every((reader) => reader.isQuiet));
   }
 
   async take(step: Step): Promise<void> {
@@ -313,7 +314,7 @@ class Readers {
       case "engine":
         return this.#change(step.event);
       case "pause":
-        return await this.#world.pause(step.ms);
+        return await this.world.pause(step.ms);
       case "rest":
         return await this.rest(step);
     }
@@ -329,7 +330,7 @@ class Readers {
       this.#deliveries.set(n, { delivery, at });
       node.server.publish(topic, { n, text: "x".repeat(bytes) });
       // A reader without trouble takes four short ones, or a long one, in this time.
-      if (bytes > 10_000 || i % 4 === 0) await this.#world.pause(6);
+      if (bytes > 10_000 || i % 4 === 0) await this.world.pause(6);
     }
   }
 
@@ -352,7 +353,7 @@ class Readers {
 
   /** Lets nothing pass to a reader for a time. */
   #block(reader: TopicReader, ms: number): void {
-    const { simulation, network } = this.#world;
+    const { simulation, network } = this.world;
     const set = (isBlocked: boolean) => {
       for (const { host } of this.#nodes) network.change(host, reader.host, { isBlocked });
     };
@@ -384,7 +385,7 @@ class Readers {
    * publication, until they have everything. A last publication that is lost is noticed, too.
    */
   async rest({ isSilent }: { readonly isSilent: boolean }): Promise<void> {
-    const world = this.#world;
+    const world = this.world;
     this.#readMs = 0;
     this.#setReads("pass");
     if (this.#engine.isAway) this.#engine.comeBack();
@@ -419,13 +420,13 @@ class Readers {
         }).map((topic) => `${reader.host.name} on ${topic} at ${reader.of(topic).place?.offset}`)
       );
     const isOver = () => behind().length === 0;
-    await this.#world.until("readers", isOver, withinMs).catch(() => {});
+    await this.world.until("readers", isOver, withinMs).catch(() => {});
     assertEquals(behind(), [], `readers are not at ${what}`);
   }
 
   /** One notice of an interruption comes; then all leave, and nothing of them is left. */
   async end(): Promise<void> {
-    const world = this.#world;
+    const world = this.world;
     const followers = this.#readers.filter((reader) => reader.follows(PLAIN));
     const before = followers.map((reader) => reader.of(PLAIN).interruptions);
     for (const broker of this.#brokers) broker.interrupt();
@@ -460,16 +461,10 @@ class EngineTruth implements Truth {
   failures = 0;
   readonly missed = new Set<string>();
   epoch: string | undefined;
-  readonly #world: World;
-  readonly #engine: FaultyEngine;
-  readonly #size: number;
   readonly #taken = new Map<number, Taken>();
   readonly #topics = new Map<string, Taken[]>();
 
-  constructor(world: World, engine: FaultyEngine, size: number) {
-    this.#world = world;
-    this.#engine = engine;
-    this.#size = size;
+  constructor(readonly world: World, readonly engine: FaultyEngine, readonly size: number) {
     this.#listen();
   }
 
@@ -484,7 +479,7 @@ class EngineTruth implements Truth {
   forgottenOf(topic: string): number {
     const all = this.#topics.get(topic) ?? [];
     const isGone = ({ atMs }: Taken, i: number) =>
-      topic === BRIEF ? this.#world.nowMs - atMs >= BRIEF_MS : all.length - i > this.#size;
+      topic === BRIEF ? this.world.nowMs - atMs >= BRIEF_MS : all.length - i > this.size;
     return all.findLast(isGone)?.offset ?? 0;
   }
 
@@ -493,7 +488,7 @@ class EngineTruth implements Truth {
     this.losses++;
     this.epoch = undefined;
     this.#topics.clear();
-    this.#engine.lose();
+    this.engine.lose();
     this.#listen();
   }
 
@@ -501,9 +496,9 @@ class EngineTruth implements Truth {
     for (const topic of [BUSY, BRIEF]) {
       const all: Taken[] = [];
       this.#topics.set(topic, all);
-      this.#engine.inner.subscribe(topic, (publication) => {
+      this.engine.inner.subscribe(topic, (publication) => {
         const { epoch, offset, tag } = publication.position!;
-        const taken = { epoch, offset, tag, atMs: this.#world.nowMs };
+        const taken = { epoch, offset, tag, atMs: this.world.nowMs };
         this.epoch = epoch;
         all.push(taken);
         this.#taken.set(numberOf(publication), taken);

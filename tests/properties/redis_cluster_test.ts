@@ -81,21 +81,14 @@ interface Listening {
 
 /** A broker on a machine of its own. */
 class ClusterBroker {
-  readonly host: Host;
-  readonly broker: Broker;
   readonly listenings = new Map<string, Listening>();
   /** Announcements of the log. */
   announced = 0;
-  readonly #world: World;
 
-  constructor(world: World, host: Host, broker: Broker) {
-    this.#world = world;
-    this.host = host;
-    this.broker = broker;
-  }
+  constructor(readonly world: World, readonly host: Host, readonly broker: Broker) {}
 
   run<T>(act: (broker: Broker) => T | Promise<T>): Promise<T> {
-    return this.#world.run(this.host, () => act(this.broker));
+    return this.world.run(this.host, () => act(this.broker));
   }
 
   /** Subscribes to a topic, or ends the subscription. */
@@ -126,9 +119,6 @@ interface Hit {
 }
 
 class ClusterRounds {
-  readonly #world: World;
-  readonly #cluster: SimulatedRedisCluster;
-  readonly #brokers: readonly ClusterBroker[];
   readonly #names = new Names("skein");
   #followsLog = false;
   /** True once slots have moved: a broker may hear of that by an answer that breaks a connection. */
@@ -137,19 +127,19 @@ class ClusterRounds {
   readonly #idle = new Map<Host, readonly ClusterBroker[]>();
   #newest = 0;
 
-  constructor(world: World, cluster: SimulatedRedisCluster, brokers: readonly ClusterBroker[]) {
-    this.#world = world;
-    this.#cluster = cluster;
-    this.#brokers = brokers;
-  }
+  constructor(
+    readonly world: World,
+    readonly cluster: SimulatedRedisCluster,
+    readonly brokers: readonly ClusterBroker[],
+  ) {}
 
   async toggle(toggles: Round["toggles"]): Promise<void> {
-    for (const { broker, topic } of toggles) await this.#brokers[broker]!.toggle(TOPICS[topic]!);
+    for (const { broker, topic } of toggles) await this.brokers[broker]!.toggle(TOPICS[topic]!);
   }
 
   /** Plays a fault; exactly the subscriptions that it hit are interrupted. */
   async play(round: Round): Promise<void> {
-    const before = this.#brokers.map(({ listenings }) =>
+    const before = this.brokers.map(({ listenings }) =>
       [...listenings].map(([topic, listening]) => {
         const { interruptions } = listening;
         return { topic, listening, interruptions, master: this.#masterOf(topic) };
@@ -161,7 +151,7 @@ class ClusterRounds {
     await this.publishAll();
     for (const [i, subscriptions] of before.entries()) {
       for (const { topic, listening, interruptions, master } of subscriptions) {
-        if (this.#brokers[i]!.listenings.get(topic) !== listening) continue;
+        if (this.brokers[i]!.listenings.get(topic) !== listening) continue;
         const isTold = listening.interruptions > interruptions;
         if (isTold && this.#haveMoved) continue;
         const isHit = hit.brokers.includes(i) && hit.masters.includes(master) &&
@@ -172,7 +162,7 @@ class ClusterRounds {
   }
 
   #followersOf(master: number): ClusterBroker[] {
-    return this.#brokers.filter(({ listenings }) =>
+    return this.brokers.filter(({ listenings }) =>
       [...listenings.keys()].some((topic) => this.#masterOf(topic) === master)
     );
   }
@@ -182,23 +172,23 @@ class ClusterRounds {
   }
 
   #masterOf(topic: string): number {
-    return this.#cluster.ownerOf(this.#channelOf(topic));
+    return this.cluster.ownerOf(this.#channelOf(topic));
   }
 
   /** Moves slots of a master to the next one; brokers that follow topics there hear of that. */
   #move(from: number, isMoved?: (slot: number) => boolean): void {
     this.#haveMoved = true;
     if (isMoved === undefined) {
-      this.#idle.set(this.#cluster.servers[from]!.host, this.#followersOf(from));
+      this.#idle.set(this.cluster.servers[from]!.host, this.#followersOf(from));
     }
-    const to = (from + 1) % this.#cluster.servers.length;
-    this.#cluster.move((slot, owner) => owner === from && (isMoved?.(slot) ?? true), to);
-    this.#idle.delete(this.#cluster.servers[to]!.host);
+    const to = (from + 1) % this.cluster.servers.length;
+    this.cluster.move((slot, owner) => owner === from && (isMoved?.(slot) ?? true), to);
+    this.#idle.delete(this.cluster.servers[to]!.host);
   }
 
   async #begin({ fault, topic: index, broker, lastsMs }: Round): Promise<Hit> {
-    const { servers } = this.#cluster;
-    const world = this.#world;
+    const { servers } = this.cluster;
+    const world = this.world;
     const topic = TOPICS[index]!;
     const master = this.#masterOf(topic);
     const both = { brokers: [0, 1], masters: [master] };
@@ -225,7 +215,7 @@ class ClusterRounds {
       }
       case "cut":
       case "silent cut":
-        world.cut(this.#brokers[broker]!.host, fault === "cut" ? false : "client");
+        world.cut(this.brokers[broker]!.host, fault === "cut" ? false : "client");
         if (fault === "silent cut") await world.pause(FOUND_MS);
         return { brokers: [broker], masters: [...servers.keys()] };
       case "drop":
@@ -239,28 +229,28 @@ class ClusterRounds {
     const kinds: string[] = [];
     for (let n = 0; n <= MAX_LOGS; n++) {
       const id = n === 0 ? LOG : `${LOG}-${n}`;
-      const created = await this.#brokers[n % 2]!.run((broker) => create(broker, id, []));
+      const created = await this.brokers[n % 2]!.run((broker) => create(broker, id, []));
       kinds.push(created.kind);
     }
     assertEquals(kinds, [...Array(MAX_LOGS).fill("created"), "too-many"]);
     this.#followsLog = true;
-    for (const one of this.#brokers) {
+    for (const one of this.brokers) {
       await one.run((broker) => broker.subscribe(logTopic(LOG), () => void one.announced++).ready);
     }
   }
 
   /** Waits until each subscription is in force at the master of the topic, and nowhere else. */
   async settle(): Promise<void> {
-    const { servers } = this.#cluster;
+    const { servers } = this.cluster;
     const log = this.#names.log(LOG).channel;
     const wanted = () =>
       [...servers.keys()].map((i) => {
         const counts = new Map<string, number>();
         let brokers = 0;
-        for (const { listenings } of this.#brokers) {
+        for (const { listenings } of this.brokers) {
           const own = [...listenings.keys()].filter((topic) => this.#masterOf(topic) === i)
             .map((topic) => this.#channelOf(topic));
-          if (this.#followsLog && this.#cluster.ownerOf(log) === i) own.push(log);
+          if (this.#followsLog && this.cluster.ownerOf(log) === i) own.push(log);
           for (const channel of own) counts.set(channel, (counts.get(channel) ?? 0) + 1);
           if (own.length > 0) brokers++;
         }
@@ -269,39 +259,39 @@ class ClusterRounds {
     const present = () =>
       servers.map(({ subscribers, shardChannels }) => shown(subscribers, shardChannels));
     const isConnected = ({ broker }: ClusterBroker) => broker.status.current.name === "connected";
-    await this.#world.pause(TRIP_MS);
-    const isCalm = () => `${wanted()}` === `${present()}` && this.#brokers.every(isConnected);
-    await this.#world.until("calm", isCalm, CALM_MS).catch(() => {});
+    await this.world.pause(TRIP_MS);
+    const isCalm = () => `${wanted()}` === `${present()}` && this.brokers.every(isConnected);
+    await this.world.until("calm", isCalm, CALM_MS).catch(() => {});
     assertEquals(present(), wanted());
-    assertEquals(this.#brokers.map(isConnected), [true, true]);
+    assertEquals(this.brokers.map(isConnected), [true, true]);
     const isFree = () =>
-      !this.#world.network.links.some(({ client, server }) =>
+      !this.world.network.links.some(({ client, server }) =>
         this.#idle.get(server)?.some(({ host }) => host === client)
       );
-    await this.#world.until("no connection to a master without slots", isFree, CALM_MS);
-    const ready = this.#brokers.flatMap(({ listenings }) =>
+    await this.world.until("no connection to a master without slots", isFree, CALM_MS);
+    const ready = this.brokers.flatMap(({ listenings }) =>
       [...listenings.values()].map(({ subscription }) => subscription.ready)
     );
-    await this.#world.inTime("subscriptions in force", Promise.all(ready), CALM_MS);
+    await this.world.inTime("subscriptions in force", Promise.all(ready), CALM_MS);
   }
 
   /** Publishes on each topic: each listener receives it once, and both brokers read the same. */
   async publishAll(): Promise<void> {
-    for (const { listenings } of this.#brokers) {
+    for (const { listenings } of this.brokers) {
       for (const { heard } of listenings.values()) heard.length = 0;
     }
     const expected = new Map<string, string>();
     await Promise.all(TOPICS.map(async (topic, i) => {
       const payload = `${++this.#newest}`;
       expected.set(topic, payload);
-      const [one, other] = [this.#brokers[i % 2]!, this.#brokers[(i + this.#newest) % 2]!];
+      const [one, other] = [this.brokers[i % 2]!, this.brokers[(i + this.#newest) % 2]!];
       if (topic.startsWith("plain")) {
         return await one.run((broker) => broker.publish({ topic, payload }));
       }
       const appending = one.run(({ history }) =>
         history!.append({ topic, payload }, { bounds: BOUNDS })
       );
-      const { position } = await this.#world.inTime("an append", appending, CALM_MS);
+      const { position } = await this.world.inTime("an append", appending, CALM_MS);
       const options = { bounds: BOUNDS, last: 1, maxMessages: 1, maxBytes: 1_000 };
       const page = await other.run(({ history }) => history!.read(topic, options));
       assertEquals(
@@ -309,14 +299,14 @@ class ClusterRounds {
         [payload, position?.epoch, position?.offset],
       );
     }));
-    const announced = this.#brokers.map((one) => one.announced);
-    await this.#brokers[this.#newest % 2]!.run(async (broker) => {
+    const announced = this.brokers.map((one) => one.announced);
+    await this.brokers[this.#newest % 2]!.run(async (broker) => {
       const { kind } = await broker.logs!.append(LOG, { records: ["1"], maxBytes: 1 << 20 });
       // A slot that moves leaves its keys behind.
       if (kind !== "appended") await create(broker, LOG, ["1"]);
     });
-    await this.#world.pause(TRIP_MS);
-    for (const [i, { listenings, announced: now }] of this.#brokers.entries()) {
+    await this.world.pause(TRIP_MS);
+    for (const [i, { listenings, announced: now }] of this.brokers.entries()) {
       assertEquals(now > announced[i]!, true, `broker ${i} hears of the log`);
       for (const [topic, { heard }] of listenings) {
         assertEquals(heard, [expected.get(topic)], `${topic} at broker ${i}`);

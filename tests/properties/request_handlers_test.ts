@@ -64,17 +64,14 @@ class Handlers {
   different = 0;
   /** Calls before the handler of the beginning was done. */
   early = 0;
-  readonly #world: World;
   #sessions = 0;
 
-  constructor(world: World) {
-    this.#world = world;
-  }
+  constructor(readonly world: World) {}
 
   readonly open = async (ms: number): Promise<void> => {
     // A client that reconnects has another session, beside handlers of the first one.
     this.isOpening = ++this.#sessions === 1;
-    await this.#world.pause(ms);
+    await this.world.pause(ms);
     this.isOpening = false;
   };
 
@@ -82,7 +79,7 @@ class Handlers {
   readonly value = async (message: Received): Promise<number> => {
     const call = this.#begin(message);
     this.most = Math.max(this.most, ++this.running);
-    await this.#world.pause((message.data as Asked).ms);
+    await this.world.pause((message.data as Asked).ms);
     this.running--;
     this.#end(call, message);
     return call.id;
@@ -91,7 +88,7 @@ class Handlers {
   /** Makes the items of a response while the next handler runs. */
   readonly items = (message: Received): AsyncIterable<number> => {
     const call = this.#begin(message);
-    const [world, end] = [this.#world, () => this.#end(call, message)];
+    const [world, end] = [this.world, () => this.#end(call, message)];
     call.hasBegun = false;
     return (async function* () {
       call.hasBegun = true;
@@ -111,7 +108,7 @@ class Handlers {
     if (this.isOpening) this.early++;
     const call: Call = {
       id,
-      startMs: this.#world.nowMs,
+      startMs: this.world.nowMs,
       wasCancelled: message.isCancelled,
       hasBegun: true,
       abortedMs: Infinity,
@@ -119,7 +116,7 @@ class Handlers {
       isCancelled: false,
     };
     if (listens) {
-      const note = () => void (call.abortedMs = this.#world.nowMs);
+      const note = () => void (call.abortedMs = this.world.nowMs);
       if (message.signal.aborted) note();
       else message.signal.addEventListener("abort", note);
     }
@@ -128,7 +125,7 @@ class Handlers {
   }
 
   #end(call: Call, message: Received): void {
-    call.overMs = this.#world.nowMs;
+    call.overMs = this.world.nowMs;
     call.isCancelled = message.isCancelled;
     if (message.signal.aborted !== message.isCancelled) this.different++;
   }

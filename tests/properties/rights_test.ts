@@ -132,7 +132,6 @@ function requestsOf(tree: string, next: () => number): readonly Call[] {
 
 /** Two servers, a client with all rights, and one whose rights change. */
 class Servers {
-  readonly #world: World;
   readonly #from: string | undefined;
   readonly #rights = new Map([["eve 0", RIGHTS]]);
   /** The client with all rights, and the present one. */
@@ -142,8 +141,7 @@ class Servers {
   #at = 0;
   #count = 0;
 
-  constructor(world: World, isNamed: boolean) {
-    this.#world = world;
+  constructor(readonly world: World, isNamed: boolean) {
     this.#from = isNamed ? "ada" : undefined;
   }
 
@@ -153,7 +151,7 @@ class Servers {
       this.#may(headers.get("authorization")?.slice("Bearer ".length), action, id);
     const authorize = ({ request, action, id }: { request: Request; action: string; id: string }) =>
       ofRequest(request, action, id);
-    this.#nodes = await serveNodes(this.#world, "memory", {
+    this.#nodes = await serveNodes(this.world, "memory", {
       authenticate: ({ token }) => token ?? null as never,
       userOf: (token) => token.split(" ")[0]!,
       authorize: ({ value }, topic, action) => this.#may(value, action, topic),
@@ -181,15 +179,15 @@ class Servers {
     if (isHandover) assert(await client.handOver(), "no handover");
     else if (isReconnect) {
       for (const one of manager.sessionsOf("ada")) void one.close({ code: CloseCode.draining });
-      await this.#world.until("the end of the session", () => !client.isConnected);
-      await this.#world.until("a session", () => client.isConnected);
+      await this.world.until("the end of the session", () => !client.isConnected);
+      await this.world.until("a session", () => client.isConnected);
     } else if (hasToken) await client.session!.authenticate(this.#token);
     for (const [topic, { status }] of hasToken ? open : []) {
       const state = this.#may(this.#token, "subscribe", topic) ? "subscribed" : "ended";
-      await this.#world.until(`${topic} that is ${state}`, () => status.current === state);
+      await this.world.until(`${topic} that is ${state}`, () => status.current === state);
       if (state === "ended") open.delete(topic);
     }
-    await this.#world.pause(TRIP_MS);
+    await this.world.pause(TRIP_MS);
   }
 
   /** Tries everything with the present token, in the session and by requests to the same server. */
@@ -199,7 +197,7 @@ class Servers {
     await this.#ask({ needs: [], status: 201, path, asking: creation }, "eve 0");
     await this.#trySession(this.#readers[1]!, path);
     await this.#askAll(path, this.#token);
-    await this.#world.pause(TRIP_MS);
+    await this.world.pause(TRIP_MS);
     for (const { got, due } of this.#readers) assertEquals(got, due);
     const node = this.#nodes[this.#at]!;
     const { body } = await ask(node, path, { headers: { authorization: "Bearer eve 0" } });
@@ -240,7 +238,7 @@ class Servers {
     await this.#check(client.publish(stream, { cancel: "stop" }), "cancel", stream);
     for (const topic of INTERNAL) {
       for (const promise of [client.publish(topic, 0), client.subscribe(topic).ready]) {
-        const outcome = await this.#world.inTime("a reply", outcomeOf(promise));
+        const outcome = await this.world.inTime("a reply", outcomeOf(promise));
         assert(/^(?:forbidden|not-found|malformed)$/.test(outcome), `${topic}: ${outcome}`);
       }
     }
@@ -252,7 +250,7 @@ class Servers {
     id: string,
     token = this.#token,
   ): Promise<void> {
-    const outcome = await this.#world.inTime(`a reply about ${id}`, outcomeOf(promise));
+    const outcome = await this.world.inTime(`a reply about ${id}`, outcomeOf(promise));
     const expected = this.#may(token, action, id) ? "fulfilled" : "forbidden";
     assertEquals(outcome, expected, `${action} ${id} by ${token}`);
   }
@@ -275,13 +273,13 @@ class Servers {
   }
 
   async #statusOf(path: string, asking: Asking): Promise<number> {
-    const response = await this.#world.inTime(path, respond(this.#nodes[this.#at]!, path, asking));
+    const response = await this.world.inTime(path, respond(this.#nodes[this.#at]!, path, asking));
     await response.body?.cancel();
     return response.status;
   }
 
   #connect(name: string, token: () => string, at: () => number, transport: Transport): Reader {
-    const client = this.#world.connect(name, () => this.#nodes[at()]!.host, {
+    const client = this.world.connect(name, () => this.#nodes[at()]!.host, {
       token,
       transports: [transport],
       delivery: transport === "http" ? "at-least-once" : "at-most-once",
@@ -309,7 +307,7 @@ class Servers {
     for (const { open, due } of this.#readers) {
       due.push(...made.filter(({ topic }) => open.has(topic)));
     }
-    await this.#world.pause(TRIP_MS);
+    await this.world.pause(TRIP_MS);
   }
 
   /** Tells whether a token has a right; names that end with a number share one. */

@@ -169,13 +169,11 @@ class Closing {
   readonly opened = new Map<unknown, Opened>();
   /** Statuses of refused sessions. */
   readonly refused = new Set<number>();
-  readonly #world: World;
   readonly #case: Case;
   readonly #stop = new AbortController();
   readonly #checks: { readonly checkMs: number; readonly fails: boolean }[] = [];
 
-  constructor(world: World, one: Case) {
-    this.#world = world;
+  constructor(readonly world: World, one: Case) {
     this.#case = one;
     this.program = world.serve<string>("server", (host) => ({
       ...(host.life === 0 && { signal: this.#stop.signal }),
@@ -199,7 +197,7 @@ class Closing {
   enter({ transport, ...check }: Case["newcomers"][number]["entry"]): void {
     const name = `client-${this.clients.length}`;
     this.#checks.push(check);
-    this.clients.push(this.#world.connect(name, this.program.host, {
+    this.clients.push(this.world.connect(name, this.program.host, {
       token: this.#case.isInBand ? name : undefined,
       transports: [transport],
       backoff: { firstDelayMs: 20, maxDelayMs: 150 },
@@ -215,7 +213,7 @@ class Closing {
     const codes: number[] = [];
     for (let i = 0; i < count; i++) {
       codes.push(0);
-      const open = this.#world.network.sockets(this.#world.host(`mute-${i}`));
+      const open = this.world.network.sockets(this.world.host(`mute-${i}`));
       const url = new URL(`wss://${this.program.host.name}/`);
       open(url, ["skein.1", TOKEN_MARK]).onclose = ({ code }) => void (codes[i] = code);
     }
@@ -244,7 +242,7 @@ class Closing {
         return void await server.manager.drain({ withinMs });
       case "drain, then close": {
         const draining = server.drain({ withinMs });
-        await this.#world.pause(Math.min(apartMs, withinMs));
+        await this.world.pause(Math.min(apartMs, withinMs));
         await server.close(options);
         return void await draining;
       }

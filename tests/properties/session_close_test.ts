@@ -175,16 +175,12 @@ function shownIn({ carrier, end, fault }: Case): Pick<Case, "end" | "fault"> {
 
 /** One end of a session under test. */
 class End {
-  readonly side: Side;
-  readonly session: Used;
   readonly got: number[] = [];
   info: CloseInfo | undefined;
   endedMs = Infinity;
   readonly waits = new Map<string, unknown>();
 
-  constructor(world: World, side: Side, session: Used) {
-    this.side = side;
-    this.session = session;
+  constructor(world: World, readonly side: Side, readonly session: Used) {
     void session.closed.then((info) => {
       this.info = info;
       this.endedMs = world.nowMs;

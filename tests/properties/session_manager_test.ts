@@ -59,7 +59,6 @@ interface Known {
 
 /** A server next to what its manager should tell. */
 class Managed {
-  readonly #world: World;
   readonly #program: SimulatedServer<unknown>;
   /** Sessions that the manager has, in the order of addition. */
   #known: Known[] = [];
@@ -77,8 +76,7 @@ class Managed {
   #held = Promise.withResolvers<void>();
   #clients = 0;
 
-  constructor(world: World) {
-    this.#world = world;
+  constructor(readonly world: World) {
     this.#program = world.serve<unknown>("server", () => ({
       authenticate: ({ token }) => token === GUEST ? {} : token,
       allowTokenMessage: true,
@@ -109,7 +107,7 @@ class Managed {
         return await this.#open(step);
       case "send":
         for (let n = 0; n < step.count; n++) one!.client.send("note", n);
-        return await this.#world.pause(TRIP_MS);
+        return await this.world.pause(TRIP_MS);
       case "end handlers":
         return await this.#endHandlers();
       case "send on a blocked link":
@@ -133,7 +131,7 @@ class Managed {
         const { session, client } = one!;
         // A client over HTTP or WebTransport may keep its session.
         if (session.transport !== "websocket") return;
-        this.#world.network.links.filter((link) => link.client.name === one!.machine)
+        this.world.network.links.filter((link) => link.client.name === one!.machine)
           .forEach((link) => link.kind === "websocket" && link.disconnect());
         const lost = this.#known.filter(({ machine, session }) =>
           machine === one!.machine && session.transport === "websocket"
@@ -183,7 +181,7 @@ class Managed {
     const over = this.#manager.shutdown();
     for (const { client } of all) void client.close();
     await this.#left(all, CloseCode.draining);
-    await this.#world.inTime("a shutdown", over);
+    await this.world.inTime("a shutdown", over);
     this.look();
     const { messages, bytes, streams } = this.#manager.stats();
     assertEquals([messages.queued, messages.waiting, bytes.queued, streams.active], [0, 0, 0, 0]);
@@ -242,22 +240,22 @@ class Managed {
       : undefined;
     const { host } = this.#program;
     if (limit !== undefined) {
-      const page = new SimulatedPage(this.#world, host, { token, name: machine });
-      await this.#world.until("an outcome", () => page.entry !== undefined);
+      const page = new SimulatedPage(this.world, host, { token, name: machine });
+      await this.world.until("an outcome", () => page.entry !== undefined);
       assertEquals(page.entry, CloseCode.tooMany, `session at ${limit}`);
       this.#refused[limit]++;
       return;
     }
     const before = this.#opened.length;
-    const client = this.#world.connect(`client-${this.#clients++}`, host, {
-      host: this.#world.host(machine),
+    const client = this.world.connect(`client-${this.#clients++}`, host, {
+      host: this.world.host(machine),
       token: () => token,
       transports: [transport],
       onMessage() {},
     });
-    await this.#world.until("a session", () => client.isConnected && this.#opened.length > before);
+    await this.world.until("a session", () => client.isConnected && this.#opened.length > before);
     this.#add({ token, machine, client, session: this.#opened[before]! });
-    await this.#world.pause(TRIP_MS);
+    await this.world.pause(TRIP_MS);
   }
 
   /** Notes that sessions close with a code, and waits for it. */
@@ -265,8 +263,8 @@ class Managed {
     this.#known = this.#known.filter((one) => !some.includes(one));
     this.#counts.closed += some.length;
     for (const _ of some) this.#codes[code] = (this.#codes[code] ?? 0) + 1;
-    await this.#world.until("closes", () => some.every(({ session }) => session.isClosed));
-    await this.#world.pause(2 * TRIP_MS);
+    await this.world.until("closes", () => some.every(({ session }) => session.isClosed));
+    await this.world.pause(2 * TRIP_MS);
   }
 
   #add(one: Known): void {
@@ -278,12 +276,12 @@ class Managed {
   async #endHandlers(): Promise<void> {
     this.#held.resolve();
     this.#held = Promise.withResolvers();
-    await this.#world.pause(TRIP_MS);
+    await this.world.pause(TRIP_MS);
   }
 
   /** Sends more than a link takes; compares while messages wait. */
   async #block({ machine, session }: Known, count: number): Promise<void> {
-    const [world, { host }] = [this.#world, this.#program];
+    const [world, { host }] = [this.world, this.#program];
     world.change(world.host(machine), host, { isBlocked: true });
     for (let n = 0; n < count; n++) session.send("note", `${n}`.padEnd(LARGE, "x"));
     await world.pause(TRIP_MS);
@@ -304,7 +302,7 @@ class Managed {
     await writer.write(new Uint8Array(step.bytes));
     if (step.end === "close") await writer.close();
     if (step.end === "abort") await writer.abort().catch(() => {});
-    await this.#world.pause(TRIP_MS);
+    await this.world.pause(TRIP_MS);
   }
 
   /** Removes a session, which stays open, and may be added again, open or closed. */
@@ -323,7 +321,7 @@ class Managed {
       await this.#endHandlers();
       // The close of a removed session does not count.
       await client.close();
-      await this.#world.pause(2 * TRIP_MS);
+      await this.world.pause(2 * TRIP_MS);
     }
     if (then === "close") return;
     assertEquals(manager.add(session), session.id);
@@ -339,7 +337,7 @@ class Managed {
     const over = this.#manager.closeAll({ code });
     for (const { client } of all) void client.close();
     await this.#left(all, code);
-    assertEquals(await this.#world.inTime("the end of all", over), all.length);
+    assertEquals(await this.world.inTime("the end of all", over), all.length);
     assertEquals(await this.#manager.closeAll(), 0);
   }
 

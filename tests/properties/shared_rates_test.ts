@@ -27,15 +27,13 @@ type Unit = "messages" | "connections";
 /** Two nodes with a page of one user at each. */
 class Sharing {
   readonly engine: FailingEngine;
-  readonly #world: World;
   readonly #nodes;
   readonly #pages: SimulatedPage[] = [];
 
-  constructor(world: World, options: {
+  constructor(readonly world: World, options: {
     readonly scope: "perUser" | "perAddress";
     readonly rates: Partial<Record<Unit | "bytes", { perSecond: number; burst: number }>>;
   }) {
-    this.#world = world;
     this.engine = new FailingEngine(world);
     this.#nodes = ["a", "b"].map((name) =>
       world.serve<string>(name, (host) => ({
@@ -51,7 +49,7 @@ class Sharing {
   async open(): Promise<void> {
     await Promise.all(this.#nodes.map(({ server }) => server.nodes!.ready));
     this.#pages.push(...this.#nodes.keys().map((node) => this.#page(node)));
-    await this.#world.until("all sessions", () => this.#pages.every(({ isIn }) => isIn));
+    await this.world.until("all sessions", () => this.#pages.every(({ isIn }) => isIn));
   }
 
   /** Sends a request of some characters; returns its outcome. */
@@ -68,11 +66,11 @@ class Sharing {
   async take(node: number, unit: Unit, times: number): Promise<number> {
     if (unit === "messages") {
       const outcomes = Array.from({ length: times }, () => this.ask(node));
-      await this.#world.pause(TRIP_MS);
+      await this.world.pause(TRIP_MS);
       return outcomes.filter((outcome) => outcome() === "granted").length;
     }
     const pages = Array.from({ length: times }, () => this.#page(node));
-    await this.#world.pause(TRIP_MS);
+    await this.world.pause(TRIP_MS);
     const granted = pages.filter(({ entry }) => entry === "in");
     const refused = pages.filter(({ entry }) => entry === CloseCode.tooMany);
     assertEquals(granted.length + refused.length, times, "attempts with an outcome");
@@ -81,7 +79,7 @@ class Sharing {
   }
 
   #page(node: number): SimulatedPage {
-    return new SimulatedPage(this.#world, this.#nodes[node]!.host, {
+    return new SimulatedPage(this.world, this.#nodes[node]!.host, {
       token: "ann",
       name: `page-${node}`,
     });

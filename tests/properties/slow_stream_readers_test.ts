@@ -180,10 +180,6 @@ type Open = (after: string | undefined) => Readable;
 
 /** A reader of the stream, by a client or at the server. */
 class Reader {
-  readonly #world: World;
-  readonly #drawn: DrawnReader;
-  readonly #written: Written;
-  readonly #open: Open;
   #count = 0;
   #newest = -1;
   /** Least number of the next record: that of the oldest one, or the one after the newest. */
@@ -191,31 +187,31 @@ class Reader {
   #isAtOldest = true;
   #hasLeft = false;
 
-  constructor(world: World, drawn: DrawnReader, written: Written, open: Open) {
-    this.#world = world;
-    this.#drawn = drawn;
-    this.#written = written;
-    this.#open = open;
-  }
+  constructor(
+    readonly world: World,
+    readonly drawn: DrawnReader,
+    readonly written: Written,
+    readonly open: Open,
+  ) {}
 
   /** Reads to the end of the stream, and begins again at the oldest record after a gap. */
   async run(): Promise<string> {
-    for (let stream = this.#open(undefined);;) {
+    for (let stream = this.open(undefined);;) {
       const { offset } = stream;
       let hasLeft = false;
       const outcome = await outcomeOf(this.#read(stream).then((left) => hasLeft = left));
-      if (hasLeft) stream = this.#open(stream.offset);
+      if (hasLeft) stream = this.open(stream.offset);
       else if (outcome === "gone") {
-        const { begun, kept, acknowledged } = this.#written;
+        const { begun, kept, acknowledged } = this.written;
         assert(this.#newest + 1 < begun - kept, `a gap after ${this.#newest} of ${begun}`);
         this.#least = Math.max(this.#newest + 1, acknowledged - kept);
         this.#isAtOldest = true;
-        stream = this.#open(undefined);
-      } else if (outcome === "BrokerError" && this.#drawn.at === "server") {
-        await this.#world.pause(RETRY_MS);
-        stream = this.#open(stream.offset ?? offset);
+        stream = this.open(undefined);
+      } else if (outcome === "BrokerError" && this.drawn.at === "server") {
+        await this.world.pause(RETRY_MS);
+        stream = this.open(stream.offset ?? offset);
       } else {
-        assertEquals(this.#newest, this.#written.begun - 1, "newest record");
+        assertEquals(this.#newest, this.written.begun - 1, "newest record");
         return outcome;
       }
     }
@@ -223,21 +219,21 @@ class Reader {
 
   /** Reads to the end, or until the reader leaves: then the result is true. */
   async #read(stream: Readable): Promise<boolean> {
-    const { restAt, restMs, leaveAt, slowMs } = this.#drawn;
-    const { records, offsets } = this.#written;
+    const { restAt, restMs, leaveAt, slowMs } = this.drawn;
+    const { records, offsets } = this.written;
     for await (const [number] of stream) {
       this.#take(number);
       const known = offsets.get(number + 1);
       if (known !== undefined) assertEquals(stream.offset, known, `offset after ${number}`);
-      if (++this.#count === restAt) await this.#world.pause(restMs);
-      if (this.#count % Math.ceil(records / 10) === 0) await this.#world.pause(slowMs);
+      if (++this.#count === restAt) await this.world.pause(restMs);
+      if (this.#count % Math.ceil(records / 10) === 0) await this.world.pause(slowMs);
       if (this.#count === leaveAt && !this.#hasLeft) return this.#hasLeft = true;
     }
     return false;
   }
 
   #take(number: number): void {
-    const { begun, kept } = this.#written;
+    const { begun, kept } = this.written;
     const most = this.#isAtOldest ? Math.max(0, begun - kept) : this.#least;
     assert(number >= this.#least && number <= most, `${number}, of ${this.#least} to ${most}`);
     this.#newest = number;

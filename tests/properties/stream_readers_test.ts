@@ -87,29 +87,22 @@ interface Fault {
 
 /** Readers of one server, and the counts that it has to show. */
 class Readers {
-  readonly #world: World;
-  readonly #node: Node;
-  readonly #fault: Fault;
   readonly #limited = { maxReaders: 0, maxReadersPerAddress: 0, stalled: 0 };
   readonly #offsets: string[] = [];
   #foreign = "";
   #open: Reader[] = [];
 
-  constructor(world: World, node: Node, fault: Fault) {
-    this.#world = world;
-    this.#node = node;
-    this.#fault = fault;
-  }
+  constructor(readonly world: World, readonly node: Node, readonly fault: Fault) {}
 
   /** Makes a stream with dropped records, and a deleted one that a fork needs. */
   async start(): Promise<void> {
-    const { durableStreams } = this.#node.server;
+    const { durableStreams } = this.node.server;
     const deleted = await durableStreams.create("deleted");
     this.#foreign = deleted.offset;
     await deleted.release();
     await (await durableStreams.create("fork", { fork: { source: "deleted" } })).release();
     await durableStreams.delete("deleted");
-    await ask(this.#node, "/streams/live", {
+    await ask(this.node, "/streams/live", {
       method: "PUT",
       headers: { "content-type": "application/json" },
     });
@@ -142,19 +135,19 @@ class Readers {
   /** Closes the server: each reader ends in its own way. */
   async close(): Promise<void> {
     const open = this.#open.splice(0);
-    await this.#node.server.close();
+    await this.node.server.close();
     for (const { wire, reading } of open) {
       if (reading === undefined) continue;
       const expected = { sse: "end", "long-poll": "503 unavailable", server: "unavailable" }[wire];
-      assertEquals(await this.#world.inTime(`the end of ${wire}`, reading), expected);
+      assertEquals(await this.world.inTime(`the end of ${wire}`, reading), expected);
     }
     await this.compare("after the close of the server");
   }
 
   /** Compares the counts of the server with the readers that are open. */
   async compare(when: string): Promise<void> {
-    await this.#world.pause(ROUND_MS);
-    const { readers, limited } = this.#node.server.httpStats["durableStreams"]!;
+    await this.world.pause(ROUND_MS);
+    const { readers, limited } = this.node.server.httpStats["durableStreams"]!;
     const count = (of: string) => this.#open.filter(({ wire }) => wire === of).length;
     assertEquals(readers, { "long-poll": count("long-poll"), sse: count("sse") }, when);
     const { maxReaders, maxReadersPerAddress, stalled } = limited!;
@@ -168,11 +161,11 @@ class Readers {
     const asking = this.#respond(`live?offset=${offset}&live=${wire}`, address);
     const tail = this.#offsets.length;
     const reader = { wire, address, place: tail, isNew: true, idleMs: undefined };
-    const nowMs = this.#world.nowMs;
+    const nowMs = this.world.nowMs;
     if (wire === "long-poll") {
       const reading = asking.then(readReply).then(({ outcome }) => outcome);
       if (refusal !== undefined || from === "the beginning") {
-        const outcome = await this.#world.inTime("an answer", reading);
+        const outcome = await this.world.inTime("an answer", reading);
         return assertEquals(outcome, refusal ?? "200");
       }
       const overMs = nowMs + POLL_MS;
@@ -180,7 +173,7 @@ class Readers {
       this.#open.push({ ...reader, reading, overMs, read: () => reading, leave });
       return;
     }
-    const response = await this.#world.inTime("a response", asking);
+    const response = await this.world.inTime("a response", asking);
     if (refusal !== undefined) {
       return assertEquals((await readReply(response)).outcome, refusal);
     }
@@ -198,13 +191,13 @@ class Readers {
   /** Reads at the server, by no address. */
   async #enterAtServer(after: string): Promise<void> {
     const left = new AbortController();
-    const items: AsyncIterator<DurableStreamItem> = this.#node.server.durableStreams
+    const items: AsyncIterator<DurableStreamItem> = this.node.server.durableStreams
       .follow("live", { after, signal: left.signal });
     const isFull = this.#open.length >= MAX_READERS;
     const read = () => outcomeOf(items.next());
     const reading = read();
-    await this.#world.pause(ROUND_MS);
-    if (isFull) return assertEquals(await this.#world.inTime("a refusal", reading), "LimitError");
+    await this.world.pause(ROUND_MS);
+    if (isFull) return assertEquals(await this.world.inTime("a refusal", reading), "LimitError");
     const leave = async () => {
       left.abort();
       await items.return?.();
@@ -234,10 +227,10 @@ class Readers {
       "a dropped record": `live?offset=${this.#offsets[0]}`,
     }[of];
     const expected = this.#refusal(address) ?? (isEngineAway ? "503 unavailable" : REFUSED[of]);
-    this.#fault.isAway = isEngineAway;
+    this.fault.isAway = isEngineAway;
     const asking = this.#respond(`${path}&live=${wire}`, address).then(readReply);
-    const { outcome } = await this.#world.inTime("an answer", asking);
-    this.#fault.isAway = false;
+    const { outcome } = await this.world.inTime("an answer", asking);
+    this.fault.isAway = false;
     assertEquals(outcome, expected);
   }
 
@@ -257,46 +250,46 @@ class Readers {
     const reader = this.#pick(who);
     if (reader === undefined || reader.wire === "long-poll") return;
     this.#remove(reader);
-    await this.#world.inTime("the leave of a reader", reader.leave());
+    await this.world.inTime("the leave of a reader", reader.leave());
   }
 
   /** Appends a record, for all readers that wait; one whose read fails ends. */
   async #append(areReadsLost = false): Promise<void> {
-    this.#fault.areRecordsAway = areReadsLost;
-    const { headers } = await ask(this.#node, "/streams/live", { json: 1 });
+    this.fault.areRecordsAway = areReadsLost;
+    const { headers } = await ask(this.node, "/streams/live", { json: 1 });
     this.#offsets.push(headers.get("stream-next-offset")!);
     for (const reader of this.#open.filter(({ reading }) => reading !== undefined)) {
       if (areReadsLost) await this.#expectEnd(reader, LOST_READS[reader.wire]);
       else if (reader.wire === "sse") await this.#expectEvents(reader);
       else if (reader.wire === "long-poll") await this.#expectEnd(reader, "200");
       else {
-        const outcome = await this.#world.inTime("a record", reader.reading!);
+        const outcome = await this.world.inTime("a record", reader.reading!);
         assertEquals(outcome, "fulfilled");
         reader.reading = reader.read();
       }
     }
-    this.#fault.areRecordsAway = false;
+    this.fault.areRecordsAway = false;
   }
 
   async #expectEvents(reader: Reader): Promise<void> {
-    assertEquals(await this.#world.inTime("events", reader.reading!), "events");
+    assertEquals(await this.world.inTime("events", reader.reading!), "events");
     if (!reader.isNew) reader.place = this.#offsets.length;
-    Object.assign(reader, { isNew: false, reading: undefined, idleMs: this.#world.nowMs });
+    Object.assign(reader, { isNew: false, reading: undefined, idleMs: this.world.nowMs });
   }
 
   async #expectEnd(reader: Reader, outcome: string): Promise<void> {
     this.#remove(reader);
     const reading = reader.reading ?? reader.read();
-    assertEquals(await this.#world.inTime(`the end of ${reader.wire}`, reading), outcome);
+    assertEquals(await this.world.inTime(`the end of ${reader.wire}`, reading), outcome);
   }
 
   /** Lets time pass, in which readers are over or given up, each at its own time. */
   async #wait(ms: number): Promise<void> {
-    const untilMs = this.#world.nowMs + ms;
+    const untilMs = this.world.nowMs + ms;
     for (let isOver = false; !isOver;) {
       const next = Math.min(untilMs, ...this.#open.map(endOf)) + ROUND_MS;
       isOver = next > untilMs;
-      await this.#world.pause(next - this.#world.nowMs);
+      await this.world.pause(next - this.world.nowMs);
       for (const reader of this.#open.filter((one) => endOf(one) < next)) {
         const isStalled = endOf(reader) < reader.overMs;
         if (isStalled) this.#limited.stalled++;
@@ -310,7 +303,7 @@ class Readers {
   }
 
   #isEndNear(): boolean {
-    return this.#open.some((one) => endOf(one) < this.#world.nowMs + 10 * ROUND_MS);
+    return this.#open.some((one) => endOf(one) < this.world.nowMs + 10 * ROUND_MS);
   }
 
   /** The refusal of one more reader, which counts. */
@@ -331,7 +324,7 @@ class Readers {
   }
 
   #respond(path: string, address: string): Promise<Response> {
-    return respond(this.#node, `/streams/${path}`, { address });
+    return respond(this.node, `/streams/${path}`, { address });
   }
 }
 

@@ -121,8 +121,6 @@ class Node {
 
 /** A stream that node after node writes, and one reads. */
 class Stream {
-  readonly #world: World;
-  readonly #engine: ClusterEngine;
   readonly #reader: Node;
   #node: Node;
   #next: Node;
@@ -133,19 +131,17 @@ class Stream {
   #outcome: string | undefined;
   #expected: string | undefined;
 
-  constructor(world: World, engine: ClusterEngine) {
-    this.#world = world;
-    this.#engine = engine;
+  constructor(readonly world: World, readonly engine: ClusterEngine) {
     this.#reader = new Node(world, "reader", engine);
     this.#node = this.#startNode();
     this.#next = this.#startNode();
   }
 
   async create(): Promise<void> {
-    for (const node of [this.#reader, this.#node, this.#next]) await reach(this.#world, node);
+    for (const node of [this.#reader, this.#node, this.#next]) await reach(this.world, node);
     const { host, streams } = this.#node;
-    this.#writer = await this.#world.run(host, () => streams.create(ID));
-    void this.#world.run(this.#reader.host, () => this.#follow())
+    this.#writer = await this.world.run(host, () => streams.create(ID));
+    void this.world.run(this.#reader.host, () => this.#follow())
       .then((outcome) => this.#outcome = outcome);
   }
 
@@ -164,7 +160,7 @@ class Stream {
 
   /** Appends records while calls fail, and keeps the stream while there is nothing to append. */
   async write({ bursts, reads, quietMs }: Turn): Promise<void> {
-    const world = this.#world;
+    const world = this.world;
     this.#reader.broker.make("logs.read", FATES[reads]);
     for (const { records, calls, forMs, isCut } of bursts) {
       this.#node.broker.make("logs.append", FATES[calls]);
@@ -185,7 +181,7 @@ class Stream {
 
   /** Leaves the stream to the next node; false if a search was first. */
   async passOn(by: Turn["leaves"]): Promise<boolean> {
-    const world = this.#world;
+    const world = this.world;
     const [former, writer] = [this.#node, this.#writer];
     const next = this.#next;
     if (by === "release") {
@@ -211,7 +207,7 @@ class Stream {
 
   /** Lets the last writer end, after a burst of records. */
   async end(by: keyof typeof ENDS, burst: number): Promise<void> {
-    const world = this.#world;
+    const world = this.world;
     const { host, broker } = this.#node;
     const writer = this.#writer;
     this.#expected = ENDS[by];
@@ -259,7 +255,7 @@ class Stream {
 
   /** Compares the records of the reader, and of one that begins at the end. */
   async compare(): Promise<void> {
-    const world = this.#world;
+    const world = this.world;
     const withinMs = LEASE_MS + SWEEP_INTERVAL_MS + CALLS_MS;
     await world.until("an end of the stream", () => this.#outcome !== undefined, withinMs);
     assertEquals(this.#outcome, this.#expected);
@@ -275,7 +271,7 @@ class Stream {
 
   /** Expects that a node which comes back has lost the stream. */
   async #expectLate({ host }: Node, writer: Writer, code: string): Promise<void> {
-    const world = this.#world;
+    const world = this.world;
     host.thaw();
     const late = world.run(host, () => writer.append(-1));
     assertEquals(await world.inTime("a late append", outcomeOf(late)), code);
@@ -284,22 +280,22 @@ class Stream {
   }
 
   #startNode(): Node {
-    return new Node(this.#world, `node-${this.#nodes++}`, this.#engine);
+    return new Node(this.world, `node-${this.#nodes++}`, this.engine);
   }
 
   #append(record: number | string): Promise<string> {
     const writer = this.#writer;
-    return outcomeOf(this.#world.run(this.#node.host, () => writer.append(record)));
+    return outcomeOf(this.world.run(this.#node.host, () => writer.append(record)));
   }
 
   #open({ host, streams }: Node): Promise<string> {
-    const opening = this.#world.run(host, () => streams.open<number | string>(ID));
+    const opening = this.world.run(host, () => streams.open<number | string>(ID));
     return outcomeOf(opening.then((writer) => this.#writer = writer));
   }
 
   /** Takes the stream over from a lost writer, once the lease is over; false if a search was first. */
   async #takeOver(): Promise<boolean> {
-    const world = this.#world;
+    const world = this.world;
     const fromMs = world.nowMs;
     let outcome = "held";
     while (outcome === "held" && world.nowMs < fromMs + LEASE_MS + CALLS_MS) {

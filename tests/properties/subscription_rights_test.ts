@@ -89,7 +89,6 @@ interface Topic {
 
 /** A server, and a client whose session has subscriptions of both sides. */
 class Rights {
-  readonly #world: World;
   readonly #program: SimulatedServer<number>;
   readonly #client: Client;
   readonly #topics: readonly Topic[];
@@ -97,8 +96,7 @@ class Rights {
   #token = 0;
   #count = 0;
 
-  constructor(world: World, denied: readonly boolean[], authorizeMs: number) {
-    this.#world = world;
+  constructor(readonly world: World, denied: readonly boolean[], authorizeMs: number) {
     this.#topics = TOPICS.map((name, i) => ({
       name,
       isDenied: denied[i]!,
@@ -164,8 +162,8 @@ class Rights {
         return await this.#move();
       case "cut":
         this.#refuse(step.refusals);
-        this.#world.cut(this.#world.host("ada"));
-        await this.#world.until("the end of the session", () => !this.#client.isConnected);
+        this.world.cut(this.world.host("ada"));
+        await this.world.until("the end of the session", () => !this.#client.isConnected);
         return await this.#ends(this.#deniedTopics, "forbidden");
       case "drop all for now":
         return await this.#dropAll(step.refusals);
@@ -176,20 +174,20 @@ class Rights {
 
   /** Meets the server. */
   async start(): Promise<void> {
-    await this.#world.meet(this.#client, this.#program.server);
+    await this.world.meet(this.#client, this.#program.server);
   }
 
   /** Closes the client, which leaves no topic. */
   async close(): Promise<void> {
     await this.#client.close();
-    await this.#world.until("no topic", () => this.#program.server.topics.size === 0);
+    await this.world.until("no topic", () => this.#program.server.topics.size === 0);
   }
 
   /** Waits until all is in force, publishes, and compares the session with the model. */
   async look(): Promise<void> {
-    await this.#world.pause(TRIP_MS);
+    await this.world.pause(TRIP_MS);
     const all = this.#topics.flatMap(({ readers }) => [...readers]);
-    await this.#world.until(
+    await this.world.until(
       "subscriptions in force",
       () =>
         this.#client.isConnected && this.#program.server.manager.count === 1 &&
@@ -197,11 +195,11 @@ class Rights {
       REST_MS,
     );
     // Topics that the client left may still be left at the server.
-    await this.#world.pause(2 * TRIP_MS);
+    await this.world.pause(2 * TRIP_MS);
     this.#refusals.clear();
     for (const { strays } of this.#topics) strays.length = 0;
     this.#publish();
-    await this.#world.pause(TRIP_MS);
+    await this.world.pause(TRIP_MS);
     const { topics, rooms } = this.#program.server;
     const session = this.#session;
     const requested = topics.requestedBy(session);
@@ -263,7 +261,7 @@ class Rights {
     if (isNew && refusal === "too many") return await this.#ends([topic], "too-many");
     if (isDenied) return await this.#ends([topic], "forbidden");
     const { status } = reader.subscription;
-    await this.#world.until("a subscription", () => status.current === "subscribed", REST_MS);
+    await this.world.until("a subscription", () => status.current === "subscribed", REST_MS);
   }
 
   /** Takes a reader of a topic out of the model; the last one also ends what the application added. */
@@ -279,7 +277,7 @@ class Rights {
   async #ends(topics: readonly Topic[], end: string): Promise<void> {
     for (const { readers, name } of topics) {
       for (const reader of readers) {
-        await this.#world.until(`the end of ${name}`, () => reader.end !== undefined);
+        await this.world.until(`the end of ${name}`, () => reader.end !== undefined);
         assertEquals(reader.end, end, name);
       }
       readers.clear();
@@ -297,16 +295,16 @@ class Rights {
     const moving = this.#client.handOver().finally(() => isOver = true);
     while (!isOver) {
       this.#publish();
-      await this.#world.pause(25);
+      await this.world.pause(25);
     }
     assert(await moving, "no move");
     await this.#ends(this.#deniedTopics, "forbidden");
-    await this.#world.until("one session", () => manager.count === 1);
+    await this.world.until("one session", () => manager.count === 1);
     this.#publish();
     const all = this.#topics.flatMap(({ readers }) => [...readers]);
     const areThere = () => all.every(({ got }) => got.at(-1) === this.#count);
-    await this.#world.until("the last publication", areThere);
-    await this.#world.pause(TRIP_MS);
+    await this.world.until("the last publication", areThere);
+    await this.world.pause(TRIP_MS);
     for (const { name, readers, isAdded, strays } of this.#topics) {
       assertEquals(strays, [...new Set(strays)], `repeated outside of ${name}`);
       // Those before the request in a session go to no subscription, and are not repeated.
@@ -327,8 +325,8 @@ class Rights {
 
   /** Subscribes and leaves while the network is blocked, so that the replies arrive together. */
   async #waver(calls: Extract<Step, { readonly kind: "change the mind" }>["calls"]): Promise<void> {
-    const [client, server] = [this.#world.host("ada"), this.#program.host];
-    this.#world.change(client, server, { isBlocked: true });
+    const [client, server] = [this.world.host("ada"), this.#program.host];
+    this.world.change(client, server, { isBlocked: true });
     for (const { topic: index, isLeave, turns, at } of calls) {
       for (let i = 0; i < turns; i++) await Promise.resolve();
       const topic = this.#topics[index]!;
@@ -338,7 +336,7 @@ class Rights {
       else if (topic.readers.size < 3) this.#open(topic);
       if (turns === 12) this.#publish();
     }
-    this.#world.change(client, server, { isBlocked: false });
+    this.world.change(client, server, { isBlocked: false });
   }
 
   #publish(): void {

@@ -16,17 +16,12 @@ const LETTERS = ["x", "é", "語", "🧶"] as const;
 
 /** A stream whose written bytes come back in chunks of given sizes, in memory that it lends. */
 class LendingStream implements DirectStream {
-  readonly #largest: number;
-  readonly #sizes: readonly number[];
   readonly #written: Uint8Array[] = [];
   #reads = 0;
   #isEnded = false;
   #wake = () => {};
 
-  constructor(largest: number, sizes: readonly number[]) {
-    this.#largest = largest;
-    this.#sizes = sizes;
-  }
+  constructor(readonly largest: number, readonly sizes: readonly number[]) {}
 
   async write(bytes: Uint8Array): Promise<void> {
     // The writer must not change the bytes until the write is done.
@@ -48,9 +43,9 @@ class LendingStream implements DirectStream {
       if (this.#isEnded) return null;
       await new Promise<void>((resolve) => this.#wake = resolve);
     }
-    const share = this.#sizes[this.#reads++ % this.#sizes.length]!;
-    const most = Math.ceil(this.#largest * share / 100);
-    const chunk = buffer ?? new Uint8Array(this.#largest);
+    const share = this.sizes[this.#reads++ % this.sizes.length]!;
+    const most = Math.ceil(this.largest * share / 100);
+    const chunk = buffer ?? new Uint8Array(this.largest);
     let size = 0;
     while (size < most && this.#written.length > 0) {
       const next = this.#written.shift()!;

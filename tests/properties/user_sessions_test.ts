@@ -109,14 +109,10 @@ class Users {
   tabs: Tab[] = [];
   readonly engine: FailingEngine;
   readonly nodes: readonly SimulatedServer<string>[];
-  readonly #world: World;
-  readonly #max: number;
   #names = 0;
   #notes = 0;
 
-  constructor(world: World, max: number) {
-    this.#world = world;
-    this.#max = max;
+  constructor(readonly world: World, readonly max: number) {
     this.engine = new FailingEngine(world);
     this.nodes = ["a", "b"].map((name) =>
       world.serve<string>(name, (host) => ({
@@ -148,16 +144,16 @@ class Users {
   }): Promise<void> {
     const tab = this.#connect(user, this.nodes[node]!, transport);
     const isRefused = () => "cause" in tab.client.status.current;
-    const hasRoom = this.tabs.filter((other) => other.user === user).length < this.#max;
-    await this.#world.until("an outcome", () => tab.client.isConnected || isRefused());
+    const hasRoom = this.tabs.filter((other) => other.user === user).length < this.max;
+    await this.world.until("an outcome", () => tab.client.isConnected || isRefused());
     const taken = this.tabs.filter((other) => other.user === user).length;
-    assertEquals(tab.client.isConnected, hasRoom, `session beside ${taken} of ${this.#max}`);
+    assertEquals(tab.client.isConnected, hasRoom, `session beside ${taken} of ${this.max}`);
     if (hasRoom) this.tabs.push(tab);
     else await tab.client.close();
   }
 
   async take(step: Step): Promise<void> {
-    const world = this.#world;
+    const world = this.world;
     const { engine } = this;
     const tab = "session" in step ? this.tabs[step.session % this.tabs.length] : undefined;
     if ("session" in step && tab === undefined) return;
@@ -220,7 +216,7 @@ class Users {
         const { host, server } = this.nodes[step.node]!;
         const url = `https://${host.name}/?token=${step.user}`;
         const { status } = await server.fetch(new Request(url, { headers: UPGRADE }));
-        const isFull = this.tabs.filter((one) => one.user === step.user).length >= this.#max;
+        const isFull = this.tabs.filter((one) => one.user === step.user).length >= this.max;
         if (!isFull) assertEquals(status, 400, "status of an upgrade without a socket");
         break;
       }
@@ -252,7 +248,7 @@ class Users {
             sent.push({ user, data });
           }
         }
-        await this.#world.pause(7);
+        await this.world.pause(7);
       }
     })();
     return {
@@ -262,7 +258,7 @@ class Users {
         const stay = before.filter((tab) => this.tabs.includes(tab));
         const expected = ({ user }: Tab) =>
           sent.filter((one) => one.user === user).map(({ data }) => data);
-        await this.#world.pause(100);
+        await this.world.pause(100);
         for (const tab of stay) {
           const compare = (a: unknown, b: unknown) => Number(a) - Number(b);
           assertEquals(
@@ -292,7 +288,7 @@ class Users {
       });
     const isBack = () => tabs.every(({ client }) => client.isConnected);
     await this.#comesTo("counts of the nodes", counts, expected);
-    await this.#world.until("all clients", isBack);
+    await this.world.until("all clients", isBack);
     for (const user of USERS) {
       let claims = 0;
       const read = () => {
@@ -301,7 +297,7 @@ class Users {
       };
       const known = tabs.filter((tab) => tab.user === user);
       await this.#comesTo(`claims of ${user}`, read, () => known.length);
-      await this.#world.pause(1);
+      await this.world.pause(1);
       for (const { got } of tabs) got.length = 0;
       const notes = nodes.map((node) => {
         const data = this.#notes++;
@@ -309,11 +305,11 @@ class Users {
         assertEquals(node.server.to(user).send(NOTE, data), own, "sessions of a user at a node");
         return data;
       });
-      await this.#world.until(
+      await this.world.until(
         "a message in each session",
         () => known.every(({ got }) => got.length >= notes.length),
       );
-      await this.#world.pause(100);
+      await this.world.pause(100);
       for (const tab of tabs) assertEquals(tab.got.toSorted(), tab.user === user ? notes : []);
       const listed = await nodes[0]!.server.sessions(user);
       assertEquals(listed.length, known.length, "listed sessions");
@@ -324,7 +320,7 @@ class Users {
   async fill(nodes: readonly number[]): Promise<void> {
     const [user, transport] = [USERS[0], "websocket"] as const;
     const taken = this.tabs.filter((tab) => tab.user === user).length;
-    for (let n = taken; n <= this.#max; n++) {
+    for (let n = taken; n <= this.max; n++) {
       await this.open({ user, node: nodes[n % nodes.length]!, transport });
     }
     await this.look();
@@ -332,10 +328,10 @@ class Users {
 
   /** Drains a node while claims of new sessions are under way: all are refused, and given back. */
   async drain(claimMs: number): Promise<void> {
-    const world = this.#world;
+    const world = this.world;
     const node = this.nodes[0]!;
     const user = USERS[1];
-    const free = this.#max - this.tabs.filter((tab) => tab.user === user).length;
+    const free = this.max - this.tabs.filter((tab) => tab.user === user).length;
     this.engine.callMs.claim = claimMs + AUTHENTICATE_MS;
     const pages = Array.from({ length: free }, () => this.#page(user, node));
     await world.until("claims under way", () => this.engine.claiming === free);
@@ -355,13 +351,13 @@ class Users {
         const { open, lingering } = manager.stats().sockets;
         return open - lingering;
       });
-    await this.#world.until("the end of all sockets", () => !sockets().some(Boolean), LOST_MS);
+    await this.world.until("the end of all sockets", () => !sockets().some(Boolean), LOST_MS);
   }
 
   #connect(user: User, node: SimulatedServer<string>, transport = "websocket"): Tab {
     const name = `tab-${this.#names++}`;
     const got: unknown[] = [];
-    const client = this.#world.connect(name, node.host, {
+    const client = this.world.connect(name, node.host, {
       token: () => user,
       transports: transport === "webtransport"
         ? ["webtransport", "websocket"]
@@ -369,11 +365,11 @@ class Users {
       onMessage: ({ topic, data }) => void (topic === NOTE && got.push(data)),
       onRefused() {},
     });
-    return { user, node, client, got, host: this.#world.host(name) };
+    return { user, node, client, got, host: this.world.host(name) };
   }
 
   #page(user: User, { host }: SimulatedServer<string>): SimulatedPage {
-    return new SimulatedPage(this.#world, host, { token: user, name: `tab-${this.#names++}` });
+    return new SimulatedPage(this.world, host, { token: user, name: `tab-${this.#names++}` });
   }
 
   #drop(tab: Tab): void {
@@ -384,13 +380,13 @@ class Users {
   async #overflow(tab: Tab): Promise<void> {
     const { manager } = tab.node.server;
     const { count } = manager;
-    this.#world.change(tab.host, tab.node.host, { isBlocked: true });
+    this.world.change(tab.host, tab.node.host, { isBlocked: true });
     for (let i = 0; i < MOST_FILLS && manager.count === count; i++) {
       tab.node.server.to(tab.user).send("fill", FILL);
-      await this.#world.pause(5);
+      await this.world.pause(5);
     }
     assertEquals(manager.count, count - 1, "sessions after an overflow");
-    this.#world.change(tab.host, tab.node.host, { isBlocked: false });
+    this.world.change(tab.host, tab.node.host, { isBlocked: false });
     this.#drop(tab);
     await tab.client.close();
   }
@@ -403,8 +399,8 @@ class Users {
     readonly isSilent: boolean;
   }): Promise<void> {
     const { host } = this.#page(user, this.nodes[node]!);
-    await this.#world.pause(afterMs);
-    if (!isSilent) this.#world.cut(host);
+    await this.world.pause(afterMs);
+    if (!isSilent) this.world.cut(host);
     host.kill({ power: true });
   }
 
@@ -413,9 +409,9 @@ class Users {
     this.engine.goAway();
     const user = USERS[0];
     const taken = this.tabs.filter((tab) => tab.user === user && tab.node === node).length;
-    const free = this.#max - taken;
+    const free = this.max - taken;
     const pages = Array.from({ length: free + 2 }, () => this.#page(user, node));
-    await this.#world.until("all outcomes", () => pages.every(({ entry }) => entry !== undefined));
+    await this.world.until("all outcomes", () => pages.every(({ entry }) => entry !== undefined));
     const entries = pages.filter(({ entry }) => entry === "in").length;
     const refused = pages.filter(({ entry }) => entry === CloseCode.tooMany).length;
     assertEquals([entries, refused], [free, 2], "entries of a node that counts alone");
@@ -433,18 +429,18 @@ class Users {
     if (isSlow) this.engine.callMs.claim = SLOW_MS;
     else this.engine.goAway();
     const user = USERS[0];
-    const hasRoom = this.tabs.filter((tab) => tab.user === user).length < this.#max;
+    const hasRoom = this.tabs.filter((tab) => tab.user === user).length < this.max;
     if (opens !== undefined && hasRoom) await this.open({ user, node: opens, transport: "http" });
-    await this.#world.pause(isSlow ? SLOW_MS : awayMs);
+    await this.world.pause(isSlow ? SLOW_MS : awayMs);
     if (forgets && !isSlow) this.engine.forget();
     this.engine.callMs.claim = 0;
     this.engine.comeBack();
   }
 
   async #comesTo<T>(what: string, read: () => T, expected: () => T): Promise<void> {
-    const endMs = this.#world.nowMs + SETTLED_MS;
+    const endMs = this.world.nowMs + SETTLED_MS;
     const isThere = () => JSON.stringify(read()) === JSON.stringify(expected());
-    while (!isThere() && this.#world.nowMs < endMs) await this.#world.pause(20);
+    while (!isThere() && this.world.nowMs < endMs) await this.world.pause(20);
     assertEquals(read(), expected(), what);
   }
 }

@@ -49,16 +49,12 @@ class FakeThread {
   sessions = 0;
   status: typeof STATES[number] = "ok";
   readonly index: number;
-  readonly #world: World;
-  readonly #fails: boolean;
   readonly #listeners = new Map<string, ((value: never) => void)[]>();
   readonly #calls: ThreadCalls<MainQuestions, WorkerQuestions>;
 
-  constructor(world: World, { index, hasUdp }: WorkerInit, fails: boolean) {
+  constructor(readonly world: World, { index, hasUdp }: WorkerInit, readonly fails: boolean) {
     this.index = index;
     this.hasUdp = hasUdp;
-    this.#world = world;
-    this.#fails = fails;
     const post = (message: unknown) => this.#later(() => this.#emit("message", message));
     this.#calls = new ThreadCalls<MainQuestions, WorkerQuestions>(post, this.#answers());
   }
@@ -77,7 +73,7 @@ class FakeThread {
   }
 
   async terminate(): Promise<number> {
-    await this.#world.pause(MESSAGE_MS);
+    await this.world.pause(MESSAGE_MS);
     this.end();
     return 1;
   }
@@ -95,7 +91,7 @@ class FakeThread {
   }
 
   #later(run: () => void): void {
-    this.#world.simulation.after(MESSAGE_MS, () => {
+    this.world.simulation.after(MESSAGE_MS, () => {
       if (this.isAlive) run();
     });
   }
@@ -112,8 +108,8 @@ class FakeThread {
   #answers(): AnswersTo<WorkerQuestions> {
     return {
       start: async () => {
-        await this.#world.pause(ROUND_MS);
-        if (this.#fails) throw new TypeError("planned");
+        await this.world.pause(ROUND_MS);
+        if (this.fails) throw new TypeError("planned");
         return this.#facts();
       },
       ping: () => ({ isExhausted: this.isExhausted }),
@@ -126,7 +122,7 @@ class FakeThread {
       health: () => ({ status: this.status, sessions: this.sessions }),
       // Longer than the delay before a replacement.
       drain: async () => {
-        await this.#world.pause(10 * FIRST_DELAY_MS);
+        await this.world.pause(10 * FIRST_DELAY_MS);
         return { closed: this.sessions, cut: 1, tookMs: 1 };
       },
       close: () => {},
