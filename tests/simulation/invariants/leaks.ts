@@ -15,6 +15,9 @@ const OF_ENGINE: ReadonlySet<unknown> = new Set(["answers.maxKept", "durableStre
 /** Sums with sockets that lost their peers in silence, which stay until the system ends these. */
 const SILENT: ReadonlySet<string> = new Set(["skein.sockets", "skein.sockets.lingering"]);
 
+/** The sum of taken places, one of which each socket has. */
+const TAKEN = "skein.quota.taken";
+
 /** Closed servers have no sessions, no topics and no timers, closed clients no timers. */
 export const nothingLeaks: Invariant = {
   name: "nothing-leaks",
@@ -76,9 +79,11 @@ export const emptyFigures: Invariant = {
         const { lingering } = server.manager.stats().sockets;
         for (const { name, kind, values } of measuresOf(server)) {
           if (kind !== "sum" || KEPT.has(name)) continue;
-          const due = SILENT.has(name) ? lingering : 0;
           for (const { value, attributes = {} } of values) {
-            if (value === due || OF_ENGINE.has(attributes["skein.quota"])) continue;
+            const quota = attributes["skein.quota"];
+            const isSilent = SILENT.has(name) || name === TAKEN && quota === "sockets";
+            const due = isSilent ? lingering : 0;
+            if (value === due || OF_ENGINE.has(quota)) continue;
             const of = [name, ...Object.values(attributes)].join(" of ");
             report(
               { atMs: nowMs, host: host.name },

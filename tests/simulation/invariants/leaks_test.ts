@@ -71,8 +71,12 @@ Deno.test("emptyFigures holds for a closed server, and finds a sum that is not z
   const stats = server.manager.stats();
   const withSockets = (open: number) => {
     const sockets = { ...stats.sockets, open, lingering: 1 };
-    return closed({ manager: { stats: () => ({ ...stats, sockets }) } });
+    const quotaStats = { sockets: { taken: open, max: 10, refused: 0, largest: 1 } };
+    return closed({ manager: { stats: () => ({ ...stats, sockets }) }, quotaStats });
   };
   withSockets(1).finds();
-  withSockets(2).finds("expected 1 for skein.sockets of a closed server, received 2");
+  withSockets(2).finds(
+    "expected 1 for skein.sockets of a closed server, received 2",
+    "expected 1 for skein.quota.taken of sockets of a closed server, received 2",
+  );
 });
