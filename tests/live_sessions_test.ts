@@ -124,6 +124,42 @@ Deno.test("A live session subscribes on connect, without an init message, and le
   assertEquals(server.topics.subscribers("user:ann").length, 0);
 });
 
+Deno.test("A live session checks permissions by its value", async () => {
+  await using server = listen({
+    authenticate: ({ token }) => ({ role: token }),
+    onMessage: ({ topic }, session) => {
+      const isAllowed = topic !== "admin" || session.value.role === "admin";
+      session.send(isAllowed ? "ok" : "error", topic);
+    },
+  });
+  for (const [role, answer] of [["admin", "ok"], ["reader", "error"]] as const) {
+    await using page = await Page.open(asUser(server.url, role));
+    page.say({ topic: "admin", data: {} });
+    await until(() => page.frames.length === 1);
+    assertEquals(page.envelopes, [{ topic: answer, data: "admin" }]);
+  }
+});
+
+Deno.test("Live sessions send direct messages to every tab of a user", async () => {
+  await using server = listen({
+    authenticate: ({ token }) => token ?? guest,
+    onMessage: ({ data }, session) => {
+      const { to, text } = data as { to: string; text: string };
+      server.to(to).send("dm", { from: session.user, text });
+    },
+  });
+  await using ann = await Page.open(asUser(server.url, "ann"));
+  await using bob = await Page.open(asUser(server.url, "bob"));
+  await using tab = await Page.open(asUser(server.url, "bob"));
+  await until(() => server.manager.count === 3);
+  ann.say({ topic: "dm", data: { to: "bob", text: "Hi" } });
+  await until(() => bob.frames.length + tab.frames.length === 2);
+  for (const page of [bob, tab]) {
+    assertEquals(page.envelopes, [{ topic: "dm", data: { from: "ann", text: "Hi" } }]);
+  }
+  assertEquals(ann.envelopes, []);
+});
+
 Deno.test("Live sessions join rooms, send messages there, and leave by a message or by closing", async () => {
   await using server = listen({
     authenticate: ({ token }) => token ?? guest,
@@ -153,4 +189,24 @@ Deno.test("Live sessions join rooms, send messages there, and leave by a message
   await until(() => ann.on("presence:room:a").length === 5);
   const kinds = ann.on("presence:room:a").map((notice) => (notice as { type: string }).type);
   assertEquals(kinds, ["members", "join", "leave", "join", "leave"]);
+});
+
+Deno.test("A live session that reconnects begins anew, with the state from onOpen", async () => {
+  const ids = new Set<string>();
+  await using server = listen({
+    authenticate: ({ token }) => token ?? guest,
+    onOpen: (session) => {
+      ids.add(session.id);
+      server.subscribe(session, "global");
+      session.send("welcome", session.user);
+    },
+  });
+  for (let i = 1; i <= 3; i++) {
+    await using page = await Page.open(asUser(server.url, "ann"));
+    await until(() => page.frames.length === 1);
+    server.publish("global", i);
+    await until(() => page.frames.length === 2);
+    assertEquals(page.envelopes.map(({ data }) => data), ["ann", i]);
+  }
+  assertEquals(ids.size, 3);
 });
