@@ -91,7 +91,7 @@ const TIMES = { h: 3_600_000, min: 60_000, s: 1_000 };
 const QUOTAS: Readonly<Record<string, Pick<Bound, "name" | "full">>> = {
   maxSessions: {
     name: "`limits.maxSessions`, `.maxSessionsPerUser`, `.maxSessionsPerAddress`",
-    full: "429 or 4429; handshakes count; guests count by address alone",
+    full: "429 or 4429; handshakes count; guests count only by address",
   },
   sockets: {
     name: "sockets: twice the sessions",
