@@ -29,7 +29,7 @@ const INTERNAL = ["presence:room:a", "$skein:answers", "stream:$skein:request:a"
 /** Time for a message to all clients, in milliseconds. */
 const TRIP_MS = 100;
 
-/** What a client does with other rights: it keeps its token, or presents the next one. */
+/** A move of a client to other rights: it keeps its token, or presents the next one. */
 const MOVES = {
   "its rights change": {},
   "it renews its token": { hasToken: true },
