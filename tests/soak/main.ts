@@ -65,6 +65,9 @@ const MOST_STALLED_BYTES = 32 * 1_048_576;
 const MOST_SLOWDOWN = 2;
 const SLACK_MS = 20;
 
+/** Most publications to a stalled peer after its phase: more than any buffers of the kernel take. */
+const MOST_FLOODS = 1_000;
+
 /** Attempts of a measurement: a busy machine stalls occasionally, but rarely three times in a row. */
 const MOST_ATTEMPTS = 3;
 
@@ -208,7 +211,13 @@ async function soakStalled(policy: OverflowPolicy, attempt = 1): Promise<void> {
   const before = await server.stats();
   one.socket.pause();
   const during = await phase(clients, pacer, phaseMs, flood);
-  const stats = await server.stats();
+  let stats = await server.stats();
+  const acted = () => policy === "close" ? "4507" in stats.closeCodes : stats.dropped > 0;
+  // The kernel's buffers may have room for the flood of a whole phase.
+  for (let i = 0; i < MOST_FLOODS && !acted(); i++) {
+    flood();
+    stats = await server.stats();
+  }
   const bound = without * MOST_SLOWDOWN + SLACK_MS;
   if (during > bound && attempt < MOST_ATTEMPTS) {
     say(`     ${policy}: p99 ${during.toFixed(2)} ms, ${without.toFixed(2)} ms without; once more`);
