@@ -1,6 +1,5 @@
 /** Answers that outlive their connection: generators of this node that write into durable streams. */
 import { BrokerError, LimitError, RequestError, UnsupportedError } from "../../errors.ts";
-import { Backoff } from "../../base/backoff.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Owner } from "../../base/owners.ts";
 import type { Place, Quota, Quotas, TakeOptions } from "../../base/shares.ts";
@@ -17,6 +16,7 @@ import type { Nodes } from "../../pubsub/nodes/nodes.ts";
 import { AbandonedAnswers } from "./abandoned_answers.ts";
 import { KeptAnswers } from "./kept_answers.ts";
 import { answerId, type AnswerLimits } from "./options.ts";
+import { whileUnreachable } from "./repeat.ts";
 import type { DurableStreams } from "./streams.ts";
 import { ABORTED, type DurableStreamWriter, isEndCode, LEASE_MS } from "./writer.ts";
 
@@ -35,9 +35,6 @@ export const MAX_TAKEOVERS = 5;
 
 /** Pauses before the second and later takeovers, which double, in milliseconds. */
 const TAKEOVER_PAUSE = { firstMs: 1_000, mostMs: 30_000 };
-
-/** Delays between the attempts of a call of a takeover, in milliseconds. */
-const RETRIES = { firstDelayMs: 100, maxDelayMs: 1_000 };
 
 /** Most items, and bytes of these, that `written` holds in memory for `resume`. */
 export const MAX_WRITTEN = { items: 10_000, bytes: 1_048_576 };
@@ -411,18 +408,13 @@ export class Answers {
   }
 
   /** Makes a call again while the engine is unreachable, until this node loses the answer. */
-  async #persist<T>(signal: AbortSignal, call: () => Promise<T>): Promise<T> {
+  #persist<T>(signal: AbortSignal, call: () => Promise<T>): Promise<T> {
     const { runtime } = this.#parts;
-    const backoff = new Backoff(runtime, RETRIES);
-    while (true) {
+    const attempt = async () => {
       signal.throwIfAborted();
-      try {
-        return await call();
-      } catch (error) {
-        if (!(error instanceof BrokerError)) throw error;
-        await pause(runtime, backoff.next()!, signal);
-      }
-    }
+      return await call();
+    };
+    return whileUnreachable(attempt, { runtime, signal });
   }
 
   /** Reads the newest items, within the bounds of `written`. */

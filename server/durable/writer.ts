@@ -1,11 +1,9 @@
 /** The writer of a durable stream: appends in order, each once, under a lease. */
 import { checkOptions } from "../../base/option_checks.ts";
 import { BrokerError, QueueFullError, RequestError } from "../../errors.ts";
-import { Backoff } from "../../base/backoff.ts";
 import { describe } from "../../base/error_text.ts";
 import { encodeJson } from "../../base/json.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
-import { pause } from "../../base/wait.ts";
 import type { BrokerSubscription } from "../../pubsub/broker.ts";
 import type { AppendLogOptions, LogEnd, LogInfo, LogRecord } from "../../pubsub/logs/log.ts";
 import { overShareReason } from "../../pubsub/logs/log_shares.ts";
@@ -19,6 +17,7 @@ import {
   type StreamLogs,
   WRITER_LOST,
 } from "../../pubsub/logs/stream_logs.ts";
+import { whileUnreachable } from "./repeat.ts";
 
 /** Time for which a stream waits for a sign of life of the writer, in milliseconds. */
 export const LEASE_MS = 15_000;
@@ -40,9 +39,6 @@ export const RENEWALS_PER_LEASE = 5;
  * replaced: the rest of the lease covers the time that a sign takes to reach the engine.
  */
 const UNCERTAIN_SHARE = 0.8;
-
-/** Delays between the attempts, in milliseconds. */
-const RETRIES = { firstDelayMs: 100, maxDelayMs: 1_000 };
 
 /** Most records of one append of the engine. */
 const MAX_BATCH_RECORDS = 1_000;
@@ -446,28 +442,16 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
 
   /** Makes one append, again and again while the engine is away. */
   async #keep(records: readonly LogRecord[], end: LogEnd | undefined): Promise<void> {
-    const runtime = this.#runtime;
+    const { signal } = this.#over;
     const producer = { id: this.#holder, epoch: this.#epoch, seq: this.#number };
-    const backoff = new Backoff(runtime, RETRIES);
-    let isLate = false;
-    let timer: Timer | undefined;
-    try {
-      while (true) {
-        try {
-          await this.#show({ records, producer, end });
-          this.#number++;
-          return;
-        } catch (error) {
-          const isOver = this.#over.signal.aborted || this.#streams.isClosed;
-          if (!(error instanceof BrokerError) || isLate || isOver) throw error;
-          // The lease would have lapsed afterwards.
-          timer ??= runtime.setTimeout(() => isLate = true, this.#leaseMs);
-          await pause(runtime, backoff.next()!, this.#over.signal);
-        }
-      }
-    } finally {
-      runtime.clearTimeout(timer);
-    }
+    await whileUnreachable(() => this.#show({ records, producer, end }), {
+      runtime: this.#runtime,
+      signal,
+      // The lease would have lapsed afterwards.
+      withinMs: this.#leaseMs,
+      isOver: () => signal.aborted || this.#streams.isClosed,
+    });
+    this.#number++;
   }
 
   /** Makes an append, which is a sign of life. */
