@@ -79,7 +79,7 @@ interface Reader {
   leave(): Promise<unknown>;
 }
 
-/** Calls that fail: all reads, or those of records. */
+/** Calls that fail: all reads, or only reads of records. */
 interface Fault {
   isAway: boolean;
   areRecordsAway: boolean;
