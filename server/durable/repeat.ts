@@ -13,9 +13,9 @@ export interface RepeatOptions {
   /** Ends the delays between the attempts. */
   readonly signal: AbortSignal;
   /** Time after the first failure from which a failure is final, in milliseconds; by default none. */
-  readonly withinMs?: number;
+  readonly withinMs?: number | undefined;
   /** True if a failure is final for another reason. */
-  readonly isOver?: () => boolean;
+  readonly isOver?: (() => boolean) | undefined;
 }
 
 /**
