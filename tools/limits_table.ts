@@ -158,7 +158,7 @@ const QUOTAS: Readonly<Record<string, Pick<Bound, "name" | "full">>> = {
   },
   "moq.maxBroadcasts": {
     name: "`maxBroadcasts`, `maxBroadcastsPerAddress` of a MoQ relay",
-    full: "the broadcast [waits](moq.md#a-relay-for-strangers)",
+    full: "the broadcast [waits](moq.md#a-public-relay)",
   },
   "moq.waitingBroadcasts": {
     name: "broadcasts that wait for a slot of a MoQ relay",
