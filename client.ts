@@ -6,12 +6,13 @@
  * gzipped, a page that connects loads at most 33.3 KiB at first, or 35.9 KiB if the page uses every
  * export, contracts included. Later loads are at most:
  *
- * - 18.6 KiB at the first attempt of WebTransport, with the code that notices a lost server, recovers
- *   topics, reads durable streams and runs loops over a client; without WebTransport once connected,
+ * - 18.6 KiB at the first attempt of WebTransport, with the code that notices a lost server,
+ *   recovers topics, reads durable streams and runs loops over a client; without WebTransport, once
+ *   connected,
  * - 7 KiB for HTTP, after an attempt by all other transports failed,
  * - 19.5 KiB when a WebSocket first opens or receives a stream or a datagram,
  * - 11.4 KiB at the first use of a session beyond messages, such as its diagnostics,
- * - 4.1 KiB at the first answer that streams, or before the first session with handlers of requests.
+ * - 4.1 KiB at the first streaming response, or before the first session with request handlers.
  *
  * Bundled as one file, the whole client is at most 82 KiB.
  *
@@ -101,8 +102,8 @@ export type { ConnectOptions, DialOptions };
  * Connects to a server, and reconnects after each loss of the connection.
  *
  * The client uses WebTransport if the browser and the server support it, otherwise WebSocket, and
- * HTTP if neither opens. Each new connection chooses again. `status` has the transport in use, and
- * the reason if that is not the preferred one.
+ * HTTP if neither opens. Each new connection chooses again. `status` names the transport in use,
+ * and the reason if it is not the preferred one.
  *
  * @typeParam C The contract.
  * @param url A URL with `ws:`, `wss:`, `http:` or `https:`; in a page also a relative URL, such as
@@ -111,12 +112,11 @@ export type { ConnectOptions, DialOptions };
  * @param options Options of the client, see {@linkcode ConnectOptions}.
  * @returns The client, which connects in the background.
  * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
- * @throws {TypeError} If the URL is not one of these, or `transports` is empty or has an unknown
- * name.
+ * @throws {TypeError} If the URL is invalid, or `transports` is empty or has an unknown name.
  * @throws {UnsupportedError} If the runtime is too old, such as Node 20; the message names the
  * missing globals.
  *
- * @example Which transport was taken
+ * @example Read the transport in use
  * ```ts
  * import { connect } from "@skein/skein/client";
  * import { serve } from "@skein/skein/server";
@@ -178,10 +178,10 @@ export async function dial<C extends Contract = Contract>(
 }
 
 /**
- * Draws an id for a line, a request or an answer, also in a page without `crypto.randomUUID`, such as
- * one at `http://192.168.0.10:8000`.
+ * Generates an id, for example for a message or a request, also in a page without
+ * `crypto.randomUUID`, such as one at `http://192.168.0.10:8000`.
  *
- * @param runtime Source of chance; by default that of the platform.
+ * @param runtime Source of randomness; by default the platform's.
  * @returns A random UUID, of version 4.
  *
  * @example Usage

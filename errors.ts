@@ -36,11 +36,11 @@ export const CloseCode = {
   timedOut: 4408,
   /** A message was larger than this end accepts. */
   tooLarge: 4413,
-  /** A limit was reached: of sessions per server, user or address, or repeatedly of a rate. */
+  /** Too many sessions for the server, user or address, or a rate limit was exceeded repeatedly. */
   tooMany: 4429,
   /** `onOpen` of the application failed, or its handlers fail repeatedly; see `onHandlerError`. */
   handlerFailed: 4500,
-  /** The server is going away; come back later. */
+  /** The server is shutting down; reconnect later. */
   draining: 4503,
   /** The peer does not read its messages fast enough, or this end's application does not. */
   queueFull: 4507,
@@ -55,9 +55,9 @@ export interface CloseInfo {
   readonly code: number;
   /** Reason in words; may be empty. */
   readonly reason: string;
-  /** The origin of the end: this end, the peer, or the network between them. */
+  /** The end that closed: this one, the peer, or the network between them. */
   readonly by: "local" | "remote" | "network";
-  /** The error that caused the end, if any. */
+  /** The error that caused the close, if any. */
   readonly error?: unknown;
 }
 
@@ -75,7 +75,7 @@ export interface CloseInfo {
  * ```
  */
 export class SkeinError extends Error {
-  /** Stable code to branch on; the message is for people. */
+  /** Stable code to branch on; the message is for humans. */
   readonly code:
     | "session-closed"
     | "queue-full"
@@ -99,7 +99,7 @@ export class SkeinError extends Error {
    * @param options Standard error options; pass the origin as `cause`.
    */
   constructor(code: SkeinError["code"], message: string, options?: ErrorOptions) {
-    // A runtime prints a cause that is there, also if it is `undefined`.
+    // Runtimes print a `cause` property even if it is `undefined`.
     super(message, options?.cause === undefined ? undefined : { cause: options.cause });
     // Minifiers rename the classes; the errors keep their names.
     this.name = code.replace(/(^|-)./g, (start) => start.at(-1)!.toUpperCase()) + "Error";
@@ -109,7 +109,7 @@ export class SkeinError extends Error {
 
 /** Thrown by an operation on a session that is closed, or closes before the operation completes. */
 export class SessionClosedError extends SkeinError {
-  /** How the session ended, where known. */
+  /** How the session ended, if known. */
   declare readonly info: CloseInfo | undefined;
 
   /**
@@ -157,9 +157,9 @@ export class TimeoutError extends SkeinError {
 
 /** Thrown by a stream that was reset or stopped before its end. */
 export class StreamError extends SkeinError {
-  /** The application's code; 0 where the transport carries no code. */
+  /** The application's code; 0 if the transport carries no code. */
   declare readonly streamErrorCode: number;
-  /** The origin of the end: this end, the peer, or the network between them. */
+  /** The end that caused it: this one, the peer, or the network between them. */
   declare readonly by: "local" | "remote" | "network";
 
   /**
@@ -179,7 +179,7 @@ export class StreamError extends SkeinError {
 }
 
 /**
- * Thrown when the peer breaks the protocol; the message has the expected and the received value.
+ * Thrown when the peer breaks the protocol; the message names the expected and the received value.
  */
 export class ProtocolError extends SkeinError {
   /**
@@ -230,11 +230,11 @@ export class UnsupportedError extends SkeinError {
  * Reports a typed message, received on a stream or in a datagram, that cannot be delivered. By
  * `reason`:
  *
- * - `unknown-type`: the registry does not have the number of the message.
+ * - `unknown-type`: the message's type number is not in the registry.
  * - `too-large`: the message is larger than `maxMessageBytes`; no part was kept in memory.
  * - `truncated`: the stream ended inside the message.
  * - `malformed`: the codec cannot read the message, or the framing is wrong.
- * - `invalid`: the schema refuses the message.
+ * - `invalid`: the schema rejects the message.
  *
  * @example Usage
  * ```ts
@@ -247,17 +247,17 @@ export class UnsupportedError extends SkeinError {
  * ```
  */
 export class StructuredError extends SkeinError {
-  /** The fault of the message. */
+  /** The reason why the message cannot be delivered. */
   declare readonly reason: "unknown-type" | "too-large" | "truncated" | "invalid" | "malformed";
-  /** The number in the message; `undefined` if the number is missing. */
+  /** The type number in the message; `undefined` if it is missing. */
   declare readonly type: number | undefined;
 
   /**
    * Creates the error.
    *
-   * @param reason The fault of the message.
+   * @param reason The reason why the message cannot be delivered.
    * @param message The expected and the received value.
-   * @param options Standard error options, and the number in the message.
+   * @param options Standard error options, and the type number in the message.
    */
   constructor(
     reason: StructuredError["reason"],
@@ -270,7 +270,10 @@ export class StructuredError extends SkeinError {
   }
 }
 
-/** Thrown when a broker's engine is out of reach, or discarded data that the broker relies on. */
+/**
+ * Thrown when the engine of a broker, such as Redis, is unreachable, or discarded data that the
+ * broker relies on.
+ */
 export class BrokerError extends SkeinError {
   /**
    * Creates the error.
@@ -283,26 +286,26 @@ export class BrokerError extends SkeinError {
   }
 }
 
-/** The level of a bound or a share: the whole server, an address, a user (or guest), or a session. */
+/** The level of a limit: the whole server, an address, a user (or guest), or a session. */
 export type LimitLevel = "server" | "address" | "user" | "session";
 
 /**
- * Thrown when a limit is reached: of sessions per server, user or address, or of the rate of
+ * Thrown when a limit is reached: on sessions per server, user or address, or on the rate of
  * connections.
  */
 export class LimitError extends SkeinError {
   /** The option that sets the limit. */
   declare readonly limit: string;
-  /** Time until there is room, in milliseconds, where known. */
+  /** Time until there is room again, in milliseconds, if known. */
   declare readonly retryAfterMs: number | undefined;
-  /** The level whose bound or share was reached, where known. */
+  /** The level at which the limit was reached, if known. */
   declare readonly level: LimitLevel | undefined;
 
   /**
    * Creates the error.
    *
    * @param limit The option that sets the limit, such as `maxSessionsPerUser`.
-   * @param message The refused operation, and the limit.
+   * @param message The rejected operation, and the limit.
    * @param options The time until there is room, and the level.
    */
   constructor(
@@ -352,12 +355,12 @@ export class AuthenticationError extends SkeinError {
 }
 
 /**
- * The failed reply to a request. A handler throws this error to tell the peer the fault: the text
- * of any other error stays on this end.
+ * The failed reply to a request. A handler throws it to report the failure to the peer. The text of
+ * any other error is not sent.
  *
- * Skein's own failure codes: `malformed`, `invalid` (the data does not fit the contract; `path` is
- * the place), `unknown-topic`, `unauthenticated`, `forbidden`, `too-large`, `too-many`
- * (`retryAfterMs` may be the time after which to retry), `unavailable`, `unanswered`, `failed`.
+ * Skein's own failure codes: `malformed`, `invalid` (the data does not fit the contract; `path`
+ * says where), `unknown-topic`, `unauthenticated`, `forbidden`, `too-large`, `too-many`
+ * (`retryAfterMs` says when to retry), `unavailable`, `unanswered`, `failed`.
  *
  * @example Usage
  * ```ts
@@ -373,13 +376,13 @@ export class RequestError extends SkeinError {
   declare readonly failure: {
     /** Stable code: one of Skein's own, or the application's. */
     readonly code: string;
-    /** The fault, for people. */
+    /** The failure, for humans. */
     readonly message: string;
-    /** The place of the fault in the input, for example `["user", "name"]`. */
+    /** The path to the invalid value in the input, for example `["user", "name"]`. */
     readonly path?: readonly (string | number)[];
-    /** Time after which to retry, in milliseconds, where known. */
+    /** Time after which to retry, in milliseconds, if known. */
     readonly retryAfterMs?: number;
-    /** The level whose rate refused the message, which was then not handled. */
+    /** The level whose rate limit rejected the message before it was handled. */
     readonly level?: LimitLevel;
   };
 
@@ -387,9 +390,9 @@ export class RequestError extends SkeinError {
    * Creates the failure.
    *
    * @param failureCode Stable code for the peer to branch on.
-   * @param message The fault, for people.
-   * @param options The place in the input, the time after which to retry, the level of a rate, and
-   * standard error options.
+   * @param message The failure, for humans.
+   * @param options The path in the input, the time after which to retry, the level of a rate limit,
+   * and standard error options.
    */
   constructor(
     failureCode: string,
@@ -398,7 +401,7 @@ export class RequestError extends SkeinError {
   ) {
     super("request", message, options);
     const { path, retryAfterMs, level } = options;
-    // Applications print and compare a failure: it has only the keys with a value.
+    // Applications print and compare failures, so absent values have no key.
     const failure: { -readonly [K in keyof RequestFailure]: RequestFailure[K] } = {
       code: failureCode,
       message,
@@ -410,7 +413,7 @@ export class RequestError extends SkeinError {
   }
 }
 
-/** The part of a {@linkcode RequestError} that crosses the wire. */
+/** The part of a {@linkcode RequestError} that is sent to the peer. */
 export type RequestFailure = RequestError["failure"];
 
 /** HTTP status with which a server can refuse a session. */

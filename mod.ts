@@ -9,9 +9,9 @@
  * - `@skein/skein/session` runs a {@linkcode Session} on a connection.
  * - `@skein/skein/manager` keeps all sessions of a process in a {@linkcode SessionManager}, with
  *   their limits.
- * - `@skein/skein/pubsub` joins sessions: {@linkcode Topics} deliver publications, and a
- *   {@linkcode Broker} such as {@linkcode MemoryBroker} carries these from server to server.
- *   {@linkcode Presence} knows which users are here. {@linkcode Rooms} are topics with presence.
+ * - `@skein/skein/pubsub` connects sessions: {@linkcode Topics} deliver publications, and a
+ *   {@linkcode Broker} such as {@linkcode MemoryBroker} carries them between servers.
+ *   {@linkcode Presence} tracks which users are online. {@linkcode Rooms} are topics with presence.
  *
  * {@linkcode serve} composes one of each: a {@linkcode Server} accepts a connection, authenticates
  * the peer, and adds a session to its `manager`; the session subscribes to `topics` and joins

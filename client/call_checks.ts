@@ -1,4 +1,4 @@
-/** Checks of the options of a client and its calls, where a page does not load these. */
+/** Checks of the options of a client and its calls, on platforms other than a page. */
 import {
   ABOVE_ZERO,
   LIMIT,
@@ -21,7 +21,6 @@ import {
 import { TRANSPORTS } from "../transport/option_kinds.ts";
 import type { ClientCalls } from "./connect.ts";
 
-/** Options that `connect` and `dial` share. */
 const COMMON = {
   ...COMMON_HANDLERS,
   ...COMMON_LIMITS,
@@ -34,7 +33,6 @@ const COMMON = {
   signal: "AbortSignal",
 } as const;
 
-/** Options of each call. */
 export const CLIENT_KINDS: {
   readonly [Call in keyof ClientCalls]: OptionKinds<ClientCalls[Call]>;
 } = {
@@ -69,7 +67,6 @@ export const CLIENT_KINDS: {
   subscribe: { ...HISTORY, onInvalid: "function", onRecovery: "function" },
 };
 
-/** Checks the options of a call. */
 export const checkCall: (call: string, options: unknown) => void = checkBy<ClientCalls>(
   CLIENT_KINDS,
 ) as (call: string, options: unknown) => void;

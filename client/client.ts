@@ -1,4 +1,4 @@
-/** A client that reconnects, with the same subscriptions in each session, and an outbox. */
+/** A client that reconnects, restores its subscriptions in each session, and keeps an outbox. */
 import { isForSize } from "../transport/close_info.ts";
 import { checkTopic, encodeMessage } from "../session/wire/encode.ts";
 import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
@@ -56,59 +56,57 @@ import type {
 import { checkSettings } from "../session/check_settings.ts";
 import type { SilentTransport, TransportName } from "../transport/race/options.ts";
 
-/** A session of at least this length was a success: the delays start again from the first one. */
+/** Length of a session that counts as a success, after which the delays start over. */
 const STABLE_MS = 5_000;
 
 /**
- * Time for a sign of life from the server, in milliseconds, after the page or the machine slept, came
- * back online or changed the network. Then the client reconnects at once.
+ * Time limit for a sign of life from the server, in milliseconds, after the page or machine slept,
+ * came back online or changed networks. After that the client reconnects immediately.
  */
 export const WAKE_MS = 5_000;
 
-/** Modules that {@linkcode ClientPlatform.recovery} loads. */
 type Recovery = typeof import("./recovery.ts");
 
-/** Module that {@linkcode ClientPlatform.answers} loads. */
 type Answers = typeof import("../session/answers/answers.ts");
 
 /**
  * Shortest pause before the attempt with a fresh token after a refused one, in milliseconds; the
- * longest is three times as long. The token's library may still be renewing it after a wake-up.
+ * longest is three times as long. After a wake-up, the token's library may still be renewing it.
  */
 const FRESH_TOKEN_MS = 500;
 
 /**
- * A client that reconnects after each loss, with capped and jittered delays, and rests when the
- * server refuses the client.
+ * A client that reconnects after each loss, with capped and jittered delays, and waits when the
+ * server refuses it.
  *
  * - **Subscriptions** are requested again in every new session. Subscriptions of a topic with a
- *   history continue at their position.
+ *   history resume from their position.
  * - **Presence:** the client's presence data in rooms is set again in every new session.
- * - **Outbox:** messages sent while the client is not connected go out after the reconnect, in
- *   order, and no faster than the server takes messages. A message above the server's limit is
+ * - **Outbox:** messages sent while the client is not connected are sent after the reconnect, in
+ *   order, and no faster than the server reads them. A message above the server's size limit is
  *   dropped and reported to `onRefused` with the code `too-large`.
- * - **Console:** a client that cannot connect, or is refused, prints one line per URL, unless
+ * - **Console:** if a client cannot connect or is refused, it prints one line per URL, unless
  *   `status` was read or subscribed to, or there is an `onError` handler.
- * - **Refused:** after 4401 and 4403, and after 4400 as the answer to an attempt, the client rests
- *   with the status `refused`. Requests are rejected at once; subscriptions, loops and the outbox
- *   stay. {@linkcode Client.retryNow} tries again. With `endOnRefusal` the client ends instead, and
- *   rejects loops and publications too.
- * - **Fresh token:** if `token` is a function, a 4401 is first followed by one more attempt. A
- *   refused client also tries again after the page or machine wakes up or comes back online.
- * - **Not here:** after 4404 the client tries again after the longest delay: a server of a newer
- *   version may have the path.
- * - **Closed:** a normal close by the server ends the client, and loops end without an error.
- * - **Silence:** while something is awaited, the client notices a dead server within 4 s, and
+ * - **Refused:** after 4401 and 4403, and after 4400 in response to an attempt, the client stays
+ *   disconnected with the status `refused`. Requests are rejected immediately; subscriptions, loops
+ *   and the outbox wait. {@linkcode Client.retryNow} tries again. With `endOnRefusal` the client
+ *   closes instead, and rejects loops and publications too.
+ * - **Fresh token:** if `token` is a function, the client first makes one more attempt after a
+ *   4401. A refused client also retries after the page or machine wakes up or comes back online.
+ * - **Not found:** after 4404 the client waits the longest delay before it retries: a newer version
+ *   of the server may serve the path.
+ * - **Closed:** a normal close by the server closes the client, and loops end without an error.
+ * - **Silence:** while the client waits for a response, it notices a dead server within 4 s, and
  *   continues in a new session.
  *
- * Messages in a connection that broke may be lost. Use `delivery: "at-least-once"` for messages
+ * Messages on a connection that breaks may be lost. Use `delivery: "at-least-once"` for messages
  * that must arrive, and `retry` for such requests.
  *
  * @typeParam C The contract.
  */
 export class Client<C extends Contract = Contract>
   implements AsyncIterable<MessageOf<C, "client">>, AsyncDisposable {
-  /** Status of the client: the `current` one, and each change by a loop or `subscribe`. */
+  /** The client's status: the `current` one, and each change, by a loop or `subscribe`. */
   readonly status: StatusFeed<ClientStatus> = new StatusFeed<ClientStatus>({ name: "connecting" });
   /**
    * Resolves with the close of the last session once the client is closed, or refused with
@@ -133,7 +131,7 @@ export class Client<C extends Contract = Contract>
     if (this.status.isEnded) throw this.#ended("watch members");
     return this.#subscriptions.join(room);
   });
-  /** Sessions for the loop over the client, from the first loop on. */
+  /** Sessions for the loop over the client; set by the first loop. */
   #unread: UnreadSessions | undefined;
   #isRead = false;
   readonly #connectTimeoutMs: number;
@@ -142,7 +140,8 @@ export class Client<C extends Contract = Contract>
   readonly #hooks = {
     onWorn: () => void this.#replace(),
     onLate: (late: Connection) => {
-      // A connection follows another session only if the request named that session: dial anew.
+      // A connection can follow another session only if its request named that session, so dial
+      // again.
       late.close();
       const transport = late.transport as TransportName;
       if (!this.#options.upgrade) return;
@@ -150,26 +149,24 @@ export class Client<C extends Contract = Contract>
     },
   };
   #session: Session | undefined;
-  /** Resolves with the close of the current session. */
   #over = Promise.withResolvers<CloseInfo>();
   #isMoving = false;
-  /** Sessions that this client moved from and that are not closed yet, the newest first. */
+  /** Sessions that this client moved away from and that are still open, the newest first. */
   #left: readonly Left[] = [];
-  /** Resolves once all sessions that this client moved from are closed. */
+  /** Resolves once the sessions in `#left` are closed. */
   #finished: Promise<unknown> | undefined;
   /** The previous session, if the server fell silent without an event of the page or network. */
   #silent: SilentTransport | undefined;
   #life: Life | undefined;
   #liveness: Liveness | undefined;
-  /** The loaded module of both. */
   #part: Recovery | undefined;
-  /** Items of kept answers for which loops wait. */
+  /** Items of resumable responses for which loops wait. */
   #awaitedItems = 0;
-  /** Ends the calls of the option `life`. */
+  /** Removes the callback of the option `life`. */
   readonly #leaveLife: (() => void) | undefined;
   /** URL of the last attempt, without secrets. */
   #place = "";
-  /** The secret of the last ticket with its dot, by which a server knows a guest again. */
+  /** The secret of the last ticket, with its dot, by which a server recognizes a guest. */
   #secret = "";
   #retryAt = 0;
   /** Attempts in a row that the server refused with 4401. */
@@ -177,7 +174,7 @@ export class Client<C extends Contract = Contract>
   #skipDelay: (() => void) | undefined;
 
   /**
-   * Creates a client and begins to connect. Applications call `connect()` instead.
+   * Creates a client and starts to connect. Applications call `connect()` instead.
    *
    * @param url URL of the server; see {@linkcode ServerUrl} for several URLs.
    * @param platform Opens connections, and loads code on first use.
@@ -221,7 +218,7 @@ export class Client<C extends Contract = Contract>
     this.closed = this.#run();
   }
 
-  /** The session, while there is one. */
+  /** The session, if there is one. */
   get session(): Session<unknown, C, "client"> | undefined {
     return this.#session as Session<unknown, C, "client"> | undefined;
   }
@@ -242,7 +239,7 @@ export class Client<C extends Contract = Contract>
   /**
    * Waits for a session.
    *
-   * @param options Gives up by signal or time.
+   * @param options Ends the wait by signal or time.
    * @returns The session.
    * @throws {SessionClosedError} If the client is closed or refused.
    * @throws {TimeoutError} If there is no session within `timeoutMs`.
@@ -253,8 +250,8 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
-   * Sends a message. The message waits in the outbox while the client is not connected, and while
-   * earlier messages are in the outbox.
+   * Sends a message. While the client is not connected, or earlier messages are in the outbox, the
+   * message waits in the outbox.
    *
    * @param topic The topic.
    * @param data The data.
@@ -265,17 +262,17 @@ export class Client<C extends Contract = Contract>
   send<T extends ContractTopic<C, "client">>(topic: T, data?: ContractData<C, "client", T>): void {
     const session = this.#session;
     const { first, isKept } = this.#outbox;
-    // The order is kept: earlier messages in the outbox go first.
+    // Keeps the order: earlier messages in the outbox go first.
     if (session?.isReady && !first && !isKept) return session.send(topic, data);
     this.#keep("send", topic, data);
   }
 
   /**
    * Waits until the server has handled all messages and publications sent so far. With the default
-   * `delivery`, waits only until a session took the messages from the outbox.
+   * `delivery`, it waits only until a session has taken the messages from the outbox.
    *
-   * @param options Gives up by signal or time.
-   * @throws {SessionClosedError} If the client is closed before.
+   * @param options Ends the wait by signal or time.
+   * @throws {SessionClosedError} If the client is closed first.
    * @throws {TimeoutError} If the wait takes longer than `timeoutMs`.
    */
   async flushed(options: WaitOptions = {}): Promise<void> {
@@ -285,7 +282,7 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
-   * Sends a request to the server. Waits for a session first while the client is not connected.
+   * Sends a request to the server. If the client is not connected, waits for a session first.
    *
    * @param topic The topic of the request.
    * @param data The data of the request.
@@ -293,7 +290,7 @@ export class Client<C extends Contract = Contract>
    * @returns The reply.
    * @throws {RequestError} If the server replies with an error.
    * @throws {TimeoutError} If there is no reply in time.
-   * @throws {SessionClosedError} If the session closed before the reply, so that the outcome is
+   * @throws {SessionClosedError} If the session closed before the reply, and the outcome is
    * unknown, or if the client is closed or refused. With `retry`, if two sessions in a row closed
    * because of the size of a message.
    */
@@ -307,7 +304,7 @@ export class Client<C extends Contract = Contract>
     const { timeoutMs = this.#settings.requestTimeoutMs } = options;
     const deadline = this.#runtime.now() + timeoutMs;
     const left = () => ({
-      // Not longer where the clock was set back.
+      // Never longer than before, even if the clock was set back.
       timeoutMs: Math.max(1, Math.min(timeoutMs, deadline - this.#runtime.now())),
       signal,
     });
@@ -317,22 +314,22 @@ export class Client<C extends Contract = Contract>
         return await session.request(topic, data, left());
       } catch (error) {
         if (!retry || !(error instanceof SessionClosedError)) throw error;
-        // Another message may have been the one that is too large, but not twice in a row.
+        // The first time, another message may have been too large, but not twice in a row.
         if (isForSize(error.info) && ++refused > 1) throw error;
       }
     }
   }
 
   /**
-   * Sends a request whose answer streams. Waits for a session first while the client is not
-   * connected. The answer ends with the session in which it began; a handover lets the answer end.
+   * Sends a request with a streaming response. If the client is not connected, waits for a session
+   * first. The response ends with the session in which it started; a handover lets it finish.
    *
    * @param topic The topic of the request.
    * @param data The data of the request.
-   * @param options The signal, times, and the number of items that the server may send ahead.
-   * @returns The answer, for one loop. The loop throws a {@linkcode RequestError} if the answer
-   * fails, a {@linkcode TimeoutError} if an item or the end is late,
-   * and a {@linkcode SessionClosedError} if the session closes first, or the client is closed.
+   * @param options The signal, times, and how many items the server may send ahead.
+   * @returns The response, for one loop. The loop throws a {@linkcode RequestError} if the response
+   * fails, a {@linkcode TimeoutError} if an item or the end is late, and a
+   * {@linkcode SessionClosedError} if the session closes first, or the client is closed.
    *
    * @example A count
    * ```ts
@@ -379,7 +376,7 @@ export class Client<C extends Contract = Contract>
    * Subscribes to a topic, until the subscription or the client ends.
    *
    * @typeParam T The topic: with a contract, one of those that the server sends.
-   * @param topic The topic. Several subscriptions of one topic get each message.
+   * @param topic The topic. Several subscriptions to one topic each receive every message.
    * @param options For a topic with a history: the start position and the handler of gaps.
    * @returns The subscription; `await subscription.ready` waits for the server's reply.
    * @throws {TypeError} If the topic is not valid.
@@ -398,10 +395,10 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
-   * Reads a durable stream of the server, if the server's `authorize` allows this client to subscribe
-   * to `stream:<id>`. The loop over the result begins to read.
+   * Reads a durable stream of the server, if the server's `authorize` allows this client to
+   * subscribe to `stream:<id>`. Iterating the result starts reading.
    *
-   * @example An answer that survives a refresh of the page
+   * @example An answer that survives a page reload
    * ```ts
    * import { connect, serve } from "@skein/skein";
    * import { assertEquals } from "@std/assert";
@@ -430,7 +427,7 @@ export class Client<C extends Contract = Contract>
    *
    * @typeParam R Type of a record.
    * @param id The id of the stream.
-   * @param options Where to begin, a check of the records, and a signal.
+   * @param options The start position, a check of the records, and a signal.
    * @returns The stream, for one loop at a time.
    */
   durableStream<R = unknown>(
@@ -453,17 +450,18 @@ export class Client<C extends Contract = Contract>
 
   /**
    * Publishes to a topic through the server, if the server's `authorize` allows this client. If the
-   * publication is beyond a rate of the server, the client waits and publishes it again; later
+   * publication exceeds a rate limit of the server, the client waits and publishes it again; later
    * publications wait too, so the order is kept.
    *
    * @typeParam T The topic: with a contract, one of those that go to clients.
    * @param topic The topic.
-   * @param data The data. MUST NOT be changed before the server has it.
-   * @param options Signal, timeout, and `except: "self"` to leave out this client. A publication that is
-   * aborted or timed out before a session took it, or while it waits for a rate, is not made.
+   * @param data The data. MUST NOT be changed until the promise resolves.
+   * @param options Signal, timeout, and `except: "self"` to leave out this client. A publication
+   * that is aborted or times out before a session has taken it, or while it waits for a rate limit,
+   * is not sent.
    * @returns Resolves once the server has published the message.
-   * @throws {RequestError} With code `forbidden`, if the server does not allow the publication; with
-   * `too-many`, if a rate has no room within 30 s.
+   * @throws {RequestError} With code `forbidden`, if the server does not allow the publication;
+   * with `too-many`, if a rate limit has no room within 30 s.
    * @throws {QueueFullError} If too many publications wait.
    */
   async publish<T extends ContractTopic<C, "server">>(
@@ -475,7 +473,7 @@ export class Client<C extends Contract = Contract>
     const { except, ...wait } = options;
     wait.signal?.throwIfAborted();
     const limited = (answer: Promise<void>) =>
-      // One time for the connection and the answer.
+      // One time limit for the connection and the reply.
       waitFor(this.#runtime, answer, { ...wait, what: `the publication on "${topic}"` });
     if (!this.#outbox.isKept) {
       const send = async () => (await this.whenConnected(wait)).publish(topic, data, options);
@@ -483,15 +481,15 @@ export class Client<C extends Contract = Contract>
     }
     const answer = Promise.withResolvers<void>();
     const entry = this.#keep("publish", topic, data, { answer, echo: except === undefined });
-    // A publication that the caller gave up must not be made later.
+    // A publication must not be sent after its caller stopped waiting.
     return await limited(answer.promise).finally(() => this.#outbox.withdraw(entry));
   }
 
   /**
    * Sets the presence data of this client in a room, if the server's `authorize` allows that. The
-   * data takes effect at once if the client is in the room, and at each later join, also after a
-   * reconnect. {@linkcode Client.members} has the data of all members. A user with several clients has the data
-   * that was set last.
+   * data takes effect immediately if the client is in the room, and at each later join, also after
+   * a reconnect. {@linkcode Client.members} includes the data of all members. If a user has several
+   * clients, the data set last counts.
    *
    * @example Members of a room and their data
    * ```ts
@@ -517,11 +515,12 @@ export class Client<C extends Contract = Contract>
    * @param room The room; at most 32 have data.
    * @param data Any value that JSON can hold, of at most 512 bytes unless the server allows more;
    * `undefined` removes the data.
-   * @param options Gives up by signal or time; the client still sets the data in the next session.
-   * @returns Resolves once the server has the data.
+   * @param options Ends the wait by signal or time; the client still sets the data in the next
+   * session.
+   * @returns Resolves once the server has accepted the data.
    * @throws {RequestError} With code `forbidden`, if the server does not allow the data; with
    * `too-large`, if the data is too large; with `invalid`, if the data does not fit the contract.
-   * @throws {QueueFullError} If there is data for 32 other rooms.
+   * @throws {QueueFullError} If 32 other rooms have data.
    * @throws {TypeError} If JSON cannot hold the data, or the room is not a valid topic.
    * @throws {SessionClosedError} If the client is closed or refused; a refused client sets the data
    * in its next session.
@@ -539,7 +538,7 @@ export class Client<C extends Contract = Contract>
 
   /**
    * The members of a room, for a page: `current`, a store, and a loop. The first callback or loop
-   * joins the room, and the end of the last one leaves it; see {@linkcode Members}.
+   * joins the room, and the last one to end leaves it; see {@linkcode Members}.
    *
    * @example A list in a page
    * ```ts
@@ -564,7 +563,7 @@ export class Client<C extends Contract = Contract>
    *
    * @typeParam T The room.
    * @param room The room: a topic that the server's `rooms` name.
-   * @returns The members. Calling this has no effect on the server.
+   * @returns The members. The call itself sends nothing to the server.
    * @throws {TypeError} If the room is not a valid topic.
    */
   members<T extends ContractTopic<C, "server"> | ContractTopic<C, "presence">>(
@@ -575,11 +574,11 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
-   * Starts the next attempt to connect now, if the client waits for one or is refused. The client
-   * skips the wait by itself when a page comes back online, wakes or becomes visible again.
+   * Starts the next attempt to connect now, if the client waits for one or is refused. When a page
+   * comes back online, wakes or becomes visible again, the client skips the wait on its own.
    */
   retryNow(): void {
-    // At once, so that a call in the same turn waits for the attempt.
+    // Immediately, so that a call in the same turn waits for the attempt.
     if (this.status.current.name === "refused" && this.#skipDelay) {
       this.status.set({ name: "connecting" });
     }
@@ -587,8 +586,8 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
-   * Starts an attempt after the page or machine woke up or came back online. A refused client only
-   * tries again if the attempt has a fresh token.
+   * Starts an attempt after the page or machine woke up or came back online. A refused client
+   * retries only if the attempt has a fresh token.
    *
    * @ignore
    */
@@ -600,21 +599,20 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
-   * Moves to a new session without a gap, if the server supports that. The new session is opened
-   * beside the old one. The old session is closed once all requests and streams in the old session
-   * have ended, after 30 s at the latest.
+   * Moves to a new session without a gap, if the server supports that. The new session opens while
+   * the old one is still in use. The old session is closed once its requests and streams have
+   * ended, after 30 s at the latest.
    *
-   * - **Topics with a history** continue at their position: no publication is lost or comes twice.
-   * - **Other topics** on a server of one node have no gap either: each publication comes in one of
-   *   the sessions, and in order. If the old session breaks during the move, publications in flight
-   *   there are lost.
-   * - **Messages and publications** that are sent from now on go to the new session. With
-   *   `delivery: "at-least-once"`, unacknowledged ones go there too.
-   * - **Requests and streams** end in the session in which they began. New ones begin in the new
-   *   session.
+   * - **Topics with a history** resume from their position: no publication is lost or duplicated.
+   * - **Other topics** have no gap either on a server of one node: each publication arrives in one
+   *   of the sessions, in order. If the old session breaks during the move, its in-flight
+   *   publications are lost.
+   * - **Messages and publications** sent from now on go to the new session. With `delivery:
+   *   "at-least-once"`, unacknowledged ones go there too.
+   * - **Requests and streams** finish in the session in which they started. New ones start in the
+   *   new session.
    *
-   * A client moves without a call in a browser that is known to stop a connection after some
-   * megabytes.
+   * A client moves on its own in a browser that is known to stop a connection after some megabytes.
    *
    * @example Usage
    * ```ts
@@ -629,8 +627,8 @@ export class Client<C extends Contract = Contract>
    * ```
    *
    * @param options The transport of the new session; by default chosen as for every session.
-   * @returns True if the client moved; if false, the old session continues, without the topics of the
-   * server's application if the new session began and broke (protocol 23.5).
+   * @returns True if the client moved; if false, the old session continues, without topics that the
+   * server's application subscribed, if the new session opened and broke (protocol 23.5).
    */
   async handOver(
     options: { readonly transport?: TransportName | undefined } = {},
@@ -642,7 +640,7 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
-   * Closes the client for good. Messages in the outbox are not sent.
+   * Closes the client permanently. Messages in the outbox are not sent.
    *
    * @returns Resolves once the session is closed.
    */
@@ -662,19 +660,19 @@ export class Client<C extends Contract = Contract>
    * Yields the messages of one session after the other, until the client ends. Messages of
    * subscriptions go to the subscriptions instead.
    *
-   * - **First:** the first loop begins with the current session. From then on every message is
-   *   kept for the reader, also between one loop and the next.
-   * - **Bound:** a reader that falls behind, by the receive queue of a session or by more than 8
-   *   sessions with messages, gets a {@linkcode QueueFullError}, never a silent gap. The next loop
-   *   continues after the gap.
-   * - **End:** a normal close by either end ends the loop. Every other close is thrown, after the
-   *   messages that came before.
+   * - **First:** the first loop starts with the current session. From then on every message is kept
+   *   for the loop, also between two loops.
+   * - **Bound:** a loop that falls behind, by the receive queue of a session or by more than 8
+   *   sessions with messages, throws a {@linkcode QueueFullError} instead of skipping messages
+   *   silently. The next loop continues after the gap.
+   * - **End:** a normal close by either end ends the loop. Any other close is thrown, after the
+   *   messages that arrived before it.
    *
    * @returns The messages, checked against the contract.
    * @throws {TypeError} If there is an `onMessage` handler, or another loop runs.
-   * @throws {QueueFullError} If the reader fell behind, and messages are missing.
-   * @throws {SessionClosedError} If the client gave up, or was refused with `endOnRefusal`; `info`
-   * has code and reason.
+   * @throws {QueueFullError} If the loop fell behind, and messages are missing.
+   * @throws {SessionClosedError} If the client has made its last attempt, or was refused with
+   * `endOnRefusal`; `info` has code and reason.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<MessageOf<C, "client">, void, undefined> {
     checkLoop("client", this.#isRead, this.#settings.handlers.onMessage !== undefined);
@@ -689,7 +687,7 @@ export class Client<C extends Contract = Contract>
     }
   }
 
-  /** Loads the queue of unread sessions, which begins with the sessions of that time. */
+  /** Loads the queue of unread sessions, which starts with the sessions open at the call. */
   async #openUnread(): Promise<UnreadSessions> {
     const met = new Set<Session>();
     const unobserve = this.status.observe(() => void (this.#session && met.add(this.#session)));
@@ -722,7 +720,7 @@ export class Client<C extends Contract = Contract>
     }
   }
 
-  /** Adds a message to the outbox, or a publication where `publication` is set. */
+  /** Adds a message to the outbox; with `publication`, a publication. */
   #keep(
     verb: string,
     topic: string,
@@ -762,7 +760,7 @@ export class Client<C extends Contract = Contract>
             cause: causeOf(info),
           });
           void this.#lookAfter();
-          // The first delay is short, so the answer is still fresh at the next attempt.
+          // After the first, short delay, the result is still fresh at the next attempt.
           if (wasReady && mayMove && this.#backoff.attempt === 1) void this.#askElsewhere();
           if (delayMs > 0) await this.#wait(delayMs);
         }
@@ -786,7 +784,7 @@ export class Client<C extends Contract = Contract>
     this.#recovery().then((part) => part.reportFailure(this.#settings, failure), () => {});
   }
 
-  /** Waits as a refused client, until a call or a wake-up starts an attempt, or the client closes. */
+  /** Waits while refused, until a call or a wake-up starts an attempt, or the client closes. */
   async #rest(info: CloseInfo): Promise<void> {
     const resumed = this.#wait(Infinity);
     this.status.set({ name: "refused", cause: info });
@@ -823,7 +821,7 @@ export class Client<C extends Contract = Contract>
     return answer;
   }
 
-  /** Notes that a loop waits for an item of a kept answer, or no longer does. */
+  /** Notes that a loop waits for an item of a resumable response, or stopped waiting. */
   #awaits(isAwaited: boolean): void {
     this.#awaitedItems += isAwaited ? 1 : -1;
     if (isAwaited) this.#session?.[internals].receiving.liveness?.began();
@@ -839,8 +837,8 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
-   * Loads the watches over page, machine and server, and starts them for the current session; the
-   * next call retries a failed load.
+   * Loads and starts the watches over page, machine and server for the current session. The next
+   * call retries a failed load.
    */
   async #lookAfter(): Promise<void> {
     const part = this.#part ??= await this.#recovery().catch(() => undefined);
@@ -888,13 +886,14 @@ export class Client<C extends Contract = Contract>
       });
     } catch (error) {
       this.#hear(error, dialed, Infinity);
-      // Without a dial, the error is of an application's function, perhaps of another session.
+      // Without a dial, the error comes from an application's function, perhaps from another
+      // session.
       const told = dialed && error instanceof SessionClosedError ? error.info : undefined;
       const reason = textOf(error);
       if (error instanceof NoCommonProtocol) {
         return { info: { code: CloseCode.malformed, reason, by: "local", error }, wasReady: false };
       }
-      // A TypeError of the dialer means invalid arguments, which no later attempt can mend.
+      // A TypeError of the dialer means invalid arguments, which no later attempt can fix.
       const by = dialed instanceof TypeError ? "local" : "network";
       const info = told ?? { code: CloseCode.abnormal, reason, by, error };
       return { info, wasReady: false };
@@ -926,7 +925,7 @@ export class Client<C extends Contract = Contract>
     this.#silent = { url: this.#place, transport, error };
   }
 
-  /** Adds the secret of the last ticket. Names no session: the last one is over. */
+  /** Adds the secret of the last ticket. Names no session, since the last one has closed. */
   #dialAgain(dial: Dialer): Dialer {
     const secret = this.#secret;
     return secret ? (url, options) => dial(withTicket(url, secret), options) : dial;
@@ -946,8 +945,8 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
-   * Moves from a session that the browser is about to stop, or ends the session if the move fails.
-   * The session continues if the code for the move cannot be loaded.
+   * Moves from a session that the browser is about to stop, or closes the session if the move
+   * fails. The session continues if the code for the move cannot be loaded.
    */
   async #replace(): Promise<void> {
     const session = this.#session;
@@ -975,7 +974,7 @@ export class Client<C extends Contract = Contract>
 
   /**
    * Sends a new token to the server. If that fails, the server ends the session when the old token
-   * expires, and the next session begins with a new token.
+   * expires, and the next session starts with a new token.
    */
   async #renew(session: Session): Promise<void> {
     const { token } = this.#options;
@@ -999,13 +998,13 @@ export class Client<C extends Contract = Contract>
       case CloseCode.normal:
         return "closed";
       case CloseCode.unauthenticated:
-        // The end of a token is no decision about the next one.
+        // An expired token says nothing about the next one.
         if (wasReady) return by === "remote" ? "usual" : "refused";
         return this.#renewsToken && this.#refusals++ === 0 ? "fresh-token" : "refused";
       case CloseCode.forbidden:
         return "refused";
       case CloseCode.malformed:
-        // In a session that is a defect or another version, which a deployment may repair.
+        // During a session this is a defect or a version mismatch, which a deployment may fix.
         return wasReady ? "longest" : "refused";
       case CloseCode.notFound:
         return by === "local" ? "refused" : "longest";
@@ -1014,7 +1013,7 @@ export class Client<C extends Contract = Contract>
     }
   }
 
-  /** True if each attempt may have another token. */
+  /** True if each attempt may use another token. */
   get #renewsToken(): boolean {
     return typeof this.#options.token === "function";
   }
@@ -1058,7 +1057,6 @@ export class Client<C extends Contract = Contract>
     throw this.#ended("wait for the connection");
   }
 
-  /** True if the client ended otherwise than by a normal close. */
   get #hasFailed(): boolean {
     const { current } = this.status;
     return "cause" in current && current.cause.code !== CloseCode.normal;
@@ -1072,18 +1070,18 @@ export class Client<C extends Contract = Contract>
   }
 }
 
-/** Adds the kind of a failure that a page can tell its user. */
+/** Adds the kind of failure that a page can show its user. */
 function causeOf(info: CloseInfo): Extract<ClientStatus, { name: "reconnecting" }>["cause"] {
   const isUnavailable = info.code === CloseCode.draining && info.by === "remote";
   return isUnavailable ? { ...info, kind: "unavailable" } : info;
 }
 
-/** Tells whether the page is known to be offline; false where there is no page. */
+/** True if the page is known to be offline; false without a page. */
 function isOffline(): boolean {
   return (globalThis as { navigator?: { onLine?: boolean } }).navigator?.onLine === false;
 }
 
-/** Draws 128 random bits: an answer of a guest belongs to all who know its name. */
+/** Random 128 bits, since anyone who knows the name of a guest's answer can read it. */
 function randomName(runtime: Runtime): string {
   return runtime.getRandomValues(new Uint32Array(4)).reduce(
     (name, part) => name + part.toString(16).padStart(8, "0"),

@@ -32,7 +32,7 @@ export type ClientStatus =
   }
   | {
     readonly name: "reconnecting";
-    /** Attempts since the last stable session; with several URLs, rounds through all URLs. */
+    /** Attempts since the last stable session. With several URLs, rounds through all URLs. */
     readonly attempt: number;
     /** Delay before the next attempt, in milliseconds. */
     readonly delayMs: number;
@@ -40,18 +40,17 @@ export type ClientStatus =
     readonly retryAt: number;
     /**
      * Close of the last session, or failure of the last attempt. The kind is `unavailable` if the
-     * server answered that it cannot serve now: 4503, or the HTTP status 503.
+     * server responded that it cannot serve now, with 4503 or the HTTP status 503.
      */
     readonly cause: CloseInfo & { readonly kind?: "unavailable" | undefined };
   }
   | {
-    /** The server refused the client, which makes no attempt by itself; see `retryNow()`. */
+    /** The server refused the client, which does not retry on its own; see `retryNow()`. */
     readonly name: "refused";
     readonly cause: CloseInfo;
   }
   | { readonly name: "closed"; readonly cause: CloseInfo };
 
-/** Opens a connection with the means of the platform. */
 export type Dialer = (
   url: string | URL,
   options: {
@@ -59,7 +58,7 @@ export type Dialer = (
     readonly runtime: Runtime;
     /** Subprotocols to offer, the best first. */
     readonly protocols: readonly string[];
-    /** Aborts the attempt, also when the time is over. */
+    /** Aborts the attempt, also after the time limit. */
     readonly signal: AbortSignal;
     /** Time limit of the whole attempt, in milliseconds; may be `Infinity`. */
     readonly timeoutMs: number;
@@ -67,45 +66,45 @@ export type Dialer = (
     readonly headers?: HeadersInit | undefined;
     /** Called before the dialer resolves, if the connection is not on the preferred transport. */
     readonly onFallback?: ((fallback: TransportFallback) => void) | undefined;
-    /** The previous session, if the server fell silent: counts as a failure of the transport. */
+    /**
+     * The previous session, if the server fell silent, which counts as a failure of the transport.
+     */
     readonly silent?: SilentTransport | undefined;
-    /** Called with a connection on the preferred transport that opened after another was taken. */
+    /**
+     * Called with a connection on the preferred transport that opened after another one was chosen.
+     */
     readonly onLate?: ((connection: Connection) => void) | undefined;
     /** The one transport to try; all transports by default. */
     readonly only?: TransportName | undefined;
-    /** Called once the browser is about to stop the connection, which then needs a replacement. */
+    /** Called when the browser is about to stop the connection, which has to be replaced. */
     readonly onWorn?: (() => void) | undefined;
   },
 ) => Promise<Connection>;
 
-/** Means of the platform of a client: a page, or Deno. */
+/** A client's platform: a page, or Deno. */
 export interface ClientPlatform {
   /** Opens connections. */
   readonly dial: Dialer;
   /**
-   * Loads the features of a session beside messages, on first use.
+   * Loads the session features other than messages, on first use.
    *
    * @ignore
    */
   readonly insight: () => Promise<unknown>;
   /**
-   * Loads answers that stream, and the handlers of requests, on first use.
+   * Loads streaming responses, and request handlers, on first use.
    *
    * @ignore
    */
   readonly answers: () => Promise<unknown>;
   /**
-   * Loads the module `recovery.ts`, which notices a lost server, and carries subscriptions and
+   * Loads the module `recovery.ts`, which notices a lost server and carries subscriptions and
    * messages to the next session.
    *
    * @ignore
    */
   readonly recovery: () => Promise<unknown>;
-  /**
-   * Checks the options of a call of `ClientCalls`.
-   *
-   * @ignore
-   */
+  /** @ignore */
   readonly checkOptions: (call: string, options: unknown) => void;
 }
 
@@ -118,13 +117,13 @@ export interface ClientOptions<C extends Contract = Contract>
   extends
     Omit<SessionLimits, "heartbeat">,
     Omit<SessionHandlers<unknown, C, "client">, "onClose" | "onError" | "onOpen"> {
-  /** Topics with schemas, the same as the server's; without a contract, every topic passes. */
+  /** Topics with schemas, the same as the server's. Without a contract, every topic is accepted. */
   readonly contract?: C | undefined;
   /**
    * Token of at most 8,192 bytes, sent in band before all messages; no token by default. A function
    * is called for each connection, when the server asks for a new token before the old one expires,
    * and once more after the server refused its last token. `undefined` and `null` mean no token, as
-   * the storage of a page returns without a login.
+   * a page's storage returns before a login.
    */
   readonly token?:
     | string
@@ -132,7 +131,7 @@ export interface ClientOptions<C extends Contract = Contract>
     | undefined
     | (() => string | null | undefined | Promise<string | null | undefined>);
   /**
-   * Ends the client when the server refuses it, as a program needs that has no one to log in again:
+   * Closes the client when the server refuses it, for programs in which no one can log in again:
    * loops, subscriptions and publications are rejected. By default a refused client keeps them, and
    * waits for {@linkcode Client.retryNow} or `close`.
    *
@@ -150,9 +149,9 @@ export interface ClientOptions<C extends Contract = Contract>
    */
   readonly connectTimeoutMs?: number | undefined;
   /**
-   * Tells the client that the app woke up or came back online, on a platform without the events of a
-   * page, such as React Native. `subscribe` gets a function to call at these times, and returns a
-   * function that the client calls at its end.
+   * Notifies the client that the app woke up or came back online, on a platform without a page's
+   * events, such as React Native. `subscribe` receives a function to call at these times, and
+   * returns a function that the client calls when it closes.
    */
   readonly life?: {
     subscribe(wake: () => void): () => void;
@@ -165,8 +164,8 @@ export interface ClientOptions<C extends Contract = Contract>
   readonly backoff?: BackoffOptions | undefined;
   /**
    * Delivery guarantee of messages and publications. With `at-least-once`, messages are numbered,
-   * stay in the outbox until the server has handled the message, and are sent again after a loss.
-   * The server handles each message once, unless the server process ends in the middle. See
+   * stay in the outbox until the server has handled them, and are sent again after a loss. The
+   * server handles each message once, unless its process ends in the middle. See
    * {@linkcode Client.flushed}.
    *
    * @default {"at-most-once"}
@@ -175,46 +174,46 @@ export interface ClientOptions<C extends Contract = Contract>
   /** Bounds of the outbox. */
   readonly outbox?: {
     /**
-     * Most messages that wait for a connection or for an acknowledgment.
+     * Maximum number of messages that wait for a connection or for an acknowledgment.
      *
      * @default {100}
      */
     readonly maxMessages?: number | undefined;
     /**
-     * Most bytes of waiting messages.
+     * Maximum number of bytes of waiting messages.
      *
      * @default {262144}
      */
     readonly maxBytes?: number | undefined;
   } | undefined;
   /**
-   * Lets a client on another than the preferred transport retry the preferred one in the
-   * background, and move there as {@linkcode Client.handOver} does. The client moves at once if the
-   * preferred transport opened after the other one was taken. Retries come at most 35 s after a
-   * change of the network, and every 10 minutes. A transport that the platform or the server does
-   * not support is not retried.
+   * Lets a client on a fallback transport retry the preferred one in the background, and move there
+   * as {@linkcode Client.handOver} does. If the preferred transport opens after the fallback was
+   * chosen, the client moves immediately. It retries at most 35 s after a change of the network,
+   * and every 10 minutes. A transport that the platform or the server does not support is not
+   * retried.
    *
    * @default {false}
    */
   readonly upgrade?: boolean | undefined;
   /**
-   * Holds back the first attempt to connect until this promise settles, such as until a page has
-   * mounted. By default the client connects at once. Subscriptions, messages and requests wait as in
-   * any other time without a connection.
+   * Delays the first attempt to connect until this promise settles, for example until a page has
+   * mounted. By default the client connects immediately. Subscriptions, messages and requests wait
+   * meanwhile, as during any other time without a connection.
    */
   readonly connectAfter?: Promise<unknown> | undefined;
   /**
-   * Clocks, timers and randomness of this node.
+   * Clocks, timers and randomness of this client.
    *
    * @default {platformRuntime()}
    */
   readonly runtime?: Runtime | undefined;
-  /** Watches handshakes, sessions and messages from outside, for traces and metrics. */
+  /** Watches handshakes, sessions and messages for traces and metrics. */
   readonly instrumentation?: Instrumentation | undefined;
   /**
    * Receives the errors of handlers, the first error of a subscription that waits until the server
-   * can answer, and each failure to connect that no reader of `status` sees, which then has no
-   * session. Without this handler all are printed.
+   * can answer, and each failure to connect that no reader of `status` sees, which has no session.
+   * Without this handler, errors are printed.
    */
   readonly onError?:
     | ((
@@ -222,23 +221,23 @@ export interface ClientOptions<C extends Contract = Contract>
       session: Session<unknown, C, "client"> | undefined,
     ) => void)
     | undefined;
-  /** Closes the client for good when aborted. */
+  /** Closes the client permanently when aborted. */
   readonly signal?: AbortSignal | undefined;
 }
 
-/** Options for subscribing. `since` and `last` matter only for a topic with a history. */
+/** Options for subscribing. `since` and `last` apply only to topics with a history. */
 export interface ClientSubscribeOptions extends HistoryOptions {
   /**
-   * Receives each message that does not fit the contract, for example because the server has another
-   * version of the contract. The loop skips the message, and throws an error that this function
-   * throws. Without this function, `onError` of the client receives the error.
+   * Receives each message that does not fit the contract, for example because the server uses
+   * another version of the contract. The loop skips the message. If this function throws, the loop
+   * throws that error. Without this function, `onError` of the client receives the error.
    */
   readonly onInvalid?: ((error: RequestError, data: unknown) => void) | undefined;
   /**
-   * Called after each loss; the argument tells if all missed messages follow. The loop over the
+   * Called after each loss; the argument says if all missed messages follow. The loop over the
    * subscription calls and awaits this function between the messages before the loss and the
    * messages after the loss, and throws any error of the function. Absent by default;
-   * {@linkcode Subscription.recovery} has the same information.
+   * {@linkcode Subscription.recovery} holds the same information.
    */
   readonly onRecovery?: ((recovery: Recovery) => void | Promise<void>) | undefined;
 }
@@ -246,7 +245,7 @@ export interface ClientSubscribeOptions extends HistoryOptions {
 /** Options for a request of a client. */
 export interface ClientRequestOptions extends WaitOptions {
   /**
-   * Sends the request again if the connection is lost before the reply. The server may get the
+   * Sends the request again if the connection is lost before the reply. The server may receive the
    * request twice, so the request MUST be safe to repeat.
    *
    * @default {false}

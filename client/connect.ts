@@ -1,4 +1,4 @@
-/** Bodies of `connect()` and `dial()`, for the dialer of any platform. */
+/** `connect()` and `dial()` for the dialer of any platform. */
 import { Client } from "./client.ts";
 import type {
   ClientOptions,
@@ -42,8 +42,8 @@ export interface DialOptions<C extends Contract = Contract>
    */
   readonly token?: string | null | undefined;
   /**
-   * Subprotocols to offer. An empty list makes a plain session with a server other than Skein; over
-   * WebTransport, such a session has streams and datagrams alone.
+   * Subprotocols to offer. An empty list opens a plain session with a server other than Skein; over
+   * WebTransport, such a session has only streams and datagrams.
    *
    * @default {["skein.1"]}
    */
@@ -57,7 +57,7 @@ export interface DialOptions<C extends Contract = Contract>
    * @default {10000}
    */
   readonly connectTimeoutMs?: number | undefined;
-  /** Watches the handshake, the session and messages from outside, for traces and metrics. */
+  /** Watches the handshake, the session and messages for traces and metrics. */
   readonly instrumentation?: Instrumentation | undefined;
   /** Aborts connecting; without effect once connected. */
   readonly signal?: AbortSignal | undefined;
@@ -77,24 +77,23 @@ export interface ClientCalls extends SessionCalls {
   readonly subscribe: ClientSubscribeOptions;
 }
 
-/** Subprotocols that carry envelopes: {@linkcode SKEIN_PROTOCOL} directly or on QMux. */
+/** Subprotocols that carry envelopes: {@linkcode SKEIN_PROTOCOL}, directly or over QMux. */
 const SPEAKS_SKEIN = /^(qmux-\d\d\.)?skein\.1$/;
 
-/** Makes the platform of one client or session, with its transports. */
+/** Creates the platform of one client or session, with its transports. */
 export type MakePlatform = (options: TransportOptions) => ClientPlatform;
 
-/** Makes a client of a platform. Throws at once for a URL that no attempt could use. */
+/** Creates a client for a platform. Throws immediately if no attempt could use the URL. */
 export function connectBy<C extends Contract>(
   makePlatform: MakePlatform,
   url: ServerUrl,
   options: ConnectOptions<C>,
 ): Client<C> {
-  // A runtime that is too old cannot check the URL.
+  // Checked first, because an outdated runtime cannot parse the URL.
   const platform = makePlatform(options);
   return new Client(checkUrl(url), platform, options);
 }
 
-/** Makes URLs absolute. URLs from a function are checked at each call. */
 function checkUrl(url: ServerUrl): ServerUrl {
   if (typeof url === "function") return url;
   if (typeof url === "string" || url instanceof URL) return parseServerUrl(url);
@@ -102,7 +101,7 @@ function checkUrl(url: ServerUrl): ServerUrl {
   throw new TypeError("Cannot connect: urls must not be empty");
 }
 
-/** Opens one session of a platform. */
+/** Opens one session on a platform. */
 export async function dialBy<C extends Contract>(
   makePlatform: MakePlatform,
   url: string | URL,

@@ -1,4 +1,4 @@
-/** Delivery at least once: a message is sent until the server acknowledges receipt. */
+/** At-least-once delivery: a message is sent until the server acknowledges it. */
 import { isForSize } from "../transport/close_info.ts";
 import { RequestError, SessionClosedError } from "../errors.ts";
 import type { Frame } from "../transport/connection.ts";
@@ -11,20 +11,21 @@ import type { WaitOptions } from "../session/types.ts";
 import type { Session } from "../session/session.ts";
 
 /**
- * Most unacknowledged messages at once: well below the number that may wait for a server's handler.
+ * Maximum number of unacknowledged messages, well below the number that may wait for a server's
+ * handler.
  */
 const MAX_ON_THE_WAY = 1024;
 
-/** Most unacknowledged bytes at once, for the same reason; one message is always allowed. */
+/** Maximum number of unacknowledged bytes, for the same reason; one message is always allowed. */
 const MAX_BYTES_ON_THE_WAY = 524_288;
 
 /**
- * Most unanswered publications at once. Each publication is a request, and a server lets 64
- * requests wait by default, other requests of the client included.
+ * Maximum number of unanswered publications. Each publication is a request, and by default a server
+ * lets 64 requests wait, including the client's other requests.
  */
 const MAX_PUBLICATIONS_ON_THE_WAY = 32;
 
-/** Keys that are added to a message when a session takes the message. */
+/** Keys that are added to a message when a session accepts it. */
 interface Keys {
   readonly seq?: number;
   readonly client?: string;
@@ -33,9 +34,9 @@ interface Keys {
 }
 
 /**
- * Hands an outbox to one session after the other. Each session gets all remaining messages anew,
- * with numbers. The delivery removes messages that the server acknowledges, and the server drops
- * messages that were handled already.
+ * Delivers an outbox through one session after another. Each session sends all remaining messages
+ * again, numbered. The delivery removes messages that the server acknowledges, and the server drops
+ * messages that it has already handled.
  */
 export class Delivery {
   readonly #outbox: Outbox;
@@ -44,16 +45,15 @@ export class Delivery {
   #bytes = 0;
   #acknowledged = 0;
   /**
-   * True after a close for the size of a message, until the outbox is empty: to find that message, one
-   * is sent at a time.
+   * True after a close because of a message's size, until the outbox is empty: messages are then
+   * sent one at a time, to find that message.
    */
   #isSearching = false;
-  /** The only message that was on the way at the last such close. */
+  /** The only in-flight message at the last such close. */
   #suspect: OutboxEntry | undefined;
-  /** Publications that the session has yet to answer. */
+  /** Publications without a reply in this session. */
   #publishing = new Set<OutboxEntry>();
 
-  /** Creates the delivery of an outbox. */
   constructor(outbox: Outbox) {
     this.#outbox = outbox;
   }
@@ -63,7 +63,7 @@ export class Delivery {
     return this.#handed;
   }
 
-  /** Hands over waiting and future messages; resolves when the session has ended. */
+  /** Sends waiting and future messages; resolves when the session has ended. */
   async handTo(session: Session): Promise<void> {
     const outbox = this.#outbox;
     if (!outbox.isFor(session)) return;
@@ -97,7 +97,7 @@ export class Delivery {
     return this.#handed >= MAX_ON_THE_WAY || this.#bytes + size > MAX_BYTES_ON_THE_WAY;
   }
 
-  /** Hands over one message; false if the server does not accept the message. */
+  /** Sends one message; false if it is larger than the server accepts. */
   #hand(core: Inside, entry: OutboxEntry, keys: Keys): boolean {
     const { publication, topic } = entry;
     const answer = publication?.answer;
@@ -110,7 +110,7 @@ export class Delivery {
       return false;
     }
     if (answer === undefined) {
-      // No policy may drop this message: a later acknowledgment would cover the message too.
+      // No overflow policy may drop this message, since a later acknowledgment would cover it too.
       core.sending.push(message, true);
       return true;
     }
@@ -120,7 +120,7 @@ export class Delivery {
       onAnswer: () => answer.resolve(),
     }).catch((error) => {
       if (!(error instanceof SessionClosedError)) answer.reject(error);
-      // If not acknowledged yet, the publication is sent again with the next session.
+      // If it is not acknowledged yet, the publication is sent again with the next session.
       else if (entry.seq <= this.#acknowledged) answer.resolve();
     }).finally(() => {
       publishing.delete(entry);
@@ -130,9 +130,9 @@ export class Delivery {
   }
 
   /**
-   * Notes that a session was closed for the size of a message, by a peer or proxy with a lower bound
-   * than the one in `hello`. The message that is alone on the way at two such closes in a row is
-   * dropped and reported, as it would end every later session too.
+   * Handles a close because of a message's size, by a peer or proxy with a lower limit than the one
+   * in `hello`. If the same message is the only one in flight at two such closes in a row, it is
+   * dropped and reported, since it would end every later session too.
    */
   #refusedForSize(core: Inside): void {
     const first = this.#handed === 1 ? this.#outbox.first : undefined;
@@ -149,10 +149,11 @@ export class Delivery {
   }
 
   /**
-   * Removes messages up to an acknowledged number; publications among them were answered before.
+   * Removes messages up to an acknowledged number. The server replied to publications among them
+   * before.
    */
   #acked(n: number): void {
-    // An earlier session may still acknowledge messages after a later session did.
+    // An earlier session may acknowledge messages after a later one did.
     this.#acknowledged = Math.max(this.#acknowledged, n);
     for (let first; this.#handed > 0 && (first = this.#outbox.first!).seq <= n;) {
       this.#handed--;
@@ -191,7 +192,7 @@ function complete({ frame, topic, publication }: OutboxEntry, keys: Keys): Encod
   return framed(extend(frame, keys, publication !== undefined), topic);
 }
 
-/** Appends keys to a message, and turns the message into a publication if required. */
+/** Adds keys to a message, and turns it into a publication if required. */
 function extend(frame: Frame, keys: Keys, isPublished: boolean): Frame {
   if (typeof frame !== "string") {
     const { head, data } = decodeBinary(frame)!;

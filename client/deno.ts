@@ -28,9 +28,9 @@ export type { ConnectOptions, DialOptions };
 /**
  * Connects to a server, and reconnects after each loss.
  *
- * The client uses WebTransport if the server supports WebTransport and Deno runs with
- * `--unstable-net`, otherwise WebSocket, and HTTP if neither opens. Each new connection may use
- * another transport. The client's `status` names the transport, and the reason for a fallback.
+ * The client uses WebTransport if the server supports it and Deno runs with `--unstable-net`,
+ * otherwise WebSocket, and HTTP if neither opens. Each new connection may use another transport.
+ * The client's `status` names the transport, and the reason for a fallback.
  *
  * @typeParam C The contract.
  * @param url A URL with `ws:`, `wss:`, `http:` or `https:`, in a page also a relative one, such as
@@ -40,7 +40,7 @@ export type { ConnectOptions, DialOptions };
  * @returns The client, which connects in the background.
  * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
  * @throws {TypeError} If the URL is not valid, or `transports` is empty or names an unknown
- * transport. If Deno runs without `--allow-net` for the server, the client ends with that cause.
+ * transport. If Deno runs without `--allow-net` for the server, the client closes with that cause.
  *
  * @example Usage
  * ```ts
@@ -77,7 +77,7 @@ export function connect<C extends Contract = Contract>(
  * empty, or Deno runs without `--allow-net` for the server.
  * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
  *
- * @example Over WebSocket alone
+ * @example Over WebSocket only
  * ```ts
  * import { dial, serve } from "@skein/skein";
  * import { assertEquals } from "@std/assert";
@@ -96,7 +96,7 @@ export async function dial<C extends Contract = Contract>(
 
 function platformOf(call: "connect" | "dial"): MakePlatform {
   return (options) => {
-    checkCall(call, options); // Before the transports, whose check takes the types as given.
+    checkCall(call, options); // First, because the check of the transports trusts the types.
     const checked = checkTransports(options);
     const dial = race({ webSocket: dialWebSocket, webTransport: denoWebTransport() }, checked);
     const loadHttp = () => import("../transport/race/http_fallback.ts");
@@ -104,7 +104,10 @@ function platformOf(call: "connect" | "dial"): MakePlatform {
   };
 }
 
-/** Ends the attempts where the process may not reach the server: no later attempt may either. */
+/**
+ * Ends the attempts if the process lacks permission to reach the server: no later attempt could
+ * succeed.
+ */
 function withPermission(dial: Dialer): Dialer {
   return async (url, options) => {
     try {
@@ -121,7 +124,7 @@ function withPermission(dial: Dialer): Dialer {
   };
 }
 
-/** Makes the platform of a client in Deno from a dialer. */
+/** Creates the platform of a client in Deno from a dialer. */
 export function denoPlatform(dial: Dialer): ClientPlatform {
   return {
     dial,
@@ -133,8 +136,8 @@ export function denoPlatform(dial: Dialer): ClientPlatform {
 }
 
 /**
- * WebTransport on the QUIC of Deno, or the reason why this process has none. HTTP/3 loads at the
- * first attempt: a program that only serves WebSocket needs none of that.
+ * WebTransport on Deno's QUIC, or the reason why this process has none. HTTP/3 loads at the first
+ * attempt, so that programs which only serve WebSocket don't load it.
  */
 export function denoWebTransport(): TransportPlatform["webTransport"] {
   if (!isQuicAvailable()) {
@@ -142,7 +145,7 @@ export function denoWebTransport(): TransportPlatform["webTransport"] {
       ? "Cannot open WebTransport: Deno has QUIC only when it runs with --unstable-net"
       : `Cannot open WebTransport: ${QUIC_MISSING}`;
   }
-  // A dial without the permission would cause a prompt of Deno.
+  // Without the permission, a dial would make Deno prompt.
   return permittedHost() === undefined
     ? "Cannot open WebTransport: it takes the permission to bind a UDP port, --allow-net=[::]:0"
     : openWebTransport;

@@ -12,20 +12,21 @@ import type { Subscription } from "./subscription.ts";
  */
 export interface DurableStreamOptions<T = unknown> {
   /**
-   * Offset behind which to read, as `offset` of an earlier reader or as given by HTTP. `"-1"` stands
-   * for the oldest record that is kept, and `"now"` for the end.
+   * Offset after which to read, from `offset` of an earlier reader or from HTTP. `"-1"` stands for
+   * the oldest record that is kept, and `"now"` for the end.
    *
    * @default {"-1"}
    */
   readonly after?: string | null | undefined;
   /**
    * Checks or converts each record, such as `parse` of a Zod schema. An error ends the loop, unless
-   * there is `onInvalid`; a later loop goes on after the record. By default records pass unchecked.
+   * there is `onInvalid`; a later loop continues after the record. By default records are not
+   * checked.
    */
   readonly parse?: ((data: unknown) => T | Promise<T>) | undefined;
   /**
-   * Receives each record for which `parse` throws, with the error. The loop skips the record, and
-   * throws an error that this function throws.
+   * Receives each record for which `parse` throws, with the error. The loop skips the record. If
+   * this function throws, the loop throws that error.
    */
   readonly onInvalid?: ((error: RequestError, data: unknown) => void) | undefined;
   /** Ends the loop, with the signal's reason. */
@@ -33,17 +34,18 @@ export interface DurableStreamOptions<T = unknown> {
 }
 
 /**
- * A durable stream, read by a loop from any offset to the end.
+ * A durable stream, read by a loop from any offset until its end.
  *
- * - **End:** the loop ends once the stream is complete. The server tells the end.
- * - **Incomplete:** the loop throws a {@linkcode RequestError} with the code `aborted` and the
- *   writer's reason, or `writer-lost`. Other codes are `gone` (the stream was deleted, or the records
- *   are no longer kept), `not-found`, and `forbidden`.
- * - **Losses:** the loop goes on after reconnects and changes of the transport. Each record comes once
- *   and in order. The end of the client ends the loop with an error.
- * - **Slices:** a record of bytes or text that is larger than a message comes in several parts, of
- *   which the last moves `offset`.
- * - **Pace:** at most 4,096 records or 1 MiB wait for a slow reader, who then asks for the rest.
+ * - **End:** the loop ends when the server reports that the stream is complete.
+ * - **Incomplete:** if the writer did not complete the stream, the loop throws a
+ *   {@linkcode RequestError} with the code `aborted` and the writer's reason, or `writer-lost`.
+ *   Other codes are `gone` (the stream was deleted, or the records are no longer kept),
+ *   `not-found`, and `forbidden`.
+ * - **Losses:** the loop continues after reconnects and changes of the transport, and yields each
+ *   record exactly once, in order. If the client closes, the loop ends with an error.
+ * - **Slices:** a record of bytes or text that is larger than a message arrives in several parts;
+ *   the last one moves `offset`.
+ * - **Pace:** at most 4,096 records or 1 MiB wait for a slow reader, which then requests the rest.
  *
  * @typeParam T Type of a record.
  */
@@ -51,18 +53,18 @@ export interface DurableStream<T = unknown> extends AsyncIterable<T> {
   /** Id of the stream. */
   readonly id: string;
   /**
-   * Offset behind the newest record that the loop has reached, for `after` of a later reader.
-   * `undefined` before the first record or answer of the server, unless `after` was given.
+   * Offset after the newest record that the loop has reached, for `after` of a later reader.
+   * `undefined` before the first record or response of the server, unless `after` was given.
    */
   readonly offset: string | undefined;
-  /** True once the loop has reached all records that there were at the server's last answer. */
+  /** True once the loop has reached all records that existed at the server's last response. */
   readonly isUpToDate: boolean;
   /**
-   * Asks the writer to stop, if the server's `authorize` allows that. The writer decides how the
-   * stream ends.
+   * Requests that the writer stop, if the server's `authorize` allows that. The writer decides how
+   * the stream ends.
    *
-   * @param reason Reason for the writer, of at most 1,024 characters.
-   * @returns Resolves when the request is kept; also for a stream that has ended.
+   * @param reason The reason, sent to the writer: at most 1,024 characters.
+   * @returns Resolves when the server has stored the request; also for a stream that has ended.
    * @throws {RequestError} With the code `forbidden` or `not-found`.
    */
   cancel(reason?: string): Promise<void>;
@@ -71,18 +73,18 @@ export interface DurableStream<T = unknown> extends AsyncIterable<T> {
    *
    * @returns The records.
    * @throws {RequestError} If the stream is incomplete, or cannot be read.
-   * @throws {SessionClosedError} If the client is closed, or refused for good.
+   * @throws {SessionClosedError} If the client is closed, or refused with `endOnRefusal`.
    */
   [Symbol.asyncIterator](): AsyncGenerator<T, void, undefined>;
 }
 
 /**
- * Reads a durable stream by subscriptions to the stream's topic: one as long as the reader keeps up,
- * and another each time that the reader was too slow for the queue of a subscription.
+ * Reads a durable stream through subscriptions to the stream's topic: one as long as the reader
+ * keeps up, and a new one each time the reader was too slow for a subscription's queue.
  *
- * @param stream The stream, whose progress the loop notes.
- * @param options See {@linkcode DurableStreamOptions}; the `offset` of the stream counts in place of
- * `after`. `subscribe` makes a subscription of the client.
+ * @param stream The stream, whose progress the loop updates.
+ * @param options See {@linkcode DurableStreamOptions}; the stream's `offset` replaces `after`.
+ * `subscribe` creates a subscription of the client.
  * @returns The records.
  */
 export async function* readStream<T>(
@@ -93,10 +95,10 @@ export async function* readStream<T>(
 ): AsyncGenerator<T, void, undefined> {
   const topic = STREAM_PREFIX + stream.id;
   const progress: { offset: string | undefined; isUpToDate: boolean } = stream;
-  /** Bytes, or UTF-16 units, of the record at `offset` that the loop has already. */
+  /** Bytes, or UTF-16 units, that the loop has already yielded of the record at `offset`. */
   let sliced = 0;
   while (true) {
-    /** Units that come again in this subscription. */
+    /** Units that this subscription repeats. */
     let known = sliced;
     signal?.throwIfAborted();
     const subscription = subscribe(topic, {
@@ -114,7 +116,7 @@ export async function* readStream<T>(
       progress.isUpToDate = offset >= head;
       if (tag) progress.offset = `${`${offset}`.padStart(16, "0")}_${tag}`;
     };
-    // The subscription has ended also if the server does not answer.
+    // The subscription has ended even if the server does not reply.
     const onAbort = () => void subscription.unsubscribe().catch(() => {});
     signal?.addEventListener("abort", onAbort);
     subscription.ready.then(note, () => {});
@@ -152,7 +154,7 @@ export async function* readStream<T>(
   }
 }
 
-/** Makes the error of a record for which `parse` failed. */
+/** Creates the error for a record that `parse` rejected. */
 function misfitOf(topic: string, cause: unknown): RequestError {
   if (cause instanceof RequestError) return cause;
   return new RequestError("invalid", `Cannot read a record of "${topic}": ${textOf(cause)}`, {
@@ -160,7 +162,7 @@ function misfitOf(topic: string, cause: unknown): RequestError {
   });
 }
 
-/** Where a subscription begins that reads behind an offset. */
+/** The start position of a subscription that reads after an offset. */
 function startOf(after: string | undefined): ClientSubscribeOptions {
   if (after === "now") return {};
   if (!after || after === "-1") return { last: Number.MAX_SAFE_INTEGER };

@@ -1,6 +1,6 @@
 /**
- * The move of a client to a new session while the old one is open. `session/lineage.ts` lists the
- * rules of a handover, with the code of both ends.
+ * Moves a client to a new session while the old one is open. `session/lineage.ts` lists the rules
+ * of a handover, with the code of both ends.
  */
 import { CloseCode, SessionClosedError, TimeoutError } from "../errors.ts";
 import { internals } from "../session/core.ts";
@@ -16,31 +16,31 @@ import type { IncomingMessage, TopicNote, TopicSink } from "../session/message.t
 import type { TransportName } from "../transport/race/options.ts";
 import { withTicket } from "../session/url.ts";
 
-/** Time limit for requests and streams of the old session to end, in milliseconds. */
+/** Time limit for the old session's requests and streams to finish, in milliseconds. */
 const FINISH_MS = 30_000;
 
-/** The same limit without a new session, in milliseconds: the client has to reconnect soon. */
+/** The same limit if there is no new session, in milliseconds: the client has to reconnect soon. */
 const FINISH_ALONE_MS = 5_000;
 
-/** Time without streams after which the streams of a session count as done, in milliseconds. */
+/** Time without streams after which a session's streams count as finished, in milliseconds. */
 const QUIET_MS = 1_000;
 
 /**
- * Most messages of a topic without history that are held from the new session while the old one
- * continues. At either bound, all held messages go to the readers. The bounds are a quarter of a
- * subscription's queue, since the queue gets all held messages at once.
+ * Maximum number of messages of a topic without history that are held from the new session while
+ * the old one continues. At either bound, all held messages go to the readers. The bounds are a
+ * quarter of a subscription's queue, because the queue receives all held messages at once.
  */
 const MAX_HELD = { messages: 1_024, bytes: 262_144 };
 
-/** State and operations of the client that a handover uses. */
+/** The parts of the client that a handover uses. */
 export interface Moving<C extends Contract> {
   /** The old session. */
   readonly from: Session;
-  /** Sessions that the client moved from before. */
+  /** Sessions that the client moved away from earlier. */
   readonly left: readonly Left[];
   /** The client's subscriptions. */
   readonly subscriptions: Subscriptions<C>;
-  /** Aborted when the client ends. */
+  /** Aborted when the client closes. */
   readonly signal: AbortSignal;
   /** Opens a session. */
   readonly open: (change: (dial: Dialer) => Dialer, signal: AbortSignal) => Promise<Session>;
@@ -49,39 +49,38 @@ export interface Moving<C extends Contract> {
 }
 
 /**
- * A session that a client moves from, which the server counts as one with a session that the client
- * opens beside: that one alone gets messages to the user. If the later session breaks, the next one
- * opens beside the session that was left.
+ * A session that a client moves away from. The server counts it as one with the session that the
+ * client opens next to it, and sends messages to the user only to the new one. If that session
+ * breaks, the next one opens next to this session again.
  */
 export class Left {
-  /** The session. */
   readonly session: Session;
 
-  /** Leaves a session, for as long as that one stays open. */
+  /** Treats a session as left for as long as it stays open. */
   constructor(session: Session) {
     this.session = session;
   }
 
-  /** Opens connections beside the session. */
+  /** Opens connections next to the session. */
   dialBeside(dial: Dialer): Dialer {
     return (url, options) =>
       dial(withTicket(url, this.session[internals].lineage.ticket!), options);
   }
 
   /**
-   * Assigns a session beside to the same client, by its first envelope; the server has 10 s to
-   * answer. Never rejects.
+   * Assigns a new session to the same client, through its first envelope; the server has 10 s to
+   * reply. Never rejects.
    */
   async assign(next: Session, signal: AbortSignal): Promise<void> {
     await ping(next[internals], { signal }).catch(() => {});
   }
 }
 
-/** A client that has moved. */
+/** The result of a move. */
 export interface Moved {
   /** Resolves once the old session is closed. */
   readonly finished: Promise<void>;
-  /** All sessions that are still open behind the new one. */
+  /** All sessions that are still open after the move, except the new one. */
   readonly left: readonly Left[];
 }
 
@@ -97,7 +96,7 @@ export async function handOver<C extends Contract>(
   only?: TransportName,
 ): Promise<Moved | undefined> {
   const { from, open, signal } = moving;
-  // Only a server that supports moves gives a ticket.
+  // Only a server that supports handovers issues a ticket.
   if (!from[internals].lineage.ticket) return;
   const leaving = new Left(from);
   const isOpen = whileOpen(from, signal);
@@ -112,11 +111,11 @@ export async function handOver<C extends Contract>(
  * Moves a client off a session whose server is silent. The new connection is opened next to the old
  * one, and closed again if the old one gives a sign of life.
  *
- * - **The server knows the old session:** the server lives, and the client moves as by
+ * - **The server knows the old session:** the server is alive, and the client moves as with
  *   {@linkcode handOver}, so that nothing is lost.
- * - **The server does not know it:** the server is another process, and the old session is over.
+ * - **The server does not know it:** the server is another process, and the old session is gone.
  *   Its requests fail, and the client continues in the new session as after a reconnect.
- * - **No connection opens:** the old session is over, and the client reconnects.
+ * - **No connection opens:** the old session counts as lost, and the client reconnects.
  * - **The server rejects the connection:** the old session continues.
  *
  * @param moving State and operations of the client.
@@ -142,7 +141,7 @@ export async function replaceSilent<C extends Contract>(
       throw error;
     });
     try {
-      // The application of the server learns of the new session only after this.
+      // The server's application is notified of the new session only after this.
       await confirm();
       return connection;
     } catch (error) {
@@ -175,12 +174,12 @@ export async function replaceSilent<C extends Contract>(
   return { finished: Promise.resolve(), left: [], wasAlive: false };
 }
 
-/** Tells if a server, or a proxy, rejected a connection, and so is not silent. */
+/** True if a server or a proxy rejected the connection, and so is not silent. */
 function isRejection(error: unknown): boolean {
   return error instanceof SessionClosedError && error.info?.by === "remote";
 }
 
-/** Aborted when the client ends, and when the session does. */
+/** Aborted when the client closes or the session ends. */
 function whileOpen(session: Session, signal: AbortSignal): AbortSignal {
   const gone = new AbortController();
   session[internals].whenEnded(() => gone.abort());
@@ -195,15 +194,16 @@ async function moveTo<C extends Contract>(
   const { from, left, signal, subscriptions, take } = moving;
   if (next) await leaving.assign(next, isOpen);
   if (!from.isReady || !next?.isReady) {
-    // The client reconnects without the old session, and gets messages to the user in the session
-    // that opens then. Else the old session continues.
+    // The client reconnects without the old session, and messages to the user arrive in the session
+    // that opens then. Otherwise the old session continues.
     return void next?.[internals].abort(CloseCode.normal, "");
   }
   const passages: Passage<C>[] = [];
   const begun = new Map<Passage<C>, Session>();
   take(next, () =>
     subscriptions.move(next, (readers, answer) => {
-      // With a history, the new session repeats the rest of the old one: ignore that rest here.
+      // For a topic with a history, the new session repeats the rest of the old one, so ignore that
+      // here.
       if (readers.hasHistory || !answer) return { offer() {} };
       const passage: Passage<C> = new Passage(readers, {
         arrive: (head) => subscriptions.arrive(readers, head),
@@ -211,7 +211,7 @@ async function moveTo<C extends Contract>(
           if (begun.set(passage, session).size === 1) void endAll(begun, { from, signal });
         },
       });
-      // A topic that the server refuses has no rest.
+      // A topic that the server rejected has no remaining messages.
       answer.catch(() => passage.end());
       passages.push(passage);
       return passage.rest;
@@ -223,19 +223,20 @@ async function moveTo<C extends Contract>(
 }
 
 /**
- * Ends a session that the browser is about to stop, if the client cannot move to a new one.
+ * Closes a session that the browser is about to stop, if the client cannot move to a new one.
  *
  * @param session The session.
  */
 export async function giveUp(session: Session): Promise<void> {
   await settlesWithin(session[internals].settings.runtime, idle(session), FINISH_ALONE_MS);
-  // The close counts as one by the network: after a local close the client would not reconnect.
+  // The close counts as one by the network, since the client would not reconnect after a local
+  // close.
   if (!session.isClosed) {
     session[internals].windUp({ code: CloseCode.normal, reason: "", by: "network" });
   }
 }
 
-/** The way of the events of a topic behind a move. */
+/** The route of a topic's events after a move. */
 interface Route {
   /** Routes later events of the current session to a sink. */
   readonly arrive: (head: HeadSink) => void;
@@ -244,8 +245,8 @@ interface Route {
 }
 
 /**
- * Ends passages whose topic began in a later session. Behind the pong comes no mark: the later session
- * is on another node, and this one would repeat all publications until its end.
+ * Ends passages whose topic started in a later session. If the later session is on another node, no
+ * mark arrives after the pong, and this session would duplicate all publications until it ends.
  */
 async function endAll<C extends Contract>(
   begun: Map<Passage<C>, Session>,
@@ -253,10 +254,10 @@ async function endAll<C extends Contract>(
 ): Promise<void> {
   while (begun.size > 0) {
     const all = [...begun];
-    // A session without a pong ends by itself.
+    // A session that sends no pong ends on its own.
     const hasPong = await ping(from[internals], { signal }).then(() => true, () => false);
     for (const [passage, session] of all) {
-      // Where the later session broke, the next one begins the topic, behind this pong perhaps.
+      // If the later session broke, the next one starts the topic, possibly after this pong.
       if (begun.get(passage) === session) begun.delete(passage);
       if (hasPong && session.isReady) passage.end();
     }
@@ -264,15 +265,15 @@ async function endAll<C extends Contract>(
 }
 
 /**
- * Passes on the rest of one topic without history from the old session, and holds events of the new
- * session until the rest ends. The server marks the end of the rest with `unsubscribed`, unless the new
- * session is on another node.
+ * Passes on the remaining messages of one topic without history from the old session, and holds
+ * events of the new session meanwhile. The server marks the last message with `unsubscribed`,
+ * unless the new session is on another node.
  *
- * A client may move again before the rest ends. The rest of the second session then goes to the
- * earlier passage, which holds that rest behind the rest of the first session.
+ * A client may move again before that. The remaining messages of the second session then go to the
+ * earlier passage, which holds them after those of the first session.
  */
 class Passage<C extends Contract> extends Signal implements HeadSink {
-  /** Takes the rest of the old session. */
+  /** Receives the remaining messages of the old session. */
   readonly rest: TopicSink = { offer: (event, size) => this.#pass(event, size) };
   readonly #readers: TopicReaders<C>;
   readonly #route: Route;
@@ -288,11 +289,11 @@ class Passage<C extends Contract> extends Signal implements HeadSink {
     readers.head = this;
   }
 
-  /** Takes an event of the new session, as {@linkcode TopicSink} describes. */
+  /** Receives an event of the new session, as {@linkcode TopicSink} describes. */
   offer(event: IncomingMessage | TopicNote, size: number): void {
     // Events of a topic that the client has left meanwhile keep their route.
     if (!this.#held) return void this.#next.offer(event, size);
-    // The answer, which is not held, is newer than this removal.
+    // The reply, which is not held, is newer than this removal.
     if (event.kind === "unsubscribed" && !this.#readers.isInForce) return;
     this.#heldBytes += size;
     const count = this.#held.push([event, size]);
@@ -303,7 +304,7 @@ class Passage<C extends Contract> extends Signal implements HeadSink {
   end(): void {
     const held = this.#held ?? [];
     this.#held = undefined;
-    // A second move of the client has set another head.
+    // Another move of the client may have set another head.
     if (this.#readers.head === this) this.#route.arrive(this.#next);
     for (const [event, size] of held) this.#next.offer(event, size);
     this.notify();
@@ -321,12 +322,12 @@ class Passage<C extends Contract> extends Signal implements HeadSink {
     this.#earlier?.leave();
   }
 
-  /** Resolves once the rest has ended. */
+  /** Resolves once no messages remain in the old session. */
   async done(): Promise<void> {
     if (this.#held) await this.changed();
   }
 
-  /** The readers, or the newest earlier passage whose rest has not ended. */
+  /** The readers, or the newest earlier passage that still waits for messages. */
   get #next(): HeadSink {
     while (this.#earlier && !this.#earlier.#held) this.#earlier = this.#earlier.#earlier;
     return this.#earlier ?? this.#readers;
@@ -334,13 +335,16 @@ class Passage<C extends Contract> extends Signal implements HeadSink {
 
   #pass(event: IncomingMessage | TopicNote, size: number): void {
     if (event.kind === "unsubscribed") return this.end();
-    // Without the answer, the first event tells whether the topic has a history.
+    // Until the reply arrives, the first event shows if the topic has a history.
     const hasHistory = "offset" in event && event.offset !== undefined;
     if (this.#held && !hasHistory) this.#next.offer(event, size);
   }
 }
 
-/** Closes the old session once all requests, handlers and streams ended, or the time is over. */
+/**
+ * Closes the old session once all requests, handlers and streams have finished, or after the time
+ * limit.
+ */
 async function finish<C extends Contract>(
   from: Session,
   next: Session,
@@ -354,7 +358,8 @@ async function finish<C extends Contract>(
     for (const passage of passages) passage.end();
   });
   const done = async () => {
-    // After the pong, only an application that kept the old session still sends messages there.
+    // After the pong, only an application that kept a reference to the old session still sends
+    // messages there.
     await ping(from[internals], { signal });
     const { receiving } = from[internals];
     if (!receiving.isHandled) {
@@ -369,7 +374,7 @@ async function finish<C extends Contract>(
   await from.close();
 }
 
-/** Waits until a session has no request, no running handler and no stream, also no recent one. */
+/** Waits until a session has had no request, no running handler and no stream for a short time. */
 async function idle(session: Session): Promise<void> {
   const { receiving, sending, settings: { runtime } } = session[internals];
   await sending.requests.idle();

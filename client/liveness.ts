@@ -1,4 +1,4 @@
-/** Notices a server that is silent while the client waits for it. */
+/** Detects a server that is silent while the client waits for it. */
 import type { Runtime, Timer } from "../base/runtime.ts";
 import { abortError, pause } from "../base/wait.ts";
 import { internals, type WaitObserver } from "../session/core.ts";
@@ -7,65 +7,71 @@ import type { Session } from "../session/session.ts";
 import { isEngineLate } from "../transport/native/engines.ts";
 
 /**
- * Silence before each ping of one wait, in milliseconds; the last one repeats. A long wait, such as
- * for an answer that takes minutes, costs few pings.
+ * Silence before each ping of one wait, in milliseconds; the last value repeats. A long wait, such
+ * as for a response that takes minutes, needs few pings.
  */
 export const SILENCES_MS = [2_000, 4_000, 8_000, 15_000] as const;
 
-/** Round trips that a silence takes at least: a server far away answers late. */
+/** Minimum silence in round trips, since responses from a distant server take longer. */
 const SILENCE_ROUND_TRIPS = 4;
 
 /**
- * Silence of an idle session before a ping, in milliseconds, on an engine that notices a dead server
- * late: with the waits after that, a server that was killed is noticed within 10 s.
+ * Silence of an idle session before a ping, in milliseconds, on an engine that is slow to notice a
+ * dead server. Together with the later waits, a killed server is noticed within 10 s.
  */
 const IDLE_SILENCE_MS = 6_000;
 
-/** Shortest wait for a sign of life after a ping, in milliseconds. */
+/** Minimum wait for a sign of life after a ping, in milliseconds. */
 export const WAIT_MS = 1_000;
 
-/** Round trips that the wait after a ping takes at least. */
+/** Minimum wait after a ping, in round trips. */
 const WAIT_ROUND_TRIPS = 2;
 
 /**
- * Longest random delay between the wait and the dial, in milliseconds: thousands of clients notice
- * a busy server in the same second.
+ * Maximum random delay between the wait and the dial, in milliseconds, since thousands of clients
+ * may notice a busy server in the same second.
  */
 const SPREAD_MS = 1_000;
 
-/** Time that a new connection to a server that is not busy takes to open, in milliseconds. */
+/** Time in which a connection to a server that is not busy opens, in milliseconds. */
 const PROMPT_MS = 250;
 
 /**
- * Bounds of the time that the old connection has after the new one opened, in milliseconds. In
- * between, the old connection has the time by which the new one opened late: a server that was
- * frozen opens late, and answers on both.
+ * Bounds of the time that the old connection gets after the new one opened, in milliseconds. In
+ * between, it gets as long as the new connection was late: a server that was frozen opens late, and
+ * responds on both.
  */
 const GRACE_MS = { min: 100, max: 1_000 } as const;
 
-/** Delay of a timer, in milliseconds, above which this process or page was asleep or busy. */
+/**
+ * Delay of a timer, in milliseconds, above which this process or page must have been asleep or
+ * busy.
+ */
 const LATE_MS = 250;
 
-/** Time without an alarm after such a timer, in milliseconds: arrived frames are still unread. */
+/**
+ * Time without an alarm after such a timer, in milliseconds, since received frames are still
+ * unread.
+ */
 const LATE_PAUSE_MS = 1_000;
 
-/** Time for which both waits are longer after a false alarm, in milliseconds. */
+/** Time during which both waits stay longer after a false alarm, in milliseconds. */
 const CAUTIOUS_MS = 300_000;
 
-/** Largest factor of both waits: each false alarm within that time doubles them. */
+/** Maximum factor for both waits, which each false alarm within that time doubles. */
 const MAX_CAUTION = 8;
 
 /** Weight of a new round trip in the smoothed one, as in RFC 6298. */
 const ROUND_TRIP_WEIGHT = 1 / 8;
 
-/** One alarm: the server gave no sign of life after a ping. */
+/** An alarm: the server gave no sign of life after a ping. */
 export interface Alarm {
-  /** Aborted at the first sign of life of the old connection, and at the end of the session. */
+  /** Aborted at the first sign of life on the old connection, and when the session ends. */
   readonly signal: AbortSignal;
   /** Time since the last sign of life or the start of the wait, in milliseconds. */
   readonly silentMs: number;
   /**
-   * Gives the old connection a last chance, after a new connection opened.
+   * Gives the old connection a last chance after a new connection has opened.
    *
    * @param openedInMs Time that the new connection took to open, in milliseconds.
    * @throws The reason of the signal, if there was a sign of life.
@@ -75,17 +81,17 @@ export interface Alarm {
 
 /** A session with the server, as {@linkcode Liveness} sees it. */
 export interface WatchedSession {
-  /** Number of answers, items and acknowledgments that the client waits for. */
+  /** Number of responses, items and acknowledgments that the client waits for. */
   readonly awaited: number;
-  /** True if an idle session is pinged too, because nothing else notices a dead server in time. */
+  /** True to ping an idle session too, because nothing else notices a dead server in time. */
   readonly isPingedIdle: boolean;
-  /** True while no one sees the page: an idle session is not pinged meanwhile. */
+  /** True while the page is not visible; an idle session is then not pinged. */
   readonly isHidden: boolean;
   /** True while this end does not read, so that silence proves nothing. */
   readonly isPaused: boolean;
-  /** A number that changes whenever bytes arrive that are not a whole frame. */
+  /** A number that changes whenever bytes arrive that are not yet a complete frame. */
   readonly activity: number;
-  /** Bytes of a large message that the connection has yet to send; a slow link takes its time. */
+  /** Unsent bytes of a large message, which a slow link needs time for. */
   readonly unsentBytes: number;
   /** Sets the watch that is notified of waits and frames, or removes it. */
   watchedBy(liveness: Liveness | undefined): void;
@@ -94,50 +100,46 @@ export interface WatchedSession {
   /**
    * Opens a connection next to the silent one, and moves there. Never rejects.
    *
-   * @returns Resolves when the session was replaced or given up, or continues: with true if the
-   * server still knew the silent session, so that the alarm was false.
+   * @returns Resolves when the session was replaced, given up, or continues. True if the server
+   * still knew the silent session, so that the alarm was false.
    */
   dial(alarm: Alarm): Promise<boolean>;
 }
 
 /**
- * Watches one client's server while something is awaited: a reply, an acknowledgment, an item of an
- * answer, the answer to a subscription. An idle session costs nothing, unless it has to be pinged.
+ * Watches one client's server while the client waits for a reply, an acknowledgment, a response
+ * item or the reply to a subscription. An idle session costs nothing, unless it has to be pinged.
  *
  * 1. **Listening:** after 2 s of silence, or four smoothed round trips, the client pings. Further
  *    pings of the same wait follow after 4, 8 and 15 s of silence.
- * 2. **Asked:** the server has 1 s, or two round trips, for any sign of life.
+ * 2. **Pinged:** the server has 1 s, or two round trips, for any sign of life.
  * 3. **Alarmed:** after a random delay of up to 1 s the client dials next to the old connection.
  *    The first sign of life on the old connection cancels that. Each such false alarm doubles both
  *    waits for five minutes, up to eight times.
  *
- * After a timer that fired late there is no alarm for a second, since this process, not the server,
- * was silent.
+ * After a timer that fired late there is no alarm for a second, because this process was stalled,
+ * not the server.
  */
 export class Liveness implements WaitObserver, Disposable {
   readonly #runtime: Runtime;
   #session: WatchedSession | undefined;
   #timer: Timer | undefined;
-  /** The step that the timer starts. */
   #next: "ping" | "alarm" | "dial" | undefined;
   #dueAt = 0;
   #heardAt = 0;
-  /** True if a wait began after the last sign of life. */
   #hasWait = false;
-  /** Start of the first such wait. */
+  /** Start of the first wait after the last sign of life. */
   #waitsSince = 0;
   #activity = 0;
   #unsentBytes = 0;
-  /** Pings of the current wait. */
   #pings = 0;
   #lateAt = -Infinity;
   #roundTripMs = 0;
   #caution = 1;
   #cautiousUntil = -Infinity;
-  /** Set from the alarm to its outcome. */
+  /** Set from the alarm until its outcome is known. */
   #alarm: AbortController | undefined;
 
-  /** Creates a watch without a session. */
   constructor(runtime: Runtime) {
     this.#runtime = runtime;
   }
@@ -156,7 +158,6 @@ export class Liveness implements WaitObserver, Disposable {
     else if (session.isPingedIdle) this.#start("ping", IDLE_SILENCE_MS);
   }
 
-  /** Stops watching, such as at the end of the session. */
   [Symbol.dispose](): void {
     this.#session?.watchedBy(undefined);
     this.#hasWait = false;
@@ -176,7 +177,7 @@ export class Liveness implements WaitObserver, Disposable {
       this.#waitsSince = now;
       this.#showsLife(session);
     }
-    // A new wait is noticed as fast as the first one.
+    // Silence during a new wait is noticed as fast as during the first one.
     this.#pings = 0;
     if (this.#alarm || this.#next === "alarm") return;
     const dueAt = this.#silentSince + this.#silenceMs;
@@ -204,7 +205,7 @@ export class Liveness implements WaitObserver, Disposable {
     return Math.max(WAIT_MS, WAIT_ROUND_TRIPS * this.#roundTripMs) * this.#factor;
   }
 
-  /** Factor of both waits. */
+  /** The factor for both waits. */
   get #factor(): number {
     return this.#caution > 1 && this.#runtime.now() < this.#cautiousUntil ? this.#caution : 1;
   }
@@ -240,7 +241,9 @@ export class Liveness implements WaitObserver, Disposable {
     }
   }
 
-  /** Tells if something other than a frame showed life since the last call, or explains the silence. */
+  /**
+   * True if something other than a frame showed life since the last call, or explains the silence.
+   */
   #showsLife({ activity, unsentBytes, isPaused }: WatchedSession): boolean {
     const shows = isPaused || activity !== this.#activity || unsentBytes < this.#unsentBytes;
     this.#activity = activity;
@@ -250,14 +253,13 @@ export class Liveness implements WaitObserver, Disposable {
 
   #noteLateness(): void {
     const now = this.#runtime.now();
-    // A clock that was set back would seem to have heard the server in the future.
+    // After the clock was set back, the last sign of life would be in the future.
     this.#heardAt = Math.min(this.#heardAt, now);
     this.#waitsSince = Math.min(this.#waitsSince, now);
     this.#cautiousUntil = Math.min(this.#cautiousUntil, now + CAUTIOUS_MS);
     this.#lateAt = now - this.#dueAt > LATE_MS ? now : Math.min(this.#lateAt, now);
   }
 
-  /** Time without an alarm that is left after a late timer, in milliseconds. */
   get #latePauseMs(): number {
     return this.#lateAt + LATE_PAUSE_MS - this.#runtime.now();
   }
@@ -287,7 +289,7 @@ export class Liveness implements WaitObserver, Disposable {
     });
     if (wasAlive) this.#beCautious();
     if (this.#alarm !== alarm) return;
-    // The session continues: the server rejected the new connection, and so it lives.
+    // The session continues, since a server that rejects a connection is alive.
     this.#alarm = undefined;
     this.#start("ping", this.#silenceMs);
   }
@@ -317,7 +319,7 @@ export class Liveness implements WaitObserver, Disposable {
   }
 }
 
-/** The parts of a client that the watch needs besides its session. */
+/** The parts of a client that the watch needs in addition to the session. */
 export interface WatchedClient {
   /** Counts the items and acknowledgments that the client waits for. */
   countAwaited(): number;
@@ -325,7 +327,7 @@ export interface WatchedClient {
   dial(alarm: Alarm): Promise<boolean>;
 }
 
-/** Makes the view that {@linkcode Liveness} has of a session. */
+/** Creates the view of a session for {@linkcode Liveness}. */
 export function watchedSession(session: Session, client: WatchedClient): WatchedSession {
   const core = session[internals];
   const { frames, inspect, transport } = core.connection;

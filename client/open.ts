@@ -28,7 +28,7 @@ export interface OpenOptions {
   readonly protocols: readonly string[];
   /** Settings of the session. */
   readonly settings: SessionSettings;
-  /** Token, sent in band before all messages; `null` is no token. */
+  /** The token, sent in band before all messages; `null` means none. */
   readonly token?: Fresh<string | null | undefined> | undefined;
   /** Request headers. */
   readonly headers?: HeadersInit | undefined;
@@ -42,17 +42,15 @@ export interface OpenOptions {
   readonly instrumentation?: Instrumentation | undefined;
 }
 
-/** Part of the features that load on first use, on a client. */
 type Insight = Pick<typeof import("../session/insight/watch.ts"), "openWatched">;
 
-/** Part of the handlers of requests, which load before the first session. */
 type Answers = Pick<typeof import("../session/answers/answers.ts"), "RequestTable">;
 
-/** Thrown if the server lacks the protocol of the client, which no later attempt mends. */
+/** Thrown if the server does not support the client's protocol, which no later attempt can fix. */
 export class NoCommonProtocol extends ConnectionError {}
 
 /**
- * Opens a session. A failed attempt closes the connection and the session again.
+ * Opens a session. A failed attempt closes both connection and session.
  *
  * @param options Options of the attempt.
  * @returns The session, established.
@@ -62,7 +60,7 @@ export class NoCommonProtocol extends ConnectionError {}
  * @throws {ConnectionError} If there is a token, and the server does not speak `skein.1`.
  */
 export async function openSession(options: OpenOptions): Promise<Session> {
-  // The session opens without instrumentation if that code cannot be loaded.
+  // The session opens without instrumentation if its code cannot be loaded.
   const { instrumentation, settings } = options;
   if (settings.handlers.requests !== undefined) await loadRequests(settings);
   const part = instrumentation && await settings.insight().catch(() => undefined);
@@ -71,7 +69,7 @@ export async function openSession(options: OpenOptions): Promise<Session> {
     : open(options));
 }
 
-/** Loads the handlers of requests, and checks these, before the first session. */
+/** Loads and checks the handlers of requests before the first session. */
 async function loadRequests(settings: SessionSettings): Promise<void> {
   const part = await settings.answers().catch((cause) => {
     throw new ConnectionError("Cannot load the handlers of requests", { cause });
@@ -150,7 +148,7 @@ export function checkConnectTimeout(connectTimeoutMs: number = 10_000): number {
   );
 }
 
-/** Turns a dialer's error with an HTTP status of a refusal into the close code of that refusal. */
+/** Turns a dialer's error with an HTTP status into the close code for that status. */
 function refusalOf(error: unknown, url: string | URL): SessionClosedError | undefined {
   if (!(error instanceof ConnectionError)) return undefined;
   const { message: reason, status = 0 } = error;

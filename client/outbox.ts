@@ -1,4 +1,4 @@
-/** Messages of a client that wait for a connection, and publications that wait for a rate. */
+/** Messages of a client that wait for a connection, and publications that wait for a rate limit. */
 import { checkLimits } from "../base/options.ts";
 import { QueueFullError, RequestError, type SessionClosedError, SkeinError } from "../errors.ts";
 import { Signal } from "../base/signal.ts";
@@ -13,60 +13,55 @@ import { pause } from "../base/wait.ts";
 export const LIMITS = { maxMessages: 100, maxBytes: 262_144 };
 
 /**
- * Longest pause that a rate causes, in milliseconds: as long as a server has to answer. A refusal
- * for a longer time reaches the caller.
+ * Longest pause because of a rate limit, in milliseconds: as long as a server has to reply. If the
+ * server asks for more, the caller receives the rejection.
  */
 const MAX_PAUSE_MS = 30_000;
 
-/** Pause of a refused publication if the session then has too many requests, in milliseconds. */
+/** Pause of a rejected publication if the session then has too many requests, in milliseconds. */
 const FULL_PAUSE_MS = 100;
 
-/** Publication that belongs to a message in an outbox. */
+/** The publication that belongs to a message in an outbox. */
 export interface OutboxPublication {
-  /** Settled with the answer of the server. */
+  /** Settled by the server's reply. */
   readonly answer: PromiseWithResolvers<void>;
   /** False if this client does not receive the publication. */
   readonly echo: boolean;
 }
 
-/** A message in an outbox. */
 export interface OutboxEntry extends EncodedMessage {
-  /** The number of the message, from 1. */
+  /** The number of the message, starting at 1. */
   readonly seq: number;
   /** Present if the message is a publication. */
   readonly publication: OutboxPublication | undefined;
-  /** True once a session took the message, so that the server may have it. */
+  /** True once a session accepted the message, so that the server may have received it. */
   isHanded?: boolean | undefined;
 }
 
 /**
- * A bounded queue of messages that wait for a connection. The outbox notifies of each change to the
- * queue. With `isKept`, each message stays until the server acknowledges receipt.
+ * A bounded queue of messages that wait for a connection. The outbox signals each change. With
+ * `isKept`, each message stays until the server acknowledges it.
  */
 export class Outbox extends Signal {
   /** True if messages stay until acknowledged. */
   declare readonly isKept: boolean;
-  /** Present once the outbox has ended, with the client. */
+  /** Set once the outbox has ended, with the client. */
   declare error: SessionClosedError | undefined;
-  /** Timers of the client. */
   declare readonly runtime: Runtime;
   readonly #limits: Readonly<typeof LIMITS>;
-  /** The waiting messages, in order. */
   readonly waiting: OutboxEntry[] = [];
   /** The number of the newest message. */
   last = 0;
-  /** The session that gets the waiting messages. */
+  /** The session that receives the waiting messages. */
   declare session: Session | undefined;
   #bytes = 0;
   readonly #deliver: ((session: Session) => Promise<void>) | undefined;
 
   /**
-   * Creates an empty outbox.
-   *
    * @param runtime Timers of the client.
-   * @param limits Most messages and bytes; see `outbox` of `ClientOptions`.
+   * @param limits Maximum number of messages and bytes; see `outbox` of `ClientOptions`.
    * @param deliver Delivers messages at least once; without it, messages leave the outbox once a
-   *   session took these.
+   *   session has accepted them.
    * @throws {RangeError} If a limit is not a positive integer.
    */
   constructor(
@@ -81,7 +76,6 @@ export class Outbox extends Signal {
     this.isKept = deliver !== undefined;
   }
 
-  /** The size of the outbox. */
   get state(): { readonly messages: number; readonly bytes: number } {
     return { messages: this.waiting.length, bytes: this.#bytes };
   }
@@ -92,7 +86,7 @@ export class Outbox extends Signal {
    * @param message The message, encoded.
    * @param publication Present if the message is a publication.
    * @returns The message in the outbox.
-   * @throws {QueueFullError} If the outbox has no room for the message.
+   * @throws {QueueFullError} If the outbox is full.
    */
   add(message: EncodedMessage, publication?: OutboxPublication): OutboxEntry {
     const { maxMessages, maxBytes } = this.#limits;
@@ -110,18 +104,17 @@ export class Outbox extends Signal {
     return entry;
   }
 
-  /** Takes a message back, unless a session took the message. */
+  /** Withdraws a message that no session has accepted yet. */
   withdraw(entry: OutboxEntry): void {
     const index = entry.isHanded ? -1 : this.waiting.indexOf(entry);
     if (index >= 0) this.shift(index);
   }
 
-  /** True if a session is ready and still the one that gets the waiting messages. */
+  /** True if a session is ready and is still the one that receives the waiting messages. */
   isFor(session: Session): boolean {
     return this.session === session && session.isReady;
   }
 
-  /** The oldest waiting message. */
   get first(): OutboxEntry | undefined {
     return this.waiting[0];
   }
@@ -132,7 +125,7 @@ export class Outbox extends Signal {
     this.notify();
   }
 
-  /** Ends the outbox: no message is sent any more, and waiting publications fail. */
+  /** Ends the outbox: no further message is sent, and waiting publications fail. */
   end(error: SessionClosedError): void {
     this.error = error;
     for (const { publication } of this.waiting) publication?.answer.reject(error);
@@ -140,9 +133,9 @@ export class Outbox extends Signal {
   }
 
   /**
-   * Hands the waiting messages to a session, in order, and no faster than the session sends.
-   * Messages that a closing session did not take wait for the next session. A message above the
-   * server's size limit is dropped, and reported like a refusal by the server.
+   * Sends the waiting messages in a session, in order, and no faster than the session sends.
+   * Messages that a closing session did not accept wait for the next session. A message above the
+   * server's size limit is dropped, and reported like a rejection by the server.
    *
    * @param session An established session.
    * @returns Resolves when no message waits, or when the session closed.
@@ -162,35 +155,35 @@ export class Outbox extends Signal {
         }
       }
     } catch (error) {
-      // A `SkeinError` comes with the end of the session, which is reported elsewhere.
+      // A `SkeinError` belongs to the end of the session, which is reported elsewhere.
       if (!(error instanceof SkeinError)) report(core.settings, error, session);
     }
   }
 }
 
 /**
- * Publications of a client that does not number them, in the order of the calls. After a refusal by
- * a rate, that publication and all later ones wait as long as the server says, and are then sent in
- * order. The server also refuses what was in flight after the first refused publication, so nothing
- * overtakes it.
+ * Publications of a client that does not number them, in the order of the calls. After a rate limit
+ * rejects one, it and all later ones wait as long as the server says, and are then sent in order.
+ * The server also rejects in-flight publications after the first rejected one, so nothing overtakes
+ * it.
  */
 export class Publications {
   readonly #runtime: Runtime;
   readonly #max: number;
   readonly #signal: AbortSignal;
-  /** Functions that send the waiting publications, by the number of the call; at most `max`. */
+  /** Functions that send the waiting publications, by call number; at most `max`. */
   readonly #waiting = new Map<number, () => void>();
   #last = 0;
   #unanswered = 0;
-  /** Time of the next pause, which begins after the last answer, or of the current one; 0 for none. */
+  /**
+   * Length of the current pause, or of the next one, which starts after the last reply; 0 for none.
+   */
   #pauseMs = 0;
 
   /**
-   * Creates a queue without publications.
-   *
    * @param runtime Timers of the client.
-   * @param max Most publications that wait for an answer or the end of a pause.
-   * @param signal Ends each pause with the client.
+   * @param max Maximum number of publications that wait for a reply or the end of a pause.
+   * @param signal Ends each pause when the client closes.
    */
   constructor(runtime: Runtime, max: number, signal: AbortSignal) {
     this.#runtime = runtime;
@@ -201,8 +194,8 @@ export class Publications {
   /**
    * Publishes, now or after a pause.
    *
-   * @param send Sends the publication to the server, and waits for the answer.
-   * @param limited Ends the wait by the signal and the time of the caller.
+   * @param send Sends the publication to the server, and waits for the reply.
+   * @param limited Ends the wait by the caller's signal or time limit.
    * @returns Resolves once the server has published.
    * @throws {QueueFullError} If too many publications wait.
    */
@@ -247,8 +240,8 @@ export class Publications {
 }
 
 /**
- * Tells if the outbox must wait until a session has sent more. Half of the send queue stays free
- * for other messages, but an empty queue always takes one message.
+ * True if the outbox must wait until a session has sent more. Half of the send queue stays free for
+ * other messages, but an empty queue always accepts one message.
  */
 export function isBehind({ queue, settings }: Inside, { size }: EncodedMessage): boolean {
   const { queuedMessages, queuedBytes } = queue!.stats;
@@ -257,7 +250,7 @@ export function isBehind({ queue, settings }: Inside, { size }: EncodedMessage):
   return queuedMessages * 2 >= maxMessages || (queuedBytes + size) * 2 > maxBytes;
 }
 
-/** Tells if a message is above the server's size limit, and reports the refusal. */
+/** True if a message is above the server's size limit; reports that as a rejection. */
 export function isTooLarge(core: Inside, { size, topic }: EncodedMessage): boolean {
   const { maxSendBytes: max } = core.sending;
   if (size <= max) return false;

@@ -15,14 +15,14 @@ const TICK_MS = 5_000;
 const LATE_MS = 5_000;
 
 /**
- * Fewest bytes between two readings of the clock that count as a flow of messages. A ping after
- * such a flow costs little in comparison.
+ * Minimum number of bytes between two readings of the clock that count as a flow of messages. A
+ * ping after such a flow costs little in comparison.
  */
 const FLOW_BYTES = 4_096;
 
 /**
  * Time limit for a sign of life from the server after a flow of messages stopped, in milliseconds.
- * This limit, two readings of the clock and the next session take one heartbeat together. A message
+ * This limit, two readings of the clock and the next session together take one heartbeat. A message
  * of 256 KiB at 125 kbit/s still arrives in time.
  */
 const FLOW_TIMEOUT_MS = 12_000;
@@ -30,10 +30,10 @@ const FLOW_TIMEOUT_MS = 12_000;
 /** Time between two retries of the preferred transport, in milliseconds. */
 const UPGRADE_MS = 600_000;
 
-/** The same after a change of the network: bounds the dials where the network changes often. */
+/** The same after a change of the network, to bound the dials if the network changes often. */
 const CHANGED_MS = 30_000;
 
-/** Globals of a page in use here; other platforms have fewer. */
+/** The globals of a page used here; other platforms lack some. */
 interface Page extends Partial<EventTarget> {
   readonly document?: EventTarget & { readonly hidden: boolean };
   readonly navigator?: { readonly connection?: EventTarget };
@@ -63,23 +63,23 @@ export interface LifeOptions {
 
 /**
  * Watches the page and machine of one client. After the page wakes, becomes visible, comes back
- * online or changes the network, and after the machine slept:
+ * online or changes networks, and after the machine slept:
  *
- * - **Connected:** the client pings the server. Without an answer in time, the session is aborted
- *   and the client reconnects at once.
- * - **Waiting:** the client tries again at once. A running attempt continues; if that attempt
- *   fails, the next one follows without a delay.
+ * - **Connected:** the client pings the server. Without a pong in time, the session is aborted and
+ *   the client reconnects immediately.
+ * - **Waiting:** the client tries again immediately. A running attempt continues; if it fails, the
+ *   next one follows without a delay.
  *
  * At other times:
  *
  * - **Flow:** the client also pings the server when a flow of messages stops, with a longer time
- *   limit. The heartbeat alone takes a minute to detect a dead connection. Over WebTransport the
- *   idle time of QUIC takes 9 s, and no ping is needed.
- * - **Upgrade:** with `upgrades`, a client on another transport retries the preferred one at most
- *   35 s after a change of the network, and every 10 minutes.
+ *   limit. The heartbeat alone takes a minute to detect a dead connection. Over WebTransport no
+ *   ping is needed, because QUIC's idle timeout takes 9 s.
+ * - **Upgrade:** with `upgrades`, a client on a fallback transport retries the preferred one at
+ *   most 35 s after a change of the network, and every 10 minutes.
  *
- * Timers of a hidden page are late by up to a minute, or stand still. Only a timer on time aborts a
- * session; after a late timer the client pings again.
+ * Timers of a hidden page run up to a minute late, or stop. Only a timer that fires on time aborts
+ * a session; after a late timer the client pings again.
  */
 export class Life implements Disposable {
   readonly #client: LivingClient;
@@ -99,8 +99,6 @@ export class Life implements Disposable {
   #flow = 0;
 
   /**
-   * Starts to watch.
-   *
    * @param client The client.
    * @param options Time limit of a ping, and retries of the preferred transport.
    */
@@ -115,7 +113,6 @@ export class Life implements Disposable {
     this.#startTimer();
   }
 
-  /** Handles an event of the page. */
   handleEvent(event: Event): void {
     const { type } = event;
     const { document } = globalThis as Page;
@@ -138,7 +135,10 @@ export class Life implements Disposable {
     for (const [target, type] of watched()) target?.removeEventListener?.(type, this);
   }
 
-  /** Tells the server that the page is gone; a page from the browser's cache reconnects later. */
+  /**
+   * Closes the session, since the page is gone; a page restored from the browser's cache reconnects
+   * later.
+   */
   #leave(): void {
     const { session } = this.#client;
     if (session) session[internals].abort(CloseCode.normal, "", undefined, "network");
@@ -160,14 +160,14 @@ export class Life implements Disposable {
     if (lateMs > LATE_MS) {
       this.disturbedAt = this.#tickedAt;
       void this.#check();
-      // A ping would restart the idle time of QUIC, which notices a dead server sooner.
+      // A ping would restart QUIC's idle timeout, which notices a dead server sooner.
     } else if (stopped && this.#client.session?.transport !== "webtransport") {
       void this.#check(FLOW_TIMEOUT_MS);
     }
     if (this.#upgrades && this.#runtime.now() >= this.#tryAt) this.#upgrade();
   }
 
-  /** Retries the preferred transport, unless the platform or the server lacks that transport. */
+  /** Retries the preferred transport, unless the platform or the server does not support it. */
   #upgrade(): void {
     this.#triedAt = this.#runtime.now();
     this.#tryAt = this.#runtime.now() + UPGRADE_MS;
@@ -176,7 +176,7 @@ export class Life implements Disposable {
     this.#client.handOver({ transport }).catch(() => {});
   }
 
-  /** Checks the session, one check at a time: a page that wakes fires several events. */
+  /** Checks the session, one check at a time, since a page that wakes fires several events. */
   async #check(timeoutMs = this.#timeoutMs): Promise<void> {
     if (this.#isChecking) return;
     this.#isChecking = true;
@@ -185,17 +185,17 @@ export class Life implements Disposable {
     this.#isChecking = false;
   }
 
-  /** Tells if a session is over; aborts the session if the server is silent. Never rejects. */
+  /** True if a session is over. If the server is silent, aborts the session. Never rejects. */
   async #isLost(session: Session, timeoutMs: number): Promise<boolean> {
     while (true) {
       const askedAt = this.#runtime.now();
       try {
-        // The code of `session.ping()` may not be loaded yet, and the network may be gone.
+        // The code of `session.ping()` may not be loaded yet, and the network may be down.
         await ping(session[internals], { timeoutMs });
         return false;
       } catch (error) {
         if (session.isClosed) return true;
-        // The server cannot be pinged, or was pinged too often: rely on the heartbeat.
+        // The server cannot be pinged, or was pinged too often, so rely on the heartbeat.
         if (!(error instanceof TimeoutError)) return false;
         if (this.#runtime.now() - askedAt > timeoutMs + LATE_MS) continue;
         const message = `Cannot reach the server: no answer in ${timeoutMs} ms`;
@@ -206,7 +206,7 @@ export class Life implements Disposable {
     }
   }
 
-  /** Skips the delay before the next attempt, unless another session comes first. */
+  /** Skips the delay before the next attempt, unless another session opens first. */
   async #hurry(lost: Session | undefined): Promise<void> {
     const client = this.#client;
     for await (const { name } of client.status.follow()) {

@@ -1,16 +1,15 @@
-/** Reference of the waits of a client between attempts: rules 7.10 and 15.4 of the protocol. */
+/** Reference model of a client's delays between attempts: rules 7.10 and 15.4 of the protocol. */
 
 /** Length of a session after which the waits start over, in milliseconds. */
 const STABLE_MS = 5_000;
 
-/** A wait. */
 export interface ModelWait {
   readonly delayMs: number;
   /** Number of attempts since the last stable session. */
   readonly attempt: number;
 }
 
-/** Options of a client whose waits follow a model. */
+/** Options of a client that the model describes. */
 export interface ModelBackoff {
   /** Number of URLs. */
   readonly urls: number;
@@ -20,11 +19,11 @@ export interface ModelBackoff {
   readonly maxDelayMs: number;
 }
 
-/** Attempts of one client, all of whose random numbers are the same. */
+/** The attempts of one client, for which every random number is the same. */
 export class ReconnectModel {
-  /** Index of the URL of the present attempt or session. */
+  /** Index of the URL of the current attempt or session. */
   url = 0;
-  /** Time at which the server asked the client to come back, in milliseconds; 0 if it did not. */
+  /** Time at which the server asked the client to reconnect, in milliseconds; 0 if it did not. */
   retryAtMs = 0;
   readonly #options: ModelBackoff;
   #attempt = 0;
@@ -32,11 +31,7 @@ export class ReconnectModel {
   #failed = 0;
   #connectedMs = Infinity;
 
-  /**
-   * Creates a client before its first attempt.
-   *
-   * @param options See {@linkcode ModelBackoff}.
-   */
+  /** @param options See {@linkcode ModelBackoff}. */
   constructor(options: ModelBackoff) {
     this.#options = options;
   }

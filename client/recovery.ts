@@ -1,6 +1,6 @@
 /**
- * Code that a client loads late: it notices a lost server, carries subscriptions and messages to the
- * next session, and reports failures where no one reads the client's status.
+ * Code that a client loads late: it notices a lost server, carries subscriptions and messages to
+ * the next session, and reports failures if no one reads the client's status.
  */
 import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
 import { report, type SessionSettings } from "../session/settings.ts";
@@ -18,12 +18,12 @@ export { UnreadSessions } from "./unread_sessions.ts";
 export { MemberList } from "../session/wire/member_list.ts";
 
 /**
- * Reaction of a client to the end of a session or attempt: it ends, rests as `refused`, or tries
- * again after its usual delay, after the longest delay, or soon with a fresh token.
+ * Reaction of a client to the end of a session or attempt: it closes, waits as `refused`, or
+ * retries after its usual delay, after the longest delay, or soon with a fresh token.
  */
 export type Verdict = "closed" | "refused" | "usual" | "longest" | "fresh-token";
 
-/** A failed attempt, or the end of a client. */
+/** A failed attempt, or the close of a client. */
 export interface Failure {
   readonly info: CloseInfo;
   readonly verdict: Verdict;
@@ -31,11 +31,11 @@ export interface Failure {
   readonly place: string;
 }
 
-/** Words for the failures after which a client makes no attempt by itself. */
+/** Words for failures after which a client does not retry on its own. */
 const OUTCOMES = { closed: "has ended", refused: "was refused" };
 
 /**
- * Reports a failure once for each URL: to `onError`, or on the console without that handler.
+ * Reports a failure once for each URL: to `onError`, or to the console without that handler.
  *
  * @param settings Settings of the client's sessions.
  * @param failure The failure.

@@ -1,4 +1,4 @@
-/** Recovery of a subscription to a topic with a history, which loads with the first such topic. */
+/** Recovery of a subscription to a topic with a history, loaded with the first such topic. */
 import type { ClientSubscribeOptions } from "./client_options.ts";
 import type { SubscriptionChange, SubscriptionState } from "./subscription_state.ts";
 import type { IncomingMessage, TopicNote } from "../session/message.ts";
@@ -10,18 +10,17 @@ import type {
   SubscribeAnswer,
 } from "../session/wire/recovery.ts";
 
-/** Most requests in a row for missing messages without any progress. */
+/** Maximum number of requests in a row for missing messages without any progress. */
 const MAX_REPAIRS = 5;
 
 /** Events of a topic, in order. */
 export type TopicEvent = IncomingMessage | Exclude<TopicNote, { readonly kind: "unsubscribed" }>;
 
-/** An item in the queue of the reader: a message, or a function to call in turn. */
+/** An item in the reader's queue: a message, or a function to call in turn. */
 export type Waiting =
   | IncomingMessage & { readonly position?: HistoryPosition | undefined }
   | (() => unknown);
 
-/** Progress of a subscription's reader; {@linkcode Subscription} explains the fields. */
 export interface Progress {
   position: HistoryPosition | undefined;
   head: number | undefined;
@@ -30,43 +29,42 @@ export interface Progress {
 
 /** The subscription as recovery uses it. */
 export interface Resumed extends Progress {
-  /** The state. */
   readonly state: SubscriptionState;
-  /** Changes the state. */
   change(change: SubscriptionChange): void;
   /** Queues an item for the reader: a message, or a function to call in turn. */
   put(next: Waiting, size: number): void;
 }
 
 /**
- * Puts the messages of one topic in order: each message once, and no message after a hole. The
- * events come in as the session received them.
+ * Puts the messages of one topic in order: each message once, and none after a hole. Events arrive
+ * in the order in which the session received them.
  *
- * - **Known:** a message with an offset up to the newest known one is a repetition, and is dropped.
- * - **Hole:** a message with a `prev` beyond the newest known offset reveals a hole. The server is
- *   asked for the missing messages, by one request at a time. Messages that arrive before the
- *   answer lie behind the hole and are dropped; the server sends these again.
+ * - **Known:** a message with an offset up to the newest known one is a duplicate, and is dropped.
+ * - **Hole:** a message with a `prev` beyond the newest known offset reveals a hole. The client
+ *   requests the missing messages, one request at a time. Messages that arrive before the reply
+ *   come after the hole and are dropped; the server sends them again.
  * - **Loss:** if the server cannot send the missing messages, the reader is notified at that point
- *   of the order.
+ *   in the order.
  */
 export class Resume {
   readonly #subscription: Resumed;
   readonly #owner: { ask(): void };
   readonly #options: ClientSubscribeOptions;
-  /** The newest known position; `undefined` until the server tells a position. */
+  /** The newest known position; `undefined` until the server sends one. */
   #known: HistoryPosition | undefined;
   /**
-   * Position for the next session if the current one tells none: the one after the last loss, or,
-   * after `unavailable`, the one before.
+   * Position for the next session if the current one sends none: the one after the last loss, or,
+   * after `unavailable`, the one before it.
    */
   #reached: HistoryPosition | undefined;
-  /** True if the next request has a position from before a loss that the reader was told of. */
+  /** True if the next request has a position from before a loss that was reported to the reader. */
   #isReturn = false;
   #repairs = 0;
-  /** Bytes, or UTF-16 units, that the reader has of the record after the known position. */
+  /**
+   * Bytes, or UTF-16 units, that the reader has received of the record after the known position.
+   */
   #sliced = 0;
 
-  /** Begins at the position of the subscription. */
   constructor(
     subscription: Resumed,
     owner: { ask(): void },
@@ -78,18 +76,15 @@ export class Resume {
     this.#known = subscription.position;
   }
 
-  /** True until the current session answers. */
   get #isNew(): boolean {
     const { state } = this.#subscription;
     return state !== "live" && state !== "repairing";
   }
 
-  /** The position from which to ask the server. */
   get from(): HistoryOptions {
     return { since: this.#known, last: this.#options.last };
   }
 
-  /** Takes the next event. */
   receive(event: TopicEvent, size = 0): void {
     switch (event.kind) {
       case "message":
@@ -103,7 +98,7 @@ export class Resume {
       case "dropped":
         return this.#repair();
       case "gap": {
-        // The answer that is awaited tells where the messages go on.
+        // The pending reply says where the messages continue.
         if (this.#isNew) return;
         const { reason, epoch, offset = 0, tag } = event.gap;
         return this.#lost(reason, epoch === undefined ? undefined : at(epoch, offset, tag));
@@ -111,14 +106,14 @@ export class Resume {
     }
   }
 
-  /** Prepares for the answer of another session. */
+  /** Prepares for the reply in another session. */
   lose(): void {
     this.#isReturn ||= this.#known === undefined;
     this.#known ??= this.#reached;
     this.#repairs = 0;
   }
 
-  /** Takes an answer to another subscription, if the answer covers all that this one needs. */
+  /** Handles a reply to another subscription, if it covers everything that this one needs. */
   serve(answer: SubscribeAnswer): void {
     const { epoch, offset = 0, tag, head = 0, reason } = answer;
     const known = this.#known;
@@ -126,16 +121,15 @@ export class Resume {
       ? undefined
       : at(epoch, Math.max(offset, head), head > offset ? undefined : tag);
     if (known === undefined) {
-      // With `last`, the subscription needs the newest messages, which the other answer lacks.
+      // With `last`, the subscription needs the newest messages, which the other reply lacks.
       if (this.#isNew && newest && this.#options.last !== undefined) return;
       if (this.#isNew) this.begin(newest ? { ...newest, head } : reason ? { reason } : {});
       else if (newest) this.#goTo(newest);
       return;
     }
-    // Only the server can tell if a known tag still belongs to the publication at that offset.
+    // Only the server can say if a known tag still belongs to the publication at that offset.
     const isSure = known.tag === undefined || !this.#isNew ||
       offset === known.offset && tag === known.tag;
-    // The server will reuse offsets above the head for other publications.
     if (known.epoch === epoch && offset <= known.offset && known.offset <= head && isSure) {
       if (this.#isNew) this.begin({ ...known, head, recovered: true });
       else this.#subscription.change("answer");
@@ -144,13 +138,13 @@ export class Resume {
     else this.#lost("dropped", newest);
   }
 
-  /** Continues behind messages that are not for this subscription. */
+  /** Skips to a position after messages that are not for this subscription. */
   #goTo(position: HistoryPosition): void {
     this.#known = position;
     this.#put(() => this.#subscription.position = position);
   }
 
-  /** Takes the answer to a request with the position of this subscription. */
+  /** Handles the reply to a request with this subscription's position. */
   begin({ epoch, offset = 0, tag, head, recovered, reason }: SubscribeAnswer): void {
     const { state } = this.#subscription;
     const isFirst = state === "subscribing" || state === "joining";
@@ -158,13 +152,14 @@ export class Resume {
     const known = this.#known;
     let position = epoch === undefined ? undefined : at(epoch, offset, tag);
     if (recovered && known?.epoch === epoch) {
-      // A hole that is filled, and a move, lost no message.
+      // After filling a hole or moving, no message was lost.
       const wasLost = isFirst || state === "lost" || state === "moving" && this.#isReturn;
       if (wasLost) this.#tell({ recovered }, known);
     } else if (!isFirst || this.#options.since) {
-      // Within the same epoch, `last` must not repeat messages that were already received.
+      // In the same epoch, `last` must not repeat messages that were already received.
       const isAhead = position && known?.epoch === epoch && known!.offset <= (head ?? 0);
-      // With "new-epoch", the history is a different one of the same name: no message was received.
+      // With "new-epoch", this is a different history with the same name, of which no message was
+      // received.
       if (isAhead && known!.offset > offset && reason !== "new-epoch") position = known;
       this.#lost(reason ?? (position ? "unavailable" : "no-history"), position);
     } else this.#known = this.#subscription.position = position;
@@ -175,7 +170,6 @@ export class Resume {
   #take(message: IncomingMessage, size: number): void {
     const { offset } = message;
     if (offset === undefined || this.#known === undefined) {
-      // In a new session, `last` makes the server send the newest messages again.
       const comesAgain = offset !== undefined && this.#isNew && this.#options.last !== undefined;
       if (!comesAgain) this.#put(message, size);
       return;
@@ -185,7 +179,10 @@ export class Resume {
     if (position) this.#put({ ...message, position }, size);
   }
 
-  /** Takes the part of a slice that the reader lacks. The last slice of a record moves the position. */
+  /**
+   * Delivers the part of a slice that the reader lacks. The last slice of a record moves the
+   * position.
+   */
   #takeSlice(message: IncomingMessage & { readonly offset: number }, size: number): void {
     const { offset, prev = 0, slice: [start, length] = [0, 0] } = message;
     const all = message.data as string | Uint8Array;
@@ -199,7 +196,7 @@ export class Resume {
     else if (data.length > 0) this.#put({ ...message, data }, size);
   }
 
-  /** Advances to an offset; `undefined` for a repetition, or for a message behind a hole. */
+  /** Advances to an offset; `undefined` for a duplicate, or for a message after a hole. */
   #moveTo(
     { offset, prev = 0, tag }: Pick<IncomingMessage, "prev" | "tag"> & { readonly offset: number },
   ): HistoryPosition | undefined {
@@ -216,7 +213,7 @@ export class Resume {
     return this.#known = at(epoch, offset, tag);
   }
 
-  /** Asks the server for the missing messages. */
+  /** Requests the missing messages. */
   #repair(): void {
     if (this.#subscription.state !== "live" || this.#known === undefined) return;
     this.#subscription.change("hole");
@@ -224,14 +221,14 @@ export class Resume {
   }
 
   #lost(reason: RecoveryReason, position: HistoryPosition | undefined): void {
-    // After `unavailable` the engine may still have the messages, which the next session asks for.
+    // After `unavailable` the engine may still have the messages, so the next session requests
+    // them.
     this.#reached = position ?? (reason === "unavailable" ? this.#known : undefined);
     this.#known = position;
     this.#sliced = 0;
     this.#tell({ recovered: false, reason }, position);
   }
 
-  /** Notifies the reader, between the earlier and the later messages. */
   #tell(how: Pick<Recovery, "recovered" | "reason">, position: HistoryPosition | undefined): void {
     const recovery = position ? { ...how, position } : how;
     const reached = this.#reached;

@@ -1,4 +1,4 @@
-/** Retries of subscriptions that a server refused for now. */
+/** Retries of subscriptions that a server rejected temporarily. */
 import { RequestError, type RequestFailure, TimeoutError } from "../errors.ts";
 import { Backoff, boundRetryAfter } from "../base/backoff.ts";
 import type { Runtime } from "../base/runtime.ts";
@@ -7,44 +7,46 @@ import { CODES_FOR_NOW } from "../session/wire/recovery.ts";
 import { internals, type Session } from "../session/session.ts";
 import { tellSkipped } from "../session/settings.ts";
 
-/** Longest first pause, in milliseconds, if the server gives no time. */
+/** Longest first pause, in milliseconds, if the server names no time. */
 const FIRST_PAUSE_MS = 100;
 
 /**
- * Longest pause of a limit, in milliseconds, after which a subscription that was never in force is
- * retried: as long as a server has to answer. After another limit, such as that of topics, the
- * caller gets the refusal.
+ * Longest pause because of a limit, in milliseconds, after which a subscription that was never in
+ * force is retried: as long as a server has to reply. If the limit asks for more, or names no time
+ * (such as the limit of topics), the caller receives the rejection.
  */
 const MAX_FIRST_PAUSE_MS = 30_000;
 
-/** Codes of faults at the server; `undefined` for no answer in time. The others are its rules. */
+/**
+ * Codes of failures at the server; `undefined` if there was no reply in time. Other codes are rules
+ * of the server.
+ */
 const PASSING: ReadonlySet<string | undefined> = new Set(["unavailable", undefined]);
 
-/** A refused request for a topic. */
+/** A rejected request for a topic. */
 export interface Refused {
-  /** The session in which the server refused. */
+  /** The session in which the server rejected it. */
   readonly session: Session;
   /** The readers of the topic. */
   readonly readers: { readonly isEnded: boolean; readonly topic: string };
-  /** True if a subscription was never in force, so that its status does not show the refusal. */
+  /** True if a subscription was never in force, so that its status does not show the rejection. */
   readonly isNew: boolean;
   /**
-   * Repeats the request. Resolves with true if the server confirmed; otherwise the refusal reaches
-   * {@linkcode Retries} again. Never rejects.
+   * Repeats the request. Resolves with true if the server confirmed; otherwise {@linkcode Retries}
+   * receives the rejection again. Never rejects.
    */
   readonly ask: () => Promise<true | void>;
 }
 
 /**
- * Repeats temporarily refused requests, one after the other. A rate limit that refused many
- * requests thus lets one after the other through, and gets no request earlier than the limit
- * allows.
+ * Repeats temporarily rejected requests one after another, so that after a rate limit rejected many
+ * requests, each is sent no earlier than the limit allows.
  */
 export class Retries {
   readonly #runtime: Runtime;
   readonly #backoff: Backoff;
   #line: Promise<void> = Promise.resolve();
-  /** Readers whose refusal the application was told of. */
+  /** Readers whose rejection was reported to the application. */
   readonly #told = new WeakSet<object>();
 
   constructor(runtime: Runtime) {
@@ -53,12 +55,12 @@ export class Retries {
   }
 
   /**
-   * Tells if a refused subscription is to be retried.
+   * True if a rejected subscription is to be retried.
    *
-   * @param error The refusal, or the error for a missing answer.
+   * @param error The rejection, or the error for a missing reply.
    * @param wasInForce True if the subscription was in force before, so that the reader would miss
    *   messages.
-   * @returns False if the refusal is final.
+   * @returns False if the rejection is final.
    */
   isForNow(error: unknown, wasInForce: boolean): boolean {
     const { code = "", retryAfterMs = 0 } = failureOf(error);
@@ -68,17 +70,17 @@ export class Retries {
   }
 
   /**
-   * Repeats the request for a topic after a pause, unless the session ends first. Tells the
-   * application once of a new subscription that has to wait.
+   * Repeats the request for a topic after a pause, unless the session ends first. If a new
+   * subscription has to wait, notifies the application once.
    *
-   * @param error The refusal, or the error for a missing answer.
-   * @param refused The refused request.
+   * @param error The rejection, or the error for a missing reply.
+   * @param refused The rejected request.
    */
   take(error: unknown, { session, readers, isNew, ask }: Refused): void {
     const { code, retryAfterMs = 0 } = failureOf(error);
     if (isNew && PASSING.has(code) && !this.#told.has(readers)) {
       this.#told.add(readers);
-      const advice = `the client asks again for "${readers.topic}" until the server answers`;
+      const advice = `the client requests "${readers.topic}" again until the server answers`;
       tellSkipped(session[internals].settings, error as Error, { session, advice });
     }
     this.#line = this.#line.then(async () => {

@@ -1,4 +1,4 @@
-/** Rooms of a client: the client's presence data there, and the members. */
+/** Rooms of a client: its presence data there, and the members. */
 import { QueueFullError, RequestError, SessionClosedError } from "../errors.ts";
 import { internals, type Session } from "../session/session.ts";
 import { checkTopic, encodeEnvelope } from "../session/wire/encode.ts";
@@ -13,15 +13,18 @@ import { StatusFeed } from "../base/status_feed.ts";
 import { Subscription, type SubscriptionOwner } from "./subscription.ts";
 import type { WaitOptions } from "../session/types.ts";
 
-/** Most rooms in which one client may have data: the number that a server keeps for one session. */
+/**
+ * Maximum number of rooms in which one client may have data: the number that a server keeps per
+ * session.
+ */
 export const MAX_ROOMS = 32;
 
-/** Pause before the client repeats temporarily refused data, in milliseconds. */
+/** Pause before the client retries temporarily rejected data, in milliseconds. */
 const PAUSE_MS = 1_000;
 
 const VERB = "set presence";
 
-/** Data that a session has sent, and the server's answer. */
+/** Data that a session has sent, and the server's reply. */
 interface Given {
   readonly session: Session;
   readonly data: unknown;
@@ -33,18 +36,17 @@ export class ClientPresence {
   readonly #runtime: Runtime;
   readonly #data = new Map<string, unknown>();
   readonly #given = new Map<string, Given>();
-  /** The data that a server last accepted for each room; restored if newer data is refused. */
+  /** The data that a server last accepted for each room, restored if newer data is rejected. */
   readonly #taken = new Map<string, Given>();
 
-  /** Creates an empty set. */
   constructor(runtime: Runtime) {
     this.#runtime = runtime;
   }
 
   /**
-   * Sets the data for a room, and sends the data in the current session, or in the next one.
+   * Sets the data for a room, and sends it in the current session, or in the next one.
    *
-   * @throws {QueueFullError} If there is data for 32 other rooms.
+   * @throws {QueueFullError} If 32 other rooms have data.
    */
   async set(
     room: string,
@@ -63,8 +65,8 @@ export class ClientPresence {
     }
     const done = async () => {
       while (true) {
-        // No wait if there is a session: the data must go before a later subscription, which joins
-        // the room with the data.
+        // Does not wait if there is a session: the data must be sent before a later subscription,
+        // which joins the room with it.
         const found = next();
         const session = found instanceof Promise ? await found : found;
         try {
@@ -86,7 +88,7 @@ export class ClientPresence {
     for (const room of this.#data.keys()) void this.#giveAgain(session, room);
   }
 
-  /** Sends data without a caller; retries a temporary refusal, and reports any other. */
+  /** Sends data without a caller; retries a temporary rejection, and reports any other. */
   async #giveAgain(session: Session, room: string): Promise<void> {
     while (session.isReady && this.#data.has(room)) {
       try {
@@ -124,7 +126,7 @@ export class ClientPresence {
       this.#given.delete(room);
       const isFinal = error instanceof RequestError && !CODES_FOR_NOW.has(error.failure.code);
       if (!isFinal || this.#data.get(room) !== data) return;
-      // Data with a permanent refusal is not sent again.
+      // Data that was rejected permanently is not sent again.
       const taken = this.#taken.get(room);
       if (taken === undefined || taken.data === data) {
         this.#data.delete(room);
@@ -132,7 +134,7 @@ export class ClientPresence {
         return;
       }
       this.#data.set(room, taken.data);
-      // A later session began with the refused data, and has none yet.
+      // A later session started with the rejected data, and holds none yet.
       if (taken.session !== session) void this.#giveAgain(session, room);
     });
     return answer;
@@ -140,25 +142,25 @@ export class ClientPresence {
 }
 
 /**
- * The members of a room at one moment, by user, in the order of their joins. Each change makes
- * another object.
+ * The members of a room at one moment, by user, in the order of their joins. Each change creates a
+ * new object.
  *
  * @typeParam D The presence data.
  */
 export interface RoomMembers<D = unknown> extends ReadonlyMap<string, PresenceMember<D>> {
-  /** Number of members: the `size`, or the only known value in a room that sends just the number. */
+  /** Number of members: the `size`, or the only known value if the room sends just the number. */
   readonly count: number;
   /**
    * `pending` before the server's first answer, then `subscribed`; `lost` while there is no
-   * connection, with the last known members; `ended` after a refusal or with the client, and then
-   * there are no members.
+   * connection, with the last known members; `ended` after a refusal or once the client is closed,
+   * without members.
    */
   readonly status: Subscription["status"]["current"];
   /** The error that ended the subscription to the room. */
   readonly error: Error | undefined;
 }
 
-/** A room that no one watches, or before the first answer. */
+/** A room without watchers, or before the first answer. */
 export const NOBODY: RoomMembers<never> = Object.freeze(
   Object.assign(
     new Map<string, never>(),
@@ -167,18 +169,16 @@ export const NOBODY: RoomMembers<never> = Object.freeze(
 );
 
 /**
- * Subscription to a room for the sake of its members: the messages are left to others.
+ * Subscription to a room to track its members; messages go to other subscriptions.
  *
  * @typeParam C The contract.
  */
 export class Membership<C extends Contract = Contract> extends Subscription<C> {
-  /** The members. */
   readonly feed: StatusFeed<RoomMembers> = new StatusFeed<RoomMembers>(NOBODY);
   readonly #owner: SubscriptionOwner;
   #list: MemberList | undefined;
   #error: unknown;
 
-  /** Creates a membership; `client.members` does. */
   constructor(room: string, owner: SubscriptionOwner) {
     super(room, owner);
     this.#owner = owner;
@@ -221,10 +221,8 @@ export class Membership<C extends Contract = Contract> extends Subscription<C> {
   }
 }
 
-/** A membership without its contract. */
 type AnyMembership = Pick<Membership, "feed" | "isEnded" | "unsubscribe">;
 
-/** A room that is watched. */
 interface WatchedRoom {
   readonly membership: AnyMembership;
   watchers: number;
@@ -235,19 +233,17 @@ export class WatchedRooms {
   readonly #all = new Map<string, WatchedRoom>();
   readonly #join: (room: string) => AnyMembership;
 
-  /** Creates an empty set. */
   constructor(join: (room: string) => AnyMembership) {
     this.#join = join;
   }
 
-  /** The members of a room now. */
   current(room: string): RoomMembers {
     return this.#all.get(room)?.membership.feed.current ?? NOBODY;
   }
 
   /**
-   * Watches a room, and joins the room for the first watcher; the end of the last one leaves the
-   * room. A watcher that comes after a refusal tries again.
+   * Watches a room. The first watcher joins the room, and the last one to end leaves it. A watcher
+   * that starts after a refusal tries again.
    */
   watch(room: string): { readonly feed: StatusFeed<RoomMembers>; readonly leave: () => void } {
     const known = this.#all.get(room);
@@ -265,7 +261,7 @@ export class WatchedRooms {
         isOver = true;
         if (--watched.watchers > 0) return;
         if (this.#all.get(room) === watched) this.#all.delete(room);
-        // The membership has ended also if the server does not answer.
+        // The membership has ended even if the server does not reply.
         membership.unsubscribe().catch(() => {});
       },
     };
@@ -275,16 +271,17 @@ export class WatchedRooms {
 /**
  * The members of a room: `current`, and each change by `subscribe` or a loop.
  *
- * - **Users:** a member is a user, as presence counts users: two tabs are one member.
- * - **Joined while watched:** the first callback or loop subscribes to the room, so that this client
- *   is a member too. The end of the last one leaves the room, unless the application subscribed to
- *   the topic as well. The object itself holds nothing, and needs no end.
- * - **Sharing:** all objects for one room of a client share one subscription, and share the
- *   subscription at the server with the subscriptions of the application.
+ * - **Users:** a member is a user, as in presence: two tabs are one member.
+ * - **Joined while watched:** the first callback or loop subscribes to the room, so that this
+ *   client is a member too. The last one to end leaves the room, unless the application also
+ *   subscribed to the topic. The object itself holds no resources, and need not be closed.
+ * - **Sharing:** all objects for one room of a client share one subscription, which at the server
+ *   is shared with the application's own subscriptions.
  * - **Reconnect:** while the connection is lost the last known members stay. The list of the next
- *   session replaces these, in one change.
- * - **Refused:** a temporary refusal leads to another attempt. After any other refusal `current` is
- *   empty and has the `error`, a loop throws that error, and the next callback or loop tries again.
+ *   session replaces them, in one change.
+ * - **Refused:** after a temporary refusal the client retries. After any other refusal `current` is
+ *   empty and holds the `error`, a loop throws that error, and the next callback or loop tries
+ *   again.
  * - **Notices** of presence still reach `onMessage` and the loop over the client.
  *
  * @example In a page
@@ -317,7 +314,6 @@ export class Members<D = unknown> implements AsyncIterable<RoomMembers<D>> {
   readonly room: string;
   readonly #rooms: WatchedRooms;
 
-  /** Creates the members of a room; `client.members` does. */
   constructor(room: string, rooms: WatchedRooms) {
     this.room = room;
     this.#rooms = rooms;
@@ -329,8 +325,8 @@ export class Members<D = unknown> implements AsyncIterable<RoomMembers<D>> {
   }
 
   /**
-   * Calls a callback with the members at once, and with each change. This is the contract of a store
-   * of Svelte, as of {@linkcode StatusFeed.subscribe}.
+   * Calls a callback with the members immediately, and after each change. This is the contract of a
+   * Svelte store, like {@linkcode StatusFeed.subscribe}.
    *
    * @param callback Receives the members. An error that the callback throws is printed, and the
    * subscription continues.
@@ -348,8 +344,8 @@ export class Members<D = unknown> implements AsyncIterable<RoomMembers<D>> {
   }
 
   /**
-   * Yields the members, then each change. A slow loop misses states in between, but never the newest.
-   * The end of the client ends the loop.
+   * Yields the members, then each change. A slow loop misses states in between, but never the
+   * newest. The loop ends when the client closes.
    *
    * @returns The members.
    * @throws {RequestError} If the server refuses the room, after the last state.

@@ -1,4 +1,4 @@
-/** Subscription of a client to one topic. */
+/** A client's subscription to one topic. */
 import { QueueFullError, type RequestError } from "../errors.ts";
 import { abortError } from "../base/wait.ts";
 import type { Contract, ContractTopic, TopicMessage } from "../session/contract.ts";
@@ -17,50 +17,51 @@ import { StatusFeed } from "../base/status_feed.ts";
 import type { Faults } from "../session/faults.ts";
 import type { IncomingMessage } from "../session/message.ts";
 
-/** Most messages and bytes that wait for a slow reader. */
+/** Maximum number of messages and bytes that wait for a slow reader. */
 export const LIMITS = { maxMessages: 4096, maxBytes: 1_048_576 };
 
-/** The client as a subscription uses it. */
+/** The client, as a subscription uses it. */
 export interface SubscriptionOwner {
-  /** Checks a message against the contract; `undefined` if the message does not fit. */
   check(incoming: IncomingMessage, onInvalid: ClientSubscribeOptions["onInvalid"]): unknown;
-  /** Tells the application of data that is skipped. */
+  /** Reports data that is skipped to the application. */
   skip(error: RequestError, of: Parameters<Faults["skip"]>[1]): void;
   /**
-   * Asks the server for the topic, from the position that {@linkcode Subscription.from} returns.
+   * Requests the topic from the server, from the position that {@linkcode Subscription.from}
+   * returns.
    */
   ask(): void;
   /** Loads the module `resume.ts`. */
   loadRecovery(): Promise<unknown>;
-  /** Ends the subscription at the server; rejects if the server does not answer. */
+  /** Ends the subscription at the server; rejects if the server does not reply. */
   end(): Promise<void>;
-  /** Tells if the server sent a notice about the users in the topic. */
+  /** True if the server sent a notice about the users in the topic. */
   isRoom(): boolean;
 }
 
 /**
- * The messages of one topic. A subscription survives reconnects, and ends with `unsubscribe`, with
- * `await using`, or with the client.
+ * The messages of one topic. A subscription survives reconnects. It ends with `unsubscribe`, with
+ * `await using`, or when the client closes.
  *
- * - **Separate:** the messages do not also reach the client's own iterator.
- * - **Several:** all subscriptions to one topic get each message and share the message's data. The
- *   end of the last subscription leaves the topic. A new subscription with `last` or `since` asks
- *   the server again; the other subscriptions get no message twice.
+ * - **Separate:** the client's own iterator does not receive the messages.
+ * - **Several:** all subscriptions to one topic receive each message, and share its data. When the
+ *   last subscription ends, the client leaves the topic. A new subscription with `last` or `since`
+ *   requests the topic again; the other subscriptions receive no duplicates.
  * - **Reader:** one loop at a time.
- * - **Refused:** a temporary refusal (`too-many`, `unavailable`, no answer in time) leads to another
- *   attempt; any other refusal ends the subscription. A subscription that the server has not
- *   confirmed yet stays `pending` meanwhile, and `onError` of the client receives the first such
- *   error. A limit ends it unless the limit allows a retry within 30 s.
- * - **Removed:** if the server takes the client off the topic, the loop yields the earlier
- *   messages, then throws a {@linkcode RequestError} with the server's code. The codes `too-many`
- *   and `unavailable` lead to another attempt instead.
- * - **Superseded:** if the server meanwhile began the subscription anew, the client asks again.
- * - **History:** for a topic with a history, messages missed during a loss follow, each once and in
- *   order, or `onRecovery` reports the failure.
+ * - **Refused:** after a temporary refusal (`too-many`, `unavailable`, no reply in time) the client
+ *   retries; any other refusal ends the subscription. A subscription that the server has not
+ *   confirmed yet stays `pending` meanwhile, and the client's `onError` receives the first such
+ *   error. `too-many` ends it, unless the limit allows a retry within 30 s.
+ * - **Removed:** if the server removes the client from the topic, the loop yields the earlier
+ *   messages, then throws a {@linkcode RequestError} with the server's code. After `too-many` and
+ *   `unavailable` the client retries instead.
+ * - **Superseded:** if the server meanwhile restarted the subscription, the client requests the
+ *   topic again.
+ * - **History:** for a topic with a history, messages missed during a loss follow, each exactly
+ *   once, in order; otherwise `onRecovery` reports the failure.
  * - **Invalid:** a message that does not fit the contract is skipped, and `onInvalid` or `onError`
  *   receives the error. The position moves past the message.
- * - **Bound:** a reader that falls more than 4,096 messages or 1 MiB behind gets a
- *   {@linkcode QueueFullError} after the queued messages, never a silent gap.
+ * - **Bound:** a loop that falls more than 4,096 messages or 1 MiB behind throws a
+ *   {@linkcode QueueFullError} after the queued messages, instead of skipping messages silently.
  *
  * @typeParam C The contract.
  * @typeParam T The topic, which narrows the messages.
@@ -74,9 +75,9 @@ export class Subscription<
   /** Resolves when the server first confirms the subscription; rejects if the server refuses. */
   declare readonly ready: Promise<void>;
   /**
-   * The status: `current`, and each change for a loop or by `subscribe`. Between `lost` and
+   * The status: `current`, and each change, by a loop or `subscribe`. Between `lost` and
    * `subscribed`, the client may miss messages. For a topic with a history, the missed messages
-   * follow, or {@linkcode ClientSubscribeOptions.onRecovery} receives the reason why not.
+   * follow, or {@linkcode ClientSubscribeOptions.onRecovery} receives the reason why they don't.
    */
   readonly status: StatusFeed<"pending" | "subscribed" | "lost" | "ended"> = new StatusFeed<
     "pending" | "subscribed" | "lost" | "ended"
@@ -84,18 +85,18 @@ export class Subscription<
 
   /**
    * The position of the last message that the loop reached, for a topic with a history. A later
-   * subscription with this position as `since`, also of another client, continues after that
+   * subscription with this position as `since`, also in another client, continues after that
    * message.
    */
   declare readonly position: HistoryPosition | undefined;
   /**
-   * The newest offset of the topic at the server's last answer: a reader at this offset has caught
+   * The newest offset of the topic at the server's last reply: a reader at this offset has caught
    * up. `undefined` for a topic without history.
    */
   declare readonly head: number | undefined;
   /**
    * The outcome of the last loss that the loop reached; `undefined` before the first loss. For a
-   * topic without history, set only with `onRecovery`.
+   * topic without history, it is set only with `onRecovery`.
    */
   declare readonly recovery: Recovery | undefined;
 
@@ -104,10 +105,8 @@ export class Subscription<
   readonly #queue = new ReceiveQueue<Waiting>(LIMITS, 1);
   readonly #ready = Promise.withResolvers<void>();
   #state: SubscriptionState = "subscribing";
-  /** Puts the messages of a topic with a history in order. */
   #resume: Resume | undefined;
   #error: unknown;
-  /** True once the subscription knows if `#resume` is needed. */
   #isPrepared = false;
   #isIterated = false;
 
@@ -116,19 +115,18 @@ export class Subscription<
     this.topic = topic;
     this.#owner = owner;
     this.#options = options;
-    // `null` comes from storage in which a page has not stored a position yet.
+    // `null` comes from storage in which a page has not saved a position yet.
     this.position = options.since ?? undefined;
     this.ready = this.#ready.promise;
     this.ready.catch(() => {});
   }
 
-  /** True if the subscription has ended. */
   get isEnded(): boolean {
     return this.#state === "ended";
   }
 
   /**
-   * The state, of which `status` tells the application a part.
+   * The state, of which `status` shows a part.
    *
    * @ignore
    */
@@ -137,7 +135,7 @@ export class Subscription<
   }
 
   /**
-   * True if the subscription waits for an answer of the server.
+   * True if the subscription waits for a reply of the server.
    *
    * @ignore
    */
@@ -146,7 +144,7 @@ export class Subscription<
   }
 
   /**
-   * Changes the state, as {@linkcode STATES} tells.
+   * Changes the state according to {@linkcode STATES}.
    *
    * @ignore
    */
@@ -170,14 +168,14 @@ export class Subscription<
   }
 
   /**
-   * Takes a notice about the users in the topic, which a subscription for the messages ignores.
+   * Handles a notice about the users in the topic, which a subscription to the messages ignores.
    *
    * @ignore
    */
   note(_notice: PresenceNotice): void {}
 
   /**
-   * Takes an event of the topic.
+   * Handles an event of the topic.
    *
    * @ignore
    */
@@ -188,7 +186,7 @@ export class Subscription<
   }
 
   /**
-   * Takes the answer to a request that has the position of this subscription.
+   * Handles the reply to a request with this subscription's position.
    *
    * @ignore
    */
@@ -198,21 +196,22 @@ export class Subscription<
   }
 
   /**
-   * Takes an answer to another subscription of the topic, which may not cover all that this
-   * subscription needs: it then still waits for an answer.
+   * Handles a reply to another subscription to the topic. If the reply does not cover everything
+   * that this subscription needs, it still waits for a reply.
    *
-   * @param answer The answer.
+   * @param answer The reply.
    * @param _wasWaiting True if this subscription waited when the request was sent.
    * @ignore
    */
   serve(answer: SubscribeAnswer, _wasWaiting: boolean): void {
     if (this.#resume) this.#resume.serve(answer);
-    // The code for histories is loaded with the subscription's own first request.
+    // The code for histories loads with the subscription's own first request.
     else if (this.#isPrepared) this.change("answer");
   }
 
   /**
-   * Notes the end of the session, or a move to another one, after which the client will ask again.
+   * Handles the end of the session, or a move to another one, after which the client requests the
+   * topic again.
    *
    * @ignore
    */
@@ -229,12 +228,12 @@ export class Subscription<
   put(next: Waiting, size: number): void {
     if (this.#queue.offer(next, size)) return;
     this.end(new QueueFullError(`Cannot keep up: the reader of "${this.topic}" fell behind`));
-    // The reader gets the error above, even if the server does not answer.
+    // The reader receives the error above, even if the server does not reply.
     this.#owner.end().catch(() => {});
   }
 
   /**
-   * Tells the application of data that the reader skips.
+   * Reports data that the reader skips to the application.
    *
    * @ignore
    */
@@ -243,7 +242,8 @@ export class Subscription<
   }
 
   /**
-   * Loads the code for histories if needed, and returns the position from which to ask the server.
+   * Loads the code for histories if needed, and returns the position from which to request the
+   * topic.
    *
    * @ignore
    */
@@ -268,7 +268,7 @@ export class Subscription<
   /**
    * Leaves the topic. Idempotent.
    *
-   * @throws {TimeoutError} If the server does not answer; the subscription has ended nevertheless.
+   * @throws {TimeoutError} If the server does not reply; the subscription has ended anyway.
    */
   async unsubscribe(): Promise<void> {
     if (this.isEnded) return;
@@ -282,11 +282,12 @@ export class Subscription<
   }
 
   /**
-   * Yields the topic's messages until the subscription ends. Leaving the loop does not unsubscribe.
+   * Yields the topic's messages until the subscription ends. Breaking out of the loop does not
+   * unsubscribe.
    *
    * @returns The messages, checked against the contract.
    * @throws {TypeError} If another loop runs.
-   * @throws The error that ended the subscription: a refusal, or a reader that fell behind.
+   * @throws The error that ended the subscription: a refusal, or a loop that fell behind.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<TopicMessage<C, T>, void, undefined> {
     checkLoop("subscription", this.#isIterated);

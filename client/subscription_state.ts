@@ -1,4 +1,4 @@
-/** The states of a subscription, and the changes from one to the next. */
+/** The states of a subscription, and the transitions between them. */
 
 /**
  * State of a subscription to a topic.
@@ -8,9 +8,9 @@
  * | `subscribing` | the start, with the first request for the topic     | is read, unless the answer repeats it |
  * | `joining`     | the start, in a session where others have the topic | is for the others                     |
  * | `live`        | an answer                                           | is read                               |
- * | `repairing`   | a hole, for which the client asks again             | is repeated if it is after the hole   |
+ * | `repairing`   | a hole, which the client asks the server to fill    | is repeated if it is after the hole   |
  * | `moving`      | a move to another session                           | is read, unless the answer repeats it |
- * | `lost`        | the end of the session, or a removal for now        | is read, unless the answer repeats it |
+ * | `lost`        | the end of the session, or a temporary removal      | is read, unless the answer repeats it |
  * | `ended`       | the end, or a final refusal                         | is dropped                            |
  */
 export type SubscriptionState =
@@ -25,12 +25,12 @@ export type SubscriptionState =
 /** Status that an application sees. */
 export type SubscriptionStatus = "pending" | "subscribed" | "lost" | "ended";
 
-/** Change of a state; see {@linkcode STATES}. */
+/** A transition; see {@linkcode STATES}. */
 export type SubscriptionChange = "join" | "answer" | "hole" | "move" | "loss" | "end";
 
 /**
- * The status of each state, and the state after each change. A change that is not listed changes
- * nothing: a client that moves after a loss has still lost messages.
+ * The status of each state, and the state after each transition. A transition that is not listed
+ * does nothing: a client that moves after a loss has still lost messages.
  */
 export const STATES: Readonly<
   Record<

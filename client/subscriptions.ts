@@ -1,4 +1,4 @@
-/** Subscriptions of a client, carried from one session to the next. */
+/** A client's subscriptions, carried from one session to the next. */
 import { RequestError } from "../errors.ts";
 import type { Retries } from "./retries.ts";
 import { Backoff } from "../base/backoff.ts";
@@ -20,44 +20,44 @@ import { PRESENCE_PREFIX, type PresenceNotice } from "../session/wire/presence_n
 import { checkTopic } from "../session/wire/encode.ts";
 import type { IncomingMessage, TopicNote, TopicSink } from "../session/message.ts";
 
-/** Most requests to subscribe at once: half of the requests that a server lets wait by default. */
+/**
+ * Maximum number of concurrent requests to subscribe: half of the requests that a server lets wait
+ * by default.
+ */
 const MAX_ASKED_AT_ONCE = 32;
 
 /**
- * Most requests to subscribe at once if the server has histories: the default limit of a session.
+ * Maximum number of concurrent requests to subscribe if the server has histories: the default topic
+ * limit of a session.
  */
 const MAX_RESUMED_AT_ONCE = 128;
 
-/** Part of the module that {@linkcode ClientPlatform.recovery} loads. */
 type RetriesPart = typeof import("./retries.ts");
 
-/** All subscriptions of one client. */
 export class Subscriptions<C extends Contract> {
   readonly #all = new Map<string, TopicReaders<C>>();
-  /** Topics that are not yet requested in the session, the next one first. */
+  /** Topics not yet requested in the session, the next one first. */
   #waiting: TopicReaders<C>[] = [];
-  /** Functions that each send a request to leave a topic; these requests go before `#waiting`. */
+  /** Requests to leave a topic, which are sent before those in `#waiting`. */
   #leaves: (() => Promise<unknown>)[] = [];
-  /** Unanswered requests of both kinds; a server ends a session that has too many. */
+  /** Unanswered requests of both kinds; a server closes a session that has too many. */
   #asking = 0;
   /**
-   * Topics that the client is leaving, each with the newest request for that: messages under way are
-   * not for the next subscription.
+   * Topics that the client is leaving, each with the newest request for that: in-flight messages
+   * are not for the next subscription.
    */
   readonly #leaving = new Map<string, Promise<unknown>>();
   readonly #loadRecovery: () => Promise<unknown>;
   #retries: Retries | undefined;
   readonly #runtime: Runtime;
-  /** Pauses after code that did not load. */
+  /** Pauses after a failure to load code. */
   readonly #loads: Backoff;
   #session: Session | undefined;
   #hasHistories: boolean | undefined;
-  /**
-   * The last session, which checks queued messages of subscriptions even after the session closed.
-   */
+  /** The last session, which checks queued messages of subscriptions even after it closed. */
   #last: Session | undefined;
 
-  /** Creates an empty set, which loads the code for histories when first needed. */
+  /** Creates the subscriptions, which load the code for histories when first needed. */
   constructor(runtime: Runtime, loadRecovery: () => Promise<unknown>) {
     this.#loadRecovery = loadRecovery;
     this.#runtime = runtime;
@@ -70,7 +70,7 @@ export class Subscriptions<C extends Contract> {
     return this.#add(topic, (owner) => new Subscription<C>(topic, owner, options));
   }
 
-  /** Subscribes to a room for the sake of its members. */
+  /** Subscribes to a room to track its members. */
   join(room: string): Membership<C> {
     return this.#add(room, (owner) => new Membership<C>(room, owner));
   }
@@ -94,7 +94,7 @@ export class Subscriptions<C extends Contract> {
       isRoom: () => readers.isRoom,
     };
     const subscription: S = make(owner);
-    // The first subscription, and those that wait for a session, get all events of the session.
+    // The first subscription, and those that wait for a session, receive all events of the session.
     if (this.#session && !readers.isEnded) subscription.change("join");
     readers.all.add(subscription);
     this.#later(readers);
@@ -106,7 +106,7 @@ export class Subscriptions<C extends Contract> {
     this.#session = this.#last = session;
     this.#hasHistories = session[internals].sending.features?.includes("history");
     this.#waiting = [...this.#all.values()];
-    // Routes come before any request: the readers get even the first messages of the server.
+    // Routes exist before any request, so the readers receive even the server's first messages.
     for (const readers of this.#waiting) this.#route(session, readers.topic, readers);
     this.#pump();
   }
@@ -115,8 +115,8 @@ export class Subscriptions<C extends Contract> {
    * Moves all topics to another session while the previous session is still open.
    *
    * @param session The new session.
-   * @param pass Makes the sink for the remaining messages of a topic in the previous session;
-   *   `answer` settles with the last request for the topic there, and is absent without one.
+   * @param pass Creates the sink for the remaining messages of a topic in the previous session;
+   *   `answer` settles with the last request for the topic there, if there was one.
    */
   move(
     session: Session,
@@ -132,8 +132,8 @@ export class Subscriptions<C extends Contract> {
   }
 
   /**
-   * Routes the events of a topic behind a move to the readers again, or to the sink of an earlier
-   * move that still holds events.
+   * Routes a topic's events after a move to the readers again, or to the sink of an earlier move
+   * that still holds events.
    */
   arrive(readers: TopicReaders<C>, head: HeadSink): void {
     readers.head = head;
@@ -143,13 +143,12 @@ export class Subscriptions<C extends Contract> {
     }
   }
 
-  /** Notes that the session ended, or that another session replaces the current one. */
   lose(by: "loss" | "move" = "loss"): void {
     this.#session = undefined;
     this.#leaving.clear();
     this.#giveUp();
     for (const readers of this.#all.values()) {
-      // The next session does not wait for an answer of this one.
+      // The next session does not wait for a reply in this one.
       readers.request = undefined;
       readers.lose(by);
     }
@@ -188,8 +187,8 @@ export class Subscriptions<C extends Contract> {
 
   /** Requests one topic; resolves with true if the server confirmed. */
   async #ask(session: Session, readers: TopicReaders<C>): Promise<true | void> {
-    // One request for each topic at a time: the end of the current request starts the next one.
-    // A retry may begin in a session that the client has left.
+    // One request per topic at a time: when it settles, the next one starts. A retry may start in a
+    // session that the client has left.
     if (readers.request || this.#session !== session) return;
     const request: TopicRequest = readers.request = { answer: undefined };
     const { topic } = readers;
@@ -209,10 +208,10 @@ export class Subscriptions<C extends Contract> {
         await (request.answer = session[internals].sending.askTopic("subscribe", topic, {
           ...question.from,
           onAnswer: (answer) => {
-            // The client has moved to another session and asked again.
+            // The client has moved to another session and requested the topic there.
             if (this.#session !== session) return;
             route();
-            settle(); // A removal that comes at once counts.
+            settle(); // A removal right after this counts.
             readers.answered(question!, answer as SubscribeAnswer);
             readers.head.begin?.(session);
           },
@@ -230,13 +229,15 @@ export class Subscriptions<C extends Contract> {
     }
   }
 
-  /** Repeats a request whose code did not load, after a pause. */
+  /** Repeats a request after a pause, because its code did not load. */
   async #prepareAgain(session: Session, readers: TopicReaders<C>): Promise<void> {
     await settlesWithin(this.#runtime, session.closed, this.#loads.next()!);
     if (this.#session === session && this.#all.get(readers.topic) === readers) this.#later(readers);
   }
 
-  /** Handles a refusal: ends subscriptions that are refused for good, and retries the others. */
+  /**
+   * Handles a rejection: ends subscriptions that are rejected permanently, and retries the others.
+   */
   async #refused(
     session: Session,
     readers: TopicReaders<C>,
@@ -245,15 +246,15 @@ export class Subscriptions<C extends Contract> {
   ): Promise<void> {
     const wasInForce = refused.map(({ status }) => status.current !== "pending");
     const part = await this.#loadRecovery().catch(() => undefined) as RetriesPart | undefined;
-    // If the session was lost meanwhile, the next session asks again.
+    // If the session was lost meanwhile, the next session requests the topic.
     const isLost = !session.isReady || this.#session !== session;
     if (isLost || this.#all.get(readers.topic) !== readers) return;
     const retries = this.#retries ??= part && new part.Retries(this.#runtime);
     const ended = refused.filter((_, i) => !retries?.isForNow(error, wasInForce[i]!));
     for (const subscription of ended) readers.refuse(subscription, error);
     if (readers.isEnded) {
-      // Without an answer, the topic may be in force at the server, now or later. A refusal leaves an
-      // earlier subscription in force.
+      // Without a reply, the topic may be in force at the server, now or later. After a rejection
+      // an earlier subscription stays in force.
       if (error instanceof RequestError && !readers.isInForce) this.#drop(session, readers);
       else void this.#leave(readers).catch(() => {});
     } else if (ended.length < refused.length) {
@@ -262,7 +263,7 @@ export class Subscriptions<C extends Contract> {
     } else if (readers.isWaiting) this.#later(readers); // For subscriptions added meanwhile.
   }
 
-  /** Handles a removal by the server, unless a request is pending, whose answer will be newer. */
+  /** Handles a removal by the server, unless a request is pending, whose reply will be newer. */
   #removed(readers: TopicReaders<C>, { code, reason }: Unsubscribed): void {
     const session = this.#session;
     const { topic } = readers;
@@ -271,7 +272,7 @@ export class Subscriptions<C extends Contract> {
     const error = new RequestError(code, reason || `The server took this client off "${topic}"`);
     if (!CODES_FOR_NOW.has(code)) {
       readers.end(error, true);
-      // Subscriptions without an answer ask next.
+      // Subscriptions without a reply request the topic next.
       if (readers.isEnded) this.#drop(session, readers);
       return;
     }
@@ -279,7 +280,6 @@ export class Subscriptions<C extends Contract> {
     void this.#refused(session, readers, error, [...readers.all]);
   }
 
-  /** Forgets a topic that has no subscription left, neither here nor at the server. */
   #drop(session: Session, readers: TopicReaders<C>): void {
     this.#forget(readers);
     this.#route(session, readers.topic);
@@ -311,26 +311,27 @@ export class Subscriptions<C extends Contract> {
     try {
       await promise;
     } catch (error) {
-      // The end of the session also ended the subscription at the server.
+      // If the session has ended, so has the subscription at the server.
       if (session.isReady) throw error;
     }
   }
 
   /**
-   * Notes that a topic was left. Until this point, the old readers took and discarded the messages
-   * that were under way. A later subscription gets what follows, even the list of a room, which
-   * comes before the answer.
+   * Handles the reply to leaving a topic. Until now, the old readers received and discarded
+   * in-flight messages. A later subscription receives everything after this, including the list of
+   * a room, which precedes the reply.
    */
   #left(session: Session, topic: string, request: Promise<unknown>): void {
-    // In a session that the client has left, the topic may have a rest, with a route of its own.
+    // In a session that the client has left, messages of the topic may remain, with a route of
+    // their own.
     if (this.#session !== session || this.#leaving.get(topic) !== request) return;
     this.#leaving.delete(topic);
     this.#route(session, topic, this.#all.get(topic));
   }
 
   /**
-   * Forgets what waits, and settles the waiting requests to leave a topic: in an ended session, each
-   * request fails at once.
+   * Drops waiting work, and settles waiting requests to leave a topic, which fail immediately in an
+   * ended session.
    */
   #giveUp(): void {
     this.#waiting = [];
@@ -341,21 +342,25 @@ export class Subscriptions<C extends Contract> {
     const { receiving } = session[internals];
     const { head = sink, notices } = sink as Partial<TopicReaders<C>> ?? {};
     receiving.route(topic, head);
-    // Behind a move the new session begins with a list of the users, to which an older notice is wrong.
+    // After a move the new session starts with a list of the users; an older notice would corrupt
+    // it.
     receiving.route(PRESENCE_PREFIX + topic, notices ?? (sink && { offer() {} }));
   }
 }
 
-/** A sink for events of the current session that holds these behind events of an earlier session. */
+/**
+ * A sink for events of the current session, which holds them until the earlier session's events are
+ * through.
+ */
 export interface HeadSink extends TopicSink {
   /** Called when the topic is in force in the current session. */
   begin?(session: Session): void;
-  /** Ends the wait for events of earlier sessions: no subscription to the topic is left. */
+  /** Ends the wait for events of earlier sessions, because no subscription to the topic is left. */
   leave?(): void;
 }
 
 /**
- * Standing of a topic in the current session.
+ * Status of a topic in the current session.
  *
  * | standing     | since                              | a new subscription | a removal  |
  * | ------------ | ---------------------------------- | ------------------ | ---------- |
@@ -363,14 +368,14 @@ export interface HeadSink extends TopicSink {
  * | `in force`   | an answer                          | may need no answer | counts     |
  * | `superseded` | a newer subscription by the server | asks               | counts     |
  *
- * A refusal changes nothing. While a request waits for its answer, a removal is ignored: the answer
- * is newer.
+ * A rejection changes nothing. While a request waits for its reply, removals are ignored, because
+ * the reply will be newer.
  */
 type Standing = "out" | "in force" | "superseded";
 
-/** A request for a topic that is prepared or, once there is an `answer`, sent. */
+/** A request for a topic, which is being prepared until it has an `answer`. */
 interface TopicRequest {
-  /** Settles with the answer of the server. */
+  /** Settles with the server's reply. */
   answer: Promise<unknown> | undefined;
 }
 
@@ -379,7 +384,7 @@ interface Question<C extends Contract> {
   /** The subscription whose position the request contains. */
   readonly asker: Subscription<C>;
   /**
-   * All subscriptions that waited when the request was sent; a refusal applies to each of these.
+   * All subscriptions that waited when the request was sent; a rejection applies to all of them.
    */
   readonly waiting: readonly Subscription<C>[];
   /** The position from which the subscription continues. */
@@ -387,28 +392,28 @@ interface Question<C extends Contract> {
 }
 
 /**
- * Hands the events of a topic to each subscription. Each subscription drops messages that were
+ * Passes a topic's events to each subscription. Each subscription drops messages that it has
  * already received.
  *
- * - **Requests:** one at a time. The request contains the oldest position. The answer serves every
- *   subscription with a later position; the other subscriptions need another request.
- * - **New subscriptions:** get no event before an answer that serves the subscription. While the
- *   topic is in force, a subscription without history options needs no answer, and begins behind
- *   the newest publication.
+ * - **Requests:** one at a time. The request contains the oldest position. The reply serves every
+ *   subscription with a later position; the others need another request.
+ * - **New subscriptions:** receive no event before a reply that serves them. While the topic is in
+ *   force, a subscription without history options needs no reply, and starts after the newest
+ *   publication.
  */
 export class TopicReaders<C extends Contract> implements TopicSink {
   /** The topic. */
   declare readonly topic: string;
-  /** The request in the current session that has no answer yet. */
+  /** The request in the current session that has no reply yet. */
   declare request: TopicRequest | undefined;
   /**
-   * Sink for events of the current session: these readers, unless events of an earlier session come
+   * Sink for events of the current session: these readers, unless an earlier session's events come
    * first.
    */
   head: HeadSink = this;
   /** True once the server sent a notice about the users in the topic. */
   isRoom = false;
-  /** Sink for these notices, which the application gets as well. */
+  /** Sink for such notices, which the application receives as well. */
   readonly notices: TopicSink = {
     offer: (event) => {
       if (event.kind !== "message") return true;
@@ -419,62 +424,54 @@ export class TopicReaders<C extends Contract> implements TopicSink {
   };
   #standing: Standing = "out";
   readonly #removed: (why: Unsubscribed) => void;
-  /** The subscriptions. */
   readonly all = new Set<Subscription<C>>();
-  /** The position of the newest publication that was received or that the server told of. */
+  /** The position of the newest publication that was received or that the server named. */
   #newest: HistoryPosition | undefined;
 
-  /**
-   * Creates a topic without subscriptions.
-   *
-   * @param topic The topic.
-   * @param removed Called when the server took the client off the topic.
-   */
   constructor(topic: string, removed: (why: Unsubscribed) => void) {
     this.topic = topic;
     this.#removed = removed;
   }
 
-  /** True if no subscription is left. */
   get isEnded(): boolean {
     return this.all.size === 0;
   }
 
-  /** True if a subscription still needs an answer. */
+  /** True if a subscription still needs a reply. */
   get isWaiting(): boolean {
     return this.#waiting.length > 0;
   }
 
-  /** True if the topic is in force and no request is sent, whose answer will be newer. */
+  /** True if the topic is in force and no request is sent, whose reply will be newer. */
   get isInForce(): boolean {
     return this.#standing !== "out" && !this.request?.answer;
   }
 
-  /** Settles with the session's last answer; `undefined` if the session sent no request. */
+  /** Settles with the session's last reply; `undefined` if the session sent no request. */
   get answer(): Promise<unknown> | undefined {
     return this.isInForce ? Promise.resolve() : this.request?.answer;
   }
 
-  /** True if the server told of a history of the topic. */
+  /** True if the server reported that the topic has a history. */
   get hasHistory(): boolean {
     return this.#newest !== undefined;
   }
 
   /**
-   * Notes that the topic is no longer in force and will be requested again; after a move, the topic
-   * stays in force in the previous session meanwhile.
+   * Marks the topic as no longer in force, to be requested again. After a move, it stays in force
+   * in the previous session meanwhile.
    */
   lose(by: "loss" | "move"): void {
     this.#standing = "out";
     for (const subscription of this.all) subscription.lose(by);
   }
 
-  /** Notes that the server began the subscription anew, which makes the last answer invalid. */
+  /** Handles a subscription by the server, which makes the last reply invalid. */
   supersede(): void {
     this.#standing = "superseded";
   }
 
-  /** Ends all subscriptions, or those alone that had an answer. */
+  /** Ends all subscriptions, or with `hadAnswer` only those that had a reply. */
   end(error: unknown, hadAnswer?: boolean): void {
     this.#standing = "out";
     for (const subscription of [...this.all]) {
@@ -489,8 +486,6 @@ export class TopicReaders<C extends Contract> implements TopicSink {
   }
 
   /**
-   * Prepares the next request.
-   *
    * @param hasHistories True if the server has histories.
    * @returns The request; `undefined` if no request is needed.
    */
@@ -505,7 +500,7 @@ export class TopicReaders<C extends Contract> implements TopicSink {
       if (this.#standing === "in force" && asker.isWaiting && isPlain(from)) {
         asker.serve(this.#here, false);
       }
-      // Served, or ended while the code for histories was loaded.
+      // Served, or ended while the code for histories loaded.
       if (!asker.isWaiting) continue;
       waiting.push(asker);
       if (!first || isBefore(from, first.from)) first = next;
@@ -513,7 +508,7 @@ export class TopicReaders<C extends Contract> implements TopicSink {
     return first && { ...first, waiting };
   }
 
-  /** Takes the answer to a request. */
+  /** Handles the reply to a request. */
   answered({ asker, waiting }: Question<C>, answer: SubscribeAnswer): void {
     const { epoch, offset = 0, tag, head = 0 } = answer;
     this.#standing = "in force";
@@ -528,14 +523,14 @@ export class TopicReaders<C extends Contract> implements TopicSink {
     }
   }
 
-  /** Takes an event of the topic. */
+  /** Handles an event of the topic. */
   offer(event: IncomingMessage | TopicNote, size: number): void {
     if (event.kind === "unsubscribed") return this.#removed(event.unsubscribed);
     this.#move(event);
     for (const subscription of this.all) subscription.offer(event, size);
   }
 
-  /** An answer that lets a subscription begin behind the newest publication. */
+  /** A reply that lets a subscription start after the newest publication. */
   get #here(): SubscribeAnswer {
     return this.#newest === undefined ? {} : { ...this.#newest, head: this.#newest.offset };
   }
@@ -559,7 +554,7 @@ function isPlain({ since, last }: HistoryOptions): boolean {
   return since === undefined && last === undefined;
 }
 
-/** Tells if one request goes before another, because the answer may serve both. */
+/** True if one request goes before another, because its reply may serve both. */
 function isBefore(one: HistoryOptions, other: HistoryOptions): boolean {
   if (one.since && other.since) {
     return one.since.epoch === other.since.epoch && one.since.offset < other.since.offset;

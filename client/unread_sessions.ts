@@ -1,4 +1,4 @@
-/** Sessions whose messages a loop over the client has yet to read; loads with the first loop. */
+/** Sessions whose messages a loop over the client has yet to read; loaded with the first loop. */
 import { CloseCode, QueueFullError } from "../errors.ts";
 import { internals, type Session } from "../session/session.ts";
 import type { StatusFeed } from "../base/status_feed.ts";
@@ -6,29 +6,31 @@ import type { UntypedMessage } from "../session/message.ts";
 import type { ClientStatus } from "./client_options.ts";
 
 /**
- * Most sessions with messages that wait for a slow reader; each session has a bounded receive
- * queue.
+ * Maximum number of sessions with messages that wait for a slow reader; each session has a bounded
+ * receive queue.
  */
 export const MAX_UNREAD_SESSIONS = 8;
 
-/** Queue of unread sessions, from the first loop on: a client without a loop keeps no session. */
+/**
+ * Queue of unread sessions, used once there is a loop; a client without a loop keeps no sessions.
+ */
 export class UnreadSessions {
-  /** Each session with the number of messages that the session had discarded when added. */
+  /** Each session with the number of messages that it had discarded when added. */
   #sessions: Map<Session, number> | undefined;
   #isGap = false;
 
-  /** Begins the first loop with the sessions since its start. */
+  /** Starts the first loop with the sessions since its start. */
   constructor(sessions: Iterable<Session>) {
     this.#sessions = new Map();
     for (const session of sessions) this.add(session);
   }
 
   /**
-   * Yields the messages of one session after the other, until the client ends.
+   * Yields the messages of one session after the other, until the client closes.
    *
    * @param status Status of the client.
-   * @param current The current session, with which the loop begins after a gap.
-   * @throws {QueueFullError} In the place of missing messages.
+   * @param current The current session, with which the loop starts after a gap.
+   * @throws {QueueFullError} In place of missing messages.
    */
   async *read(
     status: StatusFeed<ClientStatus>,
@@ -47,11 +49,10 @@ export class UnreadSessions {
     }
   }
 
-  /** Adds a session. */
   add(session: Session): void {
     const sessions = this.#sessions;
     if (sessions === undefined) return;
-    // Removes ended sessions that have neither a message left nor a gap to report.
+    // Removes ended sessions that have neither unread messages nor a gap to report.
     for (const old of sessions.keys()) {
       if (old.isClosed && old.stats.waitingMessages === 0 && !this.#misses(old)) {
         sessions.delete(old);
@@ -61,16 +62,12 @@ export class UnreadSessions {
     else if (!this.#isGap) sessions.set(session, session.stats.unreadMessages);
   }
 
-  /**
-   * Returns the session to read next.
-   *
-   * @throws {QueueFullError} Once, in the place of missing messages.
-   */
+  /** @throws {QueueFullError} Once, in place of missing messages. */
   #next(): Session | undefined {
     const [session] = this.#sessions!.keys();
     if (session === undefined) {
       if (!this.#isGap) return undefined;
-      // The next loop begins with the session that is current at that time.
+      // The next loop starts with the session that is current at that time.
       this.#isGap = false;
       this.#sessions = undefined;
       throw behind(`${MAX_UNREAD_SESSIONS} sessions wait to be read`);
@@ -83,11 +80,7 @@ export class UnreadSessions {
     return session;
   }
 
-  /**
-   * Removes a session that was read to the end.
-   *
-   * @throws {QueueFullError} If the session closed because the reader was too slow.
-   */
+  /** @throws {QueueFullError} If the session closed because the reader was too slow. */
   #done(session: Session): void {
     this.#sessions?.delete(session);
     if (isLagged(session)) throw behind("its receive queue was full");
@@ -98,7 +91,7 @@ export class UnreadSessions {
   }
 }
 
-/** Tells if a session closed because of a slow reader, and discarded the waiting messages. */
+/** True if a session closed because of a slow reader, and discarded the waiting messages. */
 function isLagged(session: Session): boolean {
   const { info } = session[internals];
   return info?.code === CloseCode.queueFull && info.by === "local" && info.error === undefined;

@@ -1,4 +1,4 @@
-/** Late chunk of answers that stream, and of handlers of requests; `page.ts` says how chunks work. */
+/** Late chunk of streaming responses and request handlers; `page.ts` says how chunks work. */
 import "./page.ts";
 
 export * from "../../session/answers/answers.ts";

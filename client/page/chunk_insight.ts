@@ -1,4 +1,4 @@
-/** Late chunk of what a session offers beside messages; `page.ts` says how chunks work. */
+/** Late chunk of the session features other than messages; `page.ts` says how chunks work. */
 import "./page.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
 import { hintFor } from "../../base/option_hints.ts";
@@ -10,6 +10,6 @@ export { openWatched } from "../../session/insight/watch.ts";
 /** Prints the hint about an unknown option, after the error. */
 export function tellHint(name: string, names: object): void {
   const known = Object.keys(names).join(", ");
-  const line = `"${name}" is no option${hintFor(name, names)}; the options are ${known}`;
+  const line = `"${name}" is not an option${hintFor(name, names)}; the options are ${known}`;
   new ConsoleReport(platformRuntime()).tell("option", line);
 }

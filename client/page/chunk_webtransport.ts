@@ -1,6 +1,7 @@
 /**
- * Late chunk of WebTransport and of recovery; `page.ts` says how chunks work. Both in one: nearly
- * every browser has WebTransport and loads this chunk at first, so recovery needs no other request.
+ * Late chunk of WebTransport and of recovery; `page.ts` says how chunks work. They share a chunk
+ * because nearly every browser has WebTransport and loads this chunk first, so recovery needs no
+ * further request.
  */
 import "./page.ts";
 import { dialNativeWebTransport } from "../../transport/native/client.ts";
@@ -15,7 +16,7 @@ import { webTransportLeg } from "../../transport/race/webtransport_leg.ts";
 
 export * from "../recovery.ts";
 
-/** Makes a dialer that races the platform's own WebTransport against a WebSocket. */
+/** Creates a dialer that races the platform's WebTransport against a WebSocket. */
 export function raceNative(
   webSocket: TransportPlatform["webSocket"],
   options: CheckedTransports,

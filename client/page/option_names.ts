@@ -1,4 +1,7 @@
-/** Names of all options, by call: the check of a page, which loads no kinds of values. */
+/**
+ * The names of all options, by call: a page checks only names, and does not load the kinds of
+ * values.
+ */
 import type { ClientCalls } from "../connect.ts";
 
 const WAIT = { signal: 1, timeoutMs: 1 } as const;
@@ -50,12 +53,12 @@ const COMMON = {
   transports: 1,
 } as const;
 
-/** Calls that take other options than those of a wait. */
+/** Calls with options other than those of a wait. */
 type Listed = {
   [Call in keyof ClientCalls]: keyof ClientCalls[Call] extends keyof typeof WAIT ? never : Call;
 }[keyof ClientCalls];
 
-/** Options that are objects with options of their own. */
+/** Options that are objects with nested options. */
 type Nested = "backoff" | "flowControl" | "outbox" | "receiveQueue" | "sendQueue";
 
 /** The names in the options of one call. */
@@ -66,8 +69,8 @@ type NamesIn<Options> = {
 type Defined<V> = Exclude<V, undefined>;
 
 /**
- * The names; a call that is not listed has those of {@linkcode WAIT}. The compiler finds a missing
- * call, a missing option, and a name that is no option.
+ * The names; a call that is not listed has the options of {@linkcode WAIT}. The compiler finds a
+ * missing call, a missing option, and a name that is not an option.
  */
 const NAMES: {
   readonly [Call in Listed]: NamesIn<ClientCalls[Call]>;
@@ -109,9 +112,9 @@ const NAMES: {
 };
 
 /**
- * Makes the check of a page, which rejects options with an unknown name.
+ * Creates the check of a page, which rejects options with an unknown name.
  *
- * @param onUnknown Receives an unknown name, and the names that are known in its place.
+ * @param onUnknown Receives an unknown name, and the valid names.
  * @returns The check of the options of a call.
  */
 export function namesCheck(

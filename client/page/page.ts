@@ -1,7 +1,7 @@
 /**
- * Platform of a page: code that not every page needs loads on first use, in chunks. Each chunk
- * imports this module, and thereby all that a page loads at first, so that bundlers keep the first
- * load in one file, which packs better than several.
+ * The platform of a page: code that not every page needs loads on first use, in chunks. Each chunk
+ * imports this module, and so everything that a page loads at first. Bundlers then keep the first
+ * load in one file, which compresses better than several.
  */
 import "../connect.ts"; // A page loads the client at first.
 import type { ClientPlatform, Dialer } from "../client_options.ts";
@@ -20,7 +20,7 @@ import { namesCheck } from "./option_names.ts";
 import { within } from "../../base/wait.ts";
 import { ConnectionError, UnsupportedError } from "../../errors.ts";
 
-/** Loaders of the chunks: `client.ts` hands these in, so that no module imports its importer. */
+/** Loaders of the chunks, passed in by `client.ts` so that no module imports its importer. */
 export interface PageChunks {
   /** Loads WebTransport, and the modules of {@linkcode ClientPlatform.recovery}. */
   readonly webTransport: () => Promise<{
@@ -33,20 +33,19 @@ export interface PageChunks {
   readonly http: LoadHttp;
   /** Loads streams and datagrams on a WebSocket. */
   readonly streams: LoadStreams;
-  /** Loads the features of a session beside messages. */
+  /** Loads the session features other than messages. */
   readonly insight: ClientPlatform["insight"];
-  /** Loads answers that stream. */
+  /** Loads streaming responses. */
   readonly answers: ClientPlatform["answers"];
 }
 
-/** Part of the features that load late. */
 type Hints = { tellHint(name: string, names: object): void };
 
 /**
- * Makes the platform of a page.
+ * Creates the platform of a page.
  *
  * - **Race:** the race of `raceTransports`, once loaded. Loading counts toward the head start.
- * - **Fallback:** where the platform has no WebTransport, or the race is not loaded in time, the
+ * - **Fallback:** if the platform has no WebTransport, or the race is not loaded in time, the
  *   dialer opens a WebSocket without a race.
  *
  * @param options See {@linkcode TransportOptions}.
@@ -103,7 +102,7 @@ function pageDialer(checked: CheckedTransports, chunks: PageChunks): Dialer {
   };
 }
 
-/** Globals that the client needs, and that have no short replacement. */
+/** Globals that the client needs, and cannot be replaced in a few lines. */
 const NEEDED = [
   "WebSocket",
   "Promise.withResolvers",
@@ -114,14 +113,13 @@ const NEEDED = [
   "crypto.getRandomValues",
 ];
 
-/** Tells whether the runtime lacks a global. */
 function isMissing(path: string): boolean {
   let at: unknown = globalThis;
   for (const key of path.split(".")) at = (at as Record<string, unknown> | undefined)?.[key];
   return !at;
 }
 
-/** Throws on a runtime that lacks needed globals; the error lists all of them. */
+/** Throws if the runtime lacks needed globals; the error lists all of them. */
 function checkRuntime(): void {
   const missing = NEEDED.filter(isMissing);
   if (missing.length > 0) {

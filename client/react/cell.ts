@@ -1,12 +1,13 @@
-/** Values that the components of a page watch, told together and at most once a frame. */
+/** Values that the components of a page watch, updated together and at most once a frame. */
 import type { Runtime, Timer } from "../../base/runtime.ts";
 
 /** Shortest time between two rounds, in milliseconds: a frame at 60 frames a second. */
 const FRAME_MS = 16;
 
 /**
- * Gathers changes into rounds: the first change is told once the current turn of the event loop
- * ends, and later ones at most once a frame. A burst of messages thus renders once or twice.
+ * Groups changes into rounds: listeners are called for the first change when the current turn of
+ * the event loop ends, and for later ones at most once a frame. A burst of messages thus renders
+ * once or twice.
  */
 export class Rounds {
   readonly #runtime: Runtime;
@@ -16,7 +17,6 @@ export class Rounds {
   #isStopped = false;
   #last = -Infinity;
 
-  /** Creates rounds in the time of a runtime. */
   constructor(runtime: Runtime) {
     this.#runtime = runtime;
   }
@@ -36,14 +36,14 @@ export class Rounds {
     else this.#runtime.schedule(this.#run);
   }
 
-  /** Drops the round that is due, and takes no change until a start. Leaves no timer behind. */
+  /** Drops the pending round, and ignores changes until `start`. Leaves no timer running. */
   stop(): void {
     this.#isStopped = true;
     this.#waiting.clear();
     this.#runtime.clearTimeout(this.#timer);
   }
 
-  /** Takes changes again. */
+  /** Accepts changes again. */
   start(): void {
     this.#isStopped = this.#isDue = false;
   }
@@ -59,20 +59,19 @@ export class Rounds {
 }
 
 /**
- * A value for a component, in the form of `useSyncExternalStore`: `get` has no effect, and returns
- * the same object until a change.
+ * A value for a component, in the shape that `useSyncExternalStore` expects: `get` has no effect,
+ * and returns the same object until a change.
  *
  * @typeParam S The type of the value.
  */
 export interface View<S> {
   /** Calls a listener after each change, until the returned function is called. */
   readonly watch: (listener: () => void) => () => void;
-  /** Returns the value. */
   readonly get: () => S;
 }
 
 /**
- * A value that components watch. The snapshot is replaced, never changed, and only in a round, so
+ * A value that components watch. The snapshot is replaced, never modified, and only in a round, so
  * that all components of one render see the same value.
  *
  * @typeParam S The type of the snapshot.
@@ -82,7 +81,6 @@ export abstract class Cell<S> implements View<S> {
   readonly #rounds: Rounds;
   readonly #listeners = new Set<() => void>();
 
-  /** Creates a cell with its first snapshot. */
   constructor(rounds: Rounds, first: S) {
     this.#rounds = rounds;
     this.#snapshot = first;
@@ -102,7 +100,7 @@ export abstract class Cell<S> implements View<S> {
   /** Returns the snapshot; see {@linkcode View}. */
   readonly get = (): S => this.#snapshot;
 
-  /** Returns the snapshot after a change. */
+  /** Creates the snapshot after a change. */
   protected abstract take(): S;
 
   /** Replaces the snapshot in the next round. */
@@ -110,7 +108,7 @@ export abstract class Cell<S> implements View<S> {
     this.#rounds.add(this.refresh);
   }
 
-  /** Replaces the snapshot at once, for changes by a user's own action. */
+  /** Replaces the snapshot immediately, for changes by a user's own action. */
   protected readonly refresh = (): void => {
     this.#snapshot = this.take();
     for (const listener of [...this.#listeners]) listener();
@@ -118,10 +116,10 @@ export abstract class Cell<S> implements View<S> {
 }
 
 /**
- * Makes an error of any thrown value.
+ * Turns any thrown value into an error.
  *
  * @param thrown The value.
- * @returns The value if that is an `Error`, otherwise an error with the value as its cause.
+ * @returns The value if it is an `Error`, otherwise an error with the value as its cause.
  */
 export function errorOf(thrown: unknown): Error {
   return thrown instanceof Error ? thrown : new Error(String(thrown), { cause: thrown });

@@ -1,4 +1,4 @@
-/** The client of a part of a page, and all that the components of that part share. */
+/** The client of a part of a page, and everything that the components of that part share. */
 import type { Runtime } from "../../base/runtime.ts";
 import type { Client } from "../client.ts";
 import type { ClientPublishOptions, WaitOptions } from "../../session/types.ts";
@@ -18,27 +18,27 @@ import {
 export interface HubOptions {
   /** The application's client, which the application closes. */
   readonly client?: Client | undefined;
-  /** Makes a client of the hub's own, which connects after a promise. */
+  /** Creates the hub's own client, which connects after a promise settles. */
   readonly open: (connectAfter: Promise<void>) => Client;
-  /** Has the timers. */
+  /** Provides the timers. */
   readonly runtime: Runtime;
-  /** Time for which a topic outlives its last component, in milliseconds. */
+  /** Time for which a topic stays subscribed after its last component, in milliseconds. */
   readonly graceMs: number;
 }
 
 /**
- * Keeps the client, subscriptions and streams of mounted components.
+ * Owns the client, subscriptions and streams of mounted components.
  *
- * - **Pure until mounted:** a hub that is only made, as by a render that React discards or by a
+ * - **Pure until mounted:** a hub that was only created, as by a render that React discards or by a
  *   server, opens no connection and starts no timer.
- * - **One client:** made at the first use, connected once mounted, and closed at the end of the turn
+ * - **One client:** created at first use, connected once mounted, and closed at the end of the turn
  *   in which the last mount ended. A mount within that turn, as in StrictMode, keeps the client.
- * - **Mounted again:** a hub that closed its client makes another one.
+ * - **Mounted again:** a hub that closed its client creates another one.
  */
 export class Hub {
-  /** Tells the changes of all cells. */
+  /** Notifies of changes in all cells. */
   readonly rounds: Rounds;
-  /** The client, which changes only if the hub is mounted again after its end. */
+  /** The client, which changes only if the hub is mounted again after it was closed. */
   readonly current: View<Client>;
   readonly #options: HubOptions;
   readonly #cells: SharedCells;
@@ -49,7 +49,6 @@ export class Hub {
   #mounts = 0;
   #isOver = false;
 
-  /** Creates a hub. */
   constructor(options: HubOptions) {
     this.#options = options;
     this.rounds = new Rounds(options.runtime);
@@ -65,7 +64,6 @@ export class Hub {
     };
   }
 
-  /** The client. */
   get client(): Client {
     return this.#client ??= this.#options.client ?? this.#options.open(this.#mounted.promise);
   }
@@ -89,8 +87,8 @@ export class Hub {
   }
 
   /**
-   * Makes the view of a topic. A view that is watched again after the end of its cell, as in a part
-   * of a page that was hidden for longer than the grace, continues that cell.
+   * Creates the view of a topic. If a view is watched again after its cell was closed, as in a part
+   * of a page that was hidden for longer than the grace period, it continues that cell.
    */
   topic(topic: string, options: TopicCellOptions): View<TopicSnapshot> {
     const key = keyOf(topic, options);
@@ -105,19 +103,18 @@ export class Hub {
     };
   }
 
-  /** Publishes, and keeps the publication among those that wait. */
+  /** Publishes, and lists the publication as pending. */
   publish(topic: string, data: unknown, options: ClientPublishOptions = {}): Promise<void> {
     const publication = this.client.publish(topic, data, options);
     this.#pending.add(topic, data, publication, { isEchoed: options.except === undefined });
     return publication;
   }
 
-  /** Makes the view of the publications on a topic that wait for the server. */
+  /** Creates the view of a topic's publications that wait for the server. */
   pending(topic: string): View<readonly PendingLine[]> {
     return this.#pending.of(topic);
   }
 
-  /** Makes the view of a room. */
   room(room: string): View<RoomSnapshot> {
     const key = roomKey(room);
     return {
@@ -129,16 +126,12 @@ export class Hub {
     };
   }
 
-  /**
-   * Sets the data of the client in a room; up to the end of the room's last component, if there is
-   * one.
-   */
+  /** Sets the client's data in a room until the room's last component unmounts, if there is one. */
   async setPresence(room: string, data: unknown, options?: WaitOptions): Promise<void> {
     const cell = this.#roomOf(room);
     await (cell ? cell.set(data, options) : this.client.presence(room, data, options));
   }
 
-  /** Makes the view of a durable stream. */
   stream(
     id: string,
     { after, keep }: { readonly after: string | undefined; readonly keep: number },
@@ -199,7 +192,7 @@ export class Hub {
     if (!this.#options.client) void this.#client?.close();
   }
 
-  /** Begins anew after the end, as React does with a part of a page that was hidden. */
+  /** Starts over after a close, as React does with a part of a page that was hidden. */
   #revive(): void {
     if (!this.#isOver) return;
     this.#isOver = false;

@@ -1,10 +1,10 @@
-/** Publications of a page that wait for the server, by topic. */
+/** A page's publications that wait for the server, by topic. */
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { Cell, type Rounds, type View } from "./cell.ts";
 
 /**
- * Longest wait for a publication that the server confirmed before the publication itself arrived, in
- * milliseconds: with an engine, the answer may be faster.
+ * Longest wait for a publication that the server confirmed before it arrived, in milliseconds: with
+ * a broker, the reply may be faster.
  */
 const ARRIVAL_MS = 500;
 
@@ -14,24 +14,19 @@ const ARRIVAL_MS = 500;
  * @typeParam D The data.
  */
 export interface PendingLine<D = unknown> {
-  /** The `key` of a list's element: a negative number, so that no message has the same. */
+  /** The `key` of a list's element: a negative number, which no message uses. */
   readonly key: number;
   /** The data. */
   readonly data: D;
 }
 
-/** A waiting publication. */
 interface Waiting extends PendingLine {
-  /** The text of the data, see {@linkcode contentOf}. */
   readonly text: string | undefined;
-  /** True once the server confirmed. */
   isConfirmed: boolean;
-  /** True once a message of the topic arrived after the publication. */
   isPassed: boolean;
   timer: Timer | undefined;
 }
 
-/** A reader of the messages of one topic. */
 export interface TopicReader {
   /** Notes the data of a message that arrived. */
   arrived(data: unknown): void;
@@ -39,28 +34,25 @@ export interface TopicReader {
   leave(): void;
 }
 
-/** No publication that waits. */
 export const NO_LINES: readonly PendingLine[] = Object.freeze([]);
 
 /**
- * The publications that wait, in the order of the calls. A publication is gone once its data arrives
- * in the topic, or the server rejects it. The client's bounds apply, on the outbox or on waiting
- * requests: it rejects further publications.
+ * The waiting publications, in the order of the calls. A publication is removed once its data
+ * arrives in the topic, or the server rejects it. The client rejects publications beyond its bounds
+ * on the outbox or on waiting requests.
  */
 export class PendingLines extends Cell<ReadonlyMap<string, readonly PendingLine[]>> {
   readonly #runtime: Runtime;
   readonly #all = new Map<string, Waiting[]>();
-  /** The readers of each topic, the oldest first. */
   readonly #readers = new Map<string, Set<TopicReader>>();
   #key = 0;
 
-  /** Creates an empty set. */
   constructor(rounds: Rounds, runtime: Runtime) {
     super(rounds, new Map());
     this.#runtime = runtime;
   }
 
-  /** Makes the view of the publications on a topic. */
+  /** Creates the view of a topic's publications. */
   of(topic: string): View<readonly PendingLine[]> {
     return { watch: this.watch, get: () => this.snapshot.get(topic) ?? NO_LINES };
   }
@@ -70,8 +62,8 @@ export class PendingLines extends Cell<ReadonlyMap<string, readonly PendingLine[
    *
    * @param topic The topic.
    * @param data The data.
-   * @param publication Settles with the answer of the server.
-   * @param options `isEchoed` is false if the publication does not come back to this client.
+   * @param publication Settles with the server's reply.
+   * @param options `isEchoed` is false if the publication is not sent back to this client.
    */
   add(
     topic: string,
@@ -92,14 +84,17 @@ export class PendingLines extends Cell<ReadonlyMap<string, readonly PendingLine[
     publication.then(() => {
       line.isConfirmed = true;
       if (line.isPassed || !isEchoed) return drop();
-      // It may have arrived before the answer.
+      // It may have arrived before the reply.
       if (!this.#all.get(topic)?.includes(line)) return;
       line.timer = this.#runtime.setTimeout(drop, ARRIVAL_MS);
     }, drop);
     this.refresh();
   }
 
-  /** Adds a reader of a topic. Of several readers, which have the same messages, the oldest counts. */
+  /**
+   * Adds a reader of a topic. If there are several, which receive the same messages, the oldest
+   * counts.
+   */
   follow(topic: string): TopicReader {
     const readers = this.#readers.get(topic) ?? new Set<TopicReader>();
     this.#readers.set(topic, readers);
@@ -151,8 +146,8 @@ export class PendingLines extends Cell<ReadonlyMap<string, readonly PendingLine[
 }
 
 /**
- * Returns a text that is the same for the data of a publication and for the data that arrives: JSON,
- * and for bytes only their number, because their JSON is large.
+ * Returns a text that is equal for a publication's data and for the data that arrives: JSON, or for
+ * bytes only their length, because their JSON is large.
  */
 function contentOf(data: unknown): string | undefined {
   if (data instanceof Uint8Array) return `${data.length} bytes`;

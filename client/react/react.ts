@@ -1,10 +1,10 @@
 /**
- * Hooks for React 18 and 19: topics, presence, requests and answers that stream, as the state of
+ * Hooks for React 18 and 19: topics, presence, requests and streaming responses as the state of
  * components.
  *
  * A page wraps its components in a {@linkcode SkeinProvider}, which connects. Every hook below
- * returns an object with the state and the functions to change the state. All functions keep their
- * identity between renders. Errors are a part of the state, and no hook throws these.
+ * returns an object with the state and the functions that change it. All functions keep their
+ * identity between renders. Errors are part of the state; no hook throws them.
  *
  * ```tsx ignore
  * import { SkeinProvider, useTopic } from "@skein/client/react"; // jsr:@skein/skein/react
@@ -23,15 +23,15 @@
  * export const App = () => <SkeinProvider url="/session"><Chat /></SkeinProvider>;
  * ```
  *
- * - **Types:** {@linkcode createHooks} makes the same hooks for a contract.
- * - **Sharing:** components with the same topic and options share one subscription. The
- *   subscription outlives the last of these components by 5 s, so that a change of the route does
- *   not subscribe anew; a room by 500 ms.
- * - **Activity:** a part of a page that was hidden for longer goes on at its position in the topic,
- *   or has a `gap` if the topic has no history.
- * - **Rendering:** changes are gathered, and rendered at most once a frame.
- * - **Servers:** on a server, the hooks return the state before the first answer, and open no
- *   connection. The page hydrates with that state.
+ * - **Types:** {@linkcode createHooks} creates the same hooks for a contract.
+ * - **Sharing:** components with the same topic and options share one subscription. It stays open
+ *   for 5 s after the last of them unmounts, so that changing the route doesn't subscribe again; a
+ *   room for 500 ms.
+ * - **Activity:** a part of a page that was hidden for longer resumes from its position in the
+ *   topic, or reports a `gap` if the topic has no history.
+ * - **Rendering:** changes are grouped, and rendered at most once a frame.
+ * - **Servers:** on a server, the hooks return the initial state and open no connection. The page
+ *   hydrates with that state.
  * - **StrictMode** makes one connection.
  *
  * @module
@@ -86,13 +86,15 @@ export type { RequestSnapshot } from "./request_cell.ts";
 export type { StreamSnapshot } from "./stream_cell.ts";
 export type { Keyed, TopicGap, TopicSnapshot } from "./topic_cell.ts";
 
-/** Time for which a topic outlives its last component, in milliseconds. */
+/** Time for which a topic stays subscribed after its last component, in milliseconds. */
 const GRACE_MS = 5_000;
 
-/** Most messages of a topic, by default. */
+/** Maximum number of messages of a topic, by default. */
 const TOPIC_LIMITS = { keep: 100 };
 
-/** Most items of a stream, by default: an answer of a language model has some thousand. */
+/**
+ * Maximum number of items of a stream, by default; a language model's answer has some thousands.
+ */
 const STREAM_LIMITS = { keep: 10_000 };
 
 const CONNECTING: ClientStatus = { name: "connecting" };
@@ -104,22 +106,24 @@ const CONNECTING: ClientStatus = { name: "connecting" };
  */
 export interface SkeinProviderProps<C extends Contract = Contract> {
   /**
-   * The server, as for `connect()`; in a page also a relative URL, such as `"/session"`. The provider
-   * connects once mounted, and closes the client once unmounted. Another URL makes another client. A
-   * function is called for each connection, and may be another function in each render.
+   * The server, as for `connect()`; in a page also a relative URL, such as `"/session"`. The
+   * provider connects once mounted, and closes the client once unmounted. A different URL creates a
+   * new client. A function is called for each connection, and may be a different one in each
+   * render.
    */
   readonly url?: ServerUrl | undefined;
   /**
-   * Options of the client, as for `connect()`. Those of the first render count, apart from `token`,
-   * whose newest value goes into each connection. Give the provider another `key` to connect as
-   * another user at once.
+   * Options of the client, as for `connect()`. The first render's options apply, except for
+   * `token`, whose newest value is used for each connection. To connect as another user
+   * immediately, give the provider another `key`.
    */
   readonly options?: Omit<ConnectOptions<C>, "connectAfter" | "contract" | "signal"> | undefined;
   /** A client in place of `url` and `options`. The provider does not close this client. */
   readonly client?: Client<C> | undefined;
   /**
-   * Time for which a topic or durable stream outlives its last component, in milliseconds. At most 16
-   * of these wait at a time. A room waits for 500 ms at most, so that the other members see the leave.
+   * Time for which a topic or durable stream stays open after its last component, in milliseconds.
+   * At most 16 of them wait at a time. A room waits for 500 ms at most, so that the other members
+   * see the leave.
    *
    * @default {5000}
    */
@@ -131,7 +135,7 @@ export interface SkeinProviderProps<C extends Contract = Contract> {
 /** Options of `useTopic`. */
 export interface UseTopicOptions extends HistoryOptions {
   /**
-   * Most messages in `messages`; the newest are kept.
+   * Maximum number of `messages`; the newest are kept.
    *
    * @default {100}
    */
@@ -147,13 +151,14 @@ export interface UseTopicOptions extends HistoryOptions {
 export interface TopicState<C extends Contract = Contract, T extends string = string>
   extends TopicSnapshot<TopicMessage<C, T>> {
   /**
-   * The publications by `publish` of this page that wait: for a connection, or for the server. In the
-   * order of the calls; one is gone as soon as it arrives in `messages`, or is refused.
+   * This page's publications by `publish` that wait for a connection or for the server, in the
+   * order of the calls. A publication is removed as soon as it arrives in `messages`, or is
+   * rejected.
    */
   readonly pending: readonly PendingLine<ContractData<C, "server", T>>[];
   /**
    * Publishes to the topic, if the server's `authorize` allows this client. A rejection counts as
-   * handled, so a handler of events may ignore the promise: `error` has the error, until a
+   * handled, so an event handler may ignore the promise: `error` holds the error until a
    * publication succeeds.
    */
   readonly publish: (
@@ -168,17 +173,19 @@ export interface TopicState<C extends Contract = Contract, T extends string = st
  * @typeParam D The presence data.
  */
 export interface PresenceState<D = unknown> {
-  /** The users in the room, in the order of their joins; empty in a room that tells only `count`. */
+  /**
+   * The users in the room, in the order of their joins; empty in a room that sends only `count`.
+   */
   readonly users: readonly PresenceMember<D>[];
   /** Number of users. */
   readonly count: number;
-  /** Status of the subscription to the room, as of a topic. */
+  /** Status of the subscription to the room, as for a topic. */
   readonly status: TopicSnapshot["status"];
   /** The error that ended the subscription, or the refusal of the newest presence data. */
   readonly error: Error | undefined;
   /**
-   * Sets the presence data of this client; `undefined` takes the data back, and so does the end of
-   * the room's last component. A rejection counts as handled: `error` has the error.
+   * Sets this client's presence data. `undefined` removes it, and so does unmounting the room's
+   * last component. A rejection counts as handled: `error` holds the error.
    */
   readonly set: (data: D | undefined, options?: WaitOptions) => Promise<void>;
 }
@@ -186,8 +193,8 @@ export interface PresenceState<D = unknown> {
 /** Options of `usePresence`. */
 export interface UsePresenceOptions<D = unknown> {
   /**
-   * Presence data of this client, compared as JSON and set after each change; `undefined` takes the
-   * data of an earlier render back.
+   * This client's presence data, compared as JSON and set after each change; `undefined` removes
+   * the data of an earlier render.
    */
   readonly data?: D | undefined;
 }
@@ -201,17 +208,17 @@ export interface UsePresenceOptions<D = unknown> {
 export interface RequestState<I = unknown, D = unknown> extends RequestSnapshot<D> {
   /**
    * Sends a request. A request that still waits is cancelled first, and its reply is ignored. A
-   * rejection counts as handled: `error` has the error.
+   * rejection counts as handled: `error` holds the error.
    */
   readonly request: (data?: I, options?: ClientRequestOptions) => Promise<D>;
-  /** Cancels the request that waits, if any; so does the end of the component. */
+  /** Cancels the request that waits, if any; unmounting the component does so too. */
   readonly cancel: () => void;
 }
 
 /** Options of `useRequestStream` and `useDurableStream`. */
 export interface UseStreamOptions {
   /**
-   * Most items in `items`; the newest are kept, and `omitted` counts the others.
+   * Maximum number of `items`; the newest are kept, and `omitted` counts the others.
    *
    * @default {10000}
    */
@@ -219,17 +226,17 @@ export interface UseStreamOptions {
 }
 
 /**
- * Answers that stream, as `useRequestStream` returns them.
+ * Streaming responses, as `useRequestStream` returns them.
  *
  * @typeParam I The data of a request.
  * @typeParam D An item.
  */
 export interface RequestStreamState<I = unknown, D = unknown> extends StreamSnapshot<D> {
-  /** Sends a request, and reads its answer in place of an earlier one. */
+  /** Sends a request, and reads its response in place of an earlier one. */
   readonly request: (data?: I, options?: RequestStreamOptions) => void;
   /**
-   * Stops the answer: the server cancels the handler, also of an answer that outlives its session.
-   * The end of the component cancels as well, but an answer that outlives its session goes on.
+   * Stops the response: the server cancels the handler, also of a resumable response. Unmounting
+   * the component cancels too, but a resumable response then continues.
    */
   readonly cancel: (reason?: string) => void;
 }
@@ -240,7 +247,7 @@ export interface RequestStreamState<I = unknown, D = unknown> extends StreamSnap
  * @typeParam D An item.
  */
 export interface DurableStreamState<D = unknown> extends StreamSnapshot<D> {
-  /** Asks the writer to stop, if the server's `authorize` allows that. */
+  /** Requests that the writer stop, if the server's `authorize` allows that. */
   readonly cancel: (reason?: string) => Promise<void>;
 }
 
@@ -251,92 +258,92 @@ export interface DurableStreamState<D = unknown> extends StreamSnapshot<D> {
  */
 export interface SkeinHooks<C extends Contract = Contract> {
   /**
-   * Connects the hooks of all components within.
+   * Connects the hooks of all components inside it.
    *
    * @param props The server or a client.
    * @returns The element.
    */
   SkeinProvider(props: SkeinProviderProps<C>): ReactElement;
   /**
-   * Returns the client of the provider, to send messages in effects and handlers of events. On a
-   * server the client never connects.
+   * Returns the client of the provider, to send messages in effects and event handlers. On a server
+   * the client never connects.
    *
    * @returns The client.
-   * @throws {TypeError} If no provider is above the component.
+   * @throws {TypeError} If the component is not inside a provider.
    */
   useSkein(): Client<C>;
   /**
-   * Returns the status of the connection, and renders anew at each change. A `refused` client keeps
-   * the topics of its components: call `retryNow()` of {@linkcode SkeinHooks.useSkein} after a login.
-   * While the server cannot serve, the `cause` has the kind `unavailable`.
+   * Returns the status of the connection, and renders again at each change. A `refused` client
+   * keeps the topics of its components: call `retryNow()` of {@linkcode SkeinHooks.useSkein} after
+   * a login. While the server cannot serve, the `cause` has the kind `unavailable`.
    *
    * @returns The status; `connecting` on a server.
-   * @throws {TypeError} If no provider is above the component.
+   * @throws {TypeError} If the component is not inside a provider.
    */
   useStatus(): ClientStatus;
   /**
-   * Subscribes to a topic as long as the component is mounted.
+   * Subscribes to a topic while the component is mounted.
    *
    * @typeParam T The topic.
    * @param topic The topic; `null` subscribes to nothing.
-   * @param options Number of messages, and where to begin in a history.
+   * @param options Number of messages, and the start position in a history.
    * @returns The newest messages, and the state of the subscription.
    * @throws {RangeError} If `keep` is not a positive integer.
-   * @throws {TypeError} If no provider is above the component.
+   * @throws {TypeError} If the component is not inside a provider.
    */
   useTopic<T extends ContractTopic<C, "server">>(
     topic: T | null,
     options?: UseTopicOptions,
   ): TopicState<C, T>;
   /**
-   * Watches the members of a room by `client.members`, which joins the room, as long as the component
-   * is mounted and for 500 ms after that.
+   * Watches the members of a room through `client.members`, which joins the room, while the
+   * component is mounted and for 500 ms after that.
    *
    * @typeParam T The room.
    * @param room The room; `null` subscribes to nothing.
    * @param options Presence data of this client.
    * @returns The users, and a function that sets the presence data.
-   * @throws {TypeError} If no provider is above the component.
+   * @throws {TypeError} If the component is not inside a provider.
    */
   usePresence<T extends ContractTopic<C, "server"> | ContractTopic<C, "presence">>(
     room: T | null,
     options?: UsePresenceOptions<RoomData<C, T>>,
   ): PresenceState<RoomData<C, T>>;
   /**
-   * Sends requests that are answered by one reply.
+   * Sends requests that receive one reply.
    *
    * @typeParam T The topic of the requests.
-   * @param topic The topic of the requests. Another topic begins anew.
+   * @param topic The topic of the requests. Changing the topic starts over.
    * @returns The newest reply, and the function that sends.
-   * @throws {TypeError} If no provider is above the component.
+   * @throws {TypeError} If the component is not inside a provider.
    */
   useRequest<T extends ContractTopic<C, "requests">>(
     topic: T,
   ): RequestState<ContractData<C, "requests", T>, ContractReply<C, T>>;
   /**
-   * Sends requests whose answers stream.
+   * Sends requests with streaming responses.
    *
    * @typeParam T The topic of the requests.
-   * @param topic The topic of the requests. Another topic begins anew.
+   * @param topic The topic of the requests. Changing the topic starts over.
    * @param options Number of items.
    * @returns The items so far, and the functions that send and stop.
    * @throws {RangeError} If `keep` is not a positive integer.
-   * @throws {TypeError} If no provider is above the component.
+   * @throws {TypeError} If the component is not inside a provider.
    */
   useRequestStream<T extends ContractTopic<C, "answers">>(
     topic: T,
     options?: UseStreamOptions,
   ): RequestStreamState<ContractData<C, "answers", T>, ContractItem<C, T>>;
   /**
-   * Reads a durable stream as long as the component is mounted. A page that was refreshed reads the
-   * stream with the same `id` from the oldest item, or behind the offset `after`.
+   * Reads a durable stream while the component is mounted. After a reload, a page reads the stream
+   * with the same `id` from the oldest item, or after the offset `after`.
    *
    * @typeParam D Type of an item, unchecked.
    * @param id The id; `null` reads nothing.
-   * @param options Where to begin, and the number of items.
+   * @param options The start position, and the number of items.
    * @returns The items so far.
    * @throws {RangeError} If `keep` is not a positive integer.
-   * @throws {TypeError} If no provider is above the component.
+   * @throws {TypeError} If the component is not inside a provider.
    */
   useDurableStream<D = unknown>(
     id: string | null,
@@ -344,21 +351,21 @@ export interface SkeinHooks<C extends Contract = Contract> {
   ): DurableStreamState<D>;
 }
 
-/** A view of nothing, for `null`. */
+/** An empty view, for `null`. */
 const nothing = <S>(value: S): View<S> => ({ watch: () => () => {}, get: () => value });
 
-/** Watches a view; a server, and the page while it hydrates, has the first value. */
+/** Watches a view. A server, and a page while it hydrates, uses the first value. */
 function useView<S>(view: View<S>, first: S): S {
   return useSyncExternalStore(view.watch, view.get, () => first);
 }
 
-/** The newest failure of an action, together with the place of the action. */
+/** The newest failure of an action, with the topic or id of the action. */
 interface Failure {
   readonly of: string | null;
   readonly error: Error;
 }
 
-/** Runs actions whose failure is a part of the state until an action succeeds. */
+/** Runs actions; a failure is part of the state until an action succeeds. */
 function useActions(of: string | null): {
   readonly failure: Error | undefined;
   readonly run: (action: Promise<void>) => Promise<void>;
@@ -374,7 +381,7 @@ function useActions(of: string | null): {
   return { failure: failure?.of === of ? failure?.error : undefined, run };
 }
 
-/** The hub of a provider, with the properties of the newest render. */
+/** The hub of a provider, with the newest render's properties. */
 class Provided {
   readonly hub: Hub;
   readonly #identity: unknown;
@@ -409,7 +416,7 @@ class Provided {
     this.#props = props;
   }
 
-  /** A list as given; otherwise a function, because a server cannot complete a relative URL. */
+  /** A list as given; otherwise a function, because a server cannot resolve a relative URL. */
   get #url(): ServerUrl {
     const { url } = this.#props;
     if (Array.isArray(url)) return url;
@@ -420,7 +427,7 @@ class Provided {
   }
 }
 
-/** A value that differs if a provider needs another client. */
+/** A value that changes if a provider needs another client. */
 function identityOf({ client, url }: SkeinProviderProps): unknown {
   if (client === undefined && url === undefined) {
     throw new TypeError(
@@ -431,8 +438,9 @@ function identityOf({ client, url }: SkeinProviderProps): unknown {
 }
 
 /**
- * Makes the hooks for a contract, with types, and a provider whose client checks data by the
- * contract. Each call makes a provider and hooks of its own: a page with two servers calls twice.
+ * Creates the typed hooks for a contract, and a provider whose client checks data against the
+ * contract. Each call creates its own provider and hooks, so a page with two servers calls it
+ * twice.
  *
  * @example Usage
  * ```ts
@@ -452,11 +460,11 @@ function identityOf({ client, url }: SkeinProviderProps): unknown {
  * }
  *
  * const page = createElement(SkeinProvider, { url: "/session" }, createElement(Score, { game: "go" }));
- * assertEquals(renderToString(page), "<b>?</b>"); // The state on a server, and at first in a page.
+ * assertEquals(renderToString(page), "<b>?</b>"); // The state on a server, and the first one in a page.
  * ```
  *
  * @typeParam C The contract.
- * @param contract The contract; without one, topics are any text, and data is unknown.
+ * @param contract The contract; without one, any topic is accepted, and data is unknown.
  * @returns The hooks.
  */
 export function createHooks<C extends Contract = Contract>(contract?: C): SkeinHooks<C> {
@@ -504,7 +512,7 @@ export function createHooks<C extends Contract = Contract>(contract?: C): SkeinH
       const start = JSON.stringify([last, since]);
       const view = useMemo(
         () => topic === null ? nothing(PENDING_TOPIC) : hub.topic(topic, { keep, last, since }),
-        // A position is the same if its parts are.
+        // Positions are equal if their parts are.
         [hub, topic, keep, start],
       );
       const snapshot = useView(view, PENDING_TOPIC) as TopicSnapshot;
@@ -617,7 +625,7 @@ function noTopic(): Promise<never> {
 const hooks: SkeinHooks = /* @__PURE__ */ createHooks();
 
 /**
- * Connects the hooks of all components within; see {@linkcode SkeinProviderProps}.
+ * Connects the hooks of all components inside it; see {@linkcode SkeinProviderProps}.
  *
  * @example Usage
  * ```ts
@@ -663,7 +671,7 @@ export const useSkein: SkeinHooks["useSkein"] = hooks.useSkein;
 /**
  * Returns the status of the connection; see {@linkcode SkeinHooks.useStatus}.
  *
- * @example A banner for each trouble
+ * @example A banner for connection problems
  * ```ts
  * import { SkeinProvider, useSkein, useStatus } from "@skein/skein/react";
  * import { assertEquals } from "@std/assert";
@@ -758,7 +766,7 @@ export const usePresence: SkeinHooks["usePresence"] = hooks.usePresence;
 export const useRequest: SkeinHooks["useRequest"] = hooks.useRequest;
 
 /**
- * Sends requests whose answers stream; see {@linkcode SkeinHooks.useRequestStream}.
+ * Sends requests with streaming responses; see {@linkcode SkeinHooks.useRequestStream}.
  *
  * @example Usage
  * ```ts
@@ -767,7 +775,7 @@ export const useRequest: SkeinHooks["useRequest"] = hooks.useRequest;
  * import { createElement, useEffect } from "react";
  * import { renderToString } from "react-dom/server";
  *
- * // An answer that outlives its session: the page that is refreshed has the same `id`.
+ * // A resumable response: after a reload, the page uses the same `id`.
  * function Answer({ id, question }: { id: string; question: string }) {
  *   const { text, isPending, request, cancel } = useRequestStream("ask");
  *   useEffect(() => request(question, { id }), [request, question, id]);

@@ -7,7 +7,7 @@ import { Cell, errorOf, type Rounds } from "./cell.ts";
  * @typeParam D The reply.
  */
 export interface RequestSnapshot<D = unknown> {
-  /** The newest reply, also while a further request waits. */
+  /** The newest reply, also while another request waits. */
   readonly data: D | undefined;
   /** The error of the newest request. */
   readonly error: Error | undefined;
@@ -15,28 +15,27 @@ export interface RequestSnapshot<D = unknown> {
   readonly isPending: boolean;
 }
 
-/** No request so far. */
+/** The state before the first request. */
 export const NO_REQUEST: RequestSnapshot<never> = Object.freeze({
   data: undefined,
   error: undefined,
   isPending: false,
 });
 
-/** Sends requests, of which the newest counts. */
+/** Sends requests, of which only the newest counts. */
 export class RequestCell extends Cell<RequestSnapshot> {
   #state: RequestSnapshot = NO_REQUEST;
   #waiting: AbortController | undefined;
 
-  /** Creates a cell without a request. */
   constructor(rounds: Rounds) {
     super(rounds, NO_REQUEST);
   }
 
   /**
-   * Sends a request, in place of the former one, which is cancelled.
+   * Sends a request in place of the previous one, which is cancelled.
    *
    * @param send Sends the request. The signal aborts once the request is cancelled.
-   * @returns The reply. A rejection counts as handled, as the snapshot has the error.
+   * @returns The reply. A rejection counts as handled, because the snapshot holds the error.
    */
   send<D>(send: (signal: AbortSignal) => Promise<D>): Promise<D> {
     this.#waiting?.abort();
@@ -56,7 +55,7 @@ export class RequestCell extends Cell<RequestSnapshot> {
     return reply;
   }
 
-  /** Cancels the request that waits, if any. The reply of an earlier one stays. */
+  /** Cancels the request that waits, if any. An earlier reply stays. */
   cancel(): void {
     if (this.#waiting === undefined) return;
     this.#waiting.abort();

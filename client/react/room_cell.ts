@@ -6,23 +6,22 @@ import { NOBODY, type RoomMembers } from "../rooms.ts";
 import { Cell, errorOf, type Rounds } from "./cell.ts";
 
 /**
- * Time for which a room outlives its last component, in milliseconds: long enough for StrictMode,
- * Suspense and a change of the route, short enough for the other members.
+ * Time for which a room stays joined after its last component, in milliseconds: long enough for
+ * StrictMode, Suspense and a change of the route, short enough for the other members.
  */
 export const ROOM_GRACE_MS = 500;
 
-/** A room as its components see the room. */
+/** A room, as its components see it. */
 export interface RoomSnapshot extends Pick<RoomMembers, "count" | "status" | "error"> {
   /** The users, in the order of their joins. */
   readonly users: readonly PresenceMember[];
 }
 
-/** A room before the first answer. */
+/** A room before the first reply. */
 export const PENDING_ROOM: RoomSnapshot = Object.freeze(snapshotOf(NOBODY));
 
 /** The members of a room, and the presence data of this client. */
 export class RoomCell extends Cell<RoomSnapshot> {
-  /** Longest grace of a room, in milliseconds. */
   readonly maxGraceMs = ROOM_GRACE_MS;
   readonly #client: Client;
   readonly #name: string;
@@ -30,7 +29,7 @@ export class RoomCell extends Cell<RoomSnapshot> {
   #members: RoomMembers = NOBODY;
   #hasData = false;
 
-  /** Joins a room. An error is a part of the snapshot. */
+  /** Joins a room. Errors are part of the snapshot. */
   constructor(rounds: Rounds, client: Client, name: string) {
     super(rounds, PENDING_ROOM);
     this.#client = client;
@@ -51,16 +50,16 @@ export class RoomCell extends Cell<RoomSnapshot> {
     }
   }
 
-  /** Sets the data of this client in the room, up to the end of the cell. */
+  /** Sets the client's data in the room until the cell is closed. */
   set(data: unknown, options?: WaitOptions): Promise<void> {
     this.#hasData = data !== undefined;
     return this.#client.presence(this.#name, data, options);
   }
 
-  /** Leaves the room, and takes the data back. */
+  /** Leaves the room, and removes the data. */
   close(): void {
     this.#unsubscribe?.();
-    // A client that has ended is in no room.
+    // A closed client is in no room.
     if (this.#hasData) this.set(undefined).catch(() => {});
   }
 

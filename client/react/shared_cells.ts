@@ -1,21 +1,23 @@
-/** Cells that several components share, and that outlive their last component by a grace period. */
+/**
+ * Cells that several components share, and that stay open for a grace period after the last of
+ * them.
+ */
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import type { Cell } from "./cell.ts";
 
 /**
- * Most cells without a component: a long list that scrolls leaves many topics behind, and a server
- * allows a session 128 topics by default.
+ * Maximum number of cells without a component: a long list that scrolls leaves many topics, and by
+ * default a server allows a session 128 topics.
  */
 const MAX_UNUSED = 16;
 
-/** A cell with something to release at its end. */
+/** A cell with something to release when it closes. */
 export type OpenCell = Cell<{ readonly error: Error | undefined }> & {
-  /** Longest grace of this cell, in milliseconds. */
+  /** Longest grace period of this cell, in milliseconds. */
   readonly maxGraceMs?: number | undefined;
   close(): void;
 };
 
-/** One shared cell. */
 interface Shared {
   readonly cell: OpenCell;
   users: number;
@@ -23,7 +25,7 @@ interface Shared {
   timer: Timer | undefined;
 }
 
-/** Cells by key, each open as long as a component uses the cell, and for the grace afterwards. */
+/** Cells by key, each open while a component uses it, and for the grace period afterwards. */
 export class SharedCells {
   readonly #all = new Map<string, Shared>();
   /** Keys of the cells without users, the oldest first. */
@@ -31,13 +33,15 @@ export class SharedCells {
   readonly #runtime: Runtime;
   readonly #graceMs: number;
 
-  /** Creates an empty table. */
   constructor(runtime: Runtime, graceMs: number) {
     this.#runtime = runtime;
     this.#graceMs = graceMs;
   }
 
-  /** The cell of a key; `undefined` if there is none. Has no effect, so a render may ask. */
+  /**
+   * Returns the cell of a key; `undefined` if there is none. Has no effect, so it is safe during a
+   * render.
+   */
   peek(key: string): OpenCell | undefined {
     return this.#all.get(key)?.cell;
   }
@@ -53,7 +57,7 @@ export class SharedCells {
   use(key: string, open: () => OpenCell, listener: () => void): () => void {
     let shared = this.#all.get(key);
     if (shared?.users === 0 && shared.cell.snapshot.error) {
-      this.#end(key, shared); // Failed in the grace.
+      this.#end(key, shared); // Failed during the grace period.
       shared = undefined;
     }
     if (shared === undefined) {
@@ -80,7 +84,7 @@ export class SharedCells {
 
   #leave(key: string, shared: Shared): void {
     if (this.#all.get(key) !== shared) return;
-    // The next component tries anew.
+    // The next component tries again.
     if (shared.cell.snapshot.error) return this.#end(key, shared);
     this.#unused.add(key);
     const graceMs = Math.min(this.#graceMs, shared.cell.maxGraceMs ?? Infinity);

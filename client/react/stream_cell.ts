@@ -1,4 +1,4 @@
-/** Items that come one after the other, for the components of a page. */
+/** Items that arrive one after another, for the components of a page. */
 import { Cell, errorOf, type Rounds } from "./cell.ts";
 
 /**
@@ -15,13 +15,13 @@ export interface StreamSnapshot<I = unknown> {
   readonly omitted: number;
   /** True while further items may come. */
   readonly isPending: boolean;
-  /** True once the stream has ended, complete. */
+  /** True once the stream has ended completely. */
   readonly isDone: boolean;
   /** The error that ended the stream. */
   readonly error: Error | undefined;
 }
 
-/** A stream that has not begun. */
+/** A stream that has not started. */
 export const NO_ITEMS: StreamSnapshot<never> = Object.freeze({
   items: Object.freeze([]) as readonly never[],
   text: "",
@@ -31,42 +31,39 @@ export const NO_ITEMS: StreamSnapshot<never> = Object.freeze({
   error: undefined,
 });
 
-/** A stream that has begun, and has no item. */
+/** A stream that has started, without items so far. */
 export const PENDING_ITEMS: StreamSnapshot<never> = Object.freeze({ ...NO_ITEMS, isPending: true });
 
-/** Items, and perhaps a way to stop the source. */
+/** Items, and optionally a way to stop the source. */
 type Source = AsyncIterable<unknown> & {
   readonly offset?: string | undefined;
   cancel?(reason?: string): Promise<void>;
 };
 
-/** Reads one stream after the other, and has the items of the newest. */
+/** Reads one stream after another, and holds the items of the newest. */
 export class StreamCell extends Cell<StreamSnapshot> {
   readonly #keep: number;
-  /** The stream that is read. */
   #reading: AbortController | undefined;
   #source: Source | undefined;
   #items: unknown[] = [];
-  /** Items before those of `#items`. */
+  /** Number of items dropped before `#items`. */
   #omitted = 0;
   #text = "";
   #isDone = false;
   #error: Error | undefined;
-  /** Offset of the newest item, if the source has offsets. */
   #offset: string | undefined;
   /** The last snapshot of a closed cell, while its part of the page is hidden. */
   #parked: StreamSnapshot | undefined;
 
-  /** Creates a cell without items. */
   constructor(rounds: Rounds, keep: number) {
     super(rounds, NO_ITEMS);
     this.#keep = keep;
   }
 
   /**
-   * Begins to read a stream, in place of the former one.
+   * Starts to read a stream, in place of the previous one.
    *
-   * @param open Opens the stream. The signal aborts once the stream is left.
+   * @param open Opens the stream. The signal aborts when the cell stops reading it.
    */
   begin(open: (signal: AbortSignal) => Source): void {
     this.#reading?.abort();
@@ -86,10 +83,10 @@ export class StreamCell extends Cell<StreamSnapshot> {
   }
 
   /**
-   * Continues a closed cell behind its newest item, unless the stream was complete.
+   * Continues a closed cell after its newest item, unless the stream was complete.
    *
    * @param previous The closed cell.
-   * @param open Opens the stream behind an offset.
+   * @param open Opens the stream after an offset.
    */
   resume(previous: StreamCell, open: (signal: AbortSignal, after?: string) => Source): void {
     this.#items = [...previous.#items];
@@ -104,7 +101,7 @@ export class StreamCell extends Cell<StreamSnapshot> {
     this.refresh();
   }
 
-  /** Stops the source, and reading. An error of the source is a part of the snapshot. */
+  /** Stops the source, and reading. An error of the source is part of the snapshot. */
   cancel(reason?: string): void {
     const reading = this.#reading;
     if (reading === undefined) return;
@@ -115,12 +112,12 @@ export class StreamCell extends Cell<StreamSnapshot> {
     });
   }
 
-  /** Stops reading. The items stay, and another stream may begin. */
+  /** Stops reading. The items stay, and another stream may start. */
   close(): void {
     if (!this.#error) this.#parked = this.take();
     if (this.#reading === undefined) return;
     this.#leave();
-    // At once: the rounds of a page that is hidden end in the same turn.
+    // Immediately, because the rounds of a hidden page stop in the same turn.
     this.refresh();
   }
 
@@ -129,7 +126,7 @@ export class StreamCell extends Cell<StreamSnapshot> {
     const items = this.#items.slice(extra);
     return {
       items,
-      // The text grows with each item, and is made anew only while items are left out.
+      // The text grows with each item, and is rebuilt only while items are left out.
       text: this.#omitted + extra > 0 ? joinedTexts(items) : this.#text,
       omitted: this.#omitted + extra,
       isPending: this.#reading !== undefined,

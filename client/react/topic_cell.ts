@@ -18,11 +18,11 @@ export type Keyed<M> = M & {
   readonly key: number;
 };
 
-/** A hole in the messages of a topic. */
+/** A gap in the messages of a topic. */
 export interface TopicGap {
   /** The reason why messages are missing, or may be. */
   readonly reason: RecoveryReason | undefined;
-  /** The `key` of the first message behind the hole, also before that message has come. */
+  /** The `key` of the first message after the gap, also before that message has arrived. */
   readonly key: number;
 }
 
@@ -37,20 +37,20 @@ export interface TopicSnapshot<M = UntypedMessage> {
   /** The newest message. */
   readonly last: Keyed<M> | undefined;
   /**
-   * `pending` before the server's first answer, then `subscribed`; `lost` while there is no
-   * connection, the client is refused, or the server refuses for now; `ended` after a refusal, see `error`.
+   * `pending` before the server's first reply, then `subscribed`; `lost` while there is no
+   * connection, the client is refused, or the server rejects the topic temporarily; `ended` after a
+   * refusal, see `error`.
    */
   readonly status: Subscription["status"]["current"];
   /**
-   * The newest hole in the messages: the connection was lost, and the topic has no history or not a
-   * long enough one. A new object for each hole.
+   * The newest gap in the messages: the connection was lost, and the topic has no history or one
+   * that is too short. A new object for each gap.
    */
   readonly gap: TopicGap | undefined;
   /** The error that ended the subscription. */
   readonly error: Error | undefined;
 }
 
-/** The topic before there is a subscription. */
 export const PENDING_TOPIC: TopicSnapshot<never> = Object.freeze({
   messages: Object.freeze([]) as readonly never[],
   last: undefined,
@@ -61,7 +61,7 @@ export const PENDING_TOPIC: TopicSnapshot<never> = Object.freeze({
 
 /** Options of a {@linkcode TopicCell}. */
 export interface TopicCellOptions extends Pick<ClientSubscribeOptions, "last" | "since"> {
-  /** Most messages of a snapshot; the newest are kept. */
+  /** Maximum number of messages in a snapshot; the newest are kept. */
   readonly keep: number;
 }
 
@@ -81,9 +81,9 @@ export class TopicCell extends Cell<TopicSnapshot> {
   #error: Error | undefined;
 
   /**
-   * Subscribes. An error of the subscription is a part of the snapshot.
+   * Subscribes. Errors of the subscription are part of the snapshot.
    *
-   * @param rounds Tells the changes.
+   * @param rounds Notifies of changes.
    * @param client The client.
    * @param topic The topic.
    * @param options Number of messages, the start in a history, the reader to notify of each message,
@@ -126,12 +126,14 @@ export class TopicCell extends Cell<TopicSnapshot> {
     return this.#parked;
   }
 
-  /** Longest grace of the topic, in milliseconds: the other members of a room see the leave. */
+  /**
+   * Longest grace period of the topic, in milliseconds, because the other members of a room see the
+   * leave.
+   */
   get maxGraceMs(): number {
     return this.#subscription?.isRoom ? ROOM_GRACE_MS : Infinity;
   }
 
-  /** Leaves the topic. */
   close(): void {
     const snapshot = this.take();
     if (!this.#error) {
@@ -140,7 +142,7 @@ export class TopicCell extends Cell<TopicSnapshot> {
     }
     this.#position ??= this.#subscription?.position;
     this.#reader.leave();
-    // The subscription has ended also if the server does not answer.
+    // The subscription has ended even if the server does not reply.
     this.#subscription?.unsubscribe().catch(() => {});
   }
 
@@ -161,7 +163,7 @@ export class TopicCell extends Cell<TopicSnapshot> {
         if (this.#parked) return;
         this.#position = subscription.position;
         this.#reader.arrived(message.data);
-        // Every reader has messages of its own.
+        // Every reader receives its own messages.
         this.#messages.push(Object.assign(message, { key: this.#key++ }));
         if (this.#messages.length > 2 * this.#keep) {
           this.#messages = this.#messages.slice(-this.#keep);
@@ -173,7 +175,7 @@ export class TopicCell extends Cell<TopicSnapshot> {
     }
   }
 
-  /** Continues a closed cell: at its position, or behind a gap in a topic without a history. */
+  /** Continues a closed cell: from its position, or after a gap in a topic without a history. */
   #continue(previous: TopicCell): void {
     this.#messages = [...previous.#messages];
     this.#key = previous.#key;
