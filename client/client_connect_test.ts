@@ -13,7 +13,7 @@ import { turns } from "../tests/waiting.ts";
 
 const late = { handshakeTimeoutMs: 3_600_000, requestTimeoutMs: 3_600_000 };
 
-Deno.test("Client gives a whole attempt connectTimeoutMs, for any step", async () => {
+Deno.test("Client limits a whole attempt to connectTimeoutMs, whatever step hangs", async () => {
   const never = new Promise<never>(() => {});
   const cases: [what: string, options: ClientOptions, prepare?: (network: Network) => void][] = [
     ["the token", { token: () => never }],
@@ -42,7 +42,7 @@ Deno.test("Client gives a whole attempt connectTimeoutMs, for any step", async (
   }
 });
 
-Deno.test("Client shares connectTimeoutMs out over token, dialer and hello", async () => {
+Deno.test("Client divides connectTimeoutMs among token, dialer and hello", async () => {
   using time = new FakeTime();
   const network = new Network();
   const { promise, resolve } = Promise.withResolvers<string>();
@@ -59,7 +59,7 @@ Deno.test("Client shares connectTimeoutMs out over token, dialer and hello", asy
   assertEquals(await peer.closed, { closeCode: 4408, reason: "No hello in time" });
 });
 
-Deno.test("Client waits for ever where connectTimeoutMs is Infinity", async () => {
+Deno.test("Client waits without a limit if connectTimeoutMs is Infinity", async () => {
   using time = new FakeTime();
   const network = new Network();
   let peer: Peer | undefined;
@@ -72,7 +72,7 @@ Deno.test("Client waits for ever where connectTimeoutMs is Infinity", async () =
   assertEquals(await settled(client), "connected");
 });
 
-Deno.test("Client() rejects a connectTimeoutMs that is no time", () => {
+Deno.test("Client() rejects an invalid connectTimeoutMs", () => {
   for (const connectTimeoutMs of [NaN, -1]) {
     assertThrows(
       () => new Network().client({ connectTimeoutMs }),
@@ -82,7 +82,7 @@ Deno.test("Client() rejects a connectTimeoutMs that is no time", () => {
   }
 });
 
-Deno.test("Client sends no token to a server that could not read it", async () => {
+Deno.test("Client sends no token to a server that does not support tokens", async () => {
   const network = new Network();
   network.answers.push(() => memoryPair({ protocol: "" }).client);
   await using client = network.client({ token: "t" });
@@ -91,15 +91,15 @@ Deno.test("Client sends no token to a server that could not read it", async () =
   assert("cause" in current && current.cause.reason.includes("does not speak skein.1"));
 });
 
-Deno.test("Client calls neither the URL function nor the token function once its signal was aborted", async () => {
+Deno.test("Client calls neither the URL function nor the token function once its signal is aborted", async () => {
   const network = new Network();
-  const token = () => Promise.reject(new Error("Not to be asked"));
+  const token = () => Promise.reject(new Error("Must not be called"));
   const client = network.client({ signal: AbortSignal.abort(), token });
   assertEquals((await client.closed).by, "local");
   assertEquals(network.dials, []);
 });
 
-Deno.test("Client's session shows no token of its URL", async () => {
+Deno.test("Client's session hides a token in its URL", async () => {
   const network = new Network();
   await using client = new Client("memory://server/a?token=secret&b=1", denoPlatform(network.dial));
   const session = await client.whenConnected();
@@ -108,7 +108,7 @@ Deno.test("Client's session shows no token of its URL", async () => {
   assert(!Deno.inspect(session, { depth: 20 }).includes("secret"));
 });
 
-/** Targets of clients with several URLs; the server of each answers unless it is down. */
+/** Targets of clients with several URLs; each URL's server answers unless it is down. */
 function service(down: Set<string> = new Set()) {
   const network = new Network();
   const dial: Dialer = async (url, options) => {
@@ -121,7 +121,7 @@ function service(down: Set<string> = new Set()) {
 
 const steady = { runtime: drawing(0.5) };
 
-Deno.test("Client with several URLs tries the next one at once, and waits after each round", async () => {
+Deno.test("Client with several URLs tries the next one immediately, and waits after each round", async () => {
   using time = new FakeTime(0);
   const { network, dial, down, dialed } = service(new Set(["b", "c"]));
   await using client = new Client(["m://a/", "m://b/", "m://c/"], denoPlatform(dial), steady);
@@ -141,14 +141,14 @@ Deno.test("Client with several URLs tries the next one at once, and waits after 
   await time.tickAsync(10_000);
   network.cut();
   await turns();
-  // All others are worth an attempt again, and the first one comes after the last.
+  // All others are worth an attempt again, and the first one is tried last.
   assertEquals(dialed().slice(8), ["c 20750", "a 20750"]);
   await time.tickAsync(250);
   assertEquals(await settled(client), "connected");
   assertEquals(dialed().slice(10), ["b 21000"]);
 });
 
-Deno.test("Client whose function returns another host after a loss dials that host at once", async () => {
+Deno.test("Client whose function returns another host after a loss dials that host immediately", async () => {
   for (const isAsync of [false, true]) {
     using time = new FakeTime(0);
     const { network, dial, dialed } = service();
@@ -169,15 +169,16 @@ Deno.test("Client whose function returns another host after a loss dials that ho
     await time.tickAsync(10_000);
     network.cut();
     assertEquals(await settled(client), "reconnecting");
-    assertEquals(asked, 3, "asked ahead of time");
+    assertEquals(asked, 3, "called early");
     await time.tickAsync(250);
     assertEquals(await settled(client), "connected");
-    // The same host is left alone for the delay; the answer is used, and not asked for again.
+    // The client waits before it dials the same host again; it uses the URL without calling the
+    // function again.
     assertEquals([dialed()[2], network.dials[2]!.url, asked], ["b 20250", urls[2], 3]);
   }
 });
 
-Deno.test("Client calls its function again where it failed after a loss", async () => {
+Deno.test("Client calls its URL function again if it failed after a loss", async () => {
   using time = new FakeTime(0);
   const { network, dial, dialed } = service();
   let asked = 0;
@@ -196,7 +197,7 @@ Deno.test("Client calls its function again where it failed after a loss", async 
   assertEquals([dialed(), asked], [["a 0", "a 10750"], 3]);
 });
 
-Deno.test("Client tries again when the page is back online or looked at again, and lets go then", async () => {
+Deno.test("Client retries when the page is online or visible again, and then removes its listeners", async () => {
   const page = globalThis as { document?: { hidden: boolean } };
   using time = new FakeTime();
   const network = new Network();
@@ -245,7 +246,7 @@ Deno.test("Client prints each unreachable URL once, and a refusal once", async (
   ]);
 });
 
-Deno.test("Client tells onError, and not the console, that a URL is unreachable or refuses it", async () => {
+Deno.test("Client reports an unreachable URL or a refusal to onError, not on the console", async () => {
   using time = new FakeTime();
   using printed = captureConsole();
   const told: unknown[][] = [];
@@ -274,7 +275,7 @@ Deno.test("Client tells onError, and not the console, that a URL is unreachable 
   assertEquals(printed.lines, []);
 });
 
-Deno.test("Client prints nothing where its status is read or subscribed to, or onError is set, or it is closed", async () => {
+Deno.test("Client prints nothing if its status is read or subscribed to, onError is set, or it is closed", async () => {
   using time = new FakeTime();
   using printed = captureConsole();
   const { dial } = service(new Set(["a"]));
@@ -295,8 +296,8 @@ Deno.test("Client prints nothing where its status is read or subscribed to, or o
   assertEquals(printed.lines, []);
 });
 
-Deno.test("Client.close() ends a client whose session is just established", async () => {
-  // Every moment between the hello and the turn in which the client has the session.
+Deno.test("Client.close() closes a client whose session was just established", async () => {
+  // Every step between the hello and the turn in which the client holds the session.
   for (let moment = 0; moment < 100; moment++) {
     const network = new Network();
     const said = Promise.withResolvers<void>();
@@ -312,7 +313,7 @@ Deno.test("Client.close() ends a client whose session is just established", asyn
   }
 });
 
-Deno.test("Client waits for connectAfter, and keeps what is sent meanwhile", async () => {
+Deno.test("Client waits for connectAfter, and keeps messages sent meanwhile", async () => {
   using time = new FakeTime();
   const { promise, resolve } = Promise.withResolvers<void>();
   const said: unknown[] = [];
@@ -330,7 +331,7 @@ Deno.test("Client waits for connectAfter, and keeps what is sent meanwhile", asy
   assertEquals(other.status.current.name, "connected");
 });
 
-Deno.test("Client.close() ends a client that still waits for connectAfter", async () => {
+Deno.test("Client.close() closes a client that still waits for connectAfter", async () => {
   await using server = testServer();
   const client = server.connect({ connectAfter: new Promise(() => {}) });
   await client.close();

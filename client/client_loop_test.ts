@@ -5,7 +5,7 @@ import { Network, settled } from "../tests/clients.ts";
 import { turns } from "../tests/waiting.ts";
 import { MAX_UNREAD_SESSIONS } from "./unread_sessions.ts";
 
-/** A network whose sessions send their names, three times each. */
+/** A network whose sessions send their name three times each. */
 function talking(): Network {
   return new Network({
     onOpen: (session) => {
@@ -14,7 +14,7 @@ function talking(): Network {
   });
 }
 
-Deno.test("Client iteration begins with the session of its first loop", async () => {
+Deno.test("Client iteration starts with the session at the time of its first loop", async () => {
   using time = new FakeTime();
   const network = talking();
   const client = network.client();
@@ -28,7 +28,7 @@ Deno.test("Client iteration begins with the session of its first loop", async ()
   assertEquals(rest.map(({ data }) => data), ["s-2 1", "s-2 2"]);
 });
 
-Deno.test("Client iteration throws where more sessions wait than its bound, then continues", async () => {
+Deno.test("Client iteration throws if more sessions wait than its bound, then continues", async () => {
   using time = new FakeTime();
   const network = talking();
   const client = network.client();
@@ -46,14 +46,14 @@ Deno.test("Client iteration throws where more sessions wait than its bound, then
   await assertRejects(() => read(), QueueFullError, "8 sessions wait to be read");
   const said = (id: number) => [0, 1, 2].map((i) => `s-${id} ${i}`);
   assertEquals(got.splice(0), [1, 2, 3, 4, 5, 6, 7, 8].flatMap(said));
-  // Another loop begins with the newest session.
+  // Another loop starts with the newest session.
   await read(1);
   await client.close();
   await read();
   assertEquals(got, said(11));
 });
 
-Deno.test("Client iteration refuses a second loop, and one beside a handler", async () => {
+Deno.test("Client iteration rejects a second loop, and a loop in addition to a handler", async () => {
   const network = talking();
   await using client = network.client();
   const messages = client[Symbol.asyncIterator]();

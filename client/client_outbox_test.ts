@@ -11,7 +11,7 @@ const PAD = "x".repeat(1_000);
 const numbers = (from: number, to: number) =>
   Array.from({ length: to - from }, (_, index) => from + index);
 
-/** A network that records the received numbers, and reads none at first. */
+/** A network that records the received numbers, and does not read at first. */
 function stalling(seen: number[]): { network: Network; stalled: Answer } {
   const network = new Network({
     onMessage: ({ data }) => void seen.push((data as { i: number }).i),
@@ -24,16 +24,16 @@ function stalling(seen: number[]): { network: Network; stalled: Answer } {
   return { network, stalled };
 }
 
-Deno.test("Client sends its outbox no faster than the server takes it, in order", async () => {
+Deno.test("Client sends its outbox no faster than the server reads it, in order", async () => {
   const seen: number[] = [];
   const { network, stalled } = stalling(seen);
   network.answers.push(stalled);
   await using client = network.client({ outbox: { maxMessages: 2_001, maxBytes: 4_000_000 } });
   for (let i = 0; i < 2_000; i++) client.send("a", { i, pad: PAD });
   assertEquals(await settled(client), "connected");
-  assert(client.outbox.messages > 1_500, `${client.outbox.messages} are still here`);
+  assert(client.outbox.messages > 1_500, `${client.outbox.messages} are still in the outbox`);
   assertEquals(seen, []);
-  // Behind the others, though there is a session.
+  // Queued after the others, although there is a session.
   client.send("a", { i: 2_000, pad: PAD });
   const left = 2_001 - client.outbox.messages;
   for (let i = 0; i < left; i++) client.send("b", { i: 2_001 + i, pad: PAD });
@@ -45,7 +45,7 @@ Deno.test("Client sends its outbox no faster than the server takes it, in order"
   assertEquals(network.sessions.length, 1);
 });
 
-Deno.test("Client.publish() that is aborted or late before a session took it is not made, with any delivery", async () => {
+Deno.test("Client.publish() sends nothing if aborted or timed out before a session accepts it, with any delivery", async () => {
   using time = new FakeTime();
   for (const delivery of ["at-most-once", "at-least-once"] as const) {
     const published: unknown[] = [];
@@ -76,7 +76,7 @@ Deno.test("Client.publish() that is aborted or late before a session took it is 
   }
 });
 
-Deno.test("Client.publish() that a session took stays in the outbox when its caller gives up", async () => {
+Deno.test("Client.publish() keeps an accepted publication in the outbox after its caller stops waiting", async () => {
   using time = new FakeTime();
   const network = new Network({
     services: new RequestService(platformRuntime(), { publish: () => new Promise(() => {}) }),
@@ -95,7 +95,7 @@ Deno.test("Client.publish() that a session took stays in the outbox when its cal
   assertEquals(client.outbox.messages, 1);
 });
 
-Deno.test("Client keeps the newest acknowledged number when a session that it left acknowledges less", async () => {
+Deno.test("Client keeps the newest acknowledged number when an earlier session acknowledges less", async () => {
   using time = new FakeTime();
   const network = new Network();
   const peers: Peer[] = [];
@@ -118,13 +118,13 @@ Deno.test("Client keeps the newest acknowledged number when a session that it le
   await turns();
   assertEquals(await moving, true);
   await turns();
-  // The new session acknowledges both, and then the old one the first.
+  // The new session acknowledges both, then the old one acknowledges the first.
   peers[1]!.say({ ack: 2 });
   await turns();
   peers[0]!.say({ ack: 1 });
   await turns();
   assertEquals(client.outbox.messages, 0);
-  // The answers of the new session are lost, but its acknowledgment was none too many.
+  // The new session's replies are lost, but its acknowledgment still counts.
   peers[1]!.connection.close({ closeCode: 4000, reason: "restarting" });
   await turns();
   await time.tickAsync(1_000);
@@ -134,7 +134,7 @@ Deno.test("Client keeps the newest acknowledged number when a session that it le
   ]);
 });
 
-Deno.test("Client keeps unsent messages of a session for the next one, in order and once", async () => {
+Deno.test("Client sends unsent messages of a session in the next one, once and in order", async () => {
   using time = new FakeTime();
   const seen: number[] = [];
   const { network, stalled } = stalling(seen);
@@ -153,7 +153,7 @@ Deno.test("Client keeps unsent messages of a session for the next one, in order 
   assertEquals(client.outbox.messages, 0);
 });
 
-Deno.test("Client sends its outbox under any bounds and policy of its send queue", async () => {
+Deno.test("Client sends its outbox with any bounds and overflow policy of its send queue", async () => {
   for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as const) {
     for (const bounds of [{ maxMessages: 1 }, { maxMessages: 3 }, { maxBytes: 1_200 }]) {
       const seen: number[] = [];
@@ -173,7 +173,7 @@ Deno.test("Client sends its outbox under any bounds and policy of its send queue
   }
 });
 
-Deno.test("Client drops outbox messages that the server does not take, reports them, and continues", async () => {
+Deno.test("Client drops outbox messages that are too large for the server, reports them, and continues", async () => {
   const seen: unknown[] = [];
   const network = new Network({
     maxMessageBytes: 1_000,
@@ -195,7 +195,7 @@ Deno.test("Client drops outbox messages that the server does not take, reports t
   assertEquals([network.sessions.length, client.isConnected], [1, true]);
 });
 
-Deno.test("Client.send() behind a full outbox refuses at once messages that the server does not take", async () => {
+Deno.test("Client.send() rejects messages that are too large for the server immediately, even if the outbox is full", async () => {
   const seen: number[] = [];
   const { network, stalled } = stalling(seen);
   network.server = { ...network.server, maxMessageBytes: 2_000 };

@@ -11,7 +11,7 @@ import type { ClientOptions } from "./client_options.ts";
 /** The status after a close, and the delay of the next attempt: the longest is 30 s. */
 type Next = "closed" | "refused" | "usual" | "longest" | "fresh";
 
-/** The next status after each close code: as the answer to an attempt, and in a session. */
+/** The next status after each close code: in response to an attempt, and in a session. */
 const CLOSES: Readonly<Record<keyof typeof CloseCode, readonly [attempt: Next, session: Next]>> = {
   normal: ["closed", "closed"],
   goingAway: ["usual", "usual"],
@@ -31,7 +31,10 @@ const CLOSES: Readonly<Record<keyof typeof CloseCode, readonly [attempt: Next, s
 /** Codes of applications and of foreign peers. */
 const OTHERS = [1, 1000, 1002, 1011, 3000, 4000, 4402, 4410, 4499, 4999];
 
-/** The next status after an HTTP status of a refusal; all others count as a server that is away. */
+/**
+ * The next status after a refusal with an HTTP status; after all others the server counts as
+ * unreachable.
+ */
 const STATUSES: Readonly<Record<number, Next>> = {
   400: "refused",
   401: "refused",
@@ -41,7 +44,7 @@ const STATUSES: Readonly<Record<number, Next>> = {
 
 const TOKEN: ClientOptions = { token: () => undefined };
 
-/** Names what follows, by the status of a client whose delays are half of the drawn bound. */
+/** Names the outcome, by the status of a client whose delays are half of the maximum. */
 function nextOf(client: Client): Next {
   const { current } = client.status;
   if (current.name === "refused" || current.name === "closed") return current.name;
@@ -50,7 +53,7 @@ function nextOf(client: Client): Next {
   return current.delayMs === 250 ? "usual" : "fresh";
 }
 
-Deno.test("Client is refused by an application's own no alone: every close code, every end, every time", async () => {
+Deno.test("Client is refused only by a decision of the application, for every close code, end and time", async () => {
   using _time = new FakeTime();
   const all = Object.entries(CLOSES).map(([name, next]) =>
     [CloseCode[name as keyof typeof CloseCode], ...next] as const
@@ -78,7 +81,7 @@ Deno.test("Client is refused by an application's own no alone: every close code,
   }
 });
 
-Deno.test("Client is refused by the statuses 400, 401 and 403 alone, and comes back after all others", async () => {
+Deno.test("Client is refused only by HTTP statuses 400, 401 and 403, and reconnects after all others", async () => {
   using _time = new FakeTime();
   for (let status = 400; status < 600; status++) {
     const network = new Network();
@@ -95,7 +98,7 @@ Deno.test("Client is refused by the statuses 400, 401 and 403 alone, and comes b
   }
 });
 
-Deno.test("Client rests after a final close of its own, and tries again after an invalid server", async () => {
+Deno.test("Client stays closed or refused after its own final close, and retries after an invalid server", async () => {
   using _time = new FakeTime();
   for (
     const [code, next] of [
@@ -119,7 +122,9 @@ Deno.test("Client rests after a final close of its own, and tries again after an
   }
 });
 
-/** A network with a service of topics, and a client that was refused with a loop of each kind. */
+/**
+ * A network with a service of topics, and a client that was refused while a loop of each kind runs.
+ */
 async function refused(options: ClientOptions = {}) {
   const asked: string[] = [];
   const network = new Network({
@@ -154,7 +159,7 @@ Deno.test("Client keeps subscriptions, loops and its outbox while refused, idle 
   await using _ = client;
   assertEquals(settledBy.splice(0).sort(), ["connected failed", "request failed", "retry failed"]);
   await time.tickAsync(86_400_000);
-  assertEquals(network.dials.length, 2, "no attempt of its own");
+  assertEquals(network.dials.length, 2, "no attempt on its own");
   client.send("say", "second");
   assertThrows(() => client.send("say", "third"), QueueFullError);
   const other = client.subscribe("b");
@@ -171,7 +176,7 @@ Deno.test("Client keeps subscriptions, loops and its outbox while refused, idle 
   assertEquals(settledBy.splice(0), ["ready ended"]);
 });
 
-Deno.test("Client.retryNow() rests again after another refusal, and close() ends everything", async () => {
+Deno.test("Client.retryNow() returns to refused after another refusal, and close() ends everything", async () => {
   using _time = new FakeTime();
   const { network, client, settledBy } = await refused();
   network.answers.push(network.refuse(4403));
@@ -189,7 +194,7 @@ Deno.test("Client.retryNow() rests again after another refusal, and close() ends
   assertEquals(network.dials.length, 3);
 });
 
-Deno.test("Client with endOnRefusal ends at once, and rejects all that waits", async () => {
+Deno.test("Client with endOnRefusal closes immediately, and rejects everything that waits", async () => {
   using _time = new FakeTime();
   const network = new Network();
   network.answers.push(network.nobody, network.refuse(4403));
@@ -213,7 +218,7 @@ Deno.test("Client with endOnRefusal ends at once, and rejects all that waits", a
   assertThrows(() => client.subscribe("a"), SessionClosedError, "refused");
 });
 
-Deno.test("Client that the server closed normally ends, and its loops end without an error", async () => {
+Deno.test("Client closes after a normal close by the server, and its loops end without an error", async () => {
   const network = new Network();
   network.answers.push(network.refuse(0));
   await using client = network.client();
@@ -267,7 +272,7 @@ Deno.test("Client that was refused with 4401 tries a fresh token when it wakes u
   }
 });
 
-Deno.test("Client checks its server and tries again when the option life says so, up to its end", async () => {
+Deno.test("Client checks its server and retries when the option life signals, until it is closed", async () => {
   using time = new FakeTime();
   let wake: (() => void) | undefined;
   const network = new Network();
@@ -294,7 +299,7 @@ Deno.test("Client checks its server and tries again when the option life says so
   assertEquals(wake, undefined);
 });
 
-Deno.test("Client takes null as no token, as undefined", async () => {
+Deno.test("Client treats null as no token, like undefined", async () => {
   for (const token of [null, undefined, () => null, () => Promise.resolve(undefined)]) {
     const network = new Network();
     await using client = network.client({ token });
@@ -303,7 +308,7 @@ Deno.test("Client takes null as no token, as undefined", async () => {
   }
 });
 
-Deno.test("Client waits an hour at most because a server said so", async () => {
+Deno.test("Client waits at most an hour at a server's request", async () => {
   using time = new FakeTime();
   const network = new Network();
   await using client = network.client();

@@ -7,7 +7,7 @@ import { HELLO, type Peer } from "../tests/sessions.ts";
 import { RequestService } from "../session/serving/requests.ts";
 import { turns } from "../tests/waiting.ts";
 
-Deno.test("Client connects, and tells session and wire", async () => {
+Deno.test("Client connects, and reports session and transport", async () => {
   const network = new Network();
   await using client = network.client();
   assertEquals([client.status.current.name, client.isConnected], ["connecting", false]);
@@ -46,7 +46,7 @@ Deno.test("Client throws in its loop after the last attempt", async () => {
   await assertRejects(() => loop, SessionClosedError, "Nobody is there");
 });
 
-Deno.test("Client asks for a token anew each time, and gives an expired one another try", async () => {
+Deno.test("Client gets a token for each attempt, and retries after an expired one", async () => {
   using time = new FakeTime();
   const tokens: string[] = [];
   const network = new Network({
@@ -80,7 +80,7 @@ Deno.test("Client asks for a token anew each time, and gives an expired one anot
   assertEquals(count, 4);
 });
 
-Deno.test("Client is refused by the server's close, however late after the answer", async () => {
+Deno.test("Client is refused by the server's close, even if it follows the reply late", async () => {
   for (const code of [4401, 4403, 4503]) {
     const network = new Network();
     network.answers.push(network.byHand(async (peer) => {
@@ -97,7 +97,7 @@ Deno.test("Client is refused by the server's close, however late after the answe
   }
 });
 
-Deno.test("Client comes back when the server says no hello in time", async () => {
+Deno.test("Client reconnects if the server sends no hello in time", async () => {
   using time = new FakeTime();
   const network = new Network();
   network.answers.push(network.byHand(() => {}));
@@ -141,7 +141,7 @@ Deno.test("Client keeps messages while disconnected, in order and bounded", asyn
   assertEquals([seen, client.outbox], [[1, 2, 3, 5], { messages: 0, bytes: 0 }]);
 });
 
-Deno.test("Client keeps its outbox when the session ends at its beginning", async () => {
+Deno.test("Client keeps its outbox if the session ends as it starts", async () => {
   using time = new FakeTime();
   const seen: unknown[] = [];
   const network = new Network({ onMessage: ({ data }) => void seen.push(data) });
@@ -161,7 +161,7 @@ Deno.test("Client keeps its outbox when the session ends at its beginning", asyn
   assertEquals(seen, [1, 2]);
 });
 
-Deno.test("Client.request() waits for a session, and asks again only if told to", async () => {
+Deno.test("Client.request() waits for a session, and repeats the request only with retry", async () => {
   using time = new FakeTime();
   const gate = Promise.withResolvers<void>();
   const network = new Network({
@@ -181,7 +181,7 @@ Deno.test("Client.request() waits for a session, and asks again only if told to"
   gate.resolve();
 });
 
-Deno.test("Client.request() has one deadline over all attempts", async () => {
+Deno.test("Client.request() has one deadline across all attempts", async () => {
   using time = new FakeTime();
   const network = new Network();
   network.answers.push(network.never);
@@ -195,7 +195,7 @@ Deno.test("Client.request() has one deadline over all attempts", async () => {
   await Promise.all(waiting);
 });
 
-Deno.test("Client.request() waits at most for its time again when the clock is set back", async () => {
+Deno.test("Client.request() waits at most another timeoutMs if the clock is set back", async () => {
   using time = new FakeTime();
   let offsetMs = 0;
   const runtime = Object.assign(platformRuntime(), { now: () => Date.now() + offsetMs });
@@ -210,8 +210,8 @@ Deno.test("Client.request() waits at most for its time again when the clock is s
   await waiting;
 });
 
-Deno.test("Client.publish() has one deadline over the connection and the answer", async () => {
-  // Found by a simulated cluster: seed 3127764432 on Redis, which freezes behind a node that was away.
+Deno.test("Client.publish() has one deadline for the connection and the reply", async () => {
+  // Found by a simulated cluster: seed 3127764432 on Redis, which freezes after a node was cut off.
   using time = new FakeTime();
   const network = new Network();
   let server: Peer | undefined;
@@ -233,7 +233,7 @@ Deno.test("Client.publish() has one deadline over the connection and the answer"
   await late;
 });
 
-Deno.test("Client reports each status, and its end", async () => {
+Deno.test("Client reports each status, then ends the feed", async () => {
   using time = new FakeTime();
   const network = new Network();
   const client = network.client();
@@ -251,7 +251,7 @@ Deno.test("Client reports each status, and its end", async () => {
   await client.close();
 });
 
-Deno.test("Client.close() ends every attempt, at any step", async () => {
+Deno.test("Client.close() aborts an attempt at any step", async () => {
   const never = new Promise<never>(() => {});
   const cases: [what: string, start: (network: Network) => ReturnType<Network["client"]>][] = [
     ["a token", (network) => network.client({ token: () => never })],
@@ -273,7 +273,7 @@ Deno.test("Client.close() ends every attempt, at any step", async () => {
   }
 });
 
-Deno.test("Client closes by its signal, also by an aborted one", async () => {
+Deno.test("Client closes when its signal aborts, also if aborted before", async () => {
   const network = new Network();
   const controller = new AbortController();
   const client = network.client({ signal: controller.signal });

@@ -41,7 +41,7 @@ function by(webTransport: TransportPlatform["webTransport"]): MakePlatform {
     denoPlatform(raceTransports({ webSocket: dialWebSocket, webTransport }, options));
 }
 
-/** Dials a server in memory. */
+/** Dials an in-memory server. */
 function inMemory(protocol: string = "skein.1"): MakePlatform {
   return by(webTransportLeg(() => {
     const pair = memoryPair({ frames: false, protocol });
@@ -50,13 +50,12 @@ function inMemory(protocol: string = "skein.1"): MakePlatform {
   }));
 }
 
-/** Dials a server that refuses. */
 function refusing(status: number): MakePlatform {
   const error = new ConnectionError(`The server answered ${status}`, { status });
   return by(() => Promise.reject(error));
 }
 
-Deno.test("dialBy() gives WebTransport messages", async () => {
+Deno.test("dialBy() supports messages over WebTransport", async () => {
   await using session = await soon(dialBy(inMemory(), URL_OF_SERVER, {}));
   assertEquals(await soon(session.request("echo", { n: 1 })), { n: 1 });
   assertEquals(session.url, URL_OF_SERVER);
@@ -64,7 +63,7 @@ Deno.test("dialBy() gives WebTransport messages", async () => {
   assertEquals(session.fallback, undefined);
 });
 
-Deno.test("dialBy() makes a session of streams alone where no protocol is offered", async () => {
+Deno.test("dialBy() opens a session with only streams if no protocol is offered", async () => {
   await using session = await soon(dialBy(inMemory(""), URL_OF_SERVER, { protocols: [] }));
   assertEquals(session.protocol, "");
   assertThrows(() => session.send("a"), UnsupportedError);
@@ -83,7 +82,7 @@ Deno.test("dialBy() rejects with the server's refusal, as over WebSocket", async
   assert(error.cause instanceof ConnectionError && error.cause.status === 403);
 });
 
-Deno.test("connectBy() ends as refused when WebTransport says so, and comes back otherwise", async () => {
+Deno.test("connectBy() is refused if WebTransport reports a refusal, and reconnects otherwise", async () => {
   using time = new FakeTime();
   for (
     const [status, name] of [
@@ -106,7 +105,7 @@ Deno.test("connectBy() ends as refused when WebTransport says so, and comes back
   }
 });
 
-Deno.test("connectBy() reads WebTransport's refusal from WebSocket", async () => {
+Deno.test("connectBy() learns the reason of a WebTransport refusal over WebSocket", async () => {
   await using server = listen();
   const url = server.url.replace("http", "ws");
   const serverCertificateHashes = [{ algorithm: "sha-256", value: new Uint8Array(32) }] as const;
@@ -123,7 +122,7 @@ Deno.test("connectBy() reads WebTransport's refusal from WebSocket", async () =>
   });
 });
 
-Deno.test("dialBy() says that the platform has no WebTransport, and takes WebSocket at once", async () => {
+Deno.test("dialBy() reports that the platform has no WebTransport, and uses WebSocket immediately", async () => {
   await using server = listen();
   await using session = await dialBy(by("Run it with a flag"), server.url, { headStartMs: 1e9 });
   const { transport, error } = session.fallback!;
@@ -137,7 +136,7 @@ Deno.test("dialBy() says that the platform has no WebTransport, and takes WebSoc
   assertEquals(preferred.fallback, undefined);
 });
 
-Deno.test("dialBy() gives up in time while WebTransport hangs", async () => {
+Deno.test("dialBy() times out while WebTransport hangs", async () => {
   using time = new FakeTime();
   let given: AbortSignal | undefined;
   const dialing = dialBy(
@@ -158,11 +157,11 @@ Deno.test("dialBy() gives up in time while WebTransport hangs", async () => {
   assert(given!.aborted);
 });
 
-Deno.test("connectBy() refuses unknown transports", () => {
+Deno.test("connectBy() rejects unknown transports", () => {
   assertThrows(() => connectBy(by("None"), URL_OF_SERVER, { transports: [] }), TypeError);
 });
 
-Deno.test("connectBy() throws at once for a URL that can never work", () => {
+Deno.test("connectBy() throws immediately for a URL that can never work", () => {
   const urls = ["", "/chat", "example.com", "ftp://example.com/", "ws://", "https://a:b:c/"];
   for (const url of urls) {
     assertThrows(
@@ -181,7 +180,7 @@ Deno.test("connectBy() throws at once for a URL that can never work", () => {
   assert(error.message.endsWith('received "ftp://example.com/"'), error.message);
 });
 
-Deno.test("connectBy() takes a relative URL against that of the page, also one that a function tells", async () => {
+Deno.test("connectBy() resolves a relative URL against the page's, also one that a function returns", async () => {
   const place = Object.getOwnPropertyDescriptor(globalThis, "location")!;
   Object.defineProperty(globalThis, "location", {
     value: { href: "https://example.com/app/page?a=b#c" },
@@ -239,7 +238,7 @@ Deno.test("connectBy() and dialBy() name the URL in every error, without its sec
   }
 });
 
-Deno.test("connectBy() names a server that cannot be reached once in the line on the console", async () => {
+Deno.test("connectBy() names an unreachable server once in its console line", async () => {
   using printed = captureConsole();
   const client = connectBy(
     () =>
@@ -258,7 +257,7 @@ Deno.test("connectBy() names a server that cannot be reached once in the line on
   ]);
 });
 
-Deno.test("connectBy() comes back when a page comes back that was left", async () => {
+Deno.test("connectBy() reconnects when a page is restored", async () => {
   using time = new FakeTime();
   using platform = new NativePlatform();
   const leg = webTransportLeg(dialNativeWebTransport);

@@ -4,7 +4,7 @@ import { drawing } from "../tests/sessions.ts";
 import { clockAhead } from "../tests/clock.ts";
 import { type Alarm, Liveness, type WatchedSession } from "./liveness.ts";
 
-/** A session whose server answers nothing by itself, and the log of what the watch does with it. */
+/** A session whose server never answers on its own, and a log of what the watch does with it. */
 class Silent implements WatchedSession {
   awaited = 1;
   isPingedIdle = false;
@@ -78,7 +78,7 @@ Deno.test("Liveness does nothing while nothing is awaited", async () => {
   assertEquals(it.log, []);
 });
 
-Deno.test("Liveness pings an idle session after 6 s where nothing else notices a dead server in time", async () => {
+Deno.test("Liveness pings an idle session after 6 s if nothing else notices a dead server in time", async () => {
   using it = watched((session) => {
     session.awaited = 0;
     session.isPingedIdle = true;
@@ -95,7 +95,7 @@ Deno.test("Liveness pings an idle session after 6 s where nothing else notices a
   assertEquals(it.log, ["ping 26000", "dial 27500"]);
 });
 
-Deno.test("Liveness starts with the wait, whatever time the session was idle before", async () => {
+Deno.test("Liveness starts counting with the wait, however long the session was idle before", async () => {
   using it = watched((session) => session.awaited = 0);
   await it.time.tickAsync(60_000);
   it.session.awaited = 1;
@@ -138,7 +138,7 @@ Deno.test("Liveness notices silence in a new wait as fast as in the first one", 
   assertEquals(it.log, ["ping 32000", "dial 33500"]);
 });
 
-Deno.test("Liveness is not put off by waits that begin during the silence", async () => {
+Deno.test("Liveness is not delayed by waits that start during the silence", async () => {
   using it = watched();
   for (let i = 0; i < 40; i++) {
     it.liveness.began();
@@ -184,7 +184,7 @@ Deno.test("Liveness does not dial if a sign of life comes during the random dela
   assertEquals(it.log, ["ping 2000"]);
 });
 
-Deno.test("Liveness gives the old connection the time by which the new one opened late, 100 ms to 1 s", async () => {
+Deno.test("Liveness gives the old connection as much time as the new one was late, 100 ms to 1 s", async () => {
   for (const [openedInMs, confirmedAt] of [[0, 3_600], [850, 4_100], [9_000, 4_500]] as const) {
     using it = watched((session) =>
       session.onDial = async (alarm) => {
@@ -229,7 +229,7 @@ Deno.test("Liveness counts an alarm as false if the server knew the silent sessi
   assertEquals(it.log, ["ping 7600", "dial 10100"]);
 });
 
-Deno.test("Liveness asks again if the new connection was rejected", async () => {
+Deno.test("Liveness pings again if the new connection was rejected", async () => {
   using it = watched((session) => session.onDial = () => Promise.resolve(false));
   await it.time.tickAsync(3_500);
   await it.time.tickAsync(10_000);
@@ -240,7 +240,7 @@ Deno.test("Liveness raises no alarm within a second of a timer that fired late",
   using it = watched();
   await it.time.tickAsync(2_000);
   {
-    // The process stood still for 5 s after the ping.
+    // The process was stalled for 5 s after the ping.
     using _ahead = clockAhead(5_000);
     await it.time.tickAsync(1_000);
     assertEquals(it.log, ["ping 2000"]);
@@ -263,12 +263,12 @@ Deno.test("Liveness notices silence after a clock was set ahead and back", async
 
 for (
   const [what, change] of [
-    ["bytes that are no whole frame", (session: Silent) => session.activity++],
-    ["a large message on its way out", (session: Silent) => session.unsentBytes -= 1_000],
-    ["a reader of its own that is behind", (session: Silent) => session.isPaused = true],
+    ["bytes that are not a complete frame", (session: Silent) => session.activity++],
+    ["a large message that is being sent", (session: Silent) => session.unsentBytes -= 1_000],
+    ["a slow reader on this end", (session: Silent) => session.isPaused = true],
   ] as const
 ) {
-  Deno.test(`Liveness takes ${what} for a sign of life`, async () => {
+  Deno.test(`Liveness counts ${what} as a sign of life`, async () => {
     using it = watched((session) => session.unsentBytes = 1_000_000);
     await it.time.tickAsync(2_500);
     change(it.session);
@@ -277,7 +277,7 @@ for (
   });
 }
 
-Deno.test("Liveness stops at its disposal, also during a dial", async () => {
+Deno.test("Liveness stops when disposed, also during a dial", async () => {
   using it = watched();
   await it.time.tickAsync(3_600);
   it.liveness[Symbol.dispose]();

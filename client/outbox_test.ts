@@ -13,7 +13,7 @@ function drain(outbox: Outbox): string[] {
   return topics;
 }
 
-Deno.test("Outbox keeps messages in order and hands each over once", () => {
+Deno.test("Outbox keeps messages in order and delivers each once", () => {
   const outbox = new Outbox(platformRuntime());
   for (const topic of ["a", "b", "c"]) outbox.add(message(topic));
   assertEquals(outbox.state, { messages: 3, bytes: 3 * SIZE });
@@ -22,7 +22,7 @@ Deno.test("Outbox keeps messages in order and hands each over once", () => {
   assertEquals(drain(outbox), []);
 });
 
-Deno.test("Outbox.add() refuses the first message past either bound", () => {
+Deno.test("Outbox.add() rejects the first message beyond either bound", () => {
   const byCount = new Outbox(platformRuntime(), { maxMessages: 2 });
   const byBytes = new Outbox(platformRuntime(), { maxBytes: 2 * SIZE });
   for (const outbox of [byCount, byBytes]) {
@@ -34,7 +34,7 @@ Deno.test("Outbox.add() refuses the first message past either bound", () => {
   }
 });
 
-Deno.test("Outbox.add() bounds 100 messages and 256 KiB by default", () => {
+Deno.test("Outbox.add() accepts at most 100 messages and 256 KiB by default", () => {
   const outbox = new Outbox(platformRuntime());
   for (let i = 0; i < 100; i++) outbox.add(message("a"));
   assertThrows(() => outbox.add(message("a")), QueueFullError);
@@ -44,7 +44,7 @@ Deno.test("Outbox.add() bounds 100 messages and 256 KiB by default", () => {
   assertThrows(() => large.add(message("a")), QueueFullError);
 });
 
-Deno.test("Outbox.shift() removes the first message alone, and none from an empty outbox", () => {
+Deno.test("Outbox.shift() removes only the first message, and none from an empty outbox", () => {
   const outbox = new Outbox(platformRuntime());
   outbox.shift();
   assertEquals(outbox.state, { messages: 0, bytes: 0 });

@@ -36,7 +36,7 @@ function withNavigator(own: Record<string, unknown>): Disposable {
   };
 }
 
-/** A client that is connected, and looked after. */
+/** A client that is connected, with its watches loaded. */
 async function connected(network: Network, options: Parameters<Network["client"]>[0] = {}) {
   const client = network.client(options);
   assertEquals(await settled(client), "connected");
@@ -52,7 +52,7 @@ async function heard(client: Client): Promise<[name: string, reason: string | un
 for (
   const [what, wake] of [
     ["is back online", () => dispatchEvent(new Event("online"))],
-    ["is looked at again", () => dispatchEvent(new Event("visibilitychange"))],
+    ["becomes visible again", () => dispatchEvent(new Event("visibilitychange"))],
     ["thaws", () => page.document!.dispatchEvent(new Event("resume"))],
     [
       "comes back from the browser's cache",
@@ -60,7 +60,7 @@ for (
     ],
   ] as const
 ) {
-  Deno.test(`Life gives up a session that is silent when its page ${what}, and the client reconnects at once`, async () => {
+  Deno.test(`Life aborts a silent session when its page ${what}, and the client reconnects immediately`, async () => {
     using time = new FakeTime();
     using _document = withDocument();
     const network = new Network();
@@ -81,7 +81,7 @@ for (
     assert(error instanceof TimeoutError && error.timeoutMs === 5_000);
   });
 
-  Deno.test(`Life keeps a session that answers when its page ${what}`, async () => {
+  Deno.test(`Life keeps a session that answers its ping when its page ${what}`, async () => {
     using time = new FakeTime();
     using _document = withDocument();
     const network = new Network();
@@ -89,13 +89,13 @@ for (
     const { session } = client;
     wake();
     await turns();
-    assert(session!.roundTripMs !== undefined, "It was asked");
+    assert(session!.roundTripMs !== undefined, "It was pinged");
     await time.tickAsync(30_000);
     assertEquals(client.session, session);
     assertEquals(network.dials.length, 1);
   });
 
-  Deno.test(`Life makes a waiting client try again at once when its page ${what}`, async () => {
+  Deno.test(`Life makes a waiting client retry immediately when its page ${what}`, async () => {
     using _time = new FakeTime();
     using _document = withDocument();
     const network = new Network();
@@ -108,7 +108,7 @@ for (
   });
 }
 
-Deno.test("Life asks when the network changes, where the platform tells", async () => {
+Deno.test("Life pings after the network changes, if the platform reports it", async () => {
   using time = new FakeTime();
   const connection = new EventTarget();
   using _navigator = withNavigator({ connection });
@@ -142,7 +142,7 @@ async function pass(time: FakeTime, seconds: number): Promise<void> {
   }
 }
 
-/** A client that got so many bytes of messages, and was looked at since. */
+/** A client that received this many bytes of messages, and whose clock was read since. */
 async function flowing(time: FakeTime, network: Network, bytes: number) {
   const client = await connected(network, { onMessage() {} });
   network.last.send("news", "x".repeat(bytes));
@@ -151,7 +151,7 @@ async function flowing(time: FakeTime, network: Network, bytes: number) {
   return client;
 }
 
-Deno.test("Life gives up a server whose messages stopped, within one heartbeat", async () => {
+Deno.test("Life aborts the session of a server whose messages stopped, within one heartbeat", async () => {
   using time = new FakeTime();
   const network = new Network();
   await using client = await flowing(time, network, 4_096);
@@ -165,16 +165,16 @@ Deno.test("Life gives up a server whose messages stopped, within one heartbeat",
   assertEquals((await session!.closed).by, "network");
 });
 
-Deno.test("Life keeps a server whose messages stopped, when it gives a sign of life", async () => {
+Deno.test("Life keeps the session of a server whose messages stopped, if it gives a sign of life", async () => {
   using time = new FakeTime();
   const network = new Network();
   await using client = await flowing(time, network, 4_096);
   await pass(time, 30);
-  assert(client.session!.roundTripMs !== undefined, "It was asked");
+  assert(client.session!.roundTripMs !== undefined, "It was pinged");
   assertEquals(network.dials.length, 1);
 });
 
-Deno.test("Life leaves a server of few messages to the heartbeat", async () => {
+Deno.test("Life leaves a server that sends few messages to the heartbeat", async () => {
   using time = new FakeTime();
   const network = new Network();
   await using _client = await flowing(time, network, 100);
@@ -185,7 +185,7 @@ Deno.test("Life leaves a server of few messages to the heartbeat", async () => {
   assertEquals(network.dials.length, 2);
 });
 
-Deno.test("Life sends a ping after the machine slept, and gives up a silent peer", async () => {
+Deno.test("Life sends a ping after the machine slept, and aborts the session of a silent peer", async () => {
   using time = new FakeTime();
   const network = new Network();
   await using client = await connected(network);
@@ -204,7 +204,7 @@ Deno.test("Life sends a ping after the machine slept, and gives up a silent peer
   assert(client.session !== session);
 });
 
-Deno.test("Life sends a second ping where its own timer was late, and gives up no peer by the first", async () => {
+Deno.test("Life sends a second ping if its own timer was late, and aborts no session after the first", async () => {
   using time = new FakeTime();
   const network = new Network();
   let peer: Peer | undefined;
@@ -218,7 +218,7 @@ Deno.test("Life sends a second ping where its own timer was late, and gives up n
   dispatchEvent(new Event("online"));
   await turns();
   assertEquals(asked().length, 1);
-  // The page is frozen before the answer comes, and its timer runs when it thaws.
+  // The page is frozen before the pong arrives, and its timer runs when it thaws.
   using _ = clockAhead(600_000);
   await time.tickAsync(5_000);
   await turns();
@@ -230,7 +230,7 @@ Deno.test("Life sends a second ping where its own timer was late, and gives up n
   assertEquals([session.isClosed, network.dials.length], [false, 1]);
 });
 
-Deno.test("Life has an attempt that fails after waking followed by the next one at once", async () => {
+Deno.test("Life skips the delay after an attempt that fails right after waking", async () => {
   using _time = new FakeTime();
   const network = new Network();
   const attempt = Promise.withResolvers<never>();
@@ -246,18 +246,18 @@ Deno.test("Life has an attempt that fails after waking followed by the next one 
   assertEquals(network.dials.length, 3);
 });
 
-Deno.test("Life has the client back at once where the server closed while the page was frozen", async () => {
+Deno.test("Life makes the client reconnect immediately if the server closed while the page was frozen", async () => {
   using _time = new FakeTime();
   const network = new Network();
   await using client = await connected(network);
-  // Both wait to be read when the page thaws.
+  // Both events are unread when the page thaws.
   dispatchEvent(new Event("online"));
   network.pairs[0]!.server.close({ closeCode: 4408, reason: "No sign of life" });
   assertEquals(await settled(client), "connected");
   assertEquals(network.dials.length, 2);
 });
 
-Deno.test("Life asks once for a burst of events", async () => {
+Deno.test("Life pings once for a burst of events", async () => {
   using _time = new FakeTime();
   using document = withDocument();
   const network = new Network();
@@ -274,7 +274,7 @@ Deno.test("Life asks once for a burst of events", async () => {
   assertEquals(peer!.envelopes.filter(({ ping }) => ping !== undefined).length, 1);
 });
 
-Deno.test("Client spares attempts while its page is offline, and still tries at the longest delay", async () => {
+Deno.test("Client makes fewer attempts while its page is offline, one per longest delay", async () => {
   using time = new FakeTime(0);
   const network = new Network();
   network.answers.push(network.nobody, network.nobody);
@@ -291,16 +291,16 @@ Deno.test("Client spares attempts while its page is offline, and still tries at 
   }
 });
 
-Deno.test("Life leaves no timer behind", async () => {
+Deno.test("Life leaves no timer running", async () => {
   const network = new Network();
   const client = await connected(network);
   dispatchEvent(new Event("online"));
   await turns();
-  assert(client.session!.roundTripMs !== undefined, "It is looked after");
+  assert(client.session!.roundTripMs !== undefined, "It is watched");
   await client.close();
 });
 
-Deno.test("Life releases page and clock with its client", async () => {
+Deno.test("Life releases page and clock when its client closes", async () => {
   using time = new FakeTime();
   const network = new Network();
   network.answers.push(network.nobody);
@@ -322,7 +322,7 @@ async function silenced(network: Network) {
 for (
   const [what, counts, act] of [
     ["its heartbeat ends it", true, async (time: FakeTime) => await pass(time, 75)],
-    ["its page is looked at again", true, async (time: FakeTime) => {
+    ["its page is visible again", true, async (time: FakeTime) => {
       await pass(time, 3);
       dispatchEvent(new Event("visibilitychange"));
       await pass(time, 6);
@@ -347,7 +347,7 @@ for (
     }],
   ] as const
 ) {
-  Deno.test(`Client ${counts ? "counts" : "does not count"} a session that fell silent as a loss of its transport where ${what}`, async () => {
+  Deno.test(`Client ${counts ? "counts" : "does not count"} a session that fell silent as a loss of its transport if ${what}`, async () => {
     using time = new FakeTime();
     const network = new Network();
     await using client = await silenced(network);
@@ -363,7 +363,7 @@ for (
       ],
     );
     assertEquals(silent?.error instanceof TimeoutError, counts);
-    // One report of the loss.
+    // A single report of the loss.
     network.pairs.at(-1)!.link.disconnect();
     await pass(time, 2);
     await settled(client);
@@ -371,7 +371,7 @@ for (
   });
 }
 
-Deno.test("Client counts a connection on which no hello came as a loss of its transport", async () => {
+Deno.test("Client counts a connection without a hello as a loss of its transport", async () => {
   using time = new FakeTime();
   const network = new Network();
   network.answers.push(network.byHand(() => {}));
@@ -392,7 +392,7 @@ Deno.test("Client does not count an attempt that never opened as a session that 
   assertEquals([network.dials.length, network.dials[1]?.silent], [2, undefined]);
 });
 
-Deno.test("A page that is left or reloaded counts as a loss: its user stays in the room for the grace", async () => {
+Deno.test("A page that is left or reloaded counts as a loss: its user stays in the room for the grace period", async () => {
   using time = new FakeTime();
   await using server = testServer({
     authenticate: ({ token }) => token ?? null,
@@ -411,7 +411,7 @@ Deno.test("A page that is left or reloaded counts as a loss: its user stays in t
   };
   await using before = await enter();
   dispatchEvent(new Event("pagehide"));
-  await before.close(); // The reloaded page does not have the client of before.
+  await before.close(); // A reloaded page loses its former client.
   assertEquals(members(), ["ann"]);
   await time.tickAsync(4_000);
   await using after = await enter();

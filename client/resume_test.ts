@@ -4,7 +4,7 @@ import type { ClientSubscribeOptions } from "./client_options.ts";
 import { Resume, type Resumed, type TopicEvent } from "./resume.ts";
 import { STATES } from "./subscription_state.ts";
 
-/** A subscription whose reader takes every message at once. */
+/** A subscription whose reader reads every message immediately. */
 function follow(options: ClientSubscribeOptions = {}) {
   const told: Recovery[] = [];
   const got: unknown[] = [];
@@ -45,7 +45,7 @@ function follow(options: ClientSubscribeOptions = {}) {
       progress.change(by);
       resume.lose();
     },
-    /** Takes messages from one offset to another, as the server numbers them. */
+    /** Receives messages from one offset to another, as the server numbers them. */
     take(from: number, to = from, prev = from - 1) {
       for (let offset = from; offset <= to; offset++) {
         resume.receive({ kind: "message", topic: "t", data: offset, offset, prev });
@@ -64,7 +64,7 @@ const gap = (gap: Omit<Gap, "gap">): TopicEvent => ({
   gap: { gap: "t", ...gap },
 });
 
-Deno.test("Resume begins where the server says, and knows the position of its reader", () => {
+Deno.test("Resume starts where the server says, and knows its reader's position", () => {
   const topic = follow();
   assertEquals(topic.resume.from, { since: undefined, last: undefined });
   topic.answer({ epoch: "e", offset: 3, head: 5 });
@@ -74,13 +74,13 @@ Deno.test("Resume begins where the server says, and knows the position of its re
   assertEquals([topic.told, topic.counts.confirmed, topic.counts.asked], [[], 1, 0]);
 });
 
-Deno.test("Resume continues after a loss: known publications are dropped, the reader gets one notice", () => {
+Deno.test("Resume continues after a loss: known publications are dropped, and the reader receives one notice", () => {
   const topic = follow();
   topic.answer({ epoch: "e", offset: 0, head: 0 });
   topic.take(1, 3);
   topic.lose();
   assertEquals(topic.resume.from.since, at(3));
-  // A subscription by the server before the answer: repeated by the client.
+  // A subscription by the server before the reply, which the client repeats.
   topic.take(6);
   topic.answer({ epoch: "e", offset: 3, head: 6, recovered: true });
   topic.take(2, 7);
@@ -112,7 +112,7 @@ Deno.test("Resume of a given position discards publications before the answer", 
   assertEquals(topic.got, ["recovered", 3, 4, 5]);
 });
 
-Deno.test("Resume with last takes the newest from the answer on, not those before it", () => {
+Deno.test("Resume with last takes the newest after the reply, and none before it", () => {
   const topic = follow({ last: 2 });
   topic.take(9);
   topic.answer({ epoch: "e", offset: 7, head: 9 });
@@ -122,7 +122,7 @@ Deno.test("Resume with last takes the newest from the answer on, not those befor
   assertEquals(topic.resume.from, { since: at(9), last: 2 });
 });
 
-Deno.test("Resume fills a hole by one question, and takes nothing behind it before", () => {
+Deno.test("Resume fills a hole with one request, and takes nothing after it until then", () => {
   const topic = follow();
   topic.answer({ epoch: "e", offset: 0, head: 0 });
   topic.take(1, 2);
@@ -152,7 +152,7 @@ Deno.test("Resume requests the last messages again that the server dropped witho
   assertEquals([topic.counts.asked, topic.told], [21, []]);
 });
 
-Deno.test("Resume gives up a hole that five answers did not fill, and says so", () => {
+Deno.test("Resume skips a hole that five replies did not fill, and reports it", () => {
   const topic = follow();
   topic.answer({ epoch: "e", offset: 0, head: 0 });
   for (let i = 1; i <= 5; i++) {
@@ -162,7 +162,7 @@ Deno.test("Resume gives up a hole that five answers did not fill, and says so", 
   }
   topic.take(3, 4);
   assertEquals([topic.got, topic.counts.asked], [["dropped", 3, 4], 5]);
-  // From here on the subscription is as good as new.
+  // From here the subscription behaves like a new one.
   topic.take(6);
   assertEquals(topic.counts.asked, 6);
 });
@@ -175,7 +175,7 @@ Deno.test("Resume reports a gap of the server in its place", () => {
   topic.take(5);
   topic.resume.receive(gap({ reason: "interrupted" }));
   assertEquals([topic.got, topic.progress.position], [[1, "too-old", 5, "interrupted"], undefined]);
-  // Without a position, messages are delivered in order of arrival, until there is one.
+  // Without a position, messages are delivered in order of arrival until one is known.
   topic.take(9);
   topic.resume.receive(gap({ reason: "new-epoch", epoch: "f", offset: 1 }));
   topic.take(2);
@@ -183,7 +183,7 @@ Deno.test("Resume reports a gap of the server in its place", () => {
   assertEquals(topic.progress.position, at(2, "f"));
 });
 
-Deno.test("Resume leaves a gap before the answer to the answer", () => {
+Deno.test("Resume does not report a gap that arrives before the reply", () => {
   const topic = follow();
   // The server had an earlier subscription of the session in force.
   topic.resume.receive(gap({ reason: "new-epoch", epoch: "f", offset: 0 }));
@@ -193,7 +193,7 @@ Deno.test("Resume leaves a gap before the answer to the answer", () => {
   assertEquals([topic.got, topic.told, topic.progress.position], [[1, 2, 3], [], at(3, "f")]);
 });
 
-Deno.test("Resume takes places without messages, and messages without places", () => {
+Deno.test("Resume accepts positions without messages, and messages without positions", () => {
   const topic = follow();
   topic.answer({ epoch: "e", offset: 0, head: 0 });
   topic.resume.receive({ kind: "skip", topic: "t", offset: 1, prev: 0 });
@@ -203,7 +203,7 @@ Deno.test("Resume takes places without messages, and messages without places", (
   assertEquals([topic.got, topic.counts.asked], [["alone", 2], 0]);
 });
 
-Deno.test("Resume tells of every loss on a topic without history", () => {
+Deno.test("Resume reports every loss on a topic without history", () => {
   const topic = follow();
   topic.answer({});
   topic.lose();
@@ -217,21 +217,21 @@ Deno.test("Resume tells of every loss on a topic without history", () => {
   ]);
 });
 
-Deno.test("Resume tells the reason of an answer without a position", () => {
+Deno.test("Resume reports the reason of a reply without a position", () => {
   const topic = follow();
   topic.answer({ reason: "unavailable" });
   assertEquals([topic.told, topic.counts.confirmed], [[], 1]);
   topic.lose();
   topic.answer({ reason: "unavailable" });
   topic.lose();
-  // The answer to another subscription of the topic.
+  // The reply to another subscription to the topic.
   topic.resume.serve({ recovered: false, reason: "unavailable" });
   assertEquals(topic.progress.state, "live");
   const unavailable = { recovered: false, reason: "unavailable" } as const;
   assertEquals(topic.told, [unavailable, unavailable]);
 });
 
-Deno.test("Resume asks from the reached position again behind an answer without one", () => {
+Deno.test("Resume requests from the reached position again after a reply without one", () => {
   const topic = follow({ since: at(4), last: 5 });
   for (let i = 0; i < 2; i++) {
     topic.answer({ recovered: false, reason: "unavailable" });
@@ -244,7 +244,7 @@ Deno.test("Resume asks from the reached position again behind an answer without 
   assertEquals(topic.got, ["unavailable", "unavailable", "recovered", 5, 6]);
 });
 
-Deno.test("Resume tells of a recovery in the session of a move behind an answer without a position", () => {
+Deno.test("Resume reports a recovery after a move that follows a reply without a position", () => {
   for (const moves of [1, 2]) {
     const topic = follow({ since: at(4) });
     topic.answer({ recovered: false, reason: "unavailable" });
@@ -257,7 +257,7 @@ Deno.test("Resume tells of a recovery in the session of a move behind an answer 
   }
 });
 
-Deno.test("Resume forgets the reached position once a gap tells where the messages go on", () => {
+Deno.test("Resume forgets the reached position once a gap says where messages continue", () => {
   const topic = follow({ since: at(4) });
   topic.answer({ recovered: false, reason: "unavailable" });
   assertEquals(topic.progress.position, at(4));
@@ -271,14 +271,14 @@ Deno.test("Resume forgets the reached position once a gap tells where the messag
 
 Deno.test("Resume does not trust a publication of an unknown epoch", () => {
   const topic = follow({ since: at(4) });
-  // The offset fits, but may be of another epoch: the session has yet to report its epoch.
+  // The offset fits, but may be of another epoch: the session has not reported its epoch yet.
   topic.take(5);
   assertEquals(topic.got, []);
   topic.answer({ epoch: "f", offset: 4, head: 4, recovered: true });
   assertEquals(topic.told, [{ recovered: false, reason: "unavailable", position: at(4, "f") }]);
 });
 
-Deno.test("Resume repeats nothing by last, unless the history is shorter than its known part", () => {
+Deno.test("Resume with last repeats nothing, unless the history is shorter than its known part", () => {
   const topic = follow({ last: 5 });
   topic.answer({ epoch: "e", offset: 0, head: 0 });
   topic.take(1, 4);
@@ -292,7 +292,7 @@ Deno.test("Resume repeats nothing by last, unless the history is shorter than it
   assertEquals(topic.got.slice(7), ["beyond-head", 2, 3]);
 });
 
-Deno.test("Resume tells of a recovery once also where the client moves between the loss and the answer", () => {
+Deno.test("Resume reports a recovery once, also if the client moves between the loss and the reply", () => {
   const topic = follow();
   topic.answer({ epoch: "e", offset: 0, head: 0 });
   topic.take(1, 2);

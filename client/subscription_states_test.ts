@@ -19,17 +19,15 @@ interface Asked {
   readonly since?: { readonly offset: number };
 }
 
-/** A server with one topic, which answers requests in order, each when the test says so. */
+/** A server with one topic, which replies to requests in order when the test says so. */
 class Scripted {
   readonly network = new Network();
   hasHistory: boolean;
-  /** Requests without an answer. */
   readonly asked: Asked[] = [];
-  /** Sessions that get publications. */
+  /** Sessions that receive publications. */
   readonly on = new Set<Peer>();
   /** Number of publications. */
   head = 0;
-  /** Sessions, with the number of envelopes that were read. */
   readonly #read = new Map<Peer, number>();
 
   constructor(hasHistory: boolean) {
@@ -43,7 +41,6 @@ class Scripted {
     this.network.answers.push(...Array(40).fill(accept));
   }
 
-  /** The newest session. */
   get last(): Peer {
     return [...this.#read.keys()].at(-1)!;
   }
@@ -64,7 +61,7 @@ class Scripted {
     await turns(4);
   }
 
-  /** Answers the oldest request, with all publications after its position. */
+  /** Replies to the oldest request, with all publications after its position. */
   answer(): Asked | undefined {
     const asked = this.asked.shift();
     if (asked === undefined) return undefined;
@@ -108,7 +105,7 @@ class Scripted {
   }
 }
 
-/** A client whose newest subscription is judged. */
+/** A client whose newest subscription is checked. */
 class Scene {
   readonly server: Scripted;
   readonly client: Client;
@@ -146,7 +143,7 @@ class Scene {
     await this.server.read();
   }
 
-  /** Answers all requests until there are no more. */
+  /** Replies to all requests until there are no more. */
   async settle(): Promise<void> {
     for (let i = 0; i < 4; i++) {
       await this.server.read();
@@ -170,14 +167,14 @@ const live: Step = async (scene) => {
 const lose: Step = async (scene) => {
   scene.server.on.delete(scene.server.last);
   scene.server.last.connection.close({ closeCode: 4000, reason: "restarting" });
-  await scene.pass(600); // The client is back.
+  await scene.pass(600); // The client has reconnected.
 };
 const move: Step = async ({ client, server }) => {
   void client.handOver().catch(() => {});
   for (let i = 0; i < 4; i++) await server.read();
 };
 
-/** Leaves the topic; a later event may be a refusal to do so. */
+/** Leaves the topic; a later event may be a rejection of that. */
 function leave(subscription: Subscription): void {
   void subscription.unsubscribe().catch(() => {});
 }
@@ -246,9 +243,9 @@ const EVENTS: Readonly<Record<string, Step>> = {
   "a refusal for now": ({ server }) => server.refuse("unavailable"),
   "a refusal for now, move, another subscription": async (scene) => {
     await scene.server.refuse("unavailable");
-    void scene.client.request("slow").catch(() => {}); // Keeps the session that the client leaves.
+    void scene.client.request("slow").catch(() => {}); // Keeps open the session that the client leaves.
     await move(scene);
-    await scene.settle(); // The pause after the refusal ends meanwhile.
+    await scene.settle(); // The pause after the rejection ends meanwhile.
     scene.subscribe();
   },
   superseded: ({ server }) => server.refuse("superseded"),
@@ -308,10 +305,10 @@ for (const hasHistory of [true, false]) {
   }
 }
 
-/** Events after which a subscription goes on, or a new one begins. */
+/** Events after which a subscription continues, or a new one starts. */
 const { close: _close, "no answer in time": _late, ...PASSING } = EVENTS;
 
-Deno.test("Subscription reads on, each message once and in order, after any walk of events", async () => {
+Deno.test("Subscription delivers each message once and in order after any sequence of events", async () => {
   for (let seed = 0; seed < 40; seed++) {
     using time = new FakeTime();
     const random = new Random(seed);

@@ -55,7 +55,7 @@ Deno.test("Subscription gets the messages of its topic, and the client all other
   assertEquals(await Array.fromAsync(news), []);
 });
 
-Deno.test("Subscription is asked for again on every new session", async () => {
+Deno.test("Subscription is requested again in every new session", async () => {
   using time = new FakeTime();
   const log: string[] = [];
   const network = new Network(services(log));
@@ -74,7 +74,7 @@ Deno.test("Subscription is asked for again on every new session", async () => {
   }
 });
 
-Deno.test("Subscription that is refused ends alone, with the reason", async () => {
+Deno.test("Subscription that is refused ends with the reason, and no other does", async () => {
   const network = new Network(services([], (_session, topic) => {
     if (topic === "secret") throw new RequestError("forbidden", "Not you");
     return {};
@@ -89,21 +89,21 @@ Deno.test("Subscription that is refused ends alone, with the reason", async () =
   assertEquals([secret.isEnded, open.isEnded, client.isConnected], [true, false, true]);
   network.last.send("secret", 1);
   for await (const { topic } of client) {
-    assertEquals(topic, "secret", "what nobody subscribes to goes to the client");
+    assertEquals(topic, "secret", "messages without a subscription go to the client");
     break;
   }
   const again = client.subscribe("secret");
   await assertRejects(() => again.ready, RequestError);
 });
 
-Deno.test("Subscription whose reader falls behind leaves its topic, and ends with an error after all messages", async () => {
+Deno.test("Subscription whose reader falls behind leaves its topic, and throws after all queued messages", async () => {
   using time = new FakeTime();
   for (
     const { pending, isSilent } of [
       { pending: 0, isSilent: false },
       // As many requests as may be pending.
       { pending: 64, isSilent: false },
-      // The server never answers that the client leaves.
+      // The server never replies that the client has left.
       { pending: 0, isSilent: true },
     ]
   ) {
@@ -134,7 +134,7 @@ Deno.test("Subscription whose reader falls behind leaves its topic, and ends wit
       '"news" fell behind',
     );
     assertEquals([got.length, got[0], got.at(-1)], [4_096, 0, 4_095]);
-    // A refusal of other requests is not a refusal of this one.
+    // A rejection of other requests is not a rejection of this one.
     if (!isSilent) await client.subscribe("news").ready;
     gate.resolve();
     await Promise.all(asked);
@@ -142,7 +142,7 @@ Deno.test("Subscription whose reader falls behind leaves its topic, and ends wit
   }
 });
 
-Deno.test("Subscription.unsubscribe() rejects if the server does not answer, and has ended all the same", async () => {
+Deno.test("Subscription.unsubscribe() rejects if the server does not reply, and has ended anyway", async () => {
   using time = new FakeTime();
   const network = new Network(services([], undefined, () => new Promise<never>(() => {})));
   await using client = network.client();
@@ -156,7 +156,7 @@ Deno.test("Subscription.unsubscribe() rejects if the server does not answer, and
   await news.unsubscribe();
 });
 
-Deno.test("Subscription that the server does not answer in time can be left, and the client's loop gets no message of the topic", async () => {
+Deno.test("Subscription without a reply in time can be left, and the client's loop receives no message of the topic", async () => {
   using time = new FakeTime();
   const log: string[] = [];
   const late = Promise.withResolvers<void>();
@@ -168,12 +168,12 @@ Deno.test("Subscription that the server does not answer in time can be left, and
   const others = Array.fromAsync(client, ({ topic }) => topic);
   const news = client.subscribe("news");
   await turns();
-  // In steps, so that the server answers the client's pings meanwhile.
+  // In steps, so that the server responds to the client's pings meanwhile.
   await passTime(time, 30_000);
   assertEquals(news.status.current, "pending");
   const left = news.unsubscribe();
   late.resolve();
-  network.last.send("news", "behind the late answer");
+  network.last.send("news", "after the late answer");
   await left;
   network.last.send("other", 1);
   await turns();
@@ -182,9 +182,9 @@ Deno.test("Subscription that the server does not answer in time can be left, and
   assertEquals(await others, ["other"]);
 });
 
-Deno.test("Subscription that ends keeps messages in flight from the client's loop", async () => {
+Deno.test("Subscription that ends keeps in-flight messages out of the client's loop", async () => {
   const network = new Network(services([], undefined, (session) => {
-    session.send("news", "on its way");
+    session.send("news", "in flight");
     return {};
   }));
   await using client = network.client();
@@ -198,7 +198,7 @@ Deno.test("Subscription that ends keeps messages in flight from the client's loo
   }
 });
 
-Deno.test("Subscription refuses a second loop, and continues in a later one", async () => {
+Deno.test("Subscription rejects a second loop, and continues in a later one", async () => {
   const network = new Network(services([]));
   await using client = network.client();
   const news = client.subscribe("news");
@@ -236,9 +236,9 @@ Deno.test("Client.subscribe() and publish() are typed by the messages of the con
     void session.subscribe("people");
     // @ts-expect-error Only clients send this topic.
     client.subscribe("say");
-    // @ts-expect-error Notices come with their room.
+    // @ts-expect-error Notices belong to their room.
     client.subscribe("presence:room:a");
-    // @ts-expect-error Any string may be no topic of the contract.
+    // @ts-expect-error A string may not be a topic of the contract.
     client.subscribe(room);
     // @ts-expect-error The data of another topic.
     void client.publish("room:a", ["ann"]);
@@ -256,7 +256,7 @@ Deno.test("Client.subscribe() and publish() are typed by the messages of the con
       }
       for await (const message of both) {
         if (message.pattern === "people") return message.data.length;
-        // @ts-expect-error There are two patterns, and both were looked at.
+        // @ts-expect-error There are two patterns, and both were checked.
         if (message.pattern !== "room:{name}") return message.data;
       }
     }
@@ -284,7 +284,7 @@ Deno.test("Subscription.unsubscribe() leaves the topic once, and keeps received 
   assertEquals(log, ["+news", "-news", "+news", "-news"]);
 });
 
-Deno.test("Subscription that is left while away is not asked for again", async () => {
+Deno.test("Subscription that is left while disconnected is not requested again", async () => {
   using time = new FakeTime();
   const log: string[] = [];
   const network = new Network(services(log));
@@ -299,7 +299,7 @@ Deno.test("Subscription that is left while away is not asked for again", async (
   assertEquals(log, ["+news"]);
 });
 
-Deno.test("Subscription that the server ends throws its code after earlier messages, and can begin again", async () => {
+Deno.test("Subscription that the server ends throws its code after earlier messages, and can be started again", async () => {
   const network = new Network(services([]));
   await using client = network.client();
   const news = client.subscribe("news");
@@ -328,7 +328,7 @@ Deno.test("Subscription that the server ends throws its code after earlier messa
   await client.subscribe("news").ready;
 });
 
-Deno.test("Subscription that the server ends for now is asked for again", async () => {
+Deno.test("Subscription that the server ends temporarily is requested again", async () => {
   using time = new FakeTime();
   for (const code of ["unavailable", "too-many"]) {
     const log: string[] = [];
@@ -344,7 +344,7 @@ Deno.test("Subscription that the server ends for now is asked for again", async 
   }
 });
 
-Deno.test("Subscription ignores an end from the server during a question of its own", async () => {
+Deno.test("Subscription ignores an end from the server while its own request is pending", async () => {
   const log: string[] = [];
   const gates = [Promise.withResolvers<object>(), Promise.withResolvers<object>()];
   const network = new Network(services(log, () => gates[log.length - 1]!.promise));
@@ -357,7 +357,7 @@ Deno.test("Subscription ignores an end from the server during a question of its 
   assertEquals([news.isEnded, log], [false, ["+news"]]);
   gates[0]!.resolve({});
   await news.ready;
-  // One that was answered is over, also where another session answered before.
+  // A subscription with a reply has ended, also if another session sent the reply.
   network.cut();
   for await (const status of news.status) if (status === "lost") break;
   client.retryNow();
@@ -372,7 +372,7 @@ Deno.test("Subscription ignores an end from the server during a question of its 
   await assertRejects(() => Array.fromAsync(news), RequestError, 'took this client off "news"');
 });
 
-Deno.test("Subscription ends by an end from the server in the frame of its answer", async () => {
+Deno.test("Subscription ends when the server ends it in the frame of its reply", async () => {
   const network = new Network(services([], async (session) => {
     const reply = Promise.resolve({});
     // In the turn of the reply, and after it.
@@ -387,7 +387,7 @@ Deno.test("Subscription ends by an end from the server in the frame of its answe
   await assertRejects(() => Array.fromAsync(news), RequestError, 'took this client off "news"');
 });
 
-Deno.test("Subscription that is left while others are asked for is not asked for", async () => {
+Deno.test("Subscription that is left while others are requested is not requested", async () => {
   const log: string[] = [];
   const gate = Promise.withResolvers<object>();
   const network = new Network(services(log, () => gate.promise));
@@ -403,7 +403,7 @@ Deno.test("Subscription that is left while others are asked for is not asked for
   assertEquals(log.filter((entry) => entry.startsWith("+")).length, 32);
 });
 
-Deno.test("Subscriptions that end all at once stay within the pending requests of a slow server", async () => {
+Deno.test("Subscriptions that all end at once stay within a slow server's limit of pending requests", async () => {
   const log: string[] = [];
   const gate = Promise.withResolvers<object>();
   const network = new Network(services(log, () => gate.promise));
@@ -434,7 +434,7 @@ Deno.test("Subscription that waits to leave stops waiting once its session is lo
   assertEquals(log, ["+t0"]);
 });
 
-Deno.test("Subscription of a topic that is left and taken again stays the new one", async () => {
+Deno.test("Subscription to a topic that is left and subscribed again stays the new one", async () => {
   const log: string[] = [];
   let refuse = true;
   const gate = Promise.withResolvers<void>();
@@ -460,7 +460,7 @@ Deno.test("Subscription of a topic that is left and taken again stays the new on
   }
 });
 
-Deno.test("Subscription has its initial position before the first message; null is none", async () => {
+Deno.test("Subscription has its initial position before the first message; null means none", async () => {
   const since: unknown[] = [];
   const network = new Network({
     services: new RequestService(platformRuntime(), {
@@ -535,7 +535,7 @@ Deno.test("Subscription that was in force is requested again after a temporary r
   assertEquals([log.length, news.status.current], [5, "subscribed"]);
 });
 
-Deno.test("Subscriptions that were refused for now are asked for one after the other, as fast as the server says", async () => {
+Deno.test("Subscriptions that were temporarily refused are requested one after another, as fast as the server says", async () => {
   using time = new FakeTime();
   const log: string[] = [];
   let room = Infinity;
@@ -558,7 +558,7 @@ Deno.test("Subscriptions that were refused for now are asked for one after the o
   assertEquals(log.length, 20 + 20 + 15);
 });
 
-Deno.test("Subscription that is refused for now, and ends meanwhile, leaves nothing behind", async () => {
+Deno.test("Subscription that is temporarily refused, and ends meanwhile, leaves nothing behind", async () => {
   using time = new FakeTime();
   const log: string[] = [];
   let isRefused = false;
@@ -581,11 +581,11 @@ Deno.test("Subscription that is refused for now, and ends meanwhile, leaves noth
   assertEquals(await Array.fromAsync(two), []);
 });
 
-Deno.test("Subscription whose question was superseded is requested again, also at first", async () => {
+Deno.test("Subscription whose request was superseded is requested again, also the first time", async () => {
   using time = new FakeTime();
   const log: string[] = [];
   const network = new Network(services(log, () => {
-    if (log.length === 1) throw new RequestError("superseded", "Asked for again");
+    if (log.length === 1) throw new RequestError("superseded", "Requested again");
     return {};
   }));
   await using client = network.client();
@@ -598,7 +598,7 @@ Deno.test("Subscription whose question was superseded is requested again, also a
   assertEquals(log, ["+news", "+news"]);
 });
 
-Deno.test("Subscription that a rate refuses is asked for again when the rate says, also at first", async () => {
+Deno.test("Subscription that a rate limit refuses is requested again when the limit says, also the first time", async () => {
   using time = new FakeTime();
   const log: string[] = [];
   let retryAfterMs = 30_001;
@@ -622,7 +622,7 @@ Deno.test("Subscription that a rate refuses is asked for again when the rate say
   assertEquals(log.length, 3);
 });
 
-Deno.test("Subscription that was in force ends with a refusal that is final, and at first with a limit without a time", async () => {
+Deno.test("Subscription ends after a final refusal, and if new, after a limit without a time", async () => {
   using time = new FakeTime();
   let code = "too-many";
   const network = new Network(services([], (_session, topic) => {
@@ -640,13 +640,15 @@ Deno.test("Subscription that was in force ends with a refusal that is final, and
   await assertRejects(() => Array.fromAsync(news), RequestError, "No");
 });
 
-Deno.test("Subscription waits while the server cannot answer its first request, and tells so once", async () => {
+Deno.test("Subscription waits while the server cannot serve its first request, and reports that once", async () => {
   using time = new FakeTime();
   const log: string[] = [];
   const errors: string[] = [];
   let isDown = true;
   const network = new Network(services(log, (_session, topic) => {
-    if (isDown && topic === "news") throw new RequestError("unavailable", "The database is away");
+    if (isDown && topic === "news") {
+      throw new RequestError("unavailable", "The database is unreachable");
+    }
     return {};
   }));
   await using client = network.client({ onError: (error) => void errors.push(String(error)) });
@@ -656,14 +658,14 @@ Deno.test("Subscription waits while the server cannot answer its first request, 
   assertEquals(news.status.current, "pending");
   const asked = log.filter((entry) => entry === "+news").length;
   assert(asked > 3 && asked < 30, `${asked}`);
-  assertEquals(errors, ["RequestError: The database is away"]);
+  assertEquals(errors, ["RequestError: The database is unreachable"]);
   isDown = false;
   await passTime(time, 30_000);
   await news.ready;
   assertEquals(news.status.current, "subscribed");
 });
 
-Deno.test("Subscription asks again when its first request is not answered in time", async () => {
+Deno.test("Subscription is requested again if its first request gets no reply in time", async () => {
   using time = new FakeTime();
   const log: string[] = [];
   const errors: unknown[] = [];
@@ -685,14 +687,14 @@ Deno.test("Subscription asks again when its first request is not answered in tim
   assertInstanceOf(errors[0], TimeoutError);
 });
 
-Deno.test("Client.subscribe() refuses invalid topics", async () => {
+Deno.test("Client.subscribe() rejects invalid topics", async () => {
   const network = new Network(services([]));
   await using client = network.client();
   assertThrows(() => client.subscribe(""), TypeError, "Cannot subscribe");
   assertThrows(() => client.subscribe("x".repeat(256)), RangeError, "Cannot subscribe");
 });
 
-Deno.test("Subscription ends with its client: normally when closed, with the cause of endOnRefusal", async () => {
+Deno.test("Subscription ends with its client: normally if closed, with the cause under endOnRefusal", async () => {
   const network = new Network(services([]));
   const closed = network.client();
   const one = closed.subscribe("news");
@@ -727,7 +729,7 @@ Deno.test("Subscription checks its messages, and skips invalid ones", async () =
   assertEquals(refused, ["invalid"]);
 });
 
-Deno.test("Client.publish() asks the server, and returns the answer", async () => {
+Deno.test("Client.publish() publishes through the server, and returns its reply", async () => {
   const published: unknown[] = [];
   const network = new Network({
     services: new RequestService(platformRuntime(), {
@@ -746,7 +748,7 @@ Deno.test("Client.publish() asks the server, and returns the answer", async () =
   assertEquals(published, [["open", { a: 1 }], ["open", new Uint8Array([1])], ["open", undefined]]);
 });
 
-Deno.test("Subscriptions come back by one round trip, up to 128 topics, where the server has histories", async () => {
+Deno.test("Subscriptions of up to 128 topics are restored in one round trip, if the server has histories", async () => {
   for (const [features, atOnce] of [[["history"], 128], [[], 32]] as const) {
     const network = new Network();
     let peer: Peer | undefined;

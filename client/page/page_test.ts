@@ -35,7 +35,7 @@ function without(...paths: readonly string[]): Disposable {
   return { [Symbol.dispose]: () => removed.forEach((restore) => restore()) };
 }
 
-Deno.test("connect() throws one UnsupportedError that lists all that the runtime lacks", () => {
+Deno.test("connect() throws one UnsupportedError that lists everything that the runtime lacks", () => {
   const needed = [
     "WebSocket",
     "Promise.withResolvers",
@@ -53,7 +53,7 @@ Deno.test("connect() throws one UnsupportedError that lists all that the runtime
   }
 });
 
-Deno.test("Client connects and comes back on a platform without AbortSignal.any and URL.parse", async () => {
+Deno.test("Client connects and reconnects on a platform without AbortSignal.any and URL.parse", async () => {
   using time = new FakeTime();
   using _ = without("AbortSignal.any", "URL.parse", "crypto.randomUUID");
   const network = new Network();
@@ -83,7 +83,7 @@ Deno.test("parseUrl() returns null for an invalid URL, and resolves a relative o
   assertEquals(parseUrl("/a", "https://example.com/b")?.href, "https://example.com/a");
 });
 
-Deno.test("Runtime.randomUUID() makes a UUID of version 4 on a page without TLS", () => {
+Deno.test("Runtime.randomUUID() creates a version 4 UUID on a page without TLS", () => {
   using _ = without("crypto.randomUUID");
   const runtime = platformRuntime();
   const uuid = runtime.randomUUID();

@@ -2,7 +2,7 @@ import { assert, assertEquals } from "@std/assert";
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
 import { Cell, errorOf, Rounds } from "./cell.ts";
 
-/** A runtime whose time passes by hand. */
+/** A runtime whose time the test advances. */
 class Clock {
   now = 0;
   readonly runtime: Runtime;
@@ -46,7 +46,7 @@ class Counter extends Cell<number> {
   }
 }
 
-Deno.test("Cell tells the first change at the end of the turn, and later ones once a frame", () => {
+Deno.test("Cell notifies of the first change at the end of the turn, and of later ones once a frame", () => {
   const clock = new Clock();
   const cell = new Counter(new Rounds(clock.runtime), 0);
   let told = 0;
@@ -70,7 +70,7 @@ Deno.test("Cell tells the first change at the end of the turn, and later ones on
   assertEquals([told, cell.snapshot], [before, 1_101]);
 });
 
-Deno.test("Rounds.stop() leaves no timer, and start() takes changes again", () => {
+Deno.test("Rounds.stop() leaves no timer running, and start() accepts changes again", () => {
   const clock = new Clock();
   const rounds = new Rounds(clock.runtime);
   const cell = new Counter(rounds, 0);

@@ -5,7 +5,7 @@ import { passTime } from "../../tests/waiting.ts";
 import { Rounds } from "./cell.ts";
 import { PendingLines } from "./pending_lines.ts";
 
-/** Publications on one topic, each with its answer, and a reader of the topic. */
+/** Publications on one topic, each with its reply, and a reader of the topic. */
 function open() {
   const runtime = platformRuntime();
   const pending = new PendingLines(new Rounds(runtime), runtime);
@@ -22,18 +22,18 @@ function open() {
   };
 }
 
-Deno.test("PendingLines drops a line with its arrival, before or after the answer", async () => {
+Deno.test("PendingLines drops a line when it arrives, before or after the reply", async () => {
   using time = new FakeTime();
   const { reader, data, publish } = open();
   const [first, second] = [publish({ text: "a" }), publish({ text: "b" })];
-  assertEquals(data(), [{ text: "a" }, { text: "b" }]); // At once.
+  assertEquals(data(), [{ text: "a" }, { text: "b" }]); // Immediately.
   reader.arrived({ text: "other" });
   reader.arrived({ text: "b" });
   await passTime(time, 20);
   assertEquals(data(), [{ text: "a" }]);
   second.confirm();
   const third = publish("c");
-  third.confirm(); // An engine may answer before the publication comes.
+  third.confirm(); // A broker may confirm before the publication arrives.
   await passTime(time, 20);
   assertEquals(data(), [{ text: "a" }, "c"]);
   reader.arrived("C"); // As a schema changed it.
@@ -44,7 +44,7 @@ Deno.test("PendingLines drops a line with its arrival, before or after the answe
   assertEquals(data(), []);
 });
 
-Deno.test("PendingLines keeps data that is no JSON: bytes, and data that the client rejects", async () => {
+Deno.test("PendingLines keeps data that is not JSON: bytes, and data that the client rejects", async () => {
   using time = new FakeTime();
   const { reader, data, publish } = open();
   const circular: { self?: unknown } = {};
@@ -58,7 +58,7 @@ Deno.test("PendingLines keeps data that is no JSON: bytes, and data that the cli
   assertEquals(data(), []);
 });
 
-Deno.test("PendingLines drops a confirmed line that has passed, does not come back, or is late", async () => {
+Deno.test("PendingLines drops a confirmed line that was passed by a later message, is not echoed, or is late", async () => {
   using time = new FakeTime();
   const { reader, data, publish } = open();
   const passed = publish(" a ");

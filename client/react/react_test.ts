@@ -1,8 +1,8 @@
-// run_tests: alone, as these tests have a document.
+// run_tests: alone, because these tests have a document.
 /**
  * The hooks of React in a document of happy-dom, with servers over memory and loopback.
- * `tests/npm/react_18_test.ts` runs these tests with React 18, in a process of its own: one process
- * has one version.
+ * `tests/npm/react_18_test.ts` runs these tests with React 18, in a separate process, because a
+ * process has one version.
  */
 import { assert, assertEquals, assertMatch, assertStrictEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
@@ -35,17 +35,17 @@ import {
   useTopic,
 } from "./react.ts";
 
-// Without its types, which change those of the globals.
+// Without its types, which change the types of the globals.
 const happyDom = "npm:happy-dom@^20";
 const { Window } = await import(happyDom);
 const window = new Window({ url: "http://localhost/" });
 const { document } = window;
-// React DOM reads these when it loads.
+// React DOM reads these globals when it loads.
 Object.assign(globalThis, { window, document, HTMLIFrameElement: window.HTMLIFrameElement });
 const { createRoot, hydrateRoot } = await import("react-dom/client");
 const { renderToString } = await import("react-dom/server");
 
-/** A page of one test. Warnings and errors of React fail the test. */
+/** The page of one test. Warnings and errors of React fail the test. */
 class Page implements Disposable {
   readonly container = document.createElement("div");
   readonly faults: string[] = [];
@@ -98,7 +98,7 @@ class Page implements Disposable {
   }
 }
 
-/** Options of a server with rooms, whose users name themselves. */
+/** Options of a server with rooms, whose users choose their names. */
 const ROOMS: TestServerOptions<string | null> = {
   authenticate: ({ token }) => token ?? null,
   authorize: () => true,
@@ -107,7 +107,7 @@ const ROOMS: TestServerOptions<string | null> = {
   allowTokenMessage: true,
 };
 
-/** A component that shows what a function returns, and its number of renders. */
+/** A component that shows a function's result, and counts its renders. */
 function probe<P extends object>(show: (props: P) => string): ((props: P) => string) & {
   renders: number;
 } {
@@ -137,7 +137,7 @@ Deno.test("useTopic() shows messages and the status, and publishes", async () =>
   await page.has("subscribed 0a,1b,2c c");
 });
 
-Deno.test("hooks of a contract skip data that does not fit, and the client tells onError", async () => {
+Deno.test("hooks of a contract skip data that does not fit, and the client calls onError", async () => {
   const contract = defineContract({
     toClient: { chat: z.string() },
     requests: { count: { input: z.number(), stream: z.string() } },
@@ -171,7 +171,7 @@ Deno.test("hooks of a contract skip data that does not fit, and the client tells
 });
 
 Deno.test(
-  "useTopic() keeps the newest messages, of which the history gives the first",
+  "useTopic() keeps the newest messages, the first ones from the history",
   async () => {
     await using server = testServer({ authorize: () => true, history: { "chat": {} } });
     for (let i = 0; i < 10; i++) await server.topics.append("chat", i);
@@ -187,7 +187,7 @@ Deno.test(
 );
 
 Deno.test(
-  "components with one topic share a subscription, also over a change of the route",
+  "components with one topic share a subscription, also across a change of the route",
   async () => {
     using time = new FakeTime();
     let asked = 0;
@@ -212,11 +212,11 @@ Deno.test(
     await has("11");
     assertEquals([asked, server.topics.subscribers("a").length], [1, 1]);
 
-    show("a", "b"); // One of the components changes its topic, and shows no message of the old one.
+    show("a", "b"); // One component changes its topic, and shows no message of the old one.
     await has("1");
     server.publish("b", "2");
     await has("12");
-    show(null); // Both topics lose their last component, but only for a moment.
+    show(null); // Both topics lose their last component, but only briefly.
     await has("");
     await passTime(time, 4_000);
     server.publish("a", "3");
@@ -232,7 +232,7 @@ Deno.test(
   },
 );
 
-Deno.test("a provider closes all topics of an application's client with its end", async () => {
+Deno.test("a provider closes all topics of an application's client when it unmounts", async () => {
   await using server = testServer({ authorize: () => true });
   await using client = server.connect();
   using page = new Page();
@@ -244,7 +244,7 @@ Deno.test("a provider closes all topics of an application's client with its end"
   assert(client.isConnected);
 });
 
-Deno.test("useTopic() has the lines that wait for the server, up to their arrival or refusal", async () => {
+Deno.test("useTopic() lists publications that wait for the server, until they arrive or are rejected", async () => {
   const { promise: isOpen, resolve: open } = Promise.withResolvers<void>();
   const answers: (() => void)[] = [];
   await using server = testServer({
@@ -287,7 +287,7 @@ Deno.test("useTopic() has the lines that wait for the server, up to their arriva
   await until(() => answers.length === 1);
   answers.shift()!();
   await page.has("[0a,1a,2b false][0a,1a,2b false]");
-  // No state in between shows a line twice, or not at all.
+  // No intermediate state shows a line twice or not at all.
   for (const state of states) assert(/^(0a,|-1a,)(1a,|-2a,)(2b|-3b) |^ /.test(state), state);
 
   show("secret");
@@ -299,7 +299,7 @@ Deno.test("useTopic() has the lines that wait for the server, up to their arriva
   await page.has("[ true][ true]");
 });
 
-Deno.test("useTopic() shows errors and gaps in place of throwing", async () => {
+Deno.test("useTopic() shows errors and gaps instead of throwing", async () => {
   await using server = testServer({
     authorize: (_session, topic, action) => topic === "open" && action === "subscribe",
   });
@@ -336,7 +336,7 @@ Deno.test("useTopic() shows errors and gaps in place of throwing", async () => {
 });
 
 Deno.test(
-  "SkeinProvider makes one connection in StrictMode, and closes it with its end",
+  "SkeinProvider opens one connection in StrictMode, and closes it when it unmounts",
   async () => {
     const opened: string[] = [];
     const said: unknown[] = [];
@@ -350,7 +350,7 @@ Deno.test(
       const client = useSkein();
       const { name } = useStatus();
       const { messages, status } = useTopic("news");
-      // Children run their effects before the provider does.
+      // Children run their effects before the provider.
       useEffect(() => client.send("say", "hello"), [client]);
       return `${name} ${status} ${messages.map(({ data }) => data)}`;
     };
@@ -366,7 +366,7 @@ Deno.test(
   },
 );
 
-Deno.test("an end during the connect leaves no connection", async () => {
+Deno.test("unmounting while connecting leaves no connection", async () => {
   const opened: string[] = [];
   await using server = listen({ onOpen: (session) => void opened.push(session.id) });
   const App = () => useTopic("news").status;
@@ -376,7 +376,7 @@ Deno.test("an end during the connect leaves no connection", async () => {
     await waits();
     page.hide();
   }
-  // A client of a later time connects, and is alone.
+  // A client opened later connects, and is the only one.
   using page = new Page();
   page.show(h(SkeinProvider, { url: server.url }, h(App)));
   await page.has("ended");
@@ -384,7 +384,7 @@ Deno.test("an end during the connect leaves no connection", async () => {
 });
 
 Deno.test(
-  "SkeinProvider connects to a new URL, and gives the newest token to each connection",
+  "SkeinProvider connects to a new URL, and uses the newest token for each connection",
   async () => {
     const options = {
       allowTokenMessage: true,
@@ -428,7 +428,7 @@ Deno.test(
 );
 
 Deno.test(
-  "hooks on a server show the first state, and the page hydrates with that state",
+  "hooks on a server show the initial state, and the page hydrates with it",
   async () => {
     let connects = 0;
     await using server = listen({ authorize: () => true, onOpen: () => void connects++ });
@@ -478,7 +478,7 @@ Deno.test("usePresence() lists the users of a room, with their data", async () =
         h(Fragment, null, h(Topic), is && h(Room, { is })),
       ),
     );
-  show(); // The list comes when the room is joined, before a component asks for the list.
+  show(); // The list arrives when the room is joined, before a component needs it.
   await until(() => notices.length > 0);
   show("here");
   await page.has('1 ann:{"is":"here"}');
@@ -490,7 +490,7 @@ Deno.test("usePresence() lists the users of a room, with their data", async () =
   await page.has('2 ann:{"is":"away"},bob:1');
   page.click();
   await page.has('2 ann:{"is":"busy"},bob:1');
-  // The handler of the application has the same notices.
+  // The application's handler receives the same notices.
   assertEquals((notices[0] as { type: string }).type, "members");
   await bob.close();
   await until(() => server.manager.count === 1);
@@ -498,7 +498,7 @@ Deno.test("usePresence() lists the users of a room, with their data", async () =
   await until(() => server.rooms.members("room:a").length === 0);
 });
 
-Deno.test("usePresence() takes the data back once a component has none", async () => {
+Deno.test("usePresence() removes the data once a component has none", async () => {
   await using server = testServer({
     authenticate: () => "ann",
     authorize: () => true,
@@ -532,13 +532,13 @@ Deno.test("two providers of one client show the users of one room", async () => 
   {
     using two = new Page();
     two.show(element);
-    await two.has("ann"); // The list came with the join, before this provider.
+    await two.has("ann"); // The list arrived with the join, before this provider.
   }
   bob.subscribe("room:a");
-  await one.has("ann,bob"); // The end of the second provider takes no notice away.
+  await one.has("ann,bob"); // Unmounting the second provider removes no notices.
 });
 
-Deno.test("useRequest() has the newest reply, and cancels with the component", async () => {
+Deno.test("useRequest() holds the newest reply, and cancels when the component unmounts", async () => {
   const asked: { data: unknown; signal: AbortSignal; reply: (data: unknown) => void }[] = [];
   await using server = testServer({
     session: { concurrency: 10 },
@@ -565,11 +565,11 @@ Deno.test("useRequest() has the newest reply, and cancels with the component", a
   void request(1);
   await page.has("true undefined undefined");
   await until(() => asked.length === 1);
-  void request(2); // The former request is cancelled, and its reply is ignored.
+  void request(2); // The previous request is cancelled, and its reply is ignored.
   await until(() => asked.length === 2 && asked[0]!.signal.aborted);
   asked[1]!.reply("two");
   await page.has("false two undefined");
-  void request("bad"); // No rejection goes unhandled.
+  void request("bad"); // No rejection is unhandled.
   await page.has("false two Not so");
   assertEquals(await request("bad").catch((error) => error.message), "Not so");
   void request(3);
@@ -590,7 +590,7 @@ Deno.test("useRequest() has the newest reply, and cancels with the component", a
   await until(() => asked.at(-1)!.signal.aborted);
 });
 
-Deno.test("useRequestStream() shows items as they come, and stops", async () => {
+Deno.test("useRequestStream() shows items as they arrive, and stops", async () => {
   const signals: AbortSignal[] = [];
   let next = Promise.withResolvers<void>();
   await using server = testServer({
@@ -639,7 +639,7 @@ Deno.test("useRequestStream() shows items as they come, and stops", async () => 
 });
 
 Deno.test(
-  "an answer that outlives its session goes on after a refresh, and stops by its button",
+  "a resumable response continues after a reload, and stops when canceled",
   async () => {
     const contract = defineContract({
       requests: { ask: { input: z.string(), stream: z.string(), resume: true } },
@@ -696,7 +696,7 @@ Deno.test(
 );
 
 Deno.test(
-  "useDurableStream() reads on after a refresh, and shows the end and errors",
+  "useDurableStream() continues after a reload, and shows the end and errors",
   async () => {
     await using server = testServer({
       durableStreams: { path: "/streams" },
@@ -740,7 +740,7 @@ Deno.test(
   },
 );
 
-Deno.test("a burst of 1,000 messages makes few renders", async () => {
+Deno.test("a burst of 1,000 messages causes few renders", async () => {
   await using server = testServer({
     authorize: () => true,
     session: { sendQueue: { maxMessages: 2_000 } },
@@ -798,7 +798,7 @@ Deno.test("functions of hooks keep their identity, and so do messages", async ()
   }
 });
 
-Deno.test("hooks without a provider, and a provider without a server, say so", async () => {
+Deno.test("hooks without a provider, and a provider without a server, throw errors that say so", async () => {
   const other = createHooks();
   const messageOf = (element: ReactElement) => {
     try {
@@ -862,11 +862,11 @@ Deno.test(
     assertEquals(renderToString(h(SkeinProvider, none, "page")), "page");
     const _keepsDefault = () => useTopic("score:go", { keep: undefined, last: undefined });
 
-    // Compiled, and never called: each line is an error of types.
+    // Only compiled, never called: each line is a type error.
     const _mistakes = () => {
       // @ts-expect-error The contract has no such topic.
       useTopic("news");
-      // @ts-expect-error Text is no number.
+      // @ts-expect-error A text is not a number.
       void useTopic("score:go").publish("1");
       // @ts-expect-error The request takes numbers.
       void useRequest("sum").request("1");
@@ -876,7 +876,7 @@ Deno.test(
   },
 );
 
-// From React 19.2 on.
+// From React 19.2.
 const { Activity } = await import("react");
 const hidesParts = { ignore: Activity === undefined };
 
@@ -886,7 +886,7 @@ function part(mode: "visible" | "hidden", children: ReactNode): ReactElement {
 }
 
 Deno.test(
-  "a hidden part of a page closes its client, and connects when shown again",
+  "a hidden part of a page closes its client, and reconnects when shown again",
   hidesParts,
   async () => {
     await using server = listen({ authorize: () => true });
@@ -904,7 +904,7 @@ Deno.test(
   },
 );
 
-Deno.test("an answer ends with the hidden part of its page", hidesParts, async () => {
+Deno.test("hiding a part of a page ends its responses", hidesParts, async () => {
   const asked = Promise.withResolvers<AbortSignal>();
   await using server = listen({
     requests: {
@@ -963,7 +963,7 @@ Deno.test(
 );
 
 Deno.test(
-  "a topic that was hidden for longer than the grace goes on at its position, or says gap",
+  "a topic that was hidden for longer than the grace period resumes from its position, or reports a gap",
   hidesParts,
   async () => {
     await using server = testServer({ authorize: () => true, history: { kept: {} } });
@@ -1002,7 +1002,7 @@ Deno.test(
 );
 
 Deno.test(
-  "a durable stream that was hidden for longer than the grace goes on behind its newest item",
+  "a durable stream that was hidden for longer than the grace period resumes after its newest item",
   hidesParts,
   async () => {
     await using server = testServer({
@@ -1033,7 +1033,7 @@ Deno.test(
   },
 );
 
-Deno.test("usePresence() leaves its room half a second after its last component, and no remount shows", async () => {
+Deno.test("usePresence() leaves its room half a second after its last component, and hides a remount", async () => {
   await using server = testServer({ ...ROOMS, presenceGraceMs: 60_000 });
   await using ann = server.connect({ token: "ann" });
   await using bob = server.connect({ token: "bob" });

@@ -41,7 +41,7 @@ function setUp() {
   return { cells, use, fail, closed };
 }
 
-Deno.test("SharedCells keeps a cell for its users, and for the grace behind the last", () => {
+Deno.test("SharedCells keeps a cell for its users, and for the grace period after the last", () => {
   using time = new FakeTime();
   const { cells, use, closed } = setUp();
   const [one, two] = [use("a"), use("a")];
@@ -60,7 +60,7 @@ Deno.test("SharedCells keeps a cell for its users, and for the grace behind the 
   assertEquals([cells.peek("a"), closed], [undefined, ["a"]]);
 });
 
-Deno.test("SharedCells keeps at most 16 cells without users, the newest", () => {
+Deno.test("SharedCells keeps at most the newest 16 cells without users", () => {
   using time = new FakeTime();
   const { use, closed } = setUp();
   for (let i = 0; i < 18; i++) use(`${i}`)();
@@ -69,7 +69,7 @@ Deno.test("SharedCells keeps at most 16 cells without users, the newest", () => 
   assertEquals(closed.length, 18);
 });
 
-Deno.test("SharedCells drops a failed cell with its last user, so that the next one tries anew", () => {
+Deno.test("SharedCells drops a failed cell with its last user, so that the next one tries again", () => {
   const { cells, use, closed } = setUp();
   const [one, two] = [use("a", new Error("Not so")), use("a")];
   one();
@@ -78,7 +78,7 @@ Deno.test("SharedCells drops a failed cell with its last user, so that the next 
   assertEquals([closed, cells.peek("a")], [["a"], undefined]);
 });
 
-Deno.test("SharedCells drops a cell that failed in its grace, once there is a next user", () => {
+Deno.test("SharedCells drops a cell that failed during its grace period, once there is a next user", () => {
   const { cells, use, fail, closed } = setUp();
   use("a")();
   fail("a");
@@ -88,7 +88,7 @@ Deno.test("SharedCells drops a cell that failed in its grace, once there is a ne
   cells.close();
 });
 
-Deno.test("SharedCells.close() closes all cells, and leaves no timer", () => {
+Deno.test("SharedCells.close() closes all cells, and leaves no timer running", () => {
   const { cells, use, closed } = setUp();
   const leave = use("a");
   use("b")();
