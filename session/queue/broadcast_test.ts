@@ -13,7 +13,7 @@ import { internals, Session } from "../session.ts";
 import type { SessionLimits } from "../settings.ts";
 import { settingsWith } from "../session_settings.ts";
 import { bench, turnByHand } from "./queues_test.ts";
-import { mergeEntries, type QueuedMessage } from "./frames.ts";
+import { MAX_JOINED_BYTES, mergeEntries, type QueuedMessage } from "./frames.ts";
 import { Broadcast, type BroadcastBatch, HIGH_WATER_MARK, SharedMessages } from "./turn.ts";
 
 /** Sessions of one turn, which ends by hand, and the messages of their peers. */
@@ -88,6 +88,26 @@ Deno.test("Broadcast.send() gives all members the same frame when the turn ends"
   assertEquals(two.frames, one.frames);
   await bench.endTurn();
   assertEquals(one.frames.length, 1);
+});
+
+Deno.test("Broadcast.send() gathers up to one frame, then sends it to all members", async () => {
+  for (const size of [1_000, 1_024, 16_000, 16_384, 40_000, 65_536, 100_000]) {
+    await using bench = new Bench();
+    const members = [await bench.connect(), await bench.connect()];
+    const group = bench.group(...members);
+    const text = message("x".repeat(size));
+    for (let i = 0; i < 100; i++) {
+      group.send(text);
+      // The wire takes all bytes.
+      for (let j = 0; j < 20; j++) await Promise.resolve();
+    }
+    await bench.endTurn();
+    const perFrame = Math.max(1, Math.floor((MAX_JOINED_BYTES + 1) / (text.size + 1)));
+    const messages = members.map(({ frames }) => frames.map((frame) => dataOf([frame]).length));
+    const full = Array.from({ length: Math.floor(100 / perFrame) }, () => perFrame);
+    const expected = 100 % perFrame === 0 ? full : [...full, 100 % perFrame];
+    assertEquals(messages, [expected, expected], `${size} bytes`);
+  }
 });
 
 Deno.test("Broadcast keeps the order of overlapping groups and of single sends", async () => {

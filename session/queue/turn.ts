@@ -549,6 +549,8 @@ export class Broadcast<S extends object> {
   send(message: EncodedMessage, except?: S): void {
     if (this.#members.size === 0) return;
     this.#sent++;
+    // All that was gathered leaves as one frame.
+    if (this.#bytes + message.size > MAX_JOINED_BYTES) this.#settle();
     const entry: QueuedMessage = {
       frame: message.frame,
       size: message.size,
@@ -560,8 +562,8 @@ export class Broadcast<S extends object> {
     };
     const excepted = except === undefined ? undefined : this.#members.get(except);
     if (excepted !== undefined) (this.#exceptions ??= new Map()).set(entry, excepted);
-    this.#bytes += entry.size;
     if (this.#entries.push(entry) === 1) this.#fanOut.mark(this);
+    this.#bytes += 1 + entry.size;
     if (this.#entries.length >= MAX_PENDING_MESSAGES || this.#bytes >= MAX_JOINED_BYTES) {
       this.#turn.flush();
     }

@@ -84,8 +84,8 @@ export class SharedDeflater {
   readonly #minBytes: number;
   /** Blocks by part, kept for as long as a part waits in a queue. */
   readonly #blocks = new WeakMap<FramePart, Buffer>();
-  #lastParts: readonly FramePart[] | undefined = undefined;
-  #lastFrame: Buffer | undefined = undefined;
+  /** Frames by their parts; `undefined` for a frame that would not become smaller. */
+  readonly #frames = new WeakMap<readonly FramePart[], { readonly frame: Buffer | undefined }>();
 
   /** Takes the window, as a power of two, and the smallest part to compress, in bytes. */
   constructor(windowBits: number, minBytes: number) {
@@ -94,17 +94,15 @@ export class SharedDeflater {
   }
 
   /**
-   * Encodes a compressed frame, and keeps the last one for further sockets.
+   * Encodes a compressed frame, once for all sockets that send the same parts.
    *
    * @param parts Parts of the frame, which a line feed separates.
    * @returns The frame; `undefined` if the frame would not become smaller.
    */
   encode(parts: readonly FramePart[]): Buffer | undefined {
-    if (this.#lastParts !== parts) {
-      this.#lastFrame = this.#encode(parts);
-      this.#lastParts = parts;
-    }
-    return this.#lastFrame;
+    let known = this.#frames.get(parts);
+    if (known === undefined) this.#frames.set(parts, known = { frame: this.#encode(parts) });
+    return known.frame;
   }
 
   #encode(parts: readonly FramePart[]): Buffer | undefined {

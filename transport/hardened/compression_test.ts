@@ -108,6 +108,7 @@ Deno.test("SharedDeflater.encode() makes a frame once for all sockets, and a blo
   assertStrictEquals(deflater.encode(parts), first);
   const readsOfOne = reads;
   const joined = deflater.encode([partOf(LONG), counted])!;
+  assertStrictEquals(deflater.encode(parts), first);
   assertEquals(opened(joined).text, `${LONG}\n${LONG}`);
   // One more read tells text from bytes; none is for another block.
   assertLess(reads - readsOfOne, readsOfOne);

@@ -1,7 +1,7 @@
 /** Encoded WebSocket frames of a server (RFC 6455), and the sockets that write these in a turn. */
 import { Buffer } from "node:buffer";
 import type { Runtime } from "../../base/runtime.ts";
-import type { Frame } from "../connection.ts";
+import type { Frame, FramePart } from "../connection.ts";
 import { Opcode } from "./frame_reader.ts";
 
 const FIN = 0x80;
@@ -44,27 +44,38 @@ export function encodeClose(code: number | undefined, reason: string): Buffer {
 }
 
 /**
- * Encodes messages, and keeps the last one: a publication goes to one socket after the other, and
- * only the first one pays for the encoding, at any size.
+ * Encodes each message once for all sockets, at any size: a message that many sessions share is kept
+ * with its parts, another one until the next message.
  */
 export class FrameEncoder {
+  readonly #shared = new WeakMap<readonly FramePart[], Buffer>();
   #last: Frame = "";
-  #encoded: Buffer = encodeFrame(Opcode.text, "");
+  #encoded: Buffer = encodeMessage("");
 
   /**
    * Encodes a message.
    *
    * @param frame Message to send. Bytes MUST NOT be changed afterwards.
+   * @param parts Parts of a message that many sessions share: the same array for all of them.
    * @returns Encoded frame. All sockets that send the same message share these bytes, which MUST
    * NOT be changed.
    */
-  encode(frame: Frame): Buffer {
+  encode(frame: Frame, parts?: readonly FramePart[]): Buffer {
+    if (parts !== undefined) {
+      let encoded = this.#shared.get(parts);
+      if (encoded === undefined) this.#shared.set(parts, encoded = encodeMessage(frame));
+      return encoded;
+    }
     if (this.#last !== frame) {
-      this.#encoded = encodeFrame(typeof frame === "string" ? Opcode.text : Opcode.binary, frame);
+      this.#encoded = encodeMessage(frame);
       this.#last = frame;
     }
     return this.#encoded;
   }
+}
+
+function encodeMessage(frame: Frame): Buffer {
+  return encodeFrame(typeof frame === "string" ? Opcode.text : Opcode.binary, frame);
 }
 
 /** A socket with frames that wait for the end of the turn. */

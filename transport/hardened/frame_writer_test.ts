@@ -35,6 +35,17 @@ Deno.test("FrameEncoder.encode() makes one frame for all who get the same text",
   assertEquals([...frames.encode("other")].slice(2), [...new TextEncoder().encode("other")]);
 });
 
+Deno.test("FrameEncoder.encode() makes one frame for all sockets that take turns with shared messages", () => {
+  const frames = new FrameEncoder();
+  const shared = ["first", "second"].map((frame) => ({ frame, parts: [{ frame, size: 6 }] }));
+  const encoded = Array.from(
+    { length: 3 },
+    () => shared.map(({ frame, parts }) => frames.encode(frame, parts)),
+  ).flat();
+  assertEquals(new Set(encoded).size, 2);
+  assertEquals(encoded.slice(0, 2).map((bytes) => String(bytes.subarray(2))), ["first", "second"]);
+});
+
 Deno.test("FrameEncoder.encode() makes one frame for all who get the same bytes, as a copy", () => {
   const frames = new FrameEncoder();
   const bytes = Uint8Array.of(1, 2);

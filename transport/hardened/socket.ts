@@ -227,7 +227,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   send(frame: Frame, parts?: readonly FramePart[]): void {
     if (this.readyState !== OPEN) return;
     const compressed = parts && this.#deflater?.encode(parts);
-    this.#write(compressed ?? this.#turn.encoder.encode(frame));
+    this.#write(compressed ?? this.#turn.encoder.encode(frame, parts));
   }
 
   /** Sends a ping, unless the socket is closing. */
