@@ -1,23 +1,23 @@
-/** Commands: their options, their help, and their exit codes. */
+/** Commands, with their options, help and exit codes. */
 import { parseArgs } from "@std/cli/parse-args";
 import { levenshteinDistance } from "@std/text/levenshtein-distance";
 import type { Context } from "./context.ts";
 
 /** Exit codes of all commands. */
 export const Exit = {
-  /** The command has done its work. */
+  /** The command succeeded. */
   done: 0,
-  /** The command ran, and the result is bad. */
+  /** The command ran, but the result is a failure. */
   failed: 1,
   /** A command, an option or an argument is wrong. */
   usage: 2,
-  /** There was no connection. */
+  /** The server cannot be reached. */
   unreachable: 3,
   /** Ended by Ctrl-C. */
   interrupted: 130,
 } as const;
 
-/** Thrown to end a command with a text for the user. */
+/** Thrown to exit with a message for the user. */
 export class CommandError extends Error {
   /** The exit code. */
   readonly exitCode: number;
@@ -39,7 +39,7 @@ export class CommandError extends Error {
 }
 
 /**
- * Creates the error of a wrong option or argument, which also shows how the command is used.
+ * Creates the error for a wrong option or argument, which also prints the usage.
  *
  * @param message The text.
  * @returns The error, with the exit code 2.
@@ -52,7 +52,7 @@ export function usageError(message: string): CommandError {
 export interface CommandOption {
   /** The long name, without the dashes. */
   readonly name: string;
-  /** One letter that stands for the name. */
+  /** A one-letter alias of the name. */
   readonly short?: string | undefined;
   /** Name of the value in the help, such as `TOKEN`; an option without a value is a flag. */
   readonly value?: string | undefined;
@@ -60,7 +60,7 @@ export interface CommandOption {
   readonly summary: string;
   /** The values that the option may have; all by default. */
   readonly choices?: readonly string[] | undefined;
-  /** True if the option may stand several times, each with a value. */
+  /** True if the option may be repeated, each time with a value. */
   readonly isRepeatable?: boolean | undefined;
 }
 
@@ -76,7 +76,7 @@ export interface Command {
   readonly details?: string | undefined;
   /** All options but those of every command. */
   readonly options: readonly CommandOption[];
-  /** Command lines to copy, each with its effect. */
+  /** Example command lines, each with its effect. */
   readonly examples: readonly { readonly line: string; readonly effect: string }[];
   /** The exit codes of the command, each with its cause. */
   readonly exitCodes: Readonly<Record<number, string>>;
@@ -84,9 +84,9 @@ export interface Command {
    * Runs the command.
    *
    * @param args Arguments and options.
-   * @param context The surroundings.
+   * @param context The environment.
    * @returns The exit code.
-   * @throws {CommandError} To end with a text for the user.
+   * @throws {CommandError} To exit with a message for the user.
    */
   run(args: Arguments, context: Context): Promise<number>;
 }
@@ -104,18 +104,18 @@ export const GLOBAL_OPTIONS: readonly CommandOption[] = [
 
 /** The arguments of one call of a command. */
 export class Arguments {
-  /** Arguments that are no options, in order. */
+  /** Arguments that are not options, in order. */
   readonly positional: readonly string[];
   readonly #values: ReadonlyMap<string, readonly string[]>;
   readonly #flags: ReadonlySet<string>;
 
   /**
-   * Reads the arguments. An unknown option, a missing value, and a value that the option may not
-   * have, are errors.
+   * Parses the arguments.
    *
-   * @param args The arguments behind the name of the command.
+   * @param args The arguments after the name of the command.
    * @param options The options of the command; those of every command are added.
-   * @throws {CommandError} With the exit code 2, if an argument is wrong.
+   * @throws {CommandError} With the exit code 2, if an option is unknown, its value is missing, or
+   * its value is not among the choices.
    */
   constructor(args: readonly string[], options: readonly CommandOption[]) {
     const known = [...options, ...GLOBAL_OPTIONS];
@@ -158,14 +158,14 @@ export class Arguments {
    * Reads the value of an option.
    *
    * @param name The long name.
-   * @returns The value, the last one of an option that stands several times, or `undefined`.
+   * @returns The value, or `undefined`. If the option is repeated, the last value.
    */
   value(name: string): string | undefined {
     return this.#values.get(name)?.at(-1);
   }
 
   /**
-   * Reads the values of an option that may stand several times.
+   * Reads the values of an option that may be repeated.
    *
    * @param name The long name.
    * @returns The values, in order.
@@ -180,7 +180,7 @@ export class Arguments {
    * @param name The long name.
    * @param options The default, the bounds, and whether fractions are allowed.
    * @returns The number, or the default.
-   * @throws {CommandError} With the exit code 2, if the value is no number within the bounds.
+   * @throws {CommandError} With the exit code 2, if the value is not a number within the bounds.
    */
   number(
     name: string,
@@ -196,7 +196,7 @@ export class Arguments {
     const number = Number(text);
     const isFit = isWhole ? Number.isSafeInteger(number) : Number.isFinite(number);
     if (isFit && text.trim() !== "" && number >= min && number <= max) return number;
-    const range = max === Infinity ? `from ${min}` : `from ${min} to ${max}`;
+    const range = max === Infinity ? `of at least ${min}` : `between ${min} and ${max}`;
     throw usageError(
       `Cannot read --${name}: the value must be ${
         isWhole ? "an integer" : "a number"
@@ -205,27 +205,27 @@ export class Arguments {
   }
 
   /**
-   * Reads the one argument of a command that takes exactly one.
+   * Reads the argument of a command that requires exactly one.
    *
    * @param name Name of the argument, for the error.
    * @returns The argument.
-   * @throws {CommandError} With the exit code 2, if there is no argument, or more than one.
+   * @throws {CommandError} With the exit code 2, if there is not exactly one argument.
    */
   single(name: string): string {
     const { positional: [first, second] } = this;
     if (first === undefined) throw usageError(`Cannot run: ${name} is missing`);
     if (second !== undefined) {
-      throw usageError(`Cannot run: one ${name} is expected, received also "${second}"`);
+      throw usageError(`Cannot run: expected one ${name}, also received "${second}"`);
     }
     return first;
   }
 
   /**
-   * Reads the one argument of a command as the URL of a server. A URL without a scheme, such as
+   * Reads the only argument as the URL of a server. A URL without a scheme, such as
    * `localhost:8000`, gets `http:` on this machine and `https:` elsewhere.
    *
    * @returns The URL.
-   * @throws {CommandError} With the exit code 2, if the argument is missing or no such URL.
+   * @throws {CommandError} With the exit code 2, if the argument is missing or not such a URL.
    */
   url(): URL {
     const text = this.single("URL");
@@ -261,7 +261,7 @@ function unknownOption(
   if (arg.startsWith("--")) {
     return usageError(`Cannot run: unknown option --${key}${suggestion(key, names, "--")}`);
   }
-  // A long name with one dash is read as several letters.
+  // A long name with one dash is parsed as several letters.
   const word = /^-(\w[\w-]+)/.exec(arg)?.[1] ?? "";
   return usageError(`Cannot run: unknown option -${key}${word && suggestion(word, names, "--")}`);
 }
@@ -271,11 +271,11 @@ function unknownOption(
  *
  * @param name The name as typed.
  * @param known All names.
- * @param prefix Written before the suggested name.
+ * @param prefix Prefix of the suggested name.
  * @returns The end of an error message; empty if no name is similar.
  */
 export function suggestion(name: string, known: readonly string[], prefix = ""): string {
-  // Two letters that changed places are a distance of two.
+  // Two swapped letters are a distance of two.
   const far = Math.max(name.length > 2 ? 2 : 1, Math.floor(name.length / 3));
   const [nearest] = known
     .map((one) => ({ one, distance: levenshteinDistance(name, one) }))
@@ -284,14 +284,14 @@ export function suggestion(name: string, known: readonly string[], prefix = ""):
   return nearest === undefined ? "" : `; did you mean ${prefix}${nearest.one}?`;
 }
 
-/** Lines with a name and a text each, the texts below each other. */
+/** Formats rows of a name and a text as aligned columns. */
 export function columns(rows: readonly (readonly [name: string, text: string])[]): string {
   const width = Math.max(...rows.map(([name]) => name.length));
   return rows.map(([name, text]) => `  ${name.padEnd(width)}  ${text}\n`).join("");
 }
 
 /**
- * Writes the help on a command.
+ * Formats the help of a command.
  *
  * @param command The command.
  * @param colors Styles for the headings.
@@ -310,7 +310,7 @@ export function helpOf(command: Command, { colors }: Pick<Context, "colors">): s
 }
 
 /**
- * Writes the part of a help that lists options.
+ * Formats the list of options.
  *
  * @param options The options, in order.
  * @returns A line for each option.

@@ -40,11 +40,11 @@ Deno.test("Arguments() keeps the text of values that look like numbers", () => {
   assertEquals(read("007").positional, ["007"]);
 });
 
-Deno.test("Arguments() reads a flag whose name begins with no", () => {
+Deno.test("Arguments() reads a flag whose name starts with no", () => {
   assertEquals(read("--no-open").flag("no-open"), true);
 });
 
-Deno.test("Arguments() refuses what the command does not have, and suggests", () => {
+Deno.test("Arguments() rejects unknown options, and suggests similar ones", () => {
   const cases: [string[], string][] = [
     [["--tokn", "x"], "Cannot run: unknown option --tokn; did you mean --token?"],
     [["--jso"], "Cannot run: unknown option --jso; did you mean --json?"],
@@ -80,12 +80,12 @@ Deno.test("Arguments.number() checks bounds", () => {
     );
     assertEquals(
       error.message,
-      `Cannot read --rate: the value must be an integer from 1 to 10, received "${bad}"`,
+      `Cannot read --rate: the value must be an integer between 1 and 10, received "${bad}"`,
     );
   }
 });
 
-Deno.test("Arguments.url() adds the scheme, and refuses what is no server", () => {
+Deno.test("Arguments.url() adds the scheme, and rejects other URLs", () => {
   const url = (text: string) => read(text).url().href;
   assertEquals(url("ws://a.example/x"), "ws://a.example/x");
   assertEquals(url("localhost:8000"), "http://localhost:8000/");
@@ -97,10 +97,10 @@ Deno.test("Arguments.url() adds the scheme, and refuses what is no server", () =
     assertThrows(() => read(bad).url(), CommandError, "Cannot read URL");
   }
   assertThrows(() => read().url(), CommandError, "Cannot run: URL is missing");
-  assertThrows(() => read("a", "b").url(), CommandError, 'received also "b"');
+  assertThrows(() => read("a", "b").url(), CommandError, 'also received "b"');
 });
 
-Deno.test("suggestion() names the nearest, and no far name", () => {
+Deno.test("suggestion() names only a similar name", () => {
   assertEquals(suggestion("conect", ["connect", "inspect"]), "; did you mean connect?");
   assertEquals(suggestion("insp", ["connect", "inspect"]), "; did you mean inspect?");
   assertEquals(suggestion("nwe", ["connect", "new"]), "; did you mean new?");
@@ -117,7 +117,7 @@ const COMMAND: Command = {
     { line: "skein greet ann", effect: "Greet Ann" },
     { line: "skein greet ben --json", effect: "Greet Ben in JSON" },
   ],
-  exitCodes: { 0: "The person was greeted", 2: "Wrong usage", 130: "Interrupted" },
+  exitCodes: { 0: "The greeting was printed", 2: "Wrong usage", 130: "Interrupted" },
   run: () => Promise.resolve(Exit.done),
 };
 
@@ -148,7 +148,7 @@ Examples:
   skein greet ben --json
 
 Exit codes:
-    0  The person was greeted
+    0  The greeting was printed
     2  Wrong usage
   130  Interrupted
 `,

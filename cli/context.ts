@@ -1,15 +1,15 @@
-/** The surroundings of a command: streams, colors, signal and clock, all handed in. */
+/** The environment of a command: streams, colors, signal and clock, all injected. */
 import type { Runtime } from "../base/runtime.ts";
 
 /** Standard input. */
 export interface Input {
   /** The bytes, for one reader. */
   readonly readable: ReadableStream<Uint8Array>;
-  /** True if a person types the input. */
+  /** True if the input is a terminal. */
   readonly isTerminal: boolean;
   /**
-   * Sets whether each key arrives at once and without an echo. Without effect where the input is no
-   * terminal.
+   * Turns raw mode on or off, in which each key arrives immediately and without an echo. Does
+   * nothing if the input is not a terminal.
    *
    * @param isRaw True for single keys, false for whole lines.
    */
@@ -18,22 +18,22 @@ export interface Input {
 
 /** Standard output, or standard error. */
 export interface Output {
-  /** True if a person reads the output. */
+  /** True if the output is a terminal. */
   readonly isTerminal: boolean;
-  /** Width in characters: that of the terminal now, or 80. */
+  /** Current width of the terminal in characters, or 80. */
   readonly columns: number;
-  /** Height in lines: that of the terminal now, or 24. */
+  /** Current height of the terminal in lines, or 24. */
   readonly rows: number;
   /**
-   * Writes a text. The text is written as a whole once the call returns.
+   * Writes a text synchronously and as a whole.
    *
-   * @param text The text, with line feeds where lines end.
-   * @throws {Deno.errors.BrokenPipe} If the reader of the output has closed its end.
+   * @param text The text, including line feeds.
+   * @throws {Deno.errors.BrokenPipe} If the reader has closed the output.
    */
   write(text: string): void;
 }
 
-/** Names of the styles of {@linkcode Colors}, with the codes that begin and end each. */
+/** Names of the styles of {@linkcode Colors}, with the codes that start and end each. */
 const STYLES = {
   bold: [1, 22],
   dim: [2, 22],
@@ -46,7 +46,7 @@ const STYLES = {
   cyan: [36, 39],
 } as const;
 
-/** Functions that give a text a style; the functions return the same text where colors are off. */
+/** Functions that style a text; without colors they return it unchanged. */
 export type Colors = {
   /** True if the functions add colors. */
   readonly isOn: boolean;
@@ -66,61 +66,61 @@ export function makeColors(isOn: boolean): Colors {
   return { isOn, ...Object.fromEntries(functions) };
 }
 
-/** All that a command takes from its surroundings, so that a test of a command needs no process. */
+/** The environment of a command, so that a test needs no process. */
 export interface Context {
   /** Standard input. */
   readonly stdin: Input;
-  /** Results go to this stream. */
+  /** The stream for results. */
   readonly stdout: Output;
-  /** Errors, and notes about the progress, go to this stream. */
+  /** The stream for errors and progress. */
   readonly stderr: Output;
-  /** True if both standard input and standard output are a terminal: a command may ask then. */
+  /** True if standard input and output are terminals, so that a command can ask questions. */
   readonly isTerminal: boolean;
-  /** Styles of standard output, and plain functions where that is no terminal. */
+  /** Styles for standard output; plain text if it is not a terminal. */
   readonly colors: Colors;
-  /** Aborted by Ctrl-C, and by the signal to terminate. */
+  /** Aborted by Ctrl-C, and by SIGTERM. */
   readonly signal: AbortSignal;
   /**
-   * Reads a variable of the environment.
+   * Reads an environment variable.
    *
    * @param name The variable.
-   * @returns The value, or `undefined` for a variable that is not set.
+   * @returns The value, or `undefined` if it is not set.
    */
   readonly env: (name: string) => string | undefined;
   /** Clocks, timers and randomness. */
   readonly runtime: Runtime;
   /**
-   * Opens a page in the browser of the user.
+   * Opens a page in the user's browser.
    *
    * @param url The address.
-   * @returns False where there is no display, or no program that opens pages.
+   * @returns False if there is no display, or no program that opens pages.
    */
   readonly openPage: (url: string) => Promise<boolean>;
 }
 
-// deno-lint-ignore no-control-regex -- escape sequences begin with a control character.
+// deno-lint-ignore no-control-regex -- escape sequences start with a control character.
 const CONTROL = /\x1b\[[0-9;?]*[A-Za-z]|[\p{Cc}\p{Cf}]/gu;
 
 /**
- * Makes a text of a peer safe for a terminal: control characters, which could move the cursor or
- * reverse the direction of the text, become spaces.
+ * Makes a peer's text safe for a terminal: control characters, which could move the cursor or
+ * reverse the text direction, become spaces.
  *
  * @param text The text as received.
- * @returns The text in one line.
+ * @returns The text on one line.
  */
 export function plainText(text: string): string {
   return text.replace(CONTROL, " ");
 }
 
-/** Characters that `JSON.stringify` leaves as they are, and a terminal obeys. */
+/** Characters that `JSON.stringify` does not escape, and that affect a terminal. */
 const OBEYED = /[\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
 
 /**
- * Writes a value as JSON that is safe for a terminal: control characters are escaped.
+ * Formats a value as JSON with escaped control characters, safe for a terminal.
  *
  * @param value Any value for JSON.
- * @param indent Spaces for each level; none for one line.
- * @returns The text, without a line feed at its end.
+ * @param indent Spaces for each level; one line without it.
+ * @returns The text, without a final line feed.
  */
 export function plainJson(value: unknown, indent?: number): string {
   return JSON.stringify(value, null, indent).replace(
@@ -129,11 +129,12 @@ export function plainJson(value: unknown, indent?: number): string {
   );
 }
 
-/** Longest line of an input, in characters: above any message of a server. */
+/** Longest line of an input, in characters; larger than any message that a server accepts. */
 const MAX_INPUT_LINE = 4 * 1_048_576;
 
 /**
- * Yields the lines of an input, up to its end or the signal. The end of the loop ends the input.
+ * Yields the lines of an input until it ends or the signal aborts. Leaving the loop cancels the
+ * input.
  *
  * @param readable The input.
  * @param signal Ends the loop.

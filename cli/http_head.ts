@@ -1,39 +1,39 @@
-/** HTTP/1.1 on a bare socket: the request of an upgrade, and the head of its answer. */
+/** HTTP/1.1 on a raw socket: the upgrade request, and the head of the response. */
 
-/** Largest head of an answer, in bytes. */
+/** Largest head of a response, in bytes. */
 const MAX_HEAD_BYTES = 65_536;
 
-/** Most bytes of a body that are read, for the text of a refusal. */
+/** Most bytes of a body that are read, for the text of an error. */
 const MAX_BODY_BYTES = 1_024;
 
-// One byte is one character, so that indexes into the text are those of the bytes.
+// One byte is one character, so that indexes into text and bytes are the same.
 const decoder = new TextDecoder("latin1");
 
-/** The head of an answer. */
+/** The head of a response. */
 export interface HttpHead {
   /** Status, such as 101. */
   readonly status: number;
-  /** Reason behind the status. */
+  /** Reason phrase. */
   readonly statusText: string;
-  /** Fields of the answer. */
+  /** Response headers. */
   readonly headers: Headers;
-  /** Bytes behind the head that have arrived. */
+  /** Bytes after the head that have already arrived. */
   readonly rest: Uint8Array;
 }
 
 /** A source of bytes, such as a socket. */
 export interface ByteSource {
-  /** Reads bytes into an array; `null` at the end. */
+  /** Reads bytes into an array; returns `null` at the end. */
   read(into: Uint8Array): Promise<number | null>;
 }
 
 /**
- * Writes the head of a GET request.
+ * Formats the head of a GET request.
  *
- * @param url The URL; its path and query are requested, and its host is the field `Host`.
- * @param fields Fields as lines, such as `Upgrade: websocket`.
- * @param headers Further fields.
- * @returns The head with the empty line at its end.
+ * @param url The URL, for the path, the query and the header `Host`.
+ * @param fields Header lines, such as `Upgrade: websocket`.
+ * @param headers Further headers.
+ * @returns The head, including the final empty line.
  */
 export function requestText(
   url: URL,
@@ -52,11 +52,11 @@ export function requestText(
 }
 
 /**
- * Reads the head of an answer.
+ * Reads the head of a response.
  *
  * @param source The socket.
- * @returns The head, and the bytes behind.
- * @throws {Error} If the source ends first, or the bytes are not an answer of HTTP/1.1.
+ * @returns The head, and the bytes after it that have arrived.
+ * @throws {Error} If the source ends first, or the bytes are not an HTTP/1.1 response.
  */
 export async function readHead(source: ByteSource): Promise<HttpHead> {
   let bytes = new Uint8Array(4_096);
@@ -64,7 +64,7 @@ export async function readHead(source: ByteSource): Promise<HttpHead> {
   while (true) {
     if (end === bytes.length) {
       if (end >= MAX_HEAD_BYTES) {
-        throw new Error(`The head of the answer has more than ${MAX_HEAD_BYTES} bytes`);
+        throw new Error(`The response has a head of more than ${MAX_HEAD_BYTES} bytes`);
       }
       const larger = new Uint8Array(end * 2);
       larger.set(bytes);
@@ -74,8 +74,8 @@ export async function readHead(source: ByteSource): Promise<HttpHead> {
     if (count === null) {
       throw new Error(
         end === 0
-          ? "The server closed the connection without an answer"
-          : "The server closed the connection amid the head of its answer",
+          ? "The server closed the connection without a response"
+          : "The server closed the connection within the head of its response",
       );
     }
     end += count;
@@ -87,11 +87,11 @@ export async function readHead(source: ByteSource): Promise<HttpHead> {
 }
 
 /**
- * Reads the beginning of the body of an answer, for the text of a refusal.
+ * Reads the start of a response body, for the text of an error.
  *
  * @param source The socket.
- * @param head The head of the answer.
- * @returns One line of at most 200 characters, without markup; empty without a text.
+ * @param head The head of the response.
+ * @returns One line of at most 200 characters, without markup; may be empty.
  */
 export async function bodyOf(source: ByteSource, { headers, rest }: HttpHead): Promise<string> {
   const bytes = new Uint8Array(MAX_BODY_BYTES);
@@ -123,5 +123,5 @@ function parseHead(text: string, rest: Uint8Array): HttpHead {
 
 function notHttp(text: string): Error {
   const shown = JSON.stringify(text.slice(0, 32));
-  return new Error(`The answer is not HTTP/1.1: it begins with ${shown}`);
+  return new Error(`The response is not HTTP/1.1: it starts with ${shown}`);
 }

@@ -1,7 +1,7 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { bodyOf, type ByteSource, readHead, requestText } from "./http_head.ts";
 
-/** A source that gives a text in pieces of a few bytes. */
+/** A source that returns a text in pieces of a few bytes. */
 function sourceOf(text: string, pieceBytes = 7): ByteSource {
   let rest = new TextEncoder().encode(text);
   return {
@@ -15,7 +15,7 @@ function sourceOf(text: string, pieceBytes = 7): ByteSource {
   };
 }
 
-Deno.test("readHead() reads status and fields, and keeps the bytes behind", async () => {
+Deno.test("readHead() reads status and headers, and keeps the bytes after the head", async () => {
   const text = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nX: ä\r\n\r\nrest";
   const { status, statusText, headers, rest } = await readHead(sourceOf(text, 200));
   assertEquals([status, statusText], [101, "Switching Protocols"]);
@@ -23,17 +23,17 @@ Deno.test("readHead() reads status and fields, and keeps the bytes behind", asyn
   assertEquals(new TextDecoder().decode(rest), "rest");
 });
 
-Deno.test("readHead() reads a head that comes in pieces, and one larger than its first buffer", async () => {
+Deno.test("readHead() reads a head that arrives in pieces, and one larger than its first buffer", async () => {
   const long = `X-Long: ${"x".repeat(20_000)}`;
   const { status, headers } = await readHead(sourceOf(`HTTP/1.0 200\r\n${long}\r\n\r\n`, 999));
   assertEquals([status, headers.get("x-long")?.length], [200, 20_000]);
 });
 
-Deno.test("readHead() names the fault of an answer that is not HTTP/1.1", async () => {
+Deno.test("readHead() names the error of a response that is not HTTP/1.1", async () => {
   const cases = [
-    ["", "without an answer"],
-    ["HTTP/1.1 200 OK\r\nHost", "amid the head"],
-    ["SSH-2.0-OpenSSH_9.6\r\n", 'begins with "SSH-2.0'],
+    ["", "without a response"],
+    ["HTTP/1.1 200 OK\r\nHost", "within the head"],
+    ["SSH-2.0-OpenSSH_9.6\r\n", 'starts with "SSH-2.0'],
     ["HTTP/1.1 nonsense\r\n\r\n", "not HTTP/1.1"],
     [`HTTP/1.1 200 OK\r\n${"x: y\r\n".repeat(20_000)}`, "more than 65536 bytes"],
   ];
@@ -42,7 +42,7 @@ Deno.test("readHead() names the fault of an answer that is not HTTP/1.1", async 
   }
 });
 
-Deno.test("bodyOf() gives one short line, and no markup", async () => {
+Deno.test("bodyOf() returns one short line without markup", async () => {
   const headOf = async (body: string) => {
     const source = sourceOf(`HTTP/1.1 429 No\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
     return await bodyOf(source, await readHead(source));
@@ -52,7 +52,7 @@ Deno.test("bodyOf() gives one short line, and no markup", async () => {
   assertEquals((await headOf("x".repeat(5_000))).length, 200);
 });
 
-Deno.test("requestText() asks for path and query, with the host and further fields", () => {
+Deno.test("requestText() requests path and query, with the host and further headers", () => {
   const url = new URL("ws://localhost:8000/chat?token=a#b");
   assertEquals(
     requestText(url, ["Upgrade: websocket"], { cookie: "a=b" }),

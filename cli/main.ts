@@ -1,5 +1,5 @@
 /**
- * The command `skein`: talks to a server, measures a server, begins a project.
+ * The command `skein`: talks to a server, measures it, and creates projects.
  *
  * ```sh
  * deno run -A --unstable-net jsr:@skein/skein/cli --help
@@ -7,8 +7,8 @@
  * skein connect http://localhost:8000
  * ```
  *
- * Deno has QUIC, and so WebTransport, only with `--unstable-net`. This entry is a program, and
- * exports no names.
+ * Deno has QUIC, and so WebTransport, only with `--unstable-net`. This entry is a program without
+ * exports.
  *
  * @module
  */
@@ -17,14 +17,13 @@ import { type Context, makeColors, type Output } from "./context.ts";
 import { Exit } from "./command.ts";
 import { main } from "./skein.ts";
 
-/** Makes an output of a stream of the process. */
 function outputOf(stream: typeof Deno.stdout | typeof Deno.stderr): Output {
   const isTerminal = stream.isTerminal();
   const size = () => {
     try {
       return Deno.consoleSize();
     } catch {
-      // None of the three standard streams is a terminal.
+      // None of the standard streams is a terminal.
       return { columns: 80, rows: 24 };
     }
   };
@@ -43,7 +42,7 @@ function outputOf(stream: typeof Deno.stdout | typeof Deno.stderr): Output {
   };
 }
 
-/** Aborts at Ctrl-C and at the signal to terminate; the second Ctrl-C ends the process at once. */
+/** Aborts at Ctrl-C and SIGTERM; the second Ctrl-C exits immediately. */
 function interrupted(): AbortSignal {
   const controller = new AbortController();
   const stop = () => {
@@ -55,7 +54,7 @@ function interrupted(): AbortSignal {
   return controller.signal;
 }
 
-/** Programs that open a page, by system. */
+/** Programs that open a page, by operating system. */
 const OPENERS: Readonly<Record<string, readonly [program: string, ...args: string[]]>> = {
   darwin: ["open"],
   windows: ["cmd", "/c", "start", ""],
@@ -67,7 +66,7 @@ async function openPage(url: string): Promise<boolean> {
     Deno.env.get("WAYLAND_DISPLAY");
   if (!hasDisplay) return false;
   const [program, ...args] = OPENERS[os] ?? ["xdg-open"];
-  // In a command line of Windows, an ampersand would begin another command.
+  // On a Windows command line, an ampersand starts another command.
   const address = os === "windows" ? url.replaceAll("&", "^&") : url;
   try {
     const { success } = await new Deno.Command(program, {

@@ -1,16 +1,16 @@
-/** Cures of refusals: the option of the server, or of the command, that lets a session in. */
+/** Fixes for rejected sessions: the option of the server or of the command to change. */
 
 /**
- * Names the cure of a refused or closed session.
+ * Suggests how to fix a rejected or closed session.
  *
- * @param code Close code; the status of a refusal plus 4000.
- * @param reason Reason of the server.
- * @returns One sentence; `undefined` for a close that has no cure at this end.
+ * @param code Close code; for a rejected upgrade, the HTTP status plus 4000.
+ * @param reason The server's reason.
+ * @returns One sentence; `undefined` if there is no fix on this side.
  */
 export function refusalCure(code: number, reason: string): string | undefined {
   switch (code) {
     case 4400:
-      return "Give the server what its text asks for, such as a token or a part of the URL; or the versions of both ends do not fit";
+      return "Provide what the server's text asks for, such as a token or a part of the URL; or the versions of client and server are not compatible";
     case 4401:
       return "Give a token that the server accepts, with --token";
     case 4403:
@@ -18,13 +18,13 @@ export function refusalCure(code: number, reason: string): string | undefined {
         ? "Add the origin to `origins` of the server, or its host to `hosts`"
         : "Use a token whose user may do this, or allow it in `authenticate` or `authorize` of the server";
     case 4404:
-      return "Add the path of the sessions to the URL: `path` of the server names it";
+      return "Add the session path to the URL: see `path` of the server";
     case 4408:
-      // This end closed: the other one never spoke.
+      // The client closed the session, because the server sent nothing.
       if (/hello/i.test(reason)) {
-        return "The server took the connection and sent no first message: check that the URL is of a server of Skein. Other servers take skein connect --protocol plain, and skein load --plain";
+        return "The server accepted the connection but sent no first message: check that the URL is of a Skein server. For other servers use skein connect --protocol plain, and skein load --plain";
       }
-      return "The server waited for a token or a sign of life in vain: try again, or look at the network";
+      return "The server received no token or no sign of life in time: try again, or check the network";
     case 4413:
       return "Send less at once, or raise `session.maxMessageBytes` of the server";
     case 4429:
@@ -32,7 +32,7 @@ export function refusalCure(code: number, reason: string): string | undefined {
         limitOf(reason)
       }\` of the server`;
     case 4503:
-      return "The server drains, or its `authenticate` failed: try again later, or at another node";
+      return "The server is draining, or its `authenticate` failed: try again later, or on another node";
     case 4507:
       return "Read faster or send less, or raise `session.queue` of the server";
     default:
@@ -40,7 +40,7 @@ export function refusalCure(code: number, reason: string): string | undefined {
   }
 }
 
-/** Finds the option behind a limit, by the text of the refusal. */
+/** Finds the option that sets a limit, by the text of the rejection. */
 function limitOf(reason: string): string {
   const rate =
     /\b(messages|bytes|publications|subscriptions|connections) a second per (session|user|network address)/
@@ -55,11 +55,11 @@ function limitOf(reason: string): string {
 }
 
 /**
- * Names the cure of a failed request, subscription or publication.
+ * Suggests how to fix a failed request, subscription or publication.
  *
  * @param failureCode Code of the failure.
- * @param options What was asked of the server.
- * @returns One sentence; `undefined` without a cure.
+ * @param options The operation and its topic.
+ * @returns One sentence; `undefined` without a suggestion.
  */
 export function requestCure(
   failureCode: string,
@@ -72,10 +72,10 @@ export function requestCure(
       return "Give a token that the server accepts, with --token";
     case "unanswered":
     case "unknown-topic":
-      return `The server has no answer for "${topic}": choose another --topic`;
+      return `The server does not reply to "${topic}": choose another --topic`;
     case "invalid":
     case "malformed":
-      return `The contract of the server has another form of data for "${topic}"`;
+      return `The server's contract expects other data for "${topic}"`;
     case "too-many":
       return "Lower --rate, or raise `rates` of the server";
     case "too-large":

@@ -1,4 +1,4 @@
-/** The command `skein`: finds the command to run, and turns its end into an exit code. */
+/** The command `skein`: finds the command to run, and turns its result into an exit code. */
 import { textOf } from "../base/error_text.ts";
 import config from "../deno.json" with { type: "json" };
 import {
@@ -33,7 +33,7 @@ const OWN_OPTIONS: readonly CommandOption[] = [
  * Runs `skein`.
  *
  * @param args The arguments of the command line.
- * @param context The surroundings.
+ * @param context The environment.
  * @param commands All commands.
  * @returns The exit code.
  */
@@ -52,7 +52,7 @@ export async function main(
     }
     command = findCommand(name, commands);
     const rest = [...args.slice(0, at), ...args.slice(at + 1)];
-    // Help also comes with wrong options, which the help is to mend.
+    // `--help` works next to invalid options, too.
     if (rest.includes("--help") || rest.includes("-h")) {
       context.stdout.write(helpOf(command, inColor));
       return Exit.done;
@@ -89,7 +89,7 @@ function showHelp(
   } else if (at < args.length || given.flag("help")) {
     context.stdout.write(overview(commands, context));
   } else {
-    // Without arguments the help is an answer to wrong usage.
+    // A call without arguments is a usage error.
     context.stderr.write(overview(commands, context));
     return Exit.usage;
   }
@@ -104,7 +104,7 @@ function findCommand(name: string, commands: readonly Command[]): Command {
 }
 
 function overview(commands: readonly Command[], { colors }: Context): string {
-  return `Skein on the command line: talk to real-time servers, measure them, begin new ones.
+  return `Skein on the command line: talk to real-time servers, measure them, create new ones.
 
 ${colors.bold("Usage:")} skein COMMAND [options]
 
@@ -121,7 +121,7 @@ Run "skein help COMMAND" for more on a command.
 `;
 }
 
-/** Reads `--color` ahead of all else, as also errors have colors. */
+/** Reads `--color` before all else, because errors have colors too. */
 function colorsFor(args: readonly string[], { colors, stdout, env }: Context): Context["colors"] {
   const at = args.findLastIndex((arg) => /^--color(?:=|$)/.test(arg));
   const when = at === -1 ? undefined : args[at]!.split("=")[1] ?? args[at + 1];
@@ -135,7 +135,7 @@ function endOf(error: unknown, command: Command | undefined, context: Context): 
   if (error instanceof Deno.errors.BrokenPipe) return Exit.done;
   if (signal.aborted && !(error instanceof CommandError)) return Exit.interrupted;
   const who = command === undefined ? "skein" : `skein ${command.name}`;
-  // A server has a part in many errors.
+  // Parts of many errors come from a server.
   const shown = textOf(error).split("\n").map(plainText).join("\n");
   stderr.write(`${errorColors(context).red("error:")} ${shown}\n`);
   const code = error instanceof CommandError ? error.exitCode : Exit.failed;

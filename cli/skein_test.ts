@@ -17,7 +17,7 @@ function commandThat(run: Command["run"]): Command {
   };
 }
 
-/** Runs `skein` with one command, which prints its arguments unless told otherwise. */
+/** Runs `skein` with one command, which prints its arguments by default. */
 async function run(
   args: string[],
   { command, abort = false, ...options }: FakeContextOptions & {
@@ -68,7 +68,7 @@ Deno.test("main() without arguments shows the help as an error", async () => {
   assertStringIncludes(err, "Commands:");
 });
 
-Deno.test("main() refuses wrong usage, and says what would be right", async () => {
+Deno.test("main() rejects wrong usage, and suggests a fix", async () => {
   const cases: [string[], string][] = [
     [["gret"], 'Cannot run: unknown command "gret"; did you mean greet?'],
     [["help", "gret"], 'Cannot run: unknown command "gret"; did you mean greet?'],
@@ -85,7 +85,7 @@ Deno.test("main() refuses wrong usage, and says what would be right", async () =
   }
 });
 
-Deno.test("main() turns the end of a command into an exit code", async () => {
+Deno.test("main() turns the result of a command into an exit code", async () => {
   const failing = (error: Error): Command["run"] => () => Promise.reject(error);
   const cases: [Error, boolean, number, string][] = [
     [new CommandError("Cannot greet: ann is out"), false, 1, "error: Cannot greet: ann is out\n"],
@@ -101,13 +101,13 @@ Deno.test("main() turns the end of a command into an exit code", async () => {
   }
 });
 
-Deno.test("main() shows errors without the control characters of a server", async () => {
+Deno.test("main() strips control characters of a server from errors", async () => {
   const error = new Error("Cannot go on: \x1b[2Jno\nat all");
   const { code, err } = await run(["greet"], { command: () => Promise.reject(error) });
   assertEquals([code, err], [1, "error: Cannot go on:  no\nat all\n"]);
 });
 
-Deno.test("plainJson() escapes what a terminal obeys, and keeps the value", () => {
+Deno.test("plainJson() escapes control characters, and keeps the value", () => {
   const value = { text: "\x1b[2J\x9b31m\u202e\x7f", more: ["ü", 1] };
   const text = plainJson(value);
   assertEquals(JSON.parse(text), value);
@@ -115,7 +115,7 @@ Deno.test("plainJson() escapes what a terminal obeys, and keeps the value", () =
   assertEquals(plainJson({ a: 1 }, 2), '{\n  "a": 1\n}');
 });
 
-Deno.test("main() colors a terminal, unless the user objects", async () => {
+Deno.test("main() uses colors in a terminal, unless they are turned off", async () => {
   const red = "\x1b[31mhello\x1b[39m";
   const isColored = async (args: string[], options: FakeContextOptions) =>
     (await run(args, options)).out.includes(red);
@@ -129,7 +129,7 @@ Deno.test("main() colors a terminal, unless the user objects", async () => {
   assertEquals(await isColored(["greet", "--color=always"], { env }), true);
 });
 
-Deno.test("Every command has a help with options, examples and exit codes", () => {
+Deno.test("The help of every command has options, examples and exit codes", () => {
   for (const { name, summary, examples, exitCodes, options } of COMMANDS) {
     assert(!summary.endsWith("."), name);
     for (const { line } of examples) assertStringIncludes(line, `skein ${name} `);
@@ -155,7 +155,7 @@ Deno.test("Every line of a help fits into 100 columns", async () => {
   }
 });
 
-Deno.test("skein runs as a program, and ends with the exit code", async () => {
+Deno.test("skein runs as a program, and exits with the exit code", async () => {
   const skein = async (...args: string[]) => {
     const { code, stdout } = await new Deno.Command(Deno.execPath(), {
       args: ["run", "-A", "--no-check", new URL("main.ts", import.meta.url).href, ...args],
@@ -169,7 +169,7 @@ Deno.test("skein runs as a program, and ends with the exit code", async () => {
   assertEquals(await skein("gret"), { code: 2, out: "" });
 });
 
-Deno.test("main() writes plain text where a command has a context without colors", async () => {
+Deno.test("main() prints plain text in a context without colors", async () => {
   let seen: Context | undefined;
   await run(["greet"], {
     command: (_args, context) => {

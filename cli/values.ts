@@ -1,4 +1,4 @@
-/** Values of options that several commands have: times, tokens, headers, hashes. */
+/** Option values that several commands share: times, tokens, headers, hashes. */
 import { type Arguments, type CommandOption, usageError } from "./command.ts";
 import type { Context } from "./context.ts";
 
@@ -22,7 +22,7 @@ export const CERT_HASH_OPTION: CommandOption = {
   summary: "SHA-256 of a certificate that WebTransport trusts",
 };
 
-/** SHA-256 of a certificate, as WebTransport takes it. */
+/** SHA-256 of a certificate, in the form that WebTransport accepts. */
 export interface Sha256Hash {
   /** The algorithm. */
   readonly algorithm: "sha-256";
@@ -37,7 +37,7 @@ export interface Sha256Hash {
  * @param name Name of the option.
  * @param fallbackMs The default, in milliseconds.
  * @returns The time, in milliseconds.
- * @throws {CommandError} With the exit code 2, if the value is no time of at most a day.
+ * @throws {CommandError} With the exit code 2, if the value is not a time of at most a day.
  */
 export function duration(args: Arguments, name: string, fallbackMs: number): number {
   const text = args.value(name);
@@ -54,8 +54,8 @@ export function duration(args: Arguments, name: string, fallbackMs: number): num
 }
 
 /**
- * Reads the token of the option `--token`, or else of the variable `SKEIN_TOKEN`, which other users
- * of the machine do not see in the list of processes.
+ * Reads the token of the option `--token`, or else the variable `SKEIN_TOKEN`, which other users of
+ * the machine cannot see in the process list.
  *
  * @param args The arguments.
  * @param env Reads the environment.
@@ -70,7 +70,7 @@ export function tokenOf(args: Arguments, env: Context["env"]): string | undefine
  *
  * @param args The arguments.
  * @returns Names and values.
- * @throws {CommandError} With the exit code 2, if a value is no header.
+ * @throws {CommandError} With the exit code 2, if a value is not a header.
  */
 export function headersOf(args: Arguments): (readonly [name: string, value: string])[] {
   return args.values("header").map((line) => {
@@ -79,7 +79,7 @@ export function headersOf(args: Arguments): (readonly [name: string, value: stri
       const [name, value] = [line.slice(0, at).trim(), line.slice(at + 1).trim()];
       if (at > 0) return [...new Headers([[name, value]])][0]!;
     } catch {
-      // The same text for each fault.
+      // All errors have the same text.
     }
     throw usageError(`Cannot read --header: the form is "Name: value", received "${line}"`);
   });
@@ -91,7 +91,7 @@ export function headersOf(args: Arguments): (readonly [name: string, value: stri
  *
  * @param args The arguments.
  * @returns The hashes; empty without the option.
- * @throws {CommandError} With the exit code 2, if a value is no SHA-256.
+ * @throws {CommandError} With the exit code 2, if a value is not a SHA-256 hash.
  */
 export function hashesOf(args: Arguments): Sha256Hash[] {
   return args.values("cert-hash").map((text) => ({ algorithm: "sha-256", value: hashOf(text) }));
@@ -104,7 +104,7 @@ function hashOf(text: string): Uint8Array<ArrayBuffer> {
     const bytes = Uint8Array.fromBase64(text);
     if (bytes.length === 32) return bytes;
   } catch {
-    // The same text for each fault.
+    // All errors have the same text.
   }
   throw usageError(
     `Cannot read --cert-hash: the hash must be 32 bytes of SHA-256 in hexadecimal or base64, received "${text}"`,

@@ -1,4 +1,4 @@
-/** `skein connect`: a session with a server, for people and for pipes. */
+/** `skein connect`: a session with a server, at a prompt or in a pipe. */
 import type { Command } from "../command.ts";
 import { orderHelp } from "../connect/order.ts";
 import { CERT_HASH_OPTION, HEADER_OPTION } from "../values.ts";
@@ -8,17 +8,19 @@ export const connect: Command = {
   name: "connect",
   summary: "Open a session with a server, and type commands",
   usage: "URL [options]",
-  details: `In a terminal, commands are completed by the Tab key and kept for later sessions. Ctrl-C
-cancels an answer that is awaited, Ctrl-D leaves. Where input or output is no terminal, commands
-are read line by line, and the session ends at the end of the input, once all answers are there.
+  details:
+    `In a terminal, the Tab key completes commands, and typed commands are kept for later sessions.
+Ctrl-C cancels a request that waits for its reply; Ctrl-D quits. If input or output is not a
+terminal, commands are read line by line; the session closes when the input ends and all replies
+have arrived.
 
 Commands of a session:
 ${orderHelp().trimEnd()}
 
-"sub TOPIC --last N" begins with the newest N publications of a history, and "sub TOPIC --after
-POSITION" behind a position, as shown behind a publication. Data is JSON. With --json a command
-may also be one JSON object a line, such as
-{"command": "ask", "topic": "sum", "data": [1, 2], "id": 7}; its results have the same id.`,
+"sub TOPIC --last N" starts with the newest N publications of the history, and "sub TOPIC --after
+POSITION" after the position that is printed next to a publication. Data is JSON. With --json, a
+command can also be a JSON object on one line, such as
+{"command": "ask", "topic": "sum", "data": [1, 2], "id": 7}; its results have this id.`,
   options: [
     {
       name: "token",
@@ -31,20 +33,20 @@ may also be one JSON object a line, such as
       value: "NAME",
       choices: ["webtransport", "websocket", "http"],
       isRepeatable: true,
-      summary: "webtransport, websocket or http; the preferred one first",
+      summary: "webtransport, websocket or http, in order of preference",
     },
     {
       name: "protocol",
       value: "NAME",
       choices: ["skein.1", "plain"],
-      summary: "skein.1, or plain for messages without Skein (skein.1)",
+      summary: "skein.1, or plain for a WebSocket without Skein (skein.1)",
     },
     HEADER_OPTION,
     CERT_HASH_OPTION,
-    { name: "timeout", value: "TIME", summary: "Time for an answer (30s)" },
+    { name: "timeout", value: "TIME", summary: "Longest wait for a reply (30s)" },
     { name: "json", summary: "Print one JSON object for each event" },
-    { name: "follow", summary: "Stay at the end of the input, until Ctrl-C" },
-    { name: "no-history", summary: "Neither read nor write the typed commands" },
+    { name: "follow", summary: "Stay connected after the end of the input, until Ctrl-C" },
+    { name: "no-history", summary: "Neither load nor save typed commands" },
   ],
   examples: [
     { line: "skein connect localhost:8000", effect: "Talk to a server on this machine" },
@@ -62,10 +64,10 @@ may also be one JSON object a line, such as
     },
   ],
   exitCodes: {
-    0: "the session ended as it should",
+    0: "the session closed normally",
     1: "a command in a pipe failed",
     2: "an option is wrong",
-    3: "there was no connection, or the server refused the client",
+    3: "no connection, or the server rejected the session",
     130: "ended by Ctrl-C",
   },
   async run(args, context) {

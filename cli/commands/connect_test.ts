@@ -6,7 +6,6 @@ import { jsonOf, type TalkEvent, textOfEvent } from "../connect/event.ts";
 import { refusalCure } from "../refusal_cure.ts";
 import { main } from "../skein.ts";
 
-/** Serves requests, rooms and a history to any client. */
 function open(
   options: Partial<ServeOptions<string | typeof guest>> = {},
 ): Server<string | typeof guest> {
@@ -41,7 +40,7 @@ function open(
   });
 }
 
-/** Runs `skein connect` in a pipe with all its lines, and reads the events. */
+/** Runs `skein connect` with piped lines, and reads the events. */
 async function pipe(server: { url: string }, lines: readonly string[], ...args: string[]) {
   const context = fakeContext();
   context.type(lines.map((line) => `${line}\n`).join(""));
@@ -51,7 +50,7 @@ async function pipe(server: { url: string }, lines: readonly string[], ...args: 
   return { code, events, err: context.err };
 }
 
-/** Begins `skein connect` in a terminal, and waits for the prompt. */
+/** Starts `skein connect` in a terminal, and waits for the prompt. */
 async function terminal(server: { url: string }, ...args: string[]) {
   const folder = await Deno.makeTempDir();
   const context = fakeContext({ isTerminal: true, env: { XDG_STATE_HOME: folder } });
@@ -67,7 +66,7 @@ async function terminal(server: { url: string }, ...args: string[]) {
 
 const enter = (context: FakeContext, line: string) => context.type(`${line}\r`);
 
-Deno.test("connect in a pipe publishes, asks and ends with the input", async () => {
+Deno.test("connect in a pipe publishes, sends requests and closes with the input", async () => {
   await using server = open();
   const { code, events, err } = await pipe(server, [
     "# all results are events",
@@ -97,7 +96,7 @@ Deno.test("connect in a pipe publishes, asks and ends with the input", async () 
   ]);
 });
 
-Deno.test("connect begins a subscription within the history", async () => {
+Deno.test("connect subscribes from a position in the history", async () => {
   await using server = open();
   const first = await pipe(server, ["sub log:a", ...[1, 2, 3].map((n) => `pub log:a ${n}`)]);
   const messages = first.events.filter(({ type }) => type === "message");
@@ -114,7 +113,7 @@ Deno.test("connect begins a subscription within the history", async () => {
   }
 });
 
-Deno.test("connect in a pipe tells failures, and ends with 1", async () => {
+Deno.test("connect in a pipe reports failed commands, and exits with 1", async () => {
   await using server = open();
   const { code, events } = await pipe(server, [
     "ask nothing",
@@ -159,7 +158,7 @@ Deno.test("connect shows rooms, and sets presence data", async () => {
   assertEquals(of("sent"), undefined);
 });
 
-Deno.test("connect takes the token of the environment, unless an option gives another", async () => {
+Deno.test("connect uses the token of the environment, unless an option overrides it", async () => {
   await using server = open();
   for (const [args, user] of [[[], "env"], [["-t", "ann"], "ann"]] as const) {
     const context = fakeContext({ env: { SKEIN_TOKEN: "env" } });
@@ -184,7 +183,7 @@ Deno.test("connect follows a topic after the end of the input, until Ctrl-C", as
   assertEquals(await running, 130);
 });
 
-Deno.test("connect names the reason if there is no connection, and ends with 3", async () => {
+Deno.test("connect names the reason if it cannot connect, and exits with 3", async () => {
   const listener = Deno.listen({ port: 0, hostname: "127.0.0.1" });
   const { port } = listener.addr;
   listener.close();
@@ -195,12 +194,12 @@ Deno.test("connect names the reason if there is no connection, and ends with 3",
   }
 });
 
-Deno.test("connect tells a server that is not of Skein from one that waits for a token", () => {
+Deno.test("connect distinguishes a server without Skein from one that waits for a token", () => {
   assertStringIncludes(refusalCure(4408, "No hello in time")!, "--protocol plain");
-  assertStringIncludes(refusalCure(4408, "No token in time")!, "waited for a token");
+  assertStringIncludes(refusalCure(4408, "No token in time")!, "received no token");
 });
 
-Deno.test("connect tells a refusal with its code", async () => {
+Deno.test("connect reports a rejected session with its code", async () => {
   await using server = open({
     authenticate: () => null,
   });
@@ -209,7 +208,7 @@ Deno.test("connect tells a refusal with its code", async () => {
   assertMatch(err, /error: .*\(code 4401\)\. Give a token that the server accepts, with --token/);
 });
 
-Deno.test("connect ends when the server closes the session", async () => {
+Deno.test("connect exits when the server closes the session", async () => {
   await using server = open();
   const context = fakeContext();
   const running = main(["connect", server.url], context);
@@ -218,7 +217,7 @@ Deno.test("connect ends when the server closes the session", async () => {
   assertEquals(await running, 0);
 });
 
-Deno.test("connect tells a lost connection, and comes back with the subscriptions", async () => {
+Deno.test("connect reports a lost connection, and restores the subscriptions", async () => {
   await using server = open();
   const context = fakeContext();
   const running = main(["connect", server.url, "--json"], context);
@@ -232,7 +231,7 @@ Deno.test("connect tells a lost connection, and comes back with the subscription
   assertEquals(await running, 0);
 });
 
-Deno.test("connect speaks to a plain server by messages and requests alone", async () => {
+Deno.test("connect sends only messages and requests to a plain server", async () => {
   await using server = open();
   const { code, events } = await pipe(
     server,
@@ -247,14 +246,14 @@ Deno.test("connect speaks to a plain server by messages and requests alone", asy
   assertEquals(of("state")[0].status.transport, "websocket");
 });
 
-Deno.test("connect refuses wrong options before it connects", async () => {
+Deno.test("connect rejects wrong options before it connects", async () => {
   const cases: [string[], string][] = [
     [[], "Cannot run: URL is missing"],
     [["ftp://x.example"], "Cannot read URL"],
     [["localhost", "--header", "nothing"], 'the form is "Name: value", received "nothing"'],
     [["localhost", "--cert-hash", "12"], "must be 32 bytes of SHA-256"],
     [["localhost", "--transport", "tcp"], "must be one of webtransport, websocket, http"],
-    [["localhost", "--protocol", "plain", "--token", "x"], "a plain session takes no token"],
+    [["localhost", "--protocol", "plain", "--token", "x"], "a plain session has no token"],
     [["localhost", "--timeout=-1"], "Cannot read --timeout"],
   ];
   for (const [args, message] of cases) {
@@ -299,7 +298,7 @@ Deno.test("connect in a terminal completes commands and topics", async () => {
   assertEquals(await running, 0);
 });
 
-Deno.test("connect in a terminal cancels only the answer at Ctrl-C, and leaves at the third", async () => {
+Deno.test("connect in a terminal cancels only the request at Ctrl-C, and quits at the third", async () => {
   await using server = open();
   await using session = await terminal(server);
   const { context, running } = session;
@@ -339,7 +338,7 @@ Deno.test("connect in a terminal keeps lines for the next session", async () => 
   }
 });
 
-Deno.test("connect in a terminal keeps a half-typed line when the server ends the session", async () => {
+Deno.test("connect in a terminal keeps a half-typed line when the server closes the session", async () => {
   const sessions: { close(): unknown }[] = [];
   await using server = open({ onOpen: (session) => void sessions.push(session) });
   await using session = await terminal(server);
@@ -358,7 +357,7 @@ Deno.test("connect in a terminal keeps a half-typed line when the server ends th
   assertEquals(await again, 0);
 });
 
-Deno.test("connect shows text of a peer without its control characters", async () => {
+Deno.test("connect strips control characters from text of a peer", async () => {
   await using server = open();
   const context = fakeContext();
   const running = main(["connect", server.url], context);
@@ -370,7 +369,7 @@ Deno.test("connect shows text of a peer without its control characters", async (
   assert(!context.out.includes("\x1b"), context.out);
 });
 
-Deno.test("textOfEvent() shows no control characters of a position, a reason and a code", () => {
+Deno.test("textOfEvent() strips control characters from position, reason and code", () => {
   const bad = "\x1b]0;a\x07\x9b31m\u202e";
   const position = { epoch: bad, offset: 1, tag: bad };
   const status = { name: "connected", session: bad, transport: "websocket" } as const;

@@ -1,4 +1,4 @@
-/** `skein doctor`: which transports get through from here, and why not. */
+/** `skein doctor`: which transports work from here, and why others fail. */
 import { type Arguments, type Command, Exit } from "../command.ts";
 import { type Context, plainJson } from "../context.ts";
 import {
@@ -10,7 +10,6 @@ import {
   tokenOf,
 } from "../values.ts";
 
-/** Runs `skein doctor`. */
 async function run(args: Arguments, context: Context): Promise<number> {
   const { runtime, signal, stdout } = context;
   const url = args.url();
@@ -40,15 +39,15 @@ async function run(args: Arguments, context: Context): Promise<number> {
   return examination.isReachable ? Exit.done : Exit.failed;
 }
 
-/** `skein doctor`. */
+/** The command `skein doctor`. */
 export const doctor: Command = {
   name: "doctor",
-  summary: "Find out which transports get through from here, and why not",
+  summary: "Find out which transports work from here, and why others fail",
   usage: "URL [options]",
   details:
-    `Checks DNS, TCP, TLS and the certificate, HTTP, the clock, the upgrade to WebSocket, the first
-message of Skein, UDP, QUIC, WebTransport, and HTTP as the last transport. Each failure comes
-with its cause and its cure.`,
+    `Checks DNS, TCP, TLS and the certificate, HTTP, the clock, the WebSocket upgrade, the first
+message of Skein, UDP, QUIC, WebTransport, and HTTP as the last transport. Each failure includes
+its cause and how to fix it.`,
   options: [
     { name: "token", short: "t", value: "TOKEN", summary: "Token of the sessions (SKEIN_TOKEN)" },
     {
@@ -65,16 +64,16 @@ with its cause and its cure.`,
     { line: "skein doctor https://example.com/chat", effect: "Examine a server" },
     {
       line: "skein doctor https://example.com --origin https://app.example.com",
-      effect: "Examine also what pages of another origin may do",
+      effect: "Also check pages of another origin",
     },
     {
       line: "skein doctor localhost:8000 --json",
-      effect: "Examine a server on this machine, for a program",
+      effect: "Examine a server on this machine, with JSON output",
     },
   ],
   exitCodes: {
-    0: "a transport gets a session through",
-    1: "no transport gets a session through",
+    0: "a session opened on at least one transport",
+    1: "no session opened on any transport",
     2: "an option is wrong",
     130: "ended by Ctrl-C",
   },

@@ -5,16 +5,16 @@ import { publicUrl } from "../../transport/url.ts";
 import { type Command, CommandError, Exit } from "../command.ts";
 import { type Context, plainText } from "../context.ts";
 
-/** Longest wait for the answer of the server, in milliseconds. */
+/** Longest wait for the server's response, in milliseconds. */
 const TIMEOUT_MS = 10_000;
 
-/** Text of the inspector's page, by which the page is told from those of other programs. */
+/** Text that only the inspector's page contains. */
 const MARK = "<title>Skein inspector</title>";
 
-/** Most characters of an answer that are read; the title of the page is among the first. */
+/** Most characters of a response that are read; the title of the page is near the start. */
 const MAX_READ = 16_384;
 
-/** Most characters of a refusal that are shown. */
+/** Most characters of an error response that are shown. */
 const MAX_REASON = 400;
 
 /** The command `skein inspect`. */
@@ -23,21 +23,24 @@ export const inspect: Command = {
   summary: "Open the inspector of a running server in the browser",
   usage: "URL [options]",
   details:
-    `The server needs the option inspector of serve. The page is expected at /inspector; a path
-in the URL stands for another one, such as localhost:8000/ops.`,
-  options: [{ name: "no-open", summary: "Print the address, and open no browser" }],
+    `The server needs the inspector option of serve(). By default the page is at /inspector; if it is
+elsewhere, add the path to the URL, such as localhost:8000/ops.`,
+  options: [{ name: "no-open", summary: "Print the address without opening a browser" }],
   examples: [
-    { line: "skein inspect localhost:8000", effect: "Open the inspector of a server" },
+    {
+      line: "skein inspect localhost:8000",
+      effect: "Open the inspector of a server on this machine",
+    },
     {
       line: "skein inspect https://chat.example/ops --no-open",
-      effect: "Check an inspector at a path of its own, and print its address",
+      effect: "Check an inspector at another path, and print its address",
     },
   ],
   exitCodes: {
-    0: "the inspector answers; it was opened, or its address printed",
-    1: "the server shows no inspector to this machine",
+    0: "the inspector was opened, or its address printed",
+    1: "there is no inspector at this address, or access is denied",
     2: "an option is wrong",
-    3: "the server does not answer",
+    3: "the server does not respond",
     130: "ended by Ctrl-C",
   },
   async run(args, context) {
@@ -45,7 +48,7 @@ in the URL stands for another one, such as localhost:8000/ops.`,
     const { asksForPassword } = await check(address, context);
     const { stdout, stderr } = context;
     const isOpened = !args.flag("no-open") && await context.openPage(address.href);
-    // A password is for the browser, and not for a log.
+    // The printed address may end up in a log, so it has no password.
     stdout.write(`${publicUrl(address)}\n`);
     if (asksForPassword) stderr.write("The browser asks for the user and password.\n");
     if (!isOpened && !args.flag("no-open")) {
@@ -55,7 +58,6 @@ in the URL stands for another one, such as localhost:8000/ops.`,
   },
 };
 
-/** Makes the address of the page from that of the server. */
 function addressOf(url: URL): URL {
   const address = new URL(url);
   address.protocol = /^(?:ws|http):$/.test(url.protocol) ? "http:" : "https:";
@@ -66,9 +68,9 @@ function addressOf(url: URL): URL {
 }
 
 /**
- * Asks for the page.
+ * Requests the page.
  *
- * @throws {CommandError} If the server does not answer, or shows no inspector.
+ * @throws {CommandError} If the server does not respond, or does not serve the inspector.
  */
 async function check(
   address: URL,
@@ -76,7 +78,7 @@ async function check(
 ): Promise<{ readonly asksForPassword: boolean }> {
   const end = new AbortController();
   const target = new URL(address);
-  // `fetch` refuses a URL with a password.
+  // `fetch` rejects a URL with a password.
   target.username = target.password = "";
   const { username, password } = address;
   const pair = `${decodeURIComponent(username)}:${decodeURIComponent(password)}`;
@@ -93,7 +95,7 @@ async function check(
     const { response, text } = await within(runtime, asked(), {
       signal,
       timeoutMs: TIMEOUT_MS,
-      late: "the page did not come within",
+      late: "the server did not respond within",
     });
     return judge(response, text, publicUrl(address));
   } catch (error) {
@@ -107,7 +109,7 @@ async function check(
   }
 }
 
-/** Reads the first part of a body, which may be endless. */
+/** Reads the start of a body, which may be endless. */
 async function beginningOf({ body }: Response): Promise<string> {
   const decoder = new TextDecoder();
   let text = "";
@@ -118,7 +120,7 @@ async function beginningOf({ body }: Response): Promise<string> {
   return text.slice(0, MAX_READ);
 }
 
-/** Names the cause of a failed request, which `fetch` puts behind the address. */
+/** The cause of a failed request, which `fetch` appends to the address. */
 function causeOf(error: unknown): string {
   const cause = error instanceof Error ? error.cause ?? error : error;
   return textOf(cause).replace(
@@ -139,11 +141,11 @@ function judge(
   };
   if (status === 401 && headers.has("www-authenticate")) return { asksForPassword: true };
   if (status === 401 || status === 403) {
-    return fail(`the server refuses ${place} with ${status}${reason && `: ${reason}`}`);
+    return fail(`the server denies access to ${place} with ${status}${reason && `: ${reason}`}`);
   }
-  const cure = "serve({ inspector: true }) has one for programs of the same machine";
-  // Many apps answer each path with their own page.
-  if (status === 200) return fail(`${place} is another page than the inspector; ${cure}`);
-  if (status >= 500) return fail(`the server failed with ${status}${reason && `: ${reason}`}`);
+  const cure = "serve({ inspector: true }) serves it to programs on the same machine";
+  // Many apps serve their own page at every path.
+  if (status === 200) return fail(`${place} is not the inspector's page; ${cure}`);
+  if (status >= 500) return fail(`the server responded with ${status}${reason && `: ${reason}`}`);
   return fail(`there is no inspector at ${place} (status ${status}); ${cure}`);
 }

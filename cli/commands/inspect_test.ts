@@ -5,7 +5,7 @@ import { main } from "../skein.ts";
 
 const PAGE = "<!doctype html><title>Skein inspector</title>";
 
-/** Answers as an inspector does, or otherwise, and runs `skein inspect` against that server. */
+/** Runs `skein inspect` against a server that responds as an inspector does, or otherwise. */
 async function inspect(
   handler: (request: Request) => Response | Promise<Response>,
   { path = "", args = [], isTerminal = true }: {
@@ -44,7 +44,7 @@ Deno.test("inspect opens the page of the inspector", async () => {
   assertEquals([opened, asked], [["http://HOST/inspector/"], ["/inspector/"]]);
 });
 
-Deno.test("inspect takes another path, and only prints with --no-open or without a display", async () => {
+Deno.test("inspect accepts another path, and only prints the address with --no-open or without a display", async () => {
   const quiet = await inspect(() => html(PAGE), { path: "/ops?x=1", args: ["--no-open"] });
   assertEquals([quiet.code, quiet.out, quiet.err], [0, "http://HOST/ops/\n", ""]);
   assertEquals(quiet.opened, []);
@@ -63,7 +63,7 @@ Deno.test("inspect sends the user and password of the URL, and shows neither in 
   assertEquals(err.includes("s3cret"), false);
 });
 
-Deno.test("inspect hands the password to the browser, and prints none", async () => {
+Deno.test("inspect passes the password to the browser without printing it", async () => {
   let authorization: string | null = null;
   const { code, out, opened } = await inspect((request) => {
     authorization = request.headers.get("authorization");
@@ -74,20 +74,20 @@ Deno.test("inspect hands the password to the browser, and prints none", async ()
   assertEquals(authorization, `Basic ${new TextEncoder().encode("ops:pä").toBase64()}`);
 });
 
-Deno.test("inspect says why there is no page", async () => {
+Deno.test("inspect reports why there is no page", async () => {
   const cases: [() => Response, string][] = [
     [() => html("Not found", 404), "there is no inspector at http://HOST/inspector/ (status 404)"],
     [() => new Response(null, { status: 302, headers: { location: "/" } }), "(status 302)"],
     [
       () => html("Your chat"),
-      "is another page than the inspector; serve({ inspector: true }) has one for programs of",
+      "is not the inspector's page; serve({ inspector: true }) serves it to programs on",
     ],
     [
       () => html("inspector.authorize must allow\n", 403),
       "with 403: inspector.authorize must allow",
     ],
-    [() => html("", 401), "refuses http://HOST/inspector/ with 401\n"],
-    [() => html("oh", 500), "the server failed with 500: oh"],
+    [() => html("", 401), "access to http://HOST/inspector/ with 401\n"],
+    [() => html("oh", 500), "the server responded with 500: oh"],
   ];
   for (const [handler, message] of cases) {
     const { code, out, err, opened } = await inspect(handler);
@@ -97,7 +97,7 @@ Deno.test("inspect says why there is no page", async () => {
   }
 });
 
-Deno.test("inspect reads no more than the beginning of an endless answer", async () => {
+Deno.test("inspect reads only the start of an endless response", async () => {
   const cancelled = Promise.withResolvers<void>();
   const part = new TextEncoder().encode("no ".repeat(10_000));
   const { code, err } = await inspect(() =>
@@ -123,7 +123,7 @@ Deno.test("inspect opens a page that asks for a password", async () => {
   assertStringIncludes(err, "password");
 });
 
-Deno.test("inspect finds the inspector of a server, and tells its refusal", async () => {
+Deno.test("inspect finds the inspector of a server, and reports denied access", async () => {
   const open = (inspector: NonNullable<ServeOptions["inspector"]>) =>
     serve({ port: 0, hostname: "127.0.0.1", webTransport: false, onListen() {}, inspector });
   const run = async (server: { readonly url: string }, path = "") => {
@@ -141,7 +141,7 @@ Deno.test("inspect finds the inspector of a server, and tells its refusal", asyn
   assertStringIncludes(refused.err, "with 403: Cannot show the inspector");
 });
 
-Deno.test("inspect ends with 1 at a server without the option", async () => {
+Deno.test("inspect exits with 1 at a server without the option", async () => {
   await using server = serve({
     port: 0,
     hostname: "127.0.0.1",
@@ -153,7 +153,7 @@ Deno.test("inspect ends with 1 at a server without the option", async () => {
   assertMatch(context.err, /serve\(\{ inspector: true \}\)/);
 });
 
-Deno.test("inspect ends with 3 if there is no server", async () => {
+Deno.test("inspect exits with 3 if there is no server", async () => {
   const listener = Deno.listen({ port: 0, hostname: "127.0.0.1" });
   listener.close();
   const context = fakeContext();
@@ -162,7 +162,7 @@ Deno.test("inspect ends with 3 if there is no server", async () => {
   assertStringIncludes(context.err, "onnection refused");
 });
 
-Deno.test("inspect ends with 130 at Ctrl-C", async () => {
+Deno.test("inspect exits with 130 at Ctrl-C", async () => {
   const stuck = Promise.withResolvers<Response>();
   const context = fakeContext();
   await using server = Deno.serve({ port: 0, onListen() {} }, () => {

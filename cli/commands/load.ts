@@ -1,12 +1,11 @@
-/** `skein load`: a load generator for servers of Skein, and for plain WebSockets. */
+/** `skein load`: a load generator for Skein servers and plain WebSockets. */
 import { type Arguments, type Command, CommandError, Exit } from "../command.ts";
 import { type Context, plainJson } from "../context.ts";
 import { CERT_HASH_OPTION, HEADER_OPTION, tokenOf } from "../values.ts";
 
-/** Time for the command that prints tokens, in milliseconds. */
+/** Time limit of the command that prints tokens, in milliseconds. */
 const TOKEN_COMMAND_MS = 30_000;
 
-/** Runs `skein load`. */
 async function run(args: Arguments, context: Context): Promise<number> {
   const { runtime, signal, stdout, stderr } = context;
   const { planOf } = await import("../load/plan.ts");
@@ -33,7 +32,7 @@ async function run(args: Arguments, context: Context): Promise<number> {
   return hasFailed(result) ? Exit.failed : Exit.done;
 }
 
-/** Reads the tokens: one for all sessions, or the lines that a command prints. */
+/** Reads one token for all sessions, or the lines that a command prints. */
 async function tokensOf(args: Arguments, { env, runtime, signal }: Context): Promise<string[]> {
   const line = args.value("token-command");
   const hasOwn = line !== undefined || args.flag("plain");
@@ -68,18 +67,18 @@ async function tokensOf(args: Arguments, { env, runtime, signal }: Context): Pro
   }
 }
 
-/** `skein load`. */
+/** The command `skein load`. */
 export const load: Command = {
   name: "load",
   summary: "Generate load on a server, and measure latency, rates and errors",
   usage: "URL [options]",
   details: `Modes:
-  echo     sends messages that the server sends back (its onMessage has to echo)
+  echo     sends messages that the server sends back (its onMessage must echo)
   request  sends requests on --topic and waits for the replies
   publish  publishes on topics, with subscribers among the same sessions
   idle     opens sessions and holds them; works with every server
 
-Latency begins when a message is due, not when it leaves: a stall of the server shows in full.`,
+Latency begins when a message is due, not when it is sent, so a stall of the server shows in full.`,
   options: [
     {
       name: "mode",
@@ -91,28 +90,28 @@ Latency begins when a message is due, not when it leaves: a stall of the server 
     {
       name: "ramp",
       value: "TIME",
-      summary: "Time over which the sessions open (100 sessions a second)",
+      summary: "Time in which the sessions open (100 sessions a second)",
     },
     {
       name: "rate",
       short: "r",
       value: "R",
-      summary: "Messages a second of all sessions, or max (1 for each session)",
+      summary: "Messages a second, all sessions together, or max (1 per session)",
     },
-    { name: "window", value: "N", summary: "With --rate max: messages of a session under way (1)" },
+    { name: "window", value: "N", summary: "With --rate max: messages in flight per session (1)" },
     {
       name: "duration",
       short: "d",
       value: "TIME",
-      summary: "Time that is measured, such as 30s or 2m (10s)",
+      summary: "Measured time, such as 30s or 2m (10s)",
     },
-    { name: "warmup", value: "TIME", summary: "Time before, which does not count (1s)" },
+    { name: "warmup", value: "TIME", summary: "Time before the measurement starts (1s)" },
     { name: "payload", value: "BYTES", summary: "Size of the data of a message (128)" },
     { name: "topic", value: "TOPIC", summary: "Topic of the messages (load)" },
     {
       name: "data",
       value: "JSON",
-      summary: "Data of each request; stamped data of --payload by default",
+      summary: "Data of each request; by default a stamp padded to --payload",
     },
     {
       name: "topics",
@@ -130,24 +129,24 @@ Latency begins when a message is due, not when it leaves: a stall of the server 
       choices: ["websocket", "webtransport", "http"],
       summary: "websocket, webtransport or http (websocket)",
     },
-    { name: "plain", summary: "Speak to any WebSocket server, without Skein" },
+    { name: "plain", summary: "Measure any WebSocket server, without Skein" },
     { name: "token", short: "t", value: "TOKEN", summary: "Token of all sessions (SKEIN_TOKEN)" },
     {
       name: "token-command",
       value: "LINE",
-      summary: "Command that prints a token a line, for the sessions in turn",
+      summary: "Command that prints one token per line; the sessions use them in turn",
     },
     HEADER_OPTION,
     CERT_HASH_OPTION,
-    { name: "timeout", value: "TIME", summary: "Time for an answer (10s)" },
-    { name: "workers", short: "w", value: "N", summary: "Threads of the generator (1)" },
-    { name: "interval", value: "TIME", summary: "Time between two reports (1s)" },
+    { name: "timeout", value: "TIME", summary: "Longest wait for a reply (10s)" },
+    { name: "workers", short: "w", value: "N", summary: "Threads that generate load (1)" },
+    { name: "interval", value: "TIME", summary: "Time between reports (1s)" },
     { name: "json", summary: "Print the result as JSON" },
   ],
   examples: [
     {
       line: "skein load http://localhost:8000 --mode idle -n 1000 -d 30s",
-      effect: "Hold a thousand sessions",
+      effect: "Hold 1,000 sessions",
     },
     {
       line: "skein load http://localhost:8000 --mode publish -n 200 --topics 2 -r 400",
@@ -159,15 +158,15 @@ Latency begins when a message is due, not when it leaves: a stall of the server 
     },
     {
       line: "skein load https://example.com --transport webtransport --json > load.json",
-      effect: "Keep the result of a load over WebTransport",
+      effect: "Measure over WebTransport, and save the result",
     },
   ],
   exitCodes: {
-    0: "the load ran without an error",
-    1: "the load ran, and messages or sessions failed; or the server does not do what the mode needs",
+    0: "the load ran without errors",
+    1: "messages or sessions failed, or the server does not support the mode",
     2: "an option is wrong",
-    3: "there was no connection",
-    130: "ended by Ctrl-C, after the result of the time until then",
+    3: "no connection",
+    130: "ended by Ctrl-C, after printing the result so far",
   },
   run,
 };

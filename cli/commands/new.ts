@@ -1,4 +1,4 @@
-/** `skein new`: begins a project that runs and tests at once. */
+/** `skein new`: creates a project that runs and has tests. */
 import config from "../../deno.json" with { type: "json" };
 import {
   type Arguments,
@@ -14,19 +14,19 @@ import { filesOf, TEMPLATES } from "../templates/templates.ts";
 
 const NAMES = Object.keys(TEMPLATES);
 
-/** The template if there is neither an option nor a terminal to ask. */
+/** The template without the option and without a terminal. */
 const FALLBACK = "minimal";
 
 /** The command `skein new`. */
 export const create: Command = {
   name: "new",
-  summary: "Begin a project that runs and tests at once",
+  summary: "Create a project that runs and has tests",
   usage: "DIR [options]",
   details: `Templates:
 ${columns(Object.entries(TEMPLATES).map(([name, { summary }]) => [name, summary])).trimEnd()}
 
-Without --template, a terminal asks for one; elsewhere the template is ${FALLBACK}. A terminal also
-offers a Git repository, unless the folder is already in one. A folder with files is refused.`,
+In a terminal, the command asks for the template, and offers to create a Git repository unless the
+folder is already in one. Elsewhere the default template is ${FALLBACK}. The folder must be empty.`,
   options: [
     {
       name: "template",
@@ -35,17 +35,24 @@ offers a Git repository, unless the folder is already in one. A folder with file
       choices: NAMES,
       summary: `One of ${NAMES.join(", ")}`,
     },
-    { name: "git", summary: "Create a Git repository in the folder, without asking" },
-    { name: "no-git", summary: "Create no Git repository, without asking" },
-    { name: "force", short: "f", summary: "Write into a folder with files, also over files" },
+    { name: "git", summary: "Create a Git repository without asking" },
+    { name: "no-git", summary: "Create no Git repository" },
+    {
+      name: "force",
+      short: "f",
+      summary: "Write into a folder that is not empty, and overwrite files",
+    },
   ],
   examples: [
-    { line: "skein new my-chat --template chat", effect: "Begin a chat in the folder my-chat" },
-    { line: "skein new . --template minimal", effect: "Begin in the current folder, if empty" },
+    { line: "skein new my-chat --template chat", effect: "Create a chat in the folder my-chat" },
+    {
+      line: "skein new . --template minimal",
+      effect: "Create a project in the current folder, which must be empty",
+    },
   ],
   exitCodes: {
-    0: "the project is there",
-    1: "the folder has files or cannot be written, or git failed",
+    0: "the project was created",
+    1: "the folder is not empty or not writable, or git failed",
     2: "an option is wrong",
     130: "ended by Ctrl-C",
   },
@@ -71,7 +78,6 @@ offers a Git repository, unless the folder is already in one. A folder with file
   },
 };
 
-/** Writes the files of a template; returns their paths. */
 async function write(
   folder: string,
   { name, isForced }: { readonly name: string; readonly isForced: boolean },
@@ -104,13 +110,12 @@ function reportOf(
     "  deno task test\n";
 }
 
-/** Writes a path as one word of a shell. */
+/** Quotes a path for the shell if necessary. */
 function quoted(path: string): string {
   if (/^[\w./-]+$/.test(path)) return path;
   return Deno.build.os === "windows" ? `"${path}"` : `'${path.replaceAll("'", `'\\''`)}'`;
 }
 
-/** Refuses a folder with files, and a file in place of the folder. */
 async function checkFolder(folder: string, isForced: boolean): Promise<void> {
   try {
     for await (const { name } of Deno.readDir(folder)) {
@@ -127,17 +132,16 @@ async function checkFolder(folder: string, isForced: boolean): Promise<void> {
   }
 }
 
-/** The name of the folder, also of `.`. */
+/** The name of the folder, also for `.`. */
 async function nameOf(folder: string): Promise<string> {
   await Deno.mkdir(folder, { recursive: true });
   const path = await Deno.realPath(folder);
   return path.split(/[/\\]/).findLast((part) => part !== "") ?? "project";
 }
 
-/** The lines that the user types. */
 type Lines = AsyncGenerator<string, void, undefined>;
 
-/** Asks a terminal until an answer fits; `undefined` if the input ends first. */
+/** Asks in a terminal until the input is valid; `undefined` if the input ends first. */
 async function ask<T>(
   lines: Lines,
   { stdout, signal }: Context,
@@ -156,12 +160,12 @@ async function ask<T>(
   }
 }
 
-/** Asks for a template, by number or name; without a terminal, takes the smallest and says so. */
+/** Asks for a template, by number or name; without a terminal, uses the smallest and says so. */
 async function chooseTemplate(lines: Lines, context: Context): Promise<string> {
   const { isTerminal, stdout, stderr } = context;
   if (!isTerminal) {
     const others = NAMES.filter((name) => name !== FALLBACK).join(", ");
-    stderr.write(`No terminal to ask: using the template ${FALLBACK} (--template: ${others})\n`);
+    stderr.write(`Not in a terminal: using the template ${FALLBACK} (--template: ${others})\n`);
     return FALLBACK;
   }
   const rows = Object.entries(TEMPLATES).map(([name, { summary }], i) =>
@@ -182,7 +186,7 @@ async function chooseTemplate(lines: Lines, context: Context): Promise<string> {
   throw usageError(`Cannot create: --template must be one of ${NAMES.join(", ")}, received none`);
 }
 
-/** Answers to a question for yes or no; an empty line is yes. */
+/** Answers to a yes/no question; an empty line is yes. */
 const ANSWERS: Readonly<Record<string, boolean>> = {
   "": true,
   y: true,
@@ -191,7 +195,7 @@ const ANSWERS: Readonly<Record<string, boolean>> = {
   no: false,
 };
 
-/** Tells whether to create a repository; asks only if Git is there and the folder has none. */
+/** Asks only if Git is installed and the folder is in no repository. */
 async function wantsGit(
   folder: string,
   { args, context, lines }: {
@@ -205,7 +209,7 @@ async function wantsGit(
   try {
     await git(folder, "--version");
   } catch {
-    return false; // Without Git there is nothing to offer.
+    return false; // Git is not installed.
   }
   const isInside = await git(folder, "rev-parse", "--git-dir").then(() => true, () => false);
   if (isInside) return false;
@@ -215,7 +219,6 @@ async function wantsGit(
   }) ?? false;
 }
 
-/** Runs Git in a folder. */
 async function git(folder: string, ...args: string[]): Promise<void> {
   const fail = (why: string, cause?: unknown): never => {
     throw new CommandError(`Cannot create a Git repository in ${folder}: ${why}`, { cause });

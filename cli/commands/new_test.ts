@@ -4,7 +4,7 @@ import { fakeContext, type FakeContextOptions } from "../../tests/cli_context.ts
 import { main } from "../skein.ts";
 import { filesOf, TEMPLATES } from "../templates/templates.ts";
 
-/** A temporary folder, and `skein new` in it. */
+/** Runs `skein new` in a temporary folder. */
 async function place() {
   const folder = await Deno.makeTempDir();
   return {
@@ -32,7 +32,7 @@ for (const [name, template] of Object.entries(TEMPLATES)) {
     const project = JSON.parse(await here.read("my-app/deno.json"));
     assertEquals(project.imports["@skein/skein"], `jsr:@skein/skein@^${config.version}`);
     assertEquals(["dev", "start", "test"].every((task) => task in project.tasks), true);
-    // Only in development do pages of the machine's addresses get in.
+    // Only the development server accepts pages of the machine's addresses.
     assertStringIncludes(project.tasks.dev, "--allow-sys=networkInterfaces --watch dev.ts");
     assert(!project.tasks.start.includes("dev.ts"));
     assert(!(await here.read("my-app/Dockerfile")).includes("dev.ts"));
@@ -50,7 +50,7 @@ Deno.test("The chat has its page, server and contract in at most 150 lines of co
   }
 });
 
-Deno.test("No page of a template needs what pages over plain HTTP lack, and each shows the status in words", () => {
+Deno.test("Pages of all templates work over plain HTTP, and show the status as text", () => {
   for (const [name, { files, page }] of Object.entries(TEMPLATES)) {
     if (page === undefined) continue;
     const sources = Object.entries(files).filter(([path]) => path.startsWith(page.folder));
@@ -64,7 +64,7 @@ Deno.test("No page of a template needs what pages over plain HTTP lack, and each
   }
 });
 
-Deno.test("new writes into an empty folder, and refuses another one unless forced", async () => {
+Deno.test("new writes into an empty folder, and into another one only if forced", async () => {
   await using here = await place();
   assertEquals((await here.create([here.folder, "-t", "minimal"])).code, 0);
   await Deno.writeTextFile(`${here.folder}/server.ts`, "mine");
@@ -76,7 +76,7 @@ Deno.test("new writes into an empty folder, and refuses another one unless force
   assertStringIncludes(await here.read("server.ts"), "serve");
 });
 
-Deno.test("new refuses an empty path, and prints the path as one word of a shell", async () => {
+Deno.test("new rejects an empty path, and prints a path that is quoted for the shell", async () => {
   await using here = await place();
   const empty = await here.create(["", "-t", "minimal"]);
   assertEquals(empty.code, 2);
@@ -87,7 +87,7 @@ Deno.test("new refuses an empty path, and prints the path as one word of a shell
   assertStringIncludes(out, `cd 'HERE/it'\\''s "$(here)"'\n`);
 });
 
-Deno.test("new refuses a file in place of the folder", async () => {
+Deno.test("new rejects a file in place of the folder", async () => {
   await using here = await place();
   await Deno.writeTextFile(`${here.folder}/app`, "");
   const { code, err } = await here.create([`${here.folder}/app`, "-t", "minimal"]);
@@ -95,7 +95,7 @@ Deno.test("new refuses a file in place of the folder", async () => {
   assertStringIncludes(err, "there is a file of that name");
 });
 
-Deno.test("new asks a person for the template, by number or name", async () => {
+Deno.test("new asks for the template, by number or name", async () => {
   await using here = await place();
   const cases = [["zzz\n2\nn\n", "chat"], ["ai\nno\n", "ai"]] as const;
   for (const [typed, name] of cases) {
@@ -134,7 +134,7 @@ Deno.test("new writes nothing when an option is wrong", async () => {
   assertEquals(await Array.fromAsync(Deno.readDir(here.folder)), []);
 });
 
-Deno.test("new answers a wrong template in a terminal with the nearest", async () => {
+Deno.test("new suggests the nearest template in a terminal", async () => {
   await using here = await place();
   const { code, out } = await here.create(
     [`${here.folder}/app`, "--no-git"],
@@ -146,16 +146,16 @@ Deno.test("new answers a wrong template in a terminal with the nearest", async (
   assertStringIncludes(out, "from the template game");
 });
 
-Deno.test("new takes the template minimal without a terminal, and says so", async () => {
+Deno.test("new uses the template minimal without a terminal, and says so", async () => {
   await using here = await place();
   const { code, out, err } = await here.create([`${here.folder}/app`]);
   assertEquals(code, 0);
-  assertStringIncludes(err, "No terminal to ask: using the template minimal");
+  assertStringIncludes(err, "Not in a terminal: using the template minimal");
   assertStringIncludes(out, "from the template minimal:");
   assert(!await isRepository(`${here.folder}/app`));
 });
 
-Deno.test("new creates a Git repository by option, or if the user of a terminal agrees", async () => {
+Deno.test("new creates a Git repository by option, or if the user agrees in a terminal", async () => {
   await using here = await place();
   const cases: [options: string[], typed: string, asks: boolean, creates: boolean][] = [
     [[], "\n", true, true],
@@ -180,13 +180,12 @@ Deno.test("new offers no Git repository within another one", async () => {
   assertEquals([code, out.includes("Git")], [0, false]);
 });
 
-/** True if a folder is the root of a Git repository. */
 async function isRepository(folder: string): Promise<boolean> {
   return await Deno.stat(`${folder}/.git`).then(() => true, () => false);
 }
 
 for (const [name, template] of Object.entries(TEMPLATES)) {
-  Deno.test(`The Dockerfile of ${name} copies files that the project has, and all that the server loads`, () => {
+  Deno.test(`The Dockerfile of ${name} copies only existing files, and every file that the server loads`, () => {
     const files = filesOf(template, { name: "app", version: "1.0.0" });
     const paths = [...files.keys()];
     const lines = files.get("Dockerfile")!.split("\n");
@@ -194,7 +193,7 @@ for (const [name, template] of Object.entries(TEMPLATES)) {
     const copied = lines.filter((line) => line.startsWith("COPY ")).flatMap((line) =>
       line.split(" ").slice(1, -1)
     );
-    // A pattern may match no file.
+    // A glob may match no file.
     for (const source of copied.filter((one) => !one.endsWith("*"))) {
       assert(paths.some((path) => path === source || path.startsWith(source)), source);
     }

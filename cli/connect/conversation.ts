@@ -1,4 +1,4 @@
-/** A session that a person or a program leads by orders; all results are events. */
+/** A session that a user or a program controls by commands; all results are events. */
 import { QueueFullError, UnsupportedError } from "../../errors.ts";
 import { Signal } from "../../base/signal.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -20,51 +20,51 @@ import type { TalkEvent, TalkStatus } from "./event.ts";
 import type { Order } from "./order.ts";
 
 /**
- * Most answers that a conversation waits for; a further request waits for one of them. A server takes
- * 64 requests of one session.
+ * Most requests that wait for a reply; further requests wait for a free slot. A server accepts 64
+ * requests of one session.
  */
 const MAX_ANSWERS = 64;
 
-/** Most topics that are kept for completion: the newest ones. */
+/** Most topics that are kept for completion; the newest stay. */
 const MAX_TOPICS = 256;
 
-/** Most users of one room whose presence is kept; above, only notices are shown. */
+/** Most users of one room whose presence is kept; beyond, only notices are shown. */
 const MAX_MEMBERS = 10_000;
 
-/** Other end of a conversation: a client, or one session without Skein's protocol. */
+/** The peer of a conversation: a client, or a session without Skein's protocol. */
 export type Peer =
   | { readonly kind: "client"; readonly client: Client }
   | { readonly kind: "plain"; readonly session: Session<unknown, Contract, "client"> };
 
 /** Options for {@linkcode Conversation}. */
 export interface ConversationOptions {
-  /** The other end. */
+  /** The peer. */
   readonly peer: Peer;
-  /** The address, for the order `status`. */
+  /** The address, for the command `status`. */
   readonly url: string;
-  /** Longest wait for a reply, or for the next item of an answer, in milliseconds. */
+  /** Longest wait for a reply, or for the next item of a streaming response, in milliseconds. */
   readonly timeoutMs: number;
   /** Clocks and timers. */
   readonly runtime: Runtime;
-  /** Receives all events, in order. MUST NOT throw, unless the output is gone. */
+  /** Receives all events, in order. MUST NOT throw, unless the output is closed. */
   readonly emit: (event: TalkEvent) => void;
 }
 
-/** An answer that is awaited. */
+/** A request that waits for its reply. */
 interface Awaited {
   cancel(): void;
 }
 
 /**
- * Runs orders on a connection.
+ * Runs commands on a connection.
  *
  * - **Order:** subscriptions, publications and messages take effect one after the other, as
- *   {@linkcode run} is awaited. Answers come in any order.
+ *   {@linkcode run} is awaited. Replies arrive in any order.
  * - **Failures** are events, and are counted in `failures`.
- * - **Bounds:** 64 awaited answers, 256 topics for completion.
+ * - **Bounds:** 64 pending requests, 256 topics for completion.
  */
 export class Conversation {
-  /** Failed orders so far. */
+  /** Number of failed commands. */
   failures = 0;
   readonly #options: ConversationOptions;
   readonly #subscriptions = new Map<string, Subscription>();
@@ -72,7 +72,7 @@ export class Conversation {
   readonly #members = new Map<string, Map<string, PresenceMember>>();
   readonly #awaited = new Set<Awaited>();
   readonly #changed = new Signal();
-  /** Aborts the order that has not taken effect yet. */
+  /** Aborts the command that is running. */
   #running: AbortController | undefined;
 
   /** Creates a conversation. */
@@ -85,7 +85,7 @@ export class Conversation {
     return this.#topics;
   }
 
-  /** Number of awaited answers. */
+  /** Number of requests that wait for a reply. */
   get waiting(): number {
     return this.#awaited.size;
   }
@@ -99,9 +99,9 @@ export class Conversation {
   }
 
   /**
-   * Shows the messages that belong to no subscription, until the connection ends.
+   * Shows messages without a subscription until the connection closes.
    *
-   * @throws The error that ended the connection.
+   * @throws The error that closed the connection.
    */
   async listen(): Promise<void> {
     const { peer } = this.#options;
@@ -111,7 +111,7 @@ export class Conversation {
         for await (const message of messages) this.#receive(message as UntypedMessage);
         return;
       } catch (error) {
-        // A full queue is a gap: the next loop goes on behind the gap.
+        // A full queue is a gap: the next loop continues after it.
         if (!(error instanceof QueueFullError) || peer.kind === "plain") throw error;
         this.#fail(error);
       }
@@ -119,10 +119,10 @@ export class Conversation {
   }
 
   /**
-   * Runs an order. Resolves once the order has taken effect or failed; a request counts as sent then,
-   * and its answer follows in events.
+   * Runs a command. Resolves once the command has taken effect or failed. A request resolves once
+   * it is sent; its reply follows in events.
    *
-   * @param order The order; `quit` has no effect here.
+   * @param order The command; `quit` has no effect here.
    */
   async run(order: Order): Promise<void> {
     const { emit } = this.#options;
@@ -174,7 +174,7 @@ export class Conversation {
   }
 
   /**
-   * Cancels the order that still runs, or else the newest awaited answer.
+   * Cancels the command that is running, or else the newest pending request.
    *
    * @returns False if there is neither.
    */
@@ -188,7 +188,7 @@ export class Conversation {
     return newest !== undefined;
   }
 
-  /** Waits until no answer is awaited, and all messages have left. A failure is an event. */
+  /** Waits until no request is pending and all messages are sent. A failure is an event. */
   async idle(): Promise<void> {
     while (this.#awaited.size > 0) await this.#changed.changed();
     const { peer, timeoutMs } = this.#options;
@@ -300,7 +300,7 @@ export class Conversation {
     emit({ type: "subscribed", topic, ...own });
   }
 
-  /** Notes a presence notice in the list of the room. */
+  /** Applies a presence notice to the list of the room. */
   #note(room: string, notice: PresenceNotice): void {
     if (notice.type === "count") return;
     const members = this.#members.get(room) ?? new Map<string, PresenceMember>();
@@ -366,7 +366,7 @@ export class Conversation {
   }
 
   /**
-   * Shows an order that is none.
+   * Reports a line that is not a command.
    *
    * @param error The error of `parseOrder`.
    * @param id The id of the line, if it has one.

@@ -1,4 +1,4 @@
-/** Events of an interactive session, as lines for people and as lines of JSON. */
+/** Events of an interactive session, as readable lines and as lines of JSON. */
 import { RequestError } from "../../errors.ts";
 import type { CloseInfo } from "../../errors.ts";
 import { textOf } from "../../base/error_text.ts";
@@ -11,10 +11,10 @@ import { orderHelp, ORDERS, positionText } from "./order.ts";
 import { columns } from "../command.ts";
 import { SILENT_MS } from "./silence.ts";
 
-/** Status of a connection; a plain session has no other status than these two. */
+/** Status of a connection. */
 export type TalkStatus = ClientStatus;
 
-/** The event of an order carries the `id` that a line of JSON gave to the order. */
+/** The event of a command has the `id` of its line of JSON. */
 interface OfOrder {
   readonly id?: unknown;
 }
@@ -29,7 +29,7 @@ export type TalkEvent =
     readonly data: unknown;
     readonly from?: string | undefined;
     readonly position?: HistoryPosition | undefined;
-    /** True if the server waits for a reply, which a terminal does not give. */
+    /** True if the server waits for a reply, which this command cannot send. */
     readonly isRequest?: true | undefined;
   }
   | { readonly type: "presence"; readonly topic: string; readonly notice: PresenceNotice }
@@ -48,7 +48,7 @@ export type TalkEvent =
   | OfOrder & {
     readonly type: "end" | "cancelled";
     readonly topic: string;
-    /** Items of the answer until then. */
+    /** Number of items received. */
     readonly items: number;
     readonly ms: number;
   }
@@ -80,11 +80,11 @@ export type TalkEvent =
   };
 
 /**
- * Writes an event as one JSON object.
+ * Formats an event as one JSON object.
  *
  * @param event The event.
  * @param at The time, in milliseconds since the Unix epoch.
- * @returns One line, without its line feed. Bytes stand in `base64` in place of `data`.
+ * @returns One line, without its line feed. Bytes are in `base64` in place of `data`.
  */
 export function jsonOf(event: TalkEvent, at: number): string {
   const { type } = event;
@@ -105,7 +105,7 @@ export function jsonOf(event: TalkEvent, at: number): string {
   return line({ ...rest, base64: data.toBase64() });
 }
 
-/** Leaves the errors out, which JSON would write as empty objects; their texts stay. */
+/** Omits errors, which JSON would write as empty objects; their texts stay. */
 function statusJson(status: TalkStatus): Record<string, unknown> {
   if ("cause" in status) {
     const { code, reason, by } = status.cause;
@@ -117,11 +117,11 @@ function statusJson(status: TalkStatus): Record<string, unknown> {
 }
 
 /**
- * Writes an event for people.
+ * Formats an event for a terminal.
  *
  * @param event The event.
  * @param options Styles, and the time in milliseconds since the Unix epoch.
- * @returns One line or several, with a line feed at the end of each.
+ * @returns One or more lines, each with a line feed.
  */
 export function textOfEvent(
   event: TalkEvent,
@@ -131,7 +131,7 @@ export function textOfEvent(
   return `${time} ${mark} ${text.replaceAll("\n", "\n             ").trimEnd()}\n`;
 }
 
-/** The mark before a text, and the text, which may have several lines. */
+/** A mark and a text, which may have several lines. */
 interface Lines {
   readonly mark: string;
   readonly text: string;
@@ -144,9 +144,10 @@ function linesOf(event: TalkEvent, colors: Colors): Lines {
     case "status":
       return statusLines(event.status, colors);
     case "silence":
-      return event.isOver
-        ? { mark: green("●"), text: "the server answers again" }
-        : { mark: yellow("○"), text: `the server is silent: no answer in ${SILENT_MS / 1_000} s` };
+      return event.isOver ? { mark: green("●"), text: "the server responds again" } : {
+        mark: yellow("○"),
+        text: `the server is silent: no response in ${SILENT_MS / 1_000} s`,
+      };
     case "message": {
       const from = event.from === undefined ? "" : ` ${magenta(plainText(event.from))}`;
       const at = event.position === undefined
@@ -185,7 +186,7 @@ function linesOf(event: TalkEvent, colors: Colors): Lines {
     case "cancelled": {
       const many = `${event.items} item${event.items === 1 ? "" : "s"}, ${round(event.ms)} ms`;
       const how = event.type === "end" ? "ended" : "was cancelled";
-      return { mark: own, text: dim(`the answer of ${plainText(event.topic)} ${how}: ${many}`) };
+      return { mark: own, text: dim(`the response of ${plainText(event.topic)} ${how}: ${many}`) };
     }
     case "members": {
       const rows = event.members.map(({ user, data }) =>
@@ -205,7 +206,7 @@ function linesOf(event: TalkEvent, colors: Colors): Lines {
       const rows = topics.map(({ topic, position }) =>
         [plainText(topic), position === undefined ? "" : plainText(positionText(position))] as const
       );
-      const many = waiting === 0 ? "" : `, answers awaited: ${waiting}`;
+      const many = waiting === 0 ? "" : `, pending requests: ${waiting}`;
       const text = topics.length === 0 ? "no subscriptions" : `subscriptions\n${columns(rows)}`;
       return { mark: own, text: `${url} ${bold(status.name)}${many}\n${text}` };
     }
@@ -246,13 +247,13 @@ function statusLines(status: TalkStatus, { green, yellow, red, dim }: Colors): L
 }
 
 /**
- * Tells why a connection ended.
+ * Describes why a connection closed.
  *
- * @param cause The end.
- * @returns The reason in words, with the close code.
+ * @param cause The close.
+ * @returns The reason, with the close code.
  */
 export function causeText({ code, reason, by, error }: CloseInfo): string {
-  const words = plainText(reason || textOf(error ?? "")) || `closed by the ${by} end`;
+  const words = plainText(reason || textOf(error ?? "")) || `closed by the ${by} side`;
   return error === undefined || code >= 3_000 ? `${words} (code ${code})` : words;
 }
 
@@ -260,7 +261,7 @@ function topicOf({ topic }: { readonly topic: string }, { cyan }: Colors): strin
   return cyan(plainText(topic));
 }
 
-/** Longest list of the bytes of a message. */
+/** Most bytes of a message that are shown. */
 const MAX_HEX_BYTES = 32;
 
 function dataText(data: unknown): string {

@@ -1,17 +1,17 @@
-/** The lines that earlier sessions typed, in a file of the user. */
+/** Lines typed in earlier sessions, in a file of the user. */
 import type { Context } from "../context.ts";
 
-/** Most lines that are kept, the newest ones. */
+/** Most lines that are kept; the newest stay. */
 export const MAX_LINES = 1_000;
 
-/** Longest line that is kept, in characters: a larger one is data, and no command to repeat. */
+/** Longest line that is kept, in characters; longer ones are data that no one types again. */
 export const MAX_LINE = 4_096;
 
 /**
- * Finds the file of typed lines, below the folder for states of the XDG specification.
+ * Finds the file of typed lines, in the XDG state folder.
  *
  * @param env Reads the environment.
- * @returns The path, or `undefined` where there is no home.
+ * @returns The path, or `undefined` without a home folder.
  */
 export function historyFile(env: Context["env"]): string | undefined {
   const home = env("HOME") ?? env("USERPROFILE");
@@ -38,8 +38,8 @@ export async function readHistory(path: string | undefined): Promise<string[]> {
 }
 
 /**
- * Adds lines to the file. Lines that another session added in the meantime stay. Only the user may
- * read the file, which may contain data of messages.
+ * Appends lines to the file. Lines that another session added in the meantime stay. Only the user
+ * can read the file, because it may contain message data.
  *
  * @param path The file; ignored without a path.
  * @param typed The new lines, the oldest first.

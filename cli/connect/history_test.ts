@@ -16,7 +16,7 @@ Deno.test("historyFile() follows the XDG specification", () => {
   assertEquals(historyFile(env({})), undefined);
 });
 
-Deno.test("addHistory() keeps the newest lines, also those of another session", async () => {
+Deno.test("addHistory() keeps the newest lines, including lines of another session", async () => {
   const folder = await Deno.makeTempDir();
   try {
     const path = `${folder}/skein/history`;
@@ -37,7 +37,7 @@ Deno.test("addHistory() keeps the newest lines, also those of another session", 
   }
 });
 
-Deno.test("addHistory() without a file, or without lines, writes nothing", async () => {
+Deno.test("addHistory() writes nothing without a file or without lines", async () => {
   await addHistory(undefined, ["one"]);
   await addHistory("/nowhere/skein/history", []);
 });

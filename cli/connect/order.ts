@@ -1,18 +1,18 @@
-/** The orders of an interactive session, as typed, or as lines of JSON. */
+/** The commands of an interactive session, as typed or as lines of JSON. */
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import { columns, suggestion } from "../command.ts";
 
-/** An order that a user gives in a session. */
+/** A command of a session. */
 interface OrderKind {
   readonly aliases: readonly string[];
   /** Arguments, as in the help. */
   readonly usage: string;
   readonly summary: string;
-  /** Arguments of the order. `topic` takes no data. */
+  /** Arguments of the command; `data` includes a topic. */
   readonly takes: "nothing" | "topic" | "data";
 }
 
-/** All orders by name, in the order of the help. */
+/** All commands by name, in the order of the help. */
 export const ORDERS = {
   subscribe: {
     aliases: ["sub"],
@@ -30,19 +30,19 @@ export const ORDERS = {
   ask: {
     aliases: ["request"],
     usage: "TOPIC [JSON]",
-    summary: "Send a request, and show the reply or the items",
+    summary: "Send a request, and show the reply or the streamed items",
     takes: "data",
   },
   send: {
     aliases: [],
     usage: "TOPIC [JSON]",
-    summary: "Send a message to the server, without an answer",
+    summary: "Send a message to the server, without a reply",
     takes: "data",
   },
   presence: {
     aliases: [],
     usage: "TOPIC [JSON]",
-    summary: "Join a room and show its users, or set your data",
+    summary: "Join a room and show its users, or set your presence data",
     takes: "data",
   },
   stats: { aliases: [], usage: "", summary: "Show the counters of the session", takes: "nothing" },
@@ -52,24 +52,24 @@ export const ORDERS = {
     summary: "Show the connection and the subscriptions",
     takes: "nothing",
   },
-  help: { aliases: ["?"], usage: "", summary: "Show these commands", takes: "nothing" },
-  quit: { aliases: ["exit"], usage: "", summary: "Leave", takes: "nothing" },
+  help: { aliases: ["?"], usage: "", summary: "Show this list", takes: "nothing" },
+  quit: { aliases: ["exit"], usage: "", summary: "Close the session", takes: "nothing" },
 } as const satisfies Record<string, OrderKind>;
 
-/** Name of an order. */
+/** Name of a command. */
 export type OrderName = keyof typeof ORDERS;
 
 const NAMES = Object.keys(ORDERS) as OrderName[];
 
-/** All names and aliases of orders, each with the name of the order. */
+/** Names and aliases of commands, each mapped to its name. */
 const BY_WORD: ReadonlyMap<string, OrderName> = new Map(
   NAMES.flatMap((name) => [name, ...ORDERS[name].aliases].map((word) => [word, name] as const)),
 );
 
 /**
- * Lists all orders with their arguments.
+ * Lists all commands with their arguments.
  *
- * @returns A line for each order.
+ * @returns A line for each command.
  */
 export function orderHelp(): string {
   return columns(
@@ -80,29 +80,29 @@ export function orderHelp(): string {
   );
 }
 
-/** An order with its arguments. */
+/** A command with its arguments. */
 export interface Order {
   /** The name. */
   readonly name: OrderName;
-  /** The topic; empty for an order without one. */
+  /** The topic; empty for a command without one. */
   readonly topic: string;
-  /** The data; `undefined` without data. */
+  /** The data, if any. */
   readonly data?: unknown;
-  /** Position behind which a subscription begins. */
+  /** Position after which a subscription starts. */
   readonly after?: HistoryPosition | undefined;
-  /** Number of earlier publications that a subscription begins with. */
+  /** Number of earlier publications that a subscription starts with. */
   readonly last?: number | undefined;
-  /** Name that the user gave to the order, for its results; only in lines of JSON. */
+  /** Id for the results of the command; only in lines of JSON. */
   readonly id?: unknown;
 }
 
 /**
- * Reads a line: an order with its arguments, or a JSON object such as
- * `{"command": "publish", "topic": "chat", "data": 1, "id": 7}`.
+ * Parses a line: a command with its arguments, or a JSON object such as `{"command": "publish",
+ * "topic": "chat", "data": 1, "id": 7}`.
  *
  * @param line The line.
- * @returns The order; `undefined` for an empty line, and for a comment that begins with `#`.
- * @throws {SyntaxError} If the line is no order.
+ * @returns The command; `undefined` for an empty line, and for a comment that starts with `#`.
+ * @throws {SyntaxError} If the line is not a valid command.
  */
 export function parseOrder(line: string): Order | undefined {
   const text = line.trim();
@@ -111,7 +111,7 @@ export function parseOrder(line: string): Order | undefined {
 }
 
 /**
- * Reads the `id` of a line that is no order, so that its error can have the same id.
+ * Reads the `id` of an invalid line, so that its error can have the same id.
  *
  * @param line The line.
  * @returns The id; `undefined` for a line without one.
@@ -120,15 +120,15 @@ export function idOf(line: string): unknown {
   try {
     return Object(JSON.parse(line)).id;
   } catch {
-    return undefined; // No JSON.
+    return undefined; // Not JSON.
   }
 }
 
 /**
- * Writes a position in a history as one word.
+ * Formats a position in a history as one word.
  *
  * @param position The position.
- * @returns Epoch, offset and tag, divided by slashes.
+ * @returns Epoch, offset and tag, separated by slashes.
  */
 export function positionText({ epoch, offset, tag }: HistoryPosition): string {
   return `${epoch}/${offset}${tag === undefined ? "" : `/${tag}`}`;
@@ -180,7 +180,7 @@ function fromWords(text: string): Order {
   const [, word = "", rest = ""] = /^(\S+)\s*(.*)$/s.exec(text)!;
   const name = nameOf(word);
   if (ORDERS[name].takes === "nothing") return noMore({ name, topic: "" }, rest);
-  // A topic with a space is written in quotes.
+  // A topic with a space is quoted.
   const [, quoted, bare, more = ""] = /^(?:("(?:[^"\\]|\\.)*")|(\S+))?\s*(.*)$/s.exec(rest)!;
   const topic = quoted === undefined ? bare ?? "" : String(parseJson(quoted, name));
   if (name === "subscribe") return checked({ name, topic, ...parseStart(more) });
@@ -188,7 +188,6 @@ function fromWords(text: string): Order {
   return checked({ name, topic, data: more === "" ? undefined : parseJson(more, name) });
 }
 
-/** Reads the options of a subscription. */
 function parseStart(text: string): Pick<Order, "after" | "last"> {
   let start: Pick<Order, "after" | "last"> = {};
   const words = text.split(/\s+|=/).filter((word) => word !== "");
@@ -232,11 +231,11 @@ function checked(order: Order): Order {
   return order;
 }
 
-/** A topic that can be typed without quotes, and moves no cursor. */
+/** A topic without quotes, spaces and control characters. */
 const PLAIN_WORD = /^[^"\s\p{Cc}\p{Cf}][^\s\p{Cc}\p{Cf}]*$/u;
 
 /**
- * Completes a line: names of orders first, then topics.
+ * Completes a line: names of commands first, then topics.
  *
  * @param line The line up to the cursor.
  * @param topics Known topics.
@@ -252,7 +251,7 @@ export function completions(line: string, topics: Iterable<string>): [string[], 
   }
   const name = BY_WORD.get(word);
   if (name === undefined || ORDERS[name].takes === "nothing") return [[], topic];
-  // A server chooses topics too; those that are no plain word would not fit into the line.
+  // Topics may come from the server; a topic that is not a plain word cannot be completed.
   const fits = (one: string) => one.startsWith(topic) && PLAIN_WORD.test(one);
   return [[...topics].filter(fits).sort(), topic];
 }

@@ -1,7 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { completions, parseOrder, positionText } from "./order.ts";
 
-Deno.test("parseOrder() reads orders as typed", () => {
+Deno.test("parseOrder() reads commands as typed", () => {
   const cases: [string, unknown][] = [
     ["", undefined],
     ["  # a comment", undefined],
@@ -73,7 +73,7 @@ Deno.test("parseOrder() says what is wrong with a line", () => {
   }
 });
 
-Deno.test("positionText() writes what a later subscription reads", () => {
+Deno.test("positionText() returns a position that --after accepts", () => {
   for (
     const position of [
       { epoch: "a", offset: 0, tag: undefined },

@@ -1,4 +1,4 @@
-/** Watch of a server that a person talks to: its silence shows within 3 s. */
+/** Notices within 3 s that a server is silent. */
 import type { Runtime } from "../../base/runtime.ts";
 import { pause } from "../../base/wait.ts";
 import type { Client } from "../../client/client.ts";
@@ -14,8 +14,8 @@ const PAUSE_MS = 1_000;
 export const SILENT_MS = 1_500;
 
 /**
- * Wait for a pong after which the session counts as lost, in milliseconds: a server that is only
- * busy has the time to come back.
+ * Wait for a pong after which the session counts as lost, in milliseconds; a server that is only
+ * busy responds within this time.
  */
 const LOST_MS = 10_000;
 
@@ -23,15 +23,15 @@ const LOST_MS = 10_000;
 export interface SilenceOptions {
   /** Clocks and timers. */
   readonly runtime: Runtime;
-  /** Ends the watch. */
+  /** Stops the watch. */
   readonly signal: AbortSignal;
-  /** Called when the server falls silent, and when the same session has a sign of life again. */
+  /** Called when the server becomes silent, and when it responds again in the same session. */
   readonly onChange: (isSilent: boolean) => void;
 }
 
 /**
- * Pings the server every second, without a wait of the client. A session whose server stays silent
- * for 10 s is given up, and the client reconnects. Never rejects.
+ * Pings the server every second, independently of the client's own pings. If the server is silent
+ * for 10 s, the session is closed and the client reconnects. Never rejects.
  *
  * @param client The client.
  * @param options See {@linkcode SilenceOptions}.
@@ -48,7 +48,6 @@ export async function watchSilence(
   }
 }
 
-/** Sends one ping, and waits for the pong. */
 async function check(
   session: Session,
   { runtime, signal, onChange }: SilenceOptions,
@@ -62,11 +61,15 @@ async function check(
     await ping(session[internals], { signal, timeoutMs: LOST_MS });
     if (isSilent) onChange(false);
   } catch (error) {
-    // The session has ended, or the server takes no more pings.
+    // The session has closed, or the server accepts no more pings.
     if (!(error instanceof TimeoutError) || session.isClosed) return;
-    const late = new TimeoutError(`Cannot reach the server: no answer in ${LOST_MS} ms`, LOST_MS, {
-      cause: error,
-    });
+    const late = new TimeoutError(
+      `Cannot reach the server: no response in ${LOST_MS} ms`,
+      LOST_MS,
+      {
+        cause: error,
+      },
+    );
     session[internals].abort(CloseCode.timedOut, "No sign of life", late, "network");
   } finally {
     runtime.clearTimeout(timer);

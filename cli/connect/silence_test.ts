@@ -6,7 +6,7 @@ import { denoPlatform } from "../../client/deno.ts";
 import { passTime, testServer, turns } from "../../testing/mod.ts";
 import { watchSilence } from "./silence.ts";
 
-/** A watched client that is connected, and the changes that were told. */
+/** A connected client, and the changes that the watch reported. */
 async function watched() {
   const server = testServer();
   const client = new Client(
@@ -38,10 +38,10 @@ async function watched() {
   };
 }
 
-Deno.test("watchSilence() tells of a dead server within 3 s, and gives the session up after 10 s more", async () => {
+Deno.test("watchSilence() reports a dead server within 3 s, and closes the session after 10 s more", async () => {
   using time = new FakeTime();
   await using it = await watched();
-  // In small steps, so that each pong has the time to arrive.
+  // In small steps, so that each pong has time to arrive.
   for (let i = 0; i < 3; i++) await passTime(time, 1_000);
   assertEquals([it.changes, it.states.at(-1)], [[], "connected"]);
   for (const { link } of it.server.network.pairs) link.disconnect({ silent: true });
@@ -53,7 +53,7 @@ Deno.test("watchSilence() tells of a dead server within 3 s, and gives the sessi
   assertEquals(it.changes, [true]);
 });
 
-Deno.test("watchSilence() tells that a server that was only busy answers again", async () => {
+Deno.test("watchSilence() reports that a busy server responds again", async () => {
   using time = new FakeTime();
   await using it = await watched();
   const { link } = it.server.network.pairs[0]!;

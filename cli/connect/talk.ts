@@ -1,4 +1,4 @@
-/** One run of `skein connect`: opens the session, and leads the conversation in a terminal or a pipe. */
+/** One run of `skein connect`: opens the session, and runs commands from a terminal or a pipe. */
 import { connect as open, dial } from "../../client/deno.ts";
 import type { Client } from "../../client/client.ts";
 import type { TransportName } from "../../transport/race/options.ts";
@@ -20,9 +20,9 @@ import { Terminal } from "./terminal.ts";
  * Runs `skein connect`.
  *
  * @param args Arguments and options of the command.
- * @param context The surroundings.
+ * @param context The environment.
  * @returns The exit code.
- * @throws {CommandError} If an option is wrong, or there is no connection.
+ * @throws {CommandError} If an option is wrong, or the server cannot be reached.
  */
 export async function talk(args: Arguments, context: Context): Promise<number> {
   const settings = readSettings(args, context);
@@ -39,7 +39,6 @@ export async function talk(args: Arguments, context: Context): Promise<number> {
   }
 }
 
-/** Settings of one session. */
 interface Settings {
   readonly url: URL;
   readonly isPlain: boolean;
@@ -55,7 +54,7 @@ interface Settings {
 function readSettings(args: Arguments, { env, runtime }: Context): Settings {
   const isPlain = args.value("protocol") === "plain";
   if (isPlain && args.value("token") !== undefined) {
-    throw usageError("Cannot connect: a plain session takes no token; send a header, or ?token=");
+    throw usageError("Cannot connect: a plain session has no token; use a header, or ?token=");
   }
   return {
     url: args.url(),
@@ -100,7 +99,7 @@ async function openPeer(settings: Settings, signal: AbortSignal): Promise<Peer> 
   }
 }
 
-/** Waits for the first session. A client would go on to try, and a user wants to know at once. */
+/** Waits for the first session. The client would retry, but the user wants to know immediately. */
 async function established(client: Client): Promise<void> {
   for await (const status of client.status) {
     if (status.name === "connected") return;
@@ -116,7 +115,6 @@ function unreachable(reason: string, cause: unknown): CommandError {
   return new CommandError(message, { cause, exitCode: Exit.unreachable });
 }
 
-/** The run of one session, in a terminal or in a pipe. */
 class Talk {
   readonly #peer: Peer;
   readonly #conversation: Conversation;
@@ -153,7 +151,7 @@ class Talk {
     });
   }
 
-  /** Reads orders from lines, and ends with the input unless told to follow. */
+  /** Reads commands from a pipe; closes with the input, unless it follows. */
   async inPipe(follows: boolean): Promise<number> {
     const watch = this.#watch();
     const conversation = this.#conversation;
@@ -170,7 +168,6 @@ class Talk {
     return this.#end(conversation.failures > 0 ? Exit.failed : Exit.done);
   }
 
-  /** Reads orders that a person types. */
   async inTerminal(hasNoHistory: boolean): Promise<number> {
     const conversation = this.#conversation;
     const { colors } = this.#context;
@@ -189,7 +186,7 @@ class Talk {
         isInterrupted = wasWarned;
         if (wasWarned) return terminal.close();
         isWarned = true;
-        terminal.print(colors.dim("To leave, press Ctrl-C again, or Ctrl-D, or type quit.\n"));
+        terminal.print(colors.dim("To quit, press Ctrl-C again or Ctrl-D, or type quit.\n"));
       },
     });
     this.#print = (text) => terminal.print(text);
@@ -211,11 +208,11 @@ class Talk {
       this.#signal.removeEventListener("abort", stop);
       terminal.close();
       this.#print = (text) => this.#context.stdout.write(text);
-      // The next line of the shell begins below the prompt.
+      // The shell's next line starts below the prompt.
       this.#context.stdout.write("\n");
     }
     await addHistory(path, terminal.typed).catch((error) => {
-      this.#context.stderr.write(`Cannot keep the typed commands: ${textOf(error)}\n`);
+      this.#context.stderr.write(`Cannot save the typed commands: ${textOf(error)}\n`);
     });
     return isInterrupted ? Exit.interrupted : this.#end(Exit.done);
   }
@@ -225,7 +222,7 @@ class Talk {
     return `${(isConnected ? green : yellow)(bold(this.#name))}${isConnected ? "" : " …"}> `;
   }
 
-  /** Runs the order of a line; false for `quit`. */
+  /** Runs the command of a line; false for `quit`. */
   async #run(line: string): Promise<boolean> {
     const conversation = this.#conversation;
     let order;
@@ -246,7 +243,7 @@ class Talk {
     return this.#isRefused ? Exit.unreachable : code;
   }
 
-  /** Shows changes of the connection, and messages of the server, until the connection ends. */
+  /** Shows status changes, and messages of the server, until the connection closes. */
   #watch(onChange: (isConnected: boolean) => void = () => {}): Disposable {
     const peer = this.#peer;
     const stack = new DisposableStack();
@@ -258,7 +255,7 @@ class Talk {
       }));
     } else this.#emit({ type: "status", status: this.#conversation.status });
     const closed = peer.kind === "client" ? peer.client.closed : peer.session.closed;
-    // Without a connection that may come back, no order can have an effect.
+    // The client will not reconnect, so no further command can run.
     void closed.then((cause) => {
       if (this.#signal.aborted) return;
       const isNormal = cause.code === 0 || cause.code === 1_000;
@@ -268,12 +265,12 @@ class Talk {
       }
       this.#over.abort();
     });
-    // The close that ends this loop is told by the status.
+    // The status reports the close that ends this loop.
     this.#conversation.listen().catch(() => {});
     return stack;
   }
 
-  /** Shows within 3 s that the server is silent. A plain server cannot be pinged. */
+  /** A plain server cannot be pinged. */
   #watchSilence(onChange: (isConnected: boolean) => void): void {
     const peer = this.#peer;
     if (peer.kind === "plain") return;
@@ -287,7 +284,7 @@ class Talk {
     });
   }
 
-  /** Prints an event. An output without a reader ends the session. */
+  /** Prints an event. If the output has no reader, the session closes. */
   #emit(event: TalkEvent): void {
     const { runtime, colors } = this.#context;
     const at = runtime.now();
@@ -300,7 +297,6 @@ class Talk {
   }
 }
 
-/** Waits for a promise, or for the signal. */
 async function until(signal: AbortSignal, promise: Promise<void>): Promise<void> {
   if (signal.aborted) return;
   const stopped = Promise.withResolvers<void>();

@@ -1,4 +1,4 @@
-/** The line that a user types, with editing, history and completion, below the events. */
+/** The input line with editing, history and completion, below the events. */
 import {
   clearScreenDown,
   createInterface,
@@ -12,24 +12,24 @@ import { MAX_LINES } from "./history.ts";
 
 /** Options for {@linkcode Terminal}. */
 export interface TerminalOptions {
-  /** The surroundings; both ends are terminals. */
+  /** The environment; input and output are terminals. */
   readonly context: Context;
   /** Earlier lines, the oldest first. */
   readonly history: readonly string[];
   /** Completes a line: the possible words, and the part of the line that the words replace. */
   readonly complete: (line: string) => [string[], string];
-  /** Called for Ctrl-C, with the typed part of the line. */
+  /** Called for Ctrl-C, with the text typed so far. */
   readonly onInterrupt: (line: string) => void;
 }
 
-/** The parts of the interface of Node that its types leave out. */
+/** Members of Node's interface that its types omit. */
 interface Refreshing {
   prevRows: number;
 }
 
 /**
- * A prompt at the bottom of a terminal. Text is printed above the line being typed, which stays
- * whole. Ctrl-D in an empty line ends the input.
+ * A prompt at the bottom of a terminal. Text is printed above the line being typed. Ctrl-D on an
+ * empty line ends the input.
  */
 export class Terminal implements Disposable {
   /** Lines typed in this session, the oldest first; at most as many as the history keeps. */
@@ -40,7 +40,7 @@ export class Terminal implements Disposable {
   readonly #reader: ReadableStreamDefaultReader<Uint8Array>;
   #isOpen = true;
 
-  /** Takes the terminal: each key arrives at once, until the end. */
+  /** Switches the terminal to raw mode, until disposed. */
   constructor({ context, history, complete, onInterrupt }: TerminalOptions) {
     this.#context = context;
     const { stdin, stdout } = context;
@@ -73,7 +73,7 @@ export class Terminal implements Disposable {
   }
 
   /**
-   * Yields the typed lines, up to the end of the input.
+   * Yields the typed lines until the input ends.
    *
    * @returns The lines.
    */
@@ -89,7 +89,7 @@ export class Terminal implements Disposable {
   /**
    * Sets the text before the line.
    *
-   * @param text The text, which may have colors.
+   * @param text The text, which may include colors.
    */
   setPrompt(text: string): void {
     this.#line.setPrompt(text);
@@ -99,7 +99,7 @@ export class Terminal implements Disposable {
   /**
    * Prints above the line being typed.
    *
-   * @param text Lines, each with a line feed at its end.
+   * @param text Lines, each with a line feed.
    */
   print(text: string): void {
     if (!this.#isOpen) return this.#context.stdout.write(text);
@@ -107,7 +107,7 @@ export class Terminal implements Disposable {
     cursorTo(this.#output, 0);
     clearScreenDown(this.#output);
     this.#context.stdout.write(text);
-    // The line is drawn anew where the cursor is.
+    // The line is redrawn where the cursor is.
     this.#line.prevRows = 0;
     this.#line.prompt(true);
   }
@@ -118,7 +118,7 @@ export class Terminal implements Disposable {
     this.#line.write(null, { ctrl: true, name: "u" });
   }
 
-  /** Ends the input, as Ctrl-D does. A line that is not finished counts as typed. */
+  /** Ends the input, as Ctrl-D does. An unfinished line counts as typed. */
   close(): void {
     if (!this.#isOpen) return;
     if (this.#line.line.trim() !== "") this.#note(this.#line.line);
@@ -130,7 +130,7 @@ export class Terminal implements Disposable {
     if (this.typed.length > MAX_LINES) this.typed.shift();
   }
 
-  /** Gives the terminal back. */
+  /** Restores the terminal. */
   [Symbol.dispose](): void {
     this.close();
     this.#reader.cancel().catch(() => {});
@@ -140,7 +140,7 @@ export class Terminal implements Disposable {
     try {
       for (let part; !(part = await this.#reader.read()).done;) input.write(part.value);
     } catch {
-      // An input that fails has ended.
+      // A failed input has ended.
     }
     this.close();
   }

@@ -1,12 +1,12 @@
-/** Faults of certificates, in plain words. */
+/** Problems of certificates, in plain words. */
 import { X509Certificate } from "node:crypto";
 import { isIP } from "node:net";
 import type { Finding } from "./check.ts";
 
-/** Longest validity of a certificate that browsers accept by its hash, in milliseconds. */
+/** Longest validity of a certificate that browsers accept by hash, in milliseconds. */
 const MAX_HASH_MS = 14 * 86_400_000;
 
-/** Remaining validity below which a certificate deserves a look, in days. */
+/** Remaining validity below which a certificate causes a warning, in days. */
 const SOON_DAYS = 14;
 
 /** A certificate as the server sent it. */
@@ -19,7 +19,7 @@ export interface SeenCertificate {
   readonly distrust: string | undefined;
 }
 
-/** Judgement of a certificate. */
+/** Result of the check of a certificate. */
 export interface Judgement extends Pick<Finding, "state" | "detail" | "cause" | "cure"> {
   /** Observed values. */
   readonly facts: {
@@ -36,7 +36,7 @@ export interface Judgement extends Pick<Finding, "state" | "detail" | "cause" | 
 }
 
 /**
- * Judges the certificate of a server.
+ * Checks the certificate of a server.
  *
  * @param seen The certificate.
  * @param host Name or address in the URL.
@@ -76,14 +76,14 @@ export function judgeCertificate(
     return failed(
       `the certificate expired ${-daysLeft} ${-daysLeft === 1 ? "day" : "days"} ago`,
       `The certificate was valid until ${facts.validTo.slice(0, 10)}`,
-      "Renew the certificate, and let the server or proxy load the new file",
+      "Renew the certificate, and reload it in the server or proxy",
     );
   }
   if (now < fromMs) {
     return failed(
       `the certificate is not valid before ${facts.validFrom}`,
-      "The clock of this machine is slow, or the certificate was made with a fast clock",
-      "Set the clocks of both machines by NTP",
+      "The clock of this machine is behind, or the certificate was created with a clock that is ahead",
+      "Synchronize the clocks of both machines with NTP",
     );
   }
   const isNamed = isIP(host) === 0 ? certificate.checkHost(host) : certificate.checkIP(host);
@@ -97,19 +97,19 @@ export function judgeCertificate(
   if (distrust !== undefined) {
     const isOwn = subject === issuer;
     const hash = facts.isHashUsable
-      ? `; for development, WebTransport alone can trust its hash: serverCertificateHashes, sha-256 ${facts.sha256}`
+      ? `; for development, WebTransport (only) can trust its hash: serverCertificateHashes, sha-256 ${facts.sha256}`
       : "";
     return isOwn
       ? failed(
         "the certificate is self-signed",
-        "No authority vouches for the certificate, so clients refuse the connection",
-        `Get a certificate of an authority, such as Let's Encrypt${hash}`,
+        "No authority signed the certificate, so clients reject the connection",
+        `Get a certificate from an authority, such as Let's Encrypt${hash}`,
       )
       : failed(
         `the certificate is not trusted (${distrust})`,
         chainLength < 2
-          ? "The server sends its certificate without that of the issuer, or the issuer is a private authority"
-          : "The issuer is an authority that this machine does not know",
+          ? "The server sends its certificate without the issuer's, or the issuer is a private authority"
+          : "This machine does not trust the issuer",
         "Let the server send the full chain (fullchain.pem); for a private authority set DENO_CERT to its certificate",
       );
   }
@@ -118,7 +118,7 @@ export function judgeCertificate(
     return {
       state: "warning",
       detail,
-      cause: "The certificate ends soon",
+      cause: "The certificate expires soon",
       cure: "Check that its renewal works",
       facts,
     };

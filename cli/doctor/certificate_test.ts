@@ -26,19 +26,19 @@ Deno.test("judgeCertificate() accepts a trusted certificate, by name and by addr
   }
 });
 
-Deno.test("judgeCertificate() warns of a certificate that ends soon", () => {
+Deno.test("judgeCertificate() warns of a certificate that expires soon", () => {
   const { state, cure, facts } = judge(certificate({ days: 5 }));
   assertEquals([state, facts.isHashUsable], ["warning", true]);
   assertMatch(cure ?? "", /renewal/);
 });
 
-Deno.test("judgeCertificate() tells a certificate that no authority vouches for", () => {
+Deno.test("judgeCertificate() detects a certificate that no authority signed", () => {
   const seen = { raw: certificate(), distrust: "UNABLE_TO_VERIFY_LEAF_SIGNATURE" };
   const own = judgeCertificate({ ...seen, chainLength: 1 }, "example.com", NOW);
   assertEquals([own.state, own.detail], ["failed", "the certificate is self-signed"]);
 });
 
-Deno.test("judgeCertificate() names the names of a certificate for another one", () => {
+Deno.test("judgeCertificate() lists the names of a certificate for another host", () => {
   const { state, detail } = judge(certificate({ names: ["a.example", "b.example"] }));
   assertEquals(state, "failed");
   assertMatch(detail, /for other names: a\.example, b\.example/);

@@ -1,4 +1,4 @@
-/** Checks of `skein doctor`: their results, their time limits, and their order. */
+/** Checks of `skein doctor`: results, time limits and order. */
 import { textOf } from "../../base/error_text.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
@@ -12,31 +12,31 @@ export type CheckState = "ok" | "warning" | "failed" | "skipped";
 export interface Check {
   /** Stable name, such as `dns` or `webtransport.udp`. */
   readonly id: string;
-  /** Name for people. */
+  /** Title for display. */
   readonly title: string;
-  /** Outcome: a warning works and deserves a look, a skipped check could not run. */
+  /** Outcome. A warning works but needs attention; a skipped check could not run. */
   readonly state: CheckState;
-  /** The observation in one line. */
+  /** The observation, on one line. */
   readonly detail: string;
   /** The probable cause of a failure or a warning. */
   readonly cause?: string | undefined;
-  /** The cure of that cause. */
+  /** How to fix the cause. */
   readonly cure?: string | undefined;
-  /** Duration, in milliseconds; absent for a check that was skipped. */
+  /** Duration, in milliseconds; absent if the check was skipped. */
   readonly ms?: number | undefined;
   /** Observed values, by name. */
   readonly facts?: Readonly<Record<string, unknown>> | undefined;
 }
 
-/** The part of a check that its function finds out. */
+/** The part of a result that the check's function determines. */
 export type Finding = Omit<Check, "id" | "title" | "ms">;
 
-/** A fault that a check found, with cause and cure. */
+/** A problem that a check found, with its cause and fix. */
 export class Fault extends Error {
   /** The finding of the check. */
   readonly finding: Finding;
 
-  /** Creates the fault from its finding. */
+  /** Creates the error from its finding. */
   constructor(finding: Omit<Finding, "state"> & { readonly state?: CheckState | undefined }) {
     super(finding.detail);
     this.name = "Fault";
@@ -48,11 +48,11 @@ export class Fault extends Error {
 export interface CheckListOptions {
   /** Clocks and timers. */
   readonly runtime: Runtime;
-  /** Ends all checks. */
+  /** Cancels all checks. */
   readonly signal: AbortSignal;
   /** Time limit of each check, in milliseconds. */
   readonly timeoutMs: number;
-  /** Called with each result as it comes. */
+  /** Called with each result. */
   readonly onCheck: (check: Check) => void;
 }
 
@@ -60,11 +60,11 @@ export interface CheckListOptions {
 export interface RunOptions {
   /** Stable name. */
   readonly id: string;
-  /** Name for people. */
+  /** Title for display. */
   readonly title: string;
-  /** Cause and cure of a check that takes longer than its time; a general text by default. */
+  /** Cause and fix of a check that exceeds its time limit; a general text by default. */
   readonly late?: Pick<Finding, "cause" | "cure"> | undefined;
-  /** Time limit in place of that of all checks, in milliseconds. */
+  /** Time limit that overrides the general limit, in milliseconds. */
   readonly timeoutMs?: number | undefined;
 }
 
@@ -85,13 +85,13 @@ export class CheckList {
   }
 
   /**
-   * Runs a check. Errors become a failed check, and the end of the time too.
+   * Runs a check. An error or a timeout becomes a failed check.
    *
-   * @typeParam T Type of the value for later checks.
+   * @typeParam T Type of the value that later checks use.
    * @param options Name and time limit.
-   * @param find Finds out; the signal is aborted at the end of the time.
-   * @returns The value of the function; `undefined` if the check failed.
-   * @throws The reason of the signal of all checks, if that was aborted.
+   * @param find Performs the check; the signal is aborted when the time is up.
+   * @returns The function's value; `undefined` if the check failed.
+   * @throws The abort reason, if all checks were cancelled.
    */
   async run<T>(
     { id, title, late, timeoutMs = this.#options.timeoutMs }: RunOptions,
@@ -112,9 +112,9 @@ export class CheckList {
       found = error instanceof Fault ? error.finding : error instanceof TimeoutError
         ? {
           state: "failed",
-          detail: `no answer within ${timeoutMs / 1_000} s`,
-          cause: "The server or a firewall on the way stays silent",
-          cure: "Look at the firewall and the load of the server, or raise --timeout",
+          detail: `no response within ${timeoutMs / 1_000} s`,
+          cause: "The server or a firewall in between does not respond",
+          cure: "Check the firewall and the server's load, or raise --timeout",
           ...late,
         }
         : { state: "failed", detail: textOf(error) };
@@ -127,7 +127,7 @@ export class CheckList {
     return value;
   }
 
-  /** Adds a check whose finding follows from an earlier check. */
+  /** Adds the result of a check that follows from an earlier one. */
   add(id: string, title: string, finding: Finding): void {
     this.#add({ id, title, ...finding });
   }
@@ -137,7 +137,7 @@ export class CheckList {
     this.#add({ id, title, state: "skipped", detail });
   }
 
-  /** Finds the state of a check; `undefined` if the check did not run. */
+  /** The state of a check; `undefined` if it did not run. */
   stateOf(id: string): CheckState | undefined {
     return this.checks.find((check) => check.id === id)?.state;
   }

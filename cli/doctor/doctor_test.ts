@@ -31,7 +31,7 @@ async function examine(url: string | URL, args: readonly string[] = []) {
   return { code, result, check, states };
 }
 
-/** Checks that a failure has a cause and a cure, in plain sentences. */
+/** Checks that a failure has a cause and a fix, in plain sentences. */
 function assertFault(check: Check, { detail, cause, cure }: Record<string, RegExp>): void {
   assertEquals(check.state, "failed", JSON.stringify(check));
   if (detail !== undefined) assertMatch(check.detail, detail);
@@ -43,13 +43,13 @@ function start(options: ServeOptions = {}) {
   return serve({ hostname: "127.0.0.1", port: 0, onListen() {}, onRefusal() {}, ...options });
 }
 
-/** A server of HTTP that answers all requests in one way. */
+/** An HTTP server that responds to all requests in the same way. */
 function answering(answer: (request: Request) => Response | Promise<Response>) {
   const server = Deno.serve({
     hostname: "127.0.0.1",
     port: 0,
     onListen() {},
-    // A proxy whose client went away.
+    // A proxy whose client disconnected.
     onError: () => new Response(null, { status: 502 }),
   }, answer);
   return {
@@ -58,14 +58,14 @@ function answering(answer: (request: Request) => Response | Promise<Response>) {
   };
 }
 
-/** A port of TCP on which no server listens. */
+/** A TCP port on which no server listens. */
 function deadPort(): number {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   return (listener.addr as Deno.NetAddr).port;
 }
 
-Deno.test("skein doctor shows a cause without the control characters of a server", async () => {
-  // A server of Deno sends no such header.
+Deno.test("skein doctor strips control characters of a server from causes", async () => {
+  // Deno's server cannot send such a header.
   const server = net.createServer((socket) => {
     socket.on("error", () => {});
     socket.once("data", () => socket.end("HTTP/1.1 307 Go\r\nLocation: /a\x1b[2J\r\n\r\n"));
@@ -80,7 +80,7 @@ Deno.test("skein doctor shows a cause without the control characters of a server
   );
 });
 
-Deno.test("skein doctor finds all transports of a server of Skein open", async () => {
+Deno.test("skein doctor reports all transports of a Skein server as open", async () => {
   await using server = start({ metrics: true });
   const { code, result, states, check } = await examine(server.url);
   assertEquals(code, 0);
@@ -106,7 +106,7 @@ Deno.test("skein doctor finds all transports of a server of Skein open", async (
   assert((check("tcp").ms ?? -1) >= 0);
 });
 
-Deno.test("skein doctor prints a table with a cause and a cure for each failure", async () => {
+Deno.test("skein doctor prints a table with a cause and a fix for each failure", async () => {
   const context = fakeContext({ columns: 60 });
   const url = `http://127.0.0.1:${deadPort()}`;
   const code = await main(["doctor", url, "--timeout=20s"], context, [doctor]);
@@ -115,18 +115,18 @@ Deno.test("skein doctor prints a table with a cause and a cure for each failure"
   assertMatch(context.out, / {2}✗ TCP .* ms {2}port \d+ refuses/);
   assertMatch(context.out, /^ {23}Cause: No server listens on/m);
   assertMatch(context.out, /^ {23}Cure: Start the server/m);
-  assertMatch(context.out, /No transport gets through: begin with the first ✗ above\n$/);
+  assertMatch(context.out, /No transport works: start with the first ✗ above\n$/);
   for (const line of context.out.split("\n")) assert(line.length <= 75, line);
 });
 
-Deno.test("skein doctor tells a dead port", async () => {
+Deno.test("skein doctor reports a closed port", async () => {
   const { code, result, check } = await examine(`http://127.0.0.1:${deadPort()}`);
   assertEquals([code, result.isReachable, result.recommended], [1, false, []]);
   assertFault(check("tcp"), { detail: /refuses connections/, cure: /Start the server/ });
   assertEquals(check("websocket.session").state, "skipped");
 });
 
-Deno.test("skein doctor tells a name that does not exist", async () => {
+Deno.test("skein doctor reports a name that does not exist", async () => {
   const { code, check, result } = await examine("https://nothing.invalid/chat?token=secret");
   assertEquals(code, 1);
   assertFault(check("dns"), { detail: /nothing\.invalid does not resolve/, cure: /A and AAAA/ });
@@ -134,7 +134,7 @@ Deno.test("skein doctor tells a name that does not exist", async () => {
   assertEquals(result.transports.websocket, "failed");
 });
 
-Deno.test("skein doctor tells a server that never answers", async () => {
+Deno.test("skein doctor reports a server that never responds", async () => {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const conns: Deno.Conn[] = [];
   const accepting = (async () => {
@@ -143,13 +143,13 @@ Deno.test("skein doctor tells a server that never answers", async () => {
   const { port } = listener.addr as Deno.NetAddr;
   const { code, check } = await examine(`http://127.0.0.1:${port}`, ["--timeout=1500ms"]);
   assertEquals([code, check("tcp").state], [1, "ok"]);
-  assertFault(check("http"), { detail: /no answer within 1\.5 s/, cure: /--timeout/ });
+  assertFault(check("http"), { detail: /no response within 1\.5 s/, cure: /--timeout/ });
   listener.close();
   await accepting;
   for (const conn of conns) conn.close();
 });
 
-Deno.test("skein doctor tells WebTransport without a server of QUIC", async () => {
+Deno.test("skein doctor reports WebTransport without a QUIC server", async () => {
   await using server = start({ webTransport: false });
   const without = await examine(server.url);
   assertEquals([without.code, without.result.transports.webtransport], [0, "failed"]);
@@ -158,21 +158,21 @@ Deno.test("skein doctor tells WebTransport without a server of QUIC", async () =
 
   const hash = `--cert-hash=${"ab".repeat(32)}`;
   const closed = await examine(server.url, [hash, "--timeout=900ms"]);
-  assertFault(closed.check("webtransport.udp"), { cause: /No server of QUIC listens on UDP port/ });
+  assertFault(closed.check("webtransport.udp"), { cause: /No QUIC server listens on UDP port/ });
   assertEquals(closed.check("webtransport.quic").state, "skipped");
 });
 
-Deno.test("skein doctor tells a wrong hash, and a server of QUIC without HTTP/3", async () => {
+Deno.test("skein doctor reports a wrong hash, and a QUIC server without HTTP/3", async () => {
   const certificate = devCertificate({ cacheFolder: null });
   await using server = start({
     webTransport: { certificate },
   });
   const { port } = new URL(server.webTransportUrl);
-  // The hash is of another certificate.
+  // The hash of another certificate.
   const wrong = await examine(`http://127.0.0.1:${port}`, [`--cert-hash=${"ab".repeat(32)}`]);
   assertFault(wrong.check("webtransport.quic"), {
     detail: /certificate is not accepted/,
-    cure: /Read the hash anew/,
+    cure: /Read the hash again/,
   });
 
   const listener = listenQuic({
@@ -193,7 +193,7 @@ Deno.test("skein doctor tells a wrong hash, and a server of QUIC without HTTP/3"
   await accepting;
 });
 
-Deno.test("skein doctor tells a WebSocket server that is not of Skein", async () => {
+Deno.test("skein doctor reports a WebSocket server without Skein", async () => {
   await using server = answering((request) => {
     if (request.headers.get("upgrade") === null) return new Response("", { status: 426 });
     return Deno.upgradeWebSocket(request).response;
@@ -203,12 +203,12 @@ Deno.test("skein doctor tells a WebSocket server that is not of Skein", async ()
   assertEquals(check("websocket.upgrade").state, "ok");
   assertFault(check("websocket.session"), {
     detail: /did not choose the subprotocol skein\.1/,
-    cause: /not of Skein/,
+    cause: /not a Skein server/,
   });
   assertFault(check("http.session"), { detail: /status 426 is not of a session/, cure: /path/ });
 });
 
-Deno.test("skein doctor tells a server that takes any subprotocol from one of Skein", async () => {
+Deno.test("skein doctor reports a server without Skein that accepts any subprotocol", async () => {
   await using server = answering((request) => {
     if (request.headers.get("upgrade") === null) return new Response("", { status: 426 });
     return Deno.upgradeWebSocket(request, { protocol: "skein.1" }).response;
@@ -216,12 +216,12 @@ Deno.test("skein doctor tells a server that takes any subprotocol from one of Sk
   const { code, check } = await examine(server.url, ["--timeout=3s"]);
   assertEquals([code, check("websocket.upgrade").state], [1, "ok"]);
   assertFault(check("websocket.session"), {
-    detail: /no answer within 3 s/,
-    cause: /takes the subprotocol skein\.1 and sends no first message: it is not of Skein/,
+    detail: /no response within 3 s/,
+    cause: /accepts the subprotocol skein\.1 but sends no first message: it is not a Skein server/,
   });
 });
 
-Deno.test("skein doctor tells a wrong path, where the way is open", async () => {
+Deno.test("skein doctor reports a wrong path if the network is open", async () => {
   await using server = start({ path: "/chat" });
   const { code, check, result } = await examine(server.url);
   assertEquals([code, result.transports.websocket, result.transports.webtransport], [
@@ -230,13 +230,13 @@ Deno.test("skein doctor tells a wrong path, where the way is open", async () => 
     "refused",
   ]);
   for (const id of ["websocket.session", "webtransport.session"]) {
-    assertFault(check(id), { detail: /^refused with 404: /, cure: /Add the path of the sessions/ });
+    assertFault(check(id), { detail: /^refused with 404: /, cure: /Add the session path/ });
   }
   const right = await examine(new URL("/chat", server.url));
   assertEquals(right.code, 0);
 });
 
-Deno.test("versionsOf() reads the versions of a negotiation, and no other packet", () => {
+Deno.test("versionsOf() reads versions only from a version negotiation packet", () => {
   const bytes = (hex: string) => Uint8Array.fromHex(hex);
   const ids = "02aabb03ccddee";
   assertEquals(versionsOf(bytes(`c000000000${ids}000000016b3343cfff00001d0a1a2a3a`)), [
@@ -249,7 +249,7 @@ Deno.test("versionsOf() reads the versions of a negotiation, and no other packet
   }
 });
 
-Deno.test("skein doctor tells the answers of web servers and proxies by their statuses", async () => {
+Deno.test("skein doctor explains responses of web servers and proxies by status", async () => {
   const cases: [number, Record<string, string>, string, RegExp, RegExp][] = [
     [200, {}, "<html>", /as a web server/, /path in the URL/],
     [
@@ -259,7 +259,7 @@ Deno.test("skein doctor tells the answers of web servers and proxies by their st
       /nginx removes the headers Upgrade/,
       /proxy_http_version/,
     ],
-    [404, {}, "Not found", /No WebSocket is served/, /Add the path/],
+    [404, {}, "Not found", /No WebSocket is served/, /Add the session path/],
     [426, {}, "Upgrade required", /removes the headers Upgrade/, /proxy_set_header Upgrade/],
     [
       502,
@@ -268,12 +268,12 @@ Deno.test("skein doctor tells the answers of web servers and proxies by their st
       /cannot reach the server behind/,
       /configuration of the proxy/,
     ],
-    [504, {}, "", /stays silent/, /timeouts of the proxy/],
-    [401, {}, "", /wants credentials/, /--token/],
+    [504, {}, "", /does not respond/, /timeouts of the proxy/],
+    [401, {}, "", /requires credentials/, /--token/],
     [403, {}, "Forbidden by rule 7", /forbids/, /rules of the proxy/],
-    [429, {}, "", /refuses more connections/, /maxSessionsPerAddress/],
-    [503, {}, "", /drains or is full/, /Try later/],
-    [500, {}, "", /does not take the upgrade/, /logs/],
+    [429, {}, "", /rejects more connections/, /maxSessionsPerAddress/],
+    [503, {}, "", /is draining or full/, /Try later/],
+    [500, {}, "", /does not accept the upgrade/, /logs/],
     [
       301,
       { location: "https://other.example/" },
@@ -291,7 +291,7 @@ Deno.test("skein doctor tells the answers of web servers and proxies by their st
   }
 });
 
-Deno.test("skein doctor tells a proxy that strips upgrades, and recommends HTTP", async () => {
+Deno.test("skein doctor reports a proxy that strips upgrades, and recommends HTTP", async () => {
   await using server = start({ webTransport: false });
   const behind = new URL(server.url.replace("ws", "http"));
   await using proxy = answering(async (request) => {
@@ -319,7 +319,7 @@ Deno.test("skein doctor tells a proxy that strips upgrades, and recommends HTTP"
   assertEquals(result.recommended, ["http"]);
 });
 
-Deno.test("skein doctor tells a proxy that holds event streams back", async () => {
+Deno.test("skein doctor reports a proxy that buffers event streams", async () => {
   await using server = start({ webTransport: false });
   const behind = new URL(server.url.replace("ws", "http"));
   await using proxy = answering(async (request) => {
@@ -331,7 +331,7 @@ Deno.test("skein doctor tells a proxy that holds event streams back", async () =
       body: request.body,
       signal: request.signal,
     });
-    // The whole answer is collected first.
+    // Buffers the whole response.
     const body = await answer.arrayBuffer();
     return new Response(answer.status === 204 ? null : body, answer);
   });
@@ -341,7 +341,7 @@ Deno.test("skein doctor tells a proxy that holds event streams back", async () =
   assertMatch(check("http.events").cure ?? "", /proxy_buffering off/);
 });
 
-/** A certificate that begins and ends some days from now. */
+/** A certificate that is valid between two days relative to now. */
 function lasting(fromDays: number, toDays: number): { cert: string; key: string } {
   const dateOf = (days: number) => new Date(Date.now() + days * 86_400_000 + 3_600_000);
   const { der, key } = selfSign({
@@ -353,7 +353,7 @@ function lasting(fromDays: number, toDays: number): { cert: string; key: string 
   return { cert, key };
 }
 
-Deno.test("skein doctor tells certificates that are self-signed, ended or of another name", async () => {
+Deno.test("skein doctor reports certificates that are self-signed, expired or for another name", async () => {
   const self = devCertificate({ cacheFolder: null });
   const other = devCertificate({ cacheFolder: null, names: ["other.example"] });
   const cases: [{ cert: string; key: string }, RegExp, RegExp][] = [
@@ -368,13 +368,13 @@ Deno.test("skein doctor tells certificates that are self-signed, ended or of ano
     const { code, check, states } = await examine(`https://localhost:${port}`);
     assertEquals(code, 1);
     assertFault(check("tls"), { detail, cure });
-    // The examination goes on behind the fault.
+    // Later checks still run.
     assertEquals([states["http"], states["websocket.upgrade"]], ["ok", "ok"]);
-    assertFault(check("websocket.session"), { cure: /Mend the certificate/ });
+    assertFault(check("websocket.session"), { cure: /Fix the certificate/ });
   }
 });
 
-Deno.test("skein doctor tells a URL with TLS for a server without, and the other way round", async () => {
+Deno.test("skein doctor reports a URL with TLS for a server without it, and vice versa", async () => {
   await using server = start();
   const { port } = server.address!;
   const secure = await examine(`https://127.0.0.1:${port}`);
@@ -387,7 +387,7 @@ Deno.test("skein doctor tells a URL with TLS for a server without, and the other
   assertEquals(plain.check("http").state, "failed");
 });
 
-Deno.test("skein doctor trusts a development certificate by its hash, over WebTransport alone", async () => {
+Deno.test("skein doctor trusts a development certificate by its hash, over WebTransport only", async () => {
   const certificate = devCertificate({ cacheFolder: null });
   const { cert, key } = certificate;
   await using server = start({ tls: { cert, key } });
@@ -399,7 +399,7 @@ Deno.test("skein doctor trusts a development certificate by its hash, over WebTr
   assertEquals([code, result.recommended], [0, ["webtransport"]]);
 });
 
-Deno.test("skein doctor tells a server that listens on one address of its name", async () => {
+Deno.test("skein doctor reports a server that listens on only one address of its name", async () => {
   const listener = Deno.listen({ hostname: "::1", port: 0 });
   const { port } = listener.addr as Deno.NetAddr;
   listener.close();
@@ -410,7 +410,7 @@ Deno.test("skein doctor tells a server that listens on one address of its name",
 
   const named = await examine(`http://localhost:${port}`);
   const { ipv4 } = named.check("dns").facts as { ipv4: readonly string[] };
-  // The name has both addresses on most machines.
+  // On most machines the name has both addresses.
   if (ipv4.length > 0) assertFault4(named.check("tcp"));
 });
 
@@ -419,7 +419,7 @@ function assertFault4({ state, cause = "" }: Check): void {
   if (state === "warning") assertMatch(cause, /127\.0\.0\.1 does not answer/);
 }
 
-Deno.test("skein doctor tells an origin that the server refuses, for sockets and for HTTP", async () => {
+Deno.test("skein doctor reports an origin that the server rejects, for WebSocket and HTTP", async () => {
   await using server = start({ origins: ["https://app.example.com"] });
   const refused = await examine(server.url, ["--origin=https://evil.example"]);
   assertFault(refused.check("websocket.origin"), {
@@ -434,7 +434,7 @@ Deno.test("skein doctor tells an origin that the server refuses, for sockets and
   );
 });
 
-Deno.test("skein doctor tells a refused session from a closed way", async () => {
+Deno.test("skein doctor distinguishes a rejected session from a blocked network", async () => {
   await using server = start({
     allowTokenMessage: true,
     authenticate: ({ token }) => {
@@ -460,7 +460,7 @@ Deno.test("skein doctor tells a refused session from a closed way", async () => 
   assertEquals([code, result.recommended], [0, ["webtransport", "websocket", "http"]]);
 });
 
-Deno.test("skein doctor tells a server that drains", async () => {
+Deno.test("skein doctor reports a draining server", async () => {
   await using server = start({ metrics: true });
   const { url } = server;
   const session = new WebSocket(url);
@@ -476,7 +476,7 @@ Deno.test("skein doctor tells a server that drains", async () => {
   await closed;
 });
 
-Deno.test("skein doctor tells a clock that is wrong", async () => {
+Deno.test("skein doctor reports a wrong clock", async () => {
   const headers = { date: new Date(Date.now() - 600_000).toUTCString() };
   await using server = answering(() => new Response("", { status: 404, headers }));
   const { check } = await examine(server.url);
@@ -486,7 +486,7 @@ Deno.test("skein doctor tells a clock that is wrong", async () => {
   assertMatch(cure ?? "", /NTP/);
 });
 
-Deno.test("skein doctor tells a port of another protocol", async () => {
+Deno.test("skein doctor reports a port of another protocol", async () => {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const answered = (async () => {
     const conn = await listener.accept();
@@ -497,11 +497,11 @@ Deno.test("skein doctor tells a port of another protocol", async () => {
   })();
   const { port } = listener.addr as Deno.NetAddr;
   const { check } = await examine(`http://127.0.0.1:${port}`);
-  assertFault(check("http"), { detail: /begins with "SSH-2\.0/, cause: /does not speak HTTP/ });
+  assertFault(check("http"), { detail: /starts with "SSH-2\.0/, cause: /does not speak HTTP/ });
   (await answered).close();
 });
 
-Deno.test("skein doctor ends by Ctrl-C, amid a check", async () => {
+Deno.test("skein doctor stops at Ctrl-C during a check", async () => {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = listener.addr as Deno.NetAddr;
   const context = fakeContext();
@@ -512,7 +512,7 @@ Deno.test("skein doctor ends by Ctrl-C, amid a check", async () => {
   (await listener.accept()).close();
 });
 
-Deno.test("skein doctor refuses wrong options, with the exit code 2", async () => {
+Deno.test("skein doctor rejects wrong options, with the exit code 2", async () => {
   for (const args of [["ftp://x"], ["http://x", "--timeout=soon"], ["http://x", "-H", "x"], []]) {
     const context = fakeContext();
     assertEquals(await main(["doctor", ...args], context, [doctor]), 2, context.err);

@@ -1,4 +1,4 @@
-/** The examination of a server: all checks in order, and the transports to use. */
+/** The examination of a server: runs all checks in order, and recommends transports. */
 import { denoPlatform } from "../../client/deno.ts";
 import { dialHttp, type HttpPath } from "../../transport/http/client.ts";
 import type { CertificateHash } from "../../transport/webtransport.ts";
@@ -17,25 +17,27 @@ import {
 import { checkCors, checkHello, checkOrigin, checkUpgrade } from "./websocket.ts";
 import { checkWebTransport, skipWebTransport } from "./webtransport.ts";
 
-/** Least time for the HTTP transport, which first waits 3 s for an event stream, in milliseconds. */
+/**
+ * Minimum time for the HTTP transport, in milliseconds; it first waits 3 s for an event stream.
+ */
 const HTTP_MS = 8_000;
 
 /** Outcome of a transport. */
 export type TransportState = "ok" | "refused" | "failed" | "unknown";
 
-/** Result of an examination, as `--json` prints. */
+/** Result of an examination, as printed by `--json`. */
 export interface Examination {
-  /** Version of this shape. */
+  /** Version of this format. */
   readonly version: 1;
   /** URL without secrets. */
   readonly url: string;
-  /** Beginning, as an ISO date. */
+  /** Start, as an ISO date. */
   readonly startedAt: string;
-  /** True if a transport gets a session through. */
+  /** True if a session opened on at least one transport. */
   readonly isReachable: boolean;
   /**
-   * Each transport: `ok`, `refused` (the way is open, and the server refuses the session), `failed`,
-   * or `unknown` where this machine could not try.
+   * Each transport: `ok`, `refused` (the network is open, but the server rejects the session),
+   * `failed`, or `unknown` if this machine could not try it.
    */
   readonly transports: Readonly<Record<TransportName, TransportState>>;
   /** Value for `transports` of `connect()`. */
@@ -62,7 +64,7 @@ export interface ExamineOptions extends CheckListOptions {
  * @param url A URL with `ws:`, `wss:`, `http:` or `https:`.
  * @param options See {@linkcode ExamineOptions}.
  * @returns The result.
- * @throws The reason of the signal, if that was aborted.
+ * @throws The abort reason, if the signal was aborted.
  */
 export async function examine(url: URL, options: ExamineOptions): Promise<Examination> {
   const { runtime, headers = [] } = options;
@@ -123,7 +125,7 @@ async function checkAll(
     isSpoken = answered !== undefined;
     if (isSpoken) await checkHealth(list, target, address);
   }
-  const why = address === undefined ? "TCP does not get through" : "the server does not answer";
+  const why = address === undefined ? "TCP does not work" : "the server does not respond";
   let protocol: string | undefined;
   if (isSpoken) {
     protocol = await checkUpgrade(list, target, address!);
@@ -143,13 +145,13 @@ async function checkAll(
       headers,
       late: {
         cause:
-          "The server takes the subprotocol skein.1 and sends no first message: it is not of Skein (some libraries take any subprotocol), or waits for a part of its own",
+          "The server accepts the subprotocol skein.1 but sends no first message: it is not a Skein server (some libraries accept any subprotocol), or it waits for something of its own, such as a database",
         cure:
-          "Check that the URL is of a server of Skein, and its `authenticate`; skein load --plain measures other servers",
+          "Check that the URL is of a Skein server, and check its `authenticate`; skein load --plain measures other servers",
       },
     });
   }
-  // Such a server announces its endpoint over HTTP.
+  // This server announces its endpoint over HTTP.
   const isAnnounced = !target.isSecure && hashes === undefined;
   if (isAnnounced && address === undefined) skipWebTransport(list, why);
   else await checkWebTransport(list, target, { url, hashes, token, addresses });
@@ -161,23 +163,23 @@ async function checkAll(
   }
 }
 
-/** Finding of a server that took the upgrade, without the subprotocol of Skein. */
+/** Finding for a server that accepted the upgrade without Skein's subprotocol. */
 const NOT_SKEIN: Finding = {
   state: "failed",
   detail: "the server did not choose the subprotocol skein.1",
-  cause: "The server is not of Skein, or a proxy removes the header Sec-WebSocket-Protocol",
-  cure: "Check the URL; a plain WebSocket gets through, as skein load --plain can measure",
+  cause: "The server is not a Skein server, or a proxy removes the header Sec-WebSocket-Protocol",
+  cure: "Check the URL; a plain WebSocket works, and skein load --plain can measure it",
 };
 
-/** Finding of a transport whose TLS no client accepts. */
+/** Finding for a transport whose certificate clients reject. */
 const DISTRUSTED: Finding = {
   state: "failed",
-  detail: "clients refuse the certificate",
-  cause: "TLS failed above: clients end the connection before any request",
-  cure: "Mend the certificate first",
+  detail: "clients reject the certificate",
+  cause: "TLS failed above: clients close the connection before any request",
+  cure: "Fix the certificate first",
 };
 
-/** Opens a session over HTTP, and notices a proxy that holds event streams back. */
+/** Opens a session over HTTP, and detects a proxy that buffers event streams. */
 async function checkHttpTransport(
   list: CheckList,
   { url, token, headers, timeoutMs }: {
@@ -207,11 +209,11 @@ async function checkHttpTransport(
     path.polls
       ? {
         state: "warning",
-        detail: "a proxy holds the event stream back, so the client polls",
-        cause: "The proxy collects an answer before it passes the answer on",
-        cure: "Switch buffering off for this path: in nginx, proxy_buffering off",
+        detail: "a proxy buffers the event stream, so the client polls",
+        cause: "The proxy buffers whole responses before it forwards them",
+        cure: "Turn buffering off for this path: in nginx, proxy_buffering off",
       }
-      : { state: "ok", detail: "event streams arrive at once" },
+      : { state: "ok", detail: "event streams arrive immediately" },
   );
 }
 
@@ -225,7 +227,7 @@ function stateOf(list: CheckList, transport: TransportName): TransportState {
   return isTried ? "failed" : "unknown";
 }
 
-/** Checks whose failure concerns all transports on TCP. */
+/** Checks whose failure affects all TCP transports. */
 const COMMON: ReadonlySet<string> = new Set(["dns", "tcp"]);
 
 function recommend(

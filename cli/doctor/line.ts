@@ -1,19 +1,18 @@
-/** One connection of TCP or TLS for the checks, which also talks to servers that are not trusted. */
+/** A TCP or TLS connection for the checks, which also connects to untrusted servers. */
 import * as net from "node:net";
 import * as tls from "node:tls";
 import type { ByteSource } from "../http_head.ts";
 
-/** A place to connect to. */
 export interface Place {
   /** Address or name of the server. */
   readonly address: string;
   /** Port of the server. */
   readonly port: number;
-  /** Name in the certificate; without a name there is no TLS. */
+  /** Name in the certificate; without it the connection has no TLS. */
   readonly serverName?: string | undefined;
 }
 
-/** A connection, of which bytes are read and written. */
+/** A TCP or TLS connection. */
 export class Line implements ByteSource, Disposable {
   /** The socket. */
   readonly socket: net.Socket;
@@ -23,17 +22,17 @@ export class Line implements ByteSource, Disposable {
   private constructor(socket: net.Socket) {
     this.socket = socket;
     this.#chunks = socket[Symbol.asyncIterator]() as AsyncIterator<Uint8Array>;
-    // Errors reach the reader; an error without a reader ends nothing else.
+    // Errors reach the reader; without a reader they are ignored.
     socket.on("error", () => {});
   }
 
   /**
-   * Connects. Certificates are not checked here: the check of TLS tells their faults.
+   * Connects without checking the certificate; the TLS check does that.
    *
    * @param place The server.
    * @param signal Cancels the connection.
    * @returns The open connection.
-   * @throws {Error} If the connection fails; `code` is that of the system.
+   * @throws {Error} If the connection fails; `code` is the system's error code.
    */
   static open({ address, port, serverName }: Place, signal: AbortSignal): Promise<Line> {
     signal.throwIfAborted();
@@ -85,13 +84,13 @@ export class Line implements ByteSource, Disposable {
     return part.length;
   }
 
-  /** Ends the connection at once. */
+  /** Closes the connection immediately. */
   [Symbol.dispose](): void {
     this.socket.destroy();
   }
 }
 
-/** Ends a connection when a signal aborts, so that a pending read ends too. */
+/** Closes a connection when a signal aborts, so that a pending read ends too. */
 export function endWith(line: Line, signal: AbortSignal): void {
   signal.addEventListener("abort", () => line[Symbol.dispose](), { once: true });
 }

@@ -8,16 +8,15 @@ import { judgeCertificate } from "./certificate.ts";
 import { type CheckList, Fault, type Finding } from "./check.ts";
 import { endWith, Line } from "./line.ts";
 
-/** Most addresses that are tried. */
 const MAX_ADDRESSES = 8;
 
-/** Time for further addresses once one has answered, in milliseconds. */
+/** Wait for further addresses once one has responded, in milliseconds. */
 const OTHERS_MS = 1_000;
 
-/** Difference of the clocks that deserves a look, in seconds: tokens carry times. */
+/** Clock difference above which the check warns, in seconds; tokens include times. */
 const MAX_SKEW_S = 30;
 
-/** The server under examination. */
+/** The examined server. */
 export interface Target {
   /** URL of the server, with `http:` or `https:`. */
   readonly url: URL;
@@ -47,11 +46,11 @@ export function targetOf(url: URL, headers: Target["headers"]): Target {
   return { url: http, host: http.hostname.replace(/^\[|\]$/g, ""), port, isSecure, headers };
 }
 
-/** An answer of HTTP, with the time of its request. */
+/** An HTTP response. */
 export interface Answered {
-  /** Head of the answer. */
+  /** Head of the response. */
   readonly head: HttpHead;
-  /** Beginning of the body, in one line. */
+  /** Start of the body, on one line. */
   readonly text: string;
 }
 
@@ -72,14 +71,15 @@ export async function checkDns(
     id: "dns",
     title: "DNS",
     late: {
-      cause: "The resolver of this machine does not answer",
-      cure: "Look at the network and at /etc/resolv.conf",
+      cause: "The resolver of this machine does not respond",
+      cure: "Check the network and /etc/resolv.conf",
     },
   }, async () => {
     const found = await dns.promises.lookup(host, { all: true, verbatim: true }).catch((error) => {
       throw new Fault({
         detail: `the name ${host} does not resolve (${error.code ?? error.message})`,
-        cause: "The name has no address: it is misspelled, not registered, or known elsewhere only",
+        cause:
+          "The name has no address: it is misspelled, not registered, or known only in another network",
         cure: "Check the name in the URL, and the A and AAAA records of its zone",
       });
     });
@@ -98,7 +98,7 @@ export async function checkDns(
 /**
  * Connects to each address.
  *
- * @returns The first address that answers; `undefined` without any.
+ * @returns The first address that responds; `undefined` if none does.
  */
 export async function checkTcp(
   list: CheckList,
@@ -110,7 +110,7 @@ export async function checkTcp(
     title: "TCP",
     late: {
       cause: `A firewall drops packets to port ${port}, or the machine is off`,
-      cure: `Open TCP port ${port} in the firewalls and security groups on the way`,
+      cure: `Open TCP port ${port} in the firewalls and security groups in between`,
     },
   }, async (signal) => {
     const open: string[] = [];
@@ -129,7 +129,7 @@ export async function checkTcp(
         lost.push(address);
       }
     });
-    // A silent address must not hide one that answers.
+    // A silent address must not hide one that responds.
     const all = Promise.all(attempts);
     await Promise.race([all, first.promise]);
     await settlesWithin(list.runtime, all, OTHERS_MS);
@@ -199,24 +199,25 @@ function tlsFault(error: Error & { code?: string }, port: number): Fault {
     isPlain
       ? {
         detail: `port ${port} does not speak TLS`,
-        cause: "The server answers without TLS",
+        cause: "The server responds without TLS",
         cure: "Use http: or ws: in the URL, or configure TLS on the server or its proxy",
       }
       : {
         detail: `the handshake failed: ${error.message}`,
-        cause: "The server ended the handshake: no certificate for this name, or no common version",
-        cure: "Check the certificate for this name, and that TLS 1.2 or 1.3 is on",
+        cause:
+          "The server aborted the handshake: no certificate for this name, or no common version",
+        cure: "Check the certificate for this name, and that TLS 1.2 or 1.3 is enabled",
       },
   );
 }
 
 /**
- * Sends a request, and reads its answer.
+ * Sends a request, and reads the response.
  *
  * @param target The server.
  * @param address Address to connect to.
- * @param options Path, fields and signal.
- * @returns The answer.
+ * @param options Path, headers and signal.
+ * @returns The response.
  */
 export async function ask(
   { url, host, port, isSecure, headers }: Target,
@@ -239,7 +240,7 @@ export async function ask(
   return { head, text: head.status === 101 ? "" : await bodyOf(line, head) };
 }
 
-/** Checks that a server of HTTP answers, and compares its clock. */
+/** Checks that an HTTP server responds, and compares its clock. */
 export async function checkHttp(
   list: CheckList,
   target: Target,
@@ -268,14 +269,14 @@ export async function checkHttp(
   );
   if (answered === undefined) return undefined;
   const date = Date.parse(answered.head.headers.get("date") ?? "");
-  if (Number.isNaN(date)) list.skip("clock", "Clock", "the answer has no Date");
+  if (Number.isNaN(date)) list.skip("clock", "Clock", "the response has no Date");
   else list.add("clock", "Clock", clockFinding(Math.round((date - answered.atMs) / 1_000)));
   return answered;
 }
 
 function clockFinding(skewS: number): Finding {
   const facts = { skewSeconds: skewS };
-  // The field counts whole seconds.
+  // The header has whole seconds.
   if (Math.abs(skewS) <= MAX_SKEW_S) {
     const detail = Math.abs(skewS) <= 1
       ? "the clocks agree"
@@ -286,8 +287,8 @@ function clockFinding(skewS: number): Finding {
     state: "warning",
     detail: `the server's clock is ${Math.abs(skewS)} s ${skewS > 0 ? "ahead" : "behind"}`,
     cause:
-      "Tokens and certificates carry times: with clocks apart these seem expired or not yet valid",
-    cure: "Set the clocks of both machines by NTP",
+      "Tokens and certificates include times: if the clocks differ, they seem expired or not yet valid",
+    cure: "Synchronize the clocks of both machines with NTP",
     facts,
   };
 }
@@ -299,36 +300,36 @@ function httpFault(
   const { message } = error;
   if (!isSecure && /begins with "\\u0015\\u0003/.test(message)) {
     return new Fault({
-      detail: `port ${port} speaks TLS, and the URL has none`,
+      detail: `port ${port} uses TLS, but the URL does not`,
       cause: "The server expects https: or wss:",
       cure: "Use https: in the URL",
     });
   }
   return new Fault({
     detail: message,
-    cause: "The port is open, and the server behind does not speak HTTP/1.1",
+    cause: "The port is open, but the server does not speak HTTP/1.1",
     cure: "Check the port in the URL, and that the server or proxy there speaks HTTP/1.1",
   });
 }
 
-/** Cause and cure of the statuses by which a proxy tells of the server behind. */
+/** Cause and fix of the statuses by which a proxy reports that its server is down. */
 export function gatewayFault(status: number): Pick<Finding, "cause" | "cure"> | undefined {
   if (status === 502) {
     return {
-      cause: "A proxy answers, and cannot reach the server behind it",
+      cause: "A proxy responds, but cannot reach the server behind it",
       cure: "Start the server, and check its address and port in the configuration of the proxy",
     };
   }
   if (status === 504) {
     return {
-      cause: "A proxy answers, and the server behind it stays silent",
-      cure: "Look at the load of the server, and at the timeouts of the proxy",
+      cause: "A proxy responds, but the server behind it does not respond",
+      cure: "Check the load of the server, and the timeouts of the proxy",
     };
   }
   return undefined;
 }
 
-/** Asks `/healthz`, which a server with `metrics` answers. */
+/** Requests `/healthz`, which a server with `metrics` serves. */
 export async function checkHealth(
   list: CheckList,
   target: Target,
@@ -343,7 +344,7 @@ export async function checkHealth(
       return {
         state: "failed",
         detail: "the server is draining",
-        cause: "The server is about to stop, and takes no new sessions",
+        cause: "The server is about to stop, and accepts no new sessions",
         cure: "Wait for its restart, or connect to another node",
         facts,
       };
@@ -352,16 +353,19 @@ export async function checkHealth(
       return {
         state: "warning",
         detail: `503, ${health}`,
-        cause: "The server reports that it is full, or that a part of it is not ready",
-        cure: "Look at the metrics and the logs of the server, and at its Redis or NATS",
+        cause: "The server reports that it is full, or that a component is not ready",
+        cure: "Check the metrics and logs of the server, and its Redis or NATS",
         facts,
       };
     }
-    return { state: "skipped", detail: `/healthz answers ${head.status}: no health check there` };
+    return {
+      state: "skipped",
+      detail: `/healthz responds with ${head.status}: there is no health check`,
+    };
   });
 }
 
-/** Reads the state of a health check, such as `{"status":"ok"}` or `ok`. */
+/** Reads the state from a body such as `{"status":"ok"}` or `ok`. */
 function healthOf(text: string): string | undefined {
   try {
     const { status } = JSON.parse(text) as { readonly status?: unknown };

@@ -3,7 +3,7 @@ import type { Context } from "../context.ts";
 import type { Check, CheckState } from "./check.ts";
 import type { Examination } from "./examine.ts";
 
-/** Groups of checks by the beginning of their names. */
+/** Groups of checks, by the prefix of their names. */
 const GROUPS: readonly (readonly [prefix: RegExp, title: string])[] = [
   [/^(?:dns|tcp|tls|http|clock|health)$/, "Network"],
   [/^websocket\./, "WebSocket"],
@@ -20,18 +20,16 @@ const SIGNS: Readonly<Record<CheckState, string>> = {
 
 const STYLES = { ok: "green", warning: "yellow", failed: "red", skipped: "dim" } as const;
 
-/** Width of the titles. */
 const TITLE_WIDTH = 8;
 
-/** Width of the times. */
 const TIME_WIDTH = 8;
 
-/** Shows checks as they come, with a heading before each group. */
+/** Shows checks as they finish, with a heading for each group. */
 export class DoctorView {
   readonly #context: Context;
   #group = "";
 
-  /** Creates a view that has shown no check. */
+  /** Creates an empty view. */
   constructor(context: Context) {
     this.#context = context;
   }
@@ -65,10 +63,10 @@ function checkText(
 }
 
 /**
- * Breaks a text into lines at its spaces.
+ * Wraps a text at spaces.
  *
  * @param text The text.
- * @param width Longest line; a longer word has a line of its own.
+ * @param width Longest line; a longer word gets its own line.
  * @returns The lines.
  */
 function wrap(text: string, width: number): string[] {
@@ -87,12 +85,12 @@ const NAMES = { webtransport: "WebTransport", websocket: "WebSocket", http: "HTT
 
 const WORDS = {
   ok: "gets through",
-  refused: "gets through, and the server refuses the session",
-  failed: "does not get through",
+  refused: "works, but the server rejects the session",
+  failed: "does not work",
   unknown: "could not be tried",
 } as const;
 
-/** Writes the end of the table: each transport, and the recommendation. */
+/** Formats the end of the table: each transport, and the recommendation. */
 export function conclusion(
   { transports, recommended, isReachable }: Examination,
   { colors }: Pick<Context, "colors">,
@@ -103,14 +101,14 @@ export function conclusion(
     return `  ${colors[style](text)}`;
   });
   const list = JSON.stringify(recommended).replaceAll(",", ", ");
-  // Without HTTP too: the default costs nothing while the others open.
+  // Also without HTTP: the default has no cost while the others work.
   const isDefault = recommended.join().startsWith("webtransport,websocket");
   const advice = recommended.length === 0
-    ? "No transport gets through: begin with the first ✗ above"
+    ? "No transport works: start with the first ✗ above"
     : !isReachable
-    ? "The way is open, and the server refuses the session: see ✗ Session above"
+    ? "The network is open, but the server rejects the session: see ✗ Session above"
     : isDefault
-    ? "The default of connect() fits"
+    ? "The default of connect() is right"
     : `Recommended: connect(url, { transports: ${list} })`;
   return `\n${colors.bold("Result")}\n${lines.join("\n")}\n  ${
     isReachable ? advice : colors.bold(advice)

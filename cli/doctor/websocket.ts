@@ -1,4 +1,4 @@
-/** Checks of WebSocket: the upgrade, the first message of Skein, and the origin of pages. */
+/** WebSocket checks: the upgrade, the first message of Skein, and the origin of pages. */
 import { dialBy } from "../../client/connect.ts";
 import { plainText } from "../context.ts";
 import { makePlatform } from "../load/links.ts";
@@ -10,13 +10,12 @@ import type { TransportName } from "../../transport/race/options.ts";
 import { type CheckList, Fault, type Finding } from "./check.ts";
 import { type Answered, ask, gatewayFault, type Target } from "./network.ts";
 
-/** Subprotocol of Skein. */
 const PROTOCOL = "skein.1";
 
-/** Round trips of which the shortest counts. */
+/** Number of measured round trips; the shortest counts. */
 const PINGS = 3;
 
-/** Checks the upgrade. Returns the subprotocol of the answer; `undefined` without an upgrade. */
+/** Checks the upgrade. Returns the subprotocol of the response; `undefined` without an upgrade. */
 export async function checkUpgrade(
   list: CheckList,
   target: Target,
@@ -27,8 +26,8 @@ export async function checkUpgrade(
     title: "Upgrade",
     late: {
       cause:
-        "The server takes the connection and does not answer the upgrade: it is overloaded, or a proxy holds the request back",
-      cure: "Look at the load of the server, and at the proxy's configuration of WebSocket",
+        "The server accepts the connection but does not respond to the upgrade: it is overloaded, or a proxy holds the request back",
+      cure: "Check the load of the server, and the proxy's WebSocket configuration",
     },
   }, async (signal) => {
     const { answer, key } = await askUpgrade(target, address, { signal, protocol: PROTOCOL });
@@ -51,9 +50,8 @@ export async function checkUpgrade(
     if (headers.get("sec-websocket-accept") !== acceptKeyOf(key)) {
       throw new Fault({
         detail: "101, with a wrong Sec-WebSocket-Accept",
-        cause:
-          "The answer is not that of a server that read this request: a cache or proxy replays it",
-        cure: "Switch caching off for this path",
+        cause: "The response does not match this request: a cache or proxy replays an older one",
+        cure: "Turn caching off for this path",
         facts,
       });
     }
@@ -63,7 +61,6 @@ export async function checkUpgrade(
   });
 }
 
-/** Asks for an upgrade. */
 async function askUpgrade(
   target: Target,
   address: string,
@@ -89,14 +86,13 @@ async function askUpgrade(
     const { message } = error as Error;
     throw new Fault({
       detail: message,
-      cause: "A firewall or proxy ends connections that ask for an upgrade",
-      cure:
-        "Use TLS (wss:), which hides the upgrade from the network between, or allow WebSocket there",
+      cause: "A firewall or proxy closes connections that request an upgrade",
+      cure: "Use TLS (wss:), which hides the upgrade from the network, or allow WebSocket there",
     });
   }
 }
 
-/** Finds cause and cure of an answer that is no upgrade. */
+/** Finds cause and fix of a response that is not an upgrade. */
 function upgradeFault({ head, text }: Answered): Pick<Finding, "cause" | "cure"> {
   const { status, headers } = head;
   const gateway = gatewayFault(status);
@@ -110,25 +106,25 @@ function upgradeFault({ head, text }: Answered): Pick<Finding, "cause" | "cure">
   if (isPlainAnswer && (proxy !== undefined || status !== 200)) {
     return {
       cause: `${
-        proxy ?? "A proxy on the way"
+        proxy ?? "A proxy in between"
       } removes the headers Upgrade and Connection, so that the server sees a plain request; or no WebSocket is served at this path`,
       cure:
-        'Let the proxy pass the upgrade on: in nginx, proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade"',
+        'Configure the proxy to forward the upgrade: in nginx, proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade"',
     };
   }
   if (isPlainAnswer) {
     return {
       cause:
-        "The server answers as a web server and not as a WebSocket server, or a proxy removes the header Upgrade",
-      cure: "Check the path in the URL, and that requests to it reach the server of the sessions",
+        "The server responds as a web server instead of a WebSocket server, or a proxy removes the header Upgrade",
+      cure: "Check the path in the URL, and that requests to it reach the Skein server",
     };
   }
   switch (status) {
     case 401:
     case 407:
       return {
-        cause: "The server or a proxy wants credentials before the upgrade",
-        cure: 'Give a token with --token, or a header with -H "Authorization: Bearer …"',
+        cause: "The server or a proxy requires credentials before the upgrade",
+        cure: 'Pass a token with --token, or a header with -H "Authorization: Bearer …"',
       };
     case 403:
       return {
@@ -137,24 +133,23 @@ function upgradeFault({ head, text }: Answered): Pick<Finding, "cause" | "cure">
           : "The server, a proxy or its firewall forbids the request",
         cure: /origin/i.test(text)
           ? "Add the origin to `origins` of the server, or its host to `hosts`"
-          : "Look at the rules of the proxy, and at `authenticate` and `origins` of the server",
+          : "Check the rules of the proxy, and `authenticate` and `origins` of the server",
       };
     case 404:
     case 405:
       return {
         cause: "No WebSocket is served at this path",
-        cure:
-          "Add the path of the sessions to the URL (`path` of the server), or route it in the proxy",
+        cure: "Add the session path to the URL (`path` of the server), or route it in the proxy",
       };
     case 429:
       return {
-        cause: "The server or a proxy refuses more connections of this address",
-        cure: "Try later, or raise `limits.maxSessionsPerAddress` or the rate of the proxy",
+        cause: "The server or a proxy rejects more connections from this address",
+        cure: "Try later, or raise `limits.maxSessionsPerAddress` or the rate limit of the proxy",
       };
     case 503:
       return {
-        cause: "The server drains or is full, or a proxy has no server behind it",
-        cure: "Try later, and look at the state of the server and of the proxy's backends",
+        cause: "The server is draining or full, or a proxy has no server behind it",
+        cure: "Try later, and check the state of the server and of the proxy's backends",
       };
     default:
       return status >= 300 && status < 400
@@ -165,8 +160,8 @@ function upgradeFault({ head, text }: Answered): Pick<Finding, "cause" | "cure">
           cure: "Use the URL of the redirect",
         }
         : {
-          cause: "The server does not take the upgrade",
-          cure: "Look at the logs of the server for this request",
+          cause: "The server does not accept the upgrade",
+          cure: "Check the server's logs for this request",
         };
   }
 }
@@ -183,21 +178,21 @@ export interface HelloOptions {
   readonly headers: Target["headers"];
   /** Certificates that WebTransport trusts, by hash. */
   readonly hashes?: readonly { algorithm: "sha-256"; value: BufferSource }[] | undefined;
-  /** Makes the platform of the session; by default that with all transports. */
+  /** Creates the platform of the session; by default with all transports. */
   readonly platform?: typeof makePlatform | undefined;
   /** Reads further facts of the session. */
   readonly describe?: ((session: Session) => Readonly<Record<string, unknown>>) | undefined;
   /** Time limit, in milliseconds. */
   readonly timeoutMs?: number | undefined;
-  /** Cause and cure of a session that does not open in time. */
+  /** Cause and fix of a session that does not open in time. */
   readonly late?: Pick<Finding, "cause" | "cure"> | undefined;
   /** Stable name of the check. */
   readonly id: string;
-  /** Name of the check, for people. */
+  /** Title of the check, for display. */
   readonly title: string;
 }
 
-/** Opens a session of Skein, and measures its round trip. */
+/** Opens a Skein session, and measures its round trip. */
 export async function checkHello(list: CheckList, options: HelloOptions): Promise<void> {
   const { transport, token, url, headers, hashes, describe, id, title, timeoutMs, late } = options;
   await list.run({ id, title, timeoutMs, late }, async (signal) => {
@@ -239,22 +234,22 @@ export async function checkHello(list: CheckList, options: HelloOptions): Promis
   });
 }
 
-/** Finds cause and cure of a session that does not open. */
+/** Finds cause and fix of a session that does not open. */
 function helloFault(error: Error, token: string | undefined): Fault {
   const isOther = /the answer with status \d+ is not of a session/.exec(error.message);
   if (isOther !== null) {
     return new Fault({
       detail: isOther[0],
       cause:
-        "Another part of the server, or a proxy, answers at this path, or the server has http: false",
-      cure: "Check the path in the URL, and that requests to it reach the server of the sessions",
+        "Another part of the server, or a proxy, responds at this path, or the server has http: false",
+      cure: "Check the path in the URL, and that requests to it reach the Skein server",
     });
   }
   if (!(error instanceof SessionClosedError)) {
     return new Fault({
       detail: error.message,
-      cause: "The connection broke before the session was open",
-      cure: "Look at the network between, and at the logs of the server",
+      cause: "The connection was lost before the session opened",
+      cure: "Check the network in between, and the logs of the server",
     });
   }
   const { code = 1006, reason = "" } = error.info ?? {};
@@ -264,7 +259,7 @@ function helloFault(error: Error, token: string | undefined): Fault {
     return new Fault({
       detail: `refused with 401: ${shown}`,
       cause: token === undefined
-        ? "The server wants a token, and none was given: the way is open"
+        ? "The server requires a token, and none was given; the network is open"
         : "The server does not accept this token",
       cure,
       facts: { code, isRefusal: true },
@@ -275,10 +270,10 @@ function helloFault(error: Error, token: string | undefined): Fault {
       ? `refused with ${code - 4_000}: ${shown}`
       : `closed with ${code}: ${shown}`,
     cause: code === 4503
-      ? "The server is draining: it takes no new sessions"
+      ? "The server is draining: it accepts no new sessions"
       : code === 1006
-      ? "The connection broke before the first message of the server"
-      : "The network lets the session through, and the server refuses it",
+      ? "The connection was lost before the server's first message"
+      : "The network is open, but the server rejects the session",
     cure,
     facts: { code, isRefusal: code >= 4_400 },
   });
@@ -291,14 +286,14 @@ export async function checkOrigin(
   { address, origin }: { readonly address: string; readonly origin: string },
 ): Promise<void> {
   await list.run({ id: "websocket.origin", title: "Origin" }, async (signal) => {
-    // Without a subprotocol the server answers a refusal by its status.
+    // Without a subprotocol the server rejects with an HTTP status.
     const { answer } = await askUpgrade(target, address, { signal, origin });
     const { status } = answer.head;
     const facts = { origin, status };
     if (status === 403) {
       throw new Fault({
         detail: `403 for pages of ${origin}${answer.text && `: ${answer.text}`}`,
-        cause: "The server allows pages of its own origin only, or of a list without this one",
+        cause: "The server allows only pages of its own origin, or of a list without this one",
         cure: `Add "${origin}" to \`origins\` of the server, or its host to \`hosts\``,
         facts,
       });
@@ -312,7 +307,7 @@ export async function checkOrigin(
   });
 }
 
-/** Checks that requests of pages of an origin may reach the HTTP transport (CORS). */
+/** Checks that pages of an origin may use the HTTP transport (CORS). */
 export async function checkCors(
   list: CheckList,
   target: Target,
@@ -336,8 +331,9 @@ export async function checkCors(
     return {
       state: "warning",
       detail: `no Access-Control-Allow-Origin for ${origin}`,
-      cause: "The server does not allow the origin, or a proxy answers OPTIONS itself",
-      cure: `Add "${origin}" to \`origins\` of the server, and let the proxy pass OPTIONS on`,
+      cause: "The server does not allow the origin, or a proxy responds to OPTIONS itself",
+      cure:
+        `Add "${origin}" to \`origins\` of the server, and configure the proxy to forward OPTIONS`,
       facts,
     };
   });

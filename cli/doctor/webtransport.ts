@@ -1,4 +1,4 @@
-/** Checks of WebTransport: the way of UDP, the handshake of QUIC, and a session. */
+/** WebTransport checks: UDP, the QUIC handshake, and a session. */
 import * as dgram from "node:dgram";
 import { isIP } from "node:net";
 import type { Runtime } from "../../base/runtime.ts";
@@ -18,13 +18,15 @@ import { checkHello } from "./websocket.ts";
 /** Size of the probe, in bytes: servers ignore smaller packets of an unknown version. */
 const PROBE_BYTES = 1_200;
 
-/** Interval of probes, in milliseconds, as packets get lost. */
+/** Interval of probes, in milliseconds, because packets get lost. */
 const PROBE_INTERVAL_MS = 400;
 
-/** Version that no server has, and that every server answers with its own (RFC 9000, 15). */
+/**
+ * A version that no server supports, to which every server responds with its own (RFC 9000, 15).
+ */
 const UNKNOWN_VERSION = [0x0a, 0x1a, 0x2a, 0x3a];
 
-/** Names of versions of QUIC. */
+/** Names of QUIC versions. */
 const VERSIONS: Readonly<Record<string, string>> = { "00000001": "1", "6b3343cf": "2" };
 
 /** Options for {@linkcode checkWebTransport}. */
@@ -39,7 +41,7 @@ export interface WebTransportOptions {
   readonly addresses: readonly string[];
 }
 
-/** Runs all checks of WebTransport. */
+/** Runs all WebTransport checks. */
 export async function checkWebTransport(
   list: CheckList,
   target: Target,
@@ -56,8 +58,8 @@ export async function checkWebTransport(
     return;
   }
   if (list.stateOf("webtransport.udp") === "failed") {
-    list.skip("webtransport.quic", "QUIC", "UDP does not get through");
-    list.skip("webtransport.session", "Session", "UDP does not get through");
+    list.skip("webtransport.quic", "QUIC", "UDP does not work");
+    list.skip("webtransport.session", "Session", "UDP does not work");
     return;
   }
   await checkQuic(list, place);
@@ -77,7 +79,7 @@ export async function checkWebTransport(
   });
 }
 
-/** Adds the checks of WebTransport that cannot run. */
+/** Adds WebTransport checks that cannot run. */
 export function skipWebTransport(list: CheckList, why: string): void {
   list.skip("webtransport.udp", "UDP", why);
   list.skip("webtransport.quic", "QUIC", why);
@@ -99,11 +101,11 @@ async function locate(
         throw new Fault({
           detail: isPlain ? "the URL has no TLS" : "the server announces none",
           cause: isPlain
-            ? "WebTransport always has TLS, and the URL is one of plain HTTP"
-            : "The server is not of Skein, runs without --unstable-net, or has webTransport: false",
+            ? "WebTransport always uses TLS, but the URL is plain HTTP"
+            : "The server is not a Skein server, runs without --unstable-net, or has webTransport: false",
           cure: isPlain
             ? "Use https: with a certificate"
-            : "Start a server of Skein with deno run --unstable-net, and webTransport not false",
+            : "Start a Skein server with deno run --unstable-net, and without webTransport: false",
         });
       });
       const by = isSecure
@@ -132,11 +134,11 @@ async function checkUdp(
   const isLocal = addresses.every((address) => /^(?:127\.|::1$)/.test(address));
   const silence = {
     cause: isLocal
-      ? `No server of QUIC listens on UDP port ${port}`
-      : `A firewall drops UDP to port ${port}, or no server of QUIC listens there: both are silent`,
+      ? `No QUIC server listens on UDP port ${port}`
+      : `A firewall drops UDP to port ${port}, or no QUIC server listens there: both look the same`,
     cure: isLocal
-      ? "Start the server with --unstable-net, and check its port of WebTransport"
-      : `Open UDP port ${port} beside TCP: firewall, security group, container (-p ${port}:${port}/udp), balancer; a proxy of HTTP does not forward UDP`,
+      ? "Start the server with --unstable-net, and check its WebTransport port"
+      : `Open UDP port ${port} in addition to TCP: firewall, security group, container (-p ${port}:${port}/udp), load balancer; an HTTP proxy does not forward UDP`,
   };
   await list.run({ id: "webtransport.udp", title: "UDP", late: silence }, async (signal) => {
     const { runtime } = list;
@@ -150,7 +152,7 @@ async function checkUdp(
     const ms = Math.round((runtime.monotonic() - startMs) * 10) / 10;
     return {
       state: "ok",
-      detail: `${address} port ${port} answers in ${ms} ms, QUIC version ${
+      detail: `${address} port ${port} responds in ${ms} ms, QUIC version ${
         versions.includes("1") ? 1 : versions.join(", ")
       }`,
       facts: { address, port, versions },
@@ -159,8 +161,8 @@ async function checkUdp(
 }
 
 /**
- * Sends packets of a version of QUIC that does not exist. Every server of QUIC answers with the
- * versions that it has, before any certificate or protocol matters.
+ * Sends packets of a QUIC version that does not exist. Every QUIC server responds with its
+ * versions, whatever its certificate and protocols.
  */
 async function probeQuic(
   runtime: Runtime,
@@ -200,10 +202,10 @@ async function probeQuic(
 }
 
 /**
- * Reads a packet of version negotiation (RFC 9000, 17.2.1).
+ * Reads a version negotiation packet (RFC 9000, 17.2.1).
  *
  * @param packet A packet.
- * @returns The versions without those that are reserved; `undefined` for another packet.
+ * @returns The versions that are not reserved; `undefined` for another packet.
  */
 export function versionsOf(packet: Uint8Array): readonly string[] | undefined {
   if (packet.length < 7 || (packet[0]! & 0x80) === 0) return undefined;
@@ -246,15 +248,15 @@ function quicFault(error: unknown, hashes: readonly unknown[] | undefined): Faul
   const detail = textOf(error);
   if (isNoCommonProtocol(error)) {
     return new Fault({
-      detail: "the server of QUIC does not speak HTTP/3",
+      detail: "the QUIC server does not speak HTTP/3",
       cause: "Another service uses this UDP port",
       cure: "Check the port in the URL",
     });
   }
   if (isConnectionRefused((error as Error).cause ?? error)) {
     return new Fault({
-      detail: "the server refuses connections",
-      cause: "The server drains, or has too many connections",
+      detail: "the server rejects connections",
+      cause: "The server is draining, or has too many connections",
       cure: "Try again later, or connect to another node",
     });
   }
@@ -263,11 +265,11 @@ function quicFault(error: unknown, hashes: readonly unknown[] | undefined): Faul
     return new Fault({
       detail: `the certificate is not accepted (${reason})`,
       cause: hashes === undefined
-        ? "The certificate is not of a known authority, has ended, or is for another name"
-        : "The certificate matches none of the hashes, or has ended",
+        ? "The certificate is not from a known authority, has expired, or is for another name"
+        : "The certificate matches none of the hashes, or has expired",
       cure: hashes === undefined
-        ? "Use a certificate of an authority; for development give its hash with --cert-hash"
-        : "Read the hash anew (server.certificateHashes): a development certificate lasts 13 days",
+        ? "Use a certificate from an authority; for development, pass its hash with --cert-hash"
+        : "Read the hash again (server.certificateHashes): a development certificate is valid for 13 days",
     });
   }
   return new Fault({ detail });

@@ -1,4 +1,4 @@
-/** The check before a load: one session, and one message there and back. */
+/** The check before a load: one session, and one message with its reply. */
 import { CommandError, Exit } from "../command.ts";
 import { plainText } from "../context.ts";
 import { refusalCure, requestCure } from "../refusal_cure.ts";
@@ -11,24 +11,25 @@ import type { Client } from "../../client/client.ts";
 import { type Link, openLink, type Stamp } from "./links.ts";
 import type { LoadPlan } from "./plan.ts";
 
-/** Time for the first answer, in milliseconds. */
+/** Longest wait for the first reply, in milliseconds. */
 const ANSWER_MS = 5_000;
 
 /** Options for {@linkcode checkPlan}. */
 export interface CheckOptions {
   /** Clocks and timers. */
   readonly runtime: Runtime;
-  /** Ends the check. */
+  /** Cancels the check. */
   readonly signal: AbortSignal;
 }
 
 /**
- * Opens one session and does one time what the load is to do many times, so that a refusal is told
- * once, with its cure.
+ * Opens one session and tries every action of the load once, so that a rejection is reported once,
+ * with a fix.
  *
  * @param plan The plan of the load.
  * @param options See {@linkcode CheckOptions}.
- * @throws {CommandError} If the server cannot be reached, refuses, or does not answer.
+ * @throws {CommandError} If the server cannot be reached, rejects the session or the action, or
+ * does not respond.
  */
 export async function checkPlan(plan: LoadPlan, { runtime, signal }: CheckOptions): Promise<void> {
   const opened = Promise.withResolvers<void>();
@@ -130,7 +131,7 @@ function explained(error: unknown, plan: LoadPlan): unknown {
     const cure = requestCure(code, { verb, topic });
     return new CommandError(
       plainText(
-        `Cannot load: the server refused with ${code}, ${message}${cure ? `. ${cure}` : ""}`,
+        `Cannot load: the server rejected with ${code}, ${message}${cure ? `. ${cure}` : ""}`,
       ),
     );
   }
@@ -140,15 +141,15 @@ function explained(error: unknown, plan: LoadPlan): unknown {
       return new CommandError(
         isPlain
           ? "Cannot load: the server did not send the frame back. --mode echo is for servers that echo; --mode idle works with every server"
-          : `Cannot load: the server did not send the message on "${topic}" back. --mode echo is for servers whose onMessage echoes; --mode idle works with every server, and --mode request needs an answer to --topic`,
+          : `Cannot load: the server did not send the message on "${topic}" back. --mode echo is for servers whose onMessage echoes; --mode idle works with every server, and --mode request needs a handler for --topic`,
       );
     case "publish":
       return new CommandError(
-        `Cannot load: the publication on "${topic}" did not come to its subscriber within ${ANSWER_MS} ms`,
+        `Cannot load: the publication on "${topic}" did not reach its subscriber within ${ANSWER_MS} ms`,
       );
     default:
       return new CommandError(
-        `Cannot load: no answer to the request on "${topic}" came within ${ANSWER_MS} ms`,
+        `Cannot load: no reply to the request on "${topic}" within ${ANSWER_MS} ms`,
       );
   }
 }

@@ -1,4 +1,4 @@
-/** The load of one thread: opens the links, sends messages on time, and counts the answers. */
+/** The load of one thread: opens the links, sends messages on time, and counts the replies. */
 import type { Runtime } from "../../base/runtime.ts";
 import { pause, settlesWithin } from "../../base/wait.ts";
 import { Signal } from "../../base/signal.ts";
@@ -8,50 +8,49 @@ import { errorOf, type Link, openLink, type Stamp } from "./links.ts";
 import type { LoadPlan } from "./plan.ts";
 import { kindOf, type Sample, Tally } from "./tally.ts";
 
-/** Most links that open at once; more would measure the backlog of the listener. */
+/** Most links that open at the same time; more would measure the listener's backlog. */
 const MAX_OPENING = 64;
 
-/** Most messages of a thread under way; messages beyond count as unsent. */
+/** Most messages in flight per thread; messages beyond count as unsent. */
 const MAX_PENDING = 100_000;
 
 /**
- * Lateness of a send that is the granularity of timers, in microseconds. A message that leaves later
- * counts from its intended time.
+ * Granularity of timers, in microseconds. The latency of a message that is sent later than this
+ * starts at its intended time.
  */
 const GRAIN_US = 2_000;
 
-/** Messages that are sent in one turn of the event loop, at most. */
+/** Most messages that are sent in one turn of the event loop. */
 const MAX_BURST = 1_000;
 
-/** Longest wait of the pacer, in milliseconds, so that the end of the load is noticed. */
+/** Longest wait of the pacer, in milliseconds, so that it notices the end of the load. */
 const MAX_WAIT_MS = 250;
 
-/** Longest wait for answers after the last message, in milliseconds. */
+/** Longest wait for replies after the last message, in milliseconds. */
 const DRAIN_MS = 5_000;
 
 /** Longest wait for all links to close, in milliseconds. */
 const CLOSE_MS = 5_000;
 
-/** The part of a load that a thread has. */
+/** A thread's part of a load. */
 export interface Part {
-  /** Number of the thread, from 0. */
+  /** Number of the thread, starting at 0. */
   readonly index: number;
   /** Number of threads. */
   readonly of: number;
 }
 
-/** A topic of publications. */
 interface Published {
   readonly name: string;
   /** Link of the publisher. */
   readonly publisher: number;
-  /** Publications so far, each with its number. */
+  /** Publications so far; also the number of the next one. */
   count: number;
-  /** Publications that the server refused or did not answer. */
+  /** Publications that the server rejected or did not confirm. */
   failed: number;
 }
 
-/** A subscription, with the number of the next publication and the count of those so far. */
+/** A subscription, with the number of the next publication and the count so far. */
 interface Subscribed {
   readonly subscription: Subscription;
   readonly topic: Published;
@@ -59,13 +58,13 @@ interface Subscribed {
   received: number;
 }
 
-/** One thread of a load. The steps `open`, `send` and `close` come in this order. */
+/** One thread of a load. The steps run in the order `open`, `send`, `close`. */
 export interface Thread {
-  /** Opens all links over the time of the ramp, and subscribes. */
+  /** Opens all links during the ramp time, and subscribes. */
   open(): Promise<void>;
-  /** Sends messages for the time of the plan. Returns the measured time, in milliseconds. */
+  /** Sends messages for the planned time. Returns the measured time, in milliseconds. */
   send(): Promise<number>;
-  /** Closes all links, and counts the messages that never came. */
+  /** Closes all links, and counts missing messages. */
   close(): Promise<void>;
   /** Returns the counts since the last sample. */
   sample(): Sample | Promise<Sample>;
@@ -75,9 +74,9 @@ export interface Thread {
  * Generates the load of this thread.
  *
  * - **Intended times:** with a rate, each message has a time at which it is due. A generator or a
- *   connection that is late sends the message anyway, and the latency begins at the intended time,
+ *   connection that is late sends the message anyway, and the latency starts at the intended time,
  *   so that a stall of the server shows in full (no coordinated omission).
- * - **Bounds:** at most 100,000 messages are under way; those beyond count as unsent.
+ * - **Bounds:** at most 100,000 messages are in flight; messages beyond count as unsent.
  */
 export class Generator implements Thread {
   readonly #runtime: Runtime;
@@ -86,27 +85,26 @@ export class Generator implements Thread {
   readonly #signal: AbortSignal;
   readonly #tally = new Tally();
   readonly #links: Link[] = [];
-  /** Beginnings of messages under way, by link and number; bounded by `MAX_PENDING`. */
+  /** Start times of messages in flight, by link and number; bounded by `MAX_PENDING`. */
   readonly #pending: Map<number, number>[] = [];
   readonly #answered = new Signal();
   readonly #mark: string;
   readonly #pad: string;
-  /** The topics of this thread. */
   readonly #topics: Published[] = [];
   readonly #subscriptions: Subscribed[] = [];
   #pendingCount = 0;
   #number = 0;
-  /** Messages that begin at this time or later count, in microseconds. */
+  /** Start of the measurement, in microseconds. */
   #measureFromUs = Infinity;
   #isSending = false;
   #isClosing = false;
 
   /**
-   * Creates a generator that has no links yet.
+   * Creates a generator without links.
    *
    * @param runtime Clocks and timers.
    * @param plan The plan of the whole load.
-   * @param part The part of this thread.
+   * @param part This thread's part.
    * @param signal Ends the load early.
    */
   constructor(runtime: Runtime, plan: LoadPlan, part: Part, signal: AbortSignal) {
@@ -119,14 +117,13 @@ export class Generator implements Thread {
     this.#pad = "x".repeat(Math.max(0, plan.payloadBytes - bare.length));
   }
 
-  /** Number of links of this thread. */
   get #count(): number {
     const { sessions } = this.#plan;
     const { index, of } = this.#part;
     return Math.floor(sessions / of) + (index < sessions % of ? 1 : 0);
   }
 
-  /** Opens all links over the time of the ramp, and subscribes. */
+  /** Opens all links during the ramp time, and subscribes. */
   async open(): Promise<void> {
     const { rampMs, mode } = this.#plan;
     const count = this.#count;
@@ -145,7 +142,7 @@ export class Generator implements Thread {
   }
 
   /**
-   * Sends messages for the time of the plan, and waits for their answers.
+   * Sends messages for the planned time, and waits for their replies.
    *
    * @returns Resolves with the measured time, in milliseconds.
    */
@@ -167,7 +164,7 @@ export class Generator implements Thread {
     return measuredMs;
   }
 
-  /** Closes all links, and counts the messages that never came. */
+  /** Closes all links, and counts missing messages. */
   async close(): Promise<void> {
     this.#isClosing = true;
     const { mode } = this.#plan;
@@ -185,11 +182,11 @@ export class Generator implements Thread {
     );
   }
 
-  /** Returns the counts since the last sample, and gives up on answers that take too long. */
+  /** Returns the counts since the last sample, and counts replies that take too long as failed. */
   sample(): Sample {
     const latest = this.#nowUs() - this.#plan.timeoutMs * 1_000;
     for (const all of this.#pending) {
-      // In the order of the sends.
+      // In order of sending.
       for (const [number, startUs] of all) {
         if (startUs > latest) break;
         all.delete(number);
@@ -247,13 +244,13 @@ export class Generator implements Thread {
       const isRefused = code >= 3_000;
       this.#tally.failAs(isRefused ? `refused: ${code} ${reason}` : kindOf(errorOf(cause)));
     }
-    // Echoes do not follow to the next session.
+    // Echoes of a lost session never arrive.
     const all = this.#pending[link.index];
     if (all === undefined || this.#plan.mode !== "echo") return;
     this.#giveUp(all);
   }
 
-  /** Counts the messages of a link that were not answered. */
+  /** Counts the unanswered messages of a link as failed. */
   #giveUp(all: Map<number, number>): void {
     for (const startUs of all.values()) {
       if (this.#isMeasured(startUs)) this.#tally.failAs("unanswered");
@@ -273,7 +270,7 @@ export class Generator implements Thread {
       const name = topics === 1 ? topic : `${topic}:${number + 1}`;
       const published = { name, publisher: number % count, count: 0, failed: 0 };
       this.#topics.push(published);
-      // A topic has its subscribers in one thread, so no more than the links of the thread.
+      // A topic's subscribers are in one thread, so there are at most as many as links.
       for (let i = 0; i < Math.min(subscribers, count); i++) {
         const { client } = this.#links[next++ % count]!;
         const subscription = client!.subscribe(name);
@@ -324,7 +321,7 @@ export class Generator implements Thread {
     const stamp = this.#stampOf(data);
     if (stamp === undefined) return;
     const startUs = this.#pending[link.index]?.get(stamp.n);
-    // An answer that came twice, or after its time.
+    // A duplicate or late reply.
     if (startUs === undefined) this.#tally.counts.disordered++;
     else this.#answer(link, stamp.n, startUs);
   }
@@ -342,7 +339,6 @@ export class Generator implements Thread {
     if (this.#isSending && this.#plan.rate === undefined) this.#sendNext(link);
   }
 
-  /** Sends each message when it is due. */
   async #sendByTime(perSecond: number): Promise<void> {
     const { index, of } = this.#part;
     const stepUs = 1_000_000 / perSecond;
@@ -364,14 +360,14 @@ export class Generator implements Thread {
     }
   }
 
-  /** Sends the next message of each link once an answer came. */
+  /** Sends the next message of each link after each reply. */
   async #sendByAnswers(): Promise<void> {
     const { window, mode } = this.#plan;
     const senders = mode === "publish"
       ? this.#topics.map((topic) => () => this.#publish(topic, this.#nowUs()))
       : this.#links.map((link) => () => this.#sendNext(link));
     for (const send of senders) for (let i = 0; i < window; i++) send();
-    // A link that reconnected, or whose answer never came, begins again.
+    // A link that reconnected, or whose reply never arrived, starts again.
     while (this.#isSending && !this.#signal.aborted) {
       await pause(this.#runtime, MAX_WAIT_MS, this.#signal);
       if (mode === "publish" || !this.#isSending) continue;
@@ -440,7 +436,7 @@ export class Generator implements Thread {
         this.#pendingCount--;
         if (this.#isMeasured(startUs) && !this.#isClosing) this.#tally.fail(error);
         this.#answered.notify();
-        // A server that refuses at once is not asked again in the same turn.
+        // Waits a turn, in case the server rejects immediately.
         if (this.#isSending && this.#plan.rate === undefined) {
           this.#runtime.schedule(() => this.#sendNext(link));
         }
@@ -466,12 +462,12 @@ export class Generator implements Thread {
     }, (error) => {
       topic!.failed++;
       if (isMeasured && !this.#isClosing) this.#tally.fail(error);
-      // A server that refuses at once is not asked again in the same turn.
+      // Waits a turn, in case the server rejects immediately.
       this.#runtime.schedule(settled);
     });
   }
 
-  /** True while answers, or deliveries to open sessions, are missing. */
+  /** True while replies, or deliveries to open sessions, are missing. */
   get #isBehind(): boolean {
     return this.#pendingCount > 0 ||
       this.#subscriptions.some(({ topic, received, subscription }) =>
@@ -483,7 +479,7 @@ export class Generator implements Thread {
     const { timeoutMs } = this.#plan;
     const endMs = this.#runtime.monotonic() + Math.min(timeoutMs, DRAIN_MS);
     while (this.#isBehind && this.#runtime.monotonic() < endMs && !this.#signal.aborted) {
-      // Deliveries give no signal: a look every few milliseconds is enough.
+      // Deliveries have no signal, so this polls every few milliseconds.
       await settlesWithin(this.#runtime, this.#answered.changed(), 10);
     }
   }

@@ -1,17 +1,17 @@
-/** Times in cells of a fixed relative width, for quantiles of millions of measurements. */
+/** A histogram with cells of a fixed relative width, for quantiles of millions of times. */
 
 /** Cells for each power of two: a quantile is at most 1/128, or 0.8 %, above the exact value. */
 const CELLS_PER_OCTAVE = 128;
 
-/** Bits of {@linkcode CELLS_PER_OCTAVE}. */
+/** Base-2 logarithm of {@linkcode CELLS_PER_OCTAVE}. */
 const BITS = 7;
 
-/** Longest time, in microseconds, about an hour; longer times count as this one. */
+/** Longest time, in microseconds, about an hour; longer times count as this. */
 export const MAX_US: number = 2 ** 32 - 1;
 
 const CELLS = (32 - BITS + 1) * CELLS_PER_OCTAVE;
 
-/** A histogram without empty cells, to send to another thread: index, count, index, count… */
+/** The non-empty cells of a histogram, to send to another thread: index, count, index, count… */
 export interface HistogramCells {
   /** Pairs of an index and a count. */
   readonly cells: readonly number[];
@@ -23,7 +23,7 @@ export interface HistogramCells {
   readonly minUs: number;
 }
 
-/** Figures of a histogram, in milliseconds. */
+/** Quantiles of a histogram, in milliseconds. */
 export interface Quantiles {
   /** Number of times. */
   readonly count: number;
@@ -33,19 +33,19 @@ export interface Quantiles {
   readonly mean: number;
   /** Median. */
   readonly p50: number;
-  /** Time below which 90 % are. */
+  /** 90th percentile. */
   readonly p90: number;
-  /** Time below which 99 % are. */
+  /** 99th percentile. */
   readonly p99: number;
-  /** Time below which 99.9 % are. */
+  /** 99.9th percentile. */
   readonly p999: number;
   /** Longest time. */
   readonly max: number;
 }
 
 /**
- * Collects times from 1 µs to an hour in 26 KiB, with a relative precision of 0.8 %. Times below
- * 128 µs, the minimum, the maximum and the mean are exact to the microsecond.
+ * Collects times between 1 µs and an hour in 26 KiB, with a relative precision of 0.8 %. Times
+ * below 128 µs, the minimum, the maximum and the mean are exact to the microsecond.
  *
  * @example Usage
  * ```ts
@@ -73,7 +73,7 @@ export class Histogram {
   /**
    * Adds a time.
    *
-   * @param us The time, in microseconds; a negative one counts as 0.
+   * @param us The time, in microseconds; a negative time counts as 0.
    */
   add(us: number): void {
     const time = Math.min(Math.max(Math.round(us), 0), MAX_US);
@@ -87,7 +87,7 @@ export class Histogram {
   /**
    * Adds the times of another histogram.
    *
-   * @param other Cells of that histogram.
+   * @param other The histogram's cells.
    */
   merge({ cells, sumUs, maxUs, minUs }: HistogramCells): void {
     for (let i = 0; i < cells.length; i += 2) {
@@ -100,7 +100,7 @@ export class Histogram {
     this.#minUs = Math.min(this.#minUs, minUs);
   }
 
-  /** Lists the cells that have times. */
+  /** Lists the non-empty cells. */
   toCells(): HistogramCells {
     const cells: number[] = [];
     for (const [index, count] of this.#cells.entries()) if (count > 0) cells.push(index, count);
@@ -122,9 +122,9 @@ export class Histogram {
   /**
    * Computes a quantile.
    *
-   * @param part From 0 to 1: 0.5 is the median.
-   * @returns The smallest time that at least this part of all times does not exceed, in
-   * milliseconds; 0 without times.
+   * @param part Between 0 and 1: 0.5 is the median.
+   * @returns The quantile, in milliseconds: at least this part of all times is not longer; 0
+   * without times.
    */
   quantileMs(part: number): number {
     if (this.#count === 0) return 0;
@@ -132,13 +132,13 @@ export class Histogram {
     let seen = 0;
     for (let index = 0; index < CELLS; index++) {
       seen += this.#cells[index]!;
-      // The top of the cell, so that no quantile is below the exact value.
+      // The upper bound of the cell, so that no quantile is below the exact value.
       if (seen >= rank) return Math.min(topOf(index), this.#maxUs) / 1_000;
     }
     return this.#maxUs / 1_000;
   }
 
-  /** Computes the figures of a report. */
+  /** Computes the quantiles of a report. */
   quantiles(): Quantiles {
     const count = this.#count;
     return {
@@ -154,14 +154,13 @@ export class Histogram {
   }
 }
 
-/** Returns the cell of a time in microseconds. */
 function cellOf(us: number): number {
   if (us < CELLS_PER_OCTAVE) return us;
   const octave = 31 - Math.clz32(us) - BITS;
   return (octave + 1) * CELLS_PER_OCTAVE + (us >>> octave) - CELLS_PER_OCTAVE;
 }
 
-/** Returns the longest time of a cell, in microseconds. */
+/** The longest time of a cell, in microseconds. */
 function topOf(index: number): number {
   if (index < CELLS_PER_OCTAVE) return index;
   const octave = Math.floor(index / CELLS_PER_OCTAVE) - 1;

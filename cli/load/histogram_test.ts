@@ -1,14 +1,14 @@
 import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
 import { Histogram, MAX_US } from "./histogram.ts";
 
-/** Numbers from 0 up to 1 that are the same in each run. */
+/** Pseudorandom numbers between 0 and 1, the same in each run. */
 function* numbers(seed: number): Generator<number> {
   for (let state = seed;; state = state * 1_103_515_245 + 12_345 & 0x7fffffff) {
     yield state / 0x80000000;
   }
 }
 
-Deno.test("Histogram.quantileMs() is at most 0.8 % above the exact quantile, over all sizes", () => {
+Deno.test("Histogram.quantileMs() is at most 0.8 % above the exact quantile, for all sizes", () => {
   const times = new Histogram();
   const exact: number[] = [];
   const random = numbers(7);
@@ -40,7 +40,7 @@ Deno.test("Histogram.add() counts negative times as 0, and the longest as an hou
   assertEquals([times.quantileMs(0.5), times.quantileMs(1)], [0, MAX_US / 1_000]);
 });
 
-Deno.test("Histogram.merge() gives the figures of all times in one histogram", () => {
+Deno.test("Histogram.merge() returns the quantiles of all times", () => {
   const [all, a, b] = [new Histogram(), new Histogram(), new Histogram()];
   for (let us = 1; us < 100_000; us += 37) {
     all.add(us);

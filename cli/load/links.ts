@@ -1,4 +1,4 @@
-/** One connection of a load: a client of Skein, or a plain WebSocket. */
+/** One connection of a load: a Skein client, or a plain WebSocket. */
 import type { Client } from "../../client/client.ts";
 import { connectBy } from "../../client/connect.ts";
 import type { ClientPlatform } from "../../client/client_options.ts";
@@ -15,21 +15,21 @@ import { within } from "../../base/wait.ts";
 import { ClientSocket } from "./socket.ts";
 import type { LoadPlan } from "./plan.ts";
 
-/** Time for one attempt to connect, in milliseconds. */
+/** Time limit of one attempt to connect, in milliseconds. */
 const CONNECT_TIMEOUT_MS = 10_000;
 
 /** Most unsent bytes of a plain WebSocket; beyond, messages count as unsent. */
 const MAX_BUFFERED_BYTES = 4_194_304;
 
-/** A mark that tells the messages of this load from all others. */
+/** A mark that distinguishes the messages of this load from all others. */
 export interface Stamp {
-  /** The mark of the load. */
+  /** Id of the load. */
   readonly load: string;
   /** Number of the message. */
   readonly n: number;
-  /** Beginning of the message, in microseconds of the sender. */
+  /** Start of the message, in microseconds on the sender's clock. */
   readonly at: number;
-  /** Fills the message up to its size. */
+  /** Pads the message to its size. */
   readonly pad?: string | undefined;
 }
 
@@ -49,10 +49,10 @@ export interface Link {
   readonly index: number;
   /** True while messages can be sent. */
   readonly isOpen: boolean;
-  /** The client of Skein; `undefined` for a plain WebSocket. */
+  /** The Skein client; `undefined` for a plain WebSocket. */
   readonly client: Client | undefined;
   /**
-   * Sends a message that the server is to send back.
+   * Sends a message that the server should send back.
    *
    * @returns False if the message could not be sent.
    */
@@ -73,21 +73,21 @@ export interface LinkOptions {
   readonly token: string | undefined;
   /** Receives the events. */
   readonly events: LinkEvents;
-  /** Ends an attempt to open. */
+  /** Cancels an attempt to open. */
   readonly signal: AbortSignal;
 }
 
 /**
- * Begins to open a link.
+ * Starts to open a link.
  *
  * @param options See {@linkcode LinkOptions}.
- * @returns The link, whose events tell of its opening.
+ * @returns The link, which calls `onOpen` once it is open.
  */
 export function openLink(options: LinkOptions): Link {
   return options.plan.isPlain ? new PlainLink(options) : new SkeinLink(options);
 }
 
-/** A client of Skein, which reconnects after a loss. */
+/** A Skein client, which reconnects after a loss. */
 class SkeinLink implements Link {
   readonly index: number;
   readonly client: Client;
@@ -105,7 +105,7 @@ class SkeinLink implements Link {
       headers: headers.length > 0 ? headers as [string, string][] : undefined,
       serverCertificateHashes: certificateHashes.length > 0 ? certificateHashes : undefined,
       onMessage: (message) => events.onMessage(this, message.data),
-      // Failures are counted by their kinds.
+      // Failures are counted by kind.
       onError() {},
     });
     this.client.status.subscribe((status) => {
@@ -125,7 +125,7 @@ class SkeinLink implements Link {
   }
 
   echo(topic: string, stamp: Stamp): boolean {
-    // The outbox of the client would keep the message for a later session.
+    // The client's outbox would keep the message for a later session.
     const { session } = this.client;
     if (!session?.isReady) return false;
     session.send(topic, stamp);
@@ -137,7 +137,7 @@ class SkeinLink implements Link {
   }
 }
 
-/** A WebSocket with text frames and no protocol. */
+/** A WebSocket with text frames, without a subprotocol. */
 class PlainLink implements Link {
   readonly index: number;
   readonly client = undefined;
@@ -219,7 +219,7 @@ function parsed(text: string): unknown {
   }
 }
 
-/** Makes the platform of a client whose WebSockets send small frames without delay. */
+/** Creates a client platform whose WebSockets send small frames without delay. */
 export function makePlatform(options: TransportOptions): ClientPlatform {
   const checked = checkTransports(options);
   const dial = race({
@@ -252,7 +252,7 @@ export function makePlatform(options: TransportOptions): ClientPlatform {
   );
 }
 
-/** Makes an error of the cause of a failed attempt. */
+/** Converts the cause of a failed attempt to an error. */
 export function errorOf({ code, reason, error }: CloseInfo): Error {
   if (error instanceof Error) return error;
   return new ConnectionError(reason || `closed with code ${code}`);

@@ -8,7 +8,7 @@ import { load } from "../commands/load.ts";
 import { main } from "../skein.ts";
 import type { LoadResult } from "./run.ts";
 
-/** Runs `skein load` with short times unless told otherwise. */
+/** Runs `skein load` with short times by default. */
 async function run(
   url: string,
   args: readonly string[],
@@ -24,7 +24,7 @@ async function run(
   return { code, out: context.out, err: context.err, result: result! };
 }
 
-/** A server that does all that the modes need. */
+/** A server that supports all modes. */
 function start(options: ServeOptions = {}) {
   return serve({
     hostname: "127.0.0.1",
@@ -58,7 +58,7 @@ Deno.test("skein load measures echoes on every transport", async () => {
   }
 });
 
-Deno.test("skein load measures requests, with data of the caller's own", async () => {
+Deno.test("skein load measures requests with custom data", async () => {
   const seen = new Set<string>();
   await using server = start({
     onMessage: (message) => {
@@ -81,7 +81,7 @@ Deno.test("skein load measures requests, with data of the caller's own", async (
   assertEquals(result.plan.rate, "max");
 });
 
-Deno.test("skein load counts each delivery of a publication, and misses none", async () => {
+Deno.test("skein load counts each delivery of a publication", async () => {
   await using server = start();
   const { code, result } = await run(server.url, [
     "--mode=publish",
@@ -98,10 +98,10 @@ Deno.test("skein load counts each delivery of a publication, and misses none", a
   assertEquals(messages.received, messages.sent * 3);
 });
 
-Deno.test("skein load counts the deliveries that never come", async () => {
+Deno.test("skein load counts missing deliveries", async () => {
   let published = 0;
   await using server = start({
-    // The second session loses its subscription amid the load.
+    // The second session loses its subscription during the load.
     authorize(session, _topic, action) {
       if (action === "publish" && ++published === 20) {
         for (const one of server.topics.subscribers("load")) {
@@ -130,7 +130,7 @@ Deno.test("skein load holds idle sessions", async () => {
   assertEquals(JSON.parse(out).version, 1);
 });
 
-Deno.test("skein load speaks to a WebSocket server without Skein", async () => {
+Deno.test("skein load measures a WebSocket server without Skein", async () => {
   await using server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, (request) => {
     const { socket, response } = Deno.upgradeWebSocket(request);
     socket.onmessage = ({ data }) => socket.send(data);
@@ -167,7 +167,8 @@ Deno.test("skein load counts a stall of the server in full, from the intended ti
       "--duration=1s",
       "--json",
     ]);
-    // A closed loop would have two slow messages; here every message of the stall is slow.
+    // A closed loop would count only two slow messages; here every message during the stall is
+    // slow.
     assertEquals(result.messages.sent, result.messages.received);
     assert(result.messages.sent > 40, `${result.messages.sent}`);
     assert(result.latencyMs.max > 250 && result.latencyMs.p90 > 100, `${result.latencyMs.p90}`);
@@ -191,7 +192,7 @@ Deno.test("skein load shares sessions and topics among threads", async () => {
   assertEquals([result.messages.missing, result.generator.workers], [0, 2]);
 });
 
-Deno.test("skein load ends early by Ctrl-C, with the result of the time until then", async () => {
+Deno.test("skein load stops at Ctrl-C, and prints the result so far", async () => {
   await using server = start();
   for (const workers of ["--workers=1", "--workers=2"]) {
     const { code, result } = await run(server.url, [
@@ -224,7 +225,7 @@ Deno.test("skein load gives each session the next token of a command", async () 
   assertEquals([code, [...users].sort()], [0, ["ann", "bob", "cid"]]);
 });
 
-Deno.test("skein load tells a refusal once, with its cure, before the load", async () => {
+Deno.test("skein load reports a rejection once before the load, with a fix", async () => {
   const cases: [ServeOptions, string[], number, RegExp][] = [
     [
       {
@@ -235,19 +236,19 @@ Deno.test("skein load tells a refusal once, with its cure, before the load", asy
       3,
       /No \(401\)\. Give a token that the server accepts, with --token/,
     ],
-    [{ path: "/chat" }, [], 3, /\(404\)\. Add the path of the sessions to the URL/],
+    [{ path: "/chat" }, [], 3, /\(404\)\. Add the session path to the URL/],
     [{ onMessage() {} }, [], 1, /did not send the message on "load" back.*--mode idle works/s],
     [
       { authorize: () => false },
       ["--mode=publish"],
       1,
-      /refused with forbidden.*allow it in `authorize`/,
+      /rejected with forbidden.*allow it in `authorize`/,
     ],
     [
       { onMessage: () => Promise.reject(new RequestError("unknown-topic", "No such topic")) },
       ["--mode=request"],
       1,
-      /unknown-topic, No such topic\. The server has no answer for "load"/,
+      /unknown-topic, No such topic\. The server does not reply to "load"/,
     ],
   ];
   for (const [options, args, wanted, text] of cases) {
@@ -258,7 +259,7 @@ Deno.test("skein load tells a refusal once, with its cure, before the load", asy
   }
 });
 
-Deno.test("skein load names the limit that refuses sessions amid the load", async () => {
+Deno.test("skein load names the limit that rejects sessions during the load", async () => {
   const limits: [NonNullable<ServeOptions["limits"]>, string][] = [
     [{ maxSessionsPerAddress: 2 }, "limits.maxSessionsPerAddress"],
     [{ maxSessions: 2 }, "limits.maxSessions"],
@@ -272,7 +273,7 @@ Deno.test("skein load names the limit that refuses sessions amid the load", asyn
   }
 });
 
-Deno.test("skein load counts sessions that end amid the load by their close code", async () => {
+Deno.test("skein load counts sessions that close during the load by their close code", async () => {
   await using server = start();
   const closing = setInterval(() => {
     void server.manager.all()[0]?.close({ code: 4_999, reason: "enough" });
@@ -287,7 +288,7 @@ Deno.test("skein load counts sessions that end amid the load by their close code
   }
 });
 
-Deno.test("skein load exits with 3 where no server listens", async () => {
+Deno.test("skein load exits with 3 if no server listens", async () => {
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = listener.addr as Deno.NetAddr;
   listener.close();
@@ -298,22 +299,22 @@ Deno.test("skein load exits with 3 where no server listens", async () => {
   }
 });
 
-Deno.test("skein load refuses options that do not fit together, with the exit code 2", async () => {
+Deno.test("skein load rejects conflicting options, with the exit code 2", async () => {
   const cases: [string[], string][] = [
-    [["--plain", "--mode=publish"], "--plain takes --mode echo or idle"],
+    [["--plain", "--mode=publish"], "--plain requires --mode echo or idle"],
     [["--plain", "--transport=http"], "--plain is a WebSocket"],
-    [["--plain", "--token=a"], "--plain has no token in band"],
+    [["--plain", "--token=a"], "--plain does not send tokens"],
     [["--mode=idle", "--data=1"], "--data is for --mode request"],
     [["--mode=idle", "--topics=2"], "--topics is for --mode publish"],
     [["--mode=request", "--data={"], "the value must be JSON"],
     [["--workers=3", "-n2"], "each thread needs a session"],
     [["--mode=publish", "--workers=2"], "each thread needs a topic"],
     [["--duration=5 days"], "the time must be like 500ms"],
-    [["--rate=0"], "the value must be a number from 0.001"],
-    [["-n0"], "the value must be an integer from 1"],
+    [["--rate=0"], "the value must be a number between 0.001"],
+    [["-n0"], "the value must be an integer between 1"],
     [["--header=nonsense"], 'the form is "Name: value"'],
     [["--cert-hash=abc"], "32 bytes of SHA-256"],
-    [["--token=a", "--token-command=b"], "one of --token and --token-command"],
+    [["--token=a", "--token-command=b"], "only one of --token and --token-command"],
   ];
   for (const [args, text] of cases) {
     const { code, err } = await run("http://localhost:1", args);
@@ -322,7 +323,7 @@ Deno.test("skein load refuses options that do not fit together, with the exit co
   }
 });
 
-Deno.test("skein load prints a line for each interval, and a result for people", async () => {
+Deno.test("skein load prints a line for each interval, and a readable result", async () => {
   await using server = start();
   const { out, err } = await run(server.url, ["-n2", "--rate=100"]);
   assertMatch(err, /^measuring 0\.\d s: 2\/2 sessions, .* messages\/s in, p50 .*, p99 /m);
@@ -339,7 +340,7 @@ Deno.test("skein load redraws its plot within the width of a terminal", async ()
     });
     assertStringIncludes(err, "\x1b[5F\x1b[J");
     assertMatch(err, /p99 .*[▁▂▃▄▅▆▇█]/);
-    // deno-lint-ignore no-control-regex -- the cursor moves by control characters.
+    // deno-lint-ignore no-control-regex -- control characters move the cursor.
     for (const line of err.replace(/\x1b\[[0-9;]*[A-Za-z]/g, "").split("\n")) {
       assert(line.length < columns, `${line.length} of ${columns}: ${line}`);
     }

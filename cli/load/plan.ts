@@ -1,27 +1,21 @@
-/** The plan of a load: what to send, how often, over which transport. */
+/** The plan of a load: messages, rate and transport. */
 import { type Arguments, usageError } from "../command.ts";
 import { duration, hashesOf, headersOf, type Sha256Hash } from "../values.ts";
 import type { TransportName } from "../../transport/race/options.ts";
 
-/** Most sessions of one process. */
 const MAX_SESSIONS = 100_000;
 
-/** Most messages a second of one process. */
 const MAX_RATE = 10_000_000;
 
-/** Most topics. */
 const MAX_TOPICS = 100_000;
 
-/** Most threads. */
 const MAX_WORKERS = 64;
 
-/** Largest payload, in bytes. */
 const MAX_PAYLOAD_BYTES = 16_777_216;
 
-/** Sessions that open each second, unless the plan has a time for all. */
+/** Sessions that open per second without `--ramp`. */
 const SESSIONS_PER_SECOND = 100;
 
-/** The four kinds of load. */
 const MODES = ["echo", "publish", "request", "idle"] as const;
 
 /** The plan of a load, which can be sent to a thread. */
@@ -32,35 +26,38 @@ export interface LoadPlan {
   readonly mode: typeof MODES[number];
   /** True for a WebSocket without Skein. */
   readonly isPlain: boolean;
-  /** The one transport. */
+  /** Transport of all sessions. */
   readonly transport: TransportName;
   /** Number of sessions. */
   readonly sessions: number;
-  /** Time over which the sessions open, in milliseconds. */
+  /** Time in which the sessions open, in milliseconds. */
   readonly rampMs: number;
-  /** Messages a second of all sessions; `undefined` sends the next one once an answer came. */
+  /**
+   * Messages a second, all sessions together; with `undefined` each reply triggers the next
+   * message.
+   */
   readonly rate: number | undefined;
-  /** Messages of a session under way, without a rate. */
+  /** Messages in flight per session, without a rate. */
   readonly window: number;
   /** Size of the data of a message, in bytes of JSON. */
   readonly payloadBytes: number;
-  /** Topic of echoes and requests, and the beginning of those of publications. */
+  /** Topic of echoes and requests, and prefix of the topics of publications. */
   readonly topic: string;
-  /** Data of requests; stamped data by default. */
+  /** Data of requests; a padded stamp by default. */
   readonly data: unknown;
-  /** Number of topics of publications. */
+  /** Number of topics for publications. */
   readonly topics: number;
   /** Subscribers of each topic. */
   readonly subscribers: number;
-  /** Time that counts, in milliseconds. */
+  /** Measured time, in milliseconds. */
   readonly durationMs: number;
-  /** Time before, in milliseconds, which does not count. */
+  /** Time before the measurement, in milliseconds. */
   readonly warmUpMs: number;
-  /** Time for an answer, in milliseconds. */
+  /** Longest wait for a reply, in milliseconds. */
   readonly timeoutMs: number;
   /** Interval of the reports, in milliseconds. */
   readonly intervalMs: number;
-  /** Tokens, for the sessions in turn. */
+  /** Tokens, which the sessions use in turn. */
   readonly tokens: readonly string[];
   /** Request headers. */
   readonly headers: readonly (readonly [name: string, value: string])[];
@@ -71,11 +68,11 @@ export interface LoadPlan {
 }
 
 /**
- * Reads the plan from the arguments of `skein load`, but for the tokens.
+ * Reads the plan without its tokens from the arguments of `skein load`.
  *
  * @param args The arguments.
  * @returns The plan.
- * @throws {CommandError} With the exit code 2, if values are wrong or do not fit together.
+ * @throws {CommandError} With the exit code 2, if values are wrong or conflict.
  */
 export function planOf(args: Arguments): LoadPlan {
   const isPlain = args.flag("plain");
@@ -122,16 +119,16 @@ function check(plan: LoadPlan, args: Arguments): void {
     throw usageError(`Cannot load: ${rule}, received ${received}`);
   };
   if (isPlain && mode !== "echo" && mode !== "idle") {
-    refuse("--plain takes --mode echo or idle", `--mode ${mode}`);
+    refuse("--plain requires --mode echo or idle", `--mode ${mode}`);
   }
   if (isPlain && transport !== "websocket") {
     refuse("--plain is a WebSocket", `--transport ${transport}`);
   }
   if (isPlain && (args.value("token") ?? args.value("token-command")) !== undefined) {
-    refuse("--plain has no token in band; use -H 'Authorization: Bearer …'", "a token");
+    refuse("--plain does not send tokens; use -H 'Authorization: Bearer …'", "a token");
   }
   if (args.value("token") !== undefined && args.value("token-command") !== undefined) {
-    refuse("one of --token and --token-command is taken", "both");
+    refuse("only one of --token and --token-command is allowed", "both");
   }
   if (mode !== "request" && args.value("data") !== undefined) {
     refuse("--data is for --mode request", `--mode ${mode}`);

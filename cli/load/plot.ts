@@ -1,4 +1,4 @@
-/** Plots of a load in a terminal: small columns of rate and latency over time. */
+/** Terminal plots of a load: small columns of rate and latency over time. */
 import type { Colors } from "../context.ts";
 
 const BARS = "▁▂▃▄▅▆▇█";
@@ -7,7 +7,7 @@ const BARS = "▁▂▃▄▅▆▇█";
  * Draws values as columns of eight heights, one character each, from 0 to the largest value.
  *
  * @param values The values, the newest last; `undefined` leaves a gap.
- * @param width Most columns; older values are left out.
+ * @param width Most columns; older values are omitted.
  * @returns The columns.
  */
 export function sparkline(values: readonly (number | undefined)[], width: number): string {
@@ -21,9 +21,9 @@ export function sparkline(values: readonly (number | undefined)[], width: number
 }
 
 /**
- * Writes a number in at most six characters.
+ * Formats a number with at most six characters.
  *
- * @param value A number from 0.
+ * @param value A number of at least 0.
  * @returns The number, with `k`, `M` or `G`.
  */
 export function shortNumber(value: number): string {
@@ -39,7 +39,7 @@ function significant(value: number): string {
 }
 
 /**
- * Writes a time.
+ * Formats a time.
  *
  * @param ms The time, in milliseconds.
  * @returns The time in microseconds, milliseconds or seconds, with three digits.
@@ -51,7 +51,7 @@ export function shortTime(ms: number): string {
 }
 
 /**
- * Writes a number of bytes.
+ * Formats a number of bytes.
  *
  * @param bytes The number.
  * @returns The number with a unit.
@@ -76,7 +76,7 @@ export interface PlotRow {
 }
 
 /**
- * Draws rows below each other, none wider than the terminal.
+ * Draws rows that fit the width of the terminal.
  *
  * @param rows The rows.
  * @param options Width of the terminal, and its colors.
@@ -96,5 +96,5 @@ export function plot(
   });
 }
 
-/** Most values that are kept of each row: wider than any terminal. */
+/** Most values kept per row; more columns than any terminal has. */
 export const MAX_POINTS = 400;

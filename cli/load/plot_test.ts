@@ -28,7 +28,7 @@ Deno.test("shortNumber(), shortTime() and shortBytes() keep three digits and nam
   assertEquals([512, 2_048, 5 * 2 ** 20].map(shortBytes), ["512 B", "2 KiB", "5 MiB"]);
 });
 
-Deno.test("plot() draws no line wider than the terminal", () => {
+Deno.test("plot() fits lines to the width of the terminal", () => {
   const values = Array.from({ length: 300 }, (_, i) => i);
   const rows = [
     { name: "in/s", now: "61.2k", values, style: "green" as const },

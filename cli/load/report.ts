@@ -1,4 +1,4 @@
-/** Reports of a load: the live view, one line an interval, and the result. */
+/** Reports of a load: the live view, a line per interval, and the result. */
 import type { Context } from "../context.ts";
 import { plainText } from "../context.ts";
 import { refusalCure } from "../refusal_cure.ts";
@@ -6,7 +6,6 @@ import type { LoadPlan } from "./plan.ts";
 import { MAX_POINTS, plot, shortBytes, shortNumber, shortTime } from "./plot.ts";
 import type { LoadResult, Progress } from "./run.ts";
 
-/** Values of one interval. */
 interface Point {
   readonly isMeasured: boolean;
   readonly rate: number;
@@ -15,7 +14,7 @@ interface Point {
   readonly connected: number;
 }
 
-/** Shows the progress of a load: redrawn in a terminal, a line for each interval elsewhere. */
+/** Shows the progress of a load: redrawn in a terminal, one line per interval elsewhere. */
 export class LoadView {
   readonly #plan: LoadPlan;
   readonly #context: Context;
@@ -24,7 +23,7 @@ export class LoadView {
   #drawn = 0;
   #failed = 0;
 
-  /** Creates a view that has shown no line. */
+  /** Creates an empty view. */
   constructor(plan: LoadPlan, context: Context) {
     this.#plan = plan;
     this.#context = context;
@@ -37,7 +36,7 @@ export class LoadView {
     const hasTimes = latency.count > 0;
     this.#failed += sum.failed;
     this.#points.push({
-      // The first interval begins in the warm-up.
+      // The first interval starts during the warm-up.
       isMeasured: phase === "measuring" && elapsedMs >= intervalMs,
       rate: counts.received / intervalMs * 1_000,
       p50: hasTimes ? latency.quantileMs(0.5) : undefined,
@@ -51,7 +50,7 @@ export class LoadView {
     }
   }
 
-  /** Ends the live view: the columns of the whole load stay above the result. */
+  /** Ends the live view; the columns of the whole load stay above the result. */
   end(): void {
     if (this.#drawn === 0) return;
     this.#clear();
@@ -96,7 +95,6 @@ export class LoadView {
     this.#drawn = lines.length;
   }
 
-  /** The newest values, and the values over time. */
   #columns(points: readonly Point[]): string[] {
     const { stderr, colors } = this.#context;
     const { rate, p50 = 0, p99 = 0, connected } = points.at(-1)!;
@@ -133,7 +131,7 @@ export class LoadView {
 }
 
 /**
- * Writes the result of a load for people.
+ * Formats the result of a load for a terminal.
  *
  * @param result The result.
  * @param context Colors and width.
@@ -163,14 +161,14 @@ export function resultText(result: LoadResult, { colors }: Pick<Context, "colors
     ]);
     rows.push([
       "Received",
-      `${messages.received} ${plan.mode === "publish" ? "deliveries" : "answers"}, ${
+      `${messages.received} ${plan.mode === "publish" ? "deliveries" : "replies"}, ${
         shortNumber(messages.receivedPerSecond)
       }/s, ${shortBytes(messages.receivedBytes)}`,
     ]);
     rows.push([
       "Latency",
       latencyMs.count === 0
-        ? "no answer came"
+        ? "no replies"
         : `p50 ${shortTime(latencyMs.p50)}, p90 ${shortTime(latencyMs.p90)}, p99 ${
           shortTime(latencyMs.p99)
         }, p99.9 ${shortTime(latencyMs.p999)}, longest ${shortTime(latencyMs.max)}`,
@@ -179,7 +177,7 @@ export function resultText(result: LoadResult, { colors }: Pick<Context, "colors
   const faults = [
     ...(messages.unsent > 0 ? [`${messages.unsent} could not be sent`] : []),
     ...(messages.missing > 0 ? [`${messages.missing} deliveries missing`] : []),
-    ...(messages.disordered > 0 ? [`${messages.disordered} came twice or late`] : []),
+    ...(messages.disordered > 0 ? [`${messages.disordered} duplicated or late`] : []),
   ];
   if (faults.length > 0) rows.push(["Faults", colors.red(faults.join(", "))]);
   rows.push([
@@ -212,19 +210,19 @@ function transportText(
   const name = isPlain ? "plain WebSocket" : transport;
   if (mode === "idle") return name;
   const pace = rate === "max"
-    ? `as fast as answers come, ${window} under way`
+    ? `as fast as replies arrive, ${window} in flight`
     : `${shortNumber(rate)} messages/s`;
   return `${name}, ${pace}, ${shortBytes(payloadBytes)} each`;
 }
 
-/** Finds the cure of a kind of error, such as `refused: 4429 Cannot admit session: …`. */
+/** Suggests a fix for a kind of error, such as `refused: 4429 Cannot admit session: …`. */
 function cureOf(kind: string): string | undefined {
   const match = /^(?:refused|disconnected): (\d+) ?(.*)$/.exec(kind);
   return match === null ? undefined : refusalCure(Number(match[1]), match[2]!);
 }
 
 /**
- * Tells whether a load had errors.
+ * Checks whether a load had errors.
  *
  * @param result The result.
  * @returns True if a session or a message failed.

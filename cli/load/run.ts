@@ -1,4 +1,4 @@
-/** A whole load: the check of one session, the threads, the intervals, and the result. */
+/** A whole load: the threads, the intervals, and the result. */
 import process from "node:process";
 import type { Runtime } from "../../base/runtime.ts";
 import { pause } from "../../base/wait.ts";
@@ -9,26 +9,26 @@ import type { LoadPlan } from "./plan.ts";
 import { type Counts, Sum } from "./tally.ts";
 import { WorkerThread } from "./thread.ts";
 
-/** Share of a core for each thread from which the generator may be the bottleneck. */
+/** Cores per thread above which the generator may be the bottleneck. */
 const BUSY = 0.85;
 
-/** Lateness of sends from which the generator may be the bottleneck, in milliseconds. */
+/** Lateness of sends above which the generator may be the bottleneck, in milliseconds. */
 const LATE_MS = 20;
 
-/** Part of the wanted rate below which the generator did not keep up. */
+/** Part of the planned rate below which the generator did not keep up. */
 const KEPT_UP = 0.95;
 
 /** One interval of a load, for the plot. */
 export interface Progress {
   /** State of the load. */
   readonly phase: "opening" | "warming up" | "measuring" | "ending";
-  /** Time since the phase began, in milliseconds. */
+  /** Time since the start of the phase, in milliseconds. */
   readonly elapsedMs: number;
   /** Length of the interval, in milliseconds. */
   readonly intervalMs: number;
   /** Sessions that are open. */
   readonly connected: number;
-  /** Messages under way. */
+  /** Messages in flight. */
   readonly pending: number;
   /** Counts of the interval. */
   readonly sum: Sum;
@@ -36,9 +36,9 @@ export interface Progress {
   readonly cores: number;
 }
 
-/** The result of a load, as `--json` prints. All times are in milliseconds. */
+/** The result of a load, as printed by `--json`. All times are in milliseconds. */
 export interface LoadResult {
-  /** Version of this shape. */
+  /** Version of this format. */
   readonly version: 1;
   /** The plan, without tokens, headers, data, and the query of the URL. */
   readonly plan: Omit<LoadPlan, "tokens" | "headers" | "data" | "rate" | "certificateHashes"> & {
@@ -46,13 +46,13 @@ export interface LoadResult {
     /** Certificates that WebTransport trusts: SHA-256 in hexadecimal. */
     readonly certificateHashes: readonly string[];
   };
-  /** Beginning of the load, as an ISO date. */
+  /** Start of the load, as an ISO date. */
   readonly startedAt: string;
   /** Measured time. */
   readonly measuredMs: number;
-  /** True if the load was ended before its time. */
+  /** True if the load was interrupted. */
   readonly isInterrupted: boolean;
-  /** Sessions: wanted, open at the end of the measured time, and the times to open each. */
+  /** Sessions: planned, open at the end of the measured time, and the times to open them. */
   readonly sessions: {
     readonly wanted: number;
     readonly open: number;
@@ -78,7 +78,7 @@ export interface LoadResult {
       readonly sentPerSecond: number;
       readonly receivedPerSecond: number;
     };
-  /** Times from the intended send to the answer. */
+  /** Times from the intended send to the reply. */
   readonly latencyMs: Quantiles;
   /** Errors by kind. */
   readonly errors: Readonly<Record<string, number>>;
@@ -89,7 +89,7 @@ export interface LoadResult {
     readonly rssBytes: number;
     readonly lateMs: Quantiles;
   };
-  /** Reasons why the figures may not be those of the server. */
+  /** Reasons why the measurements may not reflect the server. */
   readonly warnings: readonly string[];
 }
 
@@ -97,7 +97,7 @@ export interface LoadResult {
 export interface RunOptions {
   /** Clocks and timers. */
   readonly runtime: Runtime;
-  /** Ends the load early; the result is that of the time until then. */
+  /** Stops the load early; the result covers the time until then. */
   readonly signal: AbortSignal;
   /** Called after each interval. */
   readonly onProgress: (progress: Progress) => void;
@@ -120,7 +120,7 @@ export async function runLoad(plan: LoadPlan, options: RunOptions): Promise<Load
   await threads.each((thread) => thread.open());
   await watch.turn("warming up");
   const whole = new Meter(runtime);
-  // The warm-up is a part of the step, and its CPU time is like that of the rest.
+  // This includes the warm-up, whose CPU usage is similar.
   const times = await threads.each((thread) => thread.send());
   const cores = whole.cores();
   const rssBytes = process.memoryUsage().rss;
@@ -201,7 +201,7 @@ function warningsOf(
   }
   if (lateMs.p99 > LATE_MS) {
     warnings.push(
-      `1 % of the messages left more than ${
+      `1 % of the messages were sent more than ${
         Math.round(lateMs.p99)
       } ms late: this machine is busy, or needs --workers`,
     );
@@ -210,16 +210,15 @@ function warningsOf(
     sentPerSecond < rate * KEPT_UP;
   if (isSlow) {
     warnings.push(
-      `The generator sent ${sentPerSecond} messages/s of the ${rate} wanted`,
+      `The generator sent ${sentPerSecond} of ${rate} messages/s`,
     );
   }
   if (warmUpMs === 0 && mode !== "idle") {
-    warnings.push("Without --warmup the first messages measure code that is not compiled yet");
+    warnings.push("Without --warmup, the first messages measure code that is not yet compiled");
   }
   return warnings;
 }
 
-/** All threads of a load. */
 class Threads implements Disposable {
   readonly #all: readonly (Thread & Partial<Disposable>)[];
 
@@ -242,7 +241,7 @@ class Threads implements Disposable {
   }
 }
 
-/** Measures CPU time of this process, all threads included. */
+/** Measures the CPU time of this process, including all threads. */
 class Meter {
   readonly #runtime: Runtime;
   #startMs: number;
@@ -254,7 +253,7 @@ class Meter {
     this.#before = process.cpuUsage();
   }
 
-  /** Returns the cores in use since the last call. */
+  /** Average number of cores in use since the last call. */
   cores(): number {
     const nowMs = this.#runtime.monotonic();
     const now = process.cpuUsage();
@@ -266,7 +265,7 @@ class Meter {
   }
 }
 
-/** Takes samples every interval, for the sum of the load and for the plot. */
+/** Takes a sample every interval, for the sum of the load and for the plot. */
 class Watch implements AsyncDisposable {
   readonly #threads: Threads;
   readonly #total: Sum;
@@ -277,7 +276,7 @@ class Watch implements AsyncDisposable {
   #phase: Progress["phase"] = "opening";
   #phaseMs: number;
   #takenMs: number;
-  /** Samples come one after the other. */
+  /** Samples are taken one after the other. */
   #taking: Promise<number> = Promise.resolve(0);
 
   constructor(
@@ -294,7 +293,7 @@ class Watch implements AsyncDisposable {
     this.#running = this.#run();
   }
 
-  /** Takes a sample, and begins the next phase. Returns the number of open sessions. */
+  /** Takes a sample, and starts the next phase. Returns the number of open sessions. */
   async turn(phase: Progress["phase"]): Promise<number> {
     const connected = await this.#take();
     this.#phase = phase;

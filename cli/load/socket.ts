@@ -1,8 +1,8 @@
 /**
- * WebSocket clients on bare TCP or TLS: one of frames, and one with the members of the platform's
- * class. The runtime's own class delays a small frame until the server has acknowledged the one
- * before (Nagle's algorithm), up to 40 ms: a load generator would measure that delay in place of the
- * server.
+ * WebSocket clients on raw TCP or TLS: one for frames, and one with the members of the platform's
+ * class. The runtime's own class delays a small frame, up to 40 ms, until the server has
+ * acknowledged the previous one (Nagle's algorithm). A load generator would measure this delay
+ * instead of the server.
  */
 import { concat } from "../../base/bytes.ts";
 import { ConnectionError } from "../../errors.ts";
@@ -25,7 +25,7 @@ const PONG = 10;
 /** Largest message, in bytes; a larger one ends the connection. */
 const MAX_MESSAGE_BYTES = 67_108_864;
 
-/** Bytes of masking keys that are drawn at once. */
+/** Bytes of masking keys that are drawn together. */
 const MASK_BYTES = 4_096;
 
 /** Options for {@linkcode RawSocket.open} and {@linkcode ClientSocket.open}. */
@@ -37,21 +37,20 @@ export interface SocketOptions {
   /** Cancels the opening. */
   readonly signal?: AbortSignal | undefined;
   /**
-   * First size of the buffer for received bytes; doubled for larger messages.
+   * Initial size of the buffer for received bytes; doubled for larger messages.
    *
    * @default {8192}
    */
   readonly bufferBytes?: number | undefined;
   /**
-   * False for a masking key of zero, which costs no time: a measurement of the server then has less
-   * of the client.
+   * False for a masking key of zero, which needs no CPU time of the client.
    *
    * @default {true}
    */
   readonly mask?: boolean | undefined;
 }
 
-/** The end of a socket. */
+/** The close of a socket. */
 export interface RawClose {
   /** Code of the peer's close frame, or 1006 without one. */
   readonly code: number;
@@ -61,17 +60,17 @@ export interface RawClose {
 }
 
 /**
- * A WebSocket of frames, which can also pause, break off in the middle of a frame, and vanish
+ * A WebSocket of frames, which can also pause, stop in the middle of a frame, and disconnect
  * without a close.
  *
- * - **Writes:** all frames of one turn of the event loop leave in one write, without delay.
- * - **Reads:** begin with `start`, so that no frame is lost before `onFrame` is set.
- * - **Order:** `close` comes behind all frames that were sent before.
+ * - **Writes:** all frames of one turn of the event loop are sent in one write, without delay.
+ * - **Reads:** start with `start`, so that no frame is lost before `onFrame` is set.
+ * - **Order:** `close` is sent after all earlier frames.
  */
 export class RawSocket {
-  /** Receives each message; the bytes are valid during the call only. */
+  /** Receives each message; the bytes are valid only during the call. */
   onFrame: (payload: Uint8Array, isText: boolean) => void = () => {};
-  /** Called once after each read, after all frames of the read. */
+  /** Called after each read, after all of its frames. */
   onRead: () => void = () => {};
   /** Resolves once the socket is closed. */
   readonly closed: Promise<RawClose>;
@@ -83,7 +82,10 @@ export class RawSocket {
   #buffer: Uint8Array;
   #start = 0;
   #end: number;
-  /** Frames of this turn, and those behind a write; the caller bounds these by `bufferedAmount`. */
+  /**
+   * Frames of this turn, and frames that wait for a write; the caller bounds them by
+   * `bufferedAmount`.
+   */
   #out: Uint8Array[] = [];
   #outBytes = 0;
   #isReading = false;
@@ -91,7 +93,7 @@ export class RawSocket {
   #isWriting = false;
   #isClosing = false;
   #isOver = false;
-  /** Masking keys drawn at once; absent for a key of zero. */
+  /** Masking keys; absent for a key of zero. */
   readonly #masks: Uint8Array<ArrayBuffer> | undefined;
   #nextMask = MASK_BYTES;
   #partial: { readonly opcode: number; readonly parts: Uint8Array[]; bytes: number } | undefined;
@@ -115,9 +117,9 @@ export class RawSocket {
    *
    * @param url A URL with `ws:`, `wss:`, `http:` or `https:`.
    * @param options See {@linkcode SocketOptions}.
-   * @returns The open socket, which does not read before `start`.
-   * @throws {ConnectionError} If the server cannot be reached or refuses the upgrade; `status` is
-   * that of the refusal.
+   * @returns The open socket, which does not read before `start`. does not read before `start`.
+   * @throws {ConnectionError} If the server cannot be reached or rejects the upgrade; then `status`
+   * is the HTTP status.
    */
   static async open(url: string | URL, options: SocketOptions = {}): Promise<RawSocket> {
     const { protocols = [], headers, signal } = options;
@@ -174,7 +176,7 @@ export class RawSocket {
     return this.#isOver;
   }
 
-  /** Bytes that the system has not taken yet. */
+  /** Bytes that the operating system has not accepted yet. */
   get bufferedAmount(): number {
     return this.#isOver ? 0 : this.#outBytes;
   }
@@ -185,7 +187,7 @@ export class RawSocket {
     if (!this.#isReading) void this.#read();
   }
 
-  /** Stops reading after the read that is under way; the kernel's buffers fill up. */
+  /** Stops reading after the current read; the kernel's buffers fill up. */
   pause(): void {
     this.#isPaused = true;
   }
@@ -196,7 +198,7 @@ export class RawSocket {
     else this.#put(BINARY, message);
   }
 
-  /** Sends any bytes, such as half a frame. */
+  /** Sends raw bytes, such as half a frame. */
   sendRaw(bytes: Uint8Array): void {
     this.#out.push(bytes);
     this.#outBytes += bytes.length;
@@ -215,7 +217,7 @@ export class RawSocket {
     this.#put(CLOSE, code === undefined ? new Uint8Array() : closePayload(code, reason));
   }
 
-  /** Ends the connection at once, without a close frame. */
+  /** Closes the connection immediately, without a close frame. */
   abort(): void {
     this.#finish({ code: 1006, reason: "" });
     this.#disconnect();
@@ -240,7 +242,7 @@ export class RawSocket {
     }
   }
 
-  /** Reads all complete frames of the buffer. */
+  /** Reads all complete frames from the buffer. */
   #readFrames(): void {
     const buffer = this.#buffer;
     let at = this.#start;
@@ -283,7 +285,7 @@ export class RawSocket {
     const reason = decoder.decode(payload.subarray(2));
     if (!this.#isClosing) this.#put(CLOSE, payload.slice(0, 2));
     this.#isClosing = true;
-    // The answer to the close leaves with this turn.
+    // The reply to the close is sent with this turn.
     queueMicrotask(() => this.#finish({ code, reason }));
   }
 
@@ -333,7 +335,7 @@ export class RawSocket {
     this.sendRaw(frame);
   }
 
-  /** Draws a masking key, which RFC 6455 wants unpredictable. */
+  /** Draws a masking key, which must be unpredictable (RFC 6455). */
   #mask(masks: Uint8Array<ArrayBuffer>): Uint8Array {
     if (this.#nextMask === MASK_BYTES) {
       crypto.getRandomValues(masks);
@@ -374,7 +376,7 @@ export class ClientSocket implements Socket {
   readonly url: string;
 
   readonly #raw: RawSocket;
-  /** Bounded by the listeners of one connection, or of one generator. */
+  /** Bounded by the listeners of one connection or generator. */
   #listeners: readonly (readonly [string, EventListenerOrEventListenerObject])[] = [];
 
   private constructor(raw: RawSocket, url: string | URL) {
@@ -397,7 +399,7 @@ export class ClientSocket implements Socket {
    * @param url A URL with `ws:`, `wss:`, `http:` or `https:`.
    * @param options See {@linkcode SocketOptions}.
    * @returns The open socket, which does not read before `start`.
-   * @throws {ConnectionError} If the server cannot be reached or refuses the upgrade.
+   * @throws {ConnectionError} If the server cannot be reached or rejects the upgrade.
    */
   static async open(url: string | URL, options: SocketOptions = {}): Promise<ClientSocket> {
     return new ClientSocket(await RawSocket.open(url, options), url);
@@ -414,12 +416,12 @@ export class ClientSocket implements Socket {
     return this.#raw.protocol;
   }
 
-  /** Bytes that the system has not taken yet. */
+  /** Bytes that the operating system has not accepted yet. */
   get bufferedAmount(): number {
     return this.#raw.bufferedAmount;
   }
 
-  /** Begins to read, until the end of the socket. */
+  /** Starts to read, until the socket closes. */
   start(): void {
     this.#raw.start();
   }
@@ -439,12 +441,12 @@ export class ClientSocket implements Socket {
     if (!this.#raw.isClosing) this.#raw.send(frame);
   }
 
-  /** Closes the socket behind all frames sent before. */
+  /** Closes the socket after all earlier frames. */
   close(code?: number, reason?: string): void {
     this.#raw.close(code, reason);
   }
 
-  /** Ends the connection at once, without a close frame. */
+  /** Closes the connection immediately, without a close frame. */
   terminate(): void {
     this.#raw.abort();
   }
@@ -463,7 +465,7 @@ async function connect(target: URL, signal: AbortSignal | undefined): Promise<De
   const hostname = target.hostname.replace(/^\[|\]$/g, "");
   const port = Number(target.port || (isSecure ? 443 : 80));
   const tcp = await Deno.connect({ hostname, port, signal });
-  // Deno's sockets wait for acknowledgments by default.
+  // By default, Deno's sockets wait for acknowledgments.
   tcp.setNoDelay(true);
   if (!isSecure) return tcp;
   const tls = await Deno.startTls(tcp, { hostname, alpnProtocols: ["http/1.1"] });

@@ -2,7 +2,6 @@ import { assertEquals, assertRejects } from "@std/assert";
 import { ConnectionError } from "../../errors.ts";
 import { ClientSocket, RawSocket } from "./socket.ts";
 
-/** A server that sends each message back. */
 function echoServer() {
   const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, (request) => {
     if (request.headers.get("upgrade") === null) {
@@ -75,7 +74,7 @@ Deno.test("ClientSocket keeps the order of frames of one turn, before a close", 
   assertEquals(socket.bufferedAmount, 0);
 });
 
-Deno.test("ClientSocket.open() tells the status and the text of a refusal", async () => {
+Deno.test("ClientSocket.open() reports the status and the text of a rejected upgrade", async () => {
   await using server = Deno.serve(
     { hostname: "127.0.0.1", port: 0, onListen() {} },
     () => new Response("At most 5 sessions", { status: 429 }),
@@ -110,7 +109,7 @@ Deno.test("ClientSocket.open() rejects for a closed port and for a server withou
   );
 });
 
-Deno.test("ClientSocket.open() ends by its signal, at a server that never answers", async () => {
+Deno.test("ClientSocket.open() is cancelled by its signal if the server never responds", async () => {
   const silent = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = silent.addr as Deno.NetAddr;
   const stop = new AbortController();
@@ -199,7 +198,7 @@ Deno.test("RawSocket sends half a frame, and masks with zero on request", async 
   await socket.closed;
 });
 
-Deno.test("RawSocket.abort() ends the connection at once, with frames that the peer does not read", async () => {
+Deno.test("RawSocket.abort() closes the connection immediately, even with frames that the peer does not read", async () => {
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const opening = RawSocket.open(`ws://127.0.0.1:${(listener.addr as Deno.NetAddr).port}/`);
   const conn = await listener.accept();

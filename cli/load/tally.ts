@@ -10,7 +10,7 @@ import {
 } from "../../errors.ts";
 import { plainText } from "../context.ts";
 
-/** Most kinds of errors that are told apart; further ones count as `other`. */
+/** Most kinds of errors that are counted separately; further ones count as `other`. */
 const MAX_KINDS = 32;
 
 /** Longest name of a kind, in characters. */
@@ -20,7 +20,7 @@ const MAX_KIND_LENGTH = 120;
 export interface Counts {
   /** Messages that were sent. */
   sent: number;
-  /** Answers, echoes and deliveries that arrived. */
+  /** Replies, echoes and deliveries that arrived. */
   received: number;
   /** Publications that the server acknowledged. */
   acknowledged: number;
@@ -28,17 +28,17 @@ export interface Counts {
   sentBytes: number;
   /** Bytes of the data of received messages. */
   receivedBytes: number;
-  /** Messages that were due and could not be sent: no session, or too many under way. */
+  /** Messages that were due but could not be sent: no session, or too many in flight. */
   unsent: number;
-  /** Publications missing at a subscriber, by their numbers. */
+  /** Publications that a subscriber did not receive, by their numbers. */
   missing: number;
-  /** Publications that came twice or behind a later one. */
+  /** Publications that were duplicated or arrived after a later one. */
   disordered: number;
   /** Sessions that opened. */
   opened: number;
   /** Attempts to open that failed. */
   failedOpens: number;
-  /** Sessions that ended before the load. */
+  /** Sessions that closed before the end of the load. */
   disconnects: number;
 }
 
@@ -46,15 +46,15 @@ export interface Counts {
 export interface Sample extends Counts {
   /** Sessions that are open now. */
   readonly connected: number;
-  /** Messages under way now. */
+  /** Messages in flight now. */
   readonly pending: number;
   /** Errors by kind. */
   readonly errors: Readonly<Record<string, number>>;
-  /** Times from the send to the answer. */
+  /** Times from the send to the reply. */
   readonly latency: HistogramCells;
   /** Times to open a session. */
   readonly connect: HistogramCells;
-  /** Times by which sends came late. */
+  /** Times by which sends were late. */
   readonly lag: HistogramCells;
 }
 
@@ -76,17 +76,17 @@ function noCounts(): Counts {
 
 /** Collects the counts of one thread. */
 export class Tally {
-  /** Times from the send to the answer. */
+  /** Times from the send to the reply. */
   readonly latency: Histogram = new Histogram();
   /** Times to open a session. */
   readonly connect: Histogram = new Histogram();
-  /** Times by which sends came late. */
+  /** Times by which sends were late. */
   readonly lag: Histogram = new Histogram();
   /** Counts since the last sample. */
   counts: Counts = noCounts();
   /** Sessions that are open now. */
   connected = 0;
-  /** Messages under way now. */
+  /** Messages in flight now. */
   pending = 0;
   #errors: Record<string, number> = {};
 
@@ -100,7 +100,7 @@ export class Tally {
     addKind(this.#errors, kind, count);
   }
 
-  /** Returns the counts since the last sample, and begins anew. */
+  /** Returns the counts since the last sample, and resets them. */
   take(): Sample {
     const sample = {
       ...this.counts,
@@ -118,13 +118,13 @@ export class Tally {
   }
 }
 
-/** The sum of samples: of several threads in one interval, or of one load. */
+/** The sum of samples, of several threads in one interval or of a whole load. */
 export class Sum {
-  /** Times from the send to the answer. */
+  /** Times from the send to the reply. */
   readonly latency: Histogram = new Histogram();
   /** Times to open a session. */
   readonly connect: Histogram = new Histogram();
-  /** Times by which sends came late. */
+  /** Times by which sends were late. */
   readonly lag: Histogram = new Histogram();
   /** The counts. */
   readonly counts: Counts = noCounts();
@@ -156,7 +156,7 @@ function addKind(errors: Record<string, number>, kind: string, count: number): v
 }
 
 /**
- * Names the kind of an error: a code where there is one, as texts differ by numbers and places.
+ * Names the kind of an error: its code if there is one, because texts include numbers and places.
  *
  * @param error The error.
  * @returns A short name.

@@ -1,9 +1,8 @@
-/** The main thread's end of a thread with a part of a load. */
+/** The main thread's side of a thread that runs a part of a load. */
 import type { Part, Thread } from "./generator.ts";
 import type { LoadPlan } from "./plan.ts";
 import type { Sample } from "./tally.ts";
 
-/** The steps of a thread that the main thread calls. */
 type Step = keyof Thread;
 
 /** A message to the worker. */
@@ -12,13 +11,13 @@ export type Call =
   | { readonly id: number; readonly step: Step }
   | { readonly stop: true };
 
-/** A message of the worker. */
+/** A message from the worker. */
 export interface Answer {
   /** Number of the call. */
   readonly id: number;
   /** Result of the call. */
   readonly value?: unknown;
-  /** Text of the error of the call. */
+  /** Error message of the call. */
   readonly error?: string | undefined;
 }
 
@@ -27,7 +26,7 @@ export class WorkerThread implements Thread, Disposable {
   readonly #worker: Worker;
   readonly #signal: AbortSignal;
   readonly #stop = () => this.#worker.postMessage({ stop: true } satisfies Call);
-  /** Calls without an answer; one for each step at most. */
+  /** Pending calls; at most one per step. */
   readonly #calls = new Map<number, PromiseWithResolvers<unknown>>();
   #lastId = 0;
 
@@ -35,8 +34,8 @@ export class WorkerThread implements Thread, Disposable {
    * Starts a worker.
    *
    * @param plan The plan of the whole load.
-   * @param part The part of the thread.
-   * @param signal Ends the load early.
+   * @param part The thread's part.
+   * @param signal Stops the load early.
    */
   constructor(plan: LoadPlan, part: Part, signal: AbortSignal) {
     this.#worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
@@ -50,7 +49,7 @@ export class WorkerThread implements Thread, Disposable {
     this.#worker.onerror = (event) => {
       event.preventDefault();
       for (const { reject } of this.#calls.values()) {
-        reject(new Error(`Cannot go on: a thread failed, ${event.message}`));
+        reject(new Error(`Cannot continue: a thread failed, ${event.message}`));
       }
       this.#calls.clear();
     };
@@ -79,7 +78,7 @@ export class WorkerThread implements Thread, Disposable {
     return this.#call("sample") as Promise<Sample>;
   }
 
-  /** Ends the worker. */
+  /** Terminates the worker. */
   [Symbol.dispose](): void {
     this.#signal.removeEventListener("abort", this.#stop);
     this.#worker.terminate();

@@ -1,10 +1,9 @@
-/** The program of a thread with a part of a load: answers the calls of the main thread. */
+/** The worker of a thread that runs a part of a load: executes the calls of the main thread. */
 import { textOf } from "../../base/error_text.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { Generator } from "./generator.ts";
 import type { Answer, Call } from "./thread.ts";
 
-/** The part of a worker's global scope that the thread uses. */
 interface Scope {
   onmessage: ((event: MessageEvent<Call>) => void) | null;
   postMessage(answer: Answer): void;

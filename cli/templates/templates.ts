@@ -1,4 +1,4 @@
-/** The projects that `skein new` begins; their files load with this module. */
+/** The projects that `skein new` creates; their files load with this module. */
 import aiContract from "./ai/contract.ts.txt" with { type: "text" };
 import aiHtml from "./ai/index.html.txt" with { type: "text" };
 import aiModel from "./ai/model.ts.txt" with { type: "text" };
@@ -44,42 +44,42 @@ import site from "./shared/site.ts.txt" with { type: "text" };
 import status from "./shared/status.ts.txt" with { type: "text" };
 import style from "./shared/style.css.txt" with { type: "text" };
 
-/** A project to begin with. */
+/** A template of a project. */
 export interface Template {
   /** One line for the list of templates. */
   readonly summary: string;
-  /** The files, by path in the project; `NAME` in the README stands for the name of the project. */
+  /**
+   * The files, by path in the project; `NAME` in the README is replaced by the name of the project.
+   */
   readonly files: Readonly<Record<string, string>>;
-  /** The way to make the page, if the project has one. */
+  /** The build of the page, if the project has one. */
   readonly page: PageBuild | undefined;
-  /** Packages besides Skein and `@std/assert`; `VERSION` stands for the version of Skein. */
+  /** Packages besides Skein and `@std/assert`; `VERSION` is replaced by the version of Skein. */
   readonly imports: Readonly<Record<string, string>>;
 }
 
-/** The way to make a page. */
+/** The build of a page. */
 export interface PageBuild {
   /** Folder of the sources. */
   readonly folder: string;
-  /** File or folder that the build makes. */
+  /** File or folder that the build creates. */
   readonly made: string;
-  /** Name and command of the task that makes the page. */
+  /** Name and command of the task that builds the page. */
   readonly task: readonly [name: string, command: string];
-  /** Command that runs the server next to the page, which is made again at each change. */
+  /** Command that runs the server, and rebuilds the page at each change. */
   readonly dev: string;
   /** Further settings in `deno.json`. */
   readonly config: object;
 }
 
-/** Runs the server with the permissions that a server in development needs. */
 const RUN = "deno run --allow-net --allow-env --allow-read --allow-write";
 
-/** Runs the server with the addresses of this machine, and again at each change. */
+/** Runs the server with the addresses of this machine, and restarts it at each change. */
 const DEV = `${RUN} --allow-sys=networkInterfaces --watch dev.ts`;
 
-/** Makes the script of the page. */
 const BUNDLE = "deno bundle --quiet --minify --platform browser -o page/page.js page/page.ts";
 
-/** A page with one script, by Deno's bundler. */
+/** A page with one script, built by Deno's bundler. */
 const BUNDLED: PageBuild = {
   folder: "page/",
   made: "page/page.js",
@@ -88,10 +88,10 @@ const BUNDLED: PageBuild = {
   config: {},
 };
 
-/** Vite by Deno; the packages of the page are in `node_modules`, where Vite finds them. */
+/** Vite, run by Deno; it finds the packages of the page in `node_modules`. */
 const VITE = "deno run -A npm:vite@^8";
 
-/** A page in React, by Vite. */
+/** A page in React, built by Vite. */
 const REACT: PageBuild = {
   folder: "web/",
   made: "dist/",
@@ -110,7 +110,7 @@ const REACT: PageBuild = {
 
 const ZOD = { "zod": "npm:zod@^4" };
 
-/** All templates by name, in the order of the list. */
+/** All templates by name, in display order. */
 export const TEMPLATES: Readonly<Record<string, Template>> = {
   minimal: {
     summary: "A server of 20 lines, and its test",
@@ -141,7 +141,7 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
     imports: ZOD,
   },
   ai: {
-    summary: "Answers that stream and survive a reload, with a stand-in for a model",
+    summary: "Streaming responses that survive a reload, with a mock model",
     files: {
       "README.md": aiReadme,
       "contract.ts": aiContract,
@@ -159,7 +159,7 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
     imports: ZOD,
   },
   game: {
-    summary: "Players on a field: states by datagrams, events by messages",
+    summary: "Players on a field: positions as datagrams, events as messages",
     files: {
       "README.md": gameReadme,
       "server.ts": gameServer,
@@ -176,7 +176,7 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
     imports: {},
   },
   react: {
-    summary: "The chat in React, with Vite: who is present, who types, lines that wait",
+    summary: "The chat in React, with Vite: presence, typing indicator, unsent lines",
     files: {
       "README.md": reactReadme,
       "contract.ts": reactContract,
@@ -208,10 +208,13 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
   },
 };
 
-/** Image of the container, with the version of Deno that the templates are tested with. */
+/** Container image, with the version of Deno that the templates are tested with. */
 const IMAGE = "denoland/deno:2.9.6";
 
-/** Makes the Dockerfile, which copies the files that the server needs: neither tests, texts nor `dev.ts`. */
+/**
+ * Creates the Dockerfile, which copies the files that the server needs, without tests, texts and
+ * `dev.ts`.
+ */
 function dockerfileOf({ files, page }: Template): string {
   const modules = Object.keys(files).filter((path) =>
     path.endsWith(".ts") && !/\/|_test\.ts$|^dev\.ts$/.test(path)
@@ -241,7 +244,7 @@ CMD ["deno", "run", "--no-prompt", "--cached-only", "--unstable-net", \\
 }
 
 /**
- * Makes the files of a project.
+ * Creates the files of a project.
  *
  * @param template The template.
  * @param options Name of the project, and version of Skein.
@@ -265,7 +268,7 @@ export function filesOf(
       ...(page && { [task]: command }),
       test: "deno test --allow-net --allow-env --allow-read --allow-write",
     },
-    // WebTransport needs QUIC, which Deno has behind this name.
+    // WebTransport needs QUIC, which Deno enables by this name.
     unstable: ["net"],
     ...page?.config,
     exclude: page && [page.made],

@@ -39,17 +39,17 @@ Deno.test("skein load --plain measures a server of ws", async () => {
   }
 });
 
-Deno.test("skein doctor tells that a server of ws is not of Skein", async () => {
+Deno.test("skein doctor reports that a server of ws is not a Skein server", async () => {
   await using server = await echoServer();
   const context = fakeContext();
   const code = await main(["doctor", server.url, "--json", "--timeout=5s"], context, [doctor]);
   const { checks, transports } = JSON.parse(context.out) as Examination;
   assertEquals([code, transports.websocket], [1, "failed"]);
   const find = (id: string) => checks.find((check) => check.id === id)!;
-  // The library takes the first subprotocol that a client offers.
+  // The library accepts the first subprotocol that a client offers.
   assertEquals([find("websocket.upgrade").state, find("websocket.upgrade").detail], [
     "ok",
     "101, skein.1",
   ]);
-  assertMatch(find("websocket.session").cause ?? "", /it is not of Skein/);
+  assertMatch(find("websocket.session").cause ?? "", /it is not a Skein server/);
 });
