@@ -272,7 +272,15 @@ export class ServerListener {
       const onUpgrade: UpgradeHandler | undefined = upgrade &&
         ((offered, info) => isWellKnown(offered) ? undefined : upgrade(offered, info));
       const host: UpgradeHost = webSocket;
-      const options = { ...connectionLimits, maxFrameBytes, runtime, port, hostname, tls };
+      const options = {
+        ...connectionLimits,
+        maxFrameBytes,
+        runtime,
+        port,
+        hostname,
+        tls,
+        reusePort,
+      };
       return host.listen(options, answer, onUpgrade);
     }
     requireDeno("serve", "webSocket must be hardenedWebSocket() of @skein/skein/ws");

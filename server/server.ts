@@ -660,9 +660,6 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       ...serverOptions
     } = options;
     signal?.throwIfAborted();
-    if (reusePort && webSocket !== undefined) {
-      throw new TypeError("Cannot serve: reusePort must be false with a webSocket, received true");
-    }
     checkBuiltinEngine(options);
     // An invalid certificate must not lead to a server without TLS.
     if (tls !== undefined) checkCertificate(tls, "serve: tls");
@@ -840,8 +837,7 @@ export function createServer<V = unknown, C extends Contract = Contract>(
  * @param options Where to listen, and the options of the server.
  * @returns The server, listening.
  * @throws {TypeError} If a key of the options is unknown, if `tls` is not a certificate and its key
- * in PEM, if `reusePort` is combined with `webSocket`, or if an option needs a feature that the
- * engine of `webTransport` lacks.
+ * in PEM, or if an option needs a feature that the engine of `webTransport` lacks.
  * @throws {UnsupportedError} On Node, if `webSocket` is left out, or Node is older than 26.
  *
  * @example Authenticated, with a direct message

@@ -462,7 +462,7 @@ export interface ServeOptions<V = unknown, C extends Contract = Contract>
    * Lets other processes listen on the same TCP port: the kernel then passes each new connection to
    * one of these processes. Deno supports this on Linux with `--unstable-net`. UDP is not shared:
    * the first process serves WebTransport. Turn WebTransport off in the others, or give each
-   * process its own `port`. Cannot be combined with `webSocket`.
+   * process its own `port`.
    *
    * @default {false}
    */

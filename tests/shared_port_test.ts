@@ -12,27 +12,59 @@ const HOST = "127.0.0.1";
 // Elsewhere no kernel shares connections out.
 const ignore = Deno.build.os !== "linux";
 
-Deno.test({
-  name: "serve({ reusePort }) shares new connections with others on the port",
-  ignore,
-  async fn() {
-    const options = { hostname: HOST, reusePort: true, webTransport: false, onListen() {} };
-    await using one = serve({ ...options, port: 0 });
-    const { port } = one.address!;
-    await using two = serve({ ...options, port });
-    const sessions: Session[] = [];
-    for (let i = 0; i < 40; i++) sessions.push(await dial(`ws://${HOST}:${port}/`));
-    const counts = [one, two].map(({ manager }) => manager.all().length);
-    assertEquals(counts[0]! + counts[1]!, 40);
-    assert(counts.every((count) => count > 0), `${counts}`);
-    // The close of one server does not affect the other.
-    await one.close();
-    assertEquals(two.manager.all().length, counts[1]);
-    await using session = await dial(`ws://${HOST}:${port}/`);
-    assertEquals(two.manager.get(session.id)?.id, session.id);
-    await Promise.all(sessions.map((session) => session.close()));
-  },
-});
+for (const engine of ["built-in", "hardened"]) {
+  Deno.test({
+    name: `serve({ reusePort }) shares new connections with others on the port (${engine} engine)`,
+    ignore,
+    async fn() {
+      const listen = (port: number) =>
+        serve({
+          hostname: HOST,
+          port,
+          reusePort: true,
+          webTransport: false,
+          webSocket: engine === "hardened" ? hardenedWebSocket() : undefined,
+          onListen() {},
+        });
+      await using one = listen(0);
+      const { port } = one.address!;
+      await using two = listen(port);
+      const sessions: Session[] = [];
+      for (let i = 0; i < 40; i++) sessions.push(await dial(`ws://${HOST}:${port}/`));
+      const counts = [one, two].map(({ manager }) => manager.all().length);
+      assertEquals(counts[0]! + counts[1]!, 40);
+      assert(counts.every((count) => count > 0), `${counts}`);
+      // The close of one server does not affect the other.
+      await one.close();
+      assertEquals(two.manager.all().length, counts[1]);
+      await using session = await dial(`ws://${HOST}:${port}/`);
+      assertEquals(two.manager.get(session.id)?.id, session.id);
+      await Promise.all(sessions.map((session) => session.close()));
+    },
+  });
+
+  Deno.test({
+    name:
+      `serve({ reusePort }) throws if another server does not share the port (${engine} engine)`,
+    ignore,
+    async fn() {
+      const options = {
+        hostname: HOST,
+        webTransport: false,
+        webSocket: engine === "hardened" ? hardenedWebSocket() : undefined,
+        onListen() {},
+      } as const;
+      await using one = serve({ ...options, port: 0 });
+      const { port } = one.address!;
+      assertThrows(
+        () => serve({ ...options, port, reusePort: true }),
+        Deno.errors.AddrInUse,
+      );
+      await using two = serve({ ...options, port: 0, reusePort: true });
+      assertThrows(() => serve({ ...options, port: two.address!.port }), Deno.errors.AddrInUse);
+    },
+  });
+}
 
 Deno.test({
   name: "serve({ reusePort }) leaves WebTransport to the first server",
@@ -51,12 +83,4 @@ Deno.test({
     assertEquals(told[0], undefined);
     assertInstanceOf(told[1], Deno.errors.AddrInUse);
   },
-});
-
-Deno.test("serve({ reusePort }) is not for an engine with a listener of its own", () => {
-  assertThrows(
-    () => serve({ port: 0, reusePort: true, webSocket: hardenedWebSocket(), onListen() {} }),
-    TypeError,
-    "reusePort must be false with a webSocket",
-  );
 });

@@ -241,7 +241,7 @@ class Engine implements HardenedWebSocket {
     handler: HttpHandler,
     onUpgrade?: UpgradeHandler,
   ): HttpListener {
-    const { runtime = platformRuntime(), port, hostname, tls } = options;
+    const { runtime = platformRuntime(), port, hostname, tls, reusePort = false } = options;
     const { maxFrameBytes = 0 } = options;
     if (this.#maxPayloadBytes !== undefined && this.#maxPayloadBytes < maxFrameBytes) {
       throw new RangeError(
@@ -262,6 +262,7 @@ class Engine implements HardenedWebSocket {
       },
       port,
       hostname,
+      reusePort,
       tls,
       onUpgrade: (request, upgrade) => void this.#upgrades.set(request, upgrade),
       accept: (upgrade, headers, options) => this.#accept(upgrade, headers, options),

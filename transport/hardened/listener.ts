@@ -21,7 +21,7 @@ import { getSystemErrorName } from "node:util";
 import { UnsupportedError } from "../../errors.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
 import { Deadlines } from "../../base/deadlines.ts";
-import { isDeno, runtimeError } from "../../base/platform.ts";
+import { isDeno, requireDeno, runtimeError } from "../../base/platform.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { listenAt } from "../address.ts";
 import type {
@@ -142,6 +142,8 @@ export interface ListenerOptions {
   /** TCP port; 0 takes a free one. */
   readonly port: number;
   readonly hostname: string;
+  /** Lets other processes listen on the same port. */
+  readonly reusePort: boolean;
   /** Certificate and key in PEM; `undefined` listens without TLS. */
   readonly tls: { readonly cert: string; readonly key: string } | undefined;
   /** Limits on connections and handshakes. */
@@ -261,7 +263,7 @@ export class Listener {
    * @throws {UnsupportedError} If the runtime cannot listen at once.
    */
   constructor(options: ListenerOptions, { handler, onUpgrade }: ListenerHandlers) {
-    const { runtime, hostname, port, tls, requestTimeoutMs, handshakeTimeoutMs } = options;
+    const { runtime, tls, requestTimeoutMs, handshakeTimeoutMs } = options;
     if (!("toBase64" in Uint8Array.prototype)) {
       throw new UnsupportedError(
         "Cannot listen: this runtime has no Uint8Array.prototype.toBase64; use Node 26 or newer",
@@ -315,7 +317,7 @@ export class Listener {
       this.#listen(socket);
       this.#upgrade(peer, socket, { ...requestHead(message), rest: head });
     });
-    this.addr = bind(server, hostname, port);
+    this.addr = bind(server, options);
   }
 
   /**
@@ -785,14 +787,27 @@ async function respond(response: Response, out: ServerResponse): Promise<void> {
 /** The synchronous part of node:net. */
 interface SynchronousNet {
   /** Returns a bound socket, or an error number. */
-  _createServerHandle(address: string, port: number, family: 4 | 6): object | number;
+  _createServerHandle(
+    address: string,
+    port: number,
+    family: 4 | 6,
+    fd: undefined,
+    flags: number,
+  ): object | number;
 }
+
+/** `UV_TCP_REUSEPORT` of Deno's node:net. */
+const REUSE_PORT = 4;
 
 /**
  * Listens, and returns the address at once: with a host name, `listen` would report the address in
  * a later turn.
  */
-function bind(server: Server, hostname: string, port: number): Deno.NetAddr {
+function bind(
+  server: Server,
+  { hostname, port, reusePort }: Pick<ListenerOptions, "hostname" | "port" | "reusePort">,
+): Deno.NetAddr {
+  if (reusePort) requireDeno("listen", "reusePort must be false");
   const address = net.isIP(hostname) > 0 ? hostname : resolve(hostname);
   const { _createServerHandle } = net as unknown as Partial<SynchronousNet>;
   if (_createServerHandle === undefined) {
@@ -800,7 +815,8 @@ function bind(server: Server, hostname: string, port: number): Deno.NetAddr {
       "Cannot listen: the hardened WebSocket engine needs _createServerHandle of node:net, which this runtime does not have",
     );
   }
-  const handle = _createServerHandle(address, port, net.isIPv6(address) ? 6 : 4);
+  const flags = reusePort ? REUSE_PORT : 0;
+  const handle = _createServerHandle(address, port, net.isIPv6(address) ? 6 : 4, undefined, flags);
   if (typeof handle === "object") {
     // The error of a later turn is thrown below instead.
     server.on("error", () => {});

@@ -161,6 +161,12 @@ export interface HttpListenOptions {
   /** Certificate and key in PEM; without them the server has no TLS. */
   readonly tls?: { readonly cert: string; readonly key: string } | undefined;
   /**
+   * Lets other processes listen on the same TCP port; see `reusePort` of `serve`.
+   *
+   * @default {false}
+   */
+  readonly reusePort?: boolean | undefined;
+  /**
    * Largest message that the server takes from peers, in bytes. A host with a lower bound MUST throw
    * a `RangeError`: peers rely on the server's bound.
    */
