@@ -5,15 +5,14 @@ import { MAX_TOPIC_BYTES, type OutgoingEnvelope, type TraceContext } from "./env
 import type { HistoryPosition } from "./recovery.ts";
 import { exceedsBytes, utf8Length } from "./utf8.ts";
 
-/** Most bytes of one message by default, in both directions. */
+/** Default size limit of one message in both directions, in bytes. */
 export const MAX_MESSAGE_BYTES = 262_144;
 
-/** The error of data that is larger than a message may be. */
+/** The error for data that is larger than a message may be. */
 export class OversizeError extends RangeError {
-  /** Most bytes of the message. */
+  /** Size limit of the message, in bytes. */
   readonly maxBytes: number;
 
-  /** Creates the error. */
   constructor(message: string, maxBytes: number) {
     super(message);
     this.maxBytes = maxBytes;
@@ -35,24 +34,24 @@ export interface EncodedMessage {
 /** Options for {@linkcode encodeMessage}. */
 export interface EncodeOptions {
   /**
-   * Most bytes of the encoded message.
+   * Size limit of the encoded message, in bytes.
    *
    * @default {262144}
    */
   readonly maxBytes?: number | undefined;
   /** The operation, for errors: `send`, `publish`. */
   readonly verb?: string | undefined;
-  /** Id of a request; present if an answer is expected. */
+  /** Id of a request; present if a reply is expected. */
   readonly id?: number | undefined;
-  /** First credit of an answer in parts, if not the default. */
+  /** Initial credit of a streaming response, if not the default. */
   readonly items?: number | undefined;
-  /** Name of an answer that outlives its connection. */
+  /** Name of a resumable response. */
   readonly stream?: string | undefined;
-  /** True if the request must start no answer, as the requester has a part of it. */
+  /** True if the request must not start a new response, because the requester has a part of it. */
   readonly begun?: true | undefined;
   /** Verified user whose client publishes the message. */
   readonly from?: string | undefined;
-  /** Place of the message in a trace; left out if the message would be too large. */
+  /** Trace context of the message; omitted if the message would be too large with it. */
   readonly trace?: TraceContext | undefined;
 }
 
@@ -63,7 +62,7 @@ export interface EncodeOptions {
  * @param data Any value that JSON can hold, a `Uint8Array`, or `undefined` for no data.
  * @param options See {@linkcode EncodeOptions}.
  * @returns The message, ready for any number of sessions.
- * @throws {TypeError} If JSON cannot hold the data, or the topic is not a valid topic.
+ * @throws {TypeError} If JSON cannot hold the data, or the topic is not valid.
  * @throws {RangeError} If the message is larger than `maxBytes`.
  *
  * @example Usage
@@ -93,8 +92,8 @@ export type DataEnvelope = Extract<OutgoingEnvelope, { readonly data?: unknown }
  * Encodes an envelope with its data. A `Uint8Array` becomes a binary message.
  *
  * @param envelope The envelope, with a checked topic.
- * @param options Most bytes of the envelope; the operation, for errors; the topic for overflow
- * policies, empty by default.
+ * @param options The size limit of the envelope in bytes; the operation, for errors; the topic for
+ * overflow policies, empty by default.
  * @returns The message, ready for any number of sessions.
  * @throws {TypeError} If JSON cannot hold the data.
  * @throws {RangeError} If the message is larger than `maxBytes`.
@@ -124,15 +123,15 @@ export function encodeData(
   );
 }
 
-/** Longest text of a failure that is cut to fit a message, in characters. */
+/** Maximum length of a failure's text that is truncated to fit a message, in characters. */
 const MAX_CUT_LENGTH = 128;
 
 /**
- * Encodes a control envelope that may have a failure. The text of a failure that makes the envelope
- * too large is cut, and its path is left out: the peer MUST receive an answer.
+ * Encodes a control envelope that may include a failure. If the envelope is too large, the
+ * failure's text is truncated and its path omitted, because the peer MUST receive a reply.
  *
  * @param envelope The envelope.
- * @param maxBytes Most bytes of an envelope with a failure.
+ * @param maxBytes Size limit of an envelope with a failure, in bytes.
  * @returns The encoded envelope.
  */
 export function encodeFailure(envelope: OutgoingEnvelope, maxBytes: number): EncodedMessage {
@@ -171,7 +170,7 @@ export function framed(frame: Frame, topic: string): EncodedMessage {
 const MARK_0 = 0x40;
 const MARK_1 = 0x53;
 const encoder = new TextEncoder();
-/** Made at the first use: an app of React Native may add the class after this module has loaded. */
+/** Created on first use: a React Native app may add the class after this module has loaded. */
 let decoder: TextDecoder | undefined;
 
 /**
@@ -189,8 +188,8 @@ export function encodeBinary(head: string, data: Uint8Array): Uint8Array {
 }
 
 /**
- * Encodes a length in as few bytes as possible. The array of bytes takes the lowest eight bits of
- * each number.
+ * Encodes a length in as few bytes as possible. The byte array keeps the lowest eight bits of each
+ * number.
  */
 function varint(n: number): number[] {
   if (n < 64) return [n];
@@ -220,17 +219,19 @@ export function decodeBinary(frame: Uint8Array): { head: string; data: Uint8Arra
   }
 }
 
-/** Most characters of a tag. */
+/** Maximum length of a tag, in characters. */
 export const MAX_TAG_LENGTH = 8;
 
-/** Most bytes that a place adds to a message: three keys, numbers of 16 digits, and a tag. */
+/**
+ * Maximum number of bytes that a place adds to a message: three keys, 16-digit numbers, and a tag.
+ */
 export const MAX_PLACE_BYTES = 69;
 
 /** Place of a message in the history of its topic. */
 interface MessagePlace {
   /** Offset of the message. */
   readonly offset: number;
-  /** Offset of the message before. */
+  /** Offset of the previous message. */
   readonly prev: number;
   /**
    * Tag of the publication: at most {@linkcode MAX_TAG_LENGTH} characters that JSON does not
@@ -240,7 +241,7 @@ interface MessagePlace {
 }
 
 /**
- * Adds the place to a message that was encoded before the place was known.
+ * Adds the place to a message that was encoded before its place was known.
  *
  * @param frame An envelope as text, or the frame of a binary message.
  * @param topic The topic.
@@ -274,7 +275,7 @@ export function encodeEnvelope(envelope: OutgoingEnvelope, verb = "send"): strin
 }
 
 /**
- * Refuses an invalid topic. Costs one comparison for a short topic.
+ * Throws for an invalid topic. Costs one comparison for a short topic.
  *
  * @example Usage
  * ```ts
@@ -287,7 +288,7 @@ export function encodeEnvelope(envelope: OutgoingEnvelope, verb = "send"): strin
  *
  * @param topic The value given as a topic.
  * @param verb The caller's operation, for the error message.
- * @param maxBytes Most bytes of the topic in UTF-8.
+ * @param maxBytes Size limit of the topic in UTF-8, in bytes.
  * @throws {TypeError} If the topic is not a string, or is empty.
  * @throws {RangeError} If the topic is longer than `maxBytes`.
  */

@@ -2,7 +2,7 @@
  * Envelopes of `skein.1` and of the plain WebSocket: JSON objects in UTF-8 without raw line feeds.
  * Only this module reads and writes envelopes.
  *
- * The first known key determines the kind of an envelope, in the order of the protocol's table.
+ * The first known key, in the order of the protocol's table, determines the kind of an envelope.
  * Only `dropped` precedes `topic`, because a `dropped` envelope may have a topic. Unknown keys are
  * ignored.
  */
@@ -22,37 +22,40 @@ export interface Hello {
   /** Names of optional features. */
   readonly features: readonly string[];
   /**
-   * Secret by which the client can move to another session: the request for the new session names
-   * the ticket.
+   * Secret with which the client can move to another session: the request for the new session
+   * includes the ticket.
    */
   readonly ticket?: string | undefined;
-  /** The session that the ticket of the request named, if the server knows that session. */
+  /** The session that the ticket in the request identified, if the server knows it. */
   readonly predecessor?: string | undefined;
 }
 
-/** Notice of a server before the server goes away. */
+/** Notice of a server before it shuts down. */
 export interface GoAway {
-  /** Time until the client should come back, in milliseconds from now. */
+  /** Time until the client should reconnect, in milliseconds from now. */
   readonly retryAfterMs: number;
-  /** Reason, for people. */
+  /** Reason, for humans. */
   readonly reason: string;
 }
 
 /**
- * Place of a message in a trace: the headers of the same names in W3C Trace Context, by which both
- * ends of a session make one trace.
+ * Trace context of a message: the headers with the same names in W3C Trace Context, which join both
+ * ends of a session in one trace.
  */
 export interface TraceContext {
   /** Version, trace id, span id and flags: 55 characters. */
   readonly traceparent: string;
-  /** Additions of vendors, at most 512 characters. */
+  /** Vendor-specific data, at most 512 characters. */
   readonly tracestate?: string | undefined;
 }
 
-/** Place of a slice in a record: bytes, or UTF-16 units of a text, before the slice and in all. */
+/**
+ * Position of a slice in a record: the start of the slice and the length of the record, in bytes
+ * or, for text, UTF-16 units.
+ */
 export type RecordSlice = readonly [start: number, length: number];
 
-/** A parsed envelope. The kind `unknown` has no key that this version knows. */
+/** A parsed envelope. An envelope of kind `unknown` has no key that this version knows. */
 export type Envelope =
   | {
     readonly kind: "message";
@@ -61,11 +64,11 @@ export type Envelope =
     readonly id?: number | undefined;
     /** Offset in the history of the topic; never without `prev`. */
     readonly offset?: number | undefined;
-    /** Offset of the message before. */
+    /** Offset of the previous message. */
     readonly prev?: number | undefined;
     /** Tag of the publication. */
     readonly tag?: string | undefined;
-    /** Slice of a record that is larger than a message: units before the slice, and of the record. */
+    /** Slice of a record that is larger than a message. */
     readonly slice?: RecordSlice | undefined;
     /** Number of a message that is handled exactly once. */
     readonly seq?: number | undefined;
@@ -73,13 +76,16 @@ export type Envelope =
     readonly client?: string | undefined;
     /** Verified user whose client published the message; set by a server, never by a client. */
     readonly from?: string | undefined;
-    /** Place of the message in a trace of the sender. */
+    /** Trace context of the sender. */
     readonly trace?: TraceContext | undefined;
-    /** Items that an answer in parts may have at first; {@linkcode FIRST_CREDIT} if absent. */
+    /** Initial credit of a streaming response, in items; {@linkcode FIRST_CREDIT} if absent. */
     readonly items?: number | undefined;
-    /** Name of an answer that outlives its connection, chosen by the requester. */
+    /** Name of a resumable response, chosen by the requester. */
     readonly stream?: string | undefined;
-    /** True if the requester has a part of that answer, so that the request must start none. */
+    /**
+     * True if the requester has a part of that response, so that the request must not start a new
+     * one.
+     */
     readonly begun?: true | undefined;
   }
   | {
@@ -89,19 +95,19 @@ export type Envelope =
     readonly error?: RequestFailure | undefined;
   }
   | { readonly kind: "cancel"; readonly id: number }
-  /** One item of an answer in parts. */
+  /** One item of a streaming response. */
   | { readonly kind: "part"; readonly id: number; readonly data: unknown }
-  /** The end of an answer in parts. */
+  /** The end of a streaming response. */
   | { readonly kind: "end"; readonly id: number; readonly error?: RequestFailure | undefined }
-  /** Credit for further items of an answer in parts. */
+  /** Credit for further items of a streaming response. */
   | { readonly kind: "more"; readonly id: number; readonly items: number }
   | {
     readonly kind: "subscribe";
     readonly topic: string;
     readonly id: number;
-    /** Newest position that the client has. */
+    /** Newest position that the client knows. */
     readonly since?: HistoryPosition | undefined;
-    /** Number of the newest messages that the client wants first. */
+    /** Number of newest messages that the client requests first. */
     readonly last?: number | undefined;
     /** Id of the client, sent once per session. */
     readonly client?: string | undefined;
@@ -115,7 +121,7 @@ export type Envelope =
     readonly seq?: number | undefined;
     /** Id of the client, sent once per session. */
     readonly client?: string | undefined;
-    /** Present if the publishing client does not get the publication. */
+    /** Present if the publishing client does not receive the publication. */
     readonly echo?: false | undefined;
   }
   | {
@@ -133,13 +139,13 @@ export type Envelope =
   | { readonly kind: "dropped"; readonly count: number; readonly topic?: string | undefined }
   | { readonly kind: "gap"; readonly topic: string; readonly gap: Gap }
   | {
-    /** A publication that this peer does not get: only the place in the history. */
+    /** A publication that this peer does not receive: only its place in the history. */
     readonly kind: "skip";
     readonly topic: string;
     readonly offset: number;
     readonly prev: number;
     readonly tag?: string | undefined;
-    /** Present at a client that did not take the publication, and lost it. */
+    /** Set by a client that could not accept the publication, and lost it. */
     readonly reason?: RecoveryReason | undefined;
   }
   | {
@@ -150,9 +156,9 @@ export type Envelope =
   | { readonly kind: "ack"; readonly n: number }
   /** The largest envelope that the client accepts, in bytes. */
   | { readonly kind: "bounds"; readonly maxMessageBytes: number }
-  /** The credentials are about to expire, and the server asks for a new token. */
+  /** The credentials are about to expire, and the server requests a new token. */
   | { readonly kind: "renew"; readonly withinMs: number }
-  /** A request for a service that this end does not offer. */
+  /** A request for a service that this end does not support. */
   | { readonly kind: "service"; readonly service: ServiceKind; readonly id: number | null }
   | { readonly kind: "unknown" }
   | { readonly kind: "malformed"; readonly message: string; readonly id: number | null };
@@ -170,19 +176,21 @@ export type ServiceReader = (
   raw: Raw,
 ) => Envelope;
 
-/** Most bytes of a topic by default. */
+/** Default size limit of a topic, in bytes. */
 export const MAX_TOPIC_BYTES = 255;
 
-/** Items that an answer in parts may have at first, unless its request says otherwise. */
+/** Default initial credit of a streaming response, in items. */
 export const FIRST_CREDIT = 64;
 
-/** Most items that an answer in parts may be allowed at once; more credit is malformed. */
+/** Maximum credit of a streaming response, in items; more is malformed. */
 export const MAX_CREDIT = 65_536;
 
-/** Bytes of parts without returned credit from which on the producer sends no further part. */
+/** Bytes of parts without returned credit at which the producer stops sending. */
 export const MAX_UNPAID_BYTES = 1_048_576;
 
-/** Most characters of a client id, of an epoch, and of the code of an `unsubscribed`. */
+/**
+ * Maximum length of a client id, of an epoch, and of the code of an `unsubscribed`, in characters.
+ */
 export const MAX_NAME_LENGTH = 64;
 
 /**
@@ -229,7 +237,7 @@ export function readEnvelope(text: string, readService?: ServiceReader): Envelop
 function readMessage(topic: unknown, raw: Raw, readService?: ServiceReader): Envelope {
   const { id, data, from } = raw;
   if (!isTopic(topic)) return badTopic("topic", topic, id);
-  // Accepted from a server only: a server knows its peers by their sessions.
+  // Accepted only from a server: a server identifies its peers by their sessions.
   const sender = !readService && typeof from === "string" ? { from } : undefined;
   if (raw.offset !== undefined) return readPlaced("message", topic, raw, sender);
   if ((raw.seq ?? raw.stream) !== undefined && readService) {
@@ -247,13 +255,13 @@ function readMessage(topic: unknown, raw: Raw, readService?: ServiceReader): Env
 const TRACEPARENT = /^(?!ff)[\da-f]{2}-(?!0{32})[\da-f]{32}-(?!0{16})[\da-f]{16}-[\da-f]{2}$/;
 
 /**
- * Printable ASCII, up to the length that W3C Trace Context requires every implementation to pass
- * on.
+ * Printable ASCII, up to the length that W3C Trace Context requires every implementation to
+ * propagate.
  */
 const TRACESTATE = /^[ -~]{1,512}$/;
 
 /**
- * Reads a trace context. An invalid trace context is ignored, because no message is refused for its
+ * Reads a trace context. An invalid one is ignored, because a message is never rejected for its
  * trace.
  *
  * @param trace Any value.
@@ -385,9 +393,7 @@ function readGoAway(goaway: unknown): Envelope {
   return { kind: "goaway", goaway: { retryAfterMs, reason: plainText(reason) } };
 }
 
-/**
- * Reads a publication of a topic with a history, which never has an id, or the place of one alone.
- */
+/** Reads a publication of a topic with a history, which never has an id, or only its place. */
 function readPlaced(
   kind: "message" | "skip",
   topic: string,
@@ -488,8 +494,8 @@ export type OutgoingEnvelope =
   | { readonly renew: { readonly withinMs: number } };
 
 /**
- * Returns a text for people; empty for a value that is neither text nor a number, since converting
- * such a value can throw.
+ * Returns text for humans; empty for a value that is neither text nor a number, since converting it
+ * can throw.
  */
 function plainText(value: unknown): string {
   return typeof value === "string" || typeof value === "number" ? String(value) : "";
@@ -501,12 +507,12 @@ export function isTopic(value: unknown): value is string {
   return value.length * 3 <= MAX_TOPIC_BYTES || !exceedsBytes(value, MAX_TOPIC_BYTES);
 }
 
-/** Returns true for a whole number from 0. */
+/** Returns true for a whole number of 0 or more. */
 export function isId(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0;
 }
 
-/** Returns true for a count of items that an answer in parts may be allowed. */
+/** Returns true for valid credit of a streaming response. */
 export function isCredit(value: unknown): value is number {
   return isId(value) && value > 0 && value <= MAX_CREDIT;
 }
@@ -521,7 +527,7 @@ export function isTag(value: unknown): value is string | undefined {
   return value === undefined || isName(value);
 }
 
-/** Makes the `malformed` envelope for an invalid tag. */
+/** Returns the `malformed` envelope for an invalid tag. */
 export function badTag(tag: unknown, id?: unknown): Envelope {
   return malformed(`Expected "tag" to be a name, received ${describe(tag)}`, id);
 }
@@ -531,7 +537,7 @@ export function isObject(value: unknown): value is Raw {
   return typeof value === "object" && value !== null;
 }
 
-/** Makes the `malformed` envelope for an invalid count of items. */
+/** Returns the `malformed` envelope for invalid credit. */
 export function badCredit(items: unknown, id?: unknown): Envelope {
   return malformed(
     `Expected "items" to be a whole number from 1 to ${MAX_CREDIT}, received ${describe(items)}`,
@@ -539,14 +545,14 @@ export function badCredit(items: unknown, id?: unknown): Envelope {
   );
 }
 
-/** Makes the `malformed` envelope for an invalid topic. */
+/** Returns the `malformed` envelope for an invalid topic. */
 export function badTopic(key: string, topic: unknown, id: unknown): Envelope {
   const isLong = typeof topic === "string" && topic !== "";
   const received = isLong ? `more than ${MAX_TOPIC_BYTES} bytes` : describe(topic);
   return malformed(`Expected "${key}" to be a topic, received ${received}`, id);
 }
 
-/** Makes the `malformed` envelope for an invalid number. */
+/** Returns the `malformed` envelope for an invalid number. */
 export function badId(key: string, value: unknown, id?: unknown): Envelope {
   return malformed(
     `Expected the number of "${key}" to be a whole number from 0, received ${describe(value)}`,
@@ -554,7 +560,7 @@ export function badId(key: string, value: unknown, id?: unknown): Envelope {
   );
 }
 
-/** Makes the envelope for unreadable input; the peer gets an answer with `id`. */
+/** Returns the envelope for unreadable input; the peer receives a reply with `id`. */
 export function malformed(message: string, id?: unknown): Envelope {
   return { kind: "malformed", message, id: isId(id) ? id : null };
 }

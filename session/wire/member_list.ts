@@ -1,15 +1,15 @@
-/** List of the members of a room, which loads late in a page. */
+/** List of the members of a room, loaded on first use in a page. */
 import type { PresenceMember, PresenceNotice } from "./presence_notice.ts";
 
 /**
- * Brings a list of the members of a room up to date.
+ * Updates a list of the members of a room.
  *
- * Every kind of notice is taken: the list, which comes first and after each reconnect, in a large
- * room in several parts; single changes; and the gathered changes of a large room. A room that only
- * tells the number of its users leaves the list as it is.
+ * Accepts every kind of notice: the list, which arrives first and after each reconnect, in a large
+ * room in several parts; single changes; and the batched changes of a large room. The notices of a
+ * room that only reports the number of its users leave the list unchanged.
  *
  * @typeParam D The presence data.
- * @param members The members by user, in the order of their joins. Begin with an empty map.
+ * @param members The members by user, in the order in which they joined. Start with an empty map.
  * @param notice A notice of the room.
  *
  * @example The members of one room, in a session
@@ -44,26 +44,26 @@ export function updateMembers<D>(
   else if (notice.type === "join" || notice.type === "update") put(members, notice);
 }
 
-/** The members of a room, by the notices of the server. */
+/** The members of a room, updated by the server's notices. */
 export class MemberList {
-  /** Number of members, in a room that tells only this number. */
+  /** Number of members, in a room that reports only this number. */
   count: number | undefined;
   #users = new Map<string, PresenceMember>();
-  /** The list that replaces the members once it is whole. */
+  /** The list that replaces the members once it is complete. */
   #next = new Map<string, PresenceMember>();
 
-  /** The members by user, in the order of their joins. */
+  /** The members by user, in the order in which they joined. */
   get users(): ReadonlyMap<string, PresenceMember> {
     return this.#users;
   }
 
   /**
-   * Takes a notice. After a list a count replaces the members, and the reverse: another server may
-   * have other options for the room.
+   * Applies a notice. A count replaces an earlier list and the other way round, because another
+   * server may have other options for the room.
    *
    * @param notice The notice.
    * @returns False if nothing changed: the rest of a list follows in further notices, or this
-   *   version cannot read the notice.
+   * version cannot read the notice.
    */
   take(notice: PresenceNotice): boolean {
     if (!isReadable(notice)) return false;
@@ -81,7 +81,7 @@ export class MemberList {
   }
 }
 
-/** Tells if a notice has the members that its type needs. */
+/** True if a notice has the properties that its type requires. */
 function isReadable(value: unknown): boolean {
   const { type, user, users, members, joined, left, updated = [] } = Object(value);
   const lists = type === "members" ? [members] : type === "changes" ? [joined, left, updated] : [];
@@ -99,6 +99,6 @@ function put<D>(
 ): void {
   const { connections = 1, joinedAt = at } = members.get(user) ?? {};
   const member = { user, connections, joinedAt };
-  // Applications print and compare members: without data there is no key.
+  // Applications print and compare members, so there is no key without data.
   members.set(user, data === undefined ? member : { ...member, data });
 }

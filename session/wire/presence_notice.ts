@@ -14,25 +14,24 @@ export const PRESENCE_PREFIX = "presence:";
 export interface PresenceMember<D = unknown> {
   /** The user, as returned by the server's `userOf`. */
   readonly user: string;
-  /** Number of the user's sessions in the topic; 0 while the user may still come back unnoticed. */
+  /** Number of the user's sessions in the topic; 0 during the grace period. */
   readonly connections: number;
   /** Start of the first of these sessions, in milliseconds since the Unix epoch. */
   readonly joinedAt: number;
-  /** Presence data of the user, as last set by any of the sessions; absent without data. */
+  /** Presence data of the user, as last set in any of the sessions; absent without data. */
   readonly data?: D | undefined;
 }
 
 /**
- * A presence notice; branch on `type`. `updateMembers` keeps a list by these
- * notices.
+ * A presence notice; branch on `type`. `updateMembers` maintains a list from these notices.
  *
  * @typeParam D The presence data: with a contract, the type of its `presence`.
  */
 export type PresenceNotice<D = unknown> =
   | {
     /**
-     * All present users: the first notice after a subscription. In a large room the list comes in
-     * several notices, one after the other, and the first of them begins a new list.
+     * All present users: the first notice after a subscription. In a large room the list is split
+     * into several consecutive notices; the first one starts a new list.
      */
     readonly type: "members";
     /** All present users, or some of them. */
@@ -59,7 +58,7 @@ export type PresenceNotice<D = unknown> =
     readonly user: string;
     /** Time of the change, in milliseconds since the Unix epoch. */
     readonly at: number;
-    /** New presence data; absent if the user has no data any more. */
+    /** New presence data; absent if the user no longer has any. */
     readonly data?: D | undefined;
   }
   | {
@@ -74,8 +73,8 @@ export type PresenceNotice<D = unknown> =
   }
   | {
     /**
-     * Changes in a large room since the last notice, net effect only: a user who joined and left in
-     * the meantime is not included, and of several updates of a user only the last one is.
+     * Net changes in a large room since the last notice: without users who joined and left in the
+     * meantime, and with only the last of several updates of a user.
      */
     readonly type: "changes";
     /** Users whose first connection has opened, with time and data as in a join. */

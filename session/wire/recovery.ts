@@ -1,15 +1,15 @@
-/** Recovery of a subscription: positions in a history, gaps, and the answers of a server. */
+/** Recovery of a subscription: positions in a history, gaps, and the server's replies. */
 import type { RequestError } from "../../errors.ts";
 
 /** A position in the history of a topic: all publications up to this offset are known. */
 export interface HistoryPosition {
-  /** Name of one unbroken history. Offsets of different epochs are unrelated. */
+  /** Name of one continuous history. Offsets of different epochs are unrelated. */
   readonly epoch: string;
   /** Offset of the newest known publication; 0 before the first one. */
   readonly offset: number;
   /**
-   * Tag of the publication at the offset, by which a history with another publication there is
-   * detected. Absent without a publication at the offset, and where the engine gave no tag.
+   * Tag of the publication at the offset, which reveals a history with another publication there.
+   * Absent if there is no publication at the offset, or the broker provided no tag.
    */
   readonly tag?: string | undefined;
 }
@@ -18,11 +18,12 @@ export interface HistoryPosition {
  * Reasons why messages are missing or may be missing:
  *
  * - `no-history`: the topic has no history.
- * - `new-epoch`: the history began anew; the engine may have lost the old one.
+ * - `new-epoch`: the history started over; the broker may have lost the old one.
  * - `too-old`: the messages after the position are no longer kept.
- * - `beyond-head`: the position is newer than the newest message of the engine.
- * - `interrupted`: the engine was away or late, and the topic has no history to catch up from.
- * - `unavailable`: the engine could not be read.
+ * - `beyond-head`: the position is newer than the broker's newest message.
+ * - `interrupted`: the broker was unreachable or slow to respond, and the topic has no history to
+ *   catch up from.
+ * - `unavailable`: the broker could not be read.
  * - `dropped`: the peer's send queue was full, and its policy dropped the messages.
  * - `too-large`: the message is larger than `maxMessageBytes` of the receiver.
  */
@@ -36,7 +37,7 @@ export type RecoveryReason =
   | "dropped"
   | "too-large";
 
-/** Answer to a subscription; all keys are absent for a topic without history. */
+/** Reply to a subscription; all keys are absent for a topic without a history. */
 export interface SubscribeAnswer {
   /** Epoch of the following messages. */
   readonly epoch?: string | undefined;
@@ -44,22 +45,22 @@ export interface SubscribeAnswer {
   readonly offset?: number | undefined;
   /** Tag of the publication at `offset`, where known. */
   readonly tag?: string | undefined;
-  /** Newest offset at the time of the answer; a client with this offset has caught up. */
+  /** Newest offset at the time of the reply; a client with this offset has caught up. */
   readonly head?: number | undefined;
   /** True if all messages since the requested position follow. */
   readonly recovered?: boolean | undefined;
   /** Reason why messages are missing. */
   readonly reason?: RecoveryReason | undefined;
   /**
-   * Present, and alone, if the session subscribed to the topic again or left the topic before this
-   * answer. The client gets the failure `superseded`.
+   * The only key, if the session subscribed to the topic again or unsubscribed before this reply.
+   * The client receives the failure `superseded`.
    */
   readonly isSuperseded?: true | undefined;
-  /** Present, and alone, if the topic cannot be subscribed to. The client gets this failure. */
+  /** The only key, if the subscription is rejected. The client receives this failure. */
   readonly refusal?: RequestError["failure"] | undefined;
 }
 
-/** Notice that messages of a topic are missing here, or may be missing. */
+/** Notice that messages of a topic are or may be missing at this position. */
 export interface Gap {
   /** The topic. */
   readonly gap: string;
@@ -80,11 +81,12 @@ export interface Unsubscribed {
   /** The topic. */
   readonly unsubscribed: string;
   /**
-   * Stable code to branch on: `removed` by the application, `forbidden` after a change of rights,
-   * `too-many` and `unavailable` for temporary refusals, or one of the application's own.
+   * Stable code to branch on: `removed` by the application, `forbidden` after a change of
+   * permissions, `too-many` and `unavailable` for temporary rejections, or a code of the
+   * application.
    */
   readonly code: string;
-  /** Reason, for people; may be empty. */
+  /** Reason, for humans; may be empty. */
   readonly reason: string;
 }
 
@@ -95,8 +97,8 @@ export interface Unsubscribed {
 export const MOVED = "handover";
 
 /**
- * Codes of temporary refusals, after which a client tries again later. All others are final. A client
- * that hears of its move before it uses the next session asks there.
+ * Codes of temporary rejections, after which a client retries later. All others are final. After
+ * `handover`, a client that has not used the next session yet subscribes there.
  */
 export const CODES_FOR_NOW: ReadonlySet<string> = new Set([
   "too-many",
@@ -108,21 +110,24 @@ export const CODES_FOR_NOW: ReadonlySet<string> = new Set([
 /** Start of a subscription to a topic with a history. */
 export interface HistoryOptions {
   /**
-   * Known position: the messages after this position follow. By default the subscription starts
-   * with the next publication.
+   * Known position: the messages after it follow. By default the subscription starts with the next
+   * publication.
    */
   readonly since?: HistoryPosition | undefined;
-  /** Most of the newest messages to send if `since` is absent or of no use; 0 by default. */
+  /** Maximum number of newest messages to send if `since` is absent or unusable; 0 by default. */
   readonly last?: number | undefined;
 }
 
-/** Result of a resumed subscription after a possible loss of messages. */
+/** Result of resuming a subscription after a possible loss of messages. */
 export interface Recovery {
   /** True if all missed messages follow. */
   readonly recovered: boolean;
   /** Reason why messages are missing. */
   readonly reason?: RecoveryReason | undefined;
-  /** Position before the following messages; absent if unknown, as for a topic without history. */
+  /**
+   * Position before the following messages; absent if unknown, for example for a topic without a
+   * history.
+   */
   readonly position?: HistoryPosition | undefined;
 }
 
@@ -130,8 +135,8 @@ export interface Recovery {
 export const STREAM_PREFIX = "stream:";
 
 /**
- * Epoch of all topics of durable streams. Offsets count the records of the stream, and the tag is the
- * identity of the stream.
+ * Epoch of all topics of durable streams. Offsets count the stream's records, and the tag is the
+ * stream's identity.
  */
 export const STREAM_EPOCH = "stream";
 

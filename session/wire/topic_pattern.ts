@@ -1,17 +1,16 @@
 /**
- * Topic patterns such as `chat:{room}`, and the router that finds the one matching pattern of a
- * topic.
+ * Topic patterns such as `chat:{room}`, and the router that finds the pattern that a topic matches.
  */
 import { checkTopic } from "./encode.ts";
 
 /**
- * Topics whose match a {@linkcode TopicRouter} remembers. Enough for the busy topics of one
- * process; at 255 bytes a topic, about half a mebibyte.
+ * Number of topics whose match a {@linkcode TopicRouter} caches. Enough for the busy topics of one
+ * process; at 255 bytes per topic, about 512 KiB.
  */
 export const MAX_CACHED_MATCHES = 1024;
 
 /**
- * The topics that fit a pattern, as a type: `chat:{room}` is `chat:${string}`.
+ * The topics that match a pattern, as a type: `chat:{room}` is `chat:${string}`.
  *
  * @typeParam P The pattern.
  */
@@ -30,20 +29,18 @@ export type ParamsOf<P extends string> = string extends P ? Readonly<Record<stri
   // deno-lint-ignore ban-types -- no parameters: an object without members.
   : {};
 
-// Tokens of a pattern for the overlap check: a parameter is one character of any kind, then a run
-// of any length, zero included. Other numbers are UTF-16 code units.
+// Tokens of a pattern for the overlap check: a parameter is one character of any kind, then any number of further characters. Other numbers are UTF-16 code units.
 const ONE = -1;
 const RUN = -2;
 
 /**
  * A compiled topic pattern: literal text with parameters in braces.
  *
- * - **Parameters** take one character or more, of any kind, up to the next
- *   literal text; one that ends the pattern takes all that is left, so that
- *   `chat:{room}` also fits `chat:a:b`. This is how TypeScript reads
- *   `chat:${string}`: types and run time agree.
- * - **Cost:** a topic is walked once, without backtracking and without a regular
- *   expression, whatever the pattern or the peer's topic hold.
+ * - **Parameters** match one or more characters of any kind, up to the next literal text; at the
+ *   end of the pattern they match the rest, so that `chat:{room}` also matches `chat:a:b`.
+ *   TypeScript reads `chat:${string}` the same way, so types and runtime agree.
+ * - **Cost:** matching scans a topic once, without backtracking or a regular expression, for any
+ *   pattern and any topic of a peer.
  *
  * @example Usage
  * ```ts
@@ -69,9 +66,9 @@ export class TopicPattern<P extends string = string> {
    *
    * @param source The pattern.
    * @param verb The caller's operation, for the error message.
-   * @throws {TypeError} If the pattern is empty or has a `*`, a brace has no partner, a name is not a letter
-   * followed by letters, digits and `_`, a name comes twice, or two parameters have no text between
-   * them.
+   * @throws {TypeError} If the pattern is empty or contains a `*`, a brace is unbalanced, a name is
+   * not a letter followed by letters, digits and `_`, a name is duplicated, or two parameters have
+   * no text between them.
    * @throws {RangeError} If the pattern is longer than 255 bytes.
    */
   constructor(source: P, verb: string = "compile topic pattern") {
@@ -102,10 +99,10 @@ export class TopicPattern<P extends string = string> {
   }
 
   /**
-   * Reads the parameters out of a topic.
+   * Extracts the parameters from a topic.
    *
    * @param topic The topic.
-   * @returns The parameters, or `undefined` if the topic does not fit.
+   * @returns The parameters, or `undefined` if the topic does not match.
    */
   match(topic: string): ParamsOf<P> | undefined {
     const literals = this.#literals;
@@ -118,8 +115,7 @@ export class TopicPattern<P extends string = string> {
     const end = topic.length - tail.length;
     let start = head.length;
     for (let index = 1; index <= last; index++) {
-      // The nearest place is enough: if the rest of the topic does not match after this place, no
-      // later place helps.
+      // The nearest occurrence is enough: if the rest of the topic does not match after it, no later one helps.
       const at = index < last ? topic.indexOf(literals[index]!, start + 1) : end;
       if (at <= start) return undefined;
       params[this.paramNames[index - 1]!] = topic.slice(start, at);
@@ -129,7 +125,7 @@ export class TopicPattern<P extends string = string> {
   }
 
   /**
-   * Checks two patterns for a topic that fits both.
+   * Checks whether any topic matches both patterns.
    *
    * @example Usage
    * ```ts
@@ -142,14 +138,13 @@ export class TopicPattern<P extends string = string> {
    * ```
    *
    * @param other The other pattern.
-   * @returns True if a topic fits both.
+   * @returns True if a topic matches both.
    */
   overlaps(other: TopicPattern): boolean {
     const [head, otherHead] = [this.#literals[0]!, other.#literals[0]!];
     if (!head.startsWith(otherHead) && !otherHead.startsWith(head)) return false;
     const [a, b] = [this.#tokens(), other.#tokens()];
-    // In row[j], a from i on and b from j on have a text in common. Beyond the ends all reads give
-    // undefined, which counts as false.
+    // row[j] is true if the rest of a from i and the rest of b from j have a common text. Reads beyond the ends return undefined, which counts as false.
     let below: boolean[] = [];
     for (let i = a.length; i >= 0; i--) {
       const row: boolean[] = [];
@@ -183,12 +178,12 @@ export type RouteMatch<Route extends object> = Readonly<Route> & {
 };
 
 /**
- * Finds the one pattern that a topic fits.
+ * Finds the one pattern that a topic matches.
  *
- * - **Exact topics** are one look-up; patterns are tried in turn, and the
- *   matches of the last {@linkcode MAX_CACHED_MATCHES} topics or so are kept.
- * - **No order of precedence:** overlapping patterns are refused.
- * - **Matches are shared** between calls, hence frozen.
+ * - **Exact topics** need one lookup; patterns are tried in order, and the matches of up to
+ *   {@linkcode MAX_CACHED_MATCHES} topics are cached.
+ * - **No precedence:** overlapping patterns are rejected.
+ * - **Matches are shared** between calls, and therefore frozen.
  *
  * @example Usage
  * ```ts
@@ -245,7 +240,7 @@ export class TopicRouter<Route extends object> {
    * Finds the route of a topic.
    *
    * @param topic The topic.
-   * @returns The route and the parameters, or `undefined` if no pattern fits.
+   * @returns The route and the parameters, or `undefined` if no pattern matches.
    */
   match(topic: string): RouteMatch<Route> | undefined {
     const known = this.#exact.get(topic) ?? this.#cache.get(topic);
@@ -254,7 +249,7 @@ export class TopicRouter<Route extends object> {
       const params = pattern.match(topic);
       if (!params) continue;
       const match = join(route, params);
-      // Clearing is cheaper than keeping track of age, and as bounded.
+      // Clearing is cheaper than tracking age, and bounds the cache as well.
       if (this.#cache.size >= MAX_CACHED_MATCHES) this.#cache.clear();
       this.#cache.set(topic, match);
       return match;
