@@ -1,28 +1,31 @@
-/** The envelopes that wait to be sent, and the frames that are made of these. */
+/** Envelopes that wait to be sent, and the frames made of them. */
 import type { Frame } from "../../transport/connection.ts";
 import { type EncodedMessage, encodeEnvelope } from "../wire/encode.ts";
 import { utf8Length } from "../wire/utf8.ts";
 
-/** Sees the frames of one session, for an inspector. MUST NOT throw. */
+/** Observes the frames of one session, for an inspector. MUST NOT throw. */
 export interface FrameTap {
-  /** Called with a frame of the peer, before the session handles that frame. */
+  /** Called with a frame of the peer, before the session handles it. */
   received(frame: Frame): void;
-  /** Called with a frame that this end hands to the connection. */
+  /** Called with a frame that this end passes to the connection. */
   sent(frame: Frame): void;
 }
 
-/** Most bytes of a frame that joins several envelopes. */
+/** Maximum size of a frame that joins several envelopes, in bytes. */
 export const MAX_JOINED_BYTES = 65_536;
 
-/** One encoded envelope that waits. Immutable, so that any number of sessions can share it. */
+/**
+ * One encoded envelope that waits to be sent. Immutable, so that any number of sessions can share
+ * it.
+ */
 export interface QueuedMessage extends EncodedMessage {
   /** Position in the order of everything sent in one {@linkcode Turn}. */
   readonly sequence: number;
-  /** True for answers and control, which are never dropped. */
+  /** True for replies and control envelopes, which are never dropped. */
   readonly isProtected: boolean;
-  /** Count of the messages in the frame; by default one. */
+  /** Number of messages in the frame; 1 by default. */
   readonly messages?: number | undefined;
-  /** True for a message that many sessions get, which therefore holds no secret of one session. */
+  /** True for a message to many sessions, which therefore contains no secret of a single one. */
   readonly isShared?: boolean | undefined;
 }
 
@@ -34,14 +37,14 @@ export interface PackedFrame {
   readonly size: number;
   /** Index after the last packed entry. */
   readonly end: number;
-  /** Count of the messages in the frame. */
+  /** Number of messages in the frame. */
   readonly messages: number;
-  /** The packed entries, if many sessions get all of these. */
+  /** The packed entries, if all of them go to many sessions. */
   readonly parts: readonly QueuedMessage[] | undefined;
 }
 
 /**
- * Packs entries into one frame, as many as the connection allows.
+ * Packs as many entries into one frame as the connection allows.
  *
  * @param entries The entries to send, in order.
  * @param from Index of the first entry to pack.
@@ -98,14 +101,14 @@ export function mergeEntries(
   return merged;
 }
 
-/** Makes the notice that takes the place of a message that is too large for the peer. */
+/** Creates the notice that replaces a message that is too large for the peer. */
 export function gapOf({ topic, position, sequence }: QueuedMessage): QueuedMessage {
   const { epoch, offset, tag } = position ?? {};
   const frame = encodeEnvelope({ gap: topic, reason: "too-large", epoch, offset, tag });
   return { frame, size: utf8Length(frame), topic, sequence, isProtected: true };
 }
 
-/** Notice to the peer of the number of messages missing at this place. */
+/** Notifies the peer of the number of messages missing at this position. */
 export class DropNotice implements QueuedMessage {
   declare readonly frame: string;
   declare readonly size: number;
@@ -119,7 +122,7 @@ export class DropNotice implements QueuedMessage {
     this.size = utf8Length(this.frame);
   }
 
-  /** Returns the sum of two notices, at the place of this one. */
+  /** Returns the sum of two notices, at the position of this one. */
   and(other: DropNotice): DropNotice {
     const topic = other.topic === this.topic ? this.topic : "";
     return new DropNotice(this.#count + other.#count, topic, this.sequence);

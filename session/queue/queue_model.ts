@@ -1,9 +1,12 @@
-/** Reference of a send queue whose connection is behind: what a policy keeps, and what is dropped. */
+/**
+ * Reference model of a send queue while the connection is behind: the messages that each policy
+ * keeps and drops.
+ */
 import type { OverflowPolicy } from "./turn.ts";
 
-/** A message of the reference. */
+/** A message of the model. */
 export interface ModelMessage {
-  /** Name, as the receiver sees the message. */
+  /** Name by which the receiver sees the message. */
   readonly name: string;
   /** The topic; empty for a reply. */
   readonly topic: string;
@@ -18,14 +21,13 @@ export interface ModelBounds {
   readonly policy: (topic: string) => OverflowPolicy;
 }
 
-/** The messages that wait, by docs/guide/limits.md, Back-pressure. */
+/** The waiting messages, by the rules of docs/concepts/back-pressure.md. */
 export class QueueModel {
-  /** Count of the dropped messages. */
+  /** Number of dropped messages. */
   dropped = 0;
   readonly #bounds: ModelBounds;
   #waiting: ModelMessage[] = [];
 
-  /** Creates an empty queue. */
   constructor(bounds: ModelBounds) {
     this.#bounds = bounds;
   }
@@ -36,7 +38,7 @@ export class QueueModel {
   }
 
   /**
-   * Tells if the queue has no room.
+   * True if the queue has no room.
    *
    * @param size Bytes of the next message.
    */
@@ -48,7 +50,7 @@ export class QueueModel {
   }
 
   /**
-   * Adds a message, which makes room by its policy.
+   * Adds a message, making room by its policy.
    *
    * @param message The message. A reply needs a policy that drops.
    */

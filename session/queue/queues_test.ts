@@ -1,4 +1,4 @@
-/** Common parts of the tests of send queues. */
+/** Helpers for the tests of send queues. */
 import { platformRuntime } from "../../base/runtime.ts";
 import { assert, assertEquals } from "@std/assert";
 import type { QueueFullError } from "../../errors.ts";
@@ -12,7 +12,7 @@ import {
   Turn,
 } from "./turn.ts";
 
-/** A wire that takes every frame, or, once `isStalled`, none. */
+/** A connection that accepts every frame, or none while `isStalled`. */
 export class FakeFrames implements MessageFrames {
   readonly sent: Frame[] = [];
   readonly lowWaterMark = 0;
@@ -50,20 +50,20 @@ export function turnByHand(): Turn {
   return new Turn(Object.assign(platformRuntime(), { schedule() {} }));
 }
 
-/** A queue on such a wire. */
+/** A queue on such a connection. */
 export interface Bench {
   readonly frames: FakeFrames;
   readonly turn: Turn;
   readonly queue: SendQueue;
   readonly overflows: QueueFullError[];
-  /** An entry with its place in the order. */
+  /** An entry with its sequence number. */
   entry(frame: Frame, options?: Partial<QueuedMessage>): QueuedMessage;
   push(...frames: string[]): void;
-  /** Makes the wire hold as many bytes as its bound. */
+  /** Fills the connection's buffer up to its limit. */
   hold(): void;
 }
 
-/** Makes a queue with these limits. */
+/** Creates a queue with these limits. */
 export function bench(limits: Partial<SendQueueBounds> = {}, joins = true): Bench {
   const frames = new FakeFrames();
   const turn = turnByHand();

@@ -1,4 +1,4 @@
-/** Queue of received items: bounded, in order, with limited concurrency. */
+/** Bounded queue of received items, in order, with limited concurrency. */
 import { Signal } from "../../base/signal.ts";
 
 interface Item<T> {
@@ -6,13 +6,13 @@ interface Item<T> {
   readonly size: number;
 }
 
-/** Handler of items, which the queue calls. */
+/** Handler of items that the queue calls. */
 export interface Consumer<T> {
   /** Handles one item. MUST NOT throw or reject. */
   handle(item: T): void | Promise<void>;
   /**
-   * Items that may run now beyond the concurrency of the queue, because the consumer waits for an
-   * effect of items that {@linkcode mayOvertake} others; none by default.
+   * Number of items that may run now beyond the queue's concurrency, because the consumer waits for
+   * an effect of items that {@linkcode mayOvertake} others; 0 by default.
    */
   readonly extraRoom?: number | undefined;
   /** Returns true if an item may use the extra room. */
@@ -21,8 +21,8 @@ export interface Consumer<T> {
 
 /**
  * A bounded queue with one reader: either a consumer that the queue calls, or a caller of `take`. A
- * consumer that returns no promise is done at once. The queue notifies of each arrival, each taken
- * item, each finished item, and its end.
+ * consumer that returns no promise is done immediately. The queue notifies listeners of each
+ * arrival, each taken item, each finished item, and its end.
  */
 export class ReceiveQueue<T> extends Signal {
   readonly #limits: { readonly maxMessages: number; readonly maxBytes: number };
@@ -30,12 +30,11 @@ export class ReceiveQueue<T> extends Signal {
   #items: Item<T>[] = [];
   #bytes = 0;
   #running = 0;
-  /** True while the consumer has to wait. */
+  /** True while the consumer must wait. */
   isHeld = false;
   #consumer: Consumer<T> | undefined;
   #isEnded = false;
 
-  /** Creates an empty queue. */
   constructor(
     limits: { readonly maxMessages: number; readonly maxBytes: number },
     concurrency: number,
@@ -65,7 +64,7 @@ export class ReceiveQueue<T> extends Signal {
     return this.#items.length === 0 && this.#running === 0 && !this.isHeld;
   }
 
-  /** True if the queue takes no more items. */
+  /** True if the queue accepts no more items. */
   get isEnded(): boolean {
     return this.#isEnded;
   }
@@ -80,7 +79,7 @@ export class ReceiveQueue<T> extends Signal {
       return true;
     }
     const { maxMessages, maxBytes } = this.#limits;
-    // A single message is taken at any size: the limit of one message was checked before.
+    // A single message is accepted at any size: the limit of one message was checked before.
     if (
       this.#items.length >= maxMessages || (this.#items.length > 0 && this.#bytes + size > maxBytes)
     ) return false;
@@ -96,7 +95,7 @@ export class ReceiveQueue<T> extends Signal {
     this.pump();
   }
 
-  /** Runs all items that may run. To be called when the room for overtaking has grown. */
+  /** Runs all items that may run. Call this when the room for overtaking has grown. */
   pump(): void {
     if (this.#consumer === undefined) return;
     while (this.#items.length > 0 && this.#mayRun) this.#run(this.take()!);
@@ -131,7 +130,7 @@ export class ReceiveQueue<T> extends Signal {
     return this.#takeAt(0);
   }
 
-  /** Takes no more items; waiting items stay for the reader. Idempotent. */
+  /** Accepts no more items; waiting items stay for the reader. Idempotent. */
   end(): void {
     this.#isEnded = true;
     this.notify();
@@ -179,7 +178,7 @@ export class ReceiveQueue<T> extends Signal {
 }
 
 /**
- * Throws if another reader already receives the messages of a new loop.
+ * Throws if the messages already have another reader.
  *
  * @param over Name of the loop's subject, for the error.
  * @param isRead True if another loop runs.

@@ -1,7 +1,7 @@
 /**
- * Messages on their way out: the send queue of one session, bounded in messages and bytes, the
- * broadcasts to many sessions, and the turn of the event loop, which flushes all of them in as few
- * frames as possible.
+ * Outgoing messages: the send queue of one session, bounded in messages and bytes; broadcasts to
+ * many sessions; and the turn of the event loop, which flushes all of them in as few frames as
+ * possible.
  */
 import type { SendQueueStats } from "../types.ts";
 import { CloseCode, QueueFullError } from "../../errors.ts";
@@ -22,16 +22,16 @@ import {
 } from "./frames.ts";
 
 /**
- * Policies of a full send queue:
+ * Policies for a full send queue:
  *
- * - `close` ends the session with 4507: the peer reconnects and starts afresh.
- * - `drop-oldest` and `drop-newest` make room, and tell the peer the number of dropped messages.
- * - `latest` keeps the newest message of each topic from the moment that the peer falls behind;
- *   older ones of the topic are dropped and counted.
+ * - `close` closes the session with 4507: the peer reconnects and starts afresh.
+ * - `drop-oldest` and `drop-newest` make room, and send the peer the number of dropped messages.
+ * - `latest` keeps only the newest message of each topic as soon as the peer falls behind; older
+ *   messages of the topic are dropped and counted.
  */
 export type OverflowPolicy = "close" | "drop-oldest" | "drop-newest" | "latest";
 
-/** Bounds of a send queue; `sendQueue` of `SessionLimits` documents these. */
+/** Bounds of a send queue, documented in `sendQueue` of `SessionLimits`. */
 export interface SendQueueBounds {
   /** Most waiting messages. */
   readonly maxMessages: number;
@@ -42,23 +42,24 @@ export interface SendQueueBounds {
 }
 
 /**
- * Buffered bytes of the connection above which further messages wait here, where a policy can
- * drop them.
+ * Bytes buffered by the connection above which further messages wait in this queue, where a policy
+ * can drop them.
  */
 export const HIGH_WATER_MARK = 65_536;
 
-/** Most messages gathered in one turn; at this number the messages are flushed early. */
+/** Maximum number of messages collected in one turn; at this number they are flushed early. */
 const MAX_PENDING_MESSAGES = 256;
 
 /** The session, as the send queue sees it. */
 export interface SendQueueOwner {
-  /** Sees the frames, while an inspector follows the session. */
+  /** Observes the frames while an inspector follows the session. */
   readonly tap?: FrameTap | undefined;
   /**
-   * True if several envelopes may share a frame, and the peer knows binary messages and control.
+   * True if several envelopes may share a frame, and the peer supports binary messages and control
+   * envelopes.
    */
   readonly joins: boolean;
-  /** Ends the session, because the queue is full and the policy is `close`. */
+  /** Closes the session, because the queue is full and the policy is `close`. */
   abort(code: number, reason: string, error: QueueFullError): void;
 }
 
@@ -66,11 +67,11 @@ export interface SendQueueOwner {
  * The send queue of one session.
  *
  * Messages wait only while the connection buffers more than {@linkcode HIGH_WATER_MARK} bytes; then
- * the bounds apply. Answers and control are never dropped: without room for one, the session
- * closes.
+ * the bounds apply. Replies and control envelopes are never dropped: if there is no room for one,
+ * the session closes.
  */
 export class SendQueue extends Signal {
-  /** Broadcast messages of this turn; the fan-out sets and clears it when the turn ends. */
+  /** Broadcast messages of this turn; the fan-out sets and clears them when the turn ends. */
   share: SharedMessages | undefined = undefined;
   /** True while the turn has this queue on its list. */
   isMarked = false;
@@ -83,19 +84,19 @@ export class SendQueue extends Signal {
   readonly #limits: SendQueueBounds;
   #entries: QueuedMessage[] = [];
   #bytes = 0;
-  // Without the notices of drops, which stand in the list, but take no room from messages.
+  // Excludes drop notices, which are in the list but don't count towards the bounds.
   #messages = 0;
   #isHeld = false;
   #isEnded = false;
   #failure: QueueFullError | undefined;
   #policyError: unknown;
-  // Upper limit of the connection's buffer: its last reading and the bytes handed over since.
+  // Upper bound of the connection's buffer: its last reading plus the bytes passed to it since.
   #handed = 0;
   #sentMessages = 0;
   #sentBytes = 0;
   #dropped = 0;
 
-  /** Creates the queue of a session on `frames`. */
+  /** Creates the send queue of a session on `frames`. */
   constructor(
     frames: MessageFrames,
     owner: SendQueueOwner,
@@ -119,7 +120,8 @@ export class SendQueue extends Signal {
   }
 
   /**
-   * True if the queue takes no more messages, after its end or a failure that will end the session.
+   * True if the queue accepts no more messages, after `end()` or a failure that will close the
+   * session.
    */
   get isOver(): boolean {
     return this.#isEnded || this.#failure !== undefined;
@@ -130,7 +132,6 @@ export class SendQueue extends Signal {
     return this.#owner.joins;
   }
 
-  /** Current counters. */
   get stats(): SendQueueStats {
     return {
       queuedMessages: this.#messages + this.#entries.filter(isNotice).length,
@@ -141,16 +142,16 @@ export class SendQueue extends Signal {
     };
   }
 
-  /** Adds a message of this session alone, see {@linkcode push}. */
+  /** Adds a message to this session alone, see {@linkcode push}. */
   add({ frame, size, topic, position }: EncodedMessage, isProtected: boolean): void {
     const sequence = this.#turn.nextSequence();
     this.push({ frame, size, topic, position, sequence, isProtected });
   }
 
   /**
-   * Adds an entry of this session alone.
+   * Adds an entry for this session alone.
    *
-   * @param message The entry; its sequence is the turn's next.
+   * @param message The entry, with the turn's next sequence number.
    * @throws {QueueFullError} If the policy is `close` and there is no room. The session closes.
    */
   push(message: QueuedMessage): void {
@@ -165,14 +166,14 @@ export class SendQueue extends Signal {
     if (!this.#isHeld) this.#turn.mark(this);
   }
 
-  /** Returns an entry, or a gap in its place if the peer does not accept a message of that size. */
+  /** Returns the entry, or a gap instead if the entry is too large for the peer. */
   fitting(entry: QueuedMessage): QueuedMessage {
     if (entry.size <= this.maxMessageBytes || entry.topic === "") return entry;
     this.#dropped++;
     return gapOf(entry);
   }
 
-  /** Adds an entry, making room by policy. Returns false if the queue has no room. */
+  /** Adds an entry, making room by policy. Returns false if there is no room. */
   admit(entry: QueuedMessage): boolean {
     if (isNotice(entry)) {
       this.#addNotice(entry, this.#entries.length);
@@ -206,7 +207,7 @@ export class SendQueue extends Signal {
     return this.#remove(last + 1, Infinity);
   }
 
-  /** Hands a frame to the connection at once. */
+  /** Passes a frame to the connection immediately. */
   hand({ frame, size, messages, parts }: PackedFrame): void {
     if (typeof frame !== "string" && !this.#owner.joins) {
       this.#dropped += messages;
@@ -222,7 +223,7 @@ export class SendQueue extends Signal {
     if (this.#handed >= HIGH_WATER_MARK) this.#hold();
   }
 
-  /** Hands entries to the connection until it is behind; false if the queue failed before. */
+  /** Passes entries to the connection until it is behind; false if the queue has failed. */
   flush(): boolean {
     if (this.#failure !== undefined) return false;
     const entries = this.#entries;
@@ -245,13 +246,13 @@ export class SendQueue extends Signal {
     this.#owner.abort(CloseCode.queueFull, "The send queue is full", error);
   }
 
-  /** Waits until all messages were handed to the connection, or the queue has ended. */
+  /** Waits until all messages were passed to the connection, or the queue has ended. */
   flushed(): Promise<void> {
     if (this.#isEnded || this.isFlushed) return Promise.resolve();
     return this.changed();
   }
 
-  /** Drops all waiting messages and takes no more. */
+  /** Drops all waiting messages and accepts no more. */
   end(): void {
     this.#isEnded = true;
     this.#clear();
@@ -270,8 +271,8 @@ export class SendQueue extends Signal {
   }
 
   /**
-   * True if an answer in parts may add another part: such answers leave half of the queue to other
-   * messages.
+   * True if a streaming response may add another part: streaming responses use at most half of the
+   * queue.
    */
   get hasRoom(): boolean {
     const { maxMessages, maxBytes } = this.#limits;
@@ -296,7 +297,7 @@ export class SendQueue extends Signal {
   }
 
   /**
-   * Calls the application's policy. This may happen during a flush of many sessions, so an error
+   * Calls the application's policy. This can happen during a flush of many sessions, so an error
    * closes only this session.
    */
   #ask(policy: (topic: string) => OverflowPolicy, topic: string): OverflowPolicy {
@@ -314,13 +315,13 @@ export class SendQueue extends Signal {
     this.#count(entry, 1);
   }
 
-  /** Adds a notice at an end. A notice always has room, because its message is gone. */
+  /** Adds a notice at one end of the queue. It always has room, because its message is gone. */
   #addNotice(notice: DropNotice, at: number): void {
     this.#add(notice, at);
     this.#joinNotices(at || 1);
   }
 
-  /** Makes one notice of two neighbours at an index, so that they stay fewer than messages. */
+  /** Merges two adjacent notices, so that there are always fewer notices than messages. */
   #joinNotices(at: number): void {
     const [before, after] = [this.#entries[at - 1], this.#entries[at]];
     if (!(before && after && isNotice(before) && isNotice(after))) return;
@@ -365,7 +366,7 @@ export class SendQueue extends Signal {
     return true;
   }
 
-  /** Counts a dropped message, and adds a notice at an end of the queue. */
+  /** Counts a dropped message, and adds a notice at one end of the queue. */
   #noteDrop(topic: string, at: number): void {
     this.#dropped++;
     if (!this.#owner.joins) return;
@@ -374,7 +375,7 @@ export class SendQueue extends Signal {
   }
 }
 
-/** Adds the messages of a page to a queue, as whole frames: the queue may drop none of them. */
+/** Adds the messages of a page to a queue, as whole frames of which the queue may drop none. */
 export function pushPage(queue: SendQueue, turn: Turn, page: readonly EncodedMessage[]): void {
   const entries = page.map((message) =>
     queue.fitting({ ...message, sequence: turn.nextSequence(), isProtected: true })
@@ -390,15 +391,15 @@ function isNotice(entry: QueuedMessage): entry is DropNotice {
 }
 
 /**
- * Gathers outgoing messages until the turn of the event loop ends, then sends them.
+ * Collects outgoing messages until the turn of the event loop ends, then sends them.
  *
- * A server has one turn for all its sessions. Each session keeps the order of all messages within a
- * turn, broadcasts included.
+ * A server has one turn for all its sessions. Each session keeps the order of all its messages
+ * within a turn, including broadcasts.
  */
 export class Turn {
   /**
-   * The broadcasts of the turn, set by the first broadcast: a bundle without broadcasts leaves their
-   * code out.
+   * The broadcasts of the turn, set by the first broadcast, so that a bundle without broadcasts
+   * omits their code.
    *
    * @ignore
    */
@@ -442,7 +443,7 @@ export class Turn {
 
   /**
    * Flushes all queues now. Called when the turn ends, before the members of a broadcast change,
-   * and when the gathered messages reach their bound.
+   * and when the collected messages reach their limit.
    */
   flush(): void {
     if (this.#isFlushing) return;
@@ -459,8 +460,7 @@ export class Turn {
     } finally {
       this.#isFlushing = false;
     }
-    // Deferred, because closing a session runs the application's code. That code may change the
-    // members of the broadcast that caused this flush.
+    // Deferred, because closing a session runs application code, which may change the members of the broadcast that caused this flush.
     for (const queue of failed) queueMicrotask(() => queue.fail());
   }
 
@@ -480,9 +480,9 @@ export class Turn {
  * A set of sessions that share messages: each message is encoded once, and members without other
  * pending messages share the joined frame too.
  *
- * - **Order:** members get messages in the order of `send`, and in order with messages of
- *   `session.send` before and after.
- * - **Members:** a change of members first flushes the earlier messages.
+ * - **Order:** members receive messages in the order of `send`, also relative to their own
+ *   `session.send`.
+ * - **Members:** adding or removing a member first flushes earlier messages.
  *
  * @typeParam S The class of sessions.
  */
@@ -506,7 +506,7 @@ export class Broadcast<S extends object> {
     return this.#members.size;
   }
 
-  /** Number of messages sent so far, while there were members. */
+  /** Number of messages sent so far while there were members. */
   get sent(): number {
     return this.#sent;
   }
@@ -522,7 +522,7 @@ export class Broadcast<S extends object> {
   }
 
   /**
-   * Adds a session, which gets all later messages. Idempotent.
+   * Adds a session, which receives all later messages. Idempotent.
    *
    * @param session A session of the same turn.
    * @param queue Its send queue.
@@ -533,7 +533,7 @@ export class Broadcast<S extends object> {
     this.#members.set(session, queue);
   }
 
-  /** Removes a session, which still gets all earlier messages. Idempotent. */
+  /** Removes a session, which still receives all earlier messages. Idempotent. */
   delete(session: S): void {
     if (!this.#members.has(session)) return;
     this.#settle();
@@ -544,7 +544,7 @@ export class Broadcast<S extends object> {
    * Sends a message to all members at the end of this turn.
    *
    * @param message The encoded message.
-   * @param except A member that does not get the message.
+   * @param except A member that does not receive the message.
    */
   send(message: EncodedMessage, except?: S): void {
     if (this.#members.size === 0) return;
@@ -569,7 +569,7 @@ export class Broadcast<S extends object> {
     }
   }
 
-  /** Returns the gathered messages, with their receivers, to the turn. */
+  /** Returns the collected messages with their receivers. */
   take(): BroadcastBatch {
     const pending: BroadcastBatch = {
       entries: this.#entries,
@@ -591,20 +591,20 @@ export class Broadcast<S extends object> {
 export interface BroadcastBatch {
   /** Entries in the order of their sequence. */
   readonly entries: readonly QueuedMessage[];
-  /** Entries that one queue does not get, each with that queue. */
+  /** Entries that one queue does not receive, each with that queue. */
   readonly exceptions: ReadonlyMap<QueuedMessage, SendQueue> | undefined;
   /** Queues of the receivers. */
   readonly members: Iterable<SendQueue>;
 }
 
 /**
- * Entries that several sessions share in one turn, packed once for all of them. They come from one
- * broadcast, or from several broadcasts whose entries were merged.
+ * Entries that several sessions share in one turn, packed once for all of them: those of one
+ * broadcast, or the merged entries of several.
  */
 export class SharedMessages {
   /** Entries in the order of their sequence. */
   readonly entries: readonly QueuedMessage[];
-  /** Entries that one queue does not get, each with that queue. */
+  /** Entries that one queue does not receive, each with that queue. */
   readonly exceptions: ReadonlyMap<QueuedMessage, SendQueue> | undefined;
   #joined: readonly PackedFrame[] | undefined;
   #single: readonly PackedFrame[] | undefined;
@@ -614,7 +614,7 @@ export class SharedMessages {
   #excepted: ReadonlySet<SendQueue> | undefined;
   #largest: number | undefined;
 
-  /** Creates the share of entries that are in order. */
+  /** Creates the shared messages from ordered entries. */
   constructor(
     entries: readonly QueuedMessage[],
     exceptions: ReadonlyMap<QueuedMessage, SendQueue> | undefined,
@@ -623,13 +623,15 @@ export class SharedMessages {
     this.exceptions = exceptions;
   }
 
-  /** Returns the entries as frames, packed at the first call of each kind. */
+  /** Returns the entries as frames, packed on the first call of each kind. */
   frames(joins: boolean): readonly PackedFrame[] {
     if (joins) return this.#joined ??= packAll(this.entries, true);
     return this.#single ??= packAll(this.entries, false);
   }
 
-  /** Returns the share of the queues that also get `pending`: the same object for all of them. */
+  /**
+   * Returns the shared messages of the queues that also receive `pending`: the same object for all.
+   */
   and(pending: BroadcastBatch): SharedMessages {
     if (this.#key === pending) return this.#next!;
     let next = this.#branches?.get(pending);
@@ -645,20 +647,23 @@ export class SharedMessages {
     return next;
   }
 
-  /** Returns true if this queue skips any of the entries. */
+  /** True if this queue skips any of the entries. */
   excepts(queue: SendQueue): boolean {
     if (!this.exceptions?.size) return false;
     this.#excepted ??= new Set(this.exceptions.values());
     return this.#excepted.has(queue);
   }
 
-  /** True if the peer of a queue does not accept the largest of the entries. */
+  /** True if the largest entry is too large for the peer of a queue. */
   exceeds(queue: SendQueue): boolean {
     this.#largest ??= this.entries.reduce((most, { size }) => Math.max(most, size), 0);
     return this.#largest > queue.maxMessageBytes;
   }
 
-  /** Returns the entries of one queue, with gaps in place of those that are too large for its peer. */
+  /**
+   * Returns the entries of one queue, with gaps in place of entries that are too large for its
+   * peer.
+   */
   entriesFor(queue: SendQueue): readonly QueuedMessage[] {
     const { exceptions } = this;
     const entries = exceptions === undefined
@@ -667,14 +672,14 @@ export class SharedMessages {
     return this.exceeds(queue) ? entries.map((entry) => queue.fitting(entry)) : entries;
   }
 
-  /** True for a queue that sends the entries one by one and has no other entries pending. */
+  /** True for a queue that sends entries one by one and has no other pending entries. */
   isSingleFor(queue: SendQueue): boolean {
     return !queue.joins && queue.isFlushed && !queue.isOver && !this.excepts(queue);
   }
 
   /** Adds the entries to a queue. Returns false if the queue is full and has the policy `close`. */
   giveTo(queue: SendQueue): boolean {
-    // A failed queue closes before this turn is over, and must not show a gap until then.
+    // A failed queue closes before this turn ends, and must not show a gap until then.
     if (queue.isOver) return true;
     const isWhole = !this.excepts(queue) && !this.exceeds(queue);
     if (queue.isFlushed && isWhole) return this.#giveFrames(queue);
@@ -683,7 +688,7 @@ export class SharedMessages {
     // Entries that the session itself sent in this turn, after the first shared entry.
     const later = queue.takeBack(incoming[0]!.sequence);
     for (const entry of later.length === 0 ? incoming : mergeEntries(later, incoming)) {
-      // Entries that only wait for the end of the turn are flushed if room is needed.
+      // If room is needed, entries that only wait for the end of the turn are flushed.
       if (!queue.isHeld && queue.isFullFor(entry) && !queue.flush()) return false;
       if (!queue.admit(entry)) return false;
     }
@@ -705,32 +710,29 @@ export class SharedMessages {
 }
 
 /**
- * The broadcasts of one turn: one walk over the members of each broadcast, and one frame for all
+ * The broadcasts of one turn: one pass over the members of each broadcast, and one frame for all
  * members without other pending entries.
  */
 export class FanOut {
   readonly #turn: Turn;
   #broadcasts: Pick<Broadcast<object>, "take">[] = [];
 
-  /** Creates the fan-out of a turn. */
   constructor(turn: Turn) {
     this.#turn = turn;
   }
 
   /**
-   * Adds a broadcast to the fan-out at the end of the turn. To be called once per broadcast and
-   * turn.
+   * Adds a broadcast to the fan-out at the end of the turn. Call this once per broadcast and turn.
    */
   mark(broadcast: Pick<Broadcast<object>, "take">): void {
     this.#broadcasts.push(broadcast);
     this.#turn.wake();
   }
 
-  /** Gives each member the gathered entries; `failed` takes the queues without room. */
+  /** Gives each member the collected entries; `failed` collects the queues without room. */
   handOut(failed: SendQueue[]): void {
     if (this.#broadcasts.length === 0) return;
-    // Taken first: anything that an application's policy publishes meanwhile belongs to the next
-    // turn.
+    // Taken first: anything that an application's policy publishes meanwhile belongs to the next turn.
     const all = this.#broadcasts.map((broadcast) => broadcast.take());
     this.#broadcasts = [];
     const touched: SendQueue[] = [];
@@ -759,7 +761,7 @@ export class FanOut {
 
   /**
    * Sends one entry to all queues, then the next: writing to a connection that is still busy with
-   * the last frame is slower.
+   * the previous frame is slower.
    */
   #sendSingly(queues: readonly SendQueue[], failed: SendQueue[]): void {
     for (let i = 0, isDone = false; !isDone; i++) {
@@ -777,7 +779,7 @@ export class FanOut {
   }
 }
 
-/** Hands an entry to the connection if the queue is empty; otherwise queues the entry. */
+/** Passes an entry to the connection if the queue is empty; otherwise queues it. */
 function giveOne(queue: SendQueue, share: SharedMessages, index: number): boolean {
   if (queue.isOver) return true;
   if (!queue.isFlushed) return queue.admit(share.entries[index]!);

@@ -28,7 +28,7 @@ export interface Codec {
    */
   encode(value: unknown): Uint8Array;
   /**
-   * Decodes a value. SHOULD throw if the bytes are not an encoding of this codec.
+   * Decodes a value. SHOULD throw if the bytes are not valid in this encoding.
    *
    * @param bytes The bytes of one value, which the codec may keep.
    * @returns The value.

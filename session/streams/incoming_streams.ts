@@ -1,4 +1,4 @@
-/** DirectedStream streams, datagrams and credit of a session. */
+/** Incoming streams, datagrams and credit of a session. */
 import { UnsupportedError } from "../../errors.ts";
 import type {
   BidirectionalStream,
@@ -22,7 +22,7 @@ export type IncomingStream =
     readonly readable: ReceiveStream;
   };
 
-/** DirectedStream streams of one direction. */
+/** Incoming streams of one direction. */
 interface Source {
   readonly direction: StreamDirection;
   readonly streams: ReadableStream<BidirectionalStream> | ReadableStream<ReceiveStream>;
@@ -42,7 +42,6 @@ class IncomingLoop {
   #isRunning = false;
   #wake = () => {};
 
-  /** Creates a merger that reads no stream yet. */
   constructor(core: Inside) {
     const { connection } = core;
     this.#core = core;
@@ -53,7 +52,7 @@ class IncomingLoop {
     core.whenEnded(() => this.#wake());
   }
 
-  /** Implements `incomingStreams` of a session. */
+  /** Yields the streams of both directions, for one loop at a time. */
   async *run(signal?: AbortSignal): AsyncGenerator<IncomingStream, void, undefined> {
     if (this.#isRunning) {
       throw new TypeError("Cannot loop over incoming streams: another loop over them runs");
@@ -62,7 +61,7 @@ class IncomingLoop {
     const onAbort = () => this.#wake();
     signal?.addEventListener("abort", onAbort);
     try {
-      // Another reader may hold one of the two: then the `finally` block releases the other one.
+      // If another reader holds one of the two, the `finally` block releases the other.
       for (const source of this.#sources) lock(source);
       while (true) {
         const stream = await this.#next(signal);
@@ -84,7 +83,7 @@ class IncomingLoop {
       if (came.came !== undefined) {
         const stream = came.came;
         came.came = undefined;
-        // The direction that was not read comes first next time, and no read stays open until then.
+        // The direction that was not read is first next time, and no read stays pending until then.
         if (came === first) this.#sources.reverse();
         for (const source of this.#sources) {
           if (!source.isReading) continue;
@@ -96,8 +95,7 @@ class IncomingLoop {
       if (this.#core.state === "closed" || first.isDone && second.isDone) return undefined;
       const woken = new Promise<void>((resolve) => this.#wake = resolve);
       this.#read(first);
-      // A waiting stream arrives within these microtasks; then the other direction is not read at
-      // all.
+      // A waiting stream arrives within these microtasks; then the other direction is not read.
       for (let i = 0; i < 3 && first.isReading; i++) await undefined;
       if (first.isReading || first.isDone) {
         this.#read(second);
@@ -116,7 +114,7 @@ class IncomingLoop {
       if (!done) source.came = incomingOf(value, source.direction);
       this.#wake();
     }, () => {
-      // Either the reader was released, or the connection is over, and `closed` reports the reason.
+      // Either the reader was released, or the connection has closed, and `closed` reports the reason.
       if (source.reader !== reader) return;
       source.isReading = false;
       source.isDone = true;
@@ -130,7 +128,7 @@ export async function* incomingStreams(
   core: Inside,
   { signal }: { readonly signal?: AbortSignal | undefined },
 ): AsyncGenerator<IncomingStream, void, undefined> {
-  // A server loops for each peer, and must not fail for a peer on a connection without streams.
+  // A server runs a loop for each peer, which must not fail if a connection has no streams.
   if (!core.connection.capabilities.streams) return;
   const loop = core.incomingLoop ??= new IncomingLoop(core);
   yield* (loop as IncomingLoop).run(signal);
@@ -170,7 +168,7 @@ export function grantCredit(core: Inside, kind: CreditKind, total: number): void
       `Cannot grant credit: the peer counts none on this ${transport} connection; see capabilities`,
     );
   }
-  // Checked here too: on first use, credit loads late and would throw too late.
+  // Also checked here: on first use, the credit module loads and would throw too late.
   if (!Number.isSafeInteger(total) || total < 0) {
     throw new RangeError(
       `Cannot grant credit: the total must be an integer from 0 to 2^53 - 1, received ${total}`,
@@ -195,7 +193,7 @@ function lock(source: Source): void {
   source.reader = (source.streams as ReadableStream<BidirectionalStream>).getReader();
 }
 
-/** Releases the reader without a pending read, so that the read takes no stream. */
+/** Releases the reader without a pending read, which would take a stream. */
 function letGo(source: Source): void {
   const { reader } = source;
   source.reader = undefined;
@@ -212,8 +210,7 @@ function incomingOf(
 }
 
 /**
- * A stream with a direction. The ends are those of the connection, which creates each end on first
- * access.
+ * A stream with a direction. Its ends belong to the connection, which creates each on first access.
  */
 class DirectedStream implements BidirectionalStream {
   readonly direction = "bidirectional";
@@ -231,7 +228,7 @@ class DirectedStream implements BidirectionalStream {
     return this.#stream.writable;
   }
 
-  // May be `undefined` despite the type; callers check for `undefined`.
+  // May be `undefined` despite the type; callers check for it.
   get direct(): DirectStream {
     return this.#stream.direct as DirectStream;
   }

@@ -1,6 +1,6 @@
 /**
- * MessagePack for structured streams and datagrams: smaller than JSON, with bytes and times. A
- * separate entry, so that only applications that use MessagePack load the package behind it.
+ * MessagePack for structured streams and datagrams: smaller than JSON, with bytes and dates. A
+ * separate entry, so that only applications that use MessagePack load its npm package.
  *
  * @example Bytes in a message
  * ```ts
@@ -35,8 +35,8 @@ import type { Codec } from "./codec.ts";
 /** Options for {@linkcode msgpackCodec}. */
 export interface MsgpackCodecOptions {
   /**
-   * True to receive 64-bit integers as `bigint` and to allow sending a `bigint`. Otherwise such
-   * integers arrive as numbers, which are exact up to 2^53, and a `bigint` is refused.
+   * True to receive 64-bit integers as `bigint`, and to allow sending a `bigint`. Otherwise such
+   * integers arrive as numbers, which are exact up to 2^53, and a `bigint` is rejected.
    *
    * @default {false}
    */
@@ -44,12 +44,11 @@ export interface MsgpackCodecOptions {
 }
 
 /**
- * Makes a codec for MessagePack, by `npm:@msgpack/msgpack`.
+ * Creates a MessagePack codec, based on `npm:@msgpack/msgpack`.
  *
  * - A `Uint8Array` stays a `Uint8Array`, and a `Date` stays a `Date`.
  * - `undefined` is left out of objects, as in JSON, and becomes `null` in arrays.
- * - A payload that claims more elements than it has bytes is refused before memory is allocated for
- *   the elements.
+ * - A payload that claims more elements than it has bytes is rejected before memory is allocated.
  *
  * @param options See {@linkcode MsgpackCodecOptions}.
  * @returns The codec; several streams can share one codec.
@@ -80,7 +79,7 @@ export function msgpackCodec(options: MsgpackCodecOptions = {}): Codec {
 }
 
 /**
- * Bytes of the length or value after a head byte from 0xc0 on; negative numbers stand for a length.
+ * Bytes of the length or value after a head byte of 0xc0 or above; negative numbers mean a length.
  */
 const HEADS: Readonly<Record<number, number>> = {
   0xc4: -1,
@@ -115,7 +114,7 @@ const HEADS: Readonly<Record<number, number>> = {
 
 /**
  * Checks that arrays and maps can be as long as their heads claim. The decoder allocates memory for
- * all elements of an array at its head, and five bytes can claim four thousand million elements.
+ * all elements of an array at its head, and five bytes can claim four billion elements.
  */
 function checkClaims(bytes: Uint8Array): void {
   const { length } = bytes;

@@ -1,14 +1,14 @@
 /** Registry of messages by number. */
 import type { InputOf, OutputOf, StandardSchema } from "../../base/standard_schema.ts";
 
-/** Largest number of a message; the next number is the end mark's. */
+/** Largest message type; the next number is the end mark. */
 const MAX_MESSAGE_TYPE = 65_534;
 
 /** Schemas of messages by number, from 0 to 65,534. */
 export type Registry = Readonly<Record<number, StandardSchema>>;
 
 /**
- * Data that may be sent under a number; for a union of numbers, data that fits each of them.
+ * Data that may be sent with a number; for a union of numbers, data that fits each of them.
  *
  * @typeParam R The registry.
  * @typeParam T The number.
@@ -50,7 +50,7 @@ export type StructuredMessage<R extends Registry> = {
 export type CompiledRegistry = ReadonlyMap<number, StandardSchema>;
 
 /**
- * Checks and copies a registry: later changes have no effect.
+ * Checks and copies a registry; later changes have no effect.
  *
  * @param registry The registry.
  * @returns The schemas of the registry.

@@ -31,22 +31,22 @@ import {
   type StructuredMessage,
 } from "./registry.ts";
 
-/** Default for the largest payload. */
+/** Default size limit of a payload, in bytes. */
 const MAX_MESSAGE_BYTES = 1024 * 1024;
 
 /**
  * A stream of typed messages.
  *
  * - **Order:** messages arrive whole, in the order of `send`.
- * - **Back-pressure:** the stream reads one chunk at a time, when the loop asks for messages;
- *   `send` resolves once the connection has taken the message.
- * - **Loops:** leaving a loop leaves the stream open, and another loop goes on with the next
+ * - **Back-pressure:** the stream reads one chunk at a time, when the loop requests messages;
+ *   `send` resolves once the connection has accepted the message.
+ * - **Loops:** leaving a loop keeps the stream open, and another loop continues with the next
  *   message.
- * - **Errors:** unreadable bytes end the stream in both directions, and the loop throws; the
- *   session goes on. See {@linkcode StructuredError}.
+ * - **Errors:** unreadable bytes abort the stream in both directions, and the loop throws; the
+ *   session continues. See {@linkcode StructuredError}.
  * - **End:** the loop ends once the peer has closed its direction. An abort or reset by the peer,
- *   or an end without an agreed end mark, throws a {@linkcode StreamError}; the end of the session
- *   throws a `ConnectionError`.
+ *   or an end without the agreed end mark, throws a {@linkcode StreamError}; if the session closes,
+ *   the loop throws a `ConnectionError`.
  *
  * @typeParam R The registry.
  */
@@ -54,44 +54,43 @@ export interface StructuredStream<R extends Registry>
   extends AsyncIterable<StructuredMessage<R>>, AsyncDisposable {
   /**
    * Resolves once both ends have closed their directions, or this end has released the rest;
-   * rejects with the first error. The rejection needs no handler.
+   * rejects with the first error. You may leave the rejection unhandled.
    */
   readonly closed: Promise<void>;
-  /** Invalid messages that were skipped. */
+  /** Number of invalid messages that were skipped. */
   readonly skippedMessages: number;
   /**
    * Sends a message. The schema is checked by the receiver, not here.
    *
    * @typeParam T The number of the message.
    * @param type Number of the message in the registry.
-   * @param data The data, which is encoded at once.
-   * @returns Resolves once the connection has taken the message: this is the back-pressure. `closed`
-   * reports a failure of the stream too, so that the rejection here needs no handler.
+   * @param data The data, which is encoded immediately.
+   * @returns Resolves once the connection has accepted the message: await it for back-pressure. You
+   * may leave a rejection unhandled, since `closed` also reports a failure of the stream.
    * @throws {RangeError} If the message is larger than `maxMessageBytes`; no part of the message
    * was sent.
    * @throws {TypeError} If the registry has no such number, or the codec cannot encode the data.
-   * @throws {QueueFullError} If 4 MiB wait because the caller did not await; then the stream is
-   * aborted.
-   * @throws {StreamError} If the stream is closed, or the peer reads no more.
-   * @throws {ConnectionError} If the connection is over.
+   * @throws {QueueFullError} If 4 MiB are waiting because the caller did not await; the stream is
+   * then aborted.
+   * @throws {StreamError} If the stream is closed, or the peer stopped reading.
+   * @throws {ConnectionError} If the connection is closed.
    */
   send<T extends keyof R & number>(type: T, data: StructuredInput<R, T>): Promise<void>;
   /**
-   * Closes this end's direction after all sent messages. Messages of the peer can still be read.
+   * Closes this end's direction after all sent messages. You can still read messages from the peer.
    * Idempotent.
    *
-   * @throws {StreamError} If the stream failed before.
+   * @throws {StreamError} If the stream has failed.
    */
   close(): Promise<void>;
   /**
-   * Aborts both directions at once; waiting messages are lost. Idempotent.
+   * Aborts both directions immediately; waiting messages are lost. Idempotent.
    *
-   * @param streamErrorCode Code for the peer from 0 to 2^32 - 1, where the connection can carry
-   * codes.
+   * @param streamErrorCode Code for the peer from 0 to 2^32 - 1, if the connection can carry codes.
    * @throws {RangeError} If the code is out of range.
    */
   abort(streamErrorCode?: number): void;
-  /** Closes this end's direction and reads no more; never throws. Called by `await using`. */
+  /** Closes this end's direction and stops reading; never throws. Called by `await using`. */
   [Symbol.asyncDispose](): Promise<void>;
 }
 
@@ -113,7 +112,7 @@ export async function structuredStream<R extends Registry>(
     throw new TypeError(`Cannot make structured stream: ${rule}, received ${onInvalid}`);
   }
   const { stream: given } = rest;
-  // Tested by `in`, not read: a connection creates the ends on the first read.
+  // Tested with `in`, because a connection creates the ends on first access.
   if (given && !given.direct && !("readable" in given && "writable" in given)) {
     const rule = "stream must have a readable and a writable end";
     throw new TypeError(`Cannot make structured stream: ${rule}, received neither or one`);
@@ -158,7 +157,7 @@ class MessageStream<R extends Registry> implements StructuredStream<R> {
     });
     // The peer may stop reading; its earlier messages can still be read, so only `closed` rejects.
     this.#sender = new StructuredSender(stream, (error) => this.#closed.reject(error));
-    this.#closed.promise.catch(() => {}); // The rejection needs no handler.
+    this.#closed.promise.catch(() => {}); // May stay unhandled.
   }
 
   get closed(): Promise<void> {
@@ -312,12 +311,12 @@ class MessageStream<R extends Registry> implements StructuredStream<R> {
   }
 }
 
-/** Approximate size of a write that joins waiting messages. */
+/** Approximate size of a write that joins waiting messages, in bytes. */
 const JOINED_BYTES = 64 * 1024;
 
 /**
- * Most waiting bytes: a caller that does not await `send` could fill the memory. One message is
- * always accepted.
+ * Maximum number of waiting bytes: a caller that doesn't await `send` could fill the memory. One
+ * message is always accepted.
  */
 const MAX_WAITING_BYTES = 4 * 1024 * 1024;
 
@@ -329,7 +328,7 @@ interface WaitingWrite extends PromiseWithResolvers<void> {
  * The writing end of a stream of messages.
  *
  * - **Order:** messages go out whole, in the order of `send`.
- * - **Bounds:** at most 4 MiB wait behind the current write; more aborts the stream.
+ * - **Bounds:** at most 4 MiB wait for the current write; more aborts the stream.
  * - **Failure:** the first failure rejects all waiting and all later messages.
  */
 class StructuredSender {
@@ -345,7 +344,7 @@ class StructuredSender {
   #failure: { readonly cause: unknown } | undefined = undefined;
 
   /**
-   * Takes over the writing end of a stream.
+   * Takes ownership of the writable end of a stream.
    *
    * @param stream The stream to write.
    * @param onFailed Receives the first failure.
@@ -359,8 +358,8 @@ class StructuredSender {
    * Writes a message after all waiting messages.
    *
    * @param bytes The message, which MUST NOT change before the write.
-   * @returns Resolves once the connection has taken the message. The rejection needs no handler, as
-   * `onFailed` reports the failure too.
+   * @returns Resolves once the connection has accepted the message. A rejection may stay unhandled,
+   * since `onFailed` also reports the failure.
    */
   send(bytes: Uint8Array): Promise<void> {
     if (this.#failure !== undefined) return failed(this.#failure.cause);
@@ -464,9 +463,7 @@ function joined(batch: readonly WaitingWrite[], size: number): Uint8Array {
   return bytes;
 }
 
-/**
- * Makes a rejection that a sender may ignore, as `closed` of the stream reports the failure too.
- */
+/** Returns a rejection that a sender may ignore, since `closed` also reports the failure. */
 function failed(error: unknown): Promise<void> {
   const failure = Promise.reject(error);
   failure.catch(() => {});

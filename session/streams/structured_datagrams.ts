@@ -27,20 +27,23 @@ import { internals } from "../core.ts";
 import type { SessionFace } from "../types.ts";
 import type { StructuredDatagramsOptions } from "./structured_options.ts";
 
-/** Default limit of datagrams that wait for a reader: older datagrams are stale. */
+/** Default limit of datagrams that wait for a reader: older ones are stale. */
 const MAX_QUEUED = 256;
 
-/** Most unfinished writes on a connection without plain calls; further datagrams are lost. */
+/**
+ * Maximum number of pending writes on a connection without direct calls; further datagrams are
+ * lost.
+ */
 const MAX_WAITING_WRITES = 256;
 
 /**
  * Typed messages in datagrams: each message arrives whole or not at all, in any order.
  *
- * - **Bounds:** at most `maxQueued` wait for the loop; above this limit the oldest is dropped and
- *   counted.
+ * - **Bounds:** at most `maxQueued` messages wait for the loop; beyond that the oldest is dropped
+ *   and counted.
  * - **Errors:** an invalid datagram is counted, reported to `onInvalid`, and skipped.
- * - **Loops:** after the end of a loop, waiting messages stay for another loop. A loop ends with
- *   the session.
+ * - **Loops:** when a loop ends, waiting messages stay for another loop. A loop ends when the
+ *   session closes.
  * - **Disposal** releases the session's datagrams; waiting messages are lost.
  *
  * @typeParam R The registry.
@@ -49,13 +52,13 @@ export interface StructuredDatagrams<R extends Registry>
   extends AsyncIterable<StructuredMessage<R>>, AsyncDisposable {
   /** Current counters. */
   readonly stats: {
-    /** Messages handed to the connection. */
+    /** Messages passed to the connection. */
     readonly sent: number;
     /** Messages that a loop received. */
     readonly received: number;
     /** Invalid datagrams that a loop read and skipped. */
     readonly skipped: number;
-    /** Datagrams lost at this end, because too many waited to be read or sent. */
+    /** Datagrams lost at this end because too many were waiting to be read or sent. */
     readonly dropped: number;
   };
   /**
@@ -63,16 +66,16 @@ export interface StructuredDatagrams<R extends Registry>
    *
    * @typeParam T The number of the message.
    * @param type Number of the message in the registry.
-   * @param data The data, which is encoded at once.
-   * @returns Resolves at once: no connection reports the arrival of a datagram.
+   * @param data The data, which is encoded immediately.
+   * @returns Resolves immediately: no connection reports the arrival of a datagram.
    * @throws {RangeError} If the message is larger than the session's `datagrams.maxDatagramSize`.
    * @throws {TypeError} If the registry has no such number, or the codec cannot encode the data.
-   * @throws {SessionClosedError} If the session is closed, or this object was disposed of.
+   * @throws {SessionClosedError} If the session is closed, or this object was disposed.
    */
   send<T extends keyof R & number>(type: T, data: StructuredInput<R, T>): Promise<void>;
 }
 
-/** Counters, which only grow. */
+/** Counters that only grow. */
 type StructuredDatagramsStats = StructuredDatagrams<Registry>["stats"];
 
 /** Implements `structuredDatagrams` of a session. */
@@ -196,7 +199,7 @@ class MessageDatagrams<R extends Registry> implements StructuredDatagrams<R> {
         this.#arrival?.resolve();
       }
     } catch {
-      // Disposed of, or the connection is over, and its `closed` reports the reason.
+      // Disposed, or the connection has closed, and its `closed` reports the reason.
     }
     this.#isOver = true;
     this.#arrival?.resolve();
@@ -224,7 +227,7 @@ class MessageDatagrams<R extends Registry> implements StructuredDatagrams<R> {
     }
   }
 
-  /** Writes on a connection without plain calls. Returns false if too many writes wait. */
+  /** Writes on a connection without direct calls. Returns false if too many writes are pending. */
   #write(bytes: Uint8Array): boolean {
     const { writable } = this.#datagrams;
     if (this.#waitingWrites >= MAX_WAITING_WRITES || writable.locked) return false;

@@ -1,4 +1,7 @@
-/** Wire form of typed messages: heads, payloads, and a parser that is independent of the chunks. */
+/**
+ * Binary format of typed messages: heads, payloads, and a parser that is independent of chunk
+ * boundaries.
+ */
 import type { internals, SessionCore } from "../core.ts";
 import type { SessionFace } from "../types.ts";
 import { CloseCode, QueueFullError, StreamError, StructuredError } from "../../errors.ts";
@@ -19,17 +22,17 @@ export const END_TYPE = 0xffff;
 /** Largest length in 32 bits. */
 export const MAX_LENGTH = 0xffff_ffff;
 
-/** Most types that an error names; a registry may have thousands. */
+/** Maximum number of types that an error lists; a registry may have thousands. */
 const MAX_NAMED_TYPES = 16;
 
-/** Most characters of a codec's error text, which may repeat the input. */
+/** Maximum length of a codec's error text, which may repeat the input. */
 const MAX_TOLD = 256;
 
 /**
- * Checks a codec, for callers without types.
+ * Checks a codec, for untyped callers.
  *
  * @param codec The codec.
- * @param what The object to create with the codec.
+ * @param what The object that uses the codec.
  * @throws {TypeError} If the value is not a codec.
  */
 export function checkCodec(codec: Codec, what: string): void {
@@ -42,12 +45,11 @@ export function checkCodec(codec: Codec, what: string): void {
 }
 
 /**
- * Encodes a message, with the type in a head of the given size.
+ * Encodes a message, with its type in a head of the given size.
  *
  * @param type The number of the message.
  * @param data The data to send.
- * @param format The registry and the codec, the bytes of the head, and the most bytes after the
- * head.
+ * @param format The registry, the codec, the size of the head, and the size limit of the payload.
  * @returns Head and payload.
  * @throws {TypeError} If the registry has no such number, or the codec returns no bytes.
  * @throws {RangeError} If the payload is too large.
@@ -99,10 +101,10 @@ export interface DecodedMessage {
   readonly data: unknown;
 }
 
-/** The schemas of messages on streams and in datagrams, in texts. */
+/** Name of the schemas of messages on streams and in datagrams, for error messages. */
 export const SCHEMA = "the schema of a structured message";
 
-/** A session that waits for schemas for a limited time. */
+/** A session that waits for asynchronous schemas for a limited time. */
 export interface CheckingSession extends SessionFace {
   /** The implementation. */
   readonly [internals]: Pick<SessionCore, "inTime">;
@@ -121,9 +123,10 @@ export interface DecodeFormat {
  *
  * @param payload The bytes, which the codec may keep.
  * @param type The number of the message, which the registry has.
- * @param format The registry, the codec, and the limit of asynchronous schemas.
+ * @param format The registry, the codec, and the timeout of asynchronous schemas.
  * @returns The message; a promise of the message if the schema is asynchronous.
- * @throws {StructuredError} If the codec cannot read the payload, or the schema refuses the data.
+ * @throws {StructuredError} If the codec cannot read the payload, or the data does not fit the
+ * schema.
  */
 export function decodeMessage(
   payload: Uint8Array,
@@ -153,7 +156,7 @@ function accepted(type: number, outcome: Validation<unknown>): DecodedMessage {
 }
 
 /**
- * Makes the error for a number that the registry does not have.
+ * Creates the error for a number that is not in the registry.
  *
  * @param type The number.
  * @param schemas The registry.
@@ -164,7 +167,7 @@ export function unknownType(type: number, schemas: CompiledRegistry): Structured
 }
 
 /**
- * Makes an error from a rule and the received value.
+ * Creates an error from a rule and the received value.
  *
  * @param reason Kind of the error.
  * @param text The rule and the received value.
@@ -180,7 +183,7 @@ export function refusal(
 }
 
 /**
- * Makes the error that the peer receives, where the connection can carry a code.
+ * Creates the error that the peer receives, if the connection can carry a code.
  *
  * @param error The reason for the abort.
  * @returns The error itself, or an error with the code of a session that closes for the same
@@ -197,12 +200,11 @@ export function reasonFor(error: unknown): StreamError {
   return new StreamError(message, { streamErrorCode, by: "local", cause: error });
 }
 
-/** Returns the text of a codec's error. */
 function told(cause: unknown): string {
   return textOf(cause).slice(0, MAX_TOLD);
 }
 
-/** Names the numbers of a registry. */
+/** Lists the numbers of a registry for an error message. */
 function typesOf(schemas: CompiledRegistry): string {
   const types = [...schemas.keys()];
   const named = types.slice(0, MAX_NAMED_TYPES).join(", ");
@@ -210,8 +212,7 @@ function typesOf(schemas: CompiledRegistry): string {
 }
 
 /**
- * Size of the first buffer of a message in several chunks: the length is the peer's claim and may
- * be false.
+ * Size of the first buffer of a message in several chunks: the peer's claimed length may be false.
  */
 const FIRST_PAYLOAD_BYTES = 16 * 1024;
 
@@ -225,9 +226,9 @@ interface StructuredFrame {
   readonly payload: Uint8Array;
 }
 
-/** Rules of the caller for a parser. */
+/** The caller's rules for a parser. */
 export interface StructuredParserRules {
-  /** Largest payload; a larger message is refused before any byte is buffered. */
+  /** Largest payload; a larger message is rejected before any byte is buffered. */
   readonly maxMessageBytes: number;
   /** True if both ends use the end mark. */
   readonly hasEndMark: boolean;
@@ -236,7 +237,7 @@ export interface StructuredParserRules {
    *
    * @param type The number.
    * @returns True to receive the message; false to skip the payload without a buffer.
-   * @throws If reading ends here.
+   * @throws To stop reading.
    */
   accepts(type: number): boolean;
 }
@@ -277,7 +278,7 @@ export class StructuredParser {
     return this.#isAtEnd;
   }
 
-  /** Describes the incomplete message, for people; `undefined` between two messages. */
+  /** Describes the incomplete message, for humans; `undefined` between two messages. */
   get gap(): string | undefined {
     const open = this.#open;
     if (open !== undefined) {
@@ -294,7 +295,7 @@ export class StructuredParser {
   }
 
   /**
-   * Takes the next bytes, once {@linkcode StructuredParser.next} has returned `undefined`.
+   * Adds the next bytes, once {@linkcode StructuredParser.next} has returned `undefined`.
    *
    * @param chunk The bytes, which belong to the parser until the next chunk.
    */
@@ -306,7 +307,7 @@ export class StructuredParser {
   /**
    * Returns the last chunk, which the parser no longer needs.
    *
-   * @returns The chunk, whose memory may be used again.
+   * @returns The chunk, whose memory may be reused.
    */
   takeUsed(): Uint8Array {
     const chunk = this.#chunk;

@@ -19,21 +19,21 @@ export interface StructuredStreamOptions<R extends Registry> extends OpenStreamO
    */
   readonly maxMessageBytes?: number | undefined;
   /**
-   * Treatment of a complete message that is invalid: the type is unknown, the codec cannot read the
-   * payload, or the schema refuses the data.
+   * Policy for a complete but invalid message: its type is unknown, the codec cannot read the
+   * payload, or the data does not fit the schema.
    *
-   * - `throw`: the loop throws the error, and the stream ends in both directions.
-   * - `skip`: the message is counted, and the loop goes on with the next one.
-   * - A function receives the error, then the message is skipped; an error that the function throws
-   *   ends the loop and the stream.
+   * - `throw`: the loop throws the error, and the stream is aborted in both directions.
+   * - `skip`: the message is counted, and the loop continues with the next one.
+   * - A function receives the error, then the message is skipped. If the function throws, the loop
+   *   and the stream end with its error.
    *
    * @default {"throw"}
    */
   readonly onInvalid?: "throw" | "skip" | ((error: StructuredError) => void) | undefined;
   /**
-   * True if both ends mark the end of their messages. Then an end without the mark is an abort,
-   * which some connections cannot tell from a normal end. By default true with the subprotocol
-   * `skein.1`; a peer other than Skein sends no mark.
+   * True if both ends mark the end of their messages. An end without the mark then counts as an
+   * abort, which some connections cannot distinguish from a normal end. True by default with the
+   * subprotocol `skein.1`; peers other than Skein send no mark.
    */
   readonly endMark?: boolean | undefined;
 }
@@ -42,15 +42,15 @@ export interface StructuredStreamOptions<R extends Registry> extends OpenStreamO
 export interface StructuredDatagramsOptions<R extends Registry>
   extends Pick<StructuredStreamOptions<R>, "registry" | "codec"> {
   /**
-   * Most datagrams that wait for a reader; above this limit the oldest is dropped.
+   * Maximum number of datagrams that wait for a reader; beyond that the oldest is dropped.
    *
    * @default {256}
    */
   readonly maxQueued?: number | undefined;
   /**
-   * Called for each invalid datagram when the loop reads the datagram: without a type, with an
-   * unknown type, or with data that the codec or the schema refuses. The datagram is skipped; an
-   * error that the function throws ends the loop.
+   * Called for each invalid datagram when the loop reads it: without a type, with an unknown type,
+   * or with data that the codec or the schema rejects. The datagram is skipped; if the function
+   * throws, the loop ends with its error.
    */
   readonly onInvalid?: ((error: StructuredError) => void) | undefined;
 }
