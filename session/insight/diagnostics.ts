@@ -1,4 +1,4 @@
-/** Snapshot and summary of all facts about a session, without secrets. */
+/** Snapshot and summary of a session, without secrets. */
 import type { Inside } from "../receiving.ts";
 import type {
   ConnectionCapabilities,
@@ -13,20 +13,17 @@ import { textOf } from "../../base/error_text.ts";
 
 /**
  * A snapshot of a session: a plain object that JSON can hold completely. Times are milliseconds
- * since the Unix epoch. Figures that a connection does not count are `undefined`, not zero. Values
- * of headers and parameters that can hold secrets are replaced.
+ * since the Unix epoch. Counters that a connection does not keep are `undefined`, not zero. Values
+ * of headers and parameters that may hold secrets are redacted.
  *
- * Counted streams and bytes are the application's, as in `session.stats`. The credit of the peers
- * (`localMax…`, `peerMax…`) is the connection's: where messages travel on a stream, that stream
- * uses some of the credit, as `debugState().credit` shows.
+ * Streams and bytes count only the application's, as in `session.stats`. Credit (`localMax…`,
+ * `peerMax…`) is the connection's: if messages travel on a stream, that stream uses some of the
+ * credit, as `debugState().credit` shows.
  */
 export interface SessionDiagnostics {
   /** Id of the session. */
   readonly id: string;
-  /**
-   * Number of the stream that stands for the session, where such a stream exists: CONNECT over
-   * HTTP/3.
-   */
+  /** Id of the stream that represents the session, if there is one: CONNECT over HTTP/3. */
   readonly controlStreamId: number | undefined;
   /** State of the session. */
   readonly state: SessionState;
@@ -34,7 +31,7 @@ export interface SessionDiagnostics {
   readonly url: string;
   /** Path of the URL. */
   readonly path: string;
-  /** Kept request headers, without secrets. */
+  /** Request headers that the server keeps, without secrets. */
   readonly headers: Readonly<Record<string, string>>;
   /** User of the session. */
   readonly user: string;
@@ -48,40 +45,40 @@ export interface SessionDiagnostics {
   readonly createdAt: number;
   /** Time at which the session was established. */
   readonly readyAt: number | undefined;
-  /** Time at which the session ended. */
+  /** Time at which the session closed. */
   readonly closedAt: number | undefined;
   /** Close code. */
   readonly closeCode: number | undefined;
   /** Close reason. */
   readonly closeReason: string | undefined;
   /**
-   * Time of the last sign of life of the peer, as exact as the heartbeat; `undefined` without a
+   * Time of the peer's last sign of life, as precise as the heartbeat; `undefined` without a
    * heartbeat.
    */
   readonly lastHeardAt: number | undefined;
   /** The last measured round trip, in milliseconds. */
   readonly roundTripMs: number | undefined;
-  /** Bytes of streams that this end allowed the peer. */
+  /** Stream bytes that this end allows the peer. */
   readonly localMaxData: number | undefined;
-  /** Bytes of streams that this end sent. */
+  /** Stream bytes that this end sent. */
   readonly localDataSent: number;
-  /** Bytes of streams that the peer allowed this end. */
+  /** Stream bytes that the peer allows this end. */
   readonly peerMaxData: number | undefined;
-  /** Bytes of streams that the peer sent. */
+  /** Stream bytes that the peer sent. */
   readonly peerDataSent: number;
-  /** Bidirectional streams that this end allowed the peer. */
+  /** Bidirectional streams that this end allows the peer. */
   readonly localMaxStreamsBidi: number | undefined;
   /** Bidirectional streams that this end opened. */
   readonly localStreamsBidiOpened: number;
-  /** Bidirectional streams that the peer allowed this end. */
+  /** Bidirectional streams that the peer allows this end. */
   readonly peerMaxStreamsBidi: number | undefined;
   /** Bidirectional streams that the peer opened. */
   readonly peerStreamsBidiOpened: number;
-  /** Unidirectional streams that this end allowed the peer. */
+  /** Unidirectional streams that this end allows the peer. */
   readonly localMaxStreamsUni: number | undefined;
   /** Unidirectional streams that this end opened. */
   readonly localStreamsUniOpened: number;
-  /** Unidirectional streams that the peer allowed this end. */
+  /** Unidirectional streams that the peer allows this end. */
   readonly peerMaxStreamsUni: number | undefined;
   /** Unidirectional streams that the peer opened. */
   readonly peerStreamsUniOpened: number;
@@ -90,8 +87,8 @@ export interface SessionDiagnostics {
   /** Calls that wait for a unidirectional stream to open. */
   readonly pendingUniStreams: number;
   /**
-   * Streams of the peer that the application has not taken; `undefined` where the connection does
-   * not count these streams.
+   * Streams of the peer that the application has not accepted; `undefined` if the connection does
+   * not count them.
    */
   readonly unreadStreams: number | undefined;
   /** Sent datagrams. */
@@ -140,13 +137,13 @@ export interface SessionSummary {
   readonly uptimeMs: number;
   /** The last measured round trip, in milliseconds. */
   readonly roundTripMs: number | undefined;
-  /** Messages handed to the connection. */
+  /** Messages passed to the connection. */
   readonly sentMessages: number;
   /** Received messages. */
   readonly receivedMessages: number;
-  /** Bytes handed to the connection: of messages, streams and datagrams. */
+  /** Bytes passed to the connection: messages, streams and datagrams. */
   readonly sentBytes: number;
-  /** Received bytes: of messages, streams and datagrams. */
+  /** Received bytes: messages, streams and datagrams. */
   readonly receivedBytes: number;
   /** Open streams. */
   readonly activeStreams: number;
@@ -154,7 +151,7 @@ export interface SessionSummary {
   readonly datagramsSent: number;
   /** Received datagrams. */
   readonly datagramsReceived: number;
-  /** Codes of the issues, for programs. */
+  /** Codes of the issues. */
   readonly issues: readonly SessionIssue["code"][];
 }
 
@@ -166,7 +163,7 @@ export interface SessionDebugState {
   readonly stats: Omit<SessionStats, "toJSON">;
   /** The issues. */
   readonly issues: readonly SessionIssue[];
-  /** The limits, from the settings. */
+  /** The limits of the session. */
   readonly limits:
     & Pick<
       SessionSettings,
@@ -188,15 +185,15 @@ export interface SessionDebugState {
     };
   /** Capabilities of the connection. */
   readonly capabilities: ConnectionCapabilities;
-  /** Counters of the connection; empty if the counters cannot be read any more. */
+  /** Counters of the connection; empty if they can no longer be read. */
   readonly wire: ConnectionStats;
-  /** Flow control, where both ends count. */
+  /** Flow control, if both ends count. */
   readonly credit:
     | Readonly<Record<"data" | "bidirectional" | "unidirectional", CreditState>>
     | undefined;
   /** True if messages go to a handler. */
   readonly isHandled: boolean;
-  /** True if any request of the peer waits for an answer. */
+  /** True if any request of the peer waits for a reply. */
   readonly owesAnswers: boolean;
 }
 
@@ -280,7 +277,7 @@ export async function debugState(core: Inside): Promise<SessionDebugState> {
   const { heartbeat } = receiving;
   const { capabilities, inspect } = connection;
   const credit = inspect?.credit;
-  // A closed connection may have lost the counters.
+  // A closed connection may have lost its counters.
   const wire = await connection.getStats().catch(() => ({}));
   return {
     diagnostics: diagnostics(core),
@@ -310,21 +307,18 @@ export async function debugState(core: Inside): Promise<SessionDebugState> {
   };
 }
 
-/**
- * Returns the message of an error without secrets: the message may contain the URL with the token.
- */
+/** Returns an error's message without secrets: it may contain the URL with the token. */
 function reasonOf(error: unknown): string {
   return redactText(textOf(error));
 }
 
-/** Replacement of a secret. */
 const REDACTED = "[redacted]";
 
 /** Names of headers and parameters that hold secrets, or often do. */
 const SECRET_NAME =
   /auth|bearer|cookie|token|secret|pass(?:w|phrase)|pwd|credential|signature|assertion|saml|sess(?:ion|id)|jwt|csrf|api[-_]?key|(?:access|private|subscription|functions|websocket)[-_]?key|websocket-protocol|^(?:key|sig|code|ticket|pass|sid|otp|pin)$/i;
 
-/** Tells whether a header, a parameter or a member of this name often holds a secret. */
+/** True if a header, parameter or property with this name often holds a secret. */
 export function isSecretName(name: string): boolean {
   return SECRET_NAME.test(name);
 }
@@ -342,7 +336,7 @@ const PATH_PARAMETER = /(;)([^=&#;\s"<>?]+)=([^&#;\s"<>?]*)/g;
 const USER_INFO = /\b([a-z][a-z0-9+.-]{0,31}:\/\/)[^/?#@\s"'<>]*@/gi;
 
 /**
- * Removes secrets from text that may hold URLs: passwords, and parameters with secret names.
+ * Removes secrets from text that may contain URLs: passwords, and parameters with secret names.
  *
  * @param text Any text.
  * @returns The text without secrets.

@@ -1,4 +1,4 @@
-/** Issues of a session, found at once or at intervals. */
+/** Issues of a session, detected on request or at intervals. */
 import type { Timer } from "../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
 import type { Inside } from "../receiving.ts";
@@ -63,8 +63,8 @@ export async function* monitorHealth(
 }
 
 /**
- * Returns the callbacks for the end of the session. With the promise of that end instead, each check
- * would add a reaction that stays in memory until the end.
+ * Returns the callbacks to run when the session closes. If each check awaited `closed` instead, its
+ * reaction would stay in memory until then.
  */
 function monitorsOf(core: Inside): Set<() => void> {
   if (core.monitors === undefined) {
@@ -117,18 +117,18 @@ export interface SessionIssue {
    * The kind of issue, for programs:
    *
    * - `stuck-connecting`, `stuck-draining`: for more than 10 s, and 30 s.
-   * - `missing-heartbeat`: the peer has been silent for one and a half of its intervals.
-   * - `slow-handler`: a message is handled for more than 10 s, or messages wait for an `onOpen` that
-   *   does not return.
+   * - `missing-heartbeat`: the peer has been silent for one and a half heartbeat intervals.
+   * - `slow-handler`: a handler runs for more than 10 s, or messages wait for an `onOpen` that does
+   *   not return.
    * - `send-queue-nearly-full`, `receive-queue-nearly-full`: above 80 % of a bound.
-   * - `unread-streams`: the peer opened streams that the application does not take.
-   * - `refused-streams`: the peer opened streams that were not taken within 5 s, or that exceeded a
-   *   bound of unread streams.
-   * - `leaking-streams`: 64 or more are open after ten minutes, and fewer ended.
+   * - `unread-streams`: the peer opened streams that the application does not accept.
+   * - `refused-streams`: the peer opened streams that were not accepted within 5 s, or that
+   *   exceeded a limit of unread streams.
+   * - `leaking-streams`: 64 or more streams are open after ten minutes, and fewer have closed.
    * - `waiting-for-credit`, `peer-without-credit`: this end waits for credit, or the peer has used up
    *   its credit.
-   * - `error-rate`: more than 10 % of at least 50 messages and streams.
-   * - `invalid-messages`: half as many as close the session within a minute.
+   * - `error-rate`: errors on more than 10 % of at least 50 messages and streams.
+   * - `invalid-messages`: half as many as would close the session within a minute.
    * - `unread-messages`, `messages-dropped`, `datagrams-dropped`: data was lost.
    * - `failing-handlers`: a handler of the application threw, and `onError` was called.
    * - `late-decision`: a function or a schema of the application, such as `authorize`, took longer
@@ -155,16 +155,16 @@ export interface SessionIssue {
     | "failing-handlers"
     | "late-decision"
     | "idle";
-  /** An `error` has hurt the session or will end the session sooner or later; a `warning` may. */
+  /** An `error` has harmed the session or will close it sooner or later; a `warning` may. */
   readonly severity: "error" | "warning";
-  /** Description with figures and a remedy, for people. */
+  /** Description with numbers and a remedy, for humans. */
   readonly message: string;
 }
 
-/** Time after which a handshake is stuck, in milliseconds. */
+/** Time after which a handshake counts as stuck, in milliseconds. */
 const CONNECTING_MS = 10_000;
 
-/** Time after which draining is stuck, in milliseconds. */
+/** Time after which draining counts as stuck, in milliseconds. */
 const DRAINING_MS = 30_000;
 
 /** Fewest operations for a meaningful error rate. */
@@ -173,30 +173,29 @@ const MIN_OPERATIONS = 50;
 /** Highest acceptable share of errors among all operations. */
 const MAX_ERROR_RATE = 0.1;
 
-/** Time after which a session without traffic is idle, in milliseconds. */
+/** Time after which a session without traffic counts as idle, in milliseconds. */
 const IDLE_MS = 3_600_000;
 
-/** Open streams from which on leaks are suspected. */
+/** Number of open streams that may indicate a leak. */
 const MANY_STREAMS = 64;
 
-/** Time after which many open streams with few ended ones count as a leak, in milliseconds. */
+/** Time after which many open and few closed streams count as a leak, in milliseconds. */
 const LEAKING_MS = 600_000;
 
-/** Share of a bound above which a queue is nearly full. */
+/** Fraction of a limit above which a queue is nearly full. */
 const NEARLY_FULL = 0.8;
 
-/** Time after which a handler is slow, in milliseconds. */
+/** Time after which a handler counts as slow, in milliseconds. */
 const SLOW_HANDLER_MS = 10_000;
 
-/** Silence after which a heartbeat is missing, in intervals of the heartbeat. */
+/** Silence after which a heartbeat counts as missing, in heartbeat intervals. */
 const MISSING_BEATS = 1.5;
 
 /**
  * Finds the issues of a session, errors first.
  *
  * @param core The session.
- * @param before Counters of an earlier check, if any: counters that only grow count from these
- * values.
+ * @param before Counters of an earlier check, if any: growing counters count from these values.
  * @returns The issues.
  */
 export function issues(core: Inside, before?: SessionStats): SessionIssue[] {
@@ -230,13 +229,13 @@ function checkDecisions(
   add(
     "warning",
     "late-decision",
-    `No answer within ${seconds(settings.requestTimeoutMs)} from ${names.join(", ")}: the peer ` +
-      "received failed or unavailable, and the result is ignored; answer sooner, or raise " +
+    `No result within ${seconds(settings.requestTimeoutMs)} from ${names.join(", ")}: the peer ` +
+      "received failed or unavailable, and the late result is ignored; return sooner, or raise " +
       "requestTimeoutMs",
   );
 }
 
-/** Returns the sort key of an issue: errors come before warnings. */
+/** Sort key of an issue: errors come before warnings. */
 function rankOf({ severity }: SessionIssue): number {
   return severity === "error" ? 0 : 1;
 }
@@ -285,8 +284,8 @@ function checkLife(core: Inside, add: Add): void {
     add(
       "warning",
       "slow-handler",
-      `A handler has been running for ${seconds(now - runningSince)}, and ` +
-        `${receiving.stats.waitingMessages} wait behind: check what onMessage awaits, or raise concurrency`,
+      `A handler has been running for ${seconds(now - runningSince)} (waiting messages: ` +
+        `${receiving.stats.waitingMessages}): check what onMessage awaits, or raise concurrency`,
     );
   }
   const { waitingMessages } = receiving.stats;
@@ -296,7 +295,7 @@ function checkLife(core: Inside, add: Add): void {
       "warning",
       "slow-handler",
       count(waitingMessages, "message waits", "messages wait") +
-        " until onOpen is done: do not await there what lasts as long as the session, such as a " +
+        " until onOpen returns: do not await there what lasts as long as the session, such as a " +
         "loop over streams",
     );
   }
@@ -369,13 +368,13 @@ function checkCredit({ connection, openings }: Inside, add: Add): void {
         "warning",
         "waiting-for-credit",
         count(waiting, "call waits", "calls wait") +
-          ` until the peer allows more ${what}:${limit} the peer has to read, end streams, or grant credit`,
+          ` until the peer allows more ${what}:${limit} the peer has to read, close streams, or grant credit`,
       );
     }
     if (credit !== undefined && credit.granted > 0 && credit.received >= credit.granted) {
       const how = kind === "data"
         ? "read its streams, or call grantDataCredit()"
-        : "end its streams, or call grantStreamsCredit()";
+        : "close its streams, or call grantStreamsCredit()";
       add(
         "warning",
         "peer-without-credit",

@@ -96,7 +96,7 @@ Deno.test("Session.issues() finds a session that is stuck in draining, and its s
   assertEquals(issues.map(({ code }) => code), ["stuck-draining", "slow-handler"]);
   const [draining, handler] = issues.map(({ message }) => message);
   assert(draining!.startsWith("The session has been draining for 40 s"), draining);
-  assert(handler!.startsWith("A handler has been running for 40 s, and 1 wait behind"), handler);
+  assert(handler!.startsWith("A handler has been running for 40 s (waiting messages: 1)"), handler);
   resolve();
   await time.tickAsync(0);
   hand.peer.connection.close();
@@ -153,7 +153,7 @@ Deno.test("Session.issues() finds messages that wait for an onOpen without an en
   await time.tickAsync(10_000);
   assertEquals(await codes(hand.session), []);
   await time.tickAsync(1_000);
-  await assertIssue(hand.session, "warning: slow-handler", "1 message waits until onOpen is done");
+  await assertIssue(hand.session, "warning: slow-handler", "1 message waits until onOpen returns");
   resolve();
   await time.tickAsync(0);
   assertEquals(await codes(hand.session), []);

@@ -1,4 +1,4 @@
-/** Features of a session beside messages, which load on first use. */
+/** Diagnostics and other session features that load on first use. */
 export { debugState, diagnostics, summary } from "./diagnostics.ts";
 export { issues, monitorHealth } from "./health.ts";
 export { grantCredit, incomingStreams, sendDatagram } from "../streams/incoming_streams.ts";

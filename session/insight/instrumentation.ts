@@ -1,4 +1,4 @@
-/** Hooks that watch sessions from outside, for traces and metrics. */
+/** Hooks that observe sessions, for traces and metrics. */
 import type { CloseInfo } from "../../errors.ts";
 import type { TraceContext } from "../wire/envelope.ts";
 import type { Session } from "../session.ts";
@@ -8,9 +8,9 @@ import type { HandshakeInfo } from "../settings.ts";
 /** Follows a handshake. */
 export interface HandshakeWatch {
   /**
-   * Runs the application's code of the handshake, such as `authenticate`.
+   * Runs the application's handshake code, such as `authenticate`.
    *
-   * @param run That code; the first call runs the code, and each call returns the result.
+   * @param run Runs the code on the first call; every call returns its result.
    */
   during?(run: () => unknown): void;
   /**
@@ -25,9 +25,9 @@ export interface HandshakeWatch {
         readonly session: Session;
       }
       | {
-        /** The refusal or failure. */
+        /** The rejection or failure. */
         readonly error: unknown;
-        /** HTTP status of the refusal, if any. */
+        /** HTTP status of the rejection, if any. */
         readonly status?: number | undefined;
       },
   ): void;
@@ -43,17 +43,17 @@ export interface RequestWatch {
   /**
    * Called once, at the end of the request.
    *
-   * @param outcome The error of a request without an answer; empty after an answer.
+   * @param outcome The error of a failed request; empty after a reply.
    */
   ended(outcome: { readonly error?: unknown }): void;
 }
 
 /**
- * Hooks into sessions. Every hook is optional, is called synchronously, and costs nothing if
- * absent. An error that a hook throws, or the rejection of its promise, is reported like the error
- * of a handler, and changes nothing.
+ * Hooks into sessions. Every hook is optional and runs synchronously; absent hooks cost nothing. If
+ * a hook throws, or its promise rejects, the error is reported like a handler's and has no other
+ * effect.
  *
- * @example Reporting slow answers
+ * @example Reporting slow responses
  * ```ts
  * import { dial, type Instrumentation, serve } from "@skein/skein";
  * import { assertEquals } from "@std/assert";
@@ -72,10 +72,10 @@ export interface RequestWatch {
  */
 export interface Instrumentation {
   /**
-   * Called at the start of a handshake: on a server with the request, on a client with the attempt
+   * Called at the start of a handshake: on a server for each request, on a client for each attempt
    * to connect.
    *
-   * @param info The known facts about the handshake.
+   * @param info Known facts about the handshake.
    * @returns A watch that follows the handshake.
    */
   handshake?(info: HandshakeInfo): HandshakeWatch | undefined | void;
@@ -86,8 +86,8 @@ export interface Instrumentation {
    */
   sessionOpened?(session: Session): void;
   /**
-   * Called for each frame of messages that arrives, before it is read. A frame of `skein.1` may have
-   * several messages, a line each, and the token of a client that signs in.
+   * Called for each incoming frame of messages, before it is parsed. A frame of `skein.1` may
+   * contain several messages, one per line, and the token of a client that signs in.
    *
    * @param session The session, which may not be established yet.
    * @param frame Text, or the bytes of a binary message, which MUST NOT be changed.
@@ -97,7 +97,7 @@ export interface Instrumentation {
    * Called when an established session ends.
    *
    * @param session The session.
-   * @param info The end of the session.
+   * @param info How the session closed.
    */
   sessionClosed?(session: Session, info: CloseInfo): void;
   /**
@@ -109,22 +109,23 @@ export interface Instrumentation {
    */
   request?(session: Session, topic: string): RequestWatch | undefined | void;
   /**
-   * Called when this end sends a message without a request: by `send` of a session, or of a client,
-   * which may have no session yet. Called for each message, but not for publications.
+   * Called for each message that `send` of a session or client sends, but not for requests or
+   * publications. A client may have no session yet.
    *
    * @param topic The topic.
    * @returns A trace to send with the message, for the peer to continue; absent by default.
    */
   send?(topic: string): TraceContext | undefined | void;
   /**
-   * Runs the `onMessage` handler of a message. A handler that throws synchronously appears as a
-   * rejected promise.
+   * Runs the `onMessage` handler of a message. If the handler throws synchronously, its promise
+   * rejects.
    *
    * @param session The session.
    * @param message The message.
-   * @param run The handler; the first call runs the handler, and each call returns the result. A
-   * handler that this hook does not run is run after the hook.
-   * @param trace The trace that the peer sent with the message. The peer may lie.
+   * @param run Runs the handler on the first call; every call returns its result. If the hook
+   * doesn't call it, the handler runs after the hook.
+   * @param trace The trace that the peer sent with the message. Don't trust it: the peer may send
+   * anything.
    */
   handle?(
     session: Session,

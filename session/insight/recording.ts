@@ -1,4 +1,4 @@
-/** Records the messages that peers send, so that a test can play a session again. */
+/** Records the messages that peers send, so that a test can replay a session. */
 import type { OptionKinds } from "../../base/options.ts";
 import { checkOptions, POSITIVE } from "../../base/option_checks.ts";
 import type { CloseInfo } from "../../errors.ts";
@@ -19,15 +19,15 @@ export interface RecordedEvent {
   /** First event: the client's URL without a token, and the subprotocol. */
   readonly opened?: { readonly url: string; readonly protocol: string } | undefined;
   /**
-   * A frame that the peer sent: one message or several, a line each. Tokens are empty, and so is a
-   * malformed frame that may hold one.
+   * A frame that the peer sent: one or several messages, one per line. Tokens are replaced by empty
+   * strings, and so is a malformed frame that may contain one.
    */
   readonly text?: string | undefined;
-  /** A binary frame that the peer sent, as Base64; tokens are empty, as in `text`. */
+  /** A binary frame that the peer sent, in Base64; tokens are replaced as in `text`. */
   readonly base64?: string | undefined;
-  /** Last event: the end of the session. */
+  /** Last event: how the session closed. */
   readonly closed?: Pick<CloseInfo, "code" | "reason" | "by"> | undefined;
-  /** Last event: the recording reached `maxBytes`, and later frames are not recorded. */
+  /** Last event: the recording reached `maxBytes`; later frames are not recorded. */
   readonly cut?: true | undefined;
 }
 
@@ -35,14 +35,14 @@ export interface RecordedEvent {
 export interface RecordSessionsOptions {
   /**
    * Receives each event, as one line of JSON without a newline. Called synchronously; an error is
-   * reported like that of a handler.
+   * reported like a handler's.
    */
   readonly write: (line: string) => void;
   /** Selects the sessions to record, when their first frame arrives; by default, all. */
   readonly filter?: ((session: Session) => boolean) | undefined;
   /**
-   * Most bytes of lines that are recorded of one session, as UTF-16 units. Lines count, because a
-   * peer may send many frames of a single byte.
+   * Limit of the recorded lines of one session, in UTF-16 units. Counts whole lines, because a peer
+   * may send many frames of a single byte.
    *
    * @default {1048576}
    */
@@ -55,7 +55,6 @@ const OPTIONS: OptionKinds<RecordSessionsOptions> = {
   write: "function",
 };
 
-/** A session that is being recorded. */
 interface Recording {
   readonly startMs: number;
   bytes: number;
@@ -63,12 +62,13 @@ interface Recording {
 }
 
 /**
- * Records what peers send, as lines of JSON. `playSession` of `@skein/skein/testing` plays such a
- * recording against a test server: a bug report becomes a test.
+ * Records what peers send, as lines of JSON. `playSession` of `@skein/skein/testing` replays such a
+ * recording against a test server, which turns a bug report into a test.
  *
- * - **Recorded:** frames of messages, with their times, and the end. Streams and datagrams are not.
- * - **Private:** a recording holds all that the user sent. Tokens are left out, headers too; the
- *   secret by which a guest is recognized is not.
+ * - **Recorded:** message frames with their times, and how the session closed. Streams and
+ *   datagrams are not recorded.
+ * - **Private:** a recording contains everything the user sent. It leaves out tokens and headers,
+ *   but not the secret that identifies a guest.
  *
  * @param options See {@linkcode RecordSessionsOptions}.
  * @returns Hooks for the option `instrumentation`.
@@ -134,7 +134,6 @@ export function recordSessions(options: RecordSessionsOptions): Instrumentation 
   };
 }
 
-/** Writes an event of a recording as a line. */
 function lineOf(
   session: Session,
   { startMs }: Recording,
@@ -144,19 +143,19 @@ function lineOf(
   return JSON.stringify({ session: session.id, atMs, ...event });
 }
 
-/** A key that signs the client in: JSON allows its letters as escapes too. */
+/** The key that signs a client in; JSON also allows its letters as escapes. */
 const SIGNS_IN = /"auth"|\\u/;
 
 /**
- * Empties the tokens of a text frame, of one envelope or, on `skein.1`, several lines. A malformed
- * envelope may go on in the next line, so the whole frame is left out.
+ * Empties the tokens of a text frame: one envelope, or on `skein.1` several lines. A malformed
+ * envelope may continue on the next line, so the whole frame is left out.
  */
 function cleanText(frame: string, joins: boolean): string {
   const envelopes = (joins ? frame.split("\n") : [frame]).map(withoutToken);
   return envelopes.includes(undefined) ? "" : envelopes.join("\n");
 }
 
-/** Empties the token in the head of a binary frame, and returns the frame as Base64. */
+/** Empties the token in the head of a binary frame, and returns the frame in Base64. */
 function cleanBytes(frame: Extract<Frame, Uint8Array>): string {
   const parts = isBinaryMessage(frame) ? decodeBinary(frame) : undefined;
   if (parts === undefined) {
@@ -167,7 +166,9 @@ function cleanBytes(frame: Extract<Frame, Uint8Array>): string {
   return head === undefined ? "" : encodeBinary(head, parts.data).toBase64();
 }
 
-/** Empties the token of an envelope; `undefined` if the envelope is malformed and may hold one. */
+/**
+ * Empties the token of an envelope; `undefined` if the envelope is malformed and may contain one.
+ */
 function withoutToken(text: string): string | undefined {
   if (!SIGNS_IN.test(text)) return text;
   try {

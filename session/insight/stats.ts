@@ -27,14 +27,14 @@ const NO_QUEUE: SendQueueStats = {
   droppedMessages: 0,
 };
 
-/** Base of the counters, with the method for JSON. */
+/** Base class of the counters, with `toJSON()`. */
 class Snapshot {
   toJSON(): object {
     return { ...this };
   }
 }
 
-/** Reads the counters of a session. Creates no state on the session. */
+/** Reads the counters of a session without creating state on it. */
 export function statsOf(core: Inside): SessionStats {
   const { closedAt, connection, createdAt, id, readyAt, state } = core;
   const counters = connection.inspect?.counters;

@@ -1,5 +1,5 @@
 /**
- * Calls the hooks of an instrumentation, so that no hook can change a session. A client loads this
+ * Calls the hooks of an instrumentation, so that no hook can affect a session. A client loads this
  * module only with an instrumentation.
  */
 import type { CloseInfo } from "../../errors.ts";
@@ -17,8 +17,8 @@ import {
 import { withoutToken } from "../url.ts";
 
 /**
- * Lets an instrumentation watch all sessions created with these settings from now on, as `serve`,
- * `connect` and `dial` do for their sessions.
+ * Instruments all sessions created with these settings from now on, as `serve`, `connect` and
+ * `dial` do for their sessions.
  *
  * @example Sessions of your own
  * ```ts
@@ -36,7 +36,7 @@ import { withoutToken } from "../url.ts";
  * ```
  *
  * @param settings The settings.
- * @param instrumentation The hooks; `undefined` ends the watching.
+ * @param instrumentation The hooks; `undefined` removes them.
  * @returns The given settings.
  */
 export function instrument(
@@ -52,13 +52,12 @@ class HookRunner implements SessionWatch {
   readonly #hooks: Instrumentation;
   readonly #settings: SessionSettings;
 
-  /** Creates a watch that calls these hooks. */
   constructor(hooks: Instrumentation, settings: SessionSettings) {
     this.#hooks = hooks;
     this.#settings = settings;
   }
 
-  /** Begins a handshake; `undefined` if no hook follows the handshake. */
+  /** Starts to follow a handshake; `undefined` if no hook does. */
   handshake(info: HandshakeInfo): WatchedHandshake | undefined {
     const watch = this.#tell(undefined, () => this.#hooks.handshake?.(info));
     return watch
@@ -106,8 +105,8 @@ class HookRunner implements SessionWatch {
   }
 
   /**
-   * Runs the handler of a message, in the hook or after the hook. The hook sees the end of an answer
-   * in parts, the caller that of the handler.
+   * Runs the handler of a message, in the hook or after it. The hook's promise settles at the end
+   * of a streaming response, the caller's when the handler returns.
    */
   handle(
     message: Message,
@@ -125,11 +124,11 @@ class HookRunner implements SessionWatch {
       }
       const { answering } = message;
       const isRunning = typeof (running as Partial<Promise<void>> | null)?.then === "function";
-      // An answer of `onMessage` may begin after the first wait.
+      // `onMessage` may start a response after its first await.
       return isRunning ? (running as Promise<void>).then(() => message.answering) : answering;
     });
     this.#tell(session, () => this.#hooks.handle?.(session, message, run, trace), run);
-    run()?.catch(() => {}); // The caller has the failure too, or the producer reports the failure.
+    run()?.catch(() => {}); // The caller receives the error too, or the producer reports it.
     return running;
   }
 
@@ -137,7 +136,7 @@ class HookRunner implements SessionWatch {
   #tell<T>(session: Session | undefined, hook: () => T, run?: () => unknown): T | undefined {
     try {
       const result = hook();
-      // The type of a hook without a result allows an asynchronous function.
+      // The type of a hook without a result also allows an asynchronous function.
       if (result instanceof Promise) {
         result.catch(async (error) => {
           // An error of `run` is reported by the caller of `run`.
@@ -153,7 +152,7 @@ class HookRunner implements SessionWatch {
 
   #failed(session: Session | undefined, error: unknown): void {
     if (session !== undefined) return report(this.#settings, error, session);
-    // No session exists yet whose handlers could receive the error.
+    // There is no session yet whose handlers could receive the error.
     this.#settings.console.failed("A hook of the instrumentation", error);
   }
 }
@@ -164,13 +163,13 @@ export class WatchedHandshake implements FollowedHandshake {
   readonly #tell: (hook: () => void, run?: () => unknown) => void;
   #isOver = false;
 
-  /** Creates a followed handshake; `tell` calls a hook. */
+  /** Follows a handshake; `tell` calls a hook. */
   constructor(watch: HandshakeWatch, tell: (hook: () => void, run?: () => unknown) => void) {
     this.#watch = watch;
     this.#tell = tell;
   }
 
-  /** Runs the application's code of the handshake, in the hook or after the hook. */
+  /** Runs the application's handshake code, in the hook or after it. */
   during<T>(what: () => T): T {
     const run = once(what);
     this.#tell(() => this.#watch.during?.(run), run);
@@ -185,7 +184,7 @@ export class WatchedHandshake implements FollowedHandshake {
   }
 }
 
-/** Options of a client that its instrumentation needs. */
+/** Client options that the instrumentation needs. */
 export interface WatchedOpening {
   /** URL of the server. */
   readonly url: string | URL | (() => string | URL | Promise<string | URL>);
@@ -211,7 +210,7 @@ export async function openWatched(
     const session = await open(async () => {
       const url = typeof options.url === "function" ? await options.url() : options.url;
       const info = { side: "client", url: withoutToken(String(url)) } as const;
-      // An attempt that has ended in the meantime would leave the handshake open.
+      // If the attempt ended in the meantime, the handshake would stay open.
       if (!isOver) handshake = settings.watch?.handshake(info);
       return url;
     });
@@ -225,8 +224,8 @@ export async function openWatched(
 }
 
 /**
- * Returns the HTTP status of a refusal; a refusal by close has a close code that stands for the
- * status.
+ * Returns the HTTP status of a rejection; for a rejection by close, the status that its close code
+ * stands for.
  */
 export function refusalStatus(error: unknown): number | undefined {
   const { status, info } = Object(error) as { status?: unknown; info?: CloseInfo };

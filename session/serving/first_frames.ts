@@ -1,4 +1,4 @@
-/** First frames of a server's session: the token, or the first message of a client that moves here. */
+/** First frames of a server's session: the token, or the first message after a handover. */
 import { AuthenticationError, CloseCode, RequestError, type RequestFailure } from "../../errors.ts";
 import type { Frame } from "../../transport/connection.ts";
 import type { Inside } from "../receiving.ts";
@@ -8,28 +8,27 @@ import { parseEnvelope } from "../wire/server_envelope.ts";
 import { exceedsBytes } from "../wire/utf8.ts";
 
 /**
- * Longest token in bytes by default, with its envelope: as long as servers let headers be. The sender
- * is unknown while the server reads the token.
+ * Default size limit of the token with its envelope, in bytes: as large as servers allow headers to
+ * be. The sender is unknown while the server reads the token.
  */
 export const MAX_TOKEN_BYTES = 16_384;
 
-/** Receives the first frames of one session, in place of its receiving half. */
+/** Receives the first frames of one session instead of its receiving half. */
 export class FirstFrames {
   readonly #core: Inside<Session>;
   readonly #maxTokenBytes: number;
   #isChecking = false;
 
-  /** Creates the receiver of frames that have not come yet. */
   constructor(core: Inside<Session>, maxTokenBytes: number = MAX_TOKEN_BYTES) {
     this.#core = core;
     this.#maxTokenBytes = maxTokenBytes;
   }
 
-  /** Handles a frame; after the last of the first frames, the session receives frames itself. */
+  /** Handles a frame. After the last of the first frames, the session receives frames itself. */
   receive(frame: Frame): void {
     const core = this.#core;
     if (core.awaitsToken) return void this.#receiveToken(frame);
-    // The first frame of a client that moves here establishes the session.
+    // After a handover, the client's first frame establishes the session.
     if (core.state === "connecting" && core.lineage.predecessor !== undefined) {
       core.connected();
       if (core.state === "connecting" || core.ending !== undefined) return;
@@ -52,7 +51,7 @@ export class FirstFrames {
       );
     }
     this.#isChecking = true;
-    core.giveUpAfter(core.settings.requestTimeoutMs, "answer to the token");
+    core.giveUpAfter(core.settings.requestTimeoutMs, "reply to the token");
     if (typeof frame !== "string" || exceedsBytes(frame, this.#maxTokenBytes)) {
       return this.#refuse(
         CloseCode.unauthenticated,
@@ -79,14 +78,14 @@ export class FirstFrames {
   }
 }
 
-/** Codes of failures by the status of an `AuthenticationError`, where they differ. */
+/** Failure codes by the status of an `AuthenticationError`, where they differ. */
 const CODES: Readonly<Record<number, string>> = {
   403: "forbidden",
   429: "too-many",
   503: "unavailable",
 };
 
-/** Failure as the peer receives it: the text of any other error stays on the server. */
+/** The failure that the peer receives. The text of any other error stays on the server. */
 export function requestFailure(error: unknown): RequestFailure {
   if (error instanceof RequestError) return error.failure;
   if (error instanceof AuthenticationError) {

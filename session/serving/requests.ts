@@ -1,7 +1,4 @@
-/**
- * Services of a server for the requests of its peers: tokens, subscriptions, publications,
- * presence.
- */
+/** Services of a server for its peers: tokens, subscriptions, publications, presence. */
 import { AuthenticationError, RequestError, type RequestFailure } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { internals } from "../core.ts";
@@ -24,18 +21,21 @@ import { FirstFrames, requestFailure } from "./first_frames.ts";
 import { type Numbered, Numbers, Sequences, type SequenceStore } from "./sequences.ts";
 
 /**
- * Subscriptions of a returning client that may wait beside other requests: as many as a client may
- * have by default.
+ * Subscriptions of a returning client that may wait in addition to other requests: as many as a
+ * client may have by default.
  */
 const MAX_RESUMED_AT_ONCE = 128;
 
-/** Rooms with presence data that a returning client may announce at once, beside other requests. */
+/**
+ * Rooms with presence data that a returning client may announce at once, in addition to other
+ * requests.
+ */
 const MAX_PRESENCES_AT_ONCE = 32;
 
-/** Answer to a subscription that was replaced or ended before the answer. */
+/** Reply to a subscription that was replaced or removed before the reply. */
 const SUPERSEDED: RequestFailure = {
   code: "superseded",
-  message: "The topic was asked for again, or left, before this was answered",
+  message: "A later subscribe or unsubscribe of the topic replaced this request",
 };
 
 /** Envelopes by which a peer requests a service. */
@@ -45,26 +45,29 @@ export type ServiceEnvelope = Extract<
 >;
 
 /**
- * Services of a server for its sessions. Requests for a missing service are answered by
+ * Services of a server for its sessions. Requests for a missing service are rejected with
  * `forbidden`.
  */
 export interface SessionServices {
-  /** Called before the session is established; a code and a reason refuse the session. */
+  /** Called before the session is established; a returned code and reason reject the session. */
   admit?(session: Session): { readonly code: number; readonly reason: string } | undefined;
   /** Called once the session is established, before `onOpen`. MUST NOT throw. */
   opened?(session: Session): void;
-  /** Begins an answer that outlives its session, unless begun before, and replies to the request. */
+  /** Starts a resumable response unless it has started already, and replies to the request. */
   readonly keepAnswer?: KeepAnswer | undefined;
   /**
    * True if a client can move from one session to another. `admit` and `opened` receive the second
    * session with its predecessor, which stays open until the client has moved.
    */
   readonly canMove?: boolean | undefined;
-  /** Hashes a ticket's secret for the name of a guest, with SHA-256; the name is the id without it. */
+  /**
+   * Hashes a ticket's secret with SHA-256, for the name of a guest. Without it, the name is the
+   * session's id.
+   */
   readonly hashOf?: ((secret: string) => Uint8Array) | undefined;
   /**
-   * Subscribes the session to a topic and returns the data of the answer. After a return value of
-   * `undefined`, the service MUST call `onAnswer` of the request once, at once or later.
+   * Subscribes the session to a topic and returns the data of the reply. If it returns `undefined`,
+   * the service MUST call `onAnswer` of the request exactly once, immediately or later.
    */
   readonly subscribe?:
     | ((session: Session, topic: string, request: SubscribeRequest) => unknown)
@@ -81,7 +84,7 @@ export interface SessionServices {
     ) => unknown)
     | undefined;
   /**
-   * Called once the client of the session has sent an id, before the envelope that carried the id.
+   * Called once the session's client has sent an id, before the envelope with the id is handled.
    * MUST NOT throw.
    */
   readonly introduced?: ((session: Session) => void) | undefined;
@@ -89,9 +92,9 @@ export interface SessionServices {
   readonly presence?: ((session: Session, room: string, data: unknown) => unknown) | undefined;
   /** True if any topic has a history. */
   readonly hasHistory?: boolean | undefined;
-  /** Store of the handled message numbers. Numbers are ignored without a store. */
+  /** Store of the handled message numbers. Without a store, numbers are ignored. */
   readonly sequences?: SequenceStore | undefined;
-  /** Most bytes of the first envelope, which has a token. */
+  /** Size limit of the first envelope, which contains the token, in bytes. */
   readonly maxTokenBytes?: number | undefined;
   /** Checks a token and returns the new value and user. */
   readonly authenticate?:
@@ -107,25 +110,24 @@ export interface SessionServices {
     }>)
     | undefined;
   /**
-   * Called once the peer has renewed its token and the session has the new identity. The answer to
-   * the peer waits for the promise, as do later requests. MUST NOT throw.
+   * Called once the peer has renewed its token and the session has the new identity. The reply and
+   * later requests wait for the promise. MUST NOT throw.
    */
   readonly renewed?: ((session: Session, before: unknown) => void | Promise<void>) | undefined;
   /**
-   * Decides again about the topics of a session that has a new identity. The answer to the peer
-   * waits for the promise, and later requests do not. The signal aborts with the session. MUST NOT
-   * throw.
+   * Authorizes the topics of a session again after its identity changed. The reply waits for the
+   * promise, later requests don't. The signal aborts when the session closes. MUST NOT throw.
    */
   readonly recheck?: ((session: Session, signal: AbortSignal) => Promise<void>) | undefined;
 }
 
 /** Start of a subscription. */
 export interface SubscribeRequest {
-  /** Newest history position that the client has. */
+  /** Newest history position that the client knows. */
   readonly since: HistoryPosition | undefined;
-  /** Number of the newest messages that the client wants first. */
+  /** Number of newest messages that the client requests first. */
   readonly last: number | undefined;
-  /** Sends the answer. */
+  /** Sends the reply. */
   readonly onAnswer: (answer: SubscribeAnswer) => void;
 }
 
@@ -137,23 +139,20 @@ export interface PublishRequest {
   readonly echo: boolean;
 }
 
-/** Number of a publication that a client sends at least once. */
+/** Number of a publication with at-least-once delivery. */
 export interface PublicationNumber {
-  /** Key of the numbering client, unique over all nodes. */
+  /** Key of the client, unique across all nodes. */
   readonly producer: string;
-  /** The number, which grows. */
+  /** The increasing number. */
   readonly number: number;
-  /**
-   * True if the publication was made before. Such a publication is not made again, but a refusal is
-   * repeated.
-   */
+  /** True if the publication was made before. It is then not repeated, but a rejection is. */
   readonly isRepeated: boolean;
 }
 
 /** Random bytes of a ticket. */
 const TICKET_BYTES = 16;
 
-/** Tickets for which random bytes are drawn at once, since a draw takes longer than a ticket. */
+/** Number of tickets per draw of random bytes, since a draw takes longer than a ticket. */
 const TICKETS_AT_ONCE = 64;
 
 const IN_URL = { alphabet: "base64url", omitPadding: true } as const;
@@ -161,18 +160,18 @@ const IN_URL = { alphabet: "base64url", omitPadding: true } as const;
 /** The secret in a ticket: its random bytes in base64url. */
 export const TICKET_SECRET: RegExp = /^[\w-]{22}$/;
 
-/** Start of `session.user` for a session without a user; no user begins so. */
+/** Prefix of `session.user` for a session without a user; no user starts with it. */
 export const GUEST_PREFIX = "guest:";
 
-/** Bytes of the hash in the identity of a guest: as hard to guess as the secret of a ticket. */
+/** Bytes of the hash in a guest's identity: as hard to guess as the secret of a ticket. */
 const IDENTITY_BYTES = 16;
 
-/** Services for any number of sessions, as `sessionSettings` takes them. */
+/** Services for any number of sessions, for `sessionSettings`. */
 export class RequestService implements RequestServer, Disposable {
   /** The services of every session. */
   readonly services: SessionServices;
   /**
-   * Features that a server announces to its clients, for what another server may lack.
+   * Features that a server announces to its clients, because other servers may lack them.
    *
    * @ignore
    */
@@ -191,7 +190,7 @@ export class RequestService implements RequestServer, Disposable {
   readonly readService: ServiceReader = readService;
   readonly #runtime: Runtime;
   readonly #random = new Uint8Array(TICKETS_AT_ONCE * TICKET_BYTES);
-  /** Start of the random bytes that no ticket has yet. */
+  /** Index of the first unused random byte. */
   #unused = this.#random.length;
 
   /**
@@ -209,12 +208,12 @@ export class RequestService implements RequestServer, Disposable {
   }
 
   /**
-   * Makes the secret by which the client of a session can move to another session.
+   * Creates the secret with which the client of a session can move to another session.
    *
    * @ignore
    * @param core The implementation of the session.
-   * @returns The id of the session and 128 random bits; `undefined` where clients cannot move. A
-   * guest who comes back has the same random bits.
+   * @returns The id of the session and 128 random bits; `undefined` if clients cannot move. A
+   * returning guest keeps the same random bits.
    */
   ticket(core: Inside<Session>): string | undefined {
     if (!this.services.canMove || core.lineage.ticket !== undefined) return core.lineage.ticket;
@@ -231,7 +230,8 @@ export class RequestService implements RequestServer, Disposable {
 
   /**
    * Names a session without a user: by a hash of the secret in its ticket, so that a client that
-   * shows an earlier ticket has the same name on every node; by the id of a session without a ticket.
+   * presents an earlier ticket has the same name on every node; without a ticket, by the session's
+   * id.
    *
    * @ignore
    * @param core The implementation of the session.
@@ -244,7 +244,7 @@ export class RequestService implements RequestServer, Disposable {
     return GUEST_PREFIX + hash.subarray(0, IDENTITY_BYTES).toBase64(IN_URL);
   }
 
-  /** Stops all waiting. */
+  /** Stops all timers and waits. */
   [Symbol.dispose](): void {
     this.sequences?.[Symbol.dispose]();
   }
@@ -273,35 +273,34 @@ export class RequestService implements RequestServer, Disposable {
 }
 
 /**
- * Services of one session: requests run one at a time, in order, beside the messages. A numbered
+ * Services of one session: requests run one at a time, in order, alongside messages. A numbered
  * publication waits for the messages before it, whose handlers may hang, so all requests except
- * publications may overtake a publication.
+ * publications may overtake it.
  */
 export class RequestQueue implements SessionRequests {
   readonly #core: Inside<Session>;
   readonly #services: SessionServices;
   readonly #sequences: Sequences | undefined;
   #waiting: ReceiveQueue<() => void | Promise<void>> | undefined;
-  /** Publications that left the queue to wait for a number, and their count. */
+  /** Publications that left the queue to wait for their number, and how many there are. */
   #publishing: Promise<void> | undefined;
   #publications = 0;
-  // Created when first needed: most clients do not number.
+  // Created when first needed: most clients don't number messages.
   #numbers: Numbers | undefined;
   #abort: AbortController | undefined;
 
-  /** Creates a queue without requests. */
   constructor(core: Inside<Session>, service: RequestService) {
     this.#core = core;
     this.#services = service.services;
     this.#sequences = service.sequences;
   }
 
-  /** True if a service may wait for the end of the session. */
+  /** True if a service may be waiting for the session to close. */
   get isBusy(): boolean {
     return this.#abort !== undefined;
   }
 
-  /** Ends the running requests of the peer. */
+  /** Cancels the running requests of the peer. */
   end(reason: unknown): void {
     this.#waiting?.end();
     this.#waiting?.clear();
@@ -310,9 +309,9 @@ export class RequestQueue implements SessionRequests {
   }
 
   /**
-   * Takes the id by which the client is known over all its sessions.
+   * Registers the id that identifies the client across its sessions.
    *
-   * @returns False if the client sent another id before, which is refused.
+   * @returns False if the client sent another id before; the envelope is then rejected.
    */
   introduce({ id, client }: IntroducingEnvelope): boolean {
     if (client === undefined) return true;
@@ -323,15 +322,15 @@ export class RequestQueue implements SessionRequests {
       this.#services.introduced?.(core.session);
     }
     if (core.lineage.client === key) return true;
-    const message = 'Expected "client" to be what it was before in this session';
+    const message = 'Expected the same "client" as before in this session';
     this.#fail(id ?? null, { code: "malformed", message });
     core.receiving.faults.countInvalid(message);
     return false;
   }
 
   /**
-   * Gives a numbered envelope its turn. Returns `undefined` without a number, and without a reader
-   * of messages, where the message counts as handled. Returns `null` if the number is wrong.
+   * Gives a numbered envelope its turn. Returns `undefined` without a number, or if the messages
+   * have no reader and count as handled. Returns `null` if the number is wrong.
    */
   turnOf(
     envelope: NumberedEnvelope,
@@ -352,20 +351,20 @@ export class RequestQueue implements SessionRequests {
     return undefined;
   }
 
-  /** Handles a request after the earlier ones; a numbered publication in its turn. */
+  /** Handles requests in order, and a numbered publication in its turn. */
   receive(envelope: ServiceEnvelope, numbered?: Numbered): void {
     const { maxRequests } = this.#core.settings;
     const { hasHistory, presence } = this.#services;
     const most = maxRequests + (hasHistory ? MAX_RESUMED_AT_ONCE : 0) +
       (presence ? MAX_PRESENCES_AT_ONCE : 0);
     if (this.#waiting === undefined) {
-      // The bounds of messages do not hold here: a request without room has to be answered.
+      // The limits for messages don't apply: a request beyond the limit needs a reply.
       this.#waiting = new ReceiveQueue({ maxMessages: most, maxBytes: Infinity }, 1);
       this.#waiting.consume({ handle: (serve) => serve() });
     }
     if (this.#waiting.size + this.#publications >= most) {
       if (envelope.id !== undefined) {
-        this.#fail(envelope.id, { code: "too-many", message: "Too many requests wait already" });
+        this.#fail(envelope.id, { code: "too-many", message: "Too many requests are waiting" });
       }
       void numbered?.skip();
       return this.#core.receiving.faults.countInvalid(
@@ -380,7 +379,7 @@ export class RequestQueue implements SessionRequests {
     }, 0);
   }
 
-  /** Publishes after the earlier publications, while the queue goes on. */
+  /** Publishes after the earlier publications, while the queue continues. */
   #publishBeside(serve: () => void | Promise<void>): void {
     this.#publications++;
     const publishing = Promise.resolve(this.#publishing).then(async () => {
@@ -397,7 +396,7 @@ export class RequestQueue implements SessionRequests {
     if (turn !== "over") {
       await this.#serve(envelope, { producer, number, isRepeated: turn === "repeated" });
     }
-    // Ends the turn after the answer, which says more than an acknowledgement.
+    // Ends the turn after the reply, which says more than an acknowledgement.
     numbered.end();
   }
 
@@ -426,7 +425,7 @@ export class RequestQueue implements SessionRequests {
     const services = this.#services;
     const { session } = this.#core;
     if (services[envelope.kind] === undefined) {
-      throw new RequestError("forbidden", `This end offers no ${envelope.kind}`);
+      throw new RequestError("forbidden", `This end does not support ${envelope.kind}`);
     }
     switch (envelope.kind) {
       case "publish":
@@ -451,15 +450,17 @@ export class RequestQueue implements SessionRequests {
   }
 
   /**
-   * Checks the token of the peer, the first one or a new one, and takes over the identity.
+   * Checks the peer's first or renewed token, and applies the identity.
    *
-   * @returns The decisions that follow a renewal, which still go on.
+   * @returns The authorization decisions after a renewal, which may still be running.
    */
   async signIn(token: string): Promise<{ readonly rechecked?: Promise<void> | undefined }> {
     const core = this.#core;
     const { session, value: before } = core;
     const { authenticate, renewed, recheck } = this.#services;
-    if (authenticate === undefined) throw new RequestError("forbidden", "This end takes no token");
+    if (authenticate === undefined) {
+      throw new RequestError("forbidden", "This end accepts no token");
+    }
     const isRenewal = core.state !== "connecting";
     this.#abort ??= new AbortController();
     const { signal } = this.#abort;
@@ -473,7 +474,10 @@ export class RequestQueue implements SessionRequests {
     return { rechecked };
   }
 
-  /** Renews a token. The answer comes after the decisions, and later requests are handled before. */
+  /**
+   * Renews a token. The reply follows the authorization decisions; later requests don't wait for
+   * them.
+   */
   async #renew(envelope: ServiceEnvelope, token: string): Promise<void> {
     const { rechecked } = await this.signIn(token);
     void Promise.resolve(rechecked).then(() => this.#served(envelope, undefined));
@@ -481,7 +485,7 @@ export class RequestQueue implements SessionRequests {
 
   #served(envelope: ServiceEnvelope, data: unknown): void {
     if (envelope.id === undefined) return;
-    // The service answers through `onAnswer`, at the place where the messages of the topic begin.
+    // The service replies through `onAnswer`, just before the first message of the topic.
     if (envelope.kind === "subscribe" && data === undefined) return;
     this.#core.sending.post({ reply: envelope.id, data });
   }
@@ -494,7 +498,7 @@ export class RequestQueue implements SessionRequests {
       : failure;
     if (told !== undefined) this.#fail(id, told);
     if (error instanceof RequestError || error instanceof AuthenticationError) {
-      // A refusal is an answer and not the peer's fault, but a peer must not guess tokens.
+      // A rejected token is not the peer's fault, but a peer must not guess tokens.
       const { authenticate } = this.#services;
       const isForNow = error instanceof AuthenticationError && error.status >= 500;
       if (envelope.kind === "auth" && authenticate !== undefined && !isForNow) {
@@ -515,7 +519,7 @@ export function verifiedUser(session: Session): string | undefined {
   return session[internals].user;
 }
 
-/** Key of a client: the user and the client id, or the client id alone without a user. */
+/** Key of a client: the user and the client id, or only the client id without a user. */
 function keyOf(session: Session, client: string): string {
   const user = verifiedUser(session) ?? "";
   return `${user.length}:${user}:${client}`;

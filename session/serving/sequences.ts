@@ -1,6 +1,6 @@
 /**
- * Numbered messages, each handled once and in turn: all sessions of a client share one progress, on
- * all nodes.
+ * Numbered messages, each handled exactly once, in order: all sessions of a client share their
+ * progress across all nodes.
  */
 import { Signal } from "../../base/signal.ts";
 import { settlesWithin } from "../../base/wait.ts";
@@ -11,61 +11,62 @@ import type { MessageTurn } from "../message.ts";
 import type { NumberedEnvelope } from "../settings.ts";
 import type { Session } from "../session.ts";
 
-/** Wait before the next call to an engine that is away, in milliseconds. */
+/** Delay before the next call to an unreachable broker, in milliseconds. */
 const RETRY_MS = 1_000;
 
-/** Interval between two claims of a client that another node handles, in milliseconds. */
+/** Interval between attempts to claim a client that another node holds, in milliseconds. */
 const POLL_MS = 100;
 
 /**
- * Longest wait for a message that an earlier session of the client still handles, on any node, in
- * milliseconds. After this time the message counts as failed and may be handled again.
+ * Longest wait for a message that an earlier session of the client is still handling, on any node,
+ * in milliseconds. After this time the message counts as failed and may be handled again.
  */
 const MAX_WAIT_MS = 30_000;
 
 /**
- * Most clients without a session whose number the store has not taken yet; the oldest is forgotten.
+ * Maximum number of clients without a session whose number is not stored yet; beyond it, the oldest
+ * is forgotten.
  */
 const MAX_LATE = 10_000;
 
 /**
- * Store that all nodes share: the newest handled number of each client, and the node that handles
- * the client.
+ * Store shared by all nodes: the newest handled number of each client, and the node that has
+ * claimed the client.
  */
 export interface SequenceStore {
   /** Lifetime of a claim without renewal, in milliseconds; `Infinity` for a single node. */
   readonly claimMs: number;
   /**
-   * Claims a client for this node, or renews the claim. No other node handles the client's messages
-   * meanwhile.
+   * Claims a client for this node, or renews the claim. Meanwhile no other node handles the
+   * client's messages.
    *
    * @param client The client.
    * @returns True if this node has the claim; false if another node has it.
-   * @throws {BrokerError} If the engine is away.
+   * @throws {BrokerError} If the broker is unreachable.
    */
   claim(client: string): Promise<boolean>;
   /**
-   * Gives up a claim.
+   * Releases a claim.
    *
    * @param client The client.
-   * @throws {BrokerError} If the engine is away.
+   * @throws {BrokerError} If the broker is unreachable.
    */
   release(client: string): Promise<void>;
   /**
    * Reads the newest handled number.
    *
    * @param client The client.
-   * @returns The number; -1 without a known number.
-   * @throws {BrokerError} If the engine is away.
+   * @returns The number; -1 if none is known.
+   * @throws {BrokerError} If the broker is unreachable.
    */
   newest(client: string): Promise<number>;
   /**
-   * Stores the newest handled number. A number that is not above the stored one changes nothing.
+   * Stores the newest handled number, unless it is at or below the stored one.
    *
    * @param client The client.
    * @param number The number.
    * @returns Resolves once the number is stored.
-   * @throws {BrokerError} If the engine is away.
+   * @throws {BrokerError} If the broker is unreachable.
    */
   advance(client: string, number: number): Promise<unknown>;
 }
@@ -73,9 +74,9 @@ export interface SequenceStore {
 /** A session that acknowledges stored numbers. */
 type Acknowledged = Pick<Numbers, "acknowledge">;
 
-/** Progress of one client, on this node and before the client came here. */
+/** Progress of one client, on this node and on earlier ones. */
 export class ClientSequence extends Signal {
-  /** Key of the client, unique over all nodes. */
+  /** Key of the client, unique across all nodes. */
   readonly key: string;
   /** The newest handled number. */
   handled = -1;
@@ -86,10 +87,11 @@ export class ClientSequence extends Signal {
   /** True while a number is being stored. */
   isKeeping = false;
   /**
-   * Time until which messages are handled without another claim, in milliseconds since the Unix epoch.
+   * Time until which messages are handled without renewing the claim, in milliseconds since the
+   * Unix epoch.
    */
   claimedUntil = 0;
-  /** Time at which this node's claim lapses at the earliest, in milliseconds since the Unix epoch. */
+  /** Earliest time at which this node's claim expires, in milliseconds since the Unix epoch. */
   lapsesAt = 0;
   /** Timer that renews the claim while a message is handled. */
   timer: Timer | undefined = undefined;
@@ -97,19 +99,18 @@ export class ClientSequence extends Signal {
   /** Token of the running turn; a new object each time. */
   #turn: object | undefined;
 
-  /** Creates the progress of a client, with no handled number. */
   constructor(key: string, all: Sequences) {
     super();
     this.key = key;
     this.#all = all;
   }
 
-  /** True while a message of the client is handled. */
+  /** True while a message of the client is being handled. */
   get isHandling(): boolean {
     return this.#turn !== undefined;
   }
 
-  /** True while a message is handled, or a handled number is not stored yet. */
+  /** True while a message is being handled, or a handled number is not stored yet. */
   get isBusy(): boolean {
     return this.isHandling || this.isKeeping || this.kept < this.handled;
   }
@@ -120,19 +121,19 @@ export class ClientSequence extends Signal {
   }
 
   /**
-   * Waits until no other message of the client is handled on any node, and reads the number that
-   * was handled elsewhere.
+   * Waits until no node is handling another message of the client, and reads the newest number
+   * handled elsewhere.
    *
    * @returns A function that ends the turn.
    */
   async takeTurn(): Promise<() => void> {
     const { runtime } = this.#all;
     const deadline = runtime.now() + MAX_WAIT_MS;
-    // A session has one turn at a time, so this wait is for a message of an earlier session.
+    // A session has one turn at a time, so this waits for a message of an earlier session.
     for (let now; this.#turn && this.sessions.size > 0 && (now = runtime.now()) < deadline;) {
       await settlesWithin(runtime, this.changed(), deadline - now);
     }
-    // No session waits any more: the running handler keeps the turn.
+    // No session is waiting any longer: the running handler keeps the turn.
     if (this.isHandling && this.sessions.size === 0) return () => {};
     const turn = this.#turn = {};
     if (runtime.now() >= this.claimedUntil) await this.#all.catchUp(this);
@@ -143,7 +144,7 @@ export class ClientSequence extends Signal {
     };
   }
 
-  /** Notes a handled number, which covers all numbers before, and starts to store it. */
+  /** Records a handled number, which includes all earlier ones, and starts to store it. */
   advance(number: number): void {
     this.handled = number;
     void this.#all.keep(this);
@@ -156,16 +157,16 @@ export class Sequences implements Disposable {
   readonly runtime: Runtime;
   readonly #store: SequenceStore;
   readonly #clients = new Map<string, ClientSequence>();
-  /** Clients whose number the store could not take, the oldest first. */
+  /** Clients whose number could not be stored, oldest first. */
   readonly #late = new Set<ClientSequence>();
-  /** Claims that are being released: a claim made meanwhile would be released with them. */
+  /** Claims that are being released: a new claim made meanwhile would be released too. */
   readonly #releasing = new Map<string, Promise<void>>();
   #sessions = 0;
   #timer: Timer | undefined;
   #isDisposed = false;
 
   /**
-   * Creates an empty list.
+   * Starts with no clients.
    *
    * @param runtime Clocks and timers of this node.
    * @param store The store of all nodes.
@@ -175,7 +176,7 @@ export class Sequences implements Disposable {
     this.#store = store;
   }
 
-  /** Adds a session to the progress of the client. */
+  /** Adds a session of the client. */
   open(key: string, session: Acknowledged): ClientSequence {
     let client = this.#clients.get(key);
     if (client === undefined) this.#clients.set(key, client = new ClientSequence(key, this));
@@ -185,7 +186,7 @@ export class Sequences implements Disposable {
     return client;
   }
 
-  /** Removes a session that is over. */
+  /** Removes a closed session. */
   close(client: ClientSequence, session: Acknowledged): void {
     client.sessions.delete(session);
     client.notify();
@@ -194,8 +195,8 @@ export class Sequences implements Disposable {
   }
 
   /**
-   * Claims the client for this node and reads the number that was handled elsewhere. While the
-   * store is away, that number is unknown, and messages are handled all the same.
+   * Claims the client for this node, and reads the newest number handled elsewhere. While the store
+   * is unreachable, that number is unknown, and messages are handled anyway.
    */
   async catchUp(client: ClientSequence): Promise<void> {
     const { claimMs } = this.#store;
@@ -204,7 +205,7 @@ export class Sequences implements Disposable {
     try {
       let now = this.runtime.now();
       while (!await this.#store.claim(client.key) && now < deadline) {
-        // No session waits any more; the client's next session makes another claim.
+        // No session is waiting any longer; the client's next session claims again.
         if (client.sessions.size === 0) return;
         await settlesWithin(this.runtime, client.changed(), POLL_MS);
         now = this.runtime.now();
@@ -232,19 +233,19 @@ export class Sequences implements Disposable {
   }
 
   async #renew(client: ClientSequence): Promise<void> {
-    // Set before the claim, so that the end of the client's last session can clear the timer.
+    // Set before the claim, so that closing the client's last session can clear the timer.
     this.#renewLater(client);
     const { claimMs } = this.#store;
     const now = this.runtime.now();
-    // A lost claim does not stop the running handler: the next turn waits for that handler.
+    // A lost claim doesn't stop the running handler: the next turn waits for it.
     if (!await this.#store.claim(client.key).catch(() => false)) return;
-    // After a lapse another node may have handled messages: the next turn reads the newest number.
+    // After an expired claim another node may have handled messages: the next turn reads the newest number.
     if (this.runtime.now() >= client.lapsesAt) return;
     client.claimedUntil = now + claimMs / 2;
     client.lapsesAt = now + claimMs;
   }
 
-  /** Stores handled numbers: one call at a time, then the newest number. */
+  /** Stores handled numbers: one call at a time, always with the newest number. */
   async keep(client: ClientSequence): Promise<void> {
     if (client.isKeeping) return;
     client.isKeeping = true;
@@ -264,7 +265,7 @@ export class Sequences implements Disposable {
     else this.#isLate(client);
   }
 
-  /** Forgets an idle client and releases the claim. */
+  /** Forgets an idle client and releases its claim. */
   tidy(client: ClientSequence): void {
     if (client.sessions.size === 0 && !client.isHandling) this.runtime.clearTimeout(client.timer);
     if (!client.isIdle) return;
@@ -282,7 +283,7 @@ export class Sequences implements Disposable {
     this.#releasing.set(key, releasing);
   }
 
-  /** The store took this number, so the late numbers of the other clients are tried again. */
+  /** The store accepted this number, so the late numbers of other clients are retried. */
   #caughtUp(client: ClientSequence): void {
     this.#late.delete(client);
     this.tidy(client);
@@ -299,14 +300,14 @@ export class Sequences implements Disposable {
     this.#retryLater();
   }
 
-  /** Stops all timers, even where a handler outlives the server. */
+  /** Stops all timers, even if a handler outlives the server. */
   [Symbol.dispose](): void {
     this.#isDisposed = true;
     this.#stop();
     for (const { timer } of this.#clients.values()) this.runtime.clearTimeout(timer);
   }
 
-  /** Retries while any session is open; a single client tests the store for all. */
+  /** Retries while any session is open; a single client probes the store for all. */
   #retryLater(): void {
     if (this.#isDisposed || this.#late.size === 0 || this.#sessions === 0) return;
     this.#timer ??= this.runtime.setTimeout(() => {
@@ -336,20 +337,20 @@ export class Sequences implements Disposable {
  *
  * - `handle`: the message is new.
  * - `repeated`: the message was handled before, on this node or on another one.
- * - `over`: the session has ended, and the client sends the message again.
+ * - `over`: the session has closed, and the client sends the message again.
  */
 type NumberedTurn = "handle" | "repeated" | "over";
 
 /**
- * The growing numbers of one session. Numbered messages and publications are handled one at a
- * time, in one order, even where other messages are handled concurrently.
+ * The increasing numbers of one session. Numbered messages and publications are handled one at a
+ * time, in order, even if other messages are handled concurrently.
  */
 export class Numbers extends Signal {
   /** The session. */
   readonly core: Inside<Session>;
   readonly #sequences: Sequences;
   #client: ClientSequence | undefined;
-  /** Numbers that came and were not handled yet, in order. */
+  /** Received numbers that were not handled yet, in order. */
   readonly #waiting: number[] = [];
   #last = -1;
   /** The newest finished number. */
@@ -357,14 +358,13 @@ export class Numbers extends Signal {
   #acknowledged = -1;
   #isOver = false;
 
-  /** Creates the numbers of a session whose client is not known yet. */
   constructor(core: Inside<Session>, sequences: Sequences) {
     super();
     this.core = core;
     this.#sequences = sequences;
   }
 
-  /** Takes the next number; returns a text that says why a number is wrong. */
+  /** Registers the next number; returns an error text if the number is wrong. */
   take(
     { kind, seq, id }: NumberedEnvelope & { readonly seq: number },
     size: number,
@@ -379,9 +379,9 @@ export class Numbers extends Signal {
   }
 
   /**
-   * Waits for earlier numbers of this session, then for those that earlier sessions still handle.
+   * Waits for earlier numbers of this session, then for numbers that earlier sessions still handle.
    *
-   * @returns A function that ends the turn of the client; `undefined` if the session has ended.
+   * @returns A function that ends the turn of the client; `undefined` if the session has closed.
    */
   async turnOf(seq: number): Promise<(() => void) | undefined> {
     while (!this.#isOver && this.#waiting[0] !== seq) await this.changed();
@@ -397,30 +397,30 @@ export class Numbers extends Signal {
     return seq > this.#client!.handled;
   }
 
-  /** Notes that the number whose turn it is was handled, now or before. */
+  /** Records that the current number was handled, now or before. */
   handled(seq: number): void {
     this.#ended = seq;
     if (this.isNew(seq)) this.#client!.advance(seq);
     else this.acknowledge();
   }
 
-  /** Ends the turn of the first number that waits. */
+  /** Ends the turn of the first waiting number. */
   next(endTurn: () => void): void {
     this.#waiting.shift();
     endTurn();
     this.notify();
   }
 
-  /** Sends the newest number that is stored and finished. */
+  /** Acknowledges the newest number that is stored and finished. */
   acknowledge(): void {
-    // A repeated number is acknowledged in turn, after the answer.
+    // A repeated number is acknowledged in its turn, after the reply.
     const n = Math.min(this.#client!.kept, this.#ended);
     if (n <= this.#acknowledged || this.#isOver) return;
     this.#acknowledged = n;
     this.core.sending.post({ ack: n });
   }
 
-  /** Ends the session's numbers: messages that have not begun are not handled any more. */
+  /** Closes the session's numbers: messages that have not started are no longer handled. */
   end(): void {
     this.#isOver = true;
     if (this.#client !== undefined) this.#sequences.close(this.#client, this);
@@ -432,16 +432,15 @@ export class Numbers extends Signal {
 export class Numbered implements MessageTurn {
   /** Its number. */
   readonly seq: number;
-  /** Key of the numbering client, unique over all nodes. */
+  /** Key of the client, unique across all nodes. */
   readonly producer: string;
   readonly #numbers: Numbers;
   readonly #kind: "message" | "publish";
-  /** Size in bytes, for the rates. */
+  /** Size in bytes, for the rate limits. */
   readonly #size: number;
   readonly #id: number | undefined;
   #endTurn: (() => void) | undefined;
 
-  /** Creates a number whose turn has not come. */
   constructor(
     numbers: Numbers,
     of: {
@@ -461,8 +460,8 @@ export class Numbered implements MessageTurn {
   }
 
   /**
-   * Waits for room in the rates, and until all earlier numbers were handled. Never rejects. A
-   * refused message would be lost: the next acknowledged number would cover this one too.
+   * Waits for the rate limits, and until all earlier numbers were handled. Never rejects. A
+   * rejected message would be lost: the next acknowledged number would include it.
    */
   async begin(): Promise<NumberedTurn> {
     await this.#numbers.core.receiving.meter?.admit(this.#kind, this.#size);
@@ -475,11 +474,11 @@ export class Numbered implements MessageTurn {
     return this.#numbers.isNew(this.seq) ? "handle" : "repeated";
   }
 
-  /** Waits for room in the rates, and for the turn, see {@linkcode MessageTurn}. */
+  /** Waits for the rate limits and for the turn, see {@linkcode MessageTurn}. */
   async isDue(): Promise<boolean> {
     const turn = await this.begin();
     if (turn === "repeated" && this.#id !== undefined) {
-      const message = "The request was handled before, with an answer that is lost";
+      const message = "The request was handled before, and its reply is lost";
       this.#numbers.core.receiving.replies.fail(this.#id, { code: "unanswered", message });
     }
     return turn === "handle";
@@ -492,13 +491,13 @@ export class Numbered implements MessageTurn {
     this.#giveBack();
   }
 
-  /** Ends the turn as soon as the turn comes: the number counts as handled. */
+  /** Skips the turn when it comes: the number counts as handled. */
   async skip(): Promise<void> {
     await this.#turn();
     this.end();
   }
 
-  /** Ends the session for an engine that is away: the next session sends the message again. */
+  /** Closes the session if the broker is unreachable: the next session sends the message again. */
   endsSession(error: unknown): boolean {
     if (!(error instanceof BrokerError)) return false;
     this.#numbers.core.failed(error, "The handler failed");

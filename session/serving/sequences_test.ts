@@ -619,7 +619,7 @@ Deno.test("Publications that wait for a handler are bounded with the other reque
   await turns(20);
   assertEquals(hand.peer.envelopes.slice(1), [{
     reply: 5,
-    error: { code: "too-many", message: "Too many requests wait already" },
+    error: { code: "too-many", message: "Too many requests are waiting" },
   }]);
   hand.peer.connection.close();
   await endOf(hand.session);
@@ -807,7 +807,7 @@ Deno.test("Session acknowledges messages with numbers, and refuses numbers and n
   await using hand = serverByHand({ services: services!, onMessage: onMessage! });
   const nameless = 'Expected the first "seq" of a session with its "client"';
   const repeated = 'Expected "seq" above 7, received 7';
-  const renamed = 'Expected "client" to be what it was before in this session';
+  const renamed = 'Expected the same "client" as before in this session';
   await hand.peer.reach(1);
   for (
     const [message, answer] of [
@@ -875,7 +875,7 @@ Deno.test("Session answers a repeated request that was handled before, and goes 
   const { error } = next.peer.envelopes.find((envelope) => "reply" in envelope) as {
     error: { code: string; message: string };
   };
-  const message = "The request was handled before, with an answer that is lost";
+  const message = "The request was handled before, and its reply is lost";
   assertEquals(error, { code: "unanswered", message });
   assertEquals(next.peer.envelopes.at(-1), { ack: 2 });
 });
