@@ -79,7 +79,7 @@ export class ClientPresence {
     };
     await waitFor(this.#runtime, done(), {
       ...options,
-      what: `the answer to the presence in "${room}"`,
+      what: `the reply to the presence data in "${room}"`,
     });
   }
 

@@ -1,4 +1,4 @@
-/** Checks of the options of a session and its calls, where a page does not load these. */
+/** Option checks for sessions and their calls. A page does not load them. */
 import {
   ABOVE_ZERO,
   checkOptions,
@@ -27,13 +27,10 @@ export const POLICIES = Object.keys(
   { close: 0, "drop-oldest": 0, "drop-newest": 0, latest: 0 } satisfies Record<OverflowPolicy, 0>,
 ) as readonly OverflowPolicy[];
 
-/** Options of a call that waits. */
 export const WAIT: OptionKinds<WaitOptions> = { signal: "AbortSignal", timeoutMs: TIME };
 
-/** Start of a subscription. */
 export const HISTORY: OptionKinds<HistoryOptions> = { last: COUNT, since: "object or null" };
 
-/** Options of an answer that streams. */
 export const STREAM: OptionKinds<Omit<RequestStreamOptions, "after" | "id">> = {
   ...WAIT,
   itemTimeoutMs: TIME,
@@ -46,7 +43,6 @@ const OPEN_STREAM: OptionKinds<OpenStreamOptions> = {
   sendOrder: integer(Number.MIN_SAFE_INTEGER),
 };
 
-/** Makes the check of a close code. */
 function codeIn(isAllowed: (code: number) => boolean): NumberCheck {
   const check: CheckOption = (value, place) => {
     if (typeof value !== "number") throw wrongKind(value, "number", place);
@@ -58,7 +54,6 @@ function codeIn(isAllowed: (code: number) => boolean): NumberCheck {
   return Object.assign(check, { range: { min: 0, max: 4_999, isInteger: true } });
 }
 
-/** Options of a close. */
 export const CLOSE: OptionKinds<SessionCloseOptions> = {
   by: ["local", "remote", "network"],
   closeConnection: "boolean",
@@ -67,7 +62,7 @@ export const CLOSE: OptionKinds<SessionCloseOptions> = {
   reason: "string",
 };
 
-/** Options of the close of one session, which checks the code itself: `by` allows others. */
+/** Options of `session.close()`, which checks the code itself: `by` allows other codes. */
 const CLOSE_SESSION: OptionKinds<SessionCloseOptions> = { ...CLOSE, code: codeIn(() => true) };
 
 const POLICY: CheckOption = (value, place) => {
@@ -77,7 +72,7 @@ const POLICY: CheckOption = (value, place) => {
 
 const BOUNDS = { maxBytes: POSITIVE, maxMessages: POSITIVE } as const;
 
-/** Limits that both ends have. */
+/** Limits of both ends. */
 export const COMMON_LIMITS: OptionKinds<Omit<SessionLimits, "heartbeat">> = {
   closeTimeoutMs: TIMER,
   concurrency: POSITIVE,
@@ -90,13 +85,12 @@ export const COMMON_LIMITS: OptionKinds<Omit<SessionLimits, "heartbeat">> = {
   sendQueue: { ...BOUNDS, policy: POLICY },
 };
 
-/** Limits of a session. */
 export const LIMITS: OptionKinds<SessionLimits> = {
   ...COMMON_LIMITS,
   heartbeat: { intervalMs: TIMER, timeoutMs: ABOVE_ZERO },
 };
 
-/** Handlers that a client has too, of which several sessions are one. */
+/** Handlers of both sessions and clients, which span several sessions. */
 export const COMMON_HANDLERS: OptionKinds<Omit<SessionHandlers, "onClose" | "onOpen">> = {
   onDropped: "function",
   onError: "function",
@@ -107,7 +101,6 @@ export const COMMON_HANDLERS: OptionKinds<Omit<SessionHandlers, "onClose" | "onO
   requests: "object",
 };
 
-/** Options of `sessionSettings()`. */
 export const SETTINGS: OptionKinds<SessionSettingsOptions> = {
   ...LIMITS,
   ...COMMON_HANDLERS,
@@ -118,7 +111,6 @@ export const SETTINGS: OptionKinds<SessionSettingsOptions> = {
   side: ["client", "server"],
 };
 
-/** Options of each call. */
 export const SESSION_KINDS: {
   readonly [Call in keyof SessionCalls]: OptionKinds<SessionCalls[Call]>;
 } = {
@@ -136,7 +128,7 @@ export const SESSION_KINDS: {
     ...OPEN_STREAM,
     codec: "object",
     endMark: "boolean",
-    maxMessageBytes: POSITIVE, // The stream itself checks the largest one.
+    maxMessageBytes: POSITIVE, // The stream itself checks the upper bound.
     onInvalid: (value, place) => {
       if (typeof value === "function" || value === "throw" || value === "skip") return;
       throw wrongKind(value, ["throw", "skip", "a function"], place);
@@ -157,7 +149,7 @@ export const SESSION_KINDS: {
   wait: WAIT,
 };
 
-/** Makes the check of calls by tables. */
+/** Creates a check from the tables of option kinds. */
 export function checkBy<Calls>(
   kinds: { readonly [Call in keyof Calls]: object },
 ): CallCheck<Calls> {

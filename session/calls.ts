@@ -1,4 +1,4 @@
-/** Calls of a session that take options. */
+/** Session calls with options. */
 import type { OpenStreamOptions, StreamDirection } from "../transport/connection.ts";
 import type { Registry } from "./streams/registry.ts";
 import type {
@@ -15,9 +15,9 @@ import type {
 import type { HistoryOptions } from "./wire/recovery.ts";
 
 /**
- * The options of each call, by the verb of its errors; `session.` before a verb tells the call apart
- * from that of a client, which has other options. The tables of checks have an entry for each: in
- * `call_checks.ts`, and in `client/page/option_names.ts`.
+ * The options of each call, by the verb of its errors. A `session.` prefix distinguishes the call
+ * from that of a client, which has other options. Each call has an entry in the tables of
+ * `call_checks.ts` and `client/page/option_names.ts`.
  */
 export interface SessionCalls {
   readonly authenticate: WaitOptions;

@@ -39,9 +39,10 @@ export interface SessionHandlers<
    * Handles messages one at a time, in order; a returned promise is awaited. Without this handler,
    * iterate over the session.
    *
-   * While a `request` of this end waits, or a loop waits for an item of an answer, requests of the
-   * peer are handled in parallel, one for each and at most 8: the peer may need an answer before its own reply. Further requests wait, and are
-   * refused as nested too deep if no handler ends within a second. Messages always wait.
+   * While a `request` of this end waits, or a loop waits for an item of a response, one request of
+   * the peer can run in parallel for each, at most 8: the peer may need a reply before it can send
+   * its own. Further requests wait, and are rejected as nested too deep if no handler returns
+   * within a second. Messages always wait.
    */
   readonly onMessage?:
     | ((
@@ -50,20 +51,20 @@ export interface SessionHandlers<
     ) => void | Promise<void>)
     | undefined;
   /**
-   * Handlers of requests by pattern: with a contract, the patterns of its requests; otherwise topics,
-   * on a server also patterns such as `sum:{room}`. The result of a handler is the answer: a value or a promise, or
-   * an async iterable such as a generator, whose items are the answer to `requestStream`.
+   * Request handlers by pattern: with a contract, the patterns of its requests; otherwise topics,
+   * and on a server also patterns such as `sum:{room}`. A handler returns the response: a value or
+   * a promise, or, for `requestStream`, an async iterable such as a generator.
    *
-   * - **Turns:** a handler takes its turn as `onMessage` does, until its result is there. An answer
-   *   that streams then goes on beside later messages, and counts as one of `maxRequests`. So do
-   *   cancelled answers whose handlers go on in spite of their signal, apart from the others.
-   * - **Failures:** a `RequestError` is the answer; any other error is answered by `failed`, and goes
-   *   to `onError`.
-   * - **Other requests** go to `onMessage`. Without that handler, no loop reads requests: those
-   *   without an entry are answered by `unanswered`.
+   * - **Turns:** handlers run in order with `onMessage`, until they return a result. A streaming
+   *   response then continues alongside later messages, and counts towards `maxRequests`. Canceled
+   *   responses whose handlers ignore the signal count separately, with the same limit.
+   * - **Failures:** the peer receives a thrown `RequestError`; for any other error it receives
+   *   `failed`, and `onError` receives the error.
+   * - **Other requests** go to `onMessage`. Without it, a request that has no entry is rejected
+   *   with `unanswered`, since no loop reads requests.
    */
   readonly requests?: RequestHandlers<V, C, S> | undefined;
-  /** Called once, when an established session is over. */
+  /** Called once, when an established session has closed. */
   readonly onClose?:
     | ((session: Session<V, C, S>, info: CloseInfo) => void | Promise<void>)
     | undefined;
@@ -79,22 +80,22 @@ export interface SessionHandlers<
    *   More than 20 failures within a minute close the session with 4500.
    * - `"close"`: the first failure closes the session with 4500, and drops the messages that wait.
    *
-   * A failed `onOpen` closes the session in any case. So does an `onMessage` that throws a
-   * `BrokerError` for a message with at-least-once delivery, since only the next session sends that
-   * message again.
+   * A failed `onOpen` always closes the session. So does an `onMessage` that throws a `BrokerError`
+   * for a message with at-least-once delivery, because only the next session sends that message
+   * again.
    *
    * @default {"answer"}
    */
   readonly onHandlerError?: "answer" | "close" | undefined;
-  /** Called when the peer announces that it will go away. */
+  /** Called when the peer announces that it will shut down. */
   readonly onGoAway?: ((goaway: GoAway, session: Session<V, C, S>) => void) | undefined;
   /**
-   * Called when the peer refuses a message that is not a request. Without this handler and
+   * Called when the peer rejects a message that is not a request. Without this handler and
    * `onError`, each cause is printed once.
    */
   readonly onRefused?: ((error: RequestError, session: Session<V, C, S>) => void) | undefined;
   /**
-   * Called when the peer reports messages that it dropped for this end; `topic` is absent for
+   * Called when the peer reports that it dropped messages to this end; `topic` is absent for
    * several topics.
    */
   readonly onDropped?:
@@ -112,7 +113,7 @@ export interface SessionSettingsOptions<
   C extends Contract = Contract,
   S extends Side = Side,
 > extends SessionLimits, SessionHandlers<V, C, S> {
-  /** This end of the session. */
+  /** The side of this end. */
   readonly side: S;
   /** Topics and their schemas; without a contract, every topic is allowed. */
   readonly contract?: C | undefined;
@@ -128,7 +129,7 @@ export interface SessionSettingsOptions<
 export interface SharedParts {
   /** Sends messages at the end of a turn; sessions that share broadcasts must share one. */
   readonly turn?: Turn | undefined;
-  /** Services for peers, such as subscriptions; without services, requests for these are refused. */
+  /** Services for peers, such as subscriptions. Without them, such requests are rejected. */
   readonly services?: RequestService | undefined;
   /** Prints failures that have no handler. */
   readonly console?: ConsoleReport | undefined;
@@ -172,7 +173,7 @@ export function checkSettings<
     router: options.contract && compileContract(options.contract, options.side),
     turn: options.turn ?? new Turn(runtime),
     heartbeat: new Heartbeat(runtime, options.heartbeat),
-    // The caller's types were checked on the way in, and are erased from here on.
+    // The public signature checked the caller's types, which are erased from here.
     handlers: options as ErasedHandlers,
     requests: undefined,
     onHandlerError,
@@ -192,8 +193,8 @@ export function checkSettings<
 }
 
 /**
- * Returns the router for the topics that one side receives. Fast: a contract is compiled once, by
- * `defineContract()`, and all sessions share the result.
+ * Returns the router for the topics that one side receives. `defineContract()` compiles a contract
+ * once, and all sessions share the result.
  *
  * @example Usage
  * ```ts
@@ -210,16 +211,16 @@ export function checkSettings<
  * ```
  *
  * @param contract The contract.
- * @param side The side that receives; or `presence`, for the rooms in which clients have data.
+ * @param side The side that receives; or `presence`, for rooms with presence data.
  * @returns The router: the topics that the other side sends, the requests, and on
  * the client the presence notices.
- * @throws {TypeError} If the contract is not one.
+ * @throws {TypeError} If `defineContract()` did not make the contract.
  */
 export function compileContract(
   contract: Contract,
   side: Side | "presence",
 ): ContractRouter {
-  // A method of the contract compiles: a page without a contract then does not load the compiler.
+  // A method of the contract, so that a page without a contract does not load the compiler.
   const { router } = contract as { router?: (side: Side | "presence") => ContractRouter };
   if (typeof router === "function") return router.call(contract, side);
   throw new TypeError(

@@ -31,9 +31,9 @@ export interface ContractDefinition {
   /** Topics that the server sends, publications included. */
   readonly toClient?: Readonly<Record<string, StandardSchema>> | undefined;
   /**
-   * Requests that either end may send: `input` is the schema of the data, checked by the end that
-   * answers. The end that sent the request checks the answer: by `output` for one reply, or by
-   * `stream` for each item of an answer that streams.
+   * Requests that either end may send: `input` is the schema of the data, which the receiver
+   * checks. The sender checks the response: with `output` a single reply, with `stream` each item
+   * of a streaming response.
    */
   readonly requests?:
     | Readonly<
@@ -48,7 +48,7 @@ export interface ContractDefinition {
         | {
           readonly input: StandardSchema;
           readonly stream: StandardSchema;
-          /** Lets the answer outlive the connection, the page and the node of its caller. */
+          /** Makes the response resumable: it outlives the caller's connection, page and node. */
           readonly resume?: boolean | undefined;
           readonly output?: undefined;
         }
@@ -56,20 +56,20 @@ export interface ContractDefinition {
     >
     | undefined;
   /**
-   * Data with which clients may be present, by room. The server applies the schema, once; notices
-   * and `members` have the result, which must be a value that JSON can hold.
+   * Presence data of clients, by room. The server applies the schema once; notices and `members`
+   * contain the result, which must be a value that JSON can hold.
    */
   readonly presence?: Readonly<Record<string, StandardSchema>> | undefined;
 }
 
 /**
  * A contract, made by {@linkcode defineContract}. `Contract` alone is any contract, and the default
- * where there is none: every topic, `unknown` data.
+ * without one: every topic, `unknown` data.
  *
  * @typeParam D The definition.
  */
 export interface Contract<D extends ContractDefinition = ContractDefinition> {
-  /** The definition. Signal a section afterwards has no effect. */
+  /** The definition. Changing a section afterwards has no effect. */
   readonly definition: D;
 }
 
@@ -84,7 +84,7 @@ export type IsUntyped<C extends Contract> = Contract extends C
 
 /**
  * The section of a definition for a part of a contract: the topics that one side sends, requests
- * with one reply, requests whose answers stream, or the rooms with presence data.
+ * with one reply, requests with a streaming response, or rooms with presence data.
  *
  * @typeParam K The part.
  */
@@ -118,15 +118,15 @@ export type SectionOf<C extends Contract, K extends Side | "requests" | "answers
  * The schema of an entry: the entry itself, or one of the schemas of a request.
  *
  * @typeParam E The entry.
- * @typeParam K The choice between these.
+ * @typeParam K The schema of a request to choose.
  */
 export type EntrySchema<E, K extends "input" | "output" | "stream"> = E extends StandardSchema ? E
   : E extends { readonly [Key in K]: infer Schema extends StandardSchema } ? Schema
   : never;
 
 /**
- * A type that no topic fits, for a section that a contract omits: the compiler's message then has
- * the reason.
+ * A type that no topic fits, for a section that a contract omits, so that the compiler's message
+ * includes the reason.
  *
  * @typeParam Reason The reason, in words.
  */
@@ -136,12 +136,12 @@ export interface NoTopic<Reason extends string> {
 }
 
 /**
- * The topics of a part of a contract: those that one side may send on, those of requests, or the
- * rooms with presence data. The pattern `chat:{room}` stands for every `chat:${string}`. The type is
- * {@linkcode NoTopic} if the contract has no such topics.
+ * The topics of a part of a contract: the topics that one side may send on, the topics of requests,
+ * or the rooms with presence data. The pattern `chat:{room}` stands for every `chat:${string}`. The
+ * type is {@linkcode NoTopic} if the contract has no such topics.
  *
  * @typeParam C The contract.
- * @typeParam K The side that sends, `requests`, `answers` (requests whose answers stream) or
+ * @typeParam K The side that sends, `requests`, `answers` (requests with a streaming response) or
  * `presence`.
  */
 export type ContractTopic<
@@ -158,9 +158,9 @@ export type ContractTopic<
 }["any"];
 
 /**
- * The data of a topic, as its sender passes the data: of a message, of a request, or with which a
- * client is present in a room. For a union of topics, the data must fit each of them: the type is an
- * intersection, as TypeScript infers for the parameter of a union of functions.
+ * The data that the sender passes for a topic: of a message, a request, or a client's presence in a
+ * room. For a union of topics, the data must fit each of them: the type is an intersection, as
+ * TypeScript infers for the parameter of a union of functions.
  *
  * @typeParam C The contract.
  * @typeParam K The side that sends, `requests`, `answers` or `presence`.
@@ -180,7 +180,7 @@ export type ContractData<
   : never;
 
 /**
- * The reply to a request on a topic, as the requesting end receives the data.
+ * The reply to a request on a topic, as the requesting end receives it.
  *
  * @typeParam C The contract.
  * @typeParam T The topic.
@@ -193,7 +193,7 @@ export type ContractReply<C extends Contract, T extends string> = T extends stri
   : never;
 
 /**
- * An item of an answer that streams, as the requesting end receives the item.
+ * An item of a streaming response, as the requesting end receives it.
  *
  * @example Usage
  * ```ts
@@ -220,7 +220,7 @@ export type ContractItem<C extends Contract, T extends string> = IsUntyped<C> ex
   : never;
 
 /**
- * The messages of a section: a union, told apart by `pattern`.
+ * The messages of a section: a union, discriminated by `pattern`.
  *
  * @typeParam M The section.
  */
@@ -236,8 +236,8 @@ export type MessagesIn<M> = {
 }[keyof M & string];
 
 /**
- * Every message that one side may receive: a union, told apart by `pattern`. A client may receive
- * notices of the users in a topic, {@linkcode PresenceNotice}, under every contract.
+ * Every message that one side may receive: a union, discriminated by `pattern`. With any contract,
+ * a client may also receive a {@linkcode PresenceNotice} about the users in a topic.
  *
  * @example Narrowing
  * ```ts
@@ -275,8 +275,7 @@ export type MessageOf<C extends Contract, S extends Side> = IsUntyped<C> extends
       : never);
 
 /**
- * The messages that a subscriber to a topic may get: those whose pattern the
- * topic fits.
+ * The messages that a subscriber to a topic may receive: the ones whose pattern the topic fits.
  *
  * @typeParam C The contract.
  * @typeParam T The topic, or a union of topics.
@@ -293,7 +292,7 @@ export type TopicMessage<C extends Contract, T extends string> = IsUntyped<C> ex
   >;
 
 /**
- * Presence data in a room: by the contract, otherwise unknown.
+ * Presence data in a room: typed by the contract, otherwise `unknown`.
  *
  * @typeParam C The contract.
  * @typeParam T The room.
@@ -316,9 +315,9 @@ export interface ContractRoute {
   readonly input: StandardSchema | undefined;
   /** The schema of the reply, for a request with one reply. */
   readonly output: StandardSchema | undefined;
-  /** The schema of an item, for a request whose answer streams. */
+  /** The schema of an item, for a request with a streaming response. */
   readonly stream?: StandardSchema | undefined;
-  /** True if the answer outlives the connection of its caller. */
+  /** True if the response is resumable. */
   readonly resume?: boolean | undefined;
   /** The use of the topic: messages or requests. */
   readonly kind: "message" | "request";
@@ -328,10 +327,11 @@ export interface ContractRoute {
 export type ContractMatch = RouteMatch<ContractRoute>;
 
 /**
- * Defines a contract, to pass to `serve` and to `connect`, from a module that both ends import.
+ * Defines a contract for `serve` and `connect`, in a module that both ends import.
  *
- * Data is sent unchanged and checked by the receiver. The sender therefore uses a schema's input
- * type and the receiver its output type: defaults and transforms are applied once, by the receiver.
+ * The sender passes data unchanged, and the receiver checks it. The sender therefore uses a
+ * schema's input type and the receiver its output type: the receiver applies defaults and
+ * transforms, once.
  *
  * @example Usage
  * ```ts
@@ -345,7 +345,7 @@ export type ContractMatch = RouteMatch<ContractRoute>;
  *   toClient: { "chat:{room}": text.extend({ from: z.string() }) },
  *   requests: {
  *     join: { input: z.string(), output: z.array(z.string()) },
- *     count: { input: z.number(), stream: z.number() }, // An answer that streams.
+ *     count: { input: z.number(), stream: z.number() }, // A streaming response.
  *   },
  *   presence: { "chat:{room}": z.object({ isTyping: z.boolean() }) },
  * });
@@ -357,10 +357,10 @@ export type ContractMatch = RouteMatch<ContractRoute>;
  * ```
  *
  * @typeParam D The definition, with its patterns as literals.
- * @param definition Topics and schemas; each section may be left out.
+ * @param definition Topics and schemas; each section is optional.
  * @returns The contract, frozen.
- * @throws {TypeError} If a pattern is malformed or begins with `presence:`, if two patterns that one
- * side receives overlap, or if a value is not a schema.
+ * @throws {TypeError} If a pattern is malformed or starts with `presence:` or `stream:`, if two
+ * patterns that one side receives overlap, or if a value is not a schema.
  * @throws {RangeError} If a pattern is longer than 255 bytes.
  */
 export function defineContract<D extends ContractDefinition>(
@@ -379,12 +379,13 @@ export type CheckedData =
 /** Finds the entry for a topic, and checks received data; see `compileContract()`. */
 export class ContractRouter extends TopicRouter<ContractRoute> {
   /**
-   * Checks a message, or a request if there is an id.
+   * Checks a message, or a request if it has an id.
    *
    * @param match The entry for the topic.
    * @param incoming The received message.
    * @returns The output of the schema, or the failure; a promise if the schema is asynchronous.
-   * @throws The error of a schema that throws; the promise of a schema that rejects rejects.
+   * @throws The error of a schema that throws; if an asynchronous schema rejects, so does the
+   * promise.
    */
   check(
     match: ContractMatch | undefined,
@@ -419,9 +420,9 @@ export class ContractRouter extends TopicRouter<ContractRoute> {
   }
 
   /**
-   * Returns the check of the items of an answer that streams; `undefined` for other topics. The
-   * check returns the output of the schema, a promise if the schema is asynchronous, and throws or
-   * rejects with a {@linkcode RequestError} if an item does not fit.
+   * Returns the function that checks the items of a streaming response; `undefined` for other
+   * topics. It returns the output of the schema, or a promise if the schema is asynchronous, and
+   * throws or rejects with a {@linkcode RequestError} if an item does not fit.
    *
    * @param topic The topic of the request.
    */
@@ -445,13 +446,13 @@ function judged(outcome: Validation<unknown>): CheckedData {
 function fitting(outcome: Validation<unknown>, topic: string): unknown {
   if (outcome.ok) return outcome.value;
   const { message, path } = outcome;
-  const text = `The answer to "${topic}" does not fit the contract: ${message}`;
+  const text = `The response to "${topic}" does not fit the contract: ${message}`;
   throw new RequestError("invalid", text, { path });
 }
 
 class CompiledContract<D extends ContractDefinition> implements Contract<D> {
   readonly definition: D;
-  // Created at once, because the constructor must detect overlaps anyway. All sessions share the
+  // Created eagerly, because the constructor must detect overlaps anyway. All sessions share the
   // caches.
   readonly #routers: Readonly<Record<Side | "presence", ContractRouter>>;
 
@@ -464,7 +465,7 @@ class CompiledContract<D extends ContractDefinition> implements Contract<D> {
     );
     const sent = (section: Readonly<Record<string, StandardSchema>>) =>
       Object.entries(section).map(([pattern, input]) => routeOf("message", pattern, input));
-    // Notices of presence, and the records of durable streams.
+    // Presence notices, and the records of durable streams.
     const builtIn = [PRESENCE_PREFIX, STREAM_PREFIX].map((prefix) => {
       const pattern = prefix + "{topic}";
       return [pattern, { pattern, kind: "message", input: undefined, output: undefined }] as const;
@@ -482,7 +483,7 @@ class CompiledContract<D extends ContractDefinition> implements Contract<D> {
     Object.freeze(this);
   }
 
-  /** Found by name, so that a contract works if a bundle contains two copies of Skein. */
+  /** Looked up by name, so that a contract works even if a bundle contains two copies of Skein. */
   router(side: Side | "presence"): ContractRouter {
     return this.#routers[side];
   }

@@ -1,8 +1,8 @@
 /**
  * The life of a session: identity, states, failures, events, and the close.
  *
- * `sending.ts` and `receiving.ts` have its two halves, which stand on this module; `session.ts` puts
- * the three together, and has the public class.
+ * `sending.ts` and `receiving.ts` contain its two halves, which build on this module. `session.ts`
+ * combines the three in the public class.
  *
  * @module
  */
@@ -29,40 +29,47 @@ import type { Hello } from "./wire/envelope.ts";
 export const SKEIN_PROTOCOL = "skein.1";
 
 /**
- * The key of the implementation: `session[internals]` is for the modules of Skein alone.
+ * The key of the implementation: `session[internals]` is only for Skein's own modules.
  *
  * @ignore
  */
 export const internals: unique symbol = Symbol();
 
 /**
- * Failures of handlers within a minute that a session survives: a handler that always fails serves
- * no peer.
+ * Handler failures within a minute that a session survives: a handler that always fails is of no
+ * use to the peer.
  */
 const MAX_FAILURES = 20;
 
-/** Time in which failures count together, in milliseconds. */
+/** Window in which failures are counted, in milliseconds. */
 const FAILURES_WINDOW_MS = 60_000;
 
-const TOO_MANY_FAILURES = `More than ${MAX_FAILURES} failures of handlers in a minute`;
+const TOO_MANY_FAILURES = `More than ${MAX_FAILURES} handler failures in a minute`;
 
-/** One half of a session, `Sending` or `Receiving`, as its life goes on. */
+/** One half of a session, `Sending` or `Receiving`, with its lifecycle. */
 export interface SessionHalf {
-  /** Starts, with the client's token. */
+  /** Starts; on a client with its token. */
   begin(token: string | undefined): void;
-  /** Goes on once the session is established; on a client with the `hello` of the server. */
+  /** Called once the session is established; on a client with the server's `hello`. */
   opened(hello: Hello | undefined): void;
-  /** True if code of either end waits for an answer, so that an end needs an error. */
+  /** True if code on either end waits for a reply, so that closing needs an error. */
   readonly isAwaited: boolean;
-  /** Does now what an abort leaves time for, and drops the rest. */
+  /** Flushes what the connection accepts immediately, and drops the rest. */
   abort(): void;
-  /** Ends with the session; resolves once its handlers are done, `undefined` if no handler runs. */
+  /**
+   * Closes with the session; resolves once its handlers are done, `undefined` if no handler runs.
+   */
   end(error: SessionClosedError | undefined): Promise<void> | undefined;
 }
 
-/** An observer of waits for the peer: the receiving half, and on a client the watch of its server. */
+/**
+ * Observes waits for the peer: the receiving half, and on a client the liveness check of its
+ * server.
+ */
 export interface WaitObserver {
-  /** Notes that this end waits for the peer; `isRequest` if a handler of the peer answers. */
+  /**
+   * Called when this end starts to wait for the peer; `isRequest` if a handler of the peer replies.
+   */
   began(isRequest?: boolean): void;
 }
 
@@ -70,7 +77,7 @@ export interface WaitObserver {
 class LateDecision extends TimeoutError {}
 
 /**
- * The life of one session.
+ * The lifecycle of one session.
  *
  * @typeParam F The public class of sessions.
  */
@@ -83,7 +90,7 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   declare readonly settings: SessionSettings;
   /** True on `skein.1`, which has joined frames, binary messages and control envelopes. */
   declare readonly joins: boolean;
-  /** Messages to send; absent on a connection without message frames. */
+  /** Send queue; absent on a connection without message frames. */
   declare readonly queue: SendQueue | undefined;
   /** The half that sends; `Inside` has its type. */
   declare readonly sending: SessionHalf;
@@ -99,11 +106,11 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   declare user: string | undefined;
   /** True if the peer was admitted without an identity. */
   declare isGuest: boolean;
-  /** Sessions of the same client, and the secrets by which these find each other. */
+  /** Sessions of the same client, and the secrets that link them. */
   declare readonly lineage: Lineage<F>;
   /** State of the session. */
   state: SessionState = "connecting";
-  /** The close that this end began. */
+  /** The close that this end started. */
   ending: CloseInfo | undefined;
   /** How the session ended. */
   info: CloseInfo | undefined;
@@ -113,21 +120,21 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   closedAt: number | undefined;
   /** Count of failed handlers of the application. */
   handlerFailures = 0;
-  /** True if a close also ends the shared connection below the session. */
+  /** True if a close also closes the shared connection below the session. */
   closesConnection = false;
   /** True while the session waits for the peer's token. */
   declare awaitsToken: boolean;
   // A field that is only declared takes no memory until assigned: few sessions have one of these.
 
-  /** When the session began to drain, in milliseconds since the Unix epoch. */
+  /** When the session started to drain, in milliseconds since the Unix epoch. */
   declare drainingAt: number | undefined;
-  /** Times of the newest failures of handlers, at most `MAX_FAILURES`. */
+  /** Times of the newest handler failures, at most `MAX_FAILURES`. */
   declare failedAt: number[] | undefined;
-  /** Timers of the decisions of the application that are under way. */
+  /** Timers of pending decisions of the application. */
   declare decisions: Set<Timer> | undefined;
   /**
-   * Decisions of the application that came too late, counted by name, and the time of the newest.
-   * Bounded by the callbacks and the schemas of the application.
+   * Late decisions of the application, counted by name, and the time of the newest. Bounded by the
+   * number of the application's callbacks and schemas.
    */
   declare late: { readonly counts: Map<string, number>; at: number } | undefined;
   /** Calls that wait for a stream to open, by direction. */
@@ -136,11 +143,11 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   declare incomingLoop: object | undefined;
   /** Callbacks that end the loops over `monitorHealth()`. */
   declare monitors: Set<() => void> | undefined;
-  /** On a server: the end of the peer's credentials, see `SessionIdentity`. */
+  /** On a server: the expiry of the peer's credentials, see `SessionIdentity`. */
   declare credentials: SessionIdentity["credentials"];
-  /** Name of a session without a user, once asked for. */
+  /** Name of a session without a user, created on first access. */
   declare ownName: string | undefined;
-  /** Sees all frames, while an inspector follows the session. */
+  /** Receives all frames while an inspector follows the session. */
   declare tap: FrameTap | undefined;
   #timer: Timer | undefined;
   // Created when first needed.
@@ -149,7 +156,7 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   #onEnd: ((session: never) => void)[] | undefined;
   #events: EventsOfSession | undefined;
 
-  /** Creates the life of a session; `begin` starts it once both halves are there. */
+  /** Creates the session; `begin` starts it once both halves exist. */
   constructor(
     session: F,
     connection: Connection,
@@ -198,7 +205,7 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
     );
   }
 
-  /** The user, or a name of its own for a session without one. */
+  /** The user; without a user, a name of the session's own. */
   get name(): string {
     return this.user ?? (this.ownName ??= this.settings.services?.nameOf(this) ?? this.id);
   }
@@ -237,7 +244,7 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
     return this.#closed.promise;
   }
 
-  /** Calls back when the session ends, before `onClose`; at once if the session is over. */
+  /** Calls back when the session closes, before `onClose`; immediately if it is closed already. */
   whenEnded(callback: (session: F) => void): void {
     if (this.state === "closed") callback(this.session);
     else if (this.#onEnd !== undefined) this.#onEnd.push(callback);
@@ -274,7 +281,6 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
     this.receiving.opened(hello);
   }
 
-  /** Begins to drain. */
   startDraining(): void {
     this.state = "draining";
     this.drainingAt = this.settings.runtime.now();
@@ -304,7 +310,7 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
     else this.queue.flushed().then(close);
   }
 
-  /** Ends the session at once and discards the messages that wait for a handler. */
+  /** Closes the session immediately, and discards the messages that wait for a handler. */
   abort(code: number, reason: string, error?: unknown, by: CloseInfo["by"] = "local"): void {
     if (this.state === "closed") return;
     if (error !== undefined) this.emit("error", error);
@@ -315,7 +321,7 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   }
 
   /**
-   * Reports a failed handler to the application. The session ends only if `onHandlerError` is
+   * Reports a failed handler to the application. The session closes only if `onHandlerError` is
    * `close`, or if handlers fail too often.
    */
   handlerFailed(error: unknown, reason: string): void {
@@ -330,28 +336,28 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
     );
   }
 
-  /** Reports a failure to the application, and ends the session if there is a reason. */
+  /** Reports a failure to the application, and closes the session if a reason is given. */
   failed(error: unknown, reason: string | undefined): void {
-    // The failed handler tried to use a session that closed: an expected error, not reported.
+    // The handler tried to use a closed session: an expected error, not reported.
     if (this.state === "closed" && isOfClosing(error)) return;
-    // An issue of its own names a decision that came too late.
+    // Late decisions have their own issue, `late-decision`.
     if (!(error instanceof LateDecision)) this.handlerFailures++;
     report(this.settings, error, this.session);
     if (reason === undefined) this.emit("error", error);
     else this.abort(CloseCode.handlerFailed, reason, error);
   }
 
-  /** Calls the application; a failure counts as one of a handler. */
+  /** Calls the application; an error counts as a handler failure. */
   notify(call: () => unknown): void {
     attempt(call, (error) => this.handlerFailed(error, "A handler failed"));
   }
 
-  /** Creates the error of a call on a session that is over. */
+  /** Creates the error of a call on a closed session. */
   closedError(message: string): SessionClosedError {
     return closedError(message, this.info ?? this.ending);
   }
 
-  /** Ends the session unless the handshake completes within a new timeout. */
+  /** Closes the session unless the handshake completes within a new timeout. */
   giveUpAfter(timeoutMs: number, what: string): void {
     const { runtime } = this.settings;
     runtime.clearTimeout(this.#timer);
@@ -365,11 +371,11 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   }
 
   /**
-   * Waits for a decision of the application, such as the answer of a schema, at most
-   * `requestTimeoutMs`. A later result is ignored. On a server the end of the session ends the
-   * limit, not the wait.
+   * Waits for a decision of the application, such as the result of a schema, at most
+   * `requestTimeoutMs`. A later result is ignored. On a server, closing the session cancels the
+   * timeout, not the wait.
    *
-   * @param what The function or the schema, for texts; one of a bounded number.
+   * @param what The function or schema, for messages; one of a bounded set.
    * @param decision The decision.
    * @returns The decision.
    * @throws {TimeoutError} If the decision takes longer.
@@ -392,10 +398,10 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
     return decided.promise;
   }
 
-  /** Ends the session and releases all resources. Idempotent. */
+  /** Closes the session and releases all resources. Idempotent. */
   finish(cause: CloseInfo): void {
     if (this.state === "closed") return;
-    // A local close stays local when the peer confirms the close, or the network fails meanwhile.
+    // A local close stays local if the peer confirms it, or if the network fails meanwhile.
     const info = this.ending ?? cause;
     const { runtime, side, watch, handlers } = this.settings;
     this.info = info;
@@ -407,7 +413,7 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
     // Creating an Error captures a stack trace, which is slow; skip the error when no call awaits
     // it.
     const error = this.sending.isAwaited || this.receiving.isAwaited
-      ? this.closedError("The session closed before the answer, so the outcome is unknown")
+      ? this.closedError("The session closed before the reply, so the outcome is unknown")
       : undefined;
     this.sending.end(error);
     const handled = this.receiving.end(error);

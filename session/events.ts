@@ -15,33 +15,33 @@ import { report, type SessionSettings } from "./settings.ts";
 export interface SessionEventMap {
   /** The session is established. */
   ready: CustomEvent<null>;
-  /** The session drains: this end drains or closes, or the peer asked to. Dispatched once. */
+  /** The session drains: this end drains or closes, or the peer requested it. Dispatched once. */
   draining: CustomEvent<null>;
-  /** The peer announces that it will go away. */
+  /** The peer announces that it will shut down. */
   goaway: CustomEvent<GoAway>;
   /** Messages of a topic are missing on this end, or may be. */
   gap: CustomEvent<Gap>;
   /**
-   * The server ended a subscription of this session unasked. Also dispatched while a request of
-   * this end for the same topic is under way; the reply to that request is then the newer state.
+   * The server ended a subscription of this session on its own. Also dispatched while a request of
+   * this end for the same topic is pending; the reply to that request is then the newer state.
    */
   unsubscribed: CustomEvent<Unsubscribed>;
   /**
-   * The server asks for a new token: `session.authenticate()` within `withinMs` milliseconds keeps
-   * the session. A client whose `token` is a function renews automatically.
+   * The server requests a new token: the session stays open if you call `session.authenticate()`
+   * within `withinMs` milliseconds. A client whose `token` is a function renews automatically.
    */
   renew: CustomEvent<{ readonly withinMs: number }>;
-  /** The session is over; the last event. */
+  /** The session has closed; the last event. */
   closed: CustomEvent<CloseInfo>;
   /** The peer sent invalid data; `detail` is the description. */
   protocolerror: CustomEvent<string>;
   /**
-   * A wait timed out, a handler failed, or this end closes the session because of another fault.
+   * A wait timed out, a handler failed, or this end closes the session because of another error.
    */
   error: CustomEvent<unknown>;
   /** A stream was opened, by either end. */
   streamopened: CustomEvent<Extract<ConnectionEvent, { readonly type: "streamopened" }>>;
-  /** A stream is over; `error` is set if the stream was cut short. */
+  /** A stream has closed; `error` is set if it was cut short. */
   streamclosed: CustomEvent<Extract<ConnectionEvent, { readonly type: "streamclosed" }>>;
   /** A datagram was handed to the connection. */
   datagramsent: CustomEvent<Extract<ConnectionEvent, { readonly type: "datagramsent" }>>;
@@ -56,15 +56,15 @@ export interface SessionEventMap {
 }
 
 /**
- * The events of a session. An error thrown by a listener is reported like that of a handler, and
- * has no other effect.
+ * The events of a session. An error that a listener throws is reported like a handler's, and has no
+ * other effect.
  */
 export interface SessionEvents extends Pick<EventTarget, "dispatchEvent"> {
   /**
    * Adds a listener.
    *
    * @param type Name of the event.
-   * @param listener Called with each event. A returned promise is only observed for its rejection.
+   * @param listener Called with each event. A returned promise is only observed for rejection.
    * @param options Options as on every `EventTarget`.
    */
   addEventListener<K extends keyof SessionEventMap>(
@@ -90,19 +90,15 @@ export interface SessionEvents extends Pick<EventTarget, "dispatchEvent"> {
   ): void;
 }
 
-/** The event target of one session; observes the connection from its creation on. */
+/** The event target of one session. Observes the connection as soon as it is created. */
 export class EventsOfSession extends EventTarget implements SessionEvents {
   readonly #session: SessionFace;
   readonly #settings: SessionSettings;
-  /**
-   * Wrappers that are called in place of listeners: one per listener, so that the platform can
-   * detect duplicates.
-   */
+  /** Wrappers around listeners: one per listener, so that the platform can detect duplicates. */
   readonly #guards = new WeakMap<object, (event: Event) => void>();
   #isDraining = false;
   #isOver: boolean;
 
-  /** Creates the target without listeners. */
   constructor(session: SessionFace, settings: SessionSettings) {
     super();
     this.#session = session;
@@ -143,7 +139,7 @@ export class EventsOfSession extends EventTarget implements SessionEvents {
     this.#dispatch(type, detail);
   }
 
-  /** Dispatches `closed`, and no event after. */
+  /** Dispatches `closed`, and no event after it. */
   end(info: CloseInfo): void {
     this.#session.connection.inspect?.observe?.(undefined);
     this.emit("closed", info);
@@ -155,7 +151,7 @@ export class EventsOfSession extends EventTarget implements SessionEvents {
   }
 
   /**
-   * Catches errors of a listener: the platform would treat these as uncaught and end the process.
+   * Catches errors of a listener: the platform would treat them as uncaught and end the process.
    */
   #guard(listener: object): (event: Event) => void {
     let guard = this.#guards.get(listener);

@@ -1,5 +1,5 @@
 /**
- * Faults of a peer: input that cannot be read, and data that does not fit the contract.
+ * Faults of a peer: unreadable input, and data that does not fit the contract.
  *
  * @module
  */
@@ -18,20 +18,20 @@ interface Misfit {
   readonly onInvalid: InvalidHandler;
 }
 
-/** Faulty inputs, and data that does not fit, are counted per window of this length, in milliseconds. */
+/** Window in which invalid input and misfits are counted, in milliseconds. */
 const WINDOW_MS = 60_000;
 
 /**
- * Shortest interval between two refusals of messages without an id, in milliseconds, once the peer
- * has sent too much data that does not fit.
+ * Shortest interval between two rejections of messages without an id, in milliseconds, once the
+ * peer has sent too much data that does not fit.
  */
 const REFUSAL_INTERVAL_MS = 1_000;
 
-/** Counts the faults of one peer, and tells both ends. */
+/** Counts the faults of one peer, and notifies both ends. */
 export class Faults {
   /** Count of the messages that are malformed, or whose data does not fit the contract. */
   messages = 0;
-  /** Count of the violations of the protocol. */
+  /** Count of protocol violations. */
   protocolErrors = 0;
   readonly #core: SessionCore;
   readonly #malformed = new Window();
@@ -39,14 +39,13 @@ export class Faults {
   readonly #misfits = new Window();
   #refusedAt = -Infinity;
 
-  /** Creates the count of a peer that got nothing wrong. */
   constructor(core: SessionCore) {
     this.#core = core;
   }
 
   /**
-   * Counts a faulty input: an envelope that cannot be read, or too many requests. Too many within a
-   * minute end the session.
+   * Counts invalid input: an unreadable envelope, or a request beyond the limit. Too many within a
+   * minute close the session.
    *
    * @param what The expected and the received value.
    */
@@ -59,20 +58,21 @@ export class Faults {
     this.#core.abort(CloseCode.malformed, `${count} invalid messages`);
   }
 
-  /** Notes a violation of the protocol. */
+  /** Records a protocol violation. */
   note(what: string): void {
     this.protocolErrors++;
     this.#core.emit("protocolerror", what);
   }
 
   /**
-   * Counts data that does not fit the contract, and tells how to refuse it. Such data never ends the
-   * session. After `maxInvalidMessages` within a minute, a server slows the peer by `too-many`, and a
-   * client no longer tells the server of publications, which go to many other clients too.
+   * Counts data that does not fit the contract, and returns the failure to send. Such data never
+   * closes the session. After `maxInvalidMessages` within a minute, a server slows the peer down
+   * with `too-many`, and a client no longer reports publications to the server, because many other
+   * clients receive them too.
    *
    * @param id The id of the request; `null` for a message without an id.
    * @param failure The reason.
-   * @returns The failure for the peer; `undefined` if the peer was told often enough.
+   * @returns The failure for the peer; `undefined` if the peer has been notified often enough.
    */
   misfit(id: number | null, failure: RequestFailure): RequestFailure | undefined {
     this.messages++;
@@ -93,10 +93,10 @@ export class Faults {
   }
 
   /**
-   * Counts data that is skipped because it does not fit the contract, and tells the application.
+   * Counts data that is skipped because it does not fit the contract, and notifies the application.
    *
    * @param error The reason.
-   * @param of The data, and the function that receives both.
+   * @param of The data, and the function that receives the error and the data.
    */
   skip(error: RequestError, of: Misfit): void {
     this.messages++;
@@ -117,16 +117,16 @@ export class Faults {
     }
   }
 
-  /** Tells the application of a message that is too large for this end. */
+  /** Reports a message that is too large for this end to the application. */
   missed(topic: string): void {
     const { session, settings } = this.#core;
     const text =
       `Cannot receive a message on "${topic}": it has more than ${settings.maxMessageBytes} bytes`;
-    const advice = "the client goes on after it: raise maxMessageBytes, or send less";
+    const advice = "the client skipped it: raise maxMessageBytes, or send less";
     tellSkipped(settings, new RequestError("too-large", text), { session, advice });
   }
 
-  /** Tells the application of data that does not fit the contract. */
+  /** Reports data that does not fit the contract to the application. */
   tell(error: RequestError, { data, onInvalid }: Misfit): void {
     const { settings, session } = this.#core;
     if (onInvalid !== undefined) onInvalid(error, data);
@@ -141,7 +141,7 @@ class Window {
 
   /** Counts an event, and returns the number of events in the current minute. */
   add(now: number): number {
-    // A clock that was set back begins a new minute, too.
+    // A clock that was set back also starts a new minute.
     if (Math.abs(now - this.#since) > WINDOW_MS) {
       this.#since = now;
       this.#count = 0;

@@ -1,5 +1,5 @@
 /**
- * Heartbeat: pings peers, and detects those that are silent for too long.
+ * Heartbeat: pings peers, and detects peers that are silent for too long.
  *
  * @module
  */
@@ -22,27 +22,27 @@ const MAX_INTERVAL_S = 600;
 
 /** A peer that a heartbeat watches. */
 export interface WatchedPeer {
-  /** The heartbeat's `now` at the last sign of life; the peer's session sets the value. */
+  /** The heartbeat's `now` at the last sign of life; the peer's session sets it. */
   lastHeard: number;
   /** Sends a ping. */
   ping(): void;
-  /** Called when the peer was silent for too long. */
+  /** Called when the peer has been silent for too long. */
   dead(silentMs: number): void;
 }
 
 /**
  * Watches any number of peers with one timer. Pings are spread over the interval, so that ten
- * thousand sessions do not ping at once.
+ * thousand sessions do not ping at the same time.
  *
- * The clock stops while there is no peer to watch. After a pause of the whole process (a laptop's
- * sleep), peers are pinged and get ten seconds to answer.
+ * The clock stops while there is no peer to watch. After the whole process was paused (for example,
+ * a sleeping laptop), peers are pinged and have ten seconds to answer.
  */
 export class Heartbeat implements Disposable {
   /** Interval between two pings of a peer, in milliseconds. */
   declare readonly intervalMs: number;
   /** Silence after which a peer counts as dead, in milliseconds. */
   declare readonly timeoutMs: number;
-  /** Coarse clock in milliseconds, exact enough for the time of a sign of life. */
+  /** Coarse clock in milliseconds, exact enough for signs of life. */
   declare now: number;
 
   readonly #runtime: Runtime;
@@ -52,7 +52,7 @@ export class Heartbeat implements Disposable {
   #timer: Timer | undefined;
 
   /**
-   * Creates a heartbeat without peers.
+   * Creates a heartbeat.
    *
    * @param runtime Clocks and timers of this node.
    * @param options Interval and timeout, checked; see `heartbeat` of `SessionLimits`.
@@ -114,7 +114,7 @@ export class Heartbeat implements Disposable {
     if (this.now - before > 10 * TICK_MS) this.#wakeUp();
     else if (this.now < before) this.#setBack(before - this.now);
     this.#tick = (this.#tick + 1) % (this.intervalMs / TICK_MS);
-    // Visit all peers at each tick: ten thousand take a fifth of a millisecond.
+    // Visits all peers at each tick: ten thousand take a fifth of a millisecond.
     for (const [peer, tick] of this.#peers) {
       if (tick === this.#tick) peer.ping();
       const silentMs = this.now - peer.lastHeard;
@@ -124,7 +124,9 @@ export class Heartbeat implements Disposable {
     }
   }
 
-  /** Follows a clock that was set back: peers would seem to have been heard in the future. */
+  /**
+   * Follows a clock that was set back: otherwise peers' last signs of life would be in the future.
+   */
   #setBack(byMs: number): void {
     for (const peer of this.#peers.keys()) peer.lastHeard -= byMs;
   }
@@ -139,8 +141,8 @@ export class Heartbeat implements Disposable {
 }
 
 /**
- * Makes the heartbeat of a client, by the interval of its server's pings: the client gives up after
- * two missed pings, with a margin of 40 % of an interval.
+ * Creates a client's heartbeat from the interval of its server's pings: the server counts as dead
+ * after two missed pings, with a margin of 40 % of an interval.
  */
 export function heartbeatOf(runtime: Runtime, heartbeatMs: number): Heartbeat {
   const seconds = Math.round(heartbeatMs / 1_000) || 1;

@@ -1,18 +1,19 @@
 /**
- * The sessions of one client that follow each other by handover, as a server knows them.
+ * The sessions of one client that replace each other by handover, as the server tracks them.
  *
- * Section 23 of the protocol has the rules of a handover. Each end follows a rule next to what the
- * rule changes, and a page loads nothing of the server's part:
+ * Section 23 of the protocol has the rules of a handover. Each rule is implemented next to the code
+ * that it affects, so that a page loads nothing of the server's part:
  *
- * - **Ticket** (23.1, 23.2): `Left` of `client/handover.ts`; at the server `RequestService.ticket()`
- *   and `server/admission.ts`, which also counts both sessions as one (23.4).
- * - **First envelope** (23.3): `Left.assign()`; at the server `serving/first_frames.ts`, then
+ * - **Ticket** (23.1, 23.2): `Left` of `client/handover.ts`; on the server
+ *   `RequestService.ticket()` and `server/admission.ts`, which also counts both sessions as one
+ *   (23.4).
+ * - **First envelope** (23.3): `Left.assign()`; on the server `serving/first_frames.ts`, then
  *   {@linkcode replacePredecessor}.
- * - **Messages to the user** (23.5): `heir` of `receiving.ts`; at the server `server/users.ts`.
+ * - **Messages to the user** (23.5): `heir` of `receiving.ts`; on the server `server/users.ts`.
  * - **Topics** (23.6, 23.7): `Subscriptions.move()`, then `client/resume.ts` for a topic with a
- *   history, and `Passage` of `client/handover.ts` for any other; at the server `subscribe` of
+ *   history, and `Passage` of `client/handover.ts` for any other; on the server `subscribe` of
  *   `server/client_requests.ts`.
- * - **Numbered messages** (23.8): `client/delivery.ts`; at the server `serving/sequences.ts`.
+ * - **Numbered messages** (23.8): `client/delivery.ts`; on the server `serving/sequences.ts`.
  * - **End of the old session** (23.9): `finish()` of `client/handover.ts`.
  *
  * @module
@@ -23,7 +24,7 @@ import { internals, type Session } from "./session.ts";
  * Lists the sessions to which a client moved from a session, in one or several steps.
  *
  * @param session The session.
- * @returns The sessions, also those that are over; the earliest first.
+ * @returns The sessions, including closed ones; the earliest first.
  */
 export function* sessionsAfter(session: Session): Generator<Session, void, undefined> {
   for (
@@ -34,7 +35,7 @@ export function* sessionsAfter(session: Session): Generator<Session, void, undef
 }
 
 /**
- * Lists the sessions that are not over, from which a client moved to a session, in one or several steps.
+ * Lists the open sessions from which a client moved to a session, in one or several steps.
  *
  * @param session The session.
  * @returns The sessions; the latest first.
@@ -45,16 +46,15 @@ export function* sessionsBefore(session: Session): Generator<Session, void, unde
 }
 
 /**
- * Puts an established session in the place of the one from which its client moves: that one drains,
- * and knows its successor; the new one knows it for as long as it stays open.
+ * Replaces the session from which a client moves with an established one. The old session drains
+ * and refers to its successor; the new session refers to the old one while that is open.
  *
  * @param session The session to which the client moves.
- * @returns The replaced session; `undefined` if the client moves from none of its own.
+ * @returns The replaced session; `undefined` if the client doesn't move from a session of its own.
  */
 export function replacePredecessor(session: Session): Session | undefined {
   const core = session[internals];
-  // Without the latest session, a client that moved again at once still has the one before. A token
-  // may belong to another user.
+  // If the latest session has closed, a client that moved twice in a row may still have the one before. A token may belong to another user.
   const isOwn = (before: Session) => before[internals].user === core.user;
   const predecessor = sessionsBefore(session).find(isOwn);
   keep(session, predecessor);
@@ -65,7 +65,7 @@ export function replacePredecessor(session: Session): Session | undefined {
   return predecessor;
 }
 
-/** Knows the latest session from which the client moved, as long as that session is open. */
+/** Refers to the latest session from which the client moved, while that session is open. */
 function keep(session: Session, predecessor: Session | undefined): void {
   session[internals].lineage.predecessor = predecessor;
   predecessor?.[internals].whenEnded((ended) => {

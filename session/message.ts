@@ -1,5 +1,5 @@
 /**
- * A message as its receiver sees it.
+ * A message on the receiving side.
  *
  * @module
  */
@@ -15,7 +15,7 @@ import {
 
 /** A message that was parsed, but not checked. */
 export interface IncomingMessage {
-  /** Kind of the event, among all events of a topic. */
+  /** Distinguishes a message from the other events of a topic. */
   readonly kind: "message";
   /** The topic. */
   readonly topic: string;
@@ -25,13 +25,13 @@ export interface IncomingMessage {
   readonly from?: string | undefined;
   /** Id of a request, which needs a reply; absent for other messages. */
   readonly id?: number | undefined;
-  /** Number of the message, if numbered messages are handled in turn. */
+  /** Number of the message, if numbered messages are handled in order. */
   readonly seq?: number | undefined;
   /**
    * Offset in the history of the topic, if the topic has a history; always together with `prev`.
    */
   readonly offset?: number | undefined;
-  /** Offset of the message before. */
+  /** Offset of the previous message. */
   readonly prev?: number | undefined;
   /** Tag that identifies the publication. */
   readonly tag?: string | undefined;
@@ -39,43 +39,43 @@ export interface IncomingMessage {
   readonly slice?: RecordSlice | undefined;
   /** Trace context of the sender. */
   readonly trace?: TraceContext | undefined;
-  /** Turn of the message, if numbered messages are handled in turn. */
+  /** Turn of the message, if numbered messages are handled in order. */
   readonly turn?: MessageTurn | undefined;
-  /** Credit of an answer in parts, in items; grows while the request waits. */
+  /** Credit for a streaming response, in items; grows while the request waits. */
   items?: number | undefined;
-  /** Name of an answer that outlives its connection. */
+  /** Name of a resumable response. */
   readonly stream?: string | undefined;
-  /** True if the requester has a part of that answer. */
+  /** True if the requester has a part of that response. */
   readonly begun?: true | undefined;
-  /** The reason why the reply is no longer needed; set while the message waits. */
+  /** The reason why the reply is no longer needed, if set while the message waits. */
   cancelled?: unknown;
 }
 
-/** Turn of a numbered message: each is handled once, after all earlier ones. */
+/** Turn of a numbered message: each is handled exactly once, in order. */
 export interface MessageTurn {
   /**
-   * Waits for the turn and for room in the rates. False for a message that was handled before, and
-   * after the end of the session. Never rejects.
+   * Waits for the turn and for the rate limits. False for a message that was handled before, and
+   * after the session has closed. Never rejects.
    */
   isDue(): Promise<boolean>;
   /** Ends the turn. Idempotent. */
   end(): void;
-  /** Ends the turn as soon as the turn comes, of a message that is refused. */
+  /** Skips the turn of a rejected message when it comes. */
   skip(): void;
   /**
-   * Ends the session if the handler failed with an error after which the next session sends the
+   * Closes the session if the handler failed with an error after which the next session sends the
    * message again; false for any other error.
    */
   endsSession(error: unknown): boolean;
 }
 
 /**
- * Notes on a topic beside its messages: messages are missing, a message is not for this end, or the
- * server ended the subscription.
+ * Notes about a topic between its messages: messages are missing, a message is not for this end, or
+ * the server ended the subscription.
  */
 export type TopicNote = Extract<Envelope, { kind: "gap" | "skip" | "dropped" | "unsubscribed" }>;
 
-/** Receives the messages of one topic in place of the session's own queue. */
+/** Receives the messages of one topic instead of the session's own queue. */
 export interface TopicSink {
   /**
    * Offers a message, or a note between messages.
@@ -85,16 +85,13 @@ export interface TopicSink {
   offer(event: IncomingMessage | TopicNote, size: number): void | true;
 }
 
-/** Counts envelopes of the peer, and refuses those above a limit. */
+/** Counts envelopes of the peer, and rejects envelopes above a limit. */
 export interface Meter {
-  /**
-   * Counts an envelope; true if the envelope must not be handled, and the peer was told of the
-   * refusal.
-   */
+  /** Counts an envelope; true if it must not be handled and the peer has been notified. */
   refuses(envelope: Envelope, size: number): boolean;
   /**
-   * Waits until a message or publication of this size may be handled, and counts it: a numbered one
-   * waits and is never refused. Resolves without counting once the meter has stopped.
+   * Waits until a message or publication of this size may be handled, and counts it. A numbered one
+   * waits and is never rejected. Resolves without counting once the meter has stopped.
    */
   admit(kind: "message" | "publish", size: number): Promise<void>;
 }
@@ -107,11 +104,11 @@ export type Control = Exclude<
 
 const NO_PARAMS: Readonly<Record<string, string>> = Object.freeze({});
 
-/** Sends the parts of one answer; `answers/producer.ts` has the class, which loads on first use. */
+/** Sends the parts of one response. The class in `answers/producer.ts` loads on first use. */
 export interface MessageProducer {
-  /** Notes that the requester gave credit for further items. */
+  /** Called when the requester grants credit for further items. */
   paid(items: number): void;
-  /** Ends the answer, of which no part may be sent any more. Idempotent. */
+  /** Ends the response, after which no part may be sent. Idempotent. */
   stop(reason: unknown): void;
 }
 
@@ -124,7 +121,7 @@ export function isAsyncIterable(value: unknown): value is AsyncIterable<unknown>
 export interface Answerer {
   /** Sends a reply. */
   answer(id: number, data: unknown): void;
-  /** Sends the items of an async iterable as the answer to a message; resolves at the end. */
+  /** Sends the items of an async iterable as the response to a request; resolves at the end. */
   stream(id: number, items: AsyncIterable<unknown>, message: Message): Promise<void>;
   /** Sends a failed reply; `null` replies to a message without an id. */
   fail(id: number | null, failure: RequestFailure): void;
@@ -137,7 +134,7 @@ export interface UntypedMessage extends Omit<ContractMessage<string, unknown>, "
 }
 
 /**
- * A message as the receiving side sees it, for one pattern of the contract.
+ * A received message, for one pattern of the contract.
  *
  * @typeParam P The pattern, as a literal.
  * @typeParam Data The output of the schema.
@@ -150,7 +147,7 @@ export interface ContractMessage<P extends string, Data, Reply = unknown> {
   readonly topic: TopicOf<P>;
   /** The parameters of the topic. */
   readonly params: ParamsOf<P>;
-  /** The data, checked. */
+  /** The checked data. */
   readonly data: Data;
   /**
    * The verified user whose client published the message, if the server names publishers. Always
@@ -167,8 +164,8 @@ export interface ContractMessage<P extends string, Data, Reply = unknown> {
    * Replies to a request. The reply is discarded if the peer abandoned the request or the session
    * closed; see `isCancelled`.
    *
-   * The items of an async iterable, such as a generator, are the answer to `requestStream`. The next
-   * item is taken once the caller and the send queue have room. If the caller gives up, `signal` is
+   * For `requestStream`, reply with an async iterable, such as a generator. Its next item is
+   * requested once the caller and the send queue have room. If the caller cancels, `signal` is
    * aborted and the iterator's `return()` is called.
    *
    * @param data The reply: any value that JSON can hold, a `Uint8Array`, or an async iterable of
@@ -186,11 +183,11 @@ export interface MessageMatch {
   readonly params: Readonly<Record<string, string>>;
 }
 
-/** One message, checked against the contract if there is one. */
+/** A message, checked against the contract if there is one. */
 export class Message implements UntypedMessage {
   /** The topic as it was sent. */
   declare readonly topic: string;
-  /** The data, checked. */
+  /** The checked data. */
   declare readonly data: unknown;
   /** The contract's pattern; `undefined` without a contract. */
   declare readonly pattern: string | undefined;
@@ -198,11 +195,11 @@ export class Message implements UntypedMessage {
   declare readonly params: Readonly<Record<string, string>>;
   /** The verified user whose client published the message, according to the server. */
   declare readonly from: string | undefined;
-  /** Items that an answer in parts may still send. */
+  /** Items that a streaming response may still send. */
   credit: number;
-  /** Sends the parts of the answer. Declared only: few messages have an answer in parts. */
+  /** Sends the parts of a streaming response. Only declared: few messages have one. */
   declare producer: MessageProducer | undefined;
-  /** Settles at the end of an answer in parts; rejects with the failure. Declared only. */
+  /** Settles at the end of a streaming response; rejects with its error. Only declared. */
   declare answering: Promise<void> | undefined;
   readonly #id: number | undefined;
   readonly #answerer: Answerer;
@@ -210,7 +207,7 @@ export class Message implements UntypedMessage {
   #abort: AbortController | undefined;
   #cancelled: { readonly reason: unknown } | undefined;
 
-  /** Creates a message; an `id` makes the message a request. */
+  /** Creates a message; with an `id`, a request. */
   constructor(
     incoming: {
       readonly topic: string;
@@ -254,7 +251,7 @@ export class Message implements UntypedMessage {
     return this.#abort.signal;
   }
 
-  /** Tells the handler that the reply is no longer needed. */
+  /** Notifies the handler that the reply is no longer needed. */
   cancel(reason: unknown): void {
     if (this.#cancelled) return;
     this.#cancelled = { reason };
@@ -262,7 +259,7 @@ export class Message implements UntypedMessage {
     this.producer?.stop(reason);
   }
 
-  /** Adds credit for an answer in parts; false beyond the most credit of an answer. */
+  /** Adds credit for a streaming response; false if that exceeds the maximum. */
   more(items: number): boolean {
     if (this.credit + items > MAX_CREDIT) return false;
     this.credit += items;
@@ -281,7 +278,7 @@ export class Message implements UntypedMessage {
    */
   reply(data: unknown): void {
     if (this.#id === undefined) {
-      throw new TypeError(`Cannot reply: the message on "${this.topic}" asks for no answer`);
+      throw new TypeError(`Cannot reply: the message on "${this.topic}" is not a request`);
     }
     if (this.#isAnswered) {
       const why = this.#cancelled ? "cancelled" : "answered already";
@@ -293,9 +290,7 @@ export class Message implements UntypedMessage {
     this.#isAnswered = true;
   }
 
-  /**
-   * Replies with a failure; the peer also receives the failure of a message that is not a request.
-   */
+  /** Replies with a failure, which the peer also receives for a message that is not a request. */
   fail(failure: RequestFailure): void {
     if (this.#isAnswered) return;
     this.#isAnswered = true;

@@ -45,7 +45,7 @@ Deno.test("Message.reply() answers once", () => {
 
 Deno.test("Message.reply() refuses a message that asks for no answer", () => {
   const message = new Message(notice, undefined, answers());
-  assertThrows(() => message.reply(1), TypeError, 'the message on "tell" asks for no answer');
+  assertThrows(() => message.reply(1), TypeError, 'the message on "tell" is not a request');
 });
 
 Deno.test("Message.reply() can be tried again when the answer could not be written", () => {

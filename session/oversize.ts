@@ -1,14 +1,14 @@
-/** An envelope that is larger than the client accepts, sent before the server read `bounds`. */
+/** Envelopes that are larger than the client accepts, sent before the server read `bounds`. */
 import type { Inside } from "./receiving.ts";
 import { readEnvelope } from "./wire/envelope.ts";
 
 /**
- * Continues after an envelope that is too large: notifies each party that waits for it, so that no
- * one requests the envelope again.
+ * Skips an envelope that is too large: notifies everything that waits for it, so that nothing
+ * requests it again.
  *
  * @param core The session.
  * @param text The envelope, or the head of a binary message.
- * @returns False if the envelope cannot be attributed to anyone.
+ * @returns False if the envelope is unreadable or of another kind.
  */
 export function skipOversize(core: Inside, text: string): boolean {
   const outline = outlineOf(text);
@@ -43,14 +43,14 @@ export function skipOversize(core: Inside, text: string): boolean {
   }
 }
 
-/** Longest key with its value that an outline has, in characters: the longest topic has 255 bytes. */
+/** Longest key with its value in an outline, in characters: the longest topic has 255 bytes. */
 const MAX_OUTLINE_LENGTH = 1_024;
 
 /**
- * Reads an envelope without its long values, such as data that is too large to be parsed.
+ * Reads an envelope without its long values, such as data that is too large to parse.
  *
  * @param text One JSON object.
- * @returns The JSON object with the other keys; `undefined` if the text is no JSON object.
+ * @returns The JSON object with the other keys; `undefined` if the text is not a JSON object.
  */
 function outlineOf(text: string): string | undefined {
   const pairs: string[] = [];
@@ -79,7 +79,7 @@ function endOfPair(text: string, from: number): number {
   return -1;
 }
 
-/** Finds the place after a JSON string; 0 if the string has no end. */
+/** Finds the index after a JSON string; 0 if the string has no end. */
 function endOfString(text: string, from: number): number {
   for (let at = from;;) {
     at = text.indexOf('"', at + 1);

@@ -1,6 +1,6 @@
 /**
- * The half of a session that receives: frames become envelopes, messages wait for the handler or the
- * loop, are checked, and go to the handler, which answers by `replies.ts`.
+ * The receiving half of a session: frames become envelopes; messages wait for the handler or the
+ * loop, are checked, and go to the handler, which replies through `replies.ts`.
  *
  * @module
  */
@@ -39,21 +39,21 @@ import { type Envelope, type Hello, MAX_CREDIT, readEnvelope } from "./wire/enve
 import { exceedsBytes } from "./wire/utf8.ts";
 
 /**
- * Time that the first message may wait before a warning that the application has no reader, in
- * milliseconds: a loop may begin late.
+ * Time after which a waiting first message triggers a warning that the application has no reader,
+ * in milliseconds: a loop may start late.
  */
 const UNHANDLED_MS = 5_000;
 
 /**
- * Requests of the peer that are handled while other handlers wait for the peer. Requests within
- * requests hardly go deeper, and the bound ends an endless recursion.
+ * Requests of the peer that may run while other handlers wait for the peer. Nested requests rarely
+ * go deeper, and the limit stops an endless recursion.
  */
 const MAX_NESTED = 8;
 
 /**
- * Time that further requests wait for one of those handlers to end, in milliseconds, before the
- * session refuses these requests as nested. If the peer only sent many requests at once, handlers
- * end as the peer replies.
+ * Time that further requests wait for one of those handlers to return, in milliseconds, before the
+ * session rejects them as nested. If the peer only sent many requests at once, handlers return as
+ * the peer replies.
  */
 const NESTED_MS = 1_000;
 
@@ -63,10 +63,10 @@ export type Inside<F extends SessionFace = SessionFace> = SessionCore<F> & {
   readonly receiving: Receiving;
 };
 
-/** The checked message; `undefined` if refused. */
+/** The checked message; `undefined` if rejected. */
 type CheckedMessage = Message | undefined | Promise<Message | undefined>;
 
-/** Receives for one session, and tells the connection how full the queue is. */
+/** Receives for one session, and reports the fill level of the queue to the connection. */
 export class Receiving
   implements
     SessionHalf,
@@ -77,43 +77,41 @@ export class Receiving
     Consumer<IncomingMessage> {
   /** Received messages that wait for a handler or a loop. */
   declare readonly queue: ReceiveQueue<IncomingMessage>;
-  /** True once a loop began to read messages. */
+  /** True once a loop has started to read messages. */
   isRead = false;
   /** Time of the peer's last sign of life, see {@linkcode WatchedPeer}; set on each frame. */
   lastHeard = 0;
-  /** Count of the handlers that ended. */
+  /** Number of handlers that have returned. */
   finished = 0;
   // A field that is only declared takes no memory until assigned: few sessions have one of these.
 
   /**
-   * Received requests that wait for their handlers, if there are handlers of requests beside a loop
-   * over the messages.
+   * Received requests that wait for their handlers, if the application has request handlers and a
+   * loop over the messages.
    */
   declare readonly requests: ReceiveQueue<IncomingMessage> | undefined;
   /** The heartbeat that watches the peer. */
   declare heartbeat: Heartbeat | undefined;
-  /** On a client: notices a server that is silent while something is awaited. */
+  /** On a client: detects a server that is silent while something is awaited. */
   declare liveness: WaitObserver & { heard(): void } | undefined;
   /** Counts envelopes for rate limits. */
   declare meter: Meter | undefined;
-  /** Receives the messages in place of the loop, which ends. */
+  /** Receives the messages instead of the loop, which ends. */
   declare heir: Receiving | undefined;
-  /** On a server: receives the first frames in place of this half. */
+  /** On a server: receives the first frames instead of this half. */
   declare firstFrames: { receive(frame: Frame): void } | undefined;
-  /** On a server: how far the session is behind in handling messages. */
+  /** On a server: measures how far the session is behind in handling messages. */
   declare readonly backpressure: Backpressure | undefined;
   /** On a client: called when the server asks for a new token. */
   declare onRenew: (() => void) | undefined;
   readonly #core: Inside;
   readonly #sending: Sending;
   readonly #settings: SessionSettings;
-  /**
-   * Length of the longest frame, of one message or several joined; a longer one is not even parsed.
-   */
+  /** Maximum length of a frame, with one message or several; a longer frame is not even parsed. */
   readonly #maxFrameLength: number;
   /** Messages whose handlers run, with the start time. */
   #running: Map<Message, number> | undefined;
-  /** Message that the loop took last, and its turn. */
+  /** Message that the loop received last, and its turn. */
   #yielded: Message | undefined;
   #turn: MessageTurn | undefined;
   #sinks: Map<string, TopicSink> | undefined;
@@ -127,7 +125,6 @@ export class Receiving
   #unhandledTimer: Timer | undefined;
   #nestedTimer: Timer | undefined;
 
-  /** Creates the half of a session that has not begun. */
   constructor(core: SessionCore, sending: Sending) {
     const { settings } = core;
     this.#core = core as Inside;
@@ -143,7 +140,7 @@ export class Receiving
     }
   }
 
-  /** Receives frames from now on, see {@linkcode SessionHalf}. */
+  /** Starts to receive frames, see {@linkcode SessionHalf}. */
   begin(): void {
     const { awaitsToken, lineage, session, connection } = this.#core;
     if (awaitsToken || lineage.predecessor !== undefined) {
@@ -167,7 +164,7 @@ export class Receiving
     const { onOpen } = this.#settings.handlers;
     let isLate = false;
     const done = attempt(() => onOpen!(core.session), (error) => {
-      // Messages were handled in the meantime, so the session goes on.
+      // Messages were handled in the meantime, so the session continues.
       if (isLate) core.handlerFailed(error, "The handler failed");
       else core.failed(error, "The handler failed");
     });
@@ -179,7 +176,7 @@ export class Receiving
     this.handled?.holdFor(opened);
   }
 
-  /** True while the peer, or a service, waits for an answer, see {@linkcode SessionHalf}. */
+  /** True while the peer or a service waits for a reply, see {@linkcode SessionHalf}. */
   get isAwaited(): boolean {
     return this.#owesReplies || this.#served?.isBusy === true;
   }
@@ -192,7 +189,7 @@ export class Receiving
 
   /**
    * Accepts no more messages, and cancels the requests of the peer, see {@linkcode SessionHalf}.
-   * Earlier messages are still handled, unless they are dropped.
+   * Earlier messages are still handled unless dropped.
    */
   end(error: SessionClosedError | undefined): Promise<void> | undefined {
     const { runtime } = this.#settings;
@@ -220,21 +217,21 @@ export class Receiving
     else if (!core.awaitsToken) this.receive(frame);
   }
 
-  /** Ends the session with the connection, see {@linkcode FrameReceiver}. */
+  /** Closes the session with the connection, see {@linkcode FrameReceiver}. */
   framesEnded(): void {
     this.#core.followConnection();
   }
 
   /** Sends a ping of the heartbeat, see {@linkcode WatchedPeer}. */
   ping(): void {
-    // A client sends a ping only when the server's ping is late.
+    // A client pings only when the server's ping is late.
     const { now, intervalMs } = this.heartbeat!;
     const isLate = now - this.lastHeard > intervalMs * 1.2;
     if (this.#settings.side !== "server" && !isLate) return;
     this.#sending.ping();
   }
 
-  /** Ends the session for a peer that was silent for too long, see {@linkcode WatchedPeer}. */
+  /** Closes the session of a peer that was silent for too long, see {@linkcode WatchedPeer}. */
   dead(silentMs: number): void {
     // Reading is paused while this end is behind, so the silence is not the peer's.
     if (this.#core.connection.frames?.isPaused) return this.heartbeat?.add(this);
@@ -257,7 +254,7 @@ export class Receiving
     return (this.#replies?.size ?? 0) > 0;
   }
 
-  /** Services for the peer, if this end has services. */
+  /** Services for the peer, if this end has any. */
   get serving(): SessionRequests | undefined {
     return this.#served ??= this.#settings.services?.serve(this.#core.session);
   }
@@ -272,7 +269,10 @@ export class Receiving
     return this.isHandled || this.isRead;
   }
 
-  /** The messages, or requests alone, that go to handlers; `undefined` without a handler. */
+  /**
+   * The queue that feeds handlers, with all messages or only requests; `undefined` without a
+   * handler.
+   */
   get handled(): ReceiveQueue<IncomingMessage> | undefined {
     return this.isHandled ? this.queue : this.requests;
   }
@@ -289,34 +289,34 @@ export class Receiving
   }
 
   /**
-   * Extra places for handlers: one that waits for a reply of the peer takes no place, because the
-   * peer may have to send a request first.
+   * Extra slots for handlers: a handler that waits for a reply of the peer uses no slot, because
+   * the peer may first have to send a request.
    */
   get extraRoom(): number {
     return Math.min(MAX_NESTED, this.#sending.awaitedRequests);
   }
 
-  /** True for requests alone: messages and numbered envelopes keep their order. */
+  /** True only for requests: messages and numbered envelopes keep their order. */
   mayOvertake({ id, seq }: IncomingMessage): boolean {
     return id !== undefined && seq === undefined;
   }
 
   /**
-   * Start of the handler that runs longest, in milliseconds since the Unix epoch; `undefined` if no
+   * Start of the longest-running handler, in milliseconds since the Unix epoch; `undefined` if no
    * handler runs.
    */
   get runningSince(): number | undefined {
     return this.#running?.values().next().value;
   }
 
-  /** True if every message was handled and every request answered. */
+  /** True if every message was handled and every request was answered. */
   get isIdle(): boolean {
     return this.queue.isIdle && this.requests?.isIdle !== false && !this.#owesReplies;
   }
 
   /**
    * Fill level of the queue, where 1 is full. Always 0 while the messages have no reader, and while
-   * a handler waits for an answer of the peer: only further reading can bring that answer.
+   * a handler waits for a reply of the peer, which only further reading can bring.
    */
   get fill(): number {
     if (this.#sending.awaitedAnswers > 0) return 0;
@@ -327,13 +327,12 @@ export class Receiving
     return this.requests === undefined ? messages : Math.max(messages, fill(this.requests));
   }
 
-  /** Resolves when the fill level, or the work left to do, may have changed. */
+  /** Resolves when the fill level or the remaining work may have changed. */
   changed(): Promise<void> {
     const { queue, requests } = this;
     return requests ? Promise.race([queue.changed(), requests.changed()]) : queue.changed();
   }
 
-  /** Counters, read when asked for. */
   get stats(): InboundStats {
     return {
       receivedMessages: this.#receivedMessages,
@@ -347,14 +346,14 @@ export class Receiving
     };
   }
 
-  /** Routes the messages of a topic to a sink, or back to the handler or loop. */
+  /** Routes the messages of a topic to a sink; without one, back to the handler or loop. */
   route(topic: string, sink: TopicSink | undefined): void {
     if (sink === undefined) this.#sinks?.delete(topic);
     else (this.#sinks ??= new Map()).set(topic, sink);
   }
 
   /**
-   * Passes a note to the subscriptions of its topic; to all subscriptions if the note has no topic.
+   * Passes a note to the subscriptions of its topic, or to all subscriptions if it has no topic.
    */
   note(note: TopicNote): void {
     for (const [topic, sink] of this.#sinks ?? []) {
@@ -362,7 +361,6 @@ export class Receiving
     }
   }
 
-  /** Handles one frame. */
   receive(frame: Frame): void {
     if (typeof frame !== "string") return this.#receiveBinary(frame);
     if (frame.length > this.#maxFrameLength && !this.#settings.skipOversize) {
@@ -393,7 +391,7 @@ export class Receiving
     }
   }
 
-  /** Ends the turn of the message that the loop took last. */
+  /** Ends the turn of the message that the loop received last. */
   release(): void {
     this.#turn?.end();
     this.#turn = undefined;
@@ -408,7 +406,7 @@ export class Receiving
     const { maxMessageBytes } = this.#settings;
     this.#receivedBytes += text.length;
     if (exceedsBytes(text, maxMessageBytes)) return this.#tooLarge(text);
-    // Clients have no services, and do not read the requests for these.
+    // Clients have no services, and don't read requests for them.
     this.#receiveEnvelope(readEnvelope(text, this.#settings.services?.readService), text.length);
   }
 
@@ -420,7 +418,7 @@ export class Receiving
     const parts = decodeBinary(frame);
     if (frame.length > this.#settings.maxMessageBytes) return this.#tooLarge(parts?.head);
     if (parts === undefined) {
-      return this.#malformed("Expected a binary message, received a frame that is not whole", null);
+      return this.#malformed("Expected a binary message, received a malformed frame", null);
     }
     const envelope = readEnvelope(parts.head, this.#settings.services?.readService);
     const whole = "data" in envelope ? { ...envelope, data: parts.data } : envelope;
@@ -429,14 +427,14 @@ export class Receiving
 
   #receiveEnvelope(envelope: Envelope, size: number): void {
     const { joins } = this.#core;
-    // Before a meter may refuse the envelope: a client sends its id only once.
+    // Before a meter can reject the envelope: a client sends its id only once.
     if (joins && "client" in envelope && !this.serving?.introduce(envelope)) return;
     if (joins && "seq" in envelope) {
       const isRead = this.#hasReader || envelope.kind === "publish" ||
         this.requests !== undefined && envelope.id !== undefined;
       const turn = this.serving?.turnOf(envelope, size, isRead);
       if (turn === null) return;
-      // In turn it is never refused: the next acknowledged number would cover this one too.
+      // A numbered message is never rejected: the next acknowledged number would include it.
       if (turn !== undefined) {
         if (envelope.kind === "publish") return this.serving?.receive(envelope, turn);
         return this.#receiveMessage({ ...envelope, turn }, size);
@@ -477,8 +475,8 @@ export class Receiving
     if (id !== undefined && !this.#owe(id, incoming)) return;
     const sink = this.#sinks?.get(topic);
     if (sink !== undefined && id === undefined && !sink.offer(incoming, size)) return;
-    // A request stays with this session, even after a handover, because the reply leaves by the
-    // same way.
+    // A request stays with this session even after a handover, because its reply uses the same
+    // session.
     const { queue } = id === undefined && this.heir || this;
     if (this.requests !== undefined && id !== undefined) {
       if (this.requests.offer(incoming, size)) {
@@ -491,8 +489,8 @@ export class Receiving
         const who = this.isHandled ? "handler" : "loop";
         return this.#core.abort(CloseCode.queueFull, `The ${who} over the messages is too slow`);
       }
-      // The application never read a message, so the oldest is discarded, as events without a
-      // listener are.
+      // The application never read a message, so the oldest is discarded, like an event without a
+      // listener.
       this.#discard(queue.take()!);
     }
     if (this.#isStuck) this.#watchNested();
@@ -503,28 +501,29 @@ export class Receiving
     );
   }
 
-  /** Registers a request that needs a reply; refuses one too many, or a number that is in use. */
+  /**
+   * Registers a request that needs a reply; rejects it beyond the limit, or if its id is in use.
+   */
   #owe(id: number, incoming: IncomingMessage): boolean {
     const { maxRequests } = this.#settings;
     const { replies } = this;
     if (replies.size >= maxRequests || replies.leaving > maxRequests) {
-      const message = `${maxRequests} requests wait for answers already`;
-      // The number may be that of an open request, which keeps its place.
+      const message = `At most ${maxRequests} requests may wait for replies`;
+      // The id may belong to an open request, which stays registered.
       this.#sending.post({ reply: id, error: { code: "too-many", message } });
       incoming.turn?.skip();
-      // Handlers that go on after a cancel are no fault of the peer, but need a bound as well.
+      // Handlers that continue after a cancel are not the peer's fault, but need a limit as well.
       if (replies.size >= maxRequests) this.faults.countInvalid(message);
       return false;
     }
     if (replies.owe(id, incoming)) return true;
     incoming.turn?.skip();
-    this.#malformed(`Expected a number that is not in use, received ${id} again`, null);
+    this.#malformed(`Expected an unused request id, received ${id} again`, null);
     return false;
   }
 
   /**
-   * Prints that messages have no reader. Presence notices do not count: not every client needs
-   * these.
+   * Warns that messages have no reader. Presence notices don't count: not every client needs them.
    */
   #unhandled(topic: string): void {
     if (this.#settings.handlers.onError !== undefined) return;
@@ -535,7 +534,7 @@ export class Receiving
     );
   }
 
-  /** True if all handlers may wait for the peer, and no place is left for another. */
+  /** True if all handlers may be waiting for the peer and no slot is free. */
   get #isStuck(): boolean {
     const handled = this.handled;
     return handled !== undefined && this.#sending.awaitedRequests > MAX_NESTED &&
@@ -543,7 +542,7 @@ export class Receiving
   }
 
   /**
-   * Refuses waiting requests if no handler ends for a while: the peer may wait for these requests.
+   * Rejects waiting requests if no handler returns for a while: the peer may be waiting for them.
    */
   #watchNested(): void {
     const { finished } = this;
@@ -569,7 +568,10 @@ export class Receiving
     this.faults.countInvalid(message);
   }
 
-  /** Refuses an envelope that is too large, or its head. The session ends unless a client can go on. */
+  /**
+   * Rejects an envelope, or its head, that is too large. The session closes unless a client can
+   * skip it.
+   */
   #tooLarge(text?: string): void {
     const what = `A message has at most ${this.#settings.maxMessageBytes} bytes`;
     this.faults.note(what);
@@ -584,21 +586,21 @@ export class Receiving
     const running = message instanceof Promise
       ? message.then((checked) => checked && this.#call(checked, incoming))
       : message && this.#call(message, incoming);
-    // Runs after a failure too; otherwise the client would send the message for ever.
+    // Also after a failure; otherwise the client would send the message forever.
     return turn ? Promise.resolve(running).then(() => turn.end()) : running;
   }
 
-  /** Checks a message when its turn has come; `undefined` if refused, or not due. */
+  /** Checks a message when its turn comes; `undefined` if rejected, or not due. */
   #checkDue(incoming: IncomingMessage): CheckedMessage {
     const { turn } = incoming;
     return turn ? this.#checkInTurn(incoming, turn) : this.check(incoming);
   }
 
   /**
-   * Checks a message against the contract; `undefined` if refused.
+   * Checks a message against the contract; `undefined` if rejected.
    *
    * @param incoming The message.
-   * @param subscription The subscription to which the message goes. Data that does not fit is then
+   * @param subscription The subscription that receives the message. Data that does not fit is then
    * skipped: `onInvalid` receives the error and the data; by default, `onError` receives the error.
    */
   check(
@@ -635,7 +637,7 @@ export class Receiving
     return message;
   }
 
-  /** Creates a message that fits the contract, or that needs no check without a contract. */
+  /** Creates a message that fits the contract, or that has no contract to fit. */
   #accept(incoming: IncomingMessage, match: MessageMatch | undefined): Message {
     const { id, from, cancelled } = incoming;
     // A server identifies a peer by its session, and ignores any `from` that the peer sends.
@@ -645,15 +647,15 @@ export class Receiving
       match,
       this.replies,
     );
-    // The message may have waited beyond the end of the session.
+    // The session may have closed while the message waited.
     if (cancelled !== undefined || this.#core.state === "closed") message.cancel(cancelled);
     else if (id !== undefined) this.replies.handling(id, message);
     return message;
   }
 
   /**
-   * Refuses a message that does not fit the contract. The application of a client learns of a message
-   * that is no request; a server leaves that to its peer.
+   * Rejects a message that does not fit the contract. A client also reports it to the application
+   * unless it is a request; a server leaves that to its peer.
    */
   #refuse(
     { id: number, topic, data }: IncomingMessage,
@@ -668,7 +670,7 @@ export class Receiving
     this.faults.tell(new RequestError(failure.code, text, failure), { data, onInvalid });
   }
 
-  /** Answers a message whose schema failed, which is no fault of the peer. */
+  /** Replies to a message whose schema threw, which is not the peer's fault. */
   #schemaFailed(
     { id }: IncomingMessage,
     error: unknown,
@@ -679,7 +681,7 @@ export class Receiving
     this.#core.handlerFailed(error, "The schema failed");
   }
 
-  /** Calls the handler. Waits until the handler is done, but not until an answer in parts ends. */
+  /** Calls the handler, and waits for it, but not for the end of a streaming response. */
   #call(message: Message, incoming: IncomingMessage): void | Promise<void> {
     const { watch } = this.#settings;
     try {
@@ -721,7 +723,7 @@ export class Receiving
     if (!message.isRequest || message.isAnswered) return;
     message.fail({
       code: "unanswered",
-      message: `The handler of "${message.topic}" gave no answer`,
+      message: `The handler for "${message.topic}" returned without replying`,
     });
   }
 
@@ -732,7 +734,7 @@ export class Receiving
     if (!turn?.endsSession(error)) this.replies.report(error);
   }
 
-  /** Handles an envelope that is no message: replies, pings, farewells, requests for services. */
+  /** Handles an envelope other than a message: replies, pings, `goaway`, requests for services. */
   #receiveControl(envelope: Control): void {
     const core = this.#core;
     const { sending, session } = core;
@@ -781,7 +783,10 @@ export class Receiving
         core.emit("renew", { withinMs: envelope.withinMs });
         return this.onRenew?.();
       case "service": {
-        const error = { code: "forbidden", message: `This end offers no ${envelope.service}` };
+        const error = {
+          code: "forbidden",
+          message: `This end does not support ${envelope.service}`,
+        };
         return sending.post({ reply: envelope.id, error });
       }
       default:

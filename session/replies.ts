@@ -1,5 +1,5 @@
 /**
- * Replies to the requests of the peer, from the arrival of a request to the end of its answer.
+ * Replies to the requests of the peer, from the arrival of a request to the end of its response.
  *
  * @module
  */
@@ -22,9 +22,9 @@ interface AnswerModule {
   ): Promise<void>;
 }
 
-/** The requests of the peer that wait for replies, and the replies to these. */
+/** The requests of the peer that wait for replies. */
 export class Replies implements Answerer {
-  /** Count of the cancelled answers in parts whose iterators have not returned. */
+  /** Number of cancelled streaming responses whose iterators have not returned. */
   leaving = 0;
   readonly #core: SessionCore & { readonly sending: Sending };
   readonly #idle: Signal;
@@ -32,17 +32,17 @@ export class Replies implements Answerer {
   readonly #owed = new Map<number, IncomingMessage | Message>();
 
   /**
-   * Creates the replies of a session that owes none.
+   * Creates the replies of a session.
    *
    * @param core The session, with the half that sends.
-   * @param idle Notified of each answer, for those that wait until nothing is owed.
+   * @param idle Notified of each reply, for callers that wait until none is owed.
    */
   constructor(core: SessionCore & { readonly sending: Sending }, idle: Signal) {
     this.#core = core;
     this.#idle = idle;
   }
 
-  /** Count of the requests of the peer that wait for replies. */
+  /** Number of requests of the peer that wait for replies. */
   get size(): number {
     return this.#owed.size;
   }
@@ -54,14 +54,14 @@ export class Replies implements Answerer {
     return true;
   }
 
-  /** Notes that a request, which waited until now, is handled as this message. */
+  /** Records that a waiting request is now handled as this message. */
   handling(id: number, message: Message): void {
     this.#owed.set(id, message);
   }
 
   /**
-   * Adds credit for the answer to a request; false beyond the most credit of an answer. Credit for an
-   * unknown answer has no effect.
+   * Adds credit for the response to a request; false if that exceeds the maximum. Credit for an
+   * unknown request has no effect.
    */
   more(id: number, items: number): boolean {
     const owed = this.#owed.get(id);
@@ -70,7 +70,7 @@ export class Replies implements Answerer {
     return owed.items <= MAX_CREDIT;
   }
 
-  /** Cancels a request whose peer gave up: the handler continues, but no reply is due. */
+  /** Cancels a request that the peer abandoned: the handler continues, but no reply is due. */
   cancel(id: number): void {
     const owed = this.#owed.get(id);
     if (owed === undefined) return;
@@ -78,13 +78,13 @@ export class Replies implements Answerer {
     cancelOwed(owed, new SkeinError("request", "The peer cancelled the request"));
   }
 
-  /** Cancels all requests, at the end of the session. */
+  /** Cancels all requests when the session closes. */
   end(error: unknown): void {
     for (const owed of this.#owed.values()) cancelOwed(owed, error);
     this.#owed.clear();
   }
 
-  /** Notes that a request of the peer was answered, in whole. */
+  /** Records that a request of the peer was answered completely. */
   answered(id: number): void {
     this.#owed.delete(id);
     this.#idle.notify();
@@ -98,12 +98,12 @@ export class Replies implements Answerer {
     sending.give(answer);
   }
 
-  /** Answers a request of the peer in parts, see {@linkcode Answerer}. */
+  /** Sends a streaming response to a request of the peer, see {@linkcode Answerer}. */
   stream(id: number, items: AsyncIterable<unknown>, message: Message): Promise<void> {
     const answering = this.#core.settings.answers().then((part) =>
       (part as AnswerModule).produceAnswer(this.#core, id, items, message)
     );
-    // Only an instrumentation asks for the failure, which the producer reports.
+    // Only an instrumentation reads the error, which the producer reports.
     answering.catch((error) => {
       if (message.producer !== undefined) return;
       if (!message.isCancelled) this.fail(id, this.failureOf(error));
@@ -118,7 +118,10 @@ export class Replies implements Answerer {
     this.#core.sending.post({ reply: id, error: failure });
   }
 
-  /** Returns the failure that a peer gets for an error of a handler: no text of unknown errors. */
+  /**
+   * Returns the failure that the peer receives for a handler's error, without the text of unknown
+   * errors.
+   */
   failureOf(error: unknown): RequestFailure {
     if (error instanceof RequestError) return error.failure;
     if (this.#isOversize(error)) return { code: "too-large", message: error.message };
@@ -126,8 +129,8 @@ export class Replies implements Answerer {
   }
 
   /**
-   * Reports the error of a handler, unless the error is an answer of the application. An answer that
-   * is too large for the peer is no failure that ends the session: the handler cannot know the bound.
+   * Reports the error of a handler unless the application threw it as a reply. A reply that is too
+   * large for the peer never closes the session: the handler cannot know the limit.
    */
   report(error: unknown): void {
     if (error instanceof RequestError) return;
@@ -136,7 +139,7 @@ export class Replies implements Answerer {
     else this.#core.handlerFailed(error, "The handler failed");
   }
 
-  /** Recognizes an answer that fits the bound of this end, and not the bound of the peer. */
+  /** True for a reply that fits this end's limit but not the peer's. */
   #isOversize(error: unknown): error is OversizeError {
     return error instanceof OversizeError && error.maxBytes < this.#core.settings.maxMessageBytes;
   }

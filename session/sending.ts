@@ -1,5 +1,5 @@
 /**
- * The half of a session that sends: messages, control, and requests, which wait for replies.
+ * The sending half of a session: messages, control envelopes, and requests, which wait for replies.
  *
  * @module
  */
@@ -32,15 +32,14 @@ import {
 import type { Envelope, Hello, OutgoingEnvelope, TraceContext } from "./wire/envelope.ts";
 import type { HistoryOptions } from "./wire/recovery.ts";
 
-/** Pings of the heartbeat have numbers up to this one, those of `ping()` higher ones. */
+/** Pings of the heartbeat have numbers up to this one, pings of `ping()` higher ones. */
 export const MAX_PINGS = 2 ** 32;
 
-/** Options of a request to the peer. */
 type AskOptions = WaitOptions & Pick<PendingRequestOptions, "onAnswer" | "isRequest">;
 
-/** Sends for one session, and waits for the answers. */
+/** Sends for one session, and waits for replies. */
 export class Sending implements SessionHalf {
-  /** Count of the control envelopes that this end sent. */
+  /** Number of control envelopes that this end sent. */
   posted = 0;
   /** The last measured round trip, in milliseconds. */
   roundTripMs: number | undefined;
@@ -50,31 +49,30 @@ export class Sending implements SessionHalf {
   declare features: readonly string[] | undefined;
   /** On a client: true once the server has the id of this client. */
   declare isIntroduced: boolean | undefined;
-  /** Calls of `ping()` that wait; pings of the heartbeat are not among these. */
+  /** Pending calls of `ping()`, without pings of the heartbeat. */
   declare pings: PendingRequests | undefined;
   /** On a client: called with the number up to which the server handled messages. */
   declare onAck: ((n: number) => void) | undefined;
-  /** Counters of the answers to what this end sent, once one counts. */
+  /** Counters of late replies and of reported drops and rejections, created on first use. */
   declare controlStats: { -readonly [Name in keyof ControlStats]: number } | undefined;
   readonly #core: SessionCore;
   readonly #queue: SendQueue | undefined;
   // Created when first needed: a session that only receives messages needs none.
   #requests: PendingRequests | undefined;
   #peerMaxBytes = Infinity;
-  /** On a server: true once `hello` is on its way. */
+  /** On a server: true once `hello` was sent. */
   #hasGreeted = false;
   #pings = 0;
   #pingedAt = 0;
 
-  /** Creates the half of a session that has not begun. */
   constructor(core: SessionCore) {
     this.#core = core;
     this.#queue = core.queue;
-    // A client with another bound says so in its first envelope.
+    // A client with another limit announces it in its first envelope.
     if (core.joins && core.settings.side === "server") this.peerAccepts(MAX_MESSAGE_BYTES);
   }
 
-  /** Sends the first envelope, and limits the wait for that of the peer, see {@linkcode SessionHalf}. */
+  /** Sends the first envelope, and limits the wait for the peer's, see {@linkcode SessionHalf}. */
   begin(token: string | undefined): void {
     const core = this.#core;
     const { side, handshakeTimeoutMs, requestTimeoutMs } = core.settings;
@@ -84,18 +82,18 @@ export class Sending implements SessionHalf {
       this.#greet();
       return core.giveUpAfter(handshakeTimeoutMs, "first message");
     }
-    // A server that checks a token sends `hello` after the check, within the time of a request.
+    // A server that checks a token sends `hello` after the check, within the request timeout.
     if (!awaitsHello) return core.giveUpAfter(handshakeTimeoutMs, "token");
     core.giveUpAfter(token === undefined ? handshakeTimeoutMs : requestTimeoutMs, "hello");
     if (token === undefined) return;
     this.authenticate(token, {}).catch((error) => {
-      // A server that refuses the token also closes, and the close code says whether to retry.
+      // A server that rejects the token also closes, and the close code says whether to retry.
       if (error instanceof RequestError && core.state === "connecting") return;
       core.abort(CloseCode.unauthenticated, "The token was not accepted", error);
     });
   }
 
-  /** Sends `hello`, or tells the server the bound of this client, see {@linkcode SessionHalf}. */
+  /** Sends `hello`, or on a client its size limit, see {@linkcode SessionHalf}. */
   opened(hello: Hello | undefined): void {
     const { joins, settings: { side, maxMessageBytes } } = this.#core;
     if (hello === undefined) {
@@ -113,42 +111,42 @@ export class Sending implements SessionHalf {
     this.push(framed(this.#core.settings.hello!(this.#core), ""), true);
   }
 
-  /** True if a caller waits for an answer, see {@linkcode SessionHalf}. */
+  /** True if a caller waits for a reply, see {@linkcode SessionHalf}. */
   get isAwaited(): boolean {
     return this.openRequests > 0 || (this.pings?.size ?? 0) > 0;
   }
 
-  /** Hands over what the connection takes, see {@linkcode SessionHalf}. */
+  /** Flushes what the connection accepts, see {@linkcode SessionHalf}. */
   abort(): void {
-    // Flush earlier broadcasts first: the peer may still read the reason of the close, in order.
+    // Flush earlier broadcasts first: the peer may still read why the session closes, in order.
     this.#core.settings.turn.flush();
     this.#queue?.flush();
   }
 
-  /** Drops what waits, and rejects the requests, see {@linkcode SessionHalf}. */
+  /** Drops waiting messages, and rejects the requests, see {@linkcode SessionHalf}. */
   end(error: SessionClosedError | undefined): undefined {
     this.#queue?.end();
     this.#requests?.rejectAll(error);
     this.pings?.rejectAll(error);
   }
 
-  /** Requests of this end: those of the application, subscriptions, publications, tokens. */
+  /** Requests of this end: the application's, subscriptions, publications, tokens. */
   get requests(): PendingRequests {
     const { runtime, maxRequests } = this.#core.settings;
     return this.#requests ??= new PendingRequests(runtime, maxRequests);
   }
 
-  /** Count of all requests of this end that wait. */
+  /** Number of all waiting requests of this end. */
   get openRequests(): number {
     return this.#requests?.size ?? 0;
   }
 
-  /** Count of the requests for which code of this end may wait. */
+  /** Number of requests for which code on this end may wait. */
   get awaitedAnswers(): number {
     return this.#requests?.awaited ?? 0;
   }
 
-  /** Count of the application's requests that wait for a handler of the peer. */
+  /** Number of the application's requests that wait for a handler of the peer. */
   get awaitedRequests(): number {
     return this.#requests?.requests ?? 0;
   }
@@ -158,7 +156,7 @@ export class Sending implements SessionHalf {
     return Math.min(this.#core.settings.maxMessageBytes, this.#peerMaxBytes);
   }
 
-  /** Notes the size of the largest message that the peer accepts, in bytes. */
+  /** Records the size of the largest message that the peer accepts, in bytes. */
   peerAccepts(maxBytes: number): void {
     this.#peerMaxBytes = maxBytes;
     if (this.#core.settings.side === "server") this.#queue!.maxMessageBytes = maxBytes;
@@ -182,7 +180,7 @@ export class Sending implements SessionHalf {
   }
 
   /**
-   * Encodes an envelope with data of the application, which fits the bounds of both ends.
+   * Encodes an envelope with application data, within the limits of both ends.
    *
    * @throws {UnsupportedError} If the connection cannot carry the data.
    * @throws {TypeError} If JSON cannot hold the data.
@@ -210,28 +208,28 @@ export class Sending implements SessionHalf {
     try {
       this.push(message, true);
     } catch (error) {
-      // The queue closed the session already, and its `closeError` says why.
+      // The queue has already closed the session, and `closeError` says why.
       if (!(error instanceof QueueFullError)) throw error;
     }
   }
 
-  /** Sends a request of the application and waits for the reply. */
+  /** Sends a request of the application, and waits for the reply. */
   request(
     topic: string,
     data: unknown,
     { trace: known, ...options }: WaitOptions & { readonly trace?: TraceContext | undefined },
   ): Promise<unknown> {
-    this.checkData("ask", data);
+    this.checkData("request", data);
     const { maxSendBytes: maxBytes } = this;
     const trace = this.#core.joins ? known : undefined;
-    const what = `the answer to "${topic}"`;
+    const what = `the reply to "${topic}"`;
     return this.ask(what, (id) => encodeMessage(topic, data, { id, maxBytes, trace }), {
       ...options,
       isRequest: true,
     });
   }
 
-  /** Sends a request to the peer and waits for the answer. */
+  /** Sends a request to the peer, and waits for the reply. */
   ask(
     what: string,
     encode: (id: number) => EncodedMessage,
@@ -243,8 +241,8 @@ export class Sending implements SessionHalf {
       what,
       timeoutMs: options.timeoutMs ?? core.settings.requestTimeoutMs,
       send: (id) => {
-        // Before the session is established, only a token is offered this way.
-        if (core.state === "closed" || core.ending !== undefined) core.checkOpen("ask");
+        // Before the session is established, only a token is sent this way.
+        if (core.state === "closed" || core.ending !== undefined) core.checkOpen("request");
         this.messages("send").add(encode(id), true);
       },
       cancel: (id, reason) => {
@@ -256,12 +254,12 @@ export class Sending implements SessionHalf {
     return answer;
   }
 
-  /** Emits an `error` event where the reason is a timeout. */
+  /** Emits an `error` event if the reason is a timeout. */
   gaveUp(reason: unknown): void {
     if (reason instanceof TimeoutError) this.#core.emit("error", reason);
   }
 
-  /** Returns the id of this client, once a session, for the server to tell clients apart. */
+  /** Returns the id of this client, once per session, by which the server distinguishes clients. */
   introduce(): { readonly client?: string } {
     const { joins, settings: { side, client } } = this.#core;
     if (this.isIntroduced || !joins || side === "server") return {};
@@ -295,7 +293,7 @@ export class Sending implements SessionHalf {
     checkTopic(topic, kind);
     const { since, last } = options;
     return this.ask(
-      `the answer to ${kind} "${topic}"`,
+      `the reply to ${kind} "${topic}"`,
       (id) => {
         const client = kind === "subscribe" ? this.introduce() : {};
         return this.#encode(
@@ -312,14 +310,14 @@ export class Sending implements SessionHalf {
     checkTopic(room, "set presence");
     this.#core.checkOpen("set presence");
     await this.ask(
-      `the answer to the presence in "${room}"`,
+      `the reply to the presence data in "${room}"`,
       (id) => this.#encode({ presence: room, data, id }, "set presence"),
       // `onAnswer` exempts the request from `maxRequests`: a client may set data for many rooms.
       { ...options, onAnswer() {} },
     );
   }
 
-  /** Offers a token to the server. */
+  /** Sends a token to the server. */
   async authenticate(token: string, options: WaitOptions): Promise<void> {
     if (typeof token !== "string") {
       throw new TypeError(`Cannot authenticate: token must be a string, received ${typeof token}`);
@@ -351,7 +349,7 @@ export class Sending implements SessionHalf {
     this.post({ ping: ++this.#pings });
   }
 
-  /** Handles the answer to a ping; ignores late and unexpected answers. */
+  /** Handles a pong; ignores late and unexpected ones. */
   pong(n: number): void {
     if (n > MAX_PINGS) this.pings?.answer(n - MAX_PINGS, undefined, undefined);
     else if (n === this.#pings && this.#pingedAt > 0) {
@@ -360,7 +358,7 @@ export class Sending implements SessionHalf {
     }
   }
 
-  /** Reports a message that the peer refused, and that was not a request. */
+  /** Reports that the peer rejected a message other than a request. */
   refusedByPeer(failure: RequestFailure | undefined): void {
     this.count("refusedByPeer");
     if (failure === undefined) return;
@@ -376,37 +374,36 @@ export class Sending implements SessionHalf {
     this.#core.settings.console.tell("refused-message", line, { about: message });
   }
 
-  /** Counts an answer to what this end sent. */
+  /** Counts late replies, or messages that the peer dropped or rejected. */
   count(name: keyof ControlStats, amount = 1): void {
     this.controlStats ??= { lateAnswers: 0, droppedByPeer: 0, refusedByPeer: 0 };
     this.controlStats[name] += amount;
   }
 }
 
-/** An event of an answer in parts. */
+/** An event of a streaming response. */
 export type AnswerEvent =
   | Extract<Envelope, { kind: "part" }>
-  /** The answer came in one piece. */
+  /** A single reply instead of a stream. */
   | { readonly kind: "reply"; readonly data: unknown }
-  /** The answer has ended, by a failure if there is an error. */
+  /** The response has ended, with a failure if there is an error. */
   | { readonly kind: "end"; readonly error?: unknown };
 
-/** Receives an answer in parts. */
+/** Receives a streaming response. */
 export type AnswerTaker = (event: AnswerEvent, size: number) => void;
 
 interface PendingRequest extends Omit<PromiseWithResolvers<unknown>, "promise"> {
   readonly onAnswer: ((data: unknown) => void) | undefined;
-  /** True if a handler of the peer answers, and a handler of this end may wait for the answer. */
+  /** True if a handler of the peer replies, and a handler of this end may wait for the reply. */
   isRequest: boolean;
-  /** Receives the answer in parts, if the answer may have parts. */
+  /** Receives the response, if it may stream. */
   readonly take?: AnswerTaker;
 }
 
-/** Options of one request. */
 export interface PendingRequestOptions {
   /** Sends the request with its id. */
   readonly send: (id: number) => void;
-  /** Tells the peer that the reply is no longer needed. */
+  /** Notifies the peer that the reply is no longer needed. */
   readonly cancel: (id: number, reason: unknown) => void;
   /** Name of the expected reply, for errors. */
   readonly what: string;
@@ -415,11 +412,11 @@ export interface PendingRequestOptions {
   /** Ends the wait when aborted. */
   readonly signal?: AbortSignal | undefined;
   /**
-   * Called with the reply before the session reads any later envelope. Such a request does not
-   * count towards the maximum, so its caller MUST have a bound of its own.
+   * Called with the reply before the session reads any later envelope. Such a request doesn't count
+   * towards the maximum, so its caller MUST have its own limit.
    */
   readonly onAnswer?: ((data: unknown) => void) | undefined;
-  /** True if a handler of the peer's application answers; Skein itself answers all others. */
+  /** True if a handler of the peer's application replies; Skein itself replies to all others. */
   readonly isRequest?: boolean | undefined;
 }
 
@@ -432,10 +429,9 @@ export class PendingRequests extends Signal {
   #last = 0;
   #uncounted = 0;
   #requests = 0;
-  /** Answers in parts for whose next item no loop waits. */
+  /** Streaming responses for whose next item no loop waits. */
   #unread = 0;
 
-  /** Creates an empty list. */
   constructor(runtime: Runtime, max: number) {
     super();
     this.#runtime = runtime;
@@ -452,7 +448,10 @@ export class PendingRequests extends Signal {
     return this.#requests;
   }
 
-  /** Number of requests for which code of this end may wait: all but answers that no loop awaits. */
+  /**
+   * Number of requests for which code on this end may wait: all but streaming responses that no
+   * loop awaits.
+   */
   get awaited(): number {
     return this.size - this.#unread;
   }
@@ -474,7 +473,7 @@ export class PendingRequests extends Signal {
     (this.#waiting ??= new Map()).set(id, { resolve, reject, onAnswer, isRequest });
     if (isRequest) this.#requests++;
     const answer = waitFor(this.#runtime, promise, { what, signal, timeoutMs }).catch((error) => {
-      // The caller gave up, and the peer has not replied in full.
+      // The caller abandoned the request before the reply was complete.
       if (this.#forget(id) !== undefined) options.cancel(id, error);
       throw error;
     });
@@ -487,10 +486,10 @@ export class PendingRequests extends Signal {
   }
 
   /**
-   * Sends a request whose answer comes in parts.
+   * Sends a request for a streaming response.
    *
-   * @param what Name of the expected answer, for errors.
-   * @param take Receives the answer.
+   * @param what Name of the expected response, for errors.
+   * @param take Receives the response.
    * @param send Sends the request with its id.
    * @returns The id.
    * @throws {QueueFullError} If too many requests already wait.
@@ -515,7 +514,7 @@ export class PendingRequests extends Signal {
     return id;
   }
 
-  /** Notes if a loop waits for the next item of an answer in parts. */
+  /** Records whether a loop waits for the next item of a streaming response. */
   awaits(id: number, isAwaited: boolean): void {
     const request = this.#waiting?.get(id);
     if (request === undefined || request.isRequest === isAwaited) return;
@@ -524,19 +523,19 @@ export class PendingRequests extends Signal {
     this.#unread -= isAwaited ? 1 : -1;
   }
 
-  /** Forgets an answer in parts that the caller gave up; false if the answer is over. */
+  /** Forgets a streaming response that the caller abandoned; false if it has ended. */
   abandon(id: number): boolean {
     return this.#forget(id) !== undefined;
   }
 
-  /** Hands an item to the receiver of its answer; ignores the item of an unknown answer. */
+  /** Passes an item to the receiver of its response; ignores the item of an unknown response. */
   part(part: Extract<Envelope, { kind: "part" }>, size: number): void {
     const request = this.#waiting?.get(part.id);
     if (request?.take) request.take(part, size);
     else request?.reject(unexpectedParts());
   }
 
-  /** Ends an answer in parts; false if the request no longer waits. */
+  /** Ends a streaming response; false if the request no longer waits. */
   end(id: number, failure: RequestFailure | undefined): boolean {
     const request = this.#forget(id);
     if (request === undefined) return false;
@@ -557,7 +556,7 @@ export class PendingRequests extends Signal {
     return true;
   }
 
-  /** Waits until no request waits. */
+  /** Waits until no request is pending. */
   async idle(): Promise<void> {
     while (this.size > 0) await this.changed();
   }
@@ -583,13 +582,15 @@ export class PendingRequests extends Signal {
   }
 
   #fullError(what: string): QueueFullError {
-    return new QueueFullError(`Cannot ask for ${what}: ${this.#max} answers are awaited already`);
+    return new QueueFullError(
+      `Cannot wait for ${what}: ${this.#max} requests already wait for replies`,
+    );
   }
 }
 
-/** The error of a request for one reply whose answer comes in parts. */
+/** The error of a request for one reply that receives a streaming response. */
 function unexpectedParts(): RequestError {
-  return new RequestError("invalid", "The answer comes in parts, which requestStream() reads");
+  return new RequestError("invalid", "The response streams: read it with requestStream()");
 }
 
 /** Creates the error that the caller of a request, or the application, receives. */

@@ -86,7 +86,7 @@ Deno.test("PendingRequests.ask() refuses one too many, and has room again after 
   const options = line();
   const first = requests.ask(options);
   const second = requests.ask(options);
-  await assertRejects(() => requests.ask(options), QueueFullError, "2 answers are awaited");
+  await assertRejects(() => requests.ask(options), QueueFullError, "2 requests already wait");
   requests.answer(1, "x", undefined);
   const third = requests.ask(options);
   assertEquals(options.sent, [1, 2, 3]);

@@ -63,10 +63,10 @@ import { settlesWithin, waitFor } from "../base/wait.ts";
 import { textOf } from "../base/error_text.ts";
 import type { TransportFallback } from "../transport/race/options.ts";
 
-/** Default of the time in which a session drains, in milliseconds. */
+/** Default time in which a session drains, in milliseconds. */
 export const SESSION_DRAIN_MS = 5_000;
 
-/** Default of the longest wait for an established session, in milliseconds. */
+/** Default timeout for an established session, in milliseconds. */
 export const READY_MS = 30_000;
 
 export { internals, SKEIN_PROTOCOL };
@@ -74,17 +74,17 @@ export { internals, SKEIN_PROTOCOL };
 /** Features that load on first use, see `SessionSettings.insight`. */
 type Insight = typeof import("./insight/insight.ts");
 
-/** Answers that stream, see `SessionSettings.answers`. */
+/** Streaming responses, see `SessionSettings.answers`. */
 type Answers = typeof import("./answers/answers.ts");
 
 /**
- * A session with one peer, over one {@linkcode Connection}. Both end together.
+ * A session with one peer, over one {@linkcode Connection}. Both close together.
  *
  * - **Order:** messages arrive in the order of `send`, and are handled one at a time.
- * - **Bounds:** the messages that wait to be sent and those that wait to be handled are bounded. A
- *   full queue acts by its policy and never grows unnoticed.
- * - **Close:** a close flushes all messages sent before, `onClose` runs once, and iteration ends
- *   without an error. `closeError` has the cause.
+ * - **Bounds:** the queues of messages to send and to handle are bounded. A full queue applies its
+ *   policy.
+ * - **Close:** closing flushes all messages sent before, `onClose` runs once, and iteration ends
+ *   without an error. `closeError` holds the cause.
  *
  * @example Two ends in one process
  * ```ts
@@ -118,11 +118,11 @@ export class Session<
   declare readonly address: string | undefined;
   /**
    * On a client: the reason why the session does not use the preferred transport; otherwise
-   * `undefined`. `message` is that of `error`, which is not enumerable: JSON of an Error has none.
+   * `undefined`. `message` repeats the message of `error`, which JSON would omit.
    */
   declare readonly fallback: TransportFallback & { readonly message: string } | undefined;
 
-  /** The connection of the session, with streams and datagrams where the transport has these. */
+  /** The connection of the session, with streams and datagrams if the transport supports them. */
   declare readonly connection: Connection;
   /**
    * The implementation of the session, for other modules of Skein.
@@ -135,9 +135,9 @@ export class Session<
   #isIterated = false;
 
   /**
-   * Begins a session on an established connection.
+   * Starts a session on an established connection.
    *
-   * @param connection The connection; belongs to the session from now on.
+   * @param connection The connection, which the session then owns.
    * @param settings Settings, made once by {@linkcode sessionSettings} for any number of sessions.
    * @param identity Facts about the peer.
    */
@@ -159,7 +159,7 @@ export class Session<
     this.#core.begin(identity.token);
   }
 
-  /** Id of the session, the same on both ends of `skein.1`. */
+  /** Id of the session; the same on both ends of `skein.1`. */
   get id(): string {
     return this.#core.id;
   }
@@ -170,8 +170,8 @@ export class Session<
   }
 
   /**
-   * The user at the other end, as returned by `userOf`. A session without a user has a name of its
-   * own on the server, which begins with `guest:` and stays when the client reconnects.
+   * The user at the other end, as returned by `userOf`. On the server, a session without a user has
+   * its own name, which starts with `guest:` and is kept when the client reconnects.
    */
   get user(): string {
     return this.#core.name;
@@ -186,8 +186,8 @@ export class Session<
   }
 
   /**
-   * A copy of the request headers that the server keeps (`keepHeaders`). Snapshots show these
-   * headers without secrets.
+   * A copy of the request headers that the server keeps (`keepHeaders`). Snapshots include them
+   * without secrets.
    */
   get headers(): Headers {
     return new Headers(this.#headers);
@@ -203,7 +203,7 @@ export class Session<
     return this.connection.protocol;
   }
 
-  /** Name of the transport, for people to read. */
+  /** Name of the transport, for humans. */
   get transport(): string {
     return this.connection.transport;
   }
@@ -218,7 +218,7 @@ export class Session<
     return this.#core.isReady;
   }
 
-  /** True once the session is over. */
+  /** True once the session has closed. */
   get isClosed(): boolean {
     return this.#core.state === "closed";
   }
@@ -228,15 +228,12 @@ export class Session<
     return this.#core.ready;
   }
 
-  /** Resolves with the end of the session; never rejects. */
+  /** Resolves with how the session closed; never rejects. */
   get closed(): Promise<CloseInfo> {
     return this.#core.closed;
   }
 
-  /**
-   * The error that ended the session; `undefined` while the session is open and after a normal
-   * close.
-   */
+  /** The error that closed the session; `undefined` while it is open and after a normal close. */
   get closeError(): unknown {
     const { info } = this.#core;
     if (info === undefined || info.error !== undefined) return info?.error;
@@ -249,7 +246,7 @@ export class Session<
    *
    * @param options The signal, and the time (30,000 ms by default).
    * @returns Resolves once messages can be sent.
-   * @throws {TimeoutError} If the time runs out first.
+   * @throws {TimeoutError} If the timeout expires first.
    * @throws {SessionClosedError} If the session closes before.
    */
   whenReady(options: WaitOptions = {}): Promise<void> {
@@ -263,8 +260,8 @@ export class Session<
   }
 
   /**
-   * Sends a message. Never blocks: the message enters the send queue, and leaves when this turn of
-   * the event loop ends.
+   * Sends a message. Never blocks: the message is queued, and sent when this turn of the event loop
+   * ends.
    *
    * @param topic The topic.
    * @param data Any value that JSON can hold; on `skein.1` also a `Uint8Array`.
@@ -284,10 +281,11 @@ export class Session<
   }
 
   /**
-   * Waits until the connection has taken every message sent so far and is ready for more. Await
-   * this back-pressure before each batch when the application produces faster than the peer reads.
+   * Waits until the connection has accepted every message sent so far and is ready for more. To
+   * apply back-pressure, await this before each batch if you produce messages faster than the peer
+   * reads them.
    *
-   * @param options The signal, and the time; by default the wait has no limit.
+   * @param options The signal and the timeout; by default there is no timeout.
    * @returns Resolves when there is room, or when the session closes.
    * @throws {TimeoutError} If the wait takes longer than `timeoutMs`.
    * @throws {UnsupportedError} If the connection carries only streams and datagrams.
@@ -332,13 +330,13 @@ export class Session<
   }
 
   /**
-   * Sends a request whose answer streams. The request is sent in this turn of the event loop, the
-   * first one once its code has loaded; errors surface in the loop.
+   * Sends a request for a streaming response. The request is sent in this turn of the event loop,
+   * except that the first one waits for its code to load. Errors are thrown by the loop.
    *
    * @param topic The topic of the request.
    * @param data The input of the request.
-   * @param options The signal, times, and the number of items that the peer may send ahead.
-   * @returns The answer, for one loop. The loop throws a {@linkcode RequestError} if the answer
+   * @param options The signal, timeouts, and the number of items that the peer may send ahead.
+   * @returns The response, for one loop. The loop throws a {@linkcode RequestError} if the response
    * fails, a {@linkcode TimeoutError} if an item or the end is late, a
    * {@linkcode SessionClosedError} if the session closes first, and a {@linkcode QueueFullError} if
    * `maxRequests` requests already wait.
@@ -375,13 +373,13 @@ export class Session<
   }
 
   /**
-   * Subscribes to a topic of the server, if the server's `authorize` allows. The messages of the
+   * Subscribes to a topic of the server, if the server's `authorize` allows it. The messages of the
    * topic arrive like all others.
    *
    * @param topic The topic.
-   * @param options The position to start from, for a topic with a history; the signal, and the time
+   * @param options The start position, for a topic with a history; the signal, and the timeout
    * (`requestTimeoutMs` by default).
-   * @returns The position in the history at which the following messages begin.
+   * @returns The position in the history at which the following messages start.
    * @throws {RequestError} With code `forbidden`, if the server does not allow the subscription.
    */
   async subscribe<T extends ContractTopic<C, "server">>(
@@ -405,14 +403,14 @@ export class Session<
   }
 
   /**
-   * Publishes to a topic through the server, if the server's `authorize` allows.
+   * Publishes to a topic through the server, if the server's `authorize` allows it.
    *
    * @param topic The topic.
    * @param data The data to publish.
-   * @param options The signal, the time (`requestTimeoutMs` by default), and `except`.
+   * @param options The signal, the timeout (`requestTimeoutMs` by default), and `except`.
    * @returns Resolves once the server has published the message.
-   * @throws {RequestError} With code `forbidden`, if the server does not allow the publication; with
-   * `too-many` and `retryAfterMs`, if it is beyond a rate of the server.
+   * @throws {RequestError} With code `forbidden`, if the server does not allow the publication;
+   * with `too-many` and `retryAfterMs`, if it exceeds a rate limit of the server.
    * @throws {TypeError} If JSON cannot hold the data, or the topic is not valid.
    * @throws {RangeError} If the message is larger than `maxMessageBytes`.
    */
@@ -426,8 +424,8 @@ export class Session<
   }
 
   /**
-   * Sets the data with which this session is present in a room, if the server's `authorize` allows.
-   * The data applies now, if the session is in the room, and each time the session joins.
+   * Sets this session's presence data in a room, if the server's `authorize` allows it. The data
+   * applies now, if the session is in the room, and each time the session joins.
    *
    * @param room The room.
    * @param data Any value that JSON can hold, of at most 512 bytes unless the server allows more;
@@ -451,8 +449,7 @@ export class Session<
    *
    * @param token The new token.
    * @param options The signal, and the time (`requestTimeoutMs` by default).
-   * @throws {RequestError} If the server does not accept the token; the session continues as
-   * before.
+   * @throws {RequestError} If the server rejects the token; the session continues as before.
    */
   async authenticate(token: string, options: WaitOptions = {}): Promise<void> {
     this.#core.settings.checkOptions("authenticate", options);
@@ -460,10 +457,10 @@ export class Session<
   }
 
   /**
-   * Announces to the peer that this server will go away, and when to come back. The session
+   * Announces to the peer that this server will shut down, and when to reconnect. The session
    * continues. Does nothing on a plain WebSocket, which has no such message.
    *
-   * @param goaway The time to come back, and the reason.
+   * @param goaway The time until the peer should reconnect, and the reason.
    */
   goAway(goaway: GoAway): void {
     const core = this.#core;
@@ -471,11 +468,11 @@ export class Session<
   }
 
   /**
-   * Drains the session: announces the end to the peer (`goaway`, if `retryAfterMs` is set), lets
-   * handlers and requests finish, flushes, then closes.
+   * Drains the session: notifies the peer (`goaway`, if `retryAfterMs` is set), lets handlers and
+   * requests finish, flushes, then closes.
    *
-   * @param options Close code (on a server 4503 by default), reason, and times.
-   * @returns How the session ended.
+   * @param options Close code (on a server 4503 by default), reason, and timeouts.
+   * @returns How the session closed.
    */
   async drain(options: SessionDrainOptions = {}): Promise<CloseInfo> {
     const core = this.#core;
@@ -484,7 +481,7 @@ export class Session<
     const isServer = core.settings.side === "server";
     const code = closeCodeOf(options, isServer ? CloseCode.draining : CloseCode.normal);
     checkCloseInfo({ closeCode: code, reason });
-    // The first call decides, as with `close`. A session that its client has left had no call.
+    // The first call decides, as in `close`. A session that drains after a handover had no call yet.
     if (core.state === "draining" && !core.lineage.movedTo) return await this.closed;
     if (core.isReady) {
       if (core.state === "connected") core.startDraining();
@@ -498,10 +495,10 @@ export class Session<
 
   /**
    * Closes the session and flushes earlier messages, within `closeTimeoutMs`. Idempotent; the first
-   * call decides.
+   * call decides the code and reason.
    *
-   * @param options Code and reason; the result of another session's `closed` will do.
-   * @returns How the session ended. Never rejects.
+   * @param options Code and reason, or the result of another session's `closed`.
+   * @returns How the session closed. Never rejects.
    * @throws {RangeError} If the code is neither 0 nor 3000 to 4999.
    */
   close(options: SessionCloseOptions = {}): Promise<CloseInfo> {
@@ -514,7 +511,7 @@ export class Session<
     return this.closed;
   }
 
-  /** Counters, read on access; `toJSON()` makes a plain object. */
+  /** Counters, read on access; `toJSON()` returns a plain object. */
   get stats(): SessionStats {
     return statsOf(this.#core);
   }
@@ -547,22 +544,22 @@ export class Session<
 
   /**
    * The last measured round trip to the peer, in milliseconds; `undefined` before the first. A
-   * server measures by the heartbeat, a client by {@linkcode Session.ping}.
+   * server measures it by the heartbeat, a client by {@linkcode Session.ping}.
    */
   get roundTripMs(): number | undefined {
     return this.#core.sending.roundTripMs;
   }
 
   /**
-   * Opens a bidirectional stream. Over Deno's QUIC the stream looks cleanly ended in three other
-   * cases too: the session closes, the peer abandons the stream, or the server refuses the stream
-   * unread. A reply that must be complete therefore carries its length or an end marker.
+   * Opens a bidirectional stream. Over Deno's QUIC a stream also appears to end cleanly if the
+   * session closes, the peer abandons the stream, or the server rejects it unread. If a reply must
+   * be complete, send its length or an end marker.
    *
    * @param options Options of the stream, see {@linkcode OpenStreamOptions}.
    * @returns The stream.
    * @throws {UnsupportedError} If the transport has no streams; see `connection.capabilities`.
    * @throws {TimeoutError} If the peer allows no stream within `timeoutMs`.
-   * @throws {ConnectionError} If the connection is over.
+   * @throws {ConnectionError} If the connection is closed.
    */
   createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream> {
     this.#core.settings.checkOptions("open stream", options ?? {});
@@ -570,14 +567,14 @@ export class Session<
   }
 
   /**
-   * Opens a unidirectional stream. A server refuses a stream that its application does not read, or
-   * when too many streams are unread; over Deno's QUIC the refusal looks like a clean end.
+   * Opens a unidirectional stream. A server rejects a stream that its application does not read, or
+   * when too many streams are unread; over Deno's QUIC the rejection looks like a clean end.
    *
    * @param options Options of the stream, see {@linkcode OpenStreamOptions}.
    * @returns The writable end.
    * @throws {UnsupportedError} If the transport has no streams; see `connection.capabilities`.
    * @throws {TimeoutError} If the peer allows no stream within `timeoutMs`.
-   * @throws {ConnectionError} If the connection is over.
+   * @throws {ConnectionError} If the connection is closed.
    */
   createUnidirectionalStream(options?: OpenStreamOptions): Promise<SendStream> {
     this.#core.settings.checkOptions("open stream", options ?? {});
@@ -589,17 +586,17 @@ export class Session<
 
   /**
    * Yields the streams that the peer opens, of both kinds: each kind in order of arrival,
-   * alternating while both wait.
+   * alternating while both have waiting streams.
    *
-   * - **Unread streams:** a stream waits within the connection's bounds. A server over WebTransport
-   *   refuses a stream that waited for 5 s (`limits.unreadStreams`).
-   * - **Leaving the loop:** streams that wait stay there for the next loop.
-   * - **Ends:** over Deno's QUIC a stream looks cleanly ended also when the session closes or the
-   *   peer abandons the stream. Data that must be complete carries its length or an end marker.
+   * - **Unread streams:** streams wait within the connection's limits. A server over WebTransport
+   *   rejects a stream that has waited for 5 s (`limits.unreadStreams`).
+   * - **Leaving the loop:** waiting streams stay for the next loop.
+   * - **End of a stream:** over Deno's QUIC a stream also appears to end cleanly if the session
+   *   closes or the peer abandons it. If data must be complete, send its length or an end marker.
    *
    * @param options A signal that ends the wait.
-   * @returns The streams; ends with the session, without an error, and at once where the transport
-   * has no streams.
+   * @returns The streams. The loop ends without an error when the session closes, and immediately
+   * if the transport has no streams.
    * @throws {TypeError} If another loop over the streams runs.
    *
    * @example Usage
@@ -623,9 +620,9 @@ export class Session<
   }
 
   /**
-   * Sends a datagram; drops the datagram if too many already wait.
+   * Sends a datagram, or drops it if too many are waiting already.
    *
-   * @param data The bytes; MUST NOT be changed afterwards.
+   * @param data The bytes, which MUST NOT be changed afterwards.
    * @throws {UnsupportedError} If the transport has no datagrams.
    * @throws {RangeError} If the data is larger than `datagrams.maxDatagramSize`.
    * @throws {SessionClosedError} If the session is closed.
@@ -637,13 +634,14 @@ export class Session<
 
   /**
    * Opens a stream of typed messages, or wraps a stream that the peer opened. On some transports
-   * the peer notices a stream by its first bytes, so the end that opens the stream sends first.
+   * the peer sees a stream only after its first bytes, so the end that opens the stream must send
+   * first.
    *
    * @typeParam R The registry.
-   * @param options The registry, and how messages become bytes.
-   * @returns The stream.
+   * @param options The registry, and how messages are encoded. @returns The stream.
    * @throws {TypeError} If the registry is empty, a key is not an integer from 0 to 65,534, or a
-   * value is not a schema; if the codec is not valid, or the stream lacks one of its two ends.
+   * value is not a schema; if the codec is not valid, or the stream is missing its readable or
+   * writable end.
    * @throws {RangeError} If `maxMessageBytes` is not an integer from 1 to 2^32 - 1.
    * @throws {UnsupportedError} If the transport has no streams.
    * @throws {TimeoutError} If the peer allows no stream within `timeoutMs`.
@@ -679,12 +677,13 @@ export class Session<
   }
 
   /**
-   * Sends and receives datagrams as typed messages. The result owns the datagrams until disposed.
+   * Sends and receives datagrams as typed messages. The result owns the session's datagrams until
+   * it is disposed.
    *
    * @typeParam R The registry.
-   * @param options The registry, and how messages become bytes.
-   * @returns The sender and receiver of the messages.
-   * @throws {TypeError} If the registry is not valid, or another reader has the datagrams.
+   * @param options The registry, and how messages are encoded. @returns The sender and receiver of
+   * the messages.
+   * @throws {TypeError} If the registry is not valid, or the datagrams have another reader.
    * @throws {RangeError} If `maxQueued` is not a positive integer.
    * @throws {UnsupportedError} If the transport has no datagrams.
    *
@@ -718,23 +717,23 @@ export class Session<
   }
 
   /**
-   * Allows the peer to send a total number of bytes on streams.
+   * Raises the total number of bytes that the peer may send on streams.
    *
-   * @param maxData The total since the session began; a lower value than before has no effect.
+   * @param maxData The total since the session started; a lower value than before has no effect.
    * @throws {UnsupportedError} If the transport does not let the application grant credit.
-   * @throws {RangeError} If the total is not an integer from 0.
+   * @throws {RangeError} If the total is not an integer of 0 or more.
    */
   async grantDataCredit(maxData: number): Promise<void> {
     (await this.#insight()).grantCredit(this.#core, "data", maxData);
   }
 
   /**
-   * Allows the peer to open a total number of streams.
+   * Raises the total number of streams that the peer may open.
    *
-   * @param maxStreams The total since the session began; a lower value than before has no effect.
+   * @param maxStreams The total since the session started; a lower value than before has no effect.
    * @param options The direction of the streams.
    * @throws {UnsupportedError} If the transport does not let the application grant credit.
-   * @throws {RangeError} If the total is not an integer from 0.
+   * @throws {RangeError} If the total is not an integer of 0 or more.
    */
   async grantStreamsCredit(
     maxStreams: number,
@@ -751,7 +750,7 @@ export class Session<
    * @returns The round trip in milliseconds.
    * @throws {UnsupportedError} If the session has no ping: on a plain WebSocket, or on a connection
    * without messages.
-   * @throws {TimeoutError} If no answer arrives in time.
+   * @throws {TimeoutError} If no reply arrives in time.
    * @throws {SessionClosedError} If the session is closed, or closes first.
    * @throws {QueueFullError} If too many pings already wait.
    *
@@ -772,8 +771,8 @@ export class Session<
   }
 
   /**
-   * Takes a snapshot of all that is known about the session. The call has no side effect, and the
-   * snapshot contains no header that could hold a secret.
+   * Takes a snapshot of everything known about the session. It has no side effects, and contains no
+   * header that could hold a secret.
    *
    * @returns The snapshot.
    *
@@ -792,7 +791,7 @@ export class Session<
   }
 
   /**
-   * Summarises the session, for a list of many sessions.
+   * Summarizes the session, for lists of many sessions.
    *
    * @returns A small plain object.
    */
@@ -801,8 +800,7 @@ export class Session<
   }
 
   /**
-   * Collects the snapshot, the queues, the limits and the issues, for a person who debugs the
-   * session.
+   * Collects the snapshot, the queues, the limits and the issues, for debugging.
    *
    * @returns A plain object that JSON can hold.
    */
@@ -811,11 +809,10 @@ export class Session<
   }
 
   /**
-   * Detects problems: stuck states, error rates, unread or leaking streams, queues near their
-   * bound, missing heartbeats, starvation by credit.
+   * Detects problems: stuck states, error rates, unread or leaking streams, nearly full queues,
+   * missing heartbeats, lack of credit.
    *
-   * @returns One issue for each problem, with a sentence of advice; empty if the session is
-   * healthy.
+   * @returns One issue for each problem, with advice; empty if the session is healthy.
    *
    * @example Usage
    * ```ts
@@ -836,7 +833,7 @@ export class Session<
    * Checks the health of the session at intervals, until the session closes.
    *
    * @param options The interval, and a signal that ends the loop.
-   * @returns The health of the session: at once, and then at each interval.
+   * @returns The health of the session: immediately, and then at each interval.
    * @throws {RangeError} If the interval is not a positive integer.
    *
    * @example Usage
@@ -886,14 +883,13 @@ export class Session<
     return this.#core.settings.insight() as Promise<Insight>;
   }
 
-  /** Closes the session and waits for the end; called by `await using`. */
+  /** Closes the session and waits until it has closed; called by `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
 
   /**
-   * Yields messages until the session closes; messages that arrived before the close are still
-   * yielded.
+   * Yields messages until the session closes, including messages that arrived before.
    *
    * @returns The messages, checked against the contract.
    * @throws {TypeError} If the session has an `onMessage` handler, or another loop runs.

@@ -216,7 +216,7 @@ Deno.test("Message.reply() to a message without a request fails its handler alon
   ]);
   assertEquals(
     errors.map(String),
-    ['TypeError: Cannot reply: the message on "a" asks for no answer'],
+    ['TypeError: Cannot reply: the message on "a" is not a request'],
   );
 });
 
@@ -245,7 +245,7 @@ Deno.test("Session closes with 4500 at the 21st failure of a handler within a mi
   await fail(1);
   assertEquals(await endOf(hand.session), {
     code: 4500,
-    reason: "More than 20 failures of handlers in a minute",
+    reason: "More than 20 handler failures in a minute",
     by: "local",
   });
   assertEquals(errors.length, 31);

@@ -157,7 +157,7 @@ Deno.test("Session.request() checks the answer, and names the path of a mismatch
   const error = await assertRejects(
     () => both.client.request("join", "room"),
     RequestError,
-    'The answer to "join" does not fit the contract',
+    'The response to "join" does not fit the contract',
   );
   assertEquals([error.failure.code, error.failure.path], ["invalid", [1]]);
   assert(both.client.isReady);

@@ -44,7 +44,7 @@ Deno.test("Session.request() rejects with the failure of the handler, without de
     },
     "no answer": {
       onMessage: () => {},
-      failure: { code: "unanswered", message: 'The handler of "ask" gave no answer' },
+      failure: { code: "unanswered", message: 'The handler for "ask" returned without replying' },
     },
     "a fault": {
       onMessage: () => Promise.reject(fault),
@@ -84,7 +84,7 @@ Deno.test("Session.request() times out, cancels, and drops the late answer", asy
   using time = new FakeTime();
   await using hand = serverByHand({ requestTimeoutMs: 5_000 });
   const { session, peer } = hand;
-  const asking = assertRejects(() => session.request("ask"), TimeoutError, 'answer to "ask"');
+  const asking = assertRejects(() => session.request("ask"), TimeoutError, 'reply to "ask"');
   const soonOver = assertRejects(
     () => session.request("ask", 1, { timeoutMs: 100 }),
     TimeoutError,
@@ -158,7 +158,7 @@ Deno.test("Session.request() refuses one too many", async () => {
   await using hand = serverByHand({ maxRequests: 2 });
   const { session, peer } = hand;
   const asking = [session.request("a"), session.request("a")];
-  await assertRejects(() => session.request("a"), QueueFullError, "2 answers are awaited");
+  await assertRejects(() => session.request("a"), QueueFullError, "2 requests already wait");
   for (const id of [1, 2]) peer.say({ reply: id });
   await Promise.all(asking);
 });

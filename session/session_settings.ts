@@ -1,4 +1,4 @@
-/** Settings of sessions, with the features that load on first use. */
+/** Session settings, with the features that load on first use. */
 import { checkOptions } from "../base/option_checks.ts";
 import { outside, platformRuntime } from "../base/runtime.ts";
 import { RequestTable } from "./answers/request_table.ts";
@@ -19,7 +19,7 @@ export type { SessionHandlers, SessionSettingsOptions } from "./check_settings.t
  * @returns The settings, complete.
  * @throws {RangeError} If a limit is not a positive integer.
  * @throws {TypeError} If the policy or `onHandlerError` is not one of the allowed values, or a
- * handler of `requests` does not fit.
+ * handler in `requests` is not valid.
  */
 export function sessionSettings<
   V = unknown,
@@ -59,7 +59,7 @@ export function settingsWith<
       (routes) => new TopicRouter(routes, "create session"),
     );
   }
-  // The part of `hello` that all sessions share is written once.
+  // The part of `hello` that all sessions share is encoded once.
   const shared = JSON.stringify({
     heartbeatMs: settings.heartbeat.intervalMs,
     maxMessageBytes: settings.maxMessageBytes,
@@ -68,7 +68,7 @@ export function settingsWith<
   return settings;
 }
 
-/** Checks the times of a heartbeat, which a client gets from its server instead. */
+/** Checks the times of a server's heartbeat; a client receives its times from the server. */
 function checkHeartbeat(
   { intervalMs = INTERVAL_MS, timeoutMs = TIMEOUT_MS }: NonNullable<SessionLimits["heartbeat"]> =
     {},

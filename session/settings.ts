@@ -1,6 +1,5 @@
 /**
- * Settings that all sessions of a server, or of a client, share, with the instrumentation and the
- * services that belong to the settings.
+ * Settings shared by all sessions of a server or a client, with their instrumentation and services.
  *
  * @module
  */
@@ -18,9 +17,9 @@ import type { OverflowPolicy, Turn } from "./queue/turn.ts";
 import type { Lineage, SessionFace } from "./types.ts";
 import { attempt } from "../base/call_safely.ts";
 
-/** Limits and times of a session; every one has a default. */
+/** Limits and timeouts of a session; each has a default. */
 export interface SessionLimits {
-  /** Bounds and policy of the messages that wait to be sent. */
+  /** Limits and overflow policy of the messages that wait to be sent. */
   readonly sendQueue?: {
     /**
      * Most waiting messages.
@@ -35,17 +34,17 @@ export interface SessionLimits {
      */
     readonly maxBytes?: number | undefined;
     /**
-     * Treatment of a message that finds the queue full; a function chooses the policy by topic.
+     * Policy for a message when the queue is full; a function chooses it by topic.
      *
      * @default {"close"}
      */
     readonly policy?: OverflowPolicy | ((topic: string) => OverflowPolicy) | undefined;
   } | undefined;
-  /** Bounds of the received messages that wait to be handled. */
-  readonly receiveQueue?: {
+  /** Limits of the received messages that wait to be handled. */ readonly receiveQueue?: {
     /**
-     * Most messages that wait for the handler or the loop; one more closes the session with 4507.
-     * Until the application first reads a message, the oldest is discarded instead, and counted.
+     * Most messages that may wait for the handler or the loop; one more closes the session with
+     * 4507. Until the application reads its first message, the oldest is discarded instead, and
+     * counted.
      *
      * @default {4096}
      */
@@ -66,52 +65,51 @@ export interface SessionLimits {
      */
     readonly intervalMs?: number | undefined;
     /**
-     * Silence after which a peer counts as dead, in milliseconds; detected at most one second later.
-     * Pages in the background answer pings in time: browsers delay timers, but not messages.
+     * Silence after which a peer counts as dead, in milliseconds; detected at most one second
+     * later. Background pages answer pings in time: browsers throttle timers, but not messages.
      *
      * @default {60000}
      */
     readonly timeoutMs?: number | undefined;
   } | undefined;
   /**
-   * Largest message that this end accepts, in bytes of its envelope. Each end tells the other its bound
-   * and keeps to that of the other: a subscriber receives a gap in place of a larger publication, and a
-   * request fails with `too-large`. A peer that sends more is closed with 4413.
+   * Largest message that this end accepts, in bytes of its envelope. Each end announces its limit,
+   * and respects the peer's: a subscriber receives a gap in place of a larger publication, and a
+   * larger request fails with `too-large`. A peer that sends more is closed with 4413.
    *
    * @default {262144}
    */
   readonly maxMessageBytes?: number | undefined;
   /**
-   * Messages within a minute that the peer may get wrong. That many malformed messages close the
-   * session with 4400. Data that does not fit the contract never closes the session, since the peer
-   * may have another version of the contract: each such message is refused as `invalid`, and after
-   * this number as `too-many`.
+   * Invalid messages allowed per minute. This many malformed messages close the session with 4400.
+   * Data that does not fit the contract never closes the session, because the peer may have another
+   * version of the contract: each such message is rejected with `invalid`, and after this number
+   * with `too-many`.
    *
    * @default {16}
    */
   readonly maxInvalidMessages?: number | undefined;
   /**
-   * Requests that may wait for a reply at once, per direction.
+   * Requests that may wait for a reply at the same time, per direction.
    *
    * @default {64}
    */
   readonly maxRequests?: number | undefined;
   /**
-   * Messages handled at once. With more than one, their order is not kept.
+   * Messages handled concurrently. With more than one, their order is not kept.
    *
    * @default {1}
    */
   readonly concurrency?: number | undefined;
   /**
-   * Time that `request` waits for a reply, in milliseconds. Also the most that a session waits for
-   * decisions of the application: `authorize`, `onOpen`, `onRenewed` and asynchronous schemas.
+   * Time that `request` waits for a reply, in milliseconds. Also limits how long a session waits
+   * for decisions of the application: `authorize`, `onOpen`, `onRenewed` and asynchronous schemas.
    *
    * @default {30000}
    */
   readonly requestTimeoutMs?: number | undefined;
   /**
-   * Time that a close may take, in milliseconds: flushing, the peer's own close, and handlers that
-   * still run.
+   * Time that a close may take, in milliseconds: flushing, the peer's close, and running handlers.
    *
    * @default {5000}
    */
@@ -132,21 +130,21 @@ export interface ErasedHandlers {
   onMessage?(message: UntypedMessage, session: SessionFace): void | Promise<void>;
   /** The handlers of requests by pattern. */
   readonly requests?: Readonly<Record<string, unknown>> | undefined;
-  /** The contract to which these belong. */
+  /** The contract of the handlers. */
   readonly contract?: Contract | undefined;
-  /** Called once, when an established session is over. */
+  /** Called once, when an established session has closed. */
   onClose?(session: SessionFace, info: CloseInfo): void | Promise<void>;
   /** Receives the error of a handler that failed. */
   onError?(error: unknown, session: SessionFace | undefined): void;
-  /** Called when the peer announces that it will go away. */
+  /** Called when the peer announces that it will shut down. */
   onGoAway?(goaway: GoAway, session: SessionFace): void;
-  /** Called when the peer refuses a message that is not a request. */
+  /** Called when the peer rejects a message that is not a request. */
   onRefused?(error: RequestError, session: SessionFace): void;
-  /** Called when the peer reports messages that it dropped for this end. */
+  /** Called when the peer reports that it dropped messages to this end. */
   onDropped?(count: number, topic: string | undefined, session: SessionFace): void;
 }
 
-/** A session with the names by which its client knows it. */
+/** A session with the names by which its client identifies it. */
 export interface NamedSession {
   /** Id of the session. */
   readonly id: string;
@@ -161,7 +159,7 @@ export interface SessionSettings {
   /** This end of the session. */
   readonly side: Side;
   /**
-   * Topics and their schemas, as this side receives these.
+   * The topics that this side receives, with their schemas.
    *
    * @ignore
    */
@@ -185,22 +183,22 @@ export interface SessionSettings {
    */
   readonly handlers: ErasedHandlers;
   /**
-   * The handlers of requests; a client loads the table before its first session.
+   * The request handlers; a client loads the table before its first session.
    *
    * @ignore
    */
   requests: RequestTable | undefined;
   /**
-   * Goes on after an envelope that is too large, of which the text is given; false if that is not
-   * possible. Takes the core of the session. A client loads this after its first session has begun.
+   * Skips an envelope that is too large, given its text; false if that is not possible. Takes the
+   * core of the session. A client loads this after its first session has started.
    *
    * @ignore
    */
   skipOversize?(core: object, text: string): boolean;
-  /** Effect of a handler that failed. */
+  /** Effect of a failed handler. */
   readonly onHandlerError: "answer" | "close";
   /**
-   * Watches the sessions from outside; `instrument` sets it.
+   * Observes the sessions; `instrument` sets it.
    *
    * @ignore
    */
@@ -224,8 +222,8 @@ export interface SessionSettings {
    */
   readonly hello?: ((core: NamedSession) => string) | undefined;
   /**
-   * Loads the module `insight/insight.ts`, whose functions take the core of a session: few sessions
-   * use these, so a page loads the module on first use.
+   * Loads the module `insight/insight.ts`, whose functions take the core of a session. Few sessions
+   * use them, so a page loads the module on first use.
    *
    * @ignore
    */
@@ -243,22 +241,24 @@ export interface SessionSettings {
    */
   readonly checkOptions: CallCheck<SessionCalls>;
   /**
-   * Id of this client over all its sessions: 128 random bits; empty on a server.
+   * Id of this client across all its sessions: 128 random bits; empty on a server.
    *
    * @ignore
    */
   readonly client: string;
-  /** Bounds of the messages that wait to be sent. */
-  readonly sendQueue: Required<NonNullable<SessionLimits["sendQueue"]>>;
-  /** Bounds of the received messages that wait to be handled. */
-  readonly receiveQueue: Required<NonNullable<SessionLimits["receiveQueue"]>>;
+  /** Limits of the messages that wait to be sent. */ readonly sendQueue: Required<
+    NonNullable<SessionLimits["sendQueue"]>
+  >;
+  /** Limits of the received messages that wait to be handled. */ readonly receiveQueue: Required<
+    NonNullable<SessionLimits["receiveQueue"]>
+  >;
   /** Largest message, in bytes. */
   readonly maxMessageBytes: number;
-  /** Malformed messages before the session closes, and misfits before the peer is slowed. */
+  /** Malformed messages before the session closes, and misfits before the peer is slowed down. */
   readonly maxInvalidMessages: number;
-  /** Requests at once, per direction. */
+  /** Concurrent requests, per direction. */
   readonly maxRequests: number;
-  /** Messages handled at once. */
+  /** Messages handled concurrently. */
   readonly concurrency: number;
   /** Time that `request` waits, in milliseconds. */
   readonly requestTimeoutMs: number;
@@ -270,7 +270,7 @@ export interface SessionSettings {
 
 /** A handshake that an instrumentation follows. */
 export interface FollowedHandshake {
-  /** Runs the application's code of the handshake, in the hook or after the hook. */
+  /** Runs the application's handshake code, in the hook or after it. */
   during<T>(run: () => T): T;
   /** Ends the handshake; only the first call counts. */
   ended(
@@ -283,7 +283,7 @@ export interface FollowedHandshake {
 
 /** Instrumentation of all sessions with the same settings. */
 export interface SessionWatch {
-  /** Begins a handshake; `undefined` if the instrumentation does not follow the handshake. */
+  /** Starts to follow a handshake; `undefined` if the instrumentation doesn't. */
   handshake(info: HandshakeInfo): FollowedHandshake | undefined;
   /** Reports an established session. */
   opened(session: SessionFace): void;
@@ -299,7 +299,7 @@ export interface SessionWatch {
   ): Promise<T>;
   /** Returns the trace to send with a message. */
   sending(topic: string, session: SessionFace | undefined): TraceContext | undefined;
-  /** Runs the handler of a message; a promise of `run` settles at the end of the answer. */
+  /** Runs the handler of a message; the promise of `run` settles at the end of the response. */
   handle(
     message: UntypedMessage,
     session: SessionFace,
@@ -314,9 +314,7 @@ export interface HandshakeInfo {
   readonly side: Side;
   /** URL of the client's request, without the token. */
   readonly url: string;
-  /**
-   * On a server: the transport of the client's request. A client does not know the transport yet.
-   */
+  /** On a server: the transport of the client's request. A client doesn't know it yet. */
   readonly transport?: string | undefined;
   /** On a server: the client's network address, where known. */
   readonly address?: string | undefined;
@@ -330,41 +328,41 @@ export type IntroducingEnvelope = Extract<Envelope, { readonly client?: string |
 
 /** Requests of the peer of one session for the services of a server. */
 export interface SessionRequests {
-  /** True if a service may wait for the end of the session. */
+  /** True if a service may be waiting for the session to close. */
   readonly isBusy: boolean;
-  /** Checks the token of the peer, and takes over the identity. */
+  /** Checks the peer's token, and applies the identity. */
   signIn(token: string): Promise<unknown>;
   /** Handles an envelope with a request for a service; a numbered publication in its turn. */
   receive(envelope: Control, turn?: MessageTurn): void;
-  /** Registers the id of the client; false if the id is refused. */
+  /** Registers the id of the client; false if the id is rejected. */
   introduce(envelope: IntroducingEnvelope): boolean;
   /**
-   * Gives a numbered message or publication its turn. Returns `undefined` if numbers do not count, and `null` if
-   * the message must not be handled.
+   * Gives a numbered message or publication its turn. Returns `undefined` if numbers are not used,
+   * and `null` if the message must not be handled.
    */
   turnOf(
     envelope: NumberedEnvelope,
     size: number,
     isRead: boolean,
   ): MessageTurn | null | undefined;
-  /** Ends the services with the session. */
+  /** Stops the services when the session closes. */
   end(reason: unknown): void;
 }
 
 /**
- * The services of a server, as its sessions see these. A client has none, and does not load their
+ * The services of a server, as its sessions see them. A client has none, and doesn't load their
  * code.
  */
 export interface RequestServer {
   /** Optional features, announced to clients. */
   readonly features: readonly string[];
-  /** The part of the services that a session calls by itself. */
+  /** The part of the services that a session calls itself. */
   readonly services: {
-    /** Called before the session is established; a code and a reason refuse the session. */
+    /** Called before the session is established; a returned code and reason reject the session. */
     admit?(session: SessionFace): { readonly code: number; readonly reason: string } | undefined;
     /** Called once the session is established. */
     opened?(session: SessionFace): void;
-    /** Begins an answer that outlives its session, unless begun before, and replies. */
+    /** Starts a resumable response unless it has started already, and replies. */
     readonly keepAnswer?: KeepAnswer | undefined;
   };
   /** Reads the envelopes that only a server accepts. */
@@ -380,8 +378,8 @@ export interface RequestServer {
 }
 
 /**
- * Reports an error to the application's `onError`. Without that handler, or if the handler fails
- * too, the error is printed: errors are never lost, and never end the process.
+ * Reports an error to the application's `onError`. If there is none, or it fails too, the error is
+ * printed: errors are never lost, and never end the process.
  */
 export function report(
   settings: SessionSettings,
@@ -401,18 +399,18 @@ export function report(
   });
 }
 
-/** End of the line about data that does not fit the contract. */
+/** Advice for data that does not fit the contract. */
 const MISFIT_ADVICE = "such data is skipped: set onInvalid or onError, and check that both ends " +
   "have the same contract";
 
 /**
- * Tells the application of data that is skipped, or of a subscription that waits: by `onError`, or by
- * a line on the console.
+ * Reports skipped data, or a pending subscription, to the application: to `onError`, or on the
+ * console.
  *
  * @param settings Settings of the session.
  * @param error The reason.
- * @param on The session, and the end of the line on the console; by default, the data does not fit
- * the contract.
+ * @param on The session, and the advice at the end of the console line; by default for data that
+ * does not fit the contract.
  */
 export function tellSkipped(
   settings: SessionSettings,

@@ -1,5 +1,5 @@
 /**
- * Types of a session, shared by its parts and its users.
+ * Session types, shared by internal modules and applications.
  *
  * @module
  */
@@ -24,21 +24,23 @@ export interface SessionCloseOptions {
    * @default {0}
    */
   readonly code?: number | undefined;
-  /** Reason in words; cut at a character boundary to the length that the connection carries. */
+  /**
+   * Reason in words, truncated at a character boundary to the length that the connection can carry.
+   */
   readonly reason?: string | undefined;
   /**
-   * Also closes the connection below, with all its other sessions. Only WebTransport connections
-   * over HTTP/3 can carry several sessions; ignored elsewhere.
+   * Also closes the underlying connection with all its other sessions. Only WebTransport
+   * connections over HTTP/3 can carry several sessions; ignored elsewhere.
    *
    * @default {false}
    */
   readonly closeConnection?: boolean | undefined;
   /**
-   * Marks the end of another session, whose `closed` can be passed on as it is: a code that no end
-   * can send, such as 1006 for a loss, is then sent as 4503.
+   * Set in the result of another session's `closed`, so that you can pass it on unchanged: a code
+   * that cannot be sent, such as 1006 for a lost connection, is then sent as 4503.
    */
   readonly by?: CloseInfo["by"] | undefined;
-  /** The error of that end; ignored. */
+  /** The error of that close; ignored. */
   readonly error?: unknown;
 }
 
@@ -50,83 +52,87 @@ export interface WaitOptions {
   readonly timeoutMs?: number | undefined;
 }
 
-/** Options of a request whose answer streams. */
+/** Options of a request for a streaming response. */
 export interface RequestStreamOptions extends WaitOptions {
   /**
    * Receives each item that does not fit the contract, for example because the peer has another
-   * version of the contract. The loop skips the item, and throws an error that this function throws.
+   * version of it. The loop skips the item; if this function throws, the loop throws its error.
    * Without this function, `onError` receives the error.
    */
   readonly onInvalid?: ((error: RequestError, data: unknown) => void) | undefined;
   /**
-   * Time for the whole answer, in milliseconds. By default an answer may last as long as the session.
+   * Timeout for the whole response, in milliseconds. By default a response may last as long as the
+   * session.
    *
    * @default {Infinity}
    */
   readonly timeoutMs?: number | undefined;
   /**
-   * Longest wait of the loop for one item, in milliseconds; by default `requestTimeoutMs` of the
-   * session. An answer that outlives its session has no such limit by default: its end is told.
+   * Longest wait of the loop for one item, in milliseconds; by default the session's
+   * `requestTimeoutMs`. A resumable response has no such limit by default, because the server
+   * reports its end.
    *
    * @default {30000}
    */
   readonly itemTimeoutMs?: number | undefined;
   /**
-   * Items that the peer may send ahead of the loop, from 1 to 65,536. The peer sends no more than
-   * about 1 MiB ahead in any case.
+   * Items that the peer may send ahead of the loop, from 1 to 65,536. The peer never sends more
+   * than about 1 MiB ahead.
    *
    * @default {64}
    */
   readonly window?: number | undefined;
   /**
-   * Name of an answer that outlives its session, of 16 to 64 letters, digits, hyphens and underscores:
-   * the `id` of an earlier answer, to read on or beside. By default 128 random bits. For a week after
-   * the answer has expired the loop throws `gone`, and none is started. Of a client only.
+   * Only on a client: name of a resumable response, of 16 to 64 letters, digits, hyphens and
+   * underscores. Pass the `id` of an earlier response to continue reading it, also in parallel. By
+   * default 128 random bits. For a week after the response has expired, the loop throws `gone` and
+   * no new response starts.
    */
   readonly id?: string | null | undefined;
   /**
-   * Offset behind which to read an answer that outlives its session, as `offset` of an earlier one,
-   * or `"-1"` for all items. With an offset the server starts no answer: the loop throws `gone` if
-   * the answer is no longer kept. By default all items, of a new answer if there is none. Of a client
-   * only.
+   * Only on a client: offset after which to read a resumable response: the `offset` of an earlier
+   * response, or `"-1"` for all items. With an offset the server starts no new response: the loop
+   * throws `gone` if the response is no longer kept. By default all items, of a new response if
+   * there is none.
    */
   readonly after?: string | null | undefined;
 }
 
 /**
- * The answer to a request, item by item, for one loop.
+ * The streaming response to a request, for one loop.
  *
- * - **Order:** the items come in the order in which the handler yields them.
- * - **Pace:** a loop that stalls suspends the handler once `window` items wait.
- * - **End:** the loop ends when the handler returns. A failure is thrown after the items before.
- * - **Leaving the loop** cancels the request: the signal of the handler is aborted, and its
- *   generator returns. An answer that outlives its session goes on, unless `cancel` is called.
+ * - **Order:** items arrive in the order in which the handler yields them.
+ * - **Back-pressure:** if the loop stalls, the handler pauses once `window` items wait.
+ * - **End:** the loop ends when the handler returns. An error is thrown after the preceding items.
+ * - **Leaving the loop** cancels the request: the handler's signal aborts, and its generator
+ *   returns. A resumable response continues unless you call `cancel`.
  *
  * @typeParam T Type of an item.
  */
 export interface StreamingAnswer<T> extends AsyncIterable<T> {
   /**
-   * Name of an answer that outlives its session: for `id` of the request of a page that comes back,
-   * and of another device. Empty for other answers.
+   * Name of a resumable response: pass it as `id` after a page reload, or on another device. Empty
+   * for other responses.
    */
   readonly id: string;
   /**
-   * Offset behind the newest item of the loop, for `after` of a later request with the same `id`.
-   * `undefined` before the first item unless `after` was given, and for other answers.
+   * Offset after the loop's newest item, for `after` of a later request with the same `id`.
+   * `undefined` before the first item unless `after` was given, and for responses that are not
+   * resumable.
    */
   readonly offset: string | undefined;
   /**
-   * Cancels the request. The loop ends without an error, and items that wait are discarded. The loops
-   * of all readers of an answer that outlives its session get its items instead, then throw a
+   * Cancels the request. The loop ends without an error, and waiting items are discarded. Readers
+   * of a resumable response instead receive the items so far, then their loops throw a
    * {@linkcode RequestError} with the code `cancelled` and the reason.
    *
-   * @param reason Reason for people.
-   * @returns Resolves once the request to cancel is on its way, or kept for an answer that outlives
-   * its session.
+   * @param reason Reason, for humans.
+   * @returns Resolves once the cancel request was sent; for a resumable response, once it was
+   * stored.
    */
   cancel(reason?: string): Promise<void>;
   /**
-   * Yields the items. A second loop continues behind the first.
+   * Yields the items. A second loop continues after the first.
    *
    * @returns The iterator.
    */
@@ -136,8 +142,8 @@ export interface StreamingAnswer<T> extends AsyncIterable<T> {
 /** Options for publishing through the server. */
 export interface ClientPublishOptions extends WaitOptions {
   /**
-   * `"self"` leaves out this client: it never receives the publication, neither after a reconnect
-   * nor from the history; other clients do. By default a subscribed client gets its own publication.
+   * `"self"` excludes this client: it never receives the publication, neither after a reconnect nor
+   * from the history. By default a subscribed client receives its own publication.
    */
   readonly except?: "self" | undefined;
 }
@@ -145,7 +151,7 @@ export interface ClientPublishOptions extends WaitOptions {
 /** Options for draining a session. */
 export interface SessionDrainOptions extends SessionCloseOptions {
   /**
-   * Time after which the peer may come back, in milliseconds, sent first. Without a time the peer
+   * Time after which the peer may reconnect, in milliseconds, announced first. Without it, the peer
    * receives no announcement.
    */
   readonly retryAfterMs?: number | undefined;
@@ -157,11 +163,11 @@ export interface SessionDrainOptions extends SessionCloseOptions {
   readonly withinMs?: number | undefined;
 }
 
-/** The public side of a session, for internal modules that must not depend on the class. */
+/** The public interface of a session, for internal modules that must not depend on the class. */
 export interface SessionFace {
   /** Id of the session. */
   readonly id: string;
-  /** The user at the other end, or a name of its own for a session without a user. */
+  /** The user at the other end; without a user, the session's own name. */
   readonly user: string;
   /** The URL that the peer connected to. */
   readonly url: string;
@@ -177,9 +183,9 @@ export interface SessionFace {
   readonly fallback: TransportFallback | undefined;
   /** The state of the session. */
   readonly state: SessionState;
-  /** True once the session is over. */
+  /** True once the session has closed. */
   readonly isClosed: boolean;
-  /** Resolves with the end of the session. */
+  /** Resolves with how the session closed. */
   readonly closed: Promise<CloseInfo>;
   /** The connection of the session. */
   readonly connection: Connection;
@@ -190,14 +196,14 @@ export interface SessionFace {
 }
 
 /**
- * The sessions of one client before and after a session, and the secrets by which these are known.
+ * The sessions of one client before and after a session, and the secrets that identify them.
  *
  * @typeParam S The class of sessions.
  */
 export interface Lineage<S> {
-  /** Names the session to the server in the request of the client's next session. */
+  /** Identifies the session to the server in the request for the client's next session. */
   ticket: string | undefined;
-  /** On a server: the secret of an earlier ticket, by which a guest is known again. */
+  /** On a server: the secret of an earlier ticket, which identifies a returning guest. */
   secret?: string | undefined;
   /** On a server: the session from which the client moves, see `SessionIdentity`. */
   predecessor: S | undefined;
@@ -205,7 +211,10 @@ export interface Lineage<S> {
   movedTo: S | undefined;
   /** On a client: id of the session from which the client moved, if the server knows it. */
   follows: string | undefined;
-  /** On a server: the client over all its sessions, user and client id, once it has given an id. */
+  /**
+   * On a server: the key of the client across its sessions (user and client id), once it has sent
+   * an id.
+   */
   client?: string | undefined;
 }
 
@@ -226,11 +235,11 @@ export interface SessionIdentity<V = unknown, S = unknown> {
   readonly isGuest?: boolean | undefined;
   /** On a server: the secret of the ticket of the client's earlier session. */
   readonly secret?: string | undefined;
-  /** On a server: the end of the peer's credentials, if the credentials expire. */
+  /** On a server: the expiry of the peer's credentials, if they expire. */
   readonly credentials?: {
-    /** When the credentials end, in milliseconds since the Unix epoch. */
+    /** When the credentials expire, in milliseconds since the Unix epoch. */
     readonly endsAt: number;
-    /** True if the credentials are a token, which the client can renew. */
+    /** True if the credentials are a token that the client can renew. */
     readonly isRenewable: boolean;
   } | undefined;
   /** The URL that the peer connected to. */
@@ -242,13 +251,13 @@ export interface SessionIdentity<V = unknown, S = unknown> {
   /** A client's token, sent as the first envelope. */
   readonly token?: string | undefined;
   /**
-   * On a server: true if the session begins with the peer's token; no frame before the token is
+   * On a server: true if the session starts with the peer's token; frames before the token are not
    * handled.
    */
   readonly awaitsToken?: boolean | undefined;
   /**
-   * On a server: the session from which the client moves to this one. This session sends `hello` at
-   * once, and is not established until the client sends a message.
+   * On a server: the session from which the client moves to this one. This session sends `hello`
+   * immediately, and is established when the client sends a message.
    */
   readonly predecessor?: S | undefined;
   /** On a client: the reason why the session does not use the preferred transport. */
@@ -256,7 +265,7 @@ export interface SessionIdentity<V = unknown, S = unknown> {
 }
 
 /**
- * Counters of a session at the time of reading. No header, cookie or token is included.
+ * Counters of a session at the time of reading. They contain no header, cookie or token.
  *
  * @example Usage
  * ```ts
@@ -298,7 +307,7 @@ export interface SessionStats extends
   readonly createdAt: number;
   /** Time at which the session was established; see `createdAt`. */
   readonly readyAt: number | undefined;
-  /** Time at which the session ended; see `createdAt`. */
+  /** Time at which the session closed; see `createdAt`. */
   readonly closedAt: number | undefined;
   /** Time for which the session is, or was, established, in milliseconds. */
   readonly uptimeMs: number;
@@ -306,40 +315,40 @@ export interface SessionStats extends
   readonly queuedMessages: number;
   /** Waiting bytes. */
   readonly queuedBytes: number;
-  /** Messages handed to the connection. */
+  /** Messages passed to the connection. */
   readonly sentMessages: number;
-  /** Bytes handed to the connection. */
+  /** Bytes passed to the connection. */
   readonly sentBytes: number;
   /** Messages dropped by policy, or because the connection cannot carry them. */
   readonly droppedMessages: number;
   /** Messages received. */
   readonly receivedMessages: number;
   /**
-   * Bytes received. Text counts its length in UTF-16 units, which is less than its bytes beyond
-   * ASCII.
+   * Bytes received. Text counts its length in UTF-16 units, which is less than its bytes if it
+   * contains more than ASCII.
    */
   readonly receivedBytes: number;
   /** Messages that wait to be handled. */
   readonly waitingMessages: number;
-  /** Bytes of the messages that wait. */
+  /** Bytes of the waiting messages. */
   readonly waitingBytes: number;
   /** Messages discarded because the application never read any. */
   readonly unreadMessages: number;
   /** Messages that are malformed, or whose data does not fit the contract. */
   readonly invalidMessages: number;
-  /** Envelopes with no known key. */
+  /** Envelopes without a known key. */
   readonly unknownEnvelopes: number;
-  /** Violations of the protocol: malformed messages, and too large ones. */
+  /** Protocol violations: malformed messages, and messages that are too large. */
   readonly protocolErrors: number;
   /** Replies that arrived after the request was abandoned. */
   readonly lateAnswers: number;
   /** Messages that the peer reports as dropped for this end. */
   readonly droppedByPeer: number;
-  /** Messages of this end that the peer refused. */
+  /** Messages of this end that the peer rejected. */
   readonly refusedByPeer: number;
   /** Failed handlers of the application, for which `onError` was called. */
   readonly handlerFailures: number;
-  /** Requests of this end that wait for answers. */
+  /** Requests of this end that wait for replies. */
   readonly awaitedAnswers: number;
   /** Streams opened by either end. */
   readonly streamsCreated: number;

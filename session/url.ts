@@ -13,9 +13,9 @@ export type Fresh<T> = T | (() => T | Promise<T>);
  * for each connection.
  *
  * - **Several URLs** are tried in order. After a loss or a failed attempt, the client tries the
- *   next URL at once; the client waits once all URLs have failed.
- * - **A function** is called at once after the loss of a session that lasted. If the function
- *   returns another host, the client connects to that host without a delay.
+ *   next URL immediately, and waits only after all of them have failed.
+ * - **A function** is called immediately after a lasting session is lost. If it returns another
+ *   host, the client connects there without a delay.
  */
 export type ServerUrl =
   | string
@@ -41,7 +41,7 @@ export function withTicket(url: string | URL, ticket: string): string {
 }
 
 /**
- * Removes secrets from a URL's query: token, ticket, and the mark of a token in band. Sessions keep
+ * Removes secrets from a URL's query: token, ticket, and the in-band token marker. Sessions keep
  * their URL without secrets.
  *
  * @param url A URL, absolute or relative.
@@ -66,7 +66,6 @@ export class ServerUrls {
   /** An early result of the function, for the next attempt. */
   #told: Promise<string | URL> | undefined;
 
-  /** Begins with the first URL. */
   constructor(url: ServerUrl) {
     this.#tell = typeof url === "function" ? url : undefined;
     this.#urls = typeof url === "string" || url instanceof URL
@@ -84,13 +83,13 @@ export class ServerUrls {
     return this.#tell ?? this.#urls[this.#index]!;
   }
 
-  /** Notes that a session lasted: each URL of the list is worth an attempt again. */
+  /** Records that a session lasted, so that each URL of the list is tried again. */
   held(): void {
     this.#failed = 0;
   }
 
   /**
-   * Notes that a session was lost, or that an attempt failed.
+   * Records that a session was lost, or that an attempt failed.
    *
    * @returns True if the list has another URL that was not tried since the last delay.
    */
@@ -103,10 +102,10 @@ export class ServerUrls {
   }
 
   /**
-   * Calls the function ahead of time, for the URL of the next attempt.
+   * Calls the function early, for the URL of the next attempt.
    *
    * @param lost URL of the lost session.
-   * @returns True if the new URL has another host. Never rejects; the attempt rejects in that case.
+   * @returns True if the new URL has another host. Never rejects; the next attempt rejects instead.
    */
   async isElsewhere(lost: string | URL): Promise<boolean> {
     if (this.#tell === undefined) return false;

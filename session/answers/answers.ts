@@ -1,4 +1,4 @@
-/** Answers that stream, and handlers of requests, which load on first use. */
+/** Streaming responses and request handlers, which load on first use. */
 export { KeptAnswer } from "./kept_answer.ts";
 export { produceAnswer } from "./producer.ts";
 export { openAnswer } from "./reader.ts";

@@ -327,7 +327,7 @@ Deno.test("A contract checks the items, and types both ends", async () => {
   assertEquals(misfits, [["invalid", ["n"], { n: "three" }]]);
   assertEquals(await soon(Array.fromAsync(client.requestStream("slow", 4))), [0, 1, 2]);
   assertEquals([skipped.map(String), client.stats.invalidMessages], [[
-    'RequestError: The answer to "slow" does not fit the contract: Big',
+    'RequestError: The response to "slow" does not fit the contract: Big',
   ], 2]);
   const strict = client.requestStream("count", 1e9, {
     onInvalid(error) {
@@ -398,7 +398,7 @@ Deno.test("Deadlines: an item that is late, an answer that is long, a loop that 
       }
     },
     TimeoutError,
-    'Cannot wait for the next item of the answer to "stops" longer than 200 ms',
+    'Cannot wait for the next item of the response to "stops" longer than 200 ms',
   );
   await turns();
   assertEquals(items, [1]);
@@ -410,7 +410,7 @@ Deno.test("Deadlines: an item that is late, an answer that is long, a loop that 
   await time.tickAsync(299);
   assertEquals((await loop.next()).done, false);
   await time.tickAsync(1);
-  await assertRejects(() => loop.next(), TimeoutError, "all of the answer");
+  await assertRejects(() => loop.next(), TimeoutError, "all of the response");
   await turns();
   // A loop that is slower than the time for an item is no fault of the peer.
   const slow = both.client.requestStream("count", 70, { itemTimeoutMs: 10 })

@@ -1,4 +1,4 @@
-/** A kept answer, one that outlives the session, on the side of the caller; loads on first use. */
+/** The caller's side of a resumable response, which outlives the session. Loads on first use. */
 import { isForSize } from "../../transport/close_info.ts";
 import { RequestError, SessionClosedError } from "../../errors.ts";
 import { anySignal, startTimer, within } from "../../base/wait.ts";
@@ -9,7 +9,6 @@ import type { RequestStreamOptions, WaitOptions } from "../types.ts";
 import { encodeMessage } from "../wire/encode.ts";
 import { itemCheckOf, lateAnswer } from "./reader.ts";
 
-/** The client, for kept answers. */
 interface AnswerClient {
   whenConnected(options: WaitOptions): Promise<{ readonly [internals]: Inside }>;
   durableStream(
@@ -24,40 +23,39 @@ interface AnswerClient {
   durableStream(id: string): { cancel(reason?: string): Promise<void> };
 }
 
-/** A request, and the answer as the caller has it. */
+/** A request, and the caller's position in its response. */
 export interface KeptAnswerOptions extends RequestStreamOptions {
   readonly topic: string;
   readonly data: unknown;
-  /** Notes if the loop waits for an item, or no longer does. */
+  /** Called when the loop starts or stops waiting for an item. */
   readonly awaits: (isAwaited: boolean) => void;
-  /** The name, and the place that the loop has reached. */
+  /** The name of the response, and the offset that the loop has reached. */
   readonly answer: { readonly id: string; offset: string | undefined };
 }
 
 /**
- * Sends the request at once, and again in each session until there is a reply: the name starts one
- * answer. The items are those of a durable stream.
+ * Sends the request immediately, and again in each session until a reply arrives. The name makes
+ * the request idempotent. The items are read from a durable stream.
  */
 export class KeptAnswer {
   readonly #client: AnswerClient;
   readonly #options: KeptAnswerOptions;
   readonly #opening: Promise<{ readonly id: string; readonly core: Inside }>;
 
-  /** Sends the request. */
   constructor(client: AnswerClient, options: KeptAnswerOptions) {
     this.#client = client;
     this.#options = options;
     this.#opening = this.#open();
-    this.#opening.catch(() => {}); // The loop tells.
+    this.#opening.catch(() => {}); // The loop throws it.
   }
 
-  /** Asks the server to stop the answer. */
+  /** Asks the server to stop the response. */
   async cancel(reason: string = ""): Promise<void> {
     const { id } = await this.#opening;
     await this.#inSession(() => this.#client.durableStream(id).cancel(reason));
   }
 
-  /** Yields the items behind the place of the answer. */
+  /** Yields the items after the offset of the response. */
   async *items(): AsyncGenerator<unknown, void, undefined> {
     const { topic, answer, awaits, signal, timeoutMs, itemTimeoutMs, onInvalid } = this.#options;
     const { id, core } = await this.#opening;
@@ -97,7 +95,7 @@ export class KeptAnswer {
     const { topic, data, answer, signal, itemTimeoutMs: timeoutMs } = this.#options;
     const wait = { signal, timeoutMs };
     return await this.#inSession(async (core) => {
-      core.sending.checkData("ask", data);
+      core.sending.checkData("request stream", data);
       const { maxSendBytes: maxBytes } = core.sending;
       const reply = await core.sending.ask(
         `the answer to "${topic}"`,
@@ -109,17 +107,17 @@ export class KeptAnswer {
       );
       const { stream: id } = Object(reply) as { readonly stream?: unknown };
       if (typeof id === "string") return { id, core };
-      throw new RequestError("invalid", `The answer to "${topic}" does not outlive its session`);
+      throw new RequestError("invalid", `The response to "${topic}" is not resumable`);
     }, wait);
   }
 
-  /** Asks in a session, and again in the next one if the session is lost: both requests are idempotent. */
+  /** Repeats an idempotent request in the next session if the session is lost. */
   async #inSession<T>(
     ask: (core: Inside) => Promise<T>,
     wait: WaitOptions = {},
   ): Promise<T> {
     for (let refused = 0;;) {
-      // A client that has ended has no session.
+      // A closed client has no session.
       const { [internals]: core } = await this.#client.whenConnected(wait);
       try {
         return await ask(core);

@@ -1,4 +1,4 @@
-/** The answering half of an answer that streams; loads with the first such answer. */
+/** The sending half of a streaming response. Loads with the first one. */
 import { Signal } from "../../base/signal.ts";
 import type { Inside } from "../receiving.ts";
 import type { Message, MessageProducer } from "../message.ts";
@@ -6,13 +6,13 @@ import { type EncodedMessage, encodeFailure } from "../wire/encode.ts";
 import { MAX_UNPAID_BYTES } from "../wire/envelope.ts";
 
 /**
- * Answers a message by the items of an async iterable.
+ * Sends the items of an async iterable as the response to a request.
  *
  * @param core The session.
  * @param id The id of the request.
  * @param items The items.
  * @param message The request.
- * @returns Resolves when the answer is over; rejects with the failure of the handler.
+ * @returns Resolves when the response has ended; rejects with the error of the handler.
  */
 export function produceAnswer(
   core: Inside,
@@ -27,27 +27,26 @@ export function produceAnswer(
 }
 
 /**
- * Sends the items of an async iterable as the parts of one answer.
+ * Sends the items of an async iterable as the parts of one response.
  *
- * - **Pull:** the next item is taken only with credit and with room in the send queue, of which
- *   answers leave half to other messages.
+ * - **Pull:** the producer reads the next item only if it has credit and the send queue has room.
+ *   Streaming responses use at most half of the queue.
  * - **Stop:** after `stop` no part is sent, and the iterator's `return()` is called once.
  */
 class AnswerProducer extends Signal implements MessageProducer {
-  /** Settles when the answer is over; rejects with the failure of the handler. */
+  /** Resolves when the response has ended; rejects with the error of the handler. */
   readonly over: PromiseWithResolvers<void> = Promise.withResolvers();
   readonly #core: Inside;
   readonly #id: number;
   readonly #message: Message;
   readonly #iterator: AsyncIterator<unknown>;
-  /** Sizes of the parts for which no credit came back, and their sum. */
+  /** Sizes of the parts for which the peer has not returned credit, and their sum. */
   readonly #unpaid: number[] = [];
   #unpaidBytes = 0;
-  /** The item that the iterator makes, or made last. */
+  /** The iterator's current step, or its last one. */
   #step: Promise<unknown> = Promise.resolve();
   #stopped: { readonly reason: unknown } | undefined;
 
-  /** Creates the producer of an answer to a message. */
   constructor(core: Inside, id: number, items: AsyncIterable<unknown>, message: Message) {
     super();
     this.#core = core;
@@ -99,9 +98,11 @@ class AnswerProducer extends Signal implements MessageProducer {
 
   #encode(data: unknown): EncodedMessage {
     try {
-      // As for a kept answer: JSON has no such value, and the item would be lost.
+      // As in a resumable response: JSON has no such value, and the item would be lost.
       if (data === undefined) {
-        throw new TypeError("Cannot reply: an item must be a value of JSON, received undefined");
+        throw new TypeError(
+          "Cannot reply: an item must be a value that JSON can hold, received undefined",
+        );
       }
       return this.#core.sending.encode({ part: this.#id, data }, "reply");
     } catch (error) {
@@ -142,8 +143,8 @@ class AnswerProducer extends Signal implements MessageProducer {
   }
 
   /**
-   * Lets the handler clean up, without waiting: a generator first finishes its current step. The
-   * session counts the answer until then.
+   * Lets the handler clean up, without waiting: a generator first finishes its current step. Until
+   * then the response counts towards the session's limit.
    */
   #return(): void {
     const { replies } = this.#core.receiving;

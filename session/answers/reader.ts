@@ -1,4 +1,4 @@
-/** The caller's half of an answer that streams; loads with the first such answer. */
+/** The receiving half of a streaming response. Loads with the first one. */
 import { RequestError, TimeoutError } from "../../errors.ts";
 import type { Timer } from "../../base/runtime.ts";
 import { startTimer } from "../../base/wait.ts";
@@ -9,15 +9,15 @@ import { encodeMessage } from "../wire/encode.ts";
 import { FIRST_CREDIT, MAX_CREDIT, MAX_UNPAID_BYTES, type TraceContext } from "../wire/envelope.ts";
 
 /**
- * Bytes of consumed items after which credit goes back before half of the window is consumed. A
- * quarter of the producer's bound: text is measured here in UTF-16 units, of which one has at most
- * three bytes, so the producer goes on before the loop has nothing left.
+ * Bytes of consumed items after which the reader returns credit, even before half of the window is
+ * consumed. A quarter of the producer's bound: the reader measures text in UTF-16 units of at most
+ * three bytes, so the producer continues before the loop runs out of items.
  */
 const PAY_BYTES = MAX_UNPAID_BYTES / 4;
 
 /**
- * Returns the check of the items of an answer by the contract, in which an asynchronous schema has
- * `requestTimeoutMs`; `undefined` for topics without a schema.
+ * Returns the function that checks items against the contract, where an asynchronous schema may
+ * take `requestTimeoutMs`; `undefined` for topics without a schema.
  */
 export function itemCheckOf(
   core: Inside,
@@ -30,33 +30,30 @@ export function itemCheckOf(
   });
 }
 
-/** Options of a reader. */
 interface ReaderOptions extends RequestStreamOptions {
-  /** Topic of the request. */
   readonly topic: string;
-  /** Data of the request. */
   readonly data: unknown;
-  /** Place of the request in a trace. */
+  /** Trace context of the request. */
   readonly trace?: TraceContext | undefined;
   /** Items that the peer may send ahead. */
   readonly window: number;
-  /** Settled with the end of the answer, for the instrumentation. */
+  /** Settles when the response ends, for the instrumentation. */
   readonly over?: PromiseWithResolvers<void>;
   /**
-   * Receives a reply in one piece, and the answer then has no items. Without this function such a
+   * Receives a single reply, after which the response has no items. Without this function a single
    * reply is an error. MUST NOT throw.
    */
   readonly onReply?: (data: unknown) => void;
 }
 
 /**
- * Sends a request whose answer streams.
+ * Sends a request for a streaming response.
  *
  * @param core The session.
  * @param topic The topic.
  * @param data The data.
  * @param options See {@linkcode RequestStreamOptions}.
- * @returns The reader of the answer.
+ * @returns The reader of the response.
  */
 export function openAnswer(
   core: Inside,
@@ -67,19 +64,21 @@ export function openAnswer(
   const { window = FIRST_CREDIT, signal } = options;
   if (!(Number.isInteger(window) && window > 0 && window <= MAX_CREDIT)) {
     throw new RangeError(
-      `Cannot ask: window must be a whole number from 1 to ${MAX_CREDIT}, received ${window}`,
+      `Cannot request stream: window must be a whole number from 1 to ${MAX_CREDIT}, received ${window}`,
     );
   }
   const { timeoutMs = 0, itemTimeoutMs = 0 } = options;
   const ms = Math.min(timeoutMs, itemTimeoutMs);
-  if (!(ms >= 0)) throw new RangeError(`Cannot ask: times must be 0 or more, received ${ms}`);
+  if (!(ms >= 0)) {
+    throw new RangeError(`Cannot request stream: times must be 0 or more, received ${ms}`);
+  }
   signal?.throwIfAborted();
-  core.sending.checkData("ask", data);
+  core.sending.checkData("request stream", data);
   const { watch } = core.settings;
   if (watch === undefined) return new AnswerReader(core, { ...options, topic, data, window });
   let opened: AnswerReader | { readonly error: unknown } | undefined;
   const over = Promise.withResolvers<void>();
-  // Calls back at once. The instrumentation learns of a failure, as the caller does.
+  // Calls back immediately. A failure reaches both the instrumentation and the caller.
   const asked = watch.asking(core.session, topic, (trace) => {
     try {
       opened = new AnswerReader(core, { ...options, topic, data, window, trace, over });
@@ -94,13 +93,13 @@ export function openAnswer(
   throw opened!.error;
 }
 
-/** Makes the error of an answer whose next item, or whose end, is late. */
+/** Creates the error for a response whose next item or end is late. */
 export function lateAnswer(topic: string, what: string, ms: number): TimeoutError {
-  const text = `Cannot wait for ${what} of the answer to "${topic}" longer than ${ms} ms`;
+  const text = `Cannot wait for ${what} of the response to "${topic}" longer than ${ms} ms`;
   return new TimeoutError(text, ms);
 }
 
-/** Keeps the items of one answer for the loop, at most a window of them, and gives credit back. */
+/** Buffers the items of one response for the loop, at most a window of them, and returns credit. */
 export class AnswerReader {
   readonly #core: Inside;
   readonly #id: number;
@@ -114,7 +113,7 @@ export class AnswerReader {
   #bytes = 0;
   /** Items that the peer may still send. */
   #credit: number;
-  /** Consumed items, and their bytes, for which no credit went back. */
+  /** Consumed items, and their bytes, for which no credit was returned. */
   #owed = 0;
   #owedBytes = 0;
   #isOver = false;
@@ -124,7 +123,7 @@ export class AnswerReader {
   #itemTimer: Timer | undefined;
   #timer: Timer | undefined;
 
-  /** Sends the request, and creates the reader of its answer. */
+  /** Sends the request. */
   constructor(core: Inside, options: ReaderOptions) {
     const { topic, data, window, signal, timeoutMs, trace } = options;
     this.#core = core;
@@ -135,7 +134,7 @@ export class AnswerReader {
     const { maxSendBytes: maxBytes } = core.sending;
     const take: AnswerTaker = (event, size) => this.#take(event, size);
     this.#id = core.sending.requests.open(`the answer to "${topic}"`, take, (id) => {
-      if (core.state === "closed" || core.ending !== undefined) core.checkOpen("ask");
+      if (core.state === "closed" || core.ending !== undefined) core.checkOpen("request stream");
       const context = core.joins ? trace : undefined;
       core.sending.push(encodeMessage(topic, data, { id, items, maxBytes, trace: context }), true);
     });
@@ -153,7 +152,8 @@ export class AnswerReader {
         onReply(event.data);
         return this.#end(undefined);
       }
-      const message = `The answer to "${this.#options.topic}" came in one piece, not in items`;
+      const message =
+        `The response to "${this.#options.topic}" is a single reply, which request() reads`;
       this.#end({ error: new RequestError("invalid", message) });
     } else this.#end("error" in event ? { error: event.error } : undefined);
   }
@@ -173,7 +173,7 @@ export class AnswerReader {
     return this.#waiting.promise;
   }
 
-  /** Ends the answer without an error, and tells the peer. Idempotent. */
+  /** Cancels the request and ends the loop without an error. Idempotent. */
   cancel(_reason?: string): void {
     if (this.#isOver) this.#discard();
     else this.#giveUp(undefined);
@@ -198,7 +198,7 @@ export class AnswerReader {
     waiting.resolve(this.#consume());
   }
 
-  /** Takes the next item out of the queue, and checks the item. */
+  /** Takes the next item from the queue, and checks it. */
   #consume(): Promise<IteratorResult<unknown, void>> {
     const item = this.#items[this.#at];
     const size = this.#sizes[this.#at]!;
@@ -217,7 +217,7 @@ export class AnswerReader {
     return this.#checked(item);
   }
 
-  /** Checks an item; goes on with the next one if the item does not fit the contract. */
+  /** Checks an item, and skips it if it does not fit the contract. */
   async #checked(item: unknown): Promise<IteratorResult<unknown, void>> {
     try {
       return { done: false, value: await this.#check!(item) };
@@ -254,7 +254,7 @@ export class AnswerReader {
 
   readonly #onAbort = () => this.#giveUp({ error: this.#options.signal!.reason });
 
-  /** Watches the wait of the loop by one timer for many items. */
+  /** Limits the loop's wait for an item, with one timer for many items. */
   #watchItem(ms: number): void {
     this.#itemTimer = startTimer(this.#core.settings.runtime, ms, () => {
       this.#itemTimer = undefined;
@@ -272,7 +272,7 @@ export class AnswerReader {
     this.#core.sending.gaveUp(error);
   }
 
-  /** Ends the answer at this end: tells the peer, and discards items that wait. */
+  /** Cancels the request, and discards the items that wait. */
   #giveUp(failure: { readonly error: unknown } | undefined, told?: unknown): void {
     this.#discard();
     if (this.#isOver) return;
@@ -288,7 +288,7 @@ export class AnswerReader {
     this.#at = this.#bytes = 0;
   }
 
-  /** Notes if the loop waits for an item: the peer may first need an answer itself. */
+  /** Records that the loop waits for an item: the peer may first need a reply from this end. */
   #await(isAwaited: boolean): void {
     this.#core.sending.requests.awaits(this.#id, isAwaited);
     if (!isAwaited) return;

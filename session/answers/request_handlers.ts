@@ -1,5 +1,5 @@
 /**
- * Types of the handlers of requests: the option `requests` of either end.
+ * Types of request handlers: the option `requests` of `serve` and `connect`.
  *
  * @module
  */
@@ -8,7 +8,8 @@ import type { UntypedMessage } from "../message.ts";
 import type { Session } from "../session.ts";
 
 /**
- * Handler of one kind of request; the result, or the result of the returned promise, is the answer.
+ * Handler of one kind of request. Its result, or the value of the returned promise, is the
+ * response.
  *
  * @typeParam M The message.
  * @typeParam S The session.
@@ -19,30 +20,30 @@ export type RequestHandler<M extends { reply(data: never): void }, S> = (
 ) => Parameters<M["reply"]>[0] | Promise<Parameters<M["reply"]>[0]>;
 
 /**
- * Handler of requests whose answers outlive the connection of their callers.
+ * Handler of requests with resumable responses, which outlive the caller's connection.
  *
  * @typeParam M The message.
  * @typeParam S The session.
  */
 export interface ResumableHandler<M extends { reply(data: never): void }, S> {
-  /** Makes the items of the answer. The session may end before the answer does. */
+  /** Produces the items of the response. The session may close before the response ends. */
   readonly answer: RequestHandler<M, S>;
   /**
-   * Makes the rest of the items, behind those that are kept: on another node after the node that
-   * made the answer was lost or closed, or on a node that starts again. Exactly one node calls this.
-   * Without this function such an answer ends as `writer-lost`.
+   * Produces the remaining items, after the kept ones, when the node that produced the response
+   * crashed, closed or restarted. Exactly one node calls it. Without this function such a response
+   * ends with `writer-lost`.
    */
   readonly resume?:
     | ((
       input: Pick<M, Extract<"data" | "params" | "pattern" | "topic", keyof M>>,
       progress: {
-        /** Newest items that are kept, oldest first: at most 10,000 and 1 MiB. */
+        /** Newest kept items, oldest first: at most 10,000 items and 1 MiB. */
         readonly written: readonly (
           Parameters<M["reply"]>[0] extends AsyncIterable<infer Item> ? Item : unknown
         )[];
-        /** Number of all items that are kept. */
+        /** Number of all kept items. */
         readonly count: number;
-        /** Aborted when a reader cancels the answer, and when this node has to leave the answer. */
+        /** Aborted when a reader cancels the response, or when this node must stop producing it. */
         readonly signal: AbortSignal;
       },
     ) => Parameters<M["reply"]>[0])
@@ -50,8 +51,8 @@ export interface ResumableHandler<M extends { reply(data: never): void }, S> {
 }
 
 /**
- * Handlers of requests by pattern, as `serve` and `connect` take these: with a contract, the
- * patterns of its requests; otherwise topics, for `serve` also patterns such as `sum:{room}`.
+ * Request handlers by pattern, for `serve` and `connect`: with a contract, the patterns of its
+ * requests; otherwise topics, and for `serve` also patterns such as `sum:{room}`.
  *
  * @example Usage
  * ```ts

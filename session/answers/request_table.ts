@@ -1,4 +1,4 @@
-/** The handlers of requests, by pattern. */
+/** Request handlers by pattern. */
 import { RequestError } from "../../errors.ts";
 import type { Contract, ContractRoute } from "../contract.ts";
 import {
@@ -12,11 +12,11 @@ import type { SessionFace } from "../types.ts";
 import { describe } from "../../base/error_text.ts";
 import type { TopicRouter } from "../wire/topic_pattern.ts";
 
-/** A handler without types of a contract. */
+/** A handler without the types of a contract. */
 interface ErasedHandler {
-  /** Makes the answer. */
+  /** Produces the response. */
   readonly answer: (message: UntypedMessage, session: SessionFace) => unknown;
-  /** Makes the rest of an answer whose node was lost, see `ResumableHandler`. */
+  /** Produces the rest of a response after its node was lost, see `ResumableHandler`. */
   readonly resume?: (
     input: Pick<UntypedMessage, "data" | "params" | "pattern" | "topic">,
     progress: {
@@ -27,53 +27,50 @@ interface ErasedHandler {
   ) => AsyncIterable<unknown>;
 }
 
-/** The entry of a handler: where the handler belongs, and how the answer is given. */
+/** A handler with its pattern, and the kind of its response. */
 export interface RequestRoute extends ErasedHandler {
   /** The pattern of the handler. */
   readonly pattern: string;
-  /** True if the answer must stream; `undefined` without a contract, where either is allowed. */
+  /** True if the response must stream; `undefined` without a contract, which allows both. */
   readonly streams: boolean | undefined;
-  /** True if the answer may be kept. */
+  /** True if the response may be resumable. */
   readonly isResumable: boolean;
 }
 
-/** A request whose answer is kept: the answer outlives the session. */
+/** A request with a resumable response, which outlives the session. */
 export interface KeptAnswerRequest {
   /** The request, for the reply. */
   readonly message: Message;
-  /** Name of the answer, chosen by the caller. */
+  /** Name of the response, chosen by the caller. */
   readonly name: string;
-  /** True if the caller has a part of the answer, so that none is started. */
+  /** True if the caller has a part of the response, so that no new one may start. */
   readonly begun: true | undefined;
   /** Data of the request, as received. */
   readonly input: unknown;
-  /** Calls the handler, with the signal of the answer. */
+  /** Calls the handler with the response's signal. */
   readonly make: (signal: AbortSignal) => Promise<AsyncIterable<unknown>>;
 }
 
-/** Begins a kept answer, unless begun before, and replies. */
+/** Starts a resumable response unless it has started already, and replies. */
 export type KeepAnswer = (request: KeptAnswerRequest, session: SessionFace) => Promise<void>;
 
-/** Settings of either end that decide about requests. */
 interface RequestSettings {
   readonly handlers: {
-    /** The contract. */
     readonly contract?: Contract | undefined;
-    /** The handler of other messages. */
+    /** Handler of other messages. */
     readonly onMessage?: MessageHandler | undefined;
     /** The handlers of requests by pattern. */
     readonly requests?: Readonly<Record<string, unknown>> | undefined;
   };
-  /** The services of a server, which keep answers. */
+  /** The services of a server, which keep resumable responses. */
   readonly services?: { readonly services: { readonly keepAnswer?: KeepAnswer } } | undefined;
 }
 
-/** Handles a message. */
 type MessageHandler = (message: Message, session: SessionFace) => void | Promise<void>;
 
 const VERB = "create session";
 
-/** The handlers of requests, checked. */
+/** The checked request handlers. */
 export class RequestTable {
   readonly #routes: ReadonlyMap<string, RequestRoute>;
   readonly #onMessage: MessageHandler | undefined;
@@ -84,8 +81,8 @@ export class RequestTable {
    * Checks the handlers.
    *
    * @param settings The handlers, and the contract if there is one.
-   * @param route Makes the router of patterns without a contract. Absent on a client, which then has
-   * topics without parameters: a page does not load the router.
+   * @param route Creates the router for patterns without a contract. Absent on a client, which has
+   * only topics without parameters, so that a page does not load the router.
    * @throws {TypeError} If a handler is neither a function nor an object with `answer`, if the
    * contract has no such request, or if patterns overlap.
    */
@@ -110,29 +107,29 @@ export class RequestTable {
     }
   }
 
-  /** True if a handler goes on with answers whose node was lost. */
+  /** True if any handler can continue responses of a lost node. */
   get canResume(): boolean {
     return this.#routes.values().some(({ resume }) => resume !== undefined);
   }
 
-  /** Finds the function that goes on with the answers of a pattern. */
+  /** Finds the function that continues the responses of a pattern. */
   resumeOf(pattern: string | undefined): ErasedHandler["resume"] {
     return this.#routes.get(pattern!)?.resume;
   }
 
-  /** Finds the entry of a topic without a contract. */
+  /** Finds the route of a topic without a contract. */
   match(topic: string): MessageMatch | undefined {
     if (this.#router !== undefined) return this.#router.match(topic);
     return this.#routes.has(topic) ? { pattern: topic, params: {} } : undefined;
   }
 
   /**
-   * Calls the handler of a request, whose result becomes the reply; without one, `onMessage`.
+   * Calls the request's handler, whose result becomes the response; without a handler, `onMessage`.
    *
    * @param message The request.
    * @param incoming The request as received.
    * @param session The session.
-   * @returns Resolves once the handler is done.
+   * @returns Resolves when the handler is done.
    * @throws {RequestError} If there is no handler.
    */
   handle(
@@ -150,18 +147,17 @@ export class RequestTable {
     if (route !== undefined) return answer(route, message, session);
     const onMessage = this.#onMessage;
     if (onMessage !== undefined) return onMessage(message, session);
-    throw new RequestError("unanswered", `No handler of requests fits "${message.topic}"`);
+    throw new RequestError("unanswered", `No request handler for "${message.topic}"`);
   }
 }
 
-/** Calls a handler, and replies with the result. */
 function answer(route: RequestRoute, message: Message, session: SessionFace): void | Promise<void> {
   const result = route.answer(message, session) as Partial<Promise<unknown>> | null;
   if (typeof result?.then !== "function") return reply(route, message, result);
   return (result as Promise<unknown>).then((data) => reply(route, message, data));
 }
 
-/** Calls a handler for a kept answer, which has a signal apart from that of the request. */
+/** Calls a handler for a resumable response, which has its own signal instead of the request's. */
 async function answerFor(
   route: RequestRoute,
   { message, session, signal }: {
@@ -177,14 +173,13 @@ async function answerFor(
       return signal.aborted;
     },
     reply: () => {
-      throw new TypeError(`Cannot reply: the items of "${topic}" are the answer`);
+      throw new TypeError(`Cannot reply: the response to "${topic}" is its items`);
     },
   }, session);
   if (isAsyncIterable(items)) return items;
   throw mismatch(route, { topic, expected: "an async iterable", received: items });
 }
 
-/** Replies to a request by the result of its handler. */
 function reply(route: RequestRoute, message: Message, data: unknown): void {
   const { streams } = route;
   if (streams !== undefined && streams !== isAsyncIterable(data)) {

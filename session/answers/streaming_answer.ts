@@ -1,8 +1,8 @@
-/** The answer that streams, as its caller has it while the code of the reader still loads. */
+/** The caller's streaming response while the code of the reader still loads. */
 import type { StreamingAnswer } from "../types.ts";
 import type { AnswerReader } from "./reader.ts";
 
-/** Makes the answer of a reader that may still load, or wait for a session. */
+/** Creates the response of a reader that may still load, or wait for a session. */
 export function answerOf<T>(opening: Promise<AnswerReader>): StreamingAnswer<T> {
   let reader: AnswerReader | undefined;
   opening.then((opened) => reader = opened, () => {});
