@@ -10,24 +10,22 @@ export interface RequestInfo {
 /**
  * Returns the network address of a peer.
  *
- * @returns The address; `undefined` where the HTTP server does not pass one on.
+ * @returns The address; `undefined` if the HTTP server does not report it.
  */
 export function peerAddress({ remoteAddr }: RequestInfo): string | undefined {
   return remoteAddr !== undefined && "hostname" in remoteAddr ? remoteAddr.hostname : undefined;
 }
 
 interface ListenPlace {
-  /** IP address or host name. */
   readonly hostname: string;
   readonly port: number;
-  /** Transport of the port. */
   readonly transport: "TCP" | "UDP";
 }
 
 /**
- * Listens, and throws an error with the address if the address is in use.
+ * Calls `listen`. If the address is in use, the error names it.
  *
- * @param place Address to name in the error.
+ * @param place Address for the error.
  * @returns The result of `listen`.
  * @throws {Deno.errors.AddrInUse} If the address is in use.
  */

@@ -1,4 +1,4 @@
-/** Rules for closing a connection, on each wire. */
+/** Rules for closing a connection, on each transport. */
 import { CloseCode, type CloseInfo } from "../errors.ts";
 import type { ConnectionCloseInfo } from "./connection.ts";
 
@@ -13,7 +13,7 @@ const encoder = new TextEncoder();
 /**
  * Checks code and reason of a close, and fills in the defaults.
  *
- * @param maxReasonBytes Length in bytes to cut the reason to, at a character boundary.
+ * @param maxReasonBytes Maximum length of the reason in bytes; it is cut at a character boundary.
  * @returns The code (0 by default) and the reason, cut to fit.
  * @throws {TypeError} If the code is not a number or the reason is not a string.
  * @throws {RangeError} If the code is neither 0 nor an integer from 3000 to 4999.
@@ -44,7 +44,9 @@ export function checkCloseInfo(
 /** Close code of a WebSocket for a message that is too big (RFC 6455 section 7.4.1). */
 const WEBSOCKET_TOO_BIG = 1009;
 
-/** Tells if the peer, or a proxy between, closed a connection because of a message's size. */
+/**
+ * Tells if the peer, or a proxy in between, closed a connection because a message was too large.
+ */
 export function isForSize({ code, by }: Partial<CloseInfo> = {}): boolean {
   return by === "remote" && (code === CloseCode.tooLarge || code === WEBSOCKET_TOO_BIG);
 }
@@ -62,7 +64,7 @@ export function isSendable(code: number): boolean {
  */
 export function cutReason(text: string, maxBytes: number): string {
   const whole = text.toWellFormed();
-  // A UTF-16 unit takes at most three bytes: the common short reason needs no encoding.
+  // A UTF-16 unit needs at most three bytes, so the common short reason needs no encoding.
   if (whole.length * 3 <= maxBytes) return whole;
   const { read } = encoder.encodeInto(whole, new Uint8Array(maxBytes));
   return whole.slice(0, read);

@@ -14,13 +14,13 @@ Deno.test("checkCloseInfo() fills in missing members", () => {
   assertEquals(checkCloseInfo({ closeCode: 4507 }), { closeCode: 4507, reason: "" });
 });
 
-Deno.test("checkCloseInfo() takes 0 and 3000 to 4999", () => {
+Deno.test("checkCloseInfo() accepts 0 and 3000 to 4999", () => {
   for (const closeCode of [0, 3000, 3999, 4000, 4999]) {
     assertEquals(checkCloseInfo({ closeCode }).closeCode, closeCode);
   }
 });
 
-Deno.test("checkCloseInfo() refuses all other codes", () => {
+Deno.test("checkCloseInfo() rejects all other codes", () => {
   for (const closeCode of [-1, 1, 12, 1000, 1001, 2999, 5000, 3000.5, NaN, Infinity]) {
     assertThrows(
       () => checkCloseInfo({ closeCode }),
@@ -30,7 +30,7 @@ Deno.test("checkCloseInfo() refuses all other codes", () => {
   }
 });
 
-Deno.test("checkCloseInfo() refuses codes that are no number and reasons that are no string", () => {
+Deno.test("checkCloseInfo() rejects codes that are not numbers and reasons that are not strings", () => {
   const wrong: [unknown, string][] = [
     [{ closeCode: "3000" }, "code must be a number, received string"],
     [{ closeCode: null }, "code must be a number, received object"],
@@ -41,7 +41,7 @@ Deno.test("checkCloseInfo() refuses codes that are no number and reasons that ar
   }
 });
 
-Deno.test("checkCloseInfo() cuts the reason at the limit of a WebSocket by default", () => {
+Deno.test("checkCloseInfo() cuts the reason at the WebSocket limit by default", () => {
   assertEquals(checkCloseInfo({ reason: "x".repeat(123) }).reason.length, 123);
   assertEquals(checkCloseInfo({ reason: "x".repeat(124) }).reason.length, 123);
   assertEquals(checkCloseInfo({ reason: "x".repeat(124) }, 200).reason.length, 124);
@@ -74,7 +74,7 @@ Deno.test("checkWireClose() fills in missing members", () => {
   assertEquals(checkWireClose({ closeCode: 7 }, 9), { closeCode: 7, reason: "" });
 });
 
-Deno.test("checkWireClose() takes any code that the wire can carry", () => {
+Deno.test("checkWireClose() accepts any code that the transport can carry", () => {
   for (const max of MAXIMA) {
     for (const closeCode of [0, 1, 0x10, 1000, 3000, 5000, max]) {
       assertEquals(checkWireClose({ closeCode }, max).closeCode, closeCode);
@@ -82,7 +82,7 @@ Deno.test("checkWireClose() takes any code that the wire can carry", () => {
   }
 });
 
-Deno.test("checkWireClose() refuses all other codes", () => {
+Deno.test("checkWireClose() rejects all other codes", () => {
   for (const max of MAXIMA) {
     for (const closeCode of [-1, 0.5, NaN, Infinity, max + 1]) {
       assertThrows(
@@ -94,7 +94,7 @@ Deno.test("checkWireClose() refuses all other codes", () => {
   }
 });
 
-Deno.test("checkWireClose() refuses codes that are no number and reasons that are no string", () => {
+Deno.test("checkWireClose() rejects codes that are not numbers and reasons that are not strings", () => {
   for (const info of [{ closeCode: "3000" }, { closeCode: null }, { closeCode: 5, reason: 1 }]) {
     assertThrows(() => checkWireClose(info as unknown as ConnectionCloseInfo, 9), TypeError);
   }

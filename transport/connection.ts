@@ -1,6 +1,6 @@
 /** Contract of all connections, in the shape of the W3C `WebTransport` interface. */
 
-/** Capabilities of a wire. Callers branch on these, never on the name of the wire. */
+/** Capabilities of a transport. Branch on these, never on the transport's name. */
 export interface ConnectionCapabilities {
   /** Streams of both kinds can be opened. */
   readonly streams: boolean;
@@ -8,7 +8,7 @@ export interface ConnectionCapabilities {
   readonly datagrams: "unreliable" | "reliable" | "none";
   /** A reset stream carries its code to the other end. */
   readonly resetCodes: boolean;
-  /** Flow-control credit can be granted by hand. */
+  /** The application can grant flow-control credit itself. */
   readonly credit: boolean;
   /**
    * A lost packet delays only its own stream. Without this, a loss delays all streams, as on one
@@ -20,18 +20,19 @@ export interface ConnectionCapabilities {
 /** Code and reason of a close. */
 export interface ConnectionCloseInfo {
   /**
-   * Close code; 0 is a normal close. Every wire can send 0 and 3000 to 4999. WebTransport can send
-   * any code from 0 to 2^32 - 1; raw QUIC, QMux and memory can send any up to 2^53 - 1. A plain
-   * WebSocket and messages of Skein send no others. A code from the peer is passed on unchanged.
+   * Close code; 0 is a normal close. Every transport can send 0 and 3000 to 4999. WebTransport can
+   * send any code from 0 to 2^32 - 1; raw QUIC, QMux and memory can send any up to 2^53 - 1. A
+   * plain WebSocket and Skein's own messages can send no others. A code from the peer is passed on
+   * unchanged.
    */
   readonly closeCode?: number | undefined;
-  /** Reason in words, cut at a character boundary where the wire has a limit. */
+  /** Reason as text, cut at a character boundary if the transport has a limit. */
   readonly reason?: string | undefined;
 }
 
 /** Options for opening a stream. */
 export interface OpenStreamOptions {
-  /** Priority: a stream with a higher number is sent first, where the wire can order streams. */
+  /** Priority: a stream with a higher number is sent first, if the transport can order streams. */
   readonly sendOrder?: number | undefined;
   /** Cancels the wait for a free stream. */
   readonly signal?: AbortSignal | undefined;
@@ -41,18 +42,18 @@ export interface OpenStreamOptions {
 
 /**
  * The reading end of a stream without a web stream, which would cost more than the bytes of a short
- * stream. `directStream()` returns this end, or builds one on the web stream.
+ * stream. `directStream()` returns this end, or builds it on the web stream.
  */
 export interface DirectReadable {
   /**
    * Reads the next bytes. Only one call may be pending.
    *
    * Over Deno's QUIC, a session that closes and a peer that resets the stream look like a clean
-   * end: data that has to be complete needs a length of its own.
+   * end: send a length with data that must arrive complete.
    *
    * @param used Bytes of an earlier read that are no longer needed. The next read may reuse their
    * memory, which saves an allocation of up to 64 KiB; the array is empty afterwards.
-   * @returns Bytes, owned by the caller; `null` once the peer ended this direction.
+   * @returns Bytes, owned by the caller; `null` after the peer closed this direction.
    * @throws {StreamError} If the peer reset the stream.
    * @throws {ConnectionError} If the connection ended.
    */
@@ -60,7 +61,7 @@ export interface DirectReadable {
   /**
    * Stops reading.
    *
-   * @param reason Reason, whose `streamErrorCode` is sent to the peer where the wire can carry
+   * @param reason Reason, whose `streamErrorCode` is sent to the peer if the transport can carry
    * codes.
    */
   cancel(reason?: unknown): void;
@@ -69,40 +70,39 @@ export interface DirectReadable {
 /** The writing end of a stream without a web stream. */
 export interface DirectWritable {
   /**
-   * Writes bytes, and waits while the peer accepts none.
+   * Writes bytes, and waits until the peer accepts them.
    *
    * @param bytes Bytes to write. The caller MUST NOT change them before the write is done.
    * @throws {StreamError} If the peer stopped reading.
    * @throws {ConnectionError} If the connection ended.
    */
   write(bytes: Uint8Array): Promise<void>;
-  /** Ends this direction after all writes. */
+  /** Closes this direction after all writes. */
   close(): Promise<void>;
   /**
    * Resets this direction.
    *
-   * @param reason Reason, whose `streamErrorCode` is sent to the peer where the wire can carry
+   * @param reason Reason, whose `streamErrorCode` is sent to the peer if the transport can carry
    * codes.
    */
   abort(reason?: unknown): void;
   /**
-   * Priority: a stream with a higher number is sent first. Absent where the wire cannot order
+   * Priority: a stream with a higher number is sent first. Absent if the transport cannot order
    * streams. May be set at any time.
    */
   sendOrder?: number | undefined;
 }
 
-/** Both ends of a stream, by plain calls. */
+/** Both ends of a stream, as plain calls. */
 export interface DirectStream extends DirectReadable, DirectWritable {}
 
 /**
  * A unidirectional stream opened by the peer. Over Deno's QUIC, a session that closes and a peer
- * that resets the stream look like a clean end: data that has to be complete needs a length of its
- * own.
+ * that resets the stream look like a clean end: send a length with data that must arrive complete.
  */
 export interface ReceiveStream extends ReadableStream<Uint8Array> {
   /**
-   * The same stream without a web stream, where the wire supports this; use only one of the two.
+   * The same stream without a web stream, if the transport supports this; use only one of the two.
    */
   readonly direct?: DirectReadable | undefined;
 }
@@ -110,12 +110,12 @@ export interface ReceiveStream extends ReadableStream<Uint8Array> {
 /** A unidirectional stream opened by this end. */
 export interface SendStream extends WritableStream<Uint8Array> {
   /**
-   * Priority: a stream with a higher number is sent first. Absent where the wire cannot order
+   * Priority: a stream with a higher number is sent first. Absent if the transport cannot order
    * streams. May be set at any time.
    */
   sendOrder?: number | undefined;
   /**
-   * The same stream without a web stream, where the wire supports this; use only one of the two.
+   * The same stream without a web stream, if the transport supports this; use only one of the two.
    */
   readonly direct?: DirectWritable | undefined;
 }
@@ -124,19 +124,21 @@ export interface SendStream extends WritableStream<Uint8Array> {
 export interface BidirectionalStream {
   /**
    * Bytes written by the peer. Over Deno's QUIC, a session that closes and a peer that resets the
-   * stream look like a clean end: data that has to be complete needs a length of its own.
+   * stream look like a clean end: send a length with data that must arrive complete.
    */
   readonly readable: ReadableStream<Uint8Array>;
   /** Bytes written by this end. */
   readonly writable: WritableStream<Uint8Array>;
-  /** The same stream without web streams, where the wire supports this; use only one of the two. */
+  /**
+   * The same stream without web streams, if the transport supports this; use only one of the two.
+   */
   readonly direct?: DirectStream | undefined;
 }
 
 /** Streams of a connection without web streams. */
 export interface DirectStreams {
   /**
-   * Sets the receiver of the peer's bidirectional streams, in place of the readable. The receiver
+   * Sets the receiver for the peer's bidirectional streams, in place of the readable. The receiver
    * MUST NOT throw.
    *
    * @param receiver Receives each stream, including those that arrived earlier.
@@ -151,7 +153,7 @@ export interface DirectStreams {
    */
   openUnidirectional(options?: OpenStreamOptions): Promise<DirectWritable>;
   /**
-   * Sets the receiver of the peer's unidirectional streams, in place of the readable. The receiver
+   * Sets the receiver for the peer's unidirectional streams, in place of the readable. The receiver
    * MUST NOT throw.
    *
    * @param receiver Receives each stream, including those that arrived earlier.
@@ -163,15 +165,15 @@ export interface DirectStreams {
 /** Datagrams without web streams. */
 export interface DirectDatagrams {
   /**
-   * Sends a datagram. A datagram that is too large is lost, as is one beyond the limit of waiting
-   * ones.
+   * Sends a datagram. A datagram that is too large is lost, and so is one beyond the limit of
+   * queued datagrams.
    *
    * @param datagram Bytes, which the caller MUST NOT change afterwards.
    */
   send(datagram: Uint8Array): void;
   /**
-   * Sets the one receiver, which is called for each datagram in place of the readable. The receiver
-   * MUST NOT throw.
+   * Sets the only receiver, which is called for each datagram in place of the readable. The
+   * receiver MUST NOT throw.
    *
    * @param receiver Receives each datagram and owns the bytes.
    * @throws {TypeError} If there is a receiver already.
@@ -185,10 +187,11 @@ export interface DatagramDuplex {
   readonly readable: ReadableStream<Uint8Array>;
   /** Datagrams to send. */
   readonly writable: WritableStream<Uint8Array>;
-  /** Largest datagram in bytes; 0 on a wire without datagrams. */
+  /** Largest datagram in bytes; 0 on a transport without datagrams. */
   readonly maxDatagramSize: number;
   /**
-   * The same datagrams without web streams, where the wire supports this; use only one of the two.
+   * The same datagrams without web streams, if the transport supports this; use only one of the
+   * two.
    */
   readonly direct?: DirectDatagrams | undefined;
 }
@@ -197,23 +200,23 @@ export type StreamDirection = "bidirectional" | "unidirectional";
 
 export type StreamSide = "local" | "remote";
 
-/** Statistics of a connection; values unknown to the wire are absent. */
+/** Statistics of a connection; values that the transport does not know are absent. */
 export interface ConnectionStats {
-  /** Bytes passed to the wire. */
+  /** Bytes passed to the transport. */
   readonly bytesSent?: number | undefined;
-  /** Bytes received from the wire. */
+  /** Bytes received from the transport. */
   readonly bytesReceived?: number | undefined;
-  /** Message frames passed to the wire. */
+  /** Message frames passed to the transport. */
   readonly framesSent?: number | undefined;
-  /** Message frames received from the wire. */
+  /** Message frames received from the transport. */
   readonly framesReceived?: number | undefined;
 }
 
-/** Counters of streams and datagrams, which only grow. */
+/** Counters of streams and datagrams, which never decrease. */
 export interface ConnectionCounters {
-  /** Payload bytes of streams passed to the wire. */
+  /** Payload bytes of streams passed to the transport. */
   readonly streamBytesSent: number;
-  /** Payload bytes of streams received, including unread ones where the wire reports these. */
+  /** Payload bytes of streams received, including unread ones if the transport reports them. */
   readonly streamBytesReceived: number;
   /** Bidirectional streams opened by this end. */
   readonly localBidirectionalOpened: number;
@@ -223,20 +226,20 @@ export interface ConnectionCounters {
   readonly remoteBidirectionalOpened: number;
   /** Unidirectional streams opened by the peer. */
   readonly remoteUnidirectionalOpened: number;
-  /** Streams that ended in all directions; all other opened streams are open. */
+  /** Streams that ended in all directions; all other opened streams are still open. */
   readonly streamsClosed: number;
   /** Bidirectional streams that ended in both directions. */
   readonly bidirectionalClosed: number;
-  /** Directions of streams that were reset, stopped or cut, by either end. */
+  /** Stream directions that either end reset, stopped or cut short. */
   readonly streamErrors: number;
   /**
-   * Streams of the peer that this end refused: not taken in time, or beyond the limit of unread
+   * Streams of the peer that this end rejected: not accepted in time, or beyond the limit of unread
    * streams.
    */
   readonly streamsRefused: number;
-  /** Datagrams passed to the wire. */
+  /** Datagrams passed to the transport. */
   readonly datagramsSent: number;
-  /** Bytes of datagrams passed to the wire. */
+  /** Bytes of datagrams passed to the transport. */
   readonly datagramBytesSent: number;
   /** Datagrams received. */
   readonly datagramsReceived: number;
@@ -273,7 +276,7 @@ export type ConnectionEvent =
     readonly type: "blocked";
     readonly what: "data" | "bidirectional" | "unidirectional";
     readonly by: "local" | "remote";
-    /** Total that is used up. */
+    /** Total that has been used up. */
     readonly limit: number;
   }
   | {
@@ -287,7 +290,7 @@ export type ConnectionEvent =
 /** Receiver of a connection's events. MUST NOT throw. */
 export type ConnectionObserver = (event: ConnectionEvent) => void;
 
-/** Credit of one kind for both ends, as totals since the beginning. */
+/** Credit of one kind for both ends, as totals since the start of the connection. */
 export interface CreditState {
   /** Total that this end granted to the peer. */
   readonly granted: number;
@@ -302,36 +305,36 @@ export interface CreditState {
 }
 
 /**
- * Counters, flow control and events of a connection. One member apart from the W3C ones, which a
- * wrapper forwards as a whole.
+ * Counters, flow control and events of a connection. They are in one member, apart from the W3C
+ * ones, so that a wrapper can forward them as a whole.
  */
 export interface ConnectionInspection {
   /** Counters of streams and datagrams; absent before the first. */
   readonly counters?: ConnectionCounters | undefined;
-  /** Flow control, where both ends count; absent before `ready`, and on other connections. */
+  /** Flow control, if both ends use it; absent before `ready`, and on other connections. */
   readonly credit?: {
     /** Reads the totals of one kind. */
     state(kind: "data" | "bidirectional" | "unidirectional"): CreditState;
     /**
-     * Grants a total to the peer, if larger than the previous one. Automatic windows never fall below
-     * this total.
+     * Grants a total to the peer, if larger than the previous one. Automatic windows never fall
+     * below this total.
      *
      * @param kind Unit: bytes, or streams of a direction.
-     * @param total Total since the beginning of the connection.
+     * @param total Total since the start of the connection.
      * @throws {RangeError} If the total is not an integer from 0 to 2^53 - 1, or, for streams, above
      * 2^60.
      */
     grant(kind: "data" | "bidirectional" | "unidirectional", total: number): void;
   } | undefined;
-  /** Streams of the peer that the application has not taken yet, where the wire reports this. */
-  readonly unreadStreams?: number | undefined;
   /**
-   * Number of the stream that stands for the connection, where there is one: CONNECT over HTTP/3.
+   * Streams of the peer that the application has not accepted yet, if the transport reports this.
    */
+  readonly unreadStreams?: number | undefined;
+  /** ID of the stream that represents the connection, if there is one: CONNECT over HTTP/3. */
   readonly controlStreamId?: number | undefined;
   /**
    * Sets the observer of the connection, or removes it. Earlier events are included in the
-   * counters. Without an observer, events cost no work.
+   * counters. Without an observer, events cost nothing.
    *
    * @param observer Receives each event, synchronously.
    */
@@ -345,27 +348,27 @@ export interface ConnectionInspection {
    */
   excludeMessageStream?(by: "local" | "remote"): void;
   /**
-   * Counts an end by the peer without a close as a loss, for which `closed` rejects. By default such
-   * an end is a close with 0. Absent on a wire without such an end. On raw QUIC the close of this end
-   * is marked from then on, so that the peer can require it too.
+   * Treats the end of a connection without a close by the peer as a loss: `closed` rejects. By
+   * default it counts as a close with 0. Absent on a transport where this cannot happen. On raw
+   * QUIC this end then marks its own close, so that the peer can require it too.
    *
-   * @returns False where both ends are a close with 0: in browsers, on the runtime's own engine, and
-   * after the end.
+   * @returns False if both cases are a close with 0: in browsers, on the runtime's own engine, and
+   * after the connection ended.
    */
   requireClose?(): boolean;
 }
 
-/** Flow control of a connection on which both ends count; see `capabilities.credit`. */
+/** Flow control of a connection on which both ends use it; see `capabilities.credit`. */
 export type ConnectionCredit = NonNullable<ConnectionInspection["credit"]>;
 
 /**
  * Amount that the peer may send before the application reads.
  *
- * Over HTTP/3, flow control applies if both ends announce it; both ends of Skein do, outside of
- * browsers. The stream that carries a session's messages belongs to the peer's streams there, and
- * uses credit for bytes. That credit is returned once the bytes were read, even if all other credit
- * is granted by hand. QUIC adds limits for the whole connection, and at least one of the totals has
- * to be above 0.
+ * Over HTTP/3, flow control applies if both ends announce it; both ends of Skein do, except in
+ * browsers. There, the stream that carries a session's messages counts as one of the peer's
+ * streams, and uses credit for bytes. That credit is returned after the bytes were read, even if
+ * the application grants all other credit itself. QUIC adds limits for the whole connection, and at
+ * least one of the totals must be above 0.
  */
 export interface FlowControlOptions {
   /**
@@ -382,21 +385,22 @@ export interface FlowControlOptions {
    */
   readonly maxStreamData?: number | undefined;
   /**
-   * Bidirectional streams open at once. The default is 128 over HTTP/3, and 100 elsewhere.
+   * Bidirectional streams open at the same time. The default is 128 over HTTP/3, and 100 elsewhere.
    *
    * @default {100}
    */
   readonly maxStreamsBidi?: number | undefined;
   /**
-   * Unidirectional streams open at once. The default is 128 over HTTP/3, and 100 elsewhere.
+   * Unidirectional streams open at the same time. The default is 128 over HTTP/3, and 100
+   * elsewhere.
    *
    * @default {100}
    */
   readonly maxStreamsUni?: number | undefined;
   /**
    * Moves the windows automatically, as bytes are read and streams end. With `false`, only
-   * {@linkcode ConnectionCredit.grant}, or a grant of a session, gives the peer more; neither the
-   * peer's reports of waiting nor a cancelled stream do.
+   * {@linkcode ConnectionCredit.grant}, or a grant of a session, gives the peer more; neither a
+   * peer that reports waiting nor a cancelled stream does.
    *
    * @default {true}
    */
@@ -406,15 +410,15 @@ export interface FlowControlOptions {
 /** One message frame, text or bytes. */
 export type Frame = string | Uint8Array;
 
-/** One message of a frame that many connections get, with the message's size in bytes. */
+/** One message of a frame for many connections, with the message's size in bytes. */
 export interface FramePart {
   readonly frame: Frame;
   readonly size: number;
 }
 
 /**
- * Receiver of a connection's frames. An object rather than two functions, because every connection
- * has one.
+ * Receiver of a connection's frames. It is an object rather than two functions, because every
+ * connection needs one.
  */
 export interface FrameReceiver {
   /**
@@ -423,13 +427,13 @@ export interface FrameReceiver {
    * @param frame Text or bytes, complete and in order.
    */
   receiveFrame(frame: string | Uint8Array): void;
-  /** Called once, after the last frame: the connection ended, as `closed` reports. */
+  /** Called once, after the last frame, when the connection ended as `closed` reports. */
   framesEnded(): void;
-  /** Fill level of the receiver, if known; a wire that can pause reading obeys it. */
+  /** Fill level of the receiver, if known. A transport that can pause reading follows it. */
   readonly backpressure?: {
     /**
-     * Share of the capacity in use; 1 is full. A wire pauses reading at a half, and resumes at a
-     * quarter.
+     * Share of the capacity in use; 1 is full. A transport pauses reading at a half, and resumes at
+     * a quarter.
      */
     readonly fill: number;
     /** Resolves when `fill` may have changed. */
@@ -441,30 +445,30 @@ export interface FrameReceiver {
 export type Backpressure = NonNullable<FrameReceiver["backpressure"]>;
 
 /**
- * Message frames, on wires that have frames.
+ * Message frames, on transports that have frames.
  *
- * Implementations MUST deliver frames in order and complete. They MUST deliver frames that arrived
- * before {@linkcode MessageFrames.receive} was called, and bound these: beyond the bound the
- * connection closes. They MUST NOT throw from `send` after the connection closed; the frame is
- * lost, as on a cut cable.
+ * Implementations MUST deliver frames complete and in order. They MUST keep frames that arrive
+ * before {@linkcode MessageFrames.receive} is called, up to a bound, and deliver them then; beyond
+ * the bound the connection closes. `send` MUST NOT throw after the connection closed; the frame is
+ * then lost, as on a cut cable.
  */
 export interface MessageFrames {
   /**
-   * Passes a frame to the wire. Never blocks; watch `bufferedAmount`.
+   * Passes a frame to the transport. Never blocks; watch `bufferedAmount`.
    *
    * @param frame Text or bytes. Bytes MUST NOT be changed afterwards.
-   * @param parts Messages of the frame, which line feeds join, if many connections get each of
-   * these. A wire MAY compress such a frame. Another frame may hold a secret of one peer beside
-   * text of the peer's choice, and MUST NOT be compressed.
+   * @param parts Messages of the frame, joined by line feeds, if many connections receive each of
+   * them. A transport MAY compress such a frame. Any other frame may contain a secret of one peer
+   * next to text that the peer chose, and MUST NOT be compressed.
    */
   send(
     frame: string | Uint8Array,
     parts?: readonly { readonly frame: string | Uint8Array; readonly size: number }[],
   ): void;
-  /** Bytes passed to `send` that the wire still buffers. */
+  /** Bytes passed to `send` that the transport still buffers. */
   readonly bufferedAmount: number;
   /**
-   * Waits until the wire has sent most of its buffer.
+   * Waits until the transport has sent most of its buffer.
    *
    * @returns Resolves when `bufferedAmount` is at or below `lowWaterMark`, or the connection
    * closed. Never rejects.
@@ -473,14 +477,16 @@ export interface MessageFrames {
   /** Buffered bytes at or below which `drained` resolves. */
   readonly lowWaterMark: number;
   /**
-   * True while reading is paused because the receiver is behind; absent where the wire cannot
+   * True while reading is paused because the receiver is too slow; absent if the transport cannot
    * pause.
    */
   readonly isPaused?: boolean | undefined;
-  /** Bytes of the next frame that arrived so far; absent where the wire does not tell. */
+  /**
+   * Bytes of the next frame that have arrived so far; absent if the transport does not report this.
+   */
   readonly partialBytes?: number | undefined;
   /**
-   * Sets the one receiver of incoming frames. The receiver is called synchronously for each frame,
+   * Sets the only receiver of incoming frames. The receiver is called synchronously for each frame,
    * because an iterator would cost one promise per frame.
    *
    * @param receiver Receives each frame in order, and the end.
@@ -491,9 +497,9 @@ export interface MessageFrames {
 
 /**
  * A connection, established or being established: the W3C `WebTransport` interface, implemented
- * over HTTP/3, raw QUIC, WebSocket and memory alike. Beyond W3C, a connection has `capabilities`;
- * `frames`, on wires with message frames of their own; `inspect`, for diagnosis; and `direct`, for
- * streams without web streams. A wrapper forwards the last two as they are.
+ * over HTTP/3, raw QUIC, WebSocket and memory. In addition to W3C, a connection has `capabilities`;
+ * `frames`, on transports with message frames of their own; `inspect`, for diagnosis; and `direct`,
+ * for streams without web streams. A wrapper forwards the last two unchanged.
  *
  * Implementations MUST settle `closed` exactly once, MUST make `close` idempotent, MUST NOT buffer
  * without bound, and MUST NOT leave an unhandled rejection if `ready` or `closed` is never awaited.
@@ -501,11 +507,11 @@ export interface MessageFrames {
  * @see {@link https://www.w3.org/TR/webtransport/ | WebTransport}
  */
 export interface Connection extends AsyncDisposable {
-  /** Capabilities of the wire, fixed once `ready` resolves. */
+  /** Capabilities of the transport, fixed once `ready` resolves. */
   readonly capabilities: ConnectionCapabilities;
-  /** Name of the wire, for people: `webtransport`, `quic`, `websocket`, `memory`. */
+  /** Name of the transport, for display: `webtransport`, `quic`, `websocket`, `memory`. */
   readonly transport: string;
-  /** Negotiated subprotocol; empty without one. */
+  /** Negotiated subprotocol; empty if there is none. */
   readonly protocol: string;
   /** Resolves once the connection is established; rejects on failure. */
   readonly ready: Promise<void>;
@@ -514,29 +520,29 @@ export interface Connection extends AsyncDisposable {
    * connection was lost. On raw QUIC a crash of the peer looks like a close with 0 and no reason.
    */
   readonly closed: Promise<ConnectionCloseInfo>;
-  /** Resolves when the peer asks to wind up; may never settle. */
+  /** Resolves when the peer asks this end to finish; may never settle. */
   readonly draining: Promise<void>;
-  /** Datagrams; `maxDatagramSize` is 0 on a wire without datagrams. */
+  /** Datagrams; `maxDatagramSize` is 0 on a transport without datagrams. */
   readonly datagrams: DatagramDuplex;
   /** Bidirectional streams opened by the peer. */
   readonly incomingBidirectionalStreams: ReadableStream<BidirectionalStream>;
   /** Unidirectional streams opened by the peer. */
   readonly incomingUnidirectionalStreams: ReadableStream<ReceiveStream>;
-  /** Message frames, on wires with frames of their own. */
+  /** Message frames, on transports with frames of their own. */
   readonly frames?: MessageFrames | undefined;
   /**
-   * Unidirectional streams without web streams, where the wire supports this; use only one of the
+   * Unidirectional streams without web streams, if the transport supports this; use only one of the
    * two.
    */
   readonly direct?: DirectStreams | undefined;
-  /** Counters, flow control and events, on wires that report these. */
+  /** Counters, flow control and events, on transports that report them. */
   readonly inspect?: ConnectionInspection | undefined;
   /**
    * Opens a bidirectional stream.
    *
    * @param options Send order and waiting.
    * @returns The stream.
-   * @throws {UnsupportedError} If the wire has no streams.
+   * @throws {UnsupportedError} If the transport has no streams.
    */
   createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream>;
   /**
@@ -544,28 +550,29 @@ export interface Connection extends AsyncDisposable {
    *
    * @param options Send order and waiting.
    * @returns The writable end.
-   * @throws {UnsupportedError} If the wire has no streams.
+   * @throws {UnsupportedError} If the transport has no streams.
    */
   createUnidirectionalStream(options?: OpenStreamOptions): Promise<SendStream>;
-  /** Asks the peer to wind up, on wires that support this; the peer's `draining` resolves. */
+  /** Asks the peer to finish, on transports that support this; the peer's `draining` resolves. */
   drain?(): void;
   /**
-   * Closes the connection after everything passed to `send` before went out.
+   * Closes the connection after everything passed to `send` before was sent.
    *
-   * @param options Code and reason. `closeConnection` also closes the underlying connection, with all
-   * sessions on it: only WebTransport over HTTP/3 can share a connection; ignored elsewhere.
-   * @throws {RangeError} If the wire cannot carry the code.
+   * @param options Code and reason. `closeConnection` also closes the underlying connection, with
+   * all sessions on it. Only WebTransport over HTTP/3 can share a connection; other transports
+   * ignore it.
+   * @throws {RangeError} If the transport cannot carry the code.
    */
   close(options?: ConnectionCloseInfo & { readonly closeConnection?: boolean | undefined }): void;
   /**
-   * Drops the connection at once, with all buffered bytes, and without notice to the peer. Absent
-   * where the wire cannot do so. Idempotent.
+   * Drops the connection immediately, with all buffered bytes, and without notifying the peer.
+   * Absent if the transport cannot do so. Idempotent.
    */
   terminate?: (() => void) | undefined;
   /**
-   * Reads the wire's counters.
+   * Reads the transport's counters.
    *
-   * @returns The statistics that the wire knows.
+   * @returns The statistics that the transport knows.
    */
   getStats(): Promise<ConnectionStats>;
 }

@@ -1,28 +1,28 @@
 /** The quota of a listener's connections. */
 import { type Quota, quotaIn, type Quotas, sharesOf } from "../base/shares.ts";
 
-/** Part of all connections that one address may have by default, once half are taken. */
+/** Share of all connections that one address may use by default, once half of them are in use. */
 const DEFAULT_SHARE = 0.1;
 
-/** Least default share, for listeners with few connections. */
+/** Smallest default share, for listeners with few connections. */
 const LEAST_SHARE = 1_000;
 
 /** Options of {@linkcode connectionQuota}. */
 export interface ConnectionQuotaOptions {
-  /** The name for counters. */
+  /** Name for counters. */
   readonly name: string;
   readonly maxConnections: number;
-  /** Most of one address, which always counts; `undefined` is a share in contention. */
+  /** Maximum for one address, which always applies; `undefined` uses the default share. */
   readonly maxConnectionsPerAddress: number | undefined;
-  /** Connections in addition, in all and of one address. */
+  /** Additional connections, in total and for one address. */
   readonly more?: readonly [all: number, ofAddress: number] | undefined;
   /** All quotas of the server, if there is one. */
   readonly quotas: Quotas | undefined;
 }
 
 /**
- * Makes the quota of a listener's connections. By default an address may have a tenth of all and at
- * least 1,000, once more than half are taken.
+ * Creates the quota of a listener's connections. By default an address may use a tenth of all, and
+ * at least 1,000, once more than half are in use.
  */
 export function connectionQuota(options: ConnectionQuotaOptions): Quota {
   const { name, maxConnections, maxConnectionsPerAddress, more = [0, 0], quotas } = options;

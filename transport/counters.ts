@@ -36,7 +36,6 @@ export class Ledger implements ConnectionCounters {
   datagramsReceived = 0;
   datagramBytesReceived = 0;
   datagramsDropped = 0;
-  /** Observer of the events, if any. */
   observer: ConnectionObserver | undefined = undefined;
 
   /**
@@ -78,8 +77,8 @@ export class Ledger implements ConnectionCounters {
 }
 
 /**
- * Base of connections that count streams and datagrams by themselves. The stream that carries
- * messages, if any, has no account, and its bytes count apart.
+ * Base of connections that count their streams and datagrams. The stream that carries messages, if
+ * any, has no account, and its bytes are counted separately.
  */
 export abstract class CountedConnection implements ConnectionInspection {
   /** Bytes written to streams without an account. */
@@ -115,7 +114,7 @@ export abstract class CountedConnection implements ConnectionInspection {
     if (!isHeld) this.#messageStreamBy = by;
   }
 
-  /** Counters of bytes: of messages, streams and datagrams. */
+  /** Counters of all bytes: messages, streams and datagrams. */
   getStats(): Promise<ConnectionStats> {
     let { bytesSent, bytesReceived } = this;
     if (this.#ledger !== undefined) {
@@ -126,9 +125,9 @@ export abstract class CountedConnection implements ConnectionInspection {
   }
 
   /**
-   * Removes the first bidirectional stream that came from the peer from the counters, if one waits.
+   * Removes the peer's first bidirectional stream from the counters, if one is waiting.
    *
-   * @returns True if a stream waited.
+   * @returns True if a stream was waiting.
    */
   protected discardFirst?(): boolean;
 
@@ -146,7 +145,7 @@ export abstract class CountedConnection implements ConnectionInspection {
   }
 }
 
-/** Account of one stream, which counts as closed once all its directions ended. */
+/** Account of one stream, which counts as closed once all its directions have ended. */
 export class StreamAccount {
   /** Counters that include this stream. */
   readonly ledger: Ledger;
@@ -164,7 +163,7 @@ export class StreamAccount {
   }
 
   /**
-   * Reports that one direction ended. To be called once for each direction.
+   * Reports that one direction ended. Must be called once for each direction.
    *
    * @param error Cause, if the direction was cut short.
    */
@@ -183,7 +182,7 @@ export class StreamAccount {
   }
 
   /**
-   * Reports that this end gave up one direction; replaces {@linkcode StreamAccount.ended}.
+   * Reports that this end reset or stopped one direction; replaces {@linkcode StreamAccount.ended}.
    *
    * @param reason Reason from the caller, if any. Without a reason, an error is created only for an
    * observer.

@@ -27,7 +27,7 @@ Deno.test("Ledger.opened() counts by direction and by end", () => {
   ], [1, 1, 1, 1]);
 });
 
-Deno.test("StreamAccount.ended() closes a stream with its last direction", () => {
+Deno.test("StreamAccount.ended() closes a stream when its last direction ends", () => {
   const { ledger, events } = observed();
   const both = ledger.opened("bidirectional", "remote");
   const one = ledger.opened("unidirectional", "local");
@@ -43,7 +43,7 @@ Deno.test("StreamAccount.ended() closes a stream with its last direction", () =>
   ]);
 });
 
-Deno.test("StreamAccount.ended() counts each error, and tells the first", () => {
+Deno.test("StreamAccount.ended() counts each error, and reports the first", () => {
   const { ledger, events } = observed();
   const account = ledger.opened("bidirectional", "local");
   const [first, second] = [new Error("first"), new Error("second")];
@@ -54,7 +54,7 @@ Deno.test("StreamAccount.ended() counts each error, and tells the first", () => 
   assert(last?.type === "streamclosed" && last.error === first);
 });
 
-Deno.test("StreamAccount.cut() passes on the reason, or else makes an error for an observer", () => {
+Deno.test("StreamAccount.cut() passes on the reason, or creates an error for an observer", () => {
   const { ledger, events } = observed();
   const reason = new Error("enough");
   ledger.opened("unidirectional", "local").cut(reason, "reset");
@@ -72,7 +72,7 @@ Deno.test("StreamAccount.cut() passes on the reason, or else makes an error for 
   assertEquals([ledger.streamErrors, ledger.streamsClosed, events.length], [3, 3, 4]);
 });
 
-Deno.test("StreamAccount.discard() takes a stream back out", () => {
+Deno.test("StreamAccount.discard() removes a stream from the counters", () => {
   const ledger = new Ledger();
   for (const by of ["local", "remote"] as const) {
     for (const direction of ["bidirectional", "unidirectional"] as const) {
@@ -82,7 +82,7 @@ Deno.test("StreamAccount.discard() takes a stream back out", () => {
   assertEquals({ ...ledger }, { ...new Ledger() });
 });
 
-Deno.test("Ledger counts datagrams, and tells of each", () => {
+Deno.test("Ledger counts datagrams, and reports each", () => {
   const { ledger, events } = observed();
   const datagram = Uint8Array.of(1, 2, 3);
   ledger.sentDatagram(datagram);

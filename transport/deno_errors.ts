@@ -1,19 +1,19 @@
 /**
- * Texts of Deno's errors that carry data: for QUIC and TLS, the runtime has neither error classes
- * nor codes. No other module reads these texts; `deno_errors_test.ts` compares them with the runtime.
+ * Error texts of Deno that carry data: for QUIC and TLS, the runtime has neither error classes nor
+ * codes. No other module reads these texts; `deno_errors_test.ts` compares them with the runtime.
  */
 import { textOf } from "../base/error_text.ts";
 
-/** End of a stream by the peer. */
+/** Reset or stop of a stream by the peer. */
 export interface StreamFailure {
-  /** `reset`: the peer writes no more; `stopped`: the peer reads no more. */
+  /** `reset`: the peer will write no more; `stopped`: the peer will read no more. */
   readonly kind: "reset" | "stopped";
-  /** Error code of HTTP/3. */
+  /** HTTP/3 error code. */
   readonly code: number;
 }
 
 /**
- * Parses the end of a stream by the peer; the text is the only source of the code.
+ * Parses how the peer ended a stream; the text is the only source of the code.
  *
  * @param error Error of a read or write.
  * @returns The failure; `undefined` if the connection ended.
@@ -35,10 +35,10 @@ export function isPeerReset(error: unknown): boolean {
 }
 
 /**
- * Distinguishes an answer of the peer that ends a handshake from silence and from local faults.
+ * Distinguishes a handshake that the peer's response ended from silence and from local faults.
  *
  * @param cause Rejection of `Deno.connectQuic`.
- * @returns True if a peer refused the connection or the protocols, or this end refused the
+ * @returns True if the peer rejected the connection or the protocols, or this end rejected the
  * certificate.
  */
 export function isPeerAnswer(cause: unknown): boolean {
@@ -57,18 +57,19 @@ export function isNoCommonProtocol(error: unknown): boolean {
 }
 
 /**
- * Detects a server that refuses connections before any HTTP (RFC 9000 section 10.2), as a draining
- * one does.
+ * Detects a server that rejects connections before any HTTP (RFC 9000 section 10.2), as a draining
+ * server does.
  *
  * @param cause Rejection of `Deno.connectQuic`.
- * @returns True if the server refused the connection.
+ * @returns True if the server rejected the connection.
  */
 export function isConnectionRefused(cause: unknown): boolean {
   return textOf(cause).includes("refused to accept a new connection");
 }
 
 /**
- * Explains a failed dial; for an untrusted certificate, with the number of given hashes.
+ * Explains a failed dial. For an untrusted certificate, the text includes the number of given
+ * hashes.
  *
  * @param cause Rejection of `Deno.connectQuic`.
  * @param hashes Certificate hashes given by the application.
@@ -83,7 +84,7 @@ export function dialFailure(cause: unknown, hashes: readonly unknown[] = []): st
 }
 
 /**
- * Detects a server that answered a TLS handshake with something else, such as HTTP.
+ * Detects a server that replied to a TLS handshake with something else, such as HTTP.
  *
  * @param text Error text of a WebSocket.
  * @returns True if the server does not use TLS.

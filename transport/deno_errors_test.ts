@@ -12,13 +12,12 @@ import {
 } from "./deno_errors.ts";
 import { textOf } from "../base/error_text.ts";
 
-/** Text for a failure: the error texts belong to one version of the runtime. */
+/** Failure text: the error texts belong to one version of the runtime. */
 function changed(error: unknown): string {
-  return `Deno ${Deno.version.deno} words an error differently; mend transport/deno_errors.ts: ` +
+  return `Deno ${Deno.version.deno} words an error differently; fix transport/deno_errors.ts: ` +
     `"${textOf(error)}"`;
 }
 
-/** Waits for a rejection. */
 async function rejection(promise: Promise<unknown>): Promise<unknown> {
   return await soon(promise.then((value) => value, (error) => error));
 }
@@ -36,7 +35,7 @@ Deno.test("streamFailure() reads kind and code from the runtime's texts", () => 
   }
 });
 
-Deno.test("streamFailure() knows how this runtime words a peer that stopped reading", async () => {
+Deno.test("streamFailure() parses this runtime's error for a peer that stopped reading", async () => {
   await using server = new QuicServer();
   const { connection, peer } = await server.open();
   const writer = (await peer.createUnidirectionalStream()).getWriter();
@@ -54,7 +53,7 @@ Deno.test("streamFailure() knows how this runtime words a peer that stopped read
   assertEquals(streamFailure(error), { kind: "stopped", code: 0 }, changed(error));
 });
 
-Deno.test("isPeerAnswer() and dialFailure() know how this runtime words a certificate without trust", async () => {
+Deno.test("isPeerAnswer() and dialFailure() recognize this runtime's error for an untrusted certificate", async () => {
   await using server = new QuicServer();
   const wrong = { algorithm: "sha-256" as const, value: new Uint8Array(32) };
   const error = await rejection(
@@ -65,21 +64,21 @@ Deno.test("isPeerAnswer() and dialFailure() know how this runtime words a certif
   assert(dialFailure(error, [wrong]).endsWith("(1)"), changed(error));
 });
 
-Deno.test("isNoCommonProtocol() knows how this runtime words a server without a common protocol", async () => {
+Deno.test("isNoCommonProtocol() recognizes this runtime's error for a server without a common protocol", async () => {
   await using server = new QuicServer();
   const error = await rejection(connectBare(server.port, { alpnProtocols: ["other"] }));
   assert(isPeerAnswer(error) && isNoCommonProtocol(error), changed(error));
   assert(!isConnectionRefused(error), changed(error));
 });
 
-Deno.test("isConnectionRefused() knows how this runtime words a server that refuses connections", async () => {
+Deno.test("isConnectionRefused() recognizes this runtime's error for a server that rejects connections", async () => {
   await using server = new QuicServer();
   server.listener.stop();
   const error = await rejection(connectBare(server.port));
   assert(isConnectionRefused(error) && isPeerAnswer(error), changed(error));
 });
 
-Deno.test("isAnswerWithoutTls() knows how this runtime words a server without TLS", async () => {
+Deno.test("isAnswerWithoutTls() recognizes this runtime's error for a server without TLS", async () => {
   await using server = Deno.serve(
     { port: 0, hostname: "127.0.0.1", onListen() {} },
     () => new Response(),
@@ -93,6 +92,6 @@ Deno.test("isAnswerWithoutTls() knows how this runtime words a server without TL
   assert(isAnswerWithoutTls(event.message), changed(event.message));
 });
 
-Deno.test("dialFailure() leaves other reasons alone", () => {
+Deno.test("dialFailure() returns other reasons unchanged", () => {
   assertEquals(dialFailure(new Error("timed out"), certificate.hashes), "timed out");
 });

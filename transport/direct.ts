@@ -1,4 +1,4 @@
-/** Streams and datagrams by plain calls, on every wire. */
+/** Streams and datagrams as plain calls, on every transport. */
 import type {
   BidirectionalStream,
   Connection,
@@ -13,9 +13,9 @@ import type {
 } from "./connection.ts";
 
 /**
- * Forwards `sendOrder` from one form of a stream to another, if the wire can order streams.
+ * Forwards `sendOrder` from one form of a stream to another, if the transport can order streams.
  *
- * @param stream Stream that gets the property.
+ * @param stream Stream that receives the property.
  * @param ordered Stream that has the property.
  */
 export function orderedAs<T extends object>(
@@ -30,8 +30,8 @@ export function orderedAs<T extends object>(
 }
 
 /**
- * Opens a unidirectional stream that is written by plain calls. On a wire with direct streams, no
- * web stream is created, which would cost more than a short stream does.
+ * Opens a unidirectional stream and writes it with plain calls. On a transport with direct streams,
+ * no web stream is created, which would cost more than a short stream does.
  *
  * @param connection Connection to open the stream on.
  * @param options Send order and waiting.
@@ -47,8 +47,8 @@ export async function openUnidirectional(
 }
 
 /**
- * Receives the peer's bidirectional streams, to be read and written by plain calls. On a wire with
- * direct streams, no web streams are created.
+ * Receives the peer's bidirectional streams, to read and write them with plain calls. On a
+ * transport with direct streams, no web streams are created.
  *
  * @param connection Connection of the streams, whose `incomingBidirectionalStreams` the caller
  * MUST NOT use afterwards.
@@ -81,8 +81,8 @@ export function receiveBidirectional(
 }
 
 /**
- * Receives the peer's unidirectional streams, to be read by plain calls. On a wire with direct
- * streams, no web streams are created, which would cost more than short streams do.
+ * Receives the peer's unidirectional streams, to read them with plain calls. On a transport with
+ * direct streams, no web streams are created, which would cost more than short streams do.
  *
  * @param connection Connection of the streams, whose `incomingUnidirectionalStreams` the caller
  * MUST NOT use afterwards.
@@ -126,12 +126,12 @@ async function receiveAll<T>(
 }
 
 /**
- * Reads and writes a stream by plain calls. On a wire with direct streams, no web streams are in
- * between; elsewhere, the calls use the stream's web streams.
+ * Reads and writes a stream with plain calls. On a transport with direct streams no web streams are
+ * involved; on others, the calls use the stream's web streams.
  *
  * @param stream Stream, or one half of a stream, whose web streams the caller MUST NOT use
  * afterwards.
- * @returns Both ends of a bidirectional stream, or the one end.
+ * @returns Both ends of a bidirectional stream, or the only end.
  *
  * @example An echo
  * ```ts
@@ -154,14 +154,14 @@ async function receiveAll<T>(
  */
 export function directStream(stream: BidirectionalStream): DirectStream;
 /**
- * Reads a stream by plain calls.
+ * Reads a stream with plain calls.
  *
  * @param stream Stream, which the caller MUST NOT use afterwards.
  * @returns The reading end.
  */
 export function directStream(stream: ReceiveStream): DirectReadable;
 /**
- * Writes a stream by plain calls.
+ * Writes a stream with plain calls.
  *
  * @param stream Stream, which the caller MUST NOT use afterwards.
  * @returns The writing end.
@@ -195,11 +195,11 @@ export function directStream(
 }
 
 /**
- * Sends and receives datagrams by plain calls. On a wire with direct datagrams, no web streams are
- * in between; elsewhere, the calls use the web streams.
+ * Sends and receives datagrams with plain calls. On a transport with direct datagrams no web
+ * streams are involved; on others, the calls use the web streams.
  *
  * @param datagrams Datagrams, whose `readable` and `writable` the caller MUST NOT use afterwards.
- * @returns The same datagrams by plain calls.
+ * @returns The same datagrams as plain calls.
  *
  * @example An echo
  * ```ts

@@ -8,7 +8,6 @@ export class SendCredit {
   readonly #runtime: Runtime;
   readonly #what: string;
   readonly #onBlocked: (limit: number) => void;
-  /** Calls that wait for credit. */
   readonly #waiters = new Set<PromiseWithResolvers<void>>();
   #limit: number;
   #used = 0;
@@ -56,9 +55,9 @@ export class SendCredit {
   }
 
   /**
-   * Takes credit: at least one unit and at most `wanted`. Calls wait in line.
+   * Takes credit: at least one unit and at most `wanted`. Calls are served in order.
    *
-   * @param wanted Most units to take.
+   * @param wanted Maximum number of units to take.
    * @param options `signal` and `timeoutMs` end the wait.
    * @returns Number of units taken.
    * @throws {TimeoutError} If `timeoutMs` passed first.
@@ -72,7 +71,7 @@ export class SendCredit {
   }
 
   /**
-   * Takes credit at once, if all of it is available and no other call waits.
+   * Takes credit immediately, if all of it is available and no other call waits.
    *
    * @returns `true` if the credit was taken.
    */
@@ -130,7 +129,7 @@ export class SendCredit {
     const waiter = Promise.withResolvers<void>();
     const action = this.#what === "bytes" ? "write" : "open stream";
     const late = `Cannot ${action}: the peer granted no ${this.#what} within`;
-    // The call stays first in line until it took its credit, so that no other call comes between.
+    // The call stays first in line until it has taken its credit, so no other call can overtake it.
     this.#waiters.add(waiter);
     try {
       await within(this.#runtime, waiter.promise, { late, signal, timeoutMs });
@@ -142,12 +141,12 @@ export class SendCredit {
   }
 }
 
-/** Largest total of a window that moves by itself: a window without a limit never moves. */
+/** Largest total of an automatic window: a window without a limit never moves. */
 const MAX_TOTAL = Number.MAX_SAFE_INTEGER;
 
 /**
- * Time after which released streams are granted again, even if they are few, in milliseconds. A peer
- * that does not report that it is blocked would wait for the rest of the window.
+ * Time after which released streams are granted again, even if they are few, in milliseconds.
+ * Otherwise a peer that does not report that it is blocked would wait for the rest of the window.
  */
 const GRANT_REST_MS = 20;
 
@@ -167,12 +166,11 @@ export class ReceiveCredit {
   #lost = 0;
 
   /**
-   * Creates a window.
-   *
    * @param window Amount that the peer may send before the application reads.
    * @param grant Sends a new total to the peer.
-   * @param options `automatic: false` keeps the window from moving by itself. With `restAfter`, all
-   * that was released is granted {@linkcode GRANT_REST_MS} later at most, by timers of that runtime.
+   * @param options `automatic: false` keeps the window from moving automatically. With `restAfter`,
+   * everything released is granted at most {@linkcode GRANT_REST_MS} later, by timers of that
+   * runtime.
    */
   constructor(
     window: number,
@@ -227,7 +225,7 @@ export class ReceiveCredit {
   }
 
   /**
-   * Counts bytes that were read, or streams that ended. More is granted at once if the grant would
+   * Counts bytes that were read, or streams that ended. Grants more immediately if the grant would
    * reach half of the window, or as much as the peer has left. That rest may be small while some
    * streams stay open for long.
    */
@@ -239,7 +237,7 @@ export class ReceiveCredit {
     else if (more > 0 && this.#isAutomatic) this.#grantLater();
   }
 
-  /** Grants nothing more by itself: the connection is over. */
+  /** Stops automatic grants: the connection has ended. */
   end(): void {
     this.#restAfter?.clearTimeout(this.#rest);
     this.#rest = undefined;
@@ -253,9 +251,7 @@ export class ReceiveCredit {
     }, GRANT_REST_MS);
   }
 
-  /**
-   * Counts bytes that were read, and grants them again even if the window does not move by itself.
-   */
+  /** Counts bytes that were read, and grants them again even if the window is not automatic. */
   giveBack(amount: number): void {
     if (this.#isAutomatic) return this.release(amount);
     this.#owed += amount;
@@ -266,9 +262,9 @@ export class ReceiveCredit {
   }
 
   /**
-   * Counts bytes or streams that were discarded unseen. Their number is unknown, so that the
-   * maximum is assumed. Each call widens the window by no more than `atMost`, until the peer
-   * reports that it is blocked.
+   * Counts bytes or streams that were discarded unseen. Their number is unknown, so the maximum is
+   * assumed. Each call widens the window by at most `atMost`, until the peer reports that it is
+   * blocked.
    */
   lose(atMost: number): void {
     const amount = Math.min(atMost, Math.max(0, this.#limit - this.#received - this.#lost));
@@ -294,17 +290,18 @@ export class ReceiveCredit {
   }
 
   /**
-   * Grants all that can be granted to a peer without credit left. A window that does not move by
-   * itself grants no more.
+   * Grants all that can be granted to a peer without credit left. A window that is not automatic
+   * grants nothing.
    */
   grantAll(): void {
     if (this.#isAutomatic) this.grant(Math.min(this.#done + this.#window, MAX_TOTAL));
   }
 
   /**
-   * Grants a total by hand. An automatic window moves on from this total once as much was released.
+   * Grants a total explicitly. An automatic window moves on from this total once as much was
+   * released.
    *
-   * @param total Total since the beginning; ignored unless larger than before.
+   * @param total Total since the start; ignored unless larger than before.
    */
   grant(total: number): void {
     if (total <= this.#limit) return;
@@ -339,7 +336,7 @@ export function creditState({ send, receive }: CreditPair): CreditState {
 }
 
 /**
- * Checks a total for a grant by hand.
+ * Checks a total for an explicit grant.
  *
  * @throws {RangeError} If the total is not an integer from 0 to 2^53 - 1.
  */

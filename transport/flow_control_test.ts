@@ -29,7 +29,7 @@ Deno.test("SendCredit.take() serves waiting calls in order", async () => {
   assertEquals(taken, ["a", "b", "c"]);
 });
 
-Deno.test("SendCredit.take() gives up by time, by signal and with the session", async () => {
+Deno.test("SendCredit.take() stops waiting after its timeout, on its signal and when the session ends", async () => {
   using time = new FakeTime();
   const credit = new SendCredit(platformRuntime(), "bidirectional stream", 0, () => {});
   const late = assertRejects(() => credit.take(1, { timeoutMs: 50 }), TimeoutError);
@@ -46,7 +46,7 @@ Deno.test("SendCredit.take() gives up by time, by signal and with the session", 
   assertEquals(credit.takeNow(0), false);
 });
 
-Deno.test("SendCredit.take() skips calls that gave up", async () => {
+Deno.test("SendCredit.take() skips calls that stopped waiting", async () => {
   const credit = new SendCredit(platformRuntime(), "bytes", 0, () => {});
   const aborting = new AbortController();
   const first = assertRejects(() => credit.take(1, { signal: aborting.signal }));
@@ -57,7 +57,7 @@ Deno.test("SendCredit.take() skips calls that gave up", async () => {
   assertEquals(await second, 1);
 });
 
-Deno.test("SendCredit.raise() tells that a total shrinks", () => {
+Deno.test("SendCredit.raise() returns false if a total shrinks", () => {
   const credit = new SendCredit(platformRuntime(), "bytes", 10, () => {});
   assertEquals([credit.raise(10), credit.raise(11), credit.raise(10)], [true, true, false]);
   assertEquals(credit.left, 11);
@@ -98,13 +98,13 @@ const GRANTS: Readonly<Record<string, [window: number, steps: string, isFixed?: 
     100,
     "grant 100, grant 250 → 250, grant 200, receive 250, release 150, release 1 → 251",
   ],
-  // After the first loss 70 bytes of the granted credit are left: a loss is not assumed twice.
-  "lose() gives back all that can have been lost, and no more": [
+  // After the first loss, 70 bytes of the granted credit are left: a loss is not assumed twice.
+  "lose() restores at most as much as can have been lost": [
     100,
     "receive 30, lose 1000 → 170, lose 40 → 210, lose 1000 → 280",
   ],
   // The true loss is 0.
-  "peerBlocked() takes back a loss that cannot have been": [
+  "peerBlocked() corrects a loss that cannot have happened": [
     100,
     "receive 10, release 10, lose 1000 → 200, receive 190, peerBlocked 200, release 190 → 300",
   ],
@@ -112,12 +112,12 @@ const GRANTS: Readonly<Record<string, [window: number, steps: string, isFixed?: 
     100,
     "receive 10, release 10, lose 1000 → 200, receive 50, peerBlocked 100, release 50 → 250",
   ],
-  "giveBack() moves also a fixed window, and a loss does not": [
+  "giveBack() moves a fixed window, and a loss does not": [
     100,
     "receive 60, giveBack 30, giveBack 30 → 160, giveBack 30, lose 1000, peerBlocked 160",
     true,
   ],
-  "grant() alone moves a fixed window": [
+  "only grant() moves a fixed window": [
     100,
     "receive 100, release 100, grantAll, grant 150 → 150, receive 50",
     true,
@@ -147,7 +147,7 @@ for (const [title, [window, steps, isFixed]] of Object.entries(GRANTS)) {
   });
 }
 
-Deno.test("ReceiveCredit.release() grants the rest 20 ms later, once, and not after the end", () => {
+Deno.test("ReceiveCredit.release() grants the rest 20 ms later, once, and not after end()", () => {
   using time = new FakeTime();
   const granted: number[] = [];
   const credit = new ReceiveCredit(100, (limit) => granted.push(limit), {
@@ -167,7 +167,7 @@ Deno.test("ReceiveCredit.release() grants the rest 20 ms later, once, and not af
   assertEquals(granted, [102]);
 });
 
-Deno.test("ReceiveCredit grants nothing more where the window has no limit", () => {
+Deno.test("ReceiveCredit grants nothing more if the window has no limit", () => {
   using time = new FakeTime();
   const granted: number[] = [];
   const credit = new ReceiveCredit(Number.MAX_SAFE_INTEGER, (limit) => granted.push(limit), {
@@ -180,7 +180,7 @@ Deno.test("ReceiveCredit grants nothing more where the window has no limit", () 
   assertEquals(granted, []);
 });
 
-Deno.test("SendCredit and ReceiveCredit never overrun nor stand still over 1,000 random schedules", async () => {
+Deno.test("SendCredit and ReceiveCredit neither overrun nor stall in 1,000 random schedules", async () => {
   for (let seed = 1; seed <= 1_000; seed++) {
     const random = new Random(seed);
     const window = 1 + random.below(100);
@@ -213,7 +213,7 @@ Deno.test("SendCredit and ReceiveCredit never overrun nor stand still over 1,000
       isDone = true;
     })();
     for (let turn = 0; !isDone; turn++) {
-      assert(turn < 100_000, `seed ${seed} stands still`);
+      assert(turn < 100_000, `seed ${seed} stalls`);
       if (random.below(2) === 0) late.shift()?.();
       else if (unread.length > 0) {
         const count = unread.shift()!;
@@ -228,7 +228,7 @@ Deno.test("SendCredit and ReceiveCredit never overrun nor stand still over 1,000
   }
 });
 
-Deno.test("SendCredit.take() reports once for each total that it is used up", async () => {
+Deno.test("SendCredit.take() reports each exhausted total once", async () => {
   const blocked: number[] = [];
   const credit = new SendCredit(platformRuntime(), "bytes", 0, (limit) => blocked.push(limit));
   const waiting = [credit.take(1), credit.take(1), credit.take(1)];
@@ -257,7 +257,7 @@ Deno.test("SendCredit.take() names the missing credit", async () => {
   }
 });
 
-Deno.test("checkTotal() throws when a total is no integer from 0 to 2^53 - 1", () => {
+Deno.test("checkTotal() throws when a total is not an integer from 0 to 2^53 - 1", () => {
   for (const total of [0, 1, Number.MAX_SAFE_INTEGER]) checkTotal(total);
   for (const total of [-1, 0.5, NaN, Infinity, 2 ** 53, "1" as unknown as number]) {
     assertThrows(() => checkTotal(total), RangeError, `received ${total}`);

@@ -1,4 +1,4 @@
-/** Addresses of clients behind proxies, by the headers that proxies write. */
+/** Addresses of clients behind proxies, from the headers that proxies write. */
 import type { OptionKinds } from "../base/options.ts";
 import { checkOptions, POSITIVE } from "../base/option_checks.ts";
 import { peerAddress, type RequestInfo } from "./address.ts";
@@ -7,7 +7,7 @@ import { peerAddress, type RequestInfo } from "./address.ts";
 export interface ForwardedAddressOptions {
   /**
    * Number of proxies between clients and this server, each of which adds the address of its own
-   * peer at the end of the header. Entries before those come from the client, and may be false.
+   * peer at the end of the header. Entries before those come from the client, and may be forged.
    */
   readonly trusted: number;
   /**
@@ -24,13 +24,13 @@ const OPTIONS: OptionKinds<ForwardedAddressOptions> = { header: "string", truste
 const FOR = /(?:^|;)\s*for\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;\s]*))/i;
 
 /**
- * Makes a `clientAddress` for a server behind proxies: it reads the address that the outermost
- * trusted proxy saw.
+ * Creates a `clientAddress` function for a server behind proxies: it reads the address that the
+ * outermost trusted proxy saw.
  *
- * - **Fewer entries** than proxies, or no header: the request came past a proxy, and has the address
- *   of its socket.
- * - **UDP** (WebTransport) does not pass an HTTP proxy, and the client writes its headers itself: the
- *   address is that of the socket.
+ * - **Fewer entries** than proxies, or no header: the request bypassed the proxies, and has the
+ *   address of its socket.
+ * - **UDP** (WebTransport) does not pass an HTTP proxy, so the client writes its headers itself:
+ *   the address is that of the socket.
  *
  * @param options The number of trusted proxies, and their header.
  * @returns The function for `clientAddress` of `serve`, of `DurableStreamsHandler` and of MoQ.
@@ -68,12 +68,12 @@ export function forwardedAddress(
   };
 }
 
-/** Splits a list at its commas, but for those in quotes. */
+/** Splits a list at its commas, except inside quotes. */
 function splitQuoted(list: string): string[] {
   return list.match(/(?:"(?:[^"\\]|\\.)*"|[^",])+/g) ?? [];
 }
 
-/** Reads the node of `for` of an element of `Forwarded`. */
+/** Reads the node of `for` in one element of `Forwarded`. */
 function forOf(element: string): string | undefined {
   const [, quoted, bare] = FOR.exec(element) ?? [];
   return quoted?.replace(/\\(.)/g, "$1") ?? bare;

@@ -41,7 +41,7 @@ Deno.test("forwardedAddress() reads Forwarded, with quotes, ports and other para
   }
 });
 
-Deno.test("forwardedAddress() reads other headers of a proxy, and takes a whole request", () => {
+Deno.test("forwardedAddress() reads other headers of a proxy, and accepts a whole request", () => {
   const request = new Request("http://localhost", { headers: { "cf-connecting-ip": "192.0.2.9" } });
   assertEquals(
     forwardedAddress({ trusted: 1, header: "cf-connecting-ip" })(request, SOCKET),
@@ -49,13 +49,13 @@ Deno.test("forwardedAddress() reads other headers of a proxy, and takes a whole 
   );
 });
 
-Deno.test("forwardedAddress() takes the socket's address over UDP, past all proxies", () => {
+Deno.test("forwardedAddress() uses the socket's address over UDP, which bypasses all proxies", () => {
   const remoteAddr = { transport: "udp", hostname: "198.51.100.7", port: 50_000 } as const;
   const headers = new Headers({ "x-forwarded-for": "192.0.2.1" });
   assertEquals(forwardedAddress({ trusted: 1 })(headers, { remoteAddr }), "198.51.100.7");
 });
 
-Deno.test("forwardedAddress() refuses a number of proxies that is none, and unknown options", () => {
+Deno.test("forwardedAddress() rejects an invalid number of proxies, and unknown options", () => {
   const rule = "Cannot read forwarded address: trusted must be a positive integer, received";
   for (const trusted of [0, -1, 1.5, NaN, Infinity]) {
     assertThrows(() => forwardedAddress({ trusted }), RangeError, `${rule} ${trusted}`);

@@ -2,17 +2,18 @@
 import type { Frame, FrameReceiver } from "./connection.ts";
 
 /**
- * Most frames held before there is a receiver: a peer may send at once, and an application needs a
- * few turns, for example to authenticate.
+ * Maximum number of frames held before there is a receiver: a peer may send immediately, and an
+ * application needs a few turns, for example to authenticate.
  */
 export const MAX_HELD_FRAMES = 1024;
 
-/** Most bytes held before there is a receiver: sixteen joined frames of 64 KiB. */
+/** Maximum bytes held before there is a receiver: sixteen joined frames of 64 KiB. */
 export const MAX_HELD_BYTES = 16 * 64 * 1024;
 
 /**
- * Passes frames from a wire to one receiver. Frames that arrive before the receiver are held, up to
- * {@linkcode MAX_HELD_FRAMES} and {@linkcode MAX_HELD_BYTES}; a single frame of any size is held.
+ * Passes frames from a transport to one receiver. Frames that arrive before the receiver are held,
+ * up to {@linkcode MAX_HELD_FRAMES} and {@linkcode MAX_HELD_BYTES}; a single frame of any size is
+ * held.
  *
  * - **Order:** first in, first out, even if the receiver triggers deliveries.
  * - **Hot path:** with a receiver set, one field check and one call.
@@ -34,7 +35,7 @@ export class FrameInbox {
   #closed = false;
 
   /**
-   * Sets the one receiver, and passes the held frames on synchronously.
+   * Sets the only receiver, and passes the held frames on synchronously.
    *
    * @param receiver Receives each frame in order, and the end.
    * @throws {TypeError} If there is a receiver already.
@@ -44,7 +45,7 @@ export class FrameInbox {
       throw new TypeError("Cannot receive frames: there is a receiver already");
     }
     this.#taken = true;
-    // The receiver may trigger deliveries: these frames are held behind the others, in order.
+    // The receiver may trigger deliveries: those frames are held after the others, in order.
     const held = this.#held ?? [];
     for (let i = 0; i < held.length; i++) receiver.receiveFrame(held[i]!);
     this.#held = undefined;
@@ -76,7 +77,7 @@ export class FrameInbox {
 
   #hold(frame: Frame): boolean {
     if (this.#closed) return true;
-    // Length in UTF-16 units for a text: the bound is one of memory, not of bytes on the wire.
+    // Length in UTF-16 units for a text: the bound limits memory, not bytes sent.
     const bytes = typeof frame === "string" ? frame.length : frame.byteLength;
     const held = this.#held ??= [];
     const full = held.length >= MAX_HELD_FRAMES ||

@@ -10,7 +10,7 @@ Deno.test("FrameInbox.deliver() calls the receiver synchronously", () => {
   assertEquals(frames, ["now"]);
 });
 
-Deno.test("FrameInbox.receive() hands over the held frames in order", () => {
+Deno.test("FrameInbox.receive() delivers the held frames in order", () => {
   const inbox = new FrameInbox();
   const frames: Frame[] = [];
   inbox.deliver("1");
@@ -35,7 +35,7 @@ Deno.test("FrameInbox.receive() keeps the order when a receiver causes deliverie
   assertEquals(frames, ["1", "2", "3"]);
 });
 
-Deno.test("FrameInbox.receive() refuses a second receiver, also from within the first", () => {
+Deno.test("FrameInbox.receive() rejects a second receiver, also from within the first", () => {
   const inbox = new FrameInbox();
   inbox.deliver("1");
   inbox.receive({
@@ -51,13 +51,13 @@ Deno.test("FrameInbox.receive() refuses a second receiver, also from within the 
   );
 });
 
-Deno.test("FrameInbox.deliver() refuses the frame after the last that fits by count", () => {
+Deno.test("FrameInbox.deliver() rejects the first frame beyond the count limit", () => {
   const inbox = new FrameInbox();
   for (let i = 0; i < MAX_HELD_FRAMES; i++) assertEquals(inbox.deliver(""), true);
   assertEquals(inbox.deliver(""), false);
 });
 
-Deno.test("FrameInbox.deliver() refuses the frame after the last that fits by bytes", () => {
+Deno.test("FrameInbox.deliver() rejects the first frame beyond the byte limit", () => {
   for (const half of ["x".repeat(MAX_HELD_BYTES / 2), new Uint8Array(MAX_HELD_BYTES / 2)]) {
     const inbox = new FrameInbox();
     assertEquals(inbox.deliver(half), true);

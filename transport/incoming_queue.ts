@@ -1,8 +1,8 @@
-/** A bounded queue of items from the wire, read as a stream. */
+/** A bounded queue of items from the peer, read as a stream. */
 
 /** Options for {@linkcode IncomingQueue}. */
 export interface IncomingQueueOptions<T> {
-  /** Most items to hold; beyond, the oldest is dropped. */
+  /** Maximum number of items to hold; beyond it, the oldest is dropped. */
   capacity: number;
   /** Called when a reader takes an item. */
   onTaken?: (() => void) | undefined;
@@ -14,8 +14,8 @@ export interface IncomingQueueOptions<T> {
 type Waiter<U> = PromiseWithResolvers<IteratorResult<U, undefined>>;
 
 /**
- * Holds items until a reader asks for one. The stream itself buffers no items, so that an item
- * counts as taken only when a reader has it.
+ * Holds items until a reader requests one. The stream itself buffers no items, so an item counts as
+ * taken only when a reader has received it.
  *
  * - **Overflow:** the oldest item is dropped.
  * - **End:** after a clean end, held items can still be read.
@@ -91,10 +91,10 @@ export class IncomingQueue<T, U = T> {
     }
     const isRead = this.#readable?.locked ?? false;
     this.#items.push(item);
-    // A pending pull may come from a cancelled read; without a reader, the item stays in the queue.
+    // A pending pull may come from a cancelled read. Without a reader, the item stays in the queue.
     if (this.#wanted && isRead) this.#pull();
     else if (this.#items.length > this.#options.capacity) {
-      const oldest = this.#items.shift()!; // An optional call may skip its argument.
+      const oldest = this.#items.shift()!; // An optional call might skip the shift.
       this.#options.onDropped?.(oldest);
     }
   }
@@ -169,7 +169,7 @@ export class IncomingQueue<T, U = T> {
     this.#letGo();
   }
 
-  /** Separates the ended stream from this queue, and so from the connection. */
+  /** Separates the ended stream from this queue, and thereby from the connection. */
   #letGo(): void {
     const link = this.#link;
     if (link === undefined || this.#isQueued) return;
@@ -195,13 +195,12 @@ export function takeOut<T, U>(
   return found;
 }
 
-/** A queue, as its stream and the loops over the stream see it. */
+/** The queue as seen by its stream and the loops over the stream. */
 interface StreamQueue<T> {
-  /** Receives the controller of the stream. */
   start(controller: ReadableStreamDefaultController<T>): void;
   /** Enqueues an item as soon as there is one. */
   pull(): void;
-  /** Drops all items, and accepts no more. */
+  /** Drops all items, and accepts no further ones. */
   cancel(): void;
   /** Starts a loop, which is the only reader. */
   begin(): void;
@@ -212,12 +211,13 @@ interface StreamQueue<T> {
 }
 
 /**
- * Link from a stream to its queue, cut at the end. Deno frees a web stream only in a full collection
- * of garbage, and until then would keep the whole connection of the queue: the small collections
- * would copy each connection that is over, which costs a session as much as a tenth of its setup.
+ * Link from a stream to its queue, cut at the end. Deno frees a web stream only in a full garbage
+ * collection, and until then it would keep the queue's whole connection alive. The small
+ * collections would copy each ended connection, which costs a session as much as a tenth of its
+ * setup.
  */
 interface QueueLink<T> {
-  /** The queue; `undefined` once the queue is over and has no item any more. */
+  /** The queue; `undefined` once the queue has ended and is empty. */
   queue: StreamQueue<T> | undefined;
   /** Failure of the queue, which the next loop receives, once. */
   failure?: { readonly cause: unknown } | undefined;
@@ -226,7 +226,7 @@ interface QueueLink<T> {
 const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
 
 /**
- * A stream whose loops take items straight from the queue. The platform's own loop costs a session
+ * A stream whose loops take items directly from the queue. The platform's own loop costs a session
  * as much as a tenth of its handshake: each release of a stream creates an error with a stack
  * trace.
  */
@@ -243,7 +243,8 @@ class IncomingQueueStream<T> extends ReadableStream<T> {
   }
 
   override values(options: ReadableStreamIteratorOptions = {}): AsyncIterableIterator<T> {
-    // The stream is locked while the loop runs, and stays locked after the loop reached the end.
+    // The stream is locked while the loop runs, and stays locked after the loop has reached the
+    // end.
     const reader = this.getReader();
     const link = this.#link;
     link.queue?.begin();

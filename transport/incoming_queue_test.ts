@@ -7,7 +7,7 @@ import { turns } from "../tests/waiting.ts";
 setFlagsFromString("--expose-gc");
 const collectGarbage: () => void = runInNewContext("gc");
 
-/** Creates a queue of three, and records the fate of its items. */
+/** Creates a queue of three, and records what happens to its items. */
 function make(): { queue: IncomingQueue<number, string>; dropped: number[]; taken: () => number } {
   let taken = 0;
   const dropped: number[] = [];
@@ -49,7 +49,7 @@ for (const how of ["a loop", "a reader"]) {
     assertEquals([dropped, taken()], [[1, 6], 4]);
   });
 
-  Deno.test(`IncomingQueue gives ${how} items after a read that gave up`, async () => {
+  Deno.test(`IncomingQueue gives ${how} items after a cancelled read`, async () => {
     const { queue, dropped, taken } = make();
     await giveUp(queue.readable);
     queue.push(1);
@@ -62,7 +62,7 @@ for (const how of ["a loop", "a reader"]) {
     assertEquals([dropped, taken()], [[], 3]);
   });
 
-  Deno.test(`IncomingQueue gives ${how} items that arrive while it waits after a read that gave up`, async () => {
+  Deno.test(`IncomingQueue gives ${how} items that arrive while it waits after a cancelled read`, async () => {
     const { queue, dropped, taken } = make();
     await giveUp(queue.readable);
     const reading = readAll(queue.readable);
@@ -75,7 +75,7 @@ for (const how of ["a loop", "a reader"]) {
     assertEquals([dropped, taken()], [[], 5]);
   });
 
-  Deno.test(`IncomingQueue gives ${how} the items in the stream of a reader that left`, async () => {
+  Deno.test(`IncomingQueue gives ${how} the items that an earlier reader left in the stream`, async () => {
     const { queue } = make();
     await giveUp(queue.readable);
     const idle = queue.readable.getReader();
@@ -93,7 +93,7 @@ for (const how of ["a loop", "a reader"]) {
   for (
     const order of ["before that reader left", "after that reader left", "after the next began"]
   ) {
-    Deno.test(`IncomingQueue fails ${how} behind a reader with an item in the stream, ${order}`, async () => {
+    Deno.test(`IncomingQueue fails ${how} after a reader left an item in the stream, ${order}`, async () => {
       const { queue, dropped } = make();
       const error = new Error("broken");
       await giveUp(queue.readable);
@@ -111,7 +111,7 @@ for (const how of ["a loop", "a reader"]) {
     });
   }
 
-  Deno.test(`IncomingQueue fails ${how} that waits, and one that comes later`, async () => {
+  Deno.test(`IncomingQueue fails ${how} that waits, and one that starts later`, async () => {
     const error = new Error("broken");
     for (const isWaiting of [true, false]) {
       const { queue, dropped } = make();
@@ -126,7 +126,7 @@ for (const how of ["a loop", "a reader"]) {
   });
 }
 
-Deno.test("IncomingQueue answers several calls of a loop in order", async () => {
+Deno.test("IncomingQueue serves several calls of a loop in order", async () => {
   const { queue } = make();
   const iterator = queue.readable.values();
   const results = [iterator.next(), iterator.next(), iterator.next()];
@@ -137,7 +137,7 @@ Deno.test("IncomingQueue answers several calls of a loop in order", async () => 
   assertEquals(values, ["1", "2", undefined]);
 });
 
-Deno.test("IncomingQueue is locked while a loop runs, and cancelled when it is left", async () => {
+Deno.test("IncomingQueue is locked while a loop runs, and cancelled when the loop exits", async () => {
   const { queue, dropped } = make();
   for (const item of [1, 2, 3]) queue.push(item);
   const { readable } = queue;
@@ -150,7 +150,7 @@ Deno.test("IncomingQueue is locked while a loop runs, and cancelled when it is l
   assertEquals((await readable.getReader().read()).done, true);
 });
 
-Deno.test("IncomingQueue continues after a loop that prevents its cancel", async () => {
+Deno.test("IncomingQueue continues after a loop that prevents cancellation", async () => {
   const { queue } = make();
   for (const item of [1, 2]) queue.push(item);
   for await (const _ of queue.readable.values({ preventCancel: true })) break;
@@ -168,12 +168,12 @@ Deno.test("takeOut() takes one item out of a queue, and leaves the others in ord
   assertEquals(dropped, []);
 });
 
-Deno.test("IncomingQueue counts nothing as taken for a read that gave up", async () => {
+Deno.test("IncomingQueue counts nothing as taken for a cancelled read", async () => {
   const { queue, taken } = make();
   await giveUp(queue.readable);
   queue.push(1);
   assertEquals([queue.takeHeld(), taken()], [[1], 0]);
-  // Nor for a busy loop.
+  // The same holds for a busy loop.
   const loop = queue.readable.values();
   queue.push(2);
   assertEquals(taken(), 0);
@@ -192,7 +192,7 @@ Deno.test("IncomingQueue.takeHeld() takes all held items, in order, and leaves l
   assertEquals(dropped, [1]);
 });
 
-Deno.test("IncomingQueue.size counts the items without a reader, also those that a reader left in the stream", async () => {
+Deno.test("IncomingQueue.size counts the items without a reader, including those that a reader left in the stream", async () => {
   const arrivals = new IncomingQueue<number>({ capacity: 8 });
   assertEquals(arrivals.size, 0);
   arrivals.push(1);
@@ -213,7 +213,7 @@ Deno.test("IncomingQueue.size counts the items without a reader, also those that
 });
 
 for (const how of ["ends", "fails", "ended before the first use"]) {
-  Deno.test(`IncomingQueue is not kept by the stream of a queue that ${how}`, async () => {
+  Deno.test(`IncomingQueue is not kept alive by the stream of a queue that ${how}`, async () => {
     /** Creates a stream with a reader, and the queue as a weak reference. */
     const over = (): [ReadableStreamDefaultReader<number>, WeakRef<IncomingQueue<number>>] => {
       const queue = new IncomingQueue<number>({ capacity: 1 });

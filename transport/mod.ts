@@ -1,5 +1,5 @@
 /**
- * Connections between two programs over WebTransport, WebSocket and memory. All implement the one
+ * Connections between two programs over WebTransport, WebSocket and memory. All implement the
  * contract {@linkcode Connection}, which has the shape of W3C WebTransport.
  *
  * @example Two ends in one process

@@ -1,4 +1,4 @@
-/** Rules for the origins of pages, so that no foreign page uses its visitor's cookies. */
+/** Rules for the origins of pages, so that no foreign page can use its visitor's cookies. */
 import { peerAddress, type RequestInfo } from "./address.ts";
 
 /** Rules for the origins of pages that may connect. */
@@ -12,16 +12,16 @@ export interface OriginRules {
   readonly origins?: readonly string[] | undefined;
   /**
    * Host names of this server. A page may connect if its origin has one of these names, and equals
-   * the host and port of the request. Only listed names count, so that a name that an attacker
-   * points here (DNS rebinding) does not pass. Names have no port: a page from another port of the
-   * same host has another origin, and needs `origins`.
+   * the host and port of the request. Only listed names count, so that an attacker cannot use a
+   * name that resolves to this server (DNS rebinding). Names have no port: a page from another port
+   * of the same host has another origin, and needs `origins`.
    *
    * @default {["localhost", "127.0.0.1", "[::1]"]}
    */
   readonly hosts?: readonly string[] | undefined;
 }
 
-/** Host names of this machine, as URLs write these names. */
+/** Host names of this machine, as they appear in URLs. */
 export const LOCAL_HOSTS: readonly string[] = ["localhost", "127.0.0.1", "[::1]"];
 
 /**
@@ -67,7 +67,7 @@ export function originTrust(
   return origins.includes("*") || origins.includes(origin) ? "anonymous" : "none";
 }
 
-/** Headers that proxies add, beside those that begin with `x-forwarded-`. */
+/** Headers that proxies add, besides those that start with `x-forwarded-`. */
 const FORWARDED = [
   "cdn-loop",
   "cf-ray",
@@ -83,7 +83,7 @@ const FORWARDED = [
  * Tells if a program on this machine sent a request, and addressed this machine. A request that a
  * proxy passed on is not from this machine, if the proxy adds one of the usual headers.
  *
- * @param hosts More host names that stand for this machine.
+ * @param hosts Additional host names that stand for this machine.
  * @returns `true` if all conditions hold.
  */
 export function isFromThisMachine(
@@ -92,7 +92,7 @@ export function isFromThisMachine(
   hosts: readonly string[] = [],
 ): boolean {
   if (!/^(?:::1|(?:::ffff:)?127(?:\.\d+){3})$/.test(peerAddress(info) ?? "")) return false;
-  // HTTP/2 has the host in the URL alone. Every browser sends the host.
+  // HTTP/2 has the host only in the URL. Every browser sends the host.
   const asked = headers.get("host") ?? new URL(url).host;
   const host = URL.parse(`http://${asked}`)?.hostname ?? "";
   if (!LOCAL_HOSTS.includes(host) && !hosts.includes(host)) return false;

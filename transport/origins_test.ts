@@ -1,7 +1,9 @@
 import { assertEquals } from "@std/assert";
 import { isFromThisMachine } from "./origins.ts";
 
-/** Decides about a request of a program on this machine to this machine, apart from given parts. */
+/**
+ * Decides about a request from a program on this machine to this machine, with the given changes.
+ */
 function isFromHere(
   { address = "127.0.0.1", url = "http://localhost/", headers = { host: "localhost" } }: {
     readonly address?: string;
@@ -24,14 +26,14 @@ Deno.test("isFromThisMachine() decides by the address of the peer", () => {
   assertEquals(isFromThisMachine(new Request("http://localhost/"), {}), false, "no address");
 });
 
-Deno.test("isFromThisMachine() decides by the requested host, to which an attacker may give any address", () => {
+Deno.test("isFromThisMachine() decides by the requested host, which an attacker can point to any address", () => {
   for (const host of ["localhost:8000", "127.0.0.1", "[::1]:8000", "LOCALHOST"]) {
     assertEquals(isFromHere({ headers: { host } }), true, host);
   }
   for (const host of ["evil.example", "localhost.evil.example", "", "10.0.0.1", "a b"]) {
     assertEquals(isFromHere({ headers: { host } }), false, host);
   }
-  // HTTP/2 has the host in the URL alone.
+  // HTTP/2 has the host only in the URL.
   assertEquals(isFromHere({ url: "https://localhost:8000/", headers: {} }), true);
   assertEquals(isFromHere({ url: "https://evil.example/", headers: {} }), false);
   assertEquals(isFromHere({ headers: { host: "box.example" } }, ["box.example"]), true);

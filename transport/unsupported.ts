@@ -1,8 +1,8 @@
-/** Placeholders for the streams and datagrams of a wire that has none. */
+/** Placeholders for the streams and datagrams of a transport that has none. */
 import { UnsupportedError } from "../errors.ts";
 import type { DatagramDuplex } from "./connection.ts";
 
-/** Creates the incoming streams of a wire without streams. */
+/** Creates the incoming streams of a transport without streams. */
 export function noStreams(): ReadableStream<never> {
   return new ReadableStream<never>({
     start(controller) {
@@ -12,7 +12,7 @@ export function noStreams(): ReadableStream<never> {
 }
 
 /**
- * Creates the datagrams of a wire without datagrams: none arrive, and a write rejects with an
+ * Creates the datagrams of a transport without datagrams: none arrive, and a write rejects with an
  * {@linkcode UnsupportedError}.
  *
  * @returns Datagrams whose `maxDatagramSize` is 0.
@@ -32,7 +32,7 @@ export function noDatagrams(wire: string): DatagramDuplex {
 }
 
 /**
- * Refuses to open a stream.
+ * Rejects the opening of a stream.
  *
  * @returns Never: the promise rejects.
  * @throws {UnsupportedError} Always.

@@ -1,4 +1,4 @@
-/** URLs that clients accept, and how errors show these URLs. */
+/** URLs that clients accept, and how errors show them. */
 import { ConnectionError, TimeoutError, UnsupportedError } from "../errors.ts";
 
 /**
@@ -56,7 +56,7 @@ export function publicUrl(url: string | URL): string {
 }
 
 /**
- * Tells whether a text can be the host of a URL. Any other character could move the path of the URL.
+ * Tells whether a text can be the host of a URL. Any other character could change the URL's path.
  *
  * @param host Value of a `Host` header.
  * @returns `true` for a host, with or without a port.
@@ -66,7 +66,7 @@ export function isHost(host: string): boolean {
 }
 
 /**
- * Finds the part of a URL behind a path. Other spellings of the path do not count.
+ * Finds the part of a URL after a path. Other spellings of the path do not count.
  *
  * @param path A path without a slash at its end.
  * @returns The rest of the path, still encoded; `undefined` for a URL of another path.

@@ -4,8 +4,8 @@ import type { FlowControlOptions } from "./connection.ts";
 import type { Runtime } from "../base/runtime.ts";
 
 /**
- * Subprotocol that a client offers beside `skein.1` if its token follows in band. No server chooses
- * it.
+ * Subprotocol that a client offers in addition to `skein.1` if its token follows in band. No server
+ * selects it.
  */
 export const TOKEN_MARK = "skein.auth";
 
@@ -14,7 +14,7 @@ export const TOKEN_MARK = "skein.auth";
  */
 export const TOKEN_MARK_QUERY = "auth=in-band";
 
-/** Default time from the start of a dial to the server's answer in Deno, in milliseconds. */
+/** Default time from the start of a dial to the server's response in Deno, in milliseconds. */
 export const DIAL_TIMEOUT_MS = 10_000;
 
 /** Hash of a certificate, in the form of the W3C's constructor. */
@@ -34,8 +34,8 @@ export interface DialWebTransportOptions {
   /** Certificates to trust without an authority: short-lived ones, for development. */
   readonly serverCertificateHashes?: readonly CertificateHash[] | undefined;
   /**
-   * Amount that the server may send before the application reads, if the server counts too. Deno
-   * only: a browser has limits of its own.
+   * Amount that the server may send before the application reads, if the server uses flow control
+   * too. Deno only: a browser has limits of its own.
    */
   readonly flowControl?: FlowControlOptions | undefined;
   /**
@@ -54,10 +54,10 @@ export interface DialWebTransportOptions {
    */
   readonly maxBidirectionalStreams?: number | undefined;
   /**
-   * Time of silence after which the connection is given up, in milliseconds. Deno only: a browser
-   * has a timeout of its own. The server's timeout applies if shorter, such as the 9 s of a server
-   * of Skein. A server that is silent for 10 s, or for a third of a timeout below 30 s, is asked for
-   * a sign of life, which restarts the timeout once.
+   * Time of silence after which the connection counts as lost, in milliseconds. Deno only: a
+   * browser has a timeout of its own. The server's timeout applies if it is shorter, such as the 9
+   * s of a Skein server. If the server is silent for 10 s, or for a third of a timeout below 30 s,
+   * the client sends a ping, which restarts the timeout once.
    *
    * @default {30000}
    */
@@ -71,8 +71,8 @@ export interface DialWebTransportOptions {
   /** Cancels dialing; without effect once connected. None by default. */
   readonly signal?: AbortSignal | undefined;
   /**
-   * Timeout in milliseconds, from the start to the server's answer. `Infinity` waits for as long as
-   * the connection lives. In a browser, there is no timeout by default beside the browser's own.
+   * Timeout in milliseconds, from the start to the server's response. `Infinity` waits for as long
+   * as the connection lives. In a browser, there is no timeout by default except the browser's own.
    *
    * @default {10000}
    */

@@ -1,11 +1,11 @@
-/** Codes of closes, on a wire that carries any close code, and of aborted streams. */
+/** Codes of closes, on transports that carry any close code, and of aborted streams. */
 import type { ConnectionCloseInfo } from "./connection.ts";
 import { checkCloseInfo, MAX_WEBTRANSPORT_REASON_BYTES } from "./close_info.ts";
 
 /**
  * Checks code and reason of a close, and fills in the defaults.
  *
- * @param maxCloseCode Highest code that the wire can carry.
+ * @param maxCloseCode Highest code that the transport can carry.
  * @returns The code (0 by default) and the reason, cut to 1024 bytes.
  * @throws {TypeError} If the code is not a number or the reason is not a string.
  * @throws {RangeError} If the code is not an integer from 0 to `maxCloseCode`.
@@ -20,13 +20,13 @@ export function checkWireClose(
     const rule = `code must be from 0 to ${maxCloseCode}`;
     throw new RangeError(`Cannot close connection: ${rule}, received ${closeCode}`);
   }
-  // `checkCloseInfo` refuses a code that is not a number.
+  // `checkCloseInfo` rejects a code that is not a number.
   const portable = isAllowed ? { ...info, closeCode: 0 } : info;
   return { ...checkCloseInfo(portable, MAX_WEBTRANSPORT_REASON_BYTES), closeCode };
 }
 
 /**
- * Checks that every wire, including a plain WebSocket, can carry a close code.
+ * Checks that every transport, including a plain WebSocket, can carry a close code.
  *
  * @returns `true` for 0, and for 3000 to 4999.
  */
@@ -36,14 +36,14 @@ export function isPortableCloseCode(code: number): boolean {
 
 /**
  * Start of the reason of a close with 0 on a QUIC connection, between two ends of Skein. A process
- * that ends by an uncaught error closes its connections with 0 too, but without a reason.
+ * that exits with an uncaught error also closes its connections with 0, but without a reason.
  */
 const CLOSE_MARK = "skein.close";
 
 /**
  * Marks a close on a QUIC connection, so that the peer can tell a close with 0 from a crash.
  *
- * @returns The same; the reason of a close with 0 begins with the mark.
+ * @returns The same close; the reason of a close with 0 starts with the mark.
  */
 export function markClose({ closeCode = 0, reason = "" }: ConnectionCloseInfo): Required<
   ConnectionCloseInfo
