@@ -235,13 +235,13 @@ const PARAMETERS = "ff5153300d0a0d0a" + "00";
 Deno.test("Server closes a session over skein.1 by the records of its peer", async () => {
   const bye = "03" + "627965";
   const cases: [what: string, records: string[], code: number, reason: RegExp][] = [
-    ["a malformed record", ["ffffff"], 4400, /^Streams failed with QUIC's 0x7: /],
+    ["a malformed record", ["ffffff"], 4400, /^Streams failed with QUIC error 0x7: /],
     // Stream 0 of the server's own numbers, which the client cannot have opened.
     [
       "data of a stream that the server never opened",
       [PARAMETERS, "0b" + "01" + "01" + "00"],
       4400,
-      /^Streams failed with QUIC's 0x5: /,
+      /^Streams failed with QUIC error 0x5: /,
     ],
     ["a close with a code of a session", [PARAMETERS, "1d" + "4bbd" + bye], 3005, /^bye$/],
     [

@@ -1,4 +1,4 @@
-/** HTTP of one client, with the memory of networks on which only HTTP works. */
+/** HTTP for one client, which remembers on which networks only HTTP works. */
 import { textOf } from "../../base/error_text.ts";
 import { anySignal } from "../../base/wait.ts";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
@@ -17,21 +17,21 @@ import type { ClientDialer } from "./options.ts";
 import { Losses } from "./race.ts";
 
 /**
- * Time between two silences of sessions on a WebSocket that count as a failure, in milliseconds: a
- * network that lets a WebSocket open and drops what follows.
+ * Two sessions on a WebSocket that fall silent within this time count as a failure, in
+ * milliseconds: some networks let a WebSocket open and drop everything that follows.
  */
 const SILENCES_MS = 120_000;
 
 /**
- * Makes a dialer that opens HTTP where the other transports fail; `withLastResort` describes the
+ * Creates a dialer that uses HTTP if the other transports fail; `withLastResort` describes the
  * order and the memory.
  *
- * - **Polls:** once a client polled because a proxy held an event stream back, the client polls for
- *   its whole life.
+ * - **Polls:** after a proxy held back an event stream once, the client polls for the rest of its
+ *   life.
  *
- * @param dial Dialer of the other transports; unused without any.
+ * @param dial Dialer of the other transports; unused if there are none.
  * @param send Sends requests; by default the `fetch` of the platform.
- * @returns The dialer; one for each client.
+ * @returns The dialer; create one for each client.
  */
 export function fallBackToHttp(
   dial: ClientDialer,
@@ -40,7 +40,7 @@ export function fallBackToHttp(
 ): FallBackDialer {
   const path: HttpPath = { polls: false };
   const losses = new Losses();
-  // A client on HTTP moves to WebSocket first, which more networks let through.
+  // A client on HTTP tries WebSocket first, which more networks let through.
   const next = transports.includes("websocket") ? "websocket" : transports[0];
   const others = { dial, names: transports };
   const http: typeof others = {
@@ -72,7 +72,7 @@ export function fallBackToHttp(
   };
 }
 
-/** Opens a connection by further transports, unless the attempt before opens one sooner. */
+/** Opens a connection by further transports, unless the previous attempt opens one sooner. */
 function openBesides(
   first: Leg,
   { dial }: { readonly dial: ClientDialer },
@@ -103,7 +103,7 @@ function openBesides(
   });
 }
 
-/** Combines the errors of an attempt, in the order of time, so that no reason is lost. */
+/** Combines the errors of an attempt in chronological order, so that no reason is lost. */
 function combined([first, last = first]: readonly unknown[], signal: AbortSignal): unknown {
   if (first === last) return first;
   const cause = new AggregateError([first, last]);

@@ -1,6 +1,6 @@
 /**
  * HTTP as the last transport of a client. Every page loads this module at first; the code of HTTP,
- * and of the choice after a failure of the others, loads after the first such failure.
+ * and of the choice after the others failed, loads after their first failure.
  */
 import { anySignal, within } from "../../base/wait.ts";
 import { ConnectionError } from "../../errors.ts";
@@ -8,8 +8,8 @@ import type { Connection } from "../connection.ts";
 import type { CheckedTransports, ClientDialer, TransportName } from "./options.ts";
 
 /**
- * Time that the transports tried first have alone, in milliseconds, and at most half of the time for
- * the whole attempt: some networks answer no request for a WebSocket.
+ * Time for which the other transports are tried alone, in milliseconds, and at most half of the
+ * time for the whole attempt: some networks answer no WebSocket request.
  */
 const ALONE_MS = 5_000;
 
@@ -28,7 +28,7 @@ export interface FallBackOptions {
   readonly silentAt?: number | undefined;
 }
 
-/** Opens connections by all transports; `late` is an attempt of the others that is under way. */
+/** Opens connections by all transports; `late` is an attempt of the others that is in progress. */
 export type FallBackDialer = (
   url: string | URL,
   options: DialOptions,
@@ -45,19 +45,19 @@ export interface Leg {
 }
 
 /**
- * Adds HTTP as the last transport to the dialer of a client.
+ * Adds HTTP as the last transport to a client's dialer.
  *
- * - **Order:** HTTP is tried after the others failed, or besides the others after 5 s and at most
- *   half of the time for the attempt; the first that opens is used. A refusal by the server ends the
- *   attempt, because the server would refuse HTTP too. An attempt tries HTTP once.
- * - **Code:** the code of HTTP loads after the first failure of all others, or after a WebSocket fell
- *   silent. A failed load is a failed attempt.
+ * - **Order:** HTTP is tried after the others failed, or in parallel with them after 5 s (at most
+ *   half of the time for the attempt); the first that opens is used. A rejection by the server ends
+ *   the attempt, because the server would reject HTTP too. An attempt tries HTTP once.
+ * - **Code:** the code of HTTP loads after the first failure of all others, or after a WebSocket
+ *   fell silent. If loading fails, the attempt fails.
  * - **Memory:** after a failure of all others, or a second silence of a WebSocket within 2 minutes,
  *   HTTP is tried first for 30 s. Each failure in a row doubles that time, up to 10 minutes.
- * - **Protocols:** HTTP carries `skein.1` alone, and is left out if that is not offered.
+ * - **Protocols:** HTTP carries only `skein.1`, and is left out if that is not offered.
  *
- * @param dial Dialer of the other transports; unused without any.
- * @returns The dialer, for one client; `dial` itself without HTTP among the transports.
+ * @param dial Dialer of the other transports; unused if there are none.
+ * @returns The dialer, for one client; `dial` itself if HTTP is not among the transports.
  */
 export function withLastResort(
   dial: ClientDialer,
@@ -90,10 +90,10 @@ export function withLastResort(
 }
 
 /**
- * Gives some of the transports a time alone.
+ * Tries some of the transports alone for a limited time.
  *
- * @returns The attempt, once it opened a connection, failed, or is late.
- * @throws The error of a refusal, an abort or wrong arguments, which other transports share.
+ * @returns The attempt, after it opened a connection, failed, or ran out of time.
+ * @throws The error of a rejection, an abort or wrong arguments, which other transports share.
  */
 export async function openAlone(
   { dial, names }: { readonly dial: ClientDialer; readonly names: readonly string[] },

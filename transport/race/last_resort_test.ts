@@ -14,7 +14,7 @@ import {
 } from "./options.ts";
 import { FIRST_REMEMBER_MS } from "./race.ts";
 
-/** A client with a clock of its own, whose other transports answer by hand. */
+/** A client with a clock of its own, whose other transports do what the test sets. */
 class Bench implements AsyncDisposable {
   readonly ends = new HttpEnds();
   readonly fallbacks: TransportFallback[] = [];
@@ -22,11 +22,10 @@ class Bench implements AsyncDisposable {
   dials = 0;
   /** Number of loads of the code of HTTP. */
   loads = 0;
-  /** Loads the code of HTTP. */
   load = () => import("./http_fallback.ts");
   /** Outcome of the other transports. */
   outcome: () => Promise<Connection> = () => Promise.reject(new ConnectionError("No socket"));
-  /** True if the other transports open in spite of an abort. */
+  /** True if the other transports open despite an abort. */
   ignoresAbort = false;
   now = 1_000_000;
   readonly #dial: ClientDialer;
@@ -74,11 +73,11 @@ class Bench implements AsyncDisposable {
   }
 }
 
-Deno.test("withLastResort() opens HTTP where the others fail, and tells which to try again", async () => {
+Deno.test("withLastResort() opens HTTP if the others fail, and reports which transport to try again", async () => {
   await using bench = new Bench();
   const outcome = bench.outcome;
   bench.outcome = () => {
-    assertEquals(bench.loads, 0, "The code of HTTP loads after the failure of the others");
+    assertEquals(bench.loads, 0, "The code of HTTP loads after the others fail");
     return outcome();
   };
   assertEquals(await bench.dial(), "http");
@@ -87,14 +86,14 @@ Deno.test("withLastResort() opens HTTP where the others fail, and tells which to
   assertEquals([transport, (error as Error).message], ["websocket", "No socket"]);
 });
 
-Deno.test("withLastResort() takes no HTTP where another transport opens", async () => {
+Deno.test("withLastResort() does not use HTTP if another transport opens", async () => {
   await using bench = new Bench();
   bench.outcome = () => Promise.resolve(memoryPair().client);
   assertEquals([await bench.dial(), bench.dials], ["memory", 1]);
   assertEquals([bench.fallbacks, bench.ends.connections.size, bench.loads], [[], 0, 0]);
 });
 
-Deno.test("withLastResort() leaves HTTP out if the protocols have no skein.1, or HTTP was not chosen", async () => {
+Deno.test("withLastResort() leaves HTTP out if the protocols have no skein.1, or HTTP is not among the transports", async () => {
   await using bench = new Bench();
   await assertRejects(() => bench.dial({ protocols: ["chat"] }), ConnectionError, "No socket");
   await using chosen = new Bench(["websocket"]);
@@ -102,13 +101,13 @@ Deno.test("withLastResort() leaves HTTP out if the protocols have no skein.1, or
   assertEquals([bench.loads, chosen.loads], [0, 0]);
 });
 
-Deno.test("withLastResort() fails as the others do while the code of HTTP does not load, and loads again", async () => {
+Deno.test("withLastResort() fails with the others' error if the code of HTTP does not load, and loads it again", async () => {
   await using bench = new Bench();
   const { load } = bench;
   const cause = new TypeError("Failed to fetch dynamically imported module");
   bench.load = () => Promise.reject(cause);
   await assertRejects(() => bench.dial(), ConnectionError, "No socket");
-  // An invalid argument is a TypeError too, and would end the client.
+  // An invalid argument is also a TypeError, and would end the client.
   const alone = await assertRejects(() => bench.dial({ only: "http" }), ConnectionError);
   assertEquals([alone.message, alone.cause], ["Cannot load HTTP", cause]);
   bench.load = load;
@@ -126,7 +125,7 @@ Deno.test("withLastResort() waits for the others if the code of HTTP does not lo
   assertEquals(await bench.dial({ timeoutMs: 20 }), "memory");
 });
 
-Deno.test("withLastResort() uses the first that opens once the others are late", async () => {
+Deno.test("withLastResort() uses the first transport that opens after the others are late", async () => {
   await using bench = new Bench();
   const opening = Promise.withResolvers<Connection>();
   bench.outcome = () => opening.promise;
@@ -150,7 +149,7 @@ Deno.test("withLastResort() closes a connection that opens after HTTP", async ()
   await client.closed;
 });
 
-Deno.test("withLastResort() gives the others half of the time", async () => {
+Deno.test("withLastResort() gives the others at most half of the time", async () => {
   await using bench = new Bench();
   bench.outcome = () => new Promise(() => {});
   assertEquals(await bench.dial({ timeoutMs: 1_000 }), "http");
@@ -183,7 +182,7 @@ Deno.test("withLastResort() counts two silences of a WebSocket in a row as a fai
   assertEquals(await bench.dial({ silent }), "http");
 });
 
-Deno.test("withLastResort() ends with a refusal, an abort and a TypeError of the others", async () => {
+Deno.test("withLastResort() ends the attempt on a rejection, an abort or a TypeError of the others", async () => {
   const refusal = new ConnectionError("Go away", { status: 403 });
   for (const error of [refusal, new TypeError("Bad argument")]) {
     await using bench = new Bench();
@@ -199,7 +198,7 @@ Deno.test("withLastResort() ends with a refusal, an abort and a TypeError of the
   await assertRejects(() => dialing, Error, "enough");
 });
 
-Deno.test("withLastResort() has the reasons of all transports if none opens", async () => {
+Deno.test("withLastResort() reports the reasons of all transports if none opens", async () => {
   await using bench = new Bench();
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = listener.addr;
@@ -210,7 +209,7 @@ Deno.test("withLastResort() has the reasons of all transports if none opens", as
   assertEquals(bench.fallbacks, []);
 });
 
-Deno.test("withLastResort() opens the one transport that is asked for", async () => {
+Deno.test("withLastResort() opens only the requested transport", async () => {
   await using bench = new Bench();
   bench.outcome = () => Promise.resolve(memoryPair().client);
   assertEquals([await bench.dial({ only: "http" }), bench.dials], ["http", 0]);
@@ -219,7 +218,7 @@ Deno.test("withLastResort() opens the one transport that is asked for", async ()
   await assertRejects(() => bench.dial({ only: "websocket" }), ConnectionError, "No socket");
 });
 
-Deno.test("withLastResort() opens HTTP alone without other transports", async () => {
+Deno.test("withLastResort() opens HTTP if it is the only transport", async () => {
   await using bench = new Bench(["http"]);
   assertEquals([await bench.dial(), bench.dials, bench.fallbacks], ["http", 0, []]);
 });

@@ -12,11 +12,11 @@ export interface TransportOptions {
   /**
    * The transports to try, the preferred one first. WebTransport and WebSocket race, and the first
    * that opens is used. Without this option, a browser engine with a known defect uses WebTransport
-   * only where WebSocket fails; see `engineDefect()`.
+   * only if WebSocket fails; see `engineDefect()`.
    *
    * `http` is the last resort, for networks that block both: messages by requests and server-sent
-   * events, without streams and datagrams. It is tried after the others failed, at any position in
-   * the list, and never if the list leaves it out.
+   * events, without streams and datagrams. Whatever its position in the list, it is tried only
+   * after the others failed; leave it out to never use it.
    *
    * @default {["webtransport", "websocket", "http"]}
    */
@@ -28,7 +28,7 @@ export interface TransportOptions {
   readonly serverCertificateHashes?: readonly CertificateHash[] | undefined;
   /**
    * Head start of the preferred transport, in milliseconds; at most half of the time for the whole
-   * attempt. If the preferred transport fails sooner, the other one starts at once.
+   * attempt. If the preferred transport fails sooner, the other one starts immediately.
    *
    * @default {500}
    */
@@ -54,8 +54,8 @@ export interface TransportPlatform {
   /** Opens WebTransport; or a text that says why this platform cannot. */
   readonly webTransport: WebTransportLeg | string;
   /**
-   * Description of a defect of the platform's WebTransport. WebTransport is then tried only where
-   * WebSocket fails, unless the application chose its `transports`. Absent by default.
+   * Description of a defect of the platform's WebTransport. WebTransport is then tried only if
+   * WebSocket fails, unless the application set `transports`. Absent by default.
    */
   readonly defect?: string | undefined;
 }
@@ -63,9 +63,9 @@ export interface TransportPlatform {
 /**
  * Finds the WebTransport endpoint of a server and opens a connection.
  *
- * The URL is the application's own: `ws:`, `wss:`, `http:` or `https:`, without a fragment. For a
- * server without WebTransport, the function SHOULD reject with {@linkcode UnsupportedError}; the
- * race does not remember that error as a failure.
+ * The URL as the application passed it: `ws:`, `wss:`, `http:` or `https:`, without a fragment. If
+ * the server has no WebTransport, the function SHOULD reject with {@linkcode UnsupportedError},
+ * which the race does not remember as a failure.
  */
 export type WebTransportLeg = (
   url: URL,
@@ -77,7 +77,7 @@ export interface SilentTransport {
   /** The URL that was dialed. */
   readonly url: string | URL;
   readonly transport: string;
-  /** The error by which the client noticed the silence. */
+  /** The error with which the client noticed the silence. */
   readonly error: unknown;
 }
 
@@ -94,7 +94,7 @@ export interface RaceOptions extends DialWebSocketOptions, Pick<DialWebTransport
    * Called with a late connection of the preferred transport: one that opened at most 3 s after the
    * other transport won, while the winning connection is still open. The late connection has no
    * session at this end, and the callback MUST close the connection when done. Without `onLate`,
-   * the late connection is closed at once. MUST NOT throw.
+   * the late connection is closed immediately. MUST NOT throw.
    */
   readonly onLate?: ((connection: Connection) => void) | undefined;
   /**
@@ -107,7 +107,7 @@ export interface RaceOptions extends DialWebSocketOptions, Pick<DialWebTransport
 /** Opens connections, and remembers which transports of a server failed. */
 export type RacingDialer = (url: string | URL, options?: RaceOptions) => Promise<Connection>;
 
-/** Opens connections for a client, which chooses all times itself. */
+/** Opens connections for a client, which always sets these four options. */
 export type ClientDialer = (
   url: string | URL,
   options: RaceOptions & {
@@ -133,10 +133,10 @@ export interface CheckedTransports extends TransportOptions {
 }
 
 /**
- * Checks transport options when a client is made, before the first connection.
+ * Checks transport options when a client is created, before the first connection.
  *
  * @returns The options with defaults filled in.
- * @throws {TypeError} If `transports` is empty, or has an unknown name.
+ * @throws {TypeError} If `transports` is empty, or contains an unknown name.
  * @throws {RangeError} If `headStartMs` is negative or not a number.
  */
 export function checkTransports(options: TransportOptions): CheckedTransports {

@@ -1,5 +1,5 @@
 /**
- * Choice of a client's transport: the preferred one has a head start, and the other one starts when
+ * Chooses a client's transport: the preferred one has a head start, and the other one starts when
  * the preferred one fails or is late. A page without WebTransport never loads this module.
  */
 import { ConnectionError, TimeoutError, UnsupportedError } from "../../errors.ts";
@@ -20,8 +20,8 @@ import {
 
 /**
  * Time that a transport still has after the other one won or failed, in milliseconds. A QUIC
- * handshake that lost the first packet sends the packet again after a second, and a server that is
- * down does not answer UDP.
+ * handshake that loses its first packet sends it again after a second, and a server that is down
+ * does not answer over UDP.
  */
 export const LATE_LEG_MS = 3_000;
 
@@ -34,9 +34,7 @@ export const FIRST_REMEMBER_MS = 30_000;
 /** Longest time for which a failure is remembered, in milliseconds. */
 export const REMEMBER_MS: number = 10 * 60_000;
 
-/**
- * Largest number of servers with a remembered failure; beyond this number the oldest is forgotten.
- */
+/** Maximum number of servers with a remembered failure; beyond it, the oldest is forgotten. */
 export const MAX_REMEMBERED = 64;
 
 /** Failure of a transport of a server. */
@@ -51,7 +49,7 @@ export interface Loss {
 /** Failures by server. */
 export class Losses extends Map<string, Loss> {
   /**
-   * Remembers a failure or a silence, but no refusal: the network was fine.
+   * Remembers a failure or a silence, but not a rejection, which shows that the network was fine.
    *
    * @param now Current time, in milliseconds since the epoch.
    * @param isSilence True for a session that opened and later fell silent.
@@ -67,20 +65,20 @@ export class Losses extends Map<string, Loss> {
 }
 
 /**
- * Makes the dialer of a client, which races two transports.
+ * Creates the dialer of a client, which races two transports.
  *
  * - **Race:** the preferred transport starts first. The other one starts after the head start, or
  *   as soon as the preferred one fails. The first transport that opens wins.
  * - **Late:** if the other transport wins, the preferred one may take 3 s more, while the winning
- *   connection stays open. A late connection is closed, or handed to `onLate`. A lost packet
+ *   connection stays open. A late connection is closed, or passed to `onLate`. A lost packet
  *   therefore affects only one connection.
  * - **Memory:** if the preferred transport fails, does not open within these 3 s, or falls silent
  *   after opening, the other one is tried first for 30 s. Each failure in a row doubles that time,
- *   up to 10 minutes. A success clears the memory. Refusals and late connections are not
+ *   up to 10 minutes. A success clears the memory. Rejections and late connections are not
  *   remembered.
  *
- * @returns The dialer; one for each client.
- * @throws {TypeError} If `transports` is empty, or has `http` or an unknown name.
+ * @returns The dialer; create one for each client.
+ * @throws {TypeError} If `transports` is empty, or contains `http` or an unknown name.
  * @throws {RangeError} If `headStartMs` is negative or not a number.
  */
 export function raceTransports(
@@ -88,12 +86,12 @@ export function raceTransports(
   options: TransportOptions = {},
 ): RacingDialer {
   if (options.transports?.includes("http")) {
-    throw new TypeError("Cannot connect: transports must not have http here, received http");
+    throw new TypeError("Cannot connect: transports must not include http here, received http");
   }
   return race(platform, checkTransports(options));
 }
 
-/** Makes the dialer that {@linkcode raceTransports} describes. */
+/** Creates the dialer that {@linkcode raceTransports} describes. */
 export function race(platform: TransportPlatform, options: CheckedTransports): RacingDialer {
   const { transports, isChosen, serverCertificateHashes, headStartMs, flowControl } = options;
   const preferred = transports[0]!;
@@ -129,7 +127,7 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
     const alone = Math.min(headStartMs, (rest.timeoutMs ?? Infinity) / 2);
     const order = only ? [only] : loss ? transports.toReversed() : transports;
     const { promise, resolve, reject } = Promise.withResolvers<Connection>();
-    // The attempts under way, each with the controller that aborts the attempt.
+    // The attempts in progress, each with the controller that aborts it.
     const legs = new Map<TransportName, AbortController>();
     const errors = new Map<TransportName, unknown>();
     let started = 0;
@@ -197,8 +195,8 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
       errors.set(name, error);
       if (errors.size === order.length) {
         finish();
-        // All transports failed, so the network or the server is down: the silence of the previous
-        // session was not a fault of its transport.
+        // All transports failed, so the network or the server is down: the previous session's
+        // silence was not the fault of its transport.
         if (!only && known?.failures === 0) losses.delete(origin);
         return reject(combined(errors));
       }

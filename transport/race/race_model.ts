@@ -1,7 +1,12 @@
-/** Reference of the transport that a client takes: docs/deploy/webtransport.md and docs/guide/client.md. */
+/**
+ * Reference model of the transport that a client uses, from docs/deploy/webtransport.md and
+ * docs/guide/client.md.
+ */
 import type { TransportName } from "./options.ts";
 
-/** Time for which a first failure is remembered, in milliseconds; doubles with each one in a row. */
+/**
+ * Time for which a first failure is remembered, in milliseconds; each failure in a row doubles it.
+ */
 const FIRST_MS = 30_000;
 
 /** Longest time for which failures are remembered, in milliseconds. */
@@ -13,7 +18,7 @@ const SILENCES_MS = 120_000;
 /** Time in which the preferred transport may open after the other one, in milliseconds. */
 const LATE_MS = 3_000;
 
-/** Fate of an attempt by WebTransport: without UDP it waits. */
+/** Outcome of an attempt by WebTransport; without UDP it waits. */
 export type Fate = "opens" | "waits" | "breaks" | "refused";
 
 /** An attempt to connect. */
@@ -41,7 +46,7 @@ export class RaceModel {
   readonly #preferred: TransportName;
   readonly #other: TransportName | undefined;
   readonly #hasHttp: boolean;
-  /** Failures of the preferred transport, and of all transports but HTTP. */
+  /** Failures of the preferred transport, and of all transports except HTTP. */
   #race = new Memory();
   #all = new Memory();
   #silentMs = -Infinity;
@@ -68,7 +73,7 @@ export class RaceModel {
    *
    * @param nowMs Time at which the session was open.
    * @param attempt See {@linkcode ModelAttempt}.
-   * @returns The transport, with the one that it replaces.
+   * @returns The transport, with the transport that it replaces.
    */
   next(nowMs: number, { fate, failsMs, silent }: ModelAttempt): string {
     if (this.#hasHttp) {
@@ -90,7 +95,7 @@ export class RaceModel {
       this.#race = new Memory();
       return preferred;
     }
-    // A refusal is no failure of the network.
+    // A rejection is not a failure of the network.
     if (fate !== "refused") this.#race.fail(nowMs + (fate === "breaks" ? failsMs : LATE_MS));
     return `${this.#other} for ${preferred}`;
   }

@@ -24,7 +24,7 @@ import { turns } from "../../tests/waiting.ts";
 
 const HASHES: readonly CertificateHash[] = [{ algorithm: "sha-256", value: Uint8Array.of(1, 2) }];
 
-/** One dial that waits for its answer. */
+/** A dial that waits for its outcome. */
 interface Leg {
   readonly name: TransportName;
   readonly url: string;
@@ -35,7 +35,7 @@ interface Leg {
   fail(error?: unknown): void;
 }
 
-/** A platform whose dials are answered by hand. */
+/** A platform whose dials the test settles. */
 class Legs implements TransportPlatform {
   readonly all: Leg[] = [];
   readonly fallbacks: TransportFallback[] = [];
@@ -43,24 +43,22 @@ class Legs implements TransportPlatform {
   readonly webSocket: TransportPlatform["webSocket"] = this.#dialer("websocket");
   webTransport: TransportPlatform["webTransport"] = this.#dialer("webtransport");
 
-  /** The legs so far, by name. */
   get names(): TransportName[] {
     return this.all.map(({ name }) => name);
   }
 
-  /** The last leg. */
   get last(): Leg {
     return this.all.at(-1)!;
   }
 
-  /** Makes a dialer, and a function that dials by that dialer. */
+  /** Creates a dialer, and a function that dials with it. */
   racing(options?: TransportOptions): (url?: string, more?: RaceOptions) => Promise<Connection> {
     const dial: RacingDialer = raceTransports(this, options);
     return (url = "wss://example.com/", more = {}) =>
       dial(url, { onFallback: (fallback) => void this.fallbacks.push(fallback), ...more });
   }
 
-  /** Dials, and has the first leg fail and the other one open. */
+  /** Dials; the first leg fails and the other one opens. */
   async lose(dial: () => Promise<Connection>, error?: unknown): Promise<void> {
     const dialing = dial();
     await turns();
@@ -70,7 +68,7 @@ class Legs implements TransportPlatform {
     assertStrictEquals(await dialing, this.last.pair.client);
   }
 
-  /** Dials, and has WebSocket win a race that WebTransport is late in. */
+  /** Dials; WebSocket wins the race, and WebTransport is late. */
   async beLate(time: FakeTime, dial: () => Promise<Connection>): Promise<[late: Leg, taken: Leg]> {
     const dialing = dial();
     await time.tickAsync(500);
@@ -110,7 +108,7 @@ class Legs implements TransportPlatform {
   }
 }
 
-Deno.test("raceTransports() gives WebTransport a head start, and takes it without a word", async () => {
+Deno.test("raceTransports() gives WebTransport a head start, and uses it without calling onFallback", async () => {
   using time = new FakeTime();
   const legs = new Legs();
   const dialing = legs.racing()("wss://example.com:8443/a/b?c=d%20e#f");
@@ -124,7 +122,7 @@ Deno.test("raceTransports() gives WebTransport a head start, and takes it withou
   assertEquals(legs.fallbacks, []);
 });
 
-Deno.test("raceTransports() starts WebSocket after the head start, and the first that is up wins", async () => {
+Deno.test("raceTransports() starts WebSocket after the head start, and the first that opens wins", async () => {
   for (const winner of [0, 1]) {
     using time = new FakeTime();
     const legs = new Legs();
@@ -134,19 +132,19 @@ Deno.test("raceTransports() starts WebSocket after the head start, and the first
     const [won, lost] = [legs.all[winner]!, legs.all[1 - winner]!];
     won.up();
     assertStrictEquals(await dialing, won.pair.client);
-    // A WebSocket that opens beside WebTransport would be a second session at the server.
+    // A WebSocket that opens in addition to WebTransport would be a second session at the server.
     assertEquals(lost.options.signal!.aborted, winner === 0);
     await time.tickAsync(LATE_LEG_MS - 1);
-    assertEquals(lost.options.signal!.aborted, winner === 0, "WebTransport has its time");
+    assertEquals(lost.options.signal!.aborted, winner === 0, "WebTransport gets its time");
     await time.tickAsync(1);
-    assert(lost.options.signal!.aborted, "the loser goes on");
+    assert(lost.options.signal!.aborted, "the loser continues");
     const names = legs.fallbacks.map(({ transport }) => transport);
     assertEquals(names, winner === 0 ? [] : ["webtransport"]);
     if (winner === 1) assert(legs.fallbacks[0]!.error instanceof TimeoutError);
   }
 });
 
-Deno.test("raceTransports() leaves half of a short time to WebSocket", async () => {
+Deno.test("raceTransports() leaves half of a short timeout to WebSocket", async () => {
   using time = new FakeTime();
   const legs = new Legs();
   const dialing = legs.racing()("wss://example.com/", { timeoutMs: 300 });
@@ -160,7 +158,7 @@ Deno.test("raceTransports() leaves half of a short time to WebSocket", async () 
   );
 });
 
-Deno.test("raceTransports() starts WebSocket at once when WebTransport fails", async () => {
+Deno.test("raceTransports() starts WebSocket immediately when WebTransport fails", async () => {
   using _time = new FakeTime();
   const legs = new Legs();
   const error = new ConnectionError("Opening handshake failed");
@@ -169,7 +167,7 @@ Deno.test("raceTransports() starts WebSocket at once when WebTransport fails", a
   assertEquals(legs.fallbacks, [{ transport: "webtransport", error }]);
 });
 
-Deno.test("raceTransports() starts WebSocket at once where there is no WebTransport, and says why", async () => {
+Deno.test("raceTransports() starts WebSocket immediately if there is no WebTransport, and reports why", async () => {
   using _time = new FakeTime();
   const legs = new Legs();
   legs.webTransport = "Run it with a flag";
@@ -187,7 +185,7 @@ Deno.test("raceTransports() starts WebSocket at once where there is no WebTransp
   assertEquals(legs.names, ["websocket", "websocket", "websocket"]);
 });
 
-Deno.test("raceTransports() closes a loser that opens in spite of its signal", async () => {
+Deno.test("raceTransports() closes a loser that opens despite its aborted signal", async () => {
   using time = new FakeTime();
   const legs = new Legs();
   const late = memoryPair();
@@ -201,7 +199,7 @@ Deno.test("raceTransports() closes a loser that opens in spite of its signal", a
   assertEquals(await late.server.closed, { closeCode: 0, reason: "" });
 });
 
-Deno.test("raceTransports() rejects by its signal at each stage, and leaves nothing behind", async () => {
+Deno.test("raceTransports() rejects when its signal aborts at any stage, and aborts all attempts", async () => {
   const stages: [what: string, names: TransportName[], act: (legs: Legs) => void, ms: number][] = [
     ["before all", [], () => {}, -1],
     ["during the head start", ["webtransport"], () => {}, 100],
@@ -237,7 +235,7 @@ Deno.test("raceTransports() rejects by its signal at each stage, and leaves noth
   }
 });
 
-Deno.test("raceTransports() remembers for a while which server has WebSocket only", async () => {
+Deno.test("raceTransports() remembers for a while that a server has only WebSocket", async () => {
   using time = new FakeTime();
   const legs = new Legs();
   const dial = legs.racing();
@@ -248,7 +246,7 @@ Deno.test("raceTransports() remembers for a while which server has WebSocket onl
   const second = dial("wss://example.com/other?path");
   await time.tickAsync(1);
   assertEquals(legs.names.slice(2), ["websocket"]);
-  // No head start: a slow WebSocket is waited for.
+  // No head start: the dialer waits for a slow WebSocket.
   await time.tickAsync(5_000);
   assertEquals(legs.names.slice(2), ["websocket"]);
   legs.last.up();
@@ -287,7 +285,7 @@ Deno.test("raceTransports() remembers 64 servers, and forgets the oldest", async
   assertEquals(await firstOf("wss://host-1/"), "websocket");
 });
 
-Deno.test("raceTransports() tells both causes when both fail, whichever was first", async () => {
+Deno.test("raceTransports() reports both causes when both fail, in either order", async () => {
   for (const first of [0, 1]) {
     using time = new FakeTime();
     const legs = new Legs();
@@ -306,7 +304,7 @@ Deno.test("raceTransports() tells both causes when both fail, whichever was firs
   }
 });
 
-Deno.test("raceTransports() does not wait long for WebTransport once WebSocket failed", async () => {
+Deno.test("raceTransports() does not wait long for WebTransport after WebSocket failed", async () => {
   using time = new FakeTime();
   const legs = new Legs();
   const dialing = legs.racing()();
@@ -320,7 +318,7 @@ Deno.test("raceTransports() does not wait long for WebTransport once WebSocket f
   assert(legs.all[0]!.options.signal!.aborted);
 });
 
-Deno.test("raceTransports() fails as the only transport does that was tried", async () => {
+Deno.test("raceTransports() fails with the error of the only transport that was tried", async () => {
   const error = new ConnectionError("Refused", { status: 403 });
   const cases: [TransportOptions, (legs: Legs) => void][] = [
     [{ transports: ["websocket"] }, () => {}],
@@ -340,7 +338,7 @@ Deno.test("raceTransports() fails as the only transport does that was tried", as
   }
 });
 
-Deno.test("raceTransports() can prefer WebSocket", async () => {
+Deno.test("raceTransports() prefers WebSocket if it is first in the list", async () => {
   using time = new FakeTime();
   const legs = new Legs();
   const dial = legs.racing({ transports: ["websocket", "webtransport"] });
@@ -357,7 +355,7 @@ Deno.test("raceTransports() can prefer WebSocket", async () => {
   assertEquals(legs.fallbacks[0]!.transport, "websocket");
 });
 
-Deno.test("raceTransports() hands over the URL, the options, and the certificates", async () => {
+Deno.test("raceTransports() passes on the URL, the options, and the certificates", async () => {
   const legs = new Legs();
   const runtime = platformRuntime();
   const dialing = legs.racing({ serverCertificateHashes: HASHES })("ws://example.com/x?y#z", {
@@ -394,7 +392,7 @@ Deno.test("raceTransports() does not remember a server that does not offer WebTr
   assertEquals(await legs.firstOf(dial), "webtransport");
 });
 
-Deno.test("raceTransports() refuses arguments that make no sense", async () => {
+Deno.test("raceTransports() rejects invalid arguments", async () => {
   const legs = new Legs();
   for (const transports of [[], ["h3"], ["websocket", "tcp"]]) {
     assertThrows(
@@ -413,7 +411,7 @@ Deno.test("raceTransports() refuses arguments that make no sense", async () => {
   assertEquals(legs.all, []);
 });
 
-Deno.test("raceTransports() closes WebTransport that opens late, and remembers nothing", async () => {
+Deno.test("raceTransports() closes a WebTransport connection that opens late, and remembers nothing", async () => {
   using time = new FakeTime();
   const legs = new Legs();
   const dial = legs.racing();
@@ -427,7 +425,7 @@ Deno.test("raceTransports() closes WebTransport that opens late, and remembers n
   assertEquals(await legs.firstOf(dial), "webtransport");
 });
 
-Deno.test("raceTransports() hands WebTransport that opens late to onLate, once", async () => {
+Deno.test("raceTransports() passes a WebTransport connection that opens late to onLate, once", async () => {
   using time = new FakeTime();
   const legs = new Legs();
   const dial = legs.racing();
@@ -438,7 +436,7 @@ Deno.test("raceTransports() hands WebTransport that opens late to onLate, once",
   await turns();
   assertEquals(came, [late.pair.client]);
   late.pair.client.close();
-  // A late connection is closed after the session's end, or the caller's abort.
+  // A late connection is closed after the session ended, or the caller aborted.
   const giveUp = new AbortController();
   for (
     const end of [
@@ -462,7 +460,7 @@ Deno.test("raceTransports() hands WebTransport that opens late to onLate, once",
   }
 });
 
-Deno.test("raceTransports() ends a late leg with the taken session, and remembers nothing", async () => {
+Deno.test("raceTransports() ends a late attempt when the chosen session ends, and remembers nothing", async () => {
   using time = new FakeTime();
   const legs = new Legs();
   const dial = legs.racing();
@@ -473,7 +471,7 @@ Deno.test("raceTransports() ends a late leg with the taken session, and remember
   assertEquals(await legs.firstOf(dial), "webtransport");
 });
 
-Deno.test("raceTransports() remembers a late leg that fails, and one that never opens", async () => {
+Deno.test("raceTransports() remembers a late attempt that fails, and one that never opens", async () => {
   for (const fails of [true, false]) {
     using time = new FakeTime();
     const legs = new Legs();
@@ -505,7 +503,7 @@ Deno.test("raceTransports() remembers twice as long after each failure, up to te
   assertEquals(await legs.firstOf(dial), "webtransport");
 });
 
-Deno.test("raceTransports() takes a session that fell silent for a failure, unless both transports fail then", async () => {
+Deno.test("raceTransports() counts a session that fell silent as a failure, unless both transports fail afterwards", async () => {
   using time = new FakeTime();
   const legs = new Legs();
   const dial = legs.racing();
@@ -519,7 +517,7 @@ Deno.test("raceTransports() takes a session that fell silent for a failure, unle
   assertEquals(legs.fallbacks, [{ transport: "webtransport", error }]);
   assertEquals(await legs.firstOf(dial), "websocket");
   assertEquals(await legs.firstOf(() => dial("wss://elsewhere.com/")), "webtransport");
-  // The network was away.
+  // The network was down.
   const failing = dial(undefined, { silent });
   failing.catch(() => {});
   for (let i = 0; i < 2; i++) {
@@ -534,7 +532,7 @@ Deno.test("raceTransports() takes a session that fell silent for a failure, unle
   await time.tickAsync(0);
 });
 
-Deno.test("raceTransports() takes a defect's transport only where WebSocket fails, unless it was chosen", async () => {
+Deno.test("raceTransports() uses a defective WebTransport only if WebSocket fails, unless transports is set", async () => {
   using time = new FakeTime();
   const legs = Object.assign(new Legs(), { defect: "It stops after 16 MiB" });
   const first = legs.racing()();

@@ -16,8 +16,8 @@ import type { Runtime } from "../../base/runtime.ts";
 const WELL_KNOWN = "/.well-known/skein/webtransport";
 
 /**
- * Longest wait for the announcement of a server on this machine, in milliseconds. A server that
- * stands still for a moment has an endpoint nevertheless.
+ * Maximum wait for the announcement of a server on this machine, in milliseconds. A server that
+ * stalls for a moment still has an endpoint.
  */
 const WELL_KNOWN_MS = 5_000;
 
@@ -35,11 +35,11 @@ export type WebTransportDialer = (
  * - **Endpoint:** for a `wss:` or `https:` URL, WebTransport has the same host and port. For a
  *   `ws:` or `http:` URL, there is an endpoint only if certificate hashes are given, or if the
  *   server is on this machine and announces the endpoint at `/.well-known/skein/webtransport`.
- * - **Messages:** a connection with the protocol `skein.1` carries messages. If the URL asks for
- *   the protocol with `?protocol=skein.1`, a server that names no protocol is taken to agree.
- * - **Failure:** the function rejects with `UnsupportedError` where the server has no endpoint,
- *   with `ConnectionError` where the server speaks no protocol that was offered, and with any error
- *   of `dial`.
+ * - **Messages:** a connection with the protocol `skein.1` carries messages. If the URL requests
+ *   the protocol with `?protocol=skein.1`, a server that names no protocol counts as accepting it.
+ * - **Failure:** the function rejects with `UnsupportedError` if the server has no endpoint, with
+ *   `ConnectionError` if the server speaks none of the offered protocols, and with any error of
+ *   `dial`.
  *
  * @returns A function that finds the WebTransport endpoint of a server and opens a connection.
  *
@@ -139,11 +139,11 @@ export async function locateWebTransport(
   const isPlain = /^(ws|http):$/.test(url.protocol);
   const place = new URL(url);
   place.protocol = "https:";
-  // The default port of `ws:` and `http:` is 80, of `https:` 443.
+  // The default port is 80 for `ws:` and `http:`, and 443 for `https:`.
   if (isPlain) place.port = url.port || "80";
   if (hashes || !isPlain) return { url: place, hashes };
   if (!LOOPBACK.test(url.hostname)) {
-    throw new UnsupportedError("Cannot open WebTransport: the URL is one of plain HTTP");
+    throw new UnsupportedError("Cannot open WebTransport: the URL is plain HTTP");
   }
   const asked = new URL(WELL_KNOWN, url);
   asked.protocol = "http:";

@@ -10,7 +10,7 @@ const runtime = platformRuntime();
 
 const HASHES: readonly CertificateHash[] = [{ algorithm: "sha-256", value: Uint8Array.of(1, 2) }];
 
-/** A dialer of a server in memory that speaks a protocol. */
+/** A dialer to a server in memory that speaks a protocol. */
 function dialer(protocol: string) {
   const calls: { readonly url: string; readonly options: DialWebTransportOptions }[] = [];
   const pair = memoryPair({ frames: false, protocol });
@@ -36,7 +36,7 @@ Deno.test("webTransportLeg() dials the address of the server's WebTransport, wit
   assertEquals(calls, [{ url: "https://example.com:80/a?b", options }]);
 });
 
-Deno.test("webTransportLeg() gives messages to skein.1 alone", async () => {
+Deno.test("webTransportLeg() adds messages only with skein.1", async () => {
   for (const [protocol, expected] of [["skein.1", true], ["chat", false]] as const) {
     const { dial, pair } = dialer(protocol);
     await using _pair = pair;
@@ -47,7 +47,7 @@ Deno.test("webTransportLeg() gives messages to skein.1 alone", async () => {
   }
 });
 
-Deno.test("webTransportLeg() closes a connection without any of the protocols offered", async () => {
+Deno.test("webTransportLeg() closes a connection without any of the offered protocols", async () => {
   const { dial, pair } = dialer("");
   const url = new URL("wss://example.com/");
   await assertRejects(
@@ -59,7 +59,7 @@ Deno.test("webTransportLeg() closes a connection without any of the protocols of
   assertStrictEquals(await webTransportLeg(dial)(url, { runtime }), pair.client);
 });
 
-Deno.test("webTransportLeg() dials nothing where there is no WebTransport", async () => {
+Deno.test("webTransportLeg() does not dial if there is no WebTransport", async () => {
   const { calls, dial, pair } = dialer("");
   await using _pair = pair;
   const opening = webTransportLeg(dial)(new URL("ws://example.com/"), { runtime });
@@ -67,7 +67,7 @@ Deno.test("webTransportLeg() dials nothing where there is no WebTransport", asyn
   assertEquals(calls, []);
 });
 
-Deno.test("webTransportLeg() takes a server without an answer to agree where the URL asks for skein.1", async () => {
+Deno.test("webTransportLeg() counts a server that names no protocol as accepting if the URL requests skein.1", async () => {
   const cases: [url: string, protocols: string[], dialed: string][] = [
     ["?protocol=skein.1", ["skein.1"], "?protocol=skein.1"],
     ["?a=b&protocol=skein.1", ["skein.1", TOKEN_MARK], "?a=b&protocol=skein.1&auth=in-band"],
@@ -81,7 +81,7 @@ Deno.test("webTransportLeg() takes a server without an answer to agree where the
     assertEquals(calls.map(({ url }) => new URL(url).search), [dialed]);
     assertEquals(url.search, query);
   }
-  // The protocol in the answer of the server counts before that in the URL.
+  // The protocol in the server's response takes precedence over the one in the URL.
   const { dial, pair } = dialer("chat");
   await using _pair = pair;
   const url = new URL("wss://example.com/?protocol=skein.1");
@@ -89,7 +89,7 @@ Deno.test("webTransportLeg() takes a server without an answer to agree where the
   assertEquals([connection.frames, connection.protocol], [undefined, "chat"]);
 });
 
-/** A `fetch` with one answer, which records its requests. */
+/** A `fetch` with one response, which records its requests. */
 function answering(answer: (signal: AbortSignal) => Promise<Response>) {
   const asked: string[] = [];
   const fetch: typeof globalThis.fetch = (input, init) => {
@@ -99,7 +99,7 @@ function answering(answer: (signal: AbortSignal) => Promise<Response>) {
   return { asked, fetch };
 }
 
-Deno.test("locateWebTransport() takes the same port, with the given hashes", async () => {
+Deno.test("locateWebTransport() uses the same port, with the given hashes", async () => {
   const { asked, fetch } = answering(() => Promise.reject(new Error("Asked")));
   for (
     const [url, expected] of [
@@ -118,7 +118,7 @@ Deno.test("locateWebTransport() takes the same port, with the given hashes", asy
   assertEquals(asked, []);
 });
 
-Deno.test("locateWebTransport() asks a server on this machine", async () => {
+Deno.test("locateWebTransport() requests the endpoint from a server on this machine", async () => {
   const answer = {
     port: 4433,
     serverCertificateHashes: [{ algorithm: "sha-256", value: btoa("\x00\xff\x80") }],
@@ -140,7 +140,7 @@ Deno.test("locateWebTransport() asks a server on this machine", async () => {
   }
 });
 
-Deno.test("locateWebTransport() rejects where a server does not name it", async () => {
+Deno.test("locateWebTransport() rejects if a server does not announce an endpoint", async () => {
   const json = (value: unknown) => () => Promise.resolve(Response.json(value));
   const answers: [what: string, answer: () => Promise<Response>][] = [
     ["404", () => Promise.resolve(new Response("Not found", { status: 404 }))],
@@ -160,16 +160,16 @@ Deno.test("locateWebTransport() rejects where a server does not name it", async 
   }
 });
 
-Deno.test("locateWebTransport() asks no server on another machine", async () => {
+Deno.test("locateWebTransport() sends no request to another machine", async () => {
   const { asked, fetch } = answering(() => Promise.reject(new Error("Asked")));
   for (const url of ["ws://example.com/", "http://127.0.0.1.example.com/"]) {
     const locating = locateWebTransport(new URL(url), { runtime, fetch });
-    await assertRejects(() => locating, UnsupportedError, "the URL is one of plain HTTP");
+    await assertRejects(() => locating, UnsupportedError, "the URL is plain HTTP");
   }
   assertEquals(asked, []);
 });
 
-Deno.test("locateWebTransport() waits 5 s for a server that does not answer", async () => {
+Deno.test("locateWebTransport() waits 5 s for a server that does not respond", async () => {
   using time = new FakeTime();
   let isAborted = false;
   const { fetch } = answering((signal) =>

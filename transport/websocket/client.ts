@@ -18,16 +18,16 @@ const DIAL: OptionKinds<DialWebSocketOptions> = {
 /**
  * Opens a WebSocket connection.
  *
- * - **`skein.1`:** message frames, with streams and datagrams beside them.
- * - **QMux:** streams and datagrams, where the server chose `qmux-01`, `qmux-01.chat` or the like.
- *   The connection's `protocol` is the part behind the point. Messages of `qmux-01.skein.1` travel
- *   on the first stream.
+ * - **`skein.1`:** message frames, with streams and datagrams next to them.
+ * - **QMux:** streams and datagrams, if the server selected a subprotocol such as `qmux-01` or
+ *   `qmux-01.chat`. The connection's `protocol` is the part after the dot. With `qmux-01.skein.1`,
+ *   the first stream carries the messages.
  * - **Other subprotocols, or none:** message frames only.
  *
- * @param url A `ws:` or `wss:` URL; `http:` and `https:` are replaced by these.
- * @param options Subprotocols, headers, flow control and waiting.
+ * @param url A `ws:` or `wss:` URL; `http:` and `https:` also work.
+ * @param options Subprotocols, headers, flow control, timeout and signal.
  * @returns The open connection.
- * @throws {TypeError} If the URL is not one of a WebSocket, or the runtime does not take headers.
+ * @throws {TypeError} If the URL is not a WebSocket URL, or the runtime does not accept headers.
  * @throws {RangeError} If `timeoutMs` is negative or not a number.
  * @throws {ConnectionError} If the connection cannot be opened.
  * @throws {TimeoutError} If opening takes too long.

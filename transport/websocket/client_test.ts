@@ -3,14 +3,14 @@ import { stub } from "@std/testing/mock";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
 import { dialWebSocket } from "./client.ts";
 
-Deno.test("dialWebSocket() refuses a URL of no server, without its query", async () => {
+Deno.test("dialWebSocket() rejects an invalid URL, and omits its query from the error", async () => {
   for (const url of ["", "example.com", "ftp://example.com/?secret"]) {
     const error = await assertRejects(() => dialWebSocket(url), TypeError, "url must begin with");
     assert(!error.message.includes("secret"));
   }
 });
 
-Deno.test("dialWebSocket() names the status of a refusal", async () => {
+Deno.test("dialWebSocket() reports the HTTP status of a rejection", async () => {
   const refuse = () => new Response("No", { status: 404 });
   await using server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, refuse);
   await assertRejects(
@@ -33,7 +33,7 @@ Deno.test("dialWebSocket() names the URL in its errors, without its secrets", as
   }
 });
 
-Deno.test("dialWebSocket() says that a server without TLS was dialed with TLS", async () => {
+Deno.test("dialWebSocket() reports that a server dialed with TLS does not use TLS", async () => {
   await using server = Deno.serve(
     { hostname: "127.0.0.1", port: 0, onListen() {} },
     () => new Response("No"),
@@ -41,11 +41,11 @@ Deno.test("dialWebSocket() says that a server without TLS was dialed with TLS", 
   await assertRejects(
     () => dialWebSocket(`https://127.0.0.1:${server.addr.port}/`),
     ConnectionError,
-    "a server without TLS has a URL of ws: or http:",
+    "a server without TLS needs a ws: or http: URL",
   );
 });
 
-Deno.test("dialWebSocket() names possible causes on this machine where a browser gives none", async () => {
+Deno.test("dialWebSocket() suggests a cause for a local server if a browser gives none", async () => {
   class Failing extends EventTarget {
     readyState = 0;
     constructor(readonly url: string) {
@@ -58,8 +58,8 @@ Deno.test("dialWebSocket() names possible causes on this machine where a browser
     return new Failing(String(url));
   } as never);
   const cases: [url: string, message: string][] = [
-    ["wss://localhost/", "a server without TLS has a URL of ws: or http:"],
-    ["wss://127.0.0.1:8000/", "a server without TLS has a URL of ws: or http:"],
+    ["wss://localhost/", "a server without TLS needs a ws: or http: URL"],
+    ["wss://127.0.0.1:8000/", "a server without TLS needs a ws: or http: URL"],
     ["wss://example.com/", "Cannot open WebSocket to wss://example.com/"],
     ["ws://localhost/", "Cannot open WebSocket to ws://localhost/"],
   ];
@@ -69,7 +69,7 @@ Deno.test("dialWebSocket() names possible causes on this machine where a browser
   }
 });
 
-Deno.test("dialWebSocket() refuses headers where the runtime does not take them", async () => {
+Deno.test("dialWebSocket() rejects headers if the runtime does not accept them", async () => {
   const refusal = new DOMException("The subprotocol '[object Object]' is invalid", "SyntaxError");
   using sockets = stub(globalThis, "WebSocket", function () {
     throw refusal;

@@ -67,7 +67,7 @@ interface OpenWebSocketOptions extends DialWebSocketOptions {
   readonly runtime: Runtime;
   /** Loads the code for streams and datagrams. */
   readonly load: LoadStreams;
-  /** Creates the socket; by default a `WebSocket` of the platform. */
+  /** Creates the socket; by default the platform's `WebSocket`. */
   readonly socket?: typeof openSocket;
 }
 
@@ -134,18 +134,17 @@ const LOW_WATER_MARK = 32_768;
 const FIRST_POLL_MS = 2;
 const LAST_POLL_MS = 50;
 
-/** Time for a peer to answer a close, in milliseconds. */
+/** Time for a peer to reply to a close, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 5_000;
 
 /**
- * Subprotocol with streams and datagrams: its binary frames that are not messages are records of
- * QMux.
+ * Subprotocol with streams and datagrams: its binary frames that are not messages are QMux records.
  */
 const STREAMS_PROTOCOL = "skein.1";
 
 /**
- * Most bytes of records held while the code for streams loads: a peer may not send much before an
- * answer.
+ * Maximum bytes of records held while the code for streams loads: a peer may not send much before a
+ * reply.
  */
 const MAX_EARLY_BYTES = 65_536;
 
@@ -199,7 +198,7 @@ export interface WebSocketConnectionOptions {
   /** Loads the code for streams, on an end that does not have it yet. */
   readonly loadStreams?: LoadStreams | undefined;
   /**
-   * Events of the socket to listen to: each takes memory for as long as the socket is open.
+   * Events of the socket to listen to: each uses memory for as long as the socket is open.
    *
    * @default {["open", "message", "close", "error"]}
    */
@@ -209,15 +208,14 @@ export interface WebSocketConnectionOptions {
 export type SocketEventName = typeof EVENTS[number];
 
 /**
- * A connection on a WebSocket, which may still be opening. The connection implements its own frames
- * and event listener: ten thousand idle connections should not hold a dozen closures each.
+ * A connection on a WebSocket, which may still be opening. It implements its own frames and event
+ * listener, so that ten thousand idle connections do not each hold a dozen closures.
  *
  * With `skein.1`, the binary frames that are not messages carry streams and datagrams. The
  * multiplexer is created when the first of these is sent or received.
  */
 export class WebSocketConnection
   implements Connection, ConnectionInspection, MessageFrames, EventListenerObject, StreamsHost {
-  /** Always `websocket`. */
   readonly transport = "websocket";
   readonly lowWaterMark = LOW_WATER_MARK;
 
@@ -275,7 +273,7 @@ export class WebSocketConnection
   }
 
   get bufferedAmount(): number {
-    // The WebSocket of React Native does not tell.
+    // The WebSocket of React Native does not report it.
     return this.#closeEvent === undefined ? this.#socket.bufferedAmount ?? 0 : 0;
   }
 
@@ -335,7 +333,7 @@ export class WebSocketConnection
     return this.#ready.promise;
   }
 
-  /** Resolves with the reason once the socket is closed. */
+  /** Resolves with the reason after the socket closed. */
   get closed(): Promise<ConnectionCloseInfo> {
     if (this.#closed === undefined) {
       this.#closed = Promise.withResolvers();
@@ -359,13 +357,13 @@ export class WebSocketConnection
     };
   }
 
-  /** Streams of the peer; closed at once without `skein.1`. */
+  /** Streams of the peer; closed immediately without `skein.1`. */
   get incomingBidirectionalStreams(): ReadableStream<BidirectionalStream> {
     return this.#bidirectional ??= this.#loadedStreams?.incomingBidirectionalStreams ??
       lateReadable(async () => (await this.#loadMultiplexer()).incomingBidirectionalStreams);
   }
 
-  /** Streams of the peer; closed at once without `skein.1`. */
+  /** Streams of the peer; closed immediately without `skein.1`. */
   get incomingUnidirectionalStreams(): ReadableStream<ReceiveStream> {
     return this.#unidirectional ??= this.#loadedStreams?.incomingUnidirectionalStreams ??
       lateReadable(async () => (await this.#loadMultiplexer()).incomingUnidirectionalStreams);
@@ -381,19 +379,19 @@ export class WebSocketConnection
     return this.#streams?.inspect?.counters;
   }
 
-  /** Streams of the peer that the application has not taken yet. */
+  /** Streams of the peer that the application has not accepted yet. */
   get unreadStreams(): number | undefined {
     return this.#streams?.inspect?.unreadStreams;
   }
 
   /**
-   * Flow control of streams with `skein.1`. All amounts are 0 before the first use, and a grant is
-   * a use.
+   * Flow control of streams with `skein.1`. All amounts are 0 before the first use; a grant counts
+   * as a use.
    */
   get credit(): ConnectionCredit | undefined {
     if (!this.hasStreams) return undefined;
     return this.#streams?.inspect?.credit ?? {
-      // The object may outlive the first use.
+      // The object may be kept beyond the first use.
       state: (kind) =>
         this.#streams?.inspect?.credit?.state(kind) ??
           { granted: 0, received: 0, allowed: 0, sent: 0, waiting: 0 },
@@ -431,7 +429,7 @@ export class WebSocketConnection
     if (this.#closeEvent !== undefined || this.#closing !== undefined) return;
     this.#closing = checked;
     this.#endStreams();
-    // Before it is open, a browser's socket accepts no close code: `#onOpen` closes it later.
+    // Before a browser's socket is open, it accepts no close code: `#onOpen` closes it later.
     if (this.#socket.readyState !== CONNECTING) this.#closeSocket(checked);
   }
 
@@ -460,7 +458,9 @@ export class WebSocketConnection
   /** Creates the multiplexer, on an end that has its code. */
   protected openStreams?(): Multiplexer;
 
-  /** Ends the connection of a peer that does not answer the close; the socket may live longer. */
+  /**
+   * Ends the connection to a peer that does not reply to the close; the socket may remain longer.
+   */
   protected giveUp(): void {
     this.#end({ code: 1006, reason: "", wasClean: false });
   }
@@ -468,7 +468,7 @@ export class WebSocketConnection
   #closeSocket({ closeCode, reason }: Required<ConnectionCloseInfo>): void {
     if (this.#socket.readyState === CLOSED) return;
     this.#socket.close(closeCode === 0 ? 1000 : closeCode, reason);
-    // A peer that does not read never answers: end the connection without waiting for the socket.
+    // A peer that does not read never replies: end the connection without waiting for the socket.
     this.#lingering = this.runtime.setTimeout(() => this.giveUp(), CLOSE_TIMEOUT_MS);
   }
 
@@ -566,12 +566,12 @@ export class WebSocketConnection
       ? `The WebSocket to ${publicUrl(url)} failed`
       : `Cannot open WebSocket to ${publicUrl(url)}`;
     const why = textOf(cause ?? "");
-    // Browsers give no reason; Deno's reasons begin with the same words.
+    // Browsers give no reason; Deno's reasons start with the same words.
     let detail = why.replace(/^failed to connect to WebSocket: |^unknown$/i, "");
     if (!this.#wasOpen && lacksTls(url ?? "", detail)) {
       detail = `${
         detail || "the reason is unknown"
-      }; a server without TLS has a URL of ws: or http:`;
+      }; a server without TLS needs a ws: or http: URL`;
     }
     const message = detail === "" ? failed : `${failed}: ${detail}`;
     return new ConnectionError(message, { cause });
@@ -582,8 +582,8 @@ export class WebSocketConnection
 type CloseDetails = Pick<CloseEvent, "code" | "reason" | "wasClean">;
 
 /**
- * Checks whether a server dialed with TLS may not use TLS. Deno's error says so. Browsers give no
- * reason; then only a developer's own machine is likely.
+ * Checks whether a server that was dialed with TLS may not use TLS. Deno's error says so. Browsers
+ * give no reason, so this is likely only on a developer's own machine.
  */
 function lacksTls(url: string, detail: string): boolean {
   if (!url.startsWith("wss:")) return false;

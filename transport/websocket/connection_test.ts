@@ -5,7 +5,7 @@ import { type Socket, type StreamsPart, WebSocketConnection } from "./connection
 import type { Frame } from "../connection.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
-/** An open socket of a client; the test plays the peer. */
+/** An open client socket; the test plays the peer. */
 class Peer extends EventTarget implements Socket {
   binaryType: BinaryType = "blob";
   readonly bufferedAmount = 0;
@@ -17,11 +17,10 @@ class Peer extends EventTarget implements Socket {
     this.closed = args;
   }
   send(): void {}
-  /** Answers a close. */
+  /** Replies to a close. */
   answer(): void {
     this.dispatchEvent(new CloseEvent("close", { code: 1000, wasClean: true }));
   }
-  /** Sends a message to the client. */
   say(data: string | Uint8Array<ArrayBuffer>): void {
     this.dispatchEvent(
       new MessageEvent("message", { data: typeof data === "string" ? data : data.buffer }),
@@ -89,7 +88,7 @@ function late(): {
   return { connection, peer, loaded, loads, load };
 }
 
-Deno.test("WebSocketConnection loads no streams until there is a need", () => {
+Deno.test("WebSocketConnection does not load the code for streams before it is needed", () => {
   const { connection, loads, peer } = late();
   const frames: Frame[] = [];
   connection.receive({ receiveFrame: (frame) => frames.push(frame), framesEnded() {} });
@@ -108,7 +107,7 @@ Deno.test("WebSocketConnection loads no streams until there is a need", () => {
   assertEquals(loads.length, 0);
 });
 
-Deno.test("WebSocketConnection hands over the records that came before streams were loaded, in order", async () => {
+Deno.test("WebSocketConnection delivers in order the records that arrived before streams were loaded", async () => {
   const { connection, peer, loaded, loads, load } = late();
   const frames: Frame[] = [];
   connection.receive({ receiveFrame: (frame) => frames.push(frame), framesEnded() {} });
@@ -125,7 +124,7 @@ Deno.test("WebSocketConnection hands over the records that came before streams w
   assertEquals((await connection.getStats()).framesReceived, 3);
 });
 
-Deno.test("WebSocketConnection closes when too many records come before streams are loaded", () => {
+Deno.test("WebSocketConnection closes when too many records arrive before streams are loaded", () => {
   const { peer } = late();
   peer.say(new Uint8Array(65_536));
   assertEquals(peer.closed, undefined);
@@ -158,7 +157,7 @@ Deno.test("WebSocketConnection opens and reads streams, and carries datagrams, o
   assertEquals(loaded.sent, [Uint8Array.of(9)]);
 });
 
-Deno.test("WebSocketConnection hands its loaded part to later callers", async () => {
+Deno.test("WebSocketConnection reuses its loaded part for later callers", async () => {
   const { connection, peer, loaded, load } = late();
   const credit = connection.credit!;
   credit.grant("data", 5);
@@ -174,7 +173,7 @@ Deno.test("WebSocketConnection hands its loaded part to later callers", async ()
   peer.answer();
 });
 
-Deno.test("WebSocketConnection rejects waiting calls when streams did not load, and messages continue", async () => {
+Deno.test("WebSocketConnection rejects waiting calls when streams fail to load, and messages continue", async () => {
   const { connection, peer, loads } = late();
   const frames: Frame[] = [];
   connection.receive({ receiveFrame: (frame) => frames.push(frame), framesEnded() {} });
@@ -193,7 +192,7 @@ Deno.test("WebSocketConnection rejects waiting calls when streams did not load, 
   assertEquals(peer.closed, undefined);
 });
 
-Deno.test("WebSocketConnection gives up waiting for streams by time and by signal", async () => {
+Deno.test("WebSocketConnection stops waiting for streams after a timeout and on a signal", async () => {
   const { connection } = late();
   await assertRejects(() => connection.createUnidirectionalStream({ timeoutMs: 1 }), TimeoutError);
   const cause = new Error("changed my mind");

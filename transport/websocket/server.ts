@@ -6,11 +6,11 @@
  *
  * - It cannot limit the size of a message while reading, or pause reading. Size limits apply to
  *   messages that have arrived.
- * - It cannot drop a peer that stopped reading or does not answer a close. Bytes handed to the
- *   runtime stay there until that peer reads or disconnects. Therefore a session hands over little
- *   at a time, and ends for the application at once; sockets are counted until their real end (see
- *   {@linkcode SocketLease}).
- * - Its idle timeout does not help there: the runtime stops the timeout when the socket is closed,
+ * - It cannot drop a peer that stopped reading or does not reply to a close. Bytes passed to the
+ *   runtime stay there until that peer reads or disconnects. Therefore a session passes on little
+ *   at a time, and ends for the application immediately; sockets are counted until they are really
+ *   gone (see {@linkcode SocketLease}).
+ * - Its idle timeout does not help here: the runtime stops the timeout when the socket is closed,
  *   and the timeout would cost a timer per message.
  */
 import { MAX_TIMER_MS } from "../../base/wait.ts";
@@ -39,9 +39,7 @@ import { openStreams, withStreams } from "./streams.ts";
  * gone, even if the connection ended before.
  */
 export interface SocketLease extends Disposable {
-  /**
-   * Reports that this end closed the socket, and that the peer has not answered yet. Idempotent.
-   */
+  /** Reports that this end closed the socket, and that the peer has not replied yet. Idempotent. */
   closing(): void;
   /** Reports that the socket is gone. Idempotent. */
   [Symbol.dispose](): void;
@@ -55,14 +53,14 @@ export interface AcceptWebSocketOptions {
    * @default {platformRuntime()}
    */
   readonly runtime?: Runtime | undefined;
-  /** Subprotocol to answer with, one of those offered by the peer. */
+  /** Selected subprotocol, which the peer must have offered. */
   readonly protocol?: string | undefined;
-  /** Headers of the answer, in addition to those of the upgrade; absent by default. */
+  /** Headers of the response, in addition to those of the upgrade; none by default. */
   readonly headers?: HeadersInit | undefined;
   /**
    * Closes a peer that shows no sign of life for this long, in milliseconds; the runtime sends a
-   * WebSocket ping after half of this time. 0 turns the timeout off. The timeout ends with the
-   * first call of `close`, whether the peer answers the close or not.
+   * WebSocket ping after half of this time. 0 turns the timeout off. The timeout stops with the
+   * first call of `close`, whether the peer replies or not.
    *
    * @default {60000}
    */
@@ -79,9 +77,9 @@ export interface AcceptWebSocketOptions {
     >
     | undefined;
   /**
-   * Resolves once a peer that has to send a token first is admitted. Until then an engine SHOULD
+   * Resolves after a peer that must first send a token is admitted. Until then an engine SHOULD
    * accept no more than the token: no streams and datagrams of `skein.1`, and `maxEarlyBytes` of
-   * the first stream of `qmux-NN.skein.1`. By default, every peer is admitted at once.
+   * the first stream of `qmux-NN.skein.1`. By default, every peer is admitted immediately.
    */
   readonly admitted?: Promise<unknown> | undefined;
 }
@@ -102,7 +100,7 @@ const ACCEPT: OptionKinds<AcceptWebSocketOptions> = {
 };
 
 /**
- * Function that accepts WebSockets. Another engine can replace {@linkcode acceptWebSocket} here.
+ * Function that accepts WebSockets. Another engine can replace {@linkcode acceptWebSocket}.
  *
  * - It MUST throw a `TypeError` if the request is not an upgrade. A server passes only upgrade
  *   requests that are valid by RFC 6455: method, host, version and key are checked before.
@@ -135,13 +133,13 @@ export interface UpgradeRequest extends Pick<Request, "method" | "url"> {
 
 /** A request to upgrade that can be accepted without a `Request`. */
 export interface OfferedUpgrade extends UpgradeRequest {
-  /** The request for the application; a host may create the request on first use. */
+  /** The request for the application; a host may create it on first use. */
   readonly request: Request;
   /**
    * Accepts the upgrade, which MUST be valid; see {@linkcode findUpgradeFault}.
    *
    * @param options Options of the engine; the peer MUST have offered the subprotocol.
-   * @throws {TypeError} If the peer has left.
+   * @throws {TypeError} If the peer has disconnected.
    */
   accept(options: AcceptWebSocketOptions): AcceptedWebSocket;
 }
@@ -154,7 +152,7 @@ export interface HttpListenOptions {
    * @default {platformRuntime()}
    */
   readonly runtime?: Runtime | undefined;
-  /** TCP port; 0 takes a free one. */
+  /** TCP port; 0 selects a free one. */
   readonly port: number;
   /** Address to listen on. */
   readonly hostname: string;
@@ -167,29 +165,32 @@ export interface HttpListenOptions {
    */
   readonly reusePort?: boolean | undefined;
   /**
-   * Largest message that the server takes from peers, in bytes. A host with a lower bound MUST throw
-   * a `RangeError`: peers rely on the server's bound.
+   * Largest message that the server accepts from peers, in bytes. A host with a lower bound MUST
+   * throw a `RangeError`: peers rely on the server's bound.
    */
   readonly maxFrameBytes?: number | undefined;
-  /** Most simultaneous connections. */
+  /** Maximum number of simultaneous connections. */
   readonly maxConnections?: number | undefined;
-  /** Most simultaneous connections of one network address; by default a share in contention. */
+  /**
+   * Maximum number of simultaneous connections per network address; by default a share, once more
+   * than half are in use.
+   */
   readonly maxConnectionsPerAddress?: number | undefined;
   /**
-   * All quotas of the server, for a host that counts by them; provided by a server.
+   * All quotas of the server, for a host that counts with them; provided by a server.
    *
    * @internal
    */
   readonly quotas?: Quotas | undefined;
 }
 
-/** Handler of upgrades without a `Request`; `undefined` for one that needs a `Request`. */
+/** Handler of upgrades without a `Request`; `undefined` for an upgrade that needs a `Request`. */
 export type UpgradeHandler = (
   upgrade: OfferedUpgrade,
   info: { readonly remoteAddr: Deno.NetAddr },
 ) => Response | Promise<Response> | undefined;
 
-/** Handler of requests; `remoteAddr` is the origin of the request. */
+/** Handler of requests; `remoteAddr` is the address of the peer. */
 export type HttpHandler = (
   request: Request,
   info: { readonly remoteAddr: Deno.NetAddr },
@@ -205,7 +206,7 @@ export interface WebSocketHost {
    * @param options Address, certificate and limits.
    * @param handler Handler of requests.
    * @returns The server.
-   * @throws {Deno.errors.AddrInUse} If the port is taken.
+   * @throws {Deno.errors.AddrInUse} If the port is in use.
    */
   listen(
     options: HttpListenOptions,
@@ -217,24 +218,25 @@ export interface WebSocketHost {
     /** Address that the server listens on. */
     readonly addr: Deno.NetAddr;
     /**
-     * Stops listening, and ends every connection; connections with an unfinished answer end last.
+     * Stops listening, and ends every connection; connections with an unfinished response end last.
      * Idempotent.
      *
-     * @param options Time that a server asks for unfinished answers, in milliseconds; a host may
-     * allow more.
+     * @param options Time that the server allows for unfinished responses, in milliseconds; a host
+     * may allow more.
      */
     shutdown(options?: { readonly answersMs?: number | undefined }): Promise<void>;
     /**
-     * Gives up the bodies of requests that are not complete: their reads reject, and the answer
-     * that the handler gives is still sent. Called once, before `shutdown`. Idempotent.
+     * Stops reading the bodies of incomplete requests: their reads reject, and the handler's
+     * response is still sent. Called once, before `shutdown`. Idempotent.
      */
     cutBodies?(): void;
   };
 }
 
 /**
- * A host that may also offer upgrades before there is a `Request`, which takes longer to create than
- * a session. Every host is one: a host that does not know the handler calls the other one alone.
+ * A host that may also offer upgrades before there is a `Request`, which takes longer to create
+ * than a session. Every host qualifies: a host without support for `onUpgrade` calls only
+ * `handler`.
  */
 export interface UpgradeHost extends WebSocketHost {
   /**
@@ -254,10 +256,10 @@ export type HttpListener = ReturnType<WebSocketHost["listen"]>;
 /**
  * Accepts a WebSocket.
  *
- * - **`skein.1`:** message frames, with streams and datagrams beside them.
- * - **QMux:** streams and datagrams, with `qmux-01`, `qmux-01.chat` or the like. The connection's
- *   `protocol` is the part behind the point. Messages of `qmux-01.skein.1` travel on the peer's
- *   first stream.
+ * - **`skein.1`:** message frames, with streams and datagrams next to them.
+ * - **QMux:** streams and datagrams, with a subprotocol such as `qmux-01` or `qmux-01.chat`. The
+ *   connection's `protocol` is the part after the dot. With `qmux-01.skein.1`, the peer's first
+ *   stream carries the messages.
  * - **Other subprotocols, or none:** message frames only.
  *
  * @param request An upgrade request.
@@ -273,12 +275,12 @@ export function acceptWebSocket(
   const { runtime = platformRuntime(), protocol = "", idleTimeoutMs = 60_000 } = options;
   const { lease, flowControl, admitted } = options;
   checkOffered(request, protocol);
-  const fields = fieldsOf(options.headers); // An upgraded request cannot be refused any more.
+  const fields = fieldsOf(options.headers); // An upgraded request can no longer be rejected.
   requireDeno("accept WebSocket", "serve() must listen, with hardenedWebSocket()");
   const { socket, response } = Deno.upgradeWebSocket(request, {
     idleTimeout: idleTimeoutMs / 1_000,
   });
-  // The runtime's own option does not find a protocol behind a comma without a space.
+  // The runtime's own option does not find a protocol after a comma without a space.
   if (protocol !== "") response.headers.set("sec-websocket-protocol", protocol);
   for (const [name, value] of fields) response.headers.append(name, value);
   const connection = new ServerWebSocketConnection(socket, {
@@ -293,7 +295,7 @@ export function acceptWebSocket(
 }
 
 /**
- * Checks the headers that an answer has in addition.
+ * Checks the additional headers of a response.
  *
  * @param headers The headers; `undefined` for none.
  * @returns Names and values, without line breaks.
@@ -304,7 +306,7 @@ export function fieldsOf(headers: HeadersInit | undefined): Iterable<[string, st
 }
 
 /**
- * Checks the subprotocol of an answer.
+ * Checks the subprotocol of a response.
  *
  * @param protocol The subprotocol; `""` for none.
  * @throws {TypeError} If the peer does not offer the subprotocol.
@@ -317,11 +319,11 @@ export function checkOffered(request: UpgradeRequest, protocol: string): void {
 }
 
 /**
- * Adds the streams of a subprotocol of QMux, with messages if the subprotocol has them, to the
- * WebSocket of a server.
+ * Adds the streams of a QMux subprotocol, with messages if the subprotocol names them, to a
+ * server's WebSocket.
  *
- * @param connection The WebSocket; returned as it is with any other subprotocol.
- * @param options Runtime of the listener, and limits of the caller.
+ * @param connection The WebSocket; returned unchanged with any other subprotocol.
+ * @param options Runtime of the listener, and limits from the caller.
  */
 export function withAgreedStreams(
   connection: Connection,
@@ -330,7 +332,7 @@ export function withAgreedStreams(
     & { readonly runtime: Runtime },
 ): Connection {
   const { protocol } = connection;
-  // Most peers have no streams, and the parser makes the names of all drafts.
+  // Most peers use no streams, and the parser builds the names of all drafts.
   if (!protocol.startsWith("qmux-") || parseQmuxProtocol(protocol) === undefined) return connection;
   const { runtime, flowControl, messages, admitted } = options;
   const carry = (streams: Connection) =>
@@ -339,9 +341,7 @@ export function withAgreedStreams(
   return withStreams(connection, { runtime, flowControl, hold, carry, side: "server" });
 }
 
-/**
- * Checks for a request to upgrade to a WebSocket.
- */
+/** Checks for a request to upgrade to a WebSocket. */
 export function isWebSocketUpgrade(
   request: { readonly headers: Pick<Headers, "get"> },
 ): boolean {
@@ -366,7 +366,8 @@ export interface UpgradeFault {
 }
 
 /**
- * Checks an upgrade request by RFC 6455, section 4.2.1, because an engine may be more lenient.
+ * Checks an upgrade request according to RFC 6455, section 4.2.1, because an engine may be more
+ * lenient.
  *
  * @returns The first fault; `undefined` for a valid request.
  */
@@ -376,9 +377,9 @@ export function findUpgradeFault(
   if (method !== "GET") {
     return faultOf(405, `the method must be GET, received ${method}`, { allow: "GET" });
   }
-  if (!headers.get("host")) return faultOf(400, "the request must have a Host");
+  if (!headers.get("host")) return faultOf(400, "the request must have a Host header");
   if (!CONNECTION_UPGRADE.test(headers.get("connection") ?? "")) {
-    return faultOf(400, "Connection must have upgrade among its words");
+    return faultOf(400, "Connection must include upgrade");
   }
   const version = headers.get("sec-websocket-version");
   if (version !== VERSION) {
@@ -413,20 +414,20 @@ export function offeredProtocols(request: UpgradeRequest): string[] {
 
 const CLOSING = 2;
 
-/** Events of a socket of a server, whose close event has the information of its error event. */
+/** Events of a server's socket, whose close event includes the information of its error event. */
 const SERVER_EVENTS = ["open", "message", "close"] as const;
 
 /** Options of a {@linkcode ServerWebSocketConnection}. */
 export interface ServerWebSocketOptions extends Pick<WebSocketConnectionOptions, "events"> {
   readonly runtime: Runtime;
-  /** Subprotocol chosen by the server, which Deno's socket does not report. */
+  /** Subprotocol selected by the server, which Deno's socket does not report. */
   readonly protocol: string;
   readonly lease?: SocketLease | undefined;
   /** Amount that the peer may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
   /**
-   * Resolves once the peer is admitted; until then, streams and datagrams are refused. By default,
-   * every peer is admitted at once.
+   * Resolves after the peer is admitted; until then, streams and datagrams are rejected. By
+   * default, every peer is admitted immediately.
    */
   readonly admitted?: Promise<unknown> | undefined;
 }
@@ -447,7 +448,6 @@ export class ServerWebSocketConnection extends WebSocketConnection {
     this.#lease = lease;
   }
 
-  /** Always `server`. */
   override get side(): "server" {
     return "server";
   }
@@ -469,7 +469,7 @@ export class ServerWebSocketConnection extends WebSocketConnection {
     this.#tellClosing();
   }
 
-  /** Refuses streams and datagrams before admission: only a message with a token is allowed. */
+  /** Rejects streams and datagrams before admission: only a message with a token is allowed. */
   protected override refusesRecords(): boolean {
     if (this.#isAdmitted) return false;
     const reason = "Expected a token and nothing else";
@@ -477,7 +477,7 @@ export class ServerWebSocketConnection extends WebSocketConnection {
     return true;
   }
 
-  /** Opens streams without loading code. */
+  /** Creates the multiplexer without loading code. */
   protected override openStreams(): Multiplexer {
     return openStreams(this);
   }
@@ -496,18 +496,18 @@ export class ServerWebSocketConnection extends WebSocketConnection {
 }
 
 /**
- * Credit until a peer is admitted, such as a client before its token: enough for the stream of the
- * token and a few others.
+ * Credit until a peer is admitted, for example before a client sends its token: enough for the
+ * stream of the token and a few others.
  */
 const HELD = { data: 20_480, bidirectional: 8, unidirectional: 8 };
 
 /**
  * Accepts no datagrams and little stream data until the peer is admitted.
  *
- * @param qmux A multiplexer before its start. One without credit, in the framing from before the
- * drafts, is left as it is.
+ * @param qmux A multiplexer before its start. A multiplexer without credit, in the framing from
+ * before the drafts, stays unchanged.
  * @param admitted Resolves on admission.
- * @param data Most bytes of stream data.
+ * @param data Maximum bytes of stream data.
  */
 function holdUntil(qmux: Qmux, admitted: Promise<unknown>, data: number = HELD.data): void {
   const { credit } = qmux;

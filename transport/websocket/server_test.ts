@@ -25,7 +25,7 @@ function counted(): { lease: SocketLease; calls: string[] } {
   return { lease, calls };
 }
 
-Deno.test("ServerWebSocketConnection keeps the lease until the socket is gone, not until its own end", async () => {
+Deno.test("ServerWebSocketConnection keeps the lease until the socket is gone, not just until the connection ends", async () => {
   using time = new FakeTime();
   const socket = new Silent();
   const { lease, calls } = counted();

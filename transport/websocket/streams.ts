@@ -1,4 +1,6 @@
-/** Streams and datagrams of a WebSocket: loaded by a page on first use, by a server at once. */
+/**
+ * Streams and datagrams of a WebSocket. A page loads this module on first use, a server at startup.
+ */
 import { CloseCode, ConnectionError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type {
@@ -47,7 +49,7 @@ export interface WithStreamsOptions {
   readonly carry?: ((connection: Connection) => Connection) | undefined;
   /** Amount that the peer may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
-  /** Called with the multiplexer before its start; a server bounds a peer without a token here. */
+  /** Called with the multiplexer before its start; a server limits a peer without a token here. */
   readonly hold?: ((qmux: Qmux) => void) | undefined;
 }
 
@@ -58,7 +60,7 @@ export interface WithStreamsOptions {
  * @param connection WebSocket connection, whose frames the caller MUST NOT use afterwards.
  * @param options Side of the connection, flow control and limits.
  * @returns A connection with streams; closing it closes the WebSocket.
- * @throws {ConnectionError} If the subprotocol has an unsupported version.
+ * @throws {ConnectionError} If the subprotocol names an unsupported version.
  */
 export function withStreams(connection: Connection, options: WithStreamsOptions): Connection {
   const agreed = parseQmuxProtocol(connection.protocol);
@@ -111,19 +113,18 @@ class HostLink implements MultiplexerLink {
     const name = `0x${code.toString(16)}`;
     this.#host.close({
       closeCode: CloseCode.malformed,
-      reason: `Streams failed with QUIC's ${name}: ${reason}`,
+      reason: `Streams failed with QUIC error ${name}: ${reason}`,
     });
   }
 }
 
-/** Multiplexer of a wire with neither streams nor datagrams. */
+/** Multiplexer of a transport with neither streams nor datagrams. */
 class NoStreams implements Multiplexer {
   readonly datagrams: DatagramDuplex;
   readonly incomingBidirectionalStreams: ReadableStream<never> = noStreams();
   readonly incomingUnidirectionalStreams: ReadableStream<never> = noStreams();
   readonly #wire: string;
 
-  /** Takes the name of the wire, for errors. */
   constructor(wire: string) {
     this.#wire = wire;
     this.datagrams = noDatagrams(wire);
