@@ -137,7 +137,7 @@ Deno.test("connect() tries HTTP once in each round where the server is unreachab
   for await (const status of client.status) {
     if (status.name !== "reconnecting" || status.attempt < rounds) continue;
     assertMatch(status.cause.reason, /Cannot open WebSocket to .*; .*Cannot open HTTP to /);
-    assertMatch(status.cause.reason, /the answer with status 502 is not of a session$/);
+    assertMatch(status.cause.reason, /the response with status 502 is not from a Skein server$/);
     assert(status.cause.error instanceof ConnectionError);
     break;
   }
@@ -264,7 +264,7 @@ Deno.test("serve({ http: false }) and other paths leave requests to the applicat
     await assertRejects(
       () => soon(dial(front.url, { transports: ["http"] })),
       Error,
-      "the answer with status 418 is not of a session",
+      "the response with status 418 is not from a Skein server",
     );
   }
 });
@@ -681,7 +681,7 @@ Deno.test("A session over HTTP whose client never reads closes by its send queue
   await reader.cancel();
 });
 
-Deno.test("dialHttp() does not read an answer that is not of a session", async () => {
+Deno.test("dialHttp() does not read a response that is not from a Skein server", async () => {
   const cancelled = Promise.withResolvers<void>();
   const endless = new ReadableStream({ cancel: () => cancelled.resolve() });
   await assertRejects(
@@ -692,7 +692,7 @@ Deno.test("dialHttp() does not read an answer that is not of a session", async (
         fetch: () => Promise.resolve(new Response(endless)),
       }),
     ConnectionError,
-    "the answer with status 200 is not of a session",
+    "the response with status 200 is not from a Skein server",
   );
   await cancelled.promise;
 });

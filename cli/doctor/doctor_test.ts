@@ -205,7 +205,10 @@ Deno.test("skein doctor reports a WebSocket server without Skein", async () => {
     detail: /did not choose the subprotocol skein\.1/,
     cause: /not a Skein server/,
   });
-  assertFault(check("http.session"), { detail: /status 426 is not of a session/, cure: /path/ });
+  assertFault(check("http.session"), {
+    detail: /status 426 is not from a Skein server/,
+    cure: /path/,
+  });
 });
 
 Deno.test("skein doctor reports a server without Skein that accepts any subprotocol", async () => {

@@ -236,7 +236,7 @@ export async function checkHello(list: CheckList, options: HelloOptions): Promis
 
 /** Finds cause and fix of a session that does not open. */
 function helloFault(error: Error, token: string | undefined): Fault {
-  const isOther = /the answer with status \d+ is not of a session/.exec(error.message);
+  const isOther = /the response with status \d+ is not from a Skein server/.exec(error.message);
   if (isOther !== null) {
     return new Fault({
       detail: isOther[0],

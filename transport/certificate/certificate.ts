@@ -1,10 +1,12 @@
-/** Certificates of servers, and the hashes by which browsers trust some without an authority. */
+/**
+ * Server certificates, and the hashes by which browsers trust some of them without an authority.
+ */
 import { builtin } from "../../base/builtins.ts";
 import type { CertificateHash } from "../webtransport.ts";
 
 /** A certificate and its key. */
 export interface Certificate {
-  /** The chain in PEM, the server's own first. */
+  /** The chain in PEM, starting with the server's own certificate. */
   readonly cert: string;
   /** The private key in PEM. */
   readonly key: string;
@@ -63,8 +65,8 @@ export function hashOf(der: Uint8Array): Sha256Hash {
  * Finds the hash by which clients can trust a server's certificate. Browsers accept only
  * certificates with an elliptic curve and a validity of at most two weeks.
  *
- * @param cert A certificate, or a chain that begins with one, in PEM.
- * @returns The one hash; empty if browsers would not accept the certificate.
+ * @param cert A certificate, or a chain that starts with it, in PEM.
+ * @returns The only hash; empty if browsers would not accept the certificate.
  */
 export function certificateHashes(cert: string): readonly Sha256Hash[] {
   try {

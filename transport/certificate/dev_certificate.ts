@@ -1,4 +1,4 @@
-/** A certificate for development, which browsers trust by its hash, and its renewal. */
+/** A development certificate, which browsers trust by its hash, and its renewal. */
 import type { OptionKinds } from "../../base/options.ts";
 import { checkOptions, integer, RUNTIME } from "../../base/option_checks.ts";
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
@@ -16,19 +16,19 @@ export interface DevCertificateOptions {
    */
   readonly names?: readonly string[] | undefined;
   /**
-   * Folder of the certificate; `null` keeps the certificate in memory alone. By default, the user's
+   * Folder of the certificate; `null` keeps the certificate only in memory. By default, the user's
    * cache folder: `$XDG_CACHE_HOME/skein` or `~/.cache/skein`, `~/Library/Caches/skein`,
    * `%LOCALAPPDATA%\skein`.
    */
   readonly cacheFolder?: string | URL | null | undefined;
   /**
-   * Validity from now on in days, 1 to 13. The start is an hour ago, for clocks that are late.
+   * Validity from now in days, 1 to 13. It starts an hour ago, for clocks that are slow.
    *
    * @default {13}
    */
   readonly days?: number | undefined;
   /**
-   * Makes a new certificate, even if the stored one is still good.
+   * Creates a new certificate, even if the stored one is still valid.
    *
    * @default {false}
    */
@@ -56,13 +56,13 @@ export interface DevCertificate {
   /** End of the validity. */
   readonly notAfter: Date;
   /**
-   * Time at which {@linkcode devCertificate} makes a new one: two days before the end, or when a
+   * Time at which {@linkcode devCertificate} creates a new one: two days before the end, or when a
    * quarter of the days is left.
    */
   readonly renewAt: Date;
   /** Hashes for a client's `serverCertificateHashes` option. */
   readonly hashes: readonly (CertificateHash & { readonly value: Uint8Array<ArrayBuffer> })[];
-  /** File of certificate and key; `undefined` if in memory alone. */
+  /** File of certificate and key; `undefined` if only in memory. */
   readonly file: string | undefined;
 }
 
@@ -77,7 +77,7 @@ interface CertificateSpec {
 const DEFAULT_NAMES: readonly string[] = ["localhost", "127.0.0.1", "::1"];
 const MAX_NAMES = 100;
 
-/** Most days: the W3C allows 14 in all, of which an hour lies in the past. */
+/** Maximum days: W3C allows 14 in total, of which an hour lies in the past. */
 const MAX_DAYS = 13;
 const DAY_MS = 86_400_000;
 const LATE_CLOCK_MS = 3_600_000;
@@ -95,15 +95,15 @@ const OPTIONS: OptionKinds<DevCertificateOptions> = {
 };
 
 /**
- * Returns the development certificate: the stored one, or a new one if there is no stored one, or
- * if that ends soon or has other names.
+ * Returns the development certificate: the stored one, or a new one if none is stored, or if the
+ * stored one expires soon or has other names.
  *
- * A browser trusts the certificate by its hash alone, without an authority, as the key is ECDSA and
- * the validity at most 14 days. The file is readable for the user alone. Only clients with the hash
- * trust the certificate, so the use is development.
+ * A browser trusts the certificate only by its hash, without an authority, because the key is ECDSA
+ * and the validity at most 14 days. Only the user can read the file. Use it only for development:
+ * only clients that know the hash trust the certificate.
  *
  * Never prompts: without permission to read and write the environment or the folder, the
- * certificate is in memory alone.
+ * certificate is only in memory.
  *
  * @see {@link https://www.w3.org/TR/webtransport/#custom-certificate-requirements | WebTransport}
  *
@@ -136,7 +136,7 @@ export function devCertificate(options: DevCertificateOptions = {}): DevCertific
 
   const { certificate, text } = made(wanted);
   let theirs: DevCertificate | undefined;
-  // Of several processes that start at once, one is first; the others use the same certificate.
+  // If several processes start at the same time, one is first, and the others use its certificate.
   const isKept = file.write(
     text,
     wanted.runtime.randomUUID(),
@@ -183,7 +183,9 @@ function made(
   };
 }
 
-/** Reads a stored certificate; `undefined` if broken, about to end, or made for other options. */
+/**
+ * Reads a stored certificate; `undefined` if broken, about to expire, or created for other options.
+ */
 function readStored(
   text: string | undefined,
   { names, days, now }: CertificateSpec,
@@ -234,12 +236,12 @@ function contains(bytes: Uint8Array, part: Uint8Array): boolean {
 }
 
 /**
- * Interval of checks of the certificate's age, in milliseconds: timers stand still while a machine
+ * Interval between checks of the certificate's age, in milliseconds: timers stop while a machine
  * sleeps.
  */
 const CHECK_INTERVAL_MS = 3_600_000;
 
-/** Keeps a development certificate fresh, until disposal. */
+/** Keeps a development certificate valid until disposal. */
 export class DevRenewal implements Disposable {
   readonly #runtime: Runtime;
   readonly #options: DevCertificateOptions;
@@ -249,7 +251,7 @@ export class DevRenewal implements Disposable {
   readonly first: DevCertificate;
 
   /**
-   * Makes the first certificate, and starts the renewal.
+   * Creates the first certificate, and starts the renewal.
    *
    * @param replace Called with each certificate after the first.
    */
@@ -262,7 +264,6 @@ export class DevRenewal implements Disposable {
     this.#renewAt(this.first.renewAt);
   }
 
-  /** Stops the renewal. */
   [Symbol.dispose](): void {
     this.#runtime.clearTimeout(this.#timer);
   }
@@ -298,7 +299,7 @@ const MAX_FILE_BYTES = 64 * 1024;
 /**
  * Finds the user's cache folder for Skein, by the platform's convention.
  *
- * @returns The path, or `undefined` if the environment has no such variable, or may not be read.
+ * @returns The path, or `undefined` if the environment lacks the variable, or may not be read.
  */
 function userCacheFolder(): string | undefined {
   switch (Deno.build.os) {
@@ -313,18 +314,18 @@ function userCacheFolder(): string | undefined {
 }
 
 /**
- * A file with PEM for one user alone. Certificate and key share the file, so that a reader never
- * gets a new certificate with an old key.
+ * A PEM file that only one user can read. Certificate and key share the file, so that a reader
+ * never gets a new certificate with an old key.
  *
- * No method prompts for a permission, and none throws: a certificate that cannot be stored is made
- * again the next time.
+ * No method prompts for a permission, and none throws: a certificate that cannot be stored is
+ * created again the next time.
  */
 class CertificateFile {
   readonly path: string;
   readonly #folder: string;
 
   /**
-   * Names the file, which need not exist.
+   * Sets the path of the file, which need not exist.
    *
    * @param folder The folder of the file, which need not exist either.
    */
@@ -348,10 +349,10 @@ class CertificateFile {
   }
 
   /**
-   * Replaces the file at once and as a whole.
+   * Replaces the whole file atomically.
    *
-   * @param id Unique part of the name of a temporary file.
-   * @param isTaken Called last; tells if another process stored a good certificate meanwhile.
+   * @param id Unique part of a temporary file's name.
+   * @param isTaken Called last; tells if another process has stored a valid certificate meanwhile.
    * @returns `true` if the text is stored.
    */
   write(text: string, id: string, isTaken: () => boolean): boolean {
@@ -365,7 +366,7 @@ class CertificateFile {
       Deno.renameSync(temporary, this.path);
       isKept = true;
     } catch {
-      // A full disk, or a folder of another user.
+      // The disk is full, or the folder belongs to another user.
     } finally {
       if (!isKept) remove(temporary);
     }
@@ -390,6 +391,6 @@ function remove(path: string): void {
   try {
     Deno.removeSync(path);
   } catch {
-    // The file was never made.
+    // The file was never created.
   }
 }

@@ -30,7 +30,7 @@ function daysLater(days: number): Date {
   return new Date(Date.now() + days * DAY_MS);
 }
 
-Deno.test("devCertificate() makes a certificate that browsers accept by hash", () => {
+Deno.test("devCertificate() creates a certificate that browsers accept by hash", () => {
   const made = devCertificate({ cacheFolder: null });
   const certificate = new X509Certificate(made.cert);
   assertEquals(certificate.ca, false);
@@ -46,7 +46,7 @@ Deno.test("devCertificate() makes a certificate that browsers accept by hash", (
   assertEquals(made.file, undefined);
 });
 
-Deno.test("devCertificate() makes another key and serial number each time", () => {
+Deno.test("devCertificate() creates a new key and serial number each time", () => {
   const [one, other] = [0, 1].map(() => devCertificate({ cacheFolder: null }));
   assertNotEquals(one!.key, other!.key);
   const serials = [one!, other!].map(({ cert }) => new X509Certificate(cert).serialNumber);
@@ -65,7 +65,7 @@ Deno.test("devCertificate() writes names of every kind", () => {
   assertMatch(subjectAltName, /fe80::1:0:2|FE80:0:0:0:0:1:0:2/i);
 });
 
-Deno.test("devCertificate() rejects options that make no sense", () => {
+Deno.test("devCertificate() rejects invalid options", () => {
   const bad: [DevCertificateOptions, typeof TypeError | typeof RangeError, string][] = [
     [{ names: [] }, RangeError, "names must be 1 to 100, received 0"],
     [{ names: Array(101).fill("a") }, RangeError, "received 101"],
@@ -89,7 +89,7 @@ Deno.test("devCertificate() rejects options that make no sense", () => {
   }
 });
 
-Deno.test("devCertificate() keeps the certificate for the user alone", () => {
+Deno.test("devCertificate() stores the certificate so that only the user can read it", () => {
   using folder = new Folder();
   const { cacheFolder } = folder;
   const made = devCertificate({ cacheFolder });
@@ -100,12 +100,12 @@ Deno.test("devCertificate() keeps the certificate for the user alone", () => {
   if (!isWindows) assertEquals(Deno.statSync(made.file!).mode! & 0o777, 0o600);
 });
 
-Deno.test("devCertificate() makes another where the kept one does not fit", () => {
+Deno.test("devCertificate() creates a new certificate if the stored one does not fit", () => {
   const fits: [string, DevCertificateOptions, boolean][] = [
     ["ten days later", { now: daysLater(10) }, true],
     ["less than two days before its end", { now: daysLater(11.01) }, false],
     ["after its end", { now: daysLater(20) }, false],
-    ["before its beginning", { now: daysLater(-1) }, false],
+    ["before its start", { now: daysLater(-1) }, false],
     ["other names", { names: ["localhost"] }, false],
     ["a shorter time", { days: 12 }, false],
     ["asked for", { renew: true }, false],
@@ -120,7 +120,7 @@ Deno.test("devCertificate() makes another where the kept one does not fit", () =
   }
 });
 
-Deno.test("devCertificate() makes another one at renewAt, also for a few days", () => {
+Deno.test("devCertificate() creates a new certificate at renewAt, even for short validities", () => {
   using folder = new Folder();
   const { cacheFolder } = folder;
   const { renewAt, notAfter, ...first } = devCertificate({ cacheFolder, days: 1 });
@@ -131,7 +131,7 @@ Deno.test("devCertificate() makes another one at renewAt, also for a few days", 
   assertNotEquals(after.cert, first.cert);
 });
 
-Deno.test("devCertificate() makes another where the file is broken", () => {
+Deno.test("devCertificate() creates a new certificate if the file is broken", () => {
   using folder = new Folder();
   const { cacheFolder } = folder;
   const { cert, key, file } = devCertificate({ cacheFolder });
@@ -158,7 +158,7 @@ Deno.test("devCertificate() makes another where the file is broken", () => {
 });
 
 Deno.test({
-  name: "devCertificate() makes another where others could read the key",
+  name: "devCertificate() creates a new certificate if others could read the key",
   ignore: isWindows,
   fn() {
     using folder = new Folder();
@@ -171,7 +171,7 @@ Deno.test({
   },
 });
 
-Deno.test("devCertificate() is in memory alone where the folder cannot be made", () => {
+Deno.test("devCertificate() stays in memory if the folder cannot be created", () => {
   using folder = new Folder();
   Deno.writeTextFileSync(`${folder.path}/file`, "");
   const { file } = devCertificate({ cacheFolder: `${folder.path}/file/cache` });
@@ -185,10 +185,10 @@ const denials: [string, Deno.TestDefinition["permissions"]][] = [
 ];
 for (const [what, permissions] of denials) {
   Deno.test({
-    name: `devCertificate() is in memory alone without permission for the ${what}`,
+    name: `devCertificate() stays in memory without permission for the ${what}`,
     permissions: permissions!,
     fn() {
-      // The user's own certificate may be there, and be read.
+      // The user's own certificate may exist and be read.
       const { file, hashes } = devCertificate({ renew: true });
       assertEquals(file, undefined);
       assertEquals(hashes.length, 1);
@@ -196,7 +196,7 @@ for (const [what, permissions] of denials) {
   });
 }
 
-Deno.test("devCertificate() gives processes that start at once the same certificate", async () => {
+Deno.test("devCertificate() gives processes that start at the same time the same certificate", async () => {
   using folder = new Folder();
   const { cacheFolder } = folder;
   const script = `import { devCertificate } from ${
@@ -226,7 +226,7 @@ Deno.test("devCertificate() gives processes that start at once the same certific
   assert(seen.includes(hashOf(devCertificate({ cacheFolder }))));
 });
 
-Deno.test("devCertificate() is trusted by its hash, as its own authority, and not otherwise", async () => {
+Deno.test("devCertificate() is trusted only by its hash, or as its own authority", async () => {
   const { cert, key, hashes } = devCertificate({ cacheFolder: null });
   const endpoint = new Deno.QuicEndpoint({ hostname: "127.0.0.1", port: 0 });
   const listener = endpoint.listen({ cert, key, alpnProtocols: ["h3"] });

@@ -1,10 +1,10 @@
 /** Self-signed certificates for development: ECDSA P-256, X.509 v3. */
 import { builtin } from "../../base/builtins.ts";
 
-/** A context-specific tag that holds other values. */
+/** A context-specific tag that contains other values. */
 const CONSTRUCTED = 0xa0;
 
-/** A context-specific tag that holds bytes. */
+/** A context-specific tag that contains bytes. */
 const PRIMITIVE = 0x80;
 
 /** First year that does not fit into a `UTCTime`. */
@@ -13,8 +13,8 @@ const FIRST_LONG_YEAR = 2050;
 /**
  * Writes one value: tag, length, content.
  *
- * @param tag The tag's one byte.
- * @param parts The content, joined.
+ * @param tag The tag, one byte.
+ * @param parts The content, which is joined.
  */
 export function value(tag: number, ...parts: readonly Uint8Array[]): Uint8Array {
   const length = parts.reduce((sum, part) => sum + part.length, 0);
@@ -34,18 +34,18 @@ export function sequence(...values: readonly Uint8Array[]): Uint8Array {
   return value(0x30, ...values);
 }
 
-/** Writes a SET of one value, which needs no order. */
+/** Writes a SET of one value, which needs no sorting. */
 function setOf(member: Uint8Array): Uint8Array {
   return value(0x31, member);
 }
 
-/** Writes a positive INTEGER of these bytes, which MUST NOT begin with a zero. */
+/** Writes a positive INTEGER of these bytes, which MUST NOT start with a zero. */
 export function integer(bytes: Uint8Array): Uint8Array {
   const isNegative = (bytes[0] ?? 0) >= 0x80;
   return value(0x02, isNegative ? Uint8Array.of(0, ...bytes) : bytes);
 }
 
-/** Writes BOOLEAN `true`; `false` is a default, which DER leaves out. */
+/** Writes BOOLEAN `true`; DER omits the default `false`. */
 function yes(): Uint8Array {
   return value(0x01, Uint8Array.of(0xff));
 }
@@ -71,7 +71,7 @@ export function oid(text: string): Uint8Array {
   return value(0x06, Uint8Array.from([first * 40 + second, ...rest].flatMap(base128)));
 }
 
-/** Writes a time to the second, in the form of RFC 5280, section 4.1.2.5. */
+/** Writes a time in whole seconds, in the form of RFC 5280, section 4.1.2.5. */
 export function time(date: Date): Uint8Array {
   const digits = date.toISOString().replace(/\.\d+/, "").replace(/[-:T]/g, "");
   const isLong = date.getUTCFullYear() >= FIRST_LONG_YEAR;
@@ -118,11 +118,11 @@ const IP_ADDRESS = PRIMITIVE | 7;
 const LABEL = /^[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?$/;
 
 /**
- * Makes a key, and a certificate signed with the key.
+ * Creates a key, and a certificate signed with it.
  *
- * The certificate is no authority (`CA:FALSE`): a client that trusts one by hash or by name trusts
- * no other certificate with it. Also, rustls does not accept an authority's certificate from a
- * server.
+ * The certificate is not an authority (`CA:FALSE`): a client that trusts it by hash or by name
+ * trusts no other certificate through it. Also, rustls does not accept an authority's certificate
+ * from a server.
  *
  * @see {@link https://www.rfc-editor.org/rfc/rfc5280 | RFC 5280}, sections 4.1 and 4.2
  *
@@ -179,7 +179,7 @@ function generalName(name: string): Uint8Array {
   if (address !== undefined) return value(IP_ADDRESS, address);
   if (!isDnsName(name)) {
     throw new TypeError(
-      `Cannot make certificate: names must hold DNS names and IP addresses, received "${name}"`,
+      `Cannot make certificate: names must be DNS names and IP addresses, received "${name}"`,
     );
   }
   return value(DNS_NAME, new TextEncoder().encode(name.toLowerCase()));
@@ -209,7 +209,7 @@ function addressBytes(name: string): Uint8Array | undefined {
   return Uint8Array.from(groups.flatMap((group) => [group >> 8, group & 0xff]));
 }
 
-/** Makes a random positive number without a leading zero byte. */
+/** Creates a random positive number without a leading zero byte. */
 function serialNumber(): Uint8Array {
   const bytes = crypto.getRandomValues(new Uint8Array(SERIAL_BYTES));
   bytes[0] = (bytes[0]! & 0x3f) | 0x40;

@@ -56,7 +56,7 @@ Deno.test("subjectAltName() writes addresses as bytes, in every notation", () =>
   }
 });
 
-Deno.test("certificateHashes() hashes certificates that browsers take by hash, and nothing else", () => {
+Deno.test("certificateHashes() hashes only certificates that browsers accept by hash", () => {
   const certificate = (days: number) => {
     const notBefore = new Date("2026-01-01T00:00:00Z");
     const notAfter = new Date(notBefore.getTime() + days * 86_400_000);
@@ -65,7 +65,7 @@ Deno.test("certificateHashes() hashes certificates that browsers take by hash, a
   };
   const short = certificate(14);
   assertEquals(certificateHashes(short.pem), [hashOf(short.der)]);
-  // The server's own is the first of a chain.
+  // The first certificate of a chain is the server's own.
   assertEquals(certificateHashes(short.pem + certificate(1).pem), [hashOf(short.der)]);
   assertEquals(certificateHashes(certificate(15).pem), []);
   assertEquals(certificateHashes("nonsense"), []);

@@ -20,21 +20,24 @@ import { EventReader, type HttpEvent, type OpenedConnection } from "./events.ts"
 import { type EncodedFrame, encodeFrame, joinFrames } from "./frames.ts";
 
 /**
- * Time for the first piece of an event stream, in milliseconds. If the first piece takes longer, a
- * proxy may hold the stream back: the client polls from then on.
+ * Timeout for the first piece of an event stream, in milliseconds. If it arrives later, a proxy may
+ * be holding back the stream: the client polls from then on.
  */
 export const FIRST_PIECE_MS = 3_000;
 
 /**
- * Event streams in a row that may be late where one came in time before: a node that died makes
- * streams late as well, until the other nodes know.
+ * Number of event streams in a row that may be late if an earlier one arrived in time: a node that
+ * died makes streams late as well, until the other nodes notice.
  */
 const CHANCES = 2;
 
-/** Silence of an event stream after which the client asks again; the server is never that silent. */
+/**
+ * Silence of an event stream after which the client sends a new request; the server is never silent
+ * that long.
+ */
 const SILENT_MS = 40_000;
 
-/** Time for the answer to a poll or a post, in milliseconds. */
+/** Timeout for the response to a poll or a post, in milliseconds. */
 const ANSWER_MS = { poll: 40_000, post: 20_000 };
 
 /** Bytes of frames that share a post; a single frame may be larger. */
@@ -43,10 +46,10 @@ const POST_BYTES = 65_536;
 /** Bytes of events after which the client acknowledges, even if there are no frames to post. */
 const ACKNOWLEDGE_BYTES = 65_536;
 
-/** Most bytes of a post that a page may still send while the page unloads, for all such requests. */
+/** Maximum bytes of all posts that a page may still send while it unloads. */
 const KEEPALIVE_BYTES = 60_000;
 
-/** Time for the last event, where a post was refused because the connection is over. */
+/** Time for the last event if a post was rejected because the connection has ended. */
 const LAST_EVENT_MS = 2_000;
 
 /** First and longest delay before a failed request is repeated, in milliseconds. */
@@ -62,11 +65,11 @@ export interface DialHttpOptions extends Omit<DialWebSocketOptions, "flowControl
   readonly fetch?: typeof fetch | undefined;
 }
 
-/** Knowledge of a client about the network between both ends. */
+/** State of the network path, as the client knows it. */
 export interface HttpPath {
-  /** True if a proxy holds event streams back. */
+  /** True if a proxy holds back event streams. */
   polls: boolean;
-  /** Number of further event streams that may be late; 0 before one came in time. */
+  /** Number of further event streams that may be late; 0 until one has arrived in time. */
   chances?: number | undefined;
 }
 
@@ -74,10 +77,10 @@ export interface HttpPath {
  * Opens a connection over HTTP, for networks that block WebTransport and WebSocket.
  *
  * @param url The URL of the server, the same as for a WebSocket.
- * @param options Subprotocols, of which one must be `skein.1`; headers and waiting.
- * @throws {TypeError} If the URL is not one of a server, or the protocols lack `skein.1`.
+ * @param options Subprotocols, which must include `skein.1`; headers, timeout and signal.
+ * @throws {TypeError} If the URL is not a server URL, or the protocols lack `skein.1`.
  * @throws {RangeError} If `timeoutMs` is negative or not a number.
- * @throws {ConnectionError} If the connection cannot be opened; `status` is that of a refusal.
+ * @throws {ConnectionError} If the connection cannot be opened; `status` is that of a rejection.
  * @throws {TimeoutError} If opening takes too long.
  */
 export async function dialHttp(
@@ -90,7 +93,7 @@ export async function dialHttp(
   target.protocol = target.protocol.replace("ws", "http");
   if (!protocols.includes(HTTP_PROTOCOL)) {
     throw new TypeError(
-      `Cannot open HTTP: protocols must have ${HTTP_PROTOCOL}, received ${
+      `Cannot open HTTP: protocols must include ${HTTP_PROTOCOL}, received ${
         JSON.stringify(protocols)
       }`,
     );
@@ -121,7 +124,7 @@ interface ClientHttpOptions {
   readonly announcesToken: boolean;
 }
 
-/** A connection that opens and reads from its creation. */
+/** A connection that opens, and starts to read, when it is created. */
 class ClientHttpConnection extends HttpConnection {
   readonly #options: ClientHttpOptions;
   readonly #place: string;
@@ -130,7 +133,7 @@ class ClientHttpConnection extends HttpConnection {
   readonly #opened = Promise.withResolvers<OpenedConnection>();
   readonly #ended = new AbortController();
   #ids: OpenedConnection | undefined = undefined;
-  /** True after a proxy held an event stream back. */
+  /** True after a proxy held back an event stream. */
   #polls: boolean;
   /** Number of the last event. */
   #received = 0;
@@ -174,7 +177,7 @@ class ClientHttpConnection extends HttpConnection {
 
   protected override conclude(): void {
     this.#lingering = this.runtime.setTimeout(() => this.terminate(), CLOSE_TIMEOUT_MS);
-    // A page that unloads has no time for the answer to an acknowledgment.
+    // A page that unloads has no time for the response to an acknowledgment.
     if (this.#queue.length === 0) void this.#leave();
   }
 
@@ -185,7 +188,7 @@ class ClientHttpConnection extends HttpConnection {
     this.#opened.reject(new ConnectionError(`Cannot open HTTP to ${this.#place}`));
   }
 
-  /** Reads events until the end, by one request after the other. */
+  /** Reads events until the end, with one request after the other. */
   async #read(): Promise<void> {
     const { path } = this.#options;
     const failures = new Failures(this.runtime);
@@ -193,13 +196,14 @@ class ClientHttpConnection extends HttpConnection {
       const [before, startedAt] = [this.#received, this.runtime.monotonic()];
       const goesOn = () =>
         this.#received !== before || this.runtime.monotonic() - startedAt >= FIRST_DELAY_MS;
-      // Streams may break now and then for hours: one that goes on ends the failures before.
+      // Streams may break now and then for hours: a stream that continues clears the earlier
+      // failures.
       const onPiece = () => {
         if (goesOn()) failures.reset();
       };
       try {
         await (this.#polls ? this.#poll() : this.#stream(onPiece));
-        // A proxy may cut streams at once, even before the first event.
+        // A proxy may cut streams immediately, even before the first event.
         if (goesOn()) failures.reset();
         else await failures.pause(this.#ended.signal);
       } catch (error) {
@@ -246,7 +250,7 @@ class ClientHttpConnection extends HttpConnection {
       const response = await this.#ask("GET", headers, { signal });
       return await response.text();
     });
-    // A server that answers nothing at all holds nothing back.
+    // A server that sends no response at all does not hold back a stream.
     this.#options.path.polls = true;
     this.#takeAll(new EventReader().read(text));
   }
@@ -262,7 +266,7 @@ class ClientHttpConnection extends HttpConnection {
       this.#ids ??= event.opened;
       return this.#opened.resolve(event.opened);
     }
-    // An earlier request may have brought the event.
+    // An earlier request may have delivered the event.
     if (event.number <= this.#received) return;
     if (event.number !== this.#received + 1) {
       throw new FinalAnswer(`Event ${this.#received + 1} is missing before ${event.number}`);
@@ -273,7 +277,7 @@ class ClientHttpConnection extends HttpConnection {
     this.deliver(event.frame);
   }
 
-  /** Posts frames, once those of this turn of the event loop have joined the queue. */
+  /** Posts frames, after all frames of this turn of the event loop have joined the queue. */
   #startPosts(): void {
     if (this.#isPosting || this.isOver) return;
     this.#isPosting = true;
@@ -289,7 +293,7 @@ class ClientHttpConnection extends HttpConnection {
         await this.#postNext();
         failures.reset();
       } catch (error) {
-        // The events may be about to tell of the close, with the code.
+        // The close and its code may be about to arrive as an event.
         if (error instanceof FinalAnswer && error.status === 410) {
           await pause(this.runtime, LAST_EVENT_MS, this.#ended.signal);
         }
@@ -315,35 +319,35 @@ class ClientHttpConnection extends HttpConnection {
       const headers = { [Header.number]: `${this.#number}` };
       return this.#ask("POST", headers, { signal, body, keepalive });
     });
-    // A request that failed acknowledges nothing, and the server may wait for that.
+    // A failed request acknowledges nothing, and the server may wait for an acknowledgment.
     this.#unacknowledgedBytes -= acknowledged;
     const next = Number(response.headers.get(Header.number));
     const taken = next - this.#number;
     if (!(taken >= 0 && taken <= count)) {
-      throw new FinalAnswer(`The server expects frame ${next}, not one from ${this.#number} on`);
+      throw new FinalAnswer(`The server expects frame ${next}, not ${this.#number}`);
     }
     for (const { size } of this.#queue.splice(0, taken)) this.#queuedBytes -= size;
     this.#number = next;
     this.shrunk();
-    // The receiver is behind.
+    // The receiver is too slow.
     if (!response.ok) await pause(this.runtime, retryAfterOf(response), this.#ended.signal);
   }
 
-  /** Tells the server of the close, once. */
+  /** Notifies the server of the close, once. */
   async #leave(): Promise<void> {
     if (this.#isLeaving) return;
     this.#isLeaving = true;
     const { closeCode, reason } = this.closing!;
     const value = reason === "" ? `${closeCode}` : `${closeCode} ${encodeURIComponent(reason)}`;
     const init = { signal: this.#ended.signal, keepalive: true };
-    // The server finds out by itself if this request fails.
+    // If this request fails, the server notices the close itself.
     if (this.#ids !== undefined) {
       await this.#ask("DELETE", { [Header.close]: value }, init).catch(() => {});
     }
     this.finish(this.closing!);
   }
 
-  /** Sends a request, and waits for the head of a good answer. */
+  /** Sends a request, and waits for the head of a successful response. */
   async #ask(
     method: string,
     headers: Readonly<Record<string, string>>,
@@ -368,12 +372,12 @@ class ClientHttpConnection extends HttpConnection {
       redirect: "error",
     });
     const isOwn = response.headers.get(Header.transport) === HTTP_TRANSPORT;
-    // The number tells of a hole, and of the frames that found room.
+    // The number reports missing frames, and how many frames were accepted.
     if (isOwn && (response.ok || response.headers.has(Header.number))) return response;
     throw await answerError(response, isOwn);
   }
 
-  /** Runs a request with a time limit for the whole answer. */
+  /** Runs a request with a time limit for the whole response. */
   async #within<T>(ms: number, run: (signal: AbortSignal) => Promise<T>): Promise<T> {
     const late = new AbortController();
     const timer = this.runtime.setTimeout(() => late.abort(), ms);
@@ -384,7 +388,7 @@ class ClientHttpConnection extends HttpConnection {
     }
   }
 
-  /** Waits before a failed request is repeated, or ends the connection. */
+  /** Waits before a failed request is retried, or ends the connection. */
   async #failed(failures: Failures, error: unknown): Promise<void> {
     if (this.isOver) return;
     const isOpen = this.#ids !== undefined;
@@ -392,7 +396,7 @@ class ClientHttpConnection extends HttpConnection {
     if (!isFinal && await failures.pause(this.#ended.signal, error)) return;
     const what = isOpen ? "The connection over HTTP failed" : `Cannot open HTTP to ${this.#place}`;
     const { status } = error as { status?: number };
-    // The reason of a refusal stands alone.
+    // The reason of a rejection needs no prefix.
     const broken = !isOpen && status !== undefined
       ? error as Error
       : new ConnectionError(`${what}: ${textOf(error)}`, { cause: error });
@@ -401,13 +405,13 @@ class ClientHttpConnection extends HttpConnection {
   }
 }
 
-/** Thrown for an event stream whose first piece takes too long. */
+/** Thrown if the first piece of an event stream arrives too late. */
 class HeldStream extends Error {}
 
-/** Thrown for an answer after which the connection is over. */
+/** Thrown for a response that ends the connection. */
 class FinalAnswer extends ConnectionError {}
 
-/** Failures in a row, with growing delays between. */
+/** Consecutive failures, with growing delays between retries. */
 class Failures {
   readonly #runtime: Runtime;
   readonly #backoff: Backoff;
@@ -421,13 +425,12 @@ class Failures {
     });
   }
 
-  /** Notes a success. */
   reset(): void {
     this.#since = undefined;
     this.#backoff.reset();
   }
 
-  /** Waits; `false` at once if requests have failed for too long. */
+  /** Waits before a retry; immediately `false` if requests have failed for too long. */
   async pause(signal: AbortSignal, error?: unknown): Promise<boolean> {
     const now = this.#runtime.monotonic();
     this.#since ??= now;
@@ -438,19 +441,19 @@ class Failures {
   }
 }
 
-/** Statuses of the server after which a connection is over. */
+/** Response statuses that end a connection. */
 const FINAL_STATUSES: ReadonlySet<number> = new Set([400, 403, 405, 410, 413]);
 
-/** Makes the error of an answer that is not good; `isOwn` if the server of the session gave it. */
+/** Creates the error for an unsuccessful response; `isOwn` if the session's server sent it. */
 async function answerError(response: Response, isOwn: boolean): Promise<Error> {
   const { status } = response;
   if (!isOwn) {
-    // A page at this address may have no end.
+    // The response of another page at this address may never end.
     void response.body?.cancel().catch(() => {});
-    return new ConnectionError(`the answer with status ${status} is not of a session`);
+    return new ConnectionError(`the response with status ${status} is not from a Skein server`);
   }
   const text = await response.text().catch(() => "");
-  const message = detailOf(text) ?? `the server answered ${status}`;
+  const message = detailOf(text) ?? `the server responded with ${status}`;
   if (FINAL_STATUSES.has(status)) return new FinalAnswer(message, { status });
   return Object.assign(new ConnectionError(message, { status }), {
     retryAfterMs: retryAfterOf(response),
@@ -465,15 +468,15 @@ function detailOf(problem: string): string | undefined {
   }
 }
 
-/** Reads the time after which a request may be repeated, in milliseconds. */
+/** Reads the delay before a request may be retried, in milliseconds. */
 function retryAfterOf({ headers }: Response): number {
   const seconds = Number(headers.get("retry-after"));
   return seconds > 0 ? Math.min(seconds * 1_000, LOST_MS) : 0;
 }
 
 /**
- * Returns the URL of requests. Only the first request has the secrets that belong to a session's
- * URL: token, ticket, and the mark of a token in band.
+ * Returns the URL of requests. Only the first request includes the secrets of a session's URL:
+ * token, ticket, and the mark of a token in band.
  */
 function exchangeUrl(url: URL, more: readonly string[], isFirst = false): string {
   const isSecret = /^(token=|ticket=|auth=in-band$)/;

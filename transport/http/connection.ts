@@ -1,4 +1,4 @@
-/** Connections of the HTTP transport: the part that both ends share. */
+/** Connections of the HTTP transport: the code that both ends share. */
 import { ConnectionError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { checkCloseInfo } from "../close_info.ts";
@@ -25,19 +25,19 @@ export const HTTP_TRANSPORT = "http";
 /** The only subprotocol of the transport. */
 export const HTTP_PROTOCOL = "skein.1";
 
-/** Headers of requests, and of the transport's own answers. */
+/** Headers of requests, and of the transport's own responses. */
 export const Header = {
-  /** Marks requests and answers of the transport. */
+  /** Marks requests and responses of the transport. */
   transport: "skein-transport",
   session: "skein-session",
   secret: "skein-secret",
-  /** Number of the first frame of a POST, or of the frame that the server takes next. */
+  /** Number of the first frame of a POST, or of the next frame that the server accepts. */
   number: "skein-number",
-  /** Asks for one answer of a known length in place of an event stream. */
+  /** Requests one response of known length instead of an event stream. */
   poll: "skein-poll",
-  /** Code of a close by the client, and the reason in percent-encoding. */
+  /** Code of a close by the client, and the percent-encoded reason. */
   close: "skein-close",
-  /** Number of the last event that the client has. */
+  /** Number of the last event that the client has received. */
   lastEvent: "last-event-id",
 } as const;
 
@@ -62,14 +62,11 @@ const NO_INSPECTION: ConnectionInspection = Object.freeze({});
 
 /** One end of a connection over HTTP: message frames, without streams and datagrams. */
 export abstract class HttpConnection implements Connection, MessageFrames {
-  /** Always `http`. */
   readonly transport = HTTP_TRANSPORT;
-  /** Always `skein.1`. */
   readonly protocol = HTTP_PROTOCOL;
   readonly capabilities = CAPABILITIES;
   readonly lowWaterMark = LOW_WATER_MARK;
   protected readonly runtime: Runtime;
-  /** Receives the frames of the peer. */
   protected readonly inbox = new FrameInbox();
   readonly #closed = Promise.withResolvers<ConnectionCloseInfo>();
   #closing: Required<ConnectionCloseInfo> | undefined = undefined;
@@ -86,13 +83,13 @@ export abstract class HttpConnection implements Connection, MessageFrames {
 
   abstract get bufferedAmount(): number;
 
-  /** Passes a frame on. */
+  /** Passes a frame to the transport. */
   protected abstract transmit(frame: Frame): void;
 
-  /** Tells the peer of the close by this end, once all frames before have gone out. */
+  /** Notifies the peer of the close by this end, after all earlier frames were sent. */
   protected abstract conclude(info: Required<ConnectionCloseInfo>): void;
 
-  /** Frees all resources; called once, when the connection is over. */
+  /** Frees all resources; called once, when the connection has ended. */
   protected abstract release(): void;
 
   /** Resolved from the start. */
@@ -104,7 +101,7 @@ export abstract class HttpConnection implements Connection, MessageFrames {
     return this.#closed.promise;
   }
 
-  /** Never settles: messages of a session ask to wind up. */
+  /** Never settles: the session announces a drain in its messages. */
   get draining(): Promise<void> {
     return new Promise(() => {});
   }
@@ -125,12 +122,12 @@ export abstract class HttpConnection implements Connection, MessageFrames {
     return noStreams();
   }
 
-  /** Nothing: there are neither streams nor credit. */
+  /** Undefined: there are no streams, and no credit. */
   get inspect(): ConnectionInspection {
     return NO_INSPECTION;
   }
 
-  /** True once the connection is over. */
+  /** True after the connection has ended. */
   protected get isOver(): boolean {
     return this.#isOver;
   }
@@ -187,7 +184,7 @@ export abstract class HttpConnection implements Connection, MessageFrames {
     await this.closed.catch(() => {});
   }
 
-  /** Passes a frame of the peer on. */
+  /** Passes a frame from the peer to the receiver. */
   protected deliver(frame: Frame): void {
     if (this.#closing !== undefined) return;
     this.#framesReceived++;
@@ -195,7 +192,7 @@ export abstract class HttpConnection implements Connection, MessageFrames {
     this.close({ closeCode: 4507, reason: "Too many frames arrived before a receiver was set" });
   }
 
-  /** Resolves `drained` if few bytes are left. */
+  /** Resolves `drained` if few bytes remain. */
   protected shrunk(): void {
     if (this.#drained === undefined) return;
     if (!this.#isOver && this.bufferedAmount > LOW_WATER_MARK) return;

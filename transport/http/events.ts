@@ -1,17 +1,17 @@
 /** Events of the HTTP transport, in the format of server-sent events. */
 import type { ConnectionCloseInfo, Frame } from "../connection.ts";
 
-/** A comment, which shows that the connection lives. */
+/** A comment, which shows that the connection is alive. */
 export const COMMENT = ":\n\n";
 
-/** Ids of a new connection. */
+/** IDs of a new connection. */
 export interface OpenedConnection {
   readonly session: string;
   /** Secret of the connection: 128 random bits. */
   readonly secret: string;
 }
 
-/** An event, as a client reads it. */
+/** An event as a client reads it. */
 export type HttpEvent =
   | { readonly kind: "session"; readonly opened: OpenedConnection }
   | { readonly kind: "frame"; readonly number: number; readonly frame: Frame }
@@ -29,8 +29,8 @@ export function writeOpened(opened: OpenedConnection): string {
 /**
  * Writes a frame as an event.
  *
- * A text with a carriage return is written as a JSON string, because an event cannot hold that
- * character: readers take each line end for a line feed.
+ * A text with a carriage return is written as a JSON string, because an event cannot contain that
+ * character: readers treat every line ending as a line feed.
  */
 export function writeFrame(number: number, frame: Frame): string {
   if (typeof frame !== "string") {
@@ -43,11 +43,11 @@ export function writeFrame(number: number, frame: Frame): string {
 }
 
 /**
- * Writes a text as the data of an event. Each kind of line end begins a new line, so that no text
- * can add fields.
+ * Writes a text as the data of an event. Every kind of line ending starts a new line, so that no
+ * text can add fields.
  *
- * @param text The text; readers take each of its line ends for a line feed.
- * @returns The lines of the event, without the last line end.
+ * @param text The text; readers treat each of its line endings as a line feed.
+ * @returns The lines of the event, without the last line ending.
  */
 export function writeData(text: string): string {
   const isOneLine = !text.includes("\n") && !text.includes("\r");
@@ -55,7 +55,7 @@ export function writeData(text: string): string {
 }
 
 function dataLine(line: string): string {
-  // Readers drop one space behind the colon.
+  // Readers drop one space after the colon.
   return line.startsWith(" ") ? `data: ${line}` : `data:${line}`;
 }
 
@@ -66,7 +66,7 @@ export function writeClose(number: number, info: Required<ConnectionCloseInfo>):
 }
 
 /**
- * Reads events from a text that comes in pieces.
+ * Reads events from a text that arrives in pieces.
  *
  * @example Usage
  * ```ts
@@ -81,15 +81,13 @@ export function writeClose(number: number, info: Required<ConnectionCloseInfo>):
  * ```
  */
 export class EventReader {
-  /** Beginning of a line whose end has not come. */
+  /** Start of a line that is not complete yet. */
   #rest: string[] = [];
   #id = "";
   #type = "message";
   #data: string[] | undefined;
 
   /**
-   * Reads a piece.
-   *
    * @returns The events that the piece completes.
    * @throws {TypeError} If an event is malformed, or unknown.
    */

@@ -36,13 +36,13 @@ Deno.test("EventReader.read() returns the events that were written, in pieces of
   }
 });
 
-Deno.test("EventReader.read() ignores fields that are not known", () => {
+Deno.test("EventReader.read() ignores unknown fields", () => {
   assertEquals(new EventReader().read("retry: 5\nfoo\nid: 1\ndata: a\n\n"), [
     { kind: "frame", number: 1, frame: "a" },
   ]);
 });
 
-Deno.test("EventReader.read() throws on events that are not of the transport", () => {
+Deno.test("EventReader.read() throws on events that do not belong to the transport", () => {
   for (
     const text of [
       "event: foreign\ndata: x\n\n",

@@ -12,7 +12,7 @@ const encoder = new TextEncoder();
 export interface EncodedFrame {
   readonly type: number;
   readonly bytes: Uint8Array;
-  /** Bytes in the body of a request. */
+  /** Size in the body of a request, in bytes. */
   readonly size: number;
 }
 
@@ -24,7 +24,7 @@ export function encodeFrame(frame: Frame): EncodedFrame {
 }
 
 /**
- * Joins frames to a body.
+ * Joins frames into a body.
  *
  * @param frames The frames, in order.
  */
@@ -43,8 +43,8 @@ export function joinFrames(frames: readonly EncodedFrame[]): Uint8Array<ArrayBuf
 /**
  * Reads the frames of a body.
  *
- * @returns The frames, whose bytes are parts of the body; `undefined` if the body is cut off, has a
- * frame of an unknown type, or a text that is not UTF-8.
+ * @returns The frames, whose bytes are parts of the body; `undefined` if the body is cut off, or
+ * has a frame of an unknown type or a text that is not UTF-8.
  *
  * @example Usage
  * ```ts

@@ -17,30 +17,33 @@ import { type OpenedConnection, writeClose, writeFrame } from "./events.ts";
 import { readFrames } from "./frames.ts";
 
 /**
- * Most bytes of events that a client has been sent and has not acknowledged; a client acknowledges
- * at a quarter. A single event may be larger.
+ * Maximum bytes of events that were sent to a client and not acknowledged; a client acknowledges at
+ * a quarter. A single event may be larger.
  */
 export const MAX_UNACKNOWLEDGED_BYTES = 262_144;
 
-/** Most calls of {@linkcode HttpCarrier.give} that wait at once: a request and its repetition. */
+/**
+ * Maximum number of {@linkcode HttpCarrier.give} calls that wait at the same time: a request and
+ * its retry.
+ */
 const MAX_WAITING_GIVES = 2;
 
-/** Longest wait for a receiver that is behind, in milliseconds; then the client asks again. */
+/** Longest wait for a slow receiver, in milliseconds; then the client must retry. */
 const BUSY_MS = 10_000;
 
-/** Time in which a client whose frames found no room asks again, in milliseconds. */
+/** Time within which a client retries after its frames were not accepted, in milliseconds. */
 const AGAIN_MS = 5_000;
 
 /** Share of the receiver's capacity at which frames of the client wait. */
 const PAUSE_AT = 1 / 2;
 
-/** Share of the receiver's capacity at which waiting frames go on. */
+/** Share of the receiver's capacity at which waiting frames continue. */
 const RESUME_AT = 1 / 4;
 
 /** Options of {@linkcode HttpConnections}. */
 export interface HttpConnectionsOptions {
   readonly runtime: Runtime;
-  /** Id of this node, which becomes a part of each id of a connection. */
+  /** ID of this node, which is part of each connection's ID. */
   readonly node?: string | undefined;
   /** Largest frame of a client, in bytes. */
   readonly maxFrameBytes: number;
@@ -48,7 +51,7 @@ export interface HttpConnectionsOptions {
 
 /** Options of one connection. */
 export interface AcceptHttpOptions {
-  /** Disposed of when the connection is forgotten, some time after its end. */
+  /** Disposed of when the connection is removed, some time after it ended. */
   readonly lease?: Disposable | undefined;
 }
 
@@ -56,12 +59,12 @@ export interface AcceptHttpOptions {
  * The connections of a server.
  *
  * - **Lost:** a connection ends {@linkcode LOST_MS} after its last GET request.
- * - **Closed:** a closed connection is kept for {@linkcode CLOSE_TIMEOUT_MS}, so that the client can
- *   ask once more.
+ * - **Closed:** a closed connection is kept for {@linkcode CLOSE_TIMEOUT_MS}, so that the client
+ *   can request the last events.
  */
 export class HttpConnections implements HttpCarriers, Disposable {
   readonly #options: HttpConnectionsOptions;
-  // Bounded by the limits of sessions and sockets, which the caller checks.
+  // Bounded by the limits for sessions and sockets, which the caller checks.
   readonly #connections = new Map<string, ServerHttpConnection>();
   readonly #lost: Deadlines<ServerHttpConnection>;
   readonly #closed: Deadlines<ServerHttpConnection>;
@@ -79,7 +82,7 @@ export class HttpConnections implements HttpCarriers, Disposable {
     this.#closed.clear();
   }
 
-  /** Number of connections, those that ended a moment ago included. */
+  /** Number of connections, including those that ended a moment ago. */
   get size(): number {
     return this.#connections.size;
   }
@@ -104,7 +107,7 @@ export class HttpConnections implements HttpCarriers, Disposable {
     return connection;
   }
 
-  /** Finds a connection of this node. */
+  /** Finds a connection on this node. */
   find(id: string, secret: string): HttpCarrier {
     const connection = this.#connections.get(id);
     if (connection === undefined) {
@@ -113,11 +116,11 @@ export class HttpConnections implements HttpCarriers, Disposable {
     if (isSameSecret(connection.opened.secret, secret)) return connection;
     throw new CarrierError(
       "forbidden",
-      "Cannot continue: the secret must be that of the connection",
+      "Cannot continue: the secret must belong to the connection",
     );
   }
 
-  /** Ends and forgets all connections. */
+  /** Ends and removes all connections. */
   [Symbol.dispose](): void {
     for (const connection of this.#connections.values()) this.#forget(connection);
     this.#lost.clear();
@@ -149,7 +152,7 @@ function isSameSecret(secret: string, received: string): boolean {
 interface ServerHttpOptions extends AcceptHttpOptions {
   readonly runtime: Runtime;
   readonly maxFrameBytes: number;
-  /** Called when GET requests begin and stop to wait for events. */
+  /** Called when GET requests start and stop waiting for events. */
   readonly onRead: (isRead: boolean) => void;
   /** Called once, when either end closed the connection. */
   readonly onClosing: () => void;
@@ -157,9 +160,9 @@ interface ServerHttpOptions extends AcceptHttpOptions {
 
 const REPLACED: TakenEvents = { events: "", last: 0, state: "replaced" };
 
-/** A connection on the server, which keeps each event until the client has it. */
+/** A connection on the server, which keeps each event until the client has received it. */
 export class ServerHttpConnection extends HttpConnection implements HttpCarrier {
-  /** Id and secret. */
+  /** ID and secret. */
   readonly opened: OpenedConnection;
   readonly #options: ServerHttpOptions;
   readonly #changes = new Signal();
@@ -167,7 +170,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
   #events: Frame[] = [];
   /** Number of the last acknowledged event. */
   #acknowledged = 0;
-  /** Number of the last event that the current GET request was given. */
+  /** Number of the last event sent to the current GET request. */
   #taken = 0;
   #takenBytes = 0;
   #waitingBytes = 0;
@@ -177,21 +180,20 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
   #isPaused = false;
   /** Requests whose frames wait for the receiver. */
   #waits = 0;
-  /** Time at which frames found no room, in monotonic milliseconds. */
+  /** Time at which frames were last not accepted, in monotonic milliseconds. */
   #refusedAt = -Infinity;
-  /** The wait for a change of a receiver that is behind. */
+  /** The wait until a slow receiver changes. */
   #watched: Promise<void> | undefined;
   #isForgotten = false;
   #receiver: FrameReceiver | undefined = undefined;
 
-  /** Creates a connection without a reader. */
   constructor(opened: OpenedConnection, options: ServerHttpOptions) {
     super(options.runtime);
     this.opened = opened;
     this.#options = options;
   }
 
-  /** Bytes that no GET request was given. */
+  /** Bytes not sent to any GET request yet. */
   get bufferedAmount(): number {
     return this.isOver ? 0 : this.#waitingBytes;
   }
@@ -202,13 +204,15 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     return this.runtime.monotonic() - this.#refusedAt < AGAIN_MS;
   }
 
-  /** Sets the receiver; frames of the client wait while a receiver with `backpressure` is behind. */
+  /**
+   * Sets the receiver; frames of the client wait while a receiver with `backpressure` is too slow.
+   */
   override receive(receiver: FrameReceiver): void {
     this.#receiver = receiver;
     super.receive(receiver);
   }
 
-  /** Resolves: the secret was checked where the connection was found. */
+  /** Resolves: `find()` has already checked the secret. */
   prove(): Promise<void> {
     return this.#isGone ? Promise.reject(gone()) : Promise.resolve();
   }
@@ -218,7 +222,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     if (this.#isGone) throw gone();
     if (isFirst) this.#rewind(after, reader);
     else if (this.#reader !== reader) return REPLACED;
-    // The answer to an earlier call was lost between two nodes.
+    // The response to an earlier call was lost between two nodes.
     else if (after !== this.#taken) this.#seek(after);
     const wake = () => this.#changes.notify();
     signal.addEventListener("abort", wake);
@@ -235,7 +239,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     }
   }
 
-  /** Takes frames of the client, as {@linkcode HttpCarrier.give} describes. */
+  /** Accepts frames of the client, as {@linkcode HttpCarrier.give} describes. */
   async give(number: number, frames: Uint8Array, received: number): Promise<GivenFrames> {
     if (this.#isGone) throw gone();
     this.#acknowledge(received);
@@ -249,7 +253,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     if (this.#gives >= MAX_WAITING_GIVES) return this.#given("busy");
     this.#gives++;
     try {
-      // A repetition of the request may take frames during each wait.
+      // A retry of the request may add frames during each wait.
       while (this.#next - number < all.length && !this.isOver) {
         if (this.#isBehind && !await this.#hasRoom()) return this.#given("busy");
         this.#isPaused = this.#waits > 0;
@@ -264,7 +268,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     return this.#given("taken");
   }
 
-  /** Ends the connection with the close of the client. */
+  /** Ends the connection with the client's close. */
   end(info: Required<ConnectionCloseInfo>): Promise<void> {
     this.finish(info);
     return Promise.resolve();
@@ -275,7 +279,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     this.finish(new ConnectionError(`The client sent no request within ${LOST_MS} ms`));
   }
 
-  /** Ends the connection, and frees the rest. */
+  /** Ends the connection, and frees everything else. */
   forget(): void {
     this.#isForgotten = true;
     this.#events = [];
@@ -296,7 +300,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
   }
 
   protected override release(): void {
-    // The client may ask once more for the events before a close by this end.
+    // The client may request the events before a close by this end once more.
     if (this.closing === undefined) {
       this.#events = [];
       this.#options.onClosing();
@@ -304,7 +308,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     this.#changes.notify();
   }
 
-  /** True if the connection ended, and has no close that the client has to be told. */
+  /** True if the connection ended, and has no close to report to the client. */
   get #isGone(): boolean {
     return this.#isForgotten || this.isOver && this.closing === undefined;
   }
@@ -326,7 +330,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     return fill >= PAUSE_AT || this.#isPaused && fill > RESUME_AT;
   }
 
-  /** Waits for the receiver; `false` if the receiver stays behind. */
+  /** Waits for the receiver; `false` if the receiver stays too slow. */
   async #hasRoom(): Promise<boolean> {
     this.#isPaused = true;
     this.#waits++;
@@ -340,7 +344,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
    * Waits until a condition holds.
    *
    * @param ms Longest wait, in milliseconds.
-   * @returns `false` if the time is over.
+   * @returns `false` after the wait timed out.
    */
   async #until(holds: () => boolean, ms: number): Promise<boolean> {
     let isLate = false;
@@ -356,7 +360,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     return holds();
   }
 
-  /** Tells of the next change of the receiver, once however many calls wait for that change. */
+  /** Reports the next change of the receiver, once, however many calls wait for it. */
   #watchReceiver(): void {
     this.#watched ??= this.#receiver!.backpressure!.changed().then(() => {
       this.#watched = undefined;
@@ -364,7 +368,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     });
   }
 
-  /** Begins to serve another GET request, whose client has the events up to a number. */
+  /** Starts to serve another GET request, whose client has received the events up to a number. */
   #rewind(after: number, reader: string): void {
     const isKnown = after >= this.#acknowledged && after <= this.#last + 1;
     if (!isKnown) {
@@ -378,7 +382,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     this.#seek(after);
   }
 
-  /** Gives the current GET request the events behind a number next. */
+  /** Continues the current GET request after the event with a number. */
   #seek(after: number): void {
     this.#taken = Math.min(Math.max(after, this.#acknowledged), this.#last);
     const taken = this.#events.slice(0, this.#taken - this.#acknowledged);

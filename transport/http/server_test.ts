@@ -42,7 +42,9 @@ function received(connection: ServerHttpConnection): Frame[] {
   return frames;
 }
 
-/** Receives the frames of a connection into a queue of four, of which two make the receiver behind. */
+/**
+ * Receives the frames of a connection into a queue of four; two frames in it pause the connection.
+ */
 function fillingReceiver(connection: ServerHttpConnection) {
   const frames: Frame[] = [];
   const changes = new Signal();
@@ -69,7 +71,7 @@ function fillingReceiver(connection: ServerHttpConnection) {
   };
 }
 
-Deno.test("HttpConnections.accept() names the node, and draws a secret of 128 bits", () => {
+Deno.test("HttpConnections.accept() includes the node in the ID, and creates a secret of 128 bits", () => {
   using alone = open();
   const { session, secret } = alone.accept().opened;
   assertEquals(nodeOf(session), undefined);
@@ -91,7 +93,7 @@ Deno.test("HttpConnections.find() throws for an unknown id and a wrong secret", 
   assertEquals(error.reason, "unknown");
 });
 
-Deno.test("HttpCarrier.take() repeats events until the client has them", async () => {
+Deno.test("HttpCarrier.take() repeats events until the client has received them", async () => {
   using connections = open();
   const connection = connections.accept();
   for (const frame of ["one", "two", "three"]) connection.send(frame);
@@ -105,7 +107,7 @@ Deno.test("HttpCarrier.take() repeats events until the client has them", async (
   assertEquals(framesOf(await take(connection, 3)), []);
 });
 
-Deno.test("HttpCarrier.take() serves the newest GET request alone", async () => {
+Deno.test("HttpCarrier.take() serves only the newest GET request", async () => {
   using connections = open();
   const connection = connections.accept();
   const old = take(connection, 0, { reader: "old", waitMs: 60_000 });
@@ -117,7 +119,7 @@ Deno.test("HttpCarrier.take() serves the newest GET request alone", async () => 
   assertEquals(again, { events: "", last: 0, state: "replaced" });
 });
 
-Deno.test("HttpCarrier.take() gives no more than a client acknowledges", async () => {
+Deno.test("HttpCarrier.take() limits the events that the client has not acknowledged", async () => {
   using connections = open();
   const connection = connections.accept();
   const size = MAX_UNACKNOWLEDGED_BYTES / 4;
@@ -136,12 +138,12 @@ Deno.test("HttpCarrier.take() gives no more than a client acknowledges", async (
   await connection.give(1, body(), 2);
   assertEquals(await rest(), [5, 6]);
   assertEquals(connection.bufferedAmount, 4 * size);
-  // A new request begins behind the acknowledged events.
+  // A new request starts after the acknowledged events.
   const taken = await take(connection, 2);
   assertEquals(framesOf(taken).map(([number]) => number), [3, 4, 5, 6]);
 });
 
-Deno.test("HttpCarrier.take() waits for events, for its time or until its signal aborts", async () => {
+Deno.test("HttpCarrier.take() waits for events, until a timeout or until its signal aborts", async () => {
   using time = new FakeTime();
   using connections = open();
   const connection = connections.accept();
@@ -154,7 +156,7 @@ Deno.test("HttpCarrier.take() waits for events, for its time or until its signal
   assertEquals((await aborted).events, "");
 });
 
-Deno.test("HttpCarrier.give() takes each frame once, however often it comes", async () => {
+Deno.test("HttpCarrier.give() accepts each frame once, however often it arrives", async () => {
   using connections = open();
   const connection = connections.accept();
   const frames = received(connection);
@@ -165,7 +167,7 @@ Deno.test("HttpCarrier.give() takes each frame once, however often it comes", as
   assertEquals(frames, ["a", "b", "c"]);
 });
 
-Deno.test("HttpCarrier.give() closes the connection of malformed and of large frames", async () => {
+Deno.test("HttpCarrier.give() closes the connection on malformed and on large frames", async () => {
   for (
     const [bytes, result, closeCode] of [
       [Uint8Array.of(9), "malformed", 4400],
@@ -182,7 +184,7 @@ Deno.test("HttpCarrier.give() closes the connection of malformed and of large fr
   }
 });
 
-Deno.test("HttpCarrier.give() waits for a receiver that is behind, and then asks for a repetition", async () => {
+Deno.test("HttpCarrier.give() waits for a slow receiver, and then requests a retry", async () => {
   using time = new FakeTime();
   using connections = open();
   const connection = connections.accept();
@@ -190,7 +192,7 @@ Deno.test("HttpCarrier.give() waits for a receiver that is behind, and then asks
   const given = connection.give(1, body("a", "b", "c", "d"), 0);
   await time.tickAsync(0);
   assertEquals([receiver.frames, connection.isPaused], [["a", "b"], true]);
-  // A repetition waits too; one more is refused.
+  // A retry waits too; one more is rejected.
   const repeated = connection.give(1, body("a", "b", "c", "d"), 0);
   assertEquals((await connection.give(1, body("a"), 0)).result, "busy");
   await time.tickAsync(10_000);
@@ -203,7 +205,7 @@ Deno.test("HttpCarrier.give() waits for a receiver that is behind, and then asks
   assertEquals([receiver.frames, connection.isPaused], [["a", "b", "c", "d"], false]);
 });
 
-Deno.test("HttpCarrier.give() goes on for a repetition behind the end of the first request", async () => {
+Deno.test("HttpCarrier.give() continues for a retry after the first request ended", async () => {
   using time = new FakeTime();
   using connections = open();
   const connection = connections.accept();
@@ -211,7 +213,7 @@ Deno.test("HttpCarrier.give() goes on for a repetition behind the end of the fir
   connection.send("event");
   const first = connection.give(1, body("a", "b", "c", "d"), 0);
   await time.tickAsync(0);
-  // The acknowledgment wakes the repetition first; the first request then ends.
+  // The acknowledgment wakes the retry first; the first request then ends.
   const repeated = connection.give(1, body("a", "b", "c", "d", "e"), 1);
   await time.tickAsync(0);
   receiver.fillTo(0.25);
@@ -226,7 +228,7 @@ Deno.test("HttpCarrier.give() goes on for a repetition behind the end of the fir
   assertEquals([await repeated, connection.isPaused], [{ result: "taken", next: 6 }, false]);
 });
 
-Deno.test("HttpCarrier.give() leaves reading paused until the client may have asked again", async () => {
+Deno.test("HttpCarrier.give() keeps reading paused until the client may have retried", async () => {
   using time = new FakeTime();
   const runtime = Object.assign(platformRuntime(), { monotonic: () => time.now });
   using connections = new HttpConnections({ runtime, maxFrameBytes: MAX_FRAME_BYTES });
@@ -249,7 +251,7 @@ Deno.test("HttpCarrier.give() leaves reading paused until the client may have as
   assert(connection.isPaused);
   assertEquals((await connection.give(1, body("a"), 0)).result, "taken");
   assert(!connection.isPaused);
-  // A client that does not ask again is silent.
+  // A client that does not retry is silent.
   fill = 1;
   const late = connection.give(2, body("b"), 0);
   await time.tickAsync(10_000);
@@ -267,7 +269,7 @@ Deno.test("HttpConnections end a connection without a GET request after 30 s", a
   const waiting = take(connection, 0, { waitMs: 60_000 });
   await time.tickAsync(60_000);
   assertEquals((await waiting).state, "open");
-  // A POST alone is no sign that events arrive.
+  // A POST alone does not show that events arrive.
   await time.tickAsync(LOST_MS - 1);
   await connection.give(1, body(), 0);
   await time.tickAsync(1);
@@ -278,7 +280,7 @@ Deno.test("HttpConnections end a connection without a GET request after 30 s", a
   assertEquals(connections.size, 0);
 });
 
-Deno.test("HttpConnections keep a closed connection until its client may have been told", async () => {
+Deno.test("HttpConnections keep a closed connection until its client may have been notified", async () => {
   using time = new FakeTime();
   using connections = open();
   const connection = connections.accept();
@@ -295,7 +297,7 @@ Deno.test("HttpConnections keep a closed connection until its client may have be
   assertEquals(connections.size, 0);
 });
 
-Deno.test("HttpConnections hold the lease of a connection until they forget the connection", async () => {
+Deno.test("HttpConnections hold the lease of a connection until they remove the connection", async () => {
   using time = new FakeTime();
   using connections = open();
   let isHeld = true;

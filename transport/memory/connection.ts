@@ -22,31 +22,32 @@ import { IncomingQueue } from "../incoming_queue.ts";
 import { noDatagrams, noStreams, refuseStream } from "../unsupported.ts";
 import type { PacketPath, StreamPath } from "./path.ts";
 
-/** Most streams of one direction that the peer has not accepted yet; opening one more waits. */
+/**
+ * Maximum number of streams of one direction that the peer has not accepted yet; opening another
+ * one waits.
+ */
 const MAX_UNACCEPTED_STREAMS = 100;
 
-/** Most datagrams held for a reader; beyond, the oldest is dropped. */
+/** Maximum number of datagrams held for a reader; beyond it, the oldest is dropped. */
 const MAX_HELD_DATAGRAMS = 256;
 
-/** Largest datagram: one that fits a QUIC packet on any path. */
+/** Largest datagram, which fits into a QUIC packet on any path. */
 const MAX_DATAGRAM_BYTES = 1200;
 
 /** Buffered bytes at or below which `drained` resolves. */
 const LOW_WATER_MARK = 16 * 1024;
 
-/** Unread bytes from which on a write waits. */
+/** Unread bytes at which a write starts to wait. */
 const STREAM_WINDOW_BYTES = 64 * 1024;
 
-/** The share of withheld credit that is used up when the connection counts as worn. */
+/** Share of withheld credit whose use makes the connection worn. */
 const WORN = 0.75;
 const encoder = new TextEncoder();
 
-/** Features of a memory wire. */
+/** Features of a connection in memory. */
 export interface MemoryWire {
   readonly runtime: Runtime;
   /**
-   * Name of the transport.
-   *
    * @default {"memory"}
    */
   readonly transport?: string | undefined;
@@ -60,9 +61,9 @@ export interface MemoryWire {
 
 /** Credit that an end grants once, without granting more as the peer uses it up. */
 export interface WithheldCredit {
-  /** Bytes that the peer may send in all, those of messages included. */
+  /** Bytes that the peer may send in total, including messages. */
   readonly bytes: number;
-  /** Streams of each direction that the peer may open, in all; at least 100. */
+  /** Streams of each direction that the peer may open in total; at least 100. */
   readonly streams: number;
 }
 
@@ -72,7 +73,7 @@ export interface WithheldCredit {
  */
 type IncomingStream = Pick<MemoryStream, "reader" | "writer">;
 
-/** A connection whose wire is a {@linkcode PacketPath} in each direction. */
+/** A connection that uses a {@linkcode PacketPath} in each direction. */
 export class MemoryConnection extends CountedConnection implements Connection {
   readonly #out: PacketPath;
   readonly #in: PacketPath;
@@ -96,7 +97,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
   #usedBytes = 0;
   #taken: Record<StreamDirection, number> = { bidirectional: 0, unidirectional: 0 };
   readonly #announced: Record<StreamDirection, number> = { bidirectional: 0, unidirectional: 0 };
-  /** Openings of streams that have not arrived at the other end. */
+  /** Opened streams that have not arrived at the other end. */
   readonly #openings: Record<StreamDirection, (() => void)[]> = {
     bidirectional: [],
     unidirectional: [],
@@ -107,15 +108,15 @@ export class MemoryConnection extends CountedConnection implements Connection {
   readonly capabilities: ConnectionCapabilities;
   readonly protocol: string;
   readonly ready: Promise<void> = Promise.resolve();
-  /** Settles at once at the end that closes. */
+  /** Settles immediately at the end that closes. */
   readonly closed: Promise<ConnectionCloseInfo> = this.#closing.promise;
-  /** Resolves on the link's `drain`. */
+  /** Resolves when {@linkcode MemoryLink.drain} is called. */
   readonly draining: Promise<void> = this.#windingUp.promise;
   /** Unreliable as set by the faults; the oldest unread datagrams are dropped. */
   readonly datagrams: DatagramDuplex;
   readonly incomingBidirectionalStreams: ReadableStream<BidirectionalStream>;
   readonly incomingUnidirectionalStreams: ReadableStream<ReadableStream<Uint8Array>>;
-  /** Message frames, if the wire has them. */
+  /** Message frames, if enabled. */
   readonly frames?: MessageFrames;
 
   /** Creates one end, which is complete after {@linkcode MemoryConnection.link}. */
@@ -165,38 +166,37 @@ export class MemoryConnection extends CountedConnection implements Connection {
     if (wire.frames) this.frames = this.#makeFrames();
   }
 
-  /** Sets the other end. */
   link(peer: MemoryConnection): void {
     this.#peer = peer;
   }
 
   /**
-   * Grants no more credit from now on, as some engines of browsers do.
+   * Stops granting credit, as some browser engines do.
    *
-   * @param credit Credit of the other end, in all.
+   * @param credit Credit of the other end, in total.
    * @throws {RangeError} If there are fewer than 100 streams.
    */
   withhold(credit: WithheldCredit): void {
     if (!(credit.streams >= MAX_UNACCEPTED_STREAMS)) {
       throw new RangeError(
-        `Cannot withhold credit: streams must be from ${MAX_UNACCEPTED_STREAMS}, received ${credit.streams}`,
+        `Cannot withhold credit: streams must be ${MAX_UNACCEPTED_STREAMS} or more, received ${credit.streams}`,
       );
     }
     this.#credit = credit;
     this.#owner.onReceived = (bytes) => {
       this.#usedBytes += bytes;
       if (this.#usedBytes >= credit.bytes * WORN) this.#worn.resolve();
-      // No more bytes come, and neither end notices.
+      // No more bytes arrive, and neither end notices.
       if (this.#usedBytes >= credit.bytes) this.#in.stall();
     };
   }
 
-  /** Resolves once three quarters of the withheld credit are used up. */
+  /** Resolves after three quarters of the withheld credit are used up. */
   get worn(): Promise<void> {
     return this.#worn.promise;
   }
 
-  /** Breaks the connection as a network failure does: `closed` rejects. */
+  /** Breaks the connection like a network failure: `closed` rejects. */
   break(): void {
     if (this.#closeError !== undefined) return;
     const error = new ConnectionError("The connection broke: the network was disconnected");
@@ -207,7 +207,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
     }
   }
 
-  /** Handles the other end's request to wind up. */
+  /** Handles the other end's request to finish. */
   windUp(): void {
     this.#windingUp.resolve();
   }
@@ -254,7 +254,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
     return writer.writable;
   }
 
-  /** Closes this end at once, and the other end after all sent data. */
+  /** Closes this end immediately, and the other end after all sent data. */
   close(info?: CloseOptions): void {
     const checked = checkWireClose(info, MAX_QUIC_CLOSE_CODE);
     if (this.#closeError !== undefined) return;
@@ -300,7 +300,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
     }
   }
 
-  /** Does the shared part of every ending; no more data comes in. */
+  /** Does the part that every ending shares; no more data arrives. */
   #end(error: ConnectionError): void {
     this.#closeError = error;
     this.#in.cut();
@@ -312,7 +312,9 @@ export class MemoryConnection extends CountedConnection implements Connection {
     this.#endDrain();
   }
 
-  /** Removes the account of a stream that came, unread, before its use for messages was known. */
+  /**
+   * Removes the account of a stream that arrived, unread, before its use for messages was known.
+   */
   #discard({ reader, writer }: IncomingStream): void {
     const { account, heldBytes } = reader;
     if (account === undefined) return;
@@ -356,7 +358,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
     this.#out.send(() => peer.#receive(sent, size), size);
   }
 
-  /** Paths of a new stream: of its own, where the wire has such. */
+  /** Paths of a new stream: separate ones, if the network has them. */
   #lanes(): { readonly out: StreamPath; readonly inward: StreamPath } {
     return {
       out: this.#out.lane?.() ?? this.#out,
@@ -364,7 +366,10 @@ export class MemoryConnection extends CountedConnection implements Connection {
     };
   }
 
-  /** Tells the other end of a new stream. Earlier streams of the direction open before, as in QUIC. */
+  /**
+   * Notifies the other end of a new stream. Earlier streams of the direction open first, as in
+   * QUIC.
+   */
   #announce(direction: StreamDirection, out: StreamPath, open: () => void): void {
     const number = ++this.#announced[direction];
     const openings = this.#openings[direction];
@@ -400,7 +405,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
         this.#datagramWriter = controller;
       },
       write: (datagram) => {
-        // A datagram that is too large is lost, as in the W3C's WebTransport.
+        // A datagram that is too large is lost, as in W3C WebTransport.
         const { byteLength } = datagram;
         if (byteLength > MAX_DATAGRAM_BYTES) return this.ledger.droppedDatagram(byteLength);
         const peer = this.#peer;
@@ -416,11 +421,11 @@ export class MemoryConnection extends CountedConnection implements Connection {
   }
 }
 
-/** A live end of a stream; the connection keeps the end, to fail it on close. */
+/** An active end of a stream; the connection keeps it to fail it on close. */
 interface StreamEnd {
-  /** Account of the stream's bytes; without one, the connection counts these apart. */
+  /** Account of the stream's bytes; without one, the connection counts them separately. */
   account: StreamAccount | undefined;
-  /** Ends the stream with an error, without notice to the other end. */
+  /** Ends the stream with an error, without notifying the other end. */
   fail(error: unknown): void;
 }
 
@@ -436,16 +441,16 @@ interface MemoryStream {
 
 /** The open streams of a connection, and the bytes without an account. */
 class StreamOwner {
-  /** Ends that a close has to reach. */
+  /** Ends that a close must reach. */
   readonly live: Set<StreamEnd> = new Set();
-  /** Bytes handed to the wire without an account: of frames, and of the stream with messages. */
+  /** Bytes passed to the network without an account: of frames, and of the stream with messages. */
   bytesSent = 0;
-  /** Bytes taken from the wire without an account. */
+  /** Bytes received from the network without an account. */
   bytesReceived = 0;
-  /** Called with the size of all bytes that come, with or without an account. */
+  /** Called with the size of all bytes that arrive, with or without an account. */
   onReceived: ((bytes: number) => void) | undefined = undefined;
 
-  /** Fails every live end. */
+  /** Fails every active end. */
   fail(error: unknown): void {
     for (const end of [...this.live]) end.fail(error);
   }
@@ -469,7 +474,7 @@ class StreamWriter implements StreamEnd {
     this.writable = new WritableStream<Uint8Array>({
       start: (controller) => {
         this.#controller = controller;
-        // A write that waits for room would hold up the abort otherwise.
+        // Otherwise a write that waits for room would delay the abort.
         controller.signal.addEventListener(
           "abort",
           () => this.#room?.reject(controller.signal.reason),
@@ -504,7 +509,7 @@ class StreamWriter implements StreamEnd {
   }
 
   fail(error: unknown): void {
-    // An end that is not live has ended already; an error now would only hide the cause.
+    // An inactive end has already ended; an error now would only hide the cause.
     if (!this.#owner.live.delete(this)) return;
     this.account?.ended(error);
     this.#controller.error(error);
@@ -634,7 +639,7 @@ class StreamReader implements StreamEnd {
 }
 
 /**
- * Makes one direction of a stream. Both ends are live at first.
+ * Creates one direction of a stream. Both ends are active at first.
  *
  * @param backward The path from the reader to the writer.
  */

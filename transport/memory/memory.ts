@@ -49,9 +49,9 @@ export interface MemoryPairOptions {
   /** Faults from the start, in both directions; see {@linkcode MemoryLink.setFaults}. */
   faults?: MemoryFaults | undefined;
   /**
-   * Credit that the client grants once without granting more, as WebKit's WebTransport does. Once
-   * the server has used up the bytes or streams, no more data arrives, while both ends look
-   * healthy. By default, credit is granted again.
+   * Credit that the client grants once and never renews, as in WebKit's WebTransport. Once the
+   * server has used up the bytes or streams, no more data arrives, while both ends look healthy. By
+   * default, credit is renewed.
    *
    * @example A connection that is worn after three quarters
    * ```ts
@@ -70,9 +70,9 @@ export interface MemoryPairOptions {
    * ```
    */
   withheldCredit?: {
-    /** Bytes that the peer may send in all, those of messages included. */
+    /** Bytes that the peer may send in total, including messages. */
     readonly bytes: number;
-    /** Streams of each direction that the peer may open, in all; at least 100. */
+    /** Streams of each direction that the peer may open in total; at least 100. */
     readonly streams: number;
   } | undefined;
   /**
@@ -101,7 +101,7 @@ export interface MemoryPairOptions {
  */
 export interface MemoryLink {
   /**
-   * Changes some faults. Other faults stay, and so do the faults of packets under way.
+   * Changes the given faults. Other faults stay, and packets in flight keep their faults.
    *
    * @param faults The faults to change.
    * @param direction Direction of the change; by default, both.
@@ -109,34 +109,34 @@ export interface MemoryLink {
    */
   setFaults(faults: MemoryFaults, direction?: "to-server" | "to-client"): void;
   /**
-   * Stops the reads of the receiving end: sent data stays with the sender.
+   * Pauses reading at the receiving end: sent data stays with the sender.
    *
    * @param direction Direction of the change; by default, both.
    */
   stall(direction?: "to-server" | "to-client"): void;
   /**
-   * Starts the reads of the receiving end again.
+   * Resumes reading at the receiving end.
    *
    * @param direction Direction of the change; by default, both.
    */
   resume(direction?: "to-server" | "to-client"): void;
   /**
-   * Breaks the network for good; data under way is lost. `closed` of both ends rejects at once,
-   * unless `silent`.
+   * Breaks the network permanently; data in flight is lost. `closed` of both ends rejects
+   * immediately, unless `silent`.
    *
    * @param options With `silent`, the network breaks without notice: sent data vanishes, and only
-   * silence shows the break, as with a cable pulled far away.
+   * silence shows the break, as with a cable unplugged far away.
    */
   disconnect(options?: { readonly silent?: boolean | undefined }): void;
   /**
-   * Asks the receiving end to wind up, which resolves `draining` there.
+   * Asks the receiving end to finish, which resolves `draining` there.
    *
    * @param direction Direction of the request; by default, both.
    */
   drain(direction?: "to-server" | "to-client"): void;
 }
 
-/** Result of {@linkcode memoryPair}: two ends, and the network between these. */
+/** Result of {@linkcode memoryPair}: two ends, and the network between them. */
 export interface MemoryPair extends AsyncDisposable {
   /** The end that dialed. */
   readonly client: Connection;
@@ -144,13 +144,11 @@ export interface MemoryPair extends AsyncDisposable {
   readonly server: Connection;
   /** The network between the ends. */
   readonly link: MemoryLink;
-  /**
-   * Resolves once three quarters of `withheldCredit` are used up, the moment when a client moves.
-   */
+  /** Resolves after three quarters of `withheldCredit` are used up, when a client hands over. */
   readonly worn: Promise<void>;
 }
 
-/** The one implementation of {@linkcode MemoryLink}: acts on the path of each direction. */
+/** Acts on the path of each direction. */
 class PairLink implements MemoryLink {
   readonly #paths: Readonly<Record<"to-server" | "to-client", MemoryPath>>;
   readonly #ends: Readonly<Record<"to-server" | "to-client", MemoryConnection>>;
@@ -220,16 +218,15 @@ const OPTIONS: OptionKinds<MemoryPairOptions> = {
 };
 
 /**
- * Makes two established connections that are each other's peer, for tests: with delay, loss,
+ * Creates two established connections that are each other's peer, for tests: with delay, loss,
  * reordering, disconnects and peers that do not read.
  *
- * - **Delivery:** in a microtask, in order, without timers; with a delay
- *   by the clock and the timers of the runtime, so that fake time drives it.
- * - **Bounds:** frames without a receiver, unread stream bytes, unaccepted streams and unread
+ * - **Delivery:** in a microtask, in order, without timers; with a delay, by the clock and timers
+ *   of the runtime, so that fake time drives it.
  *   datagrams are all bounded.
- * - **Close:** `closed` settles at once at the end that closes; the other end gets all data sent
- *   before, then the close. No timer is left once both ends are closed; disposing the pair closes
- *   both.
+ * - **Close:** `closed` settles immediately at the end that closes; the other end receives all data
+ *   sent before, then the close. After both ends are closed, no timer is left; disposing the pair
+ *   closes both.
  *
  * @example Usage
  * ```ts

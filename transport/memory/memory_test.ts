@@ -16,7 +16,7 @@ function record(connection: Connection): Frame[] {
   return frames;
 }
 
-/** Sends numbered datagrams and reads those that came once the pair closed. */
+/** Sends numbered datagrams, closes the pair, and reads the datagrams that arrived. */
 async function exchange(
   faults: MemoryFaults,
   count: number,
@@ -42,7 +42,7 @@ Deno.test("memoryPair() delivers in a microtask, without timers", async () => {
   assertEquals(frames, ["hello"]);
 });
 
-Deno.test("memoryPair() gives the receiver bytes of its own", async () => {
+Deno.test("memoryPair() gives the receiver its own copy of the bytes", async () => {
   await using pair = memoryPair();
   const frames = record(pair.server);
   const sent = Uint8Array.of(1, 2);
@@ -52,7 +52,7 @@ Deno.test("memoryPair() gives the receiver bytes of its own", async () => {
   assertEquals(frames, [Uint8Array.of(1, 2)]);
 });
 
-Deno.test("memoryPair() has the features of its options", async () => {
+Deno.test("memoryPair() has the features that its options enable", async () => {
   await using pair = memoryPair({ protocol: "", frames: false, streams: false, datagrams: false });
   assertEquals(pair.client.protocol, "");
   assertEquals(pair.client.frames, undefined);
@@ -65,7 +65,7 @@ Deno.test("memoryPair() has the features of its options", async () => {
   });
 });
 
-Deno.test("memoryPair() refuses faults that are out of range", () => {
+Deno.test("memoryPair() rejects faults that are out of range", () => {
   for (const name of ["lossRate", "reorderRate"] as const) {
     for (const value of [-0.1, 1.1, NaN]) {
       assertThrows(
@@ -96,7 +96,7 @@ Deno.test("MemoryLink.setFaults() delays one direction", async () => {
   assertEquals(atServer, ["slow"]);
 });
 
-Deno.test("MemoryLink.setFaults() keeps frames in order when the delay gets less", async () => {
+Deno.test("MemoryLink.setFaults() keeps frames in order when the delay decreases", async () => {
   using time = new FakeTime();
   await using pair = memoryPair({ faults: { delayMs: 50 } });
   const frames = record(pair.server);
@@ -126,7 +126,7 @@ Deno.test("MemoryLink.setFaults() with jitter spreads frames and keeps their ord
   assertGreater(new Set(arrivals).size, 1);
 });
 
-Deno.test("memoryPair() loses datagrams at its rate, the same for the same seed", async () => {
+Deno.test("memoryPair() loses datagrams at the given rate, the same for the same seed", async () => {
   assertEquals(await exchange({ lossRate: 1 }, 20), []);
   const some = await exchange({ lossRate: 0.5 }, 100, 42);
   assert(some.length > 25 && some.length < 75, `${some.length}`);
@@ -152,7 +152,7 @@ Deno.test("memoryPair() loses no frame and no stream at any rate", async () => {
   assertEquals(frames, ["1", "2", "3"]);
 });
 
-Deno.test("memoryPair() reorders datagrams that are under way together", async () => {
+Deno.test("memoryPair() reorders datagrams that are in flight at the same time", async () => {
   assertEquals(await exchange({ delayMs: 5 }, 10), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
   const mixed = await exchange({ delayMs: 5, reorderRate: 0.5 }, 50, 3);
   const inOrder = Array.from({ length: 50 }, (_, i) => i);
@@ -160,7 +160,7 @@ Deno.test("memoryPair() reorders datagrams that are under way together", async (
   assertEquals(mixed.toSorted((a, b) => a - b), inOrder);
 });
 
-Deno.test("MemoryLink.disconnect() rejects closed at both ends at once", async () => {
+Deno.test("MemoryLink.disconnect() rejects closed at both ends immediately", async () => {
   await using pair = memoryPair();
   const frames = record(pair.server);
   const opened = await pair.client.createBidirectionalStream();
@@ -185,7 +185,7 @@ Deno.test("MemoryLink.disconnect() leaves no unhandled rejection without a liste
   await new Promise((resolve) => setTimeout(resolve, 0));
 });
 
-Deno.test("MemoryLink.disconnect() spares an end that had closed", async () => {
+Deno.test("MemoryLink.disconnect() does not affect an end that has closed", async () => {
   await using pair = memoryPair();
   pair.client.close({ closeCode: 3000 });
   pair.link.disconnect();
@@ -230,7 +230,7 @@ Deno.test("MemoryLink.stall() leaves frames with the sender until resume()", asy
   assertEquals([frames.length, sender.bufferedAmount], [3, 0]);
 });
 
-Deno.test("MemoryLink.stall() holds back a delayed close, which comes after the frames", async () => {
+Deno.test("MemoryLink.stall() holds back a delayed close, which arrives after the frames", async () => {
   using time = new FakeTime();
   await using pair = memoryPair({ faults: { delayMs: 10 } });
   const frames = record(pair.server);
@@ -295,7 +295,7 @@ Deno.test("Connection.createUnidirectionalStream() waits for the peer to accept 
   await assertRejects(() => refused, ConnectionError);
 });
 
-Deno.test("Connection.incomingBidirectionalStreams turns streams away when cancelled", async () => {
+Deno.test("Connection.incomingBidirectionalStreams rejects streams when cancelled", async () => {
   await using pair = memoryPair();
   await pair.server.incomingBidirectionalStreams.cancel();
   const { readable, writable } = await pair.client.createBidirectionalStream();
@@ -347,7 +347,7 @@ Deno.test("memoryPair() counts each byte once in its statistics", async () => {
   assertEquals((await pair.server.getStats()).bytesReceived, 112);
 });
 
-Deno.test("memoryPair() with withheldCredit stops at its bytes and at its streams, and reports before that it is worn", async () => {
+Deno.test("memoryPair() with withheldCredit stops at its bytes and at its streams, and first reports that it is worn", async () => {
   await using pair = memoryPair({ withheldCredit: { bytes: 1_000, streams: 120 } });
   let isWorn = false;
   void pair.worn.then(() => isWorn = true);
@@ -373,7 +373,7 @@ Deno.test("memoryPair() with withheldCredit stops at its bytes and at its stream
   assertThrows(
     () => memoryPair({ withheldCredit: { bytes: 1, streams: 99 } }),
     RangeError,
-    "streams must be from 100, received 99",
+    "streams must be 100 or more, received 99",
   );
 });
 

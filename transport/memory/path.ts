@@ -1,7 +1,7 @@
 /** One direction of the network between the two ends of a memory pair. */
 import type { Runtime, Timer } from "../../base/runtime.ts";
 
-/** Most datagrams under way; beyond, the oldest is lost, as in a router's queue. */
+/** Maximum number of datagrams in flight; beyond it, the oldest is lost, as in a router's queue. */
 const MAX_DATAGRAMS_UNDER_WAY = 256;
 
 /** Faults in one direction. */
@@ -13,34 +13,34 @@ export interface MemoryFaults {
    */
   readonly delayMs?: number | undefined;
   /**
-   * Largest random time on top of `delayMs`, in milliseconds.
+   * Maximum random time added to `delayMs`, in milliseconds.
    *
    * @default {0}
    */
   readonly jitterMs?: number | undefined;
   /**
-   * Share of datagrams that is lost, from 0 to 1. Frames and streams are reliable.
+   * Share of datagrams that are lost, from 0 to 1. Frames and streams are reliable.
    *
    * @default {0}
    */
   readonly lossRate?: number | undefined;
   /**
-   * Share of datagrams that overtake the one before, from 0 to 1, if that one is still under way.
-   * Frames and streams keep order.
+   * Share of datagrams that overtake the previous one, from 0 to 1, if that one is still in flight.
+   * Frames and streams stay in order.
    *
    * @default {0}
    */
   readonly reorderRate?: number | undefined;
 }
 
-/** A packet under way: a callback for the arrival, and the earliest time. */
+/** A packet in flight: a callback for its arrival, and the earliest time. */
 interface Packet {
   readonly arrive: () => void;
   readonly bytes: number;
   readonly dueMs: number;
 }
 
-/** Packets in order; a first packet that is not due holds up the others. */
+/** Packets in order; a first packet that is not due delays the others. */
 class Lane {
   readonly #runtime: Runtime;
   readonly #onShrink: () => void;
@@ -151,25 +151,25 @@ export type StreamPath = Pick<PacketPath, "send" | "split">;
 
 /** One direction of a connection in memory: carries packets from one end to the other. */
 export interface PacketPath {
-  /** Called when fewer bytes are under way than before. */
+  /** Called when the bytes in flight decrease. */
   onShrink: (() => void) | undefined;
-  /** Bytes of reliable packets under way. */
+  /** Bytes of reliable packets in flight. */
   readonly bufferedBytes: number;
   /**
-   * Sends a reliable packet, behind those that were sent before.
+   * Sends a reliable packet, after those that were sent before.
    *
    * @param arrive Called at the other end.
    * @param bytes Size of the packet in `bufferedBytes`.
-   * @param size Size of the packet on a path whose bytes take time; `bytes` by default.
+   * @param size Size of the packet on a path with limited bandwidth; `bytes` by default.
    */
   send(arrive: () => void, bytes?: number, size?: number): void;
   /**
-   * Makes a path for the packets of one stream, on a network where a stream waits for no other.
-   * Without this method, all streams share the path.
+   * Creates a path for the packets of one stream, on a network where streams do not wait for each
+   * other. Without this method, all streams share the path.
    */
   lane?(): StreamPath;
   /**
-   * Chooses where a write to a stream is divided, on a network that does not keep writes whole.
+   * Chooses where to divide a write to a stream, on a network that does not keep writes whole.
    *
    * @returns Size of the first part; `size` for a write that stays whole.
    */
@@ -178,7 +178,7 @@ export interface PacketPath {
    * Sends a datagram.
    *
    * @param arrive Called at the other end, unless the datagram is lost.
-   * @param size Size of the datagram on a path whose bytes take time.
+   * @param size Size of the datagram on a path with limited bandwidth.
    */
   sendDatagram(arrive: () => void, size?: number): void;
   /** Holds all packets, as if the other end did not read. */
@@ -190,9 +190,9 @@ export interface PacketPath {
 /**
  * Carries packets from one end to the other, with faults.
  *
- * - **Reliable:** `send` keeps order, and loses no packet until the path is cut.
- * - **Datagrams:** `sendDatagram` may lose and reorder, and is bounded.
- * - **Time:** without a delay a microtask, and no timer; with one, one timer.
+ * - **Reliable:** `send` keeps the order, and loses no packet until the path is cut.
+ * - **Datagrams:** `sendDatagram` may lose and reorder datagrams, and is bounded.
+ * - **Time:** without a delay, a microtask and no timer; with a delay, one timer.
  */
 export class MemoryPath implements PacketPath {
   readonly #runtime: Runtime;
@@ -221,7 +221,7 @@ export class MemoryPath implements PacketPath {
   }
 
   /**
-   * Changes some faults; packets under way keep the old ones.
+   * Changes the given faults; packets in flight keep the old ones.
    *
    * @throws {RangeError} If a time is negative or a rate is not from 0 to 1.
    */
@@ -230,7 +230,7 @@ export class MemoryPath implements PacketPath {
     for (const name of ["delayMs", "jitterMs"] as const) {
       if (!(next[name] >= 0 && next[name] < Infinity)) {
         throw new RangeError(
-          `Cannot set faults: ${name} must be a number from 0, received ${next[name]}`,
+          `Cannot set faults: ${name} must be 0 or more, received ${next[name]}`,
         );
       }
     }
@@ -292,10 +292,10 @@ export class MemoryPath implements PacketPath {
 }
 
 /**
- * Makes random numbers that are the same for the same seed (mulberry32).
+ * Creates a random number generator that repeats its numbers for the same seed (mulberry32).
  *
  * @param seed Any number.
- * @returns A function that gives numbers from 0 to below 1.
+ * @returns A function that returns numbers from 0 to below 1.
  */
 export function seededRandom(seed: number): () => number {
   let state = seed | 0;

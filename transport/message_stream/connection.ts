@@ -1,4 +1,4 @@
-/** Message frames on one stream, for wires with streams and without frames. */
+/** Message frames on one stream, for transports with streams and without frames. */
 import { CloseCode, ConnectionError } from "../../errors.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
@@ -39,14 +39,12 @@ export interface FirstStream {
 
 export const MESSAGE_PROTOCOL = "skein.1";
 
-/**
- * Largest body of a frame that is read, in bytes; the lower bound of a session applies on delivery.
- */
+/** Largest frame body that is read, in bytes; a session's lower bound applies on delivery. */
 export const MAX_FRAME_BYTES = 4 * 1024 * 1024;
 
 /**
  * The same bound at a client, in bytes: as much as Deno's WebSocket reads. A client drops a message
- * above its own bound and goes on, which the end of the connection would not allow.
+ * above its own bound and continues, which is impossible after the connection closes.
  */
 const MAX_CLIENT_FRAME_BYTES = 64 * 1024 * 1024;
 
@@ -57,14 +55,14 @@ const LOW_WATER_MARK = 16 * 1024;
 const CLOSE_TIMEOUT_MS = 1_000;
 
 /**
- * Longest time between the ends of the stream and of the connection, in milliseconds: after the
- * first end, the news of the second may still be on the way.
+ * Longest time between the end of the stream and the end of the connection, in milliseconds: after
+ * the first, the second may still be in flight.
  */
 const LINGER_MS = 250;
 
 /**
- * An empty text, the first frame of the client: on some wires a peer learns of a stream by the
- * first byte, and the server sends the first message.
+ * An empty text, the first frame of the client: on some transports a peer only notices a stream
+ * with its first byte, and the server may send the first message.
  */
 const GREETING_BYTES = [0, 0];
 
@@ -102,12 +100,12 @@ export interface MessageStreamOptions {
    */
   readonly maxFrameBytes?: number | undefined;
   /**
-   * Resolves once the peer is admitted. Until then the peer may send `maxEarlyBytes`; more closes
-   * with 4401. By default, the peer is admitted at once.
+   * Resolves after the peer is admitted. Until then the peer may send `maxEarlyBytes`; more closes
+   * with 4401. By default, the peer is admitted immediately.
    */
   readonly admitted?: Promise<unknown> | undefined;
   /**
-   * Most bytes that the peer may send before it is admitted: a token with its envelope.
+   * Maximum bytes that the peer may send before it is admitted: a token with its envelope.
    *
    * @default {20480}
    */
@@ -121,16 +119,17 @@ export interface MessageOptions
 }
 
 /**
- * Adds message frames to the connection of a client, on a stream that this opens. See `withMessages`.
+ * Adds message frames to the connection of a client, on a stream that this function opens. See
+ * `withMessages`.
  *
- * @param connection A connection on which no stream was opened yet.
+ * @param connection A connection on which no stream has been opened yet.
  * @returns The connection with `frames`, whose close also closes the inner one.
  */
 export function openMessages(
   connection: Connection,
   options: MessageOptions,
 ): MessageStreamConnection {
-  // Counters of streams leave out the message stream.
+  // Counters of streams exclude the message stream.
   connection.inspect?.excludeMessageStream?.("local");
   const stream = connection.createBidirectionalStream();
   return new MessageStreamConnection(connection, {
@@ -157,16 +156,16 @@ interface Outcome {
 export class MessageStreamConnection
   implements Connection, DirectStreams, MessageFrames, FrameSink {
   readonly lowWaterMark = LOW_WATER_MARK;
-  /** Most bytes that the peer may send; more closes with 4401. */
+  /** Maximum bytes that the peer may send; more closes with 4401. */
   maxBytes = Infinity;
 
   readonly #runtime: Runtime;
   readonly #inner: Connection;
   readonly #first: FirstStream;
   readonly #isServer: boolean;
-  /** True if the wire reports an end without a close as a close with 0. */
+  /** True if the transport reports an end without a close as a close with 0. */
   readonly #isAmbiguous: boolean;
-  /** Resolves once no other stream can get ahead of the message stream. */
+  /** Resolves after no other stream can overtake the message stream. */
   readonly #settled: Promise<unknown>;
   readonly #closeTimeoutMs: number;
   readonly #queue = new FrameQueue();
@@ -175,9 +174,8 @@ export class MessageStreamConnection
   readonly #closed = Promise.withResolvers<ConnectionCloseInfo>();
   #stream: DirectStream | undefined;
   #drained: PromiseWithResolvers<void> | undefined;
-  /** The one timer: for the stream, for the peer's end, or for the data that lingers. */
+  /** The only timer: for the stream, for the peer's end, or for data that lingers. */
   #timer: Timer | undefined;
-  /** Code and reason of this end's close. */
   #closing: Required<ConnectionCloseInfo> | undefined;
   #closesConnection = false;
   /** End of the inner connection. */
@@ -284,7 +282,7 @@ export class MessageStreamConnection
       throw new TypeError("Cannot receive streams: there is a receiver already");
     }
     this.#isAwaited = true;
-    // The first stream carries the messages; without one, the connection ends.
+    // The first stream carries the messages; if it never opens, the connection ends.
     this.#first.stream.then(() => direct.receiveBidirectional(receiver), () => {});
   }
 
@@ -340,7 +338,8 @@ export class MessageStreamConnection
     this.#closesConnection = options?.closeConnection === true;
     const hasNothingToSay = this.#stream === undefined && this.#queue.bytes === 0;
     if (this.#failure !== undefined || hasNothingToSay) this.#closeInner();
-    // If the peer closes already, this has no effect; the peer's code counts if it comes in time.
+    // If the peer is already closing, this has no effect; the peer's code counts if it arrives in
+    // time.
     else this.#end(this.#closeTimeoutMs);
   }
 
@@ -379,9 +378,9 @@ export class MessageStreamConnection
   onEnd(): void {
     this.#isPeerEnded = true;
     if (this.#outcome !== undefined) return this.#settle();
-    // The peer may need all of its time for the last frames of this end.
+    // The peer may need all of its time for this end's last frames.
     if (this.#closing === undefined) return this.#end(this.#closeTimeoutMs * 2);
-    // The last frames of this end go first, or the close would overtake them.
+    // This end's last frames go first, or the close would overtake them.
     if (this.#hasEnded) this.#closeInner();
   }
 
@@ -428,7 +427,7 @@ export class MessageStreamConnection
         if (queue.bytes <= LOW_WATER_MARK) this.#endDrain();
       }
       this.#isWriting = false;
-      // The last bytes can only be the end mark, as no frame is added behind it.
+      // The last bytes can only be the end mark, because no frame is added after it.
       if (!this.#isEnding || this.#isOver) return;
       await stream.close();
       this.#hasEnded = true;
@@ -442,7 +441,7 @@ export class MessageStreamConnection
   }
 
   async #writeBytes(stream: DirectStream, bytes: Uint8Array): Promise<void> {
-    const count = bytes.length; // Read before a wire takes over the buffer.
+    const count = bytes.length; // Read before a transport takes over the buffer.
     await stream.write(bytes);
     this.#bytesSent += count;
   }
@@ -465,7 +464,7 @@ export class MessageStreamConnection
     }
   }
 
-  /** Ends this half behind the sent frames, and starts the peer's time. */
+  /** Ends this half after the sent frames, and starts the peer's timeout. */
   #end(timeoutMs: number): void {
     if (this.#isEnding) return;
     this.#isEnding = true;
@@ -474,9 +473,9 @@ export class MessageStreamConnection
     this.#startTimer(timeoutMs, () => this.#giveUp());
   }
 
-  /** Closes the connection of a peer that did not end its part in time. */
+  /** Closes the connection of a peer that did not end its half in time. */
   #giveUp(): void {
-    // The code decides if a client comes back: a lost one must not count as a normal close.
+    // The code decides whether a client reconnects: a lost code must not count as a normal close.
     if (this.#closing !== undefined || this.#isServer) return this.#closeInner();
     const reason = "The server ended its messages, and its close did not arrive";
     this.#failure = new ConnectionError(reason);
@@ -491,7 +490,7 @@ export class MessageStreamConnection
     this.#inner.close({ ...this.#closing, closeConnection: this.#closesConnection });
   }
 
-  /** Gives up the stream. The connection may be about to report the cause. */
+  /** Breaks the stream. The connection may be about to report the cause. */
   #break(what: string, cause: unknown): void {
     if (this.#outcome !== undefined || this.#isPeerEnded || this.#failure !== undefined) return;
     this.#failure = new ConnectionError(what, { cause });
@@ -526,19 +525,22 @@ export class MessageStreamConnection
 
   #settleClosed(outcome: Outcome): void {
     const { info } = outcome;
-    // A late, better reason of the connection wins over the failure of the stream.
+    // A later, more precise reason of the connection wins over the failure of the stream.
     const isBroken = this.#failure !== undefined && this.#isInnerClosed &&
       this.#closing === undefined && (info === undefined || info.reason === this.#failure.message);
     if (isBroken) this.#closed.reject(this.#failure);
     else if (info !== undefined && this.#isClose(info)) this.#closed.resolve(info);
     // A network failure does not change this end's own close.
     else if (this.#closing !== undefined) this.#closed.resolve(this.#closing);
-    // The client left on purpose, and only its code was lost.
+    // The client closed on purpose, and only its code was lost.
     else if (this.#isServer && this.#isPeerEnded) this.#closed.resolve(NORMAL);
     else this.#closed.reject(outcome.error ?? new ConnectionError(NO_CLOSE));
   }
 
-  /** Tells a close from a mere end: on an ambiguous wire, a close with 0 follows the end mark. */
+  /**
+   * Distinguishes a close from a mere end: on an ambiguous transport, a close with 0 follows the
+   * end mark.
+   */
   #isClose({ closeCode, reason }: Required<ConnectionCloseInfo>): boolean {
     // A client that closes before its stream sends no mark.
     const hasMark = !this.#isServer || this.#stream !== undefined;

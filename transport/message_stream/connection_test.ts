@@ -27,14 +27,14 @@ function ambiguous(inner: Connection): Connection {
   });
 }
 
-/** One end with messages; the other speaks the bytes by hand. */
+/** One end with messages; the test speaks the bytes of the other end. */
 interface Half extends AsyncDisposable {
   readonly end: Connection;
   readonly peer: Connection;
   readonly link: MemoryLink;
   /** The peer's side of the message stream. */
   readonly stream: DirectStream;
-  /** Received frames of the end; `undefined` is the end of all frames. */
+  /** Frames that the end received; `undefined` marks the end of all frames. */
   readonly received: (Frame | undefined)[];
 }
 
@@ -67,7 +67,7 @@ async function half(
   };
 }
 
-/** Reads until there are so many bytes; fewer at the end. */
+/** Reads a number of bytes; fewer at the end of the stream. */
 async function read(stream: DirectStream, count = Infinity): Promise<string> {
   let hex = "";
   while (hex.length < count * 2) {
@@ -80,7 +80,9 @@ async function read(stream: DirectStream, count = Infinity): Promise<string> {
 
 const write = (stream: DirectStream, hex: string) => stream.write(Uint8Array.fromHex(hex));
 
-/** A connection that opens its first stream, and reads those of the peer, only once a gate is open. */
+/**
+ * A connection that waits for a gate before it opens its first stream or reads those of the peer.
+ */
 function slowed(inner: Connection, gate: Promise<void>): Connection {
   let opened = 0;
   const incoming = inner.incomingBidirectionalStreams.pipeThrough(
@@ -88,7 +90,7 @@ function slowed(inner: Connection, gate: Promise<void>): Connection {
       transform(stream, controller): void {
         const direct = directStream(stream);
         const read = () => gate.then(() => direct.read());
-        // Web streams are not used where there is a direct one.
+        // Web streams are not used if there is a direct stream.
         controller.enqueue({ ...stream, direct: { ...direct, read } });
       },
     }),
@@ -174,7 +176,7 @@ Deno.test("withMessages() keeps messages from before the stream", async () => {
   await write(stream, "0002");
 });
 
-Deno.test("withMessages() delivers frames with any cuts", async () => {
+Deno.test("withMessages() delivers frames wherever the bytes are cut", async () => {
   const bytes = Uint8Array.fromHex("0000" + "02006869" + "020101ff" + "0000" + "0200c3a9");
   await using hand = await half({ side: "server" });
   const { stream, received } = hand;
@@ -184,7 +186,7 @@ Deno.test("withMessages() delivers frames with any cuts", async () => {
   assertEquals(received, ["hi", Uint8Array.of(0x40, 0x53, 1, 255), "", "é"]);
 });
 
-Deno.test("withMessages() answers the peer's end behind its own messages", async () => {
+Deno.test("withMessages() replies to the peer's end after its own messages", async () => {
   await using hand = await half({ side: "server" });
   const { end, peer, stream, received } = hand;
   await write(stream, "010061");
@@ -200,7 +202,7 @@ Deno.test("withMessages() answers the peer's end behind its own messages", async
   assertEquals(received, ["a", undefined]);
 });
 
-Deno.test("withMessages() refuses invalid frames", async () => {
+Deno.test("withMessages() rejects invalid frames", async () => {
   const cases: [string, number][] = [
     ["8001000100", 4413],
     ["0003", 4400],
@@ -235,7 +237,7 @@ Deno.test("withMessages() breaks when the stream ends without its mark", async (
   }
 });
 
-Deno.test("withMessages() breaks when the peer does not take the stream", async () => {
+Deno.test("withMessages() breaks when the peer stops reading the stream", async () => {
   using time = new FakeTime();
   await using hand = await half({ side: "client" });
   hand.stream.cancel();
@@ -248,7 +250,7 @@ Deno.test("withMessages() breaks when the peer does not take the stream", async 
   await broken;
 });
 
-Deno.test("withMessages() lets the connection say why the stream ended", async () => {
+Deno.test("withMessages() reports the connection's reason if the stream ended", async () => {
   for (const how of ["close", "abort"] as const) {
     await using hand = await half({ side: "server" });
     await write(hand.stream, "010061");
@@ -260,7 +262,7 @@ Deno.test("withMessages() lets the connection say why the stream ended", async (
   }
 });
 
-Deno.test("withMessages() delivers frames from before a code that overtook them", async () => {
+Deno.test("withMessages() delivers frames that were overtaken by a later code", async () => {
   await using hand = await half({ side: "server" });
   const text = "x".repeat(1000);
   for (let i = 0; i < 20; i++) await write(hand.stream, "43e800" + "78".repeat(1000));
@@ -274,7 +276,7 @@ Deno.test("withMessages() delivers frames from before a code that overtook them"
 
 for (const readAfterMs of [200, Infinity]) {
   const title = readAfterMs === Infinity ? "waits no longer than 250 ms" : "waits";
-  Deno.test(`withMessages() ${title} for unread frames from before the code`, async () => {
+  Deno.test(`withMessages() ${title} for unread frames sent before the code`, async () => {
     using time = new FakeTime();
     const pair = memoryPair({ frames: false });
     const gate = Promise.withResolvers<void>();
@@ -337,7 +339,7 @@ Deno.test("withMessages() rejects closed when the network breaks", async () => {
   assertEquals(hand.received, [undefined]);
 });
 
-Deno.test("withMessages() closes a connection whose client opens no stream", async () => {
+Deno.test("withMessages() closes a connection whose client does not open a stream", async () => {
   using time = new FakeTime();
   await using pair = memoryPair({ frames: false });
   const server = withMessages(pair.server, { side: "server" });
@@ -349,7 +351,7 @@ Deno.test("withMessages() closes a connection whose client opens no stream", asy
   assertEquals(await server.closed, expected);
 });
 
-Deno.test("withMessages() closes at once without a stream and without messages", async () => {
+Deno.test("withMessages() closes immediately without a stream and without messages", async () => {
   using _time = new FakeTime();
   await using pair = memoryPair({ frames: false });
   const server = withMessages(pair.server, { side: "server" });
@@ -375,7 +377,7 @@ Deno.test("withMessages() does not delay the close for a peer that reads nothing
   await end.frames!.drained();
 });
 
-Deno.test("withMessages() closes normally when the peer ends its stream and no more", async () => {
+Deno.test("withMessages() closes normally when the peer only ends its stream", async () => {
   using time = new FakeTime();
   await using hand = await half({ side: "server" });
   await write(hand.stream, "0002");
@@ -389,7 +391,7 @@ Deno.test("withMessages() closes normally when the peer ends its stream and no m
   assertEquals(await hand.end.closed, { closeCode: 0, reason: "" });
 });
 
-Deno.test("withMessages() breaks at a client whose server ends the stream, and whose close is lost", async () => {
+Deno.test("withMessages() breaks at a client if the server ends the stream and its close is lost", async () => {
   using time = new FakeTime();
   await using hand = await half({ side: "client" });
   await write(hand.stream, "0002");
@@ -400,7 +402,7 @@ Deno.test("withMessages() breaks at a client whose server ends the stream, and w
   assertEquals((await hand.peer.closed).closeCode, 0);
 });
 
-/** Ends of an ambiguous connection, with true for those that count as a close. */
+/** Ways in which an ambiguous connection ends, with true if it counts as a close. */
 const AMBIGUOUS: [
   what: string,
   hasEndMark: boolean,
@@ -415,7 +417,7 @@ const AMBIGUOUS: [
 
 for (const side of ["client", "server"] as const) {
   for (const [what, hasEndMark, info, isClose] of AMBIGUOUS) {
-    Deno.test(`withMessages() of a ${side} in a browser tells ${what} apart`, async () => {
+    Deno.test(`withMessages() of a ${side} in a browser recognizes ${what}`, async () => {
       await using hand = await half({ side }, ambiguous);
       if (side === "server") await write(hand.stream, "0000");
       if (hasEndMark) {
@@ -431,7 +433,7 @@ for (const side of ["client", "server"] as const) {
   }
 }
 
-Deno.test("withMessages() of a client in a browser takes an end before its stream for a loss", async () => {
+Deno.test("withMessages() of a client in a browser treats an end before its stream as a loss", async () => {
   const pair = memoryPair({ frames: false });
   await using _server = pair.server;
   pair.server.close();
@@ -440,7 +442,7 @@ Deno.test("withMessages() of a client in a browser takes an end before its strea
   await assertRejects(() => end.closed, ConnectionError);
 });
 
-Deno.test("withMessages() closes normally at a server whose client ended its messages and was lost", async () => {
+Deno.test("withMessages() closes normally at a server if the client ended its messages and was lost", async () => {
   await using hand = await half({ side: "server" });
   await write(hand.stream, "0002");
   await hand.stream.close();
@@ -449,7 +451,7 @@ Deno.test("withMessages() closes normally at a server whose client ended its mes
   assertEquals(await hand.end.closed, { closeCode: 0, reason: "" });
 });
 
-Deno.test("withMessages() tells both ends the same when the peer was first to close", async () => {
+Deno.test("withMessages() reports the same close at both ends when the peer closes first", async () => {
   await using hand = await half({ side: "server" });
   await write(hand.stream, "0002");
   await turns();
@@ -458,11 +460,11 @@ Deno.test("withMessages() tells both ends the same when the peer was first to cl
   assertEquals(await hand.end.closed, CLOSE);
 });
 
-Deno.test("withMessages() keeps its stream from readers of the others", async () => {
+Deno.test("withMessages() hides its stream from readers of other streams", async () => {
   const pair = memoryPair({ frames: false });
   await using client = withMessages(pair.client, { side: "client" });
   await using server = withMessages(pair.server, { side: "server" });
-  // Both before the first stream is open.
+  // Both are read before the first stream is open.
   const incoming = server.incomingBidirectionalStreams;
   const opening = client.createBidirectionalStream();
   assert(server.incomingBidirectionalStreams === incoming);
@@ -476,7 +478,7 @@ Deno.test("withMessages() keeps its stream from readers of the others", async ()
   assertEquals(await directStream((await reader.read()).value!).read(), Uint8Array.of(8));
 });
 
-Deno.test("withMessages() hands out the inner streams once its own is there", async () => {
+Deno.test("withMessages() returns the inner streams after its own stream opened", async () => {
   const pair = memoryPair({ frames: false });
   await using _client = withMessages(pair.client, { side: "client" });
   await using server = withMessages(pair.server, { side: "server" });
@@ -484,7 +486,7 @@ Deno.test("withMessages() hands out the inner streams once its own is there", as
   assert(server.incomingBidirectionalStreams === pair.server.incomingBidirectionalStreams);
 });
 
-Deno.test("MessageFrames.send() refuses bytes that are no binary message", async () => {
+Deno.test("MessageFrames.send() rejects bytes that are not a binary message", async () => {
   await using hand = await half({ side: "client" });
   const send = () => hand.end.frames!.send(Uint8Array.of(1, 2, 3));
   assertThrows(send, TypeError, "Cannot send frame");
@@ -492,7 +494,7 @@ Deno.test("MessageFrames.send() refuses bytes that are no binary message", async
   send();
 });
 
-Deno.test("withMessages() keeps its stream out of the counters, also an early one", async () => {
+Deno.test("withMessages() excludes its stream from the counters, even if it opens early", async () => {
   await using pair = memoryPair({ frames: false });
   const client = withMessages(pair.client, { side: "client" });
   client.frames!.send("early");
@@ -514,11 +516,11 @@ Deno.test("withMessages() keeps its stream out of the counters, also an early on
   while (events.length === 0) await Promise.resolve();
   await Promise.all([client, server].map((end) => end[Symbol.asyncDispose]()));
   assertEquals(server.inspect!.counters!.streamBytesReceived, 4);
-  // Of the other stream alone.
+  // Only of the other stream.
   assertEquals(events, ["streamopened", "streamclosed"]);
 });
 
-Deno.test("withMessages() passes on credit, and that the connection shall close", () => {
+Deno.test("withMessages() passes on credit and closeConnection", () => {
   const credit = { state: () => ({}), grant() {} };
   const closes: unknown[] = [];
   const { client } = memoryPair({ frames: false });
@@ -538,7 +540,7 @@ Deno.test("withMessages() passes on credit, and that the connection shall close"
 
 for (const reads of [true, false]) {
   Deno.test(`withMessages() closes right after its messages to a peer that has ended and ${reads ? "still reads" : "no longer reads"}`, async () => {
-    // The time stands still: the close waits for no timer.
+    // The clock stands still: the close waits for no timer.
     using _time = new FakeTime();
     await using pair = memoryPair({ frames: false });
     const client = withMessages(pair.client, { side: "client" });
@@ -557,7 +559,7 @@ for (const reads of [true, false]) {
 }
 
 for (const side of ["client", "server"] as const) {
-  Deno.test(`withMessages() of a ${side} over raw QUIC tells a close from a crash`, async () => {
+  Deno.test(`withMessages() of a ${side} over raw QUIC distinguishes a close from a crash`, async () => {
     for (const isCrash of [false, true]) {
       await using pair = await quicPair();
       const other = side === "client" ? "server" : "client";
@@ -568,7 +570,7 @@ for (const side of ["client", "server"] as const) {
       };
       const { promise: arrived, resolve } = Promise.withResolvers<void>();
       ends[side].frames!.receive({ receiveFrame: () => resolve(), framesEnded() {} });
-      // A server writes once the stream of the client is there.
+      // A server writes after the client's stream arrived.
       ends.client.frames!.send("hello");
       ends[other].frames!.send("hello");
       await arrived;
@@ -582,7 +584,7 @@ for (const side of ["client", "server"] as const) {
   });
 }
 
-Deno.test("withMessages() keeps the message stream from a receiver of streams that comes first", async () => {
+Deno.test("withMessages() hides the message stream from a stream receiver that is set first", async () => {
   await using pair = await quicPair();
   const server = withMessages(pair.server, { side: "server" });
   const got = new Promise<DirectStream>((resolve) => receiveBidirectional(server, resolve));

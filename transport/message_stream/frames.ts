@@ -12,11 +12,11 @@ const KIND_TEXT = 0;
 /** The body is a binary message without its mark. */
 const KIND_BINARY = 1;
 
-/** An end mark: no frame comes after it. The body is empty. */
+/** An end mark: no frame follows it. The body is empty. */
 const KIND_END = 2;
 
 /**
- * First byte of the mark of a binary message, on wires with other binary frames. On a message
+ * First byte of the mark of a binary message, on transports with other binary frames. On a message
  * stream the kind replaces the mark, which each end removes and adds.
  */
 const MARK_0 = 0x40;
@@ -24,18 +24,16 @@ const MARK_0 = 0x40;
 /** Second byte of the mark. */
 const MARK_1 = 0x53;
 
-/** Length of the mark; at most that of the shortest head of a frame. */
+/** Length of the mark, which is at most the length of the shortest frame head. */
 const MARK_BYTES = 2;
 
-/**
- * First buffer of a frame that comes in parts: the length is the peer's claim, and may be false.
- */
+/** Size of the first buffer for a frame that arrives in parts: the peer's length may be false. */
 const FIRST_BODY_BYTES = 16 * 1024;
 
-/** Most bytes of one write, so that the buffered bytes shrink step by step. */
+/** Maximum bytes of one write, so that the buffered bytes shrink step by step. */
 export const MAX_WRITE_BYTES = 256 * 1024;
 
-/** Size from which on a binary message is not copied: a broadcast is in memory once. */
+/** Size from which a binary message is not copied: a broadcast is in memory once. */
 const SHARED_BYTES = 16 * 1024;
 
 /** Size of the first buffer: most sessions send little at a time. */
@@ -57,7 +55,7 @@ const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 /**
  * Tells if bytes are a binary message with its mark.
  *
- * @returns `true` if the bytes begin with the mark.
+ * @returns `true` if the bytes start with the mark.
  */
 function isMarked(frame: Uint8Array): boolean {
   return frame.length >= MARK_BYTES && frame[0] === MARK_0 && frame[1] === MARK_1;
@@ -95,7 +93,7 @@ export class FrameParser {
   /**
    * Creates a parser.
    *
-   * @param maxFrameBytes Longest body; a longer one is refused without being buffered.
+   * @param maxFrameBytes Maximum length of a body; a longer one is rejected without being buffered.
    */
   constructor(sink: FrameSink, maxFrameBytes: number) {
     this.#sink = sink;
@@ -110,7 +108,7 @@ export class FrameParser {
   /**
    * Parses the next chunk.
    *
-   * @param chunk The bytes, which belong to the parser from now on.
+   * @param chunk The bytes, which the parser owns from then on.
    */
   push(chunk: Uint8Array): void {
     if (this.#isDone) return;
@@ -143,7 +141,7 @@ export class FrameParser {
     }
     if (kind === KIND_TEXT) this.#emitText(bytes.subarray(body, end));
     else if (kind === KIND_BINARY) {
-      // The head has been read, and has at least the length of the mark written over it.
+      // The head has been read; it is at least as long as the mark that replaces it.
       bytes[body - 2] = MARK_0;
       bytes[body - 1] = MARK_1;
       this.#sink.onFrame(bytes.slice(body - MARK_BYTES, end));
@@ -226,9 +224,9 @@ interface Piece {
  * Frames in, bytes out: all frames since the last write are one piece.
  *
  * - **Order:** first in, first out.
- * - **Copies:** text is encoded straight into the piece; large binary messages
- *   are pieces themselves.
- * - **Bounds:** the caller has to watch {@linkcode FrameQueue.bytes}; the queue has no bound.
+ * - **Copies:** text is encoded directly into the piece; large binary messages are pieces
+ *   themselves.
+ * - **Bounds:** the queue has no bound, so the caller must watch {@linkcode FrameQueue.bytes}.
  */
 export class FrameQueue {
   #pieces: Piece[] = [];
@@ -241,7 +239,7 @@ export class FrameQueue {
   #lastBytes = 0;
   #bytes = 0;
 
-  /** Bytes that were added and not confirmed as written. */
+  /** Bytes that were added and not yet confirmed as written. */
   get bytes(): number {
     return this.#bytes;
   }
@@ -250,7 +248,7 @@ export class FrameQueue {
    * Adds a frame.
    *
    * @param frame Text, or a binary message with its mark.
-   * @throws {TypeError} If the bytes have no mark, as there is no kind for other bytes.
+   * @throws {TypeError} If the bytes have no mark: there is no kind for other bytes.
    */
   add(frame: Frame): void {
     if (typeof frame === "string") this.#addText(frame);
@@ -268,7 +266,7 @@ export class FrameQueue {
   }
 
   /**
-   * Returns the next bytes to write, one piece at a time: {@linkcode FrameQueue.confirm} comes
+   * Returns the next bytes to write, one piece at a time: call {@linkcode FrameQueue.confirm}
    * before the next call.
    *
    * @returns The bytes, or `undefined` if the queue is empty.
@@ -296,7 +294,7 @@ export class FrameQueue {
     if (this.#written < lent.bytes.length) return;
     this.#lent = undefined;
     const { buffer } = lent.bytes;
-    // A wire may have detached the buffer, which then has no bytes.
+    // A transport may have detached the buffer, which then has no bytes.
     if (lent.isOwn && buffer.byteLength > 0 && buffer.byteLength <= SPARE_BUFFER_BYTES) {
       this.#spare = new Uint8Array(buffer);
     }
@@ -312,7 +310,7 @@ export class FrameQueue {
   }
 
   #addText(text: string): void {
-    // Reserves room for ASCII; a text with many other characters is encoded in two steps.
+    // Reserves space for ASCII; a text with many other characters is encoded in two steps.
     let size = lengthBytes(text.length);
     this.#reserve(text.length + SLACK_BYTES);
     const at = this.#used;
@@ -356,13 +354,13 @@ export class FrameQueue {
     this.#bytes += size;
   }
 
-  /** Makes room in the current buffer, or takes a new one. */
+  /** Ensures space in the current buffer, or switches to a new one. */
   #reserve(bytes: number): void {
     if (this.#used > 0 && this.#used + bytes > MAX_WRITE_BYTES) this.#seal();
     if (this.#buffer !== undefined) return this.#grow(this.#used + bytes);
     const spare = this.#spare;
     this.#spare = undefined;
-    // As large as the last buffer: a busy session need not grow each one anew.
+    // As large as the last buffer, so that a busy session does not grow each one again.
     this.#buffer = spare !== undefined && spare.length >= bytes
       ? spare
       : new Uint8Array(Math.max(bytes, this.#lastBytes, FIRST_BUFFER_BYTES));
@@ -386,9 +384,9 @@ export class FrameQueue {
 }
 
 /**
- * Counts the bytes of a length.
+ * Returns the number of bytes that a length occupies.
  *
- * @param length Below 2^30, as a frame is in memory.
+ * @param length Below 2^30, because the frame fits in memory.
  * @returns 1, 2 or 4.
  */
 export function lengthBytes(length: number): 1 | 2 | 4 {

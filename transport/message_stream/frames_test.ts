@@ -19,7 +19,7 @@ function encode(...frames: Frame[]): Uint8Array {
   return new Uint8Array(drain(queue).flatMap((piece) => [...piece]));
 }
 
-/** Frames that a parser finds in chunks; `end` and refusals stand among the frames. */
+/** Frames that a parser finds in chunks, in order with `end` and rejections. */
 function parse(chunks: Iterable<Uint8Array>, maxFrameBytes = 1 << 20): unknown[] {
   const found: unknown[] = [];
   const parser = new FrameParser({
@@ -51,7 +51,7 @@ const SAMPLES: Frame[] = [
   "\uFEFF with a mark of its own",
   "x".repeat(63),
   "x".repeat(64),
-  // Few characters, but a longer length in bytes: the guess has to be corrected.
+  // Few characters, but a longer length in bytes: the guess must be corrected.
   "é".repeat(40),
   "x".repeat(16_383),
   "x".repeat(16_384),
@@ -80,7 +80,7 @@ Deno.test("FrameQueue writes length, kind and body", () => {
   assertEquals(drain(queue)[0]!.toHex(), "0002");
 });
 
-Deno.test("FrameQueue.add() refuses bytes without the mark of a binary message", () => {
+Deno.test("FrameQueue.add() rejects bytes without the mark of a binary message", () => {
   for (const bytes of [Uint8Array.of(), Uint8Array.of(0x40), Uint8Array.of(1, 2, 3)]) {
     const error = assertThrows(() => new FrameQueue().add(bytes), TypeError);
     assert(error.message.includes("must be a binary message, which begins with 40 53"));
@@ -102,7 +102,7 @@ Deno.test("FrameQueue joins waiting frames, counts them, and splits large ones",
   assertEquals(queue.bytes, 0);
 });
 
-Deno.test("FrameQueue does not touch frames in a running write", () => {
+Deno.test("FrameQueue does not change frames during their write", () => {
   const queue = new FrameQueue();
   for (let round = 0; round < 10; round++) {
     const text = `${round}`.repeat(300);
@@ -116,7 +116,7 @@ Deno.test("FrameQueue does not touch frames in a running write", () => {
   }
 });
 
-Deno.test("FrameQueue.clear() forgets waiting and running frames", () => {
+Deno.test("FrameQueue.clear() removes waiting frames and frames being written", () => {
   const queue = new FrameQueue();
   queue.add("one");
   queue.next();
@@ -139,19 +139,19 @@ Deno.test("FrameQueue and FrameParser agree on frames, wherever the bytes are cu
     fc.property(
       fc.array(frame),
       fc.array(size, { minLength: 1 }),
-      // Without `assertEquals()`, whose report on long texts takes seconds.
+      // `assertEquals()` would take seconds to report on long texts.
       (frames, sizes) => equal(parse(cut(encode(...frames), ...sizes)), frames),
     ),
     { seed: 7, examples: [[SAMPLES, [1]]] },
   );
 });
 
-Deno.test("FrameParser gives each binary message a buffer of its own", () => {
+Deno.test("FrameParser gives each binary message its own buffer", () => {
   const [first, second] = parse([encode(binary(4), binary(5))]) as Uint8Array[];
   assertEquals([first!.buffer.byteLength, second!.buffer.byteLength], [6, 7]);
 });
 
-Deno.test("FrameParser takes a length in more bytes than needed", () => {
+Deno.test("FrameParser accepts a length in more bytes than needed", () => {
   for (const length of ["02", "4002", "80000002", "c000000000000002"]) {
     for (const [kind, frame] of [["00", "hi"], ["01", Uint8Array.of(0x40, 0x53, 0x68, 0x69)]]) {
       assertEquals(parse([Uint8Array.fromHex(`${length}${kind}6869`)]), [frame]);
@@ -159,11 +159,11 @@ Deno.test("FrameParser takes a length in more bytes than needed", () => {
   }
 });
 
-Deno.test("FrameParser ends at the end mark", () => {
+Deno.test("FrameParser stops at the end mark", () => {
   assertEquals(parse([Uint8Array.fromHex("0100610002010062")]), ["a", "end"]);
 });
 
-Deno.test("FrameParser refuses invalid frames, and reads no further", () => {
+Deno.test("FrameParser rejects invalid frames, and reads no further", () => {
   const cases: [string, number, string][] = [
     ["4401", 4413, "A frame has more than 1024 bytes"],
     ["c0ffffffffffffff", 4413, "A frame has more than 1024 bytes"],

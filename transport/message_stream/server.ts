@@ -1,5 +1,5 @@
 /**
- * Message frames on a stream, for both sides. A page needs the client's half only: `openMessages`.
+ * Message frames on a stream, for both sides. A page needs only the client's half: `openMessages`.
  *
  * @module
  */
@@ -19,7 +19,7 @@ import {
 /** Longest wait of a server for the client's stream, in milliseconds. */
 const STREAM_TIMEOUT_MS = 10_000;
 
-/** Most bytes that are read until the peer is admitted, by default. */
+/** Maximum bytes that are read until the peer is admitted, by default. */
 const MAX_EARLY_BYTES = 20_480;
 
 export const MESSAGE_STREAM: OptionKinds<MessageStreamOptions> = {
@@ -34,13 +34,13 @@ export const MESSAGE_STREAM: OptionKinds<MessageStreamOptions> = {
 
 /**
  * Adds message frames to a connection. The frames travel on the lowest bidirectional stream of the
- * client. Both ends have to call this, and the client before it opens any other stream.
+ * client. Both ends must call this function, and the client before it opens any other stream.
  *
- * - **Order:** frames arrive whole and in the order of sending; frames sent early wait for the
+ * - **Order:** frames arrive complete and in the order of sending; frames sent early wait for the
  *   stream.
  * - **Writes:** one at a time. Frames sent meanwhile share the next write.
- * - **Close:** all earlier frames go first, then an end mark. Code and reason follow once the peer
- *   has ended the other half too, or took too long.
+ * - **Close:** all earlier frames are sent first, then an end mark. Code and reason follow after
+ *   the peer has ended the other half too, or after a timeout.
  * - **Abort:** a stream that ends without an end mark breaks the connection.
  *
  * Sent bytes MUST be binary messages, which begin with `40 53`.
@@ -72,7 +72,7 @@ export function withMessages(connection: Connection, options: MessageStreamOptio
     : acceptMessages(connection, { ...options, runtime }).connection;
 }
 
-/** Bounds the bytes that the peer of a new connection may send before admission. */
+/** Limits the bytes that the peer of a new connection may send before admission. */
 function boundUntil(
   connection: MessageStreamConnection,
   { admitted, maxEarlyBytes = MAX_EARLY_BYTES }: Pick<
@@ -86,25 +86,24 @@ function boundUntil(
   return connection;
 }
 
-/** The connection of a server with message frames. */
+/** A server's connection with message frames. */
 export interface AcceptedMessages {
-  /** The connection with `frames`. */
   readonly connection: Connection;
-  /** Resolves with the first byte of the client; rejects if the connection ends before. */
+  /** Resolves with the client's first byte; rejects if the connection ends earlier. */
   readonly opened: Promise<unknown>;
 }
 
 /**
- * Adds message frames to the connection of a server. See {@linkcode withMessages}.
+ * Adds message frames to a server's connection. See {@linkcode withMessages}.
  *
- * @param connection A connection whose streams were not read yet.
+ * @param connection A connection whose streams have not been read yet.
  * @returns The connection with `frames`, and the arrival of the client's stream.
  */
 export function acceptMessages(
   connection: Connection,
   options: Omit<MessageStreamOptions, "side"> & { readonly runtime: Runtime },
 ): AcceptedMessages {
-  // Counters of streams leave out the message stream.
+  // Counters of streams exclude the message stream.
   connection.inspect?.excludeMessageStream?.("remote");
   const first = new AwaitedStream(connection, options.streamTimeoutMs ?? STREAM_TIMEOUT_MS);
   return {
@@ -126,7 +125,6 @@ class AwaitedStream implements FirstStream {
   /** Resolves with the stream; rejects if there will be no stream. */
   readonly stream: Promise<BidirectionalStream>;
 
-  /** Waits for the first stream of a connection. */
   constructor(inner: Connection, timeoutMs: number) {
     this.#inner = inner;
     this.timeoutMs = timeoutMs;
@@ -153,7 +151,7 @@ class AwaitedStream implements FirstStream {
     throw new TypeError("Cannot receive messages: the incoming streams ended");
   }
 
-  /** The streams after the first, for a reader that comes before the first stream. */
+  /** The streams after the first, for a reader that starts before the first stream. */
   #waiting(): ReadableStream<BidirectionalStream> {
     let reader: ReadableStreamDefaultReader<BidirectionalStream> | undefined;
     const source = async () => {

@@ -1,4 +1,6 @@
-/** Sessions of the runtime's own WebTransport server: loaded once a server with that engine listens. */
+/**
+ * Sessions of the runtime's own WebTransport server: loaded once a server with that engine listens.
+ */
 import { checkOptions, RUNTIME } from "../../base/option_checks.ts";
 import { ConnectionError } from "../../errors.ts";
 import { IncomingQueue } from "../incoming_queue.ts";
@@ -11,7 +13,7 @@ import { markClose } from "../wire_close.ts";
 import { connectionOf, type NativeWebTransport } from "./client.ts";
 import { type NativeServerDefect, nativeServerDefects } from "./defects.ts";
 
-/** Newest datagrams that are kept for the reader. */
+/** Number of newest datagrams that are kept for the reader. */
 const MAX_WAITING_DATAGRAMS = 1_024;
 
 const CAPABILITIES: ConnectionCapabilities = {
@@ -25,11 +27,11 @@ const CAPABILITIES: ConnectionCapabilities = {
 /**
  * Accepts a WebTransport session on a QUIC connection with the runtime's own server side.
  *
- * - **Close:** code and reason are those of the QUIC connection. A peer that closes only its
- *   session appears to close with 0, regardless of the real code: the capsule is hidden, and
- *   H3_NO_ERROR follows. A browser whose page is gone may look the same; the end mark of
- *   `withMessages()` tells the two apart. A peer that closes the connection with 0, such as the
- *   runtime's own client, appears as lost: a crash looks the same.
+ * - **Close:** code and reason come from the QUIC connection. A peer that closes only its session
+ *   appears to close with 0, regardless of the real code: the runtime hides the capsule, and
+ *   H3_NO_ERROR follows. A browser whose page was left may look the same; the end mark of
+ *   `withMessages()` distinguishes the two. A peer that closes the connection with 0, such as the
+ *   runtime's own client, appears as lost, because a crash looks the same.
  * - **Datagrams:** the newest 1,024 are kept for the reader.
  *
  * @param conn A connection of a `Deno.QuicListener` with the ALPN `h3`, used by no other code.
@@ -61,7 +63,7 @@ export async function acceptNativeWebTransport(
 }
 
 /**
- * Reads datagrams in place of the runtime (`one-datagram`, `empty-datagram-fatal`). The runtime
+ * Reads datagrams instead of the runtime (`one-datagram`, `empty-datagram-fatal`). The runtime
  * keeps only one, and an empty one ends the process: a byte stream rejects empty chunks, and the
  * runtime does not handle the rejection.
  */
@@ -81,7 +83,7 @@ async function deliverDatagrams(
   try {
     while (true) {
       const datagram = await read();
-      // The only session of a connection has the id 0, in one byte.
+      // The only session of a connection has the ID 0, in one byte.
       if (datagram[0] === 0) arrivals.push(datagram.subarray(1));
     }
   } catch {
@@ -89,7 +91,7 @@ async function deliverDatagrams(
   }
 }
 
-/** A session of the runtime, whose end is that of its QUIC connection. */
+/** A session of the runtime that ends with its QUIC connection. */
 class AcceptedSession implements NativeWebTransport {
   readonly ready: Promise<void>;
   readonly closed: Promise<ConnectionCloseInfo>;

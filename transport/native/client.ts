@@ -29,7 +29,7 @@ import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { checkWireClose, MAX_WEBTRANSPORT_CLOSE_CODE } from "../wire_close.ts";
 
 /**
- * Members of the W3C's `WebTransport` that a connection uses; members that some platforms lack are
+ * Members of W3C `WebTransport` that a connection uses; members that some platforms lack are
  * optional.
  */
 export interface NativeWebTransport {
@@ -60,7 +60,7 @@ interface NativeStreamOptions {
 }
 
 /**
- * First and longest interval between attempts to open a stream that the browser refused, in
+ * First and longest interval between attempts to open a stream that the browser rejected, in
  * milliseconds.
  */
 const FIRST_RETRY_MS = 2;
@@ -85,14 +85,14 @@ interface Globals {
  * Opens a WebTransport connection with the platform's own `WebTransport`.
  *
  * - **Protocols:** a platform that cannot offer protocols sends the first one in the URL's query
- *   (`?protocol=`), and the connection assumes that the server agreed. The mark of a token in band
- *   (`skein.auth`) is sent in the same way, as `auth=in-band`.
+ *   (`?protocol=`), and the connection assumes that the server accepted it. The mark of a token in
+ *   band (`skein.auth`) is sent in the same way, as `auth=in-band`.
  * - **Page:** leaving the page closes the connection, so that the server does not wait for a
  *   timeout. `closed` rejects, and a client reconnects if the page comes back from the browser's
  *   cache.
- * - **Stopping to read:** Firefox 153 does not report to the server that a stream is no longer
- *   read.
- * - **Datagrams:** none if the platform has none, or reached the server over TCP only
+ * - **Stopping to read:** Firefox 153 does not report to the server that it stopped reading a
+ *   stream.
+ * - **Datagrams:** none if the platform has none, or reached the server only over TCP
  *   (`reliability`); see `capabilities`.
  * - **Failure:** every rejection also closes the platform's own session.
  *
@@ -109,7 +109,7 @@ export async function dialNativeWebTransport(
   const { protocols = [], serverCertificateHashes, headers, signal, timeoutMs, onWorn } = options;
   const { runtime = platformRuntime() } = options;
   if (headers !== undefined) {
-    throw new TypeError("Cannot open WebTransport: a browser sends no headers of its own");
+    throw new TypeError("Cannot open WebTransport: browsers cannot send custom headers");
   }
   signal?.throwIfAborted();
   const target = new URL(url);
@@ -161,7 +161,7 @@ const BROWSER: ConnectionCapabilities = {
   independentStreams: true,
 };
 
-/** A platform's `WebTransport` as a connection, with the errors of all connections. */
+/** A platform's `WebTransport` as a connection, with the errors that all connections use. */
 class NativeConnection extends CountedConnection implements Connection {
   readonly capabilities: ConnectionCapabilities;
   readonly transport = "webtransport";
@@ -179,7 +179,7 @@ class NativeConnection extends CountedConnection implements Connection {
   #line: Promise<unknown> = Promise.resolve();
   #inLine = 0;
   #isOver = false;
-  /** Called once, when most of the credit is used that the engine does not renew. */
+  /** Called once, when most of the credit that the engine does not renew has been used. */
   onWorn: (() => void) | undefined = undefined;
   readonly #wornAt = engineWornAt();
   #used = { bytes: 0, streams: 0 };
@@ -291,7 +291,7 @@ class NativeConnection extends CountedConnection implements Connection {
     await this.closed.catch(() => {});
   }
 
-  /** Counts a stream. A stream of the peer counts once a reader takes it. */
+  /** Counts a stream. A stream of the peer counts after a reader accepts it. */
   protected override account(
     direction: StreamDirection,
     by: StreamSide,
@@ -321,7 +321,7 @@ class NativeConnection extends CountedConnection implements Connection {
     signal?.throwIfAborted();
     let isWanted = true;
     const open = (): Promise<StreamOf<K>> =>
-      // By default, a browser refuses while the peer allows no more streams.
+      // By default, a browser rejects the call while the peer allows no more streams.
       this.#native[method]({ sendOrder, waitUntilAvailable: true }) as Promise<StreamOf<K>>;
     const opened = this.#openInTurn(open, () => isWanted).then(wrap, (error) => {
       throw broken("Cannot open stream", error);
@@ -331,7 +331,7 @@ class NativeConnection extends CountedConnection implements Connection {
       signal,
       timeoutMs,
       discard(stream) {
-        // A unidirectional stream is a writable itself.
+        // A unidirectional stream is itself a writable.
         const { readable, writable = stream } = stream as Partial<BidirectionalStream>;
         readable?.cancel().catch(() => {});
         (writable as WritableStream).abort().catch(() => {});
@@ -340,8 +340,8 @@ class NativeConnection extends CountedConnection implements Connection {
   }
 
   /**
-   * Opens a stream, waiting in line after a refusal. Chromium refuses in spite of
-   * `waitUntilAvailable`, and does not report when the peer allows more: the first call in line
+   * Opens a stream; after a rejection, calls wait in line. Chromium rejects despite
+   * `waitUntilAvailable`, and does not report when the peer allows more, so the first call in line
    * retries until a stream opens.
    */
   async #openInTurn<T>(open: () => Promise<T>, isWanted: () => boolean): Promise<T> {
@@ -450,7 +450,7 @@ function byteSink(sink: SendStream, account: StreamAccount | undefined): SendStr
   return orderedAs(writeTo(sink, count, new HalfAccount(account)), sink);
 }
 
-/** Account of one direction of a stream, whose end is visible at several places. */
+/** Account of one direction of a stream, whose end is visible in several places. */
 class HalfAccount {
   readonly #account: StreamAccount;
   #isEnded = false;
@@ -483,7 +483,7 @@ function readFrom<T>(
   use?: Use,
 ): ReadableStream<T> {
   const reader = source.getReader();
-  // The peer may reset a stream that is not being read.
+  // The peer may reset a stream while no one reads it.
   if (half !== undefined) reader.closed.catch((error) => half.ended(streamError(error)));
   const underlying = {
     type: wrap ? undefined : "bytes",

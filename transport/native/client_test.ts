@@ -24,17 +24,21 @@ Deno.test("isNativeWebTransportAvailable() checks the features of the platform's
     using _platform = new NativePlatform({ protocol, page });
     assertEquals(isNativeWebTransportAvailable(), expected, `${protocol} ${page}`);
   }
-  assertEquals(isNativeWebTransportAvailable(), false, "This runtime's own is no browser's");
+  assertEquals(
+    isNativeWebTransportAvailable(),
+    false,
+    "This runtime's own class is not a browser's",
+  );
 });
 
-Deno.test("dialNativeWebTransport() says that the platform has no WebTransport", async () => {
+Deno.test("dialNativeWebTransport() reports that the platform has no WebTransport", async () => {
   using _platform = new NativePlatform();
   Object.defineProperty(globalThis, "WebTransport", { value: undefined });
   assertEquals(isNativeWebTransportAvailable(), false);
   await assertRejects(() => dialNativeWebTransport(URL_OF_SERVER), UnsupportedError);
 });
 
-Deno.test("dialNativeWebTransport() hands over protocols and hashes", async () => {
+Deno.test("dialNativeWebTransport() passes on protocols and hashes", async () => {
   using platform = new NativePlatform();
   const serverCertificateHashes: CertificateHash[] = [
     { algorithm: "sha-256", value: new Uint8Array(32) },
@@ -49,7 +53,7 @@ Deno.test("dialNativeWebTransport() hands over protocols and hashes", async () =
   assertEquals(connection.protocol, "a");
 });
 
-Deno.test("dialNativeWebTransport() asks by the query where no protocol can be offered", async () => {
+Deno.test("dialNativeWebTransport() requests the protocol in the query if none can be offered", async () => {
   const cases: [string, string[], string, string][] = [
     [URL_OF_SERVER, ["skein.1", "b"], `${URL_OF_SERVER}&protocol=skein.1`, "skein.1"],
     [
@@ -69,7 +73,7 @@ Deno.test("dialNativeWebTransport() asks by the query where no protocol can be o
   }
 });
 
-Deno.test("dialNativeWebTransport() closes an abandoned session, by signal and by time", async () => {
+Deno.test("dialNativeWebTransport() closes an abandoned session, on its signal and after its timeout", async () => {
   using time = new FakeTime();
   using platform = new NativePlatform();
   platform.ready = new Promise(() => {});
@@ -106,12 +110,12 @@ Deno.test("dialNativeWebTransport() rejects with the platform's error", async ()
   await assertRejects(
     () => dialNativeWebTransport(URL_OF_SERVER, { headers: { a: "b" } }),
     TypeError,
-    "a browser sends no headers",
+    "browsers cannot send custom headers",
   );
   assertEquals(platform.pageHide.size, 0);
 });
 
-Deno.test("NativeConnection closes when the page is left, and breaks here", async () => {
+Deno.test("NativeConnection closes when the user leaves the page, and breaks locally", async () => {
   using platform = new NativePlatform();
   const connection = await dialNativeWebTransport(URL_OF_SERVER);
   platform.leavePage();
@@ -123,7 +127,7 @@ Deno.test("NativeConnection closes when the page is left, and breaks here", asyn
   await assertRejects(() => connection.closed, ConnectionError);
 });
 
-Deno.test("NativeConnection stops listening to the page once it is over", async () => {
+Deno.test("NativeConnection stops listening to the page after it ended", async () => {
   using platform = new NativePlatform();
   for (const end of ["client", "server", "network"] as const) {
     const connection = await dialNativeWebTransport(URL_OF_SERVER);
@@ -139,12 +143,12 @@ Deno.test("NativeConnection stops listening to the page once it is over", async 
   }
 });
 
-Deno.test("NativeConnection aborts a stream that arrives after the call gave up", async () => {
+Deno.test("NativeConnection aborts a stream that opens after the call was cancelled", async () => {
   using time = new FakeTime();
   using platform = new NativePlatform();
   const connection = await dialNativeWebTransport(URL_OF_SERVER);
   const { server } = platform.calls[0]!.pair;
-  // The other end takes a hundred streams before the first accept.
+  // The other end receives a hundred streams before the first accept.
   for (let i = 0; i < 100; i++) {
     await connection.createBidirectionalStream();
     await connection.createUnidirectionalStream();
@@ -176,7 +180,7 @@ Deno.test("NativeConnection aborts a stream that arrives after the call gave up"
   connection.close();
 });
 
-Deno.test("NativeConnection tells the errors of a broken connection apart from a peer's", async () => {
+Deno.test("NativeConnection distinguishes errors of a broken connection from the peer's", async () => {
   using platform = new NativePlatform();
   const connection = await dialNativeWebTransport(URL_OF_SERVER);
   const { link } = platform.calls[0]!.pair;
@@ -204,7 +208,7 @@ Deno.test("NativeConnection reads into the reader's own buffer", async () => {
   assertEquals((await reader.read(new Uint8Array(2))).done, true);
 });
 
-Deno.test("NativeConnection has its known counters, and notices that the server drains", async () => {
+Deno.test("NativeConnection has the counters that it knows, and notices that the server drains", async () => {
   using platform = new NativePlatform();
   await using connection = await dialNativeWebTransport(URL_OF_SERVER);
   const { bytesSent, bytesReceived } = await connection.getStats();
@@ -231,7 +235,7 @@ async function readFromServer(server: Connection, client: Connection, bytes: num
   assertEquals((await new Response(value).bytes()).byteLength, bytes);
 }
 
-Deno.test("dialNativeWebTransport() tells once that a connection of WebKit is worn after 12 MiB, and never in Chromium", async () => {
+Deno.test("dialNativeWebTransport() reports once that a WebKit connection is worn after 12 MiB, and never in Chromium", async () => {
   using platform = new NativePlatform();
   for (const [name, expected] of [[SAFARI, 1], [CHROMIUM, 0]] as const) {
     using _agent = withUserAgent(name);
@@ -247,7 +251,7 @@ Deno.test("dialNativeWebTransport() tells once that a connection of WebKit is wo
   }
 });
 
-Deno.test("dialNativeWebTransport() tells that a connection of WebKit is worn after 6,000 streams of both ends", async () => {
+Deno.test("dialNativeWebTransport() reports that a WebKit connection is worn after 6,000 streams of both ends", async () => {
   using platform = new NativePlatform();
   using _agent = withUserAgent(SAFARI);
   let worn = 0;
@@ -265,7 +269,7 @@ Deno.test("dialNativeWebTransport() tells that a connection of WebKit is worn af
   assertEquals(worn, 1);
 });
 
-Deno.test("dialNativeWebTransport() has a connection without datagrams where the platform has none", async () => {
+Deno.test("dialNativeWebTransport() opens a connection without datagrams if the platform has none", async () => {
   for (
     const [traits, independentStreams] of [
       [{ datagrams: false }, true],
@@ -287,7 +291,7 @@ Deno.test("dialNativeWebTransport() has a connection without datagrams where the
     const writer = connection.datagrams.writable.getWriter();
     await assertRejects(() => writer.write(Uint8Array.of(1)), UnsupportedError, "no datagrams");
     await writer.closed.catch(() => {});
-    // Streams work as before.
+    // Streams still work.
     const { server } = platform.calls[0]!.pair;
     await (await connection.createUnidirectionalStream()).close();
     const { value } = await server.incomingUnidirectionalStreams.getReader().read();

@@ -8,7 +8,7 @@ export type NativeServerDefect =
   | "no-stream-reset"
   /** A cancelled stream sends no STOP_SENDING: its writer continues. */
   | "no-stop-sending"
-  /** An idle stream does not notice the end of the session. */
+  /** An idle stream does not notice that the session ended. */
   | "idle-streams-stay"
   /** Streams are returned to the peer only at the runtime's garbage collection. */
   | "stream-limit"
@@ -27,11 +27,11 @@ export type NativeServerDefect =
   | "close-code-lost"
   /** The headers of the request are hidden, including Origin and the offered subprotocols. */
   | "no-request"
-  /** The session is accepted before the application decides: no status can refuse the session. */
+  /** The session is accepted before the application decides: no status can reject it. */
   | "no-refusal"
   /**
    * A connection whose request fails or never arrives leaves two streams in memory until the
-   * process ends.
+   * process exits.
    */
   | "request-leak"
   /** Only one datagram waits for its reader, and the limit cannot be raised. Worked around. */
@@ -54,7 +54,7 @@ const STREAMS_ISSUE = "https://github.com/denoland/deno/issues/36822";
 
 /**
  * Defects of Deno 2.9.6. This is the only list: `defects_test.ts` looks for each defect and fails
- * once the runtime does not have it, and the conformance suites skip checks by name.
+ * once the runtime no longer has it, and the conformance suites skip checks by name.
  */
 export const NATIVE_SERVER_DEFECTS: readonly NativeServerDefectFact[] = [
   { name: "no-stream-end", issue: STREAMS_ISSUE },
@@ -74,7 +74,7 @@ export const NATIVE_SERVER_DEFECTS: readonly NativeServerDefectFact[] = [
 ];
 
 /**
- * Lists the defects of connections from `acceptNativeWebTransport()` on this runtime, without those
+ * Lists the defects of connections from `acceptNativeWebTransport()` on this runtime, except those
  * that a feature of the runtime disproves.
  *
  * @returns The defects; empty if the runtime has no WebTransport at all.

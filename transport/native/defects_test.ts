@@ -12,7 +12,7 @@ import { NATIVE_SERVER_DEFECTS, type NativeServerDefect, nativeServerDefects } f
 import { listenWebTransport } from "../h3/server.ts";
 
 /**
- * Time in which a fixed runtime succeeds, in milliseconds. A slow machine at worst looks like one
+ * Time in which a fixed runtime succeeds, in milliseconds. At worst, a slow machine looks like one
  * without the fix.
  */
 const SOON_MS = 100;
@@ -56,7 +56,7 @@ interface Ends {
   readonly request: RawStream;
   /** Status received by the peer. */
   readonly status: number;
-  /** Protects an object from garbage collection, which ends a stream, too. */
+  /** Keeps an object from garbage collection, which also ends a stream. */
   keep<T>(item: T): T;
   /** Opens another connection of the runtime, without a request. */
   another(): Promise<{ readonly conn: Deno.QuicConn; readonly peer: RawPeer }>;
@@ -112,9 +112,7 @@ async function settlesWithin(promise: Promise<unknown>, withinMs: number): Promi
   return settled;
 }
 
-/**
- * Opens a stream at the runtime's end, sends a byte, and waits until the peer has read that byte.
- */
+/** Opens a stream at the runtime's end, sends a byte, and waits until the peer has read it. */
 async function openFrom({ native, peer, keep }: Ends) {
   const writer = keep((await native.createUnidirectionalStream()).getWriter());
   writer.closed.catch(() => {});
@@ -190,7 +188,7 @@ const PROBES: Readonly<Record<NativeServerDefect, (ends: Ends) => Promise<boolea
     return Promise.resolve(members.every((name) => MEMBERS.includes(name)));
   },
   "no-refusal"({ status }) {
-    // Only the upgrade was called; there is no earlier call to make.
+    // Only the upgrade was called; no earlier call exists.
     return Promise.resolve(status === 200);
   },
   async "request-leak"(ends) {
@@ -254,14 +252,14 @@ for (const { name, isMended } of NATIVE_SERVER_DEFECTS) {
     async fn() {
       const isThere = await withEnds(PROBES[name]);
       if (isMended?.() === true) {
-        return assertEquals(isThere, false, `${name} is there, although isMended() is true`);
+        return assertEquals(isThere, false, `${name} is present, although isMended() is true`);
       }
-      assert(isThere, `The runtime has mended ${name}: take it out, or tell by isMended()`);
+      assert(isThere, `The runtime has fixed ${name}: remove it from the list, or add isMended()`);
     },
   });
 }
 
-/** Runs the probes against Skein's own server, which has none of the defects of streams. */
+/** Runs the probes against Skein's own server, which has none of the stream defects. */
 async function withOwnEnds<T>(body: (ends: Ends) => Promise<T>): Promise<T> {
   await using listener = listenWebTransport({
     hostname: "127.0.0.1",
@@ -299,12 +297,12 @@ for (
     "one-datagram",
   ] satisfies NativeServerDefect[]
 ) {
-  Deno.test(`NATIVE_SERVER_DEFECTS has a test that sees where ${name} is mended`, async () => {
+  Deno.test(`NATIVE_SERVER_DEFECTS has a test that notices if ${name} is fixed`, async () => {
     assertEquals(await withOwnEnds(PROBES[name]), false);
   });
 }
 
-Deno.test("NATIVE_SERVER_DEFECTS has issues by their URL, and each defect once", () => {
+Deno.test("NATIVE_SERVER_DEFECTS has issues as URLs, and each defect once", () => {
   const names = NATIVE_SERVER_DEFECTS.map(({ name }) => name);
   assertEquals(new Set(names).size, names.length);
   for (const { issue = "https://github.com/denoland/deno/issues/1" } of NATIVE_SERVER_DEFECTS) {

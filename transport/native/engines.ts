@@ -1,4 +1,4 @@
-/** Known defects of the WebTransport in browser engines. */
+/** Known WebTransport defects of browser engines. */
 
 /** A known defect of an engine's WebTransport. */
 export interface EngineDefect {
@@ -12,13 +12,13 @@ export interface EngineDefect {
   /** Effect, in words. */
   readonly effect: string;
   /**
-   * Received bytes, and streams of both ends, after which a connection has to be replaced; absent
-   * for a defect that does not wear connections out.
+   * Received bytes, and streams of both ends, after which a connection must be replaced; absent for
+   * a defect that does not wear connections out.
    */
   readonly wornAt?: { readonly bytes: number; readonly streams: number } | undefined;
   /**
-   * Uses that try WebSocket first because of the defect; empty for a defect that is detected at run
-   * time.
+   * Uses that try WebSocket first because of the defect; empty for a defect that is detected at
+   * runtime.
    */
   readonly avoidedBy: readonly EngineUse[];
 }
@@ -29,7 +29,7 @@ export interface EngineDefect {
 export type EngineUse = "session" | "moq";
 
 /**
- * WebKit, including every browser on iOS, and iPadOS under a Mac's name. Only Chromium adds
+ * WebKit, including every browser on iOS, and iPadOS that identifies as a Mac. Only Chromium adds
  * `Chrome/` to `AppleWebKit/`.
  */
 const WEBKIT = /AppleWebKit\/(?!.*Chrom(?:e|ium)\/)/;
@@ -41,7 +41,7 @@ export const ENGINE_DEFECTS: readonly EngineDefect[] = [
     name: "no-credit",
     engine: WEBKIT,
     bug: "webkit.org/b/319818",
-    effect: "gives no credit back, and stops after 16 MiB",
+    effect: "does not renew credit, and stops after 16 MiB",
     wornAt: { bytes: 12 * 1_048_576, streams: 6_000 },
     avoidedBy: ["session", "moq"],
   },
@@ -58,17 +58,17 @@ export const ENGINE_DEFECTS: readonly EngineDefect[] = [
     engine: /Firefox\/(\d+)/,
     mendedIn: 153,
     bug: "bugzil.la/2046262",
-    effect: "takes two streams of a server",
+    effect: "accepts only two streams from a server",
     avoidedBy: ["moq"],
   },
 ];
 
 /**
- * Finds a defect because of which a use should try WebSocket first on this platform.
+ * Finds a defect that makes a use try WebSocket first on this platform.
  *
  * @returns The defect in words, with its report; `undefined` without a known defect.
  *
- * @example On a server there is none
+ * @example On a server, without defects
  * ```ts
  * import { engineDefect } from "./engines.ts";
  * import { assertEquals } from "@std/assert";
@@ -82,7 +82,7 @@ export function engineDefect(use: EngineUse): string | undefined {
 }
 
 /**
- * Looks up the limits after which a connection of this engine has to be replaced.
+ * Looks up the limits after which a connection of this engine must be replaced.
  *
  * @returns Limits as in {@linkcode EngineDefect.wornAt}; `undefined` if connections last.
  */
@@ -91,10 +91,10 @@ export function engineWornAt(): EngineDefect["wornAt"] {
 }
 
 /**
- * Tells if the engine notices a dead server late. Firefox sends a keep-alive after half of the idle
- * time, which restarts the idle time: 13 s in place of 9 s, measured with Firefox 153.
+ * Tells if the engine is late to notice a dead server. Firefox sends a keep-alive after half of the
+ * idle time, which restarts the idle time: 13 s instead of 9 s, measured with Firefox 153.
  *
- * @returns True where the silence of a server has to be noticed by pings.
+ * @returns True if the client must use pings to notice that a server is silent.
  */
 export function isEngineLate(): boolean {
   return / Firefox\//.test(userAgent() ?? "");

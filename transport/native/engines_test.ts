@@ -15,7 +15,7 @@ const BLINK = "AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0";
 const AGENTS: readonly [browser: string, agent: string, avoids: string][] = [
   ["Safari on iOS", `${IOS} Version/26.4 Mobile/15E148 Safari/604.1`, "session moq"],
   [
-    "Safari on a Mac, and on iPadOS that asks for the desktop's pages",
+    "Safari on a Mac, and on iPadOS that requests desktop pages",
     `${MAC} AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.4 Safari/605.1.15`,
     "session moq",
   ],
@@ -40,7 +40,7 @@ const AGENTS: readonly [browser: string, agent: string, avoids: string][] = [
   ["a page without a name", "", ""],
 ];
 
-Deno.test("engineDefect() names engines that take WebSocket first, by the engine and not by the brand", () => {
+Deno.test("engineDefect() names engines that use WebSocket first, by the engine and not by the brand", () => {
   for (const [browser, agent, avoids] of AGENTS) {
     using _agent = withUserAgent(agent);
     const found = (["session", "moq"] as const).filter((use) => engineDefect(use) !== undefined);
@@ -50,7 +50,7 @@ Deno.test("engineDefect() names engines that take WebSocket first, by the engine
   }
 });
 
-Deno.test("isEngineLate() is true for Gecko alone", () => {
+Deno.test("isEngineLate() is true only for Gecko", () => {
   for (const [browser, agent] of AGENTS) {
     using _agent = withUserAgent(agent);
     assertEquals(isEngineLate(), /^Firefox 15\d/.test(browser), browser);
@@ -64,7 +64,7 @@ Deno.test("ENGINE_DEFECTS names a public report of each defect", () => {
   }
 });
 
-Deno.test("raceNative() takes WebSocket first on WebKit, and names the reason; transports override it", async () => {
+Deno.test("raceNative() uses WebSocket first on WebKit, and reports the reason; transports override it", async () => {
   for (
     const [options, expected] of [
       [{}, "websocket"],

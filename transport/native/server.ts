@@ -30,7 +30,7 @@ export interface ListenNativeWebTransportOptions extends QuicListenOptions {
    * @default {128}
    */
   readonly maxStreams?: number | undefined;
-  /** Tells whether the client of a request moves; see the option of `listenWebTransport()`. */
+  /** Tells whether the client of a request hands over; see the option of `listenWebTransport()`. */
   readonly isSuccessor?: ((request: WebTransportRequest) => boolean) | undefined;
 }
 
@@ -38,8 +38,8 @@ export interface ListenNativeWebTransportOptions extends QuicListenOptions {
  * Listener for WebTransport sessions of the runtime's own engine, with the members of
  * `WebTransportListener`. Iterating yields the sessions as requests.
  *
- * - **Accepted first:** the session is open before its request is yielded. A refusal closes the
- *   session with 4000 plus the status; headers of the answer are lost.
+ * - **Accepted first:** the session is open before its request is yielded. Rejecting the request
+ *   closes the session with 4000 plus the status; headers of the response are lost.
  * - **No headers:** a request has only its URL, and a `host` header built from the URL.
  * - **Bound:** connections, handshakes, the time to request a session, and waiting requests have
  *   limits. A connection carries one session.
@@ -48,7 +48,7 @@ export class NativeWebTransportListener
   implements AsyncIterable<WebTransportRequest>, AsyncDisposable {
   readonly #acceptor: QuicAcceptor<ListenedConnection>;
   readonly #signal: AbortSignal | undefined;
-  /** Resolves once the code for sessions is loaded. */
+  /** Resolves after the code for sessions has loaded. */
   readonly #loaded: Promise<unknown>;
   readonly #requests = new RequestQueue();
   readonly #runtime: Runtime;
@@ -57,7 +57,6 @@ export class NativeWebTransportListener
   readonly #onAbort = (): void => void this.close();
   #closing: Promise<void> | undefined = undefined;
 
-  /** Starts listening; called by `listenNativeWebTransport()`. */
   constructor(options: ListenNativeWebTransportOptions) {
     requireUpgrade();
     const { maxStreams = 128, signal, runtime = platformRuntime(), isSuccessor } = options;
@@ -79,7 +78,7 @@ export class NativeWebTransportListener
     this.#loaded = protocol;
     this.#acceptor = new QuicAcceptor<ListenedConnection>(runtime, options, {
       protocols: ["h3"],
-      // The request and the control streams count, too.
+      // The request and the control streams count too.
       maxBidirectionalStreams: maxStreams + 1,
       maxUnidirectionalStreams: maxStreams + 3,
       protocol,
@@ -100,7 +99,7 @@ export class NativeWebTransportListener
   }
 
   /**
-   * Uses another certificate for new handshakes. Sessions stay.
+   * Uses another certificate for new handshakes. Sessions stay open.
    *
    * @throws {TypeError} If the certificate and key are invalid, or the listener is closed.
    */
@@ -108,7 +107,7 @@ export class NativeWebTransportListener
     this.#acceptor.rotate(certificate);
   }
 
-  /** Accepts no new connections, and refuses waiting requests with 503. Sessions stay. */
+  /** Accepts no new connections, and rejects waiting requests with 503. Sessions stay open. */
   stop(): void {
     this.#acceptor.stop();
     this.#requests.stop();
@@ -116,7 +115,7 @@ export class NativeWebTransportListener
 
   /**
    * Closes every connection, and stops listening. Idempotent. The runtime frees the port at garbage
-   * collection, not at once.
+   * collection, not immediately.
    */
   close(): Promise<void> {
     return this.#closing ??= this.#close();
@@ -165,7 +164,7 @@ export class NativeWebTransportListener
  * Listens for WebTransport sessions with the runtime's own engine.
  *
  * @throws {UnsupportedError} If the runtime has no WebTransport; the message names the flag.
- * @throws {Deno.errors.AddrInUse} If the UDP port is taken.
+ * @throws {Deno.errors.AddrInUse} If the UDP port is in use.
  * @throws {RangeError} If a limit is not a positive integer.
  * @throws {TypeError} If the certificate and key are not PEM texts.
  */
@@ -177,7 +176,7 @@ export function listenNativeWebTransport(
 
 class ListenedConnection implements AcceptedConnection {
   readonly conn: Deno.QuicConn;
-  /** True for a connection beyond the bounds, which is closed unless the client moves here. */
+  /** True for a connection beyond the bounds, which is closed unless its client hands over. */
   readonly isSpare: boolean;
   readonly ending: Promise<QuicEnding>;
 

@@ -10,7 +10,7 @@ import { acceptNativeWebTransport } from "./accept.ts";
 import { listenNativeWebTransport } from "./server.ts";
 import { dialWebTransport } from "../h3/client.ts";
 
-/** End of a session with its connection: the outcome, or the text of a loss. */
+/** How a session ends with its connection: the outcome, or the text of a loss. */
 const ENDINGS: Record<string, [code: number, outcome: unknown]> = {
   "0, as a crash does": [0, "0x0: why"],
   "no error, after a session": [0x100, { closeCode: 0, reason: "" }],
@@ -21,7 +21,7 @@ const ENDINGS: Record<string, [code: number, outcome: unknown]> = {
 };
 
 for (const [what, [code, outcome]] of Object.entries(ENDINGS)) {
-  Deno.test(`acceptNativeWebTransport() reads the end of a connection that is closed with ${what}`, async () => {
+  Deno.test(`acceptNativeWebTransport() reports the end of a connection that was closed with ${what}`, async () => {
     const certificate = devCertificate({ cacheFolder: null });
     await using listener = listenNativeWebTransport({ hostname: "127.0.0.1", ...certificate });
     await using peer = await RawPeer.dial(listener.address.port, { hashes: certificate.hashes });
@@ -37,7 +37,7 @@ for (const [what, [code, outcome]] of Object.entries(ENDINGS)) {
   });
 }
 
-Deno.test("acceptNativeWebTransport() closes with 0 in a way that a client tells from a crash", async () => {
+Deno.test("acceptNativeWebTransport() closes with 0 in a way that a client can distinguish from a crash", async () => {
   for (const reason of ["", "done"]) {
     await using pair = await builtinPair();
     pair.server.close({ reason });
@@ -77,7 +77,7 @@ Deno.test("acceptNativeWebTransport() echoes, and reports its defects", async ()
     assertEquals(await stream.read(), Uint8Array.of(7));
   };
   for (let i = 0; i < 99; i++) await open();
-  // If a newer runtime has a fix, the list of defects has to be updated.
+  // If a newer runtime has a fix, the list of defects must be updated.
   if (defects.includes("stream-limit")) await assertRejects(open, TimeoutError);
   else await open();
   assert(defects.length === 0 || defects.includes("no-stream-end"));
