@@ -198,7 +198,7 @@ Deno.test("serve() fails the read of a stream that a handler has, beyond a bound
   const error = await soon(
     assertRejects(() => failed.promise.then((cause) => Promise.reject(cause))),
   );
-  assertStringIncludes(`${error}`, "unread streams of a connection may take 1250000 bytes");
+  assertStringIncludes(`${error}`, "unread streams of a connection may use 1250000 bytes");
 });
 
 Deno.test("serve() counts no stream that is read at once, however many there are", async () => {
@@ -285,7 +285,7 @@ Deno.test("listenQuic() counts unread streams before the application accepts the
 
 Deno.test("listenMoq() and serve() reject bounds of unread streams below one window", () => {
   const unreadStreams = { maxBytes: STREAM_WINDOW_BYTES - 1 };
-  const message = "maxBytes must be an integer from 1250000, or Infinity, received 1249999";
+  const message = "maxBytes must be an integer of at least 1250000, or Infinity, received 1249999";
   assertThrows(() => listenMoq({ unreadStreams }), RangeError, message);
   assertThrows(() => listen({ limits: { unreadStreams } }), RangeError, message);
   const misspelt = { limits: { unreadStreams: { timeoutMS: 1 } as object } };

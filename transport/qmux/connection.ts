@@ -37,16 +37,16 @@ export interface WithQmuxOptions {
   readonly protocol?: string | undefined;
   /** Limits on data that the peer may send ahead of the readers. */
   readonly flowControl?: FlowControlOptions | undefined;
-  /** Called with the multiplexer before its start; a server bounds a peer without a token here. */
+  /** Called with the multiplexer before its start; a server limits a peer without a token here. */
   readonly hold?: ((qmux: Qmux) => void) | undefined;
 }
 
 /**
- * Turns a connection of frames into one of streams and datagrams. Both ends MUST do so; the frames
- * belong to QMux from then on.
+ * Turns a connection of frames into a connection of streams and datagrams. Both ends MUST do so;
+ * the frames belong to QMux from then on.
  *
- * - **Ready:** once the peer's transport parameters have arrived.
- * - **Close:** a QMux frame carries code and reason; the connection underneath closes next.
+ * - **Ready:** after the peer's transport parameters have arrived.
+ * - **Close:** a QMux frame carries code and reason; the underlying connection closes next.
  * - **Faults:** a peer that violates the protocol receives the QUIC error code, and the connection
  *   closes with 4400.
  *
@@ -178,7 +178,8 @@ class QmuxConnection implements Connection, QmuxLink, FrameReceiver {
   }
 
   getStats(): Promise<ConnectionStats> {
-    // Frames are left out: the frames underneath are records, which mean nothing to an application.
+    // Frame counts are omitted: the underlying frames are records, which mean nothing to an
+    // application.
     return Promise.resolve({ bytesSent: this.#bytesSent, bytesReceived: this.#bytesReceived });
   }
 
@@ -209,7 +210,7 @@ class QmuxConnection implements Connection, QmuxLink, FrameReceiver {
   peerFailed(code: number, reason: string): void {
     const text = reason === "" ? "" : `: ${reason}`;
     this.#end(
-      new ConnectionError(`The peer ended the connection with QUIC's code ${code}${text}`),
+      new ConnectionError(`The peer ended the connection with QUIC code ${code}${text}`),
       { closeCode: 0, reason: "" },
     );
   }
@@ -265,7 +266,7 @@ class QmuxConnection implements Connection, QmuxLink, FrameReceiver {
     this.#carrier.close(info);
   }
 
-  /** Ends this connection with the first outcome; later ones have no effect. */
+  /** Ends this connection with the first outcome; later outcomes have no effect. */
   #over(ending: Required<ConnectionCloseInfo> | ConnectionError): void {
     if (this.#ending !== undefined) return;
     this.#ending = ending;

@@ -17,7 +17,7 @@ function record(write: (record: RecordWriter) => void): Uint8Array {
 
 const PARAMETERS = record((writer) => writer.parameters(PARAMETERS_TYPE, DEFAULT_PARAMETERS));
 
-/** A server of QMux whose client sends any bytes of a test. */
+/** A QMux server whose client sends the test's bytes. */
 function serverOf(receiveFrame: (record: Uint8Array) => void = () => {}) {
   const pair = memoryPair(WEBSOCKET);
   pair.client.frames!.receive({
@@ -49,7 +49,7 @@ Deno.test("withQmux() is ready once the peer has sent its limits", async () => {
   await server.ready;
 });
 
-Deno.test("withQmux() sends the peer QUIC's code of its fault, and closes with 4400", async () => {
+Deno.test("withQmux() sends the peer the QUIC code of its violation, and closes with 4400", async () => {
   const records: Uint8Array[] = [];
   const { pair, server, send } = serverOf((one) => records.push(one));
   await using _ = pair;
@@ -64,7 +64,7 @@ Deno.test("withQmux() sends the peer QUIC's code of its fault, and closes with 4
   await assertRejects(() => server.createBidirectionalStream(), ConnectionError);
 });
 
-Deno.test("withQmux() closes at a text frame", async () => {
+Deno.test("withQmux() closes on a text frame", async () => {
   const { pair, server, send } = serverOf();
   await using _ = pair;
   send("hello");
@@ -72,13 +72,13 @@ Deno.test("withQmux() closes at a text frame", async () => {
   await assertRejects(() => server.ready, ConnectionError);
 });
 
-Deno.test("withQmux() breaks when the peer found a fault", async () => {
+Deno.test("withQmux() breaks when the peer reports a violation", async () => {
   const { pair, server, send } = serverOf();
   await using _ = pair;
   send(PARAMETERS);
   send(record((writer) => writer.close(3, "too much", 0)));
   const error = await assertRejects(() => server.closed, ConnectionError);
-  assertStringIncludes(error.message, "QUIC's code 3: too much");
+  assertStringIncludes(error.message, "QUIC code 3: too much");
 });
 
 Deno.test("withQmux() passes on any code with which a foreign peer closes", async () => {
@@ -90,7 +90,7 @@ Deno.test("withQmux() passes on any code with which a foreign peer closes", asyn
   assertEquals(await pair.client.closed, { closeCode: 0, reason: "done" });
 });
 
-Deno.test("withQmux() breaks with its connection", async () => {
+Deno.test("withQmux() breaks when its connection breaks", async () => {
   await using pair = memoryPair(WEBSOCKET);
   const [client, server] = [
     withQmux(pair.client, { runtime: platformRuntime(), side: "client", version: 1 }),
@@ -104,14 +104,14 @@ Deno.test("withQmux() breaks with its connection", async () => {
   await assertRejects(() => reading, ConnectionError);
 });
 
-Deno.test("withQmux() ends by the close of its connection, without an earlier frame", async () => {
+Deno.test("withQmux() ends when its connection closes without an earlier frame", async () => {
   const { pair, server } = serverOf();
   await using _ = pair;
   pair.client.close({ closeCode: 4001, reason: "gone" });
   assertEquals(await server.closed, { closeCode: 4001, reason: "gone" });
 });
 
-Deno.test("withQmux() closes its connection with 0 where a WebSocket cannot carry the code", async () => {
+Deno.test("withQmux() closes its connection with 0 if a WebSocket cannot carry the code", async () => {
   for (const [closeCode, carried] of [[0x103, 0], [2 ** 40, 0], [1000, 0], [4507, 4507]] as const) {
     const pair = memoryPair(WEBSOCKET);
     const client = withQmux(pair.client, {

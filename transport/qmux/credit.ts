@@ -26,7 +26,7 @@ const MAX_STREAMS = 100;
 
 export const CREDIT_KINDS: readonly CreditKind[] = ["data", "bidirectional", "unidirectional"];
 
-/** Names of each kind in messages, and frame types on the wire. */
+/** Names of each kind in messages, and frame types in the protocol. */
 const NAMES = {
   data: { what: "bytes", grant: FrameType.maxData, blocked: FrameType.dataBlocked },
   bidirectional: {
@@ -51,10 +51,10 @@ export interface Account extends CreditPair {
   announcedBlocked: number;
 }
 
-/** The connection, as the credit sees it. */
+/** The connection as the credit sees it. */
 export interface CreditHost {
   readonly runtime: Runtime;
-  /** Called when a frame about credit has to go out. */
+  /** Called when a frame about credit must be sent. */
   creditChanged(): void;
   /** Called when this end has used up the credit of a kind. */
   creditBlocked(kind: CreditKind, limit: number): void;
@@ -62,7 +62,7 @@ export interface CreditHost {
   readonly waitingWrites: number;
 }
 
-/** Credit of one connection; zero in every kind until the peer's parameters arrive. */
+/** Credit of one connection; zero for every kind until the peer's parameters arrive. */
 export class QmuxCredit implements ConnectionCredit {
   /** Window of one stream, in bytes. */
   readonly maxStreamData: number;
@@ -126,7 +126,7 @@ export class QmuxCredit implements ConnectionCredit {
     this.#host.creditBlocked(kind, limit);
   }
 
-  /** Tells whether a frame about credit has to go out. */
+  /** Tells whether a frame about credit must be sent. */
   get hasFrames(): boolean {
     return this.#hasFrames;
   }

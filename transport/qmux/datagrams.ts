@@ -1,31 +1,31 @@
-/** Datagrams of QMux (RFC 9221), lost only in the full queues of this end. */
+/** Datagrams of QMux (RFC 9221), lost only in this end's full queues. */
 import type { DatagramDuplex, DirectDatagrams } from "../connection.ts";
 import type { Ledger } from "../counters.ts";
 import { IncomingQueue } from "../incoming_queue.ts";
 
-/** Most datagrams held for a reader; beyond, the oldest is dropped. */
+/** Maximum number of datagrams held for a reader; beyond it, the oldest is dropped. */
 export const MAX_HELD_DATAGRAMS = 256;
 
-/** Most datagrams that wait for the wire; beyond, the oldest is dropped. */
+/** Maximum number of datagrams that wait to be sent; beyond it, the oldest is dropped. */
 export const MAX_WAITING_DATAGRAMS = 256;
 
-/** Number of waiting datagrams from which a write to the web stream waits. */
+/** Number of waiting datagrams at which a write to the web stream starts to wait. */
 const HIGH_WATER_DATAGRAMS = MAX_WAITING_DATAGRAMS / 2;
 
-/** The connection, as datagrams see it. */
+/** The connection as datagrams see it. */
 export interface DatagramHost {
   readonly ledger: Ledger;
   /** Largest datagram that the peer accepts. */
   readonly maxDatagramSize: number;
   /** Tells whether the peer accepts a datagram of the given size. */
   takesDatagram(byteLength: number): boolean;
-  /** Puts a datagram into a record at once, if no frame is ahead. */
+  /** Puts a datagram into a record immediately, if no frame is ahead. */
   sendDatagramNow(datagram: Uint8Array): boolean;
-  /** Called when a datagram waits for the wire. */
+  /** Called when a datagram waits to be sent. */
   wantsDatagrams(): void;
 }
 
-/** Datagrams of one connection, over a wire that is itself reliable. */
+/** Datagrams of one connection, over a link that is itself reliable. */
 export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
   readonly #host: DatagramHost;
   readonly #arrivals: IncomingQueue<Uint8Array>;
@@ -58,7 +58,10 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
     return this.#arrivals.readable;
   }
 
-  /** Datagrams to send. A write waits while many datagrams do. An oversize datagram is dropped. */
+  /**
+   * Datagrams to send. A write waits while many datagrams are waiting. An oversize datagram is
+   * dropped.
+   */
   get writable(): WritableStream<Uint8Array> {
     return this.#writable ??= new WritableStream<Uint8Array>({
       start: (controller) => {
@@ -73,7 +76,7 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
     return this;
   }
 
-  /** Datagrams that wait for the wire. */
+  /** Datagrams that wait to be sent. */
   get waiting(): number {
     return this.#waiting.length - this.#head;
   }
@@ -99,7 +102,8 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
   }
 
   /**
-   * Drops waiting datagrams that the peer does not accept, once the peer's parameters have arrived.
+   * Drops waiting datagrams that the peer does not accept, after the peer's parameters have
+   * arrived.
    */
   opened(): void {
     const waiting = this.#waiting.slice(this.#head);
@@ -112,12 +116,12 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
     }
   }
 
-  /** The next datagram for the wire, left in the queue. */
+  /** The next datagram to send, which stays in the queue. */
   get first(): Uint8Array | undefined {
     return this.#waiting[this.#head];
   }
 
-  /** Removes and returns the next datagram for the wire. The queue MUST NOT be empty. */
+  /** Removes and returns the next datagram to send. The queue MUST NOT be empty. */
   take(): Uint8Array {
     const datagram = this.#waiting[this.#head++]!;
     if (this.#head >= MAX_WAITING_DATAGRAMS || this.#head === this.#waiting.length) {
@@ -134,7 +138,7 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
   /**
    * Delivers a received datagram.
    *
-   * @param datagram Bytes in memory of their own.
+   * @param datagram Bytes with their own memory.
    */
   deliver(datagram: Uint8Array): void {
     this.#host.ledger.receivedDatagram(datagram);
@@ -146,7 +150,7 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
    * Ends the datagrams with the connection.
    *
    * @param error Error for writers.
-   * @param isBroken Whether readers get the error too.
+   * @param isBroken True if readers receive the error too.
    */
   end(error: unknown, isBroken: boolean): void {
     this.#failure = { cause: error };
@@ -158,7 +162,7 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
     else this.#arrivals.end();
   }
 
-  /** Sends a copy if the datagram has to wait, because the writer may reuse the bytes. */
+  /** Sends a copy if the datagram must wait, because the writer may reuse the bytes. */
   #write(datagram: Uint8Array): Promise<void> | void {
     if (this.waiting === 0 && this.#host.sendDatagramNow(datagram)) return;
     this.send(new Uint8Array(datagram));

@@ -1,22 +1,22 @@
-/** Early detection that a socket drained. */
+/** Early detection that a socket has drained. */
 import type { Runtime } from "../../base/runtime.ts";
 import type { MultiplexerLink } from "./multiplexer.ts";
 import { MAX_BUFFERED_BYTES } from "./record_scheduler.ts";
 
-/** Wire of records or frames. */
+/** Link for records or frames. */
 type Wire = Pick<MultiplexerLink, "bufferedAmount" | "drained">;
 
-/** Checks of a fast wire, one each turn of the event loop. */
+/** Number of checks of a fast link, one in each turn of the event loop. */
 const MAX_LOOKS = 32;
 
 /**
- * Wait in milliseconds below which the wire had drained before the timer fired: the wire is fast
+ * Wait in milliseconds below which the link had drained before the timer fired: the link is fast
  * again.
  */
 const SOON_MS = 4;
 
 /**
- * Checks a wire in quick succession while that succeeds, and leaves a slow wire to its timer.
+ * Checks a link in quick succession while that succeeds, and leaves a slow link to its timer.
  * Sockets emit no event when they drain, and a timer is late: a fast socket is empty after
  * microseconds, and the timer fires after milliseconds.
  */
@@ -25,13 +25,12 @@ export class EarlyDrain {
   readonly #wire: Wire;
   #looks = MAX_LOOKS;
 
-  /** Watches a wire. */
   constructor(runtime: Runtime, wire: Wire) {
     this.#runtime = runtime;
     this.#wire = wire;
   }
 
-  /** Waits until the wire has few bytes buffered, or is closed. Never rejects. */
+  /** Waits until the link has few bytes buffered, or is closed. Never rejects. */
   async drained(): Promise<void> {
     if (this.#looks > 0 && await this.#look()) {
       this.#looks = Math.min(this.#looks * 2, MAX_LOOKS);

@@ -2,7 +2,7 @@ import { assertEquals, assertGreater } from "@std/assert";
 import { EarlyDrain } from "./early_drain.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
-/** A wire that is empty after a given number of checks. */
+/** A link that is empty after a given number of checks. */
 class FakeWire {
   readonly #emptyAfter: number;
   looks = 0;
@@ -22,7 +22,7 @@ class FakeWire {
   }
 }
 
-Deno.test("EarlyDrain finds a fast wire drained without its timer", async () => {
+Deno.test("EarlyDrain detects that a fast link has drained without its timer", async () => {
   const wire = new FakeWire(3);
   const drain = new EarlyDrain(platformRuntime(), wire);
   for (let i = 0; i < 5; i++) {
@@ -32,7 +32,7 @@ Deno.test("EarlyDrain finds a fast wire drained without its timer", async () => 
   assertEquals(wire.timers, 0);
 });
 
-Deno.test("EarlyDrain leaves a slow wire to its timer", async () => {
+Deno.test("EarlyDrain leaves a slow link to its timer", async () => {
   const wire = new FakeWire(Infinity);
   const drain = new EarlyDrain(platformRuntime(), wire);
   const looks = [];

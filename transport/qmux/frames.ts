@@ -1,4 +1,6 @@
-/** Frames of QMux, read and written (RFC 9000 sections 18 to 20, RFC 9221, draft-ietf-quic-qmux). */
+/**
+ * Frames of QMux, read and written (RFC 9000 sections 18 to 20, RFC 9221, draft-ietf-quic-qmux).
+ */
 import { ProtocolError } from "../../errors.ts";
 import type { StreamDirection } from "../connection.ts";
 import {
@@ -14,7 +16,7 @@ export const FrameType = {
   padding: 0x00,
   /** RESET_STREAM: the writer abandoned a stream. */
   resetStream: 0x04,
-  /** STOP_SENDING: the reader wants no more of a stream. */
+  /** STOP_SENDING: the reader stopped reading a stream. */
   stopSending: 0x05,
   /** STREAM: bytes of a stream; the low bits are {@linkcode StreamBit}. */
   stream: 0x08,
@@ -56,19 +58,19 @@ const StreamBit = {
 /** QX_TRANSPORT_PARAMETERS frame. */
 export const PARAMETERS_TYPE = 0x3f5153300d0a0d0an;
 
-/** QX_PING frame that requests an answer. */
+/** QX_PING frame that requests a reply. */
 export const PING_TYPE = 0x348c67529ef8c7bdn;
 
-/** QX_PING frame that answers. */
+/** QX_PING frame that replies. */
 export const PONG_TYPE = 0x348c67529ef8c7ben;
 
-/** Buffer size of a record that begins with a small frame. */
+/** Buffer size of a record that starts with a small frame. */
 const MIN_CAPACITY = 512;
 
 /** Frame size from which the buffer of a record is allocated to fit, with little slack. */
 const LARGE_BYTES = 4_096;
 
-/** Slack behind a large frame for a small one, such as the end of the stream. */
+/** Slack after a large frame for a small one, such as the end of the stream. */
 const SLACK_BYTES = 32;
 
 /** Longest frame without a payload: a type and three integers of eight bytes. */
@@ -92,7 +94,7 @@ export const QuicError = {
   flowControlError: 0x3,
   /** More streams opened than granted. */
   streamLimitError: 0x4,
-  /** Frame for a stream in a state that does not allow the frame. */
+  /** Frame that the stream's state does not allow. */
   streamStateError: 0x5,
   /** Changed final size of a stream. */
   finalSizeError: 0x6,
@@ -110,8 +112,6 @@ export class QmuxError extends ProtocolError {
   readonly quicCode: number;
 
   /**
-   * Creates the error.
-   *
    * @param quicCode One of {@linkcode QuicError}.
    * @param message Expected and received input.
    */
@@ -125,13 +125,13 @@ export interface StreamFrame {
   readonly kind: "stream";
   readonly id: number;
   /**
-   * Offset of the bytes in the stream; `NaN` in a frame without an offset, where the bytes follow
-   * those received before.
+   * Offset of the bytes in the stream; `NaN` in a frame without an offset, whose bytes follow those
+   * received before.
    */
   readonly offset: number;
   /** Payload; a view of the record. */
   readonly data: Uint8Array;
-  /** True if the stream ends behind the payload. */
+  /** True if the stream ends after the payload. */
   readonly isFin: boolean;
 }
 
@@ -146,7 +146,7 @@ export interface ResetFrame {
 
 export interface CloseFrame {
   readonly kind: "close";
-  /** True if the application closed the connection, as opposed to a protocol violation. */
+  /** True if the application closed the connection, rather than a protocol violation. */
   readonly isApplication: boolean;
   /** Application close code, or QUIC error code. */
   readonly code: number;
@@ -161,7 +161,7 @@ export interface DatagramFrame {
   readonly frameSize: number;
 }
 
-/** Any frame but padding. */
+/** Any frame except padding. */
 export type QmuxFrame =
   | StreamFrame
   | ResetFrame
@@ -182,11 +182,13 @@ export type QmuxFrame =
   | { readonly kind: "parameters"; readonly parameters: TransportParameters }
   | { readonly kind: "ping" | "pong"; readonly sequence: bigint };
 
-/** Parameters that an end announces before all other frames. Some of QUIC are forbidden in QMux. */
+/**
+ * Parameters that an end announces before all other frames. QMux forbids some of QUIC's parameters.
+ */
 export interface TransportParameters {
-  /** Idle timeout in milliseconds; 0 is none. */
+  /** Idle timeout in milliseconds; 0 means none. */
   readonly maxIdleTimeoutMs: number;
-  /** Bytes of all streams together that the other end may send at first. */
+  /** Bytes of all streams together that the other end may send initially. */
   readonly maxData: number;
   /** Bytes of a bidirectional stream opened by this end. */
   readonly maxStreamDataBidiLocal: number;
@@ -194,11 +196,11 @@ export interface TransportParameters {
   readonly maxStreamDataBidiRemote: number;
   /** Bytes of a unidirectional stream. */
   readonly maxStreamDataUni: number;
-  /** Bidirectional streams that the other end may open at first. */
+  /** Bidirectional streams that the other end may open initially. */
   readonly maxStreamsBidi: number;
-  /** Unidirectional streams that the other end may open at first. */
+  /** Unidirectional streams that the other end may open initially. */
   readonly maxStreamsUni: number;
-  /** Largest DATAGRAM frame (RFC 9221); 0 is none. */
+  /** Largest DATAGRAM frame (RFC 9221); 0 means none. */
   readonly maxDatagramFrameSize: number;
   /** Largest record, without the size field. */
   readonly maxRecordSize: number;
@@ -231,9 +233,7 @@ class Cursor {
   readonly #code: number;
 
   /**
-   * Creates a cursor at the start.
-   *
-   * @param code QUIC error code to throw when the bytes end too early.
+   * @param code QUIC error code to throw if the bytes end too early.
    */
   constructor(bytes: Uint8Array, code: number) {
     this.bytes = bytes;
@@ -245,7 +245,7 @@ class Cursor {
     return this.bytes.byteLength - this.at;
   }
 
-  /** Reads a number; one above 2^53 - 1 is rounded. */
+  /** Reads a number; a number above 2^53 - 1 is rounded. */
   varint(): number {
     const { bytes, at } = this;
     if (at < bytes.byteLength) {
@@ -307,13 +307,13 @@ export class FrameReader {
    * Reads the next frame; padding is skipped.
    *
    * @returns The frame; `undefined` at the end of the record.
-   * @throws {QmuxError} If the bytes are no valid frame.
+   * @throws {QmuxError} If the bytes are not a valid frame.
    */
   next(): QmuxFrame | undefined {
     const cursor = this.#cursor;
     const { bytes } = cursor;
     while (cursor.at < bytes.byteLength && bytes[cursor.at] === FrameType.padding) cursor.at++;
-    // The receiver of the last frame may have transferred the memory of the record.
+    // The receiver of the last frame may have transferred the record's memory.
     if (cursor.left <= 0) return undefined;
     const first = bytes[cursor.at]!;
     if (first >= 0x40) return this.#own();
@@ -324,8 +324,8 @@ export class FrameReader {
   #stream(type: number): StreamFrame {
     const cursor = this.#cursor;
     const id = cursor.varint();
-    // QUIC defines an absent offset as 0. Older peers never send an offset: their wire neither
-    // loses nor repeats bytes.
+    // QUIC defines an absent offset as 0. Older peers never send an offset, because their link
+    // neither loses nor repeats bytes.
     const offset = (type & StreamBit.offset) === 0 ? NaN : cursor.varint();
     const length = (type & StreamBit.length) === 0 ? cursor.left : cursor.varint();
     const data = cursor.take(length);
@@ -387,7 +387,7 @@ export class FrameReader {
     return { kind: "close", isApplication, code, reason };
   }
 
-  /** Reads a frame of QMux itself; these types are longer than one byte. */
+  /** Reads a frame that QMux itself defines; these types are longer than one byte. */
   #own(): QmuxFrame {
     const cursor = this.#cursor;
     const type = cursor.exactVarint();
@@ -420,15 +420,15 @@ export class RecordWriter {
   #bytes: Uint8Array = EMPTY;
   #at = 0;
 
-  /** Most bytes of a record. */
+  /** Maximum size of a record in bytes. */
   limit: number;
-  /** Most bytes of a stream in one frame. */
+  /** Maximum stream bytes in one frame. */
   maxPayload: number = Infinity;
 
   /**
    * Creates an empty record.
    *
-   * @param limit Most bytes of a record at first.
+   * @param limit Maximum size of a record at first.
    */
   constructor(limit: number) {
     this.limit = limit;
@@ -448,7 +448,7 @@ export class RecordWriter {
     return this.limit - this.#at < MIN_ROOM;
   }
 
-  /** Ends the record and begins another. */
+  /** Ends the record and starts another. */
   take(): Uint8Array {
     const record = this.#bytes.subarray(0, this.#at);
     this.#bytes = EMPTY;
@@ -506,9 +506,9 @@ export class RecordWriter {
     this.#copy(bytes, 0, byteLength);
   }
 
-  /** Computes how many bytes of a stream fit into the record. */
+  /** Computes how many stream bytes fit into the record. */
   payloadRoom(id: number, offset: number): number {
-    // The length field takes two bytes below 16 KiB, and four above.
+    // The length field occupies two bytes below 16 KiB, and four above.
     const header = 1 + varintLength(id) + (offset > 0 ? varintLength(offset) : 0) +
       (this.room < 16_384 ? 2 : 4);
     return Math.min(this.room - header, this.maxPayload);
@@ -518,7 +518,7 @@ export class RecordWriter {
    * Writes a STREAM frame.
    *
    * @param payload Payload: `bytes` from `start` up to `end`.
-   * @param isFin Whether the stream ends behind the payload.
+   * @param isFin True if the stream ends after the payload.
    */
   stream(
     id: number,
@@ -573,7 +573,7 @@ export function datagramFrameSize(byteLength: number): number {
   return 1 + varintLength(byteLength) + byteLength;
 }
 
-/** Parameter ids of RFC 9000 section 18.2, RFC 9221 and draft-ietf-quic-qmux. */
+/** Parameter IDs of RFC 9000 section 18.2, RFC 9221 and draft-ietf-quic-qmux. */
 const IDS: ReadonlyMap<bigint, keyof TransportParameters> = new Map([
   [0x01n, "maxIdleTimeoutMs"],
   [0x04n, "maxData"],
@@ -595,7 +595,7 @@ const FORBIDDEN: ReadonlySet<bigint> = new Set(
 );
 
 /**
- * Encodes parameters; default values are left out.
+ * Encodes parameters; default values are omitted.
  *
  * @returns The body of a QX_TRANSPORT_PARAMETERS frame.
  */
@@ -632,7 +632,7 @@ export function decodeTransportParameters(bytes: Uint8Array): TransportParameter
     if (seen.has(id)) throw refused(id, "is repeated");
     seen.add(id);
     const number = value.exactVarint();
-    if (value.left > 0) throw refused(id, "has bytes behind the number");
+    if (value.left > 0) throw refused(id, "has bytes after the number");
     if (number > MAX_STREAM_COUNT && COUNTS.has(name)) throw refused(id, "is above 2^60");
     parameters[name] = Number(number);
   }

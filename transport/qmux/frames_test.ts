@@ -65,7 +65,7 @@ const GOLDEN: Record<string, QmuxFrame> = {
 };
 
 for (const [hex, frame] of Object.entries(GOLDEN)) {
-  Deno.test(`decodeRecord() reads a frame of another make: ${frame.kind} ${hex.slice(0, 20)}`, () => {
+  Deno.test(`decodeRecord() reads a frame of another implementation: ${frame.kind} ${hex.slice(0, 20)}`, () => {
     assertEquals(decodeRecord(Uint8Array.fromHex(hex)), [frame]);
   });
 }
@@ -93,7 +93,7 @@ Deno.test("decodeRecord() reads STREAM frames with every bit, RFC 9000 section 1
   }
 });
 
-Deno.test("decodeRecord() takes a frame without a length up to the end of the record", () => {
+Deno.test("decodeRecord() reads a frame without a length up to the end of the record", () => {
   const frames = decodeRecord(Uint8Array.fromHex("124064" + "30" + "124064"));
   assertEquals(frames[1], {
     kind: "datagram",
@@ -105,16 +105,16 @@ Deno.test("decodeRecord() takes a frame without a length up to the end of the re
 const { frameEncodingError, transportParameterError } = QuicError;
 
 const MALFORMED: Record<string, number> = {
-  "0e": frameEncodingError, // Where is the stream?
+  "0e": frameEncodingError, // The stream ID is missing.
   "0e0400": frameEncodingError,
-  "0e04000568656c6c": frameEncodingError, // The length says five.
+  "0e04000568656c6c": frameEncodingError, // The length field says five.
   "0fc0": frameEncodingError,
   "0f04ffffffffffffffff0101": frameEncodingError, // Longer than a stream can be.
   "04419007": frameEncodingError,
   "1d519b0566756c6c": frameEncodingError,
   "12d000000000000001": frameEncodingError, // 2^60 + 1 streams, which a double rounds.
   "31056467": frameEncodingError,
-  "01": frameEncodingError, // PING, which QMux has not.
+  "01": frameEncodingError, // PING, which QMux does not have.
   "02": frameEncodingError,
   "06": frameEncodingError,
   "18": frameEncodingError,
@@ -122,18 +122,18 @@ const MALFORMED: Record<string, number> = {
   "24": frameEncodingError,
   "4053": frameEncodingError,
   "f48c67529ef8c7bf05": frameEncodingError,
-  "ff5153300d0a0d0a05": frameEncodingError, // Five bytes of parameters are said to follow.
+  "ff5153300d0a0d0a05": frameEncodingError, // The length field promises five bytes of parameters.
   "ff5153300d0a0d0a020401": transportParameterError,
 };
 
 for (const [hex, code] of Object.entries(MALFORMED)) {
-  Deno.test(`decodeRecord() refuses ${hex} with code ${code}`, () => {
+  Deno.test(`decodeRecord() rejects ${hex} with code ${code}`, () => {
     const error = assertThrows(() => decodeRecord(Uint8Array.fromHex(hex)), QmuxError);
     assertEquals(error.quicCode, code);
   });
 }
 
-Deno.test("decodeRecord() refuses more streams than can be counted", () => {
+Deno.test("decodeRecord() rejects more streams than can be counted", () => {
   for (const type of ["12", "13", "16", "17"]) {
     const record = Uint8Array.fromHex(type + "d000000000010000");
     const error = assertThrows(() => decodeRecord(record), QmuxError);
@@ -143,7 +143,7 @@ Deno.test("decodeRecord() refuses more streams than can be counted", () => {
   }
 });
 
-Deno.test("RecordWriter writes the bytes that another make writes", () => {
+Deno.test("RecordWriter writes the same bytes as another implementation", () => {
   const record = new RecordWriter(DEFAULT_MAX_RECORD_SIZE);
   const stream = { bytes: bytes("so bye now"), start: 3, end: 6 };
   record.stream(7, 70_000, stream, true);
@@ -164,7 +164,7 @@ Deno.test("RecordWriter writes the bytes that another make writes", () => {
     written.toHex(),
     "0f078001117003627965" + "0f03412c00" + "0441900780004e20" + "0509c0000000ee6b2800" +
       "1c0a00076772c3bcc39f65" + "1d519b0466756c6c" + "1080100000" +
-      // A record of the default size is not said.
+      // A record of the default size is not announced.
       "ff5153300d0a0d0a2a010480007530040480100000050480040000060480040000070480040000" +
       "080240640902406420027ffe" +
       "f48c67529ef8c7bd05" + "f48c67529ef8c7beffffffffffffffff" + "3105646772616d",
@@ -172,7 +172,7 @@ Deno.test("RecordWriter writes the bytes that another make writes", () => {
   assertEquals(record.byteLength, 0);
 });
 
-Deno.test("RecordWriter leaves an offset of zero out", () => {
+Deno.test("RecordWriter omits an offset of zero", () => {
   const record = new RecordWriter(DEFAULT_MAX_RECORD_SIZE);
   record.stream(4, 0, { bytes: bytes("hello"), start: 0, end: 5 }, false);
   const written = record.take();
@@ -192,7 +192,7 @@ Deno.test("RecordWriter never writes more than its room", () => {
           const end = record.payloadRoom(id, offset);
           record.stream(id, offset, { bytes: payload, start: 0, end }, false);
           assertEquals(record.byteLength <= limit && end > 0, true);
-          // Nor much less.
+          // It does not write much less, either.
           assertEquals(record.room < 4, true, `${record.room} of ${limit} are left`);
         }
       }
@@ -200,12 +200,12 @@ Deno.test("RecordWriter never writes more than its room", () => {
   }
 });
 
-Deno.test("decodeRecord() has defaults for missing parameters", () => {
+Deno.test("decodeRecord() uses defaults for missing parameters", () => {
   const [frame] = decodeRecord(Uint8Array.fromHex("ff5153300d0a0d0a00"));
   assertEquals(frame, { kind: "parameters", parameters: DEFAULT_PARAMETERS });
 });
 
-Deno.test("transport parameters survive the way there and back", () => {
+Deno.test("transport parameters survive encoding and decoding", () => {
   const parameters = {
     maxIdleTimeoutMs: 0,
     maxData: 2 ** 53 - 1,
@@ -230,12 +230,12 @@ Deno.test("decodeTransportParameters() ignores unknown parameters, even twice", 
 });
 
 const REFUSED: Record<string, string> = {
-  "an identifier alone": "04",
-  "a value that is cut": "0404800000",
-  "a value that has bytes behind the number": "04020500",
+  "an ID without a value": "04",
+  "a value that is cut off": "0404800000",
+  "a value with bytes after the number": "04020500",
   "a value that is shorter than its number": "040180",
   "no value": "0400",
-  "one that came twice": "0401050401" + "05",
+  "a duplicate parameter": "0401050401" + "05",
   "2^62 - 1 streams": "0808ffffffffffffffff",
   "a record below the default": "c571c59429cd0845027ffd",
   "a connection's identifier": "0000",
@@ -247,7 +247,7 @@ const REFUSED: Record<string, string> = {
 };
 
 for (const [title, hex] of Object.entries(REFUSED)) {
-  Deno.test(`decodeTransportParameters() refuses ${title}`, () => {
+  Deno.test(`decodeTransportParameters() rejects ${title}`, () => {
     const refused = () => decodeTransportParameters(Uint8Array.fromHex(hex));
     assertEquals(assertThrows(refused, QmuxError).quicCode, QuicError.transportParameterError);
   });

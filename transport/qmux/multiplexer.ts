@@ -7,7 +7,7 @@ import type {
   FlowControlOptions,
 } from "../connection.ts";
 
-/** Streams, datagrams and flow control, as a part of a connection. */
+/** Streams, datagrams and flow control, as part of a connection. */
 export interface Multiplexer extends
   Pick<
     Connection,
@@ -19,30 +19,30 @@ export interface Multiplexer extends
     | "inspect"
   > {
   /**
-   * Handles a received record. MUST NOT throw: protocol violations of the peer go to the link.
+   * Handles a received record. MUST NOT throw: the link reports the peer's protocol violations.
    *
-   * @param record Bytes of a binary frame, in memory of their own.
+   * @param record Bytes of a binary frame, with their own memory.
    */
   receive(record: Uint8Array): void;
   /**
    * Ends every stream with the connection.
    *
-   * @param isBroken Whether incoming streams and datagrams fail with the error; otherwise they end.
+   * @param isBroken True if incoming streams and datagrams fail with the error; otherwise they end.
    */
   end(error: Error, isBroken: boolean): void;
 }
 
-/** The wire, as a multiplexer sees it. */
+/** The connection as a multiplexer sees it. */
 export interface MultiplexerLink {
   /** This end's role: the client opens streams 0, 4, 8 and so on. */
   readonly side: "client" | "server";
-  /** Hands a record to the wire. Never blocks; watch `bufferedAmount`. */
+  /** Passes a record to the connection. Never blocks; watch `bufferedAmount`. */
   send(record: Uint8Array): void;
-  /** Bytes that the wire still holds. */
+  /** Bytes that the connection still holds. */
   readonly bufferedAmount: number;
-  /** Waits until the wire holds little, or has ended. Never rejects. */
+  /** Waits until the connection holds few bytes, or has ended. Never rejects. */
   drained(): Promise<void>;
-  /** Called when the peer closed the connection by a frame with an application close code. */
+  /** Called when the peer closed the connection with a frame that has an application close code. */
   peerClosed(info: Required<ConnectionCloseInfo>): void;
   /**
    * Ends the connection because the peer violated the protocol.
@@ -58,7 +58,7 @@ export interface StreamsHost extends Pick<MultiplexerLink, "bufferedAmount" | "d
   /** Name of the transport, for errors. */
   readonly transport: string;
   readonly side: "client" | "server";
-  /** True if the wire can carry streams and datagrams. */
+  /** True if the connection can carry streams and datagrams. */
   readonly hasStreams: boolean;
   /** Limits on data that the peer may send ahead of the readers. */
   readonly flowControl: FlowControlOptions | undefined;

@@ -1,4 +1,4 @@
-/** QMux: streams and datagrams on a wire of frames (draft-ietf-quic-qmux). */
+/** QMux: streams and datagrams on a connection of frames (draft-ietf-quic-qmux). */
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
 import type {
@@ -38,7 +38,7 @@ import { NO_FRAME, RecordScheduler } from "./record_scheduler.ts";
 import { QmuxStream, ReceiveHalf, SendHalf, type StreamHost } from "./stream.ts";
 import type { QmuxVersion } from "./versions.ts";
 
-/** Pings sent within the idle timeout of the peer. */
+/** Pings sent within the peer's idle timeout. */
 const PINGS_PER_TIMEOUT = 3;
 
 /** Shortest interval between pings, in milliseconds. */
@@ -51,7 +51,7 @@ export const MAX_RECORD_BYTES = 65_600;
 const SMALL_RECORD_BYTES = 16_384;
 
 /**
- * Most stream bytes per frame for peers with small records, which limit the payload of a frame
+ * Maximum stream bytes per frame for peers with small records, which limit the payload of a frame
  * separately.
  */
 const MAX_SMALL_PAYLOAD = 16_352;
@@ -59,14 +59,14 @@ const MAX_SMALL_PAYLOAD = 16_352;
 /** Largest DATAGRAM frame that this end accepts. */
 export const MAX_DATAGRAM_FRAME_BYTES: number = DEFAULT_MAX_RECORD_SIZE;
 
-/** Most streams held for acceptance; beyond, the oldest is dropped. */
+/** Maximum number of streams held for acceptance; beyond it, the oldest is dropped. */
 const MAX_UNACCEPTED_STREAMS = 1_000;
 
-/** Wire of a {@linkcode Qmux}. */
+/** Link of a {@linkcode Qmux}. */
 export interface QmuxLink extends MultiplexerLink {
   /**
-   * Called when the peer ended the connection because of a violation by this end. Without this
-   * method, `fail` is called.
+   * Called when the peer ended the connection because of this end's violation. Without this method,
+   * `fail` is called.
    */
   peerFailed?(code: number, reason: string): void;
 }
@@ -76,24 +76,24 @@ export interface QmuxOptions {
   readonly runtime: Runtime;
   readonly version: QmuxVersion;
   /**
-   * Limits on data that the peer may send ahead of the readers. The window of each stream always
-   * moves automatically; `automatic` concerns the windows of the connection.
+   * Limits on data that the peer may send ahead of the readers. The window of each stream is always
+   * automatic; `automatic` applies to the connection's windows.
    */
   readonly flowControl?: FlowControlOptions | undefined;
   /**
-   * Accepts deviations of older peers: resets with a final size of 0 although bytes
-   * arrived, and stream frames without an offset.
+   * Accepts deviations of older peers: resets with a final size of 0 although bytes arrived, and
+   * stream frames without an offset.
    *
    * @default {false}
    */
   readonly isLenient?: boolean | undefined;
-  /** Called once the peer's transport parameters have arrived. */
+  /** Called after the peer's transport parameters have arrived. */
   readonly onOpen?: (() => void) | undefined;
 }
 
 /**
- * Multiplexer of one connection. The first frame goes out on first use, or on
- * {@linkcode Qmux.start}.
+ * Multiplexer of one connection. The first frame is sent on first use, or on {@linkcode
+ * Qmux.start}.
  */
 export class Qmux
   implements Multiplexer, ConnectionInspection, StreamHost, CreditHost, DatagramHost {
@@ -150,7 +150,7 @@ export class Qmux
   }
 
   /**
-   * Excludes the client's first bidirectional stream from the counters, because that stream carries
+   * Excludes the client's first bidirectional stream from the counters, because it carries
    * messages. The stream is allowed even if the application grants none.
    */
   excludeMessageStream(): void {
@@ -175,12 +175,12 @@ export class Qmux
     return this.#streams.size;
   }
 
-  /** Streams kept for a frame that the wire does not take yet. */
+  /** Streams kept for a frame that cannot be sent yet. */
   get waitingStreams(): number {
     return this.scheduler.waitingStreams;
   }
 
-  /** Datagrams, made at the first use. */
+  /** Datagrams, created on first use. */
   get datagrams(): QmuxDatagrams {
     const { scheduler } = this;
     if (scheduler.datagrams === undefined) {
@@ -214,7 +214,7 @@ export class Qmux
     this.ledger.observer = observer;
   }
 
-  /** Sends the transport parameters now, ahead of the first use. */
+  /** Sends the transport parameters now, before the first use. */
   start(): void {
     if (this.#isStarted || this.#end !== undefined) return;
     this.#isStarted = true;
@@ -235,14 +235,14 @@ export class Qmux
     this.scheduler.begin(parameters);
   }
 
-  /** Sends a close by the application behind the records written so far, and nothing more. */
+  /** Sends a close by the application after the records written so far, and nothing more. */
   close({ closeCode, reason }: Required<ConnectionCloseInfo>): void {
     this.start();
     this.scheduler.close(closeCode, reason);
   }
 
   /**
-   * Sends a close because of a violation by the peer, and nothing more.
+   * Sends a close because of the peer's violation, and nothing more.
    *
    * @param code QUIC error code.
    */
@@ -319,7 +319,7 @@ export class Qmux
   }
 
   /**
-   * Distinguishes a peer without datagrams from one that accepts only empty ones: both have the
+   * Distinguishes a peer without datagrams from a peer that accepts only empty ones: both have the
    * maximum size 0.
    */
   takesDatagram(byteLength: number): boolean {
@@ -372,8 +372,8 @@ export class Qmux
           "Expected transport parameters as the first frame, and only there",
         );
       }
-      // The receiver of a frame may transfer the memory of the frame. Only the last frame of a
-      // record may keep that memory. Others get copies, and so does a small frame, which would keep
+      // The receiver of a frame may transfer the frame's memory. Only the last frame of a record
+      // may keep that memory. Other frames are copied, and so is a small frame, which would keep
       // the whole record alive.
       const isOwn = reader.isAtEnd && "data" in frame &&
         frame.data.byteLength * 2 > record.byteLength;
@@ -382,7 +382,7 @@ export class Qmux
     }
   }
 
-  /** Handles a frame; `isOwn` tells that the frame may keep the memory of the record. */
+  /** Handles a frame; with `isOwn`, the frame may keep the record's memory. */
   #dispatch(frame: QmuxFrame, isOwn: boolean): void {
     switch (frame.kind) {
       case "stream":
@@ -469,7 +469,9 @@ export class Qmux
     if (this.#raise(kind, limit)) this.ledger.tell({ type: "credit", what: kind, limit });
   }
 
-  /** Raises a limit; a total that is no higher than before has no effect (RFC 9000 section 4.1). */
+  /**
+   * Raises a limit; a total that is not higher than before has no effect (RFC 9000 section 4.1).
+   */
   #raise(kind: CreditKind, limit: number): boolean {
     const { send } = this.credit.of(kind);
     if (limit <= send.limit) return false;
@@ -504,7 +506,7 @@ class Pings {
   /**
    * Creates the pings; none are sent before {@linkcode Pings.keepAlive}.
    *
-   * @param version Version of the wire; draft 02 requires ascending ping numbers.
+   * @param version Protocol version; draft 02 requires ascending ping numbers.
    */
   constructor(runtime: Runtime, scheduler: RecordScheduler, version: QmuxVersion) {
     this.#runtime = runtime;
@@ -513,9 +515,9 @@ class Pings {
   }
 
   /**
-   * Keeps a peer from closing after its idle timeout.
+   * Keeps the connection alive at a peer with an idle timeout.
    *
-   * @param timeoutMs Idle timeout of the peer in milliseconds; 0 is none.
+   * @param timeoutMs Idle timeout of the peer in milliseconds; 0 means none.
    */
   keepAlive(timeoutMs: number): void {
     const everyMs = Math.max(MIN_PING_MS, timeoutMs / PINGS_PER_TIMEOUT);
@@ -530,7 +532,7 @@ class Pings {
   }
 
   /**
-   * Answers a ping of the peer.
+   * Replies to a ping of the peer.
    *
    * @throws {QmuxError} If the number is not above the previous one.
    */
@@ -546,7 +548,7 @@ class Pings {
   }
 
   /**
-   * Checks an answer of the peer.
+   * Checks a reply of the peer.
    *
    * @throws {QmuxError} If this end sent no such ping.
    */
@@ -554,7 +556,7 @@ class Pings {
     if (this.#version !== 2 || sequence < this.#sent) return;
     throw new QmuxError(
       QuicError.protocolViolation,
-      `Expected the answer to a ping, received one to ${sequence}`,
+      `Expected a reply to a ping that was sent, received a reply to ${sequence}`,
     );
   }
 
@@ -568,7 +570,7 @@ type Opened = Record<StreamDirection, number>;
 
 /** All streams of a connection. */
 class StreamRegistry {
-  /** Parameters of the peer; the source of the first limit of each stream. */
+  /** Parameters of the peer, which set the first limit of each stream. */
   peer: TransportParameters = DEFAULT_PARAMETERS;
 
   readonly #host: Qmux;
@@ -585,8 +587,8 @@ class StreamRegistry {
   /**
    * Creates an empty registry.
    *
-   * @param flowControl Stream limits; limits above the usual one raise the number of streams held
-   * for acceptance.
+   * @param flowControl Stream limits; limits above the default raise the number of streams held for
+   * acceptance.
    */
   constructor(host: Qmux, side: "client" | "server", flowControl: FlowControlOptions) {
     this.#host = host;
@@ -642,7 +644,7 @@ class StreamRegistry {
   }
 
   /**
-   * Excludes the client's first bidirectional stream from the counters, because that stream carries
+   * Excludes the client's first bidirectional stream from the counters, because it carries
    * messages. The stream is allowed even if the application grants none.
    */
   excludeMessageStream(): void {
@@ -652,10 +654,10 @@ class StreamRegistry {
   }
 
   /**
-   * Opens a stream of this end, after credit for the stream was taken.
+   * Opens a stream of this end, after taking credit for it.
    *
-   * @param sendOrder Priority; the higher order is sent first.
-   * @returns The stream, announced to the peer soon.
+   * @param sendOrder Priority; a higher order is sent first.
+   * @returns The stream, which is soon announced to the peer.
    */
   open(direction: StreamDirection, sendOrder: number | undefined): QmuxStream {
     const stream = this.#add(this.#local[direction]++, direction, { isRemote: false });
@@ -673,8 +675,8 @@ class StreamRegistry {
    * and all earlier ones.
    *
    * @param half Direction that the frame concerns.
-   * @returns The stream; `undefined` if the stream is over.
-   * @throws {QmuxError} If the stream cannot have such a frame.
+   * @returns The stream; `undefined` if the stream has ended.
+   * @throws {QmuxError} If the stream cannot receive such a frame.
    */
   find(id: number, half: "send" | "receive"): QmuxStream | undefined {
     const stream = this.#streams.get(id);
@@ -692,7 +694,7 @@ class StreamRegistry {
     return index < this.#remote[direction] ? undefined : this.#arrive(direction, index);
   }
 
-  /** Removes a stream once both directions are over; the peer may then open another one. */
+  /** Removes a stream after both directions have ended; the peer may then open another one. */
   halfEnded(stream: QmuxStream): void {
     if (!stream.isOver || !stream.isAccepted || !this.#streams.delete(stream.id)) return;
     if (stream.isRemote && !stream.carriesMessages) {
@@ -703,7 +705,7 @@ class StreamRegistry {
   /**
    * Ends every stream. After a clean end, unaccepted streams can still be accepted.
    *
-   * @param isBroken Whether the lists of incoming streams fail with the error too.
+   * @param isBroken True if the lists of incoming streams fail with the error too.
    */
   end(error: Error, isBroken: boolean): void {
     this.#host.runtime.clearTimeout(this.#announcing);
@@ -716,7 +718,7 @@ class StreamRegistry {
     }
   }
 
-  /** Announces a stream to the peer soon, even if nothing is written to the stream at first. */
+  /** Announces a stream to the peer soon, even if nothing is written to it at first. */
   #announceSoon(half: SendHalf): void {
     this.#unannounced.push(half);
     this.#announcing ??= this.#host.runtime.setTimeout(() => {
@@ -739,7 +741,7 @@ class StreamRegistry {
     while (opened[direction] <= index) {
       credit.receive(1);
       stream = this.#add(opened[direction]++, direction, { isRemote: true });
-      // The stream of the messages is allowed beyond those of the application.
+      // The stream of the messages is allowed in addition to the application's streams.
       if (stream.carriesMessages) credit.release(1);
       stream.receive = this.#receiveHalf(stream);
       if (direction === "unidirectional") this.#unidirectional.push(stream);
@@ -758,7 +760,7 @@ class StreamRegistry {
   ): QmuxStream {
     const id = index * 4 + (direction === "bidirectional" ? 0 : 2) +
       (this.#isClient === isRemote ? 1 : 0);
-    // The stream of the messages has a ledger of its own, outside the application's counters.
+    // The stream of the messages has its own ledger, outside the application's counters.
     const messages = id === 0 ? this.#messages : undefined;
     const ledger = messages ?? this.#host.ledger;
     const account = ledger.opened(direction, isRemote ? "remote" : "local");

@@ -28,7 +28,7 @@ Deno.test("Qmux reports once for each total that it is blocked, and when it cont
     waiting: 1,
   });
   assertEquals(await kinds(), []);
-  qmux.receive(control(0x10, 90)); // A smaller limit: no effect.
+  qmux.receive(control(0x10, 90)); // A smaller limit has no effect.
   qmux.receive(control(0x10, 110));
   assertEquals(await kinds(), ["stream", "dataBlocked"]);
   qmux.receive(control(0x10, 1_000));
@@ -65,7 +65,7 @@ Deno.test("Qmux ends a stream although others wait for credit of the connection"
   await writing.catch(() => {});
 });
 
-Deno.test("Qmux names the awaited event, when the time is over", async () => {
+Deno.test("Qmux names the awaited event in its timeout errors", async () => {
   using server = serverOf({}, { maxData: 10, maxStreamDataBidiRemote: 5, maxStreamsUni: 0 });
   const { qmux } = server;
   const late = (promise: () => Promise<unknown>) => assertRejects(promise, TimeoutError);
@@ -74,11 +74,11 @@ Deno.test("Qmux names the awaited event, when the time is over", async () => {
   const one = await qmux.createBidirectionalStream();
   await one.write(new Uint8Array(5));
   const ofStream = await late(() => one.write(Uint8Array.of(1), { timeoutMs: 1 }));
-  assertStringIncludes(ofStream.message, "granted no bytes of the stream within 1 ms");
+  assertStringIncludes(ofStream.message, "granted no bytes for the stream within 1 ms");
   qmux.receive(control(0x11, one.id, 100));
   await one.write(new Uint8Array(5));
   const ofAll = await late(() => one.write(Uint8Array.of(1), { timeoutMs: 1 }));
-  assertStringIncludes(ofAll.message, "granted no bytes of the connection within 1 ms");
+  assertStringIncludes(ofAll.message, "granted no bytes for the connection within 1 ms");
   const reason = new Error("changed my mind");
   const controller = new AbortController();
   const waiting = one.write(Uint8Array.of(1), { signal: controller.signal });
@@ -93,7 +93,7 @@ Deno.test("Qmux names the awaited event, when the time is over", async () => {
   assertEquals([bytes.length, bytes.at(-1), qmux.credit.state("data").waiting], [11, 7, 0]);
 });
 
-Deno.test("Qmux ends a stream that gave up a write although it waits for credit", async () => {
+Deno.test("Qmux ends a stream after a cancelled write although it waits for credit", async () => {
   using server = serverOf({}, { maxData: 10 });
   const one = await server.qmux.createBidirectionalStream();
   await one.write(new Uint8Array(10));
@@ -103,7 +103,7 @@ Deno.test("Qmux ends a stream that gave up a write although it waits for credit"
   assertEquals(last?.isFin, true);
 });
 
-Deno.test("Qmux resets a stream whose write was given up half-way", async () => {
+Deno.test("Qmux resets a stream whose write was cancelled halfway", async () => {
   using server = serverOf({}, { maxData: 10 });
   const one = await server.qmux.createBidirectionalStream();
   await assertRejects(() => one.write(new Uint8Array(11), { timeoutMs: 1 }), TimeoutError);
@@ -112,7 +112,7 @@ Deno.test("Qmux resets a stream whose write was given up half-way", async () => 
   assertEquals(frames.at(-1), { kind: "reset", id: one.id, code: 0, finalSize: 10 });
 });
 
-Deno.test("Qmux ends a stream whose last write is given up behind its close", async () => {
+Deno.test("Qmux ends a stream whose last write is cancelled after its close", async () => {
   using server = serverOf({}, { maxData: 10 });
   const one = await server.qmux.createBidirectionalStream();
   await one.write(new Uint8Array(10));
@@ -160,7 +160,7 @@ Deno.test("Qmux returns the credit of bytes that a reset stream never sent", asy
   assertEquals(server.link.faults, []);
 });
 
-Deno.test("Qmux grants by hand alone where windows do not move", async () => {
+Deno.test("Qmux grants only explicitly if windows are not automatic", async () => {
   using pair = new TestPair({}, {
     server: { flowControl: { maxData: 100, maxStreamsUni: 1, automatic: false } },
   });
@@ -191,7 +191,7 @@ Deno.test("Qmux grants by hand alone where windows do not move", async () => {
   await second;
 });
 
-Deno.test("Qmux grants nothing for bytes that are never read where windows do not move", async () => {
+Deno.test("Qmux grants nothing for bytes that are never read if windows are not automatic", async () => {
   using server = serverOf({ flowControl: { maxData: 100, automatic: false } });
   const { qmux } = server;
   qmux.receive(stream(2, 0, 30));
@@ -218,7 +218,7 @@ Deno.test("Qmux grants nothing to a stream whose end arrived with its last bytes
   assertEquals([(await incoming.read())!.byteLength, await incoming.read()], [40, null]);
 });
 
-Deno.test("Qmux gives no new stream for one that was not accepted", async () => {
+Deno.test("Qmux grants no new stream for a stream that was not accepted", async () => {
   using server = serverOf({ flowControl: { maxStreamsUni: 4 } });
   for (let i = 0; i < 4; i++) server.qmux.receive(control(0x04, 2 + 4 * i, 0, 0));
   server.qmux.receive(control(0x17, 4));

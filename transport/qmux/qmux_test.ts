@@ -43,21 +43,21 @@ Deno.test("Qmux sends nothing before its first use", async () => {
 
 const LIMITS = { maxData: 1_000, maxStreamData: 600, maxStreamsBidi: 2, maxStreamsUni: 3 };
 
-/** Forbidden frames of a client, with the code of the resulting close. */
+/** Frames that a client must not send, with the code of the resulting close. */
 const VIOLATIONS: [title: string, code: number, records: Uint8Array[]][] = [
   ["more bytes of a stream than allowed", 3, [stream(0, 0, 601)]],
   ["more bytes of all streams than allowed", 3, [stream(0, 0, 600), stream(2, 0, 401)]],
-  ["a reset behind what is allowed of a stream", 3, [control(0x04, 0, 0, 601)]],
+  ["a reset beyond the limit of a stream", 3, [control(0x04, 0, 0, 601)]],
   [
-    "a reset behind what is allowed of all streams",
+    "a reset beyond the limit of all streams",
     3,
     [stream(0, 0, 600), control(0x04, 2, 0, 401)],
   ],
   ["a third bidirectional stream", 4, [stream(8, 0, 0)]],
   ["a fourth unidirectional stream", 4, [stream(14, 0, 0)]],
-  ["a reset of a stream too many", 4, [control(0x04, 8, 0, 0)]],
-  ["a stop of a stream too many", 4, [control(0x05, 8, 0)]],
-  ["a stream of a number that no double has", 4, [
+  ["a reset of a stream beyond the limit", 4, [control(0x04, 8, 0, 0)]],
+  ["a stop of a stream beyond the limit", 4, [control(0x05, 8, 0)]],
+  ["a stream ID that no double can hold", 4, [
     Uint8Array.fromHex("0a" + "fffffffffffffffc" + "00"),
   ]],
   ["bytes of a stream that the server did not open", 5, [stream(1, 0, 1)]],
@@ -67,32 +67,32 @@ const VIOLATIONS: [title: string, code: number, records: Uint8Array[]][] = [
   ["a stop of a stream that the server did not open", 5, [control(0x05, 1, 0)]],
   ["credit of a stream that only the client writes", 5, [control(0x11, 2, 1)]],
   ["a wait for a stream that only the server writes", 5, [control(0x15, 3, 1)]],
-  ["bytes behind the end", 6, [stream(0, 0, 5, true), stream(0, 5, 1)]],
+  ["bytes after the end", 6, [stream(0, 0, 5, true), stream(0, 5, 1)]],
   ["another end", 6, [stream(0, 0, 5, true), stream(0, 0, 4, true)]],
-  ["a reset before the bytes that came", 6, [stream(0, 0, 5), control(0x04, 0, 0, 4)]],
+  ["a reset before the received bytes", 6, [stream(0, 0, 5), control(0x04, 0, 0, 4)]],
   ["a reset before the first byte", 6, [stream(0, 0, 5), control(0x04, 0, 0, 0)]],
   ["a reset with another end", 6, [stream(0, 0, 5, true), control(0x04, 0, 0, 6)]],
   ["a second reset with another end", 6, [control(0x04, 0, 0, 4), control(0x04, 0, 0, 5)]],
-  ["bytes behind a reset", 6, [control(0x04, 0, 0, 4), stream(0, 4, 1)]],
-  ["a frame that is cut", 7, [stream(0, 0, 5).subarray(0, 5)]],
-  ["a frame that QMux has not", 7, [Uint8Array.of(1)]],
+  ["bytes after a reset", 6, [control(0x04, 0, 0, 4), stream(0, 4, 1)]],
+  ["a frame that is cut off", 7, [stream(0, 0, 5).subarray(0, 5)]],
+  ["a frame that QMux does not have", 7, [Uint8Array.of(1)]],
   ["a record that is too large", 7, [new Uint8Array(MAX_RECORD_BYTES + 1)]],
-  ["bytes that are not the next", 10, [stream(0, 1, 1)]],
+  ["bytes that skip an offset", 10, [stream(0, 1, 1)]],
   ["bytes twice", 10, [stream(0, 0, 2), stream(0, 1, 1)]],
   ["parameters twice", 10, [parameters()]],
   ["a record without a frame", 10, [new Uint8Array()]],
   ["a datagram that is too large", 10, [
     record((writer) => writer.datagram(new Uint8Array(MAX_DATAGRAM_FRAME_BYTES - 2))),
   ]],
-  ["a ping that is not a later one", 10, [
+  ["a ping that does not ascend", 10, [
     record((writer) => writer.ping(PING_TYPE, 7n)),
     record((writer) => writer.ping(PING_TYPE, 7n)),
   ]],
-  ["an answer to no ping", 10, [record((writer) => writer.ping(PONG_TYPE, 0n))]],
+  ["a reply to a ping that was not sent", 10, [record((writer) => writer.ping(PONG_TYPE, 0n))]],
 ];
 
 for (const [title, code, records] of VIOLATIONS) {
-  Deno.test(`Qmux ends the connection with code ${code} at ${title}`, () => {
+  Deno.test(`Qmux ends the connection with code ${code} on ${title}`, () => {
     using server = serverOf({ flowControl: LIMITS });
     for (const one of records) {
       assertEquals(server.link.faults, []);
@@ -105,7 +105,7 @@ for (const [title, code, records] of VIOLATIONS) {
 }
 
 for (const version of [1, 2] as const) {
-  Deno.test(`Qmux of draft 0${version} wants parameters first`, () => {
+  Deno.test(`Qmux of draft 0${version} requires parameters first`, () => {
     const { qmux, link } = testEnd("server", { version });
     qmux.receive(stream(0, 0, 1));
     assertEquals(link.faults.map(({ code }) => code), [10]);
@@ -113,7 +113,7 @@ for (const version of [1, 2] as const) {
   });
 }
 
-Deno.test("Qmux ends the connection with code 8 at parameters that are not allowed", () => {
+Deno.test("Qmux ends the connection with code 8 on forbidden parameters", () => {
   for (const hex of ["ff5153300d0a0d0a020000", "ff5153300d0a0d0a0404050401"]) {
     const { qmux, link } = testEnd("server");
     qmux.receive(Uint8Array.fromHex(hex));
@@ -122,7 +122,7 @@ Deno.test("Qmux ends the connection with code 8 at parameters that are not allow
   }
 });
 
-Deno.test("Qmux takes a reset without a size where it is lenient", async () => {
+Deno.test("Qmux accepts a reset without a size if it is lenient", async () => {
   using server = serverOf({ isLenient: true });
   server.qmux.receive(stream(2, 0, 5));
   const incoming = await nextUnidirectional(server.qmux);
@@ -131,7 +131,7 @@ Deno.test("Qmux takes a reset without a size where it is lenient", async () => {
   assertEquals([error.streamErrorCode, error.by, server.link.faults.length], [9, "remote", 0]);
 });
 
-Deno.test("Qmux takes bytes without an offset where it is lenient", async () => {
+Deno.test("Qmux accepts bytes without an offset if it is lenient", async () => {
   const unplaced = Uint8Array.fromHex("0a02026162");
   using strict = serverOf();
   strict.qmux.receive(unplaced);
@@ -153,7 +153,7 @@ Deno.test("Qmux ignores late frames of a finished stream", async () => {
   assertEquals([server.link.faults, server.qmux.openStreams], [[], 0]);
 });
 
-Deno.test("Qmux opens all streams before the received one, in order", async () => {
+Deno.test("Qmux opens all streams before the received stream, in order", async () => {
   using server = serverOf();
   server.qmux.receive(stream(8, 0, 1));
   const reader = server.qmux.incomingBidirectionalStreams.getReader();
@@ -162,7 +162,7 @@ Deno.test("Qmux opens all streams before the received one, in order", async () =
   assertEquals(ids, [0, 4, 8]);
 });
 
-Deno.test("Qmux forgets streams that are over", async () => {
+Deno.test("Qmux removes streams that have ended", async () => {
   using pair = new TestPair();
   const { client, server } = pair;
   const STREAMS = 100_000;
@@ -195,7 +195,7 @@ Deno.test("Qmux forgets streams that are over", async () => {
   await echoing;
 });
 
-Deno.test("Qmux never hands the wire more than its bound and a record", async () => {
+Deno.test("Qmux never passes on more than its bound and a record", async () => {
   using server = serverOf();
   const writer = directStream(await server.qmux.createUnidirectionalStream());
   const writing = writer.write(new Uint8Array(1_000_000));
@@ -210,7 +210,7 @@ Deno.test("Qmux never hands the wire more than its bound and a record", async ()
   assert(link.mostBytes <= MAX_BUFFERED_BYTES + MAX_RECORD_BYTES, `${link.mostBytes}`);
 });
 
-Deno.test("Qmux shares the wire between streams of one order, and serves a higher one first", async () => {
+Deno.test("Qmux shares the connection between streams of one order, and serves a higher one first", async () => {
   using server = serverOf();
   const { qmux, link } = server;
   const open = async (sendOrder?: number) => {
@@ -221,7 +221,7 @@ Deno.test("Qmux shares the wire between streams of one order, and serves a highe
   const a = await open(1);
   const b = await open(1);
   const c = await open(2);
-  // The wire is full from here on.
+  // The link is full from here on.
   void filler.write(new Uint8Array(500_000)).catch(() => {});
   const writes = [a, b, c].map((one) => one.write(new Uint8Array(100_000)));
   while (link.bufferedAmount > 0) link.take();
@@ -253,7 +253,7 @@ Deno.test("Qmux announces a stream without data", async () => {
   assertEquals(await near.read(), Uint8Array.of(1));
 });
 
-Deno.test("Qmux holds few bytes more than came, however small the pieces are", async () => {
+Deno.test("Qmux holds few bytes more than it received, however small the pieces are", async () => {
   using server = serverOf();
   for (let i = 0; i < 50_000; i++) server.qmux.receive(stream(2, i, 1));
   const far = await nextUnidirectional(server.qmux);
@@ -262,7 +262,7 @@ Deno.test("Qmux holds few bytes more than came, however small the pieces are", a
   assert(reads < 10, `${reads} reads`);
 });
 
-Deno.test("Qmux reads the frames behind large bytes in their record, whoever takes those", async () => {
+Deno.test("Qmux reads the frames after large bytes in a record, whichever reader takes the bytes", async () => {
   using server = serverOf();
   const { qmux } = server;
   qmux.receive(stream(0, 0, 0));
@@ -279,7 +279,7 @@ Deno.test("Qmux reads the frames behind large bytes in their record, whoever tak
   assertEquals((await reading).byteLength, 40_000);
 });
 
-Deno.test("Qmux holds no large record for a small part of it", async () => {
+Deno.test("Qmux does not keep a large record for a small part of it", async () => {
   using server = serverOf();
   const padded = (frame: Uint8Array) => {
     const whole = new Uint8Array(60_000);
@@ -294,7 +294,7 @@ Deno.test("Qmux holds no large record for a small part of it", async () => {
   assertEquals([datagram.byteLength, datagram.buffer.byteLength], [5_000, 5_000]);
 });
 
-Deno.test("Qmux drops the oldest datagrams that wait for the wire, and those that are too large", async () => {
+Deno.test("Qmux drops the oldest datagrams that wait to be sent, and those that are too large", async () => {
   const { qmux, link } = testEnd("client");
   const { datagrams } = qmux;
   for (let i = 0; i < MAX_WAITING_DATAGRAMS + 10; i++) datagrams.direct!.send(Uint8Array.of(i));
@@ -318,7 +318,7 @@ Deno.test("Qmux drops the oldest unread datagrams", async () => {
   assertEquals((await reader.read()).value, Uint8Array.of(5));
 });
 
-Deno.test("Qmux sends no datagram to a peer that takes none", async () => {
+Deno.test("Qmux sends no datagram to a peer that accepts none", async () => {
   using server = serverOf({}, { maxDatagramFrameSize: 0 });
   assertEquals(server.qmux.datagrams.maxDatagramSize, 0);
   server.qmux.datagrams.direct!.send(Uint8Array.of(1));
@@ -326,7 +326,7 @@ Deno.test("Qmux sends no datagram to a peer that takes none", async () => {
   assertEquals(server.qmux.counters!.datagramsDropped, 1);
 });
 
-Deno.test("Qmux answers the last of several pings", async () => {
+Deno.test("Qmux replies to the last of several pings", async () => {
   using server = serverOf();
   await sent(server);
   server.qmux.receive(record((writer) => {
@@ -336,7 +336,7 @@ Deno.test("Qmux answers the last of several pings", async () => {
   assertEquals(await sent(server), [{ kind: "pong", sequence: 2n ** 62n - 1n }]);
 });
 
-Deno.test("Qmux sends a sign of life before its peer closes for silence", async () => {
+Deno.test("Qmux sends a ping before its peer's idle timeout", async () => {
   using time = new FakeTime();
   using server = serverOf({}, { maxIdleTimeoutMs: 30_000 });
   await time.tickAsync(0);
@@ -354,7 +354,7 @@ Deno.test("Qmux sends a sign of life before its peer closes for silence", async 
   assertEquals(server.link.faults, []);
 });
 
-Deno.test("Qmux tells of the peer's close, and of a fault that the peer found", () => {
+Deno.test("Qmux reports the peer's close, and a violation that the peer reported", () => {
   using server = serverOf();
   server.qmux.receive(record((writer) => writer.close(4_001, "bye")));
   assertEquals(server.link.closes, [{ closeCode: 4_001, reason: "bye" }]);
@@ -363,7 +363,7 @@ Deno.test("Qmux tells of the peer's close, and of a fault that the peer found", 
   assertEquals(other.link.failures, [{ code: 3, reason: "too much" }]);
 });
 
-Deno.test("Qmux keeps its payloads small for peers whose records are", async () => {
+Deno.test("Qmux keeps its payloads small for peers with small records", async () => {
   using server = serverOf({}, { maxRecordSize: 16_382 });
   const near = directStream(await server.qmux.createUnidirectionalStream());
   const writing = near.write(new Uint8Array(50_000));
@@ -375,7 +375,7 @@ Deno.test("Qmux keeps its payloads small for peers whose records are", async () 
   assertEquals(largest, 16_352);
 });
 
-Deno.test("Qmux sends at its end the frames that a write left to it", async () => {
+Deno.test("Qmux sends at its end the frames that a write left pending", async () => {
   const server = serverOf();
   const near = directStream(await server.qmux.createUnidirectionalStream());
   await near.write(new Uint8Array(7));
@@ -407,20 +407,20 @@ Deno.test("Qmux resets a stream whose buffer was transferred before the bytes we
   }
 });
 
-Deno.test("Qmux puts the end of a stream and the begin of the next into one record", async () => {
+Deno.test("Qmux puts the end of a stream and the start of the next into one record", async () => {
   using server = serverOf();
   const one = await server.qmux.createBidirectionalStream();
   await one.write(Uint8Array.of(1));
   await sent(server);
   await one.close();
-  // As a connection does, which has a promise of its own.
+  // A connection opens streams like this, with its own promise.
   const open = async () => await server.qmux.createBidirectionalStream();
   await (await open()).write(Uint8Array.of(2));
   await turn();
   assertEquals(server.link.records.length, 1);
 });
 
-Deno.test("Qmux forgets streams that were cut while the wire is blocked", async () => {
+Deno.test("Qmux removes streams that were cut while the connection is blocked", async () => {
   using server = serverOf();
   const { qmux, link } = server;
   const near = directStream(await qmux.createUnidirectionalStream());
@@ -437,7 +437,7 @@ Deno.test("Qmux forgets streams that were cut while the wire is blocked", async 
   writing.catch(() => {});
 });
 
-Deno.test("Qmux loses waiting datagrams above the peer's limit", async () => {
+Deno.test("Qmux drops waiting datagrams above the peer's limit", async () => {
   for (
     const [maxDatagramFrameSize, kept] of [[0, []], [100, [0, 50]], [16_382, [0, 50, 99]]] as const
   ) {
@@ -455,7 +455,7 @@ Deno.test("Qmux loses waiting datagrams above the peer's limit", async () => {
   }
 });
 
-Deno.test("Qmux bounds its signs of life, for any timeout of its peer", () => {
+Deno.test("Qmux bounds its pings, for any timeout of its peer", () => {
   using time = new FakeTime();
   using server = serverOf({}, { maxIdleTimeoutMs: 1 });
   const before = server.link.records.length;

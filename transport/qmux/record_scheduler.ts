@@ -1,4 +1,4 @@
-/** Scheduler of outgoing records: priorities, fairness, and a bound on bytes in the wire. */
+/** Scheduler of outgoing records: priorities, fairness, and a bound on buffered bytes. */
 import type { Runtime } from "../../base/runtime.ts";
 import type { Ledger } from "../counters.ts";
 import type { QmuxCredit } from "./credit.ts";
@@ -16,9 +16,9 @@ import type { MultiplexerLink } from "./multiplexer.ts";
 import type { QmuxStream, SendHalf } from "./stream.ts";
 
 /**
- * Bytes held by the wire above which no further record is sent. The wire thus holds at most this
- * plus one record, and messages beside streams do not wait for long. A WebSocket counts as drained
- * at the same mark.
+ * Buffered bytes of the connection above which no further record is sent. The connection thus holds
+ * at most this plus one record, and messages next to streams do not wait for long. A WebSocket
+ * counts as drained at the same mark.
  */
 export const MAX_BUFFERED_BYTES = 32_768;
 
@@ -26,39 +26,40 @@ export const MAX_BUFFERED_BYTES = 32_768;
 const QUANTUM_BYTES = 16_384;
 
 /**
- * True where the platform has a call for the end of a turn of the event loop, as Deno, Node and Bun
+ * True if the platform has a call for the end of a turn of the event loop, as Deno, Node and Bun
  * do. In browsers, {@linkcode Runtime.schedule} posts a message, which takes longer than a few
  * microtasks.
  */
 const HAS_TURN_END = "setImmediate" in globalThis;
 
 /**
- * Microtasks without a new frame before a record goes out in a browser, where TCP does not delay
+ * Microtasks without a new frame before a record is sent in a browser, where TCP does not delay
  * segments.
  */
 const IDLE_TURNS = HAS_TURN_END ? 1 : 8;
 
-/** Number of streams with pending control frames at which ended streams are swept out. */
+/** Number of streams with pending control frames at which ended streams are removed. */
 const SWEEP_AT = 1_024;
 
-/** Most empty levels kept for reuse; making a level costs more than a small message. */
+/**
+ * Maximum number of empty levels kept for reuse; creating a level costs more than a small message.
+ */
 const MAX_EMPTY_LEVELS = 8;
 
-/** Consumed entries at which a level may shrink the array. */
+/** Number of consumed entries at which a level may shrink its array. */
 const COMPACT_AT = 1_024;
 
-/** Frame type in a CONNECTION_CLOSE that concerns no frame. */
+/** Frame type in a CONNECTION_CLOSE that does not concern a frame. */
 export const NO_FRAME: number = FrameType.padding;
 
 /** Collaborators of a {@linkcode RecordScheduler}. */
 export interface RecordSchedulerParts {
-  /** Wire of the records. */
   readonly link: MultiplexerLink;
   /** Writer that frames go into. */
   readonly record: RecordWriter;
-  /** Flow control, with frames of its own. */
+  /** Flow control, with its own frames. */
   readonly credit: QmuxCredit;
-  /** Counts the datagrams that go out. */
+  /** Counts the datagrams that are sent. */
   readonly ledger: Ledger;
 }
 
@@ -70,7 +71,7 @@ export class RecordScheduler {
   readonly #credit: QmuxCredit;
   readonly #ledger: Ledger;
   readonly #queue = new SendQueue();
-  /** Streams with bytes that wait for credit of the connection. */
+  /** Streams with bytes that wait for the connection's credit. */
   readonly #blocked = new Set<SendHalf>();
   #control: QmuxStream[] = [];
   #sweepAt = SWEEP_AT;
@@ -97,7 +98,7 @@ export class RecordScheduler {
 
   /** Records sent so far. */
   records = 0;
-  /** Datagrams that wait for the wire; absent until the first use. */
+  /** Datagrams that wait to be sent; absent until the first use. */
   datagrams: QmuxDatagrams | undefined = undefined;
 
   /**
@@ -116,19 +117,19 @@ export class RecordScheduler {
     return this.#control.length;
   }
 
-  /** Tells whether a datagram or a stream can go out at once. */
+  /** Tells whether a datagram or a stream can be sent immediately. */
   get #isFree(): boolean {
     return this.#isOpen && !this.#isOver && !this.#isFilling && !this.#isWaiting &&
       this.#queue.size === 0;
   }
 
-  /** Sends the parameters ahead of all other frames. */
+  /** Sends the parameters before all other frames. */
   begin(parameters: TransportParameters): void {
     this.#parameters = parameters;
     this.fill();
   }
 
-  /** Lets streams and datagrams go out: the peer has announced the limits. */
+  /** Allows streams and datagrams to be sent: the peer has announced the limits. */
   open(limit: number, maxPayload: number): void {
     this.#record.limit = limit;
     this.#record.maxPayload = maxPayload;
@@ -147,7 +148,7 @@ export class RecordScheduler {
     this.fill();
   }
 
-  /** Puts bytes of a stream into records at once if no frame is ahead, and returns the count. */
+  /** Puts stream bytes into records immediately if no frame is ahead, and returns the count. */
   sendNow(half: SendHalf, bytes: Uint8Array): number {
     if (!this.#isFree) return 0;
     const record = this.#record;
@@ -163,7 +164,7 @@ export class RecordScheduler {
     return at;
   }
 
-  /** Puts a datagram into a record at once, if no frame is ahead. */
+  /** Puts a datagram into a record immediately, if no frame is ahead. */
   sendDatagramNow(datagram: Uint8Array): boolean {
     const record = this.#record;
     if (!this.#isFree || !this.#makeRoom(datagramFrameSize(datagram.byteLength))) return false;
@@ -182,7 +183,7 @@ export class RecordScheduler {
     this.fill();
   }
 
-  /** Removes a stream that has no more to send. */
+  /** Removes a stream that has nothing more to send. */
   withdrawn(half: SendHalf): void {
     if (half.waitsFor === "wire") return;
     this.#blocked.delete(half);
@@ -208,7 +209,7 @@ export class RecordScheduler {
     this.fill();
   }
 
-  /** Answers a ping; of several pending pings only the last is answered. */
+  /** Replies to a ping; of several pending pings only the last gets a reply. */
   pong(sequence: bigint): void {
     this.#pong = sequence;
     this.fill();
@@ -219,7 +220,7 @@ export class RecordScheduler {
     this.fill();
   }
 
-  /** Sends a close behind the current record, and nothing more. */
+  /** Sends a close after the current record, and nothing more. */
   close(code: number, reason: string, frameType?: number): void {
     if (this.#isOver) return;
     if (this.#record.byteLength > 0) this.#send();
@@ -229,7 +230,7 @@ export class RecordScheduler {
     this.stop();
   }
 
-  /** Sends the current record, of which writes were already reported as done, and stops. */
+  /** Sends the current record, whose writes were already reported as done, and stops. */
   stop(): void {
     if (!this.#isOver && this.#record.byteLength > 0) this.#send();
     this.#isOver = true;
@@ -238,7 +239,7 @@ export class RecordScheduler {
     this.#control = [];
   }
 
-  /** Fills and sends records as far as the wire takes them. */
+  /** Fills and sends records as far as the connection accepts them. */
   fill(): void {
     if (this.#isOver || this.#isFilling || this.#holds > 0) return;
     this.#isFilling = true;
@@ -261,7 +262,7 @@ export class RecordScheduler {
       this.#parameters !== undefined || this.#credit.hasFrames;
   }
 
-  /** Fills the record; true if the record has to go out first. */
+  /** Fills the record; true if the record must be sent first. */
   #fillRecord(): boolean {
     const record = this.#record;
     do {
@@ -319,8 +320,8 @@ export class RecordScheduler {
   }
 
   /**
-   * Drops ended streams. Without this, a peer that reads nothing but opens and resets streams would
-   * make this end keep all of them.
+   * Drops ended streams. Otherwise a peer that reads nothing, and only opens and resets streams,
+   * would make this end keep all of them.
    */
   #sweepControl(): void {
     this.#control = this.#control.filter((stream) => stream.hasControl = !stream.isOver);
@@ -344,7 +345,7 @@ export class RecordScheduler {
     this.#parameters = undefined;
   }
 
-  /** Makes room for a frame, if the wire takes another record. */
+  /** Makes room for a frame, if the connection accepts another record. */
   #makeRoom(byteLength: number): boolean {
     const record = this.#record;
     if (record.byteLength > 0 && record.room < byteLength) this.#send();
@@ -360,8 +361,8 @@ export class RecordScheduler {
     this.#isWaiting = true;
     void this.#link.drained().then(() => {
       this.#isWaiting = false;
-      // One record passes after each drain, even if the wire still holds more than the mark.
-      // Otherwise the wait would start again at once, without end.
+      // One record passes after each drain, even if the connection still holds more than the mark.
+      // Otherwise the wait would restart immediately, forever.
       this.#isDrained = true;
       this.fill();
     });
@@ -382,10 +383,10 @@ export class RecordScheduler {
   }
 
   /**
-   * Delays a record to the end of the turn of the event loop, where the platform has a call for
-   * that. A loop of awaited writes then fills records, and the end of one stream shares a record
-   * with the start of the next. Two small records in a row would be 40 ms apart where the TCP stack
-   * of the client delays small segments, as Deno's does.
+   * Delays a record to the end of the turn of the event loop, if the platform has a call for that.
+   * A loop of awaited writes then fills records, and the end of one stream shares a record with the
+   * start of the next. Two small records in a row would be 40 ms apart if the client's TCP stack
+   * delays small segments, as Deno's does.
    */
   #nextTurn(): void {
     if (HAS_TURN_END) this.#runtime.schedule(this.#flush);
@@ -400,7 +401,7 @@ interface Level {
   head: number;
 }
 
-/** Streams with data to send: the higher send order first, round-robin within one order. */
+/** Streams with data to send: a higher send order first, round-robin within one order. */
 class SendQueue {
   #levels: Level[] = [];
   #size = 0;
@@ -411,7 +412,7 @@ class SendQueue {
   }
 
   /**
-   * Adds a stream behind the others of the same order.
+   * Adds a stream after the others of the same order.
    *
    * @param half A stream that is in no queue.
    */

@@ -10,16 +10,16 @@ import { turns } from "../../tests/waiting.ts";
 
 const SCHEDULES = 1_000;
 
-/** Grant of the reader at a time, ahead of the read bytes. */
+/** Bytes that the reader grants at a time, ahead of the bytes read. */
 const GRANT_BYTES = 65_536;
 
-/** Most bytes in one direction of the wire: that, and a record. */
+/** Maximum bytes in flight in one direction: the bound, and a record. */
 const MAX_WIRE_BYTES = MAX_BUFFERED_BYTES + MAX_RECORD_BYTES;
 
-/** Steps without progress, after which none will come. */
+/** Steps without progress after which the schedule counts as stalled. */
 const PATIENCE_STEPS = 5_000;
 
-/** One sender, one reader that grants by hand, and a random network between them. */
+/** One sender, one reader that grants explicitly, and a random network between them. */
 class Schedule {
   readonly #random: Random;
   readonly #pair: TestPair;
@@ -55,7 +55,7 @@ class Schedule {
     let before = -1;
     for (let idle = 0; !isDone || this.#endedStreams < streams; idle++) {
       for (let i = random.below(4); i > 0; i--) await Promise.resolve();
-      // Records go out at the end of a turn.
+      // Records are sent at the end of a turn.
       if (random.below(8) === 0) await turns(1);
       this.#step();
       this.#check();
@@ -74,7 +74,6 @@ class Schedule {
     assert(client.link.mostBytes <= MAX_WIRE_BYTES && server.link.mostBytes <= MAX_WIRE_BYTES);
   }
 
-  /** Makes one random step. */
   #step(): void {
     const random = this.#random;
     const { client, server } = this.#pair;
@@ -104,21 +103,21 @@ class Schedule {
   #check(): void {
     const { client, server } = this.#pair;
     const { granted, received } = server.qmux.credit.state("data");
-    assert(received <= granted, "more came than was granted");
-    assert(client.qmux.credit.state("data").sent <= granted, "more was sent than was granted");
+    assert(received <= granted, "received more than was granted");
+    assert(client.qmux.credit.state("data").sent <= granted, "sent more than was granted");
     const { heldBytes } = server.qmux;
     assert(heldBytes <= GRANT_BYTES, `${heldBytes} bytes are held unread`);
     assertEquals(client.qmux.heldBytes, 0);
   }
 
-  /** Grants a number of bytes ahead of the read or abandoned ones. */
+  /** Grants a number of bytes ahead of the bytes that were read or abandoned. */
   #grant(): void {
     const { qmux } = this.#pair.server;
     const { received } = qmux.credit.state("data");
     qmux.credit.grant("data", received - qmux.heldBytes + GRANT_BYTES);
   }
 
-  /** Waits until the schedule says so. */
+  /** Waits until the schedule continues. */
   #turn(): Promise<void> {
     return new Promise((resolve) => this.#turns.push(resolve));
   }
@@ -130,7 +129,8 @@ class Schedule {
       await this.#pair.client.qmux.createUnidirectionalStream({ sendOrder }),
     );
     const size = random.bits(17);
-    // The name is ahead of the end: streams arrive in the order of their opening, and end in any.
+    // The name precedes the end: streams arrive in the order of their opening, and end in any
+    // order.
     await near.write(Uint8Array.of(at));
     const isCut = random.below(8) === 0;
     for (let sent = 0; sent < size;) {
@@ -185,7 +185,7 @@ class Schedule {
   }
 }
 
-Deno.test(`Qmux neither exceeds its credit nor stops for ever, over ${SCHEDULES} schedules`, async () => {
+Deno.test(`Qmux neither exceeds its credit nor stalls, over ${SCHEDULES} schedules`, async () => {
   for (let seed = 1; seed <= SCHEDULES; seed++) {
     try {
       await new Schedule(seed).run();

@@ -1,4 +1,4 @@
-/** A stream of QMux with direct calls and web streams (RFC 9000 section 3). */
+/** A QMux stream, as plain calls and web streams (RFC 9000 section 3). */
 import { StreamError, TimeoutError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { startTimer } from "../../base/wait.ts";
@@ -35,7 +35,7 @@ const FIRST_CAPACITY = 256;
 class Chunks {
   #chunks: Uint8Array<ArrayBuffer>[] = [];
   #head = 0;
-  /** Buffer of the last chunk, while room is left. */
+  /** Buffer of the last chunk, while it has room. */
   #tail: Uint8Array<ArrayBuffer> | undefined = undefined;
   #tailLength = 0;
   #byteLength = 0;
@@ -47,7 +47,7 @@ class Chunks {
   /**
    * Adds bytes at the end.
    *
-   * @param isOwn Whether the bytes have a buffer of their own.
+   * @param isOwn True if the bytes have their own buffer.
    */
   push(bytes: Uint8Array, isOwn: boolean): void {
     const { byteLength } = bytes;
@@ -77,7 +77,7 @@ class Chunks {
     const length = this.#tailLength;
     let tail = this.#tail;
     if (tail === undefined) {
-      // Most often this chunk stays the only one.
+      // Usually this chunk stays the only one.
       this.#tail = bytes.slice();
       this.#tailLength = bytes.byteLength;
       return;
@@ -101,19 +101,19 @@ class Chunks {
   }
 }
 
-/** The scheduler of a connection, as its streams see it. */
+/** A connection's scheduler as its streams see it. */
 export interface StreamScheduler {
-  /** Puts bytes of a stream into a record at once if no frame is ahead, and returns the count. */
+  /** Puts stream bytes into a record immediately if no frame is ahead, and returns the count. */
   sendNow(half: SendHalf, bytes: Uint8Array): number;
   /** Called when a stream has bytes, or an end, to send. */
   wantsToSend(half: SendHalf): void;
-  /** Called when a stream has no more to send. */
+  /** Called when a stream has nothing more to send. */
   withdrawn(half: SendHalf): void;
   /** Called when a stream has a frame without a payload to send. */
   wantsControl(stream: QmuxStream): void;
 }
 
-/** A connection, as its streams see it. */
+/** A connection as its streams see it. */
 export interface StreamHost {
   readonly runtime: Runtime;
   /** Receive credit for the bytes of all streams. */
@@ -124,7 +124,7 @@ export interface StreamHost {
   dataSent(byteLength: number): void;
   /** Order in which streams send. */
   readonly scheduler: StreamScheduler;
-  /** Called when one direction of a stream is over. */
+  /** Called when one direction of a stream has ended. */
   halfEnded(stream: QmuxStream): void;
 }
 
@@ -133,10 +133,10 @@ export type SendWait = "nothing" | "wire" | "stream" | "connection";
 
 /** Descriptions of the obstacles for errors. */
 const WAITS: Readonly<Record<SendWait, string>> = {
-  nothing: "the wire accepted no bytes",
-  wire: "the wire accepted no bytes",
-  stream: "the peer granted no bytes of the stream",
-  connection: "the peer granted no bytes of the connection",
+  nothing: "the connection accepted no bytes",
+  wire: "the connection accepted no bytes",
+  stream: "the peer granted no bytes for the stream",
+  connection: "the peer granted no bytes for the connection",
 };
 
 const DONE: Promise<void> = Promise.resolve();
@@ -145,7 +145,7 @@ const EMPTY = new Uint8Array();
 /** A write that is not fully sent yet. */
 interface Write {
   readonly bytes: Uint8Array;
-  /** Length of `bytes`; a smaller length later means that the buffer was transferred. */
+  /** Length of `bytes`; if it is smaller later, the buffer was transferred. */
   readonly end: number;
   at: number;
   readonly done: PromiseWithResolvers<void>;
@@ -174,8 +174,6 @@ export class SendHalf implements DirectWritable {
   #controller: WritableStreamDefaultController | undefined = undefined;
 
   /**
-   * Creates the direction.
-   *
    * @param options `limit` is the first limit of the peer, `sendOrder` the priority.
    */
   constructor(
@@ -189,7 +187,7 @@ export class SendHalf implements DirectWritable {
     this.sendOrder = options.sendOrder ?? 0;
   }
 
-  /** Tells whether all bytes and the end are sent. */
+  /** Tells whether all bytes and the end have been sent. */
   get isOver(): boolean {
     return this.#isOver;
   }
@@ -204,8 +202,8 @@ export class SendHalf implements DirectWritable {
   }
 
   /**
-   * Writes bytes. A write that gives up after a part was sent resets the stream, because the reader
-   * could not make sense of the rest.
+   * Writes bytes. If a write is cancelled after a part was sent, the stream is reset, because the
+   * reader could not interpret the rest.
    *
    * @param bytes Bytes to send. MUST NOT change before the write is done.
    * @param options `signal` and `timeoutMs` end the wait.
@@ -253,7 +251,7 @@ export class SendHalf implements DirectWritable {
     if (this.#isOver || this.#failure !== undefined) return;
     const message = `The peer stopped reading the stream with code ${code}`;
     const error = new StreamError(message, { streamErrorCode: code, by: "remote" });
-    // A code beyond 2^53 - 1 is not exact, and cannot be sent back.
+    // A code above 2^53 - 1 is not exact, and cannot be sent back.
     this.#reset(Math.min(code, MAX_VARINT), error);
     this.#controller?.error(error);
   }
@@ -278,7 +276,7 @@ export class SendHalf implements DirectWritable {
     this.#stream.account.ended(error);
   }
 
-  /** Announces the stream to the peer by an empty frame, if no frame has gone out yet. */
+  /** Announces the stream to the peer with an empty frame, if no frame has been sent yet. */
   announce(): void {
     if (this.#isKnown || this.#isOver || this.#failure !== undefined) return;
     if (this.#writes.length === 0) this.#writes.push(NOTHING);
@@ -297,7 +295,7 @@ export class SendHalf implements DirectWritable {
    * Puts bytes into a record.
    *
    * @param at Offset of the first byte to put.
-   * @param quantum Most bytes to put.
+   * @param quantum Maximum bytes to put.
    * @returns Number of bytes put; 0 without room or credit.
    */
   put(record: RecordWriter, bytes: Uint8Array, at: number, quantum: number): number {
@@ -319,8 +317,8 @@ export class SendHalf implements DirectWritable {
    * Puts pending bytes into a record, as far as they fit.
    *
    * @param record A record with some room.
-   * @param quantum Most bytes of payload.
-   * @returns Whether more is left to send.
+   * @param quantum Maximum payload bytes.
+   * @returns True if more is left to send.
    */
   fill(record: RecordWriter, quantum: number): boolean {
     if (this.#isOver || this.#failure !== undefined) return false;
@@ -436,7 +434,7 @@ export class SendHalf implements DirectWritable {
       if (write.at > 0) return this.#reset(0, error);
       this.#writes.splice(at, 1);
       this.#host.scheduler.withdrawn(this);
-      // The next write, or the end, may not have to wait.
+      // The next write, or the end, may not need to wait.
       if (this.#writes.length > 0 || this.#isClosing) this.#host.scheduler.wantsToSend(this);
     };
     const onAbort = () => giveUp(signal?.reason);
@@ -471,7 +469,7 @@ export class ReceiveHalf implements DirectReadable {
   #grantToSend: number | undefined = undefined;
   #stopCode: number | undefined = undefined;
   #finalSize: number | undefined = undefined;
-  /** True if reading has ended; the peer may not know yet. */
+  /** True if reading has ended; the peer may not know it yet. */
   #isCut = false;
   #isOver = false;
   #failure: { readonly cause: unknown } | undefined = undefined;
@@ -482,8 +480,6 @@ export class ReceiveHalf implements DirectReadable {
   #isFinished = false;
 
   /**
-   * Creates the direction.
-   *
    * @param window Bytes that the peer may send ahead of the reader.
    */
   constructor(stream: QmuxStream, host: StreamHost, window: number) {
@@ -538,8 +534,7 @@ export class ReceiveHalf implements DirectReadable {
   /**
    * Delivers received bytes.
    *
-   * @param options `isFin` marks the last bytes; `isOwn` tells that the bytes have a buffer of
-   * their own.
+   * @param options `isFin` marks the last bytes; with `isOwn`, the bytes have their own buffer.
    * @throws {QmuxError} If the offset or the size violates the protocol.
    */
   deliver(
@@ -551,12 +546,12 @@ export class ReceiveHalf implements DirectReadable {
     const end = this.#received + byteLength;
     if (this.#finalSize !== undefined) {
       if (end === this.#finalSize && offset === this.#received) return; // A repeated end.
-      throw new QmuxError(QuicError.finalSizeError, "Received bytes behind the end of the stream");
+      throw new QmuxError(QuicError.finalSizeError, "Received bytes after the end of the stream");
     }
     if (offset < this.#received || offset > this.#received) {
       throw new QmuxError(
         QuicError.protocolViolation,
-        `Expected bytes from ${this.#received} of the stream on, received those from ${offset} on`,
+        `Expected bytes at offset ${this.#received} of the stream, received offset ${offset}`,
       );
     }
     if (byteLength > 0) {
@@ -571,7 +566,7 @@ export class ReceiveHalf implements DirectReadable {
    * Handles a RESET_STREAM of the peer.
    *
    * @param code Application error code.
-   * @param finalSize Total bytes of the stream; by default those received so far.
+   * @param finalSize Total bytes of the stream; by default the bytes received so far.
    * @throws {QmuxError} If the final size contradicts the received bytes.
    */
   reset(code: number, finalSize: number = this.#received): void {
@@ -600,7 +595,7 @@ export class ReceiveHalf implements DirectReadable {
     this.#over();
   }
 
-  /** Ends the direction with the connection; a stream that arrived in full stays readable. */
+  /** Ends the direction with the connection; a stream that arrived completely stays readable. */
   fail(error: unknown): void {
     if (this.#isOver || this.#finalSize !== undefined && !this.#isCut) return;
     this.#chunks = undefined;
@@ -687,7 +682,7 @@ export class ReceiveHalf implements DirectReadable {
 
   #release(byteLength: number): void {
     if (this.#finalSize === undefined) this.#credit.release(byteLength);
-    // The stream of the messages must not wait for credit that the application grants by hand.
+    // The stream of the messages must not wait for credit that the application grants explicitly.
     if (this.#stream.carriesMessages) this.#host.dataReceived.giveBack(byteLength);
     else this.#host.dataReceived.release(byteLength);
   }
@@ -753,7 +748,7 @@ export class ReceiveHalf implements DirectReadable {
   }
 }
 
-/** A stream; a unidirectional one lacks a half. */
+/** A stream; a unidirectional stream lacks one half. */
 export class QmuxStream implements BidirectionalStream, DirectStream {
   /** Stream number, which encodes the opener and the direction. */
   readonly id: number;
@@ -764,7 +759,7 @@ export class QmuxStream implements BidirectionalStream, DirectStream {
   readonly account: StreamAccount;
   /** True if the stream is in the list of streams with pending frames without a payload. */
   hasControl = false;
-  /** True if the stream carries the session's messages, hidden from the application. */
+  /** True if the stream carries the session's messages and is hidden from the application. */
   carriesMessages = false;
   /** True if the application has accepted the stream, or never will. */
   isAccepted: boolean;
@@ -809,7 +804,7 @@ export class QmuxStream implements BidirectionalStream, DirectStream {
     this.send!.sendOrder = value;
   }
 
-  /** Tells whether both directions are over. */
+  /** Tells whether both directions have ended. */
   get isOver(): boolean {
     return (this.send?.isOver ?? true) && (this.receive?.isOver ?? true);
   }

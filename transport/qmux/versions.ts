@@ -48,8 +48,8 @@ export function parseQmuxProtocol(subprotocol: string): QmuxProtocol | undefined
 }
 
 /**
- * Lists the subprotocols that a client offers, in order of preference. A server may choose any:
- * moq-relay 0.17 always chooses draft 01 if offered.
+ * Lists the subprotocols that a client offers, in order of preference. A server may select any:
+ * moq-relay 0.17 always selects draft 01 if offered.
  *
  * @param protocol Application protocol; without one, the bare names are listed.
  * @example Usage

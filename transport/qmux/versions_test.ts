@@ -7,7 +7,7 @@ Deno.test("parseQmuxProtocol() reads every version", () => {
   assertEquals(parseQmuxProtocol("qmux-01"), { version: 1, protocol: "" });
 });
 
-Deno.test("parseQmuxProtocol() knows nothing else", () => {
+Deno.test("parseQmuxProtocol() rejects everything else", () => {
   for (
     const other of [
       "",

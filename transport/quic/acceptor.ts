@@ -1,4 +1,4 @@
-/** Listening for QUIC connections: one UDP socket, certificates and bounds. */
+/** Listening for QUIC connections: one UDP socket, certificates and limits. */
 import type { OptionKinds } from "../../base/options.ts";
 import { PORT, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
 import { socketOwner } from "../../base/owners.ts";
@@ -14,55 +14,57 @@ import { CERTIFICATE, UNREAD_STREAMS } from "../option_kinds.ts";
 import { IDLE_TIMEOUT_MS, KEEP_ALIVE_MS } from "./options.ts";
 import { UnreadShare, type UnreadStreamLimits, UnreadStreams } from "./unread_streams.ts";
 
-/** Default bound of connections. */
+/** Default limit of connections. */
 const MAX_CONNECTIONS = 10_000;
 
 /**
- * Default bound of concurrent handshakes. A handshake of an honest peer takes one round trip, so
- * this admits about 10,000 a second.
+ * Default limit of concurrent handshakes. A handshake of an honest peer takes one round trip, so
+ * this admits about 10,000 per second.
  */
 const MAX_HANDSHAKES = 1_024;
 
 /**
- * Longest handshake in milliseconds. Without this bound, a peer that sends packets slowly would
- * hold a place forever.
+ * Longest handshake in milliseconds. Without this limit, a peer that sends packets slowly would
+ * keep its slot forever.
  */
 export const HANDSHAKE_TIMEOUT_MS = 10_000;
 
 /**
- * Time in milliseconds for which a handshake keeps the place when others want one: enough for a
- * worldwide round trip and one lost packet. The value also bounds the work of a flood, to
- * `maxHandshakes` handshakes in this time.
+ * Time in milliseconds for which a handshake keeps its slot when others need one: enough for a
+ * worldwide round trip and one lost packet. It also bounds the work of a flood, to `maxHandshakes`
+ * handshakes in this time.
  */
 const HANDSHAKE_GRACE_MS = 2_000;
 
 /**
- * Delay in milliseconds between the close of connections and the close of the socket, so that the
- * close packets leave.
+ * Delay in milliseconds between closing the connections and closing the socket, so that the close
+ * packets are sent.
  */
 const FAREWELL_MS = 10;
 
 /**
- * Connections of a client that moves: the old one, and the new one. Where a protocol takes spare
- * connections, as many are admitted as the bounds allow others.
+ * Connections of a client that hands over: the old one and the new one. If a protocol accepts spare
+ * connections, as many are admitted in addition to the limits as within them.
  */
 const PER_CLIENT = 2;
 
 /** Options for `listenQuic()`. */
 export interface ListenQuicOptions extends Certificate {
   /**
-   * Supported protocols (ALPN), in order of preference; a client that offers none of these is
-   * refused.
+   * Supported protocols (ALPN), in order of preference; a client that offers none of them is
+   * rejected.
    */
   readonly protocols: readonly string[];
   /**
-   * Most open bidirectional streams of a peer. Each may hold up to 1.25 MB of unread data.
+   * Maximum number of a peer's open bidirectional streams. Each may hold up to 1.25 MB of unread
+   * data.
    *
    * @default {128}
    */
   readonly maxBidirectionalStreams?: number | undefined;
   /**
-   * Most open unidirectional streams of a peer. Each may hold up to 1.25 MB of unread data.
+   * Maximum number of a peer's open unidirectional streams. Each may hold up to 1.25 MB of unread
+   * data.
    *
    * @default {1024}
    */
@@ -74,7 +76,7 @@ export interface ListenQuicOptions extends Certificate {
    */
   readonly hostname?: string | undefined;
   /**
-   * UDP port to listen on; 0 takes a free one.
+   * UDP port to listen on; 0 selects a free one.
    *
    * @default {0}
    */
@@ -82,7 +84,7 @@ export interface ListenQuicOptions extends Certificate {
   /**
    * Longest silence of a connection in milliseconds, after which the connection counts as lost. A
    * vanished peer is noticed within this time plus `keepAliveIntervalMs`. The client's idle timeout
-   * applies if lower.
+   * applies if it is shorter.
    *
    * @default {9000}
    */
@@ -94,27 +96,27 @@ export interface ListenQuicOptions extends Certificate {
    */
   readonly keepAliveIntervalMs?: number | undefined;
   /**
-   * Most concurrent connections.
+   * Maximum number of concurrent connections.
    *
    * @default {10000}
    */
   readonly maxConnections?: number | undefined;
   /**
-   * Most concurrent connections of one address (an IPv6 /64 counts as one). A browser opens one
-   * connection per session. By default a tenth of `maxConnections`, and at least 1,000, once more
-   * than half of `maxConnections` are taken; a loopback or private address, likely that of a proxy,
-   * has no default. A number that you set always counts.
+   * Maximum number of concurrent connections of one address (an IPv6 /64 counts as one). A browser
+   * opens one connection per session. By default a tenth of `maxConnections`, and at least 1,000,
+   * once more than half of `maxConnections` are in use; a loopback or private address, which is
+   * probably a proxy, has no default. A number that you set always applies.
    */
   readonly maxConnectionsPerAddress?: number | undefined;
   /**
-   * Most concurrent handshakes. Beyond, the oldest handshake is given up if older than two seconds.
-   * Otherwise the first packet of the new handshake is ignored, and an honest peer sends that
-   * packet again.
+   * Maximum number of concurrent handshakes. Beyond it, a new handshake replaces the oldest one if
+   * that is older than two seconds. Otherwise the first packet of the new handshake is ignored, and
+   * an honest peer sends it again.
    *
    * @default {1024}
    */
   readonly maxHandshakes?: number | undefined;
-  /** Bounds of unread streams that clients open. */
+  /** Limits for unread streams that clients open. */
   readonly unreadStreams?: UnreadStreamLimits | undefined;
   /**
    * All quotas of the server, which count the connections; provided by a server.
@@ -153,15 +155,15 @@ export const ACCEPT: OptionKinds<QuicListenOptions> = {
   unreadStreams: UNREAD_STREAMS,
 };
 
-/** Counters of handshakes under way, and of handshakes that the listener's bounds prevented. */
+/** Counters of handshakes in progress, and of handshakes that the listener's limits prevented. */
 export interface QuicHandshakeStats {
-  /** Handshakes under way. */
+  /** Handshakes in progress. */
   readonly pending: number;
-  /** First packets ignored because of too many handshakes; peers send these packets again. */
+  /** First packets ignored because of too many handshakes; peers send them again. */
   readonly ignored: number;
-  /** Handshakes given up in favor of newer ones. */
+  /** Handshakes abandoned in favor of newer ones. */
   readonly replaced: number;
-  /** Handshakes given up after ten seconds. */
+  /** Handshakes abandoned after ten seconds. */
   readonly tooSlow: number;
 }
 
@@ -172,15 +174,15 @@ export interface AcceptedConnection {
   close(): void;
 }
 
-/** Facts about a connection, read once: the runtime makes a new address at each access. */
+/** Facts about a connection, read once: the runtime creates a new address object at each access. */
 export interface AcceptedPeer {
   /** Address from which the peer connected. */
   readonly remoteAddress: Deno.NetAddr;
   /** Counters of unread streams. */
   readonly unread: UnreadShare;
   /**
-   * True for a connection beyond the bounds: the protocol closes it unless the client soon proves
-   * that it moves here from another connection.
+   * True for a connection beyond the limits: the protocol closes it unless the client soon proves
+   * that it hands over from another connection.
    */
   readonly isSpare: boolean;
 }
@@ -188,13 +190,12 @@ export interface AcceptedPeer {
 /** Handles a connection after the handshake. */
 export type AcceptQuic<C extends AcceptedConnection> = (peer: AcceptedPeer) => C;
 
-/** Handler of the connections of a listener. */
+/** Handler of a listener's connections. */
 export interface QuicProtocol<C extends AcceptedConnection> {
   /**
-   * Begins a connection whose handshake is under way; `protocol` is `undefined` until the first message of
-   * TLS is complete. MAY send data, which
-   * leave with the server's part of the handshake. MUST NOT read data of the peer, which an attacker
-   * could replay. MUST NOT throw.
+   * Starts a connection whose handshake is in progress; `protocol` is `undefined` until the first
+   * TLS message is complete. MAY send data, which is sent with the server's part of the handshake.
+   * MUST NOT read data of the peer, which an attacker could replay. MUST NOT throw.
    *
    * @returns Handler of the connection after the handshake; MUST NOT throw.
    */
@@ -202,28 +203,28 @@ export interface QuicProtocol<C extends AcceptedConnection> {
   /** Closes a connection beyond a limit. */
   refuse(conn: Deno.QuicConn): void;
   /**
-   * Tells whether a connection may be a spare one, after the handshake. Left out, the bounds hold
-   * for all connections.
+   * Tells whether a connection may be a spare one, after the handshake. If absent, the limits apply
+   * to all connections.
    */
   takesSpare?: ((conn: Deno.QuicConn) => boolean) | undefined;
 }
 
 /** The protocol on top of a listener. */
 export interface QuicAcceptorHandlers<C extends AcceptedConnection> {
-  /** Supported protocols (ALPN); a client that offers none of these is refused. */
+  /** Supported protocols (ALPN); a client that offers none of them is rejected. */
   readonly protocols: readonly string[];
   /** Bidirectional streams that a peer may have open. */
   readonly maxBidirectionalStreams: number;
   /** Unidirectional streams that a peer may have open. */
   readonly maxUnidirectionalStreams: number;
   /**
-   * Handler of the connections. The runtime holds the packets of clients until a promise resolves;
-   * after a rejection no client is accepted.
+   * Handler of the connections. If it is a promise, the runtime holds the packets of clients until
+   * it resolves; after a rejection no client is accepted.
    */
   readonly protocol: QuicProtocol<C> | Promise<QuicProtocol<C>>;
 }
 
-/** A handshake under way. */
+/** A handshake in progress. */
 interface Handshake {
   readonly startMs: number;
   readonly place: Place;
@@ -234,8 +235,8 @@ interface Handshake {
  *
  * - **Robust:** a failed handshake affects no other connection.
  * - **Bound:** connections, connections per address, and handshakes have limits. A protocol that
- *   recognizes clients that move gets spare connections beyond these, as many again.
- * - **Open under a flood:** unfinished handshakes give way to newer ones.
+ *   recognizes clients that hand over gets as many spare connections in addition.
+ * - **Open under a flood:** newer handshakes replace unfinished ones.
  *
  * @typeParam C A connection as the handlers wrap it.
  */
@@ -244,12 +245,12 @@ export class QuicAcceptor<C extends AcceptedConnection> {
   #endpoint: Deno.QuicEndpoint | undefined;
   readonly #options: QuicListenOptions;
   readonly #handlers: QuicAcceptorHandlers<C>;
-  // Listeners stay referenced and read, because stopping one stops the others too in Deno 2.9.
+  // Listeners stay referenced and read, because stopping one also stops the others in Deno 2.9.
   readonly #listeners: Deno.QuicListener[] = [];
-  readonly #connections = new Set<C>(); // Bounded by the places.
+  readonly #connections = new Set<C>(); // Bounded by the slots.
   readonly #places: Quota;
   readonly #handshakePlaces: Quota;
-  /** Handshakes, the oldest first. Bounded by their places. */
+  /** Handshakes, the oldest first. Bounded by their slots. */
   readonly #handshakes = new Map<Deno.QuicConn, Handshake>();
   readonly #slow: Deadlines<Deno.QuicConn>;
   readonly #counts = { ignored: 0, replaced: 0, tooSlow: 0 };
@@ -258,7 +259,6 @@ export class QuicAcceptor<C extends AcceptedConnection> {
 
   readonly address: Deno.NetAddr;
 
-  /** Starts to listen. */
   constructor(runtime: Runtime, options: QuicListenOptions, handlers: QuicAcceptorHandlers<C>) {
     requireQuic();
     this.#runtime = runtime;
@@ -325,7 +325,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     void this.#acceptAll(listener);
   }
 
-  /** Refuses new connections from now on. */
+  /** Rejects new connections from now on. */
   stop(): void {
     this.#isStopped = true;
   }
@@ -333,7 +333,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
   /**
    * Closes every connection and the socket.
    *
-   * @param closeCode Close code for handshakes under way.
+   * @param closeCode Close code for handshakes in progress.
    */
   async close(closeCode: number): Promise<void> {
     this.stop();
@@ -377,14 +377,14 @@ export class QuicAcceptor<C extends AcceptedConnection> {
       const place = this.#handshakePlace(maxConnections);
       if (place !== undefined) void this.#accept(incoming, protocol, place);
       else {
-        // A refused peer gives up; an ignored peer tries again.
+        // A rejected peer stops trying; an ignored peer tries again.
         this.#counts.ignored++;
         incoming.ignore();
       }
     }
   }
 
-  /** Takes a place for a handshake; gives up the oldest one if the grace time is over. */
+  /** Takes a slot for a handshake; abandons the oldest one if its grace period is over. */
   #handshakePlace(maxConnections: number): Place | undefined {
     const places = this.#handshakePlaces;
     const hasNoRoom = () => places.taken >= maxConnections - this.#connections.size;
@@ -412,14 +412,13 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     conn.closed.then(lost, lost);
     this.#handshakes.set(conn, { startMs: this.#runtime.now(), place });
     this.#slow.add(conn);
-    // `conn.handshake` also resolves for a failed handshake; `closed` then settles right
-    // afterwards.
+    // `conn.handshake` also resolves for a failed handshake; `closed` settles right after it.
     await conn.handshake;
     await Promise.resolve();
     return this.#handshakeEnded(conn) && isOpen;
   }
 
-  /** Frees the place of a handshake; returns false if that was done before. */
+  /** Frees the slot of a handshake; returns false if it was already free. */
   #handshakeEnded(conn: Deno.QuicConn): boolean {
     this.#slow.delete(conn);
     this.#handshakes.get(conn)?.place[Symbol.dispose]();
@@ -433,8 +432,8 @@ export class QuicAcceptor<C extends AcceptedConnection> {
   ): Promise<void> {
     let conn: Deno.QuicConn;
     try {
-      // With 0-RTT the connection exists at once: data can leave with the handshake, which can be
-      // closed early. No data is read until the handshake has ended.
+      // With 0-RTT the connection exists immediately: data can be sent with the handshake, which
+      // can be closed early. No data is read until the handshake has ended.
       conn = incoming.accept({ zeroRtt: true });
     } catch {
       handshake[Symbol.dispose]();
@@ -459,7 +458,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
   }
 }
 
-/** Handshakes have no share of an address: that of a first packet may be forged. */
+/** Handshakes have no share per address: the address of a first packet may be forged. */
 function handshakeQuota({ maxHandshakes = MAX_HANDSHAKES, quotas }: QuicListenOptions): Quota {
   return quotaIn(quotas, {
     limit: "maxHandshakes",

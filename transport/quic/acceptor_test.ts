@@ -10,7 +10,7 @@ import {
 } from "./acceptor.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
-/** A handshake that is ended by hand. */
+/** A handshake that the test ends. */
 class HandHandshake {
   readonly #handshake = Promise.withResolvers<void>();
   readonly #closed = Promise.withResolvers<Deno.QuicCloseInfo>();
@@ -24,7 +24,7 @@ class HandHandshake {
     await turns(1);
   }
 
-  /** As the runtime does: the handshake resolves, and then the connection is lost. */
+  /** Fails as in the runtime: the handshake resolves, and then the connection is lost. */
   async fail(): Promise<void> {
     this.#handshake.resolve();
     this.#closed.reject(new Error("The handshake failed"));
@@ -38,7 +38,7 @@ class HandHandshake {
   }
 }
 
-/** A UDP socket whose handshakes are begun by hand. */
+/** A UDP socket whose handshakes the test starts. */
 class HandEndpoint {
   static last: HandEndpoint;
   readonly addr = { transport: "udp", hostname: "127.0.0.1", port: 4433 };
@@ -53,7 +53,7 @@ class HandEndpoint {
     HandEndpoint.last = this;
   }
 
-  /** So many clients begin a handshake. */
+  /** Starts the handshakes of a number of clients. */
   async begin(count: number): Promise<void> {
     for (let begun = 0; begun < count; begun++) {
       while (this.#waiting.length === 0) await Promise.resolve();
@@ -87,20 +87,20 @@ class HandEndpoint {
   }
 }
 
-/** An acceptor on a socket that is moved by hand. */
+/** An acceptor on a socket that the test controls. */
 class HandAcceptor implements AsyncDisposable {
   readonly acceptor: QuicAcceptor<AcceptedConnection>;
   readonly endpoint: HandEndpoint;
-  /** Connections whose handshake began. */
+  /** Connections whose handshake started. */
   begun = 0;
-  /** Connections that were too many. */
+  /** Connections beyond the limits. */
   refused = 0;
   /** Accepted connections, in order: true for a spare one. */
   readonly spares: boolean[] = [];
   readonly #descriptor = Object.getOwnPropertyDescriptor(Deno, "QuicEndpoint")!;
   readonly #time: FakeTime | undefined;
 
-  /** Starts to listen; the code for connections is there once `loaded` resolves. */
+  /** Starts to listen; the code for connections is available after `loaded` resolves. */
   constructor(
     { takesSpare, ...options }:
       & Partial<QuicListenOptions>
@@ -141,7 +141,7 @@ class HandAcceptor implements AsyncDisposable {
     this.endpoint = HandEndpoint.last;
   }
 
-  /** Clients of an address connect, one after the other. */
+  /** Connects clients of an address, one after the other. */
   async connect(hostname: string, count = 1): Promise<void> {
     for (let connected = 0; connected < count; connected++) {
       await this.endpoint.begin(1);
@@ -162,7 +162,7 @@ class HandAcceptor implements AsyncDisposable {
   }
 }
 
-Deno.test("QuicAcceptor ignores handshakes beyond 1,024, and takes one for each that ended", async () => {
+Deno.test("QuicAcceptor ignores handshakes beyond 1,024, and accepts one for each that ended", async () => {
   await using hand = new HandAcceptor();
   const { endpoint: { accepted, answers }, endpoint, acceptor } = hand;
   await endpoint.begin(1_030);
@@ -176,7 +176,7 @@ Deno.test("QuicAcceptor ignores handshakes beyond 1,024, and takes one for each 
   assertEquals(acceptor.handshakes, { pending: 1_024, ignored: 8, replaced: 0, tooSlow: 0 });
 });
 
-Deno.test("QuicAcceptor leaves clients to the runtime until the code for connections is there", async () => {
+Deno.test("QuicAcceptor leaves clients to the runtime until the code for connections is loaded", async () => {
   const { promise: loaded, resolve: load } = Promise.withResolvers<void>();
   await using hand = new HandAcceptor({}, undefined, loaded);
   const { endpoint: { accepted }, endpoint } = hand;
@@ -189,13 +189,13 @@ Deno.test("QuicAcceptor leaves clients to the runtime until the code for connect
   assertEquals([accepted.length, hand.begun], [2, 2]);
 });
 
-Deno.test("QuicAcceptor leaves clients to the runtime where the code for connections fails to load", async () => {
+Deno.test("QuicAcceptor leaves clients to the runtime if the code for connections fails to load", async () => {
   await using hand = new HandAcceptor({}, undefined, Promise.reject(new Error("No file")));
   await turns(2);
   assertEquals([hand.endpoint.reads, hand.begun], [0, 0]);
 });
 
-Deno.test("QuicAcceptor begins a connection with the handshake, and accepts it afterwards", async () => {
+Deno.test("QuicAcceptor starts a connection with the handshake, and accepts it afterwards", async () => {
   await using hand = new HandAcceptor();
   const { endpoint: { accepted }, endpoint, acceptor } = hand;
   await endpoint.begin(2);
@@ -205,7 +205,7 @@ Deno.test("QuicAcceptor begins a connection with the handshake, and accepts it a
   assertEquals([hand.begun, acceptor.connectionCount], [2, 1]);
 });
 
-Deno.test("QuicAcceptor gives the place of the oldest handshake to a new one after two seconds", async () => {
+Deno.test("QuicAcceptor gives the slot of the oldest handshake to a new one after two seconds", async () => {
   using time = new FakeTime();
   await using hand = new HandAcceptor({ maxHandshakes: 2 }, time);
   const { endpoint: { accepted, answers }, endpoint, acceptor } = hand;
@@ -225,7 +225,7 @@ Deno.test("QuicAcceptor gives the place of the oldest handshake to a new one aft
   assertEquals(acceptor.handshakes, { pending: 0, ignored: 2, replaced: 1, tooSlow: 0 });
 });
 
-Deno.test("QuicAcceptor gives a handshake up after ten seconds", async () => {
+Deno.test("QuicAcceptor abandons a handshake after ten seconds", async () => {
   using time = new FakeTime();
   await using hand = new HandAcceptor({}, time);
   const { endpoint: { accepted }, endpoint, acceptor } = hand;
@@ -238,7 +238,7 @@ Deno.test("QuicAcceptor gives a handshake up after ten seconds", async () => {
   assertEquals(acceptor.connectionCount, 0);
 });
 
-Deno.test("QuicAcceptor refuses connections beyond its bound, and ignores failures of handshakes", async () => {
+Deno.test("QuicAcceptor rejects connections beyond its limit, and ignores failed handshakes", async () => {
   await using hand = new HandAcceptor({ maxConnections: 2, maxConnectionsPerAddress: 2 });
   const { endpoint: { accepted, answers }, endpoint, acceptor } = hand;
   await endpoint.begin(3);
@@ -252,7 +252,7 @@ Deno.test("QuicAcceptor refuses connections beyond its bound, and ignores failur
   assertEquals(answers, { refused: 2, ignored: 1 });
 });
 
-Deno.test("QuicAcceptor refuses connections of an address beyond its bound, until one ends", async () => {
+Deno.test("QuicAcceptor rejects connections of an address beyond its limit, until one ends", async () => {
   await using hand = new HandAcceptor({ maxConnectionsPerAddress: 2 });
   const { acceptor } = hand;
   const connect = (hostname: string, count?: number) => hand.connect(hostname, count);
@@ -273,7 +273,7 @@ for (
     maxConnectionsPerAddress: 2,
   }]
 ) {
-  Deno.test(`QuicAcceptor takes as many spare connections as ${Object.keys(bounds)[0]}, if the protocol does`, async () => {
+  Deno.test(`QuicAcceptor accepts as many spare connections as ${Object.keys(bounds)[0]}, if the protocol does`, async () => {
     let takes = true;
     await using hand = new HandAcceptor({ ...bounds, takesSpare: () => takes });
     const { acceptor, endpoint, spares } = hand;

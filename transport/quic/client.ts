@@ -19,27 +19,28 @@ export interface DialQuicOptions {
   /** Hashes of certificates trusted without an authority: short-lived ones, for development. */
   readonly serverCertificateHashes?: readonly CertificateHash[] | undefined;
   /**
-   * Most open bidirectional streams of the server.
+   * Maximum number of the server's open bidirectional streams.
    *
    * @default {128}
    */
   readonly maxBidirectionalStreams?: number | undefined;
   /**
-   * Most open unidirectional streams of the server. Each may hold up to 1.25 MB of unread data.
+   * Maximum number of the server's open unidirectional streams. Each may hold up to 1.25 MB of
+   * unread data.
    *
    * @default {1024}
    */
   readonly maxUnidirectionalStreams?: number | undefined;
   /**
    * Longest silence of the connection in milliseconds, after which the connection counts as lost.
-   * The server's idle timeout applies if lower. A vanished server is noticed within this time plus
-   * `keepAliveIntervalMs`.
+   * The server's idle timeout applies if it is shorter. A vanished server is noticed within this
+   * time plus `keepAliveIntervalMs`.
    *
    * @default {30000}
    */
   readonly idleTimeoutMs?: number | undefined;
   /**
-   * Interval of keep-alive packets on a silent connection, in milliseconds. A server of Skein sends
+   * Interval of keep-alive packets on a silent connection, in milliseconds. A Skein server sends
    * such packets every 3 s.
    *
    * @default {10000}
@@ -47,7 +48,7 @@ export interface DialQuicOptions {
   readonly keepAliveIntervalMs?: number | undefined;
   /** Cancels the dial; no effect once connected. Absent by default. */
   readonly signal?: AbortSignal | undefined;
-  /** Deadline of the dial in milliseconds; `idleTimeoutMs` by default. */
+  /** Timeout of the dial in milliseconds; `idleTimeoutMs` by default. */
   readonly timeoutMs?: number | undefined;
   /**
    * Clocks, timers and randomness of this node.
@@ -78,8 +79,8 @@ const DIAL: OptionKinds<DialQuicOptions> = {
  *
  * @param url URL of any scheme with a host, such as `moqt://example.com:4443/`. The port is 443
  * unless the URL names another. Path and query belong to the protocol on top and are not sent.
- * @param options Protocols, certificates, limits and deadlines.
- * @returns The connection, ready; `protocol` is the negotiated one.
+ * @param options Protocols, certificates, limits and timeouts.
+ * @returns The ready connection; `protocol` is the negotiated one.
  * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
  * @throws {ConnectionError} If the connection fails: no answer, an untrusted certificate, or no
  * common protocol.

@@ -32,12 +32,12 @@ Deno.test("dialQuic() lets the server open as many streams as its options allow"
   await assertRejects(() => far.direct.openUnidirectional({ timeoutMs: 5 }), TimeoutError);
 });
 
-Deno.test("dialQuic() rejects when URL, protocols, hashes or limits make no sense", async () => {
+Deno.test("dialQuic() rejects when URL, protocols, hashes or limits are invalid", async () => {
   await assertRejects(() => dialQuic("moqt:nothing", OPTIONS), TypeError, "must have a host");
   await assertRejects(
     () => dialQuic("moqt://localhost", { ...OPTIONS, protocols: [] }),
     TypeError,
-    "Cannot dial QUIC: protocols must be a list of at least one, received an empty one",
+    "Cannot dial QUIC: protocols must be a non-empty array, received an empty one",
   );
   const hash = { algorithm: "sha-256", value: new Uint8Array(31) } as const;
   await assertRejects(
@@ -65,7 +65,7 @@ Deno.test("dialQuic() rejects when the server speaks none of the protocols", asy
   assert(error.cause instanceof Error);
 });
 
-Deno.test("dialQuic() rejects when the certificate is another", async () => {
+Deno.test("dialQuic() rejects when the certificate does not match", async () => {
   await using server = new QuicServer();
   const url = `moqt://127.0.0.1:${server.port}/`;
   const serverCertificateHashes = [{ algorithm: "sha-256", value: new Uint8Array(32) }] as const;
@@ -81,7 +81,7 @@ Deno.test("dialQuic() rejects when the certificate is another", async () => {
   );
 });
 
-Deno.test("dialQuic() rejects by time and by signal without an answer", async () => {
+Deno.test("dialQuic() rejects on timeout and on its signal if no one answers", async () => {
   const socket = bindUdp();
   const url = `moqt://127.0.0.1:${socket.addr.port}/`;
   const error = await assertRejects(
@@ -102,7 +102,7 @@ Deno.test("dialQuic() rejects by time and by signal without an answer", async ()
   socket.close();
 });
 
-Deno.test("dialQuic() does not end a connection by its signal", async () => {
+Deno.test("dialQuic() does not close a connection when its signal aborts", async () => {
   await using server = new QuicServer();
   const aborting = new AbortController();
   const url = `moqt://127.0.0.1:${server.port}/`;
@@ -117,7 +117,7 @@ Deno.test("dialQuic() does not end a connection by its signal", async () => {
   );
 });
 
-Deno.test("dialQuic() dials again and again", async () => {
+Deno.test("dialQuic() dials repeatedly", async () => {
   await using server = new QuicServer();
   for (let i = 0; i < 20; i++) {
     const dialing = dialQuic(`moqt://127.0.0.1:${server.port}/`, OPTIONS);

@@ -44,13 +44,13 @@ import { IncomingQueue, takeOut } from "../incoming_queue.ts";
 const CAPABILITIES: ConnectionCapabilities = {
   streams: true,
   datagrams: "unreliable",
-  // The runtime cannot send reset codes; codes of the peer are read.
+  // The runtime cannot send reset codes; the peer's codes are read.
   resetCodes: false,
   credit: false,
   independentStreams: true,
 };
 
-/** Waits for stream credit; the runtime fails at once by default. */
+/** Waits for stream credit; by default the runtime fails immediately. */
 const WAITING = { waitUntilAvailable: true };
 
 /** A QUIC connection after the handshake; ready from the start. */
@@ -58,19 +58,22 @@ export interface QuicConnection extends Connection {
   /** Address of the peer. */
   readonly remoteAddress: Deno.NetAddr;
   /**
-   * Server name that the client requested; `undefined` on a client, and for requests by address.
+   * Server name that the client requested; `undefined` on a client, and if the client dialed an
+   * address.
    */
   readonly serverName: string | undefined;
-  /** Unidirectional streams with direct calls. */
+  /** Unidirectional streams as plain calls. */
   readonly direct: DirectStreams;
   /** Counters and events. */
   readonly inspect: ConnectionInspection;
 }
 
-/** A {@linkcode QuicConnection} on the runtime's QUIC. All streams and datagrams are the application's. */
+/**
+ * A {@linkcode QuicConnection} on the runtime's QUIC. All streams and datagrams belong to the
+ * application.
+ */
 export class RawQuicConnection extends CountedConnection
   implements QuicConnection, DirectStreams, StreamOwner {
-  /** Always `quic`. */
   readonly transport: string = "quic";
   /** Capabilities; `resetCodes` is false, because the runtime cannot reset streams with a code. */
   readonly capabilities: ConnectionCapabilities = CAPABILITIES;
@@ -81,9 +84,9 @@ export class RawQuicConnection extends CountedConnection
   readonly closed: Promise<ConnectionCloseInfo>;
   /** Open stream halves, which end with the connection. */
   readonly halves: StreamHalves = new StreamHalves();
-  /** `undefined`, because the runtime does QUIC flow control. */
+  /** `undefined`, because the runtime implements QUIC flow control. */
   readonly dataCredit = undefined;
-  /** Counters of unread streams; on a server. */
+  /** Counters of unread streams, on a server. */
   readonly unread: UnreadShare | undefined;
 
   readonly #runtime: Runtime;
@@ -119,7 +122,10 @@ export class RawQuicConnection extends CountedConnection
   #draining: Promise<void> | undefined = undefined;
   #datagrams: QuicDatagrams | undefined = undefined;
   #closing: Required<ConnectionCloseInfo> | undefined = undefined;
-  /** True if both ends mark a close with 0: a process that crashes closes so, without a mark. */
+  /**
+   * True if both ends mark a close with 0: a process that crashes also closes with 0, without a
+   * mark.
+   */
   #requiresClose = false;
   #error: ConnectionError | undefined = undefined;
   #failed: StreamHalf[] = [];
@@ -128,8 +134,8 @@ export class RawQuicConnection extends CountedConnection
    * Wraps a connection of the runtime.
    *
    * @param conn A connection after the handshake, with no data read yet.
-   * @param unread Counters of unread streams; streams of the peer are then accepted at once.
-   * Otherwise the streams wait in the runtime until the application asks for them.
+   * @param unread Counters of unread streams; streams of the peer are then accepted immediately.
+   * Otherwise they wait in the runtime until the application reads them.
    */
   constructor(runtime: Runtime, conn: Deno.QuicConn, unread?: UnreadShare) {
     super();
@@ -138,7 +144,7 @@ export class RawQuicConnection extends CountedConnection
     this.#conn = conn;
     this.unread = unread;
     this.closed = this.#run();
-    this.closed.catch(() => {}); // An unobserved rejection is no error.
+    this.closed.catch(() => {}); // An unobserved rejection is not an error.
     if (unread === undefined) return;
     this.#bidirectional.accept();
     this.#unidirectional.accept();
@@ -157,7 +163,7 @@ export class RawQuicConnection extends CountedConnection
     return this.#conn.serverName ?? undefined;
   }
 
-  /** Never settles: QUIC has no request to drain. */
+  /** Never settles: QUIC cannot request a drain. */
   get draining(): Promise<void> {
     return this.#draining ??= new Promise(() => {});
   }
@@ -195,12 +201,12 @@ export class RawQuicConnection extends CountedConnection
     return this;
   }
 
-  /** Accepted streams of the peer that the application has not taken. */
+  /** Accepted streams of the peer that the application has not taken yet. */
   get unreadStreams(): number {
     return this.#bidirectional.size + this.#unidirectional.size;
   }
 
-  /** Opens a stream; waits for stream credit. The peer learns of the stream by the first byte. */
+  /** Opens a stream; waits for stream credit. The peer notices the stream with its first byte. */
   async createBidirectionalStream(options: OpenStreamOptions = {}): Promise<QuicStream> {
     const { readable, writable } = await this.#opened(openBidirectional, options);
     const account = this.account("bidirectional", "local");
@@ -208,7 +214,7 @@ export class RawQuicConnection extends CountedConnection
     return new QuicStream(receive, this.#sendHalf(writable, account, options));
   }
 
-  /** Opens a stream; waits for stream credit. The peer learns of the stream by the first byte. */
+  /** Opens a stream; waits for stream credit. The peer notices the stream with its first byte. */
   async createUnidirectionalStream(options: OpenStreamOptions = {}): Promise<SendStream> {
     return (await this.openUnidirectional(options)).writable;
   }
@@ -226,7 +232,7 @@ export class RawQuicConnection extends CountedConnection
     this.#unidirectional.receive((half) => this.#hand(half, receiver));
   }
 
-  /** Closes at once; data not yet received by the peer is lost. */
+  /** Closes immediately; data that the peer has not received yet is lost. */
   close(options?: CloseOptions): void {
     const info = checkWireClose(options, MAX_QUIC_CLOSE_CODE);
     if (this.#closing !== undefined || this.#error !== undefined) return;
@@ -272,7 +278,7 @@ export class RawQuicConnection extends CountedConnection
     }
     const receive = this.#unidirectional.takeOut((one) => one === half);
     if (receive !== undefined) return receive.cancel(error);
-    // The application has the stream: a clean end would hide the refusal.
+    // The application already holds the stream: a clean end would hide the rejection.
     half.fail(error);
   }
 
@@ -285,7 +291,9 @@ export class RawQuicConnection extends CountedConnection
     return this.#closing ?? { closeCode, reason };
   }
 
-  /** Reads the mark of a close with 0. A peer whose close needs a mark was lost without one. */
+  /**
+   * Reads the mark of a close with 0. If a mark is required and missing, the connection was lost.
+   */
   #unmark(ending: QuicEnding): QuicEnding {
     if (ending.closeCode !== 0) return ending;
     const reason = unmarkReason(ending.reason);
@@ -294,7 +302,7 @@ export class RawQuicConnection extends CountedConnection
     return { closeCode: undefined, reason: "the peer ended it without a close" };
   }
 
-  /** Handles an end by the peer, or a loss, for which an error is returned. */
+  /** Handles the peer's close, or a loss, for which an error is returned. */
   #ended({ closeCode, reason }: QuicEnding): ConnectionError | undefined {
     if (closeCode === undefined) return this.#over(`The connection broke: ${reason}`, true);
     const words = reason && `: ${reason}`;
@@ -318,7 +326,7 @@ export class RawQuicConnection extends CountedConnection
     try {
       while (this.#error === undefined) datagrams.deliver(await this.#conn.readDatagram());
     } catch {
-      // The connection is over; `closed` reports the outcome.
+      // The connection has ended; `closed` reports the outcome.
     }
   }
 
@@ -341,8 +349,8 @@ export class RawQuicConnection extends CountedConnection
   }
 
   /**
-   * Hands a stream to the application. The end of the stream is then awaited even if the
-   * application does not read.
+   * Passes a stream to the application. Its end is then awaited even if the application does not
+   * read.
    */
   #taken<T extends QuicStream | ReceiveHalf>(stream: T): T {
     stream.taken();
@@ -350,14 +358,14 @@ export class RawQuicConnection extends CountedConnection
     return stream;
   }
 
-  /** Hands a stream to a receiver; most of these read at once. */
+  /** Passes a stream to a receiver; most receivers read immediately. */
   #hand<T extends QuicStream | ReceiveHalf>(stream: T, receiver: (stream: T) => void): void {
     stream.taken();
     receiver(stream);
     if (!stream.isRead) this.#turnEnd.add(stream);
   }
 
-  /** Counts a waiting stream as unread once this turn is over. */
+  /** Counts a waiting stream as unread after this turn. */
   #watch(stream: TurnWatcher): void {
     if (this.unread !== undefined) this.#turnEnd.add(stream);
   }
@@ -388,22 +396,21 @@ interface PeerStreamsOptions<S, T, U> {
   streams(): ReadableStream<S>;
   /** Wraps a stream of the runtime. */
   take(stream: S): T;
-  /** Converts a wrapped stream for a reader, at the moment of reading. */
+  /** Converts a wrapped stream for a reader when it is read. */
   present(item: T): U;
   /** Called with a stream that enters the queue. */
   waits(item: T): void;
-  /** Ends a stream that has no reader any more. */
+  /** Ends a stream that no longer has a reader. */
   drop(item: T): void;
 }
 
 /**
- * Streams that the peer opened. The runtime keeps streams until this queue accepts some, so that the
- * peer waits for an application that does not ask for streams. The QUIC stream limit bounds the
- * number.
+ * Streams that the peer opened. The runtime keeps streams until this queue accepts some, so the
+ * peer waits for an application that reads no streams. The QUIC stream limit bounds their number.
  *
  * @typeParam S Stream of the runtime.
  * @typeParam T Wrapped stream.
- * @typeParam U Stream as readers get it.
+ * @typeParam U Stream as readers receive it.
  */
 class PeerStreams<S, T, U> {
   readonly #options: PeerStreamsOptions<S, T, U>;
@@ -427,7 +434,7 @@ class PeerStreams<S, T, U> {
     return this.#arrivals.readable;
   }
 
-  /** Number of accepted streams that the application has not taken. */
+  /** Number of accepted streams that the application has not taken yet. */
   get size(): number {
     return this.#arrivals.size;
   }
@@ -435,7 +442,7 @@ class PeerStreams<S, T, U> {
   /**
    * Sets a receiver in place of the readable.
    *
-   * @param receiver Called with each stream, those accepted earlier included.
+   * @param receiver Called with each stream, including those accepted earlier.
    * @throws {TypeError} If there is a receiver already.
    */
   receive(receiver: (item: T) => void): void {
@@ -477,7 +484,7 @@ class PeerStreams<S, T, U> {
     else this.#arrivals.fail(error);
   }
 
-  /** Starts to take streams from the runtime. Idempotent. */
+  /** Starts to accept streams from the runtime. Idempotent. */
   accept(): void {
     if (this.#isAccepting || this.#isOver) return;
     this.#isAccepting = true;
@@ -488,7 +495,7 @@ class PeerStreams<S, T, U> {
     try {
       while (true) {
         const { done, value } = await reader.read();
-        // Streams after the end of the connection have no use.
+        // Streams after the end of the connection are useless.
         if (done || this.#isOver) return;
         const item = this.#options.take(value);
         if (this.#receiver !== undefined) this.#receiver(item);
@@ -498,7 +505,7 @@ class PeerStreams<S, T, U> {
         }
       }
     } catch {
-      // The connection is over; `closed` reports the outcome.
+      // The connection has ended; `closed` reports the outcome.
     }
   }
 }

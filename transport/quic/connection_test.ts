@@ -10,7 +10,7 @@ import { platformRuntime } from "../../base/runtime.ts";
 
 const TEXT = new TextEncoder().encode("hello");
 
-/** Has a bare peer send a unidirectional stream. */
+/** Sends a unidirectional stream from a bare peer. */
 async function sendBare(peer: Deno.QuicConn, bytes: Uint8Array): Promise<void> {
   const writer = (await peer.createUnidirectionalStream()).getWriter();
   await writer.write(bytes);
@@ -24,7 +24,7 @@ async function readAll(stream: DirectReadable): Promise<number[]> {
   return bytes;
 }
 
-/** A connection of the runtime, by a script of the test. */
+/** A connection of the runtime that the test scripts. */
 function fakeConnection(conn: Partial<Record<keyof Deno.QuicConn, unknown>>): RawQuicConnection {
   return new RawQuicConnection(platformRuntime(), {
     closed: new Promise(() => {}),
@@ -33,7 +33,7 @@ function fakeConnection(conn: Partial<Record<keyof Deno.QuicConn, unknown>>): Ra
   } as unknown as Deno.QuicConn);
 }
 
-Deno.test("QuicConnection has the agreed protocol, and the address of the peer", async () => {
+Deno.test("QuicConnection reports the negotiated protocol, and the address of the peer", async () => {
   await using server = new QuicServer();
   const { connection, peer } = await server.open();
   await connection.ready;
@@ -45,7 +45,7 @@ Deno.test("QuicConnection has the agreed protocol, and the address of the peer",
   peer.close({ closeCode: 0, reason: "" });
 });
 
-Deno.test("QuicConnection has a stream's bytes from the first to the last, and adds none", async () => {
+Deno.test("QuicConnection delivers exactly the bytes of a stream", async () => {
   await using server = new QuicServer();
   const { connection, peer } = await server.open();
   await sendBare(peer, TEXT);
@@ -71,7 +71,7 @@ Deno.test("QuicConnection reads a stream that is larger than every buffer", asyn
   assertEquals(all, bytes);
 });
 
-Deno.test("QuicConnection closes with any code, which the peer gets unchanged", async () => {
+Deno.test("QuicConnection closes with any code, which the peer receives unchanged", async () => {
   await using server = new QuicServer();
   for (const closeCode of [0, 1, 0x10, 0x100, 1000, 2 ** 32, Number.MAX_SAFE_INTEGER]) {
     const { connection, peer } = await server.open();
@@ -117,8 +117,8 @@ Deno.test("QuicConnection.closed rejects when the peer falls silent", async () =
   await soon(Promise.all([reading, incoming]));
 });
 
-Deno.test("QuicConnection has the unchanged codes of streams that the peer ended", async () => {
-  // The runtime cannot send these codes, so that this test cannot play such a peer.
+Deno.test("QuicConnection reports the codes of streams that the peer ended unchanged", async () => {
+  // The runtime cannot send these codes, so this test cannot play such a peer.
   for (const [text, code] of [["0", 0], ["77", 77], ["9007199254740991", 2 ** 53 - 1]] as const) {
     const stream = new ReadableStream({
       type: "bytes",
@@ -155,7 +155,7 @@ Deno.test("QuicConnection leaves streams to the runtime until the first call for
   for (let i = 0; i < 4; i++) {
     assertEquals(await readAll(await soon(nextUnidirectional(connection))), [i]);
   }
-  // Those that were read make room for others.
+  // Streams that were read free up credit for others.
   for (let i = 4; i < 20; i++) {
     const stream = await soon(peer.createUnidirectionalStream({ waitUntilAvailable: true }));
     const writer = stream.getWriter();
@@ -165,7 +165,7 @@ Deno.test("QuicConnection leaves streams to the runtime until the first call for
   }
 });
 
-Deno.test("QuicConnection.direct gives streams that came, and those that come", async () => {
+Deno.test("QuicConnection.direct delivers earlier and later streams", async () => {
   await using server = new QuicServer();
   const { connection, peer } = await server.open();
   const streams = connection.incomingUnidirectionalStreams;
@@ -186,7 +186,7 @@ Deno.test("QuicConnection.direct gives streams that came, and those that come", 
   assertEquals(connection.inspect.counters?.streamsClosed, 9);
 });
 
-Deno.test("QuicConnection waits for a free stream by time and by signal", async () => {
+Deno.test("QuicConnection waits for a free stream until a timeout or its signal", async () => {
   await using server = new QuicServer();
   const { connection } = await server.open({ maxConcurrentUnidirectionalStreams: 1 });
   const first = await openUnidirectional(connection, { timeoutMs: 10_000 });
@@ -219,7 +219,7 @@ Deno.test("QuicConnection orders streams, in all their forms", async () => {
   }
   await direct.write(TEXT);
   await direct.close();
-  direct.sendOrder = 1; // The client sends no streams that could be ordered.
+  direct.sendOrder = 1; // The client sends no streams to order.
   assertEquals(stream.sendOrder, 1);
   const both = await connection.createBidirectionalStream({ sendOrder: 2 });
   const forms = [directStream(both), directStream(both.writable)];
@@ -227,7 +227,7 @@ Deno.test("QuicConnection orders streams, in all their forms", async () => {
   assertEquals((await openUnidirectional(connection)).sendOrder, 0);
 });
 
-Deno.test("QuicConnection has unchanged datagrams, both ways", async () => {
+Deno.test("QuicConnection carries datagrams unchanged in both directions", async () => {
   await using server = new QuicServer();
   const { connection, peer } = await server.open();
   assert(connection.datagrams.maxDatagramSize >= 1_100);

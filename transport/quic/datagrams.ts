@@ -5,13 +5,15 @@ import type { Ledger } from "../counters.ts";
 import { concat } from "../../base/bytes.ts";
 import { encodeVarint } from "./varint.ts";
 
-/** Most datagrams held for a reader; beyond, the oldest is dropped. */
+/** Maximum number of datagrams held for a reader; beyond it, the oldest is dropped. */
 const MAX_HELD_DATAGRAMS = 1_024;
 
-/** Most datagrams that wait for room in the runtime; beyond, the newest is dropped. */
+/**
+ * Maximum number of datagrams that wait for room in the runtime; beyond it, the newest is dropped.
+ */
 const MAX_WAITING_DATAGRAMS = 1_024;
 
-/** Size that fits every path, so that the runtime need not be asked for the maximum. */
+/** Size that fits every path, so that asking the runtime for the maximum is unnecessary. */
 const SAFE_BYTES = 1_100;
 
 const NO_HEAD = new Uint8Array();
@@ -36,11 +38,9 @@ export class QuicDatagrams implements DatagramDuplex, DirectDatagrams {
   #waiting = 0;
 
   /**
-   * Creates the datagrams.
-   *
    * @param owner The session, or the connection itself.
-   * @param options `quarterId` is a quarter of the session's stream id, absent without sessions;
-   * `error` makes the error of a session that has already ended.
+   * @param options `quarterId` is a quarter of the session's stream ID, absent without sessions;
+   * `error` creates the error of a session that has already ended.
    */
   constructor(
     conn: Deno.QuicConn,
@@ -117,7 +117,7 @@ export class QuicDatagrams implements DatagramDuplex, DirectDatagrams {
   /**
    * Delivers a received datagram.
    *
-   * @param payload Bytes in memory of their own.
+   * @param payload Bytes with their own memory.
    */
   deliver(payload: Uint8Array): void {
     this.#owner.ledger.receivedDatagram(payload);
@@ -128,8 +128,8 @@ export class QuicDatagrams implements DatagramDuplex, DirectDatagrams {
   /**
    * Ends the datagrams with the session.
    *
-   * @param error Makes the error for writers.
-   * @param isBroken Whether readers get the error too.
+   * @param error Creates the error for writers.
+   * @param isBroken True if readers receive the error too.
    */
   end(error: () => Error, isBroken: boolean): void {
     this.#error = error;
@@ -148,7 +148,8 @@ export class QuicDatagrams implements DatagramDuplex, DirectDatagrams {
     const length = head.byteLength;
     this.#owner.ledger.sentDatagram(datagram);
     if (byteOffset >= length) {
-      // An echoed datagram still has the header in front in memory. An empty header always matches.
+      // In memory, an echoed datagram still has the header in front. An empty header always
+      // matches.
       const whole = new Uint8Array(buffer, byteOffset - length, length + byteLength);
       if (head.every((byte, at) => whole[at] === byte)) return whole;
     }

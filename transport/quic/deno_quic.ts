@@ -20,10 +20,10 @@ export interface QuicEnding {
   readonly reason: string;
 }
 
-/** Error text with the way to enable QUIC, which Node lacks. */
+/** Error text that says how to enable QUIC, which Node lacks. */
 export const QUIC_MISSING: string = isDeno
-  ? 'WebTransport and raw QUIC need the QUIC of the runtime: run with --unstable-net, or set "unstable": ["net"] in deno.json'
-  : "WebTransport and raw QUIC need the QUIC of Deno: Node does not have it";
+  ? 'WebTransport and raw QUIC need QUIC in the runtime: run with --unstable-net, or set "unstable": ["net"] in deno.json'
+  : "WebTransport and raw QUIC need Deno's QUIC: Node does not have it";
 
 /**
  * Tells whether the runtime has QUIC, which requires `--unstable-net`.
@@ -45,7 +45,7 @@ export function requireQuic(): void {
 }
 
 /**
- * Throws unless the runtime has a server of WebTransport.
+ * Throws unless the runtime has a WebTransport server.
  *
  * @throws {UnsupportedError} If the server is missing; the message names the flag.
  */
@@ -54,8 +54,8 @@ export function requireUpgrade(): void {
 }
 
 /**
- * Returns the address of a peer. The address of `conn` itself has no `transport`, although the types
- * of Deno say so, and is another object at each access.
+ * Returns the address of a peer. The address of `conn` itself has no `transport`, although Deno's
+ * types say so, and is another object at each access.
  *
  * @returns The address, with the transport `udp`.
  */
@@ -103,7 +103,7 @@ export type OpenStream<T> = (
 
 /**
  * Opens a bidirectional stream. The runtime cannot cancel the opening: a stream that opens too late
- * ends at once.
+ * is ended immediately.
  *
  * @throws {TimeoutError} If `leftMs` passed first.
  */
@@ -128,7 +128,7 @@ export function openUnidirectional(
   return inTime(runtime, conn.createUnidirectionalStream(options.wire), "unidirectional", options);
 }
 
-/** Ends a stream that no caller wants any more. */
+/** Ends a stream that no caller waits for any longer. */
 export function endUnused(stream: Deno.QuicBidirectionalStream | Deno.QuicSendStream): void {
   if ("readable" in stream) stream.readable.cancel().catch(() => {});
   const writable = "writable" in stream ? stream.writable : stream;

@@ -6,7 +6,7 @@ import { platformRuntime } from "../../base/runtime.ts";
 const runtime = platformRuntime();
 const wire = { waitUntilAvailable: true };
 
-Deno.test("openBidirectional() names the given timeout, not its rest", async () => {
+Deno.test("openBidirectional() reports the given timeout, not the remaining time", async () => {
   const ended: string[] = [];
   const { promise, resolve } = Promise.withResolvers<unknown>();
   const conn = { createBidirectionalStream: () => promise } as unknown as Deno.QuicConn;
@@ -25,7 +25,7 @@ Deno.test("openBidirectional() names the given timeout, not its rest", async () 
   assertEquals(ended, ["readable", "writable"]);
 });
 
-Deno.test("openUnidirectional() rejects by its signal", async () => {
+Deno.test("openUnidirectional() rejects when its signal aborts", async () => {
   const reason = new Error("Enough");
   const conn = { createUnidirectionalStream: () => new Promise(() => {}) };
   const options = { wire, signal: AbortSignal.abort(reason), leftMs: undefined };

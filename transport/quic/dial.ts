@@ -8,7 +8,7 @@ import { type ConnectQuicOptions, permittedHost } from "./deno_quic.ts";
 import { within } from "../../base/wait.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 
-/** Most idle sockets in the pool; beyond, a socket is closed. */
+/** Maximum number of idle sockets in the pool; beyond it, a socket is closed. */
 const MAX_IDLE_ENDPOINTS = 8;
 
 /**
@@ -17,7 +17,7 @@ const MAX_IDLE_ENDPOINTS = 8;
  * descriptors.
  */
 class ClientEndpoints {
-  // State of the module, because the sockets of the runtime are global too.
+  // Module state, because the runtime's sockets are global too.
   static readonly #idle: Deno.QuicEndpoint[] = [];
 
   /**
@@ -41,13 +41,15 @@ class ClientEndpoints {
   }
 }
 
-/** Closes the idle sockets of clients, of which none fits behind a change of the runtime's QUIC. */
+/**
+ * Closes the idle client sockets, none of which can be used after the runtime's QUIC has changed.
+ */
 export function closeIdleEndpoints(): void {
   ClientEndpoints.clear();
 }
 
 function newEndpoint(): Deno.QuicEndpoint {
-  // Chosen so that the user is asked for one permission instead of two.
+  // Chosen so that Deno asks the user for one permission instead of two.
   const hostname = permittedHost();
   try {
     return new Deno.QuicEndpoint({ hostname: hostname ?? "::", port: 0 });
@@ -67,23 +69,26 @@ export const ATTEMPT_DELAY_MS = 250;
 export const LOOPBACK_DELAY_MS = 50;
 
 /**
- * Time for silent addresses after the last attempt began and one address refused, in milliseconds.
- * The caller thus learns of a refusal soon, not at the deadline.
+ * Time for silent addresses after the last attempt started and one address rejected, in
+ * milliseconds. The caller thus receives a rejection soon, rather than at the timeout.
  */
 export const AFTER_REFUSAL_MS = 500;
 
 /**
- * Most addresses tried per name. The last attempt begins after 1.75 s, well within the deadline of
- * 10 s. Each attempt takes a UDP socket.
+ * Maximum number of addresses tried per name. The last attempt starts after 1.75 s, well within the
+ * timeout of 10 s. Each attempt uses a UDP socket.
  */
 export const MAX_ADDRESSES = 8;
 
 /**
- * Names whose last working address is remembered: a few for each service that a process talks to.
+ * Maximum number of names whose last working address is remembered: a few for each service that a
+ * process uses.
  */
 const MAX_REMEMBERED = 64;
 
-/** Addresses of `localhost` and names below, regardless of the resolver (RFC 6761 section 6.3). */
+/**
+ * Addresses of `localhost` and names below it, regardless of the resolver (RFC 6761 section 6.3).
+ */
 const LOOPBACKS = ["::1", "127.0.0.1"];
 
 const LOCALHOST = /(?:^|\.)localhost\.?$/i;
@@ -109,14 +114,14 @@ export interface AddressRaceOptions<T> {
  * Races attempts at several addresses, with a delay between the starts.
  *
  * - The first success wins; all other attempts are aborted.
- * - The next attempt begins after `delayMs`, or at once when one fails.
- * - The race fails when every attempt has failed. After a refusal by a peer, silent addresses have
- *   only {@linkcode AFTER_REFUSAL_MS} left.
+ * - The next attempt starts after `delayMs`, or immediately when one fails.
+ * - The race fails when every attempt has failed. After a peer rejects, silent addresses have only
+ *   {@linkcode AFTER_REFUSAL_MS} left.
  *
  * @param addresses Addresses in order of preference; at least one.
  * @returns Result of the first successful attempt.
  * @throws {AggregateError} If the race failed; the causes are in order of occurrence.
- * @throws {unknown} The reason of the signal, if the signal aborted.
+ * @throws {unknown} The signal's reason, if the signal aborted.
  */
 export function raceAddresses<T>(
   addresses: readonly string[],
@@ -171,8 +176,8 @@ export function raceAddresses<T>(
 }
 
 /**
- * Sorts addresses for the attempts: the families alternate, beginning with that of the resolver's
- * first address (RFC 8305 section 4).
+ * Sorts addresses for the attempts: the families alternate, starting with the family of the
+ * resolver's first address (RFC 8305 section 4).
  *
  * @param addresses Addresses in the order of the resolver.
  * @param preferred Address to put first, if present.
@@ -193,7 +198,7 @@ export type QuicDialOptions = Omit<ConnectQuicOptions, "endpoint" | "serverName"
 
 /** One dial of a server, by name or address. The certificate is checked against the name. */
 export class QuicDial {
-  // State of the module, like the cache of a resolver.
+  // Module state, like a resolver's cache.
   static readonly #answered = new Map<string, string>();
 
   readonly #runtime: Runtime;
@@ -208,7 +213,7 @@ export class QuicDial {
     this.#options = options;
   }
 
-  /** Addresses tried in vain, with reasons; empty with a single address. */
+  /** Addresses that were tried without success, with reasons; empty with a single address. */
   get outcome(): string {
     if (this.#conn !== undefined || this.#tried.size < 2) return "";
     return Array.from(this.#tried, ([address, why]) => `${bracketed(address)}: ${why}`).join("; ");
@@ -317,9 +322,9 @@ async function permittedAddresses(hostname: string, port: number): Promise<reado
   return addresses.length > 0 && addresses.every(isGranted) ? addresses : [hostname];
 }
 
-/** Resolves a name with the system resolver, which knows the hosts file. */
+/** Resolves a name with the system resolver, which reads the hosts file. */
 async function resolve(hostname: string, port: number): Promise<readonly string[]> {
-  // With a port given, Deno checks the permission for this port only.
+  // If a port is given, Deno checks the permission only for this port.
   const options: dns.LookupAllOptions & { readonly port: number } = {
     all: true,
     verbatim: true,

@@ -45,7 +45,7 @@ class Attempts {
   readonly discarded: string[] = [];
   readonly aborted: string[] = [];
   readonly result: Promise<string>;
-  /** The result, once there is one: its text, or the texts of the causes. */
+  /** The result, when there is one: its text, or the texts of the causes. */
   settled: string | undefined;
 
   constructor(...addresses: string[]) {
@@ -85,11 +85,11 @@ class Attempts {
   }
 }
 
-Deno.test("isPeerAnswer() tells the answer of a peer from silence", () => {
+Deno.test("isPeerAnswer() distinguishes a peer's answer from silence", () => {
   for (const [text, isAnswer] of FAILURES) assertEquals(isPeerAnswer(new Error(text)), isAnswer);
 });
 
-Deno.test("interleave() takes the families by turns, from the resolver's first on", () => {
+Deno.test("interleave() alternates the families, starting with the resolver's first", () => {
   assertEquals(interleave(["6::1", "6::2", "1.1.1.1", "6::3"]), [
     "6::1",
     "1.1.1.1",
@@ -108,7 +108,7 @@ Deno.test("interleave() takes the families by turns, from the resolver's first o
   assertEquals(interleave([...many, "1.1.1.1"])[1], "1.1.1.1");
 });
 
-Deno.test("raceAddresses() takes the first that succeeds, and ends the others", async () => {
+Deno.test("raceAddresses() uses the first that succeeds, and cancels the others", async () => {
   using time = new FakeTime();
   const attempts = new Attempts("a", "b", "c");
   await time.tickAsync(ATTEMPT_DELAY_MS - 1);
@@ -119,13 +119,13 @@ Deno.test("raceAddresses() takes the first that succeeds, and ends the others", 
   assertEquals(await attempts.result, "b");
   await time.tickAsync(10_000);
   assertEquals([attempts.begun, attempts.aborted], [["a", "b"], ["a", "b"]]);
-  // One that opens all the same is closed.
+  // An attempt that opens anyway is closed.
   attempts.succeed("a");
   await time.tickAsync(0);
   assertEquals(attempts.discarded, ["a"]);
 });
 
-Deno.test("raceAddresses() begins the next attempt at once when one fails", async () => {
+Deno.test("raceAddresses() starts the next attempt immediately when one fails", async () => {
   using time = new FakeTime();
   const attempts = new Attempts("a", "b", "c");
   attempts.fail("a", "invalid remote address: a");
@@ -156,7 +156,7 @@ for (const refusing of ["a", "b"]) {
   });
 }
 
-Deno.test("raceAddresses() gives up by signal", async () => {
+Deno.test("raceAddresses() stops when its signal aborts", async () => {
   using time = new FakeTime();
   const attempts = new Attempts("a", "b", "c");
   await time.tickAsync(ATTEMPT_DELAY_MS);
@@ -166,7 +166,7 @@ Deno.test("raceAddresses() gives up by signal", async () => {
   assertEquals([attempts.begun, attempts.aborted], [["a", "b"], ["a", "b"]]);
 });
 
-/** Notes the attempts. */
+/** Records the attempts. */
 class Dialed implements Disposable {
   readonly #connectQuic = Deno.connectQuic;
   readonly hosts: string[] = [];
@@ -184,7 +184,7 @@ class Dialed implements Disposable {
     Deno.connectQuic = record as typeof Deno.connectQuic;
   }
 
-  /** Waits until so many attempts were made. */
+  /** Waits for a number of attempts. */
   async reach(count: number): Promise<void> {
     while (this.hosts.length < count) await this.#wake.promise;
   }
@@ -197,7 +197,7 @@ class Dialed implements Disposable {
 const OPTIONS = { protocols: [PROTOCOL], serverCertificateHashes: certificate.hashes };
 
 for (const hostname of ["::1", "127.0.0.1"]) {
-  Deno.test(`dialQuic() reaches localhost where the server is on ${hostname} alone`, async () => {
+  Deno.test(`dialQuic() reaches localhost if the server is only on ${hostname}`, async () => {
     await using server = new QuicServer({ hostname });
     for (let i = 0; i < 2; i++) {
       const dialing = dialQuic(`moqt://localhost:${server.port}/`, OPTIONS);
@@ -207,7 +207,7 @@ for (const hostname of ["::1", "127.0.0.1"]) {
     }
   });
 
-  Deno.test(`dialWebTransport() reaches localhost where the server is on ${hostname} alone`, async () => {
+  Deno.test(`dialWebTransport() reaches localhost if the server is only on ${hostname}`, async () => {
     await using server = new TestServer({ hostname });
     const dialing = dialWebTransport(`https://localhost:${server.port}/`, {
       serverCertificateHashes: server.hashes,
@@ -218,7 +218,7 @@ for (const hostname of ["::1", "127.0.0.1"]) {
   });
 }
 
-Deno.test("dialQuic() begins with the address that answered the last time", async () => {
+Deno.test("dialQuic() starts with the address that answered last time", async () => {
   using dialed = new Dialed();
   for (const hostname of ["::1", "127.0.0.1"]) {
     await using server = new QuicServer({ hostname });
@@ -260,7 +260,7 @@ for (const [name, dial] of SILENT) {
   });
 }
 
-Deno.test("dialQuic() dials no further address once it is aborted", async () => {
+Deno.test("dialQuic() dials no further address after it is aborted", async () => {
   const socket = bindUdp();
   using time = new FakeTime();
   using dialed = new Dialed();
@@ -277,7 +277,7 @@ Deno.test("dialQuic() dials no further address once it is aborted", async () => 
 });
 
 Deno.test({
-  name: "dialQuic() leaves the name to the runtime where it may not connect to each address",
+  name: "dialQuic() leaves the name to the runtime if it may not connect to each address",
   permissions: { net: ["localhost", "127.0.0.1", "[::]:0"] },
   async fn() {
     using dialed = new Dialed();
@@ -292,7 +292,7 @@ Deno.test({
   },
 });
 
-Deno.test("dialQuic() names every address when one refuses and the other is silent", async () => {
+Deno.test("dialQuic() names every address when one rejects and the other is silent", async () => {
   await using server = new QuicServer({ hostname: "127.0.0.1" });
   const error = await assertRejects(
     () => dialQuic(`moqt://localhost:${server.port}/`, { protocols: [PROTOCOL] }),
@@ -321,6 +321,6 @@ Deno.test("dialQuic() and dialWebTransport() ping a silent server as often as it
     connection.close();
     await assertRejects(() => soon(dialWebTransport(url, options)), ConnectionError);
   }
-  // For the second, a third of its silence timeout.
+  // `dialWebTransport()` pings after a third of its idle timeout.
   assertEquals(dialed.keepAlives, [10_000, 10_000, 10_000, 10_000, 10_000, 1_000]);
 });

@@ -2,21 +2,21 @@
 
 /**
  * Default silence after which a connection counts as lost, in milliseconds, at a server. A client
- * takes the shorter timeout of both ends, so a client notices a dead server within this time.
+ * uses the shorter timeout of both ends, so it notices a dead server within this time.
  */
 export const IDLE_TIMEOUT_MS = 9_000;
 
 /**
  * Default interval of keep-alive packets at a server, in milliseconds: three within the idle
- * timeout, so that neither a lost packet nor a server that stands still for 5 s ends a connection.
- * Each costs two packets, one in each direction: 2,400 an hour.
+ * timeout, so that neither a lost packet nor a server that stalls for 5 s ends a connection. Each
+ * costs two packets, one in each direction: 2,400 per hour.
  */
 export const KEEP_ALIVE_MS = 3_000;
 
 /**
  * The same at a client, in milliseconds, for servers that send none. The first unanswered packet
  * restarts the idle timer (RFC 9000 section 10.1), so this is above {@linkcode IDLE_TIMEOUT_MS}:
- * with a server of Skein the client sends none, and notices its death 9 s after the last packet.
+ * with a Skein server the client sends none, and notices its death 9 s after the last packet.
  */
 export const DIAL_KEEP_ALIVE_MS = 10_000;
 
@@ -31,7 +31,7 @@ const MAX_PROTOCOL_BYTES = 255;
 export function checkProtocols(protocols: unknown, verb: string): void {
   if (!Array.isArray(protocols) || protocols.length === 0) {
     throw new TypeError(
-      `Cannot ${verb}: protocols must be a list of at least one, received ${
+      `Cannot ${verb}: protocols must be a non-empty array, received ${
         Array.isArray(protocols) ? "an empty one" : typeof protocols
       }`,
     );
@@ -40,7 +40,7 @@ export function checkProtocols(protocols: unknown, verb: string): void {
     const length = typeof protocol === "string" ? new TextEncoder().encode(protocol).length : 0;
     if (length > 0 && length <= MAX_PROTOCOL_BYTES) continue;
     throw new TypeError(
-      `Cannot ${verb}: a protocol must be a text of 1 to ${MAX_PROTOCOL_BYTES} bytes, received ${
+      `Cannot ${verb}: a protocol must be a string of 1 to ${MAX_PROTOCOL_BYTES} bytes, received ${
         typeof protocol === "string" ? `one of ${length}` : typeof protocol
       }`,
     );
@@ -69,7 +69,7 @@ export interface QuicTarget {
   readonly port: number;
 }
 
-/** Port of a URL without one, for schemes whose default port the URL parser does not know. */
+/** Port of a URL that names none, for schemes whose default port the URL parser does not know. */
 const DEFAULT_PORT = 443;
 
 /** Schemes with a different default port, which the URL parser omits. */
@@ -79,13 +79,13 @@ const OTHER_SCHEMES = ["http:", "ws:", "ftp:", "file:"];
  * Reads the server from a URL. Any scheme is valid, such as `moqt:` or `https:`. The port is 443
  * unless the URL names another; path and query belong to the protocol on top.
  *
- * @throws {TypeError} If the URL is invalid, has no host, or has a scheme of another protocol.
+ * @throws {TypeError} If the URL is invalid, has no host, or has the scheme of another protocol.
  */
 export function quicTarget(url: string | URL): QuicTarget {
   const { protocol, hostname, port } = new URL(url);
   if (hostname === "" || OTHER_SCHEMES.includes(protocol)) {
     throw new TypeError(
-      `Cannot dial QUIC: the URL must have a host, and no scheme of TCP, received "${url}"`,
+      `Cannot dial QUIC: the URL must have a host, and no TCP scheme, received "${url}"`,
     );
   }
   return {

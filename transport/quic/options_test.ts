@@ -1,22 +1,22 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { checkProtocols, quicTarget } from "./options.ts";
 
-Deno.test("checkProtocols() takes names of 1 to 255 bytes", () => {
+Deno.test("checkProtocols() accepts names of 1 to 255 bytes", () => {
   checkProtocols(["moq-00"], "dial");
   checkProtocols(["a", "x".repeat(255)], "dial");
 });
 
-Deno.test("checkProtocols() refuses all but a list of names", () => {
+Deno.test("checkProtocols() rejects everything except a list of names", () => {
   const wrong: [unknown, string][] = [
-    [undefined, "Cannot dial: protocols must be a list of at least one, received undefined"],
-    ["moq-00", "Cannot dial: protocols must be a list of at least one, received string"],
-    [[], "Cannot dial: protocols must be a list of at least one, received an empty one"],
-    [[""], "Cannot dial: a protocol must be a text of 1 to 255 bytes, received one of 0"],
+    [undefined, "Cannot dial: protocols must be a non-empty array, received undefined"],
+    ["moq-00", "Cannot dial: protocols must be a non-empty array, received string"],
+    [[], "Cannot dial: protocols must be a non-empty array, received an empty one"],
+    [[""], "Cannot dial: a protocol must be a string of 1 to 255 bytes, received one of 0"],
     [
       ["é".repeat(128)],
-      "Cannot dial: a protocol must be a text of 1 to 255 bytes, received one of 256",
+      "Cannot dial: a protocol must be a string of 1 to 255 bytes, received one of 256",
     ],
-    [[7], "Cannot dial: a protocol must be a text of 1 to 255 bytes, received number"],
+    [[7], "Cannot dial: a protocol must be a string of 1 to 255 bytes, received number"],
   ];
   for (const [protocols, message] of wrong) {
     assertThrows(() => checkProtocols(protocols, "dial"), TypeError, message);
@@ -37,7 +37,7 @@ Deno.test("quicTarget() finds host and port, for any scheme", () => {
   }
 });
 
-Deno.test("quicTarget() refuses URLs without a host, and foreign schemes", () => {
+Deno.test("quicTarget() rejects URLs without a host, and foreign schemes", () => {
   for (const url of ["moqt:nothing", "http://example.com:80/", "ws://example.com/", "no URL"]) {
     assertThrows(() => quicTarget(url), TypeError);
   }

@@ -6,7 +6,7 @@ Deno.test("nextReadBytes() grows to 64 KiB", () => {
   assertEquals(sizes, [16_384, 16_384, 65_536, 65_536]);
 });
 
-Deno.test("FirstReads.bytes follows the streams before", () => {
+Deno.test("FirstReads.bytes adapts to the previous streams", () => {
   const reads = new FirstReads();
   const after = (byteLength: number) => {
     reads.learn(byteLength, reads.bytes);
@@ -16,7 +16,7 @@ Deno.test("FirstReads.bytes follows the streams before", () => {
   assertEquals(lengths.map(after), [FIRST_READ_BYTES, 16_384, 16_384, 16_384, FIRST_READ_BYTES]);
 });
 
-Deno.test("ReadBuffers.take() takes returned buffers", () => {
+Deno.test("ReadBuffers.take() reuses returned buffers", () => {
   for (const size of [FIRST_READ_BYTES, 16_384, 65_536]) {
     const { buffer } = ReadBuffers.take(size);
     ReadBuffers.giveBack(buffer);
@@ -26,7 +26,7 @@ Deno.test("ReadBuffers.take() takes returned buffers", () => {
   }
 });
 
-Deno.test("ReadBuffers.giveBack() leaves buffers of other sizes alone", () => {
+Deno.test("ReadBuffers.giveBack() ignores buffers of other sizes", () => {
   const buffer = new ArrayBuffer(300);
   ReadBuffers.giveBack(buffer);
   assertNotStrictEquals(ReadBuffers.take(300).buffer, buffer);
@@ -41,7 +41,7 @@ Deno.test("ReadBuffers.settle() copies a small part of a large buffer", () => {
   assertStrictEquals(ReadBuffers.take(16_384).buffer, view.buffer);
 });
 
-Deno.test("ReadBuffers.settle() hands over a buffer that is full, or small", () => {
+Deno.test("ReadBuffers.settle() returns a full or small buffer without a copy", () => {
   for (const [size, count] of [[16_384, 5_000], [FIRST_READ_BYTES, 3]] as const) {
     const bytes = ReadBuffers.take(size).subarray(0, count);
     assertStrictEquals(ReadBuffers.settle(bytes), bytes);

@@ -10,17 +10,18 @@ import {
   type TurnWatcher,
 } from "./stream_owner.ts";
 
-/** Smallest read: after a small message, most often only the end follows. */
+/** Smallest read: after a small message, usually only the end follows. */
 const MIN_READ_BYTES = 256;
 
 /**
- * Consecutive small reads after which a stream counts as one of messages, and gets small buffers.
+ * Consecutive small reads after which a stream counts as a stream of messages, and uses small
+ * buffers.
  */
 const MAX_SMALL_READS = 16;
 
 /**
- * Most bytes read ahead of the application: enough to see the end of most messages, and little
- * compared with the buffer of the runtime.
+ * Maximum bytes read ahead of the application: enough to see the end of most messages, and little
+ * compared with the runtime's buffer.
  */
 const MAX_EARLY_BYTES = 16_384;
 
@@ -29,10 +30,10 @@ const MAX_EARLY_BYTES = 16_384;
  *
  * - **End:** {@linkcode ReceiveHalf.endTurn} reads ahead of an idle reader, so that the peer
  *   regains the stream credit of an ended stream.
- * - **Bound:** the stream counts as unread until the application takes the stream, and again while
- *   the application does not read and the runtime may hold more data.
- * - **Session:** a stream that had not ended fails with the session. After a seen end, the data can
- *   still be read.
+ * - **Bound:** the stream counts as unread until the application takes it, and again while the
+ *   application does not read and the runtime may hold more data.
+ * - **Session:** a stream that has not ended fails with the session. After its end was seen, the
+ *   data can still be read.
  */
 export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, UnreadStream {
   previous: StreamHalf | undefined = undefined;
@@ -43,13 +44,13 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
   readonly #onEnd: (() => void) | undefined;
   #account: StreamAccount | undefined;
   #held: Uint8Array | undefined;
-  /** Bytes read ahead of the application; `undefined` once reading ahead is over. */
+  /** Bytes read ahead of the application; `undefined` after reading ahead has stopped. */
   #early: Uint8Array[] | undefined = undefined;
   #reading: Promise<void> | undefined = undefined;
   #isTaken = false;
   #isWanted = false;
   #isUnread = false;
-  /** Learns from the first read, and is not set afterwards. */
+  /** Learns from the first read; absent afterwards. */
   #firstReads: FirstReads | undefined;
   #size: number;
   #smallReads = 0;
@@ -63,9 +64,10 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
   /**
    * Wraps a reader.
    *
-   * @param head Start of the stream. `held` are bytes already read, `isFull` tells that more must
+   * @param head Start of the stream. `held` are bytes already read, `isFull` means that more must
    * follow, `firstReadBytes` is the size of the next read, `firstReads` the sizes of other streams,
-   * from which the size is taken instead, `onEnd` is called at the end. Without `account` the stream is internal, and the owner counts the bytes apart.
+   * from which the size is taken instead, `onEnd` is called at the end. Without `account` the
+   * stream is internal, and the owner counts its bytes separately.
    */
   constructor(
     owner: StreamOwner,
@@ -106,7 +108,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     return this.#early === undefined ? this.#read(used) : this.#readEarly(used);
   }
 
-  /** True once the application began to read. */
+  /** True after the application started to read. */
   get isRead(): boolean {
     return this.#isWanted;
   }
@@ -117,7 +119,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     if (this.#isUnread) this.#owner.unread?.taken(this);
   }
 
-  /** Refuses the stream, of which no data was read. */
+  /** Rejects the stream, of which no data was read. */
   refuse(error: Error): void {
     this.#owner.refuseUnread(this, error);
   }
@@ -139,7 +141,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     if (this.#isEnded) return this.#drop();
     this.#account?.cut(reason, "stopped reading");
     this.#cut();
-    this.#reader.cancel(reason).catch(() => {}); // Fails if the connection is gone.
+    this.#reader.cancel(reason).catch(() => {}); // Fails if the connection has ended.
   }
 
   fail(error: unknown): void {
@@ -148,7 +150,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     this.#isFinished = true;
     this.#account?.ended(error);
     this.#cut();
-    this.#reader.cancel().catch(() => {}); // Fails if the connection is gone.
+    this.#reader.cancel().catch(() => {}); // Fails if the connection has ended.
     this.#controller?.error(error);
   }
 
@@ -183,7 +185,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     );
   }
 
-  /** Received bytes that the application has not taken. */
+  /** Received bytes that the application has not read. */
   get #unreadBytes(): number {
     let unread = this.#held?.byteLength ?? 0;
     for (const { byteLength } of this.#early ?? []) unread += byteLength;
@@ -201,13 +203,13 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
       // From now on the runtime holds the incoming data.
       if (!this.#isWanted) this.#countUnread();
     } catch {
-      // The reader gets the error on the next read, and the session at the end of the session.
+      // The reader receives the error on the next read, and the session when it ends.
     } finally {
       this.#reading = undefined;
     }
   }
 
-  /** Counts the stream as unread, unless internal; refuses the stream beyond a bound. */
+  /** Counts the stream as unread, unless internal; rejects the stream beyond a limit. */
   #countUnread(): void {
     const { unread } = this.#owner;
     if (unread === undefined || this.#isUnread || this.#account === undefined) return;
@@ -247,7 +249,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
       if (!result.done) bytes = isLent ? ReadBuffers.settle(result.value) : result.value;
       else if (result.value !== undefined) ReadBuffers.giveBack(result.value.buffer);
     } catch (error) {
-      // A lost connection is reported by the owner, which knows the reason.
+      // The owner, which knows the reason, reports a lost connection.
       if (isEarly && streamFailure(error) === undefined) throw error;
       this.#failure ??= { cause: streamErrorOf(this.#owner, error) };
       if (!this.#isEnded) this.#account?.ended(this.#failure.cause);
@@ -275,7 +277,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     const bytes = await (this.#ahead ?? this.read());
     if (bytes === null) return this.#finish(controller);
     controller.enqueue(bytes as Uint8Array<ArrayBuffer>);
-    // Reads one chunk ahead: without a seen end, the peer would not regain the stream credit.
+    // Reads one chunk ahead: the peer only regains the stream credit after the end was seen.
     this.#ahead = this.read();
     this.#ahead.then((next) => next ?? this.#finish(controller), () => {});
   }
@@ -298,7 +300,10 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     if (owner.dataCredit !== undefined && !owner.dataCredit.receive.receive(bytes)) owner.overrun();
   }
 
-  /** Returns credit. The stream of the messages must not wait for credit granted by hand. */
+  /**
+   * Returns credit. The stream of the messages must not wait for credit that the application
+   * grants.
+   */
   #release(bytes: number): void {
     const receive = this.#owner.dataCredit?.receive;
     if (this.#account === undefined) receive?.giveBack(bytes);
@@ -307,10 +312,10 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
 
   /**
    * Ends the direction early. The runtime does not report how many bytes the peer has sent. Unless
-   * credit for these bytes is returned, the peer would wait forever. The amount is at most the
-   * window of QUIC, and at most the granted bytes that have not arrived. Each such stream widens
-   * the window by at most this amount, until the peer reports being blocked. A window moved by hand
-   * stays as is.
+   * credit for these bytes is returned, the peer would wait forever. The amount is at most the QUIC
+   * window, and at most the granted bytes that have not arrived. Each such stream widens the window
+   * by at most this amount, until the peer reports that it is blocked. A window that is not
+   * automatic stays unchanged.
    */
   #cut(): void {
     if (this.#isEnded) return;
@@ -319,7 +324,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     this.#owner.dataCredit?.receive.lose(STREAM_WINDOW_BYTES);
   }
 
-  /** Drops bytes that the application has not taken. */
+  /** Drops bytes that the application has not read. */
   #drop(): void {
     const unreadBytes = this.#unreadBytes;
     this.#held = this.#early = undefined;
@@ -355,9 +360,9 @@ export const FIRST_READ_BYTES = 1_024;
 const NEXT_READ_BYTES = 16_384;
 
 /**
- * Size of the first read of the streams of one connection. Groups of 12 KB cost a tenth less CPU
- * with one read than with two. The size grows only if streams fill the buffer: a peer that does so
- * may pin a large buffer of each stream in any case, because a large read follows a full one.
+ * Size of the first read for the streams of one connection. Groups of 12 KB cost a tenth less CPU
+ * with one read than with two. The size grows only if streams fill the buffer: such a peer may pin
+ * a large buffer of each stream in any case, because a large read follows a full one.
  */
 export class FirstReads {
   #bytes = FIRST_READ_BYTES;
@@ -367,7 +372,7 @@ export class FirstReads {
     return this.#bytes;
   }
 
-  /** Follows the first read of a stream. */
+  /** Adapts to the first read of a stream. */
   learn(byteLength: number, room: number): void {
     if (byteLength === room) this.#bytes = NEXT_READ_BYTES;
     else if (byteLength < FIRST_READ_BYTES) this.#bytes = FIRST_READ_BYTES;
@@ -377,7 +382,7 @@ export class FirstReads {
 /** Size of the largest read, used after all further full reads. */
 const MAX_READ_BYTES = 65_536;
 
-/** Most idle buffers by size: 8.25 MiB in all. */
+/** Maximum number of idle buffers by size: 8.25 MiB in total. */
 const MAX_POOLED_BUFFERS: ReadonlyMap<number, number> = new Map([
   [FIRST_READ_BYTES, 256],
   [NEXT_READ_BYTES, 256],
@@ -397,7 +402,7 @@ export function nextReadBytes(size: number): number {
  * 12 KB costs twice as much with new buffers.
  */
 export class ReadBuffers {
-  // State of the module, because memory belongs to the process: one pool serves all connections.
+  // Module state, because memory belongs to the process: one pool serves all connections.
   static readonly #pools: ReadonlyMap<number, ArrayBuffer[]> = new Map(
     MAX_POOLED_BUFFERS.keys().map((size) => [size, []]),
   );

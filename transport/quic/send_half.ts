@@ -38,8 +38,8 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
   /**
    * Wraps a stream of the runtime.
    *
-   * @param options `head` is sent ahead of the first bytes, `onEnd` is called at the end. Without
-   * `account` the stream is internal, and the owner counts the bytes apart.
+   * @param options `head` is sent before the first bytes, `onEnd` is called at the end. Without
+   * `account` the stream is internal, and the owner counts its bytes separately.
    */
   constructor(
     owner: StreamOwner,
@@ -84,12 +84,12 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
     return isFree ? this.#write(bytes) : undefined;
   }
 
-  /** Announces a stream to the peer even before the first bytes. */
+  /** Announces a stream to the peer before its first bytes. */
   endTurn(): void {
     this.flushHead();
   }
 
-  /** Sends the head alone, if no bytes were written yet. */
+  /** Sends only the head, if no bytes were written yet. */
   flushHead(): void {
     if (this.#head !== undefined && !this.#isEnded) this.#write(EMPTY).catch(() => {});
   }
@@ -126,8 +126,8 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
   }
 
   /**
-   * Ends the stream of the runtime after the end of the session has reached the peer. Earlier, the
-   * peer would see a normal end.
+   * Ends the runtime's stream after the end of the session has reached the peer. Earlier, the peer
+   * would see a normal end.
    */
   release(): void {
     this.#writer.abort().catch(() => {});
@@ -154,10 +154,10 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
     return this.#settle(this.#writer.write(data));
   }
 
-  /** Follows an operation of the runtime, unless the session ends first. */
+  /** Tracks an operation of the runtime, unless the session ends first. */
   #settle(done: Promise<void>): Promise<void> {
     const write = Promise.withResolvers<void>();
-    // Most often one operation is pending at a time.
+    // Usually one operation is pending at a time.
     if (this.#pending === undefined) this.#pending = write;
     else (this.#morePending ??= new Set()).add(write);
     done.then(
@@ -219,11 +219,11 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
   }
 }
 
-/** Highest priority of QUIC for applications; the value above is for the heads of streams. */
+/** Highest QUIC priority for applications; the value above it is for the heads of streams. */
 const MAX_SEND_ORDER = 2 ** 31 - 2;
 const MIN_SEND_ORDER = -(2 ** 31);
 
-/** Converts to an integer like `long long` of Web IDL, within the range of numbers. */
+/** Converts to an integer like Web IDL's `long long`, within the range of numbers. */
 export function toInteger(value: unknown): number {
   const whole = Math.trunc(Number(value));
   return Number.isFinite(whole) ? whole + 0 : 0;

@@ -25,15 +25,18 @@ const LISTEN: OptionKinds<ListenQuicOptions> = {
   protocols: "array",
 };
 
-/** Most accepted connections that wait for the application; beyond, a connection is closed. */
+/**
+ * Maximum number of accepted connections that wait for the application; beyond it, a connection is
+ * closed.
+ */
 const MAX_WAITING_CONNECTIONS = 1_024;
 
 /**
- * Listener for QUIC connections; iterate to get ready connections.
+ * Listener for QUIC connections; iterate to receive ready connections.
  *
  * - **Robust:** a failed handshake affects no other connection.
  * - **Bound:** connections, connections per address, handshakes and waiting connections have
- *   limits. Excess connections are refused; excess handshakes are ignored.
+ *   limits. Excess connections are rejected; excess handshakes are ignored.
  */
 export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposable {
   readonly #acceptor: QuicAcceptor<AcceptedConnection>;
@@ -83,7 +86,7 @@ export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposa
   }
 
   /**
-   * Replaces the certificate for new handshakes. Open connections stay.
+   * Replaces the certificate for new handshakes. Open connections stay open.
    *
    * @param certificate Certificate and key.
    * @throws {TypeError} If the certificate or key is invalid, or the listener is closed.
@@ -93,7 +96,8 @@ export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposa
   }
 
   /**
-   * Refuses new connections, and closes those that wait for the application with 4503. Others stay.
+   * Rejects new connections, and closes those that wait for the application with 4503. Others stay
+   * open.
    */
   stop(): void {
     if (this.#isStopped) return;
@@ -105,7 +109,7 @@ export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposa
 
   /**
    * Closes every connection with 0, and stops listening. Idempotent. The runtime frees the port on
-   * garbage collection, not at once.
+   * garbage collection, not immediately.
    */
   close(): Promise<void> {
     return this.#closing ??= this.#close();
@@ -146,9 +150,9 @@ export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposa
  * Listens for QUIC connections.
  *
  * @param options Certificate, protocols, address and limits.
- * @returns The listener; iterate to get ready connections.
+ * @returns The listener; iterate to receive ready connections.
  * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
- * @throws {Deno.errors.AddrInUse} If the UDP port is taken.
+ * @throws {Deno.errors.AddrInUse} If the UDP port is in use.
  * @throws {RangeError} If a limit is not a positive integer.
  * @throws {TypeError} If `protocols` is empty, or the certificate and key are not PEM strings.
  *

@@ -13,7 +13,7 @@ import { CloseCode } from "../../errors.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
 import { listenQuic, type ListenQuicOptions } from "./server.ts";
 
-/** How a connection of the runtime ended. */
+/** Returns how a connection of the runtime ended. */
 async function ending(conn: Deno.QuicConn): Promise<number | undefined> {
   return (await soon(conn.closed)).closeCode;
 }
@@ -39,7 +39,7 @@ Deno.test("listenQuic() throws when a limit is not a positive integer", () => {
   }
 });
 
-Deno.test("listenQuic() throws when protocols, certificate or signal make no sense", () => {
+Deno.test("listenQuic() throws when protocols, certificate or signal are invalid", () => {
   assertThrows(() => listenQuic({ ...certificate, protocols: [] }), TypeError, "protocols");
   assertThrows(
     () => listenQuic({ cert: "no", key: "no", protocols: [PROTOCOL] }),
@@ -54,7 +54,7 @@ Deno.test("listenQuic() throws when protocols, certificate or signal make no sen
   );
 });
 
-Deno.test("listenQuic() throws when the port is taken", async () => {
+Deno.test("listenQuic() throws when the port is in use", async () => {
   await using server = new QuicServer();
   assertThrows(
     () => new QuicServer({ port: server.port }),
@@ -63,13 +63,13 @@ Deno.test("listenQuic() throws when the port is taken", async () => {
   );
 });
 
-Deno.test("QuicListener agrees on its first protocol that the client has", async () => {
+Deno.test("QuicListener selects its first protocol that the client offers", async () => {
   await using server = new QuicServer({ protocols: ["three", "two", "one"] });
   const { connection, peer } = await server.open({ alpnProtocols: ["one", "two"] });
   assertEquals([connection.protocol, peer.protocol], ["two", "two"]);
 });
 
-Deno.test("QuicListener refuses a client without one of its protocols, and continues", async () => {
+Deno.test("QuicListener rejects a client without one of its protocols, and continues", async () => {
   await using server = new QuicServer();
   for (const alpn of ["h3", "another"]) {
     await assertRejects(() => soon(connectBare(server.port, { alpnProtocols: [alpn] })));
@@ -78,7 +78,7 @@ Deno.test("QuicListener refuses a client without one of its protocols, and conti
   assertEquals([connection.protocol, server.listener.connectionCount], [PROTOCOL, 1]);
 });
 
-Deno.test("QuicListener refuses connections beyond its bound", async () => {
+Deno.test("QuicListener rejects connections beyond its limit", async () => {
   await using server = new QuicServer({ maxConnections: 1 });
   const { peer } = await server.open();
   await assertRejects(() => soon(connectBare(server.port)));
@@ -87,7 +87,7 @@ Deno.test("QuicListener refuses connections beyond its bound", async () => {
   await server.open();
 });
 
-Deno.test("QuicListener takes honest peers beside a flood of unfinished handshakes", async () => {
+Deno.test("QuicListener accepts honest peers during a flood of unfinished handshakes", async () => {
   const maxHandshakes = 8;
   await using server = new QuicServer({ maxHandshakes });
   const { listener } = server;
@@ -108,7 +108,7 @@ Deno.test("QuicListener takes honest peers beside a flood of unfinished handshak
   assertEquals({ pending, replaced, tooSlow }, { pending: 7, replaced: 1, tooSlow: 0 });
 });
 
-Deno.test("QuicListener closes connections of one address beyond its bound", async () => {
+Deno.test("QuicListener closes connections of one address beyond its limit", async () => {
   await using server = new QuicServer({ maxConnectionsPerAddress: 1 });
   await server.open();
   assertEquals(await ending(await connectBare(server.port)), CloseCode.tooMany);
@@ -146,7 +146,7 @@ Deno.test("QuicListener.rotate() gives new handshakes the new certificate, and k
   assertThrows(() => server.listener.rotate(next), TypeError, "the listener is closed");
 });
 
-Deno.test("QuicListener.stop() refuses new connections, and keeps accepted ones", async () => {
+Deno.test("QuicListener.stop() rejects new connections, and keeps accepted ones", async () => {
   await using server = new QuicServer();
   const { connection, peer } = await server.open();
   const waiting = await connectBare(server.port);
@@ -172,7 +172,7 @@ Deno.test("QuicListener.close() closes every connection with 0, twice", async ()
   await closed;
 });
 
-Deno.test("QuicListener closes with its signal", async () => {
+Deno.test("QuicListener closes when its signal aborts", async () => {
   const aborting = new AbortController();
   await using server = new QuicServer({ signal: aborting.signal });
   const { peer } = await server.open();

@@ -43,7 +43,7 @@ async function echo(connection: Connection): Promise<void> {
   }
 }
 
-/** Has a stream's bytes come back. */
+/** Checks that the bytes of a stream come back. */
 async function checkEcho(connection: Connection): Promise<void> {
   const stream = directStream(await soon(connection.createBidirectionalStream()));
   await stream.write(TEXT);
@@ -52,7 +52,7 @@ async function checkEcho(connection: Connection): Promise<void> {
   assertEquals(await soon(stream.read()), null);
 }
 
-Deno.test("WebTransportListener has sessions and raw connections on one port", async () => {
+Deno.test("WebTransportListener accepts sessions and raw connections on one port", async () => {
   await using listener = listenBoth();
   const { port } = listener.address;
   const serverCertificateHashes = certificate.hashes;
@@ -86,7 +86,7 @@ Deno.test("WebTransportListener sends no settings to a raw connection", async ()
   assertEquals(await soon(directStream(value!).read()), TEXT);
 });
 
-Deno.test("WebTransportListener refuses a client with neither protocol", async () => {
+Deno.test("WebTransportListener rejects a client with neither protocol", async () => {
   await using listener = listenBoth();
   const { port } = listener.address;
   await assertRejects(() => soon(connectBare(port, { alpnProtocols: ["another"] })));
@@ -96,7 +96,7 @@ Deno.test("WebTransportListener refuses a client with neither protocol", async (
   await soon(both.closed);
 });
 
-Deno.test("WebTransportListener without raw QUIC refuses its protocols", async () => {
+Deno.test("WebTransportListener without raw QUIC rejects its protocols", async () => {
   await using listener = listenWebTransport({ hostname: "127.0.0.1", ...certificate });
   await assertRejects(() => soon(connectBare(listener.address.port)));
 });
@@ -108,7 +108,7 @@ Deno.test("WebTransportListener lets a raw peer open 1024 unidirectional streams
     const peer = await connectBare(listener.address.port);
     const connection = await soon(promise);
     const sending = [];
-    // Three more are there for the control streams of HTTP/3.
+    // Three more are for the control streams of HTTP/3.
     for (let i = 0; i < max + 3; i++) {
       const writer = (await peer.createUnidirectionalStream()).getWriter();
       sending.push(writer.write(Uint8Array.of(i)).then(() => writer.close()));
@@ -172,9 +172,9 @@ Deno.test("WebTransportListener.close() closes raw connections with 0", async ()
   assertEquals((await soon(peer.closed)).closeCode, 0);
 });
 
-Deno.test("listenWebTransport() throws when raw QUIC makes no sense", () => {
+Deno.test("listenWebTransport() throws when the options of raw QUIC are invalid", () => {
   const wrong: [Partial<RawQuicOptions>, string][] = [
-    [{ protocols: [] }, "protocols must be a list of at least one"],
+    [{ protocols: [] }, "protocols must be a non-empty array"],
     [{ protocols: ["h3"] }, 'protocols of raw QUIC must not include "h3"'],
     [
       { onConnection: undefined as unknown as RawQuicOptions["onConnection"] },

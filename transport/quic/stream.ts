@@ -2,9 +2,9 @@
  * Bidirectional streams over QUIC, read with buffers that grow with the data, and written with the
  * stream head and first bytes in one write.
  *
- * Limits of the runtime's QUIC: no reset of a stream, so that `abort` looks like a normal end to
- * the peer, and STOP_SENDING with code 0 only. The codes of a peer are read. A peer's STOP_SENDING
- * is noticed by the next write.
+ * Limits of the runtime's QUIC: it cannot reset a stream, so `abort` looks like a normal end to the
+ * peer, and it sends STOP_SENDING only with code 0. The peer's codes are read. A peer's
+ * STOP_SENDING is noticed by the next write.
  *
  * @module
  */
@@ -13,7 +13,7 @@ import type { ReceiveHalf } from "./receive_half.ts";
 import type { SendHalf } from "./send_half.ts";
 import type { TurnWatcher } from "./stream_owner.ts";
 
-/** A bidirectional stream of both halves, with direct calls and as web streams. */
+/** A bidirectional stream of both halves, as plain calls and as web streams. */
 export class QuicStream implements BidirectionalStream, DirectStream, TurnWatcher {
   readonly #receive: ReceiveHalf;
   readonly #send: SendHalf;
@@ -41,7 +41,7 @@ export class QuicStream implements BidirectionalStream, DirectStream, TurnWatche
     this.#send.discard();
   }
 
-  /** True once the application began to read. */
+  /** True after the application started to read. */
   get isRead(): boolean {
     return this.#receive.isRead;
   }

@@ -9,7 +9,7 @@ import { type Linked, LinkedList } from "../../base/linked_list.ts";
 export interface StreamHalf extends Linked<StreamHalf> {
   /** Ends the direction locally. */
   fail(error: unknown): void;
-  /** Ends a failed direction on the wire, once the end of the session has reached the peer. */
+  /** Ends a failed direction at the peer, after the end of the session has reached the peer. */
   release(): void;
 }
 
@@ -24,7 +24,7 @@ export class TurnEnd {
   readonly #runtime: Runtime;
   #watchers: TurnWatcher[] | undefined = undefined;
 
-  /** Creates the watchers without a call of the runtime. */
+  /** Creates an empty set, without a call of the runtime. */
   constructor(runtime: Runtime) {
     this.#runtime = runtime;
   }
@@ -47,7 +47,7 @@ export class TurnEnd {
 /** Open stream halves. */
 export class StreamHalves extends LinkedList<StreamHalf> {}
 
-/** Flow control of bytes, where both ends use credit. */
+/** Flow control of bytes, if both ends use credit. */
 export interface DataCredit {
   /** Credit for bytes of this end. */
   readonly send: SendCredit;
@@ -55,7 +55,7 @@ export interface DataCredit {
   readonly receive: ReceiveCredit;
 }
 
-/** A session or connection, as its streams see it. */
+/** A session or connection as its streams see it. */
 export interface StreamOwner {
   /** Open stream halves. */
   readonly halves: StreamHalves;
@@ -63,15 +63,15 @@ export interface StreamOwner {
   bytesSent: number;
   /** Bytes read from streams without an account. */
   bytesReceived: number;
-  /** Flow control of bytes, where both ends use credit. */
+  /** Flow control of bytes, if both ends use credit. */
   readonly dataCredit: DataCredit | undefined;
-  /** Counters of unread streams; on a server. */
+  /** Counters of unread streams, on a server. */
   readonly unread: UnreadShare | undefined;
-  /** Refuses an unread stream of the peer; the application may already have taken the stream. */
+  /** Rejects an unread stream of the peer; the application may already have taken it. */
   refuseUnread(half: StreamHalf & UnreadStream, error: Error): void;
-  /** Makes the error of a stream that the peer ended early. */
+  /** Creates the error of a stream that the peer ended early. */
   streamError(failure: StreamFailure): Error;
-  /** Makes the error of a stream whose connection is over. */
+  /** Creates the error of a stream whose connection has ended. */
   connectionError(cause: unknown): Error;
   /** Handles a violation of flow control by the peer. */
   overrun(): void;

@@ -46,7 +46,7 @@ class Owner implements StreamOwner {
   }
 }
 
-/** A stream of the runtime, which yields the bytes of a test. */
+/** A stream of the runtime that yields the bytes of a test. */
 function receiving(pull: (controller: ReadableByteStreamController) => void): {
   owner: Owner;
   half: ReceiveHalf;
@@ -60,7 +60,7 @@ function receiving(pull: (controller: ReadableByteStreamController) => void): {
   return { owner, half, ends: () => ends };
 }
 
-Deno.test("ReceiveHalf.read() rejects with the code of the peer's reset, each time", async () => {
+Deno.test("ReceiveHalf.read() rejects with the code of the peer's reset, on every call", async () => {
   const { owner, half, ends } = receiving((controller) => {
     controller.error(new Error("stream reset by peer: error 77"));
   });
@@ -71,12 +71,12 @@ Deno.test("ReceiveHalf.read() rejects with the code of the peer's reset, each ti
   assertEquals([owner.halves.size, ends()], [0, 1]);
 });
 
-Deno.test("ReceiveHalf.read() rejects with the session's error when the connection is over", async () => {
+Deno.test("ReceiveHalf.read() rejects with the session's error when the connection has ended", async () => {
   const { half } = receiving((controller) => controller.error(new Error("connection lost")));
   await assertRejects(() => half.read(), ConnectionError);
 });
 
-Deno.test("ReceiveHalf.read() gives null again after the end", async () => {
+Deno.test("ReceiveHalf.read() returns null again after the end", async () => {
   const { half, ends } = receiving((controller) => {
     controller.close();
     controller.byobRequest?.respond(0);
@@ -86,7 +86,7 @@ Deno.test("ReceiveHalf.read() gives null again after the end", async () => {
   assertEquals(ends(), 1);
 });
 
-Deno.test("ReceiveHalf.read() reports to its owner more bytes than its credit", async () => {
+Deno.test("ReceiveHalf.read() reports to its owner if the peer exceeds its credit", async () => {
   for (const [size, overruns] of [[10, 0], [11, 1]] as const) {
     const { owner, half } = receiving((controller) => controller.byobRequest!.respond(size));
     owner.dataCredit = {
@@ -98,7 +98,7 @@ Deno.test("ReceiveHalf.read() reports to its owner more bytes than its credit", 
   }
 });
 
-Deno.test("ReceiveHalf.fail() ends a read that waits", async () => {
+Deno.test("ReceiveHalf.fail() ends a waiting read", async () => {
   const { owner, half, ends } = receiving(() => {});
   const read = assertRejects(() => half.read(), Error, "enough");
   half.fail(new Error("enough"));
@@ -107,7 +107,7 @@ Deno.test("ReceiveHalf.fail() ends a read that waits", async () => {
   assertEquals([owner.halves.size, ends()], [0, 1]);
 });
 
-Deno.test("ReceiveHalf.readable yields the bytes of the half, and takes its failure", async () => {
+Deno.test("ReceiveHalf.readable yields the bytes of the half, and fails with the half", async () => {
   let count = 0;
   const { half } = receiving((controller) => {
     if (++count > 3) return controller.error(new Error("stream reset by peer: error 5"));
@@ -120,7 +120,7 @@ Deno.test("ReceiveHalf.readable yields the bytes of the half, and takes its fail
   assertEquals((await assertRejects(() => reader.read(), StreamError)).streamErrorCode, 5);
 });
 
-Deno.test("ReceiveHalf.readable rejects a read of wider elements that the end cuts", async () => {
+Deno.test("ReceiveHalf.readable rejects a read of wider elements that the end cuts off", async () => {
   let count = 0;
   const { half, owner, ends } = receiving((controller) => {
     if (++count > 3) {
@@ -138,7 +138,7 @@ Deno.test("ReceiveHalf.readable rejects a read of wider elements that the end cu
   assertEquals([owner.halves.size, ends()], [0, 1]);
 });
 
-/** A stream of the runtime, which takes bytes on demand. */
+/** A stream of the runtime that accepts bytes on demand. */
 function sending(write: () => Promise<void> | void): {
   owner: Owner;
   half: SendHalf;
@@ -180,7 +180,7 @@ Deno.test("SendHalf.close() sends the head of a stream without bytes", async () 
   assertEquals([log, ends()], [["3", "close"], 1]);
 });
 
-Deno.test("SendHalf.write() rejects with the code of a peer that reads no more", async () => {
+Deno.test("SendHalf.write() rejects with the code of a peer that stopped reading", async () => {
   const { owner, half, ends } = sending(() => {
     throw new Error("sending stopped by peer: error 9");
   });
@@ -191,7 +191,7 @@ Deno.test("SendHalf.write() rejects with the code of a peer that reads no more",
   assertEquals([owner.halves.size, ends()], [0, 1]);
 });
 
-Deno.test("SendHalf.fail() rejects writes and a close that wait", async () => {
+Deno.test("SendHalf.fail() rejects waiting writes and a waiting close", async () => {
   const { half, owner, ends } = sending(() => new Promise(() => {}));
   const all = [half.write(TEXT), half.write(TEXT), half.close()]
     .map((promise) => assertRejects(() => promise, Error, "enough"));
@@ -215,7 +215,7 @@ Deno.test("SendHalf.abort() rejects waiting writes, and does nothing after the e
   assertEquals([log, other.log], [["8"], ["3", "close"]]);
 });
 
-Deno.test("SendHalf.write() lets nothing between the parts of a write that waited for credit", async () => {
+Deno.test("SendHalf.write() does not interleave the parts of a write that waited for credit", async () => {
   const going: (() => void)[] = [];
   const { half, owner, log } = sending(() => new Promise((resolve) => going.push(resolve)));
   const send = new SendCredit(platformRuntime(), "bytes", 10, () => {});
@@ -231,11 +231,11 @@ Deno.test("SendHalf.write() lets nothing between the parts of a write that waite
   await until(() => going.length === 3);
   going[2]!();
   await soon(second);
-  // With the head of three bytes.
+  // The sizes include the head of three bytes.
   assertEquals(log, ["13", "2", "5"]);
 });
 
-Deno.test("SendHalf.writable takes all views of bytes, and nothing else", async () => {
+Deno.test("SendHalf.writable accepts all views of bytes, and nothing else", async () => {
   const { half, log } = sending(() => {});
   const writer = half.writable.getWriter() as WritableStreamDefaultWriter<unknown>;
   await writer.write(new ArrayBuffer(4));
@@ -249,16 +249,16 @@ async function echo(session: Connection, how: (stream: BidirectionalStream) => P
   for await (const stream of session.incomingBidirectionalStreams) how(stream).catch(() => {});
 }
 
-/** Ways to answer; each gives a stream back. */
+/** Ways to reply, each of which returns the stream's bytes. */
 const ANSWERS: Record<string, (stream: BidirectionalStream) => Promise<void>> = {
-  "by plain calls": async (stream) => {
+  "with plain calls": async (stream) => {
     const direct = directStream(stream);
     const bytes = await direct.read();
     while (await direct.read() !== null);
     await direct.write(bytes!);
     await direct.close();
   },
-  "by web streams, where nobody reads the end": async ({ readable, writable }) => {
+  "with web streams whose end is not read": async ({ readable, writable }) => {
     const { value } = await readable.getReader().read();
     const writer = writable.getWriter();
     await writer.write(value!);
@@ -276,7 +276,7 @@ const ANSWERS: Record<string, (stream: BidirectionalStream) => Promise<void>> = 
 };
 
 for (const [what, answer] of Object.entries(ANSWERS)) {
-  Deno.test(`Http3Session opens 500 streams in sequence that are answered ${what}`, async () => {
+  Deno.test(`Http3Session opens 500 streams in sequence echoed ${what}`, async () => {
     await using server = new TestServer();
     const dialing = dialWebTransport(server.url, { serverCertificateHashes: server.hashes });
     const accepted = await soon(server.accept());
@@ -294,7 +294,7 @@ for (const [what, answer] of Object.entries(ANSWERS)) {
   });
 }
 
-Deno.test("Http3Session takes 2,000 unidirectional streams in sequence", async () => {
+Deno.test("Http3Session accepts 2,000 unidirectional streams in sequence", async () => {
   await using server = new TestServer();
   const dialing = dialWebTransport(server.url, { serverCertificateHashes: server.hashes });
   const accepted = await soon(server.accept());
@@ -305,14 +305,14 @@ Deno.test("Http3Session takes 2,000 unidirectional streams in sequence", async (
     void writer.write(TEXT);
     void writer.close();
     const { value } = await soon(reader.read());
-    // Every other end has no reader.
+    // Half of the streams are never read.
     if (i % 2 === 0) assertEquals((await value!.getReader().read()).value, TEXT);
     else assertEquals(await directStream(value!).read().then((bytes) => bytes?.length), 5);
     if (i % 2 === 1) await directStream(value!).read();
   }
 });
 
-/** Opens these streams at a peer that allows only as many. */
+/** Opens a session at a peer that allows only these streams. */
 async function narrow(server: TestServer): Promise<RawSession> {
   const peer = await server.dial({
     maxConcurrentBidirectionalStreams: 1,
@@ -322,7 +322,7 @@ async function narrow(server: TestServer): Promise<RawSession> {
   return await server.ask(peer);
 }
 
-Deno.test("Http3Session.createBidirectionalStream() gives up waiting, and ends a late stream", async () => {
+Deno.test("Http3Session.createBidirectionalStream() stops waiting, and ends a late stream", async () => {
   await using server = new TestServer();
   await using raw = await narrow(server);
   const { peer, session } = raw;
@@ -340,7 +340,7 @@ Deno.test("Http3Session.createBidirectionalStream() gives up waiting, and ends a
   );
   aborting.abort(reason);
   await waiting;
-  // There is room for the late ones, one after the other: each ends without a word.
+  // The late streams get credit one after the other, and each ends without data.
   await soon(first.close());
   first.cancel();
   const theirs = await soon(peer.nextBidi());
@@ -403,7 +403,7 @@ Deno.test("Http3Session sends the heads of streams ahead of payload for any orde
   await soon(Promise.all([first.readAtLeast(8), second.readAtLeast(200_003), ...writes]));
 });
 
-Deno.test("Http3Session reads a large stream whole, with reads of any size", async () => {
+Deno.test("Http3Session reads a large stream completely, with reads of any size", async () => {
   await using raw = await rawSession();
   const bytes = crypto.getRandomValues(new Uint8Array(65_536));
   const sent = await raw.peer.bidi(0x41, raw.connect.id);
@@ -427,7 +427,7 @@ Deno.test("Http3Session reads a large stream whole, with reads of any size", asy
   await until(() => raw.server.listener.sessionCount === 1);
 });
 
-Deno.test("ReceiveHalf.read() reads into returned memory, if there is enough of it", async () => {
+Deno.test("ReceiveHalf.read() reads into returned memory if it is large enough", async () => {
   const chunks = [
     new Uint8Array(100).fill(1),
     new Uint8Array(300).fill(2),
@@ -488,7 +488,7 @@ Deno.test("ReceiveHalf.endTurn() sees the end, and leaves all bytes to a later r
   }
 });
 
-Deno.test("ReceiveHalf.endTurn() leaves a stream alone that is read", async () => {
+Deno.test("ReceiveHalf.endTurn() does not affect a stream that is being read", async () => {
   const { half, pulls } = ending([5, 5, 5]);
   const first = half.read();
   half.taken();
@@ -510,7 +510,7 @@ Deno.test("ReceiveHalf.endTurn() reads ahead a bounded number of bytes", async (
   assertEquals(count, 10_000);
 });
 
-Deno.test("ReceiveHalf.endTurn() stops reading ahead once the stream is read", async () => {
+Deno.test("ReceiveHalf.endTurn() stops reading ahead after the application starts to read", async () => {
   const { half, pulls } = ending(new Array(40).fill(200));
   half.taken();
   half.endTurn();
@@ -520,7 +520,7 @@ Deno.test("ReceiveHalf.endTurn() stops reading ahead once the stream is read", a
   assertEquals(pulls(), 2);
 });
 
-Deno.test("ReceiveHalf.endTurn() sees a reset, and not the end of the connection", async () => {
+Deno.test("ReceiveHalf.endTurn() sees a reset, but not the end of the connection", async () => {
   for (const [text, ended] of [["stream reset by peer: error 77", 1], ["connection lost", 0]]) {
     const { half, ends } = receiving((controller) => controller.error(new Error(`${text}`)));
     half.taken();

@@ -1,4 +1,4 @@
-/** Bounds on unread streams of peers. */
+/** Limits for unread streams of peers. */
 import { CloseCode, type LimitLevel, StreamError } from "../../errors.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -6,9 +6,9 @@ import { type Owner, socketOwner } from "../../base/owners.ts";
 import { type Place, type Quota, quotaIn, type Quotas, sharesOf } from "../../base/shares.ts";
 
 /**
- * Bytes of one unread stream that the runtime may hold: the stream window of quinn, the QUIC of
- * Deno, 12.5 MB/s for 100 ms (`STREAM_RWND` of `TransportConfig`). No option of
- * `Deno.QuicTransportOptions` changes the window.
+ * Bytes of one unread stream that the runtime may hold: the stream window of quinn, Deno's QUIC,
+ * 12.5 MB/s for 100 ms (`STREAM_RWND` of `TransportConfig`). No option of
+ * `Deno.QuicTransportOptions` changes it.
  */
 export const STREAM_WINDOW_BYTES = 1_250_000;
 
@@ -18,26 +18,27 @@ const DEFAULT_TIMEOUT_MS = 5_000;
 /** Default memory for unread streams: 512 windows, affordable for a server with 1 GB. */
 const DEFAULT_MAX_BYTES = 512 * STREAM_WINDOW_BYTES;
 
-/** Number of addresses that together use up the whole memory. */
+/** Number of addresses that together use up all of the memory. */
 const ADDRESSES = 8;
 
 /**
- * Share of an address that one connection may use, so that others behind the same address find
- * room.
+ * Share of an address's limit that one connection may use, so that others from the same address are
+ * not blocked.
  */
 const SHARE_OF_CONNECTION = 0.75;
 
 /**
- * Bounds of unread streams over QUIC: streams that the application has not taken, and taken streams
- * with no data read although the peer sent more than 16 KiB. Each counts as the 1.25 MB that the
- * runtime may hold. A stream read within the turn of arrival does not count.
+ * Limits for unread streams over QUIC: streams that the application has not taken, and taken
+ * streams of which no data was read although the peer sent more than 16 KiB. Each counts as the
+ * 1.25 MB that the runtime may hold. A stream that is read in the turn in which it arrives does not
+ * count.
  *
- * Beyond a bound the newest stream is refused. On Deno's QUIC, the peer of a refused stream sees a
- * normal end, and a STOP_SENDING with code 0.
+ * Beyond a limit the newest stream is rejected. On Deno's QUIC, the peer of a rejected stream sees
+ * a normal end, and a STOP_SENDING with code 0.
  */
 export interface UnreadStreamLimits {
   /**
-   * Time for the application to take a stream, in milliseconds; then the stream is refused.
+   * Time for the application to take a stream, in milliseconds; then the stream is rejected.
    * `Infinity` disables the limit.
    *
    * @default {5000}
@@ -50,14 +51,14 @@ export interface UnreadStreamLimits {
    */
   readonly maxBytes?: number | undefined;
   /**
-   * Bytes of the connections of one network address, where an IPv6 /64 counts as one. The default
-   * is an eighth of `maxBytes`, 64 streams. It counts while half of `maxBytes` or more are used, and
-   * not for a loopback or private address, likely that of a proxy. A number that you set always
-   * counts.
+   * Bytes of the connections of one network address; an IPv6 /64 counts as one. The default is an
+   * eighth of `maxBytes`, 64 streams. It applies while half of `maxBytes` or more are in use, and
+   * not to a loopback or private address, which is probably a proxy. A number that you set always
+   * applies.
    */
   readonly maxBytesPerAddress?: number | undefined;
   /**
-   * Bytes of one connection, which always count. The default is three quarters of
+   * Bytes of one connection; this limit always applies. The default is three quarters of
    * `maxBytesPerAddress`, 48 streams.
    */
   readonly maxBytesPerConnection?: number | undefined;
@@ -68,19 +69,19 @@ export interface UnreadStreamStats {
   readonly count: number;
   /** Bytes that the runtime may hold for these streams. */
   readonly bytes: number;
-  /** Refused streams so far, by reason. */
+  /** Streams rejected so far, by reason. */
   readonly refused: Readonly<
     Record<("timeout" | "session" | "connection" | "address" | "server"), number>
   >;
 }
 
 /**
- * Reason of a refusal: not taken by the application in time (`timeout`), 16 untaken streams in the
- * session (`session`), or a bound of bytes (the others).
+ * Reason of a rejection: not taken by the application in time (`timeout`), 16 untaken streams in
+ * the session (`session`), or a limit in bytes (the others).
  */
 type UnreadRefusal = keyof UnreadStreamStats["refused"];
 
-/** The reason of a refusal by level; the session of the quota is the connection. */
+/** The reason of a rejection by level; the quota's session is the connection. */
 const REASONS: Readonly<Record<LimitLevel, UnreadRefusal>> = {
   session: "connection",
   user: "connection",
@@ -95,8 +96,8 @@ export interface UnreadStream {
 }
 
 /**
- * Counters of unread streams of a server. Listeners accept an instance in place of limits, because
- * the fields are the limits; several listeners then count together.
+ * Counters of a server's unread streams. Listeners accept an instance in place of limits, because
+ * its fields are the limits; several listeners then count together.
  */
 export class UnreadStreams implements Required<UnreadStreamLimits> {
   /** Time for the application to take a stream, in milliseconds. */
@@ -141,7 +142,7 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
       verb: "leave stream unread",
       what: "unread streams",
       max: streamsIn(maxBytes),
-      // The share of a connection always counts.
+      // The share of a connection always applies.
       ...sharesOf(
         { session: streamsIn(maxBytesPerConnection), ...(isSet && ofAddress) },
         ofAddress,
@@ -166,16 +167,16 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
     return { count, bytes, refused: { ...this.#refused, connection, address, server } };
   }
 
-  /** Makes the owner of the streams of one more connection. */
+  /** Creates the owner of the streams of another connection. */
   ownerAt(address: string): Owner {
     return socketOwner(address, `${++this.#connections}`);
   }
 
   /**
-   * Counts a stream of a connection, if within the bounds.
+   * Counts a stream of a connection, if within the limits.
    *
    * @param owner The connection.
-   * @returns The place of the stream, or the error of a refusal.
+   * @returns The slot of the stream, or the error of a rejection.
    */
   take(owner: Owner): Place | StreamError {
     const place = this.#places.tryTake(owner);
@@ -183,9 +184,9 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
   }
 
   /**
-   * Counts a refusal and makes the error.
+   * Counts a rejection and creates the error.
    *
-   * @returns The error, with the close code of the refusal.
+   * @returns The error, with the close code of the rejection.
    */
   refused(reason: "timeout" | "session"): StreamError {
     this.#refused[reason]++;
@@ -195,13 +196,13 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
   #errorOf(reason: UnreadRefusal): StreamError {
     const why = {
       timeout: () => `the application must take it within ${this.timeoutMs} ms`,
-      session: () => "too many streams of its session wait to be taken",
+      session: () => "too many streams of its session are waiting",
       connection: () => beyond("a connection", this.maxBytesPerConnection),
       address: () => beyond("an address", this.maxBytesPerAddress),
       server: () => beyond("the server", this.maxBytes),
     }[reason]();
     const streamErrorCode = reason === "timeout" ? CloseCode.timedOut : CloseCode.tooMany;
-    return new StreamError(`The stream was refused: ${why}`, { streamErrorCode, by: "local" });
+    return new StreamError(`The stream was rejected: ${why}`, { streamErrorCode, by: "local" });
   }
 }
 
@@ -210,12 +211,10 @@ export class UnreadShare {
   readonly #runtime: Runtime;
   readonly #all: UnreadStreams;
   readonly #owner: Owner;
-  /** Places of the counted streams. */
   readonly #places: Place[] = [];
   #deadlines: Deadlines<UnreadStream> | undefined = undefined;
   #isOver = false;
 
-  /** Creates the share of a connection. */
   constructor(runtime: Runtime, all: UnreadStreams, address: string) {
     this.#runtime = runtime;
     this.#all = all;
@@ -225,7 +224,7 @@ export class UnreadShare {
   /**
    * Counts a stream; each counted stream is released once.
    *
-   * @returns The error of a refusal; `undefined` if the stream was counted.
+   * @returns The error of a rejection; `undefined` if the stream was counted.
    */
   take(): StreamError | undefined {
     if (this.#isOver) return undefined;
@@ -240,7 +239,7 @@ export class UnreadShare {
     this.#places.pop()?.[Symbol.dispose]();
   }
 
-  /** Refuses a stream unless the application takes the stream in time. */
+  /** Rejects a stream unless the application takes it in time. */
   expect(stream: UnreadStream): void {
     const { timeoutMs } = this.#all;
     if (this.#isOver || timeoutMs === Infinity) return;
@@ -252,19 +251,18 @@ export class UnreadShare {
     this.#deadlines.add(stream);
   }
 
-  /** Cancels the deadline of a stream that was taken or has ended. */
+  /** Cancels the timeout of a stream that was taken or has ended. */
   taken(stream: UnreadStream): void {
     this.#deadlines?.delete(stream);
   }
 
-  /** Counts a refusal because of too many waiting streams in the session. */
+  /** Counts a rejection because of too many waiting streams in the session. */
   refused(): StreamError {
     return this.#all.refused("session");
   }
 
   /**
-   * Removes all streams of the connection from the counters, at the end of the connection.
-   * Idempotent.
+   * Removes all streams of the connection from the counters, when the connection ends. Idempotent.
    */
   end(): void {
     if (this.#isOver) return;
@@ -285,10 +283,10 @@ function streamsIn(bytes: number): number {
 function checkLimit(name: string, value: number, least: number): void {
   if (value === Infinity || Number.isSafeInteger(value) && value >= least) return;
   throw new RangeError(
-    `Cannot bound unread streams: ${name} must be an integer from ${least}, or Infinity, received ${value}`,
+    `Cannot bound unread streams: ${name} must be an integer of at least ${least}, or Infinity, received ${value}`,
   );
 }
 
 function beyond(what: string, maxBytes: number): string {
-  return `unread streams of ${what} may take ${maxBytes} bytes, and each takes ${STREAM_WINDOW_BYTES}`;
+  return `unread streams of ${what} may use ${maxBytes} bytes, and each uses ${STREAM_WINDOW_BYTES}`;
 }

@@ -5,7 +5,7 @@ import { platformRuntime } from "../../base/runtime.ts";
 
 const NONE = { timeout: 0, session: 0, connection: 0, address: 0, server: 0 };
 
-/** Counts streams until one is refused; tells the code and the reason. */
+/** Counts streams until one is rejected; returns the code and the reason. */
 function fill(share: UnreadShare): { taken: number; code: number; reason: string } {
   for (let taken = 0;; taken++) {
     const refusal = share.take();
@@ -20,7 +20,7 @@ Deno.test("UnreadStreams() gives one address an eighth of all, and one connectio
   const { timeoutMs, maxBytes, maxBytesPerAddress, maxBytesPerConnection } = new UnreadStreams();
   assertEquals([timeoutMs, maxBytes], [5_000, 640_000_000]);
   assertEquals([maxBytesPerAddress, maxBytesPerConnection], [80_000_000, 60_000_000]);
-  // A stream fits, however small the bounds are.
+  // A stream fits, however small the limits are.
   const small = new UnreadStreams({ maxBytes: STREAM_WINDOW_BYTES });
   assertEquals(small.maxBytesPerConnection, STREAM_WINDOW_BYTES);
   assertEquals(new UnreadStreams({ maxBytes: Infinity }).maxBytesPerAddress, Infinity);
@@ -37,14 +37,14 @@ Deno.test("UnreadStreams() rejects a limit that is out of its range", () => {
   }
 });
 
-Deno.test("UnreadShare.take() refuses beyond the bounds of a connection, an address and the server", () => {
+Deno.test("UnreadShare.take() rejects beyond the limits of a connection, an address and the server", () => {
   const all = new UnreadStreams({ maxBytesPerAddress: 80_000_000 });
   const open = (address: string) => new UnreadShare(platformRuntime(), all, address);
   const shares = [open("a"), open("a")];
   assertEquals(fill(shares[0]!), { taken: 48, code: 4429, reason: "a connection" });
   assertEquals(fill(shares[1]!), { taken: 16, code: 4429, reason: "an address" });
   assertEquals(all.stats.bytes * 8, all.maxBytes);
-  // Seven others have as much.
+  // Seven other addresses use as much.
   for (const address of "bcdefgh") {
     assertEquals(fill(open(address)).taken, 48);
     assertEquals(fill(open(address)).taken, 16);
@@ -55,7 +55,7 @@ Deno.test("UnreadShare.take() refuses beyond the bounds of a connection, an addr
     bytes: 640_000_000,
     refused: { ...NONE, connection: 8, address: 8, server: 1 },
   });
-  // Released streams return their room, and an ended account returns all.
+  // Released streams return their bytes, and an ended account returns all.
   shares[1]!.release();
   assertEquals(fill(shares[1]!).taken, 1);
   for (const share of shares) share.end();
@@ -66,19 +66,19 @@ Deno.test("UnreadShare.take() refuses beyond the bounds of a connection, an addr
   assertEquals(all.stats.count, 512 - 64);
 });
 
-Deno.test("UnreadShare.take() gives an address its default share only once half is taken", () => {
+Deno.test("UnreadShare.take() limits an address to its default share only after half is in use", () => {
   const all = new UnreadStreams();
   const open = (address: string) => new UnreadShare(platformRuntime(), all, address);
   for (let i = 0; i < 5; i++) assertEquals(fill(open("192.0.2.1")).taken, 48);
   assertEquals(fill(open("192.0.2.1")), { taken: 16, code: 4429, reason: "an address" });
   const others = [open("192.0.2.2"), open("192.0.2.2")];
   assertEquals(others.map((one) => fill(one).taken), [48, 16]);
-  // The address of a proxy has no share.
+  // A proxy's address has no share.
   for (let i = 0; i < 4; i++) assertEquals(fill(open("10.0.0.1")).taken, 48);
   assertEquals(fill(open("10.0.0.1")), { taken: 0, code: 4429, reason: "the server" });
 });
 
-Deno.test("UnreadShare.expect() refuses streams that are not taken in time, and counts them", () => {
+Deno.test("UnreadShare.expect() rejects streams that are not taken in time, and counts them", () => {
   using time = new FakeTime();
   const all = new UnreadStreams();
   const share = new UnreadShare(platformRuntime(), all, "a");
@@ -97,7 +97,7 @@ Deno.test("UnreadShare.expect() refuses streams that are not taken in time, and 
   share.taken(taken!);
   assertEquals(refused, []);
   time.tick(1);
-  const why = "The stream was refused: the application must take it within 5000 ms";
+  const why = "The stream was rejected: the application must take it within 5000 ms";
   assertEquals(refused, [`late: ${why}`]);
   share.end();
   time.tick(10_000);

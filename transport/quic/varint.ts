@@ -1,4 +1,4 @@
-/** Variable-length integers of QUIC (RFC 9000 section 16), and joining of bytes. */
+/** Variable-length integers of QUIC (RFC 9000 section 16). */
 
 /** Largest value that can be written, and largest that is read exactly: 2^53 - 1. */
 export const MAX_VARINT: number = Number.MAX_SAFE_INTEGER;
@@ -28,7 +28,7 @@ export function varintLength(value: number): number {
  *
  * @param target Destination; MUST have room for {@linkcode varintLength} bytes.
  * @param at Offset of the first byte.
- * @returns Offset behind the last byte.
+ * @returns Offset after the last byte.
  * @throws {RangeError} If the value is not an integer from 0 to {@linkcode MAX_VARINT}.
  */
 export function writeVarint(target: Uint8Array, at: number, value: number): number {
@@ -71,7 +71,7 @@ export function encodeVarint(value: number): Uint8Array<ArrayBuffer> {
 }
 
 /**
- * Reads the length of a varint from the first byte.
+ * Returns the length of a varint, from its first byte.
  *
  * @returns 1, 2, 4 or 8.
  */
@@ -84,7 +84,7 @@ export function varintLengthAt(firstByte: number): number {
  * present.
  *
  * A value above {@linkcode MAX_VARINT} is rounded, such as the 2^62 - 1 that some peers send for
- * "no limit". A rounded value is fit for comparisons only.
+ * "no limit". Use a rounded value only for comparisons.
  */
 export function readVarint(bytes: Uint8Array, at: number): number {
   const first = bytes[at]!;
@@ -101,7 +101,7 @@ export function readVarint(bytes: Uint8Array, at: number): number {
 }
 
 /**
- * Reads a varint exactly, also above {@linkcode MAX_VARINT}. The caller MUST have checked with
+ * Reads a varint exactly, even above {@linkcode MAX_VARINT}. The caller MUST have checked with
  * {@linkcode varintLengthAt} that all bytes are present.
  */
 export function readBigVarint(bytes: Uint8Array, at: number): bigint {

@@ -41,7 +41,7 @@ Deno.test("readVarint() reads the examples of RFC 9000 A.1", () => {
   }
 });
 
-Deno.test("encodeVarint() takes the shortest form at each change of length", () => {
+Deno.test("encodeVarint() uses the shortest form at each change of length", () => {
   for (const [value, hex] of EDGES) {
     assertEquals(encodeVarint(value).toHex(), hex);
     assertEquals(varintLength(value), hex.length / 2);
@@ -54,7 +54,7 @@ Deno.test("readVarint() rounds values above 2^53 - 1", () => {
   assertEquals(readVarint(Uint8Array.fromHex("c020000000000000"), 0), 2 ** 53);
 });
 
-Deno.test("writeVarint() leaves the bytes around it alone", () => {
+Deno.test("writeVarint() does not change the bytes around it", () => {
   for (const [value, hex] of EDGES) {
     const target = new Uint8Array(11).fill(0xee);
     const end = writeVarint(target, 1, value);
@@ -64,7 +64,7 @@ Deno.test("writeVarint() leaves the bytes around it alone", () => {
   }
 });
 
-Deno.test("varintLength() refuses all but integers from 0 to 2^53 - 1", () => {
+Deno.test("varintLength() rejects everything except integers from 0 to 2^53 - 1", () => {
   for (const value of [-1, 0.5, NaN, Infinity, -Infinity, 2 ** 53]) {
     const message = `Cannot encode varint: value must be an integer from 0 to ${MAX_VARINT}, ` +
       `received ${value}`;
