@@ -66,6 +66,7 @@ import type { Session } from "../session/session.ts";
 import { Turn } from "../session/queue/turn.ts";
 import { pause, settlesWithin } from "../base/wait.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
+import { addressKey, isPrivateAddress } from "../base/network_address.ts";
 import { type Owner, proxyRule } from "../base/owners.ts";
 import { Quotas, type QuotaStats } from "../base/shares.ts";
 import type { DevCertificate } from "../transport/certificate/dev_certificate.ts";
@@ -121,6 +122,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   /** Durable streams, and answers that outlive their connections. */
   readonly #durable: DurableParts | undefined;
   #listener: ServerListener | undefined;
+  /** True while clients from the internet would be better off on the hardened engine. */
+  #suitsHardened = false;
   #closing: Promise<void> | undefined;
   /** Stops listening to the signal that closes the server. */
   #removeAbortListener: (() => void) | undefined;
@@ -381,7 +384,9 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    */
   readonly fetch = (request: Request, info: RequestInfo = {}): Response | Promise<Response> => {
     if (this.#countsSockets && info.remoteAddr === undefined) this.#hintAtNoAddress();
-    return this.#faceFor(request)?.fetch(request, info) ?? this.#answerOther(request, info);
+    const face = this.#faceFor(request);
+    if (this.#suitsHardened && face === this.#admission) this.#hintAtEngine(request, info);
+    return face?.fetch(request, info) ?? this.#answerOther(request, info);
   };
 
   /** Finds the face of a request over HTTP. */
@@ -421,6 +426,19 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       "proxy",
       `Shares by network address don't count for ${address}, likely a proxy, and a bound is half ` +
         "taken: one client can take the rest. Set clientAddress: forwardedAddress({ trusted: 1 })",
+    );
+  }
+
+  /** Prints a hint once a client connects from the internet without a proxy. */
+  #hintAtEngine({ headers }: Request, { remoteAddr }: RequestInfo): void {
+    if (headers.has("x-forwarded-for") || headers.has("forwarded")) return;
+    if (remoteAddr === undefined || !("hostname" in remoteAddr)) return;
+    if (isPrivateAddress(addressKey(remoteAddr.hostname))) return;
+    this.#suitsHardened = false;
+    this.#console.tell(
+      "engine",
+      "Clients connect from the internet without a proxy. webSocket: hardenedWebSocket() of " +
+        "@skein/skein/ws also bounds connections, request heads and idle time",
     );
   }
 
@@ -664,7 +682,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     // An invalid certificate must not lead to a server without TLS.
     if (tls !== undefined) checkCertificate(tls, "serve: tls");
     const server = new Server(serverOptions, { source, accept: webSocket?.accept });
-    const { origins, hosts } = options;
+    const { origins, hosts, fetch, clientAddress } = options;
+    server.#suitsHardened = [webSocket, fetch, clientAddress, answer].every((one) => !one);
     try {
       server.#listener = new ServerListener({
         runtime: server.#runtime,

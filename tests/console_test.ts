@@ -11,7 +11,8 @@ import {
   SessionClosedError,
 } from "../client.ts";
 import { TestServer } from "../testing/mod.ts";
-import { createServer, type ServerOptions } from "../server.ts";
+import { createServer, serve, type ServeOptions, type ServerOptions } from "../server.ts";
+import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { captureConsole, type ConsoleLines } from "./console_lines.ts";
 import { listen, RawSocket } from "./servers.ts";
 import { until } from "./waiting.ts";
@@ -262,4 +263,37 @@ Deno.test("Server prints no line about an engine whose status the application fo
   broker.status.set({ name: "interrupted", since: Date.now() });
   assertEquals([linesOf(printed), seen], [[], ["connecting", "interrupted"]]);
   await server.close();
+});
+
+Deno.test("serve() prints once that clients connect from the internet without a proxy", async () => {
+  const cases: [options: ServeOptions, address: string, headers: HeadersInit, lines: number][] = [
+    [{}, "203.0.113.9", {}, 1],
+    [{}, "2001:db8::9", {}, 1],
+    [{}, "127.0.0.1", {}, 0],
+    [{}, "10.1.2.3", {}, 0],
+    [{}, "203.0.113.9", { "x-forwarded-for": "198.51.100.1" }, 0],
+    [{ clientAddress: () => "198.51.100.1" }, "203.0.113.9", {}, 0],
+    [{ fetch: () => new Response() }, "203.0.113.9", {}, 0],
+    [{ webSocket: hardenedWebSocket() }, "203.0.113.9", {}, 0],
+  ];
+  for (const [options, hostname, headers, lines] of cases) {
+    using printed = captureConsole();
+    await using server = serve({
+      port: 0,
+      hostname: "127.0.0.1",
+      webTransport: false,
+      onListen() {},
+      ...options,
+    });
+    for (let i = 0; i < 2; i++) {
+      // An upgrade without a key, which the server refuses.
+      const request = new Request(server.url.replace("ws", "http"), {
+        headers: { connection: "Upgrade", upgrade: "websocket", ...headers },
+      });
+      const info = { remoteAddr: { transport: "tcp", hostname, port: 1 } } as const;
+      assertEquals((await server.fetch(request, info)).ok, false);
+    }
+    const told = linesOf(printed).filter((line) => line.includes("hardenedWebSocket()"));
+    assertEquals(told.length, lines, `${Object.keys(options)} ${hostname}`);
+  }
 });
