@@ -152,7 +152,7 @@ Deno.test("hardened engine closes with 1008 a peer that reads no answers to mega
   const pings = new Uint8Array(500 * ping.length);
   for (let i = 0; i < 500; i++) pings.set(ping, i * ping.length);
   for (let sent = 0; sent < 30_000_000; sent += pings.length) await soon(raw.write(pings));
-  const reason = "Too many answers to pings are unread";
+  const reason = "Too many pongs are unread";
   assertEquals(await raw.closed(), { code: 1008, reason });
   await raw.write(closeOf(1008));
 });

@@ -420,7 +420,7 @@ Deno.test("serve() throws when its engine reads less than a message of the serve
     assertThrows(
       () => start(payload!, message!),
       RangeError,
-      `maxPayloadBytes must be at least ${needed}, the largest message that the server takes, ` +
+      `maxPayloadBytes must be at least ${needed}, the largest message that the server accepts, ` +
         `received ${payload}`,
     );
   }

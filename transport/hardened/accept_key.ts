@@ -1,6 +1,6 @@
 /**
- * The proof of a server that it has read the key of a handshake (RFC 6455, section 1.3): SHA-1, here
- * without any need for secrecy. The runtime's hash takes several times as long for so short a text.
+ * The proof that a server has read the key of a handshake (RFC 6455, section 1.3): SHA-1, which
+ * needs no secrecy here. The runtime's hash takes several times as long for so short a text.
  */
 
 /** Suffix of the key in the hashed text. */
@@ -14,7 +14,7 @@ const BLOCK_BYTES = 64;
 /** Initial state of SHA-1. */
 const START = [0x67452301, 0xefcdab89 | 0, 0x98badcfe | 0, 0x10325476, 0xc3d2e1f0 | 0] as const;
 
-/** Words of a block; in use during a call only. */
+/** Words of a block; used only during a call. */
 const words = new Int32Array(80);
 
 const digest = new DataView(new ArrayBuffer(20));
@@ -23,7 +23,7 @@ const digestBytes = new Uint8Array(digest.buffer);
 /**
  * Computes the value of `Sec-WebSocket-Accept`.
  *
- * @param key Value of `Sec-WebSocket-Key`: 24 characters of ASCII, as a checked upgrade has.
+ * @param key Value of `Sec-WebSocket-Key`: 24 ASCII characters, as in a checked upgrade.
  * @returns The hash in base64.
  *
  * @example Key of RFC 6455
@@ -74,7 +74,7 @@ export function acceptKeyOf(key: string): string {
   return digestBytes.toBase64();
 }
 
-/** Fills the first words with a block of the text, a bit behind its end, and zeros. */
+/** Fills the first words with a block of the text, a bit after its end, and zeros. */
 function fill(text: string, start: number): void {
   words.fill(0, 0, BLOCK_BYTES / 4);
   for (let i = 0; i < BLOCK_BYTES && start + i <= TEXT_BYTES; i++) {

@@ -1,7 +1,7 @@
 /**
  * Compression of messages (permessage-deflate, RFC 7692), without state between messages: each
- * message is compressed alone, so that all receivers share the bytes, and no secret of one message
- * shows in the size of another.
+ * message is compressed separately, so that all receivers share the bytes, and no secret in one
+ * message affects the size of another.
  */
 import { Buffer } from "node:buffer";
 import { constants, deflateRawSync, inflateRaw, inflateRawSync } from "node:zlib";
@@ -11,16 +11,16 @@ import { encodeFrame } from "./frame_writer.ts";
 
 const finishFlush = constants.Z_SYNC_FLUSH;
 
-/** End of each flushed block, which a message leaves out at its own end. */
+/** End of each flushed block, which a message omits at its own end. */
 const TAIL = Buffer.of(0x00, 0x00, 0xff, 0xff);
 
 /** Largest compressed message that is inflated on this thread, in bytes. */
 export const MAX_SYNC_INFLATE_BYTES = 16_384;
 
-/** Most bytes that a message inflates to on this thread: about a millisecond of work. */
+/** Maximum bytes to which a message may inflate on this thread: about a millisecond of work. */
 export const MAX_SYNC_INFLATED_BYTES = 1_048_576;
 
-/** Most bytes of a stored block of deflate. */
+/** Maximum bytes of a stored deflate block. */
 const MAX_STORED_BYTES = 65_535;
 
 /** Parameters of an agreement. */
@@ -32,11 +32,11 @@ export interface CompressionAgreement {
 }
 
 /**
- * Finds the first offer of permessage-deflate that this end supports. Both ends are bound to
- * compress each message alone.
+ * Finds the first offer of permessage-deflate that this end supports. Both ends must then compress
+ * each message separately.
  *
  * @param offers Value of `Sec-WebSocket-Extensions` in the request.
- * @returns The agreement; `undefined` without an offer to accept.
+ * @returns The agreement; `undefined` without an acceptable offer.
  */
 export function agreeOnCompression(offers: string | null): CompressionAgreement | undefined {
   for (const offer of offers?.split(",") ?? []) {
@@ -76,18 +76,18 @@ function windowOf(parameters: readonly string[]): number | "default" | undefined
 }
 
 /**
- * Compresses messages that go to many sockets: each part once, as a block of its own, and frames of
+ * Compresses messages that go to many sockets: each part once, as its own block, and frames of
  * several parts by joining the blocks.
  */
 export class SharedDeflater {
   readonly #windowBits: number;
   readonly #minBytes: number;
-  /** Blocks by part, kept for as long as a part waits in a queue. */
+  /** Blocks by part, kept while a part waits in a queue. */
   readonly #blocks = new WeakMap<FramePart, Buffer>();
   /** Frames by their parts; `undefined` for a frame that would not become smaller. */
   readonly #frames = new WeakMap<readonly FramePart[], { readonly frame: Buffer | undefined }>();
 
-  /** Takes the window, as a power of two, and the smallest part to compress, in bytes. */
+  /** Expects the window as a power of two, and the smallest part to compress, in bytes. */
   constructor(windowBits: number, minBytes: number) {
     this.#windowBits = windowBits;
     this.#minBytes = minBytes;
@@ -96,7 +96,7 @@ export class SharedDeflater {
   /**
    * Encodes a compressed frame, once for all sockets that send the same parts.
    *
-   * @param parts Parts of the frame, which a line feed separates.
+   * @param parts Parts of the frame, separated by line feeds.
    * @returns The frame; `undefined` if the frame would not become smaller.
    */
   encode(parts: readonly FramePart[]): Buffer | undefined {
@@ -140,7 +140,7 @@ export class SharedDeflater {
   }
 }
 
-/** Makes blocks of deflate that hold bytes as they are, and end with an empty one. */
+/** Creates deflate blocks that store bytes unchanged, and end with an empty one. */
 function storedBlock(frame: Frame): Buffer {
   const bytes = Buffer.from(frame as string);
   const blocks: Buffer[] = [];
@@ -161,13 +161,13 @@ export type Inflated =
   | { readonly bytes: Buffer }
   | { readonly fault: InflateFault };
 
-/** Fault of a compressed message: above the limit of bytes, or broken. */
+/** Fault of a compressed message: above the size limit, or invalid. */
 type InflateFault = "too large" | "invalid";
 
 /**
  * Inflates a small message.
  *
- * @param maxOutputLength Most inflated bytes.
+ * @param maxOutputLength Maximum inflated bytes.
  * @returns The message, or the fault of the peer.
  */
 export function inflateSync(payload: Buffer, maxOutputLength: number): Inflated {
@@ -182,7 +182,7 @@ export function inflateSync(payload: Buffer, maxOutputLength: number): Inflated 
 /**
  * Inflates a message on another thread.
  *
- * @param maxOutputLength Most inflated bytes.
+ * @param maxOutputLength Maximum inflated bytes.
  * @param done Receives the message, or the fault of the peer.
  */
 export function inflate(

@@ -7,7 +7,7 @@ import { agreeOnCompression, inflate, inflateSync, SharedDeflater } from "./comp
 
 const BOTH = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
 
-Deno.test("agreeOnCompression() takes the first offer that it supports", () => {
+Deno.test("agreeOnCompression() accepts the first offer that it supports", () => {
   const rows: [offers: string | null, header: string | undefined][] = [
     [null, undefined],
     ["", undefined],
@@ -50,7 +50,7 @@ function opened(frame: Buffer) {
 
 const LONG = JSON.stringify(Array.from({ length: 40 }, (_, i) => ({ id: i, name: `name ${i}` })));
 
-Deno.test("SharedDeflater.encode() joins parts of any kind to one message", () => {
+Deno.test("SharedDeflater.encode() joins parts of any kind into one message", () => {
   const random = new Random(1);
   const noise = Buffer.from(random.bytes(70_000)).toString("base64");
   for (const windowBits of [9, 12, 15]) {
@@ -86,14 +86,14 @@ Deno.test("SharedDeflater.encode() compresses bytes to a binary message", () => 
   assertEquals(opened(frame).text.length, 1_000);
 });
 
-Deno.test("SharedDeflater.encode() leaves small and incompressible messages plain", () => {
+Deno.test("SharedDeflater.encode() leaves small and incompressible messages uncompressed", () => {
   const deflater = new SharedDeflater(15, 512);
   assertEquals(deflater.encode([partOf("x".repeat(511))]), undefined);
   assert(deflater.encode([partOf("x".repeat(512))]) !== undefined);
   assertEquals(deflater.encode([partOf(new Random(1).bytes(2_000))]), undefined);
 });
 
-Deno.test("SharedDeflater.encode() makes a frame once for all sockets, and a block once for all frames", () => {
+Deno.test("SharedDeflater.encode() creates a frame once for all sockets, and a block once for all frames", () => {
   const deflater = new SharedDeflater(15, 100);
   let reads = 0;
   const counted = {
@@ -110,11 +110,11 @@ Deno.test("SharedDeflater.encode() makes a frame once for all sockets, and a blo
   const joined = deflater.encode([partOf(LONG), counted])!;
   assertStrictEquals(deflater.encode(parts), first);
   assertEquals(opened(joined).text, `${LONG}\n${LONG}`);
-  // One more read tells text from bytes; none is for another block.
+  // One more read distinguishes text from bytes; no read is for another block.
   assertLess(reads - readsOfOne, readsOfOne);
 });
 
-Deno.test("inflateSync() and inflate() bound the size, and reject other bytes", async () => {
+Deno.test("inflateSync() and inflate() limit the size, and reject other bytes", async () => {
   const payloadOf = (bytes: Uint8Array) =>
     deflateRawSync(bytes, { finishFlush: constants.Z_SYNC_FLUSH }).subarray(0, -4);
   const noise = new Random(1).bytes(300_000);

@@ -1,12 +1,12 @@
-/** WebSocket connections on hardened sockets, which pause while their receiver is behind. */
+/** WebSocket connections on hardened sockets, which pause while their receiver is too slow. */
 import type { ConnectionCloseInfo, ConnectionStats, Frame, FrameReceiver } from "../connection.ts";
 import type { Socket } from "../websocket/connection.ts";
 import { ServerWebSocketConnection, type ServerWebSocketOptions } from "../websocket/server.ts";
 import type { HardenedSocket } from "./socket.ts";
 
 /**
- * A connection on an open hardened socket. Unlike the sockets of browsers and of the runtime, this
- * one can pause reading, report when the system took all bytes, and end at once.
+ * A connection on an open hardened socket. Unlike the sockets of browsers and of the runtime, it
+ * can pause reading, report when the system has taken all bytes, and end immediately.
  */
 export class HardenedConnection extends ServerWebSocketConnection implements Pausable {
   readonly #socket: HardenedSocket;
@@ -20,17 +20,19 @@ export class HardenedConnection extends ServerWebSocketConnection implements Pau
     socket.connection = this;
   }
 
-  /** True while reading is paused because the receiver is behind. */
+  /** True while reading is paused because the receiver is too slow. */
   get isPaused(): boolean {
     return this.#buffer?.isPaused ?? false;
   }
 
-  /** Resolves at once: the socket is open from the start. */
+  /** Resolves immediately: the socket is open from the start. */
   override get ready(): Promise<void> {
     return Promise.resolve();
   }
 
-  /** Sets the receiver of frames; reading pauses while a receiver with `backpressure` is behind. */
+  /**
+   * Sets the receiver of frames; reading pauses while a receiver with `backpressure` is too slow.
+   */
   override receive(receiver: FrameReceiver): void {
     if (receiver.backpressure !== undefined) {
       this.#buffer = new BackpressureBuffer(receiver, this);
@@ -38,7 +40,9 @@ export class HardenedConnection extends ServerWebSocketConnection implements Pau
     super.receive(this.#buffer ?? receiver);
   }
 
-  /** Stops reading, unless the connection is closed: then the answer to the close is read. */
+  /**
+   * Stops reading, unless the connection is closed, because the reply to the close must be read.
+   */
   pause(): void {
     if (!this.#isClosed) this.#socket.pause();
   }
@@ -49,7 +53,7 @@ export class HardenedConnection extends ServerWebSocketConnection implements Pau
 
   /** Closes a connection that sent too many frames. */
   overflow(): void {
-    const reason = "Too many frames arrived while the receiver was behind";
+    const reason = "Too many frames arrived while the receiver was too slow";
     this.close({ closeCode: 4507, reason });
   }
 
@@ -68,7 +72,7 @@ export class HardenedConnection extends ServerWebSocketConnection implements Pau
     this.#isClosed = true;
   }
 
-  /** Drops the socket at once. */
+  /** Drops the socket immediately. */
   terminate(): void {
     this.#socket.terminate();
   }
@@ -79,7 +83,7 @@ export class HardenedConnection extends ServerWebSocketConnection implements Pau
     return { ...await super.getStats(), bytesReceived: bytesRead, bytesSent: bytesWritten };
   }
 
-  /** Ends the connection, and takes no more messages of the socket. */
+  /** Ends the connection, and accepts no more messages from the socket. */
   protected override giveUp(): void {
     this.#socket.connection = undefined;
     super.giveUp();
@@ -92,25 +96,28 @@ export class HardenedConnection extends ServerWebSocketConnection implements Pau
   }
 }
 
-/** Share of the receiver's capacity at which the wire pauses. The rest takes frames under way. */
+/**
+ * Share of the receiver's capacity at which the connection pauses. The rest is for frames in
+ * flight.
+ */
 const PAUSE_AT = 1 / 2;
 
-/** Share of the receiver's capacity at which the wire resumes. */
+/** Share of the receiver's capacity at which the connection resumes. */
 const RESUME_AT = 1 / 4;
 
 /**
- * Most frames held while the receiver is behind: 64 KiB, which a socket may have read already,
- * contain more than ten thousand empty frames.
+ * Maximum number of frames held while the receiver is too slow: 64 KiB, which a socket may have
+ * read already, contain more than ten thousand empty frames.
  */
 export const MAX_HELD_FRAMES = 16_384;
 
 /**
- * Most bytes held while the receiver is behind. The first frame is not counted, because one message
- * may be larger than this bound.
+ * Maximum bytes held while the receiver is too slow. The first frame is not counted, because one
+ * message may be larger than this limit.
  */
 export const MAX_HELD_BYTES = 1_048_576;
 
-/** A wire that can pause. */
+/** A connection that can pause. */
 interface Pausable {
   /** Stops reading until `resume`. */
   pause(): void;
@@ -120,15 +127,15 @@ interface Pausable {
 }
 
 /**
- * Pauses a wire while its receiver is behind, and holds in order the frames that the wire had
- * already read.
+ * Pauses a connection while its receiver is too slow, and holds in order the frames that the
+ * connection had already read.
  */
 export class BackpressureBuffer implements FrameReceiver {
   readonly #receiver: FrameReceiver;
   readonly #wire: Pausable;
-  /** Frames held while the wire is paused; `undefined` while the wire reads. */
+  /** Frames held while the connection is paused; `undefined` while it reads. */
   #held: Frame[] | undefined = undefined;
-  /** Bytes of the held frames except the first. */
+  /** Bytes of the held frames, except the first. */
   #heldBytes = 0;
   #isEnded = false;
 
@@ -137,12 +144,12 @@ export class BackpressureBuffer implements FrameReceiver {
     this.#wire = wire;
   }
 
-  /** True while the wire is paused. */
+  /** True while the connection is paused. */
   get isPaused(): boolean {
     return this.#held !== undefined;
   }
 
-  /** Passes a frame on, or holds the frame while the wire is paused. */
+  /** Passes a frame on, or holds it while the connection is paused. */
   receiveFrame(frame: Frame): void {
     if (this.#held !== undefined) return this.#hold(this.#held, frame);
     this.#receiver.receiveFrame(frame);
@@ -189,7 +196,7 @@ export class BackpressureBuffer implements FrameReceiver {
   }
 }
 
-/** Length in UTF-16 units for a text: the bound is one of memory, not of bytes on the wire. */
+/** Length in UTF-16 units for a text: the bound limits memory, not bytes sent. */
 function sizeOf(frame: Frame): number {
   return typeof frame === "string" ? frame.length : frame.byteLength;
 }

@@ -2,7 +2,7 @@ import { assertEquals } from "@std/assert";
 import type { Frame } from "../connection.ts";
 import { BackpressureBuffer, MAX_HELD_BYTES, MAX_HELD_FRAMES } from "./connection.ts";
 
-/** Creates a receiver with a given fill, and a wire that records its calls. */
+/** Creates a receiver with a given fill level, and a connection that records its calls. */
 function setUp() {
   const log: string[] = [];
   const frames: Frame[] = [];
@@ -27,7 +27,7 @@ function setUp() {
   return { buffer, backpressure, frames, log, receiver, setFill };
 }
 
-Deno.test("BackpressureBuffer stops the wire at a half, and continues at a quarter", async () => {
+Deno.test("BackpressureBuffer pauses the connection at a half, and resumes at a quarter", async () => {
   const { buffer, backpressure, frames, log, setFill } = setUp();
   buffer.receiveFrame("1");
   assertEquals([log, buffer.isPaused], [[], false]);
@@ -43,7 +43,7 @@ Deno.test("BackpressureBuffer stops the wire at a half, and continues at a quart
   assertEquals(frames, ["1", "2", "3", "4"]);
 });
 
-Deno.test("BackpressureBuffer hands on no more than fits, and keeps the order", async () => {
+Deno.test("BackpressureBuffer passes on no more than fits, and keeps the order", async () => {
   const { buffer, backpressure, frames, log, receiver, setFill } = setUp();
   const { receiveFrame } = receiver;
   receiver.receiveFrame = (frame) => {
@@ -68,7 +68,7 @@ Deno.test("BackpressureBuffer delivers held frames at the end, and then reports 
   assertEquals([frames.length, log], [4, ["pause"]]);
 });
 
-Deno.test("BackpressureBuffer bounds its frames, by count and beyond the first by bytes", () => {
+Deno.test("BackpressureBuffer limits its frames by count, and after the first also by bytes", () => {
   for (
     const [first, frame, count] of [["", "", MAX_HELD_FRAMES - 1], [
       new Uint8Array(MAX_HELD_BYTES * 4),

@@ -33,12 +33,12 @@ import type { FrameLimits } from "./frame_reader.ts";
 import { WriteTurn } from "./frame_writer.ts";
 import { HardenedSocket } from "./socket.ts";
 
-/** Largest message, in bytes, where neither the engine nor `serve()` sets a limit. */
+/** Largest message, in bytes, if neither the engine nor `serve()` sets a limit. */
 const DEFAULT_PAYLOAD_BYTES = 262_144;
 
 /**
  * Smallest average size of a message's fragments, in bytes: every fragment costs time, however
- * small, so that the limit on fragments follows from the limit on bytes.
+ * small, so the limit on fragments follows from the limit on bytes.
  */
 const MIN_FRAGMENT_BYTES = 256;
 
@@ -54,7 +54,7 @@ export interface HardenedWebSocketOptions {
    */
   readonly maxPayloadBytes?: number | undefined;
   /**
-   * Time for a peer to answer a close before its connection is dropped, in milliseconds.
+   * Time for a peer to reply to a close before its connection is dropped, in milliseconds.
    *
    * @default {5000}
    */
@@ -79,29 +79,29 @@ export interface HardenedWebSocketOptions {
    */
   readonly keepAliveTimeoutMs?: number | undefined;
   /**
-   * Size of a request's head, in bytes; a larger one is answered with 431.
+   * Size of a request's head, in bytes; a larger one is rejected with 431.
    *
    * @default {16384}
    */
   readonly maxHeaderBytes?: number | undefined;
   /**
    * Connections per second that one network address may open, on average; an IPv6 /64 is one
-   * address. Beyond, a request is answered with 429 and `retry-after`; over TLS, the connection is
-   * dropped before the handshake.
+   * address. Beyond it, a request is rejected with 429 and `retry-after`; over TLS, the connection
+   * is dropped before the handshake.
    *
    * @default {20}
    */
   readonly handshakesPerSecond?: number | undefined;
   /**
-   * Connections that one address may open at once after a pause. `Infinity` removes the limit, for
-   * example behind a proxy, where all connections share one address.
+   * Connections that one address may open in a burst after a pause. `Infinity` removes the limit,
+   * for example behind a proxy, where all connections share one address.
    *
    * @default {200}
    */
   readonly handshakeBurst?: number | undefined;
   /**
-   * Connections of one address without a request yet; another one is dropped. The default counts
-   * once more than half of `maxPending` have no request; a number that you set always counts.
+   * Connections of one address without a request yet; another one is dropped. The default applies
+   * once more than half of `maxPending` have no request; a number that you set always applies.
    *
    * @default {200}
    */
@@ -113,23 +113,24 @@ export interface HardenedWebSocketOptions {
    */
   readonly maxPending?: number | undefined;
   /**
-   * Addresses to remember until all their tokens are back; beyond, the one that opened no connection
-   * for longest is forgotten.
+   * Addresses to remember until all their tokens are back; beyond it, the address that has opened
+   * no connection for longest is forgotten.
    *
    * @default {16384}
    */
   readonly maxIdleAddresses?: number | undefined;
   /**
-   * Compression of messages (permessage-deflate) for peers that offer it, each message alone. Only
-   * messages that many sessions get are compressed, once for all of them; answers and messages to
-   * one session go plain. `minBytes` is the smallest message to compress, in bytes, 512 by default.
+   * Compression of messages (permessage-deflate) for peers that offer it, each message separately.
+   * Only messages to many sessions are compressed, once for all of them; replies and messages to
+   * one session are sent uncompressed. `minBytes` is the smallest message to compress, in bytes,
+   * 512 by default.
    *
    * @default {false}
    */
   readonly compression?: boolean | { readonly minBytes?: number | undefined } | undefined;
 }
 
-/** Check of a limit that must be there. */
+/** Check of a limit that must be finite. */
 const FINITE = numberIn({ min: 0, max: Number.MAX_VALUE, isAbove: true });
 
 const OPTIONS: OptionKinds<HardenedWebSocketOptions> = {
@@ -147,7 +148,7 @@ const OPTIONS: OptionKinds<HardenedWebSocketOptions> = {
   requestTimeoutMs: FINITE,
 };
 
-/** Smallest message to compress, in bytes: below, a packet is hardly smaller for it. */
+/** Smallest message to compress, in bytes: below it, a packet hardly becomes smaller. */
 const MIN_COMPRESSED_BYTES = 512;
 
 const DEFAULTS = {
@@ -162,10 +163,10 @@ const DEFAULTS = {
   maxIdleAddresses: 16_384,
 };
 
-/** Most connections without that option: the default of `serve()`. */
+/** Maximum number of connections without that option: the default of `serve()`. */
 const MAX_CONNECTIONS = 20_000;
 
-/** A WebSocket engine made by {@linkcode hardenedWebSocket}. */
+/** A WebSocket engine created by {@linkcode hardenedWebSocket}. */
 export interface HardenedWebSocket extends WebSocketHost {
   /** Counters of connections and handshakes, summed over the engine's servers. */
   stats(): HandshakeStats;
@@ -174,16 +175,16 @@ export interface HardenedWebSocket extends WebSocketHost {
 /**
  * Creates a WebSocket engine with hard limits, for a server that faces the internet without a proxy.
  *
- * - **Too large:** a message is refused while it arrives, before all of it is in memory.
+ * - **Too large:** a message is rejected while it arrives, before all of it is in memory.
  * - **Too fast:** the engine stops reading from a peer that sends faster than its messages are
  *   handled. The peer's own system buffers the rest; no message is lost, and no connection is
  *   closed.
- * - **Too slow:** a peer that does not read, or does not answer a close, is dropped together with
+ * - **Too slow:** a peer that does not read, or does not reply to a close, is dropped together with
  *   the bytes that wait for it.
- * - **Too many:** connections, unfinished handshakes and their rate are bounded by address.
+ * - **Too many:** connections, unfinished handshakes and their rate are limited by address.
  *
- * The HTTP handler has to return the response of `accept` unchanged. `Deno.upgradeWebSocket` does
- * not accept requests of this engine.
+ * The HTTP handler must return the response of `accept` unchanged. `Deno.upgradeWebSocket` does not
+ * accept requests of this engine.
  *
  * @param options Limits.
  * @returns The engine, for `webSocket` of `serve()`; several servers may share one.
@@ -210,7 +211,7 @@ export function hardenedWebSocket(options: HardenedWebSocketOptions = {}): Harde
   return new Engine(options);
 }
 
-/** Answer to the server for an accepted upgrade; the listener does not read the answer. */
+/** Response to the server for an accepted upgrade; the listener does not read it. */
 const ACCEPTED = new Response(null);
 
 /** A hardened socket calls its connection itself. */
@@ -246,7 +247,7 @@ class Engine implements HardenedWebSocket {
     if (this.#maxPayloadBytes !== undefined && this.#maxPayloadBytes < maxFrameBytes) {
       throw new RangeError(
         `Cannot listen: maxPayloadBytes must be at least ${maxFrameBytes}, the largest message that ` +
-          `the server takes, received ${this.#maxPayloadBytes}`,
+          `the server accepts, received ${this.#maxPayloadBytes}`,
       );
     }
     const { maxConnections = MAX_CONNECTIONS, maxConnectionsPerAddress, quotas } = options;
@@ -304,7 +305,7 @@ class Engine implements HardenedWebSocket {
     const upgrade = this.#upgrades.get(request);
     if (upgrade === undefined || upgrade.isTaken) {
       throw new TypeError(
-        "Cannot accept WebSocket: the request must be an upgrade that this engine's server handed out, and not accepted before",
+        "Cannot accept WebSocket: the request must be an upgrade that this engine's server received, and not accepted before",
       );
     }
     checkOffered(request, protocol);
@@ -347,7 +348,7 @@ class Engine implements HardenedWebSocket {
     { protocol, maxPayload, fields }: {
       readonly protocol: string;
       readonly maxPayload: number;
-      /** Headers of the answer in addition to those of the upgrade. */
+      /** Headers of the response in addition to those of the upgrade. */
       readonly fields: Iterable<[string, string]>;
     },
   ): HardenedSocket {
@@ -370,7 +371,7 @@ class Engine implements HardenedWebSocket {
     return socket;
   }
 
-  /** Returns the limits for a size of messages, which nearly all sockets share. */
+  /** Returns the limits for a message size, which nearly all sockets share. */
   #frameLimitsOf(maxPayloadBytes: number, allowsCompression: boolean): FrameLimits {
     const known = this.#frameLimits.get(allowsCompression);
     if (known?.maxPayloadBytes === maxPayloadBytes) return known;
@@ -389,7 +390,7 @@ class Engine implements HardenedWebSocket {
   }
 }
 
-/** Makes the response to a valid handshake, by RFC 6455, section 4.2.2. */
+/** Creates the response to a valid handshake, according to RFC 6455, section 4.2.2. */
 function greetingOf(
   headers: UpgradeRequest["headers"],
   { protocol, agreement, fields }: {

@@ -29,11 +29,11 @@ Deno.test("hardenedWebSocket() rejects invalid limits", () => {
   hardenedWebSocket({ handshakeBurst: Infinity, maxPending: Infinity });
 });
 
-Deno.test("accept() takes only upgrades of its own server, each once", async () => {
+Deno.test("accept() accepts only upgrades of its own server, each once", async () => {
   const engine = hardenedWebSocket();
   const upgrade = { upgrade: "websocket", connection: "upgrade" };
   const foreign = new Request("http://localhost/", { headers: upgrade });
-  assertThrows(() => engine.accept(foreign), TypeError, "that this engine's server handed out");
+  assertThrows(() => engine.accept(foreign), TypeError, "that this engine's server received");
 
   const errors: string[] = [];
   const server = engine.listen(anyPort, (request) => {
@@ -87,7 +87,7 @@ Deno.test("listen() offers upgrades without a Request first, and creates one whe
   await server.shutdown();
 });
 
-Deno.test("accept() agrees on no protocol by default", async () => {
+Deno.test("accept() selects no protocol by default", async () => {
   const engine = hardenedWebSocket();
   const server = engine.listen(anyPort, (request) => engine.accept(request).response);
   using raw = await RawSocket.open(server.addr.port, { protocol: "chat" });
@@ -96,7 +96,7 @@ Deno.test("accept() agrees on no protocol by default", async () => {
   assertEquals(await raw.read(), undefined);
 });
 
-Deno.test("listen() delivers bytes from behind the upgrade", async () => {
+Deno.test("listen() delivers bytes that follow the upgrade", async () => {
   const engine = hardenedWebSocket();
   const accepted = Promise.withResolvers<Connection>();
   const server = engine.listen(anyPort, async (request) => {
@@ -117,7 +117,7 @@ Deno.test("listen() delivers bytes from behind the upgrade", async () => {
   await connection.closed.catch(() => {});
 });
 
-Deno.test("listen() aborts the signal of a request whose client left", async () => {
+Deno.test("listen() aborts the signal of a request whose client disconnected", async () => {
   const engine = hardenedWebSocket();
   const asked = Promise.withResolvers<Request>();
   const server = engine.listen(anyPort, async (request) => {
@@ -134,7 +134,7 @@ Deno.test("listen() aborts the signal of a request whose client left", async () 
   await server.shutdown();
 });
 
-Deno.test("listen() ends the body of a response whose client left", async () => {
+Deno.test("listen() ends the body of a response whose client disconnected", async () => {
   const engine = hardenedWebSocket();
   const cancelled = Promise.withResolvers<void>();
   const server = engine.listen(anyPort, () =>
@@ -152,7 +152,7 @@ Deno.test("listen() ends the body of a response whose client left", async () => 
   await server.shutdown();
 });
 
-Deno.test("listen() resolves names, and tells a free port at once", async () => {
+Deno.test("listen() resolves names, and reports a free port immediately", async () => {
   const engine = hardenedWebSocket();
   const server = engine.listen({ hostname: "localhost", port: 0 }, () => new Response("hello"));
   assert(server.addr.port > 0);
@@ -161,7 +161,7 @@ Deno.test("listen() resolves names, and tells a free port at once", async () => 
   assertEquals(engine.stats().connections, 0);
 });
 
-Deno.test("listen() says so where the runtime cannot listen at once", () => {
+Deno.test("listen() reports it if the runtime cannot listen synchronously", () => {
   const descriptor = Object.getOwnPropertyDescriptor(net, "_createServerHandle")!;
   Object.defineProperty(net, "_createServerHandle", { ...descriptor, value: undefined });
   try {
@@ -175,7 +175,7 @@ Deno.test("listen() says so where the runtime cannot listen at once", () => {
   }
 });
 
-Deno.test("frames.drained() waits for the system, and not for a timer", async () => {
+Deno.test("frames.drained() waits for the system, not for a timer", async () => {
   const engine = hardenedWebSocket();
   const accepted = Promise.withResolvers<Connection>();
   const server = engine.listen(anyPort, (request) => {
@@ -197,7 +197,7 @@ Deno.test("frames.drained() waits for the system, and not for a timer", async ()
   for (let i = 0; i < 300; i++) assertEquals((await raw.read())?.payload.length, 60_000);
   await soon(drained);
   assert(frames.bufferedAmount <= frames.lowWaterMark);
-  // A wait for a drain that never comes ends with the connection.
+  // A wait for a drain that never happens ends with the connection.
   for (let i = 0; i < 300; i++) frames.send("x".repeat(60_000));
   const dropped = frames.drained();
   connection.terminate!();

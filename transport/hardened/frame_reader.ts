@@ -1,4 +1,6 @@
-/** A reader of WebSocket frames (RFC 6455): bytes of a client in, messages and control frames out. */
+/**
+ * A reader of WebSocket frames (RFC 6455): a client's bytes in, messages and control frames out.
+ */
 import { Buffer, isUtf8 } from "node:buffer";
 import { FIRST_UTF8, INVALID_UTF8, utf8After } from "./utf8_check.ts";
 
@@ -20,13 +22,13 @@ export const FaultCode = {
   tooLarge: 1009,
 } as const;
 
-/** Close code of a close frame without a code; no frame carries this code. */
+/** Close code for a close frame without a code; no frame carries this code. */
 export const NO_CLOSE_CODE = 1005;
 
 const FIN = 0x80;
 const RESERVED_BITS = 0x70;
 
-/** Bit of the first frame of a compressed message, by RFC 7692. */
+/** Bit of the first frame of a compressed message (RFC 7692). */
 export const COMPRESSED = 0x40;
 
 const MASKED = 0x80;
@@ -38,12 +40,12 @@ const CONTROL = 0x8;
 const MAX_CONTROL_BYTES = 125;
 
 /**
- * Smallest payload, in bytes, that is unmasked by words: for shorter ones, the view of words costs
- * more time than the bytes.
+ * Smallest payload, in bytes, that is unmasked by words: for shorter ones, creating the view of
+ * words costs more time than unmasking the bytes.
  */
 const MIN_WORD_BYTES = 256;
 
-/** Bits that no byte of ASCII has, in each byte of a word. */
+/** Bits that no ASCII byte has set, in each byte of a word. */
 const NOT_ASCII = 0x80808080;
 
 /** Capacity of the first buffer of an incomplete message, in bytes; doubled while bytes arrive. */
@@ -51,15 +53,15 @@ const FIRST_CAPACITY = 1_024;
 
 /** Receiver of the events of a {@linkcode FrameReader}, called synchronously, in order. */
 export interface FrameEvents {
-  /** Receives a whole message, bytes in a buffer of their own. */
+  /** Receives a whole message; bytes have their own buffer. */
   onMessage(data: string | ArrayBuffer): void;
-  /** Receives the payload of a compressed message, where compression was agreed. */
+  /** Receives the payload of a compressed message, if compression was agreed. */
   onCompressed(isText: boolean, payload: Buffer): void;
   /** Receives a ping. The payload MUST be copied: its bytes belong to the chunk. */
   onPing(payload: Uint8Array): void;
   /** Reports a pong. */
   onPong(): void;
-  /** Receives the peer's close, the last event; the code is 1005 for a close without one. */
+  /** Receives the peer's close, the last event; the code is 1005 for a close without a code. */
   onClose(code: number, reason: string): void;
   /** Reports a fault of the peer, the last event, with the code to close with. */
   onFault(closeCode: number, reason: string): void;
@@ -69,19 +71,20 @@ export interface FrameEvents {
 export interface FrameLimits {
   /** Largest message, in bytes of payload. */
   readonly maxPayloadBytes: number;
-  /** Most frames of one message. */
+  /** Maximum number of frames of one message. */
   readonly maxFragments: number;
   /** True if messages may be compressed. */
   readonly allowsCompression: boolean;
 }
 
 /**
- * Reads the frames of a client.
+ * Reads a client's frames.
  *
  * - **Limits:** a message that is too large is a fault as soon as a head announces the excess. The
- *   reader holds no more than about twice the bytes that arrived of one message.
+ *   reader holds no more than about twice the received bytes of one message.
  * - **Text:** invalid UTF-8 is a fault at the first chunk that cannot become valid.
- * - **Pause:** `pause` stops the events amid a chunk; the rest of the chunk waits for `resume`.
+ * - **Pause:** `pause` stops the events in the middle of a chunk; the rest of the chunk waits for
+ *   `resume`.
  * - **Idle:** between messages the reader holds no buffer.
  *
  * A chunk is unmasked in place, and therefore belongs to the reader.
@@ -89,15 +92,14 @@ export interface FrameLimits {
 export class FrameReader {
   readonly #events: FrameEvents;
   readonly #limits: FrameLimits;
-  /** Bytes of an incomplete head or control frame, or those that wait for `resume`. */
+  /** Bytes of an incomplete head or control frame, or bytes that wait for `resume`. */
   #rest: Buffer | undefined = undefined;
-  /** The message of which some frames or bytes are missing. */
+  /** A message whose frames or bytes are not complete yet. */
   #message: PartialMessage | undefined = undefined;
   #isPaused = false;
   #isReading = false;
   #isOver = false;
 
-  /** Creates a reader before the first frame. */
   constructor(events: FrameEvents, limits: FrameLimits) {
     this.#events = events;
     this.#limits = limits;
@@ -152,7 +154,9 @@ export class FrameReader {
     }
   }
 
-  /** Reads all complete frames. Returns true if the reader was paused amid the bytes. */
+  /**
+   * Reads all complete frames. Returns true if the reader was paused before the end of the bytes.
+   */
   #readFrames(bytes: Buffer): boolean {
     this.#rest = undefined;
     let at = 0;
@@ -160,7 +164,7 @@ export class FrameReader {
       const next = this.#readFrame(bytes, at);
       if (this.#isOver) return false;
       if (next === at) {
-        // A copy, so that a few bytes do not keep a whole chunk.
+        // A copy, so that a few bytes do not keep a whole chunk alive.
         this.#rest = Buffer.allocUnsafeSlow(bytes.length - at);
         this.#rest.set(bytes.subarray(at));
         return false;
@@ -174,7 +178,10 @@ export class FrameReader {
     return false;
   }
 
-  /** Reads one frame, or a part of its payload. Returns the index behind, or `at` for none. */
+  /**
+   * Reads one frame, or a part of its payload. Returns the index after it, or `at` if nothing was
+   * read.
+   */
   #readFrame(bytes: Buffer, at: number): number {
     const message = this.#message;
     if (message !== undefined && message.remaining > 0) {
@@ -195,13 +202,13 @@ export class FrameReader {
       start += 2;
     } else if (length === 127) {
       if (bytes.length < start + 8) return at;
-      // Inexact above 2^53, and far beyond any limit there.
+      // Above 2^53 the value is inexact, but then it is far beyond any limit.
       length = bytes.readUInt32BE(start) * 2 ** 32 + bytes.readUInt32BE(start + 4);
       start += 8;
     }
     const opcode = first & 0xf;
     const isControl = (opcode & CONTROL) !== 0;
-    // A control frame amid a message is not a part of the message.
+    // A control frame in the middle of a message is not part of the message.
     if (!isControl && length + (message?.length ?? 0) > this.#limits.maxPayloadBytes) {
       return this.#fault(FaultCode.tooLarge, "The message is too large");
     }
@@ -281,14 +288,13 @@ export class FrameReader {
 
 const NO_UTF8 = "The text is not UTF-8";
 
-/** A message of which frames or bytes are missing. */
+/** A message whose frames or bytes are not complete yet. */
 class PartialMessage {
-  /** True for a text. */
   readonly isText: boolean;
   /** True for a compressed message. */
   readonly isCompressed: boolean;
   #bytes = Buffer.alloc(0);
-  /** State of the check of UTF-8 behind the last byte. */
+  /** State of the UTF-8 check after the last byte. */
   #utf8 = FIRST_UTF8;
   #isAscii = true;
   /** Bytes of payload so far. */
@@ -307,7 +313,7 @@ class PartialMessage {
     this.isCompressed = isCompressed;
   }
 
-  /** True unless the text ends amid a character. */
+  /** True unless the text ends in the middle of a character. */
   get isComplete(): boolean {
     return this.#utf8 === FIRST_UTF8;
   }
@@ -377,19 +383,19 @@ function headerFault(
   return isWithinMessage ? "A message is within another message" : undefined;
 }
 
-/** Codes that a close frame may carry, by the registry of RFC 6455. */
+/** Codes that a close frame may carry, according to the registry of RFC 6455. */
 function isCloseCode(code: number): boolean {
   if (code >= 3_000) return code < 5_000;
   return code >= 1_000 && code <= 1_014 && (code < 1_004 || code > 1_006);
 }
 
-/** Turns a masking key by a number of bytes. */
+/** Rotates a masking key by a number of bytes. */
 function rotate(mask: number, count: number): number {
   const bits = (count & 3) * 8;
   return bits === 0 ? mask : (mask << bits) | (mask >>> (32 - bits));
 }
 
-/** Removes the mask from bytes in place. Returns all bytes or-ed, so that ASCII can be told. */
+/** Removes the mask from bytes in place. Returns all bytes or-ed, so that ASCII can be detected. */
 function unmask(bytes: Buffer, start: number, end: number, mask: number): number {
   let seen = 0;
   let at = start;
@@ -421,7 +427,7 @@ function unmaskBytes(bytes: Uint8Array, start: number, end: number, mask: number
   return seen;
 }
 
-/** Converts a masking key to the order of bytes of this machine. */
+/** Converts a masking key to this machine's byte order. */
 function wordOf(mask: number): number {
   const key = Uint8Array.of(mask >>> 24, mask >>> 16, mask >>> 8, mask);
   return new Int32Array(key.buffer)[0]!;

@@ -58,7 +58,7 @@ function bytesOf(hex: string): Buffer {
   return Buffer.from(hex.replaceAll(" ", ""), "hex");
 }
 
-/** Makes a masked frame; the mask has four different bytes. */
+/** Creates a masked frame; the mask has four different bytes. */
 function frame(first: number, payload: Uint8Array | string, mask = [0x37, 0xfa, 0x21, 0x3d]) {
   const bytes = Buffer.from(payload as string);
   const { length } = bytes;
@@ -71,7 +71,9 @@ function frame(first: number, payload: Uint8Array | string, mask = [0x37, 0xfa, 
   return Buffer.from([first, ...head, ...mask, ...bytes.map((byte, i) => byte ^ mask[i & 3]!)]);
 }
 
-/** Reads bytes in chunks that end at the cuts. The reader changes its chunks, so these are copies. */
+/**
+ * Reads bytes in chunks that end at the cuts. The reader changes its chunks, so they are copied.
+ */
 function eventsOf(bytes: Uint8Array, cuts: readonly number[], limits?: Partial<FrameLimits>) {
   const { reader, events } = setUp(limits);
   let from = 0;
@@ -82,7 +84,7 @@ function eventsOf(bytes: Uint8Array, cuts: readonly number[], limits?: Partial<F
   return events;
 }
 
-/** Bytes as on the wire, and the events of these. */
+/** Bytes as sent, and their events. */
 const GOLDEN: readonly (readonly [string, string, readonly string[]])[] = [
   ["the masked text of RFC 6455, section 5.7", "81 85 37fa213d 7f9f4d5158", ["text Hello"]],
   ["the masked pong of section 5.7", "8a 85 37fa213d 7f9f4d5158", ["pong"]],
@@ -98,12 +100,12 @@ const GOLDEN: readonly (readonly [string, string, readonly string[]])[] = [
     "01 81 00000000 61 89 80 00000000 80 81 00000000 62",
     ["ping ", "text ab"],
   ],
-  ["a character over fragments", "01 81 00000000 e2 80 82 00000000 82ac", ["text €"]],
+  ["a character split over fragments", "01 81 00000000 e2 80 82 00000000 82ac", ["text €"]],
   ["a byte order mark, which is a character", "81 83 00000000 efbbbf", ["text \ufeff"]],
   ["a close", "88 82 00000000 03e8", ["close 1000 "]],
   ["a close without a code", "88 80 00000000", ["close 1005 "]],
   ["a close with a reason", "88 84 00000000 0fa16f6b", ["close 4001 ok"]],
-  ["bytes behind a close", "88 80 00000000 81 81 00000000 61", ["close 1005 "]],
+  ["bytes after a close", "88 80 00000000 81 81 00000000 61", ["close 1005 "]],
   ["RSV1", "c1 80 00000000", ["fault 1002"]],
   ["RSV2", "a1 80 00000000", ["fault 1002"]],
   ["RSV3", "91 80 00000000", ["fault 1002"]],
@@ -131,8 +133,8 @@ const GOLDEN: readonly (readonly [string, string, readonly string[]])[] = [
   }),
   ["a close with 1014", "88 82 00000000 03f6", ["close 1014 "]],
   ["a close whose reason is not UTF-8", "88 83 00000000 03e8ff", ["fault 1007"]],
-  ["a byte that is no UTF-8", "81 81 00000000 ff", ["fault 1007"]],
-  ["a slash that is too long", "81 82 00000000 c0af", ["fault 1007"]],
+  ["a byte that is not UTF-8", "81 81 00000000 ff", ["fault 1007"]],
+  ["an overlong slash", "81 82 00000000 c0af", ["fault 1007"]],
   ["a surrogate", "81 83 00000000 eda080", ["fault 1007"]],
   ["half a character", "81 82 00000000 e282", ["fault 1007"]],
   ["half a character in fragments", "01 82 00000000 e282 80 80 00000000", ["fault 1007"]],
@@ -151,7 +153,7 @@ const GOLDEN: readonly (readonly [string, string, readonly string[]])[] = [
   ["a good message before a fault", "81 81 00000000 61 81 00", ["text a", "fault 1002"]],
 ];
 
-Deno.test("FrameReader counts only frames of data for the size of a message", () => {
+Deno.test("FrameReader counts only data frames towards the size of a message", () => {
   const bytes = Buffer.concat([
     frame(0x01, "12345678"),
     frame(0x89, "a longer ping"),
@@ -163,7 +165,7 @@ Deno.test("FrameReader counts only frames of data for the size of a message", ()
   assertEquals(eventsOf(bytes, [], { maxPayloadBytes: 10 }), events);
 });
 
-Deno.test("FrameReader.read() reads the frames of RFC 6455, in whole and byte by byte", () => {
+Deno.test("FrameReader.read() reads the frames of RFC 6455, as a whole and byte by byte", () => {
   for (const [name, hex, expected] of GOLDEN) {
     const bytes = bytesOf(hex);
     assertEquals(eventsOf(bytes, []), expected, name);
@@ -186,7 +188,7 @@ Deno.test("FrameReader.read() unmasks payloads of any length at any offset", () 
 
 const TEXTS = ["", "a", "plain text", "é€😀", "x".repeat(300), "€".repeat(100)];
 
-/** Draws frames of a client, and the events of these. */
+/** Generates a client's frames, and their events. */
 function drawFrames(random: Random): { bytes: Buffer; events: string[] } {
   const frames: Buffer[] = [];
   const events: string[] = [];
@@ -217,7 +219,7 @@ function drawFrames(random: Random): { bytes: Buffer; events: string[] } {
   return { bytes: Buffer.concat(frames), events };
 }
 
-Deno.test("FrameReader.read() gives the same events for every split into chunks", () => {
+Deno.test("FrameReader.read() reports the same events for every split into chunks", () => {
   const random = new Random(1);
   for (let round = 0; round < 60; round++) {
     const { bytes, events } = drawFrames(random);
@@ -230,7 +232,7 @@ Deno.test("FrameReader.read() gives the same events for every split into chunks"
   }
 });
 
-Deno.test("FrameReader.read() gives the same events for damaged bytes, whatever the split", () => {
+Deno.test("FrameReader.read() reports the same events for corrupted bytes, whatever the split", () => {
   const random = new Random(2);
   for (let round = 0; round < 2_000; round++) {
     const { bytes } = drawFrames(random);
@@ -243,14 +245,14 @@ Deno.test("FrameReader.read() gives the same events for damaged bytes, whatever 
   }
 });
 
-Deno.test("FrameReader.read() bounds the fragments of a message", () => {
+Deno.test("FrameReader.read() limits the fragments of a message", () => {
   const fragments = (count: number) =>
     Buffer.concat([frame(0x01, ""), ...Array.from({ length: count - 1 }, () => frame(0x00, ""))]);
   assertEquals(eventsOf(fragments(8), []), []);
   assertEquals(eventsOf(fragments(9), []), ["fault 1008"]);
 });
 
-Deno.test("FrameReader.read() refuses text at the first chunk that cannot become UTF-8", () => {
+Deno.test("FrameReader.read() rejects text at the first chunk that cannot become UTF-8", () => {
   const { reader, events } = setUp();
   reader.read(frame(0x01, Buffer.from("cebae1bdb9f4", "hex")));
   assertEquals(events, []);
@@ -258,7 +260,7 @@ Deno.test("FrameReader.read() refuses text at the first chunk that cannot become
   assertEquals(events, ["fault 1007"]);
 });
 
-Deno.test("FrameReader.read() gives bytes a buffer of their own", () => {
+Deno.test("FrameReader.read() gives bytes their own buffer", () => {
   const received: ArrayBuffer[] = [];
   const recorder = new Recorder();
   recorder.onMessage = (data) => void received.push(data as ArrayBuffer);
@@ -269,7 +271,7 @@ Deno.test("FrameReader.read() gives bytes a buffer of their own", () => {
   assertEquals(received.map((data) => Buffer.from(data).toString()), ["ab", "cd"]);
 });
 
-Deno.test("FrameReader.pause() stops amid a chunk, and resume() continues in order", () => {
+Deno.test("FrameReader.pause() stops in the middle of a chunk, and resume() continues in order", () => {
   const { reader, recorder, events } = setUp();
   const chunk = Buffer.concat(["1", "2", "3"].map((text) => frame(0x81, text)));
   recorder.onEvent = (event) => void (event === "text 1" && reader.pause());
@@ -280,7 +282,7 @@ Deno.test("FrameReader.pause() stops amid a chunk, and resume() continues in ord
   assertEquals(events, ["text 1"]);
   reader.resume();
   assertEquals(events, ["text 1", "text 2", "text 3", "text 4"]);
-  // A receiver that pauses and resumes at once loses nothing.
+  // A receiver that pauses and resumes immediately loses nothing.
   recorder.onEvent = () => {
     reader.pause();
     reader.resume();
@@ -298,7 +300,7 @@ Deno.test("FrameReader.end() ignores the rest of the chunk", () => {
   assertEquals(events, ["text 1"]);
 });
 
-Deno.test("FrameReader.read() takes memory for the bytes that arrive, not for those announced", () => {
+Deno.test("FrameReader.read() allocates memory for received bytes, not for announced ones", () => {
   const before = Deno.memoryUsage().external;
   const readers = Array.from({ length: 100 }, () => {
     const { reader } = setUp({ maxPayloadBytes: 2 ** 30 });

@@ -1,4 +1,4 @@
-/** Encoded WebSocket frames of a server (RFC 6455), and the sockets that write these in a turn. */
+/** Encoded WebSocket frames of a server (RFC 6455), and the sockets that write them in a turn. */
 import { Buffer } from "node:buffer";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Frame, FramePart } from "../connection.ts";
@@ -12,7 +12,7 @@ const MAX_REASON_BYTES = 123;
 /**
  * Encodes a frame, neither masked nor fragmented.
  *
- * @returns A new buffer, which holds a copy of the payload.
+ * @returns A new buffer with a copy of the payload.
  */
 export function encodeFrame(opcode: number, payload: Frame): Buffer {
   const isText = typeof payload === "string";
@@ -44,8 +44,8 @@ export function encodeClose(code: number | undefined, reason: string): Buffer {
 }
 
 /**
- * Encodes each message once for all sockets, at any size: a message that many sessions share is kept
- * with its parts, another one until the next message.
+ * Encodes each message once for all sockets, at any size: a message that many sessions share is
+ * kept with its parts, any other until the next message.
  */
 export class FrameEncoder {
   readonly #shared = new WeakMap<readonly FramePart[], Buffer>();
@@ -97,15 +97,15 @@ export class WriteTurn {
   #parts: readonly Buffer[] = [];
   #joined: Buffer | undefined = undefined;
 
-  /** Flushes a socket at the end of the turn. To be called once before each flush. */
+  /** Flushes a socket at the end of the turn. Must be called once before each flush. */
   mark(source: FrameSource): void {
     if (this.#sources.push(source) === 1) queueMicrotask(() => this.#flush());
   }
 
   /**
    * Flushes a new socket at the end of the next turn of the event loop. The first messages of a
-   * session wait for the end of this turn, and so leave with the response to the handshake: one
-   * write in place of two.
+   * session wait for the end of this turn, and so are sent with the response to the handshake: one
+   * write instead of two.
    *
    * @param source The socket, which holds the response to its handshake.
    */
@@ -121,7 +121,7 @@ export class WriteTurn {
   }
 
   /**
-   * Joins frames, once for all sockets that have the same ones.
+   * Joins frames, once for all sockets that have the same frames.
    *
    * @param parts Frames of one socket, in order.
    * @returns The bytes of all frames, which MUST NOT be changed.

@@ -2,7 +2,7 @@ import { assertEquals, assertStrictEquals } from "@std/assert";
 import { Buffer } from "node:buffer";
 import { encodeClose, FrameEncoder, WriteTurn } from "./frame_writer.ts";
 
-Deno.test("FrameEncoder.encode() writes the length as RFC 6455 has it", () => {
+Deno.test("FrameEncoder.encode() writes the length as in RFC 6455", () => {
   const frames = new FrameEncoder();
   const heads: [number, number[]][] = [
     [0, [0x81, 0]],
@@ -28,14 +28,14 @@ Deno.test("FrameEncoder.encode() encodes text as UTF-8, and counts its bytes", (
   assertEquals([...frames.encode("\ud800")], [0x81, 3, 0xef, 0xbf, 0xbd]);
 });
 
-Deno.test("FrameEncoder.encode() makes one frame for all who get the same text", () => {
+Deno.test("FrameEncoder.encode() creates one frame for all sockets that send the same text", () => {
   const frames = new FrameEncoder();
   const first = frames.encode("news");
   assertStrictEquals(frames.encode("news"), first);
   assertEquals([...frames.encode("other")].slice(2), [...new TextEncoder().encode("other")]);
 });
 
-Deno.test("FrameEncoder.encode() makes one frame for all sockets that take turns with shared messages", () => {
+Deno.test("FrameEncoder.encode() creates one frame for all sockets that alternate between shared messages", () => {
   const frames = new FrameEncoder();
   const shared = ["first", "second"].map((frame) => ({ frame, parts: [{ frame, size: 6 }] }));
   const encoded = Array.from(
@@ -46,7 +46,7 @@ Deno.test("FrameEncoder.encode() makes one frame for all sockets that take turns
   assertEquals(encoded.slice(0, 2).map((bytes) => String(bytes.subarray(2))), ["first", "second"]);
 });
 
-Deno.test("FrameEncoder.encode() makes one frame for all who get the same bytes, as a copy", () => {
+Deno.test("FrameEncoder.encode() creates one frame for all sockets that send the same bytes, as a copy", () => {
   const frames = new FrameEncoder();
   const bytes = Uint8Array.of(1, 2);
   const first = frames.encode(bytes);
@@ -58,7 +58,7 @@ Deno.test("FrameEncoder.encode() makes one frame for all who get the same bytes,
   assertEquals([...frames.encode(Uint8Array.of(9, 2))], [0x82, 2, 9, 2]);
 });
 
-Deno.test("encodeClose() cuts a reason behind a whole character", () => {
+Deno.test("encodeClose() cuts a reason after a whole character", () => {
   assertEquals([...encodeClose(undefined, "")], [0x88, 0]);
   assertEquals([...encodeClose(1000, "ok")], [0x88, 4, 0x03, 0xe8, 0x6f, 0x6b]);
   const frame = encodeClose(4001, "€".repeat(42));

@@ -1,4 +1,4 @@
-/** Limits on the connections and handshakes of one network address, and of all. */
+/** Limits on the connections and handshakes of one network address, and of all addresses. */
 import { addressKey } from "../../base/network_address.ts";
 import { socketOwner } from "../../base/owners.ts";
 import { type Place, type Quota, quotaIn, type Quotas, sharesOf } from "../../base/shares.ts";
@@ -12,9 +12,12 @@ const MAX_PENDING_PER_ADDRESS = 200;
 export interface HandshakeLimitsOptions {
   /** Connections per second that one address may open, on average. */
   readonly handshakesPerSecond: number;
-  /** Connections that one address may open at once after a pause. */
+  /** Connections that one address may open in a burst after a pause. */
   readonly handshakeBurst: number;
-  /** Connections of one address without a request yet; by default a share in contention. */
+  /**
+   * Connections of one address without a request yet; by default a share, once more than half are
+   * in use.
+   */
   readonly maxPendingPerAddress?: number | undefined;
   /** Connections of all addresses without a request yet. */
   readonly maxPending: number;
@@ -36,10 +39,11 @@ export interface HandshakeStats {
   readonly pending: number;
   /** Remembered addresses: those that opened a connection recently. */
   readonly addresses: number;
-  /** Connections dropped, or answered with 429, because the address opens connections too often. */
+  /** Connections dropped, or rejected with 429, because the address opens connections too often. */
   readonly tooFrequent: number;
   /**
-   * Connections dropped, at once or in favour of a newer one, because too many had no request yet.
+   * Connections dropped, immediately or in favor of a newer one, because too many had no request
+   * yet.
    */
   readonly tooManyPending: number;
   /** Connections dropped because there were too many. */
@@ -48,13 +52,12 @@ export interface HandshakeStats {
   readonly tooSlow: number;
 }
 
-/** A connection that may be dropped in favour of a newer one. */
+/** A connection that may be dropped in favor of a newer one. */
 interface Droppable {
-  /** Ends the connection at once. */
   destroy(): void;
 }
 
-/** Places of one connection in the limits, held until disposal. */
+/** Slots of one connection in the limits, held until disposal. */
 export class ConnectionSlot implements Disposable {
   /** Seconds until the address may open another connection; 0 for a connection within the rate. */
   readonly retryAfterS: number;
@@ -63,7 +66,7 @@ export class ConnectionSlot implements Disposable {
   readonly #pending: Place;
   readonly #connection: Droppable;
 
-  /** Holds the places; called by {@linkcode HandshakeLimits.admit}. */
+  /** Holds the slots; called by {@linkcode HandshakeLimits.admit}. */
   constructor(
     waiting: Set<ConnectionSlot>,
     { place, pending, retryAfterS, connection }: {
@@ -102,13 +105,13 @@ export class ConnectionSlot implements Disposable {
 
 /**
  * Counts connections by address; an IPv6 /64 is one address. Each connection takes a token of its
- * address, and tokens come back with time.
+ * address, and tokens are refilled over time.
  *
- * - **Memory:** an address is forgotten once all its tokens are back. At most `maxIdleAddresses` are
- *   remembered; beyond, the one that was quiet for longest is forgotten first.
+ * - **Memory:** an address is forgotten when all its tokens are back. At most `maxIdleAddresses`
+ *   are remembered; beyond it, the address that was quiet for longest is forgotten first.
  * - **No timer:** tokens are computed when a connection arrives.
- * - **Crowded:** when too many connections have no request yet, the oldest of these is dropped for
- *   the newest. An honest client sends its request at once; an attacker only holds the slot.
+ * - **Crowded:** when too many connections have no request yet, the newest replaces the oldest of
+ *   them. An honest client sends its request immediately; an attacker only holds the slot.
  */
 export class HandshakeLimits {
   readonly #rate: Required<Rate>;
@@ -171,13 +174,13 @@ export class HandshakeLimits {
    *
    * @param now Current time, in milliseconds.
    * @param connection The connection, which a newer one may displace later.
-   * @returns The slot of the connection; `undefined` if the connection has to be dropped.
+   * @returns The slot of the connection; `undefined` if the connection must be dropped.
    */
   admit(address: string, now: number, connection: Droppable): ConnectionSlot | undefined {
     const owner = socketOwner(address);
     const place = this.#connections.tryTake(owner);
     if (typeof place === "string") return undefined;
-    // No address drops another one's connection for more than its own share.
+    // No address can displace another's connections beyond its own share.
     if (this.#pending.isFull && this.#pending.levelFull(owner) === "server") this.#dropOldest();
     const pending = this.#pending.tryTake(owner);
     if (typeof pending === "string") {
@@ -200,7 +203,7 @@ export class HandshakeLimits {
     oldest.drop();
   }
 
-  /** Takes a token of an address; returns the time until there is one, in milliseconds. */
+  /** Takes a token of an address; returns the time until a token is available, in milliseconds. */
   #takeToken(key: string, now: number): number {
     const bucket = this.#buckets.get(key) ?? new TokenBucket(this.#rate, now);
     const waitMs = bucket.waitMs(1, now);

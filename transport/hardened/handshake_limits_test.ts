@@ -16,7 +16,7 @@ function limitsOf(options: Partial<HandshakeLimitsOptions> = {}): HandshakeLimit
   });
 }
 
-Deno.test("HandshakeLimits.admit() says when an address that opens too many may go on", () => {
+Deno.test("HandshakeLimits.admit() says when an address that opens too many connections may open another", () => {
   const limits = limitsOf({ handshakesPerSecond: 0.5, handshakeBurst: 2 });
   const waits = (address: string, now: number) => limits.admit(address, now, keep)?.retryAfterS;
   assertEquals([waits("192.0.2.1", 0), waits("192.0.2.1", 0), waits("192.0.2.1", 0)], [0, 0, 2]);
@@ -26,7 +26,7 @@ Deno.test("HandshakeLimits.admit() says when an address that opens too many may 
   assertEquals(limits.stats.tooFrequent, 2);
 });
 
-Deno.test("HandshakeLimits.admit() fills no bucket beyond its burst, and none by a clock set back", () => {
+Deno.test("HandshakeLimits.admit() does not fill a bucket beyond its burst, or when the clock is set back", () => {
   const limits = limitsOf({ handshakeBurst: 1 });
   limits.admit("192.0.2.1", 10_000, keep);
   assertEquals(limits.admit("192.0.2.1", 5_000, keep)?.retryAfterS, 1);
@@ -34,7 +34,7 @@ Deno.test("HandshakeLimits.admit() fills no bucket beyond its burst, and none by
   assertEquals(limits.admit("192.0.2.1", 99_000, keep)?.retryAfterS, 1);
 });
 
-Deno.test("HandshakeLimits.admit() has no rate where the burst is infinite", () => {
+Deno.test("HandshakeLimits.admit() has no rate limit if the burst is infinite", () => {
   const limits = limitsOf({ handshakeBurst: Infinity });
   for (let i = 0; i < 50; i++) assertEquals(limits.admit("192.0.2.1", 0, keep)?.retryAfterS, 0);
 });
@@ -48,7 +48,7 @@ Deno.test("HandshakeLimits.admit() counts an IPv6 /64 as one address", () => {
   assertEquals(limits.admit("192.0.2.1", 0, keep), undefined);
 });
 
-Deno.test("HandshakeLimits.admit() bounds those without a request, by address and in all", () => {
+Deno.test("HandshakeLimits.admit() limits connections without a request, by address and in total", () => {
   const limits = limitsOf({ maxPendingPerAddress: 2, maxPending: 3 });
   const first = limits.admit("192.0.2.1", 0, keep)!;
   assert(limits.admit("192.0.2.1", 0, keep));
@@ -61,7 +61,7 @@ Deno.test("HandshakeLimits.admit() bounds those without a request, by address an
   assertEquals([limits.stats.pending, limits.stats.tooManyPending], [3, 1]);
 });
 
-Deno.test("HandshakeLimits.admit() drops the longest waiting connection where too many have no request", () => {
+Deno.test("HandshakeLimits.admit() drops the longest waiting connection if too many have no request", () => {
   const limits = limitsOf({ maxPendingPerAddress: 2, maxPending: 4 });
   const dropped: string[] = [];
   const admit = (address: string) =>
@@ -82,7 +82,7 @@ Deno.test("HandshakeLimits.admit() drops the longest waiting connection where to
   });
 });
 
-Deno.test("HandshakeLimits.admit() bounds connections, by address and in all", () => {
+Deno.test("HandshakeLimits.admit() limits connections, by address and in total", () => {
   const limits = limitsOf({
     maxConnectionsPerAddress: 1,
     maxConnections: 2,
@@ -106,7 +106,7 @@ Deno.test("HandshakeLimits.admit() bounds connections, by address and in all", (
   assertEquals(limits.stats.tooMany, 2);
 });
 
-Deno.test("HandshakeLimits.admit() gives an address its default share only once half is taken", () => {
+Deno.test("HandshakeLimits.admit() limits an address to its default share only after half is in use", () => {
   const open = { maxPendingPerAddress: undefined, maxConnectionsPerAddress: undefined };
   const limits = limitsOf({ ...open, maxPending: 1_000, maxConnections: 10_000 });
   const fill = (address: string) => {
@@ -115,12 +115,12 @@ Deno.test("HandshakeLimits.admit() gives an address its default share only once 
   assertEquals([fill("192.0.2.1"), fill("192.0.2.2"), fill("192.0.2.2")], [500, 200, 0]);
   const { tooManyPending, tooMany } = limits.stats;
   assertEquals([tooManyPending, tooMany], [3, 0]);
-  // The address of a proxy has no share, and drops the oldest connections beyond the bound of all.
+  // A proxy's address has no share, and drops the oldest connections beyond the total limit.
   for (let i = 0; i < 400; i++) assert(limits.admit("10.0.0.1", 0, keep));
   assertEquals([limits.stats.pending, limits.stats.tooManyPending], [1_000, 103]);
 });
 
-Deno.test("HandshakeLimits.admit() drops no connection for an address that has its share", () => {
+Deno.test("HandshakeLimits.admit() drops no connection in favor of an address that uses its whole share", () => {
   const limits = limitsOf({ maxPending: 2, maxPendingPerAddress: 1 });
   const dropped: string[] = [];
   const admit = (address: string) =>
@@ -130,7 +130,7 @@ Deno.test("HandshakeLimits.admit() drops no connection for an address that has i
   assertEquals([admit("192.0.2.2"), dropped], [undefined, []]);
 });
 
-Deno.test("HandshakeLimits forgets an address with all of its tokens, and the oldest of too many", () => {
+Deno.test("HandshakeLimits forgets an address with all its tokens, and the oldest of too many", () => {
   const limits = limitsOf({ handshakeBurst: 2, maxIdleAddresses: 3 });
   const visit = (address: string, now: number) =>
     limits.admit(address, now, keep)![Symbol.dispose]();
@@ -143,7 +143,7 @@ Deno.test("HandshakeLimits forgets an address with all of its tokens, and the ol
   assertEquals(limits.stats.addresses, 1);
 });
 
-Deno.test("HandshakeLimits keeps no state of an address that is refused at once", () => {
+Deno.test("HandshakeLimits keeps no state of an address that is rejected immediately", () => {
   const limits = limitsOf({ maxPending: 1, maxConnections: 1 });
   for (let i = 0; i < 2; i++) limits.admit("192.0.2.1", 0, keep)!.requested();
   for (let i = 2; i < 50; i++) assertEquals(limits.admit(`192.0.2.${i}`, 0, keep), undefined);

@@ -1,6 +1,6 @@
 /**
  * An HTTP server with the interface of `Deno.serve`, limits, and upgrades. A connection whose first
- * request is an upgrade to a WebSocket is answered here; node:http serves any other connection.
+ * request is an upgrade to a WebSocket is handled here; node:http serves any other connection.
  */
 import { Buffer } from "node:buffer";
 import { once } from "node:events";
@@ -51,21 +51,20 @@ import { type HardenedSocket, Liveness } from "./socket.ts";
 /** Interval of node:http's checks for slow requests, in milliseconds. */
 const CHECK_INTERVAL_MS = 1_000;
 
-/** Requests of one connection that are answered at once; few clients pipeline at all. */
+/** Requests of one connection that are handled at the same time; few clients pipeline at all. */
 const MAX_PIPELINED = 16;
 
 /** Further requests of one connection that wait; a connection with more is dropped. */
 const MAX_QUEUED = 256;
 
 /**
- * Options with one that the types lack. A request that the callback declines is served as a plain
+ * Options with one that the types lack. If the callback declines a request, it is served as a plain
  * request.
  */
 interface Settings extends ServerOptions {
   readonly shouldUpgradeCallback: (message: IncomingMessage) => boolean;
 }
 
-/** A requested upgrade. */
 export class Upgrade {
   /** Server that received the request. */
   readonly listener: Listener;
@@ -73,7 +72,7 @@ export class Upgrade {
   readonly #peer: Peer;
   readonly #rest: Buffer;
 
-  /** Creates an upgrade that no receiver took yet; `rest` arrived behind the head. */
+  /** Creates an upgrade that no receiver has taken yet; `rest` arrived after the head. */
   constructor(peer: Peer, socket: Socket, rest: Buffer) {
     this.listener = peer.listener;
     this.socket = socket;
@@ -81,7 +80,7 @@ export class Upgrade {
     this.#rest = rest;
   }
 
-  /** True once the socket belongs to a WebSocket. */
+  /** True after the socket became a WebSocket. */
   get isTaken(): boolean {
     return this.#peer.receiver !== undefined;
   }
@@ -89,7 +88,7 @@ export class Upgrade {
   /**
    * Passes the socket on.
    *
-   * @param receiver Receives the bytes behind the request, the first of them in a later turn.
+   * @param receiver Receives the bytes after the request, the first of them in a later turn.
    */
   take(receiver: HardenedSocket): void {
     const { socket } = this;
@@ -139,7 +138,7 @@ class HeadUpgrade extends Upgrade implements OfferedUpgrade {
 /** Options of a {@linkcode Listener}. */
 export interface ListenerOptions {
   readonly runtime: Runtime;
-  /** TCP port; 0 takes a free one. */
+  /** TCP port; 0 selects a free one. */
   readonly port: number;
   readonly hostname: string;
   /** Lets other processes listen on the same port. */
@@ -156,9 +155,9 @@ export interface ListenerOptions {
   readonly keepAliveTimeoutMs: number;
   /** Size of a request's head, in bytes. */
   readonly maxHeaderBytes: number;
-  /** Time that a shutdown waits for answers, in milliseconds. */
+  /** Time that a shutdown waits for responses, in milliseconds. */
   readonly closeTimeoutMs: number;
-  /** Receives each upgrade before the handler answers the request. */
+  /** Receives each upgrade before the handler responds to the request. */
   readonly onUpgrade: (request: Request, upgrade: Upgrade) => void;
   /** Accepts an upgrade that was checked. */
   readonly accept: (
@@ -171,14 +170,14 @@ export interface ListenerOptions {
 /** Handlers of a {@linkcode Listener}. */
 export interface ListenerHandlers {
   readonly handler: HttpHandler;
-  /** Answers upgrades that need no `Request`. */
+  /** Handles upgrades that need no `Request`. */
   readonly onUpgrade: UpgradeHandler | undefined;
 }
 
-/** Property of a socket that has its connection, so that all sockets share their listeners. */
+/** Property of a socket that holds its connection, so that all sockets share their listeners. */
 const peerOf: unique symbol = Symbol("peer");
 
-/** A socket of TCP or TLS that the server accepted. */
+/** A TCP or TLS socket that the server accepted. */
 interface PeerSocket extends Socket {
   [peerOf]?: Peer;
 }
@@ -187,20 +186,23 @@ interface PeerSocket extends Socket {
 class Peer {
   readonly listener: Listener;
   readonly slot: ConnectionSlot;
-  /** Socket of TCP, also below TLS. */
+  /** TCP socket, also below TLS. */
   readonly socket: Socket;
   /** Start of the first request's head, until the head is complete. */
   bytes: Buffer | undefined = undefined;
-  /** Aborts the request for an upgrade when the peer leaves before the answer, once needed. */
+  /**
+   * Aborts the request for an upgrade when the peer disconnects before the response; created if
+   * needed.
+   */
   leaving: AbortController | undefined = undefined;
-  /** WebSocket that receives the bytes behind an upgrade. */
+  /** WebSocket that receives the bytes after an upgrade. */
   receiver: HardenedSocket | undefined = undefined;
-  /** Unfinished answers of node:http. Bounded by `MAX_PIPELINED`. */
+  /** Unfinished responses of node:http. Bounded by `MAX_PIPELINED`. */
   answers: Set<ServerResponse> | undefined = undefined;
-  /** Requests behind these answers. Bounded by `MAX_QUEUED`. */
+  /** Requests that wait for these responses. Bounded by `MAX_QUEUED`. */
   queued: (readonly [IncomingMessage, ServerResponse])[] | undefined = undefined;
   /**
-   * True once further requests of this connection must not be answered, because the bytes are not
+   * True if further requests of this connection must not be handled, because the bytes are not
    * trustworthy or too many requests wait.
    */
   isOver = false;
@@ -211,7 +213,7 @@ class Peer {
     this.socket = socket;
   }
 
-  /** Aborts when the connection ends, unless a WebSocket takes the connection before. */
+  /** Aborts when the connection ends, unless it became a WebSocket before. */
   get signal(): AbortSignal {
     if (this.leaving === undefined) {
       this.leaving = new AbortController();
@@ -220,7 +222,7 @@ class Peer {
     return this.leaving.signal;
   }
 
-  /** True while a request waits for the end of its answer. */
+  /** True while a request waits for the end of its response. */
   get isAnswering(): boolean {
     return (this.answers?.size ?? 0) > 0;
   }
@@ -235,32 +237,30 @@ export class Listener {
   readonly limits: HandshakeLimits;
   /** Accepts an upgrade that was checked. */
   readonly accept: ListenerOptions["accept"];
-  /** Liveness checks by idle timeout, of which each server has one. */
+  /** Liveness checks by idle timeout; each server has one. */
   readonly #liveness = new Map<number, Liveness>();
   readonly #options: ListenerOptions;
   readonly #console: ConsoleReport;
   readonly #handler: HttpHandler;
   readonly #onUpgrade: UpgradeHandler | undefined;
   readonly #server: Server;
-  /** Listener of node:http for a connection. */
+  /** The listener of node:http for a connection. */
   readonly #serveHttp: (socket: Socket) => void;
   /** Connections. Bounded by the limits. */
   readonly #peers = new Set<Peer>();
   /**
-   * Connections in the TLS handshake, by remote address and port: the socket of TLS and the socket
-   * that connected are two objects. Bounded by the limits.
+   * Connections in the TLS handshake, by remote address and port: the TLS socket and the connected
+   * socket are two objects. Bounded by the limits.
    */
   readonly #securing = new Map<string, Peer>();
   readonly #handshakes: Deadlines<Peer>;
-  /** Aborts when bodies that are not complete are given up. */
+  /** Aborts when the server stops reading incomplete bodies. */
   readonly #cut = new AbortController();
   #closing: Promise<void> | undefined;
 
   /**
-   * Starts listening.
-   *
-   * @throws {Deno.errors.AddrInUse} If the port is taken.
-   * @throws {UnsupportedError} If the runtime cannot listen at once.
+   * @throws {Deno.errors.AddrInUse} If the port is in use.
+   * @throws {UnsupportedError} If the runtime cannot listen synchronously.
    */
   constructor(options: ListenerOptions, { handler, onUpgrade }: ListenerHandlers) {
     const { runtime, tls, requestTimeoutMs, handshakeTimeoutMs } = options;
@@ -321,16 +321,16 @@ export class Listener {
   }
 
   /**
-   * Stops listening, and ends every connection; connections with an unfinished answer end last.
+   * Stops listening, and ends every connection; connections with an unfinished response end last.
    * Idempotent.
    */
   shutdown({ answersMs = 0 }: { readonly answersMs?: number | undefined } = {}): Promise<void> {
     return this.#closing ??= this.#close(Math.max(answersMs, this.#options.closeTimeoutMs));
   }
 
-  /** Gives up the bodies of requests that are not complete; their handlers may still answer. */
+  /** Stops reading the bodies of incomplete requests; their handlers may still respond. */
   cutBodies(): void {
-    // The same error as that of the runtime's own server.
+    // The same error as from the runtime's own server.
     this.#cut.abort(runtimeError("BadResource", "The server is shutting down"));
   }
 
@@ -371,7 +371,7 @@ export class Listener {
     const slot = this.limits.admit(socket.remoteAddress ?? "", this.runtime.now(), socket);
     const isSecure = this.#isSecure;
     // The TLS handshake is the expensive part: beyond the rate, drop the connection instead of
-    // answering 429.
+    // replying with 429.
     const isDropped = slot === undefined || this.#closing !== undefined ||
       slot.retryAfterS > 0 && isSecure;
     if (isDropped) {
@@ -400,12 +400,11 @@ export class Listener {
   }
 
   /**
-   * Listens to the bytes of a socket, also for a WebSocket: another listener for each socket would
-   * take memory, and the removal of this one would turn the socket's events into a dictionary of
-   * 450 bytes.
+   * Listens to the bytes of a socket, also for a WebSocket: another listener per socket would use
+   * memory, and removing this one would turn the socket's events into a dictionary of 450 bytes.
    */
   #listen(socket: PeerSocket): void {
-    // A peer that ends its half before the end of a head, or of a WebSocket, has left.
+    // A peer that ends its half before the end of a head, or of a WebSocket, has disconnected.
     socket.allowHalfOpen = false;
     socket.on("data", Listener.#onData);
     socket.on("end", Listener.#onEnd);
@@ -436,8 +435,8 @@ export class Listener {
 
   #received(peer: Peer, socket: PeerSocket, chunk: Buffer): void {
     const { bytes: earlier } = peer;
-    // A head that comes byte by byte is copied for each byte, which `maxHeaderBytes` bounds: 0.1 s of
-    // CPU time for 16 KiB.
+    // A head that arrives byte by byte is copied for each byte, which `maxHeaderBytes` bounds: 0.1
+    // s of CPU time for 16 KiB.
     const bytes = earlier === undefined ? chunk : Buffer.concat([earlier, chunk]);
     const head = readUpgrade(bytes, earlier?.length ?? 0, this.#options.maxHeaderBytes);
     if (head === "incomplete") {
@@ -454,11 +453,11 @@ export class Listener {
   #handOver(socket: Socket, bytes: Buffer): void {
     socket.removeListener("data", Listener.#onData);
     socket.removeListener("end", Listener.#onEnd);
-    // A client may end its half behind a request, and read the answer.
+    // A client may end its half after a request, and read the response.
     socket.allowHalfOpen = true;
     this.#serveHttp(socket);
-    // Within this turn: node:http takes later bytes from the system itself, past the stream, and
-    // bytes put back into the stream with `unshift` could come behind these.
+    // Within this turn: node:http reads later bytes from the system itself, bypassing the stream,
+    // and bytes put back into the stream with `unshift` could arrive after them.
     socket.emit("data", bytes);
   }
 
@@ -466,7 +465,7 @@ export class Listener {
     // A destroyed message loses its socket.
     const { socket } = message;
     const peer = this.#requested(message);
-    // node:http still parses requests that were read before the connection was given up.
+    // node:http still parses requests that were read before the connection was dropped.
     if (peer === undefined || peer.isOver) return;
     const answers = peer.answers ??= new Set();
     if (answers.size === MAX_PIPELINED) {
@@ -484,7 +483,7 @@ export class Listener {
     const answer = this.#answer(message, peer, { signal: leaving.signal, completed: sent.promise });
     await respond(await answer, out);
     sent.resolve();
-    // The rest of an unread body is not waited for.
+    // Do not wait for the rest of an unread body.
     if (!message.complete) socket.destroySoon();
     answers.delete(out);
     const next = peer.queued?.shift();
@@ -493,21 +492,21 @@ export class Listener {
   }
 
   /**
-   * Accepts an upgrade only on a connection without an unfinished answer, and without a body. Any
-   * other upgrade is served as a plain request, in turn: an unfinished answer would be written into
-   * the WebSocket, and a proxy may disagree about where a body ends.
+   * Accepts an upgrade only on a connection without an unfinished response, and without a body. Any
+   * other upgrade is served as a plain request, in turn: an unfinished response would be written
+   * into the WebSocket, and a proxy may disagree about where a body ends.
    */
   #isUpgrade({ headers, httpVersion, socket }: IncomingMessage): boolean {
     const { upgrade = "", "content-length": length = "0", "transfer-encoding": coding } = headers;
     const [answer, next] = (socket as PeerSocket)[peerOf]?.answers ?? [];
-    // A client with a complete answer may send its next request before the system reports the
+    // A client with a complete response may send its next request before the system reports the
     // write.
     const isAnswered = next === undefined && answer?.writableEnded !== false;
     return isWebSocket(upgrade) && httpVersion === "1.1" && length === "0" &&
       coding === undefined && isAnswered;
   }
 
-  /** Offers an upgrade without a `Request`, and makes one if there is no other handler. */
+  /** Offers an upgrade without a `Request`, and creates one if there is no other handler. */
   #offer(peer: Peer, socket: Socket, head: UpgradeHead): void {
     const url = requestUrl(head.target, head.headers.get("host")!, this.#isSecure);
     if (url === undefined || this.#onUpgrade === undefined) {
@@ -540,7 +539,7 @@ export class Listener {
     { method }: RequestHead,
     answer: Response | Promise<Response>,
   ): void {
-    // Most upgrades are accepted at once.
+    // Most upgrades are accepted immediately.
     if (upgrade.isTaken) peer.leaving = undefined;
     else this.#finishUpgrade(upgrade, answer, method).catch(() => upgrade.socket.destroy());
   }
@@ -551,7 +550,7 @@ export class Listener {
     method: string,
   ): Promise<void> {
     const { socket } = upgrade;
-    // Read no further than one buffer, which is enough to notice a peer that leaves.
+    // Reads no further than one buffer, which is enough to notice that a peer disconnects.
     socket.pause();
     socket.read(0);
     const response = await answer;
@@ -576,7 +575,8 @@ export class Listener {
     const { upgrade = "", "transfer-encoding": coding = "chunked" } = headers;
     const late = tooFrequent(peer);
     if (late !== undefined) return late;
-    // node:http accepts another version and a second coding, which a proxy may read otherwise.
+    // node:http accepts another version and a second coding, which a proxy may interpret
+    // differently.
     if (!/^1\.[01]$/.test(httpVersion) || coding.toLowerCase() !== "chunked") {
       peer.isOver = true;
       return lastAnswer(400, "Malformed request");
@@ -642,8 +642,9 @@ export class Listener {
 function ignore(): void {}
 
 /**
- * Writes to a socket of TLS, unless there is nothing to write: the runtime never completes an empty
- * write over TLS, and writes nothing behind it. node:http ends a body of known length with one.
+ * Writes to a TLS socket, unless there is nothing to write: the runtime never completes an empty
+ * write over TLS, and writes nothing after it. node:http ends a body of known length with such a
+ * write.
  */
 function writeBytes(this: Socket, ...args: Parameters<Socket["_write"]>): void {
   const [chunk, , callback] = args;
@@ -651,20 +652,20 @@ function writeBytes(this: Socket, ...args: Parameters<Socket["_write"]>): void {
   else net.Socket.prototype._write.apply(this, args);
 }
 
-/** Writes several pieces to a socket of TLS; see {@linkcode writeBytes}. */
+/** Writes several pieces to a TLS socket; see {@linkcode writeBytes}. */
 function writeAllBytes(this: Socket, ...args: Parameters<NonNullable<Socket["_writev"]>>): void {
   const [pieces, callback] = args;
   if (pieces.every(({ chunk }) => (chunk as Buffer).length === 0)) callback();
   else net.Socket.prototype._writev!.apply(this, args);
 }
 
-/** Answers a connection beyond the rate of its address. */
+/** Rejects a connection beyond the rate of its address. */
 function tooFrequent({ slot: { retryAfterS } }: Peer): Response | undefined {
   if (retryAfterS === 0) return undefined;
   return lastAnswer(429, "Too many connections", { "retry-after": `${retryAfterS}` });
 }
 
-/** Creates the last answer of a connection. */
+/** Creates the last response of a connection. */
 function lastAnswer(
   status: number,
   text: string,
@@ -673,7 +674,7 @@ function lastAnswer(
   return new Response(text, { status, headers: { ...headers, connection: "close" } });
 }
 
-/** Answers a malformed or late request with its error status. */
+/** Rejects a malformed or late request with its error status. */
 function answerParseError({ code }: Error & { readonly code?: string }, socket: Duplex): void {
   if (!socket.writable) return void socket.destroy();
   const status = code === "HPE_HEADER_OVERFLOW"
@@ -697,14 +698,14 @@ function requestHead({ method = "GET", url = "", rawHeaders }: IncomingMessage):
   return { method, target: url, headers };
 }
 
-/** Returns the body of a request, whose reads reject once the signal aborts. */
+/** Returns the body of a request, whose reads reject when the signal aborts. */
 function requestBody(
   message: IncomingMessage,
   signal: AbortSignal,
 ): ReadableStream<Uint8Array<ArrayBuffer>> | undefined {
   if (message.method === "GET" || message.method === "HEAD") return undefined;
   const body = Readable.toWeb(message) as unknown as ReadableStream<Uint8Array<ArrayBuffer>>;
-  // A cancelled message would destroy the socket, over which the answer is still to come.
+  // A cancelled message would destroy the socket, over which the response is still to be sent.
   return body.pipeThrough(new TransformStream(), { signal, preventCancel: true });
 }
 
@@ -724,10 +725,10 @@ const CONNECTION_HEADERS: ReadonlySet<string> = new Set([
 ]);
 
 /**
- * Answers a request for an upgrade with a response of HTTP, and ends the connection.
+ * Rejects a request for an upgrade with an HTTP response, and ends the connection.
  *
  * @param options Method of the request, the current time in milliseconds, and the signal that
- * aborts when the peer leaves.
+ * aborts when the peer disconnects.
  */
 async function refuseUpgrade(
   socket: Socket,
@@ -740,7 +741,7 @@ async function refuseUpgrade(
     if (!CONNECTION_HEADERS.has(name)) lines.push(`${name}: ${value}`);
   }
   lines.push(`date: ${new Date(now).toUTCString()}`);
-  // The names of protocols to which the peer may upgrade need `upgrade` here.
+  // The names of protocols to which the peer may upgrade require `upgrade` here.
   lines.push(`connection: ${headers.has("upgrade") ? "upgrade, close" : "close"}`);
   const isEmpty = body === null || method === "HEAD";
   lines.push(isEmpty ? "content-length: 0" : "transfer-encoding: chunked", "", "");
@@ -776,7 +777,7 @@ async function respond(response: Response, out: ServerResponse): Promise<void> {
     if (cookies.length > 0) out.setHeader("set-cookie", cookies);
     const { body } = response;
     if (body === null) {
-      // Behind an unfinished answer the end waits for its turn, or for the end of the connection.
+      // After an unfinished response, the end waits for its turn, or for the end of the connection.
       await new Promise<void>((resolve) => out.once("close", resolve).end(resolve));
     } else await pipeline(Readable.fromWeb(body as unknown as NodeReadableStream), out);
   } catch {
@@ -800,8 +801,8 @@ interface SynchronousNet {
 const REUSE_PORT = 4;
 
 /**
- * Listens, and returns the address at once: with a host name, `listen` would report the address in
- * a later turn.
+ * Listens, and returns the address immediately: with a host name, `listen` would report the address
+ * in a later turn.
  */
 function bind(
   server: Server,
@@ -829,14 +830,14 @@ function bind(
   listenAt({ hostname, port, transport: "TCP" }, () => {
     // Throws the runtime's own error with the reason.
     if (isDeno) Deno.listen({ hostname, port }).close();
-    // Node reports a taken port only once the socket listens, any other failure at once.
+    // Node reports a port in use only after the socket listens, any other failure immediately.
     else if (typeof handle === "object") throw runtimeError("AddrInUse", "EADDRINUSE");
     else throw new Error(`Cannot listen on ${hostname}:${port}: ${getSystemErrorName(handle)}`);
   });
   throw runtimeError("AddrNotAvailable", `Cannot listen on ${hostname}:${port}`);
 }
 
-/** Resolves a host name by the runtime's resolver, which answers at once; Node has no such one. */
+/** Resolves a host name with the runtime's synchronous resolver, which Node lacks. */
 function resolve(hostname: string): string {
   if (!isDeno) {
     if (hostname === "localhost") return "127.0.0.1";

@@ -1,29 +1,28 @@
-/** Heads of requests: the bytes of an upgrade, and the web platform's request of any head. */
+/** Request heads: the bytes of an upgrade, and the web platform's request for any head. */
 import { Buffer } from "node:buffer";
 import { isHost } from "../url.ts";
 
-/** The head of a request, as received. */
 export interface RequestHead {
   readonly method: string;
   /** A path, or a whole URL as sent to proxies. */
   readonly target: string;
-  /** Names in small letters, and values, in the order of the head; a name may come more than once. */
+  /** Names in lower case, and values, in the order of the head; a name may occur more than once. */
   readonly headers: Iterable<readonly [name: string, value: string]>;
 }
 
-/** An upgrade to a WebSocket, with the bytes behind its head. */
+/** An upgrade to a WebSocket, with the bytes after its head. */
 export interface UpgradeHead extends RequestHead {
   readonly headers: HeadFields;
   readonly rest: Buffer;
 }
 
 /**
- * Header fields of a head. A value is decoded when asked for, into a string of its own: a part of
- * the head's text would keep the whole text for as long as a session keeps the value.
+ * Header fields of a head. A value is decoded when requested, into its own string: a slice of the
+ * head's text would keep the whole text alive for as long as a session keeps the value.
  */
 export class HeadFields implements Iterable<[name: string, value: string]> {
   readonly #bytes: Buffer;
-  /** Names in small letters. Bounded by the size of the head. */
+  /** Names in lower case. Bounded by the size of the head. */
   readonly #names: string[] = [];
   /** Start and end of each value in the bytes. */
   readonly #bounds: number[] = [];
@@ -39,7 +38,7 @@ export class HeadFields implements Iterable<[name: string, value: string]> {
     this.#bounds.push(start, end);
   }
 
-  /** Returns the value of a field, joined by commas if the field came more than once. */
+  /** Returns the value of a field, joined by commas if the field occurred more than once. */
   get(name: string): string | null {
     const wanted = name.toLowerCase();
     let value: string | null = null;
@@ -71,7 +70,7 @@ const HEAD_END = "\r\n\r\n";
 
 const LINE_END = "\r\n";
 
-/** The bytes behind most heads: a client waits for the answer. */
+/** The bytes after most heads: a client waits for the response. */
 const NOTHING = Buffer.alloc(0);
 
 /** Version at the end of the request line, with the space before. */
@@ -79,10 +78,10 @@ const VERSION = " HTTP/1.1";
 
 const TARGET = /^[\x21-\x7e]+$/;
 
-/** Name of a header in small letters. */
+/** Name of a header in lower case. */
 const HEADER_NAME = /^[!#$%&'*+\-.^_`|~0-9a-z]+$/;
 
-/** A character that no head has, or a line end of one character. */
+/** A character that no head may contain, or a line end of one character. */
 const FORBIDDEN = /[^\t\x20-\x7e\x80-\xff\r\n]|\r(?!\n)|[^\r]\n/;
 
 const BARE_LINE_FEED = /[^\r]\n/;
@@ -91,9 +90,8 @@ const BARE_LINE_FEED = /[^\r]\n/;
 const CONNECTION_UPGRADE = /(?:^|,)\s*upgrade\s*(?:,|$)/i;
 
 /**
- * Reads the first request of a connection, as long as the request may be an upgrade to a WebSocket.
- * Only a head with one reading is accepted; the judgement on any other head, malformed or not, is
- * left to node:http.
+ * Reads the first request of a connection, while it may be an upgrade to a WebSocket. Only an
+ * unambiguous head is accepted; node:http judges any other head, malformed or not.
  *
  * @param bytes All bytes of the connection so far.
  * @param checked Number of bytes that an earlier call has seen.
@@ -111,7 +109,7 @@ export function readUpgrade(
   if (start === 0 && !METHOD.startsWith(text.slice(0, METHOD.length))) return undefined;
   const end = text.indexOf(HEAD_END);
   if (end < 0) {
-    // node:http refuses a bare line feed at once.
+    // node:http rejects a bare line feed immediately.
     const mayGoOn = bytes.length < maxBytes && !BARE_LINE_FEED.test(text);
     return mayGoOn ? "incomplete" : undefined;
   }
@@ -141,8 +139,8 @@ function parseUpgrade(head: string, bytes: Buffer): UpgradeHead | undefined {
     if (colon < 0 || colon > lineEnd) return undefined;
     const name = head.slice(start, colon).toLowerCase();
     if (!HEADER_NAME.test(name)) return undefined;
-    // A loop, since an expression for the space around a value would take quadratic time: 0.7 s for
-    // a value with 15,000 spaces in the middle.
+    // A loop, because an expression for the space around a value would take quadratic time: 0.7 s
+    // for a value with 15,000 spaces in the middle.
     let from = colon + 1;
     let to = lineEnd;
     while (from < to && isSpace(bytes[from]!)) from++;
@@ -187,16 +185,16 @@ function isSpace(byte: number): boolean {
 /**
  * Checks the value of an `Upgrade` header.
  *
- * @returns `true` if the header asks for a WebSocket and nothing else.
+ * @returns `true` if the header requests a WebSocket and nothing else.
  */
 export function isWebSocket(upgrade: string): boolean {
   return upgrade.toLowerCase() === "websocket";
 }
 
 /**
- * A request with a signal that is made when first read. Few handlers read the signal of an upgrade,
- * and the signal takes longer to make than the rest of the request. A copy of the request by
- * `new Request(request)` has a signal of its own.
+ * A request whose signal is created when it is first read. Few handlers read the signal of an
+ * upgrade, and it takes longer to create than the rest of the request. A copy of the request by
+ * `new Request(request)` has its own signal.
  */
 class LateSignalRequest extends Request {
   readonly #signal: () => AbortSignal;
@@ -212,11 +210,11 @@ class LateSignalRequest extends Request {
 }
 
 /**
- * Converts the head of a request to a request of the web platform.
+ * Converts the head of a request to a web platform request.
  *
  * @param options Use of TLS, the body, and the signal that aborts the request, or a function that
- * returns the signal when the signal is read.
- * @returns The request; `undefined` for a malformed one.
+ * returns the signal when it is read.
+ * @returns The request; `undefined` if the head is malformed.
  */
 export function requestOf(
   { method, target, headers }: RequestHead,
@@ -229,34 +227,34 @@ export function requestOf(
   const { isSecure, body = null, signal } = options;
   const fields = headers instanceof Array ? headers : [...headers];
   const hosts = fields.filter(([name]) => name === "host");
-  // node:http takes the first of several `Host` headers; such a request is refused here.
+  // node:http uses the first of several `Host` headers; such a request is rejected here.
   if (hosts.length > 1) return undefined;
   const url = requestUrl(target, hosts[0]?.[1] ?? "", isSecure);
   if (url === undefined) return undefined;
   try {
-    // Node requires `duplex` beside a body that is a stream; Deno ignores the member.
+    // Node requires `duplex` next to a body that is a stream; Deno ignores the member.
     const init = { method, headers: fields as [string, string][], body, duplex: "half" };
     return typeof signal === "function"
       ? new LateSignalRequest(url, init, signal)
       : new Request(url, { ...init, signal });
   } catch {
-    // The web platform refuses some methods and headers, such as CONNECT.
+    // The web platform rejects some methods and headers, such as CONNECT.
     return undefined;
   }
 }
 
 /**
- * Builds the URL of a request. The URL has the `Host` also where the target is a whole URL, so that
- * no two parts of a server see two hosts.
+ * Builds the URL of a request. The URL uses the `Host` even if the target is a whole URL, so that
+ * all parts of a server see the same host.
  *
  * @param host Value of the `Host` header.
- * @param isSecure True if the connection has TLS.
- * @returns The URL, as a `Request` has it; `undefined` for a malformed target or host.
+ * @param isSecure True if the connection uses TLS.
+ * @returns The URL, as in a `Request`; `undefined` for a malformed target or host.
  */
 export function requestUrl(target: string, host: string, isSecure: boolean): string | undefined {
   if (!target.startsWith("/")) {
     const url = /^https?:\/\//i.test(target) ? URL.parse(target) : null;
-    // No `Request` has a URL with a user.
+    // The URL of a `Request` never has a user.
     if (url === null || url.username !== "" || url.password !== "") return undefined;
     target = url.pathname + url.search;
   }

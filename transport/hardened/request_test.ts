@@ -22,7 +22,7 @@ function read(head: string, { checked = 0, maxBytes = 16_384 } = {}) {
   return readUpgrade(Buffer.from(head, "latin1"), checked, maxBytes);
 }
 
-Deno.test("readUpgrade() reads a head, and what came behind it", () => {
+Deno.test("readUpgrade() reads a head, and the bytes after it", () => {
   const upgrade = read(`${HEAD}\x81\x80`);
   if (upgrade === undefined || upgrade === "incomplete") throw new Error("no upgrade");
   assertEquals([...upgrade.rest], [0x81, 0x80]);
@@ -38,7 +38,7 @@ Deno.test("readUpgrade() reads a head, and what came behind it", () => {
   ]);
 });
 
-Deno.test("HeadFields.get() finds a field by any spelling, and joins fields of one name", () => {
+Deno.test("HeadFields.get() finds a field in any case, and joins fields of one name", () => {
   const upgrade = read(HEAD);
   if (upgrade === undefined || upgrade === "incomplete") throw new Error("no upgrade");
   const { headers } = upgrade;
@@ -49,7 +49,7 @@ Deno.test("HeadFields.get() finds a field by any spelling, and joins fields of o
   for (const name of names) assertEquals(headers.get(name), platform.get(name));
 });
 
-Deno.test("requestUrl() makes the URL that a Request has, and refuses what no Request takes", () => {
+Deno.test("requestUrl() returns the URL of a Request, and rejects what no Request accepts", () => {
   for (const [target, host] of [["/a/../b?c#d", "LOCALHOST:80"], ["http://a.test/%41", "b"]]) {
     const request = requestOf({ method: "GET", target: target!, headers: [["host", host!]] }, {
       isSecure: false,
@@ -60,7 +60,7 @@ Deno.test("requestUrl() makes the URL that a Request has, and refuses what no Re
   assertEquals(requestUrl("http://ann:s3cret@a.test/", "a.test", false), undefined);
 });
 
-Deno.test("readUpgrade() reads a head that comes in two pieces, wherever it is cut", () => {
+Deno.test("readUpgrade() reads a head that arrives in two pieces, wherever it is cut", () => {
   for (let at = 1; at < HEAD.length; at++) {
     assertEquals(read(HEAD.slice(0, at)), "incomplete", `cut at ${at}`);
     assertEquals(typeof read(HEAD, { checked: at }), "object", `cut at ${at}`);
@@ -70,7 +70,7 @@ Deno.test("readUpgrade() reads a head that comes in two pieces, wherever it is c
 Deno.test("readUpgrade() leaves every other head to node:http", () => {
   const others: Record<string, string> = {
     "another method": headWith([], "POST / HTTP/1.1"),
-    "a method in small letters": headWith([], "get / HTTP/1.1"),
+    "a method in lower case": headWith([], "get / HTTP/1.1"),
     "another version": headWith([], "GET / HTTP/1.0"),
     "a version to come": headWith([], "GET / HTTP/2.0"),
     "two spaces": headWith([], "GET  / HTTP/1.1"),
@@ -84,7 +84,7 @@ Deno.test("readUpgrade() leaves every other head to node:http", () => {
     "two upgrades": headWith(["Upgrade: websocket"]),
     "no connection to upgrade": HEAD.replace("keep-alive, Upgrade", "keep-alive"),
     "a length": headWith(["Content-Length: 5"]),
-    "a length that is none": headWith(["Content-Length: +0"]),
+    "an invalid length": headWith(["Content-Length: +0"]),
     "a coding": headWith(["Transfer-Encoding: identity"]),
     "a space before the colon": headWith(["X : a"]),
     "no colon": headWith(["X"]),
@@ -99,7 +99,7 @@ Deno.test("readUpgrade() leaves every other head to node:http", () => {
   assertEquals(typeof read(headWith(["Content-Length: 0"])), "object");
 });
 
-Deno.test("readUpgrade() takes time in proportion to the head, wherever a header has spaces", () => {
+Deno.test("readUpgrade() takes linear time, wherever a header has spaces", () => {
   const count = 400_000;
   const spaces = " ".repeat(count);
   const maxBytes = 3 * count;
@@ -110,7 +110,7 @@ Deno.test("readUpgrade() takes time in proportion to the head, wherever a header
   assertEquals(read(headWith([`X:${spaces}\x01`]), { maxBytes }), undefined);
 });
 
-Deno.test("readUpgrade() waits for no end of a head that node:http refuses", () => {
+Deno.test("readUpgrade() does not wait for the end of a head that node:http rejects", () => {
   assertEquals(read("POS"), undefined);
   assertEquals(read("\x16\x03\x01"), undefined);
   assertEquals(read("GET / HTTP/1.1\nHost: a\n\n"), undefined);
@@ -118,7 +118,7 @@ Deno.test("readUpgrade() waits for no end of a head that node:http refuses", () 
   assertEquals(read("GET / HTTP/1.1\r\n", { checked: 15 }), "incomplete");
 });
 
-Deno.test("readUpgrade() bounds the head", () => {
+Deno.test("readUpgrade() limits the size of the head", () => {
   const { length } = HEAD;
   assertEquals(typeof read(`${HEAD}frames`, { maxBytes: length }), "object");
   assertEquals(read(HEAD, { maxBytes: length - 1 }), undefined);
@@ -126,7 +126,7 @@ Deno.test("readUpgrade() bounds the head", () => {
   assertEquals(read(HEAD.slice(0, -1), { maxBytes: length - 1 }), undefined);
 });
 
-Deno.test("requestOf() makes a request of a head", () => {
+Deno.test("requestOf() creates a request from a head", () => {
   const leaving = new AbortController();
   const make = (target: string, host: string, isSecure = false) =>
     requestOf({ method: "GET", target, headers: [["host", host], ["cookie", "a=1"]] }, {

@@ -1,4 +1,4 @@
-/** Server sockets of RFC 6455 on raw TCP or TLS, with an end at once and batched pongs. */
+/** Server sockets of RFC 6455 on raw TCP or TLS, with immediate termination and batched pongs. */
 import { type Buffer, isUtf8 } from "node:buffer";
 import type { Socket as RawSocket } from "node:net";
 import { CloseCode } from "../../errors.ts";
@@ -28,7 +28,7 @@ const OPEN = 1;
 const CLOSING = 2;
 const CLOSED = 3;
 
-/** Close code of a connection that ended without a close frame of the peer. */
+/** Close code of a connection that ended without a close frame from the peer. */
 const ABNORMAL_CLOSE = 1006;
 
 /**
@@ -38,27 +38,27 @@ const ABNORMAL_CLOSE = 1006;
 const FAREWELL_MS = 1_000;
 
 /**
- * Most bytes of pongs that wait for the system: the answers to four reads of pings, of 64 KiB each.
- * A peer that reads its pongs stays far below.
+ * Maximum bytes of pongs that wait for the system: the replies to four reads of pings, of 64 KiB
+ * each. A peer that reads its pongs stays far below.
  */
 export const MAX_UNSENT_PONG_BYTES = 262_144;
 
 /**
- * Inflated bytes that a socket reads: 8 MiB a second, after a burst of 16 MiB. Above this rate the
- * socket waits. So a peer that sends a megabyte which inflates to a gigabyte costs little CPU time a
- * second, and the memory of one message.
+ * Inflated bytes that a socket reads: 8 MiB per second, after a burst of 16 MiB. Above this rate
+ * the socket waits. So a peer that sends a megabyte that inflates to a gigabyte costs little CPU
+ * time per second, and the memory of one message.
  */
 export const INFLATE_RATE = { perSecond: 8 * 1_048_576, burst: 16 * 1_048_576 };
 
-/** Least price of a compressed message in that rate: even an empty one costs a start of zlib. */
+/** Minimum cost of a compressed message in that rate: even an empty one has to start zlib. */
 const MIN_INFLATED_BYTES = 512;
 
-/** Most bytes of frames that are joined to one write; at this number a socket writes early. */
+/** Maximum bytes of frames that are joined into one write; beyond it, a socket writes early. */
 const MAX_JOINED_BYTES = 65_536;
 
 const PING = encodeFrame(Opcode.ping, "");
 
-/** Types of the events that a socket has; a socket is open from the start. */
+/** Types of the events that a socket emits; a socket is open from the start. */
 const EMITTED: ReadonlySet<string> = new Set(["message", "close"]);
 
 /** The lists of an idle socket, which all sockets share. */
@@ -79,37 +79,35 @@ type SocketEvent =
 /** Options of a {@linkcode HardenedSocket}. */
 export interface HardenedSocketOptions {
   readonly runtime: Runtime;
-  /** Writes of all sockets of the engine. */
   readonly turn: WriteTurn;
   /** Limits on incoming messages. */
   readonly limits: FrameLimits;
-  /** Time for a peer to answer a close, in milliseconds. */
+  /** Time for a peer to reply to a close, in milliseconds. */
   readonly closeTimeoutMs: number;
   readonly protocol: string;
-  /** Compression of outgoing messages, if the handshake agreed on compression. */
+  /** Compression of outgoing messages, if the handshake agreed on it. */
   readonly deflater?: SharedDeflater | undefined;
 }
 
 /**
  * The server's end of an open WebSocket: the members of the web platform's class that a connection
- * uses, and those that only a raw socket can offer.
+ * uses, and others that only a raw socket can offer.
  *
  * Frames of one turn become one write. Events are plain objects with the members that the
- * connection reads: an `Event` a message would cost more than the message.
+ * connection reads: an `Event` per message would cost more than the message.
  */
 export class HardenedSocket implements FrameEvents, FrameSource {
-  /** Socket of TCP or TLS. */
+  /** TCP or TLS socket. */
   readonly raw: RawSocket;
   readonly protocol: string;
-  /** Always `arraybuffer`. */
   binaryType: BinaryType = "arraybuffer";
   /** State of the socket, as on the web platform. */
   readyState = OPEN;
   /** True if the peer sent a message, ping or pong since the last check. */
   isHeard = true;
-  /** The connection on this socket, which gets each event before all listeners. */
+  /** The connection on this socket, which receives each event before all listeners. */
   connection: (Pick<Connection, "close"> & EventListenerObject) | undefined = undefined;
-  /** Check of this socket's liveness, told of the end of the socket. */
+  /** Check of this socket's liveness, which is notified when the socket ends. */
   liveness: Liveness | undefined = undefined;
   readonly #runtime: Runtime;
   readonly #turn: WriteTurn;
@@ -117,7 +115,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   readonly #closeTimeoutMs: number;
   readonly #reader: FrameReader;
   readonly #limits: FrameLimits;
-  /** Listeners in the order of their addition; a list is not changed once made. */
+  /** Listeners in the order of their addition; a list is never modified. */
   #listeners = NO_LISTENERS;
   /** Frames of the current turn. Bounded by `MAX_JOINED_BYTES`. */
   #waiting: readonly Buffer[] = NO_FRAMES;
@@ -132,19 +130,19 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   #isHeld = false;
   /** True while another thread inflates a message; nothing is read meanwhile, to keep the order. */
   #isInflating = false;
-  /** Inflated bytes, from the first compressed message on. */
+  /** Inflated bytes, since the first compressed message. */
   #inflatedBytes: TokenBucket | undefined = undefined;
   /** The timer of a socket that has inflated too much; nothing is read meanwhile. */
   #pacing: Timer | undefined = undefined;
-  /** True once the raw socket closed. */
+  /** True after the raw socket closed. */
   #isGone = false;
   #received: { readonly code: number; readonly reason: string } | undefined = undefined;
 
   /**
    * Opens a WebSocket. The caller passes on the bytes and the end of the raw socket.
    *
-   * @param raw The socket, behind the request of the handshake.
-   * @param greeting Response to the handshake; leaves with the first frames of the turn.
+   * @param raw The socket, after the request of the handshake was read.
+   * @param greeting Response to the handshake, which is sent with the first frames of the turn.
    */
   constructor(raw: RawSocket, greeting: Buffer, options: HardenedSocketOptions) {
     const { runtime, turn, limits, closeTimeoutMs, protocol, deflater } = options;
@@ -156,7 +154,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     this.#closeTimeoutMs = closeTimeoutMs;
     this.#limits = limits;
     this.#reader = new FrameReader(this, limits);
-    // Without this, a frame behind a frame waits for the peer's acknowledgement, up to 40 ms.
+    // Otherwise a frame after another frame waits for the peer's acknowledgement, up to 40 ms.
     raw.setNoDelay(true);
     this.#waiting = [greeting];
     this.#waitingBytes = greeting.length;
@@ -177,11 +175,11 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     this.raw.end();
   }
 
-  /** Handles the end of the raw socket, after which no other call comes. */
+  /** Handles the end of the raw socket, after which no other call follows. */
   socketClosed(): void {
     this.readyState = CLOSING;
     this.#isGone = true;
-    // Called again after the compressed messages that are left.
+    // Called again after the remaining compressed messages.
     if (this.#isBusy) return;
     // Messages that waited for `resume` arrived before the end.
     this.#reader.resume();
@@ -235,7 +233,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     if (this.readyState === OPEN) this.#write(PING);
   }
 
-  /** Reads nothing until `resume`. Messages of a chunk that was read wait, too. */
+  /** Reads nothing until `resume`. Messages of a chunk that was already read wait, too. */
   pause(): void {
     this.#isHeld = true;
     this.#stop();
@@ -264,14 +262,14 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   }
 
   /**
-   * Closes the socket behind all frames sent before, and drops a peer that takes too long to answer.
+   * Closes the socket after all frames sent before, and drops a peer that takes too long to reply.
    *
-   * @param code Close code; `undefined` for a close without one.
+   * @param code Close code; `undefined` for a close without a code.
    */
   close(code?: number, reason = ""): void {
     if (this.readyState !== OPEN) return;
     this.#sendClose(code, reason);
-    // The peer's close frame arrives behind everything that the peer sent before.
+    // The peer's close frame arrives after everything that the peer sent before.
     this.resume();
   }
 
@@ -290,11 +288,11 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     else raw.destroy();
   }
 
-  /** Resolves once the system took everything sent before, or the socket closed. */
+  /** Resolves after the system took everything sent before, or the socket closed. */
   flushed(): Promise<void> {
     this.flush();
     const { raw } = this;
-    // `raw.closed` may be true before the event `close`, until which this socket stays open.
+    // `raw.closed` may be true before the `close` event, until which this socket stays open.
     if (this.#isGone || raw.writableLength === 0) return Promise.resolve();
     return new Promise((resolve) => {
       if (raw.writable) raw.write("", () => resolve());
@@ -307,7 +305,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     const waiting = this.#waiting;
     if (waiting.length === 0) return;
     const pongBytes = this.#waitingPongBytes;
-    // A broken socket takes nothing, and reports its end by an event.
+    // A broken socket accepts nothing, and reports its end with an event.
     if (this.raw.writable) {
       const bytes = this.#turn.join(waiting);
       if (pongBytes === 0) this.raw.write(bytes);
@@ -344,7 +342,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     });
   }
 
-  /** Reads after a compressed message, or ends what the end of the raw socket left. */
+  /** Continues to read after a compressed message, or completes the end of the raw socket. */
   #readOn(): void {
     if (this.#isGone) this.socketClosed();
     else this.#continue();
@@ -364,15 +362,15 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     }, waitMs);
   }
 
-  /** Answers a ping, unless the socket is closing. */
+  /** Replies to a ping, unless the socket is closing. */
   onPing(payload: Uint8Array): void {
     this.isHeard = true;
     if (this.readyState !== OPEN) return;
     const pong = encodeFrame(Opcode.pong, payload);
     if (this.#unsentPongBytes + pong.length > MAX_UNSENT_PONG_BYTES) {
-      // Later pings are read but not answered, so that a peer that writes first can still read the
+      // Later pings are read but get no reply, so that a peer that writes first can still read the
       // close reason.
-      return this.close(FaultCode.policy, "Too many answers to pings are unread");
+      return this.close(FaultCode.policy, "Too many pongs are unread");
     }
     this.#unsentPongBytes += pong.length;
     this.#write(pong);
@@ -383,7 +381,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     this.isHeard = true;
   }
 
-  /** Answers the peer's close, and ends the connection behind everything sent before. */
+  /** Replies to the peer's close, and ends the connection after everything sent before. */
   onClose(code: number, reason: string): void {
     this.#received = { code, reason };
     if (this.readyState === OPEN) {
@@ -392,7 +390,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     this.raw.end();
   }
 
-  /** Closes the socket of a peer that broke the protocol, and reads no more of that peer. */
+  /** Closes the socket of a peer that broke the protocol, and reads no more from it. */
   onFault(closeCode: number, reason: string): void {
     if (closeCode === FaultCode.tooLarge) this.#refuseSize();
     else this.close(closeCode, reason);
@@ -428,7 +426,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     this.#leave();
   }
 
-  /** Begins the end of the connection, which the peer cannot delay for long. */
+  /** Starts to end the connection, which the peer cannot delay for long. */
   #leave(): void {
     this.readyState = CLOSING;
     this.#timer ??= this.#runtime.setTimeout(() => this.terminate(), this.#closeTimeoutMs);
@@ -458,9 +456,9 @@ export class HardenedSocket implements FrameEvents, FrameSource {
 }
 
 /**
- * Pings each socket that was silent for a third of the idle timeout, and ends each that stays
- * silent for another third. One timer checks all sockets every third of the timeout, so that no
- * socket stays silent for longer than the timeout.
+ * Pings each socket that was silent for a third of the idle timeout, and ends each socket that
+ * stays silent for another third. One timer checks all sockets every third of the timeout, so that
+ * no socket stays silent for longer than the timeout.
  */
 export class Liveness {
   readonly #runtime: Runtime;
@@ -469,7 +467,7 @@ export class Liveness {
   readonly #sockets = new Map<HardenedSocket, boolean>();
   #timer: Timer | undefined = undefined;
 
-  /** Takes the idle timeout of each socket, in milliseconds. */
+  /** Expects the idle timeout of each socket, in milliseconds. */
   constructor(runtime: Runtime, idleTimeoutMs: number) {
     this.#runtime = runtime;
     this.#idleTimeoutMs = idleTimeoutMs;
@@ -482,7 +480,7 @@ export class Liveness {
     socket.liveness = this;
   }
 
-  /** Stops watching a socket that closed. */
+  /** Stops watching a closed socket. */
   delete(socket: HardenedSocket): void {
     this.#sockets.delete(socket);
     if (this.#sockets.size > 0) return;
@@ -499,7 +497,7 @@ export class Liveness {
 
   #sweep(): void {
     for (const [socket, isPinged] of this.#sockets) {
-      // A paused socket reads nothing, and a closing socket has a timeout of its own.
+      // A paused socket reads nothing, and a closing socket has its own timeout.
       const isSilent = !socket.isHeard && !socket.isPaused && socket.readyState === 1;
       if (isSilent && isPinged) {
         socket.terminate();

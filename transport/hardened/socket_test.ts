@@ -13,7 +13,7 @@ import { platformRuntime } from "../../base/runtime.ts";
 
 const PING = 0x89;
 
-/** A TCP socket whose system takes no bytes until the test allows. */
+/** A TCP socket whose system accepts no bytes until the test allows it. */
 class StuckSocket extends Duplex {
   readonly written: Uint8Array[] = [];
   readonly #waiting: (() => void)[] = [];
@@ -47,7 +47,7 @@ function upgrade(
   const stuck = new StuckSocket();
   const greeting = Buffer.from("HTTP/1.1 101 Switching Protocols\r\n\r\n");
   const socket = new HardenedSocket(stuck as unknown as Socket, greeting, {
-    // Fake time has no `performance.now()`.
+    // FakeTime has no `performance.now()`.
     runtime: Object.assign(platformRuntime(), { monotonic: () => Date.now() }),
     turn: new WriteTurn(),
     limits: { maxPayloadBytes: 1_024, maxFragments: 64, allowsCompression: false, ...limits },
@@ -60,7 +60,7 @@ function upgrade(
   return { stuck, socket };
 }
 
-Deno.test("HardenedSocket closes a flood of pings behind its held pongs, and then drops the peer", async () => {
+Deno.test("HardenedSocket closes after its held pongs during a flood of pings, and then drops the peer", async () => {
   using time = new FakeTime();
   const { stuck, socket } = upgrade();
   const pings = new Uint8Array(500 * 131);
@@ -79,16 +79,16 @@ Deno.test("HardenedSocket closes a flood of pings behind its held pongs, and the
   let at = head;
   while (bytes[at] === 0x8a) at += 2 + bytes[at + 1]!;
   assertLessOrEqual(at - head, MAX_UNSENT_PONG_BYTES);
-  assert(at - head > MAX_UNSENT_PONG_BYTES - 127, "pongs up to the bound");
-  const reason = "Too many answers to pings are unread";
+  assert(at - head > MAX_UNSENT_PONG_BYTES - 127, "pongs up to the limit");
+  const reason = "Too many pongs are unread";
   assertEquals([...bytes.slice(at, at + 4)], [0x88, 2 + reason.length, 1008 >> 8, 1008 & 0xff]);
   assertEquals(new TextDecoder().decode(bytes.slice(at + 4)), reason);
   assertEquals(stuck.destroyed, false);
   await time.tickAsync(5_000);
-  assert(stuck.destroyed, "the time to answer a close");
+  assert(stuck.destroyed, "the time to reply to a close");
 });
 
-Deno.test("HardenedSocket.flushed() of a broken socket waits for the event of the end", async () => {
+Deno.test("HardenedSocket.flushed() of a broken socket waits for the close event", async () => {
   const { stuck, socket } = upgrade();
   await turns(1);
   stuck.destroy();
@@ -104,7 +104,7 @@ Deno.test("HardenedSocket sends frames without the delay of Nagle's algorithm", 
   socket.terminate();
 });
 
-Deno.test("HardenedSocket answers any number of pings to a peer that reads", async () => {
+Deno.test("HardenedSocket replies to any number of pings of a peer that reads", async () => {
   const { stuck, socket } = upgrade();
   stuck.loosen();
   const pings = new Uint8Array(1_000 * 7);
@@ -144,7 +144,7 @@ function watched(liveness: Liveness): Fake {
   return socket;
 }
 
-Deno.test("Liveness pings a silent socket, and ends one that stays silent", () => {
+Deno.test("Liveness pings a silent socket, and ends it if it stays silent", () => {
   using time = new FakeTime();
   const socket = watched(new Liveness(platformRuntime(), 900));
   time.tick(300);
@@ -156,7 +156,7 @@ Deno.test("Liveness pings a silent socket, and ends one that stays silent", () =
   assertEquals([socket.pings, socket.isTerminated], [1, true]);
 });
 
-Deno.test("Liveness leaves a socket alone that is heard", () => {
+Deno.test("Liveness does not end a socket that receives messages", () => {
   using time = new FakeTime();
   const socket = watched(new Liveness(platformRuntime(), 900));
   for (let i = 0; i < 10; i++) {
@@ -173,7 +173,7 @@ Deno.test("Liveness leaves a socket alone that is heard", () => {
   socket.terminate();
 });
 
-Deno.test("Liveness does not end a socket that is not read, or that is closing", () => {
+Deno.test("Liveness does not end a socket that is paused or closing", () => {
   using time = new FakeTime();
   const liveness = new Liveness(platformRuntime(), 900);
   const paused = watched(liveness);
@@ -203,7 +203,7 @@ function record(socket: HardenedSocket): { events: unknown[]; closed: Promise<vo
   return { events, closed };
 }
 
-Deno.test("HardenedSocket answers a close that waited for resume() when the peer's bytes end", async () => {
+Deno.test("HardenedSocket replies to a close that waited for resume() when the peer's bytes end", async () => {
   const { stuck, socket } = upgrade();
   const { events, closed } = record(socket);
   stuck.loosen();
@@ -250,7 +250,7 @@ Deno.test("HardenedSocket reads inflated bytes at a bounded rate, one message at
     await isSeen.promise;
     isSeen = Promise.withResolvers();
   };
-  // The burst, and the message that exceeds the burst.
+  // The burst, and the message that exceeds it.
   for (let count = 1; count <= 5; count++) await next();
   assertEquals([received, socket.isPaused], [INFLATE_RATE.burst + 4 * MIB, true]);
   for (let count = 6; count <= 16; count++) {
@@ -289,12 +289,12 @@ Deno.test("HardenedSocket passes on paced messages after the peer's end, and the
   assertEquals(events, [...Array.from({ length: 20 }, () => "message"), "close"]);
 });
 
-Deno.test("HardenedSocket paces compressed messages that are empty, too", async () => {
+Deno.test("HardenedSocket also paces empty compressed messages", async () => {
   using time = new FakeTime();
   const { stuck, socket } = upgrade({ allowsCompression: true });
   let received = 0;
   socket.addEventListener("message", () => void received++);
-  const frame = frameOf(new Uint8Array([0]), { head: 0xc1 }); // Inflates to no byte.
+  const frame = frameOf(new Uint8Array([0]), { head: 0xc1 }); // Inflates to zero bytes.
   stuck.push(Buffer.concat(Array.from({ length: 40_000 }, () => frame)));
   await turns(1);
   const atOnce = INFLATE_RATE.burst / 512 + 1;

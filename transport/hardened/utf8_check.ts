@@ -1,20 +1,21 @@
-/** A check of UTF-8 that continues from chunk to chunk. */
+/** A UTF-8 check that continues from chunk to chunk. */
 
 /** State between two characters. */
 export const FIRST_UTF8 = 0;
 
-/** State behind bytes that no further bytes can make valid. */
+/** State after bytes that no further bytes can make valid. */
 export const INVALID_UTF8 = -1;
 
 /**
  * Checks further bytes of a text.
  *
- * A state amid a character holds the number of missing bytes, and the bounds of the next byte.
+ * A state in the middle of a character holds the number of missing bytes, and the bounds of the
+ * next byte.
  *
- * @param state State behind the bytes before; {@linkcode FIRST_UTF8} at the beginning.
+ * @param state State after the bytes before; {@linkcode FIRST_UTF8} at the start.
  * @param start Index of the first byte to check.
- * @param end Index behind the last byte to check.
- * @returns State behind the bytes; {@linkcode INVALID_UTF8} if the text cannot be valid.
+ * @param end Index after the last byte to check.
+ * @returns State after the bytes; {@linkcode INVALID_UTF8} if the text cannot be valid.
  */
 export function utf8After(
   state: number,
@@ -37,9 +38,9 @@ export function utf8After(
   return state;
 }
 
-/** Returns the state behind the first byte of a character of several bytes. */
+/** Returns the state after the first byte of a character of several bytes. */
 function afterFirst(byte: number): number {
-  // Below 0xc2 are continuations and characters in more bytes than needed.
+  // Below 0xc2 are continuation bytes and overlong characters.
   if (byte < 0xc2 || byte > 0xf4) return INVALID_UTF8;
   if (byte < 0xe0) return stateOf(1, 0x80, 0xbf);
   if (byte === 0xe0) return stateOf(2, 0xa0, 0xbf);

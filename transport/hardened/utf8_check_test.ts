@@ -32,7 +32,7 @@ Deno.test("utf8After() agrees with TextDecoder on all pairs of bytes, and on ran
   assertEquals(wrong, []);
 });
 
-Deno.test("utf8After() refuses a character at the first byte that rules it out", () => {
+Deno.test("utf8After() rejects a character at the first byte that rules it out", () => {
   for (const [hex, state] of [["f4", 1], ["f490", 0], ["ed", 1], ["eda0", 0], ["c0", 0]] as const) {
     const bytes = Uint8Array.fromHex(hex);
     assertEquals(utf8After(FIRST_UTF8, bytes, 0, bytes.length) !== INVALID_UTF8, state === 1, hex);

@@ -223,6 +223,7 @@ const OPTIONS: OptionKinds<MemoryPairOptions> = {
  *
  * - **Delivery:** in a microtask, in order, without timers; with a delay, by the clock and timers
  *   of the runtime, so that fake time drives it.
+ * - **Bounds:** frames without a receiver, unread stream bytes, unaccepted streams and unread
  *   datagrams are all bounded.
  * - **Close:** `closed` settles immediately at the end that closes; the other end receives all data
  *   sent before, then the close. After both ends are closed, no timer is left; disposing the pair

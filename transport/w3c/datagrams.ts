@@ -11,18 +11,18 @@ import type {
   WebTransportSendOptions,
 } from "./send_stream.ts";
 
-/** The session, as the datagrams see it. */
+/** The session as the datagrams see it. */
 export interface DatagramsOwner {
-  /** Tells whether the session is over. */
+  /** Tells whether the session has ended. */
   isOver(): boolean;
   /** Throws an error of the given name if the group belongs to another session. */
   groupOf(group: WebTransportSendGroup | null, error: ForeignGroupError): unknown;
 }
 
-/** Sink behind a writable of datagrams. */
+/** Sink of a writable for datagrams. */
 export class DatagramSink implements UnderlyingSink<Uint8Array> {
   readonly owner: DatagramsOwner;
-  /** Priority; the higher order is sent first. */
+  /** Priority; a higher order is sent first. */
   sendOrder: number;
   sendGroup: WebTransportSendGroup | null;
   /** Locked writer; `undefined` for a pipe. */
@@ -33,8 +33,6 @@ export class DatagramSink implements UnderlyingSink<Uint8Array> {
   #controller: WritableStreamDefaultController | undefined = undefined;
 
   /**
-   * Creates a sink.
-   *
    * @param behind `queues` receives the datagrams; `open` lists the sink until closed.
    */
   constructor(
@@ -73,8 +71,8 @@ export class DatagramSink implements UnderlyingSink<Uint8Array> {
   }
 
   /**
-   * Ends the sink with the session. A pipe errors, because only the writer of a stream can close
-   * the stream.
+   * Ends the sink with the session. A pipe fails with an error, because only the stream's writer
+   * can close the stream.
    */
   end(error: Error, isBroken: boolean): void {
     if (isBroken || this.writer === undefined) return this.#controller?.error(error);
@@ -96,7 +94,7 @@ export class WebTransportDatagramsWritable extends WritableStream<Uint8Array> {
   /**
    * @ignore Creates a writable; callable only by `createWritable()`.
    *
-   * @param sink Sink behind the writable.
+   * @param sink Sink of the writable.
    */
   constructor(sink: DatagramSink | undefined = undefined) {
     const checked = constructible(sink, DatagramSink);
@@ -104,7 +102,7 @@ export class WebTransportDatagramsWritable extends WritableStream<Uint8Array> {
     this.#sink = checked;
   }
 
-  /** Priority among datagrams; the higher order is sent first. */
+  /** Priority among datagrams; a higher order is sent first. */
   get sendOrder(): number {
     return this.#sink.sendOrder;
   }
@@ -133,7 +131,7 @@ export class WebTransportDatagramsWritable extends WritableStream<Uint8Array> {
   }
 }
 
-/** Parts behind the datagrams of a session. */
+/** Internal parts of a session's datagrams. */
 export class DatagramEnds {
   readonly owner: DatagramsOwner;
   /** Incoming datagrams. */
@@ -143,8 +141,6 @@ export class DatagramEnds {
   readonly open: Set<DatagramSink>;
 
   /**
-   * Collects the parts.
-   *
    * @param behind Datagram queues, and the set of open sinks.
    */
   constructor(
@@ -185,7 +181,7 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
   /**
    * @ignore Creates the datagrams of a session; callable only by `WebTransport`.
    *
-   * @param ends Parts behind the datagrams.
+   * @param ends Internal parts of the datagrams.
    */
   constructor(ends: DatagramEnds | undefined = undefined) {
     const { owner, readable, queues, open } = constructible(ends, DatagramEnds);
@@ -205,7 +201,7 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
     return this.#writable ??= this.#createWritable({});
   }
 
-  /** Datagrams with direct calls. MUST NOT be mixed with the web streams. */
+  /** The datagrams as plain calls. MUST NOT be mixed with the web streams. */
   get direct(): DirectDatagrams {
     return this.#queues;
   }
@@ -237,7 +233,9 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
     this.#queues.outgoingMaxAge = checkAge(value, "outgoingMaxAge");
   }
 
-  /** Most datagrams held for a reader; beyond, the oldest is dropped. At least 1. */
+  /**
+   * Maximum number of datagrams held for a reader; beyond it, the oldest is dropped. At least 1.
+   */
   get incomingMaxBufferedDatagrams(): number {
     return this.#queues.maxIncoming;
   }
@@ -246,7 +244,10 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
     this.#queues.maxIncoming = Math.max(1, value >>> 0);
   }
 
-  /** Most datagrams accepted ahead of the wire; beyond, a write waits. At least 1. */
+  /**
+   * Maximum number of datagrams accepted before they are sent; beyond it, a write waits. At least
+   * 1.
+   */
   get outgoingMaxBufferedDatagrams(): number {
     return this.#queues.maxOutgoing;
   }
@@ -279,7 +280,7 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
    * @param options Group and priority.
    * @returns The writable.
    * @throws {TypeError} If the group belongs to another session.
-   * @throws {DOMException} `InvalidStateError`, if the session is over.
+   * @throws {DOMException} `InvalidStateError` if the session has ended.
    */
   createWritable(options: WebTransportSendOptions = {}): WebTransportDatagramsWritable {
     this.#owner.groupOf(options.sendGroup ?? null, "TypeError");
@@ -293,7 +294,7 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
   }
 }
 
-/** Source behind the readable of datagrams. */
+/** Source of the readable for datagrams. */
 export class DatagramSource {
   /** `bytes` for a byte stream. */
   readonly type: "bytes" | undefined;
@@ -302,8 +303,6 @@ export class DatagramSource {
   #controller: ReadableStreamController<Uint8Array> | undefined = undefined;
 
   /**
-   * Creates a source.
-   *
    * @param type `bytes` for a byte stream.
    */
   constructor(queues: DatagramQueues, type: "bytes" | undefined) {
@@ -347,7 +346,6 @@ export class DatagramSource {
     if (this.type) (controller as ReadableByteStreamController).byobRequest?.respond(0);
   }
 
-  /** Creates the readable. */
   readable(): ReadableStream<Uint8Array> {
     const source = this as unknown as UnderlyingDefaultSource<Uint8Array>;
     return new ReadableStream<Uint8Array>(source, { highWaterMark: 0 });
@@ -358,7 +356,7 @@ function checkAge(value: number | null, name: string): number | null {
   const age = value === null ? 0 : Number(value);
   if (age >= 0) return age === 0 ? null : age;
   throw new RangeError(
-    `Cannot set ${name}: it must be a number that is not negative, received ${value}`,
+    `Cannot set ${name}: it must be 0 or more, received ${value}`,
   );
 }
 
@@ -366,18 +364,18 @@ function checkHighWaterMark(value: number, name: string): number {
   const count = Number(value);
   if (count >= 0) return Math.max(1, count);
   throw new RangeError(
-    `Cannot set ${name}: it must be a number that is not negative, received ${value}`,
+    `Cannot set ${name}: it must be 0 or more, received ${value}`,
   );
 }
 
-/** Default bound of incoming datagrams held for a reader. */
+/** Default limit of incoming datagrams held for a reader. */
 const MAX_INCOMING = 1_024;
 
-/** Default bound of outgoing datagrams accepted ahead of the wire. */
+/** Default limit of outgoing datagrams accepted before they are sent. */
 const MAX_OUTGOING = 64;
 
 /**
- * Bound of datagrams handed to the runtime; the other outgoing ones can still expire or be
+ * Limit of datagrams passed to the runtime; other outgoing datagrams can still expire or be
  * overtaken.
  */
 const MAX_IN_FLIGHT = 16;
@@ -385,13 +383,13 @@ const MAX_IN_FLIGHT = 16;
 /** Maximum size of a datagram before the path is known. */
 const SAFE_BYTES = 1_024;
 
-/** The session, as the queues see it. */
+/** The session as the queues see it. */
 interface DatagramsLink {
   /** Largest datagram, as far as known. */
   readonly maxDatagramSize: number;
   /** Sends a datagram after waiting for room. Never rejects. */
   write(datagram: Uint8Array): Promise<void>;
-  /** Sends a datagram, or drops the datagram without room. */
+  /** Sends a datagram, or drops it if there is no room. */
   send(datagram: Uint8Array): void;
 }
 
@@ -421,9 +419,9 @@ export class DatagramQueues implements DirectDatagrams {
   incomingMaxAge: number | null = null;
   /** Maximum age of an outgoing datagram, in milliseconds. */
   outgoingMaxAge: number | null = null;
-  /** Bound of incoming datagrams held for a reader. */
+  /** Limit of incoming datagrams held for a reader. */
   maxIncoming: number = MAX_INCOMING;
-  /** Bound of outgoing datagrams accepted ahead of the wire. */
+  /** Limit of outgoing datagrams accepted before they are sent. */
   maxOutgoing: number = MAX_OUTGOING;
 
   readonly #runtime: Runtime;
@@ -462,9 +460,9 @@ export class DatagramQueues implements DirectDatagrams {
   /**
    * Queues an outgoing datagram.
    *
-   * @param bytes Bytes in memory of their own.
-   * @returns Resolves at once while the queue has room, otherwise after the datagram was sent or
-   * dropped.
+   * @param bytes Bytes with their own memory.
+   * @returns Resolves immediately while the queue has room, otherwise after the datagram was sent
+   * or dropped.
    */
   write(bytes: Uint8Array, place: { readonly sendOrder: number }): Promise<void> {
     if (this.#isOver || bytes.byteLength > this.maxDatagramSize) return Promise.resolve();
@@ -472,7 +470,7 @@ export class DatagramQueues implements DirectDatagrams {
     this.#isOrdered ||= place.sendOrder !== 0;
     this.#outgoing.push({ bytes, at: this.#runtime.now(), place, sent: resolve });
     if (this.#outgoing.length + this.#inFlight < this.maxOutgoing) resolve();
-    // Deferred, because the priority and the bound apply to datagrams written together.
+    // Deferred, because the priority and the limit apply to datagrams written together.
     if (this.#link !== undefined && !this.#isPumping) {
       this.#isPumping = true;
       this.#runtime.schedule(() => {
@@ -499,7 +497,7 @@ export class DatagramQueues implements DirectDatagrams {
   /**
    * Queues a received datagram.
    *
-   * @param bytes Bytes in memory of their own.
+   * @param bytes Bytes with their own memory.
    */
   deliver(bytes: Uint8Array): void {
     if (this.#isOver) return;
@@ -515,7 +513,7 @@ export class DatagramQueues implements DirectDatagrams {
   /**
    * Waits for the next received datagram. Calls MUST NOT overlap.
    *
-   * @returns The bytes; `undefined` once the session is over.
+   * @returns The bytes; `undefined` after the session has ended.
    */
   async next(): Promise<Uint8Array | undefined> {
     while (!this.#isOver) {
@@ -529,7 +527,7 @@ export class DatagramQueues implements DirectDatagrams {
     return undefined;
   }
 
-  /** Drops all waiting datagrams at the end of the session. */
+  /** Drops all waiting datagrams when the session ends. */
   end(): void {
     this.#isOver = true;
     this.#incoming.length = 0;

@@ -34,7 +34,7 @@ function openEcho(
   };
 }
 
-/** A wire that opens on demand. */
+/** A link that opens on demand. */
 class Link {
   readonly maxDatagramSize = 1_200;
   readonly sent: number[] = [];
@@ -58,7 +58,7 @@ async function isSettled(promise: Promise<unknown>): Promise<boolean> {
   return isSettled;
 }
 
-Deno.test("WebTransport.datagrams go and come, also when they were written before ready", async () => {
+Deno.test("WebTransport.datagrams are sent and received, even if written before ready", async () => {
   await using echo = openEcho();
   const { transport } = echo;
   const { datagrams } = transport;
@@ -74,7 +74,7 @@ Deno.test("WebTransport.datagrams go and come, also when they were written befor
   assertEquals(received, new Set([0, 1, 2, 3]));
 });
 
-Deno.test("WebTransport.datagrams take datagrams that fit, and lose others", async () => {
+Deno.test("WebTransport.datagrams carry datagrams that fit, and lose others", async () => {
   await using echo = openEcho();
   await soon(echo.transport.ready);
   const { datagrams } = echo.transport;
@@ -89,7 +89,7 @@ Deno.test("WebTransport.datagrams take datagrams that fit, and lose others", asy
   assertEquals((await soon(reader.read())).value!.byteLength, 0);
 });
 
-Deno.test("WebTransport.datagrams take any BufferSource, and error for anything else", async () => {
+Deno.test("WebTransport.datagrams accept any BufferSource, and fail with an error for anything else", async () => {
   await using echo = openEcho();
   const { datagrams } = echo.transport;
   const writer = datagrams.writable.getWriter() as WritableStreamDefaultWriter<unknown>;
@@ -107,7 +107,7 @@ Deno.test("WebTransport.datagrams can be read as bytes", async () => {
   const { datagrams } = echo.transport;
   const writer = datagrams.writable.getWriter();
   const reader = datagrams.readable.getReader({ mode: "byob" });
-  await writer.write(new Uint8Array()); // A byte stream has no place for a BYOB request.
+  await writer.write(new Uint8Array()); // A byte stream cannot carry an empty datagram.
   await writer.write(Uint8Array.of(1, 2));
   assertEquals((await soon(reader.read(new Uint8Array(8)))).value, Uint8Array.of(1, 2));
   await writer.write(Uint8Array.of(1, 2));
@@ -136,7 +136,7 @@ Deno.test("WebTransport.datagrams end with the session", async () => {
   }
 });
 
-Deno.test("WebTransport.datagrams go by plain calls too", async () => {
+Deno.test("WebTransport.datagrams also work with plain calls", async () => {
   await using echo = openEcho();
   const direct = directDatagrams(echo.transport.datagrams);
   const { promise, resolve } = Promise.withResolvers<Uint8Array>();
@@ -146,7 +146,7 @@ Deno.test("WebTransport.datagrams go by plain calls too", async () => {
   assertEquals(await soon(promise), Uint8Array.of(1, 2, 3));
 });
 
-Deno.test("WebTransportDatagramDuplexStream has the W3C's rules for its settings", async () => {
+Deno.test("WebTransportDatagramDuplexStream validates its settings like W3C", async () => {
   await using echo = openEcho();
   const { datagrams } = echo.transport;
   for (const name of ["incomingMaxAge", "outgoingMaxAge"] as const) {
@@ -180,7 +180,7 @@ Deno.test("WebTransportDatagramDuplexStream has the W3C's rules for its settings
   }
 });
 
-Deno.test("WebTransportDatagramDuplexStream.createWritable() makes one with a place in the order", async () => {
+Deno.test("WebTransportDatagramDuplexStream.createWritable() creates a writable with a priority", async () => {
   await using echo = openEcho();
   await using other = openEcho();
   const { datagrams } = echo.transport;
@@ -200,7 +200,7 @@ Deno.test("WebTransportDatagramDuplexStream.createWritable() makes one with a pl
   assertThrows(() => datagrams.createWritable({ sendGroup: foreign }), TypeError);
 });
 
-Deno.test("DatagramQueues.write() waits past the bound, until one was sent", async () => {
+Deno.test("DatagramQueues.write() waits beyond the limit until a datagram was sent", async () => {
   const queues = new DatagramQueues(platformRuntime());
   queues.maxOutgoing = 3;
   const link = new Link();
@@ -217,7 +217,7 @@ Deno.test("DatagramQueues.write() waits past the bound, until one was sent", asy
   assertEquals(await isSettled(last[1]!), true);
 });
 
-Deno.test("DatagramQueues sends the highest first of those that wait", () => {
+Deno.test("DatagramQueues sends the waiting datagram with the highest priority first", () => {
   const queues = new DatagramQueues(platformRuntime());
   const place = { sendOrder: 0 };
   void queues.write(Uint8Array.of(1), place);
@@ -232,7 +232,7 @@ Deno.test("DatagramQueues sends the highest first of those that wait", () => {
   assertEquals(link.sent, [5, 2, 1, 3, 4]);
 });
 
-Deno.test("DatagramQueues drops the oldest that came, and those that are too old", async () => {
+Deno.test("DatagramQueues drops the oldest received datagrams, and expired ones", async () => {
   using time = new FakeTime();
   const queues = new DatagramQueues(platformRuntime());
   queues.maxIncoming = 2;

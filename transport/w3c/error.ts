@@ -23,8 +23,8 @@ export interface WebTransportErrorOptions extends ErrorOptions {
 }
 
 /**
- * An error of the server or the network, or a reason for ending a stream. This class is the
- * toolkit's, even if the runtime has one.
+ * An error of the server or the network, or a reason for ending a stream. This class belongs to
+ * Skein, even if the runtime has its own.
  *
  * @example Usage
  * ```ts
@@ -49,10 +49,8 @@ export class WebTransportError extends DOMException {
   readonly #streamErrorCode: number | null;
 
   /**
-   * Creates an error.
-   *
-   * @param message Description. An options object with a `message`, as in older browsers, is also
-   * accepted.
+   * @param message Description. For compatibility with older browsers, also an options object with
+   * a `message`.
    * @param options Origin, stream error code and cause.
    * @throws {TypeError} If `source` is neither `stream` nor `session`.
    */
@@ -86,14 +84,14 @@ export class WebTransportError extends DOMException {
   }
 }
 
-/** Factory of the W3C's errors. */
+/** Factory of the W3C errors. */
 export const W3C_ERRORS: SessionErrors = {
   stream(failure, code) {
     if (failure.code === H3Error.sessionGone) {
       return new WebTransportError("The session is over", { source: "session" });
     }
     const what = failure.kind === "reset" ? "reset" : "stopped reading";
-    // Browsers use 0 for codes outside the range of applications.
+    // Browsers use 0 for codes outside the applications' range.
     return new WebTransportError(`The server ${what} the stream`, { streamErrorCode: code ?? 0 });
   },
   session: (message, options) =>
@@ -101,10 +99,10 @@ export const W3C_ERRORS: SessionErrors = {
 };
 
 /**
- * Converts any error to the error of a session that is over or could not be opened.
+ * Converts any error to the error of a session that has ended or could not be opened.
  *
  * @param error Any thrown value.
- * @returns The value itself if already a {@linkcode WebTransportError}; otherwise a wrapper.
+ * @returns The value itself if it is a {@linkcode WebTransportError}; otherwise a wrapper.
  */
 export function sessionError(error: unknown): WebTransportError {
   if (error instanceof WebTransportError) return error;
@@ -113,7 +111,7 @@ export function sessionError(error: unknown): WebTransportError {
 }
 
 /**
- * Makes the error of a call after the end of the session.
+ * Creates the error of a call after the session has ended.
  *
  * @param what Action that failed, as a verb phrase.
  */

@@ -23,14 +23,14 @@ Deno.test("WebTransportError() is a DOMException with a source and a code", () =
   assertEquals([old.message, old.streamErrorCode], ["enough", 139]);
 });
 
-Deno.test("WebTransportError() cuts a code to 32 bits, and refuses an unknown source", () => {
+Deno.test("WebTransportError() clamps a code to 32 bits, and rejects an unknown source", () => {
   for (const [given, code] of [[-1, 0], [2 ** 40, 2 ** 32 - 1], [NaN, 0], [1.4, 1]] as const) {
     assertEquals(new WebTransportError("", { streamErrorCode: given }).streamErrorCode, code);
   }
   assertThrows(() => new WebTransportError("", { source: "page" as "stream" }), TypeError);
 });
 
-Deno.test("W3C_ERRORS.stream() carries the code of the server", () => {
+Deno.test("W3C_ERRORS.stream() carries the server's code", () => {
   for (const [code, expected] of [[0, 0], [0xffff_ffff, 0xffff_ffff], [undefined, 0]] as const) {
     const http3Code = code === undefined ? H3Error.internalError : toHttp3StreamCode(code);
     for (const kind of ["reset", "stopped"] as const) {

@@ -1,6 +1,6 @@
 /**
- * The `WebTransport` class of browsers for Deno, on the runtime's QUIC: run with `--unstable-net`.
- * An entry of its own, so that importing Skein shadows no global class.
+ * The browsers' `WebTransport` class for Deno, on the runtime's QUIC: run with `--unstable-net`. It
+ * is a separate entry, so that importing Skein shadows no global class.
  *
  * @example A datagram to a server and back
  * ```ts

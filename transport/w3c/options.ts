@@ -5,7 +5,7 @@ import { type CertificateHash, DIAL_TIMEOUT_MS } from "../webtransport.ts";
 /** Longest subprotocol, in characters. */
 const MAX_PROTOCOL_LENGTH = 512;
 
-/** Characters valid in a string of structured fields (RFC 9651 section 3.3.3). */
+/** Characters valid in a structured field string (RFC 9651 section 3.3.3). */
 const PRINTABLE = /^[\x20-\x7e]+$/;
 
 /** Size of a SHA-256 hash in bytes. */
@@ -27,7 +27,7 @@ const CONNECTION_HEADERS = [
   "upgrade",
 ];
 
-/** Goal of QUIC's congestion control. */
+/** Goal of QUIC congestion control. */
 export type WebTransportCongestionControl = "default" | "throughput" | "low-latency";
 
 /** Hash of a certificate; hashes with other algorithms are ignored. */
@@ -47,17 +47,17 @@ export interface WebTransportOptions {
    */
   readonly allowPooling?: boolean | undefined;
   /**
-   * Requires unreliable transport. No effect: HTTP/3 is the only transport.
+   * Requires an unreliable transport. No effect: HTTP/3 is the only transport.
    *
    * @default {false}
    */
   readonly requireUnreliable?: boolean | undefined;
-  /** Request headers; absent by default. Headers forbidden to pages in browsers are allowed. */
+  /** Request headers; absent by default. Headers that browsers forbid to pages are allowed. */
   readonly headers?: HeadersInit | undefined;
   /** Hashes of the only certificates to trust, without an authority. Absent by default. */
   readonly serverCertificateHashes?: readonly WebTransportHash[] | undefined;
   /**
-   * Goal of QUIC's congestion control.
+   * Goal of QUIC congestion control.
    *
    * @default {"default"}
    */
@@ -76,12 +76,15 @@ export interface WebTransportOptions {
   readonly anticipatedConcurrentIncomingBidirectionalStreams?: number | null | undefined;
   /** Subprotocols to offer, in order of preference; empty by default. */
   readonly protocols?: readonly string[] | undefined;
-  /** `bytes` makes the datagrams a byte stream for BYOB readers; a default stream otherwise. */
+  /**
+   * `bytes` makes the datagrams a byte stream for BYOB readers; otherwise they are a default
+   * stream.
+   */
   readonly datagramsReadableType?: "bytes" | undefined;
   /**
-   * Deadline for the server's answer in milliseconds, counted from the constructor. Afterwards
-   * `ready` and `closed` reject. `Infinity` waits as long as the connection lives. Browsers lack
-   * this option.
+   * Timeout for the server's response in milliseconds, counted from the constructor; then `ready`
+   * and `closed` reject. `Infinity` waits as long as the connection lives. Browsers lack this
+   * option.
    *
    * @default {10000}
    */
@@ -89,11 +92,11 @@ export interface WebTransportOptions {
 }
 
 /**
- * Key of an option that is no part of the public dictionary: the {@linkcode Runtime} of the session.
+ * Key of an option that is not part of the public dictionary: the session's {@linkcode Runtime}.
  */
 export const RUNTIME: unique symbol = Symbol("runtime");
 
-/** Runtime of sessions without one of their own; all share one pool of connections. */
+/** Runtime of sessions that have none of their own; all share one pool of connections. */
 const PLATFORM: Runtime = platformRuntime();
 
 export interface CheckedOptions {
@@ -104,14 +107,14 @@ export interface CheckedOptions {
   readonly headers: Headers;
   /** Hashes that can match a certificate; `undefined` if the option was absent. */
   readonly serverCertificateHashes: readonly CertificateHash[] | undefined;
-  /** Goal of QUIC's congestion control. */
+  /** Goal of QUIC congestion control. */
   readonly congestionControl: WebTransportCongestionControl;
   readonly protocols: readonly string[];
   /** `bytes` if the datagrams are a byte stream. */
   readonly datagramsReadableType: "bytes" | undefined;
-  /** Deadline for the server's answer, in milliseconds. */
+  /** Timeout for the server's response, in milliseconds. */
   readonly timeoutMs: number;
-  /** Reason why no certificate can be trusted; `undefined` if one can be. */
+  /** Reason why no certificate can be trusted; `undefined` if a certificate can be trusted. */
   readonly distrust: string | undefined;
 }
 
@@ -130,7 +133,7 @@ export function checkOptions(url: string | URL, options: WebTransportOptions): C
   );
   if (allowPooling && serverCertificateHashes !== undefined) {
     throw new DOMException(
-      "Cannot create WebTransport: a shared connection takes no certificate hashes",
+      "Cannot create WebTransport: a shared connection cannot use certificate hashes",
       "NotSupportedError",
     );
   }
@@ -175,8 +178,8 @@ export function checkAnticipated(hint: number | null | undefined): number | null
 }
 
 /**
- * Reads a `BufferSource` of Web IDL. Shared memory is excluded, because other threads could change
- * the bytes.
+ * Reads a Web IDL `BufferSource`. Shared memory is excluded, because other threads could change the
+ * bytes.
  *
  * @returns A view of the bytes; `undefined` for other values.
  */
@@ -193,7 +196,7 @@ function checkUrl(url: string | URL): URL {
     : parsed.protocol !== "https:"
     ? "must be https:"
     : parsed.href.includes("#")
-    ? "must have no fragment"
+    ? "must not have a fragment"
     : undefined;
   if (parsed !== null && fault === undefined) return parsed;
   throw new DOMException(
@@ -205,20 +208,20 @@ function checkUrl(url: string | URL): URL {
 function checkTimeout(timeoutMs: number = DIAL_TIMEOUT_MS): number {
   if (timeoutMs >= 0) return timeoutMs;
   throw new TypeError(
-    `Cannot create WebTransport: timeoutMs must be a number from 0, received ${timeoutMs}`,
+    `Cannot create WebTransport: timeoutMs must be 0 or more, received ${timeoutMs}`,
   );
 }
 
 /**
- * Selects the hashes that can match a certificate. To the W3C, unusable hashes are no error and
- * simply match no certificate. Without a usable hash no certificate can be trusted, and `distrust`
- * gives the reason.
+ * Selects the hashes that can match a certificate. In W3C's specification, unusable hashes are not
+ * an error and simply match no certificate. Without a usable hash no certificate can be trusted,
+ * and `distrust` gives the reason.
  */
 function checkHashes(
   hashes: readonly WebTransportHash[],
 ): Pick<CheckedOptions, "distrust"> & { readonly usable: readonly CertificateHash[] | undefined } {
   const usable: CertificateHash[] = [];
-  let distrust = "a certificate hash must be of the algorithm sha-256, received none of it";
+  let distrust = "a certificate hash must use the algorithm sha-256, received none that does";
   let count = 0;
   for (const { algorithm, value } of hashes) {
     count++;

@@ -5,7 +5,7 @@ import type { StreamHalf, StreamHalves } from "../quic/stream_owner.ts";
 import { constructible, defineInterface } from "./web_idl.ts";
 import { viewOf } from "./options.ts";
 
-/** Counters of a sending stream; those unknown to the runtime are absent. */
+/** Counters of a sending stream; counters that the runtime does not know are absent. */
 export interface WebTransportSendStreamStats {
   /** Bytes written. */
   readonly bytesWritten: number;
@@ -20,7 +20,7 @@ export interface WebTransportSendOptions {
    */
   readonly sendGroup?: WebTransportSendGroup | null | undefined;
   /**
-   * Priority; the higher order is sent first.
+   * Priority; a higher order is sent first.
    *
    * @default {0}
    */
@@ -50,13 +50,13 @@ export class GroupState {
  */
 export type ForeignGroupError = "TypeError" | "InvalidStateError";
 
-/** The session, as the streams see it. */
+/** The session as the streams see it. */
 export interface StreamsOwner {
   /** Halves to end with the session. */
   readonly halves: StreamHalves;
-  /** Tells whether the session is over. */
+  /** Tells whether the session has ended. */
   isOver(): boolean;
-  /** Makes the error of the ended session. */
+  /** Creates the error of the ended session. */
   connectionError(cause: unknown): Error;
   /**
    * State of a group; `undefined` for `null`. Throws an error of the given name if the group
@@ -67,7 +67,7 @@ export interface StreamsOwner {
 
 /** Writing half of a stream, with a priority. */
 export interface OrderedWritable extends DirectWritable {
-  /** Priority; the higher order is sent first. */
+  /** Priority; a higher order is sent first. */
   sendOrder: number;
   /** Writes bytes if credit for all of them is available now; otherwise returns `undefined`. */
   writeAtOnce(bytes: Uint8Array): Promise<void> | undefined;
@@ -109,9 +109,8 @@ export class WebTransportSendGroup {
   }
 }
 
-/** A chunk to send as a whole or not at all. */
+/** A chunk to send completely or not at all. */
 class AtomicChunk {
-  /** The chunk of the application. */
   readonly chunk: unknown;
   /** Set if the chunk was not sent. */
   failure: DOMException | undefined = undefined;
@@ -121,7 +120,7 @@ class AtomicChunk {
   }
 }
 
-/** Sink behind a sending stream. */
+/** Sink of a sending stream. */
 export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
   previous: StreamHalf | undefined = undefined;
   next: StreamHalf | undefined = undefined;
@@ -131,7 +130,7 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
 
   readonly #owner: StreamsOwner;
   readonly #half: OrderedWritable;
-  /** Chunks that wait behind the current one. */
+  /** Chunks that wait after the current one. */
   #pending = 0;
   /** Atomic chunks among the waiting ones. */
   readonly #atomic = new Set<AtomicChunk>();
@@ -163,13 +162,13 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
     };
   }
 
-  /** The half, for direct calls instead of a web stream. */
+  /** The half, for plain calls instead of a web stream. */
   get half(): OrderedWritable {
     this.#owner.halves.delete(this);
     return this.#half;
   }
 
-  /** Priority; the higher order is sent first. */
+  /** Priority; a higher order is sent first. */
   get sendOrder(): number {
     return this.#sendOrder;
   }
@@ -196,7 +195,7 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
   start(controller: WritableStreamDefaultController): void {
     this.#controller = controller;
     if (this.#owner.isOver()) this.fail(this.#owner.connectionError(undefined));
-    // Without this listener, a write that waits for the peer would delay the abort.
+    // Otherwise a write that waits for the peer would delay the abort.
     const { signal } = controller;
     signal.addEventListener("abort", () => {
       this.abort(signal.reason);
@@ -204,7 +203,7 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
     }, { once: true });
   }
 
-  /** Sends a chunk as a whole or not at all, see {@linkcode WebTransportWriter.atomicWrite}. */
+  /** Sends a chunk completely or not at all; see {@linkcode WebTransportWriter.atomicWrite}. */
   async writeAtomic(given: unknown, writer: WebTransportWriter): Promise<void> {
     const atomic = new AtomicChunk(given);
     this.#atomic.add(atomic);
@@ -268,15 +267,15 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
   release(): void {}
 
   /**
-   * Rejects a chunk that does not fit, and all atomic chunks behind, to keep the order of writes.
+   * Rejects a chunk that does not fit, and all atomic chunks after it, to keep the order of writes.
    */
   #refuseAtomic(first: AtomicChunk, behind: number): void {
     const failure = new DOMException(
-      "Cannot write at once: the server's flow control allows less for now",
+      "Cannot write atomically: the server's flow control currently allows less",
       "AbortError",
     );
     if (behind > this.#atomic.size) {
-      // A plain write waits too, and cannot fail alone.
+      // A plain write waits too, and cannot fail on its own.
       this.abort(failure);
       this.#controller!.error(failure);
       throw failure;
@@ -318,7 +317,7 @@ export class WebTransportSendStream extends WritableStream<Uint8Array> implement
    * @ignore Creates a stream; callable only by `createUnidirectionalStream()` and
    * `createBidirectionalStream()`.
    *
-   * @param source Sink behind the stream.
+   * @param source Sink of the stream.
    */
   constructor(source: SendSource | undefined = undefined) {
     const checked = constructible(source, SendSource);
@@ -326,12 +325,12 @@ export class WebTransportSendStream extends WritableStream<Uint8Array> implement
     this.#source = checked;
   }
 
-  /** The stream with direct calls. MUST NOT be mixed with the web stream. */
+  /** The stream as plain calls. MUST NOT be mixed with the web stream. */
   get direct(): DirectWritable {
     return this.#source.half;
   }
 
-  /** Priority; the higher order is sent first. */
+  /** Priority; a higher order is sent first. */
   get sendOrder(): number {
     return this.#source.sendOrder;
   }
@@ -374,7 +373,7 @@ export class WebTransportSendStream extends WritableStream<Uint8Array> implement
 /**
  * Writer of a sending stream.
  *
- * @example All of a message, or nothing
+ * @example A whole message, or nothing
  * ```ts
  * import type { WebTransport } from "@skein/skein/webtransport";
  *
@@ -405,7 +404,7 @@ export class WebTransportWriter extends WritableStreamDefaultWriter<Uint8Array> 
   /**
    * @ignore Creates a writer; callable only by `getWriter()`.
    *
-   * @param source Sink behind the stream.
+   * @param source Sink of the stream.
    * @param stream The stream to lock.
    */
   constructor(source: SendSource | undefined = undefined, stream?: WebTransportSendStream) {
@@ -415,27 +414,28 @@ export class WebTransportWriter extends WritableStreamDefaultWriter<Uint8Array> 
   }
 
   /**
-   * Writes a chunk if the flow control of the server leaves room for the whole chunk when the
-   * chunk's turn comes, and fails otherwise. So a transaction never stops halfway.
+   * Writes a chunk if the server's flow control has room for the whole chunk when its turn comes,
+   * and fails otherwise. So a transaction never stops halfway.
    *
-   * - **Failure:** all atomic writes that wait behind fail too, and the stream continues. If a
-   *   plain write waits behind, the stream errors, because the order of writes could not be kept.
-   * - **Credit:** the check covers the session's credit, where both ends use flow control. The
-   *   runtime does not report the credit of a single QUIC stream; without that credit the write
-   *   waits like a plain one.
+   * - **Failure:** all atomic writes that wait after it fail too, and the stream continues. If a
+   *   plain write waits after it, the stream fails with an error, because the order of writes could
+   *   not be kept.
+   * - **Credit:** the check covers the session's credit, if both ends use flow control. The runtime
+   *   does not report the credit of a single QUIC stream; without that credit the write waits like
+   *   a plain one.
    *
    * @param chunk Bytes in any `BufferSource`.
-   * @throws {DOMException} `AbortError` without room for the whole chunk.
-   * @throws {TypeError} If the chunk is not a `BufferSource`, which errors the stream, or if the
-   * writer was released.
+   * @throws {DOMException} `AbortError` if there is no room for the whole chunk.
+   * @throws {TypeError} If the chunk is not a `BufferSource`, which also breaks the stream, or if
+   * the writer was released.
    */
   atomicWrite(chunk: unknown = undefined): Promise<void> {
     return this.#source.writeAtomic(chunk, this);
   }
 
   /**
-   * Guarantees delivery of the bytes written so far even if the stream is aborted. Always true on
-   * this runtime, which cannot reset streams, so that an abort looks like a normal end.
+   * Guarantees delivery of the bytes written so far even if the stream is aborted. On this runtime
+   * this always holds: it cannot reset streams, so an abort looks like a normal end.
    */
   commit(): void {
     if (!(#source in this)) throw new TypeError("Illegal invocation");

@@ -19,11 +19,11 @@ import type { StreamHalf } from "../quic/stream_owner.ts";
 export interface WebTransportReceiveStreamStats {
   /** Bytes received from the runtime. */
   readonly bytesReceived: number;
-  /** Received bytes that the reader has taken. */
+  /** Received bytes that the reader has read. */
   readonly bytesRead: number;
 }
 
-/** Source behind a receiving stream. */
+/** Source of a receiving stream. */
 export class ReceiveSource implements StreamHalf, UnderlyingByteSource {
   previous: StreamHalf | undefined = undefined;
   next: StreamHalf | undefined = undefined;
@@ -31,7 +31,7 @@ export class ReceiveSource implements StreamHalf, UnderlyingByteSource {
   /** Marks a byte stream. */
   readonly type = "bytes";
   received = 0;
-  /** Bytes taken by the reader. */
+  /** Bytes that the reader has read. */
   read = 0;
 
   readonly #owner: StreamsOwner;
@@ -46,7 +46,7 @@ export class ReceiveSource implements StreamHalf, UnderlyingByteSource {
     owner.halves.add(this);
   }
 
-  /** The half, for direct calls instead of a web stream. */
+  /** The half, for plain calls instead of a web stream. */
   get half(): DirectReadable {
     this.#owner.halves.delete(this);
     return this.#half;
@@ -111,7 +111,7 @@ export class ReceiveSource implements StreamHalf, UnderlyingByteSource {
   }
 }
 
-/** A receiving stream. As a byte stream, also readable with a BYOB reader. */
+/** A receiving stream. As a byte stream, it can also be read with a BYOB reader. */
 export class WebTransportReceiveStream extends ReadableStream<Uint8Array<ArrayBuffer>>
   implements ReceiveStream {
   static {
@@ -127,16 +127,16 @@ export class WebTransportReceiveStream extends ReadableStream<Uint8Array<ArrayBu
   /**
    * @ignore Creates a stream; callable only by the session.
    *
-   * @param source Source behind the stream.
+   * @param source Source of the stream.
    */
   constructor(source: ReceiveSource | undefined = undefined) {
     const checked = constructible(source, ReceiveSource);
-    // The types have no class of byte streams.
+    // The types have no class for byte streams.
     super(checked as unknown as UnderlyingDefaultSource, { highWaterMark: 0 });
     this.#source = checked;
   }
 
-  /** The stream with direct calls. MUST NOT be mixed with the web stream. */
+  /** The stream as plain calls. MUST NOT be mixed with the web stream. */
   get direct(): DirectReadable {
     return this.#source.half;
   }
@@ -176,17 +176,15 @@ export class WebTransportReceiveStream extends ReadableStream<Uint8Array<ArrayBu
   }
 }
 
-/** Source behind a bidirectional stream. */
+/** Source of a bidirectional stream. */
 export class BidirectionalSource {
   readonly owner: StreamsOwner;
-  /** The stream with direct calls. */
+  /** The stream as plain calls. */
   readonly stream: DirectStream & OrderedWritable;
   /** Group and priority, for a stream opened by this end. */
   readonly options: WebTransportSendOptions | undefined;
 
   /**
-   * Wraps a stream.
-   *
    * @param options Group and priority, for a stream opened by this end.
    */
   constructor(
@@ -216,7 +214,7 @@ export class WebTransportBidirectionalStream implements BidirectionalStream {
   /**
    * @ignore Creates a stream; callable only by the session.
    *
-   * @param source Source behind the stream.
+   * @param source Source of the stream.
    */
   constructor(source: BidirectionalSource | undefined = undefined) {
     this.#source = constructible(source, BidirectionalSource);
@@ -234,7 +232,7 @@ export class WebTransportBidirectionalStream implements BidirectionalStream {
     return this.#writable ??= new WebTransportSendStream(new SendSource(owner, stream, options));
   }
 
-  /** The stream with direct calls. MUST NOT be mixed with the web streams. */
+  /** The stream as plain calls. MUST NOT be mixed with the web streams. */
   get direct(): DirectStream {
     return this.#source.stream;
   }
@@ -252,9 +250,7 @@ export class IncomingStreams<T, Half> {
   #isOver = false;
 
   /**
-   * Creates the readable.
-   *
-   * @param source Resolves once the session is ready; may reject.
+   * @param source Resolves after the session is ready; may reject.
    */
   constructor(source: () => Promise<ReadableStream<Half>>, wrap: (half: Half) => T) {
     this.#source = source;
@@ -286,11 +282,11 @@ export class IncomingStreams<T, Half> {
       const { done, value } = await reader.read();
       if (!done && !this.#isOver) this.#controller!.enqueue(this.#wrap(value));
     } catch {
-      // The session is over; `end` reports the outcome.
+      // The session has ended; `end` reports the outcome.
     }
   }
 
-  /** Refuses later streams. */
+  /** Rejects later streams. */
   #cancel(reason: unknown): void {
     this.#isOver = true;
     this.#open().then((reader) => reader.cancel(reason)).catch(() => {});

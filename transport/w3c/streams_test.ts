@@ -34,7 +34,7 @@ async function openEcho(): Promise<{ transport: WebTransport } & AsyncDisposable
   };
 }
 
-/** Repeats a step, and lets packets arrive between. */
+/** Repeats a step, and lets packets arrive in between. */
 async function forever(act: () => Promise<unknown>): Promise<never> {
   while (true) {
     await soon(act());
@@ -42,7 +42,7 @@ async function forever(act: () => Promise<unknown>): Promise<never> {
   }
 }
 
-/** The first of a stream of streams. */
+/** Returns the first of the streams. */
 async function first<T>(streams: ReadableStream<T>): Promise<T> {
   const reader = streams.getReader();
   const { value } = await soon(reader.read());
@@ -50,7 +50,7 @@ async function first<T>(streams: ReadableStream<T>): Promise<T> {
   return value!;
 }
 
-Deno.test("WebTransport streams are instances of the W3C's classes", async () => {
+Deno.test("WebTransport streams are instances of the W3C classes", async () => {
   await using echo = await openEcho();
   const stream = await echo.transport.createBidirectionalStream();
   assertInstanceOf(stream, WebTransportBidirectionalStream);
@@ -84,7 +84,7 @@ Deno.test("WebTransport sends back and forth on a bidirectional stream", async (
   assertEquals(await readable.getStats(), { bytesReceived: byteLength, bytesRead: byteLength });
 });
 
-Deno.test("WebTransport sends on a stream through a pipe, and reads another one", async () => {
+Deno.test("WebTransport sends on one stream through a pipe, and reads another", async () => {
   await using echo = await openEcho();
   const send = await echo.transport.createUnidirectionalStream();
   const encoder = new TextEncoderStream();
@@ -97,7 +97,7 @@ Deno.test("WebTransport sends on a stream through a pipe, and reads another one"
   assertEquals(await soon(new Response(received).text()), "hello");
 });
 
-Deno.test("WebTransport answers on a stream that the server opened", async () => {
+Deno.test("WebTransport replies on a stream that the server opened", async () => {
   await using peer = new WebTransportPeer();
   await using transport = new WebTransport(peer.url, peer.trust);
   const session = await peer.session();
@@ -138,7 +138,7 @@ Deno.test("WebTransportReceiveStream notices the end before the first read", asy
   await soon(readable.getReader().closed);
 });
 
-Deno.test("WebTransportSendStream takes any BufferSource, and errors for anything else", async () => {
+Deno.test("WebTransportSendStream accepts any BufferSource, and fails with an error for anything else", async () => {
   await using echo = await openEcho();
   const { readable, writable } = await echo.transport.createBidirectionalStream();
   const writer = writable.getWriter() as WritableStreamDefaultWriter<unknown>;
@@ -158,11 +158,11 @@ Deno.test("WebTransportSendStream takes any BufferSource, and errors for anythin
   }
 });
 
-Deno.test("WebTransportSendStream takes a copy of written bytes", async () => {
+Deno.test("WebTransportSendStream copies written bytes", async () => {
   await using echo = await openEcho();
   const { readable, writable } = await echo.transport.createBidirectionalStream();
   const writer = writable.getWriter();
-  await writer.ready; // The stream is started, and hands on a chunk at once.
+  await writer.ready; // The stream has started, and passes on a chunk immediately.
   const bytes = HELLO.slice();
   const writing = writer.write(bytes);
   bytes.fill(0);
@@ -184,7 +184,7 @@ Deno.test("WebTransportSendStream.abort() and cancel() reach the server without 
   assertEquals(await soon(server.read()), HELLO);
   await writer.abort(reason);
   assertStrictEquals(await assertRejects(() => writer.closed), reason);
-  // The runtime sends an end in place of a reset.
+  // The runtime sends an end instead of a reset.
   assertEquals(await soon(server.read()), null);
 
   await readable.cancel(reason);
@@ -206,7 +206,7 @@ Deno.test("WebTransportSendStream.abort() ends a write that waits for the server
   await soon(aborted);
 });
 
-Deno.test("WebTransportSendStream.abort() takes over from a close under way", async () => {
+Deno.test("WebTransportSendStream.abort() takes over from a close in progress", async () => {
   await using echo = await openEcho();
   const writer = (await echo.transport.createUnidirectionalStream()).getWriter();
   await writer.write(new Uint8Array(65_536));
@@ -218,7 +218,7 @@ Deno.test("WebTransportSendStream.abort() takes over from a close under way", as
   }
 });
 
-Deno.test("WebTransportSendStream errors once the server stopped reading", async () => {
+Deno.test("WebTransportSendStream fails with an error after the server stopped reading", async () => {
   await using peer = new WebTransportPeer();
   await using transport = new WebTransport(peer.url, peer.trust);
   const session = await peer.session();
@@ -234,7 +234,7 @@ Deno.test("WebTransportSendStream errors once the server stopped reading", async
   assertStrictEquals(await assertRejects(() => writer.closed), error);
 });
 
-Deno.test("WebTransport streams go by plain calls too", async () => {
+Deno.test("WebTransport streams also work with plain calls", async () => {
   await using echo = await openEcho();
   const { transport } = echo;
   const both = directStream(await transport.createBidirectionalStream());
@@ -251,7 +251,7 @@ Deno.test("WebTransport streams go by plain calls too", async () => {
   assertEquals(await soon(received.read()), null);
 });
 
-Deno.test("WebTransport streams have a place in the order, which can be changed", async () => {
+Deno.test("WebTransport streams have a priority that can be changed", async () => {
   await using echo = await openEcho();
   const { transport } = echo;
   const { writable } = await transport.createBidirectionalStream();
@@ -307,7 +307,7 @@ Deno.test("WebTransport.createSendGroup() counts streams together", async () => 
   );
 });
 
-Deno.test("WebTransport.incomingUnidirectionalStreams refuses streams once it is cancelled", async () => {
+Deno.test("WebTransport.incomingUnidirectionalStreams rejects streams after it is cancelled", async () => {
   await using peer = new WebTransportPeer();
   await using transport = new WebTransport(peer.url, peer.trust);
   await transport.incomingUnidirectionalStreams.cancel();
@@ -318,7 +318,7 @@ Deno.test("WebTransport.incomingUnidirectionalStreams refuses streams once it is
   });
 });
 
-Deno.test("WebTransport opens and ends more streams than may be open at once", async () => {
+Deno.test("WebTransport opens and ends more streams than may be open at the same time", async () => {
   await using echo = await openEcho();
   const { transport } = echo;
   for (let i = 0; i < 300; i++) {
@@ -332,7 +332,7 @@ Deno.test("WebTransport opens and ends more streams than may be open at once", a
   }
 });
 
-Deno.test("WebTransportReceiveStream rejects a read of wider elements that the end cuts", async () => {
+Deno.test("WebTransportReceiveStream rejects a read of wider elements that the end cuts off", async () => {
   await using peer = new WebTransportPeer();
   await using transport = new WebTransport(peer.url, peer.trust);
   await soon(transport.ready);
@@ -348,7 +348,7 @@ Deno.test("WebTransportReceiveStream rejects a read of wider elements that the e
     await read;
     await assertRejects(() => soon(reader.closed), TypeError);
   }
-  // The session goes on.
+  // The session continues.
   const sent = directStream(await session.createUnidirectionalStream());
   await sent.write(HELLO);
   const received = await first(transport.incomingUnidirectionalStreams);
@@ -390,19 +390,19 @@ function text(letter: string, count: number): Uint8Array<ArrayBuffer> {
   return new TextEncoder().encode(letter.repeat(count));
 }
 
-/** The name of a write's error; `undefined` without one. */
+/** Returns the name of a write's error; `undefined` without an error. */
 function failureOf(writing: Promise<void>): Promise<string | undefined> {
   return soon(writing.then(() => undefined, ({ name }) => name));
 }
 
-Deno.test("WebTransportWriter.atomicWrite() sends all of a chunk, or nothing", async () => {
+Deno.test("WebTransportWriter.atomicWrite() sends a whole chunk, or nothing", async () => {
   await using ends = await openWithCredit(10);
   const { writer } = ends;
   assertInstanceOf(writer, WebTransportWriter);
   assertInstanceOf(writer, WritableStreamDefaultWriter);
   assertEquals(await failureOf(writer.atomicWrite(text("a", 6))), undefined);
   assertEquals(await failureOf(writer.atomicWrite(text("b", 5))), "AbortError");
-  // The stream goes on, in order.
+  // The stream continues, in order.
   assertEquals(await failureOf(writer.atomicWrite(text("c", 3))), undefined);
   const plain = writer.write(text("d", 4));
   const behind = writer.atomicWrite(text("e", 2));
@@ -414,7 +414,7 @@ Deno.test("WebTransportWriter.atomicWrite() sends all of a chunk, or nothing", a
   assertEquals(await ends.received(), "aaaaaacccddddee");
 });
 
-Deno.test("WebTransportWriter.atomicWrite() fails with the writes that wait behind it", async () => {
+Deno.test("WebTransportWriter.atomicWrite() fails together with the writes that wait after it", async () => {
   await using ends = await openWithCredit(10);
   const { writer } = ends;
   const writes = [9, 2, 1, 1].map((size) => writer.atomicWrite(text("a", size)));
@@ -429,7 +429,7 @@ Deno.test("WebTransportWriter.atomicWrite() fails with the writes that wait behi
   assertEquals(await ends.received(), "aaaaaaaaab");
 });
 
-Deno.test("WebTransportWriter.atomicWrite() errors the stream if other writes wait behind it", async () => {
+Deno.test("WebTransportWriter.atomicWrite() breaks the stream if other writes wait after it", async () => {
   await using ends = await openWithCredit(10);
   const { writer } = ends;
   const closed = failureOf(writer.closed.then(() => {}));
@@ -443,7 +443,7 @@ Deno.test("WebTransportWriter.atomicWrite() errors the stream if other writes wa
   assertEquals(await ends.received(), "aaaaa");
 });
 
-Deno.test("WebTransportWriter.atomicWrite() rejects all but bytes, and a released writer", async () => {
+Deno.test("WebTransportWriter.atomicWrite() rejects everything except bytes, and a released writer", async () => {
   await using echo = await openEcho();
   const stream = await soon(echo.transport.createUnidirectionalStream());
   assertThrows(() => [stream.getWriter(), stream.getWriter()], TypeError);

@@ -1,19 +1,19 @@
-/** Shape of classes that Web IDL specifies. */
+/** The shape of classes that Web IDL specifies. */
 
-/** A class, as {@linkcode defineInterface} sees it. */
+/** A class as {@linkcode defineInterface} sees it. */
 export interface InterfaceClass {
   /** Prototype with the members. */
   readonly prototype: object;
 }
 
-/** Shape of an interface, as in the IDL of the specification. */
+/** Shape of an interface, as in the specification's IDL. */
 export interface InterfaceShape {
   /** Name of the interface, also the class string of instances. */
   readonly name: string;
-  /** Attributes and operations, static ones included. */
+  /** Attributes and operations, including static ones. */
   readonly members: readonly string[];
   /**
-   * Members that are, or return, a promise. On a foreign `this`, these reject instead of throwing.
+   * Members that are, or return, a promise. On a foreign `this` they reject instead of throwing.
    */
   readonly promises?: readonly string[] | undefined;
 }
@@ -25,7 +25,7 @@ type Member = (this: unknown, ...args: unknown[]) => unknown;
  * Gives a class the shape of a Web IDL interface. A class with private state already throws a
  * `TypeError` on a foreign `this`, so that rule is not repeated here.
  *
- * - **Members** of the specification are enumerable; additional ones are not.
+ * - **Members** in the specification are enumerable; additional ones are not.
  * - **Class string:** `[object Name]`.
  * - **Promises:** a failing member rejects.
  */
@@ -46,7 +46,7 @@ export function defineInterface(type: InterfaceClass, shape: InterfaceShape): vo
 
 /**
  * Checks the argument of a constructor that only this library may call. The parameter needs a
- * default value, so that the `length` of the class is 0.
+ * default value, so that the class's `length` is 0.
  *
  * @param type Class without instances outside the library.
  * @throws {TypeError} If the argument is not an instance of the class.

@@ -1,4 +1,4 @@
-/** The W3C `WebTransport` on HTTP/3 over the runtime's QUIC. */
+/** W3C `WebTransport` on HTTP/3 over the runtime's QUIC. */
 import type { ReceiveStream } from "../connection.ts";
 import { directStream } from "../direct.ts";
 import { Http3Dialer } from "../h3/dialer.ts";
@@ -44,13 +44,13 @@ import {
 } from "./streams.ts";
 import { defineInterface } from "./web_idl.ts";
 
-/** Time for the wire to release an abandoned session, in milliseconds. */
+/** Time for the connection to release an abandoned session, in milliseconds. */
 const GIVE_UP_TIMEOUT_MS = 1_000;
 
 /** Longest label and context of an export, as in the specification. */
 const MAX_EXPORTER_BYTES = 255;
 
-/** Most keying material of one export; the minimum that the specification asks for. */
+/** Maximum keying material of one export; the minimum that the specification requires. */
 const MAX_KEYING_BYTES = 4_096;
 
 /** Code and reason of a close. */
@@ -62,46 +62,46 @@ export interface WebTransportCloseInfo {
    */
   closeCode?: number | undefined;
   /**
-   * Reason in words; at most 1024 bytes reach the server.
+   * Reason as text; at most 1024 bytes reach the server.
    *
    * @default {""}
    */
   reason?: string | undefined;
 }
 
-/** Counters of a session; those unknown to the runtime are absent. */
+/** Counters of a session; counters that the runtime does not know are absent. */
 export interface WebTransportConnectionStats {
-  /** Bytes of streams and datagrams sent; absent where connections are shared. */
+  /** Bytes of streams and datagrams sent; absent if connections are shared. */
   readonly bytesSent?: number | undefined;
-  /** Bytes of streams and datagrams received; absent where connections are shared. */
+  /** Bytes of streams and datagrams received; absent if connections are shared. */
   readonly bytesReceived?: number | undefined;
   /** Counters of datagrams dropped at this end. */
   readonly datagrams: WebTransportDatagramStats;
 }
 
 /**
- * A WebTransport session with the interface of browsers. This class is the toolkit's, even if the
- * runtime has one: code written for browsers runs when this class replaces the global one.
+ * A WebTransport session with the interface of browsers. This class belongs to Skein, even if the
+ * runtime has its own: code written for browsers runs if this class replaces the global one.
  *
  * Differences from browsers, due to the runtime's QUIC:
  *
  * - **Codes:** codes of the server's resets are read; codes of a local `abort()` or `cancel()` are
  *   not sent. To the server, an aborted stream looks like an ended one.
- * - **Ends:** the close of a session looks like a clean end of all streams, so data that must be
- *   complete has to carry a length.
+ * - **Ends:** the close of a session looks like a clean end of all streams, so send a length with
+ *   data that must arrive complete.
  * - **Stop:** the next write notices that the server stopped reading.
  * - **Absent:** counters unknown to the runtime, such as the round-trip time, and keying material:
  *   `exportKeyingMaterial()` rejects.
- * - **Atomic writes:** the check covers the credit of the session, where both ends use flow
- *   control, but not that of a single QUIC stream.
+ * - **Atomic writes:** the check covers the credit of the session, if both ends use flow control,
+ *   but not the credit of a single QUIC stream.
  * - **Groups:** send groups have counters, but no scheduling.
  *
  * Differences outside a page: `headers` accepts any header, a URL must be absolute, `closed`
- * settles once the server knows, at most a second later, `ready` has a deadline, and `await using`
+ * settles after the server knows, at most a second later, `ready` has a timeout, and `await using`
  * closes a session. Without QUIC in the runtime `ready` and `closed` reject, and the message names
  * the flag.
  *
- * @example In place of the global one
+ * @example Instead of the global class
  * ```ts
  * import { WebTransport, WebTransportError } from "@skein/skein/webtransport";
  * import { devCertificate, listenWebTransport } from "@skein/skein/transport";
@@ -177,7 +177,7 @@ export class WebTransport implements AsyncDisposable {
     });
   }
 
-  /** Pools of shared connections, one a runtime. */
+  /** Pools of shared connections, one for each runtime. */
   static readonly #pools = new WeakMap<Runtime, Http3Pool>();
 
   readonly #options: CheckedOptions;
@@ -185,7 +185,7 @@ export class WebTransport implements AsyncDisposable {
   readonly #ready = Promise.withResolvers<void>();
   readonly #closed = Promise.withResolvers<WebTransportCloseInfo>();
   readonly #draining = Promise.withResolvers<void>();
-  /** Resolves when the wire has finished with the session, or with dialing. */
+  /** Resolves when the connection has finished with the session, or with dialing. */
   readonly #gone = Promise.withResolvers<void>();
   readonly #groups = new WeakMap<WebTransportSendGroup, GroupState>();
   readonly #bidirectional: IncomingStreams<WebTransportBidirectionalStream, QuicStream>;
@@ -207,7 +207,7 @@ export class WebTransport implements AsyncDisposable {
    * Starts to connect to a server and to request a session.
    *
    * @param url An `https:` URL without a fragment.
-   * @param options Subprotocols, headers, certificates, pooling and deadlines.
+   * @param options Subprotocols, headers, certificates, pooling and timeouts.
    * @throws {DOMException} `SyntaxError` for an invalid URL or subprotocol, `NotSupportedError` for
    * hashes combined with pooling.
    * @throws {TypeError} If an option has an invalid type.
@@ -238,7 +238,7 @@ export class WebTransport implements AsyncDisposable {
       serverCertificateHashes,
       pool: checked.allowPooling ? WebTransport.#poolOf(runtime) : undefined,
     });
-    this.#ready.promise.catch(() => {}); // An unobserved rejection is no error.
+    this.#ready.promise.catch(() => {}); // An unobserved rejection is not an error.
     this.#closed.promise.catch(() => {});
     this.#bidirectional = new IncomingStreams(
       async () => (await this.#live("receive streams")).incomingBidirectionalStreams,
@@ -269,7 +269,7 @@ export class WebTransport implements AsyncDisposable {
     return false;
   }
 
-  /** Resolves once the server accepted; rejects with a {@linkcode WebTransportError} otherwise. */
+  /** Resolves after the server accepted; rejects with a {@linkcode WebTransportError} otherwise. */
   get ready(): Promise<void> {
     return this.#ready.promise;
   }
@@ -292,12 +292,12 @@ export class WebTransport implements AsyncDisposable {
     return this.#responseHeaders === null ? "pending" : "supports-unreliable";
   }
 
-  /** Goal of QUIC's congestion control. */
+  /** Goal of QUIC congestion control. */
   get congestionControl(): WebTransportCongestionControl {
     return this.#options.congestionControl;
   }
 
-  /** The negotiated subprotocol; empty before `ready`, and without one. */
+  /** The negotiated subprotocol; empty before `ready`, and if there is none. */
   get protocol(): string {
     return this.#responseHeaders === null ? "" : this.#session!.protocol;
   }
@@ -307,7 +307,7 @@ export class WebTransport implements AsyncDisposable {
     return this.#responseHeaders;
   }
 
-  /** Hint without effect; must fit 16 bits. */
+  /** Hint without effect; must fit into 16 bits. */
   get anticipatedConcurrentIncomingUnidirectionalStreams(): number | null {
     return this.#anticipatedUnidirectional;
   }
@@ -316,7 +316,7 @@ export class WebTransport implements AsyncDisposable {
     this.#anticipatedUnidirectional = checkAnticipated(value);
   }
 
-  /** Hint without effect; must fit 16 bits. */
+  /** Hint without effect; must fit into 16 bits. */
   get anticipatedConcurrentIncomingBidirectionalStreams(): number | null {
     return this.#anticipatedBidirectional;
   }
@@ -341,13 +341,13 @@ export class WebTransport implements AsyncDisposable {
   }
 
   /**
-   * Opens a bidirectional stream, once the session is ready.
+   * Opens a bidirectional stream, after the session is ready.
    *
    * @param options Group, priority and waiting.
    * @returns The stream.
    * @throws {TypeError} If the group belongs to another session.
-   * @throws {DOMException} `InvalidStateError` if the session is over, `QuotaExceededError` without
-   * stream credit.
+   * @throws {DOMException} `InvalidStateError` if the session has ended, `QuotaExceededError`
+   * without stream credit.
    */
   async createBidirectionalStream(
     options: WebTransportSendStreamOptions = {},
@@ -362,13 +362,13 @@ export class WebTransport implements AsyncDisposable {
   }
 
   /**
-   * Opens a unidirectional stream, once the session is ready.
+   * Opens a unidirectional stream, after the session is ready.
    *
    * @param options Group, priority and waiting.
    * @returns The stream.
    * @throws {TypeError} If the group belongs to another session.
-   * @throws {DOMException} `InvalidStateError` if the session is over, `QuotaExceededError` without
-   * stream credit.
+   * @throws {DOMException} `InvalidStateError` if the session has ended, `QuotaExceededError`
+   * without stream credit.
    */
   async createUnidirectionalStream(
     options: WebTransportSendStreamOptions = {},
@@ -384,7 +384,7 @@ export class WebTransport implements AsyncDisposable {
    * Creates a group that counts streams together.
    *
    * @returns The group.
-   * @throws {DOMException} `InvalidStateError`, if the session is over.
+   * @throws {DOMException} `InvalidStateError` if the session has ended.
    */
   createSendGroup(): WebTransportSendGroup {
     if (this.#isOver) throw invalidState("create group");
@@ -395,8 +395,8 @@ export class WebTransport implements AsyncDisposable {
   }
 
   /**
-   * Closes the session; data not yet sent may be lost. Before `ready`, abandons the session, so
-   * that `ready` and `closed` reject. Idempotent.
+   * Closes the session; data not yet sent may be lost. Before `ready`, abandons the session:
+   * `ready` and `closed` reject. Idempotent.
    *
    * @param closeInfo Code and reason; 0 and empty by default.
    */
@@ -412,10 +412,10 @@ export class WebTransport implements AsyncDisposable {
   }
 
   /**
-   * Reads the counters of bytes and datagrams, once the session is ready.
+   * Reads the counters of bytes and datagrams, after the session is ready.
    *
    * @returns The counters.
-   * @throws {DOMException} `InvalidStateError`, if the session broke or was never established.
+   * @throws {DOMException} `InvalidStateError` if the session broke or was never established.
    */
   async getStats(): Promise<WebTransportConnectionStats> {
     if (this.#state === "connecting") await this.#ready.promise.catch(() => {});
@@ -437,7 +437,7 @@ export class WebTransport implements AsyncDisposable {
    * @returns Never resolves.
    * @throws {TypeError} If an argument is missing, or the label or context is not a `BufferSource`.
    * @throws {RangeError} If a length is out of range.
-   * @throws {DOMException} `InvalidStateError` if the session is over, and `NotSupportedError`
+   * @throws {DOMException} `InvalidStateError` if the session has ended, and `NotSupportedError`
    * otherwise.
    */
   // deno-lint-ignore require-await
@@ -456,7 +456,7 @@ export class WebTransport implements AsyncDisposable {
       }
       if (bytes.byteLength > MAX_EXPORTER_BYTES) {
         throw new RangeError(
-          `Cannot export keying material: ${name} may have ${MAX_EXPORTER_BYTES} bytes, received ${bytes.byteLength}`,
+          `Cannot export keying material: ${name} must have at most ${MAX_EXPORTER_BYTES} bytes, received ${bytes.byteLength}`,
         );
       }
     }
@@ -482,7 +482,7 @@ export class WebTransport implements AsyncDisposable {
     await this.closed.catch(() => {});
   }
 
-  /** True once the session is over for the application, or already for the wire. */
+  /** True after the session has ended, for the application or already for the connection. */
   get #isOver(): boolean {
     return this.#state === "closed" || this.#state === "failed" ||
       this.#state === "connected" && this.#session!.isOver;
@@ -566,7 +566,7 @@ export class WebTransport implements AsyncDisposable {
     this.#unidirectional.end(isBroken ? error : undefined);
   }
 
-  /** Waits for the end of abandoned dialing, within the deadline. */
+  /** Waits for the end of abandoned dialing, within the timeout. */
   async #settle(settle: () => void): Promise<void> {
     await settlesWithin(this.#options.runtime, this.#gone.promise, GIVE_UP_TIMEOUT_MS);
     settle();
@@ -595,7 +595,7 @@ export class WebTransport implements AsyncDisposable {
     const session = await this.#live("open stream");
     const order = wireOrder(sendOrder);
     try {
-      // Order 0 is the runtime's default and is left out, because setting an order is slow.
+      // Order 0 is the runtime's default and is omitted, because setting an order is slow.
       return await open(session, {
         waitUntilAvailable: Boolean(waitUntilAvailable),
         sendOrder: order === 0 ? undefined : order,
@@ -610,7 +610,7 @@ export class WebTransport implements AsyncDisposable {
     if (group === null) return undefined;
     const state = this.#groups.get(group);
     if (state !== undefined) return state;
-    const message = "Cannot use send group: it must be one of the same session";
+    const message = "Cannot use send group: it must belong to the same session";
     throw error === "TypeError" ? new TypeError(message) : new DOMException(message, error);
   }
 }

@@ -22,13 +22,13 @@ const NOBODY = "https://127.0.0.1:1/";
 
 const certificate = devCertificate({ cacheFolder: null });
 
-/** Deadlines, in the form of options, and in milliseconds. */
+/** Timeouts, as options and in milliseconds. */
 const TIMEOUTS: readonly [what: string, options: WebTransportOptions, timeoutMs: number][] = [
   ["ten seconds", {}, 10_000],
   ["its timeoutMs", { timeoutMs: 250 }, 250],
 ];
 
-/** The error of a session's promise. */
+/** Returns the error of a session's promise. */
 async function sessionErrorOf(promise: Promise<unknown>): Promise<WebTransportError> {
   const error = await assertRejects(() => soon(promise));
   assertInstanceOf(error, WebTransportError);
@@ -36,7 +36,7 @@ async function sessionErrorOf(promise: Promise<unknown>): Promise<WebTransportEr
   return error;
 }
 
-/** Creates one that must not be created. */
+/** Creates a session with invalid arguments. */
 function create(url: unknown, options: unknown = {}): () => void {
   return () => void new WebTransport(url as string, options as WebTransportOptions);
 }
@@ -51,7 +51,7 @@ async function assertRejectsDom(act: () => Promise<unknown>, name: string): Prom
   assertEquals((await assertRejects(() => soon(act()), DOMException)).name, name);
 }
 
-Deno.test("WebTransport() refuses a URL that is relative, not https:, or has a fragment", () => {
+Deno.test("WebTransport() rejects a URL that is relative, not https:, or has a fragment", () => {
   for (
     const url of [
       null,
@@ -69,7 +69,7 @@ Deno.test("WebTransport() refuses a URL that is relative, not https:, or has a f
   }
 });
 
-Deno.test("WebTransport() refuses subprotocols that repeat, are empty, too long or not printable", () => {
+Deno.test("WebTransport() rejects subprotocols that repeat, are empty, too long or not printable", () => {
   for (
     const protocols of [[""], ["誤"], ["a", "a"], ["a".repeat(513)], ["a\r"], ["\0"], ["\x7f"]]
   ) {
@@ -77,7 +77,7 @@ Deno.test("WebTransport() refuses subprotocols that repeat, are empty, too long 
   }
 });
 
-Deno.test("WebTransport() refuses options of the wrong type", () => {
+Deno.test("WebTransport() rejects options of the wrong type", () => {
   const shared = new SharedArrayBuffer(32);
   for (
     const options of [
@@ -105,7 +105,7 @@ Deno.test("WebTransport.ready rejects when no certificate hash can match, and sa
     [[["sha-256", 31]], "a certificate hash of sha-256 must be 32 bytes, received 31"],
     [[["sha-256", 0]], "must be 32 bytes, received 0"],
     [[["sha-512", 64], ["SHA-256", 33]], "must be 32 bytes, received 33"],
-    [[["sha-512", 64]], "must be of the algorithm sha-256, received none of it"],
+    [[["sha-512", 64]], "must use the algorithm sha-256, received none that does"],
   ];
   for (const [hashes, message] of cases) {
     const transport = new WebTransport(NOBODY, {
@@ -118,7 +118,7 @@ Deno.test("WebTransport.ready rejects when no certificate hash can match, and sa
       assertStringIncludes((await sessionErrorOf(promise)).message, message);
     }
   }
-  // Beside one that matches they are no fault.
+  // Next to a matching hash, they are not an error.
   await using peer = new WebTransportPeer();
   const short = { algorithm: "sha-256", value: new Uint8Array(31) };
   await using transport = new WebTransport(peer.url, {
@@ -150,7 +150,7 @@ for (const at of ["the handshake", "the answer"]) {
       assertEquals(state, "pending");
       await time.tickAsync(1);
       assertEquals(state, "rejected");
-      // The wire releases the session, or a second passes.
+      // The connection releases the session, or a second passes.
       await time.tickAsync(1_000);
       const error = await assertRejects(() => transport.closed);
       assertInstanceOf(error, WebTransportError);
@@ -161,7 +161,7 @@ for (const at of ["the handshake", "the answer"]) {
   }
 }
 
-Deno.test("WebTransport.ready names the flag where the runtime has no QUIC", async () => {
+Deno.test("WebTransport.ready names the flag if the runtime has no QUIC", async () => {
   const code = `
     import { WebTransport } from ${JSON.stringify(import.meta.resolve("./mod.ts"))};
     const transport = new WebTransport("https://localhost/");
@@ -179,7 +179,7 @@ Deno.test("WebTransport.ready names the flag where the runtime has no QUIC", asy
   for (const line of lines) assert(/^WebTransportError: .*--unstable-net/.test(line), line);
 });
 
-Deno.test("WebTransport() refuses certificate hashes together with pooling", () => {
+Deno.test("WebTransport() rejects certificate hashes together with pooling", () => {
   const hash = { algorithm: "sha-256", value: new Uint8Array(32) };
   assertThrowsDom(
     create(NOBODY, { allowPooling: true, serverCertificateHashes: [hash] }),
@@ -191,7 +191,7 @@ Deno.test("WebTransport.supportsReliableOnly is false", () => {
   assertFalse(WebTransport.supportsReliableOnly);
 });
 
-Deno.test("WebTransport.ready resolves with the agreed protocol", async () => {
+Deno.test("WebTransport.ready resolves with the negotiated protocol", async () => {
   await using peer = new WebTransportPeer({
     answer(request) {
       assertEquals(new URL(request.url).search, "?room=1");
@@ -232,7 +232,7 @@ Deno.test("WebTransport.ready resolves with the agreed protocol", async () => {
   assertThrows(() => responseHeaders.delete("x-answer"), TypeError);
 });
 
-Deno.test("WebTransport.ready and closed reject with one error if the server refuses", async () => {
+Deno.test("WebTransport.ready and closed reject with the same error if the server rejects", async () => {
   for (const status of [301, 401, 404, 503]) {
     await using peer = new WebTransportPeer({ answer: (request) => void request.refuse(status) });
     const transport = new WebTransport(peer.url, peer.trust);
@@ -279,7 +279,7 @@ Deno.test("WebTransport.close() before ready rejects ready and closed", async ()
   transport.close();
 });
 
-Deno.test("WebTransport.close() while the server thinks rejects ready and closed", async () => {
+Deno.test("WebTransport.close() before the server responds rejects ready and closed", async () => {
   const { promise: asked, resolve } = Promise.withResolvers<AbortSignal>();
   await using peer = new WebTransportPeer({ answer: ({ signal }) => void resolve(signal) });
   const transport = new WebTransport(peer.url, peer.trust);
@@ -289,7 +289,7 @@ Deno.test("WebTransport.close() while the server thinks rejects ready and closed
   await until(() => signal.aborted);
 });
 
-Deno.test("WebTransport.close() tells both ends code and reason", async () => {
+Deno.test("WebTransport.close() reports code and reason at both ends", async () => {
   await using peer = new WebTransportPeer();
   const long = "あいうえお".repeat(1_000);
   for (
@@ -300,7 +300,7 @@ Deno.test("WebTransport.close() tells both ends code and reason", async () => {
         { closeCode: 0xffff_ffff, reason: "bye" },
         { closeCode: 0xffff_ffff, reason: "bye" },
       ],
-      // The server gets the part that fits 1024 bytes, cut between characters.
+      // The server receives the part that fits into 1024 bytes, cut between characters.
       [
         { closeCode: 11, reason: long },
         { closeCode: 11, reason: long },
@@ -318,7 +318,7 @@ Deno.test("WebTransport.close() tells both ends code and reason", async () => {
   }
 });
 
-Deno.test("WebTransport.closed resolves with how the server closed", async () => {
+Deno.test("WebTransport.closed resolves with the server's code and reason", async () => {
   for (const info of [{ closeCode: 0, reason: "" }, { closeCode: 3_200, reason: "möglich" }]) {
     await using peer = new WebTransportPeer({
       answer(request) {
@@ -398,7 +398,7 @@ Deno.test("WebTransport.closed rejects with the error of all streams if the conn
   await assertRejectsDom(() => transport.getStats(), "InvalidStateError");
 });
 
-Deno.test("WebTransport streams end with the error of the session that is closed", async () => {
+Deno.test("WebTransport streams fail with the session's error when it is closed", async () => {
   for (const closer of ["client", "server"]) {
     await using peer = new WebTransportPeer();
     const transport = new WebTransport(peer.url, peer.trust);
@@ -416,7 +416,7 @@ Deno.test("WebTransport streams end with the error of the session that is closed
     else session.close();
     const error = await sessionErrorOf(reading);
     assertStrictEquals(await sessionErrorOf(writer.closed), error);
-    // One that is looked at too late is over too.
+    // A stream that is first used after the end has ended too.
     await sessionErrorOf(stream.writable.getWriter().closed);
     for (const { done } of await soon(Promise.all(pending))) assert(done);
     await soon(transport.closed);
@@ -439,7 +439,7 @@ Deno.test("WebTransport.createBidirectionalStream() waits for ready", async () =
   await soon(transport.ready);
 });
 
-Deno.test("WebTransport.createUnidirectionalStream() rejects if the session never is", async () => {
+Deno.test("WebTransport.createUnidirectionalStream() rejects if the session is never ready", async () => {
   await using peer = new WebTransportPeer({ answer: (request) => void request.refuse(404) });
   const transport = new WebTransport(peer.url, peer.trust);
   await assertRejectsDom(() => transport.createUnidirectionalStream(), "InvalidStateError");
@@ -447,7 +447,7 @@ Deno.test("WebTransport.createUnidirectionalStream() rejects if the session neve
   await sessionErrorOf(transport.closed);
 });
 
-Deno.test("WebTransport.createUnidirectionalStream() fails or waits while there is no room", async () => {
+Deno.test("WebTransport.createUnidirectionalStream() fails or waits while there is no stream credit", async () => {
   await using peer = new WebTransportPeer({ maxStreams: 2 });
   await using transport = new WebTransport(peer.url, peer.trust);
   const session = await peer.session();
@@ -471,7 +471,7 @@ Deno.test("WebTransport.createUnidirectionalStream() fails or waits while there 
   await writer.close();
 });
 
-Deno.test("WebTransport.draining resolves when the server winds up, and streams go on", async () => {
+Deno.test("WebTransport.draining resolves when the server drains, and streams continue", async () => {
   await using peer = new WebTransportPeer({ answer: acceptEcho });
   await using transport = new WebTransport(peer.url, peer.trust);
   await soon(transport.ready);
@@ -503,7 +503,7 @@ Deno.test("WebTransport with allowPooling shares the connection of an origin", a
   await using peer = new WebTransportPeer();
   const file = await Deno.makeTempFile({ suffix: ".pem" });
   await Deno.writeTextFile(file, peer.cert);
-  // A shared connection takes no hash: the certificate has to be one of an authority.
+  // A shared connection accepts no hash, so an authority must have signed the certificate.
   const script = `
     import { WebTransport } from ${JSON.stringify(import.meta.resolve("./mod.ts"))};
     const open = () => new WebTransport(${JSON.stringify(peer.url)}, { allowPooling: true });
@@ -540,7 +540,7 @@ Deno.test("WebTransport leaves no unhandled rejection without listeners", async 
         return undefined;
       },
     });
-    // A page that goes on without a look.
+    // A page that never looks at the promises.
     const transport = new WebTransport(peer.url, peer.trust);
     void transport.incomingUnidirectionalStreams.getReader();
     void transport.datagrams.readable.getReader();
@@ -562,7 +562,7 @@ Deno.test("WebTransport leaves no unhandled rejection without listeners", async 
   await soon(gone);
 });
 
-Deno.test("WebTransport takes its timers from a runtime that is no part of the dictionary", async () => {
+Deno.test("WebTransport uses the timers of a runtime that is not part of the dictionary", async () => {
   const timersMs: number[] = [];
   const { setTimeout } = platformRuntime();
   const runtime = Object.assign(platformRuntime(), {
