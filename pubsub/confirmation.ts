@@ -2,13 +2,18 @@
 import { BrokerError } from "../errors.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
 
-/** Longest time for the engine to subscribe this node, in milliseconds; then callers are answered. */
+/**
+ * Longest wait for the engine to subscribe this node, in milliseconds, after which callers receive
+ * an error.
+ */
 const CONFIRM_TIMEOUT_MS = 10_000;
 
-/** Called once with the error of an engine that did not confirm, or without one. MUST NOT throw. */
+/**
+ * Called once: with the error of an engine that did not confirm, or without one. MUST NOT throw.
+ */
 type Waiter = (error?: BrokerError) => void;
 
-/** Tells the sessions of a topic when publications of all nodes reach this one. */
+/** Notifies the sessions of a topic when publications of all nodes reach this one. */
 export class Confirmation {
   readonly #runtime: Runtime;
   readonly #topic: string;
@@ -22,7 +27,7 @@ export class Confirmation {
     this.#topic = topic;
   }
 
-  /** `true` if the subscription is in force. */
+  /** True if the subscription is in force. */
   get isGiven(): boolean {
     return this.#isGiven;
   }
@@ -34,7 +39,10 @@ export class Confirmation {
     this.#settle();
   }
 
-  /** Calls back once the subscription is in force, or the time for that is over; at once if it is. */
+  /**
+   * Calls back once the subscription is in force, or the time limit is over; immediately if it is
+   * in force already.
+   */
   wait(waiter: Waiter): void {
     if (this.#isGiven || this.#isClosed) return waiter();
     this.#waiting.add(waiter);
@@ -51,7 +59,7 @@ export class Confirmation {
     await promise;
   }
 
-  /** Ends all waits: the subscription is over. */
+  /** Ends all waits, because the subscription has ended. */
   close(): void {
     this.#isClosed = true;
     this.#settle();

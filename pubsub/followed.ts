@@ -1,21 +1,22 @@
-/** Readers of one node that wait for news of the same thing. */
+/** Readers of one node that wait for news of the same stream or topic. */
 import type { BrokerSubscription } from "./broker.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
 
 /**
- * One stream or topic that readers of this node follow: its announcements, which all readers share.
+ * One stream or topic that readers of this node follow, and its announcements, which all readers
+ * share.
  *
  * @typeParam R Type of the result of a read.
  */
 export class Followed<R> {
-  /** The subscription to the announcements; its owner ends it after the last reader. */
+  /** The subscription to the announcements; its owner ends it when the last reader leaves. */
   readonly subscription: BrokerSubscription;
   /** Readers that follow, as their owner counts them. */
   readers = 0;
   /** Number of announcements so far. */
   version = 0;
   readonly #runtime: Runtime;
-  /** Reads that began after the last announcement, by their options; bounded by the readers. */
+  /** Reads that started after the last announcement, by their options; bounded by the readers. */
   readonly #reads = new Map<string, Promise<R>>();
   readonly #waiting = new Set<() => void>(); // Bounded by the readers.
   #timer: Timer | undefined;
@@ -23,7 +24,7 @@ export class Followed<R> {
   /**
    * Begins to follow.
    *
-   * @param runtime Runtime that has the timers.
+   * @param runtime Provides the timers.
    * @param subscribe Subscribes to the announcements.
    */
   constructor(runtime: Runtime, subscribe: (onChange: () => void) => BrokerSubscription) {
@@ -31,7 +32,7 @@ export class Followed<R> {
     this.subscription = subscribe(() => this.notify());
   }
 
-  /** Wakes all readers that wait, and has them read anew. */
+  /** Wakes all waiting readers, which then read again. */
   notify(): void {
     this.version++;
     this.#reads.clear();
@@ -42,7 +43,7 @@ export class Followed<R> {
   }
 
   /**
-   * Reads once for all readers that want the same after the same announcement.
+   * Reads once for all readers that want the same page after the same announcement.
    *
    * @param key The options of the read.
    * @param read Reads.
@@ -58,13 +59,13 @@ export class Followed<R> {
     return reading;
   }
 
-  /** Adds a reader that waits; one timer serves all until the next announcement. */
+  /** Adds a waiting reader; one timer serves all until the next announcement. */
   wait(wake: () => void, timeoutMs: number): void {
     this.#waiting.add(wake);
     this.#timer ??= this.#runtime.setTimeout(() => this.notify(), timeoutMs);
   }
 
-  /** Removes a reader that left. */
+  /** Removes a reader that has left. */
   forget(wake: () => void): void {
     this.#waiting.delete(wake);
     if (this.#waiting.size === 0) this.#stop();

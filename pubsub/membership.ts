@@ -1,10 +1,10 @@
-/** The subscription of one session to a topic, with the calls and the client that wait for it. */
+/** A session's subscription to a topic, with the calls and the client that wait for it. */
 import type { BrokerError } from "../errors.ts";
 import type { Confirmation } from "./confirmation.ts";
 
-/** The subscription of a session to a topic. */
+/** A session's subscription to a topic. */
 export class Membership {
-  /** True if the client asked for the topic, and the application did not. */
+  /** True if the client requested the topic, and the application did not subscribe it. */
   isRequested: boolean;
   /** Called after the session was unsubscribed. */
   onLeft: ((code: string) => void) | undefined;
@@ -17,21 +17,21 @@ export class Membership {
     this.onLeft = onLeft;
   }
 
-  /** True while an answer waits. */
+  /** True while a reply waits. */
   get isUnanswered(): boolean {
     return this.#answer !== undefined;
   }
 
-  /** Sends the answer that waits, if there is one. */
+  /** Sends the waiting reply, if there is one. */
   answer(): void {
     this.#answer?.();
   }
 
   /**
-   * Answers once the engine confirms, and not before the call of the application is over; earlier if
-   * another answer or the end of the subscription comes first.
+   * Replies once the engine confirms, and not before the application's call has returned; earlier
+   * if another reply or the end of the subscription precedes.
    *
-   * @param tell Sends the answer, with the error of an engine that did not confirm.
+   * @param tell Sends the reply, with the error of an engine that did not confirm.
    * @param confirmation The confirmation to wait for, if any.
    */
   answerLater(tell: (error?: BrokerError) => void, confirmation?: Confirmation): void {
@@ -47,11 +47,11 @@ export class Membership {
   }
 
   /**
-   * Waits for the engine, and no longer than the session is subscribed.
+   * Waits for the engine, at most as long as the session is subscribed.
    *
    * @param confirmation The confirmation.
-   * @param onLate Called before a rejection, which nobody has to handle.
-   * @returns Resolves to false if the session left before.
+   * @param onLate Called before a rejection, which need not be handled.
+   * @returns Resolves to false if the session leaves first.
    */
   confirmed(
     confirmation: Confirmation | undefined,

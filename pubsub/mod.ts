@@ -1,6 +1,6 @@
 /**
- * Many peers: topics with subscribers and history, the brokers that carry publications from node to
- * node, the nodes, the presence of users, and rooms, which combine all of these.
+ * Topics with subscribers and history, the brokers that carry publications between nodes, the
+ * nodes, the presence of users, and rooms, which combine all of these.
  *
  * @example A chat room
  * ```ts

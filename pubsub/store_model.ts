@@ -1,10 +1,13 @@
-/** Models of the rows that nodes share: claims and token buckets. All times are in milliseconds. */
+/**
+ * Reference models of the rows that nodes share: claims and token buckets. All times are in
+ * milliseconds.
+ */
 import type { TakenTokens, TokenRate } from "./broker.ts";
 
-/** Difference of two clocks that show whole milliseconds. */
+/** Maximum difference between two clocks that show whole milliseconds. */
 const TICK_MS = 2;
 
-/** Time between the call that had an effect and its answer: the effect came at some time in between. */
+/** Time between a call and its reply; the call took effect at some time in between. */
 export interface Span {
   readonly fromMs: number;
   readonly toMs: number;
@@ -34,7 +37,7 @@ export class ClaimsModel {
     this.#ends.delete(member);
   }
 
-  /** Ends the claims whose time is over, and tells if one may end at about this time. */
+  /** Ends the claims whose time is over, and returns true if one may end at about this time. */
   lapse(nowMs: number, edgeMs: number): boolean {
     for (const [member, { toMs }] of this.#ends) {
       if (toMs + edgeMs < nowMs) this.#ends.delete(member);
@@ -43,7 +46,7 @@ export class ClaimsModel {
   }
 }
 
-/** Tokens that may be left in a bucket. */
+/** The range of tokens that may be left in a bucket. */
 export class BucketModel {
   /** Fewest and most tokens. */
   least: number;
@@ -59,12 +62,12 @@ export class BucketModel {
   }
 
   /**
-   * Takes an amount several times at once.
+   * Takes an amount several times concurrently.
    *
-   * @param amount Tokens of each take.
-   * @param at Time of the takes.
+   * @param amount Tokens of each call.
+   * @param at Time of the calls.
    * @param results The results of the broker.
-   * @returns The first result that no bucket can have; `undefined` if all are right.
+   * @returns The first result that no bucket can have; `undefined` if all are possible.
    */
   take(amount: number, at: Span, results: readonly TakenTokens[]): string | undefined {
     this.#fill(at);
@@ -81,7 +84,7 @@ export class BucketModel {
     this.most = most - amount * grants;
     if (refusals.length > 0) this.most = Math.min(this.most, amount);
     const longestMs = this.#msUntil(amount, this.least) + TICK_MS;
-    // One of several takes may be refused shortly before another one is granted.
+    // One of several calls may be rejected shortly before another one is granted.
     const shortestMs = grants > 0 ? 1 : Math.max(1, this.#msUntil(amount, this.most) - TICK_MS);
     const wrong = results.find(({ granted, retryAfterMs: ms }) =>
       granted ? ms !== 0 : ms < shortestMs || ms > longestMs

@@ -1,7 +1,7 @@
-/** Tags, which tell apart publications that have the same position in two copies of a history. */
+/** Tags, which distinguish publications that have the same position in two copies of a history. */
 import type { Runtime } from "../base/runtime.ts";
 
-/** Characters of a tag of this module: 36 bits. */
+/** Characters in a tag of this module: 36 bits. */
 const LENGTH = 6;
 
 const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -13,8 +13,8 @@ const COUNT = DIGITS.length ** LENGTH;
 const HALF = DIGITS.length ** (LENGTH / 2);
 
 /**
- * Makes tags for the publications of one broker. The first tag is random, so that two brokers hardly
- * ever make the same tag. A tag does not repeat before 2^36 others.
+ * Generates tags for the publications of one broker. The first tag is random, so that two brokers
+ * hardly ever generate the same tag. A tag does not repeat before 2^36 others.
  *
  * @example Usage
  * ```ts
@@ -29,13 +29,12 @@ const HALF = DIGITS.length ** (LENGTH / 2);
 export class Tags {
   #next: number;
 
-  /** Begins at a random tag. */
   constructor(runtime: Runtime) {
     const [high, low] = runtime.getRandomValues(new Uint32Array(2));
     this.#next = high! % HALF * HALF + low! % HALF;
   }
 
-  /** Makes the next tag. */
+  /** Generates the next tag. */
   next(): string {
     this.#next = (this.#next + 1) % COUNT;
     return write(this.#next);
@@ -43,9 +42,9 @@ export class Tags {
 }
 
 /**
- * Makes the tag of a publication from the id that the engine gave.
+ * Derives the tag of a publication from the id that the engine assigned.
  *
- * @param id The id, which no other publication has.
+ * @param id The id, unique to the publication.
  * @returns The same tag for the same id.
  *
  * @example Usage
@@ -57,7 +56,7 @@ export class Tags {
  * ```
  */
 export function tagOf(id: string): string {
-  // Two hashes in one walk (cyrb53): fast, and not for secrets.
+  // Two hashes in one pass (cyrb53): fast, and not for secrets.
   let high = 0xdeadbeef;
   let low = 0x41c6ce57;
   for (let i = 0; i < id.length; i++) {

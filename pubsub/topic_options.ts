@@ -18,27 +18,27 @@ export interface TopicsOptions {
    */
   readonly runtime?: Runtime | undefined;
   /**
-   * Broker that carries publications between nodes. A broker that is handed in is not closed.
+   * Broker that carries publications between nodes. If passed in, it is not closed with the topics.
    *
    * @default {new MemoryBroker()}
    */
   readonly broker?: Broker | undefined;
-  /** Settings of all sessions that subscribe: these sessions send their messages together. */
+  /** Settings of all sessions that subscribe, which send their messages together. */
   readonly settings?: Pick<SessionSettings, "turn"> | undefined;
   /**
-   * Most topics of one session.
+   * Maximum number of topics per session.
    *
    * @default {128}
    */
   readonly maxTopicsPerSession?: number | undefined;
   /**
-   * Most bytes of a topic, up to 255.
+   * Maximum size of a topic in bytes, up to 255.
    *
    * @default {255}
    */
   readonly maxTopicBytes?: number | undefined;
   /**
-   * Most bytes of a message.
+   * Maximum size of a message in bytes.
    *
    * @default {262144}
    */
@@ -53,11 +53,11 @@ export interface TopicsOptions {
   readonly history?: Readonly<Record<string, Partial<HistoryBounds>>> | undefined;
 }
 
-/** Options for subscribing: the start of the subscription, on a topic with a history. */
+/** Options for subscribing: the start position, on a topic with a history. */
 export interface SubscribeOptions extends HistoryOptions {
   /**
-   * Called once with the start of the subscription, after `subscribe` returned, and before the
-   * first publication is sent. Not called when the session is closed.
+   * Called once with the start position, after `subscribe` returned, and before the first
+   * publication is sent. Not called when the session is closed.
    */
   readonly onAnswer?: ((answer: SubscribeAnswer) => void) | undefined;
 }
@@ -72,23 +72,23 @@ export interface JoinOptions extends SubscribeOptions {
    */
   readonly isRequested?: boolean | undefined;
   /**
-   * Called with the code of {@linkcode UnsubscribeOptions} after the session was unsubscribed, by any
-   * call. Not called when the session ends. A later call with another `onLeft` replaces this one.
+   * Called with the code of {@linkcode UnsubscribeOptions} after any call unsubscribed the session.
+   * Not called when the session ends. A later call with another `onLeft` replaces this one.
    */
   readonly onLeft?: ((code: string) => void) | undefined;
 }
 
-/** Code and reason for the client of a session that is unsubscribed. */
+/** Code and reason that the client of an unsubscribed session receives. */
 export interface UnsubscribeOptions {
   /**
-   * Stable code that decides the reaction of the client: after `too-many` and `unavailable` the client
+   * Stable code that determines the client's reaction: after `too-many` and `unavailable` it
    * subscribes again after a while; any other code ends the subscription. At most 64 characters.
    *
    * @default {"removed"}
    */
   readonly code?: string | undefined;
   /**
-   * Reason, for people; cut to 1,024 bytes.
+   * Reason for humans; cut to 1,024 bytes.
    *
    * @default {""}
    */
@@ -98,35 +98,33 @@ export interface UnsubscribeOptions {
 /** Options for publishing. */
 export interface PublishOptions {
   /**
-   * A session that does not get the publication. If the client sent an id, as Skein's own clients do
-   * when subscribing, later sessions of that client do not get the publication either.
+   * A session that does not receive the publication. If its client sent an id, as Skein's own
+   * clients do when subscribing, later sessions of that client do not receive it either.
    */
   readonly except?: Session | undefined;
-  /** The verified user that publishes, sent to every subscriber; 1 to 255 bytes. */
+  /** The verified user who publishes, sent to every subscriber; 1 to 255 bytes. */
   readonly from?: string | undefined;
 }
 
 /** Options for `Topics.append`. */
 export interface AppendPublicationOptions extends PublishOptions {
-  /** Key by which the engine recognizes the same publication made twice. */
+  /** Key by which the engine recognizes a repeated publication. */
   readonly key?: PublicationKey | undefined;
   /**
-   * The party that publishes. An engine that forgets topics begins with the party that made most of
-   * them within the last hour. Left out for the application.
+   * The client that publishes; left out for the application. An engine that has to forget topics
+   * starts with those of the client that created most of them within the last hour.
    */
   readonly maker?: string | undefined;
-  /** Ends the wait; the publication may be made all the same. */
+  /** Ends the wait; the publication may still be made. */
   readonly signal?: AbortSignal | undefined;
 }
 
-/** Kinds of the options of a history. */
 export const HISTORY_BOUNDS: OptionKinds<HistoryBounds> = {
   bytes: POSITIVE,
   size: POSITIVE,
   ttlMs: POSITIVE,
 };
 
-/** Kinds of the options of `Topics`. */
 export const TOPICS: OptionKinds<TopicsOptions> = {
   broker: BROKER,
   history: recordOf(HISTORY_BOUNDS),
@@ -137,22 +135,18 @@ export const TOPICS: OptionKinds<TopicsOptions> = {
   settings: "object",
 };
 
-/** Kinds of the options of `subscribe`. */
 export const SUBSCRIBE: OptionKinds<SubscribeOptions> = {
   ...HISTORY,
   onAnswer: "function",
 };
 
-/** Kinds of the options of `unsubscribe`. */
 export const UNSUBSCRIBE: OptionKinds<UnsubscribeOptions> = {
   code: "string",
   reason: "string",
 };
 
-/** Kinds of the options of `publish`. */
 export const PUBLISH: OptionKinds<PublishOptions> = { except: "object", from: "string" };
 
-/** Kinds of the options of `append`. */
 export const APPEND: OptionKinds<AppendPublicationOptions> = {
   ...PUBLISH,
   key: "object",
@@ -160,11 +154,9 @@ export const APPEND: OptionKinds<AppendPublicationOptions> = {
   signal: "AbortSignal",
 };
 
-/** Kinds of the options of `read`. */
 export const READ: OptionKinds<{ readonly after?: number; readonly signal?: AbortSignal }> = {
   after: COUNT,
   signal: "AbortSignal",
 };
 
-/** Kinds of the options of `position`. */
 export const POSITION: OptionKinds<{ readonly signal?: AbortSignal }> = { signal: "AbortSignal" };

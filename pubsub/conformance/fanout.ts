@@ -1,4 +1,4 @@
-/** Tests of the rules for publications that every broker keeps. */
+/** Tests of the rules for publications that every broker follows. */
 import {
   type Heard,
   HUGE_NAMES,
@@ -10,7 +10,7 @@ import {
   undisturbed,
 } from "./kit.ts";
 
-/** Publications of the burst: more than any engine takes at once. */
+/** Publications of the burst: more than any engine accepts at a time. */
 const BURST = 10_000;
 
 /** Bytes of the largest payload: the default limit of a message. */
@@ -18,7 +18,7 @@ const LARGE_BYTES = 262_144;
 
 /** Tests that run with one broker, and between two. */
 export const BOTH: Record<string, Test> = {
-  async "delivers to the own node and to others, with topic and payload"(
+  async "delivers to its own node and to others, with topic and payload"(
     { id, near, far, listen },
   ) {
     const all = [await listen(near, id), await listen(far, id)];
@@ -37,7 +37,7 @@ export const BOTH: Record<string, Test> = {
     for (const payload of payloads) near.publish({ topic: id, payload });
     for (const heard of all) {
       await heard.until("end");
-      same(heard.payloads, payloads, "what one subscription heard");
+      same(heard.payloads, payloads, "the messages of one subscription");
     }
   },
 
@@ -60,11 +60,11 @@ export const BOTH: Record<string, Test> = {
     await gone.subscription[Symbol.asyncDispose]();
     near.publish({ topic: id, payload: "after" });
     await stays.until("after");
-    same(gone.payloads, ["before"], "what the disposed subscription heard");
+    same(gone.payloads, ["before"], "the messages of the disposed subscription");
     await gone.subscription[Symbol.asyncDispose]();
     near.publish({ topic: id, payload: "end" });
     await stays.until("end");
-    same(stays.payloads, ["before", "after", "end"], "what the other subscription heard");
+    same(stays.payloads, ["before", "after", "end"], "the messages of the other subscription");
   },
 
   async "ends a subscription before its disposal resolves"({ id, near, far, listen }) {
@@ -74,7 +74,7 @@ export const BOTH: Record<string, Test> = {
     near.publish({ topic: id, payload: "after" });
     await disposal;
     await stays.until("after");
-    same(gone.payloads, [], "what the disposed subscription heard");
+    same(gone.payloads, [], "the messages of the disposed subscription");
   },
 
   async "subscribes again to a topic after leaving"({ id, near, far, listen }) {
@@ -82,12 +82,12 @@ export const BOTH: Record<string, Test> = {
       const heard = await listen(far, id);
       near.publish({ topic: id, payload });
       await heard.until(payload);
-      same(heard.payloads, [payload], "what the subscription heard");
+      same(heard.payloads, [payload], "the messages of the subscription");
       await heard.subscription[Symbol.asyncDispose]();
     }
   },
 
-  async "keeps topics apart, with any characters"({ id, near, far, listen }) {
+  async "separates topics with any characters"({ id, near, far, listen }) {
     const topics = unusualTopics(id);
     const all = new Map<string, Heard>();
     for (const topic of topics) all.set(topic, await listen(far, topic));
@@ -171,7 +171,7 @@ export const BOTH: Record<string, Test> = {
       near.publish({ topic: id, payload: "late" });
       await witness.until("late");
     }
-    same(heard.payloads, [], "what was heard after the close");
+    same(heard.payloads, [], "the messages after the close");
     await heard.subscription[Symbol.asyncDispose]();
   },
 };
@@ -183,10 +183,10 @@ export const ONE_NODE: Record<string, Test> = {
     const heard = await listen(near, id);
     near.publish({ topic: id, payload: "end" });
     await heard.until("end");
-    same(heard.payloads, ["end"], "what was heard");
+    same(heard.payloads, ["end"], "the messages received");
   },
 
-  async "has one order for all listeners, even if a listener publishes"({ id, near, listen }) {
+  async "keeps one order for all listeners, even if a listener publishes"({ id, near, listen }) {
     const first = near.subscribe(id, ({ payload }) => {
       if (payload === "1") near.publish({ topic: id, payload: "2" });
     });
@@ -194,27 +194,27 @@ export const ONE_NODE: Record<string, Test> = {
     const heard = await listen(near, id);
     near.publish({ topic: id, payload: "1" });
     await heard.until("2");
-    same(heard.payloads, ["1", "2"], "what was heard");
+    same(heard.payloads, ["1", "2"], "the messages received");
     await first[Symbol.asyncDispose]();
   },
 
-  async "keeps other topics working beside a topic of 8 KiB, accepted or refused"(bench) {
+  async "keeps other topics working next to a topic of 8 KiB, accepted or rejected"(bench) {
     const { id, near, far, listen } = bench;
     await undisturbed(bench, async () => {
       for (const [i, name] of HUGE_NAMES.entries()) {
         const topic = `${id}${i}${name}`;
         let heard: Heard | undefined;
         const subscribed = await isTaken(async () => heard = await listen(far, topic));
-        // In the same turn as a publication on another topic, as on a busy node.
+        // In the same turn as a publication on another topic, as happens on a busy node.
         near.publish({ topic: id, payload: "beside" });
         const published = await isTaken(() => near.publish({ topic, payload: "huge" }));
         await heard?.until("huge");
-        same(published, subscribed, "whether a huge topic can be published on, as subscribed to");
+        same(published, subscribed, "publishing on a huge topic, like subscribing to it,");
       }
     });
   },
 
-  async "closes more than once"({ id, near, listen }) {
+  async "can be closed more than once"({ id, near, listen }) {
     await listen(near, id);
     await Promise.all([near.close(), near.close()]);
     await near.close();
@@ -263,11 +263,11 @@ export const TWO_NODES: Record<string, Test> = {
     await far.close();
     near.publish({ topic: id, payload: "alone" });
     await heard.until("alone");
-    same(heard.payloads, ["alone"], "what was heard");
+    same(heard.payloads, ["alone"], "the messages received");
   },
 };
 
-/** Topics that an engine may take for patterns, separators, or too long. */
+/** Topics that an engine may mistake for patterns or separators, or consider too long. */
 export function unusualTopics(id: string): string[] {
   const long = `${id}:${"x".repeat(254 - id.length)}`;
   return [

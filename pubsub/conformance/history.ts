@@ -1,4 +1,4 @@
-/** Tests of the rules that every broker with histories keeps. */
+/** Tests of the rules that every broker with histories follows. */
 import { BrokerError } from "../../errors.ts";
 import { HUGE_NAMES, isTaken, same, show, type Test, type TestKit, undisturbed } from "./kit.ts";
 import { unusualTopics } from "./fanout.ts";
@@ -30,7 +30,7 @@ export const HISTORY: Record<string, Test> = {
     }
     for (const heard of all) {
       await heard.until("3");
-      same(heard.payloads, ["1", "2", "3"], "what was heard");
+      same(heard.payloads, ["1", "2", "3"], "the messages received");
       const heardAt = heard.publications.map(({ position }) => [position!.epoch, position!.offset]);
       same(heardAt, places, "the places");
       checkChain(heard.publications);
@@ -42,36 +42,37 @@ export const HISTORY: Record<string, Test> = {
     ], "what is read");
   }),
 
-  "keeps other topics working beside a kept topic of 8 KiB, accepted or refused": withHistory(
-    async (bench, near, far) => {
-      const { id } = bench;
-      await undisturbed(bench, async () => {
-        for (const [i, name] of HUGE_NAMES.entries()) {
-          const topic = `${id}${i}${name}`;
-          const publication = { topic, payload: "huge" };
-          const [isAppended, ...others] = await Promise.all([
-            isTaken(() => near.append(publication, { bounds: BOUNDS })),
-            isTaken(() => page(far, topic)),
-            isTaken(() => bench.listen(bench.far, topic, { history: BOUNDS })),
-          ]);
-          same(others, [isAppended, isAppended], "which operations take a huge topic");
-          const key = { producer: name, number: i };
-          await isTaken(() => near.append({ topic: id, payload: name }, { bounds: BOUNDS, key }));
-        }
-        await near.append({ topic: id, payload: "end" }, { bounds: BOUNDS });
-        same((await readAll(far, id)).at(-1)?.payload, "end", "what another topic keeps");
-      });
-    },
-  ),
+  "keeps other topics working next to a topic with a history of 8 KiB, accepted or rejected":
+    withHistory(
+      async (bench, near, far) => {
+        const { id } = bench;
+        await undisturbed(bench, async () => {
+          for (const [i, name] of HUGE_NAMES.entries()) {
+            const topic = `${id}${i}${name}`;
+            const publication = { topic, payload: "huge" };
+            const [isAppended, ...others] = await Promise.all([
+              isTaken(() => near.append(publication, { bounds: BOUNDS })),
+              isTaken(() => page(far, topic)),
+              isTaken(() => bench.listen(bench.far, topic, { history: BOUNDS })),
+            ]);
+            same(others, [isAppended, isAppended], "the operations that accept a huge topic");
+            const key = { producer: name, number: i };
+            await isTaken(() => near.append({ topic: id, payload: name }, { bounds: BOUNDS, key }));
+          }
+          await near.append({ topic: id, payload: "end" }, { bounds: BOUNDS });
+          same((await readAll(far, id)).at(-1)?.payload, "end", "the history of another topic");
+        });
+      },
+    ),
 
-  "gives each publication one tag, the same in every delivery and reading": withHistory(
+  "gives each publication one tag, the same in every delivery and read": withHistory(
     async (bench, near, far) => {
       const all = [
         await bench.listen(bench.near, bench.id, { history: BOUNDS }),
         await bench.listen(bench.far, bench.id, { history: BOUNDS }),
       ];
       const appended: unknown[] = [];
-      // The payloads are the same, so that a tag made of the payload fails the test.
+      // The payloads are equal, so that a tag made from the payload fails the test.
       for (const payload of ["same", "same", "same", "end"]) {
         const { position } = await near.append({ topic: bench.id, payload }, { bounds: BOUNDS });
         appended.push(position!.tag);
@@ -87,13 +88,13 @@ export const HISTORY: Record<string, Test> = {
       same(appended, tagsOf(kept), "the tags of the appends");
       for (const heard of all) {
         await heard.until("end");
-        same(tagsOf(heard.publications), tagsOf(kept), "the tags that were heard");
+        same(tagsOf(heard.publications), tagsOf(kept), "the tags received");
       }
       for (const { position } of kept) {
         const { anchor } = await page(near, bench.id, { after: position!.offset });
         same(anchor, position!.tag, `the tag at ${position!.offset}`);
       }
-      same((await page(near, bench.id)).anchor, undefined, "the tag at no offset");
+      same((await page(near, bench.id)).anchor, undefined, "the tag at an unused offset");
     },
   ),
 
@@ -104,36 +105,38 @@ export const HISTORY: Record<string, Test> = {
       payloads.map((payload) => near.append({ topic: bench.id, payload }, { bounds: BOUNDS })),
     );
     await heard.until(payloads.at(-1)!);
-    same(heard.payloads, payloads, "what was heard");
+    same(heard.payloads, payloads, "the messages received");
     checkChain(heard.publications);
     same((await readAll(far, bench.id)).map(({ payload }) => payload), payloads, "what is read");
   }),
 
-  "gives two nodes that append at once one order": withHistory(async (bench, near, far) => {
-    const all = [
-      await bench.listen(bench.near, bench.id, { history: BOUNDS }),
-      await bench.listen(bench.far, bench.id, { history: BOUNDS }),
-    ];
-    const appending: Promise<unknown>[] = [];
-    for (let i = 0; i < 100; i++) {
-      appending.push(near.append({ topic: bench.id, payload: `near ${i}` }, { bounds: BOUNDS }));
-      appending.push(far.append({ topic: bench.id, payload: `far ${i}` }, { bounds: BOUNDS }));
-    }
-    await Promise.all(appending);
-    await near.append({ topic: bench.id, payload: "end" }, { bounds: BOUNDS });
-    const kept = (await readAll(near, bench.id)).map(({ payload }) => payload);
-    same(kept.length, 201, "number of publications");
-    for (const heard of all) {
-      await heard.until("end");
-      same(heard.payloads, kept, "what was heard");
-      checkChain(heard.publications);
-    }
-  }),
+  "keeps one order for two nodes that append at the same time": withHistory(
+    async (bench, near, far) => {
+      const all = [
+        await bench.listen(bench.near, bench.id, { history: BOUNDS }),
+        await bench.listen(bench.far, bench.id, { history: BOUNDS }),
+      ];
+      const appending: Promise<unknown>[] = [];
+      for (let i = 0; i < 100; i++) {
+        appending.push(near.append({ topic: bench.id, payload: `near ${i}` }, { bounds: BOUNDS }));
+        appending.push(far.append({ topic: bench.id, payload: `far ${i}` }, { bounds: BOUNDS }));
+      }
+      await Promise.all(appending);
+      await near.append({ topic: bench.id, payload: "end" }, { bounds: BOUNDS });
+      const kept = (await readAll(near, bench.id)).map(({ payload }) => payload);
+      same(kept.length, 201, "number of publications");
+      for (const heard of all) {
+        await heard.until("end");
+        same(heard.payloads, kept, "the messages received");
+        checkChain(heard.publications);
+      }
+    },
+  ),
 
-  "does not doubt a publication that a full history has forgotten": withHistory(
+  "does not deny a publication that a full history has dropped": withHistory(
     async (bench, near, far) => {
       const bounds = { ...BOUNDS, size: 10 };
-      // Engines that keep all topics together have an older publication of another topic.
+      // An engine that keeps all topics together then holds an older publication of another topic.
       await near.append({ topic: `${bench.id}/other`, payload: "old" }, { bounds });
       const { position } = await near.append({ topic: bench.id, payload: "first" }, { bounds });
       await fill(near, bench.id, 35, bounds);
@@ -141,7 +144,7 @@ export const HISTORY: Record<string, Test> = {
         bounds,
         after: position!.offset,
       });
-      same(anchor === null, false, "that no publication had the offset");
+      same(anchor === null, false, "the knowledge that no publication had the offset");
       same(
         publications[0]!.position!.prev > position!.offset,
         true,
@@ -150,36 +153,36 @@ export const HISTORY: Record<string, Test> = {
     },
   ),
 
-  "reads pages that follow each other, within their bounds": withHistory(
+  "reads consecutive pages within their bounds": withHistory(
     async (bench, near, far) => {
       await fill(near, bench.id, 50);
       const [third] = (await page(far, bench.id, { maxMessages: 1, last: 48 })).publications;
       const after = third!.position!.offset;
       const next = await page(far, bench.id, { after, maxMessages: 5 });
       same(next.publications.map(({ payload }) => payload), ["3", "4", "5", "6", "7"], "the page");
-      same(next.publications[0]!.position!.prev, after, "`prev` of what comes next");
+      same(next.publications[0]!.position!.prev, after, "`prev` of the next publication");
       const small = await page(far, bench.id, { maxBytes: 1 });
       same(small.publications.length, 1, "publications of the smallest page");
       const none = await page(far, bench.id, { after: next.head });
-      same([none.publications.length, none.head], [0, next.head], "what is beyond the head");
+      same([none.publications.length, none.head], [0, next.head], "the page after the head");
     },
   ),
 
-  "ends a walk by pages of one byte, of one publication each": withHistory(
+  "reads a history to its end in pages of one byte, of one publication each": withHistory(
     async (bench, near, far) => {
       await fill(near, bench.id, 20);
       const { head } = await page(far, bench.id);
       for (const start of [{ after: 0 }, { last: 20 }]) {
         let [options, walked]: [Partial<ReadHistoryOptions>, string[]] = [start, []];
-        // One page more than publications, so that pages without any do not go on for ever.
+        // One page more than publications, to end the test if empty pages never stop.
         for (let i = 0; i < 20; i++) {
           const { publications } = await page(far, bench.id, { ...options, maxBytes: 1 });
           same(publications.length, 1, `publications of page ${i}`);
           walked = [...walked, String(publications[0]!.payload)];
           options = { after: publications[0]!.position!.offset };
         }
-        same(walked, range(0, 20), "what was read");
-        same(options.after, head, "the end of the walk");
+        same(walked, range(0, 20), "the publications read");
+        same(options.after, head, "the end of the history");
         const none = await page(far, bench.id, { ...options, maxBytes: 1 });
         same([none.publications.length, none.head], [0, head], "the page after the head");
       }
@@ -192,7 +195,7 @@ export const HISTORY: Record<string, Test> = {
     same(publications.map(({ payload }) => payload), ["17", "18", "19"], "the newest");
     same(publications.at(-1)!.position!.offset, head, "the head");
     checkChain(publications);
-    same((await page(far, bench.id, { last: 100 })).publications.length, 20, "all there are");
+    same((await page(far, bench.id, { last: 100 })).publications.length, 20, "all publications");
   }),
 
   "reads a topic without publications": withHistory(async (bench, near, far) => {
@@ -229,13 +232,15 @@ export const HISTORY: Record<string, Test> = {
     checkChain(publications);
   }),
 
-  "counts each publication in addition to its payload": withHistory(async (bench, near, far) => {
-    const bounds = { ...BOUNDS, bytes: countedBytes(10, 10) };
-    await fill(near, bench.id, 35, bounds);
-    const { publications } = await page(far, bench.id, { bounds });
-    // The payloads alone, of two bytes each, would all fit.
-    same(publications.map(({ payload }) => payload), range(26, 35), "what is kept");
-  }),
+  "counts overhead for each publication in addition to its payload": withHistory(
+    async (bench, near, far) => {
+      const bounds = { ...BOUNDS, bytes: countedBytes(10, 10) };
+      await fill(near, bench.id, 35, bounds);
+      const { publications } = await page(far, bench.id, { bounds });
+      // The payloads alone, of two bytes each, would all fit.
+      same(publications.map(({ payload }) => payload), range(26, 35), "what is kept");
+    },
+  ),
 
   "keeps publications for at most the configured time": withHistory(async (bench, near, far) => {
     const bounds = { ...BOUNDS, ttlMs: 1_000 };
@@ -251,11 +256,11 @@ export const HISTORY: Record<string, Test> = {
     same(publications.map(({ payload }) => payload), ["new"], "what is kept");
   }),
 
-  "counts a repetition once": withHistory(async (bench, near, far) => {
+  "stores a repeated publication once": withHistory(async (bench, near, far) => {
     const heard = await bench.listen(bench.far, bench.id, { history: BOUNDS });
     const key = (number: number) => ({ bounds: BOUNDS, key: { producer: `p${bench.id}`, number } });
     const first = await near.append({ topic: bench.id, payload: "1" }, key(1));
-    if (first.position === undefined) throw new Error("Expected the first to be kept");
+    if (first.position === undefined) throw new Error("Expected the first publication to be kept");
     same(await far.append({ topic: bench.id, payload: "1 again" }, key(1)), {}, "the repetition");
     await far.append({ topic: bench.id, payload: "2" }, key(2));
     await near.append({ topic: bench.id, payload: "other" }, {
@@ -263,11 +268,11 @@ export const HISTORY: Record<string, Test> = {
       key: { producer: `q${bench.id}`, number: 1 },
     });
     await heard.until("other");
-    same(heard.payloads, ["1", "2", "other"], "what was heard");
+    same(heard.payloads, ["1", "2", "other"], "the messages received");
     same((await readAll(near, bench.id)).length, 3, "what is kept");
   }),
 
-  "keeps text, bytes and the excepted session": withHistory(async (bench, near, far) => {
+  "preserves text, bytes and the excepted session": withHistory(async (bench, near, far) => {
     const heard = await bench.listen(bench.far, bench.id, { history: BOUNDS });
     const bytes = Uint8Array.from({ length: 256 }, (_, i) => i);
     const text = '{"topic":"a","data":"line\\nfeed \\u0000 é € 😀 \u2028"}';
@@ -287,7 +292,7 @@ export const HISTORY: Record<string, Test> = {
     }
   }),
 
-  "keeps the histories of topics apart, with any characters": withHistory(
+  "separates the histories of topics with any characters": withHistory(
     async (bench, near, far) => {
       const topics = unusualTopics(bench.id).filter((topic) => topic.length > 1);
       await Promise.all(
@@ -309,19 +314,19 @@ export const HISTORY: Record<string, Test> = {
       bench.near.publish({ topic: bench.id, payload: "plain" });
       await plain.until("plain");
       await kept.until("kept");
-      same(plain.payloads, ["plain"], "what the plain subscription heard");
-      same(kept.payloads, ["kept"], "what the other one heard");
+      same(plain.payloads, ["plain"], "the messages of the subscription without history");
+      same(kept.payloads, ["kept"], "the messages of the other subscription");
     },
   ),
 
-  "refuses to append and to read after the close": withHistory(async (bench, near) => {
+  "rejects append and read after the close": withHistory(async (bench, near) => {
     await bench.near.close();
     await rejects(near.append({ topic: bench.id, payload: "late" }, { bounds: BOUNDS }));
     await rejects(page(near, bench.id));
   }),
 };
 
-/** Makes a test that passes for brokers without histories. */
+/** Creates a test that passes for brokers without histories. */
 function withHistory(
   test: (bench: TestKit, near: BrokerHistory, far: BrokerHistory) => Promise<void>,
 ): Test {
@@ -376,7 +381,7 @@ async function readAll(history: BrokerHistory, topic: string): Promise<Publicati
 function checkChain(publications: readonly Publication[]): void {
   for (let i = 1; i < publications.length; i++) {
     const [before, { position }] = [publications[i - 1]!.position!, publications[i]!];
-    if (position === undefined) throw new Error(`Expected publication ${i} to have a place`);
+    if (position === undefined) throw new Error(`Expected publication ${i} to have a position`);
     same([position.epoch, position.prev], [before.epoch, before.offset], `place ${i}`);
     if (position.offset <= position.prev) throw new Error("Expected offsets that grow");
   }

@@ -4,7 +4,7 @@ import type { Broker, BrokerSubscribeOptions, BrokerSubscription, Publication } 
 
 /** Brokers and helpers of one test. */
 export interface TestKit {
-  /** A prefix for topics and keys that no other run on the same engine has. */
+  /** A prefix for topics and keys that no other run on the same engine uses. */
   readonly id: string;
   /** The broker that publishes. */
   readonly near: Broker;
@@ -56,7 +56,7 @@ export class Heard {
     return this.publications.map(({ payload }) => payload);
   }
 
-  /** Waits for a publication with this payload, and so for all earlier ones of the same topic. */
+  /** Waits for a publication with this payload, and so for all earlier ones on the same topic. */
   async until(payload: string): Promise<void> {
     const arrived = new Promise<void>((resolve) => {
       this.#wake = () => {
@@ -106,7 +106,10 @@ export const HUGE_NAMES: readonly [string, string, string] = [
   "x:".repeat(4_096),
 ];
 
-/** Tells whether a call succeeds; false if refused with a `RangeError`, as a long name must be. */
+/**
+ * True if a call succeeds; false if it rejects with a `RangeError`, as it must for a name that is
+ * too long.
+ */
 export async function isTaken(act: () => unknown): Promise<boolean> {
   try {
     await act();
@@ -117,7 +120,7 @@ export async function isTaken(act: () => unknown): Promise<boolean> {
   }
 }
 
-/** Throws if `act` makes another topic lose publications, or a broker lose the connection. */
+/** Throws if `act` makes another topic lose publications, or a broker lose its connection. */
 export async function undisturbed(
   { id, near, far, listen }: TestKit,
   act: () => Promise<void>,
@@ -130,8 +133,8 @@ export async function undisturbed(
   await heard.until("after");
   for (const broker of new Set([near, far])) {
     same(broker.status.current.name, "connected", "the status");
-    same(broker.stats.interruptions, 0, "how often the engine went away");
-    same(broker.stats.dropped, 0, "how many publications were given up");
+    same(broker.stats.interruptions, 0, "the number of outages");
+    same(broker.stats.dropped, 0, "the number of dropped publications");
   }
 }
 

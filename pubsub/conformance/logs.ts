@@ -1,4 +1,4 @@
-/** Tests of the rules that every broker with logs keeps. */
+/** Tests of the rules that every broker with logs follows. */
 import type {
   AppendLogOptions,
   BrokerLogs,
@@ -18,7 +18,7 @@ import {
 } from "../logs/rules.ts";
 import { isTaken, same, type Test, type TestKit, undisturbed } from "./kit.ts";
 
-/** Bound that no test reaches unless it means to. */
+/** A bound that tests do not reach by accident. */
 const PLENTY = 67_108_864;
 
 const TEXT: LogConfig = { contentType: "text/plain" };
@@ -67,7 +67,7 @@ export const LOGS: Record<string, Test> = {
     same(await near.read(`${id} other`, reading()), undefined, "another log");
   }),
 
-  "keeps the facts of the creation": withLogs(async ({ id }, near, far) => {
+  "keeps the settings of the creation": withLogs(async ({ id }, near, far) => {
     const expiresAt = Date.now() + 3_600_000;
     const config = { contentType: "application/json; charset=utf-8", ttlMs: 60_000, expiresAt };
     const end = { error: "stopped", code: "quota" };
@@ -81,7 +81,7 @@ export const LOGS: Record<string, Test> = {
     same(info.end, end, "the end");
   }),
 
-  "keeps appends whole and in one order": withLogs(async ({ id }, near, far) => {
+  "applies appends completely, and in one order": withLogs(async ({ id }, near, far) => {
     await created(near, id, {});
     const groups = Array.from({ length: 20 }, (_, i) => [`${i}a`, `${i}b`, `${i}c`]);
     const results = await Promise.all(
@@ -96,7 +96,7 @@ export const LOGS: Record<string, Test> = {
     same(tails.sort((a, b) => a - b), groups.map((_, i) => 3 * (i + 1)), "the tails");
   }),
 
-  "ends a log together with the last records": withLogs(async ({ id }, near, far) => {
+  "ends a log together with its last records": withLogs(async ({ id }, near, far) => {
     await created(near, id, { records: ["a"] });
     const ended = await append(near, id, ["b"], { end: {} });
     same(ended.kind === "appended" && ended.info.end, {}, "the end");
@@ -108,7 +108,7 @@ export const LOGS: Record<string, Test> = {
     same((await read(near, id)).info.tail, 2, "the tail");
   }),
 
-  "takes the appends of a producer once": withLogs(async ({ id }, near, far) => {
+  "accepts each append of a producer once": withLogs(async ({ id }, near, far) => {
     await created(near, id, {});
     const send = async (logs: BrokerLogs, epoch: number, seq: number, options = {}) => {
       const producer = { id: "p __proto__", epoch, seq };
@@ -119,8 +119,8 @@ export const LOGS: Record<string, Test> = {
     same((await send(far, 0, 1)).kind, "appended", "the second number");
     const repeated = await send(near, 0, 0);
     same(repeated.kind === "repeated" && repeated.seq, 1, "the newest number of a repetition");
-    same(await send(near, 0, 3), { kind: "skipped", expected: 2 }, "a number too high");
-    same((await send(far, 2, 1)).kind, "unstarted", "an epoch that begins with 1");
+    same(await send(near, 0, 3), { kind: "skipped", expected: 2 }, "a number that is too high");
+    same((await send(far, 2, 1)).kind, "unstarted", "an epoch that starts with 1");
     same((await send(far, 2, 0)).kind, "appended", "a new epoch");
     same(await send(near, 1, 0), { kind: "stale", epoch: 2 }, "an old epoch");
     same((await send(near, 2, 1, { end: {} })).kind, "appended", "the end");
@@ -129,7 +129,7 @@ export const LOGS: Record<string, Test> = {
     same((await read(far, id)).records, ["0.0", "0.1", "2.0", "2.1"], "the records");
   }),
 
-  "takes one of several concurrent appends with the same number": withLogs(
+  "accepts one of several concurrent appends with the same number": withLogs(
     async ({ id }, near, far) => {
       await created(near, id, {});
       const producer = { id: "p", epoch: 0, seq: 0 };
@@ -145,14 +145,14 @@ export const LOGS: Record<string, Test> = {
     },
   ),
 
-  "takes sequences that grow": withLogs(async ({ id }, near, far) => {
+  "accepts growing sequences": withLogs(async ({ id }, near, far) => {
     await created(near, id, {});
     same((await append(near, id, ["a"], { sequence: "09" })).kind, "appended", "the first");
     const refused = await append(far, id, ["b"], { sequence: "09" });
-    same(refused, { kind: "out-of-sequence", sequence: "09" }, "the same again");
+    same(refused, { kind: "out-of-sequence", sequence: "09" }, "the same sequence again");
     const smaller = await append(far, id, ["b"], { sequence: "0" });
     same(smaller.kind, "out-of-sequence", "a shorter one");
-    same((await append(far, id, ["c"])).kind, "appended", "an append without");
+    same((await append(far, id, ["c"])).kind, "appended", "an append without a sequence");
     same((await append(far, id, ["d"], { sequence: "1" })).kind, "appended", "a greater one");
     same((await read(near, id)).records, ["a", "c", "d"], "the records");
   }),
@@ -169,20 +169,22 @@ export const LOGS: Record<string, Test> = {
     same(await near.read(`${id} second`, reading()), undefined, "the log beyond the bound");
   }),
 
-  "bounds answers, their requests and other logs apart": withLogs(async ({ id }, near, far) => {
-    const [one, two] = [1, 2].map((n) => `${ANSWER_PREFIX}${id} ${n}`) as [string, string];
-    const kindOf = async (name: string, maxLogs: number) =>
-      (await near.create(name, creation({ maxLogs }))).kind;
-    await created(near, id, {});
-    same((await created(near, one, { maxLogs: 1 })).count, 1, "the number of answers");
-    same(await kindOf(two, 1), "too-many", "an answer beyond the bound");
-    same(await kindOf(requestLog(one), 1), "created", "a request");
-    same(await kindOf(requestLog(two), 1), "too-many", "a request beyond the bound");
-    same(await kindOf(`${id} second`, 1_000_000), "created", "another log");
-    await near.delete(one);
-    await until(async () => await kindOf(two, 1) === "created", "room after a deletion");
-    for (const name of [two, requestLog(one)]) await far.delete(name);
-  }),
+  "bounds answers, their requests and other logs separately": withLogs(
+    async ({ id }, near, far) => {
+      const [one, two] = [1, 2].map((n) => `${ANSWER_PREFIX}${id} ${n}`) as [string, string];
+      const kindOf = async (name: string, maxLogs: number) =>
+        (await near.create(name, creation({ maxLogs }))).kind;
+      await created(near, id, {});
+      same((await created(near, one, { maxLogs: 1 })).count, 1, "the number of answers");
+      same(await kindOf(two, 1), "too-many", "an answer beyond the bound");
+      same(await kindOf(requestLog(one), 1), "created", "a request");
+      same(await kindOf(requestLog(two), 1), "too-many", "a request beyond the bound");
+      same(await kindOf(`${id} second`, 1_000_000), "created", "another log");
+      await near.delete(one);
+      await until(async () => await kindOf(two, 1) === "created", "room after a deletion");
+      for (const name of [two, requestLog(one)]) await far.delete(name);
+    },
+  ),
 
   "lists answers with their owners and ends": withLogs(async ({ id }, near, far) => {
     const names = Array.from({ length: 12 }, (_, n) => `${ANSWER_PREFIX}${id}:${n}:"é"`);
@@ -231,7 +233,7 @@ export const LOGS: Record<string, Test> = {
     for (const name of [answer, requestLog(answer), ...streams]) await near.delete(name);
   }),
 
-  "drops the oldest records by retention only": withLogs(async ({ id }, near, far) => {
+  "drops the oldest records only by retention": withLogs(async ({ id }, near, far) => {
     await created(near, id, {});
     const keep = { records: 3, bytes: countedBytes(10, 3) };
     for (const record of ["a", "b", "c", "d"]) await append(near, id, [record], { keep });
@@ -243,7 +245,7 @@ export const LOGS: Record<string, Test> = {
     same((await read(far, id, { after: 2 })).records, [], "the page before the kept records");
   }),
 
-  "deletes a log, whose id another log may take": withLogs(async ({ id }, near, far) => {
+  "deletes a log, whose id can be used again": withLogs(async ({ id }, near, far) => {
     await created(near, id, { identity: "identity1", records: ["old"] });
     same(await far.delete(id), { kind: "removed" }, "the deletion");
     same(await near.read(id, reading()), undefined, "the deleted log");
@@ -297,13 +299,13 @@ export const LOGS: Record<string, Test> = {
       const results = await Promise.all(Array.from({ length: 12 }, (_, i) => retain(i)));
       const kept = results.flatMap((result, fork) => result === "retained" ? [fork] : []);
       same(kept.length, 8, "the number of forks");
-      same(results.filter((one) => one === "too-many").length, 4, "the forks too many");
-      same(await retain(kept[0]!), "retained", "a fork that is noted already");
-      // A fork that is gone leaves room for one more.
+      same(results.filter((one) => one === "too-many").length, 4, "the fork beyond the bound");
+      same(await retain(kept[0]!), "retained", "a fork that is already registered");
+      // Releasing a fork makes room for another.
       for (let next = 12; next < 24; next++) {
         same(await far.release(id, `${id} ${kept.shift()}`), undefined, "the end of a fork");
         same(await retain(next), "retained", "a fork in place of another");
-        same(await retain(99), "too-many", "one fork more");
+        same(await retain(99), "too-many", "one fork too many");
         kept.push(next);
       }
       same((await append(near, id, ["b"])).kind, "appended", "an append to the source");
@@ -313,7 +315,7 @@ export const LOGS: Record<string, Test> = {
     },
   ),
 
-  "expires logs that are not used": withLogs(async ({ id }, near, far) => {
+  "expires unused logs": withLogs(async ({ id }, near, far) => {
     const config = { ...TEXT, ttlMs: 1_000 };
     await created(near, `${id} used`, { config });
     await created(near, `${id} idle`, { config });
@@ -352,7 +354,7 @@ export const LOGS: Record<string, Test> = {
     same((await far.overdue({ limit: 1 })).length, 1, "the length of a bounded list");
     await near.delete(ids[0]!, { ifExpired: true });
     await append(near, ids[1]!, [], { end: { error: "writer-lost" }, ifWriterLost: true });
-    same(await own(), [], "the overdue logs after the care");
+    same(await own(), [], "the overdue logs after handling them");
     same((await read(near, ids[1]!)).info.end, { error: "writer-lost" }, "the end");
   }),
 
@@ -374,7 +376,7 @@ export const LOGS: Record<string, Test> = {
     },
   ),
 
-  "fences writers that lost the lease": withLogs(async ({ id }, near, far) => {
+  "fences writers that have lost the lease": withLogs(async ({ id }, near, far) => {
     const lease = (holder: string, ttlMs = 60_000) => ({ writer: { holder, ttlMs } });
     await created(near, id, lease("one", 500));
     same((await append(near, id, ["1"], lease("one", 500))).kind, "appended", "the holder");
@@ -386,14 +388,14 @@ export const LOGS: Record<string, Test> = {
     );
     same((await append(near, id, ["x"], lease("one"))).kind, "fenced", "the former holder");
     const lost = { end: { error: "writer-lost" }, ifWriterLost: true as const };
-    same((await append(near, id, [], lost)).kind, "held", "the end of a log that is held");
+    same((await append(near, id, [], lost)).kind, "held", "the end of a log with a lease");
     same((await append(near, id, ["3"])).kind, "appended", "an append without a lease");
     same((await read(far, id)).records, ["1", "2", "3"], "the records");
     same((await append(far, id, [], lease("two", 0))).kind, "appended", "the end of a lease");
     same((await far.overdue({ limit: 10_000 })).includes(id), true, "a log without a lease");
     same((await append(far, id, [], lease("two"))).kind, "fenced", "the holder without a lease");
     const next = { writer: { holder: "three", ttlMs: 60_000, takes: true as const } };
-    // Each node judges the lapse by its own reading of the engine's clock.
+    // Each node checks the lapse against its own reading of the engine's clock.
     await until(
       async () => (await append(near, id, ["4"], next)).kind === "appended",
       "the next writer",
@@ -410,7 +412,7 @@ export const LOGS: Record<string, Test> = {
     same((await append(far, id, [], strange)).kind, "fenced", "the release by another writer");
     const releasing = { writer: { ...lease("one"), releases: true as const } };
     same((await append(near, id, ["1"], releasing)).kind, "appended", "the release");
-    same(await isOverdue(), false, "the search behind a release");
+    same(await isOverdue(), false, "the search after a release");
     same((await append(far, id, [], lost)).kind, "held", "the end of a released log");
     for (const holder of ["one", "two"]) {
       const { kind } = await append(near, id, ["x"], { writer: lease(holder) });
@@ -418,7 +420,7 @@ export const LOGS: Record<string, Test> = {
     }
     same((await append(near, id, ["x"], releasing)).kind, "fenced", "a second release");
     same((await append(far, id, ["2"], taking("two"))).kind, "appended", "the next writer");
-    same((await append(near, id, ["x"], taking("three"))).kind, "fenced", "one writer too many");
+    same((await append(near, id, ["x"], taking("three"))).kind, "fenced", "a second writer");
     const briefly = { writer: { ...lease("two", 500), releases: true as const } };
     same((await append(far, id, [], briefly)).kind, "appended", "the second release");
     await until(isOverdue, "a released log without a writer");
@@ -426,7 +428,7 @@ export const LOGS: Record<string, Test> = {
     same((await read(far, id)).records, ["1", "2"], "the records");
   }),
 
-  "notes the first cancellation": withLogs(async ({ id }, near, far) => {
+  "keeps the first cancellation": withLogs(async ({ id }, near, far) => {
     await created(near, id, {});
     same((await append(far, id, [], { cancel: "enough" })).kind, "appended", "the cancellation");
     same((await append(far, id, [], { cancel: "again" })).kind, "appended", "a second one");
@@ -457,7 +459,7 @@ export const LOGS: Record<string, Test> = {
     }
   }),
 
-  "keeps other logs working beside ids of all sizes": withLogs(async (kit, near, far) => {
+  "keeps other logs working next to ids of all sizes": withLogs(async (kit, near, far) => {
     await undisturbed(kit, async () => {
       const longest = `${kit.id} ü`.padEnd(MAX_LOG_ID_BYTES - 1, "x");
       await created(near, longest, { records: ["long"] });
@@ -472,7 +474,7 @@ export const LOGS: Record<string, Test> = {
   }),
 };
 
-/** Makes a test that passes for brokers without logs. */
+/** Creates a test that passes for brokers without logs. */
 function withLogs(
   test: (bench: TestKit, near: BrokerLogs, far: BrokerLogs) => Promise<void>,
 ): Test {
@@ -528,7 +530,7 @@ async function read(
   return page;
 }
 
-/** Waits for a condition that time or the engine brings about. */
+/** Waits for a condition that depends on time or the engine. */
 async function until(holds: () => boolean | Promise<boolean>, what: string): Promise<void> {
   const begin = performance.now();
   while (!await holds()) {
@@ -541,7 +543,7 @@ function bytesOf(...bytes: number[]): Uint8Array {
   return new Uint8Array(bytes);
 }
 
-/** Shows a record, with a slash behind bytes. */
+/** Formats a record, with a slash after bytes. */
 function shown(record: LogRecord): string {
   return typeof record === "string" ? record : `${record.join()}/`;
 }

@@ -9,12 +9,12 @@ const HOUR = { max: 3, ttlMs: 3_600_000 };
 
 /** Tests that run with one broker, and between two. */
 const STORE: Record<string, Test> = {
-  "notes numbers that grow": withStore(async ({ id }, near, far) => {
+  "records growing numbers": withStore(async ({ id }, near, far) => {
     same(await near.newest(id, 60_000), -1, "the number of a new row");
-    same(await near.advance(id, 0, 60_000), true, "whether the first is above");
-    same(await far.advance(id, 0, 60_000), false, "whether the same is above");
-    same(await far.advance(id, 7, 60_000), true, "whether a greater one is above");
-    same(await near.advance(id, 6, 60_000), false, "whether a smaller one is above");
+    same(await near.advance(id, 0, 60_000), true, "advancing to the first number");
+    same(await far.advance(id, 0, 60_000), false, "advancing to the same number");
+    same(await far.advance(id, 7, 60_000), true, "advancing to a greater number");
+    same(await near.advance(id, 6, 60_000), false, "advancing to a smaller number");
     same([await near.newest(id, 60_000), await far.newest(id, 60_000)], [7, 7], "the newest");
     same(await near.newest(`${id} other`, 60_000), -1, "the number of another row");
   }),
@@ -22,8 +22,8 @@ const STORE: Record<string, Test> = {
   "remembers a number for up to a week": withStore(async ({ id }, near, far) => {
     const weekMs = 604_800_000;
     same(await near.newest(id, weekMs), -1, "the number of a new row");
-    same(await near.advance(id, 1, weekMs), true, "whether the first is above");
-    same(await far.advance(id, 1, weekMs), false, "whether the same is above");
+    same(await near.advance(id, 1, weekMs), true, "advancing to the first number");
+    same(await far.advance(id, 1, weekMs), false, "advancing to the same number");
     same(await far.newest(id, weekMs), 1, "the newest");
   }),
 
@@ -44,7 +44,7 @@ const STORE: Record<string, Test> = {
     same((await far.claims(id)).sort(), ["a", "b é", "c"], "the holders of claims");
     await near.release(id, "a");
     await near.release(id, "a");
-    same(await far.claim(id, "d", HOUR), true, "claim of a free place");
+    same(await far.claim(id, "d", HOUR), true, "claim of a free slot");
     same(
       (await near.claims(id)).sort(),
       ["b é", "c", "d"],
@@ -53,7 +53,7 @@ const STORE: Record<string, Test> = {
     same(await near.claims(`${id} other`), [], "the holders of claims of another key");
   }),
 
-  "grants as many concurrent claims as there are places": withStore(async ({ id }, near, far) => {
+  "grants as many concurrent claims as there are slots": withStore(async ({ id }, near, far) => {
     const tries = Array.from(
       { length: 10 },
       (_, i) => (i % 2 === 0 ? near : far).claim(id, `m${i}`, HOUR),
@@ -68,7 +68,7 @@ const STORE: Record<string, Test> = {
       same(await near.claim(id, "holder", seconds), true, "the first claim");
       same(await far.claim(id, "other", seconds), false, "a claim of a full scope");
       same(await far.claims(id), ["holder"], "the holders of claims");
-      same(await near.advance(id, 1, 10_000), true, "whether the first number is above");
+      same(await near.advance(id, 1, 10_000), true, "advancing to the first number");
       same(await far.newest(id, 60_000), 1, "the newest number");
     },
   ),
@@ -84,7 +84,7 @@ const STORE: Record<string, Test> = {
     same(await near.claims(id), ["next"], "the holder of the claim");
   }),
 
-  "keeps other keys working beside a key of 8 KiB, accepted or refused": withStore(
+  "keeps other keys working next to a key of 8 KiB, accepted or rejected": withStore(
     async (bench, near, far) => {
       await undisturbed(bench, async () => {
         for (const [i, name] of HUGE_NAMES.entries()) {
@@ -99,7 +99,11 @@ const STORE: Record<string, Test> = {
           ];
           const taken = await Promise.all(acts.map(isTaken));
           const [isAdvanced] = taken;
-          same(taken.slice(0, 5), Array(5).fill(isAdvanced), "which operations take a huge key");
+          same(
+            taken.slice(0, 5),
+            Array(5).fill(isAdvanced),
+            "the operations that accept a huge key",
+          );
         }
         same(await near.advance(bench.id, 7, 60_000), true, "the result for another key");
         same(
@@ -130,7 +134,7 @@ const STORE: Record<string, Test> = {
   }),
 };
 
-/** Makes a test that passes for brokers without a store. */
+/** Creates a test that passes for brokers without a store. */
 function withStore(
   test: (bench: TestKit, near: BrokerStore, far: BrokerStore) => Promise<void>,
 ): Test {
@@ -141,7 +145,7 @@ function withStore(
   };
 }
 
-/** Tests of one broker by name. */
+/** Tests of one broker, by name. */
 export const TESTS_OF_ONE: Readonly<Record<string, Test>> = {
   ...BOTH,
   ...ONE_NODE,
@@ -150,7 +154,7 @@ export const TESTS_OF_ONE: Readonly<Record<string, Test>> = {
   ...STORE,
 };
 
-/** Tests of two brokers of one engine by name. */
+/** Tests of two brokers of one engine, by name. */
 export const TESTS_OF_TWO: Readonly<Record<string, Test>> = {
   ...BOTH,
   ...TWO_NODES,
@@ -162,19 +166,23 @@ export const TESTS_OF_TWO: Readonly<Record<string, Test>> = {
 /** Options for {@linkcode testBroker}. */
 export interface BrokerTestOptions {
   /**
-   * Makes two brokers of one engine, as on two nodes. Left out, traffic between nodes is not tested.
+   * Creates two brokers of one engine, as on two nodes. If left out, traffic between nodes is not
+   * tested.
    */
   readonly makePair?: (() => [Broker, Broker] | Promise<[Broker, Broker]>) | undefined;
-  /** Called after each test, when the brokers are closed, to end clients that were handed in. */
+  /**
+   * Called after each test, when the brokers are closed, to close client libraries that were passed
+   * in.
+   */
   readonly teardown?: (() => void | Promise<void>) | undefined;
   /**
-   * Longest time until a publication arrives, in milliseconds.
+   * Time limit for a publication to arrive, in milliseconds.
    *
    * @default {5000}
    */
   readonly withinMs?: number | undefined;
   /**
-   * Skips the suite, for a machine without the engine.
+   * Skips the suite, on a machine without the engine.
    *
    * @default {false}
    */
@@ -182,15 +190,15 @@ export interface BrokerTestOptions {
 }
 
 /**
- * Registers the conformance suite of {@linkcode Broker} with `Deno.test`: one test for each MUST of
- * the contract that can be seen from outside. Tests of histories, of logs and of the store run if the
- * broker has these.
+ * Registers the conformance suite of {@linkcode Broker} with `Deno.test`: one test for each
+ * observable MUST of the contract. Tests of histories, logs and the store run if the broker has
+ * them.
  *
- * Some rules need tests of your own, with your engine: `publish` does not throw while the engine is
- * down, `onInterrupted` is called after that, the epoch changes when the engine may have
- * lost publications, and a client that was handed in is not ended.
+ * Test the remaining rules yourself, with your engine: `publish` does not throw while the engine is
+ * down, `onInterrupted` is called after that, the epoch changes when the engine may have lost
+ * publications, and a client library that was passed in is not closed.
  *
- * @example Testing a broker of your own
+ * @example Testing your own broker
  * ```ts ignore
  * import { MemoryBroker } from "@skein/skein/pubsub";
  * import { testBroker } from "@skein/skein/testing";
@@ -198,8 +206,8 @@ export interface BrokerTestOptions {
  * testBroker("MemoryBroker", () => new MemoryBroker());
  * ```
  *
- * @param name Name of the broker, in front of the names of the tests.
- * @param makeBroker Makes a broker for each test; the suite closes the broker.
+ * @param name Name of the broker, a prefix of the test names.
+ * @param makeBroker Creates a broker for each test; the suite closes the broker.
  * @param options See {@linkcode BrokerTestOptions}.
  */
 export function testBroker(
@@ -232,7 +240,7 @@ export function testBroker(
  * Runs one test, and closes the brokers.
  *
  * @param test The test.
- * @param brokers The brokers; for a test of one broker twice the same.
+ * @param brokers The brokers; for a test of one broker, the same one twice.
  * @param options See {@linkcode BrokerTestOptions}.
  */
 export async function runTest(

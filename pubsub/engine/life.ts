@@ -1,24 +1,24 @@
-/** The life of a broker: the state of its engine, its counters, its problems and its end. */
+/** The lifecycle of a broker: its engine's state, its counters, its problems and its close. */
 import { textOf } from "../../base/error_text.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
 import { BrokerError, UnsupportedError } from "../../errors.ts";
 import type { BrokerStats, BrokerStatus } from "../broker.ts";
 
-/** Part of a queue above which `issues()` warns. */
+/** Fraction of a queue above which `issues()` warns. */
 const LONG = 0.5;
 
-/** Words for the problems of an engine. */
+/** Words that describe the engine's problems. */
 interface EngineWords {
   /** The engine, such as "Redis". */
   readonly engine: string;
-  /** The outage, after "the engine has": "been away" by default. */
+  /** The outage, after "the engine has"; "been away" by default. */
   readonly outage?: string;
-  /** The items that wait: "publications wait for" the engine by default. */
+  /** The waiting items; "publications wait for" the engine by default. */
   readonly backlog?: string;
 }
 
-/** The state of the engine, the counters and the end of one broker. */
+/** The engine's state, the counters and the close of one broker. */
 export class BrokerLife {
   /** State of the engine. */
   readonly status: StatusFeed<BrokerStatus>;
@@ -26,13 +26,13 @@ export class BrokerLife {
   published = 0;
   /** Publications that came from the engine. */
   received = 0;
-  /** Outages of the engine, and losses of publications on the way from it. */
+  /** Outages of the engine, and losses of publications that it sent. */
   interruptions = 0;
   /** Pages of histories read from the engine. */
   reads = 0;
-  /** Messages that other programs published in the place of publications. */
+  /** Messages of other programs that were not publications. */
   ignored = 0;
-  /** Newest error of the connection; the next connection removes it. */
+  /** The connection's newest error; the next connection clears it. */
   lastError: unknown;
   readonly #runtime: Runtime;
   readonly #words: EngineWords;
@@ -40,8 +40,6 @@ export class BrokerLife {
   #closing: Promise<void> | undefined;
 
   /**
-   * Starts the life of a broker.
-   *
    * @param runtime Clocks of this node.
    * @param options Words for the problems of the engine, and its first status.
    */
@@ -57,13 +55,12 @@ export class BrokerLife {
     this.#wasConnected = status.name === "connected";
   }
 
-  /** The counters that all brokers have. */
   get counts(): Pick<BrokerStats, "published" | "received" | "interruptions" | "reads"> {
     const { published, received, interruptions, reads } = this;
     return { published, received, interruptions, reads };
   }
 
-  /** True once the engine was there. */
+  /** True once the engine was reached. */
   get wasConnected(): boolean {
     return this.#wasConnected;
   }
@@ -73,7 +70,7 @@ export class BrokerLife {
     return this.#closing !== undefined;
   }
 
-  /** Called when the engine is there. */
+  /** Called when the engine is reachable. */
   connected(): void {
     this.lastError = undefined;
     this.#wasConnected = true;
@@ -81,10 +78,10 @@ export class BrokerLife {
   }
 
   /**
-   * Called when the engine went away, or takes no writes (`rejects`).
+   * Called when the engine became unreachable, or accepts no writes (`rejects`).
    *
    * @param error The reason, if known.
-   * @param options The start of the outage, by default now; and `rejects`, as for the status.
+   * @param options The start of the outage, by default now; and `rejects`, as in the status.
    */
   interrupted(
     error: unknown,
@@ -103,7 +100,9 @@ export class BrokerLife {
     for await (const { name } of this.status.follow()) if (name !== "connecting") return;
   }
 
-  /** Describes the problems of all engines: an outage, foreign messages, and a long queue. */
+  /**
+   * Describes the problems common to all engines: an outage, foreign messages, and a long queue.
+   */
   issues(
     { waiting, maxWaiting }: { readonly waiting: number; readonly maxWaiting: number },
   ): string[] {
@@ -114,21 +113,21 @@ export class BrokerLife {
     return issues;
   }
 
-  /** Throws if the broker is closed; for the calls that throw. */
+  /** Throws if the broker is closed, for calls that throw. */
   checkOpen(verb: string): void {
     if (this.isClosed) throw new UnsupportedError(`Cannot ${verb}: the broker is closed`);
   }
 
-  /** Throws if the broker is closed; for the calls that reject. */
+  /** Throws if the broker is closed, for calls that reject. */
   checkCall(verb: string): void {
     if (this.isClosed) throw new BrokerError(`Cannot ${verb}: the broker is closed`);
   }
 
-  /** Closes the broker at the first call; all calls share the result. */
+  /** Closes the broker on the first call; all calls share the result. */
   close(end: () => Promise<void>): Promise<void> {
     if (this.#closing !== undefined) return this.#closing;
     const { promise, resolve } = Promise.withResolvers<void>();
-    // Before the end, whose callbacks may close the broker again, and find it closed.
+    // Set before closing, whose callbacks may close the broker again and must find it closed.
     this.#closing = promise;
     resolve(end());
     return promise;
@@ -138,7 +137,7 @@ export class BrokerLife {
     const { engine, outage = "been away" } = this.#words;
     const { current } = this.status;
     const { since, error } = current.name === "interrupted" ? current : {};
-    // The newest error: a server that is back may refuse the password.
+    // The newest error, because a server that is reachable again may reject the password.
     const newest = this.lastError ?? error;
     const reason = newest === undefined ? "the connection was lost" : textOf(newest);
     if (since !== undefined && this.#wasConnected) {

@@ -1,4 +1,4 @@
-/** The listeners of topics on this node. */
+/** The listeners for topics on this node. */
 import type {
   BrokerSubscribeOptions,
   BrokerSubscription,
@@ -19,11 +19,11 @@ interface Listener {
 }
 
 /**
- * The listeners of one topic on this node, with one subscription at the engine for all of them. A
- * delivery reaches the listeners of its beginning, except those that are removed during the delivery.
+ * The listeners for one topic on this node, with one subscription at the engine for all of them. A
+ * delivery reaches the listeners that were present when it started, except those removed meanwhile.
  */
 export class Listeners {
-  /** Replaced on each change, as a delivery under way still iterates over the old array. */
+  /** Replaced on each change, because a running delivery still iterates over the old array. */
   #all: readonly Listener[] = [];
   #isLive = false;
 
@@ -32,7 +32,7 @@ export class Listeners {
     return this.#all.length === 0;
   }
 
-  /** True while the publications of other nodes reach this one. */
+  /** True while publications of other nodes arrive. */
   get isLive(): boolean {
     return this.#isLive;
   }
@@ -64,7 +64,7 @@ export class Listeners {
     for (const one of this.#all) if (one.isActive) one.listener(publication);
   }
 
-  /** Called when the publications of other nodes come from now on. */
+  /** Called when publications of other nodes start to arrive. */
   live(): void {
     this.#isLive = true;
     for (const one of this.#all) if (one.isActive) goLive(one);
@@ -77,8 +77,8 @@ export class Listeners {
   }
 
   /**
-   * Reports that publications may have been missed; listeners whose publications do not come yet learn
-   * of that later.
+   * Reports that publications may have been missed; listeners that receive no publications yet are
+   * notified later.
    */
   interrupt(): void {
     if (!this.#isLive) return;
@@ -103,7 +103,7 @@ function goLive(one: Listener): void {
   }
 }
 
-/** Ends a subscription and resolves `ready`; false if the subscription was over before. */
+/** Ends a subscription and resolves `ready`; false if it had ended before. */
 function end(one: Listener): boolean {
   const { isActive } = one;
   one.isActive = false;
@@ -113,32 +113,27 @@ function end(one: Listener): boolean {
 
 /** Options for {@linkcode ListenerTable}. */
 interface ListenerTableOptions<C extends Listeners> {
-  /** Called when a topic got its first listener. */
+  /** Called when a topic has its first listener. */
   readonly onFirst?: (channel: C) => void;
-  /** Called when the last listener of a topic left. */
+  /** Called when a topic's last listener has left. */
   readonly onLast?: (channel: C) => void;
 }
 
-/** The topics that have listeners, by key; bounded by the subscriptions of the caller. */
+/** The topics that have listeners, by key; bounded by the caller's subscriptions. */
 export class ListenerTable<C extends Listeners> {
   readonly #channels = new Map<string, C>();
   readonly #options: ListenerTableOptions<C>;
 
-  /**
-   * Starts without subscriptions.
-   *
-   * @param options See {@linkcode ListenerTableOptions}.
-   */
+  /** @param options See {@linkcode ListenerTableOptions}. */
   constructor(options: ListenerTableOptions<C> = {}) {
     this.#options = options;
   }
 
-  /** Finds a topic that has listeners. */
   get(key: string): C | undefined {
     return this.#channels.get(key);
   }
 
-  /** The topics that have listeners, of the moment of the call. */
+  /** The topics that have listeners at the time of the call. */
   all(): readonly C[] {
     return [...this.#channels.values()];
   }
@@ -148,7 +143,8 @@ export class ListenerTable<C extends Listeners> {
    *
    * @param key Key of the topic.
    * @param listener Called with each publication.
-   * @param options Makes the topic for its first listener; the rest is of the caller of the broker.
+   * @param options Creates the topic for its first listener; the other options come from the
+   * broker's caller.
    * @returns The subscription.
    */
   subscribe(
@@ -184,7 +180,7 @@ export class ListenerTable<C extends Listeners> {
   }
 }
 
-/** The listeners of one topic, and publications that listeners made during a delivery. */
+/** The listeners for one topic, and publications that listeners made during a delivery. */
 class LocalTopic extends Listeners {
   readonly topic: string;
   /** Delivered after the current publication, in one order for all listeners. */
@@ -198,15 +194,13 @@ class LocalTopic extends Listeners {
   }
 }
 
-/** The subscriptions of brokers that have all listeners in this process. */
+/** The subscriptions of a broker whose listeners are all in this process. */
 export class LocalListeners {
   readonly #topics: ListenerTable<LocalTopic>;
 
   /**
-   * Starts without subscriptions.
-   *
    * @param onFirst Called when a topic gets its first listener.
-   * @param onLast Called when the last listener of a topic left.
+   * @param onLast Called when a topic's last listener has left.
    */
   constructor(onFirst?: (topic: string) => void, onLast?: (topic: string) => void) {
     this.#topics = new ListenerTable({
@@ -221,8 +215,8 @@ export class LocalListeners {
   }
 
   /**
-   * Calls the listeners of the topic before returning. A publication that a listener makes on the
-   * same topic is delivered after the current one.
+   * Calls the topic's listeners before returning. A publication that a listener makes on the same
+   * topic is delivered after the current one.
    */
   deliver(publication: Publication): void {
     const topic = this.#topics.get(publication.topic);

@@ -1,18 +1,21 @@
-/** Deliveries from an engine, spread over turns. */
+/** Deliveries from an engine, spread over several turns. */
 import type { Runtime } from "../../base/runtime.ts";
 import { Fifo } from "./queue.ts";
 
 /**
- * Bytes delivered in one turn: half of the bytes that the connection of a session buffers before the
- * send queue fills. After a busy moment a node finds megabytes at once; delivered in one turn, these
- * would overflow the queues of sessions that are not behind at all.
+ * Bytes delivered in one turn: half of the bytes that the connection of a session buffers before
+ * the send queue fills. After a busy moment a node receives megabytes at a time; delivered in one
+ * turn, they would overflow the queues of sessions that keep up.
  */
 const TURN_BYTES = 32_768;
 
 /** Fixed cost of a message, added to the size in bytes. */
 const MESSAGE_BYTES = 64;
 
-/** Most bytes held; beyond that, all messages go on at once, since no message may be lost here. */
+/**
+ * Maximum number of bytes held; beyond that, all messages are delivered immediately, because no
+ * message may be lost here.
+ */
 const MAX_HELD_BYTES = 67_108_864;
 
 /** Delivers messages from an engine in order, a bounded number of bytes in each turn. */
@@ -24,11 +27,7 @@ export class Pace {
   #room = TURN_BYTES;
   #isScheduled = false;
 
-  /**
-   * Starts without held messages.
-   *
-   * @param runtime Calls back at the end of a turn.
-   */
+  /** @param runtime Calls back at the end of a turn. */
   constructor(runtime: Runtime) {
     this.#runtime = runtime;
   }
@@ -64,7 +63,7 @@ export class Pace {
   }
 
   #release(room: number): void {
-    // Messages that come during a delivery wait behind the held ones.
+    // Messages that arrive during a delivery wait after the held ones.
     this.#room = 0;
     let left = room;
     while (left > 0) {

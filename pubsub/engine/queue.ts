@@ -1,26 +1,23 @@
-/** Work on its way to an engine: queues, their bounds, and the batches of a turn. */
+/** Work waiting to be sent to an engine: queues, their bounds, and the batches of a turn. */
 import type { Runtime, Timer } from "../../base/runtime.ts";
 
 /**
  * First in, first out, with access to every item. Removal of the first item takes constant time on
- * average: removed items are cut off once they are half of all.
+ * average: removed items are discarded once they are half of all.
  */
 export class Fifo<T> {
   #items: T[] = [];
-  /** Index of the first item in `#items`. */
   #start = 0;
 
-  /** Number of items. */
   get length(): number {
     return this.#items.length - this.#start;
   }
 
-  /** The first item. */
   get first(): T | undefined {
     return this.#items[this.#start];
   }
 
-  /** Returns the item at an index: from 0 for the first one, or from -1 for the last one. */
+  /** Returns the item at an index: 0 or more from the start, or -1 and below from the end. */
   at(index: number): T | undefined {
     if (index < 0) return -index > this.length ? undefined : this.#items.at(index);
     return this.#items[this.#start + index];
@@ -74,7 +71,7 @@ export class WaitingBudget {
     return this.#messages < this.#maxMessages && this.#bytes + bytes <= this.#maxBytes;
   }
 
-  /** Takes room for one publication; `false` if there is no room. */
+  /** Reserves room for one publication; false if there is none. */
   take(bytes: number): boolean {
     if (!this.hasRoom(bytes)) return false;
     this.#messages++;
@@ -82,7 +79,7 @@ export class WaitingBudget {
     return true;
   }
 
-  /** Gives back the room of one publication. */
+  /** Releases the room of one publication. */
   give(bytes: number): void {
     this.#messages--;
     this.#bytes -= bytes;
@@ -91,19 +88,19 @@ export class WaitingBudget {
 
 /** Limits of a {@linkcode WaitingBudget}. */
 export interface WaitingLimits {
-  /** Most publications. */
+  /** Maximum number of publications. */
   readonly maxWaiting: number;
-  /** Most bytes of all together. */
+  /** Maximum number of bytes of all publications together. */
   readonly maxWaitingBytes: number;
 }
 
-/** One item on its way to an engine. */
+/** One item to be sent to an engine. */
 export interface Outgoing {
-  /** Bytes that count against the bound; `undefined` for an item that always has room. */
+  /** Bytes that count toward the bound; `undefined` for an item that always has room. */
   readonly bytes: number | undefined;
-  /** The look of the outbox at which the item is given up, set by the outbox. */
+  /** Number of the check at which the item is dropped, set by the outbox. */
   due: number;
-  /** True once the engine took the item, or the item was given up. */
+  /** True once the engine accepted the item, or the item was dropped. */
   isOver: boolean;
 }
 
@@ -119,42 +116,37 @@ export interface OutboxOptions extends WaitingLimits {
    * @default {"publications"}
    */
   readonly items?: string | undefined;
-  /** Time after which an item is given up; left out, items wait for as long as it takes. */
+  /** Time after which an item is dropped; if left out, items wait without a limit. */
   readonly giveUpMs?: number | undefined;
-  /** The bound of another outbox, which is shared in place of an own one. */
+  /** The bound of another outbox to share, instead of a separate one. */
   readonly budget?: WaitingBudget | undefined;
 }
 
-/** Reason for giving up an item at the end. */
+/** Reason for dropping items at the close. */
 const CLOSED = "the broker is closed";
 
 /**
- * Looks for overdue items in each `giveUpMs`. Items are marked with the number of the look at which they
- * are due, as to read a clock for each would be expensive; an item waits for at most a tenth longer.
+ * Number of checks for overdue items in each `giveUpMs`. Items carry the number of the check at
+ * which they are due, because reading a clock for each would be expensive; an item waits at most a
+ * tenth longer.
  */
 const LOOKS = 10;
 
-/** Everything that a broker has on its way to its engine: several lines with one bound. */
+/** Everything that a broker has to send to its engine: several lines with one bound. */
 export class Outbox {
-  /** The bound on all items together; other outboxes may share it. */
+  /** The bound on all items together; several outboxes may share it. */
   readonly budget: WaitingBudget;
-  /** Items that were given up. */
   dropped = 0;
   readonly #options: OutboxOptions;
   /** Bounded by the owner: one for each topic with items, or one for each kind of item. */
   readonly #lines = new Set<OutboxLine>();
   #size = 0;
-  /** Looks so far. */
   #looks = 0;
   #look: Timer | undefined;
   #isClosed = false;
   #whenEmpty: PromiseWithResolvers<void> | undefined;
 
-  /**
-   * Creates an outbox without lines.
-   *
-   * @param options See {@linkcode OutboxOptions}.
-   */
+  /** @param options See {@linkcode OutboxOptions}. */
   constructor(options: OutboxOptions) {
     this.#options = options;
     this.budget = options.budget ?? new WaitingBudget(options);
@@ -170,7 +162,7 @@ export class Outbox {
     this.#lines.delete(line);
   }
 
-  /** Takes room for an item. Returns the reason if there is none. */
+  /** Reserves room for an item. Returns the reason if there is none. */
   admit(item: Outgoing): string | undefined {
     const { engine, items = "publications", giveUpMs } = this.#options;
     if (this.#isClosed) return CLOSED;
@@ -179,13 +171,13 @@ export class Outbox {
     }
     this.#size++;
     if (giveUpMs === undefined) return undefined;
-    // A part of the time until the next look is over already, unless this item starts the looks.
+    // Part of the time until the next check is over already, unless this item starts the checks.
     item.due = this.#looks + LOOKS + (this.#look === undefined ? 0 : 1);
     this.#look ??= this.#lookLater(giveUpMs);
     return undefined;
   }
 
-  /** Gives back the room of an item. */
+  /** Releases the room of an item. */
   release(item: Outgoing): void {
     if (item.bytes !== undefined) this.budget.give(item.bytes);
     if (--this.#size > 0) return;
@@ -193,13 +185,13 @@ export class Outbox {
     this.#whenEmpty = undefined;
   }
 
-  /** Resolves once every item is over. */
+  /** Resolves once no item waits. */
   empty(): Promise<void> {
     if (this.#size === 0) return Promise.resolve();
     return (this.#whenEmpty ??= Promise.withResolvers()).promise;
   }
 
-  /** Gives up all items, and takes no further ones. */
+  /** Drops all items, and accepts no more. */
   close(): void {
     this.#isClosed = true;
     this.#options.runtime.clearTimeout(this.#look);
@@ -208,7 +200,8 @@ export class Outbox {
 
   #lookLater(giveUpMs: number): Timer {
     return this.#options.runtime.setTimeout(() => {
-      // Left running until a look finds nothing: a timer for each publication would be expensive.
+      // Keeps running until a check finds nothing, because a timer for each publication would be
+      // expensive.
       this.#look = this.#size === 0 ? undefined : this.#lookLater(giveUpMs);
       const due = ++this.#looks;
       const why =
@@ -222,25 +215,23 @@ export class Outbox {
 type OutboxLine = Pick<Line<Outgoing>, "dropAll" | "dropDue">;
 
 /**
- * Items that go to the engine in the order of their pushes. Those in front may be with the engine
- * already, whose answers may come in any order.
+ * Items that are sent to the engine in the order in which they were pushed. Those in front may have
+ * been sent already; their acknowledgments may arrive in any order.
  *
- * - **Bounds:** a push without room in the outbox is refused, and counts as given up.
- * - **Time:** an item is given up after `giveUpMs`, the oldest first, with the engine or not.
+ * - **Bounds:** a push without room in the outbox is rejected, and counts as dropped.
+ * - **Time:** an item is dropped after `giveUpMs`, the oldest first, sent or not.
  */
 export class Line<T extends Outgoing> {
   readonly #outbox: Outbox;
   readonly #onDropped: (item: T, why: string, cause?: unknown) => void;
   /** The first item is not over. */
   readonly #items = new Fifo<T>();
-  /** Number of items in front that are with the engine, or over. */
+  /** Number of items in front that have been sent, or are over. */
   #sent = 0;
 
   /**
-   * Creates an empty line.
-   *
    * @param outbox The outbox of the broker.
-   * @param onDropped Called with each item that is given up, and the reason.
+   * @param onDropped Called with each dropped item, and the reason.
    */
   constructor(outbox: Outbox, onDropped: (item: T, why: string, cause?: unknown) => void) {
     this.#outbox = outbox;
@@ -258,17 +249,17 @@ export class Line<T extends Outgoing> {
     return this.#items.at(-1);
   }
 
-  /** True if items are not with the engine yet. */
+  /** True if some items have not been sent. */
   get isWaiting(): boolean {
     return this.#items.length > this.#sent;
   }
 
-  /** Number of items with the engine, and of those that are over between them. */
+  /** Number of items sent, including those between them that are over. */
   get sent(): number {
     return this.#sent;
   }
 
-  /** Adds an item, or gives it up at once if there is no room; `true` if there was room. */
+  /** Adds an item, or drops it immediately if there is no room; true if there was room. */
   push(item: T): boolean {
     const why = this.#outbox.admit(item);
     if (why === undefined) {
@@ -281,7 +272,7 @@ export class Line<T extends Outgoing> {
     return false;
   }
 
-  /** Takes the next item for the engine. */
+  /** Takes the next item to send. */
   take(): T | undefined {
     let item = this.#items.at(this.#sent);
     while (item?.isOver) item = this.#items.at(++this.#sent);
@@ -289,7 +280,7 @@ export class Line<T extends Outgoing> {
     return item;
   }
 
-  /** Takes the next items for the engine: at least one, if there is one, whatever its bytes. */
+  /** Takes the next items to send: at least one, if there is one, whatever its size. */
   takeBatch({ maxItems, maxBytes }: { readonly maxItems: number; readonly maxBytes: number }): T[] {
     const batch: T[] = [];
     let bytes = 0;
@@ -306,12 +297,12 @@ export class Line<T extends Outgoing> {
     return batch;
   }
 
-  /** Sends all items again that the engine did not take: the next one to take is the oldest. */
+  /** Marks all unacknowledged items as unsent: the next one to take is the oldest. */
   rewind(): void {
     this.#sent = 0;
   }
 
-  /** Ends the wait of an item that the engine took; `false` if the item was over before. */
+  /** Removes an acknowledged item; false if it was over before. */
   settle(item: T): boolean {
     if (item.isOver) return false;
     item.isOver = true;
@@ -323,24 +314,22 @@ export class Line<T extends Outgoing> {
     return true;
   }
 
-  /** Gives up an item. */
   drop(item: T, why: string, cause?: unknown): void {
     if (!this.settle(item)) return;
     this.#outbox.dropped++;
     this.#onDropped(item, why, cause);
   }
 
-  /** Gives up all items. */
   dropAll(why: string, cause?: unknown): void {
     this.#dropWhile(() => true, why, cause);
   }
 
-  /** Gives up the items that are due at a look. */
+  /** Drops the items that are due at a check. */
   dropDue(look: number, why: string): void {
     this.#dropWhile((item) => item.due <= look, why);
   }
 
-  /** Removes the line, which is empty, from the outbox. */
+  /** Removes the empty line from the outbox. */
   leave(): void {
     this.#outbox.leave(this);
   }
@@ -352,11 +341,11 @@ export class Line<T extends Outgoing> {
   }
 }
 
-/** Bytes that are sent at once: gathering more would not be cheaper. */
+/** Bytes that are sent immediately, because gathering more saves nothing. */
 const MAX_GATHERED_BYTES = 32_768;
 
 /**
- * Calls a function once at the end of a turn, so that the messages of one turn are one write here
+ * Calls a function once at the end of a turn, so that the messages of one turn cause one write here
  * and one read at the server.
  */
 export class TurnBatch {
@@ -366,8 +355,6 @@ export class TurnBatch {
   #bytes = 0;
 
   /**
-   * Creates an idle batch.
-   *
    * @param runtime Calls back at the end of a turn.
    * @param act Called at the end of a turn.
    */
@@ -376,7 +363,7 @@ export class TurnBatch {
     this.#act = act;
   }
 
-  /** Schedules the call for the end of the turn; calls at once after many bytes. */
+  /** Schedules the call for the end of the turn, or calls immediately after many bytes. */
   gather(bytes: number): void {
     this.#bytes += bytes;
     if (this.#bytes >= MAX_GATHERED_BYTES) return this.end();

@@ -1,4 +1,4 @@
-/** Reference of one history at a broker: the pages that a read may return. */
+/** Reference model of one history at a broker: the pages that a read may return. */
 import {
   countedBytes,
   type HistoryBounds,
@@ -8,10 +8,9 @@ import {
   type ReadHistoryOptions,
 } from "../broker.ts";
 
-/** Most time between the clocks of nodes and engine, in milliseconds. */
+/** Maximum difference between the clocks of nodes and engine, in milliseconds. */
 const CLOCK_MS = 250;
 
-/** A span of time, in milliseconds. */
 export interface Span {
   readonly fromMs: number;
   readonly toMs: number;
@@ -21,29 +20,27 @@ export interface Span {
 export interface Acknowledged {
   readonly payload: string;
   readonly position: Pick<PublicationPosition, "epoch" | "offset" | "tag">;
-  /** Time in which the engine took the publication. */
+  /** Time in which the engine accepted the publication. */
   readonly taken: Span;
 }
 
-/** The part of a history that a read returns. */
 export type Query = Omit<ReadHistoryOptions, "bounds" | "signal">;
 
-/** Part of a page that differs from the model. */
+/** A difference between a page and the model. */
 export interface Difference {
   readonly expected: string;
   readonly received: string;
 }
 
-/** One history, by the contract of `BrokerHistory`. Payloads are ASCII: a character is a byte. */
+/**
+ * One history, by the contract of `BrokerHistory`. Payloads are ASCII, so a character is a byte.
+ */
 export class HistoryModel {
   readonly #bounds: HistoryBounds;
   readonly #hasExactBytes: boolean;
-  /** All publications so far, by offset. */
   readonly #all: Acknowledged[] = [];
 
   /**
-   * Creates an empty history.
-   *
    * @param bounds Bounds of the history.
    * @param options `hasExactBytes` is false for an engine that may keep publications beyond the bytes.
    */
@@ -81,14 +78,14 @@ export class HistoryModel {
    * @param query The part that was read.
    * @param page The page.
    * @param read Time of the read.
-   * @returns The first difference; `undefined` for a good page.
+   * @returns The first difference; `undefined` if there is none.
    */
   differenceOf(query: Query, page: HistoryPage, read: Span): Difference | undefined {
     const starts = this.#startsAt(read);
     const pages = starts.map((start) => this.#pageFrom(start, query));
     const received = textOf(page.publications);
     const { length } = page.publications;
-    // A page may be shorter than its bounds, if a reader gets on.
+    // A page may be shorter than its bounds, as long as it lets the reader continue.
     const right = pages.find((one) =>
       textOf(one.slice(0, length)) === received && (length > 0 || one.length === 0)
     );
@@ -135,7 +132,7 @@ export class HistoryModel {
       : differs(`tag at ${after}`, tag, anchor);
   }
 
-  /** Indices of the oldest kept publication at a time, of which clocks leave some open. */
+  /** Indices of the oldest kept publication at a time, several of them if clocks differ. */
   #startsAt(read: Span): number[] {
     const { size, bytes: most, ttlMs } = this.#bounds;
     const all = this.#all;
@@ -175,8 +172,8 @@ export class HistoryModel {
 }
 
 /**
- * Judges the first `prev` of a page, which may be inexact if the publication before is no longer kept:
- * a reader compares it with the position after which it reads.
+ * Checks the first `prev` of a page, which may be inexact if the previous publication is no longer
+ * kept: a reader compares it with the position after which it reads.
  */
 function isFirstPrev(
   prev: number,
@@ -191,7 +188,7 @@ function differs(what: string, expected: unknown, received: unknown): Difference
   return { expected: `${what} ${expected}`, received: `${what} ${received}` };
 }
 
-/** Lists the payloads, without the spaces that make them long. */
+/** Lists the payloads, without the padding that makes them long. */
 function textOf(publications: readonly Pick<Publication, "payload">[]): string {
   return publications.map(({ payload }) => `${payload}`.trim()).join(" ");
 }

@@ -17,16 +17,19 @@ import { type FeedCounts, type FeedHost, TopicFeed } from "./topic_feed.ts";
 
 export const DEFAULT_BOUNDS: HistoryBounds = { size: 1_000, ttlMs: 300_000, bytes: 1_048_576 };
 
-/** Most pages replayed in a turn of the event loop, and read from the engine at once for replays. */
+/**
+ * Maximum number of pages replayed in a turn of the event loop, and of concurrent reads from the
+ * engine for replays.
+ */
 export const MAX_REPLAYS = 64;
 
-/** Most topics that catch up with the engine at once. */
+/** Maximum number of topics that catch up with the engine at the same time. */
 const MAX_SYNCS = 64;
 
-/** Time within which a silent topic is compared with the engine once, in milliseconds. */
+/** Interval within which a silent topic is compared with the engine once, in milliseconds. */
 const CHECK_INTERVAL_MS = 20_000;
 
-/** Most publications, and most bytes of payloads, of a page that the application reads. */
+/** Maximum number of publications and of payload bytes in a page that the application reads. */
 const READ_PAGE = { maxMessages: 256, maxBytes: 1_048_576 };
 
 /** Prefixes of topics that no pattern matches. */
@@ -41,7 +44,6 @@ interface HistoryTopicsOptions {
   readonly turn: Turn;
   /** Pattern of topics to the bounds of their histories. */
   readonly history: Readonly<Record<string, Partial<HistoryBounds>>>;
-  /** Finds a session by its id. */
   readonly sessionOf: (id: string) => Session | undefined;
 }
 
@@ -62,8 +64,6 @@ export class HistoryTopics {
   #timer: Timer | undefined;
 
   /**
-   * Starts without feeds.
-   *
    * @param options See {@linkcode HistoryTopicsOptions}.
    * @throws {TypeError} If a pattern is malformed, or two patterns overlap.
    * @throws {RangeError} If a bound is not a positive integer.
@@ -108,35 +108,34 @@ export class HistoryTopics {
     return this.#host?.history;
   }
 
-  /** Bytes of publications that are kept in memory for replays. */
+  /** Bytes of publications kept in memory for replays. */
   get tailBytes(): number {
     return this.#host?.tails.bytes ?? 0;
   }
 
-  /** Number of subscriptions of a session that wait for the engine, or are being replayed. */
+  /** Number of a session's subscriptions that wait for the engine, or are being replayed. */
   underWay(session: Session): number {
     return this.#host?.underWay.get(session) ?? 0;
   }
 
-  /** Bytes of pages that were read and wait for slow sessions. */
+  /** Bytes of pages that have been read and wait for slow sessions. */
   get waitingBytes(): number {
     return this.#host?.aheadBytes ?? 0;
   }
 
-  /** Number of pages that wait to be replayed. */
   get waiting(): number {
     return this.#host?.replaying.waiting ?? 0;
   }
 
   /** The bounds of a topic's history; `undefined` if the topic has no history. */
   boundsOf(topic: string): HistoryBounds | undefined {
-    // A value that is not a string, from a program without types, is refused later.
+    // A value that is not a string, from an untyped program, is rejected later.
     if (this.#host === undefined || typeof topic !== "string") return undefined;
     if (INTERNAL_PREFIXES.some((prefix) => topic.startsWith(prefix))) return undefined;
     return this.#router.match(topic)?.bounds;
   }
 
-  /** Reads the publications that a topic keeps at the time of the first page. */
+  /** Reads the publications that a topic keeps when the first page is read. */
   async *read(
     topic: string,
     bounds: HistoryBounds,
@@ -187,7 +186,7 @@ export class HistoryTopics {
     return withoutUndefined({ epoch, offset, tag: isNewest ? tag : undefined });
   }
 
-  /** Begins to follow a topic. */
+  /** Starts to follow a topic. */
   open(topic: string, bounds: HistoryBounds): TopicFeed {
     const feed = new TopicFeed(topic, bounds, this.#host!);
     this.#feeds.add(feed);
@@ -205,8 +204,8 @@ export class HistoryTopics {
   }
 
   /**
-   * Compares silent topics with the engine: without a later publication, the loss of the last one
-   * does not show.
+   * Compares silent topics with the engine, because the loss of a last publication does not show
+   * until another one follows.
    */
   #startTimer(): Timer {
     const delayMs = CHECK_INTERVAL_MS * (1 + this.#runtime.random()) / 2;
@@ -220,8 +219,8 @@ export class HistoryTopics {
 /**
  * Decodes the payload of a publication.
  *
- * @param publication The publication, as an engine has it.
- * @returns The data, with a `Uint8Array` for a binary message, and the named publisher.
+ * @param publication The publication, as the engine returned it.
+ * @returns The data, with a `Uint8Array` for a binary message, and the publisher, if named.
  */
 export function contentOf({ payload }: Publication): {
   readonly data?: unknown;

@@ -1,40 +1,36 @@
 /**
- * Makers of histories: where topics or bytes run out, the one that has many gives way before the quiet
- * topics of others.
+ * Makers of histories, which are the clients that created them: when topics or bytes run out, a
+ * client that has many loses some before the quiet topics of others.
  */
 
 /** Time for which a history counts for its maker, in milliseconds. */
 const RECENT_MS = 3_600_000;
 
-/** Most histories of that time with which a maker is nobody to look at first. */
+/** Minimum number of a maker's histories of that time that others take precedence over. */
 export const MAX_MADE = 256;
 
 /** Histories that were made within the last hour, by maker. */
 export class Makers {
-  /** Makers by topic; bounded by the topics of the engine. */
+  /** Makers by topic; bounded by the engine's topics. */
   readonly #makers = new Map<string, string>();
-  /** Topics of each maker with the time at which each was made, the oldest first. */
+  /** Each maker's topics with their creation times, the oldest first. */
   readonly #made = new Map<string, Map<string, number>>();
-  /** Makers of more than `#most` histories. */
   readonly #large = new Set<string>();
-  /** Most histories of a maker that is nobody to look at first. */
+  /** Number of histories up to which a maker is not singled out. */
   readonly #most: number;
 
   /**
-   * Begins without makers.
-   *
-   * @param maxTopics Most topics of the engine, of which one maker has at most half unnoticed.
+   * @param maxTopics Maximum number of topics of the engine, half of which one maker may create
+   * without being singled out.
    */
   constructor(maxTopics: number) {
     this.#most = Math.min(MAX_MADE, Math.floor(maxTopics / 2));
   }
 
   /**
-   * Notes that a history was made.
-   *
    * @param topic The topic.
-   * @param maker The party that published first; `undefined` for the application.
-   * @param now The time.
+   * @param maker The client that published first; `undefined` for the application.
+   * @param now The time of the creation.
    */
   note(topic: string, maker: string | undefined, now: number): void {
     this.forget(topic);
@@ -47,7 +43,6 @@ export class Makers {
     if (made.size > this.#most) this.#large.add(maker);
   }
 
-  /** Notes that a history is no longer there. */
   forget(topic: string): void {
     const maker = this.#makers.get(topic);
     if (maker === undefined) return;
@@ -59,11 +54,11 @@ export class Makers {
   }
 
   /**
-   * Finds the history that goes first where one has to go.
+   * Finds the history to forget first when room is needed.
    *
    * @param now The time.
-   * @returns The oldest topic of the maker that made most within the last hour; `undefined` if nobody
-   * made more than {@linkcode MAX_MADE}, or than half of all.
+   * @returns The oldest topic of the maker that created the most within the last hour; `undefined`
+   * if no maker created more than {@linkcode MAX_MADE}, or more than half of all.
    */
   first(now: number): string | undefined {
     let most: Map<string, number> | undefined;
@@ -75,12 +70,10 @@ export class Makers {
     return most?.keys().next().value;
   }
 
-  /** Forgets all. */
   clear(): void {
     for (const all of [this.#makers, this.#made, this.#large]) all.clear();
   }
 
-  /** Forgets the histories of a maker that are no longer recent. */
   #drop(maker: string, now: number): void {
     for (const [topic, madeAt] of this.#made.get(maker)!) {
       if (Math.abs(now - madeAt) < RECENT_MS) return;
@@ -90,12 +83,12 @@ export class Makers {
 }
 
 /**
- * Part of the bytes of all histories with which a party is nobody to look at first. Eight parties that
- * have the same lose their quietest topics, whoever made them.
+ * Fraction of the bytes of all histories up to which a client is not singled out. Eight clients
+ * that hold equal amounts lose their quietest topics, whoever created them.
  */
 const HELD_PART = 1 / 8;
 
-/** The histories of one party. */
+/** The histories of one client. */
 class Holder {
   readonly name: string;
   /** Topics with their bytes, the quietest first. */
@@ -106,25 +99,23 @@ class Holder {
     this.name = name;
   }
 
-  /** The power of two of the bytes. */
+  /** The binary logarithm of the bytes, rounded up. */
   get rank(): number {
     return Math.ceil(Math.log2(this.bytes + 1));
   }
 }
 
-/** Bytes of histories by the party that made them, for as long as they are there. */
+/** Bytes of existing histories, by the client that created them. */
 export class Holders {
-  /** Holders by topic; bounded by the topics of the engine. */
+  /** Holders by topic; bounded by the engine's topics. */
   readonly #holders = new Map<string, Holder>();
   readonly #byName = new Map<string, Holder>();
-  /** Holders by their rank, so that the largest is found without a look at all. */
+  /** Holders by rank, to find the largest without searching all of them. */
   readonly #ranks = new Map<number, Set<Holder>>();
 
   /**
-   * Notes that a history was made.
-   *
    * @param topic The topic, which has no bytes yet.
-   * @param maker The party that published first; `undefined` for the application.
+   * @param maker The client that published first; `undefined` for the application.
    */
   note(topic: string, maker: string | undefined): void {
     this.forget(topic);
@@ -135,7 +126,7 @@ export class Holders {
     this.#holders.set(topic, holder);
   }
 
-  /** Notes that a history was published to, and so is the least quiet of its party. */
+  /** Marks a history as just published to, so that it is the least quiet of its client's. */
   use(topic: string): void {
     const topics = this.#holders.get(topic)?.topics;
     const bytes = topics?.get(topic);
@@ -144,7 +135,7 @@ export class Holders {
     topics!.set(topic, bytes);
   }
 
-  /** Counts the present bytes of a history. */
+  /** Sets the current bytes of a history. */
   count(topic: string, bytes: number): void {
     const holder = this.#holders.get(topic);
     if (holder === undefined) return;
@@ -160,7 +151,6 @@ export class Holders {
     this.#ranks.set(holder.rank, next.add(holder));
   }
 
-  /** Notes that a history is no longer there. */
   forget(topic: string): void {
     const holder = this.#holders.get(topic);
     if (holder === undefined) return;
@@ -171,11 +161,11 @@ export class Holders {
   }
 
   /**
-   * Finds the history that goes first where bytes run out.
+   * Finds the history to forget first when bytes run out.
    *
    * @param total Bytes of all histories.
-   * @returns The quietest topic of the party with most bytes, to a factor of two; `undefined` if nobody
-   * has an eighth of all.
+   * @returns The quietest topic of the client with the most bytes, to a factor of two; `undefined`
+   * if no client holds an eighth of all.
    */
   first(total: number): string | undefined {
     const [holder] = this.#ranks.get(Math.max(...this.#ranks.keys())) ?? [];
@@ -183,7 +173,6 @@ export class Holders {
     return holder.topics.keys().next().value;
   }
 
-  /** Forgets all. */
   clear(): void {
     for (const all of [this.#holders, this.#byName, this.#ranks]) all.clear();
   }

@@ -11,13 +11,13 @@ import type {
   PublicationPosition,
 } from "../broker.ts";
 
-/** Most publications and bytes of a page, also where send queues are larger. */
+/** Maximum number of publications and bytes in a page, even if send queues are larger. */
 const MAX_PAGE = { maxMessages: 128, maxBytes: 524_288 };
 
 /** Form of a tag from an engine. */
 const TAG = new RegExp(`^[\\w-]{1,${MAX_TAG_LENGTH}}$`);
 
-/** Longest time for one read, in milliseconds. */
+/** Time limit of one read, in milliseconds. */
 const READ_TIMEOUT_MS = 5_000;
 
 /** A publication of a topic with a history. */
@@ -29,7 +29,6 @@ export interface HistoryQuery {
   readonly last?: number | undefined;
 }
 
-/** A page of a history. */
 export interface PositionedPage {
   readonly epoch: string;
   readonly head: number;
@@ -88,7 +87,7 @@ export class HistoryReader {
     };
   }
 
-  /** Reads a page, by a read that begins now. Rejects if the engine does not answer. */
+  /** Reads a page by a read that starts now. Rejects if the engine does not respond. */
   async read(query: HistoryQuery): Promise<PositionedPage> {
     this.#counts.reads++;
     const signal = this.#signal;
@@ -98,13 +97,13 @@ export class HistoryReader {
       this.#history.read(this.#topic, options),
       { what: "the history", timeoutMs: READ_TIMEOUT_MS, signal },
     );
-    // Publications up to `after` would make the caller ask for the same page again and again.
+    // Publications up to `after` would make the caller request the same page again and again.
     const { after = -1 } = query;
     const asked = publications.filter(isPositioned).filter((one) => one.position.offset > after);
     return { epoch, head, anchor, publications: asked };
   }
 
-  /** Reads a page for a replay; calls with the same query share a read that is under way. */
+  /** Reads a page for a replay; calls with the same query share a read in progress. */
   share(query: HistoryQuery): Promise<PlacedPage> {
     const key = `${query.after} ${query.last}`;
     let reading = this.#shared.get(key);
@@ -123,7 +122,6 @@ export class HistoryReader {
   }
 }
 
-/** Tells whether a publication has a position. */
 export function isPositioned(publication: Publication): publication is Positioned {
   return publication.position !== undefined;
 }
@@ -131,7 +129,7 @@ export function isPositioned(publication: Publication): publication is Positione
 /** Encodes a publication with its position, once for all subscribers. */
 export function place({ topic, payload, position, except }: Positioned): Placed {
   const { offset, prev } = position;
-  // The tag is written into the JSON text unescaped.
+  // The tag is written into the JSON unescaped.
   const tag = position.tag !== undefined && TAG.test(position.tag) ? position.tag : undefined;
   const message = { ...placed(payload, topic, { offset, prev, tag }), position };
   return { message, offset, prev, tag, except };

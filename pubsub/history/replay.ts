@@ -16,25 +16,30 @@ import type { Semaphore } from "./semaphore.ts";
 import { cutPage, type PageBounds, type Placed, type TailCache } from "./tail_cache.ts";
 import type { HistoryQuery, PlacedPage } from "./reader.ts";
 
-/** Most attempts to read a page, while the engine answers in between. */
+/** Maximum number of attempts to read a page while the engine responds in between. */
 const MAX_READS = 3;
 
-/** Longest time until the answer, in milliseconds: a client waits for 30 s by default. */
+/** Longest wait before the reply, in milliseconds: by default a client waits for 30 s. */
 const ANSWER_TIMEOUT_MS = 20_000;
 
-/** Most bytes of pages that wait for sessions of a node; pages beyond that are read again later. */
+/**
+ * Maximum number of bytes of pages that wait for a node's sessions; pages beyond that are read
+ * again later.
+ */
 const MAX_AHEAD_BYTES = 67_108_864;
 
 /** Options of a replay; `SubscribeOptions` of topics documents these. */
 export interface ReplayOptions extends HistoryOptions {
   /**
-   * Called once with the start of the subscription, after `subscribe` returned, and before the
-   * first publication is sent. Not called when the session is closed.
+   * Called once with the start position, after `subscribe` returned, and before the first
+   * publication is sent. Not called when the session is closed.
    */
   readonly onAnswer?: ((answer: SubscribeAnswer) => void) | undefined;
 }
 
-/** The start of a replay: as a client asks for, or at the offset that the session has reached. */
+/**
+ * The start of a replay: where a client asked for, or at the offset that the session has reached.
+ */
 export type ReplayRequest =
   | (ReplayOptions & { readonly at?: undefined })
   | { readonly at: number };
@@ -45,7 +50,7 @@ export interface Replayable {
   readonly runtime: Runtime;
   /** The epoch; `undefined` until known. */
   readonly epoch: string | undefined;
-  /** Number of times that the history began anew, also under an epoch of the same name. */
+  /** Number of times that the history started over, including under the same epoch name. */
   readonly era: number;
   /** Time for which a position before the first publication is trusted, in milliseconds. */
   readonly remembersMs: number;
@@ -53,19 +58,19 @@ export interface Replayable {
   readonly known: number;
   /** The newest publications. */
   readonly tail: TailCache;
-  /** Given once the position is known, and publications come live. */
+  /** Given once the position is known and live publications arrive. */
   readonly confirmation: Confirmation;
-  /** Waits for the confirmation, or until the time for that is over. */
+  /** Waits for the confirmation, or until the time limit is over. */
   whenOpen(): Promise<void>;
-  /** Reads all publications after the newest known offset; false if the engine does not answer. */
+  /** Reads all publications after the newest known offset; false if the engine does not respond. */
   sync(): Promise<boolean>;
-  /** Reads a page; rejects if the engine does not answer. */
+  /** Reads a page; rejects if the engine does not respond. */
   read(query: HistoryQuery): Promise<PlacedPage>;
-  /** The offset after which this node began to follow the epoch. */
+  /** The offset at which this node started to follow the epoch. */
   readonly start: number;
-  /** Resolves when the position of the topic is known, or when the feed is closed. */
+  /** Resolves when the position of the topic is known, or the feed is closed. */
   readonly begun: Promise<void>;
-  /** Resolves at the next change of the newest known offset, or answer of the engine. */
+  /** Resolves at the next change of the newest known offset, or response of the engine. */
   changed(): Promise<void>;
   /** Adds a session that has caught up to the live subscribers. */
   join(session: Session): void;
@@ -77,19 +82,19 @@ export interface ReplayCounts {
   replays: number;
   /** Publications that were sent by replays. */
   replayed: number;
-  /** Gaps that sessions were told of. */
+  /** Gaps that were reported to sessions. */
   gaps: number;
 }
 
-/** State that the replays of a node share. */
+/** State that a node's replays share. */
 export interface ReplayHost {
   readonly runtime: Runtime;
-  /** Bounds the pages that are read or replayed at once. */
+  /** Bounds the pages that are read or replayed at the same time. */
   readonly replaying: Semaphore;
   readonly counts: ReplayCounts;
   /** Number of replays of a session, including ended ones that still wait for the engine. */
   readonly underWay: Map<Session, number>;
-  /** Bytes of pages that were read and wait for sessions. */
+  /** Bytes of pages that have been read and wait for sessions. */
   aheadBytes: number;
 }
 
@@ -103,14 +108,14 @@ interface ReplayPosition {
   readonly ahead?: readonly Placed[] | undefined;
 }
 
-/** The start of a replay, and the answer for the client. */
+/** The start of a replay, and the reply for the client. */
 interface ReplayStart extends ReplayPosition {
   /** The era of the feed. */
   readonly era: number;
   readonly answer: SubscribeAnswer;
 }
 
-/** Reason for which a page cannot be read. */
+/** Reason why a page cannot be read. */
 type Missing = Extract<RecoveryReason, "unavailable" | "new-epoch">;
 
 /** Reads a topic for one replay, without changing the feed. */
@@ -119,7 +124,7 @@ class ReplayReader {
   readonly #semaphore: Semaphore;
   readonly #isOver: () => boolean;
 
-  /** Creates a reader; after `isOver` returns true, the reader sends no more requests. */
+  /** Creates a reader, which sends no more requests once `isOver` returns true. */
   constructor(
     feed: Replayable,
     options: { readonly semaphore: Semaphore; readonly isOver: () => boolean },
@@ -129,7 +134,6 @@ class ReplayReader {
     this.#isOver = options.isOver;
   }
 
-  /** Reads a page of an epoch. */
   async read(epoch: string | undefined, query: HistoryQuery): Promise<PlacedPage | Missing> {
     const feed = this.#feed;
     for (let i = 0; i < MAX_READS; i++) {
@@ -139,7 +143,7 @@ class ReplayReader {
         const page = await feed.read(query);
         if (page.epoch === epoch) return page;
       } catch {
-        // The feed finds out for all replays when the engine is back.
+        // The feed detects for all replays that the engine is reachable again.
       } finally {
         this.#semaphore.leave();
       }
@@ -154,7 +158,7 @@ class ReplayReader {
     const feed = this.#feed;
     await feed.whenOpen();
     if (feed.epoch === undefined) return undefined;
-    // Without an earlier position, the answer promises that publications come from now on.
+    // Without an earlier position, the reply promises that publications arrive from now on.
     if (!feed.confirmation.isGiven && since === undefined) return undefined;
     let reason: RecoveryReason | undefined;
     if (since !== undefined) {
@@ -170,7 +174,7 @@ class ReplayReader {
     return beginWithout(feed, { since, last }, { reason, newest });
   }
 
-  /** Checks that all publications after a position can be had; else returns the reason. */
+  /** Checks that all publications after a position are available; otherwise returns the reason. */
   async #after(since: HistoryPosition): Promise<Pick<ReplayPosition, "ahead"> | RecoveryReason> {
     const feed = this.#feed;
     if (since.epoch !== feed.epoch || since.offset > feed.known) {
@@ -179,7 +183,7 @@ class ReplayReader {
       if (since.epoch !== feed.epoch) return "new-epoch";
       if (since.offset > feed.known) return "beyond-head";
     }
-    // A position before the first publication has no publication with a tag to compare.
+    // For a position before the first publication there is no tag to compare.
     const tag = since.offset === 0 ? undefined : since.tag;
     const isHere = since.offset >= feed.tail.after;
     if (isHere && (tag === undefined || feed.tail.knows(since.offset))) {
@@ -189,7 +193,7 @@ class ReplayReader {
     const { era } = feed;
     const page = await this.read(since.epoch, { after: since.offset });
     if (typeof page === "string") return page;
-    // The history may have begun anew while the page was under way.
+    // The history may have started over while the page was being read.
     if (feed.era !== era) return "new-epoch";
     const { anchor, items: [first] } = page;
     if (tag !== undefined) {
@@ -211,10 +215,10 @@ class ReplayReader {
       if (before !== undefined) return { epoch, at: before, tag: feed.tail.tagAt(before) };
       const page = await this.read(epoch, { last });
       if (page === "unavailable") return undefined;
-      // A new epoch has newest publications too: read those.
+      // A new epoch has newest publications too, so read those.
       if (page === "new-epoch" || feed.era !== era) continue;
       const { items, head } = page;
-      // The page lacks the publications that came live after the read.
+      // The page lacks the publications that arrived live after the read.
       const at = Math.min(items[0]?.prev ?? head, feed.known);
       return {
         epoch,
@@ -227,7 +231,7 @@ class ReplayReader {
   }
 }
 
-/** Begins without the publications after `since`: with the newest ones, or from now on. */
+/** Starts without the publications after `since`: with the newest ones, or from now on. */
 function beginWithout(
   feed: Replayable,
   options: HistoryOptions,
@@ -242,15 +246,15 @@ function beginWithout(
     { epoch: feed.epoch!, at: feed.known, tag: feed.tail.tagAt(feed.known) };
   const { epoch, at } = start;
   if (since === undefined) return beginAt(feed, start, refusal(options, reason));
-  // A new epoch may have begun during the search.
+  // A new epoch may have started during the search.
   if (since.epoch !== epoch) return beginAt(feed, start, refusal(options, "new-epoch"));
-  // The engine cannot confirm the client's offset; publications must not come twice.
+  // The engine cannot confirm the client's offset; publications must not be duplicated.
   const isAhead = reason === "unavailable" && since.offset > at;
   const { offset, tag } = since;
   return beginAt(feed, isAhead ? { epoch, at: offset, tag } : start, refusal(options, reason));
 }
 
-/** The part of an answer that refuses a request; empty without a reason. */
+/** The part of a reply that rejects a request; empty without a reason. */
 function refusal(
   { since, last }: HistoryOptions,
   reason: RecoveryReason | undefined,
@@ -260,7 +264,7 @@ function refusal(
   return last === undefined ? {} : { reason };
 }
 
-/** The answer while no position of the topic is known; a gap with the position follows. */
+/** The reply while no position of the topic is known; a gap with the position follows. */
 function unknownStart({ since }: HistoryOptions): SubscribeAnswer {
   const reason = "unavailable";
   return since === undefined ? { reason } : { recovered: false, reason };
@@ -278,8 +282,8 @@ function beginAt(
 }
 
 /**
- * Start of a stamp: the minute in which a client got a position before the first publication. No
- * tag of an engine begins with this character.
+ * Prefix of a stamp: the minute in which a client received a position before the first publication.
+ * No engine's tag starts with this character.
  */
 const STAMP = "~";
 
@@ -289,16 +293,16 @@ const MINUTE_MS = 60_000;
  * Returns the tag of a position before the first publication.
  *
  * @param now The time, in milliseconds since the Unix epoch.
- * @returns The minute, as no engine writes a tag.
+ * @returns The minute, in a form that no engine uses for tags.
  */
 export function stamp(now: number): string {
   return STAMP + Math.floor(now / MINUTE_MS).toString(36);
 }
 
 /**
- * Tells whether a position before the first publication is so old that a history of the topic may
- * have come and gone since. The limit is half of the time for which the engine remembers a history,
- * which leaves room for clocks that differ.
+ * True if a position before the first publication is so old that a history of the topic may have
+ * existed since and been forgotten. The limit is half of the time for which the engine remembers a
+ * history, which leaves room for clocks that differ.
  */
 function isForgotten(
   { remembersMs, runtime }: Replayable,
@@ -310,9 +314,9 @@ function isForgotten(
 }
 
 /**
- * Brings one session to the newest offset of its feed. The session gets the answer first, then page
- * after page, as fast as pages are taken. On reaching the offset of the feed, the session joins the
- * live subscribers in the same step.
+ * Brings one session to the newest offset of its feed. The session receives the reply first, then
+ * page after page as fast as it reads them. When it reaches the feed's offset, it joins the live
+ * subscribers in the same step.
  *
  * A page fills at most half of the session's send queue, and is sent when the queue is empty.
  */
@@ -332,10 +336,10 @@ export class Replay {
   #era: number;
   #isAnswered = false;
   #isEnded = false;
-  /** A later call of the session that asked only for the position. */
+  /** A later call for the session that asked only for the position. */
   #asker: ReplayOptions["onAnswer"];
 
-  /** Creates a replay; `start` begins with reading and sending. */
+  /** Creates a replay; `start` starts reading and sending. */
   constructor(
     feed: Replayable,
     session: Session,
@@ -357,29 +361,34 @@ export class Replay {
     this.#reader = new ReplayReader(feed, { semaphore, isOver: () => this.#isEnded });
   }
 
-  /** The offset that the session has reached; `undefined` before the answer. */
+  /** The offset that the session has reached; `undefined` before the reply. */
   get at(): number | undefined {
     return this.#at;
   }
 
-  /** The epoch of `at`, if that is over and the session is about to be told; else `undefined`. */
+  /**
+   * The epoch of `at`, if it is over and the session is about to be notified; otherwise
+   * `undefined`.
+   */
   get pastEpoch(): string | undefined {
     return this.#era === this.#feed.era ? undefined : this.#epoch;
   }
 
-  /** True once the call that began the replay has an answer. */
+  /** True once the call that started the replay has a reply. */
   get isAnswered(): boolean {
     return this.#isAnswered;
   }
 
-  /** Answers another call together with the first; of several such calls, only the newest waits. */
+  /**
+   * Replies to another call together with the first; of several such calls, only the newest waits.
+   */
   tellToo(onAnswer: ReplayOptions["onAnswer"]): void {
     const before = this.#asker;
     this.#asker = onAnswer;
     tellAnswer(this.#session, before, { isSuperseded: true });
   }
 
-  /** Begins, in a later step than this one. */
+  /** Starts in a later step than this one. */
   start(): void {
     const { counts, underWay } = this.#host;
     const session = this.#session;
@@ -399,7 +408,7 @@ export class Replay {
     }).then(() => this.#finding).then(over, over);
   }
 
-  /** Ends the replay at once; an answer that is still due says that the request was superseded. */
+  /** Ends the replay immediately; a pending reply says that the request was superseded. */
   end(): void {
     this.#isEnded = true;
     this.#keep(undefined);
@@ -418,7 +427,7 @@ export class Replay {
     }
   }
 
-  /** Finds the start, and answers within the time limit. */
+  /** Finds the start, and replies within the time limit. */
   async #begin(options: ReplayOptions): Promise<void> {
     const feed = this.#feed;
     let found: ReplayStart | undefined;
@@ -443,12 +452,14 @@ export class Replay {
     this.#answer(answer);
   }
 
-  /** Starts over if the history of the topic has begun anew. */
+  /** Starts over if the topic's history has. */
   #followEpoch(): void {
     if (this.#era !== this.#feed.era) this.#beginAnew("new-epoch");
   }
 
-  /** Continues where this node began to follow the epoch, or further on if the client has more. */
+  /**
+   * Continues where this node started to follow the epoch, or further on if the client has more.
+   */
   #beginAnew(reason: RecoveryReason): void {
     const { epoch, start } = this.#feed;
     const since = this.#request.at === undefined ? this.#request.since : undefined;
@@ -462,7 +473,9 @@ export class Replay {
     tellGap(this.#feed, this.#session, { reason, offset });
   }
 
-  /** Waits for the feed: the client has more than this node knows, and the engine was away. */
+  /**
+   * Waits for the feed: the client has more than this node knows, and the engine was unreachable.
+   */
   async #waitForFeed(): Promise<void> {
     const feed = this.#feed;
     await feed.changed();
@@ -470,7 +483,7 @@ export class Replay {
     if (isAhead() && await feed.sync() && isAhead()) this.#skipTo("beyond-head", feed.known);
   }
 
-  /** Sends the next page, if any; false if the queue of the session has no room for the page. */
+  /** Sends the next page, if any; false if the session's queue has no room for it. */
   async #step(): Promise<boolean> {
     const page = await this.#nextPage();
     if (this.#isEnded || page === undefined || this.#feed.era !== this.#era) return true;
@@ -481,7 +494,7 @@ export class Replay {
     return isTaken;
   }
 
-  /** Returns the next page; `undefined` if the caller has to look at the feed again. */
+  /** Returns the next page; `undefined` if the caller has to check the feed again. */
   async #nextPage(): Promise<readonly Placed[] | undefined> {
     const feed = this.#feed;
     if (this.#ahead !== undefined) return cutPage(this.#ahead, this.#bounds);
@@ -499,13 +512,13 @@ export class Replay {
     if (typeof page === "string") return undefined;
     const { items, head } = page;
     if (items.length > 0) return cutPage(items, this.#bounds);
-    // Publications behind this head came since, and may be had.
+    // Publications after this head arrived since, and may be available.
     const at = head > after ? Math.min(head, feed.known) : feed.known;
     if (feed.era === this.#era) this.#skipTo("too-old", at);
     return undefined;
   }
 
-  /** Keeps the next publications until the session takes a page, within the bound of the node. */
+  /** Keeps the next publications until the session accepts a page, within the node's bound. */
   #keep(page: readonly Placed[] | undefined): void {
     const host = this.#host;
     host.aheadBytes -= this.#aheadBytes;
@@ -518,7 +531,7 @@ export class Replay {
 
   #send(page: readonly Placed[]): void {
     const feed = this.#feed;
-    // Publications that the feed has yet to deliver come live.
+    // Publications that the feed has yet to deliver arrive live.
     const items = page.filter(({ offset }) => offset <= feed.known);
     const [first] = items;
     if (first === undefined) return this.#skipTo("too-old", feed.known);
@@ -526,7 +539,7 @@ export class Replay {
     const session = this.#session;
     const { queue, settings } = session[internals];
     const push = (page: readonly EncodedMessage[]) => pushPage(queue!, settings.turn, page);
-    // The answer promised these publications to the client: the queue may drop none of them.
+    // The reply promised these publications to the client, so the queue may not drop any of them.
     let messages: EncodedMessage[] = [];
     for (const item of items) {
       if (!isLeftOut(session, item.except)) {
@@ -555,7 +568,7 @@ export class Replay {
     this.#isAnswered = true;
     tellAnswer(this.#session, (this.#request as ReplayOptions).onAnswer, answer);
     const { recovered: _recovered, reason, ...standing } = answer;
-    // Without an epoch and without a reason, an answer says that the topic has no history.
+    // Without an epoch and without a reason, a reply says that the topic has no history.
     const isUnknown = answer.epoch === undefined && reason !== undefined;
     tellAnswer(this.#session, this.#asker, isUnknown ? { reason } : standing);
   }
@@ -575,7 +588,10 @@ export function tellAnswer(
   }
 }
 
-/** Tells a session of a gap, and the offset after which publications continue; not a plain one. */
+/**
+ * Reports a gap to a session, and the offset after which publications continue; plain sessions get
+ * no notice.
+ */
 export function tellGap(
   { topic, epoch, tail }: Pick<Replayable, "topic" | "epoch" | "tail">,
   session: Session,
@@ -588,8 +604,8 @@ export function tellGap(
 }
 
 /**
- * Names a session in a publication that excepts the session: by the id of the client, which stays the
- * same over reconnects, or by the id of the session if the client sent none.
+ * Names a session in a publication that leaves it out: by the client's id, which stays the same
+ * across reconnects, or by the session's id if the client sent none.
  */
 export function exceptionOf(session: Session): string {
   return session[internals].lineage.client ?? session.id;
@@ -600,7 +616,7 @@ function isLeftOut(session: Session, except: string | undefined): boolean {
     (except === session[internals].lineage.client || except === session.id);
 }
 
-/** Tells a session the position of a publication that excepts the session, to avoid a gap. */
+/** Sends a session the position of a publication that leaves it out, to avoid a gap. */
 export function tellSkip(session: Session, item: Placed): void {
   const core = session[internals];
   const { message: { topic }, offset, prev, tag } = item;

@@ -1,9 +1,9 @@
-/** Bounded work: a number of tasks at once, the rest waits in order. */
+/** Bounded work: a number of concurrent tasks; the rest waits in order. */
 import type { Runtime } from "../../base/runtime.ts";
 
 /**
- * Admits `max` tasks at once. Waiting tasks are admitted at the end of a turn of the event loop, so
- * that other work runs in between, also when many tasks wait.
+ * Admits `max` concurrent tasks. Waiting tasks are admitted at the end of a turn of the event loop,
+ * so that other work runs in between even if many tasks wait.
  */
 export class Semaphore {
   readonly #runtime: Runtime;
@@ -17,7 +17,6 @@ export class Semaphore {
     this.#max = max;
   }
 
-  /** Number of waiting tasks. */
   get waiting(): number {
     return this.#waiting.size;
   }

@@ -1,24 +1,27 @@
-/** The newest publications of topics, kept ready for clients that come back. */
+/** The newest publications of topics, kept ready for clients that reconnect. */
 import { Fifo } from "../engine/queue.ts";
 import type { EncodedMessage } from "../../session/wire/encode.ts";
 
-/** Most publications of one topic. */
+/** Maximum number of publications of one topic. */
 const MAX_TAIL_MESSAGES = 512;
 
-/** Most bytes of one topic. */
+/** Maximum number of bytes of one topic. */
 const MAX_TAIL_BYTES = 524_288;
 
-/** Most bytes of all topics of a node; beyond that, the topics longest without news are dropped. */
+/**
+ * Maximum number of bytes of all topics of a node; beyond that, the topics that were silent longest
+ * are dropped.
+ */
 export const MAX_TAILS_BYTES = 67_108_864;
 
-/** A publication, encoded once together with its position. */
+/** A publication, encoded once with its position. */
 export interface Placed {
   readonly message: EncodedMessage;
   readonly offset: number;
   readonly prev: number;
-  /** Tag that the engine gave to the publication, if any. */
+  /** Tag that the engine assigned to the publication, if any. */
   readonly tag: string | undefined;
-  /** Id of a session, or of a client, that does not get the publication. */
+  /** Id of a session, or of a client, that does not receive the publication. */
   readonly except: string | undefined;
 }
 
@@ -28,7 +31,7 @@ export interface PageBounds {
   readonly maxBytes: number;
 }
 
-/** Bound of the bytes of all tails of a node. */
+/** Bound on the bytes of a node's tails. */
 export class TailBudget {
   readonly #maxBytes: number;
   /** The tails, in the order of the last publication. */
@@ -39,7 +42,6 @@ export class TailBudget {
     this.#maxBytes = maxBytes;
   }
 
-  /** Bytes of all tails. */
   get bytes(): number {
     return this.#bytes;
   }
@@ -62,7 +64,7 @@ export class TailBudget {
   }
 }
 
-/** The newest publications of a topic, without a gap up to the newest known one. */
+/** The newest publications of a topic, without gaps up to the newest known one. */
 export class TailCache {
   readonly #tails: TailBudget;
   readonly #items = new Fifo<Placed>();
@@ -94,7 +96,6 @@ export class TailCache {
     this.#tails.shrank(this, bytes);
   }
 
-  /** Drops all publications. */
   drop(): void {
     const newest = this.#items.at(-1);
     const tag = newest === undefined ? this.#afterTag : newest.tag;
@@ -124,7 +125,7 @@ export class TailCache {
     for (const item of [...items, ...newer]) this.push(item);
   }
 
-  /** Returns the publications after an offset; `undefined` if some are no longer here. */
+  /** Returns the publications after an offset; `undefined` if some are no longer cached. */
   page(after: number, { maxMessages, maxBytes }: PageBounds): Placed[] | undefined {
     if (after < this.#after) return undefined;
     return cutPage(this.#items, { maxMessages, maxBytes, from: this.#indexBehind(after) });
@@ -135,14 +136,13 @@ export class TailCache {
     return offset === this.#after ? this.#afterTag : this.#at(offset)?.tag;
   }
 
-  /** Tells whether the publication at an offset is known, or known not to exist. */
+  /** True if the publication at an offset is known, or known not to exist. */
   knows(offset: number): boolean {
     return offset > this.#after || offset === this.#after && this.#afterTag !== undefined;
   }
 
   /**
-   * Tells whether the history surely lacks the publication of a position with a tag; false if
-   * unknown.
+   * True if the history certainly lacks the publication of a position with a tag; false if unknown.
    */
   contradicts({ offset, tag }: { readonly offset: number; readonly tag: string }): boolean {
     if (offset > this.#after && this.#at(offset) === undefined) return true;
@@ -168,14 +168,14 @@ export class TailCache {
     return low;
   }
 
-  /** Offset before the newest `last` publications; `undefined` if some are no longer here. */
+  /** Offset before the newest `last` publications; `undefined` if some are no longer cached. */
   before(last: number): number | undefined {
     if (last > this.size) return undefined;
     return last === 0 ? this.#items.at(-1)?.offset ?? this.#after : this.#items.at(-last)!.prev;
   }
 }
 
-/** Returns the first items within bounds; at least one item, even if larger than the bounds. */
+/** Returns the first items within bounds; at least one, even if it is larger than the bounds. */
 export function cutPage(
   items: Pick<readonly Placed[], "length" | "at">,
   { maxMessages, maxBytes, from = 0 }: PageBounds & { readonly from?: number | undefined },

@@ -1,4 +1,4 @@
-/** A topic with a history, followed by this node for its sessions. */
+/** A topic with a history that this node follows for its sessions. */
 import { Signal } from "../../base/signal.ts";
 import type { RecoveryReason, SubscribeAnswer } from "../../session/wire/recovery.ts";
 import { internals, type Session } from "../../session/session.ts";
@@ -36,35 +36,34 @@ import {
 import { Broadcast, type Turn } from "../../session/queue/turn.ts";
 import { Confirmation } from "../confirmation.ts";
 
-/** Publications read when a topic gets the first session, for replays to later sessions. */
+/** Publications read when a topic gets its first session, for replays to later sessions. */
 const OPENING_MESSAGES = 128;
 
-/** Most publications, and bytes, that wait for missing earlier ones. */
+/** Maximum number of publications, and bytes, that wait for missing earlier ones. */
 const MAX_HELD = 256;
 const MAX_HELD_BYTES = 1_048_576;
 
 /**
- * Most publications, and most bytes, that slow sessions get at once; half a page where pages are
- * smaller. Slow sessions get more page by page.
+ * Maximum number of publications, and bytes, that slow sessions receive at once; half a page if
+ * pages are smaller. They receive more page by page.
  */
 const MAX_BURST = 32;
 const MAX_BURST_BYTES = 65_536;
 
-/** Most past epochs that are remembered. */
+/** Maximum number of past epochs that are remembered. */
 const MAX_OVER_EPOCHS = 16;
 
 /**
  * Delays before the attempts after a failed read, in milliseconds. After the last attempt the feed
- * gives up: after seven seconds if the engine refuses at once. The delays have no jitter, since
- * a longer wait means fewer gaps, and the number of concurrent reads is bounded.
+ * skips the gap: after seven seconds if the engine rejects each read immediately. The delays have
+ * no jitter, because a longer wait means fewer gaps, and the number of concurrent reads is bounded.
  */
 const RETRIES_MS = [100, 200, 400, 800, 1_600, 2_000, 2_000];
 
-/** State that the feeds of a node share. */
+/** State that a node's feeds share. */
 export interface FeedHost extends ReplayHost {
   /** The turn of all sessions. */
   readonly turn: Turn;
-  /** Finds a session by its id. */
   sessionOf(id: string): Session | undefined;
   /** Delivers publications. */
   readonly broker: Broker;
@@ -72,34 +71,33 @@ export interface FeedHost extends ReplayHost {
   readonly history: BrokerHistory;
   /** The newest publications of each topic. */
   readonly tails: TailBudget;
-  /** Bounds the topics that catch up with the engine at once. */
+  /** Bounds the topics that catch up with the engine at the same time. */
   readonly catchingUp: Semaphore;
   readonly counts: FeedCounts;
 }
 
 /** Counters of topics with a history. */
 export interface FeedCounts extends ReplayCounts {
-  /** Publications that came more than once. */
+  /** Publications that arrived more than once. */
   duplicates: number;
-  /** Publications that were missed live, and read from the engine. */
+  /** Publications that were missed live, and then read from the engine. */
   recovered: number;
   /** Pages read from the engine. */
   reads: number;
 }
 
 /**
- * The sessions of a topic. Each is either a member, which has all publications up to the newest
- * offset of the feed, or has a {@linkcode Replay} that leads there.
+ * The sessions of a topic. Each is either a member, which has received all publications up to the
+ * feed's newest offset, or has a {@linkcode Replay} that brings it there.
  */
 class Subscribers {
   readonly #feed: TopicFeed;
   readonly #host: FeedHost;
   readonly #members: Broadcast<Session>;
   readonly #replays = new Map<Session, Replay>();
-  /** Publications given so far. */
+  /** Number of publications delivered so far. */
   given = 0;
 
-  /** Starts without sessions. */
   constructor(feed: TopicFeed, host: FeedHost) {
     this.#feed = feed;
     this.#host = host;
@@ -118,9 +116,9 @@ class Subscribers {
   }
 
   /**
-   * Adds a session, or restarts a present one at another position.
+   * Adds a session, or restarts an existing one at another position.
    *
-   * @returns A function that returns the position of the session, if the caller has to answer.
+   * @returns A function that returns the position of the session, if the caller has to reply.
    */
   admit(
     session: Session,
@@ -128,12 +126,12 @@ class Subscribers {
   ): (() => SubscribeAnswer) | undefined {
     const before = this.#replays.get(session);
     const isIn = before !== undefined || this.#members.has(session);
-    // A member of a feed that knows no position yet has none to answer with.
+    // A member of a feed without a known position has no position to reply with.
     const hasPlace = before !== undefined || isIn && this.#feed.epoch !== undefined;
     if (since !== undefined || last !== undefined || !hasPlace && onAnswer !== undefined) {
       this.#members.delete(session);
       this.#replay(session, { since, last, onAnswer });
-      // This comes last because the application is called, and may remove the session.
+      // Called last, because this calls the application, which may remove the session.
       before?.end();
       return undefined;
     }
@@ -154,7 +152,7 @@ class Subscribers {
     replay?.end();
   }
 
-  /** Makes a member of a session that has reached the newest offset of the feed. */
+  /** Makes a session that has reached the feed's newest offset a member. */
   join(session: Session): void {
     this.#replays.delete(session);
     this.#narrowFor(session);
@@ -167,13 +165,13 @@ class Subscribers {
     if (this.#members.size === 0) return;
     const { except } = item;
     const excepted = except === undefined ? undefined : this.#host.sessionOf(except);
-    // The skip goes first: sending may flush, which may run a policy of the application that
-    // publishes the next message.
+    // The skip goes first, because sending may flush, and a policy of the application may then
+    // publish the next message.
     if (excepted !== undefined && this.#members.has(excepted)) tellSkip(excepted, item);
     this.#members.send(item.message, excepted);
   }
 
-  /** Tells the members of a gap, and the offset after which publications continue. */
+  /** Reports a gap to the members, and the offset after which publications continue. */
   tellGap(reason: RecoveryReason, offset: number): void {
     for (const session of [...this.#members.members()]) {
       tellGap(this.#feed, session, { reason, offset });
@@ -210,7 +208,7 @@ class Subscribers {
     const replay = this.#replays.get(session);
     const offset = replay === undefined ? known : replay.at;
     if (epoch === undefined || offset === undefined) return { reason: "unavailable" };
-    // A gap with the position in the present epoch follows.
+    // A gap with the position in the current epoch follows.
     const pastEpoch = replay?.pastEpoch;
     if (pastEpoch !== undefined) return { epoch: pastEpoch, offset, head: offset };
     const tag = tail.tagAt(offset);
@@ -219,14 +217,14 @@ class Subscribers {
 }
 
 /**
- * Follows one topic: gives the sessions each publication once and in order, reads missed ones from
- * the engine, and reports a gap if the engine no longer has these.
+ * Follows one topic: delivers each publication once and in order to the sessions, reads missed ones
+ * from the engine, and reports a gap if the engine no longer has them.
  */
 export class TopicFeed implements Replayable {
   readonly topic: string;
   readonly runtime: Runtime;
   readonly tail: TailCache;
-  /** Given once the position of the topic is known, and publications come live. */
+  /** Given once the topic's position is known and live publications arrive. */
   readonly confirmation: Confirmation;
   readonly #host: FeedHost;
   readonly #reader: HistoryReader;
@@ -236,7 +234,7 @@ export class TopicFeed implements Replayable {
   readonly #begun = Promise.withResolvers<void>();
   readonly #changing = new Signal();
   #epoch: string | undefined;
-  /** Past epochs; late publications of these are ignored. */
+  /** Past epochs, whose late publications are ignored. */
   #overEpochs: string[] = [];
   #era = 0;
   #start = 0;
@@ -247,7 +245,7 @@ export class TopicFeed implements Replayable {
   #isSyncing = false;
   #nextSync: PromiseWithResolvers<boolean> | undefined;
 
-  /** Begins to follow a topic. */
+  /** Starts to follow a topic. */
   constructor(topic: string, bounds: HistoryBounds, host: FeedHost) {
     const { signal } = this.#closing;
     this.topic = topic;
@@ -261,7 +259,7 @@ export class TopicFeed implements Replayable {
       history: bounds,
       onInterrupted: () => void this.sync(),
     });
-    // Sessions start at the position of now, and not where the engine confirms later.
+    // Sessions start at the current position, not where the engine confirms later.
     void this.sync();
     void this.#confirm();
   }
@@ -300,7 +298,6 @@ export class TopicFeed implements Replayable {
     return { epoch: this.#epoch, offset: this.#known, publications };
   }
 
-  /** Number of sessions. */
   get size(): number {
     return this.#subscribers.size;
   }
@@ -310,7 +307,7 @@ export class TopicFeed implements Replayable {
     return this.#subscribers.sessions();
   }
 
-  /** Tells whether a publication of the epoch came since the last call. */
+  /** True if a publication of the epoch arrived since the last call. */
   takeHeard(): boolean {
     const wasHeard = this.#wasHeard;
     this.#wasHeard = false;
@@ -318,9 +315,9 @@ export class TopicFeed implements Replayable {
   }
 
   /**
-   * Adds a session, or restarts a present one at another position.
+   * Adds a session, or restarts an existing one at another position.
    *
-   * @returns A function that returns the position of the session, if the caller has to answer.
+   * @returns A function that returns the position of the session, if the caller has to reply.
    */
   admit(session: Session, options: ReplayOptions): (() => SubscribeAnswer) | undefined {
     return this.#subscribers.admit(session, options);
@@ -340,15 +337,15 @@ export class TopicFeed implements Replayable {
   }
 
   async whenOpen(): Promise<void> {
-    // A feed that gave up tries again for each session.
+    // A feed that skipped a gap tries again for each session.
     if (!this.confirmation.isGiven && this.#isSubscribed) void this.sync();
     await this.confirmation.waited();
   }
 
   /**
-   * Reads all publications after the newest known offset, by a read that begins after this call.
+   * Reads all publications after the newest known offset, by a read that starts after this call.
    *
-   * @returns True if the engine answered.
+   * @returns True if the engine responded.
    */
   sync(): Promise<boolean> {
     this.#nextSync ??= Promise.withResolvers();
@@ -360,7 +357,7 @@ export class TopicFeed implements Replayable {
   /**
    * Reads a page for a replay.
    *
-   * @throws {SkeinError} If the engine does not answer.
+   * @throws {SkeinError} If the engine does not respond.
    */
   read(query: HistoryQuery): Promise<PlacedPage> {
     return this.#reader.share(query);
@@ -388,14 +385,14 @@ export class TopicFeed implements Replayable {
     if (this.#take(publication) && this.#held.length > 0) this.#release();
   }
 
-  /** Reads on once publications come live: those from before do not. */
+  /** Reads again once publications arrive live, because those from before do not. */
   async #confirm(): Promise<void> {
     await this.#subscription.ready;
     this.#isSubscribed = true;
     if (!this.#closing.signal.aborted) await this.sync();
   }
 
-  /** Begins to follow an epoch after an offset. */
+  /** Starts to follow an epoch after an offset. */
   #enter(epoch: string, offset: number): void {
     if (this.#epoch !== undefined) this.#overEpochs.push(this.#epoch);
     this.#overEpochs = this.#overEpochs.filter((one) => one !== epoch).slice(-MAX_OVER_EPOCHS);
@@ -412,7 +409,9 @@ export class TopicFeed implements Replayable {
     this.#changing.notify();
   }
 
-  /** Delivers the next publication; holds a later one until the missing ones before came. */
+  /**
+   * Delivers the next publication; holds a later one until the missing ones before it have arrived.
+   */
   #take(publication: Positioned): boolean {
     const { epoch, offset, prev } = publication.position;
     if (epoch === this.#epoch && offset <= this.#known || this.#overEpochs.includes(epoch)) {
@@ -431,7 +430,7 @@ export class TopicFeed implements Replayable {
   /** Holds a publication; beyond the bound, drops the oldest, which will be read from the engine. */
   #hold(publication: Positioned): void {
     const held = this.#held;
-    // Counted once, because each call needs the bytes of all.
+    // Computed once, because each call needs the bytes of all.
     held.push(
       publication.bytes === undefined
         ? { ...publication, bytes: payloadBytes(publication) }
@@ -451,7 +450,7 @@ export class TopicFeed implements Replayable {
     this.#subscribers.give(item);
   }
 
-  /** Delivers the held publications that are next; holds the rest again. */
+  /** Delivers the held publications that are next, and holds the rest again. */
   #release(): void {
     const held = this.#held.sort(byOffset);
     this.#held = [];
@@ -490,7 +489,7 @@ export class TopicFeed implements Replayable {
       try {
         await this.#readAll();
         this.#changing.notify();
-        // The engine names the current epoch: held publications of any other epoch are outdated.
+        // The engine names the current epoch, so held publications of any other epoch are outdated.
         this.#held = this.#held.filter((one) =>
           !waiting.has(one) || one.position.epoch === this.#epoch
         );
@@ -507,7 +506,7 @@ export class TopicFeed implements Replayable {
     return false;
   }
 
-  /** Continues after a gap with the publications that came live, if any. */
+  /** Continues after a gap with the publications that arrived live, if any. */
   #giveUp(): void {
     // A read may have filled a part of the gap.
     this.#release();
@@ -550,19 +549,21 @@ export class TopicFeed implements Replayable {
     }
   }
 
-  /** Tells whether the history has another publication at an offset than this node has. */
+  /** True if the history has another publication at an offset than this node has. */
   #isOther(offset: number, tag: string | null | undefined): boolean {
     const known = this.tail.tagAt(offset);
     return tag !== undefined && known !== undefined && tag !== known;
   }
 
-  /** Fills the tail with the newest publications, read at the start; no session gets these live. */
+  /**
+   * Fills the tail with the newest publications, read at the start; no session receives them live.
+   */
   #takeOpening({ epoch, head, publications }: PositionedPage): void {
     if (this.#epoch === undefined) this.#enter(epoch, head);
     if (epoch !== this.#epoch) return;
     const { after } = this.tail;
     const items = publications.filter(({ position }) => position.offset <= after).map(place);
-    // A page that was cut short ends before the publications that came live, or before the head.
+    // A truncated page ends before the publications that arrived live, or before the head.
     if (items.at(-1)?.offset === after) this.tail.prepend(items, items[0]!.prev);
   }
 
@@ -578,7 +579,9 @@ export class TopicFeed implements Replayable {
     this.#takeAll(missing);
   }
 
-  /** Takes many publications, without filling the queues of sessions that can follow the topic. */
+  /**
+   * Delivers many publications without filling the queues of sessions that keep up with the topic.
+   */
   #takeAll(publications: readonly Positioned[]): void {
     const { page } = this.#reader;
     const isLarge = publications.length > Math.min(MAX_BURST, page.maxMessages / 2) ||
@@ -589,7 +592,7 @@ export class TopicFeed implements Replayable {
     }
   }
 
-  /** Continues after an offset, and tells the members of the gap. */
+  /** Continues after an offset, and reports the gap to the members. */
   #tellGap(reason: RecoveryReason, offset: number): void {
     this.#skipTo(offset);
     this.#host.counts.gaps++;
@@ -601,7 +604,7 @@ function byOffset(a: Positioned, b: Positioned): number {
   return a.position.offset - b.position.offset;
 }
 
-/** Divides publications into pages, each of which fits half of the smallest send queue of a session. */
+/** Divides publications into pages, each of which fits half of a session's smallest send queue. */
 function pagesOf(
   publications: readonly Positioned[],
   { maxMessages, maxBytes }: PageBounds,

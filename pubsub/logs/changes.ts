@@ -1,8 +1,8 @@
 /**
  * The changes of logs, decided in one place for all engines.
  *
- * A decision is a function of the log and the time alone. Its effect says what the engine has to write,
- * in the same atomic step in which the engine read the log. An engine that cannot hold the log in
+ * A decision depends only on the log and the time. Its effect says what the engine has to write, in
+ * the same atomic step in which the engine read the log. An engine that cannot lock the log in
  * between compares on the write, and decides again if another node was first.
  */
 import { withoutUndefined } from "../../base/options.ts";
@@ -55,7 +55,7 @@ export type LogChangeOptions<N extends LogChangeName> = LogChanges[N][0];
 /** Result of a change. */
 export type LogChangeResult<N extends LogChangeName> = LogChanges[N][1];
 
-/** The changes in words, for errors. */
+/** Descriptions of the changes, for errors. */
 export const CHANGE_WORDS: Readonly<Record<LogChangeName, string>> = {
   create: "create a log",
   append: "append to a log",
@@ -68,14 +68,14 @@ export const CHANGE_WORDS: Readonly<Record<LogChangeName, string>> = {
 export interface LogEngine
   extends Pick<BrokerLogs, "maxAppendBytes" | "read" | "overdue" | "list"> {
   /**
-   * Changes a log: reads the log, decides by `decide`, and brings the effect into force, all in one
-   * atomic step. Announces each write that is not quiet, and each removal.
+   * Changes a log: reads it, decides by `decide`, and applies the effect, all in one atomic step.
+   * Announces each write that is not quiet, and each removal.
    *
    * @param id The id of the log.
    * @param name The change.
    * @param options Options of the change.
-   * @returns The result that the effect has.
-   * @throws {BrokerError} If the engine is away.
+   * @returns The result of the effect.
+   * @throws {BrokerError} If the engine is unreachable.
    */
   change<N extends LogChangeName>(
     id: string,
@@ -85,7 +85,7 @@ export interface LogEngine
 }
 
 /**
- * Makes the logs of a broker.
+ * Creates the logs of a broker.
  *
  * @param engine The engine, which decides by `decide`.
  * @returns The logs.
@@ -106,16 +106,16 @@ export function logsOver(engine: LogEngine): BrokerLogs {
   };
 }
 
-/** A log as decisions see it. An engine may look things up only when asked. */
+/** A log as decisions see it. An engine may look up values only when they are needed. */
 export interface LogView {
   readonly state: StoredLog;
-  /** Number of producers with a remembered number. */
+  /** Number of producers whose number is remembered. */
   readonly producerCount: number;
-  /** Number of forks that need the log. */
+  /** Number of forks that depend on the log. */
   readonly forkCount: number;
   /** Newest epoch and number of a producer. */
   numbersOf(producer: string): readonly [epoch: number, seq: number] | undefined;
-  /** Tells whether a fork is noted. */
+  /** True if a fork is registered. */
   hasFork(fork: string): boolean;
 }
 
@@ -127,10 +127,10 @@ export interface LogMoment {
   readonly count: number;
 }
 
-/** The refusal of a write for which an engine has no room. */
+/** The rejection of a write for which an engine has no room. */
 export type LogRefusal = LogOverShare | { readonly kind: "no-space" };
 
-/** A fork that begins or ends to need its source. */
+/** A fork that starts or stops depending on its source. */
 export interface ForkNote {
   readonly name: string;
   readonly isGone: boolean;
@@ -141,25 +141,27 @@ export interface LogWrite<R> {
   readonly kind: "write";
   /** The next state, before the retention. */
   readonly next: StoredLog;
-  /** Records to append. */
   readonly records: readonly LogRecord[];
   /** Retention to apply; see {@linkcode retained}. */
   readonly keep?: AppendLogOptions["keep"] | undefined;
-  /** Newest number of a producer. */
+  /** The new number of a producer. */
   readonly producer?: LogProducer | undefined;
-  /** The producer has no earlier number. */
+  /** True if the producer has no earlier number. */
   readonly isNewProducer?: boolean | undefined;
-  /** A fork to note or to forget. */
+  /** A fork to register or to remove. */
   readonly fork?: ForkNote | undefined;
-  /** The change is not announced. */
+  /** True if the change is not announced. */
   readonly isQuiet?: true | undefined;
-  /** Makes the result from the state that was written. */
+  /** Creates the result from the state that was written. */
   readonly result: (written: StoredLog) => R;
-  /** The result if the engine has no room. Without it, the engine always writes. */
+  /** Creates the result if the engine has no room. Without it, the engine always writes. */
   readonly refused?: ((refusal: LogRefusal) => R) | undefined;
 }
 
-/** Effect of a change on a log: none, a write, or the removal of the log with all it has. */
+/**
+ * Effect of a change on a log: none, a write, or the removal of the log with everything that
+ * belongs to it.
+ */
 export type LogEffect<R> =
   | { readonly kind: "none"; readonly result: R }
   | { readonly kind: "remove"; readonly result: R }
@@ -182,12 +184,12 @@ const DECISIONS: Decisions = {
 };
 
 /**
- * Decides about a change. Does not change the log.
+ * Decides on a change. Does not modify the log.
  *
  * @param log The log; `undefined` if there is none.
  * @param change Name and options of the change.
  * @param moment The circumstances.
- * @returns The effect, which the engine brings into force.
+ * @returns The effect, which the engine applies.
  */
 export function decide<N extends LogChangeName>(
   log: LogView | undefined,
@@ -201,8 +203,8 @@ export function decide<N extends LogChangeName>(
  * Applies a retention to a write.
  *
  * @param write The write.
- * @param sizeOf Returns the bytes of the kept records and then of the added ones, called in order from
- * the oldest on; `undefined` for one that the engine has lost, which stops the retention.
+ * @param sizeOf Returns the bytes of the kept records and then of the added ones, called in order
+ * from the oldest; `undefined` for one that the engine has lost, which stops the retention.
  * @returns The state without the oldest records beyond the retention; the newest record stays.
  */
 export function retained<R>(
@@ -220,7 +222,7 @@ export function retained<R>(
   return start === next.start ? next : { ...next, start, bytes };
 }
 
-/** Tells whether the oldest record of a log is beyond a retention; the newest record always stays. */
+/** True if the oldest record of a log is beyond a retention; the newest record always stays. */
 export function isBeyondRetention(
   { start, tail, bytes }: Pick<StoredLog, "start" | "tail" | "bytes">,
   keep: NonNullable<AppendLogOptions["keep"]>,
@@ -290,7 +292,10 @@ function decideRelease(
   return noted(state, { name: fork, isGone: true }, undefined);
 }
 
-/** The write of a fork alone, which readers and writers of the log need not learn. */
+/**
+ * A write that concerns only a fork, about which readers and writers of the log need not be
+ * notified.
+ */
 function noted<R>(state: StoredLog, fork: ForkNote, result: R): LogEffect<R> {
   return { kind: "write", next: state, records: [], fork, isQuiet: true, result: () => result };
 }
@@ -313,9 +318,9 @@ function decideDelete(
 }
 
 /**
- * Decides about an append. The order of the rules is that of the Durable Streams protocol (section
- * 5.2): the end of the log first, then producers, whose repetitions succeed, then the sequence, then
- * the size.
+ * Decides on an append. The rules apply in the order of the Durable Streams protocol (section 5.2):
+ * first the end of the log, then producers, whose repetitions succeed, then the sequence, then the
+ * size.
  */
 function decideAppend(
   log: LogView | undefined,
@@ -423,7 +428,7 @@ function refusalOfProducer(
   return seq === lastSeq + 1 ? undefined : { kind: "skipped", expected: lastSeq + 1 };
 }
 
-/** Refuses by the sequence, then by the size. */
+/** Rejects by the sequence, then by the size. */
 function refusalOfContent(
   state: StoredLog,
   { records, sequence, keep, maxBytes }: AppendLogOptions,

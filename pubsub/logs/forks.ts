@@ -1,24 +1,24 @@
-/** Forks of durable streams: where a fork begins in its source, and what it has of the source. */
+/** Forks of durable streams: where a fork starts in its source, and what it inherits. */
 import type { CreateLogOptions, LogConfig, LogInfo, LogOrigin, LogRecord } from "./log.ts";
 import { lineageOf, oldestPosition, parseOffset } from "./offset.ts";
 import { DEFAULT_CONTENT_TYPE, isJson, mediaType, recordBytes } from "./rules.ts";
 
-/** Most logs that a fork inherits from. */
+/** Maximum number of logs that a fork inherits from. */
 const MAX_FORK_DEPTH = 64;
 
-/** The stream that a new stream continues, and the place at which the new one begins. */
+/** The stream that a new stream continues, and the position at which the new one starts. */
 export interface ForkRequest {
   /** Id of the source. */
   readonly source: string;
-  /** Offset in the source, `-1` for its oldest record; the end of the source if left out. */
+  /** Offset in the source, `-1` for its oldest record; by default the end of the source. */
   readonly offset?: string | undefined;
-  /** Messages (JSON) or bytes (else) behind the offset that belong to the fork too. */
+  /** Messages (JSON) or bytes (otherwise) after the offset that also belong to the fork. */
   readonly subOffset?: number | undefined;
 }
 
-/** Facts of a new stream. */
+/** Settings of a new stream, as the caller gave them. */
 export interface StreamFacts {
-  /** Media type of the records; that of the source for a fork, if left out. */
+  /** Media type of the records; by default a fork's source's. */
   readonly contentType?: string | undefined;
   readonly ttlMs?: number | undefined;
   readonly expiresAt?: number | undefined;
@@ -33,13 +33,13 @@ export interface StreamPlan {
   readonly records: readonly LogRecord[];
 }
 
-/** Reason for which a fork cannot be made; see `StreamCreated`. */
+/** Reason why a fork cannot be created; see `StreamCreated`. */
 export type ForkRefusal = "other-type" | "bad-offset" | "gone" | "too-deep";
 
 /**
  * Plans a stream without a source.
  *
- * @param facts Facts of the stream.
+ * @param facts Settings of the stream.
  */
 export function planStream(
   { contentType = DEFAULT_CONTENT_TYPE, ttlMs, expiresAt, owner, records = [] }: StreamFacts,
@@ -59,8 +59,8 @@ interface ForkSource {
 /**
  * Plans a fork.
  *
- * @param fork Name of the fork in its source.
- * @param facts Facts of the fork.
+ * @param fork The fork's name in its source.
+ * @param facts Settings of the fork.
  * @param source The source.
  */
 export async function planFork(
@@ -86,14 +86,14 @@ export async function planFork(
     lineage,
     subOffset: partial.length > 0 ? request.subOffset : undefined,
   };
-  // A fork without a lifetime of its own lives as long as the source would.
+  // A fork without a lifetime lives as long as the source would.
   const isMortal = facts.ttlMs !== undefined || facts.expiresAt !== undefined;
   const { ttlMs, expiresAt } = isMortal ? facts : info;
   const { config } = planStream({ contentType, ttlMs, expiresAt, owner: facts.owner });
   return { config: { ...config, origin }, records: [...partial, ...records] };
 }
 
-/** Finds where a fork begins, and the part of a record that the fork repeats. */
+/** Finds where a fork starts, and the part of a record that the fork repeats. */
 async function beginningOf(
   { request: { offset, subOffset = 0 }, info, recordsAt }: ForkSource,
 ): Promise<{ readonly position: number; readonly partial: readonly LogRecord[] } | ForkRefusal> {
@@ -119,16 +119,16 @@ async function beginningOf(
   return { position, partial };
 }
 
-/** Facts that a creation asks for. */
+/** Settings that a creation requests. */
 export interface WantedStream extends Pick<CreateLogOptions, "config"> {
   readonly end: CreateLogOptions["end"] | undefined;
   readonly fork: ForkRequest | undefined;
 }
 
-/** Tells whether a stream has the facts that another creation asks for. */
+/** True if a stream has the settings that another creation requests. */
 export function isSame(info: LogInfo, { config, end, fork }: WantedStream): boolean {
   const { origin } = config;
-  // Without an offset, the beginning of a fork moves with the source.
+  // Without an offset, the start of a fork moves with the source.
   const isSamePlace = fork?.offset === undefined || origin?.position === info.origin?.position;
   return mediaType(info.contentType) === mediaType(config.contentType) &&
     info.ttlMs === config.ttlMs && info.expiresAt === config.expiresAt &&
@@ -137,7 +137,7 @@ export function isSame(info: LogInfo, { config, end, fork }: WantedStream): bool
     info.origin?.subOffset === origin?.subOffset && isSamePlace;
 }
 
-/** The first bytes of a record: a text, unless the cut is within a character. */
+/** The first bytes of a record: a text, unless they end within a character. */
 function firstBytes(record: LogRecord, bytes: number): LogRecord {
   if (typeof record !== "string") return record.slice(0, bytes);
   const part = new TextEncoder().encode(record).slice(0, bytes);

@@ -1,4 +1,6 @@
-/** Reference of the logs of an engine: the right results of each call, and the state after it. */
+/**
+ * Reference model of an engine's logs: the correct results of each call, and the state after it.
+ */
 import { countedBytes } from "../broker.ts";
 import type {
   AppendLogOptions,
@@ -15,13 +17,16 @@ import type {
 } from "./log.ts";
 import { recordBytes } from "./rules.ts";
 
-/** Part of the time to live by which an engine may keep a log longer after a use. */
+/** Fraction of the time to live by which an engine may keep a log longer after a use. */
 const SPARE_SHARE = 1 / 8;
 
-/** An engine may leave out a renewal within this part of the time to live, or these milliseconds. */
+/**
+ * An engine may skip a renewal within this fraction of the time to live, or within this many
+ * milliseconds.
+ */
 const RENEWAL_STEP = { share: 1 / 100, ms: 100 };
 
-/** Difference of two clocks that show whole milliseconds. */
+/** Maximum difference between two clocks that show whole milliseconds. */
 const TICK_MS = 2;
 
 /** A moment that lies between two others, in milliseconds since the Unix epoch. */
@@ -39,7 +44,6 @@ export interface ModelLog {
   readonly first: number;
   readonly start: number;
   readonly end?: LogEnd;
-  /** The append that ended the log. */
   readonly endedBy?: LogProducer;
   readonly cancelled?: string;
   readonly sequence?: string;
@@ -51,10 +55,8 @@ export interface ModelLog {
   readonly isDeleted?: true;
 }
 
-/** The state of an id: a log, or none. */
 export type ModelState = ModelLog | undefined;
 
-/** A call. */
 export type LogCall =
   | { readonly kind: "create"; readonly options: CreateLogOptions }
   | { readonly kind: "append"; readonly options: AppendLogOptions }
@@ -63,13 +65,13 @@ export type LogCall =
   | { readonly kind: "retain"; readonly fork: string; readonly options: RetainLogOptions }
   | { readonly kind: "release"; readonly fork: string };
 
-/** A right result, and the state after it. */
+/** A correct result, and the state after it. */
 export interface ModelOutcome {
   readonly result: unknown;
   readonly next: ModelState;
 }
 
-/** Facts of an engine that change the right results. */
+/** Properties of an engine that affect the correct results. */
 export interface EngineFacts {
   /**
    * Number of other logs of the same kind.
@@ -77,18 +79,17 @@ export interface EngineFacts {
    * @default {0}
    */
   readonly others?: number;
-  /** True for an engine that looks for as many records as fit on average. */
+  /** True for an engine that reads as many records as fit on average. */
   readonly hasShortPages?: boolean;
 }
 
-/** Facts that the time of a call decides. */
+/** Conditions that depend on the time of a call. */
 interface Moment {
   readonly at: Span;
   readonly isLapsed: boolean;
   readonly isExpired: boolean;
 }
 
-/** Makes a call of an engine. */
 export async function makeCall(logs: BrokerLogs, id: string, call: LogCall): Promise<unknown> {
   switch (call.kind) {
     case "create":
@@ -106,7 +107,9 @@ export async function makeCall(logs: BrokerLogs, id: string, call: LogCall): Pro
   }
 }
 
-/** Makes a read of all records after a position, which is no use of the log unless it renews. */
+/**
+ * Reads all records after a position, which does not count as a use of the log unless it renews.
+ */
 export function readAll(
   { after = 0, renews = false }: { readonly after?: number; readonly renews?: boolean } = {},
 ): LogCall {
@@ -114,8 +117,8 @@ export function readAll(
 }
 
 /**
- * Writes a value as text, with keys in order. The number of all logs is left out: an engine may count
- * now and then.
+ * Formats a value as text with sorted keys. Leaves out the number of all logs, because an engine
+ * may count only now and then.
  */
 export function textOf(value: unknown): string {
   return JSON.stringify(value, (_key, part) => {
@@ -128,8 +131,8 @@ export function textOf(value: unknown): string {
 }
 
 /**
- * Lists the right outcomes of a call: more than one if a time may be over or not, or an engine may
- * choose the size of a page.
+ * Lists the correct outcomes of a call: more than one if a time may be over or not, or an engine
+ * may choose the size of a page.
  *
  * @param state The state before.
  * @param call The call.
@@ -144,7 +147,7 @@ export function outcomesOf(
 ): readonly ModelOutcome[] {
   return momentsOf(state, at).flatMap((moment) => {
     const outcome = outcomeOf(state, call, moment, others);
-    // A log may expire between a read and the renewal that belongs to the read.
+    // A log may expire between a read and the renewal that belongs to it.
     const isShort = call.kind === "read" && !moment.isExpired &&
       isOver(state?.expiry, at).includes(true);
     const outcomes = isShort ? [outcome, { ...outcome, next: state }] : [outcome];
@@ -154,7 +157,7 @@ export function outcomesOf(
   });
 }
 
-/** The moments from which a log needs attention; `undefined` for never, or an unknown time. */
+/** The time from which a log needs attention; `undefined` for never, or an unknown time. */
 export function dueSpan(state: ModelState): Span | undefined {
   if (state === undefined || state.isDeleted) return undefined;
   const lease = state.end === undefined ? state.lease : undefined;
@@ -166,14 +169,14 @@ export function dueSpan(state: ModelState): Span | undefined {
   };
 }
 
-/** Tells if a moment is over: no, yes, or both if it lies within the span. */
+/** Lists if a moment is over: no, yes, or both if it lies within the span. */
 export function isOver(moment: Span | undefined, at: Span): readonly boolean[] {
   if (moment === undefined || at.toMs < moment.fromMs) return [false];
   return at.fromMs > moment.toMs ? [true] : [false, true];
 }
 
 /**
- * The states after calls that were made at once; none if their results are right in no order.
+ * The states after concurrent calls; none if no order explains their results.
  *
  * @param calls The calls, each with the text of its result.
  */
@@ -281,7 +284,7 @@ function deleted(state: ModelState, isAlive: boolean): ModelOutcome {
   return { result: { kind: "removed", ...(origin && { origin }) }, next: undefined };
 }
 
-/** The result of an append without effect, by the first rule that refuses. */
+/** The result of a rejected append, by the first rule that rejects it. */
 function refusalOf(
   state: ModelState,
   options: AppendLogOptions,
@@ -398,7 +401,7 @@ function leaseOf(
   const lapse = { fromMs: fromMs + ttlMs - TICK_MS, toMs: toMs + ttlMs + TICK_MS };
   return {
     ...(!releases && { holder }),
-    // A lease of no time is over at once.
+    // A lease with a duration of 0 is over immediately.
     ...(ttlMs === 0 ? { fromMs: -Infinity, toMs: -Infinity } : lapse),
   };
 }

@@ -1,19 +1,19 @@
-/** Shares of the bytes of an engine: nobody fills it with the streams that one client created. */
+/** Shares of an engine's bytes, so that the streams of one client cannot fill it. */
 import { FAMILIAR_FACTOR } from "../../base/owners.ts";
 import { isContended, mostOfNetwork } from "../../base/shares.ts";
 import type { LogOverShare } from "./log.ts";
 
-/** Part of the bytes of the engine that the streams of a user, or of an address, may have. */
+/** Fraction of the engine's bytes that the streams of a user, or of an address, may use. */
 export const SHARE_PART: number = 1 / 8;
 
-/** Facts that the key of a party has. */
+/** The level and shares encoded in a key. */
 export interface KeyFacts {
   readonly level: "address" | "user";
-  /** Shares that the party has. */
+  /** Number of shares. */
   readonly factor: number;
 }
 
-/** Reads a key of `LogConfig.owner`: of a user or guest, or of a network with its shares. */
+/** Parses a key of `LogConfig.owner`: of a user or guest, or of a network with its shares. */
 export function readKey(key: string): KeyFacts {
   const [, kind, factor] = /^([a-z])(\d*)/.exec(key) ?? [];
   return {
@@ -26,13 +26,13 @@ export function readKey(key: string): KeyFacts {
 interface Party {
   readonly key: string;
   readonly level: KeyFacts["level"];
-  /** Most bytes, in contention. */
+  /** Maximum number of bytes while the engine is contended. */
   readonly most: number;
   bytes: number;
   streams: number;
 }
 
-/** A stream of a client. */
+/** A stream that a client created. */
 interface Owned {
   readonly parties: readonly Party[];
   bytes: number;
@@ -40,35 +40,34 @@ interface Owned {
 
 /** Options of {@linkcode LogShares}. */
 export interface LogSharesOptions {
-  /** Most bytes of the engine. */
+  /** Maximum number of bytes of the engine. */
   readonly maxBytes: number;
-  /** Returns the bytes in use: shares count once these are half of the bound. */
+  /** Returns the bytes in use; shares apply once these are half of the maximum. */
   readonly usedBytes: () => number;
 }
 
-/** The bytes of the streams that clients created. Streams without an owner are not known here. */
+/** The bytes of the streams that clients created. Streams without an owner are not tracked. */
 export class LogShares {
   readonly #options: LogSharesOptions;
-  /** Streams by their id; bounded by the streams of the engine. */
+  /** Streams by id; bounded by the engine's streams. */
   readonly #streams = new Map<string, Owned>();
-  /** Parties with a stream, by their keys. */
+  /** Users, guests and networks with a stream, by key. */
   readonly #parties = new Map<string, Party>();
 
-  /** Begins without streams. */
   constructor(options: LogSharesOptions) {
     this.#options = options;
   }
 
-  /** Number of parties with a stream. */
+  /** Number of users, guests and networks with a stream. */
   get parties(): number {
     return this.#parties.size;
   }
 
   /**
-   * Notes a new stream, which has no bytes yet.
+   * Adds a new stream, which has no bytes yet.
    *
-   * @param id The id, which no stream has that is known.
-   * @param owner Keys of the parties that created the stream, such as `LogConfig.owner` has them;
+   * @param id The id, which no known stream uses.
+   * @param owner Keys of the client that created the stream, in the form of `LogConfig.owner`;
    * `undefined` for the application.
    */
   note(id: string, owner: string | undefined): void {
@@ -78,12 +77,12 @@ export class LogShares {
     this.#streams.set(id, { parties, bytes: 0 });
   }
 
-  /** Bytes of a stream, as last counted. */
+  /** Bytes of a stream, as last recorded. */
   bytesOf(id: string): number {
     return this.#streams.get(id)?.bytes ?? 0;
   }
 
-  /** Counts the present bytes of a stream. */
+  /** Records the current bytes of a stream. */
   count(id: string, bytes: number): void {
     const stream = this.#streams.get(id);
     if (stream === undefined) return;
@@ -91,7 +90,6 @@ export class LogShares {
     stream.bytes = bytes;
   }
 
-  /** Notes that a stream is no longer there. */
   forget(id: string): void {
     const stream = this.#streams.get(id);
     if (stream === undefined) return;
@@ -106,7 +104,7 @@ export class LogShares {
    * Finds the share that a stream would exceed.
    *
    * @param id The id.
-   * @param growth Bytes that the stream would have in addition.
+   * @param growth Bytes to be added to the stream.
    * @returns The result of the append; `undefined` if there is room.
    */
   exceeded(id: string, growth: number): LogOverShare | undefined {
@@ -117,7 +115,6 @@ export class LogShares {
     return { kind: "over-share", level: party.level, most: party.most };
   }
 
-  /** Forgets all. */
   clear(): void {
     this.#streams.clear();
     this.#parties.clear();
@@ -137,7 +134,7 @@ export class LogShares {
 }
 
 /**
- * Makes the error text of a share that is exceeded. Others than the creator may append.
+ * Creates the error text for an exceeded share. Clients other than the creator may append.
  *
  * @param verb The operation.
  * @param reached The share.

@@ -1,12 +1,12 @@
-/** Offsets of durable streams: positions as readers name them. */
+/** Offsets of durable streams: positions, in the form that readers use. */
 import type { LogConfig, LogInfo } from "./log.ts";
 
-/** Form of an offset: a position of 16 digits, so that offsets sort, and the identity of a log. */
+/** Form of an offset: a position of 16 digits, so that offsets sort, and a log's identity. */
 const OFFSET = /^(\d{16})_([0-9a-z]{8})$/;
 
 /**
- * Writes the offset of a position. A position that a fork shares with its source has the same offset
- * in both.
+ * Formats a position as an offset. A position that a fork shares with its source has the same
+ * offset in both.
  *
  * @param log The log.
  * @param position The position.
@@ -27,22 +27,23 @@ export function formatOffset(
   return writeOffset(position, identityAt(log, position));
 }
 
-/** Writes the offset of a position with the identity that belongs to the position. */
+/** Formats a position as an offset with the identity that belongs to it. */
 export function writeOffset(position: number, identity: string): string {
   return `${`${position}`.padStart(16, "0")}_${identity}`;
 }
 
-/** The identity of the oldest log that has a position: a fork shares positions with the source. */
+/** The identity of the oldest log that has a position, which a fork may share with its source. */
 export function identityAt(log: Pick<LogInfo, "identity" | "origin">, position: number): string {
   return (lineageOf(log).find(({ until }) => position <= until) ?? log).identity;
 }
 
 /**
- * Reads an offset.
+ * Parses an offset.
  *
  * @param log The log that the offset is meant for.
  * @param offset The offset.
- * @returns The position; `"malformed"` for another text, and `"gone"` for the offset of another log.
+ * @returns The position; `"malformed"` for any other text, and `"gone"` for an offset of another
+ * log.
  *
  * @example Usage
  * ```ts
@@ -64,13 +65,13 @@ export function parseOffset(
   return formatOffset(log, position) === offset ? position : "gone";
 }
 
-/** The position of the oldest record that can be read, those of the sources of a fork included. */
+/** The position of the oldest readable record, including those of a fork's sources. */
 export function oldestPosition({ start, first }: Pick<LogInfo, "start" | "first">): number {
   return start > first ? start : 0;
 }
 
 /**
- * Reads the position of an offset, whichever log the offset belongs to.
+ * Parses the position of an offset, whichever log it belongs to.
  *
  * @param offset The offset.
  * @returns The position; `undefined` for a malformed offset.
@@ -80,7 +81,7 @@ export function unboundPosition(offset: string): number | undefined {
   return Number.isSafeInteger(position) ? position : undefined;
 }
 
-/** Identities for the positions that a log shares with the logs before, oldest first. */
+/** Identities for the positions that a log shares with its sources, oldest first. */
 export function lineageOf(
   { origin }: Pick<LogConfig, "origin">,
 ): readonly { readonly identity: string; readonly until: number }[] {

@@ -1,25 +1,25 @@
-/** The search of one node for logs that are overdue: expired, or without their writer. */
+/** One node's search for overdue logs: those that have expired, or lost their writer. */
 import type { Runtime, Timer } from "../../base/runtime.ts";
 
-/** Most overdue logs that a search takes care of. */
+/** Maximum number of overdue logs that one search handles. */
 const MAX_OVERDUE = 100;
 
 /** Options for {@linkcode OverdueSearch}. */
 interface OverdueSearchOptions {
   readonly runtime: Runtime;
-  /** Longest time between two searches, in milliseconds; half of it is the shortest. */
+  /** Longest time between two searches, in milliseconds; the shortest is half of it. */
   readonly intervalMs: number;
-  /** True if the first search comes at once. */
+  /** True to search immediately. */
   readonly isUrgent: boolean;
-  /** Finds at most so many overdue logs, the one that is overdue for longest first. */
+  /** Finds at most `limit` overdue logs, the longest overdue first. */
   readonly find: (limit: number) => Promise<readonly string[]>;
-  /** Takes care of one overdue log. */
+  /** Handles one overdue log. */
   readonly tend: (id: string) => Promise<void>;
   /** Receives errors of a search. MUST NOT throw. */
   readonly onError: (error: unknown) => void;
 }
 
-/** Looks for overdue logs again and again, at times that differ between nodes. */
+/** Searches for overdue logs repeatedly, at times that differ between nodes. */
 export class OverdueSearch {
   readonly #options: OverdueSearchOptions;
   #timer: Timer | undefined;
@@ -28,13 +28,12 @@ export class OverdueSearch {
   #isClosed = false;
   #oldest: string | undefined;
 
-  /** Begins to search. */
   constructor(options: OverdueSearchOptions) {
     this.#options = options;
     this.#plan(options.isUrgent);
   }
 
-  /** Searches at once, or once more after the search that is under way. */
+  /** Searches immediately, or once more after the search in progress. */
   search(): void {
     this.#isAsked = true;
     if (this.#isClosed || this.#searching !== undefined) return;
@@ -42,7 +41,7 @@ export class OverdueSearch {
     this.#plan(true);
   }
 
-  /** Ends after the search that is under way. */
+  /** Ends after the search in progress. */
   async close(): Promise<void> {
     this.#isClosed = true;
     this.#options.runtime.clearTimeout(this.#timer);

@@ -1,19 +1,19 @@
-/** Rules of logs that all engines share: names, sizes, times, and the state. */
+/** Rules of logs that all engines share: names, sizes, times and states. */
 import { utf8Length } from "../../session/wire/utf8.ts";
 import { INTERNAL_PREFIX } from "../broker.ts";
 import type { BrokerLogs, LogConfig, LogEnd, LogInfo, LogProducer, LogRecord } from "./log.ts";
 
-/** Most producers of one log with a remembered number. */
+/** Maximum number of producers per log whose number is remembered. */
 export const MAX_LOG_PRODUCERS = 1_000;
 
-/** Most bytes of the id of a log, in UTF-8. */
+/** Maximum size of a log's id in bytes, in UTF-8. */
 export const MAX_LOG_ID_BYTES = 240;
 
-/** Most characters of the reason of a cancellation, or of an end. */
+/** Maximum number of characters in the reason of a cancellation, or of an end. */
 export const MAX_REASON_LENGTH = 1_024;
 
 /**
- * Makes the topic on which the engine announces changes of a log.
+ * Returns the topic on which the engine announces a log's changes.
  *
  * @param id The id of the log.
  * @returns The topic, closed to sessions and applications.
@@ -22,23 +22,23 @@ export function logTopic(id: string): string {
   return `${INTERNAL_PREFIX}log:${id}`;
 }
 
-/** Begins the ids of the logs that keep answers, by names that clients gave. */
+/** Prefix of the ids of logs that keep answers; the rest is a name that the client chose. */
 export const ANSWER_PREFIX = "answer:";
 
-/** Begins the ids of the logs that keep requests. */
+/** Prefix of the ids of logs that keep requests. */
 export const REQUEST_PREFIX = `${INTERNAL_PREFIX}request:`;
 
 /**
- * The kinds of logs. Each kind has a bound of its own, so that no kind can take the place of another:
- * answers, the requests of answers that another node may resume, and all other durable streams.
+ * The kinds of logs: answers, the requests of answers that another node may resume, and all other
+ * durable streams. Each kind has its own bound, so that none can use the room of another.
  */
 export type LogKind = "answer" | "request" | "stream";
 
-/** The kinds of logs that engines list: those that callers own. */
+/** The kinds of logs that engines list, which are those that callers own. */
 export type OwnedKind = Exclude<LogKind, "request">;
 
 /**
- * Finds the kind of a log.
+ * Returns the kind of a log.
  *
  * @param id The id of the log.
  * @returns The kind.
@@ -49,8 +49,8 @@ export function logKind(id: string): LogKind {
 }
 
 /**
- * Makes the id of the log that keeps the request for which a log is written. A writer that takes the
- * log over reads the request; a log whose writer is lost waits for such a writer.
+ * Returns the id of the log that keeps the request for which a log is written. A writer that takes
+ * over the log reads the request; a log that lost its writer waits for such a writer.
  *
  * @param id The id of the log.
  * @returns The id of the request's log.
@@ -72,7 +72,7 @@ export function recordBytes(records: readonly LogRecord[]): number {
   );
 }
 
-/** The state of a log as an engine keeps it beside the records and the producers. */
+/** The state of a log that an engine keeps in addition to the records and the producers. */
 export interface StoredLog extends Omit<LogInfo, "end"> {
   /** Time at which the log expires, in milliseconds since the Unix epoch; moved by each use. */
   readonly until?: number | undefined;
@@ -80,16 +80,14 @@ export interface StoredLog extends Omit<LogInfo, "end"> {
   readonly end?: LogEnd & { readonly by?: LogProducer | undefined } | undefined;
   /** Time of the end, in milliseconds since the Unix epoch. */
   readonly endedAt?: number | undefined;
-  /** Newest {@linkcode AppendLogOptions.sequence}. */
   readonly sequence?: string | undefined;
-  /** Newest lease of a writer; without a holder once released. */
   readonly writer?: { readonly holder?: string | undefined; readonly until: number } | undefined;
 }
 
-/** A page of the list of answers. */
+/** A page of the list of logs. */
 export type KeptLogs = Awaited<ReturnType<BrokerLogs["list"]>>;
 
-/** A log that keeps an answer, in the list of all of them. */
+/** An entry in the list of logs. */
 export type KeptLog = KeptLogs["logs"][number];
 
 /** Result of the deletion of a log. */
@@ -104,7 +102,7 @@ export function infoOf(state: StoredLog): LogInfo {
   return { ...info, end: shown };
 }
 
-/** A log as the lists of logs have it. */
+/** A log in the form of the list of logs. */
 export function keptOf(
   id: string,
   { owner, endedAt }: {
@@ -121,7 +119,7 @@ export function expiryOf({ ttlMs, expiresAt }: LogConfig, now: number): number |
   return Math.min(now + ttlMs, expiresAt ?? Infinity);
 }
 
-/** Tells whether the writer of an open log has stopped renewing the lease. */
+/** True if the writer of an open log has stopped renewing its lease. */
 export function isWriterLost({ end, writer }: StoredLog, now: number): boolean {
   return end === undefined && writer !== undefined && writer.until <= now;
 }
@@ -134,12 +132,11 @@ export function dueAt({ isDeleted, until, end, writer }: StoredLog): number | un
   return Math.min(until, lapses);
 }
 
-/** Tells whether a log has expired. */
 export function isExpired({ until }: Pick<StoredLog, "until">, now: number): boolean {
   return until !== undefined && until <= now;
 }
 
-/** Media type of a stream that is created without one. */
+/** Media type of a stream created without one. */
 export const DEFAULT_CONTENT_TYPE = "application/octet-stream";
 
 /** The media type without parameters, in lower case. */
@@ -147,7 +144,7 @@ export function mediaType(contentType: string): string {
   return contentType.split(";", 1)[0]!.trim().toLowerCase();
 }
 
-/** Tells whether each element of the stream's JSON is a record of its own. */
+/** True if each element of the stream's JSON is a separate record. */
 export function isJson(contentType: string): boolean {
   return mediaType(contentType) === "application/json";
 }

@@ -41,10 +41,10 @@ import {
 } from "./rules.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 
-/** Longest time between two looks at a stream whose readers wait, in milliseconds. */
+/** Longest time between two checks of a stream that has waiting readers, in milliseconds. */
 const CHECK_INTERVAL_MS = 20_000;
 
-/** Longest wait for the announcements of a stream, in milliseconds. */
+/** Longest wait for the subscription to a stream's announcements, in milliseconds. */
 const READY_MS = 5_000;
 
 /** Time between two searches for expired streams and lost writers, in milliseconds. */
@@ -54,35 +54,37 @@ export const SWEEP_INTERVAL_MS = 5_000;
 export const RESCUE_INTERVAL_MS = 1_000;
 
 /**
- * Time for which a stream with a request is left open without a writer, so that a node that can take
- * over has several searches for it, in milliseconds.
+ * Time for which a stream with a request stays open without a writer, in milliseconds, so that a
+ * node that can take over has several searches to find it.
  */
 const SPARE_MS = 20_000;
 
 /**
- * Time for which the engine remembers that an answer has expired or was dropped, in milliseconds. A
- * page that asks for such an answer would otherwise start another one, which may cost money.
+ * Time for which the engine remembers that an answer has expired or was dropped, in milliseconds.
+ * Otherwise a page that requests such an answer would start another one, which may cost money.
  */
 const REMEMBERED_MS = 604_800_000;
 
-/** Digits of an identity: enough for 41 bits. */
+/** Digits of an identity: 41 bits. */
 const IDENTITY_LENGTH = 8;
 
-/** Bounds of the durable streams of a broker. */
+/** Bounds on a broker's durable streams. */
 export interface StreamBounds {
-  /** Most streams, deleted ones that forks need included; answers do not count. */
+  /** Maximum number of streams, including deleted ones that forks need; answers do not count. */
   readonly maxStreams: number;
-  /** Most answers. */
+  /** Maximum number of answers. */
   readonly maxKept: number;
-  /** Most bytes of one stream, counted by {@linkcode countedBytes}. */
+  /** Maximum number of bytes of one stream, counted by {@linkcode countedBytes}. */
   readonly maxStreamBytes: number;
-  /** Most forks of one stream. */
+  /** Maximum number of forks of one stream. */
   readonly maxForks: number;
-  /** Most readers of this node that wait for new records. */
+  /** Maximum number of readers of this node that wait for new records. */
   readonly maxReaders: number;
-  /** Shares of these readers; none if left out. */
+  /** Shares of these readers; none by default. */
   readonly readerShares?: QuotaShares | undefined;
-  /** Retention of each stream. Left out, all records stay until the stream is deleted or expires. */
+  /**
+   * Retention of each stream. By default, all records stay until the stream is deleted or expires.
+   */
   readonly keep?: { readonly records: number; readonly bytes: number } | undefined;
 }
 
@@ -91,20 +93,22 @@ export interface StreamLogsOptions {
   readonly runtime: Runtime;
   readonly broker: Broker;
   readonly bounds: StreamBounds;
-  /** All quotas of the server, which count the readers; by default, a registry for the streams alone. */
+  /** All quotas of the server, which count the readers; by default, a separate registry. */
   readonly quotas?: Quotas | undefined;
   /** Receives errors of the search for overdue streams. MUST NOT throw. */
   readonly onError: (error: unknown) => void;
-  /** Called when a reader of this node has read an answer that has ended to its end. MUST NOT throw. */
+  /**
+   * Called when a reader of this node has read to the end of a completed answer. MUST NOT throw.
+   */
   readonly onReadToEnd?: ((id: string) => void) | undefined;
   /**
-   * Takes over a stream with a request whose writer is lost. Resolves with false if this node cannot
-   * do so now. Left out, this node leaves such streams to other nodes for 20 s.
+   * Takes over a stream with a request that lost its writer. Resolves with false if this node
+   * cannot do so now. By default, this node leaves such streams to other nodes for 20 s.
    */
   readonly rescue?: ((id: string) => Promise<boolean>) | undefined;
   /**
-   * Called when the first reader of this node begins to follow a stream, after the last one has left,
-   * and for each read that does not wait. MUST NOT throw.
+   * Called when this node's first reader of a stream starts to follow it, when the last one has
+   * left, and for each read that does not wait. MUST NOT throw.
    */
   readonly onRead?: ((id: string) => void) | undefined;
 }
@@ -119,15 +123,16 @@ export interface CreateStreamOptions extends StreamFacts {
 /**
  * Result of {@linkcode StreamLogs.create}:
  *
- * - `created` and `exists`: the stream. A stream that exists may have other facts; `isSame` compares.
+ * - `created` and `exists`: the stream. An existing stream may have different settings; `isSame`
+ *   compares them.
  * - `deleted`: the id belongs to a deleted stream that forks need.
  * - `source-missing`, `source-deleted`: the source of a fork. `other-type`: its media type differs.
- * - `bad-offset`: the fork would begin behind the end of the source, or within no record of it.
- * - `gone`: the fork would begin at an offset of another stream, or before the kept records.
- * - `too-deep`: the source is a fork of too many forks. `too-many-forks`: it has too many forks.
- *   `too-many`: too many streams. `full`: the records exceed the bound of a stream, or of an append.
- *   `no-space`: the records exceed the bound of all streams. `over-share`: they exceed the share of
- *   the owner.
+ * - `bad-offset`: the fork would start after the end of the source, or at no record of it.
+ * - `gone`: the fork would start at an offset of another stream, or before the kept records.
+ * - `too-deep`: the source is itself too many forks deep. `too-many-forks`: it has too many forks.
+ *   `too-many`: there are too many streams. `full`: the records exceed the bound of a stream, or of
+ *   an append. `no-space`: the records exceed the bound of all streams. `over-share`: they exceed
+ *   the share of the owner.
  */
 export type StreamCreated =
   | { readonly kind: "created"; readonly info: LogInfo }
@@ -152,17 +157,17 @@ export type StreamAppended =
     readonly kind: "missing" | "deleted";
   };
 
-/** Part of a stream to read. */
+/** The part of a stream to read. */
 export interface ReadStreamOptions {
   /** Position of the first record. */
   readonly after: number;
-  /** Begins at the oldest kept record if that one stands behind `after`. */
+  /** Starts at the oldest kept record if that is after `after`. */
   readonly startsAtOldest?: boolean | undefined;
-  /** Identity that the stream must have; another stream counts as `missing`. */
+  /** Identity that the stream must have; a different stream counts as `missing`. */
   readonly identity?: string | undefined;
-  /** Most records of a page. */
+  /** Maximum number of records in a page. */
   readonly maxRecords: number;
-  /** Most bytes of a page; a single record may be larger. */
+  /** Maximum number of bytes in a page; a single record may be larger. */
   readonly maxBytes: number;
   /** Ends the wait for the engine, and for new records. */
   readonly signal?: AbortSignal | undefined;
@@ -175,17 +180,17 @@ export interface StreamPage {
   readonly kind: "page";
   readonly info: LogInfo;
   readonly records: readonly LogRecord[];
-  /** Position after the records. */
+  /** Position after these records. */
   readonly next: number;
-  /** True if no record follows yet; a stream with an `info.end` is complete then. */
+  /** True if no record follows yet; if there is an `info.end`, the stream is then complete. */
   readonly isUpToDate: boolean;
 }
 
 /**
- * Result of reading a stream: a page; `missing` without a stream; `dropped` for an answer that made
- * room for others within the last week; `deleted` for a deleted one that forks need; `trimmed` for a
- * position before the kept records, of which `oldest` is the first;
- * `too-many` if too many readers of this node wait, with the bound or share that is reached.
+ * Result of reading a stream: a page; `missing` without a stream; `dropped` for an answer dropped
+ * within the last week to make room; `deleted` for a deleted one that forks need; `trimmed` for a
+ * position before the kept records, of which `oldest` is the first; `too-many` if too many readers
+ * of this node wait, with the bound or share that is reached.
  */
 export type StreamRead =
   | StreamPage
@@ -194,14 +199,14 @@ export type StreamRead =
   | { readonly kind: "trimmed"; readonly oldest: number };
 
 /**
- * The durable streams of one node. All state is in the engine: streams outlive this object.
+ * The durable streams of one node. All state is in the engine, so streams outlive this object.
  *
- * - **Forks:** a fork reads the records before its beginning from its source. A deleted source stays
- *   in the engine until its last fork is gone.
- * - **Expiry:** an expired stream counts as missing at once, and is deleted soon after, by any node.
- *   A broker that keeps facts remembers the id of an answer that expired or was dropped for a week.
- * - **Writers:** a stream whose writer's lease has lapsed ends with the error `writer-lost`, by any
- *   node. A stream with a request is left to a node that can take over first.
+ * - **Forks:** a fork reads the records before its start from its source. A deleted source stays in
+ *   the engine until its last fork is gone.
+ * - **Expiry:** an expired stream counts as missing immediately, and any node deletes it soon
+ *   after. A broker with a store remembers the id of an expired or dropped answer for a week.
+ * - **Writers:** if the lease of a stream's writer has lapsed, any node ends the stream with the
+ *   error `writer-lost`. A stream with a request is first left to a node that can take over.
  * - **Readers:** readers of one stream share its announcements and their reads.
  */
 export class StreamLogs implements AsyncDisposable {
@@ -216,12 +221,12 @@ export class StreamLogs implements AsyncDisposable {
   readonly #followed = new Map<string, Followed<StreamRead>>();
   readonly #readers: Quota;
   readonly #search: OverdueSearch;
-  /** Streams with a request that were found without a writer; one search's at most. */
+  /** Streams with a request that were found without a writer, at most those of one search. */
   #spared = new Map<string, { readonly tail: number; readonly since: number }>();
   #isClosed = false;
 
   /**
-   * Begins to look for overdue streams.
+   * Starts to search for overdue streams.
    *
    * @param options See {@linkcode StreamLogsOptions}.
    * @throws {UnsupportedError} If the broker keeps no logs.
@@ -252,7 +257,7 @@ export class StreamLogs implements AsyncDisposable {
     this.#search = new OverdueSearch({
       runtime,
       intervalMs: rescue === undefined ? SWEEP_INTERVAL_MS : RESCUE_INTERVAL_MS,
-      // The writers of a file that a killed process left are lost already.
+      // The writers that a killed process left in a file are already lost.
       isUrgent: rescue !== undefined,
       find: (limit) => this.#findOverdue(limit),
       tend: (id) => this.#tend(id),
@@ -260,7 +265,6 @@ export class StreamLogs implements AsyncDisposable {
     });
   }
 
-  /** Most bytes of the records of one append. */
   get maxAppendBytes(): number {
     return this.#logs.maxAppendBytes;
   }
@@ -271,7 +275,8 @@ export class StreamLogs implements AsyncDisposable {
   }
 
   /**
-   * Returns the number of logs of a kind, as the engine counted when this node created the newest one.
+   * Returns the number of logs of a kind, which the engine counted when this node created the
+   * newest one.
    *
    * @param kind The kind.
    */
@@ -285,13 +290,13 @@ export class StreamLogs implements AsyncDisposable {
   }
 
   /**
-   * Creates a stream, unless there is one.
+   * Creates a stream, unless it exists.
    *
    * @param id The id.
    * @param options See {@linkcode CreateStreamOptions}.
    * @returns The result.
    * @throws {RangeError} If the id is empty or too long.
-   * @throws {BrokerError} If the engine is away.
+   * @throws {BrokerError} If the engine is unreachable.
    */
   async create(id: string, options: CreateStreamOptions): Promise<StreamCreated> {
     checkId(id);
@@ -328,7 +333,7 @@ export class StreamLogs implements AsyncDisposable {
       return await this.#existing(id, wanted) ?? { kind: "too-many-forks" };
     }
     const created = await this.#createLog(id, creation).catch(async (error) => {
-      // Without an answer of the engine, the stream may be there, and need its source.
+      // Without a response from the engine, the stream may exist and depend on its source.
       if (!(error instanceof BrokerError)) await this.#release(origin);
       throw error;
     });
@@ -347,12 +352,12 @@ export class StreamLogs implements AsyncDisposable {
   }
 
   /**
-   * Appends records, ends a stream, or notes a cancellation.
+   * Appends records, ends a stream, or records a cancellation.
    *
    * @param id The id.
    * @param options The append, without the bounds.
    * @returns The result.
-   * @throws {BrokerError} If the engine is away. The append may have taken effect.
+   * @throws {BrokerError} If the engine is unreachable. The append may have taken effect.
    */
   async append(
     id: string,
@@ -384,7 +389,7 @@ export class StreamLogs implements AsyncDisposable {
    * @param id The id.
    * @param options See {@linkcode ReadStreamOptions}.
    * @returns The result.
-   * @throws {BrokerError} If the engine is away.
+   * @throws {BrokerError} If the engine is unreachable.
    */
   async read(id: string, options: ReadStreamOptions): Promise<StreamRead> {
     this.#onRead?.(id);
@@ -398,7 +403,7 @@ export class StreamLogs implements AsyncDisposable {
    *
    * @param id The id.
    * @returns An empty page.
-   * @throws {BrokerError} If the engine is away.
+   * @throws {BrokerError} If the engine is unreachable.
    */
   async info(id: string): Promise<StreamRead> {
     const page = await this.#readLog(id, STATE_ALONE, false);
@@ -409,15 +414,15 @@ export class StreamLogs implements AsyncDisposable {
   }
 
   /**
-   * Reads a stream to its end, page by page, and waits for new records. An empty page says that the
-   * reader has caught up; the last page has all records of an ended stream. Renews the time to live
-   * for as long as the reader waits.
+   * Reads a stream to its end, page by page, and waits for new records. An empty page means that
+   * the reader has caught up; the last page of an ended stream completes its records. Renews the
+   * time to live while the reader waits.
    *
    * @param id The id.
    * @param options See {@linkcode ReadStreamOptions}; the signal, and `close`, end the pages without
    * an error.
    * @returns The pages; a result that is not a page is the last one.
-   * @throws {BrokerError} If the engine is away.
+   * @throws {BrokerError} If the engine is unreachable.
    */
   async *follow(
     id: string,
@@ -435,7 +440,7 @@ export class StreamLogs implements AsyncDisposable {
     using _place = place;
     const followed = this.#enter(id);
     const isLeaving = () => signal?.aborted || this.#isClosed;
-    // One listener and no timer for each reader: a page may come for every record.
+    // A shared listener and no timer for each reader, because a page may arrive for every record.
     let wake = () => {};
     const onAbort = () => wake();
     signal?.addEventListener("abort", onAbort);
@@ -446,7 +451,8 @@ export class StreamLogs implements AsyncDisposable {
         if (isLeaving()) wake();
       });
     try {
-      // An announcement from before the subscription is in force is not missed: the read comes later.
+      // An announcement from before the subscription is in force is not missed, because the read
+      // comes later.
       const ready = this.#untilReady(followed, signal);
       await settled(ready);
       if (!isLeaving()) await ready;
@@ -481,11 +487,11 @@ export class StreamLogs implements AsyncDisposable {
   }
 
   /**
-   * Calls back after each change of a stream, of which announcements may get lost and may come early.
+   * Calls back after each change of a stream. Announcements may get lost, and may arrive early.
    *
    * @param id The id.
-   * @param onChange Called also once the engine is back after an outage. MUST NOT throw.
-   * @returns Ends the calls when disposed.
+   * @param onChange Also called once the engine is reachable after an outage. MUST NOT throw.
+   * @returns A disposable that ends the calls.
    */
   watch(id: string, onChange: () => void): BrokerSubscription {
     return this.#broker.subscribe(logTopic(id), onChange, { onInterrupted: onChange });
@@ -495,9 +501,9 @@ export class StreamLogs implements AsyncDisposable {
    * Deletes a stream; its forks stay.
    *
    * @param id The id.
-   * @param options With `ifExpired`, deletes the stream only if expired.
-   * @returns `removed`; `missing` without a stream; `deleted` for a stream deleted before.
-   * @throws {BrokerError} If the engine is away.
+   * @param options With `ifExpired`, deletes the stream only if it has expired.
+   * @returns `removed`; `missing` without a stream; `deleted` if it was deleted before.
+   * @throws {BrokerError} If the engine is unreachable.
    */
   async delete(
     id: string,
@@ -515,11 +521,11 @@ export class StreamLogs implements AsyncDisposable {
   }
 
   /**
-   * Finds an answer, or its fate within the last week.
+   * Finds an answer, or what happened to it within the last week.
    *
    * @param id The id of an answer.
-   * @returns `undefined` also for an answer that was deleted, and on a broker that keeps no facts.
-   * @throws {BrokerError} If the engine is away.
+   * @returns `undefined` also for an answer that was deleted, and on a broker without a store.
+   * @throws {BrokerError} If the engine is unreachable.
    */
   async findAnswer(id: string): Promise<"kept" | "expired" | "dropped" | undefined> {
     const log = await this.#logs.read(id, STATE_ALONE);
@@ -529,12 +535,13 @@ export class StreamLogs implements AsyncDisposable {
   }
 
   /**
-   * Drops an answer that has ended, to make room for another one. Its readers learn the reason, and
-   * its name starts no answer for a week.
+   * Drops a completed answer to make room for another one. Its readers receive the reason, and its
+   * name starts no answer for a week.
    *
    * @param id The id.
-   * @returns True if there is room now; false if the answer is missing, goes on, or has forks.
-   * @throws {BrokerError} If the engine is away.
+   * @returns True if there is room now; false if the answer is missing, still running, or has
+   * forks.
+   * @throws {BrokerError} If the engine is unreachable.
    */
   async drop(id: string): Promise<boolean> {
     const { store } = this.#broker;
@@ -551,9 +558,9 @@ export class StreamLogs implements AsyncDisposable {
    * Lists the logs of a kind that the engine keeps; streams without an owner may be left out.
    *
    * @param kind The kind.
-   * @param options About how many to list, and `next` of the page before.
+   * @param options About how many to list, and `next` of the previous page.
    * @returns A page of the list.
-   * @throws {BrokerError} If the engine is away.
+   * @throws {BrokerError} If the engine is unreachable.
    */
   async list(
     kind: OwnedKind,
@@ -562,7 +569,7 @@ export class StreamLogs implements AsyncDisposable {
     return await this.#logs.list(kind, options);
   }
 
-  /** Searches for overdue streams at once, because a writer has let go of one. */
+  /** Searches for overdue streams immediately, because a writer has released one. */
   search(): void {
     this.#search.search();
   }
@@ -587,7 +594,7 @@ export class StreamLogs implements AsyncDisposable {
     return identity;
   }
 
-  /** Finds the beginning of a fork, and the part of a record that the fork repeats. */
+  /** Finds the start of a fork, and the part of a record that the fork repeats. */
   async #planFork(
     fork: string,
     facts: StreamFacts,
@@ -614,14 +621,14 @@ export class StreamLogs implements AsyncDisposable {
     return await this.#logs.create(id, options);
   }
 
-  /** Takes a place among the forks of a source. */
+  /** Reserves a slot among a source's forks. */
   async #retain(origin: LogOrigin | undefined): Promise<LogRetained> {
     if (origin === undefined) return "retained";
     const { maxForks } = this.#bounds;
     return await this.#logs.retain(origin.id, origin.fork, { identity: origin.identity, maxForks });
   }
 
-  /** The result of a creation where there is a stream already, which needs no place of its own. */
+  /** Returns the result of a creation if the stream already exists, which needs no further slot. */
   async #existing(id: string, wanted: WantedStream): Promise<StreamCreated | undefined> {
     const found = await this.info(id);
     if (found.kind === "deleted") return { kind: "deleted" };
@@ -645,7 +652,7 @@ export class StreamLogs implements AsyncDisposable {
     }
   }
 
-  /** The result of reading a stream that is not there. */
+  /** The result of reading a stream that does not exist. */
   async #missing(id: string): Promise<StreamRead> {
     const isAnswer = isId(id) && logKind(id) === "answer";
     return { kind: isAnswer && await this.#fateOf(id) === "dropped" ? "dropped" : "missing" };
@@ -691,7 +698,7 @@ export class StreamLogs implements AsyncDisposable {
     return page === "expired" ? undefined : page;
   }
 
-  /** Reads records of a fork from the source, or tells the oldest position that is kept. */
+  /** Reads a fork's records from its source, or returns the oldest position that is kept. */
   async #readInherited(
     fork: LogInfo,
     { after, maxRecords, ...options }: ReadStreamOptions,
@@ -703,7 +710,7 @@ export class StreamLogs implements AsyncDisposable {
       const part = { ...options, after, maxRecords: Math.min(maxRecords, until - after) };
       let page = await this.#readLog(origin.id, part, false);
       if (page === undefined) {
-        // An expired source is kept for its forks, as a deleted one is.
+        // An expired source is kept for its forks, like a deleted one.
         await this.#deleteExpired(origin.id);
         page = await this.#readLog(origin.id, part, false);
       }
@@ -717,7 +724,9 @@ export class StreamLogs implements AsyncDisposable {
     return { oldest: until };
   }
 
-  /** Reads a page together with all readers that want the same, after the same announcement. */
+  /**
+   * Reads a page together with all readers that want the same page, after the same announcement.
+   */
   #share(
     followed: Followed<StreamRead>,
     id: string,
@@ -725,11 +734,10 @@ export class StreamLogs implements AsyncDisposable {
   ): Promise<StreamRead> {
     const { after, identity = "", maxRecords, maxBytes, startsAtOldest = false } = options;
     const key = `${after} ${maxRecords} ${maxBytes} ${identity} ${startsAtOldest}`;
-    // The signal of one reader must not end the read of the others.
+    // One reader's signal must not end the read for the others.
     return followed.share(key, () => this.#read(id, { ...options, signal: undefined }, true));
   }
 
-  /** Tells whether readers of this node follow a stream. */
   isFollowed(id: string): boolean {
     return this.#followed.has(id);
   }
@@ -739,7 +747,7 @@ export class StreamLogs implements AsyncDisposable {
     for (const [id, { readers }] of this.#followed) yield [id, readers];
   }
 
-  /** Time until the next look at a stream, which renews the time to live. */
+  /** Time until the next check of a stream, which renews the time to live. */
   #checkMs({ ttlMs = Infinity }: LogInfo): number {
     return Math.min(CHECK_INTERVAL_MS, ttlMs / 2) * (1 + this.#runtime.random()) / 2;
   }
@@ -786,7 +794,7 @@ export class StreamLogs implements AsyncDisposable {
     return ids;
   }
 
-  /** Ends a stream whose writer is lost, or deletes it once expired. */
+  /** Ends a stream that lost its writer, or deletes it if it has expired. */
   async #tend(id: string): Promise<void> {
     if (await this.#isSpared(id)) return;
     const { kind } = await this.append(id, {
@@ -808,7 +816,7 @@ export class StreamLogs implements AsyncDisposable {
     await this.delete(id, { ifExpired: true });
   }
 
-  /** Tells whether an overdue stream has a new writer, or may get one of another node. */
+  /** True if an overdue stream has a new writer, or may get one from another node. */
   async #isSpared(id: string): Promise<boolean> {
     const request = requestLog(id);
     if (!isId(request) || (await this.info(request)).kind !== "page") return false;
@@ -825,27 +833,24 @@ export class StreamLogs implements AsyncDisposable {
   }
 }
 
-/** Reads the state of a log, and no records. */
 const STATE_ALONE = { after: 0, maxRecords: 0, maxBytes: 0, renews: false } as const;
 
-/** Numbers in the row of an answer that has expired, and of one that was dropped. */
+/** Numbers in the row of an answer: expired, or dropped. */
 const [EXPIRED, DROPPED] = [1, 2];
 
 /** The reason for `dropped`, for readers. */
 export const DROPPED_REASON = "The answer was dropped to make room for newer ones";
 
-/** Makes the row that remembers an answer that has expired or was dropped. */
 function expiredRow(id: string): string {
   return `expired:${id}`;
 }
 
-/** The reason for `no-space`. */
 export const NO_SPACE = "this server has no room for more bytes of streams and histories";
 
-/** Error of a stream whose writer stopped renewing the lease. */
+/** Code of a stream whose writer stopped renewing its lease. */
 export const WRITER_LOST = "writer-lost";
 
-/** Tells whether a stream can have an id. No engine is asked for another one. */
+/** True if a stream can have this id. The engine is never asked for others. */
 function isId(id: string): boolean {
   const bytes = utf8Length(id);
   return bytes > 0 && bytes <= MAX_LOG_ID_BYTES && id.isWellFormed() && !id.includes("\0");

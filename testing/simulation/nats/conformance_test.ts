@@ -20,7 +20,7 @@ const MAX_MS = 600_000;
  * https://github.com/nats-io/nats-server/issues/4320. `docs/deploy/nats.md` says so to users.
  */
 const BROKEN_IN_CLUSTERS: ReadonlySet<string> = new Set([
-  "grants as many concurrent claims as there are places",
+  "grants as many concurrent claims as there are slots",
 ]);
 
 /** Error of the clock of the second node, in milliseconds. */
