@@ -1,23 +1,23 @@
-/** Delays between attempts: longer each time, with jitter, capped. */
+/** Delays between attempts: exponential, with jitter and a cap. */
 import type { Runtime } from "./runtime.ts";
 
-/** Default of the first delay, in milliseconds. */
+/** Default first delay, in milliseconds. */
 export const FIRST_DELAY_MS = 500;
 
-/** Default of the longest delay, in milliseconds. */
+/** Default maximum delay, in milliseconds. */
 export const MAX_DELAY_MS = 30_000;
 
 /**
- * Longest time that a client waits because a server said so, in milliseconds: a wrong unit or clock
- * at the server must not keep its clients away for days.
+ * Longest server-requested delay that a client respects, in milliseconds: a wrong unit or clock on
+ * the server must not keep its clients away for days.
  */
 const MAX_RETRY_AFTER_MS = 3_600_000;
 
 /**
- * Bounds the time after which a server lets a client try again.
+ * Limits the delay after which a server allows a retry.
  *
- * @param retryAfterMs The server's time, in milliseconds; 0 if left out.
- * @returns The time, from 0 to an hour.
+ * @param retryAfterMs The server's delay, in milliseconds; 0 by default.
+ * @returns The delay, from 0 to one hour.
  */
 export function boundRetryAfter(retryAfterMs: number = 0): number {
   return Math.max(0, Math.min(MAX_RETRY_AFTER_MS, retryAfterMs));
@@ -26,19 +26,19 @@ export function boundRetryAfter(retryAfterMs: number = 0): number {
 /** Options for {@linkcode Backoff}. */
 export interface BackoffOptions {
   /**
-   * Upper end of the first delay, in milliseconds.
+   * Upper limit of the first delay, in milliseconds.
    *
    * @default {500}
    */
   readonly firstDelayMs?: number | undefined;
   /**
-   * Upper end of every delay, in milliseconds.
+   * Upper limit of every delay, in milliseconds.
    *
    * @default {30000}
    */
   readonly maxDelayMs?: number | undefined;
   /**
-   * Attempts in a row before giving up.
+   * Consecutive attempts before giving up.
    *
    * @default {Infinity}
    */
@@ -46,8 +46,8 @@ export interface BackoffOptions {
 }
 
 /**
- * Delays that double. Each is drawn between zero and the full delay, so that many clients that lost
- * the same server come back spread as far apart as possible.
+ * Exponential backoff with full jitter: each delay is drawn between zero and the full delay, so
+ * that many clients of a lost server reconnect spread out as widely as possible.
  *
  * @example Usage
  * ```ts
@@ -66,7 +66,7 @@ export class Backoff {
   #attempt = 0;
 
   /**
-   * Creates a backoff that has not waited yet.
+   * Creates a backoff.
    *
    * @param runtime Runtime that draws the numbers.
    * @param options See {@linkcode BackoffOptions}.
@@ -92,7 +92,7 @@ export class Backoff {
     return this.#attempt;
   }
 
-  /** The upper end of every delay, in milliseconds. */
+  /** The upper limit of every delay, in milliseconds. */
   get maxDelayMs(): number {
     return this.#options.maxDelayMs;
   }
@@ -105,7 +105,7 @@ export class Backoff {
   next(): number | undefined {
     const { firstDelayMs, maxDelayMs, maxAttempts } = this.#options;
     if (this.#attempt >= maxAttempts) return undefined;
-    // Past 2^30 the cap holds anyway, and the power would overflow in the end.
+    // Beyond 2^30 the cap applies anyway, and the power would eventually overflow.
     const whole = Math.min(maxDelayMs, firstDelayMs * 2 ** Math.min(this.#attempt, 30));
     this.#attempt++;
     return this.#runtime.random() * whole;

@@ -11,14 +11,14 @@ Deno.test("Backoff.next() doubles up to the cap, and draws between zero and that
   }
 });
 
-Deno.test("Backoff.next() begins with half a second and ends at half a minute by default", () => {
+Deno.test("Backoff.next() starts at 500 ms and stops at 30 s by default", () => {
   const backoff = new Backoff(drawing(0.5));
   assertEquals(backoff.next(), 250);
   for (let i = 0; i < 20; i++) backoff.next();
   assertEquals(backoff.next(), 15_000);
 });
 
-Deno.test("Backoff.next() gives up after maxAttempts, until reset", () => {
+Deno.test("Backoff.next() returns undefined after maxAttempts, until reset", () => {
   const backoff = new Backoff(drawing(0.5), { maxAttempts: 2 });
   assertEquals([backoff.next(), backoff.next(), backoff.next()], [250, 500, undefined]);
   assertEquals(backoff.attempt, 2);
@@ -32,7 +32,7 @@ Deno.test("Backoff.next() stays finite after very many attempts", () => {
   for (let i = 0; i < 2_000; i++) assert(Number.isFinite(backoff.next()));
 });
 
-Deno.test("Backoff.next() draws within the bounds by the chance of the runtime", () => {
+Deno.test("Backoff.next() draws within the bounds from the runtime's randomness", () => {
   const backoff = new Backoff(platformRuntime(), { firstDelayMs: 100, maxDelayMs: 100 });
   const delays = Array.from({ length: 200 }, () => backoff.next()!);
   assert(delays.every((delay) => delay >= 0 && delay < 100));

@@ -1,5 +1,5 @@
 /**
- * Node's built-in modules, looked up at the first use: a browser could not bundle a module that
+ * Node's built-in modules, looked up on first use: a browser bundle cannot contain a module that
  * imports them.
  */
 import type * as crypto from "node:crypto";

@@ -1,10 +1,10 @@
-/** Bytes. */
+/** Byte arrays. */
 
 /**
- * Joins byte arrays.
+ * Concatenates byte arrays.
  *
  * @param parts The arrays, in order.
- * @returns A copy of all bytes, in a buffer of its own.
+ * @returns A copy of all bytes, in its own buffer.
  */
 export function concat(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
   let size = 0;

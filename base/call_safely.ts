@@ -1,12 +1,12 @@
-/** Calls of the application's functions that no caller awaits. */
+/** Calls to application functions that no caller awaits. */
 
 /**
- * Calls a function that may fail, at once or later.
+ * Calls a function that may throw or reject.
  *
  * @param call The function.
  * @param failed Receives the thrown error, or the rejection of the returned promise. MUST NOT
  * throw.
- * @returns The running promise, which never rejects; `undefined` if the call is done.
+ * @returns The pending promise, which never rejects; `undefined` if the call is complete.
  */
 export function attempt(
   call: () => unknown,

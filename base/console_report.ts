@@ -1,29 +1,32 @@
-/** Console warnings about failures that reach no handler of the application. */
+/** Console warnings about failures for which the application has no handler. */
 import type { Runtime } from "./runtime.ts";
 
-/** Time for which a printed cause stays silent, in milliseconds. */
+/** Time during which a printed cause is not printed again, in milliseconds. */
 const SILENT_MS = 3_600_000;
 
-/** Time over which errors of handlers are counted together, in milliseconds. */
+/** Window in which handler errors are counted, in milliseconds. */
 const FAILED_MS = 60_000;
 
-/** Most lines of one kind within that time: peers choose some of the causes, such as an origin. */
+/**
+ * Maximum number of lines of one kind in that window: peers choose some of the causes, such as an
+ * origin.
+ */
 const MAX_LINES = 16;
 
-/** Longest line, and longest cause that is told apart from others, in characters. */
+/** Maximum length of a line, and of the part of a cause that distinguishes it, in characters. */
 const MAX_LENGTH = 400;
 
 /** Options for {@linkcode ConsoleReport.tell}. */
 export interface TellOptions {
-  /** Distinguishes causes of one kind, such as the refused origin. */
+  /** Distinguishes causes of one kind, such as the rejected origin. */
   readonly about?: string | undefined;
   /**
-   * Time for which the cause stays silent afterwards, in milliseconds.
+   * Time during which the cause is not printed again, in milliseconds.
    *
    * @default {3600000}
    */
   readonly silentMs?: number | undefined;
-  /** Receives the line in place of the console. MUST NOT throw. */
+  /** Receives the line instead of the console. MUST NOT throw. */
   readonly to?: ((line: string) => void) | undefined;
 }
 
@@ -35,24 +38,24 @@ interface Kind {
 }
 
 /**
- * Prints warnings, so that a failure is visible even without a handler.
+ * Prints warnings, so that failures are visible even without a handler.
  *
- * - **Once a cause:** a repetition is counted, and the next line of the same kind an hour later
- *   reports the count.
- * - **Bounded:** 16 lines of one kind an hour, each of at most 400 characters, and 16 errors of
- *   handlers a minute; kinds do not silence each other.
- * - **One line:** text of a peer cannot begin a new line, move a terminal's cursor, or reverse the
- *   direction of the text.
+ * - **Once per cause:** repetitions are counted, and the next line of the same kind an hour later
+ *   reports their number.
+ * - **Bounded:** 16 lines of one kind per hour, each of at most 400 characters, and 16 handler
+ *   errors per minute. Kinds do not suppress each other.
+ * - **One line:** a peer's text cannot start a new line, move a terminal's cursor, or reverse the
+ *   text direction.
  *
- * The caller removes secrets, and checks first that no handler is set.
+ * The caller removes secrets, and first checks that no handler is set.
  */
 export class ConsoleReport {
-  // Bounded by the number of kinds, which are constants of the callers.
+  // Bounded by the number of kinds, which are constants in the callers.
   readonly #kinds = new Map<string, Kind>();
   readonly #runtime: Runtime;
 
   /**
-   * Creates a report that has printed no line.
+   * Creates a report.
    *
    * @param runtime Clocks of this node.
    */
@@ -64,7 +67,7 @@ export class ConsoleReport {
    * Prints a line, unless its cause was printed within the last hour.
    *
    * @param kind The kind of failure: a constant, never text of a peer.
-   * @param line The failure and its cure.
+   * @param line The failure and its remedy.
    * @param options See {@linkcode TellOptions}.
    */
   tell(kind: string, line: string, options: TellOptions = {}): void {
@@ -77,9 +80,8 @@ export class ConsoleReport {
   }
 
   /**
-   * Prints the error of a handler with its stack: at most 16 a minute, since a failing handler may
-   * be called for every message. The next error after that time reports the number of omitted
-   * errors.
+   * Prints a handler's error with its stack: at most 16 per minute, since a failing handler may be
+   * called for every message. The next error after that reports the number of omitted errors.
    *
    * @param what The handler.
    * @param error The error, as thrown.
@@ -90,7 +92,10 @@ export class ConsoleReport {
     if (more !== undefined) console.error(`${what} failed${more}:`, error);
   }
 
-  /** Counts a line. Returns the note about omitted lines, or `undefined` for a line to omit. */
+  /**
+   * Counts a line. Returns the note about omitted lines, or `undefined` if the line must be
+   * omitted.
+   */
   #admit(kind: string, about: string | undefined, silentMs: number): string | undefined {
     const now = this.#runtime.now();
     let known = this.#kinds.get(kind);

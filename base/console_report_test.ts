@@ -4,7 +4,7 @@ import { FakeTime } from "@std/testing/time";
 import { captureConsole } from "../tests/console_lines.ts";
 import { ConsoleReport } from "./console_report.ts";
 
-Deno.test("ConsoleReport.tell() prints a cause once, and an hour later the number of repeats", () => {
+Deno.test("ConsoleReport.tell() prints a cause once, and after an hour the number of repetitions", () => {
   using time = new FakeTime();
   using printed = captureConsole();
   const report = new ConsoleReport(platformRuntime());
@@ -24,7 +24,7 @@ Deno.test("ConsoleReport.tell() prints a cause once, and an hour later the numbe
   );
 });
 
-Deno.test("ConsoleReport.tell() prints 16 causes of a kind an hour, and those of other kinds", () => {
+Deno.test("ConsoleReport.tell() prints 16 causes of each kind per hour", () => {
   using time = new FakeTime();
   using printed = captureConsole();
   const report = new ConsoleReport(platformRuntime());
@@ -41,14 +41,14 @@ Deno.test("ConsoleReport.tell() prints 16 causes of a kind an hour, and those of
   );
 });
 
-Deno.test("ConsoleReport.failed() prints 16 errors a minute, and then how many were left out", () => {
+Deno.test("ConsoleReport.failed() prints 16 errors per minute, then the number of omitted ones", () => {
   using time = new FakeTime();
   using printed = captureConsole();
   const report = new ConsoleReport(platformRuntime());
   const error = new TypeError("broken");
   for (let i = 0; i < 10_000; i++) report.failed("A handler", error);
   assertEquals(printed.lines, Array(16).fill("A handler failed: TypeError: broken"));
-  // Errors silence no lines, and lines no errors.
+  // Errors don't suppress lines, nor lines errors.
   for (let i = 0; i < 20; i++) report.tell("origin", "an origin was refused", { about: `${i}` });
   assertEquals(printed.lines.length, 32);
   time.tick(59_999);
@@ -62,7 +62,7 @@ Deno.test("ConsoleReport.failed() prints 16 errors a minute, and then how many w
   ]);
 });
 
-Deno.test("ConsoleReport.tell() is silent for the time given, and not when a clock is set back", () => {
+Deno.test("ConsoleReport.tell() omits repetitions for silentMs, but not after the clock is set back", () => {
   using printed = captureConsole();
   const report = new ConsoleReport(platformRuntime());
   {
@@ -78,7 +78,7 @@ Deno.test("ConsoleReport.tell() is silent for the time given, and not when a clo
   assertEquals(printed.lines.length, 3);
 });
 
-Deno.test("ConsoleReport.tell() prints one line, cut, without control characters", () => {
+Deno.test("ConsoleReport.tell() prints one truncated line without control characters", () => {
   using printed = captureConsole();
   const report = new ConsoleReport(platformRuntime());
   report.tell("peer", "said\r\nSkein: all is well\x1b[2J\x9b2J");

@@ -1,9 +1,9 @@
-/** Waits of equal length that share one timer. */
+/** Timeouts of equal length that share one timer. */
 import type { Runtime, Timer } from "./runtime.ts";
 
 /**
- * Items that all have the same time. The items are due in the order in which they were added, so
- * that one timer serves all.
+ * Items that all have the same timeout. They are due in the order in which they were added, so one
+ * timer serves all.
  *
  * @typeParam T Type of the items, compared by identity.
  *
@@ -29,16 +29,16 @@ export class Deadlines<T> {
   // Bounded by the items that the caller waits for.
   readonly #waiting = new Map<T, number>();
   #timer: Timer | undefined = undefined;
-  /** The time of the clock for which the timer was set. */
+  /** The clock time for which the timer was set. */
   #timerAt = 0;
   #isClearing = false;
 
   /**
-   * Creates deadlines without items.
+   * Creates deadlines.
    *
-   * @param runtime Runtime that has the clock and the timers.
-   * @param timeoutMs Time for each item, in milliseconds.
-   * @param onLate Receives each item that took longer and was removed.
+   * @param runtime Runtime with the clock and the timers.
+   * @param timeoutMs Timeout of each item, in milliseconds.
+   * @param onLate Receives each item that timed out and was removed.
    */
   constructor(runtime: Runtime, timeoutMs: number, onLate: (item: T) => void) {
     this.#runtime = runtime;
@@ -49,7 +49,7 @@ export class Deadlines<T> {
   /**
    * Starts waiting for an item.
    *
-   * @param item Item to wait for; the time of a known item starts anew.
+   * @param item Item to wait for; adding a known item restarts its timeout.
    */
   add(item: T): void {
     this.#waiting.delete(item);
@@ -59,8 +59,8 @@ export class Deadlines<T> {
   }
 
   /**
-   * Stops waiting for an item. Before `clear`, the timer keeps running, because new items come
-   * soon.
+   * Stops waiting for an item. Until `clear` is called, the timer keeps running, because new items
+   * follow soon.
    *
    * @param item Item to remove; ignored if unknown.
    * @returns `true` if the item was being waited for.
@@ -72,7 +72,8 @@ export class Deadlines<T> {
   }
 
   /**
-   * Removes all items and stops the timer. From now on, the timer also stops with the last item.
+   * Removes all items and stops the timer. From now on, removing the last item also stops the
+   * timer.
    *
    * @returns The removed items.
    */
@@ -96,8 +97,8 @@ export class Deadlines<T> {
   }
 
   /**
-   * Moves the times of all items that were added before the clock was set back, so that these wait
-   * no longer for it. An item of a time that the new clock may have given, too, keeps its time.
+   * Moves the deadlines of all items that were added before the clock was set back, so that they
+   * don't wait longer. If the new clock could also have produced an item's time, the item keeps it.
    */
   #setBack(now: number, backMs: number): void {
     const latest = now + this.#timeoutMs;

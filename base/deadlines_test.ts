@@ -3,7 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { Deadlines } from "./deadlines.ts";
 import { platformRuntime, type Runtime, type Timer } from "./runtime.ts";
 
-/** Deadlines of a second, on a clock that can be set back. */
+/** Deadlines of one second, on a clock that can be set back. */
 function onSettableClock() {
   let offsetMs = 0;
   const runtime = Object.assign(platformRuntime(), { now: () => Date.now() + offsetMs });
@@ -12,7 +12,7 @@ function onSettableClock() {
   return { deadlines, late, setBack: (ms: number) => void (offsetMs = -ms) };
 }
 
-Deno.test("Deadlines tells of each thing that is late, in order, and of no other", async () => {
+Deno.test("Deadlines reports exactly the late items, in order", async () => {
   using time = new FakeTime();
   const late: string[] = [];
   const deadlines = new Deadlines<string>(platformRuntime(), 1_000, (name) => late.push(name));
@@ -36,7 +36,7 @@ Deno.test("Deadlines tells of each thing that is late, in order, and of no other
   assertEquals(late.at(-1), "e");
 });
 
-Deno.test("Deadlines restarts the time of an item that is added again", async () => {
+Deno.test("Deadlines restarts the timeout of an item that is added again", async () => {
   using time = new FakeTime();
   const late: string[] = [];
   const deadlines = new Deadlines<string>(platformRuntime(), 1_000, (name) => late.push(name));
@@ -49,7 +49,7 @@ Deno.test("Deadlines restarts the time of an item that is added again", async ()
   assertEquals(late, ["a"]);
 });
 
-Deno.test("Deadlines waits at most for the time again when the clock is set back", async () => {
+Deno.test("Deadlines waits at most one more timeout when the clock is set back", async () => {
   using time = new FakeTime();
   const { deadlines, late, setBack } = onSettableClock();
   deadlines.add("a");
@@ -63,7 +63,7 @@ Deno.test("Deadlines waits at most for the time again when the clock is set back
   assertEquals(late, ["a", "b", "c"]);
 });
 
-Deno.test("Deadlines keeps the time of the first item when the clock is set back, but not if that item restarts", async () => {
+Deno.test("Deadlines keeps the first item's time when the clock is set back, unless that item restarts", async () => {
   using time = new FakeTime();
   const { deadlines, late, setBack } = onSettableClock();
   deadlines.add("a");
@@ -101,7 +101,7 @@ Deno.test("Deadlines keeps the times of all items when the clock is set back far
   assertEquals(late, ["a", "b", "c"]);
 });
 
-Deno.test("Deadlines gives an item that is added while items are late the whole time, with one timer", async () => {
+Deno.test("Deadlines gives an item added while others are late its full timeout, with one timer", async () => {
   using time = new FakeTime();
   const timers = new Set<unknown>();
   const platform = platformRuntime();
@@ -133,7 +133,7 @@ Deno.test("Deadlines gives an item that is added while items are late the whole 
   assertEquals([late, timers.size], [["a", "b", "a"], 0]);
 });
 
-Deno.test("Deadlines.clear() forgets all items, and holds no timer", async () => {
+Deno.test("Deadlines.clear() removes all items and the timer", async () => {
   using time = new FakeTime();
   const late: string[] = [];
   const deadlines = new Deadlines<string>(platformRuntime(), 1_000, (name) => late.push(name));

@@ -1,17 +1,16 @@
 /**
- * Decisions of the application: functions such as `authenticate` and `authorize`, without whose
- * answer the server cannot go on. An error that is no answer is a fault: nothing is decided, and the
- * peer may ask again.
+ * Decisions of the application: functions such as `authenticate` and `authorize`, whose results the
+ * server needs to continue. An unexpected error is a fault: nothing is decided, and the peer may
+ * retry.
  *
  * @module
  */
 
 import type { ConsoleReport } from "./console_report.ts";
 
-/** A class of errors. */
 type ErrorClass = abstract new (...args: never[]) => Error;
 
-/** Thrown in place of an error by which the application failed to decide. */
+/** Thrown instead of the error because of which the application failed to decide. */
 export class DecisionFault extends Error {
   /** Name of the function, such as `authenticate`. */
   declare readonly decision: string;
@@ -46,16 +45,16 @@ export class DecisionFault extends Error {
   }
 
   /**
-   * Creates the fault of a function whose result is no answer.
+   * Creates the fault of a function that returned an invalid result.
    *
    * @param decision Name of the function.
-   * @param expected The results that are answers.
+   * @param expected The valid results, in words.
    * @param received The result.
    * @returns The fault.
    */
   static returned(decision: string, expected: string, received: unknown): DecisionFault {
     const isPromise = received instanceof Promise;
-    // Nothing waits for a promise that is no answer.
+    // Nothing awaits this promise.
     if (isPromise) received.catch(() => {});
     const text = typeof received === "number"
       ? String(received)
@@ -72,14 +71,15 @@ export class DecisionFault extends Error {
 /**
  * Asks the application for a decision.
  *
- * @typeParam T The answer.
- * @param decision Name of the function, for texts.
+ * @typeParam T The decision.
+ * @param decision Name of the function, for messages.
  * @param ask Calls the function.
- * @param answers Classes of errors by which the function answers; these are thrown unchanged.
- * @returns The answer.
+ * @param answers Error classes with which the function may decide; such errors are thrown
+ * unchanged.
+ * @returns The decision.
  * @throws {DecisionFault} If the function threw anything else.
  *
- * @example A database that is away
+ * @example An unreachable database
  * ```ts
  * import { decide, DecisionFault } from "./decision.ts";
  * import { assertEquals, assertRejects } from "@std/assert";
@@ -111,8 +111,8 @@ export interface FaultOptions {
 }
 
 /**
- * Prints that the application failed to decide, and how it would say no. Prints each text once an
- * hour; if a handler receives the faults, only the first fault of each function.
+ * Prints that the application failed to decide, and how it can reject instead. Prints each text
+ * once per hour; if a handler receives the faults, only the first fault of each function.
  *
  * @param console Prints the line.
  * @param fault The fault.
@@ -128,10 +128,10 @@ export function tellFault(
   console.tell(isReported ? "reported-fault" : "fault", line, { about });
 }
 
-/** Tells how a function says no. */
+/** Describes how a function rejects. */
 function noOf(decision: string, message: string): string {
-  if (decision.startsWith("authorize")) return "return false to say no";
+  if (decision.startsWith("authorize")) return "return false to reject";
   return message === "authenticate returned undefined"
-    ? "return null to say no, or guest to let the peer in"
-    : "throw AuthenticationError to say no";
+    ? "return null to reject, or guest to admit the client"
+    : "throw AuthenticationError to reject";
 }

@@ -1,7 +1,7 @@
-/** Texts of errors: of a thrown value, and of a value that was received. */
+/** Error texts for thrown values and received values. */
 
 /**
- * Reads the text of a thrown value.
+ * Returns the text of a thrown value.
  *
  * @param error An error, or any other value that was thrown.
  * @returns The message of an error, or the value as a string.
@@ -11,7 +11,7 @@ export function textOf(error: unknown): string {
 }
 
 /**
- * Describes a value for an error message: the type, never the content.
+ * Describes a value for an error message: its type, never its content.
  *
  * @param value Any value.
  * @returns A word or two.

@@ -1,18 +1,18 @@
-/** Encoding of data as JSON: a value that JSON would drop or change is rejected. */
+/** JSON encoding that rejects values that JSON would drop or change. */
 import { describe } from "./error_text.ts";
 
 /**
- * Encodes data as JSON, on its own or inside an object that holds the data under the key `data`.
+ * Encodes data as JSON, alone or inside an object that holds it under the key `data`.
  *
- * JSON would encode `NaN` as `null`, and a `Map`, a promise or an error as `{}`, without an error.
- * So data is made of strings, booleans, finite numbers, `null`, arrays, plain objects, and objects
- * with a `toJSON` method such as a `Date`. A key with the value `undefined` counts as absent.
+ * JSON would silently encode `NaN` as `null`, and a `Map`, a promise or an error as `{}`. Data may
+ * therefore consist of strings, booleans, finite numbers, `null`, arrays, plain objects, and
+ * objects with a `toJSON` method such as `Date`. A key with the value `undefined` counts as absent.
  *
  * @param data The data.
  * @param verb The operation, for the error.
- * @param holder The object that holds the data; by default the data is encoded on its own.
+ * @param holder The object that holds the data; by default the data is encoded alone.
  * @returns JSON text without raw line feeds.
- * @throws {TypeError} If JSON cannot hold the data; the message has the path of the value.
+ * @throws {TypeError} If JSON cannot hold the data; the message includes the path of the value.
  *
  * @example Usage
  * ```ts
@@ -27,10 +27,10 @@ export function encodeJson(data: unknown, verb: string, holder: unknown = data):
   let lost: Lost | undefined;
   let options: ErrorOptions | undefined;
   try {
-    // One call for the whole holder: separate pieces would have to be joined and walked again.
+    // One call for the whole holder: separate pieces would have to be joined and scanned again.
     const text = JSON.stringify(holder) as string | undefined;
     lost = findLost(data);
-    // A `toJSON` may leave out its object. Inside a string the quotes would be escaped.
+    // A `toJSON` may return nothing. Inside a string the quotes would be escaped.
     if (hasToJson(data) && !text?.includes(holder === data ? "" : '"data":')) {
       lost = { value: data, path: "" };
     }
@@ -51,7 +51,7 @@ export function encodeJson(data: unknown, verb: string, holder: unknown = data):
 /** A value that JSON would drop or change, and its path. */
 interface Lost {
   readonly value: unknown;
-  /** Each key after a dot. */
+  /** Keys, each after a dot. */
   readonly path: string;
 }
 
@@ -85,7 +85,7 @@ function findLost(value: unknown): Lost | undefined {
   return undefined;
 }
 
-/** Returns true for an object literal, of this realm or another, and for one without a prototype. */
+/** True for an object literal of any realm, and for an object without a prototype. */
 function isPlain(value: object): boolean {
   const prototype = Object.getPrototypeOf(value);
   return prototype === Object.prototype || prototype === null ||

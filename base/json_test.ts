@@ -11,7 +11,7 @@ class Amount extends Point {
   }
 }
 
-/** Values that JSON cannot hold, each with the words of the error. */
+/** Values that JSON cannot hold, each with its description in the error. */
 export const LOST: readonly (readonly [value: unknown, received: string])[] = [
   [() => {}, "function"],
   [Symbol(), "symbol"],
@@ -73,9 +73,9 @@ Deno.test("encodeJson() rejects cycles, bigints and a toJSON without a result", 
   assertThrows(() => encodeJson(data, "send", { topic: "a", data }), TypeError, "received Object");
 });
 
-Deno.test("encodeJson() takes plain objects of any realm, arrays, and objects with a toJSON", () => {
+Deno.test("encodeJson() accepts plain objects of any realm, arrays, and objects with a toJSON", () => {
   const bare = Object.assign(Object.create(null), { a: 1 });
-  // As in an object of another realm, the prototype has no prototype itself.
+  // As in an object of another realm, the prototype itself has no prototype.
   const foreign = Object.assign(Object.create(Object.create(null)), { a: 1 });
   const cases: [data: unknown, text: string][] = [
     [null, "null"],

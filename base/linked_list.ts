@@ -9,8 +9,8 @@ export interface Linked<T> {
 }
 
 /**
- * A list for items that are added and deleted often. A `Set` used in this way leaves old tables
- * behind, which keep former items alive through the quick collections of garbage.
+ * A list for items that are added and deleted often. A `Set` used this way leaves old tables
+ * behind, which keep deleted items alive through minor garbage collections.
  *
  * @typeParam T The type of an item.
  */
@@ -24,7 +24,7 @@ export class LinkedList<T extends Linked<T>> {
     return this.#size;
   }
 
-  /** The item that was added before all others; undefined in an empty list. */
+  /** The item that was added first; `undefined` in an empty list. */
   get oldest(): T | undefined {
     return this.#last;
   }
@@ -43,7 +43,7 @@ export class LinkedList<T extends Linked<T>> {
   }
 
   /**
-   * Deletes an item; ignored for an item that is not in the list.
+   * Deletes an item, if it is in the list.
    *
    * @param item Item to delete.
    */

@@ -1,15 +1,16 @@
-/** Keys under which network addresses are counted, and the networks that one party may control. */
+/** Keys for counting network addresses, and the networks that one customer may control. */
 
-/** A part of the network that one party may control, and how many shares of an address it has. */
+/** A network that one customer may control, and how many address shares it has. */
 export interface Network {
   /** The key of the network. */
   readonly key: string;
-  /** Shares of a single address that the whole network may have. */
+  /** Number of single-address shares that the whole network may use. */
   readonly factor: number;
 }
 
 /**
- * Longest key of a text that is not an address; a key uses memory for as long as its session lives.
+ * Maximum key length of a text that is not an address; a key uses memory as long as its session is
+ * open.
  */
 const MAX_KEY_LENGTH = 64;
 
@@ -21,12 +22,12 @@ const WITH_PORT = /^(?:\[([^\]]*)\]|(\d+\.\d+\.\d+\.\d+))(?::\d+)?$/;
 const IPV6 = /^[0-9a-f:.]+$/;
 
 /**
- * Converts a network address to the key under which the address is counted. A whole IPv6 /64 counts
- * as one address, because one host can use all of it. An IPv4 address and its IPv4-mapped IPv6 form
- * have the same key.
+ * Converts a network address to the key under which it is counted. A whole IPv6 /64 counts as one
+ * address, because one host can use all of it. An IPv4 address and its IPv4-mapped IPv6 form have
+ * the same key.
  *
  * @param address An address from the runtime or a proxy; port and zone are ignored.
- * @returns An IPv4 address, a /64, or any other text, cut at 64 characters.
+ * @returns An IPv4 address, a /64, or any other text, truncated to 64 characters.
  *
  * @example Usage
  * ```ts
@@ -46,11 +47,11 @@ export function addressKey(address: string): string {
 }
 
 /**
- * Lists the networks in which one party may have an address: the address, and for IPv6 the wider
- * networks that providers give to one customer.
+ * Lists the networks that one customer may control: the address, and for IPv6 the wider networks
+ * that providers assign to one customer.
  *
- * @param key A key of {@linkcode addressKey}; `undefined` for no known address.
- * @returns The networks, the narrowest first, each with the number of shares for all of it.
+ * @param key A key of {@linkcode addressKey}; `undefined` if the address is unknown.
+ * @returns The networks, the narrowest first, each with its number of shares.
  *
  * @example Usage
  * ```ts
@@ -77,13 +78,13 @@ export function networksOf(key: string | undefined): Network[] {
   ];
 }
 
-/** First parts of the keys of private networks: loopback, RFC 1918, link-local and RFC 4193. */
+/** Key prefixes of private networks: loopback, RFC 1918, link-local and RFC 4193. */
 const PRIVATE =
   /^(?:127\.|10\.|192\.168\.|172\.(?:1[6-9]|2\d|3[01])\.|169\.254\.|0:0:0:0::\/64$|f[cd][0-9a-f]{2}:|fe[89ab][0-9a-f]:)/;
 
 /**
- * Tells whether an address is a loopback or private one: on the internet that is the address of a
- * proxy, and stands for many clients.
+ * Returns true for a loopback or private address: on the internet it belongs to a proxy, and
+ * represents many clients.
  *
  * @param key A key of {@linkcode addressKey}.
  * @returns True for a loopback, private or link-local address.
@@ -102,7 +103,7 @@ export function isPrivateAddress(key: string): boolean {
   return PRIVATE.test(key);
 }
 
-// A server asks for the key of one address several times in a row.
+// A server needs the key of one address several times in a row.
 let lastAddress = "";
 let lastKey = "";
 

@@ -57,7 +57,7 @@ Deno.test("addressKey() returns its own keys unchanged", () => {
   }
 });
 
-Deno.test("isPrivateAddress() knows loopback, private and link-local networks", () => {
+Deno.test("isPrivateAddress() recognizes loopback, private and link-local networks", () => {
   const own = ["127.0.0.1", "10.1.2.3", "172.16.0.1", "172.31.0.1", "192.168.1.1", "169.254.0.1"];
   for (const address of [...own, "::1", "fc00::1", "fd12::1", "fe80::1", "::ffff:10.0.0.1"]) {
     assertEquals(isPrivateAddress(addressKey(address)), true, address);

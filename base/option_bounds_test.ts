@@ -1,7 +1,7 @@
 /**
- * Values at the bounds of options and arguments: the last one that fits, and the first ones that don't.
- * The bounds stand here as numbers, so that a changed default or range shows; `tests/option_calls_test.ts`
- * checks names and types by the tables of the calls themselves.
+ * Values at the limits of options and arguments: the last valid one, and the first invalid ones.
+ * The limits are repeated here as numbers, so that a changed default or range fails a test.
+ * `tests/option_calls_test.ts` checks names and types with the tables of the calls themselves.
  */
 import { assertEquals, assertRejects } from "@std/assert";
 import { Names as NatsNames } from "../brokers/nats/format.ts";
@@ -17,7 +17,7 @@ import { jwt, type JwtOptions } from "../server/jwt.ts";
 import { platformRuntime } from "./runtime.ts";
 import { testServer } from "../testing/mod.ts";
 
-/** An option by its path, with values that fit, and values that are a RangeError or a TypeError. */
+/** An option by its path, with valid values, and values that cause a RangeError or a TypeError. */
 interface Row {
   readonly path: string;
   readonly fits: readonly unknown[];
@@ -30,7 +30,7 @@ interface Row {
 const MAX_TIMER_MS = 2_147_483_647;
 const MAX_SAFE = Number.MAX_SAFE_INTEGER;
 
-/** Positive integers, with another upper end. */
+/** Positive integers, with another upper limit. */
 function whole(path: string, most: number = MAX_SAFE, others: object = {}): Row {
   return {
     path,
@@ -41,12 +41,12 @@ function whole(path: string, most: number = MAX_SAFE, others: object = {}): Row 
   };
 }
 
-/** Positive integers of which no test tries the largest one. */
+/** Positive integers whose largest value is not tested. */
 function count(path: string, others: object = {}): Row {
   return { path, fits: [1, 1_000], range: [0, -1, 1.5, NaN, Infinity], type: ["5"], others };
 }
 
-/** Texts of at most 255 bytes. */
+/** Strings of at most 255 bytes. */
 const TOPIC: Row = {
   path: "topic",
   fits: ["a", "x".repeat(255), "ü".repeat(127)],
@@ -73,7 +73,7 @@ const PATH: Omit<Row, "path"> = {
   type: ["", "/", "a", "/a/", "/a b", "/a/../b", "/ü", "/a?b", 5],
 };
 
-/** The handler of a face, which needs one. */
+/** The required handler of a face. */
 const DENIED = { authorize: () => false };
 
 const API = { ...DENIED, path: "/api" };
@@ -346,11 +346,11 @@ function optionsOf(path: string, value: unknown, others: object = {}): object {
 }
 
 for (const [name, [rows, call]] of Object.entries(CALLS)) {
-  Deno.test(`${name} takes each option up to its bounds, and nothing beyond`, () =>
+  Deno.test(`${name} accepts each option up to its limits, and nothing beyond`, () =>
     tryAll(name, rows, call));
 }
 
-Deno.test("Topics and rooms take names up to their bounds, and nothing beyond", async () => {
+Deno.test("Topics and rooms accept names up to their limits, and nothing beyond", async () => {
   await using server = testServer({ authorize: () => true });
   const { topics } = server;
   await using _client = await server.dial();
@@ -400,7 +400,7 @@ Deno.test("Topics and rooms take names up to their bounds, and nothing beyond", 
   assertEquals([topics.topicsOf(session), rooms.roomsOf(session)], [[], []]);
 });
 
-Deno.test("Durable streams take ids up to 240 bytes, and find none beyond", async () => {
+Deno.test("Durable streams accept ids up to 240 bytes, and find none beyond", async () => {
   const bounds = {
     maxStreamBytes: 1_000,
     maxStreams: 100,
@@ -425,7 +425,7 @@ Deno.test("Durable streams take ids up to 240 bytes, and find none beyond", asyn
   await streams.close();
 });
 
-Deno.test("Directories take times from 1 ms, and one scope, directory and handler of a name", async () => {
+Deno.test("Directories accept times of 1 ms or more, and one scope, directory and handler per name", async () => {
   await using broker = new MemoryBroker();
   await using nodes = new Nodes({ broker });
   const read = (value: unknown) => value;

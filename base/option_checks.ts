@@ -1,4 +1,4 @@
-/** Checks of options with hints about unknown names, and of values of some types. */
+/** Option checks with hints about unknown names, and checks of common value types. */
 import { describe } from "./error_text.ts";
 import { hintFor } from "./option_hints.ts";
 import type {
@@ -16,7 +16,7 @@ import { MAX_TIMER_MS } from "./wait.ts";
 /**
  * Rejects options with an unknown name, with a hint, or with a value of another type.
  *
- * @param verb The call of the user, such as `create broker`.
+ * @param verb The user's call, such as `create broker`.
  * @param options The options as given.
  * @param kinds Kinds of all options.
  * @throws {TypeError} If a name is unknown, or a value has another type.
@@ -26,13 +26,13 @@ export function checkOptions(verb: string, options: unknown, kinds: object): voi
 }
 
 /**
- * Rejects options with an unknown name or a value of another type. Without this check a mistyped
- * name would be ignored, and its default would apply silently. A name with the value `undefined`
+ * Rejects options with an unknown name or a value of another type. Without this check a misspelled
+ * name would be ignored, and the default would apply silently. A name with the value `undefined`
  * counts as absent.
  *
  * @param options The options as given.
  * @param kinds Kinds of all options.
- * @param place The call of the user, and the path of the options.
+ * @param place The user's call, and the path of the options.
  * @throws {TypeError} If a name is unknown, or a value has another type.
  */
 export function checkKinds(options: unknown, kinds: object, place: OptionPlace): void {
@@ -61,12 +61,12 @@ function fits(value: unknown, kind: OptionKind): boolean {
   return typeof kind === "string" && kind.includes(typeOf(value));
 }
 
-/** Returns the result of `typeof`, with words of their own for arrays and `null`. */
+/** Returns the result of `typeof`, but distinguishes arrays and `null`. */
 function typeOf(value: unknown): string {
   return Array.isArray(value) ? "array" : value === null ? "null" : typeof value;
 }
 
-/** Makes the error about a value of another kind. */
+/** Creates the error about a value of another kind. */
 export function wrongKind(
   value: unknown,
   kind: string | readonly unknown[],
@@ -79,7 +79,7 @@ export function wrongKind(
 }
 
 /**
- * Makes the check of a nested object that may also be of another type, such as `false`.
+ * Creates the check of a nested object that may also be of another type, such as `false`.
  *
  * @param kind The other types.
  * @param kinds Kinds of the options in the object.
@@ -94,9 +94,9 @@ export function objectOr(kind: string, kinds: object): NestedCheck {
 }
 
 /**
- * Makes the check of an object whose names the user chooses, such as patterns of topics.
+ * Creates the check of an object whose keys the user chooses, such as topic patterns.
  *
- * @param kinds Kinds of the options in the object of each name.
+ * @param kinds Kinds of the options in each value.
  * @returns The check.
  */
 export function recordOf(kinds: object): NestedCheck {
@@ -110,8 +110,8 @@ export function recordOf(kinds: object): NestedCheck {
 }
 
 /**
- * Makes the check of an object of the library, or of an application that stands for one: a promise
- * of the object, whose `await` was forgotten, is no such object.
+ * Creates the check of a library object, or of an application's own implementation. Rejects a
+ * promise whose `await` was forgotten.
  *
  * @param what Name of the type.
  * @param methods Some methods of the type.
@@ -126,9 +126,9 @@ export function objectWith(what: string, ...methods: readonly string[]): CheckOp
 }
 
 /**
- * Makes the check of a number.
+ * Creates the check of a number.
  *
- * @param range The numbers that the option takes.
+ * @param range The numbers that the option accepts.
  * @returns The check.
  */
 export function numberIn(range: NumberRange): NumberCheck {
@@ -155,7 +155,7 @@ function ruleOf({ min, max, isInteger = false, isAbove = false }: NumberRange): 
   return kind + (isAbove ? `above ${min}` : kind === "" ? `${min} or more` : `of ${min} or more`);
 }
 
-/** Makes the check of an integer; `Infinity` as the largest value stands for no limit. */
+/** Creates the check of an integer; `Infinity` as the largest value means no limit. */
 export function integer(min: number, max: number = Number.MAX_SAFE_INTEGER): NumberCheck {
   return numberIn({ min, max, isInteger: true });
 }
@@ -163,25 +163,25 @@ export function integer(min: number, max: number = Number.MAX_SAFE_INTEGER): Num
 /** Check of a limit. */
 export const POSITIVE: NumberCheck = integer(1);
 
-/** Check of a limit that `Infinity` removes. */
+/** Check of a limit that `Infinity` disables. */
 export const LIMIT: NumberCheck = integer(1, Infinity);
 
-/** Check of a number of things. */
+/** Check of a count. */
 export const COUNT: NumberCheck = integer(0);
 
-/** Check of a time in milliseconds for which a timer waits. */
+/** Check of a timer's duration in milliseconds. */
 export const TIMER: NumberCheck = integer(1, MAX_TIMER_MS);
 
-/** Check of a time in milliseconds; `Infinity` is one. */
+/** Check of a time in milliseconds, which may be `Infinity`. */
 export const TIME: NumberCheck = numberIn({ min: 0, max: Infinity });
 
-/** Check of a number that is neither 0 nor negative, such as a rate; `Infinity` is one. */
+/** Check of a number above 0, such as a rate, which may be `Infinity`. */
 export const ABOVE_ZERO: NumberCheck = numberIn({ min: 0, max: Infinity, isAbove: true });
 
-/** Check of a port; 0 stands for a free one. */
+/** Check of a port; 0 means any free port. */
 export const PORT: NumberCheck = integer(0, 65_535);
 
-/** Check of a part of a whole that is not nothing. */
+/** Check of a fraction above 0, up to 1. */
 export const SHARE: NumberCheck = numberIn({ min: 0, max: 1, isAbove: true });
 
 /** Kinds of the options of a `Rate`. */
@@ -200,10 +200,10 @@ export const RUNTIME: CheckOption = objectWith("Runtime", "now", "setTimeout");
 export const BROKER: CheckOption = objectWith("Broker", "publish", "subscribe");
 
 /**
- * Makes the check of a list.
+ * Creates the check of a list.
  *
  * @param kind Types of the items.
- * @param other Other types that may stand in place of the list.
+ * @param other Other types that the option accepts instead of a list.
  * @returns The check.
  */
 export function listOf(kind: string, other = ""): CheckOption {

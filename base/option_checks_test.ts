@@ -26,7 +26,7 @@ const KINDS = {
   table: recordOf({ size: "number" }),
 };
 
-Deno.test("checkOptions() takes known options of the right types, and absent ones", () => {
+Deno.test("checkOptions() accepts known options of the right types, and absent ones", () => {
   const { signal } = new AbortController();
   const all = {
     ...{ any: Symbol(), atMost: NaN, handler() {}, isOn: false, mode: "slow", names: ["a"] },
@@ -71,18 +71,18 @@ Deno.test("checkOptions() rejects a value of another type, and names it", () => 
   }
 });
 
-Deno.test("checkOptions() rejects an unknown name, and names the one that may be meant", () => {
+Deno.test("checkOptions() rejects an unknown name, and suggests a similar one", () => {
   const known = { maxWaiting: 0, prefix: 0, timeoutMs: 0, token: 0, url: 0 };
   const cases: [name: string, hint: string][] = [
-    ["maxwaiting", '; "maxWaiting" may be meant'],
-    ["maxWaitng", '; "maxWaiting" may be meant'],
-    ["maxWaitinng", '; "maxWaiting" may be meant'],
-    ["maxWaitnig", '; "maxWaiting" may be meant'],
-    ["prefox", '; "prefix" may be meant'],
-    ["urls", '; "url" may be meant'],
-    ["timeout", '; "timeoutMs" may be meant'],
-    ["auth", `; socket.io's "auth" is token, a text or a function that returns one`],
-    // Where no option stands for that of socket.io.
+    ["maxwaiting", '; did you mean "maxWaiting"?'],
+    ["maxWaitng", '; did you mean "maxWaiting"?'],
+    ["maxWaitinng", '; did you mean "maxWaiting"?'],
+    ["maxWaitnig", '; did you mean "maxWaiting"?'],
+    ["prefox", '; did you mean "prefix"?'],
+    ["urls", '; did you mean "url"?'],
+    ["timeout", '; did you mean "timeoutMs"?'],
+    ["auth", `; socket.io's "auth" is token, a string or a function that returns one`],
+    // Without a counterpart of socket.io's option.
     ["reconnection", ""],
     ["servers", ""],
     ["__proto__", ""],
@@ -97,11 +97,11 @@ Deno.test("checkOptions() rejects an unknown name, and names the one that may be
   assertThrows(
     () => checkOptions("create broker", { nested: { maxwaiting: 1 } }, KINDS),
     TypeError,
-    'nested must have known keys, received "maxwaiting"; "maxWaiting" may be meant',
+    'nested must have known keys, received "maxwaiting"; did you mean "maxWaiting"?',
   );
 });
 
-Deno.test("numberIn() says which numbers an option takes, and takes the bounds", () => {
+Deno.test("numberIn() accepts its bounds, and names the valid numbers in the error", () => {
   const cases: [NumberCheck, right: number[], wrong: number, rule: string][] = [
     [integer(1), [1, 2 ** 53 - 1], 0.5, "a positive integer"],
     [integer(1, Infinity), [1, Infinity], 0, "a positive integer"],

@@ -1,12 +1,12 @@
-/** Hints about unknown options: the name that may be meant. A page loads this module on a failure. */
+/** Suggestions for unknown option names. A page loads this module only on a failure. */
 
-/** Options of socket.io, each with what stands for the option here. */
+/** Options of socket.io, each with its counterpart in Skein. */
 const SOCKET_IO: Readonly<Record<string, string>> = {
   ackTimeout: "requestTimeoutMs",
   adapter: "broker",
-  auth: "token, a text or a function that returns one",
+  auth: "token, a string or a function that returns one",
   autoConnect: "connectAfter, a promise",
-  connectionStateRecovery: "history, by pattern of topic",
+  connectionStateRecovery: "history, by topic pattern",
   cors: "origins",
   extraHeaders: "headers",
   maxHttpBufferSize: "session.maxMessageBytes",
@@ -24,16 +24,16 @@ const SOCKET_IO: Readonly<Record<string, string>> = {
 };
 
 /**
- * Finds the option that may be meant by an unknown name.
+ * Suggests an option for an unknown name.
  *
  * @param name The unknown name.
  * @param kinds An object with all known names.
- * @returns The end of an error text; empty without a hint.
+ * @returns The end of an error text; empty without a suggestion.
  */
 export function hintFor(name: string, kinds: object): string {
   const known = Object.keys(kinds);
   const meant = known.find((one) => isNear(one, name)) ?? known.find((one) => one === `${name}Ms`);
-  if (meant !== undefined) return `; "${meant}" may be meant`;
+  if (meant !== undefined) return `; did you mean "${meant}"?`;
   const other = Object.hasOwn(SOCKET_IO, name) ? SOCKET_IO[name]! : "";
   return known.includes(/^\w*/.exec(other)![0]) ? `; socket.io's "${name}" is ${other}` : "";
 }

@@ -1,4 +1,4 @@
-/** Checks of options, by tables of all options, and of limits that are positive integers. */
+/** Option checks based on tables, and checks of limits that are positive integers. */
 
 /**
  * Kind of the value of one option.
@@ -6,19 +6,19 @@
  * - A string names the allowed types, such as `"string or function"`: results of `typeof`, `array`,
  *   `null` or `AbortSignal`.
  * - An array lists all allowed values.
- * - Another object has the kinds of a nested object, and a function checks the value itself.
- * - `0` stands for any value: the code that reads the option checks the value.
+ * - Another object contains the kinds of a nested object, and a function checks the value itself.
+ * - `0` means any value: the code that reads the option checks it.
  */
 export type OptionKind = 0 | string | readonly unknown[] | object | CheckOption;
 
 /** Checks the value of one option. */
 export type CheckOption = (value: unknown, place: OptionPlace) => void;
 
-/** Numbers that an option takes. */
+/** Numbers that an option accepts. */
 export interface NumberRange {
   /** Smallest value. */
   readonly min: number;
-  /** Largest value; `Infinity` for an option that takes it. */
+  /** Largest value; `Infinity` if the option accepts it. */
   readonly max: number;
   /** Excludes fractions. */
   readonly isInteger?: boolean | undefined;
@@ -26,25 +26,25 @@ export interface NumberRange {
   readonly isAbove?: boolean | undefined;
 }
 
-/** Check of a number, with its range for the test that walks all options. */
+/** Check of a number, with its range for the test of all options. */
 export type NumberCheck = CheckOption & { readonly range: NumberRange };
 
-/** Check of an object that has options, with their kinds for that test. */
+/** Check of an object with options, with their kinds for that test. */
 export type NestedCheck = CheckOption & {
   readonly kinds: object;
-  /** True for an object whose names the user chooses, each with an object of these options. */
+  /** True for an object whose keys the user chooses, each with an object of these options. */
   readonly isRecord?: boolean | undefined;
 };
 
-/** Place of options, for errors. */
+/** Location of options, for errors. */
 export interface OptionPlace {
-  /** The call of the user, such as `create broker`. */
+  /** The user's call, such as `create broker`. */
   readonly verb: string;
   /** Path of the value: `options`, or names with dots such as `api.rate`. */
   readonly path: string;
 }
 
-/** Kinds that fit the values of one option. */
+/** Kinds that match the type of one option. */
 type KindOf<V> =
   | CheckOption
   // deno-lint-ignore ban-types -- all functions
@@ -58,8 +58,8 @@ type KindOf<V> =
     : string | readonly unknown[] | 0);
 
 /**
- * Kinds of all options of an interface. The compiler finds a missing option, a removed option, and a
- * kind that does not fit the type.
+ * Kinds of all options of an interface. The compiler reports a missing option, a removed option,
+ * and a kind that does not match the type.
  *
  * @typeParam T The interface.
  */
@@ -70,7 +70,7 @@ export type OptionKinds<T> = { readonly [K in keyof T]-?: KindOf<Exclude<T[K], u
  *
  * @param kinds Kinds of the options of the call.
  * @param options All options.
- * @returns The options that the call takes.
+ * @returns The options that the call accepts.
  */
 export function optionsFor<T extends object>(kinds: OptionKinds<T>, options: T): T {
   const known = Object.entries(options).filter(([name]) => Object.hasOwn(kinds, name));
@@ -78,8 +78,8 @@ export function optionsFor<T extends object>(kinds: OptionKinds<T>, options: T):
 }
 
 /**
- * Copies an object without the keys whose value is `undefined`: for defaults below a spread, and for
- * objects whose keys somebody sees, compares or hands to another library.
+ * Copies an object without keys whose value is `undefined`: for defaults before a spread, and for
+ * objects whose keys are printed, compared or passed to another library.
  *
  * @param given Options, or a result.
  * @returns The keys with a value.
@@ -92,7 +92,7 @@ export function withoutUndefined<T extends object>(given: T): T {
  * Fills in missing options.
  *
  * @param defaults Every option, by name.
- * @param given Options of the application, checked; other keys are ignored.
+ * @param given Checked options of the application; other keys are ignored.
  * @returns The complete options.
  */
 export function withDefaults<T extends object>(
@@ -112,7 +112,7 @@ export function withDefaults<T extends object>(
  *
  * @param defaults Every limit, by name.
  * @param given Options of the application; other keys are ignored.
- * @param options The created object and the option that holds the limits; the largest value.
+ * @param options The created object, the option that holds the limits, and the largest value.
  * @returns The complete limits.
  * @throws {RangeError} If a limit is not a positive integer, or larger than `max`.
  */

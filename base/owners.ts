@@ -1,23 +1,26 @@
-/** Owners of what a server counts: the network, the user or guest, and the session of each peer. */
+/**
+ * Owners of the resources that a server counts: the network, the user or guest, and the session of
+ * each peer.
+ */
 import { addressKey, isPrivateAddress, type Network, networksOf } from "./network_address.ts";
 import type { Runtime } from "./runtime.ts";
 
 /**
- * Times the share of an address that its familiar users may have together: an office, or a carrier,
- * has many users behind one address.
+ * Number of address shares that an address's familiar users may use together: an office or a
+ * carrier has many users behind one address.
  */
 export const FAMILIAR_FACTOR = 10;
 
-/** Time after which a user who was first seen at an address is familiar there, in milliseconds. */
+/** Time after which a user first seen at an address counts as familiar there, in milliseconds. */
 const FAMILIAR_AFTER_MS = 3_600_000;
 
-/** Time after which a user who was not seen at an address any more is forgotten, in milliseconds. */
+/** Time after which a user last seen at an address is forgotten there, in milliseconds. */
 const FORGET_AFTER_MS = 86_400_000;
 
-/** Most pairs of address and user that are remembered. Others count as not familiar. */
+/** Maximum number of remembered pairs of address and user. Others count as unfamiliar. */
 const MAX_REMEMBERED = 20_000;
 
-/** Facts about the taker of a place. */
+/** Facts about the owner of a slot. */
 export interface OwnerFacts {
   /** The network address of the peer; absent if unknown. */
   readonly address?: string | undefined;
@@ -29,60 +32,63 @@ export interface OwnerFacts {
   readonly session?: string | undefined;
 }
 
-/** The taker of places: the network, the user or guest, and the session of a peer. */
+/** The owner of slots: the network, the user or guest, and the session of a peer. */
 export interface Owner extends Omit<OwnerFacts, "address"> {
   /** The networks of the peer, the narrowest first; empty if unknown. */
   readonly networks: readonly Network[];
   /**
-   * True if the address is that of a proxy, and so stands for many clients: the default share of an
-   * address doesn't count.
+   * True if the address belongs to a proxy, and so represents many clients: the default share of an
+   * address then doesn't apply.
    */
   readonly isBehindProxy: boolean;
   /** True for a user who was first seen at this address more than an hour ago. */
   readonly isFamiliar: boolean;
-  /** Called each time the share of a proxy's address would count. MUST NOT throw. */
+  /** Called each time the share of a proxy's address would apply. MUST NOT throw. */
   readonly onProxy?: (() => void) | undefined;
 }
 
-/** The owner of what the application itself takes, for which the bound of the server alone counts. */
+/**
+ * The owner of resources that the application itself uses, which are only subject to the server's
+ * limit.
+ */
 export const NOBODY: Owner = { networks: [], isBehindProxy: false, isFamiliar: false };
 
-/** Facts of a server that its owners depend on. */
+/** Properties of a server that its owners depend on. */
 export interface OwnersOptions {
-  /** Tells whether the key of an address is that of a proxy; by default, none is. */
+  /** Returns true if the key of an address belongs to a proxy; by default, none does. */
   readonly isProxy?: ((key: string) => boolean) | undefined;
   /**
-   * Called with the key of a proxy's address each time its share would count: the quota is
-   * contended, and the owner takes a place. MUST NOT throw.
+   * Called with the key of a proxy's address each time its share would apply: the quota is
+   * contended, and the owner takes a slot. MUST NOT throw.
    */
   readonly onProxy?: ((key: string) => void) | undefined;
 }
 
 /**
- * Returns the rule for {@linkcode OwnersOptions.isProxy}: without a `clientAddress` of the
- * application, a client at a private address is a proxy.
+ * Returns the rule for {@linkcode OwnersOptions.isProxy}: if the application sets no
+ * `clientAddress`, a client at a private address counts as a proxy.
  *
  * @param clientAddress The option of the application; `undefined` if not set.
- * @returns The rule; `undefined` if the application finds the addresses of clients.
+ * @returns The rule; `undefined` if the application determines client addresses itself.
  */
 export function proxyRule(clientAddress: unknown): OwnersOptions["isProxy"] {
   return clientAddress === undefined ? isPrivateAddress : undefined;
 }
 
-/** Makes the owners of places, and remembers which users are familiar at which address. */
+/** Creates the owners of slots, and remembers which users are familiar at which address. */
 export class Owners {
   readonly #runtime: Runtime;
   readonly #isProxy: (key: string) => boolean;
   readonly #onProxy: ((key: string) => void) | undefined;
-  /** The newest owner without a user: one connection asks for the same several times. */
+  /** The newest owner without a user: one connection requests the same owner several times. */
   #last: { readonly key: string; readonly owner: Owner } | undefined;
   /** Pairs of address and user; at most `MAX_REMEMBERED`. */
   readonly #seen = new Map<string, { readonly firstMs: number; lastMs: number }>();
 
   /**
-   * Begins without users.
+   * Starts without users.
    *
-   * @param runtime Runtime that has the clock.
+   * @param runtime Runtime with the clock.
    * @param options See {@linkcode OwnersOptions}.
    */
   constructor(runtime: Runtime, { isProxy = () => false, onProxy }: OwnersOptions = {}) {
@@ -92,7 +98,7 @@ export class Owners {
   }
 
   /**
-   * Makes an owner, and notes its user as seen now.
+   * Creates an owner, and records its user as seen now.
    *
    * @param facts Facts about the peer.
    * @returns The owner.
@@ -115,7 +121,7 @@ export class Owners {
     };
   }
 
-  /** The owner of whatever has an address alone. */
+  /** The owner of anything that only has an address. */
   #at(address: string | undefined): Owner {
     if (address === undefined || address === "") return NOBODY;
     const key = addressKey(address);
@@ -142,8 +148,8 @@ export class Owners {
 }
 
 /**
- * Makes the owner of a socket, for listeners that know the address alone: that of the peer, so a
- * private one is that of a proxy, whatever address its headers name.
+ * Creates the owner of a socket, for listeners that only know the peer's address: a private address
+ * counts as a proxy, whatever its headers say.
  *
  * @param address The address of the peer.
  * @param session The connection, for a quota with a share of each.

@@ -15,7 +15,7 @@ function ownersWithClock(): { readonly owners: Owners; readonly tick: (ms: numbe
   return { owners: new Owners(runtime), tick: (ms) => void (now += ms) };
 }
 
-Deno.test("Owners remembers no more than its bound, and forgets nobody for it", () => {
+Deno.test("Owners remembers users up to its limit, and evicts none to make room", () => {
   const { owners, tick } = ownersWithClock();
   for (let i = 0; i < 20_001; i++) owners.of(peer("192.0.2.1", { user: `u${i}` }));
   tick(HOUR_MS);
@@ -23,7 +23,7 @@ Deno.test("Owners remembers no more than its bound, and forgets nobody for it", 
   assertEquals(owners.of(peer("192.0.2.1", { user: "u20000" })).isFamiliar, false);
 });
 
-Deno.test("Owners.of() keeps what is known of a guest, and knows nobody without facts", () => {
+Deno.test("Owners.of() keeps the known facts of a guest, and returns NOBODY without facts", () => {
   const { owners } = ownersWithClock();
   const { guest, session, networks } = owners.of({
     address: "192.0.2.1",
@@ -36,7 +36,7 @@ Deno.test("Owners.of() keeps what is known of a guest, and knows nobody without 
   assertEquals(owners.of({ user: "ann" }).user, "ann");
 });
 
-Deno.test("proxyRule() takes private addresses for proxies, unless the application finds addresses", () => {
+Deno.test("proxyRule() treats private addresses as proxies, unless the application sets clientAddress", () => {
   const isProxy = proxyRule(undefined)!;
   assertEquals([isProxy("10.0.0.1"), isProxy("192.0.2.1")], [true, false]);
   assertEquals(proxyRule(() => "192.0.2.1"), undefined);

@@ -1,21 +1,18 @@
-/**
- * The few functions that a server needs from its runtime, and that Deno and Node offer under
- * different names.
- */
+/** The few runtime functions that a server needs and that have different names in Deno and Node. */
 import { UnsupportedError } from "../errors.ts";
 import { builtin } from "./builtins.ts";
 
-/** True on Deno; false on Node, where modules of Node stand in. */
+/** True on Deno; false on Node, where Node's modules are used instead. */
 export const isDeno: boolean = "Deno" in globalThis;
 
-/** Errors of the runtime that the library throws or recognizes: classes of Deno by their names. */
+/** Runtime errors that the library throws or recognizes, by the names of Deno's classes. */
 type RuntimeErrorName = "AddrInUse" | "AddrNotAvailable" | "BadResource";
 
 /**
- * Rejects a call that needs functions that Node does not have.
+ * Throws for a call that needs functions missing in Node.
  *
- * @param verb The call of the user, such as `serve workers`.
- * @param need What the call needs, and how to do without.
+ * @param verb The user's call, such as `serve workers`.
+ * @param need The requirement of the call, and the alternative.
  * @throws {UnsupportedError} If the runtime is not Deno.
  */
 export function requireDeno(verb: string, need: string): void {
@@ -23,7 +20,7 @@ export function requireDeno(verb: string, need: string): void {
 }
 
 /**
- * Checks a permission of Deno without a prompt. Node has no such permissions, so everything is
+ * Checks a Deno permission without a prompt. Node has no such permissions, so everything is
  * permitted there.
  *
  * @param permission The permission.
@@ -36,7 +33,7 @@ export function isPermitted(permission: Deno.PermissionDescriptor): boolean {
 /**
  * Reads the size of the machine's memory.
  *
- * @returns The size in bytes; `undefined` without the permission to read the size.
+ * @returns The size in bytes; `undefined` without permission to read it.
  */
 export function machineMemoryBytes(): number | undefined {
   if (!isDeno) return builtin("node:os").totalmem();
@@ -45,7 +42,7 @@ export function machineMemoryBytes(): number | undefined {
 }
 
 /**
- * Creates an error of the runtime.
+ * Creates a runtime error.
  *
  * @param name Name of the class in `Deno.errors`.
  * @param message Text of the error.
@@ -62,7 +59,7 @@ export function runtimeError(
 }
 
 /**
- * Recognizes an error of the runtime, or of {@linkcode runtimeError}.
+ * Recognizes a runtime error, also from {@linkcode runtimeError}.
  *
  * @param error The error.
  * @param name Name of the class in `Deno.errors`.

@@ -1,14 +1,14 @@
-/** Time and chance of one node, handed in to every part that needs either. */
+/** Time and randomness of one node, passed to every part that needs them. */
 
 /** A running timer of a {@linkcode Runtime}, for `clearTimeout`. */
 export type Timer = ReturnType<typeof setTimeout>;
 
 /**
- * Clocks, timers and randomness of one node, a server or a client. By default those of the platform;
- * a test or a simulation hands in its own, and then decides when time passes and which numbers are
+ * Clocks, timers and randomness of one node, a server or a client. The default uses the platform's.
+ * A test or a simulation passes its own, and so controls when time passes and which numbers are
  * drawn.
  *
- * @example A clock that stands still
+ * @example A stopped clock
  * ```ts
  * import { platformRuntime, type Runtime } from "@skein/skein";
  * import { assertEquals } from "@std/assert";
@@ -18,9 +18,9 @@ export type Timer = ReturnType<typeof setTimeout>;
  * ```
  */
 export interface Runtime {
-  /** Wall clock: milliseconds since the beginning of 1970. May jump when the clock is set. */
+  /** Wall clock: milliseconds since the Unix epoch. May jump when the clock is set. */
   now(): number;
-  /** Clock that never runs back: milliseconds since a moment that the runtime chooses. */
+  /** Monotonic clock: milliseconds since an arbitrary moment. */
   monotonic(): number;
   /**
    * Starts a timer.
@@ -33,30 +33,30 @@ export interface Runtime {
   /**
    * Stops a timer.
    *
-   * @param timer The timer; ignored if over, stopped or `undefined`.
+   * @param timer The timer; ignored if it fired, was stopped, or is `undefined`.
    */
   clearTimeout(timer: ReturnType<typeof setTimeout> | undefined): void;
   /**
-   * Calls back once all callbacks that are ready in this turn of the event loop have run. Such a
-   * call cannot be taken back, and keeps no process alive.
+   * Calls back once all callbacks that are ready in this turn of the event loop have run. The call
+   * cannot be cancelled, and doesn't keep the process alive.
    *
    * @param callback Called once. MUST NOT throw.
    */
   schedule(callback: () => void): void;
-  /** Draws a number from 0 up to 1, which is not fit for secrets. */
+  /** Draws a number from 0 up to, but not including, 1. Not suitable for secrets. */
   random(): number;
-  /** Draws a random UUID, of version 4. */
+  /** Draws a random UUID, version 4. */
   randomUUID(): string;
   /**
-   * Fills an array with random numbers that are fit for secrets.
+   * Fills an array with random numbers that are suitable for secrets.
    *
    * @param array The array, of at most 65,536 bytes.
    * @returns The same array.
    */
   getRandomValues<T extends Uint8Array<ArrayBuffer> | Uint32Array<ArrayBuffer>>(array: T): T;
   /**
-   * Waits for work outside of this runtime's time, such as a module that loads. A simulation has it:
-   * no virtual time passes until the promise settles.
+   * Waits for work outside this runtime's time, such as loading a module. A simulation implements
+   * it: no virtual time passes until the promise settles.
    *
    * @param promise The work.
    * @returns The outcome of the promise.
@@ -65,19 +65,19 @@ export interface Runtime {
 }
 
 /**
- * Waits for work outside of a runtime's time, such as a module that loads or a digest.
+ * Waits for work outside a runtime's time, such as loading a module or computing a digest.
  *
- * @param runtime The runtime, which may stand still until then.
- * @param work The work, which MUST NOT need time or chance of the runtime.
+ * @param runtime The runtime, whose time may stop until then.
+ * @param work The work, which MUST NOT use the runtime's time or randomness.
  * @returns The outcome of the work.
  */
 export function outside<T>(runtime: Runtime, work: Promise<T>): Promise<T> {
   return runtime.hold?.(work) ?? work;
 }
 
-/** The runtime of the platform. Looks up each global at its call, so that fake time is seen. */
+/** The platform's runtime. Looks up each global on every call, so that fake time takes effect. */
 class PlatformRuntime implements Runtime {
-  // Created at the first use: browsers need a channel of their own for it.
+  // Created on first use: browsers need a separate channel for it.
   #schedule: ((callback: () => void) => void) | undefined;
 
   now(): number {
@@ -93,7 +93,7 @@ class PlatformRuntime implements Runtime {
   }
 
   clearTimeout(timer: ReturnType<typeof setTimeout> | undefined): void {
-    // Deno loads Node's timers with the first call, which takes 10 ms of a server's start.
+    // Deno loads Node's timers on the first call, which costs 10 ms of a server's start.
     if (timer !== undefined) clearTimeout(timer);
   }
 
@@ -110,7 +110,7 @@ class PlatformRuntime implements Runtime {
     // Pages that were not loaded over TLS have no `randomUUID`.
     if ((crypto as Partial<Crypto>).randomUUID) return crypto.randomUUID();
     const words = crypto.getRandomValues(new Uint16Array(8));
-    // Version 4 and variant, as RFC 9562, section 5.4 has them.
+    // Version 4 and variant, see RFC 9562, section 5.4.
     words[3] = words[3]! & 0xfff | 0x4000;
     words[4] = words[4]! & 0x3fff | 0x8000;
     const hex = Array.from(words, (word) => word.toString(16).padStart(4, "0")).join("");
@@ -123,7 +123,7 @@ class PlatformRuntime implements Runtime {
 }
 
 /**
- * Creates the runtime of the platform, the default of every server and client.
+ * Creates the platform's runtime, the default of every server and client.
  *
  * @returns A runtime with the clocks, timers and random numbers of Deno, the browser, Node or Bun.
  */
@@ -132,8 +132,8 @@ export function platformRuntime(): Runtime {
 }
 
 /**
- * Creates the schedule of the platform: `setImmediate` where available (Deno, Node, Bun), a
- * `MessageChannel` in browsers. A timer would wait a millisecond and more.
+ * Creates the platform's `schedule()`: `setImmediate` if available (Deno, Node, Bun), otherwise a
+ * `MessageChannel` (browsers). A timer would wait a millisecond or more.
  */
 function platformSchedule(): (callback: () => void) => void {
   const { setImmediate } = globalThis as { setImmediate?: (callback: () => void) => unknown };

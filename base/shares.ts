@@ -1,65 +1,65 @@
 /**
- * Bounds of a whole server that many use, with a share for each network address, user and session:
- * a bound alone protects the process, and gives its capacity to whoever comes first.
+ * Server-wide limits, with a share for each network address, user and session: a limit alone would
+ * protect the process, but give its capacity to whoever comes first.
  */
 import type { Runtime } from "./runtime.ts";
 import { FAMILIAR_FACTOR, NOBODY, type Owner, Owners, type OwnersOptions } from "./owners.ts";
 import { LimitError, type LimitLevel } from "../errors.ts";
 
-/** Part of a bound from which shares are enforced: below, nobody takes from anybody. */
+/** Fraction of a limit above which shares are enforced: below it, there is enough for everyone. */
 const CONTENDED_PART = 0.5;
 
-/** Tells whether shares are enforced: one more would be above half of a bound. */
+/** True if shares are enforced, because one more would exceed half of the limit. */
 export function isContended(taken: number, max: number): boolean {
   return taken >= max * CONTENDED_PART;
 }
 
-/** Facts about the share of a network. */
+/** Parameters of a network's share. */
 export interface NetworkShare {
   /** The share of one address. */
   readonly share: number;
-  /** Shares that the network has. */
+  /** Number of shares of the network. */
   readonly factor: number;
-  /** The bound. */
+  /** The limit. */
   readonly max: number;
   /** True if the application set the share. */
   readonly isStrict: boolean;
 }
 
 /**
- * Computes the most that a network may have of a bound: a wide network, or any address of a small
- * bound, would otherwise have all of it.
+ * Computes how much of a limit a network may use: a wide network, or any address if the limit is
+ * small, could otherwise use all of it.
  *
  * @param facts See {@linkcode NetworkShare}.
- * @returns The shares of the network, at most half of the bound, unless the application set more.
+ * @returns The network's shares: at most half of the limit, unless the application set more.
  */
 export function mostOfNetwork({ share, factor, max, isStrict }: NetworkShare): number {
   const half = Math.floor(max * CONTENDED_PART);
   return Math.min(share * factor, Math.max(isStrict ? share : 1, half));
 }
 
-/** Part of a share from which an owner is reported to other nodes: most owners have less. */
+/** Fraction of a share from which an owner is reported to other nodes: most owners use less. */
 const REPORTED_PART = 1 / 16;
 
-/** Most owners in one report, which travels with each heartbeat of a node. */
+/** Maximum number of owners in one report, which is sent with each heartbeat of a node. */
 const MAX_REPORTED = 256;
 
-/** Longest key in a report, as JSON: with this a report has at most 100 KB. */
+/** Maximum length of a key in a report, as JSON, which bounds a report to 100 KB. */
 const MAX_KEY_CHARS = 300;
 
-/** Largest count in a report, so that sums over all nodes are exact. */
+/** Largest count in a report, so that sums across all nodes are exact. */
 const MAX_REPORTED_COUNT = 1_000_000_000;
 
-/** Most nodes whose reports count. Reports of others are ignored. */
+/** Maximum number of nodes whose reports count. Reports of others are ignored. */
 const MAX_NODES = 1_000;
 
-/** Shares of a {@linkcode Quota}; a level without a share has none of its own. */
+/** Shares of a {@linkcode Quota}; a level without a share is only subject to the limit. */
 export interface Shares {
-  /** Most of one network address; an IPv6 /64 is one address, and wider networks have more. */
+  /** Maximum for one network address; an IPv6 /64 is one address, and wider networks have more. */
   readonly address?: number | undefined;
-  /** Most of one user, or of one guest. */
+  /** Maximum for one user or guest. */
   readonly user?: number | undefined;
-  /** Most of one session. */
+  /** Maximum for one session. */
   readonly session?: number | undefined;
 }
 
@@ -67,12 +67,12 @@ export interface Shares {
 export type QuotaShares = Pick<QuotaOptions, "shares" | "strict">;
 
 /**
- * Fills in default shares. A share that the application set always counts, a default only in
+ * Fills in default shares. A share that the application set always applies, a default only under
  * contention.
  *
  * @param set The shares that the application set.
  * @param defaults The other shares.
- * @returns The shares, and the levels that always count.
+ * @returns The shares, and the levels whose share always applies.
  */
 export function sharesOf(
   set: { readonly [Level in keyof Shares]?: number | undefined },
@@ -87,26 +87,26 @@ const LEVELS = ["session", "user", "address"] as const satisfies readonly (keyof
 
 /** Options of a {@linkcode Quota}. */
 export interface QuotaOptions {
-  /** The option that sets the bound, for errors. */
+  /** The option that sets the limit, for errors. */
   readonly limit: string;
   /** The name for counters; by default `limit`. */
   readonly name?: string | undefined;
   /** The options that set the shares, for errors; by default `limit`. */
   readonly shareLimits?: { readonly [Level in keyof Shares]?: string } | undefined;
-  /** The refused action, such as `read`, for errors. */
+  /** The rejected action, such as `read`, for errors. */
   readonly verb: string;
-  /** The counted things, in the plural, for errors. */
+  /** The counted resources, in the plural, for errors. */
   readonly what: string;
-  /** Most of all together. */
+  /** Maximum for all owners together. */
   readonly max: number;
-  /** Most of one owner, once more than half of `max` is taken. */
+  /** Maximum for one owner, once more than half of `max` is in use. */
   readonly shares: Shares;
-  /** Levels whose share always counts, since the application set it. */
+  /** Levels whose share always applies, because the application set it. */
   readonly strict?: readonly (keyof Shares)[] | undefined;
-  /** Levels that all nodes together count in another, exact way: reports of nodes don't count. */
+  /** Levels that all nodes count exactly by other means, so that reports of nodes don't count. */
   readonly exact?: readonly (keyof Shares)[] | undefined;
   /**
-   * Time after which a refused peer may try again, in milliseconds.
+   * Time after which a rejected peer may retry, in milliseconds.
    *
    * @default {5000}
    */
@@ -115,35 +115,35 @@ export interface QuotaOptions {
 
 /** Counters of a {@linkcode Quota}. */
 export interface QuotaStats {
-  /** Number that is taken. */
+  /** Number in use. */
   readonly taken: number;
-  /** Most of all together. */
+  /** Maximum for all owners together. */
   readonly max: number;
-  /** Number of refusals, by the level whose bound or share was reached. */
+  /** Number of rejections, by the level whose limit or share was reached. */
   readonly refused: Readonly<Record<LimitLevel, number>>;
 }
 
 /** Conditions of {@linkcode Quota.take}. */
 export interface TakeOptions {
-  /** The refused action, in place of that of the quota. */
+  /** The rejected action, instead of the quota's. */
   readonly verb?: string | undefined;
-  /** True if the owner has a right to the place, since another node gave it: no share counts. */
+  /** True if another node has already granted the slot, so that no share applies. */
   readonly ignoresShares?: boolean | undefined;
   /**
-   * Another place of the same client, which moves: both count once wherever they have the same
-   * owner. A place that counts with another one already is ignored, since otherwise a client could
-   * have any number of places for one.
+   * Another slot of the same client during a handover: both count once at each level where they
+   * have the same owner. A slot that already counts together with another is ignored, because
+   * otherwise a client could have any number of slots for one.
    */
   readonly beside?: Place | undefined;
   /**
-   * Times the bound and the shares that count for this place.
+   * Multiplies the limit and the shares for this slot.
    *
    * @default {1}
    */
   readonly factor?: number | undefined;
 }
 
-/** The places of one owner at one level. */
+/** The slots of one owner at one level. */
 interface Tally {
   readonly level: keyof Shares;
   readonly key: string;
@@ -151,31 +151,31 @@ interface Tally {
   taken: number;
 }
 
-/** An owner that other nodes should know. */
+/** An owner to report to other nodes. */
 interface Holder {
   readonly key: string;
   readonly taken: number;
-  /** The taken part of the share. */
+  /** The used fraction of the share. */
   readonly part: number;
 }
 
-/** The places of owners on one node: the name of the quota, the key of the owner, the number. */
+/** The slots of owners on one node: the name of the quota, the key of the owner, the number. */
 export type QuotaReport = readonly (readonly [name: string, key: string, taken: number])[];
 
-/** Changes the counts of a quota for one place. */
+/** Changes the counts of a quota for one slot. */
 interface Counter {
   change(place: Place, owner: Owner, options: TakeOptions): void;
   release(place: Place): void;
 }
 
-/** A counted part of a bound, until disposal. */
+/** One slot of a limit, counted until it is disposed. */
 export class Place implements Disposable {
   readonly #quota: Counter;
-  /** The counted levels; for the quota. */
+  /** The counted levels, used by the quota. */
   counts: readonly Tally[];
-  /** The place with which this one counts once; for the quota. */
+  /** The slot with which this one counts once, used by the quota. */
   partner: Place | undefined = undefined;
-  /** True until the place is given back. */
+  /** True until the slot is released. */
   isHeld = true;
 
   constructor(quota: Counter, counts: readonly Tally[]) {
@@ -184,19 +184,21 @@ export class Place implements Disposable {
   }
 
   /**
-   * Counts the place for another owner, such as the user that a guest turned out to be. The place
-   * stays as it was if this throws.
+   * Counts the slot for another owner, for example after a guest has logged in as a user. The slot
+   * is unchanged if this throws.
    *
-   * @param owner The owner from now on.
-   * @param options Conditions; the shares of levels at which the owner stays the same don't count.
+   * @param owner The new owner.
+   * @param options Conditions; shares of levels at which the owner stays the same don't apply.
    * @throws {LimitError} If a share of the new owner is reached.
    */
   change(owner: Owner, options: TakeOptions = {}): void {
-    if (!this.isHeld) throw new TypeError("Cannot change place: it must be held, received another");
+    if (!this.isHeld) {
+      throw new TypeError("Cannot change place: it must be held, received a released one");
+    }
     this.#quota.change(this, owner, options);
   }
 
-  /** Gives the place back. Idempotent. */
+  /** Releases the slot. Idempotent. */
   [Symbol.dispose](): void {
     if (!this.isHeld) return;
     this.isHeld = false;
@@ -205,18 +207,20 @@ export class Place implements Disposable {
 }
 
 /**
- * A bound for all, and a share for each.
+ * A limit for all owners, with a share for each.
  *
- * - **Contention:** shares count once more than half of the bound is taken. Before that nobody is
- *   refused by a share; after that, whoever has more than a share gets no more.
+ * - **Contention:** shares apply once more than half of the limit is in use. Before that, no one is
+ *   rejected because of a share; after that, an owner at or above its share gets no more.
  * - **Address:** guests, and users first seen at an address within the hour, use the share of that
- *   address. Familiar users have ten times that share together, and each the share of a user.
- * - **IPv6:** a /64 is one address. A /56 has 4 shares and a /48 has 16, as one party often has them.
- * - **Half:** no address and no network has more than half of the bound, unless the application gave
- *   it that share.
+ *   address. Familiar users together have ten times that share, and each has the share of a user.
+ * - **IPv6:** a /64 is one address. A /56 has 4 shares and a /48 has 16, because one customer often
+ *   controls the whole network.
+ * - **Half:** no address or network may use more than half of the limit, unless the application set
+ *   a larger share.
  * - **Proxies:** the address of a proxy has no share, unless the application set one.
- * - **Nodes:** a share counts what other nodes report too; the bound and contention are of this node.
- * - **Memory:** one entry for each owner with a place, and for each owner that a node reports.
+ * - **Nodes:** a share includes usage that other nodes report; limit and contention are local to
+ *   this node.
+ * - **Memory:** one entry for each owner with a slot, and for each owner that a node reports.
  *
  * @example Usage
  * ```ts
@@ -226,7 +230,7 @@ export class Place implements Disposable {
  *
  * const rooms = new Quota({ limit: "maxRooms", verb: "open", what: "rooms", max: 4, shares: { user: 1 } });
  * const ann = { ...NOBODY, user: "ann" };
- * const places = [rooms.take(ann), rooms.take(ann)]; // Half of the bound.
+ * const places = [rooms.take(ann), rooms.take(ann)]; // Half of the limit.
  * assertThrows(() => rooms.take(ann), Error, "Cannot open: your user may have at most 1 rooms");
  * using _bob = rooms.take({ ...NOBODY, user: "bob" });
  * for (const place of places) place[Symbol.dispose]();
@@ -235,15 +239,15 @@ export class Place implements Disposable {
  */
 export class Quota {
   readonly #options: QuotaOptions;
-  /** Taken places by owner; bounded by the places. */
+  /** Used slots by owner; bounded by the number of slots. */
   readonly #counts = new Map<string, Tally>();
-  /** Places on other nodes by owner; bounded by the reports. */
+  /** Slots on other nodes by owner; bounded by the reports. */
   readonly #elsewhere = new Map<string, number>();
   readonly #refused: Record<LimitLevel, number> = { server: 0, address: 0, user: 0, session: 0 };
   #taken = 0;
 
   /**
-   * Begins without places.
+   * Starts with all slots free.
    *
    * @param options See {@linkcode QuotaOptions}.
    */
@@ -251,22 +255,21 @@ export class Quota {
     this.#options = options;
   }
 
-  /** Counters. */
   get stats(): QuotaStats {
     return { taken: this.#taken, max: this.#options.max, refused: { ...this.#refused } };
   }
 
-  /** Number of owners with a place, each counted at each of its levels. */
+  /** Number of owners with a slot, each counted at each of its levels. */
   get owners(): number {
     return this.#counts.size;
   }
 
-  /** Number of places that are taken. */
+  /** Number of used slots. */
   get taken(): number {
     return this.#taken;
   }
 
-  /** True once all places are taken. */
+  /** True once all slots are in use. */
   get isFull(): boolean {
     return this.#taken >= this.#options.max;
   }
@@ -277,12 +280,12 @@ export class Quota {
   }
 
   /**
-   * Takes a place.
+   * Takes a slot.
    *
-   * @param owner The taker of the place; by default nobody, for whom no share counts.
+   * @param owner The owner of the slot; by default none, so that no share applies.
    * @param options Conditions; see {@linkcode TakeOptions}.
-   * @returns The place.
-   * @throws {LimitError} If the bound or a share is reached, with the level.
+   * @returns The slot.
+   * @throws {LimitError} If the limit or a share is reached; includes the level.
    */
   take(owner: Owner = NOBODY, options: TakeOptions = {}): Place {
     const found = this.#attempt(owner, options);
@@ -291,11 +294,11 @@ export class Quota {
   }
 
   /**
-   * Takes a place if there is one, without the cost of an error.
+   * Takes a slot if one is free, without the cost of an error.
    *
-   * @param owner The taker of the place.
+   * @param owner The owner of the slot.
    * @param options Conditions; see {@linkcode TakeOptions}.
-   * @returns The place, or the level whose bound or share is reached.
+   * @returns The slot, or the level whose limit or share is reached.
    */
   tryTake(owner: Owner = NOBODY, options: TakeOptions = {}): Place | LimitLevel {
     const found = this.#attempt(owner, options);
@@ -303,11 +306,12 @@ export class Quota {
   }
 
   /**
-   * Tells whether a place could be taken, and counts no refusal.
+   * Checks for a free slot, without counting a rejection.
    *
-   * @param owner The taker of the place.
+   * @param owner The owner of the slot.
    * @param options Conditions; see {@linkcode TakeOptions}.
-   * @returns The level whose bound or share is reached, shares first; `undefined` if there is room.
+   * @returns The level whose limit or share is reached, shares first; `undefined` if a slot is
+   * free.
    */
   levelFull(owner: Owner = NOBODY, options: TakeOptions = {}): LimitLevel | undefined {
     return (this.#fullShare(this.#countsOf(owner), options) ?? this.#fullBound(options))?.level;
@@ -348,7 +352,7 @@ export class Quota {
     return this.#taken >= most ? { level: "server", most } : undefined;
   }
 
-  /** Finds a reached share of a level at which the known places don't count already. */
+  /** Finds an exhausted share of a level at which the known slots don't already count. */
   #fullShare(
     counts: readonly Tally[],
     { ignoresShares = false, factor = 1 }: TakeOptions,
@@ -376,7 +380,7 @@ export class Quota {
     }
   }
 
-  /** The partner that remains counts from now on. */
+  /** The remaining partner counts from now on. */
   #remove(place: Place): void {
     const { partner } = place;
     if (partner === undefined) this.#taken--;
@@ -430,12 +434,12 @@ export class Quota {
     return limitError({ ...this.#options, verb }, full);
   }
 
-  /** Number of places of an owner, those that other nodes report included. */
+  /** Number of slots of an owner, including reports of other nodes. */
   #takenBy({ level, key, taken }: Tally): number {
     return this.#isReported(level) ? taken + (this.#elsewhere.get(key) ?? 0) : taken;
   }
 
-  /** A session is on one node only. */
+  /** A session exists on one node only. */
   #isReported(level: keyof Shares): boolean {
     return level !== "session" && !this.#options.exact?.includes(level);
   }
@@ -449,10 +453,10 @@ export class Quota {
   }
 
   /**
-   * Notes places on other nodes.
+   * Records slots on other nodes.
    *
    * @param key The key of the owner.
-   * @param difference Places more, or less if negative.
+   * @param difference Number of slots to add, or to remove if negative.
    */
   hear(key: string, difference: number): void {
     const taken = (this.#elsewhere.get(key) ?? 0) + difference;
@@ -461,19 +465,19 @@ export class Quota {
   }
 }
 
-/** A reached bound or share. */
+/** A reached limit or share. */
 export interface Full {
   /** The level. */
   readonly level: LimitLevel;
-  /** Most places at this level. */
+  /** Maximum number of slots at this level. */
   readonly most: number;
 }
 
 /**
- * Makes the error of a reached bound or share. The message may reach the peer, and so names no user
- * and no address.
+ * Creates the error of a reached limit or share. The peer may receive the message, so it names no
+ * user and no address.
  *
- * @param options The texts of the quota, and the levels that always count.
+ * @param options The texts of the quota, and the levels whose share always applies.
  * @param full The level that was reached.
  * @returns The error.
  */
@@ -493,7 +497,7 @@ export function limitError(
 }
 
 /**
- * Opens a quota of a part that is also used without a server.
+ * Opens a quota for a component that can also be used without a server.
  *
  * @param quotas All quotas of the server, if there is one.
  * @param options See {@linkcode QuotaOptions}.
@@ -503,13 +507,13 @@ export function quotaIn(quotas: Quotas | undefined, options: QuotaOptions): Quot
   return quotas?.open(options) ?? new Quota(options);
 }
 
-/** Returns a place with which another one may count: two can count as one, never three. */
+/** Returns a slot with which another one may count: two can count as one, never three. */
 function partnerOf(beside: Place | undefined): Place | undefined {
   const isFree = beside?.isHeld === true && beside.partner === undefined;
   return isFree ? beside : undefined;
 }
 
-/** Places on another node, as counted in a quota of this node. */
+/** Slots on another node, as counted in a quota of this node. */
 interface Heard {
   readonly quota: Quota;
   readonly key: string;
@@ -517,10 +521,10 @@ interface Heard {
 }
 
 /**
- * All quotas of a server: one registry for counters, for the users that are familiar, and for the
- * places that owners have on other nodes.
+ * All quotas of a server: one registry for counters, familiar users, and the slots that owners have
+ * on other nodes.
  *
- * @example An address that has its share on another node
+ * @example An address that uses its share on another node
  * ```ts
  * import { Quotas } from "./shares.ts";
  * import { platformRuntime } from "./runtime.ts";
@@ -537,18 +541,18 @@ interface Heard {
  * ```
  */
 export class Quotas {
-  /** Makes the owners of places. */
+  /** Creates the owners of slots. */
   readonly owners: Owners;
   readonly #all = new Map<string, Quota>(); // Bounded by the names, which are constants.
-  /** Bounds that are counted elsewhere. */
+  /** Limits that are counted elsewhere. */
   readonly #others = new Map<string, { readonly stats: QuotaStats }>();
-  /** Reported places by node; at most `MAX_NODES`, each with at most `MAX_REPORTED` owners. */
+  /** Reported slots by node; at most `MAX_NODES`, each with at most `MAX_REPORTED` owners. */
   readonly #heard = new Map<string, readonly Heard[]>();
 
   /**
-   * Begins without quotas.
+   * Starts without quotas.
    *
-   * @param runtime Runtime that has the clock.
+   * @param runtime Runtime with the clock.
    * @param options See {@linkcode OwnersOptions}.
    */
   constructor(runtime: Runtime, options: OwnersOptions = {}) {
@@ -562,10 +566,10 @@ export class Quotas {
   }
 
   /**
-   * Opens a quota, for as long as the server lives.
+   * Opens a quota for the lifetime of the server.
    *
    * @param options See {@linkcode QuotaOptions}.
-   * @returns The quota; that of an earlier call with the same name, such as by a listener that tries
+   * @returns The quota, or the existing one with the same name, for example if a listener tries
    * another port.
    */
   open(options: QuotaOptions): Quota {
@@ -578,7 +582,7 @@ export class Quotas {
   }
 
   /**
-   * Adds a bound that is counted elsewhere to the counters.
+   * Adds a limit that is counted elsewhere to the counters.
    *
    * @param name The name for counters, which no quota has.
    * @param counted The counters.
@@ -588,9 +592,10 @@ export class Quotas {
   }
 
   /**
-   * Lists the owners with much of a share on this node, for other nodes.
+   * Lists the owners that use much of their share on this node, for other nodes.
    *
-   * @returns At most 256 owners, those with the largest part of their share; `undefined` for none.
+   * @returns At most 256 owners, the ones that use most of their share; `undefined` if there are
+   * none.
    */
   report(): QuotaReport | undefined {
     const holders = Array.from(
@@ -603,11 +608,11 @@ export class Quotas {
   }
 
   /**
-   * Counts the places that another node reports, in place of its previous report. Owners in quotas
+   * Counts the slots that another node reports, replacing its previous report. Owners in quotas
    * that this node doesn't have are ignored.
    *
    * @param node Id of the node.
-   * @param report The report of {@linkcode Quotas.report} there; anything else counts as no report.
+   * @param report The result of {@linkcode Quotas.report} there; anything else counts as no report.
    */
   hear(node: string, report: unknown): void {
     this.forget(node);
@@ -621,7 +626,7 @@ export class Quotas {
   }
 
   /**
-   * Stops counting the places of another node, which is gone.
+   * Stops counting the slots of another node that is gone.
    *
    * @param node Id of the node.
    */

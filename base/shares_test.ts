@@ -32,7 +32,7 @@ function ownersWithClock(): { readonly owners: Owners; readonly tick: (ms: numbe
   return { owners: new Owners(runtime), tick: (ms) => void (now += ms) };
 }
 
-/** Takes places until a refusal, whose level is returned. */
+/** Takes slots until one is rejected, and returns the level of the rejection. */
 function fill(quota: Quota, owner: Owner): { readonly count: number; readonly level: unknown } {
   for (let count = 0;; count++) {
     try {
@@ -43,7 +43,7 @@ function fill(quota: Quota, owner: Owner): { readonly count: number; readonly le
   }
 }
 
-Deno.test("Quota.take() lets one owner have half of the bound, and another one the rest", () => {
+Deno.test("Quota.take() gives one owner half of the limit, and another one the rest", () => {
   const quota = quotaOf({ shares: { address: 1 } });
   assertEquals(fill(quota, at("192.0.2.1")), { count: 5, level: "address" });
   quota.take(at("192.0.2.2"));
@@ -56,13 +56,13 @@ Deno.test("Quota.take() lets one owner have half of the bound, and another one t
   });
 });
 
-Deno.test("Quota.take() counts a share at once if the application set it", () => {
+Deno.test("Quota.take() always applies a share that the application set", () => {
   const quota = quotaOf({ shares: { address: 8, user: 2 }, strict: ["user"] });
   assertEquals(fill(quota, at("192.0.2.1", { user: "ann" })), { count: 2, level: "user" });
   assertEquals(fill(quota, at("192.0.2.1", { user: "bob" })), { count: 2, level: "user" });
 });
 
-Deno.test("Quota.take() refuses by the narrowest level, and says whose share is reached", () => {
+Deno.test("Quota.take() rejects by the narrowest level, and names the share that is reached", () => {
   const owner = at("192.0.2.1", { user: "ann", session: "s-1" });
   for (
     const [shares, level, text] of [
@@ -86,7 +86,7 @@ Deno.test("Quota.take() refuses by the narrowest level, and says whose share is 
   }
 });
 
-Deno.test("Quota gives every place back, once, however often it is taken", () => {
+Deno.test("Quota releases every slot once, however often it is taken", () => {
   const owner = at("192.0.2.1", { user: "ann", session: "s-1" });
   const quota = quotaOf({ max: 20, shares: { address: 10, user: 10, session: 10 } });
   for (let round = 0; round < 3; round++) {
@@ -98,7 +98,7 @@ Deno.test("Quota gives every place back, once, however often it is taken", () =>
   }
 });
 
-Deno.test("Quota.take() lets a right to a place pass over shares, never over the bound", () => {
+Deno.test("Quota.take() with ignoresShares exceeds shares, but never the limit", () => {
   const quota = quotaOf({ max: 2, shares: { user: 1 }, strict: ["user"] });
   const ann = at("192.0.2.1", { user: "ann" });
   quota.take(ann);
@@ -124,7 +124,7 @@ Deno.test("Quota.take() gives wider networks more, and one /48 no more than its 
   assertEquals(fill(quota, at("2001:db8:2:1::/64")).count, 10);
 });
 
-Deno.test("Quota.take() gives no address and no network more than half of the bound", () => {
+Deno.test("Quota.take() gives no address and no network more than half of the limit", () => {
   const { owners } = ownersWithClock();
   const count = (options: Partial<QuotaOptions>, addressOf: (i: number) => string) => {
     const tents = quotaOf({ max: 20, ...options });
@@ -140,14 +140,14 @@ Deno.test("Quota.take() gives no address and no network more than half of the bo
   const shares = { address: 100 };
   assertEquals(count({ shares }, () => "192.0.2.1"), 10);
   assertEquals(count({ shares: { address: 2 } }, (i) => `2001:db8:1:${i % 9}00::1`), 10);
-  // A share that the application set is its own choice, for an address.
+  // For an address, a share that the application set may be larger.
   assertEquals(count({ shares, strict: ["address"] }, () => "192.0.2.1"), 20);
   const strict: Partial<QuotaOptions> = { shares: { address: 2 }, strict: ["address"] };
   assertEquals(count(strict, (i) => `2001:db8:1:${i % 9}00::1`), 10);
   assertEquals(count({ max: 1, shares }, () => "192.0.2.1"), 1);
 });
 
-Deno.test("Owners makes users familiar after an hour, who have ten shares of their address", () => {
+Deno.test("Owners treats users as familiar after an hour, with ten shares of their address", () => {
   const { owners, tick } = ownersWithClock();
   const facts = peer("192.0.2.1", { user: "ann" });
   const quota = quotaOf({ max: 1_000, shares: { address: 3 }, strict: ["address"] });
@@ -164,7 +164,7 @@ Deno.test("Owners makes users familiar after an hour, who have ten shares of the
   assertEquals(owners.of(facts).isFamiliar, false, "A user who is away for a day is forgotten");
 });
 
-Deno.test("Quota counts two places of one client once, and never three", () => {
+Deno.test("Quota counts two slots of one client once, and never three", () => {
   const quota = quotaOf({ max: 2, shares: { address: 1 }, strict: ["address"] });
   const owner = at("192.0.2.1");
   const first = quota.take(owner);
@@ -182,7 +182,7 @@ Deno.test("Quota counts two places of one client once, and never three", () => {
   assertEquals([quota.taken, quota.owners], [0, 0]);
 });
 
-Deno.test("Place.change() counts for the new owner alone, or for the old one if it is refused", () => {
+Deno.test("Place.change() counts only for the new owner, or for the old one if it is rejected", () => {
   const quota = quotaOf({ shares: { address: 1, user: 1 }, strict: ["address", "user"] });
   const guest = quota.take(at("192.0.2.1"));
   const bob = quota.take(at("192.0.2.2", { user: "bob" }));
@@ -195,7 +195,7 @@ Deno.test("Place.change() counts for the new owner alone, or for the old one if 
   assertEquals([quota.taken, quota.owners], [0, 0]);
 });
 
-Deno.test("Quota.take() counts the address of a proxy only where the application set its share", () => {
+Deno.test("Quota.take() counts a proxy's address only if the application set its share", () => {
   const owners = new Owners(platformRuntime(), { isProxy: (key) => key === "127.0.0.1" });
   for (const [strict, expected] of [[[], 10], [["address"], 2]] as const) {
     const quota = quotaOf({ shares: { address: 2 }, strict });
@@ -207,7 +207,7 @@ Deno.test("Quota.take() counts the address of a proxy only where the application
   );
 });
 
-Deno.test("Quotas.open() returns the quota of a name, and stats lists each once", () => {
+Deno.test("Quotas.open() returns one quota per name, and stats lists each once", () => {
   const quotas = new Quotas(platformRuntime());
   const open = (name: string) =>
     quotas.open({ limit: "maxTents", name, verb: "camp", what: "tents", max: 1, shares: {} });
@@ -222,7 +222,7 @@ Deno.test("Quotas.open() returns the quota of a name, and stats lists each once"
   });
 });
 
-Deno.test("Quota.tryTake() returns the level of a refusal, which levelFull() does not count", () => {
+Deno.test("Quota.tryTake() returns the level of a rejection, which levelFull() does not count", () => {
   const quota = quotaOf({ max: 2, shares: { address: 1 } });
   assertEquals(quota.levelFull(at("192.0.2.1")), undefined);
   const place = quota.tryTake(at("192.0.2.1")) as Place;
@@ -237,7 +237,7 @@ Deno.test("Quota.tryTake() returns the level of a refusal, which levelFull() doe
   assertEquals([quota.levelFull(), quota.taken], [undefined, 1]);
 });
 
-Deno.test("Quota tells of a proxy whose address has no share once that share would count", () => {
+Deno.test("Quota reports a proxy whose address has no share once that share would apply", () => {
   const told: string[] = [];
   const { owners } = new Quotas(platformRuntime(), {
     isProxy: (key) => key === "10.0.0.1",
@@ -287,7 +287,7 @@ Deno.test("Quotas.report() lists owners with a sixteenth of their share, and no 
   assertEquals(quotas.report()!.length, 2);
 });
 
-Deno.test("Quotas.report() lists at most 256 owners, those with the largest part of their share", () => {
+Deno.test("Quotas.report() lists at most 256 owners, the ones that use most of their share", () => {
   const { quotas, take } = nodeOf();
   for (let i = 0; i < 300; i++) take(2, at(`a${i}`));
   take(2, { ...NOBODY, user: "ann" });
@@ -316,7 +316,7 @@ Deno.test("Quotas.hear() counts the last report of each node until the node is f
   assertEquals(fill(quota, ann), { count: 8, level: "user" });
 });
 
-Deno.test("Quotas.hear() counts the places of others for shares, never for the bound", () => {
+Deno.test("Quotas.hear() counts slots on other nodes for shares, never for the limit", () => {
   const { quotas, quota } = nodeOf({ max: 10, strict: [] });
   const greedy = at("192.0.2.1");
   quotas.hear("one", [["maxTents", "at 192.0.2.1", 32]]);
@@ -324,7 +324,7 @@ Deno.test("Quotas.hear() counts the places of others for shares, never for the b
   assertEquals(fill(quota, NOBODY), { count: 5, level: "server" });
 });
 
-Deno.test("Quotas.hear() leaves a share alone that all nodes count exactly", () => {
+Deno.test("Quotas.hear() ignores shares that all nodes count exactly", () => {
   const { quotas, quota, take } = nodeOf({ exact: ["user"] });
   const ann = { ...NOBODY, user: "ann" };
   quotas.hear("one", [["maxTents", "user ann", 16]]);
@@ -333,7 +333,7 @@ Deno.test("Quotas.hear() leaves a share alone that all nodes count exactly", () 
   assertEquals(fill(quota, ann), { count: 1, level: "user" });
 });
 
-Deno.test("Quotas.hear() counts nothing of a malformed report", () => {
+Deno.test("Quotas.hear() ignores a malformed report", () => {
   const { quotas, quota, take } = nodeOf();
   const fine = ["maxTents", "at 192.0.2.1", 32];
   for (

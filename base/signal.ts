@@ -1,6 +1,6 @@
-/** Waiting for a change, without missing one. */
+/** Waiting for changes without missing one. */
 
-/** A changing value or state, with promises for its next change. */
+/** Notifies of changes through promises. */
 export class Signal {
   // Created when first awaited: most queues of a server are never awaited.
   #next: PromiseWithResolvers<void> | undefined;

@@ -1,11 +1,11 @@
 /**
  * Standard Schema, version 1: the small interface of zod, valibot, arktype and others, so that
- * Skein depends on no schema library. Holds the types, and the one function that calls a schema.
+ * Skein depends on no schema library. Contains the types, and the function that calls a schema.
  */
 
 /**
- * Result of a schema: the value with defaults and transforms applied; or the issues, each with a text
- * for people and the path in the value, of which Skein reports the first one.
+ * Result of a schema: the value with defaults and transforms applied, or the issues, each with a
+ * text for humans and a path in the value. Skein reports the first issue.
  */
 export type StandardResult<Output> =
   | { readonly value: Output; readonly issues?: undefined }
@@ -17,10 +17,10 @@ export type StandardResult<Output> =
   };
 
 /**
- * Any schema that follows Standard Schema v1: zod 3.24+, valibot 1+, arktype 2+,
- * or a few lines of your own.
+ * Any schema that follows Standard Schema v1: zod 3.24+, valibot 1+, arktype 2+, or your own in a
+ * few lines.
  *
- * @example A schema by hand
+ * @example A handwritten schema
  * ```ts
  * import { type StandardSchema, validate } from "./standard_schema.ts";
  * import { assertEquals } from "@std/assert";
@@ -47,7 +47,7 @@ export interface StandardSchema<Input = unknown, Output = Input> {
     /** Name of the schema library. */
     readonly vendor: string;
     /**
-     * Checks a value, at once or through a promise.
+     * Checks a value, synchronously or through a promise.
      *
      * @param value The value to check.
      * @returns The value or the issues.
@@ -55,7 +55,7 @@ export interface StandardSchema<Input = unknown, Output = Input> {
     readonly validate: (
       value: unknown,
     ) => StandardResult<Output> | Promise<StandardResult<Output>>;
-    /** Carrier of the types, never read at run time. */
+    /** Carries the types; never read at run time. */
     readonly types?: { readonly input: Input; readonly output: Output } | undefined;
   };
 }
@@ -106,10 +106,10 @@ export type Validation<T> = Valid<T> | Invalid;
 /**
  * Checks a value against a schema.
  *
- * - **Sync stays sync:** returns a promise only where the schema returned one.
+ * - **Sync stays sync:** returns a promise only if the schema returned one.
  * - **One issue:** only the first issue is reported, with a path of strings and numbers.
  * - **Errors pass through:** an error that the schema throws, or its rejection, reaches the caller
- *   unchanged. The fault is the application's, and "invalid" would blame the peer that sent the
+ *   unchanged. It is the application's fault, while "invalid" would blame the peer that sent the
  *   value.
  *
  * @example Usage
@@ -130,7 +130,7 @@ export type Validation<T> = Valid<T> | Invalid;
  * @typeParam T The type that the schema returns.
  * @param schema The schema.
  * @param value The value to check.
- * @returns The result; a promise of the result if the schema is asynchronous.
+ * @returns The result, or a promise if the schema is asynchronous.
  */
 export function validate<T>(
   schema: StandardSchema<unknown, T>,

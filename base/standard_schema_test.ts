@@ -24,12 +24,12 @@ function failing(
   return schemaOf(() => ({ issues: [{ message: "no", path }, { message: "second" }] }));
 }
 
-Deno.test("validate() answers at once when the schema is synchronous", () => {
+Deno.test("validate() returns synchronously when the schema is synchronous", () => {
   assertEquals(validate(z.string(), "a"), { ok: true, value: "a" });
   assertEquals(validate(schemaOf<number>(() => ({ value: 1 })), "x"), { ok: true, value: 1 });
 });
 
-Deno.test("validate() gives the value that the schema gave back", () => {
+Deno.test("validate() returns the value that the schema returned", () => {
   const schema = z.object({ n: z.string().transform(Number), tag: z.string().default("none") });
   assertEquals(validate(schema, { n: "4", extra: 1 }), { ok: true, value: { n: 4, tag: "none" } });
 });
@@ -77,7 +77,7 @@ Deno.test("validate() reports the first issue, with a path of strings and number
   });
 });
 
-Deno.test("validate() fails when the schema names no issue", () => {
+Deno.test("validate() fails when the schema lists no issue", () => {
   const schema = schemaOf<string>(() => ({ issues: [] }));
   assertEquals(validate(schema, 0), { ok: false, message: "Invalid value", path: [] });
 });

@@ -3,14 +3,15 @@ import { attempt } from "./call_safely.ts";
 import { Signal } from "./signal.ts";
 
 /**
- * Most errors of callbacks that one feed prints: a callback that fails once may fail at each change.
+ * Maximum number of callback errors that one feed prints: a callback that fails once may fail on
+ * each change.
  */
 const MAX_PRINTED = 16;
 
 /**
- * The latest value and all its changes, for a loop, or for a callback in the form that view
- * libraries use. A slow loop misses values in between, but never the latest, because the feed keeps
- * only the latest value.
+ * The current value and its changes, for a loop, or for a callback in the form that UI libraries
+ * use. A slow loop may miss intermediate values, but never the latest, because the feed keeps only
+ * the latest value.
  *
  * @example Usage
  * ```ts
@@ -50,7 +51,7 @@ export class StatusFeed<T> implements AsyncIterable<T> {
     return this.#current;
   }
 
-  /** True if the value changes no more. */
+  /** True if the value no longer changes. */
   get isEnded(): boolean {
     return this.#isEnded;
   }
@@ -67,7 +68,7 @@ export class StatusFeed<T> implements AsyncIterable<T> {
   /**
    * Changes the value.
    *
-   * @param value The new value; ignored once the feed ended.
+   * @param value The new value; ignored once the feed has ended.
    */
   set(value: T): void {
     if (this.#isEnded) return;
@@ -92,12 +93,12 @@ export class StatusFeed<T> implements AsyncIterable<T> {
   }
 
   /**
-   * Calls a callback with the current value at once, and with each change up to the last one.
+   * Calls a callback immediately with the current value, and on each change up to the last one.
    *
-   * - **Stores:** this is the contract of a store of Svelte; React's `useSyncExternalStore` accepts
+   * - **Stores:** this is the contract of a Svelte store. React's `useSyncExternalStore` accepts
    *   this method together with {@linkcode StatusFeed.current}.
-   * - **Failure:** an error that the callback throws is printed, for the first 16 errors of the feed,
-   *   and the subscription continues.
+   * - **Errors:** an error that the callback throws is printed, up to 16 per feed, and the
+   *   subscription continues.
    *
    * @param callback Receives each value.
    * @returns A function that ends the subscription.
@@ -122,7 +123,7 @@ export class StatusFeed<T> implements AsyncIterable<T> {
   }
 
   /**
-   * Subscribes a callback of the library, which does not count as one of the application.
+   * Subscribes a callback of the library, which doesn't count as the application's.
    *
    * @ignore
    */
@@ -146,8 +147,7 @@ export class StatusFeed<T> implements AsyncIterable<T> {
   }
 
   /**
-   * Yields the same values to a loop of the library, which does not count as one of the
-   * application.
+   * Yields the same values to a loop of the library, which doesn't count as the application's.
    *
    * @ignore
    */
@@ -167,7 +167,7 @@ export class StatusFeed<T> implements AsyncIterable<T> {
     attempt(() => callback(value), (error) => {
       if (++this.#printed > MAX_PRINTED) return;
       // deno-lint-ignore no-console
-      console.error("A callback that is subscribed to a status failed:", error);
+      console.error("A status callback failed:", error);
     });
   }
 }

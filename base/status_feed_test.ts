@@ -2,7 +2,7 @@ import { captureConsole } from "../tests/console_lines.ts";
 import { assertEquals } from "@std/assert";
 import { StatusFeed } from "./status_feed.ts";
 
-Deno.test("StatusFeed iteration begins with the current value and follows each change", async () => {
+Deno.test("StatusFeed iteration starts with the current value and follows each change", async () => {
   const feed = new StatusFeed("a");
   const reader = feed[Symbol.asyncIterator]();
   assertEquals((await reader.next()).value, "a");
@@ -14,7 +14,7 @@ Deno.test("StatusFeed iteration begins with the current value and follows each c
   assertEquals(await reader.next(), { value: undefined, done: true });
 });
 
-Deno.test("StatusFeed iteration skips changes that a slow reader missed, never the latest", async () => {
+Deno.test("StatusFeed iteration may skip changes for a slow reader, never the latest", async () => {
   const feed = new StatusFeed(0);
   const reader = feed[Symbol.asyncIterator]();
   await reader.next();
@@ -22,7 +22,7 @@ Deno.test("StatusFeed iteration skips changes that a slow reader missed, never t
   assertEquals((await reader.next()).value, 1_000);
 });
 
-Deno.test("StatusFeed tells every reader", async () => {
+Deno.test("StatusFeed notifies every reader", async () => {
   const feed = new StatusFeed(0);
   const readers = [feed[Symbol.asyncIterator](), feed[Symbol.asyncIterator]()];
   for (const reader of readers) await reader.next();
@@ -31,7 +31,7 @@ Deno.test("StatusFeed tells every reader", async () => {
   assertEquals((await Promise.all(waiting)).map(({ value }) => value), [1, 1]);
 });
 
-Deno.test("StatusFeed tells a change to the same value", async () => {
+Deno.test("StatusFeed reports a change to the same value", async () => {
   const feed = new StatusFeed("same");
   const reader = feed[Symbol.asyncIterator]();
   await reader.next();
@@ -57,7 +57,7 @@ Deno.test("StatusFeed wakes a waiting reader when it ends", async () => {
   assertEquals((await all).at(-1), "over");
 });
 
-Deno.test("StatusFeed.subscribe() reports the value at once, then each change until its end", () => {
+Deno.test("StatusFeed.subscribe() reports the value immediately, then each change until the end", () => {
   const feed = new StatusFeed("a");
   const seen: string[] = [];
   const unsubscribe = feed.subscribe((value) => seen.push(value));
@@ -72,7 +72,7 @@ Deno.test("StatusFeed.subscribe() reports the value at once, then each change un
   assertEquals(seen.at(-1), "late c");
 });
 
-Deno.test("StatusFeed.subscribe() ends by its function and by using, for one subscription alone", () => {
+Deno.test("StatusFeed.subscribe() returns a function and a disposable that end only this subscription", () => {
   const feed = new StatusFeed(0);
   const seen: number[] = [];
   const callback = (value: number) => seen.push(value);

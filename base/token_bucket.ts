@@ -1,27 +1,30 @@
-/** A token bucket: a burst at once, and a steady rate. */
+/** A token bucket: a burst, and a steady rate. */
 
-/** A rate, and the burst that may come at once. */
+/** A rate, and its burst. */
 export interface Rate {
-  /** Refill per second; may be a fraction. `Infinity` is no limit. */
+  /** Refill per second, which may be a fraction. `Infinity` means no limit. */
   readonly perSecond: number;
   /**
-   * Most that may come at once after a pause.
+   * Maximum burst after a pause.
    *
    * @default {perSecond, and at least 1}
    */
   readonly burst?: number | undefined;
 }
 
-/** Tolerance for rounded numbers, in milliseconds. */
+/** Tolerance for rounding errors, in milliseconds. */
 const ROUNDING_MS = 0.001;
 
-/** Counts tokens, and tells when there are too few. Times are milliseconds since the Unix epoch. */
+/**
+ * Counts tokens, and computes how long to wait for more. Times are milliseconds since the Unix
+ * epoch.
+ */
 export interface Bucket {
   /** Milliseconds until there are enough tokens; 0 if there are enough now. Takes no tokens. */
   waitMs(amount: number, now: number): number;
   /** Takes tokens. */
   take(amount: number, now: number): void;
-  /** Tells if the bucket is full, and so can be forgotten: a new bucket would be the same. */
+  /** True if the bucket is full, and can be forgotten: a new bucket would be the same. */
   isFull(now: number): boolean;
 }
 
@@ -31,7 +34,7 @@ export interface Bucket {
  * @param rate The rate.
  * @param name Name of the option, for the error.
  * @returns The rate with its burst; `undefined` for no limit.
- * @throws {RangeError} If `perSecond` is not above 0, or `burst` is not a number from 1.
+ * @throws {RangeError} If `perSecond` is not above 0, or `burst` is below 1.
  */
 export function checkRate(rate: Rate | undefined, name: string): Required<Rate> | undefined {
   if (rate === undefined) return undefined;
@@ -43,18 +46,18 @@ export function checkRate(rate: Rate | undefined, name: string): Required<Rate> 
   }
   if (typeof burst !== "number" || !(burst >= 1)) {
     throw new RangeError(
-      `Cannot create rate limits: ${name}.burst must be a number from 1, received ${burst}`,
+      `Cannot create rate limits: ${name}.burst must be 1 or more, received ${burst}`,
     );
   }
   return perSecond === Infinity || burst === Infinity ? undefined : { perSecond, burst };
 }
 
 /**
- * A bucket of tokens that begins full. Each call takes tokens, and time puts tokens back.
+ * A token bucket that starts full. Calls take tokens, and time refills them.
  *
  * - **Larger than the bucket:** an amount above `burst` passes when the bucket is full, and the
- *   debt delays later ones. So the rate holds, and no amount is refused for ever.
- * - **Cost:** two numbers. There is no timer: tokens are counted at each call.
+ *   debt delays later ones. So the rate holds, and no amount is rejected forever.
+ * - **Cost:** two numbers, and no timer: tokens are computed on each call.
  * - **Clock:** setting the clock back costs the time since the last call; setting the clock forward
  *   fills the bucket.
  *

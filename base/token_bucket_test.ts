@@ -1,14 +1,14 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { checkRate, TokenBucket } from "./token_bucket.ts";
 
-/** Takes items one after the other; returns the number of accepted ones. */
+/** Takes items one after another, and returns the number of accepted ones. */
 function drain(bucket: TokenBucket, now: number): number {
   let count = 0;
   for (; bucket.waitMs(1, now) === 0; count++) bucket.take(1, now);
   return count;
 }
 
-Deno.test("TokenBucket allows its burst at once, and then its rate", () => {
+Deno.test("TokenBucket allows its burst, and then its rate", () => {
   const bucket = new TokenBucket({ perSecond: 10, burst: 30 }, 1_000);
   assertEquals(drain(bucket, 1_000), 30);
   assertEquals(drain(bucket, 1_099), 0);
@@ -17,7 +17,7 @@ Deno.test("TokenBucket allows its burst at once, and then its rate", () => {
   assertEquals(drain(bucket, 1_000_000), 30, "No more than the burst is saved up");
 });
 
-Deno.test("TokenBucket.waitMs() says when there is enough, and not a millisecond later", () => {
+Deno.test("TokenBucket.waitMs() returns exactly the time until there are enough tokens", () => {
   for (const perSecond of [0.1, 0.5, 3, 7, 1_000, 12_345]) {
     const bucket = new TokenBucket({ perSecond, burst: 1 }, 0);
     bucket.take(1, 0);
@@ -35,7 +35,7 @@ Deno.test("TokenBucket holds its rate over any number of small steps", () => {
   assert(count >= 421 && count <= 423, `7 a second in a minute, and a burst of 3: ${count}`);
 });
 
-Deno.test("TokenBucket allows an item larger than itself when it is full, and makes it wait after", () => {
+Deno.test("TokenBucket allows an amount above its burst when it is full, and delays later ones", () => {
   const bucket = new TokenBucket({ perSecond: 100, burst: 1_000 }, 0);
   assertEquals(bucket.waitMs(5_000, 0), 0);
   bucket.take(5_000, 0);
@@ -52,7 +52,7 @@ Deno.test("TokenBucket.isFull() is true again after the refill", () => {
   assert(bucket.isFull(1_500));
 });
 
-Deno.test("TokenBucket continues when the clock is set back, and is full at most when it is set forth", () => {
+Deno.test("TokenBucket continues when the clock is set back, and is at most full when it is set forward", () => {
   const bucket = new TokenBucket({ perSecond: 10, burst: 5 }, 1_000_000);
   assertEquals(drain(bucket, 1_000_000), 5);
   assertEquals(drain(bucket, 0), 0);
@@ -60,7 +60,7 @@ Deno.test("TokenBucket continues when the clock is set back, and is full at most
   assertEquals(drain(bucket, 10_000_000), 5);
 });
 
-Deno.test("checkRate() fills in the burst, takes Infinity for no limit, and refuses nonsense", () => {
+Deno.test("checkRate() fills in the burst, accepts Infinity as no limit, and rejects invalid rates", () => {
   assertEquals(checkRate(undefined, "a"), undefined);
   assertEquals(checkRate({ perSecond: 20 }, "a"), { perSecond: 20, burst: 20 });
   assertEquals(checkRate({ perSecond: 0.1 }, "a"), { perSecond: 0.1, burst: 1 });
@@ -71,7 +71,7 @@ Deno.test("checkRate() fills in the burst, takes Infinity for no limit, and refu
     assertThrows(() => checkRate({ perSecond }, "a"), RangeError, rule);
   }
   for (const burst of [0, 0.5, -1, NaN, "5" as never]) {
-    const rule = "Cannot create rate limits: a.burst must be a number from 1, received";
+    const rule = "Cannot create rate limits: a.burst must be 1 or more, received";
     assertThrows(() => checkRate({ perSecond: 1, burst }, "a"), RangeError, rule);
   }
 });

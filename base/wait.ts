@@ -1,16 +1,16 @@
-/** Waiting that ends by time or by signal. */
+/** Waits with a timeout or a signal. */
 import { TimeoutError } from "../errors.ts";
 import type { Runtime, Timer } from "./runtime.ts";
 
-/** Longest time of a timer, in milliseconds: timers hold 31 bits. */
+/** Longest duration of a timer, in milliseconds: timers hold 31 bits. */
 export const MAX_TIMER_MS: number = 2 ** 31 - 1;
 
 /**
- * Starts a timer, unless the time has no end.
+ * Starts a timer, unless the time is infinite.
  *
- * @param runtime Runtime that has the timers.
+ * @param runtime Runtime with the timers.
  * @param ms Time in milliseconds; `undefined` and `Infinity` start no timer.
- * @param callback Called with the time when it is over.
+ * @param callback Called with the time when it has passed.
  * @returns The timer, for `clearTimeout` of the runtime.
  * @throws {RangeError} If the time is negative or not a number.
  */
@@ -25,10 +25,10 @@ export function startTimer(
 }
 
 /**
- * Makes the error of an operation that was ended on purpose.
+ * Creates the error of an operation that was aborted.
  *
  * @param message The operation.
- * @returns A `DOMException`, or a plain error of that name on a platform without that class.
+ * @returns A `DOMException`, or a plain error of that name on platforms without the class.
  */
 export function abortError(message: string): Error {
   const name = "AbortError";
@@ -37,8 +37,8 @@ export function abortError(message: string): Error {
 }
 
 /**
- * Joins abort signals, also on a platform without `AbortSignal.any`. There, the joined signal lives
- * until one of the signals aborts.
+ * Combines abort signals, also on platforms without `AbortSignal.any`. There, the combined signal
+ * stays in memory until one of the signals aborts.
  *
  * @param signals The signals.
  * @returns A signal that aborts with the first of them, with the same reason.
@@ -58,7 +58,7 @@ export function anySignal(...signals: readonly AbortSignal[]): AbortSignal {
 /** Options for {@linkcode within}. */
 interface WithinOptions<T> {
   /**
-   * Beginning of the error message; the time in milliseconds follows.
+   * Start of the error message; the time in milliseconds follows.
    *
    * @default {"Cannot wait longer than"}
    */
@@ -67,16 +67,16 @@ interface WithinOptions<T> {
   readonly signal?: AbortSignal | undefined;
   /** Ends the wait after this many milliseconds; waits without limit by default. */
   readonly timeoutMs?: number | undefined;
-  /** Receives a result that arrives after the wait ended. MUST NOT throw. */
+  /** Receives a result that arrives after the wait has ended. MUST NOT throw. */
   readonly discard?: (tooLate: T) => void;
 }
 
 /**
- * Waits for a promise. In every case the timer and the listener are removed. The end of the wait
- * does not end the work behind the promise.
+ * Waits for a promise, and always removes its timer and listener. Ending the wait does not cancel
+ * the work behind the promise.
  *
  * @typeParam T Type of the result.
- * @param runtime Runtime that has the timers.
+ * @param runtime Runtime with the timers.
  * @param promise Promise to wait for.
  * @param options Time, signal and error message.
  * @returns The result of the promise.
@@ -121,17 +121,17 @@ export function within<T>(
 export interface WaitForOptions {
   /** Name of the awaited event, for the error. */
   readonly what: string;
-  /** Time after which the wait gives up, in milliseconds; unlimited if left out. */
+  /** Timeout of the wait, in milliseconds; unlimited by default. */
   readonly timeoutMs?: number | undefined;
   /** Ends the wait. */
   readonly signal?: AbortSignal | undefined;
 }
 
 /**
- * Waits for a promise, with a limit. Giving up does not cancel the work behind the promise.
+ * Waits for a promise, with a timeout. Ending the wait does not cancel the work behind the promise.
  *
  * @typeParam T The type of the promised value.
- * @param runtime Runtime that has the timers.
+ * @param runtime Runtime with the timers.
  * @param promise The promise to wait for.
  * @param options See {@linkcode WaitForOptions}.
  * @returns The promised value.
@@ -149,10 +149,10 @@ export function waitFor<T>(
 /**
  * Waits for a promise for a limited time.
  *
- * @param runtime Runtime that has the timers.
+ * @param runtime Runtime with the timers.
  * @param promise The promise to wait for.
  * @param timeoutMs The limit, in milliseconds.
- * @returns True if the promise fulfilled in time; false after the limit.
+ * @returns True if the promise was fulfilled in time; false after the limit.
  * @throws The promise's rejection, in time.
  */
 export function settlesWithin(
@@ -167,9 +167,9 @@ export function settlesWithin(
 }
 
 /**
- * Waits for a time or a signal. Leaves neither a timer nor a listener behind.
+ * Waits for a time or a signal, and leaves no timer or listener behind.
  *
- * @param runtime Runtime that has the timers.
+ * @param runtime Runtime with the timers.
  * @param ms The time, in milliseconds.
  * @param signals Signals that each end the pause.
  */

@@ -5,7 +5,7 @@ import { pause, waitFor, within } from "./wait.ts";
 import { platformRuntime } from "./runtime.ts";
 import { turns } from "../tests/waiting.ts";
 
-/** A signal that knows how many listen to it. */
+/** A signal that counts its listeners. */
 class CountedSignal extends EventTarget {
   listeners = 0;
   aborted = false;
@@ -39,7 +39,7 @@ Deno.test("waitFor() returns the value of the promise", async () => {
   assertEquals(error, failure);
 });
 
-Deno.test("waitFor() rejects at its time and names the missing event", async () => {
+Deno.test("waitFor() rejects after its timeout, and names the missing event", async () => {
   using time = new FakeTime();
   const waiting = waitFor(platformRuntime(), never, { what: "the tide", timeoutMs: 500 });
   const outcome = assertRejects(() => waiting, TimeoutError, "the tide longer than 500 ms");
@@ -51,7 +51,7 @@ Deno.test("waitFor() rejects at its time and names the missing event", async () 
   assertEquals((await outcome).timeoutMs, 500);
 });
 
-Deno.test("waitFor() gives up with the signal's reason, and leaves no timer", async () => {
+Deno.test("waitFor() rejects with the signal's reason, and leaves no timer", async () => {
   const controller = new AbortController();
   const waiting = waitFor(platformRuntime(), never, {
     what: "it",
@@ -69,7 +69,7 @@ Deno.test("waitFor() gives up with the signal's reason, and leaves no timer", as
   assertEquals(await assertRejects(() => late), reason);
 });
 
-Deno.test("waitFor() leaves no listener on a signal that lives on", async () => {
+Deno.test("waitFor() leaves no listener on a long-lived signal", async () => {
   using time = new FakeTime();
   const signal = new CountedSignal();
   const options = { what: "it", timeoutMs: 10, signal: asSignal(signal) };
@@ -85,7 +85,7 @@ Deno.test("waitFor() leaves no listener on a signal that lives on", async () => 
   assertEquals(signal.listeners, 0, "after the time");
 });
 
-Deno.test("pause() ends with the time or with a signal, and leaves no listener", async () => {
+Deno.test("pause() ends after its time or on a signal, and leaves no listener", async () => {
   using time = new FakeTime();
   const [first, second] = [new CountedSignal(), new CountedSignal()];
   let ended = 0;
@@ -106,7 +106,7 @@ Deno.test("pause() ends with the time or with a signal, and leaves no listener",
   await pause(platformRuntime(), 1_000, AbortSignal.abort());
 });
 
-Deno.test("within() returns the value of the promise, and discards none in time", async () => {
+Deno.test("within() returns a value that is in time, without discarding it", async () => {
   const { signal } = new AbortController();
   const discarded: unknown[] = [];
   const options = { signal, timeoutMs: 1_000, discard: (late: unknown) => discarded.push(late) };
@@ -119,7 +119,7 @@ Deno.test("within() returns the value of the promise, and discards none in time"
   assertEquals(discarded, []);
 });
 
-Deno.test("within() discards late values, by time and by signal", async () => {
+Deno.test("within() discards values after its timeout or signal", async () => {
   using time = new FakeTime();
   const controller = new AbortController();
   for (const options of [{ timeoutMs: 100 }, { signal: controller.signal, timeoutMs: Infinity }]) {
@@ -150,7 +150,7 @@ Deno.test("within() does not wait with an aborted signal, nor for a failure afte
   );
 });
 
-Deno.test("within() names the late event, and refuses invalid times", async () => {
+Deno.test("within() names the late event, and rejects invalid times", async () => {
   const never = new Promise<never>(() => {});
   const late = "Cannot catch the tide within";
   await assertRejects(
@@ -167,7 +167,7 @@ Deno.test("within() names the late event, and refuses invalid times", async () =
   }
 });
 
-Deno.test("within() discards the value at an invalid time, and handles the rejection", async () => {
+Deno.test("within() with an invalid time discards the value, and handles the rejection", async () => {
   for (const timeoutMs of [-1, NaN]) {
     // Both settle after the error; an unhandled rejection ends the test.
     const failing = Promise.withResolvers<string>();

@@ -312,7 +312,7 @@ Deno.test("jwt() refuses options that make no sense", () => {
     [{ jwks, algorithms: ["HS256"] }, 'received "HS256"'],
     [{ jwks: "/jwks.json" }, 'jwks must be a URL of HTTP, received "/jwks.json"'],
     [{ jwks: "file:///jwks.json" }, "jwks must be a URL of HTTP"],
-    [{ jwks, audiense: "chat" } as JwtOptions, '"audience" may be meant'],
+    [{ jwks, audiense: "chat" } as JwtOptions, 'did you mean "audience"?'],
   ];
   for (const [options, text] of types) {
     assertThrows(() => jwt(options), TypeError, `Cannot create jwt: `);

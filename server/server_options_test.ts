@@ -44,7 +44,7 @@ Deno.test("serve() refuses an unknown key at any depth, and names the one that m
   for (const [options, place, key, meant] of cases) {
     const listening = { port: 0, onListen() {}, ...options } as ServeOptions;
     const { message } = assertThrows(() => serve(listening), TypeError);
-    const hint = meant === undefined ? "" : `; "${meant}" may be meant`;
+    const hint = meant === undefined ? "" : `; did you mean "${meant}"?`;
     const expected = `Cannot serve: ${place} must have known keys, received "${key}"${hint}`;
     assertStringIncludes(`${message}$`, `${expected}$`);
   }

@@ -102,7 +102,7 @@ Deno.test("Server prints an error of authenticate once, without the token", asyn
   // The disk cannot be filled: a repetition is only counted.
   assertEquals(printed.lines.slice(2), [
     "Skein: authenticate threw Error: No row for <token> [2J: clients will try again; " +
-    "throw AuthenticationError to say no",
+    "throw AuthenticationError to reject",
   ]);
   isDown = false;
   await using session = await dial(`${server.url}?token=${SECRET}`);

@@ -81,25 +81,25 @@ const CALLBACKS: Readonly<Record<Callback, Decision | string>> = {
   authorize: {
     kind: "action",
     options: (answer) => ({ authorize: () => answer(true) }),
-    cure: "return false to say no",
+    cure: "return false to reject",
   },
   "api.authorize": {
     kind: "http",
     options: (answer) => ({ api: { path: "/api", authorize: () => answer(true) } }),
     path: "/api/health",
-    cure: "return false to say no",
+    cure: "return false to reject",
   },
   "durableStreams.authorize": {
     kind: "http",
     options: (answer) => ({ durableStreams: { path: "/streams", authorize: () => answer(true) } }),
     path: "/streams/a",
-    cure: "return false to say no",
+    cure: "return false to reject",
   },
   "inspector.authorize": {
     kind: "http",
     options: (answer) => ({ inspector: { path: "/ops", authorize: () => answer(true) } }),
     path: "/ops/",
-    cure: "return false to say no",
+    cure: "return false to reject",
   },
   "metrics.allow": {
     kind: "http",
@@ -209,9 +209,9 @@ Deno.test("Server prints a fault with its cure", async () => {
   for (const server of [failing, failing, missing]) await askPlainly(server);
   assertEquals(printed.lines, [
     "Skein: authenticate threw TypeError: fetch failed: clients will try again; " +
-    "throw AuthenticationError to say no",
+    "throw AuthenticationError to reject",
     "Skein: authenticate returned undefined: clients will try again; " +
-    "return null to say no, or guest to let the peer in",
+    "return null to reject, or guest to admit the client",
   ]);
 });
 

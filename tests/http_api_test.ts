@@ -36,7 +36,7 @@ Deno.test("serve() refuses malformed options of the API at once", () => {
     [{ maxPublications: 1.5 }, RangeError, "api.maxPublications"],
     [{ rate: { perSecond: -1 } }, RangeError, "api.rate.perSecond"],
     [{ authorize: true }, TypeError, "api.authorize"],
-    [{ authorise: () => true }, TypeError, '"authorize" may be meant'],
+    [{ authorise: () => true }, TypeError, 'did you mean "authorize"?'],
   ];
   for (const [option, error, text] of options) {
     assertThrows(() => createServer({ api: { path: "/api", ...option } as never }), error, text);

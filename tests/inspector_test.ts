@@ -92,7 +92,7 @@ Deno.test("serve() refuses options of an inspector that do not fit", () => {
     const [inspector, message] of [
       [{ path: "inspector" }, "inspector.path must be a path"],
       [{ path: "/inspector/" }, "inspector.path must be a path"],
-      [{ authorise: () => true }, '"authorize" may be meant'],
+      [{ authorise: () => true }, 'did you mean "authorize"?'],
       [{ authorize: true }, "inspector.authorize must be of type function"],
       [{ payloads: 1 }, "inspector.payloads must be of type boolean"],
     ] as const

@@ -37,7 +37,7 @@ Deno.test("listenMoq() refuses sessions that onSetup refuses, with its code", as
   assertEquals(errors.length, 2); // The last error is reported twice.
   assertEquals(printed.lines, [
     "Skein: onSetup threw Error: secret: clients will try again; " +
-    "throw AuthenticationError to say no",
+    "throw AuthenticationError to reject",
   ]);
   assertEquals(server.sessions.size, 0);
 });

@@ -84,7 +84,7 @@ Deno.test("serve() refuses malformed options of durable streams", () => {
   const cases: [options: object, text: string, broker?: Broker][] = [
     [{ path: "streams" }, "durableStreams.path must be a path"],
     [{ path: "/streams", cache: "shared" }, "durableStreams.cache must be"],
-    [{ path: "/streams", maxReader: 1 }, 'received "maxReader"; "maxReaders" may be meant'],
+    [{ path: "/streams", maxReader: 1 }, 'received "maxReader"; did you mean "maxReaders"?'],
     [{ path: "/streams", keep: { record: 1 } }, 'received "record"'],
     [{ path: "/streams", authorize: true }, "durableStreams.authorize must be of type function"],
     [{ path: "/streams" }, "durableStreams must have a broker that keeps logs", broker],

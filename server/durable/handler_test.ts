@@ -70,7 +70,7 @@ Deno.test("DurableStreamsHandler() refuses unknown keys, and brokers without log
   assertThrows(
     () => new DurableStreamsHandler({ ...options, paths: "/" } as DurableStreamsHandlerOptions),
     TypeError,
-    'received "paths"; "path" may be meant',
+    'received "paths"; did you mean "path"?',
   );
   const broker = new FaultyEngine().connect({ without: ["logs"] });
   assertThrows(() => new DurableStreamsHandler({ ...options, broker }), TypeError, "keeps logs");

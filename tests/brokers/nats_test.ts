@@ -221,7 +221,7 @@ test("takes names up to its bound behind the longest prefix, and refuses one mor
 Deno.test("NatsBroker() refuses unknown and misplaced options", () => {
   const servers = "127.0.0.1:1";
   const cases: [source: object, options: object, text: string][] = [
-    [{ servers }, { maxWaitng: 1 }, 'received "maxWaitng"; "maxWaiting" may be meant'],
+    [{ servers }, { maxWaitng: 1 }, 'received "maxWaitng"; did you mean "maxWaiting"?'],
     [{ servers, prefix: "a" }, {}, "prefix must stand in the second argument"],
     [{ server: servers }, {}, "either servers or a connection is needed, received server"],
     [{}, {}, "either servers or a connection is needed, received {}"],

@@ -301,7 +301,7 @@ for (
     [
       "has a mistyped option",
       moduleOf("export default ({ serve }) => { serve({ onMesage() {} }); }"),
-      '"onMessage" may be meant',
+      'did you mean "onMessage"?',
     ],
   ] as const
 ) {
@@ -384,7 +384,7 @@ Deno.test("serveWorkers() refuses options that no worker can have", async () => 
   await refused({ workers: 2_000 }, "workers must be an integer from 1 to 1024, received 2000");
   await refused({ silentMs: -1 }, "silentMs must be a positive integer, received -1");
   await refused({ maxHeapMb: 0.5 }, "maxHeapMb must be a positive integer, received 0.5");
-  await refused({ prot: 1 }, '"port" may be meant');
+  await refused({ prot: 1 }, 'did you mean "port"?');
   await refused({ signal: AbortSignal.abort(new Error("Too late")) }, "Too late");
   await assertRejects(
     () => serveWorkers("./app.ts" as unknown as URL),
