@@ -2,17 +2,17 @@
  * Media over QUIC: publish, announce, discover and subscribe over WebTransport, raw QUIC and
  * WebSocket. Works with peers of gomoqt, moq-rs and the JavaScript client of moq-rs.
  *
- * - **Broadcasts** have a path and are announced. A {@linkcode TrackMux} maps each path to the handler
- *   of its tracks.
- * - **Tracks** are subscribed to: a {@linkcode TrackWriter} at the publisher, a {@linkcode TrackReader}
- *   at the subscriber.
- * - **Groups** make up a track. Each group has its own stream, so later groups do not wait for earlier
- *   ones, and a late group can be abandoned.
+ * - **Broadcasts** have a path and are announced. A {@linkcode TrackMux} maps each path to the
+ *   handler of its tracks.
+ * - **Tracks** are subscribed to: a {@linkcode TrackWriter} at the publisher, a
+ *   {@linkcode TrackReader} at the subscriber.
+ * - **Groups** make up a track. Each group has its own stream, so later groups do not wait for
+ *   earlier ones, and a late group can be abandoned.
  * - **Frames** make up a group, in order.
  *
- * {@linkcode listenMoq} and {@linkcode dialMoq} open sessions; {@linkcode connectMoq} opens one that
- * reconnects. {@linkcode MoqRelay} and {@linkcode LiveTrack} send one source to many subscribers, and
- * {@linkcode MoqCluster} joins many relays into one.
+ * {@linkcode listenMoq} and {@linkcode dialMoq} open sessions; {@linkcode connectMoq} opens one
+ * that reconnects. {@linkcode MoqRelay} and {@linkcode LiveTrack} send one source to many
+ * subscribers, and {@linkcode MoqCluster} joins many relays into one.
  *
  * @example Publish, discover, subscribe
  * ```ts

@@ -54,7 +54,8 @@ export function* sessionsBefore(session: Session): Generator<Session, void, unde
  */
 export function replacePredecessor(session: Session): Session | undefined {
   const core = session[internals];
-  // If the latest session has closed, a client that moved twice in a row may still have the one before. A token may belong to another user.
+  // If the latest session has closed, a client that moved twice in a row may still have the one
+  // before. A token may belong to another user.
   const isOwn = (before: Session) => before[internals].user === core.user;
   const predecessor = sessionsBefore(session).find(isOwn);
   keep(session, predecessor);

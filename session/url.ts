@@ -24,7 +24,8 @@ export type ServerUrl =
   | (() => string | URL | Promise<string | URL>);
 
 /**
- * Query key, with its equals sign, for the ticket of a session, in the request for the next session of the same client.
+ * Query key, with its equals sign, for the ticket of a session, in the request for the next session
+ * of the same client.
  */
 export const TICKET_KEY = "ticket=";
 

@@ -58,7 +58,8 @@ export interface MoqClientOptions {
   /**
    * Delays between attempts, and limits for giving up.
    *
-   * @default {{ firstDelayMs: 500, maxDelayMs: 10000, giveUpAfterMs: 300000, stableMs: 10000, leaveAfterMs: 5000 }}
+   * @default {{ firstDelayMs: 500, maxDelayMs: 10000, giveUpAfterMs: 300000, stableMs: 10000,
+   * leaveAfterMs: 5000 }}
    */
   readonly retry?: MoqRetryOptions | undefined;
   /**

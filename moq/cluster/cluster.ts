@@ -47,7 +47,10 @@ function readHeldBroadcast(value: unknown): HeldBroadcast | undefined {
 
 /** Options for {@linkcode MoqCluster}. */
 export interface MoqClusterOptions {
-  /** The relay of this process, whose runtime the cluster has, too. Closing the cluster does not close the relay. */
+  /**
+   * The relay of this process, whose runtime the cluster has, too. Closing the cluster does not
+   * close the relay.
+   */
   readonly relay: MoqRelay;
   /** The nodes; each has one relay of the cluster. Closing the cluster does not close the nodes. */
   readonly nodes: Nodes;
@@ -101,8 +104,8 @@ const OPTIONS: OptionKinds<MoqClusterOptions> = {
  *   and the session is closed some time after the last subscription. A track is subscribed there
  *   once, for all subscribers here.
  * - **Ways:** the shortest chain of hops is taken. Of two equally short chains every relay takes
- *   the broadcast that began last. Relays thereby follow a publisher that moves: subscribers see the
- *   broadcast end and begin.
+ *   the broadcast that began last. Relays thereby follow a publisher that moves: subscribers see
+ *   the broadcast end and begin.
  * - **Loops** are refused by the `hopId` of the relay's mux.
  * - **End:** a broadcast that ends is ended everywhere within about a tenth of a second, and so are
  *   the broadcasts of a relay that closes its cluster. Those of a relay that died end within

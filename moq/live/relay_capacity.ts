@@ -1,4 +1,6 @@
-/** Bounds of a relay on broadcasts, tracks and fetches, and the share of each session and address. */
+/**
+ * Bounds of a relay on broadcasts, tracks and fetches, and the share of each session and address.
+ */
 import type { LimitLevel } from "../../errors.ts";
 import { NOBODY, type Owner, socketOwner } from "../../base/owners.ts";
 import type { Place, Quota, Quotas, QuotaShares } from "../../base/shares.ts";
@@ -65,7 +67,8 @@ export class RelayCapacity {
   }
 
   /**
-   * Returns the level at which there is no place for one more broadcast; `undefined` if there is one.
+   * Returns the level at which there is no place for one more broadcast; `undefined` if there is
+   * one.
    */
   levelFull(from: TrackOrigin): LimitLevel | undefined {
     return this.#broadcasts.levelFull(this.#ownerOf(from));

@@ -1,4 +1,6 @@
-/** Routes of a relay: subscriptions, hops, other ways to a publisher, fetches and slow subscribers. */
+/**
+ * Routes of a relay: subscriptions, hops, other ways to a publisher, fetches and slow subscribers.
+ */
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { MoqNetwork, pass } from "../../tests/moq/network.ts";

@@ -88,16 +88,16 @@ export interface MoqServerOptions extends
   /** Limits of the server. */
   readonly limits?: {
     /**
-     * Most sessions at once, including those in their setup. Further clients are refused with 429, or
-     * over raw QUIC closed with 4429.
+     * Most sessions at once, including those in their setup. Further clients are refused with 429,
+     * or over raw QUIC closed with 4429.
      *
      * @default {10000}
      */
     readonly maxSessions?: number | undefined;
     /**
-     * Most sessions of one network address at once; an IPv6 /64 counts as one address. Refused in the
-     * same way. Clients without an address are not counted here. The default counts only while more
-     * than half of `maxSessions` are taken, and not for a loopback or private address without
+     * Most sessions of one network address at once; an IPv6 /64 counts as one address. Refused in
+     * the same way. Clients without an address are not counted here. The default counts only while
+     * more than half of `maxSessions` are taken, and not for a loopback or private address without
      * `clientAddress`. A number that you set always counts.
      *
      * @default {1000}
@@ -203,7 +203,9 @@ export function offersMoq({ headers, protocols }: FaceRequest): boolean {
   return offered.some((name) => names.includes(name));
 }
 
-/** Returns `true` if a client requests the hash of the certificate and the host may send the hash. */
+/**
+ * Returns `true` if a client requests the hash of the certificate and the host may send the hash.
+ */
 export function requestsHash({ url, method }: FaceRequest, host: FaceHost | undefined): boolean {
   return method === "GET" && host !== undefined && host.isDevelopment && host.hashes.length > 0 &&
     url.includes(HASH_PATH) && URL.parse(url)?.pathname === HASH_PATH;

@@ -289,8 +289,8 @@ export class MoqSession implements AsyncDisposable {
   /** Resolves with the close when the session is over; never rejects. */
   readonly closed: Promise<MoqCloseInfo>;
   /**
-   * Resolves when the peer asks to end the session. `uri` is the URL to go to instead; empty for the
-   * same place.
+   * Resolves when the peer asks to end the session. `uri` is the URL to go to instead; empty for
+   * the same place.
    */
   readonly draining: Promise<{ readonly uri: string }>;
 
@@ -441,8 +441,8 @@ export class MoqSession implements AsyncDisposable {
   }
 
   /**
-   * Parameters of the client's setup, by number; empty on versions without a setup, and before the setup
-   * arrived.
+   * Parameters of the client's setup, by number; empty on versions without a setup, and before the
+   * setup arrived.
    */
   get clientExtensions(): ReadonlyMap<number, Uint8Array> {
     const { extensions } = this.#agreement.request;
@@ -450,8 +450,8 @@ export class MoqSession implements AsyncDisposable {
   }
 
   /**
-   * Parameters of the server's setup, by number; empty on versions without a setup, and before the setup
-   * arrived.
+   * Parameters of the server's setup, by number; empty on versions without a setup, and before the
+   * setup arrived.
    */
   get serverExtensions(): ReadonlyMap<number, Uint8Array> {
     const { serverExtensions } = this.#agreement;

@@ -38,8 +38,8 @@ export const PROBE_PARAMETER = 0x1;
 
 /**
  * The parameter that names an end of Skein, in every setup. Two such ends require a close of each
- * other: on raw QUIC a crash closes with 0 too, and their closes have a mark. The number is odd: the setup of moq-lite-01 and -02
- * has bytes under odd numbers, and a varint under even ones.
+ * other: on raw QUIC a crash closes with 0 too, and their closes have a mark. The number is odd:
+ * the setup of moq-lite-01 and -02 has bytes under odd numbers, and a varint under even ones.
  */
 const SKEIN_PARAMETER = 0x536b;
 
@@ -310,9 +310,9 @@ export class PeerSetup {
 }
 
 /**
- * Waits for a setup until the connection ends, and then for the rest of that turn of the event loop:
- * a setup that is done by then counts, and an error of the setup says more than the end of the
- * connection.
+ * Waits for a setup until the connection ends, and then for the rest of that turn of the event
+ * loop: a setup that is done by then counts, and an error of the setup says more than the end of
+ * the connection.
  *
  * @throws {ConnectionError} If the connection ends first.
  */

@@ -27,9 +27,10 @@ export interface GroupReaderOptions {
  * A group: the frames of one stream, in order. Use one loop per group.
  *
  * A group that the publisher gave up ends with a {@linkcode MoqError}. On wires without resets, a
- * frame that ends before the announced length has that meaning; see `docs/guide/moq.md`. Deno's QUIC ends
- * the streams of a closing session like a clean end: a group that was cut between two frames may
- * look whole there. If the number of frames matters, send that number in the first frame.
+ * frame that ends before the announced length has that meaning; see `docs/guide/moq.md`. Deno's
+ * QUIC ends the streams of a closing session like a clean end: a group that was cut between two
+ * frames may look whole there. If the number of frames matters, send that number in the first
+ * frame.
  */
 export class GroupReader implements AsyncIterable<Uint8Array> {
   /** The number of the group; groups may come in another order, and some may be missing. */

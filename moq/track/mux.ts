@@ -86,8 +86,8 @@ export interface TrackServer {
    */
   readonly acceptLater?: boolean | undefined;
   /**
-   * Answers a fetch. Without this method fetches are refused, and a {@linkcode TrackHandler} that is
-   * a function gets a track whose range is the fetched group.
+   * Answers a fetch. Without this method fetches are refused, and a {@linkcode TrackHandler} that
+   * is a function gets a track whose range is the fetched group.
    *
    * @param request The request.
    * @param group The group to write to; closed afterwards.
@@ -104,8 +104,8 @@ export interface TrackServer {
 }
 
 /**
- * Serves the tracks of a broadcast: a function that writes what a subscriber or a fetch asks for, or
- * a {@linkcode TrackServer}.
+ * Serves the tracks of a broadcast: a function that writes what a subscriber or a fetch asks for,
+ * or a {@linkcode TrackServer}.
  */
 export type TrackHandler = TrackServer | TrackServer["serveTrack"];
 

@@ -145,7 +145,9 @@ export const GOMOQT_CODES = {
   probe: { internal: 0x0, timeout: 0x1, notSupported: 0x2 },
 } as const satisfies Record<MoqErrorScope, CodeTable>;
 
-/** Codes of sessions, of moq-lite as moq-rs 0.3 has them; codes from 64 on are the application's. */
+/**
+ * Codes of sessions, of moq-lite as moq-rs 0.3 has them; codes from 64 on are the application's.
+ */
 export const MOQ_LITE_SESSION_CODES = {
   none: 0x0,
   internal: 0x1,
@@ -157,7 +159,9 @@ export const MOQ_LITE_SESSION_CODES = {
   unsupportedVersion: 0x15,
 } as const satisfies CodeTable;
 
-/** Codes of all streams, of moq-lite as moq-rs 0.3 has them; codes from 64 on are the application's. */
+/**
+ * Codes of all streams, of moq-lite as moq-rs 0.3 has them; codes from 64 on are the application's.
+ */
 export const MOQ_LITE_STREAM_CODES = {
   internal: 0x0,
   cancelled: 0x1,

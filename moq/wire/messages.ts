@@ -1,7 +1,7 @@
 /**
- * The messages of MoQ: moq-lite's versions 01, 02, 04 and 05 and gomoqt's own, each with the fields in the
- * order of the version. A length precedes every message: `encode…` functions write that length in
- * front, `decode…` functions take the body after the length.
+ * The messages of MoQ: moq-lite's versions 01, 02, 04 and 05 and gomoqt's own, each with the fields
+ * in the order of the version. A length precedes every message: `encode…` functions write that
+ * length in front, `decode…` functions take the body after the length.
  *
  * Numbers have up to 62 bits on the wire and 53 here. Where a larger number only means "no limit",
  * such as a latency, decoders return the largest one; elsewhere decoders refuse the message.
@@ -804,8 +804,8 @@ export function decodeSessionUpdate(body: Uint8Array): number {
   return decodeMessage(body, "SESSION_UPDATE", (fields) => fields.limit());
 }
 
-// Latency limits, as peers read and write them. In Skein and gomoqt, 0 means no limit; in moq-rs and
-// its JavaScript, 0 means the newest group alone.
+// Latency limits, as peers read and write them. In Skein and gomoqt, 0 means no limit; in moq-rs
+// and its JavaScript, 0 means the newest group alone.
 
 /** Stands for "no limit" on the wire: about twelve days, in four bytes. */
 const NO_LIMIT_MS = 0x3fff_ffff;

@@ -460,7 +460,8 @@ export class Turn {
     } finally {
       this.#isFlushing = false;
     }
-    // Deferred, because closing a session runs application code, which may change the members of the broadcast that caused this flush.
+    // Deferred, because closing a session runs application code, which may change the members of
+    // the broadcast that caused this flush.
     for (const queue of failed) queueMicrotask(() => queue.fail());
   }
 
@@ -732,7 +733,8 @@ export class FanOut {
   /** Gives each member the collected entries; `failed` collects the queues without room. */
   handOut(failed: SendQueue[]): void {
     if (this.#broadcasts.length === 0) return;
-    // Taken first: anything that an application's policy publishes meanwhile belongs to the next turn.
+    // Taken first: anything that an application's policy publishes meanwhile belongs to the next
+    // turn.
     const all = this.#broadcasts.map((broadcast) => broadcast.take());
     this.#broadcasts = [];
     const touched: SendQueue[] = [];

@@ -239,7 +239,8 @@ export class Sequences implements Disposable {
     const now = this.runtime.now();
     // A lost claim doesn't stop the running handler: the next turn waits for it.
     if (!await this.#store.claim(client.key).catch(() => false)) return;
-    // After an expired claim another node may have handled messages: the next turn reads the newest number.
+    // After an expired claim another node may have handled messages: the next turn reads the newest
+    // number.
     if (this.runtime.now() >= client.lapsesAt) return;
     client.claimedUntil = now + claimMs / 2;
     client.lapsesAt = now + claimMs;

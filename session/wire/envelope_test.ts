@@ -15,7 +15,9 @@ const TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 const TRACE = `"trace":{"traceparent":"${TRACEPARENT}"`;
 
-/** Envelopes by kind: what all have in common, then each text, and what else is read from that text. */
+/**
+ * Envelopes by kind: what all have in common, then each text, and what else is read from that text.
+ */
 const KINDS: readonly [common: object, rows: readonly [text: string, more: object][]][] = [
   [{ kind: "message", topic: "a", data: undefined }, [
     ['{"topic":"a"}', {}],

@@ -29,7 +29,8 @@ export type ParamsOf<P extends string> = string extends P ? Readonly<Record<stri
   // deno-lint-ignore ban-types -- no parameters: an object without members.
   : {};
 
-// Tokens of a pattern for the overlap check: a parameter is one character of any kind, then any number of further characters. Other numbers are UTF-16 code units.
+// Tokens of a pattern for the overlap check: a parameter is one character of any kind, then any
+// number of further characters. Other numbers are UTF-16 code units.
 const ONE = -1;
 const RUN = -2;
 
@@ -115,7 +116,8 @@ export class TopicPattern<P extends string = string> {
     const end = topic.length - tail.length;
     let start = head.length;
     for (let index = 1; index <= last; index++) {
-      // The nearest occurrence is enough: if the rest of the topic does not match after it, no later one helps.
+      // The nearest occurrence is enough: if the rest of the topic does not match after it, no
+      // later one helps.
       const at = index < last ? topic.indexOf(literals[index]!, start + 1) : end;
       if (at <= start) return undefined;
       params[this.paramNames[index - 1]!] = topic.slice(start, at);
@@ -144,7 +146,8 @@ export class TopicPattern<P extends string = string> {
     const [head, otherHead] = [this.#literals[0]!, other.#literals[0]!];
     if (!head.startsWith(otherHead) && !otherHead.startsWith(head)) return false;
     const [a, b] = [this.#tokens(), other.#tokens()];
-    // row[j] is true if the rest of a from i and the rest of b from j have a common text. Reads beyond the ends return undefined, which counts as false.
+    // row[j] is true if the rest of a from i and the rest of b from j have a common text. Reads
+    // beyond the ends return undefined, which counts as false.
     let below: boolean[] = [];
     for (let i = a.length; i >= 0; i--) {
       const row: boolean[] = [];
