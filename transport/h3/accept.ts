@@ -18,23 +18,23 @@ const FIRST_REQUEST_TIMEOUT_MS = 10_000;
 
 /** A connection of a WebTransport server; raw QUIC has no sessions. */
 export interface ServerConnection extends AcceptedConnection {
-  /** Number of sessions, pending ones included. */
+  /** Number of sessions, including pending ones. */
   readonly sessionCount?: number | undefined;
-  /** Refuses new requests. */
+  /** Rejects new requests. */
   stop?(): void;
 }
 
-/** Handler of a server's connections, with their deadlines. */
+/** Handler of a server's connections, with their timeouts. */
 export interface Http3Protocol extends QuicProtocol<ServerConnection> {
-  /** Clears all deadlines. */
+  /** Clears all timeouts. */
   clear(): void;
 }
 
 /**
- * Makes the handler of a server's connections.
+ * Creates the handler of a server's connections.
  *
  * @param options Options of connections with HTTP/3.
- * @param onQuic Takes connections with raw QUIC; `undefined` without raw QUIC. MUST NOT throw.
+ * @param onQuic Receives connections with raw QUIC; `undefined` without raw QUIC. MUST NOT throw.
  */
 export function acceptProtocol(
   options: Omit<Http3ConnectionOptions, "firstRequests" | "lateSettings" | "graces">,
@@ -61,10 +61,9 @@ export function acceptProtocol(
   const controlHead = encodeControlHead(options);
   return {
     begin(conn) {
-      // A client that has the settings with the handshake asks for a session one round trip
-      // earlier. A long first message of TLS takes two packets; until the second one arrives,
-      // neither the protocol nor the credit of the peer is known, and the runtime would never open
-      // the stream.
+      // A client that receives the settings with the handshake requests a session one round trip
+      // earlier. A long first TLS message takes two packets; until the second one arrives, neither
+      // the protocol nor the peer's credit is known, and the runtime would never open the stream.
       const early = conn.protocol === "h3" ? openControl(conn, controlHead) : undefined;
       return (peer) => {
         if (onQuic === undefined || conn.protocol === "h3") {

@@ -25,14 +25,14 @@ const DIAL: OptionKinds<DialWebTransportOptions> = {
 };
 
 /**
- * Dials WebTransport. The session gets a connection of its own; sessions of
- * {@linkcode WebTransport} can share one, with `allowPooling`.
+ * Dials WebTransport. The session has its own connection; sessions of {@linkcode WebTransport} can
+ * share one, with `allowPooling`.
  *
  * - **Addresses:** all addresses of a name are tried, IPv6 and IPv4 alternating, 250 ms apart (RFC
  *   8305). The first to answer wins. The certificate is checked against the name. An error names
  *   each address tried.
  *
- * @example A stream that comes back
+ * @example An echo
  * ```ts
  * import {
  *   devCertificate,
@@ -65,11 +65,11 @@ const DIAL: OptionKinds<DialWebTransportOptions> = {
  * ```
  *
  * @param url An `https:` URL.
- * @param options Subprotocols, headers, certificates, limits and deadlines.
+ * @param options Subprotocols, headers, certificates, limits and timeouts.
  * @returns The established connection.
  * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
- * @throws {ConnectionError} If the connection fails; `status` is the server's, if the server
- * refused.
+ * @throws {ConnectionError} If the connection fails; `status` is set if the server rejected the
+ * session.
  * @throws {TimeoutError} If `timeoutMs` passes first.
  * @throws {TypeError} If the URL is not `https:`.
  * @throws {RangeError} If a limit is invalid.

@@ -38,7 +38,7 @@ Deno.test("dialWebTransport() offers protocols and sends headers", async () => {
   assertEquals(session.protocol, "two");
 });
 
-Deno.test("dialWebTransport() rejects when the URL or a hash makes no sense", async () => {
+Deno.test("dialWebTransport() rejects when the URL or a hash is invalid", async () => {
   await assertRejects(() => dialWebTransport("http://localhost/"), TypeError, "https:");
   await assertRejects(() => dialWebTransport("nonsense"), TypeError);
   const bad: CertificateHash[] = [
@@ -55,7 +55,7 @@ Deno.test("dialWebTransport() rejects when the URL or a hash makes no sense", as
   }
 });
 
-Deno.test("dialWebTransport() rejects when the certificate is another", async () => {
+Deno.test("dialWebTransport() rejects when the certificate does not match", async () => {
   await using server = new TestServer();
   const { hashes } = certificate;
   const error = await assertRejects(
@@ -68,7 +68,7 @@ Deno.test("dialWebTransport() rejects when the certificate is another", async ()
   assertEquals(server.listener.connectionCount, 0);
 });
 
-Deno.test("dialWebTransport() rejects when there is no server, in time", async () => {
+Deno.test("dialWebTransport() rejects on timeout when there is no server", async () => {
   const socket = bindUdp();
   const url = `https://127.0.0.1:${socket.addr.port}/`;
   await assertRejects(
@@ -80,7 +80,7 @@ Deno.test("dialWebTransport() rejects when there is no server, in time", async (
 });
 
 for (const at of ["the handshake", "the answer"]) {
-  Deno.test(`dialWebTransport() gives up after ten seconds without ${at}`, async () => {
+  Deno.test(`dialWebTransport() stops after ten seconds without ${at}`, async () => {
     await using server = new RawServer(certificate);
     const silent = bindUdp();
     using time = new FakeTime();
@@ -111,7 +111,7 @@ Deno.test("dialWebTransport() rejects when the server speaks another protocol", 
   await accepting;
 });
 
-Deno.test("dialWebTransport() rejects with status and headers when the server refuses", async () => {
+Deno.test("dialWebTransport() rejects with status and headers when the server rejects", async () => {
   await using server = new TestServer();
   const dialing = dialWebTransport(server.url, { serverCertificateHashes: server.hashes });
   dialing.catch(() => {});
@@ -131,7 +131,7 @@ Deno.test("dialWebTransport() rejects when the server has no WebTransport", asyn
   await assertRejects(() => soon(dialing), ConnectionError, "does not speak WebTransport");
 });
 
-Deno.test("dialWebTransport() rejects when the connection ends at once", async () => {
+Deno.test("dialWebTransport() rejects when the connection ends immediately", async () => {
   await using server = new RawServer(certificate);
   const dialing = dialRaw(server);
   (await soon(server.accept())).close(0x107, "Too many connections");
@@ -143,7 +143,7 @@ const STAGES = ["handshake", "settings", "answer"] as const;
 
 for (const stage of STAGES) {
   for (const how of ["signal", "timeout"] as const) {
-    Deno.test(`dialWebTransport() rejects by ${how} while it waits for the ${stage}`, async () => {
+    Deno.test(`dialWebTransport() rejects on ${how} while it waits for the ${stage}`, async () => {
       await using server = new RawServer(certificate);
       const silent = bindUdp();
       const port = stage === "handshake" ? silent.addr.port : server.port;
@@ -165,7 +165,7 @@ for (const stage of STAGES) {
       const failure = await error;
       if (how === "signal") assertEquals(failure.message, "enough");
       else assert(failure instanceof TimeoutError, String(failure));
-      // The server is told.
+      // The server is notified.
       if (peer !== undefined) await peer.ending;
       silent.close();
     });
@@ -177,7 +177,7 @@ Deno.test("dialWebTransport() does nothing with an aborted signal", async () => 
   await assertRejects(() => dialWebTransport("https://localhost/", { signal }), Error, "enough");
 });
 
-Deno.test("dialWebTransport() does not end a session by its signal", async () => {
+Deno.test("dialWebTransport() does not close a session when its signal aborts", async () => {
   await using server = new TestServer();
   const aborting = new AbortController();
   const dialing = dialWebTransport(server.url, {

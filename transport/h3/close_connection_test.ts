@@ -40,7 +40,7 @@ async function twoSessions(): Promise<
   };
 }
 
-/** A request and its answer. */
+/** Sends a request and waits for the reply. */
 async function isAlive(near: Connection, far: Connection): Promise<void> {
   const asked = directStream(await soon(near.createBidirectionalStream()));
   await soon(asked.write(Uint8Array.of(1)));
@@ -66,7 +66,7 @@ for (const who of ["client", "server"] as const) {
     await until(() => peer.listener.connectionCount === 0);
   });
 
-  Deno.test(`Http3Session.close() of a ${who} leaves the other sessions of the connection`, async () => {
+  Deno.test(`Http3Session.close() of a ${who} keeps the other sessions of the connection`, async () => {
     await using pair = await twoSessions();
     const { near, far, peer } = pair;
     const [first, firstThere] = who === "client" ? [near[0], far[0]] : [far[0], near[0]];
@@ -96,7 +96,7 @@ Deno.test("withMessages().close() ends the connection on request", async () => {
   await assertRejects(() => soon(far[1].closed), ConnectionError, "0x100");
 });
 
-Deno.test("Http3Session.close() ends the connection also when the peer does not confirm", async () => {
+Deno.test("Http3Session.close() ends the connection even when the peer does not confirm", async () => {
   await using server = new TestServer();
   await using peer = await RawPeer.dial(server.port, { hashes: server.hashes });
   await peer.control();

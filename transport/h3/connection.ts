@@ -53,11 +53,11 @@ export const SETTINGS_TIMEOUT_MS = 5_000;
 
 /**
  * Time that a connection stays open after the last session, in milliseconds: browsers never close
- * idle ones.
+ * idle connections.
  */
 export const GRACE_MS = 2_000;
 
-/** Bound of a quarter stream id (RFC 9297 section 2.1). */
+/** Bound of a quarter stream ID (RFC 9297 section 2.1). */
 const MAX_QUARTER_ID = 2 ** 60;
 
 /**
@@ -80,7 +80,7 @@ export interface Http3ConnectionOptions {
   readonly runtime: Runtime;
   readonly side: "client" | "server";
   /**
-   * Most concurrent sessions; more are refused with 429.
+   * Maximum number of concurrent sessions; more are rejected with 429.
    *
    * @default {16}
    */
@@ -90,21 +90,21 @@ export interface Http3ConnectionOptions {
   /** Called with each request of the peer, on a server. */
   readonly onRequest?: ((request: Http3Request) => void) | undefined;
   /**
-   * Tells whether the client of a request moves here from another connection; otherwise a spare
-   * connection is closed. None is spare if left out.
+   * Tells whether the client of a request hands over from another connection; otherwise a spare
+   * connection is closed. If absent, no connection is spare.
    */
   readonly isSuccessor?: ((request: Http3Request) => boolean) | undefined;
-  /** Deadlines for the first request of a server's connection. */
+  /** Timeouts for the first request of a server's connection. */
   readonly firstRequests?: Deadlines<Http3Connection> | undefined;
   /**
-   * Deadlines for the settings of a client whose request came first, of
-   * {@linkcode SETTINGS_TIMEOUT_MS}. Such a request is frequent, and a timer of its own would cost
-   * more than the wait, which most often ends in the same turn.
+   * Timeouts of {@linkcode SETTINGS_TIMEOUT_MS} for the settings of a client whose request arrived
+   * first. Such a request is frequent, and a timer of its own would cost more than the wait, which
+   * usually ends in the same turn.
    */
   readonly lateSettings?: Deadlines<Http3Connection> | undefined;
   /**
-   * Deadlines of {@linkcode GRACE_MS} for a server's connections without a session. A timer for each
-   * would cost more than all else at the end of a session.
+   * Timeouts of {@linkcode GRACE_MS} for a server's connections without a session. A timer for each
+   * would cost more than everything else at the end of a session.
    */
   readonly graces?: Deadlines<Http3Connection> | undefined;
   /** True if a client's connection stays open after the last session. */
@@ -118,11 +118,11 @@ export interface ConnectOptions {
   /** Request headers without the pseudo-headers. */
   readonly fields?: readonly Field[] | undefined;
   /**
-   * Reads the subprotocol from the response; `undefined` if the server chose one that was not
-   * offered.
+   * Reads the subprotocol from the response; `undefined` if the server selected a subprotocol that
+   * was not offered.
    */
   readonly protocolOf: (fields: readonly Field[]) => string | undefined;
-  /** Chooses the value of `:protocol`; by default the likely one of the server's settings. */
+  /** Chooses the value of `:protocol`; by default the value that the server's settings suggest. */
   readonly tokenOf?: ((settings: Settings) => UpgradeToken) | undefined;
   /** Factory of the session's errors. */
   readonly errors?: SessionErrors | undefined;
@@ -143,7 +143,7 @@ export class Http3Connection implements SessionLink {
   readonly #remoteAddress: Deno.NetAddr | undefined;
   readonly #sessions = new Map<number, Http3Session>();
   #peerSettings: Settings | undefined;
-  /** Waits for the peer's settings, once something waits. */
+  /** Pending wait for the peer's settings, if any. */
   #settings: PromiseWithResolvers<Settings> | undefined;
   /** Client-opened bidirectional streams whose first frame has not arrived. */
   readonly #unread = new Set<number>();
@@ -158,7 +158,9 @@ export class Http3Connection implements SessionLink {
   #isClosedHere = false;
   #isReadingDatagrams = false;
   #isRefusing = false;
-  /** True for a connection beyond the bounds of the listener, until the client proves that it moves. */
+  /**
+   * True for a connection beyond the listener's limits, until the client proves that it hands over.
+   */
   #isSpare: boolean;
   #idle: Timer | undefined;
 
@@ -166,8 +168,8 @@ export class Http3Connection implements SessionLink {
    * Starts HTTP/3 on a QUIC connection by sending the settings.
    *
    * @param conn A connection after the handshake.
-   * @param accepted Facts of the listener, on a server. `control` is the control stream, if opened
-   * during the handshake.
+   * @param accepted Facts from the listener, on a server. `control` is the control stream, if
+   * opened during the handshake.
    */
   constructor(
     conn: Deno.QuicConn,
@@ -209,21 +211,21 @@ export class Http3Connection implements SessionLink {
     return this.#isOver;
   }
 
-  /** True if the connection is over, or takes no further sessions. */
+  /** True if the connection has ended, or accepts no further sessions. */
   get isOver(): boolean {
     return this.#isOver || this.#isRefusing;
   }
 
-  /** Number of sessions, pending ones included. */
+  /** Number of sessions, including pending ones. */
   get sessionCount(): number {
     return this.#sessions.size;
   }
 
   /**
-   * Reads how many concurrent sessions the peer allows, once the peer's settings have arrived. The
-   * limit is one without flow control (draft-ietf-webtrans-http3 section 5.2).
+   * Reads how many concurrent sessions the peer allows, after its settings have arrived. The limit
+   * is one without flow control (draft-ietf-webtrans-http3 section 5.2).
    *
-   * @throws {ConnectionError} If the connection is over.
+   * @throws {ConnectionError} If the connection has ended.
    */
   async sessionLimit(): Promise<number> {
     const settings = await this.#settingsInTime();
@@ -236,11 +238,11 @@ export class Http3Connection implements SessionLink {
   }
 
   /**
-   * Requests a session, once the peer's settings have arrived.
+   * Requests a session, after the peer's settings have arrived.
    *
-   * @returns The session; `ready` reports the answer.
-   * @throws {ConnectionError} If the server does not support WebTransport, or the connection is
-   * over.
+   * @returns The session; `ready` reports the response.
+   * @throws {ConnectionError} If the server does not support WebTransport, or the connection has
+   * ended.
    */
   async connect(options: ConnectOptions): Promise<Http3Session> {
     const { url, fields = [], protocolOf, errors = SKEIN_ERRORS } = options;
@@ -261,7 +263,7 @@ export class Http3Connection implements SessionLink {
     if (!supportsWebTransport(settings)) {
       const error = new H3ProtocolError(
         H3Error.requirementsNotMet,
-        "The server does not speak WebTransport: its settings name none",
+        "The server does not speak WebTransport: its settings do not announce it",
       );
       this.fail(error);
       throw errors.session(error.message, { cause: error });
@@ -293,7 +295,7 @@ export class Http3Connection implements SessionLink {
     return session;
   }
 
-  /** Refuses all later requests with 503. */
+  /** Rejects all later requests with 503. */
   stop(): void {
     this.#isRefusing = true;
     for (const session of this.#sessions.values()) session.drain();
@@ -396,12 +398,12 @@ export class Http3Connection implements SessionLink {
         const { done, value } = await reader.read();
         if (done) return;
         accept(value).catch((error) => {
-          // Other errors concern the stream: the peer reset the stream, or the connection is over.
+          // Other errors concern the stream: the peer reset it, or the connection has ended.
           if (error instanceof H3ProtocolError) this.fail(error);
         });
       }
     } catch {
-      // The connection is over; `ending` reports the outcome.
+      // The connection has ended; `ending` reports the outcome.
     }
   }
 
@@ -478,7 +480,7 @@ export class Http3Connection implements SessionLink {
         result = await reader.read(new Uint8Array(size));
       } catch (error) {
         if (isPeerReset(error)) break;
-        return; // The connection is over; `ending` reports the outcome.
+        return; // The connection has ended; `ending` reports the outcome.
       }
       if (result.done) break;
       read(result.value);
@@ -533,7 +535,7 @@ export class Http3Connection implements SessionLink {
       if (head !== "empty") frames.push(head.whole);
       const connect = { id, reader, frames, writer: stream.writable.getWriter() };
       try {
-        // Most requests arrive whole with the first packet of their stream.
+        // Most requests arrive completely with the first packet of their stream.
         const fields = nextFields(frames) ?? await readFields(reader, frames);
         const settings = this.#peerSettings ?? await this.#settingsInTime();
         this.#request(connect, fields, settings);
@@ -582,7 +584,7 @@ export class Http3Connection implements SessionLink {
     onRequest?.(request);
   }
 
-  /** Waits for the peer's settings; ends the connection if none arrive in time. */
+  /** Waits for the peer's settings; ends the connection if they do not arrive in time. */
   async #settingsInTime(): Promise<Settings> {
     if (this.#peerSettings !== undefined) return this.#peerSettings;
     if (this.#fault !== undefined) throw connectionFailed(this.#fault);
@@ -639,11 +641,11 @@ export class Http3Connection implements SessionLink {
     if (session !== undefined || sessionId % 4 === 0) return session;
     throw new H3ProtocolError(
       H3Error.idError,
-      `Expected the number of a CONNECT stream, received ${sessionId}`,
+      `Expected the ID of a CONNECT stream, received ${sessionId}`,
     );
   }
 
-  /** Buffers a stream until the session arrives, if the session may still arrive. */
+  /** Buffers a stream until its session arrives, if the session may still arrive. */
   #hold(stream: EarlyStream): void {
     const { sessionId } = stream;
     // QUIC delivers streams in order: an earlier stream that is not a session will never become
@@ -662,25 +664,25 @@ export class Http3Connection implements SessionLink {
         if (datagram.byteLength < length) {
           throw new H3ProtocolError(
             H3Error.datagramError,
-            `Expected a session's number in a datagram, received ${datagram.byteLength} bytes`,
+            `Expected a session ID in a datagram, received ${datagram.byteLength} bytes`,
           );
         }
         const quarterId = readVarint(datagram, 0);
         if (quarterId >= MAX_QUARTER_ID) {
           throw new H3ProtocolError(
             H3Error.datagramError,
-            `Expected a session's number in a datagram, received a quarter of ${4 * quarterId}`,
+            `Expected a session ID in a datagram, received a quarter of ${4 * quarterId}`,
           );
         }
         this.#sessions.get(4 * quarterId)?.receiveDatagram(datagram.subarray(length));
       }
     } catch (error) {
-      // Otherwise the connection is over; `ending` reports the outcome.
+      // Otherwise the connection has ended; `ending` reports the outcome.
       if (error instanceof H3ProtocolError) this.fail(error);
     }
   }
 
-  /** Closes the connection later, unless another session begins. */
+  /** Closes the connection later, unless another session starts. */
   #beginGrace(): void {
     const { graces } = this.#options;
     if (graces !== undefined) return graces.add(this);
@@ -697,7 +699,7 @@ export class Http3Connection implements SessionLink {
 /**
  * Encodes the start of the control stream: the stream type and the settings.
  *
- * @throws {RangeError} If a limit of flow control is invalid.
+ * @throws {RangeError} If a flow-control limit is invalid.
  */
 export function encodeControlHead(
   { side, maxSessions = 16, flowControl }: Pick<
@@ -720,7 +722,7 @@ export function encodeControlHead(
 /**
  * Opens the control stream and sends its head.
  *
- * @param conn The connection; the handshake may be under way.
+ * @param conn The connection; the handshake may be in progress.
  * @returns The writer, which MUST stay referenced as long as the connection: a stream ends when
  * garbage-collected, and this one MUST NOT end (RFC 9114 section 6.2.1).
  */
@@ -734,7 +736,7 @@ export async function openControl(
     writer.write(head).catch(() => {});
     return writer;
   } catch {
-    return undefined; // The connection is over; `closed` reports the outcome.
+    return undefined; // The connection has ended; `closed` reports the outcome.
   }
 }
 

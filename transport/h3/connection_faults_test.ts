@@ -1,4 +1,4 @@
-/** Faults of peers: which close the connection, which refuse a request, and which are none. */
+/** Peer faults: which close the connection, which reject a request, and which are tolerated. */
 import { assert, assertEquals } from "@std/assert";
 import { nextBidirectional } from "../../tests/incoming.ts";
 import {
@@ -23,7 +23,7 @@ import { encodeFrame, FrameType } from "./wire/frames.ts";
 import { encodeFields, type Field } from "./wire/qpack.ts";
 import { SettingId } from "./wire/settings.ts";
 
-/** A reserved type of frames, streams, settings and capsules, for which every end is prepared. */
+/** A reserved type of frames, streams, settings and capsules, which every end must tolerate. */
 const GREASE = 0x1f * 7 + 0x21;
 
 const NOTHING = new Uint8Array();
@@ -67,7 +67,7 @@ const twice = (...parts: (Uint8Array | number)[]): Act => async (peer) => {
   await peer.uni(...parts);
 };
 
-/** A frame that carries one id. */
+/** A frame that contains one ID. */
 function frameOfId(type: "goaway" | "cancelPush" | "maxPushId", id: bigint): Uint8Array {
   const payload = new Uint8Array(8);
   new DataView(payload.buffer).setBigUint64(0, 0b11n << 62n | id);
@@ -102,7 +102,7 @@ const FAULTS_OF_BOTH: Faults = {
     H3Error.frameUnexpected,
     control(encodeFrame(0x8, TEXT)),
   ],
-  "sends the head of a stream on the control stream": [
+  "sends a stream head on the control stream": [
     H3Error.frameError,
     uni(0, settingsFrame(), 0x41, 0),
   ],
@@ -119,16 +119,16 @@ const FAULTS_OF_BOTH: Faults = {
     settings([SettingId.h3Datagram, 1], [SettingId.h3Datagram, 1]),
   ],
   "sends a setting of HTTP/2": [H3Error.settingsError, settings([0x4, 1])],
-  "sends a switch that is neither on nor off": [
+  "sends a flag that is neither 0 nor 1": [
     H3Error.settingsError,
     settings([SettingId.h3Datagram, 2]),
   ],
-  "sends GOAWAY without a number": [
+  "sends GOAWAY without an ID": [
     H3Error.frameError,
     control(encodeFrame(FrameType.goaway, NOTHING)),
   ],
   "raises GOAWAY": [H3Error.idError, control(goaway(4n), goaway(8n))],
-  "raises GOAWAY where doubles are equal": [
+  "raises GOAWAY within the rounding of doubles": [
     H3Error.idError,
     control(goaway(2n ** 62n - 8n), goaway(2n ** 62n - 4n)),
   ],
@@ -161,9 +161,12 @@ const FAULTS_OF_BOTH: Faults = {
     H3Error.qpackDecoderStreamError,
     qpack(3, 0x80),
   ],
-  "acknowledges an insertion that never was": [H3Error.qpackDecoderStreamError, qpack(3, 0x44, 1)],
+  "acknowledges an insertion that never happened": [
+    H3Error.qpackDecoderStreamError,
+    qpack(3, 0x44, 1),
+  ],
   "acknowledges nothing": [H3Error.qpackDecoderStreamError, qpack(3, 0x00)],
-  "cancels a stream whose number has no end": [
+  "cancels a stream with an endless ID": [
     H3Error.qpackDecoderStreamError,
     uni(3, new Uint8Array(12).fill(0xff, 1).fill(0x7f, 0, 1)),
   ],
@@ -185,7 +188,7 @@ const FAULTS_OF_CLIENT: Faults = {
   "opens a push stream": [H3Error.streamCreationError, uni(1, 0)],
   "sends DATA before HEADERS": [H3Error.frameUnexpected, bidi(DATA)],
   "sends SETTINGS on a request": [H3Error.frameUnexpected, bidi(settingsFrame())],
-  "sends garbage in place of QPACK": [H3Error.qpackDecompressionFailed, bidi(GARBAGE)],
+  "sends garbage instead of QPACK": [H3Error.qpackDecompressionFailed, bidi(GARBAGE)],
   "refers to the dynamic table": [
     H3Error.qpackDecompressionFailed,
     bidi(encodeFrame(FrameType.headers, Uint8Array.of(0, 0, 0x80))),
@@ -199,7 +202,7 @@ const FAULTS_OF_CLIENT: Faults = {
     await request.send.end();
   }],
   "sends a frame of HTTP/2 on a request": [H3Error.frameUnexpected, bidi(encodeFrame(0x6, TEXT))],
-  "sends the head of a stream inside of one": [
+  "sends a stream head inside a stream": [
     H3Error.frameError,
     bidi(encodeFrame(GREASE, TEXT), 0x41, 0),
   ],
@@ -213,13 +216,13 @@ for (const [fault, [code, act]] of Object.entries({ ...FAULTS_OF_BOTH, ...FAULTS
     const { closeCode } = await soon(peer.ending);
     assertEquals(closeCode, code);
     await until(() => server.listener.connectionCount === 0);
-    // No other session noticed.
+    // No other session is affected.
     await using other = await server.open();
     assertEquals(other.session.protocol, "");
   });
 }
 
-/** Faults of a server; the client has requested a session by then. */
+/** Faults of a server, after the client has requested a session. */
 const FAULTS_OF_SERVER: Faults = {
   "opens a push stream": [H3Error.idError, uni(1, 0)],
   "opens a request": [H3Error.streamCreationError, bidi(headersFrame(REQUEST_FIELDS))],
@@ -231,38 +234,44 @@ const FAULTS_OF_SERVER: Faults = {
     H3Error.requirementsNotMet,
     settings([SettingId.webTransportEnabled, 1]),
   ],
-  "sends GOAWAY of a stream that is no request": [H3Error.idError, control(goaway(2n))],
-  "sends GOAWAY of a number that doubles round to a request": [
+  "sends GOAWAY with the ID of a stream that is not a request": [
+    H3Error.idError,
+    control(goaway(2n)),
+  ],
+  "sends GOAWAY with an ID that doubles round to a request": [
     H3Error.idError,
     control(goaway(2n ** 62n - 1n)),
   ],
   "sends MAX_PUSH_ID": [H3Error.frameUnexpected, control(maxPushId(8n))],
   "promises a push": answering(H3Error.idError, PUSH_PROMISE),
   "answers with SETTINGS": answering(H3Error.frameUnexpected, settingsFrame()),
-  "answers with DATA first": answering(H3Error.frameUnexpected, DATA),
-  "answers with garbage in place of QPACK": answering(H3Error.qpackDecompressionFailed, GARBAGE),
-  // The rest is malformed or too large: a fault of the session, which is the only one.
-  "answers with HEADERS of 2^40 bytes": answering(
+  "responds with DATA first": answering(H3Error.frameUnexpected, DATA),
+  "responds with garbage instead of QPACK": answering(H3Error.qpackDecompressionFailed, GARBAGE),
+  // The rest is malformed or too large: a fault of the only session.
+  "responds with HEADERS of 2^40 bytes": answering(
     H3Error.excessiveLoad,
     bytesOf(FrameType.headers, 2 ** 40),
   ),
-  "answers with fields that are too large": answering(H3Error.excessiveLoad, LARGE_SECTION),
-  "answers without a status": answeringWith(["server", "raw"]),
-  "answers with two statuses": answeringWith([":status", "200"], [":status", "200"]),
-  "answers with a status after a header": answeringWith(["server", "raw"], [":status", "200"]),
-  "answers with the pseudo-headers of a request": answeringWith([":status", "200"], [":path", "/"]),
-  "answers with an unknown pseudo-header": answeringWith([":status", "200"], [":secret", "1"]),
-  "answers with a header of HTTP/1.1": answeringWith([":status", "200"], ["connection", "close"]),
-  "answers in chunks of HTTP/1.1": answeringWith(
+  "responds with fields that are too large": answering(H3Error.excessiveLoad, LARGE_SECTION),
+  "responds without a status": answeringWith(["server", "raw"]),
+  "responds with two statuses": answeringWith([":status", "200"], [":status", "200"]),
+  "responds with a status after a header": answeringWith(["server", "raw"], [":status", "200"]),
+  "responds with the pseudo-headers of a request": answeringWith([":status", "200"], [
+    ":path",
+    "/",
+  ]),
+  "responds with an unknown pseudo-header": answeringWith([":status", "200"], [":secret", "1"]),
+  "responds with a header of HTTP/1.1": answeringWith([":status", "200"], ["connection", "close"]),
+  "responds in chunks of HTTP/1.1": answeringWith(
     [":status", "200"],
     ["transfer-encoding", "chunked"],
   ),
-  "answers with te": answeringWith([":status", "200"], ["te", "trailers"]),
+  "responds with te": answeringWith([":status", "200"], ["te", "trailers"]),
   "answers with 101": answeringWith([":status", "101"]),
-  "answers with the status 2e2": answeringWith([":status", "2e2"]),
-  "answers with the status 0200": answeringWith([":status", "0200"]),
-  "answers with the status 600": answeringWith([":status", "600"]),
-  "answers with a name in upper case": answering(
+  "responds with the status 2e2": answeringWith([":status", "2e2"]),
+  "responds with the status 0200": answeringWith([":status", "0200"]),
+  "responds with the status 600": answeringWith([":status", "600"]),
+  "responds with a name in upper case": answering(
     H3Error.messageError,
     encodeFrame(
       FrameType.headers,
@@ -271,7 +280,7 @@ const FAULTS_OF_SERVER: Faults = {
   ),
 };
 
-/** A server that answers the request of a session with these bytes. */
+/** A server that responds to a session's request with these bytes. */
 function answering(code: number, answer: Uint8Array): Faults[string] {
   return [code, async (peer) => {
     await peer.control();
@@ -279,7 +288,7 @@ function answering(code: number, answer: Uint8Array): Faults[string] {
   }];
 }
 
-/** A server that answers with malformed fields. */
+/** A server that responds with malformed fields. */
 function answeringWith(...fields: readonly Field[]): Faults[string] {
   return answering(H3Error.messageError, headersFrame(fields));
 }
@@ -320,7 +329,7 @@ for (const [name, head] of Object.entries(CRITICAL_STREAMS)) {
         controller.byobRequest!.respond(head.length);
       },
     });
-    // The runtime cannot reset a stream, so that this test cannot play such a peer.
+    // The runtime cannot reset a stream, so this test cannot play such a peer.
     const conn = {
       closed,
       close: resolve,
@@ -340,8 +349,8 @@ for (const [name, head] of Object.entries(CRITICAL_STREAMS)) {
 /** Datagrams that cannot belong to any session. */
 const BAD_DATAGRAMS: Readonly<Record<string, Uint8Array>> = {
   "is empty": NOTHING,
-  "has half of a number": Uint8Array.of(0x40),
-  "has a number that no stream has": new Uint8Array(9).fill(0xff),
+  "has half of an ID": Uint8Array.of(0x40),
+  "has an ID that no stream can have": new Uint8Array(9).fill(0xff),
 };
 
 for (const [fault, datagram] of Object.entries(BAD_DATAGRAMS)) {
@@ -357,7 +366,7 @@ for (const [fault, datagram] of Object.entries(BAD_DATAGRAMS)) {
   });
 }
 
-/** Oddities without a fault. */
+/** Unusual behavior that is not a fault. */
 const ODDITIES: Readonly<Record<string, Act>> = {
   "unknown frames, settings and streams": async (peer) => {
     await peer.uni(
@@ -384,7 +393,7 @@ const ODDITIES: Readonly<Record<string, Act>> = {
   "QPACK streams": async (peer) => {
     await peer.control();
     await peer.uni(2, Uint8Array.of(0x20, 0x20));
-    // Streams are cancelled by numbers of one byte, of two, and of all ten.
+    // Streams are cancelled with IDs of one byte, of two, and of all ten.
     const decoder = await peer.uni(3, Uint8Array.of(0x44));
     await decoder.trickle(bytesOf(Uint8Array.of(0x7f, 0x81, 0x01, 0x7f), LONGEST_INTEGER));
   },
@@ -398,7 +407,7 @@ const ODDITIES: Readonly<Record<string, Act>> = {
     await half.send.end();
     assertEquals(await half.receive.readAll(), NOTHING);
   },
-  "streams of sessions that are over": async (peer) => {
+  "streams of sessions that have ended": async (peer) => {
     await peer.control();
     const refused = await peer.request({
       fields: [...REQUEST_FIELDS.slice(1), [":method", "GET"]],
@@ -439,7 +448,7 @@ const extended = (...more: Field[]) => headersFrame([...REQUEST_FIELDS, ...more]
 const changed = (changes: Record<string, string | undefined>) =>
   headersFrame(requestFields(changes));
 
-/** Requests that get no session, and the status of the response. */
+/** Requests that are rejected, and the status of the response. */
 const REFUSED: Readonly<Record<string, readonly [status: number, request: Uint8Array]>> = {
   "has the method GET": [405, changed({ ":method": "GET", ":protocol": undefined })],
   "has the method POST": [405, changed({ ":method": "POST", ":protocol": undefined })],
@@ -485,7 +494,7 @@ for (const [fault, [status, bytes]] of Object.entries(REFUSED)) {
     assertEquals(await soon(request.status()), status);
     assertEquals(await soon(request.receive.read()), undefined);
     assertEquals(server.listener.sessionCount, 1);
-    // The other sessions of the connection stay, and new ones are welcome.
+    // The other sessions of the connection continue, and new ones are accepted.
     await first.connect.send.write(capsuleFrame(GREASE, TEXT));
     await soon(server.ask(first.peer));
   });

@@ -1,4 +1,4 @@
-/** Requests and streams that come early, late or in pieces, and the life of a connection. */
+/** Requests and streams that arrive early, late or in pieces, and the lifetime of a connection. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { nextBidirectional } from "../../tests/incoming.ts";
@@ -66,7 +66,7 @@ Deno.test("Http3Connection reads the heads of streams byte by byte", async () =>
   await bidi.send.trickle(bytesOf(0x41, connect.id, TEXT));
   await bidi.send.end();
   const uni = await peer.uni();
-  // Four bytes for a number of two, and eight for a number of one.
+  // Four bytes for a number that needs two, and eight for a number that needs one.
   await uni.trickle(
     bytesOf(Uint8Array.of(0x80, 0, 0, 0x54, 0xc0, 0, 0, 0, 0, 0, 0, connect.id), TEXT),
   );
@@ -82,7 +82,7 @@ Deno.test("Http3Connection holds streams that arrive before their session", asyn
   await using server = new TestServer();
   await using peer = await server.dial();
   await peer.control();
-  // The request has the number 0, and comes last.
+  // The request has the ID 0, and arrives last.
   const request = await peer.bidi();
   const bidi = await peer.bidi(0x41, request.id, TEXT);
   await bidi.send.end();
@@ -104,7 +104,7 @@ Deno.test("Http3Connection holds at most 16 streams, and ends the oldest", async
   const request = await peer.bidi();
   const streams = [];
   for (let i = 0; i < 22; i++) streams.push(await peer.bidi(0x41, request.id, i));
-  // These six are over by now.
+  // These six have ended by now.
   for (const { receive } of streams.slice(0, 6)) {
     assertEquals(await soon(receive.readAll()), NOTHING);
   }
@@ -119,7 +119,7 @@ Deno.test("Http3Connection holds at most 16 streams, and ends the oldest", async
   assertEquals(came.toSorted((a, b) => a - b), Array.from({ length: 16 }, (_, i) => i + 6));
 });
 
-/** Time that stands still, and a peer that connected in that time. */
+/** A clock that stands still, and a peer that connected meanwhile. */
 interface Frozen {
   readonly time: FakeTime;
   readonly server: TestServer;
@@ -137,7 +137,7 @@ async function frozen(act: (frozen: Frozen) => Promise<void>): Promise<void> {
   await until(() => server.listener.connectionCount === 0);
 }
 
-/** Has a server read all that came before. */
+/** Waits until a server has read everything that arrived before. */
 async function isRead(peer: RawPeer): Promise<void> {
   for (let i = 0; i < 3; i++) {
     const empty = await peer.bidi();
@@ -146,7 +146,7 @@ async function isRead(peer: RawPeer): Promise<void> {
   }
 }
 
-Deno.test("Http3Connection ends held streams when no session came within five seconds", async () => {
+Deno.test("Http3Connection ends held streams when no session arrives within five seconds", async () => {
   await frozen(async ({ time, server, peer }) => {
     await peer.control();
     const request = await peer.bidi();
@@ -159,7 +159,7 @@ Deno.test("Http3Connection ends held streams when no session came within five se
     assertEquals(await early.receive.readAll(), NOTHING);
     await request.send.write(headersFrame(REQUEST_FIELDS));
     const session = await server.accept();
-    // The later one is still there.
+    // The later stream is still held.
     const stream = await nextBidirectional(session);
     assertEquals(await stream.read(), TEXT);
     await stream.close();
@@ -167,7 +167,7 @@ Deno.test("Http3Connection ends held streams when no session came within five se
   });
 });
 
-Deno.test("Http3Connection ends held streams when their session is refused", async () => {
+Deno.test("Http3Connection ends held streams when their session is rejected", async () => {
   await using server = new TestServer();
   await using peer = await server.dial();
   await peer.control();
@@ -176,7 +176,7 @@ Deno.test("Http3Connection ends held streams when their session is refused", asy
   await request.send.write(headersFrame(requestFields({ ":protocol": "websocket" })));
   assertEquals(await soon(request.status()), 501);
   assertEquals(await soon(early.receive.readAll()), NOTHING);
-  // No session of that number can come any more: later ones are not held at all.
+  // No session with that ID can arrive any longer, so later streams are not held at all.
   const late = await peer.bidi(0x41, request.id, TEXT);
   let isEnded = false;
   const ending = late.receive.readAll().then(() => isEnded = true, () => {});
@@ -208,7 +208,7 @@ Deno.test("Http3Connection closes when no request is complete within ten seconds
   });
 });
 
-Deno.test("Http3Connection stays for two seconds after its last session", async () => {
+Deno.test("Http3Connection stays open for two seconds after its last session", async () => {
   await frozen(async ({ time, server, peer }) => {
     await peer.control();
     const { session, connect } = await server.ask(peer);
@@ -228,7 +228,7 @@ Deno.test("Http3Connection stays for two seconds after its last session", async 
   });
 });
 
-Deno.test("Http3Connection gives up on a server without settings after five seconds", async () => {
+Deno.test("Http3Connection closes after five seconds if the server sends no settings", async () => {
   await using server = new RawServer(certificate);
   using time = new FakeTime();
   const dialing = dialWebTransport(`https://127.0.0.1:${server.port}/`, {
@@ -241,7 +241,7 @@ Deno.test("Http3Connection gives up on a server without settings after five seco
   assertEquals((await dialing).name, "ConnectionError");
 });
 
-Deno.test("Http3Connection refuses sessions beyond its bound with 429", async () => {
+Deno.test("Http3Connection rejects sessions beyond its limit with 429", async () => {
   await using server = new TestServer({ maxSessionsPerConnection: 2 });
   await using first = await server.open();
   const { peer } = first;
@@ -250,7 +250,7 @@ Deno.test("Http3Connection refuses sessions beyond its bound with 429", async ()
   const next = server.request();
   const fields = await soon(Promise.race([third.receive.fields(), next.then(() => undefined)]));
   assertEquals([fields?.get(":status"), fields?.get("retry-after")], ["429", "5"]);
-  // Once one is over there is room again.
+  // After one has ended, there is room again.
   second.session.close();
   await second.connect.send.end();
   await soon(second.session.closed);
@@ -260,7 +260,7 @@ Deno.test("Http3Connection refuses sessions beyond its bound with 429", async ()
   assertEquals(server.listener.sessionCount, 2);
 });
 
-Deno.test("Http3Connection keeps 43 sessions in sequence apart, and four at once", async () => {
+Deno.test("Http3Connection separates 43 sessions in sequence, and four concurrent ones", async () => {
   await using server = new TestServer();
   await using peer = await server.dial();
   await peer.control();
@@ -279,7 +279,7 @@ Deno.test("Http3Connection keeps 43 sessions in sequence apart, and four at once
   await Promise.all(several.map(({ session, connect }) => talk(peer, connect.id, session)));
 });
 
-/** Sends the number of a session on each kind of stream, and in a datagram. */
+/** Sends a session's ID on each kind of stream, and in a datagram. */
 async function talk(
   peer: RawPeer,
   id: number,
@@ -331,12 +331,12 @@ Deno.test("Http3Connection.connect() sends no request after GOAWAY", async () =>
   );
   conn.close({ closeCode: H3Error.noError, reason: "" });
   await soon(peer.ending);
-  await assertRejects(() => peer.nextBidi()); // No stream ever came.
+  await assertRejects(() => peer.nextBidi()); // No stream ever arrived.
   await soon(connection.ending);
   endpoint.close();
 });
 
-Deno.test("Http3Request.headers joins a cookie that comes in pieces", async () => {
+Deno.test("Http3Request.headers joins a cookie that arrives in pieces", async () => {
   await using server = new TestServer();
   await using peer = await server.dial();
   await peer.control();

@@ -7,7 +7,7 @@ import { withMessages } from "../message_stream/server.ts";
 import type { ConnectionEvent } from "../connection.ts";
 import { CapsuleType } from "./wire/capsules.ts";
 
-/** A frame on the stream of messages: text, with its length. */
+/** A frame on the message stream: text, with its length. */
 const HELLO = Uint8Array.of(0, 10, ...new TextEncoder().encode("hello"));
 
 Deno.test("Http3Session counts each byte once in its statistics", async () => {
@@ -21,7 +21,7 @@ Deno.test("Http3Session counts each byte once in its statistics", async () => {
   for (const end of [client, server]) end.frames!.receive(receiver);
   client.frames!.send("hello");
   await until(() => frames.length === 1);
-  // The greeting, and a head of each frame.
+  // The greeting, and a head for each frame.
   const before = await client.getStats();
   assert(before.bytesSent! >= 5 && before.bytesSent! < 15, `${before.bytesSent}`);
   assertEquals(before.bytesSent, (await server.getStats()).bytesReceived);
@@ -45,7 +45,7 @@ Deno.test("Http3Session counts each byte once in its statistics", async () => {
   assertEquals(client.inspect!.counters!.localBidirectionalOpened, 0);
   assertEquals(server.inspect!.counters!.remoteBidirectionalOpened, 0);
   for (const end of [client, server]) await end[Symbol.asyncDispose]();
-  // The end of the stream of messages is no end of a user's stream.
+  // The end of the message stream does not count as the end of a user's stream.
   assertEquals([client.inspect!.counters!.streamsClosed, client.inspect!.counters!.streamErrors], [
     1,
     0,
@@ -56,7 +56,7 @@ Deno.test("Http3Session counts each byte once in its statistics", async () => {
   ]);
 });
 
-Deno.test("Http3Session leaves out a stream of messages that came before the answer", async () => {
+Deno.test("Http3Session does not count a message stream that arrived before the response", async () => {
   await using server = new TestServer();
   await using peer = await server.dial();
   await peer.control();
@@ -64,7 +64,7 @@ Deno.test("Http3Session leaves out a stream of messages that came before the ans
   const request = await soon(server.request());
   await peer.bidi(0x41, connect.id, HELLO);
   const second = await peer.bidi(0x41, connect.id, new Uint8Array(3));
-  // Answered after all that came before.
+  // The replies follow everything that arrived before.
   for (let i = 0; i < 3; i++) {
     const empty = await peer.bidi();
     await empty.send.end();
@@ -100,7 +100,7 @@ Deno.test("Http3Session counts unread datagrams as lost", async () => {
   assertEquals(session.inspect!.counters!.datagramsDropped, 6);
 });
 
-Deno.test("Http3Session counts datagrams that wait for room, and those that find none", async () => {
+Deno.test("Http3Session counts datagrams that wait for room, and datagrams that find none", async () => {
   await using pair = await webTransportPair();
   const { client } = pair;
   const { direct } = client.datagrams;

@@ -55,12 +55,12 @@ function observed(end: Connection): ConnectionEvent[] {
   return events;
 }
 
-/** The events of credit alone. */
+/** Only the events about credit. */
 function ofCredit(events: readonly ConnectionEvent[]): ConnectionEvent[] {
   return events.filter(({ type }) => type === "blocked" || type === "credit");
 }
 
-Deno.test("Http3Session reports its credit where both ends count, and only there", async () => {
+Deno.test("Http3Session reports its credit only if both ends use flow control", async () => {
   await using plain = await rawSession();
   assertEquals([plain.session.capabilities.credit, plain.session.inspect!.credit], [
     false,
@@ -105,7 +105,7 @@ Deno.test("Http3Session never sends more than a reader grants, 64 KiB at a time"
   assertEquals(client.inspect!.credit!.state("data").sent, size);
 });
 
-Deno.test("Http3Session ends writes on many streams over random grants", async () => {
+Deno.test("Http3Session completes writes on many streams with random grants", async () => {
   await using pair = await pairOf({ maxData: 1_000, maxStreamsUni: 2, automatic: false });
   const { client, server } = pair;
   const random = new Random(20);
@@ -153,7 +153,7 @@ Deno.test("Http3Session ends writes on many streams over random grants", async (
   assertEquals(client.inspect!.credit!.state("data").waiting, 0);
 });
 
-Deno.test("Http3Session grants nothing unasked where windows are not automatic", async () => {
+Deno.test("Http3Session grants nothing by itself if windows are not automatic", async () => {
   await using raw = await rawSession(COUNTING, {
     flowControl: { maxData: 1_000, maxStreamsBidi: 1, maxStreamsUni: 1, automatic: false },
   });
@@ -169,7 +169,7 @@ Deno.test("Http3Session grants nothing unasked where windows are not automatic",
     capsuleFrame(CapsuleType.streamsBlockedUni, bytesOf(1)),
     capsuleFrame(CapsuleType.drain, new Uint8Array()),
   );
-  await soon(session.draining); // The last to arrive.
+  await soon(session.draining); // The last capsule to arrive.
   assertEquals(ofCredit(events), [
     { type: "blocked", what: "data", by: "remote", limit: 1_000 },
     { type: "blocked", what: "unidirectional", by: "remote", limit: 1 },
@@ -183,7 +183,7 @@ Deno.test("Http3Session grants nothing unasked where windows are not automatic",
   assertEquals(frame?.payload, bytesOf(CapsuleType.maxData, 2, 2_000));
 });
 
-/** Forbidden frames of a peer. */
+/** Frames that a peer must not send. */
 const OVERRUNS: Record<string, (raw: RawSession) => Promise<unknown>> = {
   "bytes": async ({ peer, connect, session }) => {
     await peer.uni(0x54, connect.id, new Uint8Array(1_001));
@@ -221,7 +221,7 @@ for (const [what, overrun] of Object.entries(OVERRUNS)) {
 }
 
 for (const kind of ["bidirectional", "unidirectional"] as const) {
-  Deno.test(`Http3Session waits for the credit of ${kind} streams, by time and by signal`, async () => {
+  Deno.test(`Http3Session waits for the credit of ${kind} streams, until a timeout or its signal`, async () => {
     await using pair = await pairOf({ maxStreamsBidi: 1, maxStreamsUni: 1, automatic: false });
     const { client, server } = pair;
     const events = { client: observed(client), server: observed(server) };
@@ -264,7 +264,7 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
   });
 }
 
-Deno.test("Http3Session tells that a write waits for credit", async () => {
+Deno.test("Http3Session reports that a write waits for credit", async () => {
   await using pair = await pairOf({ maxData: 10, automatic: false });
   const { client, server } = pair;
   const events = observed(client);
@@ -287,7 +287,7 @@ Deno.test("Http3Session tells that a write waits for credit", async () => {
   assertEquals(client.inspect!.credit!.state("data").waiting, 0);
 });
 
-Deno.test("Http3Session widens the window by no more than itself when streams are cancelled", async () => {
+Deno.test("Http3Session at most doubles the window when streams are cancelled", async () => {
   await using raw = await rawSession(COUNTING, { flowControl: { maxData: 1_000 } });
   const { peer, connect, session } = raw;
   const credit = session.inspect!.credit!;
@@ -300,7 +300,7 @@ Deno.test("Http3Session widens the window by no more than itself when streams ar
   }
 });
 
-Deno.test("Http3Session grants nothing for cancelled streams where windows are not automatic", async () => {
+Deno.test("Http3Session grants nothing for cancelled streams if windows are not automatic", async () => {
   await using raw = await rawSession(COUNTING, {
     flowControl: { maxData: 1_000, automatic: false },
   });
@@ -325,7 +325,7 @@ Deno.test("withMessages() carries messages past a fixed window", async () => {
   const size = 8 * WINDOW;
   for (let i = 0; i < 16; i++) client.frames!.send("x".repeat(size / 16));
   await until(() => bytes === size);
-  // Data of the users is held to the window all the same.
+  // User data is held to the window anyway.
   const left = () =>
     client.inspect!.credit!.state("data").allowed - client.inspect!.credit!.state("data").sent;
   const writer = directStream(await client.createUnidirectionalStream());
@@ -342,7 +342,7 @@ Deno.test("withMessages() carries messages past a fixed window", async () => {
   await Promise.all([client, server].map((end) => end[Symbol.asyncDispose]()));
 });
 
-Deno.test("flowControl with invalid limits is refused", () => {
+Deno.test("flowControl with invalid limits is rejected", () => {
   const bad: FlowControlOptions[] = [
     { maxData: -1 },
     { maxStreamsBidi: 0.5 },
@@ -355,7 +355,7 @@ Deno.test("flowControl with invalid limits is refused", () => {
   }
 });
 
-Deno.test("dialWebTransport() makes the server obey its flowControl", async () => {
+Deno.test("dialWebTransport() makes the server respect its flowControl", async () => {
   await using server = new TestServer();
   const url = server.url;
   await assertRejects(

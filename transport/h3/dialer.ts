@@ -16,7 +16,7 @@ import { encodeStringList, parseStringItem } from "./wire/structured_fields.ts";
 /** Default idle timeout of a connection, in milliseconds. */
 const IDLE_TIMEOUT_MS = 30_000;
 
-/** Default limit of open streams of the server, per direction. */
+/** Default limit of the server's open streams, per direction. */
 const MAX_STREAMS = 128;
 
 /** Statuses of servers that do not know the value of `:protocol`. */
@@ -27,7 +27,7 @@ export interface Http3DialOptions extends DialWebTransportOptions {
   readonly runtime: Runtime;
   /** Factory of errors; Skein's own by default. */
   readonly errors?: SessionErrors | undefined;
-  /** Congestion control of QUIC. */
+  /** QUIC congestion control. */
   readonly congestionControl?: "throughput" | "low-latency" | "default" | undefined;
   /** Pool of connections shared by sessions of one origin. */
   readonly pool?: Http3Pool | undefined;
@@ -35,15 +35,15 @@ export interface Http3DialOptions extends DialWebTransportOptions {
   readonly onResponse?: ((fields: readonly Field[]) => void) | undefined;
 }
 
-/** Dial of one session, on a connection of its own or on a pooled one. */
+/** Dials one session, on its own connection or on a pooled one. */
 export class Http3Dialer {
   readonly #url: URL;
   readonly #options: Http3DialOptions;
   #dial: QuicDial | undefined;
   #session: Http3Session | undefined;
-  /** The first answer, if the server was asked again. */
+  /** The first response, if a second request was made. */
   #refusal: unknown = undefined;
-  /** Values of `:protocol` left to try. */
+  /** Remaining values of `:protocol` to try. */
   #tokens: readonly UpgradeToken[] | undefined;
   #isAborted = false;
 
@@ -75,10 +75,10 @@ export class Http3Dialer {
   }
 
   /**
-   * Dials, and waits for the answer of the server. A server that does not seem to know the value of
-   * `:protocol` is asked once more, with the other value.
+   * Dials, and waits for the server's response. If the server does not seem to know the value of
+   * `:protocol`, a second request uses the other value.
    *
-   * @param onRequest Called with each requested session, before the answer.
+   * @param onRequest Called with each requested session, before the response.
    */
   async session(onRequest?: (session: Http3Session) => void): Promise<Http3Session> {
     const request = async () => {
@@ -92,7 +92,7 @@ export class Http3Dialer {
     } catch (error) {
       if (this.#isAborted || !this.#tokens?.length || !isUnknownToken(error)) throw error;
       this.#refusal = error;
-      // The first answer says more than the second one, if both are refusals.
+      // If both are rejections, the first response says more than the second.
       return await request().catch(() => {
         throw error;
       });
@@ -135,17 +135,19 @@ export class Http3Dialer {
   }
 
   /**
-   * Adds the tried addresses of the server to the error of a timed-out dial.
+   * Adds the tried server addresses to the error of a timed-out dial.
    *
    * @param error An error; other kinds are returned unchanged.
-   * @returns The error with the addresses; the first answer if a second try was not answered.
+   * @returns The error with the addresses; the first response if the second attempt got none.
    */
   explain(error: unknown): unknown {
     if (this.#refusal !== undefined && error instanceof TimeoutError) return this.#refusal;
     return this.#dial?.explain(error) ?? error;
   }
 
-  /** Addresses of the server tried in vain, with reasons; empty with a single address. */
+  /**
+   * Server addresses that were tried without success, with reasons; empty with a single address.
+   */
   get outcome(): string {
     return this.#dial?.outcome ?? "";
   }
@@ -164,7 +166,7 @@ export class Http3Dialer {
       maxIdleTimeout: idleTimeoutMs,
       keepAliveInterval: Math.min(DIAL_KEEP_ALIVE_MS, Math.max(1, Math.round(idleTimeoutMs / 3))),
       maxConcurrentBidirectionalStreams: maxBidirectionalStreams,
-      // Control streams count besides the streams of sessions.
+      // Control streams count in addition to the streams of sessions.
       maxConcurrentUnidirectionalStreams: maxUnidirectionalStreams + 3,
       congestionControl,
       serverCertificateHashes: serverCertificateHashes && [...serverCertificateHashes],
@@ -189,7 +191,7 @@ export class Http3Dialer {
   }
 }
 
-/** Tells whether a server may have refused because of the value of `:protocol`. */
+/** Tells whether a server may have rejected because of the value of `:protocol`. */
 function isUnknownToken(error: unknown): boolean {
   const cause = error instanceof Error ? error.cause as { readonly status?: unknown } : undefined;
   return UNKNOWN_TOKEN.includes(cause?.status);
@@ -203,7 +205,7 @@ function checkUrl(url: string | URL): URL {
   return parsed;
 }
 
-/** Reads the subprotocol of a response; `undefined` if not among the offered ones. */
+/** Reads the subprotocol of a response; `undefined` if it was not offered. */
 function chosen(fields: readonly Field[], protocols: readonly string[]): string | undefined {
   const value = fields.find(([name]) => name === "wt-protocol")?.[1];
   const protocol = value === undefined ? undefined : parseStringItem(value);

@@ -4,19 +4,19 @@ import type { Runtime, Timer } from "../../base/runtime.ts";
 import type { Http3Session } from "./session.ts";
 
 /**
- * Most buffered streams; draft-ietf-webtrans-http3 section 4.6 asks for a bound. Beyond, the oldest
- * is refused.
+ * Maximum number of buffered streams; draft-ietf-webtrans-http3 section 4.6 requires a bound.
+ * Beyond it, the oldest is rejected.
  */
 const MAX_EARLY_STREAMS = 16;
 
 /** Longest wait in milliseconds. */
 const EARLY_TIMEOUT_MS = 5_000;
 
-/** A stream that arrived before the session. */
+/** A stream that arrived before its session. */
 export interface EarlyStream {
-  /** Stream id of the session. */
+  /** Stream ID of the session. */
   readonly sessionId: number;
-  /** Hands the stream to the session. */
+  /** Passes the stream to the session. */
   readonly accept: (session: Http3Session) => void;
   readonly refuse: () => void;
 }
@@ -29,8 +29,6 @@ export class EarlyStreams {
   #timer: Timer | undefined = undefined;
 
   /**
-   * Creates an empty buffer.
-   *
    * @param unread Counters of unread streams, which also count the buffered ones.
    */
   constructor(runtime: Runtime, unread?: UnreadShare) {
@@ -38,7 +36,7 @@ export class EarlyStreams {
     this.#unread = unread;
   }
 
-  /** Buffers a stream, or refuses the stream beyond a bound of unread streams. */
+  /** Buffers a stream, or rejects it beyond a limit of unread streams. */
   hold(stream: EarlyStream): void {
     if (this.#streams.length >= MAX_EARLY_STREAMS) {
       const [oldest] = this.#streams;
@@ -49,20 +47,20 @@ export class EarlyStreams {
     this.#timer ??= this.#runtime.setTimeout(() => this.#expire(), EARLY_TIMEOUT_MS);
   }
 
-  /** Hands over the streams of a session whose request arrived. */
+  /** Passes on the streams of a session whose request arrived. */
   accept(session: Http3Session): void {
     for (const { accept } of this.#take(({ sessionId }) => sessionId === session.id)) {
       accept(session);
     }
   }
 
-  /** Refuses the streams of a session that is over or will never exist. */
+  /** Rejects the streams of a session that has ended or will never exist. */
   refuse(sessionId: number): void {
     if (this.#streams.length === 0) return;
     for (const { refuse } of this.#take((stream) => stream.sessionId === sessionId)) refuse();
   }
 
-  /** Refuses all streams. */
+  /** Rejects all streams. */
   clear(): void {
     this.#runtime.clearTimeout(this.#timer);
     this.#timer = undefined;

@@ -20,7 +20,7 @@ import { FrameType } from "./wire/frames.ts";
 import { SettingId } from "./wire/settings.ts";
 import { readVarint } from "../quic/varint.ts";
 
-/** A peer that counts. */
+/** A peer that uses flow control. */
 function counting(limits: { data?: number; bidi?: number; uni?: number }): [number, number][] {
   const { data = 0, bidi = 0, uni = 0 } = limits;
   return [
@@ -31,7 +31,7 @@ function counting(limits: { data?: number; bidi?: number; uni?: number }): [numb
   ];
 }
 
-/** Reads the capsules that come on a CONNECT stream. */
+/** Reads the capsules that arrive on a CONNECT stream. */
 class Capsules {
   readonly #receive: RawReceive;
   readonly #parser = new CapsuleParser();
@@ -47,7 +47,7 @@ class Capsules {
         return [capsule.type, capsule.payload.length === 0 ? 0 : readVarint(capsule.payload, 0)];
       }
       const frame = await soon(this.#receive.frame());
-      if (frame?.type !== FrameType.data) throw new Error("no capsule came");
+      if (frame?.type !== FrameType.data) throw new Error("no capsule arrived");
       this.#parser.push(frame.payload);
     }
   }
@@ -65,7 +65,7 @@ Deno.test("Http3Session writes no more bytes than the peer granted", async () =>
   const bytes = Uint8Array.from({ length: 3_000 }, (_, i) => i);
   let isWritten = false;
   const write = stream.write(bytes).then(() => isWritten = true);
-  write.catch(() => {}); // Where the test fails first.
+  write.catch(() => {}); // In case the test fails first.
   const { receive } = await soon(peer.nextBidi());
   const head = 3;
   let came = await soon(receive.readAtLeast(head + 1_000));
@@ -106,7 +106,7 @@ Deno.test("Http3Session shares credit between streams", async () => {
   await soon(Promise.all(writes));
 });
 
-/** Ways out of a write that waits for credit. */
+/** Ways to end a write that waits for credit. */
 const WAYS_OUT: Record<string, (raw: RawSession, stream: WritableStream) => unknown> = {
   "its stream is aborted": (_, stream) => directStream(stream).abort(new Error("enough")),
   "the session is closed": ({ session }) => session.close(),
@@ -126,7 +126,7 @@ for (const [what, act] of Object.entries(WAYS_OUT)) {
     await act(raw, stream);
     await Promise.all(all);
     await assertRejects(() => direct.write(new Uint8Array(1)), Error);
-    // No waiting write could take the credit of others any more.
+    // No waiting write can take credit that others need.
     if (what !== "its stream is aborted") return;
     await grant(raw, CapsuleType.maxData, 15);
     const other = directStream(await raw.session.createUnidirectionalStream());
@@ -169,7 +169,7 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
     await waiting;
   });
 
-  Deno.test(`Http3Session reports a missing ${kind} stream also to a caller that does not wait`, async () => {
+  Deno.test(`Http3Session reports a missing ${kind} stream even to a caller that does not wait`, async () => {
     await using raw = await rawSession(counting({ data: 1_000, bidi: 1, uni: 1 }));
     const session = raw.session as Http3Session;
     const open = (): Promise<unknown> => {
@@ -186,7 +186,7 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
     await soon(open());
   });
 
-  Deno.test(`Http3Session grants ${kind} streams while many of them stay`, async () => {
+  Deno.test(`Http3Session grants ${kind} streams while many of them stay open`, async () => {
     await using raw = await rawSession(counting({ data: 1_000, bidi: 9, uni: 9 }));
     const { peer, session, connect } = raw;
     const capsules = new Capsules(connect.receive);
@@ -210,7 +210,7 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
       const bidi = isBidi ? await soon(peer.bidi(0x41, connect.id, 1)) : undefined;
       const sent = bidi?.send ?? await soon(peer.uni(0x54, connect.id, 1));
       const { value } = await soon(streams.read());
-      if (count <= 100) continue; // These stay.
+      if (count <= 100) continue; // These stay open.
       await sent.end();
       while (await soon(value!.read()) !== null);
       await value!.close?.();
@@ -218,13 +218,13 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
     }
   });
 
-  Deno.test(`Http3Session fails when the peer opens a ${kind} stream too many`, async () => {
+  Deno.test(`Http3Session fails when the peer opens one ${kind} stream too many`, async () => {
     // QUIC itself allows more than the session does.
     await using raw = await rawSession(counting({ data: 1_000, bidi: 9, uni: 9 }), {
       maxStreams: 300,
     });
     const { peer, session, connect } = raw;
-    // A reader takes them; otherwise most would be refused, and return their credit.
+    // A reader accepts them; otherwise most would be rejected, and return their credit.
     const incoming: ReadableStream<unknown> = isBidi
       ? session.incomingBidirectionalStreams
       : session.incomingUnidirectionalStreams;
@@ -238,7 +238,7 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
   });
 }
 
-Deno.test("Http3Session gives back credit for a stream that QUIC did not open", async () => {
+Deno.test("Http3Session returns the credit for a stream that QUIC did not open", async () => {
   await using server = new TestServer();
   await using peer = await server.dial({ maxConcurrentUnidirectionalStreams: 2 });
   await peer.control(counting({ data: 1_000, bidi: 9, uni: 2 }));
@@ -249,7 +249,7 @@ Deno.test("Http3Session gives back credit for a stream that QUIC did not open", 
   await (await soon(peer.nextUni())).read();
   await first.close();
   await soon((await soon(peer.nextUni())).readAll());
-  // The late stream arrives, and ends without an error; the session does not count that stream.
+  // The late stream arrives, and ends without an error; the session does not count it.
   assertEquals((await soon((await soon(peer.nextUni())).readAll())).length, 0);
   const second = directStream(await soon(session.createUnidirectionalStream()));
   await second.write(Uint8Array.of(7));
@@ -279,9 +279,9 @@ Deno.test("Http3Session grants bytes as they are read, and more when the peer wa
 });
 
 for (
-  const [how, isAhead] of [["that were read in part", true], ["that nobody read", false]] as const
+  const [how, isAhead] of [["that were read in part", true], ["that were not read", false]] as const
 ) {
-  Deno.test(`Http3Session gives back the credit of cancelled streams ${how}`, async () => {
+  Deno.test(`Http3Session returns the credit of cancelled streams ${how}`, async () => {
     await using raw = await rawSession(counting({ data: 1_000, bidi: 9, uni: 9 }));
     const { peer, session, connect } = raw;
     const capsules = new Capsules(connect.receive);
@@ -304,7 +304,7 @@ for (
   });
 }
 
-Deno.test("Http3Session fails when the peer takes credit back", async () => {
+Deno.test("Http3Session fails when the peer revokes credit", async () => {
   const types = [CapsuleType.maxData, CapsuleType.maxStreamsBidi, CapsuleType.maxStreamsUni];
   await using server = new TestServer();
   for (const type of types) {
@@ -321,14 +321,14 @@ Deno.test("Http3Session fails when the peer takes credit back", async () => {
 Deno.test("Http3Session counts nothing for a peer that announced no credit", async () => {
   await using raw = await rawSession(undefined, { maxStreams: 300 });
   const { peer, session, connect } = raw;
-  // The peer takes all data, and shrinking credit has no effect.
+  // The peer accepts all data, and shrinking credit has no effect.
   for (const limit of [5, 1]) await grant(raw, CapsuleType.maxData, limit);
   for (let i = 0; i < 200; i++) await peer.uni(0x54, connect.id, 1);
   const stream = directStream(await session.createBidirectionalStream());
   await soon(stream.write(new Uint8Array(1_000)));
   const reader = session.incomingUnidirectionalStreams.getReader();
   for (let i = 0; i < 200; i++) await soon(reader.read());
-  // Nor does this end speak of credit.
+  // This end sends no capsules about credit either.
   let capsules = 0;
   void connect.receive.frame().then((frame) => frame && capsules++, () => {});
   for (let i = 0; i < 5; i++) {
@@ -349,7 +349,7 @@ for (
     "it does not": undefined,
   })
 ) {
-  Deno.test(`Http3Session fails for more than 2^60 streams where ${what}`, async () => {
+  Deno.test(`Http3Session fails for more than 2^60 streams if ${what}`, async () => {
     await using server = new TestServer();
     for (
       const type of [
@@ -361,7 +361,7 @@ for (
     ) {
       await using raw = await server.open(settings);
       const { connect, session } = raw;
-      // The largest that there is, and the next one, which is the same as a double.
+      // The largest valid number, and the next one, which is equal as a double.
       for (const count of [2n ** 60n, 2n ** 60n + 1n]) {
         const payload = new Uint8Array(8);
         new DataView(payload.buffer).setBigUint64(0, 0b11n << 62n | count);
@@ -381,7 +381,7 @@ for (
   });
 }
 
-Deno.test("Http3Session takes limits of 2^62 - 1 bytes and 2^60 streams for no limit", async () => {
+Deno.test("Http3Session treats limits of 2^62 - 1 bytes and 2^60 streams as no limit", async () => {
   await using raw = await rawSession(counting({ data: 1, bidi: 1, uni: 1 }));
   await raw.connect.send.write(
     capsuleFrame(CapsuleType.maxData, new Uint8Array(8).fill(0xff)),

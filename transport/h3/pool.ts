@@ -2,7 +2,10 @@
 import type { Http3Connection } from "./connection.ts";
 import type { Http3Session } from "./session.ts";
 
-/** Most sessions on one shared connection, also assumed until the limit of the server is known. */
+/**
+ * Maximum number of sessions on one shared connection, also assumed until the server's limit is
+ * known.
+ */
 const MAX_POOLED_SESSIONS = 16;
 
 interface PooledConnection {
@@ -17,7 +20,7 @@ interface PooledConnection {
 
 /**
  * Pool of connections, each shared by sessions of one origin. The pool keeps live connections, and
- * opens another when the server allows no more sessions on one.
+ * opens another if the server allows no more sessions on one.
  */
 export class Http3Pool {
   readonly #connections = new Map<string, Set<PooledConnection>>();
@@ -32,7 +35,7 @@ export class Http3Pool {
   /**
    * Opens a session on a connection with room, or on a new one.
    *
-   * @param key Key of sessions that may share a connection.
+   * @param key Key of the sessions that may share a connection.
    */
   async session(
     key: string,

@@ -26,7 +26,7 @@ function dial(
   );
 }
 
-Deno.test("Http3Pool shares a connection, and forgets it when it is over", async () => {
+Deno.test("Http3Pool shares a connection, and removes it when it has ended", async () => {
   await using peer = new WebTransportPeer();
   const pool = new Http3Pool();
   const sessions = await Promise.all([dial(peer, pool), dial(peer, pool), dial(peer, pool)]);
@@ -40,19 +40,19 @@ Deno.test("Http3Pool shares a connection, and forgets it when it is over", async
   await session[Symbol.asyncDispose]();
 });
 
-Deno.test("Http3Pool makes another connection where the server accepts no more sessions on one", async () => {
+Deno.test("Http3Pool opens another connection if the server accepts no more sessions on one", async () => {
   await using peer = new WebTransportPeer({ maxSessionsPerConnection: 2 });
   const pool = new Http3Pool();
   const sessions = await Promise.all(Array.from({ length: 5 }, () => dial(peer, pool)));
   assertEquals([pool.size, peer.listener.connectionCount], [3, 3]);
-  // An ended session leaves room.
+  // An ended session frees a slot.
   await sessions[0]![Symbol.asyncDispose]();
   sessions.push(await dial(peer, pool), await dial(peer, pool));
   assertEquals(pool.size, 3);
   await Promise.all(sessions.map((session) => session[Symbol.asyncDispose]()));
 });
 
-Deno.test("Http3Pool shares no connection with other options, and forgets those that the server closed", async () => {
+Deno.test("Http3Pool shares no connection between different options, and removes connections that the server closed", async () => {
   await using peer = new WebTransportPeer();
   const pool = new Http3Pool();
   const one = await dial(peer, pool);
@@ -63,7 +63,7 @@ Deno.test("Http3Pool shares no connection with other options, and forgets those 
   await until(() => pool.size === 0);
 });
 
-Deno.test("Http3Pool continues after a refused session, and after an abandoned one", async () => {
+Deno.test("Http3Pool continues after a rejected session, and after an abandoned one", async () => {
   let count = 0;
   await using peer = new WebTransportPeer({
     answer: (request) => ++count % 2 === 1 ? void request.refuse(403) : acceptFirst(request),
@@ -82,7 +82,7 @@ Deno.test("Http3Pool continues after a refused session, and after an abandoned o
   await session[Symbol.asyncDispose]();
 });
 
-Deno.test("Http3Pool makes another connection once the server sent GOAWAY", async () => {
+Deno.test("Http3Pool opens another connection after the server sent GOAWAY", async () => {
   const certificate = devCertificate({ cacheFolder: null });
   await using server = new RawServer(certificate);
   const pool = new Http3Pool();
@@ -94,7 +94,7 @@ Deno.test("Http3Pool makes another connection once the server sent GOAWAY", asyn
     const peer = await soon(server.accept());
     const control = await peer.control([
       ...PLAIN_SETTINGS,
-      [SettingId.webTransportMaxSessions, 9], // There is room: the refusal has another reason.
+      [SettingId.webTransportMaxSessions, 9], // There is room, so the rejection has another reason.
     ]);
     const connect = await soon(peer.nextBidi());
     await connect.send.write(headersFrame([[":status", "200"]]));

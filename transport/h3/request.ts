@@ -7,7 +7,7 @@ import { encodeFields, type Field } from "./wire/qpack.ts";
 import type { ConnectStream, Http3Session } from "./session.ts";
 import { encodeStringItem, parseStringList } from "./wire/structured_fields.ts";
 
-/** A request for a session, answered once by `accept` or `refuse`. */
+/** A request for a session. Call `accept` or `refuse` once. */
 export interface WebTransportRequest {
   /** URL with `https:`, authority, path and query. */
   readonly url: string;
@@ -17,33 +17,33 @@ export interface WebTransportRequest {
   readonly protocols: readonly string[];
   /** UDP address from which the client connected. */
   readonly remoteAddress: Deno.NetAddr;
-  /** Aborts when the client ends the request before the answer. */
+  /** Aborts when the client ends the request before the response. */
   readonly signal: AbortSignal;
   /**
    * Accepts the session.
    *
    * @param options Subprotocol, headers and admission.
    * @returns The session; already closed if the client ended the request.
-   * @throws {TypeError} If the request was already answered, or the protocol was not offered.
+   * @throws {TypeError} If the request already has a response, or the protocol was not offered.
    */
   accept(options?: {
-    /** Subprotocol, one of those offered; absent by default. */
+    /** Subprotocol, one of those offered; none by default. */
     readonly protocol?: string | undefined;
     /** Response headers; absent by default. */
     readonly headers?: HeadersInit | undefined;
     /**
-     * Resolves on admission of the client, where a token must arrive first. Until then the client
-     * may have 16 streams, of which only the first is read, and no datagrams. Admitted at once by
-     * default.
+     * Resolves when the client is admitted, if a token must arrive first. Until then the client may
+     * have 16 streams, of which only the first is read, and no datagrams. By default the client is
+     * admitted immediately.
      */
     readonly admitted?: Promise<unknown> | undefined;
   }): Connection;
   /**
-   * Refuses the session.
+   * Rejects the session.
    *
    * @param status HTTP status, from 300 to 599.
    * @param options Response headers; absent by default. Browsers hide these from a page.
-   * @throws {TypeError} If the request was already answered.
+   * @throws {TypeError} If the request already has a response.
    * @throws {RangeError} If the status is not from 300 to 599.
    */
   refuse(status: number, options?: { readonly headers?: HeadersInit | undefined }): void;
@@ -55,37 +55,36 @@ export type RefuseOptions = NonNullable<Parameters<WebTransportRequest["refuse"]
 
 const ACCEPT: OptionKinds<AcceptOptions> = { admitted: "object", headers: 0, protocol: "string" };
 
-/** The one answer to a request, which the client may give up before. */
+/** The only response to a request, which the client may cancel before. */
 export class RequestAnswer {
   readonly #closed: Promise<unknown>;
   #isGiven = false;
   #aborted: AbortController | undefined;
 
-  /** Waits for the answer. */
   constructor(closed: Promise<unknown>) {
     this.#closed = closed;
   }
 
-  /** Aborts when the client ends the request before the answer. */
+  /** Aborts when the client ends the request before the response. */
   get signal(): AbortSignal {
     if (this.#aborted !== undefined) return this.#aborted.signal;
     const aborted = this.#aborted = new AbortController();
     const giveUp = () => {
       if (!this.#isGiven) {
-        aborted.abort(new Error("The client ended the request before the answer"));
+        aborted.abort(new Error("The client ended the request before the response"));
       }
     };
     this.#closed.then(giveUp, giveUp);
     return aborted.signal;
   }
 
-  /** Records the answer; throws if there was one. */
+  /** Records the response; throws if there already is one. */
   give(): void {
-    if (this.#isGiven) throw new TypeError("Cannot answer request: it was answered before");
+    if (this.#isGiven) throw new TypeError("Cannot respond to request: it already has a response");
     this.#isGiven = true;
   }
 
-  /** Checks the status of a refusal. */
+  /** Checks the status of a rejection. */
   static checkStatus(status: number): void {
     if (Number.isInteger(status) && status >= 300 && status <= 599) return;
     throw new RangeError(
@@ -106,8 +105,6 @@ export class Http3Request implements WebTransportRequest {
   readonly #answer: RequestAnswer;
 
   /**
-   * Wraps a received request.
-   *
    * @param request Fields of the request, and address of the client.
    */
   constructor(
@@ -132,10 +129,10 @@ export class Http3Request implements WebTransportRequest {
       if (name === "cookie") cookies.push(value);
       else if (!name.startsWith(":")) headers.append(name, value);
     }
-    // Cookies may be split into several fields, which commas must not join (RFC 9114 section
-    // 4.2.1).
+    // Cookies may be split into several fields, which must not be joined with commas (RFC 9114
+    // section 4.2.1).
     if (cookies.length > 0) headers.set("cookie", cookies.join("; "));
-    // Consumers of headers expect the authority in `host`; a `host` field of the client is
+    // Consumers of headers expect the authority in `host`; a `host` field from the client is
     // overwritten.
     headers.set("host", this.#field(":authority")!);
     return headers;
@@ -165,7 +162,7 @@ export class Http3Request implements WebTransportRequest {
     this.#answer.give();
     if (!this.#session.isOver) {
       const frame = fields.length === 0 ? ACCEPTED : acceptance(fields);
-      // The reader of the session notices a failure.
+      // The session's reader notices a failure.
       this.#connect.writer.write(frame).catch(() => {});
       if (admitted !== undefined) this.#session.holdUntil(admitted);
       this.#session.establish(protocol);
@@ -181,10 +178,10 @@ export class Http3Request implements WebTransportRequest {
     this.#answer.give();
     if (this.#session.isOver) return;
     this.#connect.writer.write(frame).catch(() => {});
-    this.#session.refuse(new Error(`The request was refused with ${status}`));
+    this.#session.refuse(new Error(`The request was rejected with ${status}`));
   }
 
-  /** Refuses a request that is invalid or beyond a limit. */
+  /** Rejects a request that is invalid or beyond a limit. */
   static refuse({ reader, writer }: ConnectStream, status: number): void {
     writer.closed.catch(() => {});
     writer.write(refusal(status, [])).catch(() => {});
@@ -198,8 +195,8 @@ export class Http3Request implements WebTransportRequest {
 }
 
 /**
- * Shared bytes of the most frequent answer. The `draft` field is for Chromium; other clients ignore
- * the field.
+ * Shared bytes of the most frequent response. The `draft` field is for Chromium; other clients
+ * ignore it.
  */
 const ACCEPTED = acceptance([]);
 

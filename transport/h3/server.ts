@@ -31,22 +31,22 @@ export interface ListenWebTransportOptions
   extends
     Omit<ListenQuicOptions, "protocols" | "maxBidirectionalStreams" | "maxUnidirectionalStreams"> {
   /**
-   * Most concurrent sessions of one connection; more are refused with 429.
+   * Maximum number of concurrent sessions of one connection; more are rejected with 429.
    *
    * @default {16}
    */
   readonly maxSessionsPerConnection?: number | undefined;
   /**
-   * Most open streams of a peer per connection and direction. Each may hold up to 1.25 MB of unread
-   * data; see `unreadStreams`.
+   * Maximum number of a peer's open streams per connection and direction. Each may hold up to 1.25
+   * MB of unread data; see `unreadStreams`.
    *
    * @default {128}
    */
   readonly maxStreams?: number | undefined;
   /**
-   * Most open unidirectional streams of a peer per connection, if different: peers of Media over
-   * QUIC open streams without waiting. `maxStreams` by default, or 1024 with `quic`. The value is
-   * also the default of `flowControl.maxStreamsUni`.
+   * Maximum number of a peer's open unidirectional streams per connection, if different: peers of
+   * Media over QUIC open streams without waiting. `maxStreams` by default, or 1024 with `quic`. The
+   * value is also the default of `flowControl.maxStreamsUni`.
    */
   readonly maxUnidirectionalStreams?: number | undefined;
   /**
@@ -56,19 +56,19 @@ export interface ListenWebTransportOptions
    */
   readonly flowControl?: FlowControlOptions | undefined;
   /**
-   * Tells whether the client of a request moves here from a session that this server has. Beyond
-   * `maxConnections` and `maxConnectionsPerAddress`, as many connections again are admitted if their
-   * first request is such a one and comes within two seconds; others are closed. By default the
-   * bounds hold for all connections. MUST NOT throw.
+   * Tells whether the client of a request hands over from a session of this server. Beyond
+   * `maxConnections` and `maxConnectionsPerAddress`, as many additional connections are admitted if
+   * their first request arrives within two seconds and is from such a client; others are closed. By
+   * default the limits apply to all connections. MUST NOT throw.
    *
-   * @param request The request, which is not answered here.
+   * @param request The request, which must not be accepted or refused here.
    */
   readonly isSuccessor?: ((request: WebTransportRequest) => boolean) | undefined;
-  /** Raw QUIC for other protocols than HTTP/3 on the same port. Absent by default. */
+  /** Raw QUIC for protocols other than HTTP/3 on the same port. Absent by default. */
   readonly quic?: {
     /**
-     * Supported protocols (ALPN), in order of preference. MUST NOT include `h3`, which is
-     * WebTransport's.
+     * Supported protocols (ALPN), in order of preference. MUST NOT include `h3`, which WebTransport
+     * uses.
      */
     readonly protocols: readonly string[];
     /**
@@ -97,26 +97,26 @@ const LISTEN: OptionKinds<ListenWebTransportOptions> = {
   quic: { onConnection: "function", onError: "function", protocols: "array" },
 };
 
-/** Raw QUIC beside WebTransport, see {@linkcode ListenWebTransportOptions.quic}. */
+/** Raw QUIC next to WebTransport; see {@linkcode ListenWebTransportOptions.quic}. */
 export type RawQuicOptions = NonNullable<ListenWebTransportOptions["quic"]>;
 
 /**
- * Listener for WebTransport sessions; iterate to get requests.
+ * Listener for WebTransport sessions; iterate to receive requests.
  *
  * - **Robust:** a failed handshake affects no other connection.
  * - **0-RTT:** a request is handled only after the handshake, so a replayed request is never
  *   handled.
  * - **Bound:** connections, handshakes, waiting requests, and sessions per connection have limits;
- *   excess ones are refused.
+ *   excess ones are rejected.
  * - **Open under a flood:** excess handshakes are ignored, so that honest clients try again, and
- *   unfinished handshakes give way to newer ones.
+ *   newer handshakes replace unfinished ones.
  * - **Grace:** a connection is closed after two seconds without a session, because browsers keep
  *   idle connections open.
  */
 export class WebTransportListener implements AsyncIterable<WebTransportRequest>, AsyncDisposable {
   readonly #acceptor: QuicAcceptor<ServerConnection>;
   readonly #signal: AbortSignal | undefined;
-  /** Resolves once the code for connections is loaded. */
+  /** Resolves after the code for connections has loaded. */
   readonly #loaded: Promise<Http3Protocol>;
   readonly #requests = new RequestQueue();
   readonly #onAbort = (): void => void this.close();
@@ -142,7 +142,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
       : options.flowControl;
     flowLimitsOf(flowControl); // Throws for an invalid limit, before the server listens.
     this.#signal = options.signal;
-    // HTTP/3 loads while the server begins to listen: a third of all code that a server may need.
+    // HTTP/3 loads while the server starts to listen: a third of all code that a server may need.
     const protocol = import("./accept.ts").then(({ acceptProtocol }) =>
       acceptProtocol({
         runtime,
@@ -156,7 +156,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     this.#loaded = protocol;
     this.#acceptor = new QuicAcceptor<ServerConnection>(runtime, options, {
       protocols: ["h3", ...quic?.protocols ?? []],
-      // Requests and control streams count besides the streams of sessions.
+      // Requests and control streams count in addition to the streams of sessions.
       maxBidirectionalStreams: maxStreams + 1,
       maxUnidirectionalStreams: maxUnidirectionalStreams + 3,
       protocol,
@@ -179,7 +179,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     return this.#acceptor.connectionCount;
   }
 
-  /** Number of sessions, pending ones included. */
+  /** Number of sessions, including pending ones. */
   get sessionCount(): number {
     let count = 0;
     for (const connection of this.#acceptor.connections) {
@@ -189,7 +189,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
   }
 
   /**
-   * Replaces the certificate for new handshakes. Sessions stay.
+   * Replaces the certificate for new handshakes. Sessions stay open.
    *
    * @param certificate Certificate and key.
    * @throws {TypeError} If the certificate or key is invalid, or the listener is closed.
@@ -198,7 +198,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     this.#acceptor.rotate(certificate);
   }
 
-  /** Refuses new connections, and new requests with 503. Sessions stay. */
+  /** Rejects new connections, and new requests with 503. Sessions stay open. */
   stop(): void {
     if (this.#requests.isStopped) return;
     this.#acceptor.stop();
@@ -209,8 +209,8 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
   }
 
   /**
-   * Closes every connection, and stops listening. Idempotent. Open sessions are lost for clients, so
-   * close these first. The runtime frees the port on garbage collection, not at once.
+   * Closes every connection, and stops listening. Idempotent. Clients see open sessions as lost, so
+   * close them first. The runtime frees the port on garbage collection, not immediately.
    */
   close(): Promise<void> {
     return this.#closing ??= this.#close();
@@ -240,10 +240,11 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
  * Listens for WebTransport sessions.
  *
  * @param options Certificate, address and limits.
- * @returns The listener; iterate to get requests.
+ * @returns The listener; iterate to receive requests.
  * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
- * @throws {Deno.errors.AddrInUse} If the UDP port is taken.
- * @throws {RangeError} If a limit is not a positive integer, or one of `flowControl` is invalid.
+ * @throws {Deno.errors.AddrInUse} If the UDP port is in use.
+ * @throws {RangeError} If a limit is not a positive integer, or a limit in `flowControl` is
+ * invalid.
  * @throws {TypeError} If the certificate and key are not PEM strings.
  */
 export function listenWebTransport(options: ListenWebTransportOptions): WebTransportListener {
@@ -262,7 +263,7 @@ function checkQuic({ protocols, onConnection }: RawQuicOptions): void {
   }
 }
 
-/** Hands a connection to the application, and handles errors of the callback. */
+/** Passes a connection to the application, and handles errors of the callback. */
 async function handOver(connection: QuicConnection, quic: RawQuicOptions): Promise<void> {
   try {
     await quic.onConnection(connection);

@@ -38,11 +38,11 @@ Deno.test("listenWebTransport() throws when a limit is not a positive integer", 
   }
 });
 
-Deno.test("listenWebTransport() throws for an invalid certificate, and leaves nothing", () => {
+Deno.test("listenWebTransport() throws for an invalid certificate, and leaves no resources", () => {
   assertThrows(() => listenWebTransport({ hostname: "127.0.0.1", cert: "no", key: "no" }));
 });
 
-Deno.test("listenWebTransport() throws when the port is taken", async () => {
+Deno.test("listenWebTransport() throws when the port is in use", async () => {
   await using server = new TestServer();
   const certificate = devCertificate({ cacheFolder: null });
   assertThrows(
@@ -51,13 +51,13 @@ Deno.test("listenWebTransport() throws when the port is taken", async () => {
   );
 });
 
-Deno.test("listenWebTransport() throws with a signal that was aborted", () => {
+Deno.test("listenWebTransport() throws with an aborted signal", () => {
   const certificate = devCertificate({ cacheFolder: null });
   const signal = AbortSignal.abort(new Error("enough"));
   assertThrows(() => listenWebTransport({ ...certificate, signal }), Error, "enough");
 });
 
-Deno.test("WebTransportListener closes with its signal", async () => {
+Deno.test("WebTransportListener closes when its signal aborts", async () => {
   const aborting = new AbortController();
   await using server = new TestServer({ signal: aborting.signal });
   await using raw = await server.open();
@@ -67,7 +67,7 @@ Deno.test("WebTransportListener closes with its signal", async () => {
   await next;
 });
 
-Deno.test("WebTransportListener lives through packets that are garbage", async () => {
+Deno.test("WebTransportListener survives garbage packets", async () => {
   await using server = new TestServer();
   await using healthy = await server.open();
   const socket = bindUdp();
@@ -99,7 +99,7 @@ Deno.test("WebTransportListener lives through packets that are garbage", async (
   await soon(server.ask(healthy.peer));
 });
 
-Deno.test("WebTransportListener lives through handshakes that fail", async () => {
+Deno.test("WebTransportListener survives failed handshakes", async () => {
   await using server = new TestServer();
   const wrong = [{ algorithm: "sha-256", value: new Uint8Array(32) }] as const;
   for (let i = 0; i < 3; i++) {
@@ -111,7 +111,7 @@ Deno.test("WebTransportListener lives through handshakes that fail", async () =>
   assertEquals(raw.session.protocol, "");
 });
 
-Deno.test("WebTransportListener refuses connections beyond its bound", async () => {
+Deno.test("WebTransportListener rejects connections beyond its limit", async () => {
   await using server = new TestServer({ maxConnections: 2 });
   await using first = await server.open();
   {
@@ -124,7 +124,7 @@ Deno.test("WebTransportListener refuses connections beyond its bound", async () 
   assertEquals(first.session.protocol, "");
 });
 
-Deno.test("WebTransportListener refuses connections of one address beyond its bound", async () => {
+Deno.test("WebTransportListener rejects connections of one address beyond its limit", async () => {
   await using server = new TestServer({ maxConnectionsPerAddress: 1 });
   {
     await using _first = await server.open();
@@ -136,7 +136,7 @@ Deno.test("WebTransportListener refuses connections of one address beyond its bo
 });
 
 for (const bounds of [{ maxConnections: 1 }, { maxConnectionsPerAddress: 1 }]) {
-  Deno.test(`WebTransportListener lets clients that move exceed ${Object.keys(bounds)}`, async () => {
+  Deno.test(`WebTransportListener lets clients that hand over exceed ${Object.keys(bounds)}`, async () => {
     const isSuccessor = ({ url }: { readonly url: string }) => url.includes("ticket");
     await using server = new TestServer({ ...bounds, isSuccessor });
     await using _first = await server.open();
@@ -151,7 +151,7 @@ for (const bounds of [{ maxConnections: 1 }, { maxConnectionsPerAddress: 1 }]) {
     const [mover, request] = await connect("/?ticket");
     await using _second = await soon(server.accept());
     assertEquals(await request.status(), 200);
-    // As many as the bound alone.
+    // As many as the limit itself allows.
     assertEquals(server.listener.connectionCount, 2);
     mover.close();
     await until(() => server.listener.connectionCount === 1);
@@ -200,7 +200,7 @@ Deno.test("WebTransportListener.rotate() gives new handshakes the new certificat
   for (const raw of raws) await raw[Symbol.asyncDispose]();
 });
 
-Deno.test("WebTransportListener.stop() drains sessions, and refuses new ones", async () => {
+Deno.test("WebTransportListener.stop() drains sessions, and rejects new ones", async () => {
   await using server = new TestServer();
   await using raw = await server.open();
   const { peer, connect, session } = raw;
@@ -216,7 +216,7 @@ Deno.test("WebTransportListener.stop() drains sessions, and refuses new ones", a
   assertEquals(await soon((await peer.request()).status()), 503);
   await assertRejects(() => soon(server.dial()));
   await assertRejects(() => soon(server.request()), Error, "no request");
-  // The session stays.
+  // The session stays open.
   const stream = await peer.bidi(0x41, connect.id, TEXT);
   const direct = await soon(nextBidirectional(session));
   assertEquals(await direct.read(), TEXT);
@@ -242,7 +242,7 @@ Deno.test("WebTransportListener.close() ends sessions, requests and connections,
   await soon(late.closed.catch(() => {}));
 });
 
-Deno.test("WebTransportListener gives up on peers that are silent", async () => {
+Deno.test("WebTransportListener closes connections to silent peers", async () => {
   await using server = new TestServer({ idleTimeoutMs: 300, keepAliveIntervalMs: 100_000 });
   await using peer = await server.dial();
   await until(() => server.listener.connectionCount === 1);
@@ -253,7 +253,7 @@ Deno.test("WebTransportListener gives up on peers that are silent", async () => 
 Deno.test("WebTransportListener sends the settings with the handshake, and reads after the handshake", async () => {
   await using server = new TestServer();
   await using path = new UdpPath(server.port);
-  // From the first answer on, the rest of the client's handshake is held back.
+  // From the first reply on, the rest of the client's handshake is held back.
   path.loses = ({ from }) => {
     if (from === "server") path.hold();
     return false;
@@ -285,7 +285,7 @@ Deno.test("WebTransportListener sends the settings to a client whose first messa
   assertEquals((await soon(control.readAtLeast(2))).subarray(0, 2), Uint8Array.of(0, 4));
 });
 
-Deno.test("WebTransportRequest has the URL, the headers and the address", async () => {
+Deno.test("WebTransportRequest contains the URL, the headers and the address", async () => {
   await using server = new TestServer();
   await using peer = await server.dial();
   await peer.control();
@@ -307,7 +307,7 @@ Deno.test("WebTransportRequest has the URL, the headers and the address", async 
   );
 });
 
-Deno.test("WebTransportRequest.accept() answers with protocol and headers, once", async () => {
+Deno.test("WebTransportRequest.accept() responds with protocol and headers, once", async () => {
   await using server = new TestServer();
   await using peer = await server.dial();
   await peer.control();
@@ -317,8 +317,8 @@ Deno.test("WebTransportRequest.accept() answers with protocol and headers, once"
   const request = await soon(server.request());
   assertThrows(() => request.accept({ protocol: "two" }), TypeError, "two");
   assertEquals(request.accept({ protocol: "one", headers: { "x-a": "1" } }).protocol, "one");
-  assertThrows(() => request.accept(), TypeError, "before");
-  assertThrows(() => request.refuse(404), TypeError, "before");
+  assertThrows(() => request.accept(), TypeError, "already has a response");
+  assertThrows(() => request.refuse(404), TypeError, "already has a response");
   assertEquals(Object.fromEntries(await soon(connect.receive.fields())), {
     ":status": "200",
     "sec-webtransport-http3-draft": "draft02",
@@ -327,7 +327,7 @@ Deno.test("WebTransportRequest.accept() answers with protocol and headers, once"
   });
 });
 
-Deno.test("WebTransportRequest.refuse() answers with status and headers", async () => {
+Deno.test("WebTransportRequest.refuse() responds with status and headers", async () => {
   await using server = new TestServer();
   await using peer = await server.dial();
   await peer.control();
@@ -343,7 +343,7 @@ Deno.test("WebTransportRequest.refuse() answers with status and headers", async 
   await until(() => server.listener.sessionCount === 0);
 });
 
-Deno.test("WebTransportRequest.signal is aborted when the client gives up", async () => {
+Deno.test("WebTransportRequest.signal is aborted when the client cancels", async () => {
   await using server = new TestServer();
   await using peer = await server.dial();
   await peer.control();
@@ -359,13 +359,13 @@ Deno.test("WebTransportRequest.signal is aborted when the client gives up", asyn
     request.signal.addEventListener("abort", () => resolve());
     await giveUp(connect);
     await soon(promise);
-    // The session is over already.
+    // The session has already ended.
     const session = request.accept();
     await assertRejects(() => soon(session.createBidirectionalStream()), ConnectionError);
   }
 });
 
-Deno.test("WebTransportListener keeps forty clients apart that come at once", async () => {
+Deno.test("WebTransportListener separates forty clients that connect at the same time", async () => {
   await using server = new TestServer();
   void (async () => {
     while (true) {

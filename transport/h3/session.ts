@@ -56,20 +56,20 @@ import type { Runtime, Timer } from "../../base/runtime.ts";
 import { ConnectionError, StreamError } from "../../errors.ts";
 import { checkWireClose, MAX_WEBTRANSPORT_CLOSE_CODE } from "../wire_close.ts";
 
-/** The HTTP/3 connection, as its sessions see it. */
+/** The HTTP/3 connection as its sessions see it. */
 export interface SessionLink {
   readonly runtime: Runtime;
   readonly side: "client" | "server";
   readonly conn: Deno.QuicConn;
   /** Resolves at the end of the connection. */
   readonly ending: Promise<QuicEnding>;
-  /** True once the connection is over, and nothing can be sent. */
+  /** True after the connection has ended, when nothing can be sent. */
   readonly isEnded: boolean;
   /** True if this end closed the connection. */
   readonly isClosedHere: boolean;
   /** Fault for which this end closed the connection. */
   readonly fault: H3ProtocolError | undefined;
-  /** Counters of unread streams; on a server. */
+  /** Counters of unread streams, on a server. */
   readonly unread: UnreadShare | undefined;
   /** Starts to read datagrams; before this call the runtime holds the newest ones. */
   readDatagrams(): void;
@@ -84,9 +84,9 @@ export interface SessionLink {
   sessionEnded(id: number, ending: SessionEnding): Promise<void> | undefined;
 }
 
-/** End of a session, as far as the connection is concerned. */
+/** End of a session, as seen by the connection. */
 export interface SessionEnding {
-  /** True if the connection has to end with the session. */
+  /** True if the connection must end with the session. */
   readonly closeConnection: boolean;
   /**
    * Violation by the peer that ended the session. A connection that ends with the session uses the
@@ -95,9 +95,9 @@ export interface SessionEnding {
   readonly fault: H3ProtocolError | undefined;
 }
 
-/** The stream of a CONNECT request after the head was read or written. */
+/** The stream of a CONNECT request, after its head was read or written. */
 export interface ConnectStream {
-  /** Stream id, which is also the id of the session. */
+  /** Stream ID, which is also the session ID. */
   readonly id: number;
   readonly reader: ReadableStreamBYOBReader;
   readonly writer: WritableStreamDefaultWriter<Uint8Array>;
@@ -121,26 +121,30 @@ const HEAD_SEND_ORDER = 2 ** 31 - 1;
 const CLOSE_TIMEOUT_MS = 1_000;
 
 /**
- * Size of CONNECT stream reads. A connection that ends takes all unread bytes with it, except those
- * of the pending read: so that read has room for a whole close. Otherwise capsules are small and
- * rare, and the buffer stays pinned while the session is idle.
+ * Size of CONNECT stream reads. A connection that ends loses all unread bytes, except those of the
+ * pending read, so this read has room for a whole close. Otherwise capsules are small and rare, and
+ * the buffer stays pinned while the session is idle.
  */
 const CONNECT_READ_BYTES = MAX_CLOSE_FRAME_BYTES;
 
 const NO_CLOSE = "The peer ended the session without a close";
 
-/** Most untaken streams of one direction: more than QUIC lets the peer open at once. */
+/**
+ * Maximum number of streams of one direction that were not taken: more than QUIC lets the peer open
+ * at the same time.
+ */
 const MAX_UNACCEPTED_STREAMS = 1_024;
 
 /**
- * Most untaken streams of one direction without a reader, since the application may never add one.
+ * Maximum number of streams of one direction that were not taken without a reader, because the
+ * application may never add one.
  */
 const MAX_UNREAD_STREAMS = 16;
 
 const CAPABILITIES: ConnectionCapabilities = {
   streams: true,
   datagrams: "unreliable",
-  // The runtime cannot send reset codes; codes of the peer are read.
+  // The runtime cannot send reset codes; the peer's codes are read.
   resetCodes: false,
   credit: false,
   independentStreams: true,
@@ -163,7 +167,6 @@ const UNIDIRECTIONAL: IncomingQueueOptions<ReceiveHalf> = {
 /** One session: a {@linkcode Connection} over HTTP/3. */
 export class Http3Session extends CountedConnection
   implements Connection, DirectStreams, StreamOwner {
-  /** Always `webtransport`. */
   readonly transport: string = "webtransport";
   /**
    * Capabilities; `resetCodes` is false, because the runtime cannot reset streams with a code.
@@ -210,8 +213,8 @@ export class Http3Session extends CountedConnection
   /**
    * Creates a pending session and starts to read the CONNECT stream.
    *
-   * @param options `errors` makes the session's errors, `credit` holds the limits of both ends, and
-   * `onResponse` handles the response on a client.
+   * @param options `errors` creates the session's errors, `credit` holds the limits of both ends,
+   * and `onResponse` handles the response on a client.
    */
   constructor(
     link: SessionLink,
@@ -247,7 +250,7 @@ export class Http3Session extends CountedConnection
     return this.#credit?.data;
   }
 
-  /** Counters of unread streams; on a server. */
+  /** Counters of unread streams, on a server. */
   get unread(): UnreadShare | undefined {
     return this.#link.unread;
   }
@@ -257,22 +260,22 @@ export class Http3Session extends CountedConnection
     return this.#wasOpen ? this.#credit : undefined;
   }
 
-  /** Stream id of the CONNECT stream. */
+  /** Stream ID of the CONNECT stream. */
   get controlStreamId(): number {
     return this.id;
   }
 
-  /** Streams of the peer that the application has not taken. */
+  /** Streams of the peer that the application has not taken yet. */
   get unreadStreams(): number {
     return this.#bidirectional.size + this.#unidirectional.size;
   }
 
-  /** Stream id of the CONNECT stream. */
+  /** Stream ID of the CONNECT stream. */
   get id(): number {
     return this.#connect.id;
   }
 
-  /** True once the session is over locally. */
+  /** True after the session has ended locally. */
   get isOver(): boolean {
     return this.#state === "over";
   }
@@ -281,17 +284,17 @@ export class Http3Session extends CountedConnection
     return this.#protocol;
   }
 
-  /** Resolves once the request was accepted. */
+  /** Resolves after the request was accepted. */
   get ready(): Promise<void> {
     if (this.#ready === undefined) {
       this.#ready = Promise.withResolvers();
-      this.#ready.promise.catch(() => {}); // An unobserved rejection is no error.
+      this.#ready.promise.catch(() => {}); // An unobserved rejection is not an error.
       this.#settleReady();
     }
     return this.#ready.promise;
   }
 
-  /** Settles once the peer has confirmed a close, or the connection is over. */
+  /** Settles after the peer has confirmed a close, or the connection has ended. */
   get closed(): Promise<ConnectionCloseInfo> {
     return this.#closed.promise;
   }
@@ -396,7 +399,7 @@ export class Http3Session extends CountedConnection
     }, CLOSE_TIMEOUT_MS);
   }
 
-  /** Requests the peer to drain, once. */
+  /** Asks the peer to drain, once. */
   drain(): void {
     if (this.#state === "open" && !this.#isDraining) {
       this.#isDraining = true;
@@ -411,7 +414,7 @@ export class Http3Session extends CountedConnection
   }
 
   requireClose(): boolean {
-    // An end that came before cannot be told from a close any more.
+    // An earlier end can no longer be distinguished from a close.
     return this.#requiresClose = !this.#isSettled;
   }
 
@@ -438,7 +441,7 @@ export class Http3Session extends CountedConnection
     this.#settleReady();
   }
 
-  /** Handles the refusal of the request, by this end or by the peer. */
+  /** Handles the rejection of the request, by this end or by the peer. */
   refuse(error: Error): void {
     if (this.#state !== "pending") return;
     this.#over({ message: error.message, error });
@@ -447,7 +450,7 @@ export class Http3Session extends CountedConnection
     this.#settleWith(() => this.#closed.reject(error));
   }
 
-  /** Handles a request of the peer to drain, of the session or of the connection. */
+  /** Handles the peer's request to drain, for the session or for the connection. */
   windUp(): void {
     this.#isWindingUp = true;
     this.#draining?.resolve();
@@ -464,7 +467,7 @@ export class Http3Session extends CountedConnection
     const receive = new ReceiveHalf(this, reader, { held, isFull, onEnd, account });
     const send = new SendHalf(this, stream.writable, { onEnd, account });
     const accepted = new QuicStream(receive, send);
-    // A stream without an account carries the messages, the token included.
+    // A stream without an account carries the messages, including the token.
     if (account === undefined) return this.#bidirectional.push(accepted);
     const receiver = this.#bidirectionalReceiver;
     if (receiver !== undefined && !this.#isHeld) return this.#hand(accepted, receiver);
@@ -489,7 +492,7 @@ export class Http3Session extends CountedConnection
     this.#watch(half);
   }
 
-  /** Handles a received datagram; the bytes have a buffer of their own. */
+  /** Handles a received datagram; the bytes have their own buffer. */
   receiveDatagram(payload: Uint8Array): void {
     if (this.#isHeld) return this.ledger.droppedDatagram(payload.byteLength);
     if (this.#state !== "over") this.#ownDatagrams.deliver(payload);
@@ -515,13 +518,13 @@ export class Http3Session extends CountedConnection
     if (stream !== undefined) return endStream(stream, error);
     const receive = takeOut(this.#unidirectional, (one) => one === half);
     if (receive !== undefined) return receive.cancel(error);
-    // The application has the stream: a clean end would hide the refusal.
+    // The application already holds the stream: a clean end would hide the rejection.
     half.fail(error);
   }
 
   /**
-   * Hands a stream to the application. The end of the stream is then awaited even if the
-   * application does not read.
+   * Passes a stream to the application. Its end is then awaited even if the application does not
+   * read.
    */
   #taken<T extends QuicStream | ReceiveHalf>(stream: T): T {
     stream.taken();
@@ -529,14 +532,14 @@ export class Http3Session extends CountedConnection
     return stream;
   }
 
-  /** Hands a stream to a receiver; most of these read at once. */
+  /** Passes a stream to a receiver; most receivers read immediately. */
   #hand<T extends QuicStream | ReceiveHalf>(stream: T, receiver: (stream: T) => void): void {
     stream.taken();
     receiver(stream);
     if (!stream.isRead) this.#link.turnEnd.add(stream);
   }
 
-  /** Counts a waiting stream as unread once this turn is over. */
+  /** Counts a waiting stream as unread after this turn. */
   #watch(half: ReceiveHalf): void {
     if (this.unread !== undefined) this.#link.turnEnd.add(half);
   }
@@ -550,7 +553,7 @@ export class Http3Session extends CountedConnection
     return queue.size < MAX_UNREAD_STREAMS || queue.readable.locked;
   }
 
-  /** Counts a stream that is refused because too many wait. */
+  /** Counts a stream that is rejected because too many wait. */
   #tooMany(): Error | undefined {
     this.ledger.streamsRefused++;
     return this.unread?.refused();
@@ -565,7 +568,7 @@ export class Http3Session extends CountedConnection
     );
   }
 
-  /** Counts a stream, unless the session is over. */
+  /** Counts a stream, unless the session has ended. */
   protected override account(
     direction: StreamDirection,
     by: StreamSide,
@@ -586,8 +589,8 @@ export class Http3Session extends CountedConnection
     const half = new SendHalf(this, stream, { head: streamHead(type, this.id), account });
     if (sendOrder === undefined) this.#link.turnEnd.add(half);
     else {
-      // The head goes ahead of all payload: a later stream must not overtake the head of an earlier
-      // one.
+      // The head is sent before all payload: a later stream must not overtake the head of an
+      // earlier one.
       half.flushHead();
       half.sendOrder = sendOrder;
     }
@@ -605,7 +608,7 @@ export class Http3Session extends CountedConnection
     if (this.#state === "pending") await this.ready;
     if (this.#ending !== undefined) throw this.#error;
     if (options.waitUntilAvailable === false && this.#credit?.has(kind) === false) {
-      throw new RangeError(`Cannot open stream: the peer allows no ${kind} stream for now`);
+      throw new RangeError(`Cannot open stream: the peer currently allows no ${kind} stream`);
     }
     await this.#credit?.take(kind, options);
     if (timeoutMs === undefined) return undefined;
@@ -618,7 +621,7 @@ export class Http3Session extends CountedConnection
     error: unknown,
     { signal }: OpenStreamOptions,
   ): never {
-    this.#credit?.giveBack(kind); // The peer never learns to which session the stream belonged.
+    this.#credit?.giveBack(kind); // The peer cannot know to which session the stream belonged.
     if (signal?.aborted || !(error instanceof Error) || error.name === "TimeoutError") throw error;
     // No stream is available, and the caller does not want to wait.
     if (error instanceof RangeError) throw error;
@@ -668,7 +671,7 @@ export class Http3Session extends CountedConnection
     if (type === FrameType.pushPromise && this.#link.side === "client") {
       throw new H3ProtocolError(
         H3Error.idError,
-        "Expected no PUSH_PROMISE where no push is allowed, received one",
+        "Expected no PUSH_PROMISE because push is not allowed, received one",
       );
     }
     if (type === FrameType.headers && this.#onResponse !== undefined) {
@@ -701,7 +704,7 @@ export class Http3Session extends CountedConnection
       case CapsuleType.streamDataBlocked:
         throw new H3ProtocolError(
           H3Error.messageError,
-          "Expected the credit of single streams from QUIC, received a capsule for it",
+          "Expected stream credit from QUIC, received a capsule for it",
         );
       // A malformed capsule is a fault even without flow control.
       case CapsuleType.maxData:
@@ -723,11 +726,11 @@ export class Http3Session extends CountedConnection
   }
 
   #endConnect(): void {
-    // A write to a connection that is over would only make an error with a stack trace.
+    // A write to an ended connection would only create an error with a stack trace.
     if (!this.#link.isEnded) this.#connect.writer.close().catch(() => {});
   }
 
-  /** Handles a close of the peer, or the confirmation of a local close. */
+  /** Handles the peer's close, or its confirmation of a local close. */
   #peerClosed(info: Required<ConnectionCloseInfo>): void {
     if (this.#closing !== undefined) return this.#settle();
     if (this.#isSettled) return;
@@ -779,7 +782,7 @@ export class Http3Session extends CountedConnection
     this.#fail(this.#errors.session(message, { cause }));
   }
 
-  /** Ends a broken session; `fault` is the violation by the peer, if any. */
+  /** Ends a broken session; `fault` is the peer's violation, if any. */
   #fail(error: Error, fault?: H3ProtocolError): void {
     if (this.#isSettled) return;
     if (this.#closing !== undefined) return this.#settle();
@@ -808,7 +811,7 @@ export class Http3Session extends CountedConnection
     this.#credit?.fail(error);
   }
 
-  /** Error of the end. Created on demand, because capturing the stack trace is slow. */
+  /** Error of the ended session. Created on demand, because capturing the stack trace is slow. */
   get #error(): Error | undefined {
     const ending = this.#ending;
     return ending && (ending.error ??= this.#errors.session(ending.message));
@@ -846,7 +849,7 @@ interface Ending {
   readonly isBroken?: boolean;
 }
 
-/** Ends both directions of a stream that the application will not get. */
+/** Ends both directions of a stream that the application will not receive. */
 function endStream(stream: QuicStream, error?: Error): void {
   stream.cancel(error);
   stream.abort(error);
@@ -857,14 +860,14 @@ function discardStream(reader: ReadableStreamBYOBReader, writable?: WritableStre
   writable?.abort().catch(() => {});
 }
 
-/** Factory of errors for the application: Skein's own, or those of the W3C. */
+/** Factory of errors for the application: Skein's own, or those of W3C. */
 export interface SessionErrors {
   /**
-   * Makes the error of a stream that the peer ended; `code` is the application's, if the peer sent
-   * one.
+   * Creates the error of a stream that the peer ended; `code` is the application's, if the peer
+   * sent one.
    */
   stream(failure: StreamFailure, code: number | undefined): Error;
-  /** Makes the error of a session that is over or could not be opened. */
+  /** Creates the error of a session that has ended or could not be opened. */
   session(message: string, options?: ErrorOptions & { status?: number | undefined }): Error;
 }
 
@@ -873,10 +876,10 @@ export const SKEIN_ERRORS: SessionErrors = {
   stream({ kind, code: http3Code }, code) {
     const which = code === undefined ? `HTTP/3 code ${http3Code}` : `code ${code}`;
     const what = kind === "reset" ? "reset" : "stopped reading";
-    // A server on Deno's QUIC can refuse a stream with code 0 only.
+    // A server on Deno's QUIC can reject a stream only with code 0.
     const mayBeUnread = kind !== "reset" && http3Code === 0;
     const hint = mayBeUnread
-      ? "; the application of the peer may not take streams, or may have too many unread"
+      ? "; the peer's application may not read streams, or may have too many unread"
       : "";
     return new StreamError(`The peer ${what} the stream with ${which}${hint}`, {
       streamErrorCode: code ?? 0,
@@ -889,7 +892,7 @@ export const SKEIN_ERRORS: SessionErrors = {
 /**
  * Converts options for opening a stream.
  *
- * @returns Options of the runtime. With a send order, the head gets the highest order, ahead of all
+ * @returns Options of the runtime. With a send order, the head gets the highest order, before all
  * payload.
  */
 function quicOptions(options: OpenSessionStreamOptions): Deno.QuicSendStreamOptions {

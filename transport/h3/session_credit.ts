@@ -30,7 +30,7 @@ export interface SessionCreditPair {
   readonly automatic: boolean;
 }
 
-/** The session, as its {@linkcode SessionCredit} sees it. */
+/** The session as its {@linkcode SessionCredit} sees it. */
 interface SessionCreditHost {
   /** Sends a limit to the peer in a capsule of the given type. */
   sendLimit(type: number, value: number): void;
@@ -63,8 +63,8 @@ const KINDS = {
 } as const;
 
 /**
- * Credit of one session, where both ends use flow control. The credit of each kind is made at the
- * first use: many sessions open no stream.
+ * Credit of one session, if both ends use flow control. The credit of each kind is created on first
+ * use, because many sessions open no stream.
  */
 export class SessionCredit implements ConnectionCredit {
   readonly #runtime: Runtime;
@@ -73,7 +73,7 @@ export class SessionCredit implements ConnectionCredit {
   #data: CreditPair | undefined = undefined;
   #bidirectional: CreditPair | undefined = undefined;
   #unidirectional: CreditPair | undefined = undefined;
-  /** Makes the error of the end of the session; set once that ended. */
+  /** Creates the error for the end of the session; set after it has ended. */
   #failure: (() => unknown) | undefined = undefined;
 
   constructor(runtime: Runtime, initial: SessionCreditPair, host: SessionCreditHost) {
@@ -95,7 +95,7 @@ export class SessionCredit implements ConnectionCredit {
     this.#of(kind).receive.grant(total);
   }
 
-  /** Tells whether a stream can be opened at once; reports to the peer if none can. */
+  /** Tells whether a stream can be opened immediately; reports to the peer if not. */
   has(kind: StreamDirection): boolean {
     const { send } = this.#of(kind);
     if (send.left > 0) return true;
@@ -103,12 +103,12 @@ export class SessionCredit implements ConnectionCredit {
     return false;
   }
 
-  /** Takes the credit for one stream; waits for the credit. */
+  /** Takes the credit for one stream, or waits for it. */
   async take(kind: StreamDirection, options: OpenStreamOptions): Promise<void> {
     await this.#of(kind).send.take(1, options);
   }
 
-  /** Returns the credit of a stream that the peer never learned of. */
+  /** Returns the credit of a stream that the peer never noticed. */
   giveBack(kind: StreamDirection): void {
     this.#of(kind).send.giveBack(1);
   }
@@ -130,7 +130,7 @@ export class SessionCredit implements ConnectionCredit {
   }
 
   /**
-   * Handles a capsule of flow control; ignores others.
+   * Handles a flow-control capsule; ignores others.
    *
    * @throws {H3ProtocolError} If the capsule is malformed, or lowers a limit.
    */
@@ -148,7 +148,7 @@ export class SessionCredit implements ConnectionCredit {
   /**
    * Rejects all waiters, and all later ones.
    *
-   * @param error Makes the error, which is slow and not needed where no stream was opened.
+   * @param error Creates the error, which is slow and unnecessary if no stream was opened.
    */
   fail(error: () => unknown): void {
     this.#failure = error;
@@ -191,7 +191,7 @@ export class SessionCredit implements ConnectionCredit {
     if (!send.raise(limit)) {
       throw new H3ProtocolError(
         H3Error.flowControlError,
-        "The peer lowered a limit of flow control",
+        "The peer lowered a flow-control limit",
       );
     }
     if (isMore) this.#host.report({ type: "credit", what: kind, limit });

@@ -40,7 +40,7 @@ function closeFrame(code: number, reason: string | Uint8Array = ""): Uint8Array 
   return capsuleFrame(CapsuleType.close, closePayload(code, reason));
 }
 
-/** Checks that nothing reads a stream any longer: a write reports the stop at the latest. */
+/** Checks that a stream is no longer read: a write reports the stop at the latest. */
 async function isStopped(send: RawSend, bytes: Uint8Array = TEXT): Promise<void> {
   await soon(assertRejects(async () => {
     while (true) {
@@ -101,7 +101,7 @@ for (const [what, [bytes, closeCode, reason]] of Object.entries(CLOSES)) {
     await raw.connect.send.write(bytes);
     if (bytes === NOTHING) await raw.connect.send.end();
     assertEquals(await soon(raw.session.closed), { closeCode, reason });
-    // This end ends its direction too, without another byte.
+    // This end also ends its direction, without another byte.
     assertEquals(await soon(raw.connect.receive.readAll()), NOTHING);
   });
 }
@@ -115,7 +115,7 @@ Deno.test("Http3Session reads capsules byte by byte", async () => {
   assertEquals(await soon(raw.session.closed), { closeCode: 77, reason: "é" });
 });
 
-/** Faults that end the session with MESSAGE_ERROR or this code, and not the connection. */
+/** Faults that end the session with MESSAGE_ERROR or this code, but not the connection. */
 const FAULTS: Record<string, [bytes: Uint8Array, code?: number]> = {
   "sends a close without a code": [capsuleFrame(CapsuleType.close, Uint8Array.of(0, 0, 1))],
   "sends a close with a reason of 1,025 bytes": [closeFrame(1, "x".repeat(1_025))],
@@ -124,8 +124,8 @@ const FAULTS: Record<string, [bytes: Uint8Array, code?: number]> = {
     encodeFrame(FrameType.data, bytesOf(CapsuleType.close, 2 ** 40)),
   ],
   "sends a drain with content": [capsuleFrame(CapsuleType.drain, TEXT)],
-  "grants credit of a single stream": [capsuleFrame(CapsuleType.maxStreamData, bytesOf(0, 9))],
-  "waits for credit of a single stream": [
+  "grants credit for a single stream": [capsuleFrame(CapsuleType.maxStreamData, bytesOf(0, 9))],
+  "waits for credit for a single stream": [
     capsuleFrame(CapsuleType.streamDataBlocked, bytesOf(0, 9)),
   ],
   "grants credit without a number": [capsuleFrame(CapsuleType.maxData, NOTHING)],
@@ -137,7 +137,7 @@ const FAULTS: Record<string, [bytes: Uint8Array, code?: number]> = {
 };
 
 for (const [fault, [bytes, code = H3Error.messageError]] of Object.entries(FAULTS)) {
-  Deno.test(`Http3Session fails, and the next one does not, when the peer ${fault}`, async () => {
+  Deno.test(`Http3Session fails, but not the next session, when the peer ${fault}`, async () => {
     await using raw = await rawSession();
     const { peer, session, connect } = raw;
     const open = await session.createBidirectionalStream();
@@ -156,7 +156,7 @@ const FATAL: Record<string, [code: number, bytes: Uint8Array]> = {
   "carries SETTINGS": [H3Error.frameUnexpected, settingsFrame()],
   "carries GOAWAY": [H3Error.frameUnexpected, encodeFrame(FrameType.goaway, Uint8Array.of(0))],
   "carries a frame of HTTP/2": [H3Error.frameUnexpected, encodeFrame(0x2, TEXT)],
-  "carries the head of a stream": [H3Error.frameError, bytesOf(0x41, 0)],
+  "carries a stream head": [H3Error.frameError, bytesOf(0x41, 0)],
   "carries PUSH_PROMISE": [H3Error.frameUnexpected, encodeFrame(FrameType.pushPromise, TEXT)],
   "ends inside a frame": [H3Error.frameError, capsuleFrame(GREASE, TEXT).subarray(0, -1)],
 };
@@ -174,7 +174,7 @@ for (const [fault, [code, bytes]] of Object.entries(FATAL)) {
 const AFTER_CLOSE = { "an unknown frame": encodeFrame(GREASE, TEXT), "a close": closeFrame(6) };
 
 for (const [what, bytes] of Object.entries(AFTER_CLOSE)) {
-  Deno.test(`Http3Session reads nothing after a close, though ${what} follows`, async () => {
+  Deno.test(`Http3Session reads nothing after a close, even if ${what} follows`, async () => {
     await using raw = await rawSession();
     const { connect, session } = raw;
     await connect.send.write(closeFrame(5), bytes);
@@ -192,11 +192,11 @@ Deno.test("Http3Session.closed resolves after a second when the peer does not co
   assertEquals(await soon(connect.receive.readAll()), closeFrame(4001, "bye"));
   assertEquals(await soon(session.closed), { closeCode: 4001, reason: "bye" });
   assert(performance.now() - start > 900);
-  // The stream has no reader any more.
+  // The stream no longer has a reader.
   await isStopped(connect.send, capsuleFrame(GREASE, TEXT));
 });
 
-Deno.test("Http3Session.closed resolves at once when the peer confirms in the middle of a frame", async () => {
+Deno.test("Http3Session.closed resolves immediately when the peer confirms in the middle of a frame", async () => {
   await using raw = await rawSession();
   raw.session.close({ closeCode: 4001 });
   await soon(raw.connect.receive.readAll());
@@ -243,10 +243,10 @@ Deno.test("Http3Session ends its streams at both ends when it is closed", async 
   await isStopped(theirs.send);
 });
 
-Deno.test("Http3Session.close() rejects writes that wait for the peer to read, soon", async () => {
+Deno.test("Http3Session.close() rejects writes that wait for the peer to read, without delay", async () => {
   await using raw = await rawSession();
   const { session } = raw;
-  // Without a reader each waits after 1.25 MB.
+  // Without a reader, each waits after 1.25 MB.
   const large = new Uint8Array(2_000_000);
   const written = directStream(await session.createBidirectionalStream());
   const write = written.write(large).catch((error) => error);
@@ -265,11 +265,11 @@ Deno.test("Http3Session.close() rejects writes that wait for the peer to read, s
   for (const end of await soon(Promise.all([write, close, webWrite, webClose]))) {
     assert(end instanceof ConnectionError, String(end));
   }
-  // At once, and not after the second that the peer has to confirm the close.
+  // Immediately, not after the second that the peer has to confirm the close.
   assert(!isConfirmed);
 });
 
-Deno.test("Http3Session.closed rejects when the peer ends its stream, and closes have to carry a code", async () => {
+Deno.test("Http3Session.closed rejects when the peer ends its stream, if closes require a code", async () => {
   await using ended = await rawSession();
   assert(ended.session.inspect?.requireClose?.());
   await ended.connect.send.end();
@@ -302,7 +302,7 @@ Deno.test("Http3Session reports code and reason when the connection ends with th
   }
 });
 
-/** End of a session with its connection. */
+/** How a session ends with its connection. */
 const ENDINGS: Record<string, [code: number, outcome: unknown]> = {
   "no error": [0x100, "0x100: why"],
   "0": [0, "0x0: why"],
@@ -331,7 +331,7 @@ for (const [what, [code, outcome]] of Object.entries(ENDINGS)) {
 Deno.test("Http3Session.closed rejects when the connection is closed inside a capsule", async () => {
   await using raw = await rawSession();
   await raw.connect.send.write(closeFrame(5, "ab").subarray(0, 7));
-  // The part has arrived once the answer to a later stream has.
+  // The part has arrived when the reply to a later stream has.
   await isAlive(raw);
   raw.peer.close(4009, "why");
   await assertRejects(() => soon(raw.session.closed), ConnectionError, "0xfa9: why");
@@ -360,7 +360,7 @@ const RESPONSES: Record<string, [answer: Uint8Array, message: string | undefined
     bytesOf(headersFrame([[":status", "103"]]), headersFrame([[":status", "200"]])),
     undefined,
   ],
-  "grease ahead of 200": [
+  "grease before 200": [
     bytesOf(encodeFrame(GREASE, TEXT), headersFrame([[":status", "200"]])),
     undefined,
   ],
@@ -369,12 +369,12 @@ const RESPONSES: Record<string, [answer: Uint8Array, message: string | undefined
     "refused the session with 403",
   ],
   "no status": [headersFrame([["x-status", "200"]]), "broke the protocol"],
-  "a status that is none": [headersFrame([[":status", "abc"]]), "broke the protocol"],
+  "an invalid status": [headersFrame([[":status", "abc"]]), "broke the protocol"],
   "a subprotocol that was not offered": [
     headersFrame([[":status", "200"], ["wt-protocol", '"other"']]),
     "not offered",
   ],
-  "a subprotocol that is malformed": [
+  "a malformed subprotocol": [
     headersFrame([[":status", "200"], ["wt-protocol", "other"]]),
     undefined,
   ],
@@ -402,23 +402,23 @@ for (const [what, [answer, message]] of Object.entries(RESPONSES)) {
       await connect.send.end();
       await soon(session.closed);
     } else await assertRejects(() => soon(dialing), ConnectionError, message);
-    // A fault of the only session is told by the connection: no stream can be reset with a code.
+    // The connection reports a fault of the only session: no stream can be reset with a code.
     const isMalformed = message === "broke the protocol";
     const code = isMalformed ? H3Error.messageError : H3Error.noError;
     assertEquals((await soon(peer.ending)).closeCode, code);
   });
 }
 
-/** Settings of servers, the values of `:protocol` that a client requests, and all answers. */
+/** Server settings, the values of `:protocol` that a client requests, and all responses. */
 const TOKENS: [what: string, settings: [number, number][], asked: string[], statuses: string[]][] =
   [
     ["early drafts", [[SettingId.enableWebTransport, 1]], ["webtransport"], ["200"]],
     ["late drafts", [[SettingId.webTransportEnabled, 1]], ["webtransport-h3"], ["200"]],
-    ["an early draft that knows the late name alone", [[SettingId.webTransportMaxSessions, 1]], [
+    ["an early draft that only knows the late name", [[SettingId.webTransportMaxSessions, 1]], [
       "webtransport",
       "webtransport-h3",
     ], ["501", "200"]],
-    ["late drafts that know the early name alone", [[SettingId.webTransportEnabled, 1]], [
+    ["late drafts that only know the early name", [[SettingId.webTransportEnabled, 1]], [
       "webtransport-h3",
       "webtransport",
     ], ["400", "200"]],
@@ -454,14 +454,14 @@ for (const [what, settings, asked, statuses] of TOKENS) {
     }
     if (statuses.at(-1) === "200") (await soon(dialing)).close();
     else {
-      // The first answer is the one that counts.
+      // The first response counts.
       const message = `refused the session with ${statuses[0]}`;
       await assertRejects(() => soon(dialing), ConnectionError, message);
     }
   });
 }
 
-Deno.test("dialWebTransport() rejects with the first answer if the second try has none in time", async () => {
+Deno.test("dialWebTransport() rejects with the first response if the second attempt gets none in time", async () => {
   await using server = new RawServer(certificate);
   const dialing = dialWebTransport(`https://127.0.0.1:${server.port}/`, {
     serverCertificateHashes: certificate.hashes,
@@ -478,7 +478,7 @@ Deno.test("dialWebTransport() rejects with the first answer if the second try ha
   assertEquals(error.status, 404);
 });
 
-Deno.test("Http3Session of a client ends when the server ends the stream without an answer", async () => {
+Deno.test("Http3Session of a client ends when the server ends the stream without a response", async () => {
   await using server = new RawServer(certificate);
   const dialing = dialWebTransport(`https://127.0.0.1:${server.port}/`, {
     serverCertificateHashes: certificate.hashes,
@@ -517,10 +517,10 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
     return bytes.toSorted((a, b) => a - b);
   };
 
-  Deno.test(`Http3Session holds 16 unread ${kind} streams, and refuses the newest`, async () => {
+  Deno.test(`Http3Session holds 16 unread ${kind} streams, and rejects the newest`, async () => {
     await using raw = await rawSession();
     for (let i = 0; i < MAX_UNREAD_STREAMS; i++) await open(raw, i);
-    // Answered after all that came before.
+    // The replies follow everything that arrived before.
     for (let i = 0; i < 3; i++) {
       const empty = await raw.peer.bidi();
       await empty.send.end();
@@ -536,9 +536,9 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
     assertEquals(await readBytes(streams, MAX_UNREAD_STREAMS), held);
   });
 
-  Deno.test(`Http3Session takes more than 16 ${kind} streams once there is a reader`, async () => {
+  Deno.test(`Http3Session accepts more than 16 ${kind} streams after a reader was added`, async () => {
     await using raw = await rawSession();
-    const streams = incoming(raw); // The stream is locked from now on; one stream at most is taken ahead.
+    const streams = incoming(raw); // Locks the stream; at most one stream is taken ahead.
     const count = 5 * MAX_UNREAD_STREAMS;
     for (let i = 0; i < count; i++) await open(raw, i % 64);
     const sent = Array.from({ length: count }, (_, i) => i % 64).toSorted((a, b) => a - b);
@@ -551,7 +551,7 @@ Deno.test("Http3Session delivers held datagrams to a receiver, and then later on
   const { connect, session } = raw;
   const datagram = (byte: number) => capsuleFrame(CapsuleType.datagram, Uint8Array.of(byte));
   await connect.send.write(datagram(1), datagram(2), capsuleFrame(CapsuleType.drain, NOTHING));
-  await soon(session.draining); // The datagrams came before the reader.
+  await soon(session.draining); // The datagrams arrived before the reader.
   const came: number[] = [];
   session.datagrams.direct!.receive((bytes) => void came.push(...bytes));
   assertEquals(came, [1, 2]);

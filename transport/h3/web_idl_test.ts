@@ -5,8 +5,8 @@ import * as ours from "../w3c/mod.ts";
 import { WebTransport } from "../w3c/mod.ts";
 
 /**
- * A member of an interface: `attribute` can be set and `readonly` cannot, `operation` has the
- * number of required arguments. Members with a promise reject where others throw.
+ * A member of an interface: `attribute` can be set and `readonly` cannot; `operation` contains the
+ * number of required arguments. Members with a promise reject if others throw.
  */
 type Member =
   | readonly ["attribute" | "readonly" | "readonly promise" | "static readonly", name: string]
@@ -113,7 +113,7 @@ function isShortOrNull(value: unknown): boolean {
 /** An object whose members can be called in every wrong way. */
 type Callable = (this: unknown, ...args: unknown[]) => unknown;
 
-/** An interface object, in the view of the harness of web-platform-tests. */
+/** An interface object, as the harness of web-platform-tests sees it. */
 interface InterfaceObject {
   new (...args: unknown[]): object;
   readonly prototype: object;
@@ -242,7 +242,7 @@ Deno.test("WebTransport has objects of all interfaces, with their class strings"
   for (const [name, object] of Object.entries(objects)) {
     assertEquals(String(Object.prototype.toString.call(object)), `[object ${name}]`);
     assertEquals(Object.getPrototypeOf(object), CLASSES[name]!.prototype);
-    // A loop does not meet members beyond the specification.
+    // A loop does not visit members beyond the specification.
     const seen: string[] = [];
     for (const key in object) if (Object.hasOwn(CLASSES[name]!.prototype, key)) seen.push(key);
     const expected = INTERFACES[name]!.members.filter(([kind]) => kind !== "static readonly");
@@ -250,7 +250,7 @@ Deno.test("WebTransport has objects of all interfaces, with their class strings"
   }
 });
 
-Deno.test("WebTransport.exportKeyingMaterial() names the missing feature of the runtime", async () => {
+Deno.test("WebTransport.exportKeyingMaterial() names the missing runtime feature", async () => {
   await using peer = new WebTransportPeer();
   const transport = new WebTransport(peer.url, peer.trust);
   const short = new Uint8Array(255);

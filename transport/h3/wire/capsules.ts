@@ -16,7 +16,7 @@ export const CapsuleType = {
   datagram: 0x0,
   /** Closes the session with a code and a reason. */
   close: 0x2843,
-  /** Requests the end of the session soon. */
+  /** Asks the peer to end the session soon. */
   drain: 0x78ae,
   /** Limit of bytes on all streams, in total. */
   maxData: 0x190b_4d3d,
@@ -47,17 +47,17 @@ export interface Capsule {
 interface CloseCapsule {
   /** Close code, an unsigned 32-bit integer. */
   readonly closeCode: number;
-  /** Reason in words; may be empty. */
+  /** Reason as text; may be empty. */
   readonly reason: string;
 }
 
 /**
- * Longest datagram accepted in a capsule; a longer one is dropped. The bound is the size of a
- * packet, because the number of held datagrams is bounded, not their bytes.
+ * Longest datagram accepted in a capsule; a longer one is dropped. The limit is the size of a
+ * packet, because the number of held datagrams is bounded, but not their bytes.
  */
 export const MAX_DATAGRAM_CAPSULE_BYTES = 1_500;
 
-/** Largest valid number of streams of one direction: stream ids end at 2^62 - 1. */
+/** Largest valid number of streams of one direction: stream IDs end at 2^62 - 1. */
 const MAX_STREAM_COUNT = 2n ** 60n;
 
 const CLOSE_CODE_BYTES = 4;
@@ -68,7 +68,7 @@ const MAX_PAYLOAD_BYTES: ReadonlyMap<number, number> = new Map([
   [CapsuleType.close, CLOSE_CODE_BYTES + MAX_WEBTRANSPORT_REASON_BYTES],
   [CapsuleType.drain, 0],
   [CapsuleType.maxData, MAX_VARINT_BYTES],
-  // The payload is a stream id and the limit.
+  // The payload is a stream ID and the limit.
   [CapsuleType.maxStreamData, 2 * MAX_VARINT_BYTES],
   [CapsuleType.maxStreamsBidi, MAX_VARINT_BYTES],
   [CapsuleType.maxStreamsUni, MAX_VARINT_BYTES],
@@ -81,13 +81,13 @@ const MAX_PAYLOAD_BYTES: ReadonlyMap<number, number> = new Map([
 /** Longest head of a frame or capsule: a type and a length, varints of up to 8 bytes. */
 const MAX_HEAD_BYTES = 2 * MAX_VARINT_BYTES;
 
-/** Most bytes of a DATA frame with a close: two heads, the code, and the longest reason. */
+/** Maximum bytes of a DATA frame with a close: two heads, the code, and the longest reason. */
 export const MAX_CLOSE_FRAME_BYTES: number = 2 * MAX_HEAD_BYTES + CLOSE_CODE_BYTES +
   MAX_WEBTRANSPORT_REASON_BYTES;
 
 const encoder = new TextEncoder();
 
-/** Decodes reasons, of which a byte order mark is a part. */
+/** Decodes reasons, which may start with a byte order mark. */
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /**
@@ -194,8 +194,8 @@ export function decodeCloseCapsule(payload: Uint8Array): CloseCapsule {
 /**
  * Splits the content of a CONNECT stream into capsules.
  *
- * - **Known types** arrive whole, up to a bound per type. A datagram longer than
- *   {@linkcode MAX_DATAGRAM_CAPSULE_BYTES} is dropped, because datagrams are unreliable.
+ * - **Known types** arrive complete, up to a limit per type. A datagram longer than {@linkcode
+ *   MAX_DATAGRAM_CAPSULE_BYTES} is dropped, because datagrams are unreliable.
  * - **Unknown types** are skipped without buffering.
  * - **Errors** are final: each later call throws again.
  *
@@ -205,8 +205,8 @@ export class CapsuleParser {
   readonly #parser = new TlvParser(handlingOf);
 
   /**
-   * True at the border between two capsules. An end of the stream elsewhere is
-   * {@linkcode H3Error.messageError}.
+   * True at the boundary between two capsules. If the stream ends elsewhere, that is a {@linkcode
+   * H3Error.messageError}.
    */
   get isBetweenCapsules(): boolean {
     return this.#parser.isBetween;
@@ -240,7 +240,7 @@ function handlingOf(type: number, length: number): TlvHandling {
   if (maxBytes === undefined) return "skip";
   if (length <= maxBytes) return "whole";
   throw malformed(
-    `type 0x${type.toString(16)} may have ${maxBytes} bytes, received ${length}`,
+    `type 0x${type.toString(16)} must have at most ${maxBytes} bytes, received ${length}`,
   );
 }
 

@@ -89,7 +89,7 @@ Deno.test("encodeCloseCapsule() writes code and reason", () => {
   assertEquals(encodeCloseCapsule({ closeCode: 0, reason: "" }).toHex(), "68430400000000");
 });
 
-Deno.test("encodeCloseCapsule() refuses a code that has no 32 bits", () => {
+Deno.test("encodeCloseCapsule() rejects a code that does not fit into 32 bits", () => {
   for (const closeCode of [-1, 0.5, NaN, 2 ** 32]) {
     assertThrows(
       () => encodeCloseCapsule({ closeCode, reason: "" }),
@@ -120,14 +120,14 @@ Deno.test("decodeCloseCapsule() reads the output of encodeCloseCapsule() back", 
   }
 });
 
-Deno.test("decodeCloseCapsule() refuses capsules that are too short, too long or no UTF-8", () => {
+Deno.test("decodeCloseCapsule() rejects capsules that are too short, too long or not UTF-8", () => {
   for (const size of [0, 1, 3, 1029]) {
     assertMalformed(
       () => decodeCloseCapsule(new Uint8Array(size)),
       `close must have 4 to 1028 bytes, received ${size}`,
     );
   }
-  // A stray byte, a cut character, a surrogate, a form too long.
+  // A stray byte, a cut character, a surrogate, an overlong form.
   for (const reason of ["80", "c3", "eda080", "c080"]) {
     assertMalformed(
       () => decodeCloseCapsule(Uint8Array.fromHex("00000000" + reason)),
@@ -146,7 +146,7 @@ const BOUNDS: ReadonlyMap<number, number> = new Map([
   [CapsuleType.datagram, 1_500],
 ]);
 
-Deno.test("CapsuleParser.next() takes known types whole up to their bound, and refuses others", () => {
+Deno.test("CapsuleParser.next() returns known types completely up to their limit, and rejects longer ones", () => {
   assertEquals(new Set(BOUNDS.keys()), new Set(Object.values(CapsuleType)));
   for (const [type, maxBytes] of BOUNDS) {
     const payload = new Uint8Array(maxBytes).fill(1);
@@ -160,7 +160,7 @@ Deno.test("CapsuleParser.next() takes known types whole up to their bound, and r
     parser.push(concat([encodeVarint(type), encodeVarint(maxBytes + 1)]));
     assertMalformed(
       () => parser.next(),
-      `type 0x${type.toString(16)} may have ${maxBytes} bytes, received ${maxBytes + 1}`,
+      `type 0x${type.toString(16)} must have at most ${maxBytes} bytes, received ${maxBytes + 1}`,
     );
   }
 });
@@ -174,7 +174,7 @@ Deno.test("CapsuleParser.next() skips unknown types, and datagrams that no packe
   }
 });
 
-Deno.test("CapsuleParser.next() takes any bytes or refuses them", () => {
+Deno.test("CapsuleParser.next() accepts any bytes or rejects them", () => {
   const random = new Random(9297);
   const types = [...Object.values(CapsuleType), UNKNOWN_TYPE];
   let [taken, refused] = [0, 0];

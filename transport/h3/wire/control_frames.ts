@@ -6,14 +6,14 @@ import { decodeSettings, type Settings } from "./settings.ts";
 /** Effect of a frame: the peer's settings, a GOAWAY, or no effect. */
 type ControlEvent = Settings | "goaway" | undefined;
 
-/** Step between request ids, which are ids of client-opened bidirectional streams. */
+/** Step between request IDs, which are IDs of client-opened bidirectional streams. */
 const REQUEST_IDS_EVERY = 4n;
 
 /**
- * Validator for the frames of one control stream. Neither end ever pushes, so the frames about
- * pushes have no effect.
+ * Validator for the frames of one control stream. Neither end ever pushes, so frames about pushes
+ * have no effect.
  *
- * The `FrameParser` of a control stream already refuses missing, late and repeated SETTINGS.
+ * The `FrameParser` of a control stream already rejects missing, late and repeated SETTINGS.
  */
 export class ControlFrames {
   readonly #side: "client" | "server";
@@ -46,7 +46,7 @@ export class ControlFrames {
       case FrameType.cancelPush:
         throw new H3ProtocolError(
           H3Error.idError,
-          `Expected no CANCEL_PUSH where nothing is pushed, received one of ${
+          `Expected no CANCEL_PUSH because nothing is pushed, received one of ${
             decodeIdPayload(payload)
           }`,
         );
@@ -55,11 +55,11 @@ export class ControlFrames {
   }
 
   #goaway(id: bigint): void {
-    // A server sends a request id, a client a push id, which can be any number.
+    // A server sends a request ID; a client sends a push ID, which can be any number.
     if (this.#side === "client" && id % REQUEST_IDS_EVERY !== 0n) {
       throw new H3ProtocolError(
         H3Error.idError,
-        `Expected the number of a request in GOAWAY, received ${id}`,
+        `Expected a request ID in GOAWAY, received ${id}`,
       );
     }
     if (this.#goawayId !== undefined && id > this.#goawayId) {

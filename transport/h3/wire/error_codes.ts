@@ -21,7 +21,7 @@ export const H3Error = {
   frameError: 0x106,
   /** Excessive demand of the peer. */
   excessiveLoad: 0x107,
-  /** Misuse of a stream id or push id. */
+  /** Misuse of a stream ID or push ID. */
   idError: 0x108,
   /** Invalid SETTINGS frame. */
   settingsError: 0x109,
@@ -35,7 +35,7 @@ export const H3Error = {
   requestIncomplete: 0x10d,
   /** Malformed message. */
   messageError: 0x10e,
-  /** Broken connection behind a CONNECT request. */
+  /** Broken connection of a CONNECT request. */
   connectError: 0x10f,
   /** Request that requires HTTP/1.1. */
   versionFallback: 0x110,
@@ -47,13 +47,13 @@ export const H3Error = {
   qpackEncoderStreamError: 0x201,
   /** Invalid instruction on the QPACK decoder stream. */
   qpackDecoderStreamError: 0x202,
-  /** Stream that arrived before the session, and found no room in the buffer. */
+  /** Stream that arrived before its session, and found no room in the buffer. */
   bufferedStreamRejected: 0x3994_bd84,
   /** Stream of a closed session. */
   sessionGone: 0x170d_7b68,
   /** Violation of WebTransport's flow control. */
   flowControlError: 0x045d_4487,
-  /** Subprotocol of the server that was not offered. */
+  /** Server's subprotocol that was not offered. */
   alpnError: 0x0817_b3dd,
   /** Missing setting or transport parameter that WebTransport needs. */
   requirementsNotMet: 0x212c_0d48,
@@ -65,8 +65,6 @@ export class H3ProtocolError extends ProtocolError {
   readonly h3Code: number;
 
   /**
-   * Creates the error.
-   *
    * @param h3Code One of {@linkcode H3Error}.
    * @param message Expected and received input.
    */
@@ -98,8 +96,8 @@ const RESERVED_EVERY = 0x1f;
 const RESERVED_OFFSET = 0x21;
 
 /**
- * Maps an HTTP/3 code to a stream code of the application, as WebTransport over HTTP/3 does. The
- * other way is the runtime's: Deno sends no code of its user.
+ * Maps an HTTP/3 code to an application's stream code, as WebTransport over HTTP/3 does. The
+ * opposite direction is up to the runtime: Deno sends no application codes.
  *
  * @returns Code of the application; `undefined` for a code outside the mapped range.
  */
@@ -113,13 +111,13 @@ export function fromHttp3StreamCode(code: number): number | undefined {
 }
 
 /**
- * Reads the close of a session from a CONNECTION_CLOSE, for peers that close the connection in place
- * of the session: quiche maps the code like one of a stream, and Deno's own WebTransport sends it
+ * Reads the close of a session from a CONNECTION_CLOSE, for peers that close the connection instead
+ * of the session: quiche maps the code like a stream code, and Deno's own WebTransport sends it
  * unchanged.
  *
- * @returns Code and reason of the session's close; `undefined` if the connection was lost, which
- * holds for codes of HTTP/3, codes above 32 bits, and 0 without the mark of Skein: a process that
- * ends by an uncaught error closes its connections with 0.
+ * @returns Code and reason of the session's close; `undefined` if the connection was lost. That
+ * includes HTTP/3 codes, codes above 32 bits, and 0 without Skein's mark: a process that exits with
+ * an uncaught error closes its connections with 0.
  *
  * @example Usage
  * ```ts
@@ -144,7 +142,9 @@ export function sessionCloseOf(
   return unmarked === undefined ? undefined : { closeCode, reason: unmarked };
 }
 
-/** Tells whether a close code belongs to HTTP/3, QPACK or WebTransport, and so not to a session. */
+/**
+ * Tells whether a close code belongs to HTTP/3, QPACK or WebTransport, and thus not to a session.
+ */
 function isHttp3Code(code: number): boolean {
   return code === H3Error.datagramError || code >= 0x100 && code <= 0x1ff ||
     code >= 0x200 && code <= 0x2ff || Object.values<number>(H3Error).includes(code);

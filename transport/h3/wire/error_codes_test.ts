@@ -25,7 +25,7 @@ Deno.test("H3ProtocolError() is a ProtocolError with the code to close with", ()
   assertEquals(error.cause, cause);
 });
 
-Deno.test("H3Error has each code once", () => {
+Deno.test("H3Error contains each code once", () => {
   const codes = Object.values(H3Error);
   assertEquals(new Set(codes).size, codes.length);
 });
@@ -44,13 +44,13 @@ Deno.test("fromHttp3StreamCode() reads every code of the mapping", () => {
   }
 });
 
-Deno.test("fromHttp3StreamCode() knows no code outside the range, nor a reserved one", () => {
+Deno.test("fromHttp3StreamCode() rejects codes outside the range, and reserved ones", () => {
   const foreign = [
     0,
     H3Error.sessionGone,
     0x52e4_a40f_a8da,
     0x52e5_ac98_3163,
-    // Between the codes of 0x1d and 0x1e.
+    // A reserved code, between the codes of 0x1d and 0x1e.
     0x52e4_a40f_a8f9,
     0x52e4_a40f_a8db + 0.5,
     2 ** 62,
@@ -59,7 +59,7 @@ Deno.test("fromHttp3StreamCode() knows no code outside the range, nor a reserved
   for (const code of foreign) assertEquals(fromHttp3StreamCode(code), undefined);
 });
 
-Deno.test("fromHttp3StreamCode() leaves out one code in 31", () => {
+Deno.test("fromHttp3StreamCode() skips one code in 31", () => {
   const codes: number[] = [];
   for (let code = 0x52e4_a40f_a8db; codes.length < 100; code++) {
     const streamCode = fromHttp3StreamCode(code);

@@ -14,13 +14,13 @@ export const FrameType = {
   settings: 0x4,
   /** Announcement of a pushed response. */
   pushPromise: 0x5,
-  /** Announcement that the sender takes no more requests. */
+  /** Announcement that the sender accepts no more requests. */
   goaway: 0x7,
   /** Limit of pushes that the client accepts. */
   maxPushId: 0xd,
   /**
-   * Start of a WebTransport stream, followed by a session id instead of a length. Valid at the
-   * start of a stream only, so {@linkcode FrameParser} refuses this type.
+   * Start of a WebTransport stream, followed by a session ID instead of a length. Valid only at the
+   * start of a stream, so {@linkcode FrameParser} rejects this type.
    */
   webTransportStream: 0x41,
 } as const;
@@ -42,8 +42,8 @@ export interface FrameParserOptions {
    */
   readonly maxPayloadBytes?: number | undefined;
   /**
-   * Kind of stream that carries the frames. A frame with no place there (RFC 9114 section 7) is
-   * refused as soon as the type has arrived. By default all kinds of frames are accepted.
+   * Kind of stream that carries the frames. A frame that does not belong there (RFC 9114 section 7)
+   * is rejected as soon as its type has arrived. By default all kinds of frames are accepted.
    *
    * - `control` starts with SETTINGS, which occurs once, and forbids DATA, HEADERS and
    *   PUSH_PROMISE.
@@ -80,9 +80,9 @@ export function encodeFrame(type: number, payload: Uint8Array): Uint8Array<Array
 }
 
 /**
- * Decodes the payload of a GOAWAY, CANCEL_PUSH or MAX_PUSH_ID frame, a single id.
+ * Decodes the payload of a GOAWAY, CANCEL_PUSH or MAX_PUSH_ID frame, which is one ID.
  *
- * @returns The id, exact because ids are compared.
+ * @returns The ID, which is exact because IDs are compared.
  * @throws {H3ProtocolError} If the payload is not exactly one varint.
  */
 export function decodeIdPayload(payload: Uint8Array): bigint {
@@ -98,7 +98,7 @@ export function decodeIdPayload(payload: Uint8Array): bigint {
  * Splits a byte stream into frames.
  *
  * - **DATA** arrives in pieces and is never buffered; an empty DATA frame is one empty piece.
- * - **Known types** arrive whole, up to a bound.
+ * - **Known types** arrive complete, up to a limit.
  * - **Unknown types** are skipped without buffering.
  * - **Errors** are final: each later call throws again.
  *
@@ -108,8 +108,6 @@ export class FrameParser {
   readonly #parser: TlvParser;
 
   /**
-   * Creates a parser at the start of a stream.
-   *
    * @throws {RangeError} If `maxPayloadBytes` is not a positive integer.
    */
   constructor(options: FrameParserOptions = {}) {
@@ -125,8 +123,8 @@ export class FrameParser {
   }
 
   /**
-   * True at the border between two frames. An end of the stream elsewhere is
-   * {@linkcode H3Error.frameError}.
+   * True at the boundary between two frames. If the stream ends elsewhere, that is a {@linkcode
+   * H3Error.frameError}.
    */
   get isBetweenFrames(): boolean {
     return this.#parser.isBetween;
@@ -145,8 +143,8 @@ export class FrameParser {
    * Returns the next frame, or the next piece of a DATA frame.
    *
    * @returns The frame or piece; `undefined` if more bytes are needed.
-   * @throws {H3ProtocolError} If a frame is too long, malformed, reserved for HTTP/2, or has no
-   * place on the stream.
+   * @throws {H3ProtocolError} If a frame is too long, malformed, reserved for HTTP/2, or not
+   * allowed on the stream.
    */
   next(): Frame | undefined {
     return this.#parser.next();
@@ -177,7 +175,7 @@ function policyOf(maxPayloadBytes: number): TlvPolicy {
       case FrameType.webTransportStream:
         throw new H3ProtocolError(
           H3Error.frameError,
-          "Cannot read frame 0x41: it may only begin a stream",
+          "Cannot read frame 0x41: it may only start a stream",
         );
       case 0x2:
       case 0x6:
@@ -208,7 +206,7 @@ const REQUEST_TYPES: ReadonlySet<number> = new Set([
   FrameType.pushPromise,
 ]);
 
-/** Extends a policy: refuses frames that have no place on the stream. */
+/** Extends a policy: rejects frames that are not allowed on the stream. */
 function placed(policy: TlvPolicy, stream: FrameParserOptions["stream"]): TlvPolicy {
   switch (stream) {
     case undefined:
@@ -254,6 +252,8 @@ function misplaced(type: number, place: string): H3ProtocolError {
 function tooLong(type: number, length: number, maxBytes: number): H3ProtocolError {
   return new H3ProtocolError(
     H3Error.excessiveLoad,
-    `Cannot read frame 0x${type.toString(16)}: it may have ${maxBytes} bytes, received ${length}`,
+    `Cannot read frame 0x${
+      type.toString(16)
+    }: it must have at most ${maxBytes} bytes, received ${length}`,
   );
 }

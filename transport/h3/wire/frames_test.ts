@@ -25,11 +25,11 @@ Deno.test("encodeFrame() writes type, length and payload", () => {
   assertEquals(encodeFrame(0x0, new Uint8Array(0x4000)).subarray(0, 5).toHex(), "0080004000");
 });
 
-Deno.test("encodeFrame() refuses a type that is no varint", () => {
+Deno.test("encodeFrame() rejects a type that is not a varint", () => {
   assertThrows(() => encodeFrame(-1, EMPTY), RangeError, "Cannot encode varint");
 });
 
-/** Largest payload of the types that arrive whole, in bytes. */
+/** Largest payload of the types that arrive complete, in bytes. */
 const BOUNDS: ReadonlyMap<number, number> = new Map([
   [FrameType.headers, 65_536],
   [FrameType.settings, 65_536],
@@ -39,7 +39,7 @@ const BOUNDS: ReadonlyMap<number, number> = new Map([
   [FrameType.maxPushId, 8],
 ]);
 
-Deno.test("FrameParser.next() takes known frames whole, passes on DATA, and skips unknown frames", () => {
+Deno.test("FrameParser.next() returns known frames completely, passes on DATA, and skips unknown frames", () => {
   for (const [type, maxBytes] of BOUNDS) {
     const payload = new Uint8Array(maxBytes).fill(1);
     const bytes = encodeFrame(type, payload);
@@ -64,7 +64,7 @@ Deno.test("FrameParser.next() takes known frames whole, passes on DATA, and skip
 const headOf = (type: number, length: number) =>
   encodeFrame(type, new Uint8Array(length)).subarray(0, -length || undefined);
 
-/** Asserts that the last of several frames is refused before its payload arrives. */
+/** Asserts that the last of several frames is rejected before its payload arrives. */
 function assertRefused(
   heads: readonly Uint8Array[],
   h3Code: number,
@@ -78,20 +78,20 @@ function assertRefused(
   assertEquals([error.h3Code, parser.isBetweenFrames], [h3Code, false], message);
 }
 
-Deno.test("FrameParser.next() refuses types that are reserved", () => {
+Deno.test("FrameParser.next() rejects reserved types", () => {
   for (const type of [0x2, 0x6, 0x8, 0x9]) {
     const message = `Cannot read frame 0x${type}: the type is reserved for HTTP/2`;
     assertRefused([headOf(type, 0)], H3Error.frameUnexpected, message);
   }
-  const message = "Cannot read frame 0x41: it may only begin a stream";
+  const message = "Cannot read frame 0x41: it may only start a stream";
   assertRefused([headOf(0x41, 0)], H3Error.frameError, message);
 });
 
-Deno.test("FrameParser.next() refuses a frame above its bound", () => {
+Deno.test("FrameParser.next() rejects a frame above its limit", () => {
   for (const type of [0x1, 0x4, 0x5]) {
-    const message = `Cannot read frame 0x${type}: it may have 65536 bytes, received 65537`;
+    const message = `Cannot read frame 0x${type}: it must have at most 65536 bytes, received 65537`;
     assertRefused([headOf(type, 65_537)], H3Error.excessiveLoad, message);
-    const ownBound = "it may have 10 bytes, received 11";
+    const ownBound = "it must have at most 10 bytes, received 11";
     assertRefused([headOf(type, 11)], H3Error.excessiveLoad, ownBound, { maxPayloadBytes: 10 });
   }
   for (const type of [0x3, 0x7, 0xd]) {
@@ -100,7 +100,7 @@ Deno.test("FrameParser.next() refuses a frame above its bound", () => {
   }
 });
 
-Deno.test("FrameParser.next() refuses frames on wrong streams", () => {
+Deno.test("FrameParser.next() rejects frames on wrong streams", () => {
   const onControl = { stream: "control" } as const;
   const onRequest = { stream: "request" } as const;
   const settings = headOf(0x4, 0);
@@ -120,7 +120,7 @@ Deno.test("FrameParser.next() refuses frames on wrong streams", () => {
   }
 });
 
-Deno.test("FrameParser() refuses a bound that is no positive integer", () => {
+Deno.test("FrameParser() rejects a limit that is not a positive integer", () => {
   for (const maxPayloadBytes of [0, -1, 1.5, NaN, Infinity]) {
     assertThrows(
       () => new FrameParser({ maxPayloadBytes }),

@@ -79,7 +79,7 @@ Deno.test("decodeHuffman() decodes an empty input to an empty text", () => {
   assertEquals(decodeHuffman(new Uint8Array(0)).length, 0);
 });
 
-Deno.test("decodeHuffman() takes up to 7 bits of padding", () => {
+Deno.test("decodeHuffman() accepts up to 7 bits of padding", () => {
   // "0" has 5 bits, so n of them leave every number of bits from 0 to 7.
   for (let count = 0; count < 8; count++) {
     assertEquals(
@@ -89,7 +89,7 @@ Deno.test("decodeHuffman() takes up to 7 bits of padding", () => {
   }
 });
 
-Deno.test("decodeHuffman() refuses wrong padding", () => {
+Deno.test("decodeHuffman() rejects wrong padding", () => {
   assertUndecodable(Uint8Array.of(0b00000_110), "padding must be all ones");
   assertUndecodable(Uint8Array.of(0b00000_000), "padding must be all ones");
   assertUndecodable(Uint8Array.of(0b00000_101), "padding must be all ones");
@@ -99,12 +99,12 @@ Deno.test("decodeHuffman() refuses wrong padding", () => {
   assertUndecodable(Uint8Array.of(0xff, 0xff, 0xff), "shorter than 8 bits, received 24");
 });
 
-Deno.test("decodeHuffman() refuses the end of string", () => {
+Deno.test("decodeHuffman() rejects the end of string", () => {
   assertUndecodable(pack("1".repeat(30)), "contains the end of string");
   assertUndecodable(pack("00000" + "1".repeat(30) + "00000"), "contains the end of string");
 });
 
-Deno.test("decodeHuffman() decodes random bytes or refuses them", () => {
+Deno.test("decodeHuffman() decodes random bytes or rejects them", () => {
   const random = new Random(7541);
   let decoded = 0;
   for (let run = 0; run < 20_000; run++) {

@@ -5,7 +5,7 @@
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 import type { Field } from "./qpack.ts";
 
-/** Pseudo-headers of a request: each at most once, ahead of all other fields. */
+/** Pseudo-headers of a request: each at most once, before all other fields. */
 const REQUEST_PSEUDO_HEADERS: ReadonlySet<string> = new Set([
   ":method",
   ":protocol",
@@ -16,7 +16,7 @@ const REQUEST_PSEUDO_HEADERS: ReadonlySet<string> = new Set([
 
 const RESPONSE_PSEUDO_HEADERS: ReadonlySet<string> = new Set([":status"]);
 
-/** Fields about a connection of HTTP/1.1, which are forbidden. */
+/** Fields about an HTTP/1.1 connection, which are forbidden. */
 const CONNECTION_HEADERS: ReadonlySet<string> = new Set([
   "connection",
   "keep-alive",
@@ -25,7 +25,7 @@ const CONNECTION_HEADERS: ReadonlySet<string> = new Set([
   "upgrade",
 ]);
 
-/** Values of `:protocol`; `webtransport-h3` is used from draft 15 on. */
+/** Values of `:protocol`; `webtransport-h3` is used since draft 15. */
 const PROTOCOLS: ReadonlySet<string> = new Set(["webtransport", "webtransport-h3"]);
 
 /** Three digits of a class from 1 to 5. */
@@ -35,7 +35,7 @@ const STATUS = /^[1-5]\d\d$/;
 const SWITCHING_PROTOCOLS = "101";
 
 /**
- * Finds the refusal status for a request other than one for a session.
+ * Finds the status to reject a request with, unless it is a valid request for a session.
  *
  * @returns 400 for a malformed request, 405 for another method, 501 for another protocol;
  * `undefined` for a valid request for a session.
@@ -67,7 +67,7 @@ export function statusOf(fields: readonly Field[]): number {
   const pseudo = pseudoHeadersOf(fields, RESPONSE_PSEUDO_HEADERS);
   const status = pseudo?.get(":status") ?? "";
   const fault = pseudo === undefined || fields.some(([name]) => name === "te")
-    ? "one status ahead of all headers, and none of HTTP/1.1"
+    ? "one status before all headers, and no HTTP/1.1 headers"
     : !STATUS.test(status) || status === SWITCHING_PROTOCOLS
     ? `a status from 100 to 599 other than 101, received "${status}"`
     : undefined;
@@ -94,7 +94,9 @@ function pseudoHeadersOf(
   return pseudo;
 }
 
-/** Tells whether authority and path form a URL of exactly these parts, without user information. */
+/**
+ * Tells whether authority and path form a URL with exactly these parts, without user information.
+ */
 function isTarget(authority = "", path = ""): boolean {
   if (authority === "" || /[@/?#\\]/.test(authority) || !path.startsWith("/")) return false;
   return URL.canParse(`https://${authority}${path}`);

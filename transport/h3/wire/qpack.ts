@@ -1,8 +1,8 @@
 /**
  * Field sections of QPACK (RFC 9204) with a dynamic table of capacity 0.
  *
- * A peer of an end that announces capacity 0 sends only static references and literals. So no state
- * is shared, and each section is decoded independently.
+ * A peer of an end that announces capacity 0 sends only static references and literals. So the ends
+ * share no state, and each section is decoded independently.
  *
  * @module
  */
@@ -21,7 +21,7 @@ export type Field = readonly [name: string, value: string];
  */
 const MAX_SECTION_BYTES = 65_536;
 
-/** Bytes counted for each field besides name and value. */
+/** Bytes counted for each field in addition to name and value. */
 const FIELD_OVERHEAD_BYTES = 32;
 
 /** A token (RFC 9110 section 5.6.2), after a colon for a pseudo-header. */
@@ -97,7 +97,7 @@ export function decodeFields(bytes: Uint8Array): Field[] {
     if (size > MAX_SECTION_BYTES) {
       throw new H3ProtocolError(
         H3Error.excessiveLoad,
-        `Cannot decode fields: a section may have ${MAX_SECTION_BYTES} bytes, received more`,
+        `Cannot decode fields: a section must have at most ${MAX_SECTION_BYTES} bytes, received more`,
       );
     }
     if (!NAME.test(field[0])) throw malformed("a name must be a token in lower case");
@@ -250,8 +250,8 @@ function malformed(message: string): H3ProtocolError {
   return new H3ProtocolError(H3Error.messageError, `Cannot decode fields: ${message}`);
 }
 
-// Instructions of the encoder and decoder streams (RFC 9204 sections 4.3 and 4.4). Both ends use the
-// static table only, so nearly all instructions are errors.
+// Instructions of the encoder and decoder streams (RFC 9204 sections 4.3 and 4.4). Both ends use
+// only the static table, so nearly all instructions are errors.
 
 /** The only valid encoder instruction: "Set Dynamic Table Capacity" to 0. */
 const CAPACITY_OF_0 = 0b0010_0000;
@@ -265,7 +265,7 @@ const STREAM_CANCELLATION = 0b0100_0000;
 /** Mask of a prefix of 6 bits; all ones mean that the integer continues in the next byte. */
 const FULL_PREFIX = 0b0011_1111;
 
-/** Most bytes behind the prefix for an integer of 62 bits. */
+/** Maximum bytes after the prefix for an integer of 62 bits. */
 const MAX_CONTINUATION_BYTES = 9;
 
 /**
@@ -304,7 +304,7 @@ export class DecoderInstructions {
   #begin(byte: number): void {
     if ((byte & DECODER_INSTRUCTION) !== STREAM_CANCELLATION) {
       throw brokenDecoderStream(
-        `it acknowledges what was never inserted, by 0x${byte.toString(16)}`,
+        `it acknowledges an entry that was never inserted, received 0x${byte.toString(16)}`,
       );
     }
     if ((byte & FULL_PREFIX) === FULL_PREFIX) this.#bytesLeft = MAX_CONTINUATION_BYTES;
@@ -312,14 +312,14 @@ export class DecoderInstructions {
 
   #continue(byte: number): void {
     this.#bytesLeft = byte < 0x80 ? undefined : this.#bytesLeft! - 1;
-    if (this.#bytesLeft === 0) throw brokenDecoderStream("a stream's number has more than 62 bits");
+    if (this.#bytesLeft === 0) throw brokenDecoderStream("a stream ID has more than 62 bits");
   }
 }
 
 function brokenDecoderStream(message: string): H3ProtocolError {
   return new H3ProtocolError(
     H3Error.qpackDecoderStreamError,
-    `Cannot read QPACK's decoder stream: ${message}`,
+    `Cannot read QPACK decoder stream: ${message}`,
   );
 }
 

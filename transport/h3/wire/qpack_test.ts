@@ -13,19 +13,19 @@ function assertRefused(bytes: Uint8Array | string, h3Code: number, message: stri
   assertEquals(error.h3Code, h3Code);
 }
 
-Deno.test("decodeFields() decodes RFC 9204 B.1, and encodeFields() makes it", () => {
+Deno.test("decodeFields() decodes RFC 9204 B.1, and encodeFields() encodes it", () => {
   const section = Uint8Array.fromHex("0000510b2f696e6465782e68746d6c");
   assertEquals(decodeFields(section), [[":path", "/index.html"]]);
   assertEquals(encodeFields([[":path", "/index.html"]]), section);
 });
 
-Deno.test("decodeFields() refuses the dynamic sections of RFC 9204 appendix B", () => {
+Deno.test("decodeFields() rejects the dynamic sections of RFC 9204 appendix B", () => {
   for (const section of ["0381 10 11", "0500 80 c1 81"]) {
     assertRefused(section, H3Error.qpackDecompressionFailed, "the dynamic table has capacity 0");
   }
 });
 
-Deno.test("encodeFields() takes the shortest reference to the static table", () => {
+Deno.test("encodeFields() uses the shortest reference to the static table", () => {
   const cases: [field: Field, hex: string][] = [
     [[":method", "CONNECT"], "0000 cf"],
     [[":path", "/"], "0000 c1"],
@@ -50,7 +50,7 @@ Deno.test("encodeFields() lowercases names", () => {
   ]);
 });
 
-Deno.test("encodeFields() takes any iterable, an empty one too", () => {
+Deno.test("encodeFields() accepts any iterable, even an empty one", () => {
   assertEquals(encodeFields([]).toHex(), "0000");
   assertEquals(decodeHex("0000"), []);
   assertEquals(decodeFields(encodeFields(new Headers({ origin: "x" }))), [["origin", "x"]]);
@@ -64,7 +64,7 @@ Deno.test("encodeFields() writes each character of a value as one byte", () => {
   assertEquals(decodeFields(section), [["a", value]]);
 });
 
-Deno.test("encodeFields() refuses invalid names and values", () => {
+Deno.test("encodeFields() rejects invalid names and values", () => {
   // The last is the Kelvin sign, whose lower case is a plain k.
   for (const name of ["", ":", "a b", "a:b", "::a", "a\n", "é", "a\0", "\u212a"]) {
     assertThrows(
@@ -82,7 +82,7 @@ Deno.test("encodeFields() refuses invalid names and values", () => {
   }
 });
 
-Deno.test("encodeFields() and decodeFields() know all of the static table", () => {
+Deno.test("encodeFields() and decodeFields() know the whole static table", () => {
   assertEquals(STATIC_TABLE.length, 99);
   for (const [index, [name, value]] of STATIC_TABLE.entries()) {
     const section = encodeFields([[name, value]]);
@@ -102,12 +102,12 @@ Deno.test("decodeFields() decodes Huffman-coded names and values", () => {
   ]]);
 });
 
-Deno.test("decodeFields() passes over the never-indexed bit and a positive base", () => {
+Deno.test("decodeFields() ignores the never-indexed bit and a positive base", () => {
   assertEquals(decodeHex("0005 71 01 61"), [[":path", "a"]]);
   assertEquals(decodeHex("007f80ffffff0f 31 61 00"), [["a", ""]]);
 });
 
-Deno.test("decodeFields() refuses invalid sections", () => {
+Deno.test("decodeFields() rejects invalid sections", () => {
   const cases: [section: string, message: string][] = [
     ["", "truncated"],
     ["00", "truncated"],
@@ -138,7 +138,7 @@ Deno.test("decodeFields() refuses invalid sections", () => {
   }
 });
 
-Deno.test("decodeFields() refuses integers of more than 62 bits", () => {
+Deno.test("decodeFields() rejects integers of more than 62 bits", () => {
   for (
     const integer of [
       "ff".repeat(9) + "01",
@@ -153,7 +153,7 @@ Deno.test("decodeFields() refuses integers of more than 62 bits", () => {
       "an integer has more than 62 bits",
     );
   }
-  // 62 bits are an integer, though no index.
+  // 62 bits are a valid integer, but not a valid index.
   assertRefused(
     `0000 ff${"ff".repeat(8)}3f`,
     H3Error.qpackDecompressionFailed,
@@ -166,7 +166,7 @@ Deno.test("decodeFields() refuses integers of more than 62 bits", () => {
   );
 });
 
-Deno.test("decodeFields() refuses names and values that no message may have", () => {
+Deno.test("decodeFields() rejects names and values that no message may contain", () => {
   const cases: [section: string, message: string][] = [
     ["0000 20 00", "a name must be a token in lower case"],
     ["0000 21 41 00", "a name must be a token in lower case"],
@@ -184,16 +184,16 @@ Deno.test("decodeFields() counts name, value and 32 bytes for each field", () =>
   const value = "x".repeat(65_536 - (3 + 32 + 5 + 1 + 32));
   assertEquals(decodeFields(encodeFields([["abc", value], [":path", "/"]])).length, 2);
   const section = encodeFields([["abc", value + "x"], [":path", "/"]]);
-  assertRefused(section, H3Error.excessiveLoad, "a section may have 65536 bytes");
+  assertRefused(section, H3Error.excessiveLoad, "a section must have at most 65536 bytes");
 });
 
-Deno.test("decodeFields() stops early where short references stand for much", () => {
+Deno.test("decodeFields() stops early if short references expand to too much", () => {
   const section = new Uint8Array(65_536).fill(0xc1);
   section.set([0, 0]);
-  assertRefused(section, H3Error.excessiveLoad, "a section may have 65536 bytes");
+  assertRefused(section, H3Error.excessiveLoad, "a section must have at most 65536 bytes");
 });
 
-Deno.test("decodeFields() takes a value of up to the limit", () => {
+Deno.test("decodeFields() accepts a value of up to the limit", () => {
   const value = "x".repeat(65_536 - 32 - 1);
   assertEquals(decodeFields(encodeFields([["a", value]])), [["a", value]]);
   assertRefused(encodeFields([["a", value + "x"]]), H3Error.excessiveLoad, "received more");
@@ -213,7 +213,7 @@ Deno.test("decodeFields() reads the output of encodeFields() back", () => {
   }
 });
 
-Deno.test("decodeFields() refuses every section that ends inside a field", () => {
+Deno.test("decodeFields() rejects every section that ends inside a field", () => {
   const fields: Field[] = [[":path", "/x"], ["origin", "https://a"], ["sec-a", "1"]];
   const section = encodeFields(fields);
   const ends = fields.map((_, count) => encodeFields(fields.slice(0, count)).length);
@@ -224,7 +224,7 @@ Deno.test("decodeFields() refuses every section that ends inside a field", () =>
   }
 });
 
-Deno.test("decodeFields() decodes random bytes or refuses them", () => {
+Deno.test("decodeFields() decodes random bytes or rejects them", () => {
   const random = new Random(65);
   const valid = encodeFields([[":path", "/x"], ["origin", "https://a"], ["sec-a", "1"]]);
   let decoded = 0;

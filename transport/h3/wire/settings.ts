@@ -1,4 +1,4 @@
-/** Settings of HTTP/3 (RFC 9114 section 7.2.4), and those that announce WebTransport. */
+/** HTTP/3 settings (RFC 9114 section 7.2.4), including those that announce WebTransport. */
 import type { FlowControlOptions } from "../../connection.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 import {
@@ -10,7 +10,7 @@ import {
 } from "../../quic/varint.ts";
 
 /**
- * Known settings. WebTransport was announced under another id every few drafts; peers of each kind
+ * Known settings. WebTransport was announced under another ID every few drafts; peers of each kind
  * are in use.
  */
 export const SettingId = {
@@ -28,13 +28,13 @@ export const SettingId = {
   h3DatagramDraft04: 0xff_d277,
   /** WebTransport of drafts 02 to 06, required by Chromium and Firefox. */
   enableWebTransport: 0x2b60_3742,
-  /** Session limit of a server, in draft 02. Known, and never sent. */
+  /** Session limit of a server, in draft 02. Known, but never sent. */
   webTransportMaxSessionsDraft02: 0x2b60_3743,
   /** Session limit of a server, in drafts 07 to 12. */
   webTransportMaxSessionsDraft07: 0xc671_706a,
   /** Session limit of a server, in drafts 13 and 14, required by Safari. */
   webTransportMaxSessions: 0x14e9_cd29,
-  /** WebTransport from draft 15 on. */
+  /** WebTransport since draft 15. */
   webTransportEnabled: 0x2c7c_f000,
   /** Initial limit of bytes on all streams. */
   initialMaxData: 0x2b61,
@@ -44,10 +44,10 @@ export const SettingId = {
   initialMaxStreamsBidi: 0x2b65,
 } as const;
 
-/** Settings by id; a value above 2^53 - 1 is rounded. */
+/** Settings by ID; a value above 2^53 - 1 is rounded. */
 export type Settings = ReadonlyMap<number, number>;
 
-/** Flow control that this end announces; zeros everywhere turn flow control off. */
+/** Flow control that this end announces; it is off if all values are zero. */
 interface ClientSettingsOptions {
   /** Initial limit of bytes that the peer may send on all streams. */
   readonly initialMaxData: number;
@@ -58,11 +58,11 @@ interface ClientSettingsOptions {
 }
 
 interface ServerSettingsOptions extends ClientSettingsOptions {
-  /** Most concurrent sessions on one connection. */
+  /** Maximum number of concurrent sessions on one connection. */
   readonly maxSessions: number;
 }
 
-/** Most settings in a frame; known peers send fewer than 20. */
+/** Maximum number of settings in a frame; known peers send fewer than 20. */
 export const MAX_SETTINGS = 256;
 
 /** Largest field section that this end accepts. */
@@ -98,14 +98,14 @@ const EARLY_IDS: readonly number[] = [
   SettingId.webTransportMaxSessions,
 ];
 
-/** Value of `:protocol` in a request for a session: up to draft 14, and from draft 15 on. */
+/** Value of `:protocol` in a request for a session: up to draft 14, and since draft 15. */
 export type UpgradeToken = "webtransport" | "webtransport-h3";
 
 /**
  * Encodes settings.
  *
  * @returns Payload of a SETTINGS frame.
- * @throws {RangeError} If an id or a value is not an integer from 0 to 2^53 - 1.
+ * @throws {RangeError} If an ID or a value is not an integer from 0 to 2^53 - 1.
  */
 export function encodeSettings(
   settings: Iterable<readonly [id: number, value: number]>,
@@ -124,10 +124,10 @@ export function encodeSettings(
 /**
  * Decodes settings.
  *
- * @returns Settings by id, unknown ones included; ids above 2^53 - 1 are left out.
- * @throws {H3ProtocolError} With `frameError` if the payload is truncated, `settingsError` if an id
- * is repeated, reserved, or has an invalid value, and `excessiveLoad` beyond
- * {@linkcode MAX_SETTINGS}.
+ * @returns Settings by ID, including unknown ones; IDs above 2^53 - 1 are omitted.
+ * @throws {H3ProtocolError} With `frameError` if the payload is truncated, `settingsError` if an ID
+ * is repeated, reserved, or has an invalid value, and `excessiveLoad` beyond {@linkcode
+ * MAX_SETTINGS}.
  *
  * @example Usage
  * ```ts
@@ -143,7 +143,7 @@ export function decodeSettings(payload: Uint8Array): Settings {
   let at = 0;
   for (let count = 0; at < payload.length; count++) {
     if (count === MAX_SETTINGS) {
-      throw failure(H3Error.excessiveLoad, `at most ${MAX_SETTINGS} are taken, received more`);
+      throw failure(H3Error.excessiveLoad, `at most ${MAX_SETTINGS} are accepted, received more`);
     }
     const valueAt = endOfVarint(payload, at);
     const end = endOfVarint(payload, valueAt);
@@ -151,17 +151,17 @@ export function decodeSettings(payload: Uint8Array): Settings {
     const value = readVarint(payload, valueAt);
     at = end;
     checkSetting(id, value);
-    if (settings.has(id)) throw failure(H3Error.settingsError, `${hex(id)} came twice`);
-    // Ids above the exact range are rounded, hence ambiguous, and never known ones.
+    if (settings.has(id)) throw failure(H3Error.settingsError, `${hex(id)} is repeated`);
+    // IDs above the exact range are rounded, hence ambiguous, and never known IDs.
     if (id <= MAX_VARINT) settings.set(id, value);
   }
   return settings;
 }
 
 /**
- * Lists the settings of a server that clients of every draft in use accept.
+ * Lists server settings that clients of every draft in use accept.
  *
- * @returns Pairs of id and value for {@linkcode encodeSettings}.
+ * @returns Pairs of ID and value for {@linkcode encodeSettings}.
  */
 export function serverSettings(options: ServerSettingsOptions): [id: number, value: number][] {
   const flowControl = flowControlSettings(options);
@@ -176,9 +176,9 @@ export function serverSettings(options: ServerSettingsOptions): [id: number, val
 }
 
 /**
- * Lists the settings of a client that servers of every draft in use accept.
+ * Lists client settings that servers of every draft in use accept.
  *
- * @returns Pairs of id and value for {@linkcode encodeSettings}.
+ * @returns Pairs of ID and value for {@linkcode encodeSettings}.
  */
 export function clientSettings(options: ClientSettingsOptions): [id: number, value: number][] {
   return serverSettings({ ...options, maxSessions: 1 });
@@ -198,8 +198,8 @@ export function supportsWebTransport(settings: Settings): boolean {
 /**
  * Lists the values of `:protocol` to request a session with.
  *
- * @returns The likely value, and the other one for a second try. A server that announces both early
- * and late drafts knows both values, and gets one try.
+ * @returns The likely value, and the other one for a second attempt. A server that announces both
+ * early and late drafts knows both values, and gets one attempt.
  */
 export function upgradeTokensOf(settings: Settings): readonly [UpgradeToken, ...UpgradeToken[]] {
   if (!isOn(settings, SettingId.webTransportEnabled)) return ["webtransport", "webtransport-h3"];
@@ -262,7 +262,7 @@ function failure(h3Code: number, message: string): H3ProtocolError {
   return new H3ProtocolError(h3Code, `Cannot read settings: ${message}`);
 }
 
-/** Limits of WebTransport's flow control at the start of a session. */
+/** WebTransport flow-control limits at the start of a session. */
 export interface FlowControlLimits {
   /** Bytes on all streams. */
   readonly maxData: number;
@@ -272,7 +272,7 @@ export interface FlowControlLimits {
   readonly maxStreamsUni: number;
 }
 
-/** Default limits; the limits of QUIC apply as well. */
+/** Default limits; QUIC's limits apply as well. */
 const DEFAULTS: FlowControlLimits = {
   maxData: 4 * 1024 * 1024,
   maxStreamsBidi: 128,

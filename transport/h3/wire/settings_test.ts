@@ -15,7 +15,7 @@ import {
 const LIMITS = { initialMaxData: 1_000_000, initialMaxStreamsBidi: 100, initialMaxStreamsUni: 50 };
 const NO_LIMITS = { initialMaxData: 0, initialMaxStreamsBidi: 0, initialMaxStreamsUni: 0 };
 
-/** Observed settings of peers, and their support of WebTransport. */
+/** Observed settings of peers, and whether they support WebTransport. */
 const PEERS: readonly [peer: string, settings: readonly [number, number][], speaks: boolean][] = [
   ["Chromium 156", [
     [0x1, 65536],
@@ -88,7 +88,7 @@ Deno.test("decodeSettings() reads the settings of peers", () => {
   }
 });
 
-Deno.test("decodeSettings() rounds a value of 2^62 - 1 and leaves out such ids", () => {
+Deno.test("decodeSettings() rounds a value of 2^62 - 1 and omits such IDs", () => {
   const settings = decodeSettings(Uint8Array.fromHex(
     "94e9cd29" + "ffffffffffffffff" + "3301" + "fffffffffffffffe00" + "ffffffffffffffff00",
   ));
@@ -96,19 +96,19 @@ Deno.test("decodeSettings() rounds a value of 2^62 - 1 and leaves out such ids",
   assert(supportsWebTransport(settings));
 });
 
-Deno.test("decodeSettings() refuses an id that comes twice", () => {
-  assertRefused("06010602", H3Error.settingsError, "Cannot read settings: 0x6 came twice");
-  assertRefused("2105" + "400600" + "2105", H3Error.settingsError, "0x21 came twice");
-  assertRefused("06014006" + "02", H3Error.settingsError, "0x6 came twice");
+Deno.test("decodeSettings() rejects a repeated ID", () => {
+  assertRefused("06010602", H3Error.settingsError, "Cannot read settings: 0x6 is repeated");
+  assertRefused("2105" + "400600" + "2105", H3Error.settingsError, "0x21 is repeated");
+  assertRefused("06014006" + "02", H3Error.settingsError, "0x6 is repeated");
 });
 
-Deno.test("decodeSettings() refuses the ids of HTTP/2", () => {
+Deno.test("decodeSettings() rejects HTTP/2 IDs", () => {
   for (const id of [2, 3, 4, 5]) {
     assertRefused(`0${id}00`, H3Error.settingsError, `0x${id} is reserved for HTTP/2`);
   }
 });
 
-Deno.test("decodeSettings() refuses values other than 0 and 1 for flags", () => {
+Deno.test("decodeSettings() rejects values other than 0 and 1 for flags", () => {
   for (const id of ["08", "33", "ac7cf000"]) {
     assertEquals(decodeSettings(Uint8Array.fromHex(`${id}00`)).size, 1);
     assertRefused(`${id}02`, H3Error.settingsError, "must be 0 or 1, received 2");
@@ -116,7 +116,7 @@ Deno.test("decodeSettings() refuses values other than 0 and 1 for flags", () => 
   }
 });
 
-Deno.test("decodeSettings() refuses a truncated frame", () => {
+Deno.test("decodeSettings() rejects a truncated frame", () => {
   const payload = encodeSettings([[0x2b60_3742, 1], [0x6, 65_536]]);
   for (const size of [1, 2, 3, 4, 6, 7, 8, 9]) {
     assertRefused(payload.subarray(0, size), H3Error.frameError, "the frame is truncated");
@@ -125,16 +125,16 @@ Deno.test("decodeSettings() refuses a truncated frame", () => {
   assertEquals(decodeSettings(payload.subarray(0, 0)).size, 0);
 });
 
-Deno.test("decodeSettings() bounds how many settings there are", () => {
+Deno.test("decodeSettings() limits the number of settings", () => {
   const pairs = Array.from(
     { length: MAX_SETTINGS + 1 },
     (_, index): [number, number] => [1000 + index, 0],
   );
   assertEquals(decodeSettings(encodeSettings(pairs.slice(1))).size, MAX_SETTINGS);
-  assertRefused(encodeSettings(pairs), H3Error.excessiveLoad, "at most 256 are taken");
+  assertRefused(encodeSettings(pairs), H3Error.excessiveLoad, "at most 256 are accepted");
 });
 
-Deno.test("serverSettings() speaks to clients of every draft", () => {
+Deno.test("serverSettings() supports clients of every draft", () => {
   assertEquals(
     new Map(serverSettings({ ...LIMITS, maxSessions: 16 })),
     new Map([
@@ -155,7 +155,7 @@ Deno.test("serverSettings() speaks to clients of every draft", () => {
   );
 });
 
-Deno.test("serverSettings() without flow control tells Safari of one session", () => {
+Deno.test("serverSettings() without flow control announces one session to Safari", () => {
   const settings = new Map(serverSettings({ ...NO_LIMITS, maxSessions: 16 }));
   assertEquals(settings.get(SettingId.webTransportMaxSessionsDraft07), 16);
   assertEquals(settings.get(SettingId.webTransportMaxSessions), 1);
@@ -163,7 +163,7 @@ Deno.test("serverSettings() without flow control tells Safari of one session", (
   assertEquals(flowControlOf(settings), undefined);
 });
 
-Deno.test("serverSettings() and clientSettings() are read back as WebTransport", () => {
+Deno.test("serverSettings() and clientSettings() are recognized as WebTransport", () => {
   for (const limits of [LIMITS, NO_LIMITS]) {
     for (const sent of [serverSettings({ ...limits, maxSessions: 2 }), clientSettings(limits)]) {
       const settings = decodeSettings(encodeSettings(sent));
@@ -174,12 +174,12 @@ Deno.test("serverSettings() and clientSettings() are read back as WebTransport",
   assertEquals(new Map(clientSettings(LIMITS)).get(SettingId.webTransportMaxSessions), 1);
 });
 
-Deno.test("flowControlOf() is undefined where no limit is above 0", () => {
+Deno.test("flowControlOf() is undefined if no limit is above 0", () => {
   assertEquals(flowControlOf(new Map()), undefined);
   assertEquals(flowControlOf(new Map([[0x2b61, 0], [0x2b64, 0], [0x2b65, 0]])), undefined);
 });
 
-Deno.test("flowControlOf() takes a limit that is left out as 0", () => {
+Deno.test("flowControlOf() treats a missing limit as 0", () => {
   const none = { maxData: 0, maxStreamsBidi: 0, maxStreamsUni: 0 };
   assertEquals(flowControlOf(new Map([[0x2b61, 5]])), { ...none, maxData: 5 });
   assertEquals(flowControlOf(new Map([[0x2b64, 5]])), { ...none, maxStreamsUni: 5 });
@@ -202,7 +202,7 @@ Deno.test("decodeSettings() reads the output of encodeSettings() back", () => {
   }
 });
 
-Deno.test("decodeSettings() decodes random bytes or refuses them", () => {
+Deno.test("decodeSettings() decodes random bytes or rejects them", () => {
   const random = new Random(8);
   let decoded = 0;
   for (let run = 0; run < 10_000; run++) {

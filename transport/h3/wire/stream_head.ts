@@ -12,20 +12,20 @@ export interface StreamHead {
   readonly reader: ReadableStreamBYOBReader;
   /** Type of a unidirectional stream, or of the first frame of a bidirectional stream. */
   readonly type: number;
-  /** Stream id of the session, for a stream of WebTransport. */
+  /** Stream ID of the session, for a WebTransport stream. */
   readonly sessionId: number | undefined;
-  /** Bytes behind the head. */
+  /** Bytes after the head. */
   readonly held: Uint8Array | undefined;
   /** True if more bytes must follow, because the read filled the buffer. */
   readonly isFull: boolean;
-  /** All bytes read, the head included. */
+  /** All bytes read, including the head. */
   readonly whole: Uint8Array;
 }
 
 /**
  * Reads the head of a stream.
  *
- * @param sessionType Type that precedes a session id.
+ * @param sessionType Type that precedes a session ID.
  * @returns The head; `empty` if the stream ends without a byte, `undefined` if the stream fails or
  * ends inside the head.
  */
@@ -39,7 +39,7 @@ export async function readHead(
     try {
       result = await reader.read(ReadBuffers.take(FIRST_READ_BYTES));
     } catch {
-      return undefined; // The stream was reset, or the connection is over.
+      return undefined; // The stream was reset, or the connection has ended.
     }
     if (result.done) return bytes === undefined ? "empty" : undefined;
     bytes = bytes === undefined ? result.value : concat([bytes, result.value]);
@@ -76,7 +76,7 @@ export const UNIDIRECTIONAL_STREAM = 0x54;
  * Encodes the head of a stream.
  *
  * @param type Type of the stream, or of the first frame.
- * @param id Stream id of the session.
+ * @param id Stream ID of the session.
  */
 export function streamHead(type: number, id: number): Uint8Array {
   const head = new Uint8Array(2 + varintLength(id));

@@ -1,11 +1,11 @@
-/** Strings of structured fields (RFC 9651), for WebTransport's subprotocols. */
+/** Structured field strings (RFC 9651), for WebTransport subprotocols. */
 
 const PRINTABLE = /^[\x20-\x7e]*$/;
 
 /** A string (RFC 9651 section 3.3.3). */
 const STRING = /"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*"/y;
 
-/** A parameter with any bare item as the value (RFC 9651 section 3.1.2). */
+/** A parameter with any bare item as its value (RFC 9651 section 3.1.2). */
 const PARAMETER = new RegExp(
   String.raw`; *[a-z*][a-z0-9_.*-]*(?:=(?:${
     [
@@ -62,8 +62,9 @@ export function parseStringList(value: string): string[] | undefined {
 /**
  * Encodes a list of strings.
  *
- * @returns Value of the field; empty without strings, in which case the field MUST be left out.
- * @throws {TypeError} If a string contains other characters than printable ASCII.
+ * @returns Value of the field; empty if there are no strings, in which case the field MUST be
+ * omitted.
+ * @throws {TypeError} If a string contains characters other than printable ASCII.
  */
 export function encodeStringList(values: Iterable<string>): string {
   return Array.from(values, encodeStringItem).join(", ");
@@ -85,7 +86,7 @@ export function parseStringItem(value: string): string | undefined {
 /**
  * Encodes one string.
  *
- * @throws {TypeError} If the string contains other characters than printable ASCII.
+ * @throws {TypeError} If the string contains characters other than printable ASCII.
  */
 export function encodeStringItem(value: string): string {
   if (!PRINTABLE.test(value)) {
@@ -117,7 +118,7 @@ class Scanner {
     return match;
   }
 
-  /** Consumes a string and the parameters behind; returns the content of the string. */
+  /** Consumes a string and the parameters after it; returns the content of the string. */
   takeString(): string | undefined {
     const quoted = this.take(STRING);
     while (quoted !== undefined && this.take(PARAMETER) !== undefined);

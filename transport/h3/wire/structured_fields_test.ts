@@ -9,7 +9,7 @@ import {
 
 const PRINTABLE = Array.from({ length: 0x5f }, (_, index) => String.fromCharCode(0x20 + index));
 
-/** Every character that may stand behind a string, RFC 9651 section 3.1.2. */
+/** Every character that may follow a string, RFC 9651 section 3.1.2. */
 const PARAMETERS = [
   ";a",
   ";*",
@@ -102,7 +102,7 @@ Deno.test("parseStringList() returns undefined for any other input", () => {
   for (const value of cases) assertEquals(parseStringList(value), undefined, value);
 });
 
-Deno.test("parseStringList() and parseStringItem() leave out parameters", () => {
+Deno.test("parseStringList() and parseStringItem() ignore parameters", () => {
   for (const parameters of PARAMETERS) {
     assertEquals(parseStringItem(`"x"${parameters}`), "x", parameters);
     assertEquals(
@@ -113,7 +113,7 @@ Deno.test("parseStringList() and parseStringItem() leave out parameters", () => 
   }
 });
 
-Deno.test("parseStringList() and parseStringItem() refuse wrong parameters", () => {
+Deno.test("parseStringList() and parseStringItem() reject invalid parameters", () => {
   for (const parameters of WRONG_PARAMETERS) {
     assertEquals(parseStringItem(`"x"${parameters}`), undefined, parameters);
     assertEquals(parseStringList(`"x"${parameters}`), undefined, parameters);
@@ -136,7 +136,7 @@ Deno.test("encodeStringItem() and encodeStringList() escape quotes and backslash
   assertEquals(encodeStringList(new Set<string>()), "");
 });
 
-Deno.test("encodeStringItem() and encodeStringList() refuse all but printable ASCII", () => {
+Deno.test("encodeStringItem() and encodeStringList() reject everything except printable ASCII", () => {
   for (const value of ["a\n", "\0", "\x7f", "é", "🎈"]) {
     const message = `Cannot encode string: it must be printable ASCII, received ` +
       JSON.stringify(value);

@@ -7,7 +7,7 @@ import {
   writeVarint,
 } from "../../quic/varint.ts";
 
-/** A frame (RFC 9114 section 7.1) or capsule (RFC 9297 section 3.2), or a piece of one. */
+/** A frame (RFC 9114 section 7.1), a capsule (RFC 9297 section 3.2), or a piece of either. */
 interface Tlv {
   /** Type of the frame or capsule. */
   readonly type: number;
@@ -22,11 +22,11 @@ interface Tlv {
 export type TlvHandling = "whole" | "pieces" | "skip";
 
 /**
- * Decides the handling of a payload, once type and length are known.
+ * Decides how to handle a payload, when type and length are known.
  *
  * - `type` is the type of the frame or capsule.
  * - `length` is the payload size in bytes; rounded above 2^53 - 1.
- * - MUST answer `whole` only up to a bound, because the whole payload is buffered.
+ * - MUST return `whole` only up to a bound, because the whole payload is buffered.
  * - An error thrown passes through `next()`, in this call and in each later one.
  */
 export type TlvPolicy = (type: number, length: number) => TlvHandling;
@@ -85,7 +85,7 @@ export class TlvParser {
   readonly #policy: TlvPolicy;
   #chunk: Uint8Array = NOTHING;
   #at = 0;
-  /** Header split over chunks, once one is. */
+  /** Header that is split over chunks, if any. */
   #header: Uint8Array | undefined;
   #headerBytes = 0;
   #handling: TlvHandling | undefined;
@@ -95,12 +95,11 @@ export class TlvParser {
   #buffer: Uint8Array = NOTHING;
   #buffered = 0;
 
-  /** Creates a parser at the start of a stream. */
   constructor(policy: TlvPolicy) {
     this.#policy = policy;
   }
 
-  /** True at the border between two frames or capsules, where the stream may end. */
+  /** True at the boundary between two frames or capsules, where the stream may end. */
   get isBetween(): boolean {
     return this.#headerBytes === 0 && this.#handling === undefined &&
       this.#at === this.#chunk.length;
@@ -152,7 +151,10 @@ export class TlvParser {
     return true;
   }
 
-  /** Reads a header that the chunk has whole, as nearly always; returns `false` otherwise. */
+  /**
+   * Reads a header that is completely in the chunk, which is nearly always so; returns `false`
+   * otherwise.
+   */
   #readWholeHeader(): boolean {
     const chunk = this.#chunk;
     const at = this.#at;
@@ -210,7 +212,7 @@ export class TlvParser {
   }
 }
 
-/** Computes the header size, as far as the bytes so far tell. */
+/** Computes the header size, as far as the received bytes tell. */
 function neededBytes(header: Uint8Array, size: number): number {
   if (size === 0) return 1;
   const typeBytes = varintLengthAt(header[0]!);

@@ -31,7 +31,7 @@ function longVarint(value: number): Uint8Array {
   return bytes;
 }
 
-/** Joins the pieces that follow one another, and leaves out the empty ones. */
+/** Joins consecutive pieces, and omits empty ones. */
 function joined(items: readonly Item[]): Item[] {
   const all: Item[] = [];
   for (const item of items) {
@@ -97,7 +97,7 @@ Deno.test("TlvParser passes on pieces of any length as they arrive, without a co
   assertEquals(parser.isBetween, false);
 });
 
-Deno.test("TlvParser returns one empty piece of an empty payload", () => {
+Deno.test("TlvParser returns one empty piece for an empty payload", () => {
   const parser = new TlvParser(() => "pieces");
   parser.push(encodeTlv(7, new Uint8Array()));
   assertEquals(drain(parser), [{ type: 7, payload: new Uint8Array() }]);
@@ -112,7 +112,7 @@ Deno.test("TlvParser skips a payload of any length", () => {
   }
 });
 
-Deno.test("TlvParser returns all before an error of its policy, which is final", () => {
+Deno.test("TlvParser returns everything before an error of its policy, which is final", () => {
   const parser = new TlvParser((type) => {
     if (type === 2) throw new RangeError("No such type");
     return "whole";
