@@ -51,49 +51,51 @@ import {
   type UnsubscribeOptions,
 } from "./topic_options.ts";
 
-/** Default of the most topics of one session. */
+/** Default maximum number of topics per session. */
 export const MAX_TOPICS_PER_SESSION = 128;
 
-/** Most bytes of the reason for unsubscribing a session: as many as for the reason of a close. */
+/**
+ * Maximum size of the reason for unsubscribing a session, in bytes: as for the reason of a close.
+ */
 const MAX_REASON_BYTES = 1_024;
 
 /**
- * Most subscriptions under way to topics with a history, for each topic that a session may have. A
- * subscription that was left or started over stays under way until the engine answers.
+ * Maximum number of pending subscriptions to topics with a history, per topic that a session may
+ * have. A subscription that was left or restarted stays pending until the engine responds.
  */
 const UNDER_WAY_FACTOR = 4;
 
 /**
- * Time from which an engine is late with the subscription of a topic without a history, in
- * milliseconds: sessions that did not wait for an answer may have missed publications.
+ * Time after which an engine is late with the subscription to a topic without a history, in
+ * milliseconds: sessions that did not wait for the confirmation may have missed publications.
  */
 const LATE_MS = 1_000;
 
-/** Counters of topics, since creation. */
+/** Counters of topics since their creation. */
 export interface TopicsStats {
   /** Topics with subscribers on this node. */
   readonly topics: number;
-  /** Publications of `publish` on topics with a history that the engine did not take. */
+  /** Publications of `publish` on topics with a history that the engine did not accept. */
   readonly failedPublications: number;
   /** Error of the last failed publication. */
   readonly lastFailure: unknown;
-  /** Publications that came more than once. */
+  /** Publications that arrived more than once. */
   readonly duplicates: number;
   /** Publications that were missed live, and read from the history. */
   readonly recovered: number;
-  /** Gaps that sessions were told of. */
+  /** Gaps that were reported to sessions. */
   readonly gaps: number;
   /** Pages read from the engine. */
   readonly reads: number;
-  /** Replays that began, for sessions that subscribed or fell behind. */
+  /** Replays started, for sessions that subscribed or fell behind. */
   readonly replays: number;
   /** Publications that were sent by replays. */
   readonly replayed: number;
-  /** Pages that wait to be replayed now. */
+  /** Pages currently waiting to be replayed. */
   readonly waitingPages: number;
-  /** Bytes of pages that were read, and wait for slow sessions now. */
+  /** Bytes of pages that have been read, and currently wait for slow sessions. */
   readonly waitingBytes: number;
-  /** Bytes of the newest publications that are kept in memory for replays now. */
+  /** Bytes of the newest publications, currently kept in memory for replays. */
   readonly tailBytes: number;
 }
 
@@ -101,7 +103,10 @@ export interface TopicsStats {
 export interface TopicSource {
   /** Number of sessions. */
   readonly size: number;
-  /** Given once the engine sends publications to this node; left out if each session reads itself. */
+  /**
+   * Given once the engine sends publications to this node; left out if each session reads on its
+   * own.
+   */
   readonly confirmation?: Confirmation | undefined;
   /** The newest known position in the history, and the number of publications on this node so far. */
   readonly followed?: {
@@ -112,11 +117,11 @@ export interface TopicSource {
   /** Lists the sessions. */
   sessions(): Iterable<Session>;
   /**
-   * Adds a session, or restarts a present one at another position.
+   * Adds a session, or restarts an existing one at another position.
    *
    * @param session The session.
-   * @param options Where to begin, and the receiver of the answer.
-   * @returns A function that returns the position of the session, if the caller has to answer.
+   * @param options The start position, and the receiver of the reply.
+   * @returns A function that returns the position of the session, if the caller has to reply.
    */
   admit(session: Session, options: JoinOptions): (() => SubscribeAnswer) | undefined;
   /**
@@ -127,11 +132,11 @@ export interface TopicSource {
   delete(session: Session): void;
 }
 
-/** A topic with subscribers: with a feed if there is a history, otherwise with a subscription. */
+/** A topic with subscribers: with a history it has a feed, otherwise a subscription. */
 type OpenTopic =
   | {
     readonly feed: TopicSource;
-    /** Ends the feed, which has no session left. */
+    /** Ends the feed, which has no sessions left. */
     close(): void;
     readonly members?: undefined;
     readonly confirmation?: undefined;
@@ -144,7 +149,7 @@ type OpenTopic =
   };
 
 interface Subscriber {
-  /** Names of the session in the `except` of publications. */
+  /** The session's ids, as used in `except` of publications. */
   readonly ids: string[];
   readonly topics: Map<string, Membership>;
 }
@@ -153,16 +158,16 @@ interface Subscriber {
  * Topics and the subscribers on this node.
  *
  * - **Once:** a publication is encoded once, for the broker and for all sockets.
- * - **Order:** subscribers get publications in order, each once.
- * - **Members:** a session that subscribes gets no earlier publications, not even of the same turn; a
- *   session that leaves gets all earlier ones.
- * - **Notice:** a client that is unsubscribed by the server gets a notice on `skein.1`, after all
- *   earlier publications.
+ * - **Order:** subscribers receive each publication once, in order.
+ * - **Members:** a session that subscribes receives no earlier publications, not even of the same
+ *   turn; a session that leaves receives all earlier ones.
+ * - **Notice:** if the server unsubscribes a client, the client receives a notice on `skein.1`,
+ *   after all earlier publications.
  * - **Close:** a session that closes leaves all topics; subscribing a closed session has no effect.
- * - **Cost:** a topic without subscribers on this node costs nothing, and this node does not subscribe
- *   to the topic at the broker.
- * - **History:** on a topic with a history, a session can begin in the past. Publications that did
- *   not arrive are read from the history, and sessions are told of a gap that cannot be filled.
+ * - **Cost:** a topic without subscribers on this node uses no resources, and this node does not
+ *   subscribe to it at the broker.
+ * - **History:** on a topic with a history, a session can start in the past. Missing publications
+ *   are read from the history, and sessions are notified of a gap that cannot be filled.
  *
  * @example Usage
  * ```ts
@@ -188,7 +193,7 @@ interface Subscriber {
 export class Topics implements AsyncDisposable {
   /** Broker that carries publications between nodes. */
   readonly broker: Broker;
-  /** Most bytes of a topic. */
+  /** Maximum size of a topic in bytes. */
   readonly maxTopicBytes: number;
   readonly #runtime: Runtime;
   readonly #ownsBroker: boolean;
@@ -205,8 +210,6 @@ export class Topics implements AsyncDisposable {
   #lastFailure: unknown;
 
   /**
-   * Creates topics without subscribers.
-   *
    * @param options See {@linkcode TopicsOptions}.
    * @throws {RangeError} If a limit is not a positive integer, or `maxTopicBytes` is above 255.
    * @throws {TypeError} If a pattern of `history` is malformed, or two patterns overlap.
@@ -267,10 +270,10 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Serves the topics of durable streams, `stream:<id>`. Without this, there are no such topics.
+   * Serves the topics of durable streams, `stream:<id>`. Without it, there are no such topics.
    *
    * @ignore
-   * @param open Begins to serve a topic to sessions.
+   * @param open Starts to serve a topic to sessions.
    */
   serveStreams(open: (topic: string) => TopicSource): void {
     this.#openStream = open;
@@ -284,11 +287,11 @@ export class Topics implements AsyncDisposable {
   /**
    * Subscribes a session. Idempotent; a closed session is ignored.
    *
-   * On a topic with a history the session can begin in the past, by `since` or `last`. Earlier
-   * publications are sent page by page, as fast as the session takes pages, and new publications come
-   * after these. A session that is already subscribed begins again at the given position.
+   * On a topic with a history the session can start in the past, with `since` or `last`. Earlier
+   * publications are sent page by page, as fast as the session reads them, followed by new
+   * publications. A session that is already subscribed starts again at the given position.
    *
-   * @example Late join
+   * @example Joining late
    * ```ts
    * import { Session } from "@skein/skein";
    * import { Topics } from "@skein/skein/pubsub";
@@ -314,15 +317,15 @@ export class Topics implements AsyncDisposable {
    * @param topic The topic.
    * @param options See {@linkcode SubscribeOptions}.
    * @returns Resolves to true once the engine has confirmed the subscription: publications of all
-   * nodes from now on reach the session. Resolves to false if the session leaves or closes before.
-   * Rejects with a `BrokerError` if the engine has not confirmed within ten seconds: the session stays
-   * subscribed, and is told of a gap once the engine is back. The error also goes to `onError`, so the
-   * promise need not be awaited.
+   * nodes from now on reach the session. Resolves to false if the session leaves or closes first.
+   * Rejects with a `BrokerError` if the engine has not confirmed within ten seconds: the session
+   * stays subscribed, and is notified of a gap once the engine is reachable. The error also goes to
+   * `onError`, so the promise need not be awaited.
    * @throws {TypeError} If the topic is not valid.
-   * @throws {RangeError} If the topic is longer than `maxTopicBytes`, or `last` is not a whole number
-   * from 0 on.
-   * @throws {QueueFullError} If the session already has `maxTopicsPerSession` topics, or has left and
-   * joined topics with a history again and again while the engine does not answer.
+   * @throws {RangeError} If the topic is longer than `maxTopicBytes`, or `last` is not an integer
+   * of 0 or more.
+   * @throws {QueueFullError} If the session already has `maxTopicsPerSession` topics, or has
+   * repeatedly left and joined topics with a history while the engine does not respond.
    * @throws {UnsupportedError} If the connection of the session carries no messages, or the broker is
    * closed.
    */
@@ -383,14 +386,14 @@ export class Topics implements AsyncDisposable {
       }
     }
     return membership.confirmed(confirmation, (error) => {
-      // A client is answered.
+      // A client receives a reply instead.
       if (!isRequested) report(session[internals].settings, error, session);
     });
   }
 
   /**
-   * Unsubscribes a session; earlier publications still reach the session. Idempotent. After those, the
-   * client gets a notice with the code and the reason; a plain page gets no notice.
+   * Unsubscribes a session; earlier publications still reach the session. Idempotent. After them,
+   * the client receives a notice with the code and the reason; a plain page receives none.
    *
    * @param session Any session.
    * @param topic The topic.
@@ -410,8 +413,8 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Unsubscribes a session as {@linkcode Topics.unsubscribe} does. Without a notice for a client that
-   * asked for the end.
+   * Unsubscribes a session as {@linkcode Topics.unsubscribe} does. Without `notice`, for a client
+   * that requested it, no notice is sent.
    *
    * @ignore
    * @param session Any session.
@@ -423,11 +426,11 @@ export class Topics implements AsyncDisposable {
     const topics = this.#subscribers.get(session)?.topics;
     const membership = topics?.get(topic);
     if (topics === undefined || membership === undefined) return false;
-    // The answer to the subscription precedes the notice of the end.
+    // The reply to the subscription precedes the notice of the end.
     membership.answer();
     if (topics.get(topic) !== membership) return true;
     this.#remove(session, topic);
-    // A replay that ends answers the application, which may have subscribed the session again.
+    // A replay that ends replies to the application, which may have subscribed the session again.
     if (topics.has(topic)) return true;
     const core = session[internals];
     if (notice !== undefined && core.joins) {
@@ -450,8 +453,8 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Publishes to all subscribers, on every node, without waiting. On a topic with a history, `stats`
-   * counts the publications that the engine does not take.
+   * Publishes to all subscribers, on every node, without waiting. On a topic with a history,
+   * `stats` counts the publications that the engine does not accept.
    *
    * @param topic The topic.
    * @param data Any value that JSON can hold, or a `Uint8Array` for `skein.1` subscribers.
@@ -476,7 +479,7 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Publishes on a topic with a history, and waits until the engine has the publication.
+   * Publishes on a topic with a history, and waits until the engine has stored it.
    *
    * @example Usage
    * ```ts
@@ -494,8 +497,8 @@ export class Topics implements AsyncDisposable {
    * @param data See {@linkcode Topics.publish}.
    * @param options See {@linkcode AppendPublicationOptions}.
    * @returns The position of the publication; without a position for a repetition.
-   * @throws {BrokerError} If the publication was given up: the engine was away for too long, or too
-   * many waited.
+   * @throws {BrokerError} If the publication was dropped: the engine was unreachable for too long,
+   * or too many waited.
    * @throws {UnsupportedError} If the topic has no history.
    * @throws {TypeError} If JSON cannot hold the data, or the topic is not valid.
    * @throws {RangeError} If the message is too large, or the topic too long.
@@ -519,7 +522,7 @@ export class Topics implements AsyncDisposable {
 
   /**
    * Reads the publications that the engine keeps of a topic with a history, oldest first, up to the
-   * newest one at the time of the call. The history is read page by page, as the loop goes on.
+   * newest one at the time of the call. The history is read page by page while the loop runs.
    *
    * @example Usage
    * ```ts
@@ -533,10 +536,10 @@ export class Topics implements AsyncDisposable {
    * ```
    *
    * @param topic The topic.
-   * @param options `after` is the offset after which to begin, the oldest publication by default;
+   * @param options `after` is the offset after which to start, by default the oldest publication;
    * `signal` ends the wait for the engine.
    * @returns The publications, each with its data and position, and the publisher if named.
-   * @throws {BrokerError} If the engine is away.
+   * @throws {BrokerError} If the engine is unreachable.
    * @throws {UnsupportedError} If the topic has no history.
    */
   async *read(
@@ -557,7 +560,7 @@ export class Topics implements AsyncDisposable {
     for await (const publication of this.#histories.read(topic, bounds, options)) {
       const { epoch, offset, tag } = publication.position!;
       const { data, from } = contentOf(publication);
-      // Applications print and compare these: an unknown publisher or tag has no key.
+      // Applications print and compare these, so an unknown publisher or tag has no key.
       const position = withoutUndefined({ epoch, offset, tag });
       yield { data, ...withoutUndefined({ from }), position };
     }
@@ -589,7 +592,7 @@ export class Topics implements AsyncDisposable {
    * @param topic The topic.
    * @param options `signal` ends the wait for the engine.
    * @returns The position, before the first publication if there is none yet.
-   * @throws {BrokerError} If the engine is away.
+   * @throws {BrokerError} If the engine is unreachable.
    * @throws {UnsupportedError} If the topic has no history.
    */
   async position(
@@ -605,7 +608,7 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Checks a publication without publishing, so that several can be made as a whole.
+   * Checks a publication without publishing it, so that several can be published all or none.
    *
    * @ignore
    * @param topic The topic.
@@ -655,7 +658,7 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Tells whether a session is subscribed to a topic.
+   * Returns true if a session is subscribed to a topic.
    *
    * @param session Any session.
    * @param topic The topic.
@@ -676,8 +679,9 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Notes that the client of a session has sent an id: publications that except the client except
-   * this session from now on, also if an earlier session of the client gets its first topic later.
+   * Records that a session's client has sent an id: publications that leave out the client leave
+   * out this session from now on, even if an earlier session of the client gets its first topic
+   * later.
    *
    * @ignore
    * @param session Any session.
@@ -689,8 +693,8 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Lists the topics of a session that the client requested, and the application did not: those that
-   * depend on the permissions of the client.
+   * Lists the topics of a session that the client requested and the application did not subscribe,
+   * which depend on the client's permissions.
    *
    * @param session Any session.
    * @returns The topics, in the order of subscribing.
@@ -700,7 +704,7 @@ export class Topics implements AsyncDisposable {
       .filter(([, { isRequested }]) => isRequested).map(([topic]) => topic);
   }
 
-  /** Unsubscribes all sessions, and closes the broker unless the broker was handed in. */
+  /** Unsubscribes all sessions, and closes the broker unless it was passed in. */
   async [Symbol.asyncDispose](): Promise<void> {
     for (const session of this.#subscribers.keys()) this.#leaveAll(session);
     if (this.#ownsBroker) await this.broker.close();
@@ -734,7 +738,7 @@ export class Topics implements AsyncDisposable {
     const subscription = this.broker.subscribe(
       topic,
       (publication) => {
-        // Proves that the engine has subscribed this node: sessions are answered first.
+        // Proves that the engine has subscribed this node, so sessions receive their reply first.
         confirmation.give();
         this.#deliver(members, publication);
       },
@@ -821,13 +825,13 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Maps the id of a client to the session that told the id last; an earlier session is no longer found
-   * by id.
+   * Maps a client's id to the session that sent it last; an earlier session is no longer found by
+   * id.
    */
   #index(session: Session, { ids }: Subscriber): void {
     const id = exceptionOf(session);
     ids.push(id);
-    // The id of the earlier session may come behind a move, on a slow connection.
+    // The earlier session's id may arrive after a move, on a slow connection.
     const known = this.#byId.get(id);
     if (known !== undefined && sessionsAfter(session).some((later) => later === known)) return;
     this.#byId.set(id, session);
@@ -839,7 +843,8 @@ export class Topics implements AsyncDisposable {
     this.#subscribers.delete(session);
     for (const id of ids) {
       if (this.#byId.get(id) !== session) continue;
-      // A client whose new session ends in the middle of a move still has the earlier one.
+      // If a client's new session ends in the middle of a move, the client still has the earlier
+      // one.
       const earlier = sessionsBefore(session).find((one) =>
         this.#subscribers.get(one)?.ids.includes(id)
       );
@@ -849,7 +854,7 @@ export class Topics implements AsyncDisposable {
   }
 }
 
-/** Checks that a topic is not one of the nodes, closed to sessions and applications. */
+/** Checks that a topic is not an internal one, which is closed to sessions and applications. */
 function checkPublic(topic: string, verb: string): void {
   if (typeof topic !== "string" || !topic.startsWith(INTERNAL_PREFIX)) return;
   throw new TypeError(
@@ -857,13 +862,16 @@ function checkPublic(topic: string, verb: string): void {
   );
 }
 
-/** The answer of a topic without a history. */
+/** The reply for a topic without a history. */
 function plainAnswer(isRecovery: boolean, error: BrokerError | undefined): SubscribeAnswer {
   if (isRecovery) return { recovered: false, reason: "no-history" };
   return error === undefined ? {} : { reason: "unavailable" };
 }
 
-/** Tells sessions of a gap of unknown size, for a topic without history. Plain ones get no notice. */
+/**
+ * Reports a gap of unknown size to sessions, for a topic without history. Plain sessions receive no
+ * notice.
+ */
 function tellInterrupted(topic: string, sessions: Iterable<Session>): void {
   for (const session of [...sessions]) {
     const core = session[internals];

@@ -1,4 +1,4 @@
-/** The broker within one process. */
+/** A broker within one process. */
 import { checkOptions, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
 import type { OptionKinds } from "../../base/options.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
@@ -25,7 +25,10 @@ import { appended, MAX_TOPICS, MemoryHistories } from "./history.ts";
 import { MemoryLogs } from "./logs.ts";
 import { defaultTotalBytes } from "./space.ts";
 
-/** Most rows, scopes and buckets each; beyond that, the least recently used is forgotten. */
+/**
+ * Maximum number of rows, of scopes and of buckets; beyond that, the least recently used is
+ * forgotten.
+ */
 const MAX_ENTRIES = 100_000;
 
 /** The store of a {@linkcode MemoryBroker}. */
@@ -101,7 +104,6 @@ export class MemoryStore implements BrokerStore {
   }
 }
 
-/** Puts an entry last, and deletes the first one if there are too many. */
 function renew<V>(map: Map<string, V>, key: string, value: V): void {
   map.delete(key);
   map.set(key, value);
@@ -115,22 +117,23 @@ function renew<V>(map: Map<string, V>, key: string, value: V): void {
 /** Options for {@linkcode MemoryBroker}. */
 export interface MemoryBrokerOptions {
   /**
-   * Most topics with a remembered history or position. Beyond that, topics without publications are
-   * forgotten first, then those of the client that made most of them within the last hour if it made
-   * more than 256, then topics without subscribers, those whose last publication is the oldest first.
+   * Maximum number of topics with a remembered history or position. Beyond that, topics without
+   * publications are forgotten first, then those of the client that created the most within the
+   * last hour if it created more than 256, then topics without subscribers, those with the oldest
+   * last publication first.
    *
    * @default {10000}
    */
   readonly maxTopics?: number | undefined;
   /**
-   * Most bytes of memory that histories and durable streams take together, as measured with all that
-   * belongs to them. Beyond these, histories are forgotten: those of the client whose topics hold most
-   * bytes first, if these are more than an eighth of all, then as for too many topics. A durable
-   * stream takes no more records once no history is left to forget. While durable streams and
-   * responses take more than half of the bytes, the streams that one user or address created over HTTP
-   * grow to an eighth at most. Nothing of a durable stream is dropped. By default 512 MiB or a quarter
-   * of the machine's memory, whichever is smaller; without the permission to read the size of the
-   * memory, 512 MiB.
+   * Maximum number of bytes of memory that histories and durable streams use together, overhead
+   * included. Beyond that, histories are forgotten: first those of the client whose topics hold the
+   * most bytes, if that is more than an eighth of all, then as for too many topics. Once no history
+   * is left to forget, durable streams accept no more records. While durable streams and responses
+   * use more than half of the bytes, the streams that one user or address created over HTTP may
+   * grow to an eighth at most. Nothing in a durable stream is dropped. By default 512 MiB or a
+   * quarter of the machine's memory, whichever is smaller; without the permission to read the size
+   * of the memory, 512 MiB.
    *
    * @default {536870912}
    */
@@ -146,8 +149,8 @@ const OPTIONS: OptionKinds<MemoryBrokerOptions> = {
 };
 
 /**
- * Carries publications within one process, synchronously: the default broker, which also connects
- * several servers in one process.
+ * Carries publications within one process, synchronously. This is the default broker; it can also
+ * connect several servers in one process.
  *
  * @example Usage
  * ```ts
@@ -171,7 +174,7 @@ export class MemoryBroker implements Broker {
   readonly delivery = "at-most-once";
   /** Always connected, until the broker is closed. */
   readonly status: StatusFeed<BrokerStatus>;
-  /** Histories in memory, for as long as the broker lives. */
+  /** Histories in memory, kept as long as the broker exists. */
   readonly history: BrokerHistory = {
     append: (publication, options) => this.#append(publication, options),
     read: async (topic, options) => {
@@ -180,15 +183,14 @@ export class MemoryBroker implements Broker {
       return await this.#histories.read(topic, options);
     },
   };
-  /** Logs in memory, for as long as the broker lives. */
+  /** Logs in memory, kept as long as the broker exists. */
   readonly logs: BrokerLogs;
-  /** Facts that hold for all servers of the process that share the broker. */
+  /** State shared by all servers of the process that use the broker. */
   readonly store: BrokerStore;
   readonly #logs: MemoryLogs;
   readonly #memory: MemoryStore;
   readonly #histories: MemoryHistories;
   readonly #plain = new LocalListeners();
-  /** The listeners of topics with a history. */
   readonly #kept: LocalListeners;
   readonly #life: BrokerLife;
 
@@ -235,7 +237,7 @@ export class MemoryBroker implements Broker {
     return { ...counts, received: counts.published, waiting: 0, dropped: 0, forgotten };
   }
 
-  /** Always empty: a broker in memory has no outages. */
+  /** Always empty, because a broker in memory has no outages. */
   issues(): string[] {
     return [];
   }
@@ -265,9 +267,9 @@ export class MemoryBroker implements Broker {
    * Subscribes to a topic.
    *
    * @param topic The topic.
-   * @param listener Gets the publications of the topic.
+   * @param listener Receives the publications of the topic.
    * @param options The bounds of the history, for a topic with a history.
-   * @returns The subscription, in force at once.
+   * @returns The subscription, in force immediately.
    * @throws {UnsupportedError} If the broker is closed.
    */
   subscribe(

@@ -1,51 +1,50 @@
-/** Reference of histories with few topics: which topics are forgotten, and at which offset they continue. */
+/**
+ * Reference model of histories with a small bound on topics: which topics are forgotten, and at
+ * which offset they continue.
+ */
 
-/** Bounds of the topics. */
 export interface ForgettingModelOptions {
-  /** `true` if topics with listeners are kept longer, up to half of all. */
+  /** True if topics with listeners are kept longer, up to half of all. */
   readonly prefersListeners: boolean;
-  /** Most topics. */
+  /** Maximum number of topics. */
   readonly maxTopics: number;
-  /** Most publications of a topic. */
+  /** Maximum number of publications of a topic. */
   readonly size: number;
 }
 
-/** A kept publication. */
 interface Kept {
   readonly text: string;
   readonly offset: number;
 }
 
-/** A remembered topic. */
 interface Remembered {
   readonly topic: string;
   head: number;
   kept: Kept[];
-  /** Newest number of the producer. */
+  /** The producer's newest number. */
   newest: number;
-  /** Running number of the last publication. */
+  /** Sequence number of the last publication. */
   usedAt: number;
-  /** Running number of the last publication, or of the later first or last listener. */
+  /**
+   * Sequence number of the last publication, or of the last change to or from having listeners, if
+   * later.
+   */
   placedAt: number;
 }
 
-/** The topics, by the comments of `MemoryHistories` and the options of `SqliteBroker`. */
+/** The topics, as documented by `MemoryHistories` and the options of `SqliteBroker`. */
 export class ForgettingModel {
-  /** Number of topics that were forgotten with publications. */
+  /** Number of forgotten topics that had publications. */
   forgotten = 0;
   readonly #options: ForgettingModelOptions;
   readonly #remembered = new Map<string, Remembered>();
-  /** Topic with a listener to the offset at which a new history continues. */
+  /** Maps each topic with a listener to the offset at which a new history continues. */
   readonly #followed = new Map<string, number>();
   /** Highest offset of any forgotten topic. */
   #floor = 0;
   #uses = 0;
 
-  /**
-   * Creates a model without topics.
-   *
-   * @param options See {@linkcode ForgettingModelOptions}.
-   */
+  /** @param options See {@linkcode ForgettingModelOptions}. */
   constructor(options: ForgettingModelOptions) {
     this.#options = options;
   }
@@ -60,24 +59,24 @@ export class ForgettingModel {
     return this.#remembered.get(topic) ?? { head: this.#startOf(topic), kept: [] };
   }
 
-  /** Notes the first listener of a topic. */
+  /** Records that a topic has its first listener. */
   follow(topic: string): void {
     this.#followed.set(topic, this.of(topic).head);
     this.#place(topic);
   }
 
-  /** Notes the end of the last listener of a topic. */
+  /** Records that a topic's last listener has left. */
   unfollow(topic: string): void {
     this.#followed.delete(topic);
     this.#place(topic);
   }
 
-  /** Notes the end of the process, with all listeners. */
+  /** Records the end of the process, with all listeners. */
   restart(): void {
     this.#followed.clear();
   }
 
-  /** Notes that all publications of a topic have expired. */
+  /** Records that all publications of a topic have expired. */
   expire(topic: string): void {
     const one = this.#remembered.get(topic);
     if (one !== undefined) one.kept = [];
@@ -87,8 +86,8 @@ export class ForgettingModel {
    * Appends a publication.
    *
    * @param topic The topic.
-   * @param publication The text, `true` for one larger than the history, and the number of the
-   * producer.
+   * @param publication The text, `true` if it is larger than the history, and the producer's
+   * number.
    * @returns The offset; `undefined` for a repetition.
    */
   append(topic: string, { text, isLarge, key }: {

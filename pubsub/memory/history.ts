@@ -17,19 +17,19 @@ import { Holders, Makers } from "../history/makers.ts";
 import { Tags } from "../tag.ts";
 import { COSTS, type Counted, Sum } from "./space.ts";
 
-/** Most topics with a remembered history or offset. */
+/** Maximum number of topics with a remembered history or offset. */
 export const MAX_TOPICS = 10_000;
 
 /**
- * Share of the topics that may have listeners and take precedence over topics without: half of all, so
- * that listeners of many topics leave space for topics without a listener at the moment.
+ * Fraction of the topics that may have listeners and take precedence over topics without: half of
+ * all, so that listeners of many topics leave room for topics without listeners at the moment.
  */
 const KEPT_FOR_LISTENERS = 1 / 2;
 
-/** Most producers of a topic with a remembered last number. */
+/** Maximum number of producers per topic whose last number is remembered. */
 const MAX_PRODUCERS = 10_000;
 
-/** Least time between two sweeps of the expired publications of all topics, in milliseconds. */
+/** Minimum time between two sweeps of the expired publications of all topics, in milliseconds. */
 const TIDY_INTERVAL_MS = 1_000;
 
 interface Kept {
@@ -43,14 +43,14 @@ class TopicHistory implements Linked<TopicHistory>, Counted {
   readonly topic: string;
   previous: TopicHistory | undefined = undefined;
   next: TopicHistory | undefined = undefined;
-  /** The list that has this history. */
+  /** The list that contains this history. */
   list: LinkedList<TopicHistory> | undefined;
   readonly #epoch: string;
   readonly #producers = new Map<string, number>();
-  /** The newest offset of the topic, also if no publication is kept. */
+  /** The topic's newest offset, also if no publication is kept. */
   head: number;
   bounds: HistoryBounds;
-  /** Running number of the last publication, over all topics; the lowest is the quietest log. */
+  /** Sequence number of the last publication, across all topics; the lowest is the quietest log. */
   usedAt = 0;
   counted = 0;
   readonly #kept = new Fifo<Kept>();
@@ -77,7 +77,7 @@ class TopicHistory implements Linked<TopicHistory>, Counted {
       this.#producerBytes + producer * this.#producers.size;
   }
 
-  /** Notes the number of a producer; returns false for a repetition. */
+  /** Records a producer's number; returns false for a repetition. */
   admit({ producer, number }: PublicationKey): boolean {
     const last = this.#producers.get(producer);
     if (last !== undefined && number <= last) return false;
@@ -91,7 +91,7 @@ class TopicHistory implements Linked<TopicHistory>, Counted {
     return true;
   }
 
-  /** Keeps a publication, and returns the same with a position. */
+  /** Keeps a publication, and returns it with a position. */
   add(publication: Publication, tag: string, now: number): Publication {
     const prev = this.head++;
     const position = { epoch: this.#epoch, offset: this.head, prev, tag };
@@ -115,7 +115,6 @@ class TopicHistory implements Linked<TopicHistory>, Counted {
     }
   }
 
-  /** Drops the oldest publication. */
   drop(): void {
     this.#bytes -= this.#kept.shift()!.bytes;
   }
@@ -141,23 +140,23 @@ class TopicHistory implements Linked<TopicHistory>, Counted {
 }
 
 /**
- * The histories of a {@linkcode MemoryBroker}; both the publications of a topic and the topics are
+ * The histories of a {@linkcode MemoryBroker}; both the publications per topic and the topics are
  * bounded.
  *
- * - **Reading creates no log:** a topic without a log begins at the highest offset of any forgotten
- *   log. So one epoch holds for all topics, and no pair of epoch and offset ever stands for two
+ * - **Reading creates no log:** a topic without a log starts at the highest offset of any forgotten
+ *   log. So all topics share one epoch, and no pair of epoch and offset ever identifies two
  *   publications.
- * - **Order of forgetting:** first logs without publications, then logs of the party that created the
- *   most within the last hour, then logs without listeners, the quietest first; beyond
+ * - **Order of forgetting:** first logs without publications, then logs of the client that created
+ *   the most within the last hour, then logs without listeners, the quietest first; beyond
  *   {@linkcode KEPT_FOR_LISTENERS} of all, logs with listeners too.
- * - **Bytes:** beyond the bytes of all, logs of the party whose logs hold most bytes follow on those
- *   without publications, the quietest first; then the order is the same. The last log loses its oldest
- *   publications.
+ * - **Bytes:** beyond the bound on bytes, after the logs without publications come those of the
+ *   client that holds the most bytes, the quietest first; then the order is the same. The last log
+ *   loses its oldest publications.
  * - **Listeners:** forgetting a log does not disturb listeners. The offsets of a topic with listeners
  *   continue after the last one.
  */
 export class MemoryHistories {
-  /** The epoch of all topics, for as long as the broker lives. */
+  /** The epoch of all topics, as long as the broker exists. */
   readonly #epoch: string;
   readonly #runtime: Runtime;
   readonly #maxTopics: number;
@@ -165,11 +164,14 @@ export class MemoryHistories {
   readonly #sum = new Sum();
   readonly #tags: Tags;
   readonly #logs = new Map<string, TopicHistory>();
-  /** Each log is in one of these three, in the order of the last publication. */
+  /** Each log is in one of these three lists, ordered by last publication. */
   #empty = new LinkedList<TopicHistory>();
   #unheard = new LinkedList<TopicHistory>();
   #heard = new LinkedList<TopicHistory>();
-  /** Topic with listeners to the offset at which a new log continues; bounded by the listeners. */
+  /**
+   * Maps each topic with listeners to the offset at which a new log continues; bounded by the
+   * listeners.
+   */
   readonly #followed = new Map<string, number>();
   /** The highest offset of any forgotten log. */
   #floor = 0;
@@ -180,11 +182,9 @@ export class MemoryHistories {
   #tidiedAt = 0;
 
   /**
-   * Creates no history yet.
-   *
    * @param runtime Clocks and randomness of the node.
-   * @param options Most topics with a remembered history or offset, and most bytes of all at the
-   * moment.
+   * @param options Maximum number of topics with a remembered history or offset, and the current
+   * maximum number of bytes of all.
    */
   constructor(
     runtime: Runtime,
@@ -201,19 +201,19 @@ export class MemoryHistories {
     this.#epoch = runtime.randomUUID().slice(0, 8);
   }
 
-  /** Number of logs with publications that were forgotten because of too many topics or bytes. */
+  /** Number of forgotten logs that had publications, because of too many topics or bytes. */
   get forgotten(): number {
     return this.#forgotten;
   }
 
-  /** Notes that a topic got the first listener. */
+  /** Records that a topic has its first listener. */
   follow(topic: string): void {
     const log = this.#logs.get(topic);
     this.#followed.set(topic, log?.head ?? this.#floor);
     if (log?.list === this.#unheard) move(log, this.#heard);
   }
 
-  /** Notes that the last listener of a topic left. */
+  /** Records that a topic's last listener has left. */
   unfollow(topic: string): void {
     const log = this.#logs.get(topic);
     this.#followed.delete(topic);
@@ -244,10 +244,8 @@ export class MemoryHistories {
   }
 
   /**
-   * Forgets logs until all of them take at most so many bytes; the last one loses its oldest
+   * Forgets logs until all together use at most this many bytes; the last one loses its oldest
    * publications.
-   *
-   * @param maxBytes The bytes.
    */
   shrink(maxBytes: number): void {
     const now = this.#runtime.now();
@@ -298,7 +296,7 @@ export class MemoryHistories {
     return this.#followed.get(topic) ?? this.#floor;
   }
 
-  /** Makes a log the newest in the list of its kind. */
+  /** Makes a log the newest in the list that it belongs to. */
   #sort(log: TopicHistory): void {
     if (log.isEmpty) move(log, this.#empty);
     else move(log, this.#followed.has(log.topic) ? this.#heard : this.#unheard);
@@ -316,7 +314,7 @@ export class MemoryHistories {
     }
   }
 
-  /** Counts the bytes of a log anew, after a change. */
+  /** Updates the bytes of a log after a change. */
   #count(log: TopicHistory): void {
     this.#sum.update(log);
     this.#holders.count(log.topic, log.counted);
@@ -345,7 +343,7 @@ export class MemoryHistories {
   }
 }
 
-/** Makes a log the newest of a list, or takes the log from its list. */
+/** Makes a log the newest of a list, or removes it from its list. */
 function move(log: TopicHistory, list: LinkedList<TopicHistory> | undefined): void {
   log.list?.delete(log);
   log.list = list;

@@ -34,10 +34,10 @@ import {
 } from "../logs/rules.ts";
 import { COSTS, type Counted, Sum } from "./space.ts";
 
-/** Most bytes of one append: as many as an engine behind a network connection takes. */
+/** Maximum number of bytes of one append: as many as an engine across a network accepts. */
 const MAX_APPEND_BYTES = 8_388_608;
 
-/** A log, with what it takes in memory. */
+/** A log, with the memory that it uses. */
 class Log implements Counted, LogView {
   readonly id: string;
   readonly kind: LogKind;
@@ -49,11 +49,11 @@ class Log implements Counted, LogView {
   /** The records from `state.start` on. */
   readonly records = new Fifo<LogRecord>();
   counted = 0;
-  /** Bytes of the records in addition to their content. */
+  /** Bytes that the records use in addition to their content. */
   #overhead = 0;
   #producerBytes = 0;
 
-  /** Makes a log without records; the first change brings these. */
+  /** Creates a log without records; the first change adds them. */
   constructor(id: string, number: number, state: StoredLog) {
     this.id = id;
     this.kind = logKind(id);
@@ -82,7 +82,7 @@ class Log implements Counted, LogView {
     return this.#forks.has(fork);
   }
 
-  /** Appends records, and drops the oldest ones that the next state no longer has. */
+  /** Appends records, and drops the oldest ones that the next state no longer includes. */
   change(next: StoredLog, records: readonly LogRecord[]): void {
     for (const record of records) {
       this.records.push(record);
@@ -94,7 +94,7 @@ class Log implements Counted, LogView {
     this.state = next;
   }
 
-  /** Bytes by which a change lets the log grow. */
+  /** Bytes by which a change makes the log grow. */
   growth(next: StoredLog, records: readonly LogRecord[]): number {
     let growth = next.bytes - this.state.bytes;
     for (const record of records) growth += overheadOf(record);
@@ -103,13 +103,12 @@ class Log implements Counted, LogView {
     return growth;
   }
 
-  /** Notes the newest number of a producer. */
   noteProducer({ id, epoch, seq }: LogProducer): void {
     if (!this.#producers.has(id)) this.#producerBytes += id.length;
     this.#producers.set(id, [epoch, seq]);
   }
 
-  /** Notes or forgets a fork. */
+  /** Adds or removes a fork. */
   noteFork({ name, isGone }: ForkNote): void {
     if (isGone) this.#forks.delete(name);
     else this.#forks.add(name);
@@ -123,7 +122,7 @@ export class MemoryLogs implements LogEngine {
   readonly #life: BrokerLife;
   readonly #announce: (topic: string) => void;
   readonly #hasRoom: (bytes: number) => boolean;
-  /** In the order of their creation. */
+  /** Ordered by creation. */
   readonly #logs = new Map<string, Log>();
   readonly #counts: Record<LogKind, number> = { answer: 0, request: 0, stream: 0 };
   #created = 0;
@@ -131,12 +130,10 @@ export class MemoryLogs implements LogEngine {
   readonly #shares: LogShares;
 
   /**
-   * Begins without logs.
-   *
    * @param runtime Clocks of the node.
-   * @param options `life` rejects calls after a close. `announce` tells the subscriptions of a topic
-   * of a change, and MUST NOT throw. `hasRoom` makes room for so many bytes of all logs, if there can
-   * be so many. `maxBytes` is the bound of which clients have shares.
+   * @param options `life` rejects calls after a close. `announce` notifies a topic's subscriptions
+   * of a change, and MUST NOT throw. `hasRoom` makes room for a number of bytes of all logs, if
+   * possible. `maxBytes` is the bound of which clients have shares.
    */
   constructor(
     runtime: Runtime,
@@ -151,11 +148,10 @@ export class MemoryLogs implements LogEngine {
     this.#life = life;
     this.#announce = announce;
     this.#hasRoom = hasRoom;
-    // Histories give way to logs, and so take no room of a share.
+    // Histories give way to logs, so they use up no share.
     this.#shares = new LogShares({ maxBytes, usedBytes: () => this.bytes });
   }
 
-  /** Bytes that all logs take. */
   get bytes(): number {
     return this.#sum.bytes;
   }
@@ -219,7 +215,6 @@ export class MemoryLogs implements LogEngine {
     return await Promise.resolve({ logs });
   }
 
-  /** Forgets all logs. */
   clear(): void {
     this.#logs.clear();
     Object.assign(this.#counts, { answer: 0, request: 0, stream: 0 });
@@ -227,7 +222,7 @@ export class MemoryLogs implements LogEngine {
     this.#shares.clear();
   }
 
-  /** Brings an effect into force. */
+  /** Applies an effect. */
   #apply<R>(
     id: string,
     present: Log | undefined,
@@ -262,14 +257,14 @@ export class MemoryLogs implements LogEngine {
     return result(next);
   }
 
-  /** Makes a log that is in no list yet. */
+  /** Creates a log that is in no list yet. */
   #opened(id: string, state: StoredLog): Log {
     const log = new Log(id, this.#created++, state);
     if (log.kind === "stream") this.#shares.note(id, state.owner);
     return log;
   }
 
-  /** Finds the bound that a log would exceed; makes room if there can be so many bytes. */
+  /** Finds the bound that a log would exceed; makes room for the bytes if possible. */
   #refusalOf(id: string, growth: number): LogRefusal | undefined {
     const overShare = this.#shares.exceeded(id, growth);
     if (overShare !== undefined) return overShare;
@@ -290,7 +285,7 @@ export class MemoryLogs implements LogEngine {
   }
 }
 
-/** Bytes of memory that a record takes in addition to its content. */
+/** Bytes of memory that a record uses in addition to its content. */
 function overheadOf(record: LogRecord): number {
   return typeof record === "string" ? COSTS.text : COSTS.bytes;
 }

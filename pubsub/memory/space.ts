@@ -1,9 +1,12 @@
-/** The memory that the logs and the histories of a `MemoryBroker` share, and what their parts take. */
+/**
+ * The memory that the logs and the histories of a `MemoryBroker` share, and the overhead of their
+ * parts.
+ */
 import { machineMemoryBytes } from "../../base/platform.ts";
 
 /**
- * Bytes that each part takes in addition to its content, as measured by V8's heap and the process:
- * objects, headers of strings and buffers, and entries of maps.
+ * Bytes that each part uses in addition to its content, measured with V8's heap and the process:
+ * objects, headers of strings and buffers, and map entries.
  */
 export const COSTS = {
   topic: 1_024,
@@ -15,10 +18,10 @@ export const COSTS = {
   fork: 128,
 } as const;
 
-/** Most bytes unless the machine has little memory. */
+/** Default maximum number of bytes, unless the machine has little memory. */
 export const MAX_TOTAL_BYTES = 536_870_912;
 
-/** Part of the machine's memory. */
+/** Fraction of the machine's memory. */
 const SHARE = 1 / 4;
 
 /**
@@ -32,37 +35,33 @@ export function defaultTotalBytes(): number {
     : Math.min(MAX_TOTAL_BYTES, Math.floor(bytes * SHARE));
 }
 
-/** A part whose bytes are counted together with others. */
+/** A part whose bytes are added up with others. */
 export interface Counted {
-  /** Bytes as last counted. */
+  /** Bytes at the last update. */
   counted: number;
-  /** Bytes now. */
+  /** Current bytes. */
   readonly cost: number;
 }
 
-/** Sum of the bytes of many parts. */
 export class Sum {
   #bytes = 0;
 
-  /** Bytes of all parts. */
   get bytes(): number {
     return this.#bytes;
   }
 
-  /** Counts a part anew, after a change. */
+  /** Updates the bytes of a part after a change. */
   update(part: Counted): void {
     const { cost } = part;
     this.#bytes += cost - part.counted;
     part.counted = cost;
   }
 
-  /** Takes a part off the sum. */
   remove(part: Counted): void {
     this.#bytes -= part.counted;
     part.counted = 0;
   }
 
-  /** Takes all parts off the sum. */
   clear(): void {
     this.#bytes = 0;
   }

@@ -1,24 +1,24 @@
-/** Messages of calls from node to node, as bytes: a head in JSON, and a part of the data. */
+/** Messages for calls between nodes, as bytes: a JSON head, and a part of the data. */
 import { isNumber, parseFields } from "./messages.ts";
 
-/** Most bytes of data in one message; with the head, every engine takes such a message. */
+/** Maximum number of bytes of data in one message, which every engine accepts with the head. */
 const PART_BYTES = 196_608;
 
-/** Bytes of the length in front of a head. */
+/** Bytes of the length before a head. */
 const LENGTH_BYTES = 2;
 
 /** A part of a request or of a reply. */
 interface DataPart {
   /** Index of the part, from 0. */
   readonly part: number;
-  /** Bytes of all parts together. */
+  /** Size of all parts together in bytes. */
   readonly size: number;
 }
 
-/** The head of a message; the JSON object has the sender too, as `node`. */
+/** The head of a message; the JSON object also includes the sender, as `node`. */
 export type CallHead =
   & {
-    /** Number of the call, given by the calling node. */
+    /** Number of the call, assigned by the calling node. */
     readonly id: number;
   }
   & (
@@ -28,7 +28,7 @@ export type CallHead =
     | { readonly type: "abort" }
   );
 
-/** Reason of an answer without a reply: too many calls, or a handler that failed. */
+/** Reason why there is no reply: too many calls, or a handler that failed. */
 export type RefusalCode = "busy" | "failed";
 
 /** A message, and the id of the node that sent it. */
@@ -39,11 +39,11 @@ const decoder = new TextDecoder("utf-8", { fatal: true });
 const NO_DATA = new Uint8Array();
 
 /**
- * Writes a head in JSON, and bytes behind the head.
+ * Encodes a head as JSON, followed by bytes.
  *
- * @param head The head, of at most 65,535 bytes in JSON.
+ * @param head The head, at most 65,535 bytes as JSON.
  * @param data The bytes.
- * @returns Both, with the length of the head in front.
+ * @returns Both, after the length of the head.
  */
 export function joinHead(head: object, data: Uint8Array = NO_DATA): Uint8Array {
   const json = encoder.encode(JSON.stringify(head));
@@ -56,7 +56,7 @@ export function joinHead(head: object, data: Uint8Array = NO_DATA): Uint8Array {
 }
 
 /**
- * Reads a head and the bytes behind the head.
+ * Reads a head and the bytes after it.
  *
  * @param message The message.
  * @returns The fields of the head, and the bytes; `undefined` if malformed.
@@ -113,25 +113,22 @@ function decoded(bytes: Uint8Array): string {
   try {
     return decoder.decode(bytes);
   } catch {
-    return ""; // No JSON: the message is malformed.
+    return ""; // Not JSON: the message is malformed.
   }
 }
 
-/** The parts of one request or reply, joined as they arrive. */
 export class Gathering {
   readonly #size: number;
-  /** The joined parts; the first part itself if there is only one. */
   #data: Uint8Array | undefined;
   #parts = 0;
   #length = 0;
 
-  /** Creates a gathering for a number of bytes. */
   constructor(size: number) {
     this.#size = size;
   }
 
   /**
-   * Adds the next part. A repetition of an earlier part is left out.
+   * Adds the next part. A duplicate of an earlier part is ignored.
    *
    * @param message A message with a part.
    * @returns The whole data, once complete; `undefined` before that.

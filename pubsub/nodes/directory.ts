@@ -1,4 +1,4 @@
-/** Entries of all nodes, known to all nodes: keys and values by scope. */
+/** Entries that nodes set and all nodes know: keys and values by scope. */
 import { UnsupportedError } from "../../errors.ts";
 import { settlesWithin, startTimer } from "../../base/wait.ts";
 import type { Timer } from "../../base/runtime.ts";
@@ -12,22 +12,22 @@ import {
 import { INTERNAL_PREFIX } from "../broker.ts";
 import type { NodeEvent, Nodes } from "./nodes.ts";
 
-/** Most scopes in one check. */
+/** Maximum number of scopes in one check. */
 const MAX_CHECKED = 200;
 
-/** Most checks that wait for the answers of nodes; beyond that, the oldest is given up. */
+/** Maximum number of checks that wait for replies of nodes; beyond that, the oldest is dropped. */
 const MAX_WAITING = 1_000;
 
 /** Options for {@linkcode Directory}. */
 interface DirectoryOptions<T> {
   /** The nodes that share the directory. Disposing of the directory does not close the nodes. */
   readonly nodes: Nodes;
-  /** Name of the directory; the same on every node, and used by no other directory. */
+  /** Name of the directory; the same on every node, and unique among directories. */
   readonly name: string;
-  /** Reads a value from another node: returns `undefined` for a malformed value, to be left out. */
+  /** Validates a value from another node; returns `undefined` to ignore a malformed value. */
   readonly read: (value: unknown) => T | undefined;
   /**
-   * Time for which changes are gathered before publishing, in milliseconds.
+   * Time during which changes are gathered before they are published, in milliseconds.
    *
    * @default {50}
    */
@@ -39,7 +39,7 @@ interface DirectoryOptions<T> {
    */
   readonly checkMs?: number;
   /**
-   * Longest time for which a new scope waits for the entries of the other nodes, in milliseconds.
+   * Maximum time for which a new scope waits for the other nodes' entries, in milliseconds.
    *
    * @default {1000}
    */
@@ -53,20 +53,20 @@ interface PendingCheck<T> {
 
 /**
  * Keys and values by scope, set by each node and known to every node that has the scope open. An
- * entry belongs to the node that set the entry, and is gone with that node; two nodes may have the
- * same key.
+ * entry belongs to the node that set it, and disappears with that node; two nodes may use the same
+ * key.
  *
- * - **Publishing:** changes are gathered for `batchMs`, reduced to the net effect, numbered, and
+ * - **Publishing:** changes are gathered for `batchMs`, reduced to their net effect, numbered, and
  *   published to the nodes that have the scope open. Without another node, no change is published.
- * - **Eventual consistency:** a node that misses a number asks for all entries, in pages. The node
- *   also asks when another node joins and when the engine was away. Every `checkMs`, by turns, a
- *   check of one node and 200 scopes finds the loss of a very last change.
- * - **Gone:** the entries of a node that is gone are deleted at once.
- * - **Bounds:** 100,000 entries of one node in one scope; pages and changes of some 60 KB.
+ * - **Eventual consistency:** a node that misses a number requests all entries, in pages. It also
+ *   does so when another node joins and after the engine was unreachable. Every `checkMs`, a check
+ *   of one node and 200 scopes, in turn, detects the loss of a last change.
+ * - **Gone:** the entries of a node that is gone are deleted immediately.
+ * - **Bounds:** 100,000 entries per node and scope; pages and changes of about 60 KB.
  *
  * @typeParam T The type of the values.
  *
- * @example Which node has what
+ * @example List which keys each node has
  * ```ts
  * import { MemoryBroker, Nodes } from "@skein/skein/pubsub";
  * import { Directory } from "./directory.ts";
@@ -94,9 +94,9 @@ export class Directory<T> implements Disposable {
   readonly #scopes = new Map<string, OpenScope<T>>();
   readonly #touched = new Set<OpenScope<T>>();
   readonly #opening = new Set<OpenScope<T>>();
-  /** Node to the scopes to ask that node for with the next batch. */
+  /** Maps each node to the scopes to request from it with the next batch. */
   readonly #suspects = new Map<string, Set<string>>();
-  /** Checks of new scopes that wait for the answers of nodes, by id. */
+  /** Checks of new scopes that wait for replies of nodes, by id. */
   readonly #waiting = new Map<number, PendingCheck<T>>();
   readonly #held: Disposable[];
   readonly #checkMs: number;
@@ -110,8 +110,6 @@ export class Directory<T> implements Disposable {
   #isDisposed = false;
 
   /**
-   * Creates a directory without open scopes.
-   *
    * @param options See {@linkcode DirectoryOptions}.
    * @throws {RangeError} If a time is not a positive integer.
    * @throws {TypeError} If this node already has a directory of this name.
@@ -155,7 +153,7 @@ export class Directory<T> implements Disposable {
     return this.#scopes.size;
   }
 
-  /** Number of messages ignored as malformed, or because the sender is not alive. */
+  /** Number of messages ignored because they are malformed, or the sender is not alive. */
   get ignored(): number {
     return this.#ignored;
   }
@@ -164,8 +162,8 @@ export class Directory<T> implements Disposable {
    * Opens a scope.
    *
    * @param name Name of the scope.
-   * @param listener Gets the entries that other nodes already have, and then each change.
-   * @returns The scope; dispose of the scope to close it.
+   * @param listener Receives the entries that other nodes already have, and then each change.
+   * @returns The scope; dispose of it to close it.
    * @throws {TypeError} If the scope is open already.
    * @throws {UnsupportedError} If the directory is disposed of, or the broker is closed.
    */
@@ -183,7 +181,7 @@ export class Directory<T> implements Disposable {
   }
 
   /**
-   * Publishes the gathered changes, and closes all scopes without telling the other nodes, which
+   * Publishes the gathered changes, and closes all scopes without notifying the other nodes, which
    * keep the entries until this node is gone. Idempotent.
    */
   [Symbol.dispose](): void {
@@ -199,7 +197,7 @@ export class Directory<T> implements Disposable {
     for (const held of [this.#touched, this.#opening]) held.clear();
   }
 
-  /** Asks the other nodes for all entries, as soon as their next changes arrive here. */
+  /** Requests all entries from the other nodes, as soon as their next changes arrive here. */
   async #introduce(scope: OpenScope<T>): Promise<void> {
     const listening = Promise.all([this.#nodes.ready, scope.subscribed]);
     const { runtime } = this.#nodes;
@@ -247,13 +245,16 @@ export class Directory<T> implements Disposable {
     this.#schedule();
   }
 
-  /** Asks one node, or all, for the entries of scopes that changed since the numbers known here. */
+  /**
+   * Requests from one node, or all, the entries of scopes that changed since the numbers known
+   * here.
+   */
   #ask(node: string | undefined, scopes: readonly OpenScope<T>[], isSure = true): void {
     const asked = node === undefined ? this.#nodes.others().map(({ id }) => id) : [node];
     for (let i = 0; i < scopes.length; i += MAX_CHECKED) {
       const some = scopes.slice(i, i + MAX_CHECKED);
       const id = ++this.#lastCheck;
-      // One node alone does not complete a scope.
+      // One node's reply does not complete a scope.
       const opening = node === undefined ? some.filter(({ isReady }) => !isReady) : [];
       if (opening.length > 0) this.#wait(id, { nodes: new Set(asked), scopes: opening });
       for (const to of asked) {
@@ -273,7 +274,7 @@ export class Directory<T> implements Disposable {
     }
   }
 
-  /** Sends the entries that the asker lacks, and then the id of the check. */
+  /** Sends the entries that the other node lacks, and then the id of the check. */
   #answer(data: unknown, from: string): void {
     const check = readCheck(data);
     if (check === undefined) return this.#host.ignore();
@@ -335,7 +336,7 @@ export class Directory<T> implements Disposable {
   }
 }
 
-/** An empty page for a node that still has entries of a scope that is no longer open here. */
+/** An empty page for a node that still holds entries of a scope that is no longer open here. */
 function pagesOfClosed(scope: string, known: number, n: number): Page[] {
   return known === 0 ? [] : [{ scope, n, page: 0, pages: 0, entries: [] }];
 }

@@ -1,24 +1,27 @@
-/** A scope of a directory: the entries of this node, and copies of those of other nodes. */
+/** A scope of a directory: this node's entries, and copies of other nodes' entries. */
 import { UnsupportedError } from "../../errors.ts";
 import { type Delta, encodeDelta, type Entries, type Page, paged, parseDelta } from "./messages.ts";
 import type { BrokerSubscription } from "../broker.ts";
 import type { Nodes } from "./nodes.ts";
 
-/** Most changes kept while an earlier change is missing; beyond that, pages replace the rest. */
+/**
+ * Maximum number of changes kept while an earlier change is missing; beyond that, pages replace
+ * them.
+ */
 const MAX_LATE = 256;
 
-/** Most entries of one node in one scope; further ones are left out. */
+/** Maximum number of entries of one node in one scope; further ones are ignored. */
 export const MAX_ENTRIES = 100_000;
 
-/** Pages received so far, of a row of pages from a node. */
+/** The pages received so far of a sequence of pages from a node. */
 interface Pages {
   readonly n: number;
   readonly entries: (readonly [key: string, value: unknown])[];
-  /** Index of the page that has to come next. */
+  /** Index of the next expected page. */
   next: number;
 }
 
-/** Gets each change; `value` is `undefined` for an entry that was deleted. */
+/** Receives each change; `value` is `undefined` for a deleted entry. */
 type EntryListener = (key: string, value: unknown) => void;
 
 /** The entries of one node in one scope. */
@@ -30,15 +33,14 @@ class RemoteEntries {
   readonly #late = new Map<number, Delta>();
   #pages: Pages | undefined;
 
-  /** Creates an empty copy. */
   constructor(tell: EntryListener) {
     this.#tell = tell;
   }
 
   /**
-   * Applies a change, or keeps the change until those before it came.
+   * Applies a change, or keeps it until the changes before it have arrived.
    *
-   * @returns False if an earlier change is missing: pages have to be requested.
+   * @returns False if an earlier change is missing and pages have to be requested.
    */
   take(delta: Delta): boolean {
     if (delta.n <= this.n) return true;
@@ -52,9 +54,9 @@ class RemoteEntries {
   }
 
   /**
-   * Takes one page of the node's entries; the last page of a row replaces the copy.
+   * Receives one page of the node's entries; the last page of a sequence replaces the copy.
    *
-   * @returns False if a page or a change is missing: pages have to be requested.
+   * @returns False if a page or a change is missing and pages have to be requested.
    */
   takePage({ n, page, pages, entries }: Page): boolean {
     if (n < this.n) return true;
@@ -97,7 +99,7 @@ class RemoteEntries {
     for (const key of del) this.#delete(key);
   }
 
-  /** Applies the kept changes that follow the copy, and drops those that the copy includes. */
+  /** Applies the kept changes that follow the copy, and drops those that it includes. */
   #takeLate(): boolean {
     for (let next = this.#late.get(this.n); next; next = this.#late.get(this.n)) {
       this.#late.delete(this.n);
@@ -134,7 +136,7 @@ export interface DirectoryChange<T> {
 
 /** An entry of a scope. */
 export interface DirectoryEntry<T> {
-  /** Id of the node that set the entry; this node, too. */
+  /** Id of the node that set the entry, which may be this node. */
   readonly node: string;
   /** Key of the entry. */
   readonly key: string;
@@ -142,7 +144,7 @@ export interface DirectoryEntry<T> {
   readonly value: T;
 }
 
-/** Gets the changes of a scope. MUST NOT throw. */
+/** Receives the changes of a scope. MUST NOT throw. */
 export type DirectoryListener<T> = (change: DirectoryChange<T>) => void;
 
 /**
@@ -171,22 +173,22 @@ export interface DirectoryScope<T> extends Disposable {
    */
   delete(key: string): void;
   /**
-   * Lists the entries of all nodes, those of this node first.
+   * Lists the entries of all nodes, starting with this node's.
    *
    * @returns The entries.
    */
   entries(): IterableIterator<DirectoryEntry<T>>;
-  /** Closes the scope: deletes the entries of this node, and does not call the listener any more. */
+  /** Closes the scope: deletes this node's entries, and no longer calls the listener. */
   [Symbol.dispose](): void;
 }
 
-/** Longest time for which a change may be under way, in milliseconds. */
+/** Maximum time for which a change may be in flight, in milliseconds. */
 const UNDER_WAY_MS = 1_000;
 
-/** Most changes for which the time of publishing is remembered. */
+/** Maximum number of changes whose publishing time is remembered. */
 const MAX_RECENT = 32;
 
-/** Time for a node to answer before the next request to that node, in milliseconds. */
+/** Time for a node to reply before the next request to it, in milliseconds. */
 const ASK_AGAIN_MS = 1_000;
 
 /** The part of a directory that its scopes use. */
@@ -211,11 +213,10 @@ export class OpenScope<T> implements DirectoryScope<T> {
   readonly #subscription: BrokerSubscription;
   readonly #own = new Map<string, T>();
   readonly #remote = new Map<string, RemoteEntries>();
-  /** Keys that changed since the last change was published. */
   readonly #changed = new Set<string>();
-  /** Node to the time of the last request for missed changes. */
+  /** Maps each node to the time of the last request for missed changes. */
   readonly #askedAt = new Map<string, number>();
-  /** Number of a change to the time at which the next change was published. */
+  /** Maps the number of each change to the time at which the next change was published. */
   readonly #recent = new Map<number, number>();
   readonly #settled = Promise.withResolvers<void>();
   #n = 0;
@@ -234,7 +235,7 @@ export class OpenScope<T> implements DirectoryScope<T> {
     );
   }
 
-  /** Resolves when changes at other nodes arrive here. */
+  /** Resolves when changes of other nodes arrive here. */
   get subscribed(): Promise<void> {
     return this.#subscription.ready;
   }
@@ -266,7 +267,7 @@ export class OpenScope<T> implements DirectoryScope<T> {
     this.#host.close(this);
   }
 
-  /** Returns the number of the last change that is known of a node. */
+  /** Returns the number of a node's last known change. */
   readonly known = (node: string): number => this.#remote.get(node)?.n ?? 0;
 
   settle(): void {
@@ -282,13 +283,12 @@ export class OpenScope<T> implements DirectoryScope<T> {
     void this.#subscription[Symbol.asyncDispose]();
   }
 
-  /** Publishes the changes since the last time. */
   publish(): void {
     if (this.#changed.size === 0) return;
     const { nodes } = this.#host;
     const keys = [...this.#changed];
     this.#changed.clear();
-    // No other node listens, and a node that joins asks for all entries.
+    // No other node listens, and a node that joins requests all entries.
     if (nodes.isReady && nodes.size === 0) {
       this.#n = this.#host.nextVersion();
       return;
@@ -306,11 +306,13 @@ export class OpenScope<T> implements DirectoryScope<T> {
     if (this.#n > 0) this.#tell({ set: [], del: [], isLast: true });
   }
 
-  /** Yields the pages for a node that knows this one up to change `n`; no page if `n` is the last. */
+  /**
+   * Yields the pages for a node that knows this node's changes up to `n`; none if `n` is the last.
+   */
   *pagesFor(n: number, isSure: boolean): Generator<Page> {
     if (isSure) this.publish();
     if (n === this.#n || !isSure && this.#isUnderWay(n)) return;
-    // A page without a number would be ignored, or could not be taken back by the last change.
+    // A page without a number would be ignored, or the last change could not remove it.
     this.publish();
     if (this.#n === 0) this.#n = this.#host.nextVersion();
     const pages = [...paged(this.#own)];
@@ -321,7 +323,7 @@ export class OpenScope<T> implements DirectoryScope<T> {
 
   takePage(page: Page, from: string): void {
     if (page.pages === 0) {
-      // The node has not opened the scope: its entries are gone.
+      // The node has not opened the scope, so its entries are gone.
       if (page.n >= this.known(from)) this.#forget(from);
     } else if (!this.#remoteOf(from).takePage(page)) this.#suspect(from);
   }
@@ -343,7 +345,7 @@ export class OpenScope<T> implements DirectoryScope<T> {
     const delta = parseDelta(payload);
     const { nodes } = this.#host;
     if (delta?.node === nodes.id) return;
-    // A node not yet known to be alive is asked for all entries when it joins.
+    // All entries of a node are requested when it joins, so changes before that are ignored.
     if (delta === undefined || !nodes.has(delta.node)) return this.#host.ignore();
     const { node, isLast, n } = delta;
     if (isLast) {
@@ -383,14 +385,14 @@ export class OpenScope<T> implements DirectoryScope<T> {
     }
   }
 
-  /** Tells whether the change after `n` was published a moment ago, and may still be under way. */
+  /** True if the change after `n` was published a moment ago, and may still be in flight. */
   #isUnderWay(n: number): boolean {
     const at = this.#recent.get(n);
     return n > 0 && at !== undefined &&
       Math.abs(this.#host.nodes.runtime.now() - at) < UNDER_WAY_MS;
   }
 
-  /** Asks a node for missed changes, but not again while an answer may be under way. */
+  /** Requests missed changes from a node, but not again while a reply may be in flight. */
   #suspect(node: string): void {
     const now = this.#host.nodes.runtime.now();
     if (!this.isReady || Math.abs(now - (this.#askedAt.get(node) ?? -Infinity)) < ASK_AGAIN_MS) {

@@ -1,27 +1,27 @@
-/** The nodes that are alive, as heard by one node, and the public types of nodes. */
+/** The nodes that are alive, as observed by one node, and the public types of nodes. */
 import type { Runtime } from "../../base/runtime.ts";
 import type { Broker } from "../broker.ts";
 
-/** A node: one process, from its start to its end. */
+/** A node: one process, from start to exit. */
 export interface NodeInfo {
   /** Id of the node; a new one at each start. */
   readonly id: string;
-  /** Name of the node for people; empty if not set. */
+  /** Name of the node, for humans; empty if not set. */
   readonly name: string;
   /** Time of the last message from the node, in milliseconds since the Unix epoch. */
   readonly lastHeardAt: number;
 }
 
-/** An event among the nodes; branch on `type`. */
+/** A change among the nodes; branch on `type`. */
 export type NodeEvent =
   | {
-    /** A node joined; or a node left, by a farewell or after too long a silence. */
+    /** A node joined; or left, by a farewell or after too long a silence. */
     readonly type: "join" | "leave";
     /** The node that joined or left. */
     readonly node: NodeInfo;
   }
   | {
-    /** The engine was away, or this process was suspended: messages may have been missed. */
+    /** The engine was unreachable, or this process was suspended: messages may have been missed. */
     readonly type: "restored";
   };
 
@@ -33,7 +33,7 @@ export type NodeEvent =
 export interface BeatData {
   /** Returns the data of this node; `undefined` for none. */
   readonly report: () => unknown;
-  /** Receives the data of another node; `undefined` for none, and once the node is gone. */
+  /** Receives another node's data; `undefined` for none, and once the node is gone. */
   readonly hear: (node: string, data: unknown) => void;
 }
 
@@ -48,7 +48,7 @@ export interface NodesOptions {
    */
   readonly runtime?: Runtime | undefined;
   /**
-   * Name of this node for people.
+   * Name of this node, for humans.
    *
    * @default {""}
    */
@@ -66,43 +66,47 @@ export interface NodesOptions {
    */
   readonly goneAfterMs?: number | undefined;
   /**
-   * Gets the errors that handlers and listeners throw.
+   * Receives the errors that handlers and listeners throw.
    *
    * @default {console.error, at most 16 times a minute}
    */
   readonly onError?: ((error: unknown) => void) | undefined;
 }
 
-/** Most nodes that are known at once; further ones are ignored. */
+/** Maximum number of known nodes; further ones are ignored. */
 export const MAX_NODES = 1_000;
 
-/** Most nodes remembered after a farewell, so that a late message does not bring the node back. */
+/**
+ * Maximum number of nodes remembered after a farewell, so that a late message does not bring a node
+ * back.
+ */
 const MAX_DEPARTED = 1_000;
 
-/** Ticks without its own messages after which a node counts as unable to hear other nodes. */
+/**
+ * Ticks without its own messages after which a node counts as unable to receive messages of other
+ * nodes.
+ */
 const MAX_DEAF_TICKS = 3;
 
-/** Ticks of silence after which a node counts as silent: two heartbeats did not come. */
+/** Ticks of silence after which a node counts as silent: two heartbeats were missed. */
 const SILENT_TICKS = 4;
 
 interface Peer {
   info: NodeInfo;
-  /** Ticks since the last message of the node. */
   silentTicks: number;
 }
 
-/** The other nodes that are alive. */
 export class Liveness {
   readonly #runtime: Runtime;
   readonly #goneTicks: number;
   readonly #peers = new Map<string, Peer>();
   readonly #departed = new Set<string>();
-  /** Ticks since the last time in which messages may have been missed. */
+  /** Ticks since messages may last have been missed. */
   #calmTicks = 0;
   /** Ticks since this node received one of its own messages. */
   #deafTicks = 0;
 
-  /** Starts without nodes; a node that is silent for `goneTicks` is gone. */
+  /** Starts without nodes. A node that is silent for `goneTicks` is gone. */
   constructor(runtime: Runtime, goneTicks: number) {
     this.#runtime = runtime;
     this.#goneTicks = goneTicks;
@@ -113,8 +117,8 @@ export class Liveness {
   }
 
   /**
-   * True if this node does not receive its own messages: the engine hangs or the network is cut, and
-   * the broker has not noticed.
+   * True if this node does not receive its own messages: the engine hangs or the network is
+   * partitioned, and the broker has not noticed.
    */
   get isDeaf(): boolean {
     return this.#deafTicks > MAX_DEAF_TICKS;
@@ -133,23 +137,25 @@ export class Liveness {
     return this.#peers.has(id);
   }
 
-  /** Tells whether a node said farewell. */
+  /** True if a node said farewell. */
   hasDeparted(id: string): boolean {
     return this.#departed.has(id);
   }
 
-  /** Tells whether a node is surely gone: one that is alive would have been heard by now. */
+  /**
+   * True if a node is certainly gone, because messages of a live node would have arrived by now.
+   */
   isGone(id: string): boolean {
     if (this.#peers.has(id)) return false;
     return this.#departed.has(id) || this.#calmTicks > this.#goneTicks;
   }
 
-  /** Tells whether two heartbeats in a row of a node did not come. */
+  /** True if a node missed two heartbeats in a row. */
   isSilent(id: string): boolean {
     return (this.#peers.get(id)?.silentTicks ?? 0) >= SILENT_TICKS;
   }
 
-  /** Notes a message of a node; returns false if that node is not known to be alive. */
+  /** Records a message of a node; returns false if that node is not known to be alive. */
   hear(id: string): boolean {
     const peer = this.#peers.get(id);
     if (peer === undefined) return false;
@@ -158,7 +164,7 @@ export class Liveness {
     return true;
   }
 
-  /** Notes that this node received one of its own messages. */
+  /** Records that this node received one of its own messages. */
   hearItself(): void {
     this.#deafTicks = 0;
   }
@@ -171,7 +177,7 @@ export class Liveness {
     return info;
   }
 
-  /** Notes the farewell of a node. */
+  /** Records a node's farewell. */
   depart(id: string): void {
     this.#departed.add(id);
     if (this.#departed.size <= MAX_DEPARTED) return;
@@ -181,14 +187,14 @@ export class Liveness {
     }
   }
 
-  /** Removes a node that is no longer alive, and returns the last information about that node. */
+  /** Removes a node that is no longer alive, and returns its last information. */
   forget(id: string): NodeInfo | undefined {
     const peer = this.#peers.get(id);
     this.#peers.delete(id);
     return peer?.info;
   }
 
-  /** Counts a tick of normal operation: silence in this tick means that a node may be gone. */
+  /** Counts a tick of normal operation, in which silence means that a node may be gone. */
   tick(): void {
     this.#deafTicks++;
     if (this.isDeaf) return this.beCalm();
@@ -202,7 +208,7 @@ export class Liveness {
       .map(([id]) => id);
   }
 
-  /** Gives every node the whole time again: silence until now says nothing about the nodes. */
+  /** Restarts the time limit of every node, since their silence until now proves nothing. */
   beCalm(): void {
     this.#calmTicks = 0;
     for (const peer of this.#peers.values()) peer.silentTicks = 0;

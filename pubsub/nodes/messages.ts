@@ -1,4 +1,4 @@
-/** Messages between nodes, as JSON: those of nodes, and those of their directories. */
+/** JSON messages of nodes and of their directories. */
 
 /** Size of a page and of a change, in characters of JSON. */
 const PAGE_CHARS = 60_000;
@@ -10,19 +10,18 @@ export type Entries = readonly (readonly [key: string, value: unknown])[];
 export interface Delta {
   /** Id of the node that made the change. */
   readonly node: string;
-  /** Number of the change; grows by at least one within a node. */
+  /** Number of the change; increases by at least one within a node. */
   readonly n: number;
   /** Number of the previous change; 0 if `set` holds all entries of the node. */
   readonly prev: number;
-  /** Entries that are new or have a new value. */
   readonly set: Entries;
   /** Keys of deleted entries. */
   readonly del: readonly string[];
-  /** True if the node closed the scope, and has no entries any more. */
+  /** True if the node closed the scope, and no longer has entries. */
   readonly isLast: boolean;
 }
 
-/** A part of the entries that a node has in a scope, sent to the node that asked. */
+/** A part of a node's entries in a scope, sent to the node that requested it. */
 export interface Page {
   readonly scope: string;
   /** Number of the last change that the pages include. */
@@ -34,13 +33,16 @@ export interface Page {
   readonly entries: Entries;
 }
 
-/** A request for pages of those scopes in which the asked node has another number. */
+/** A request for pages of those scopes in which the receiving node's number differs. */
 export interface Check {
-  /** Id that the asked node sends back after the last page. */
+  /** Id that the receiving node sends back after the last page. */
   readonly id: number;
-  /** Scopes, each with the number of the last change that the asker knows; 0 for no knowledge. */
+  /** Scopes, each with the number of the last change that the requesting node knows; 0 for none. */
   readonly scopes: readonly (readonly [scope: string, n: number])[];
-  /** True if the asker surely missed later changes; false if changes may still be under way. */
+  /**
+   * True if the requesting node certainly missed later changes; false if changes may still be in
+   * flight.
+   */
   readonly isSure: boolean;
 }
 
@@ -54,7 +56,7 @@ export function parseDelta(payload: string | Uint8Array): Delta | undefined {
   return { node, n, prev, set, del, isLast };
 }
 
-/** Writes a delta; fields with default values are left out. */
+/** Encodes a delta; fields with default values are left out. */
 export function encodeDelta({ node, n, prev, set, del, isLast }: Delta): string {
   return JSON.stringify({
     node,
@@ -113,7 +115,7 @@ export function* paged(entries: Iterable<readonly [string, unknown]>): Generator
   yield page;
 }
 
-/** A message of a node; the JSON object has the sender too, as `node`. */
+/** A message of a node; the JSON object also includes the sender, as `node`. */
 export type NodeMessage =
   | {
     readonly type: "beat";
@@ -131,7 +133,7 @@ export type NodeMessage =
     readonly data?: unknown;
   };
 
-/** Reads a message and the id of the node that sent it; `undefined` if malformed. */
+/** Reads a message and the id of the sending node; `undefined` if malformed. */
 export function parseNodeMessage(
   payload: string | Uint8Array,
 ): (NodeMessage & { readonly node: string }) | undefined {
@@ -169,12 +171,10 @@ export function parseFields(payload: string | Uint8Array): Record<string, unknow
   }
 }
 
-/** Tells whether a value is an object with fields. */
 function isFields(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-/** Tells whether a value is a safe integer from 0 on. */
 export function isNumber(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0;
 }

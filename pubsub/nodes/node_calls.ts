@@ -1,4 +1,4 @@
-/** Calls from one node to another: a request in bytes, and a reply in bytes. */
+/** Calls between nodes: a request and a reply, both in bytes. */
 import { TimeoutError, UnsupportedError } from "../../errors.ts";
 import { startTimer, within } from "../../base/wait.ts";
 import type { Timer } from "../../base/runtime.ts";
@@ -17,38 +17,40 @@ import { type Place, type Quota, Quotas } from "../../base/shares.ts";
 import type { NodeEvent, Nodes } from "./nodes.ts";
 
 /**
- * Most calls of this node that wait for a reply, and most calls of other nodes that are answered at
- * once. Each may be a poll that waits for a message, one for each session of a large server.
+ * Maximum number of this node's calls that wait for a reply, and of other nodes' calls that are
+ * handled at the same time. Each may be a poll that waits for a message, one for each session of a
+ * large server.
  */
 const MAX_CALLS = 10_000;
 
-/** Calls for the clients of one network address, once more than half of all are under way. */
+/** Calls for the clients of one network address, once more than half of all are in use. */
 const SHARE_OF_CALLS = 1_000;
 
-/** Most bytes of requests in several parts that are not complete yet. */
+/** Maximum number of bytes of multi-part requests that are not complete yet. */
 const MAX_GATHERED_BYTES = 67_108_864;
 
-/** Longest time for which a call of another node is answered, in milliseconds. */
+/** Maximum time for which a call of another node is handled, in milliseconds. */
 const MAX_TIMEOUT_MS = 120_000;
 
 /**
- * Wait for the first beat of a node that this node does not know, in milliseconds. Only a node that
- * has just started may lack the beat of a node alive, and nodes answer its first beat at once.
+ * Wait for the first beat of an unknown node, in milliseconds. Only a node that has just started
+ * may be missing the beat of a live node, and nodes reply to its first beat immediately.
  */
 const MEET_MS = 1_000;
 
-/** Time between two looks for silent nodes while calls wait, in milliseconds. */
+/** Time between two checks for silent nodes while calls wait, in milliseconds. */
 const LOOK_MS = 500;
 
-/** Reason for which a call has no reply. */
+/** Reason why a call has no reply. */
 export type NodeCallFailure = "gone" | "silent" | "lost" | RefusalCode;
 
-/** Thrown by {@linkcode NodeCalls.call} if no reply can come. */
+/** Thrown by {@linkcode NodeCalls.call} if no reply can arrive. */
 export class NodeCallError extends Error {
   /**
-   * `gone`: the asked node is not alive. `silent`: two heartbeats of that node did not come. `lost`: the engine was away, and the reply may be lost.
-   * `busy`: too many calls are under way, here or there. `failed`: the handler of the asked node
-   * threw an error, or a message was malformed or too large.
+   * `gone`: the called node is not alive. `silent`: it missed two heartbeats. `lost`: the engine
+   * was unreachable, and the reply may be lost. `busy`: too many calls are in progress, here or
+   * there. `failed`: the called node's handler threw an error, or a message was malformed or too
+   * large.
    */
   readonly code: NodeCallFailure;
 
@@ -60,11 +62,11 @@ export class NodeCallError extends Error {
   }
 }
 
-/** A call of another node, as the handler sees it. */
+/** A call from another node, as the handler sees it. */
 export interface NodeCall {
   /** Id of the calling node. */
   readonly from: string;
-  /** Aborted if the calling node gave up or is gone, or the time is over. */
+  /** Aborted if the calling node stopped waiting or is gone, or the time is over. */
   readonly signal: AbortSignal;
 }
 
@@ -72,45 +74,43 @@ export interface NodeCall {
 export interface NodeCallsOptions {
   /** The nodes. Closing the calls does not close the nodes. */
   readonly nodes: Nodes;
-  /** Name of the service; the same on every node, and used by no other service. */
+  /** Name of the service; the same on every node, and unique among services. */
   readonly name: string;
   /**
-   * Answers the calls of other nodes. An error goes to `onError`, and the caller learns only that
-   * the call failed. A call may be repeated, so that handlers have to be idempotent.
+   * Handles the calls of other nodes. Errors go to `onError`, and the caller only learns that the
+   * call failed. A call may be repeated, so handlers must be idempotent.
    */
   readonly answer: (data: Uint8Array, call: NodeCall) => Uint8Array | Promise<Uint8Array>;
-  /** Gets the errors of `answer`. MUST NOT throw. */
+  /** Receives the errors of `answer`. MUST NOT throw. */
   readonly onError: (error: unknown) => void;
   /**
-   * Most bytes of a request, and of a reply.
+   * Maximum size of a request, and of a reply, in bytes.
    *
    * @default {1048576}
    */
   readonly maxBytes?: number | undefined;
-  /** All quotas of the server; by default, a registry for the calls alone. */
+  /** All quotas of the server; by default, a separate registry. */
   readonly quotas?: Quotas | undefined;
 }
 
 /** Options of {@linkcode NodeCalls.call}. */
 export interface NodeCallOptions {
-  /** Longest wait for the reply, in milliseconds. */
+  /** Time limit for the reply, in milliseconds. */
   readonly timeoutMs: number;
   /** Ends the wait. */
   readonly signal?: AbortSignal | undefined;
-  /** The client for whom this node calls; by default nobody. */
+  /** The client on whose behalf this node calls; none by default. */
   readonly owner?: Owner | undefined;
 }
 
-/** A call of this node. */
 interface Asked {
   readonly to: string;
   readonly reply: PromiseWithResolvers<Uint8Array>;
   gathering?: Gathering;
-  /** True once a message of the call is under way. */
+  /** True once a message of the call is in flight. */
   isSent: boolean;
 }
 
-/** A call of another node. */
 interface Answering {
   readonly place: Place;
   readonly from: string;
@@ -123,21 +123,24 @@ interface Answering {
 }
 
 /**
- * Calls among the nodes of one broker. Only nodes can call: sessions cannot publish on the topics.
+ * Calls between the nodes of one broker. Only nodes can call, because sessions cannot publish on
+ * the topics.
  *
- * - **Bytes:** requests and replies are bytes, which travel in parts that every engine takes.
- * - **Gone:** a call to a node that is gone, or says farewell meanwhile, fails at once. A call to a
- *   node without a beat so far fails after a second.
- * - **Silent:** a call to a node fails as soon as two heartbeats in a row did not come: 2 to 5.5 s
- *   after the node was killed, by default.
- * - **Lost:** the engine may lose messages. Calls under way at an outage fail once the engine is
- *   back; other calls without a reply fail after `timeoutMs`. The other node may have answered.
- * - **Giving up:** a signal or the end of the time aborts the signal of the handler over there.
- * - **Bounds:** 10,000 calls at once each way, 1,000 for the clients of one network address once
- *   half are under way; 64 MiB of incomplete requests, `maxBytes` for each request and reply.
- *   Malformed messages are ignored and counted.
+ * - **Bytes:** requests and replies are bytes, which are sent in parts that every engine accepts.
+ * - **Gone:** a call to a node that is gone, or says farewell meanwhile, fails immediately. A call
+ *   to a node without a beat so far fails after a second.
+ * - **Silent:** a call fails as soon as the called node misses two heartbeats in a row: by default
+ *   2 to 5.5 s after it was killed.
+ * - **Lost:** the engine may lose messages. Calls in flight during an outage fail once the engine
+ *   is reachable; other calls without a reply fail after `timeoutMs`. The other node may have
+ *   handled them.
+ * - **Cancellation:** a signal, or the time limit, aborts the signal of the handler on the other
+ *   node.
+ * - **Bounds:** 10,000 concurrent calls in each direction, 1,000 for the clients of one network
+ *   address once half are in use; 64 MiB of incomplete requests, `maxBytes` for each request and
+ *   reply. Malformed messages are ignored and counted.
  *
- * @example A call
+ * @example Call another node
  * ```ts
  * import { MemoryBroker, Nodes } from "@skein/skein/pubsub";
  * import { NodeCalls } from "./node_calls.ts";
@@ -158,7 +161,7 @@ interface Answering {
  * ```
  */
 export class NodeCalls implements AsyncDisposable {
-  /** Resolves once calls of other nodes reach this one; never rejects. */
+  /** Resolves once other nodes' calls reach this node; never rejects. */
   readonly ready: Promise<void>;
   readonly #nodes: Nodes;
   readonly #topic: string;
@@ -170,11 +173,8 @@ export class NodeCalls implements AsyncDisposable {
   readonly #callPlaces: Quota;
   readonly #answerPlaces: Quota;
   readonly #asked = new Map<number, Asked>();
-  /** Calls of other nodes, by node and number. */
   readonly #answering = new Map<string, Answering>();
-  /** Calls that wait for the first beat of a node, by id of the node. */
   readonly #meeting = new Map<string, PromiseWithResolvers<void>>();
-  /** Runs while calls wait. */
   #looking: Timer | undefined;
   #gathered = 0;
   #last = 0;
@@ -183,7 +183,7 @@ export class NodeCalls implements AsyncDisposable {
   #isClosed = false;
 
   /**
-   * Begins to answer calls.
+   * Starts to handle calls.
    *
    * @param options See {@linkcode NodeCallsOptions}.
    */
@@ -214,22 +214,21 @@ export class NodeCalls implements AsyncDisposable {
     this.ready = this.#subscription.ready.then(() => void (this.#isReady = true));
   }
 
-  /** Number of calls of this node that wait for a reply. */
   get waiting(): number {
     return this.#asked.size;
   }
 
-  /** Number of calls of other nodes that are being answered. */
+  /** Number of other nodes' calls that are being handled. */
   get answering(): number {
     return this.#answering.size;
   }
 
-  /** Bytes of the incomplete calls of other nodes, of which some parts have not come. */
+  /** Size of other nodes' incomplete calls in bytes. */
   get gatheredBytes(): number {
     return this.#gathered;
   }
 
-  /** Number of messages ignored as malformed, or as parts of no call that is known here. */
+  /** Number of messages ignored because they are malformed, or belong to no known call. */
   get ignored(): number {
     return this.#ignored;
   }
@@ -239,10 +238,10 @@ export class NodeCalls implements AsyncDisposable {
    *
    * @param to Id of the node.
    * @param data The request. MUST NOT be changed afterwards.
-   * @param options Most time to wait for the reply, and a signal that ends the wait; both also end
-   * the work of the other node. And the client for whom this node calls.
+   * @param options Time limit for the reply, and a signal that ends the wait; both also cancel the
+   * work of the other node. And the client on whose behalf this node calls.
    * @returns The reply.
-   * @throws {NodeCallError} If no reply can come.
+   * @throws {NodeCallError} If no reply can arrive.
    * @throws {TimeoutError} If the reply takes longer than `timeoutMs`.
    * @throws {RangeError} If the request is too large.
    */
@@ -259,7 +258,7 @@ export class NodeCalls implements AsyncDisposable {
     const id = ++this.#last;
     const asked: Asked = { to, reply: Promise.withResolvers(), isSent: false };
     this.#asked.set(id, asked);
-    // A rejection before the reply is awaited is no unhandled one.
+    // A rejection before the reply is awaited must not count as unhandled.
     asked.reply.promise.catch(() => {});
     const late = "Cannot wait for the reply of a node longer than";
     const runtime = this.#nodes.runtime;
@@ -301,10 +300,10 @@ export class NodeCalls implements AsyncDisposable {
     data: Uint8Array,
     timeoutMs: number,
   ): Promise<Uint8Array> {
-    // Replies would be lost before the subscription is there.
+    // Replies would be lost before the subscription is in force.
     if (!this.#isReady) await this.ready;
     if (!this.#nodes.has(asked.to)) await this.#meet(asked.to);
-    // The caller may have given up meanwhile.
+    // The caller may have stopped waiting meanwhile.
     if (this.#nodes.isSilent(asked.to)) throw silent(asked.to);
     if (this.#asked.has(id)) {
       this.#looking ??= this.#startLooking();
@@ -382,7 +381,7 @@ export class NodeCalls implements AsyncDisposable {
 
   #takeReply(message: CallMessage & { readonly type: "reply" | "refusal" }): void {
     const asked = this.#asked.get(message.id);
-    // The reply may be too late, or from a node that was not asked.
+    // The reply may be too late, or from a node that was not called.
     if (asked === undefined || asked.to !== message.node) return void this.#ignored++;
     const { reply } = asked;
     if (message.type === "refusal") {
@@ -409,7 +408,7 @@ export class NodeCalls implements AsyncDisposable {
     const key = callKey(message);
     let one = this.#answering.get(key);
     if (one === undefined) {
-      // The first part was refused, is lost, or the call was given up.
+      // The first part was rejected or lost, or the call was canceled.
       if (part !== 0) return void this.#ignored++;
       const isWhole = size === message.data.length;
       const isFull = !isWhole && this.#gathered + size > MAX_GATHERED_BYTES;
@@ -486,7 +485,6 @@ export class NodeCalls implements AsyncDisposable {
     one.ending.abort(reason);
   }
 
-  /** Ends the gathering of a request. */
   #release(one: Answering): void {
     one.gathering = undefined;
     this.#gathered -= one.size;

@@ -1,4 +1,4 @@
-/** The nodes that share a broker: liveness, messages from node to node, questions with answers. */
+/** The nodes that share a broker: liveness, messages between nodes, and questions with answers. */
 import { UnsupportedError } from "../../errors.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
 import { MAX_TIMER_MS, settlesWithin, startTimer } from "../../base/wait.ts";
@@ -18,13 +18,13 @@ import {
   type Publication,
 } from "../broker.ts";
 
-/** Default of the time between two heartbeats of a node, in milliseconds. */
+/** Default time between two heartbeats of a node, in milliseconds. */
 export const HEARTBEAT_MS = 2_000;
 
-/** Default of the silence after which a node is gone, in milliseconds. */
+/** Default silence after which a node is gone, in milliseconds. */
 export const GONE_AFTER_MS = 7_000;
 
-/** Most questions that wait for answers at once. */
+/** Maximum number of questions that wait for answers. */
 const MAX_REQUESTS = 1_000;
 
 interface PendingRequest {
@@ -35,7 +35,6 @@ interface PendingRequest {
   readonly done: () => void;
 }
 
-/** The questions of one node. */
 class NodeRequests {
   readonly #runtime: Runtime;
   readonly #requests = new Map<number, PendingRequest>();
@@ -70,7 +69,7 @@ class NodeRequests {
     }
   }
 
-  /** Takes the answer of a node; `undefined` means that the handler of that node failed. */
+  /** Receives a node's answer; `undefined` means that its handler failed. */
   answered(id: number, node: string, answer: { readonly data: unknown } | undefined): void {
     const ask = this.#requests.get(id);
     if (!ask?.waiting.has(node)) return;
@@ -79,7 +78,7 @@ class NodeRequests {
     settle(ask, node);
   }
 
-  /** Stops waiting for a node that is gone: answers describe nodes that are alive. */
+  /** Stops waiting for a node that is gone, since answers describe nodes that are alive. */
   gone(node: string): void {
     for (const ask of this.#requests.values()) settle(ask, node);
   }
@@ -102,20 +101,21 @@ export type { NodeEvent, NodeInfo, NodesOptions };
 /** Topic to which all nodes subscribe. */
 const ALL = `${INTERNAL_PREFIX}nodes`;
 
-/** Start of the topic to which a single node subscribes; the id of the node follows. */
+/** Prefix of the topic to which a single node subscribes; its id follows. */
 const ONE = `${INTERNAL_PREFIX}node:`;
 
-/** Most questions of other nodes that are being answered at once; further ones are ignored. */
+/** Maximum number of other nodes' questions that are being answered; further ones are ignored. */
 const MAX_ANSWERING = 1_000;
 
 /** Time for which a starting node waits for the beats of the other nodes, in milliseconds. */
 const DISCOVERY_MS = 300;
 
 /**
- * Says farewell for a node that ended without one, so that no other node waits for its silence.
+ * Says farewell on behalf of a node that ended without one, so that no other node waits for it to
+ * be gone.
  *
  * @param broker Broker of the nodes.
- * @param id Id of the node, which MUST be over.
+ * @param id Id of the node, which MUST have ended.
  */
 export function sayFarewell(broker: Broker, id: string): void {
   const bye: NodeMessage = { type: "bye" };
@@ -125,16 +125,16 @@ export function sayFarewell(broker: Broker, id: string): void {
 /**
  * The nodes that share a broker.
  *
- * - **Alive:** each node sends a heartbeat every `heartbeatMs`. A node that is silent is declared
- *   gone within `goneAfterMs`, at most half a heartbeat before that time is over. A node that closes
- *   says farewell, and is gone at once.
- * - **Outages:** no node is declared gone while the engine is away, or does not bring back this
- *   node's own messages. When the engine is back, or this process was suspended, every node has the
- *   whole of `goneAfterMs` again.
- * - **Asking:** a question goes to all nodes that are alive. Asking ends when all of these answered,
+ * - **Alive:** each node sends a heartbeat every `heartbeatMs`. A silent node is declared gone
+ *   within `goneAfterMs`, at most half a heartbeat early. A node that closes says farewell, and is
+ *   gone immediately.
+ * - **Outages:** no node is declared gone while the engine is unreachable, or does not deliver this
+ *   node's own messages. When the engine is reachable again, or this process was suspended, the
+ *   full `goneAfterMs` starts over for every node.
+ * - **Questions:** a question goes to all live nodes, and completes when all of them have answered,
  *   or when the time is over.
- * - **Bounds:** 1,000 nodes, and 1,000 questions at once each way. Malformed messages are ignored and
- *   counted, and so are messages beyond the bounds.
+ * - **Bounds:** 1,000 nodes, and 1,000 concurrent questions in each direction. Malformed messages,
+ *   and messages beyond the bounds, are ignored and counted.
  *
  * @example Two nodes
  * ```ts
@@ -153,13 +153,13 @@ export function sayFarewell(broker: Broker, id: string): void {
 export class Nodes implements AsyncDisposable {
   /** Id of this node; a new one at each start. */
   readonly id: string;
-  /** Name of this node for people. */
+  /** Name of this node, for humans. */
   readonly name: string;
   /** Broker that connects the nodes. */
   readonly broker: Broker;
   /** Clocks, timers and randomness of this node. */
   readonly runtime: Runtime;
-  /** Resolves when the other nodes had the time to send a beat to this one; never rejects. */
+  /** Resolves when the other nodes had time to send a beat to this node; never rejects. */
   readonly ready: Promise<void>;
   readonly #liveness: Liveness;
   readonly #console: ConsoleReport;
@@ -184,7 +184,7 @@ export class Nodes implements AsyncDisposable {
    * Joins the nodes.
    *
    * @param options See {@linkcode NodesOptions}.
-   * @throws {RangeError} If a time is not an integer from 2 on, or `goneAfterMs` is not above
+   * @throws {RangeError} If a time is not an integer of 2 or more, or `goneAfterMs` is not above
    * `heartbeatMs`.
    */
   constructor(options: NodesOptions) {
@@ -213,7 +213,7 @@ export class Nodes implements AsyncDisposable {
     this.ready = this.#discover();
   }
 
-  /** True when the other nodes had the time to send a beat to this one. */
+  /** True when the other nodes had time to send a beat to this node. */
   get isReady(): boolean {
     return this.#isReady;
   }
@@ -223,7 +223,10 @@ export class Nodes implements AsyncDisposable {
     return this.#liveness.size;
   }
 
-  /** Number of messages ignored as malformed, or because of too many nodes or questions. */
+  /**
+   * Number of messages ignored because they are malformed, or there are too many nodes or
+   * questions.
+   */
   get ignored(): number {
     return this.#ignored;
   }
@@ -248,20 +251,19 @@ export class Nodes implements AsyncDisposable {
   }
 
   /**
-   * Tells whether a node is surely gone: a farewell came from that node, or this node has listened
-   * for long enough to hear any node that is alive.
+   * Returns true if a node is certainly gone: it said farewell, or this node has listened for long
+   * enough to receive a message from any live node.
    *
    * @param id Id of the node.
-   * @returns True if the node is surely gone.
+   * @returns True if the node is certainly gone.
    */
   isGone(id: string): boolean {
     return id !== this.id && this.#liveness.isGone(id);
   }
 
   /**
-   * Tells whether two heartbeats in a row of another node did not come: the node is gone, or was
-   * busy or cut off for a while. Work that can go elsewhere need not wait for the end of
-   * `goneAfterMs`.
+   * Returns true if another node missed two heartbeats in a row: it is gone, or was busy or
+   * disconnected for a while. Work that can be done elsewhere need not wait for `goneAfterMs`.
    *
    * @param id Id of the node.
    * @returns True if the node is silent, and was alive before.
@@ -271,10 +273,10 @@ export class Nodes implements AsyncDisposable {
   }
 
   /**
-   * Calls a function when nodes come and go.
+   * Calls a function when nodes join and leave.
    *
-   * @param listener Gets the events.
-   * @returns A disposable that ends the calls at once.
+   * @param listener Receives the events.
+   * @returns A disposable that ends the calls immediately.
    */
   subscribe(listener: (event: NodeEvent) => void): Disposable {
     const entry = { listener };
@@ -286,8 +288,8 @@ export class Nodes implements AsyncDisposable {
    * Handles the messages and questions of one kind from other nodes.
    *
    * @param kind The kind of message.
-   * @param handler Gets the data. If the handler throws, `onError` gets the error, and the asking
-   * node gets no answer.
+   * @param handler Receives the data. If the handler throws, `onError` receives the error, and the
+   * asking node receives no answer.
    * @returns A disposable that removes the handler.
    * @throws {TypeError} If the kind already has a handler.
    */
@@ -300,8 +302,8 @@ export class Nodes implements AsyncDisposable {
   }
 
   /**
-   * Sends a message to one other node, or to all. Best effort: messages may be lost. Messages to a
-   * single node arrive in order.
+   * Sends a message to one other node, or to all. Messages may be lost. Messages to a single node
+   * arrive in order.
    *
    * @param to Id of a node; `undefined` for all others.
    * @param kind The kind of message.
@@ -312,28 +314,28 @@ export class Nodes implements AsyncDisposable {
   }
 
   /**
-   * Asks all other nodes that are alive, and waits for the answers. After `close` no node is asked,
-   * so that the answers are not complete.
+   * Asks all other live nodes, and waits for their answers. After `close` no node is asked, so the
+   * answers are incomplete.
    *
    * @param kind The kind of message.
    * @param data Any value that JSON can hold.
-   * @param options Most time to wait for the slowest node, in milliseconds; 2,000 by default.
-   * @returns The answers that came, and whether all nodes answered.
+   * @param options Time limit for the slowest node, in milliseconds; 2,000 by default.
+   * @returns The answers that arrived, and `isComplete` if all nodes answered.
    */
   async ask(
     kind: string,
     data?: unknown,
     options: { readonly timeoutMs?: number | undefined } = {},
   ): Promise<{
-    /** One answer for each node that answered in time, this node not included. */
+    /** One answer for each node that answered in time, except this node. */
     readonly answers: readonly { readonly node: string; readonly data: unknown }[];
-    /** True if every node that was alive answered. */
+    /** True if every live node answered. */
     readonly isComplete: boolean;
   }> {
     const { timeoutMs = 2_000 } = options;
     if (!this.#isReady) await settlesWithin(this.runtime, this.ready, timeoutMs);
     if (this.#isClosed) return { answers: [], isComplete: false };
-    // A node that starts may not have heard of all others.
+    // A node that is starting may not know all others yet.
     const wasReady = this.#isReady;
     if (this.size === 0) return { answers: [], isComplete: wasReady };
     const send = (id: number) => this.#publish(undefined, { type: "ask", kind, data, id });
@@ -342,7 +344,7 @@ export class Nodes implements AsyncDisposable {
   }
 
   /**
-   * Sends data with each heartbeat from now on, and receives that of the other nodes.
+   * Sends data with each heartbeat from now on, and receives the other nodes' data.
    *
    * @param data See {@linkcode BeatData}.
    * @ignore
@@ -352,7 +354,7 @@ export class Nodes implements AsyncDisposable {
   }
 
   /**
-   * Sends a heartbeat immediately, as its data changed.
+   * Sends a heartbeat immediately, because its data changed.
    *
    * @ignore
    */
@@ -427,7 +429,7 @@ export class Nodes implements AsyncDisposable {
     if (wasDeaf) this.#restore();
   }
 
-  /** Starts over after a time in which messages may have been missed. */
+  /** Starts over after messages may have been missed. */
   #restore(): void {
     if (this.#isClosed) return;
     this.#liveness.beCalm();
@@ -528,7 +530,7 @@ export class Nodes implements AsyncDisposable {
     try {
       this.#onError(error);
     } catch {
-      // An error of the error handler itself is dropped: no other handler could take the report.
+      // An error of the error handler itself is dropped, because no other handler could receive it.
     }
   }
 }

@@ -1,4 +1,4 @@
-/** The table of the calls that a worker makes in the thread of the engine. */
+/** The table of the calls that a worker makes to the engine's thread. */
 import {
   type Broker,
   type BrokerHistory,
@@ -10,31 +10,30 @@ import {
 import type { BrokerLogs, LogRecord } from "../logs/log.ts";
 import { recordBytes } from "../logs/rules.ts";
 
-/** Parts of a broker whose methods are calls; their constants are facts about the engine. */
+/** Parts of a broker whose methods are calls; their constants are properties of the engine. */
 interface EngineParts {
   readonly history: Omit<BrokerHistory, "remembersMs">;
   readonly logs: Omit<BrokerLogs, "maxAppendBytes">;
   readonly store: BrokerStore;
 }
 
-/** Calls of one part, by names such as `history.append`. */
+/** Calls of one part, with names such as `history.append`. */
 type PartCalls<P extends keyof EngineParts> = {
   readonly [M in keyof EngineParts[P] & string as `${P}.${M}`]-?: NonNullable<EngineParts[P][M]>;
 };
 
 type EngineCalls = PartCalls<"history"> & PartCalls<"logs"> & PartCalls<"store">;
 
-/** Name of a call. */
 export type CallName = keyof EngineCalls;
 
 /** A value that is cheap to clone, and the bytes of its payloads. */
 type Packed<T> = readonly [value: T, bytes: number];
 
-/** The differences of one call; without any, arguments and result are cloned as they are. */
+/** How one call differs; by default, arguments and result are cloned as they are. */
 interface CallRow<A extends readonly unknown[] = readonly unknown[], R = unknown> {
   /** Packs the arguments, in the worker. */
   pack?(...args: A): Packed<A>;
-  /** Packs the result, in the thread of the engine. */
+  /** Packs the result, in the engine's thread. */
   packResult?(result: R): Packed<R>;
   /** Counter of the worker's broker that each result increments. */
   readonly counts?: "published" | "reads";
@@ -42,8 +41,8 @@ interface CallRow<A extends readonly unknown[] = readonly unknown[], R = unknown
 
 /**
  * All calls. A worker's broker has a method for each row that its engine supports, and the engine's
- * thread calls the method of the same name. Names, bounds, signals and errors are handled in one place
- * for all rows: `PortBroker` and `EnginePort`.
+ * thread calls the method of the same name. `PortBroker` and `EnginePort` handle names, bounds,
+ * signals and errors for all rows.
  */
 export const CALLS: Readonly<Record<CallName, CallRow>> = {
   "history.append": { pack: packPublication, counts: "published" },
@@ -72,7 +71,6 @@ export const CALLS: Readonly<Record<CallName, CallRow>> = {
 /** Methods of a part, whose types only the table knows. */
 type Methods = Record<string, (...args: readonly unknown[]) => Promise<unknown>>;
 
-/** Finds the part of a broker that has the method of a call, and the name of the method. */
 function methodsOf(
   parts: Pick<Broker, keyof EngineParts>,
   name: CallName,
@@ -81,7 +79,6 @@ function methodsOf(
   return [parts[part] as Methods | undefined, method];
 }
 
-/** Lists the calls that an engine supports. */
 export function callsOf(engine: Broker): CallName[] {
   return (Object.keys(CALLS) as CallName[]).filter((name) => {
     const [methods, method] = methodsOf(engine, name);
@@ -89,7 +86,7 @@ export function callsOf(engine: Broker): CallName[] {
   });
 }
 
-/** Makes a call, in the thread of the engine. */
+/** Makes a call, in the engine's thread. */
 export function callEngine(
   engine: Broker,
   name: CallName,
@@ -99,7 +96,7 @@ export function callEngine(
   return methods?.[method]?.(...args);
 }
 
-/** Makes the parts of a worker's broker: constants, and a method for each call. */
+/** Creates the parts of a worker's broker: constants, and a method for each call. */
 export function partsOf(
   { calls, constants }: { readonly calls: readonly CallName[]; readonly constants: object },
   call: (name: CallName, args: readonly unknown[]) => Promise<unknown>,
@@ -112,7 +109,7 @@ export function partsOf(
   return parts;
 }
 
-/** Copies a view of a large buffer, since cloning a view would clone the whole buffer. */
+/** Copies a view of a large buffer, because cloning a view would clone the whole buffer. */
 export function compact(payload: string | Uint8Array): string | Uint8Array {
   if (typeof payload === "string" || payload.byteLength === payload.buffer.byteLength) {
     return payload;

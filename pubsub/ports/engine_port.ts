@@ -1,4 +1,4 @@
-/** The thread that has the engine: the ports of workers, and the work that they ask for. */
+/** The thread with the engine: the workers' ports, and the work that they request. */
 import { textOf } from "../../base/error_text.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { type Broker, type BrokerSubscription, payloadBytes, type Publication } from "../broker.ts";
@@ -19,22 +19,23 @@ const BEHIND_BYTES = 8_388_608;
 
 /**
  * Time for which a worker that handles nothing may slow the others down, in milliseconds. A handler
- * that computes for longer is a fault of one worker, and not to be paid by all.
+ * that computes for longer is one worker's fault, and must not slow down all.
  */
 const STALLED_MS = 1_000;
 
-/** Most waiting bytes of one worker; beyond that, its deliveries are dropped and read again. */
+/**
+ * Maximum number of waiting bytes of one worker; beyond that, its deliveries are dropped and read
+ * again.
+ */
 const MAX_WAITING_BYTES = 33_554_432;
 
 /** All ports of one engine. */
 export class EnginePorts {
-  /** The engine, which stays open. */
   readonly engine: Broker;
-  /** Runtime that has the timers. */
+  /** Provides the timers. */
   readonly runtime: Runtime;
   readonly #ports = new Set<EnginePort>();
 
-  /** Creates ports for an engine. */
   constructor(engine: Broker, runtime: Runtime) {
     this.engine = engine;
     this.runtime = runtime;
@@ -47,14 +48,13 @@ export class EnginePorts {
     return port;
   }
 
-  /** Lets workers post less while one of them is behind. */
+  /** Makes workers post less while one of them is behind. */
   balance(): void {
     let isBehind = false;
     for (const port of this.#ports) isBehind ||= port.isBehind;
     for (const port of this.#ports) port.hold(isBehind);
   }
 
-  /** Forgets the port of a worker that is gone. */
   remove(port: EnginePort): void {
     this.#ports.delete(port);
     this.balance();
@@ -67,14 +67,13 @@ export class EnginePort {
   readonly #link: PortLink<EngineOperation, WorkerOperation>;
   readonly #subscriptions = new Map<number, BrokerSubscription>();
   readonly #unobserve: () => void;
-  /** Calls in flight in the engine, bounded by `MAX_CALLS` of the worker's broker. */
+  /** In-flight calls to the engine, bounded by `MAX_CALLS` of the worker's broker. */
   readonly #calls = new Set<Promise<void>>();
   #isBehind = false;
   #isStalled = false;
   #stall: Timer | undefined;
   #isEnded = false;
 
-  /** Opens the port. */
   constructor(ports: EnginePorts, post: (batch: Batch<EngineOperation>) => void) {
     this.#ports = ports;
     this.#link = new PortLink({
@@ -92,17 +91,17 @@ export class EnginePort {
     });
   }
 
-  /** True while the worker has more to handle than it should, and handles it. */
+  /** True while the worker has too much to handle, and is handling it. */
   get isBehind(): boolean {
     return this.#isBehind && !this.#isStalled;
   }
 
-  /** Takes a batch of the worker. */
+  /** Handles a batch from the worker. */
   take(batch: Batch<WorkerOperation>): void {
     if (!this.#isEnded) this.#link.take(batch);
   }
 
-  /** Keeps the credit of the worker back, or gives it back. */
+  /** Withholds the worker's credit, or returns it. */
   hold(isHolding: boolean): void {
     this.#link.hold(isHolding);
   }
@@ -212,7 +211,7 @@ export class EnginePort {
     this.#setBehind(this.#link.waitingBytes > BEHIND_BYTES / 2);
   }
 
-  /** Counts a worker that is behind as stalled unless credit comes back in time. */
+  /** Counts a worker that is behind as stalled unless it returns credit in time. */
   #setBehind(isBehind: boolean): void {
     const { runtime } = this.#ports;
     this.#isBehind = isBehind;

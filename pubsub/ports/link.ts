@@ -1,24 +1,26 @@
-/** Operations between two threads: batches of a turn, with credit and a queue that can be bounded. */
+/**
+ * Operations between two threads: one batch per turn, with credit and a queue that can be bounded.
+ */
 import type { Runtime } from "../../base/runtime.ts";
 import { Fifo, TurnBatch } from "../engine/queue.ts";
 
 /**
- * Most bytes that one thread posts before the other thread has handled them. Ports have no bound of
- * their own: without credit, a thread that is behind would find all messages in its memory.
+ * Maximum number of bytes that one thread posts before the other has handled them. Ports have no
+ * bound: without credit, all messages would pile up in the memory of a slow thread.
  */
 const MAX_UNDERWAY_BYTES = 1_048_576;
 
-/** Handled bytes after which credit goes back alone; less waits for the next batch. */
+/** Handled bytes after which credit is returned on its own; less waits for the next batch. */
 const CREDIT_BYTES = MAX_UNDERWAY_BYTES / 4;
 
-/** Most bytes of one batch, unless one operation alone has more. */
+/** Maximum size of a batch in bytes, unless a single operation is larger. */
 const BATCH_BYTES = 65_536;
 
 /** Operations that one thread posts to another, as one message. */
 export type Batch<Operation> = readonly [
-  /** Bytes that the receiver gives back once the operations are handled. */
+  /** Bytes of credit that the receiver returns once the operations are handled. */
   cost: number,
-  /** Bytes that the sender gives back. */
+  /** Bytes of credit that the sender returns. */
   credit: number,
   operations: readonly Operation[],
 ];
@@ -29,11 +31,11 @@ export interface PortLinkOptions<Out, In> {
   readonly runtime: Runtime;
   /** Posts a batch to the other thread. */
   readonly post: (batch: Batch<Out>) => void;
-  /** Returns the cost of an operation, the same at each call. */
+  /** Returns the cost of an operation, the same on each call. */
   readonly costOf: (operation: Out) => number;
-  /** Handles a batch. MUST call `done` once the batch is handled. MUST NOT throw. */
+  /** Handles a batch. MUST call `done` once it is handled. MUST NOT throw. */
   readonly handle: (operations: readonly In[], done: () => void) => void;
-  /** Called when the other thread has given credit back. */
+  /** Called when the other thread has returned credit. */
   readonly onCredit?: (() => void) | undefined;
 }
 
@@ -41,37 +43,33 @@ export interface PortLinkOptions<Out, In> {
  * One end of a link between two threads.
  *
  * - **Order:** operations arrive in the order of the calls.
- * - **Batches:** the operations of one turn are one message, or several of 64 KiB.
- * - **Bounds:** at most 1 MiB is under way; all else waits here. The owner of the link bounds the
- *   queue, by {@linkcode PortLink.waiting} and {@linkcode PortLink.drop}.
+ * - **Batches:** the operations of one turn are sent as one message, or as several of 64 KiB.
+ * - **Bounds:** at most 1 MiB is in flight; everything else waits here. The owner of the link
+ *   bounds the queue, with {@linkcode PortLink.waiting} and {@linkcode PortLink.drop}.
  */
 export class PortLink<Out, In> {
   readonly #options: PortLinkOptions<Out, In>;
   readonly #queue = new Fifo<Out>();
   readonly #batch: TurnBatch;
   #queuedBytes = 0;
-  /** Bytes posted and not handled yet. */
+  /** Bytes posted that have not been handled. */
   #underwayBytes = 0;
-  /** Bytes handled here and not given back yet. */
+  /** Bytes handled here whose credit has not been returned. */
   #owedBytes = 0;
   #isHolding = false;
 
-  /**
-   * Creates a link without operations.
-   *
-   * @param options See {@linkcode PortLinkOptions}.
-   */
+  /** @param options See {@linkcode PortLinkOptions}. */
   constructor(options: PortLinkOptions<Out, In>) {
     this.#options = options;
     this.#batch = new TurnBatch(options.runtime, () => this.#flush(MAX_UNDERWAY_BYTES));
   }
 
-  /** Number of operations that wait here. */
+  /** Number of waiting operations. */
   get waiting(): number {
     return this.#queue.length;
   }
 
-  /** Bytes of the operations that wait here. */
+  /** Bytes of waiting operations. */
   get waitingBytes(): number {
     return this.#queuedBytes;
   }
@@ -84,12 +82,12 @@ export class PortLink<Out, In> {
     this.#batch.gather(cost);
   }
 
-  /** Posts all operations at once, without regard to credit: for the last ones. */
+  /** Posts all operations immediately, regardless of credit; for the last ones. */
   flush(): void {
     this.#flush(Infinity);
   }
 
-  /** Takes a batch of the other thread. */
+  /** Handles a batch from the other thread. */
   take([cost, credit, operations]: Batch<In>): void {
     if (credit > 0) {
       this.#underwayBytes -= credit;
@@ -103,7 +101,7 @@ export class PortLink<Out, In> {
     });
   }
 
-  /** Keeps credit back, so that the other thread posts less; `false` gives the credit back. */
+  /** Withholds credit, so that the other thread posts less; `false` returns it. */
   hold(isHolding: boolean): void {
     this.#isHolding = isHolding;
     this.#giveBack();

@@ -1,12 +1,12 @@
-/** The operations that the broker of a worker and the thread of the engine send to each other. */
+/** The operations that a worker's broker and the engine's thread send to each other. */
 import { textOf } from "../../base/error_text.ts";
 import { BrokerError } from "../../errors.ts";
 import type { Broker, BrokerStatus, HistoryBounds } from "../broker.ts";
 import { type CallName, callsOf } from "./calls.ts";
 
 /**
- * An operation of a worker. Operations are flat arrays: cloning an array takes half the time of
- * cloning an object with the same content.
+ * An operation of a worker. Operations are flat arrays, because cloning an array takes half as long
+ * as cloning an object with the same content.
  */
 export type WorkerOperation =
   | readonly [
@@ -21,7 +21,7 @@ export type WorkerOperation =
   | readonly ["call", id: number, name: CallName, bytes: number, args: readonly unknown[]]
   | readonly ["end"];
 
-/** An operation of the thread that has the engine. */
+/** An operation of the engine's thread. */
 export type EngineOperation =
   | readonly [
     "deliver",
@@ -50,7 +50,7 @@ export type OperationOf<O extends readonly unknown[], K extends O[0]> =
 /** The channel that stands for all channels of a worker. */
 export const ALL_CHANNELS = 0;
 
-/** Fixed cost of an operation, added to the bytes of its payload. */
+/** Fixed cost of an operation, added to its payload's bytes. */
 const OPERATION_BYTES = 64;
 
 /** Returns the cost of an operation in bytes, for the bounds of queues. */
@@ -67,7 +67,7 @@ export function costOf(operation: WorkerOperation | EngineOperation): number {
   }
 }
 
-/** Facts about an engine that its workers have to know before the first operation. */
+/** Properties of an engine that its workers need before the first operation. */
 export interface EngineFacts {
   /** Name of the engine. */
   readonly name: string;
@@ -77,7 +77,7 @@ export interface EngineFacts {
   readonly status: BrokerStatus;
   /** Calls that the engine supports. */
   readonly calls: readonly CallName[];
-  /** Constants of each part that the engine has. */
+  /** Constants of each part that the engine provides. */
   readonly constants: {
     readonly history?: { readonly remembersMs: number | undefined } | undefined;
     readonly logs?: { readonly maxAppendBytes: number } | undefined;
@@ -85,7 +85,7 @@ export interface EngineFacts {
   };
 }
 
-/** Reads the facts about an engine. */
+/** Returns the properties of an engine. */
 export function factsOf(engine: Broker): EngineFacts {
   const { name, delivery, status, history, logs, store } = engine;
   return {
@@ -101,12 +101,12 @@ export function factsOf(engine: Broker): EngineFacts {
   };
 }
 
-/** Makes a state that can be cloned: the error is a text. */
+/** Returns a state that can be cloned, with the error as text. */
 export function cloneStatus(status: BrokerStatus): BrokerStatus {
   return withError(status, textOf);
 }
 
-/** Makes the state of a broker from a clone. */
+/** Restores a broker's state from a clone. */
 export function restoreStatus(status: BrokerStatus): BrokerStatus {
   return withError(status, (error) => new BrokerError(String(error)));
 }
@@ -116,16 +116,19 @@ function withError(status: BrokerStatus, change: (error: unknown) => unknown): B
   return { ...status, error: change(status.error) };
 }
 
-/** Classes that errors, also of subclasses, keep across threads; others become a `BrokerError`. */
+/**
+ * Error classes that are preserved across threads, also for subclasses; others become a
+ * `BrokerError`.
+ */
 const KEPT_ERRORS = [RangeError, TypeError] as const;
 
-/** Makes an operation of the error of a call. */
+/** Encodes the error of a call. */
 export function failureOf(id: number, error: unknown): EngineOperation {
   const kept = KEPT_ERRORS.find((one) => error instanceof one);
   return ["failure", id, kept?.name ?? "", textOf(error)];
 }
 
-/** Makes the error of a call again. */
+/** Restores the error of a call. */
 export function errorOf([, , name, message]: OperationOf<EngineOperation, "failure">): Error {
   const kept = KEPT_ERRORS.find((one) => one.name === name) ?? BrokerError;
   return new kept(message);

@@ -1,4 +1,4 @@
-/** The broker of a worker: the engine is in another thread, behind a port for messages. */
+/** The broker of a worker, whose engine is in another thread. */
 import { BrokerError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { StatusFeed } from "../../base/status_feed.ts";
@@ -33,22 +33,22 @@ import {
   type WorkerOperation,
 } from "./operations.ts";
 
-/** Most publications and calls that wait for credit; further ones are given up. */
+/** Maximum number of publications and calls that wait for credit; further ones are dropped. */
 const MAX_WAITING = 100_000;
 
-/** Most bytes of them. */
+/** Maximum number of bytes of them. */
 const MAX_WAITING_BYTES = 67_108_864;
 
-/** Most calls without a result yet; further ones are rejected. */
+/** Maximum number of calls without a result; further ones are rejected. */
 const MAX_CALLS = 100_000;
 
-/** Most bytes of a topic or key: what every engine of this toolkit takes. */
+/** Maximum size of a topic or key in bytes, which every engine of this toolkit accepts. */
 const MAX_NAME_BYTES = 1_024;
 
-/** Longest wait for the last results at a close, in milliseconds. */
+/** Longest wait for the last results when closing, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 1_000;
 
-/** The listeners of one topic, with or without a history. */
+/** The listeners for one topic, with or without a history. */
 class Channel extends Listeners {
   readonly id: number;
   readonly topic: string;
@@ -64,26 +64,27 @@ class Channel extends Listeners {
 export interface PortBrokerOptions {
   /** Clocks and timers of this thread. */
   readonly runtime: Runtime;
-  /** Facts about the engine, from `factsOf`. */
+  /** Properties of the engine, from `factsOf`. */
   readonly engine: EngineFacts;
-  /** Posts a batch to the thread that has the engine. */
+  /** Posts a batch to the engine's thread. */
   readonly post: (batch: Batch<WorkerOperation>) => void;
 }
 
 /**
- * The broker of a thread without an engine. An `EnginePort` in another thread has the engine, and
- * carries out each operation there.
+ * The broker of a thread without an engine. An `EnginePort` in another thread owns the engine, and
+ * performs each operation there.
  *
- * - **Bounds:** 100,000 publications and 64 MiB wait for the engine's thread; further ones are given
- *   up, as `stats.dropped` shows, and `append` then rejects. While another worker is behind, the
- *   engine's thread takes less, so that those who await `append` slow down.
- * - **Behind:** deliveries beyond 32 MiB that this thread did not handle are dropped in the engine's
- *   thread, and `onInterrupted` tells every subscription that publications were missed.
+ * - **Bounds:** 100,000 publications and 64 MiB wait for the engine's thread; further ones are
+ *   dropped, as `stats.dropped` shows, and `append` then rejects. While another worker is behind,
+ *   the engine's thread accepts less, which slows down callers that await `append`.
+ * - **Slow worker:** if this thread has more than 32 MiB to handle, the engine's thread drops
+ *   further deliveries, and `onInterrupted` notifies every subscription that publications were
+ *   missed.
  */
 export class PortBroker implements Broker {
   /** Name of the engine. */
   readonly name: string;
-  /** Guarantee of delivery of the engine. */
+  /** The engine's guarantee of delivery. */
   readonly delivery: Broker["delivery"];
   /** State of the engine, as its thread reports it. */
   readonly status: StatusFeed<BrokerStatus>;
@@ -91,14 +92,14 @@ export class PortBroker implements Broker {
   readonly history: BrokerHistory | undefined;
   /** Logs of the engine. */
   readonly logs: BrokerLogs | undefined;
-  /** Facts that all workers share. */
+  /** State that all workers share. */
   readonly store: BrokerStore | undefined;
   readonly #life: BrokerLife;
   readonly #runtime: Runtime;
   readonly #link: PortLink<WorkerOperation, EngineOperation>;
   readonly #pace: Pace;
   readonly #listeners = new ListenerTable<Channel>({ onLast: ({ id }) => this.#leave(id) });
-  /** Channels by id; bounded by the table above. */
+  /** Channels by id, bounded by the table above. */
   readonly #channels = new Map<number, Channel>();
   readonly #calls = new Map<number, PromiseWithResolvers<unknown>>();
   readonly #ended = Promise.withResolvers<void>();
@@ -107,11 +108,7 @@ export class PortBroker implements Broker {
   #refused = 0;
   #refusal = "";
 
-  /**
-   * Creates a broker without subscriptions.
-   *
-   * @param options See {@linkcode PortBrokerOptions}.
-   */
+  /** @param options See {@linkcode PortBrokerOptions}. */
   constructor({ runtime, engine, post }: PortBrokerOptions) {
     this.#runtime = runtime;
     this.name = engine.name;
@@ -144,7 +141,9 @@ export class PortBroker implements Broker {
     return { ...this.#life.counts, waiting, dropped };
   }
 
-  /** Describes the current problems: an unreachable engine, refusals, and many waiting operations. */
+  /**
+   * Describes the current problems: an unreachable engine, rejections, and many waiting operations.
+   */
   issues(): string[] {
     const { waiting } = this.#link;
     const issues = this.#life.issues({ waiting, maxWaiting: MAX_WAITING });
@@ -154,7 +153,7 @@ export class PortBroker implements Broker {
     return issues;
   }
 
-  /** Takes a batch of the engine's thread. */
+  /** Handles a batch from the engine's thread. */
   take(batch: Batch<EngineOperation>): void {
     this.#link.take(batch);
   }
@@ -243,7 +242,7 @@ export class PortBroker implements Broker {
     this.#link.send(["unsubscribe", id]);
   }
 
-  /** Calls the engine: names, bounds and signals of all calls are handled here. */
+  /** Calls the engine. Handles names, bounds and signals for all calls. */
   async #call(name: CallName, args: readonly unknown[]): Promise<unknown> {
     const { pack, counts } = CALLS[name];
     const [first] = args;
@@ -331,12 +330,10 @@ export class PortBroker implements Broker {
   }
 }
 
-/** Finds the signal in the options of a call. */
 function signalOf(args: readonly unknown[]): AbortSignal | undefined {
   return (args.at(-1) as { readonly signal?: AbortSignal } | undefined)?.signal;
 }
 
-/** Removes the signal, which cannot be cloned. */
 function withoutSignal(args: readonly unknown[]): readonly unknown[] {
   const { signal: _none, ...options } = args.at(-1) as { readonly signal: AbortSignal };
   return [...args.slice(0, -1), options];

@@ -1,4 +1,4 @@
-/** Presence: the users that are present, with any number of connections each. */
+/** Presence: the users that are present, each with any number of connections. */
 import type { OptionKinds } from "../../base/options.ts";
 import { checkOptions, COUNT, numberIn, RUNTIME } from "../../base/option_checks.ts";
 import { checkTopic, encodeEnvelope } from "../../session/wire/encode.ts";
@@ -13,26 +13,26 @@ import type { PresenceEvent, PresenceOptions } from "./types.ts";
 
 export type { PresenceEvent, PresenceOptions };
 
-/** Default of the time within which a user may return, in milliseconds. */
+/** Default time within which a user may return, in milliseconds. */
 export const GRACE_MS = 5_000;
 
-/** Default of the most users whose `lastSeenAt` is remembered. */
+/** Default maximum number of users whose `lastSeenAt` is remembered. */
 export const MAX_LAST_SEEN = 10_000;
 
-/** Most bytes of the data with which a user can be present: each node keeps the data of each user. */
+/** Maximum size of a user's presence data in bytes, which every node keeps. */
 export const MAX_PRESENCE_DATA_BYTES = 4_096;
 
-/** The presences of a session, by topic; the user is the one of the session at the first `enter`. */
+/** A session's presence, by topic; the user is the session's user at the first `enter`. */
 interface Visit {
   readonly user: string;
   readonly presences: Map<string | undefined, UserPresence>;
 }
 
-/** Gets changes before any listener. */
+/** Receives changes before any listener. */
 export interface PresenceObserver {
   /** Called within each change, in order. MUST NOT change the presence. */
   changed(event: PresenceEvent): void;
-  /** Called when the other nodes have sent the users of a topic: `members` is complete from now on. */
+  /** Called when the other nodes have sent the users of a topic, so that `members` is complete. */
   settled(topic: string): void;
 }
 
@@ -46,27 +46,28 @@ const PRESENCE: OptionKinds<PresenceOptions> = {
 };
 
 /**
- * Keeps the users that are present in topics, and the users that are online: users, not connections.
+ * Tracks the users that are present in topics, and the users that are online: users, not
+ * connections.
  *
- * - **Users:** two tabs of one user are one member with two connections; the user leaves with the
- *   last connection.
- * - **Grace:** a user that comes back within `graceMs` never left: there is neither a leave nor a
- *   join, and the user counts as present all the time, with 0 connections.
+ * - **Users:** two tabs of one user are one member with two connections, and the user leaves with
+ *   the last one.
+ * - **Grace period:** a user that returns within `graceMs` never left: there is neither a leave nor
+ *   a join, and the user counts as present the whole time, with 0 connections.
  * - **Close:** a session that closes leaves all topics and goes offline; a closed session cannot
  *   enter.
- * - **Data:** a session may be present in a topic with data. The data of a user is the newest of all
- *   present sessions, on any node, by the clocks of the nodes; data that is set later than other known
- *   data is newer in any case. When that session leaves, the newest data of the other sessions stands
- *   again. Within the grace, without a present session, the last data stays.
- * - **Events:** each listener gets joins, updates of data and leaves in order, after the change.
- *   Changes made by a listener are reported after that listener returned.
- * - **Bounds:** one timer for all graces, and no timer while no user is away.
- * - **Nodes:** with `nodes`, the connections of a user are those on all nodes. The user joins with the
- *   first connection and leaves with the last; moving to another node within the grace is neither. A
- *   node knows the topics with own users and the topics with own followers; listeners get no events
- *   of other topics. Users of a node that died leave after the time for finding the node gone, plus
- *   the grace: 12 s by default. Times of events are by the clock of the node of the event; no wait
- *   depends on clocks of other nodes.
+ * - **Data:** a session may be present in a topic with data. The newest data of a user's present
+ *   sessions counts, on any node, by the clocks of the nodes; data that is set after other known
+ *   data is always newer. When that session leaves, the newest data of the others counts again.
+ *   During the grace period, without a present session, the last data stays.
+ * - **Events:** each listener receives joins, data updates and leaves in order, after the change.
+ *   Changes that a listener makes are reported after it has returned.
+ * - **Bounds:** one timer for all grace periods, and none while no user is away.
+ * - **Nodes:** with `nodes`, a user's connections on all nodes count. The user joins with the first
+ *   connection and leaves with the last; moving to another node within the grace period is neither.
+ *   A node knows the topics in which it has users or followers; listeners receive no events of
+ *   other topics. Users of a node that died leave once the node is declared gone and the grace
+ *   period is over: after 12 s by default. Event times come from the clock of the node where the
+ *   event happened; no wait depends on other nodes' clocks.
  *
  * @example Usage
  * ```ts
@@ -111,11 +112,9 @@ export class Presence implements Disposable {
   #isDisposed = false;
 
   /**
-   * Creates a presence without users.
-   *
    * @param options See {@linkcode PresenceOptions}.
-   * @throws {RangeError} If `graceMs` is not from 0 to 2,147,483,647, or `maxLastSeen`
-   * is not an integer from 0.
+   * @throws {RangeError} If `graceMs` is not from 0 to 2,147,483,647, or `maxLastSeen` is not an
+   * integer of 0 or more.
    */
   constructor(options: PresenceOptions = {}) {
     checkOptions("create presence", options, PRESENCE);
@@ -135,13 +134,13 @@ export class Presence implements Disposable {
   }
 
   /**
-   * Adds a session to a topic, if given, and to the online users in any case. Idempotent; a closed
+   * Adds a session to the online users, and to a topic if one is given. Idempotent; a closed
    * session is ignored.
    *
    * @param session The session; the user of the session is kept until the session leaves.
-   * @param topic The topic; left out, the session is only online.
-   * @param options The data with which the session is present in the topic. For a session that is
-   * already present, left out data does not change the present data.
+   * @param topic The topic; if left out, the session is only online.
+   * @param options The data with which the session is present in the topic. If left out, the data
+   * of a session that is already present does not change.
    * @returns True if the user was not present before, as far as this node knows.
    * @throws {TypeError} If the topic is not valid, or JSON cannot hold the data.
    * @throws {RangeError} If the topic is longer than 255 bytes, or the data than 4,096 bytes.
@@ -166,10 +165,10 @@ export class Presence implements Disposable {
   }
 
   /**
-   * Sets the data with which a session is present in a topic. Listeners get an update if that changes
-   * the data of the user.
+   * Sets the data with which a session is present in a topic. Listeners receive an update if that
+   * changes the user's data.
    *
-   * @example A user that is away
+   * @example Mark a user as away
    * ```ts
    * import { Session } from "@skein/skein";
    * import { Presence } from "@skein/skein/pubsub";
@@ -187,7 +186,7 @@ export class Presence implements Disposable {
    *
    * @param session Any session.
    * @param topic The topic.
-   * @param options The data; left out, the data of the session is removed.
+   * @param options The data; if left out, the session's data is removed.
    * @returns True if the session is present in the topic; otherwise the call has no effect.
    * @throws {TypeError} If JSON cannot hold the data.
    * @throws {RangeError} If the data has more than 4,096 bytes as JSON.
@@ -203,12 +202,12 @@ export class Presence implements Disposable {
   }
 
   /**
-   * Removes a session from a topic; or from all topics and from the online users.
+   * Removes a session from a topic, or from all topics and from the online users.
    *
    * @param session Any session.
-   * @param topic The topic; left out, the session leaves all topics and goes offline.
-   * @param options With `isFinal`, a user without other sessions leaves the topic at once, without
-   * the grace.
+   * @param topic The topic; if left out, the session leaves all topics and goes offline.
+   * @param options With `isFinal`, a user without other sessions leaves the topic immediately,
+   * without the grace period.
    * @returns True if the session was present.
    */
   leave(
@@ -229,7 +228,7 @@ export class Presence implements Disposable {
       this.#visits.delete(session);
       const [online, ...presences] = visit.presences.values();
       for (const userPresence of presences) this.#scopes.depart(userPresence, session, true);
-      // Offline comes last: every user in a topic is online.
+      // Offline comes last, because every user in a topic is online.
       this.#scopes.depart(online!, session, true);
     }
     this.#tell();
@@ -237,17 +236,17 @@ export class Presence implements Disposable {
   }
 
   /**
-   * Lists the users that are present in a topic, users within the grace included.
+   * Lists the users present in a topic, including those within the grace period.
    *
    * @param topic The topic.
-   * @returns The members, in the order in which this node learned of each.
+   * @returns The members, in the order in which this node learned of them.
    */
   members(topic: string): PresenceMember[] {
     return Array.from(this.#scopes.get(topic)?.users.values() ?? [], ({ member }) => member);
   }
 
   /**
-   * Counts the users that are present in a topic, users within the grace included.
+   * Counts the users present in a topic, including those within the grace period.
    *
    * @param topic The topic.
    * @returns The number of users.
@@ -257,9 +256,9 @@ export class Presence implements Disposable {
   }
 
   /**
-   * Tells whether a user or a session is present in a topic.
+   * Returns true if a user or a session is present in a topic.
    *
-   * @param who A user, also within the grace; or one session.
+   * @param who A user, also within the grace period; or one session.
    * @param topic The topic.
    * @returns True if present.
    */
@@ -273,7 +272,7 @@ export class Presence implements Disposable {
    *
    * @param user The user.
    * @param topic The topic.
-   * @returns The number of sessions; 0 for a user that is absent, or within the grace.
+   * @returns The number of sessions; 0 for a user that is absent, or within the grace period.
    */
   connections(user: string, topic: string): number {
     return this.#scopes.get(topic)?.users.get(user)?.connections ?? 0;
@@ -290,17 +289,17 @@ export class Presence implements Disposable {
   }
 
   /**
-   * Tells whether a user is online, or within the grace.
+   * Returns true if a user is online, or within the grace period.
    *
    * @param user The user.
-   * @returns True if online or within the grace.
+   * @returns True if online or within the grace period.
    */
   isOnline(user: string): boolean {
     return this.#scopes.online.users.has(user);
   }
 
   /**
-   * Lists the online users, users within the grace included.
+   * Lists the online users, including those within the grace period.
    *
    * @returns The users, in the order of coming online.
    */
@@ -322,11 +321,11 @@ export class Presence implements Disposable {
   }
 
   /**
-   * Follows a topic: this node knows the users of the topic, also without own users in the topic.
+   * Follows a topic: this node then knows the topic's users even without users of its own in it.
    *
    * @param topic The topic.
    * @returns A disposable that ends the following. `ready` resolves when the other nodes have sent
-   * the users of the topic, and within a second in any case.
+   * the topic's users, at the latest after a second.
    * @throws {TypeError} If the topic is not valid.
    * @throws {RangeError} If the topic is longer than 255 bytes.
    * @throws {UnsupportedError} If the broker of the nodes is closed.
@@ -349,21 +348,21 @@ export class Presence implements Disposable {
   }
 
   /**
-   * Tells whether `members` of a topic is complete: the other nodes have sent the users of the topic.
+   * Returns true if `members` of a topic is complete: the other nodes have sent its users.
    *
    * @param topic The topic.
-   * @returns True if complete. For a topic without users and followers on this node: true if there is
-   * no other node.
+   * @returns True if complete. For a topic without users or followers on this node, true if there
+   * is no other node.
    */
   isSettled(topic: string): boolean {
     return this.#scopes.isSettled(topic);
   }
 
   /**
-   * Calls a function when users come and go, and when their data changes.
+   * Calls a function when users join and leave, and when their data changes.
    *
-   * @param listener Gets the events.
-   * @returns A disposable that ends the calls at once.
+   * @param listener Receives the events.
+   * @returns A disposable that ends the calls immediately.
    */
   subscribe(listener: (event: PresenceEvent) => void): Disposable {
     const entry = { listener };
@@ -375,7 +374,7 @@ export class Presence implements Disposable {
    * Adds an observer of the library.
    *
    * @ignore
-   * @param observer Gets changes before any listener.
+   * @param observer Receives changes before any listener.
    * @returns A disposable that removes the observer.
    */
   observe(observer: PresenceObserver): Disposable {
@@ -383,7 +382,7 @@ export class Presence implements Disposable {
     return { [Symbol.dispose]: () => void this.#observers.delete(observer) };
   }
 
-  /** Removes all users without an event, and ends the timer. Idempotent. */
+  /** Removes all users without an event, and stops the timer. Idempotent. */
   [Symbol.dispose](): void {
     this.#isDisposed = true;
     this.#scopes[Symbol.dispose]();
@@ -392,7 +391,7 @@ export class Presence implements Disposable {
     for (const held of [this.#visits, this.#lastSeen]) held.clear();
   }
 
-  /** Removes a session when the session ends; registered once for each session. */
+  /** Removes a session when it ends; registered once per session. */
   #watch(session: Session): void {
     if (this.#watched.has(session)) return;
     this.#watched.add(session);
@@ -437,7 +436,7 @@ export class Presence implements Disposable {
   #tell(): void {
     if (this.#isTelling || this.#events.length === 0) return;
     this.#isTelling = true;
-    // The list may grow while listeners run, and a disposal empties the list.
+    // The list may grow while listeners run, and a disposal empties it.
     for (let i = 0; i < this.#events.length; i++) {
       const event = this.#events[i]!;
       for (const entry of [...this.#listeners]) {
@@ -470,7 +469,7 @@ export class Presence implements Disposable {
 }
 
 /**
- * Copies the data of a presence by way of JSON, so that a later change of the original has no effect.
+ * Copies presence data through JSON, so that a later change of the original has no effect.
  *
  * @param data The data; `undefined` means no data.
  * @param options The bound, and the verb for the error texts.

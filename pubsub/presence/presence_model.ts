@@ -1,9 +1,10 @@
-/** Reference of the presence of one node: users, the data of each, and the events in order. */
+/**
+ * Reference model of the presence of one node: users, the data of each, and the events in order.
+ */
 
-/** A session of a user. */
 export interface ModelSession {
   readonly user: string;
-  /** Number of the session, which events name. */
+  /** Number of the session, which events use as its name. */
   readonly number: number;
   /** Topics in which the session is present, in the order of joining; `undefined` means online. */
   readonly topics: Set<string | undefined>;
@@ -13,11 +14,10 @@ export interface ModelSession {
 export interface ModelEvent {
   readonly text: string;
   readonly at: number;
-  /** The last time at which a user that leaves was connected. */
+  /** The last time at which a leaving user was connected. */
   readonly seenAt?: number | undefined;
 }
 
-/** Bounds of the presence. */
 export interface ModelOptions {
   readonly graceMs: number;
   readonly maxLastSeen: number;
@@ -25,35 +25,33 @@ export interface ModelOptions {
   readonly now: () => number;
 }
 
-/** A user in one topic, or online. */
 interface ModelMember {
   readonly topic: string | undefined;
   readonly user: string;
   readonly joinedAt: number;
-  /** Present sessions with the data of each; the newest data comes last. */
+  /** Present sessions with their data; the newest data comes last. */
   readonly sessions: Map<ModelSession, unknown>;
   /** The last time at which a session left. */
   seenAt: number;
   data: unknown;
 }
 
-/** The users of one node without other nodes, by the documentation of `Presence`. */
+/** The users of a single node, as documented by `Presence`. */
 export class PresenceModel {
-  /** Events since the last look. */
+  /** Events since they were last read. */
   events: ModelEvent[] = [];
   readonly #options: ModelOptions;
   /** All members, in the order of joining. */
   #members: ModelMember[] = [];
-  /** Members without sessions, in the order in which the grace of each ends. */
+  /** Members without sessions, in the order in which their grace periods end. */
   readonly #away = new Set<ModelMember>();
   readonly #seen = new Map<string, number>();
 
-  /** Creates a presence without users. */
   constructor(options: ModelOptions) {
     this.#options = options;
   }
 
-  /** Times at which the grace of a member ends. */
+  /** Times at which the members' grace periods end. */
   get ends(): number[] {
     return [...this.#away].map(({ seenAt }) => seenAt + this.#options.graceMs);
   }
@@ -90,7 +88,7 @@ export class PresenceModel {
    *
    * @param session The session.
    * @param topic The topic.
-   * @param isFinal True if a user without other sessions leaves without the grace.
+   * @param isFinal True if a user without other sessions leaves without the grace period.
    * @returns True if the session was present.
    */
   leave(session: ModelSession, topic: string, isFinal: boolean): boolean {
@@ -114,9 +112,9 @@ export class PresenceModel {
   }
 
   /**
-   * Removes each member whose grace is over.
+   * Removes each member whose grace period is over.
    *
-   * @param isAll True if all graces are over, whatever the clock says.
+   * @param isAll True if all grace periods are over, whatever the clock says.
    */
   expire(isAll = false): void {
     for (const member of this.#away) {
@@ -226,7 +224,7 @@ export function eventText({ type, user, topic, data, session }: {
   return `${user} ${type} ${topic ?? "online"} ${data ?? "-"} ${session ?? "-"}`;
 }
 
-/** Takes over the data that was set last; true if it is other data. */
+/** Applies the data that was set last; true if it differs. */
 function hasOtherData(member: ModelMember): boolean {
   const before = member.data;
   member.data = [...member.sessions.values()].findLast((data) => data !== undefined);

@@ -1,4 +1,7 @@
-/** The users in each scope, on this node and on others, without listeners or sessions to notify. */
+/**
+ * The users in each scope, on this node and on others, independent of listeners and of the sessions
+ * to notify.
+ */
 import type { Session } from "../../session/session.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -10,8 +13,9 @@ import type { PresenceMember } from "../../session/wire/presence_notice.ts";
 import { isNumber } from "../nodes/messages.ts";
 
 /**
- * Entry of a node about a user: the number of connections, the time of the first one, the time of the
- * last one if there are no connections now, and the newest data of the user's sessions on that node.
+ * A node's entry about a user: the number of connections, the time of the first one, the time of
+ * the last one if there are no connections now, and the newest data of the user's sessions on that
+ * node.
  */
 type PresenceEntry =
   | readonly [connections: number, joinedAt: number, lastSeenAt?: number]
@@ -26,13 +30,13 @@ type PresenceEntry =
 /** Data with which a user is present. */
 interface PresenceData {
   /**
-   * Time of setting, in milliseconds since the Unix epoch; later than that of any data of this user
-   * that the node knew then.
+   * Time at which it was set, in milliseconds since the Unix epoch; later than that of any data of
+   * this user that the node knew then.
    */
   readonly setAt: number;
-  /** Id of the node on which the data was set; decides between two data of the same time. */
+  /** Id of the node on which the data was set; decides between data with the same time. */
   readonly node: string;
-  /** The data, as JSON holds values. */
+  /** The data, as a JSON value. */
   readonly value: unknown;
 }
 
@@ -40,32 +44,29 @@ interface PresenceData {
 export interface PresenceScope {
   /** The topic; `undefined` means being online. */
   readonly topic: string | undefined;
-  /** The presences of the users in this scope, by user. */
   readonly users: Map<string, UserPresence>;
   /** The entries of all nodes; absent if the scope is not shared with other nodes. */
   shared: DirectoryScope<PresenceEntry> | undefined;
   /** True when the other nodes have sent the users of this scope. */
   isSettled: boolean;
-  /** Number of users that this node has in the scope. */
+  /** Number of users in the scope on this node. */
   here: number;
-  /** Number of followers, which want to know of the scope without being present. */
+  /** Number of followers, which track the scope without being present. */
   followers: number;
 }
 
-/** The connections of a user to one node. */
 interface NodePresence {
   /** The user and the scope. */
   readonly presence: UserPresence;
   /** Id of the other node; `undefined` means this node. */
   readonly node: string | undefined;
   connections: number;
-  /** Time at which the last connection left; meaningless while there are connections. */
+  /** Time at which the last connection left; not used while there are connections. */
   lastSeenAt: number;
-  /** The newest data of the user's sessions on the node; without connections, the last data. */
+  /** The newest data of the user's sessions on the node; without connections, their last data. */
   data: PresenceData | undefined;
 }
 
-/** A user in one scope. */
 export class UserPresence {
   readonly scope: PresenceScope;
   readonly user: string;
@@ -75,19 +76,24 @@ export class UserPresence {
   here: NodePresence | undefined = undefined;
   /** The connections to other nodes, by node. */
   others: Map<string, NodePresence> | undefined = undefined;
-  /** The session whose join has not been told yet, because other nodes may already have the user. */
+  /**
+   * The session whose join has not been reported yet, because other nodes may already have the
+   * user.
+   */
   unreported: Session | undefined = undefined;
-  /** Latest time of a connection to a node that has removed the user. */
+  /** Time of the latest connection to a node that has since removed the user. */
   lastSeenAt = 0;
-  /** The data that stands for the user, as found by {@linkcode UserPresence.refresh}. */
+  /** The user's data, as determined by {@linkcode UserPresence.refresh}. */
   data: PresenceData | undefined = undefined;
-  /** The connections that ended last, as far as this node knows: their data stays for the grace. */
+  /**
+   * The connections that ended last, as far as this node knows; their data stays for the grace
+   * period.
+   */
   last: NodePresence | undefined = undefined;
-  /** Data of each session of this node. */
+  /** Data of each session on this node. */
   #own: Map<Session, PresenceData> | undefined = undefined;
   readonly #runtime: Runtime;
 
-  /** Creates a presence without connections. */
   constructor(runtime: Runtime, scope: PresenceScope, user: string, joinedAt: number) {
     this.#runtime = runtime;
     this.scope = scope;
@@ -95,21 +101,20 @@ export class UserPresence {
     this.joinedAt = joinedAt;
   }
 
-  /** Number of connections, on all nodes. */
   get connections(): number {
     let sum = this.here?.connections ?? 0;
     for (const { connections } of this.others?.values() ?? []) sum += connections;
     return sum;
   }
 
-  /** The user as other members see the user. */
+  /** The user, as other members see it. */
   get member(): PresenceMember {
     const { user, connections, joinedAt, data } = this;
     const member = { user, connections, joinedAt };
     return data === undefined ? member : { ...member, data: data.value };
   }
 
-  /** Time of the last connection, on any node; meaningless while there are connections. */
+  /** Time of the last connection, on any node; not used while there are connections. */
   get seenAt(): number {
     let latest = Math.max(this.lastSeenAt, this.here?.lastSeenAt ?? 0);
     for (const { lastSeenAt } of this.others?.values() ?? []) {
@@ -118,12 +123,12 @@ export class UserPresence {
     return latest;
   }
 
-  /** True if no node has the user any more. */
+  /** True if the user is on no node any more. */
   get isOver(): boolean {
     return this.here === undefined && !this.others?.size;
   }
 
-  /** Returns the part of a node; creates the part if needed. */
+  /** Returns the part of a node, and creates it if needed. */
   partOf(node: string): NodePresence {
     this.others ??= new Map();
     let part = this.others.get(node);
@@ -135,8 +140,8 @@ export class UserPresence {
   }
 
   /**
-   * Sets the data of a session of this node; `undefined` removes the data. New data counts as newer
-   * than all data known here, so that a slow clock does not lose the change.
+   * Sets the data of a session on this node; `undefined` removes it. New data counts as newer than
+   * all data known here, so that a slow clock does not lose the change.
    */
   setData(session: Session, node: string, value: unknown): void {
     if (value === undefined) this.#own?.delete(session);
@@ -147,19 +152,21 @@ export class UserPresence {
     this.#findOwn();
   }
 
-  /** Removes the data of a session that left; the data of the last session stays for the grace. */
+  /**
+   * Removes the data of a session that left; the last session's data stays for the grace period.
+   */
   dropData(session: Session): void {
     if (this.#own?.delete(session) && this.here!.connections > 0) this.#findOwn();
   }
 
-  /** Removes the data from before the grace, when the first session is back. */
+  /** Removes the data from before the grace period, when the first session has returned. */
   forgetData(): void {
     this.here!.data = undefined;
   }
 
   /**
-   * Finds the data that stands for the user: the newest data of a present session, on any node; or,
-   * without a present session, the data of the last one.
+   * Determines the user's data: the newest data of a present session, on any node; or, without a
+   * present session, the last session's data.
    *
    * @returns True if the data changed.
    */
@@ -176,7 +183,7 @@ export class UserPresence {
     return JSON.stringify(before?.value) !== JSON.stringify(newest?.value);
   }
 
-  /** Tells the other nodes the connections and data on this node. */
+  /** Sends the connections and data on this node to the other nodes. */
   share(): void {
     const { here, joinedAt, user, scope: { shared } } = this;
     if (shared === undefined || here === undefined) return;
@@ -199,7 +206,7 @@ function isNewer(data: PresenceData, than: PresenceData | undefined): boolean {
   return data.node > than.node;
 }
 
-/** Reads the entry of a node about a user; `undefined` if malformed. */
+/** Parses a node's entry about a user; `undefined` if malformed. */
 function readPresenceEntry(value: unknown): PresenceEntry | undefined {
   if (!Array.isArray(value)) return undefined;
   const { length } = value;
@@ -215,18 +222,18 @@ interface PresenceOwner {
   changed(event: PresenceEvent): void;
   /** Called when the other nodes have sent the users of a topic. */
   settled(topic: string): void;
-  /** Called after a change by another node, or by the clock, is complete. */
+  /** Called when a change by another node, or by the clock, is complete. */
   tell(): void;
 }
 
 /** Options for {@linkcode PresenceScopes}. */
 interface PresenceScopesOptions {
   readonly runtime: Runtime;
-  /** Time for which a user without connections stays present, in milliseconds. */
+  /** Time for which a user stays present without connections, in milliseconds. */
   readonly graceMs: number;
   /** Nodes that share the scopes. */
   readonly nodes: Nodes | undefined;
-  /** True if the nodes share the online users, too. */
+  /** True if the nodes also share the online users. */
   readonly shareOnline: boolean;
 }
 
@@ -243,11 +250,10 @@ export class PresenceScopes implements Disposable {
   readonly #watchingNodes: Disposable | undefined;
   readonly #scopes = new Map<string, PresenceScope>();
   readonly #topicsOf = new Map<string, Set<string>>();
-  /** Time of the last message from the node that leaves now. */
+  /** Time of the last message from the node that is leaving now. */
   #lastHeardAt = 0;
   #isDisposed = false;
 
-  /** Creates scopes without users. */
   constructor(
     { runtime, graceMs, nodes, shareOnline }: PresenceScopesOptions,
     owner: PresenceOwner,
@@ -259,11 +265,11 @@ export class PresenceScopes implements Disposable {
       this.#end(part);
       owner.tell();
     });
-    // After a clear, the timer stops with the last item, so an idle presence has no timer.
+    // After a clear, the timer stops with the last item, so that an idle presence has no timer.
     this.#grace.clear();
     this.#nodes = nodes;
     if (nodes !== undefined) {
-      // Subscribed before the directory, which deletes the entries of the node on the same event.
+      // Subscribed before the directory, which deletes the node's entries on the same event.
       this.#watchingNodes = nodes.subscribe((event) => {
         if (event.type === "leave") this.#lastHeardAt = event.node.lastHeardAt;
       });
@@ -282,14 +288,13 @@ export class PresenceScopes implements Disposable {
     return [...this.#topicsOf.get(user) ?? []];
   }
 
-  /** Tells whether the other nodes have sent the users of a topic. */
   isSettled(topic: string): boolean {
     const nodes = this.#nodes;
     const isAlone = nodes === undefined || nodes.isReady && nodes.size === 0;
     return this.#scopes.get(topic)?.isSettled ?? isAlone;
   }
 
-  /** Removes all users, and ends the timer. */
+  /** Removes all users, and stops the timer. */
   [Symbol.dispose](): void {
     this.#isDisposed = true;
     this.#grace.clear();
@@ -300,7 +305,10 @@ export class PresenceScopes implements Disposable {
     this.#topicsOf.clear();
   }
 
-  /** Returns a topic, new if needed. The caller MUST release a topic without users and followers. */
+  /**
+   * Returns a topic, created if needed. The caller MUST release a topic without users and
+   * followers.
+   */
   open(topic: string): PresenceScope {
     let scope = this.#scopes.get(topic);
     if (scope === undefined) {
@@ -333,7 +341,7 @@ export class PresenceScopes implements Disposable {
     return scope;
   }
 
-  /** Removes a topic without users of this node and without followers. */
+  /** Removes a topic without users on this node and without followers. */
   release(scope: PresenceScope): void {
     const { topic, shared, users } = scope;
     if (topic === undefined || scope.here > 0 || scope.followers > 0) return;
@@ -356,7 +364,7 @@ export class PresenceScopes implements Disposable {
     for (const presence of scope.users.values()) {
       const { unreported: session, user } = presence;
       presence.unreported = undefined;
-      // The other nodes may have told an earlier join meanwhile.
+      // The other nodes may have reported an earlier join meanwhile.
       if (presence.others !== undefined) presence.share();
       if (session !== undefined) {
         this.#owner.changed({
@@ -376,7 +384,7 @@ export class PresenceScopes implements Disposable {
   /**
    * Adds a connection of a user.
    *
-   * @returns The presence of the user, and `hasCome` if the user was not present before.
+   * @returns The presence of the user, and `hasCome`, true if the user was not present before.
    */
   arrive(
     scope: PresenceScope,
@@ -417,7 +425,8 @@ export class PresenceScopes implements Disposable {
    *
    * @param presence The presence of the user.
    * @param session The session that had the connection.
-   * @param isLoss True if the user may come back within the grace, false after a leave on purpose.
+   * @param isLoss True if the user may return within the grace period, false after leaving on
+   * purpose.
    */
   depart(presence: UserPresence, session: Session, isLoss: boolean): void {
     const here = presence.here!;
@@ -433,10 +442,10 @@ export class PresenceScopes implements Disposable {
     this.#refresh(presence);
   }
 
-  /** Reports an update if the data that stands for a user changed. */
+  /** Reports an update if the user's data changed. */
   #refresh(presence: UserPresence, session?: Session): void {
     const { user, scope: { topic, isSettled } } = presence;
-    // Until the scope is settled no member has a list; the first list includes this data.
+    // Until the scope is settled no member has a list; the first list will include this data.
     if (!presence.refresh() || topic === undefined || !isSettled) return;
     this.#owner.changed({
       type: "update",
@@ -448,7 +457,7 @@ export class PresenceScopes implements Disposable {
     });
   }
 
-  /** Takes the entry of another node about a user. */
+  /** Handles another node's entry about a user. */
   #takeChange(scope: PresenceScope, change: DirectoryChange<PresenceEntry>): void {
     const { node, key: user, value, isSwept } = change;
     if (value !== undefined) this.#takePart(scope, user, { node, value });
@@ -477,13 +486,14 @@ export class PresenceScopes implements Disposable {
     part.data = setAt === undefined ? undefined : { setAt, node, value: data };
     const isEarlier = joinedAt < presence.joinedAt;
     if (presence.unreported !== undefined) {
-      // If a user came to several nodes at once, all nodes choose the same one as the first.
+      // If a user joined on several nodes at the same time, all nodes choose the same one as the
+      // first.
       const isFirst = isEarlier || joinedAt === presence.joinedAt && node < this.#nodes!.id;
       if (isFirst) presence.unreported = undefined;
     }
     if (isEarlier) {
       presence.joinedAt = joinedAt;
-      // An earlier share would look to the other node like a join here at the very same time.
+      // To the other node, an earlier share would look like a join here at the very same time.
       if (scope.isSettled) presence.share();
     }
     if (known !== undefined) return this.#refresh(presence);
@@ -506,14 +516,14 @@ export class PresenceScopes implements Disposable {
       part.presence.last = part;
     }
     part.connections = 0;
-    // A node that deletes the entry has waited for the grace; a node that is gone has not.
+    // A node that deletes the entry has waited for the grace period; a node that is gone has not.
     if (isSwept && this.#graceMs > 0) {
       this.#grace.add(part);
       this.#refresh(part.presence);
     } else this.#end(part);
   }
 
-  /** Removes the part of a node, and the user with the last part. */
+  /** Removes the part of a node, and with the last part the user. */
   #end(part: NodePresence): void {
     const { presence, node } = part;
     const { scope } = presence;
@@ -543,7 +553,7 @@ export class PresenceScopes implements Disposable {
     const { scope: { topic, users, isSettled }, user, seenAt: lastSeenAt } = presence;
     users.delete(user);
     this.#unlist(presence);
-    // The join of a user that came and went before the scope was settled has not been reported.
+    // The join of a user that joined and left before the scope was settled has not been reported.
     if (!isSettled) return;
     const at = this.#runtime.now();
     this.#owner.changed({ type: "leave", topic, user, at, lastSeenAt, ...dataOf(presence) });
@@ -557,7 +567,7 @@ export class PresenceScopes implements Disposable {
   }
 }
 
-/** The data of a user, in the form of events. */
+/** The user's data, in the form of events. */
 function dataOf({ data }: UserPresence): { readonly data?: unknown } {
   return data === undefined ? {} : { data: data.value };
 }

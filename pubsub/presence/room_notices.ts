@@ -1,4 +1,6 @@
-/** One room on this node: sends the list of members, and the changes, to the sessions in the room. */
+/**
+ * One room on this node: sends the list of members, and its changes, to the sessions in the room.
+ */
 import { QueueFullError } from "../../errors.ts";
 import { Broadcast, type Turn } from "../../session/queue/turn.ts";
 import { type EncodedMessage, encodeMessage } from "../../session/wire/encode.ts";
@@ -14,35 +16,39 @@ import type { Runtime, Timer } from "../../base/runtime.ts";
 import type { Presence } from "./presence.ts";
 import type { PresenceEvent } from "./types.ts";
 
-/** Most bytes of one notice, so that it goes out in one frame. */
+/** Maximum size of a notice in bytes, so that it fits in one frame. */
 const MAX_NOTICE_BYTES = 60_000;
 
 /**
- * Least bytes of a notice for the sake of a member that accepts small messages alone: the notices are
- * for all members, and smaller ones are many. A member that accepts less gets gaps.
+ * Minimum size of a notice in bytes, even if a member accepts only smaller messages: the notices
+ * are shared by all members, and smaller ones would be many. A member that accepts less receives
+ * gaps.
  */
 const LEAST_NOTICE_BYTES = 8_192;
 
-/** Bytes of a notice besides the members and the topic. */
+/** Bytes of a notice in addition to the members and the topic. */
 const FRAME_BYTES = 100;
 
 /**
- * Most bytes of data that the changes of one interval carry; further data follows in the next
- * interval. This bounds the traffic to each member, however much data the users set.
+ * Maximum number of bytes of data that the changes of one interval carry; further data follows in
+ * the next interval. This bounds the traffic to each member, however much data the users set.
  */
 const MAX_DATA_BYTES = 65_536;
 
-/** Time for which a small room gathers updates of data, in milliseconds. */
+/** Time for which a small room gathers data updates, in milliseconds. */
 const UPDATE_MS = 50;
 
-/** Most notices that wait for a session still getting the list; beyond that, the list starts over. */
+/**
+ * Maximum number of notices that wait for a session that is still receiving the list; beyond that,
+ * the list starts over.
+ */
 const MAX_HELD = 16;
 
 /** Options for the notices of a room. */
 export interface RoomOptions {
   /**
    * Content of the notices: all users by name, or only the number of users. `"count"` is for rooms
-   * with many thousands of users: a list takes some 70 bytes for each user, and goes to each user.
+   * with many thousands of users: a list takes about 70 bytes per user, and is sent to each user.
    *
    * @default {"list"}
    */
@@ -55,20 +61,19 @@ export interface RoomOptions {
    */
   readonly gatherAbove?: number | undefined;
   /**
-   * Longest time for which changes are gathered, in milliseconds.
+   * Maximum time for which changes are gathered, in milliseconds.
    *
    * @default {1000}
    */
   readonly gatherMs?: number | undefined;
   /**
-   * Most bytes of the data with which a user is present, as JSON: from 0, for none, to 4,096.
+   * Maximum size of a user's presence data in bytes, as JSON: 0 for none, up to 4,096.
    *
    * @default {512}
    */
   readonly maxDataBytes?: number | undefined;
 }
 
-/** Collaborators of a room. */
 interface RoomNoticesParts {
   readonly runtime: Runtime;
   readonly presence: Presence;
@@ -78,21 +83,20 @@ interface RoomNoticesParts {
 type Joined = PresenceChangesNotice["joined"][number];
 type Updated = NonNullable<PresenceChangesNotice["updated"]>[number];
 
-/** A user that left; `hadData` is true if members may know data of this user. */
+/** A user that left; `hadData` is true if members may know data of it. */
 type Left = PresenceChangesNotice["left"][number] & { readonly hadData: boolean };
 
-/** The sessions in a room on this node, and the notices for these sessions. */
+/** The sessions in a room on this node, and their notices. */
 export class RoomNotices {
   readonly name: string;
   readonly #runtime: Runtime;
   readonly #presence: Presence;
   readonly #options: Required<RoomOptions>;
   readonly #topic: string;
-  /** The sessions that have the list, and get changes. */
+  /** The sessions that have received the list, and receive changes. */
   readonly #told: Broadcast<Session>;
-  /** The sessions that wait for the list. */
   readonly #waiting = new Set<Session>();
-  /** The sessions that are getting the list, each with the notices to send after the list. */
+  /** The sessions that are receiving the list, each with the notices to send after it. */
   readonly #getting = new Map<Session, EncodedMessage[]>();
   readonly #joined = new Map<string, Joined>();
   readonly #left = new Map<string, Left>();
@@ -102,7 +106,6 @@ export class RoomNotices {
   #gatheredAt = -Infinity;
   #toldUsers = 0;
 
-  /** Creates a room without members. */
   constructor(
     name: string,
     options: Required<RoomOptions>,
@@ -116,16 +119,16 @@ export class RoomNotices {
     this.#told = new Broadcast<Session>(turn);
   }
 
-  /** True if no session of this node is in the room. */
   get isEmpty(): boolean {
     return this.#told.size + this.#waiting.size + this.#getting.size === 0;
   }
 
   /**
-   * Adds a session that is about to enter the presence with `data`. The session gets the list at
-   * once, or with the next notice in a large room. A session in the room gets the list anew.
+   * Adds a session that is about to enter the presence with `data`. The session receives the list
+   * immediately, or with the next notice in a large room. A session in the room receives the list
+   * again.
    *
-   * @throws {QueueFullError} If the send queue of the session has no space for the list.
+   * @throws {QueueFullError} If the session's send queue has no room for the list.
    * @throws {SessionClosedError} If the session is not established yet.
    */
   admit(session: Session, data: unknown): void {
@@ -145,7 +148,8 @@ export class RoomNotices {
         return;
       }
     }
-    // Until the list, a session in the room needs no changes: the list has them.
+    // Until it has the list, a session in the room needs no changes, because the list includes
+    // them.
     this.#told.delete(session);
     this.#getting.delete(session);
     this.#waiting.add(session);
@@ -160,7 +164,7 @@ export class RoomNotices {
     if (this.isEmpty) this.close();
   }
 
-  /** Tells the members of an event, at once or with the next gathered notice. */
+  /** Notifies the members of an event, immediately or with the next gathered notice. */
   note(event: PresenceEvent): void {
     if (event.type === "update" && this.#options.members === "count") return;
     const users = this.#presence.count(this.name);
@@ -175,7 +179,7 @@ export class RoomNotices {
     }
     const { type, session } = event;
     if (type === "update") this.#gatheredAt = this.#runtime.now();
-    // The session that entered has this change in the list already.
+    // The session that entered has received this change in the list.
     this.#told.send(this.#encode({ type, ...withData({ user, at }, event) }), session);
   }
 
@@ -192,14 +196,14 @@ export class RoomNotices {
     this.#getting.clear();
   }
 
-  /** Tells whether notices have to wait, because the room is large or earlier notices wait. */
+  /** True if notices have to wait, because the room is large or earlier notices wait. */
   #gathers(users: number): boolean {
     if (this.#timer !== undefined || this.#getting.size > 0) return true;
     if (this.#waiting.size > 0 || !this.#presence.isSettled(this.name)) return true;
     return this.#options.members === "count" || users > this.#options.gatherAbove;
   }
 
-  /** Tells whether an update follows the previous one too soon; updates by joining never wait. */
+  /** True if an update follows the previous one too soon; updates by joining never wait. */
   #comesTooSoon({ type, session }: PresenceEvent & { readonly session?: Session }): boolean {
     return type === "update" && session === undefined &&
       this.#runtime.now() - this.#gatheredAt < UPDATE_MS;
@@ -225,7 +229,7 @@ export class RoomNotices {
     }
   }
 
-  /** Plans the next notice: soon after a quiet time, otherwise when the interval is over. */
+  /** Schedules the next notice: soon after a quiet time, otherwise at the end of the interval. */
   #schedule(): void {
     if (this.#timer !== undefined) return;
     const { gatherMs: longest } = this.#options;
@@ -237,7 +241,7 @@ export class RoomNotices {
     );
   }
 
-  /** True if only updates of data are gathered: the room is small, and no session waits for a list. */
+  /** True if only data updates are gathered: the room is small, and no session waits for a list. */
   get #isLively(): boolean {
     const { members, gatherAbove } = this.#options;
     if (members === "count" || this.#waiting.size > 0 || this.#getting.size > 0) return false;
@@ -249,15 +253,16 @@ export class RoomNotices {
     this.#timer = undefined;
     this.#gatheredAt = this.#runtime.now();
     const changes = this.#takeChanges();
-    // Updates are left if these changes had no space for more data.
+    // Updates remain if these changes had no room for more data.
     if (this.#updated.size > 0) this.#schedule();
     for (const message of changes) this.#told.send(message);
     for (const [session, held] of this.#getting) {
       held.push(...changes);
-      // The session takes the list more slowly than the room changes: start over with a new list.
+      // The session reads the list more slowly than the room changes, so start over with a new
+      // list.
       if (held.length > MAX_HELD && this.#getting.delete(session)) this.#waiting.add(session);
     }
-    // Until the other nodes have answered, the list is not complete.
+    // Until the other nodes have replied, the list is incomplete.
     if (this.#waiting.size === 0 || !this.#presence.isSettled(this.name)) return;
     const list = this.#options.members === "count"
       ? [this.#encode({ type: "count", users: this.#presence.count(this.name) })]
@@ -300,8 +305,8 @@ export class RoomNotices {
   }
 
   /**
-   * Takes the joins and updates of this interval, with as much data as one interval may carry. A join
-   * with too much data loses the data to an update, which waits for the next interval.
+   * Takes the joins and updates of this interval, with as much data as one interval may carry. If a
+   * join's data does not fit, it becomes an update, which waits for the next interval.
    */
   #takeData(): { readonly joined: Joined[]; readonly updated: Updated[] } {
     let leftBytes = MAX_DATA_BYTES;
@@ -327,7 +332,7 @@ export class RoomNotices {
     return { joined, updated };
   }
 
-  /** Sends the list to a session, a part at a time, and then the changes of that time. */
+  /** Sends the list to a session in parts, and then the changes since. */
   async #give(
     session: Session,
     list: readonly EncodedMessage[],
@@ -346,12 +351,12 @@ export class RoomNotices {
       this.#getting.delete(session);
       if (!session.isClosed) this.#told.add(session, core.sending.messages("join"));
     } catch (error) {
-      // The queue closed the session, which could not keep up.
+      // The queue closed the session, which was too slow.
       if (!(error instanceof QueueFullError)) throw error;
     }
   }
 
-  /** The members as of the moment after `session` enters with `data`. */
+  /** The members right after `session` enters with `data`. */
   #membersWith(session: Session, data: unknown): PresenceMember[] {
     const members = this.#presence.members(this.name);
     if (this.#presence.has(session, this.name)) return members;
@@ -363,7 +368,7 @@ export class RoomNotices {
       return members;
     }
     const { connections, joinedAt } = known;
-    // Data from before the grace ends when the first session is back.
+    // Data from before the grace period is dropped when the first session returns.
     const now = data ?? (connections > 0 ? known.data : undefined);
     members[at] = withData({ user, connections: connections + 1, joinedAt }, { data: now });
     return members;
@@ -378,7 +383,7 @@ export class RoomNotices {
     });
   }
 
-  /** Splits a list so that each part fits into a notice; an oversize element is a part alone. */
+  /** Splits a list so that each part fits into a notice; an oversize element forms its own part. */
   #split<T>(all: readonly T[]): T[][] {
     const maxBytes = this.#maxBytes - FRAME_BYTES - utf8Length(this.#topic);
     const parts: T[][] = [];

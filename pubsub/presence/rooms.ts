@@ -25,17 +25,20 @@ import type { Topics } from "../topics.ts";
 
 export type { RoomOptions };
 
-/** Default of the most bytes of a user's data in a room. */
+/** Default maximum size of a user's data in a room, in bytes. */
 export const MAX_DATA_BYTES = 512;
 
-/** Most rooms for which one session may have data, joined or not. */
+/** Maximum number of rooms for which one session may have data, joined or not. */
 export const MAX_ROOMS_WITH_DATA = 32;
 
-/** Options for {@linkcode Rooms.join}: the start in the history, and the data of the session. */
+/**
+ * Options for {@linkcode Rooms.join}: the start position in the history, and the data of the
+ * session.
+ */
 export interface RoomJoinOptions extends SubscribeOptions {
   /**
-   * Any value that JSON can hold, of at most 4,096 bytes as JSON; the value is copied. Left out, the
-   * session has no data.
+   * Any value that JSON can hold, of at most 4,096 bytes as JSON; the value is copied. If left out,
+   * the session has no data.
    */
   readonly data?: unknown;
 }
@@ -44,7 +47,7 @@ export interface RoomJoinOptions extends SubscribeOptions {
 export interface RoomsOptions {
   /** Topics that carry messages and notices. */
   readonly topics: Topics;
-  /** Presence that knows the members. */
+  /** Presence that tracks the members. */
   readonly presence: Presence;
   /**
    * Clocks, timers and randomness of this node.
@@ -54,14 +57,13 @@ export interface RoomsOptions {
   readonly runtime?: Runtime | undefined;
   /**
    * Options of rooms, by patterns of room names such as `room:{name}`. A room without a matching
-   * pattern has the defaults of {@linkcode RoomOptions}.
+   * pattern uses the defaults of {@linkcode RoomOptions}.
    *
    * @default {{}}
    */
   readonly patterns?: Readonly<Record<string, RoomOptions>> | undefined;
 }
 
-/** Kinds of the options of a room. */
 export const ROOM: OptionKinds<RoomOptions> = {
   gatherAbove: integer(0, MAX_TIMER_MS),
   gatherMs: integer(0, MAX_TIMER_MS),
@@ -79,28 +81,30 @@ const ROOMS: OptionKinds<RoomsOptions> = {
 const JOIN: OptionKinds<RoomJoinOptions> = { ...SUBSCRIBE, data: 0 };
 
 /**
- * Rooms: a room is a topic with presence. A session that joins gets the messages published in the
- * room, the list of members, and each join and leave of a user, as {@linkcode PresenceNotice}s on
- * the topic `presence:<room>`.
+ * Rooms: a room is a topic with presence. A session that joins receives the messages published in
+ * the room, the list of members, and each join and leave of a user, as {@linkcode PresenceNotice}s
+ * on the topic `presence:<room>`.
  *
- * - **Users:** notices are about users. A second tab is no join, closing that tab is no leave, and a
- *   reload within the grace of {@linkcode Presence} is neither.
- * - **First:** a session that joins gets `members` first, with the own user included; then every
+ * - **Users:** notices are about users. Opening a second tab doesn't count as a join, closing it
+ *   doesn't count as a leave, and reloading within the grace period of {@linkcode Presence} counts
+ *   as neither.
+ * - **First:** a session that joins first receives `members`, including its own user; then every
  *   change once, in order, except changes that the list already includes.
  * - **Data:** a session may be present with data, which `members`, `join` and `update` notices
- *   carry. {@linkcode Presence} says which data stands for a user with several sessions. In a small
- *   room members get an update at once, and at most 20 updates a second.
- * - **Leave:** a user whose last session unsubscribes leaves at once.
- * - **Close:** a session that closes leaves all rooms; members get the leave when the grace is over.
+ *   carry. {@linkcode Presence} defines which data counts for a user with several sessions. In a
+ *   small room members receive updates immediately, at most 20 a second.
+ * - **Leave:** a user whose last session unsubscribes leaves immediately.
+ * - **Close:** a session that closes leaves all rooms; members receive the leave when the grace
+ *   period is over.
  * - **Large rooms:** above 100 users, changes are gathered for up to a second into one notice. A
- *   session that joins gets the list with the next notice, in parts if long; see
+ *   session that joins receives the list with the next notice, in parts if it is long; see
  *   {@linkcode RoomOptions}. One interval carries at most 64 KiB of data; the rest follows with the
  *   next.
- * - **Limits:** the name of a room must not begin with `presence:`, and has at most 246 bytes, so
- *   that the topic of the notices fits.
- * - **Nodes:** members are those of all nodes that the presence knows. Each node sends notices to the
- *   sessions of that node. A session that joins waits for the list until the other nodes have sent
- *   their members, at most a second.
+ * - **Limits:** the name of a room must not begin with `presence:`, and may have at most 246 bytes,
+ *   so that the topic of the notices fits.
+ * - **Nodes:** a room includes the members of all nodes that the presence knows. Each node sends
+ *   notices to its own sessions. A session that joins waits for the list until the other nodes have
+ *   sent their members, at most a second.
  *
  * @example Usage
  * ```ts
@@ -134,10 +138,9 @@ export class Rooms implements Disposable {
   readonly #presence: Presence;
   readonly #observation: Disposable;
   readonly #options: TopicRouter<Required<RoomOptions>>;
-  /** Rooms with members of this node. */
   readonly #rooms = new Map<string, RoomNotices>();
   readonly #roomsOf = new Map<Session, Set<string>>();
-  /** The data of sessions, by room; also for rooms that a session has not joined. */
+  /** Sessions' data by room, including rooms that a session has not joined. */
   readonly #dataOf = new Map<Session, Map<string, unknown>>();
   readonly #onEnd = (session: Session) => {
     for (const room of this.#roomsOf.get(session) ?? []) this.#forget(session, room);
@@ -145,8 +148,6 @@ export class Rooms implements Disposable {
   };
 
   /**
-   * Creates rooms without members.
-   *
    * @param options See {@linkcode RoomsOptions}.
    * @throws {TypeError} If a pattern is malformed, or two patterns overlap.
    * @throws {RangeError} If `gatherAbove` or `gatherMs` is not an integer of 0 or more.
@@ -177,15 +178,15 @@ export class Rooms implements Disposable {
    *
    * @param session A session of the topics' turn.
    * @param room The room.
-   * @param options The start in the history of the room, and the data with which the session is
-   * present. Without data, the data from {@linkcode Rooms.update} stays, as it does if this throws.
+   * @param options The start position in the room's history, and the data with which the session is
+   * present. Without data, the data from {@linkcode Rooms.update} stays, also if this throws.
    * @returns True if the session was not a member before, and is now.
    * @throws {TypeError} If the name is not a valid topic, or begins with `presence:`, or JSON cannot
    * hold the data.
    * @throws {RangeError} If the name is longer than 246 bytes, or the data larger than the room
    * allows.
-   * @throws {QueueFullError} If the session has the most topics already, or data in 32 other rooms,
-   * or a full send queue with the policy `close`. The session is not a member then.
+   * @throws {QueueFullError} If the session already has the maximum number of topics, or data in 32
+   * other rooms, or a full send queue with the policy `close`. The session is then not a member.
    * @throws {SessionClosedError} If the session is not established yet.
    */
   join(session: Session, room: string, options: RoomJoinOptions = {}): boolean {
@@ -194,7 +195,7 @@ export class Rooms implements Disposable {
   }
 
   /**
-   * Adds a session to a room as {@linkcode Rooms.join} does, also as the client requested.
+   * Adds a session to a room as {@linkcode Rooms.join} does, also for a client's request.
    *
    * @ignore
    * @param session A session of the topics' turn.
@@ -222,8 +223,8 @@ export class Rooms implements Disposable {
   }
 
   /**
-   * Removes a session from a room, and unsubscribes the session from the topic of the room. The other
-   * members get a notice when the user has left: after the grace of the user's last session.
+   * Removes a session from a room, and unsubscribes it from the room's topic. The other members
+   * receive a notice when the user has left, which is after the grace period of its last session.
    * Idempotent.
    *
    * @param session Any session.
@@ -242,13 +243,13 @@ export class Rooms implements Disposable {
   }
 
   /**
-   * Sets the data with which a session is present in a room: at once for a member, and at each later
-   * join. The data is kept until the session ends, also after the session leaves the room.
+   * Sets the data with which a session is present in a room: immediately for a member, and at each
+   * later join. The data is kept until the session ends, also after the session leaves the room.
    *
    * @param session Any session.
    * @param room The room.
-   * @param options The data; left out, the data of the session is removed.
-   * @returns True if the session is a member, so that the other members get the update.
+   * @param options The data; if left out, the session's data is removed.
+   * @returns True if the session is a member, so that the other members receive the update.
    * @throws {TypeError} If the name is not a valid topic, or begins with `presence:`, or JSON cannot
    * hold the data.
    * @throws {RangeError} If the name is longer than 246 bytes, or the data larger than the room
@@ -280,7 +281,7 @@ export class Rooms implements Disposable {
   }
 
   /**
-   * Lists the users in a room with the data of each, users within the grace included.
+   * Lists the users in a room with their data, including users within the grace period.
    *
    * @param room The room.
    * @returns The members, in the order of joining.
@@ -310,7 +311,7 @@ export class Rooms implements Disposable {
   }
 
   /**
-   * Tells whether a session joined a room.
+   * Returns true if a session joined a room.
    *
    * @param session Any session.
    * @param room The room.
@@ -328,15 +329,15 @@ export class Rooms implements Disposable {
 
   #enter(session: Session, room: string, start: Omit<JoinOptions, "onLeft">): boolean {
     const isNew = !this.#topics.has(session, room);
-    // A failure of the engine goes to `onError`.
+    // Failures of the engine go to `onError`.
     void this.#topics.join(session, room, {
       ...start,
-      // Members are subscribed: the end of the subscription ends the membership.
+      // Members are subscribed, so the end of the subscription ends the membership.
       onLeft: (code) => this.#left(session, room, code),
     });
     const data = this.#dataOf.get(session)?.get(room);
     if (this.isMember(session, room)) {
-      // A part of the page that came later has no list yet.
+      // A part of the page that was added later has no list yet.
       if (start.isRequested) this.#rooms.get(room)!.admit(session, data);
       return false;
     }
@@ -389,7 +390,7 @@ export class Rooms implements Disposable {
   #left(session: Session, room: string, code: string): void {
     if (!this.#roomsOf.get(session)?.delete(room)) return;
     this.#forget(session, room);
-    // A client that moves may come back to the room in its next session.
+    // A client that moves may return to the room in its next session.
     this.#presence.leave(session, room, { isFinal: code !== MOVED });
   }
 

@@ -5,7 +5,7 @@ import type { Nodes } from "../nodes/nodes.ts";
 
 /** A join, an update, or a leave of a user; branch on `type`. */
 export type PresenceEvent = {
-  /** A join: the first session of a user entered. */
+  /** A join: a user's first session entered. */
   readonly type: "join";
   /** The topic; `undefined` means that the user came online. */
   readonly topic: string | undefined;
@@ -26,12 +26,12 @@ export type PresenceEvent = {
   readonly user: string;
   /** Time of the change, in milliseconds since the Unix epoch. */
   readonly at: number;
-  /** The new data; absent if the user has no data any more. */
+  /** The new data; absent if the user no longer has data. */
   readonly data?: unknown;
   /** The session that changed the data by entering; absent for any other change. */
   readonly session?: Session | undefined;
 } | {
-  /** A leave: the last session left, and the user did not come back within the grace. */
+  /** A leave: the last session left, and the user did not return within the grace period. */
   readonly type: "leave";
   /** The topic; `undefined` means that the user went offline. */
   readonly topic: string | undefined;
@@ -39,7 +39,7 @@ export type PresenceEvent = {
   readonly user: string;
   /** Time at which the user was declared absent, in milliseconds since the Unix epoch. */
   readonly at: number;
-  /** Time at which the last session left; earlier than `at` by the grace. */
+  /** Time at which the last session left; earlier than `at` by the grace period. */
   readonly lastSeenAt: number;
   /** The last data with which the user was present; absent without data. */
   readonly data?: unknown;
@@ -54,34 +54,34 @@ export interface PresenceOptions {
    */
   readonly runtime?: Runtime | undefined;
   /**
-   * Time within which a user without sessions may come back without having left, in milliseconds: a
-   * reload is no leave. With 0, a user leaves at once.
+   * Time within which a user without sessions may return without having left, in milliseconds:
+   * reloading doesn't count as a leave. With 0, a user leaves immediately.
    *
    * @default {5000}
    */
   readonly graceMs?: number | undefined;
   /**
-   * Most offline users for which `lastSeenAt` is remembered; users that went offline first are
-   * forgotten first.
+   * Maximum number of offline users whose `lastSeenAt` is remembered; those that went offline first
+   * are forgotten first.
    *
    * @default {10000}
    */
   readonly maxLastSeen?: number | undefined;
   /**
-   * Nodes that share the presence, so that users of other nodes count too. Disposing of the presence
-   * does not close the nodes. Left out, the presence covers this process alone.
+   * Nodes that share the presence, so that users of other nodes count too. Disposing of the
+   * presence does not close the nodes. By default, the presence covers only this process.
    */
   readonly nodes?: Nodes | undefined;
   /**
-   * With true, every node knows the online users of all nodes, which takes some 200 bytes for each
-   * user on each node. With false, `online()`, `isOnline()` and `lastSeenAt()` cover only the users of
+   * With true, every node knows the online users of all nodes, which takes about 200 bytes per user
+   * on each node. With false, `online()`, `isOnline()` and `lastSeenAt()` cover only the users of
    * this node. Topics are shared in any case, between the nodes that have users in the topic.
    *
    * @default {true}
    */
   readonly shareOnline?: boolean | undefined;
   /**
-   * Gets the errors that listeners throw; the other listeners run all the same.
+   * Receives the errors that listeners throw; the other listeners still run.
    *
    * @default {console.error, at most 16 times a minute}
    */
