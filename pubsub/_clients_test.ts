@@ -1,4 +1,4 @@
-/** Clients of topics with a history, made of sessions in memory and a wire that is read by hand. */
+/** Clients of topics with a history, on sessions in memory whose envelopes the test reads. */
 import { assert, assertEquals } from "@std/assert";
 import { Session } from "../session/session.ts";
 import type { SessionLimits } from "../session/settings.ts";
@@ -9,7 +9,7 @@ import type { JoinOptions } from "./topic_options.ts";
 import type { Topics } from "./topics.ts";
 import { settingsWith } from "../session/session_settings.ts";
 
-/** An envelope of the wire. */
+/** An envelope. */
 export type Line = Record<string, unknown>;
 
 /** One connection of a client, with all of its envelopes except `hello`. */
@@ -42,16 +42,16 @@ export class Client implements AsyncDisposable {
     });
   }
 
-  /** Subscribes; the answer stands among the lines, as `{ answer }`. */
+  /** Subscribes; the reply is listed among the lines, as `{ answer }`. */
   subscribe(topics: Topics, topic = "t", options: JoinOptions = {}): Promise<boolean> {
-    // Through the wire, so that the order among other messages is the real one.
+    // Sent over the connection, so that the order among other messages is the real one.
     const onAnswer = (answer: SubscribeAnswer) => this.session.send("answer", answer);
     return topics.join(this.session, topic, { onAnswer, ...options });
   }
 
   /**
-   * Takes all envelopes since the last call: answers, messages as `[data, offset, prev]`, and the
-   * rest unchanged. Tags are left out, since they are random.
+   * Takes all envelopes since the last call: replies, messages as `[data, offset, prev]`, and the
+   * rest unchanged. Tags are left out, because they are random.
    */
   take(): unknown[] {
     return this.lines.splice(0).map(({ topic, data, tag: _tag, ...rest }) => {
@@ -63,7 +63,7 @@ export class Client implements AsyncDisposable {
     });
   }
 
-  /** The data of the messages that came since the last call. */
+  /** The data of the messages since the last call. */
   takeData(): unknown[] {
     return this.take().filter(Array.isArray).map(([data]) => data);
   }
@@ -75,7 +75,6 @@ export class Client implements AsyncDisposable {
   }
 }
 
-/** Several clients. */
 export class Clients extends Array<Client> implements AsyncDisposable {
   static on(turn: Turn, ...options: ConstructorParameters<typeof Client>[1][]): Clients {
     const clients = new Clients();
@@ -88,7 +87,7 @@ export class Clients extends Array<Client> implements AsyncDisposable {
   }
 }
 
-/** Checks that messages are these, in a row: `[first, last]`. */
+/** Checks that the messages are consecutive, from `first` to `last`. */
 export function assertRun(data: unknown[], first: number, last: number): void {
   assertEquals(data, Array.from({ length: Math.max(0, last - first + 1) }, (_, i) => first + i));
 }

@@ -1,4 +1,4 @@
-/** Sessions for the tests of this folder, on pairs in memory and a turn that ends by hand. */
+/** Sessions for the tests in this folder, on pairs in memory whose turns the test ends. */
 
 import { assert } from "@std/assert";
 import { Session } from "../session/session.ts";
@@ -20,7 +20,7 @@ interface PeerOptions extends SessionLimits {
 export interface Peer {
   readonly session: Session;
   readonly pair: MemoryPair;
-  /** Frames unchanged, without those from before the test. */
+  /** Frames unchanged, except those from before the test. */
   readonly frames: Frame[];
   /** The messages since the last call: `[topic, data]`; bytes unchanged. */
   take(): unknown[];
@@ -57,7 +57,7 @@ export class Peers implements AsyncDisposable {
 
   /** Ends the turn, and lets its messages arrive. */
   async endTurn(): Promise<void> {
-    // Twice, for messages that wait until the wire has taken the first part.
+    // Twice, for messages that wait until the first part has been sent.
     for (let i = 0; i < 20; i++) {
       if (i % 10 === 0) this.turn.flush();
       await Promise.resolve();

@@ -7,7 +7,7 @@ import { Rooms, type RoomsOptions } from "./presence/rooms.ts";
 import type { TopicsOptions } from "./topic_options.ts";
 import { Topics } from "./topics.ts";
 
-/** Rooms with their collaborators, at a fake time that begins at 0. */
+/** Rooms with their collaborators, at a fake time that starts at 0. */
 export class Bench implements AsyncDisposable {
   readonly time = new FakeTime(0);
   readonly peers = new Peers();
@@ -32,7 +32,7 @@ export class Bench implements AsyncDisposable {
     return this.peers.connect({ user, ...limits });
   }
 
-  /** Opens a session for each of some users. */
+  /** Opens a session for each user. */
   connectAll<const U extends readonly string[]>(...users: U): Promise<{ [I in keyof U]: Peer }> {
     return Promise.all(users.map((user) => this.connect(user))) as never;
   }
@@ -63,7 +63,7 @@ export class Bench implements AsyncDisposable {
   }
 }
 
-/** Messages of a peer, notices in short. */
+/** A peer's messages, with abbreviated notices. */
 export function heard(peer: Peer): unknown[] {
   return peer.take().map((message) => {
     if (!Array.isArray(message)) return `off ${(message as Unsubscribed).unsubscribed}`;

@@ -1,4 +1,4 @@
-/** An engine whose history a test writes, and nodes on the engine. */
+/** An engine whose history the test writes, and nodes on it. */
 import { platformRuntime } from "../base/runtime.ts";
 import { StatusFeed } from "../base/status_feed.ts";
 import {
@@ -16,19 +16,19 @@ import { LocalListeners } from "./engine/listeners.ts";
 import { Tags } from "./tag.ts";
 import { type FaultyBroker, FaultyEngine } from "../tests/faulty_broker.ts";
 
-/** Keeps one topic. Offsets go up by `step`. */
+/** Keeps one topic. Offsets increase by `step`. */
 export class ScriptedEngine {
   epoch = "e1";
   head = 0;
   step = 1;
   kept: Publication[] = [];
-  /** Has publications carry tags, as those of every engine do. */
+  /** True to add tags to publications, as every engine does. */
   hasTags = false;
   readonly #tags = new Tags(platformRuntime());
   readonly #broker = new ScriptedBroker(this);
   readonly #engine = new FaultyEngine({ make: () => this.#broker });
 
-  /** Makes the broker of a node. */
+  /** Creates a node's broker. */
   node(): FaultyBroker {
     return this.#engine.connect();
   }
@@ -50,7 +50,7 @@ export class ScriptedEngine {
     return this.append({ topic: "t", payload, except });
   }
 
-  /** Has another publication with the same payload where one stood: that one was lost. */
+  /** Replaces a publication, as if it was lost, with another one that has the same payload. */
   rewrite(offset: number): void {
     this.kept = this.kept.map((one) =>
       one.position!.offset === offset
@@ -64,12 +64,12 @@ export class ScriptedEngine {
     return this.kept.find(({ position }) => position!.offset === offset)?.position?.tag;
   }
 
-  /** Keeps the newest so many only. */
+  /** Keeps only the newest publications. */
   trim(count: number): void {
     this.kept = count === 0 ? [] : this.kept.slice(-count);
   }
 
-  /** Begins a new epoch, having lost the newest so many. */
+  /** Starts a new epoch after losing the newest publications. */
   beginEpoch(epoch: string, lost = 0): void {
     this.epoch = epoch;
     this.kept = this.kept.slice(0, this.kept.length - lost).map((publication) => ({
@@ -95,7 +95,7 @@ export class ScriptedEngine {
   }
 }
 
-/** The broker that keeps the history of a {@linkcode ScriptedEngine}. */
+/** The broker for the history of a {@linkcode ScriptedEngine}. */
 class ScriptedBroker implements Broker {
   readonly name = "scripted";
   readonly delivery = "at-most-once";

@@ -22,7 +22,7 @@ function unconfirmed() {
 /** A topic with a history, and one without. */
 const TOPICS = ["t", "plain"];
 
-/** The value of a promise by now; `"pending"` without one. */
+/** The current value of a promise; `"pending"` if it is not settled. */
 async function valueOf(promise: Promise<unknown>): Promise<unknown> {
   await turns();
   return await Promise.race([promise.catch((error) => error), Promise.resolve("pending")]);
@@ -37,7 +37,7 @@ for (const topic of TOPICS) {
     });
   };
 
-  test("takes effect at once, and resolves once the engine confirmed", async ({ ready, topics }) => {
+  test("takes effect immediately, and resolves once the engine has confirmed", async ({ ready, topics }) => {
     await using client = new Client(topics.turn);
     const inForce = topics.subscribe(client.session, topic);
     assertEquals(topics.has(client.session, topic), true);
@@ -81,7 +81,7 @@ for (const topic of TOPICS) {
     assertEquals(await topics.subscribe(client.session, topic), true);
   });
 
-  test("answers a client once the engine confirmed", async ({ ready, topics }) => {
+  test("replies to a client once the engine has confirmed", async ({ ready, topics }) => {
     await using client = new Client(topics.turn);
     client.subscribe(topics, topic, { isRequested: true });
     await turns();
@@ -91,7 +91,7 @@ for (const topic of TOPICS) {
     assertEquals(client.take(), [topic === "t" ? { epoch: "e1", offset: 0, head: 0 } : {}]);
   });
 
-  test("answers before the first publication, which proves the confirmation", async (node) => {
+  test("replies before the first publication, which proves the confirmation", async (node) => {
     const { engine, broker, topics } = node;
     await using client = new Client(topics.turn);
     client.subscribe(topics, topic, { isRequested: true });
@@ -104,7 +104,7 @@ for (const topic of TOPICS) {
     if (topic === "plain") assertEquals(message, [1, undefined, undefined]);
   });
 
-  test("answers a client with `unavailable` if the engine does not confirm", async (node) => {
+  test("replies `unavailable` to a client if the engine does not confirm", async (node) => {
     using time = new FakeTime();
     const { ready, topics } = node;
     await using client = new Client(topics.turn);
@@ -118,7 +118,7 @@ for (const topic of TOPICS) {
   });
 }
 
-Deno.test("Topics.subscribe() from now on counts from the call, not from the confirmation", async () => {
+Deno.test("Topics.subscribe() starts at the call, not at the confirmation", async () => {
   const { engine, broker, ready, topics } = unconfirmed();
   await using _topics = topics;
   engine.publish("before the call");

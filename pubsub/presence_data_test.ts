@@ -1,4 +1,4 @@
-/** The data of present users: the valid one, its readers, and the bound per interval. */
+/** Presence data: which data counts, which members receive it, and its bound per interval. */
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { QueueFullError } from "../errors.ts";
 import type { PresenceMember, PresenceNotice } from "../session/wire/presence_notice.ts";
@@ -14,9 +14,9 @@ import { Rooms } from "./presence/rooms.ts";
 
 const PATTERNS = { "chat": { maxDataBytes: 4_096 }, "few": { gatherAbove: 2 } };
 
-/** The notices that a peer got since the last call, in short. */
+/** The notices that a peer received since the last call, abbreviated. */
 function told(peer: Peer): string[] {
-  // Beside messages: that a session was taken out of a room.
+  // Leaves out the messages that a session was removed from a room.
   return peer.take().filter(Array.isArray).map(([, notice]) => inShort(notice as PresenceNotice));
 }
 
@@ -43,7 +43,7 @@ function dataOf(bench: Bench, user: string, room = "chat"): unknown {
   return bench.rooms.members(room).find((member) => member.user === user)?.data;
 }
 
-Deno.test("Rooms tells of a user's data in members, join and update notices", async () => {
+Deno.test("Rooms sends a user's data in members, join and update notices", async () => {
   await using bench = new Bench({ graceMs: 0, patterns: PATTERNS });
   const [ann, bob] = await bench.connectAll("ann", "bob");
   bench.rooms.join(ann.session, "chat", { data: "here" });
@@ -66,7 +66,7 @@ Deno.test("Rooms tells of a user's data in members, join and update notices", as
   assertEquals(bench.rooms.members("chat").map(({ data }) => data), [undefined, 0]);
 });
 
-Deno.test("Rooms.update() before a join applies to it, also to the next one", async () => {
+Deno.test("Rooms.update() before a join applies to that join and the next one", async () => {
   await using bench = new Bench({ graceMs: 0, patterns: PATTERNS });
   const [ann, bob] = await bench.connectAll("ann", "bob");
   bench.rooms.join(ann.session, "chat");
@@ -80,17 +80,17 @@ Deno.test("Rooms.update() before a join applies to it, also to the next one", as
   assertEquals(told(ann), ["members ann:-", "join bob:1", "leave bob", "join bob:2"]);
 });
 
-Deno.test("Rooms shows the data that was set last, and falls back when that session goes", async () => {
+Deno.test("Rooms shows the data that was set last, and falls back when that session leaves", async () => {
   await using bench = new Bench({ patterns: PATTERNS });
   const [ann, tab1, tab2] = await bench.connectAll("ann", "bob", "bob");
   bench.rooms.join(ann.session, "chat");
   bench.rooms.join(tab1.session, "chat", { data: "tab1" });
-  // Without data of its own the second tab changes nothing.
+  // Without its own data the second tab changes nothing.
   bench.rooms.join(tab2.session, "chat");
   await bench.pass(100);
   bench.rooms.update(tab2.session, "chat", { data: "tab2" });
   await bench.pass(100);
-  // The same again is no change.
+  // The same data again is no change.
   bench.rooms.update(tab2.session, "chat", { data: "tab2" });
   await bench.pass(100);
   bench.rooms.leave(tab2.session, "chat");
@@ -99,7 +99,7 @@ Deno.test("Rooms shows the data that was set last, and falls back when that sess
   assertEquals(dataOf(bench, "bob"), "tab1");
 });
 
-Deno.test("Rooms keeps the data of an absent user within the grace, until a session is back", async () => {
+Deno.test("Rooms keeps the data of an absent user within the grace period, until a session returns", async () => {
   await using bench = new Bench({ graceMs: 1_000, patterns: PATTERNS });
   const [ann, bob, back] = await bench.connectAll("ann", "bob", "bob");
   bench.rooms.join(ann.session, "chat");
@@ -110,7 +110,7 @@ Deno.test("Rooms keeps the data of an absent user within the grace, until a sess
   assertEquals(dataOf(bench, "bob"), "old");
   bench.rooms.join(back.session, "chat", { data: "old" });
   await bench.pass(100);
-  // The same data with the join: no member gets a notice.
+  // The same data with the join: no member receives a notice.
   assertEquals(told(ann), ["members ann:-", "join bob:old"]);
   bench.topics.unsubscribe(back.session, "chat", { code: MOVED });
   await bench.pass(100);
@@ -121,11 +121,11 @@ Deno.test("Rooms keeps the data of an absent user within the grace, until a sess
   bench.rooms.join(bob.session, "chat");
   await bench.pass(100);
   assertEquals(told(ann), ["update bob:new", "update bob:-"]);
-  // Their own lists have the data of the join, and no update repeats that.
+  // Their own lists include the data of the join, and no update repeats it.
   assertEquals(told(back), ["members ann:- bob:old"]);
 });
 
-Deno.test("Rooms sends a list with the data of the joiner, who gets no update of it", async () => {
+Deno.test("Rooms sends a list with the joiner's data, and no update of it to the joiner", async () => {
   await using bench = new Bench({ patterns: PATTERNS });
   const [tab1, tab2] = await bench.connectAll("ann", "ann");
   bench.rooms.join(tab1.session, "chat", { data: 1 });
@@ -134,7 +134,7 @@ Deno.test("Rooms sends a list with the data of the joiner, who gets no update of
   assertEquals([told(tab1), told(tab2)], [["members ann:1", "update ann:2"], ["members ann:2"]]);
 });
 
-Deno.test("Rooms tells of updates at once, and at most twenty times a second, the last one of each", async () => {
+Deno.test("Rooms sends updates immediately, at most twenty times a second, the newest of each user", async () => {
   await using bench = new Bench({ patterns: PATTERNS });
   const [ann, bob] = await bench.connectAll("ann", "bob");
   bench.rooms.join(ann.session, "chat");
@@ -159,7 +159,7 @@ Deno.test("Rooms tells of updates at once, and at most twenty times a second, th
   assertEquals(told(ann), ["update bob:a", "update bob:b", "leave bob"]);
 });
 
-Deno.test("Rooms gathers the data of a large room like its joins, net effect only", async () => {
+Deno.test("Rooms gathers the data of a large room like its joins, reduced to the net effect", async () => {
   await using bench = new Bench({ graceMs: 0, patterns: PATTERNS });
   const peers: Peer[] = [];
   for (const user of ["a", "b", "c", "d", "e"]) peers.push(await bench.connect(user));
@@ -167,7 +167,7 @@ Deno.test("Rooms gathers the data of a large room like its joins, net effect onl
   for (const { session } of [a, b, c, e]) bench.rooms.join(session, "few", { data: 0 });
   await bench.pass(1_000);
   told(a);
-  // Changes before the join count no more than the last one.
+  // Of the changes before the join, only the last one counts.
   bench.rooms.join(d.session, "few", { data: 1 });
   bench.rooms.update(d.session, "few", { data: 2 });
   bench.rooms.update(b.session, "few", { data: 1 });
@@ -175,7 +175,7 @@ Deno.test("Rooms gathers the data of a large room like its joins, net effect onl
   bench.rooms.update(c.session, "few", { data: 1 });
   bench.rooms.leave(c.session, "few");
   await bench.pass(1_000);
-  // A user who left and returned with other data was present all the time.
+  // A user who left and returned with other data was present the whole time.
   bench.rooms.leave(b.session, "few");
   bench.rooms.join(b.session, "few", { data: 3 });
   await bench.pass(1_000);
@@ -188,7 +188,7 @@ Deno.test("Rooms gathers the data of a large room like its joins, net effect onl
   assertEquals(told(d), ["members a:0 b:2 e:0 d:2", "changes + - =b:3"]);
 });
 
-Deno.test("Rooms sends at most 64 KiB of data at a time, and all of it in the end", async () => {
+Deno.test("Rooms sends at most 64 KiB of data at a time, and eventually all of it", async () => {
   await using bench = new Bench({
     graceMs: 0,
     patterns: { "big": { gatherAbove: 10, maxDataBytes: 4_096 } },
@@ -241,14 +241,14 @@ Deno.test("Rooms sends at most 64 KiB of data at a time, and all of it in the en
     hear();
   }
   const [first, ...rest] = heardBytes;
-  // Until the room was large, each join had a notice of its own.
+  // Until the room was large, each join had its own notice.
   assert(first! <= 65_536 + 10 * 4_002, `${first}`);
   for (const bytes of rest) assert(bytes <= 65_536, `${bytes}`);
   assertEquals(known.size, 61);
   for (const user of users.slice(0, 59)) assertEquals(known.get(user), "y".repeat(4_000), user);
 });
 
-Deno.test("Rooms that only count keep data, and send it to no member", async () => {
+Deno.test("Rooms with members: count keeps data, and sends it to no member", async () => {
   await using bench = new Bench({ patterns: { "chat": { members: "count" } } });
   const [ann, bob] = await bench.connectAll("ann", "bob");
   bench.rooms.join(ann.session, "chat");
@@ -259,7 +259,7 @@ Deno.test("Rooms that only count keep data, and send it to no member", async () 
   assertEquals([told(ann), dataOf(bench, "bob")], [["count 2"], 2]);
 });
 
-Deno.test("Rooms.update() bounds data by the room, and rooms by the session", async () => {
+Deno.test("Rooms.update() bounds data per room, and rooms per session", async () => {
   await using bench = new Bench({ patterns: { "none": { maxDataBytes: 0 }, ...PATTERNS } });
   const { session } = await bench.connect("ann");
   const { rooms } = bench;
@@ -304,7 +304,7 @@ Deno.test("Rooms.update() copies its data, and forgets it with the session", asy
   assertEquals(bench.rooms.members("chat"), []);
 });
 
-Deno.test("Presence.update() reports changes alone to listeners", async () => {
+Deno.test("Presence.update() reports only changes to listeners", async () => {
   await using bench = new Bench({ graceMs: 0 });
   const { presence } = bench;
   const [{ session: ann }, { session: bob }] = await bench.connectAll("ann", "bob");
@@ -335,13 +335,13 @@ Deno.test("Presence.update() reports changes alone to listeners", async () => {
   ]);
 });
 
-Deno.test("Presence sets data that wins over its earlier data, where another node's clock is ahead", async () => {
+Deno.test("Presence sets data that wins over its earlier data if another node's clock is ahead", async () => {
   await using bench = new Bench();
   await using broker = new MemoryBroker();
   await using here = new Nodes({ broker });
   await using there = new Nodes({ broker });
   using presence = new Presence({ nodes: here });
-  // Another node, by hand: sent and received messages.
+  // Another node, scripted: sent and received messages.
   const read = (value: unknown) => value as unknown[];
   using directory = new Directory<unknown[]>({ nodes: there, name: "presence", read });
   using scope = directory.open("in:chat");
@@ -361,7 +361,7 @@ Deno.test("Presence sets data that wins over its earlier data, where another nod
   await bench.time.tickAsync(1_000);
   const told = [...scope.entries()].find(({ node, key }) => node === here.id && key === "ann");
   assertEquals(told?.value, [1, 500, 0, 90_001, "later"]);
-  // Of two updates of the same time, the nodes' ids decide, alike on each node.
+  // For two updates with the same time, the nodes' ids decide, with the same result on each node.
   scope.set("ann", [1, 500, 0, 90_001, "same time"]);
   await bench.time.tickAsync(1_000);
   const winner = there.id > here.id ? "same time" : "later";

@@ -1,4 +1,4 @@
-/** Histories whose engine lost a publication, and has another one with the same offset. */
+/** Histories whose engine lost a publication, and stored another one with the same offset. */
 import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import type { HistoryPosition, SubscribeAnswer } from "../session/wire/recovery.ts";
@@ -12,8 +12,7 @@ import { Topics } from "./topics.ts";
 const HISTORY = { t: { size: 1_000_000 } };
 
 /**
- * Reads the answer to a client's position, from a node that follows the topic for that client
- * alone.
+ * Reads the reply to a client's position, from a node that follows the topic only for that client.
  */
 async function ask(
   topics: Topics,
@@ -44,7 +43,7 @@ Deno.test("Clients whose publication was rewritten below the head, 10,000 times,
     if (answer.recovered) told.recovered++;
     if (answer.reason === "new-epoch") told.newEpoch++;
     // Now and then a correct position, to show that the test notices a recovery, and that only
-    // wrong ones are refused.
+    // wrong positions are rejected.
     if (i % 50 > 0) continue;
     const { recovered: isBlind } = await ask(topics, client, { ...since, tag: undefined });
     if (isBlind) told.recoveredWithoutTag++;
@@ -59,7 +58,7 @@ Deno.test("Clients whose publication was rewritten below the head, 10,000 times,
   });
 });
 
-Deno.test("TopicFeed reports to its members another history at their position, though its name is the same", async () => {
+Deno.test("TopicFeed reports another history at its members' position, even with the same name", async () => {
   using time = new FakeTime();
   const engine = new ScriptedEngine();
   engine.hasTags = true;
@@ -77,7 +76,7 @@ Deno.test("TopicFeed reports to its members another history at their position, t
   broker.interrupt();
   await time.tickAsync(100);
   await turns();
-  // All known publications of the other history follow, from the oldest on.
+  // All known publications of the other history follow, from the oldest.
   const gap = { gap: "t", reason: "new-epoch", epoch: "e1", offset: 0 };
   assertEquals(client.take(), [gap, ["a", 1, 0], ["b", 2, 1], ["c", 3, 2]]);
   broker.interrupt();
@@ -126,7 +125,7 @@ Deno.test("Replay does not trust a position whose publication has expired, nor o
   };
   const empty = await askAnew({ epoch: "e1", offset: 0 });
   assertEquals(empty.recovered, true);
-  // A position before the first publication has the time of its report.
+  // A position before the first publication carries the time when it was sent.
   const start = { epoch: "e1", offset: 0, tag: empty.tag };
   assert(empty.tag!.startsWith("~"));
   for (let i = 0; i < 300; i++) engine.publish(i);
@@ -134,14 +133,14 @@ Deno.test("Replay does not trust a position whose publication has expired, nor o
   assertEquals((await askAnew(start)).recovered, true);
   await time.tickAsync(200_000);
   assertEquals((await askAnew(start)).reason, "too-old");
-  // Between two offsets there never was a publication.
+  // There never was a publication between two offsets.
   for (const offset of [3, 501]) {
     const since = { epoch: "e1", offset, tag: "abcdef" };
     assertEquals((await askAnew(since)).reason, "new-epoch");
   }
 });
 
-Deno.test("Replay of the newest publications takes none of a history that began anew under the same name meanwhile", async () => {
+Deno.test("Replay of the newest publications sends none from a history that started over under the same name meanwhile", async () => {
   const engine = new ScriptedEngine();
   engine.hasTags = true;
   const broker = engine.node();

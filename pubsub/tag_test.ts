@@ -2,17 +2,17 @@ import { assert, assertEquals } from "@std/assert";
 import { platformRuntime } from "../base/runtime.ts";
 import { tagOf, Tags } from "./tag.ts";
 
-Deno.test("Tags.next() makes tags that differ, also from those of another broker", () => {
+Deno.test("Tags.next() generates unique tags, also different from another broker's", () => {
   const [one, other] = [new Tags(platformRuntime()), new Tags(platformRuntime())];
   const all = Array.from({ length: 1_000 }, () => [one.next(), other.next()]);
   assertEquals(new Set(all.flat()).size, 2_000);
   for (const tag of all.flat()) assert(/^[\w-]{6}$/.test(tag), tag);
 });
 
-Deno.test("tagOf() spreads ids that hardly differ over all tags", () => {
+Deno.test("tagOf() spreads similar ids over all tags", () => {
   const producer = crypto.randomUUID();
   const all = new Set(Array.from({ length: 100_000 }, (_, i) => tagOf(`${producer}:${i}`)));
-  // Of 2^36 tags, 100,000 by chance meet 0.07 times.
+  // Among 2^36 tags, 100,000 random ones collide 0.07 times on average.
   assert(all.size >= 99_998, `${all.size} tags`);
   for (const place of [0, 3, 5]) {
     const seen = new Map<string, number>();

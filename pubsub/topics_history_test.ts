@@ -29,7 +29,7 @@ Deno.test("Topics({ history }) returns the bounds of a topic, by pattern", async
   }
 });
 
-Deno.test("Topics({ history }) refuses patterns that overlap, invalid bounds, and brokers without histories", async () => {
+Deno.test("Topics({ history }) rejects patterns that overlap, invalid bounds, and brokers without histories", async () => {
   assertThrows(
     () => new Topics({ history: { "chat:{room}": {}, "chat:lobby": {} } }),
     TypeError,
@@ -52,7 +52,7 @@ Deno.test("Topics({ history }) refuses patterns that overlap, invalid bounds, an
   await new Topics({ broker })[Symbol.asyncDispose]();
 });
 
-Deno.test("Topics.subscribe() follows a topic with a history from now on", async () => {
+Deno.test("Topics.subscribe() follows a topic with a history from the call on", async () => {
   await using topics = new Topics({ history: HISTORY });
   await using one = new Client(topics.turn);
   topics.publish("t", 1);
@@ -79,7 +79,7 @@ Deno.test("Topics.subscribe() delivers the next publications, also before the to
   assertEquals(one.take(), [[1, 2, 1], [2, 3, 2], [3, 4, 3]]);
 });
 
-Deno.test("Topics.subscribe() with `last` begins with the newest, in order, then continues live", async () => {
+Deno.test("Topics.subscribe() with `last` starts with the newest, in order, then continues live", async () => {
   for (const [last, first] of [[0, 21], [1, 20], [7, 14], [20, 1], [500, 1]] as const) {
     await using topics = new Topics({ history: HISTORY });
     await using client = new Client(topics.turn);
@@ -100,7 +100,7 @@ Deno.test("Topics.subscribe() with `last` misses no publication during the read"
   await using _topics = topics;
   await using client = new Client(topics.turn);
   let isRead = false;
-  // The second read, of the session's own, finds nothing yet.
+  // The second read, which the session makes itself, finds nothing yet.
   broker.make("history.read", async (run) => {
     const page = await run();
     if (broker.callsOf("history.read").length === 2 && !isRead) {
@@ -143,7 +143,7 @@ Deno.test("Topics.subscribe() with `since` sends missed publications, or the rea
   }
 });
 
-Deno.test("Topics.subscribe() with a `since` that is not kept any more says so", async () => {
+Deno.test("Topics.subscribe() reports a `since` that is no longer kept", async () => {
   await using topics = new Topics({ history: HISTORY });
   await using client = new Client(topics.turn);
   publishRun(topics, 1, 30, "chat:a");
@@ -181,7 +181,7 @@ Deno.test("Topics.subscribe() reports an expired `since`", async () => {
   ]);
 });
 
-Deno.test("Topics.subscribe() again returns the position; with `since` it begins there again", async () => {
+Deno.test("Topics.subscribe() again returns the position, and with `since` starts there again", async () => {
   await using topics = new Topics({ history: HISTORY });
   await using client = new Client(topics.turn);
   client.subscribe(topics);
@@ -204,7 +204,7 @@ Deno.test("Topics.subscribe() again returns the position; with `since` it begins
   assertEquals(topics.subscribers("t"), [client.session]);
 });
 
-Deno.test("Topics.subscribe() answers for a topic without history, with any options", async () => {
+Deno.test("Topics.subscribe() replies for a topic without history, with any options", async () => {
   await using topics = new Topics({ history: HISTORY });
   await using client = new Client(topics.turn);
   client.subscribe(topics, "other");
@@ -213,7 +213,7 @@ Deno.test("Topics.subscribe() answers for a topic without history, with any opti
   assertEquals(client.take(), [{}, { recovered: false, reason: "no-history" }]);
 });
 
-Deno.test("Topics.subscribe() refuses an invalid `last`", async () => {
+Deno.test("Topics.subscribe() rejects an invalid `last`", async () => {
   await using topics = new Topics({ history: HISTORY });
   await using client = new Client(topics.turn);
   for (const last of [-1, 1.5, NaN]) {
@@ -226,7 +226,7 @@ Deno.test("Topics.subscribe() refuses an invalid `last`", async () => {
   assertEquals(topics.size, 0);
 });
 
-Deno.test("Topics.subscribe() replays ten times the send queue, page by page, to a wire that is slow", async () => {
+Deno.test("Topics.subscribe() replays ten times the send queue, page by page, over a slow connection", async () => {
   await using topics = new Topics({ history: { t: { size: 5_000, bytes: 100_000_000 } } });
   const text = "x".repeat(3_000);
   for (let i = 0; i < 320; i++) topics.publish("t", { i, text });
@@ -243,8 +243,8 @@ Deno.test("Topics.subscribe() replays ten times the send queue, page by page, to
   });
   const [, ...messages] = client.take() as { i: number }[][];
   assertRun(messages.map(([data]) => data!.i), 0, 323);
-  assert(most <= 17, `a page has half of the queue, received ${most}`);
-  assert(most > 8, "the wire was behind");
+  assert(most <= 17, `a page must fill at most half of the queue, received ${most}`);
+  assert(most > 8, "the connection was slow");
   assertEquals(client.session.state, "connected");
 });
 
@@ -266,7 +266,7 @@ async function mostOf(
   return { queuedMessages };
 }
 
-Deno.test("Topics.subscribe() to many topics at once keeps the pages of all of them below the queue", async () => {
+Deno.test("Topics.subscribe() to many topics at the same time keeps all their pages below the queue", async () => {
   await using topics = new Topics({ history: { "chat:{room}": {} } });
   for (let room = 0; room < 20; room++) publishRun(topics, 1, 60, `chat:${room}`);
   await using client = new Client(topics.turn, { sendQueue: { maxMessages: 40 } });
@@ -279,7 +279,7 @@ Deno.test("Topics.subscribe() to many topics at once keeps the pages of all of t
   }
 });
 
-Deno.test("Topics.subscribe() joins live without a hole or a repeat during constant publications", async () => {
+Deno.test("Topics.subscribe() joins live without a gap or a duplicate during constant publications", async () => {
   await using topics = new Topics({ history: { t: { size: 5_000 } } });
   publishRun(topics, 1, 500);
   await using client = new Client(topics.turn, { sendQueue: { maxMessages: 50 } });
@@ -298,7 +298,7 @@ Deno.test("Topics.subscribe() joins live without a hole or a repeat during const
 
 const REMOVED = { unsubscribed: "t", code: "removed", reason: "" };
 
-Deno.test("Topics.unsubscribe() ends a replay, whose answer is superseded", async () => {
+Deno.test("Topics.unsubscribe() ends a replay, whose reply says superseded", async () => {
   await using topics = new Topics({ history: HISTORY });
   await using client = new Client(topics.turn);
   publishRun(topics, 1, 200);
@@ -349,7 +349,7 @@ Deno.test("Topics.publish() with `except` moves the position of the excluded ses
   assertEquals(one.take().slice(1), [[2, 2, 1], { skip: "t", offset: 3, prev: 2 }]);
 });
 
-Deno.test("Topics.publish() gives plain sessions messages, and nothing else", async () => {
+Deno.test("Topics.publish() sends plain sessions messages, and nothing else", async () => {
   await using topics = new Topics({ history: HISTORY });
   await using plain = new Client(topics.turn, { protocol: "", id: "plain" });
   publishRun(topics, 1, 3);
@@ -374,7 +374,7 @@ Deno.test("Topics.publish() keeps bytes too, with their offset in the head", asy
   assertEquals([data, rest], [Uint8Array.of(1, 2, 3), []]);
 });
 
-Deno.test("Topics.publish() leaves room for the place of a message", async () => {
+Deno.test("Topics.publish() leaves room for the position of a message", async () => {
   await using topics = new Topics({ maxMessageBytes: 200, history: HISTORY });
   topics.publish("other", "x".repeat(173));
   topics.publish("t", "x".repeat(108));
@@ -385,7 +385,7 @@ Deno.test("Topics.publish() leaves room for the place of a message", async () =>
   );
 });
 
-Deno.test("Topics.publish() counts publications that the engine does not take, and throws none of it", async () => {
+Deno.test("Topics.publish() counts publications that the engine does not accept, and does not throw", async () => {
   const { broker, topics } = scripted();
   await using _topics = topics;
   const error = new BrokerError("Cannot append: too many wait");
@@ -396,7 +396,7 @@ Deno.test("Topics.publish() counts publications that the engine does not take, a
   assertEquals(await assertRejects(() => topics.append("t", 1), BrokerError), error);
 });
 
-Deno.test("Topics.publish() on a broker that is closed throws, with and without a history", async () => {
+Deno.test("Topics.publish() throws on a closed broker, with and without a history", async () => {
   const broker = new MemoryBroker();
   await using topics = new Topics({ broker, history: HISTORY });
   await broker.close();
@@ -406,7 +406,7 @@ Deno.test("Topics.publish() on a broker that is closed throws, with and without 
   await assertRejects(() => topics.append("t", 1), BrokerError, "the broker is closed");
 });
 
-Deno.test("Topics.append() resolves with the place, counts a repetition once, and gives up by signal", async () => {
+Deno.test("Topics.append() resolves with the position, stores a repetition once, and stops waiting by signal", async () => {
   await using topics = new Topics({ history: HISTORY });
   const key = { producer: "p", number: 4 };
   const { position } = await topics.append("t", 1, { key });
@@ -430,7 +430,7 @@ Deno.test("Topics.append() resolves with the place, counts a repetition once, an
   await assertRejects(() => appending, Error, "enough");
 });
 
-Deno.test("Topics without a history tell subscribers that the engine was late with the subscription", async () => {
+Deno.test("Topics without a history notify subscribers that the engine was late with the subscription", async () => {
   for (const lateMs of [999, 1_000]) {
     let nowMs = 5_000;
     const ready = Promise.withResolvers<void>();
@@ -482,7 +482,7 @@ Deno.test("Topics of several nodes have one history", async () => {
   ]);
 });
 
-Deno.test("Topics read an engine once for a topic, for any number of subscribers", async () => {
+Deno.test("Topics read a topic from the engine once, for any number of subscribers", async () => {
   const { engine, broker, topics } = scripted();
   await using _topics = topics;
   for (let i = 1; i <= 100; i++) engine.publish(i);
@@ -511,7 +511,7 @@ Deno.test("Topics read a page once for all readers", async () => {
   assertEquals(after, ["last 128", 10, 138]);
 });
 
-Deno.test("Topics[Symbol.asyncDispose]() ends replays and reads that are under way", async () => {
+Deno.test("Topics[Symbol.asyncDispose]() ends replays and reads in progress", async () => {
   const { engine, broker, topics } = scripted();
   engine.publish(1);
   broker.make("history.read", hang);
@@ -524,7 +524,7 @@ Deno.test("Topics[Symbol.asyncDispose]() ends replays and reads that are under w
   assertEquals(broker.topics.length, 0);
 });
 
-Deno.test("Topics bound the restarts of a session while the engine does not answer", async () => {
+Deno.test("Topics bound the restarts of a session while the engine does not respond", async () => {
   const { broker, topics } = scripted();
   await using _topics = topics;
   await using client = new Client(topics.turn);
@@ -548,7 +548,7 @@ Deno.test("Topics bound the restarts of a session while the engine does not answ
   assert(topics.stats.replays < 520);
 });
 
-Deno.test("Topics let a session leave from within an answer", async () => {
+Deno.test("Topics let a session leave during its reply", async () => {
   const { broker, topics } = scripted();
   await using _topics = topics;
   await using client = new Client(topics.turn);
@@ -563,10 +563,10 @@ Deno.test("Topics let a session leave from within an answer", async () => {
     onAnswer: () => void topics.unsubscribe(session, "t"),
   });
   await turns();
-  // The first subscription is over, and answered; its application has left the topic.
+  // The first subscription has ended, with a reply; its application has left the topic.
   topics.subscribe(session, "t", { since });
   assertEquals([topics.has(session, "t"), topics.subscribers("t")], [false, [other.session]]);
-  // One that comes back from within the answer is back.
+  // A session that subscribes again during its reply is subscribed.
   topics.subscribe(session, "t", {
     since,
     onAnswer: () => void topics.subscribe(session, "t"),
@@ -579,7 +579,7 @@ Deno.test("Topics let a session leave from within an answer", async () => {
   assertEquals(topics.subscribers("t"), [other.session]);
 });
 
-/** Topics on an engine by hand. */
+/** Topics on a scripted engine. */
 function scripted(): { engine: ScriptedEngine; broker: FaultyBroker; topics: Topics } {
   const engine = new ScriptedEngine();
   const broker = engine.node();
@@ -617,7 +617,7 @@ Deno.test("Topics.read() and position() leave out an unknown publisher and an un
   assertEquals(Object.keys(await topics.position("t")), ["epoch", "offset"]);
 });
 
-Deno.test("Topics.read() needs a history, and stops by its signal", async () => {
+Deno.test("Topics.read() needs a history, and stops when its signal aborts", async () => {
   await using topics = new Topics({ history: HISTORY });
   const none = topics.read("other");
   await assertRejects(() => none.next(), UnsupportedError, 'the topic "other" has no history');

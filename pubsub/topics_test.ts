@@ -10,14 +10,14 @@ import { MemoryBroker } from "./memory/broker.ts";
 import { Topics } from "./topics.ts";
 import { sessionSettings } from "../session/session_settings.ts";
 
-/** Topics, and the messages of some peers; the numbers are the data of all topics. */
+/** Topics, and the messages of some peers; the data of all topics are numbers. */
 function numbers(peer: Peer): unknown[] {
   return peer.take().map((message) => (message as [string, unknown])[1]);
 }
 
 /**
- * Steps of an application on two nodes: members 0 and 2 are on the first node, 1 and 3 on the second.
- * At first all of them subscribe to both topics.
+ * Steps of an application on two nodes: members 0 and 2 are on the first node, 1 and 3 on the
+ * second. At first they all subscribe to both topics.
  */
 const steps = fc.array(
   fc.record({
@@ -163,7 +163,7 @@ Deno.test("Topics.publish() excludes a client whose earlier session gets its fir
     session[internals].lineage.client = "client";
     topics.introduced(session);
   }
-  // The permission of the earlier session took longer.
+  // Checking the earlier session's permission took longer.
   for (const { session } of [other, later, earlier]) topics.subscribe(session, "a");
   topics.publish("a", 1, { except: later.session });
   await earlier.session.close();
@@ -200,7 +200,7 @@ Deno.test("Topics.publish() sends bytes to capable sessions, and skips plain one
   assertEquals(plain.session.stats.droppedMessages, 1);
 });
 
-Deno.test("Topics.publish() refuses invalid data, and delivers none of it", async () => {
+Deno.test("Topics.publish() rejects invalid data, and delivers none of it", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers, maxMessageBytes: 100 });
   const peer = await peers.connect();
@@ -246,7 +246,7 @@ Deno.test("Topics.unsubscribe() is sent to a session whose queue drops messages"
   const { session, pair, take } = await peers.connect({ sendQueue });
   topics.subscribe(session, "a");
   pair.link.stall("to-client");
-  // The first part, which the wire takes before it is behind.
+  // The first part, which is sent before the connection is congested.
   session.send("own", "x".repeat(70_000));
   await peers.endTurn();
   topics.unsubscribe(session, "a");
@@ -255,7 +255,8 @@ Deno.test("Topics.unsubscribe() is sent to a session whose queue drops messages"
   pair.link.resume("to-client");
   await peers.endTurn();
   const [, ...got] = take();
-  // A notice of drops, which this wire reads as a message without data, and one that was kept.
+  // A notice of drops, which this test reads as a message without data, and a message that was
+  // kept.
   assertEquals(got, [
     ["own", undefined],
     { unsubscribed: "a", code: "removed", reason: "" },
@@ -263,7 +264,7 @@ Deno.test("Topics.unsubscribe() is sent to a session whose queue drops messages"
   ]);
 });
 
-Deno.test("Topics.unsubscribe() answers the client before it reports the end", async () => {
+Deno.test("Topics.unsubscribe() replies to the client before it reports the end", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers });
   const { session, take } = await peers.connect();
@@ -279,7 +280,7 @@ Deno.test("Topics.unsubscribe() answers the client before it reports the end", a
   ]);
 });
 
-Deno.test("Topics.unsubscribe() refuses a code that the wire has no room for, and cuts a reason", async () => {
+Deno.test("Topics.unsubscribe() rejects a code that is too long, and cuts a reason", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers });
   const { session, take } = await peers.connect();
@@ -294,7 +295,7 @@ Deno.test("Topics.unsubscribe() refuses a code that the wire has no room for, an
   assertEquals(reason, "ü".repeat(512));
 });
 
-Deno.test("Topics.requestedBy() lists the client's own subscriptions, without those of the application", async () => {
+Deno.test("Topics.requestedBy() lists the client's own subscriptions, and not the application's", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers });
   const { session } = await peers.connect();
@@ -309,7 +310,7 @@ Deno.test("Topics.requestedBy() lists the client's own subscriptions, without th
   assertEquals(topics.requestedBy(session), ["asked", "given"]);
 });
 
-Deno.test("Topics.subscribe() refuses invalid topics, and one too many", async () => {
+Deno.test("Topics.subscribe() rejects invalid topics, and one topic too many", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers, maxTopicsPerSession: 2, maxTopicBytes: 4 });
   const { session } = await peers.connect();
@@ -324,7 +325,7 @@ Deno.test("Topics.subscribe() refuses invalid topics, and one too many", async (
   assertEquals(topics.topicsOf(session), ["éé", "b"]);
 });
 
-Deno.test("Topics refuse the topics by which nodes tell each other, with and without a history", async () => {
+Deno.test("Topics reject the internal topics of nodes, with and without a history", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers, history: { "{name}": {} } });
   const { session } = await peers.connect();
@@ -365,7 +366,7 @@ Deno.test("Topics keeps a new subscriber whose topic loses its last one in the s
   assertEquals(topics.subscribers("a"), [late.session]);
 });
 
-Deno.test("Topics drops a session whose queue is full at its own subscription", async () => {
+Deno.test("Topics drops a session whose queue is full when it subscribes", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers });
   const slow = await peers.connect({ sendQueue: { maxMessages: 1 } });
@@ -385,7 +386,7 @@ Deno.test("Topics drops a session whose queue is full at its own subscription", 
   assertEquals(topics.topicsOf(slow.session), []);
 });
 
-Deno.test("Topics subscribes at its broker once for a topic, and only while there are subscribers", async () => {
+Deno.test("Topics subscribes once per topic at its broker, and only while there are subscribers", async () => {
   class Counting extends MemoryBroker {
     readonly calls: string[] = [];
     override subscribe(...args: Parameters<MemoryBroker["subscribe"]>) {

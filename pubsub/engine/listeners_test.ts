@@ -1,7 +1,6 @@
 import { assertEquals } from "@std/assert";
 import { Listeners, ListenerTable } from "./listeners.ts";
 
-/** A topic of the tests. */
 class Channel extends Listeners {
   readonly name: string;
 
@@ -11,7 +10,7 @@ class Channel extends Listeners {
   }
 }
 
-/** A table that writes down its events, and makes listeners that do. */
+/** A table that logs its events, and creates listeners that do too. */
 function open() {
   const events: string[] = [];
   const table = new ListenerTable<Channel>({
@@ -36,7 +35,7 @@ function open() {
   };
 }
 
-/** Lets promises settle, and removes the events. */
+/** Lets promises settle, and takes the events. */
 async function take(events: string[]): Promise<string[]> {
   for (let i = 0; i < 4; i++) await Promise.resolve();
   return events.splice(0);
@@ -60,7 +59,7 @@ Deno.test("ListenerTable subscribes a topic with the first listener, and leaves 
   assertEquals(await take(events), ["first news"]);
 });
 
-Deno.test("Listeners are ready once publications come, and learn of an interruption only after that", async () => {
+Deno.test("Listeners are ready once publications arrive, and are notified of an interruption only after that", async () => {
   const { events, table, subscribe } = open();
   subscribe("news", "early");
   const channel = table.get("news")!;
@@ -77,7 +76,7 @@ Deno.test("Listeners are ready once publications come, and learn of an interrupt
   assertEquals(await take(events), ["early is interrupted", "late is interrupted"]);
 });
 
-Deno.test("Listeners.deliver() reaches the listeners of its beginning, except removed ones", () => {
+Deno.test("Listeners.deliver() reaches the listeners present at its start, except removed ones", () => {
   const listeners = new Listeners();
   const got: string[] = [];
   listeners.add(() => {

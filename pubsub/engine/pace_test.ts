@@ -2,7 +2,7 @@ import { assert, assertEquals } from "@std/assert";
 import { platformRuntime } from "../../base/runtime.ts";
 import { Pace } from "./pace.ts";
 
-/** Turns that end on demand. */
+/** Turns that the test ends. */
 function makePace(): { pace: Pace; endTurn(): void; isScheduled(): boolean } {
   let ended: (() => void) | undefined;
   return {
@@ -18,7 +18,7 @@ function makePace(): { pace: Pace; endTurn(): void; isScheduled(): boolean } {
   };
 }
 
-Deno.test("Pace delivers small batches at once", () => {
+Deno.test("Pace delivers small batches immediately", () => {
   const { pace, endTurn, isScheduled } = makePace();
   const got: number[] = [];
   for (let i = 0; i < 3; i++) pace.take(100, () => got.push(i));
@@ -35,7 +35,7 @@ Deno.test("Pace divides large batches into turns, in order", () => {
   for (let last = -1; last < got.length; endTurn()) {
     last = got.length;
     counts.push(last);
-    // Items of the meantime wait behind held ones.
+    // Items added meanwhile wait after the held ones.
     if (counts.length === 2) pace.take(200, () => got.push(1_000));
   }
   assertEquals(got, Array.from({ length: 1_001 }, (_, i) => i));
@@ -43,7 +43,7 @@ Deno.test("Pace divides large batches into turns, in order", () => {
   assertEquals(isScheduled(), false);
 });
 
-Deno.test("Pace keeps its order where a delivery brings more", () => {
+Deno.test("Pace keeps the order if a delivery adds more messages", () => {
   const { pace, endTurn } = makePace();
   const got: number[] = [];
   pace.take(100_000, () => got.push(0));
@@ -74,7 +74,7 @@ Deno.test("Pace holds no more than its bound, and loses nothing", () => {
   assert(got > 100, `${got}`);
 });
 
-Deno.test("Pace delivers each message once where a delivery brings more than its bound", () => {
+Deno.test("Pace delivers each message once if a delivery adds more than its bound", () => {
   const { pace, endTurn } = makePace();
   const got: number[] = [];
   pace.take(100_000, () => got.push(0));

@@ -3,7 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
 import { Fifo, Line, Outbox, type Outgoing, WaitingBudget } from "./queue.ts";
 
-Deno.test("Fifo returns items in order, for any way of filling", () => {
+Deno.test("Fifo returns items in order, however it is filled", () => {
   const queue = new Fifo<number>();
   const expected: number[] = [];
   const taken: (number | undefined)[] = [];
@@ -25,7 +25,7 @@ Deno.test("Fifo.clear() removes and returns all items", () => {
   assertEquals([queue.length, queue.clear(), queue.length], [3, [2, 3, 4], 0]);
 });
 
-Deno.test("WaitingBudget has room up to a number, and up to a number of bytes", () => {
+Deno.test("WaitingBudget has room up to a number of messages, and up to a number of bytes", () => {
   const budget = new WaitingBudget({ maxWaiting: 2, maxWaitingBytes: 10 });
   assertEquals([budget.take(5), budget.take(6), budget.take(5), budget.take(0)], [
     true,
@@ -38,7 +38,6 @@ Deno.test("WaitingBudget has room up to a number, and up to a number of bytes", 
   assertEquals([budget.take(6), budget.take(4), budget.messages], [false, true, 2]);
 });
 
-/** An item of the tests. */
 interface Item extends Outgoing {
   readonly name: string;
 }
@@ -49,7 +48,7 @@ const item = (name: string, bytes = 1): Item => {
 
 const namesOf = (items: readonly Item[]) => items.map(({ name }) => name);
 
-/** An outbox with one line, and what the line gave up. */
+/** An outbox with one line, and the items that the line dropped. */
 function open(limits: { readonly maxWaiting?: number; readonly giveUpMs?: number } = {}) {
   const runtime = platformRuntime();
   const outbox = new Outbox({
@@ -64,7 +63,7 @@ function open(limits: { readonly maxWaiting?: number; readonly giveUpMs?: number
   return { outbox, drop, line: new Line<Item>(outbox, drop), dropped };
 }
 
-Deno.test("Line gives items out in order, one by one and in batches", () => {
+Deno.test("Line returns items in order, one by one and in batches", () => {
   const { outbox, line } = open();
   const items = ["a", "b", "c", "d", "e"].map((name) => item(name, 10));
   for (const one of items) line.push(one);
@@ -80,7 +79,7 @@ Deno.test("Line gives items out in order, one by one and in batches", () => {
   assertEquals([line.sent, outbox.budget.messages], [5, 5]);
 });
 
-Deno.test("Line.settle() ends the wait of an item once, in any order", () => {
+Deno.test("Line.settle() settles an item once, in any order", () => {
   const { outbox, line } = open();
   const items = ["a", "b", "c"].map((name) => item(name));
   for (const one of items) line.push(one);
@@ -93,7 +92,7 @@ Deno.test("Line.settle() ends the wait of an item once, in any order", () => {
   assertEquals([outbox.budget.messages, line.first, line.sent], [0, undefined, 0]);
 });
 
-Deno.test("Line.rewind() gives out again what the engine did not take, before later items", () => {
+Deno.test("Line.rewind() returns unacknowledged items again, before later items", () => {
   const { line } = open();
   const items = ["a", "b", "c"].map((name) => item(name));
   for (const one of items) line.push(one);
@@ -103,7 +102,7 @@ Deno.test("Line.rewind() gives out again what the engine did not take, before la
   assertEquals(namesOf(line.takeBatch({ maxItems: 10, maxBytes: 1_000 })), ["a", "c"]);
 });
 
-Deno.test("Line.push() gives the newest item up where the outbox has no room", () => {
+Deno.test("Line.push() drops the newest item if the outbox has no room", () => {
   const { outbox, line, drop, dropped } = open({ maxWaiting: 2 });
   const other = new Line<Item>(outbox, drop);
   assertEquals([line.push(item("a")), other.push(item("b"))], [true, true]);
@@ -117,7 +116,7 @@ Deno.test("Line.push() gives the newest item up where the outbox has no room", (
   assert(other.push(item("d")));
 });
 
-Deno.test("Outbox gives items up after giveUpMs, not before, with the engine or not", async () => {
+Deno.test("Outbox drops items after giveUpMs, not before, sent or not", async () => {
   using time = new FakeTime();
   const { outbox, line, dropped } = open({ giveUpMs: 1_000 });
   const why = "the engine did not acknowledge the publication within 1000 ms";
@@ -136,7 +135,7 @@ Deno.test("Outbox gives items up after giveUpMs, not before, with the engine or 
   outbox.close();
 });
 
-Deno.test("Outbox gives the items of all lines up within a tenth more than giveUpMs", async () => {
+Deno.test("Outbox drops the items of all lines at most a tenth later than giveUpMs", async () => {
   using time = new FakeTime();
   const { outbox, line, drop, dropped } = open({ giveUpMs: 1_000 });
   const other = new Line<Item>(outbox, drop);
@@ -156,7 +155,7 @@ Deno.test("Outbox gives the items of all lines up within a tenth more than giveU
   outbox.close();
 });
 
-Deno.test("Outbox looks for overdue items again after it was empty", async () => {
+Deno.test("Outbox checks for overdue items again after it was empty", async () => {
   using time = new FakeTime();
   const { outbox, line, dropped } = open({ giveUpMs: 1_000 });
   line.push(item("a"));
@@ -168,7 +167,7 @@ Deno.test("Outbox looks for overdue items again after it was empty", async () =>
   outbox.close();
 });
 
-Deno.test("Outbox.empty() resolves once every item of every line is over", async () => {
+Deno.test("Outbox.empty() resolves once every item of every line is settled or dropped", async () => {
   const { outbox, line, drop } = open();
   await outbox.empty();
   const other = new Line<Item>(outbox, drop);
@@ -184,7 +183,7 @@ Deno.test("Outbox.empty() resolves once every item of every line is over", async
   await empty;
 });
 
-Deno.test("Outbox.close() gives all items up, and takes no further ones", () => {
+Deno.test("Outbox.close() drops all items, and accepts no further ones", () => {
   const { outbox, line, dropped } = open({ giveUpMs: 1_000 });
   line.push(item("sent"));
   line.push(item("waiting"));

@@ -3,14 +3,14 @@ import { Holders, Makers, MAX_MADE } from "./makers.ts";
 
 const HOUR_MS = 3_600_000;
 
-Deno.test("Makers.first() finds nothing while nobody made many histories", () => {
+Deno.test("Makers.first() finds nothing while no maker created many histories", () => {
   const makers = new Makers(10_000);
   for (let i = 0; i < MAX_MADE; i++) makers.note(`a${i}`, "ann", 0);
   for (let i = 0; i < 10 * MAX_MADE; i++) makers.note(`n${i}`, undefined, 0);
   assertEquals(makers.first(0), undefined);
 });
 
-Deno.test("Makers.first() finds the oldest history of whoever made most", () => {
+Deno.test("Makers.first() finds the oldest history of the maker that created the most", () => {
   const makers = new Makers(10_000);
   for (let i = 0; i < MAX_MADE + 2; i++) makers.note(`a${i}`, "ann", 0);
   for (let i = 0; i < MAX_MADE + 5; i++) makers.note(`e${i}`, "eve", 0);
@@ -19,11 +19,11 @@ Deno.test("Makers.first() finds the oldest history of whoever made most", () => 
     makers.forget(topic);
   }
   assertEquals(makers.first(0), "a0");
-  makers.note("a0", "bob", 0); // Made anew by somebody else.
+  makers.note("a0", "bob", 0); // Created again by another maker.
   assertEquals(makers.first(0), "e3");
 });
 
-Deno.test("Makers forgets who made histories after an hour, and all at the end", () => {
+Deno.test("Makers forgets the makers of histories after an hour, and everything on clear()", () => {
   const makers = new Makers(10_000);
   for (let i = 0; i <= MAX_MADE; i++) makers.note(`a${i}`, "ann", i);
   assertEquals(makers.first(HOUR_MS - 1), "a0");
@@ -35,7 +35,7 @@ Deno.test("Makers forgets who made histories after an hour, and all at the end",
   assertEquals(makers.first(HOUR_MS), undefined);
 });
 
-Deno.test("Makers.first() finds whoever made more than half of a few topics", () => {
+Deno.test("Makers.first() finds a maker that created more than half of a few topics", () => {
   const makers = new Makers(10);
   for (let i = 0; i < 5; i++) makers.note(`e${i}`, "eve", 0);
   assertEquals(makers.first(0), undefined);
@@ -43,7 +43,7 @@ Deno.test("Makers.first() finds whoever made more than half of a few topics", ()
   assertEquals(makers.first(0), "e0");
 });
 
-/** Holders with these histories: the topic, its maker and its bytes, the quietest first. */
+/** Holders of these histories: the topic, its maker and its bytes, the quietest first. */
 function holding(...histories: readonly (readonly [string, string | undefined, number])[]) {
   const holders = new Holders();
   for (const [topic, maker, bytes] of histories) {
@@ -53,7 +53,7 @@ function holding(...histories: readonly (readonly [string, string | undefined, n
   return holders;
 }
 
-Deno.test("Holders.first() finds the quietest history of whoever holds most bytes", () => {
+Deno.test("Holders.first() finds the quietest history of the maker with the most bytes", () => {
   const holders = holding(["a", "ann", 100], ["e", "eve", 300], ["f", "eve", 700], [
     "n",
     undefined,
@@ -67,7 +67,7 @@ Deno.test("Holders.first() finds the quietest history of whoever holds most byte
   assertEquals(holders.first(1_000), "e");
   holders.count("e", 1);
   assertEquals(holders.first(500), "a");
-  holders.note("a", "bob"); // Made anew by somebody else.
+  holders.note("a", "bob"); // Created again by another maker.
   holders.count("a", 200);
   assertEquals(holders.first(500), "a");
   for (const topic of ["a", "e", "unknown"]) holders.forget(topic);

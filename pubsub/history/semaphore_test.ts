@@ -2,14 +2,14 @@ import { assertEquals } from "@std/assert";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { Semaphore } from "./semaphore.ts";
 
-/** A runtime whose turns end by hand. */
+/** A runtime whose turns the test ends. */
 function runtimeOf(turns: (() => void)[]): Runtime {
   return Object.assign(platformRuntime(), {
     schedule: (callback: () => void) => void turns.push(callback),
   });
 }
 
-Deno.test("Semaphore lets so many in at the end of a turn, in order, and the next as others leave", async () => {
+Deno.test("Semaphore admits up to its maximum at the end of a turn, in order, and the next ones as others leave", async () => {
   const turns: (() => void)[] = [];
   const semaphore = new Semaphore(runtimeOf(turns), 2);
   const inside: number[] = [];
@@ -33,7 +33,7 @@ Deno.test("Semaphore lets so many in at the end of a turn, in order, and the nex
   assertEquals(turns.length, 0);
 });
 
-Deno.test("Semaphore.enter() rejects by its signal, and takes no room then", async () => {
+Deno.test("Semaphore.enter() resolves with false when its signal aborts, and uses no room then", async () => {
   const turns: (() => void)[] = [];
   const semaphore = new Semaphore(runtimeOf(turns), 1);
   const abort = new AbortController();

@@ -20,7 +20,7 @@ function offsets(items: readonly Placed[] | undefined): number[] | undefined {
   return items?.map(({ offset }) => offset);
 }
 
-Deno.test("TailCache returns publications after an offset, if all of them are there", () => {
+Deno.test("TailCache returns publications after an offset, if it holds all of them", () => {
   const tail = new TailCache(new TailBudget());
   tail.reset(4);
   for (const offset of [6, 8, 10]) tail.push(item(offset, 10, offset - 2));
@@ -37,7 +37,7 @@ Deno.test("TailCache returns publications after an offset, if all of them are th
   assertEquals([tail.before(0), tail.before(1), offsets(tail.page(20, ALL))], [20, undefined, []]);
 });
 
-Deno.test("TailCache keeps so many publications, and so many bytes", () => {
+Deno.test("TailCache bounds the number of publications, and their bytes", () => {
   const tails = new TailBudget();
   const tail = new TailCache(tails);
   for (let offset = 1; offset <= 2_000; offset++) tail.push(item(offset));
@@ -52,18 +52,18 @@ Deno.test("TailCache keeps so many publications, and so many bytes", () => {
   assertEquals(offsets(tail.page(2_002, ALL)), [2_003]);
 });
 
-/** Changes of one of some tails, which share 6,000 bytes. */
+/** Changes of a few tails, which share 6,000 bytes. */
 const changes = fc.array(
   fc.record({
     tail: fc.nat(2),
     kind: fc.constantFrom("push", "push", "push", "prepend", "reset", "drop"),
-    /** Steps between the offsets of publications; sizes follow from the offsets. */
+    /** Steps between the offsets of publications, whose sizes follow from the offsets. */
     steps: fc.array(fc.integer({ min: 1, max: 2 }), { minLength: 1, maxLength: 5 }),
   }),
   { maxLength: 60 },
 );
 
-property("TailCache has all publications after its place, within the bytes of all tails", {
+property("TailCache holds all publications after its offset, within the bytes of all tails", {
   cases: changes,
   runs: 20,
   check(_world, changes) {
@@ -125,7 +125,7 @@ function checkTail({ cache, all, start }: {
   }
 }
 
-Deno.test("TailBudget has a bound for all, and lets go of those that are silent longest", () => {
+Deno.test("TailBudget bounds all tails, and drops those that were silent longest", () => {
   const tails = new TailBudget(1_000);
   const [one, two, three] = [new TailCache(tails), new TailCache(tails), new TailCache(tails)];
   for (let offset = 1; offset <= 3; offset++) {
@@ -140,7 +140,7 @@ Deno.test("TailBudget has a bound for all, and lets go of those that are silent 
   assertEquals(tails.bytes, 0);
 });
 
-Deno.test("cutPage() takes the first, within bounds, and one always", () => {
+Deno.test("cutPage() takes the first items within bounds, and always at least one", () => {
   const items = [item(1, 10), item(2, 20), item(3, 30)];
   assertEquals(offsets(cutPage(items, ALL)), [1, 2, 3]);
   assertEquals(offsets(cutPage(items, { maxMessages: 3, maxBytes: 30 })), [1, 2]);

@@ -66,7 +66,7 @@ Deno.test("TopicFeed reads missing publications before later ones", async () => 
   assertEquals([recovered, gaps], [6, 0]);
 });
 
-Deno.test("TopicFeed follows offsets that have holes by the one before", async () => {
+Deno.test("TopicFeed follows offsets with holes by each previous offset", async () => {
   await using node = await bench();
   const { engine, broker, client } = node;
   engine.step = 7;
@@ -77,13 +77,13 @@ Deno.test("TopicFeed follows offsets that have holes by the one before", async (
   assertEquals(broker.callsOf("history.read").map(([, { after }]) => after), [undefined, 7]);
 });
 
-Deno.test("TopicFeed drops repeated publications, and sorts late ones", async () => {
+Deno.test("TopicFeed drops duplicate publications, and sorts late ones", async () => {
   await using node = await bench();
   const { engine, broker, topics, client } = node;
   const late: Publication[] = [];
   broker.onDelivery = (one) => void late.push(one);
   for (let i = 1; i <= 6; i++) engine.publish(i);
-  // The engine's reads are empty, as on a replica that is behind.
+  // The engine's reads are empty, as on a replica that lags.
   const read = engine.read.bind(engine);
   engine.read = (options) => ({ ...read(options), head: 0, publications: [] });
   for (const at of [1, 0, 0, 2, 5, 4, 3, 5, 1]) broker.deliver(late[at]!);
@@ -104,7 +104,7 @@ Deno.test("TopicFeed reads publications missed by an interrupted broker", async 
   assertRun(client.takeData(), 1, 300);
 });
 
-Deno.test("TopicFeed finds the loss of the last publication by asking now and then", async () => {
+Deno.test("TopicFeed detects the loss of the last publication by periodic checks", async () => {
   using time = new FakeTime();
   await using node = await bench();
   const { engine, broker, client } = node;
@@ -119,7 +119,7 @@ Deno.test("TopicFeed finds the loss of the last publication by asking now and th
   assertRun(client.takeData(), 2, 2);
 });
 
-Deno.test("TopicFeed reports a gap where missing publications have expired", async () => {
+Deno.test("TopicFeed reports a gap if missing publications have expired", async () => {
   await using node = await bench(2);
   const { engine, broker, topics, client } = node;
   broker.onDelivery = (one, deliver) => one.position!.offset === 9 && deliver(one);
@@ -136,8 +136,8 @@ Deno.test("TopicFeed reports a gap where missing publications have expired", asy
   assertEquals(topics.stats.gaps, 1);
 });
 
-Deno.test("Replay reports a gap up to the end of an expired history, and not of what came since", async () => {
-  // More than the node remembers by itself.
+Deno.test("Replay reports a gap up to the end of an expired history, but not for later publications", async () => {
+  // More than the node itself remembers.
   await using node = await bench(300);
   const { engine, topics } = node;
   await using late = new Client(topics.turn);
@@ -158,7 +158,7 @@ Deno.test("Replay reports a gap up to the end of an expired history, and not of 
   ]);
 });
 
-Deno.test("TopicFeed reports a gap where the whole history has expired", async () => {
+Deno.test("TopicFeed reports a gap if the whole history has expired", async () => {
   await using node = await bench(2);
   const { engine, broker, client } = node;
   broker.onDelivery = () => {};
@@ -189,7 +189,7 @@ Deno.test("TopicFeed reports a new epoch, then all known publications of it", as
   engine.publish("next");
   await turns();
   assertEquals(client.take(), [["next", 6, 5]]);
-  // After an interruption too, without a publication.
+  // Also after an interruption, without a publication.
   engine.kept = [];
   engine.beginEpoch("e3");
   broker.interrupt();
@@ -212,7 +212,7 @@ Deno.test("TopicFeed ignores late publications of an earlier epoch", async () =>
   assertEquals(client.take(), [[3, 3, 2]]);
 });
 
-Deno.test("TopicFeed forgets the oldest of many epochs that are over first", async () => {
+Deno.test("TopicFeed forgets the oldest of many past epochs first", async () => {
   await using node = await bench();
   const { engine, broker, client } = node;
   const late: Publication[] = [];
@@ -229,7 +229,7 @@ Deno.test("TopicFeed forgets the oldest of many epochs that are over first", asy
   assertEquals([client.take(), broker.callsOf("history.read").length], [[], reads]);
 });
 
-Deno.test("TopicFeed follows an engine that is back at an epoch that was over", async () => {
+Deno.test("TopicFeed follows an engine that returns to a past epoch", async () => {
   using time = new FakeTime();
   await using node = await bench();
   const { engine, client } = node;
@@ -246,7 +246,7 @@ Deno.test("TopicFeed follows an engine that is back at an epoch that was over", 
   assertEquals(client.takeData(), ["other", 2, 3, 4]);
 });
 
-Deno.test("TopicFeed stops asking an engine for publications that it does not return", async () => {
+Deno.test("TopicFeed stops requesting publications that the engine does not return", async () => {
   await using node = await bench(3);
   const { engine, broker, client } = node;
   const read = engine.read.bind(engine);
@@ -260,7 +260,7 @@ Deno.test("TopicFeed stops asking an engine for publications that it does not re
   assertEquals(client.take(), [{ gap: "t", reason: "too-old", epoch: "e1", offset: 9 }]);
 });
 
-Deno.test("TopicFeed waits for an absent engine, and holds publications meanwhile", async () => {
+Deno.test("TopicFeed waits for an unreachable engine, and holds publications meanwhile", async () => {
   using time = new FakeTime();
   await using node = await bench();
   const { engine, broker, topics, client } = node;
@@ -276,7 +276,7 @@ Deno.test("TopicFeed waits for an absent engine, and holds publications meanwhil
   assertRun(client.takeData(), 2, 5);
 });
 
-Deno.test("TopicFeed continues behind a gap if the engine cannot be read for long", async () => {
+Deno.test("TopicFeed continues after a gap if reading from the engine fails for long", async () => {
   using time = new FakeTime();
   await using node = await bench();
   const { engine, broker, client } = node;
@@ -294,7 +294,7 @@ Deno.test("TopicFeed continues behind a gap if the engine cannot be read for lon
   ]);
 });
 
-Deno.test("TopicFeed gives a read up that does not end", async () => {
+Deno.test("TopicFeed cancels a read that does not end", async () => {
   using time = new FakeTime();
   await using node = await bench();
   const { engine, broker, client } = node;
@@ -329,7 +329,7 @@ Deno.test("TopicFeed holds a bounded number of publications and bytes, and reads
     broker.make("history.read", pass);
     await passTime(time, 5_000);
     assertRun(numbersOf(client), 1, count);
-    // Held publications are duplicated by the pages.
+    // Held publications also arrive in the pages, as duplicates.
     const { duplicates } = topics.stats;
     assert(duplicates <= mostHeld, `${duplicates} of ${count} were held`);
   }
@@ -362,7 +362,7 @@ Deno.test("TopicFeed lets a slow member catch up at its own pace", async () => {
   assertRun(of(slow), 1, 500);
 });
 
-Deno.test("TopicFeed lets members with small queues take held publications at their own pace", async () => {
+Deno.test("TopicFeed lets members with small queues receive held publications at their own pace", async () => {
   using time = new FakeTime();
   await using node = await bench();
   const { engine, broker, topics } = node;
@@ -377,7 +377,7 @@ Deno.test("TopicFeed lets members with small queues take held publications at th
   const text = "x".repeat(45_000);
   for (let i = 1; i <= 14; i++) engine.publish({ i, text });
   await turns();
-  // An answer from before the second publication.
+  // A reply from before the second publication.
   engine.read = (options) => {
     engine.read = read;
     const page = read(options);
@@ -390,7 +390,7 @@ Deno.test("TopicFeed lets members with small queues take held publications at th
   assertRun(numbersOf(small), 1, 14);
 });
 
-Deno.test("TopicFeed answers `unavailable` if the engine is away, and reports later its position", async () => {
+Deno.test("TopicFeed replies `unavailable` if the engine is unreachable, and reports its position later", async () => {
   using time = new FakeTime();
   const engine = new ScriptedEngine();
   engine.publish(1);
@@ -401,12 +401,12 @@ Deno.test("TopicFeed answers `unavailable` if the engine is away, and reports la
   const [one, two, three] = clients as unknown as [Client, Client, Client];
   one.subscribe(topics, "t", { since: { epoch: "e1", offset: 0 } });
   two.subscribe(topics);
-  // The server subscribes the third session, which then asks for the topic without `since`.
+  // The server subscribes the third session, which then requests the topic without `since`.
   topics.subscribe(three.session, "t");
   three.subscribe(topics);
   await passTime(time, 20_000);
   assertEquals(one.take(), [{ recovered: false, reason: "unavailable" }]);
-  // Without a reason, the answer would say that the topic has no history.
+  // Without a reason, the reply would say that the topic has no history.
   assertEquals(two.take(), [{ reason: "unavailable" }]);
   assertEquals(three.take(), [{ reason: "unavailable" }]);
   two.subscribe(topics);
@@ -421,7 +421,7 @@ Deno.test("TopicFeed answers `unavailable` if the engine is away, and reports la
   assertEquals([one.take(), two.take(), three.take()], [rest, rest, rest]);
 });
 
-Deno.test("TopicFeed answers two calls of a session with `unavailable` if the engine is away", async () => {
+Deno.test("TopicFeed replies `unavailable` to two calls of a session if the engine is unreachable", async () => {
   using time = new FakeTime();
   const broker = new ScriptedEngine().node();
   await using topics = new Topics({ broker, history: { t: {} } });
@@ -436,7 +436,7 @@ Deno.test("TopicFeed answers two calls of a session with `unavailable` if the en
   ]);
 });
 
-Deno.test("TopicFeed answers a member with the position as soon as there is one", async () => {
+Deno.test("TopicFeed replies to a member with the position as soon as there is one", async () => {
   using time = new FakeTime();
   const engine = new ScriptedEngine();
   engine.publish(1);
@@ -456,7 +456,7 @@ Deno.test("TopicFeed answers a member with the position as soon as there is one"
   assertEquals(client.take(), [{ epoch: "e1", offset: 1, head: 1 }, [2, 2, 1]]);
 });
 
-Deno.test("TopicFeed answers `unavailable` if the engine does not let it subscribe in time", async () => {
+Deno.test("TopicFeed replies `unavailable` if the engine does not confirm its subscription in time", async () => {
   using time = new FakeTime();
   const engine = new ScriptedEngine();
   const broker = engine.node();
@@ -467,11 +467,11 @@ Deno.test("TopicFeed answers `unavailable` if the engine does not let it subscri
   await passTime(time, 9_000);
   assertEquals(client.take(), []);
   await passTime(time, 1_500);
-  // A routine read of the feed may have found the position by now, which is reported next.
+  // A periodic read of the feed may have found the position by now, which is reported next.
   assertEquals(client.take()[0], { reason: "unavailable" });
 });
 
-Deno.test("TopicFeed asks the engine whether a client is ahead of the feed", async () => {
+Deno.test("TopicFeed checks with the engine if a client is ahead of the feed", async () => {
   await using node = await bench(1);
   const { engine, broker, topics } = node;
   broker.onDelivery = () => {};
@@ -487,7 +487,7 @@ Deno.test("TopicFeed asks the engine whether a client is ahead of the feed", asy
   assertEquals(back.take(), [{ epoch: "e2", offset: 2, head: 3, recovered: true }, [3, 3, 2]]);
 });
 
-Deno.test("TopicFeed repeats nothing to a client ahead of it, though the engine is away", async () => {
+Deno.test("TopicFeed repeats nothing to a client ahead of it while the engine is unreachable", async () => {
   using time = new FakeTime();
   await using node = await bench(1);
   const { engine, broker, topics, client } = node;
@@ -528,7 +528,7 @@ Deno.test("TopicFeed moves members with a running replay to a new epoch too", as
   assertRun(data, 1, sizes - 50);
 });
 
-Deno.test("TopicFeed answers a member with a running replay by a position of one epoch", async () => {
+Deno.test("TopicFeed replies to a member with a running replay with a position in one epoch", async () => {
   await using node = await bench(400);
   const { engine, broker, topics } = node;
   const gate = Promise.withResolvers<void>();
@@ -570,7 +570,7 @@ Deno.test("TopicFeed releases everything when its last session leaves, also duri
   assertEquals(broker.callsOf("history.read").length, 2);
 });
 
-Deno.test("TopicFeed passes over publications without a place", async () => {
+Deno.test("TopicFeed ignores publications without a position", async () => {
   await using node = await bench();
   const { engine, broker, client } = node;
   broker.deliver({ topic: "t", payload: '{"topic":"t","data":0}' });
@@ -579,7 +579,7 @@ Deno.test("TopicFeed passes over publications without a place", async () => {
   assertEquals(client.take(), [[1, 1, 0]]);
 });
 
-Deno.test("TopicFeed recovers nothing by a page of a history that began anew meanwhile", async () => {
+Deno.test("TopicFeed recovers nothing from a page of a history that has started over meanwhile", async () => {
   await using node = await bench(400);
   const { engine, broker, topics } = node;
   const gate = Promise.withResolvers<void>();
@@ -599,7 +599,7 @@ Deno.test("TopicFeed recovers nothing by a page of a history that began anew mea
   ]);
 });
 
-Deno.test("TopicFeed answers in time while the engine takes a question and never answers", async () => {
+Deno.test("TopicFeed replies in time if the engine accepts a read and never responds", async () => {
   using time = new FakeTime();
   await using node = await bench(3);
   const { broker, topics } = node;
@@ -651,7 +651,7 @@ Deno.test("TopicFeed reports a gap of a session before the publications after it
   await turns();
   isArmed = true;
   client.take();
-  // The last of them makes the turn flush: the gathering is full.
+  // The last of them makes the turn flush, because its batch is full.
   for (let i = 0; i < 255; i++) engine.publish(i);
   engine.publish("left out", client.session.id);
   await turns();
@@ -674,7 +674,7 @@ Deno.test("TopicFeed's sessions get earlier publications before they are closed,
   assertEquals(client.take(), [[1, 1, 0], { skip: "t", offset: 2, prev: 1 }]);
 });
 
-Deno.test("TopicFeed makes members ahead of it wait, and reports no gap to them before", async () => {
+Deno.test("TopicFeed makes members ahead of it wait, and reports no gap to them before that", async () => {
   using time = new FakeTime();
   await using node = await bench(1);
   const { engine, broker, topics, client } = node;
@@ -700,7 +700,7 @@ Deno.test("TopicFeed makes members ahead of it wait, and reports no gap to them 
     [6, 6, 5],
   ]);
   assertEquals([ahead.take(), beyond.take()], [[[6, 6, 5]], []]);
-  // Once the engine answers, no publication can be beyond.
+  // Once the engine responds, no publication can be beyond its head.
   broker.make("history.read", pass);
   broker.onDelivery = (one, deliver) => deliver(one);
   broker.interrupt();
@@ -714,7 +714,7 @@ Deno.test("TopicFeed makes members ahead of it wait, and reports no gap to them 
   assertEquals(ahead.take(), [[7, 7, 6]]);
 });
 
-Deno.test("TopicFeed without knowledge begins no member before its first page", async () => {
+Deno.test("TopicFeed without a position starts no member before its first page", async () => {
   using time = new FakeTime();
   const engine = new ScriptedEngine();
   for (let i = 1; i <= 3; i++) engine.publish(i);
@@ -734,7 +734,7 @@ Deno.test("TopicFeed without knowledge begins no member before its first page", 
   ]);
 });
 
-Deno.test("Replay reads a page again that the engine did not give", async () => {
+Deno.test("Replay repeats a page read that the engine failed", async () => {
   using time = new FakeTime();
   await using node = await bench(300);
   const { broker, topics } = node;
@@ -747,7 +747,7 @@ Deno.test("Replay reads a page again that the engine did not give", async () => 
   assert(reads > 2);
 });
 
-Deno.test("Replay reports a gap where publications expire while it runs", async () => {
+Deno.test("Replay reports a gap if publications expire while it runs", async () => {
   await using node = await bench();
   const { engine, topics } = node;
   for (let i = 1; i <= 400; i++) engine.publish({ i, text: "x".repeat(2_000) });
@@ -771,7 +771,7 @@ Deno.test("Replay reports a gap where publications expire while it runs", async 
   assert(before < offset);
 });
 
-Deno.test("TopicFeed takes no opening page of an epoch that is over by then", async () => {
+Deno.test("TopicFeed ignores an opening page of an epoch that is over by then", async () => {
   const engine = new ScriptedEngine();
   for (let i = 1; i <= 3; i++) engine.publish(i);
   const broker = engine.node();

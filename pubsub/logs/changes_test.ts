@@ -1,7 +1,7 @@
 import { assertEquals } from "@std/assert";
 import { decide, type LogView } from "./changes.ts";
 
-/** A log with one producer and one fork, which notes when they are counted. */
+/** A log with one producer and one fork, which records when they are counted. */
 function countedLog(isDeleted?: true) {
   const counted: string[] = [];
   const log: LogView = {
@@ -30,7 +30,7 @@ function countedLog(isDeleted?: true) {
 
 const MOMENT = { now: 1_000, count: 1 };
 
-Deno.test("decide() counts the producers of a log for an append of a new one only", () => {
+Deno.test("decide() counts the producers of a log only for an append of a new one", () => {
   const { log, counted } = countedLog();
   const append = (id: string, seq: number) => {
     const options = { records: ["x"], maxBytes: 1_000, producer: { id, epoch: 0, seq } };
@@ -42,7 +42,7 @@ Deno.test("decide() counts the producers of a log for an append of a new one onl
   assertEquals(counted, ["producers"]);
 });
 
-Deno.test("decide() counts the forks of a log only where the number matters", () => {
+Deno.test("decide() counts the forks of a log only if their number matters", () => {
   const present = countedLog();
   decide(present.log, ["delete", { ifExpired: true }], MOMENT);
   decide(present.log, ["release", { fork: "fork" }], MOMENT);

@@ -1,4 +1,4 @@
-/** Shares of the bytes of an engine, in memory and in a file, by the contract of engines. */
+/** Shares of an engine's bytes, in memory and in a file, by the contract of engines. */
 import { assertEquals } from "@std/assert";
 import type { Broker } from "../broker.ts";
 import { MemoryBroker } from "../memory/broker.ts";
@@ -6,12 +6,12 @@ import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import { LogShares, overShareReason } from "./log_shares.ts";
 import type { AppendLogOptions } from "./log.ts";
 
-/** Most bytes of all; each record is small enough for several in an eighth. */
+/** Maximum number of bytes of all; an eighth has room for several records. */
 const MAX = 2_097_152;
 
 const RECORD = 40_000;
 
-/** Keys such as those of a user at an IPv6 address: of the user, of a /64, a /56 and a /48. */
+/** The keys of a user at an IPv6 address: of the user, of a /64, a /56 and a /48. */
 const EVE = "u.eve a1.near a4.wide a16.wider";
 
 const ANN = "u.ann a1.other";
@@ -80,12 +80,12 @@ function withKits(name: string, test: (kit: Kit) => Promise<void>): void {
   });
 }
 
-withKits("An engine lets one client take half of its bytes, and others the rest", async (kit) => {
+withKits("An engine lets one client use half of its bytes, and others the rest", async (kit) => {
   await kit.create("eve", EVE);
   await kit.create("ann", ANN);
   const [count, refusal] = await kit.fill("eve");
   assertEquals([count > 20 && count < 30, refusal], [true, REFUSED]);
-  // Neither a new stream nor one more record, whoever appends; the end is no refusal.
+  // No new stream and no further record, whoever appends; the end is accepted.
   assertEquals(await kit.create("more", EVE), REFUSED);
   assertEquals(
     await kit.create("wide", "u.mallory a1.next a4.wide a16.wider", {
@@ -95,7 +95,7 @@ withKits("An engine lets one client take half of its bytes, and others the rest"
   );
   assertEquals(await kit.append("eve"), REFUSED);
   assertEquals(await kit.append("eve", { records: [], end: {} }), "appended");
-  // A share is left for others, and the application has the bound alone.
+  // A share remains for others, and the application is limited only by the bound.
   assertEquals(await kit.fill("ann"), [6, REFUSED]);
   await kit.create("server");
   for (let i = 0; i < 10; i++) assertEquals(await kit.append("server"), "appended");
@@ -103,7 +103,7 @@ withKits("An engine lets one client take half of its bytes, and others the rest"
   assertEquals(await kit.append("answer:eve"), "appended");
 });
 
-withKits("An engine gives back the bytes of streams that are gone", async (kit) => {
+withKits("An engine releases the bytes of deleted streams", async (kit) => {
   await kit.create("server");
   for (let i = 0; i < 28; i++) await kit.append("server");
   for (let i = 0; i < 20; i++) {
@@ -111,11 +111,11 @@ withKits("An engine gives back the bytes of streams that are gone", async (kit) 
     assertEquals(await kit.fill("one"), [6, REFUSED]);
     assertEquals((await kit.broker.logs!.delete("one")).kind, "removed");
   }
-  // Refusals take nothing.
+  // Rejected appends use nothing.
   for (let i = 0; i < 20; i++) {
     assertEquals(await kit.create("big", EVE, { records: ["x".repeat(300_000)] }), REFUSED);
   }
-  // A stream that keeps its newest records goes on at the share.
+  // A stream that keeps only its newest records continues at its share.
   await kit.create("ring", EVE);
   await kit.fill("ring");
   const keep = { records: 3, bytes: 1e9 };
@@ -124,7 +124,7 @@ withKits("An engine gives back the bytes of streams that are gone", async (kit) 
 });
 
 withKits(
-  "An engine counts deleted streams that forks need, and expired ones until they go",
+  "An engine counts deleted streams that forks need, and expired ones until they are deleted",
   async (kit) => {
     const { logs } = kit.broker;
     await kit.create("server");
@@ -144,7 +144,7 @@ withKits(
   },
 );
 
-Deno.test("An engine knows after a restart whose the bytes in its file are", async () => {
+Deno.test("An engine knows the owners of the bytes in its file after a restart", async () => {
   const folder = await Deno.makeTempDir();
   const open = () => SqliteBroker.open(`${folder}/a.db`, { maxBytes: MAX });
   const producer = (i: number) => ({ id: `${i}`.padStart(200, "p"), epoch: 0, seq: 0 });
@@ -167,7 +167,7 @@ Deno.test("An engine knows after a restart whose the bytes in its file are", asy
   await Deno.remove(folder, { recursive: true });
 });
 
-Deno.test("An engine counts nothing for writes that its file has no room for", async () => {
+Deno.test("An engine counts nothing for writes that do not fit in its file", async () => {
   const folder = await Deno.makeTempDir();
   const path = `${folder}/a.db`;
   await using broker = await SqliteBroker.open(path, { maxBytes: MAX });
@@ -192,7 +192,7 @@ Deno.test("An engine counts nothing for writes that its file has no room for", a
   await Deno.remove(folder, { recursive: true });
 });
 
-Deno.test("LogShares forgets parties without a stream", () => {
+Deno.test("LogShares forgets owners without a stream", () => {
   const shares = new LogShares({ maxBytes: 800, usedBytes: () => 800 });
   for (let i = 0; i < 3; i++) {
     shares.note("a", EVE);
@@ -203,7 +203,7 @@ Deno.test("LogShares forgets parties without a stream", () => {
   }
 });
 
-Deno.test("LogShares lets a party have exactly its share, also after one of its streams is gone", () => {
+Deno.test("LogShares lets an owner use exactly its share, also after one of its streams is gone", () => {
   const shares = new LogShares({ maxBytes: 800, usedBytes: () => 800 });
   for (const id of ["a", "b"]) shares.note(id, EVE);
   const reached = (...growths: readonly number[]) =>
@@ -214,7 +214,7 @@ Deno.test("LogShares lets a party have exactly its share, also after one of its 
   assertEquals(reached(100, 101), [undefined, 100]);
 });
 
-Deno.test("LogShares counts ten times the share for familiar users of an address, half at most", () => {
+Deno.test("LogShares allows familiar users of an address ten times the share, at most half", () => {
   const shares = new LogShares({ maxBytes: 800, usedBytes: () => 400 });
   shares.note("a", "f1.office");
   shares.count("a", 400);

@@ -14,7 +14,7 @@ import { failWith, type FaultyBroker, FaultyEngine, pass } from "../../tests/fau
 
 const JSON_TYPE = "application/json";
 
-/** Streams of one node on a memory broker, with everything that ends after the test. */
+/** Streams of one node on a memory broker, with everything to close after the test. */
 class Bench implements AsyncDisposable {
   readonly broker: FaultyBroker = new FaultyEngine().connect();
   readonly errors: unknown[] = [];
@@ -60,7 +60,7 @@ class Bench implements AsyncDisposable {
     return page.kind === "page" ? page.records : page.kind;
   }
 
-  /** Reads all pages, also those that say that the reader has caught up. */
+  /** Reads all pages, also those that only say that the reader has caught up. */
   follow(id: string, after = 0, signal?: AbortSignal): AsyncGenerator<StreamRead> {
     return this.streams.follow(id, { after, maxRecords: 2, maxBytes: 65_536, signal });
   }
@@ -80,7 +80,7 @@ async function next(pages: AsyncGenerator<StreamRead>): Promise<unknown> {
   return [...records, ...(isUpToDate ? ["up to date"] : []), ...(end ? [end] : [])];
 }
 
-Deno.test("StreamLogs refuses a broker without logs", () => {
+Deno.test("StreamLogs rejects a broker without logs", () => {
   const broker = new FaultyEngine().connect({ without: ["logs"] });
   const bounds = { maxStreams: 1, maxKept: 1, maxStreamBytes: 1, maxForks: 1, maxReaders: 1 };
   assertThrows(
@@ -90,7 +90,7 @@ Deno.test("StreamLogs refuses a broker without logs", () => {
   );
 });
 
-Deno.test("StreamLogs.create() compares the facts of a stream that exists", async () => {
+Deno.test("StreamLogs.create() compares the settings of an existing stream", async () => {
   await using bench = new Bench();
   await bench.create("a", { ttlMs: 60_000 });
   const again = async (options: CreateStreamOptions) => {
@@ -111,7 +111,7 @@ Deno.test("StreamLogs.create() compares the facts of a stream that exists", asyn
   );
 });
 
-Deno.test("StreamLogs asks no engine for an id that no stream can have", async () => {
+Deno.test("StreamLogs sends no invalid stream id to the engine", async () => {
   await using bench = new Bench();
   bench.broker.make("logs", failWith(new RangeError("Cannot name a log")));
   for (const id of ["", "x".repeat(241), "a\0", "\ud800"]) {
@@ -124,13 +124,13 @@ Deno.test("StreamLogs asks no engine for an id that no stream can have", async (
   }
 });
 
-Deno.test("StreamLogs.create() makes at most the given number of streams", async () => {
+Deno.test("StreamLogs.create() creates at most the given number of streams", async () => {
   await using bench = new Bench({ maxStreams: 1 });
   await bench.create("a");
   assertEquals((await bench.streams.create("b", {})).kind, "too-many");
 });
 
-Deno.test("StreamLogs.append() refuses more than one append of the engine holds", async () => {
+Deno.test("StreamLogs.append() rejects more than the engine accepts in one append", async () => {
   await using bench = new Bench({ maxStreamBytes: Infinity });
   await bench.create("a");
   const { maxAppendBytes } = bench.streams;
@@ -164,7 +164,7 @@ Deno.test("StreamLogs forks a stream, whose records stay after its deletion", as
   assertEquals([await bench.read("source"), await bench.read("fork")], ["missing", "missing"]);
 });
 
-Deno.test("StreamLogs repeats a part of a record at the beginning of a fork", async () => {
+Deno.test("StreamLogs repeats a part of a record at the start of a fork", async () => {
   await using bench = new Bench();
   const contentType = "text/plain";
   const source = await bench.create("source", { contentType, records: ["one", "zwölf"] });
@@ -178,7 +178,7 @@ Deno.test("StreamLogs repeats a part of a record at the beginning of a fork", as
   assertEquals(await bench.read("b", 1), [new TextEncoder().encode("zwö").slice(0, 3)]);
   assertEquals(await forkAt("c", 0, 3), "created");
   assertEquals([await bench.read("c"), await bench.read("c", 1)], [["one"], []]);
-  // A fork at the exact end of a record begins after the record, and repeats no part.
+  // A fork at the exact end of a record starts after the record, and repeats no part.
   const { origin } = await bench.info("c");
   assertEquals([origin!.position, origin!.subOffset], [1, undefined]);
   const fork = { source: "source", offset: formatOffset(source, 1) };
@@ -188,7 +188,7 @@ Deno.test("StreamLogs repeats a part of a record at the beginning of a fork", as
   assertEquals(await forkAt("a", 1, 2), "exists");
 });
 
-Deno.test("StreamLogs.create() refuses forks that cannot be", async () => {
+Deno.test("StreamLogs.create() rejects impossible forks", async () => {
   await using bench = new Bench();
   await bench.create("source", { records: ["1"] });
   const other = await bench.create("other", { records: ["1", "2"] });
@@ -210,14 +210,14 @@ Deno.test("StreamLogs.create() refuses forks that cannot be", async () => {
   assertEquals(late.kind, "source-deleted");
 });
 
-Deno.test("StreamLogs.create() makes so many forks of a source, and gives their places back", async () => {
+Deno.test("StreamLogs.create() bounds the forks of a source, and releases their slots", async () => {
   await using bench = new Bench({ maxForks: 2, maxStreams: 4 });
   await bench.create("source", { records: ["1"] });
   const fork = async (id: string, options: CreateStreamOptions = {}) => {
     const result = await bench.streams.create(id, { fork: { source: "source" }, ...options });
     return result.kind === "exists" ? { isSame: result.isSame } : result.kind;
   };
-  // No creation without effect keeps a place.
+  // A creation without effect keeps no slot.
   for (let i = 0; i < 3; i++) {
     assertEquals(await fork("large", { records: ["x".repeat(99_999)] }), "full");
     await assertRejects(() => fork("x".repeat(241)), RangeError);
@@ -226,7 +226,7 @@ Deno.test("StreamLogs.create() makes so many forks of a source, and gives their 
   for (let i = 0; i < 3; i++) assertEquals(await fork("a"), { isSame: true });
   assertEquals(await fork("b"), "created");
   assertEquals(await fork("c"), "too-many-forks");
-  assertEquals(await fork("a"), { isSame: true }, "A repetition needs no place");
+  assertEquals(await fork("a"), { isSame: true }, "A repetition needs no slot");
   assertEquals(await fork("a", { ttlMs: 1_000 }), { isSame: false });
   for (let i = 0; i < 3; i++) {
     await bench.streams.delete("b");
@@ -240,7 +240,7 @@ Deno.test("StreamLogs.create() makes so many forks of a source, and gives their 
   assertEquals(await fork("b"), "created");
 });
 
-Deno.test("StreamLogs.create() gives the place of a fork back if the engine refuses the stream", async () => {
+Deno.test("StreamLogs.create() releases the slot of a fork if the engine rejects the stream", async () => {
   await using bench = new Bench({ maxForks: 1 });
   await bench.create("source");
   const fork = () => bench.streams.create("fork", { fork: { source: "source" } });
@@ -267,7 +267,7 @@ Deno.test("StreamLogs.follow() waits for records, and ends with the stream", asy
   assertEquals(await next(bench.follow("a", 5)), ["up to date", { error: "stopped" }]);
 });
 
-Deno.test("StreamLogs tells of the first and the last reader of a stream, and of single reads", async () => {
+Deno.test("StreamLogs reports the first and the last reader of a stream, and single reads", async () => {
   await using bench = new Bench();
   await bench.create("a", { records: ["1"] });
   const [one, two] = [bench.follow("a"), bench.follow("a")];
@@ -279,7 +279,7 @@ Deno.test("StreamLogs tells of the first and the last reader of a stream, and of
   assertEquals(bench.told, [["a", true], ["a", false], ["a", false]]);
 });
 
-Deno.test("StreamLogs.follow() tells of a stream that is gone", async () => {
+Deno.test("StreamLogs.follow() reports a stream that is gone", async () => {
   await using bench = new Bench();
   assertEquals(await next(bench.follow("a")), "missing");
   await bench.create("a");
@@ -292,7 +292,7 @@ Deno.test("StreamLogs.follow() tells of a stream that is gone", async () => {
   assertEquals(await next(pages), "done");
 });
 
-Deno.test("StreamLogs.follow() ends by the signal and by close()", async () => {
+Deno.test("StreamLogs.follow() ends when the signal aborts, and on close()", async () => {
   await using bench = new Bench({ maxReaders: 2 });
   await bench.create("a");
   const controller = new AbortController();
@@ -307,7 +307,7 @@ Deno.test("StreamLogs.follow() ends by the signal and by close()", async () => {
   assertEquals(bench.streams.readers, 0);
 });
 
-Deno.test("StreamLogs deletes expired streams, but none that is read", async () => {
+Deno.test("StreamLogs deletes expired streams, but none that are being read", async () => {
   using time = new FakeTime();
   await using bench = new Bench();
   await bench.create("source", { ttlMs: 10_000, records: ["1"] });
@@ -346,7 +346,7 @@ Deno.test("StreamLogs searches at its usual pace when no overdue stream goes awa
   assert(searches > 10 && searches < 26, `${searches}`);
 });
 
-Deno.test("StreamLogs ends a stream whose writer is lost", async () => {
+Deno.test("StreamLogs ends a stream that lost its writer", async () => {
   using time = new FakeTime();
   await using bench = new Bench();
   await bench.create("a", { writer: { holder: "w", ttlMs: 15_000 } });
@@ -357,7 +357,7 @@ Deno.test("StreamLogs ends a stream whose writer is lost", async () => {
   assertEquals(await waiting, ["up to date", { error: "writer-lost" }]);
 });
 
-Deno.test("StreamLogs.read() begins at the oldest kept record if asked to", async () => {
+Deno.test("StreamLogs.read() starts at the oldest kept record with startsAtOldest", async () => {
   await using bench = new Bench({ keep: { records: 2, bytes: 65_536 } });
   const source = await bench.create("a", { records: ["1", "2"] });
   await bench.append("a", "3");
@@ -367,7 +367,7 @@ Deno.test("StreamLogs.read() begins at the oldest kept record if asked to", asyn
   assertEquals(trimmed, { kind: "trimmed", oldest: 1 });
   const page = await read("a", 0);
   assertEquals(page.kind === "page" && [page.records, page.next], [["2", "3"], 3]);
-  // A fork has no more records than the source had when the fork was read.
+  // A fork only has the records that the source had when the fork was created.
   assertEquals(await bench.append("a", "4"), "appended");
   const fork = await bench.create("fork", { fork: { source: "a", offset: "-1", subOffset: 1 } });
   assertEquals([fork.first, source.identity], [3, (await bench.info("a")).identity]);
@@ -376,7 +376,7 @@ Deno.test("StreamLogs.read() begins at the oldest kept record if asked to", asyn
   assertEquals(inherited.kind === "page" && inherited.next, 3);
 });
 
-Deno.test("StreamLogs.follow() tells of records that were dropped while the reader was away", async () => {
+Deno.test("StreamLogs.follow() reports records that were dropped while the reader was away", async () => {
   await using bench = new Bench({ keep: { records: 2, bytes: 65_536 } });
   await bench.create("a", { records: ["1"] });
   const options = { after: 0, startsAtOldest: true, maxRecords: 10, maxBytes: 65_536 };

@@ -15,7 +15,7 @@ const BOUNDS = { size: 1_000, ttlMs: 60_000, bytes: 1_000_000 };
 const CONFIG = { contentType: "text/plain" };
 const READING = { after: 0, maxRecords: 100, maxBytes: 1e9, renews: false };
 
-/** A broker with helpers for a bound of all bytes. */
+/** A broker with a bound on all bytes, and helpers. */
 class Bounded {
   readonly broker: MemoryBroker;
 
@@ -23,14 +23,14 @@ class Bounded {
     this.broker = new MemoryBroker({ maxTotalBytes });
   }
 
-  /** Publishes so many bytes on a topic with a history. */
+  /** Publishes this many bytes on a topic with a history. */
   async publish(topic: string, bytes: number, producer?: string): Promise<void> {
     const key = producer === undefined ? {} : { key: { producer, number: 1 } };
     const payload = "x".repeat(bytes);
     await this.broker.history.append({ topic, payload }, { bounds: BOUNDS, ...key });
   }
 
-  /** Publishes so many bytes as a client. */
+  /** Publishes this many bytes as a client. */
   async publishAs(maker: string, topic: string, bytes: number): Promise<void> {
     const payload = "x".repeat(bytes);
     await this.broker.history.append({ topic, payload }, { bounds: BOUNDS, maker });
@@ -49,7 +49,7 @@ class Bounded {
     return (await this.broker.logs.create(id, options)).kind;
   }
 
-  /** Appends a record of so many bytes, and returns the kind of the result. */
+  /** Appends a record of this many bytes, and returns the kind of the result. */
   async append(id: string, bytes: number, options = {}): Promise<string> {
     const records = ["x".repeat(bytes)];
     return (await this.broker.logs.append(id, { records, maxBytes: 1e9, ...options })).kind;
@@ -62,7 +62,7 @@ class Bounded {
   }
 }
 
-Deno.test("MemoryBroker bounds all bytes: histories give way to one another, the quietest first", async () => {
+Deno.test("MemoryBroker bounds all bytes by dropping histories, the quietest first", async () => {
   const bounded = new Bounded(100_000);
   for (const topic of ["a", "b", "c"]) await bounded.publish(topic, 25_000);
   await bounded.publish("a", 10);
@@ -73,7 +73,7 @@ Deno.test("MemoryBroker bounds all bytes: histories give way to one another, the
   // A single history loses its oldest publications.
   for (let i = 0; i < 10; i++) await bounded.publish("e", 24_000);
   assertEquals(await bounded.kept("a", "c", "d", "e"), [0, 0, 0, 4]);
-  // A publication that is larger than all room is delivered, and not kept.
+  // A publication that is larger than the whole bound is delivered, and not kept.
   const heard: number[] = [];
   bounded.broker.subscribe("e", ({ payload }) => heard.push(payload.length), { history: BOUNDS });
   await bounded.publish("e", 200_000);
@@ -82,7 +82,7 @@ Deno.test("MemoryBroker bounds all bytes: histories give way to one another, the
   assertEquals(await bounded.kept("e"), [1]);
 });
 
-Deno.test("MemoryBroker bounds all bytes: histories give way to logs, of which nothing is dropped", async () => {
+Deno.test("MemoryBroker bounds all bytes by dropping histories for logs, but never log records", async () => {
   const bounded = new Bounded(100_000);
   assertEquals(await bounded.create("log"), "created");
   for (const topic of ["a", "b"]) await bounded.publish(topic, 30_000);
@@ -90,7 +90,7 @@ Deno.test("MemoryBroker bounds all bytes: histories give way to logs, of which n
   assertEquals(await bounded.kept("a", "b"), [1, 1]);
   assertEquals(await bounded.append("log", 30_000), "appended");
   assertEquals(await bounded.kept("a", "b"), [0, 1]);
-  // A refused append costs no history.
+  // A rejected append costs no history.
   assertEquals(await bounded.append("log", 60_000), "no-space");
   assertEquals(await bounded.create("large", "x".repeat(60_000)), "no-space");
   assertEquals(await bounded.kept("a", "b"), [0, 1]);
@@ -104,7 +104,7 @@ Deno.test("MemoryBroker bounds all bytes: histories give way to logs, of which n
   assertEquals(await bounded.create("large", "x".repeat(90_000)), "created");
 });
 
-Deno.test("MemoryBroker forgets the histories of whoever holds most bytes before quiet topics of others", async () => {
+Deno.test("MemoryBroker forgets the histories of the client with the most bytes before quiet topics of others", async () => {
   const bounded = new Bounded(4_000_000);
   await bounded.publishAs("user ann", "lobby", 1_000);
   await bounded.publish("news", 1_000);
@@ -114,12 +114,13 @@ Deno.test("MemoryBroker forgets the histories of whoever holds most bytes before
     for (const room of rooms) await bounded.publishAs("at 203.0.113.66", room, 250_000);
   }
   assertEquals(await bounded.kept("lobby", "news"), [1, 1]);
-  // One too large publication makes room by itself too, and rooms that fill up long after they began.
+  // One oversized publication also makes room by itself, and so do rooms that fill up long after
+  // they started.
   await bounded.publishAs("at 203.0.113.66", "huge", 5_000_000);
   assertEquals(await bounded.kept("lobby", "news", "huge"), [1, 1, 0]);
 });
 
-Deno.test("MemoryBroker forgets the quietest histories where no client holds much more than others", async () => {
+Deno.test("MemoryBroker forgets the quietest histories if no client holds much more than others", async () => {
   const bounded = new Bounded(1_000_000);
   for (let i = 0; i < 20; i++) await bounded.publishAs(`user ${i}`, `room ${i}`, 45_000);
   await bounded.publishAs("user 0", "room 0", 1);
@@ -128,7 +129,7 @@ Deno.test("MemoryBroker forgets the quietest histories where no client holds muc
   assertEquals(quiet, [2, 0, 1, 1]);
 });
 
-Deno.test("MemoryBroker bounds the topics with a history", async () => {
+Deno.test("MemoryBroker bounds the number of topics with a history", async () => {
   await using broker = new MemoryBroker({ maxTopics: 2 });
   for (const topic of ["a", "b", "c"]) {
     await broker.history.append({ topic, payload: "x" }, { bounds: BOUNDS });
@@ -136,12 +137,12 @@ Deno.test("MemoryBroker bounds the topics with a history", async () => {
   assertEquals(broker.stats.forgotten, 1);
 });
 
-Deno.test("MemoryBroker gives all bytes of logs and histories back", async () => {
+Deno.test("MemoryBroker releases all bytes of logs and histories", async () => {
   const bounded = new Bounded(100_000);
   const { logs } = bounded.broker;
   const keep = { records: 2, bytes: 60_000 };
   for (let i = 0; i < 20; i++) {
-    // Each round takes most of the room, with records, producers, forks and keys.
+    // Each round uses most of the room, with records, producers, forks and keys.
     assertEquals(await bounded.create(`log${i}`, "x".repeat(20_000)), "created", `${i}`);
     for (let j = 0; j < 5; j++) {
       assertEquals(await bounded.append(`log${i}`, 20_000, { keep }), "appended", `${i} ${j}`);
@@ -154,7 +155,7 @@ Deno.test("MemoryBroker gives all bytes of logs and histories back", async () =>
     assertEquals(await logs.delete(`log${i}`), { kind: "kept" });
     await logs.release(`log${i}`, "fork");
   }
-  // Each record takes more than its byte, until it is dropped.
+  // Each record uses more than its byte, until it is dropped.
   assertEquals(await bounded.create("ring"), "created");
   for (let i = 0; i < 2_000; i++) {
     assertEquals(await bounded.append("ring", 1, { keep: { records: 1, bytes: 1e9 } }), "appended");
@@ -162,7 +163,7 @@ Deno.test("MemoryBroker gives all bytes of logs and histories back", async () =>
   assertEquals(await bounded.create("last", "x".repeat(95_000)), "created");
 });
 
-Deno.test("MemoryBroker counts producers and small publications with all that they take", async () => {
+Deno.test("MemoryBroker counts the overhead of producers and small publications", async () => {
   const bounded = new Bounded(100_000);
   await bounded.publish("quiet", 1);
   for (let i = 0; i < 1_000; i++) await bounded.publish("busy", 1, `producer${i}`);
@@ -171,7 +172,7 @@ Deno.test("MemoryBroker counts producers and small publications with all that th
   assertEquals(busy! < 400, true, `${busy}`);
 });
 
-Deno.test("MemoryBroker checks its bound of all bytes", () => {
+Deno.test("MemoryBroker checks maxTotalBytes", () => {
   for (const maxTotalBytes of [0, -1, 1.5, NaN]) {
     assertThrows(
       () => new MemoryBroker({ maxTotalBytes }),
@@ -201,7 +202,7 @@ Deno.test("MemoryBroker.publish() skips members that come or go during the deliv
   assertEquals(heard, []);
 });
 
-Deno.test("MemoryBroker.publish() works on after a listener that threw", () => {
+Deno.test("MemoryBroker.publish() continues after a listener that threw", () => {
   const broker = new MemoryBroker();
   const heard: unknown[] = [];
   const subscription = broker.subscribe("news", () => {
@@ -214,7 +215,7 @@ Deno.test("MemoryBroker.publish() works on after a listener that threw", () => {
   assertEquals(heard, ["2"]);
 });
 
-Deno.test("MemoryBroker is closed for a callback of the status, which may close it again", async () => {
+Deno.test("MemoryBroker is closed when its status says so, and a callback may close it again", async () => {
   const broker = new MemoryBroker();
   const errors: unknown[] = [];
   broker.status.observe(({ name }) => {

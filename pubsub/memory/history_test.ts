@@ -16,7 +16,7 @@ import { Topics } from "../topics.ts";
 const MAX_LOGS = 10_000;
 const BOUNDS: HistoryBounds = { size: 100, ttlMs: 60_000, bytes: 1_000_000 };
 
-/** Publishes so many times on a topic, and returns the places. */
+/** Publishes this many times on a topic, and returns the positions. */
 function publish(
   histories: MemoryHistories,
   topic: string,
@@ -37,7 +37,7 @@ function read(
   return histories.read(topic, { bounds: BOUNDS, maxMessages: 100, maxBytes: 100_000, ...options });
 }
 
-/** How many of some topics have publications. */
+/** Counts the topics that have publications. */
 function countKept(histories: MemoryHistories, topics: readonly string[]): number {
   return topics.filter((topic) => read(histories, topic).publications.length > 0).length;
 }
@@ -51,12 +51,12 @@ Deno.test("MemoryHistories.read() of topics without publications forgets nothing
   const rooms = names("room", 100);
   for (const room of rooms) publish(histories, room);
   for (const topic of names("unknown", 2 * MAX_LOGS)) read(histories, topic);
-  // When each read made a log, all 100 rooms were forgotten here.
+  // If each read created a log, all 100 rooms would be forgotten here.
   assertEquals([countKept(histories, rooms), histories.forgotten], [100, 0]);
 });
 
 Deno.test("MemoryHistories.append() remembers the numbers of the last 10,000 producers of a topic", () => {
-  // Room for these producers, and for few more.
+  // Room for these producers, and for a few more.
   const histories = new MemoryHistories(platformRuntime(), { maxBytes: () => 11_500_000 });
   const append = (producer: number, number = 1) =>
     histories.append({ topic: "a", payload: "x" }, {
@@ -64,7 +64,7 @@ Deno.test("MemoryHistories.append() remembers the numbers of the last 10,000 pro
       key: { producer: `${producer}`.padStart(1_000), number },
     });
   for (let producer = 0; producer < 10_000; producer++) append(producer);
-  // One that publishes again is no older than the others.
+  // A producer that publishes again is no older than the others.
   assert(append(0) === undefined);
   assert(append(0, 2) !== undefined);
   append(10_000);
@@ -74,7 +74,7 @@ Deno.test("MemoryHistories.append() remembers the numbers of the last 10,000 pro
   assertEquals([append(10_000), histories.forgotten], [undefined, 0]);
 });
 
-Deno.test("Topics of a client that reads 20,000 of them evict no history, and report no gap to listeners", async () => {
+Deno.test("Reading 20,000 topics evicts no history, and reports no gap to listeners", async () => {
   await using broker = new MemoryBroker();
   await using topics = new Topics({ broker, history: { "room:{name}": {} } });
   await using listener = new Client(topics.turn);
@@ -112,7 +112,7 @@ Deno.test("MemoryHistories forgets logs without publications first", () => {
   assertEquals(histories.forgotten, 0);
 });
 
-Deno.test("MemoryHistories keeps and reads so many bytes, not characters", () => {
+Deno.test("MemoryHistories counts bytes, not characters", () => {
   const histories = new MemoryHistories(platformRuntime());
   const bounds = { ...BOUNDS, bytes: countedBytes(90, 3) };
   // 30 bytes each, in 10 UTF-16 units.
@@ -120,12 +120,12 @@ Deno.test("MemoryHistories keeps and reads so many bytes, not characters", () =>
   for (let i = 0; i < 5; i++) histories.append({ topic: "a", payload }, { bounds });
   assertEquals(read(histories, "a", { bounds }).publications.length, 3);
   assertEquals(read(histories, "a", { bounds, maxBytes: 60 }).publications.length, 2);
-  // A size that the publisher counted is taken.
+  // A size that the publisher counted is used.
   for (let i = 0; i < 2; i++) histories.append({ topic: "b", payload, bytes: 190 }, { bounds });
   assertEquals(read(histories, "b", { bounds }).publications.length, 1);
 });
 
-Deno.test("MemoryBroker takes its epoch and time from the handed-in runtime", async () => {
+Deno.test("MemoryBroker takes its epoch and time from its runtime", async () => {
   let now = 1_000;
   const runtime = Object.assign(platformRuntime(), {
     randomUUID: () => "epoch-of-the-test",

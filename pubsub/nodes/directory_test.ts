@@ -14,7 +14,7 @@ class Node {
   readonly broker: FaultyBroker;
   readonly nodes: Nodes;
   readonly directory: Directory<string>;
-  /** State of the listeners, from their notices. */
+  /** State of the listeners, from their changes. */
   readonly told = new Map<string, Map<string, string>>();
   readonly changes: string[] = [];
 
@@ -51,7 +51,7 @@ class Bench implements AsyncDisposable {
     this.engine = new FaultyEngine({ random });
   }
 
-  /** Nodes that know one another. */
+  /** Starts nodes that know one another. */
   async join(...labels: string[]): Promise<Node[]> {
     const joined = labels.map((label) => new Node(this.engine, label));
     this.all.push(...joined);
@@ -73,7 +73,7 @@ function keysOf(scope: DirectoryScope<string>): string[] {
   return Array.from(scope.entries(), ({ key, value }) => `${key}=${value}`).sort();
 }
 
-Deno.test("Directory publishes the entries of each node, in batches of the net effect", async () => {
+Deno.test("Directory publishes the entries of each node, in batches reduced to their net effect", async () => {
   await using bench = new Bench();
   const [a, b] = await bench.join("a", "b");
   const [scopeA, scopeB] = [a!.open("s"), b!.open("s")];
@@ -101,7 +101,7 @@ Deno.test("Directory publishes the entries of each node, in batches of the net e
   ]);
 });
 
-Deno.test("Directory sends a late opener of a scope the present entries, in pages", async () => {
+Deno.test("Directory sends the existing entries to a node that opens a scope later, in pages", async () => {
   await using bench = new Bench();
   const [a, b] = await bench.join("a", "b");
   const scopeA = a!.open("s");
@@ -111,7 +111,7 @@ Deno.test("Directory sends a late opener of a scope the present entries, in page
   await bench.pass(60);
   await scopeB.ready;
   assertEquals([...scopeB.entries()].length, 5_000);
-  // And a node that is new altogether.
+  // And a new node.
   const [c] = await bench.join("c");
   const scopeC = c!.open("s");
   await bench.pass(60);
@@ -119,7 +119,7 @@ Deno.test("Directory sends a late opener of a scope the present entries, in page
   assertEquals(keysOf(scopeC), keysOf(scopeA));
 });
 
-Deno.test("Directory of one node is ready at once, and publishes nothing", async () => {
+Deno.test("Directory of one node is ready immediately, and publishes nothing", async () => {
   await using bench = new Bench();
   const [a] = await bench.join("a");
   const scope = a!.open("s");
@@ -155,7 +155,7 @@ Deno.test("Directory removes the entries of a node that closes the scope, leaves
   await bench.pass(7_000);
   assertEquals(a!.changes, ["k1=undefined", "k2=undefined swept", "k3=undefined swept"]);
   assertEquals(keysOf(scopes[0]!), ["k0=1"]);
-  // A scope that is opened again begins anew.
+  // A scope that is opened again starts over.
   const again = b!.open("s");
   again.set("k1", "2");
   await bench.pass(100);
@@ -163,14 +163,14 @@ Deno.test("Directory removes the entries of a node that closes the scope, leaves
   assertEquals(keysOf(again), ["k0=1", "k1=2"]);
 });
 
-Deno.test("Directory takes back entries that a late check got before any change", async () => {
+Deno.test("Directory removes entries that a late check received before any change", async () => {
   await using bench = new Bench();
   const [a, b] = await bench.join("a", "b");
   const there = b!.open("s");
   await bench.pass(100);
   const here = a!.open("s");
   here.set("x", "1");
-  // The number is that of an earlier opening of the scope.
+  // The number belongs to an earlier opening of the scope.
   const check = { id: 1, scopes: [["s", 7]], isSure: false };
   b!.nodes.tell(a!.nodes.id, "test:check", check);
   await bench.pass(10);
@@ -180,7 +180,7 @@ Deno.test("Directory takes back entries that a late check got before any change"
   assertEquals(keysOf(there), []);
 });
 
-Deno.test("Directory does not publish scopes without another opener", async () => {
+Deno.test("Directory does not publish scopes that no other node has open", async () => {
   await using bench = new Bench();
   const [a, b] = await bench.join("a", "b");
   const scope = a!.open("s");
@@ -210,7 +210,7 @@ Deno.test("Directory does not repeat entries in flight", async () => {
   assert(bench.engine.bytes - before < 60_000, `${bench.engine.bytes - before} bytes`);
 });
 
-Deno.test("Directory.open() does not wait for ever for a node that does not answer", async () => {
+Deno.test("Directory.open() does not wait forever for a node that does not reply", async () => {
   await using bench = new Bench();
   const [a, b] = await bench.join("a", "b");
   b!.broker.cut();
@@ -222,7 +222,7 @@ Deno.test("Directory.open() does not wait for ever for a node that does not answ
   await scope.ready;
 });
 
-Deno.test("Directory.open() without the engine asks all nodes once the engine is back", async () => {
+Deno.test("Directory.open() during an outage queries all nodes once the engine is reachable", async () => {
   await using bench = new Bench();
   const [a, b] = await bench.join("a", "b", "c");
   b!.open("s").set("x", "1");
@@ -237,14 +237,14 @@ Deno.test("Directory.open() without the engine asks all nodes once the engine is
   assertEquals(keysOf(scope), ["x=1"]);
 });
 
-Deno.test("Directory.open() waits for all nodes, also beside a check of one of these", async () => {
+Deno.test("Directory.open() waits for all nodes, also during a check of one of them", async () => {
   await using bench = new Bench();
   const [a, b, c] = await bench.join("a", "b", "c");
   const [checked] = a!.nodes.others();
   (checked!.id === b!.nodes.id ? c! : b!).broker.cut();
   await bench.pass(1_500);
   const scope = a!.open("s");
-  // The check comes 2 s after the begin.
+  // The check is sent 2 s after the start.
   await bench.pass(999);
   assert(!scope.isReady);
   await bench.pass(1);
@@ -267,7 +267,7 @@ Deno.test("Directory ignores and counts invalid messages", async () => {
     { node, n: 2, prev: 0, del: [5] },
     { node, n: 2, prev: 0, isLast: 1 },
     { node: "stranger", n: 2, prev: 0, set: [["x", "1"]] },
-    // The value is not of this directory.
+    // The value does not belong to this directory.
     { node, n: 2, prev: 0, set: [["x", 5]] },
   ];
   for (const delta of deltas) {
@@ -288,7 +288,7 @@ Deno.test("Directory ignores and counts invalid messages", async () => {
   assertEquals(keysOf(scope), []);
 });
 
-Deno.test("Directory refuses invalid options", async () => {
+Deno.test("Directory rejects invalid options", async () => {
   await using bench = new Bench();
   const [a] = await bench.join("a");
   const { nodes, directory } = a!;
@@ -306,7 +306,7 @@ Deno.test("Directory refuses invalid options", async () => {
   assertThrows(() => directory.open("t"), UnsupportedError);
 });
 
-/** Expected state of a node about a scope: the entries of all nodes with the scope open. */
+/** Expected state of a node's scope: the entries of all nodes with the scope open. */
 function truth(
   open: ReadonlyMap<string, Map<Node, DirectoryScope<string>>>,
   name: string,
@@ -318,7 +318,7 @@ function truth(
   ).sort();
 }
 
-Deno.test("Directory ends with equal views, after any loss, repeat or delay, and any dead node", async () => {
+Deno.test("Directory converges after any loss, duplicate or delay, and any dead node", async () => {
   for (let seed = 1; seed <= 12; seed++) {
     const random = new Random(seed);
     await using bench = new Bench(random);
@@ -356,7 +356,7 @@ Deno.test("Directory ends with equal views, after any loss, repeat or delay, and
       } else await bench.pass(random.below(300));
     }
     bench.engine.faults = {};
-    // Dead nodes are gone, and every node had its turn to be asked about.
+    // Dead nodes are gone, and every node has been checked.
     await bench.pass(30_000);
     for (const [name, scopes] of open) {
       for (const [node, scope] of scopes) {
@@ -366,7 +366,7 @@ Deno.test("Directory ends with equal views, after any loss, repeat or delay, and
         assertEquals(seen, expected, `seed ${seed}, scope ${name}, node ${node.label}`);
         const others = expected.filter((entry) => !entry.startsWith(node.nodes.id));
         const told = Array.from(node.told.get(name)!, ([at, value]) => `${at} ${value}`).sort();
-        assertEquals(told, others, `what the listener knows: seed ${seed}, scope ${name}`);
+        assertEquals(told, others, `the listener's entries: seed ${seed}, scope ${name}`);
       }
     }
   }

@@ -76,12 +76,12 @@ Deno.test("NodeCalls.call() at a node that has just started waits for the first 
   assertEquals(await called, bytesOf(3));
 });
 
-Deno.test("NodeCalls.call() fails at once for a node that is known to be gone", async () => {
+Deno.test("NodeCalls.call() fails immediately for a node that is known to be gone", async () => {
   await using bench = new Bench();
   const [a, b, c] = [bench.join(), bench.join(never), bench.join(never)];
   await bench.pass(10_000);
   assertEquals(await codeOf(a.calls.call("unknown", bytesOf(1), { timeoutMs: 30_000 })), "gone");
-  // A farewell ends the calls under way, and so do two missed heartbeats of a node that was killed.
+  // A farewell ends the calls in progress, and so do two missed heartbeats of a killed node.
   const calls = [b, c].map(({ nodes }) =>
     codeOf(a.calls.call(nodes.id, bytesOf(1), { timeoutMs: 30_000 }))
   );
@@ -96,7 +96,7 @@ Deno.test("NodeCalls.call() fails at once for a node that is known to be gone", 
   assertEquals(await codeOf(a.calls.call(c.nodes.id, bytesOf(1), { timeoutMs: 30_000 })), "gone");
 });
 
-Deno.test("NodeCalls.call() fails within a second where a new node knows of no such node", async () => {
+Deno.test("NodeCalls.call() fails within a second if a new node does not know the called node", async () => {
   await using bench = new Bench();
   const a = bench.join();
   const called = codeOf(a.calls.call("unknown", bytesOf(1), { timeoutMs: 30_000 }));
@@ -106,7 +106,7 @@ Deno.test("NodeCalls.call() fails within a second where a new node knows of no s
   assertEquals(await called, "gone");
 });
 
-Deno.test("NodeCalls.call() aborts the signal of the handler by signal and by time", async () => {
+Deno.test("NodeCalls.call() aborts the handler's signal by its signal and its time limit", async () => {
   await using bench = new Bench();
   const reasons: unknown[] = [];
   const a = bench.join();
@@ -140,7 +140,7 @@ Deno.test("NodeCalls.call() aborts the signal of the handler by signal and by ti
   assertEquals(await assertRejects(() => unsent), why);
 });
 
-Deno.test("NodeCalls aborts the handlers of a caller that is gone, and those whose time is over", async () => {
+Deno.test("NodeCalls aborts the handlers of a caller that is gone, and those that exceed their time limit", async () => {
   await using bench = new Bench();
   const reasons: unknown[] = [];
   const [a, b] = [
@@ -160,7 +160,7 @@ Deno.test("NodeCalls aborts the handlers of a caller that is gone, and those who
   a.broker.cut();
   await bench.pass(7_000);
   assert(reasons[0] instanceof NodeCallError && reasons[0].code === "gone");
-  // A caller that never beats, and whose abort is lost.
+  // A caller that sends no beats, and whose abort is lost.
   bench.say(b.nodes, "n", { type: "call", id: 1, timeoutMs: 400, part: 0, size: 0 });
   await bench.pass(400);
   assert(reasons[1] instanceof TimeoutError);
@@ -172,7 +172,7 @@ Deno.test("NodeCalls aborts the handlers of a caller that is gone, and those who
   assertEquals(await call, "gone");
 });
 
-Deno.test("NodeCalls.call() learns that a handler failed, and no more than that", async () => {
+Deno.test("NodeCalls.call() receives only the fact that a handler failed", async () => {
   await using bench = new Bench();
   const fail: Answer = () => {
     throw new Error("secret");
@@ -193,7 +193,7 @@ Deno.test("NodeCalls.call() learns that a handler failed, and no more than that"
   ]);
 });
 
-Deno.test("NodeCalls.call() refuses a request that is too large, here and at the other node", async () => {
+Deno.test("NodeCalls.call() rejects a request that is too large, here and at the other node", async () => {
   await using bench = new Bench();
   const [a, b] = [bench.join(), bench.join(echo, 1_000)];
   await bench.pass(300);
@@ -206,7 +206,7 @@ Deno.test("NodeCalls.call() refuses a request that is too large, here and at the
   assertEquals(await codeOf(b.calls.call(c.nodes.id, bytesOf(1), options)), "failed");
 });
 
-Deno.test("NodeCalls.call() fails once the engine is back, as the reply may be lost", async () => {
+Deno.test("NodeCalls.call() fails once the engine is reachable again, because the reply may be lost", async () => {
   await using bench = new Bench();
   let answered = 0;
   const [a, b] = [
@@ -223,7 +223,7 @@ Deno.test("NodeCalls.call() fails once the engine is back, as the reply may be l
   assertEquals(await a.calls.call(b.nodes.id, bytesOf(1), { timeoutMs: 1_000 }), bytesOf(1));
 });
 
-Deno.test("NodeCalls answer 10,000 calls at once, and refuse further ones", async () => {
+Deno.test("NodeCalls handle 10,000 concurrent calls, and reject further ones", async () => {
   await using bench = new Bench();
   const answer = Promise.withResolvers<Uint8Array>();
   const [a, b, c] = [bench.join(), bench.join(() => answer.promise), bench.join()];
@@ -255,7 +255,7 @@ Deno.test("NodeCalls.call() leaves half of the calls to clients of other address
   assertEquals(a.calls.waiting, 0);
 });
 
-Deno.test("NodeCalls keep 64 MiB of incomplete requests, and forget these in time", async () => {
+Deno.test("NodeCalls keep 64 MiB of incomplete requests, and drop them after their time limit", async () => {
   await using bench = new Bench();
   const b = bench.join();
   await bench.pass(300);
@@ -305,7 +305,7 @@ Deno.test("NodeCalls ignore and count malformed messages", async () => {
   ];
   for (const payload of payloads) bench.engine.publish({ topic, payload });
   assertEquals(calls.ignored, heads.length + 1 + payloads.length);
-  // Parts that do not follow one another end the call.
+  // Parts out of order end the call.
   const part = { type: "call", id: 1, part: 0, size: 10, timeoutMs: 1_000 } as const;
   const bad: [part: number, length: number][][] = [
     [[0, 4], [2, 4]],
@@ -319,14 +319,14 @@ Deno.test("NodeCalls ignore and count malformed messages", async () => {
     }
   }
   assertEquals([answered, calls.answering, calls.gatheredBytes], [[], 0, 0]);
-  // A repeated part is left out.
+  // A repeated part is ignored.
   bench.say(nodes, "n", part, bytesOf(4));
   bench.say(nodes, "n", part, bytesOf(4));
   bench.say(nodes, "n", { ...part, part: 1 }, bytesOf(6));
   assertEquals([answered.length, calls.gatheredBytes], [1, 0]);
 });
 
-Deno.test("NodeCalls.call() takes a reply from no other node than the asked one", async () => {
+Deno.test("NodeCalls.call() accepts a reply only from the called node", async () => {
   await using bench = new Bench();
   const [a, b] = [bench.join(), bench.join(never)];
   await bench.pass(300);
@@ -340,7 +340,7 @@ Deno.test("NodeCalls.call() takes a reply from no other node than the asked one"
   assertEquals(await codeOf(called), "failed");
 });
 
-Deno.test("NodeCalls take each call once where the engine repeats and delays messages", async () => {
+Deno.test("NodeCalls handle each call once if the engine repeats and delays messages", async () => {
   const random = new Random(7);
   await using bench = new Bench(random);
   const [a, b] = [bench.join(), bench.join((data) => data.toReversed())];

@@ -33,7 +33,7 @@ class Bench implements AsyncDisposable {
   }
 }
 
-Deno.test("Nodes know one another at once, and are ready a moment later", async () => {
+Deno.test("Nodes know one another immediately, and are ready a moment later", async () => {
   await using bench = new Bench();
   const a = bench.join({ name: "a" });
   await bench.pass(300);
@@ -48,7 +48,7 @@ Deno.test("Nodes know one another at once, and are ready a moment later", async 
   assert(a.nodes.has(b.nodes.id) && !a.nodes.has(a.nodes.id));
 });
 
-Deno.test("Nodes declare a silent node gone within the time, and no other one", async () => {
+Deno.test("Nodes declare a silent node gone within goneAfterMs, and no other one", async () => {
   await using bench = new Bench();
   const [a, b, c] = [
     bench.join({ name: "a" }),
@@ -67,11 +67,11 @@ Deno.test("Nodes declare a silent node gone within the time, and no other one", 
   assertEquals(a.nodes.others().map(({ name }) => name), ["c"]);
 });
 
-Deno.test("Nodes declare a node gone by its last heartbeat, however long before its end that was", async () => {
+Deno.test("Nodes declare a node gone relative to its last heartbeat, whenever it ended", async () => {
   for (const endsMs of [60_100, 61_000, 61_900]) {
     await using bench = new Bench();
     const [a, b] = [bench.join({ name: "a" }), bench.join({ name: "b" })];
-    // The last heartbeat of `b` is that of second 60.
+    // The last heartbeat of `b` was sent at second 60.
     await bench.pass(endsMs);
     b.broker.cut();
     await bench.pass(65_900 - endsMs);
@@ -81,7 +81,7 @@ Deno.test("Nodes declare a node gone by its last heartbeat, however long before 
   }
 });
 
-Deno.test("Nodes receive a farewell at once, and late messages do not bring the node back", async () => {
+Deno.test("Nodes receive a farewell immediately, and late messages do not bring the node back", async () => {
   await using bench = new Bench();
   const [a, b] = [bench.join({ name: "a" }), bench.join({ name: "b" })];
   await bench.pass(300);
@@ -93,7 +93,7 @@ Deno.test("Nodes receive a farewell at once, and late messages do not bring the 
   assertEquals(a.events.length, 2);
 });
 
-Deno.test("Nodes take a node back that was cut off", async () => {
+Deno.test("Nodes accept a node again after a network partition", async () => {
   await using bench = new Bench();
   const [a, b] = [bench.join({ name: "a" }), bench.join({ name: "b" })];
   await bench.pass(300);
@@ -101,11 +101,11 @@ Deno.test("Nodes take a node back that was cut off", async () => {
   await bench.pass(8_000);
   b.broker.mend();
   await bench.pass(2_000);
-  // A node that does not even hear its own messages cannot judge others.
+  // A node that does not even receive its own messages cannot judge others.
   assertEquals([a.events, b.events], [["join b", "leave b", "join b"], ["join a", "restored"]]);
 });
 
-Deno.test("Nodes declare no node gone because the engine was away", async () => {
+Deno.test("Nodes declare no node gone because the engine was unreachable", async () => {
   await using bench = new Bench();
   const [a, b] = [bench.join({ name: "a" }), bench.join({ name: "b" })];
   await bench.pass(300);
@@ -114,7 +114,7 @@ Deno.test("Nodes declare no node gone because the engine was away", async () => 
   b.broker.cut();
   bench.engine.comeBack();
   assertEquals(a.events, ["join b", "restored"]);
-  // B died meanwhile: the node has the whole time again, and is gone after that.
+  // B died meanwhile: its time limit starts over, and then it is gone.
   await bench.pass(5_900);
   assertEquals(a.events, ["join b", "restored"]);
   await bench.pass(1_100);
@@ -125,7 +125,7 @@ Deno.test("Nodes declare no node gone because this process was suspended", async
   await using bench = new Bench();
   const [a] = [bench.join({ name: "a" }), bench.join({ name: "b" })];
   await bench.pass(500);
-  // The clock went on, and no timer ran.
+  // The clock advanced, and no timer ran.
   const { Date: Clock } = globalThis;
   globalThis.Date = class extends Clock {
     static override now = () => Clock.now() + 60_000;
@@ -139,7 +139,7 @@ Deno.test("Nodes declare no node gone because this process was suspended", async
   }
 });
 
-Deno.test("Nodes.isGone() answers from certain knowledge alone", async () => {
+Deno.test("Nodes.isGone() is true only if the node is certainly gone", async () => {
   await using bench = new Bench();
   const a = bench.join({ name: "a" });
   await bench.pass(5_000);
@@ -153,7 +153,7 @@ Deno.test("Nodes.isGone() answers from certain knowledge alone", async () => {
   assert(!a.nodes.isGone("somebody"));
 });
 
-Deno.test("Nodes.isSilent() is true for a node whose last two heartbeats did not come", async () => {
+Deno.test("Nodes.isSilent() is true for a node that missed its last two heartbeats", async () => {
   await using bench = new Bench();
   const [a, b] = [bench.join(), bench.join()];
   await bench.pass(10_000);
@@ -182,7 +182,7 @@ Deno.test("Nodes.tell() reaches one node or all, in order", async () => {
   assertEquals(heard, [[], [[1, true], [2, true]], [[2, true]]]);
 });
 
-Deno.test("Nodes.ask() of a node that may not know all others yet is not complete", async () => {
+Deno.test("Nodes.ask() is incomplete on a node that may not know all others yet", async () => {
   await using bench = new Bench();
   const a = bench.join();
   await bench.pass(300);
@@ -196,7 +196,7 @@ Deno.test("Nodes.ask() of a node that may not know all others yet is not complet
   assertEquals(await b.nodes.ask("q"), { answers, isComplete: true });
 });
 
-Deno.test("Nodes.ask() alone is over at once", async () => {
+Deno.test("Nodes.ask() resolves immediately on a single node", async () => {
   await using bench = new Bench();
   const { nodes } = bench.join();
   await bench.pass(300);
@@ -266,7 +266,7 @@ Deno.test("Nodes survive a listener that throws, and a broker that was closed fi
   await b.close();
 });
 
-Deno.test("Nodes refuse times that make no sense, and two handlers of a kind", async () => {
+Deno.test("Nodes reject invalid times, and two handlers of a kind", async () => {
   await using bench = new Bench();
   const broker = bench.engine.connect();
   for (const heartbeatMs of [0, 1, 1.5, NaN, Infinity]) {
@@ -297,7 +297,7 @@ Deno.test("Nodes print a bounded number of errors of their listeners", async () 
   assertEquals(printed.lines.length, 16);
 });
 
-Deno.test("Nodes take id, time and timers from the runtime that is handed in", async () => {
+Deno.test("Nodes take id, time and timers from the given runtime", async () => {
   await using broker = new MemoryBroker();
   const timers: number[] = [];
   const runtime: Runtime = Object.assign(platformRuntime(), {
@@ -315,7 +315,7 @@ Deno.test("Nodes take id, time and timers from the runtime that is handed in", a
   assertEquals(timers.includes(1_000), true);
 });
 
-Deno.test("sayFarewell() ends the wait for a node that ended without a farewell", async () => {
+Deno.test("sayFarewell() removes a node that ended without a farewell", async () => {
   await using bench = new Bench();
   const [a, b] = [bench.join({ name: "a" }), bench.join({ name: "b" })];
   await bench.pass(300);

@@ -1,4 +1,4 @@
-/** Brokers of workers for tests, with ports that clone each batch as between threads. */
+/** Workers' brokers for tests, with ports that clone each batch as between threads. */
 import { platformRuntime } from "../../base/runtime.ts";
 import type { Broker } from "../broker.ts";
 import { EnginePorts } from "./engine_port.ts";

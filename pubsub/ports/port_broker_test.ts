@@ -20,12 +20,12 @@ testBroker("PortBroker", () => connectTo(new MemoryBroker(), 1)[0]!, {
   },
 });
 
-/** Workers on one engine, whose batches arrive by hand. */
+/** Workers on one engine, whose batches the test delivers. */
 class Threads {
   readonly engine = new MemoryBroker();
   readonly runtime = platformRuntime();
   readonly #ports = new EnginePorts(this.engine, this.runtime);
-  /** Batches for workers that do not handle messages now. */
+  /** Batches for workers that currently handle no messages. */
   readonly #late = new Map<PortBroker, Batch<EngineOperation>[]>();
 
   start(): PortBroker {
@@ -42,7 +42,7 @@ class Threads {
     return broker;
   }
 
-  /** Lets a worker handle no message. */
+  /** Stops a worker from handling messages. */
   block(broker: PortBroker): void {
     this.#late.set(broker, []);
   }
@@ -59,7 +59,7 @@ class Threads {
 const MEBIBYTE = "x".repeat(1_048_576);
 const BOUNDS = { size: 1_000, ttlMs: 60_000, bytes: 1_000_000_000 };
 
-Deno.test("PortBroker gives up publications beyond its bounds while no thread handles any", async () => {
+Deno.test("PortBroker drops publications beyond its bounds while no thread handles any", async () => {
   let posted = 0;
   const options = {
     runtime: platformRuntime(),
@@ -79,7 +79,7 @@ Deno.test("PortBroker gives up publications beyond its bounds while no thread ha
   assertEquals(small.issues(), ["100000 operations wait for the main thread, of 100000 at most"]);
 });
 
-Deno.test("PortBroker rejects calls of logs beyond its bounds, and ends a wait on demand", async () => {
+Deno.test("PortBroker rejects log calls beyond its bounds, and ends a wait when its signal aborts", async () => {
   const operations: WorkerOperation[] = [];
   const { logs } = new PortBroker({
     runtime: platformRuntime(),
@@ -116,7 +116,7 @@ Deno.test("PortBroker carries records of logs without the rest of their buffers"
   await broker!.close();
 });
 
-Deno.test("PortBroker slows those who append down while another worker is behind", async () => {
+Deno.test("PortBroker slows down appends while another worker is behind", async () => {
   using time = new FakeTime();
   const threads = new Threads();
   const [writer, reader] = [threads.start(), threads.start()];
@@ -134,7 +134,7 @@ Deno.test("PortBroker slows those who append down while another worker is behind
       .then(() => appended++);
   }
   await passTurns(time);
-  // The reader is 8 MiB behind, and no credit comes back for more.
+  // The reader is 8 MiB behind, and no further credit is returned.
   assert(appended > 8 && appended < 12, `${appended}`);
   assertEquals(writer.stats.waiting, 20 - appended);
   await time.tickAsync(1_000);
@@ -148,7 +148,7 @@ Deno.test("PortBroker slows those who append down while another worker is behind
   );
 });
 
-Deno.test("PortBroker tells of missed publications to a worker that is too far behind", async () => {
+Deno.test("PortBroker reports missed publications to a worker that is too far behind", async () => {
   using time = new FakeTime();
   const threads = new Threads();
   const [writer, reader] = [threads.start(), threads.start()];
@@ -192,7 +192,7 @@ Deno.test("EnginePort.end() ends the subscriptions of a worker that is gone", as
   assertEquals(posted, []);
 });
 
-Deno.test("PortBroker tells of an engine that is away, and of refused operations", async () => {
+Deno.test("PortBroker reports an unreachable engine, and rejected operations", async () => {
   const facts = factsOf(new MemoryBroker());
   let operations: unknown[] = [];
   const broker = new PortBroker({
@@ -220,7 +220,7 @@ Deno.test("PortBroker tells of an engine that is away, and of refused operations
   await broker.close();
 });
 
-Deno.test("PortBroker keeps the classes of errors, also of an engine's own subclass", async () => {
+Deno.test("PortBroker preserves error classes, also of an engine's own subclass", async () => {
   class TooLong extends RangeError {
     override name = "TooLong";
   }
@@ -243,7 +243,7 @@ async function passTurns(time: FakeTime): Promise<void> {
   }
 }
 
-Deno.test("PortBroker carries the data of heartbeats between the nodes of two workers", async () => {
+Deno.test("PortBroker carries heartbeat data between the nodes of two workers", async () => {
   await using engine = new MemoryBroker();
   const [one, two] = connectTo(engine, 2);
   await using a = new Nodes({ broker: one! });

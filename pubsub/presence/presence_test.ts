@@ -5,7 +5,7 @@ import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts
 import { Peers } from "../_peers_test.ts";
 import { Presence, type PresenceEvent } from "./presence.ts";
 
-/** All reports of a presence, as text; the time as milliseconds from `start`. */
+/** All events of a presence, as text; the time in milliseconds since `start`. */
 function record(presence: Presence, start = Date.now()): string[] {
   const events: string[] = [];
   presence.subscribe((event) => {
@@ -20,7 +20,7 @@ async function connect(peers: Peers, ...users: string[]) {
   return await Promise.all(users.map(async (user) => (await peers.connect({ user })).session));
 }
 
-Deno.test("Presence has one timer for all graces, and none without an absent user", async () => {
+Deno.test("Presence has one timer for all grace periods, and none without an absent user", async () => {
   using time = new FakeTime();
   const timers = new Set<unknown>();
   let most = 0;
@@ -60,7 +60,7 @@ Deno.test("Presence has one timer for all graces, and none without an absent use
   assertEquals(timers.size, 0);
 });
 
-Deno.test("Presence.enter() refuses invalid topics", async () => {
+Deno.test("Presence.enter() rejects invalid topics", async () => {
   await using peers = new Peers();
   using presence = new Presence();
   const [ada] = await connect(peers, "ada");
@@ -89,7 +89,7 @@ Deno.test("Presence.subscribe() reports every change to each listener, until it 
   assertEquals(events.length, 3);
 });
 
-Deno.test("Presence[Symbol.dispose]() forgets all users in silence", async () => {
+Deno.test("Presence[Symbol.dispose]() forgets all users without events", async () => {
   using time = new FakeTime();
   await using peers = new Peers();
   const presence = new Presence({ graceMs: 1_000 });

@@ -5,12 +5,12 @@ import { type RoomOptions, Rooms } from "./rooms.ts";
 
 const SMALL: RoomOptions = { gatherAbove: 2, gatherMs: 1_000 };
 
-/** A bench whose rooms gather above two users. */
+/** A bench whose rooms gather changes above two users. */
 function largeRooms(options: RoomOptions = SMALL): Bench {
   return new Bench({ graceMs: 0, patterns: { "{room}": options } });
 }
 
-Deno.test("Rooms gathers the changes of a large room, net effect only", async () => {
+Deno.test("Rooms gathers the changes of a large room, reduced to their net effect", async () => {
   await using bench = largeRooms();
   const [a] = await bench.join("chat", "a", "b", "c", "d");
   await bench.pass(0);
@@ -37,7 +37,7 @@ Deno.test("Rooms reports nothing of a user who left a large room and returned me
   assertEquals(heard(b!).slice(-2), ["off chat", "members a*1 c*1 d*1 b*1"]);
 });
 
-Deno.test("Rooms begins and ends to gather as a room grows and shrinks, in order", async () => {
+Deno.test("Rooms starts and stops gathering as a room grows and shrinks, in order", async () => {
   await using bench = largeRooms();
   const [a, b, c] = await bench.join("chat", "a", "b", "c");
   await bench.pass(0);
@@ -52,7 +52,7 @@ Deno.test("Rooms begins and ends to gather as a room grows and shrinks, in order
   assertEquals(heard(a!), ["leave b", "join c"]);
 });
 
-Deno.test("Rooms encodes the list of a large room once for all joiners of the meantime", async () => {
+Deno.test("Rooms encodes the list of a large room once for all sessions that join meanwhile", async () => {
   await using bench = largeRooms();
   const first = await bench.join("chat", "a", "b", "c");
   await bench.pass(0);
@@ -110,7 +110,7 @@ Deno.test("Rooms sends a new list to a session that is slower than the room's ch
   await bench.pass(2_000);
   const slow = await bench.connect("slow", { sendQueue: { maxBytes: 2_000 } });
   slow.pair.link.stall("to-client");
-  // The wire takes no more.
+  // The connection accepts no more.
   slow.session.send("t", "x".repeat(70_000));
   await bench.peers.endTurn();
   bench.rooms.join(slow.session, "chat");
@@ -137,7 +137,7 @@ Deno.test("Rooms sends a new list to a session that is slower than the room's ch
   assertEquals(lists, 2);
 });
 
-Deno.test("Rooms sends only the number of members, with the option for that", async () => {
+Deno.test("Rooms sends only the number of members with members: count", async () => {
   await using bench = largeRooms({ members: "count", gatherMs: 500 });
   const [a, tab] = await bench.join("chat", "a", "a", "b");
   await bench.pass(0);
@@ -150,11 +150,11 @@ Deno.test("Rooms sends only the number of members, with the option for that", as
   bench.rooms.leave(c!.session, "chat");
   await bench.join("chat", "d");
   await bench.pass(500);
-  // Another one, and as many as before.
+  // Another user, and an unchanged count.
   assertEquals(heard(a!), []);
 });
 
-Deno.test("Rooms forgets a session that leaves before its list, and leaves no timer behind", async () => {
+Deno.test("Rooms forgets a session that leaves before its list, and leaves no timer running", async () => {
   await using bench = largeRooms();
   const peers = await bench.join("chat", "a", "b", "c", "d");
   for (const { session } of peers) bench.rooms.leave(session, "chat");
@@ -166,7 +166,7 @@ Deno.test("Rooms forgets a session that leaves before its list, and leaves no ti
   assertEquals(heard(again!), ["members a*1"]);
 });
 
-Deno.test("Rooms() refuses options that make no sense", async () => {
+Deno.test("Rooms() rejects invalid options", async () => {
   await using bench = new Bench();
   const { topics, presence } = bench;
   const make = (options: RoomOptions) => new Rooms({ topics, presence, patterns: { a: options } });

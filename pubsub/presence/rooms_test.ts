@@ -30,7 +30,7 @@ Deno.test("Rooms.join() sends the joiner the members, and the others the joiner"
   ]);
 });
 
-Deno.test("Rooms.join() loses and doubles nothing among joins and messages of one turn", async () => {
+Deno.test("Rooms.join() loses and duplicates nothing among joins and messages of one turn", async () => {
   await using bench = new Bench();
   const { rooms, peers } = bench;
   const all = await bench.connectAll("a", "b", "c");
@@ -47,8 +47,8 @@ Deno.test("Rooms.join() loses and doubles nothing among joins and messages of on
   ]);
 });
 
-Deno.test("Rooms.join() sends a list that fits the next messages of the joiner", async () => {
-  // A member leaves, another comes back and a third comes, before and after, in one turn.
+Deno.test("Rooms.join() sends a list that is consistent with the joiner's next messages", async () => {
+  // A member leaves, another returns and a third joins, before and after, in one turn.
   await using bench = new Bench({ graceMs: 0 });
   const { rooms, peers } = bench;
   const [one, two, three, late] = await bench.connectAll("one", "two", "three", "late");
@@ -68,7 +68,7 @@ Deno.test("Rooms.join() sends a list that fits the next messages of the joiner",
   ]);
 });
 
-Deno.test("Rooms.join() sends the list before publications of the presence's listeners", async () => {
+Deno.test("Rooms.join() sends the list before publications of presence listeners", async () => {
   await using bench = new Bench({ graceMs: 0 });
   const { rooms, peers, presence } = bench;
   const [kicked, ada] = await bench.connectAll("kicked", "ada");
@@ -87,7 +87,7 @@ Deno.test("Rooms.join() sends the list before publications of the presence's lis
   assert(!rest.includes("join ada"));
 });
 
-Deno.test("Rooms reports no second tab, and a leave only with the last tab", async () => {
+Deno.test("Rooms reports no join for a second tab, and a leave only for the last tab", async () => {
   await using bench = new Bench({ graceMs: 0 });
   const { rooms, peers } = bench;
   const [bob, tab1, tab2] = await bench.join("chat", "bob", "ada", "ada");
@@ -102,7 +102,7 @@ Deno.test("Rooms reports no second tab, and a leave only with the last tab", asy
   assertEquals(heard(bob), ["leave ada"]);
 });
 
-Deno.test("Rooms tells of a leave after the grace, with when the user was last seen", async () => {
+Deno.test("Rooms reports a leave after the grace period, with the time when the user was last seen", async () => {
   await using bench = new Bench();
   const { rooms, peers, time } = bench;
   const [bob, ada] = await bench.join("chat", "bob", "ada");
@@ -121,7 +121,7 @@ Deno.test("Rooms tells of a leave after the grace, with when the user was last s
   assertEquals(rooms.roomsOf(ada.session), []);
 });
 
-Deno.test("Rooms tells of a leave at once if the last session of the user unsubscribes, by either end", async () => {
+Deno.test("Rooms reports a leave immediately if the user's last session unsubscribes, from either end", async () => {
   const ways = {
     "Rooms.leave()": (bench: Bench, peer: Peer) => bench.rooms.leave(peer.session, "chat"),
     "a request of the client": (bench: Bench, peer: Peer) =>
@@ -145,7 +145,7 @@ Deno.test("Rooms tells of a leave at once if the last session of the user unsubs
   }
 });
 
-Deno.test("Rooms keeps the user of a session that moves or closes for the grace", async () => {
+Deno.test("Rooms keeps the user of a session that moves or closes for the grace period", async () => {
   const ways = {
     move: (bench: Bench, peer: Peer) =>
       bench.topics.unsubscribe(peer.session, "chat", { code: MOVED }),
@@ -166,7 +166,7 @@ Deno.test("Rooms keeps the user of a session that moves or closes for the grace"
   }
 });
 
-Deno.test("Rooms tells of neither leave nor join when a user comes back within the grace", async () => {
+Deno.test("Rooms reports neither leave nor join when a user returns within the grace period", async () => {
   await using bench = new Bench();
   const { rooms, peers, time } = bench;
   const [bob, before, after, carol] = await bench.connectAll("bob", "ada", "ada", "carol");
@@ -185,7 +185,7 @@ Deno.test("Rooms tells of neither leave nor join when a user comes back within t
   assertEquals(heard(after), ["members bob*1 ada*1 carol*1"]);
 });
 
-Deno.test("Rooms.leave() stops messages and notices, and does not tell the leaver", async () => {
+Deno.test("Rooms.leave() stops messages and notices, and sends the leaving session none", async () => {
   await using bench = new Bench({ graceMs: 0 });
   const { rooms, peers, topics } = bench;
   const [bob, ada] = await bench.join("chat", "bob", "ada");
@@ -240,7 +240,7 @@ Deno.test("Rooms keeps rooms apart, and lists them", async () => {
   assertEquals(heard(ada), ["members ada*1", "members ada*1", "join bob", "leave bob"]);
 });
 
-Deno.test("Rooms reports to members alone, where one session ends in several rooms", async () => {
+Deno.test("Rooms notifies only members when one session ends in several rooms", async () => {
   await using bench = new Bench({ graceMs: 0 });
   const { rooms, peers } = bench;
   const [ada, bob] = await bench.connectAll("ada", "bob");
@@ -259,7 +259,7 @@ Deno.test("Rooms reports to members alone, where one session ends in several roo
   assertEquals([rooms.roomsOf(bob.session), bench.topics.size], [[], 2]);
 });
 
-Deno.test("Rooms.join() leaves out a session that is closed or closing", async () => {
+Deno.test("Rooms.join() ignores a session that is closed or closing", async () => {
   await using bench = new Bench();
   const { rooms, presence, topics } = bench;
   const ada = await bench.connect("ada");
@@ -274,7 +274,7 @@ Deno.test("Rooms.join() leaves out a session that is closed or closing", async (
   assertEquals([presence.members("chat"), topics.size], [[], 0]);
 });
 
-Deno.test("Rooms.join() takes one topic, and leaves nothing behind without one", async () => {
+Deno.test("Rooms.join() uses one topic, and leaves nothing behind if there is none left", async () => {
   await using bench = new Bench({ maxTopicsPerSession: 1 });
   const { rooms, topics, presence, peers } = bench;
   const ada = await bench.connect("ada");
@@ -286,7 +286,7 @@ Deno.test("Rooms.join() takes one topic, and leaves nothing behind without one",
   assertEquals(heard(ada), ["members ada*1"]);
 });
 
-Deno.test("Rooms.join() of a session whose queue is full is no join", async () => {
+Deno.test("Rooms.join() of a session with a full queue has no effect", async () => {
   await using bench = new Bench({ graceMs: 0 });
   const { rooms, peers, topics, presence } = bench;
   const bob = await bench.connect("bob");
@@ -303,7 +303,7 @@ Deno.test("Rooms.join() of a session whose queue is full is no join", async () =
   assertEquals([topics.topicsOf(slow.session), presence.online()], [[], ["bob"]]);
 });
 
-Deno.test("Rooms refuses names that are no rooms", async () => {
+Deno.test("Rooms rejects invalid room names", async () => {
   await using bench = new Bench();
   const { rooms } = bench;
   const { session } = await bench.connect("ada");
@@ -319,13 +319,13 @@ Deno.test("Rooms refuses names that are no rooms", async () => {
   assert(rooms.join(session, "é".repeat(123)));
 });
 
-Deno.test("Rooms takes shorter names where the topics do", async () => {
+Deno.test("Rooms accepts only shorter names if the topics do", async () => {
   await using bench = new Bench({ maxTopicBytes: 20 });
   assertThrows(() => bench.rooms.publish("x".repeat(12)), RangeError, "at most 11 bytes");
   bench.rooms.publish("x".repeat(11));
 });
 
-Deno.test("Rooms[Symbol.dispose]() ends the notices", async () => {
+Deno.test("Rooms[Symbol.dispose]() stops the notices", async () => {
   await using bench = new Bench({ graceMs: 0 });
   const { rooms, peers } = bench;
   const [ada, bob] = await bench.join("chat", "ada", "bob");
