@@ -1,4 +1,4 @@
-/** The adapter for the AI SDK, with the SDK's own chat: sends, refreshes, devices, stops, failures. */
+/** The AI SDK adapter with the SDK's own chat: sends, page reloads, devices, stops, failures. */
 import { assert, assertEquals } from "@std/assert";
 import { AbstractChat, type ChatState, type ChatStatus, type UIMessage } from "npm:ai@^7";
 import { streamText, type UIMessageChunk } from "npm:ai@^7";
@@ -31,14 +31,14 @@ const contract = defineContract({
   },
 });
 
-/** A model that waits for the test before each word. */
+/** A model that produces each word when the test says so. */
 class Model {
   /** Reasons of the stops. */
   readonly stops: unknown[] = [];
   readonly #waiting: PromiseWithResolvers<string | null>[] = [];
   readonly #said: (string | null)[] = [];
 
-  /** Gives the next word; `null` ends the text. */
+  /** Produces words; `null` ends the text. */
   say(...words: (string | null)[]): void {
     for (const word of words) {
       const waiting = this.#waiting.shift();
@@ -71,7 +71,7 @@ class Model {
   }
 }
 
-/** The store of an application: the answer that is being written in each chat. */
+/** The store of an application: the answer that is streaming in each chat. */
 type Active = Map<string, string>;
 
 function serveChats(
@@ -107,7 +107,7 @@ function serveChats(
   });
 }
 
-/** A state as a view library keeps one. */
+/** A chat state, such as a UI library keeps. */
 class State implements ChatState<UIMessage> {
   error: Error | undefined;
   #status: ChatStatus = "ready";
@@ -154,7 +154,6 @@ class State implements ChatState<UIMessage> {
   }
 }
 
-/** The chat of the SDK. */
 class Chat extends AbstractChat<UIMessage> {
   constructor(client: Client<typeof contract>, state: State) {
     super({
@@ -168,7 +167,6 @@ class Chat extends AbstractChat<UIMessage> {
   }
 }
 
-/** A page with a chat. */
 class Device implements AsyncDisposable {
   readonly client: Client<typeof contract>;
   readonly chat: Chat;
@@ -187,7 +185,6 @@ class Device implements AsyncDisposable {
     this.chat = new Chat(this.client, state);
   }
 
-  /** Texts of the messages. */
   get texts(): string[] {
     return this.chat.messages.map(({ parts }) =>
       parts.map((part) => part.type === "text" ? part.text : "").join("")
@@ -199,7 +196,6 @@ class Device implements AsyncDisposable {
     while (this.texts.at(-1) !== text) await this.#changed.promise;
   }
 
-  /** Waits for a status. */
   async is(status: ChatStatus): Promise<void> {
     while (this.chat.status !== status) await this.#changed.promise;
   }
@@ -221,12 +217,12 @@ Deno.test("SkeinChatTransport streams an answer, and the next one", async () => 
   }
   assertEquals(page.texts, ["Question 0", "Hello, Ann", "Question 1", "Bye"]);
   assertEquals([page.chat.status, page.chat.error, active.size], ["ready", undefined, 0]);
-  // Nothing is being written.
+  // No answer is streaming.
   await page.chat.resumeStream();
   assertEquals([page.chat.status, page.texts.length], ["ready", 4]);
 });
 
-Deno.test("SkeinChatTransport reads an answer on after a refresh, and on a second device", async () => {
+Deno.test("SkeinChatTransport continues an answer after a page reload, and on a second device", async () => {
   const model = new Model();
   await using server = serveChats(model, new Map());
   let question: UIMessage[];
@@ -250,7 +246,7 @@ Deno.test("SkeinChatTransport reads an answer on after a refresh, and on a secon
   assertEquals(model.stops, []);
 });
 
-Deno.test("SkeinChatTransport stops an answer for all readers, also after a refresh", async () => {
+Deno.test("SkeinChatTransport stops an answer for all readers, also after a page reload", async () => {
   const model = new Model();
   await using server = serveChats(model, new Map());
   await using page = new Device(server.url);
@@ -258,7 +254,7 @@ Deno.test("SkeinChatTransport stops an answer for all readers, also after a refr
   model.say("one ");
   await page.reads("one ");
   await using other = new Device(server.url, page.chat.messages.slice(0, 1));
-  // A view that is mounted twice resumes twice: the second call stops nothing.
+  // A component that mounts twice resumes twice: the second call must not stop the first.
   void other.chat.resumeStream();
   const resumed = other.chat.resumeStream();
   await other.reads("one ");
@@ -273,7 +269,7 @@ Deno.test("SkeinChatTransport stops an answer for all readers, also after a refr
   assertEquals(model.stops, ["Stopped by the reader"]);
 });
 
-Deno.test("SkeinChatTransport says that a model failed", async () => {
+Deno.test("SkeinChatTransport reports the failure of a model", async () => {
   const model = new Model();
   await using server = serveChats(model, new Map());
   await using page = new Device(server.url);
@@ -286,7 +282,7 @@ Deno.test("SkeinChatTransport says that a model failed", async () => {
   assertEquals([page.chat.status, page.texts], ["ready", ["Hi", "again"]]);
 });
 
-Deno.test("SkeinChatTransport goes on at another server", async () => {
+Deno.test("SkeinChatTransport continues on another server", async () => {
   const model = new Model();
   const active: Active = new Map();
   await using broker = new MemoryBroker();
@@ -346,7 +342,7 @@ Deno.test("SkeinChatTransport carries the chunks of streamText()", async () => {
   assertEquals(outcomes, ["completed"]);
 });
 
-Deno.test("continueText() completes a message that was cut off anywhere", async () => {
+Deno.test("continueText() completes a message that was cut off at any point", async () => {
   const whole: UIMessageChunk[] = [
     { type: "start", messageId: "m" },
     { type: "text-start", id: "t" },

@@ -1,5 +1,5 @@
 /**
- * The tRPC adapter of the examples, with the real client and server of tRPC.
+ * The tRPC adapter of the examples, with tRPC's own client and server.
  *
  * @module
  */
@@ -13,7 +13,7 @@ import { trpcRequests } from "../../examples/adapters/trpc_server.ts";
 import { type TestServer, testServer } from "../../testing/mod.ts";
 import { until } from "../waiting.ts";
 
-/** A transformer that keeps dates, with a mark by which a test sees that the transformer ran. */
+/** A transformer that preserves dates, and marks its output so that tests see that it ran. */
 const transformer = {
   serialize: (data: unknown): unknown =>
     data instanceof Date ? { date: data.getTime() } : { plain: data },
@@ -29,7 +29,7 @@ const t = initTRPC.context<{ readonly user: string }>().create({
   errorFormatter: ({ shape, error }) => ({ ...shape, data: { ...shape.data, kind: error.name } }),
 });
 
-/** Ends when the call is cancelled. */
+/** Rejects when the call is cancelled. */
 function cancelled(signal: AbortSignal | undefined): Promise<never> {
   return new Promise((_, reject) => {
     signal!.addEventListener("abort", () => {
@@ -115,7 +115,7 @@ Deno.test("skeinLink() rejects with the error of the procedure, in the router's 
   const calls = [
     [() => page.trpc.missing.query(), "NOT_FOUND", "There is no such thing"],
     [() => page.trpc.broken.query(), "INTERNAL_SERVER_ERROR", "A bug"],
-    // @ts-expect-error The compiler refuses this input, and so does the router.
+    // @ts-expect-error The compiler rejects this input, and so does the router.
     [() => page.trpc.greet.query({ name: 7 }), "BAD_REQUEST", "name"],
   ] as const;
   for (const [call, code, text] of calls) {
@@ -134,7 +134,7 @@ Deno.test("skeinLink() rejects with the error of the procedure, in the router's 
   ]);
 });
 
-/** Follows a subscription; resolves at the end, with all that came. */
+/** Follows a subscription; resolves with everything received when it ends. */
 function follow<T>(
   subscribe: (handlers: {
     onStarted: () => void;
@@ -154,7 +154,7 @@ function follow<T>(
   });
 }
 
-Deno.test("skeinLink() subscribes: all items, then the end or the error in its place", async () => {
+Deno.test("skeinLink() delivers all items of a subscription, then its end or its error", async () => {
   const { server } = serveRouter();
   await using _server = server;
   await using page = connect(server);
@@ -188,7 +188,7 @@ Deno.test("skeinLink() cancels a call and a subscription on the server", async (
   await until(() => events.length === 2);
 });
 
-Deno.test("skeinLink() goes on with a subscription in the next session, behind the last event", async () => {
+Deno.test("skeinLink() continues a subscription in the next session, after the last event", async () => {
   const { server } = serveRouter();
   await using _server = server;
   await using page = connect(server);
@@ -210,7 +210,7 @@ Deno.test("skeinLink() goes on with a subscription in the next session, behind t
   assert(states.includes("connecting"));
 });
 
-Deno.test("skeinLink() ends subscriptions with an error once the client is closed", async () => {
+Deno.test("skeinLink() ends subscriptions with an error when the client closes", async () => {
   const { server } = serveRouter();
   await using _server = server;
   await using page = connect(server);

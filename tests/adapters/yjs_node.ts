@@ -1,6 +1,6 @@
 /**
- * A node with Yjs documents, for tests that kill the node: `yjs_node.ts PORT FOLDER ENGINE`. The
- * engine is `sqlite`, or the URL of a Redis or NATS server. The folder has the states of the
+ * A node with Yjs documents, for tests that kill it: `yjs_node.ts PORT FOLDER ENGINE`. The engine
+ * is `sqlite`, or the URL of a Redis or NATS server. The folder contains the states of the
  * documents, and the script of the page if there is one.
  *
  * @module

@@ -16,7 +16,7 @@ export class YjsNode implements AsyncDisposable {
     this.#args = args;
   }
 
-  /** Starts a node; resolves once the node listens. */
+  /** Starts a node; resolves when it listens. */
   static async start(
     { folder, engine }: { readonly folder: string; readonly engine: string },
   ): Promise<YjsNode> {
@@ -25,12 +25,11 @@ export class YjsNode implements AsyncDisposable {
     return node;
   }
 
-  /** URL of the node. */
   get url(): string {
     return `ws://127.0.0.1:${this.port}`;
   }
 
-  /** Starts the node again, after a kill. */
+  /** Restarts the node after a kill. */
   async restart(): Promise<void> {
     const program = new URL("./yjs_node.ts", import.meta.url).href;
     this.#child = new Deno.Command(Deno.execPath(), {
@@ -44,7 +43,7 @@ export class YjsNode implements AsyncDisposable {
     throw new Error("The node ended before it listened");
   }
 
-  /** Ends the node at once. */
+  /** Kills the process. */
   async kill(): Promise<void> {
     this.#child?.kill("SIGKILL");
     await this.#child?.status;

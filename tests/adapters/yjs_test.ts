@@ -1,6 +1,6 @@
 /**
- * The Yjs provider of the examples: documents are equal at the end, whatever happened to networks,
- * nodes and clients.
+ * The Yjs provider of the examples: documents converge, whatever happens to networks, nodes and
+ * clients.
  *
  * @module
  */
@@ -21,7 +21,7 @@ import { until } from "../waiting.ts";
 
 const QUICK = { backoff: { firstDelayMs: 5, maxDelayMs: 20 } };
 
-/** A store in memory, which several nodes share. */
+/** A store in memory that several nodes share. */
 class MemoryStore implements YjsStore {
   readonly states = new Map<string, Uint8Array>();
   replaced = 0;
@@ -130,7 +130,7 @@ class Page implements AsyncDisposable {
   }
 }
 
-/** Waits until documents have equal states, and no changes to send. */
+/** Waits until documents have equal states and no unsent changes. */
 async function equal(pages: readonly Page[]): Promise<void> {
   await until(() => pages.every(({ provider }) => provider.isSaved));
   const same = () => pages.every(({ doc }) => stateOf(doc) === stateOf(pages[0]!.doc));
@@ -144,7 +144,7 @@ function stateOf(doc: Y.Doc): string {
   return JSON.stringify([doc.getText().toString(), map, [...sv].sort(), deleted]);
 }
 
-Deno.test("YjsProvider makes documents equal, also for a client that comes later", async () => {
+Deno.test("YjsProvider syncs documents, also for a client that joins later", async () => {
   await using site = new Site();
   await using ann = new Page(site.server);
   await using bob = new Page(site.server);
@@ -167,10 +167,10 @@ Deno.test("YjsProvider makes documents equal, also for a client that comes later
   assertEquals((await site.documents.read("a")).getText().toString(), "Jello world");
 });
 
-Deno.test("YjsProvider has documents equal after random edits, cuts and absences", async () => {
+Deno.test("YjsProvider syncs documents after random edits, lost connections and absences", async () => {
   for (const seed of [1, 2, 3]) {
     const random = new Random(seed);
-    // A history of 16 updates is soon too short for a client that was away.
+    // A history of 16 updates is soon too short for a client that was offline.
     await using site = new Site({ historySize: 16, saveAfterMs: 1 }, 2);
     const pages: Page[] = [];
     for (let i = 0; i < 12; i++) pages.push(new Page(site.nodes[i % 2]!.server, `doc/${i % 3}`));
@@ -243,7 +243,7 @@ Deno.test("YjsProvider merges edits of both sides after an absence longer than t
   assert(site.store.replaced > 0);
 });
 
-Deno.test("YjsProvider sends a large update in pieces, and a store has it before others ask", async () => {
+Deno.test("YjsProvider sends a large update in pieces, and stores it before others request it", async () => {
   await using site = new Site();
   await using ann = new Page(site.server);
   await using bob = new Page(site.server);
@@ -261,7 +261,7 @@ Deno.test("YjsProvider sends a large update in pieces, and a store has it before
   assertEquals((ann.errors[0] as RequestError).failure.code, "too-large");
 });
 
-Deno.test("YjsProvider sends nothing back that came from others", async () => {
+Deno.test("YjsProvider does not send received updates back", async () => {
   await using site = new Site();
   const pages = [0, 1, 2].map(() => new Page(site.server));
   await Promise.all(pages.map(({ doc }) => doc.whenSynced));
@@ -293,7 +293,7 @@ Deno.test("YjsDocuments keeps a history within its bounds, and all updates in th
   assertEquals(doc.getText().length, 450);
 });
 
-Deno.test("YjsDocuments finds updates of a node that died before it stored them", async () => {
+Deno.test("YjsDocuments recovers updates of a node that died before it stored them", async () => {
   await using site = new Site({ saveAfterMs: 20 });
   const dead = new YjsDocuments({ store: site.store, authorize: () => true, saveAfterMs: 1e9 });
   dead.attach(site.server);
@@ -306,7 +306,7 @@ Deno.test("YjsDocuments finds updates of a node that died before it stored them"
   await dead.flush();
 });
 
-Deno.test("YjsDocuments tries again to store, and refuses no edit meanwhile", async () => {
+Deno.test("YjsDocuments retries to store, and accepts edits meanwhile", async () => {
   await using site = new Site({ saveAfterMs: 1 });
   const { replace } = site.store;
   let failures = 0;
@@ -324,7 +324,7 @@ Deno.test("YjsDocuments tries again to store, and refuses no edit meanwhile", as
   await until(() => site.store.states.has("a"));
 });
 
-Deno.test("YjsDocuments lets edits wait while the store is away, and loses none", async () => {
+Deno.test("YjsDocuments delays edits while the store is unavailable, and loses none", async () => {
   await using site = new Site({ saveAfterMs: 60_000 });
   const { replace } = site.store;
   site.store.replace = () => {
@@ -345,7 +345,7 @@ Deno.test("YjsDocuments lets edits wait while the store is away, and loses none"
   assertEquals((await site.documents.read("a")).getText().length, 201);
 });
 
-Deno.test("YjsDocuments stays quiet once the server is closed below its pages", async () => {
+Deno.test("YjsDocuments reports no error when the server closes before its pages", async () => {
   const site = new Site();
   const page = new Page(site.server);
   await page.doc.whenSynced;
@@ -358,7 +358,7 @@ Deno.test("YjsDocuments stays quiet once the server is closed below its pages", 
   await page[Symbol.asyncDispose]();
 });
 
-Deno.test("YjsDocuments refuses edits and readers without a right, and what is no update", async () => {
+Deno.test("YjsDocuments rejects edits and readers without permission, and invalid updates", async () => {
   await using site = new Site({
     authorize: ({ user }: Session, _name, action) =>
       user !== "eve" && (user === "ann" || action === "read"),
@@ -393,7 +393,7 @@ Deno.test("YjsDocuments refuses edits and readers without a right, and what is n
   assertEquals(ann.errors, []);
 });
 
-Deno.test("YjsProvider shows who is here, and takes a client back that vanished", async () => {
+Deno.test("YjsProvider shows the users present, and shows a vanished client again after it returns", async () => {
   await using site = new Site({}, 2);
   await using ann = new Page(site.nodes[0]!.server);
   ann.provider.awareness.setLocalStateField("user", "ann");
@@ -406,7 +406,7 @@ Deno.test("YjsProvider shows who is here, and takes a client back that vanished"
   bob.provider.awareness.setLocalStateField("user", "robert");
   await until(() => seenBy(ann) === "ann,robert");
 
-  // Bob comes back: the end of the old session takes nothing of the new session back.
+  // Bob reconnects: the end of the old session must not affect the new one.
   bob.cut();
   await until(() => bob.client.isConnected && seenBy(bob) === "ann,robert");
   await until(() => seenBy(ann) === "ann,robert");
@@ -420,7 +420,7 @@ Deno.test("YjsProvider shows who is here, and takes a client back that vanished"
   await until(() => seenBy(ann) === "ann");
 });
 
-Deno.test("YjsProvider.destroy() leaves nothing behind", async () => {
+Deno.test("YjsProvider.destroy() releases everything", async () => {
   await using site = new Site();
   await using page = new Page(site.server);
   const doc = new Y.Doc();
@@ -440,7 +440,7 @@ Deno.test("YjsProvider.destroy() leaves nothing behind", async () => {
   others.destroy();
   applyAwarenessUpdate(others, new Uint8Array([0]), null);
 
-  // A document that is destroyed ends its provider, and so does the client.
+  // Destroying a document also ends its provider.
   page.doc.destroy();
   await until(() => topics().length === 0);
 });

@@ -14,47 +14,46 @@ const traits: ConnectionTraits = {
   protocol: "",
 };
 
-/** Titles of checks, by the defect that makes the runtime fail them on some wire. */
+/** Titles of checks that the runtime fails, by the defect that causes it. */
 const CHECKS: { readonly [Defect in NativeServerDefect]?: readonly string[] } = {
   "close-unseen": [
     ...[3000, 4507, 4999].map((code) => `tells both ends that a closed with ${code}`),
-    "takes a reason without a code",
+    "closes with a reason without a code",
     "cuts the reason at a character boundary",
-    "ignores every close but the first",
-    "refuses codes that the wire cannot carry",
+    "ignores all closes after the first",
+    "rejects codes that the transport cannot carry",
   ],
   "no-stream-end": [
-    "answers bidirectional streams by plain calls, from either end",
+    "echoes over bidirectional streams by direct calls, from either end",
     "echoes over bidirectional streams that either end opens",
     "ends each direction of a stream independently",
     "carries unidirectional streams that either end opens",
-    "keeps fifty streams apart",
-    "has unidirectional streams by plain calls, from either end",
-    "counts bidirectional streams of both ends, and the bytes",
-    "counts unidirectional streams of both ends, and the bytes",
-    "counts a stream as closed once both directions ended",
+    "keeps the data of fifty streams apart",
+    "carries unidirectional streams by direct calls, from either end",
+    "counts bidirectional streams and their bytes at both ends",
+    "counts unidirectional streams and their bytes at both ends",
+    "counts a stream as closed after both directions have ended",
     "reports streams to an observer until the observer is removed",
-    "has the bytes of streams in its statistics",
+    "includes the bytes of streams in its statistics",
   ],
-  "stream-limit": ["opens 150 streams one after the other"],
+  "stream-limit": ["opens 150 streams sequentially"],
   "no-stop-sending": [
-    "tells the writer that the reader cancelled",
+    "notifies the writer when the reader cancels",
     "counts directions that the reader stopped, at both ends",
-    "tells an observer why a stream was cut",
+    "reports to an observer why a stream was cut",
   ],
   "idle-streams-stay": [
-    "fails open streams and ends incoming ones on close",
+    "fails open streams and ends the incoming streams on close",
     "counts streams that the close cuts",
   ],
 };
 
-/** Checks of a wire beside those of every wire: codes of its own, or frames. */
+/** Further checks of one pair alone: its own close codes, or frames. */
 const RAW_CLOSES = [3, 1000, 2 ** 32 - 1].map((code) =>
   `tells both ends that a closed with ${code}`
 );
 const FRAME_CLOSES = ["delivers frames that were sent before the close"];
 
-/** The checks to skip, with those of a wire's own closes. */
 function skips(closes: readonly string[]): Record<string, string> {
   return skipsOf({ ...CHECKS, "close-unseen": [...CHECKS["close-unseen"]!, ...closes] });
 }

@@ -1,6 +1,6 @@
 /**
- * The conformance suite of `Connection`: the requirements of every wire. One call registers the
- * tests for one implementation.
+ * The conformance suite of `Connection`: the requirements of every transport. One call registers
+ * the tests for one implementation.
  *
  * @module
  */

@@ -9,7 +9,7 @@ import type { ConnectionTest, ConnectionTraits } from "./pair.ts";
 import { soon } from "../waiting.ts";
 
 /**
- * Registers the tests of every wire.
+ * Registers the tests of every transport.
  *
  * @param test Registers one test.
  * @param traits Features of the implementation.
@@ -42,7 +42,7 @@ export function testCloses(test: ConnectionTest, traits: ConnectionTraits): void
     assertEquals(await soon(b.closed), { closeCode: 0, reason: "" });
   });
 
-  test("takes a reason without a code", async ({ a, b }) => {
+  test("closes with a reason without a code", async ({ a, b }) => {
     a.close({ reason: "done" });
     assertEquals(await soon(b.closed), { closeCode: 0, reason: "done" });
   });
@@ -54,7 +54,7 @@ export function testCloses(test: ConnectionTest, traits: ConnectionTraits): void
     assertEquals(reason, "a" + "🎈".repeat(balloons));
   });
 
-  test("settles at both ends when both close at once", async ({ a, b }) => {
+  test("settles at both ends when both close at the same time", async ({ a, b }) => {
     a.close({ closeCode: 3001 });
     b.close({ closeCode: 3002 });
     for (const end of [a, b]) {
@@ -63,7 +63,7 @@ export function testCloses(test: ConnectionTest, traits: ConnectionTraits): void
     }
   });
 
-  test("ignores every close but the first", async ({ a, b }) => {
+  test("ignores all closes after the first", async ({ a, b }) => {
     a.close({ closeCode: 3001, reason: "first" });
     a.close({ closeCode: 3002, reason: "second" });
     const info = await soon(a.closed);
@@ -75,7 +75,7 @@ export function testCloses(test: ConnectionTest, traits: ConnectionTraits): void
     assertEquals(await b.closed, info);
   });
 
-  test("refuses codes that the wire cannot carry", async ({ a, b }) => {
+  test("rejects codes that the transport cannot carry", async ({ a, b }) => {
     const never = [-1, 3000.5, NaN, Infinity];
     const [refused, rule] = maxCloseCode === undefined
       ? [[12, 1000, 1006, 2999, 5000, ...never], "0 or 3000 to 4999"]
@@ -104,7 +104,7 @@ export function testCloses(test: ConnectionTest, traits: ConnectionTraits): void
     await soon(b[Symbol.asyncDispose]());
   });
 
-  test("keeps answering after the close", async ({ a, b }) => {
+  test("still resolves ready and getStats() after the close", async ({ a, b }) => {
     a.close();
     await soon(Promise.all([a.closed, b.closed]));
     for (const end of [a, b]) {

@@ -38,7 +38,7 @@ async function counts(end: Connection, expected: Partial<ConnectionCounters>): P
   }
 }
 
-/** A question of five bytes and an answer of three, over a bidirectional stream. */
+/** Sends five bytes and receives three over a bidirectional stream. */
 async function ask(from: Connection, to: Connection): Promise<void> {
   const near = await soon(from.createBidirectionalStream());
   await writeAll(near.writable, new Uint8Array(5));
@@ -48,20 +48,19 @@ async function ask(from: Connection, to: Connection): Promise<void> {
   assertEquals((await readAll(near.readable)).byteLength, 3);
 }
 
-/** Seven bytes over a unidirectional stream. */
+/** Sends seven bytes over a unidirectional stream. */
 async function tell(from: Connection, to: Connection): Promise<void> {
   await writeAll(await soon(from.createUnidirectionalStream()), new Uint8Array(7));
   assertEquals((await readAll(await next(to.incomingUnidirectionalStreams))).byteLength, 7);
 }
 
-/** Records the events of an end. */
 function observed(end: Connection): ConnectionEvent[] {
   const events: ConnectionEvent[] = [];
   end.inspect!.observe!((event) => void events.push(event));
   return events;
 }
 
-/** Opens a unidirectional stream at `a`, and accepts the stream at `b` once a byte arrived. */
+/** Opens a unidirectional stream at `a`, and accepts it at `b` after its first byte. */
 async function openOneWay({ a, b }: ConnectionPair) {
   const near = (await soon(a.createUnidirectionalStream())).getWriter();
   near.closed.catch(() => {});
@@ -71,7 +70,7 @@ async function openOneWay({ a, b }: ConnectionPair) {
   return { near, far };
 }
 
-/** Writes until that fails. */
+/** Writes until a write fails. */
 async function writeOn(writer: WritableStreamDefaultWriter<Uint8Array>): Promise<void> {
   await soon(assertRejects(async () => {
     while (true) {
@@ -82,13 +81,13 @@ async function writeOn(writer: WritableStreamDefaultWriter<Uint8Array>): Promise
 }
 
 /**
- * Registers the tests of wires with streams.
+ * Registers the tests of transports with streams.
  *
  * @param test Registers one test.
  * @param traits Features of the implementation.
  */
 export function testCounters(test: ConnectionTest, traits: ConnectionTraits): void {
-  test("has no counters while there was neither a stream nor a datagram", async ({ a, b }) => {
+  test("has no counters before the first stream or datagram", async ({ a, b }) => {
     if (traits.frames) {
       const logs = [new FrameLog(a), new FrameLog(b)];
       framesOf(a).send("there");
@@ -103,7 +102,7 @@ export function testCounters(test: ConnectionTest, traits: ConnectionTraits): vo
     }
   });
 
-  test("counts bidirectional streams of both ends, and the bytes", async ({ a, b }) => {
+  test("counts bidirectional streams and their bytes at both ends", async ({ a, b }) => {
     for (let i = 0; i < 3; i++) await ask(a, b);
     await ask(b, a);
     await counts(a, {
@@ -124,7 +123,7 @@ export function testCounters(test: ConnectionTest, traits: ConnectionTraits): vo
     });
   });
 
-  test("counts unidirectional streams of both ends, and the bytes", async ({ a, b }) => {
+  test("counts unidirectional streams and their bytes at both ends", async ({ a, b }) => {
     for (let i = 0; i < 2; i++) await tell(a, b);
     await tell(b, a);
     await counts(a, {
@@ -143,7 +142,7 @@ export function testCounters(test: ConnectionTest, traits: ConnectionTraits): vo
     });
   });
 
-  test("counts a stream as closed once both directions ended", async ({ a, b }) => {
+  test("counts a stream as closed after both directions have ended", async ({ a, b }) => {
     const near = await soon(a.createBidirectionalStream());
     await writeAll(near.writable, new Uint8Array(5));
     const far = await next(b.incomingBidirectionalStreams);
@@ -174,7 +173,7 @@ export function testCounters(test: ConnectionTest, traits: ConnectionTraits): vo
     await soon(far.read().catch(() => {}));
     for (const end of [a, b]) await until(() => end.inspect!.counters!.streamsClosed === 1);
     assertEquals(a.inspect!.counters!.streamErrors, 1);
-    // Elsewhere a break looks like a normal end.
+    // Without reset codes, a reset looks like a normal end.
     if (traits.resetCodes) assertEquals(b.inspect!.counters!.streamErrors, 1);
   });
 
@@ -190,7 +189,7 @@ export function testCounters(test: ConnectionTest, traits: ConnectionTraits): vo
     await until(() => pair.b.inspect!.counters!.streamErrors >= 1);
   });
 
-  test("counts datagrams, and those that are lost at this end", async ({ a, b }) => {
+  test("counts datagrams, and the datagrams that this end drops", async ({ a, b }) => {
     if (traits.datagrams === "none") return;
     const writer = a.datagrams.writable.getWriter();
     const reader = b.datagrams.readable.getReader();
@@ -228,7 +227,7 @@ export function testCounters(test: ConnectionTest, traits: ConnectionTraits): vo
     assertEquals([ofStreams(events.a).length, ofStreams(events.b).length], [4, 4]);
   });
 
-  test("tells an observer why a stream was cut", async (pair) => {
+  test("reports to an observer why a stream was cut", async (pair) => {
     const events = { a: observed(pair.a), b: observed(pair.b) };
     const { near, far } = await openOneWay(pair);
     const reason = new Error("enough");
@@ -248,7 +247,7 @@ export function testCounters(test: ConnectionTest, traits: ConnectionTraits): vo
     assertEquals([end.direction, end.by], [direction, "local"]);
   });
 
-  test("tells an observer of datagrams", async ({ a, b }) => {
+  test("reports datagrams to an observer", async ({ a, b }) => {
     if (traits.datagrams === "none") return;
     const events = { a: observed(a), b: observed(b) };
     const writer = a.datagrams.writable.getWriter();
@@ -264,7 +263,7 @@ export function testCounters(test: ConnectionTest, traits: ConnectionTraits): vo
     assertEquals(events.b, [{ type: "datagramreceived", datagram: received }]);
   });
 
-  test("has the bytes of streams in its statistics", async ({ a, b }) => {
+  test("includes the bytes of streams in its statistics", async ({ a, b }) => {
     const before = { a: await a.getStats(), b: await b.getStats() };
     await ask(a, b);
     const after = { a: await a.getStats(), b: await b.getStats() };
@@ -278,7 +277,7 @@ export function testCounters(test: ConnectionTest, traits: ConnectionTraits): vo
   });
 }
 
-/** The end of one stream and the beginning of the next may change places. */
+/** Sorts events: one stream may close after the next one has opened. */
 function sorted(events: readonly ConnectionEvent[]): ConnectionEvent[] {
   return events.toSorted((a, b) => JSON.stringify(a) < JSON.stringify(b) ? -1 : 1);
 }

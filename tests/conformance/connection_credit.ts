@@ -1,5 +1,5 @@
 /**
- * Conformance: credit by hand, or the lack of such credit.
+ * Conformance: credit that the application grants, or its absence.
  *
  * @module
  */
@@ -8,7 +8,7 @@ import type { ConnectionEvent, CreditKind } from "../../transport/connection.ts"
 import { soon, until } from "../waiting.ts";
 import { type ConnectionPair, type ConnectionTest, next } from "./pair.ts";
 
-/** Some wires begin to count with the first stream of each end. */
+/** Opens the first stream of each end: some transports count only from then on. */
 async function begin({ a, b }: ConnectionPair): Promise<void> {
   for (const [from, to] of [[a, b], [b, a]] as const) {
     const writer = (await soon(from.createUnidirectionalStream())).getWriter();
@@ -18,7 +18,7 @@ async function begin({ a, b }: ConnectionPair): Promise<void> {
 }
 
 /**
- * Registers the tests of wires with credit.
+ * Registers the tests of transports with credit.
  *
  * @param test Registers one test.
  */
@@ -44,10 +44,10 @@ export function testCredit(test: ConnectionTest): void {
     });
   }
 
-  test("gives back the credit of streams that are accepted, and end unread", async (pair) => {
+  test("returns the credit of accepted streams that end unread", async (pair) => {
     await begin(pair);
     for (const [from, to] of [[pair.a, pair.b], [pair.b, pair.a]] as const) {
-      const accepted: unknown[] = []; // No stream is collected as garbage.
+      const accepted: unknown[] = []; // Protects the streams from garbage collection.
       const accepting = [
         (async () => {
           for await (const stream of to.incomingUnidirectionalStreams) accepted.push(stream);
@@ -93,7 +93,7 @@ export function testCredit(test: ConnectionTest): void {
     assertEquals(b.inspect!.credit!.state("unidirectional").received, 2);
   });
 
-  test("refuses totals of credit that are no numbers", async (pair) => {
+  test("rejects credit totals that are not numbers", async (pair) => {
     await begin(pair);
     for (const total of [-1, 0.5, NaN, Infinity, 2 ** 53]) {
       assertThrows(
@@ -106,12 +106,12 @@ export function testCredit(test: ConnectionTest): void {
 }
 
 /**
- * Registers the tests of wires without credit.
+ * Registers the tests of transports without credit.
  *
  * @param test Registers one test.
  */
 export function testNoCredit(test: ConnectionTest): void {
-  test("has no credit to grant, and says so", ({ a, b }) => {
+  test("exposes no credit controls", ({ a, b }) => {
     assertEquals([a.inspect!.credit, b.inspect!.credit], [undefined, undefined]);
     return Promise.resolve();
   });

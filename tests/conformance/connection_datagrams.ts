@@ -1,5 +1,5 @@
 /**
- * Conformance: datagrams, or the lack of datagrams.
+ * Conformance: datagrams, or their absence.
  *
  * @module
  */
@@ -9,7 +9,7 @@ import type { Connection } from "../../transport/connection.ts";
 import { type ConnectionTest, type ConnectionTraits, next } from "./pair.ts";
 import { soon } from "../waiting.ts";
 
-/** Sends datagrams one after the other. */
+/** Sends datagrams sequentially. */
 async function send(connection: Connection, ...datagrams: Uint8Array[]): Promise<void> {
   const writer = connection.datagrams.writable.getWriter();
   for (const datagram of datagrams) await soon(writer.write(datagram));
@@ -17,14 +17,14 @@ async function send(connection: Connection, ...datagrams: Uint8Array[]): Promise
 }
 
 /**
- * Registers the tests of wires with datagrams. The tests count on the loopback to lose none of a
- * few small datagrams.
+ * Registers the tests of transports with datagrams. They assume that the loopback interface loses
+ * none of a few small datagrams.
  *
  * @param test Registers one test.
  * @param _traits Features of the implementation.
  */
 export function testDatagrams(test: ConnectionTest, _traits: ConnectionTraits): void {
-  test("echoes datagrams, both ways", async ({ a, b }) => {
+  test("echoes datagrams in both directions", async ({ a, b }) => {
     for (const [from, to] of [[a, b], [b, a]] as const) {
       await send(from, Uint8Array.of(1, 2, 3));
       const received = await next(to.datagrams.readable);
@@ -34,7 +34,7 @@ export function testDatagrams(test: ConnectionTest, _traits: ConnectionTraits): 
     }
   });
 
-  test("carries the largest datagram and drops larger ones", async ({ a, b }) => {
+  test("carries the largest datagram, and drops larger datagrams", async ({ a, b }) => {
     const { maxDatagramSize } = a.datagrams;
     assert(maxDatagramSize > 0);
     const largest = new Uint8Array(maxDatagramSize).fill(7);
@@ -43,14 +43,14 @@ export function testDatagrams(test: ConnectionTest, _traits: ConnectionTraits): 
   });
 
   test("drops the oldest unread datagrams", async ({ a, b }) => {
-    // Twice the most that both ends together hold, which is 1,024 each.
+    // Twice what both ends together hold: 1,024 each.
     const COUNT = 4_096;
-    // A wire may still be about to read them, so that none was dropped yet: then there are more.
+    // The transport may not have read them yet and dropped none: then the loop reads on.
     for (let sent = 0, read = 0;; read++) {
       for (const end = sent + COUNT; sent < end; sent++) {
         await send(a, new Uint8Array(new Uint32Array([sent]).buffer));
       }
-      // The answer comes behind all of them, on every wire that keeps an order.
+      // On an ordered transport, this datagram arrives after all of them.
       await send(b, Uint8Array.of(0));
       await next(a.datagrams.readable);
       const [index] = new Uint32Array((await next(b.datagrams.readable)).slice().buffer);
@@ -58,7 +58,7 @@ export function testDatagrams(test: ConnectionTest, _traits: ConnectionTraits): 
     }
   });
 
-  test("ends its datagrams on close", async ({ a, b }) => {
+  test("ends its incoming datagrams on close", async ({ a, b }) => {
     const reading = [a, b].map((end) => soon(Array.fromAsync(end.datagrams.readable)));
     a.close();
     assertEquals(await Promise.all(reading), [[], []]);
@@ -66,12 +66,12 @@ export function testDatagrams(test: ConnectionTest, _traits: ConnectionTraits): 
 }
 
 /**
- * Registers the tests of wires without datagrams.
+ * Registers the tests of transports without datagrams.
  *
  * @param test Registers one test.
  */
 export function testNoDatagrams(test: ConnectionTest): void {
-  test("has no datagrams and says so", async ({ a, b }) => {
+  test("rejects datagrams", async ({ a, b }) => {
     for (const end of [a, b]) {
       assertEquals(end.datagrams.maxDatagramSize, 0);
       const writer = end.datagrams.writable.getWriter();

@@ -11,7 +11,7 @@ import { type ConnectionTest, type ConnectionTraits, FrameLog, framesOf } from "
 import { soon } from "../waiting.ts";
 
 /**
- * Registers the tests of wires with frames.
+ * Registers the tests of transports with frames.
  *
  * @param test Registers one test.
  * @param traits Features of the implementation.
@@ -20,7 +20,7 @@ export function testFrames(test: ConnectionTest, traits: ConnectionTraits): void
   const { binaryHead = [] } = traits;
   const binary = (...bytes: number[]) => Uint8Array.of(...binaryHead, ...bytes);
 
-  test("delivers text and binary frames in order, both ways", async ({ a, b }) => {
+  test("delivers text and binary frames in order, in both directions", async ({ a, b }) => {
     const sent = ["one", binary(1, 2, 3), "zwölf 𝄞", "", binary(), binary(0, 255), "last"];
     for (const [from, to] of [[a, b], [b, a]] as const) {
       const log = new FrameLog(to);
@@ -29,7 +29,7 @@ export function testFrames(test: ConnectionTest, traits: ConnectionTraits): void
     }
   });
 
-  test("delivers a thousand frames in order while both ends talk", async ({ a, b }) => {
+  test("delivers a thousand frames in order while both ends send", async ({ a, b }) => {
     const logs = [new FrameLog(a), new FrameLog(b)];
     for (let i = 0; i < 1000; i++) {
       framesOf(a).send(`${i}`);
@@ -53,7 +53,7 @@ export function testFrames(test: ConnectionTest, traits: ConnectionTraits): void
     assert(second === text);
   });
 
-  test("holds the frames that came before the receiver", async ({ a, b }) => {
+  test("holds the frames that arrive before the receiver is set", async ({ a, b }) => {
     framesOf(a).send("early 1");
     framesOf(a).send(binary(2));
     await delay(20);
@@ -62,7 +62,7 @@ export function testFrames(test: ConnectionTest, traits: ConnectionTraits): void
     assertEquals(await log.reach(3), ["early 1", binary(2), "late 3"]);
   });
 
-  test("hands over held frames even after the peer closed", async ({ a, b }) => {
+  test("delivers held frames even after the peer has closed", async ({ a, b }) => {
     framesOf(b).send("early 1");
     framesOf(b).send("early 2");
     b.close();
@@ -70,20 +70,20 @@ export function testFrames(test: ConnectionTest, traits: ConnectionTraits): void
     assertEquals(new FrameLog(a).frames, ["early 1", "early 2"]);
   });
 
-  test("closes when too many frames came before the receiver", async ({ a, b }) => {
+  test("closes if too many frames arrive before the receiver is set", async ({ a, b }) => {
     for (let i = 0; i <= MAX_HELD_FRAMES; i++) framesOf(a).send("x");
     for (const end of [a, b]) {
       assertEquals((await soon(end.closed)).closeCode, CloseCode.queueFull);
     }
   });
 
-  test("refuses a second receiver", ({ a }) => {
+  test("rejects a second receiver", ({ a }) => {
     framesOf(a).receive({ receiveFrame() {}, framesEnded() {} });
     assertThrows(() => framesOf(a).receive({ receiveFrame() {}, framesEnded() {} }), TypeError);
     return Promise.resolve();
   });
 
-  test("counts the held bytes until it is drained", async ({ a, b }) => {
+  test("counts the buffered bytes until it is drained", async ({ a, b }) => {
     const frames = framesOf(a);
     const log = new FrameLog(b);
     assertEquals(frames.bufferedAmount, 0);
@@ -139,7 +139,7 @@ export function testFrames(test: ConnectionTest, traits: ConnectionTraits): void
     framesOf(a).send(binary(1, 2, 3));
     await log.reach(2);
     const after = { a: await a.getStats(), b: await b.getStats() };
-    // A counter that the wire cannot know is absent.
+    // A counter that the transport cannot know is absent.
     const grew = (from: number | undefined, to: number | undefined, atLeast: number) =>
       assert(to === undefined || to - (from ?? 0) >= atLeast, `${from} to ${to}`);
     grew(before.a.framesSent, after.a.framesSent, 2);

@@ -1,5 +1,5 @@
 /**
- * Conformance: streams, or the lack of streams.
+ * Conformance: streams, or their absence.
  *
  * @module
  */
@@ -27,8 +27,8 @@ const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
 /**
- * Opens a stream at `a` and accepts the stream at `b`; the first byte announces the stream on every
- * wire.
+ * Opens a stream at `a` and accepts it at `b`; on every transport the first byte announces the
+ * stream.
  */
 async function openPair(
   { a, b }: ConnectionPair,
@@ -43,7 +43,7 @@ async function openPair(
 }
 
 /**
- * Registers the tests of wires with streams.
+ * Registers the tests of transports with streams.
  *
  * @param test Registers one test.
  * @param traits Features of the implementation.
@@ -84,8 +84,8 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
     assertEquals((await readAll(await next(b.incomingUnidirectionalStreams))).byteLength, 0);
   });
 
-  test("opens 150 streams one after the other", async ({ a, b }) => {
-    // More than any wire grants at first, which is 128.
+  test("opens 150 streams sequentially", async ({ a, b }) => {
+    // More than the 128 that any transport grants at first.
     for (let i = 0; i < 150; i++) {
       const near = await soon(a.createBidirectionalStream());
       await writeAll(near.writable, Uint8Array.of(i));
@@ -96,7 +96,7 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
     }
   });
 
-  test("keeps fifty streams apart", async ({ a, b }) => {
+  test("keeps the data of fifty streams apart", async ({ a, b }) => {
     const echo = async () => {
       for (let i = 0; i < 50; i++) {
         const { readable, writable } = await next(b.incomingBidirectionalStreams);
@@ -114,7 +114,7 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
   });
 
   test("holds back a writer whose peer does not read", async ({ a, b }) => {
-    // Deno's QUIC alone holds 10 MiB that were not sent.
+    // Deno's QUIC alone buffers 10 MiB of unsent data.
     const CHUNKS = traits.independentStreams ? 256 : 64;
     const writable = await soon(a.createUnidirectionalStream());
     const writer = writable.getWriter();
@@ -134,7 +134,7 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
     for (let i = 0; i < CHUNKS; i++) assertEquals(bytes[i * 64 * 1024 + 7], i & 255);
   });
 
-  test("does not share the bytes of a write with the writer", async ({ a, b }) => {
+  test("copies the bytes of a write", async ({ a, b }) => {
     const writer = (await soon(a.createUnidirectionalStream())).getWriter();
     const bytes = encoder.encode("mine");
     await soon(writer.write(bytes));
@@ -144,7 +144,7 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
     assertEquals(decoder.decode(await readAll(incoming)), "mine");
   });
 
-  test("tells the reader that the writer aborted", async (pair) => {
+  test("notifies the reader when the writer aborts", async (pair) => {
     const { near, far } = await openPair(pair);
     const reading = readAll(far.readable);
     await soon(near.writable.abort({ streamErrorCode: 7 }));
@@ -153,11 +153,11 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
     assertEquals({ code: error.streamErrorCode, by: error.by }, { code: 7, by: "remote" });
   });
 
-  test("tells the writer that the reader cancelled", async (pair) => {
+  test("notifies the writer when the reader cancels", async (pair) => {
     const { near, far } = await openPair(pair);
     const writer = near.writable.getWriter();
     await soon(far.readable.cancel({ streamErrorCode: 9 }));
-    // A wire without codes may notice the stop by a write only.
+    // A transport without reset codes may notice the stop only on a write.
     const writing = async () => {
       for (; !traits.resetCodes; await delay(1)) await writer.write(Uint8Array.of(1));
       await writer.closed;
@@ -167,7 +167,7 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
     if (traits.resetCodes) assertEquals(error.streamErrorCode, 9);
   });
 
-  test("fails open streams and ends incoming ones on close", async (pair) => {
+  test("fails open streams and ends the incoming streams on close", async (pair) => {
     const { near, far } = await openPair(pair);
     const reads = [near, far].map(({ readable }) => readable.getReader().read());
     const writes = [near, far].map(({ writable }) => writable.getWriter().closed);
@@ -179,8 +179,8 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
     }
   });
 
-  test("fails all writes and ends that wait at both ends when one closes", async ({ a, b }) => {
-    // Deno's QUIC alone holds 10 MiB that were not sent.
+  test("fails all pending writes and closes of streams at both ends when one end closes", async ({ a, b }) => {
+    // Deno's QUIC alone buffers 10 MiB of unsent data.
     const chunks = traits.independentStreams ? 256 : 64;
     const waiting: Promise<unknown>[] = [];
     for (const [from, to] of [[a, b], [b, a]] as const) {
@@ -199,7 +199,7 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
     assertEquals(states, waiting.map(() => "rejected"));
   });
 
-  test("sends streams by their order, in all forms of an order, where supported", async ({ a }) => {
+  test("accepts every form of sendOrder, and sends streams by it where supported", async ({ a }) => {
     const stream = await soon(a.createUnidirectionalStream({ sendOrder: 7 }));
     const direct = directStream(stream);
     if (stream.sendOrder === undefined) return assertEquals(direct.sendOrder, undefined);
@@ -212,7 +212,7 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
     assertEquals(both.sendOrder, 5);
   });
 
-  test("has unidirectional streams by plain calls, from either end", async ({ a, b }) => {
+  test("carries unidirectional streams by direct calls, from either end", async ({ a, b }) => {
     for (const [from, to] of [[a, b], [b, a]] as const) {
       const got: number[][] = [];
       const { promise: done, resolve } = Promise.withResolvers<void>();
@@ -232,7 +232,7 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
     }
   });
 
-  test("answers bidirectional streams by plain calls, from either end", async ({ a, b }) => {
+  test("echoes over bidirectional streams by direct calls, from either end", async ({ a, b }) => {
     for (const [from, to] of [[a, b], [b, a]] as const) {
       const early = directStream(await soon(from.createBidirectionalStream()));
       await early.write(Uint8Array.of(0));
@@ -261,7 +261,7 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
     }
   });
 
-  test("opens no stream with an aborted signal", async ({ a }) => {
+  test("opens no stream if the signal is aborted", async ({ a }) => {
     const cause = new Error("changed my mind");
     const signal = AbortSignal.abort(cause);
     for (
@@ -276,16 +276,16 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
 }
 
 /**
- * Registers the tests of wires without streams.
+ * Registers the tests of transports without streams.
  *
  * @param test Registers one test.
  */
 export function testNoStreams(test: ConnectionTest): void {
-  test("has no streams and says so", async ({ a, b }) => {
+  test("rejects streams", async ({ a, b }) => {
     for (const end of [a, b]) {
       await assertRejects(() => end.createBidirectionalStream(), UnsupportedError);
       await assertRejects(() => end.createUnidirectionalStream(), UnsupportedError);
-      // Both are locked at once: neither may be the other.
+      // Locks both at the same time: they must be different streams.
       const bidirectional = end.incomingBidirectionalStreams.getReader();
       const unidirectional = end.incomingUnidirectionalStreams.getReader();
       assertEquals((await soon(bidirectional.read())).done, true);

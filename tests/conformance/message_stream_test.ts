@@ -37,7 +37,7 @@ testConnection(
   traits,
 );
 
-/** The end that `b` is in the suite is the client here. */
+/** The client is end `b` of the suite here. */
 testConnection(
   "memory with a message stream, the other way round",
   async () => {

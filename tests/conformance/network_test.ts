@@ -1,5 +1,5 @@
 /**
- * The simulated network beside the real one: the same programs see the same events.
+ * The simulated network compared with a real one: the same programs see the same events.
  *
  * @module
  */
@@ -14,13 +14,10 @@ import {
 } from "../../transport/websocket/server.ts";
 import { Cable } from "../cable.ts";
 
-/** A server, and the means of its clients; simulated or real. */
+/** A server with the functions that its clients use; simulated or real. */
 interface Site extends AsyncDisposable {
-  /** URL of the server. */
   readonly url: string;
-  /** Sends requests. */
   readonly fetch: typeof fetch;
-  /** Opens a WebSocket. */
   readonly open: (url: string, protocols: string[]) => WebSocket;
   /** Breaks all connections. */
   readonly cut: () => void;
@@ -28,7 +25,7 @@ interface Site extends AsyncDisposable {
 
 type Handler = (request: Request, accept: WebSocketEngine) => Response | Promise<Response>;
 
-/** Hosts of a simulation whose virtual time passes on its own. */
+/** Hosts of a simulation in which virtual time advances automatically. */
 function simulated(handler: Handler): Site {
   const simulation = new Simulation({ seed: 1 });
   const [client, server] = [simulation.host("client"), simulation.host("server")];
@@ -59,7 +56,7 @@ function simulated(handler: Handler): Site {
   };
 }
 
-/** A server of this process, behind a line that can be cut. */
+/** A server in this process, reached over a proxy that can cut connections. */
 function real(handler: Handler): Site {
   const server = Deno.serve(
     {
@@ -88,7 +85,6 @@ class Facts {
   readonly #facts: string[] = [];
   #waiting: { readonly count: number; readonly resolve: () => void } | undefined;
 
-  /** Adds a fact. */
   add(fact: string): void {
     this.#facts.push(fact);
     if (this.#facts.length >= (this.#waiting?.count ?? Infinity)) this.#waiting!.resolve();
@@ -105,7 +101,7 @@ class Facts {
   }
 }
 
-/** Registers a scenario, which gives the same facts over both networks. */
+/** Registers a scenario that must record the same facts on both networks. */
 function same(
   title: string,
   count: number,
@@ -126,7 +122,7 @@ function same(
   });
 }
 
-/** Notes all events of a connection of the server. */
+/** Records all events of a connection at the server. */
 function noteConnection(connection: Connection, facts: Facts): Connection {
   void connection.ready.then(() => facts.add("server ready"));
   connection.frames!.receive({
@@ -140,7 +136,7 @@ function noteConnection(connection: Connection, facts: Facts): Connection {
   return connection;
 }
 
-/** Opens a WebSocket, and notes all events. */
+/** Opens a WebSocket, and records all its events. */
 function openSocket({ url, open }: Site, facts: Facts, protocols: string[] = []): WebSocket {
   const socket = open(url.replace("http", "ws"), protocols);
   socket.binaryType = "arraybuffer";
@@ -149,7 +145,7 @@ function openSocket({ url, open }: Site, facts: Facts, protocols: string[] = [])
     facts.add(`client got ${typeof data === "string" ? data : new Uint8Array(data)}`);
   socket.onerror = () => facts.add(`client error ${socket.readyState}`);
   socket.onclose = ({ code, reason, wasClean }) =>
-    // The runtime has 0 in place of the standard's 1006.
+    // The runtime reports 0 instead of the standard's 1006.
     facts.add(`client closed ${code || 1006} "${reason}" ${wasClean} ${socket.readyState}`);
   return socket;
 }
@@ -215,7 +211,7 @@ same("gives up a WebSocket that closes before it is open", 2, {
   run: (site, facts) => openSocket(site, facts).close(),
 });
 
-/** Reads a response, and notes the head and the body. */
+/** Reads a response, and records its head and body. */
 async function noteResponse(response: Promise<Response>, facts: Facts): Promise<void> {
   try {
     const { status, headers, body } = await response;
@@ -273,7 +269,7 @@ same("answers with 500 if a handler throws", 2, {
   },
 });
 
-/** A body that begins with a part, and notes the cancellation. */
+/** A body that sends one chunk, stays open, and records its cancellation. */
 function endless(facts: Facts): Response {
   return new Response(
     new ReadableStream({

@@ -8,7 +8,7 @@ import type { Connection, ConnectionCapabilities, Frame } from "../../transport/
 import { withMessages } from "../../transport/message_stream/server.ts";
 import { soon } from "../waiting.ts";
 
-/** Two ends of one connection; disposing the pair closes ends and carrier. */
+/** Two ends of one connection; disposing the pair closes both, and whatever carries them. */
 export interface ConnectionPair extends AsyncDisposable {
   /** The end that dialed. */
   readonly a: Connection;
@@ -16,10 +16,10 @@ export interface ConnectionPair extends AsyncDisposable {
   readonly b: Connection;
 }
 
-/** Makes a fresh pair, both ends `ready`. */
+/** Makes a new pair, with both ends `ready`. */
 export type MakePair = () => Promise<ConnectionPair>;
 
-/** Adds messages to the pairs of a wire that has streams alone. */
+/** Adds messages to the pairs of a transport that has only streams. */
 export function withMessagesOn(makePair: MakePair): MakePair {
   return async () => {
     const pair = await makePair();
@@ -39,16 +39,15 @@ export function withMessagesOn(makePair: MakePair): MakePair {
 
 /** Claims of an implementation, which the suite verifies. */
 export interface ConnectionTraits extends ConnectionCapabilities {
-  /** True if the wire has message frames. */
+  /** True if the transport has message frames. */
   readonly frames: boolean;
-  /** Bytes at the start of binary frames, on wires that recognize binary frames by these. */
+  /** The first bytes of binary frames, on transports that recognize binary frames by them. */
   readonly binaryHead?: readonly number[];
   /**
-   * The highest close code on wires that carry any code; without the trait, only 0 and 3000 to
-   * 4999.
+   * The highest close code of transports that carry any code. If left out: only 0 and 3000 to 4999.
    */
   readonly maxCloseCode?: number;
-  /** Where a close reason is cut, in bytes. */
+  /** Maximum length of a close reason, which is then cut, in bytes. */
   readonly maxReasonBytes: number;
   /** The subprotocol that both ends report. */
   readonly protocol: string;
@@ -56,7 +55,7 @@ export interface ConnectionTraits extends ConnectionCapabilities {
   readonly skips?: Readonly<Record<string, string>>;
 }
 
-/** A test of the suite: gets a pair and closes over the traits. */
+/** Registers a test of the suite, which receives a new pair. */
 export type ConnectionTest = (title: string, body: (pair: ConnectionPair) => Promise<void>) => void;
 
 /** Receives the frames of one end, and waits until there are enough. */
@@ -66,7 +65,7 @@ export class FrameLog {
   #enough: { readonly count: number; readonly resolve: () => void } | undefined = undefined;
 
   /**
-   * Becomes the receiver of a connection.
+   * Sets itself as the receiver of a connection.
    *
    * @param connection The end whose frames are kept.
    */
@@ -81,9 +80,9 @@ export class FrameLog {
   }
 
   /**
-   * Waits for a number of frames in all.
+   * Waits until a number of frames has arrived in total.
    *
-   * @param count Number of items.
+   * @param count Total number of frames.
    * @returns All frames so far.
    */
   async reach(count: number): Promise<Frame[]> {
@@ -108,7 +107,7 @@ export function framesOf(connection: Connection): NonNullable<Connection["frames
 }
 
 /**
- * Takes the next item of a stream and lets go of the stream.
+ * Reads the next item of a stream, and releases its lock.
  *
  * @param stream The stream.
  * @returns The item.

@@ -12,10 +12,10 @@ import { type ConnectionPair, type ConnectionTraits, testConnection } from "./co
 import { PLAIN_TRAITS, SKEIN_TRAITS } from "./websocket.ts";
 import { withMessagesOn } from "./pair.ts";
 
-/** Conditions that keep the waits of the suite short in virtual time, and are unkind otherwise. */
+/** Delay and jitter short enough for the waits of the suite in virtual time; frequent splits. */
 const CONDITIONS: LinkConditions = { delayMs: 0.1, jitterMs: 0.2, splitRate: 0.2 };
 
-/** Hosts of a client and a server, whose virtual time passes on its own. */
+/** Hosts of a client and a server, in which virtual time advances automatically. */
 class Bench implements AsyncDisposable {
   readonly simulation = new Simulation({ seed: 1 });
   readonly client = this.simulation.host("client");

@@ -6,7 +6,7 @@ import { type ConnectionPair, testConnection } from "./connection.ts";
 
 const certificate = devCertificate({ cacheFolder: null });
 
-/** Code for browsers, on our class in place of the global one. */
+/** The code for browsers, on our WebTransport class instead of the global one. */
 async function makePair(): Promise<ConnectionPair> {
   const { WebTransport: ownTransport, WebTransportError: ownError } = globalThis;
   Object.assign(globalThis, { WebTransport, WebTransportError });
@@ -19,7 +19,7 @@ async function makePair(): Promise<ConnectionPair> {
   const { value: request } = await requests.next();
   const b = request!.accept({ protocol: "skein.1" });
   const a = await dialing;
-  // This end counts, but code for browsers shows no counters.
+  // This end has counters, but the code for browsers exposes none.
   Object.defineProperties(b, {
     capabilities: { value: { ...b.capabilities, credit: false } },
     credit: { value: undefined },

@@ -1,5 +1,5 @@
 /**
- * The conformance suite of `Connection` over a WebSocket, by any engine.
+ * The conformance suite of `Connection` over a WebSocket, for any engine.
  *
  * @module
  */
@@ -35,7 +35,7 @@ function make(engine: WebSocketHost, protocol: string): () => Promise<Connection
   };
 }
 
-/** The same with both ends exchanged: the suite uses one in the role of the other. */
+/** Exchanges the ends: the suite treats `a` and `b` differently. */
 function swapped(makePair: () => Promise<ConnectionPair>): () => Promise<ConnectionPair> {
   return async () => {
     const pair = await makePair();
@@ -70,7 +70,7 @@ export const SKEIN_TRAITS: ConnectionTraits = {
   binaryHead: [0x40, 0x53],
 };
 
-/** Codes and reasons travel in a frame of QMux. */
+/** QMux carries codes and reasons in a frame of its own. */
 const qmux = {
   ...withStreams,
   frames: false,
@@ -81,7 +81,7 @@ const qmux = {
 const messages = { ...SKEIN_TRAITS, maxReasonBytes: 1024 };
 
 /**
- * Registers the tests of an engine, over each wire of a WebSocket.
+ * Registers the tests of an engine, for each subprotocol.
  *
  * @param name The name of the engine.
  * @param engine The engine, with a limit of 1 MiB for frames.
@@ -107,13 +107,13 @@ export function testWebSocket(name: string, engine: WebSocketHost): void {
     await assertRejects(() => soon(silent.connection.closed), ConnectionError);
   });
 
-  Deno.test(`Connection over ${name} rejects closed when the peer shows no sign of life`, async () => {
+  Deno.test(`Connection over ${name} rejects closed when the peer sends nothing, not even pongs`, async () => {
     await using silent = await acceptSilentPeer(engine, 1_000);
     await assertRejects(() => soon(silent.connection.closed), ConnectionError);
   });
 }
 
-/** Accepts one WebSocket from a peer that stays silent, without pongs and close. */
+/** Accepts one WebSocket from a peer that sends neither data nor pongs nor a close. */
 async function acceptSilentPeer(
   engine: WebSocketHost,
   idleTimeoutMs: number,

@@ -2,7 +2,7 @@ import { assert, assertEquals } from "@std/assert";
 
 const ROOT = new URL("../../", import.meta.url);
 
-/** Every member, option and code that a page has to name, apart by spaces. */
+/** Every member, option and code that a page has to name, separated by spaces. */
 const MEMBERS: Readonly<Record<string, string>> = {
   pywebtransport: `
     connection datagrams headers is_closed is_ready path protocol_handler session_id state close(code
@@ -53,7 +53,7 @@ const MEMBERS: Readonly<Record<string, string>> = {
     userSessions dm join leave join_room leave_room room_message setTimeout 401`,
 };
 
-/** Lower bound of the tests that each page names, in case its tables are no longer found. */
+/** Minimum number of tests that each page names: notices tables that no longer parse. */
 const MIN_TESTS: Readonly<Record<string, number>> = {
   pywebtransport: 100,
   gomoqt: 100,
@@ -99,7 +99,7 @@ for (const [name, members] of Object.entries(MEMBERS)) {
       assertEquals(row.length, 4, theirs);
       assert(/` in `[^`]+\.ts`/.test(shown), `No test shows ${theirs}`);
       assert(ours !== "", theirs);
-      // Each test that is left out has a reason.
+      // A feature that Skein lacks has a reason.
       if (ours === "none") assert(why !== "", theirs);
     }
   });
