@@ -791,7 +791,7 @@ export class Topics implements AsyncDisposable {
     checkPublic(topic, verb);
     if (topic.startsWith(STREAM_PREFIX)) {
       throw new TypeError(
-        `Cannot ${verb}: the topics of durable streams take no publications, received "${topic}"`,
+        `Cannot ${verb}: the topics of durable streams accept no publications, received "${topic}"`,
       );
     }
     const reserved = bounds === undefined ? 0 : MAX_PLACE_BYTES;

@@ -398,9 +398,9 @@ Deno.test("A contract leaves the records of durable streams alone", async () => 
   );
 });
 
-Deno.test("Topics of durable streams take no publications, and need durable streams", async () => {
+Deno.test("Topics of durable streams accept no publications, and need durable streams", async () => {
   await using server = testServer(STREAMS);
-  assertThrows(() => server.publish("stream:a", 1), TypeError, "take no publications");
+  assertThrows(() => server.publish("stream:a", 1), TypeError, "accept no publications");
   await assertRejects(() => server.topics.append("stream:a", 1), TypeError);
   await using other = testServer({ authorize: () => true });
   assertThrows(() => other.durableStreams, UnsupportedError, "must have the option durableStreams");

@@ -47,7 +47,9 @@ export class EngineClock {
   /** Describes a difference between the clocks, or a clock that cannot be read. */
   issues(): string[] {
     if (this.problem !== undefined) {
-      return [`The clock of NATS cannot be read, this node's holds: ${textOf(this.problem)}`];
+      return [
+        `The clock of NATS cannot be read, so this node's clock is used: ${textOf(this.problem)}`,
+      ];
     }
     const skewMs = this.#runtime.now() - this.now();
     if (Math.abs(skewMs) < TOLD_SKEW_MS) return [];

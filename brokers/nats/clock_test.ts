@@ -20,7 +20,9 @@ Deno.test("EngineClock.follow() reads the clock again at the next use after a fa
   isLost = true;
   const { signal } = new AbortController();
   await clock.follow(manager, "stream", signal);
-  assertEquals(clock.issues(), ["The clock of NATS cannot be read, this node's holds: timeout"]);
+  assertEquals(clock.issues(), [
+    "The clock of NATS cannot be read, so this node's clock is used: timeout",
+  ]);
 
   isLost = false;
   await clock.follow(manager, "stream", signal);

@@ -300,7 +300,7 @@ export class Link {
   #awayError(): BrokerError {
     const isClosed = this.#ended.signal.aborted;
     return new BrokerError(
-      `Cannot reach NATS: ${isClosed ? "the broker is closed" : "the server is away"}`,
+      `Cannot reach NATS: ${isClosed ? "the broker is closed" : "the server is unreachable"}`,
     );
   }
 

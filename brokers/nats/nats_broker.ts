@@ -141,12 +141,12 @@ export class NatsBroker implements Broker {
     const issues = this.#life.issues({ waiting: this.#outbox.budget.messages, maxWaiting });
     const { lastError } = this.#life;
     if (name === "connected") {
-      if (lastError !== undefined) issues.push(`NATS refused a request: ${textOf(lastError)}`);
+      if (lastError !== undefined) issues.push(`NATS rejected a request: ${textOf(lastError)}`);
       issues.push(...this.#lacks());
     }
     issues.push(...this.#history.issues(), ...this.#logs.issues(), ...this.#link.clock.issues());
     if (this.#queue.refusal !== undefined) {
-      issues.push(`NATS refused a publication: ${textOf(this.#queue.refusal)}`);
+      issues.push(`NATS rejected a publication: ${textOf(this.#queue.refusal)}`);
     }
     return issues;
   }
@@ -246,10 +246,14 @@ export class NatsBroker implements Broker {
       lacks.push("The server has no JetStream: topics with a history, logs and the store need it");
     }
     if (info.max_payload < LARGEST_MESSAGE_BYTES) {
-      lacks.push(`The server takes ${info.max_payload} bytes a message: larger ones are dropped`);
+      lacks.push(
+        `The server accepts at most ${info.max_payload} bytes per message: larger ones are dropped`,
+      );
     }
     if (info.cluster && this.#settings.replicas < 3) {
-      lacks.push("Histories in a cluster need three replicas: the restart of a server is not seen");
+      lacks.push(
+        "Histories in a cluster need three replicas: otherwise the restart of a server goes unnoticed",
+      );
     }
     return lacks;
   }

@@ -235,7 +235,7 @@ export function checkSource(given: NatsSource): NatsSource {
   for (const key of Object.keys(source)) {
     if (!(key in natsSettings({}))) continue;
     throw new TypeError(
-      `Cannot create broker: ${key} must stand in the second argument, received it in the first`,
+      `Cannot create broker: ${key} must be in the second argument, received it in the first`,
     );
   }
   if (servers !== undefined && !("connect" in source)) checkTransport(source as NatsServers);

@@ -255,7 +255,7 @@ export class AppendQueue {
       });
     } catch (cause) {
       // For example, the message is larger than the server allows.
-      this.#line.drop(entry, "NATS refused the publication", cause);
+      this.#line.drop(entry, "NATS rejected the publication", cause);
       return;
     }
     this.#underWay.set(entry.token, entry);
@@ -273,7 +273,7 @@ export class AppendQueue {
     this.#forget(entry);
     if (ack.name === "stored") this.#resolve(entry, ack.seq, ack.isDuplicate && entry.isKeyed);
     else this.#line.drop(entry, ack.answer);
-    if (isMissing) this.#trouble(new BrokerError("Cannot append: answers of JetStream were lost"));
+    if (isMissing) this.#trouble(new BrokerError("Cannot append: replies of JetStream were lost"));
     this.#pump();
   }
 
@@ -322,7 +322,7 @@ export class AppendQueue {
         stored.add(entry.subject);
         this.#resolve(entry, seq, false);
       } else if (entry.isOvertaken || stored.has(entry.subject)) {
-        this.#line.drop(entry, "later publications were kept first");
+        this.#line.drop(entry, "later publications were stored first");
       }
     }
     this.#line.rewind();
@@ -336,7 +336,7 @@ export class AppendQueue {
     try {
       return parseAck(await this.#link.request(entry.subject, new Uint8Array(), { headers }));
     } catch (cause) {
-      const answer = "NATS is away";
+      const answer = "NATS is unreachable";
       const error = new BrokerError(`Cannot append: ${answer}`, { cause });
       return { name: "away", answer, error, code: 0 };
     }
@@ -351,7 +351,7 @@ export class AppendQueue {
     let leftMs = ACK_TIMEOUT_MS - (runtime.monotonic() - oldest.sentMs);
     if (leftMs <= 0) {
       leftMs = ACK_TIMEOUT_MS;
-      this.#trouble(new BrokerError("Cannot append: JetStream does not answer"));
+      this.#trouble(new BrokerError("Cannot append: JetStream does not respond"));
     }
     this.#timer = runtime.setTimeout(() => this.#look(), leftMs);
   }

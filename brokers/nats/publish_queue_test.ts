@@ -192,7 +192,7 @@ Deno.test("AppendQueue gives up publications that would come behind later ones o
   const stream = new FakeStream();
   await stream.resume();
   const [late, kept, other] = [stream.add("a", "1"), stream.add("a", "2"), stream.add("b", "3")];
-  const rejected = assertRejects(() => late, BrokerError, "later publications were kept first");
+  const rejected = assertRejects(() => late, BrokerError, "later publications were stored first");
   stream.store("2");
   stream.answer(0, AWAY);
   await stream.resume();
@@ -213,7 +213,7 @@ Deno.test("AppendQueue gives up a publication without an answer once the stream 
     stream.add("a", "3"),
     stream.add("b", "4"),
   ];
-  const rejected = assertRejects(() => lost, BrokerError, "later publications were kept first");
+  const rejected = assertRejects(() => lost, BrokerError, "later publications were stored first");
   const seq = stream.store("2");
   stream.answer(2, { stream: "test", seq: stream.store("3") });
   assertEquals([await later, stream.opened], [stream.stored.get("3"), 1]);

@@ -183,7 +183,7 @@ function fetch<T>(
 }
 
 function unanswered(): BrokerError {
-  return new BrokerError("Cannot read a stream: JetStream does not answer");
+  return new BrokerError("Cannot read a stream: JetStream does not respond");
 }
 
 /**

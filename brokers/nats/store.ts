@@ -162,7 +162,9 @@ export class NatsStore implements BrokerStore {
         await pause(runtime, runtime.random() * Math.min(MAX_PAUSE_MS, attempt + 1));
       }
     }
-    throw new BrokerError(`Cannot change ${key}: others changed it ${MAX_ATTEMPTS} times first`);
+    throw new BrokerError(
+      `Cannot change ${key}: other nodes changed it ${MAX_ATTEMPTS} times first`,
+    );
   }
 }
 

@@ -61,7 +61,7 @@ export function explainLog(cause: unknown): never {
     throw new Error("Redis is full, as maxmemory is reached", { cause });
   }
   if (!isDamage(cause)) throw cause;
-  throw new Error("keys of the log in Redis are damaged or lost, and only a deletion helps", {
+  throw new Error("keys of the log in Redis are damaged or lost; delete the log", {
     cause,
   });
 }

@@ -126,7 +126,7 @@ export function checkSource(given: RedisSource): RedisSource {
   const misplaced = Object.keys(source).find((key) => Object.hasOwn(OPTIONS, key));
   if (misplaced !== undefined) {
     throw new TypeError(
-      `Cannot create broker: ${misplaced} must stand in the second argument, received it in the first`,
+      `Cannot create broker: ${misplaced} must be in the second argument, received it in the first`,
     );
   }
   const kinds = "url" in source ? { url: 0 } : { client: 0 };

@@ -235,7 +235,7 @@ export class PublishQueue {
       onTrouble(failure === "refused" ? undefined : error);
       // A plain publication that Redis may have taken would come twice; keys protect the others.
       if (failure === "later" || (failure === "unknown" && isKept)) return false;
-      for (const item of batch) line.drop(item, "Redis refused the publication", error);
+      for (const item of batch) line.drop(item, "Redis rejected the publication", error);
       return true;
     }
   }

@@ -232,10 +232,10 @@ export class RedisBroker implements Broker {
     const { maxWaiting } = this.#settings;
     const issues = this.#life.issues({ waiting: this.#queue.waiting, maxWaiting });
     for (const [address, error] of this.#nodeErrors.list()) {
-      issues.push(`Redis at ${address} has no connection: ${textOf(error)}`);
+      issues.push(`There is no connection to Redis at ${address}: ${textOf(error)}`);
     }
     const { refusal } = this.#subscribers;
-    if (refusal !== undefined) issues.push(`Redis refuses a subscription: ${textOf(refusal)}`);
+    if (refusal !== undefined) issues.push(`Redis rejects a subscription: ${textOf(refusal)}`);
     for (const policy of this.#evicting) {
       issues.push(
         `Redis may evict histories and logs: maxmemory-policy must be noeviction, received ${policy}`,
@@ -414,7 +414,7 @@ export class RedisBroker implements Broker {
   async #run<T>(what: string, command: () => Promise<T>): Promise<T> {
     this.#life.checkCall(what);
     if (!this.#isReady) await this.#life.reached();
-    if (!this.#isReady) throw new BrokerError(`Cannot ${what}: Redis is away`);
+    if (!this.#isReady) throw new BrokerError(`Cannot ${what}: Redis is unreachable`);
     this.#writes.begin();
     try {
       return await command();

@@ -30,7 +30,7 @@ Deno.test("RedisBroker() rejects all but a URL of Redis and a client", () => {
 Deno.test("RedisBroker() rejects unknown and misplaced options", () => {
   const cases: [source: object, options: object, text: string][] = [
     [SOURCE, { prefx: "a" }, 'received "prefx"; did you mean "prefix"?'],
-    [{ ...SOURCE, prefix: "a" }, {}, "prefix must stand in the second argument"],
+    [{ ...SOURCE, prefix: "a" }, {}, "prefix must be in the second argument"],
     [{ ...SOURCE, host: "a" }, {}, 'source must have known keys, received "host"'],
   ];
   for (const [source, options, text] of cases) {

@@ -286,7 +286,7 @@ const REASONS: Readonly<Record<number, string>> = {
   8: "the file cannot be written",
   11: "the file is damaged",
   13: "the disk, or the file with its maxBytes, is full",
-  26: "the file is no SQLite database",
+  26: "the file is not a SQLite database",
 };
 
 /** Describes an error of SQLite. */

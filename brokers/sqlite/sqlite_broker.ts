@@ -178,7 +178,7 @@ export class SqliteBroker implements Broker {
     path: string | URL,
     options: SqliteBrokerOptions = {},
   ): Promise<SqliteBroker> {
-    requireDeno("open broker", "SQLite needs the files of Deno; Redis and NATS do not");
+    requireDeno("open broker", "SQLite needs Deno's file access; Redis and NATS do not");
     const settings = sqliteSettings(path, options);
     return new SqliteBroker(settings, thisMachine, await thisMachine.open(settings));
   }
@@ -285,7 +285,7 @@ export class SqliteBroker implements Broker {
     const target = pathOf(path);
     this.#checkCall("back up");
     if (this.#backup !== undefined) {
-      throw new BrokerError("Cannot back up: a backup is under way");
+      throw new BrokerError("Cannot back up: a backup is in progress");
     }
     this.#backup = this.#backUp(target, signal).finally(() => this.#backup = undefined);
     await this.#backup;

@@ -252,7 +252,7 @@ withFolder(
   async (folder) => {
     const path = `${folder}/test.db`;
     const cases: [text: string, make: () => void | Promise<void>][] = [
-      ["the file is no SQLite database", () => Deno.writeTextFile(path, "text".repeat(2_000))],
+      ["the file is not a SQLite database", () => Deno.writeTextFile(path, "text".repeat(2_000))],
       ["the database belongs to another program", () => {
         using db = new DatabaseSync(path);
         db.exec("CREATE TABLE a (b)");
@@ -750,7 +750,11 @@ withFolder("SqliteBroker.backup() gives up without a trace", async (folder) => {
   }
   const abort = new AbortController();
   const backup = broker.backup(`${folder}/copy.db`, { signal: abort.signal });
-  await assertRejects(() => broker.backup(`${folder}/b.db`), BrokerError, "a backup is under way");
+  await assertRejects(
+    () => broker.backup(`${folder}/b.db`),
+    BrokerError,
+    "a backup is in progress",
+  );
   await broker.history.append({ topic: "a", payload: "x" }, { bounds: BOUNDS });
   abort.abort(new Error("enough"));
   await assertRejects(() => backup, Error, "enough");

@@ -134,7 +134,7 @@ export class BrokerLife {
   }
 
   #outage(): string[] {
-    const { engine, outage = "been away" } = this.#words;
+    const { engine, outage = "been unreachable" } = this.#words;
     const { current } = this.status;
     const { since, error } = current.name === "interrupted" ? current : {};
     // The newest error, because a server that is reachable again may reject the password.

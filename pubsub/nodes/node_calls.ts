@@ -347,7 +347,7 @@ export class NodeCalls implements AsyncDisposable {
   #nodesChanged(event: NodeEvent): void {
     if (event.type === "restored") {
       for (const { reply, isSent } of this.#asked.values()) {
-        if (isSent) reply.reject(new NodeCallError("lost", "the engine must not have been away"));
+        if (isSent) reply.reject(new NodeCallError("lost", "the engine must stay reachable"));
       }
       return;
     }

@@ -148,7 +148,9 @@ export class PortBroker implements Broker {
     const { waiting } = this.#link;
     const issues = this.#life.issues({ waiting, maxWaiting: MAX_WAITING });
     if (this.#refused > 0) {
-      issues.push(`The engine refused ${this.#refused} operations, the last one: ${this.#refusal}`);
+      issues.push(
+        `The engine rejected ${this.#refused} operations, the last one: ${this.#refusal}`,
+      );
     }
     return issues;
   }

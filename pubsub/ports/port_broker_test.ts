@@ -207,15 +207,15 @@ Deno.test("PortBroker reports an unreachable engine, and rejected operations", a
   ]]);
   await turns();
   assertEquals(broker.issues(), [
-    "The engine memory has been away for 0 s: Connection refused",
-    "The engine refused 1 operations, the last one: Cannot publish: too long",
+    "The engine memory has been unreachable for 0 s: Connection refused",
+    "The engine rejected 1 operations, the last one: Cannot publish: too long",
   ]);
   assertEquals([broker.stats.interruptions, broker.stats.dropped], [1, 1]);
   const claim = broker.store!.claim("user", "session", { max: 1, ttlMs: 1_000 });
   await turns();
   assertEquals(operations.length, 1);
-  broker.take([0, 0, [["failure", 1, "BrokerError", "Cannot claim: Redis is away"]]]);
-  await assertRejects(() => claim, BrokerError, "Redis is away");
+  broker.take([0, 0, [["failure", 1, "BrokerError", "Cannot claim: Redis is unreachable"]]]);
+  await assertRejects(() => claim, BrokerError, "Redis is unreachable");
   broker.take([0, 0, [["ended"]]]);
   await broker.close();
 });

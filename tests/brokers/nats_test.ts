@@ -151,7 +151,7 @@ test("says that a connection which was handed in has ended", async ({ servers })
   await statusIs(broker, "connected");
   await connection.close();
   await statusIs(broker, "interrupted");
-  assertMatch(broker.issues().join(), /NATS has been away/);
+  assertMatch(broker.issues().join(), /NATS has been unreachable/);
   await assertRejects(() => broker.history.read("news", PAGE), BrokerError);
   await assertRejects(() => broker.store.newest("row", 60_000), BrokerError);
   broker.publish({ topic: "news", payload: "waits" });
@@ -222,7 +222,7 @@ Deno.test("NatsBroker() refuses unknown and misplaced options", () => {
   const servers = "127.0.0.1:1";
   const cases: [source: object, options: object, text: string][] = [
     [{ servers }, { maxWaitng: 1 }, 'received "maxWaitng"; did you mean "maxWaiting"?'],
-    [{ servers, prefix: "a" }, {}, "prefix must stand in the second argument"],
+    [{ servers, prefix: "a" }, {}, "prefix must be in the second argument"],
     [{ server: servers }, {}, "either servers or a connection is needed, received server"],
     [{}, {}, "either servers or a connection is needed, received {}"],
     [{ servers: ["wss://nats:443"] }, {}, "needs the option connect, received wss://nats:443"],
@@ -585,10 +585,10 @@ test("says if a stream is there with other settings", async ({ servers }) => {
 test("drops publications larger than the server's limit, and reports each", async ({ servers }) => {
   await using broker = new NatsBroker({ servers });
   await statusIs(broker, "connected");
-  assertMatch(broker.issues().join(), /The server takes 10000 bytes a message/);
+  assertMatch(broker.issues().join(), /The server accepts at most 10000 bytes per message/);
   broker.publish({ topic: "news", payload: "x".repeat(10_000) });
   await until(() => broker.stats.dropped === 1);
-  assertMatch(broker.issues().join(), /NATS refused a publication/);
+  assertMatch(broker.issues().join(), /NATS rejected a publication/);
   const large = { topic: "kept", payload: "x".repeat(10_000) };
   await append(broker, "kept", 1);
   await assertRejects(() => broker.history.append(large, { bounds: BOUNDS }), BrokerError);

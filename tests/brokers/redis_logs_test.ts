@@ -319,7 +319,7 @@ test("rejects at once while Redis is away, and ends a wait on demand", async (se
     () => logs.release("log", "fork"),
     () => logs.overdue({ limit: 1 }),
   ];
-  for (const call of calls) await assertRejects(call, BrokerError, "Redis is away");
+  for (const call of calls) await assertRejects(call, BrokerError, "Redis is unreachable");
   await broker.close();
   for (const call of calls) await assertRejects(call, BrokerError, "the broker is closed");
 });

@@ -161,7 +161,10 @@ for (const credentials of natsCredentials()) {
         await change(refuses);
         await until(() => attempts() > before + ATTEMPTS);
         await until(() => /Authorization Violation/.test(broker.issues().join()));
-        assertMatch(broker.issues().join(), /NATS has been away for .*: Authorization Violation/);
+        assertMatch(
+          broker.issues().join(),
+          /NATS has been unreachable for .*: Authorization Violation/,
+        );
         await change(accepts);
         await serves(broker);
         assertEquals(broker.stats.interruptions > 0, true);
@@ -283,7 +286,7 @@ for (const { kind, code, login, accept, refuse, isLogin = true } of REDIS_REFUSA
       await operate(server, refuse);
       await until(() => code.test(broker.issues().join()));
       await until(async () => await refusals(server) > ATTEMPTS / 3);
-      assertMatch(broker.issues().join(), /Redis has been away for/);
+      assertMatch(broker.issues().join(), /Redis has been unreachable for/);
       await operate(server, accept);
       await serves(broker);
     },
@@ -324,7 +327,7 @@ Deno.test({
     await operate(server, [[...narrow, "&skein:*allowed*"]]);
     await using broker = new RedisBroker({ url: `redis://app:one@127.0.0.1:${server.port}` });
     await using denied = new Hearing(broker, "denied");
-    await until(() => /refuses a subscription: NOPERM/.test(broker.issues().join()));
+    await until(() => /rejects a subscription: NOPERM/.test(broker.issues().join()));
     await operate(server, [["ACL", "SETUSER", "app", "reset", ">one", ...RULES]]);
     await denied.ready;
     await serves(broker);

@@ -285,7 +285,7 @@ export class LogStreams {
       this.#link.reopen(stream, opened);
       signal?.throwIfAborted();
       if (cause instanceof BrokerError) throw cause;
-      const text = period?.aborted ? "the server went away before the answer" : textOf(cause);
+      const text = period?.aborted ? "the connection was lost before the reply" : textOf(cause);
       throw new BrokerError(`Cannot ${what}: ${text}`, { cause });
     }
   }

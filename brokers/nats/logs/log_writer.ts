@@ -207,7 +207,7 @@ export class LogWriter {
       await pause(this.#runtime, pauseMs);
     }
     throw new BrokerError(
-      `Cannot change a log: others changed the log ${MAX_ATTEMPTS} times first`,
+      `Cannot change a log: other nodes changed it ${MAX_ATTEMPTS} times first`,
     );
   }
 
