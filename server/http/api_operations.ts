@@ -33,9 +33,11 @@ const Name = (what: string) =>
   );
 
 const Topic = Name("a topic").describe("A topic, of at most 255 bytes in UTF-8.");
-const User = Name("a user").describe("A user, as `userOf` names it.");
-const Data = z.unknown().optional().describe("Any JSON value; left out, the message has no data.");
-const From = User.optional().describe("The publishing user, which every subscriber gets.");
+const User = Name("a user").describe("A user, as named by `userOf`.");
+const Data = z.unknown().optional().describe(
+  "Any JSON value. If it is left out, the message has no data.",
+);
+const From = User.optional().describe("The publishing user, which every subscriber receives.");
 const Count = z.int().min(0);
 const Time = z.number().describe("Milliseconds since the Unix epoch.");
 
@@ -57,7 +59,7 @@ const Published = named(
   z.object({
     topic: Topic,
     position: Position.optional().describe(
-      "Absent without a history, and for a publication that the engine has already.",
+      "Absent without a history, and for a publication that the broker already has.",
     ),
   }),
 );
@@ -68,7 +70,7 @@ const Disconnect = named(
     code: z.union([z.literal(0), z.int().min(3_000).max(4_999)]).optional()
       .describe("The close code; 0 by default."),
     reason: z.string().max(1_024).optional().describe(
-      "The reason for people, cut to the bytes that the transport carries.",
+      "The reason for people, cut to the size that the transport allows.",
     ),
   }),
 );
@@ -77,7 +79,9 @@ const Disconnected = named(
   "Disconnected",
   z.object({
     closed: Count.describe("Sessions that were closed, on all nodes."),
-    isComplete: z.boolean().describe("True if all nodes answered; otherwise sessions may be left."),
+    isComplete: z.boolean().describe(
+      "True if all nodes responded; otherwise sessions may still be open.",
+    ),
   }),
 );
 
@@ -87,7 +91,7 @@ const SessionEntry = named(
     id: z.string(),
     node: z.string().describe("Id of the node; empty if there is only one."),
     user: z.string(),
-    address: z.string().optional().describe("Network address of the peer, where known."),
+    address: z.string().optional().describe("Network address of the peer, if known."),
     transport: z.string(),
     connectedAt: Time,
   }),
@@ -97,7 +101,9 @@ const Member = named(
   "Member",
   z.object({
     user: z.string(),
-    connections: Count.describe("Sessions of the user; 0 while the user may come back unnoticed."),
+    connections: Count.describe(
+      "Sessions of the user; 0 during the grace period after a lost connection.",
+    ),
     joinedAt: Time,
     data: z.unknown().optional().describe("Presence data of the user; absent without data."),
   }),
@@ -107,9 +113,9 @@ const Kept = named(
   "KeptPublication",
   z.object({
     offset: Count,
-    prev: Count.describe("Offset of the publication before; 0 for the first one."),
+    prev: Count.describe("Offset of the previous publication; 0 for the first one."),
     tag: z.string().optional().describe(
-      "Identity of the publication, for `tag` of a later request.",
+      "Identifies the publication, for `tag` of a later request.",
     ),
     data: z.unknown().optional().describe("The data; absent without data, and for bytes."),
     base64: z.string().optional().describe("The bytes of a binary publication."),
@@ -121,7 +127,9 @@ const Kept = named(
 const Health = named(
   "Health",
   z.object({
-    status: z.enum(["ok", "draining", "full", "down"]).describe("`ok` while sessions are taken."),
+    status: z.enum(["ok", "draining", "full", "down"]).describe(
+      "`ok` while the node accepts sessions.",
+    ),
     sessions: Count.describe("Sessions of the node."),
   }),
 );
@@ -133,7 +141,7 @@ export const ProblemDetails = named(
     type: z.string().describe("`urn:skein:problem:` and the code."),
     title: z.string(),
     status: z.int(),
-    code: z.string().describe("Stable reason to branch on."),
+    code: z.string().describe("Stable reason for programs."),
     detail: z.string().describe("The broken rule and the received value, for people."),
   }).describe("Problem details by RFC 9457."),
 );
@@ -180,7 +188,7 @@ export const OPERATIONS = {
     parameter: Topic,
     summary: "Publish on a topic",
     description: "Publishes to all subscribers of the topic, on every node. On a topic with a " +
-      "history, the response waits until the engine has the publication.",
+      "history, the response waits until the broker has the publication.",
     body: named("NewPublication", z.strictObject({ data: Data, from: From })),
     reply: Published,
     problems: [404],
@@ -197,9 +205,11 @@ export const OPERATIONS = {
       "resumes. An event `gap` says that publications are missing, with the `reason`.",
     query: z.strictObject({
       last: QueryInt(0, MAX_HISTORY).default(0)
-        .describe("Newest publications of the history to begin with, without an id."),
+        .describe("Number of the newest publications to start with, if there is no id."),
       lastEventId: z.string().max(MAX_EVENT_ID).optional()
-        .describe("The id of the last event, for clients that cannot set the header at first."),
+        .describe(
+          "The id of the last event, for clients that cannot set the header in the first request.",
+        ),
     }),
     reply: z.string().describe("Server-sent events."),
     type: "text/event-stream",
@@ -233,7 +243,7 @@ export const OPERATIONS = {
       "Sent",
       z.object({
         sessions: Count.describe(
-          "Sessions of the answering node that got the message; other nodes are not counted.",
+          "Sessions of the responding node that received the message; other nodes are not counted.",
         ),
       }),
     ),
@@ -246,7 +256,7 @@ export const OPERATIONS = {
     path: "/users/{user}/sessions",
     parameter: User,
     summary: "List the sessions of a user",
-    description: "Lists the sessions on every node that answers within two seconds.",
+    description: "Lists the sessions on every node that responds within two seconds.",
     reply: named("Sessions", z.object({ sessions: z.array(SessionEntry) })),
     problems: [],
   },
@@ -269,7 +279,7 @@ export const OPERATIONS = {
     path: "/sessions/{session}/disconnect",
     parameter: Name("an id").describe("The id of a session."),
     summary: "Close a session",
-    description: "Closes the session on the node that has it.",
+    description: "Closes the session, on any node.",
     body: Disconnect,
     reply: Disconnected,
     problems: [404],
@@ -283,7 +293,9 @@ export const OPERATIONS = {
     summary: "List the present users of a topic",
     description: "Lists users, not sessions, of all nodes.",
     query: z.strictObject({
-      limit: QueryInt(0, MAX_MEMBERS).default(MAX_HISTORY).describe("Most members of the answer."),
+      limit: QueryInt(0, MAX_MEMBERS).default(MAX_HISTORY).describe(
+        "Maximum number of members in the response.",
+      ),
     }),
     reply: named(
       "Presence",
@@ -306,7 +318,9 @@ export const OPERATIONS = {
       "successors are not all kept gets 410, with the reason as its code: `new-epoch`, `too-old` " +
       "or `beyond-head`.",
     query: z.strictObject({
-      limit: QueryInt(1, MAX_HISTORY).default(100).describe("Most publications of the answer."),
+      limit: QueryInt(1, MAX_HISTORY).default(100).describe(
+        "Maximum number of publications in the response.",
+      ),
       epoch: z.string().max(MAX_NAME_LENGTH).optional().describe("Epoch of the known position."),
       after: QueryInt(0, Number.MAX_SAFE_INTEGER).optional()
         .describe("Offset of the known position; the publications after it follow."),
@@ -331,8 +345,8 @@ export const OPERATIONS = {
     verb: "read health",
     method: "GET",
     path: "/health",
-    summary: "Tell the health of the node",
-    description: "Answers 200 while the node takes new sessions, else 503.",
+    summary: "Read the health of the node",
+    description: "Responds with 200 while the node accepts new sessions, otherwise with 503.",
     reply: Health,
     replies: { 503: Health },
     problems: [],
@@ -343,12 +357,12 @@ export const OPERATIONS = {
     method: "GET",
     path: "/stats",
     summary: "Read the counters of the node",
-    description: "Counters since the start of the node, and numbers of now.",
+    description: "Counters since the start of the node, and current numbers.",
     reply: named(
       "Stats",
       z.object({
         node: z.string().describe("Id of the node; empty if there is only one."),
-        nodes: Count.describe("Nodes that are alive, this one included."),
+        nodes: Count.describe("Nodes that are alive, including this one."),
         broker: z.object({ name: z.string(), status: z.string() }),
         sessions: z.object({
           now: Count,

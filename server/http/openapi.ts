@@ -17,19 +17,19 @@ const VERSION = "1.0.0";
 const PROBLEMS: Readonly<Record<number, string>> = {
   400: "The request is malformed, or incomplete.",
   401: "The request has no valid credentials.",
-  403: "The request has no right to this action, or comes from a page of another origin.",
+  403: "The request is not allowed, or comes from a page of another origin.",
   404: "There is no such resource.",
   405: "The resource does not have this method.",
   406: "`Accept` does not allow `text/event-stream`.",
-  408: "The body did not end in time.",
-  409: "A request with the same key is being answered.",
+  408: "The body did not arrive in time.",
+  409: "A request with the same key is in progress.",
   410: "Publications after the position are missing; the code is the reason.",
   413: "The body, or a message, is too large.",
   415: "The body is not JSON.",
   422: "A value is invalid, or the key was used with another request.",
   429: "Too many requests; try again after `Retry-After`.",
   500: "The server failed.",
-  503: "The server cannot answer for now; try again after `Retry-After`.",
+  503: "The server cannot respond now; try again after `Retry-After`.",
 };
 
 type Json = Readonly<Record<string, unknown>>;
@@ -68,7 +68,7 @@ function operationObject(operation: Operation): Json {
   const statuses = [...COMMON_PROBLEMS, ...body === undefined ? [] : BODY_PROBLEMS, ...problems];
   const responses: Record<string, unknown> = {
     200: {
-      description: "Done.",
+      description: "Success.",
       content: type === undefined ? json(reply) : { [type]: { schema: schemaOf(reply) } },
     },
   };
@@ -115,7 +115,7 @@ function parametersOf({ path, parameter, query, body }: Operation): Json[] {
     parameters.push({
       name: "Idempotency-Key",
       in: "header",
-      description: "Key by which a repeated request is recognized and not done again.",
+      description: "Key by which a repeated request is recognized and not executed again.",
       schema: { type: "string", minLength: 1, maxLength: 255 },
     });
   }

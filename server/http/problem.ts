@@ -58,7 +58,7 @@ export interface ProblemOptions extends ErrorOptions {
 export class Problem extends Error {
   /** HTTP status. */
   readonly status: number;
-  /** Stable reason to branch on. */
+  /** Stable reason for programs. */
   readonly code: string;
   readonly #headers: Readonly<Record<string, string>>;
   readonly #members: Readonly<Record<string, unknown>>;

@@ -29,7 +29,7 @@ LEFT_OUT = {
     "client_session: the client pings a server that is silent while it waits for a reply":
         "signs of life",
     "client_sizes: a client with its own bound sends bounds as its first envelope": "own bounds",
-    "client_sizes: the client goes on after an envelope larger than it accepts": "own bounds",
+    "client_sizes: the client continues after an envelope larger than it accepts": "own bounds",
     "client_sizes: a slice of a record does not move the position, and is delivered once": "slices",
     "client_subscriptions: presence data is sent before the subscribe of the room, on each session":
         "data of presence",
