@@ -69,7 +69,7 @@ Deno.test("defineContract() returns a frozen contract that keeps its definition"
   assertStrictEquals(any.definition.toClient, contract.definition.toClient);
 });
 
-Deno.test("defineContract() refuses patterns that overlap in one direction", () => {
+Deno.test("defineContract() rejects patterns that overlap in one direction", () => {
   const [text, request] = [z.string(), { input: z.string(), output: z.string() }];
   const cases: ContractDefinition[] = [
     { toServer: { "chat:{room}": text, "chat:lobby": text } },
@@ -88,7 +88,7 @@ Deno.test("defineContract() refuses patterns that overlap in one direction", () 
   defineContract({ toServer: { "chat:{room}": text }, toClient: { "chat:lobby": text } });
 });
 
-Deno.test("defineContract() refuses topics of the presence notices", () => {
+Deno.test("defineContract() rejects topics of presence notices", () => {
   const [text, request] = [z.string(), { input: z.string(), output: z.string() }];
   for (const topic of ["presence:lobby", "presence:{topic}", "presence:"]) {
     for (
@@ -109,7 +109,7 @@ Deno.test("defineContract() refuses topics of the presence notices", () => {
   defineContract({ toClient: { presence: text, presences: text } });
 });
 
-Deno.test("defineContract() refuses invalid definitions", () => {
+Deno.test("defineContract() rejects invalid definitions", () => {
   const cases: [definition: unknown, part: string][] = [
     [undefined, "a definition must be an object, received undefined"],
     [null, "a definition must be an object, received null"],
@@ -158,7 +158,7 @@ Deno.test("compileContract() routes the messages of each side", () => {
   }
 });
 
-Deno.test("compileContract() admits presence notices on the client, and there only", () => {
+Deno.test("compileContract() accepts presence notices only on the client", () => {
   for (const each of [contract, onlyToServer, empty]) {
     assertEquals(compileContract(each, "client").match("presence:chat:a:b"), {
       pattern: "presence:{topic}",
@@ -172,13 +172,13 @@ Deno.test("compileContract() admits presence notices on the client, and there on
   }
 });
 
-Deno.test("compileContract() gives all sessions one router", () => {
+Deno.test("compileContract() returns one router for all sessions", () => {
   for (const side of ["server", "client"] as const) {
     assertStrictEquals(compileContract(contract, side), compileContract(contract, side));
   }
 });
 
-Deno.test("compileContract() takes a contract of another copy, and nothing else", async () => {
+Deno.test("compileContract() accepts a contract of another copy of Skein, and nothing else", async () => {
   const copied: typeof import("./contract.ts") = await import("./contract.ts" + "?copy");
   const copy: Contract = copied.defineContract(contract.definition);
   assertEquals(compileContract(copy, "server").match("cursor")?.pattern, "cursor");
@@ -186,7 +186,7 @@ Deno.test("compileContract() takes a contract of another copy, and nothing else"
   assertThrows(() => compileContract(bare, "server"), TypeError, "Cannot use contract: ");
 });
 
-Deno.test("a matched schema checks the data, at once or later", async () => {
+Deno.test("a matched schema checks the data, synchronously or not", async () => {
   const slow = defineContract({
     toServer: { name: z.string().refine((name) => Promise.resolve(name !== "root"), "Taken") },
   });
@@ -210,7 +210,7 @@ Deno.test("topics and data to send are typed by side", () => {
   >();
   expectType<Equal<ContractData<C, "server", "notice">, string | number>>();
   expectType<Equal<ContractData<C, "server", "cursor">, never>>();
-  // Either topic may be meant, so the data has to fit both.
+  // Either topic is possible, so the data must fit both.
   expectType<
     Equal<
       ContractData<C, "client", "cursor" | "chat:a">,
@@ -221,7 +221,7 @@ Deno.test("topics and data to send are typed by side", () => {
   expectType<Equal<ContractTopic<Two, "client">, "a" | `b:${string}`>>();
 });
 
-Deno.test("requests are typed for either side", () => {
+Deno.test("requests are typed for both sides", () => {
   expectType<Equal<ContractTopic<C, "requests">, "join" | `score/${string}`>>();
   expectType<Equal<ContractData<C, "requests", "join">, string>>();
   expectType<Equal<ContractReply<C, "join">, string[]>>();
@@ -230,7 +230,7 @@ Deno.test("requests are typed for either side", () => {
   expectType<Equal<ContractReply<C, "join" | "score/7">, string[] | number>>();
 });
 
-Deno.test("a section that is left out has no topics", () => {
+Deno.test("an omitted section has no topics", () => {
   type P = typeof onlyToServer;
   expectType<Equal<ContractTopic<P, "client">, "ping">>();
   expectType<Equal<ContractTopic<P, "server">, string & NoTopic<"the contract has no toClient">>>();
@@ -334,7 +334,7 @@ Deno.test("MessageOf includes presence notices on the client", () => {
   assertEquals(name(message), "ada");
 });
 
-Deno.test("PresenceMessage has the data that the contract says, in whichever room", () => {
+Deno.test("PresenceMessage has the contract's data in every room", () => {
   const contract = defineContract({
     presence: { "room:{name}": z.object({ n: z.number().default(1) }), lobby: z.string() },
   });
@@ -386,13 +386,13 @@ Deno.test("send and request can be written against the contract's types", () => 
     untyped.send(room, new Date());
     // @ts-expect-error Not a topic of the contract.
     client.send("notice", "a");
-    // @ts-expect-error Any string may be no topic of the contract.
+    // @ts-expect-error An arbitrary string may not be a topic of the contract.
     client.send(room, { text: "hi", at: "4" });
     // @ts-expect-error The data of another topic.
     client.send("cursor", { text: "hi", at: "4" });
     // @ts-expect-error The input is sent, a string.
     client.send("chat:a", { text: "hi", at: 4 });
-    // @ts-expect-error A request is asked, not sent.
+    // @ts-expect-error A request is not sent with send().
     client.send("join", "a");
     const joined: Promise<string[]> = client.request("join", "a");
     const score: Promise<number> = server.request(`score/${room}`, null);

@@ -64,7 +64,7 @@ Deno.test("Session.events reports draining once, by either end", async () => {
   assertEquals([namesOf(near), namesOf(far)], [["draining", "closed"], ["draining", "closed"]]);
 });
 
-Deno.test("Session.events tells of draining when this end drains or closes", async () => {
+Deno.test("Session.events reports draining when this end drains or closes", async () => {
   for (const way of ["drain", "close"] as const) {
     await using both = await ends();
     const log = logOf(both.server.events);
@@ -99,7 +99,7 @@ Deno.test("Session.events reports timeouts", async () => {
   for (const [, detail] of log) assertEquals(detail instanceof TimeoutError, true);
 });
 
-Deno.test("Session.events tells of a stream that could not be opened in time", async () => {
+Deno.test("Session.events reports a stream that could not be opened in time", async () => {
   await using both = await ends();
   const log = logOf(both.client.events);
   for (let i = 0; i < 100; i++) await both.client.createUnidirectionalStream();
@@ -111,7 +111,7 @@ Deno.test("Session.events tells of a stream that could not be opened in time", a
   assertEquals(namesOf(log).filter((name) => name === "error"), ["error"]);
 });
 
-Deno.test("Session.events tells of a handler that failed, of a dead peer and of a full queue", async () => {
+Deno.test("Session.events reports a failed handler, a dead peer and a full queue", async () => {
   const failure = new Error("of the application");
   const onError = () => {};
   const onMessage = () => {
@@ -144,7 +144,7 @@ Deno.test("Session.events tells of a handler that failed, of a dead peer and of 
   assertEquals(namesOf(died), ["error", "closed"]);
 });
 
-Deno.test("Session.events tells of streams and datagrams at both ends", async () => {
+Deno.test("Session.events reports streams and datagrams at both ends", async () => {
   await using both = await ends();
   const near = logOf(both.server.events);
   const far = logOf(both.client.events);
@@ -207,7 +207,7 @@ Deno.test("Session.events reports errors of a listener, and continues", async ()
   assertEquals(new Set(errors), new Set([thrown, late, rejected]));
 });
 
-Deno.test("Session.events knows once, signal, capture and removeEventListener", async () => {
+Deno.test("Session.events supports once, signal, capture and removeEventListener", async () => {
   await using hand = serverByHand();
   const { events } = hand.session;
   const got: string[] = [];
@@ -235,7 +235,7 @@ Deno.test("Session.events knows once, signal, capture and removeEventListener", 
   assertEquals(got, ["twice"]);
 });
 
-Deno.test("Session.events knows dispatchEvent, and keeps the names apart", async () => {
+Deno.test("Session.events supports dispatchEvent, and keeps event names apart", async () => {
   await using hand = serverByHand();
   const { events } = hand.session;
   const log = logOf(events);

@@ -10,7 +10,7 @@ interface TestHeart extends WatchedPeer {
   readonly deaths: number[];
 }
 
-/** Records pings and its death; answers as long as `lives`. */
+/** Records pings and its death; replies while `lives` is true. */
 function heart(heartbeat: Heartbeat, lives: () => boolean = () => false): TestHeart {
   const self: TestHeart = {
     lastHeard: 0,
@@ -25,7 +25,7 @@ function heart(heartbeat: Heartbeat, lives: () => boolean = () => false): TestHe
   return self;
 }
 
-Deno.test("sessionSettings() rejects times of a heartbeat that cannot work", () => {
+Deno.test("sessionSettings() rejects impossible heartbeat times", () => {
   for (const intervalMs of [0, -1_000, 1_500, NaN, Infinity]) {
     assertThrows(
       () => sessionSettings({ side: "server", heartbeat: { intervalMs } }),
@@ -44,7 +44,7 @@ Deno.test("sessionSettings() rejects times of a heartbeat that cannot work", () 
   assertEquals([intervalMs, timeoutMs], [25_000, 60_000]);
 });
 
-Deno.test("Heartbeat pings once in every interval, first after a whole one", () => {
+Deno.test("Heartbeat pings once per interval, first after a whole interval", () => {
   using time = new FakeTime(0);
   using heartbeat = new Heartbeat(platformRuntime(), { intervalMs: 3_000, timeoutMs: 4_000 });
   const alive = heart(heartbeat, () => true);
@@ -56,7 +56,7 @@ Deno.test("Heartbeat pings once in every interval, first after a whole one", () 
   assertEquals(alive.deaths, []);
 });
 
-Deno.test("Heartbeat finds a silent peer dead once, at its time", () => {
+Deno.test("Heartbeat reports a silent peer dead once, after its timeout", () => {
   using time = new FakeTime(0);
   using heartbeat = new Heartbeat(platformRuntime());
   const silent = heart(heartbeat);
@@ -69,7 +69,7 @@ Deno.test("Heartbeat finds a silent peer dead once, at its time", () => {
   assertEquals(silent.deaths, [60_000]);
 });
 
-Deno.test("Heartbeat takes every sign of life for one", () => {
+Deno.test("Heartbeat accepts every kind of sign of life", () => {
   using time = new FakeTime(0);
   using heartbeat = new Heartbeat(platformRuntime());
   const chatty = heart(heartbeat);
@@ -82,7 +82,7 @@ Deno.test("Heartbeat takes every sign of life for one", () => {
   assertEquals(chatty.deaths, [60_000]);
 });
 
-Deno.test("Heartbeat spreads the pings of sessions that began one after the other", () => {
+Deno.test("Heartbeat spreads the pings of sessions that started one after another", () => {
   using time = new FakeTime(0);
   using heartbeat = new Heartbeat(platformRuntime(), { intervalMs: 5_000, timeoutMs: 60_000 });
   const hearts = Array.from({ length: 5 }, () => heart(heartbeat, () => true));
@@ -114,7 +114,7 @@ Deno.test("Heartbeat keeps no timer without a session", () => {
   assertEquals(heartbeat.size, 0);
 });
 
-Deno.test("Heartbeat continues when a heart leaves, or others come, in the middle of a tick", () => {
+Deno.test("Heartbeat continues when peers are removed or added during a tick", () => {
   using time = new FakeTime(0);
   using heartbeat = new Heartbeat(platformRuntime(), { intervalMs: 1_000, timeoutMs: 2_000 });
   const other = heart(heartbeat, () => true);
@@ -140,7 +140,7 @@ Deno.test("Heartbeat gives all sessions ten seconds after a pause of the process
   heartbeat.add(dead);
   heartbeat.add(alive);
   time.tick(1_000);
-  // Fake time runs every timer on its way; a laptop that sleeps runs none.
+  // Fake time runs every timer on the way; a sleeping laptop runs none.
   using _asleep = clockAhead(3_600_000);
   time.tick(1_000);
   assertEquals([alive.pings.length > 0, dead.pings.length > 0], [true, true]);
@@ -151,7 +151,7 @@ Deno.test("Heartbeat gives all sessions ten seconds after a pause of the process
   assertEquals([alive.deaths.length, dead.deaths.length], [0, 1]);
 });
 
-Deno.test("Heartbeat finds a silent peer dead in time, though the clock was set back by an hour", () => {
+Deno.test("Heartbeat reports a silent peer dead in time after the clock was set back by an hour", () => {
   using time = new FakeTime(7_200_000);
   using heartbeat = new Heartbeat(platformRuntime(), { intervalMs: 3_000, timeoutMs: 10_000 });
   const dead = heart(heartbeat);

@@ -6,7 +6,7 @@ import { sessionSettings } from "./session_settings.ts";
 
 const settings = sessionSettings({ side: "server" });
 
-/** A server's session of a user, to which the client moves from another one. */
+/** A server's session of a user, to which the client moves from another session. */
 function sessionOf(user: string, predecessor?: Session): Session {
   const { server } = memoryPair({ protocol: "" });
   const session = new Session(server, settings, { user, predecessor });

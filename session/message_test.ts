@@ -23,7 +23,7 @@ const request = { topic: "ask", data: 1, id: 5 };
 const notice = { topic: "tell", data: 1, id: undefined };
 const failure = { code: "no", message: "No" };
 
-Deno.test("Message has the pattern and the parameters of its match, and none without one", () => {
+Deno.test("Message has the pattern and parameters of its match, and none without a match", () => {
   const match = { pattern: "chat:{room}", params: { room: "a" } };
   const matched = new Message({ ...notice, topic: "chat:a" }, match, answers());
   assertEquals([matched.pattern, matched.params], ["chat:{room}", { room: "a" }]);
@@ -32,7 +32,7 @@ Deno.test("Message has the pattern and the parameters of its match, and none wit
   assert(Object.isFrozen(free.params));
 });
 
-Deno.test("Message.reply() answers once", () => {
+Deno.test("Message.reply() replies once", () => {
   const log = answers();
   const message = new Message(request, undefined, log);
   assertEquals([message.isRequest, message.isAnswered], [true, false]);
@@ -43,12 +43,12 @@ Deno.test("Message.reply() answers once", () => {
   assertEquals([log.answers.length, log.failures.length], [1, 0]);
 });
 
-Deno.test("Message.reply() refuses a message that asks for no answer", () => {
+Deno.test("Message.reply() throws for a message that is not a request", () => {
   const message = new Message(notice, undefined, answers());
   assertThrows(() => message.reply(1), TypeError, 'the message on "tell" is not a request');
 });
 
-Deno.test("Message.reply() can be tried again when the answer could not be written", () => {
+Deno.test("Message.reply() can be retried if the reply could not be encoded", () => {
   const log = answers();
   let isBroken = true;
   const message = new Message(request, undefined, {
@@ -64,7 +64,7 @@ Deno.test("Message.reply() can be tried again when the answer could not be writt
   assertEquals(log.answers, [[5, 1]]);
 });
 
-Deno.test("Message.fail() answers a request by its id and a message by null, once", () => {
+Deno.test("Message.fail() replies once, to a request with its id and to a message with null", () => {
   const log = answers();
   const asked = new Message(request, undefined, log);
   asked.fail(failure);
@@ -73,7 +73,7 @@ Deno.test("Message.fail() answers a request by its id and a message by null, onc
   assertEquals(log.failures, [[5, failure], [null, failure]]);
 });
 
-Deno.test("Message sends no answer to a cancelled request", () => {
+Deno.test("Message sends no reply to a cancelled request", () => {
   const log = answers();
   const replied = new Message(request, undefined, log);
   assertEquals(replied.isCancelled, false);
@@ -87,7 +87,7 @@ Deno.test("Message sends no answer to a cancelled request", () => {
   assertEquals([log.answers, log.failures, failed.isAnswered], [[], [], true]);
 });
 
-Deno.test("Message.signal aborts with the first reason, also when it is read later", () => {
+Deno.test("Message.signal aborts with the first reason, even if it is read later", () => {
   const reason = new Error("gone");
   const watched = new Message(request, undefined, answers());
   const { signal } = watched;

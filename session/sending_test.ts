@@ -24,7 +24,7 @@ function line(options: Partial<PendingRequestOptions> = {}): Line {
   };
 }
 
-Deno.test("PendingRequests.ask() numbers questions from 1 and gives each its own answer", async () => {
+Deno.test("PendingRequests.ask() numbers requests from 1 and gives each its own reply", async () => {
   const requests = new PendingRequests(platformRuntime(), 8);
   const options = line();
   const answers = [requests.ask(options), requests.ask(options), requests.ask(options)];
@@ -34,7 +34,7 @@ Deno.test("PendingRequests.ask() numbers questions from 1 and gives each its own
   assertEquals([options.cancelled, requests.size], [[], 0]);
 });
 
-Deno.test("PendingRequests.answer() rejects the asker with a failure, whole", async () => {
+Deno.test("PendingRequests.answer() rejects the request with the complete failure", async () => {
   const requests = new PendingRequests(platformRuntime(), 8);
   const asking = requests.ask(line());
   const failure = { code: "invalid", message: "No", path: ["a", 0] };
@@ -43,7 +43,7 @@ Deno.test("PendingRequests.answer() rejects the asker with a failure, whole", as
   assertEquals(error.failure, failure);
 });
 
-Deno.test("PendingRequests.answer() ignores a late, a second and a foreign answer", async () => {
+Deno.test("PendingRequests.answer() ignores a late, a second and an unrelated reply", async () => {
   const requests = new PendingRequests(platformRuntime(), 8);
   const asking = requests.ask(line());
   assert(requests.answer(1, "first", undefined));
@@ -52,7 +52,7 @@ Deno.test("PendingRequests.answer() ignores a late, a second and a foreign answe
   assertEquals(await asking, "first");
 });
 
-Deno.test("PendingRequests.ask() rejects at its time, cancels at the peer, and forgets the question", async () => {
+Deno.test("PendingRequests.ask() rejects after its timeout, cancels, and forgets the request", async () => {
   using time = new FakeTime();
   const requests = new PendingRequests(platformRuntime(), 8);
   const options = line({ timeoutMs: 250 });
@@ -69,7 +69,7 @@ Deno.test("PendingRequests.ask() rejects at its time, cancels at the peer, and f
   ]);
 });
 
-Deno.test("PendingRequests.ask() gives up by signal, also by one that was aborted before", async () => {
+Deno.test("PendingRequests.ask() rejects when its signal aborts, also if it was aborted before", async () => {
   const requests = new PendingRequests(platformRuntime(), 8);
   const controller = new AbortController();
   const options = line({ signal: controller.signal });
@@ -81,7 +81,7 @@ Deno.test("PendingRequests.ask() gives up by signal, also by one that was aborte
   assertEquals([options.sent, options.cancelled, requests.size], [[1], [1], 0]);
 });
 
-Deno.test("PendingRequests.ask() refuses one too many, and has room again after an answer", async () => {
+Deno.test("PendingRequests.ask() rejects a request beyond the limit, until a reply makes room", async () => {
   const requests = new PendingRequests(platformRuntime(), 2);
   const options = line();
   const first = requests.ask(options);
@@ -94,7 +94,7 @@ Deno.test("PendingRequests.ask() refuses one too many, and has room again after 
   assertEquals(await Promise.all([first, second, third]), ["x", "y", "y"]);
 });
 
-Deno.test("PendingRequests.ask() leaves nothing behind when the question cannot be sent", async () => {
+Deno.test("PendingRequests.ask() leaves nothing behind if the request cannot be sent", async () => {
   const requests = new PendingRequests(platformRuntime(), 1);
   const failure = new Error("closed");
   const broken = line({
@@ -106,7 +106,7 @@ Deno.test("PendingRequests.ask() leaves nothing behind when the question cannot 
   assertEquals([requests.size, broken.cancelled], [0, []]);
 });
 
-Deno.test("PendingRequests.rejectAll() ends every question and clears its timer", async () => {
+Deno.test("PendingRequests.rejectAll() rejects every request and clears its timer", async () => {
   const requests = new PendingRequests(platformRuntime(), 8);
   const options = line({ timeoutMs: 60_000, signal: new AbortController().signal });
   const asking = [requests.ask(options), requests.ask(options)];
@@ -116,7 +116,7 @@ Deno.test("PendingRequests.rejectAll() ends every question and clears its timer"
   assertEquals([requests.size, options.cancelled], [0, []]);
 });
 
-Deno.test("PendingRequests.idle() waits for the last answer, also of a question asked meanwhile", async () => {
+Deno.test("PendingRequests.idle() waits for the last reply, including requests made meanwhile", async () => {
   const requests = new PendingRequests(platformRuntime(), 8);
   await requests.idle();
   const options = line();
@@ -133,7 +133,7 @@ Deno.test("PendingRequests.idle() waits for the last answer, also of a question 
   assert(isIdle);
 });
 
-Deno.test("PendingRequests.ask() keeps its bound after answers that do not count for it", async () => {
+Deno.test("PendingRequests.ask() keeps its limit after replies that do not count towards it", async () => {
   const requests = new PendingRequests(platformRuntime(), 2);
   for (let id = 1; id <= 3; id++) {
     const uncounted = requests.ask(line({ onAnswer() {} }));

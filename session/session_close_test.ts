@@ -21,7 +21,7 @@ Deno.test("Session.close() reports code, reason and closing end to both ends; a 
   }
 });
 
-Deno.test("Session.close() refuses codes that are not the application's, and stays open", async () => {
+Deno.test("Session.close() rejects codes outside the application's range, and stays open", async () => {
   await using hand = serverByHand();
   for (const code of [1, 1000, 2999, 5000, NaN, 3000.5]) {
     assertThrows(() => hand.session.close({ code }), RangeError, "0 or 3000 to 4999");
@@ -42,7 +42,7 @@ Deno.test("Session.close() is idempotent; the first call decides", async () => {
   assertEquals([infos.length, infos[0]?.reason], [1, "first"]);
 });
 
-Deno.test("Session.close() flushes earlier messages, and takes no more", async () => {
+Deno.test("Session.close() flushes earlier messages, and accepts no more", async () => {
   await using hand = serverByHand();
   const { session, peer } = hand;
   for (let i = 0; i < 200; i++) session.send("a", "x".repeat(1_000));
@@ -55,7 +55,7 @@ Deno.test("Session.close() flushes earlier messages, and takes no more", async (
   assertEquals(peer.envelopes.filter(({ topic }) => topic === "a").length, 200);
 });
 
-Deno.test("Session closes with await using, and waits for it", async () => {
+Deno.test("Session closes with await using, and waits until it has closed", async () => {
   const { server, client } = await ends();
   {
     await using closing = server;
@@ -99,7 +99,7 @@ Deno.test("Session runs onClose once, after the handlers of earlier messages", a
   assertEquals(log, ["a", "b", "close 4005 true"]);
 });
 
-Deno.test("Message.isCancelled is true for messages and requests handled after the end", async () => {
+Deno.test("Message.isCancelled is true for messages and requests handled after the close", async () => {
   const seen: unknown[] = [];
   const gate = Promise.withResolvers<void>();
   await using hand = serverByHand({
@@ -121,7 +121,7 @@ Deno.test("Message.isCancelled is true for messages and requests handled after t
   assertEquals(seen, [["running", true, true], ["message", true, true], ["request", true, true]]);
 });
 
-Deno.test("Session runs onClose in spite of a handler that never ends", async () => {
+Deno.test("Session runs onClose even if a handler never returns", async () => {
   using time = new FakeTime();
   let closes = 0;
   await using hand = serverByHand({
@@ -141,7 +141,7 @@ Deno.test("Session runs onClose in spite of a handler that never ends", async ()
   assertEquals([closes, hand.session.stats.waitingMessages], [1, 0]);
 });
 
-Deno.test("Session answers failed when a handler throws, calls onError, and continues", async () => {
+Deno.test("Session replies failed when a handler throws, calls onError, and continues", async () => {
   const failure = new Error("s3cret");
   const fail = () => {
     throw failure;
@@ -185,7 +185,7 @@ Deno.test("Session answers failed when a handler throws, calls onError, and cont
   }
 });
 
-Deno.test("Session handles the messages behind one whose handler fails", async () => {
+Deno.test("Session handles the messages after one whose handler fails", async () => {
   const handled: unknown[] = [];
   await using hand = serverByHand({
     async onMessage({ data }) {
@@ -200,7 +200,7 @@ Deno.test("Session handles the messages behind one whose handler fails", async (
   assertEquals([handled, hand.session.state], [[0, 1, 2, 3], "connected"]);
 });
 
-Deno.test("Message.reply() to a message without a request fails its handler alone", async () => {
+Deno.test("Message.reply() to a message that is not a request only fails its handler", async () => {
   const errors: unknown[] = [];
   await using hand = serverByHand({
     onMessage: (message) => message.reply("pong"),
@@ -220,9 +220,9 @@ Deno.test("Message.reply() to a message without a request fails its handler alon
   );
 });
 
-Deno.test("Session closes with 4500 at the 21st failure of a handler within a minute", async () => {
+Deno.test("Session closes with 4500 at the 21st handler failure within a minute", async () => {
   using time = new FakeTime();
-  // A plain wire, whose peer has no heartbeat to answer meanwhile.
+  // A plain WebSocket, whose peer has no heartbeat to answer meanwhile.
   const wire = PLAIN;
   const errors: unknown[] = [];
   await using hand = serverByHand({
@@ -235,7 +235,7 @@ Deno.test("Session closes with 4500 at the 21st failure of a handler within a mi
     for (let i = 0; i < count; i++) hand.peer.say({ topic: "a", data: i });
     await turns();
   };
-  // The window moves: no minute of these has more than 20.
+  // The window moves: no minute has more than 20 failures.
   await fail(10);
   await time.tickAsync(30_000);
   await fail(10);
@@ -252,7 +252,7 @@ Deno.test("Session closes with 4500 at the 21st failure of a handler within a mi
   assertStrictEquals(hand.session.closeError, errors.at(-1));
 });
 
-Deno.test("Session closes at the first failure where onHandlerError is close, and onClose runs once", async () => {
+Deno.test("Session with onHandlerError close closes at the first failure, and runs onClose once", async () => {
   const failure = new Error("s3cret");
   const cases = {
     onMessage: () => {
@@ -285,7 +285,7 @@ Deno.test("Session closes at the first failure where onHandlerError is close, an
   }
 });
 
-Deno.test("Session closes with 4500 when onOpen fails, at once or later", async () => {
+Deno.test("Session closes with 4500 when onOpen throws or rejects", async () => {
   const fail = () => {
     throw new Error("no");
   };
@@ -302,7 +302,7 @@ Deno.test("Session closes with 4500 when onOpen fails, at once or later", async 
   }
 });
 
-Deno.test("sessionSettings() refuses an invalid policy of failed handlers", () => {
+Deno.test("sessionSettings() rejects an invalid onHandlerError", () => {
   assertThrows(
     () => sessionSettings({ side: "server", onHandlerError: "ignore" as "close" }),
     TypeError,
@@ -310,7 +310,7 @@ Deno.test("sessionSettings() refuses an invalid policy of failed handlers", () =
   );
 });
 
-Deno.test("Session survives handlers whose promise rejects where no promise is awaited", async () => {
+Deno.test("Session survives rejected promises of handlers that are not awaited", async () => {
   const errors: unknown[] = [];
   const failure = new Error("late");
   await using hand = serverByHand({
@@ -322,7 +322,7 @@ Deno.test("Session survives handlers whose promise rejects where no promise is a
   assertEquals([errors, hand.session.state], [[failure], "connected"]);
 });
 
-Deno.test("Session survives an onError that fails, at once or later, and prints all errors", async () => {
+Deno.test("Session survives an onError that throws or rejects, and prints all errors", async () => {
   const failing: (() => void)[] = [
     () => {
       throw new Error("onError failed");
@@ -347,7 +347,7 @@ Deno.test("Session prints the error of a handler without onError", async () => {
   assert(String(print.calls[0]?.args[0]).includes(hand.session.id));
 });
 
-Deno.test("Session takes a failed onClose to onError, and is closed all the same", async () => {
+Deno.test("Session reports a failed onClose to onError, and closes anyway", async () => {
   const errors: unknown[] = [];
   await using hand = serverByHand({
     onClose: () => Promise.reject(new Error("no")),
@@ -358,7 +358,7 @@ Deno.test("Session takes a failed onClose to onError, and is closed all the same
   assertEquals([String(errors), hand.session.isClosed], ["Error: no", true]);
 });
 
-Deno.test("Session reports no error of a handler after its end", async () => {
+Deno.test("Session reports no handler error after it has closed", async () => {
   const errors: unknown[] = [];
   const gate = Promise.withResolvers<void>();
   await using hand = serverByHand({
@@ -377,7 +377,7 @@ Deno.test("Session reports no error of a handler after its end", async () => {
   assertEquals(errors, []);
 });
 
-Deno.test("Session is over within closeTimeoutMs for a peer that stalls, under each policy", async () => {
+Deno.test("Session closes within closeTimeoutMs for a stalled peer, under each policy", async () => {
   const policies: OverflowPolicy[] = ["close", "drop-oldest", "drop-newest", "latest"];
   for (const policy of policies) {
     using time = new FakeTime();
@@ -412,7 +412,7 @@ Deno.test("Session is over within closeTimeoutMs for a peer that stalls, under e
   }
 });
 
-Deno.test("Session finds a dead peer at 60 seconds, on either end", async () => {
+Deno.test("Session detects a dead peer after 60 seconds, on either end", async () => {
   using time = new FakeTime();
   const both = await ends();
   await turns();
@@ -438,7 +438,7 @@ Deno.test("Session keeps a silent peer that answers pings, at both ends", async 
   assert(sentMessages >= 10 && sentMessages <= 13, `${sentMessages} pongs in 300 s`);
 });
 
-Deno.test("Session.close() takes the end of another session, whatever ended that", async () => {
+Deno.test("Session.close() accepts the result of another session's closed, whatever closed it", async () => {
   const cases = [[4001, 4001], [0, 0], [1001, 4503], [1006, 4503], [91141958514954, 4503]] as const;
   for (const [code, sent] of cases) {
     await using pair = memorySessions();

@@ -15,7 +15,7 @@ const contract = defineContract({
   requests: { join: { input: z.string(), output: z.array(z.string()) } },
 });
 
-/** A schema that answers on demand. */
+/** A schema that returns on demand. */
 function schemaOf(validate: (value: unknown) => unknown): StandardSchema {
   return {
     "~standard": { version: 1, vendor: "test", validate },
@@ -37,7 +37,7 @@ Deno.test("Session gives a message its pattern, its parameters and the schema's 
   assertEquals(seen, [["lobby", "hi"], 42]);
 });
 
-Deno.test("Session refuses invalid data, names the path, and continues", async () => {
+Deno.test("Session rejects invalid data, names the path, and continues", async () => {
   const seen: unknown[] = [];
   await using hand = serverByHand({ contract, onMessage: ({ data }) => void seen.push(data) });
   const { session, peer } = hand;
@@ -52,7 +52,7 @@ Deno.test("Session refuses invalid data, names the path, and continues", async (
   assertEquals([seen, session.stats.invalidMessages], [[{ text: "fits" }], 1]);
 });
 
-Deno.test("Session refuses topics that the contract does not know", async () => {
+Deno.test("Session rejects topics that are not in the contract", async () => {
   await using hand = serverByHand({ contract });
   const { session, peer } = hand;
   await peer.reach(1);
@@ -70,7 +70,7 @@ Deno.test("Session refuses topics that the contract does not know", async () => 
   assertEquals((await loop).done, true);
 });
 
-Deno.test("Session slows a peer whose data does not fit, and never closes for that", async () => {
+Deno.test("Session slows down a peer whose data does not fit, but never closes because of it", async () => {
   using time = new FakeTime();
   const seen: unknown[] = [];
   await using hand = serverByHand({
@@ -96,7 +96,7 @@ Deno.test("Session slows a peer whose data does not fit, and never closes for th
   assertEquals(errors.at(-1)?.retryAfterMs, 60_000);
   assertEquals(seen, [{ text: "fits" }]);
 
-  // Messages without an id are refused together, once a second.
+  // Messages without an id are rejected together, once per second.
   const count = peer.envelopes.length;
   for (let i = 0; i < 30; i++) {
     peer.say({ topic: "chat:a", data: 1 });
@@ -119,7 +119,7 @@ Deno.test("Session slows a peer whose data does not fit, and never closes for th
   assertEquals(session.stats.protocolErrors, 0);
 });
 
-Deno.test("Session closes with 4400 after too many envelopes that cannot be read", async () => {
+Deno.test("Session closes with 4400 after too many unreadable envelopes", async () => {
   await using hand = serverByHand({ contract, maxInvalidMessages: 2, onMessage: () => {} });
   hand.peer.say({ topic: "chat:a", data: 1 });
   hand.peer.say("no envelope");
@@ -131,7 +131,7 @@ Deno.test("Session closes with 4400 after too many envelopes that cannot be read
   });
 });
 
-Deno.test("Session refuses a request without an id, and a message's schema on a request", async () => {
+Deno.test("Session rejects a request without an id, and a message topic used for a request", async () => {
   await using hand = serverByHand({ contract, onMessage: (message) => message.reply([] as never) });
   hand.peer.say({ topic: "join", data: "a" });
   hand.peer.say({ topic: "join", data: 1, id: 1 });
@@ -149,7 +149,7 @@ Deno.test("Session refuses a request without an id, and a message's schema on a 
   assertEquals(answers[0]?.error?.message, '"join" is a request: it needs an id');
 });
 
-Deno.test("Session.request() checks the answer, and names the path of a mismatch", async () => {
+Deno.test("Session.request() checks the reply, and names the path of a mismatch", async () => {
   await using both = await ends({
     contract,
     onMessage: (message) => message.reply(["a", 1] as never),
@@ -163,7 +163,7 @@ Deno.test("Session.request() checks the answer, and names the path of a mismatch
   assert(both.client.isReady);
 });
 
-Deno.test("Session validates one message at a time, also where validation waits", async () => {
+Deno.test("Session validates one message at a time, even if validation is asynchronous", async () => {
   const log: string[] = [];
   const gate = Promise.withResolvers<void>();
   const slow = schemaOf(async (value) => {
@@ -196,7 +196,7 @@ Deno.test("Session iteration validates too, and skips invalid messages", async (
   assertEquals([got, hand.session.stats.invalidMessages], [[1, 2], 1]);
 });
 
-Deno.test("Session answers failed when a schema fails, calls onError, and continues", async () => {
+Deno.test("Session replies failed when a schema throws, calls onError, and continues", async () => {
   const fail = () => {
     throw new Error("s3cret");
   };
@@ -219,7 +219,7 @@ Deno.test("Session answers failed when a schema fails, calls onError, and contin
   }
 });
 
-Deno.test("Session survives a validation that ends after its close", async () => {
+Deno.test("Session survives a validation that finishes after the close", async () => {
   const gate = Promise.withResolvers<unknown>();
   let handled = 0;
   await using hand = serverByHand({
@@ -236,7 +236,7 @@ Deno.test("Session survives a validation that ends after its close", async () =>
   assertEquals([handled, hand.session.isClosed], [0, true]);
 });
 
-Deno.test("Session on a client takes presence notices under every contract", async () => {
+Deno.test("Session on a client accepts presence notices under every contract", async () => {
   const topics: string[] = [];
   await using hand = clientByHand({
     contract,

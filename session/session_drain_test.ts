@@ -3,7 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { endOf, ends, serverByHand } from "../tests/sessions.ts";
 import { turns } from "../tests/waiting.ts";
 
-Deno.test("Session.drain() waits for handlers and answers, then closes with 4503", async () => {
+Deno.test("Session.drain() waits for handlers and replies, then closes with 4503", async () => {
   const gate = Promise.withResolvers<void>();
   await using both = await ends({
     onMessage: async (message) => {
@@ -25,7 +25,7 @@ Deno.test("Session.drain() waits for handlers and answers, then closes with 4503
   assertEquals((await endOf(both.client)).code, 4503);
 });
 
-Deno.test("Session.drain() closes at the end of its time, and ends by a close", async () => {
+Deno.test("Session.drain() closes after withinMs, or when close() is called", async () => {
   using time = new FakeTime();
   const never = () => new Promise<void>(() => {});
   await using slow = serverByHand({ onMessage: never });
@@ -53,7 +53,7 @@ Deno.test("Session.drain() sends a client a delay, and a server nothing", async 
   assertEquals(other.server.stats.receivedMessages + other.server.stats.invalidMessages, 0);
 });
 
-Deno.test("Session.close() in the middle of handlers and sends loses no earlier message", async () => {
+Deno.test("Session.close() during handlers and sends loses no earlier message", async () => {
   const counts = { server: 0, client: 0 };
   await using both = await ends(
     { onMessage: () => void counts.server++ },

@@ -22,7 +22,7 @@ Deno.test("Session.send() joins the messages of one turn into one frame, in orde
   assertEquals(peer.frames[2], '{"topic":"later"}');
 });
 
-Deno.test("Session.send() on a plain wire sends one envelope a frame, and nothing unasked", async () => {
+Deno.test("Session.send() on a plain WebSocket sends one envelope per frame, and nothing unrequested", async () => {
   await using hand = serverByHand({}, { wire: PLAIN });
   const { session, peer } = hand;
   session.goAway({ retryAfterMs: 1, reason: "soon" });
@@ -34,7 +34,7 @@ Deno.test("Session.send() on a plain wire sends one envelope a frame, and nothin
   assertEquals(peer.frames, ['{"topic":"a","data":1}', '{"topic":"b"}']);
 });
 
-Deno.test("Session.send() refuses invalid data, and sends none of it", async () => {
+Deno.test("Session.send() throws for invalid data, and sends none of it", async () => {
   await using hand = serverByHand({ maxMessageBytes: 100 });
   const { session, peer } = hand;
   assertThrows(() => session.send("a", 1n), TypeError, "data must be a value that JSON can hold");
@@ -62,7 +62,7 @@ Deno.test("Session carries bytes on skein.1, in order with text", async () => {
   assertEquals(got, [["a", 1], ["b", bytes(1, 2, 3)], ["c", bytes()], ["d", 4]]);
 });
 
-Deno.test("Session refuses bytes on a plain wire, for any use", async () => {
+Deno.test("Session rejects bytes on a plain WebSocket in every call", async () => {
   const errors: unknown[] = [];
   await using hand = serverByHand({
     onMessage: (message) => {
@@ -84,7 +84,7 @@ Deno.test("Session refuses bytes on a plain wire, for any use", async () => {
   assert(errors[0] instanceof UnsupportedError);
 });
 
-Deno.test("Session answers a binary frame on a plain wire with an error, and continues", async () => {
+Deno.test("Session replies to a binary frame on a plain WebSocket with an error, and continues", async () => {
   await using hand = serverByHand({}, { wire: PLAIN });
   hand.peer.say(encodeBinary('{"topic":"a"}', bytes(1)));
   await hand.peer.reach(1);
@@ -95,7 +95,7 @@ Deno.test("Session answers a binary frame on a plain wire with an error, and con
   assertEquals(hand.session.isReady, true);
 });
 
-Deno.test("Session reads joined frames, with blank lines among them", async () => {
+Deno.test("Session reads joined frames with blank lines", async () => {
   const topics: string[] = [];
   await using hand = serverByHand({ onMessage: ({ topic }) => void topics.push(topic) });
   hand.peer.say('{"topic":"a"}\n\n{"topic":"b"}\n');
@@ -104,7 +104,7 @@ Deno.test("Session reads joined frames, with blank lines among them", async () =
   assertEquals([topics, hand.session.stats.invalidMessages], [["a", "b", "c"], 0]);
 });
 
-Deno.test("Session answers malformed envelopes and closes with 4400 after too many", async () => {
+Deno.test("Session replies to malformed envelopes, and closes with 4400 after too many", async () => {
   await using hand = serverByHand({ maxInvalidMessages: 3 });
   const { session, peer } = hand;
   await peer.reach(1);
@@ -136,7 +136,7 @@ Deno.test("Session closes with 4413 on one message that is too large", async () 
   }
 });
 
-Deno.test("Session closes with 4413 on a frame that no peer may join", async () => {
+Deno.test("Session closes with 4413 on a joined frame above the size limit", async () => {
   for (const frame of ["\n".repeat(300_000), '{"topic":"a"}\n'.repeat(30_000)]) {
     await using hand = serverByHand({ onMessage: () => {} });
     hand.peer.say(frame);
@@ -144,7 +144,7 @@ Deno.test("Session closes with 4413 on a frame that no peer may join", async () 
   }
 });
 
-Deno.test("Session takes a message of exactly the largest size, beside joined ones", async () => {
+Deno.test("Session accepts a message of exactly the maximum size, alone or joined", async () => {
   const topics: string[] = [];
   const settings = {
     maxMessageBytes: 100,
@@ -158,7 +158,7 @@ Deno.test("Session takes a message of exactly the largest size, beside joined on
   assertEquals([topics.length, hand.session.isReady], [101, true]);
 });
 
-Deno.test("Session counts envelopes of the future, and ignores them", async () => {
+Deno.test("Session counts unknown envelopes, and ignores them", async () => {
   await using hand = serverByHand({ maxInvalidMessages: 1 });
   for (let i = 0; i < 20; i++) hand.peer.say({ later: i });
   await turns();
@@ -176,7 +176,7 @@ Deno.test("Session iteration yields messages, and ends normally on a close", asy
   assertEquals(String(both.server.closeError).includes("4000 Enough, by remote"), true);
 });
 
-Deno.test("Session iteration is one loop at a time, and can be taken up again", async () => {
+Deno.test("Session iteration allows one loop at a time, and can be resumed", async () => {
   await using both = await ends();
   both.client.send("a");
   both.client.send("b");
@@ -190,7 +190,7 @@ Deno.test("Session iteration is one loop at a time, and can be taken up again", 
   }
 });
 
-Deno.test("Session iteration is refused where messages go to onMessage", async () => {
+Deno.test("Session iteration throws if messages go to onMessage", async () => {
   await using hand = serverByHand({ onMessage: () => {} });
   await assertRejects(() => Array.fromAsync(hand.session), TypeError, "the onMessage handler");
 });
@@ -201,7 +201,7 @@ Deno.test("Session continues after any return value of its handler", async () =>
   await using hand = serverByHand({
     onMessage({ data }) {
       handled.push(data);
-      return returned[handled.length - 1] as never; // As a program without types may.
+      return returned[handled.length - 1] as never; // As an untyped program may.
     },
   });
   for (let i = 0; i < returned.length; i++) hand.peer.say({ topic: "t", data: i });
@@ -247,7 +247,7 @@ Deno.test("Session closes with 4507 on too many bytes for its loop", async () =>
   assertEquals((await endOf(hand.session)).code, 4507);
 });
 
-Deno.test("Session keeps the newest messages without a reader, and counts the others", async () => {
+Deno.test("Session without a reader keeps the newest messages, and counts the others", async () => {
   await using hand = serverByHand({ receiveQueue: { maxMessages: 2 } });
   await hand.peer.reach(1);
   hand.peer.say({ topic: "asked", id: 7 });
@@ -266,9 +266,9 @@ Deno.test("Session keeps the newest messages without a reader, and counts the ot
   assertEquals(read, ["b", "c"]);
 });
 
-Deno.test("Session counts invalid messages anew after a minute", async () => {
+Deno.test("Session restarts the count of invalid messages after a minute", async () => {
   using time = new FakeTime();
-  // A plain wire, whose peer has no heartbeat to answer meanwhile.
+  // A plain WebSocket, whose peer has no heartbeat to answer meanwhile.
   const wire = PLAIN;
   await using hand = serverByHand({ maxInvalidMessages: 2, onMessage: () => {} }, { wire });
   hand.peer.say([]);
@@ -281,7 +281,7 @@ Deno.test("Session counts invalid messages anew after a minute", async () => {
   assertEquals((await endOf(hand.session)).code, 4400);
 });
 
-Deno.test("Session handles messages only after the promise of onOpen", async () => {
+Deno.test("Session handles messages only after onOpen's promise resolves", async () => {
   const log: string[] = [];
   const gate = Promise.withResolvers<void>();
   await using hand = serverByHand({
@@ -316,7 +316,7 @@ Deno.test("Session reports dropped messages to the client, as a notice and not a
   assertEquals(hand.session.stats.droppedByPeer, 5);
 });
 
-Deno.test("Session.flushed() resolves once the wire took all frames, also behind a stall", async () => {
+Deno.test("Session.flushed() resolves once the connection has accepted all frames, also after a stall", async () => {
   await using hand = serverByHand();
   const { session, peer, link } = hand;
   session.send("a");
@@ -338,7 +338,7 @@ Deno.test("Session.flushed() resolves once the wire took all frames, also behind
   assertEquals(session.stats.queuedMessages, 0);
 });
 
-Deno.test("Session.send() throws when the queue is full, and the session is over", async () => {
+Deno.test("Session.send() throws when the queue is full, and the session closes", async () => {
   await using hand = serverByHand({ sendQueue: { maxMessages: 2 } });
   const { session, link } = hand;
   link.stall("to-client");
@@ -355,7 +355,7 @@ Deno.test("Session.send() throws when the queue is full, and the session is over
   assert(session.closeError instanceof QueueFullError);
 });
 
-Deno.test("Session prints once that its messages have no reader, for all senders", async () => {
+Deno.test("Session warns once for all senders that messages have no reader", async () => {
   using time = new FakeTime();
   using printed = captureConsole();
   await using pair = await ends();
@@ -376,7 +376,7 @@ Deno.test("Session prints once that its messages have no reader, for all senders
   ]);
 });
 
-Deno.test("Session prints nothing of messages that a loop reads in time, of presence, and after its end", async () => {
+Deno.test("Session prints no warning for presence, after it has closed, or if a loop reads messages in time", async () => {
   using time = new FakeTime();
   using printed = captureConsole();
   await using read = await ends();
@@ -394,7 +394,7 @@ Deno.test("Session prints nothing of messages that a loop reads in time, of pres
   await reading.return();
 });
 
-Deno.test("Sessions print 16 errors of their handlers a minute together without onError", async () => {
+Deno.test("Sessions without onError together print 16 handler errors per minute", async () => {
   using printed = captureConsole();
   const settings = {
     console: new ConsoleReport(platformRuntime()),

@@ -7,7 +7,7 @@ import { RequestService } from "./serving/requests.ts";
 import type { UntypedMessage } from "./message.ts";
 import { soon, turns } from "../tests/waiting.ts";
 
-Deno.test("Session.request() gets the answer, at both ends and of every kind of data", async () => {
+Deno.test("Session.request() returns the reply, at both ends and with every kind of data", async () => {
   const onMessage = (message: UntypedMessage) => message.reply(message.data);
   await using both = await ends({ onMessage }, { onMessage });
   const binary = new Uint8Array([1, 2]);
@@ -18,7 +18,7 @@ Deno.test("Session.request() gets the answer, at both ends and of every kind of 
   assertEquals([both.client.stats.awaitedAnswers, both.server.stats.awaitedAnswers], [0, 0]);
 });
 
-Deno.test("Session.request() sends a number and gets the answer to it", async () => {
+Deno.test("Session.request() sends an id and receives the reply with that id", async () => {
   await using hand = serverByHand();
   const { session, peer } = hand;
   const asking = [session.request("a", 1), session.request("b")];
@@ -32,7 +32,7 @@ Deno.test("Session.request() sends a number and gets the answer to it", async ()
   assertEquals(await Promise.all(asking), ["one", "two"]);
 });
 
-Deno.test("Session.request() rejects with the failure of the handler, without details of a fault, and the session continues", async () => {
+Deno.test("Session.request() rejects with the handler's failure, without details of unknown errors, and the session continues", async () => {
   const fault = new Error("s3cret");
   const taken = { code: "taken", message: "This name is taken", path: ["name", 0] };
   const cases = {
@@ -80,7 +80,7 @@ Deno.test("Session.request() rejects for a failed handler before onHandlerError 
   assertStrictEquals(errors[0], failure);
 });
 
-Deno.test("Session.request() times out, cancels, and drops the late answer", async () => {
+Deno.test("Session.request() times out, cancels, and drops the late reply", async () => {
   using time = new FakeTime();
   await using hand = serverByHand({ requestTimeoutMs: 5_000 });
   const { session, peer } = hand;
@@ -118,7 +118,7 @@ Deno.test("Session.request() is cancelled by its signal, and the handler's signa
   assertEquals(await assertRejects(() => asking), reason);
   assert(String(await soon(aborted.promise)).includes("The peer cancelled the request"));
   await turns();
-  assertEquals(both.client.stats.lateAnswers, 0, "nothing is answered to nobody");
+  assertEquals(both.client.stats.lateAnswers, 0, "no reply is sent");
 });
 
 Deno.test("Session aborts the signal of a request that was cancelled before its turn", async () => {
@@ -139,7 +139,7 @@ Deno.test("Session aborts the signal of a request that was cancelled before its 
   assertEquals(seen, [["first", false], ["second", true]]);
 });
 
-Deno.test("Session releases a cancelled request without an answer", async () => {
+Deno.test("Session releases a cancelled request without a reply", async () => {
   await using hand = serverByHand({ maxRequests: 2 });
   const { session, peer } = hand;
   await peer.reach(1);
@@ -154,7 +154,7 @@ Deno.test("Session releases a cancelled request without an answer", async () => 
   await loop.return?.();
 });
 
-Deno.test("Session.request() refuses one too many", async () => {
+Deno.test("Session.request() rejects a request beyond the limit", async () => {
   await using hand = serverByHand({ maxRequests: 2 });
   const { session, peer } = hand;
   const asking = [session.request("a"), session.request("a")];
@@ -163,7 +163,7 @@ Deno.test("Session.request() refuses one too many", async () => {
   await Promise.all(asking);
 });
 
-Deno.test("Session refuses requests of a peer beyond the limit and with a number that is pending, and counts them", async () => {
+Deno.test("Session rejects and counts requests beyond the limit or with an id that is in use", async () => {
   const cases: [
     ids: number[],
     maxRequests: number,
@@ -198,7 +198,7 @@ Deno.test("Session refuses requests of a peer beyond the limit and with a number
   }
 });
 
-Deno.test("Session.request() ends with the session, and cannot begin after it", async () => {
+Deno.test("Session.request() rejects when the session closes, and after it has closed", async () => {
   await using both = await ends({ onMessage: () => new Promise(() => {}), closeTimeoutMs: 1 });
   const asking = both.client.request("ask");
   await turns();
@@ -209,7 +209,7 @@ Deno.test("Session.request() ends with the session, and cannot begin after it", 
   assertEquals(both.client.stats.awaitedAnswers, 0);
 });
 
-Deno.test("Message.reply() goes nowhere once the session is over", async () => {
+Deno.test("Message.reply() has no effect once the session has closed", async () => {
   const messages: UntypedMessage[] = [];
   await using hand = serverByHand();
   const { session, peer } = hand;
@@ -225,7 +225,7 @@ Deno.test("Message.reply() goes nowhere once the session is over", async () => {
   assertEquals(peer.envelopes.length, 1);
 });
 
-Deno.test("Message.signal aborts when the session closes, of a message without answer too", async () => {
+Deno.test("Message.signal aborts when the session closes, also for a message that is not a request", async () => {
   const signals: AbortSignal[] = [];
   await using hand = serverByHand({
     onMessage: async ({ signal }) => {
@@ -241,7 +241,7 @@ Deno.test("Message.signal aborts when the session closes, of a message without a
   assertEquals(signals.map(({ aborted }) => aborted), [true]);
 });
 
-Deno.test("Message.reply() refuses an answer that the asker would close over", async () => {
+Deno.test("Message.reply() throws for a reply that is too large for the requester", async () => {
   const errors: unknown[] = [];
   await using both = await ends({
     maxMessageBytes: 1_000,
@@ -256,7 +256,7 @@ Deno.test("Message.reply() refuses an answer that the asker would close over", a
   assertEquals([errors.length, both.client.isReady], [2, true]);
 });
 
-Deno.test("Session.publish() refuses invalid data, and sends none of it", async () => {
+Deno.test("Session.publish() rejects invalid data, and sends none of it", async () => {
   await using hand = serverByHand({ maxMessageBytes: 100 });
   const { session, peer } = hand;
   await assertRejects(() => session.publish("", 1), TypeError, "Cannot publish");
@@ -267,7 +267,7 @@ Deno.test("Session.publish() refuses invalid data, and sends none of it", async 
   assertEquals([peer.envelopes.length, session.stats.awaitedAnswers], [1, 0]);
 });
 
-Deno.test("Session answers missing services with forbidden, in order", async () => {
+Deno.test("Session rejects requests for missing services with forbidden, in order", async () => {
   await using hand = serverByHand({ maxInvalidMessages: 1 });
   hand.peer.say({ subscribe: "a", id: 1 });
   hand.peer.say({ unsubscribe: "a", id: 2 });
@@ -279,11 +279,11 @@ Deno.test("Session answers missing services with forbidden, in order", async () 
     answers.map(({ reply, error }) => [reply, error.code]),
     [1, 2, 3, 4].map((id) => [id, "forbidden"]),
   );
-  // A refusal is no fault of the peer.
+  // A rejection is not the peer's fault.
   assertEquals([hand.session.isReady, hand.session.stats.invalidMessages], [true, 0]);
 });
 
-Deno.test("Session runs services one at a time, and refuses one too many, however short its queue of messages is", async () => {
+Deno.test("Session runs services one at a time, and rejects requests beyond the limit, whatever the size of its message queue", async () => {
   const short = { receiveQueue: { maxMessages: 1, maxBytes: 1_024 } };
   for (const [settings, maxRequests] of [[{}, 2], [short, 3]] as const) {
     const gate = Promise.withResolvers<void>();
@@ -315,7 +315,7 @@ Deno.test("Session runs services one at a time, and refuses one too many, howeve
   }
 });
 
-Deno.test("Session survives a service whose answer does not fit into JSON", async () => {
+Deno.test("Session survives a service whose result JSON cannot hold", async () => {
   const errors: unknown[] = [];
   await using hand = serverByHand({
     services: new RequestService(platformRuntime(), { subscribe: () => Promise.resolve(1n) }),
@@ -330,14 +330,14 @@ Deno.test("Session survives a service whose answer does not fit into JSON", asyn
   assert(errors[0] instanceof TypeError && hand.session.isReady);
 });
 
-Deno.test("Session on a plain wire answers requests", async () => {
+Deno.test("Session on a plain WebSocket replies to requests", async () => {
   await using hand = serverByHand({ onMessage: (message) => message.reply(2) }, { wire: PLAIN });
   hand.peer.say({ topic: "ask", data: 1, id: 0 });
   await hand.peer.reach(1);
   assertEquals(hand.peer.frames, ['{"reply":0,"data":2}']);
 });
 
-Deno.test("Session on a plain wire takes messages and answers, and nothing else", async () => {
+Deno.test("Session on a plain WebSocket accepts messages and replies, and nothing else", async () => {
   await using hand = serverByHand({
     services: new RequestService(platformRuntime(), { subscribe: () => ({}) }),
     onMessage: () => {},
@@ -354,7 +354,7 @@ Deno.test("Session on a plain wire takes messages and answers, and nothing else"
   assertEquals(hand.session.stats.receivedMessages, 1);
 });
 
-/** A server whose handler of `ask` sends a request back; other messages are recorded. */
+/** A server whose `ask` handler sends a request back, and records other messages. */
 function askingBack(settings: Parameters<typeof serverByHand>[0] = {}): {
   readonly log: string[];
   readonly hand: ReturnType<typeof serverByHand>;
@@ -374,7 +374,7 @@ function askingBack(settings: Parameters<typeof serverByHand>[0] = {}): {
   return { log, hand };
 }
 
-Deno.test("Session handles a request beside a handler that waits for the peer, and messages after it", async () => {
+Deno.test("Session handles a request while a handler waits for the peer, and messages after it", async () => {
   const { log, hand } = askingBack();
   await using _ = hand;
   await hand.peer.reach(1);
@@ -393,7 +393,7 @@ Deno.test("Session handles a request beside a handler that waits for the peer, a
   assertEquals(log.slice(3), ["/ask", "first", "/first", "second", "/second"]);
 });
 
-Deno.test("Session handles a request that waits once a handler asks the peer", async () => {
+Deno.test("Session handles a waiting request once a handler sends a request to the peer", async () => {
   const gate = Promise.withResolvers<void>();
   const log: string[] = [];
   await using hand = serverByHand({
@@ -414,7 +414,7 @@ Deno.test("Session handles a request that waits once a handler asks the peer", a
   assertEquals([log, hand.session.stats.waitingMessages], [["ask", "nested"], 0]);
 });
 
-Deno.test("Session handles as many requests beside as its pending ones, and the others after them", async () => {
+Deno.test("Session handles as many nested requests as it has pending ones, and the others after them", async () => {
   const { log, hand } = askingBack();
   await using _ = hand;
   await hand.peer.reach(1);
@@ -423,14 +423,14 @@ Deno.test("Session handles as many requests beside as its pending ones, and the 
   await turns(1);
   assertEquals(log, ["ask", "t2"]);
   await turns(200);
-  // No message is refused, and each was handled separately.
+  // No message is rejected, and each was handled separately.
   const others = Array.from({ length: 39 }, (_, i) => [`t${i + 2}`, `/t${i + 2}`]).flat();
   assertEquals(log, ["ask", ...others]);
   assertEquals(hand.peer.envelopes.filter(({ error }) => error !== undefined), []);
   assertEquals(hand.session.stats.invalidMessages, 0);
 });
 
-Deno.test("Session answers more requests at once than it handles beside, whose handlers all send requests back", async () => {
+Deno.test("Session replies to more requests than it nests, even if all their handlers send requests back", async () => {
   await using both = await ends({
     onMessage: async (message, session) => message.reply(await session.request("back")),
   }, { onMessage: (message) => message.reply("yes") });
@@ -438,7 +438,7 @@ Deno.test("Session answers more requests at once than it handles beside, whose h
   assertEquals(await soon(Promise.all(answers)), Array(40).fill("yes"));
 });
 
-Deno.test("Session lets requests wait beyond those it handles beside as long as handlers end", async () => {
+Deno.test("Session lets further requests wait beyond the nesting limit as long as handlers return", async () => {
   using time = new FakeTime();
   await using hand = serverByHand({
     onMessage: async (message, session) => message.reply(await session.request("back")),
@@ -461,7 +461,7 @@ Deno.test("Session lets requests wait beyond those it handles beside as long as 
   assertEquals([refused?.reply, (refused?.error as { code: string }).code], [12, "too-many"]);
 });
 
-Deno.test("Session keeps a request with a number in its turn, for any wait of its handler", async () => {
+Deno.test("Session handles a numbered request in its turn, whatever its handler waits for", async () => {
   const sequences = {
     claimMs: Infinity,
     claim: () => Promise.resolve(true),
@@ -484,7 +484,7 @@ Deno.test("Session keeps a request with a number in its turn, for any wait of it
   assertEquals(log.slice(3), ["/ask", "numbered", "/numbered"]);
 });
 
-Deno.test("Session has requests wait for onOpen, also while that asks the peer", async () => {
+Deno.test("Session keeps requests waiting for onOpen, even while onOpen sends a request to the peer", async () => {
   const log: string[] = [];
   await using hand = serverByHand({
     onOpen: async (session) => {
@@ -502,7 +502,7 @@ Deno.test("Session has requests wait for onOpen, also while that asks the peer",
   assertEquals(log, ["opened", "early"]);
 });
 
-Deno.test("Session.send() refuses messages that exceed the server's limits", async () => {
+Deno.test("Session.send() throws for messages that exceed the server's limits", async () => {
   await using hand = clientByHand();
   hand.peer.say({ hello: { ...HELLO.hello, maxMessageBytes: 100 } });
   await hand.session.whenReady();
@@ -510,7 +510,7 @@ Deno.test("Session.send() refuses messages that exceed the server's limits", asy
   hand.session.send("a", "x");
 });
 
-Deno.test("Session reports refusals of the peer to the application", async () => {
+Deno.test("Session reports rejections of the peer to the application", async () => {
   const refused: unknown[] = [];
   await using hand = serverByHand({ onRefused: ({ failure }) => void refused.push(failure) });
   const error = { code: "invalid", message: "No", path: ["a"] };

@@ -28,7 +28,7 @@ Deno.test("Session knows the user and the address of its peer", async () => {
   assertEquals([session.protocol, session.transport], [SKEIN_PROTOCOL, "memory"]);
 });
 
-Deno.test("Session is its own user, with an id of its own, by default", async () => {
+Deno.test("Session has its own id and user name by default", async () => {
   await using one = serverByHand();
   await using other = serverByHand();
   assertEquals(one.session.user, one.session.id);
@@ -37,12 +37,12 @@ Deno.test("Session is its own user, with an id of its own, by default", async ()
   assertEquals([...one.session.headers], []);
 });
 
-Deno.test("Session on a client takes the id that the server's hello says", async () => {
+Deno.test("Session on a client uses the id from the server's hello", async () => {
   await using both = await ends({}, {}, { identity: { id: "s-9" } });
   assertEquals([both.server.id, both.client.id], ["s-9", "s-9"]);
 });
 
-Deno.test("Session on a server says hello first, and is connected at once", async () => {
+Deno.test("Session on a server sends hello first, and is connected immediately", async () => {
   await using hand = serverByHand({ maxMessageBytes: 999 }, { identity: { id: "s-1" } });
   const { session, peer } = hand;
   assertEquals([session.state, session.isReady], ["connected", true]);
@@ -57,7 +57,7 @@ Deno.test("Session on a server says hello first, and is connected at once", asyn
   assertEquals(peer.envelopes, [{ hello }, { topic: "a" }]);
 });
 
-Deno.test("Session on a client is connecting until hello comes", async () => {
+Deno.test("Session on a client is connecting until hello arrives", async () => {
   await using hand = clientByHand();
   const { session, peer } = hand;
   assertEquals([session.state, session.isReady, session.isClosed], ["connecting", false, false]);
@@ -71,14 +71,14 @@ Deno.test("Session on a client is connecting until hello comes", async () => {
   assertEquals(peer.envelopes, [{ topic: "a" }]);
 });
 
-Deno.test("Session on a plain wire is connected at once, at both ends", async () => {
+Deno.test("Session on a plain WebSocket is connected immediately, at both ends", async () => {
   const { client, server } = memoryPair(PLAIN);
   await using near = new Session(server, sessionSettings({ side: "server" }));
   await using far = new Session(client, sessionSettings({ side: "client" }));
   assertEquals([near.state, far.state, far.protocol], ["connected", "connected", ""]);
 });
 
-Deno.test("Session.whenReady() rejects by time and by signal; the session continues", async () => {
+Deno.test("Session.whenReady() rejects by timeout and by signal; the session continues", async () => {
   await using hand = clientByHand();
   const { session, peer } = hand;
   {
@@ -109,7 +109,7 @@ Deno.test("Session.whenReady() waits for 30 seconds by default", async () => {
   assert(failure instanceof TimeoutError && failure.timeoutMs === 30_000);
 });
 
-Deno.test("Session closes with 4408 when hello does not come in time", async () => {
+Deno.test("Session closes with 4408 when hello does not arrive in time", async () => {
   using time = new FakeTime();
   await using hand = clientByHand({ handshakeTimeoutMs: 1_000 });
   const { session, peer } = hand;
@@ -124,7 +124,7 @@ Deno.test("Session closes with 4408 when hello does not come in time", async () 
   assertEquals(await peer.closed, { closeCode: 4408, reason: "No hello in time" });
 });
 
-Deno.test("Session.ready rejects with the refusal when the peer closes first", async () => {
+Deno.test("Session.ready rejects with the reason when the peer closes first", async () => {
   await using hand = clientByHand();
   hand.peer.connection.close({ closeCode: 4401, reason: "No token" });
   const error = await assertRejects(() => hand.session.ready, SessionClosedError, "4401 No token");
@@ -139,7 +139,7 @@ Deno.test("Session without listeners leaves no unhandled rejection", async () =>
   assert(hand.session.isClosed);
 });
 
-Deno.test("Session takes hello once; a second one, or one from a client, is invalid", async () => {
+Deno.test("Session accepts hello once; a second one, or one from a client, is invalid", async () => {
   await using client = clientByHand();
   client.peer.say(HELLO);
   client.peer.say({ hello: { ...HELLO.hello, session: "forged" } });
@@ -160,7 +160,7 @@ Deno.test("Session survives a hello with absurd numbers", async () => {
   }
 });
 
-Deno.test("Session admits, refuses and tells the application in this order", async () => {
+Deno.test("Session calls admit before onOpen, and no handler after a rejection", async () => {
   const log: string[] = [];
   await using admitted = serverByHand({
     services: new RequestService(platformRuntime(), {
@@ -190,7 +190,7 @@ Deno.test("Session without message frames names its missing features", async () 
   await assertRejects(() => session.flushed(), UnsupportedError);
 });
 
-Deno.test("Session.stats counts, and holds no secret", async () => {
+Deno.test("Session.stats counts, and contains no secrets", async () => {
   const secret = "s3cret";
   await using hand = serverByHand({}, {
     identity: {
@@ -251,7 +251,7 @@ Deno.test("Session.stats counts, and holds no secret", async () => {
 });
 
 for (const state of ["is open", "has closed", "is broken"]) {
-  Deno.test(`Session() takes the frames of the peer from before its creation on a connection that ${state}`, async () => {
+  Deno.test(`Session() receives frames that arrived before its creation on a connection that ${state}`, async () => {
     const pair = memoryPair();
     const peer = new Peer(pair.client);
     peer.say({ topic: "early" });

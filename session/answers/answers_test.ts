@@ -1,4 +1,4 @@
-/** Answers that stream, between two sessions and beside a peer by hand. */
+/** Streaming responses between two sessions, and with a scripted peer. */
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
@@ -13,7 +13,7 @@ import { memoryPair } from "../../transport/memory/memory.ts";
 import { sessionSettings } from "../session_settings.ts";
 import { soon, turns } from "../../tests/waiting.ts";
 
-/** Counts up, and notes how far and how the generator ended. */
+/** Counts up, and records how far and how the generator ended. */
 function counting(): {
   readonly seen: { made: number; reason: unknown; returned: number };
   count(message: { data: unknown; signal: AbortSignal }): AsyncGenerator<number>;
@@ -35,14 +35,14 @@ function counting(): {
   };
 }
 
-/** Yields a text of some kilobytes, so many times. */
+/** Yields a text of 5,000 characters a given number of times. */
 async function* repeating({ data }: { readonly data: unknown }): AsyncGenerator<string> {
   for (let i = 0; i < Number(data); i++) yield "x".repeat(5_000);
 }
 
 const numbers = (count: number) => Array.from({ length: count }, (_, i) => i);
 
-Deno.test("Session.requestStream() yields the items of a generator in order, both ways", async () => {
+Deno.test("Session.requestStream() yields the items of a generator in order, in both directions", async () => {
   const requests = { count: counting().count };
   await using both = await ends({ requests }, { requests });
   for (const session of [both.client, both.server]) {
@@ -52,7 +52,7 @@ Deno.test("Session.requestStream() yields the items of a generator in order, bot
   }
 });
 
-Deno.test("Session.requestStream() takes what onMessage replies: a generator, a stream, bytes", async () => {
+Deno.test("Session.requestStream() yields what onMessage replies with: a generator, a stream, bytes", async () => {
   await using both = await ends({
     onMessage(message) {
       if (message.topic === "stream") {
@@ -76,7 +76,7 @@ Deno.test("Session.requestStream() takes what onMessage replies: a generator, a 
   ]);
 });
 
-Deno.test("requests answers by a value, a promise, a generator or a promise of one", async () => {
+Deno.test("requests replies with a value, a promise, a generator or a promise of one", async () => {
   await using both = await ends({
     requests: {
       value: ({ data }) => [data],
@@ -126,7 +126,7 @@ Deno.test("requests leaves messages to the loop, and other requests to onMessage
   assertEquals(seen, ["one", "two"]);
 });
 
-Deno.test("requests is checked when the settings are made", () => {
+Deno.test("requests is checked when the settings are created", () => {
   const contract = defineContract({
     requests: {
       sum: { input: z.null(), output: z.number() },
@@ -156,7 +156,7 @@ Deno.test("requests is checked when the settings are made", () => {
   }
 });
 
-Deno.test("Session.requestStream() suspends the producer after exactly a window of items", async () => {
+Deno.test("Session.requestStream() suspends the producer after exactly one window of items", async () => {
   for (const window of [undefined, 1, 10, 200]) {
     const { seen, count } = counting();
     await using both = await ends({ requests: { count } });
@@ -177,7 +177,7 @@ Deno.test("Session.requestStream() suspends the producer after exactly a window 
   }
 });
 
-Deno.test("A producer that never yields sees its signal, and nothing is left", async () => {
+Deno.test("Session.requestStream() aborts the signal of a producer that never yields, and leaves nothing behind", async () => {
   const aborted = Promise.withResolvers<unknown>();
   await using both = await ends({
     requests: {
@@ -206,7 +206,7 @@ Deno.test("A producer that never yields sees its signal, and nothing is left", a
   assertEquals(both.server.stats.handlerFailures, 0);
 });
 
-Deno.test("A failure comes in place, after the items before", async () => {
+Deno.test("Session.requestStream() throws a failure after the items before it", async () => {
   const errors: unknown[] = [];
   const circle: unknown[] = [];
   circle.push(circle);
@@ -263,7 +263,7 @@ Deno.test("A failure comes in place, after the items before", async () => {
   assertEquals(both.client.stats.awaitedAnswers, 0);
 });
 
-Deno.test("Session.request() fails for an answer in parts, and cancels", async () => {
+Deno.test("Session.request() rejects a streaming response, and cancels it", async () => {
   const { seen, count } = counting();
   await using both = await ends({ requests: { count } });
   for (const many of [0, 1_000]) {
@@ -349,7 +349,7 @@ Deno.test("A contract checks the items, and types both ends", async () => {
   assertEquals([unknown.failure.code, errors], ["unknown-topic", []]);
 });
 
-Deno.test("A handler whose result is of the other kind than the contract says fails", async () => {
+Deno.test("A handler fails if its result is not of the kind that the contract defines", async () => {
   const contract = defineContract({
     requests: {
       sum: { input: z.null(), output: z.number() },
@@ -376,7 +376,7 @@ Deno.test("A handler whose result is of the other kind than the contract says fa
   ]);
 });
 
-Deno.test("Deadlines: an item that is late, an answer that is long, a loop that is slow", async () => {
+Deno.test("Session.requestStream() times out for a late item or a long response, not for a slow loop", async () => {
   const { seen, count } = counting();
   await using both = await ends({
     requests: {
@@ -387,7 +387,7 @@ Deno.test("Deadlines: an item that is late, an answer that is long, a loop that 
       },
     },
   }, { runtime: Object.assign(platformRuntime(), { monotonic: () => Date.now() }) });
-  // The code of answers loads before the time stands still.
+  // Loads the code of streaming responses before time is faked.
   await Array.fromAsync(both.client.requestStream("count", 0));
   using time = new FakeTime();
   const items: unknown[] = [];
@@ -412,7 +412,7 @@ Deno.test("Deadlines: an item that is late, an answer that is long, a loop that 
   await time.tickAsync(1);
   await assertRejects(() => loop.next(), TimeoutError, "all of the response");
   await turns();
-  // A loop that is slower than the time for an item is no fault of the peer.
+  // A loop that is slower than the item timeout is not the peer's fault.
   const slow = both.client.requestStream("count", 70, { itemTimeoutMs: 10 })
     [Symbol.asyncIterator]();
   for (let i = 0; i < 70; i++) {
@@ -424,7 +424,7 @@ Deno.test("Deadlines: an item that is late, an answer that is long, a loop that 
   assertEquals(seen.returned, 3);
 });
 
-Deno.test("A session that ends in the middle ends the loop and the producer, from either side", async () => {
+Deno.test("A session that closes during a response ends the loop and the producer, from either side", async () => {
   for (const side of ["client", "server"] as const) {
     const { seen, count } = counting();
     await using both = await ends({ requests: { count } });
@@ -449,7 +449,7 @@ Deno.test("A session that ends in the middle ends the loop and the producer, fro
   }
 });
 
-Deno.test("64 answers at once are whole, a 65th is refused, and other messages pass", async () => {
+Deno.test("Session streams 64 responses at once, rejects a 65th, and lets other messages pass", async () => {
   const heard: unknown[] = [];
   await using both = await ends({
     requests: { count: counting().count, echo: ({ data }) => data },
@@ -472,7 +472,7 @@ Deno.test("64 answers at once are whole, a 65th is refused, and other messages p
   assertEquals(await soon(Array.fromAsync(first)), [0]);
 });
 
-Deno.test("The wire of an answer: parts, credit, end, cancel", async () => {
+Deno.test("A streaming response consists of parts, credit, end and cancel envelopes", async () => {
   const { seen, count } = counting();
   await using hand = serverByHand({ requests: { count } });
   const { peer } = hand;
@@ -496,7 +496,7 @@ Deno.test("The wire of an answer: parts, credit, end, cancel", async () => {
   assertEquals(hand.session.stats.invalidMessages, 0);
 });
 
-Deno.test("Credit that overflows, and impossible credit, are malformed", async () => {
+Deno.test("Credit that overflows or is impossible is malformed", async () => {
   const { count } = counting();
   await using hand = serverByHand({ requests: { count }, maxInvalidMessages: 100 });
   const { peer, session } = hand;
@@ -518,7 +518,7 @@ Deno.test("Credit that overflows, and impossible credit, are malformed", async (
   for (const envelope of wrong) peer.say(envelope);
   await turns();
   assertEquals(session.stats.invalidMessages, wrong.length);
-  // Many grants that overflow together: the credit in hand stays.
+  // Many grants that overflow together: the current credit stays.
   peer.say({ topic: "count", data: 0, id: 9, items: 65_536 });
   await turns();
   peer.say({ topic: "count", data: 1e9, id: 10, items: 65_536 });
@@ -528,7 +528,7 @@ Deno.test("Credit that overflows, and impossible credit, are malformed", async (
   peer.say({ cancel: 10 });
 });
 
-Deno.test("Parts for unknown ids are ignored; parts beyond the credit end the answer", async () => {
+Deno.test("Parts for unknown ids are ignored; parts beyond the credit end the response", async () => {
   await using hand = clientByHand();
   const { peer, session } = hand;
   peer.say(HELLO);
@@ -574,7 +574,7 @@ Deno.test("A plain session carries parts, credit and the end, but no bytes", asy
   });
 });
 
-Deno.test("A stalled consumer leaves the memory of both ends as it is", async () => {
+Deno.test("A stalled consumer does not grow the memory of either end", async () => {
   const { seen, count } = counting();
   await using both = await ends({ requests: { count } });
   const answers = numbers(64).map(() => both.client.requestStream("count", 1e9));
@@ -588,7 +588,7 @@ Deno.test("A stalled consumer leaves the memory of both ends as it is", async ()
   assertEquals(seen.returned, 64);
 });
 
-Deno.test("An answer takes no further item while the connection is behind", async () => {
+Deno.test("A streaming response requests no further item while the connection is behind", async () => {
   let made = 0;
   await using both = await ends({
     requests: {
@@ -604,13 +604,13 @@ Deno.test("An answer takes no further item while the connection is behind", asyn
   both.link.stall("to-client");
   const items = Array.fromAsync(both.client.requestStream("text"));
   await turns(100);
-  // The credit of 64 items is not used up: the connection buffers 64 KiB, and then the queue waits.
+  // The credit of 64 items is not used up: the connection buffers 64 KiB, then the queue waits.
   assertEquals([made < 12, both.server.stats.queuedMessages <= 2], [true, true]);
   both.link.resume("to-client");
   assertEquals((await soon(items)).length, 60);
 });
 
-Deno.test("An answer neither overflows the send queue of a peer that reads nothing, nor drops messages", async () => {
+Deno.test("A streaming response to a peer that reads nothing neither overflows the send queue nor drops messages", async () => {
   for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as const) {
     const heard: unknown[] = [];
     await using both = await ends(
@@ -631,7 +631,7 @@ Deno.test("An answer neither overflows the send queue of a peer that reads nothi
   }
 });
 
-Deno.test("Hooks of an instrumentation follow an answer to its end, at both ends", async () => {
+Deno.test("Instrumentation hooks follow a streaming response to its end, on both sides", async () => {
   const told: string[] = [];
   const hooks: Instrumentation = {
     request: (_session, topic) => ({
@@ -683,7 +683,7 @@ Deno.test("Hooks of an instrumentation follow an answer to its end, at both ends
   await near.close();
 });
 
-Deno.test("Session.requestStream() rejects options that make no sense", async () => {
+Deno.test("Session.requestStream() rejects invalid options", async () => {
   await using both = await ends({ requests: { count: counting().count } });
   for (const window of [0, -1, 1.5, 65_537, NaN]) {
     await assertRejects(
@@ -709,14 +709,14 @@ Deno.test("Session.requestStream() rejects options that make no sense", async ()
   assertEquals(both.client.stats.awaitedAnswers, 0);
 });
 
-Deno.test("Cancelled answers whose generators go on have a bound, and end no session", async () => {
+Deno.test("Cancelled responses whose generators continue are limited, and close no session", async () => {
   const held = Promise.withResolvers<void>();
   let running = 0;
   const requests = {
     async *slow() {
       running++;
       try {
-        await held.promise; // In spite of the signal.
+        await held.promise; // Ignores the signal.
         yield 1;
       } finally {
         running--;

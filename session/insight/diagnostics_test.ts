@@ -7,7 +7,7 @@ import { redactHeaders, redactText, type SessionDiagnostics } from "./diagnostic
 import { sessionSettings } from "../session_settings.ts";
 import { turns } from "../../tests/waiting.ts";
 
-/** Every name of `SessionDiagnostics`; the compiler finds one that is missing or too many. */
+/** Every name of `SessionDiagnostics`; the compiler reports missing and extra names. */
 const NAMES: Readonly<Record<keyof SessionDiagnostics, true>> = {
   id: true,
   controlStreamId: true,
@@ -49,7 +49,7 @@ const NAMES: Readonly<Record<keyof SessionDiagnostics, true>> = {
   queues: true,
 };
 
-Deno.test("Session.diagnostics() has every field, on every wire", async () => {
+Deno.test("Session.diagnostics() has every field, on every transport", async () => {
   for (const wire of [{}, PLAIN, { frames: false }]) {
     const { server } = memoryPair(wire);
     const session = new Session(server, sessionSettings({ side: "server" }));
@@ -61,7 +61,7 @@ Deno.test("Session.diagnostics() has every field, on every wire", async () => {
   }
 });
 
-Deno.test("Session.diagnostics() names the user, the address and the close", async () => {
+Deno.test("Session.diagnostics() includes the user, the address and the close", async () => {
   using time = new FakeTime(1_000);
   const error = new Error("Cannot open https://a.example/?token=s3cret");
   await using hand = serverByHand({}, {
@@ -97,7 +97,7 @@ Deno.test("Session.diagnostics() names the user, the address and the close", asy
   assertEquals([closeCode, closeReason], [4401, "see /?token=[redacted]"]);
 });
 
-Deno.test("Session.diagnostics() counts the activity of each end, without credit where the wire has none", async () => {
+Deno.test("Session.diagnostics() counts the activity of each end, without credit if the transport has none", async () => {
   await using both = await ends();
   const { client, server } = both;
   const first = await client.createBidirectionalStream();
@@ -124,7 +124,7 @@ Deno.test("Session.diagnostics() counts the activity of each end, without credit
   assert(near.lastHeardAt! > 0);
 });
 
-Deno.test("Session.diagnostics() takes credit from the connection, where both ends count", async () => {
+Deno.test("Session.diagnostics() reads credit from the connection, if both ends count", async () => {
   await using both = await ends();
   let next = 0;
   const states = new Map(["data", "bidirectional", "unidirectional"].map((kind) => [kind, {
@@ -149,7 +149,7 @@ Deno.test("Session.diagnostics() takes credit from the connection, where both en
     diagnostics.peerMaxStreamsUni,
     diagnostics.pendingUniStreams,
   ], [11, 13, 15]);
-  // Used credit is counted without the streams of the wire.
+  // Used credit is counted without the transport's own streams.
   const { localDataSent, peerDataSent, localStreamsBidiOpened, peerStreamsUniOpened } = diagnostics;
   assertEquals([localDataSent, peerDataSent, localStreamsBidiOpened, peerStreamsUniOpened], [
     0,
@@ -159,7 +159,7 @@ Deno.test("Session.diagnostics() takes credit from the connection, where both en
   ]);
 });
 
-Deno.test("Session.diagnostics() tells how full the queues are", async () => {
+Deno.test("Session.diagnostics() reports the fill levels of the queues", async () => {
   await using hand = serverByHand({
     sendQueue: { maxMessages: 9, maxBytes: 900_000 },
     receiveQueue: { maxMessages: 8, maxBytes: 800_000 },
@@ -200,7 +200,7 @@ Deno.test("Session.debugState() is one plain object with all parts", async () =>
   assertEquals(JSON.stringify(JSON.parse(json)), json);
 });
 
-Deno.test("Session.debugState() works on a session that is over, and on a wire that forgot", async () => {
+Deno.test("Session.debugState() works on a closed session, and on a connection that lost its counters", async () => {
   await using both = await ends();
   await both.server.close();
   Object.defineProperty(both.server.connection, "getStats", {
@@ -210,7 +210,7 @@ Deno.test("Session.debugState() works on a session that is over, and on a wire t
   assertEquals([diagnostics.state, wire], ["closed", {}]);
 });
 
-Deno.test("Session's views have no side effect", async () => {
+Deno.test("Session's snapshots have no side effects", async () => {
   using _time = new FakeTime();
   await using both = await ends();
   const made: string[] = [];
@@ -238,7 +238,7 @@ Deno.test("Session's views have no side effect", async () => {
   assertEquals(made, []);
 });
 
-Deno.test("redactText() takes secrets out of URLs, and leaves the rest", () => {
+Deno.test("redactText() removes secrets from URLs, and leaves the rest", () => {
   const cases = {
     "https://a.example/b?x=1&y=2#z": "https://a.example/b?x=1&y=2#z",
     "/b?token=s3": "/b?token=[redacted]",
@@ -261,18 +261,17 @@ Deno.test("redactText() takes secrets out of URLs, and leaves the rest", () => {
   for (const [text, expected] of Object.entries(cases)) assertEquals(redactText(text), expected);
 });
 
-Deno.test("redactText() takes no longer for text that a peer made to be searched", () => {
+Deno.test("redactText() stays fast on text that a peer crafted to be slow", () => {
   for (const part of ["a.", "a+", "a://", "?a", "&a=", ";a=", "x://a@"]) {
     const text = part.repeat(200_000 / part.length);
     const startedAt = performance.now();
     redactText(text);
-    // Linear, the search takes some milliseconds; a search from each start to the end, half a
-    // minute.
+    // A linear search takes milliseconds; a search from each start to the end, half a minute.
     assert(performance.now() - startedAt < 2_000, part);
   }
 });
 
-Deno.test("redactHeaders() removes headers that can hold a secret", () => {
+Deno.test("redactHeaders() removes headers that may hold secrets", () => {
   const secret = [
     "authorization",
     "cookie",

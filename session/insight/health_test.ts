@@ -17,7 +17,7 @@ import { soon, turns } from "../../tests/waiting.ts";
 
 const HOUR_MS = 3_600_000;
 
-/** Checks the only issue that there is. A message names a number, and what to do. */
+/** Checks that there is only this issue. Its message has a number and a remedy. */
 async function assertIssue(
   session: Session,
   what: `${SessionIssue["severity"]}: ${SessionIssue["code"]}`,
@@ -34,7 +34,7 @@ async function codes(session: Session): Promise<string[]> {
   return (await session.issues()).map(({ code }) => code);
 }
 
-/** Gives a connection numbers that are hard to come by. */
+/** Overrides the counters of a connection. */
 function pretend(connection: Connection, what: object): void {
   for (const [name, value] of Object.entries(what)) {
     Object.defineProperty(connection.inspect!, name, { value, configurable: true });
@@ -68,7 +68,7 @@ Deno.test("Session.issues() is empty for a healthy session", async () => {
   assertEquals([await both.server.issues(), await both.client.issues()], [[], []]);
 });
 
-Deno.test("Session.issues() finds a session that is stuck in connecting", async () => {
+Deno.test("Session.issues() finds a session that is stuck connecting", async () => {
   using time = new FakeTime();
   await using hand = clientByHand({ handshakeTimeoutMs: 60_000 });
   await time.tickAsync(10_000);
@@ -77,7 +77,7 @@ Deno.test("Session.issues() finds a session that is stuck in connecting", async 
   await assertIssue(hand.session, "error: stuck-connecting", "has been connecting for 12 s");
 });
 
-Deno.test("Session.issues() finds a session that is stuck in draining, and its slow handler", async () => {
+Deno.test("Session.issues() finds a session that is stuck draining, and its slow handler", async () => {
   using time = new FakeTime();
   const { promise, resolve } = Promise.withResolvers<void>();
   await using hand = serverByHand({ onMessage: () => promise });
@@ -103,7 +103,7 @@ Deno.test("Session.issues() finds a session that is stuck in draining, and its s
   await drained;
 });
 
-Deno.test("Session.issues() finds a heartbeat that is missing", async () => {
+Deno.test("Session.issues() finds a missing heartbeat", async () => {
   using time = new FakeTime();
   await using hand = serverByHand();
   hand.link.disconnect({ silent: true });
@@ -144,7 +144,7 @@ Deno.test("Session.issues() finds queues that are nearly full", async () => {
   assert(issues[1]!.message.startsWith("5 of 5 messages and "), issues[1]!.message);
 });
 
-Deno.test("Session.issues() finds messages that wait for an onOpen without an end", async () => {
+Deno.test("Session.issues() finds messages that wait for an onOpen that does not return", async () => {
   using time = new FakeTime();
   const { promise, resolve } = Promise.withResolvers<void>();
   await using hand = serverByHand({ onOpen: () => promise, onMessage: () => {} });
@@ -167,7 +167,7 @@ Deno.test("Session.issues() finds streams that wait to be accepted", async () =>
   await assertIssue(both.server, "warning: unread-streams", "2 streams of the peer wait");
 });
 
-Deno.test("Session.issues() finds a session whose messages are not read", async () => {
+Deno.test("Session.issues() finds a session without a reader", async () => {
   await using hand = serverByHand({ receiveQueue: { maxMessages: 5 } });
   for (let i = 0; i < 5; i++) hand.peer.say({ topic: "a" });
   await turns();
@@ -189,10 +189,10 @@ Deno.test("Session.issues() finds streams that leak", async () => {
   );
   const counters = { ...NO_COUNTERS, localUnidirectionalOpened: 500, streamsClosed: 430 };
   pretend(connection, { counters });
-  assertEquals(await codes(hand.session), [], "They come and go");
+  assertEquals(await codes(hand.session), [], "They open and close");
 });
 
-Deno.test("Session.issues() finds that this end waits for credit", async () => {
+Deno.test("Session.issues() reports that this end waits for credit", async () => {
   await using both = await ends();
   for (let i = 0; i < 100; i++) await both.client.createUnidirectionalStream();
   const giveUp = new AbortController();
@@ -213,7 +213,7 @@ Deno.test("Session.issues() finds that this end waits for credit", async () => {
   );
 });
 
-Deno.test("Session.issues() finds a peer that has no credit left", async () => {
+Deno.test("Session.issues() finds a peer without remaining credit", async () => {
   await using both = await ends();
   pretend(both.client.connection, creditOf({ granted: 65_536, received: 65_536 }));
   await assertIssue(both.client, "warning: peer-without-credit", "all 65536 bytes of streams");
@@ -285,7 +285,7 @@ Deno.test("Session.issues() finds an hour without a message", async () => {
   assertEquals(await codes(hand.session), []);
 });
 
-Deno.test("Session.issues() of a closed session has its counters only", async () => {
+Deno.test("Session.issues() of a closed session only reports its counters", async () => {
   using time = new FakeTime();
   await using both = await ends();
   await both.client.createUnidirectionalStream();
@@ -294,7 +294,7 @@ Deno.test("Session.issues() of a closed session has its counters only", async ()
   assertEquals([await codes(both.client), await codes(both.server)], [[], []]);
 });
 
-Deno.test("Session.summary() is small, and plain", async () => {
+Deno.test("Session.summary() is a small plain object", async () => {
   const identity = { id: "s-1", user: "ann", url: "https://example.com/rooms/a?x=1" };
   await using both = await ends({}, {}, { identity });
   both.client.send("a", 1);
@@ -320,7 +320,7 @@ Deno.test("Session.summary() is small, and plain", async () => {
   });
 });
 
-Deno.test("Session.ping() measures the way to the peer and back, at both ends", async () => {
+Deno.test("Session.ping() measures the round trip, at both ends", async () => {
   await using both = await ends();
   both.link.setFaults({ delayMs: 20 });
   for (const end of [both.client, both.server]) {
@@ -331,7 +331,7 @@ Deno.test("Session.ping() measures the way to the peer and back, at both ends", 
   }
 });
 
-Deno.test("Session.ping() keeps many apart, and at most 64", async () => {
+Deno.test("Session.ping() distinguishes concurrent pings, at most 64", async () => {
   await using hand = serverByHand();
   const pings = Array.from({ length: 64 }, () => hand.session.ping());
   await turns();
@@ -345,7 +345,7 @@ Deno.test("Session.ping() keeps many apart, and at most 64", async () => {
   assertEquals(hand.session.stats.awaitedAnswers, 0);
 });
 
-Deno.test("Session.ping() rejects by time and by signal, and ignores a late answer", async () => {
+Deno.test("Session.ping() rejects by timeout and by signal, and ignores a late pong", async () => {
   await using hand = serverByHand();
   const { session, peer } = hand;
   await assertRejects(() => session.ping({ timeoutMs: 1 }), TimeoutError, "the pong");
@@ -362,7 +362,7 @@ Deno.test("Session.ping() rejects by time and by signal, and ignores a late answ
   assertEquals(session.stats.invalidMessages, 0);
 });
 
-Deno.test("Session.ping() needs skein.1, and a session that is open", async () => {
+Deno.test("Session.ping() needs skein.1 and an open session", async () => {
   await using plain = serverByHand({}, { wire: PLAIN });
   await assertRejects(() => plain.session.ping(), UnsupportedError, "no pings without skein.1");
   await using raw = serverRaw();
@@ -386,7 +386,7 @@ Deno.test("Session.roundTripMs comes from the heartbeat of a server, once for ea
   const { session, peer } = hand;
   peer.say({ pong: 1 });
   await time.tickAsync(25_000);
-  assertEquals(session.roundTripMs, undefined, "Nothing was asked then");
+  assertEquals(session.roundTripMs, undefined, "No ping was pending then");
   await turns();
   const { ping } = peer.envelopes.at(-1)!;
   peer.say({ pong: Number(ping) + 1 });
@@ -398,16 +398,16 @@ Deno.test("Session.roundTripMs comes from the heartbeat of a server, once for ea
   assert(roundTripMs !== undefined && roundTripMs >= 0 && roundTripMs < 10_000, `${roundTripMs}`);
   peer.say({ pong: ping });
   await turns();
-  assertEquals(session.roundTripMs, roundTripMs, "A second answer says nothing");
+  assertEquals(session.roundTripMs, roundTripMs, "A second pong has no effect");
   peer.connection.close();
 });
 
-/** Lets running work come to rest, at the same time of the day. */
+/** Lets running work settle without advancing the time. */
 async function settle(time: FakeTime): Promise<void> {
   for (let i = 0; i < 10; i++) await time.tickAsync(0);
 }
 
-Deno.test("Session.monitorHealth() yields at once, then at each interval, and ends with the session", async () => {
+Deno.test("Session.monitorHealth() yields immediately, then at each interval, and ends with the session", async () => {
   using time = new FakeTime();
   await using hand = serverByHand({}, { wire: PLAIN });
   const { session, peer } = hand;
@@ -464,7 +464,7 @@ Deno.test("Session.monitorHealth() leaves no timer after its loop, or its signal
   assertEquals(await Array.fromAsync(over), []);
 });
 
-Deno.test("Session.monitorHealth() leaves nothing at the session after its loop", async () => {
+Deno.test("Session.monitorHealth() leaves nothing behind in the session after its loop", async () => {
   await using hand = serverByHand({}, { wire: PLAIN });
   const { session } = hand;
   const giveUp = new AbortController();

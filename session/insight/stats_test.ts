@@ -3,7 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { clientByHand, ends, HELLO, PLAIN, serverByHand } from "../../tests/sessions.ts";
 import { turns } from "../../tests/waiting.ts";
 
-Deno.test("Session.stats knows when the session began, was ready and ended", async () => {
+Deno.test("Session.stats has the times when the session started, was ready and closed", async () => {
   using time = new FakeTime(1_000);
   await using hand = clientByHand();
   const { session, peer } = hand;
@@ -20,7 +20,7 @@ Deno.test("Session.stats knows when the session began, was ready and ended", asy
   assertEquals([session.stats.closedAt, session.stats.uptimeMs], [1_025, 20]);
 });
 
-Deno.test("Session.stats has no uptime of a session that never was", async () => {
+Deno.test("Session.stats has no uptime for a session that was never established", async () => {
   await using hand = clientByHand();
   hand.peer.connection.close();
   await hand.session.closed;
@@ -28,7 +28,7 @@ Deno.test("Session.stats has no uptime of a session that never was", async () =>
   assertEquals([readyAt, uptimeMs, closedAt !== undefined], [undefined, 0, true]);
 });
 
-Deno.test("Session.stats.toJSON() has all counters, and fits into JSON", async () => {
+Deno.test("Session.stats.toJSON() has all counters, and is valid JSON", async () => {
   using _time = new FakeTime();
   await using both = await ends();
   await both.client.createBidirectionalStream();
@@ -42,7 +42,7 @@ Deno.test("Session.stats.toJSON() has all counters, and fits into JSON", async (
   assertEquals(structuredClone(plain), plain);
 });
 
-Deno.test("Session.stats is the same for any number of reads", async () => {
+Deno.test("Session.stats does not change by being read", async () => {
   using _time = new FakeTime();
   await using hand = serverByHand({}, { wire: PLAIN });
   const { connection } = hand.session;

@@ -100,7 +100,7 @@ Deno.test("instrument() reports hooks that throw, without other effects", async 
   await other.far.closed;
 });
 
-Deno.test("instrument() prints 16 failures of a hook a minute, where there is no session yet", () => {
+Deno.test("instrument() prints 16 hook failures per minute while there is no session yet", () => {
   using printed = captureConsole();
   const settings = instrument(sessionSettings({ side: "server" }), {
     handshake() {
@@ -131,7 +131,7 @@ Deno.test("instrument() reports hooks whose promises reject, each once", async (
   for (const failure of failures) assertStrictEquals(failure, oops);
 });
 
-Deno.test("instrument() reports a handler's failure once, where a hook awaits it", async () => {
+Deno.test("instrument() reports a handler's failure once if a hook awaits it", async () => {
   const oops = new TypeError("A handler that fails");
   const { near, far, failures } = watchedPair({
     async handle(_session, _message, run) {
@@ -174,7 +174,7 @@ Deno.test("instrument() runs a handler once, for any use in the hook", async () 
   }
 });
 
-Deno.test("instrument() shows a handler that throws at once as one that rejects", async () => {
+Deno.test("instrument() presents a handler that throws synchronously as a rejected promise", async () => {
   const oops = new TypeError("A handler that throws");
   let seen: unknown;
   const { near, far, failures } = watchedPair({
@@ -201,7 +201,7 @@ Deno.test("instrument() without hooks stops watching", () => {
   assertStrictEquals(instrument(settings, undefined).watch, undefined);
 });
 
-Deno.test("openWatched() begins no handshake where the attempt was over before there was a URL", async () => {
+Deno.test("openWatched() starts no handshake if the attempt ended before the URL was known", async () => {
   const url = Promise.withResolvers<string>();
   const gaveUp = new Error("Gave up");
   let begun = 0;
@@ -222,7 +222,7 @@ Deno.test("openWatched() begins no handshake where the attempt was over before t
 
 const TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-Deno.test("instrument() sends a trace with messages and requests, and hands it to the peer's hook", async () => {
+Deno.test("instrument() sends a trace with messages and requests, and passes it to the peer's hook", async () => {
   const traces: unknown[] = [];
   const settings = (side: "server" | "client", more: Parameters<typeof instrument>[1]) =>
     instrument(sessionSettings({ side, onMessage: (message) => void answer(message) }), more);
@@ -274,7 +274,7 @@ Deno.test("instrument() sends no trace that would make a message too large, and 
   ]);
 });
 
-Deno.test("instrument() sends the trace of when a client sent, also where a message waited", async () => {
+Deno.test("instrument() sends the trace from the time of send(), even if the message waited", async () => {
   const sequences = {
     claimMs: Infinity,
     claim: () => Promise.resolve(true),

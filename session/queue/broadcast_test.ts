@@ -16,7 +16,7 @@ import { bench, turnByHand } from "./queues_test.ts";
 import { MAX_JOINED_BYTES, mergeEntries, type QueuedMessage } from "./frames.ts";
 import { Broadcast, type BroadcastBatch, HIGH_WATER_MARK, SharedMessages } from "./turn.ts";
 
-/** Sessions of one turn, which ends by hand, and the messages of their peers. */
+/** Sessions that share one manual turn, and the messages of their peers. */
 class Bench implements AsyncDisposable {
   readonly turn = turnByHand();
   readonly #stack = new AsyncDisposableStack();
@@ -41,7 +41,7 @@ class Bench implements AsyncDisposable {
     return { session, frames, link: pair.link };
   }
 
-  /** Makes a group of some members. */
+  /** Creates a group of these members. */
   group(...members: readonly { readonly session: Session }[]): Broadcast<object> {
     const group = new Broadcast<object>(this.turn);
     for (const { session } of members) join(group, session);
@@ -49,7 +49,7 @@ class Bench implements AsyncDisposable {
   }
 
   async endTurn(): Promise<void> {
-    // Twice, for messages that wait until the wire has taken the first part.
+    // Repeated for messages that wait until the connection has accepted the first part.
     for (let i = 0; i < 20; i++) {
       if (i % 10 === 0) this.turn.flush();
       await Promise.resolve();
@@ -157,7 +157,7 @@ Deno.test("Broadcast.add() and delete() are idempotent, and flush only for a cha
   assertEquals([...group.members()], [one.session]);
 });
 
-Deno.test("Broadcast.add() refuses a session that carries no messages", async () => {
+Deno.test("Broadcast.add() rejects a session that carries no messages", async () => {
   await using pair = memoryPair({ protocol: "", frames: false });
   const turn = turnByHand();
   const session = new Session(pair.server, settingsWith({ turn }, { side: "server" }));
@@ -194,7 +194,7 @@ Deno.test("Broadcast.send() splits batches larger than a joined frame", async ()
   assertEquals(frames.map((frame) => frame.length <= 65_536), [true, true, true]);
 });
 
-Deno.test("Broadcast closes a member that does not read, and the others lose nothing", async () => {
+Deno.test("Broadcast closes a member that does not read, and other members lose nothing", async () => {
   await using bench = new Bench();
   const limits = { sendQueue: { maxMessages: 8 } };
   const [slow, healthy] = [
@@ -213,7 +213,7 @@ Deno.test("Broadcast closes a member that does not read, and the others lose not
   assert(!healthy.session.isClosed);
 });
 
-Deno.test("Broadcast.add() still applies while it closes another member that is full", async () => {
+Deno.test("Broadcast.add() takes effect while it closes another full member", async () => {
   await using bench = new Bench();
   const slow = await bench.connect("skein.1", { sendQueue: { maxMessages: 1 } });
   const late = await bench.connect();
@@ -229,7 +229,7 @@ Deno.test("Broadcast.add() still applies while it closes another member that is 
   assert(slow.session.isClosed);
 });
 
-Deno.test("Broadcast.send() keeps messages that a plain member's wire does not take, in order", async () => {
+Deno.test("Broadcast.send() queues messages that a plain member's connection does not accept, in order", async () => {
   await using bench = new Bench();
   const [slow, quick] = [await bench.connect(""), await bench.connect("")];
   const group = bench.group(slow, quick);
@@ -260,7 +260,7 @@ Deno.test("mergeEntries() keeps the order of both lists", () => {
   assertEquals(mergeEntries([], b!), b!);
 });
 
-Deno.test("SharedMessages.and() gives one object to all members with the same entries", () => {
+Deno.test("SharedMessages.and() returns one object for all members with the same entries", () => {
   const [p, q] = [pendingOf(2), pendingOf(3)];
   const share = new SharedMessages([entryOf(1)], undefined);
   const [withP, withQ] = [share.and(p), share.and(q)];
@@ -271,7 +271,7 @@ Deno.test("SharedMessages.and() gives one object to all members with the same en
   assertEquals(withQ.entries.map(({ sequence }) => sequence), [1, 3]);
 });
 
-Deno.test("SharedMessages.frames() packs once for each kind of wire", () => {
+Deno.test("SharedMessages.frames() packs once for each kind of connection", () => {
   const share = new SharedMessages([entryOf(1), entryOf(2)], undefined);
   assertEquals(share.frames(true).map(({ frame }) => frame), ["1\n2"]);
   assertEquals(share.frames(false).map(({ frame }) => frame), ["1", "2"]);
@@ -293,7 +293,7 @@ Deno.test("SharedMessages.entriesFor() leaves out excluded entries of a queue, a
   assertEquals([one, two, three].map((queue) => share.excepts(queue)), [true, true, false]);
 });
 
-Deno.test("SharedMessages.giveTo() merges shared entries into those of its own, in order", () => {
+Deno.test("SharedMessages.giveTo() merges shared entries into the queue's own, in order", () => {
   const { frames, queue, entry } = bench();
   const [a, b, c, d] = ["a", "b", "c", "d"].map((text) => entry(text));
   queue.push(a!);
@@ -313,7 +313,7 @@ Deno.test("SharedMessages.giveTo() leaves out excluded entries of its queue", ()
   assertEquals(one.frames.sent, ["b"]);
 });
 
-Deno.test("SharedMessages.giveTo() gives a queue that is not excepted the frame packed for all", () => {
+Deno.test("SharedMessages.giveTo() sends the shared frame to a queue without exceptions", () => {
   const [one, two] = [bench(), bench()];
   const [a, b] = ["a", "b"].map((text) => one.entry(text));
   const share = new SharedMessages([a!, b!], new Map([[a!, one.queue]]));
@@ -324,7 +324,7 @@ Deno.test("SharedMessages.giveTo() gives a queue that is not excepted the frame 
   assertEquals(two.frames.sent, ["packed once"]);
 });
 
-Deno.test("SharedMessages.giveTo() does not overflow while the wire takes all entries", () => {
+Deno.test("SharedMessages.giveTo() does not overflow while the connection accepts all entries", () => {
   for (const own of [false, true]) {
     const { frames, turn, queue, entry, overflows } = bench({ maxMessages: 4 });
     if (own) queue.push(entry("own"));
@@ -337,7 +337,7 @@ Deno.test("SharedMessages.giveTo() does not overflow while the wire takes all en
   }
 });
 
-Deno.test("SharedMessages.giveTo() keeps entries beyond the room of the wire", async () => {
+Deno.test("SharedMessages.giveTo() queues entries that the connection does not accept", async () => {
   const { frames, turn, queue, entry } = bench();
   frames.isStalled = true;
   const entries = ["a", "b", "c"].map((text) => entry(text.repeat(HIGH_WATER_MARK)));
@@ -349,7 +349,7 @@ Deno.test("SharedMessages.giveTo() keeps entries beyond the room of the wire", a
   assertEquals(frames.take().map((text) => text[0]), ["b", "c"]);
 });
 
-Deno.test("SharedMessages.giveTo() reports a full queue, and then takes nothing that would hide a gap", () => {
+Deno.test("SharedMessages.giveTo() reports a full queue, then adds nothing that would hide a gap", () => {
   const { frames, queue, overflows, entry, hold } = bench({ maxMessages: 2 });
   hold();
   const entries = ["a", "b", "c"].map((text) => entry(text));
@@ -360,13 +360,13 @@ Deno.test("SharedMessages.giveTo() reports a full queue, and then takes nothing 
   assertEquals(frames.sent, []);
 });
 
-Deno.test("SharedMessages.giveTo() keeps notices when it puts the turn in order", async () => {
+Deno.test("SharedMessages.giveTo() keeps notices when it orders the turn", async () => {
   const { frames, turn, queue, entry, push, hold } = bench({
     maxMessages: 2,
     policy: "drop-newest",
   });
   hold();
-  // Published first, but handed over last, when the turn ends.
+  // Published first, but passed on last, when the turn ends.
   const published = entry("p");
   push("a", "b", "c");
   assert(new SharedMessages([published], undefined).giveTo(queue));

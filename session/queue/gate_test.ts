@@ -9,7 +9,7 @@ import { internals, Session } from "../session.ts";
 import { type SessionSettingsOptions, settingsWith } from "../session_settings.ts";
 import { turns } from "../../tests/waiting.ts";
 
-/** A session with a short queue on a wire that reports reads, and its peer. */
+/** A session with a short queue on a connection that reports reads, and its peer. */
 function paused(options: Partial<SessionSettingsOptions<unknown, Contract, "server">>) {
   const pair = memoryPair({ protocol: "skein.1", streams: false, datagrams: false });
   const wire = { isPaused: false };
@@ -30,7 +30,7 @@ function paused(options: Partial<SessionSettingsOptions<unknown, Contract, "serv
   return { peer, session, core: session[internals], send, wire };
 }
 
-Deno.test("Session is not found dead while its wire is not read, but afterwards", async () => {
+Deno.test("Session does not count as dead while its connection is paused, only afterwards", async () => {
   using time = new FakeTime();
   const { session, wire } = paused({});
   await session.ready;
@@ -42,7 +42,7 @@ Deno.test("Session is not found dead while its wire is not read, but afterwards"
   assertEquals([session.state, (await session.closed).code], ["closed", 4408]);
 });
 
-Deno.test("Session of a server reports its fill to the wire, if it has a handler", async () => {
+Deno.test("Session of a server with a handler reports its fill level to the connection", async () => {
   const gate = Promise.withResolvers<void>();
   const { core, send, session } = paused({ onMessage: () => gate.promise });
   await session.ready;
@@ -55,7 +55,7 @@ Deno.test("Session of a server reports its fill to the wire, if it has a handler
   await session.close();
 });
 
-Deno.test("Session is as full as by the nearer limit of its receive queue", async () => {
+Deno.test("Session reports its fill level by the limit of its receive queue that is closer", async () => {
   const size = '{"topic":"t"}'.length;
   for (
     const [maxBytes, expected] of [[8 * size, 2 / 4], [4 * size, 2 / 4], [2 * size, 1]] as const
@@ -74,7 +74,7 @@ Deno.test("Session is as full as by the nearer limit of its receive queue", asyn
   }
 });
 
-Deno.test("Session without a reader does not stop its wire: the oldest messages are discarded", async () => {
+Deno.test("Session without a reader does not pause its connection, but discards the oldest messages", async () => {
   const { core, send, session } = paused({});
   await session.ready;
   await send(10);
@@ -82,7 +82,7 @@ Deno.test("Session without a reader does not stop its wire: the oldest messages 
   await session.close();
 });
 
-Deno.test("Session with a pending request does not stop its wire, so that the answer can arrive", async () => {
+Deno.test("Session with a pending request does not pause its connection, so that the reply can arrive", async () => {
   const { core, peer, send, session } = paused({
     onMessage: async (_message, session) => void await session.request("sum"),
   });

@@ -3,7 +3,7 @@ import { ReceiveQueue } from "./receive_queue.ts";
 
 const LIMITS = { maxMessages: 3, maxBytes: 10 };
 
-Deno.test("ReceiveQueue delivers an item to its consumer at once, without a detour", () => {
+Deno.test("ReceiveQueue delivers an item to its consumer synchronously", () => {
   const queue = new ReceiveQueue<number>(LIMITS, 1);
   const seen: number[] = [];
   queue.consume({ handle: (item) => void seen.push(item) });
@@ -12,7 +12,7 @@ Deno.test("ReceiveQueue delivers an item to its consumer at once, without a deto
   assert(queue.isIdle);
 });
 
-Deno.test("ReceiveQueue runs one at a time, in order, however long each takes", async () => {
+Deno.test("ReceiveQueue runs items one at a time, in order, whatever their duration", async () => {
   const queue = new ReceiveQueue<number>({ maxMessages: 10, maxBytes: 100 }, 1);
   const log: string[] = [];
   const gates = Array.from({ length: 3 }, () => Promise.withResolvers<void>());
@@ -30,7 +30,7 @@ Deno.test("ReceiveQueue runs one at a time, in order, however long each takes", 
   assertEquals(log, ["begin 0", "end 0", "begin 1", "end 1", "begin 2", "end 2", "begin 3"]);
 });
 
-Deno.test("ReceiveQueue runs as many handlers at once as its concurrency", async () => {
+Deno.test("ReceiveQueue runs as many handlers at once as its concurrency allows", async () => {
   const queue = new ReceiveQueue<number>({ maxMessages: 10, maxBytes: 100 }, 2);
   let running = 0;
   let most = 0;
@@ -46,7 +46,7 @@ Deno.test("ReceiveQueue runs as many handlers at once as its concurrency", async
   assertEquals([most, running], [2, 0]);
 });
 
-Deno.test("ReceiveQueue.offer() refuses the first item past either bound", () => {
+Deno.test("ReceiveQueue.offer() rejects the first item beyond either limit", () => {
   const byCount = new ReceiveQueue<number>(LIMITS, 1);
   assertEquals([1, 2, 3, 4].map((item) => byCount.offer(item, 0)), [true, true, true, false]);
   const byBytes = new ReceiveQueue<number>(LIMITS, 1);
@@ -56,13 +56,13 @@ Deno.test("ReceiveQueue.offer() refuses the first item past either bound", () =>
   assertEquals([byBytes.take(), byBytes.take(), byBytes.take()], [4, 6, undefined]);
 });
 
-Deno.test("ReceiveQueue.offer() takes a single item of any size", () => {
+Deno.test("ReceiveQueue.offer() accepts a single item of any size", () => {
   const queue = new ReceiveQueue<string>(LIMITS, 1);
   assertEquals(queue.offer("large", 1_000), true);
   assertEquals(queue.offer("small", 1), false);
 });
 
-Deno.test("ReceiveQueue holds its consumer until another task is done, or failed", async () => {
+Deno.test("ReceiveQueue holds its consumer until another task has finished or failed", async () => {
   for (const fails of [false, true]) {
     const queue = new ReceiveQueue<number>(LIMITS, 1);
     const seen: number[] = [];
@@ -78,7 +78,7 @@ Deno.test("ReceiveQueue holds its consumer until another task is done, or failed
   }
 });
 
-Deno.test("ReceiveQueue.consume() gets earlier items", () => {
+Deno.test("ReceiveQueue.consume() receives earlier items", () => {
   const queue = new ReceiveQueue<number>(LIMITS, 1);
   queue.offer(1, 1);
   queue.offer(2, 1);
@@ -87,7 +87,7 @@ Deno.test("ReceiveQueue.consume() gets earlier items", () => {
   assertEquals([seen, queue.size], [[1, 2], 0]);
 });
 
-Deno.test("ReceiveQueue.end() takes no more and keeps waiting items", async () => {
+Deno.test("ReceiveQueue.end() accepts no more items and keeps waiting ones", async () => {
   const queue = new ReceiveQueue<number>(LIMITS, 1);
   queue.offer(1, 1);
   const changed = queue.changed();
@@ -98,7 +98,7 @@ Deno.test("ReceiveQueue.end() takes no more and keeps waiting items", async () =
   assertEquals([queue.isEnded, queue.take(), queue.take()], [true, 1, undefined]);
 });
 
-Deno.test("ReceiveQueue.clear() forgets waiting items, and their bytes", async () => {
+Deno.test("ReceiveQueue.clear() drops waiting items and their bytes", async () => {
   const queue = new ReceiveQueue<number>(LIMITS, 1);
   queue.offer(1, 10);
   const changed = queue.changed();

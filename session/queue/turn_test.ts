@@ -15,7 +15,7 @@ import {
 import { platformRuntime } from "../../base/runtime.ts";
 import type { Frame, MessageFrames } from "../../transport/connection.ts";
 
-Deno.test("SendQueue joins the messages of one turn into frames, where the wire joins, up to their bound", () => {
+Deno.test("SendQueue joins the messages of one turn into frames up to the size limit, if the connection allows", () => {
   const [a, b, c, d, bytes] = ["a", "b", "c", "d", Uint8Array.of(1)];
   const half = "x".repeat(MAX_JOINED_BYTES / 2);
   const large = "x".repeat(MAX_JOINED_BYTES + 1);
@@ -25,7 +25,7 @@ Deno.test("SendQueue joins the messages of one turn into frames, where the wire 
     [true, [half.slice(1), half, half], [`${half.slice(1)}\n${half}`, half]],
     [true, [a, large, b], [a, large, b]],
     [false, [a, b], [a, b]],
-    // A plain wire carries no bytes.
+    // A plain WebSocket carries no bytes.
     [false, [a, bytes], [a]],
   ];
   for (const [joins, pushed, sent] of cases) {
@@ -40,7 +40,7 @@ Deno.test("SendQueue joins the messages of one turn into frames, where the wire 
   }
 });
 
-Deno.test("SendQueue flushes early, and does not overflow, while the wire takes all frames", () => {
+Deno.test("SendQueue flushes early, without overflow, while the connection accepts all frames", () => {
   for (const limits of [{ maxMessages: 4 }, { maxBytes: 20 }]) {
     const { frames, turn, overflows, push } = bench(limits);
     const sent = Array.from({ length: 100 }, (_, i) => `${i}`);
@@ -51,7 +51,7 @@ Deno.test("SendQueue flushes early, and does not overflow, while the wire takes 
   }
 });
 
-Deno.test("SendQueue holds messages while the wire is behind, then sends them", async () => {
+Deno.test("SendQueue holds messages while the connection is behind, then sends them", async () => {
   const { frames, turn, queue, push, hold } = bench();
   hold();
   push("a", "b");
@@ -64,7 +64,7 @@ Deno.test("SendQueue holds messages while the wire is behind, then sends them", 
   assert(queue.isFlushed);
 });
 
-Deno.test("SendQueue stops in the middle of a backlog when the wire is behind again", async () => {
+Deno.test("SendQueue stops in the middle of a backlog when the connection falls behind again", async () => {
   const { frames, turn, queue, push, hold } = bench();
   hold();
   push("a".repeat(HIGH_WATER_MARK), "b".repeat(HIGH_WATER_MARK), "c");
@@ -80,7 +80,7 @@ Deno.test("SendQueue stops in the middle of a backlog when the wire is behind ag
   assertEquals(queue.stats.queuedBytes, 0);
 });
 
-Deno.test("SendQueue.flushed() resolves once the wire is not behind, or the queue ended", async () => {
+Deno.test("SendQueue.flushed() resolves once the connection has caught up, or the queue has ended", async () => {
   const { frames, turn, queue, push, hold } = bench();
   await queue.flushed();
   hold();
@@ -99,7 +99,7 @@ Deno.test("SendQueue.flushed() resolves once the wire is not behind, or the queu
   await ended;
 });
 
-Deno.test("SendQueue.flushed() resolves when the queue is empty after a stall of the wire", async () => {
+Deno.test("SendQueue.flushed() resolves when the queue is empty after the connection stalled", async () => {
   const { frames, queue, hold } = bench();
   hold();
   const flushed = queue.flushed();
@@ -107,7 +107,7 @@ Deno.test("SendQueue.flushed() resolves when the queue is empty after a stall of
   await flushed;
 });
 
-Deno.test("SendQueue.push() takes one message of any size; when it is full it throws, and closes by its policy", () => {
+Deno.test("SendQueue.push() accepts one message of any size; a full queue throws and closes by policy", () => {
   const failure = new Error("no policy");
   const policy = () => {
     throw failure;
@@ -130,7 +130,7 @@ Deno.test("SendQueue.push() takes one message of any size; when it is full it th
   }
 });
 
-Deno.test("SendQueue makes room by the policy of the topic, and reports each gap once, in its place", async () => {
+Deno.test("SendQueue makes room by the topic's policy, and reports each gap once, at its position", async () => {
   const byTopic = (topic: string) => topic === "c" ? "latest" : "drop-newest";
   const [a, c] = ["a", "c"].map((topic) => Array.from({ length: 101 }, (_, i) => topic + i));
   const both = a!.flatMap((text, i) => [text, c![i]!]);
@@ -168,14 +168,14 @@ Deno.test("SendQueue makes room by the policy of the topic, and reports each gap
   }
 });
 
-Deno.test("SendQueue keeps the newest of a topic only while the wire is behind", () => {
+Deno.test("SendQueue keeps only the newest message of a topic while the connection is behind", () => {
   const { frames, turn, push } = bench({ policy: "latest" });
   push("a1", "a2");
   turn.flush();
   assertEquals(frames.sent, ["a1\na2"]);
 });
 
-Deno.test("SendQueue drops in silence where the peer does not know notices", async () => {
+Deno.test("SendQueue drops silently if the peer does not support notices", async () => {
   const { frames, turn, queue, push, hold } = bench(
     { maxMessages: 1, policy: "drop-oldest" },
     false,
@@ -188,7 +188,7 @@ Deno.test("SendQueue drops in silence where the peer does not know notices", asy
   assertEquals(queue.stats.droppedMessages, 1);
 });
 
-Deno.test("SendQueue makes room for a message that needs all of it, and its notice takes none", () => {
+Deno.test("SendQueue makes room for a message that fills the queue, and its notice needs none", () => {
   const { queue, overflows, push, hold } = bench({ maxBytes: 100, policy: "drop-oldest" });
   hold();
   for (let i = 0; i < 3; i++) push("x".repeat(100));
@@ -218,7 +218,7 @@ Deno.test("SendQueue closes when no room can be made for protected messages", ()
   assertEquals(overflows.length, 1);
 });
 
-Deno.test("SendQueue.end() forgets waiting messages and takes no more", async () => {
+Deno.test("SendQueue.end() drops waiting messages and accepts no more", async () => {
   const { frames, turn, queue, entry, push, hold } = bench();
   hold();
   push("a");
@@ -250,7 +250,7 @@ interface QueueOptions {
   readonly send?: (frame: unknown) => unknown;
 }
 
-/** A queue, and the frames on its wire. */
+/** A queue, and the frames of its connection. */
 function queueOn(turn: Turn, options: QueueOptions = {}) {
   const { maxMessages = 256, bufferedAmount = 0, joins = true } = options;
   const sent: unknown[] = [];
@@ -274,19 +274,19 @@ function queueOn(turn: Turn, options: QueueOptions = {}) {
   return { queue, sent, overflows };
 }
 
-/** Makes the turn flush all gathered messages. */
+/** Makes the turn flush all collected messages. */
 function share(turn: Turn, pending: BroadcastBatch): void {
   (turn.fanOut ??= new FanOut(turn)).mark({ take: () => pending });
 }
 
-/** A turn, and what it schedules. */
+/** A turn, and its scheduled callbacks. */
 function scheduledTurn(): { turn: Turn; scheduled: (() => void)[] } {
   const scheduled: (() => void)[] = [];
   const schedule = (callback: () => void) => void scheduled.push(callback);
   return { turn: new Turn(Object.assign(platformRuntime(), { schedule })), scheduled };
 }
 
-Deno.test("Turn schedules one flush, however much is marked", () => {
+Deno.test("Turn schedules one flush for any number of marked queues", () => {
   const { turn, scheduled } = scheduledTurn();
   const { queue, sent } = queueOn(turn);
   queue.push(entryOf(turn.nextSequence()));
@@ -299,7 +299,7 @@ Deno.test("Turn schedules one flush, however much is marked", () => {
   assertEquals(scheduled.length, 2);
 });
 
-Deno.test("Turn.flush() hands over early, once, and in the order of the turn", () => {
+Deno.test("Turn.flush() sends early, once, and in the order of the turn", () => {
   const { turn, scheduled } = scheduledTurn();
   const { queue, sent } = queueOn(turn);
   const early = pendingOf([queue], turn.nextSequence());
@@ -338,7 +338,7 @@ Deno.test("Turn.flush() closes a full queue only after the flush", async () => {
   assert(slow.sent.length === 1);
 });
 
-Deno.test("Turn.flush() gives queues of single frames one entry after the other, each to all", async () => {
+Deno.test("Turn.flush() sends queues of single frames one entry at a time, each to all", async () => {
   const turn = turnByHand();
   const log: string[] = [];
   const queueOf = (name: string, bufferedAmount: number) =>
@@ -352,7 +352,7 @@ Deno.test("Turn.flush() gives queues of single frames one entry after the other,
   const large = [1, 2, 3, 4].map((sequence) => ({ ...entryOf(sequence), size: 100_000 }));
   share(turn, { entries: large, exceptions: undefined, members: [a.queue, b.queue] });
   turn.flush();
-  // The wire of the second took one, and its queue another.
+  // The connection of the second accepted one, and its queue another.
   assertEquals(log, ["a1", "b1", "a2", "a3", "a4"]);
   assertEquals([a.queue.share, b.queue.share], [undefined, undefined]);
   await Promise.resolve();

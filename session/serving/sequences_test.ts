@@ -12,13 +12,13 @@ import { Sequences, type SequenceStore } from "./sequences.ts";
 import { type PublicationNumber, RequestService, type SessionServices } from "./requests.ts";
 import { turns } from "../../tests/waiting.ts";
 
-/** The shared part of nodes, in memory; an engine that can be away, or slow. */
+/** The shared state of nodes, in memory: a broker that can be unreachable or slow. */
 class Engine {
   readonly numbers = new Map<string, number>();
   readonly claims = new Map<string, { node: string; until: number }>();
   readonly calls: string[] = [];
   isAway = false;
-  /** The promise before a number is kept. */
+  /** Delays the storing of a number. */
   gate: Promise<void> | undefined;
 
   node(node: string, claimMs = 4_000): SequenceStore {
@@ -55,7 +55,7 @@ class Engine {
 
 type Handler = (data: unknown) => void | Promise<void>;
 
-/** A server of one node: settings of its sessions. */
+/** The session settings of a server on one node. */
 function node(
   store: SequenceStore | undefined,
   handler: Handler,
@@ -68,13 +68,13 @@ function node(
   };
 }
 
-/** A node that records what it handles. */
+/** A node that records the messages that it handles. */
 function recording(engine = new Engine()): { network: Network; seen: unknown[] } {
   const seen: unknown[] = [];
   return { network: new Network(node(engine.node("a"), (data) => void seen.push(data))), seen };
 }
 
-/** Records the requests of a service, and answers. */
+/** Records the requests of a service, and replies. */
 function noted(log: unknown[], what: unknown): object {
   log.push(what);
   return {};
@@ -82,7 +82,7 @@ function noted(log: unknown[], what: unknown): object {
 
 const atLeastOnce = { delivery: "at-least-once" } as const;
 
-Deno.test("Client with at-least-once gets each message handled once, and releases acknowledged ones", async () => {
+Deno.test("Client with at-least-once has each message handled once, and releases acknowledged ones", async () => {
   const engine = new Engine();
   const { network, seen } = recording(engine);
   await using client = network.client(atLeastOnce);
@@ -96,7 +96,7 @@ Deno.test("Client with at-least-once gets each message handled once, and release
   assertEquals([seen.at(-1), [...engine.numbers.values()]], ["later", [52]]);
 });
 
-Deno.test("A message whose handler outlives its session is not handled by the next one", async () => {
+Deno.test("A message whose handler outlives its session is not handled again in the next one", async () => {
   using time = new FakeTime();
   const seen: unknown[] = [];
   const gate = Promise.withResolvers<void>();
@@ -114,7 +114,7 @@ Deno.test("A message whose handler outlives its session is not handled by the ne
   assertEquals(seen, [1, 2, 3]);
 });
 
-Deno.test("A session that ends while it waits leaves the turn to the running handler", async () => {
+Deno.test("A session that closes while it waits leaves the turn to the running handler", async () => {
   const sequences = new Sequences(platformRuntime(), new Engine().node("a"));
   const [first, second, third] = [1, 2, 3].map(() => ({ acknowledge() {} }));
   const client = sequences.open("ann", first!);
@@ -135,7 +135,7 @@ Deno.test("A session that ends while it waits leaves the turn to the running han
   sequences.close(client, third!);
 });
 
-Deno.test("A handler that does not end holds up the next session for 30 s, and no longer", async () => {
+Deno.test("A handler that does not return delays the next session by at most 30 s", async () => {
   using time = new FakeTime();
   const seen: unknown[] = [];
   const network = new Network(
@@ -155,7 +155,7 @@ Deno.test("A handler that does not end holds up the next session for 30 s, and n
   assertEquals([seen, client.outbox.messages], [[1, 1], 0]);
 });
 
-Deno.test("A message that was handled and not kept yet is not handled again", async () => {
+Deno.test("A message that was handled but not stored yet is not handled again", async () => {
   using time = new FakeTime();
   const engine = new Engine();
   const gate = Promise.withResolvers<void>();
@@ -171,7 +171,7 @@ Deno.test("A message that was handled and not kept yet is not handled again", as
   assertEquals(seen, [1]);
 });
 
-Deno.test("Publications that were kept while their client was away are all acknowledged, also those that it sends later", async () => {
+Deno.test("Publications stored while their client was away are all acknowledged, and later ones too", async () => {
   using time = new FakeTime();
   const engine = new Engine();
   const gate = Promise.withResolvers<void>();
@@ -184,7 +184,7 @@ Deno.test("Publications that were kept while their client was away are all ackno
     },
   }));
   await using client = network.client(atLeastOnce);
-  // More than a client has on the way at once.
+  // More than a client has in flight at once.
   const count = 80;
   const done = Array.from({ length: count }, (_, i) => client.publish("t", i));
   await Promise.all(done);
@@ -196,7 +196,7 @@ Deno.test("Publications that were kept while their client was away are all ackno
   assertEquals([published.length, client.outbox.messages], [count, 0]);
 });
 
-Deno.test("Publications that are repeated are acknowledged after their answers", async () => {
+Deno.test("Repeated publications are acknowledged after their replies", async () => {
   const sequences = {
     ...new Engine().node("a"),
     newest: () => Promise.resolve(9),
@@ -215,7 +215,7 @@ Deno.test("Publications that are repeated are acknowledged after their answers",
   );
 });
 
-Deno.test("A client's numbers count for its user alone: equal numbers of other users drop nothing", async () => {
+Deno.test("A client's numbers count only for its user: equal numbers of other users drop nothing", async () => {
   const engine = new Engine();
   const seen: unknown[] = [];
   const services = new RequestService(platformRuntime(), { sequences: engine.node("a") });
@@ -223,7 +223,7 @@ Deno.test("A client's numbers count for its user alone: equal numbers of other u
     services,
     onMessage: ({ data }: { data: unknown }) => void seen.push(data),
   };
-  // A name with a colon is not taken for a user and a client.
+  // A name with a colon is not mistaken for a user and a client.
   for (const user of ["ann", "bob", "3:ann", undefined]) {
     for (const _again of [false, true]) {
       await using hand = serverByHand(settings, user === undefined ? {} : { identity: { user } });
@@ -236,7 +236,7 @@ Deno.test("A client's numbers count for its user alone: equal numbers of other u
   assertEquals(engine.numbers.size, 4);
 });
 
-Deno.test("A session that ended while another node handled leaves no claim to the next one", async () => {
+Deno.test("A session that closed while another node held the claim leaves no claim behind", async () => {
   using time = new FakeTime();
   const engine = new Engine();
   const store = engine.node("b");
@@ -292,7 +292,7 @@ Deno.test("A late number that is stored while the newest one is read is acknowle
   sequences.close(client, session);
 });
 
-Deno.test("A claim during the release of the one before is not released with it", async () => {
+Deno.test("A claim made during the release of the previous one is not released with it", async () => {
   const engine = new Engine();
   const store = engine.node("a");
   const gate = Promise.withResolvers<void>();
@@ -318,7 +318,7 @@ Deno.test("A claim during the release of the one before is not released with it"
   sequences.close(after, session);
 });
 
-Deno.test("A claim that lapsed while a message was handled is not renewed without the number of the other node", async () => {
+Deno.test("A claim that expired during a handler is not renewed without the other node's number", async () => {
   using time = new FakeTime();
   const engine = new Engine();
   const sequences = new Sequences(platformRuntime(), engine.node("a"));
@@ -335,7 +335,7 @@ Deno.test("A claim that lapsed while a message was handled is not renewed withou
   await other.release("ann");
   await time.tickAsync(2_000);
   await turns();
-  assertEquals(engine.claims.get("ann")?.node, "a", "Renewed for the message under way");
+  assertEquals(engine.claims.get("ann")?.node, "a", "Renewed for the message in progress");
   endTurn();
   const endNext = await client.takeTurn();
   assertEquals(client.handled, 5);
@@ -366,7 +366,7 @@ Deno.test("A client on another node waits for the running handlers of the first 
   assertEquals(seen, ["a 1", "b 2"]);
 });
 
-Deno.test("A killed node delays its clients no longer than its claim", async () => {
+Deno.test("A killed node delays its clients no longer than its claim lasts", async () => {
   using time = new FakeTime();
   const engine = new Engine();
   const seen: unknown[] = [];
@@ -375,7 +375,7 @@ Deno.test("A killed node delays its clients no longer than its claim", async () 
   client.send("t", 1);
   await client.flushed();
   const [key] = engine.numbers.keys();
-  // Another node has the claim, and never releases that claim.
+  // Another node has the claim, and never releases it.
   network.cut();
   await turns(20);
   engine.claims.set(key!, { node: "a", until: Date.now() + 4_250 });
@@ -388,7 +388,7 @@ Deno.test("A killed node delays its clients no longer than its claim", async () 
   assertEquals(seen, [1, 2]);
 });
 
-Deno.test("While the engine is away messages are handled, and acknowledged once it is back", async () => {
+Deno.test("Messages are handled while the broker is unreachable, and acknowledged once it is back", async () => {
   using time = new FakeTime();
   const engine = new Engine();
   engine.isAway = true;
@@ -398,7 +398,7 @@ Deno.test("While the engine is away messages are handled, and acknowledged once 
   await turns(20);
   assertEquals([seen, client.outbox.messages], [[1, 2, 3], 3]);
   await time.tickAsync(5_000);
-  // The same node remembers without the engine.
+  // The same node remembers without the broker.
   await network.reconnect(time);
   assertEquals([seen, client.outbox.messages], [[1, 2, 3], 3]);
   engine.isAway = false;
@@ -407,7 +407,7 @@ Deno.test("While the engine is away messages are handled, and acknowledged once 
   assertEquals([seen, [...engine.numbers.values()]], [[1, 2, 3], [3]]);
 });
 
-Deno.test("Sequences hold the numbers of 10,000 clients that left while the engine is away, and forget the oldest", async () => {
+Deno.test("Sequences keeps the numbers of 10,000 departed clients while the broker is unreachable, and forgets the oldest", async () => {
   const engine = new Engine();
   engine.isAway = true;
   using sequences = new Sequences(platformRuntime(), engine.node("a"));
@@ -423,11 +423,11 @@ Deno.test("Sequences hold the numbers of 10,000 clients that left while the engi
   const handled = ["stays", "0", "1", "2", "10000"].map((key) =>
     sequences.open(key, session).handled
   );
-  // One that is here is not forgotten; of the others there are 10,001, and the one that is here.
+  // A connected client is not forgotten; there are 10,001 others besides it.
   assertEquals(handled, [7, -1, -1, 7, 7]);
 });
 
-Deno.test("Numbers are kept one at a time, and the newest next", async () => {
+Deno.test("Numbers are stored one at a time, always the newest next", async () => {
   const engine = new Engine();
   const gate = Promise.withResolvers<void>();
   engine.gate = gate.promise;
@@ -444,7 +444,7 @@ Deno.test("Numbers are kept one at a time, and the newest next", async () => {
   ]);
 });
 
-Deno.test("Messages with numbers are handled one at a time, in order with others, at any concurrency", async () => {
+Deno.test("Numbered messages are handled one at a time, in order with others, at any concurrency", async () => {
   const log: string[] = [];
   const network = new Network({
     ...node(new Engine().node("a"), () => {}),
@@ -480,7 +480,7 @@ Deno.test("A message whose handler failed counts as handled, and is not repeated
   assertEquals([seen, client.outbox.messages], [[1, 2], 0]);
 });
 
-Deno.test("A message without a number that fails for the engine leaves its session open", async () => {
+Deno.test("A message without a number that fails because of the broker leaves its session open", async () => {
   const network = new Network({
     ...node(new Engine().node("a"), () => {
       throw new BrokerError("Cannot append: the engine was away");
@@ -494,7 +494,7 @@ Deno.test("A message without a number that fails for the engine leaves its sessi
   assertEquals([session.state, network.last.stats.handlerFailures], ["connected", 1]);
 });
 
-Deno.test("A message whose handler failed for the engine is repeated, with its successors", async () => {
+Deno.test("A message whose handler failed because of the broker is repeated, with its successors", async () => {
   using time = new FakeTime();
   const seen: unknown[] = [];
   let isAway = true;
@@ -515,7 +515,7 @@ Deno.test("A message whose handler failed for the engine is repeated, with its s
   assertEquals([seen, client.outbox.messages], [[0, 1, 1, 2], 0]);
 });
 
-Deno.test("A loop has handled a message when it takes the next one, or ends", async () => {
+Deno.test("A loop has handled a message when it requests the next one, or ends", async () => {
   const desk = new RequestService(platformRuntime(), { sequences: new Engine().node("a") });
   const network = new Network({ services: desk });
   await using client = network.client(atLeastOnce);
@@ -533,7 +533,7 @@ Deno.test("A loop has handled a message when it takes the next one, or ends", as
   await client.flushed();
 });
 
-Deno.test("Messages without a reader are acknowledged, and publications behind them made", async () => {
+Deno.test("Messages without a reader are acknowledged, and later publications are made", async () => {
   const published: unknown[] = [];
   const desk = new RequestService(platformRuntime(), {
     sequences: new Engine().node("a"),
@@ -547,7 +547,7 @@ Deno.test("Messages without a reader are acknowledged, and publications behind t
   assertEquals(published, [2]);
 });
 
-Deno.test("Subscriptions and tokens pass a publication that waits for a handler; publications do not", async () => {
+Deno.test("Subscriptions and tokens overtake a publication that waits for a handler; publications do not", async () => {
   const log: unknown[] = [];
   const gate = Promise.withResolvers<void>();
   const services: SessionServices = {
@@ -579,7 +579,7 @@ Deno.test("Subscriptions and tokens pass a publication that waits for a handler;
   assertEquals(log.slice(6), ["publish 4", "subscribe b"]);
 });
 
-Deno.test("A publication comes after the subscriptions before it, also with a number", async () => {
+Deno.test("A publication, also a numbered one, is made after earlier subscriptions", async () => {
   const log: unknown[] = [];
   const gate = Promise.withResolvers<void>();
   const services: SessionServices = {
@@ -602,7 +602,7 @@ Deno.test("A publication comes after the subscriptions before it, also with a nu
   assertEquals(log, ["subscribe a", "publish 1"]);
 });
 
-Deno.test("Publications that wait for a handler are bounded with the other requests, and end with the session", async () => {
+Deno.test("Publications that wait for a handler count towards the request limit, and end with the session", async () => {
   const published: unknown[] = [];
   const gate = Promise.withResolvers<void>();
   await using hand = serverByHand({
@@ -628,7 +628,7 @@ Deno.test("Publications that wait for a handler are bounded with the other reque
   assertEquals(published, []);
 });
 
-Deno.test("Client.publish() with at-least-once keeps its order with messages, and happens once", async () => {
+Deno.test("Client.publish() with at-least-once keeps its order with messages, and publishes once", async () => {
   using time = new FakeTime();
   const log: unknown[] = [];
   const numbers: (PublicationNumber | undefined)[] = [];
@@ -654,7 +654,7 @@ Deno.test("Client.publish() with at-least-once keeps its order with messages, an
   await assertRejects(() => client.publish("secret", 5), RequestError, "Not you");
   await client.flushed();
 
-  // The answer is lost: the publication is not repeated, the refusal is sent again.
+  // The reply is lost: the publication is not repeated, the rejection is sent again.
   network.pairs[0]!.link.stall("to-client");
   const lost = client.publish("news", 6);
   const refused = assertRejects(() => client.publish("secret", 7), RequestError, "Not you");
@@ -674,7 +674,7 @@ Deno.test("Client.publish() with at-least-once keeps its order with messages, an
   assertEquals(new Set(numbers.map((n) => n?.producer)).size, 1);
 });
 
-Deno.test("Client.publish() with at-least-once asks for no more at once than a server lets wait", async () => {
+Deno.test("Client.publish() with at-least-once sends no more at once than a server lets wait", async () => {
   for (const store of [new Engine().node("a"), undefined]) {
     const published: unknown[] = [];
     const services: SessionServices = {
@@ -691,7 +691,7 @@ Deno.test("Client.publish() with at-least-once asks for no more at once than a s
   }
 });
 
-Deno.test("Client.publish() is made all the same when its caller gives up after a session took it", async () => {
+Deno.test("Client.publish() still takes effect when its caller aborts after a session accepted it", async () => {
   const published: unknown[] = [];
   const gate = Promise.withResolvers<void>();
   const services: SessionServices = {
@@ -716,7 +716,7 @@ Deno.test("Client.publish() is made all the same when its caller gives up after 
   assertEquals(published, [1]);
 });
 
-Deno.test("Client.flushed() rejects for messages that a closed client leaves, and so does publish()", async () => {
+Deno.test("Client.flushed() and publish() reject for messages that a closed client leaves behind", async () => {
   const network = new Network(node(new Engine().node("a", Infinity), () => new Promise(() => {})));
   network.server = { ...network.server, closeTimeoutMs: 1 };
   const client: Client = network.client(atLeastOnce);
@@ -737,7 +737,7 @@ Deno.test("An outbox that ended before its delivery was known still reports its 
   const outbox: Outbox = new Outbox(
     platformRuntime(),
     {},
-    async (session) => { // As the module of deliveries loads: late.
+    async (session) => { // The delivery module loads late.
       await Promise.resolve();
       await new Delivery(outbox).handTo(session);
     },
@@ -750,7 +750,7 @@ Deno.test("An outbox that ended before its delivery was known still reports its 
   await assertRejects(() => flushed(outbox, 1, {}), SessionClosedError, "The client is closed");
 });
 
-Deno.test("Client.flushed() rejects by signal and by time, and waiting messages still go out", async () => {
+Deno.test("Client.flushed() rejects by signal and by timeout, and waiting messages are still sent", async () => {
   using time = new FakeTime();
   const { network, seen } = recording();
   network.answers.push(network.nobody);
@@ -771,7 +771,7 @@ Deno.test("Client.flushed() rejects by signal and by time, and waiting messages 
   assertEquals(seen, [1]);
 });
 
-Deno.test("Client.flushed() with at-most-once waits until a session took the messages", async () => {
+Deno.test("Client.flushed() with at-most-once waits until a session accepted the messages", async () => {
   const seen: unknown[] = [];
   const network = new Network({ onMessage: ({ data }) => void seen.push(data) });
   await using client = network.client();
@@ -801,7 +801,7 @@ Deno.test("A message above the server's size limit is dropped, and delays nothin
   assertEquals([seen, refused], [[1, 2], ["too-large", "too-large"]]);
 });
 
-Deno.test("Session acknowledges messages with numbers, and refuses numbers and names that make no sense", async () => {
+Deno.test("Session acknowledges numbered messages, and rejects invalid numbers and names", async () => {
   const seen: unknown[] = [];
   const { services, onMessage } = node(new Engine().node("a"), (data) => void seen.push(data));
   await using hand = serverByHand({ services: services!, onMessage: onMessage! });
@@ -828,7 +828,7 @@ Deno.test("Session acknowledges messages with numbers, and refuses numbers and n
   assertEquals([seen, hand.peer.envelopes.length], [[1, 3, 5], 7]);
 });
 
-Deno.test("Session acknowledges numbers of requests that were refused, and those behind", async () => {
+Deno.test("Session acknowledges numbers of rejected requests and the numbers after them", async () => {
   const gate = Promise.withResolvers<void>();
   const { services } = node(new Engine().node("a"), () => {});
   await using hand = serverByHand({
@@ -853,7 +853,7 @@ Deno.test("Session acknowledges numbers of requests that were refused, and those
   assertEquals(hand.peer.envelopes.at(-1), { ack: 5 });
 });
 
-Deno.test("Session answers a repeated request that was handled before, and goes on", async () => {
+Deno.test("Session replies to a repeated request that was handled before, and continues", async () => {
   const seen: unknown[] = [];
   const { services } = node(new Engine().node("a"), () => {});
   const open = () =>
@@ -880,7 +880,7 @@ Deno.test("Session answers a repeated request that was handled before, and goes 
   assertEquals(next.peer.envelopes.at(-1), { ack: 2 });
 });
 
-Deno.test("10,000 messages over a connection that breaks again and again are handled once each, in order", async () => {
+Deno.test("10,000 messages over a connection that breaks repeatedly are each handled once, in order", async () => {
   using time = new FakeTime();
   let state = 7;
   const random = () => (state = state * 48_271 % 2_147_483_647) / 2_147_483_647;

@@ -1,13 +1,13 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { jsonCodec } from "./codec.ts";
 
-Deno.test("jsonCodec keeps the values of JSON", () => {
+Deno.test("jsonCodec preserves JSON values", () => {
   for (const value of [null, 0, -1.5, "", "grüße 🎉", [], [1, [2]], {}, { a: { b: [true] } }]) {
     assertEquals(jsonCodec.decode(jsonCodec.encode(value)), value);
   }
 });
 
-Deno.test("jsonCodec.encode() refuses values that JSON cannot hold", () => {
+Deno.test("jsonCodec.encode() throws for values that JSON cannot hold", () => {
   for (const value of [undefined, () => 1, Symbol("a")]) {
     assertThrows(() => jsonCodec.encode(value), TypeError, `received ${typeof value}`);
   }

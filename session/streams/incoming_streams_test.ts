@@ -24,7 +24,7 @@ async function take(both: Both, count: number): Promise<string> {
   return got;
 }
 
-Deno.test("Session.incomingStreams() yields streams of both directions in turns", async () => {
+Deno.test("Session.incomingStreams() alternates between streams of both directions", async () => {
   await using both = await ends();
   await openFrom(both, "bbbbuu");
   assertEquals(await soon(take(both, 6)), "bububb");
@@ -38,7 +38,7 @@ Deno.test("Session.incomingStreams() yields streams that arrive while it waits",
   assertEquals(await soon(taking), "uubb");
 });
 
-Deno.test("Session.incomingStreams() takes no stream that is not asked for", async () => {
+Deno.test("Session.incomingStreams() leaves unrequested streams on the connection", async () => {
   await using both = await ends();
   await openFrom(both, "bbuu");
   for (const left of [3, 2]) {
@@ -54,7 +54,7 @@ Deno.test("Session.incomingStreams() takes no stream that is not asked for", asy
   assertEquals((await both.server.diagnostics()).unreadStreams, 0);
 });
 
-Deno.test("Session.incomingStreams() holds nothing after it found a reader of one direction", async () => {
+Deno.test("Session.incomingStreams() holds no lock after it found another reader of one direction", async () => {
   await using both = await ends();
   await openFrom(both, "bu");
   const { incomingBidirectionalStreams, incomingUnidirectionalStreams } = both.server.connection;
@@ -65,7 +65,7 @@ Deno.test("Session.incomingStreams() holds nothing after it found a reader of on
   assertEquals(await soon(take(both, 2)), "bu");
 });
 
-Deno.test("Session.incomingStreams() loses nothing over many loops that are left", async () => {
+Deno.test("Session.incomingStreams() loses no stream when many loops are left", async () => {
   await using both = await ends();
   const all = "ubbuuubbub";
   const taken: string[] = [];
@@ -80,7 +80,7 @@ Deno.test("Session.incomingStreams() loses nothing over many loops that are left
   assertEquals(taken.toSorted().join(""), all.split("").toSorted().join(""));
 });
 
-Deno.test("Session.incomingStreams() leaves one reader at a time", async () => {
+Deno.test("Session.incomingStreams() allows one loop at a time", async () => {
   await using both = await ends();
   const first = both.server.incomingStreams();
   const waiting = first.next();
@@ -94,7 +94,7 @@ Deno.test("Session.incomingStreams() leaves one reader at a time", async () => {
   assertEquals(await soon(take(both, 1)), "u");
 });
 
-Deno.test("Session.incomingStreams() ends with the session, however that ends", async () => {
+Deno.test("Session.incomingStreams() ends with the session, however it closes", async () => {
   for (const way of ["close", "disconnect", "before"] as const) {
     await using both = await ends();
     if (way === "before") await both.server.close();
@@ -110,7 +110,7 @@ Deno.test("Session.incomingStreams() ends with the session, however that ends", 
   }
 });
 
-Deno.test("Session.incomingStreams() yields both streams that came at once, also if the session closes between", async () => {
+Deno.test("Session.incomingStreams() yields both streams that arrived together, even if the session closes in between", async () => {
   await using both = await ends();
   const loop = both.server.incomingStreams();
   const first = loop.next();
@@ -122,7 +122,7 @@ Deno.test("Session.incomingStreams() yields both streams that came at once, also
   assertEquals((await soon(loop.next())).done, true);
 });
 
-Deno.test("Session.incomingStreams() gives up by a signal, and can begin anew", async () => {
+Deno.test("Session.incomingStreams() stops on a signal, and can start again", async () => {
   await using both = await ends();
   const giveUp = new AbortController();
   const reason = new Error("enough");
@@ -134,13 +134,13 @@ Deno.test("Session.incomingStreams() gives up by a signal, and can begin anew", 
   assertEquals(await soon(take(both, 1)), "u");
 });
 
-Deno.test("Session.incomingStreams() ends at once on a wire without streams", async () => {
+Deno.test("Session.incomingStreams() ends immediately on a connection without streams", async () => {
   await using hand = serverByHand({}, { wire: PLAIN });
   assertEquals(await soon(Array.fromAsync(hand.session.incomingStreams())), []);
   assertEquals(hand.session.state, "connected");
 });
 
-Deno.test("Session.incomingStreams() yields streams that work", async () => {
+Deno.test("Session.incomingStreams() yields working streams", async () => {
   await using both = await ends();
   const near = await both.client.createBidirectionalStream();
   const writer = near.writable.getWriter();
@@ -172,7 +172,7 @@ Deno.test("Session.sendDatagram() sends, and rejects datagrams that it cannot se
   await assertRejects(() => hand.session.sendDatagram(new Uint8Array(1)), UnsupportedError);
 });
 
-Deno.test("Session.sendDatagram() goes beside a writer that comes and goes", async () => {
+Deno.test("Session.sendDatagram() works alongside a temporary writer", async () => {
   await using both = await ends();
   const { client, server } = both;
   for (let i = 0; i < 3; i++) {
@@ -188,7 +188,7 @@ Deno.test("Session.sendDatagram() goes beside a writer that comes and goes", asy
   assertEquals(got, [0, 10, 1, 11, 2, 12]);
 });
 
-Deno.test("Session.grantDataCredit() and grantStreamsCredit() reject on a wire without credit", async () => {
+Deno.test("Session.grantDataCredit() and grantStreamsCredit() reject on a connection without credit", async () => {
   await using both = await ends();
   const { client } = both;
   for (

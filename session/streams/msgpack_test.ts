@@ -4,7 +4,7 @@ import { Random } from "../../tests/random.ts";
 
 const bytes = (...values: number[]) => new Uint8Array(values);
 
-/** Random values of MessagePack. */
+/** Random MessagePack values. */
 function anyValue(random: Random, depth = 0): unknown {
   switch (random.below(depth > 3 ? 8 : 10)) {
     case 0:
@@ -32,7 +32,7 @@ function anyValue(random: Random, depth = 0): unknown {
   }
 }
 
-Deno.test("msgpackCodec() keeps the values of MessagePack", () => {
+Deno.test("msgpackCodec() preserves MessagePack values", () => {
   const random = new Random(3);
   const codec = msgpackCodec();
   for (let round = 0; round < 500; round++) {
@@ -41,7 +41,7 @@ Deno.test("msgpackCodec() keeps the values of MessagePack", () => {
   }
 });
 
-Deno.test("msgpackCodec() keeps long strings, bytes, arrays and maps", () => {
+Deno.test("msgpackCodec() preserves long strings, bytes, arrays and maps", () => {
   const codec = msgpackCodec();
   for (const length of [15, 16, 31, 32, 255, 256, 65_535, 65_536]) {
     const values = [
@@ -54,13 +54,13 @@ Deno.test("msgpackCodec() keeps long strings, bytes, arrays and maps", () => {
   }
 });
 
-Deno.test("msgpackCodec() leaves out undefined members", () => {
+Deno.test("msgpackCodec() omits undefined properties", () => {
   const codec = msgpackCodec();
   assertEquals(codec.decode(codec.encode({ a: undefined, b: [undefined] })), { b: [null] });
   assertEquals(codec.decode(codec.encode(undefined)), null);
 });
 
-Deno.test("msgpackCodec() takes bigint with the option for that", () => {
+Deno.test("msgpackCodec() accepts bigint with useBigInt64", () => {
   const exact = msgpackCodec({ useBigInt64: true });
   assertEquals(exact.decode(exact.encode(2n ** 63n)), 2n ** 63n);
   assertEquals(exact.decode(exact.encode(-(2n ** 63n))), -(2n ** 63n));
@@ -68,7 +68,7 @@ Deno.test("msgpackCodec() takes bigint with the option for that", () => {
   assertEquals(msgpackCodec().decode(bytes(0xcf, 0, 0, 1, 0, 0, 0, 0, 0)), 2 ** 40);
 });
 
-Deno.test("msgpackCodec() takes extensions of every known length, and hands over the others", () => {
+Deno.test("msgpackCodec() accepts extensions of every length, and throws for truncated ones", () => {
   const codec = msgpackCodec();
   for (const size of [1, 2, 4, 8, 16, 3, 300, 70_000]) {
     const head = size <= 16 && size !== 3
@@ -92,7 +92,7 @@ Deno.test("msgpackCodec() throws on invalid MessagePack", () => {
   assertThrows(() => codec.encode(() => 1), Error);
 });
 
-Deno.test("msgpackCodec() takes no memory for elements that are claimed only", () => {
+Deno.test("msgpackCodec() allocates no memory for elements that are only claimed", () => {
   const codec = msgpackCodec();
   for (const head of [0xdc, 0xdd, 0xde, 0xdf]) {
     const claim = head % 2 === 0 ? [head, 0xff, 0xff] : [head, 0xff, 0xff, 0xff, 0xff];
@@ -102,13 +102,13 @@ Deno.test("msgpackCodec() takes no memory for elements that are claimed only", (
       "elements are missing in 0 bytes",
     );
   }
-  // Each claims no more than the number of bytes, all of them together much more.
+  // Each claims no more than the number of bytes; together they claim much more.
   const nested = bytes(...Array.from({ length: 20_000 }, () => [0xdd, 0, 1, 0, 0]).flat());
   assertThrows(() => codec.decode(nested), RangeError, "elements are missing");
   assert(codec.decode(bytes(...new Array(5_000).fill(0x91), 1)));
 });
 
-Deno.test("msgpackCodec() decodes changed bytes, or throws", () => {
+Deno.test("msgpackCodec() decodes corrupted bytes, or throws", () => {
   const random = new Random(9);
   const codec = msgpackCodec();
   for (let round = 0; round < 3_000; round++) {

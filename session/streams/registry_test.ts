@@ -18,7 +18,7 @@ const registry = {
 };
 type R = typeof registry;
 
-Deno.test("Registry infers numbers, sent types, and received types", () => {
+Deno.test("Registry infers numbers, sent types and received types", () => {
   expectType<Equal<keyof R & number, 0 | 7 | 65_534>>();
   expectType<Equal<StructuredInput<R, 0>, { at: string }>>();
   expectType<Equal<StructuredInput<R, 7>, { x: number; y?: number | undefined }>>();
@@ -32,20 +32,20 @@ Deno.test("Registry infers numbers, sent types, and received types", () => {
   assertEquals(tell({ type: 7, data: { x: 1, y: 2 } }), 1);
 });
 
-Deno.test("StructuredInput of a union of numbers is the type that fits each", () => {
+Deno.test("StructuredInput of a union of numbers is the type that fits each of them", () => {
   const both = { 1: z.object({ a: z.string() }), 2: z.object({ b: z.string() }), 3: z.number() };
   expectType<Equal<StructuredInput<typeof both, 1 | 2>, { a: string } & { b: string }>>();
   expectType<Equal<StructuredInput<typeof both, 1 | 3>, { a: string } & number>>();
   expectType<Equal<StructuredInput<typeof both, never>, never>>();
 });
 
-Deno.test("Registry that is not known has every number and unknown data", () => {
+Deno.test("Registry without a known type has every number and unknown data", () => {
   expectType<Equal<keyof Registry & number, number>>();
   expectType<Equal<StructuredInput<Registry, number>, unknown>>();
   expectType<Equal<StructuredMessage<Registry>["data"], unknown>>();
 });
 
-Deno.test("compileRegistry() takes every number from 0 to 65,534, and copies", () => {
+Deno.test("compileRegistry() accepts every number from 0 to 65,534, and copies the registry", () => {
   const changed: Record<number, z.ZodType> = { ...registry };
   const schemas = compileRegistry(changed);
   delete changed[7];
@@ -53,7 +53,7 @@ Deno.test("compileRegistry() takes every number from 0 to 65,534, and copies", (
   assertEquals(schemas.get(7), registry[7]);
 });
 
-Deno.test("compileRegistry() names the number that cannot be", () => {
+Deno.test("compileRegistry() names the invalid number", () => {
   const cases: [registry: unknown, end: string][] = [
     [{ 65_535: z.null() }, "a type must be an integer from 0 to 65534, received 65535"],
     [{ 70_000: z.null() }, "received 70000"],

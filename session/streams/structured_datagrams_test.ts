@@ -31,7 +31,7 @@ async function sendRaw(session: Session, ...bytes: number[]): Promise<void> {
 const text = (value: unknown) => [...new TextEncoder().encode(JSON.stringify(value))];
 
 for (const { name, makePair } of wires) {
-  Deno.test(`structuredDatagrams() carries messages both ways over ${name}`, async () => {
+  Deno.test(`structuredDatagrams() carries messages in both directions over ${name}`, async () => {
     await using pair = await makePair();
     await using client = new Session(pair.client, sessionSettings({ side: "client" }));
     await using server = new Session(pair.server, sessionSettings({ side: "server" }));
@@ -50,7 +50,7 @@ for (const { name, makePair } of wires) {
   });
 }
 
-Deno.test("structuredDatagrams() puts the type ahead of the payload", async () => {
+Deno.test("structuredDatagrams() writes the type before the payload", async () => {
   await using pair = await ends();
   await using near = make(pair.client, { registry: { 40_000: z.string() } });
   await near.send(40_000, "é");
@@ -58,7 +58,7 @@ Deno.test("structuredDatagrams() puts the type ahead of the payload", async () =
   assertEquals((await soon(reader.read())).value?.toHex(), "9c40" + "22c3a922");
 });
 
-Deno.test("structuredDatagrams() refuses options that cannot be", async () => {
+Deno.test("structuredDatagrams() rejects invalid options", async () => {
   await using pair = await ends();
   assertThrows(() => make(pair.client, { registry: {} }), TypeError, "at least one type");
   for (const maxQueued of [0, -1, 1.5, NaN]) {
@@ -69,12 +69,12 @@ Deno.test("structuredDatagrams() refuses options that cannot be", async () => {
   assertThrows(() => make(pair.client, { registry, codec }), TypeError, "encode and decode");
 });
 
-Deno.test("structuredDatagrams() is refused where the wire has no datagrams", async () => {
+Deno.test("structuredDatagrams() rejects on a connection without datagrams", async () => {
   await using pair = await ends({}, {}, { wire: PLAIN });
   assertThrows(() => make(pair.client, { registry }), UnsupportedError, "see capabilities");
 });
 
-Deno.test("StructuredDatagrams.send() refuses messages larger than a datagram", async () => {
+Deno.test("StructuredDatagrams.send() rejects messages larger than a datagram", async () => {
   await using pair = await ends();
   await using near = make(pair.client, { registry });
   const { maxDatagramSize } = pair.client.datagrams;
@@ -117,7 +117,7 @@ Deno.test("StructuredDatagrams counts, reports and skips invalid datagrams", asy
   assertEquals(pair.server.state, "connected");
 });
 
-Deno.test("StructuredDatagrams skips in silence without onInvalid", async () => {
+Deno.test("StructuredDatagrams silently skips invalid datagrams without onInvalid", async () => {
   await using pair = await ends();
   await using near = make(pair.client, { registry });
   await using far = make(pair.server, { registry });
@@ -130,7 +130,7 @@ Deno.test("StructuredDatagrams skips in silence without onInvalid", async () => 
   assertEquals(far.stats.skipped, 1);
 });
 
-Deno.test("StructuredDatagrams drops the oldest past its bound, and counts them", async () => {
+Deno.test("StructuredDatagrams drops and counts the oldest datagrams beyond its limit", async () => {
   await using pair = await ends();
   await using near = make(pair.client, { registry });
   await using far = make(pair.server, { registry, maxQueued: 3 });
@@ -142,7 +142,7 @@ Deno.test("StructuredDatagrams drops the oldest past its bound, and counts them"
   assertEquals(seen, ["7", "8", "9"]);
 });
 
-Deno.test("StructuredDatagrams continues in another loop, and has one at a time", async () => {
+Deno.test("StructuredDatagrams continues in another loop, and allows one at a time", async () => {
   await using pair = await ends();
   await using near = make(pair.client, { registry });
   await using far = make(pair.server, { registry });
@@ -159,7 +159,7 @@ Deno.test("StructuredDatagrams continues in another loop, and has one at a time"
   }
 });
 
-Deno.test("StructuredDatagrams returns the datagrams when it is disposed of", async () => {
+Deno.test("StructuredDatagrams releases the datagrams when it is disposed", async () => {
   await using pair = await ends();
   const far = make(pair.server, { registry });
   assertThrows(() => make(pair.server, { registry }), TypeError, "must have no other reader");
@@ -192,7 +192,7 @@ Deno.test("StructuredDatagrams ends with the session", async () => {
   }
 });
 
-Deno.test("StructuredDatagrams ends a loop with an error of a schema or onInvalid", async () => {
+Deno.test("StructuredDatagrams ends a loop with the error of a schema or onInvalid", async () => {
   const broken: StandardSchema<string> = {
     "~standard": {
       version: 1,

@@ -15,7 +15,7 @@ function parserOf(rules: Partial<StructuredParserRules> = {}): StructuredParser 
   });
 }
 
-/** Feeds chunks as a stream does; returns the messages, with copies of the payloads. */
+/** Feeds chunks as a stream does, and returns the messages with copies of the payloads. */
 function read(parser: StructuredParser, chunks: readonly Uint8Array[]): [number, number[]][] {
   const found: [number, number[]][] = [];
   for (const chunk of chunks) {
@@ -23,7 +23,7 @@ function read(parser: StructuredParser, chunks: readonly Uint8Array[]): [number,
     for (let frame = parser.next(); frame !== undefined; frame = parser.next()) {
       found.push([frame.type, [...frame.payload]]);
     }
-    parser.takeUsed().fill(0xee); // The wire reads into the buffer again.
+    parser.takeUsed().fill(0xee); // The connection reuses the buffer.
   }
   return found;
 }
@@ -34,7 +34,7 @@ Deno.test("StructuredParser.next() reads type and length in network byte order",
   assertEquals(parser.gap, undefined);
 });
 
-Deno.test("StructuredParser.next() reads the same wherever the bytes are cut", () => {
+Deno.test("StructuredParser.next() reads the same messages for all chunk boundaries", () => {
   const messages: [number, number[]][] = [
     [1, [1, 2, 3]],
     [0, []],
@@ -73,7 +73,7 @@ Deno.test("StructuredParser.next() reads random messages in random chunks", () =
   }
 });
 
-Deno.test("StructuredParser.next() tells where the bytes stop inside a message", () => {
+Deno.test("StructuredParser.gap tells where the bytes stop inside a message", () => {
   const whole = framed(5, bytes(1, 2, 3, 4));
   for (let length = 1; length < whole.length; length++) {
     const parser = parserOf();
@@ -89,7 +89,7 @@ Deno.test("StructuredParser.next() tells where the bytes stop inside a message",
   assertEquals(passing.gap, "a message that lacks 3 bytes");
 });
 
-Deno.test("StructuredParser.next() refuses a message above the bound at its head, and holds none of it", () => {
+Deno.test("StructuredParser.next() rejects a message above the limit at its head, and buffers none of it", () => {
   for (const claimed of [1025, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff]) {
     const parser = parserOf();
     parser.push(framed(9, bytes(), claimed));
@@ -104,7 +104,7 @@ Deno.test("StructuredParser.next() refuses a message above the bound at its head
   assertEquals(read(parser, [framed(9, new Uint8Array(1024))])[0]![1].length, 1024);
 });
 
-Deno.test("StructuredParser.next() holds at most twice the received bytes of a message that claims 4 GiB", () => {
+Deno.test("StructuredParser.next() allocates at most twice the received bytes of a message that claims 4 GiB", () => {
   const parser = parserOf({ maxMessageBytes: 0xffff_ffff });
   const sizes: number[] = [];
   const Original = Uint8Array;
@@ -126,7 +126,7 @@ Deno.test("StructuredParser.next() holds at most twice the received bytes of a m
   assertEquals(Math.max(...sizes), 128 * 1024);
 });
 
-Deno.test("StructuredParser.next() knows the end mark only where both ends agreed on it", () => {
+Deno.test("StructuredParser.next() recognizes the end mark only if both ends agreed on it", () => {
   const agreed = parserOf({ hasEndMark: true });
   assertEquals(read(agreed, [joined(framed(1, bytes(1)), END_MARK, framed(2, bytes(2)))]), [[1, [
     1,

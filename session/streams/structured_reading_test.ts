@@ -24,7 +24,7 @@ import {
 import { structuredStream as open } from "./structured.ts";
 import { soon, turns } from "../../tests/waiting.ts";
 
-Deno.test("StructuredStream reads one chunk at a time, as its loop goes on", async () => {
+Deno.test("StructuredStream reads one chunk at a time, as its loop advances", async () => {
   const chunk = () => joined(framed(2, "a"), framed(2, "b"));
   const wire = new HandStream(chunk(), chunk(), chunk());
   const stream = await byHand(wire);
@@ -40,7 +40,7 @@ Deno.test("StructuredStream reads one chunk at a time, as its loop goes on", asy
   assertEquals(reads, [1, 1, 2, 2, 3]);
 });
 
-Deno.test("StructuredStream gives the messages in order to calls that do not wait", async () => {
+Deno.test("StructuredStream returns messages in order to concurrent next() calls", async () => {
   const stream = await byHand(
     new HandStream(framed(2, "a"), framed(2, "b"), END_MARK.slice(), null),
   );
@@ -49,7 +49,7 @@ Deno.test("StructuredStream gives the messages in order to calls that do not wai
   assertEquals(results.map(({ value }) => value?.data), ["a", "b", undefined]);
 });
 
-Deno.test("StructuredStream continues in another loop, and has one at a time", async () => {
+Deno.test("StructuredStream continues in another loop, and allows one at a time", async () => {
   const wire = new HandStream(joined(framed(2, "a"), framed(2, "b")), END_MARK.slice(), null);
   const stream = await byHand(wire);
   for await (const { data } of stream) {
@@ -62,7 +62,7 @@ Deno.test("StructuredStream continues in another loop, and has one at a time", a
   assertEquals([wire.cancelled, wire.aborted], [[], []]);
 });
 
-Deno.test("StructuredStream ends at the end mark, and gives the stream back", async () => {
+Deno.test("StructuredStream ends at the end mark, and releases the stream", async () => {
   const wire = new HandStream(joined(framed(2, "a"), END_MARK), null);
   const stream = await byHand(wire);
   assertEquals(await Array.fromAsync(stream), [{ type: 2, data: "a" }]);
@@ -78,7 +78,7 @@ Deno.test("StructuredStream ends at the end mark, and gives the stream back", as
   assertEquals(more.cancelled.length, 1);
 });
 
-Deno.test("StructuredStream tells an end without the agreed mark as an abort", async () => {
+Deno.test("StructuredStream reports an end without the agreed mark as an abort", async () => {
   const cases: [incoming: Uint8Array[], where: string][] = [
     [[], "it ended without the end mark"],
     [[framed(2, "a")], "it ended without the end mark"],
@@ -104,7 +104,7 @@ Deno.test("StructuredStream passes on a reset with its code", async () => {
   assertStrictEquals(await assertRejects(() => stream.closed), reset);
 });
 
-Deno.test("StructuredStream leaves the bytes to a codec that keeps them", async () => {
+Deno.test("StructuredStream lets a codec keep the bytes", async () => {
   const wire = new HandStream(
     joined(framed(5, Uint8Array.of(1, 2)), framed(5, new Uint8Array())),
     joined(framed(5, Uint8Array.of(3)), END_MARK),
@@ -112,7 +112,7 @@ Deno.test("StructuredStream leaves the bytes to a codec that keeps them", async 
   );
   const read = wire.read.bind(wire);
   wire.read = (used?: Uint8Array | null) => {
-    used?.fill(0xee); // As a wire that reads into the buffer again.
+    used?.fill(0xee); // As a connection that reuses the buffer.
     return read();
   };
   const stream = await byHand(wire, {
@@ -123,7 +123,7 @@ Deno.test("StructuredStream leaves the bytes to a codec that keeps them", async 
   assertEquals(messages.map(({ data }) => [...data as unknown as Uint8Array]), [[1, 2], [], [3]]);
 });
 
-Deno.test("StructuredStream is closed by await using, and unread messages are released", async () => {
+Deno.test("StructuredStream is closed by await using, which releases unread messages", async () => {
   const wire = new HandStream(framed(2, "a"), framed(2, "b"));
   const stream = await byHand(wire);
   {
@@ -138,7 +138,7 @@ Deno.test("StructuredStream is closed by await using, and unread messages are re
   await stream[Symbol.asyncDispose]();
 });
 
-Deno.test("StructuredStream ends a loop that waits when it is disposed of, and fails it when it is aborted", async () => {
+Deno.test("StructuredStream ends a waiting loop when disposed, and fails it when aborted", async () => {
   const left = await byHand(new HandStream());
   const reading = Array.fromAsync(left);
   await turns();
@@ -154,7 +154,7 @@ Deno.test("StructuredStream ends a loop that waits when it is disposed of, and f
   await aborted[Symbol.asyncDispose]();
 });
 
-Deno.test("StructuredStream.abort() takes a code of 32 bits", async () => {
+Deno.test("StructuredStream.abort() accepts a 32-bit code", async () => {
   const wire = new HandStream();
   const stream = await byHand(wire);
   for (const code of [-1, 1.5, 2 ** 32, NaN]) {

@@ -147,7 +147,7 @@ for (const { what, incoming, reason, type, message, code = 4400, options, isSkip
     assertEquals(stream.skippedMessages, 0);
   });
 
-  Deno.test(`StructuredStream ${isSkipped ? "skips" : "does not skip"} ${what} with the option for that`, async () => {
+  Deno.test(`StructuredStream with onInvalid "skip" ${isSkipped ? "skips" : "does not skip"} ${what}`, async () => {
     const told: StructuredError[] = [];
     const policies = ["skip", (error: StructuredError) => void told.push(error)] as const;
     for (const onInvalid of policies) {
@@ -160,7 +160,7 @@ for (const { what, incoming, reason, type, message, code = 4400, options, isSkip
       };
       if (isSkipped) {
         await soon(reading());
-        const marks = options?.endMark === false ? 1 : 0; // There the message is one more of them.
+        const marks = options?.endMark === false ? 1 : 0; // Without end marks, the end mark is an invalid message too.
         assertEquals([seen, stream.skippedMessages], [["behind"], 1 + marks]);
       } else {
         await soon(assertRejects(reading, StructuredError));
@@ -171,7 +171,7 @@ for (const { what, incoming, reason, type, message, code = 4400, options, isSkip
   });
 }
 
-Deno.test("StructuredStream ends with an error of onInvalid", async () => {
+Deno.test("StructuredStream ends with the error of onInvalid", async () => {
   const wire = new HandStream(framed(9, "a"));
   const stream = await byHand(wire, {
     onInvalid() {
@@ -182,7 +182,7 @@ Deno.test("StructuredStream ends with an error of onInvalid", async () => {
   assertEquals([wire.cancelled, wire.aborted], [[4500], [4500]]);
 });
 
-Deno.test("StructuredStream ends with an error of a schema, which is no fault of the peer", async () => {
+Deno.test("StructuredStream ends with the error of a schema, which is not the peer's fault", async () => {
   for (const isAsync of [false, true]) {
     const broken: StandardSchema<string> = {
       "~standard": {
@@ -204,7 +204,7 @@ Deno.test("StructuredStream ends with an error of a schema, which is no fault of
   }
 });
 
-Deno.test("StructuredStream waits for a schema that answers later", async () => {
+Deno.test("StructuredStream waits for an asynchronous schema", async () => {
   const later: StandardSchema<string, number> = {
     "~standard": {
       version: 1,

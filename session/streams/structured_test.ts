@@ -28,7 +28,7 @@ type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends (<T>() => T extends B 
 function expectType<_T extends true>(): void {}
 
 for (const { name, makePair } of wires) {
-  Deno.test(`structuredStream() carries messages both ways, and ends as agreed, over ${name}`, async () => {
+  Deno.test(`structuredStream() carries messages in both directions, and ends as agreed, over ${name}`, async () => {
     await using pair = await makePair();
     await using client = new Session(pair.client, sessionSettings({ side: "client" }));
     await using server = new Session(pair.server, sessionSettings({ side: "server" }));
@@ -81,7 +81,7 @@ for (const { name, makePair } of wires) {
     assertEquals([client.state, server.state], ["connected", "connected"]);
   });
 
-  Deno.test(`StructuredStream leaves the session alone when a message is refused over ${name}`, async () => {
+  Deno.test(`StructuredStream does not affect the session when a message is rejected over ${name}`, async () => {
     await using pair = await makePair();
     await using client = new Session(pair.client, sessionSettings({ side: "client" }));
     await using server = new Session(
@@ -122,15 +122,15 @@ for (const { name, makePair } of wires) {
     let sent = 0;
     const text = "x".repeat(256 * 1024);
     const sending = (async () => {
-      for (; sent < 64; sent++) await near.send(2, text); // More than any wire holds.
+      for (; sent < 64; sent++) await near.send(2, text); // More than any connection buffers.
       await near.close();
     })();
-    // Until the queue is empty, by the clock of the wire.
+    // Until the queue is empty, by the connection's clock.
     for (let [before, still] = [sent, 0]; still < 20; still = sent === before ? still + 1 : 0) {
       before = sent;
       assertEquals(await soon(client.request("ping")), "pong");
     }
-    assertEquals(sent < 64, true, `${sent} messages went out that nobody read`);
+    assertEquals(sent < 64, true, `${sent} messages were sent that no one read`);
     assertEquals((await soon(Array.fromAsync(far))).length, 65);
     await soon(sending);
   });
@@ -157,7 +157,7 @@ Deno.test("structuredStream() infers sent and received types", async () => {
   assertInstanceOf(read, Function);
 });
 
-Deno.test("structuredStream() opens nothing when its options are wrong", async () => {
+Deno.test("structuredStream() opens no stream if its options are invalid", async () => {
   await using pair = await ends();
   const { client, server } = pair;
   await assertRejects(() => open(client, { registry: {} }), TypeError, "at least one type");
@@ -184,12 +184,12 @@ Deno.test("structuredStream() opens nothing when its options are wrong", async (
   assertEquals(opened, 0);
 });
 
-Deno.test("structuredStream() is refused where the wire has no streams", async () => {
+Deno.test("structuredStream() rejects on a connection without streams", async () => {
   await using pair = await ends({}, {}, { wire: PLAIN });
   await assertRejects(() => open(pair.client, { registry }), UnsupportedError);
 });
 
-Deno.test("structuredStream() gives up waiting for a stream by its signal", async () => {
+Deno.test("structuredStream() stops waiting for a stream when its signal aborts", async () => {
   await using pair = await ends();
   const signal = AbortSignal.abort(new Error("Enough"));
   await assertRejects(() => open(pair.client, { registry, signal }), Error, "Enough");
@@ -208,7 +208,7 @@ Deno.test("StructuredStream.send() writes type, length and payload in network by
   assertEquals(wire.isClosed, true);
 });
 
-Deno.test("StructuredStream.close() sends no end mark to a peer of another make", async () => {
+Deno.test("StructuredStream.close() sends no end mark to a peer other than Skein", async () => {
   for (const options of [{ protocol: "" }, { protocol: "qmux-01" }, { endMark: false }]) {
     const wire = new HandStream(framed(2, "a"), null);
     const stream = await byHand(wire, options);
@@ -219,7 +219,7 @@ Deno.test("StructuredStream.close() sends no end mark to a peer of another make"
   }
 });
 
-Deno.test("StructuredStream.send() refuses messages above the bound before any byte is sent", async () => {
+Deno.test("StructuredStream.send() rejects messages above the limit before any byte is sent", async () => {
   const wire = new HandStream();
   const stream = await byHand(wire, { maxMessageBytes: 10 });
   await assertRejects(
@@ -236,7 +236,7 @@ Deno.test("StructuredStream.send() refuses messages above the bound before any b
   await assertRejects(() => usual.send(2, "x".repeat(1024 * 1024 - 1)), RangeError, "1048576");
 });
 
-Deno.test("StructuredStream.send() sends nothing that the codec cannot encode", async () => {
+Deno.test("StructuredStream.send() sends no data that the codec cannot encode", async () => {
   const wire = new HandStream();
   const json = await byHand(wire, { registry: { 1: anything } as unknown as R });
   await assertRejects(() => json.send(1, undefined as never), TypeError, "received undefined");
@@ -265,7 +265,7 @@ Deno.test("StructuredStream.send() sends nothing that the codec cannot encode", 
   assertEquals(wire.written, []);
 });
 
-Deno.test("StructuredStream.send() keeps the order of messages without an await, and joins them", async () => {
+Deno.test("StructuredStream.send() without await keeps the order of messages, and joins them", async () => {
   const wire = new HandStream();
   const gate = Promise.withResolvers<void>();
   wire.gate = gate.promise;
@@ -283,7 +283,7 @@ Deno.test("StructuredStream.send() keeps the order of messages without an await,
   assertEquals(joined(...wire.written), expected);
 });
 
-Deno.test("StructuredStream.send() resolves once the wire took the message", async () => {
+Deno.test("StructuredStream.send() resolves once the connection has accepted the message", async () => {
   const wire = new HandStream();
   const gate = Promise.withResolvers<void>();
   wire.gate = gate.promise;
@@ -296,12 +296,12 @@ Deno.test("StructuredStream.send() resolves once the wire took the message", asy
   await sent;
 });
 
-Deno.test("StructuredStream.send() aborts the stream when 4 MiB wait without an await, and not before", async () => {
+Deno.test("StructuredStream.send() without await aborts the stream when 4 MiB wait, and not before", async () => {
   const wire = new HandStream();
   const stream = await byHand(wire);
   const text = "x".repeat(1024 * 1024 - 100);
   const send = (count: number) => Array.from({ length: count }, () => stream.send(2, text));
-  // Four messages of each round wait, just below the bound; written ones no longer count.
+  // Four messages of each round wait, just below the limit; written ones no longer count.
   for (let round = 0; round < 3; round++) {
     const gate = Promise.withResolvers<void>();
     wire.gate = gate.promise;
@@ -320,7 +320,7 @@ Deno.test("StructuredStream.send() aborts the stream when 4 MiB wait without an 
   assertEquals(wire.aborted, [4507]);
 });
 
-Deno.test("StructuredStream reports a failed write without an await by closed alone", async () => {
+Deno.test("StructuredStream reports a failed write without await only through closed", async () => {
   const wire = new HandStream(framed(2, "still readable"), END_MARK.slice(), null);
   const stopped = new StreamError("The peer stopped reading", { streamErrorCode: 5, by: "remote" });
   wire.write = () => Promise.reject(stopped);
@@ -334,7 +334,7 @@ Deno.test("StructuredStream reports a failed write without an await by closed al
 });
 
 for (const end of ["the write fails", "the joined write fails", "the stream is aborted"]) {
-  Deno.test(`StructuredStream.send() and close() that wait reject if ${end}`, async () => {
+  Deno.test(`StructuredStream.send() and close() reject while waiting if ${end}`, async () => {
     const wire = new HandStream();
     const { promise, reject } = Promise.withResolvers<void>();
     let writes = 0;

@@ -20,7 +20,7 @@ Deno.test("encodeBinary() writes the mark, the head's length, the head and the b
   assertEquals(encodeBinary("", bytes()), bytes(0x40, 0x53, 0));
 });
 
-Deno.test("encodeBinary() takes the varint that fits the head's bytes, not its characters", () => {
+Deno.test("encodeBinary() uses the varint for the head's bytes, not its characters", () => {
   const cases: [head: string, prefix: number[]][] = [
     ["x".repeat(63), [63]],
     ["x".repeat(64), [0x40, 64]],
@@ -35,14 +35,14 @@ Deno.test("encodeBinary() takes the varint that fits the head's bytes, not its c
   }
 });
 
-Deno.test("decodeBinary() takes a length in more bytes than needed", () => {
+Deno.test("decodeBinary() accepts a length in more bytes than needed", () => {
   for (const length of [[0x40, 2], [0x80, 0, 0, 2]]) {
     const frame = bytes(0x40, 0x53, ...length, 0x7b, 0x7d, 9);
     assertEquals(decodeBinary(frame), { head: "{}", data: bytes(9) });
   }
 });
 
-Deno.test("decodeBinary() gives undefined for a frame that is not whole", () => {
+Deno.test("decodeBinary() returns undefined for a malformed frame", () => {
   const whole = encodeBinary('{"topic":"a"}', bytes());
   for (let length = 3; length < whole.length; length++) {
     assertEquals(decodeBinary(whole.subarray(0, length)), undefined, `${length} bytes`);
@@ -56,14 +56,14 @@ Deno.test("decodeBinary() gives undefined for a frame that is not whole", () => 
   for (const [what, frame] of cases) assertEquals(decodeBinary(frame), undefined, what);
 });
 
-Deno.test("isBinaryMessage() knows the mark", () => {
+Deno.test("isBinaryMessage() recognizes the mark", () => {
   assert(isBinaryMessage(bytes(0x40, 0x53, 0)));
   for (const frame of [bytes(), bytes(0x40), bytes(0x40, 0x53), bytes(0x40, 0x54, 0)]) {
     assertEquals(isBinaryMessage(frame), false, `${frame}`);
   }
 });
 
-Deno.test("decodeBinary() never throws on bytes that were changed", () => {
+Deno.test("decodeBinary() never throws on corrupted bytes", () => {
   let seed = 7;
   const random = (below: number) => (seed = Math.imul(seed, 48_271) >>> 0) % below;
   for (let round = 0; round < 5_000; round++) {
@@ -91,7 +91,7 @@ Deno.test("placed() writes the place at the end of an envelope", () => {
   assertEquals(parseEnvelope(text), envelope);
 });
 
-Deno.test("placed() writes the tag behind the place", () => {
+Deno.test("placed() writes the tag after the place", () => {
   const { frame } = encodeMessage("t", 1);
   const message = placed(frame, "t", { offset: 2, prev: 1, tag: "aZ3_x-" });
   assertEquals(message.frame, '{"topic":"t","data":1,"offset":2,"prev":1,"tag":"aZ3_x-"}');
@@ -120,7 +120,7 @@ Deno.test("placed() adds no more than MAX_PLACE_BYTES", () => {
   }
 });
 
-Deno.test("placed() leaves bytes unchanged that are no message", () => {
+Deno.test("placed() does not change bytes that are not a message", () => {
   const frame = Uint8Array.of(0x40, 0x53, 9, 1);
   assertEquals(placed(frame, "a", { offset: 2, prev: 1 }).frame, frame);
 });

@@ -8,7 +8,7 @@ import { parseEnvelope } from "./server_envelope.ts";
 const HELLO = { session: "s", heartbeatMs: 25_000, maxMessageBytes: 262_144, features: ["x"] };
 const NO_TICKETS = { ticket: undefined, predecessor: undefined };
 const FAILURE = { code: "invalid", message: "No", path: ["a", 0] };
-/** The failure as it is read. */
+/** The failure as parsed. */
 const READ_FAILURE = { ...FAILURE, retryAfterMs: undefined, level: undefined };
 
 const TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -16,7 +16,7 @@ const TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 const TRACE = `"trace":{"traceparent":"${TRACEPARENT}"`;
 
 /**
- * Envelopes by kind: what all have in common, then each text, and what else is read from that text.
+ * Envelopes by kind: the common fields, then each text with the additional fields parsed from it.
  */
 const KINDS: readonly [common: object, rows: readonly [text: string, more: object][]][] = [
   [{ kind: "message", topic: "a", data: undefined }, [
@@ -144,7 +144,7 @@ Deno.test("parseEnvelope() reads every envelope", () => {
   }
 });
 
-Deno.test("parseEnvelope() goes by the first known key of the table, not of the text", () => {
+Deno.test("parseEnvelope() chooses the kind by the order of the table, not of the text", () => {
   const keys = ["reply", "cancel", "hello", "auth", "ping", "pong", "goaway"];
   const all = { ...Object.fromEntries(keys.map((key) => [key, 1])), topic: "a", data: 1 };
   assertEquals(parseEnvelope(JSON.stringify(all)).kind, "message");
@@ -152,7 +152,7 @@ Deno.test("parseEnvelope() goes by the first known key of the table, not of the 
   assertEquals(parseEnvelope('{"publish":"a","subscribe":"b","id":1}').kind, "subscribe");
 });
 
-Deno.test("parseEnvelope() ignores unknown keys, and finds an envelope of unknown keys alone", () => {
+Deno.test("parseEnvelope() ignores unknown keys, and recognizes an envelope with only unknown keys", () => {
   assertEquals(parseEnvelope('{"x":1,"topic":"a","seq":2}').kind, "message");
   for (const text of ["{}", '{"x":1}', '{"seq":1}', '{"close":1}', '{"data":1,"id":1}']) {
     assertEquals(parseEnvelope(text), { kind: "unknown" }, text);
@@ -264,7 +264,7 @@ Deno.test("parseEnvelope() names the expected form, and never the peer's text", 
   }
 });
 
-Deno.test("parseEnvelope() survives objects that cannot be turned into text", () => {
+Deno.test("parseEnvelope() survives objects that cannot be converted to text", () => {
   const trap = '{"toString":1,"valueOf":1}';
   const texts = [
     `{"reply":1,"error":{"code":"x","message":${trap}}}`,
@@ -282,7 +282,7 @@ Deno.test("parseEnvelope() survives objects that cannot be turned into text", ()
   });
 });
 
-Deno.test("parseEnvelope() takes a topic of 255 bytes, and no longer one", () => {
+Deno.test("parseEnvelope() accepts a topic of 255 bytes, and no longer one", () => {
   assertEquals(parseEnvelope(`{"topic":"${"é".repeat(127)}x"}`).kind, "message");
   for (const key of ["topic", "subscribe", "unsubscribe", "publish"]) {
     const parsed = parseEnvelope(`{"${key}":"${"é".repeat(128)}","id":5}`);
@@ -291,7 +291,7 @@ Deno.test("parseEnvelope() takes a topic of 255 bytes, and no longer one", () =>
   }
 });
 
-Deno.test("the writers of envelopes follow the table of the wire", () => {
+Deno.test("envelope encoders follow the table of the protocol", () => {
   const golden: [text: string, expected: string][] = [
     [encodeEnvelope({ topic: "a" }), '{"topic":"a"}'],
     [encodeEnvelope({ topic: "a", data: 1 }), '{"topic":"a","data":1}'],
@@ -347,7 +347,7 @@ const envelope = fc.record({
   id: fc.option(fc.nat(), { nil: undefined }),
 });
 
-Deno.test("parseEnvelope() reads every written envelope back, on one line", () => {
+Deno.test("parseEnvelope() reads back every encoded envelope, on one line", () => {
   fc.assert(
     fc.property(envelope, ({ topic, data, id }) => {
       const text = encodeEnvelope({ topic, data, id });
@@ -361,7 +361,7 @@ Deno.test("parseEnvelope() reads every written envelope back, on one line", () =
   );
 });
 
-Deno.test("parseEnvelope() never throws on text that was changed", () => {
+Deno.test("parseEnvelope() never throws on corrupted text", () => {
   const read = KINDS.flatMap(([, rows]) => rows.map(([text]) => text));
   const pieces = ['"', "{", "}", "[", "]", ":", ",", "1", "-", "null", '"topic"', '"id"', "\\u"];
   const change = fc.record({
@@ -389,7 +389,7 @@ Deno.test("parseEnvelope() never throws on text that was changed", () => {
   assert(kinds.size > 10, "the changes leave enough of every kind");
 });
 
-Deno.test("readEnvelope() reads requests to a server, and no more of them", () => {
+Deno.test("readEnvelope() without readService returns requests to a server as service", () => {
   for (const service of ["auth", "publish", "subscribe", "unsubscribe"] as const) {
     assertEquals(readEnvelope(`{"${service}":"a","id":3}`), { kind: "service", service, id: 3 });
     assertEquals(readEnvelope(`{"${service}":1}`), { kind: "service", service, id: null });
@@ -402,7 +402,7 @@ Deno.test("readEnvelope() reads requests to a server, and no more of them", () =
   });
 });
 
-Deno.test("readTrace() takes W3C Trace Context within bounds, and nothing else", () => {
+Deno.test("readTrace() accepts W3C Trace Context within limits, and nothing else", () => {
   const traceparent = TRACEPARENT;
   const wrong = [
     null,

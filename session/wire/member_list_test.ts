@@ -2,7 +2,7 @@ import { assertEquals } from "@std/assert";
 import { MemberList } from "./member_list.ts";
 import type { PresenceNotice } from "./presence_notice.ts";
 
-Deno.test("MemberList.take() begins anew with the first part of a list, and is whole with the last", () => {
+Deno.test("MemberList.take() starts over with the first part of a list, and is complete with the last", () => {
   const list = new MemberList();
   const part = (user: string, page: number, more?: true): PresenceNotice => ({
     type: "members",
@@ -18,14 +18,14 @@ Deno.test("MemberList.take() begins anew with the first part of a list, and is w
   assertEquals([list.take({ type: "count", users: 7 }), list.count], [true, 7]);
 });
 
-Deno.test("MemberList.take() leaves out the data of a member who has none", () => {
+Deno.test("MemberList.take() omits data for a member without any", () => {
   const list = new MemberList();
   list.take({ type: "join", user: "ann", at: 5, data: "away" });
   list.take({ type: "update", user: "ann", at: 6 });
   assertEquals([...list.users.values()], [{ user: "ann", connections: 1, joinedAt: 5 }]);
 });
 
-Deno.test("MemberList.take() keeps the earlier list until the next one is whole", () => {
+Deno.test("MemberList.take() keeps the earlier list until the next one is complete", () => {
   const list = new MemberList();
   const members = ["ann", "bob"].map((user) => ({ user, connections: 1, joinedAt: 0 }));
   list.take({ type: "members", members });
@@ -36,7 +36,7 @@ Deno.test("MemberList.take() keeps the earlier list until the next one is whole"
   assertEquals([...list.users.keys()], ["ann"]);
 });
 
-Deno.test("MemberList.take() follows a room that has a list on one server, and a count on another", () => {
+Deno.test("MemberList.take() follows a room with a list on one server and a count on another", () => {
   const list = new MemberList();
   const members = [{ user: "ann", connections: 1, joinedAt: 0 }];
   list.take({ type: "members", members });

@@ -12,7 +12,7 @@ type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends (<T>() => T extends B 
   : false;
 function expectType<_T extends true>(): void {}
 
-Deno.test("TopicPattern() refuses malformed patterns", () => {
+Deno.test("TopicPattern() rejects malformed patterns", () => {
   const cases: [pattern: string, part: string][] = [
     ["", 'received ""'],
     ["chat:{room", "pairs"],
@@ -67,7 +67,7 @@ Deno.test("TopicPattern.match() reads the parameters", () => {
   }
 });
 
-// The slow and sure way to match a pattern.
+// A slow reference implementation.
 function oracle(pattern: string): RegExp {
   const escaped = pattern.replace(/[.*+?^$()|[\]\\/]/g, "\\$&");
   return new RegExp(`^${escaped.replace(/\{\w+\}/g, "[^]+")}$`);
@@ -124,7 +124,7 @@ Deno.test("TopicPattern agrees with an exhaustive search on small patterns", () 
   }
 });
 
-Deno.test("TopicPattern stays quick on patterns and topics made to be slow", () => {
+Deno.test("TopicPattern stays fast on patterns and topics crafted to be slow", () => {
   const a = new TopicPattern("{a}x{b}x{c}x{d}x{e}x{f}x{g}x{h}y");
   const b = new TopicPattern("{a}xx{b}xx{c}xx{d}xx{e}xx{f}z{g}y");
   const topic = "x".repeat(100_000);
@@ -135,7 +135,7 @@ Deno.test("TopicPattern stays quick on patterns and topics made to be slow", () 
   assert(performance.now() - start < 1000);
 });
 
-Deno.test("TopicRouter() refuses overlapping patterns", () => {
+Deno.test("TopicRouter() rejects overlapping patterns", () => {
   const overlapping: [string, string][] = [
     ["chat:{room}", "chat:lobby"],
     ["chat:lobby", "chat:{room}"],
@@ -183,7 +183,7 @@ Deno.test("TopicRouter.match() shares frozen matches", () => {
   assert(Object.isFrozen(match) && Object.isFrozen(match.params));
 });
 
-Deno.test("TopicRouter.match() forgets matches beyond its bound", () => {
+Deno.test("TopicRouter.match() evicts matches beyond its limit", () => {
   const router = new TopicRouter([["chat:{room}", {}]]);
   const first = router.match("chat:0");
   for (let i = 1; i < MAX_CACHED_MATCHES; i++) router.match(`chat:${i}`);
@@ -194,14 +194,14 @@ Deno.test("TopicRouter.match() forgets matches beyond its bound", () => {
   assertEquals(again, first);
 });
 
-Deno.test("checkTopic() takes topics up to the bound, in bytes", () => {
+Deno.test("checkTopic() accepts topics up to the limit in bytes", () => {
   for (const topic of ["a", "a".repeat(255), "é".repeat(127), "☕".repeat(85)]) {
     checkTopic(topic, "send");
   }
   checkTopic("abcd", "send", 4);
 });
 
-Deno.test("checkTopic() refuses anything else", () => {
+Deno.test("checkTopic() throws for anything else", () => {
   for (const topic of ["", undefined, null, 7, {}, Symbol("s"), Object.create(null)]) {
     assertThrows(
       () => checkTopic(topic, "publish"),

@@ -21,7 +21,7 @@ Deno.test("utf8Length() agrees with TextEncoder for every single UTF-16 unit", (
   }
 });
 
-Deno.test("exceedsBytes() draws the line at the exact byte", () => {
+Deno.test("exceedsBytes() is exact to the byte", () => {
   for (const text of [...TEXTS, ...LONE, "x".repeat(300), "é".repeat(150), "€".repeat(100)]) {
     const bytes = encoder.encode(text).length;
     assertEquals(exceedsBytes(text, bytes), false, JSON.stringify(text));
