@@ -423,7 +423,7 @@ Deno.test("NativeWebTransportListener answers a request once, and refuses waitin
   assertThrows(() => request.accept({ protocol: "skein.1" }), TypeError, 'received "skein.1"');
   assertThrows(() => request.refuse(200), RangeError, "received 200");
   request.refuse(404);
-  assertThrows(() => request.accept(), TypeError, "answered before");
+  assertThrows(() => request.accept(), TypeError, "already has a response");
   assertEquals((await soon(near.closed)).closeCode, 4404);
   assertEquals(request.signal.aborted, false);
 
