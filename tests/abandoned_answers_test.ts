@@ -1,4 +1,7 @@
-/** Running answers of guests who leave, by the public face: their model calls end, those of users go on. */
+/**
+ * Resumable responses of guests who leave: the server aborts their model calls, but not those of
+ * users.
+ */
 import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { type Client, type guest, MemoryBroker, RequestError } from "../mod.ts";
@@ -6,17 +9,15 @@ import { type TestServer, testServer } from "../testing/mod.ts";
 import { passTime, turns } from "../testing/mod.ts";
 import { contract, Model, type Shared } from "./answering.ts";
 
-/** Address of the guests. */
 const ADDRESS = "192.0.2.1";
 
-/** Address of others. */
 const ELSEWHERE = "198.51.100.7";
 
 const MINUTES = 60_000;
 
 type Served = TestServer<string | typeof guest, Shared>;
 
-/** A server in fake time, with a model whose first word is there. */
+/** A server in fake time, with a model that has produced its first word. */
 class Site implements AsyncDisposable {
   readonly time = new FakeTime();
   readonly model = new Model();
@@ -28,17 +29,16 @@ class Site implements AsyncDisposable {
     this.server = this.node(options);
   }
 
-  /** Adds a server on the same broker. */
   node(options: Parameters<Model["options"]>[0] = {}): Served {
     return testServer(this.model.options({ broker: this.#broker, ...options }));
   }
 
-  /** Connects a guest, or a user. */
+  /** Connects a guest, or a user if there is a token. */
   connect(token?: string, { server = this.server, address = ADDRESS } = {}): Client<Shared> {
     return server.connect({ contract, address, ...(token !== undefined && { token }) });
   }
 
-  /** Asks for an answer, and leaves the server in the middle of it. */
+  /** Requests a response, and disconnects in the middle of it. */
   async askAndLeave(token?: string): Promise<string> {
     await using client = this.connect(token);
     const answer = client.requestStream("chat:lobby", "hi");
@@ -46,7 +46,7 @@ class Site implements AsyncDisposable {
     return answer.id;
   }
 
-  /** Tells which of the model's calls were aborted, after a time. */
+  /** Waits, and returns which of the model's calls were aborted. */
   async aborted(afterMs: number): Promise<boolean[]> {
     await passTime(this.time, afterMs);
     return this.model.signals.map(({ aborted }) => aborted);
@@ -59,7 +59,7 @@ class Site implements AsyncDisposable {
   }
 }
 
-/** Reads an answer that has ended; returns its words and the error. */
+/** Reads a finished response; returns its words and the error. */
 async function readEnd(client: Client<Shared>, id: string) {
   const words: string[] = [];
   const { failure } = await assertRejects(async () => {
@@ -68,7 +68,7 @@ async function readEnd(client: Client<Shared>, id: string) {
   return { words, failure };
 }
 
-Deno.test("serve() ends the answer of a guest 5 minutes after the guest has left", async () => {
+Deno.test("serve() aborts the response of a guest 5 minutes after the guest has left", async () => {
   await using site = new Site();
   const id = await site.askAndLeave();
   const userId = await site.askAndLeave("ann");
@@ -80,7 +80,7 @@ Deno.test("serve() ends the answer of a guest 5 minutes after the guest has left
     words: ["word 0"],
     failure: { code: "cancelled", message: "The caller has left, and nobody reads the answer" },
   });
-  // A user's answer goes on for as long as the generator does.
+  // A user's response runs as long as its generator.
   assertEquals(await site.aborted(60 * MINUTES), [true, false]);
   site.model.release();
   await using ann = site.connect("ann");
@@ -88,12 +88,12 @@ Deno.test("serve() ends the answer of a guest 5 minutes after the guest has left
   assertEquals(words.length, 8);
 });
 
-Deno.test("serve() ends the answers of guests who left after 30 s once half of the places are taken", async () => {
+Deno.test("serve() aborts the responses of guests 30 s after they left if half of the slots are in use", async () => {
   await using site = new Site({ answers: { maxRunning: 4 } });
   await site.askAndLeave();
   assertEquals(await site.aborted(31_000), [false]);
   await using ann = site.connect("ann", { address: ELSEWHERE });
-  // The second place of four.
+  // Uses the second of four slots.
   for await (const _word of ann.requestStream("chat:lobby", "hi")) break;
   assertEquals(await site.aborted(1), [true, false]);
   await site.askAndLeave();
@@ -101,7 +101,7 @@ Deno.test("serve() ends the answers of guests who left after 30 s once half of t
   assertEquals(await site.aborted(2_000), [true, false, true]);
 });
 
-Deno.test("serve() keeps the answer of a guest while the address has a session, or a reader is there", async () => {
+Deno.test("serve() keeps the response of a guest while its address has a session, or someone reads it", async () => {
   await using site = new Site();
   const id = await site.askAndLeave();
   {
@@ -122,7 +122,7 @@ Deno.test("serve() keeps the answer of a guest while the address has a session, 
   assertEquals(await site.aborted(2 * MINUTES), [true]);
 });
 
-Deno.test("serve() keeps the answer of a guest who reads it from another server", async () => {
+Deno.test("serve() keeps the response of a guest who reads it from another server", async () => {
   await using site = new Site();
   await using other = site.node();
   const id = await site.askAndLeave();
@@ -134,10 +134,10 @@ Deno.test("serve() keeps the answer of a guest who reads it from another server"
   assertEquals(await site.aborted(6 * MINUTES), [true]);
 });
 
-Deno.test("serve() ends the answer of a guest that another server took over, without readers", async () => {
+Deno.test("serve() aborts the response of a guest that another server took over, if no one reads it", async () => {
   await using site = new Site();
   await using other = site.node();
-  await passTime(site.time, 1_000); // The servers know each other.
+  await passTime(site.time, 1_000); // The servers discover each other.
   const id = await site.askAndLeave();
   const draining = site.server.drain({ withinMs: 1_000 });
   await passTime(site.time, 1_000);
@@ -149,12 +149,12 @@ Deno.test("serve() ends the answer of a guest that another server took over, wit
   assertEquals((await readEnd(again, id)).failure.code, "cancelled");
 });
 
-Deno.test("serve() has places again after an address took all that it may, and left", async () => {
+Deno.test("serve() frees the slots of an address that used its whole share and left", async () => {
   await using site = new Site({ answers: { maxRunning: 8 } });
   for (let round = 0; round < 3; round++) {
     {
       await using guest = site.connect();
-      for (let i = 0; i < 4; i++) { // Half of the bound: as much as one address may have.
+      for (let i = 0; i < 4; i++) { // Half of the limit: the share of one address.
         const answer = guest.requestStream("chat:lobby", "hi");
         for await (const _word of answer) break;
       }

@@ -1,9 +1,8 @@
-/** A model for the tests of answers that outlive their sessions, with its contract. */
+/** A model for the tests of resumable responses, with its contract. */
 import { z } from "zod";
 import { guest, type ServerOptions } from "../server.ts";
 import { defineContract } from "../session/contract.ts";
 
-/** The contract. */
 export const contract = defineContract({
   requests: {
     "chat:{room}": { input: z.string(), stream: z.string(), resume: true },
@@ -11,10 +10,9 @@ export const contract = defineContract({
     plain: { input: z.number(), stream: z.number() },
   },
 });
-/** Type of the contract. */
 export type Shared = typeof contract;
 
-/** A model whose words are released one by one, and which notes its calls. */
+/** A model that releases its words one by one, and records its calls. */
 export class Model {
   readonly calls: unknown[] = [];
   readonly signals: AbortSignal[] = [];
@@ -71,7 +69,7 @@ export class Model {
   }
 }
 
-/** The words of an answer from one to another. */
+/** The words of a response, from one index to another. */
 export function words(to: number, from = 0): string[] {
   return Array.from({ length: to - from }, (_, i) => `word ${from + i}`);
 }

@@ -15,7 +15,7 @@ import { soon, until } from "./waiting.ts";
 
 const SECRET = "s3cret-t0ken";
 
-/** Knows two tokens of ann, and one of bob. */
+/** Accepts two tokens of ann, and one of bob. */
 function users({ token }: AuthenticationContext): { name: string; token: string } {
   if (token === undefined) throw new AuthenticationError("No token");
   const name = { [SECRET]: "ann", "ann-2": "ann", "bob-1": "bob" }[token];
@@ -25,14 +25,14 @@ function users({ token }: AuthenticationContext): { name: string; token: string 
 
 const named = { authenticate: users, userOf: ({ name }: { name: string }) => name };
 
-/** Refusals of a server: by status for any client, by a close for Skein's own client. */
+/** How a server refuses: any client by a status, Skein's client by a close. */
 async function refusals(server: { readonly url: string; address: Deno.NetAddr | undefined }) {
   using raw = await RawSocket.open(portOf(server as never));
   const error = await assertRejects(() => dial(server.url), SessionClosedError);
   return { status: raw.status, code: error.info?.code, reason: error.info?.reason };
 }
 
-Deno.test("Server takes the result of authenticate as the session's value", async () => {
+Deno.test("Server uses the result of authenticate as the session's value", async () => {
   const opened: Session<{ name: string }>[] = [];
   await using server = listen({ ...named, onOpen: (one) => void opened.push(one as never) });
   const cases: [query: string, headers: Record<string, string>][] = [
@@ -48,7 +48,7 @@ Deno.test("Server takes the result of authenticate as the session's value", asyn
   }
 });
 
-Deno.test("Server refuses with the status that authenticate threw, before any upgrade", async () => {
+Deno.test("Server refuses with the status that authenticate throws, before any upgrade", async () => {
   for (const status of [400, 401, 403, 404, 429, 503] as const) {
     const told: Refusal[] = [];
     await using server = listen({
@@ -68,7 +68,7 @@ Deno.test("Server refuses with the status that authenticate threw, before any up
   }
 });
 
-Deno.test("Server refuses with 401 and without a text if authenticate returns null or false", async () => {
+Deno.test("Server refuses with 401, without a reason, if authenticate returns null or false", async () => {
   for (const answer of [null, false] as const) {
     const told: Refusal[] = [];
     const authenticate = () => answer;
@@ -99,7 +99,7 @@ Deno.test("Server prints an error of authenticate once, without the token", asyn
     statuses.push(raw.status);
   }
   assertEquals(statuses, [401, 401, 401, 401]);
-  // The disk cannot be filled: a repetition is only counted.
+  // Repetitions are only counted, so that they cannot fill a disk.
   assertEquals(printed.lines.slice(2), [
     "Skein: authenticate threw Error: No row for <token> [2J: clients will try again; " +
     "throw AuthenticationError to reject",
@@ -109,7 +109,7 @@ Deno.test("Server prints an error of authenticate once, without the token", asyn
   assert(session.isReady);
 });
 
-Deno.test("Client reconnects when authenticate cannot decide now", async () => {
+Deno.test("Client reconnects when authenticate fails temporarily", async () => {
   let failures = 2;
   await using server = listen({
     authenticate: () => {
@@ -122,7 +122,7 @@ Deno.test("Client reconnects when authenticate cannot decide now", async () => {
   assertEquals([session.isReady, failures], [true, -1]);
 });
 
-Deno.test("Server lets clients come back when userOf throws or returns no string, and reports it", async () => {
+Deno.test("Server lets clients retry when userOf throws or returns no string, and reports the error", async () => {
   const failures: [error: string, userOf: () => string][] = [
     ["Error: Broken", () => {
       throw new Error("Broken");
@@ -147,7 +147,7 @@ Deno.test("Server lets clients come back when userOf throws or returns no string
   }
 });
 
-Deno.test("Server takes a user of 255 bytes, and refuses a longer one for good with 403", async () => {
+Deno.test("Server accepts a user of 255 bytes, and permanently refuses a longer one with 403", async () => {
   const told: Refusal[] = [];
   await using server = listen({
     authenticate: ({ token = "" }) => ({ name: token }),
@@ -185,7 +185,7 @@ Deno.test("Server takes a user of 255 bytes, and refuses a longer one for good w
   assertEquals(server.to("x".repeat(10_000)).send("news"), 0);
 });
 
-Deno.test("createServer() refuses options for admission that make no sense", () => {
+Deno.test("createServer() rejects invalid admission options", () => {
   for (const keepHeaders of ["host", 3, ["host", 3], ["two words"], [""], {}] as never[]) {
     assertThrows(() => createServer({ keepHeaders }), TypeError, "keepHeaders");
   }
@@ -207,10 +207,10 @@ Deno.test("Server refuses with 503 when authenticate takes too long, and aborts 
   assertEquals(signals.map(({ aborted }) => aborted), [true, true]);
 });
 
-/** Subprotocols of a client whose token follows in band. */
+/** Subprotocols of a client that sends its token in band. */
 const ANNOUNCED = "skein.1, skein.auth";
 
-Deno.test("Server takes a token in band before any other message", async () => {
+Deno.test("Server reads a token in band before any other message", async () => {
   const messages: unknown[] = [];
   await using server = listen({
     ...named,
@@ -227,7 +227,7 @@ Deno.test("Server takes a token in band before any other message", async () => {
   assertEquals(messages, []);
 });
 
-Deno.test("Server refuses a token in band that is wrong, too long, no text, or followed early", async () => {
+Deno.test("Server refuses a token in band that is wrong, too long, not text, or followed by early messages", async () => {
   const told: number[] = [];
   const gate = Promise.withResolvers<void>();
   await using server = listen({
@@ -257,11 +257,11 @@ Deno.test("Server refuses a token in band that is wrong, too long, no text, or f
   }
   gate.resolve();
   await until(() => server.manager.stats().reserved === 0);
-  // The last token was passed to authenticate, which answered after the end.
+  // Only the last token reached authenticate, which decided after the close.
   assertEquals([server.manager.count, told], [0, [403, 401, 401, 401, 401]]);
 });
 
-Deno.test("Server gives up on a peer that sends no token, and frees its place", async () => {
+Deno.test("Server closes a peer that sends no token in time, and frees its slot", async () => {
   await using server = listen({
     ...named,
     allowTokenMessage: true,
@@ -276,7 +276,7 @@ Deno.test("Server gives up on a peer that sends no token, and frees its place", 
   assert(session.isReady);
 });
 
-Deno.test("Server that closes does not wait for peers that say no token", async () => {
+Deno.test("Server.close() does not wait for peers that have not sent a token", async () => {
   const server = listen({ ...named, allowTokenMessage: true });
   using raw = await RawSocket.open(portOf(server), { protocol: ANNOUNCED });
   await until(() => server.manager.stats().reserved === 1);
@@ -286,7 +286,7 @@ Deno.test("Server that closes does not wait for peers that say no token", async 
   await soon(closing);
 });
 
-Deno.test("Client whose token is refused in band stops, over a real socket too", async () => {
+Deno.test("Client stops if its token is refused in band, also over a real socket", async () => {
   for (const throws of [() => null, users]) {
     await using server = listen({
       authenticate: throws as typeof users,
@@ -300,7 +300,7 @@ Deno.test("Client whose token is refused in band stops, over a real socket too",
   }
 });
 
-Deno.test("Session.authenticate() renews the value in place, and never the user", async () => {
+Deno.test("Session.authenticate() updates the session's value, but never the user", async () => {
   const errors: unknown[] = [];
   await using server = listen({ ...named, onError: (error) => void errors.push(error) });
   await using session = await dial(`${server.url}?token=${SECRET}`);
@@ -314,7 +314,7 @@ Deno.test("Session.authenticate() renews the value in place, and never the user"
   assertEquals([near?.value.token, near?.user, near?.isReady, errors], ["ann-2", "ann", true, []]);
 });
 
-Deno.test("Session.authenticate() leaves the session unchanged after any error of authenticate", async () => {
+Deno.test("Session.authenticate() leaves the session unchanged if authenticate fails", async () => {
   let isFirst = true;
   const errors: unknown[] = [];
   const told: Refusal[] = [];
@@ -337,7 +337,7 @@ Deno.test("Session.authenticate() leaves the session unchanged after any error o
   assertEquals(told.map((one) => `${one.status} ${one.error}`), [`503 Error: ${SECRET}`]);
 });
 
-Deno.test("Session.authenticate() rejects when the answer takes too long", async () => {
+Deno.test("Session.authenticate() rejects when the response takes too long", async () => {
   let isFirst = true;
   await using server = listen({
     runtime: hurried(20),
@@ -354,7 +354,7 @@ Deno.test("Session.authenticate() rejects when the answer takes too long", async
   await session.subscribe("a");
 });
 
-Deno.test("Server aborts an authentication whose session ended meanwhile", async () => {
+Deno.test("Server aborts an authentication if its session closes", async () => {
   const aborted = Promise.withResolvers<unknown>();
   await using server = listen({
     allowTokenMessage: true,
@@ -391,7 +391,7 @@ Deno.test("authenticate receives the cookies of the request by name, also with a
   assertEquals(asked, [[undefined, cookies], ["t", cookies], [undefined, {}]]);
 });
 
-Deno.test("Secrets are in no statistics, no refusal and no error text", async () => {
+Deno.test("Secrets appear in no statistics, refusal or error text", async () => {
   const texts: string[] = [];
   const note = (value: unknown) => void texts.push(Deno.inspect(value, { depth: 3 }));
   await using server = listen({

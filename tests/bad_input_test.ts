@@ -9,7 +9,7 @@ import { frameOf, listen, portOf, RawSocket, UPGRADE_HEADERS } from "./servers.t
 import { endOf, Peer } from "./sessions.ts";
 import { soon, until } from "./waiting.ts";
 
-/** The server still serves, and holds no state of disconnected peers. */
+/** Asserts that the server still serves, and holds no state of disconnected peers. */
 async function assertWell(server: Server): Promise<void> {
   const before = server.manager.count;
   const session = await dial(server.url);
@@ -23,7 +23,7 @@ const pong = (message: { isRequest: boolean; reply(data: unknown): void }) => {
   if (message.isRequest) message.reply("pong");
 };
 
-Deno.test("Server answers bad upgrades with a status, and continues", async () => {
+Deno.test("Server rejects bad upgrades with a status, and continues to serve", async () => {
   await using server = listen({ onMessage: pong, limits: { maxSessions: 2 } });
   const cases: [headers: Record<string, string>, status: number][] = [
     [{ "sec-websocket-key": "" }, 400],
@@ -41,16 +41,16 @@ Deno.test("Server answers bad upgrades with a status, and continues", async () =
   await assertWell(server);
 });
 
-Deno.test("Server.fetch() refuses a host that would move the path of the URL", async () => {
+Deno.test("Server.fetch() rejects a host that would change the path of the URL", async () => {
   await using server = testServer({ durableStreams: { path: "/streams", authorize: () => true } });
   for (const host of ["evil.test/streams/a?", "evil.test/streams/a#", "a\\b", "a b", "u@a"]) {
-    // The URL is that which HTTP servers make of such a head.
+    // HTTP servers build this URL from such a head.
     const request = new Request("http://evil.test/streams/a", { headers: { host } });
     assertEquals((await server.fetch(request)).status, 400, host);
   }
 });
 
-Deno.test("Server frees the places of peers that vanished before their response", async () => {
+Deno.test("Server frees the slots of peers that vanish before their response", async () => {
   await using server = listen({ onMessage: pong, limits: { maxSessions: 200 } });
   for (let i = 0; i < 100; i++) {
     const raw = await RawSocket.ask(portOf(server), i % 2 === 0 ? {} : { protocol: "skein.1" });
@@ -61,11 +61,11 @@ Deno.test("Server frees the places of peers that vanished before their response"
   await assertWell(server);
 });
 
-Deno.test("Server frees the place of a socket that never opens, and refuses a late one", async () => {
+Deno.test("Server frees the slot of a socket that never opens, and closes one that opens late", async () => {
   const pairs: MemoryPair[] = [];
   const opens: (() => void)[] = [];
   const server = new Server({ session: { handshakeTimeoutMs: 20 } }, {
-    // As the runtime does for a peer that vanished while `authenticate` ran.
+    // Like the runtime for a peer that vanished while `authenticate` ran.
     accept: () => {
       const pair = memoryPair();
       pairs.push(pair);
@@ -85,7 +85,7 @@ Deno.test("Server frees the place of a socket that never opens, and refuses a la
   await server.close();
 });
 
-Deno.test("Server.close() does not wait for ever for an answer that never comes", async () => {
+Deno.test("Server.close() does not wait forever for a close that never arrives", async () => {
   const asked = Promise.withResolvers<void>();
   const gate = Promise.withResolvers<Response>();
   const server = listen({
@@ -102,7 +102,7 @@ Deno.test("Server.close() does not wait for ever for an answer that never comes"
   assertEquals(await (await asking).text(), "late");
 });
 
-Deno.test("Server runs onClose for a peer that vanished in the middle of a frame", async () => {
+Deno.test("Server calls onClose when a peer vanishes in the middle of a frame", async () => {
   const closed: number[] = [];
   await using server = listen({
     onMessage: pong,
@@ -121,7 +121,7 @@ Deno.test("Server runs onClose for a peer that vanished in the middle of a frame
   await assertWell(server);
 });
 
-Deno.test("Server takes a message in fragments, with pings between them", async () => {
+Deno.test("Server accepts a fragmented message, with pings between the fragments", async () => {
   const seen: unknown[] = [];
   await using server = listen({ onMessage: ({ data }) => void seen.push(data) });
   using raw = await RawSocket.open(portOf(server));
@@ -135,7 +135,7 @@ Deno.test("Server takes a message in fragments, with pings between them", async 
   assertEquals(seen, ["é€"]);
 });
 
-Deno.test("Server drops a peer that breaks the framing, and continues", async () => {
+Deno.test("Server drops a peer that violates the framing, and continues to serve", async () => {
   await using server = listen({ onMessage: pong });
   const cases: [what: string, bytes: Uint8Array][] = [
     ["invalid UTF-8", frameOf(new Uint8Array([0x22, 0xff, 0xfe, 0x22]))],
@@ -231,7 +231,7 @@ Deno.test("Server survives malicious envelopes", async () => {
   assertEquals(server.manager.count, 1);
 });
 
-Deno.test("Server refuses a publication that JSON cannot hold, and blames no handler", async () => {
+Deno.test("Server rejects a publication that JSON cannot encode, and reports no failed handler", async () => {
   const faults: unknown[] = [];
   await using server = testServer({
     authorize: () => true,
@@ -239,7 +239,7 @@ Deno.test("Server refuses a publication that JSON cannot hold, and blames no han
   });
   const peer = new Peer(await server.open());
   await peer.reach(1);
-  // The number is read as Infinity.
+  // The parser reads the number as Infinity.
   peer.say('{"publish":"news","data":[1e999],"id":1}');
   peer.say('{"publish":"news","data":1e999}');
   await turns();
@@ -247,7 +247,7 @@ Deno.test("Server refuses a publication that JSON cannot hold, and blames no han
   assertEquals([codes, faults, server.manager.count], [["malformed", "malformed"], [], 1]);
 });
 
-Deno.test("Server reports no failed handler for a publication to a session that closes first", async () => {
+Deno.test("Server reports no failed handler if a session closes before a publication to it", async () => {
   const faults: unknown[] = [];
   const gate = Promise.withResolvers<boolean>();
   const server = testServer({
@@ -264,7 +264,7 @@ Deno.test("Server reports no failed handler for a publication to a session that 
 });
 
 for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as OverflowPolicy[]) {
-  Deno.test(`Server soon closes a peer that never reads, under ${policy}`, async () => {
+  Deno.test(`Server closes a peer that never reads within a short time, under ${policy}`, async () => {
     const closed = Promise.withResolvers<Session>();
     await using server = listen({
       session: { sendQueue: { policy }, closeTimeoutMs: 200 },
@@ -302,8 +302,7 @@ for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as Overfl
       [],
     ]);
     await until(() => server.presence.members("room:a").length === 0);
-    // Reads up to the close: the runtime's own operation of closing waits until the close is
-    // written.
+    // Reads up to the close: the runtime's own close waits until the close frame is written.
     await raw.closed();
     raw[Symbol.dispose]();
     // The runtime then closes its end.
@@ -311,7 +310,7 @@ for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as Overfl
   });
 }
 
-Deno.test("Server subscribes no session that ended before authorize decided", async () => {
+Deno.test("Server does not subscribe a session that closes before authorize decides", async () => {
   const gate = Promise.withResolvers<boolean>();
   await using server = listen({
     onMessage: pong,
@@ -332,7 +331,7 @@ Deno.test("Server subscribes no session that ended before authorize decided", as
   assertEquals([server.topics.size, server.presence.members("room:a")], [0, []]);
 });
 
-Deno.test("connect() and dial() refuse a runtime that is too old, and name the missing globals", async () => {
+Deno.test("connect() and dial() reject a runtime that is too old, and name the missing globals", async () => {
   const { WebSocket } = globalThis;
   const { withResolvers } = Promise;
   const url = "ws://127.0.0.1:9";

@@ -1,6 +1,7 @@
 /**
- * A walk through the table of `docs/guide/limits.md`: for each bound with a share, one address takes
- * all that it may, and a user of another address is served by every part of the server.
+ * Attacks on the bounds in the table of `docs/guide/limits.md`: for each bound with a share, one
+ * address uses its whole share, and every part of the server still serves a user of another
+ * address.
  *
  * @module
  */
@@ -32,16 +33,16 @@ import { listen, portOf, UPGRADE_HEADERS } from "./servers.ts";
 import { until } from "./waiting.ts";
 import { headOf, TextSocket } from "./text_socket.ts";
 
-/** Address of a user who wants a little of everything. */
+/** Address of a user who uses a little of everything. */
 const HONEST = "198.51.100.7";
 
-/** Most of each bound that is walked: small, so that a walk is short. */
+/** The value of each attacked bound: small, so that an attack is short. */
 const MAX = 20;
 
-/** A rate that lets through as much as an honest user needs, and then nothing for hours. */
+/** A rate that allows what an honest user needs, and then nothing for hours. */
 const RATE = { perSecond: 0.001, burst: 10 };
 
-/** Attackers: the addresses that one party has. */
+/** Attackers, each with its addresses. */
 const PARTIES: Readonly<Record<string, readonly string[]>> = {
   "an address": ["203.0.113.66"],
   // Each is a /64; the first two share a /56.
@@ -50,23 +51,23 @@ const PARTIES: Readonly<Record<string, readonly string[]>> = {
   ),
 };
 
-/** Engine of a walk. */
+/** A broker to attack. */
 export interface WalkedEngine {
-  /** The name for tests. */
+  /** Name in test titles. */
   readonly name: string;
-  /** True if the engine is not installed. */
+  /** True if the engine behind the broker is not installed. */
   readonly ignore?: boolean;
-  /** Topics with a history that are more than the engine keeps; any number without a bound. */
+  /** More topics with a history than the broker keeps; any number if the broker has no bound. */
   readonly rooms: number;
-  /** Bytes of histories, or of streams, that are more than the engine keeps; none without a bound. */
+  /** More bytes of histories, or of streams, than the broker keeps; left out if it has no bound. */
   readonly bytes?: number;
-  /** True for the engine on which walks run that need none. */
+  /** True for the broker on which attacks run that depend on no broker. */
   readonly isFirst?: boolean;
-  /** Opens a broker, which ends with the test. */
+  /** Opens a broker, which is closed with the test. */
   readonly open: (room: AsyncDisposableStack) => Promise<Broker>;
 }
 
-/** A server with all parts on, and a relay that has one broadcast. */
+/** A server with all features enabled, and a relay with one broadcast. */
 interface House {
   readonly server: Server<string | typeof guest>;
   readonly moq: MoqServer;
@@ -75,13 +76,13 @@ interface House {
   /** Number of addresses that attack. */
   readonly addresses: number;
   readonly broker: Broker;
-  /** Finders of HTTP connections; one at most. */
+  /** Lookups of HTTP connections; at most one. */
   readonly carriers: Carriers[];
-  /** Ends with the test. */
+  /** Disposed of after the test. */
   readonly room: AsyncDisposableStack;
 }
 
-/** Finds HTTP connections on other nodes, and a connection that is there. */
+/** Looks up HTTP connections on other nodes, and has one such connection. */
 interface Carriers {
   readonly shared: SharedCarriers;
   readonly owners: Owners;
@@ -99,17 +100,17 @@ interface Walk {
   readonly moq?: Partial<MoqServerOptions>;
   /** Options of the relay, with a small bound. */
   readonly relay?: MoqRelayOptions;
-  /** True if the bound is the same with any engine. */
+  /** True if the bound does not depend on the broker. */
   readonly isWithoutEngine?: boolean;
   /**
-   * Takes all that an address may, and keeps it.
+   * Uses and keeps the whole share of an address.
    *
    * @returns The text of the refusal, which names the level.
    */
   readonly attack: (house: House, from: string) => Promise<string>;
 }
 
-/** The walks, by the id of the bound in the table. */
+/** The attacks, by the id of the bound in the table. */
 export const WALKS: Readonly<Record<string, Walk>> = {
   maxSessions: {
     options: { limits: { maxSessions: MAX } },
@@ -128,7 +129,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
       const head = { ...UPGRADE_HEADERS, "sec-websocket-protocol": "skein.1" };
       while (true) {
         const { status, text } = await ask(house, `GET /?from=${from}`, { head, body: "" });
-        // No close is answered: the sockets of refused sessions stay.
+        // The client answers no close, so the sockets of refused sessions stay open.
         if (status !== 101) return text;
       }
     },
@@ -158,7 +159,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
     attack: async (house, from) => {
       let caller: Caller | undefined;
       return await untilRefused(async (i) => {
-        // Guests and new users in turns.
+        // Alternates between guests and new users.
         if (i % 10 === 0) caller = await callerOf(house, from, i % 20 === 0 ? "" : nameOf(from, i));
         return await caller!.answer(nameOf(from, i));
       });
@@ -167,7 +168,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
   "answers.maxKept": {
     options: { answers: { maxKept: MAX } },
     attack: async (house, from) => {
-      // Answers that have ended make room for each other, those that run never do.
+      // Finished responses make room for each other, running responses never do.
       for (const [count, topic] of [[MAX, "short"], [Infinity, "chat"]] as const) {
         const caller = await callerOf(house, from);
         for (let i = 0; i < count; i++) {
@@ -237,7 +238,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
     attack: async (house, from) => {
       const near = await carriersOf(house);
       const owner = near.owners.of({ address: from });
-      // The ids name a node that never answers.
+      // The ids name a node that never replies.
       const lost = near.session.replace(near.node, near.node.replaceAll(/\d/g, "f"));
       const calls = Array.from(
         { length: 1_024 },
@@ -255,7 +256,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
   histories: {
     attack: async (house, from) => {
       for (let made = 0; made < house.engine.rooms / house.addresses;) {
-        // No session makes more than a share of rooms, nor more than the rate of publications.
+        // No session creates more rooms than its share, nor exceeds the rate of publications.
         const user = made % 500 === 0 ? "" : `${from} ${made}`;
         using caller = await callerOf(house, from, user);
         for (let turn = 0; turn < 5; turn++) {
@@ -284,14 +285,14 @@ export const WALKS: Readonly<Record<string, Walk>> = {
   "http.posts": {
     options: {
       rates: { perAddress: { connections: { perSecond: Infinity } } },
-      session: { closeTimeoutMs: 1 }, // No client reads the end of its session.
+      session: { closeTimeoutMs: 1 }, // No client reads its close.
     },
     isWithoutEngine: true,
     attack: async ({ server }, from) => {
       let refusal: string | undefined;
       while (refusal === undefined) {
         const keys = await openHttp(server, from);
-        // A connection reads two bodies at once.
+        // A connection reads two bodies concurrently.
         for (let i = 0; i < 2; i++) {
           void postHttp(server, { from, keys, body: new ReadableStream() }).then(
             async (response) => refusal ??= await response.text(),
@@ -331,8 +332,8 @@ export const WALKS: Readonly<Record<string, Walk>> = {
 };
 
 /**
- * Bounds that are walked by their quotas alone, with the default numbers: no test on one machine has
- * other addresses of sockets, or requests that stand still.
+ * Bounds that are tested only by their quotas, with the default values: on one machine, a test has
+ * no other socket addresses and no stalled requests.
  */
 export const QUOTAS: readonly string[] = [
   "durableStreams.requests",
@@ -345,10 +346,10 @@ export const QUOTAS: readonly string[] = [
   "moq.maxPendingSetups",
 ];
 
-/** Registers the tests of all bounds that are walked by their quotas. */
+/** Registers the tests of all bounds in {@linkcode QUOTAS}. */
 export function testQuotas(): void {
   for (const [party, addresses] of Object.entries(PARTIES)) {
-    Deno.test(`Quotas: ${party} takes all that it may, and a user finds a place`, async () => {
+    Deno.test(`Quotas: ${party} uses its whole share, and a user gets a slot`, async () => {
       const opened = await openedQuotas();
       for (const name of QUOTAS) {
         const quota = new Quota(opened.get(name)!);
@@ -366,16 +367,16 @@ export function testQuotas(): void {
 }
 
 /**
- * Registers the tests of all walks on an engine.
+ * Registers all attacks on a broker.
  *
- * @param engine The engine.
+ * @param engine The broker.
  */
 export function testWalks(engine: WalkedEngine): void {
   for (const [bound, walk] of Object.entries(WALKS)) {
     if (walk.isWithoutEngine && !engine.isFirst) continue;
     for (const [party, addresses] of Object.entries(PARTIES)) {
       Deno.test({
-        name: `${bound} on ${engine.name}: ${party} takes all that it may, and a user is served`,
+        name: `${bound} on ${engine.name}: ${party} uses its whole share, and a user is served`,
         ignore: engine.ignore ?? false,
         fn: async () => {
           await using room = new AsyncDisposableStack();
@@ -393,7 +394,7 @@ export function testWalks(engine: WalkedEngine): void {
   }
 }
 
-/** Two nodes that pass on requests over HTTP: the finder of one, and a connection of the other. */
+/** Two nodes that forward requests over HTTP: the lookup of one, and a connection of the other. */
 async function carriersOf({ carriers, room, broker }: House): Promise<Carriers> {
   if (carriers[0] !== undefined) return carriers[0];
   const runtime = platformRuntime();
@@ -416,7 +417,7 @@ async function carriersOf({ carriers, room, broker }: House): Promise<Carriers> 
   return made;
 }
 
-/** Opens a server with every part on. */
+/** Opens a server with all features enabled. */
 async function open(walk: Walk, engine: WalkedEngine, room: AsyncDisposableStack) {
   const relay = new MoqRelay({ allowAnonymousPublish: true, ...walk.relay });
   room.defer(() => relay.close());
@@ -478,17 +479,19 @@ async function open(walk: Walk, engine: WalkedEngine, room: AsyncDisposableStack
   return house;
 }
 
-/** The address or the user that a request names, in its query or, for strict queries, in a header. */
+/**
+ * The address or user named by a request: in its query or, where queries are strict, in a header.
+ */
 function fact({ headers, url }: Request, name: string): string | null {
   return headers.get(`x-${name}`) ?? new URL(url).searchParams.get(name);
 }
 
-/** A user of another address uses a little of everything. */
+/** Lets a user of another address use a little of everything. */
 async function serves(house: House): Promise<void> {
   const { server, room } = house;
   const ann = room.use(await Caller.dial(server, { from: HONEST, user: "ann" }));
   assertEquals(await ann.refusal(), undefined);
-  // An answer that runs, and its reader.
+  // A running response, and its reader.
   const { data, error } = await ann.answer("ann");
   assertEquals(error, undefined);
   const topic = `stream:${data!["stream"]}`;
@@ -528,14 +531,13 @@ async function serves(house: House): Promise<void> {
     assertEquals(new TextDecoder().decode(frame), "frame");
     break;
   }
-  // A broadcast of her own.
   const mux = new TrackMux();
   mux.publish("/ann", () => {});
   await viewerOf(house, HONEST, mux);
   await until(() => house.relay.mux.announcements("/ann").length === 1);
 }
 
-/** Follows a topic by server-sent events, until the test ends. */
+/** Follows a topic as server-sent events, until the test ends. */
 async function follow({ server, room }: House, facts: Record<string, string>): Promise<Response> {
   const url = `http://127.0.0.1:${portOf(server)}/api/topics/chat:lobby/publications`;
   const headers = { accept: "text/event-stream", ...facts };
@@ -544,7 +546,7 @@ async function follow({ server, room }: House, facts: Record<string, string>): P
   return response;
 }
 
-/** Sends a request of the user, which is answered. */
+/** Sends a request of the user, which must succeed. */
 async function fetched(
   { server }: House,
   method: string,
@@ -562,14 +564,14 @@ async function fetched(
   return text;
 }
 
-/** Connects a guest, or a new user, who has a session. */
+/** Connects a guest or a new user, and waits for the session. */
 async function callerOf({ server, room }: House, from: string, user = ""): Promise<Caller> {
   const caller = room.use(await Caller.dial(server, { from, user }));
   assertEquals(await caller.refusal(), undefined);
   return caller;
 }
 
-/** Takes places until one is refused; returns the text of the refusal. */
+/** Takes slots until one is refused; returns the text of the refusal. */
 async function untilRefused(take: (i: number) => Promise<Answer>): Promise<string> {
   for (let i = 0;; i++) {
     const { error } = await take(i);
@@ -579,7 +581,7 @@ async function untilRefused(take: (i: number) => Promise<Answer>): Promise<strin
   }
 }
 
-/** Creates a stream for an address: for guests and new users in turns. */
+/** Creates a stream for an address, alternating between guests and new users. */
 async function createStream(
   { fetch }: House["server"],
   { from, i, body = "" }: { readonly from: string; readonly i: number; readonly body?: string },
@@ -591,7 +593,6 @@ async function createStream(
   return { status: response.status, text: await response.text() };
 }
 
-/** A name of an address. */
 function nameOf(from: string, i: number): string {
   return `${from.replace(/[:.]/g, "-")}-${i}`;
 }
@@ -618,7 +619,7 @@ async function postHttp(
   return await fetch(new Request("http://localhost/", { method: "POST", headers, body }));
 }
 
-/** Sends a request by hand, and keeps the connection open. */
+/** Sends a raw request, and keeps the connection open. */
 async function ask(
   { server, room }: House,
   line: string,
@@ -631,7 +632,7 @@ async function ask(
   return { status: Number(text.split(" ")[1]), text };
 }
 
-/** Sends as many bodies that never end as the bound has places; returns a refusal. */
+/** Sends as many endless bodies as the bound has slots; returns a refusal. */
 async function slowPosts(house: House, path: string): Promise<string> {
   const head = { host: "localhost", "content-type": "text/plain", "content-length": "10" };
   const posts = Array.from(
@@ -656,7 +657,7 @@ async function viewerOf(
   return session;
 }
 
-/** Announces broadcasts at the relay, of which the last ones get no place; returns the reason. */
+/** Announces more broadcasts than the relay has slots; returns the reason of a rejection. */
 async function announceMany(house: House, from: string, count: number): Promise<string> {
   const mux = new TrackMux();
   for (let i = 0; i < count; i++) mux.publish(`/${nameOf(from, i)}`, () => {});
@@ -669,7 +670,7 @@ async function announceMany(house: House, from: string, count: number): Promise<
   return "";
 }
 
-/** The text of the failure of a subscription; `undefined` if it stands. */
+/** The error text of a subscription; `undefined` if it is in force. */
 async function failureOf(subscribing: Promise<{ readonly ready: Promise<unknown> }>) {
   try {
     await (await subscribing).ready;

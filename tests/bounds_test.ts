@@ -1,11 +1,11 @@
-/** The walk through the table of bounds, on memory and SQLite. */
+/** Attacks on the bounds of the limits page, with brokers in memory and in SQLite. */
 import { MemoryBroker } from "../pubsub/mod.ts";
 import { SqliteBroker } from "../brokers/sqlite/mod.ts";
 import { assertEquals } from "@std/assert";
 import { bounds } from "../tools/limits_table.ts";
 import { QUOTAS, testQuotas, testWalks, WALKS } from "./bounds.ts";
 
-Deno.test("Each bound with a share has a walk", async () => {
+Deno.test("Each bound with a share has an attack", async () => {
   const shared = (await bounds()).filter(({ shares }) => shares !== undefined);
   const ids = new Set(shared.map(({ id }) => id));
   assertEquals(new Set([...Object.keys(WALKS), ...QUOTAS]), ids);

@@ -1,5 +1,5 @@
 /**
- * `serve()` on the runtime's own engine of WebTransport.
+ * `serve()` on the runtime's own WebTransport engine.
  *
  * @module
  */
@@ -39,7 +39,6 @@ import { listen } from "./servers.ts";
 import { endOf } from "./sessions.ts";
 import { soon, until } from "./waiting.ts";
 
-/** Listens with the engine. */
 function listenBuiltin<V = unknown>(options: ServeOptions<V> = {}): Server<V> {
   const { webTransport = {} } = options;
   return listen<V>({
@@ -49,7 +48,7 @@ function listenBuiltin<V = unknown>(options: ServeOptions<V> = {}): Server<V> {
   });
 }
 
-/** Dials a session over WebTransport alone. */
+/** Dials a session over WebTransport only. */
 function dialBuiltin(
   server: Pick<Server, "webTransportUrl" | "certificateHashes">,
   options: DialOptions = {},
@@ -61,13 +60,13 @@ function dialBuiltin(
   }));
 }
 
-/** Speaks HTTP/3 by hand. */
+/** Connects a raw HTTP/3 peer. */
 function dialPeer(server: Server): Promise<RawPeer> {
   const { port } = new URL(server.webTransportUrl);
   return RawPeer.dial(Number(port), { hashes: server.certificateHashes });
 }
 
-/** Opens a session by hand: the request, and the message stream with its greeting. */
+/** Opens a session from raw bytes: the request, and the message stream with its greeting. */
 async function openMessages(peer: RawPeer): Promise<RawStream> {
   await peer.control();
   const fields = REQUEST_FIELDS.map(([name, value]): [string, string] => [
@@ -151,7 +150,7 @@ Deno.test("serve() rejects checks that the built-in engine cannot make", () => {
   }
 });
 
-Deno.test("serve() authenticates in band on the built-in engine, and reports a refusal by its close", async () => {
+Deno.test("serve() authenticates in band on the built-in engine, and refuses by a close", async () => {
   const refusals: Refusal[] = [];
   const closes: CloseInfo[] = [];
   await using server = listenBuiltin<string>({
@@ -179,14 +178,14 @@ Deno.test("serve() authenticates in band on the built-in engine, and reports a r
   }
 });
 
-Deno.test("serve() refuses a client on the built-in engine whose URL names no protocol", async () => {
+Deno.test("serve() refuses a client on the built-in engine if its URL names no protocol", async () => {
   const refusals: Refusal[] = [];
   let sessions = 0;
   await using server = listenBuiltin({
     onRefusal: (refusal) => void refusals.push(refusal),
     onOpen: () => void sessions++,
   });
-  // The client connects by WebSocket then, and no session began before.
+  // The client then connects over WebSocket; no session existed before.
   const session = await soon(dial(server.url));
   assertEquals([session.transport, sessions], ["websocket", 1]);
   await until(() => refusals.length === 1);
@@ -195,7 +194,7 @@ Deno.test("serve() refuses a client on the built-in engine whose URL names no pr
   await session.close();
 });
 
-Deno.test("serve() checks path and limits on the built-in engine, by close codes", async () => {
+Deno.test("serve() enforces path and limits on the built-in engine by close codes", async () => {
   await using server = listenBuiltin({
     path: "/live",
     limits: { maxSessions: 1 },
@@ -235,8 +234,9 @@ const CRASH = { code: 1006, by: "network" } as const;
 const CLOSE = { code: 0, by: "remote" } as const;
 
 /**
- * Ends of a client's QUIC connection, before and after the end mark of its messages. The engine hides
- * the close capsule, so the end mark tells a close with 0 or H3_NO_ERROR from a crash.
+ * Closes of a client's QUIC connection, before and after the end mark of its messages. The engine
+ * hides the close capsule, so the end mark distinguishes a close with 0 or H3_NO_ERROR from a
+ * crash.
  */
 const CLIENT_ENDS: [title: string, closeCode: number, unmarked: object, marked: object][] = [
   ["0", 0, CRASH, CLOSE],
@@ -250,7 +250,7 @@ const CLIENT_ENDS: [title: string, closeCode: number, unmarked: object, marked: 
 ];
 
 Deno.test({
-  name: "serve() tells a client's close on the built-in engine from its crash",
+  name: "serve() distinguishes a client's close from its crash on the built-in engine",
   sanitizeResources: false, // The defect "request-leak" of the runtime.
   async fn() {
     const closes: CloseInfo[] = [];
@@ -262,7 +262,7 @@ Deno.test({
         await until(() => server.manager.count === 1);
         if (hasMark) {
           await messages.send.write(Uint8Array.of(0, 2));
-          // The server answers with its own end mark.
+          // The server replies with its own end mark.
           while ((await messages.receive.read())!.at(-1) !== 2);
         }
         peer.close(closeCode);
@@ -275,11 +275,11 @@ Deno.test({
   },
 });
 
-Deno.test("serve() ends a session of the built-in engine whose client ended its messages, and keeps serving", async () => {
+Deno.test("serve() closes a session of the built-in engine after its client ended its messages, and serves others", async () => {
   let ended = 0;
   await using server = listenBuiltin({ onClose: () => void ended++ });
   await using peer = await dialPeer(server);
-  // A greeting, and the end mark: a browser sends no more before its close capsule.
+  // A greeting, and the end mark: a browser sends nothing else before its close capsule.
   const messages = await openMessages(peer);
   await until(() => server.manager.all().length === 1);
   await messages.send.write(Uint8Array.of(0, 2));
@@ -308,7 +308,7 @@ Deno.test("NATIVE_SERVER_DEFECTS equals the list in the documentation", async ()
   assertEquals(rows, facts as typeof rows);
 });
 
-Deno.test("serve() names the address where the port of the built-in engine is taken, and serves on", async () => {
+Deno.test("serve() names the address if the port of the built-in engine is in use, and still serves", async () => {
   const certificate = devCertificate({ cacheFolder: null });
   await using taken = listenNativeWebTransport({ hostname: "127.0.0.1", ...certificate });
   const { port } = taken.address;
@@ -329,7 +329,7 @@ Deno.test("serve() names the address where the port of the built-in engine is ta
   assertEquals(await soon(session.request("ping")), "pong");
 });
 
-Deno.test("serve() names the flag for the built-in engine where the runtime lacks the API", () => {
+Deno.test("serve() names the flag for the built-in engine if the runtime lacks the API", () => {
   const { upgradeWebTransport } = Deno;
   const certificate = devCertificate({ cacheFolder: null });
   Object.defineProperty(Deno, "upgradeWebTransport", { value: undefined, configurable: true });
@@ -347,7 +347,7 @@ Deno.test("serve() names the flag for the built-in engine where the runtime lack
   }
 });
 
-Deno.test("serve() lives through an empty datagram on the built-in engine", async () => {
+Deno.test("serve() survives an empty datagram on the built-in engine", async () => {
   const received: Uint8Array[] = [];
   await using server = listenBuiltin({
     onOpen: ({ connection }) =>
@@ -375,7 +375,7 @@ Deno.test({
       await using peer = await dialPeer(server);
       await peer.control();
       await ask(peer);
-      // A stream without a session, and one that ends before its kind.
+      // A stream without a session, and a stream that ends before its type.
       await (await peer.uni()).end();
       await peer.uni(bytesOf(0x2222_2222));
     }
@@ -386,7 +386,8 @@ Deno.test({
 });
 
 Deno.test({
-  name: "NativeWebTransportListener closes a connection that asks for no session in ten seconds",
+  name:
+    "NativeWebTransportListener closes a connection that requests no session within ten seconds",
   sanitizeResources: false, // The defect "request-leak" of the runtime.
   async fn() {
     const certificate = devCertificate({ cacheFolder: null });
@@ -395,7 +396,7 @@ Deno.test({
       using time = new FakeTime();
       await using peer = await RawPeer.dial(listener.address.port, { hashes: certificate.hashes });
       await peer.control();
-      await peer.nextUni(); // The listener has taken the request.
+      await peer.nextUni(); // The listener has received the request.
       await time.tickAsync(9_000);
       assertEquals(listener.connectionCount, 1);
       await time.tickAsync(1_001);
@@ -405,7 +406,7 @@ Deno.test({
   },
 });
 
-Deno.test("NativeWebTransportListener answers a request once, and refuses waiting requests when it stops", async () => {
+Deno.test("NativeWebTransportListener answers a request only once, and rejects pending requests when it stops", async () => {
   const certificate = devCertificate({ cacheFolder: null });
   await using listener = listenNativeWebTransport({ hostname: "127.0.0.1", ...certificate });
   const requests = listener[Symbol.asyncIterator]();

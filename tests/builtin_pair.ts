@@ -1,5 +1,5 @@
 /**
- * Our client and the runtime's own server of WebTransport, over UDP on this machine.
+ * Our WebTransport client and the runtime's own server, over UDP on this machine.
  *
  * @module
  */
@@ -12,7 +12,7 @@ import type { WebTransportPair } from "./webtransport_pair.ts";
 const certificate = devCertificate({ cacheFolder: null });
 
 /**
- * Makes a pair; the protocol of the session is in its URL alone.
+ * Makes a pair; only the URL names the session's protocol.
  *
  * @returns The pair; disposing the pair closes both ends, and the listener.
  */
@@ -30,7 +30,7 @@ export async function builtinPair(): Promise<WebTransportPair> {
     client,
     server,
     async [Symbol.asyncDispose](): Promise<void> {
-      await server[Symbol.asyncDispose](); // A client that closes first waits for an answer.
+      await server[Symbol.asyncDispose](); // A client that closes first waits for a reply.
       await client[Symbol.asyncDispose]();
       await listener.close();
     },

@@ -1,5 +1,5 @@
 /**
- * Code that a browser has to load for a session.
+ * The code that a browser loads for a session.
  *
  * @module
  */
@@ -26,39 +26,39 @@ const PAGE = new URL("./page_client.ts", import.meta.url);
 
 const KIB = 1024;
 
-/** Most bytes that a page loads at first, minified and gzipped. */
+/** Maximum bytes that a page loads at first, minified and gzipped. */
 const MAX_BYTES = {
-  /** One that connects, without a contract. */
+  /** A page that connects, without a contract. */
   page: 33.3 * KIB,
   /** All exports of the client. */
   client: 35.9 * KIB,
 };
 
 /**
- * Most bytes that each part adds when loaded alone, minified and gzipped, by the part's content.
+ * Maximum bytes that each lazy part adds when loaded alone, minified and gzipped, by its content.
  */
 const MAX_PART_BYTES = {
-  /** WebTransport, the race of the two transports, recovery, and loops over clients and streams. */
+  /** WebTransport, the race of both transports, recovery, and loops over clients and streams. */
   "chunk_webtransport": 18.6 * KIB,
   /** Streams and datagrams on a WebSocket. */
   "chunk_streams": 19.5 * KIB,
-  /** HTTP as the last transport, with the race whose memory of failures it uses. */
+  /** HTTP as the last transport, with the race, whose record of failures it uses. */
   "chunk_http": 7 * KIB,
-  /** Features of a session beside messages. */
+  /** Features of a session besides messages. */
   "chunk_insight": 11.4 * KIB,
   "chunk_answers": 4.1 * KIB,
 };
 
-/** Most bytes that the hooks of React add to a page that connects; without React itself. */
+/** Maximum bytes that the React hooks add to a page that connects; without React itself. */
 const MAX_REACT_BYTES = 4.75 * KIB;
 
-/** Most bytes of the whole client in one file, minified and gzipped. */
+/** Maximum bytes of the whole client in one file, minified and gzipped. */
 const MAX_FILE_BYTES = 82 * KIB;
 
-/** Most bytes of all parts: each is compressed alone, which takes more than one file does. */
+/** Maximum bytes of all parts: compressed separately, they are larger than one file. */
 const MAX_PARTS_BYTES = 87.2 * KIB;
 
-/** A bundle in parts. */
+/** A bundle with code splitting. */
 class Parts {
   /** Code that a page loads before any `import()`. */
   readonly first: ReadonlySet<string>;
@@ -78,21 +78,21 @@ class Parts {
     return [...this.#code.values()].join("\n");
   }
 
-  /** The part that stands for a late import. */
+  /** The part of a dynamic import. */
   lazy(module: string): string {
     const name = this.names.find((name) => name.startsWith(module));
     assert(name !== undefined && !this.first.has(name), `${module} is no part of its own`);
     return name;
   }
 
-  /** The bytes of parts from a server that compresses files once: `gzip -9`. */
+  /** The bytes of parts as a server sends them that compresses files in advance: `gzip -9`. */
   size(names: Iterable<string> = this.names): number {
     let size = 0;
     for (const name of names) size += gzippedSize(this.#code.get(name)!);
     return size;
   }
 
-  /** Code of a part that is not loaded at first. */
+  /** The code that a lazy part adds. */
   added(name: string): string[] {
     return [...this.#reach(name)].filter((name) => !this.first.has(name));
   }
@@ -130,11 +130,11 @@ const dynamicImports = (code: string): string[] =>
   [...code.matchAll(/\bimport\s*\(([^)]*)\)/g)].map(([, specifier]) => specifier!);
 
 function gzippedSize(code: string): number {
-  // Level 9 of Deno makes more bytes than level 8, which makes a little more than `gzip -9` does.
+  // Deno's level 9 compresses worse than level 8, which is slightly worse than `gzip -9`.
   return gzipSync(code, { level: 8 }).byteLength;
 }
 
-/** Lets a bundle dial a server, where a browser's WebTransport never opens. */
+/** Lets a bundle dial a server in a browser whose WebTransport never opens. */
 async function withBundle(
   bundle: string,
   body: (session: Session<unknown>) => Promise<void>,
@@ -172,7 +172,7 @@ async function checkStreams(session: Session<unknown>): Promise<void> {
   await soon(stream.close());
 }
 
-/** Dials by HTTP, without an option, where a proxy answers upgrades. */
+/** Dials over HTTP, without an option, through a proxy that rejects upgrades. */
 async function checkHttp(bundle: string): Promise<void> {
   const { dial }: typeof import("../client.ts") = await import(`file://${bundle}`);
   const server = createServer();
@@ -188,7 +188,7 @@ async function checkHttp(bundle: string): Promise<void> {
   await server.close();
 }
 
-Deno.test("client.ts is small at first, for a page that connects and in all, and has the rest in parts", async () => {
+Deno.test("client.ts stays within its bounds at first, for a page that connects, and in total", async () => {
   for (const [module, max] of [[PAGE, MAX_BYTES.page], [CLIENT, MAX_BYTES.client]] as const) {
     const folder = await Deno.makeTempDir();
     try {
@@ -203,7 +203,7 @@ Deno.test("client.ts is small at first, for a page that connects and in all, and
   }
 });
 
-Deno.test("client.ts documents the bounds of these tests", async () => {
+Deno.test("client.ts documents the size limits of these tests", async () => {
   const text = await Deno.readTextFile(CLIENT);
   const bounds = [MAX_BYTES, MAX_PART_BYTES].flatMap((bounds) => Object.values(bounds));
   for (const bytes of [...bounds, MAX_FILE_BYTES]) {
@@ -228,7 +228,7 @@ Deno.test("client/react/react.ts adds little to a page that connects, and leaves
   }
 });
 
-Deno.test("client.ts as a bundle in parts loads WebTransport and streams on demand", async () => {
+Deno.test("client.ts bundled with code splitting loads WebTransport and streams on demand", async () => {
   const folder = await Deno.makeTempDir();
   try {
     const parts = await bundleParts(CLIENT, folder);
@@ -255,7 +255,7 @@ Deno.test("client.ts as a bundle in parts loads WebTransport and streams on dema
   }
 });
 
-Deno.test("client.ts as a bundle has messages over WebSocket when no other part loads", async () => {
+Deno.test("client.ts as a bundle sends messages over WebSocket even if no other part loads", async () => {
   const folder = await Deno.makeTempDir();
   try {
     const parts = await bundleParts(CLIENT, folder);
@@ -282,7 +282,7 @@ Deno.test("client.ts as a bundle has messages over WebSocket when no other part 
   }
 });
 
-Deno.test("client.ts is whole as a bundle in one file", async () => {
+Deno.test("client.ts works as a bundle in one file", async () => {
   const bundle = await bundleClient(CLIENT);
   const bytes = gzippedSize(bundle);
   console.log(`client.ts: ${bytes} bytes gzipped in one file, at most ${MAX_FILE_BYTES}`);

@@ -1,10 +1,10 @@
 /**
- * A cable between a client and servers, which a test can pull.
+ * A TCP proxy between clients and servers that a test can disconnect.
  *
  * @module
  */
 
-/** Carries TCP connections to one of several ports. */
+/** Forwards TCP connections to one of several ports. */
 export class Cable implements AsyncDisposable {
   /** Port for new connections. */
   port: number;
@@ -14,7 +14,7 @@ export class Cable implements AsyncDisposable {
   #isFrozen = false;
 
   /**
-   * Lays a cable.
+   * Starts the proxy.
    *
    * @param port Port for new connections.
    */
@@ -28,19 +28,19 @@ export class Cable implements AsyncDisposable {
     return `ws://127.0.0.1:${this.#listener.addr.port}/`;
   }
 
-  /** Ends all connections without a closing message. */
+  /** Drops all connections without a close message. */
   cut(): void {
     this.#isFrozen = false;
     for (const conn of this.#open) close(conn);
     this.#open.clear();
   }
 
-  /** Drops all data from now on, in both directions, until the cable is cut. */
+  /** Discards all data in both directions until {@linkcode cut} is called. */
   freeze(): void {
     this.#isFrozen = true;
   }
 
-  /** Removes the cable. */
+  /** Stops the proxy. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#listener.close();
     this.cut();

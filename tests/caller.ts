@@ -1,5 +1,5 @@
 /**
- * A client by hand, for the tests of bounds and shares: it reads no limit and keeps nothing back.
+ * A raw client for the tests of bounds and shares: it ignores all limits that the server sends.
  *
  * @module
  */
@@ -8,15 +8,16 @@ import { type Answer, Page } from "./page.ts";
 import { portOf } from "./servers.ts";
 import { until } from "./waiting.ts";
 
-/** Address and user of a client, for a server whose `clientAddress` and `authenticate` read both. */
+/**
+ * Address and user of a client, for a server whose `clientAddress` and `authenticate` read them.
+ */
 export interface CallerOptions {
-  /** The network address. */
   readonly from: string;
   /** The user; empty for a guest. */
   readonly user?: string;
 }
 
-/** A client by hand, as an attacker has it. */
+/** A raw client, like an attacker's. */
 export class Caller extends Page {
   /**
    * Connects.
@@ -38,7 +39,7 @@ export class Caller extends Page {
   /**
    * Waits for the session.
    *
-   * @returns The reason of a refusal; `undefined` once there is a session.
+   * @returns The reason of a refusal; `undefined` if there is a session.
    */
   async refusal(): Promise<string | undefined> {
     let reason: string | undefined;
@@ -48,11 +49,11 @@ export class Caller extends Page {
   }
 
   /**
-   * Asks for an answer that outlives the session.
+   * Requests a resumable response.
    *
-   * @param name Its name.
+   * @param name Name of the response.
    * @param topic The topic of the request.
-   * @returns The answer, with the id of the stream.
+   * @returns The reply, with the id of the stream.
    */
   answer(name: string, topic: string = "chat"): Promise<Answer> {
     return this.ask({ topic, data: 1, stream: name.padStart(20, "0") });

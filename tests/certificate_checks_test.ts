@@ -1,4 +1,4 @@
-/** Certificates that cannot serve, at every entry that takes one: an error at the start. */
+/** Unusable certificates, for every call that accepts one: an error at the start. */
 import { assertEquals, assertThrows } from "@std/assert";
 import { serve } from "../server.ts";
 import { listenMoq } from "../moq/mod.ts";
@@ -8,7 +8,7 @@ import { listen } from "./servers.ts";
 
 const NEW = { cacheFolder: null } as const;
 
-/** Entries of an application, each with a certificate. */
+/** Calls of an application that accept a certificate. */
 const ENTRIES: Readonly<Record<string, (certificate: Certificate) => unknown>> = {
   "the built-in engine": (tls) => listen({ webTransport: false, tls }),
   "the hardened engine": (tls) =>
@@ -19,7 +19,7 @@ const ENTRIES: Readonly<Record<string, (certificate: Certificate) => unknown>> =
   "listenMoq": (tls) => listenMoq({ port: 0, hostname: "127.0.0.1", tls }),
 };
 
-Deno.test("Every listener throws at the start when its certificate cannot serve", async () => {
+Deno.test("Every listener throws at the start if its certificate is unusable", async () => {
   const [{ cert, key }, other] = [devCertificate(NEW), devCertificate(NEW)];
   const pem = (label: string) => `-----BEGIN ${label}-----\nAAAA\n-----END ${label}-----\n`;
   const cases: [certificate: Certificate, rule: string][] = [
@@ -44,7 +44,7 @@ Deno.test("Every listener throws at the start when its certificate cannot serve"
   assertEquals(server.certificateHashes, other.hashes);
 });
 
-Deno.test("serve() throws when tls is no object", () => {
+Deno.test("serve() throws if tls is not an object", () => {
   for (const tls of [null, {}, "x"]) {
     assertThrows(
       () => serve({ port: 0, tls: tls as unknown as Certificate }),

@@ -1,5 +1,5 @@
 /**
- * The program that checks the log of the chaos test must find every kind of fault.
+ * The program that checks the log of the chaos test finds every kind of fault.
  *
  * @module
  */
@@ -9,7 +9,7 @@ import { type Published, Recorder } from "./soak/chaos/log.ts";
 
 const TRUTH: Truth = { size: 1_000, ttlMs: 60_000, outages: [], slackMs: 1_000 };
 
-/** A log of one client, written by hand. */
+/** The log of one client, composed by a test. */
 class Story {
   readonly #recorder = new Recorder("c1", "t1", 1_000);
   #offset = 0;
@@ -42,7 +42,7 @@ class Story {
 
 const RESTART = { outages: [{ from: 900, to: 1_100 }] };
 
-Deno.test("check() finds no fault where every message came once and in order", () => {
+Deno.test("check() finds no fault if every message arrives exactly once and in order", () => {
   assertEquals(new Story().gets(1, 2, 3, 4, 5).check(), {
     delivered: 5,
     missing: 0,
@@ -52,12 +52,12 @@ Deno.test("check() finds no fault where every message came once and in order", (
   });
 });
 
-Deno.test("check() finds a silent gap, also at the end, and of a whole topic", () => {
+Deno.test("check() finds an unreported gap, also at the end, or of a whole topic", () => {
   const silent = /are missing, and nobody said so/;
   assertMatch(new Story().gets(1, 2, 4, 5).check().faults[0]!, silent);
   assertMatch(new Story().gets(1, 2, 3, 4).check().faults[0]!, silent);
   assertMatch(new Story().check().faults[0]!, silent);
-  // A report about one hole does not cover the next one.
+  // A report about one gap does not cover the next one.
   const twice = new Story().gets(1).isTold("new-epoch").gets(3, 5).check({}, RESTART);
   assertEquals([twice.faults.length, twice.missing], [1, 2]);
 });
@@ -73,7 +73,7 @@ Deno.test("check() finds repeated and late messages", () => {
   assertMatch(twice.faults[0]!, /p1 2 came after 2/);
 });
 
-Deno.test("check() finds offsets that do not grow, and messages without a place", () => {
+Deno.test("check() finds offsets that do not increase, and messages without a position", () => {
   const recorder = new Recorder("c1", "t1", 0);
   recorder.message("p1", 1, { epoch: "e", offset: 2 }, 0);
   recorder.message("p1", 2, { epoch: "e", offset: 2 }, 0);
@@ -101,7 +101,7 @@ Deno.test("check() accepts a reported gap with a true reason", () => {
   assertMatch(story().check({}, late).faults[0]!, /"new-epoch" is not true/);
 });
 
-Deno.test("check() knows expired messages by number and by age", () => {
+Deno.test("check() accepts gaps of messages that expired by number or by age", () => {
   const story = () => new Story().gets(1, 2).isTold("too-old").gets(5);
   assertMatch(story().check().faults[0]!, /"too-old" is not true/);
   assertEquals(story().check({}, { ttlMs: 900 }).faults, []);

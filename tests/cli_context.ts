@@ -1,39 +1,39 @@
-/** Surroundings of a command in tests: streams in memory, and a person that types. */
+/** The context of a command in tests: streams in memory, and simulated input of a user. */
 import { platformRuntime } from "../base/runtime.ts";
 import { type Context, makeColors } from "../cli/context.ts";
 import type { Runtime } from "../base/runtime.ts";
 
 /** Options for {@linkcode fakeContext}. */
 export interface FakeContextOptions {
-  /** True if input and both outputs are a terminal. */
+  /** True if input and both outputs are terminals. */
   readonly isTerminal?: boolean;
-  /** Width of the terminal. */
+  /** Width of the terminal, in columns. */
   readonly columns?: number;
-  /** Variables of the environment. */
+  /** Environment variables. */
   readonly env?: Readonly<Record<string, string>>;
   /** Clocks and timers; by default those of the platform. */
   readonly runtime?: Runtime;
 }
 
-/** A context with its streams in memory. */
+/** A context with streams in memory. */
 export interface FakeContext extends Context {
   /** The text on standard output so far. */
   readonly out: string;
   /** The text on standard error so far. */
   readonly err: string;
-  /** True while single keys arrive. */
+  /** True while the terminal is in raw mode. */
   readonly isRaw: boolean;
   /** Sends a text to standard input. */
   type(text: string): void;
   /** Ends standard input. */
   endInput(): void;
-  /** Aborts as Ctrl-C outside of a prompt does. */
+  /** Aborts, like Ctrl-C outside of a prompt. */
   interrupt(): void;
-  /** Addresses of pages that the command opened. */
+  /** URLs of the pages that the command opened. */
   readonly opened: readonly string[];
-  /** Resolves once standard output contains a text behind the part that earlier calls waited for. */
+  /** Resolves when standard output contains a text after the part that earlier calls waited for. */
   until(text: string): Promise<void>;
-  /** Resolves once standard error contains a text. */
+  /** Resolves when standard error contains a text. */
   untilError(text: string): Promise<void>;
 }
 

@@ -1,5 +1,5 @@
 /**
- * A network in memory that clients dial into, shared by the tests of clients.
+ * An in-memory network with a server, for the tests of clients.
  *
  * @module
  */
@@ -17,28 +17,27 @@ import { turns } from "./waiting.ts";
 
 /** One attempt to connect. */
 export interface Dialed {
-  /** URL of the attempt. */
   readonly url: string;
   /** Time of the attempt, in milliseconds. */
   readonly at: number;
   /** The offered subprotocols. */
   readonly protocols: readonly string[];
-  /** The previous session, if the client reports that the session fell silent. */
+  /** The transport of the previous session, if the client reports that the session fell silent. */
   readonly silent?: SilentTransport;
 }
 
 /** Answers one attempt with a connection, or throws. */
 export type Answer = (signal: AbortSignal) => Connection | Promise<Connection>;
 
-/** A network with one server that a client dials into. */
+/** A network with one server that clients connect to. */
 export class Network {
   /** All attempts. */
   readonly dials: Dialed[] = [];
-  /** The server's sessions, in the order of creation. */
+  /** The server's sessions, in creation order. */
   readonly sessions: Session<unknown, Contract, "server">[] = [];
-  /** The pairs of the sessions. */
+  /** The connection pairs of the sessions. */
   readonly pairs: MemoryPair[] = [];
-  /** Answers for the next attempts, in order; without an answer, the server opens a session. */
+  /** Results of the next attempts, in order; without one, the server opens a session. */
   readonly answers: Answer[] = [];
   /** Settings of the server's sessions. */
   server: EndOptions<unknown, Contract, "server">;
@@ -67,7 +66,7 @@ export class Network {
   /**
    * Opens a session of the server.
    *
-   * @param awaitsToken True if the session begins with a token.
+   * @param awaitsToken True if the client sends a token in band first.
    * @returns The client's end.
    */
   accept(awaitsToken: boolean = false): Connection {
@@ -81,7 +80,7 @@ export class Network {
   }
 
   /**
-   * Answers with a close.
+   * Answers the attempt with a close.
    *
    * @param closeCode The code.
    * @returns The answer.
@@ -108,7 +107,7 @@ export class Network {
     };
   }
 
-  /** Answers as an unreachable server. */
+  /** Fails, like an unreachable server. */
   readonly nobody: Answer = () => {
     throw new Error("Nobody is there");
   };
@@ -119,13 +118,13 @@ export class Network {
       signal.addEventListener("abort", () => reject(signal.reason), { once: true });
     });
 
-  /** Cuts the newest connection. */
+  /** Breaks the newest connection. */
   cut(): void {
     this.pairs.at(-1)!.link.disconnect();
   }
 
   /**
-   * Cuts the newest connection, and passes the time until the client connects again.
+   * Breaks the newest connection, and advances the time until the client reconnects.
    *
    * @param time The fake time.
    */
@@ -135,7 +134,7 @@ export class Network {
   }
 
   /**
-   * Passes the time until a client without a connection connects again.
+   * Advances the time until a disconnected client reconnects.
    *
    * @param time The fake time.
    */
@@ -146,7 +145,7 @@ export class Network {
   }
 
   /**
-   * Makes a client of this network, with delays without jitter.
+   * Creates a client of this network, whose delays have no jitter.
    *
    * @param options Options of the client.
    * @returns The client.
@@ -156,14 +155,14 @@ export class Network {
       ...options,
       runtime: options.runtime ?? drawing(0.5),
     });
-    // Tests with intended failures print no errors.
+    // Intended failures print no errors.
     client.status.subscribe(() => {});
     return client;
   }
 }
 
 /**
- * Runs all pending work that needs no time.
+ * Runs all pending work that needs no timer.
  *
  * @param client The client.
  * @returns The name of the client's status afterwards.

@@ -1,11 +1,11 @@
 /**
- * Changes of the clock for tests.
+ * Clock changes for tests.
  *
  * @module
  */
 
 /**
- * Sets the clock ahead without running timers, as after a sleep of the machine.
+ * Sets the clock ahead without running timers, as if the machine had slept.
  *
  * @param byMs Milliseconds to add.
  * @returns A function that resets the clock.

@@ -10,13 +10,13 @@ import { type TestServer, testServer, type TestServerOptions } from "../testing/
 
 type Options = TestServerOptions<string>;
 
-/** Servers of one engine, at a fake time. */
+/** Servers that share a broker, in fake time. */
 class Cluster implements AsyncDisposable {
   readonly time = new FakeTime(0);
   readonly engine = new FaultyEngine();
   readonly #servers: TestServer<string>[] = [];
 
-  /** Servers that know one another. */
+  /** Starts servers, and waits until they have discovered each other. */
   async start(count: number, options: Options = {}): Promise<TestServer<string>[]> {
     const servers = Array.from({ length: count }, (_, i) =>
       testServer<string>({
@@ -32,18 +32,18 @@ class Cluster implements AsyncDisposable {
     return servers;
   }
 
-  /** A user's session, and the received publications. */
+  /** Opens a user's session, and records the received publications. */
   async dial(server: TestServer<string>, user: string): Promise<User> {
     const dialing = server.dial({ headers: { authorization: `Bearer ${user}` } });
     let isPending = true;
     dialing.catch(() => {}).finally(() => isPending = false);
     await this.pass(0);
-    // A place that was only just given up is asked for again.
+    // The server retries to claim a slot that was just released.
     if (isPending) await this.askAgain();
     return new User(await dialing);
   }
 
-  /** How a user's session is refused, once the nodes were asked for a place again. */
+  /** Returns the refusal of a user's session, after the server's retries to claim a slot. */
   async refused(server: TestServer<string>, user: string): Promise<SessionClosedError> {
     const dialing = server.dial({ headers: { authorization: `Bearer ${user}` } });
     const refused = assertRejects(() => dialing, SessionClosedError);
@@ -51,18 +51,18 @@ class Cluster implements AsyncDisposable {
     return await refused;
   }
 
-  /** Time for places that are asked for again. */
+  /** Advances the time by the retries to claim a slot. */
   async askAgain(): Promise<void> {
     for (let i = 0; i < 8; i++) await this.pass(50);
   }
 
   async pass(ms: number): Promise<void> {
     await this.time.tickAsync(ms);
-    // Messages of the last turn arrive.
+    // Delivers the messages of the last turn.
     await this.time.tickAsync(0);
   }
 
-  /** A killed process: its broker and its clients are cut off, without a farewell. */
+  /** Simulates a killed process: its broker and clients are cut off, without a goodbye. */
   async kill(server: TestServer<string>): Promise<void> {
     (server.topics.broker as FaultyBroker).cut();
     server.network.disconnect();
@@ -106,7 +106,7 @@ function inWords(notice: PresenceNotice): string {
   return `members ${members.sort().join(" ")}`;
 }
 
-/** Joins a room by the session's own server. */
+/** Lets the session's own server join it to a room. */
 async function join(cluster: Cluster, server: TestServer<string>, user: User, room = "room:a") {
   server.rooms.join(server.manager.get(user.session.id)!, room);
   await cluster.pass(100);
@@ -120,7 +120,7 @@ function eventsOf(server: TestServer<string>): string[] {
   return events;
 }
 
-Deno.test("A user's sessions on all nodes get each message to the user once", async () => {
+Deno.test("A user's sessions on all nodes each receive a message to the user once", async () => {
   await using cluster = new Cluster();
   const [a, b, c] = await cluster.start(3);
   const [one, two, three] = [
@@ -170,14 +170,14 @@ Deno.test("Server.sessions() lists sessions of all nodes, and disconnect() close
   assert(bob.session.isReady);
 });
 
-Deno.test("Server.disconnect() says when a node did not answer", async () => {
+Deno.test("Server.disconnect() reports that a node did not answer", async () => {
   await using cluster = new Cluster();
   const [a, b] = await cluster.start(2);
   await cluster.dial(b!, "ann");
   await cluster.kill(b!);
   const closing = a!.disconnect("ann");
   await cluster.pass(6_000);
-  // The node is gone by now, with its sessions.
+  // The node has timed out, with its sessions.
   await cluster.pass(1_000);
   assertEquals(await closing, { closed: 0, isComplete: true });
   const [c] = await cluster.start(1);
@@ -209,11 +209,11 @@ Deno.test("A room has the members of all nodes, each user once", async () => {
   b!.rooms.publish("room:a", "hello");
   await cluster.pass(0);
   assertEquals([ann.take(), bob.take()], [['room:a "hello"'], ['room:a "hello"']]);
-  // Each node reports each user once, and no user from before it followed the room.
+  // Each node reports each user once, and no user who joined before the node followed the room.
   assertEquals(events, [["join ann", "join bob"], ["join bob"]]);
 });
 
-Deno.test("A user who opens a room on a new node gets all members at once, without joins", async () => {
+Deno.test("A user who opens a room on a new node receives all members in one list, without joins", async () => {
   await using cluster = new Cluster();
   const [a] = await cluster.start(1);
   for (let i = 0; i < 150; i++) {
@@ -228,9 +228,9 @@ Deno.test("A user who opens a room on a new node gets all members at once, witho
   assertEquals([list!.split(" ").length - 1, rest], [151, []]);
 });
 
-Deno.test("A user on two nodes that open a room at once joins once, whichever asks first", async () => {
+Deno.test("A user on two nodes that open a room at the same time joins once, whichever node asks first", async () => {
   await using cluster = new Cluster();
-  // By their ids, which decide between two joins of the very same time.
+  // Sorted by id, which decides between simultaneous joins.
   const [a, b] = (await cluster.start(2)).sort((a, b) => a.nodes!.id < b.nodes!.id ? -1 : 1);
   const events = [eventsOf(a!), eventsOf(b!)];
   const [one, two] = [await cluster.dial(a!, "eve"), await cluster.dial(b!, "eve")];
@@ -243,7 +243,7 @@ Deno.test("A user on two nodes that open a room at once joins once, whichever as
   assertEquals(events, [[], ["join eve"]]);
 });
 
-Deno.test("Presence.follow() works for a topic without members on this node", async () => {
+Deno.test("Presence.follow() works if a topic has no members on this node", async () => {
   await using cluster = new Cluster();
   const [a, b] = await cluster.start(2);
   const ann = await cluster.dial(a!, "ann");
@@ -258,7 +258,7 @@ Deno.test("Presence.follow() works for a topic without members on this node", as
   assertEquals(b!.presence.isOnline("ann"), true);
 });
 
-Deno.test("node and presenceGraceMs bound how long users of a killed node stay online", async () => {
+Deno.test("node and presenceGraceMs limit how long users of a killed node stay online", async () => {
   await using cluster = new Cluster();
   const node = { heartbeatMs: 500, goneAfterMs: 2_000 };
   const [a, b] = await cluster.start(2, { node, presenceGraceMs: 1_000 });
@@ -270,7 +270,7 @@ Deno.test("node and presenceGraceMs bound how long users of a killed node stay o
   assertEquals(a!.presence.online(), []);
 });
 
-Deno.test("clusterPresence: false keeps being online to each node", async () => {
+Deno.test("clusterPresence: false limits presence to each node", async () => {
   await using cluster = new Cluster();
   const [a, b] = await cluster.start(2, { clusterPresence: false });
   const ann = await cluster.dial(a!, "ann");
@@ -281,7 +281,7 @@ Deno.test("clusterPresence: false keeps being online to each node", async () => 
   assertEquals(bob.take(), ["members ann*1 bob*1"]);
 });
 
-Deno.test("maxSessionsPerUser holds on all nodes together", async () => {
+Deno.test("maxSessionsPerUser applies to all nodes together", async () => {
   await using cluster = new Cluster();
   const limits = { maxSessionsPerUser: 2 };
   const [a, b] = await cluster.start(2, { limits });
@@ -297,21 +297,21 @@ Deno.test("maxSessionsPerUser holds on all nodes together", async () => {
   await cluster.pass(0);
   const [two, three] = [a!, b!].flatMap(({ manager }) => manager.sessionsOf("ann"));
   const four = await cluster.dial(b!, "ann");
-  // Long sessions keep their places.
+  // Long sessions keep their slots.
   for (let i = 0; i < 60; i++) await cluster.pass(10_000);
   assert(four.session.isReady && two!.isReady && three === undefined);
   await cluster.refused(a!, "ann");
-  // A place is free immediately, whatever the last heartbeat of its node says.
+  // A slot is free immediately, even if the last heartbeat of its node still counts it.
   await four.session.close();
   await cluster.pass(0);
   await cluster.dial(a!, "ann");
 });
 
-Deno.test("maxSessionsPerUser admits all sessions that fit, while others give up their places", async () => {
+Deno.test("maxSessionsPerUser admits all sessions that fit, while others release their slots", async () => {
   await using cluster = new Cluster();
   const limits = { maxSessionsPerUser: 5 };
   const [a, b] = await cluster.start(2, { limits });
-  // An engine that takes its time to free a place, one after the other.
+  // A broker that releases slots slowly, one after the other.
   let line: Promise<unknown> = Promise.resolve();
   cluster.engine.make("store.release", (run) => {
     const freed = line.then(() => new Promise((resolve) => setTimeout(resolve, 5))).then(run);
@@ -329,7 +329,7 @@ Deno.test("maxSessionsPerUser admits all sessions that fit, while others give up
   for (const servers of [[a!], [a!, b!]]) {
     let sessions = await come(Array.from({ length: 8 }, (_, i) => servers[i % servers.length]!));
     assertEquals(sessions.length, 5);
-    // All of them leave, and return at once.
+    // All of them close, and return immediately.
     for (const session of sessions) void session.close();
     await cluster.pass(0);
     sessions = await come(Array.from({ length: 5 }, (_, i) => servers[i % servers.length]!));
@@ -339,7 +339,7 @@ Deno.test("maxSessionsPerUser admits all sessions that fit, while others give up
   }
 });
 
-Deno.test("A session that waits for a place of maxSessionsPerUser takes none from others", async () => {
+Deno.test("A session that waits for a slot of maxSessionsPerUser takes no slot from others", async () => {
   await using cluster = new Cluster();
   const limits = { maxSessionsPerUser: 2 };
   const [a, b] = await cluster.start(2, { limits });
@@ -354,7 +354,7 @@ Deno.test("A session that waits for a place of maxSessionsPerUser takes none fro
   assertEquals(statuses, ["fulfilled", "fulfilled", "rejected"]);
 });
 
-Deno.test("A node that is full with a user's sessions refuses another without asking the engine", async () => {
+Deno.test("A node that is full of a user's sessions refuses another without asking the broker", async () => {
   await using cluster = new Cluster();
   const [a] = await cluster.start(1, { limits: { maxSessionsPerUser: 1 } });
   await cluster.dial(a!, "ann");
@@ -367,7 +367,7 @@ Deno.test("A node that is full with a user's sessions refuses another without as
   assertEquals(asked, 0);
 });
 
-Deno.test("The places of a killed node's sessions are free once the node is gone", async () => {
+Deno.test("The slots of a killed node's sessions are free after the node times out", async () => {
   await using cluster = new Cluster();
   const limits = { maxSessionsPerUser: 1 };
   const [a, b] = await cluster.start(2, { limits });
@@ -393,7 +393,7 @@ Deno.test("Clients can neither read nor send the messages between nodes", async 
   }
 });
 
-/** Sessions of one address at a server. */
+/** Opens sessions from one address. */
 async function come(
   cluster: Cluster,
   server: TestServer<string>,
@@ -408,7 +408,7 @@ async function come(
 const GREEDY = "203.0.113.66";
 const HONEST = "198.51.100.7";
 
-Deno.test("A share of an address counts the sessions of all nodes, until their node is gone", async () => {
+Deno.test("An address's share counts its sessions on all nodes, until their node is gone", async () => {
   for (const how of ["end", "drain", "close", "kill"] as const) {
     await using cluster = new Cluster();
     const limits = { maxSessionsPerAddress: 20 };
@@ -427,7 +427,7 @@ Deno.test("A share of an address counts the sessions of all nodes, until their n
       drain: () => a!.drain(),
       close: () => a!.close(),
     }[how]();
-    // A drain says so immediately, and a farewell too.
+    // A drain and a goodbye are announced immediately.
     if (how === "end") await cluster.pass(2_000);
     else if (how === "kill") await cluster.pass(7_000);
     else await cluster.pass(how === "close" ? 1_000 : 0);
@@ -437,7 +437,7 @@ Deno.test("A share of an address counts the sessions of all nodes, until their n
   }
 });
 
-Deno.test("A share of a full server counts the answers that an address runs on other nodes", async () => {
+Deno.test("An address's share of a full server counts its running responses on other nodes", async () => {
   using time = new FakeTime();
   await using broker = new MemoryBroker();
   const start = () =>

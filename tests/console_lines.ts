@@ -6,7 +6,7 @@
 
 /** The printed lines, oldest first. */
 export interface ConsoleLines extends Disposable {
-  /** The lines, without stacks of errors. */
+  /** The lines, without stack traces. */
   readonly lines: string[];
 }
 

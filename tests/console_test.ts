@@ -1,4 +1,4 @@
-/** Lines on the console of a server about failures without a handler. */
+/** Console lines of a server about failures without a handler. */
 import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
@@ -23,14 +23,14 @@ function linesOf({ lines }: ConsoleLines): string[] {
   return lines.map((line) => line.replace(/^Skein: /, ""));
 }
 
-/** A broker that has not reached its engine yet. */
+/** A broker that is not connected yet. */
 function connecting(): FaultyBroker {
   const broker = new FaultyEngine().connect();
   broker.status.set({ name: "connecting" });
   return broker;
 }
 
-Deno.test("Server prints each cause of a refusal once, without the token, and tells onRefusal instead", async () => {
+Deno.test("Server prints each cause of a refusal once, without the token, unless onRefusal is set", async () => {
   const options: ServerOptions<string> = {
     path: "/chat",
     origins: ["https://example.com"],
@@ -88,7 +88,7 @@ Deno.test("Server prints each cause of a refusal once, without the token, and te
   assertEquals([linesOf(printed), told], [[], [403, 403, 404, 401, 401, 401, 503, 403, 403]]);
 });
 
-Deno.test("Server tells that no token came in time", async () => {
+Deno.test("Server prints that no token arrived in time", async () => {
   using time = new FakeTime();
   for (const isTold of [false, true]) {
     using printed = captureConsole();
@@ -122,7 +122,7 @@ Deno.test("Server survives an onRefusal that throws, and prints the error", asyn
   assertEquals(linesOf(printed), ["onRefusal failed: Error: Broken"]);
 });
 
-Deno.test("Server says that authorize is missing, to the client and on the console", async () => {
+Deno.test("Server reports a missing authorize to the client and on the console", async () => {
   for (const onError of [undefined, () => {}]) {
     using printed = captureConsole();
     await using server = new TestServer({ ...(onError && { onError }) });
@@ -159,7 +159,7 @@ Deno.test("Server prints each topic that authorize denies once", async () => {
   assertEquals(linesOf(printed), ['authorize denied a client to publish on "secret"']);
 });
 
-Deno.test("Server prints that its messages have no handler, where no loop begins either", async () => {
+Deno.test("Server prints that messages have no handler if no loop starts either", async () => {
   using time = new FakeTime();
   using printed = captureConsole();
   const read: unknown[] = [];
@@ -186,7 +186,7 @@ Deno.test("Server prints that its messages have no handler, where no loop begins
   await time.tickAsync(1_000);
 });
 
-Deno.test("Session prints each refusal of its peer once by cause, without a handler", async () => {
+Deno.test("Session prints each cause of its peer's rejections once, without a handler", async () => {
   const contract = defineContract({
     toServer: { chat: z.string() },
     toClient: { news: z.string() },
@@ -222,7 +222,7 @@ Deno.test("Session prints each refusal of its peer once by cause, without a hand
   }
 });
 
-Deno.test("Server prints that the engine of its broker cannot be reached at the start, or went away", async () => {
+Deno.test("Server prints that its broker is unreachable from the start, or became unreachable", async () => {
   using time = new FakeTime();
   using printed = captureConsole();
   await using broker = connecting();
@@ -252,7 +252,7 @@ Deno.test("Server prints that its broker rejects publications", async () => {
   assertEquals(linesOf(printed), [`${broker.problems[0]}. ${rest}`]);
 });
 
-Deno.test("Server prints no line about an engine whose status the application follows", async () => {
+Deno.test("Server prints nothing about a broker if the application follows its status", async () => {
   using time = new FakeTime();
   using printed = captureConsole();
   await using broker = connecting();
@@ -265,7 +265,7 @@ Deno.test("Server prints no line about an engine whose status the application fo
   await server.close();
 });
 
-Deno.test("serve() prints once that clients connect from the internet without a proxy", async () => {
+Deno.test("serve() prints once if clients connect from the internet without a proxy", async () => {
   const cases: [options: ServeOptions, address: string, headers: HeadersInit, lines: number][] = [
     [{}, "203.0.113.9", {}, 1],
     [{}, "2001:db8::9", {}, 1],
@@ -286,7 +286,7 @@ Deno.test("serve() prints once that clients connect from the internet without a 
       ...options,
     });
     for (let i = 0; i < 2; i++) {
-      // An upgrade without a key, which the server refuses.
+      // An upgrade without a key, which the server rejects.
       const request = new Request(server.url.replace("ws", "http"), {
         headers: { connection: "Upgrade", upgrade: "websocket", ...headers },
       });

@@ -1,7 +1,7 @@
 /**
- * A server in a process of its own that ends in a given way: the program of the table of crashes.
+ * A server in its own process that ends in a given way: the program of the crash tests.
  *
- * Prints a line of JSON once the server listens. The argument is a {@linkcode CrashConfig} in JSON.
+ * Prints a line of JSON when the server listens. The argument is a {@linkcode CrashConfig} in JSON.
  *
  * @module
  */
@@ -17,21 +17,21 @@ export interface CrashConfig {
   readonly port: number;
   /** Kind of server. */
   readonly kind: "default" | "hardened" | "moq";
-  /** File of the histories. */
+  /** The database file of the histories. */
   readonly database: string;
-  /** True if the process waits for the name of its end on stdin. */
+  /** True if the process reads from stdin how to end. */
   readonly takesOrders: boolean;
 }
 
 /** Line that the server prints. */
 export interface CrashReport {
-  /** Name of this run: the payload of its publication. */
+  /** Name of this run, and the data of its publication. */
   readonly run: string;
   /** Hashes of the certificate, in hex. */
   readonly hashes: readonly string[];
 }
 
-/** Ends of a process from within. */
+/** Ways in which the process ends itself. */
 const ENDS: Readonly<Record<string, () => void>> = {
   throw: () => {
     throw new Error("a bug of the application");
@@ -61,7 +61,7 @@ async function serveSessions(
   return server.certificateHashes;
 }
 
-/** Makes a server of MoQ with one track, whose only frame is the name of this run. */
+/** Creates a MoQ server with one track, whose only frame is the name of this run. */
 function moqServer(run: string): MoqServer {
   const live = new LiveTrack();
   const group = live.openGroup();
@@ -72,7 +72,6 @@ function moqServer(run: string): MoqServer {
   return new MoqServer({ mux, authorize: () => true });
 }
 
-/** Ends the process as the first line of stdin says. */
 async function takeOrder(): Promise<void> {
   let text = "";
   for await (const chunk of Deno.stdin.readable.pipeThrough(new TextDecoderStream())) {

@@ -1,5 +1,5 @@
 /**
- * Servers that crash: each way in which a process ends without a goodbye, for the tables of crashes.
+ * Servers that crash: each way in which a process ends without a goodbye.
  *
  * @module
  */
@@ -8,7 +8,7 @@ import type { CrashConfig, CrashReport } from "./crash_server.ts";
 import { lowPort } from "./ports.ts";
 import { TextLineStream } from "./soak/lines.ts";
 
-/** Ways in which a server ends; each but `--watch` is followed by a new process. */
+/** Ways in which a server ends; after each but `--watch` a new process starts. */
 export const CRASHES = [
   "throw",
   "reject",
@@ -55,9 +55,8 @@ export const CRASH_CLIENTS: readonly CrashClient[] = Object.entries(KINDS).flatM
 
 const PROGRAM = new URL("./crash_server.ts", import.meta.url).href;
 
-/** A server in a process that crashes in one way, and starts again on the same port. */
+/** A server in a process that crashes in one way, and restarts on the same port. */
 export class CrashingServer implements AsyncDisposable {
-  /** The port. */
   readonly port: number = lowPort();
   readonly #way: Crash;
   readonly #options: Pick<CrashConfig, "kind">;
@@ -71,7 +70,7 @@ export class CrashingServer implements AsyncDisposable {
     this.#options = options;
   }
 
-  /** Starts a server; resolves once it listens. */
+  /** Starts a server; resolves when it listens. */
   static async start(
     way: Crash,
     options: Pick<CrashConfig, "kind">,
@@ -84,11 +83,11 @@ export class CrashingServer implements AsyncDisposable {
     return { server, report };
   }
 
-  /** Ends the server in its way, and starts the next one; resolves once that one listens. */
+  /** Crashes the server, and starts the next one; resolves when that listens. */
   async crash(): Promise<CrashReport> {
     const child = this.#child!;
     if (this.#way === "--watch") {
-      // One event: a write is two, and a busy watcher restarts for each.
+      // Causes one event: a write causes two, and a busy watcher restarts for each.
       const now = new Date();
       await Deno.utime(this.#watched, now, now);
       return await this.#report();
@@ -128,7 +127,7 @@ export class CrashingServer implements AsyncDisposable {
       env: { NO_COLOR: "1" },
       stdin: "piped",
       stdout: "piped",
-      stderr: "piped", // The errors of the crashes, and the reason of a server that does not start.
+      stderr: "piped", // Contains the errors of the crashes, and the reason if a server does not start.
     }).spawn();
     this.#errors = child.stderr.text();
     this.#lines = child.stdout.pipeThrough(new TextDecoderStream())

@@ -1,5 +1,5 @@
 /**
- * Time limits of the application's decisions: each callback of the options hangs once. A callback
+ * Time limits for the application's decisions: each callback in the options hangs once. A callback
  * that is in no list of this file fails the first test.
  *
  * @module
@@ -21,7 +21,7 @@ import { Page } from "./page.ts";
 /** Time limit of each decision, in milliseconds. */
 const LIMIT_MS = 60;
 
-/** Options without a function of the application. */
+/** Options without a callback. */
 const NO_CALLBACK = [
   ...["allowTokenMessage", "answers", "broker"],
   ...["flowControl", "history", "hosts", "http", "keepHeaders", "limits", "maxTokenBytes"],
@@ -36,27 +36,27 @@ const NO_CALLBACK = [
     .map((key) => `durableStreams.${key}`),
 ];
 
-/** Callbacks for whose promises nothing waits. */
+/** Callbacks whose promises are not awaited. */
 const NOT_AWAITED = [
   ...["clientAddress", "instrumentation", "metrics.allow", "onError", "onListen", "onRefusal"],
   "onRefused",
 ];
 
-/** Callbacks that may take any time: they do the work of the application. */
+/** Callbacks that may take any time, because they do the application's work. */
 const WITHOUT_LIMIT = ["fetch", "onClose", "onMessage", "onStream", "requests"];
 
-/** Objects of options, each in the table that is named by its first part. */
+/** Nested options, whose keys in the cases start with the option's name. */
 const NESTED = ["api", "durableStreams", "inspector", "metrics"];
 
 /** Options whose callbacks `moq/session/access_test.ts` covers. */
 const ELSEWHERE = ["moq"];
 
-/** A callback of which the first answer comes too late, and is a rejection. */
+/** A callback whose first result arrives too late, and is a rejection. */
 class Hang {
   readonly #late = Promise.withResolvers<never>();
   #hasHung = false;
 
-  /** Returns `answer`, but a promise at the first call. */
+  /** Returns `answer`; on the first call, a pending promise. */
   answer<T>(answer: T): T | Promise<T> {
     if (this.#hasHung) return answer;
     this.#hasHung = true;
@@ -74,7 +74,7 @@ class Hang {
     };
   }
 
-  /** Rejects the first answer, which nothing may notice. */
+  /** Rejects the first result, which nothing may notice. */
   end(): void {
     this.#late.reject(new Error("An answer that came too late"));
   }
@@ -90,21 +90,20 @@ async function replyTo(page: Page, envelope: object): Promise<unknown> {
 interface Case {
   /** Key of the options. */
   readonly key: string;
-  /** The action or the schema. */
+  /** The action, or the schema. */
   readonly of?: string;
   /** Options with the callback. */
   readonly options: (hang: Hang) => ServeOptions<string>;
-  /** Asks for the decision; returns what the client hears. */
+  /** Triggers the decision; returns what the client receives. */
   readonly ask: (server: Server<string>, page: Page) => Promise<unknown>;
-  /** Answers while the callback hangs, and after that. */
+  /** Results while the callback hangs, and afterwards. */
   readonly expected: readonly [late: unknown, next: unknown];
-  /** Name in the issue of the session; `undefined` where there is no session. */
+  /** Name in the session's issue; `undefined` if there is no session. */
   readonly issue?: string;
-  /** Token of the client. */
   readonly token?: string;
 }
 
-/** Returns what a client hears that connects. */
+/** Connects, and returns the close code. */
 async function codeOf({ url }: Pick<Server, "url">): Promise<unknown> {
   try {
     await using _ = await dial(`${url}?token=ann`);
@@ -145,7 +144,7 @@ const CASES: readonly Case[] = [
     ask: codeOf,
     expected: [4503, "connected"],
   },
-  // A promise is no user and no time, whenever it settles.
+  // A promise is neither a user nor a time, whenever it settles.
   ...(["userOf", "expiresAt"] as const).map((key): Case => ({
     key,
     options: (hang) => ({
@@ -173,7 +172,7 @@ const CASES: readonly Case[] = [
     key: "onOpen",
     options: (hang) => ({ onOpen: () => hang.answer(undefined) }),
     ask: (_server, page) => replyTo(page, { topic: "echo", data: "hi" }),
-    // The message that waited is handled.
+    // The waiting message is handled.
     expected: ["hi", "hi"],
     issue: "onOpen",
   },
@@ -270,7 +269,7 @@ const CASES: readonly Case[] = [
   },
 ];
 
-/** Options of all servers: `echo` answers, and times of 10 seconds are over soon. */
+/** Options of all servers: `echo` replies, and timers of 10 seconds fire soon. */
 function common(): ServeOptions<string> {
   return {
     port: 0,
@@ -285,7 +284,7 @@ function common(): ServeOptions<string> {
   } as ServeOptions<string>;
 }
 
-Deno.test("serve() has a time limit, or a reason for none, for each callback of its options", () => {
+Deno.test("serve() has a time limit, or a reason for none, for each callback in its options", () => {
   const tables = {
     api: API,
     durableStreams: DURABLE_STREAMS,
@@ -307,7 +306,7 @@ Deno.test("serve() has a time limit, or a reason for none, for each callback of 
 
 for (const { key, of, options, ask, expected, issue, token } of CASES) {
   const name = of === undefined ? key : `${key}, for ${of},`;
-  Deno.test(`serve() gives up ${name} after its time, and goes on`, async () => {
+  Deno.test(`serve() stops waiting for ${name} after its time limit, and continues`, async () => {
     const hang = new Hang();
     await using server = serve<string>({ ...common(), ...options(hang) });
     const needsPage = issue !== undefined;
@@ -324,7 +323,7 @@ for (const { key, of, options, ask, expected, issue, token } of CASES) {
   });
 }
 
-Deno.test("serve() sets no time limit for the work of handlers", async () => {
+Deno.test("serve() sets no time limit for handlers", async () => {
   const done = Promise.withResolvers<string>();
   const slow = async () => {
     await new Promise((resolve) => setTimeout(resolve, 3 * LIMIT_MS));
@@ -364,7 +363,7 @@ Deno.test("jwt() refuses with 4503 while the key set does not answer", async () 
   await keys.finished;
 });
 
-Deno.test("connect() gives up a schema of a message after its time, and goes on", async () => {
+Deno.test("connect() stops waiting for a message's schema after its time limit, and continues", async () => {
   const hang = new Hang();
   const contract = defineContract({ toClient: { news: hang.schema } });
   await using server = serve({ ...common() as ServeOptions, contract, authorize: () => true });
@@ -372,7 +371,7 @@ Deno.test("connect() gives up a schema of a message after its time, and goes on"
   await using client = connect(server.url, {
     contract,
     transports: ["websocket"],
-    // Also the time for the answer to the subscription, on a busy machine.
+    // Also the time limit for the subscription's reply, on a busy machine.
     requestTimeoutMs: 3_000,
     onError() {},
   } as never) as ReturnType<typeof connect>;
@@ -387,7 +386,7 @@ Deno.test("connect() gives up a schema of a message after its time, and goes on"
   assertEquals(got, [2]);
 });
 
-Deno.test("Session gives up a schema of a reply and of an item after its time", async () => {
+Deno.test("Session stops waiting for the schemas of a reply and of an item after its time limit", async () => {
   for (const kind of ["output", "stream"] as const) {
     const hang = new Hang();
     const contract = defineContract({

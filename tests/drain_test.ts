@@ -6,7 +6,7 @@ import { listen, portOf, RawSocket } from "./servers.ts";
 import { drawing, endOf } from "./sessions.ts";
 import { soon, until } from "./waiting.ts";
 
-/** Opens a session with a message that the server handles. */
+/** Opens a session, and sends a message that the server handles. */
 async function occupy(server: Server): Promise<Session> {
   const session = await dial(server.url);
   session.send("work");
@@ -14,7 +14,7 @@ async function occupy(server: Server): Promise<Session> {
   return session;
 }
 
-Deno.test("Server.drain() sends each session a delay, closes with 4503, and stops", async () => {
+Deno.test("Server.drain() sends each session a reconnect delay, closes with 4503, and stops", async () => {
   const heard: number[] = [];
   const port = lowPort();
   const server = listen({ port, runtime: drawing(0) });
@@ -34,7 +34,7 @@ Deno.test("Server.drain() sends each session a delay, closes with 4503, and stop
   assert(listener);
 });
 
-Deno.test("Server.drain() refuses new sessions at once, with 503 and 4503", async () => {
+Deno.test("Server.drain() refuses new sessions immediately, with 503 and 4503", async () => {
   const gate = Promise.withResolvers<void>();
   const server = listen({ onMessage: () => gate.promise });
   await occupy(server);
@@ -48,7 +48,7 @@ Deno.test("Server.drain() refuses new sessions at once, with 503 and 4503", asyn
   await draining;
 });
 
-Deno.test("Server.drain() closes sessions that do not end in time", async () => {
+Deno.test("Server.drain() closes sessions that do not close in time", async () => {
   const server = listen({
     onMessage: () => new Promise(() => {}),
     session: { closeTimeoutMs: 50 },
@@ -57,12 +57,12 @@ Deno.test("Server.drain() closes sessions that do not end in time", async () => 
   const { closed, cut, tookMs } = await server.drain({ withinMs: 100 });
   assertEquals(closed + cut, 1);
   assert(tookMs < 2_000, `${tookMs} ms`);
-  // Where the listener is closed before the code went out, the runtime sends 1001.
+  // If the listener closes before the code is sent, the runtime sends 1001.
   const { code } = await endOf(session);
   assert(code === 4503 || code === 1001, `${code}`);
 });
 
-Deno.test("Server.close() in the middle of a drain ends the drain", async () => {
+Deno.test("Server.close() during a drain ends the drain", async () => {
   const server = listen({
     onMessage: () => new Promise(() => {}),
     session: { closeTimeoutMs: 50 },

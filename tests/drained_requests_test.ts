@@ -1,5 +1,5 @@
 /**
- * HTTP requests under way while a server drains or closes, on every face and every engine.
+ * HTTP requests in flight while a server drains or closes, on every endpoint and engine.
  *
  * @module
  */
@@ -12,7 +12,7 @@ import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 import { headOf, TextSocket } from "./text_socket.ts";
 
-/** A server, and the end of the HTTP server in which it is mounted. */
+/** A server, and how to shut down the HTTP server in which it is mounted. */
 interface Served {
   readonly server: Server;
   readonly port: number;
@@ -34,16 +34,18 @@ function served(server: Server): Served {
   return { server, port: server.address!.port };
 }
 
-/** A request whose body comes in two parts. */
+/** A request whose body is sent in two parts. */
 interface Asked {
   readonly line: string;
   readonly headers?: Readonly<Record<string, string>>;
   readonly body: string;
-  /** Status and body of the answer to the whole request; `undefined` if there is none to wait for. */
+  /**
+   * Status and body of the response to the whole request; `undefined` if there is none to wait for.
+   */
   readonly answer?: readonly [status: number, body: RegExp];
-  /** False if the end of the server cuts no body of a mounted server. */
+  /** False if closing a mounted server cuts no body. */
   readonly isCutMounted?: false;
-  /** Makes the server ready, and returns more headers. */
+  /** Prepares the server, and returns further headers. */
   readonly prepare?: (port: number) => Promise<Record<string, string>>;
 }
 
@@ -104,7 +106,7 @@ const FACES: Readonly<Record<string, Asked>> = {
   },
 };
 
-/** Answers the requests of the application. */
+/** Handles requests of the application. */
 async function answer(request: Request): Promise<Response> {
   const { pathname } = new URL(request.url);
   if (pathname === "/echo") return new Response(request.body);
@@ -120,7 +122,7 @@ async function answer(request: Request): Promise<Response> {
 class HalfRequest {
   readonly #socket: TextSocket;
   readonly #rest: string;
-  /** The whole answer, after which the connection is closed. */
+  /** The whole response, after which the connection is closed. */
   readonly answer: Promise<string>;
 
   private constructor(socket: TextSocket, rest: string) {
@@ -151,13 +153,12 @@ class HalfRequest {
     return new HalfRequest(socket, body.slice(half));
   }
 
-  /** Sends the rest of the body. */
   async finish(): Promise<void> {
     await this.#socket.write(this.#rest);
   }
 }
 
-/** Returns true for an answer with its whole body: a server may leave the connection open. */
+/** True for a response with its whole body: a server may leave the connection open. */
 function isWhole(text: string): boolean {
   const end = text.indexOf("\r\n\r\n");
   if (end < 0) return false;
@@ -202,7 +203,7 @@ for (const [engineName, engine] of Object.entries(ENGINES)) {
     const isMounted = engineName === "a server that is mounted";
 
     if (asked.answer !== undefined) {
-      Deno.test(`Server.drain() lets a body end, for ${face} on ${engineName}`, async () => {
+      Deno.test(`Server.drain() waits for the rest of a body, for ${face} on ${engineName}`, async () => {
         const { server, request, end } = await half(engine, asked);
         const drained = server.drain();
         await turns(50);
@@ -233,7 +234,7 @@ for (const [engineName, engine] of Object.entries(ENGINES)) {
     }
   }
 
-  Deno.test(`Server.drain() answers new requests with 503 on ${engineName} while others end`, async () => {
+  Deno.test(`Server.drain() answers new requests with 503 on ${engineName} while others finish`, async () => {
     const { server, port, request, end } = await half(engine, FACES["fetch of the application"]!);
     const drained = server.drain();
     await turns(50);
