@@ -1,13 +1,13 @@
 /**
- * All cores of one machine: two workers serve one port, each on a core, and share one chat with
- * presence and a history.
+ * Uses all cores of a machine: two workers serve one port, each on its own core, and share one chat
+ * with presence and a history.
  *
  * ```sh
  * deno run -N -R --unstable-net examples/all_cores.ts
  * ```
  *
- * With `--once` two visitors meet, each on a worker of its own; then one of the workers fails, and
- * its visitor misses nothing.
+ * With `--once` two visitors meet, each on a different worker; then one worker fails, and its
+ * visitor misses nothing.
  *
  * In your own project, write `jsr:@skein/skein` in place of `../mod.ts`, and
  * `jsr:@skein/skein/server` in place of `../server.ts`.
@@ -18,7 +18,7 @@ import { type Client, connect, guest } from "../mod.ts";
 import { serveWorkers, type WorkerNode, type Workers } from "../server.ts";
 import { ONCE, optionsOf, PORT } from "./shared/options.ts";
 
-/** Starts the server of one worker; each worker loads this module, and calls this function. */
+/** Starts the server of one worker. Each worker loads this module and calls this function. */
 export default function start({ serve, index }: WorkerNode): void {
   serve({
     authenticate: ({ token }) => token ?? guest,
@@ -28,19 +28,19 @@ export default function start({ serve, index }: WorkerNode): void {
     onOpen: (session) => session.send("worker", index),
     onMessage(message): void {
       if (message.topic !== "fail") return;
-      // No handler catches this error, so that the worker ends.
+      // No handler catches this error, so the worker ends.
       setTimeout(() => {
-        throw new Error("a fault of the program");
+        throw new Error("a bug in the program");
       });
     },
   });
 }
 
-// Workers load this module too, and must not serve workers of their own.
+// Workers load this module too, and must not start workers themselves.
 if (import.meta.main) {
   const { port, once } = optionsOf({
     run: "deno run -N -R --unstable-net examples/all_cores.ts",
-    about: "Serves one chat by two workers, each on a core, behind one port.",
+    about: "Serves one chat from two workers, each on its own core, on one port.",
   }, { port: PORT, once: ONCE });
   await using workers = await serveWorkers(new URL(import.meta.url), {
     workers: 2,
@@ -61,7 +61,7 @@ function interrupted(): Promise<void> {
   });
 }
 
-/** Two visitors on two workers, of which one fails. */
+/** Connects two visitors to two workers, and makes one worker fail. */
 async function showOnce(workers: Workers): Promise<void> {
   const [ann, bob] = [await visit(workers, "ann", 0), await visit(workers, "bob", 1)];
   const lines = ann.subscribe("chat:lobby", { last: 10 });
@@ -80,7 +80,7 @@ async function showOnce(workers: Workers): Promise<void> {
   await Promise.all([ann.close(), bob.close()]);
 }
 
-/** Connects until the kernel chooses the worker. */
+/** Reconnects until the kernel chooses this worker. */
 async function visit({ url }: Workers, name: string, index: number): Promise<Client> {
   while (true) {
     const worker = Promise.withResolvers<unknown>();

@@ -1,13 +1,13 @@
 /**
  * Authentication with cookies, bearer tokens, query tokens and tokens in the first message (in
- * band). The example also shows refusals, and a token that is renewed during a session.
+ * band). The example also shows rejected requests, and renews a token during a session.
  *
  * ```sh
  * deno run -N examples/authentication.ts --once
  * ```
  *
- * Without `--once` the servers keep running, on the ports 8000 and 8001, or on that of `--port` and
- * the next one.
+ * Without `--once` the servers keep running, on ports 8000 and 8001, or on `--port` and the next
+ * port.
  *
  * @module
  */
@@ -29,7 +29,7 @@ interface User {
   readonly role: "reader" | "editor";
 }
 
-/** The known tokens. A real application uses a table of sessions or signed tokens. */
+/** The known tokens. A real application uses a session table or signed tokens. */
 const TOKENS: ReadonlyMap<string, User> = new Map([
   ["ann-1", { name: "ann", role: "reader" }],
   ["ann-2", { name: "ann", role: "editor" }],
@@ -40,9 +40,9 @@ const BANNED: ReadonlySet<string> = new Set(["mallory-1"]);
 
 const { port, once: isOnce } = optionsOf({
   run: "deno run -N examples/authentication.ts",
-  about: "Authenticates by cookies, bearer tokens, query tokens and tokens in band.",
+  about: "Authenticates with cookies, bearer tokens, query tokens and in-band tokens.",
 }, {
-  port: { ...PORT, max: 65_534, help: "port to listen on; the next one is used too" },
+  port: { ...PORT, max: 65_534, help: "port to listen on; the next port is used too" },
   once: ONCE,
 });
 
@@ -51,7 +51,7 @@ await using server = listen(port);
 
 // Pages cannot set headers, and a token does not belong in a URL. A client of this server connects
 // without a token and sends the token as its first message. The server reads no other message
-// before.
+// before it.
 await using inBand = listen(port + 1, { allowTokenMessage: true });
 
 if (isOnce) await demonstrate(server.url, inBand.url);
@@ -120,9 +120,7 @@ async function tell(what: string, url: string, options: DialOptions = {}): Promi
   }
 }
 
-/**
- * Requests an upgrade as any WebSocket client does, and returns the status line of the response.
- */
+/** Requests an upgrade as any WebSocket client does, and returns the response's status line. */
 async function plainUpgrade(url: string): Promise<string> {
   const { hostname, port } = new URL(url);
   using connection = await Deno.connect({ hostname, port: Number(port) });

@@ -1,14 +1,14 @@
 /**
- * An answer that survives a refresh of its page, and a stop button. The server writes the answer to
- * a durable stream, word by word; a page reads the stream, and goes on at its offset after a refresh.
+ * An answer that survives a page reload, with a stop button. The server writes the answer to a
+ * durable stream, word by word; a page reads the stream, and resumes at its offset after a reload.
  *
  * ```sh
  * deno run -N examples/durable_stream.ts --once
  * ```
  *
- * Without `--once` the server keeps running, on port 8000 or that of `--port`. Then
- * `curl "http://localhost:8000/streams/answers/1?offset=-1"` reads the answer, and
- * `curl -N "http://localhost:8000/streams/answers/1?offset=-1&live=sse"` follows it.
+ * Without `--once` the server keeps running, on port 8000 or `--port`. Then `curl
+ * "http://localhost:8000/streams/answers/1?offset=-1"` reads the answer, and `curl -N
+ * "http://localhost:8000/streams/answers/1?offset=-1&live=sse"` follows it.
  *
  * @module
  */
@@ -17,7 +17,7 @@ import { ONCE, optionsOf, PORT } from "./shared/options.ts";
 
 const { port, once: isOnce } = optionsOf({
   run: "deno run -N examples/durable_stream.ts",
-  about: "Writes an answer word by word to a stream that survives a refresh of the page.",
+  about: "Writes an answer word by word to a stream that survives a page reload.",
 }, { port: PORT, once: ONCE });
 
 const id = "answers/1";
@@ -25,14 +25,14 @@ const id = "answers/1";
 await using server = serve({
   port: isOnce ? 0 : port,
   durableStreams: { path: "/streams", authorize: ({ action }) => action === "read" },
-  // A real application compares the user of the session with the owner of the answer.
+  // A real application checks that the session's user owns the answer.
   authorize: (_session, topic, action) =>
     topic === `stream:${id}` && (action === "subscribe" || action === "cancel"),
 });
 
 /** Writes an answer until a reader stops it, as a model would. */
 async function answer(stream: DurableStreamWriter<string>): Promise<void> {
-  // The end of this block without `close` would tell the readers that the answer is incomplete.
+  // If this block ends without `close`, readers see that the answer is incomplete.
   await using writer = stream;
   for (let i = 1; !writer.signal.aborted; i++) {
     await writer.append(`word ${i}`);
@@ -47,7 +47,7 @@ if (isOnce) await demonstrate(server.url);
 await answering;
 
 async function demonstrate(url: string): Promise<void> {
-  let offset: string | undefined; // A real page has this in sessionStorage.
+  let offset: string | undefined; // A real page keeps this in sessionStorage.
   {
     await using page = connect(url);
     const stream = page.durableStream<string>(id);

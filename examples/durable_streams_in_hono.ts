@@ -1,13 +1,13 @@
 /**
- * An answer that streams, and survives its readers: a durable stream in a Hono app. A backend writes
- * the answer word by word, one reader follows live, and another one resumes in the middle.
+ * A streamed answer that doesn't depend on its readers: a durable stream in a Hono app. A backend
+ * writes the answer word by word, one reader follows live, and another one resumes in the middle.
  *
  * ```sh
  * deno run -N examples/durable_streams_in_hono.ts --once
  * ```
  *
- * Without `--once` the app keeps running, on port 8000; ask with
- * `curl -X POST localhost:8000/ask` and `curl -N 'localhost:8000/answers/1?offset=-1&live=sse'`.
+ * Without `--once` the app keeps running, on port 8000; send requests with `curl -X POST
+ * localhost:8000/ask` and `curl -N 'localhost:8000/answers/1?offset=-1&live=sse'`.
  *
  * @module
  */
@@ -21,9 +21,9 @@ const { port, once: isOnce } = optionsOf({
   about: "Serves durable streams from a Hono app.",
 }, { port: PORT, once: ONCE });
 const HEADERS = { "content-type": "text/plain", authorization: "Bearer s3cret" };
-const ANSWER = "A stream keeps what was said, and tells when all was said.";
+const ANSWER = "A stream keeps every word, and readers see where it ends.";
 
-await using broker = new MemoryBroker(); // Or a SqliteBroker, a RedisBroker, a NatsBroker.
+await using broker = new MemoryBroker(); // Or a SqliteBroker, RedisBroker or NatsBroker.
 await using streams = new DurableStreamsHandler({
   broker,
   path: "/answers",
@@ -42,7 +42,7 @@ app.post("/ask", async (c) => {
   return c.text(`${url}\n`, 202);
 });
 
-/** Writes an answer; each word is appended once, also if a request is sent again. */
+/** Writes an answer; each word is appended once, even if a request is retried. */
 async function write(url: string): Promise<void> {
   const words = ANSWER.split(/(?<= )/);
   for (const [seq, word] of words.entries()) {
@@ -63,7 +63,7 @@ async function write(url: string): Promise<void> {
 async function send(url: string, init: RequestInit): Promise<void> {
   const response = await fetch(url, init);
   await response.body?.cancel();
-  if (!response.ok) throw new Error(`${init.method} ${url} was answered with ${response.status}`);
+  if (!response.ok) throw new Error(`${init.method} ${url} responded with ${response.status}`);
 }
 
 await using http = Deno.serve({ port: isOnce ? 0 : port }, app.fetch);
@@ -89,5 +89,5 @@ async function demonstrate(origin: string): Promise<void> {
   const rest = await (await fetch(`${url}?offset=${middle}`)).text();
   console.log("resumed:", text.endsWith(rest));
   const events = await (await fetch(`${url}?offset=${middle}&live=sse`)).text();
-  console.log("events say the end:", events.includes('"streamClosed":true'));
+  console.log("events report the end:", events.includes('"streamClosed":true'));
 }

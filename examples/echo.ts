@@ -1,5 +1,5 @@
 /**
- * The shortest server: a loop over each session that sends every message back, and a first client.
+ * The shortest server: a loop per session that sends every message back. Also a first client.
  *
  * ```sh
  * deno run -N --unstable-net examples/echo.ts        # stays until Ctrl-C

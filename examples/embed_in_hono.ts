@@ -1,6 +1,6 @@
 /**
- * Sessions inside a Hono app: Hono serves pages and the API, Skein serves sessions, on one port.
- * The same code works in every framework that gives access to the `Request`.
+ * Sessions in a Hono app: Hono serves pages and the API, Skein serves sessions, on one port. The
+ * same code works in every framework that gives access to the `Request`.
  *
  * ```sh
  * deno run -N examples/embed_in_hono.ts --once
@@ -16,10 +16,10 @@ import { ONCE, optionsOf, PORT } from "./shared/options.ts";
 
 const { port, once: isOnce } = optionsOf({
   run: "deno run -N examples/embed_in_hono.ts",
-  about: "Serves sessions inside a Hono app, on one port.",
+  about: "Serves sessions in a Hono app, on one port.",
 }, { port: PORT, once: ONCE });
 
-// This server does not listen: Hono hands over the requests.
+// This server does not listen: Hono passes requests to it.
 await using server = createServer({
   authenticate: ({ token }) => token ?? guest,
   onOpen(session) {
@@ -33,7 +33,7 @@ await using server = createServer({
 // `Deno.serve` passes the connection's addresses to Hono as `env`.
 const app = new Hono<{ Bindings: RequestInfo }>();
 
-// All methods: a session over HTTP, the last transport of a client, takes GET, POST and DELETE.
+// All methods: a session over HTTP, a client's last resort, uses GET, POST and DELETE.
 app.all("/live", (c) => server.fetch(c.req.raw, c.env));
 
 app.post("/visits/:page", (c) => {

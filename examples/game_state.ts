@@ -1,7 +1,7 @@
 /**
- * A game. Positions go by datagrams, because only the newest position counts. Events go by a
- * stream, because no event may be lost. The client draws each player between two states, so that
- * players move smoothly although states are few and some are lost.
+ * A game. Positions are sent in datagrams, because only the newest position counts. Events are sent
+ * on a stream, because no event may be lost. The client interpolates each player between two
+ * states, so players move smoothly although states are rare and some are lost.
  *
  * ```sh
  * deno run -N --unstable-net examples/game_state.ts
@@ -11,8 +11,8 @@
  * `examples/game_state/server.ts` shows the game in a page, with a network of adjustable loss and
  * delay.
  *
- * The server drops each fifth state on purpose. With `--once` the program plays a short game over
- * each transport, and ends.
+ * The server drops every fifth state on purpose. With `--once` the program plays a short game over
+ * each transport, and exits.
  *
  * @module
  */
@@ -23,22 +23,19 @@ import { ONCE, optionsOf } from "./shared/options.ts";
 const WIDTH = 60;
 const { transport, once: isOnce } = optionsOf({
   run: "deno run -N --unstable-net examples/game_state.ts",
-  about: "Plays a game in the terminal, whose states go by datagrams.",
+  about: "Plays a game in the terminal that sends its states in datagrams.",
 }, {
   transport: { value: "NAME", default: "webtransport", help: "webtransport or websocket" },
   once: ONCE,
 });
 const tickMs = isOnce ? 20 : 100;
 
-/**
- * Datagrams: `sequence` tells which state is newer, and at which tick the server made the state.
- */
+/** Datagrams: `sequence` is the tick of the state; a higher one is newer. */
 const states = { 1: z.object({ sequence: z.int(), players: z.record(z.string(), z.number()) }) };
 
 /** Messages on the stream: type 1 is a request to join, type 2 an event. */
 const events = { 1: z.object({ join: z.string() }), 2: z.object({ happened: z.string() }) };
 
-/** The game on the server. */
 class World {
   readonly #players = new Map<string, { x: number; step: number }>();
   readonly #watchers = new Set<StructuredDatagrams<typeof states>>();
@@ -46,7 +43,7 @@ class World {
   readonly #ticks: number;
   #sequence = 0;
 
-  /** Players move for a number of ticks, and stand still after that. */
+  /** Players move for a number of ticks, then stop. */
   constructor(ticks: number) {
     this.#ticks = ticks;
   }
@@ -58,7 +55,7 @@ class World {
     if (stream === undefined) return;
     await using datagrams = await session.structuredDatagrams({ registry: states });
     await using happenings = await session.structuredStream({ registry: events, stream });
-    // Events are sent without waiting for a slow player. A full queue ends the player's stream.
+    // Events are sent without waiting for slow players. A full queue ends the player's stream.
     const tell = (happened: string) => void happenings.send(2, { happened });
     this.#tellers.add(tell);
     this.#watchers.add(datagrams);
@@ -82,7 +79,7 @@ class World {
       player.x += player.step;
       if (player.x > 1 && player.x < WIDTH) continue;
       player.step *= -1;
-      this.#happens(`${name} turned round at ${player.x}`);
+      this.#happens(`${name} turned around at ${player.x}`);
     }
     if (sequence % 5 === 0) return; // A bad network loses this state.
     const players = Object.fromEntries([...this.#players].map(([name, { x }]) => [name, x]));
@@ -96,23 +93,21 @@ class World {
   }
 }
 
-/** The game in the client: keeps the latest states, and computes positions between states. */
+/** The game in the client: stores the latest states, and interpolates positions. */
 class View {
   readonly #states: z.infer<typeof states[1]>[] = [];
   late = 0;
 
-  /** Adds a state, unless a newer one arrived already. */
+  /** Adds a state, unless a newer one has already arrived. */
   add(state: z.infer<typeof states[1]>): void {
     if (state.sequence <= this.newest) this.late++;
     else if (this.#states.push(state) > 50) this.#states.shift();
   }
 
-  /** The number of the newest state. */
   get newest(): number {
     return this.#states.at(-1)?.sequence ?? 0;
   }
 
-  /** Tells if a state arrived. */
   has(sequence: number): boolean {
     return this.#states.some((state) => state.sequence === sequence);
   }
@@ -189,7 +184,9 @@ function draw(view: View, log: readonly string[], kind: string): ReturnType<type
       `|${" ".repeat(Math.max(0, Math.round(x)))}${name[0]}`
     );
     console.log("\x1b[2J\x1b[H" + [...lanes, "", ...log.slice(-5)].join("\n"));
-    console.log(`\n${kind} datagrams, newest state ${view.newest}, ${view.late} late; Ctrl+C ends`);
+    console.log(
+      `\n${kind} datagrams, newest state ${view.newest}, ${view.late} late; press Ctrl-C to stop`,
+    );
   }, 1000 / 30);
 }
 

@@ -1,13 +1,13 @@
 /**
- * A chat over Media over QUIC. Each member publishes the lines as a broadcast, and finds the other
- * members by announcements. The server is a plain relay without any code for chats.
+ * A chat over Media over QUIC. Each member publishes their lines as a broadcast, and finds the
+ * other members by announcements. The server is a plain relay without chat code.
  *
  * ```sh
  * deno run -N --unstable-net examples/moq_chat.ts --serve
  * deno run -N --unstable-net examples/moq_chat.ts --name ann          # and in another terminal: bob
  * ```
  *
- * With `--once` three members talk over WebTransport and WebSocket, and the program ends.
+ * With `--once` three members talk over WebTransport and WebSocket, and the program exits.
  *
  * @module
  */
@@ -23,8 +23,7 @@ function listen(port: number): ReturnType<typeof listenMoq> {
   return listenMoq({
     port,
     mux: relay.mux,
-    // Every client that reaches this server may join. A chat with users checks the session's token
-    // here.
+    // Any client may join. A chat with users checks the session's token here.
     authorize: (_session, path, action) => action !== "publish" || path.startsWith(`${LOBBY}/`),
     onSession: (session) => relay.accept(session),
   });
@@ -37,13 +36,13 @@ class Member implements AsyncDisposable {
 
   constructor(url: string, readonly name: string, readonly print: (line: string) => void) {
     this.client = connectMoq(url);
-    // A path has one publisher. Two members may share a name, but never a path.
+    // A path has one publisher: two members may share a name, but not a path.
     const id = crypto.randomUUID();
     this.client.mux.publish(`${LOBBY}/${id}/${name}`, (track) => this.#lines.serve(track));
     void this.#follow();
   }
 
-  /** Sends a line as a group of its own: a lost line does not delay the next one. */
+  /** Sends a line as its own group, so that a lost line does not delay the next one. */
   say(text: string): void {
     using group = this.#lines.openGroup();
     group.writeFrame(new TextEncoder().encode(text));
@@ -66,7 +65,7 @@ class Member implements AsyncDisposable {
         }
       }
     } catch {
-      // The member left. The announcement tells that, too.
+      // The member left. The announcements report this too.
     }
   }
 
@@ -78,7 +77,7 @@ class Member implements AsyncDisposable {
 
 async function serve(): Promise<void> {
   await using _server = listen(Number(new URL(SERVER).port));
-  console.log(`A chat at ${SERVER} (Ctrl-C ends it)`);
+  console.log(`A chat at ${SERVER} (press Ctrl-C to stop)`);
   await new Promise(() => {});
 }
 
@@ -122,7 +121,7 @@ async function talk(): Promise<void> {
   await see("ann", "bob: Hello, Ann. Is Eve coming?");
   await using eve = enter("eve", "http");
   await see("ann", "eve is here");
-  // A late subscriber begins at the newest group.
+  // A late subscriber starts at the newest group.
   await see("eve", "bob: Hello, Ann. Is Eve coming?");
   await see("bob", "eve is here");
   eve.say("Me.");

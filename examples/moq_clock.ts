@@ -1,13 +1,13 @@
 /**
- * A clock over Media over QUIC. The server publishes the time, one group a second. A subscriber
- * begins at the newest group.
+ * A clock over Media over QUIC. The server publishes the time, one group per second. A subscriber
+ * starts at the newest group.
  *
  * ```sh
  * deno run -N --unstable-net examples/moq_clock.ts
  * deno run -N --unstable-net examples/moq_clock.ts --watch http://127.0.0.1:4443
  * ```
  *
- * With `--once` the program watches its own clock for three seconds, and ends.
+ * With `--once` the program watches its own clock for three seconds, and exits.
  *
  * @module
  */
@@ -17,10 +17,10 @@ import { ONCE, optionsOf, PORT } from "./shared/options.ts";
 
 const { port, watch: watched, once: isOnce } = optionsOf({
   run: "deno run -N --unstable-net examples/moq_clock.ts",
-  about: "Publishes the time over Media over QUIC, one group a second.",
+  about: "Publishes the time over Media over QUIC, one group per second.",
 }, {
   port: { ...PORT, default: 4443 },
-  watch: { value: "URL", help: "watches the clock at this address, instead of serving one" },
+  watch: { value: "URL", help: "watches the clock at this address instead of serving one" },
   once: ONCE,
 });
 
@@ -47,7 +47,7 @@ async function serve(): Promise<void> {
     await watch(url);
     return clearInterval(ticking);
   }
-  console.log(`A clock at ${url} (Ctrl-C ends it)`);
+  console.log(`A clock at ${url} (press Ctrl-C to stop)`);
   await new Promise(() => {});
 }
 

@@ -1,6 +1,6 @@
 /**
  * A relay of Media over QUIC. The relay announces the broadcasts of each peer to all other peers.
- * Many subscribers to one track cost a single subscription at the publisher.
+ * For all subscribers of a track, the publisher sees a single subscription.
  *
  * ```sh
  * deno run -N --unstable-net examples/moq_relay.ts --port 4443
@@ -8,18 +8,18 @@
  * ```
  *
  * The second relay exchanges broadcasts with the first one, in both directions. `--upstream` may be
- * given several times. The relay reconnects to an upstream that was gone.
+ * repeated. The relay reconnects after it loses an upstream.
  *
- * The option `--broker redis://127.0.0.1` or `--broker nats://127.0.0.1` joins any number of relays
- * into a cluster (with `-A`, for the client libraries): a broadcast at one relay is available at
- * all relays. For several machines, add `--advertise http://192.0.2.7:4443`.
+ * The option `--broker redis://127.0.0.1` or `--broker nats://127.0.0.1` connects any number of
+ * relays to a cluster (with `-A`, for the client libraries): a broadcast on one relay is available
+ * on all of them. For several machines, add `--advertise http://192.0.2.7:4443`.
  *
  * With `--token SECRET` only clients that dial `…/?token=SECRET` may publish, as these relays do;
- * other clients may only watch. Without a token every client may publish, with up to 2 % of the
- * relay's places each.
+ * other clients may only watch. Without a token every client may publish, and use up to 2 % of the
+ * relay's slots.
  *
  * With `--once` a publisher, two relays of a cluster and two viewers run in one process, and the
- * program ends.
+ * program exits.
  *
  * @module
  */
@@ -62,9 +62,9 @@ const { port, upstream, broker, advertise, token, once } = optionsOf({
   broker: { value: "URL", help: "redis://HOST or nats://HOST, for a cluster of relays (with -A)" },
   advertise: {
     value: "URL",
-    help: "address of this relay for the others; listens on all interfaces",
+    help: "address of this relay for the other relays; listens on all interfaces",
   },
-  token: { value: "SECRET", help: "lets only clients with this token publish" },
+  token: { value: "SECRET", help: "only clients with this token may publish" },
   once: ONCE,
 });
 
@@ -77,12 +77,12 @@ else {
     advertise,
     token,
   });
-  console.log(`A relay at ${url} (Ctrl-C ends it)`);
+  console.log(`A relay at ${url} (press Ctrl-C to stop)`);
   await new Promise(() => {});
 }
 
 function startRelay({ port, upstreams = [], broker, advertise, token }: RelayOptions) {
-  // Video that is half a second late is useless: a slower viewer loses the oldest groups.
+  // Video that is half a second late is useless, so a slow viewer loses the oldest groups.
   const relay = new MoqRelay({ track: { maxLatencyMs: 500 }, onError: console.error });
   const server = listenMoq({
     port,
@@ -116,8 +116,7 @@ function startRelay({ port, upstreams = [], broker, advertise, token }: RelayOpt
 }
 
 /**
- * Lets holders of the token publish and use all places of the relay, because a holder may be
- * another relay.
+ * Clients with the token may publish and use all slots of the relay, because they may be relays.
  */
 function authorizeBy(token: string | undefined): MoqAuthorize {
   return ({ path }, _path, action) => {
@@ -133,7 +132,7 @@ function withToken(url: string, token: string | undefined): string {
     : `${url.replace(/\/?$/, "/")}?token=${encodeURIComponent(token)}`;
 }
 
-/** Keeps a connection to another relay open. */
+/** Stays connected to another relay. */
 function follow(relay: MoqRelay, url: string): MoqClient {
   const client = connectMoq(url, {
     mux: relay.mux,
@@ -149,7 +148,7 @@ function follow(relay: MoqRelay, url: string): MoqClient {
   return client;
 }
 
-/** Creates the broker of an address. Only here the client library of an engine is loaded. */
+/** Creates the broker for an address. An engine's client library is loaded only here. */
 async function brokerAt(url: string | undefined): Promise<Broker | undefined> {
   if (url === undefined) return undefined;
   if (url.startsWith("nats:")) {
@@ -194,7 +193,7 @@ async function show(): Promise<void> {
       console.log(`${["ann", "bob"][at]} sees ${new TextDecoder().decode(frame!)}`);
     }
   }
-  console.log(`two viewers, and the publisher was asked by ${subscribers}`);
+  console.log(`two viewers, and subscriptions at the publisher: ${subscribers}`);
 
   publisher.close();
   const gone = await announcements.next();

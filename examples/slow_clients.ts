@@ -1,14 +1,14 @@
 /**
  * A client that stops reading. The server's queue for the client is bounded, and the overflow
- * policy decides what a full queue does. In the example a camera sends frames to a viewer that
+ * policy decides how a full queue behaves. In the example a camera sends frames to a viewer that
  * stalls.
  *
  * ```sh
  * deno run examples/slow_clients.ts
  * ```
  *
- * The example needs no permission: both ends run in this process, so that the link can be stalled
- * on demand. `serve({ session: { sendQueue } })` takes the same options.
+ * The example needs no permissions: both ends run in this process, so that it can stall the link.
+ * `serve({ session: { sendQueue } })` takes the same options.
  *
  * @module
  */
@@ -32,7 +32,7 @@ for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as const)
   console.log(`${policy}: ${await watch(policy)}`);
 }
 
-// The policy may differ by topic: old frames are worthless, chat messages are not.
+// The policy may depend on the topic: old frames are worthless, chat messages are not.
 console.log(`by topic: ${await watch((topic) => topic === "frame" ? "latest" : "close")}`);
 
 // A sender that awaits `flushed` never overflows the queue: frames go as fast as the viewer reads.
@@ -71,10 +71,10 @@ async function watch(
   } catch (error) {
     if (!(error instanceof QueueFullError)) throw error;
     const { code, reason } = await camera.closed;
-    return `closed with ${code} (${reason}), so that the viewer reconnects and starts afresh`;
+    return `closed with ${code} (${reason}), so the viewer reconnects and starts over`;
   }
   link.resume("to-client");
   await camera.close();
   await viewer.closed;
-  return `frames ${seen.join(" ")}, learned of ${dropped} dropped`;
+  return `frames ${seen.join(" ")}, notified of ${dropped} dropped`;
 }

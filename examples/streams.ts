@@ -7,10 +7,10 @@
  * deno run -N --unstable-net examples/streams.ts --port 4433
  * ```
  *
- * With `--once` the program connects to its own server, prints the replies, and ends. With `--load`
- * one address may have any number of sessions and connects, for a load generator; by default the
- * server refuses with 429 from 1,000 sessions of an address on, and beyond 100 connects a second
- * after a burst of 1,000.
+ * With `--once` the program connects to its own server, prints the replies, and exits. With
+ * `--load` one address may open any number of sessions at any rate, for a load generator. By
+ * default the server responds with 429 beyond 1,000 sessions per address, and beyond 100 connects
+ * per second after a burst of 1,000.
  *
  * @module
  */
@@ -25,7 +25,7 @@ const { port, load, once: isOnce } = optionsOf({
   about: "Sends everything back: messages, requests, streams and datagrams.",
 }, {
   port: PORT,
-  load: { help: "lets one address have any number of sessions, for a load generator" },
+  load: { help: "allows any number of sessions per address, for a load generator" },
   once: ONCE,
 });
 
@@ -52,20 +52,20 @@ async function echo(stream: DirectStream): Promise<void> {
     let bytes = await stream.read();
     for (; bytes !== null; bytes = await stream.read(bytes)) await stream.write(bytes);
     await stream.close();
-  } catch { // Ends this stream only.
+  } catch { // Only this stream ends.
     stream.cancel();
     stream.abort();
   }
 }
 
 /**
- * Reads and discards a unidirectional stream, which has no direction for a reply. Unread streams
- * would use up the credit of the client.
+ * Reads and discards a unidirectional stream, which cannot carry a reply. Unread streams would use
+ * up the client's credit.
  */
 async function drain(stream: DirectReadable): Promise<void> {
   try {
     for (let bytes = await stream.read(); bytes !== null;) bytes = await stream.read(bytes);
-  } catch { // Ends this stream only.
+  } catch { // Only this stream ends.
     stream.cancel();
   }
 }

@@ -1,6 +1,6 @@
 /**
- * Typed messages on a stream of their own. A sensor sends readings as fast as the server reads, and
- * receives alarms on the same stream. The session's messages continue independently.
+ * Typed messages on their own stream. A sensor sends readings as fast as the server reads them, and
+ * receives alarms on the same stream. The session's other messages are independent of it.
  *
  * ```sh
  * deno run -N --unstable-net examples/structured_stream.ts --once
@@ -16,12 +16,11 @@ import { ONCE, optionsOf, PORT } from "./shared/options.ts";
 
 const { port, once: isOnce } = optionsOf({
   run: "deno run -N --unstable-net examples/structured_stream.ts",
-  about: "Sends typed messages on a stream of their own.",
+  about: "Sends typed messages on their own stream.",
 }, { port: PORT, once: ONCE });
 
 /**
- * Message types by number. Both ends import the registry; a real project keeps it in a shared
- * module.
+ * Message types by number. Both ends use this registry; a real project keeps it in a shared module.
  */
 const registry = {
   1: z.object({ sensor: z.string(), celsius: z.number() }),
@@ -44,7 +43,7 @@ else await new Promise(() => {});
 /** Runs one loop for each stream that the client opens. */
 async function answer(stream: IncomingStream, session: Session): Promise<void> {
   if (stream.direction !== "bidirectional") return;
-  // Leaving this function closes the stream, which tells the other end that no message follows.
+  // Leaving this function closes the stream, so that the other end knows that no message follows.
   await using messages = await session.structuredStream({ registry, stream });
   let [readings, highest] = [0, -Infinity];
   for await (const message of messages) {
@@ -71,9 +70,9 @@ async function measure(url: string): Promise<void> {
     if (message.type === 3) console.log("in all:", message.data);
   }
 
-  // A message that violates the schema ends that stream only.
+  // A message that violates the schema ends only its stream.
   await using wrong = await session.structuredStream({ registry });
-  // @ts-expect-error The compiler refuses the string, too.
+  // @ts-expect-error The compiler rejects the string too.
   await wrong.send(1, { sensor: "boiler", celsius: "hot" });
   const ended = await wrong[Symbol.asyncIterator]().next().catch(() => "cut short");
   console.log(`the other stream was ${ended}, and the session is`, await session.request("ask"));

@@ -1,6 +1,6 @@
 /**
- * A contract that both ends import. The compiler checks all messages that an end sends, and the
- * receiving end validates all data that arrives. The example uses zod; any Standard Schema works.
+ * A contract that both ends import. The compiler checks the messages that each end sends, and the
+ * receiving end validates the data. The example uses zod; any Standard Schema works.
  *
  * ```sh
  * deno run -N examples/typed_contract.ts --once
@@ -16,10 +16,10 @@ import { ONCE, optionsOf, PORT } from "./shared/options.ts";
 
 const { port, once: isOnce } = optionsOf({
   run: "deno run -N examples/typed_contract.ts",
-  about: "Checks all messages of both ends by one contract.",
+  about: "Checks all messages of both ends with one contract.",
 }, { port: PORT, once: ONCE });
 
-/** The contract. A real project has a shared module for contracts. */
+/** The contract. A real project keeps it in a shared module. */
 const board = defineContract({
   toServer: {
     // A topic may have parameters. The receiver fills in a missing default.
@@ -69,7 +69,7 @@ async function demonstrate(url: string): Promise<void> {
   const refused = Promise.withResolvers<RequestError>();
   await using client = connect(`${url}?token=ann`, {
     contract: board,
-    // A message has no reply, but the server reports a refused message to the client.
+    // A message has no reply, but the server reports a rejected message to the client.
     onRefused: (error) => refused.resolve(error),
   });
 
@@ -80,7 +80,7 @@ async function demonstrate(url: string): Promise<void> {
   }
   console.log("count:", await client.request("count", { column: "todo" }));
 
-  // @ts-expect-error The compiler refuses this topic,
+  // @ts-expect-error The compiler rejects this topic,
   client.send("pim:todo", { title: "A typo" });
   const typo = await refused.promise;
   console.log("refused:", typo.failure.code);

@@ -1,7 +1,7 @@
 /**
- * A transport for the chats of the AI SDK (`useChat`, `Chat`) over a session of Skein. An answer goes
- * on after a refresh of the page, on a second device, and after the loss of its server; `stop()`
- * reaches the model, also after a refresh.
+ * A transport for the chats of the AI SDK (`useChat`, `Chat`) over a session of Skein. An answer
+ * continues after a page reload, on a second device, and after its server fails; `stop()` reaches
+ * the model, also after a reload.
  *
  * Copy this file into your project. `docs/guide/ai-answers.md` shows both ends.
  *
@@ -14,15 +14,18 @@ import type { ChatTransport, UIMessage, UIMessageChunk } from "npm:ai@^7";
 export interface ChatRequest<M extends UIMessage> {
   /** Id of the chat. */
   readonly chat: string;
-  /** Name of the answer, to note as the one that is being written in the chat. */
+  /** Name of the answer; store it as the chat's active answer. */
   readonly answer: string;
-  /** The messages; none for a page that only reads on. */
+  /** The messages; none for a page that only resumes. */
   readonly messages: readonly M[];
-  /** A page that reads on gets an answer that is known by name; the server begins no other one. */
+  /**
+   * For `resume-stream` the server replies with the existing answer of that name and starts no new
+   * one.
+   */
   readonly trigger: "submit-message" | "regenerate-message" | "resume-stream";
-  /** The message to write again. */
+  /** The message to regenerate. */
   readonly messageId?: string | undefined;
-  /** The `body` of the call, such as a choice of models. */
+  /** The `body` of the call, for example the chosen model. */
   readonly body?: object | undefined;
 }
 
@@ -36,7 +39,7 @@ export interface ChatAnswer extends AsyncIterable<UIMessageChunk> {
 export interface SkeinChatOptions<M extends UIMessage> {
   /** Sends the request: `(request, { id }) => client.requestStream("chat", request, { id })`. */
   readonly ask: (request: ChatRequest<M>, options: { readonly id: string }) => ChatAnswer;
-  /** Returns the name of the answer that is being written in a chat. */
+  /** Returns the name of the answer that is being written in a chat, if any. */
   readonly active: (chat: string) => Promise<string | null>;
 }
 
@@ -46,13 +49,13 @@ type ReconnectOptions<M extends UIMessage> = Parameters<ChatTransport<M>["reconn
 /**
  * The transport: `new Chat({ transport: new SkeinChatTransport({ … }) })`.
  *
- * - **Losses:** the client reconnects, and the answer goes on; the chat does not notice.
- * - **Refresh:** `resumeStream()`, or `useChat({ resume: true })`, reads the answer from its start.
- * - **Stop:** `stop()` cancels the answer on the server. A page that is closed, or that resumes once
- *   more, cancels nothing. For other readers a stopped answer ends without an error.
+ * - **Losses:** the client reconnects and the answer continues; the chat does not notice.
+ * - **Reload:** `resumeStream()`, or `useChat({ resume: true })`, reads the answer from its start.
+ * - **Stop:** `stop()` cancels the answer on the server. Closing the page, or resuming again,
+ *   cancels nothing. For other readers a stopped answer ends without an error.
  */
 export class SkeinChatTransport<M extends UIMessage = UIMessage> implements ChatTransport<M> {
-  /** A resumed answer comes from its first chunk. */
+  /** A resumed answer is read from its first chunk. */
   readonly resumeStreamIsReplay = true;
   readonly #options: SkeinChatOptions<M>;
   /** The newest reader of each chat that resumes. */
@@ -63,7 +66,7 @@ export class SkeinChatTransport<M extends UIMessage = UIMessage> implements Chat
     this.#options = options;
   }
 
-  /** Asks for a new answer. */
+  /** Requests a new answer. */
   sendMessages(
     { chatId, messages, trigger, messageId, body, abortSignal }: SendOptions<M>,
   ): Promise<ReadableStream<UIMessageChunk>> {
@@ -74,7 +77,7 @@ export class SkeinChatTransport<M extends UIMessage = UIMessage> implements Chat
     return Promise.resolve(streamOf(answer, abortSignal));
   }
 
-  /** Reads the answer that is being written, if there is one. */
+  /** Reads the answer that is being written, if any. */
   async reconnectToStream(
     { chatId, abortSignal, body }: ReconnectOptions<M>,
   ): Promise<ReadableStream<UIMessageChunk> | null> {
@@ -86,7 +89,8 @@ export class SkeinChatTransport<M extends UIMessage = UIMessage> implements Chat
       id,
     });
     abortSignal?.addEventListener("abort", () => {
-      // A chat that resumes again aborts the reader before, and calls this method in the same turn.
+      // A chat that resumes again first aborts its previous reader, and calls this method in the
+      // same turn.
       queueMicrotask(() => {
         if (this.#resumed.get(chatId) === abortSignal) void stop(answer);
       });
@@ -95,12 +99,12 @@ export class SkeinChatTransport<M extends UIMessage = UIMessage> implements Chat
   }
 }
 
-/** Stops an answer. One that has ended, or whose client is closed, needs no stop. */
+/** Stops an answer, unless it has ended or its client is closed. */
 async function stop(answer: ChatAnswer): Promise<void> {
   try {
     await answer.cancel("Stopped by the reader");
   } catch {
-    // The reader has left anyway.
+    // The reader is leaving anyway.
   }
 }
 
@@ -121,7 +125,7 @@ function streamOf(
       }
       controller.close();
     },
-    // Leaves the loop; the answer goes on for others.
+    // Leaves the loop; the answer continues for other readers.
     async cancel() {
       await iterator.return?.();
     },
@@ -129,12 +133,12 @@ function streamOf(
 }
 
 /**
- * Continues an answer of text from which a server was lost, for `resume` of the handler: the rest of
- * the text goes to the part that is open, and the message is finished.
+ * Continues a text answer whose server failed, for the handler's `resume`: adds the rest of the
+ * text to the open part and finishes the message.
  *
- * @param written The chunks that are kept.
- * @param rest Returns the rest of the text, by the text so far.
- * @returns The chunks that are missing.
+ * @param written The stored chunks.
+ * @param rest Returns the rest of the text, given the text so far.
+ * @returns The missing chunks.
  */
 export async function* continueText(
   written: readonly UIMessageChunk[],

@@ -1,6 +1,6 @@
 /**
- * The skeleton of a broker, for the page "Write a broker": it connects the threads of a process through
- * a `BroadcastChannel`. To connect another engine, replace the lines that use a channel.
+ * The skeleton of a broker, for the page "Write a broker". It connects the threads of a process
+ * through a `BroadcastChannel`; for another engine, replace the lines that use the channel.
  *
  * @module
  */
@@ -17,7 +17,7 @@ interface Listener {
   isConfirmed: boolean;
 }
 
-/** A broker without histories, logs and store; its engine has no outages. */
+/** A broker without histories, logs or a store; its engine has no outages. */
 export class ChannelBroker implements Broker {
   readonly name = "channel";
   readonly delivery = "at-most-once";
@@ -32,7 +32,7 @@ export class ChannelBroker implements Broker {
   };
   readonly #topics = new Map<string, Set<Listener>>();
   readonly #unconfirmed = new Map<string, Listener>();
-  // A channel does not receive what it sends itself, and a node receives its own publications.
+  // A channel does not receive its own messages, but a node must receive its own publications.
   readonly #out = new BroadcastChannel("skein");
   readonly #in = new BroadcastChannel("skein");
 
@@ -52,7 +52,7 @@ export class ChannelBroker implements Broker {
     const listener = { deliver, confirm, isConfirmed: false };
     const listeners = this.#topics.get(topic) ?? new Set();
     this.#topics.set(topic, listeners.add(listener));
-    // The channel keeps its order, so the answer arrives after all earlier publications.
+    // The channel keeps the order, so the echo arrives after all earlier publications.
     const id = crypto.randomUUID();
     this.#unconfirmed.set(id, listener);
     this.#out.postMessage(id);

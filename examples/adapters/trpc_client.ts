@@ -26,8 +26,8 @@ type Result = TRPCResultMessage<unknown>["result"];
 const PLAIN: TRPCDataTransformer = { serialize: (data) => data, deserialize: (data) => data };
 
 /**
- * Makes a link. A call that the loss of its connection interrupts fails, because the server may have
- * handled it; a subscription goes on in the next session, behind the last tracked event.
+ * Creates a link. If the connection is lost, a pending call fails, because the server may have
+ * handled it; a subscription continues in the next session, after the last tracked event.
  */
 export function skeinLink<R extends AnyTRPCRouter>(options: SkeinLinkOptions): TRPCLink<R> {
   const { client, transformer = PLAIN } = options;

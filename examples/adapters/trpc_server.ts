@@ -1,6 +1,6 @@
 /**
  * A tRPC router over sessions, for the link in `trpc_client.ts`: queries, mutations, and
- * subscriptions as answers that stream, with the errors and the transformer of the router.
+ * subscriptions as streaming responses, with the router's errors and transformer.
  *
  * ```ts ignore
  * serve({ requests: trpcRequests({ router, createContext: ({ user }) => ({ user }) }) });
@@ -25,11 +25,11 @@ import type { Session } from "../../mod.ts"; // jsr:@skein/skein
 /** Options for {@linkcode trpcRequests}. */
 export interface TrpcOptions<R extends AnyTRPCRouter> {
   readonly router: R;
-  /** Makes the context of a call. */
+  /** Creates the context of a call. */
   readonly createContext?: (
     session: Session,
   ) => inferRouterContext<R> | Promise<inferRouterContext<R>>;
-  /** Called with each error of a procedure. */
+  /** Called for each error of a procedure. */
   readonly onError?: (failure: { error: TRPCError; path: string; input: unknown }) => void;
 }
 
@@ -37,23 +37,23 @@ export interface TrpcOptions<R extends AnyTRPCRouter> {
 interface TrpcCall {
   readonly type: TRPCProcedureType;
   readonly input?: unknown;
-  /** Id of the last tracked event, for a subscription that goes on. */
+  /** Id of the last tracked event, for a subscription that continues. */
   readonly lastEventId?: string;
 }
 
-/** A request, as a handler of `requests` gets it. */
+/** A request, as a handler in `requests` receives it. */
 interface Request {
   readonly params: Readonly<Record<string, string>>;
   readonly data: unknown;
   readonly signal: AbortSignal;
 }
 
-/** Makes the handlers of a router, for `requests` of `serve`. */
+/** Creates the handlers of a router, for the option `requests` of `serve`. */
 export function trpcRequests<R extends AnyTRPCRouter>(options: TrpcOptions<R>) {
   const { router, createContext, onError } = options;
   const config = router._def._config;
 
-  /** Calls a procedure; yields one result, or all items of a subscription. */
+  /** Calls a procedure, and yields its result or all items of a subscription. */
   async function* run(
     { params: { path = "" }, data, signal }: Request,
     session: Session,
@@ -88,6 +88,6 @@ export function trpcRequests<R extends AnyTRPCRouter>(options: TrpcOptions<R>) {
     }
   }
 
-  // Also one result is an answer that streams: a call does not wait for the end of an earlier one.
+  // A single result is also a streaming response, so that calls don't wait for each other.
   return { "trpc:{path}": run };
 }

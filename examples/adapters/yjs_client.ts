@@ -28,27 +28,29 @@ import {
   TimeoutError,
 } from "../../client.ts"; // jsr:@skein/skein/client
 
-/** Most bytes of an update in one message. */
+/** Maximum bytes of an update in one message. */
 const PIECE_BYTES = 65_536;
-/** Local updates that are joined to one while the client is away. */
+/** Pending local updates that are merged into one while the client is offline. */
 const MAX_PENDING = 100;
-/** Codes of refusals that pass: `unsubscribed` is a topic that is moving to another session. */
+/**
+ * Codes of temporary rejections: `unsubscribed` means that the topic is moving to another session.
+ */
 const PASSING_CODES = ["unavailable", "too-many", "unsubscribed"];
-/** Wait after such a refusal, in milliseconds. */
+/** Delay after such a rejection, in milliseconds. */
 const RETRY_MS = 1_000;
 
 /** Options for {@linkcode YjsProvider}. */
 export interface YjsProviderOptions {
-  /** Name of the document: a client has one provider for each name. */
+  /** Name of the document; a client has at most one provider per name. */
   readonly name: string;
   readonly doc: Y.Doc;
-  /** Awareness of the document; by default one that ends with the provider. */
+  /** Awareness of the document; by default one that the provider creates and destroys. */
   readonly awareness?: Awareness;
-  /** Called if the server refuses to let the user read or edit; `console.error` by default. */
+  /** Called if the user may not read or edit; `console.error` by default. */
   readonly onError?: (error: unknown) => void;
 }
 
-/** Keeps a document equal to the server's, until the provider or the document is destroyed. */
+/** Keeps a document in sync with the server until the provider or the document is destroyed. */
 export class YjsProvider {
   readonly doc: Y.Doc;
   readonly awareness: Awareness;
@@ -60,7 +62,7 @@ export class YjsProvider {
   readonly #others: Subscription;
   /** Local updates that the server has not acknowledged. */
   readonly #pending = new Set<Uint8Array>();
-  /** True until the others were asked for their awareness in this session. */
+  /** True until this session has requested the awareness of the other clients. */
   #isJoining = true;
   readonly #sync = this.#repeating(() => this.#exchange());
   readonly #save = this.#repeating(() => this.#upload());
@@ -80,7 +82,7 @@ export class YjsProvider {
     this.#updates = client.subscribe(`yjs:${name}`, { onRecovery });
     this.#others = client.subscribe(`yjs-awareness:${name}`);
     void this.#follow(this.#updates, (update) => {
-      // An empty update stands for one that is too large for a publication.
+      // An empty publication stands for an update that is too large to publish.
       if (update.length === 0) void this.#sync();
       else Y.applyUpdate(doc, update, this);
     });
@@ -88,12 +90,12 @@ export class YjsProvider {
       applyAwarenessUpdate(awareness, message.subarray(1), this);
       if (message[0] === 1) void this.#announce();
     });
-    this.#updates.ready.then(this.#sync, () => {}); // The loop has the error.
+    this.#updates.ready.then(this.#sync, () => {}); // The loop reports the error.
     this.#others.status.subscribe((status) => {
       if (status === "lost") this.#forgetOthers();
       if (status !== "subscribed") return;
       this.#isJoining = true;
-      // The clock grows above that of an earlier session, whose state the server takes back.
+      // Raises the clock above the previous session's, whose state the server removes.
       awareness.setLocalState(awareness.getLocalState());
     });
   }
@@ -103,12 +105,12 @@ export class YjsProvider {
     return this.#pending.size === 0;
   }
 
-  /** Resolves once the server has all local changes, or has refused some. */
+  /** Resolves once the server has all local changes, or has rejected some. */
   async whenSaved(): Promise<void> {
     await this.#save();
   }
 
-  /** Ends the connection of the document, and takes the own awareness back. Idempotent. */
+  /** Stops syncing the document and removes this client's awareness. Idempotent. */
   readonly destroy = async (): Promise<void> => {
     if (this.#end.signal.aborted) return;
     const { doc, awareness } = this;
@@ -142,7 +144,7 @@ export class YjsProvider {
         try {
           take(data as Uint8Array);
         } catch (error) {
-          this.#fail(error); // A malformed update of another client ends nothing.
+          this.#fail(error); // A malformed update from another client stops nothing.
         }
       }
     } catch (error) {
@@ -151,7 +153,7 @@ export class YjsProvider {
     await this.destroy();
   }
 
-  /** Gets all that this document lacks, and sends all that the server lacks. */
+  /** Fetches the updates that this document lacks, and sends those that the server lacks. */
   async #exchange(): Promise<void> {
     const topic = `yjs-sync:${this.#options.name}`;
     const vector = Y.encodeStateVector(this.doc);
@@ -172,7 +174,7 @@ export class YjsProvider {
     if (update) this.#pending.add(update);
   }
 
-  /** Sends all local updates as one, in pieces that the server joins. */
+  /** Sends all local updates as one, in pieces that the server reassembles. */
   async #upload(): Promise<void> {
     if (this.isSaved) return;
     const session = await this.#client.whenConnected(this.#until);
@@ -186,12 +188,12 @@ export class YjsProvider {
       }
     } catch (error) {
       if (isPassing(error)) throw error;
-      this.#fail(error); // A refused update stays in this document alone.
+      this.#fail(error); // A rejected update stays only in this document.
     }
     for (const update of sent) this.#pending.delete(update);
   }
 
-  /** Tells the others the own awareness, and asks for theirs after joining. */
+  /** Sends this client's awareness to the others, and requests theirs after joining. */
   async #tell(): Promise<void> {
     if (this.#others.status.current !== "subscribed") return;
     const session = await this.#client.whenConnected(this.#until);
@@ -209,7 +211,7 @@ export class YjsProvider {
     const { awareness } = this;
     const others = [...awareness.getStates().keys()].filter((id) => id !== awareness.clientID);
     removeAwarenessStates(awareness, others, this);
-    // Without their clocks, they may tell the same states again.
+    // Without the stored clocks, the same states are accepted again.
     for (const id of others) awareness.meta.delete(id);
   }
 
@@ -217,7 +219,10 @@ export class YjsProvider {
     return session.request(`yjs-${what}:${this.#options.name}`, data, options);
   }
 
-  /** Makes a function that runs work once at a time, and again if called meanwhile. */
+  /**
+   * Returns a function that runs `work`, never twice at a time, and again if it was called
+   * meanwhile.
+   */
   #repeating(work: () => Promise<void>): () => Promise<void> {
     let isWanted = false;
     let running: Promise<void> | undefined;
@@ -246,13 +251,13 @@ export class YjsProvider {
   }
 }
 
-/** Tells if another attempt may succeed. */
+/** Returns true if a retry may succeed. */
 function isPassing(error: unknown): boolean {
   if (error instanceof RequestError) return PASSING_CODES.includes(error.failure.code);
   return error instanceof SessionClosedError || error instanceof TimeoutError;
 }
 
-/** Waits for the end of a provider, but not for long. */
+/** Waits until the signal aborts, at most `timeoutMs`. */
 async function aborted(signal: AbortSignal, timeoutMs: number): Promise<void> {
   const either = AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]);
   await new Promise((resolve) => either.addEventListener("abort", resolve));

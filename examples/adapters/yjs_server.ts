@@ -1,13 +1,15 @@
 /**
- * Yjs documents on a server, for the provider in `yjs_client.ts`. Nodes keep no document in memory:
- * updates are publications on a topic with a history, and states are in a store of the application.
+ * Yjs documents on a server, for the provider in `yjs_client.ts`. Nodes keep no documents in
+ * memory: updates are publications on a topic with a history, and states are in the application's
+ * store.
  *
- * - **Kept:** an edit is acknowledged once the engine of the broker has the update. Publication and
- *   storage are one step, so that readers and the history never differ.
- * - **Compact:** updates of a few seconds become one state in the store. The history stays within
- *   its bounds, and no update leaves the history before a state in the store contains the update.
- * - **Merged:** a client gets what its document lacks, by state vectors, and sends what the server
- *   lacks. So a client may have been away for any time.
+ * - **Kept:** an edit is acknowledged once the broker's engine has stored the update. Publishing
+ *   and storing are one step, so readers and the history never differ.
+ * - **Compact:** every few seconds, updates are merged into the state in the store. The history
+ *   stays within its limits, and an update leaves the history only after the stored state contains
+ *   it.
+ * - **Merged:** client and server compare state vectors and exchange the missing updates, so a
+ *   client may be offline for any time.
  * - **Any node:** all nodes with the same broker and store serve all documents.
  *
  * @module
@@ -18,22 +20,27 @@ import * as Y from "npm:yjs@^13.6";
 import { BrokerError, RequestError, type Session, UnsupportedError } from "../../mod.ts"; // jsr:@skein/skein
 import type { Topics } from "../../pubsub/mod.ts"; // jsr:@skein/skein/pubsub
 
-/** Most bytes of an update on the topic; larger updates go to the store alone. */
+/** Maximum bytes of an update on the topic; larger updates go only to the store. */
 const PIECE_BYTES = 65_536;
-/** Most bytes of the awareness state of a client. */
+/** Maximum bytes of a client's awareness state. */
 const AWARENESS_BYTES = 4_096;
-/** Updates and bytes after which an edit waits for the store: a fraction of {@linkcode HISTORY}. */
+/**
+ * Unsaved updates and bytes at which edits wait for the store; a fraction of {@linkcode HISTORY}.
+ */
 const UNSAVED = { updates: 200, bytes: 1_048_576 };
-/** Bounds of the history of a document. */
+/** Limits of a document's history. */
 const HISTORY = { size: 2_000, bytes: 16_777_216, ttlMs: 365 * 86_400_000 };
-/** Publication that tells readers to ask for the state, which has an update that is too large. */
+/** Publication that makes readers request the state, because an update was too large to publish. */
 const ASK = new Uint8Array();
 
 /** States of documents, in a database or a file that all nodes share. */
 export interface YjsStore {
   /** Reads the state of a document. */
   load(name: string): Uint8Array | undefined | Promise<Uint8Array | undefined>;
-  /** Replaces the state of a document. MUST be one transaction: several nodes may replace at once. */
+  /**
+   * Replaces the state of a document. MUST be one transaction: several nodes may replace it
+   * concurrently.
+   */
   replace(
     name: string,
     change: (state: Uint8Array | undefined) => Uint8Array,
@@ -43,28 +50,28 @@ export interface YjsStore {
 /** Options for {@linkcode YjsDocuments}. */
 export interface YjsDocumentsOptions {
   readonly store: YjsStore;
-  /** Allows a session to read a document, or to edit it. */
+  /** Returns or resolves to true if a session may read or edit a document. */
   readonly authorize: (session: Session, name: string, action: "read" | "edit") => unknown;
-  /** Called with failures that concern no single client; `console.error` by default. */
+  /** Called with failures that don't belong to one client; `console.error` by default. */
   readonly onError?: (error: unknown) => void;
-  /** Longest time before an update enters the state in the store; 5,000 by default. */
+  /** Maximum time until an update is merged into the stored state; 5,000 by default. */
   readonly saveAfterMs?: number;
-  /** Most bytes of one update; 8 MiB by default. */
+  /** Maximum bytes of one update; 8 MiB by default. */
   readonly maxUpdateBytes?: number;
   /** Publications in the history of a document; 2,000 by default. */
   readonly historySize?: number;
 }
 
-/** Updates of a document that this node has published, and not yet stored. */
+/** Updates of a document that this node has published but not yet merged into the store. */
 interface Unsaved {
   updates: number;
   bytes: number;
   timer?: ReturnType<typeof setTimeout> | undefined;
-  /** The run that stores the state, if one runs. */
+  /** The save in progress, if any. */
   saving?: Promise<void> | undefined;
 }
 
-/** A message of a client, as a handler of `requests` gets it. */
+/** A client's request, as a handler in `requests` receives it. */
 interface Request {
   readonly data: unknown;
   readonly params: Readonly<Record<string, string>>;
@@ -82,9 +89,9 @@ export class YjsDocuments {
   };
   readonly #options: YjsDocumentsOptions;
   readonly #unsaved = new Map<string, Unsaved>();
-  /** Pieces of the update that a session is sending, with the name of the document. */
+  /** Pieces of the update that a session is sending, with the document's name. */
   readonly #pieces = new WeakMap<Session, { name: string; pieces: Uint8Array[]; bytes: number }>();
-  /** The client of Yjs that a session has announced, by name of the document. */
+  /** The Yjs client that a session has announced, by document name. */
   readonly #present = new WeakMap<Session, Map<string, { clientId: number; clock: number }>>();
   #topics!: Topics;
 
@@ -93,26 +100,27 @@ export class YjsDocuments {
     this.history = { "yjs:{name}": { ...HISTORY, size: options.historySize ?? HISTORY.size } };
   }
 
-  /** Begins to publish by a server, which was made with `history` and `requests`. */
+  /** Starts publishing through a server that was created with `history` and `requests`. */
   attach(server: { readonly topics: Topics }): void {
     this.#topics = server.topics;
   }
 
-  /** Answer for `authorize` of `serve`; false for topics of others. */
+  /** For `authorize` of `serve`; returns false for topics that are not documents. */
   async authorize(session: Session, topic: string, action: string): Promise<boolean> {
     const [, name] = /^yjs(?:-awareness)?:(.+)$/s.exec(topic) ?? [];
     if (name === undefined || action !== "subscribe") return false;
     return Boolean(await this.#options.authorize(session, name, "read"));
   }
 
-  /** Reads a document; changes of the returned copy go to {@linkcode YjsDocuments.apply}. */
+  /** Reads a copy of a document; pass changes of the copy to {@linkcode YjsDocuments.apply}. */
   async read(name: string): Promise<Y.Doc> {
     const updates = await this.#published(name);
-    // In this order: an update that has left the history meanwhile is in the state.
+    // The history first, then the state: an update that leaves the history in between is in the
+    // state.
     const state = await this.#options.store.load(name);
     const doc = new Y.Doc();
     if (state !== undefined) Y.applyUpdate(doc, state);
-    // Updates that a killed node has published, and not stored.
+    // Updates that a killed node has published but not merged.
     let isAhead = false;
     const note = () => isAhead = true;
     doc.on("update", note);
@@ -122,11 +130,11 @@ export class YjsDocuments {
     return doc;
   }
 
-  /** Keeps an update and sends it to all readers, except a session that has made it. */
+  /** Stores an update and sends it to all readers, except the session that made it. */
   async apply(name: string, update: Uint8Array, except?: Session): Promise<void> {
     const isLarge = update.length > PIECE_BYTES;
     if (isLarge) await this.#save(name, update);
-    // An update that is not stored must not leave the history.
+    // An update must not leave the history before it is in the store.
     for (let full; (full = this.#unsaved.get(name)) !== undefined && isFull(full);) {
       await this.#save(name);
     }
@@ -134,7 +142,7 @@ export class YjsDocuments {
     if (!isLarge) this.#note(name, update.length);
   }
 
-  /** Stores all states now. Call this before the server is closed. */
+  /** Saves all states now. Call this before you close the server. */
   async flush(): Promise<void> {
     const names = [...this.#unsaved.keys()];
     await Promise.all(names.map(async (name) => {
@@ -142,7 +150,9 @@ export class YjsDocuments {
     }));
   }
 
-  /** Answers with the state vector of the server, then with what the client lacks, in pieces. */
+  /**
+   * Replies with the server's state vector, then with the updates that the client lacks, in pieces.
+   */
   async *#sync({ data, params: { name = "" } }: Request, session: Session) {
     this.#checkReader(session, `yjs:${name}`);
     const doc = await this.read(name);
@@ -170,7 +180,10 @@ export class YjsDocuments {
     }
   }
 
-  /** Joins the pieces of an update. The first byte of a piece has a bit for the first, and the last. */
+  /**
+   * Joins the pieces of an update. The first byte of a piece has one bit for the first piece and
+   * one for the last.
+   */
   #join(name: string, piece: Uint8Array, session: Session): Uint8Array | undefined {
     const marks = piece[0] ?? 0;
     const before = this.#pieces.get(session);
@@ -186,7 +199,7 @@ export class YjsDocuments {
     return undefined;
   }
 
-  /** Hands the awareness of a client on, and takes the state back once the session is over. */
+  /** Forwards a client's awareness, and removes it when the session ends. */
   #here({ data, params: { name = "" } }: Request, session: Session): void {
     const topic = `yjs-awareness:${name}`;
     this.#checkReader(session, topic);
@@ -227,11 +240,11 @@ export class YjsDocuments {
     try {
       Y.applyUpdate(doc, update);
     } catch (error) {
-      this.#fail(error); // A malicious update that only looks well-formed harms no other one.
+      this.#fail(error); // A malicious update must not affect the others.
     }
   }
 
-  /** Notes an update that the store lacks, and stores it soon. */
+  /** Counts an update that is not in the store yet, and saves it soon. */
   #note(name: string, bytes: number): void {
     const entry = this.#entry(name);
     entry.updates++;
@@ -252,20 +265,20 @@ export class YjsDocuments {
     );
   }
 
-  /** Merges the history, and an update that is too large for it, into the state in the store. */
+  /** Merges the history, and an update that is too large for it, into the stored state. */
   #save(name: string, large?: Uint8Array): Promise<void> {
     const entry = this.#entry(name);
     const before = entry.saving;
     if (before !== undefined && large === undefined) return before;
     const run = async () => {
-      await before?.catch(() => {}); // Reported to the caller of that one.
+      await before?.catch(() => {}); // Already reported to its own caller.
       clearTimeout(entry.timer);
       entry.timer = undefined;
       const { updates, bytes } = entry;
       try {
         const published = await this.#published(name);
         await this.#options.store.replace(name, (state) => {
-          const doc = new Y.Doc(); // Leaves out deleted content, which merged updates would keep.
+          const doc = new Y.Doc(); // Drops deleted content, which merged updates would keep.
           if (state !== undefined) Y.applyUpdate(doc, state);
           for (const update of published) this.#merge(doc, update);
           if (large !== undefined) this.#merge(doc, large);
@@ -274,7 +287,7 @@ export class YjsDocuments {
         entry.updates -= updates;
         entry.bytes -= bytes;
       } catch (error) {
-        // A closed server has the updates in its history.
+        // If the server is closed, the updates stay in its history.
         if (error instanceof UnsupportedError) entry.updates = 0;
         throw error;
       } finally {
@@ -301,7 +314,7 @@ function bytesOf(data: unknown): Uint8Array {
   throw new RequestError("invalid", "Expected bytes");
 }
 
-/** Reads input of a client. */
+/** Parses client input. */
 function read<T>(what: string, parse: () => T): T {
   try {
     return parse();
@@ -321,7 +334,7 @@ function joined(pieces: readonly Uint8Array[]): Uint8Array {
   return all;
 }
 
-/** Reads an awareness update about one client. */
+/** Parses an awareness update of one client. */
 function readAwareness(update: Uint8Array): { clientId: number; clock: number; state: string } {
   const decoder = decoding.createDecoder(update);
   if (decoding.readVarUint(decoder) !== 1) throw new TypeError("Expected one client");
@@ -331,7 +344,10 @@ function readAwareness(update: Uint8Array): { clientId: number; clock: number; s
   return { clientId, clock, state };
 }
 
-/** Makes the message that a client is gone. A client that came back has a higher clock, and stays. */
+/**
+ * Creates the message that removes a client. A client that has returned has a higher clock and
+ * stays.
+ */
 function absence({ clientId, clock }: { clientId: number; clock: number }): Uint8Array {
   const encoder = encoding.createEncoder();
   encoding.writeUint8(encoder, 0);

@@ -1,13 +1,13 @@
 /**
- * States of Yjs documents in one SQLite file, for `yjs_server.ts` on one machine. The nodes of several
- * machines share a database: the same two statements do there.
+ * States of Yjs documents in one SQLite file, for `yjs_server.ts` on one machine. For nodes on
+ * several machines, run the same two statements on a shared database.
  *
  * @module
  */
 import { DatabaseSync } from "node:sqlite";
 import type { YjsStore } from "./yjs_server.ts";
 
-/** A store in a file, which several processes may open. */
+/** A store in a file that several processes may open. */
 export class SqliteYjsStore implements YjsStore, Disposable {
   readonly #database: DatabaseSync;
 
@@ -23,7 +23,7 @@ export class SqliteYjsStore implements YjsStore, Disposable {
   }
 
   replace(name: string, change: (state: Uint8Array | undefined) => Uint8Array): void {
-    // The lock comes before the read: no other process stores a state in between.
+    // Locks before the read, so that no other process saves a state in between.
     this.#database.exec("BEGIN IMMEDIATE");
     try {
       const state = change(this.load(name));

@@ -1,5 +1,5 @@
 /**
- * The server of the page: conversations by requests, and answers that stream.
+ * The server of the page: conversations as requests, answers as streaming responses.
  *
  * @module
  */
@@ -8,7 +8,7 @@ import { contract, type Question, type Turn } from "./contract.ts";
 import type { Conversations } from "./conversations.ts";
 import type { Writer } from "./writer.ts";
 
-/** The one user of this server; an application returns the user of the session's token. */
+/** The only user of this server; an application returns the user of the session's token. */
 const USER = "me";
 
 /** Options of {@linkcode serveAiChat}; the example sets all others. */
@@ -20,7 +20,7 @@ export interface AiChatOptions
   readonly writer: Writer;
 }
 
-/** The words of an answer that are kept, at most the newest 10,000, and the number of all. */
+/** The stored words of an answer, at most the newest 10,000, and the total number. */
 interface Progress {
   readonly written: readonly string[];
   readonly count: number;
@@ -52,13 +52,13 @@ export function serveAiChat({ conversations, writer, ...options }: AiChatOptions
           server.to(USER).send("conversations", conversations.list());
           return write(data, { written: [], count: 0, signal });
         },
-        // Another server, or this one after a restart, goes on behind the words that are kept.
+        // Another server, or this one after a restart, continues after the stored words.
         resume: ({ data }, progress) => write(data, progress),
       },
     },
   });
 
-  /** Writes the rest of an answer, and notes the end. */
+  /** Writes the rest of an answer, and records how it ended. */
   async function* write(
     { id, conversation, question }: Question,
     { written, count, signal }: Progress,
@@ -81,7 +81,7 @@ export function serveAiChat({ conversations, writer, ...options }: AiChatOptions
         throw new RequestError("failed", message);
       }
     } finally {
-      // Any other reason leaves the answer to the next server.
+      // After any other reason the next server continues the answer.
       if (isStopped(signal)) end("stopped");
     }
 
@@ -91,7 +91,7 @@ export function serveAiChat({ conversations, writer, ...options }: AiChatOptions
     }
   }
 
-  /** Tells every page of the user about a turn. */
+  /** Sends a turn to all of the user's pages. */
   function tell(id: string): void {
     const turn = conversations.turn(id);
     if (turn !== undefined) server.to(USER).send("turn", turn);
@@ -100,7 +100,7 @@ export function serveAiChat({ conversations, writer, ...options }: AiChatOptions
   return server;
 }
 
-/** Tells if a reader pressed stop. */
+/** Returns true if a reader pressed stop. */
 function isStopped({ reason }: AbortSignal): boolean {
   return reason instanceof RequestError && reason.failure.code === "cancelled";
 }

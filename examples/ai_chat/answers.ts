@@ -6,35 +6,35 @@
 
 const lines = (...text: string[]) => text.join("\n");
 
-/** Patterns of questions, and the answers. A null character makes the writer fail. */
+/** Patterns of questions, with their answers. A null character makes the writer fail. */
 export const ANSWERS: readonly (readonly [question: RegExp, answer: string])[] = [
-  [/fail/i, "This answer begins well. But then, in the middle of the second sentence, \0"],
+  [/fail/i, "This answer starts well. But then, in the middle of the second sentence, \0"],
   [
     /refresh|reload/i,
     lines(
-      "The answer does **not** belong to the page that asked. Reload the page now: the words go on.",
+      "The answer does **not** belong to the page that asked. Reload the page now: the words keep coming.",
       "",
-      "1. The page asks, and gives the answer a name.",
+      "1. The page sends the question, and gives the answer a name.",
       "2. The server writes the answer into a *durable stream*, word by word.",
-      "3. The page reads the stream. A page that comes back asks again by the same name. The server then starts nothing: it sends the words that are there, and those that follow.",
+      "3. The page reads the stream. After a reload it requests the same name again. The server doesn't start over: it sends the words so far, and those that follow.",
       "",
-      "The page needs little for this:",
+      "The page needs only this:",
       "",
       "```js",
       'const answer = client.requestStream("ask", turn, { id: turn.id });',
       "for await (const word of answer) show(word);",
       "```",
       "",
-      "A second tab does the same, and so reads along. `answer.cancel()` is the stop button: any reader may press it.",
+      "A second tab does the same, and reads along. `answer.cancel()` is the stop button, and any reader may press it.",
     ),
   ],
   [
     /kill|crash|restart|die/i,
     lines(
-      "Try it: end the server with `kill -9` while these words appear, and start it again.",
+      "Try it: stop the server with `kill -9` while these words appear, and start it again.",
       "",
-      "- **The words that you see are safe.** Each was in the file before it was sent.",
-      "- **The page waits.** It reconnects by itself, and reads on behind the last word.",
+      "- **The words that you see are safe.** Each was written to the file before it was sent.",
+      "- **The page waits.** It reconnects by itself, and continues after the last word.",
       "- **The writer is replaced.** The new server finds an answer without a writer, claims it, and calls `resume` with the words so far:",
       "",
       "```ts",
@@ -44,15 +44,15 @@ export const ANSWERS: readonly (readonly [question: RegExp, answer: string])[] =
       "},",
       "```",
       "",
-      "Of several servers exactly one claims the answer. So each word comes once, and in order.",
+      "If there are several servers, exactly one claims the answer. So each word arrives exactly once, in order.",
       "",
-      "A handler without `resume` cannot go on. Its answer ends visibly, and the page offers to try again.",
+      "A handler without `resume` cannot continue. Its answer fails visibly, and the page offers a retry.",
     ),
   ],
   [
     /code|function|typescript|debounce/i,
     lines(
-      "A function that waits until the calls have ceased for a while:",
+      "A function that runs once the calls have paused for a while:",
       "",
       "```ts",
       "function debounce<Args extends unknown[]>(",
@@ -69,7 +69,7 @@ export const ANSWERS: readonly (readonly [question: RegExp, answer: string])[] =
       "",
       "### Notes",
       "",
-      "- Each call puts off the **last** one; earlier arguments are forgotten.",
+      "- Each call restarts the timer; only the **last** arguments are used.",
       "- For a call *at most* every 200 ms, throttle instead.",
     ),
   ],
@@ -93,11 +93,11 @@ export const ANSWERS: readonly (readonly [question: RegExp, answer: string])[] =
 
 /** The answer to all other questions. */
 export const OTHER = lines(
-  "There is no model behind this page, only a small program with a few prepared answers. So it has nothing to say about:",
+  "There is no model behind this page, only a small program with a few prepared answers. So it cannot answer this:",
   "",
   "> QUESTION",
   "",
-  "It does write at the pace of a model, which is enough to try this:",
+  "But it writes at the pace of a model, so you can try this:",
   "",
   "1. **Reload** the page in the middle of an answer.",
   "2. Open a **second tab**, and press stop there.",

@@ -6,19 +6,19 @@
 import * as z from "zod";
 import { defineContract } from "../../client.ts"; // jsr:@skein/skein/client
 
-/** Id that the page creates: a request that is sent twice counts once. */
+/** Id that the page creates, so that a request that is sent twice counts once. */
 const ID = z.string().regex(/^[A-Za-z0-9_-]{16,64}$/);
 
 const QUESTION = z.object({
   id: ID,
   conversation: ID,
   question: z.string().trim().min(1).max(4_000),
-  /** The turn that is tried again. */
+  /** The turn that this one retries. */
   replaces: ID.optional(),
 });
 
 const TURN = QUESTION.extend({
-  /** Text of an answer that has ended; the text of one that is being written comes as a stream. */
+  /** Text of an answer that has ended; while it is being written, the text arrives as a stream. */
   answer: z.string(),
   state: z.enum(["writing", "complete", "stopped", "failed"]),
   /** Reason why the answer failed. */
@@ -27,7 +27,7 @@ const TURN = QUESTION.extend({
 
 const CONVERSATION = z.object({ id: ID, title: z.string() });
 
-/** A question; the id names the turn, and the stream of the answer. */
+/** A question; its id names the turn and the answer's stream. */
 export type Question = z.infer<typeof QUESTION>;
 
 /** A question and the answer. */
@@ -39,9 +39,9 @@ export type Conversation = z.infer<typeof CONVERSATION>;
 /** The messages and requests between server and page. */
 export const contract = defineContract({
   toClient: {
-    /** All conversations, the newest first. */
+    /** All conversations, newest first. */
     conversations: z.array(CONVERSATION),
-    /** A turn that has begun, or ended. */
+    /** A turn that has started or ended. */
     turn: TURN,
   },
   requests: {
@@ -52,8 +52,8 @@ export const contract = defineContract({
     /** Deletes a conversation. */
     remove: { input: ID, output: z.null() },
     /**
-     * Asks, and answers word by word. The answer outlives page and server. To ask again by the same
-     * id is to read along.
+     * Asks a question; the answer streams word by word, and survives page and server. Asking again
+     * with the same id reads the same answer.
      */
     ask: { input: QUESTION, stream: z.string(), resume: true },
   },

@@ -1,16 +1,15 @@
 /**
- * The conversations in a file: the database that an application has anyway. Streams of answers are
- * no part of the file; an answer that has ended is.
+ * The conversations in a file, as in an application's own database. The file contains answers that
+ * have ended, not their streams.
  *
  * @module
  */
 import { DatabaseSync } from "node:sqlite";
 import type { Conversation, Question, Turn } from "./contract.ts";
 
-/** Most conversations in the list, and most turns of one conversation on the page. */
+/** Maximum conversations in the list, and turns of a conversation on the page. */
 const MAX_LISTED = 200;
 
-/** Characters of a title. */
 const TITLE_LENGTH = 60;
 
 const TABLES = `
@@ -32,22 +31,21 @@ const TABLES = `
 
 const COLUMNS = "id, conversation, question, answer, state, reason";
 
-/** Conversations and turns. */
 export class Conversations implements Disposable {
   readonly #db: DatabaseSync;
 
-  /** Opens a file, or creates one. `:memory:` ends with the process. */
+  /** Opens or creates a file. `:memory:` keeps nothing after the process ends. */
   constructor(path: string) {
     this.#db = new DatabaseSync(path);
     this.#db.exec(TABLES);
   }
 
-  /** Returns the conversations, the newest first. */
+  /** Returns the conversations, newest first. */
   list(): Conversation[] {
     return this.#rows(`SELECT id, title FROM conversations ORDER BY at DESC LIMIT ${MAX_LISTED}`);
   }
 
-  /** Returns the newest turns of a conversation, oldest first. */
+  /** Returns the newest turns of a conversation, in chronological order. */
   turns(conversation: string): Turn[] {
     return this.#rows<Turn>(
       `SELECT ${COLUMNS} FROM turns WHERE conversation = ? ORDER BY number DESC LIMIT ${MAX_LISTED}`,
@@ -60,7 +58,7 @@ export class Conversations implements Disposable {
     return this.#rows<Turn>(`SELECT ${COLUMNS} FROM turns WHERE id = ?`, id)[0];
   }
 
-  /** Notes a question, once for each id. The turn `replaces` makes room for the new one. */
+  /** Stores a question, once per id. The new turn replaces the turn `replaces`. */
   begin({ id, conversation, question, replaces = "" }: Question): void {
     const title = [...question.replace(/\s+/g, " ")].slice(0, TITLE_LENGTH).join("");
     this.#run(
@@ -78,7 +76,7 @@ export class Conversations implements Disposable {
     );
   }
 
-  /** Notes how the answer of a turn has ended. */
+  /** Stores how the answer of a turn ended. */
   end(id: string, { state, answer, reason }: Pick<Turn, "state" | "answer" | "reason">): void {
     this.#run(
       "UPDATE turns SET state = ?, answer = ?, reason = ? WHERE id = ?",
@@ -89,7 +87,7 @@ export class Conversations implements Disposable {
     );
   }
 
-  /** Deletes a conversation with all turns. */
+  /** Deletes a conversation with all its turns. */
   remove(conversation: string): void {
     this.#run("DELETE FROM conversations WHERE id = ?", conversation);
   }

@@ -1,5 +1,6 @@
 /**
- * Conversations with a model. The answers outlive a refresh of the page, the page, and the server.
+ * Conversations with a model. Answers survive a page reload, the end of the page, and a server
+ * restart.
  *
  * ```sh
  * deno run -A examples/ai_chat/server.ts                # then open http://localhost:8000
@@ -10,7 +11,7 @@
  * ```
  *
  * The answers come from a small program without a model, or with `--url` from an API that is
- * compatible with OpenAI's, such as that of Ollama; `OPENAI_API_KEY` is the key of the API.
+ * compatible with OpenAI's, such as Ollama; its key is in `OPENAI_API_KEY`.
  *
  * @module
  */
@@ -31,7 +32,7 @@ const FILES = [
   "markdown.js",
   "scroll.js",
   "view.js",
-  // The frame of the page is that of the chat.
+  // The page uses the layout of the chat.
   "../../chat/page/chat.css",
 ];
 
@@ -58,7 +59,7 @@ async function main(): Promise<void> {
       fetch: (request) => servePage(page, request),
       onListen: ({ port }) =>
         console.log(
-          `AI chat at http://localhost:${port} keeps its data in ${data} (Ctrl-C ends it)`,
+          `AI chat at http://localhost:${port} keeps its data in ${data} (press Ctrl-C to stop)`,
         ),
     })
   );
@@ -68,7 +69,7 @@ async function main(): Promise<void> {
   Deno.addSignalListener("SIGINT", onSignal);
   if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", onSignal);
   await end.promise;
-  // Every page learns when to come back. The next server goes on with the answers.
+  // Tells every page when to reconnect. The next server continues the answers.
   await server.drain({ withinMs: 3_000, reason: "Restarting" });
   await broker.close();
   Deno.exit();
@@ -77,7 +78,8 @@ async function main(): Promise<void> {
 function options() {
   return optionsOf({
     run: "deno run -A examples/ai_chat/server.ts",
-    about: "Serves conversations with a model, whose answers outlive the page and the server.",
+    about:
+      "Serves conversations with a model, whose answers survive page reloads and server restarts.",
   }, {
     port: PORT,
     data: {
@@ -85,12 +87,12 @@ function options() {
       help: "keeps the conversations there; by default in the folder for temporary files",
     },
     pace: { value: "MS", default: 45, help: "milliseconds a word, without --url" },
-    url: { value: "URL", help: "asks this API, which is compatible with OpenAI's" },
+    url: { value: "URL", help: "uses this API, which must be compatible with OpenAI's" },
     model: { value: "NAME", default: "llama3.2", help: "the model of that API" },
   });
 }
 
-/** Ends the process with one line for a flag or a file that cannot be used. */
+/** Exits with a one-line message if a flag or a file cannot be used. */
 async function orExit<T>(start: () => T | Promise<T>): Promise<T> {
   try {
     return await start();

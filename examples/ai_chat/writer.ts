@@ -14,7 +14,7 @@ export interface Prompt {
   readonly before: readonly Turn[];
   /** The question. */
   readonly question: string;
-  /** The part of the answer that is written already, by a server that is gone. */
+  /** The part of the answer that a server wrote before it stopped. */
   readonly written: string;
   /** Aborted when a reader stops the answer. */
   readonly signal: AbortSignal;
@@ -23,7 +23,7 @@ export interface Prompt {
 /** Writes the rest of an answer, piece by piece. */
 export type Writer = (prompt: Prompt) => AsyncIterable<string>;
 
-/** Writes prepared answers, the same words to the same question, at a pace. */
+/** Writes prepared answers, always the same for the same question, one word every `paceMs`. */
 export function localWriter(paceMs: number): Writer {
   return async function* ({ question, written, signal }) {
     let length = 0;
@@ -47,7 +47,7 @@ export function answerTo(question: string): string {
   return answer ?? OTHER.replace("QUESTION", question.replace(/\s+/g, " "));
 }
 
-/** Address of a model. */
+/** The API of a model. */
 export interface Model {
   /** Base URL of the API, such as `http://localhost:11434/v1`. */
   readonly url: string;
@@ -57,7 +57,7 @@ export interface Model {
   readonly key: string | undefined;
 }
 
-/** Passes the words of a model on. */
+/** Forwards the words of a model. */
 export function modelWriter({ url, name, key }: Model): Writer {
   return async function* ({ before, question, written, signal }) {
     const response = await fetch(`${url}/chat/completions`, {
@@ -79,14 +79,14 @@ export function modelWriter({ url, name, key }: Model): Writer {
     });
     if (!response.ok || response.body === null) {
       await response.body?.cancel();
-      throw new Error(`The model answered with the status ${response.status}`);
+      throw new Error(`The model's API responded with status ${response.status}`);
     }
     for await (const data of eventsOf(response.body)) {
       if (data === "[DONE]") return;
       const word = JSON.parse(data).choices?.[0]?.delta?.content;
       if (word) yield word;
     }
-    throw new Error("The model ended in the middle of the answer");
+    throw new Error("The model stopped in the middle of the answer");
   };
 }
 

@@ -10,13 +10,13 @@ import { contract, type Letter, type Line, NAME, ROOM } from "./contract.ts";
 import { Kept, type Lines, Once, Recent } from "./memory.ts";
 import type { BrokerHistory } from "../../pubsub/mod.ts";
 
-/** Limits for a demonstration. 60 lines of 1,000 characters also fit into one reply. */
+/** Limits for a demo. 60 lines of 1,000 characters also fit into one reply. */
 const LIMITS = { maxPlaces: 200, maxLines: 60 };
 
-/** Remembered ids; more than a page can send again after a lost reply. */
+/** Remembered ids: more than a page can resend after lost replies. */
 const MAX_IDS = 2_000;
 
-/** Rooms that one page may enter. Each room takes two topics; `people` takes one more. */
+/** Rooms that one page may enter. Each room uses two topics; `people` uses one more. */
 const MAX_ROOMS = 8;
 
 /** A server of the chat; a session's value is the user's name. */
@@ -28,7 +28,7 @@ export interface ChatOptions extends
     ServeOptions,
     "port" | "hostname" | "hosts" | "fetch" | "onListen" | "presenceGraceMs"
   > {
-  /** Keeps lines and letters; by default they are in memory, and end with the server. */
+  /** Stores lines and letters; by default they are in memory, and lost when the server stops. */
   readonly history?: BrokerHistory | undefined;
 }
 
@@ -47,21 +47,20 @@ export function serveChat({ history, ...options }: ChatOptions): ChatServer {
     rooms: ["room:{room}"],
     limits: { maxSessions: 200, maxTopicsPerSession: 2 * MAX_ROOMS + 1 },
 
-    // The demonstration has no password: any visitor may take any name, and a name may have several
-    // pages.
+    // The demo has no passwords: a visitor may use any name, and open several pages with it.
     authenticate({ request }) {
       const name = NAME.safeParse(new URL(request.url).searchParams.get("name"));
       if (name.success) return name.data;
       throw new AuthenticationError("A name has 1 to 24 letters and digits", { status: 400 });
     },
 
-    // Pages subscribe only to rooms; all other data comes by requests.
+    // Pages subscribe only to rooms; they request all other data.
     authorize: (_session, topic, action) => action === "subscribe" && roomOf(topic) !== undefined,
 
     onOpen(session) {
       server.subscribe(session, "people");
       tellPeople();
-      // A user whose last page is lost is away, and leaves after the grace of the presence.
+      // A user whose last page is lost is away, and leaves after the grace period of the presence.
       void session.closed.then(tellPeople);
     },
 
@@ -81,7 +80,7 @@ export function serveChat({ history, ...options }: ChatOptions): ChatServer {
           const { id, to, text } = message.data;
           const at = await once.do(`${from} ${id}`, async (at) => {
             const letter = { id, from, to, text, at };
-            // The letter goes to all pages of both users. An absent user reads it later.
+            // All pages of both users receive the letter. An absent user reads it later.
             const users = [...new Set([from, to])];
             await Promise.all(users.map((user) => letters.add(user, letter)));
             for (const user of users) server.to(user).send("letter", letter);

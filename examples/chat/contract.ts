@@ -15,20 +15,17 @@ export const NAME = z.string().trim().regex(
 /** A room's name. */
 export const ROOM = z.string().regex(
   /^[a-z0-9][a-z0-9-]{0,19}$/,
-  "A room's name has 1 to 20 small letters, digits and -",
+  "A room's name has 1 to 20 lowercase letters, digits and -",
 );
 
-/**
- * Text that a user wrote: line breaks are the only control characters, and surrogates come in
- * pairs.
- */
+/** Text that a user wrote: no control characters except line breaks, and no lone surrogates. */
 const TEXT = z.string().trim().min(1).max(1_000).refine(
   (text) => text.isWellFormed() && !/[^\P{Cc}\n]/u.test(text),
   "Control characters cannot be sent",
 );
 
 /**
- * Id that the page creates, so that the server accepts a message once although the page sends it
+ * Id that the page creates, so that the server accepts a message once even if the page sends it
  * twice.
  */
 const ID = z.string().min(8).max(64);
@@ -37,7 +34,7 @@ const LINE = z.object({
   id: ID,
   from: NAME,
   text: TEXT,
-  /** Time when the server accepted the line, in milliseconds since the Unix epoch; unique. */
+  /** Time at which the server accepted the line, in milliseconds since the Unix epoch; unique. */
   at: z.number(),
 });
 
@@ -55,8 +52,8 @@ export const contract = defineContract({
     "room:{room}": LINE,
     letter: LETTER,
     /**
-     * All users who are online, each with the rooms entered. `awaySince` is the time at which the
-     * last page of the user was lost, in milliseconds since the Unix epoch.
+     * All users who are online, each with their rooms. `awaySince` is the time at which the user's
+     * last page was lost, in milliseconds since the Unix epoch.
      */
     people: z.array(
       z.object({ user: NAME, rooms: z.array(ROOM), awaySince: z.number().optional() }),

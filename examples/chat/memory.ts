@@ -1,5 +1,5 @@
 /**
- * The bounded memory of the chat server, and the same in a file.
+ * The bounded storage of the chat server, in memory or in a file.
  *
  * @module
  */
@@ -13,20 +13,20 @@ export interface Lines<Line> {
   of(place: string): readonly Line[] | Promise<readonly Line[]>;
 }
 
-/** Lines in the histories of a broker, such as those in a file, which outlive the server. */
+/** Lines in a broker's histories. In a file, they survive a server restart. */
 export class Kept<Line extends { readonly id: string }> implements Lines<Line> {
   readonly #history: BrokerHistory;
   readonly #kind: string;
   readonly #maxLines: number;
 
-  /** Keeps lines of a kind. */
+  /** Stores lines of one kind. */
   constructor(history: BrokerHistory, kind: string, limits: { readonly maxLines: number }) {
     this.#history = history;
     this.#kind = kind;
     this.#maxLines = limits.maxLines;
   }
 
-  /** Adds a line. A line that was added before a restart of the server counts once. */
+  /** Adds a line. A line that was also added before a server restart is kept once. */
   async add(place: string, line: Line): Promise<void> {
     await this.#history.append(
       { topic: this.#topicOf(place), payload: JSON.stringify(line) },
@@ -53,9 +53,7 @@ export class Kept<Line extends { readonly id: string }> implements Lines<Line> {
   }
 }
 
-/**
- * Lines in memory. Beyond the limit, the place without a new line for longest is dropped.
- */
+/** Lines in memory. Beyond the limit, the place with the oldest newest line is dropped. */
 export class Recent<Line> implements Lines<Line> {
   readonly #places = new Map<string, Line[]>();
   readonly #maxPlaces: number;
@@ -83,7 +81,7 @@ export class Recent<Line> implements Lines<Line> {
   }
 }
 
-/** Performs an action once for each id, even if a client asks again after a lost reply. */
+/** Performs an action once per id, even if a client retries after a lost reply. */
 export class Once {
   readonly #done = new Map<string, { readonly at: number; readonly acted: unknown }>();
   readonly #maxIds: number;
@@ -96,7 +94,7 @@ export class Once {
 
   /**
    * Performs the action unless the id is known, and returns the time of the action. Times are
-   * unique. An action that rejects can be tried again.
+   * unique. An action that rejects can be retried.
    */
   async do(id: string, act: (at: number) => unknown): Promise<number> {
     const known = this.#done.get(id);

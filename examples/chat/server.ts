@@ -34,7 +34,7 @@ async function main(): Promise<void> {
     about: "Serves a chat with rooms, direct messages and presence.",
   }, {
     port: PORT,
-    data: { value: "FILE", help: "keeps lines and letters in this file (with -W --allow-sys)" },
+    data: { value: "FILE", help: "stores lines and letters in this file (with -W --allow-sys)" },
     once: ONCE,
   });
   if (once) return await talk();
@@ -47,10 +47,11 @@ async function main(): Promise<void> {
       // Listens on this machine only: there are no passwords.
       hostname: "127.0.0.1",
       fetch: (request) => servePage(page, request),
-      onListen: ({ port }) => console.log(`Chat at http://localhost:${port} (Ctrl-C ends it)`),
+      onListen: ({ port }) =>
+        console.log(`Chat at http://localhost:${port} (press Ctrl-C to stop)`),
     })
   );
-  // The first Ctrl-C drains: every page learns when to reconnect. A second one does not wait.
+  // The first Ctrl-C drains, and tells every page when to reconnect. A second one does not wait.
   const impatience = new AbortController();
   async function end(): Promise<void> {
     if (server.manager.isDraining) return impatience.abort();
@@ -67,7 +68,7 @@ function listen(serve: () => ChatServer): ChatServer {
     return serve();
   } catch (error) {
     if (!(error instanceof Deno.errors.AddrInUse)) throw error;
-    console.error("Cannot listen: the port is taken; choose another with --port");
+    console.error("Cannot listen: the port is in use; choose another with --port");
     return Deno.exit(1);
   }
 }

@@ -10,7 +10,6 @@ import { type Client, connect, type MessageOf, type TransportName } from "../../
 import { serveChat } from "./chat.ts";
 import { contract } from "./contract.ts";
 
-/** Longest wait for one event, in milliseconds. */
 const PATIENCE_MS = 5_000;
 
 /** Runs the conversation. */
@@ -44,8 +43,8 @@ export async function talk(): Promise<void> {
   bob.hasNotSeen("ann joined the lobby");
 
   await tab.leaves();
-  await ann.says("lobby", "Still here, with one tab less.");
-  await bob.sees("ann in the lobby: Still here, with one tab less.");
+  await ann.says("lobby", "Still here, with one tab closed.");
+  await bob.sees("ann in the lobby: Still here, with one tab closed.");
   bob.hasNotSeen("ann left the lobby");
 
   await ann.leaves();
@@ -53,7 +52,7 @@ export async function talk(): Promise<void> {
   await bob.leaves();
 }
 
-/** A client that stands for one page of a user. */
+/** A client that acts as one page of a user. */
 class Visitor {
   readonly #client: Client<typeof contract>;
   readonly #label: string;
@@ -111,7 +110,7 @@ class Visitor {
     await this.#client.close();
   }
 
-  /** Waits until this visitor received the event. */
+  /** Waits until this visitor has received the event. */
   async sees(what: string): Promise<void> {
     const late = setTimeout(
       () => this.#changed.reject(new Error(`${this.#label} never saw "${what}"`)),

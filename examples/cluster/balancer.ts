@@ -1,11 +1,11 @@
 /**
- * A plain TCP balancer: hands each connection to the next node that accepts, and does not look
- * at the bytes.
+ * A plain TCP balancer: forwards each connection to the next node that accepts it, without reading
+ * the bytes.
  *
  * @module
  */
 
-/** Most open connections; further clients are closed at once. */
+/** Maximum open connections; further clients are closed immediately. */
 const MAX_CONNECTIONS = 20_000;
 
 /** Pause after a failed accept, in milliseconds. */
@@ -19,24 +19,22 @@ export class Balancer implements AsyncDisposable {
   #ports: readonly number[];
   #next = 0;
 
-  /** Starts to listen. */
+  /** Starts listening. */
   constructor(port: number, ports: readonly number[], hostname = "127.0.0.1") {
     this.#ports = ports;
     this.#listener = Deno.listen({ port, hostname });
     this.#accepting = this.#accept();
   }
 
-  /** The port of the balancer. */
   get port(): number {
     return this.#listener.addr.port;
   }
 
-  /** The number of open connections. */
   get connections(): number {
     return this.#open.size;
   }
 
-  /** Sends new connections to these ports from now on; open connections stay. */
+  /** Sends new connections to these ports; open connections stay. */
   use(ports: readonly number[]): void {
     this.#ports = ports;
   }
@@ -45,7 +43,7 @@ export class Balancer implements AsyncDisposable {
   cut(count: number): void {
     for (const connection of this.#open) {
       if (count-- <= 0) return;
-      // The oldest first: clients that reconnect are last.
+      // Oldest first, because clients that have just reconnected are last.
       this.#forget(connection);
     }
   }
@@ -70,14 +68,14 @@ export class Balancer implements AsyncDisposable {
     await Promise.all(running);
   }
 
-  /** Returns the next connection, or `undefined` once the listener is closed. */
+  /** Accepts the next connection; `undefined` once the listener is closed. */
   async #nextClient(): Promise<Deno.TcpConn | undefined> {
     while (true) {
       try {
         return await this.#listener.accept();
       } catch (error) {
         if (error instanceof Deno.errors.BadResource) return undefined;
-        // The client left, or the process has no free file descriptor. Further clients wait in the
+        // The client left, or the process is out of file descriptors. Further clients wait in the
         // kernel.
         await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
       }
@@ -94,7 +92,7 @@ export class Balancer implements AsyncDisposable {
     }
     client.setNoDelay();
     node.setNoDelay();
-    // Each direction ends the other one: half a WebSocket connection is useless.
+    // When one direction ends, so does the other: half a WebSocket connection is useless.
     await Promise.allSettled([
       client.readable.pipeTo(node.writable),
       node.readable.pipeTo(client.writable).finally(() => this.#forget(client)),

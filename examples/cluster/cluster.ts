@@ -1,5 +1,5 @@
 /**
- * Two nodes as processes, and the balancer in front of them.
+ * Two nodes, each a process, and the balancer in front of them.
  *
  * @module
  */
@@ -7,7 +7,6 @@ import { Balancer } from "./balancer.ts";
 import type { NodeState, Verb } from "./contract.ts";
 import { type Engine, freePort } from "./engine.ts";
 
-/** The number of nodes. */
 const NODES = 2;
 
 interface Node {
@@ -17,7 +16,7 @@ interface Node {
   process?: Deno.ChildProcess;
 }
 
-/** The nodes, with methods to start, drain and kill each of them. */
+/** The nodes, with methods to start, drain and kill each one. */
 export class Cluster implements AsyncDisposable {
   /** Called when the state of a node changes. */
   onChange: () => void = () => {};
@@ -35,34 +34,33 @@ export class Cluster implements AsyncDisposable {
     );
   }
 
-  /** Starts the nodes. Pages of the origin may connect. */
+  /** Starts the nodes. Pages from the origin may connect. */
   static async start(engine: Engine, origin = "http://localhost"): Promise<Cluster> {
     const cluster = new Cluster(engine, origin);
     await Promise.all(cluster.#nodes.map(({ number }) => cluster.do("start", number)));
     return cluster;
   }
 
-  /** The port of the balancer. */
   get port(): number {
     return this.#balancer.port;
   }
 
-  /** The summary that the program sends to all pages. */
+  /** The summary that is sent to all pages. */
   get summary(): { engine: string; port: number; nodes: { number: number; state: NodeState }[] } {
     const nodes = this.#nodes.map(({ number, state }) => ({ number, state }));
     return { engine: this.#engine.name, port: this.port, nodes };
   }
 
   /**
-   * Performs an action on a node, and waits for the end. An action that does not fit the state is
-   * ignored.
+   * Performs an action on a node, and waits until it is done. An action that does not fit the
+   * node's state is ignored.
    */
   async do(verb: Verb, number: number): Promise<void> {
     const node = this.#nodes.find((node) => node.number === number);
     if (node === undefined) return;
     if (verb === "start" && node.state === "down") return await this.#start(node);
     if (verb === "drain" && node.state === "up") {
-      // New connections stop first, then the signal follows.
+      // Stops new connections before the signal is sent.
       this.#set(node, "draining");
       node.process?.kill("SIGTERM");
     }
@@ -70,7 +68,7 @@ export class Cluster implements AsyncDisposable {
     if (verb !== "start") await node.process?.status;
   }
 
-  /** Ends the nodes and the balancer. */
+  /** Stops the nodes and the balancer. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.onChange = () => {};
     await Promise.all(this.#nodes.map(({ number }) => this.do("kill", number)));
@@ -90,7 +88,7 @@ export class Cluster implements AsyncDisposable {
     const args = Object.entries(values).map(([option, value]) => `--${option}=${value}`);
     const process = node.process = new Deno.Command(Deno.execPath(), {
       args: ["run", "-A", "--quiet", file, ...args],
-      // Never written to. If this program ends, the pipe closes and the node ends, too.
+      // Never written to. If this program ends, the pipe closes and the node ends too.
       stdin: "piped",
       stdout: "piped",
     }).spawn();

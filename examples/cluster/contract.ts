@@ -1,5 +1,5 @@
 /**
- * The contracts of a page with the nodes, and with the program that starts and stops the nodes.
+ * The contracts between a page and the nodes, and between a page and the program that runs them.
  *
  * @module
  */
@@ -10,7 +10,7 @@ const NAME = z.string().regex(/^[\p{L}\p{N}]{1,20}$/u);
 
 const TEXT = z.string().trim().min(1).max(500);
 
-/** Id that the writer creates; a line that arrives twice has the same id both times. */
+/** Id that the writer creates; if a line arrives twice, its id is the same. */
 const ID = z.string().min(8).max(64);
 
 /** A line in the room. */

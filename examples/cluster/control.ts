@@ -1,6 +1,6 @@
 /**
- * Serves the page, and a session for the buttons: the session carries the states of the nodes to
- * the page, and the page's actions to the program.
+ * Serves the page, and sessions for its buttons: a session sends the nodes' states to the page, and
+ * the page's actions to the program.
  *
  * @module
  */

@@ -1,5 +1,5 @@
 /**
- * The engine that connects the nodes: Redis or NATS, running already or started by the example.
+ * The engine that connects the nodes: Redis or NATS, already running or started by the example.
  *
  * In your own project, write `jsr:@skein/skein/redis` and `/nats` in place of the paths.
  *
@@ -9,17 +9,14 @@ import type { Broker } from "../../mod.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 
-/** Longest start of an engine, in milliseconds. */
+/** Maximum time until an engine has started, in milliseconds. */
 const PATIENCE_MS = 10_000;
 
-/** The supported engines. */
 export type EngineName = "redis" | "nats";
 
-/** An engine. An engine that the example started ends with the example. */
+/** An engine. If the example started it, it stops with the example. */
 export interface Engine extends AsyncDisposable {
-  /** The kind of engine. */
   readonly name: EngineName;
-  /** The address of the engine. */
   readonly url: string;
 }
 
@@ -28,7 +25,7 @@ export function brokerFor(name: EngineName, url: string): Broker {
   return name === "redis" ? new RedisBroker({ url }) : new NatsBroker({ servers: url });
 }
 
-/** Starts `redis-server` or `nats-server` on a free port, with a folder of its own. */
+/** Starts `redis-server` or `nats-server` on a free port, in a temporary folder. */
 export async function startEngine(name: EngineName): Promise<Engine> {
   const port = freePort();
   const folder = await Deno.makeTempDir({ prefix: `skein-${name}-` });
@@ -45,7 +42,7 @@ export async function startEngine(name: EngineName): Promise<Engine> {
   };
 }
 
-/** Returns a port that is free at the moment. */
+/** Returns a free port. */
 export function freePort(): number {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   return listener.addr.port;

@@ -1,6 +1,6 @@
 /**
- * Two nodes behind a balancer, on Redis or on NATS. A room spans both nodes, and survives the end
- * of either.
+ * Two nodes behind a balancer, on Redis or NATS. A room spans both nodes, and survives the loss of
+ * either.
  *
  * ```sh
  * deno run -A examples/cluster/main.ts --redis    # then open http://localhost:8003
@@ -32,8 +32,14 @@ async function main(): Promise<void> {
     about: "Serves a room that spans two nodes on Redis or NATS.",
     args: withAddresses(Deno.args),
   }, {
-    redis: { value: "[URL]", help: "joins the nodes by Redis; without an address starts one" },
-    nats: { value: "[HOST]", help: "joins the nodes by NATS; without an address starts one" },
+    redis: {
+      value: "[URL]",
+      help: "connects the nodes through Redis; without an address it starts one",
+    },
+    nats: {
+      value: "[HOST]",
+      help: "connects the nodes through NATS; without an address it starts one",
+    },
     port: { ...PORT, default: 8003 },
     once: ONCE,
   });
@@ -50,10 +56,10 @@ async function main(): Promise<void> {
   for (const signal of signals) Deno.addSignalListener(signal, end);
   if (once) return await showOnce(cluster);
   await serveControl(cluster, port);
-  console.log(`A room on two nodes at http://localhost:${port} (Ctrl-C ends it)`);
+  console.log(`A room on two nodes at http://localhost:${port} (press Ctrl-C to stop)`);
   console.log("Commands: kill 1, drain 1, start 1, and the same with 2");
   await obey(cluster);
-  // The standard input has ended. The buttons in the pages still work.
+  // Standard input has ended. The buttons in the pages still work.
   await new Promise(() => {});
 }
 
@@ -79,7 +85,7 @@ async function engineOf(
   return Deno.exit(2);
 }
 
-/** Gives an engine without an address an empty one. */
+/** Adds an empty address to an engine option without one. */
 function withAddresses(args: readonly string[]): string[] {
   return args.map((arg, i) => {
     const hasValue = args[i + 1]?.startsWith("--") === false;

@@ -1,5 +1,5 @@
 /**
- * One node: a chat of one room, which spans all nodes on the same engine.
+ * One node: a chat with one room, which spans all nodes on the same engine.
  *
  * `cluster.ts` starts the nodes. The program prints `up` once the node listens. `SIGTERM` drains the
  * node.
@@ -13,7 +13,7 @@ import { chat } from "./contract.ts";
 import { optionsOf, PORT } from "../shared/options.ts";
 import { brokerFor, type EngineName } from "./engine.ts";
 
-/** Longest drain, in milliseconds. */
+/** Maximum duration of a drain, in milliseconds. */
 const DRAIN_MS = 3_000;
 
 const { number, port, engine, url, origin } = optionsOf({
@@ -36,12 +36,12 @@ const server = serve({
   origins: [origin],
   contract: chat,
 
-  // These three options make the server a node of a cluster.
+  // With these three options the server is a node of a cluster.
   broker,
   rooms: ["room:{room}"],
   history: { "room:{room}": { size: 100, ttlMs: 600_000 } },
 
-  // The demonstration has no password: any visitor may take any name.
+  // The demo has no passwords: a visitor may use any name.
   authenticate({ request }) {
     const name = new URL(request.url).searchParams.get("name") ?? "";
     if (/^[\p{L}\p{N}]{1,20}$/u.test(name)) return name;
@@ -50,8 +50,8 @@ const server = serve({
   authorize: (_session, topic, action) => action === "subscribe" && topic === "room:lobby",
   onOpen: (session) => session.send("node", number),
 
-  // A line counts as handled once the engine has stored it. If the node dies before, the client
-  // sends the line again to the next node.
+  // A line counts as handled once the engine has stored it. If the node dies before that, the
+  // client resends the line to the next node.
   async onMessage({ data: { id, text } }, session) {
     const line = { id, from: session.user, text, node: number };
     await server.topics.append("room:lobby", line);
@@ -67,6 +67,6 @@ Deno.addSignalListener("SIGTERM", async function end() {
 
 console.log("up");
 
-// The standard input ends when the parent process is gone.
+// Standard input ends when the parent process exits.
 for await (const _ of Deno.stdin.readable);
 Deno.exit();

@@ -1,6 +1,6 @@
 /**
- * A scripted show: two visitors on two nodes, of which one is killed and the other drained. The
- * script prints each step, and throws if an expected event does not arrive in time.
+ * A scripted demo: two visitors on two nodes; one node is killed, the other drained. The script
+ * prints each step, and throws if an expected event does not arrive in time.
  *
  * In your own project, write `jsr:@skein/skein` in place of `../../mod.ts`.
  *
@@ -10,10 +10,9 @@ import { type Client, connect } from "../../mod.ts";
 import type { Cluster } from "./cluster.ts";
 import { chat } from "./contract.ts";
 
-/** Longest wait for one event, in milliseconds. */
 const PATIENCE_MS = 20_000;
 
-/** Runs the show. */
+/** Runs the demo. */
 export async function showOnce(cluster: Cluster): Promise<void> {
   const url = `ws://localhost:${cluster.port}`;
   console.log(`${cluster.summary.nodes.length} nodes on ${cluster.summary.engine}`);
@@ -46,7 +45,7 @@ export async function showOnce(cluster: Cluster): Promise<void> {
   await eve.sees("ann: Now I am where I was.");
 }
 
-/** A client that stands for one page. */
+/** A client that acts as one page. */
 class Visitor implements AsyncDisposable {
   readonly #name: string;
   readonly #client: Client<typeof chat>;
@@ -76,7 +75,7 @@ class Visitor implements AsyncDisposable {
     this.#client.send("say", { id: crypto.randomUUID(), text });
   }
 
-  /** Waits until this visitor received the event, after the events of earlier calls. */
+  /** Waits until this visitor has received the event, after the events of earlier calls. */
   async sees(what: string): Promise<void> {
     await this.#waitFor(what);
     console.log(`${this.#name} sees ${what}`);

@@ -7,10 +7,10 @@ import { connect, RequestError, type TransportName } from "../../mod.ts";
 import { transfer } from "./contract.ts";
 import { sha256Of } from "./inbox.ts";
 
-/** Most attempts in a row without progress. */
+/** Maximum attempts in a row without progress. */
 const MAX_ATTEMPTS = 5;
 
-/** Longest time for the receiver to check a large file. */
+/** Maximum time for the receiver to check a large file. */
 const FINISH_MS = 10 * 60_000;
 
 /** Options and callbacks of {@linkcode send}. */
@@ -19,9 +19,9 @@ export interface SendOptions {
   readonly name: string;
   /** Allowed transports; by default WebTransport, with WebSocket as the fallback. */
   readonly transports?: readonly TransportName[];
-  /** Called with the number of bytes on the receiver's disk. */
+  /** Called with the number of bytes on the receiver's disk; `cut` breaks the connection. */
   readonly onProgress: (bytes: number, size: number, cut: () => void) => void;
-  /** Called after a reconnect, with the number of bytes that the receiver has already. */
+  /** Called after a reconnect, with the number of bytes that the receiver already has. */
   readonly onResume?: (offset: number, size: number) => void;
 }
 
@@ -51,8 +51,7 @@ export async function send(url: string, path: string, options: SendOptions): Pro
       if (offset < size) await sendFrom(offset, path, await session.createUnidirectionalStream());
       return (await session.request("finish", undefined, { timeoutMs: FINISH_MS })).path;
     } catch (error) {
-      // A refusal is final: the server would refuse again. Any other error is one of the
-      // connection.
+      // A rejection is final: the server would reject again. Any other error is a connection error.
       const isRefused = error instanceof RequestError && error.failure.code !== "incomplete";
       if (isRefused || client.status.isEnded || ++failures === MAX_ATTEMPTS) throw error;
     }

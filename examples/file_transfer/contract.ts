@@ -1,12 +1,12 @@
 /**
  * The contract of the two ends of a file transfer.
  *
- * - `offer` announces a file; the reply tells how many bytes the receiver has already.
+ * - `offer` announces a file; the reply contains how many bytes the receiver already has.
  * - A unidirectional stream carries the rest, as fast as the receiver's disk.
- * - `stored` reports the number of bytes on the disk meanwhile.
+ * - Meanwhile `stored` reports the number of bytes on the disk.
  * - `finish` asks the receiver to compare the SHA-256 of the whole file.
  *
- * A session transfers one file at a time: the file of the latest offer.
+ * A session transfers one file at a time: the one in the latest offer.
  *
  * @module
  */

@@ -7,7 +7,7 @@
 import { createHash } from "node:crypto";
 import type { Offer } from "./contract.ts";
 
-/** Most incomplete files; the oldest is removed to make room for another. */
+/** Maximum incomplete files; the oldest is removed to make room. */
 const MAX_PARTIAL_FILES = 256;
 
 /** Stores received files in a folder. */
@@ -25,7 +25,7 @@ export class Inbox {
     using part = await Deno.open(this.#partOf(file), { append: true, create: true });
     const { size } = await part.stat();
     if (size <= file.size) return size;
-    await part.truncate(); // A sender offered a wrong size.
+    await part.truncate(); // A sender offered the wrong size.
     return 0;
   }
 
@@ -35,8 +35,8 @@ export class Inbox {
     onStored: (total: number) => void,
   ): Promise<void> {
     using part = await Deno.open(this.#partOf(file), { write: true });
-    // Writes at the offset and not at the end: the stream of a connection that was cut may still be
-    // writing the same bytes.
+    // Writes at the offset, not at the end: the stream of a broken connection may still be writing
+    // the same bytes.
     let total = await part.seek(offset, Deno.SeekMode.Start);
     for await (const chunk of bytes) {
       if (total + chunk.length > file.size) {
@@ -48,8 +48,8 @@ export class Inbox {
   }
 
   /**
-   * Compares the hash, moves the file to its final path, and returns that; `undefined` if the hash
-   * differs.
+   * Checks the hash, moves the file to its final path, and returns the path; `undefined` if the
+   * hash differs.
    */
   async keep(file: Offer): Promise<string | undefined> {
     const path = this.#pathOf(file);
@@ -63,7 +63,7 @@ export class Inbox {
       await Deno.mkdir(`${this.#folder}/${file.sha256}`, { recursive: true });
       await Deno.rename(part, path);
     } catch (error) {
-      if (!await exists(path)) throw error; // Otherwise another sender of the same file was faster.
+      if (!await exists(path)) throw error; // Another sender of the same file was faster.
     }
     return path;
   }
@@ -95,7 +95,7 @@ function safeName(name: string): string {
   return last.replace(/^[. ]+|[. ]+$/g, "") || "file";
 }
 
-/** Hashes a file in chunks, without loading all of it into memory. */
+/** Hashes a file in chunks, without loading it into memory. */
 export async function sha256Of(path: string): Promise<string> {
   const hash = createHash("sha256");
   const file = await Deno.open(path);

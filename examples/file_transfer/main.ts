@@ -6,8 +6,8 @@
  * deno run -N -R --unstable-net examples/file_transfer/main.ts --send holiday.mp4
  * ```
  *
- * With `--once` the program sends a file to its own server, over WebTransport and over WebSocket,
- * cuts its connection once each time, and ends.
+ * With `--once` the program sends a file to its own server over WebTransport and over WebSocket,
+ * breaks each connection once, and exits.
  *
  * @module
  */
@@ -37,7 +37,7 @@ else if (options.receive !== undefined) {
   console.log(`stored as ${path}`);
 } else console.error("Pass --receive FOLDER, or --send FILE");
 
-/** Draws a progress bar: in place on a terminal, and as one line each quarter elsewhere. */
+/** Draws a progress bar: in place on a terminal, otherwise a line for each quarter. */
 function progress(label: string): (bytes: number, size: number) => void {
   const isTerminal = Deno.stdout.isTerminal();
   let quarters = 0;
@@ -56,7 +56,7 @@ function percentOf(part: number, whole: number): number {
   return Math.floor(100 * part / Math.max(1, whole));
 }
 
-/** Sends a file to the own server, and cuts each connection once. */
+/** Sends a file to this program's server, and breaks each connection once. */
 async function demonstrate(): Promise<void> {
   const folder = await Deno.makeTempDir({ prefix: "skein-" });
   const path = `${folder}/holiday.bin`;
@@ -65,7 +65,7 @@ async function demonstrate(): Promise<void> {
     for (const transport of ["webtransport", "websocket"] as const) {
       const label = transport.padEnd(12);
       const draw = progress(label);
-      // 32 MiB in which each position holds a different number, so that misplaced bytes are detected.
+      // 32 MiB with a different number at each position, so that misplaced bytes are detected.
       const numbers = new Uint32Array(2 ** 23).map((_, i) => i + transport.length);
       await Deno.writeFile(path, new Uint8Array(numbers.buffer));
       let isCut = false;

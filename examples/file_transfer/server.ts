@@ -7,7 +7,7 @@ import { RequestError, serve, type Server, type Session } from "../../mod.ts";
 import { type Offer, transfer } from "./contract.ts";
 import { Inbox } from "./inbox.ts";
 
-/** Most sessions, and so most files, at once. */
+/** Maximum concurrent sessions, and so maximum concurrent files. */
 const MAX_SESSIONS = 64;
 
 /** Number of progress reports for each file. */
@@ -16,9 +16,9 @@ const STEPS = 100;
 /** A file that a session sends. */
 interface Upload {
   readonly file: Offer;
-  /** Number of bytes that were stored when the file was offered; the stream begins there. */
+  /** Number of bytes that were stored when the file was offered; the stream starts there. */
   readonly offset: number;
-  /** Resolves once the file is complete; rejects if the stream is cut or the sender gives up. */
+  /** Resolves once the file is complete; rejects if the stream is cut or the sender aborts. */
   readonly whole: PromiseWithResolvers<void>;
 }
 
@@ -44,7 +44,8 @@ export function receiveInto(folder: string, port: number): Server<unknown, typeo
       } else if (message.pattern === "finish") {
         const upload = uploads.get(session);
         if (upload === undefined) throw new RequestError("unknown", "No file was offered");
-        // `finish` overtakes the last bytes of the stream. The signal aborts with the session, too.
+        // `finish` may overtake the last bytes of the stream. The signal also aborts when the
+        // session ends.
         message.signal.addEventListener("abort", () => upload.whole.reject(message.signal.reason));
         await upload.whole.promise.catch(() => {
           throw new RequestError("incomplete", "The file is incomplete");
@@ -56,7 +57,7 @@ export function receiveInto(folder: string, port: number): Server<unknown, typeo
     },
   });
 
-  /** Reads one stream after the other, until the session ends. */
+  /** Reads one stream after another until the session ends. */
   async function takeStreams(session: Pick<Session, "incomingStreams" | "send">): Promise<void> {
     for await (const stream of session.incomingStreams()) {
       const upload = uploads.get(session);
@@ -69,7 +70,7 @@ export function receiveInto(folder: string, port: number): Server<unknown, typeo
           if (bytes < file.size && bytes - told < file.size / STEPS) return;
           session.send("stored", { bytes: told = bytes });
         });
-      } catch { // A stream that is cut ends this upload only.
+      } catch { // A cut stream ends only this upload.
         stream.readable.cancel().catch(() => {});
       }
       upload?.whole.reject(new Error("The stream ended early")); // No effect on a complete file.

@@ -1,6 +1,6 @@
 /**
- * A game in a page, with a network of adjustable loss and delay. States go by datagrams, because
- * only the newest state counts. The page draws each player between two states.
+ * A game in a page, with a network of adjustable loss and delay. States are sent in datagrams,
+ * because only the newest state counts. The page interpolates each player between two states.
  *
  * ```sh
  * deno run -A --unstable-net examples/game_state/server.ts          # then open http://localhost:8004
@@ -8,8 +8,8 @@
  * deno run -N examples/game_state/server.ts --once                  # plays a short game, and ends
  * ```
  *
- * Without `--unstable-net` the page uses WebSocket, where datagrams are reliable: only the dial
- * loses states. `examples/game_state.ts` shows the same game in a terminal.
+ * Without `--unstable-net` the page uses WebSocket, where datagrams are reliable: states are lost
+ * only if you set a loss. `examples/game_state.ts` shows the same game in a terminal.
  *
  * @module
  */
@@ -49,14 +49,14 @@ if (import.meta.main) await main();
 async function main(): Promise<void> {
   const { port, once } = optionsOf({
     run: "deno run -A --unstable-net examples/game_state/server.ts",
-    about: "Serves a game whose states go by datagrams, with a network of adjustable loss.",
+    about: "Serves a game that sends its states in datagrams, with a network of adjustable loss.",
   }, { port: { ...PORT, default: 8004 }, once: ONCE });
   if (once) return await playOnce();
   const page = await readPage(new URL("page/", import.meta.url), FILES, CLIENT);
   serveGame(new World(100), {
     port,
     fetch: (request) => servePage(page, request),
-    onListen: ({ port }) => console.log(`Game at http://localhost:${port} (Ctrl-C ends it)`),
+    onListen: ({ port }) => console.log(`Game at http://localhost:${port} (press Ctrl-C to stop)`),
   });
 }
 
@@ -73,11 +73,11 @@ function serveGame(
     hostname: "127.0.0.1",
     path: "/session",
     contract,
-    // A game among friends: a player may take any name.
+    // A game among friends: a player may use any name.
     authenticate({ request }) {
       const name = new URL(request.url).searchParams.get("name") ?? "";
       if (!NAME.test(name)) {
-        throw new AuthenticationError("A name has up to 12 small letters", { status: 400 });
+        throw new AuthenticationError("A name has up to 12 lowercase letters", { status: 400 });
       }
       return name;
     },
@@ -93,7 +93,7 @@ function serveGame(
   });
 }
 
-/** Plays on a good network, then on a network that loses every state. */
+/** Plays on a good network, then on one that loses every state. */
 async function playOnce(): Promise<void> {
   using world = new World(20);
   await using server = serveGame(world, { port: 0, onListen() {} });
@@ -113,9 +113,9 @@ async function playOnce(): Promise<void> {
   }
   await isEnough;
   const isWhole = numbers.every((number, i) => number === numbers[0]! + i);
-  console.log(`at 0 %: states, and ${isWhole ? "none is" : "some are"} missing`);
+  console.log(`at 0 %: states, ${isWhole ? "none" : "some"} missing`);
   await session.request("network", { lossPercent: 100, delayMs: 0 });
-  // Earlier states may still be on their way.
+  // Earlier states may still be in flight.
   const { sequence } = world;
   await pause(300);
   const isLost = !numbers.some((number) => number > sequence);

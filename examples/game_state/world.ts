@@ -1,6 +1,6 @@
 /**
- * The game: players that move to the point of their choice, and for each player a network that
- * loses and delays states.
+ * The game: players that move to a target, and for each player a network that loses and delays
+ * states.
  *
  * @module
  */
@@ -10,13 +10,13 @@ import type { Session, StructuredDatagrams } from "../../mod.ts"; // jsr:@skein/
 /** Size of the field. */
 export const FIELD = { width: 160, height: 90 };
 
-/** Speed of a player, in units of the field a second. */
+/** Speed of a player, in field units per second. */
 const SPEED = 45;
 
 /** Players without a user. */
 const BOTS = ["bo", "cy", "di"];
 
-/** Datagrams: `sequence` tells which state is newer; each player has a position. */
+/** Datagrams: a state with a higher `sequence` is newer; each player has a position. */
 export const states = {
   1: z.object({
     sequence: z.int(),
@@ -24,13 +24,13 @@ export const states = {
   }),
 };
 
-/** Settings of the network of one player. */
+/** Settings of a player's network. */
 export const networkSchema = z.object({
   lossPercent: z.number().min(0).max(100),
   delayMs: z.number().min(0).max(1_000),
 });
 
-/** Settings of a network: the lost share, and the longest delay of a state. */
+/** Settings of a network: the share of lost states, and the maximum delay. */
 export type Network = z.infer<typeof networkSchema>;
 
 interface Player {
@@ -45,7 +45,6 @@ interface Watcher {
   network: Network;
 }
 
-/** The field with all players. */
 export class World implements Disposable {
   readonly #tickMs: number;
   readonly #timer: ReturnType<typeof setInterval>;
@@ -75,7 +74,7 @@ export class World implements Disposable {
     await session.closed;
     this.#watchers.delete(session);
     for (const timer of watcher.timers) clearTimeout(timer);
-    // Two pages of one user steer the same player.
+    // Two pages of a user steer the same player.
     const isLast = ![...this.#watchers.keys()].some(({ user }) => user === session.user);
     if (isLast) this.#players.delete(session.user);
   }
@@ -119,11 +118,11 @@ export class World implements Disposable {
     for (const watcher of this.#watchers.values()) {
       const { datagrams, network: { lossPercent, delayMs }, timers } = watcher;
       if (Math.random() * 100 < lossPercent) continue;
-      // The session has just ended, or its queue is full. The next state replaces this one.
+      // The session has just ended, or its queue is full. The next state replaces this one anyway.
       const send = () => void datagrams.send(1, state).catch(() => {});
       if (delayMs === 0) send();
       else {
-        // A random delay, from half of the setting to all of it, lets states overtake one another.
+        // A random delay, from half to all of the setting, reorders states.
         const timer = setTimeout(() => {
           timers.delete(timer);
           send();

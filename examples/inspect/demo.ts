@@ -1,6 +1,6 @@
 /**
- * Two servers on one broker with sessions to inspect: users in a room, a slow handler, streams
- * that the server does not read, guests that connect and leave, and a durable stream that grows.
+ * Two servers on one broker, with sessions to inspect: users in a room, a slow handler, streams
+ * that the server does not read, guests that come and go, and a growing durable stream.
  *
  * In your own project, write `jsr:@skein/skein` in place of `../../mod.ts`.
  *
@@ -22,7 +22,7 @@ import { MemoryBroker } from "../../pubsub/mod.ts";
  */
 export const SECRET = "hunter2-do-not-show";
 
-/** Most messages that may wait for a handler; few, so that a slow handler shows soon. */
+/** Maximum messages that wait for a handler; low, so that a slow handler shows soon. */
 const MAX_WAITING = 64;
 
 /** The room of all users, with a history. */
@@ -30,7 +30,7 @@ const ROOM = "room:lounge";
 
 /** Two servers with demo users. */
 export class Demo implements AsyncDisposable {
-  /** The server with most of the users, and with the inspector. */
+  /** The server with most users and the inspector. */
   readonly app: Server<string>;
   /** A second node on the same broker. */
   readonly other: Server<string>;
@@ -84,7 +84,7 @@ export class Demo implements AsyncDisposable {
     });
     this.#every(400, async () => await story.append("Once upon a time. "));
     this.#every(2_000, () => this.#visit());
-    // All messages wait behind the first one.
+    // The first message blocks the others.
     for (let n = 0; n < MAX_WAITING - 6; n++) olek.send("report", { n, text: "y".repeat(200) });
     // The server does not read these streams.
     if (noor.connection.capabilities.streams) {
@@ -118,10 +118,7 @@ export class Demo implements AsyncDisposable {
     return session;
   }
 
-  /**
-   * Repeats an action at intervals, until the demo ends or the action fails (a session that is
-   * closed cannot send).
-   */
+  /** Repeats an action until the demo ends or the action fails (a closed session cannot send). */
   async #every(ms: number, work: () => void | Promise<void>): Promise<void> {
     const { signal } = this.#end;
     try {

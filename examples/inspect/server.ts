@@ -1,6 +1,6 @@
 /**
- * The inspector, at a server with demo users: a handler that never ends, streams without a reader,
- * a room, a topic with a history, a second node, and a durable stream that grows.
+ * The inspector on a server with demo users: a handler that never ends, streams that nothing reads,
+ * a room, a topic with a history, a second node, and a growing durable stream.
  *
  * ```sh
  * deno run -N examples/inspect/server.ts    # then open http://localhost:8001/inspector/
@@ -8,8 +8,7 @@
  * deno run -N examples/inspect/server.ts --once   # asks once, prints the result, and ends
  * ```
  *
- * In your own server the option `inspector: true` of `serve` is enough: see
- * `docs/recipes/debugging.md`.
+ * In your own server, set the option `inspector: true` of `serve`: see `docs/recipes/debugging.md`.
  *
  * @module
  */
@@ -21,11 +20,11 @@ if (import.meta.main) await main();
 async function main(): Promise<void> {
   const { port, once } = optionsOf({
     run: "deno run -N examples/inspect/server.ts",
-    about: "Shows the inspector at a server with demo users.",
+    about: "Shows the inspector of a server with demo users.",
   }, { port: { ...PORT, default: 8001 }, once: ONCE });
   if (once) return await lookOnce();
   const demo = await Demo.start({ port });
-  console.log(`Inspector at ${demo.inspectorUrl} (Ctrl-C ends it)`);
+  console.log(`Inspector at ${demo.inspectorUrl} (press Ctrl-C to stop)`);
   Deno.addSignalListener("SIGINT", async function end() {
     Deno.removeSignalListener("SIGINT", end); // A second Ctrl-C exits immediately.
     await demo[Symbol.asyncDispose]();
@@ -46,7 +45,7 @@ async function lookOnce(): Promise<void> {
     const { rows } = await ask("sessions");
     users = rows.map(({ user }: { user: string }) => user);
     stuck = rows.find(({ user }: { user: string }) => user === "olek");
-    // Messages to this session may still be on the way.
+    // Messages to this session may still be in flight.
   } while (stuck === undefined || stuck.issues.length === 0);
   console.log(`sessions of ${users.filter((user) => !user.startsWith("guest")).sort().join(", ")}`);
   console.log(`olek: ${stuck.issues[0]!.message}`);

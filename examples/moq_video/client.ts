@@ -1,6 +1,6 @@
 /**
- * The part of the library that the page uses. In your own project the page imports these names from
- * `@skein/skein/moq`, and a bundler leaves out the rest.
+ * The part of the library that the page uses. In your own project, import these names from
+ * `@skein/skein/moq`; a bundler leaves out the rest.
  *
  * @module
  */

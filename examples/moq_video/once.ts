@@ -1,11 +1,11 @@
 /**
- * Simulates the pages: a camera that sends numbers in place of pictures, and two watchers.
+ * Simulates the pages: a camera that sends numbers instead of pictures, and two viewers.
  *
  * @module
  */
 import { connectMoq, dialMoq, LiveBroadcast, type MoqServer } from "../../moq/mod.ts";
 
-/** Starts a broadcast, watches over both transports, and ends the broadcast. */
+/** Starts a broadcast, watches it over both transports, and ends it. */
 export async function showOnce(server: MoqServer): Promise<void> {
   await using _server = server;
   const url = `http://127.0.0.1:${server.address!.port}`;
@@ -31,7 +31,7 @@ export async function showOnce(server: MoqServer): Promise<void> {
     if (address === url) continue;
     publication.end();
     const ended = await announcements.next();
-    console.log(`  learns: ${ended?.path} ${ended?.active ? "is on the air" : "has ended"}`);
+    console.log(`  sees that ${ended?.path} ${ended?.active ? "is on the air" : "has ended"}`);
   }
   clearInterval(filming);
 

@@ -1,5 +1,5 @@
 /**
- * The files of the page, and the part of the library that the page uses.
+ * The page's files, and the part of the library that it uses.
  *
  * @module
  */

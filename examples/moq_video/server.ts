@@ -1,5 +1,6 @@
 /**
- * Live video between browsers over Media over QUIC: one page sends a canvas or camera, others watch.
+ * Live video between browsers over Media over QUIC: one page sends a canvas or its camera, others
+ * watch.
  *
  * ```sh
  * deno run -N -R --allow-run --unstable-net examples/moq_video/server.ts    # then open http://127.0.0.1:8002
@@ -7,7 +8,7 @@
  * deno run -N --unstable-net examples/moq_video/server.ts --once            # without pages; prints each step, and ends
  * ```
  *
- * The server is a plain relay. The server listens on this machine only, because there are no passwords.
+ * The server is a plain relay. It listens only on this machine, because there are no passwords.
  *
  * @module
  */
@@ -26,7 +27,7 @@ async function main(): Promise<void> {
   }, { port: { ...PORT, default: 8002 }, once: ONCE });
   if (once) return await showOnce(serveVideo({ port: 0 }));
   const server = serveVideo({ port, page: await readVideoPage() });
-  console.log(`Video at http://127.0.0.1:${server.address?.port} (Ctrl-C ends it)`);
+  console.log(`Video at http://127.0.0.1:${server.address?.port} (press Ctrl-C to stop)`);
   Deno.addSignalListener("SIGINT", async function end() {
     Deno.removeSignalListener("SIGINT", end); // A second Ctrl-C exits immediately.
     await server.close();

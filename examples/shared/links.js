@@ -4,15 +4,18 @@
  * @module
  */
 
-/** An address up to the next space or quote. Only pages may be linked: no `javascript:`, no `data:`. */
+/**
+ * A URL up to the next space or quote. Only `http:` and `https:` become links, never `javascript:`
+ * or `data:`.
+ */
 const ADDRESS = /\bhttps?:\/\/[^\s<>"'`]+/giu;
 
 /** Closing brackets, each with its opening one. */
 const BRACKETS = { ")": "(", "]": "[", "}": "{" };
 
 /**
- * Splits a text into plain parts and addresses of `http:` and `https:`. A full stop or a bracket that
- * closes the sentence is no part of the address.
+ * Splits a text into plain parts and `http:` or `https:` URLs. A full stop or bracket that closes
+ * the sentence is not part of the URL.
  *
  * @param text The text.
  * @returns {(string | { address: string })[]} The parts in order; together they are the text.
@@ -31,7 +34,7 @@ export function linksOf(text) {
   return parts;
 }
 
-/** Removes the punctuation of the sentence around an address. */
+/** Removes a sentence's punctuation from the end of a URL. */
 function withoutEnd(address) {
   let end = address.length;
   for (; end > 0; end--) {
@@ -52,7 +55,8 @@ function countOf(text, character, end) {
 }
 
 /**
- * Makes nodes of a text: text nodes, and links that open in another tab, without access to this one.
+ * Converts a text to nodes: text nodes, and links that open in another tab, without access to this
+ * one.
  *
  * @param text The text.
  * @returns {(string | HTMLAnchorElement)[]} The nodes in order.

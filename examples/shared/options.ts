@@ -1,5 +1,5 @@
 /**
- * Reads the command line of an example, and answers `--help`.
+ * Parses an example's command line, and prints `--help`.
  *
  * @module
  */
@@ -9,7 +9,7 @@ import { parseArgs } from "node:util";
 export interface Program {
   /** The command that runs the program, without options. */
   readonly run: string;
-  /** The purpose, in a sentence or two. */
+  /** Its purpose, in a sentence or two. */
   readonly about: string;
   /**
    * The command line.
@@ -23,11 +23,11 @@ export interface Program {
 export interface Option {
   /** One line for `--help`. */
   readonly help: string;
-  /** The word for the value in `--help`, such as `PORT`. */
+  /** Name of the value in `--help`, such as `PORT`. */
   readonly value?: string;
-  /** The value if the option is absent; with a number, the value is one. */
+  /** The value if the option is absent; if this is a number, the option takes a number. */
   readonly default?: string | number;
-  /** Highest value of an option with a number. */
+  /** Maximum of a numeric option. */
   readonly max?: number;
   /** True if the option may be given several times. */
   readonly multiple?: boolean;
@@ -43,12 +43,12 @@ export type ValueOf<O extends Option> = O extends { readonly multiple: true } ? 
 /** The port of a server. */
 export const PORT = { value: "PORT", default: 8000, max: 65_535, help: "port to listen on" };
 
-/** Runs a script in place of a server. */
-export const ONCE = { help: "runs once, prints each step, and ends" };
+/** Runs a script instead of a server. */
+export const ONCE = { help: "runs once, prints each step, and exits" };
 
 /**
- * Reads the options of a program. With `--help` the program prints them and ends; with a wrong one it
- * says so and ends with 2.
+ * Parses a program's options. With `--help` it prints them and exits; with an invalid option it
+ * prints an error and exits with code 2.
  *
  * @param program The program.
  * @param options The options, by name.

@@ -1,6 +1,6 @@
 /**
- * Serves the page of an example: its own files, the look that all pages share, and bundles for the
- * browser. A server reads and bundles at its start, and keeps the files in memory.
+ * Serves an example's page: its files, the shared styles and header, and bundles for the browser. A
+ * server reads and bundles them when it starts, and keeps them in memory.
  *
  * @module
  */
@@ -15,12 +15,12 @@ const TYPES: Readonly<Record<string, string>> = {
   svg: "image/svg+xml",
 };
 
-/** The look of all pages, with the header and its script: the inspector of the library has the files. */
+/** Shared styles, header script and logo; the files are part of the library's inspector. */
 const LOOK = ["skein.css", "skein.js", "skein.svg"];
 
 const INSPECTOR = new URL("../../server/inspector/page/", import.meta.url);
 
-/** Headers of every response: no other site may guess types, and addresses stay private. */
+/** Headers of every response: no content sniffing, and no referrer for other sites. */
 const HEADERS = {
   "cache-control": "no-cache",
   "x-content-type-options": "nosniff",
@@ -28,11 +28,11 @@ const HEADERS = {
 };
 
 /**
- * Reads the files of a page, and bundles its modules.
+ * Reads a page's files, and bundles its modules.
  *
  * @param folder The folder of the page, with a slash at the end.
- * @param files Names of the files, from that folder on. Each is served by its last name, and
- * `index.html` at `/`; the shared files are below `/shared/`.
+ * @param files Paths relative to the folder. Each file is served by its base name, `index.html` at
+ * `/`, and the shared files below `/shared/`.
  * @param bundles Modules to bundle for browsers, by the path of the result.
  */
 export async function readPage(
@@ -61,7 +61,7 @@ export const CLIENT = { "/skein-client.js": new URL("../../client.ts", import.me
 
 /**
  * Bundles a module for browsers with `deno bundle`, which fetches its bundler from npm the first
- * time. The `Deno.bundle` function would need a flag.
+ * time. `Deno.bundle` would need a flag.
  */
 export async function bundleClient(module: URL): Promise<string> {
   const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {

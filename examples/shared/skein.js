@@ -1,6 +1,6 @@
 /**
- * The header of all pages. `site.ts` serves the inspector's file at this address; this module leads
- * bundlers and editors to it.
+ * The header of all pages. `site.ts` serves the inspector's file at this URL; this module is for
+ * bundlers and editors.
  *
  * @module
  */

@@ -1,5 +1,5 @@
 /**
- * The simulated program: three servers on one Redis, and eight clients who talk on a topic with a
+ * The simulated program: three servers on one Redis, and eight clients that talk on a topic with a
  * history. `simulate()` runs this module on virtual time.
  *
  * In your own project, write `jsr:@skein/skein` in place of `../../`.
@@ -16,18 +16,18 @@ import {
 } from "../../testing/simulation/mod.ts";
 import { CLIENTS, DURATION_MS, ENGINE, type Fault, NODES } from "./faults.ts";
 
-/** Time after which a host is whole again, in milliseconds. */
+/** Time after which a host is repaired, in milliseconds. */
 const REPAIR_MS = 5_000;
 
-/** Mean time between two lines of a client, in milliseconds. */
+/** Mean time between a client's lines, in milliseconds. */
 const PAUSE_MS = 4_000;
 
-/** Time before the end in which no client writes, so that all lines arrive, in milliseconds. */
+/** Time at the end without new lines, so that all lines arrive, in milliseconds. */
 const QUIET_MS = 15_000;
 
 /**
- * Runs the cluster with the faults of the input, and notes a finding for each client that lacks a
- * line which Redis had taken.
+ * Runs the cluster with the faults in the input, and notes a finding for each client that lacks a
+ * line that Redis had accepted.
  */
 export default async function ({ simulation, network, input }: SimulationContext): Promise<void> {
   const host = (name: string) => simulation.host(name);
@@ -50,12 +50,12 @@ export default async function ({ simulation, network, input }: SimulationContext
     }))
   );
   const talk = CLIENTS.map((name, i) => {
-    // A loss of WebTransport is noticed later: the page shows both.
+    // Clients notice the loss of a WebTransport connection later: the page shows both transports.
     const transport = i % 2 === 0 ? "websocket" : "webtransport";
     return new Talker(host(name), { simulation, network, servers, transport });
   });
 
-  /** Makes a host whole, and starts its program if that ended. */
+  /** Repairs a host, and restarts its program if it has ended. */
   const repair = (name: string) => {
     const host = simulation.hosts.get(name)!;
     if (host.isFrozen) host.thaw();
@@ -94,15 +94,14 @@ export default async function ({ simulation, network, input }: SimulationContext
   }
 }
 
-/** A client that writes lines, and reads those of all. */
+/** A client that writes lines and reads everyone's lines. */
 class Talker {
-  /** The host of the client. */
   readonly host: Host;
-  /** Lines of the client that the server has acknowledged. */
+  /** Lines that the server has acknowledged. */
   readonly said: string[] = [];
-  /** Lines that the client has read since its program started. */
+  /** Lines read since the program started. */
   readonly heard = new Set<string>();
-  /** True for a client whose program ran from the beginning, and was told of no gap. */
+  /** True if the program has run from the start and no gap was reported. */
   isWhole = true;
   readonly #parts: TalkerParts;
   #count = 0;
@@ -113,7 +112,7 @@ class Talker {
     this.#parts = parts;
   }
 
-  /** Starts the program: at the beginning, and after the end of the one before. */
+  /** Starts the program, at first and after each end. */
   start(): void {
     const { simulation, network, servers } = this.#parts;
     if (this.#starts++ > 0) this.isWhole = false;
@@ -155,7 +154,6 @@ class Talker {
   }
 }
 
-/** The surroundings of a {@linkcode Talker}. */
 interface TalkerParts extends Pick<SimulationContext, "simulation" | "network"> {
   readonly servers: readonly SimulatedServer[];
   readonly transport: "websocket" | "webtransport";

@@ -1,7 +1,7 @@
 /**
- * A cluster in one process on virtual time, to look at and to break: three servers, eight clients
- * and a Redis. The page plays the trace of a run. A fault by a click runs the same seed again, with
- * that fault.
+ * A cluster in one process on virtual time, to watch and to break: three servers, eight clients and
+ * a Redis. The page plays the trace of a run. Clicking a fault runs the same seed again with that
+ * fault.
  *
  * ```sh
  * deno run -A examples/simulation/server.ts                   # then open http://localhost:8007
@@ -19,13 +19,12 @@ import { CLIENTS, DURATION_MS, ENGINE, NODES, RUN, type Run } from "./faults.ts"
 
 const FILES = ["index.html", "simulation.css", "simulation.js", "stage.js", "trace.js"];
 
-/** Longest body of a request, in bytes. */
 const MAX_BODY_BYTES = 16_384;
 
-/** Most runs at once; each takes a core. */
+/** Maximum concurrent runs; each uses a core. */
 const MAX_RUNS = 2;
 
-/** Network between the hosts: that of a country. */
+/** Network between the hosts, as within a country. */
 const NETWORK = { delayMs: 20, jitterMs: 10 } as const;
 
 if (import.meta.main) await main();
@@ -33,22 +32,23 @@ if (import.meta.main) await main();
 async function main(): Promise<void> {
   const { port, once } = optionsOf({
     run: "deno run -A examples/simulation/server.ts",
-    about: "Serves a page with a simulated cluster, to look at and to break.",
+    about: "Serves a page with a simulated cluster, to watch and to break.",
   }, { port: { ...PORT, default: 8007 }, once: ONCE });
   if (once) return await runTwice();
   const page = await readPage(new URL("page/", import.meta.url), FILES);
   let runs = 0;
   Deno.serve({
     port,
-    // Listens on this machine only: each run takes a core for a second.
+    // Listens only on this machine: each run uses a core for a second.
     hostname: "127.0.0.1",
-    onListen: ({ port }) => console.log(`Simulation at http://localhost:${port} (Ctrl-C ends it)`),
+    onListen: ({ port }) =>
+      console.log(`Simulation at http://localhost:${port} (press Ctrl-C to stop)`),
   }, async (request) => {
     if (new URL(request.url).pathname !== "/run") return servePage(page, request);
     if (request.method !== "POST") {
       return new Response("Method not allowed", { status: 405, headers: { allow: "POST" } });
     }
-    if (runs >= MAX_RUNS) return new Response("Too many runs at once", { status: 503 });
+    if (runs >= MAX_RUNS) return new Response("Too many concurrent runs", { status: 503 });
     runs++;
     try {
       const run = await readRun(request);
@@ -85,7 +85,7 @@ async function answer(run: Run): Promise<object> {
   };
 }
 
-/** Reads a run from a request; a text for a bad one. */
+/** Reads a run from a request; returns an error text for an invalid one. */
 async function readRun(request: Request): Promise<Run | string> {
   if (request.headers.get("content-type") !== "application/json") {
     return "Cannot run: the body must be JSON";

@@ -1,55 +1,54 @@
 /**
- * The boards as the server knows them. Changes of a board are a topic with a history, which the
- * broker keeps; from time to time the whole drawing is saved as one sheet. So a newcomer loads the
- * strokes of today, not all that happened, and a server that starts anew reads one sheet and the
- * changes after the sheet.
+ * The boards on the server. A board's changes are a topic with a history, which the broker stores;
+ * from time to time the whole drawing is saved as one sheet. So a new page loads the current
+ * strokes, not every change, and a restarted server reads one sheet and the changes after it.
  *
  * @module
  */
 import type { Topics } from "../../pubsub/mod.ts"; // jsr:@skein/skein/pubsub
 import { type Change, Drawing, type Stroke } from "./drawing.ts";
 
-/** Changes after which a drawing is saved as a sheet. */
+/** Number of changes after which a drawing is saved as a sheet. */
 const SHEET_EVERY = 500;
 
-/** Publications after which the server reads the history of a board, even without a newcomer. */
+/**
+ * Number of publications after which the server reads a board's history, even if no page opens it.
+ */
 const READ_EVERY = 100;
 
 /** A hundred years: boards do not expire. */
 const TTL_MS = 100 * 365 * 86_400_000;
 
 /**
- * Bounds of a board's history: twice as many changes as the server leaves unsaved, so that a change
- * is in the sheet before the history forgets the change.
+ * Limits of a board's history: twice as many changes as the server leaves unsaved, so that a change
+ * is in the sheet before the history drops it.
  */
 export const HISTORY = { size: 4 * SHEET_EVERY, bytes: 32 * 1_048_576, ttlMs: TTL_MS };
 
-/** The newest sheet alone is kept; 4,000 strokes with all their points are 24 MB. */
+/** Only the newest sheet is kept; 4,000 strokes with all their points are 24 MB. */
 const SHEET = { size: 1, bytes: 64 * 1_048_576, ttlMs: TTL_MS };
 
 /** Boards in memory; others are loaded again when needed. */
 const MAX_BOARDS = 64;
 
-/** Points after which a part of the strokes ends, far below the largest message. */
+/** Points per part of the strokes, far below the maximum message size. */
 const PART_POINTS = 2_000;
 
 /** A position in the history of a board. */
 type Position = { readonly epoch: string; readonly offset: number; readonly tag?: string };
 
-/** All boards. */
 export class Boards {
   readonly #topics: Topics;
   readonly #boards = new Map<string, Board>();
 
-  /** Begins without boards. */
   constructor(topics: Topics) {
     this.#topics = topics;
   }
 
-  /** Returns a board, new or known. */
+  /** Returns a board; creates it if necessary. */
   get(name: string): Board {
     const board = this.#boards.get(name) ?? new Board(this.#topics, name);
-    // The last one of the map is the one that was used last.
+    // Keeps the most recently used board last in the map.
     this.#boards.delete(name);
     this.#boards.set(name, board);
     if (this.#boards.size > MAX_BOARDS) {
@@ -68,9 +67,9 @@ class Board {
   readonly #name: string;
   #drawing = new Drawing();
   #position: Position | undefined;
-  /** Changes that are in no sheet yet. */
+  /** Changes that are not in a sheet yet. */
   #unsaved = 0;
-  /** Publications since the last look into the history; the first one makes the server look. */
+  /** Publications since the last read of the history; the first one triggers a read. */
   #unread = READ_EVERY;
   #isLoaded = false;
   #reading: Promise<void> | undefined;
@@ -80,12 +79,12 @@ class Board {
     this.#name = name;
   }
 
-  /** Notes that a change is about to be published, and saves the drawing once enough has changed. */
+  /** Counts a change that is about to be published, and saves the drawing after enough changes. */
   async willChange(): Promise<void> {
     if (++this.#unread >= READ_EVERY) await this.#read();
   }
 
-  /** Returns all strokes of one moment, in parts. */
+  /** Yields a snapshot of all strokes, in parts. */
   async *strokes(): AsyncGenerator<{ strokes: Stroke[]; position?: Position }> {
     await this.#read();
     const all = this.#drawing.strokes;
@@ -99,7 +98,7 @@ class Board {
     } while (start < all.length);
   }
 
-  /** Reads the news of the history; calls at the same time share one read. */
+  /** Reads new changes from the history; concurrent calls share one read. */
   #read(): Promise<void> {
     return this.#reading ??= this.#follow().finally(() => this.#reading = undefined);
   }
@@ -110,7 +109,7 @@ class Board {
     this.#unread = 0;
     const after = this.#position?.offset ?? 0;
     for await (const change of this.#topics.read(`board:${this.#name}`, { after })) {
-      // The contract was applied before the publication.
+      // The contract was checked before the publication.
       this.#drawing.apply(change.data as Change, change.from);
       this.#position = change.position as Position;
       this.#unsaved++;
@@ -118,7 +117,7 @@ class Board {
     if (this.#unsaved >= SHEET_EVERY) await this.#save();
   }
 
-  // A sheet may be larger than a message, and so goes to the history directly.
+  // A sheet may be larger than a message, so it is written to the history directly.
 
   async #load(): Promise<void> {
     const { publications: [newest] } = await this.#topics.broker.history!.read(this.#sheet, {

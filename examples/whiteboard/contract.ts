@@ -1,6 +1,6 @@
 /**
- * The contract of the whiteboard: the server checks all that pages send. Strict objects refuse
- * unknown keys, such as an author: the server alone names the users.
+ * The whiteboard's contract: the server checks everything that pages send. Strict objects reject
+ * unknown keys, such as an author: only the server sets the user.
  *
  * @module
  */
@@ -17,7 +17,7 @@ export const NAME = z.string().trim().regex(
 /** A board's name. */
 export const BOARD = z.string().regex(
   /^[a-z0-9][a-z0-9-]{0,31}$/,
-  "A board's name has 1 to 32 small letters, digits and -",
+  "A board's name has 1 to 32 lowercase letters, digits and -",
 );
 
 const ID = z.string().regex(/^[A-Za-z0-9-]{8,48}$/);
@@ -37,8 +37,8 @@ const CHANGE = z.discriminatedUnion("kind", [
 ]);
 
 /**
- * The pointer of a page on a board; `null` once the pointer has left. While drawing, `pen` tells of
- * the stroke and its beginning.
+ * The pointer of a page on a board; `null` once it has left. While drawing, `pen` describes the
+ * stroke and its start.
  */
 export const CURSOR = z.strictObject({
   board: BOARD,
@@ -46,7 +46,7 @@ export const CURSOR = z.strictObject({
   pen: z.strictObject({ ...PEN, from: z.tuple([PLACE, PLACE]) }).optional(),
 });
 
-/** Pointers of other pages. A greater `sequence` is newer: datagrams may overtake one another. */
+/** Pointers of other pages. A higher `sequence` is newer, because datagrams may be reordered. */
 export const CURSORS = z.object({
   board: BOARD,
   sequence: z.int(),
@@ -64,10 +64,10 @@ export const datagrams = { 1: CURSOR, 2: CURSORS };
 
 /** The messages and requests between server and pages. */
 export const contract = defineContract({
-  // Pointers go as messages where the transport has no datagrams.
+  // Pointers are sent as messages if the transport has no datagrams.
   toServer: { cursor: CURSOR },
   toClient: {
-    /** Changes of a board: pages publish these, and the server adds the user (`from`). */
+    /** Changes of a board: pages publish them, and the server adds the user (`from`). */
     "board:{board}": CHANGE,
     cursors: CURSORS,
   },
@@ -77,7 +77,7 @@ export const contract = defineContract({
       input: z.null(),
       stream: z.object({
         strokes: z.array(z.object({ ...STROKE, by: NAME.optional() })),
-        /** Position of the strokes in the board's history; none before the first change. */
+        /** Position of the strokes in the board's history; absent before the first change. */
         position: z.object({
           epoch: z.string(),
           offset: z.int(),
@@ -86,7 +86,7 @@ export const contract = defineContract({
       }),
     },
   },
-  /** Each user has a colour, as a hue, and is `away` while the page is out of sight. */
+  /** Each user has a colour, as a hue, and is `away` while the page is hidden. */
   presence: {
     "board:{board}": z.strictObject({
       hue: z.int().min(0).max(359),

@@ -1,9 +1,9 @@
 /**
- * The pointers of the pages, told to the others on the same board: by datagrams, since only the
- * newest place counts, or by messages where the transport has no datagrams.
+ * Sends each page's pointer to the other pages on the same board: in datagrams, since only the
+ * newest position counts, or in messages if the transport has no datagrams.
  *
- * A page repeats the place of its pointer, and forgets a pointer that is not repeated. So a lost
- * datagram leaves no ghost behind.
+ * A page repeats its pointer's position, and removes pointers that are not repeated. So a lost
+ * datagram leaves no stale pointer.
  *
  * @module
  */
@@ -11,19 +11,19 @@ import type { Session, StructuredDatagrams } from "../../mod.ts"; // jsr:@skein/
 import type { Topics } from "../../pubsub/mod.ts"; // jsr:@skein/skein/pubsub
 import { type Cursor, type CursorNews, datagrams } from "./contract.ts";
 
-/** Time between two rounds of news, in milliseconds. */
+/** Interval between rounds, in milliseconds. */
 const ROUND_MS = 33;
 
-/** Most pointers of a board in one round; the others follow with their next move. */
+/** Maximum pointers of a board per round; the others follow with their next move. */
 const MAX_CURSORS = 40;
 
-/** Pointers in one datagram: four names of 24 letters, and what belongs to each, fit into 1,200 bytes. */
+/** Pointers per datagram: four, each with a name of 24 letters, fit into 1,200 bytes. */
 const CURSORS_PER_DATAGRAM = 4;
 
 interface Watcher {
   readonly id: number;
   readonly datagrams: StructuredDatagrams<typeof datagrams> | undefined;
-  /** The pointer, as last told. */
+  /** The pointer as last reported. */
   cursor: Cursor | undefined;
 }
 
@@ -42,7 +42,7 @@ export class Cursors {
     this.#topics = topics;
   }
 
-  /** Tells a session of pointers, and reads its own, until the session ends. */
+  /** Sends pointers to a session, and reads its own, until the session ends. */
   async watch(session: Session): Promise<void> {
     const hasDatagrams = session.connection.capabilities.datagrams !== "none";
     const watcher: Watcher = {
@@ -59,11 +59,11 @@ export class Cursors {
     await session.closed;
     this.#watchers.delete(session);
     if (watcher.cursor) this.#tell(watcher, session.user, { ...watcher.cursor, at: null });
-    // With nobody left to tell, nothing is left to do.
+    // Without watchers, this ends the rounds.
     if (this.#watchers.size === 0) this.#round();
   }
 
-  /** Notes the pointer of a session; a pointer on a board that the session has not opened is ignored. */
+  /** Stores a session's pointer, unless the session has not opened that board. */
   move(session: Session, cursor: Cursor): void {
     const watcher = this.#watchers.get(session);
     const isThere = this.#topics.has(session, `board:${cursor.board}`);
@@ -108,7 +108,7 @@ export class Cursors {
   #send(session: Session, { datagrams }: Watcher, { cursors, ...news }: CursorNews): void {
     for (let i = 0; i < cursors.length; i += CURSORS_PER_DATAGRAM) {
       const some = { ...news, cursors: cursors.slice(i, i + CURSORS_PER_DATAGRAM) };
-      // A session that has just ended hears nothing; the next round replaces a lost one.
+      // The session may have just ended; the next round replaces a lost datagram.
       if (datagrams !== undefined) void datagrams.send(2, some).catch(() => {});
       else if (session.isReady) session.send("cursors", some);
     }

@@ -1,6 +1,6 @@
 /**
- * A drawing: the strokes of a board, as the changes so far have left them. Server and page fold the
- * same changes in the same order, and so have the same drawing.
+ * A drawing: the strokes of a board after all changes so far. Server and pages apply the same
+ * changes in the same order, so they have the same drawing.
  *
  * @module
  */
@@ -13,13 +13,13 @@ export const WIDTHS = [2, 5, 12] as const;
 
 /** Bounds of a board and of one change. */
 export const LIMITS = {
-  /** Most strokes of a board; one more pushes out the oldest. */
+  /** Maximum strokes of a board; one more removes the oldest. */
   strokes: 4_000,
-  /** Most points of a stroke; the page divides a longer line. */
+  /** Maximum points of a stroke; the page divides a longer line. */
   points: 256,
-  /** Most strokes that one change erases. */
+  /** Maximum strokes that one change erases. */
   erased: 100,
-  /** Farthest coordinate from the middle of the board. */
+  /** Maximum coordinate, from the middle of the board. */
   reach: 20_000,
 } as const;
 
@@ -28,16 +28,16 @@ export type Point = readonly [x: number, y: number, pressure: number];
 
 /** A line of one colour and width. */
 export interface Stroke {
-  /** Id that the page makes: a stroke that is sent twice counts once. */
+  /** Id that the page creates, so that a stroke that is sent twice counts once. */
   readonly id: string;
   readonly colour: (typeof COLOURS)[number];
   readonly width: (typeof WIDTHS)[number];
   readonly points: readonly Point[];
-  /** The user that drew the stroke, named by the server; absent while the stroke waits. */
+  /** The user who drew the stroke, set by the server; absent while the stroke waits. */
   readonly by?: string;
 }
 
-/** A change of a board. The page knows by the id when its own change has come back. */
+/** A change of a board. By the id, a page recognizes its own changes when they arrive. */
 export type Change =
   | { readonly kind: "draw" } & Omit<Stroke, "by">
   | { readonly kind: "erase"; readonly id: string; readonly ids: readonly string[] }
@@ -47,7 +47,7 @@ export type Change =
 export class Drawing {
   readonly #strokes: Map<string, Stroke>;
 
-  /** Begins with strokes, oldest first. */
+  /** Starts with these strokes, oldest first. */
   constructor(strokes: Iterable<Stroke> = []) {
     this.#strokes = new Map();
     for (const stroke of strokes) this.add(stroke);
@@ -63,7 +63,7 @@ export class Drawing {
     return this.#strokes.get(id);
   }
 
-  /** Adds a stroke on top; a known stroke stays in its place. */
+  /** Adds a stroke on top; a known stroke keeps its place. */
   add(stroke: Stroke): void {
     if (this.#strokes.has(stroke.id)) return;
     this.#strokes.set(stroke.id, stroke);
@@ -71,7 +71,7 @@ export class Drawing {
     for (const oldest of this.#strokes.keys()) return void this.#strokes.delete(oldest);
   }
 
-  /** Applies a change of a user. A change that is applied again does no harm. */
+  /** Applies a user's change. Applying a change again has no effect. */
   apply(change: Change, by?: string): void {
     switch (change.kind) {
       case "draw": {

@@ -1,16 +1,16 @@
 /**
- * Lines made of points: fewer points for the same line, pieces of a long line, lines under an eraser.
+ * Lines made of points: simplifies lines, splits long ones, and finds lines under an eraser.
  *
  * @module
  */
 import { LIMITS, type Point, type Stroke } from "./drawing.ts";
 
-/** Units of the board that a change of the pressure from 0 to 1 is worth. */
+/** Weight of the pressure: a change from 0 to 1 counts as this many board units. */
 const PRESSURE = 8;
 
 /**
- * Leaves out the points without which the line looks the same: no point is farther than `tolerance`
- * from the result (Ramer, Douglas and Peucker).
+ * Simplifies a line: no removed point is farther than `tolerance` from the result
+ * (Ramer-Douglas-Peucker).
  */
 export function simplify(points: readonly Point[], tolerance: number): Point[] {
   const keep = new Set([0, points.length - 1]);
@@ -36,7 +36,10 @@ export function round([x, y, pressure]: Point): Point {
   return [place(x), place(y), Math.round(Math.max(0, Math.min(1, pressure)) * 100) / 100];
 }
 
-/** Divides a line into pieces that a stroke may have. Each piece begins where the one before ends. */
+/**
+ * Divides a line into pieces of at most `size` points. Each piece starts where the previous one
+ * ends.
+ */
 export function pieces(points: readonly Point[], size: number = LIMITS.points): Point[][] {
   const all: Point[][] = [];
   for (let i = 0; i === 0 || i < points.length - 1; i += size - 1) {
@@ -45,7 +48,7 @@ export function pieces(points: readonly Point[], size: number = LIMITS.points): 
   return all;
 }
 
-/** Tells whether an eraser of a radius, moved from one place to another, touches a stroke. */
+/** Returns true if an eraser with this radius, moved between two places, touches a stroke. */
 export function isTouched(stroke: Stroke, from: Point, to: Point, radius: number): boolean {
   const { points, width } = stroke;
   const reach = radius + width / 2;
@@ -86,7 +89,6 @@ function distanceTo(point: Point, from: Point, to: Point, weight = 0): number {
   return Math.hypot(px - part * dx, py - part * dy, pz - part * dz);
 }
 
-/** Tells whether two straight lines cross. */
 function areCrossing(a: Point, b: Point, c: Point, d: Point): boolean {
   const side = (p: Point, q: Point, r: Point) =>
     (q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0]);

@@ -1,5 +1,5 @@
 /**
- * Draws without a page: two clients on one board, over both transports, and then a new server on the
+ * Draws without a page: two clients on one board, over both transports, then another server on the
  * same broker.
  *
  * @module
@@ -31,7 +31,7 @@ export async function drawOnce(): Promise<void> {
       break;
     }
     const point = () => void bob.pointers.send(1, { board: "plans", at: [20, 10] });
-    // A datagram may be lost, and so is repeated.
+    // A datagram may be lost, so it is repeated.
     const repeating = setInterval(point, 100);
     point();
     for await (const { type, data } of ann.pointers) {

@@ -1,7 +1,7 @@
 /**
  * A whiteboard for browsers: drawing together, with pointers, names and a history in one file.
- * Strokes drawn during an outage are sent after the reconnect, and a server that is killed has the
- * drawing when it starts again.
+ * Strokes drawn during an outage are sent after the reconnect, and a killed server has the drawing
+ * again after a restart.
  *
  * ```sh
  * deno run -A examples/whiteboard/server.ts                   # then open http://localhost:8006
@@ -11,7 +11,7 @@
  * ```
  *
  * Each board has an address, such as `http://localhost:8006/#plans`. `?transport=websocket` before
- * the `#` allows only that transport; so do `webtransport` and `http`.
+ * the `#` allows only that transport; `webtransport` and `http` work too.
  *
  * @module
  */
@@ -32,11 +32,11 @@ async function main(): Promise<void> {
     about: "Serves a whiteboard to draw on together.",
   }, {
     port: { ...PORT, default: 8006 },
-    data: { value: "FILE", default: "whiteboard.db", help: "keeps the boards in this file" },
+    data: { value: "FILE", default: "whiteboard.db", help: "stores the boards in this file" },
     once: ONCE,
   });
   if (once) return await drawOnce();
-  // The page shares modules with the server, and so is bundled as a whole.
+  // The page shares modules with the server, so it is bundled as a whole.
   const page = await readPage(FOLDER, ["index.html", "whiteboard.css"], {
     "/whiteboard.js": new URL("whiteboard.js", FOLDER),
   });
@@ -49,7 +49,7 @@ async function main(): Promise<void> {
       hostname: "127.0.0.1",
       fetch: (request) => servePage(page, request),
       onListen: ({ port }) =>
-        console.log(`Whiteboard at http://localhost:${port} (Ctrl-C ends it)`),
+        console.log(`Whiteboard at http://localhost:${port} (press Ctrl-C to stop)`),
     })
   );
   async function end(): Promise<void> {
@@ -62,7 +62,7 @@ async function main(): Promise<void> {
   if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", end);
 }
 
-/** Ends the program with one line if a port is taken, or a file or an option is not usable. */
+/** Exits with a one-line message if the port is in use, or a file or option cannot be used. */
 async function orEnd<T>(start: () => T | Promise<T>): Promise<T> {
   try {
     return await start();

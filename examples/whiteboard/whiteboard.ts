@@ -26,7 +26,10 @@ export type WhiteboardOptions = Pick<
   "broker" | "fetch" | "hostname" | "onListen" | "port" | "presenceGraceMs"
 >;
 
-/** Serves the whiteboard. The broker keeps the boards; by default they end with the server. */
+/**
+ * Serves the whiteboard. The broker stores the boards; by default they are lost when the server
+ * stops.
+ */
 export function serveWhiteboard(options: WhiteboardOptions): WhiteboardServer {
   const server: WhiteboardServer = serve({
     presenceGraceMs: 2_000,
@@ -35,20 +38,20 @@ export function serveWhiteboard(options: WhiteboardOptions): WhiteboardServer {
     contract,
     rooms: ["board:{board}"],
     history: { "board:{board}": HISTORY },
-    // Every change has its verified user: a page cannot draw in another's name.
+    // Adds the verified user to every change: a page cannot draw in another user's name.
     includePublisher: true,
     limits: { maxSessions: 200, maxTopicsPerSession: 8 },
-    // A page that is behind gets only the newest pointers.
+    // A slow page receives only the newest pointers.
     session: { sendQueue: { policy: (topic) => topic === "cursors" ? "latest" : "close" } },
 
-    // The demonstration has no password: any visitor may take any name.
+    // The demo has no passwords: a visitor may use any name.
     authenticate({ request }) {
       const name = NAME.safeParse(new URL(request.url).searchParams.get("name"));
       if (name.success) return name.data;
       throw new AuthenticationError("A name has 1 to 24 letters and digits", { status: 400 });
     },
 
-    // Any user may watch and change any board. The contract bounds each change.
+    // Any user may watch and change any board. The contract limits each change.
     async authorize(_session, topic, action) {
       const board = BOARD.safeParse(topic.slice("board:".length));
       if (!topic.startsWith("board:") || !board.success) return false;
@@ -62,11 +65,14 @@ export function serveWhiteboard(options: WhiteboardOptions): WhiteboardServer {
     requests: {
       "strokes:{board}"({ params: { board } }) {
         if (BOARD.safeParse(board).success) return boards.get(board).strokes();
-        throw new RequestError("invalid", "A board's name has 1 to 32 small letters, digits and -");
+        throw new RequestError(
+          "invalid",
+          "A board's name has 1 to 32 lowercase letters, digits and -",
+        );
       },
     },
 
-    // Pointers, where the transport has no datagrams.
+    // Pointers, if the transport has no datagrams.
     onMessage(message, session) {
       if (message.pattern === "cursor") cursors.move(session as Session, message.data);
     },

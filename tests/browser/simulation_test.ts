@@ -13,7 +13,7 @@ testInBrowsers(
     await page.goto(server.url);
     await untilText(page, "#digest", /^[0-9a-f]{8}$/);
     const first = await textOf(page, "#digest");
-    assertEquals(await textOf(page, "#findings"), "Every client has every line.");
+    assertEquals(await textOf(page, "#findings"), "Every client received every line.");
     await untilText(page, "#play", /Pause/);
     await page.click("#play");
 

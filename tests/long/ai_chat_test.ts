@@ -52,7 +52,7 @@ Deno.test("modelWriter() passes the words of a model on, and asks for the rest",
   assertEquals(await Array.fromAsync(write(PROMPT)), ["One", " two"]);
   assertEquals(requests, ["Bearer secret", [{ role: "user", content: "count to 12" }]]);
   const rest = write({ ...PROMPT, written: "1 2" });
-  await assertRejects(() => Array.fromAsync(rest), Error, "ended in the middle");
+  await assertRejects(() => Array.fromAsync(rest), Error, "stopped in the middle");
   assertEquals((requests[3] as unknown[]).length, 3);
   await assertRejects(() => Array.fromAsync(write(PROMPT)), Error, "status 429");
 });

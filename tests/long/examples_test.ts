@@ -34,8 +34,8 @@ ann, tab 1  sees a letter from bob to ann: Tea at four?
 ann, tab 2  sees a letter from bob to ann: Tea at four?
 bob         did not see "ann joined the lobby"
 ann, tab 2  leaves
-ann, tab 1  says in the lobby: Still here, with one tab less.
-bob         sees ann in the lobby: Still here, with one tab less.
+ann, tab 1  says in the lobby: Still here, with one tab closed.
+bob         sees ann in the lobby: Still here, with one tab closed.
 bob         did not see "ann left the lobby"
 ann, tab 1  leaves
 bob         sees ann left the lobby
@@ -99,17 +99,17 @@ const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | 
     "no upgrade: 426 Expected a WebSocket upgrade",
   ]],
   ["durable_streams_in_hono.ts", ["-N"], [
-    "followed: A stream keeps what was said, and tells when all was said.",
+    "followed: A stream keeps every word, and readers see where it ends.",
     "resumed: true",
-    "events say the end: true",
+    "events report the end: true",
   ]],
   ["slow_clients.ts", [], [
     /^close: closed with 4507 .+/,
-    "drop-oldest: frames 1 2 3 4 9 10 11 12, learned of 4 dropped",
-    "drop-newest: frames 1 2 3 4 5 6 7 8, learned of 4 dropped",
-    "latest: frames 1 2 3 4 12, learned of 7 dropped",
-    "by topic: frames 1 2 3 4 12, learned of 7 dropped",
-    "with back-pressure: frames 1 2 3 4 5 6 7 8 9 10 11 12, learned of 0 dropped",
+    "drop-oldest: frames 1 2 3 4 9 10 11 12, notified of 4 dropped",
+    "drop-newest: frames 1 2 3 4 5 6 7 8, notified of 4 dropped",
+    "latest: frames 1 2 3 4 12, notified of 7 dropped",
+    "by topic: frames 1 2 3 4 12, notified of 7 dropped",
+    "with back-pressure: frames 1 2 3 4 5 6 7 8 9 10 11 12, notified of 0 dropped",
   ]],
   ["structured_stream.ts", ["-N"], [
     "alarm: boiler has 95 degrees",
@@ -120,15 +120,15 @@ const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | 
   ]],
   ["game_state.ts", ["-N"], [
     "over webtransport, by unreliable datagrams",
-    "  events: ann joined, bob joined, bob turned round at 61",
+    "  events: ann joined, bob joined, bob turned around at 61",
     /^ {2}without state .*35.*, ann is drawn at 34, 35, 35.5, 36, 36.5, 37$/,
     "over websocket, by reliable datagrams",
-    "  events: ann joined, bob joined, bob turned round at 61",
+    "  events: ann joined, bob joined, bob turned around at 61",
     "  without state 35, ann is drawn at 34, 35, 35.5, 36, 36.5, 37",
   ]],
   ["game_state/server.ts", ["-N"], [
     "ann is on the field",
-    "at 0 %: states, and none is missing",
+    "at 0 %: states, none missing",
     "at 100 %: no states",
   ]],
   ["file_transfer/main.ts", ["-N", "-R", "-W"], [
@@ -168,7 +168,7 @@ const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | 
     "a watcher over websocket",
     "  finds /live/anna",
     "  receives a group: key frame, +1, +2, +3, +4",
-    "  learns: /live/anna has ended",
+    "  sees that /live/anna has ended",
   ]],
   ["simulation/server.ts", ["-R", "-E"], [
     /^seed 1: digest [0-9a-f]{8}, \d+ events, 0 findings$/,
@@ -201,7 +201,7 @@ const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | 
     "bob sees tick",
     "ann sees tock",
     "bob sees tock",
-    "two viewers, and the publisher was asked by 1",
+    "two viewers, and subscriptions at the publisher: 1",
     "/clock is gone",
   ]],
   ["chat/server.ts", ["-N"], HELLO.trim().split("\n")],

@@ -1,5 +1,5 @@
 /**
- * The page: state, and messages to and from the server. `view.js` draws the page.
+ * The page's state, and its messages to and from the server. `view.js` draws the page.
  *
  * @module
  */
@@ -14,27 +14,27 @@ const TRANSPORTS = ["webtransport", "websocket", "http"].filter((name) =>
   ASKED_FOR.length === 0 || ASKED_FOR.includes(name)
 );
 
-/** Most questions that wait for the server. */
+/** Maximum questions that wait for the server. */
 const MAX_UNSENT = 20;
 
-/** Timeout of a question that waits for the server: 24 days, the longest time of a timer. */
+/** Timeout of a question that waits for the server: 24 days, the maximum of a timer. */
 const NO_HURRY_MS = 2 ** 31 - 1;
 
 const state = {
   /** Status of the client. */
   status: { name: "connecting" },
-  /** All conversations, once known. */
+  /** All conversations, once loaded. */
   conversations: undefined,
-  /** Id of the conversation on display, also before the first question. */
+  /** Id of the open conversation, also before its first question. */
   current: "",
   /**
-   * Turns by conversation, once known. A turn is `unsent` until the server has it; then `writing`,
-   * and at last `complete`, `stopped` or `failed`.
+   * Turns by conversation, once loaded. A turn is `unsent` until the server has it, then `writing`,
+   * and finally `complete`, `stopped` or `failed`.
    */
   turns: new Map(),
 };
 
-/** Answers that this page reads, by the id of the turn. */
+/** Answers that this page is reading, by turn id. */
 const reading = new Map();
 
 const client = connect(new URL("/session", location.href), {
@@ -49,7 +49,7 @@ async function watchStatus() {
   for await (const status of client.status) {
     state.status = status;
     if (status.name === "connected") {
-      // The page may have missed turns in the time without a connection.
+      // The page may have missed turns while it was disconnected.
       for (const id of state.turns.keys()) if (id !== state.current) state.turns.delete(id);
       void loadList();
       void load(state.current);
@@ -89,7 +89,7 @@ async function load(conversation) {
   redraw();
 }
 
-/** Requests data over this connection; after a loss the next connection asks anew. */
+/** Requests data over this connection; after a reconnect the next connection requests it again. */
 async function ask(topic, data) {
   try {
     return await client.request(topic, data);
@@ -98,7 +98,7 @@ async function ask(topic, data) {
   }
 }
 
-/** Takes a turn that has begun or ended, here or in another tab. */
+/** Adds or updates a turn that has started or ended, in this tab or another. */
 function putTurn(turn) {
   unsent.delete(turn.id);
   const turns = state.turns.get(turn.conversation);
@@ -110,7 +110,7 @@ function putTurn(turn) {
   void read(merged);
 }
 
-/** Text and end of an answer that is being written come from the stream, not with the turn. */
+/** While an answer is being written, its text and end come from the stream, not from the turn. */
 function merge(turns, turn) {
   if (turn.state !== "writing") return turn;
   const before = turns.find(({ id }) => id === turn.id);
@@ -127,8 +127,8 @@ function isOpen(turn) {
 }
 
 /**
- * Asks, or reads on: the server begins the answer of a turn once. Every page reads the answer from
- * the first word.
+ * Asks the question, or continues reading: the server starts the answer of a turn only once. Every
+ * page reads the answer from the first word.
  */
 async function read(turn) {
   if (!isOpen(turn) || reading.has(turn.id)) return;
@@ -153,7 +153,7 @@ async function read(turn) {
   reading.delete(id);
 }
 
-/** Changes a turn that has not ended. */
+/** Updates a turn that has not ended. */
 function change({ id, conversation }, changes) {
   const turn = turnsOf(conversation).find((turn) => turn.id === id);
   if (isOpen(turn)) Object.assign(turn, changes);
@@ -162,7 +162,9 @@ function change({ id, conversation }, changes) {
 
 /* Asking */
 
-/** Questions that the server has not acknowledged. A reload, or another tab, sends them. */
+/**
+ * Questions that the server has not acknowledged. They are sent after a reload, or by another tab.
+ */
 const unsent = {
   all: () => JSON.parse(localStorage.getItem("unsent") ?? "[]"),
   of: (conversation) => unsent.all().filter((turn) => turn.conversation === conversation),
@@ -171,7 +173,7 @@ const unsent = {
   save: (turns) => localStorage.setItem("unsent", JSON.stringify(turns)),
 };
 
-/** Asks a question, or the question of a turn again; false if too many questions wait. */
+/** Asks a question, or retries the question of a turn; returns false if too many questions wait. */
 function pose(question, before) {
   if (unsent.all().length >= MAX_UNSENT) return false;
   const conversation = state.current;
@@ -206,7 +208,7 @@ function stop() {
   }
 }
 
-/* Drawing: once for all that changes in a moment */
+/* Drawing: once for all changes of a turn of the event loop */
 
 let isDrawing = false;
 
@@ -221,7 +223,7 @@ function redraw() {
 
 /* Input */
 
-/** Opens the conversation of the address; without one a new conversation. */
+/** Opens the conversation in the URL, or a new one. */
 function open() {
   state.current = location.hash.slice(1) || newId();
   if (client.isConnected) void load(state.current);
@@ -257,8 +259,8 @@ elements.confirm.addEventListener("close", async () => {
   await client.request("remove", id, { retry: true }).catch(console.warn);
 });
 
-// Without its script, the form would load the page again.
+// Before the script has loaded, submitting the form would reload the page.
 elements.send.disabled = false;
 open();
-followStatus(client, "Questions wait here, and answers go on later.");
+followStatus(client, "Questions wait here, and answers continue later.");
 await watchStatus();

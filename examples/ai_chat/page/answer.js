@@ -1,5 +1,5 @@
 /**
- * Draws an answer block by block, while the answer grows.
+ * Draws an answer block by block while it grows.
  *
  * @module
  */
@@ -7,18 +7,18 @@ import { copyButton, make } from "./elements.js";
 import { blocksOf, spansOf } from "./markdown.js";
 
 /**
- * Draws an answer. A block whose source is the same stays, and so does a selection within.
+ * Draws an answer. A block whose source is unchanged stays, with any selection inside it.
  *
  * @param parent The element.
  * @param text The answer so far.
- * @param options `isChanging` while the last block may grow; `onWhole` is called once with the text of
- * each block that is whole.
+ * @param options `isChanging` while the last block may grow; `onWhole` is called once with the text
+ * of each complete block.
  */
 export function drawAnswer(parent, text, { isChanging, onWhole }) {
   const blocks = blocksOf(text);
   for (const [i, block] of blocks.entries()) {
     const before = parent.children[i];
-    // A block is whole once another one follows.
+    // A block is complete once another one follows.
     const isWhole = !isChanging || i < blocks.length - 1;
     if (before?.source !== block.source) {
       const element = elementOf(block);

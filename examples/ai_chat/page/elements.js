@@ -1,5 +1,6 @@
 /**
- * Elements, made and changed as little as possible. Text becomes text, never HTML.
+ * Creates and updates elements, changing as little as possible. Text is inserted as text, never as
+ * HTML.
  *
  * @module
  */
@@ -9,7 +10,7 @@ export const elements = Object.fromEntries(
   [...document.querySelectorAll("[id]")].map((element) => [element.id, element]),
 );
 
-/** Makes an element with a class and a text. */
+/** Creates an element with a class and a text. */
 export function make(tag, className = "", text = "") {
   const element = document.createElement(tag);
   if (className !== "") element.className = className;
@@ -17,7 +18,7 @@ export function make(tag, className = "", text = "") {
   return element;
 }
 
-/** Makes a button that does not submit. */
+/** Creates a button that does not submit. */
 export function button(className, text, act) {
   const element = make("button", className, text);
   element.type = "button";
@@ -25,14 +26,14 @@ export function button(className, text, act) {
   return element;
 }
 
-/** Makes a button that copies a text, and says so. */
+/** Creates a button that copies a text and confirms it. */
 export function copyButton(label, textOf) {
   const element = button("link", label, async () => {
     try {
       await navigator.clipboard.writeText(textOf());
       element.textContent = "Copied";
     } catch {
-      element.textContent = "The browser denies this";
+      element.textContent = "The browser does not allow this";
     }
     setTimeout(() => element.textContent = label, 2_000);
   });

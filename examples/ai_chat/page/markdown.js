@@ -1,6 +1,7 @@
 /**
- * Reads the part of Markdown that models write: paragraphs, headings, lists, quotes, code, bold,
- * italics and links. The result is data; `answer.js` makes elements of the blocks, never HTML from text.
+ * Parses the part of Markdown that models write: paragraphs, headings, lists, quotes, code, bold,
+ * italics and links. The result is data; `answer.js` creates elements from it, never HTML from
+ * text.
  *
  * @module
  */
@@ -8,7 +9,7 @@
 import { linksOf } from "../../shared/links.js";
 
 /**
- * Splits a text into blocks. The source of a block tells if the block has changed.
+ * Splits a text into blocks. Compare a block's source to see if the block has changed.
  *
  * @param text The text, which may end anywhere.
  * @returns {Record<string, unknown>[]} Blocks of a kind (`p`, `h`, `ul`, `ol`, `quote`, `code`), each with its source, and with
@@ -57,7 +58,10 @@ function kindOf(line) {
   return "p";
 }
 
-/** Tells if a line belongs to the block before; lines of paragraphs and items may be wrapped. */
+/**
+ * Returns true if a line continues the block before it: lines of paragraphs and items may be
+ * wrapped.
+ */
 function continues(kind, line) {
   if (line.trim() === "") return false;
   return kindOf(line) === kind || kindOf(line) === "p";
@@ -88,7 +92,7 @@ const plain = (text) => [{ kind: "text", text }];
  * `a` with spans and an address of `http:` or `https:`.
  *
  * @param text The line. Bold that is not closed yet reaches to the end.
- * @param bare Splits text without marks; by default at bare addresses.
+ * @param bare Splits text without markup; by default at bare URLs.
  * @returns {Record<string, unknown>[]} The spans.
  */
 export function spansOf(text, bare = addressed) {
@@ -107,7 +111,7 @@ export function spansOf(text, bare = addressed) {
   return spans;
 }
 
-/** Splits a text without marks into texts and links of bare addresses. */
+/** Splits text without markup into texts and links to bare URLs. */
 function addressed(text) {
   return linksOf(text).flatMap((part) =>
     typeof part === "string"

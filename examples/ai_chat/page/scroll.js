@@ -5,13 +5,13 @@
  */
 import { elements } from "./elements.js";
 
-/** True while the log scrolls to new words: the reader has not scrolled up. */
+/** True while the log follows new words, because the reader has not scrolled up. */
 let isAtEnd = true;
 
-/** Measures of the log when the page scrolled last. */
+/** Size and position of the log when the page last scrolled it. */
 let placed = { scrollTop: 0 };
 
-/** Scrolls to the newest words, unless the reader reads elsewhere. */
+/** Scrolls to the newest words, unless the reader has scrolled up. */
 export function follow() {
   const { log } = elements;
   noteScroll();
@@ -20,10 +20,10 @@ export function follow() {
   elements["to-end"].hidden = isAtEnd;
 }
 
-/** Looks for the reader's own scrolling, also before the browser tells of it. */
+/** Detects scrolling by the reader, also before the browser fires an event. */
 function noteScroll() {
   const { scrollHeight, scrollTop, clientHeight, clientWidth } = measure();
-  // A page that is resized, or has less text, scrolls without the reader.
+  // Resizing the page or removing text also changes the scroll position.
   const isResized = clientHeight !== placed.clientHeight || clientWidth !== placed.clientWidth;
   if (isResized || scrollHeight < placed.scrollHeight) return;
   const rest = scrollHeight - scrollTop - clientHeight;
@@ -36,7 +36,7 @@ function measure() {
   return { scrollHeight, scrollTop, clientHeight, clientWidth };
 }
 
-/** Leaves the place of the reader for the newest words. */
+/** Scrolls to the newest words, wherever the reader is. */
 export function goToEnd() {
   placed = measure();
   isAtEnd = true;

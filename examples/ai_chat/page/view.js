@@ -7,7 +7,7 @@ import { drawAnswer } from "./answer.js";
 import { button, copyButton, elements, list, make, put } from "./elements.js";
 import { follow, goToEnd } from "./scroll.js";
 
-/** Questions for a new conversation. */
+/** Suggested questions for a new conversation. */
 const PROMPTS = [
   "What happens if I reload this page?",
   "What happens if the server is killed?",
@@ -101,7 +101,7 @@ function updateTurn(element, turn, isOld) {
   if (dataset.state === turn.state && element.drawn === turn.answer) return;
   element.drawn = turn.answer;
   const isChanging = isOpen(turn);
-  // The end of an answer that was being read is news; an old answer is none.
+  // Announces the end of an answer that was being written, not an old answer.
   const wasOpen = isOpen(dataset);
   dataset.state = turn.state;
   element.ariaBusy = String(isChanging);
@@ -116,7 +116,7 @@ function updateTurn(element, turn, isOld) {
   if (wasOpen && !isChanging && turn.state !== "complete") speak(words.textContent);
 }
 
-/** Lines that a screen reader reads out, the newest last. */
+/** Adds a line for screen readers, newest last. */
 function speak(text) {
   elements.spoken.append(make("p", "", text));
   while (elements.spoken.childElementCount > 20) elements.spoken.firstElementChild.remove();
@@ -148,7 +148,7 @@ elements.places.addEventListener("click", ({ target }) => {
   if (matchMedia("(min-width: 720px)").matches) elements.text.focus();
 });
 elements.chat.addEventListener("click", ({ target }) => {
-  // Elements beside the list are inert, so that a click there targets their container.
+  // Elements next to the list are inert, so that a click there targets their container.
   if (target === elements.chat) choose(false);
 });
 document.addEventListener("keydown", ({ key }) => {

@@ -1,5 +1,5 @@
 /**
- * The chat's page: its state, and its messages to and from the server. `view.js` draws the page.
+ * The state of the chat page, and its messages to and from the server. `view.js` draws the page.
  *
  * @module
  */
@@ -7,14 +7,14 @@ import { connect, newId } from "@skein/skein/client";
 import { followStatus } from "../../shared/skein.js";
 import { draw, elements, showError } from "./view.js";
 
-/** Rooms in the list even while empty. */
+/** Rooms that are listed even while empty. */
 const ROOMS = ["lobby", "tea", "help"];
 
-/** Most lines of each place, and most lines that wait to be sent. */
+/** Maximum lines of each place, and maximum lines that wait to be sent. */
 const MAX_LINES = 300;
 const MAX_WAITING = 100;
 
-/** Timeout of a line that waits to be sent: 24 days, the longest time of a timer. */
+/** Timeout of a line that waits to be sent: 24 days, the maximum of a timer. */
 const NO_HURRY_MS = 2 ** 31 - 1;
 
 /** The allowed transports: all, or those in `?transport=websocket`. */
@@ -25,13 +25,13 @@ const TRANSPORTS = ["webtransport", "websocket"].filter((name) =>
 
 const state = {
   me: "",
-  /** All users who are online, each with the rooms entered; `awaySince` a time without a page. */
+  /** All users who are online, each with their rooms; `awaySince` while they have no page. */
   people: [],
   /** Rooms that this page entered (`#lobby`), and users with direct messages (`@ann`). */
   places: new Map(),
-  /** True once the earlier letters have arrived; later letters count as unread. */
+  /** True once the stored letters have arrived; later letters count as unread. */
   hasLetters: false,
-  /** Key of the place on display. */
+  /** Key of the open place. */
   current: "",
   rooms: ROOMS,
 };
@@ -59,12 +59,12 @@ async function start(name) {
     }
     if (status.name === "connected" && !wasConnected) {
       wasConnected = true;
-      // A reload keeps the name of this tab. A new tab takes the name that was used last.
+      // A reload keeps the name of this tab. A new tab uses the most recent name.
       sessionStorage.setItem("name", name);
       localStorage.setItem("name", name);
       open("#lobby");
     }
-    // Fetches the letters of the time without a connection; `noteMembers` does so for the rooms.
+    // Fetches letters that were missed while disconnected; `noteMembers` does so for the rooms.
     if (status.name === "connected") void recallLetters();
     markWaiting();
     redraw();
@@ -89,7 +89,7 @@ function receive({ topic, data }) {
   redraw();
 }
 
-/** Notes who is in a room, and tells who joined or left. */
+/** Updates the members of a room, and announces who joined or left. */
 function noteMembers(place, members) {
   const users = new Set(members.keys());
   const isLive = members.status === "subscribed";
@@ -103,7 +103,7 @@ function noteMembers(place, members) {
     for (const user of gone) tell(place, `${user} left`);
   } else for (const user of gone) place.returning.add(user);
   place.members = users;
-  // From here on the subscription is live, so that recalled and live lines leave no gap.
+  // The subscription is live now, so recalled and live lines leave no gap.
   if (isLive && !place.isLive) void recallRoom(place);
   place.isLive = isLive;
   redraw();
@@ -130,7 +130,7 @@ async function recallLetters() {
 }
 
 /**
- * Requests data for the current connection. After a lost connection, the next connection asks
+ * Requests data for the current connection. After a reconnect, the next connection requests it
  * again.
  */
 async function ask(topic, data) {
@@ -142,7 +142,9 @@ async function ask(topic, data) {
   }
 }
 
-/** Adds a line to its place. A line may arrive twice: in a reply, live, and when recalled. */
+/**
+ * Adds a line to its place. A line may arrive several times: in a reply, live, and when recalled.
+ */
 function put(place, line, isOld = false) {
   const known = place.lines.find(({ id }) => id === line.id);
   if (known !== undefined) {
@@ -161,7 +163,7 @@ function add(place, line) {
 }
 
 /**
- * Sorts by the server's time. Lines that the server has not accepted yet come last, in the order of
+ * Sorts by the server's time. Lines that the server has not accepted yet are last, in the order of
  * typing.
  */
 function sort({ lines }) {
@@ -194,7 +196,7 @@ async function deliver() {
     const [line] = outbox;
     const { id, text, place: { kind, name } } = line;
     try {
-      // The client sends the request again after a lost connection. The server knows the id, and
+      // The client resends the request after a lost connection. The server knows the id, and
       // accepts the line once.
       const options = { retry: true, timeoutMs: NO_HURRY_MS };
       const { at } = kind === "room"
@@ -242,7 +244,7 @@ async function enter(place) {
       redraw();
     }
   } catch (error) {
-    tell(place, `This room cannot be entered: ${error.failure?.message ?? error.message}`);
+    tell(place, `You cannot enter this room: ${error.failure?.message ?? error.message}`);
     redraw();
   }
 }
@@ -261,7 +263,7 @@ async function leave(key) {
   await subscription.unsubscribe();
 }
 
-/* Drawing: once for all that changes in a turn */
+/* Drawing: once for all changes of a turn of the event loop */
 
 let isDrawing = false;
 
@@ -283,7 +285,6 @@ elements.enter.addEventListener("submit", (event) => {
 });
 
 elements["change-name"].addEventListener("click", () => {
-  // Only this tab opens the room; other tabs stay as they are.
   sessionStorage.setItem("name", "");
   location.reload();
 });

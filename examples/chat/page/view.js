@@ -5,7 +5,7 @@
  */
 import { linked } from "../../shared/links.js";
 
-/** Lines of one user within this time form one block. */
+/** Maximum time between lines of a user that are shown as one block. */
 const TOGETHER_MS = 5 * 60_000;
 
 /** The elements of the page, by id. */
@@ -18,7 +18,7 @@ const LINE_STATE = { waiting: "waiting", sending: "sending", sent: "sent", faile
 /** The key of the place that was drawn last. */
 let shown = "";
 
-/** True while the log scrolls to new lines: the reader has not scrolled up. */
+/** True while the log follows new lines, because the reader has not scrolled up. */
 let isAtEnd = true;
 
 /** Draws all changes. */
@@ -83,7 +83,7 @@ function drawPeople(state, { open }) {
   });
 }
 
-/** A user without a page: the time of the last one if known. */
+/** Describes a user without a page, with the time since then if known. */
 function awayWords(since) {
   return since === Infinity ? "away" : `away since ${timeOf(new Date(since))}`;
 }
@@ -135,7 +135,7 @@ function hereIn({ members }, { me, people }) {
 function hereUser({ name }, { people, me }) {
   if (name === me) return "Notes to yourself";
   const isHere = people.some(({ user, awaySince }) => user === name && awaySince === undefined);
-  return isHere ? "is here" : "is away, and reads it later";
+  return isHere ? "is here" : "is away and will read it later";
 }
 
 function drawLog(place, state, { retry }) {
@@ -227,7 +227,7 @@ function closePlaces() {
 elements["open-places"].addEventListener("click", () => choose(true));
 elements["close-places"].addEventListener("click", closePlaces);
 elements.chat.addEventListener("click", ({ target }) => {
-  // Elements beside the dialog are inert, so that a click there targets their container.
+  // Elements next to the dialog are inert, so that a click there targets their container.
   if (target === elements.chat) closePlaces();
 });
 document.addEventListener("keydown", ({ key }) => {
@@ -244,13 +244,13 @@ function make(tag, className = "", text = "") {
   return element;
 }
 
-/** Hues that readers can tell apart at a glance. */
+/** Hues that are easy to tell apart. */
 const HUES = [25, 265, 150, 330, 60, 205, 110, 295, 0, 180, 235, 85];
 
 /** The colour of each name on this page, as an index into `HUES`. */
 const colours = new Map();
 
-/** Returns a colour that follows from the name, or another one if the colour is in use. */
+/** Returns a colour derived from the name, or another one if it is in use. */
 function hueOf(user) {
   let colour = colours.get(user);
   if (colour === undefined) {

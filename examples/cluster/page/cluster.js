@@ -1,6 +1,6 @@
 /**
- * The cluster's page. One client is in the room, through the balancer; another client is connected
- * to the program that runs the nodes.
+ * The cluster's page. One client is in the room, through the balancer; another one is connected to
+ * the program that runs the nodes.
  *
  * @module
  */
@@ -10,7 +10,6 @@ import { draw, elements } from "./view.js";
 
 const NAMES = ["ann", "bob", "eve", "kim", "leo", "mia", "noa", "ole", "pia", "tom"];
 
-/** Most lines on the page. */
 const MAX_LINES = 300;
 
 const state = {
@@ -19,12 +18,12 @@ const state = {
     NAMES[Math.floor(Math.random() * NAMES.length)] + Math.floor(Math.random() * 90 + 10),
   /** The engine, the balancer's port, and the nodes. */
   cluster: { engine: "", port: 0, nodes: [] },
-  /** The number of the node with this page's session; 0 without a session. */
+  /** The number of the node that has this page's session; 0 without a session. */
   node: 0,
   /** True while the program that runs the nodes is connected. */
   isControlled: false,
   people: new Set(),
-  /** Lines of the room, and notices in between. */
+  /** Lines of the room, mixed with notices. */
   lines: [],
 };
 
@@ -53,7 +52,7 @@ function enter(port) {
   const client = connect(url, {
     // The balancer forwards only TCP.
     transports: ["websocket"],
-    // Lines are sent again after a reconnect, until a node has handled them.
+    // Lines are resent after a reconnect until a node has handled them.
     delivery: "at-least-once",
     onMessage({ topic, data }) {
       if (topic === "node") state.node = data;
@@ -99,7 +98,7 @@ function notice(text) {
   put({ id: newId(), notice: text });
 }
 
-/** Puts a line last. A line of this user may be on the page already, marked as waiting. */
+/** Adds a line at the end. A line from this user may already be on the page, marked as waiting. */
 function put(line) {
   state.lines = [...state.lines.filter(({ id }) => id !== line.id), line].slice(-MAX_LINES);
   redraw();
@@ -121,7 +120,7 @@ elements.say.addEventListener("submit", (event) => {
   put({ id, from: state.me, text, isWaiting: true });
 });
 
-// Without its script, the form would load the page again.
+// Before the script has loaded, submitting the form would reload the page.
 elements.send.disabled = false;
 
 elements.nodes.addEventListener("click", ({ target }) => {
@@ -129,7 +128,7 @@ elements.nodes.addEventListener("click", ({ target }) => {
   if (verb !== undefined) control.send("do", { verb, number: Number(number) });
 });
 
-/* Drawing: once for all that changes in a turn */
+/* Drawing: once for all changes of a turn of the event loop */
 
 let isDrawing = false;
 

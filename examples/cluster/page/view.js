@@ -10,10 +10,10 @@ export const elements = Object.fromEntries(
   [...document.querySelectorAll("[id]")].map((element) => [element.id, element]),
 );
 
-/** The actions on a node: the state that allows an action, the button's label, and the effect. */
+/** The actions on a node: the state that allows each action, its label, and its effect. */
 const VERBS = {
-  kill: { when: "up", word: "Kill", does: "ends its process at once" },
-  drain: { when: "up", word: "Drain", does: "sends its clients to the other node, then ends it" },
+  kill: { when: "up", word: "Kill", does: "kills its process immediately" },
+  drain: { when: "up", word: "Drain", does: "moves its clients to the other node, then stops it" },
   start: { when: "down", word: "Start", does: "starts it again" },
 };
 
@@ -29,7 +29,7 @@ export function draw({ me, cluster, isControlled, node, people, lines }) {
   drawLines(lines.length === 0 ? [NOTHING] : lines);
 }
 
-/** The line of an empty room. */
+/** The line shown in an empty room. */
 const NOTHING = { id: "nothing", isEmpty: true };
 
 /** The cards of the nodes, by number. Cards stay in place, so that buttons keep the focus. */
@@ -41,7 +41,7 @@ function drawNode({ number, state }, here) {
   const [badge, note] = card.firstElementChild.children;
   badge.dataset.state = state;
   put(badge, `Node ${number} is ${state}`);
-  put(note, number === here ? ", and has this page" : "");
+  put(note, number === here ? ", and serves this page" : "");
   for (const button of card.querySelectorAll("button")) {
     button.disabled = state !== VERBS[button.dataset.verb].when;
   }

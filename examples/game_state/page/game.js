@@ -1,5 +1,5 @@
 /**
- * The game's page: states arrive by datagrams; the player's moves go as messages.
+ * The game's page: states arrive in datagrams; the player's moves are sent as messages.
  *
  * @module
  */
@@ -13,12 +13,12 @@ const elements = Object.fromEntries(
 
 const NAMES = ["ann", "eve", "kim", "leo", "mia", "noa", "ole", "pia", "tom"];
 
-/** Distance of one press of an arrow key. */
+/** Distance per press of an arrow key. */
 const STEP = 12;
 
 const DATAGRAMS = { unreliable: "unreliable datagrams", reliable: "reliable datagrams" };
 
-/** Accepts all data: the server validates its input, and this page trusts the server. */
+/** Accepts all data: the server validates its input, and the page trusts the server. */
 const asItComes = { "~standard": { version: 1, vendor: "page", validate: (value) => ({ value }) } };
 
 const name = new URLSearchParams(location.search).get("name") ??
@@ -31,7 +31,7 @@ const client = connect(new URL(`/session?name=${encodeURIComponent(name)}`, loca
   onMessage({ data }) {
     game = data;
     states = new States(game.tickMs);
-    // The server begins each session with a good network, so the page sends its dials again.
+    // The server starts each session with a good network, so the page sends its settings again.
     dial();
   },
 });
@@ -51,7 +51,7 @@ for (
 function dial() {
   const [lossPercent, delayMs] = [elements.loss, elements.delay].map(({ value }) => Number(value));
   if (!client.isConnected) return;
-  // If the connection is lost, the page sends its dials again in the next session.
+  // If the connection is lost, the page sends its settings again in the next session.
   client.request("network", { lossPercent, delayMs }).catch(() => {});
 }
 
@@ -88,14 +88,14 @@ elements.field.addEventListener("keydown", (event) => {
 
 /* States */
 
-followStatus(client, "The game stands still.");
+followStatus(client, "The game is paused.");
 
 void (async () => {
   for await (const { name: status } of client.status) {
     const { session } = client;
     if (status !== "connected") continue;
     const by = DATAGRAMS[session.connection.capabilities.datagrams];
-    elements.you.textContent = `You are ${name}. States come by ${by}.`;
+    elements.you.textContent = `You are ${name}. States arrive by ${by}.`;
     void listen(session);
   }
 })();
@@ -124,7 +124,7 @@ function draw(now) {
   const scale = field.width / game.field.width;
   const time = states.timeAt(now);
   const drawn = smooth.checked ? states.at(time) : newest.players;
-  // Labels have the size of other text, however small the field is.
+  // Labels have the size of other text, even if the field is small.
   const size = 14 * field.width / field.clientWidth;
   context.font = `600 ${size}px system-ui, sans-serif`;
   context.textAlign = "center";

@@ -1,24 +1,22 @@
 /**
- * The latest states of a game, and the positions between states.
+ * The latest states of a game, and interpolated positions.
  *
  * @module
  */
 
-/** Most stored states. */
 const MAX_STATES = 60;
 
 /**
- * Delay of the drawing behind the slowest state, in states, so that the next state has usually
+ * Extra delay of the drawing after the slowest state, in states, so that the next state has usually
  * arrived.
  */
 const MARGIN = 1.5;
 
-/** Number of arrivals that measure the network: those of five seconds. */
+/** Arrivals used to measure the network: five seconds' worth. */
 const MAX_ARRIVALS = 50;
 
-/** Collects the newest states. */
 export class States {
-  /** The numbers of states that arrived, were lost, or arrived after a newer one. */
+  /** How many states arrived, were lost, or arrived after a newer one. */
   came = 0;
   lost = 0;
   late = 0;
@@ -36,7 +34,7 @@ export class States {
     return this.#states.at(-1);
   }
 
-  /** Adds a state. A state older than the newest one serves the drawing only. */
+  /** Adds a state. A state older than the newest is used only for drawing. */
   add(state, now) {
     const { newest } = this;
     this.came++;
@@ -51,12 +49,12 @@ export class States {
     if (this.#ahead.length > MAX_ARRIVALS) this.#ahead.shift();
   }
 
-  /** Returns the time to draw: as far behind the newest state as the slowest recent arrivals. */
+  /** Returns the time to draw: as late as the slowest recent arrivals. */
   timeAt(now) {
     return now / this.#tickMs + Math.min(...this.#ahead) - MARGIN;
   }
 
-  /** The delay of the drawing behind the fastest recent arrivals, in milliseconds. */
+  /** The delay of the drawing relative to the fastest recent arrivals, in milliseconds. */
   get behindMs() {
     return (Math.max(...this.#ahead) - Math.min(...this.#ahead) + MARGIN) * this.#tickMs;
   }

@@ -1,6 +1,5 @@
 /**
- * Sends the picture of this page: encodes a canvas into a video track, described by a catalog
- * track.
+ * Sends this page's picture: encodes a canvas as a video track, which a catalog track describes.
  *
  * @module
  */
@@ -18,10 +17,10 @@ const CONFIG = {
   latencyMode: "realtime",
 };
 
-/** Most pictures that may wait for the encoder; further pictures are skipped. */
+/** Maximum pictures that wait for the encoder; further pictures are skipped. */
 const MAX_WAITING = 2;
 
-/** On a slow network, groups older than this give way to newer groups, in milliseconds. */
+/** On a slow network, groups older than this are dropped for newer ones, in milliseconds. */
 const MAX_LATENCY_MS = 2_000;
 
 /** Returns the reason why this browser cannot send, or `undefined` if it can. */
@@ -31,7 +30,7 @@ export async function whyNotSend() {
   return supported ? undefined : "This browser does not encode VP8.";
 }
 
-/** A broadcast of this page, which continues across reconnects. */
+/** This page's broadcast, which continues across reconnects. */
 export class Broadcast {
   #name;
   #context;
@@ -46,7 +45,7 @@ export class Broadcast {
   #lastKey = -Infinity;
 
   /**
-   * Prepares a broadcast; `onDemand` is called when the first subscriber comes and when the last
+   * Prepares a broadcast; `onDemand` is called when the first subscriber joins and when the last
    * one leaves.
    */
   constructor(name, canvas, onDemand) {
@@ -55,12 +54,12 @@ export class Broadcast {
     this.#video = this.#tracks.track("video", { maxLatencyMs: MAX_LATENCY_MS, onDemand });
   }
 
-  /** True while the server has subscribed, on behalf of all watchers. */
+  /** True while the server is subscribed, on behalf of all viewers. */
   get isWatched() {
     return this.#video.subscribers > 0;
   }
 
-  /** Starts the broadcast. With the camera as the source, throws if the user refuses access. */
+  /** Starts the broadcast. Throws if the source is the camera and the user denies access. */
   async start(mux, { source, onError }) {
     if (source === "camera") this.#camera = await openCamera();
     this.#encoder = new VideoEncoder({ output: (chunk) => this.#send(chunk), error: onError });
@@ -76,7 +75,7 @@ export class Broadcast {
     this.#ticker.postMessage(1_000 / RATE);
   }
 
-  /** Ends the broadcast; watchers receive the end. */
+  /** Ends the broadcast; viewers are notified. */
   stop() {
     this.#publication?.end();
     this.#tracks.close();
@@ -85,7 +84,6 @@ export class Broadcast {
     for (const track of this.#camera?.srcObject.getTracks() ?? []) track.stop();
   }
 
-  /** Encodes one picture. */
   #take() {
     const at = now();
     this.#count++;
@@ -101,7 +99,7 @@ export class Broadcast {
   }
 
   /**
-   * Sends an encoded picture. A decoder can only start at a key frame, so each key frame begins a
+   * Sends an encoded picture. A decoder can only start at a key frame, so each key frame starts a
    * group.
    */
   #send(chunk) {
@@ -123,7 +121,7 @@ async function openCamera() {
   return video;
 }
 
-/** Fills the canvas; the overhang is cut off on both sides. */
+/** Fills the canvas, cropping both sides. */
 function drawCover(context, video) {
   const { width, height } = context.canvas;
   const scale = Math.max(width / video.videoWidth, height / video.videoHeight);

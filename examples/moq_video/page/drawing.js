@@ -1,6 +1,6 @@
 /**
- * The drawing that a page sends without a camera: moving threads, the time of day, and the number
- * of the picture. The number appears twice: as digits for people, and as bars for programs.
+ * The drawing that a page sends without a camera: moving threads, the time of day, and the
+ * picture's number, as digits for people and as bars for programs.
  *
  * @module
  */
@@ -15,7 +15,7 @@ const BAR = { left: 32, top: 316, width: 24, height: 24 };
 export function hueOf(name) {
   let sum = 0;
   for (const character of name) sum = sum * 31 + character.codePointAt(0) & 0xffff;
-  // Neighbouring values get distant colours.
+  // Similar values get distant colours.
   return Math.round(sum * 137.5) % 360;
 }
 

@@ -1,6 +1,6 @@
 /**
  * The format of a frame on the track `video`: eight bytes of time, then the encoded picture. The
- * first frame of each group is a key frame. The track `catalog` describes the decoder's settings in
+ * first frame of each group is a key frame. The track `catalog` contains the decoder's settings as
  * JSON.
  *
  * @module
@@ -20,7 +20,7 @@ export const GROUP_MS = 1_000;
 /** Pictures per second. */
 export const RATE = 30;
 
-/** Returns the time in milliseconds, with a fraction. */
+/** Returns the time in milliseconds, with fractions. */
 export function now() {
   return performance.timeOrigin + performance.now();
 }

@@ -1,6 +1,6 @@
 /**
- * A clock in a worker. Browsers slow down the timers of hidden pages; timers of workers keep their
- * pace, so that the camera continues.
+ * A clock in a worker. Browsers throttle the timers of hidden pages, but not of workers, so the
+ * camera continues.
  *
  * @module
  */

@@ -2,8 +2,8 @@
  * The page: the list of broadcasts, the picture that the user watches, and the user's own
  * broadcast. `view.js` draws the page.
  *
- * `?watch=anna` watches anna; `?air=anna` starts a broadcast of the drawing as anna;
- * `?transport=websocket` or `?transport=webtransport` allows only that transport.
+ * `?watch=anna` watches anna; `?air=anna` broadcasts the drawing as anna; `?transport=websocket` or
+ * `?transport=webtransport` allows only that transport.
  *
  * @module
  */
@@ -16,19 +16,19 @@ import { watch, whyNotWatch } from "./watch.js";
 /** Time window of the statistics, in milliseconds; drawn twice per window. */
 const WINDOW_MS = 1_000;
 
-/** Points of the latency line. */
+/** Points of the latency chart. */
 const MAX_HISTORY = 40;
 
 /** Time without a picture until the stage shows a stall, in milliseconds. */
 const STALLED_MS = 2_000;
 
 /**
- * Time until all announcements have arrived, in milliseconds; the protocol does not announce an
- * empty list.
+ * Time until all announcements should have arrived, in milliseconds; the protocol does not announce
+ * an empty list.
  */
 const TELLING_MS = 500;
 
-/** Pause before another attempt after an unexpected end, in milliseconds. */
+/** Pause before a retry after an unexpected end, in milliseconds. */
 const AGAIN_MS = 1_000;
 
 const asked = new URLSearchParams(location.search);
@@ -58,10 +58,10 @@ let history = [];
 
 let fallback;
 let broadcast;
-/** Client of the watching side. */
+/** Client that watches. */
 const client = connect();
 /**
- * Client of the user's own broadcast. A separate client is necessary, because the relay does not
+ * Client of the user's own broadcast. It must be a separate one, because the relay does not
  * announce a broadcast to its publisher.
  */
 let sender;
@@ -177,7 +177,7 @@ async function goOnAir(name, source) {
   state.isStarting = true;
   state.error = await whyNotSend();
   if (state.names.includes(name)) {
-    state.error ??= `${name} is on the air already; choose another name.`;
+    state.error ??= `${name} is already on the air; choose another name.`;
   }
   redraw();
   if (state.error === undefined) {

@@ -23,9 +23,9 @@ const MESSAGES = {
     name,
   ) => [
     `No picture of ${name}`,
-    "The network or the server stalls. The picture returns automatically.",
+    "The network or the server has stalled. The picture returns automatically.",
   ],
-  ended: (name) => [`${name} has ended`, "A new broadcast of this name starts the picture again."],
+  ended: (name) => [`${name} has ended`, "The picture returns with a new broadcast of this name."],
   unsupported: (_name, why) => ["No picture here", why],
 };
 
@@ -82,7 +82,7 @@ export function drawStage({ state, watched, why }) {
 /** Draws the list of broadcasts. */
 export function drawOnAir({ names, watched, own, isConnected }, onWatch) {
   const list = elements["on-air"];
-  // Without the server the list is unknown.
+  // While disconnected, the list is unknown.
   list.classList.toggle("unknown", !isConnected);
   const rows = new Map([...list.children].map((row) => [row.dataset.name, row]));
   for (const [name, row] of rows) if (!names.includes(name)) row.remove();
@@ -114,7 +114,7 @@ export function drawNumbers(numbers) {
   put(elements.bits, kilobits === undefined ? "–" : kilobits.toLocaleString("en"));
   put(elements.group, group === undefined ? "–" : String(group));
   put(elements.skipped, skipped ? `${skipped} skipped` : "none skipped");
-  // The highest latency of the last minute is the top, but at least 50 ms.
+  // The top is the highest latency of the last minute, but at least 50 ms.
   const top = Math.max(50, ...history) * 1.1;
   // The line starts on the left. After a minute the points move.
   const x = (at) => (at * (120 / 59)).toFixed(1);
@@ -135,7 +135,7 @@ export function drawOwn({ own, isStarting, isWatched, error }) {
   }
   go.disabled = isStarting;
   go.dataset.on = String(isOn);
-  put(go, isOn ? "Leave the air" : "Go on the air");
+  put(go, isOn ? "Stop broadcasting" : "Go on the air");
   badge.dataset.state = isWatched ? "live" : "waiting";
   put(badge, isWatched ? "watched" : "no watchers");
   put(alert, error ?? "");

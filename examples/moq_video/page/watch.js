@@ -5,30 +5,30 @@
  */
 import { decodeFrame, now, pathOf } from "./frame.js";
 
-/** Longest wait for the rest of a group once a newer group has begun, in milliseconds. */
+/** Maximum wait for the rest of a group once a newer group has started, in milliseconds. */
 const REST_MS = 150;
 
-/** Waits without limit for the broadcast, and for its return after a loss. */
+/** Waits without a limit for the broadcast, and for its return. */
 const PATIENT = { waitForBroadcast: true, resumeTimeoutMs: Infinity };
 
 /** Returns the reason why this browser cannot watch, or `undefined` if it can. */
 export function whyNotWatch() {
   return "VideoDecoder" in globalThis
     ? undefined
-    : "This browser has no VideoDecoder (WebCodecs). Current ones have it: Chromium, Firefox, Safari.";
+    : "This browser has no VideoDecoder (WebCodecs). Use a current Chromium, Firefox or Safari.";
 }
 
 /**
  * Watches a broadcast until the signal is aborted, across reconnects of the client and restarts of
  * the broadcast.
  *
- * `onPicture` is called for each picture on the canvas, with latency, size in bytes and number of
- * the group; `onSkipped` receives the number of groups that did not arrive.
+ * `onPicture` is called for each picture on the canvas, with its latency, size in bytes and group
+ * number; `onSkipped` receives the number of groups that did not arrive.
  */
 export async function watch(client, name, { canvas, signal, onPicture, onSkipped }) {
   const path = pathOf(name);
   const context = canvas.getContext("2d", { willReadFrequently: true });
-  /** Facts about the pictures in the decoder, by timestamp. */
+  /** Metadata of the pictures in the decoder, by timestamp. */
   const known = new Map();
   const failure = Promise.withResolvers();
   failure.promise.catch(() => {});
@@ -52,7 +52,7 @@ export async function watch(client, name, { canvas, signal, onPicture, onSkipped
       signal,
       // Pictures are more urgent than all other tracks here.
       priority: 200,
-      // A broadcast that restarted may begin at a lower number.
+      // A restarted broadcast may start at a lower number.
       onResumed: () => last = undefined,
     });
     let next = nextGroup(track);
@@ -88,7 +88,7 @@ export async function watch(client, name, { canvas, signal, onPicture, onSkipped
         decoder.decode(new EncodedVideoChunk({ type, timestamp, data }));
       }
     } catch (error) {
-      // The group or the session was cancelled: the next group begins with a key frame.
+      // The group or the session was cancelled; the next group starts with a key frame.
       if (error.code !== "moq") throw error;
     }
   }

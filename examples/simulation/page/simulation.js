@@ -1,5 +1,5 @@
 /**
- * The page of the simulation: plays the trace of a run, and asks for runs with further faults.
+ * The simulation's page: plays the trace of a run, and requests runs with more faults.
  *
  * @module
  */
@@ -11,7 +11,7 @@ const elements = Object.fromEntries(
   [...document.querySelectorAll("[id]")].map((element) => [element.id, element]),
 );
 
-/** Facts in the list at once; the newest. */
+/** Maximum listed facts: the newest. */
 const SHOWN_FACTS = 60;
 
 const FAULTS = {
@@ -21,14 +21,14 @@ const FAULTS = {
   cut: "is cut off",
 };
 
-/** Pause between two looks at the server, in milliseconds. */
+/** Interval between checks of the server, in milliseconds. */
 const WATCH_MS = 3_000;
 
 const READY = { name: "connected", words: "Ready" };
 
 let isDead = false;
 
-/** Moment from which to show the run that waits for the server; `undefined` without one. */
+/** Start moment of the run that waits for the server; `undefined` if none waits. */
 let waiting;
 
 const state = {
@@ -51,7 +51,7 @@ const stage = new Stage(elements.stage, {
   },
 });
 
-/** Asks the server for a run, and shows the trace from a moment on. */
+/** Requests a run, and shows its trace from a given moment. */
 async function run(fromMs) {
   showStatus({ name: "connecting", words: "Running" });
   elements.error.textContent = "";
@@ -72,7 +72,7 @@ async function run(fromMs) {
   else elements.error.textContent = await response.text();
 }
 
-/** Looks if the server is there; once the server is back, asks for the run that waits. */
+/** Checks if the server is up; once it is back, requests the run that waits. */
 async function watchServer() {
   try {
     await fetch("/", { method: "HEAD", cache: "no-store" });
@@ -92,7 +92,7 @@ function showDead() {
   showStatus({
     name: "reconnecting",
     words: "No server",
-    why: "The server does not answer. This run still plays; another one waits here.",
+    why: "The server does not respond. This run keeps playing; the next one waits here.",
     canRetry: true,
   });
 }
@@ -106,7 +106,7 @@ function show({ hosts, durationMs, tookMs, digest, events, findings, trace }, fr
   elements.digest.textContent = `${digest}${isEqual ? ", the same as before" : ""}`;
   elements.events.textContent = `${events.toLocaleString()} events in ${Math.round(tookMs)} ms`;
   elements.findings.textContent = findings.length === 0
-    ? "Every client has every line."
+    ? "Every client received every line."
     : findings.map(({ host, text }) => `${host} ${text}`).join("; ");
   elements.findings.classList.toggle("bad", findings.length > 0);
   showFaults();
@@ -165,7 +165,7 @@ function showFaults() {
   elements["no-faults"].hidden = state.faults.length > 0;
 }
 
-/** Chooses a host for faults and facts; the chosen one again for all hosts. */
+/** Selects a host for faults and facts; selecting it again selects all hosts. */
 function choose(name) {
   state.chosen = state.chosen === name ? undefined : name;
   stage.choose(state.chosen);
@@ -206,7 +206,7 @@ elements.start.addEventListener("submit", (event) => {
   void run(state.atMs);
 });
 
-// Without its script, the form would load the page again.
+// Before the script has loaded, submitting the form would reload the page.
 elements.run.disabled = false;
 elements.play.disabled = false;
 onRetry(watchServer);

@@ -1,5 +1,5 @@
 /**
- * Draws the hosts, their connections, and the packets under way.
+ * Draws the hosts, their connections, and the packets in flight.
  *
  * @module
  */
@@ -20,8 +20,8 @@ export class Stage {
   #names;
 
   /**
-   * `choose` receives the name of a host that was clicked. `resize` is called once the drawing has
-   * another size, and is empty.
+   * `choose` receives the name of a clicked host. `resize` is called after the size has changed;
+   * the drawing is empty then.
    */
   constructor(svg, on) {
     this.#svg = svg;
@@ -39,7 +39,7 @@ export class Stage {
     const { width, height } = this.#svg.getBoundingClientRect();
     if (width === 0) return;
     this.#svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    // The keyboard stays at its host when the drawing gets another size.
+    // The keyboard focus stays on its host when the size changes.
     const focused = [...this.#hosts].find(([, group]) => group === document.activeElement)?.[0];
     this.#svg.replaceChildren();
     for (const part of [this.#places, this.#hosts, this.#lines]) part.clear();
@@ -65,7 +65,7 @@ export class Stage {
     this.#hosts.get(focused)?.focus({ preventScroll: true });
   }
 
-  /** Draws a moment of a trace. */
+  /** Draws one moment of a trace. */
   draw(trace, ms) {
     const links = trace.linksAt(ms);
     for (const [key, line] of this.#lines) {
@@ -90,7 +90,7 @@ export class Stage {
     for (const circle of this.#packets.slice(packets.length)) circle.setAttribute("hidden", "");
   }
 
-  /** Marks the chosen host. */
+  /** Highlights the chosen host. */
   choose(name) {
     for (const [each, group] of this.#hosts) {
       group.setAttribute("aria-pressed", String(each === name));

@@ -1,13 +1,13 @@
 /**
- * The trace of a run, in an order for questions about a moment.
+ * The trace of a run, indexed by time.
  *
  * @module
  */
 
-/** Length of the parts of time by which packets are found, in milliseconds. */
+/** Length of the time slices that index packets, in milliseconds. */
 const PART_MS = 100;
 
-/** States of a host by the facts of its life. */
+/** States of a host, by the texts of its `life` facts. */
 const STATES = {
   "is killed": "dead",
   "loses its power": "dead",
@@ -16,9 +16,9 @@ const STATES = {
   "thaws": "alive",
 };
 
-/** Answers questions about a moment of a run. */
+/** Answers queries about a moment of a run. */
 export class Trace {
-  /** Facts without packets, the oldest first. */
+  /** Facts without packets, oldest first. */
   facts;
   #parts = new Map();
   #lives = new Map();
@@ -33,7 +33,7 @@ export class Trace {
     }
   }
 
-  /** Packets under way, each with the part of its way. */
+  /** Packets in flight, each with `part`, the travelled fraction of the link. */
   packetsAt(ms) {
     const found = [];
     for (const packet of this.#parts.get(Math.floor(ms / PART_MS)) ?? []) {
@@ -48,13 +48,13 @@ export class Trace {
     return STATES[this.#lives.get(host)?.findLast(({ atMs }) => atMs <= ms)?.text] ?? "alive";
   }
 
-  /** Kinds of the connections that no fact has ended, by the pair of hosts, as `from to`. */
+  /** Kinds of the open connections, by pair of hosts (`from to`). */
   linksAt(ms) {
     const open = new Map();
     for (const link of this.#links) {
       if (link.atMs > ms) break;
       const { host, to, kind } = link;
-      // A client that fell silent opens another connection, and uses no more than one.
+      // A client uses only one connection: a new one replaces a connection that went silent.
       if (kind !== "socket") {
         for (const key of open.keys()) if (key.startsWith(`${host} `)) open.delete(key);
       }
@@ -97,7 +97,7 @@ export class Trace {
   }
 
   #addLink(entry) {
-    // The other facts of a connection are its end.
+    // All other facts of a connection are about its end.
     const kind = /^opens (.+)$/.exec(entry.text)?.[1] ?? "";
     this.#links.push({ ...entry, kind });
   }

@@ -1,23 +1,22 @@
 /**
- * One board on this page: the strokes that the server has, the changes that wait, and undo.
+ * One board on this page: the server's strokes, the pending changes, and undo.
  *
  * @module
  */
 import { newId } from "@skein/skein/client";
 import { Drawing, LIMITS } from "../drawing.ts";
 
-/** Steps that can be undone. */
 const MAX_STEPS = 200;
 
 /** A board of the user `me`. `change` is called after each change, `notice` with sentences. */
 export class Board {
   /** Name of the board. */
   name;
-  /** True once the strokes of the server have arrived. */
+  /** True once the server's strokes have arrived. */
   isOpen = false;
-  /** Own changes that have not come back from the server, in order, by id. */
+  /** This page's changes that have not arrived from the server, in order, by id. */
   waiting = new Map();
-  /** Ids of the waiting changes that the server has taken, and that are about to come back. */
+  /** Ids of waiting changes that the server has acknowledged and that have not arrived yet. */
   #taken = new Set();
   #client;
   #me;
@@ -25,11 +24,11 @@ export class Board {
   #drawing = new Drawing();
   #subscription;
   #isLeft = false;
-  /** All strokes, until the next change. */
+  /** Cache of all strokes, until the next change. */
   #strokes;
-  /** Changes that waited when the page was reloaded, until the strokes of the server are here. */
+  /** Changes that waited when the page was reloaded, until the server's strokes have arrived. */
   #kept;
-  /** Steps that undo and redo take back: strokes drawn and strokes erased. */
+  /** Steps for undo and redo: strokes drawn and strokes erased. */
   #done = [];
   #undone = [];
 
@@ -43,7 +42,7 @@ export class Board {
     void this.#follow();
   }
 
-  /** All strokes, those included that wait to be sent. */
+  /** All strokes, including those that wait to be sent. */
   get strokes() {
     if (this.#strokes === undefined) {
       const drawing = new Drawing(this.#drawing.strokes);
@@ -60,13 +59,13 @@ export class Board {
     this.#perform({ drawn, erased });
   }
 
-  /** Adds to the last step, for an eraser that goes on. */
+  /** Adds to the last step while the eraser is down. */
   continueStep({ erased }) {
     this.#done.at(-1).erased.push(...erased);
     this.#perform({ drawn: [], erased });
   }
 
-  /** Erases all. */
+  /** Erases everything. */
   clear() {
     this.#done = [];
     this.#undone = [];
@@ -81,7 +80,7 @@ export class Board {
     return this.#undone.length > 0;
   }
 
-  /** Takes back the last step of this page; before the first step, the last stroke of this user. */
+  /** Undoes this page's last step; if it has none, this user's last stroke. */
   undo() {
     const own = this.#lastOwn();
     const step = this.#done.pop() ?? (own && { drawn: [own], erased: [] });
@@ -93,7 +92,7 @@ export class Board {
     if (step) this.#remember(this.#done, this.#reverse(step));
   }
 
-  /** Leaves the board. Changes that wait are sent all the same. */
+  /** Leaves the board. Waiting changes are still sent. */
   leave() {
     this.#isLeft = true;
     for (const id of this.#taken) this.#arrived(id);
@@ -111,10 +110,10 @@ export class Board {
         this.#restore();
         this.#subscription = this.#client.subscribe(`board:${this.name}`, {
           since,
-          // A board without changes has no position: the first changes come from the beginning.
+          // A board without changes has no position, so the first changes are read from the start.
           last: 1_000,
           onRecovery: async ({ recovered }) => {
-            // More was missed than the history keeps.
+            // The page missed more than the history keeps.
             if (!recovered) await this.#load();
           },
         });
@@ -123,13 +122,13 @@ export class Board {
       } catch (error) {
         await this.#subscription?.unsubscribe().catch(() => {});
         if (this.#client.status.isEnded) return;
-        // The session ended meanwhile, and the next one begins anew; anything else is told.
+        // If the session ended, the loop retries in the next one. Other errors are shown.
         if (this.#client.isConnected) return this.#on.notice(`Cannot open: ${error.message}`);
       }
     }
   }
 
-  /** Loads the strokes of today, and returns the position from which to follow. */
+  /** Loads the current strokes, and returns the position from which to follow. */
   async #load() {
     const session = await this.#client.whenConnected({ timeoutMs: 2 ** 31 - 1 });
     const drawing = new Drawing();
@@ -164,7 +163,7 @@ export class Board {
     }
   }
 
-  /** Takes a step back: erases the strokes, draws the erased ones anew, and returns the reverse. */
+  /** Reverses a step: erases its strokes, redraws the erased ones, and returns the reverse step. */
   #reverse({ drawn, erased }) {
     const known = new Map(this.strokes.map((stroke) => [stroke.id, stroke]));
     const reverse = {
@@ -184,7 +183,7 @@ export class Board {
     return this.strokes.findLast(({ by }) => by === this.#me);
   }
 
-  /** Publishes a change. The client keeps the change until the server has it, over reconnects. */
+  /** Publishes a change. The client keeps it across reconnects until the server has it. */
   #publish(change) {
     this.waiting.set(change.id, change);
     this.#changed();
@@ -192,13 +191,13 @@ export class Board {
       () => {
         if (!this.waiting.has(change.id)) return;
         this.#taken.add(change.id);
-        // On a board that was left, no change comes back.
+        // After leaving the board, no change arrives.
         if (this.#isLeft) this.leave();
       },
       (error) => {
         if (this.#client.status.isEnded) return;
         this.#arrived(change.id);
-        this.#on.notice(`A change was not kept: ${error.failure?.message ?? error.message}`);
+        this.#on.notice(`A change was not saved: ${error.failure?.message ?? error.message}`);
         this.#changed();
       },
     );
@@ -209,7 +208,7 @@ export class Board {
     this.#taken.delete(id);
   }
 
-  /* Over a reload of the page */
+  /* Surviving a page reload */
 
   get #key() {
     return `waiting:${this.name}`;
@@ -217,13 +216,13 @@ export class Board {
 
   #changed() {
     this.#strokes = undefined;
-    // A clearing is not kept over a reload: by then others may have drawn something new.
+    // A clear does not survive a reload: by then others may have drawn something new.
     const kept = [...this.waiting.values()].filter(({ kind }) => kind !== "clear");
     try {
       if (kept.length > 0) sessionStorage.setItem(this.#key, JSON.stringify(kept));
       else if (this.isOpen) sessionStorage.removeItem(this.#key);
     } catch {
-      // The storage is full: the changes wait in memory alone.
+      // The storage is full: the changes wait only in memory.
     }
     this.#on.change();
   }

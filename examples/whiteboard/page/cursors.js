@@ -1,27 +1,29 @@
 /**
- * The pointers: the own one, sent at most 30 times a second, and those of the others, drawn
- * with their names, and gliding from place to place.
+ * The pointers: this page's own, sent at most 30 times per second, and those of others, drawn with
+ * their names and moving smoothly.
  *
  * @module
  */
 
-/** Time between two places that are sent, in milliseconds. */
+/** Minimum time between two sent positions, in milliseconds. */
 const SEND_MS = 33;
 
-/** A pointer at rest is told again after this time, in milliseconds: datagrams may be lost. */
+/**
+ * A pointer at rest is sent again after this time, in milliseconds, because datagrams may be lost.
+ */
 const REPEAT_MS = 500;
 
-/** A pointer without news for this time is gone, in milliseconds. */
+/** A pointer without an update for this time is removed, in milliseconds. */
 const GONE_MS = 1_800;
 
-/** Time in which a pointer covers most of the way to the newest place, in milliseconds. */
+/** Time in which a pointer covers most of the distance to its newest position, in milliseconds. */
 const GLIDE_MS = 60;
 
-/** A trail of the pen without a stroke is gone after this time, in milliseconds. */
+/** A pen trail whose stroke does not arrive is removed after this time, in milliseconds. */
 const TRAIL_MS = 1_000;
 const MAX_TRAIL = 1_000;
 
-/** Accepts all data: the server validates all input, and the page trusts the server. */
+/** Accepts all data: the server validates its input, and the page trusts the server. */
 const asItComes = { "~standard": { version: 1, vendor: "page", validate: (value) => ({ value }) } };
 
 export class Cursors {
@@ -36,14 +38,14 @@ export class Cursors {
   #timer;
   #sentAt = 0;
 
-  /** Draws into an element; `hueOf` returns the colour of a user, `onNews` asks for a frame. */
+  /** Draws into an element; `hueOf` returns a user's colour, `onNews` requests a frame. */
   constructor(container, { hueOf, onNews }) {
     this.#container = container;
     this.#hueOf = hueOf;
     this.#onNews = onNews;
   }
 
-  /** Uses a session from now on; `undefined` while there is none. */
+  /** Switches to a session; `undefined` if there is none. */
   async use(session) {
     this.#session = session;
     this.#datagrams = undefined;
@@ -68,7 +70,7 @@ export class Cursors {
     this.#forget();
   }
 
-  /** Sets the own pointer, with the stroke under way; `undefined` once the pointer left the board. */
+  /** Sets this page's pointer, with the current stroke; `undefined` once it has left the board. */
   point(place, pen) {
     if (!place && this.#own.at === null) return;
     this.#own = { at: place ? [place[0], place[1]] : null, ...(place && pen && { pen }) };
@@ -86,7 +88,7 @@ export class Cursors {
     else this.#session.send("cursor", cursor);
   }
 
-  /** Takes news of other pointers, from a datagram or a message. */
+  /** Receives other pointers, from a datagram or a message. */
   take({ board, sequence, cursors }) {
     if (board !== this.#board) return;
     for (const { id, user, at, pen } of cursors) {
@@ -109,7 +111,7 @@ export class Cursors {
     this.#onNews();
   }
 
-  /** Draws all pointers; returns the strokes that the others are just drawing. */
+  /** Draws all pointers; returns the strokes that others are drawing. */
   draw(now, elapsedMs, { toScreen, isKnown }) {
     const part = matchMedia("(prefers-reduced-motion: reduce)").matches
       ? 1
@@ -125,7 +127,7 @@ export class Cursors {
       other.element.style.translate = `${x}px ${y}px`;
       other.element.style.setProperty("--hue", this.#hueOf(other.user));
       const { pen, trail, isDown, drawn } = other;
-      // The trail stays until the stroke itself has come.
+      // The trail stays until the stroke itself has arrived.
       if (pen === undefined || isKnown(pen.id) || now - other.penAt > TRAIL_MS) continue;
       strokes.push({ ...pen, points: isDown ? [...trail.slice(0, -1), [...drawn, 0.5]] : trail });
     }

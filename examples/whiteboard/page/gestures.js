@@ -1,22 +1,22 @@
 /**
- * Pointers, wheel and keys on the surface become lines, moves of the surface, and zooms. A pen has
- * pressure, two fingers move and zoom, and arrow keys move a cross that draws with the space bar.
+ * Converts pointers, wheel and keys on the surface to lines, panning and zooming. A pen has
+ * pressure, two fingers pan and zoom, and arrow keys move a cross that draws with the space bar.
  *
  * @module
  */
 
-/** Movement of the cross by one press of an arrow key, in pixels; with Shift four times that. */
+/** Movement of the cross per press of an arrow key, in pixels; four times that with Shift. */
 const STEP = 10;
 
 /**
- * Listens to a surface. `tool()` returns the tool; `begin`, `move`, `end` and `cancel` get the
- * line of the pen or the eraser, and `hover` gets the pointer, or `undefined` once the pointer left.
+ * Listens to a surface. `tool()` returns the tool; `begin`, `move`, `end` and `cancel` receive the
+ * line of the pen or the eraser, and `hover` the pointer, or `undefined` once it has left.
  */
 export function listen(surface, { cross, tool, begin, move, end, cancel, hover }) {
   const { canvas } = surface;
-  /** Fingers, pens and mice that are down, each with the last place. */
+  /** Fingers, pens and mice that are down, each with its last position. */
   const down = new Map();
-  /** The one gesture under way: `line`, `pan` or `pinch`. */
+  /** The current gesture: `line`, `pan` or `pinch`. */
   let gesture;
 
   const pointOf = ({ clientX, clientY, pointerType, pressure }) => [
@@ -25,7 +25,7 @@ export function listen(surface, { cross, tool, begin, move, end, cancel, hover }
   ];
 
   canvas.addEventListener("pointerdown", (event) => {
-    // The frame of the focus is for the keyboard.
+    // The focus ring is for keyboard users.
     canvas.classList.add("pointed");
     canvas.focus({ preventScroll: true });
     canvas.setPointerCapture(event.pointerId);
@@ -64,7 +64,7 @@ export function listen(surface, { cross, tool, begin, move, end, cancel, hover }
   function lift(event) {
     if (!down.delete(event.pointerId)) return;
     if (gesture === "line") event.type === "pointerup" ? end() : cancel();
-    // The finger that stays after a pinch does not draw.
+    // After a pinch, the remaining finger does not draw.
     gesture = undefined;
     canvas.classList.remove("held");
     if (event.pointerType === "touch") hover(undefined);
@@ -78,13 +78,13 @@ export function listen(surface, { cross, tool, begin, move, end, cancel, hover }
     event.preventDefault();
     const { deltaX, deltaY, clientX, clientY } = event;
     const unit = event.deltaMode === 1 ? 16 : 1;
-    // A trackpad reports a pinch as a wheel with Ctrl.
+    // A trackpad reports a pinch as a wheel event with Ctrl.
     if (event.ctrlKey || event.metaKey) {
       surface.zoomAt(Math.exp(-deltaY * unit / 200), clientX, clientY);
     } else surface.pan(-deltaX * unit, -deltaY * unit);
   }, { passive: false });
 
-  /* The cross of the keyboard */
+  /* The keyboard's cross */
 
   const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
   let place;
@@ -111,7 +111,7 @@ export function listen(surface, { cross, tool, begin, move, end, cancel, hover }
     if (tool() === "hand") return surface.pan(-4 * dx, -4 * dy);
     showCross();
     place = [place[0] + dx, place[1] + dy];
-    // The board follows a cross that reaches the edge.
+    // The board scrolls when the cross reaches the edge.
     const inner = [
       Math.max(40, Math.min(canvas.clientWidth - 40, place[0])),
       Math.max(40, Math.min(canvas.clientHeight - 40, place[1])),

@@ -1,6 +1,6 @@
 /**
- * The surface: which part of the board is on the screen, and the strokes on it. Two canvases lie on
- * each other, so that a line in the making does not draw all others again.
+ * The surface: the visible part of the board, and its strokes. There are two layered canvases, so
+ * that an unfinished line does not redraw all others.
  *
  * @module
  */
@@ -8,23 +8,23 @@ import { boxOf } from "../geometry.ts";
 
 const ZOOM = { least: 0.1, most: 4 };
 
-/** Space around a drawing that is shown as a whole, in pixels: bars and buttons lie there. */
+/** Space around a drawing that is shown as a whole, in pixels, for bars and buttons. */
 const MARGIN = { x: 24, top: 88, bottom: 120 };
 
-/** Longest way from a point on which a bend is rounded, in units of the board. */
+/** Maximum distance from a point within which a bend is rounded, in board units. */
 const MAX_BEND = 24;
 
-/** Lines as the browser draws them, made once for each stroke. */
+/** Cached paths, one per stroke. */
 const paths = new WeakMap();
 
 export class Surface {
-  /** Place of the board in the middle of the screen, and pixels for each unit of the board. */
+  /** Position of the board in the middle of the screen, and pixels per board unit. */
   view = { x: 0, y: 0, zoom: 1 };
   #still;
   #live;
   #onView;
 
-  /** Draws on two canvases; `onView` is called when another part of the board is shown. */
+  /** Draws on two canvases; `onView` is called when the visible part changes. */
   constructor(still, live, onView) {
     this.#still = still.getContext("2d");
     this.#live = live.getContext("2d");
@@ -63,7 +63,7 @@ export class Surface {
     this.#show({ x: x - dx / zoom, y: y - dy / zoom, zoom });
   }
 
-  /** Zooms by a factor; the place below (x, y) stays. */
+  /** Zooms by a factor; the place below (x, y) stays fixed. */
   zoomAt(factor, x = this.canvas.clientWidth / 2, y = this.canvas.clientHeight / 2) {
     const zoom = Math.max(ZOOM.least, Math.min(ZOOM.most, this.view.zoom * factor));
     const [boardX, boardY] = this.toBoard(x, y);
@@ -75,7 +75,7 @@ export class Surface {
     });
   }
 
-  /** Shows all strokes, never larger than they were drawn. */
+  /** Shows all strokes, at a zoom of at most 100 %. */
   fit(strokes) {
     const box = boxOf(strokes);
     if (box === undefined) return this.#show({ x: 0, y: 0, zoom: 1 });
@@ -95,7 +95,7 @@ export class Surface {
     });
   }
 
-  /** Draws the strokes of the board; those in `waiting` are pale. */
+  /** Draws the board's strokes; those in `waiting` are pale. */
   draw(strokes, waiting) {
     this.#begin(this.#still);
     for (const stroke of strokes) {
@@ -105,7 +105,7 @@ export class Surface {
     this.#still.globalAlpha = 1;
   }
 
-  /** Draws lines in the making. */
+  /** Draws unfinished lines. */
   drawLive(strokes) {
     this.#begin(this.#live);
     for (const stroke of strokes) this.#stroke(this.#live, stroke);
@@ -152,8 +152,8 @@ export class Surface {
 }
 
 /**
- * A line of one pressure is one path; otherwise each piece of the line has a width. Bends are round,
- * and corners stay corners.
+ * Returns one path for a line of constant pressure; otherwise each piece has its own width. Bends
+ * are rounded, corners stay sharp.
  */
 function pathsOf({ points: line, width }) {
   const known = paths.get(line);
@@ -183,7 +183,7 @@ function pathsOf({ points: line, width }) {
   return parts;
 }
 
-/** Points on the way between two others, so that the width changes little by little. */
+/** Interpolates points between two others, so that the width changes gradually. */
 function between(from, to) {
   const steps = Math.ceil(Math.hypot(to[0] - from[0], to[1] - from[1]) / 4) || 1;
   return Array.from(
@@ -192,7 +192,7 @@ function between(from, to) {
   );
 }
 
-/** Returns where a bend at a point begins and ends: in a corner at the point itself. */
+/** Returns where a bend at a point starts and ends; for a corner, the point itself. */
 function bendTowards([x, y], [ax, ay], [bx, by]) {
   const turn = (x - ax) * (bx - x) + (y - ay) * (by - y);
   const cosine = turn / (Math.hypot(x - ax, y - ay) * Math.hypot(bx - x, by - y) || 1);

@@ -1,5 +1,6 @@
 /**
- * Draws all of the page but the board: people, tools and notices. Text of other users is inserted as text, never as HTML.
+ * Draws everything except the board: people, tools and notices. Text from other users is inserted
+ * as text, never as HTML.
  *
  * @module
  */
@@ -12,7 +13,7 @@ export const elements = Object.fromEntries(
 /** Time for which a notice is shown, in milliseconds. */
 const NOTICE_MS = 4_000;
 
-/** People with a circle; the others are counted. */
+/** Maximum people shown with a circle; the others are counted. */
 const MAX_FACES = 4;
 
 /** The chosen tool, colour and width. */
@@ -26,7 +27,7 @@ export function choose(key) {
   const input = elements.tools.querySelector(`input[aria-keyshortcuts="${CSS.escape(key)}"]`);
   if (input === null) return false;
   input.checked = true;
-  // A colour or a width is one for the pen.
+  // Colours and widths are for the pen.
   if (input.name !== "tool") elements.tools.elements.tool.value = "pen";
   showTool();
   return true;
@@ -48,7 +49,7 @@ export function drawTools({ board, view }) {
   elements.clear.disabled = board.strokes.length === 0;
   put(elements.fit, `${Math.round(view.zoom * 100)} %`);
   elements.live.setAttribute("aria-description", `${board.strokes.length} strokes`);
-  // Dots at a distance that is pleasant at every zoom.
+  // Keeps the distance of the dots between 16 and 48 pixels at every zoom.
   let distance = 24 * view.zoom;
   while (distance < 16) distance *= 2;
   while (distance > 48) distance /= 2;
@@ -59,7 +60,7 @@ export function drawTools({ board, view }) {
   }px`;
 }
 
-/** Says what happens to the drawing while the board is not open. */
+/** Explains what happens to changes while the board is not open. */
 export function drawOffline({ name }, board) {
   const isOver = name === "refused" || name === "closed";
   elements.offline.hidden = isOver || name === "connected" && board.isOpen;
@@ -69,7 +70,7 @@ export function drawOffline({ name }, board) {
     name === "connected"
       ? "Opening the board …"
       : count === 0
-      ? "You can draw on: changes wait here."
+      ? "You can keep drawing. Changes wait here."
       : `${count} ${count === 1 ? "change waits" : "changes wait"} here for the server.`,
   );
 }

@@ -1,6 +1,6 @@
 /**
- * The whiteboard's page: connects, opens the board of the address, and brings together the board,
- * the surface, the pointers and the tools.
+ * The whiteboard's page: connects, opens the board in the URL, and combines board, surface,
+ * pointers and tools.
  *
  * @module
  */
@@ -13,13 +13,13 @@ import { listen } from "./gestures.js";
 import { Surface } from "./surface.js";
 import { choose, drawOffline, drawPeople, drawTools, elements, notify, tools } from "./view.js";
 
-/** Hues of people, told apart at a glance. */
+/** Hues of people, easy to tell apart. */
 const HUES = [25, 265, 150, 330, 60, 205, 110, 295];
 
 /** Radius of the eraser, in pixels. */
 const ERASER = 8;
 
-/** Points after which a line is sent in between. */
+/** Points after which an unfinished line is sent. */
 const MAX_LINE = 2_000;
 
 /** The allowed transports: all, or those in `?transport=websocket`. */
@@ -28,21 +28,21 @@ const TRANSPORTS = ["webtransport", "websocket", "http"].filter((name) =>
   ASKED_FOR.length === 0 || ASKED_FOR.includes(name)
 );
 
-/** Users on the board, with the data of their presence. */
+/** Users on the board, with their presence data. */
 let people = new Map();
-/** Ends the list of the users on the board. */
+/** Stops following the users on the board. */
 let unwatch;
-/** True if the last list was that of a connection. */
+/** True if the last list came from a live connection. */
 let wasLive = false;
 let me = "";
 let client;
 let board;
 let status = { name: "connecting" };
-/** The line of the pen or the eraser that is under way. */
+/** The current line of the pen or the eraser. */
 let line;
-/** True once this board was shown as a whole, or drawn on. */
+/** True once this board has been shown as a whole, or drawn on. */
 let isPlaced = false;
-/** True if the strokes have to be drawn again. */
+/** True if the strokes must be redrawn. */
 let isStale = true;
 let isScheduled = false;
 /** Time of the last frame. */
@@ -65,7 +65,7 @@ async function start(name) {
   client = connect(new URL(`/session?name=${encodeURIComponent(name)}`, location.href), {
     backoff: { maxDelayMs: 5_000 },
     transports: TRANSPORTS,
-    // Changes wait here while there is no connection, and the server takes each once.
+    // Changes wait while disconnected, and the server accepts each one once.
     delivery: "at-least-once",
     outbox: { maxMessages: 1_000, maxBytes: 4 * 1_048_576 },
     onMessage: receive,
@@ -124,19 +124,19 @@ function openBoard() {
   redraw();
 }
 
-/** Tells the others this user's colour, and if the page is out of sight: the user is away then. */
+/** Publishes this user's colour, and that the user is away while the page is hidden. */
 function showPresence() {
   const hue = Number(localStorage.getItem("hue") ?? HUES[Math.floor(Math.random() * HUES.length)]);
   localStorage.setItem("hue", String(hue));
   client.presence(`board:${board.name}`, { hue, away: document.hidden }).catch(console.warn);
 }
 
-/** Receives all messages except the changes of the board, which arrive by the subscription. */
+/** Receives all messages except the board's changes, which arrive by the subscription. */
 function receive({ topic, data }) {
   if (topic === "cursors") cursors.take(data);
 }
 
-/** Draws who is at the board, and tells who came and who left. */
+/** Draws who is on the board, and announces who joined or left. */
 function noteMembers(members) {
   const before = people;
   people = new Map(Array.from(members, ([user, { data }]) => [user, data ?? {}]));
@@ -278,7 +278,7 @@ elements.other.addEventListener("submit", ({ submitter }) => {
 });
 elements.copy.addEventListener("click", async () => {
   await navigator.clipboard.writeText(location.href.replace(/#.*|$/, `#${board.name}`));
-  notify("The address is copied");
+  notify("Address copied");
 });
 elements.clearing.addEventListener("submit", ({ submitter }) => {
   if (submitter.value === "clear") board.clear();
