@@ -1,4 +1,4 @@
-/** Servers that make answers, and users that ask for them. */
+/** Servers that generate answers, and users that request them. */
 import { pause } from "../../base/wait.ts";
 import type { Client } from "../../client/client.ts";
 import { RequestError } from "../../errors.ts";
@@ -16,10 +16,10 @@ export const TOPIC = "count";
 /** Time between two items, in milliseconds. */
 export const ITEM_MS = 120;
 
-/** Time until an engine whose servers have just agreed on a leader keeps answers, in milliseconds. */
+/** Time until an engine stores answers after its servers have elected a leader, in milliseconds. */
 const FIRST_MS = 30_000;
 
-/** How a generator goes on. */
+/** Behavior of a generator. */
 export const GENERATORS = [
   "endless",
   "short",
@@ -37,14 +37,14 @@ interface Input {
   readonly kind: GeneratorKind;
 }
 
-/** A node that makes answers. */
+/** A node that generates answers. */
 export class AnswerNode {
   readonly host: Host;
   /** Generators that run on this node, by key. */
   readonly generators: string[] = [];
-  /** Keys of the generators that have begun here. */
+  /** Keys of the generators that have started here. */
   readonly begun: string[] = [];
-  /** End generators that go on in spite of their signal, by key. */
+  /** Stop generators that ignore their signal, by key. */
   readonly gates = new Map<string, PromiseWithResolvers<void>>();
   broker!: FaultyBroker;
   readonly #program: SimulatedServer<string>;
@@ -79,7 +79,7 @@ export class AnswerNode {
     return this.#program.server;
   }
 
-  /** Places that are taken. */
+  /** Slots in use. */
   get taken(): number {
     return this.server.quotaStats["answers.maxRunning"]!.taken;
   }
@@ -108,7 +108,7 @@ export class AnswerNode {
   }
 }
 
-/** An answer that a user asked for. */
+/** An answer that a user requested. */
 export interface Asked {
   readonly items: number[];
   outcome?: string;
@@ -123,7 +123,7 @@ export class Asker {
     this.client = world.connect(machine, host, { token: () => user, onError() {} });
   }
 
-  /** Asks for an answer, and reads it to its end. */
+  /** Requests an answer, and reads it to its end. */
   ask(key: string, kind: GeneratorKind, { name = nameOf(key), input = { key, kind } }: {
     readonly name?: string;
     readonly input?: unknown;
@@ -141,7 +141,7 @@ export class Asker {
 }
 
 /**
- * Starts endless answers of a user at a node, and reads them at another one.
+ * Starts a user's endless answers on one node, and reads them on another.
  *
  * @param world The world.
  * @param nodes The node of the generators, and the one of the reader.
@@ -166,10 +166,10 @@ export async function readAtAnotherNode(
   return read;
 }
 
-/** Waits until a node has no generator, and no place that is taken. */
+/** Waits until a node has no generator and no slot in use. */
 export async function untilIdle(world: World, node: AnswerNode): Promise<void> {
   const isIdle = () => node.taken === 0 && node.generators.length === 0;
-  await world.until(`no place of ${node.host.name} that is taken`, isIdle);
+  await world.until(`no slot of ${node.host.name} in use`, isIdle);
 }
 
 /** The name that a user gives to an answer. */

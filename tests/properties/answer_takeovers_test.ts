@@ -1,4 +1,4 @@
-/** Answers of lost nodes whose takeover meets calls of the engine that fail, wait or lose their replies. */
+/** Takeovers of a lost node's answers while engine calls fail, wait or lose their replies. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { RESCUE_INTERVAL_MS } from "../../pubsub/logs/stream_logs.ts";
@@ -10,19 +10,19 @@ import { reach } from "./engines.ts";
 import { range } from "./outcomes.ts";
 import { property } from "./property.ts";
 
-/** Places of each node. */
+/** Slots of each node. */
 const PLACES = 2;
 
-/** Latest start of a fault after the end of the first node, and its longest time, in milliseconds. */
+/** Latest start of a fault after the first node ends, and its maximum duration, in milliseconds. */
 const [LATEST_MS, LASTS_MS] = [RESUME_LEASE_MS + 3_000, 3_000] as const;
 
 /**
- * Time after all faults in which a node goes on, in milliseconds: a takeover whose reply was lost has
- * a lease that lapses first, and counts as a lost node, so that the next one pauses.
+ * Time after all faults until a node continues, in milliseconds. A takeover whose reply was lost
+ * has a lease that must expire first, and counts as a lost node, so the next one pauses.
  */
 const GOES_ON_MS = 2 * (RESUME_LEASE_MS + RESCUE_INTERVAL_MS) + 10_000;
 
-/** Makes the fate of calls that fail until a promise resolves. */
+/** Returns the fate of calls that fail until a promise resolves. */
 const FATES: Readonly<Record<string, (healed: Promise<void>) => Fate>> = {
   "fail": () => fail,
   "lose their replies": () => loseReply,
@@ -30,7 +30,7 @@ const FATES: Readonly<Record<string, (healed: Promise<void>) => Fate>> = {
   "are answered late": replyAfter,
 };
 
-property("an answer of a lost node goes on at exactly one node, though calls of the engine fail", {
+property("an answer of a lost node continues on exactly one node, even if engine calls fail", {
   cases: fc.record({
     engine: fc.constantFrom("memory", "redis", "nats", "sqlite"),
     end: fc.constantFrom("kill", "close", "freeze", "calls that fail"),
@@ -45,7 +45,7 @@ property("an answer of a lost node goes on at exactly one node, though calls of 
       }),
       { maxLength: 5 },
     ),
-    /** A single call of each node that fails, by the number of calls before; searches do not count. */
+    /** A single call per node that fails, by the number of earlier calls; searches do not count. */
     single: maybe(
       fc.record({ before: fc.nat(14), fate: fc.constantFrom("fail", "lose their replies") }),
       2,
@@ -107,7 +107,7 @@ property("an answer of a lost node goes on at exactly one node, though calls of 
     assertEquals(holders().length, 1);
     const alive = [first, ...others].filter(({ host }) => host.isAlive);
     const taken = () => alive.reduce((sum, { taken }) => sum + taken, 0);
-    await world.until("one place that is taken", () => taken() === 1);
+    await world.until("one slot in use", () => taken() === 1);
     await read.cancel();
     await world.until("the end", () => read.outcome !== undefined);
     assertEquals([read.outcome, read.items], ["cancelled", range(0, read.items.length - 1)]);

@@ -1,4 +1,7 @@
-/** Clients with at-least-once delivery: messages and publications over losses, moves and engines. */
+/**
+ * At-least-once delivery: messages and publications across lost connections, moves and engine
+ * failures.
+ */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
@@ -15,10 +18,10 @@ import { byToken, type World } from "./world.ts";
 /** Short waits between attempts. */
 const BACKOFF = { firstDelayMs: 50, maxDelayMs: 200 } as const;
 
-/** Time for messages under way, and longest time until all are handled, in milliseconds. */
+/** Time for messages in flight, and maximum time until all are handled, in milliseconds. */
 const [TRIP_MS, REST_MS] = [200, 12_000] as const;
 
-/** An engine in memory whose store fails while the store is away, and takes its time. */
+/** An engine in memory with a slow store, which fails while it is unreachable. */
 class AwayStore {
   readonly broker: FaultyBroker;
   isAway = false;
@@ -36,13 +39,13 @@ class AwayStore {
       const isNew = await reach(run, call);
       this.numbers.set(key, Math.max(number, this.numbers.get(key) ?? number));
       await world.pause(storeMs);
-      // The number is stored, and the answer is lost.
+      // The number is stored, but the reply is lost.
       return await reach(() => Promise.resolve(isNew), call);
     });
   }
 }
 
-/** End of a session whose acknowledgments are lost; the next one is on another node. */
+/** End of a session with lost acknowledgments; the next session is on another node. */
 const ELSEWHERE = "lost answers, and another node";
 
 /** Messages of a client, then the end of its session. */
@@ -68,7 +71,7 @@ property("a message with at-least-once delivery is handled once, in order, and t
     handlerMs: fc.constantFrom(0, 30, 300),
     rounds: fc.array(
       fc.record({
-        /** The engine during the steps: it fails from the start or later, or answers no more. */
+        /** The engine during the steps: it fails from the start or later, or stops responding. */
         engine: fc.constantFrom("there", "fails", "fails later", "hangs"),
         awayMs: fc.integer({ min: 50, max: 2_200 }),
         /** Steps of each client. */
@@ -153,8 +156,8 @@ class Sender {
   }
 
   /**
-   * Sends messages, and ends sessions in so far as each message is still handled once: a node that
-   * forgot its client, or another node, can't ask an engine that is away.
+   * Sends messages, and ends sessions only if each message can still be handled once: a node that
+   * forgot the client, or another node, cannot ask an unreachable engine.
    */
   async play(steps: readonly Step[], engine: "there" | "fails" | "fails later" | "hangs") {
     for (const { count, pauseMs, end: wanted } of steps) {
@@ -235,7 +238,7 @@ property("a client that moves with a backlog sends each message once, in order",
       else client.send("work", { n: sent++, text });
     }
     await world.pause(step.beforeMs);
-    // The messages that the next session repeats arrive slowly.
+    // The messages that the next session resends arrive slowly.
     world.change(host, machine, { bytesPerSecond: step.isNarrow ? 20_000 : Infinity });
     await client.handOver();
     for (let left = step.later; left > 0; left--) client.send("work", { n: sent++ });
@@ -251,15 +254,15 @@ property("a client that moves with a backlog sends each message once, in order",
   },
 });
 
-/** Most publications without an answer, and most messages and bytes that are not acknowledged. */
+/** Maximum unacknowledged publications, messages and bytes. */
 const [MAX_PUBLICATIONS, MAX_MESSAGES, MAX_BYTES] = [32, 1_024, 524_288] as const;
 
-/** Time without an answer in which a session does not end. */
+/** Heartbeat that tolerates a silent peer. */
 const PATIENT = { intervalMs: 10_000, timeoutMs: 30_000 } as const;
 
-property("a client has at most 32 publications without an answer, and each is published once", {
+property("a client has at most 32 unacknowledged publications, and each is published once", {
   cases: fc.record({
-    /** The server decides late, the answers are late or lost, or there is no session at first. */
+    /** The server decides late, the replies are late or lost, or there is no session at first. */
     how: fc.constantFrom("decided late", "moved", "answered late", "cut", "disconnected"),
     /** True for a publication that the server rejects. */
     denied: fc.array(fc.boolean(), { minLength: MAX_PUBLICATIONS + 1, maxLength: 85 }),
@@ -304,16 +307,16 @@ property("a client has at most 32 publications without an answer, and each is pu
       outcomeOf(client.publish(isDenied ? "denied" : "talk", n))
     );
     const unanswered = () => client.session?.stats.awaitedAnswers ?? 0;
-    await world.until("publications on the way", () => unanswered() >= MAX_PUBLICATIONS);
+    await world.until("publications in flight", () => unanswered() >= MAX_PUBLICATIONS);
     await world.pause(TRIP_MS);
-    assertEquals(unanswered(), MAX_PUBLICATIONS, "publications without an answer");
+    assertEquals(unanswered(), MAX_PUBLICATIONS, "unacknowledged publications");
     if (!isHeld) assertEquals(asked, MAX_PUBLICATIONS, "publications on the server");
     if (how === "cut") world.cut(machine);
     if (how === "moved") {
       await client.handOver();
       await world.until("publications after the move", () => unanswered() >= MAX_PUBLICATIONS);
       await world.pause(TRIP_MS);
-      assertEquals(unanswered(), MAX_PUBLICATIONS, "publications without an answer after a move");
+      assertEquals(unanswered(), MAX_PUBLICATIONS, "unacknowledged publications after a move");
     }
     world.network.change(host, machine, { isBlocked: false });
     held.resolve();
@@ -329,7 +332,7 @@ property("a client has at most 32 publications without an answer, and each is pu
   },
 });
 
-property("a client has a bounded number of messages without an acknowledgment", {
+property("a client has a bounded number of unacknowledged messages", {
   cases: fc.record({ isLarge: fc.boolean(), beyond: fc.nat(40), isCut: fc.boolean() }),
   runs: 2,
   async check(world, { isLarge, beyond, isCut }) {
@@ -355,7 +358,7 @@ property("a client has a bounded number of messages without an acknowledgment", 
     await world.until("the first messages", () => handled.length >= most);
     await world.pause(TRIP_MS);
     assertEquals(handled, numbers.slice(0, most));
-    // The next session gets all of these again.
+    // The next session receives all of them again.
     if (isCut) world.cut(machine);
     world.network.change(host, machine, { isBlocked: false });
     await world.until("all acknowledgments", () => client.outbox.messages === 0, REST_MS);

@@ -1,4 +1,4 @@
-/** Backups of a file in use: a copy has the state of one moment, whatever changes meanwhile. */
+/** Backups of a file in use: a copy is a snapshot, whatever changes meanwhile. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { SqliteBroker } from "../../brokers/sqlite/mod.ts";
@@ -12,7 +12,7 @@ import { property } from "./property.ts";
 const TOPICS = ["t0", "t1", "t2", "t3"] as const;
 const LOGS = ["l0", "l1", "l2"] as const;
 
-/** Contents of the file before: the last three take a backup several steps. */
+/** Contents of the file before: a backup of the last three needs several steps. */
 const CONTENTS = {
   few: { logs: 0, records: 0, length: 1 },
   "many records": { logs: 1, records: 1_300, length: 1 },
@@ -32,21 +32,21 @@ const change = fc.oneof(
   fc.record({ kind: fc.constantFrom("create", "delete"), name: fc.constantFrom(...LOGS) }),
   stepOf("append", {
     name: fc.constantFrom(...LOGS),
-    /** Keeps two records, or ends the log. */
+    /** Also keeps two records, or ends the log. */
     extra: fc.constantFrom("none", "none", "keep", "end"),
   }),
 );
 type Change = Drawn<typeof change>;
 
-property("a backup has the state of one moment, or leaves no file", {
+property("a backup is a consistent snapshot, or leaves no file", {
   cases: fc.record({
     content: keyOf(CONTENTS),
     synchronous: fc.constantFrom("full", "full", "normal"),
     maxTopics: fc.constantFrom<number[]>(100, 3),
     before: fc.array(change, { maxLength: 16 }),
-    /** Time after which a first backup is given up, in milliseconds. */
+    /** Time after which a first backup is aborted, in milliseconds. */
     givenUpMs: maybe(fc.nat(12)),
-    /** Changes during the backup, with the time before the next ones in milliseconds. */
+    /** Changes during the backup, with the time until the next ones in milliseconds. */
     during: fc.array(
       fc.record({ changes: fc.array(change, { maxLength: 4 }), gapMs: fc.constantFrom(0, 1, 2) }),
       { minLength: 1, maxLength: 20 },
@@ -110,7 +110,7 @@ property("a backup has the state of one moment, or leaves no file", {
 
 /** A file whose topics and logs change. */
 class ChangingFile {
-  /** The newest append of the producer of each log, which a later one may repeat. */
+  /** The newest append of each log's producer, which a later one may repeat. */
   readonly #repeatable = new Map<string, AppendLogOptions>();
   #count = 0;
 
@@ -163,7 +163,7 @@ class ChangingFile {
     return this.broker.logs.create(id, { config, identity, records, maxLogs: MAX_LOGS });
   }
 
-  /** Repeats appends that a copy has: it knows the producers. */
+  /** Repeats appends that the copy contains: it knows the producers. */
   async repeatOn(copy: SqliteBroker, state: string): Promise<void> {
     const rows: readonly (readonly unknown[])[] = JSON.parse(state);
     for (const [id, options] of this.#repeatable) {
@@ -175,7 +175,7 @@ class ChangingFile {
   }
 }
 
-/** Reads all topics and logs at once, as text without the epoch, which is another one in a copy. */
+/** Reads all topics and logs at once, as text without the epoch, which differs in a copy. */
 async function contentOf({ history, logs }: SqliteBroker): Promise<string> {
   const topics = TOPICS.map(async (topic) => {
     const options = { bounds: BOUNDS, maxMessages: 100, maxBytes: MAX_BYTES };
@@ -194,7 +194,7 @@ async function contentOf({ history, logs }: SqliteBroker): Promise<string> {
     if (page === undefined || page === "expired") return [id, "none"];
     const { start, tail, bytes, end, identity } = page.info;
     const records = page.records.map((record) => `${record}`.trim());
-    // An open log has another identity in a copy.
+    // An open log has a different identity in a copy.
     return [id, start, tail, bytes, records, end, end && identity];
   });
   return JSON.stringify(await Promise.all([...topics, ...pages]));

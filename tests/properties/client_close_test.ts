@@ -1,4 +1,6 @@
-/** Clients that close, in any state: all that a program waits for ends, and nothing is left. */
+/**
+ * Closing clients in any state: everything that the program waits for settles, and nothing leaks.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { pause } from "../../base/wait.ts";
@@ -11,13 +13,13 @@ import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
 
-/** Longest time of a message, of a close without a reply, and of one attempt, in milliseconds. */
+/** Maximum time of a message, of a close without a reply, and of one attempt, in milliseconds. */
 const [TRIP_MS, CLOSE_MS, DIAL_MS] = [60, 400, 300] as const;
 
 /** Ends by the program itself. */
 const OWN = ["close", "signal", "dispose", "close of the session"] as const;
 
-/** States of a client, and what ends it in each. */
+/** States of a client, and the possible ends in each. */
 const STATES = {
   connected: [...OWN, "normal close by the server", "forbidden"],
   "never connected": [...OWN.slice(0, 3), "unauthenticated", "no attempt left"],
@@ -26,7 +28,7 @@ const STATES = {
 
 type End = typeof STATES[keyof typeof STATES][number];
 
-/** Codes of the ends by the server. */
+/** Close codes of the server. */
 const SERVER_CODES: Readonly<Partial<Record<End, number>>> = {
   "normal close by the server": CloseCode.normal,
   forbidden: CloseCode.forbidden,
@@ -42,7 +44,7 @@ const STATUSES: Readonly<Partial<Record<End, readonly unknown[]>>> = {
 
 const never = () => new Promise<never>(() => {});
 
-/** Calls, none of which the server ever answers. */
+/** Calls that the server never answers. */
 const CALLS = {
   connection: (client, signal) => client.whenConnected({ signal }),
   request: (client, signal) => client.request("hold", 0, { signal }),
@@ -69,20 +71,20 @@ const CALLS = {
   Record<string, (client: Client, signal: AbortSignal) => PromiseLike<unknown>>
 >;
 
-/** Number of kept responses, as each has an id of its own. */
+/** Number of kept responses; each has its own id. */
 let ids = 0;
 
 type CallName = keyof typeof CALLS;
 const NAMES = Object.keys(CALLS) as CallName[];
 
-/** Calls that wait: a move has no end of its own, and the status and a second loop are others. */
+/** Calls that wait: all but a move, which has no end of its own. */
 const WAITING = NAMES.filter((name) => name !== "move");
 
 const calls = fc.record({
   /** Calls before the end, and calls after the session is lost. */
   before: fc.subarray(WAITING),
   lost: fc.subarray(WAITING.filter((name) => name !== "messages")),
-  /** Calls after the one that ends the client, each with the microtasks in between. */
+  /** Calls after the end of the client, each with the number of microtasks before it. */
   after: fc.array(
     fc.tuple(
       fc.constantFrom(...WAITING.filter((name) => name !== "messages" && name !== "outbox")),
@@ -92,18 +94,18 @@ const calls = fc.record({
   ),
 });
 
-property("all calls end with their client, in each of its states, and leave nothing", {
+property("closing a client settles all calls in every state, and leaks nothing", {
   cases: keyOf(STATES).chain((state) =>
     fc.record({
       state: fc.constant(state),
       end: fc.constantFrom<End>(...STATES[state]),
       isReliable: fc.boolean(),
       handshake: fc.constantFrom("hangs", "refused"),
-      /** Times before the loss of the session and before the end, in milliseconds. */
+      /** Times before the session is lost and before the end, in milliseconds. */
       pausesMs: fc.tuple(fc.nat(150), fc.nat(150)),
-      /** Nothing reaches the server any longer, where the program ends a session. */
+      /** Nothing reaches the server after the program ends a session. */
       isBlocked: fc.boolean(),
-      /** A move begins so many milliseconds before the end. */
+      /** Time between the start of a move and the end, in milliseconds. */
       moveMs: maybe(fc.nat(10)),
       calls,
     })
@@ -157,7 +159,7 @@ property("all calls end with their client, in each of its states, and leave noth
       const signal = counted(new AbortController().signal, listeners);
       wait.outcome = await outcomeOf(Promise.try(() => CALLS[name](client, signal)));
     };
-    // A session takes messages without at-least-once delivery at once, and is there already.
+    // Without at-least-once delivery, an existing session accepts messages immediately.
     const isAlone = state === "never connected";
     const waitsFor = (name: CallName) =>
       isAlone || name !== "connection" && (name !== "outbox" || isReliable);
@@ -215,19 +217,19 @@ property("all calls end with their client, in each of its states, and leave noth
   },
 });
 
-/** The outcome of a call once the client has ended. */
+/** The outcome of a call after the client's end. */
 function outcomeAfter(
   { name, hadEnded }: { readonly name: CallName; readonly hadEnded: boolean },
   isNormal: boolean,
 ): string {
   if (name === "status" || name === "move" || name === "messages" && isNormal) return "fulfilled";
-  // A client that has ended takes no subscription.
+  // A closed client accepts no subscription.
   if (hadEnded || !isNormal) return "SessionClosedError";
   if (name === "subscription" || name === "history") return "fulfilled";
   return name === "subscription to come" ? "AbortError" : "SessionClosedError";
 }
 
-/** Counts the listeners at a signal. */
+/** Counts the listeners of a signal. */
 function counted(signal: AbortSignal, listeners: { count: number }): AbortSignal {
   const { addEventListener, removeEventListener } = signal;
   const known = new Set<unknown>();
@@ -238,23 +240,23 @@ function counted(signal: AbortSignal, listeners: { count: number }): AbortSignal
       addEventListener.apply(signal, args);
     },
     removeEventListener(...args: Parameters<AbortSignal["removeEventListener"]>) {
-      // A listener that was removed before counts no longer.
+      // A listener that was already removed no longer counts.
       if (known.delete(args[1])) listeners.count--;
       removeEventListener.apply(signal, args);
     },
   });
 }
 
-/** Waits until a machine has no timer, which may take a turn. */
+/** Waits until a machine has no timers, which may take a turn of the event loop. */
 async function noTimersOf(world: World, machine: Host): Promise<void> {
   const isNone = () => ![...world.simulation.pending()].some(({ host }) => host === machine);
   await world.until(`no timer of ${machine.name}`, isNone, 100);
 }
 
-/** Times of a handshake, of a close and of an attempt of clients that connect, in milliseconds. */
+/** Timeouts of a handshake and of a connection attempt, in milliseconds. */
 const [HANDSHAKE_MS, ATTEMPT_MS] = [600, 900] as const;
 
-/** Most time of the close of a server, and time until it has forgotten a client over HTTP. */
+/** Maximum time of a server's close, and time until it has forgotten a client over HTTP. */
 const [SERVER_CLOSE_MS, FORGOTTEN_MS] = [2 * CLOSE_MS + HANDSHAKE_MS, 12_000] as const;
 
 /** Moments at which a client closes itself. */
@@ -267,22 +269,22 @@ const guest = fc.record({
   transport,
   moment: fc.constantFrom(...MOMENTS),
   isBySignal: fc.boolean(),
-  /** Steps of promises before the close, and the time of "later", in milliseconds. */
+  /** Microtasks before the close, and the time of "later", in milliseconds. */
   steps: fc.nat(12),
   laterMs: fc.nat(90),
-  /** The server's check of its token, whose result may be bad. */
+  /** Duration and result of the server's token check. */
   checkMs: fc.nat(30),
   isRefused: fc.boolean(),
 });
 
-property("clients and a server that close while clients connect end in time, and nothing is left", {
+property("clients and a server that close during connects finish in time, and leak nothing", {
   cases: fc.record({
     guests: fc.array(guest, { minLength: 1, maxLength: 4 }),
     end: fc.constantFrom(...SERVER_ENDS),
     endMs: fc.nat(90),
     drainMs: fc.constantFrom(300, 5_000),
     hasUsers: fc.boolean(),
-    /** Without tokens in band, the server knows each client before its session. */
+    /** Without in-band tokens, the server knows each client before its session. */
     isInBand: fc.boolean(),
   }),
   async check(world, { guests, end, endMs, drainMs, hasUsers, isInBand }) {
@@ -396,12 +398,12 @@ class Guest {
     if (moment === "later") void world.pause(laterMs).then(leave);
   }
 
-  /** True unless the client still ends. */
+  /** False while the client is still closing. */
   get isGone(): boolean {
     return this.leftMs === Infinity || this.endedMs < Infinity;
   }
 
-  /** Checks that the client ended itself, unless the server rejected it before. */
+  /** Checks that the client closed itself, unless the server rejected it first. */
   checkEnd(): void {
     const { current } = this.client.status;
     if (current.name === "refused") return;

@@ -1,4 +1,4 @@
-/** Leases of clients that number their messages: one node at a time handles the messages of each. */
+/** Leases of clients that number their messages: one node at a time handles a client's messages. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { pause } from "../../base/wait.ts";
@@ -9,31 +9,31 @@ import { SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
 
-/** Longest wait for an acknowledgment, in milliseconds: a lease, and all handlers of a client. */
+/** Maximum wait for an acknowledgment, in milliseconds: a lease, and all handlers of a client. */
 const ACK_MS = 70_000;
 
-/** Most time of all handlers of a client: a message waits up to 30 s for its turn. */
+/** Maximum total time of a client's handlers: a message waits up to 30 s for its turn. */
 const BUSY_MS = 25_000;
 
-/** Time for messages under way, in milliseconds. */
+/** Time for messages in flight, in milliseconds. */
 const TRIP_MS = 300;
 
 const visit = fc.record({
   node: fc.nat(1),
-  /** Messages, the step from each number to the next one, and the time of the handler. */
+  /** Messages, the step between their numbers, and the handler's duration. */
   count: fc.integer({ min: 1, max: 3 }),
   gap: fc.constantFrom(1, 2),
   handlerMs: fc.constantFrom(0, 0, 150, 600, 2_600, 4_800),
-  /** Acknowledged messages that are sent again, as their acknowledgments were lost. */
+  /** Acknowledged messages that are sent again because their acknowledgments were lost. */
   repeated: fc.nat(2),
   waits: fc.constantFrom(true, true, false),
   leaves: fc.constantFrom("closes", "stays", "is cut off"),
   pauseMs: fc.constantFrom(0, 300, 900),
-  /** Time for which the other node is frozen meanwhile, also for longer than a lease. */
+  /** Time for which the other node is frozen meanwhile, possibly longer than a lease. */
   frozenMs: fc.constantFrom(0, 0, 0, 1_000, 6_000),
 });
 
-/** Visits in which the first node is frozen with a message under way, for longer than its lease. */
+/** Visits in which the first node is frozen with a message in flight, for longer than its lease. */
 const lapse = fc.tuple(visit, visit, visit).map(([first, second, third]): Visit[] => [
   { ...first, node: 0, count: 1, handlerMs: 4_800, waits: false, frozenMs: 0 },
   { ...second, node: 1, handlerMs: 0, frozenMs: 6_000 },
@@ -48,18 +48,18 @@ interface Work {
   readonly ms: number;
 }
 
-/** A client that speaks by hand, and visits the nodes in turn. */
+/** A raw client that visits the nodes in turn. */
 class Visitor {
-  /** Numbers in the order of sending, and in the order in which handlers began. */
+  /** Numbers in the order of sending, and in the order in which handlers started. */
   readonly sent: Work[] = [];
   readonly handled: number[] = [];
   acknowledged = -1;
-  /** True once a node was frozen, which cannot renew its lease. */
+  /** True once a node was frozen, because it cannot renew its lease. */
   wasFrozen = false;
   mostAtOnce = 0;
   #running = 0;
   #pages = 0;
-  /** Messages without an acknowledgment. */
+  /** Unacknowledged messages. */
   #unknown: readonly Work[] = [];
 
   constructor(readonly world: World, readonly name: string) {}
@@ -77,7 +77,7 @@ class Visitor {
     const world = this.world;
     const [node, other] = [nodes[visit.node]!, nodes[1 - visit.node]!];
     await world.pause(TRIP_MS);
-    // A message that waits at a frozen node might come too late.
+    // A message that waits at a frozen node might arrive too late.
     const freezes = visit.frozenMs > 0 && this.handled.length === this.sent.length;
     if (freezes) {
       this.#unknown = [];
@@ -126,7 +126,7 @@ class Visitor {
 }
 
 property(
-  "messages of clients that move between nodes are handled once, in order, as leases lapse",
+  "messages of clients that move between nodes are handled once, in order, even if leases expire",
   {
     cases: fc.record({
       engine: fc.constantFrom("memory", "redis", "nats"),
@@ -156,7 +156,7 @@ property(
       }
       const visits = clients.map((visits, i) => async () => {
         for (const visit of visits) await visitors[i]!.visit(nodes, visit);
-        // The last messages also come once a session is there for long enough.
+        // The last messages also arrive once a session stays long enough.
         await visitors[i]!.visit(nodes, { ...visits.at(-1)!, waits: true });
       });
       // A node that is frozen for one client is frozen for all.
@@ -168,7 +168,9 @@ property(
         await world.until("handled messages", () => handled.length >= sent.length, ACK_MS);
         await world.pause(TRIP_MS);
         assertEquals(handled, sent.map(({ n }) => n), visitor.name);
-        if (!visitor.wasFrozen) assert(visitor.mostAtOnce <= 1, "two handlers of a client at once");
+        if (!visitor.wasFrozen) {
+          assert(visitor.mostAtOnce <= 1, "two concurrent handlers of a client");
+        }
       }
     },
   },

@@ -1,4 +1,4 @@
-/** Loops over the messages of a client that take their time. */
+/** Slow loops over the messages of a client. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { MAX_UNREAD_SESSIONS } from "../../client/unread_sessions.ts";
@@ -6,13 +6,13 @@ import { CloseCode, QueueFullError } from "../../errors.ts";
 import { range } from "./outcomes.ts";
 import { property } from "./property.ts";
 
-/** Most messages that wait in one session. */
+/** Maximum messages that wait in one session. */
 const MAX_WAITING = 4;
 
-/** Item in place of the error for missing messages. */
+/** Item that stands for the error about missing messages. */
 const GAP = "gap";
 
-/** Sessions of one client, as its loops get them. */
+/** Sessions of one client, as its loops see them. */
 class LoopModel {
   #waiting: { readonly left: readonly string[]; readonly misses: boolean }[] = [];
   #isGap = false;
@@ -26,21 +26,21 @@ class LoopModel {
     this.#current = session.left;
   }
 
-  /** All items that are left: a loop after a gap begins with the current session. */
+  /** All remaining items: after a gap, a loop starts with the current session. */
   get items(): readonly string[] {
     const items = this.#waiting.flatMap(({ left, misses }) => misses ? [GAP, ...left] : left);
     return this.#isGap ? [...items, GAP, ...this.#current] : items;
   }
 }
 
-property("a loop that pauses while sessions come and go misses messages only where it says so", {
+property("a loop that pauses while sessions come and go reports every gap", {
   cases: fc.record({
     /** Messages of the first session, and of the following ones. */
     first: fc.nat(MAX_WAITING),
     others: fc.array(fc.nat(MAX_WAITING + 2), { maxLength: MAX_UNREAD_SESSIONS + 4 }),
-    /** The first session ends as its loop is too slow. */
+    /** The first session ends because its loop is too slow. */
     isSlow: fc.boolean(),
-    /** A second loop goes on where the first one was left. */
+    /** A second loop continues where the first one stopped. */
     isLeft: fc.boolean(),
   }),
   async check(world, { first, others, isSlow, isLeft }) {
@@ -69,7 +69,7 @@ property("a loop that pauses while sessions come and go misses messages only whe
     model.add({ left: isSlow ? [] : names, misses: isSlow });
     for (const [i, count] of [...isSlow ? [0] : [], ...others].entries()) {
       const [old] = server.manager.all();
-      // One message more than may wait ends a session that a loop reads.
+      // One message more than allowed ends a session that a loop reads.
       if (i === 0 && isSlow) old!.send("loop", "beyond");
       else world.cut(world.host("client"));
       await world.until(
@@ -98,7 +98,7 @@ property("a loop that pauses while sessions come and go misses messages only whe
   },
 });
 
-property("one loop after the other reads each message once, over moves and ends of sessions", {
+property("consecutive loops read each message once, across moves and session ends", {
   cases: fc.record({
     /** Messages of each loop, and the time before the next one. */
     loops: fc.array(fc.record({ count: fc.integer({ min: 1, max: 5 }), pauseMs: fc.nat(60) }), {

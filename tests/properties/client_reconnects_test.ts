@@ -11,13 +11,13 @@ import { property } from "./property.ts";
 import { areSubscribed } from "./readings.ts";
 import { byToken, type World } from "./world.ts";
 
-/** Topics that each client reads all the time, with a history and without. */
+/** Topics that each client reads throughout, with a history and without. */
 const [KEPT, TALK] = ["kept:all", "talk:all"] as const;
 
 /** Topics to which clients subscribe for a while. */
 const TOPICS = ["kept:some", "talk:some", "room:one", "room:two"] as const;
 
-/** Longest time until all is at rest after a round, in milliseconds. */
+/** Maximum time until everything is idle after a round, in milliseconds. */
 const REST_MS = 12_000;
 
 /** Codes of a close after which a client reconnects. */
@@ -28,7 +28,7 @@ const call = fc.oneof(
   stepOf("ask", { retry: fc.boolean(), ms: fc.nat(300) }),
   stepOf("send", { isLarge: fc.boolean() }),
   stepOf("publish", { isKept: fc.boolean(), echo: fc.boolean() }),
-  /** Subscribes or leaves; `again` changes that back some steps of promises later. */
+  /** Subscribes or leaves; `again` reverts that some microtasks later. */
   stepOf("toggle", {
     topic: fc.constantFrom(...TOPICS),
     again: maybe(fc.nat(12)),
@@ -38,7 +38,7 @@ const call = fc.oneof(
 
 type Call = Drawn<typeof call>;
 
-/** Trouble of the session of one client. */
+/** Trouble in the session of one client. */
 const trouble = fc.record({
   kind: fc.constantFrom(
     "nothing",
@@ -61,7 +61,7 @@ const trouble = fc.record({
 type Trouble = Drawn<typeof trouble>;
 
 const round = fc.record({
-  /** The programs, of one client or more. */
+  /** The programs of one or more clients. */
   clients: fc.array(
     fc.record({
       calls: fc.array(fc.tuple(call, fc.nat(80)), { maxLength: 5 }),
@@ -69,15 +69,15 @@ const round = fc.record({
     }),
     { minLength: 1, maxLength: 3 },
   ),
-  /** End of a node in the middle of the round. */
+  /** Fate of a node in the middle of the round. */
   node: fc.constantFrom("stays", "stays", "stays", "is killed", "drains"),
   which: fc.nat(1),
 });
 
-property("a client whose sessions end and move has all that its program asked for", {
+property("a client whose sessions end and move still does all that its program requested", {
   cases: fc.record({
     reliable: fc.boolean(),
-    /** Longest time until a right is known. */
+    /** Maximum time of a rights check. */
     rightMs: fc.constantFrom(0, 100, 250),
     transports: transport,
     rounds: fc.array(round, { minLength: 1, maxLength: 3 }),
@@ -95,7 +95,7 @@ property("a client whose sessions end and move has all that its program asked fo
       const running = clients.map((own, i) => programs[i]!.play(own));
       if (node !== "stays") await nodes.end(which, node === "drains");
       await Promise.all(running);
-      // A request finds a session whose end nobody noticed.
+      // A request detects a session whose end went unnoticed.
       await Promise.all(programs.map((program) => program.confirm()));
       await atRest(world, nodes, programs);
       for (const program of programs) program.compare();
@@ -109,7 +109,7 @@ property("a client whose sessions end and move has all that its program asked fo
   },
 });
 
-/** Waits until each client has one session, with the topics, members and publications of its program. */
+/** Waits until each client has one session, with its program's topics, members and publications. */
 async function atRest(world: World, nodes: Nodes, programs: readonly Program[]): Promise<void> {
   const restless = () => {
     const sessions = nodes.servers.flatMap(({ manager }) => manager.all());
@@ -125,7 +125,7 @@ async function atRest(world: World, nodes: Nodes, programs: readonly Program[]):
       const expected = programs.filter(({ wanted }) => wanted.includes(room))
         .map(({ name, presence }) => `${name} ${presence.get(room)}`).sort();
       for (const { rooms, topics } of nodes.servers) {
-        // A node without members of its own does not follow the room.
+        // A node without its own members does not follow the room.
         if (topics.subscribers(room).length === 0) continue;
         const members = rooms.members(room).map(({ user, data }) => `${user} ${data}`).sort();
         if (`${members}` !== `${expected}`) return `members of ${room}: ${members}`;
@@ -135,10 +135,10 @@ async function atRest(world: World, nodes: Nodes, programs: readonly Program[]):
   };
   const endMs = world.nowMs + REST_MS;
   while (restless() !== "" && world.nowMs < endMs) await world.pause(20);
-  assertEquals(restless(), "", "what is not at rest");
+  assertEquals(restless(), "", "what is not idle");
 }
 
-/** Publishes once on each topic: subscribers alone get the publication, each once. */
+/** Publishes once on each topic: exactly the subscribers receive the publication, once each. */
 async function probe(world: World, programs: readonly Program[]): Promise<void> {
   const [first] = programs as [Program];
   for (const topic of [KEPT, TALK, ...TOPICS]) {
@@ -157,7 +157,7 @@ async function probe(world: World, programs: readonly Program[]): Promise<void> 
 class Nodes {
   readonly requests: Map<string, number> = new Map();
   readonly messages: Map<string, string[]> = new Map();
-  /** True once a node ended without a close, so that a message may be handled again. */
+  /** True once a node died, so that a message may be handled again. */
   hasDied = false;
   #programs: readonly SimulatedServer<string>[] = [];
 
@@ -213,7 +213,7 @@ class Nodes {
     ).sort();
   }
 
-  /** Ends a node, and starts the node again. */
+  /** Stops a node and starts it again. */
   async end(index: number, drains: boolean): Promise<void> {
     const program = this.#programs[index]!;
     if (drains) await program.server.drain({ withinMs: 400 });
@@ -224,7 +224,7 @@ class Nodes {
   }
 }
 
-/** A client, its calls, and what came of them. */
+/** A client, its calls, and their outcomes. */
 class Program {
   readonly client: Client;
   readonly presence: Map<string, string> = new Map();
@@ -254,7 +254,7 @@ class Program {
       backoff: { firstDelayMs: 100, maxDelayMs: 400 },
       connectTimeoutMs: 1_500,
       onMessage: ({ data }) => void this.strays.add((data as { readonly id: string })?.id),
-      // The nodes accept all that the program sends.
+      // The nodes accept everything that the program sends.
       onRefused: ({ message }) => void this.#wrong.push(message),
       onError() {},
     });
@@ -267,7 +267,7 @@ class Program {
     return [...this.#subscriptions.keys()].sort();
   }
 
-  /** True if no call is under way, nothing waits, and all subscriptions are in force. */
+  /** True if no call is pending, nothing waits, and all subscriptions are live. */
   get isAtRest(): boolean {
     return this.#waiting === 0 && this.client.isConnected && this.client.outbox.messages === 0 &&
       areSubscribed([...this.#subscriptions.values()]);
@@ -288,7 +288,7 @@ class Program {
       .flatMap(({ id }) => got.includes(id) ? [] : [id]);
   }
 
-  /** Makes calls, with trouble after one of these. */
+  /** Makes calls, with trouble after one of them. */
   async play({ calls, trouble }: { readonly calls: readonly [Call, number][]; trouble: Trouble }) {
     let running: Promise<unknown> | undefined;
     for (const [i, [call, pauseMs]] of calls.entries()) {
@@ -299,13 +299,13 @@ class Program {
     await (running ?? this.#trouble(trouble));
   }
 
-  /** Asks until a session answers. */
+  /** Sends requests until a session replies. */
   async confirm(): Promise<void> {
     const asking = this.client.request("hold", { id: this.newId(), ms: 0 }, { retry: true });
     await this.world.inTime(`an answer for ${this.name}`, asking, REST_MS);
   }
 
-  /** Compares all outcomes with what the nodes handled, and what this client received. */
+  /** Compares all outcomes with what the nodes handled and this client received. */
   compare(): void {
     const { requests, messages, hasDied } = this.#nodes;
     for (const { id, retry, outcome } of this.#requests.splice(0)) {

@@ -1,4 +1,4 @@
-/** Directories of nodes: each node knows the entries of all others, after losses of any kind. */
+/** Directories of nodes: each node knows the entries of all others, after any kind of loss. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { Directory } from "../../pubsub/nodes/directory.ts";
@@ -11,10 +11,12 @@ import { FailingEngine } from "./failing_engine.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Time between checks, for which changes are gathered, and for which a change may be on its way. */
+/**
+ * Interval of checks, time in which changes are batched, and maximum time of a change in flight.
+ */
 const [CHECK_MS, BATCH_MS, ON_WAY_MS] = [300, 40, 1_000] as const;
 
-/** Most scopes in one check, and longest wait of a new scope for entries, in milliseconds. */
+/** Maximum scopes per check, and maximum wait of a new scope for entries, in milliseconds. */
 const [CHECKED, OPEN_MS] = [200, 1_000] as const;
 
 /** Time in which changes arrive, in milliseconds. */
@@ -43,16 +45,16 @@ const changes = fc.array(change, { maxLength: 16, size: "max" });
 /** A scope that a node has open. */
 interface Opened {
   readonly scope: DirectoryScope<number>;
-  /** Own entries. */
+  /** This node's entries. */
   readonly own: Map<string, number>;
-  /** Entries of other nodes, as the changes tell. */
+  /** Entries of other nodes, according to the changes. */
   readonly told: Map<string, number>;
 }
 
 /** A node with a directory. */
 class Member {
   readonly #engine: FailingEngine;
-  /** Nodes that others may count as gone. */
+  /** Nodes that others may consider gone. */
   readonly #gone: ReadonlySet<string>;
   nodes: Nodes;
   directory: Directory<number>;
@@ -81,7 +83,7 @@ class Member {
     this.opened.delete(name);
   }
 
-  /** Starts the process again, with the same scopes and no entries. */
+  /** Restarts the process, with the same scopes and no entries. */
   restart(world: World): void {
     this.host.kill({ power: true });
     this.host.start();
@@ -116,9 +118,9 @@ class Member {
 property("each node knows the entries of all nodes soon after any loss", {
   cases: fc.record({
     nodeCount: fc.integer({ min: 2, max: 4 }),
-    /** With more scopes than a check has, a node takes turns. */
+    /** With more scopes than fit into a check, a node takes turns. */
     scopeCount: fc.constantFrom(2, 3, 230),
-    /** Longest delay of messages that overtake each other. */
+    /** Maximum delay of messages, which may be reordered. */
     delayMs: fc.constantFrom(0, 0, 60),
     rounds: fc.array(
       fc.record({
@@ -126,7 +128,7 @@ property("each node knows the entries of all nodes soon after any loss", {
         fault: fc.constantFrom(...FAULTS),
         victim: fc.nat(3),
         meanwhile: changes,
-        /** A scope that a node closes and opens again afterwards. */
+        /** A scope that a node closes and reopens. */
         reopened: fc.option(fc.record({ node: fc.nat(3), scope: fc.nat(229) })),
       }),
       { maxLength: 3, size: "max" },
@@ -201,7 +203,7 @@ property("each node knows the entries of all nodes soon after any loss", {
   },
 });
 
-/** Compares what each node knows, and was told, with the entries of all nodes. */
+/** Compares the entries that each node knows, and its reported changes, with those of all nodes. */
 function assertViews(members: readonly Member[]): void {
   for (const { opened, nodes: { id: ownId } } of members) {
     for (const [name, { scope, told }] of opened) {

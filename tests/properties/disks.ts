@@ -1,4 +1,4 @@
-/** Files of SQLite on the disks of a world. */
+/** SQLite files on simulated disks. */
 import type { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import {
   SimulatedDisk,
@@ -7,15 +7,15 @@ import {
 } from "../../testing/simulation/mod.ts";
 import type { World } from "./world.ts";
 
-/** A disk, and what opens its files. */
+/** A disk, and the function that opens its files. */
 export interface Disk {
   readonly disk: SimulatedDisk;
-  /** Opens or creates a file, for the present life of the machine. */
+  /** Opens or creates a file, for the machine's current life. */
   open(path: string, options?: SimulatedSqliteOptions): SqliteBroker;
 }
 
 /**
- * Makes the disk of a machine.
+ * Creates the disk of a machine.
  *
  * @param world The world.
  * @param name Name of the machine.

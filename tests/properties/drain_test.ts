@@ -1,4 +1,6 @@
-/** Drains of servers and of single sessions with work in flight: what ends in time, and what is cut. */
+/**
+ * Drains of servers and single sessions with work in flight: which work finishes, and which is cut.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
@@ -11,10 +13,10 @@ import { read } from "./readings.ts";
 import { ask, serveNodes } from "./requests.ts";
 import type { Ends, World } from "./world.ts";
 
-/** Share of a drain over which sessions leave, and the longest mean time between two. */
+/** Share of a drain over which sessions leave, and the maximum mean time between two. */
 const [SPREAD, MAX_SLOT_MS] = [0.8, 5];
 
-/** Time for a message there and back with that of a close; over HTTP it takes several requests. */
+/** Time for a round trip and a close; over HTTP that takes several requests. */
 const [ROUND_MS, HTTP_MS] = [100, 400];
 
 /** Time between two publications, in milliseconds. */
@@ -61,7 +63,6 @@ function handlers(world: World) {
   return { requests: { wait, items } as never, onMessage };
 }
 
-/** Starts the work of one session. */
 function start(world: World, { near, far }: Ends, planned: readonly Planned[]): Work[] {
   return planned.map(({ kind, ms }) => {
     const work: Work = { kind, overMs: world.nowMs + ms, outcome: "none" };
@@ -75,7 +76,7 @@ function start(world: World, { near, far }: Ends, planned: readonly Planned[]): 
   });
 }
 
-/** Work that is done before the cut has its reply, and work beyond fails. */
+/** Expects a reply for work that finishes before the cut, and a failure for later work. */
 function checkWorks(works: readonly Work[], cutMs: number, slackMs: number): void {
   for (const { kind, overMs, outcome } of works) {
     if (kind === "a message") continue;
@@ -85,7 +86,7 @@ function checkWorks(works: readonly Work[], cutMs: number, slackMs: number): voi
   }
 }
 
-/** A client of the server that drains. */
+/** A client of the draining server. */
 interface Drained {
   readonly client: Client;
   readonly works: readonly Work[];
@@ -95,11 +96,11 @@ interface Drained {
   end?: readonly [code: number, reason: string];
 }
 
-property("a drain lets each session finish its work until the time is over, or the signal comes", {
+property("a drain lets each session finish its work until its timeout or signal", {
   cases: fc.record({
     clients: fc.array(fc.record({ transport, works }), { maxLength: 4 }),
     withinMs: fc.integer({ min: 1_000, max: 2_500 }),
-    /** Time of the signal; 0 for one that was aborted before. */
+    /** Time of the signal; 0 for an already aborted one. */
     signalMs: fc.oneof(fc.constant(undefined), fc.constant(0), fc.nat(2_500)),
     isManager: fc.boolean(),
     /** True with another server, to which clients move. */
@@ -165,7 +166,7 @@ property("a drain lets each session finish its work until the time is over, or t
     await world.until("the end of the drain", () => endMs < Infinity, HTTP_MS);
     await world.pause(HTTP_MS);
 
-    // Each session leaves in a slot of its own, the oldest one first.
+    // Each session leaves in its own time slot, the oldest first.
     const slotMs = Math.min(withinMs * SPREAD / count, MAX_SLOT_MS);
     for (const [i, { notices }] of sessions.entries()) {
       assertEquals(notices.map((notice) => notice.reason), [reason], `notices of ${i}`);
@@ -174,7 +175,8 @@ property("a drain lets each session finish its work until the time is over, or t
       const isInSlot = least <= retryAfterMs && retryAfterMs <= most;
       assert(isInSlot, `${retryAfterMs} is not in ${least} to ${most}`);
     }
-    // A session with work after the time is cut. A client that moves waits for no message's handler.
+    // A session with work after the timeout is cut. A client that moves does not wait for message
+    // handlers.
     const held = (slackMs: number, isSure: boolean) =>
       sessions.filter(({ notices, works }) => {
         const counted = works.filter(({ kind }) =>
@@ -199,7 +201,7 @@ property("a drain lets each session finish its work until the time is over, or t
     assertEquals([manager.count, manager.isDraining], [0, true]);
     assertEquals(await world.inTime("a second drain", manager.drain()), report);
     if (!hasReplacement) return;
-    // Clients have all publications of before, during and after the drain.
+    // Clients have all publications from before, during and after the drain.
     const isThere = ({ client, got }: Drained) => client.isConnected && got.length >= published;
     await world.until("clients that moved", () => sessions.every(isThere), 20_000);
     await world.pause(HTTP_MS);
@@ -207,7 +209,7 @@ property("a drain lets each session finish its work until the time is over, or t
   },
 });
 
-property("a session that drains closes after its work, or at its time, at both ends", {
+property("a draining session closes after its work or at its timeout, at both ends", {
   cases: fc.record({
     transport,
     works,
@@ -241,7 +243,7 @@ property("a session that drains closes after its work, or at its time, at both e
     await world.pause(roundMs);
     if (way === "server after a move") {
       await client.handOver();
-      // The client may close the earlier session as soon as all replies are there.
+      // The client may close the earlier session as soon as all replies have arrived.
       await world.pause(roundMs);
     }
     const [wasClosed, startMs] = [drained.isClosed, world.nowMs];
@@ -269,7 +271,7 @@ property("a session that drains closes after its work, or at its time, at both e
   },
 });
 
-property("a server that drains frees the shares of its clients at the other servers immediately", {
+property("a draining server immediately frees its clients' shares on other servers", {
   cases: fc.record({ withinMs: fc.integer({ min: 10_000, max: 30_000 }) }),
   runs: 2,
   async check(world, { withinMs }) {

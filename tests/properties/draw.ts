@@ -1,10 +1,9 @@
-/** Generators that the cases of several properties share. */
+/** Generators shared by several properties. */
 import fc from "fast-check";
 
 /** The values that a generator draws. */
 export type Drawn<G> = G extends fc.Arbitrary<infer T> | fc.WeightedArbitrary<infer T> ? T : never;
 
-/** Transports of a client. */
 export const transport: fc.Arbitrary<"websocket" | "webtransport" | "http"> = fc.constantFrom(
   "websocket",
   "webtransport",
@@ -12,7 +11,7 @@ export const transport: fc.Arbitrary<"websocket" | "webtransport" | "http"> = fc
 );
 
 /**
- * Draws a name of a table.
+ * Draws a key of a table.
  *
  * @param table The table, with the plainest entry first.
  */

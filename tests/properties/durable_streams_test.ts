@@ -1,4 +1,4 @@
-/** Durable streams at two servers of one engine, by HTTP, by sessions and by the servers themselves. */
+/** Durable streams on two servers of one engine: over HTTP, through sessions and on the servers. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
@@ -22,17 +22,17 @@ import type { World } from "./world.ts";
 
 const IDS = ["oak", "elm", "ash", "fir"] as const;
 
-/** Bytes of records: a stream has six small ones, two that are half, or one that is full. */
+/** Bytes of records: a stream holds six small ones, two halves, or one full one. */
 const SIZES = { small: 10, half: 158, full: 380, over: 381 } as const;
 const LIMITS = { maxStreamBytes: countedBytes(6 * SIZES.small, 6), maxForks: 2 };
 
-/** Time to live of a mortal stream; it is gone after that time, the spare time of NATS, and a search. */
+/** TTL of an expiring stream; it is gone after that time, the slack of NATS, and a search. */
 const [TTL_S, EXPIRED_MS] = [90, 130_000];
 
-/** Time between two uses of a mortal stream that renew its time to live, in milliseconds. */
+/** Time between two uses that renew the TTL of an expiring stream, in milliseconds. */
 const USED_MS = 60_000;
 
-/** Time in which an engine counts the streams that another server created or deleted. */
+/** Time until an engine has counted the streams that another server created or deleted. */
 const COUNT_MS = 1_300;
 
 /** Wait of a long-poll, in milliseconds. */
@@ -40,7 +40,7 @@ const POLL_MS = 400;
 
 const JSON_TYPE = { "content-type": "application/json" };
 
-/** The stream of a step: mostly one that there is. */
+/** The stream of a step: mostly an existing one. */
 const of = fc.nat(19);
 const node = fc.constantFrom(0, 1);
 const isHttp = fc.constantFrom(true, true, false);
@@ -51,7 +51,7 @@ const record = fc.oneof(
   fc.constantFrom("half", "full", "over", undefined),
 );
 
-/** Draws a value in one of ten cases; another one otherwise, and when shrunk. */
+/** Draws `value` in one of ten cases; otherwise, and when shrunk, `usual`. */
 function seldom<T, U>(value: T, usual: U): fc.Arbitrary<T | U> {
   return fc.oneof({ weight: 9, arbitrary: fc.constant(usual) }, fc.constant(value));
 }
@@ -65,7 +65,7 @@ const stepsOf = fc.array(
       record,
       ends,
       isMortal: fc.boolean(),
-      // Of any source, at its end or after so many records: counted from the oldest one, or not.
+      // Of any source, at its end or after a number of records, counted from the oldest or not.
       fork: maybe(
         fc.record({ of, place: maybe(fc.nat(5)), isCounted: fc.boolean() }),
         2,
@@ -76,7 +76,7 @@ const stepsOf = fc.array(
       node,
       record,
       ends,
-      // Added to the next number: mostly nothing.
+      // Added to the next number: mostly 0.
       producer: maybe(
         fc.record({
           id: seldom("__proto__", "p"),
@@ -102,7 +102,7 @@ const stepsOf = fc.array(
       // From the oldest record, or after any offset of all streams, deleted ones included.
       from: fc.oneof(fc.constant(undefined), fc.nat(40)),
       face,
-      // Intervals between the time and the cursor that a reader echoes.
+      // Intervals by which the cursor that a reader echoes is ahead.
       ahead: fc.constantFrom(undefined, -1, 0, 500),
     }, 6),
     stepOf("use in time", { node, use: fc.oneof(fc.constant("append" as const), face) }, 4),
@@ -121,7 +121,7 @@ class Streams {
   readonly #model: StreamsModel;
   readonly #faces: StreamFaces;
   readonly #writers = new Map<ModelStream, DurableStreamWriter>();
-  /** Places that answers told, also of streams that are gone. */
+  /** Places from replies, also of streams that are gone. */
   readonly #places: ModelPlace[] = [];
   #last: { readonly id: string; readonly append: ModelAppend } | undefined;
   #creator = 0;
@@ -137,7 +137,7 @@ class Streams {
     this.#faces = new StreamFaces(world, { nodes, clients, model });
   }
 
-  /** Waits for the engine, whose servers may have to agree on a leader first. */
+  /** Waits for the engine, whose servers may have to elect a leader first. */
   async ready(): Promise<void> {
     for (const node of [0, 1]) {
       for (const [method, status] of [["PUT", 201], ["DELETE", 204]] as const) {
@@ -182,7 +182,7 @@ class Streams {
     }
   }
 
-  /** Deletes all streams, one by one, and expects the places of all of them to be free. */
+  /** Deletes all streams, one by one, and expects all their slots to be free. */
   async finish(most: number): Promise<void> {
     for (const { id } of this.#model.all) {
       if (this.#model.get(id)?.isDeleted === false) {
@@ -227,7 +227,7 @@ class Streams {
     if (expected !== "201") return;
     this.#tell(id, told.get("stream-next-offset"));
     const again = await this.#ask(id, 1 - node, { method: "PUT", headers, ...body });
-    // A fork at the end of its source is the same wherever that is now.
+    // A fork at the end of its source is the same wherever that end is now.
     assertEquals(again.outcome, "200", `the same creation again ${JSON.stringify(made)}`);
   }
 
@@ -235,7 +235,7 @@ class Streams {
   async #createHeld(id: string, node: number, from: ModelCreation["source"]): Promise<void> {
     const source = this.#model.get(from?.id ?? "");
     const { offset } = source?.places[from?.place ?? Infinity] ?? {};
-    // A server names a place by its offset.
+    // A server identifies a place by its offset.
     const place = offset === undefined ? undefined : from!.place;
     const made: ModelCreation = { id, source: from && { id: from.id, place } };
     const isGone = source?.isDeleted;
@@ -309,7 +309,7 @@ class Streams {
     const stream = this.#model.get(id);
     if (stream === undefined || stream.isDeleted) return;
     if (stream.end !== undefined) await this.#loseWriter(stream, "ended");
-    // A refusal tells the state only of an ended stream.
+    // A rejection reports the state only of an ended stream.
     if (Number(outcome.slice(0, 3)) >= 300 && stream.end === undefined) return;
     assertEquals(headers.get("stream-closed"), stream.end === undefined ? null : "true", about);
     if (stream.records.length > before!) this.#tell(id, headers.get("stream-next-offset"));
@@ -322,7 +322,7 @@ class Streams {
     if (writer === undefined) return;
     const data = this.#record(record ?? "small");
     const { outcome } = this.#model.append(id, { record: data });
-    // A writer whose append was refused is lost.
+    // A writer whose append was rejected is lost.
     if (outcome === "413 full") return;
     assertEquals(
       await outcomeOf(writer.append(data)),
@@ -384,7 +384,7 @@ class Streams {
     stream!.cancelled ??= reason;
     const signal = this.#writerOf(id)?.signal;
     if (signal === undefined) return;
-    await this.world.until("the wish of a reader at the writer", () => signal.aborted);
+    await this.world.until("a reader's cancellation at the writer", () => signal.aborted);
     assertEquals(signal.reason.message, stream!.cancelled);
   }
 
@@ -405,8 +405,8 @@ class Streams {
   }
 
   /**
-   * Lets time pass: streams without a writer that have a time to live are as if deleted, even if a
-   * server looked at their states meanwhile.
+   * Lets time pass: streams with a TTL and without a writer are as if deleted, even if a server
+   * read their states meanwhile.
    */
   async #expire(): Promise<void> {
     await this.#renew({ node: 0, use: "http" });
@@ -418,7 +418,7 @@ class Streams {
     }
   }
 
-  /** Appends to all streams or reads them, several times within their time to live. */
+  /** Appends to all streams or reads them, several times within their TTL. */
   async #use({ node, use }: StepOf<"use in time">): Promise<void> {
     for (let left = 3; left >= 0; left--) {
       await this.#renew({ node, use });
@@ -447,7 +447,7 @@ class Streams {
     await this.#faces.read(id, { ...reading, place });
   }
 
-  /** Compares the state by HEAD and at a server with the model. */
+  /** Compares the state from HEAD requests and on a server with the model. */
   async look(): Promise<void> {
     for (const id of IDS) {
       const { outcome, headers } = await this.#ask(id, 0, { method: "HEAD" });
@@ -493,7 +493,7 @@ class Streams {
     return stream?.isHeld && !stream.isDeleted ? this.#writers.get(stream) : undefined;
   }
 
-  /** A writer whose stream is over, by whomever, finds that out with the next append. */
+  /** Expects the next append of a writer to fail, because its stream has ended. */
   async #loseWriter(stream: ModelStream, code: string): Promise<void> {
     if (!stream.isHeld) return;
     stream.isHeld = false;
@@ -505,7 +505,7 @@ class Streams {
     return of < 18 && ids.length > 0 ? ids[of % ids.length]! : IDS[of % IDS.length]!;
   }
 
-  /** Records are different from each other. */
+  /** Returns a unique record. */
   #record(size: keyof typeof SIZES | undefined): string | undefined {
     if (size === undefined) return undefined;
     const quotes = 2;
@@ -517,7 +517,7 @@ class Streams {
   }
 }
 
-/** Outcomes of a creation by a server, by the answers over HTTP. */
+/** Outcomes of a creation by a server, by the outcomes over HTTP. */
 const BY_SERVER: Readonly<Record<string, string>> = {
   "200": "exists",
   "201": "fulfilled",
@@ -528,7 +528,7 @@ const BY_SERVER: Readonly<Record<string, string>> = {
   "429 too-many": "LimitError",
 };
 
-property("a durable stream has what its creations, appends and ends say, by each way to read it", {
+property("a durable stream returns what was created, appended and closed, however it is read", {
   cases: fc.record({
     engine: fc.constantFrom("memory", "redis", "sqlite", "nats"),
     maxStreams: fc.constantFrom(3, 2, 4),

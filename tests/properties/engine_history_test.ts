@@ -1,4 +1,4 @@
-/** Histories at each engine: two nodes append and read, also over ways that are slow, closed or cut. */
+/** Histories on each engine: two nodes append and read, also over slow, closed or broken links. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type {
@@ -18,7 +18,7 @@ import type { World } from "./world.ts";
 const TOPIC = "topic";
 const HOUR_MS = 3_600_000;
 
-/** Bounds of the history, each with one that is small. */
+/** Limits of the history, each with one that is small. */
 const BOUNDS: Readonly<Record<string, HistoryBounds>> = {
   "many publications": { size: 1_000, ttlMs: HOUR_MS, bytes: 1 << 20 },
   "five publications": { size: 5, ttlMs: HOUR_MS, bytes: 1 << 20 },
@@ -26,16 +26,16 @@ const BOUNDS: Readonly<Record<string, HistoryBounds>> = {
   "a short time": { size: 1_000, ttlMs: 3_000, bytes: 1 << 20 },
 };
 
-/** Longest time until a publication reaches the listeners, in milliseconds. */
+/** Maximum time until a publication reaches the listeners, in milliseconds. */
 const ARRIVES_MS = 2_000;
 
-/** Longest time after a trouble until each publication is acknowledged, in milliseconds. */
+/** Maximum time after a fault until each publication is acknowledged, in milliseconds. */
 const ACKNOWLEDGED_MS = 12_000;
 
 const node = fc.nat(1);
 const length = fc.constantFrom<number[]>(10, 200);
 const append = stepOf("append", {
-  /** Publications at once, of which some repeat an earlier one with a key. */
+  /** Concurrent publications, some of which repeat an earlier one with a key. */
   items: fc.array(
     fc.record({ node, length, key: fc.constantFrom("none", "new", "repeated"), back: fc.nat(2) }),
     { minLength: 1, maxLength: 4 },
@@ -65,7 +65,7 @@ type Trouble = Drawn<typeof trouble>;
 type Append = Drawn<typeof append>;
 type Read = Drawn<typeof read>;
 
-property("an engine keeps each publication once and in order, and returns what the bounds keep", {
+property("an engine stores each publication once, in order, and returns what the limits keep", {
   cases: fc.record({
     engine: fc.constantFrom("memory", "sqlite", "redis", "nats"),
     bounds: keyOf(BOUNDS),
@@ -94,7 +94,7 @@ property("an engine keeps each publication once and in order, and returns what t
       assertEquals(broker.stats.waiting, 0);
       await broker.close();
     }
-    // An engine does not hear of a silent cut for long.
+    // An engine does not notice a silent cut for a long time.
     for (const { host } of history.nodes) world.cut(host);
   },
 });
@@ -112,7 +112,7 @@ interface Node {
 
 /** One history, next to the model. */
 class SharedHistory {
-  /** True once a publication has a position that only the engine knows. */
+  /** True once only the engine knows the position of some publication. */
   hasUnknown = false;
   readonly nodes: readonly Node[];
   readonly #model: HistoryModel;
@@ -159,10 +159,10 @@ class SharedHistory {
     return position && { payload, position, taken: { fromMs, toMs: this.world.nowMs } };
   }
 
-  /** Appends one after the other while the way of a node to the engine fails. */
+  /** Appends one after another while a node's link to the engine fails. */
   async appendInTrouble({ node, of, lastsMs, count }: Trouble): Promise<void> {
     const world = this.world;
-    // A listener may miss publications of such a time.
+    // A listener may miss publications during the fault.
     for (const [i, { listener }] of this.nodes.entries()) {
       if (listener !== undefined) await this.listenOrLeave(i);
     }
@@ -207,7 +207,7 @@ class SharedHistory {
     await subscription.ready;
   }
 
-  /** Compares the publications that listeners received with all since their subscriptions. */
+  /** Compares the received publications with all since each listener's subscription. */
   async compareHeard(): Promise<void> {
     const { all, head } = this.#model;
     for (const { listener } of this.nodes) {

@@ -8,11 +8,11 @@ import type { ClusterEngine } from "../simulation/cluster/engine.ts";
 import { outcomeOf } from "./outcomes.ts";
 import type { World } from "./world.ts";
 
-/** Longest time in which an engine starts, or is reached again, in milliseconds. */
+/** Maximum time until an engine has started or is reachable again, in milliseconds. */
 const REACHED_MS = 20_000;
 
 /**
- * Repeats a call of an engine until it succeeds: a cluster starts without a leader.
+ * Repeats an engine call until it succeeds: a cluster starts without a leader.
  *
  * @param world The world.
  * @param call The call.
@@ -26,7 +26,7 @@ export async function untilReached(world: World, call: () => Promise<unknown>): 
 }
 
 /**
- * Waits until an engine keeps logs, whose servers may have to agree on a leader first.
+ * Waits until an engine stores logs; its servers may have to elect a leader first.
  *
  * @param world The world.
  * @param node A machine with a broker of the engine.
@@ -47,11 +47,11 @@ export async function reach(
 }
 
 /**
- * Makes a broker of a node whose calls fail as a case decides.
+ * Creates a node's broker whose calls fail as the case decides.
  *
  * @param engine The engine.
- * @param host The machine of the node, in its present life.
- * @returns The broker, which closes that of the engine too.
+ * @param host The node's machine, in its current life.
+ * @returns The broker, which also closes the engine's broker.
  */
 export function faultyBroker(engine: ClusterEngine, host: Host): FaultyBroker {
   const inner = engine.broker(host)!;
