@@ -775,7 +775,7 @@ Deno.test("API does not wait for ever for an engine that takes no publication", 
   assertEquals([status, body.code], [503, "unavailable"]);
   assertMatch(
     body.detail,
-    /the engine, which may still take the publication, longer than 10000 ms/,
+    /the broker, which may still accept the publication, longer than 10000 ms/,
   );
   broker.make("history.append", pass);
   assertEquals((await publish()).status, 200);

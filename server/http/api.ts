@@ -41,19 +41,19 @@ import type { ServerHealth } from "../metrics/endpoint.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import type { OriginRules } from "../../transport/origins.ts";
 
-/** Longest wait for the members that other nodes send, in milliseconds. */
+/** Longest wait for members from other nodes, in milliseconds. */
 const MEMBERS_MS = 1_000;
 
 /** Longest wait for a page of a history, in milliseconds. */
 const HISTORY_MS = 5_000;
 
-/** Longest wait for the engine to take publications, in milliseconds. */
+/** Longest wait for the broker to accept publications, in milliseconds. */
 const PUBLISH_MS = 10_000;
 
-/** Prefixes of topics that are not the application's. */
+/** Prefixes of internal topics. */
 const PRIVATE_PREFIXES = [PRESENCE_PREFIX, INTERNAL_PREFIX, STREAM_PREFIX];
 
-/** Most bytes of the payloads in a page of a history. */
+/** Most payload bytes in a page of a history. */
 const MAX_PAGE_BYTES = 1_048_576;
 
 /** Parts of the server that the API uses. */
@@ -67,10 +67,10 @@ export interface ApiParts extends HttpGuardParts {
   /** Topics and their schemas. */
   readonly contract: Contract | undefined;
   readonly maxMessageBytes: number;
-  /** Longest time for an asynchronous schema, in milliseconds. */
+  /** Time limit of an asynchronous schema, in milliseconds. */
   readonly requestTimeoutMs: number;
   readonly health: () => ServerHealth | Promise<ServerHealth>;
-  /** Pages that may use the API. */
+  /** Origins whose pages may use the API. */
   readonly origins: OriginRules;
 }
 
@@ -80,16 +80,15 @@ interface Call<K extends OperationName> {
   readonly id: string;
   readonly query: QueryOf<K>;
   readonly body: BodyOf<K>;
-  /** Id that all repetitions of the request have in common; `undefined` without a key. */
+  /** Id that all repetitions of the request share; `undefined` without a key. */
   readonly repetition: string | undefined;
 }
 
-/** An operation that answers with one value. */
+/** An operation that responds with one value. */
 type AnsweringName = Exclude<OperationName, "follow">;
 
 type Handler<K extends OperationName> = (call: Call<K>) => Promise<ReplyOf<K>> | ReplyOf<K>;
 
-/** A publication of a request. */
 type NewPublication = BodyOf<"publishBatch">["publications"][number];
 
 const ROUTES = Object.entries<Operation>(OPERATIONS).map(([name, operation]) => ({
@@ -103,10 +102,10 @@ const decoder = new TextDecoder("utf-8", { fatal: true });
 /**
  * The HTTP API of one server.
  *
- * - **Rights:** each action needs `authorize`, before the body is read.
- * - **Checked first:** a request is done as a whole, or refused: a batch with one wrong publication
- *   publishes none.
- * - **Once:** a request with an `Idempotency-Key` is done once, on all nodes.
+ * - **Rights:** each action needs `authorize`, which runs before the body is read.
+ * - **Checked first:** a request is executed as a whole, or rejected: a batch with one invalid
+ *   publication publishes nothing.
+ * - **Once:** a request with an `Idempotency-Key` is executed once, on all nodes.
  * - **Every node:** publications, messages and closes reach the sessions of all nodes.
  */
 export class Api {
@@ -193,7 +192,7 @@ export class Api {
     return { ...this.#guard.stats, readers: { sse }, limited: { stalled } };
   }
 
-  /** Answers a request; never rejects. */
+  /** Responds to a request. Never rejects. */
   fetch(request: Request, info: RequestInfo): Promise<Response> {
     return this.#guard.answer(request, info, (asked) => this.#answer(asked));
   }
@@ -261,7 +260,7 @@ export class Api {
       await this.#checkMessage(publication, "publish");
       encoded("publish", () => topics.checkPublication(topic, data, { from }));
     }
-    // Calls in order, without a wait between them: the engine keeps the order of each topic.
+    // Calls in order, without waiting in between: the broker keeps the order of each topic.
     const published = publications.map(({ topic, data, from }, number) => {
       if (topics.historyOf(topic) === undefined) return void topics.publish(topic, data, { from });
       const key = repetition === undefined
@@ -270,7 +269,7 @@ export class Api {
       return topics.append(topic, data, { from, ...key });
     });
     const outcomes = await waitFor(runtime, Promise.allSettled(published), {
-      what: "the engine, which may still take the publication,",
+      what: "the broker, which may still accept the publication,",
       timeoutMs: PUBLISH_MS,
     });
     return outcomes.map((outcome, i) => {
@@ -292,7 +291,7 @@ export class Api {
     });
   }
 
-  /** Checks a message for clients by its topic, and by the contract if there is one. */
+  /** Validates a message for clients by its topic, and by the contract if there is one. */
   async #checkMessage({ topic, data }: NewPublication, verb: string): Promise<void> {
     checkName(topic, verb);
     if (this.#router === undefined) return;
@@ -370,7 +369,7 @@ export class Api {
   }
 }
 
-/** Finds the operation of a path and a method, and decodes the parameter of the path. */
+/** Finds the operation for a path and a method, and decodes the path parameter. */
 function routeOf(
   rest: string,
   method: string,
@@ -383,7 +382,7 @@ function routeOf(
   if (routes.length === 0) {
     throw new Problem(404, {
       code: "not-found",
-      detail: "Cannot answer: the path must be one of those in openapi.json, received another one",
+      detail: "Cannot answer: the path must be listed in openapi.json, received another one",
     });
   }
   const asked = method === "HEAD" ? "GET" : method;
@@ -431,17 +430,17 @@ function invalid(
   });
 }
 
-/** Checks that a topic is one of the application. */
+/** Checks that a topic is not internal. */
 function checkName(topic: string, verb: string): void {
   const prefix = PRIVATE_PREFIXES.find((one) => topic.startsWith(one));
   if (prefix === undefined) return;
   throw new Problem(422, {
     code: "invalid",
-    detail: `Cannot ${verb}: a topic must not begin with "${prefix}", received "${topic}"`,
+    detail: `Cannot ${verb}: a topic must not start with "${prefix}", received "${topic}"`,
   });
 }
 
-/** Converts the errors of an engine that does not answer to problems. */
+/** Converts errors of an unreachable or silent broker to problems. */
 async function available<T>(result: Promise<T>): Promise<T> {
   try {
     return await result;
@@ -453,7 +452,7 @@ async function available<T>(result: Promise<T>): Promise<T> {
   }
 }
 
-/** Reads the body of a request as JSON; without a body, an empty object. */
+/** Parses a request body as JSON; without a body, an empty object. */
 function jsonOf({ headers }: Request, bytes: Uint8Array): unknown {
   const type = headers.get("content-type");
   if (bytes.length === 0 && type === null) return {};
@@ -482,7 +481,7 @@ function jsonOf({ headers }: Request, bytes: Uint8Array): unknown {
   }
 }
 
-/** Asks for the permission of each topic of a batch, once. */
+/** Authorizes each topic of a batch once. */
 async function authorizeEach(
   { publications }: BodyOf<"publishBatch">,
   authorize: GuardedRequest<ApiAction>["authorize"],
@@ -492,7 +491,7 @@ async function authorizeEach(
   for (const topic of topics) await authorize("publish", topic);
 }
 
-/** Encodes a message, and converts the errors of its topic, data and size. */
+/** Encodes a message, and converts errors of its topic, data and size. */
 function encoded<T>(verb: string, encode: () => T): T {
   try {
     return encode();
@@ -508,7 +507,7 @@ function encoded<T>(verb: string, encode: () => T): T {
   }
 }
 
-/** Makes the response with the result of an operation. */
+/** Creates the response with the result of an operation. */
 function reply(
   name: AnsweringName,
   result: ReplyOf<AnsweringName>,

@@ -7,10 +7,10 @@ import { exceedsBytes } from "../../session/wire/utf8.ts";
 /** Most publications in one page of a history. */
 const MAX_HISTORY = 1_000;
 
-/** Most characters of the id of an event: offset, tag and epoch. */
+/** Most characters of an event id: offset, tag and epoch. */
 const MAX_EVENT_ID = 128;
 
-/** Most members in one answer about presence. */
+/** Most members in one presence response. */
 const MAX_MEMBERS = 10_000;
 
 /** Schemas with a name in the OpenAPI document. */
@@ -27,7 +27,7 @@ const Name = (what: string) =>
     (text) => !exceedsBytes(text, MAX_TOPIC_BYTES),
     `Too long: expected ${what} of at most ${MAX_TOPIC_BYTES} bytes in UTF-8`,
   ).refine(
-    // Some engines cannot take others, and would refuse one of a batch behind the first ones.
+    // Some brokers cannot store others, and would reject them in the middle of a batch.
     (text) => text.isWellFormed() && !text.includes("\0"),
     `Invalid: expected ${what} that is well-formed and without zero characters`,
   );
@@ -46,7 +46,7 @@ const Position = named(
   z.object({
     epoch: z.string().describe("Name of one unbroken history."),
     offset: Count.describe("Offset of the publication in the epoch."),
-  }).describe("The place of a publication in the history of a topic."),
+  }).describe("The position of a publication in the history of a topic."),
 );
 
 const Publication = named(
@@ -151,12 +151,12 @@ const QueryInt = (min: number, max: number) => z.coerce.number().int().min(min).
 
 export interface Operation {
   readonly action: ApiAction;
-  /** The operation in words, for errors. */
+  /** Verb of the operation, for errors. */
   readonly verb: string;
   readonly method: "GET" | "POST";
-  /** Path below that of the API, with at most one parameter. */
+  /** Path below the API's path, with at most one parameter. */
   readonly path: string;
-  /** Schema of the parameter in the path. */
+  /** Schema of the path parameter. */
   readonly parameter?: z.ZodType<string> | undefined;
   readonly summary: string;
   readonly description: string;
@@ -166,9 +166,9 @@ export interface Operation {
   readonly reply: z.ZodType;
   /** Content type of that body; JSON by default. */
   readonly type?: "text/event-stream" | undefined;
-  /** Other statuses with a body of their own. */
+  /** Other statuses with their own body. */
   readonly replies?: Readonly<Record<number, z.ZodType>> | undefined;
-  /** Statuses of problems, beside those that every operation has. */
+  /** Statuses of problems, in addition to those of every operation. */
   readonly problems: readonly number[];
 }
 
@@ -221,8 +221,8 @@ export const OPERATIONS = {
     method: "POST",
     path: "/publications",
     summary: "Publish on several topics",
-    description: "Publishes in the given order. All publications are checked before the first " +
-      "one is made.",
+    description: "Publishes in the given order. All publications are validated before the first " +
+      "one is published.",
     body: named(
       "Publications",
       z.strictObject({ publications: z.array(Publication).min(1) }),
@@ -300,7 +300,7 @@ export const OPERATIONS = {
     reply: named(
       "Presence",
       z.object({
-        count: Count.describe("Present users, also those beyond the limit."),
+        count: Count.describe("Number of present users, including those beyond the limit."),
         isComplete: z.boolean().describe("True if all nodes sent their users."),
         members: z.array(Member).describe("The users, in the order of joining."),
       }),
@@ -314,7 +314,8 @@ export const OPERATIONS = {
     path: "/topics/{topic}/history",
     parameter: Topic,
     summary: "Read the history of a topic",
-    description: "Reads the newest publications, or those after a position. A position whose " +
+    description:
+      "Reads the newest publications, or the publications after a position. A position whose " +
       "successors are not all kept gets 410, with the reason as its code: `new-epoch`, `too-old` " +
       "or `beyond-head`.",
     query: z.strictObject({

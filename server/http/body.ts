@@ -1,4 +1,4 @@
-/** Bodies of HTTP requests, read with a bound and a deadline. */
+/** Bodies of HTTP requests, read with a size limit and a deadline. */
 import { concat } from "../../base/bytes.ts";
 import { Problem } from "./problem.ts";
 import { UsedBodyError } from "../broker_services.ts";
@@ -10,24 +10,24 @@ export interface ReadBodyOptions {
   readonly runtime: Runtime;
   /** Most bytes of the body. */
   readonly maxBytes: number;
-  /** Longest time for the whole body, in milliseconds. */
+  /** Time limit for the whole body, in milliseconds. */
   readonly timeoutMs: number;
-  /** Gives the body up with the reason, or with 503 if that is no {@linkcode Problem}. */
+  /** Cancels the body with the reason, or with 503 if the reason is not a {@linkcode Problem}. */
   readonly signal?: AbortSignal | undefined;
 }
 
 /**
  * Reads the body of a request.
  *
- * - A body whose `Content-Length` is too large is refused before the first byte is read; a body
- *   without that header once too many bytes came.
- * - A body that ends too late, or never, is refused after `timeoutMs`.
+ * - A body whose `Content-Length` is too large is rejected before the first byte is read; a body
+ *   without this header once too many bytes arrived.
+ * - A body that ends too late, or never, is rejected after `timeoutMs`.
  * - In both cases the rest of the body is not read.
  *
  * @returns The body; empty without one.
- * @throws {UsedBodyError} If something has read the body before.
- * @throws {Problem} With 413, 408, or 400 if the client left before the end; the reason of `signal`,
- * or 503.
+ * @throws {UsedBodyError} If the body has already been read.
+ * @throws {Problem} With 413, 408, or 400 if the client left before the end; the reason of
+ * `signal`, or 503.
  */
 export async function readBody(
   request: Request,
@@ -40,10 +40,10 @@ export async function readBody(
   if (body === null) return new Uint8Array();
   const reader = body.getReader();
   let problem: Problem | undefined;
-  // A cancelled stream ends the read that is under way.
+  // A cancelled stream ends the pending read.
   const giveUp = (reason: Problem) => {
     problem = reason;
-    reader.cancel(reason).catch(() => {}); // The connection is gone already.
+    reader.cancel(reason).catch(() => {}); // The connection is already closed.
   };
   const timer = startTimer(runtime, timeoutMs, () => giveUp(tooSlow(timeoutMs)));
   const onAbort = () => {
@@ -69,7 +69,7 @@ export async function readBody(
     signal?.removeEventListener("abort", onAbort);
   }
   if (problem !== undefined) throw problem;
-  // A chunk may be a part of a large buffer, which would stay in memory together with the body.
+  // A chunk may be part of a large buffer, which would stay in memory with the body.
   const isWhole = chunks.length === 1 && chunks[0]!.buffer.byteLength === bytes;
   return isWhole ? chunks[0]! : concat(chunks);
 }
@@ -89,7 +89,7 @@ function tooSlow(timeoutMs: number): Problem {
   });
 }
 
-/** Makes the problem of a body that the end of the server cuts; nothing was done with it. */
+/** The problem of a body that the server's shutdown interrupted; the request was not executed. */
 export function closing(): Problem {
   return new Problem(503, {
     code: "unavailable",

@@ -1,4 +1,4 @@
-/** Requests of the HTTP transport: event streams, polls, posts and closes, on any connection. */
+/** Requests of the HTTP transport: event streams, polls, posts and closes. */
 import { closing, readBody } from "./body.ts";
 import { methodNotAllowed, Problem, REFUSAL_CODES, refusedBy } from "./problem.ts";
 import { Refused } from "../refusal.ts";
@@ -22,37 +22,39 @@ import { Header, HTTP_TRANSPORT } from "../../transport/http/connection.ts";
 import { COMMENT, type OpenedConnection, writeOpened } from "../../transport/http/events.ts";
 import { isOriginAllowed, type OriginRules } from "../../transport/origins.ts";
 
-/** Time without an event after which an event stream has a comment, in milliseconds. */
+/** Silence after which an event stream sends a comment, in milliseconds. */
 const COMMENT_MS = 15_000;
 
-/** Longest time for which a poll waits, in milliseconds: proxies give up after 30 s and more. */
+/** Longest wait of a poll, in milliseconds; proxies time out after 30 s or more. */
 const POLL_MS = 25_000;
 
 /**
- * Bytes of events after which a piece of an event stream ends. A client that takes longer for a
- * piece than a connection waits for its client is lost: 1 KiB a second is enough.
+ * Bytes of events per piece of an event stream. A client that reads a piece more slowly than a
+ * connection waits for its client is lost; 1 KiB a second is fast enough.
  */
 const PIECE_BYTES = 32_768;
 
-/** Most posts of one connection whose bodies are read at once: one, and its repetition. */
+/** Most posts of one connection whose bodies are read concurrently: a post and its repetition. */
 const MAX_POSTS_PER_CONNECTION = 2;
 
-/** Most posts whose bodies are read at once. */
+/** Most posts whose bodies are read concurrently. */
 const MAX_POSTS = 4_096;
 
-/** Such posts of one network address, once half of them are under way. */
+/** Most such posts of one network address, once half of `MAX_POSTS` are pending. */
 const MAX_POSTS_PER_ADDRESS = 256;
 
-/** Longest time for the body of a post, in milliseconds. */
+/** Time limit for the body of a post, in milliseconds. */
 const BODY_MS = 30_000;
 
-/** Bytes of a body beside its largest frame: clients join smaller frames up to this size. */
+/**
+ * Bytes of a body in addition to its largest frame; clients join smaller frames up to this size.
+ */
 const JOINED_BYTES = 65_536;
 
-/** Time for which a page need not ask again if its requests are allowed, in seconds. */
+/** Time for which a browser caches a preflight, in seconds. */
 const PREFLIGHT_AGE_S = 7_200;
 
-/** Seconds after which a client repeats a post for which there was no room. */
+/** Seconds after which a client repeats a rejected post. */
 const BUSY_S = "1";
 
 const METHODS = ["GET", "POST", "DELETE"];
@@ -68,9 +70,9 @@ export interface CarrierRequestsOptions {
   readonly carriers: HttpCarriers;
   /** Largest frame of a client, in bytes. */
   readonly maxFrameBytes: number;
-  /** Pages that may send requests, as for sessions on other transports. */
+  /** Origins whose pages may send requests, as for sessions on other transports. */
   readonly origins: OriginRules;
-  /** Aborts when the server gives up the bodies that are not complete. */
+  /** Aborts when the server cancels incomplete bodies. */
   readonly cut: AbortSignal;
   /**
    * Counts an attempt with a wrong secret.
@@ -79,9 +81,9 @@ export interface CarrierRequestsOptions {
    */
   readonly countForged: (request: Request, info: RequestInfo) => void;
   /**
-   * Tells whose request this is.
+   * Returns the owner of a request, for quotas.
    *
-   * @throws {Refused} If the network address of the request is unknown for now.
+   * @throws {Refused} If the network address of the request is currently unknown.
    */
   readonly ownerOf: (request: Request, info: RequestInfo) => Owner;
   /** The quotas of the server. */
@@ -91,12 +93,14 @@ export interface CarrierRequestsOptions {
 }
 
 /**
- * Answers the requests of the HTTP transport, after a session was opened. Works on connections of
- * any node, through {@linkcode HttpCarrier} alone.
+ * Handles requests of the HTTP transport after a session was opened. Works with connections on any
+ * node, only through {@linkcode HttpCarrier}.
  */
 export class CarrierRequests {
   readonly #options: CarrierRequestsOptions;
-  /** The posts of each connection whose bodies are read, oldest first; bounded by their places. */
+  /**
+   * Posts of each connection whose bodies are being read, oldest first; bounded by their slots.
+   */
   readonly #posts = new Map<string, AbortController[]>();
   readonly #places: Quota;
 
@@ -106,7 +110,7 @@ export class CarrierRequests {
       limit: "posts",
       name: "http.posts",
       verb: "take frames",
-      what: "requests with frames under way",
+      what: "pending requests with frames",
       max: MAX_POSTS,
       shares: { address: MAX_POSTS_PER_ADDRESS },
       retryAfterMs: 1_000,
@@ -116,7 +120,10 @@ export class CarrierRequests {
     });
   }
 
-  /** Answers the request for a new connection: with events, or for a poll with the first alone. */
+  /**
+   * Responds to the request for a new connection: with an event stream, or for a poll only with the
+   * first events.
+   */
   opened(request: Request, opened: OpenedConnection): Response {
     const answer = this.#opened(request, opened);
     const fields = Object.entries(answerHeaders() ?? {});
@@ -133,15 +140,12 @@ export class CarrierRequests {
     return this.#stream(request, carrier, { head, last: 0, reader, isFirst: true });
   }
 
-  /** Answers a refused request for a new connection. */
+  /** Responds to a rejected request for a new connection. */
   refused(request: Request, refused: Refused): Response {
     return this.#failed(request, problemOf(refused));
   }
 
-  /**
-   * Answers a request for an open connection, or the question of a page before a request. Never
-   * rejects.
-   */
+  /** Responds to a request for an open connection, or to a preflight. Never rejects. */
   async fetch(request: Request, info: RequestInfo): Promise<Response> {
     try {
       if (!isOriginAllowed(request.headers, this.#options.origins)) throw wrongOrigin(request);
@@ -165,13 +169,13 @@ export class CarrierRequests {
     const carrier = this.#carrierOf(request, info);
     const after = numberOf(request, Header.lastEvent);
     const reader = this.#reader();
-    // The signal of a request is of no use: in Deno it also aborts after a complete answer.
+    // The request's signal is not usable: in Deno it also aborts after a complete response.
     const first = { reader, isFirst: true, signal: new AbortController().signal };
     if (request.headers.has(Header.poll)) {
       const options = { ...first, waitMs: POLL_MS, maxBytes: JOINED_BYTES };
       return this.#events(request, (await carrier.take(after, options)).events);
     }
-    // An unknown connection gets its status in place of a stream.
+    // An unknown connection receives a status instead of a stream.
     const options = { ...first, waitMs: 0, maxBytes: PIECE_BYTES };
     const { events, last, state } = await carrier.take(after, options);
     if (state !== "open") return this.#events(request, events);
@@ -183,13 +187,13 @@ export class CarrierRequests {
     const carrier = this.#carrierOf(request, info);
     const number = numberOf(request, Header.number);
     const received = numberOf(request, Header.lastEvent);
-    // Without the secret a client takes neither memory nor one of the places for bodies.
+    // Without the secret a client uses neither memory nor a slot for a body.
     await carrier.prove();
     const place = this.#placeOf(request, info);
     const frames = await this.#body(request, carrier).finally(() => place[Symbol.dispose]());
     const given = await carrier.give(number, frames, received);
-    // Over HTTP/2 the runtime delays the second of two small writes by 40 ms: an event that answers
-    // a frame at once leaves in the same write as this answer.
+    // Over HTTP/2 the runtime delays the second of two small writes by 40 ms. After this turn, an
+    // event that immediately responds to a frame is part of the same write as this response.
     await new Promise<void>((resolve) => this.#options.runtime.schedule(resolve));
     return this.#given(request, given);
   }
@@ -199,15 +203,15 @@ export class CarrierRequests {
     return this.#answer(request, null, { status: 204 });
   }
 
-  /** Reads the body of a post within the bounds for posts at once. */
+  /** Reads the body of a post, within the limits for concurrent posts. */
   async #body(request: Request, carrier: HttpCarrier): Promise<Uint8Array> {
     const { runtime, maxFrameBytes } = this.#options;
     if (this.#options.cut.aborted) throw closing();
     const id = request.headers.get(Header.session)!;
     const posts = this.#posts.get(id) ?? [];
-    // A client has one post at a time: those before were given up, and their rest may never come.
+    // A client has one post at a time: it has abandoned earlier posts, whose rest may never arrive.
     posts.at(-MAX_POSTS_PER_CONNECTION)?.abort(
-      unavailable("Cannot take frames: later requests with frames came"),
+      unavailable("Cannot receive frames: a later request with frames arrived"),
     );
     const post = new AbortController();
     posts.push(post);
@@ -226,7 +230,7 @@ export class CarrierRequests {
     }
   }
 
-  /** Takes a place for a body; a client without one sends the post again. */
+  /** Takes a slot for a body; a client without one repeats the post. */
   #placeOf(request: Request, info: RequestInfo): Disposable {
     try {
       return this.#places.take(this.#options.ownerOf(request, info));
@@ -242,7 +246,7 @@ export class CarrierRequests {
         request,
         new Problem(status, {
           code,
-          detail: `Cannot take frames: ${rule}`,
+          detail: `Cannot receive frames: ${rule}`,
           headers: { ...headers, ...more },
         }),
       );
@@ -290,7 +294,7 @@ export class CarrierRequests {
         try {
           events = waiting ?? await take();
         } catch (error) {
-          // The next request of the client is told the reason.
+          // The client's next request receives the reason.
           const isTold = error instanceof CarrierError || error instanceof LimitError;
           if (!isTold) this.#options.report(error);
           isOver = true;
@@ -305,7 +309,7 @@ export class CarrierRequests {
     return this.#answer(request, body, { headers: { "content-type": "text/event-stream" } });
   }
 
-  /** Answers with the events that there are. */
+  /** Responds with the pending events. */
   #events(request: Request, events: string): Response {
     if (events === "") return this.#answer(request, null, { status: 204 });
     const body = encoder.encode(events);
@@ -332,17 +336,17 @@ export class CarrierRequests {
     return this.#answer(request, body, { status, headers });
   }
 
-  /** Makes a response with the headers of all. */
+  /** Creates a response with the common headers. */
   #answer(request: Request, body: BodyInit | null, init: ResponseInit): Response {
     const headers = new Headers(init.headers);
     headers.set(Header.transport, HTTP_TRANSPORT);
     headers.set("cache-control", "no-store");
-    // Asks a proxy in front to pass each event on at once.
+    // Tells a proxy to forward each event immediately.
     headers.set("x-accel-buffering", "no");
     headers.set("x-content-type-options", "nosniff");
     headers.set("vary", "Origin");
     const origin = request.headers.get("origin");
-    // Cookies come along, as with every WebSocket of an allowed page.
+    // Cookies are allowed, as for every WebSocket of an allowed page.
     if (origin !== null && isOriginAllowed(request.headers, this.#options.origins)) {
       headers.set("access-control-allow-origin", origin);
       headers.set("access-control-allow-credentials", "true");
@@ -367,7 +371,7 @@ export class CarrierRequests {
     return this.#options.runtime.randomUUID();
   }
 
-  /** Turns an error into a problem. */
+  /** Converts an error to a problem. */
   #problemOf(error: unknown, request: Request, info: RequestInfo): Problem {
     if (error instanceof Problem) return error;
     if (error instanceof Refused) return problemOf(error);
@@ -381,10 +385,10 @@ export class CarrierRequests {
     } catch (refused) {
       return refused instanceof Refused ? problemOf(refused) : this.#fault(refused);
     }
-    // The answer does not tell a wrong secret from an unknown connection.
+    // The response is the same for a wrong secret and an unknown connection.
     return new Problem(410, {
       code: "gone",
-      detail: "Cannot continue: the connection must be open, and the secret its own",
+      detail: "Cannot continue: the connection must be open, and the secret must match",
     });
   }
 
@@ -397,7 +401,7 @@ export class CarrierRequests {
   }
 }
 
-/** Turns a refusal into a problem. */
+/** Converts a rejection to a problem. */
 function problemOf(refused: Refused): Problem {
   const { status, message: detail, cause } = refused;
   const code = REFUSAL_CODES[status] ?? "forbidden";
@@ -412,12 +416,12 @@ function wrongOrigin({ headers }: Request): Problem {
   });
 }
 
-/** Makes the problem of a request that the client may repeat. */
+/** The problem of a request that the client may repeat. */
 function unavailable(detail: string): Problem {
   return new Problem(503, { code: "unavailable", detail, headers: { "retry-after": BUSY_S } });
 }
 
-/** Makes the problem of a header with another value than a client may send. */
+/** The problem of an invalid header. */
 function malformed(name: string, rule: string, received: string): Problem {
   return new Problem(400, {
     code: "malformed",
@@ -425,15 +429,15 @@ function malformed(name: string, rule: string, received: string): Problem {
   });
 }
 
-/** Reads a number of events or frames. */
+/** Parses a number of events or frames. */
 function numberOf({ headers }: Request, name: string): number {
   const text = headers.get(name) ?? "";
   const number = Number(text);
   if (/^\d{1,16}$/.test(text) && Number.isSafeInteger(number)) return number;
-  throw malformed(name, "an integer from 0 to 2^53 - 1", text);
+  throw malformed(name, "an integer between 0 and 2^53 - 1", text);
 }
 
-/** Reads the close of a client: a normal one without the header. */
+/** Parses the client's close; without the header, a normal one. */
 function closeOf({ headers }: Request): Required<ConnectionCloseInfo> {
   const text = headers.get(Header.close) ?? "0";
   const [, code = "", reason = ""] = /^(\d{1,4})(?: (.*))?$/.exec(text) ?? [];
@@ -444,6 +448,6 @@ function closeOf({ headers }: Request): Required<ConnectionCloseInfo> {
   try {
     return { closeCode, reason: cutReason(decodeURIComponent(reason), MAX_WEBSOCKET_REASON_BYTES) };
   } catch {
-    throw malformed(Header.close, "percent-encoded behind the code", text);
+    throw malformed(Header.close, "percent-encoded after the code", text);
   }
 }

@@ -1,4 +1,4 @@
-/** Bodies of responses with server-sent events, at the pace of their readers. */
+/** Response bodies with server-sent events, at the pace of their readers. */
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { writeData } from "../../transport/http/events.ts";
@@ -9,7 +9,7 @@ export const STALLED_MS = 30_000;
 /** Options for {@linkcode EventBodies}. */
 export interface EventBodiesOptions {
   readonly runtime: Runtime;
-  /** Time after which a response ends; its reader opens another one. */
+  /** Time after which a response ends; its reader reconnects. */
   readonly lifeMs: number;
   /** Called with an error of the pages. MUST NOT throw. */
   readonly onError: (error: unknown) => void;
@@ -27,9 +27,9 @@ export interface EventPages<P> {
   readonly first: P;
   /** The pages that follow. */
   readonly rest: AsyncGenerator<P, void, undefined>;
-  /** Writes a page as events; `undefined` ends the response. */
+  /** Formats a page as events; `undefined` ends the response. */
   readonly write: (page: P) => WrittenPage | undefined;
-  /** Ends the pages; aborted at the end of the response. */
+  /** Ends the pages; aborted when the response ends. */
   readonly ended: AbortController;
   /** Called once, at the end. MUST NOT throw. */
   readonly onEnd: () => void;
@@ -38,9 +38,9 @@ export interface EventPages<P> {
 /**
  * Bodies with server-sent events.
  *
- * - **Pace:** a page is read once the reader has taken the one before.
- * - **End:** with the last page, after `lifeMs`, or {@linkcode STALLED_MS} after an event that the
- *   reader does not take.
+ * - **Pace:** a page is read once the reader has consumed the previous one.
+ * - **End:** after the last page, after `lifeMs`, or {@linkcode STALLED_MS} after an event that the
+ *   reader does not consume.
  */
 export class EventBodies {
   readonly #onError: (error: unknown) => void;
@@ -57,12 +57,12 @@ export class EventBodies {
     this.#unread.clear();
   }
 
-  /** Number of readers that did not read, since the start. */
+  /** Number of stalled readers since the start. */
   get stalled(): number {
     return this.#stalled;
   }
 
-  /** Makes the body of a response. */
+  /** Creates the body of a response. */
   open<P>({ first, rest, write, ended, onEnd }: EventPages<P>): ReadableStream<Uint8Array> {
     let page: P | undefined = first;
     let isPulling = false;
@@ -86,7 +86,7 @@ export class EventBodies {
           controller.error(tooSlow());
         };
         ended.signal.addEventListener("abort", () => {
-          if (isOver || isPulling) return; // A pull sees the end of the pages.
+          if (isOver || isPulling) return; // A later pull detects the end of the pages.
           finish();
           controller.close();
         });
@@ -99,7 +99,7 @@ export class EventBodies {
         if (isOver) return;
         const written = page === undefined ? undefined : write(page);
         if (written !== undefined) controller.enqueue(written.bytes);
-        // A page that was under way comes although the pages are over: the listener did not finish.
+        // A page may arrive after the pages have ended, because the listener did not finish.
         if (written === undefined || written.isLast || ended.signal.aborted) {
           finish();
           return controller.close();
@@ -119,12 +119,12 @@ export class EventBodies {
       return value ?? undefined;
     } catch (error) {
       this.#onError(error);
-      return undefined; // The reader comes back, and is told the state.
+      return undefined; // The reader reconnects, and receives the state.
     }
   }
 }
 
-/** Makes the error of a body that is not read. Deno prints each error of a body: here, one line. */
+/** The error of a stalled body. Deno prints each error of a body; this one has no stack. */
 function tooSlow(): DOMException {
   const text = `Cannot wait for a reader of events longer than ${STALLED_MS} ms`;
   const error = new DOMException(text, "TimeoutError");
@@ -133,7 +133,7 @@ function tooSlow(): DOMException {
 }
 
 /**
- * Writes one event.
+ * Formats one event.
  *
  * @param fields The name of the event, and its id.
  */
@@ -149,6 +149,6 @@ export function writeEvent(
 export const EVENT_HEADERS: Readonly<Record<string, string>> = {
   "content-type": "text/event-stream",
   "cache-control": "no-cache",
-  // Asks a proxy in front to pass each event on at once.
+  // Tells a proxy to forward each event immediately.
   "x-accel-buffering": "no",
 };

@@ -1,21 +1,21 @@
-/** The HTTP requests under way at a server, which finish before the server stops. */
+/** Pending HTTP requests of a server, which finish before the server stops. */
 import type { RequestInfo } from "../../transport/address.ts";
 
-/** Seconds after which a client repeats a request that a server did not answer before its end. */
+/** Seconds after which a client repeats a request that a stopping server rejected. */
 const RETRY_AFTER_S = "5";
 
 /** Methods of requests without a body. */
 const BODILESS: ReadonlySet<string> = new Set(["GET", "HEAD", "OPTIONS"]);
 
-/** Information from an HTTP server that also tells when a response was sent, as `Deno.serve` does. */
+/** Information from an HTTP server that reports when a response was sent, as `Deno.serve` does. */
 interface FollowedInfo extends RequestInfo {
   /** Settles after the response was sent, or the client left. */
   readonly completed?: Promise<unknown>;
 }
 
 /**
- * Counts the requests of a server that are under way, and ends them in two steps: first no new one
- * is admitted, then the bodies that are still on their way are cut.
+ * Counts pending requests, and ends them in two steps: first no new requests are admitted, then
+ * incomplete request bodies are cancelled.
  */
 export class RequestGate {
   readonly #stopped = new AbortController();
@@ -23,17 +23,17 @@ export class RequestGate {
   #underWay = 0;
   #idle: PromiseWithResolvers<void> | undefined;
 
-  /** Aborts when no new request is admitted any longer. */
+  /** Aborts when new requests are no longer admitted. */
   get stopped(): AbortSignal {
     return this.#stopped.signal;
   }
 
-  /** Aborts when bodies that are not complete are given up. */
+  /** Aborts when incomplete bodies are cancelled. */
   get cut(): AbortSignal {
     return this.#cut.signal;
   }
 
-  /** Resolves once no request is under way. */
+  /** Resolves once no request is pending. */
   get idle(): Promise<void> {
     if (this.#underWay === 0) return Promise.resolve();
     return (this.#idle ??= Promise.withResolvers()).promise;
@@ -44,15 +44,15 @@ export class RequestGate {
     this.#stopped.abort();
   }
 
-  /** Admits no further request, and gives up the bodies that are not complete. Idempotent. */
+  /** Admits no further request, and cancels incomplete bodies. Idempotent. */
   close(): void {
     this.stop();
     this.#cut.abort();
   }
 
   /**
-   * Counts a request until its answer, or with a body until its response was sent: a response may
-   * begin before the whole body came.
+   * Counts a request until its response, or with a body until the response was sent, because a
+   * response may start before the whole body has arrived.
    */
   follow(
     { method }: Request,
@@ -73,8 +73,9 @@ export class RequestGate {
   }
 
   /**
-   * Wraps a handler of the application: new requests get 503 after {@linkcode stop}, and so does a
-   * request whose body was cut, which the handler cannot tell from a wrong one.
+   * Wraps a handler of the application: new requests receive 503 after {@linkcode stop}, and so
+   * does a request whose body was cancelled, which the handler cannot distinguish from a malformed
+   * one.
    */
   guard(
     handle: (request: Request, info: RequestInfo) => Response | Promise<Response>,
@@ -99,13 +100,13 @@ export class RequestGate {
   }
 }
 
-/** Tells whether a response blames the client, for which nothing was done. */
+/** Checks whether a response reports a client error, so that the request had no effect. */
 function isOfClient({ status }: Response): boolean {
   return status >= 400 && status < 500;
 }
 
 /**
- * Creates the answer to a request that another server, or the next one, may answer.
+ * Creates the response to a request that another server may handle.
  *
  * @returns A response with 503 and `Retry-After`.
  */

@@ -1,4 +1,4 @@
-/** The guard that all HTTP faces of a server share: rights, origins, headers, bounds and errors. */
+/** The guard of all HTTP faces of a server: rights, origins, headers, limits and errors. */
 import { closing, readBody } from "./body.ts";
 import type { RequestGate } from "./gate.ts";
 import { Problem, REFUSAL_CODES, refusedBy, tooMany } from "./problem.ts";
@@ -23,24 +23,24 @@ import {
   originTrust,
 } from "../../transport/origins.ts";
 
-/** Time for which a browser remembers the answer to a preflight, in seconds; most allow no more. */
+/** Time for which a browser caches a preflight, in seconds; the maximum of most browsers. */
 const PREFLIGHT_AGE_S = 7_200;
 
-/** Methods that change nothing, which pages may use without an allowed origin. */
+/** Methods without side effects, which pages may use without an allowed origin. */
 const SAFE_METHODS: ReadonlySet<string> = new Set(["GET", "HEAD", "OPTIONS"]);
 
 /**
- * Requests of one address that change something, whose bodies may be slow, once more than half of
- * all such requests are under way.
+ * Most concurrent changing requests of one address, whose bodies may be slow, once more than half
+ * of all such requests are pending.
  */
 const MAX_CHANGING_PER_ADDRESS = 64;
 
-/** Part of all requests that one address may have under way once half are. */
+/** Share of pending requests that one address may have once half of the limit is used. */
 const SHARE_OF_REQUESTS = 1 / 4;
 
 /**
- * Content types that browsers never run, so that a page may show them. Behind a comma browsers find
- * another type, which counts.
+ * Content types that browsers never execute, so that a page may show them. A comma would separate
+ * another type, which browsers use.
  */
 const SHOWN_TYPE = /^(?:text\/plain|application\/(?:[\w.-]+\+)?json)\s*(?:;[^,]*)?$/i;
 
@@ -53,42 +53,42 @@ export interface AuthorizationContext<Action extends string = string> {
   /** The request, whose body MUST NOT be read. */
   readonly request: Request;
   /**
-   * The user that `authenticate` and `userOf` name for the request, with the token of
-   * `Authorization: Bearer` and cookies; `undefined` for a request without a user, and for one that
-   * `authenticate` refuses.
+   * The user that `authenticate` and `userOf` return for the request, with the token of
+   * `Authorization: Bearer` and cookies; `undefined` for a request without a user, and if
+   * `authenticate` rejects it.
    */
   readonly user: string | undefined;
   /** The action. */
   readonly action: Action;
-  /** The thing to act on, such as a topic or a user; empty for the face as a whole. */
+  /** The target, such as a topic or a user; empty for the face as a whole. */
   readonly id: string;
   /** Aborted when `authorize` takes longer than 10 seconds. */
   readonly signal: AbortSignal;
 }
 
-/** Answer of an `authorize`: a yes, a no, or a yes to a caller whose name tells it from others. */
+/** Result of `authorize`: allowed, denied, or allowed for a named caller. */
 type Permission = boolean | { readonly caller: string };
 
 /** Options of a {@linkcode HttpGuard}. */
 export interface HttpGuardOptions<Action extends string> extends OriginRules {
-  /** Name of the option of the server, for errors. */
+  /** Name of the server option, for errors. */
   readonly name: string;
-  /** Path of the face; requests for this path and below belong to the face. */
+  /** Path of the face; requests for this path and below belong to it. */
   readonly path: string;
   /** Decides each action; without it, all are denied. */
   readonly authorize?:
     | ((context: AuthorizationContext<Action>) => Permission | Promise<Permission>)
     | undefined;
   /**
-   * Allows every action of programs on this machine if there is no `authorize`, and of pages that
-   * are trusted with credentials. `*` of `origins` lets no page use this permission.
+   * Without `authorize`, allows every action of programs on this machine, and of pages that are
+   * trusted with credentials. `*` in `origins` does not give pages this permission.
    *
    * @default {false}
    */
   readonly opensOnLoopback?: boolean | undefined;
   /**
-   * Tells paths of topics and streams that servers keep to themselves, which no method and no right
-   * reaches. By default there are none.
+   * Detects paths of internal topics and streams, which are never accessible. By default there are
+   * none.
    */
   readonly isInternal?: ((path: string) => boolean) | undefined;
   /** Methods that pages of other origins may use. */
@@ -98,33 +98,34 @@ export interface HttpGuardOptions<Action extends string> extends OriginRules {
   /** Response headers that pages of other origins may read. */
   readonly exposedHeaders?: readonly string[] | undefined;
   /**
-   * Lets shared caches keep responses: these do not depend on credentials.
+   * Lets shared caches store responses, which must not depend on credentials.
    *
    * @default {false}
    */
   readonly isPublic?: boolean | undefined;
-  /** Rate of requests of one network address; no limit by default. */
+  /** Rate limit of requests per network address; none by default. */
   readonly rate?: Rate | undefined;
   /**
-   * Most requests that are being answered at once.
+   * Most concurrent requests.
    *
    * @default {1024}
    */
   readonly maxRequests?: number | undefined;
   /**
-   * Most requests in addition that change nothing: such a request has no body to hold, and may wait.
+   * Most additional concurrent requests without side effects: they have no body to hold, and may
+   * wait.
    *
    * @default {0}
    */
   readonly maxWaiting?: number | undefined;
   /**
-   * Longest time for the body of a request, in milliseconds.
+   * Time limit for a request body, in milliseconds.
    *
    * @default {30000}
    */
   readonly bodyTimeoutMs?: number | undefined;
   /**
-   * Longest time for `authorize`, in milliseconds.
+   * Time limit of `authorize`, in milliseconds.
    *
    * @default {10000}
    */
@@ -134,14 +135,14 @@ export interface HttpGuardOptions<Action extends string> extends OriginRules {
 /** Services of the server that a face uses. */
 export interface HttpGuardParts {
   readonly runtime: Runtime;
-  /** Tells when no request is admitted any longer, and when bodies are given up. */
+  /** Signals when requests are no longer admitted, and when bodies are cancelled. */
   readonly gate: Pick<RequestGate, "stopped" | "cut">;
   /**
    * Returns the user of a request; `undefined` without one, or if the server knows no users.
    * Rejects with a {@linkcode Refused}.
    */
   readonly identify: (request: Request) => Promise<string | undefined>;
-  /** All quotas of the server, and the owners of their places. */
+  /** The server's quotas, and the owners of their slots. */
   readonly quotas: Quotas;
   /** Returns the network address of a request, where known. */
   readonly addressOf: (request: Request, info: RequestInfo) => string | undefined;
@@ -154,19 +155,21 @@ export interface GuardedRequest<Action extends string> {
   readonly request: Request;
   /** The address of the peer. */
   readonly info: RequestInfo;
-  /** The taker of places for the request: its address, and its user once one is authorized. */
+  /** The owner of the request's slots: its address, and its user once authorized. */
   readonly owner: Owner;
-  /** The owner of what the request creates: as `owner`, by the name that `authorize` gives, if any. */
+  /**
+   * The owner of what the request creates: like `owner`, with the name from `authorize`, if any.
+   */
   readonly maker: Owner;
   /**
-   * The caller, once authorized: as `authorize` names it, else the user, else the credentials of the
-   * request.
+   * The caller, once authorized: the name from `authorize`, else the user, else the credentials of
+   * the request.
    */
   readonly caller: string;
   /**
-   * Asks for permission.
+   * Checks the permission.
    *
-   * @returns The user of the request, if there is one.
+   * @returns The user of the request, if any.
    * @throws {Problem} With 401, 403 or 503 if the action is not allowed.
    */
   authorize(action: Action, id: string): Promise<string | undefined>;
@@ -181,19 +184,19 @@ export interface GuardedRequest<Action extends string> {
 /**
  * The guard of an HTTP face.
  *
- * - **Rights:** an action needs `authorize`, also on loopback unless `opensOnLoopback` says
- *   otherwise. A denied request gets 403, or the status of `authenticate` if that refused.
- * - **Pages:** a method that changes something is refused with 403, before the body is read, if the
- *   page has another origin than the rules allow, or if there are cookies without an origin. Pages
- *   of exactly listed origins, and of this server, may use credentials. `*` allows no credentials.
- * - **Headers:** no response can run on the origin of the server: `nosniff`, a sandbox, and a
- *   download for anything but JSON and plain text. No foreign page can embed one. Caches keep responses for one user, by
- *   `Cache-Control: private` and `Vary`.
- * - **Errors:** a {@linkcode Problem} becomes the response. Any other error is reported, and becomes
- *   a 500 without details.
- * - **Bounds:** requests at once, of which those that change something have a share for each address,
- *   and requests of an address by rate; 429 beyond.
- * - **End:** a server that shuts down answers new requests, and bodies that came too late, with 503.
+ * - **Rights:** an action needs `authorize`, also on loopback unless `opensOnLoopback` is set. A
+ *   denied request receives 403, or the status of `authenticate` if that rejected it.
+ * - **Pages:** a method with side effects is rejected with 403, before the body is read, if the
+ *   rules do not allow the page's origin, or if there are cookies without an origin. Pages of
+ *   exactly listed origins, and of this server, may use credentials. `*` allows no credentials.
+ * - **Headers:** no response can execute on the server's origin: `nosniff`, a sandbox, and a
+ *   download for anything but JSON and plain text. No foreign page can embed a response. Caches
+ *   keep responses for one user, by `Cache-Control: private` and `Vary`.
+ * - **Errors:** a {@linkcode Problem} becomes the response. Any other error is reported, and
+ *   becomes a 500 without details.
+ * - **Bounds:** concurrent requests, with a share per address for requests with side effects, and
+ *   the rate per address; beyond them, 429.
+ * - **End:** during shutdown, new requests and late bodies receive 503.
  *
  * @example Usage
  * ```ts
@@ -230,9 +233,8 @@ export class HttpGuard<Action extends string> {
   readonly #parts: HttpGuardParts;
   readonly #accounts: Accounts | undefined;
   readonly #answered = new Map<number, number>(); // Bounded by the statuses of the face.
-  /** Requests under way that are allowed to change something. */
+  /** Pending authorized requests with side effects. */
   readonly #changing: Quota;
-  /** Requests under way. */
   readonly #active: Quota;
 
   /**
@@ -251,7 +253,7 @@ export class HttpGuard<Action extends string> {
     this.#changing = parts.quotas.open({
       ...bounds,
       name: `${name}.maxRequests`,
-      what: "requests under way",
+      what: "concurrent requests",
       max: maxRequests,
       shares: { address: MAX_CHANGING_PER_ADDRESS },
     });
@@ -271,20 +273,20 @@ export class HttpGuard<Action extends string> {
   }
 
   /**
-   * Finds the part of a URL behind the path of the face.
+   * Finds the part of a URL after the face's path.
    *
-   * @returns The rest of the path, still encoded: empty, or with a slash first; `undefined` for a URL
-   * outside of the face.
+   * @returns The rest of the path, still encoded: empty, or with a leading slash; `undefined` for a
+   * URL outside of the face.
    */
   pathOf(url: string): string | undefined {
     return pathBelow(url, this.#options.path);
   }
 
   /**
-   * Answers a request.
+   * Responds to a request.
    *
-   * @param handle Makes the response, whose headers MUST be mutable. Its `Cache-Control` lacks
-   * `private` and `public`, which the guard adds.
+   * @param handle Creates the response, whose headers MUST be mutable. The guard adds `private` or
+   * `public` to its `Cache-Control`.
    * @returns The response. Never rejects.
    */
   async answer(
@@ -310,7 +312,7 @@ export class HttpGuard<Action extends string> {
     let user: string | undefined;
     let caller: string | undefined;
     try {
-      const address = addressOf(request, info); // The application may compute it: once.
+      const address = addressOf(request, info); // The application may compute it, so only once.
       const ownerOf = () => owners.of({ address, user });
       active = this.#active.take(ownerOf());
       this.#admit(ownerOf());
@@ -338,7 +340,7 @@ export class HttpGuard<Action extends string> {
             identified ??= this.#parts.identify(request);
             ({ user, caller } = await this.#authorize({ request, action, id, identified }));
           }
-          // Not before: whoever has no right must not take a place of those who have one.
+          // Only now, so that unauthorized requests use no slots.
           if (!SAFE_METHODS.has(request.method)) changing ??= this.#changing.take(ownerOf());
           return user;
         },
@@ -368,11 +370,11 @@ export class HttpGuard<Action extends string> {
     );
   }
 
-  /** Tells how far a page is trusted; `undefined` for a request without an origin. */
+  /** The trust in a page; `undefined` for a request without an origin. */
   #trustOf({ headers, url }: Request): "full" | "anonymous" | "none" | undefined {
     const origin = headers.get("origin");
     if (origin === null) return undefined;
-    // HTTP/2 has the host in the URL alone.
+    // HTTP/2 has the host only in the URL.
     const host = headers.get("host") ?? new URL(url).host;
     return originTrust({ origin, host }, this.#options);
   }
@@ -418,7 +420,7 @@ export class HttpGuard<Action extends string> {
     });
   }
 
-  /** Allows programs on this machine, and pages that the rules trust with its permissions. */
+  /** Allows programs on this machine, and pages that the rules trust with credentials. */
   #checkLoopback(request: Request, info: RequestInfo, action: Action): Promise<undefined> {
     const { name, opensOnLoopback = false, hosts } = this.#options;
     const trust = this.#trustOf(request) ?? "full";
@@ -426,7 +428,7 @@ export class HttpGuard<Action extends string> {
       return Promise.resolve(undefined);
     }
     const rule = opensOnLoopback
-      ? `${name}.authorize must allow others than programs of this machine and pages of this server`
+      ? `${name}.authorize must allow others than programs on this machine and pages of this server`
       : `${name}.authorize must allow the action`;
     return Promise.reject(
       new Problem(403, {
@@ -447,7 +449,7 @@ export class HttpGuard<Action extends string> {
     let refused: Refused | undefined;
     const user = await identified.catch((error) => {
       if (!(error instanceof Refused)) throw error;
-      // The user is unknown for now: the client comes back.
+      // The user is unknown for now: the client should retry.
       if (error.status === 503) throw this.#denied(action, error);
       refused = error;
       return undefined;
@@ -457,7 +459,7 @@ export class HttpGuard<Action extends string> {
     const late = `Cannot wait for authorize of ${name} longer than`;
     const permission = await decide(`authorize of ${name}`, () => {
       const answer = authorize(context);
-      // Most answers are there at once, and need no timer.
+      // Most results are synchronous, and need no timer.
       return answer instanceof Promise
         ? within(this.#parts.runtime, answer, { timeoutMs, late })
         : answer;
@@ -476,7 +478,9 @@ export class HttpGuard<Action extends string> {
     return { user, caller };
   }
 
-  /** Makes the response to a denied action: that of `authenticate`, if that refused the request. */
+  /**
+   * The response to a denied action; the response of `authenticate` if that rejected the request.
+   */
   #denied(action: Action, refused: Refused | undefined): Problem {
     if (refused === undefined) {
       return new Problem(403, {
@@ -497,7 +501,7 @@ export class HttpGuard<Action extends string> {
     });
   }
 
-  /** Makes the response to an action about which the application failed to decide. */
+  /** The response to an action if `authorize` failed. */
   #unknown(action: Action, fault: DecisionFault): Problem {
     return new Problem(503, {
       code: "unavailable",
@@ -506,7 +510,7 @@ export class HttpGuard<Action extends string> {
     });
   }
 
-  /** Adds the headers that every response has. */
+  /** Adds the common response headers. */
   #protect(request: Request, headers: Headers): void {
     const { isPublic = false, exposedHeaders = [] } = this.#options;
     headers.set("x-content-type-options", "nosniff");
@@ -532,7 +536,7 @@ export class HttpGuard<Action extends string> {
 }
 
 /**
- * Tells whether a segment of a path names a topic or stream that servers keep to themselves.
+ * Checks whether a path segment is the name of an internal topic or stream.
  *
  * @param segment The segment, percent-encoded.
  */
@@ -540,19 +544,19 @@ export function isInternalName(segment: string): boolean {
   try {
     return decodeURIComponent(segment).startsWith(INTERNAL_PREFIX);
   } catch {
-    return false; // Not a name at all.
+    return false; // Not a valid name.
   }
 }
 
-/** Makes the problem of a topic or stream that servers keep to themselves. */
+/** The problem of an internal topic or stream. */
 export function internal(): Problem {
   return new Problem(404, {
     code: "not-found",
-    detail: `Cannot answer: names that begin with "${INTERNAL_PREFIX}" are those of servers`,
+    detail: `Cannot answer: names that start with "${INTERNAL_PREFIX}" are internal`,
   });
 }
 
-/** Makes the response to an error whose text the client must not see. */
+/** The response to an error whose text the client must not see. */
 function failed(): Problem {
   return new Problem(500, {
     code: "internal",
@@ -562,7 +566,7 @@ function failed(): Problem {
 
 function withoutBody(response: Response): Response {
   if (response.body === null) return response;
-  response.body.cancel().catch(() => {}); // A body that failed needs no end.
+  response.body.cancel().catch(() => {}); // A failed body needs no cleanup.
   const { status, headers } = response;
   return new Response(null, { status, headers });
 }

@@ -11,7 +11,7 @@ import { pathBelow } from "../../transport/url.ts";
 
 type Action = "read" | "write";
 
-/** A guard whose errors and users a test sees. */
+/** A guard whose errors and users are visible to a test. */
 function guarded(
   options: Partial<HttpGuardOptions<Action>> = {},
   identify: (request: Request) => Promise<string | undefined> = () => Promise.resolve(undefined),
@@ -40,7 +40,7 @@ function from(hostname: string): { remoteAddr: Deno.NetAddr } {
   return { remoteAddr: { transport: "tcp", hostname, port: 50_000 } };
 }
 
-/** Asks for one action, by GET unless a method is given. */
+/** Requests one action, with GET by default. */
 async function ask(
   { guard }: { readonly guard: HttpGuard<Action> },
   init: RequestInit & { readonly from?: { remoteAddr: Deno.NetAddr }; readonly url?: string } = {},
@@ -61,13 +61,13 @@ async function ask(
   };
 }
 
-Deno.test("HttpGuard() refuses malformed origins, hosts and rates", () => {
+Deno.test("HttpGuard() rejects malformed origins, hosts and rates", () => {
   assertThrows(() => guarded({ origins: ["example.com"] }), TypeError, "origins");
   assertThrows(() => guarded({ hosts: ["example.com:80"] }), TypeError, "hosts");
   assertThrows(() => guarded({ rate: { perSecond: 0 } }), RangeError, "notes.rate.perSecond");
 });
 
-Deno.test("pathBelow() finds the path of a face, and no path that only begins alike", () => {
+Deno.test("pathBelow() finds paths of a face, but no path with only the same prefix", () => {
   const cases: [url: string, rest: string | undefined][] = [
     ["http://localhost/notes", ""],
     ["http://localhost/notes/", "/"],
@@ -89,7 +89,7 @@ Deno.test("HttpGuard.answer() denies every action without authorize", async () =
   assertMatch(text, /Cannot read: notes\.authorize must allow the action, received no authorize/);
 });
 
-Deno.test("HttpGuard.answer() opens a face on loopback alone, if its options say so", async () => {
+Deno.test("HttpGuard.answer() opens a face only on loopback, if its options allow this", async () => {
   const open = guarded({ authorize: undefined, opensOnLoopback: true, hosts: ["notes.test"] });
   const header = (name: string, value: string) => ({ headers: { [name]: value } });
   const cases: [what: string, init: Parameters<typeof ask>[1], status: number][] = [
@@ -110,7 +110,7 @@ Deno.test("HttpGuard.answer() opens a face on loopback alone, if its options say
   }
 });
 
-Deno.test("HttpGuard.answer() opens a face on loopback for no page that only * allows", async () => {
+Deno.test("HttpGuard.answer() opens no face on loopback for pages that only * allows", async () => {
   const open = guarded({
     authorize: undefined,
     opensOnLoopback: true,
@@ -126,7 +126,7 @@ Deno.test("HttpGuard.answer() opens a face on loopback for no page that only * a
   }
 });
 
-Deno.test("HttpGuard.answer() gives authorize the request, the user, the action and the id", async () => {
+Deno.test("HttpGuard.answer() passes the request, the user, the action and the id to authorize", async () => {
   const asked: unknown[] = [];
   const face = guarded({
     authorize: ({ request, user, action, id, signal }) => {
@@ -160,7 +160,7 @@ Deno.test("HttpGuard.answer() identifies a request once, and only for authorize"
   assertEquals(calls, 1);
 });
 
-Deno.test("GuardedRequest.owner has the user once a request is authorized, and its maker the caller", async () => {
+Deno.test("GuardedRequest.owner has the user, and maker the caller, once a request is authorized", async () => {
   for (const [answer, maker] of [[true, "ann"], [{ caller: "shop" }, "shop"]] as const) {
     const face = guarded({ authorize: () => answer }, () => Promise.resolve("ann"));
     const users: (string | undefined)[] = [];
@@ -174,14 +174,14 @@ Deno.test("GuardedRequest.owner has the user once a request is authorized, and i
   }
 });
 
-Deno.test("HttpGuard.answer() counts other values than true as a denial", async () => {
+Deno.test("HttpGuard.answer() treats values other than true as denied", async () => {
   for (const answer of [undefined, 1, "yes", {}, null]) {
     const face = guarded({ authorize: () => answer as boolean });
     assertEquals((await ask(face)).status, 403, String(answer));
   }
 });
 
-Deno.test("HttpGuard.answer() lets authorize decide on a request that authenticate refuses", async () => {
+Deno.test("HttpGuard.answer() lets authorize decide about a request that authenticate rejects", async () => {
   const users: unknown[] = [];
   const guest = guarded(
     { authorize: ({ user, action }) => users.push(user) > 0 && action === "read" },
@@ -198,7 +198,7 @@ Deno.test("HttpGuard.answer() lets authorize decide on a request that authentica
   assertEquals(users, [undefined, undefined]);
 });
 
-Deno.test("HttpGuard.answer() answers 503 while users are unknown, and does not ask authorize", async () => {
+Deno.test("HttpGuard.answer() responds with 503 without calling authorize while users are unknown", async () => {
   const cause = new Error("the database is down");
   const face = guarded(
     { authorize: () => assert(false) as never },
@@ -215,7 +215,7 @@ Deno.test("HttpGuard.answer() answers 503 while users are unknown, and does not 
   ]);
 });
 
-Deno.test("HttpGuard.answer() reports an error of authorize or of the handler, and tells no details", async () => {
+Deno.test("HttpGuard.answer() reports errors of authorize and of the handler, without details for the client", async () => {
   const failing = guarded({ authorize: () => Promise.reject(new Error("secret")) });
   const broken = guarded();
   for (
@@ -231,7 +231,7 @@ Deno.test("HttpGuard.answer() reports an error of authorize or of the handler, a
   }
 });
 
-Deno.test("HttpGuard.answer() gives authorize ten seconds, and aborts its signal", async () => {
+Deno.test("HttpGuard.answer() aborts the signal of authorize after ten seconds", async () => {
   using time = new FakeTime();
   let aborted: AbortSignal | undefined;
   const face = guarded({
@@ -246,7 +246,7 @@ Deno.test("HttpGuard.answer() gives authorize ten seconds, and aborts its signal
   assertEquals([status, code, aborted?.aborted], [503, "unavailable", true]);
 });
 
-Deno.test("HttpGuard.answer() lets only trusted pages change something, and asks before the body", async () => {
+Deno.test("HttpGuard.answer() lets only trusted pages make changes, and decides before it reads the body", async () => {
   const face = guarded({ origins: ["https://app.example", "*", "null"] });
   const strict = guarded({ origins: ["https://app.example"] });
   const cookie = "session=1";
@@ -290,7 +290,7 @@ Deno.test("HttpGuard.answer() lets only trusted pages change something, and asks
   assertEquals([read.status, read.headers.get("access-control-allow-origin")], [200, null]);
 });
 
-Deno.test("HttpGuard.answer() tells pages of exact origins that they may use credentials, and others not", async () => {
+Deno.test("HttpGuard.answer() allows credentials only for pages of exact origins", async () => {
   const face = guarded({
     origins: ["https://app.example", "null", "*"],
     exposedHeaders: ["stream-offset"],
@@ -307,7 +307,7 @@ Deno.test("HttpGuard.answer() tells pages of exact origins that they may use cre
   assertEquals(headers.get("access-control-expose-headers"), "retry-after, stream-offset");
 });
 
-Deno.test("HttpGuard.answer() answers preflights by the rules, and never asks authorize", async () => {
+Deno.test("HttpGuard.answer() responds to preflights by the rules, without calling authorize", async () => {
   const face = guarded({
     authorize: () => assert(false) as never,
     origins: ["https://app.example"],
@@ -329,7 +329,7 @@ Deno.test("HttpGuard.answer() answers preflights by the rules, and never asks au
   assertEquals([plain.status, plain.headers.get("allow")], [204, "GET, POST, OPTIONS"]);
 });
 
-Deno.test("HttpGuard.answer() keeps responses from running, and from shared caches", async () => {
+Deno.test("HttpGuard.answer() prevents responses from being executed and from shared caching", async () => {
   const typed = (type: string, caching?: string) => () =>
     Promise.resolve(
       new Response("x", {
@@ -371,7 +371,7 @@ Deno.test("HttpGuard.answer() keeps responses from running, and from shared cach
   assertEquals(problem.headers.get("x-content-type-options"), "nosniff");
 });
 
-Deno.test("HttpGuard.answer() has a rate for each network address", async () => {
+Deno.test("HttpGuard.answer() limits the rate per network address", async () => {
   using time = new FakeTime();
   const face = guarded({ rate: { perSecond: 1, burst: 2 } });
   const statuses = async (address: string, times: number) => {
@@ -391,7 +391,7 @@ Deno.test("HttpGuard.answer() has a rate for each network address", async () => 
   assertEquals(face.guard.stats, { active: 0, answered: { 200: 5, 429: 3 } });
 });
 
-Deno.test("HttpGuard.answer() asks for the address of a request once", async () => {
+Deno.test("HttpGuard.answer() determines the address of a request once", async () => {
   const asked = guarded({ rate: { perSecond: 10 } });
   let reads = 0;
   const info = {
@@ -408,7 +408,7 @@ Deno.test("HttpGuard.answer() asks for the address of a request once", async () 
   assertEquals(reads, 1);
 });
 
-Deno.test("HttpGuard.answer() bounds the requests that are answered at once", async () => {
+Deno.test("HttpGuard.answer() limits concurrent requests", async () => {
   const face = guarded({ maxRequests: 1 });
   const gate = Promise.withResolvers<Response>();
   const first = ask(face, {}, () => gate.promise);
@@ -419,7 +419,7 @@ Deno.test("HttpGuard.answer() bounds the requests that are answered at once", as
   assertEquals((await ask(face)).status, 200);
 });
 
-Deno.test("HttpGuard.answer() leaves the places of requests that wait to those that change nothing", async () => {
+Deno.test("HttpGuard.answer() reserves waiting slots for requests without side effects", async () => {
   const face = guarded({ maxRequests: 1, maxWaiting: 2 });
   const gate = Promise.withResolvers<void>();
   let last = 0;
@@ -439,7 +439,7 @@ Deno.test("HttpGuard.answer() leaves the places of requests that wait to those t
   assertEquals((await ask(face, { method: "POST" })).status, 200);
 });
 
-Deno.test("HttpGuard.answer() leaves half of the requests at once to other addresses", async () => {
+Deno.test("HttpGuard.answer() reserves half of the concurrent requests for other addresses", async () => {
   const face = guarded({ maxRequests: 200 });
   const gate = Promise.withResolvers<Response>();
   const from = (hostname: string) => {
@@ -455,7 +455,7 @@ Deno.test("HttpGuard.answer() leaves half of the requests at once to other addre
   assertEquals(face.guard.stats.active, 0);
 });
 
-Deno.test("HttpGuard.answer() answers HEAD without a body, and ends the body", async () => {
+Deno.test("HttpGuard.answer() responds to HEAD without a body, and cancels the body", async () => {
   const face = guarded();
   let isCancelled = false;
   const body = new ReadableStream({ cancel: () => void (isCancelled = true) });
@@ -468,7 +468,7 @@ Deno.test("HttpGuard.answer() answers HEAD without a body, and ends the body", a
   assertEquals(isCancelled, true);
 });
 
-Deno.test("GuardedRequest.readBody() is bounded by the announced and by the received bytes", async () => {
+Deno.test("GuardedRequest.readBody() limits the announced and the received bytes", async () => {
   const face = guarded();
   const read = (init: RequestInit, maxBytes = 4) =>
     ask(face, { method: "POST", ...init }, async ({ readBody }) => {
@@ -492,7 +492,7 @@ Deno.test("GuardedRequest.readBody() is bounded by the announced and by the rece
   assertEquals(lying.status, 413);
 });
 
-Deno.test("GuardedRequest.readBody() returns bytes that keep no larger buffer in memory", async () => {
+Deno.test("GuardedRequest.readBody() returns bytes without keeping a larger buffer in memory", async () => {
   const buffer = new Uint8Array(65_536);
   const bodyOf = (...sizes: number[]) =>
     ReadableStream.from(sizes.map((size) => buffer.subarray(0, size)));
@@ -505,7 +505,7 @@ Deno.test("GuardedRequest.readBody() returns bytes that keep no larger buffer in
   }
 });
 
-Deno.test("GuardedRequest.readBody() refuses a body that never ends, and one that breaks off", async () => {
+Deno.test("GuardedRequest.readBody() rejects a body that never ends, and an incomplete one", async () => {
   using time = new FakeTime();
   const face = guarded({ bodyTimeoutMs: 5_000 });
   let isCancelled = false;
@@ -525,7 +525,7 @@ Deno.test("GuardedRequest.readBody() refuses a body that never ends, and one tha
   assertEquals(face.reports, []);
 });
 
-Deno.test("Problem.toResponse() has stable members, and no line break of a client in a header", async () => {
+Deno.test("Problem.toResponse() has stable members, and no client's line break in a header", async () => {
   const problem = new Problem(409, {
     code: "in-progress",
     detail: "Cannot publish: x",

@@ -1,9 +1,9 @@
-/** Publications of a history, and the gaps between its pages, as HTTP clients get them. */
+/** Publications of a history, and the gaps between its pages, for HTTP clients. */
 import type { HistoryPage, Publication } from "../../pubsub/broker.ts";
 import { contentOf } from "../../pubsub/history/history_topics.ts";
 import type { RecoveryReason } from "../../session/wire/recovery.ts";
 
-/** Data and publisher of a publication, as JSON has these. */
+/** Data and publisher of a publication, for JSON. */
 export interface PublicationMembers {
   /** The data; absent without data, and for bytes. */
   readonly data?: unknown;
@@ -16,7 +16,7 @@ export interface PublicationMembers {
 /**
  * Converts the content of a publication.
  *
- * @returns The members that are there.
+ * @returns The members, without absent ones.
  */
 export function membersOf(publication: Publication): PublicationMembers {
   const { data, from } = contentOf(publication);
@@ -25,7 +25,7 @@ export function membersOf(publication: Publication): PublicationMembers {
 }
 
 /**
- * Tells why publications after a position are missing.
+ * Finds the reason why publications after a position are missing.
  *
  * @param page The page that was read after the position.
  * @param firstPrev The offset before the first publication of the page.
@@ -43,7 +43,7 @@ export function missingSince(
   if (epoch !== page.epoch) return "new-epoch";
   if (after > page.head) return "beyond-head";
   const { anchor } = page;
-  // Another publication has the offset of the position.
+  // Another publication has the position's offset.
   if (after > 0 && tag !== undefined && anchor !== undefined && anchor !== tag) return "new-epoch";
   const isMissing = firstPrev === undefined ? after < page.head : firstPrev > after;
   return isMissing ? "too-old" : undefined;

@@ -1,13 +1,13 @@
-/** Requests that clients repeat with the same key, and that are done once. */
+/** Requests that clients repeat with the same key, and that are executed once. */
 import { concat } from "../../base/bytes.ts";
 import { Problem } from "./problem.ts";
 import type { BrokerStore } from "../../pubsub/broker.ts";
 import { outside, type Runtime } from "../../base/runtime.ts";
 
-/** Longest time for which a request under way keeps others with its key out, in milliseconds. */
+/** Longest time for which a pending request blocks others with its key, in milliseconds. */
 const UNDER_WAY_MS = 60_000;
 
-/** Form of a key: visible ASCII, so that logs and engines can hold the key. */
+/** Form of a key: visible ASCII, so that logs and brokers can store it. */
 const KEY = /^[\x21-\x7e]{1,255}$/;
 
 const encoder = new TextEncoder();
@@ -15,7 +15,7 @@ const encoder = new TextEncoder();
 /** Options of {@linkcode IdempotencyKeys}. */
 export interface IdempotencyOptions {
   readonly runtime: Runtime;
-  /** Keeps the keys, and the results. */
+  /** Stores the keys and the results. */
   readonly store: () => BrokerStore;
   /** Time for which a key is remembered, in milliseconds. */
   readonly windowMs: number;
@@ -24,7 +24,7 @@ export interface IdempotencyOptions {
 export interface KeyedRequest {
   /** The key, as the client sent it. */
   readonly key: string;
-  /** The caller that sent the request; callers do not share keys. */
+  /** The caller of the request; callers do not share keys. */
   readonly caller: string;
   /** Method, path and body. */
   readonly method: string;
@@ -33,15 +33,15 @@ export interface KeyedRequest {
 }
 
 /**
- * Keys of requests, with the results of those that are done.
+ * Keys of requests, with the results of finished requests.
  *
- * - **Same key, same request:** the result of the first one, without doing anything.
+ * - **Same key, same request:** the result of the first one, without executing it again.
  * - **Same key, another request:** 422.
- * - **Same key, at the same time:** 409; a repetition later gets the result.
- * - **A request that failed** is forgotten, and may be sent again.
+ * - **Same key, at the same time:** 409; a later repetition receives the result.
+ * - **A failed request** is forgotten, and may be sent again.
  *
- * Keys are remembered in the store, for all nodes. The store keeps a digest of key and request, and
- * the result.
+ * Keys are in the store, for all nodes. The store keeps a digest of key and request, and the
+ * result.
  */
 export class IdempotencyKeys {
   readonly #options: IdempotencyOptions;
@@ -52,12 +52,12 @@ export class IdempotencyKeys {
   }
 
   /**
-   * Runs a request, unless a request with the same key was done.
+   * Executes a request, unless a request with the same key was executed.
    *
-   * @param run Does the request. Receives an id that all repetitions have in common.
-   * @returns The result of this or of the earlier run; `isRepeated` tells which.
+   * @param run Executes the request. Receives an id that all repetitions share.
+   * @returns The result of this or the earlier execution; `isRepeated` is true for the earlier one.
    * @throws {Problem} With 400, 409 or 422.
-   * @throws {BrokerError} If the store is away.
+   * @throws {BrokerError} If the store is unreachable.
    */
   async once(
     { key, caller, method, path, body }: KeyedRequest,
@@ -93,7 +93,7 @@ export class IdempotencyKeys {
       });
     }
     try {
-      // The request before may have ended between the two questions.
+      // The earlier request may have finished in between.
       const late = await this.#resultOf(store, id);
       if (late !== undefined) return late;
       const result = await run(id);

@@ -3,7 +3,7 @@ import { platformRuntime } from "../../base/runtime.ts";
 import { MemoryStore } from "../../pubsub/memory/broker.ts";
 import { IdempotencyKeys } from "./idempotency.ts";
 
-Deno.test("IdempotencyKeys.once() runs a request once that is done between two questions of its repetition", async () => {
+Deno.test("IdempotencyKeys.once() runs a request once if it finishes while its repetition checks the store", async () => {
   const runtime = platformRuntime();
   const store = new MemoryStore(runtime);
   const claims = store.claims.bind(store);
@@ -12,7 +12,8 @@ Deno.test("IdempotencyKeys.once() runs a request once that is done between two q
   const request = { key: "k", caller: "ann", method: "POST", path: "/a", body: new Uint8Array(1) };
   let runs = 0;
   const run = () => Promise.resolve(++runs);
-  // The repetition asks for a result before there is one, and gets the answer after the request.
+  // The repetition looks for a result before there is one, and receives the response after the
+  // request.
   store.claims = async (scope) => {
     store.claims = claims;
     const found = await claims(scope);

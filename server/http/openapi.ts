@@ -15,11 +15,11 @@ const VERSION = "1.0.0";
 
 /** Descriptions of the statuses of problems. */
 const PROBLEMS: Readonly<Record<number, string>> = {
-  400: "The request is malformed, or incomplete.",
+  400: "The request is malformed or incomplete.",
   401: "The request has no valid credentials.",
   403: "The request is not allowed, or comes from a page of another origin.",
   404: "There is no such resource.",
-  405: "The resource does not have this method.",
+  405: "The resource does not support this method.",
   406: "`Accept` does not allow `text/event-stream`.",
   408: "The body did not arrive in time.",
   409: "A request with the same key is in progress.",
@@ -37,7 +37,7 @@ type Json = Readonly<Record<string, unknown>>;
 /**
  * Generates the document.
  *
- * @returns An OpenAPI 3.1 document, as JSON has it.
+ * @returns An OpenAPI 3.1 document.
  */
 export function openApi(path: string): Json {
   const { schemas } = z.toJSONSchema(SCHEMAS, { uri: refTo, io: "input" });
@@ -126,7 +126,7 @@ function json(schema: z.ZodType): Json {
   return { "application/json": { schema: schemaOf(schema) } };
 }
 
-/** Refers to a schema with a name, and writes any other schema out. */
+/** References a named schema, and inlines any other. */
 function schemaOf(schema: z.ZodType): Json {
   const id = SCHEMAS.get(schema)?.id;
   return id === undefined ? bare(z.toJSONSchema(schema, { io: "input" })) : { $ref: refTo(id) };
@@ -136,7 +136,7 @@ function refTo(id: string): string {
   return `#/components/schemas/${id}`;
 }
 
-/** Removes members that stand for the whole document. */
+/** Removes members that belong to the whole document. */
 function bare({ $schema: _, $id: __, ...schema }: z.core.JSONSchema.BaseSchema): Json {
   return schema;
 }

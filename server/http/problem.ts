@@ -1,4 +1,4 @@
-/** Problem details (RFC 9457): the bodies of HTTP responses that report an error. */
+/** Problem details (RFC 9457): bodies of HTTP error responses. */
 
 import { STATUS_TEXT } from "@std/http/status";
 import type { LimitError } from "../../errors.ts";
@@ -8,7 +8,7 @@ const REASONS: Readonly<Record<number, string>> = STATUS_TEXT;
 /** Content type of problem details. */
 export const PROBLEM_TYPE = "application/problem+json";
 
-/** Codes of refusals, by status. */
+/** Codes of rejections, by status. */
 export const REFUSAL_CODES: Readonly<Record<number, string>> = {
   400: "malformed",
   401: "unauthenticated",
@@ -19,10 +19,10 @@ export const REFUSAL_CODES: Readonly<Record<number, string>> = {
   503: "unavailable",
 };
 
-/** Seconds after which a client may try again, unless the problem knows better. */
+/** Seconds after which a client may retry, unless the problem has its own time. */
 const RETRY_AFTER_S = 5;
 
-/** Parts of a {@linkcode Problem} beside its status. */
+/** Parts of a {@linkcode Problem}, in addition to its status. */
 export interface ProblemOptions extends ErrorOptions {
   /** Stable reason to branch on, such as `too-large`: lower case, with dashes. */
   readonly code: string;
@@ -38,8 +38,8 @@ export interface ProblemOptions extends ErrorOptions {
  * An error that becomes the response to an HTTP request.
  *
  * The body has `type` (`urn:skein:problem:` and the code), `title`, `status`, `code` and `detail`,
- * and the members of the problem. `type`, `title` and `code` of a problem never change. A problem of
- * status 429 or 503 has the header `Retry-After`.
+ * and the members of the problem. `type`, `title` and `code` never change. A problem with status
+ * 429 or 503 has the header `Retry-After`.
  *
  * @example Usage
  * ```ts
@@ -66,7 +66,7 @@ export class Problem extends Error {
   /**
    * Creates a problem.
    *
-   * @param status HTTP status, from 400 to 599.
+   * @param status HTTP status, between 400 and 599.
    */
   constructor(status: number, options: ProblemOptions) {
     const { code, detail, headers = {}, members = {}, ...errorOptions } = options;
@@ -86,7 +86,7 @@ export class Problem extends Error {
     return { type: `urn:skein:problem:${code}`, title, status, code, detail, ...this.#members };
   }
 
-  /** Returns the response, which no cache keeps. */
+  /** Returns the response, which is not cached. */
   toResponse(): Response {
     const { status } = this;
     const isTemporary = status === 429 || status === 503;
@@ -104,9 +104,9 @@ export class Problem extends Error {
 }
 
 /**
- * Makes the problem of a rate or a bound that was reached.
+ * Creates the problem of a rate limit or bound that was reached.
  *
- * @param retryAfterMs Time after which a client may try again, in milliseconds.
+ * @param retryAfterMs Time after which a client may retry, in milliseconds.
  * @returns The problem, of status 429.
  */
 export function tooMany(detail: string, retryAfterMs: number): Problem {
@@ -119,7 +119,7 @@ export function tooMany(detail: string, retryAfterMs: number): Problem {
 }
 
 /**
- * Makes the problem of a bound or a share that was reached.
+ * Creates the problem of a limit or share that was reached.
  *
  * @returns The problem, of status 429.
  */
@@ -128,7 +128,7 @@ export function refusedBy({ message, retryAfterMs = 1_000 }: LimitError): Proble
 }
 
 /**
- * Makes the problem of a method that a resource does not have.
+ * Creates the problem of an unsupported method.
  *
  * @returns The problem, of status 405.
  */

@@ -1,4 +1,4 @@
-/** Topics as server-sent events, for `EventSource`: new publications, and those of a history. */
+/** Topics as server-sent events, for `EventSource`: new publications and the history. */
 import { EVENT_HEADERS, EventBodies, writeEvent } from "./event_bodies.ts";
 import type { GuardedRequest, HttpGuardParts } from "./guard.ts";
 import { membersOf, missingSince } from "./history_pages.ts";
@@ -18,25 +18,25 @@ import { COMMENT } from "../../transport/http/events.ts";
 /** Time after which a response ends, so that `authorize` decides about its reader again. */
 const LIFE_MS = 600_000;
 
-/** Silence after which a reader gets a comment, so that proxies keep the response open. */
+/** Silence after which a comment is sent, so that proxies keep the response open. */
 const SILENCE_MS = 20_000;
 
-/** Longest wait for the engine, in milliseconds. */
+/** Longest wait for the broker, in milliseconds. */
 const ENGINE_MS = 5_000;
 
-/** Time after which a reader whose response ended comes back, in milliseconds. */
+/** Delay before a reader reconnects, in milliseconds. */
 const RETRY_MS = 250;
 
-/** Most publications and bytes of a page: each reader may hold up one. */
+/** Most publications and bytes of a page; each reader may hold one. */
 const PAGE = { maxMessages: 256, maxBytes: 65_536 };
 
-/** Most publications and bytes of a topic without a history that wait for slow readers. */
+/** Most publications and bytes that are buffered for slow readers of a topic without a history. */
 const WAITING = { maxEvents: 1_024, maxBytes: 1_048_576 };
 
-/** Most bytes of the newest publications with which a reader begins. */
+/** Most bytes of the newest publications with which a reader starts. */
 const MAX_BEGIN_BYTES = 1_048_576;
 
-/** Shares of `maxReaders`, once more than half of all are there. */
+/** Shares of `maxReaders`, once more than half are in use. */
 const SHARES = { address: 256, user: 32 };
 
 const encoder = new TextEncoder();
@@ -49,12 +49,12 @@ const EVENT_ID = new RegExp(
   `^(\\d{1,16})\\.([\\w-]{0,${MAX_TAG_LENGTH}})\\.(.{1,${MAX_NAME_LENGTH}})$`,
 );
 
-/** The cursor of a reader: after a publication of the history, or after an event that waits. */
+/** The cursor of a reader: after a publication of the history, or after a buffered event. */
 interface Cursor {
   readonly offset: number;
   readonly epoch?: string | undefined;
   readonly tag?: string | undefined;
-  /** True if the reader begins at the oldest kept publication, so that none can be missing. */
+  /** True if the reader starts at the oldest kept publication, so that none can be missing. */
   readonly isOldest?: boolean;
 }
 
@@ -69,7 +69,7 @@ interface EventPage {
 /** Publications of one topic, from a history or from memory. */
 interface Source {
   readonly followed: Followed<EventPage>;
-  /** Finds the cursor of a new reader: after all publications but the newest `last`. */
+  /** Finds the cursor of a new reader: before the newest `last` publications. */
   begin(last: number): Promise<Cursor>;
   /** Reads a page, which has no bytes if nothing follows. */
   read(cursor: Cursor): Promise<EventPage>;
@@ -80,7 +80,7 @@ export interface TopicEventsOptions extends Pick<HttpGuardParts, "runtime" | "ga
   readonly topics: Topics;
   /** Most readers of this node. */
   readonly maxReaders: number;
-  /** Called with an error of the engine. MUST NOT throw. */
+  /** Called with an error of the broker. MUST NOT throw. */
   readonly onError: (error: unknown) => void;
 }
 
@@ -89,23 +89,23 @@ type SourceOptions = Pick<TopicEventsOptions, "runtime" | "topics">;
 
 export interface FollowRequest extends Pick<GuardedRequest<string>, "owner"> {
   readonly topic: string;
-  /** Number of newest publications to begin with, unless `lastEventId` is given. */
+  /** Number of newest publications to start with, unless `lastEventId` is given. */
   readonly last: number;
-  /** The id of the last event that the reader has; `undefined` for a new reader. */
+  /** The id of the last event that the reader received; `undefined` for a new reader. */
   readonly lastEventId: string | undefined;
 }
 
 /**
  * Responses with the publications of topics.
  *
- * - **Resumed:** events of a topic with a history have ids. A reader that comes back with the last id
- *   gets all later publications, on any node, or an event `gap` with the reason.
- * - **Bounds:** readers take a place of `maxReaders`. A page is read once its reader has taken the
- *   one before. Publications without a history wait in a bounded memory that all readers of the topic
- *   share; a slower reader gets an event `gap`.
+ * - **Resumed:** events of a topic with a history have ids. A reader that reconnects with the last
+ *   id receives all later publications, on any node, or an event `gap` with the reason.
+ * - **Bounds:** readers use a slot of `maxReaders`. A page is read once its reader has consumed the
+ *   previous one. Publications without a history wait in a bounded buffer that all readers of the
+ *   topic share; a slower reader receives an event `gap`.
  * - **Shared:** readers of one topic share its subscription, reads and bytes.
- * - **End:** when the server stops, after ten minutes, or if the engine fails; `EventSource` comes
- *   back by itself.
+ * - **End:** when the server stops, after ten minutes, or if the broker fails; `EventSource`
+ *   reconnects automatically.
  */
 export class TopicEvents {
   readonly #options: TopicEventsOptions;
@@ -131,18 +131,18 @@ export class TopicEvents {
     return this.#readers.taken;
   }
 
-  /** Number of readers that did not read, since the start. */
+  /** Number of stalled readers since the start. */
   get stalled(): number {
     return this.#bodies.stalled;
   }
 
   /**
-   * Makes a response.
+   * Creates a response.
    *
-   * @returns The response, with events until its end.
+   * @returns The response, with events until it ends.
    * @throws {Problem} If the id of the last event is not one of this server.
    * @throws {LimitError} If there are too many readers.
-   * @throws {BrokerError} If the engine does not answer.
+   * @throws {BrokerError} If the broker does not respond.
    */
   async open({ topic, last, lastEventId, owner }: FollowRequest): Promise<Response> {
     const isKept = this.#options.topics.historyOf(topic) !== undefined;
@@ -192,7 +192,7 @@ export class TopicEvents {
   #within<T>(promise: Promise<T>): Promise<T> {
     return within(this.#options.runtime, promise, { timeoutMs: ENGINE_MS }).catch((cause) => {
       if (!(cause instanceof TimeoutError)) throw cause;
-      const text = `Cannot follow a topic: the engine must answer within ${ENGINE_MS} ms`;
+      const text = `Cannot follow a topic: the broker must respond within ${ENGINE_MS} ms`;
       throw new BrokerError(text, { cause });
     });
   }
@@ -218,7 +218,7 @@ export class TopicEvents {
   }
 }
 
-/** A topic with a history, whose pages the engine has. */
+/** A topic with a history, whose pages are in the broker. */
 class KeptTopic implements Source {
   readonly followed: Followed<EventPage>;
   readonly #topic: string;
@@ -260,7 +260,7 @@ class KeptTopic implements Source {
     const firstPrev = publications[0]?.position?.prev;
     const missing = isOldest ? undefined : missingSince({ ...cursor, after }, page, firstPrev);
     if (missing !== undefined && missing !== "too-old") {
-      // Another history begins: all that it has.
+      // Another history starts: read all of it.
       const next = { epoch, offset: 0, isOldest: true };
       return { bytes: encoder.encode(gap(missing)), next, isUpToDate: false };
     }
@@ -276,7 +276,7 @@ class KeptTopic implements Source {
   }
 }
 
-/** A topic without a history: the newest events, for readers that are a little slower. */
+/** A topic without a history, with the newest events for slightly slower readers. */
 class RecentTopic implements Source {
   readonly followed: Followed<EventPage>;
   readonly #events: Uint8Array[] = []; // Bounded by `WAITING`.
@@ -331,7 +331,7 @@ function shared(source: Source, cursor: Cursor): Promise<EventPage> {
   return source.followed.share(key, () => source.read(cursor));
 }
 
-/** Waits for an announcement, the end of the silence, or the end of the reader. */
+/** Waits for an announcement, the next comment, or the end of the reader. */
 function changed(followed: Followed<EventPage>, signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     const wake = () => {
@@ -348,7 +348,7 @@ function eventOf(publication: Publication, id?: string): string {
   return writeEvent(JSON.stringify(membersOf(publication)), { id });
 }
 
-/** Writes the event of publications that are missing. */
+/** Formats the event of missing publications. */
 function gap(reason: RecoveryReason): string {
   return writeEvent(JSON.stringify({ reason }), { name: "gap" });
 }
