@@ -78,7 +78,7 @@ Deno.test("serve() aborts the response of a guest 5 minutes after the guest has 
   await using again = site.connect();
   assertEquals(await readEnd(again, id), {
     words: ["word 0"],
-    failure: { code: "cancelled", message: "The caller has left, and nobody reads the answer" },
+    failure: { code: "cancelled", message: "The caller has left, and no one reads the response" },
   });
   // A user's response runs as long as its generator.
   assertEquals(await site.aborted(60 * MINUTES), [true, false]);

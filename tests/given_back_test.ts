@@ -737,7 +737,7 @@ const ANSWERS: readonly Row[] = [
     async open(room) {
       const { begin } = answering(room, room.use(new MemoryBroker()), { maxKeptPerUser: 1 });
       await begin(9, waiting);
-      const most = "your user may have at most 1 kept answers";
+      const most = "your user may have at most 1 kept responses";
       const take = async (i: number) =>
         void await assertRejects(() => begin(i, waiting), RequestError, most);
       return { take, left: () => [] };

@@ -1,4 +1,4 @@
-/** Nodes that keep answers, and the justice among their callers, for tests on any engine. */
+/** Nodes that keep responses, and fairness between their callers, for tests on any broker. */
 import { assertEquals, assertRejects } from "@std/assert";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { networksOf } from "../../base/network_address.ts";
@@ -11,24 +11,22 @@ import { Answers, type BeginAnswer } from "./answers.ts";
 import { DurableStreams } from "./streams.ts";
 import { boundsOf, checkAnswers } from "./options.ts";
 
-/** Makes a guest at an address. */
 export function guestAt(address: string, guest: string = "guest"): Owner {
   return { ...NOBODY, networks: networksOf(address), guest };
 }
 
-/** Makes a user at an address. */
 export function userAt(address: string, user: string): Owner {
   return { ...NOBODY, networks: networksOf(address), user };
 }
 
-/** A node that keeps answers. */
+/** A node that keeps responses. */
 export class KeptNode implements AsyncDisposable {
   readonly streams: StreamLogs;
   readonly node: DurableStreams;
   readonly answers: Answers;
   readonly quotas: Quotas;
 
-  /** Opens a node; the shares are small, and count in contention only. */
+  /** Opens a node with small shares, which apply only under contention. */
   constructor(
     broker: Broker,
     { runtime = platformRuntime(), maxKept = 20, perAddress = 8, perUser = 4, maxStreams = 1 }: {
@@ -64,14 +62,14 @@ export class KeptNode implements AsyncDisposable {
     });
   }
 
-  /** Begins an answer. */
+  /** Starts a response. */
   begin(owner: Owner, name: string, answer: BeginAnswer["answer"] = once): Promise<string> {
     const { user } = owner;
     const request = { topic: "chat", input: 1, user, name: name.padStart(20, "-"), owner, answer };
     return this.answers.begin(request);
   }
 
-  /** Makes an answer, to its end. */
+  /** Completes a response. */
   async make(owner: Owner, name: string): Promise<string> {
     const over = Promise.withResolvers<void>();
     const id = await this.begin(owner, name, async function* () {
@@ -82,12 +80,12 @@ export class KeptNode implements AsyncDisposable {
       }
     });
     await over.promise;
-    // A waiting call of the engine, and no timer.
+    // A pending call of the broker, without a timer.
     while (this.answers.ids().has(id)) await this.node.info(id);
     return id;
   }
 
-  /** Tells whether an answer is kept. */
+  /** Checks whether a response is kept. */
   async keeps(id: string): Promise<boolean> {
     return (await this.streams.info(id)).kind === "page";
   }
@@ -103,14 +101,14 @@ async function* once(): AsyncGenerator<number> {
   yield await Promise.resolve(1);
 }
 
-/** Addresses of the flooder, and of honest users. */
+/** Addresses of a flooding client, and of honest users. */
 export const [EVE, BOB, CARL, ANN] = ["203.0.113.66", "198.51.100.1", "198.51.100.2", "192.0.2.7"];
 
 /**
- * Fills the budget of answers: one address takes the half without a share, two others the rest.
+ * Fills the budget of responses: one address uses the half without shares, two others the rest.
  *
  * @param node The node.
- * @returns The flooder's answers, oldest first, and the other addresses' answers.
+ * @returns The flooding client's responses, oldest first, and the other addresses' responses.
  */
 export async function fill(node: KeptNode): Promise<{ greedy: string[]; others: string[] }> {
   const greedy: string[] = [];
@@ -124,21 +122,21 @@ export async function fill(node: KeptNode): Promise<{ greedy: string[]; others: 
 }
 
 /**
- * Checks that a budget which one address has filled still serves others, at this node and at another.
+ * Checks that a budget filled by one address still serves others, on this node and another.
  *
- * @param near The node of the flooder, with {@linkcode fill} done.
- * @param far Another node of the same engine, or the same one.
- * @param filled The answers.
+ * @param near The node of the flooding client, after {@linkcode fill}.
+ * @param far Another node of the same broker, or the same node.
+ * @param filled The responses.
  */
 export async function assertJustice(
   near: KeptNode,
   far: KeptNode,
   { greedy, others }: Awaited<ReturnType<typeof fill>>,
 ): Promise<void> {
-  // Durable streams have a bound of their own.
+  // Durable streams have a separate limit.
   assertEquals((await far.streams.create("mine", { records: ["x"] })).kind, "created");
   assertEquals((await far.streams.create("another", {})).kind, "too-many");
-  // An answer that was read to its end goes before those that nobody read.
+  // A response that was read to its end is dropped before unread ones.
   assertEquals(await Array.fromAsync(far.node.follow(greedy[3]!), ({ data }) => data), [1]);
   const ann: string[] = [];
   for (let i = 0; i < 3; i++) ann.push(await far.make(userAt(ANN, "ann"), `ann-${i}`));

@@ -8,7 +8,7 @@ import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { DurableStreams } from "./streams.ts";
 import { type FaultyBroker, FaultyEngine } from "../../tests/faulty_broker.ts";
 
-/** Bounds that no test reaches by accident. */
+/** Limits that no test reaches by accident. */
 const BOUNDS = {
   maxStreams: 100,
   maxKept: 100,
@@ -17,7 +17,7 @@ const BOUNDS = {
   maxReaders: 100,
 };
 
-/** Two nodes on one broker; a test decides the calls of the first one. */
+/** Two nodes on one broker; a test controls the calls of the first. */
 export class TwoNodes implements AsyncDisposable {
   readonly memory: MemoryBroker = new MemoryBroker();
   /** The broker of `node`. */
@@ -49,7 +49,7 @@ export class TwoNodes implements AsyncDisposable {
     return this.broker.callsOf("logs.append").map(([, options]) => options);
   }
 
-  /** Reads the records that there are. */
+  /** Reads the existing records. */
   async read(id: string): Promise<unknown[]> {
     const items = await Array.fromAsync(this.other.read(id));
     return items.map(({ data }) => data);

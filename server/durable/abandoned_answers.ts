@@ -1,4 +1,4 @@
-/** Running answers of guests who have left and that nobody reads: these end before their generators. */
+/** Ends running responses of guests who have left if no one reads them. */
 import { RequestError } from "../../errors.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -8,43 +8,43 @@ import type { Nodes } from "../../pubsub/nodes/nodes.ts";
 import type { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 
 /**
- * Time after which an abandoned answer ends, in milliseconds. A phone may be away for some minutes,
- * and its page asks for the answer again.
+ * Time after which an abandoned response ends, in milliseconds. A phone may be offline for some
+ * minutes, and its page then requests the response again.
  */
 export const ABANDONED_MS = 300_000;
 
 /**
- * The same time while more than half of the bound of running answers is taken, in milliseconds: a
- * reload, or a change of network, takes less.
+ * The same time while more than half of the running responses' limit is used, in milliseconds; a
+ * reload or a network change takes less.
  */
 export const CONTENDED_ABANDONED_MS = 30_000;
 
-/** Most streams in one question to the other nodes, so that it fits a message of the broker. */
+/** Most streams in one request to the other nodes, so that it fits into a broker message. */
 const MAX_ASKED = 1_000;
 
-/** Longest wait for the answers of the other nodes, in milliseconds. */
+/** Longest wait for the other nodes, in milliseconds. */
 const ASK_MS = 2_000;
 
-/** Kind of the question which of some streams have readers on another node. */
+/** Kind of the request for the streams that have readers on another node. */
 const READ_STREAMS = "read-streams";
 
-/** Reason for the generator, and for those who read the answer later. */
-const REASON = "The caller has left, and nobody reads the answer";
+/** Reason for the generator, and for later readers. */
+const REASON = "The caller has left, and no one reads the response";
 
-/** A running answer. */
+/** A running response. */
 export interface WatchedAnswer {
   /** Id of the stream. */
   readonly id: string;
   /** The caller. */
   readonly owner: Owner;
-  /** Ends the answer, for a reason that readers are told. MUST NOT throw. */
+  /** Ends the response with a reason for its readers. MUST NOT throw. */
   readonly end: (reason: RequestError) => void;
 }
 
 /** Parts of {@linkcode AbandonedAnswers}. */
 export interface AbandonedAnswersParts {
   readonly runtime: Runtime;
-  /** The places of all running answers. */
+  /** The slots of all running responses. */
   readonly quota: Pick<Quota, "isContended">;
   /** The streams of this node. */
   readonly streams: Pick<StreamLogs, "isFollowed">;
@@ -59,29 +59,29 @@ interface Caller {
 }
 
 /**
- * Ends the running answers of guests whose callers have left for good, as each may cost money.
+ * Ends running responses of guests who have left, because each may cost money.
  *
- * - **Abandoned:** an answer is abandoned while this node has no session of the caller's network
- *   address, and no reader of the answer. An IPv6 /64 is one address. If the address is unknown, or a
- *   proxy's, the sessions of the guest count. An answer that was taken over from another node has no
- *   known caller: its readers alone count.
- * - **Time:** an abandoned answer ends after 5 minutes; after 30 s once more than half of the bound of
- *   running answers is taken. A session or a reader that comes stops the time, which starts anew when
- *   all are gone. A read that does not wait starts the time anew, too.
- * - **Other nodes** are asked for readers before an answer ends: one that is read elsewhere has the
- *   whole time again. A node that does not answer within 2 s counts as one without readers. Sessions
- *   of the address on other nodes do not count.
+ * - **Abandoned:** a response is abandoned while this node has no session of the caller's network
+ *   address, and no reader of the response. An IPv6 /64 is one address. If the address is unknown
+ *   or a proxy's, the sessions of the guest count. A response that was taken over from another node
+ *   has no known caller, so only its readers count.
+ * - **Time:** an abandoned response ends after 5 minutes, or after 30 s once more than half of the
+ *   running responses' limit is used. A new session or reader stops the timer, which restarts when
+ *   all have left. A read that does not wait also restarts it.
+ * - **Other nodes** are queried for readers before a response ends; if there are any, the timer
+ *   restarts. A node that does not respond within 2 s counts as one without readers. Sessions of
+ *   the address on other nodes do not count.
  * - **End:** the code is `cancelled`.
- * - **Users:** the answers of users never end by this rule.
- * - **Memory:** an entry for each address with a session, and for each running answer of a guest.
+ * - **Users:** responses of users never end by this rule.
+ * - **Memory:** an entry per address with a session, and per running response of a guest.
  */
 export class AbandonedAnswers {
   readonly #parts: AbandonedAnswersParts;
-  /** Bounded by the sessions and the running answers. */
+  /** Bounded by the sessions and the running responses. */
   readonly #callers = new Map<string, Caller>();
-  /** Answers by stream; bounded by the running answers. */
+  /** Responses by stream; bounded by the running responses. */
   readonly #answers = new Map<string, WatchedAnswer>();
-  // An abandoned answer is in one of these three.
+  // An abandoned response is in one of these three.
   readonly #fresh: Deadlines<WatchedAnswer>;
   readonly #patient: Deadlines<WatchedAnswer>;
   readonly #due = new Set<WatchedAnswer>();
@@ -116,7 +116,7 @@ export class AbandonedAnswers {
   }
 
   /**
-   * Counts a session no longer.
+   * Removes a session from the count.
    *
    * @param owner The owner that `opened` was called with.
    */
@@ -129,7 +129,7 @@ export class AbandonedAnswers {
   }
 
   /**
-   * Notes that a stream has its first reader on this node, has lost its last one, or was read once.
+   * Called when a stream gets its first reader on this node, loses its last one, or was read once.
    */
   read(id: string): void {
     const answer = this.#answers.get(id);
@@ -137,10 +137,10 @@ export class AbandonedAnswers {
   }
 
   /**
-   * Watches a running answer until disposal.
+   * Watches a running response until disposal.
    *
-   * @param answer The answer; that of a user is left alone.
-   * @returns Ends the watch when disposed of.
+   * @param answer The response; a user's response is ignored.
+   * @returns Stops watching on disposal.
    */
   watch(answer: WatchedAnswer): Disposable {
     const { id, owner } = answer;
@@ -152,13 +152,13 @@ export class AbandonedAnswers {
     return { [Symbol.dispose]: () => this.#forget(answer) };
   }
 
-  /** Ends the answers that are abandoned for 30 s, if places have become scarce. */
+  /** Ends responses that were abandoned for 30 s, if slots have become scarce. */
   taken(): void {
     if (!this.#parts.quota.isContended) return;
     for (const answer of this.#patient.clear()) this.#endSoon(answer);
   }
 
-  /** Ends no answer from now on, and stops all timers. Idempotent. */
+  /** Stops ending responses, and stops all timers. Idempotent. */
   close(): void {
     this.#handler?.[Symbol.dispose]();
     for (const answer of [...this.#answers.values()]) this.#forget(answer);
@@ -183,7 +183,7 @@ export class AbandonedAnswers {
     for (const answer of answers) this.#restart(answer);
   }
 
-  /** Starts the time of an answer anew, or stops it. */
+  /** Restarts or stops the timer of a response. */
   #restart(answer: WatchedAnswer): void {
     this.#stop(answer);
     const key = clientKey(answer.owner);
@@ -211,14 +211,14 @@ export class AbandonedAnswers {
     this.#ending ??= this.#endDue();
   }
 
-  /** Ends the answers that are due, unless other nodes have readers of these. Never rejects. */
+  /** Ends due responses, unless they have readers on other nodes. Never rejects. */
   async #endDue(): Promise<void> {
-    await Promise.resolve(); // Those of one turn are in one question.
+    await Promise.resolve(); // One request for all streams of one turn.
     while (this.#due.size > 0) {
       const asked = [...this.#due].slice(0, MAX_ASKED);
       const read = await this.#readElsewhere(asked.map(({ id }) => id));
       for (const answer of asked) {
-        // A session or a reader may have come meanwhile.
+        // A session or a reader may have arrived in between.
         if (!this.#due.has(answer)) continue;
         if (read.has(answer.id)) this.#restart(answer);
         else {
@@ -230,7 +230,7 @@ export class AbandonedAnswers {
     this.#ending = undefined;
   }
 
-  /** Finds out which streams have readers on other nodes. */
+  /** Finds the streams that have readers on other nodes. */
   async #readElsewhere(ids: readonly string[]): Promise<Set<string>> {
     const { nodes } = this.#parts;
     if (nodes === undefined || nodes.size === 0) return new Set();

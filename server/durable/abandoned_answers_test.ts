@@ -1,4 +1,4 @@
-/** Answers of guests who have left: alone with fake time, and on nodes of one broker. */
+/** Responses of guests who have left: with fake time, and on nodes of one broker. */
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
@@ -15,14 +15,13 @@ import {
 
 const OWNERS = new Owners(platformRuntime(), { isProxy: (key) => key === "10.0.0.1" });
 
-/** A guest at an address. */
 function guestAt(address: string | undefined, guest = "guest:1"): Owner {
   return OWNERS.of({ address, guest });
 }
 
 const GUEST = guestAt("192.0.2.1");
 
-/** Answers of one node, whose readers and places a test sets. */
+/** Responses of one node, whose readers and slots a test controls. */
 class Bench implements Disposable {
   readonly time = new FakeTime();
   readonly read = new Set<string>();
@@ -54,20 +53,19 @@ class Bench implements Disposable {
     return this.answers.watch({ id, owner, end });
   }
 
-  /** A reader comes, or leaves. */
   reader(id: string, step: "comes" | "leaves"): void {
     if (step === "comes") this.read.add(id);
     else this.read.delete(id);
     this.answers.read(id);
   }
 
-  /** Takes places until more than half of the bound is taken. */
+  /** Uses more than half of the slots. */
   contend(): void {
     while (!this.quota.isContended) this.quota.take();
     this.answers.taken();
   }
 
-  /** Passes time, and lists the answers that have ended by then. */
+  /** Advances the time, and lists the responses that have ended. */
   async after(ms: number): Promise<readonly string[]> {
     this.time.tick(ms);
     await turns();
@@ -80,7 +78,7 @@ class Bench implements Disposable {
   }
 }
 
-Deno.test("AbandonedAnswers ends an answer 5 minutes after the last session of the address", async () => {
+Deno.test("AbandonedAnswers ends a response 5 minutes after the last session of the address", async () => {
   using bench = new Bench();
   const other = guestAt("192.0.2.1", "guest:2");
   for (const owner of [GUEST, other]) bench.answers.opened(owner);
@@ -92,24 +90,24 @@ Deno.test("AbandonedAnswers ends an answer 5 minutes after the last session of t
   assertEquals(await bench.after(1), ["a"]);
   assertEquals(bench.reasons[0]!.failure, {
     code: "cancelled",
-    message: "The caller has left, and nobody reads the answer",
+    message: "The caller has left, and no one reads the response",
   });
 });
 
-Deno.test("AbandonedAnswers ends an answer after 30 s once the places are contended", async () => {
+Deno.test("AbandonedAnswers ends a response after 30 s under contention", async () => {
   using bench = new Bench();
   bench.watch("a");
   assertEquals(await bench.after(CONTENDED_ABANDONED_MS + 1), []);
   bench.watch("b");
   bench.contend();
-  // The first one has waited for long enough already.
+  // The first response has already waited long enough.
   assertEquals(await bench.after(1), ["a"]);
   assertEquals(await bench.after(CONTENDED_ABANDONED_MS - 2), ["a"]);
   assertEquals(await bench.after(1), ["a", "b"]);
 });
 
 for (const returns of ["a session", "another guest", "a reader", "a single read"]) {
-  Deno.test(`AbandonedAnswers starts the time anew after ${returns}`, async () => {
+  Deno.test(`AbandonedAnswers restarts the timer after ${returns}`, async () => {
     using bench = new Bench();
     bench.watch("a");
     for (const partMs of [CONTENDED_ABANDONED_MS - 1, ABANDONED_MS - 1]) {
@@ -129,7 +127,7 @@ for (const returns of ["a session", "another guest", "a reader", "a single read"
   });
 }
 
-Deno.test("AbandonedAnswers counts an IPv6 /64 as one address, and others not", async () => {
+Deno.test("AbandonedAnswers counts only an IPv6 /64 as one address", async () => {
   using bench = new Bench();
   bench.answers.opened(guestAt("2001:db8:1:2::1"));
   bench.watch("same", guestAt("2001:db8:1:2::2"));
@@ -150,7 +148,7 @@ for (const [name, address] of [["without an address", undefined], ["of a proxy",
   });
 }
 
-Deno.test("AbandonedAnswers counts the readers alone of an answer without a known caller", async () => {
+Deno.test("AbandonedAnswers counts only readers if the caller is unknown", async () => {
   using bench = new Bench();
   bench.answers.opened(GUEST);
   bench.read.add("read");
@@ -158,7 +156,7 @@ Deno.test("AbandonedAnswers counts the readers alone of an answer without a know
   assertEquals(await bench.after(ABANDONED_MS), ["unread"]);
 });
 
-Deno.test("AbandonedAnswers leaves users, ended answers and closed servers alone", async () => {
+Deno.test("AbandonedAnswers ignores users, finished responses and closed servers", async () => {
   using bench = new Bench();
   bench.watch("ann", OWNERS.of({ address: "192.0.2.1", user: "ann" }));
   bench.watch("ended")[Symbol.dispose]();
@@ -170,7 +168,7 @@ Deno.test("AbandonedAnswers leaves users, ended answers and closed servers alone
   assertEquals(await bench.after(2 * ABANDONED_MS), []);
 });
 
-Deno.test("AbandonedAnswers keeps the watch of a stream that was begun again", async () => {
+Deno.test("AbandonedAnswers keeps watching a stream that was started again", async () => {
   using bench = new Bench();
   const before = bench.watch("a");
   bench.watch("a");
@@ -181,11 +179,11 @@ Deno.test("AbandonedAnswers keeps the watch of a stream that was begun again", a
   assertEquals(await bench.after(ABANDONED_MS), ["a"]);
 });
 
-/** Other nodes, which read some streams and answer when told to. */
+/** Other nodes, which read some streams and respond on demand. */
 class Others {
   readonly size = 2;
   readonly read = new Set<string>();
-  /** Number of streams in each question. */
+  /** Number of streams per request. */
   readonly asked: number[] = [];
   gate: Promise<void> | undefined;
 
@@ -203,20 +201,20 @@ class Others {
   }
 }
 
-Deno.test("AbandonedAnswers asks other nodes for readers of many answers at once", async () => {
+Deno.test("AbandonedAnswers queries other nodes for readers of many responses together", async () => {
   const others = new Others();
   others.read.add("a-0");
   using bench = new Bench(others);
   for (let i = 0; i < 1_001; i++) bench.watch(`a-${i}`);
   assertEquals((await bench.after(ABANDONED_MS)).length, 1_000);
   assertEquals(others.asked, [1_000, 1]);
-  // The answer that is read elsewhere has the whole time again.
+  // The timer of the response that is read elsewhere restarts.
   others.read.clear();
   assertEquals((await bench.after(ABANDONED_MS - 1)).length, 1_000);
   assertEquals((await bench.after(1)).at(-1), "a-0");
 });
 
-Deno.test("AbandonedAnswers keeps an answer whose caller returns while other nodes are asked", async () => {
+Deno.test("AbandonedAnswers keeps a response whose caller returns while other nodes are queried", async () => {
   const others = new Others();
   const { promise, resolve } = Promise.withResolvers<void>();
   others.gate = promise;

@@ -1,4 +1,6 @@
-/** Answers that outlive their connection: generators of this node that write into durable streams. */
+/**
+ * Responses that outlive their connection: generators of this node that write into durable streams.
+ */
 import { BrokerError, LimitError, RequestError, UnsupportedError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Owner } from "../../base/owners.ts";
@@ -21,37 +23,36 @@ import type { DurableStreams } from "./streams.ts";
 import { ABORTED, type DurableStreamWriter, isEndCode, LEASE_MS } from "./writer.ts";
 
 /**
- * Time without a sign of life after which an answer that another node can resume is without a writer,
- * in milliseconds: shorter than that of other streams, since readers wait for the rest. A sign of
- * life is sent every second.
+ * Lease of the writer of a response that another node can resume, in milliseconds; shorter than for
+ * other streams, because readers wait for the rest. It is renewed every second.
  */
 export const RESUME_LEASE_MS = 5_000;
 
 /**
- * Most takeovers of one answer from nodes that were lost. A generator that ends its node would
- * otherwise end one node after the other.
+ * Most takeovers of a response from crashed nodes. Otherwise a generator that crashes its node
+ * would crash one node after the other.
  */
 export const MAX_TAKEOVERS = 5;
 
-/** Pauses before the second and later takeovers, which double, in milliseconds. */
+/** Pauses before the second and later takeovers, doubled each time, in milliseconds. */
 const TAKEOVER_PAUSE = { firstMs: 1_000, mostMs: 30_000 };
 
-/** Most items, and bytes of these, that `written` holds in memory for `resume`. */
+/** Most items and bytes that `written` holds in memory for `resume`. */
 export const MAX_WRITTEN = { items: 10_000, bytes: 1_048_576 };
 
-/** Items after which a generator that never waits lets other work go on. */
+/** Items after which a generator that never waits yields to other work. */
 const ITEMS_PER_TURN = 64;
 
-/** Longest time for leaving the answers to other nodes at the end of a server, in milliseconds. */
+/** Time limit for handing responses to other nodes when the server closes, in milliseconds. */
 const CLOSE_MS = 2_000;
 
-/** Topic on which nodes tell that answers are free to be taken over. */
+/** Topic on which nodes announce responses that can be taken over. */
 const RELEASED = `${INTERNAL_PREFIX}answers`;
 
-/** Names that a caller may give: unguessable in 128 bits from 22 characters on. */
+/** Names that a caller may choose; 22 or more random characters have over 128 bits. */
 const NAME = /^[A-Za-z0-9_-]{16,64}$/;
 
-/** The request of an answer, as kept for the node that takes the answer over. */
+/** The request of a response, kept for a node that takes it over. */
 export interface KeptRequest {
   readonly topic: string;
   /** Data of the request, as received. */
@@ -60,35 +61,35 @@ export interface KeptRequest {
   readonly user?: string | undefined;
 }
 
-/** Progress of an answer that a handler resumes. */
+/** Progress of a response that a handler resumes. */
 export interface AnswerProgress {
-  /** Newest items that are kept, oldest first: at most 10,000 and 1 MiB. */
+  /** Newest kept items, oldest first: at most 10,000 and 1 MiB. */
   readonly written: readonly unknown[];
-  /** Number of all items that are kept. */
+  /** Number of all kept items. */
   readonly count: number;
-  /** Aborts when the answer is cancelled, and when this node loses the answer. */
+  /** Aborts when the response is cancelled, and when this node loses it. */
   readonly signal: AbortSignal;
 }
 
-/** Makes the rest of an answer. */
+/** Generates the rest of a response. */
 export type ResumeAnswer = (
   request: KeptRequest,
   progress: AnswerProgress,
 ) => AsyncIterable<unknown> | Promise<AsyncIterable<unknown>>;
 
-/** A request to begin an answer. */
+/** A request to start a response. */
 export interface BeginAnswer extends KeptRequest {
-  /** Name of the answer, chosen by the caller. */
+  /** Name of the response, chosen by the caller. */
   readonly name: string;
-  /** True if the caller has a part of the answer, so that none is started. */
+  /** True if the caller already has a part of the response, so that it is not started again. */
   readonly begun?: true | undefined;
-  /** The peer whose share of the running answers the answer takes. */
+  /** The peer whose share of running responses is used. */
   readonly owner: Owner;
-  /** Makes the items. */
+  /** Generates the items. */
   readonly answer: (
     signal: AbortSignal,
   ) => AsyncIterable<unknown> | Promise<AsyncIterable<unknown>>;
-  /** Receives the error of the generator, unless a {@linkcode RequestError}. MUST NOT throw. */
+  /** Receives the generator's error, unless it is a {@linkcode RequestError}. MUST NOT throw. */
   readonly onError?: ((error: unknown) => void) | undefined;
 }
 
@@ -99,78 +100,78 @@ export interface AnswersParts {
   readonly quotas: Quotas;
   readonly broker: Broker;
   readonly streams: StreamLogs;
-  /** The writers of the answers. */
   readonly durableStreams: DurableStreams;
   /** The nodes of the broker, if the server has one. */
   readonly nodes?: Nodes | undefined;
-  /** Returns the handler of this node that resumes the answers of a topic; absent if none does. */
+  /** Returns this node's handler that resumes the responses of a topic, if any. */
   readonly resumeOf: ((topic: string) => ResumeAnswer | undefined) | undefined;
-  /** Receives errors of handlers and of the engine. MUST NOT throw. */
+  /** Receives errors of handlers and of the broker. MUST NOT throw. */
   readonly report: (what: string, error: unknown) => void;
 }
 
-/** A takeover, as noted behind the request of an answer. */
+/** A takeover, as recorded after the request of a response. */
 interface Takeover {
-  /** Takeovers of lost nodes so far. */
+  /** Takeovers from crashed nodes so far. */
   readonly lost: number;
-  /** True once the node has left the answer to another one. */
+  /** True once the node has released the response to another one. */
   readonly isReleased?: true;
 }
 
 /** A generator that runs on this node. */
 interface Running {
   readonly writer: DurableStreamWriter;
-  /** The caller, of whom a takeover knows the user alone. */
+  /** The caller; after a takeover only the user is known. */
   readonly owner: Owner;
-  /** Place among the running answers, which a generator that goes on keeps. */
+  /** Slot of the running response, which the generator keeps until it stops. */
   readonly place: Place;
-  /** True if another node can go on. */
+  /** True if another node can continue. */
   readonly canResume: boolean;
   /** Receives the error of the generator. */
   readonly onError: (error: unknown) => void;
-  /** Takeovers of lost nodes so far. */
+  /** Takeovers from crashed nodes so far. */
   lost: number;
   /** Aborts the signal of the generator. */
   readonly stop: AbortController;
-  /** Resolves once the stream is ended, or left to another node. */
+  /** Resolves once the stream has ended, or was released to another node. */
   readonly over: PromiseWithResolvers<void>;
 }
 
-/** Reason of a generator whose answer is left to another node. */
+/** Abort reason of a generator whose response is released to another node. */
 class Released extends RequestError {
   constructor() {
-    super("unavailable", "This server leaves the answer to another one");
+    super("unavailable", "This server releases the response to another one");
   }
 }
 
 /**
- * The answers of one node that are written into durable streams.
+ * The responses of one node that are written into durable streams.
  *
- * - **Once:** a name starts one generator for a user and a topic, on whichever nodes it is asked for.
- *   For a week after an answer has expired its name starts none.
- * - **Pace:** a generator is asked for the next item when the engine has taken most of those before.
- *   While the engine confirms no sign of life for 4 s, it is asked for none: another node may be about
- *   to take over.
- * - **End:** of the generator, with the code of a {@linkcode RequestError}, else `failed`; `cancelled`
- *   with the reader's reason; `writer-lost`. A generator is returned in each case.
- * - **Abandoned:** the answer of a guest who has left, and that nobody reads, ends as `cancelled`; see
+ * - **Once:** a name starts one generator per user and topic, on whichever node it is requested.
+ *   For a week after a response has expired, its name starts none.
+ * - **Pace:** a generator produces the next item when the broker has stored most of the previous
+ *   ones. After 4 s without a confirmed renewal of the lease it pauses, because another node may
+ *   take over.
+ * - **End:** when the generator ends, with the code of a {@linkcode RequestError}, else `failed`;
+ *   `cancelled` with the reader's reason; `writer-lost`. The generator's `return` is called in each
+ *   case.
+ * - **Abandoned:** the response of a guest who has left ends as `cancelled` if no one reads it; see
  *   {@linkcode AbandonedAnswers}.
- * - **Takeover:** an answer whose node is lost, or closes, goes on at exactly one node that has a
- *   handler for the rest: the lease of the stream's writer decides. At most 5 takeovers of lost nodes,
- *   with growing pauses.
- * - **Bounds:** answers that run on this node, and those of one user.
+ * - **Takeover:** a response whose node crashes or closes continues on exactly one node that has a
+ *   handler for the rest; the lease of the stream's writer decides. At most 5 takeovers from
+ *   crashed nodes, with growing pauses.
+ * - **Bounds:** responses that run on this node, in total and per user.
  */
 export class Answers {
-  /** Ends answers of guests that nobody waits for. */
+  /** Ends responses of guests that no one waits for. */
   readonly abandoned: AbandonedAnswers;
   readonly #parts: AnswersParts;
   readonly #limits: AnswerLimits;
   readonly #running = new Set<Running>();
-  /** Calls that may lead to a generator; bounded by the requests of sessions and by searches. */
+  /** Calls that may start a generator; bounded by the sessions' requests and by searches. */
   readonly #beginning = new Set<Promise<unknown>>();
-  /** Room for the answers of all nodes. */
+  /** Limits the responses of all nodes. */
   readonly kept: KeptAnswers;
-  /** Places of generators. */
+  /** Slots of generators. */
   readonly #places: Quota;
   readonly #released: BrokerSubscription | undefined;
   #isLeaving = false;
@@ -181,8 +182,8 @@ export class Answers {
     this.#parts = parts;
     this.#places = parts.quotas.open({
       limit: "answers.maxRunning",
-      verb: "begin an answer",
-      what: "answers that run",
+      verb: "start a response",
+      what: "running responses",
       max: limits.maxRunning,
       ...limits.runningShares,
     });
@@ -193,23 +194,23 @@ export class Answers {
     this.#released = resumeOf && broker.subscribe(RELEASED, () => streams.search());
   }
 
-  /** Number of answers whose generator runs on this node. */
+  /** Number of responses whose generator runs on this node. */
   get running(): number {
     return this.#running.size;
   }
 
-  /** Lists the streams of these answers. */
+  /** Lists the streams of running responses. */
   ids(): Set<string> {
     return new Set(Array.from(this.#running, ({ writer }) => writer.id));
   }
 
   /**
-   * Begins an answer, unless the same user asked for it by this name before.
+   * Starts a response, unless the same user has already requested it by this name.
    *
    * @returns Id of the durable stream.
-   * @throws {RequestError} With the code `malformed` for a name that is none, `gone` for an answer
-   * that has expired, or made room for others, or that the caller has a part of and that is no longer
-   * kept, `too-many`, or `unavailable` if the engine is away.
+   * @throws {RequestError} With the code `malformed` for an invalid name, `gone` for a response
+   * that has expired or was dropped, or of which the caller has a part and that is no longer kept,
+   * `too-many`, or `unavailable` if the broker is unreachable.
    */
   begin(request: BeginAnswer): Promise<string> {
     return this.#noted(this.#begin(request));
@@ -219,7 +220,7 @@ export class Answers {
     const { topic, input, user, name, begun, owner, answer, onError = this.#onError } = request;
     if (!NAME.test(name)) {
       const rule = "16 to 64 letters, digits, hyphens and underscores";
-      throw new RequestError("malformed", `Cannot begin an answer: its name must have ${rule}`);
+      throw new RequestError("malformed", `Cannot start a response: its name must have ${rule}`);
     }
     if (this.#isClosed) throw new RequestError("unavailable", "The server is closed");
     const { streams, durableStreams, resumeOf } = this.#parts;
@@ -229,13 +230,13 @@ export class Answers {
       if (found === "kept") return id;
       if (found === "dropped") throw new RequestError("gone", DROPPED_REASON);
       if (begun || found === "expired") {
-        throw new RequestError("gone", "The answer is no longer kept");
+        throw new RequestError("gone", "The response is no longer kept");
       }
       const { keepMs: ttlMs } = this.#limits;
       const place = this.#take(owner);
       const canResume = resumeOf?.(topic) !== undefined;
       try {
-        // The request is kept first: from its first moment on, another node can take the stream over.
+        // The request is kept first, so that another node can always take the stream over.
         if (canResume) await this.#keepRequest(id, { topic, input, user });
         const leaseMs = canResume ? RESUME_LEASE_MS : LEASE_MS;
         const writer = await this.kept.keep({ id, owner }, (keys) => {
@@ -245,7 +246,7 @@ export class Answers {
         void this.#run(begun, ({ stop: { signal } }) => answer(signal));
       } catch (error) {
         place[Symbol.dispose]();
-        // The next attempt keeps the request anew.
+        // The next attempt keeps the request again.
         if (canResume && error instanceof LimitError) await streams.delete(requestLog(id));
         throw error;
       }
@@ -257,10 +258,10 @@ export class Answers {
   }
 
   /**
-   * Takes over an answer whose writer is lost, if this node can go on.
+   * Takes over a response whose writer is lost, if this node can continue it.
    *
-   * @returns True if the answer has a writer, here or on another node, or has ended.
-   * @throws {BrokerError} If the engine is away.
+   * @returns True if the response has a writer, here or on another node, or has ended.
+   * @throws {BrokerError} If the broker is unreachable.
    */
   rescue(id: string): Promise<boolean> {
     return this.#noted(this.#rescue(id));
@@ -271,7 +272,7 @@ export class Answers {
     const resume = request && this.#parts.resumeOf?.(request.topic);
     const isFull = this.#places.taken >= this.#limits.maxRunning;
     if (resume === undefined || this.#isLeaving || isFull) return false;
-    // The answer had a place before; its address is not known here.
+    // The response had a slot before; its address is not known here.
     const owner = this.#parts.quotas.owners.of({ user: request!.user });
     const place = this.#take(owner, { ignoresShares: true });
     try {
@@ -282,16 +283,16 @@ export class Answers {
       return true;
     } catch (error) {
       place[Symbol.dispose]();
-      if (error instanceof RequestError) return true; // Another node was first, or the stream is over.
+      if (error instanceof RequestError) return true; // Another node was first, or the stream has ended.
       throw error;
     }
   }
 
   /**
-   * Leaves answers to other nodes, and waits for those that no other node can resume.
+   * Releases responses to other nodes, and waits for those that no other node can resume.
    *
-   * @param options `hasOthers` if other nodes share the engine; the time for the rest, and a signal
-   * that ends the wait.
+   * @param options `hasOthers` if other nodes share the broker; the time limit for the rest, and a
+   * signal that ends the wait.
    */
   async drain(
     { hasOthers, withinMs: timeoutMs, signal }: {
@@ -304,12 +305,12 @@ export class Answers {
     const leaving = [...this.#running].filter(({ canResume }) => canResume && hasOthers);
     await this.#release(leaving);
     const rest = [...this.#running].map(({ over }) => over.promise);
-    // Answers do not reject: `close` ends those that are late.
+    // `over` never rejects; `close` ends late responses.
     await within(this.#parts.runtime, Promise.all(rest), { timeoutMs, signal }).catch(() => {});
   }
 
   /**
-   * Ends the answers of this node: those that another node can resume are left open, the others end
+   * Ends the responses of this node: those that another node can resume stay open, the others end
    * with the error `writer-lost`. Idempotent.
    */
   async close(): Promise<void> {
@@ -318,7 +319,7 @@ export class Answers {
     const begun = Promise.allSettled(this.#beginning);
     await this.#release([...this.#running]);
     await settlesWithin(this.#parts.runtime, begun, CLOSE_MS);
-    // Answers whose streams the engine created meanwhile.
+    // Responses whose streams the broker created in between.
     await this.#release([...this.#running]);
     await this.#released?.[Symbol.asyncDispose]();
   }
@@ -338,7 +339,7 @@ export class Answers {
     }
   }
 
-  readonly #onError = (error: unknown) => this.#parts.report("The handler of an answer", error);
+  readonly #onError = (error: unknown) => this.#parts.report("The handler of a response", error);
 
   async #release(answers: readonly Running[]): Promise<void> {
     if (answers.length === 0) return;
@@ -348,10 +349,10 @@ export class Answers {
     await settlesWithin(runtime, all, CLOSE_MS);
     if (!answers.some(({ canResume }) => canResume)) return;
     try {
-      // A node that misses this finds the answers by its next search.
+      // A node that misses this finds the responses by its next search.
       broker.publish({ topic: RELEASED, payload: "" });
     } catch (error) {
-      // The application has closed the broker first.
+      // The application closed the broker first.
       if (!(error instanceof UnsupportedError)) throw error;
     }
   }
@@ -363,17 +364,17 @@ export class Answers {
       records: [encode(request)],
     });
     if (kind === "too-many") {
-      throw new LimitError("answers.maxKept", "Cannot keep an answer: too many go on");
+      throw new LimitError("answers.maxKept", "Cannot keep a response: too many are running");
     }
     if (kind === "no-space") {
-      throw new LimitError("maxTotalBytes", `Cannot keep an answer: ${NO_SPACE}`);
+      throw new LimitError("maxTotalBytes", `Cannot keep a response: ${NO_SPACE}`);
     }
     if (kind === "full") {
-      throw new RequestError("too-large", "The request is too large for an answer that resumes");
+      throw new RequestError("too-large", "The request is too large for a resumable response");
     }
   }
 
-  /** Reads a record of the log with the request of an answer: the first or the newest one. */
+  /** Reads the first or the newest record of the log with the request of a response. */
   async #readNote<T>(id: string, which: "first" | "newest"): Promise<T | undefined> {
     const { streams } = this.#parts;
     const log = requestLog(id);
@@ -389,7 +390,7 @@ export class Answers {
     await this.#parts.streams.append(requestLog(id), { records: [JSON.stringify(note)] });
   }
 
-  /** Makes the rest of an answer that this node took over. */
+  /** Continues a response that this node took over. */
   async #resume(
     running: Running,
     { request, resume }: { readonly request: KeptRequest; readonly resume: ResumeAnswer },
@@ -407,7 +408,7 @@ export class Answers {
     return await resume(request, { ...progress, signal });
   }
 
-  /** Makes a call again while the engine is unreachable, until this node loses the answer. */
+  /** Retries a call while the broker is unreachable, until this node loses the response. */
   #persist<T>(signal: AbortSignal, call: () => Promise<T>): Promise<T> {
     const { runtime } = this.#parts;
     const attempt = async () => {
@@ -438,7 +439,7 @@ export class Answers {
     return { written: written.map((record) => JSON.parse(record)), count };
   }
 
-  /** Writes the items of a generator, to its end or that of the stream. Never rejects. */
+  /** Writes the items of a generator, until it or the stream ends. Never rejects. */
   async #run(
     answer: Pick<Running, "writer" | "owner" | "place" | "canResume" | "onError">,
     make: (running: Running) => ReturnType<BeginAnswer["answer"]>,
@@ -472,7 +473,7 @@ export class Answers {
     if (!(signal.reason instanceof Released)) this.kept.ended(writer.id);
     running.over.resolve();
     if (signal.aborted) {
-      // A generator that goes on in spite of its signal keeps its place.
+      // A generator that ignores its signal keeps its slot.
       await making.then((iterator) => iterator.return?.()).catch((error) => {
         if (error !== signal.reason) answer.onError(error);
       });
@@ -497,13 +498,14 @@ export class Answers {
     await kept;
   }
 
-  /** Ends the stream of an answer that is not complete, or leaves the stream to another node. */
+  /** Ends the stream of an incomplete response, or releases it to another node. */
   async #end(running: Running, error: unknown): Promise<void> {
     const { writer, canResume, lost } = running;
     const { report } = this.#parts;
     try {
       if (error instanceof Released && canResume) {
-        // In this order, and in one turn: no other node may take the stream for that of a lost one.
+        // In this order and in one turn, so that no other node mistakes this node for a crashed
+        // one.
         await Promise.all([this.#note(writer.id, { lost, isReleased: true }), writer.offer()]);
         return;
       }
@@ -514,40 +516,40 @@ export class Answers {
       await writer.abort(message, { code });
       await this.#forget(running);
     } catch (failure) {
-      // The stream is that of another node, or will be without a writer.
-      if (!(failure instanceof RequestError)) report("The end of an answer", failure);
+      // The stream belongs to another node, or will be without a writer.
+      if (!(failure instanceof RequestError)) report("The end of a response", failure);
     }
   }
 
-  /** Deletes the request of an answer that has ended; the request expires otherwise. */
+  /** Deletes the request of a finished response; otherwise it expires. */
   async #forget({ writer, canResume }: Running): Promise<void> {
     if (!canResume) return;
     try {
       await this.#parts.streams.delete(requestLog(writer.id));
     } catch (error) {
-      if (!(error instanceof BrokerError)) this.#parts.report("The end of an answer", error);
+      if (!(error instanceof BrokerError)) this.#parts.report("The end of a response", error);
     }
   }
 }
 
-/** Code of the error of a handler that has none. */
+/** Code for a handler error without a code. */
 const FAILED = "failed";
 
-/** Tells whether a writer's error is the reason for an end that readers are told. */
+/** Checks whether a writer's error ended the stream for its readers. */
 function isReaders(error: unknown): boolean {
   return error instanceof RequestError && ["cancelled", "full"].includes(error.failure.code);
 }
 
-/** The end of the stream of an answer, for the readers. */
+/** The end of a response's stream, for its readers. */
 function writtenEnd(error: unknown): { readonly code: string; readonly message: string } {
   if (!(error instanceof RequestError)) return { code: FAILED, message: "The handler failed" };
   const { code, message } = error.failure;
   const isLost = error instanceof Released || code === WRITER_LOST;
   if (isLost) return { code: ABORTED, message: WRITER_LOST };
-  return { code: isEndCode(code) ? code : ABORTED, message: message || `The answer was ${code}` };
+  return { code: isEndCode(code) ? code : ABORTED, message: message || `The response was ${code}` };
 }
 
-/** The refusal that an error of the engine stands for. */
+/** Converts an error of the broker to a `RequestError`. */
 function requestErrorOf(error: unknown): unknown {
   if (error instanceof BrokerError) return new RequestError("unavailable", error.message);
   if (!(error instanceof LimitError)) return error;
@@ -557,7 +559,7 @@ function requestErrorOf(error: unknown): unknown {
 
 function encode(request: KeptRequest): string {
   if (request.input instanceof Uint8Array) {
-    throw new RequestError("malformed", "An answer that resumes takes no binary request");
+    throw new RequestError("malformed", "A resumable response must not have a binary request");
   }
   return JSON.stringify(request);
 }

@@ -1,4 +1,4 @@
-/** Answers in durable streams, on two nodes of one broker. */
+/** Responses in durable streams, on two nodes of one broker. */
 import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
@@ -26,15 +26,15 @@ const NAME = "a-name-of-an-answer-1";
 
 const ANN = { ...NOBODY, user: "ann" };
 
-/** A node that answers, and whose death leaves its streams as they are. */
+/** A node with responses; its crash leaves its streams unchanged. */
 class Node {
   readonly logs: StreamLogs;
   readonly streams: DurableStreams;
   readonly answers: Answers;
   readonly errors: unknown[] = [];
-  /** Calls of the engine wait for this: a node without a network, or one that is no more. */
+  /** Calls of the broker wait for this: a node without a network, or a crashed one. */
   silence: PromiseWithResolvers<void> | undefined;
-  /** Error of this node's estimate of the engine's clock, in milliseconds. */
+  /** Error of this node's estimate of the broker's clock, in milliseconds. */
   skewMs = 0;
 
   constructor(
@@ -82,7 +82,7 @@ class Node {
     return this.answers.begin({ ...request, answer, ...more });
   }
 
-  /** Begins an answer that yields items, and then waits for its signal. */
+  /** Starts a response that yields items, and then waits for its signal. */
   async stall(...items: readonly unknown[]): Promise<string> {
     const stalled = new Stalled(...items);
     const id = await this.begin(stalled.answer);
@@ -90,7 +90,7 @@ class Node {
     return id;
   }
 
-  /** Reads an answer to its end: the items, then the code of an error. */
+  /** Reads a response to its end: the items, then the code of an error. */
   async read(id: string): Promise<unknown[]> {
     const items: unknown[] = [];
     try {
@@ -102,7 +102,7 @@ class Node {
     return items;
   }
 
-  /** Cuts the node off from the engine. */
+  /** Disconnects the node from the broker. */
   die(): void {
     this.silence = Promise.withResolvers();
   }
@@ -115,9 +115,9 @@ class Node {
   }
 }
 
-/** An engine whose clock each node estimates for itself, as that of NATS. */
+/** A broker whose clock each node estimates for itself, as with NATS. */
 class SkewedBroker extends MemoryBroker {
-  /** Error of the estimate of the node that calls, in milliseconds. */
+  /** Error of the calling node's estimate, in milliseconds. */
   skewMs = 0;
 
   constructor() {
@@ -152,7 +152,7 @@ function range(length: number): number[] {
   return Array.from({ length }, (_, i) => i);
 }
 
-/** A generator that yields items, waits for its signal, and tells how it ended. */
+/** A generator that yields items, waits for its signal, and records how it ended. */
 class Stalled {
   readonly reached = Promise.withResolvers<AbortSignal>();
   readonly returned = Promise.withResolvers<void>();
@@ -173,7 +173,7 @@ class Stalled {
   }.bind(this);
 }
 
-Deno.test("Answers.begin() writes the items of a generator, which starts once for a name", async () => {
+Deno.test("Answers.begin() writes the items of a generator, which starts once per name", async () => {
   await using cluster = new Cluster();
   const [node, other] = [cluster.add(), cluster.add()];
   let started = 0;
@@ -187,7 +187,7 @@ Deno.test("Answers.begin() writes the items of a generator, which starts once fo
   assertEquals([await other.begin(answer), started], [ids[0], 1]);
 });
 
-Deno.test("Answers.begin() takes the name of another user or topic for another answer", async () => {
+Deno.test("Answers.begin() treats a name of another user or topic as another response", async () => {
   await using cluster = new Cluster();
   const node = cluster.add();
   const ids = [
@@ -200,7 +200,7 @@ Deno.test("Answers.begin() takes the name of another user or topic for another a
   assertEquals(await codeOf(node.begin(() => count(1), { name: "short" })), "malformed");
 });
 
-Deno.test("Answers.begin() starts nothing for a name whose answer has expired, for a week", async () => {
+Deno.test("Answers.begin() starts nothing for a week if the name's response has expired", async () => {
   using time = new FakeTime();
   await using cluster = new Cluster();
   const [node, other] = [cluster.add({ keepMs: 60_000 }), cluster.add()];
@@ -219,7 +219,7 @@ Deno.test("Answers.begin() starts nothing for a name whose answer has expired, f
   assertEquals([await begin(other), await node.read(id)], [id, range(2)]);
 });
 
-Deno.test("Answers.begin() starts an answer again whose stream was deleted", async () => {
+Deno.test("Answers.begin() restarts a response whose stream was deleted", async () => {
   await using cluster = new Cluster();
   const node = cluster.add();
   const id = await node.begin(() => count(1));
@@ -229,7 +229,7 @@ Deno.test("Answers.begin() starts an answer again whose stream was deleted", asy
   assertEquals(await node.read(id), range(2));
 });
 
-Deno.test("Answers tells readers how a generator failed, and reports a fault of the handler", async () => {
+Deno.test("Answers sends readers the reason of a failed generator, and reports an error of the handler", async () => {
   await using cluster = new Cluster();
   const node = cluster.add();
   const names = ["quota", "ended", "", undefined].map((code, i) => [code, `${NAME}-${i}`] as const);
@@ -248,7 +248,7 @@ Deno.test("Answers tells readers how a generator failed, and reports a fault of 
 for (
   const item of [undefined, NaN, 1n, Uint8Array.of(1), { a: [Infinity] }, "x".repeat(2_000_000)]
 ) {
-  Deno.test(`Answers ends with the code failed behind an item of ${typeof item} that it cannot keep`, async () => {
+  Deno.test(`Answers ends with the code failed after an item of ${typeof item} that it cannot keep`, async () => {
     await using cluster = new Cluster();
     const node = cluster.add();
     const stalled = new Stalled(1, item, 3);
@@ -259,7 +259,7 @@ for (
   });
 }
 
-Deno.test("Answers stops a generator whose answer is cancelled, and tells the reason", async () => {
+Deno.test("Answers stops a generator whose response is cancelled, with the reason", async () => {
   await using cluster = new Cluster();
   const [node, other] = [cluster.add(), cluster.add()];
   const stalled = new Stalled(1, 2);
@@ -275,7 +275,7 @@ Deno.test("Answers stops a generator whose answer is cancelled, and tells the re
   assertEquals(node.answers.running, 0);
 });
 
-Deno.test("Answers asks a generator for the next item at the pace of the engine", async () => {
+Deno.test("Answers pulls items from a generator at the pace of the broker", async () => {
   await using cluster = new Cluster();
   const node = cluster.add();
   const gate = Promise.withResolvers<void>();
@@ -288,12 +288,12 @@ Deno.test("Answers asks a generator for the next item at the pace of the engine"
     for (; made < 10_000; made++) yield "x".repeat(100);
   });
   await new Promise((resolve) => setTimeout(resolve, 50));
-  assert(made <= 200, `${made} items while the engine is silent`);
+  assert(made <= 200, `${made} items while the broker is silent`);
   gate.resolve();
   assertEquals((await node.read(id)).length, 10_000);
 });
 
-/** A handler that continues with numbers up to a bound, and notes its calls. */
+/** A handler that continues with numbers up to a bound, and records its calls. */
 function resumeTo(to: number, calls: unknown[] = []): ResumeAnswer {
   return (request, { written, count: done }) => {
     calls.push({ ...request, written, count: done });
@@ -301,7 +301,7 @@ function resumeTo(to: number, calls: unknown[] = []): ResumeAnswer {
   };
 }
 
-Deno.test("Answers go on at exactly one node once their node is lost", async () => {
+Deno.test("Answers continue on exactly one node once their node is lost", async () => {
   using time = new FakeTime();
   await using cluster = new Cluster();
   const calls: unknown[] = [];
@@ -321,7 +321,7 @@ Deno.test("Answers go on at exactly one node once their node is lost", async () 
   assertEquals((await reader.logs.info(requestLog(id))).kind, "missing");
 });
 
-Deno.test("Answers of a node that only looked dead are those of the node that took over", async () => {
+Deno.test("Answers of a node that only seemed dead belong to the node that took over", async () => {
   using time = new FakeTime();
   await using cluster = new Cluster();
   const looked = cluster.add({ resume: resumeTo(0) });
@@ -352,7 +352,7 @@ Deno.test("Answers of a node that only looked dead are those of the node that to
   assertEquals(await other.read(id), ["one", "two", "cancelled"]);
 });
 
-Deno.test("Answers ask a generator for no item while the engine confirms no sign of life for 4 s", async () => {
+Deno.test("Answers pause a generator if the broker confirms no sign of life for 4 s", async () => {
   using time = new FakeTime();
   await using cluster = new Cluster();
   const node = cluster.add({ resume: resumeTo(0) });
@@ -376,7 +376,7 @@ Deno.test("Answers ask a generator for no item while the engine confirms no sign
   assertEquals(await node.read(id), range(20));
 });
 
-Deno.test("Answers without a handler for the rest end as writer-lost, for the readers of all nodes", async () => {
+Deno.test("Answers without a handler for the rest end as writer-lost, for readers on all nodes", async () => {
   using time = new FakeTime();
   await using cluster = new Cluster();
   const [lost, other] = [cluster.add(), cluster.add()];
@@ -418,7 +418,7 @@ Deno.test("Answers wait for a node with a handler, and are lost without one", as
   assertEquals((await older.logs.info(requestLog(never))).kind, "missing");
 });
 
-Deno.test("Answers whose generator ends node after node are given up", async () => {
+Deno.test("Answers whose generator crashes node after node end", async () => {
   using time = new FakeTime();
   await using cluster = new Cluster();
   let resumed = 0;
@@ -446,7 +446,7 @@ Deno.test("Answers whose generator ends node after node are given up", async () 
   assertEquals([await reading, resumed], [[0, "writer-lost"], MAX_TAKEOVERS]);
 });
 
-Deno.test("Answers.close() leaves answers to another node at once, any number of times", async () => {
+Deno.test("Answers.close() releases responses to another node immediately, any number of times", async () => {
   using time = new FakeTime();
   await using cluster = new Cluster();
   let passes = 0;
@@ -471,11 +471,11 @@ Deno.test("Answers.close() leaves answers to another node at once, any number of
 
 for (
   const [what, skewMs, withinMs] of [
-    ["at once to a node whose estimate of the clock is behind", -900, 50],
+    ["immediately to a node whose clock estimate is behind", -900, 50],
     ["soon to a node whose clock is wrong", -3_000, 5_000],
   ] as const
 ) {
-  Deno.test(`Answers.close() leaves answers ${what}`, async () => {
+  Deno.test(`Answers.close() releases responses ${what}`, async () => {
     using time = new FakeTime();
     await using cluster = new Cluster();
     const node = cluster.add({ resume: resumeTo(0) });
@@ -489,7 +489,7 @@ for (
   });
 }
 
-Deno.test("Answers goes on with an answer that the engine did not give at the first attempt", async () => {
+Deno.test("Answers continues a response that the broker did not release at the first attempt", async () => {
   using time = new FakeTime();
   await using cluster = new Cluster();
   const node = cluster.add({ resume: resumeTo(0) });
@@ -507,7 +507,7 @@ Deno.test("Answers goes on with an answer that the engine did not give at the fi
   assertEquals([await other.read(id), attempts], [range(3), 3]);
 });
 
-Deno.test("Answers goes on at once with answers that were left before the node started", async () => {
+Deno.test("Answers immediately continues responses that were released before the node started", async () => {
   using time = new FakeTime();
   await using cluster = new Cluster();
   const node = cluster.add({ resume: resumeTo(0) });
@@ -519,7 +519,7 @@ Deno.test("Answers goes on at once with answers that were left before the node s
   assertEquals(await next.read(id), range(3));
 });
 
-Deno.test("Answers.close() ends answers that no node can go on with", async () => {
+Deno.test("Answers.close() ends responses that no node can continue", async () => {
   await using cluster = new Cluster();
   const [node, reader] = [cluster.add(), cluster.add()];
   const stalled = new Stalled(0);
@@ -531,7 +531,7 @@ Deno.test("Answers.close() ends answers that no node can go on with", async () =
   assertEquals(await codeOf(node.begin(stalled.answer)), "unavailable");
 });
 
-Deno.test("Answers.drain() waits for answers that no other node can go on with", async () => {
+Deno.test("Answers.drain() waits for responses that no other node can continue", async () => {
   using time = new FakeTime();
   await using cluster = new Cluster();
   const [node, reader] = [cluster.add(), cluster.add()];
@@ -555,7 +555,7 @@ Deno.test("Answers.drain() waits for answers that no other node can go on with",
   await late;
 });
 
-Deno.test("Answers.drain() leaves answers to other nodes, if there are any", async () => {
+Deno.test("Answers.drain() releases responses to other nodes, if there are any", async () => {
   using time = new FakeTime();
   await using cluster = new Cluster();
   const node = cluster.add({ resume: resumeTo(0) });
@@ -570,7 +570,7 @@ Deno.test("Answers.drain() leaves answers to other nodes, if there are any", asy
   assertEquals(await other.read(id), range(3));
 });
 
-Deno.test("Answers hands the newest items to resume, within bounds", async () => {
+Deno.test("Answers passes the newest items to resume, within bounds", async () => {
   using time = new FakeTime();
   await using cluster = new Cluster();
   const lost = cluster.add({ resume: resumeTo(0) });
@@ -597,7 +597,7 @@ Deno.test("Answers hands the newest items to resume, within bounds", async () =>
   assertEquals(more!.written[0], 5);
 });
 
-Deno.test("No generator begins on a node that closed while the engine created the stream", async () => {
+Deno.test("No generator starts on a node that closed while the broker created the stream", async () => {
   for (const resume of [undefined, async function* () {}]) {
     const memory = new SkewedBroker();
     const engine = new FaultyEngine({ make: () => memory });

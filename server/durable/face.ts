@@ -1,4 +1,6 @@
-/** Durable streams over HTTP: the Durable Streams protocol behind the guard of all faces. */
+/**
+ * Durable streams over HTTP: the Durable Streams protocol, protected by the guard of all faces.
+ */
 import {
   checkDurableStreams,
   type DurableStreamAction,
@@ -57,7 +59,7 @@ import type { OriginRules } from "../../transport/origins.ts";
 
 const METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE"];
 
-/** Methods that streams of answers have. */
+/** Methods of response streams. */
 const READS = ["GET", "HEAD"];
 
 const REQUEST_HEADERS = [
@@ -92,25 +94,25 @@ const RESPONSE_HEADERS = [
   "stream-up-to-date",
 ];
 
-/** Caching of pages that stay as they are, until the stream is deleted. */
+/** Caching of pages that do not change until the stream is deleted. */
 const CACHED = "max-age=60, stale-while-revalidate=300";
 
 /** Most records and bytes of a response. */
 const PAGE = { maxRecords: 10_000, maxBytes: 1_048_576 };
 
-/** Most records and bytes of an event: each reader may hold up one. */
+/** Most records and bytes of an event; each reader may hold one. */
 const EVENT = { maxRecords: 1_000, maxBytes: 65_536 };
 
 /** Most streams whose content type this node remembers. */
 const MAX_KNOWN = 10_000;
 
-/** Most bytes of the reason of a cancellation. */
+/** Most bytes of a cancellation reason. */
 const MAX_REASON_BYTES = 1_024;
 
-/** Most characters of a text in a header, once encoded. */
+/** Most characters of an encoded text in a header. */
 const MAX_HEADER_LENGTH = 1_024;
 
-/** Time after which a refused client may come back, in milliseconds. */
+/** Time after which a rejected client may retry, in milliseconds. */
 const RETRY_MS = 5_000;
 
 /** Parts of the server that durable streams use. */
@@ -121,7 +123,7 @@ export interface DurableFaceParts extends HttpGuardParts {
   readonly maxMessageBytes?: number | undefined;
 }
 
-/** Counters of refused readers, by the level whose bound or share is reached. */
+/** Counters of rejected readers, by the level whose limit or share is reached. */
 const REFUSED_READERS = {
   server: "maxReaders",
   address: "maxReadersPerAddress",
@@ -129,7 +131,7 @@ const REFUSED_READERS = {
   session: "maxReadersPerUser",
 } as const;
 
-/** Facts of a stream that never change. */
+/** Immutable properties of a stream. */
 type KnownStream = Pick<LogInfo, "identity" | "contentType">;
 
 type Asked = GuardedRequest<DurableStreamAction>;
@@ -137,10 +139,10 @@ type Asked = GuardedRequest<DurableStreamAction>;
 /**
  * Durable streams over HTTP.
  *
- * - **Protocol:** that of Durable Streams, without subscriptions; see `docs/guide/durable-streams-http.md`.
- * - **Extensions:** `POST ?action=cancel`, and the header `Skein-Stream-Error` of a stream that its
- *   writer gave up.
- * - **Bounds:** each limit of the options. A refused request is counted.
+ * - **Protocol:** Durable Streams, without subscriptions; see `docs/guide/durable-streams-http.md`.
+ * - **Extensions:** `POST ?action=cancel`, and the header `Skein-Stream-Error` of an aborted
+ *   stream.
+ * - **Bounds:** each limit of the options. Rejected requests are counted.
  */
 export class DurableFace {
   readonly #guard: HttpGuard<DurableStreamAction>;
@@ -209,7 +211,7 @@ export class DurableFace {
   }
 
   /**
-   * Answers a request for the path of the streams, or below.
+   * Responds to a request for the path of the streams, or below.
    *
    * @returns The response. Never rejects.
    */
@@ -224,7 +226,7 @@ export class DurableFace {
         this.#parts.report("A request to durableStreams", error);
         throw new Problem(503, {
           code: "unavailable",
-          detail: "Cannot answer: the engine of the broker must be there, and is away",
+          detail: "Cannot answer: the broker must be reachable",
           cause: error,
         });
       }
@@ -237,7 +239,7 @@ export class DurableFace {
     if (path === undefined) throw missing();
     if (!METHODS.includes(request.method)) throw methodNotAllowed(request.method, METHODS);
     const id = readId(path);
-    // The server writes answers, and their readers cancel them over a session.
+    // The server writes responses, and their readers cancel them over a session.
     const isReadOnly = id.startsWith(ANSWER_PREFIX) && !READS.includes(request.method);
     if (isReadOnly) throw methodNotAllowed(request.method, READS);
     switch (request.method) {
@@ -281,7 +283,8 @@ export class DurableFace {
     if (result.kind === "exists" && !result.isSame) {
       throw new Problem(409, {
         code: "exists",
-        detail: "Cannot create: a stream that exists must have the same facts, received others",
+        detail:
+          "Cannot create: an existing stream must have the same type, lifetime and source, received others",
         headers: stateHeaders(info),
       });
     }
@@ -300,7 +303,10 @@ export class DurableFace {
   #uncreated(kind: Exclude<StreamCreated["kind"], "created" | "exists" | "over-share">): Problem {
     switch (kind) {
       case "deleted":
-        return conflict("deleted", "Cannot create: the id must be free, but forks need its stream");
+        return conflict(
+          "deleted",
+          "Cannot create: the id must be free, received one of a deleted stream with forks",
+        );
       case "source-missing":
         return new Problem(404, {
           code: "not-found",
@@ -311,11 +317,14 @@ export class DurableFace {
       case "other-type":
         return conflict("wrong-type", "Cannot create: a fork must have the type of its source");
       case "bad-offset":
-        return badRequest("bad-offset", "Cannot create: a fork must begin within its source");
+        return badRequest("bad-offset", "Cannot create: a fork must start within its source");
       case "gone":
-        return gone("Cannot create: a fork must begin at a kept record of its source");
+        return gone("Cannot create: a fork must start at a kept record of its source");
       case "too-deep":
-        return conflict("too-deep", "Cannot create: the source has too many sources of its own");
+        return conflict(
+          "too-deep",
+          "Cannot create: a fork must have fewer levels of sources",
+        );
       case "too-many-forks":
         this.#refused.maxForks++;
         return conflict(
@@ -451,7 +460,7 @@ export class DurableFace {
         );
       case "fenced":
       case "held":
-        throw conflict("held", "Cannot append: the stream must not be held by a writer");
+        throw conflict("held", "Cannot append: the stream must not have an open writer");
       case "full":
         throw this.#full("append");
       case "no-space":
@@ -489,7 +498,7 @@ export class DurableFace {
     const body = await readBody(MAX_REASON_BYTES);
     const cancel = new TextDecoder().decode(body);
     const result = await this.#parts.logs.append(id, { records: [], cancel });
-    // A stream that has ended has stopped: the reader got the wish.
+    // An ended stream has already stopped, as the reader requested.
     if (result.kind !== "ended") return this.#appended(result, { hasRecords: false });
     const headers = { ...stateHeaders(result.info), "cache-control": "no-store" };
     return new Response(null, { status: 204, headers });
@@ -501,7 +510,7 @@ export class DurableFace {
     this.#known.delete(id);
     this.#kept.deleted(id);
     if (result === "missing") throw missing();
-    if (result === "deleted") throw gone("Cannot delete: the stream must not be deleted before");
+    if (result === "deleted") throw gone("Cannot delete: the stream must not be deleted already");
     return new Response(null, { status: 204, headers: { "cache-control": "no-store" } });
   }
 
@@ -524,7 +533,7 @@ export class DurableFace {
     await asked.authorize("read", id);
     const query = readQuery(new URL(asked.request.url).searchParams);
     if (query.position !== "now") return await this.#read(asked, id, query, query.position);
-    // Reading no record renews the time to live.
+    // Reads no records, only to renew the time to live.
     const nothing = { after: 0, startsAtOldest: true, maxRecords: 0, maxBytes: 0 };
     const { info } = found(await this.#parts.logs.read(id, nothing));
     const offset = formatOffset(info, info.tail);
@@ -571,7 +580,7 @@ export class DurableFace {
     return new Response(bodyOf(records, info.contentType), { headers });
   }
 
-  /** Adds the pages that still fit, as engines and the sources of forks have pages of their own. */
+  /** Adds pages while they fit, because brokers and sources of forks have smaller pages. */
   async #fill(id: string, page: StreamPage): Promise<StreamPage> {
     for (let bytes = recordBytes(page.records); !page.isUpToDate;) {
       const { info: { identity }, next: after, records } = page;
@@ -591,7 +600,7 @@ export class DurableFace {
     const { runtime } = this.#parts;
     using reader = this.#admit("long-poll");
     const { ended } = reader;
-    // The signal of the request stays unused: the runtime aborts it after each response, and warns.
+    // The request's signal is not used: the runtime aborts it after each response, and warns.
     const timer = startTimer(runtime, this.#limits.longPollMs, () => ended.abort());
     try {
       let last: StreamPage | undefined;
@@ -608,7 +617,7 @@ export class DurableFace {
         ...pageHeaders(last),
         ...(info.end === undefined && { "stream-cursor": `${cursorAt(runtime, query.cursor)}` }),
       };
-      // The cursor is part of the address, so that shared caches may answer many readers at once.
+      // The cursor is part of the URL, so that shared caches can serve many readers.
       const isShared = this.#options.cache === "public" && records.length > 0;
       const caching = { "cache-control": isShared ? CACHED : "no-store" };
       return records.length > 0
@@ -660,13 +669,13 @@ export class DurableFace {
     return this.#parts.logs.follow(id, { ...options, startsAtOldest, signal });
   }
 
-  /** The first page of a reader that waits. */
+  /** The first page of a waiting reader. */
   #first(result: StreamRead, offset: string | undefined, after: number): StreamPage {
     if (result.kind === "too-many") this.#refused[REFUSED_READERS[result.refusal.level!]]++;
     return pageAt(result, offset, after);
   }
 
-  /** Counts a reader that waits, until disposal. */
+  /** Counts a waiting reader, until disposal. */
   #admit(wire: "long-poll" | "sse"): Disposable & {
     /** Aborted by disposal. */
     readonly ended: AbortController;
@@ -699,11 +708,11 @@ export class DurableFace {
     return Math.min(this.#limits.maxAppendBytes, this.#parts.logs.maxAppendBytes);
   }
 
-  /** Reads the facts of a stream for an append. */
+  /** Reads the properties of a stream for an append. */
   async #learn(id: string, isOpen = false): Promise<KnownStream> {
     this.#known.delete(id);
     const { info } = found(await this.#parts.logs.info(id));
-    // The end of a stream counts before a wrong type.
+    // An ended stream is reported before a wrong type.
     if (isOpen && info.end !== undefined) throw ended(info);
     const { identity, contentType } = info;
     const known = { identity, contentType };
@@ -714,7 +723,7 @@ export class DurableFace {
   }
 }
 
-/** Headers with the state of a stream as a whole. */
+/** Headers with the state of a whole stream. */
 function stateHeaders(info: LogInfo): Record<string, string> {
   const { end, cancelled, tail } = info;
   return {
@@ -725,7 +734,7 @@ function stateHeaders(info: LogInfo): Record<string, string> {
   };
 }
 
-/** Headers with the state of a stream as far as a page goes. */
+/** Headers with the state of a stream at the end of a page. */
 function pageState({ info, next, isUpToDate }: StreamPage): Record<string, string> {
   const end = isUpToDate ? info.end : undefined;
   return {
@@ -741,8 +750,8 @@ function pageHeaders(page: StreamPage): Record<string, string> {
 }
 
 /**
- * The URL of a stream, for its creator. Behind a proxy with TLS the scheme is that of the proxy; a
- * creator that claims TLS misleads itself alone.
+ * The URL of a stream, for its creator. Behind a TLS proxy it has the proxy's scheme; a creator
+ * that falsely claims TLS misleads only itself.
  */
 function locationOf({ url, headers }: Request): string {
   const { protocol, host, pathname } = new URL(url);
@@ -751,19 +760,18 @@ function locationOf({ url, headers }: Request): string {
   return `${hasTls ? "https:" : protocol}//${host}${pathname}`;
 }
 
-/** Encodes what a header cannot hold: percent signs, and all but printable ASCII. */
+/** Percent-encodes everything but printable ASCII, and percent signs. */
 function headerText(text: string): string {
   let encoded = "";
   for (const character of text.toWellFormed()) {
     const part = /[\x20-\x24\x26-\x7e]/.test(character) ? character : encodeURIComponent(character);
-    // A cut must not leave a part of an encoded character.
+    // A cut must not leave part of an encoded character.
     if (encoded.length + part.length > MAX_HEADER_LENGTH) break;
     encoded += part;
   }
   return encoded.trim();
 }
 
-/** The page of a result. */
 function found(result: StreamRead): StreamPage {
   switch (result.kind) {
     case "page":
@@ -775,22 +783,22 @@ function found(result: StreamRead): StreamPage {
     case "deleted":
       throw gone("Cannot read: the stream must not be deleted");
     case "trimmed":
-      throw gone("Cannot read: records at the offset must be kept, and were dropped");
+      throw gone("Cannot read: the records at the offset must not have been dropped");
     case "too-many":
       throw refusedBy(result.refusal);
   }
 }
 
-/** The page of a result, if its place is that of the offset. */
+/** The page of a result, if its position matches the offset. */
 function pageAt(result: StreamRead, offset: string | undefined, position: number): StreamPage {
   const page = found(result);
   if (offset === undefined) return page;
   const { info } = page;
   if (formatOffset(info, position) === offset && position <= info.tail) return page;
-  throw gone(`Cannot read: the offset must be one of this stream, received ${offset}`);
+  throw gone(`Cannot read: the offset must belong to this stream, received ${offset}`);
 }
 
-/** Tells whether a page ends a long-poll. */
+/** Checks whether a page ends a long-poll. */
 function isAnswer({ records, info }: StreamPage): boolean {
   return records.length > 0 || info.end !== undefined;
 }
@@ -827,6 +835,6 @@ function ended(info: LogInfo): Problem {
 function unanswered(): Problem {
   return new Problem(503, {
     code: "unavailable",
-    detail: "Cannot read: the engine of the broker must answer in time, and did not",
+    detail: "Cannot read: the broker must respond in time",
   });
 }

@@ -29,7 +29,6 @@ interface Answer {
   readonly code: string | undefined;
 }
 
-/** A server with durable streams, and requests to it. */
 class Bench implements AsyncDisposable {
   readonly broker: Broker;
   readonly server: Server;
@@ -63,7 +62,7 @@ class Bench implements AsyncDisposable {
     return (await this.ask(method, id, init)).status;
   }
 
-  /** Changes a log as a writer of a session does. */
+  /** Changes a log as a session's writer does. */
   async change(id: string, options: Partial<AppendLogOptions>): Promise<void> {
     const { kind } = await this.broker.logs!.append(id, {
       records: [],
@@ -79,7 +78,7 @@ class Bench implements AsyncDisposable {
   }
 }
 
-Deno.test("serve() refuses malformed options of durable streams", () => {
+Deno.test("serve() rejects malformed options of durable streams", () => {
   const broker = new FaultyEngine().connect({ without: ["logs"] });
   const cases: [options: object, text: string, broker?: Broker][] = [
     [{ path: "streams" }, "durableStreams.path must be a path"],
@@ -137,7 +136,7 @@ Deno.test("an append that follows a deletion is checked against the new stream",
   await using bench = new Bench();
   await bench.ask("PUT", "a", { headers: TEXT, body: "old" });
   assertEquals(await bench.status("POST", "a", { headers: TEXT, body: "1" }), 204);
-  // Another node deletes the stream, and creates another one.
+  // Another node deletes and recreates the stream.
   assertEquals((await bench.broker.logs!.delete("a")).kind, "removed");
   await bench.broker.logs!.create("a", {
     identity: "abcdefgh",
@@ -150,7 +149,7 @@ Deno.test("an append that follows a deletion is checked against the new stream",
   assertEquals((await bench.ask("GET", "a")).text, "[2,3]");
 });
 
-Deno.test("an offset of another stream, or behind the end, is gone", async () => {
+Deno.test("an offset of another stream, or after the end, is gone", async () => {
   await using bench = new Bench();
   await bench.ask("PUT", "a", { headers: TEXT, body: "1" });
   const offset = (await bench.ask("HEAD", "a")).headers.get("stream-next-offset")!;
@@ -164,7 +163,7 @@ Deno.test("an offset of another stream, or behind the end, is gone", async () =>
   }
 });
 
-Deno.test("a reader of dropped records is told, and begins at the oldest record", async () => {
+Deno.test("a reader of dropped records receives an error, and can start at the oldest record", async () => {
   await using bench = new Bench({ keep: { records: 2, bytes: 1_000 } });
   const created = await bench.ask("PUT", "a", { headers: JSON_TYPE, body: "[1]" });
   const offset = created.headers.get("stream-next-offset")!;
@@ -176,7 +175,7 @@ Deno.test("a reader of dropped records is told, and begins at the oldest record"
   assertEquals((await bench.ask("GET", "a?offset=-1&live=long-poll")).text, "[3,4]");
 });
 
-Deno.test("a stream that its writer gave up is never taken for a complete one", async () => {
+Deno.test("a stream that its writer aborted never looks complete", async () => {
   await using bench = new Bench();
   const created = await bench.ask("PUT", "a", { headers: TEXT, body: "half" });
   const offset = created.headers.get("stream-next-offset")!;
@@ -204,7 +203,7 @@ Deno.test("a stream that its writer gave up is never taken for a complete one", 
   assertEquals([streamClosed, skeinStreamError], [true, "disk full: 100 %\r\nset-cookie: a=b é"]);
 });
 
-Deno.test("POST ?action=cancel asks the writer to stop", async () => {
+Deno.test("POST ?action=cancel requests the writer to stop", async () => {
   const actions: string[] = [];
   await using bench = new Bench({
     authorize: ({ action, id }) => actions.push(`${action} ${id}`) > 0,
@@ -245,7 +244,7 @@ Deno.test("a reason in a header is cut between characters", async () => {
   }
 });
 
-Deno.test("a stream has no more bytes than allowed, also at its creation", async () => {
+Deno.test("a stream has at most the allowed bytes, also at its creation", async () => {
   await using bench = new Bench({ maxStreamBytes: countedBytes(10, 1) });
   const large = await bench.ask("PUT", "a", { headers: TEXT, body: "x".repeat(11) });
   assertEquals([large.status, large.code], [413, "full"]);
@@ -254,12 +253,12 @@ Deno.test("a stream has no more bytes than allowed, also at its creation", async
   const fork = { ...TEXT, "stream-forked-from": "/streams/a" };
   assertEquals(await bench.status("PUT", "b", { headers: fork, body: "x".repeat(11) }), 413);
   assertEquals(bench.server.httpStats.durableStreams?.limited?.maxStreamBytes, 2);
-  // The refused fork does not keep its source.
+  // The rejected fork does not keep its source.
   await bench.ask("DELETE", "a");
   assertEquals(await bench.status("HEAD", "a"), 404);
 });
 
-Deno.test("streams have no more bytes together than the broker allows", async () => {
+Deno.test("all streams together have at most the bytes that the broker allows", async () => {
   await using bench = new Bench({}, new MemoryBroker({ maxTotalBytes: 12_000 }));
   const body = "x".repeat(10_000);
   assertEquals(await bench.status("PUT", "a", { headers: TEXT, body }), 201);
@@ -282,7 +281,7 @@ Deno.test("streams have no more bytes together than the broker allows", async ()
   assertEquals(await bench.status("PUT", "b", { headers: TEXT, body }), 201);
 });
 
-Deno.test("a source has no more forks than allowed", async () => {
+Deno.test("a source has at most the allowed forks", async () => {
   await using bench = new Bench({ maxForks: 1 });
   await bench.ask("PUT", "a", { headers: TEXT });
   const fork = { headers: { "stream-forked-from": "/streams/a" } };
@@ -299,7 +298,7 @@ Deno.test("a source has no more forks than allowed", async () => {
   assertEquals(await bench.status("PUT", "c", fork), 201);
 });
 
-Deno.test("a refused append tells what was expected, and what came", async () => {
+Deno.test("a rejected append reports the expected and the received value", async () => {
   await using bench = new Bench();
   await bench.ask("PUT", "a", { headers: TEXT });
   const append = async (headers: Record<string, string>) => {
@@ -317,7 +316,7 @@ Deno.test("a refused append tells what was expected, and what came", async () =>
   assertEquals(await number(4, 1), first);
 });
 
-Deno.test("an outage of the engine is a 503 for each request, and one line on the console", async () => {
+Deno.test("an outage of the broker is a 503 for each request, and one line on the console", async () => {
   using console = captureConsole();
   const broker = new FaultyEngine().connect();
   broker.make("logs", fail);
@@ -344,7 +343,7 @@ Deno.test("an outage of the engine is a 503 for each request, and one line on th
   assertEquals(lines, ["Skein: A request to durableStreams failed: Cannot reach the engine"]);
 });
 
-Deno.test("a reader does not wait for ever for the announcements of an engine that is silent", async () => {
+Deno.test("a reader does not wait forever for announcements of a silent broker", async () => {
   using console = captureConsole();
   await using bench = new Bench({ longPollMs: 20_000 });
   await bench.ask("PUT", "a", { headers: TEXT });
@@ -361,7 +360,7 @@ Deno.test("a reader does not wait for ever for the announcements of an engine th
   assertEquals(console.lines.filter((line) => line.includes("A request to")).length, 1);
 });
 
-Deno.test("each action needs its right, and a fork that to read the source", async () => {
+Deno.test("each action needs its permission, and a fork also needs read on the source", async () => {
   let rights: string[] = [];
   await using bench = new Bench({
     authorize: ({ action, id }) => rights.includes(`${action} ${id}`),
@@ -393,7 +392,7 @@ Deno.test("each action needs its right, and a fork that to read the source", asy
   assertEquals(await bench.status("PUT", "fork", fork), 201);
 });
 
-Deno.test("caches keep a page that cannot change, and ask again for the end of a stream", async () => {
+Deno.test("caches keep a page that cannot change, and revalidate the end of a stream", async () => {
   await using bench = new Bench();
   await bench.ask("PUT", "a", { headers: JSON_TYPE, body: "[1]" });
   const open = await bench.ask("GET", "a");
@@ -428,7 +427,7 @@ Deno.test("a public stream is kept by shared caches, and its long-polls too", as
   assertEquals(idle.headers.get("stream-up-to-date"), "true");
 });
 
-Deno.test("a page of a larger stream ends at its bound, and long-polls go on there", async () => {
+Deno.test("a page of a larger stream ends at its limit, and long-polls continue there", async () => {
   await using bench = new Bench();
   await bench.ask("PUT", "a", { headers: TEXT });
   const part = "x".repeat(700_000);
@@ -447,7 +446,7 @@ Deno.test("a page of a larger stream ends at its bound, and long-polls go on the
   assertEquals(second.headers.get("stream-cursor"), null);
 });
 
-Deno.test("events carry texts whose lines cannot become fields", async () => {
+Deno.test("events contain texts whose lines cannot become fields", async () => {
   await using bench = new Bench();
   const text = " a\r\nevent: control\rdata: {}\n\n b";
   await bench.ask("PUT", "a", { headers: { ...TEXT, ...END }, body: text });
@@ -457,7 +456,7 @@ Deno.test("events carry texts whose lines cannot become fields", async () => {
   assertStringIncludes(events, `event: data\n${lines.join("\n")}\n\nevent: control\n`);
 });
 
-Deno.test("the readers and the bounds of durable streams are in the metrics", async () => {
+Deno.test("readers and limits of durable streams are in the metrics", async () => {
   await using bench = new Bench({
     maxReadersPerAddress: 1,
     maxStreams: 1,
@@ -489,7 +488,7 @@ Deno.test("the readers and the bounds of durable streams are in the metrics", as
   await reader.body!.cancel();
 });
 
-Deno.test("the streams of answers can be read over HTTP, and not written", async () => {
+Deno.test("streams of responses can be read over HTTP, but not written", async () => {
   await using bench = new Bench();
   const id = "answer:guest:aaaaaaaaaaaaaaaaaaaaaa:0123456789abcdef";
   for (const method of ["PUT", "POST", "DELETE"]) {
@@ -502,10 +501,10 @@ Deno.test("the streams of answers can be read over HTTP, and not written", async
   assertEquals([await bench.status("GET", id), await bench.status("HEAD", id)], [200, 200]);
 });
 
-/** Encodings of a name that servers keep to themselves. */
+/** Encodings of an internal name. */
 const INTERNAL = ["$skein:a", "%24skein:a", "%24%73kein%3aa/b", "$skein:a/../$skein:b"];
 
-Deno.test("streams of servers are missing to every method, whatever authorize says", async () => {
+Deno.test("internal streams are not found by any method, whatever authorize returns", async () => {
   const asked: string[] = [];
   await using bench = new Bench({ authorize: ({ id }) => asked.push(id) > 0 });
   await bench.broker.logs!.create("$skein:a", {

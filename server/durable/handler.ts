@@ -1,4 +1,4 @@
-/** Durable streams over HTTP without a server of sessions. */
+/** Durable streams over HTTP without a session server. */
 import { DurableFace } from "./face.ts";
 import { boundsOf, checkDurableStreams, DURABLE_STREAMS } from "./options.ts";
 import type { DurableStreamsOptions } from "./options.ts";
@@ -19,18 +19,18 @@ import type { OriginRules } from "../../transport/origins.ts";
 
 /** Options for {@linkcode DurableStreamsHandler}. */
 export interface DurableStreamsHandlerOptions extends DurableStreamsOptions, OriginRules {
-  /** Keeps the streams. Not closed by the handler. */
+  /** Stores the streams. The handler does not close it. */
   readonly broker: Broker;
   /**
-   * Returns the network address of a client, for the limits of addresses: behind a proxy that of a
-   * header. By default the address of the connection, where the HTTP server passes it on.
+   * Returns the network address of a client, for limits per address; behind a proxy, read it from a
+   * header. By default the address of the connection, if the HTTP server passes it.
    */
   readonly clientAddress?:
     | ((request: Request, info: RequestInfo) => string | undefined)
     | undefined;
-  /** Receives errors that are not sent to the client. By default these are printed. */
+  /** Receives errors that are not sent to the client. By default they are printed. */
   readonly onError?: ((error: unknown) => void) | undefined;
-  /** Clocks, timers and randomness; by default those of the platform. */
+  /** Clocks, timers and randomness; by default the platform's. */
   readonly runtime?: Runtime | undefined;
 }
 
@@ -45,12 +45,12 @@ const OPTIONS: OptionKinds<DurableStreamsHandlerOptions> = {
 };
 
 /**
- * A handler of requests for durable streams, for any HTTP server that passes a `Request` on:
- * `Deno.serve`, Hono, oak. There are no sessions; servers of sessions on the same broker have the
- * same streams.
+ * A handler of requests for durable streams, for any HTTP server that passes a `Request`:
+ * `Deno.serve`, Hono, oak. There are no sessions; session servers on the same broker share the
+ * streams.
  *
- * The `user` of `authorize` is `undefined`: the framework knows the user, and `authorize` gets the
- * request.
+ * The `user` of `authorize` is `undefined`; find the user with the request that `authorize`
+ * receives.
  *
  * @example In `Deno.serve`
  * ```ts
@@ -83,8 +83,8 @@ export class DurableStreamsHandler implements AsyncDisposable {
    * Creates a handler.
    *
    * @param options See {@linkcode DurableStreamsHandlerOptions}.
-   * @throws {TypeError} If a key of the options is unknown, an option is invalid, or the broker keeps
-   * no logs.
+   * @throws {TypeError} If a key of the options is unknown, an option is invalid, or the broker
+   * keeps no logs.
    * @throws {RangeError} If a number is out of range.
    */
   constructor(options: DurableStreamsHandlerOptions) {
@@ -122,17 +122,17 @@ export class DurableStreamsHandler implements AsyncDisposable {
   }
 
   /**
-   * Answers a request.
+   * Responds to a request.
    *
    * @param request The request.
-   * @param info The address of the client, for the limits of addresses.
+   * @param info The address of the client, for limits per address.
    * @returns The response; 404 for another path. Never rejects.
    */
   readonly fetch = (request: Request, info: RequestInfo = {}): Promise<Response> =>
     this.#face.fetch(request, info);
 
   /**
-   * Ends all reads that wait; a request whose body is not complete gets 503. The streams and the
+   * Ends all waiting reads; a request with an incomplete body receives 503. The streams and the
    * broker stay. Idempotent.
    */
   close(): Promise<void> {

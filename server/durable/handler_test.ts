@@ -11,7 +11,7 @@ import { headOf, partsOf, TextSocket } from "../../tests/text_socket.ts";
 const TEXT = { "content-type": "text/plain" };
 const URL_OF_STREAMS = "http://localhost/streams";
 
-/** A handler without sockets, on a clock that the test moves. */
+/** A handler without sockets, with a clock that the test controls. */
 class Bench implements AsyncDisposable {
   readonly time: FakeTime = new FakeTime();
   readonly broker: MemoryBroker = new MemoryBroker();
@@ -59,12 +59,12 @@ function from(hostname: string): RequestInfo {
   return { remoteAddr: { transport: "tcp", hostname, port: 50_000 } };
 }
 
-/** Runs all that is ready, without moving the clock. */
+/** Runs everything that is ready, without moving the clock. */
 async function settle(time: FakeTime): Promise<void> {
   for (let turn = 0; turn < 5; turn++) await time.tickAsync(0);
 }
 
-Deno.test("DurableStreamsHandler() refuses unknown keys, and brokers without logs", async () => {
+Deno.test("DurableStreamsHandler() rejects unknown keys, and brokers without logs", async () => {
   await using memory = new MemoryBroker();
   const options = { broker: memory, path: "/streams" };
   assertThrows(
@@ -76,7 +76,7 @@ Deno.test("DurableStreamsHandler() refuses unknown keys, and brokers without log
   assertThrows(() => new DurableStreamsHandler({ ...options, broker }), TypeError, "keeps logs");
 });
 
-Deno.test("DurableStreamsHandler.fetch() answers other paths with 404, and other methods with 405", async () => {
+Deno.test("DurableStreamsHandler.fetch() responds to other paths with 404, and to other methods with 405", async () => {
   await using bench = new Bench();
   const other = await bench.streams.fetch(new Request("http://localhost/other"));
   assertEquals([other.status, other.headers.get("x-content-type-options")], [404, "nosniff"]);
@@ -84,7 +84,7 @@ Deno.test("DurableStreamsHandler.fetch() answers other paths with 404, and other
   assertEquals([patch.status, patch.headers.get("allow")], [405, "GET, HEAD, POST, PUT, DELETE"]);
 });
 
-Deno.test("10,000 long-polls of one address take half of all places", async () => {
+Deno.test("10,000 long-polls of one address use half of all slots", async () => {
   await using bench = new Bench();
   await bench.create("a");
   const polls = Array.from(
@@ -96,7 +96,7 @@ Deno.test("10,000 long-polls of one address take half of all places", async () =
   await settle(bench.time);
   assertEquals([statuses.length, new Set(statuses)], [5_000, new Set([429])]);
   assertEquals(bench.waiting, 5_000);
-  // The share of requests, a half of 11,024, is reached before the share of readers.
+  // The share of requests, half of 11,024, is reached before the share of readers.
   assertEquals(bench.streams.stats.limited?.maxReadersPerAddress, 512);
 
   const other = bench.ask("/a?offset=-1&live=long-poll", {}, from("192.0.2.2"));
@@ -108,7 +108,7 @@ Deno.test("10,000 long-polls of one address take half of all places", async () =
   assertEquals(bench.waiting, 0);
 });
 
-Deno.test("readers of all addresses have a bound, and give their places back", async () => {
+Deno.test("readers of all addresses are limited, and release their slots", async () => {
   await using bench = new Bench({ maxReaders: 20 });
   await bench.create("a");
   const poll = (i: number, live: string) =>
@@ -129,7 +129,7 @@ Deno.test("readers of all addresses have a bound, and give their places back", a
   await next.body!.cancel();
 });
 
-Deno.test("requests have a rate for each address, and a bound of those at once", async () => {
+Deno.test("requests have a rate limit per address, and a limit of concurrent ones", async () => {
   await using bench = new Bench({ rate: { perSecond: 1, burst: 2 }, maxRequests: 1 });
   const statuses = [];
   for (let i = 0; i < 3; i++) {
@@ -144,7 +144,7 @@ Deno.test("requests have a rate for each address, and a bound of those at once",
   assertEquals([(await slow).status, (await put()).status], [201, 201]);
 });
 
-Deno.test("a reader of events that does not read holds one event, and is ended", async () => {
+Deno.test("a reader of events that does not read holds one event, and is disconnected", async () => {
   await using bench = new Bench();
   await bench.create("a", "0");
   const { body } = await bench.ask("/a?offset=-1&live=sse");
@@ -164,7 +164,7 @@ Deno.test("a reader of events that does not read holds one event, and is ended",
   assertEquals([bench.streams.stats.limited?.stalled, bench.waiting], [1, 0]);
   const error = await reader.read().then(() => undefined, (error) => error);
   assertEquals(error.name, "TimeoutError");
-  // An HTTP server prints the error, for each reader that does not read.
+  // An HTTP server prints this error for each stalled reader.
   assertEquals(Deno.inspect(error), `TimeoutError: ${error.message}`);
 });
 
@@ -176,7 +176,7 @@ Deno.test("a response with events ends after a minute, read or not", async () =>
   );
   const text = idle!.text();
   await settle(bench.time);
-  // A stream without records is at its end at once; the reader asks for more, and waits.
+  // A reader of an empty stream reaches the end immediately, requests more, and waits.
   await bench.time.tickAsync(SSE_MS - 1);
   assertEquals(bench.waiting, 2);
   await bench.time.tickAsync(1);
@@ -186,7 +186,7 @@ Deno.test("a response with events ends after a minute, read or not", async () =>
   assertEquals(await untouched!.text(), "");
 });
 
-Deno.test("a POST that never ends is refused in time", async () => {
+Deno.test("a POST that never ends is rejected in time", async () => {
   await using bench = new Bench();
   await bench.create("a");
   let isCancelled = false;
@@ -201,7 +201,7 @@ Deno.test("a POST that never ends is refused in time", async () => {
   assertEquals(await (await bench.ask("/a")).text(), "");
 });
 
-Deno.test("a body that is too large is refused before the first byte is read", async () => {
+Deno.test("a body that is too large is rejected before the first byte is read", async () => {
   await using bench = new Bench({ maxAppendBytes: 10 });
   await bench.create("a");
   let pulls = 0;
@@ -221,7 +221,7 @@ Deno.test("a body that is too large is refused before the first byte is read", a
   assertEquals([status, pulls], [413, 2]);
 });
 
-Deno.test("a page of another origin cannot write, and no stored page runs on the origin", async () => {
+Deno.test("a page of another origin cannot write, and no stored page executes on the origin", async () => {
   await using bench = new Bench({ origins: ["https://app.example"] });
   const write = async (headers: Record<string, string>) =>
     (await bench.ask("/a", { method: "PUT", headers: { ...TEXT, ...headers } })).status;
@@ -244,7 +244,7 @@ Deno.test("a page of another origin cannot write, and no stored page runs on the
   assertStringIncludes(exposed!, "stream-next-offset");
 });
 
-Deno.test("close() ends the reads that wait", async () => {
+Deno.test("close() ends waiting reads", async () => {
   await using bench = new Bench();
   await bench.create("a", "1");
   const events = await bench.ask("/a?offset=-1&live=sse");
@@ -259,7 +259,7 @@ Deno.test("close() ends the reads that wait", async () => {
   assertEquals(late.status, 503);
 });
 
-Deno.test("an engine that is away is answered with 503", async () => {
+Deno.test("requests receive 503 while the broker is unreachable", async () => {
   const bench = new Bench();
   await bench.create("a");
   await bench.broker.close();
@@ -272,14 +272,14 @@ Deno.test("an engine that is away is answered with 503", async () => {
   await bench[Symbol.asyncDispose]();
 });
 
-/** Sends a request as written, which `fetch` would make proper. */
+/** Sends a raw request, which `fetch` would normalize. */
 async function send(port: number, target: string): Promise<number> {
   const head = headOf(`GET ${target}`, { host: "localhost", connection: "close" });
   using socket = await TextSocket.send(port, head);
   return partsOf(await socket.until()).status;
 }
 
-Deno.test("paths that leave the streams, encoded slashes and endless ids find nothing", async () => {
+Deno.test("paths outside of the streams, encoded slashes and endless ids find nothing", async () => {
   await using broker = new MemoryBroker();
   const asked: string[] = [];
   await using streams = new DurableStreamsHandler({

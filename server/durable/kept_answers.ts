@@ -1,4 +1,4 @@
-/** Kept answers of all nodes: which of them make room for new ones. */
+/** Kept responses of all nodes, and which are dropped for new ones. */
 import { LimitError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Owner } from "../../base/owners.ts";
@@ -8,27 +8,31 @@ import { FRESH_MS, type KeptLedger, Party } from "./kept_ledger.ts";
 import { KeptShares } from "./kept_shares.ts";
 import type { AnswerLimits } from "./options.ts";
 
-/** Most attempts to begin an answer while others take the room that was made. */
+/** Most attempts to start a response while others use the freed space. */
 const MAX_ATTEMPTS = 8;
 
-/** Most answers of the list that may turn out to be gone, or to go on, before a caller is refused. */
+/**
+ * Most listed responses that may turn out to be deleted or running before a caller is rejected.
+ */
 const MAX_STALE = 32;
 
-/** Most answers that are remembered as read; others count as not read for {@linkcode FRESH_MS}. */
+/** Most responses that are remembered as read; others count as unread for {@linkcode FRESH_MS}. */
 const MAX_READ = 10_000;
 
 /**
- * Time within which a party makes room for at most as many answers as its share, in milliseconds. The
- * engine remembers each name for a week, and would otherwise fill up with names.
+ * Time in which at most an owner's share of responses is dropped for its new ones, in milliseconds.
+ * The broker remembers each name for a week, and would otherwise fill up with names.
  */
 const CHURN_MS = 3_600_000;
 
-/** Most parties whose made room is counted. */
+/** Most owners whose dropped responses are counted. */
 const MAX_CHURN = 10_000;
 
-/** Counters of {@linkcode KeptAnswers}; those taken are of all nodes, at the newest answer of this one. */
+/**
+ * Counters of {@linkcode KeptAnswers}. `taken` covers all nodes, as of this node's newest response.
+ */
 export interface KeptStats extends QuotaStats {
-  /** Answers that this node dropped to make room. */
+  /** Responses that this node dropped to make room. */
   readonly dropped: number;
 }
 
@@ -40,22 +44,24 @@ interface KeptAnswersOptions {
 }
 
 /**
- * Room for the answers of all nodes.
+ * Limits the kept responses of all nodes, and drops old ones for new ones.
  *
- * - **Half of the bound:** below, an answer costs no question more. Above, the node knows whose the
- *   answers are by a list of the engine, read again from time to time.
- * - **Share:** above half, an owner beyond a share loses its own oldest answer for a new one.
- * - **Full:** the network that holds most for its size loses its oldest answer, also for another owner.
- * - **Order:** answers that ended within ten minutes and were not read to the end on this node go last.
- *   Answers that go on are never dropped; if there are no others, the caller is refused.
- * - **Names:** within an hour, a party makes room for as many answers as its share.
+ * - **Half of the bound:** below, a response needs no extra call. Above, the node reads from time
+ *   to time a list of the responses and their owners from the broker.
+ * - **Share:** above half, an owner beyond its share loses its own oldest response for a new one.
+ * - **Full:** the network with the most responses for its size loses its oldest response, also for
+ *   another owner.
+ * - **Order:** responses that ended within the last ten minutes and were not read to the end on
+ *   this node are dropped last. Running responses are never dropped; if there are no others, the
+ *   caller is rejected.
+ * - **Names:** within an hour, at most an owner's share of responses is dropped for its new ones.
  */
 export class KeptAnswers {
   readonly #runtime: Runtime;
   readonly #streams: StreamLogs;
   readonly #shares: KeptShares;
   readonly #read = new Map<string, number>(); // At most `MAX_READ`, by the time of reading.
-  /** Made room of parties; at most `MAX_CHURN`. */
+  /** Dropped responses by owner; at most `MAX_CHURN`. */
   readonly #churn = new Map<string, { count: number; readonly sinceMs: number }>();
   #dropped = 0;
 
@@ -67,8 +73,8 @@ export class KeptAnswers {
       streams,
       kind: "answer",
       limit: "answers.maxKept",
-      verb: "begin an answer",
-      what: "kept answers",
+      verb: "start a response",
+      what: "kept responses",
       max,
       ...keptShares,
       onListed: (ledger) => {
@@ -82,10 +88,10 @@ export class KeptAnswers {
   }
 
   /**
-   * Makes room for an answer if needed, and has it created.
+   * Makes room for a response if necessary, and creates it.
    *
-   * @param create Creates the answer with these keys of its owner. MUST throw a {@linkcode LimitError}
-   * with the limit `answers.maxKept` if there is no room.
+   * @param create Creates the response with these keys of its owner. MUST throw a {@linkcode
+   * LimitError} with the limit `answers.maxKept` if there is no room.
    * @returns The result of `create`.
    * @throws {LimitError} If no room can be made, with the level.
    */
@@ -108,12 +114,12 @@ export class KeptAnswers {
     }
   }
 
-  /** Notes the end of an answer of this node. */
+  /** Records the end of a response of this node. */
   ended(id: string): void {
     for (const ledger of this.#shares.ledgers) ledger.end(id, this.#runtime.now());
   }
 
-  /** Notes that a reader of this node has read an answer that has ended to its end. */
+  /** Records that a reader of this node has read a finished response to its end. */
   noteRead(id: string): void {
     const now = this.#runtime.monotonic();
     this.#read.delete(id);
@@ -125,7 +131,7 @@ export class KeptAnswers {
     for (const ledger of this.#shares.ledgers) ledger.read(id);
   }
 
-  /** Drops an answer of an owner that is beyond a share. */
+  /** Drops a response of an owner that is beyond its share. */
   async #makeRoomWithin(keys: string): Promise<void> {
     await this.#shares.prepare();
     const full = this.#shares.full(keys);
@@ -136,20 +142,20 @@ export class KeptAnswers {
     if (!await this.#drop(firstOf)) this.#shares.refuse(level, this.#shares.mostOf(full));
   }
 
-  /** Drops an answer of the network that holds most. */
+  /** Drops a response of the network with the most responses. */
   async #makeRoom(keys: string): Promise<boolean> {
     this.#countChurn(keys);
     return await this.#drop((ledger) => ledger.first(this.#runtime.now()));
   }
 
-  /** Drops an answer; false if there is none to be dropped. */
+  /** Drops a response; false if there is none to drop. */
   async #drop(firstOf: (ledger: KeptLedger) => string | undefined): Promise<boolean> {
     const shares = this.#shares;
     for (let stale = 0; stale < MAX_STALE; stale++) {
       let id = firstOf(await shares.known());
       if (id === undefined && shares.isOld) id = firstOf(await shares.list());
       if (id === undefined) return false;
-      // At once, so that another caller drops another one.
+      // Immediately, so that another caller drops another one.
       for (const ledger of shares.ledgers) ledger.remove(id);
       if (!await this.#streams.drop(id)) continue;
       this.#dropped++;
@@ -158,7 +164,7 @@ export class KeptAnswers {
     return false;
   }
 
-  /** Counts an answer for which room is made. */
+  /** Counts a response that was dropped for an owner. */
   #countChurn(keys: string): void {
     const now = this.#runtime.monotonic();
     for (const [oldest, { sinceMs }] of this.#churn) {
@@ -180,7 +186,7 @@ export class KeptAnswers {
   }
 }
 
-/** Tells whether an error is that of an engine which keeps the most answers. */
+/** Checks whether an error means that the limit of kept responses is reached. */
 function isFull(error: unknown): boolean {
   return error instanceof LimitError && error.limit === "answers.maxKept";
 }

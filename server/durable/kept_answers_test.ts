@@ -1,4 +1,4 @@
-/** Kept answers: the ledger, and the room that is made, in memory and on SQLite. */
+/** Kept responses: the ledger, and making room, in memory and on SQLite. */
 import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
@@ -19,7 +19,7 @@ import { KeptLedger } from "./kept_ledger.ts";
 
 const MINUTE = 60_000;
 
-/** A runtime whose time moves by hand. */
+/** A runtime with a manual clock. */
 function byHand() {
   let passed = 0;
   const runtime = Object.assign(platformRuntime(), {
@@ -29,7 +29,7 @@ function byHand() {
   return { runtime, pass: (ms: number) => void (passed += ms) };
 }
 
-Deno.test("KeptLedger.first() finds the oldest answer of the network that holds most", () => {
+Deno.test("KeptLedger.first() finds the oldest response of the network with the most responses", () => {
   const ledger = new KeptLedger();
   ledger.add("ann", "u.ann a1.ann", 1);
   for (let i = 0; i < 4; i++) ledger.add(`eve-${i}`, `g.${i} a1.eve`, 2 + i);
@@ -44,7 +44,7 @@ Deno.test("KeptLedger.first() finds the oldest answer of the network that holds 
   assertEquals([ledger.count, ledger.first(0)], [0, undefined]);
 });
 
-Deno.test("KeptLedger.first() counts networks by their size", () => {
+Deno.test("KeptLedger.first() weights networks by their size", () => {
   const ledger = new KeptLedger();
   for (let i = 0; i < 20; i++) ledger.add(`wide-${i}`, `a1.w${i} a16.wide`, 1);
   for (let i = 0; i < 30; i++) ledger.add(`office-${i}`, `u.o${i} f1.office`, 1);
@@ -52,7 +52,7 @@ Deno.test("KeptLedger.first() counts networks by their size", () => {
   assertEquals(ledger.first(MINUTE), "eve-0");
 });
 
-Deno.test("KeptLedger.first() takes fresh answers that nobody read last, and none that goes on", () => {
+Deno.test("KeptLedger.first() chooses fresh unread responses last, and never running ones", () => {
   const ledger = new KeptLedger();
   ledger.add("running", "a1.eve");
   assertEquals(ledger.first(0), undefined);
@@ -69,14 +69,14 @@ Deno.test("KeptLedger.first() takes fresh answers that nobody read last, and non
   assertEquals(ledger.first(9 * MINUTE), "running");
 });
 
-Deno.test("Answers.begin() makes room at the address that holds most, in memory", async () => {
+Deno.test("Answers.begin() makes room at the address with the most responses, in memory", async () => {
   await using broker = new MemoryBroker();
   await using near = new KeptNode(broker);
   await using far = new KeptNode(broker);
   await assertJustice(near, far, await fill(near));
 });
 
-Deno.test("Answers.begin() makes room at the address that holds most on SQLite, over a restart", async () => {
+Deno.test("Answers.begin() makes room at the address with the most responses on SQLite, across a restart", async () => {
   const folder = await Deno.makeTempDir();
   const path = `${folder}/answers.db`;
   const filled = await (async () => {
@@ -90,12 +90,12 @@ Deno.test("Answers.begin() makes room at the address that holds most on SQLite, 
   await Deno.remove(folder, { recursive: true });
 });
 
-Deno.test("Answers.begin() drops the oldest answers of an owner beyond a share in contention", async () => {
+Deno.test("Answers.begin() drops the oldest responses of an owner beyond its share under contention", async () => {
   await using broker = new MemoryBroker();
   await using node = new KeptNode(broker);
   const ids: string[] = [];
   for (let i = 0; i < 14; i++) ids.push(await node.make(guestAt(EVE, `eve-${i}`), `eve-${i}`));
-  // Half of the bound, and one out for each further one in.
+  // Half of the limit, and one dropped for each new one.
   const kept = await Promise.all(ids.map((id) => node.keeps(id)));
   assertEquals(kept, ids.map((_, i) => i >= 4));
   const bob: string[] = [];
@@ -106,7 +106,7 @@ Deno.test("Answers.begin() drops the oldest answers of an owner beyond a share i
   assertEquals([dropped, count], [6, 14]);
 });
 
-Deno.test("Answers.begin() has an address make room for as many answers an hour as its share", async () => {
+Deno.test("Answers.begin() drops at most an address's share of responses per hour for its new ones", async () => {
   const { runtime, pass } = byHand();
   await using broker = new MemoryBroker({ runtime });
   await using node = new KeptNode(broker, { runtime });
@@ -114,7 +114,7 @@ Deno.test("Answers.begin() has an address make room for as many answers an hour 
   const error = await assertRejects(
     () => node.begin(guestAt(EVE, "eve"), "eve-18"),
     RequestError,
-    "Cannot begin an answer: your address may have at most 8 kept answers while the server is busy",
+    "Cannot start a response: your address may have at most 8 kept responses while the server is busy",
   );
   assertEquals(error.failure.code, "too-many");
   assertEquals(error.failure.retryAfterMs, 5_000);
@@ -124,7 +124,7 @@ Deno.test("Answers.begin() has an address make room for as many answers an hour 
   await node.make(guestAt(EVE, "eve"), "eve-18");
 });
 
-Deno.test("Answers.begin() refuses where all answers go on, with the level", async () => {
+Deno.test("Answers.begin() rejects with the level if all responses are running", async () => {
   using time = new FakeTime();
   await using broker = new MemoryBroker();
   await using node = new KeptNode(broker, { maxKept: 6, perUser: 3, perAddress: 3 });
@@ -149,7 +149,7 @@ Deno.test("Answers.begin() refuses where all answers go on, with the level", asy
   await closing;
 });
 
-Deno.test("Answers.begin() counts users behind one proxy each for itself", async () => {
+Deno.test("Answers.begin() counts users behind one proxy separately", async () => {
   await using broker = new MemoryBroker();
   await using node = new KeptNode(broker);
   const behind = (user: string) => ({ ...userAt(EVE, user), isBehindProxy: true });

@@ -1,20 +1,20 @@
-/** Ledger of the logs of one kind: whose they are, and which of them goes first to make room. */
+/** Ledger of the logs of one kind: their owners, and which is dropped first. */
 import { type KeyFacts, readKey } from "../../pubsub/logs/log_shares.ts";
 
-/** Time for which an answer that nobody read to its end goes last, in milliseconds. */
+/** Time for which an unread response is dropped last, in milliseconds. */
 export const FRESH_MS = 600_000;
 
-/** A party that answers are kept for: a user, a guest, or a network. */
+/** An owner of kept responses: a user, a guest, or a network. */
 export class Party {
   readonly key: string;
   readonly level: KeyFacts["level"];
-  /** Shares that the party has. */
+  /** Number of shares. */
   readonly factor: number;
-  /** Number of its answers, those that go on included. */
+  /** Number of its responses, including running ones. */
   count = 0;
-  /** Its answers that have ended and were not read to the end, the oldest first. */
+  /** Its finished responses that were not read to the end, oldest first. */
   readonly unread = new Set<Entry>();
-  /** Its other answers that have ended. */
+  /** Its other finished responses. */
   readonly read = new Set<Entry>();
 
   constructor(key: string) {
@@ -24,12 +24,15 @@ export class Party {
     this.factor = factor;
   }
 
-  /** Number of answers for each share of an address that the party has. */
+  /** Number of responses per share. */
   get rank(): number {
     return Math.ceil(this.count / this.factor);
   }
 
-  /** The answer that goes first: the oldest, unless nobody read it to the end so far. */
+  /**
+   * The response that is dropped first: the oldest one that was read to the end or is no longer
+   * fresh.
+   */
   first(now: number): Entry | undefined {
     const [unread] = this.unread;
     const [read] = this.read;
@@ -39,15 +42,17 @@ export class Party {
   }
 }
 
-/** A kept answer. */
+/** A kept response. */
 interface Entry {
   readonly id: string;
   readonly parties: readonly Party[];
-  /** Time of the end, in milliseconds since the Unix epoch; absent while the answer goes on. */
+  /**
+   * Time of the end, in milliseconds since the Unix epoch; absent while the response is running.
+   */
   endedAt?: number;
 }
 
-/** The holders of all answers: as of a list of the engine, and of what this node did since. */
+/** The owners of all responses, from a list of the broker and this node's changes since. */
 export class KeptLedger {
   readonly #entries = new Map<string, Entry>();
   readonly #parties = new Map<string, Party>();
@@ -55,25 +60,24 @@ export class KeptLedger {
   readonly #ranks = new Map<number, Set<Party>>();
   #highest = 0;
 
-  /** Number of answers. */
+  /** Number of responses. */
   get count(): number {
     return this.#entries.size;
   }
 
-  /** True if the ledger has a log. */
   has(id: string): boolean {
     return this.#entries.has(id);
   }
 
-  /** Returns the parties of an owner that hold an answer, the narrowest first. */
+  /** Returns the parties of an owner that have a response, the narrowest first. */
   partiesOf(owner: string): Party[] {
     return owner.split(" ").flatMap((key) => this.#parties.get(key) ?? []);
   }
 
   /**
-   * Adds a log. Logs that have ended are added in the order of their ends.
+   * Adds a log. Finished logs are added in the order in which they ended.
    *
-   * @returns False if the ledger has the log already.
+   * @returns False if the ledger already has the log.
    */
   add(id: string, owner: string, endedAt?: number): boolean {
     if (this.#entries.has(id)) return false;
@@ -85,7 +89,7 @@ export class KeptLedger {
     return true;
   }
 
-  /** Notes the end of an answer. */
+  /** Records the end of a response. */
   end(id: string, endedAt: number): void {
     const entry = this.#entries.get(id);
     if (entry === undefined || entry.endedAt !== undefined) return;
@@ -93,7 +97,7 @@ export class KeptLedger {
     for (const party of entry.parties) party.unread.add(entry);
   }
 
-  /** Notes that an answer which has ended was read to its end. */
+  /** Records that a finished response was read to its end. */
   read(id: string): void {
     const entry = this.#entries.get(id);
     for (const party of entry?.parties ?? []) {
@@ -101,7 +105,7 @@ export class KeptLedger {
     }
   }
 
-  /** Removes an answer. */
+  /** Removes a response. */
   remove(id: string): void {
     const entry = this.#entries.get(id);
     if (entry === undefined) return;
@@ -113,7 +117,7 @@ export class KeptLedger {
     }
   }
 
-  /** Finds the answer that makes room: of the network that holds most for its size. */
+  /** Finds the response to drop: of the network with the most responses for its size. */
   first(now: number): string | undefined {
     for (let rank = this.#highest; rank > 0; rank--) {
       for (const party of this.#ranks.get(rank) ?? []) {

@@ -1,4 +1,4 @@
-/** Shares of the logs of one kind, on all nodes: of answers, or of the streams of clients. */
+/** Shares of the logs of one kind, on all nodes: of responses, or of clients' streams. */
 import type { LimitLevel } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Owner } from "../../base/owners.ts";
@@ -14,25 +14,27 @@ import type { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import { KeptLedger, type Party } from "./kept_ledger.ts";
 import { digest } from "./options.ts";
 
-/** Least time between two lists of all logs, in milliseconds. */
+/** Minimum time between two lists of all logs, in milliseconds. */
 const REFRESH_MS = 5_000;
 
-/** Times that a list takes to pass before the next one, so that lists take a twentieth of the time. */
+/**
+ * Pause after a list, as a multiple of its duration, so that lists take a twentieth of the time.
+ */
 const REFRESH_FACTOR = 20;
 
-/** Logs in one page of the list. */
+/** Logs per page of the list. */
 const PAGE = 1_000;
 
-/** Part of the bound below which the ledger is forgotten. */
+/** Part of the limit below which the ledger is discarded. */
 const FORGET_PART = 0.4;
 
 /** Most owners whose keys are remembered. */
 const MAX_KEYS = 1_024;
 
-/** Characters of a key: 96 bits, so that nobody finds the key of another. */
+/** Characters of a key: 96 bits, so that no one can guess another owner's key. */
 const KEY_LENGTH = 16;
 
-/** Keys of an owner that is not known. */
+/** Keys of an unknown owner. */
 export const UNKNOWN = "a1.nobody";
 
 /** Options of {@linkcode KeptShares}. */
@@ -42,23 +44,23 @@ export interface KeptSharesOptions
   readonly runtime: Runtime;
   readonly streams: StreamLogs;
   readonly kind: OwnedKind;
-  /** Called with each new ledger, once all logs are in it. */
+  /** Called with each new ledger, once it contains all logs. */
   readonly onListed?: ((ledger: KeptLedger) => void) | undefined;
 }
 
 /**
- * Tells whose the logs of a kind are.
+ * Knows the owners of the logs of one kind.
  *
- * - **Half of the bound:** below, a log costs no question more. Above, the node knows whose the logs
- *   are by a list of the engine, read again from time to time, and by what this node did since.
- * - **Keys:** the engine keeps digests with each log, and so has no address and no name.
+ * - **Half of the bound:** below, a log needs no extra call. Above, the node reads from time to
+ *   time a list of the logs and their owners from the broker, and tracks its own changes since.
+ * - **Keys:** the broker stores digests with each log, and so no addresses or names.
  */
 export class KeptShares {
   readonly #options: KeptSharesOptions;
   readonly #keys = new Map<string, Promise<string>>(); // At most `MAX_KEYS`.
   readonly #refused: Record<LimitLevel, number> = { server: 0, address: 0, user: 0, session: 0 };
   #ledger: KeptLedger | undefined;
-  /** The ledger that a list under way fills. */
+  /** The ledger that a running list fills. */
   #next: KeptLedger | undefined;
   #listing: Promise<KeptLedger> | undefined;
   #listAgainAtMs = -Infinity;
@@ -67,33 +69,30 @@ export class KeptShares {
     this.#options = options;
   }
 
-  /** Counters; those taken are of all nodes, at the newest log of this one. */
+  /** Counters; `taken` covers all nodes, as of this node's newest log. */
   get stats(): QuotaStats {
     const { max } = this.#options;
     return { taken: this.#taken, max, refused: { ...this.#refused } };
   }
 
-  /** True if the last list is to be read again, or a newer one is under way. */
+  /** True if the last list is outdated, or a newer one is being read. */
   get isOld(): boolean {
     const isDue = this.#options.runtime.monotonic() >= this.#listAgainAtMs;
     return isDue || this.#listing !== undefined;
   }
 
-  /** The ledger, and the next one while it is filled; empty while no share counts. */
+  /** The ledger, and the next one while it is filled; empty while no share applies. */
   get ledgers(): KeptLedger[] {
     return [this.#ledger, this.#next].filter((ledger) => ledger !== undefined);
   }
 
-  /** Learns whose the logs are, while shares count. */
+  /** Reads the owners of the logs, while shares apply. */
   async prepare(): Promise<void> {
     if (this.#isBusy || this.#strict.length > 0) await this.known();
     else if (this.#taken < this.#options.max * FORGET_PART) this.#ledger = undefined;
   }
 
-  /**
-   * Finds the party of an owner that has its share already, as far as {@linkcode KeptShares.prepare}
-   * knows.
-   */
+  /** Finds an owner's party whose share is used up, as of {@linkcode KeptShares.prepare}. */
   full(keys: string): Party | undefined {
     const isBusy = this.#isBusy;
     return this.#ledger?.partiesOf(keys).find((party) =>
@@ -101,12 +100,11 @@ export class KeptShares {
     );
   }
 
-  /** Shares of a party, of any bound. */
   shareOf({ level, factor }: Pick<Party, "level" | "factor">): number {
     return (this.#options.shares[level] ?? Infinity) * factor;
   }
 
-  /** Most logs that a party keeps, in contention. */
+  /** Most logs of a party under contention. */
   mostOf({ level, factor }: Party): number {
     const { max, shares } = this.#options;
     const share = shares[level] ?? Infinity;
@@ -115,7 +113,7 @@ export class KeptShares {
   }
 
   /**
-   * Counts a refusal.
+   * Counts a rejection.
    *
    * @throws {LimitError} Always.
    */
@@ -124,14 +122,14 @@ export class KeptShares {
     throw limitError(this.#options, { level, most });
   }
 
-  /** The ledger; an old one is renewed meanwhile. */
+  /** The ledger; an outdated one is renewed in the background. */
   async known(): Promise<KeptLedger> {
     if (this.#ledger === undefined) return await this.list();
-    if (this.isOld) this.list().catch(() => {}); // The next call tries again.
+    if (this.isOld) this.list().catch(() => {}); // The next call retries.
     return this.#ledger;
   }
 
-  /** Lists all logs; calls at once share the list. */
+  /** Lists all logs; concurrent calls share the list. */
   list(): Promise<KeptLedger> {
     return this.#listing ??= this.#listAll().finally(() => {
       this.#next = this.#listing = undefined;
@@ -139,8 +137,8 @@ export class KeptShares {
   }
 
   /**
-   * Makes the keys of an owner, the narrowest first, as the engine keeps them: of the user or guest, and
-   * of the networks with their shares.
+   * Creates the keys of an owner as the broker stores them, narrowest first: user or guest, then
+   * networks with their shares.
    */
   async keysOf({ user, guest, isFamiliar, isBehindProxy, networks: all }: Owner): Promise<string> {
     const isStrict = this.#strict.includes("address");
@@ -148,7 +146,7 @@ export class KeptShares {
     const name = user === undefined ? guest && `guest ${guest}` : `user ${user}`;
     const kind = isFamiliar ? "f" : "a";
     const keys = networks.map(({ key, factor }) => this.#key(`${kind}${factor}.`, `at ${key}`));
-    // Without an address of its own, a user stands for one.
+    // Without a known address, the user counts as an address.
     if (networks.length === 0 && name !== undefined) keys.push(this.#key("a1.", name));
     if (name !== undefined) keys.unshift(this.#key(user === undefined ? "g." : "u.", name));
     return keys.length === 0 ? UNKNOWN : (await Promise.all(keys)).join(" ");
@@ -158,7 +156,7 @@ export class KeptShares {
     return isContended(this.#taken, this.#options.max);
   }
 
-  /** Levels whose share always counts. */
+  /** Levels whose share always applies. */
   get #strict(): NonNullable<QuotaOptions["strict"]> {
     return this.#options.strict ?? [];
   }

@@ -1,4 +1,4 @@
-/** The streams that clients create over HTTP, on all nodes, with a share for each client. */
+/** The streams that clients create over HTTP, on all nodes, with a share per client. */
 import type { Runtime } from "../../base/runtime.ts";
 import type { Owner } from "../../base/owners.ts";
 import type { QuotaShares, QuotaStats } from "../../base/shares.ts";
@@ -15,12 +15,12 @@ export interface KeptStreamsOptions {
 }
 
 /**
- * Room for the streams of clients.
+ * Limits the streams of clients.
  *
- * - **Share:** above half of the bound, an owner beyond a share creates no further stream: nothing of
- *   a durable stream is ever dropped to make room.
- * - **Owner:** who created the stream over HTTP. Streams of the server itself have none, and count for
- *   the bound alone.
+ * - **Share:** above half of the limit, an owner beyond its share cannot create another stream.
+ *   Durable streams are never dropped to make room.
+ * - **Owner:** the client that created the stream over HTTP. Streams of the server have no owner,
+ *   and count only for the limit.
  */
 export class KeptStreams {
   readonly #streams: StreamLogs;
@@ -46,7 +46,7 @@ export class KeptStreams {
   }
 
   /**
-   * Has a stream created, if its owner has a share left.
+   * Creates a stream, if its owner's share allows it.
    *
    * @param create Creates the stream with these keys of its owner, if known.
    * @returns The result of `create`.
@@ -69,16 +69,18 @@ export class KeptStreams {
     }
   }
 
-  /** Notes that a stream was deleted at this node. */
+  /** Records that a stream was deleted on this node. */
   deleted(id: string): void {
     for (const ledger of this.#shares.ledgers) ledger.remove(id);
   }
 
-  /** Counts a stream before the engine has it: requests at once must not take more than a share. */
+  /**
+   * Counts a stream before the broker has it, so that concurrent requests cannot exceed a share.
+   */
   async #count(id: string, keys: string): Promise<KeptLedger[]> {
     const shares = this.#shares;
     await shares.prepare();
-    // A repeated creation takes no place, even while the first one is still under way.
+    // A repeated creation uses no slot, even while the first one is pending.
     if (shares.ledgers.some((ledger) => ledger.has(id))) return [];
     // Others may have deleted streams since the last list.
     if (shares.full(keys) !== undefined && shares.isOld) await shares.list();

@@ -14,10 +14,10 @@ import { boundsOf } from "./options.ts";
 /** Most streams of the tests. */
 const MAX = 20;
 
-/** A handler that reads address and caller of a request from its headers. */
+/** A handler that reads the address and caller of a request from headers. */
 class Node implements AsyncDisposable {
   readonly handler: DurableStreamsHandler;
-  /** Answers 413 and 429, in words. */
+  /** Details of responses with 413 and 429. */
   readonly refusals: string[] = [];
 
   constructor(broker: Broker, options: Partial<DurableStreamsHandlerOptions> = {}) {
@@ -47,7 +47,7 @@ class Node implements AsyncDisposable {
     return response.status;
   }
 
-  /** Creates streams until one is refused; returns their number. */
+  /** Creates streams until one is rejected; returns their number. */
   async fill(name: string, headers: Record<string, string>, most = Infinity): Promise<number> {
     for (let i = 0; i < most; i++) {
       const status = await this.send("PUT", `${name}-${i}`, headers);
@@ -65,30 +65,32 @@ const EVE = { "x-address": "203.0.113.66" };
 
 const ANN = { "x-address": "192.0.2.7" };
 
-/** One address takes all that it may; another one creates streams at another node, and none is lost. */
+/**
+ * One address uses its whole share; another one creates streams on another node, and none is lost.
+ */
 async function assertShares(near: Node, far: Node): Promise<void> {
   assertEquals(await near.fill("eve", EVE), MAX / 2);
   assertEquals(near.refusals, [
     "Cannot create: your address may have at most 10 streams while the server is busy",
   ]);
-  // The other node counts the same, from the first stream on that it creates.
+  // The other node counts the same, from its first created stream.
   assertEquals(await far.fill("ann", ANN, 3), 3);
   assertEquals(await far.send("PUT", "eve-more", EVE), 429);
-  // A repeated creation costs nothing, and a deletion gives the place back.
+  // A repeated creation uses no slot, and a deletion releases one.
   assertEquals(await near.send("PUT", "eve-0", EVE), 200);
   assertEquals(await near.send("DELETE", "eve-0", EVE), 204);
   assertEquals(await near.send("PUT", "eve-more", EVE), 201);
   assertEquals(await near.send("PUT", "eve-again", EVE), 429);
 }
 
-Deno.test("PUT creates streams for an address while another one has all that it may, in memory", async () => {
+Deno.test("PUT creates streams for an address while another one has used its share, in memory", async () => {
   await using broker = new MemoryBroker();
   await using near = new Node(broker);
   await using far = new Node(broker);
   await assertShares(near, far);
 });
 
-Deno.test("PUT knows whose the streams in a file are, after a restart", async () => {
+Deno.test("PUT knows the owners of streams in a file after a restart", async () => {
   const folder = await Deno.makeTempDir();
   const path = `${folder}/streams.db`;
   {
@@ -110,14 +112,14 @@ Deno.test("PUT counts streams for the caller that authorize names, at any addres
   const from = (address: string) => ({ "x-caller": "backend", "x-address": address });
   assertEquals(await node.fill("one", from("192.0.2.1"), 2), 2);
   assertEquals(await node.fill("two", from("192.0.2.2")), 1);
-  // A share that the application set always counts, and the refusal says so.
+  // A share that the application set always applies, and the error names it.
   assertEquals(node.refusals, ["Cannot create: your user may have at most 3 streams"]);
   assertEquals(await node.fill("other", { ...ANN, "x-caller": "other" }, 3), 3);
   const fork = { ...from("192.0.2.3"), "stream-forked-from": "/streams/one-0" };
   assertEquals(await node.send("PUT", "fork", fork), 429);
 });
 
-Deno.test("PUT at once creates no more streams than a share", async () => {
+Deno.test("Concurrent PUTs create at most a share of streams", async () => {
   await using broker = new MemoryBroker();
   await using node = new Node(broker, { maxStreamsPerAddress: 3 });
   const ids = Array.from({ length: 8 }, (_, i) => `${i}`);
@@ -126,7 +128,7 @@ Deno.test("PUT at once creates no more streams than a share", async () => {
   assertEquals(statuses.filter((status) => status === 429).length, 5);
 });
 
-Deno.test("PUT of one stream at once creates it with the last place of a share", async () => {
+Deno.test("Concurrent PUTs of one stream create it with the last slot of a share", async () => {
   await using broker = new MemoryBroker();
   await using node = new Node(broker, { maxStreamsPerAddress: 3 });
   assertEquals(await node.fill("one", EVE, 2), 2);
@@ -137,7 +139,7 @@ Deno.test("PUT of one stream at once creates it with the last place of a share",
   assertEquals(await node.send("PUT", "more", EVE), 429);
 });
 
-Deno.test("PUT leaves streams of the server, and unknown clients, to the bound of all", async () => {
+Deno.test("PUT counts streams of the server and of unknown clients only for the total limit", async () => {
   await using broker = new MemoryBroker();
   const runtime = platformRuntime();
   const bounds = boundsOf({ path: "/", maxStreams: MAX });
@@ -149,7 +151,7 @@ Deno.test("PUT leaves streams of the server, and unknown clients, to the bound o
   assertEquals(node.refusals, ["Cannot create: at most 20 streams, received one more"]);
 });
 
-Deno.test("PUT and POST leave bytes to others once a client has its share of a half full broker", async () => {
+Deno.test("PUT and POST reserve bytes for others once a client has its share of a half full broker", async () => {
   await using broker = new MemoryBroker({ maxTotalBytes: 800_000 });
   await using node = new Node(broker);
   const body = "x".repeat(30_000);
@@ -171,7 +173,7 @@ Deno.test("PUT and POST leave bytes to others once a client has its share of a h
   assertEquals(await send("PUT", "eve-more", EVE), 201);
 });
 
-Deno.test("KeptStreams.create() counts nothing for a creation that fails", async () => {
+Deno.test("KeptStreams.create() counts nothing for a failed creation", async () => {
   await using broker = new MemoryBroker();
   const runtime = platformRuntime();
   const bounds = boundsOf({ path: "/", maxStreams: MAX });
@@ -192,7 +194,7 @@ Deno.test("KeptStreams.create() counts nothing for a creation that fails", async
   assertEquals(created.kind, "created");
 });
 
-Deno.test("KeptStreams.create() gives back the place of a stream that another node deleted", async () => {
+Deno.test("KeptStreams.create() releases the slot of a stream that another node deleted", async () => {
   await using broker = new MemoryBroker();
   let now = 0;
   const runtime = Object.assign(platformRuntime(), { monotonic: () => now });
@@ -207,6 +209,6 @@ Deno.test("KeptStreams.create() gives back the place of a stream that another no
     assertEquals((await create(`${i}`)).kind, "created");
     await assertRejects(() => create("more"), LimitError);
     await streams.delete(`${i}`);
-    now += 5_000; // Then the streams may be listed again.
+    now += 5_000; // Now the streams may be listed again.
   }
 });

@@ -1,4 +1,7 @@
-/** Options of durable streams and of answers, with the checks that run before the rest loads. */
+/**
+ * Options of durable streams and resumable responses, with the checks that run before the rest
+ * loads.
+ */
 import type { AuthorizationContext } from "../http/guard.ts";
 import { outside, type Runtime } from "../../base/runtime.ts";
 import type { Broker } from "../../pubsub/broker.ts";
@@ -16,21 +19,21 @@ import type { StreamBounds } from "../../pubsub/logs/stream_logs.ts";
  * - `append`: `POST`, also to close the stream.
  * - `read`: `GET` and `HEAD`.
  * - `delete`: `DELETE`.
- * - `cancel`: `POST` with `?action=cancel`, which asks the writer to stop.
+ * - `cancel`: `POST` with `?action=cancel`, which requests the writer to stop.
  */
 export type DurableStreamAction = "create" | "append" | "read" | "delete" | "cancel";
 
 /** Options of durable streams. */
 export interface DurableStreamsOptions {
   /**
-   * Path of the streams, such as `/streams`: exact, without a slash at its end. The id of a stream
-   * is the rest of the path behind the slash, decoded.
+   * Path of the streams, such as `/streams`, without a trailing slash. The id of a stream is the
+   * decoded rest of the path after the slash.
    */
   readonly path: string;
   /**
-   * Decides each action by the id of its stream. Without `authorize` all are denied. An object in
-   * place of `true` allows the action, and names the caller, who has a share of `maxStreams`; by
-   * default that is the user.
+   * Decides each action by the id of its stream. Without `authorize` all are denied. An object
+   * instead of `true` allows the action, and names the caller, who has a share of `maxStreams`; by
+   * default the caller is the user.
    */
   readonly authorize?:
     | ((
@@ -38,76 +41,75 @@ export interface DurableStreamsOptions {
     ) => boolean | { readonly caller: string } | Promise<boolean | { readonly caller: string }>)
     | undefined;
   /**
-   * Most streams of the broker, deleted ones that forks need included; answers don't count. Creating
-   * one more is answered with 429.
+   * Most streams of the broker, including deleted ones that forks need; responses don't count.
+   * Creating another one is rejected with 429.
    *
    * @default {10000}
    */
   readonly maxStreams?: number | undefined;
   /**
-   * Most streams that clients of one network address created over HTTP, where an IPv6 /64 counts as
-   * one. Creating one more is answered with 429. The default counts only while there are more than
-   * half of `maxStreams`.
+   * Most streams that clients of one network address created over HTTP; an IPv6 /64 counts as one
+   * address. Creating another one is rejected with 429. The default applies only while there are
+   * more than half of `maxStreams`.
    *
    * @default {1000}
    */
   readonly maxStreamsPerAddress?: number | undefined;
   /**
    * Most streams that one user created over HTTP: the caller that `authorize` names, or else the
-   * user. The default counts only while there are more than half of `maxStreams`.
+   * user. The default applies only while there are more than half of `maxStreams`.
    *
    * @default {256}
    */
   readonly maxStreamsPerUser?: number | undefined;
   /**
-   * Most bytes of the records of one stream, where each record counts 64 bytes more than its content.
-   * An append beyond is answered with 413.
+   * Most bytes of the records of one stream; each record counts 64 bytes more than its content. An
+   * append beyond the limit is rejected with 413.
    *
    * @default {67108864}
    */
   readonly maxStreamBytes?: number | undefined;
   /**
-   * Most forks of one stream; a fork counts until it is deleted. Creating one more is answered with
-   * 409.
+   * Most forks of one stream; a fork counts until it is deleted. Creating another one is rejected
+   * with 409.
    *
    * @default {256}
    */
   readonly maxForks?: number | undefined;
   /**
-   * Most bytes of the body of one request. The limit of the broker counts if it is lower. A larger
-   * body is answered with 413.
+   * Most bytes of a request body. A lower limit of the broker has precedence. A larger body is
+   * rejected with 413.
    *
    * @default {1048576}
    */
   readonly maxAppendBytes?: number | undefined;
   /**
-   * Most readers of this node that wait for new records. One more is answered with 429.
+   * Most readers on this node that wait for new records. Another one is rejected with 429.
    *
    * @default {10000}
    */
   readonly maxReaders?: number | undefined;
   /**
-   * Most such readers of one network address, where an IPv6 /64 counts as one. One more is answered
-   * with 429. The default counts only while more than half of `maxReaders` wait.
+   * Most waiting readers per network address; an IPv6 /64 counts as one address. Another one is
+   * rejected with 429. The default applies only while more than half of `maxReaders` wait.
    *
    * @default {1024}
    */
   readonly maxReadersPerAddress?: number | undefined;
   /**
-   * Most such readers of one user, or of one guest. The default counts only while more than half of
+   * Most waiting readers per user or guest. The default applies only while more than half of
    * `maxReaders` wait.
    *
    * @default {128}
    */
   readonly maxReadersPerUser?: number | undefined;
   /**
-   * Most requests that are being answered at once, in addition to those of readers that wait. One
-   * more is answered with 429.
+   * Most concurrent requests, in addition to waiting readers. Another one is rejected with 429.
    *
    * @default {1024}
    */
   readonly maxRequests?: number | undefined;
-  /** Rate of requests of one network address, counted by each node; no limit by default. */
+  /** Rate limit of requests per network address, counted by each node; none by default. */
   readonly rate?: Rate | undefined;
   /**
    * Longest wait of a long-poll, in milliseconds.
@@ -116,14 +118,15 @@ export interface DurableStreamsOptions {
    */
   readonly longPollMs?: number | undefined;
   /**
-   * Retention of each stream: older records are dropped, and a reader that wants these is answered
-   * with 410. Each record counts 64 bytes more than its content. By default all records stay until
-   * the stream is deleted or expires.
+   * Retention of each stream: older records are dropped, and reading them returns 410. Each record
+   * counts 64 bytes more than its content. By default all records stay until the stream is deleted
+   * or expires.
    */
   readonly keep?: { readonly records: number; readonly bytes: number } | undefined;
   /**
-   * Caches that may keep pages of a stream: `private` for that of the reader, `public` for shared
-   * ones. Shared caches answer without asking `authorize`: only for streams that all may read.
+   * Caches that may store pages of a stream: `private` for the reader's own cache, `public` for
+   * shared caches. Shared caches respond without `authorize`, so use `public` only if everyone may
+   * read the streams.
    *
    * @default {"private"}
    */
@@ -164,14 +167,14 @@ const LIMITS = {
   maxStreamsPerUser: 256,
 };
 
-/** Numbers of {@linkcode DurableStreamsOptions}, all set. */
+/** The limits of {@linkcode DurableStreamsOptions}, all set. */
 export type DurableStreamsLimits = Readonly<typeof LIMITS>;
 
 /**
  * Checks that a broker can keep durable streams.
  *
- * @param what The part that needs durable streams, for the error.
- * @param broker The broker; that of this process if left out.
+ * @param what The option that needs durable streams, for the error.
+ * @param broker The broker; by default of this process.
  * @throws {TypeError} If the broker keeps no logs.
  */
 export function checkKeepsLogs(what: string, broker: Broker | undefined): void {
@@ -184,7 +187,7 @@ export function checkKeepsLogs(what: string, broker: Broker | undefined): void {
 /**
  * Fills in missing limits, and checks the given ones.
  *
- * @param broker The broker that keeps the streams; that of this process if left out.
+ * @param broker The broker that stores the streams; by default of this process.
  * @throws {TypeError} If `cache` is not one of its values, or the broker keeps no logs.
  * @throws {RangeError} If a number is not a positive integer.
  */
@@ -205,7 +208,7 @@ export function checkDurableStreams(
   return checkLimits(LIMITS, options, { of: "server: durableStreams." });
 }
 
-/** The shares of the streams that clients create. */
+/** The shares of streams that clients create. */
 export function streamShares(
   { maxStreamsPerAddress: address, maxStreamsPerUser: user }: DurableStreamsOptions,
 ): QuotaShares {
@@ -215,7 +218,7 @@ export function streamShares(
   );
 }
 
-/** The bounds that the options set for the streams of a broker. */
+/** The limits that the options set for a broker's streams. */
 export function boundsOf(
   options: DurableStreamsOptions = { path: "/" },
   maxKept: number = ANSWERS.maxKept,
@@ -239,15 +242,15 @@ const ANSWERS = {
   maxRunningPerUser: 32,
 };
 
-/** Bounds and times of answers that outlive their connections, all set. */
+/** Limits and times of responses that outlive their connections, all set. */
 export interface AnswerLimits
   extends Readonly<Pick<typeof ANSWERS, "keepMs" | "maxKept" | "maxRunning">> {
-  /** Shares of the kept answers. */
+  /** Shares of kept responses. */
   readonly keptShares: QuotaShares;
   readonly runningShares: QuotaShares;
 }
 
-/** Fills in missing limits of answers, and checks the given ones. */
+/** Fills in missing limits of responses, and checks the given ones. */
 export function checkAnswers(
   options: { readonly [K in keyof typeof ANSWERS]?: number } = {},
 ): AnswerLimits {
@@ -263,17 +266,17 @@ export function checkAnswers(
   return { keepMs, maxKept, keptShares, maxRunning, runningShares };
 }
 
-/** Stands for the digest of a user in the answers of a guest. */
+/** Replaces the digest of a user in responses of guests. */
 const GUEST = "guest";
 
 /** Bytes of a digest: 128 bits. */
 const DIGEST_BYTES = 16;
 
 /**
- * Makes the id of the stream that has an answer. The same name is another answer for another user, or
- * on another topic.
+ * Creates the stream id of a response. The same name means another response for another user or
+ * topic.
  *
- * @param answer Topic of the request, verified user unless a guest, and the name that the caller gave.
+ * @param answer Topic of the request, verified user unless a guest, and the name from the caller.
  */
 export async function answerId(
   runtime: Runtime,
@@ -288,10 +291,11 @@ export async function answerId(
 }
 
 /**
- * Tells whether a stream has an answer of a user. Answers of guests belong to all who know the id.
+ * Checks whether a stream has a response of a user. Responses of guests belong to everyone who
+ * knows the id.
  *
  * @param stream Id of the stream, and the verified user; `undefined` for a guest.
- * @returns True for an answer of the user, or of a guest.
+ * @returns True for a response of the user, or of a guest.
  */
 export async function isOwnAnswer(
   runtime: Runtime,
@@ -302,7 +306,7 @@ export async function isOwnAnswer(
   return owner === GUEST || user !== undefined && owner === await digest(runtime, user);
 }
 
-/** Makes the digest of a text: 22 characters of `A-Z a-z 0-9 - _`. */
+/** Computes the digest of a text: 22 characters of `A-Z a-z 0-9 - _`. */
 export async function digest(runtime: Runtime, text: string): Promise<string> {
   const bytes = new TextEncoder().encode(text);
   const hash = await outside(runtime, crypto.subtle.digest("SHA-256", bytes));

@@ -1,4 +1,4 @@
-/** The durable streams of one server, for its application, its sessions and its HTTP face. */
+/** The durable streams of a server, for its application, sessions and HTTP face. */
 import type { Broker } from "../../pubsub/broker.ts";
 import type { Nodes } from "../../pubsub/nodes/nodes.ts";
 import type { Topics, TopicSource } from "../../pubsub/topics.ts";
@@ -23,11 +23,11 @@ export interface DurablePartsOptions {
   readonly broker: Broker;
   /** The nodes of the broker, if the server has one. */
   readonly nodes: Nodes | undefined;
-  /** Bounds of the streams; absent for streams of answers alone. */
+  /** Limits of the streams; absent if there are only streams of responses. */
   readonly bounds: DurableStreamsOptions | undefined;
   readonly maxMessageBytes: number;
   readonly answers: AnswerLimits;
-  /** Tells whose places a session takes. */
+  /** Returns the owner of a session, for quotas. */
   readonly ownerOf: (session: Session) => Owner;
   /** The handlers of requests, and the contract. */
   readonly settings: Pick<SessionSettings, "requestTimeoutMs" | "requests" | "router">;
@@ -39,9 +39,9 @@ export interface DurablePartsOptions {
 export class DurableParts {
   /** Writers, reads and cancellation, for the application. */
   readonly streams: DurableStreams;
-  /** Answers that outlive their connections. */
+  /** Responses that outlive their connections. */
   readonly answers: Answers;
-  /** The streams on the engine. */
+  /** The streams in the broker. */
   readonly logs: StreamLogs;
   readonly #sender: StreamSender;
 
@@ -78,8 +78,8 @@ export class DurableParts {
   }
 
   /**
-   * Leaves answers to other servers, ends the streams of all other writers of this server with the
-   * error `writer-lost`, and ends all readers.
+   * Releases responses to other servers, ends the streams of all other writers of this server with
+   * the error `writer-lost`, and ends all readers.
    */
   async close(): Promise<void> {
     await this.answers.close();
@@ -88,7 +88,7 @@ export class DurableParts {
   }
 }
 
-/** Makes the search for the handlers that resume answers; `undefined` if no handler does. */
+/** Creates the lookup of handlers that resume responses; `undefined` if there are none. */
 function resumesOf(
   runtime: Runtime,
   { requests, router, requestTimeoutMs: timeoutMs }: DurablePartsOptions["settings"],

@@ -6,15 +6,15 @@ import type { LogRecord } from "../../pubsub/logs/log.ts";
 import { isJson, mediaType } from "../../pubsub/logs/rules.ts";
 import { exceedsBytes, utf8Length } from "../../session/wire/utf8.ts";
 
-/** Most elements of one JSON array: each is a record with a cost of its own. */
+/** Most elements of one JSON array; each becomes a record. */
 const MAX_RECORDS = 10_000;
 
 const encoder = new TextEncoder();
-/** Keeps a byte order mark, which belongs to the record. */
+/** Keeps a byte order mark, because it belongs to the record. */
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 const lenientDecoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
-/** Tells whether server-sent events carry records of a type as text, and not in base64. */
+/** Checks whether server-sent events contain records of a type as text instead of base64. */
 export function isText(contentType: string): boolean {
   return isJson(contentType) || mediaType(contentType).startsWith("text/");
 }
@@ -22,13 +22,13 @@ export function isText(contentType: string): boolean {
 /**
  * Reads the body of a request as records.
  *
- * - `application/json`: the elements of an array, or the one value. Each record is the text of its
+ * - `application/json`: the elements of an array, or a single value. Each record is the text of its
  *   element, byte for byte.
  * - `text/*`: one record, a text if the bytes are UTF-8.
  * - Other types: one record of bytes.
  *
  * @param contentType The content type of the stream.
- * @param maxElementBytes Most bytes of an element, as a message of a session carries the element.
+ * @param maxElementBytes Most bytes of an element, so that it fits into a session message.
  * @returns The records; none for an empty body, and for an empty array.
  * @throws {Problem} With 400 for malformed JSON, and 413 for too many elements or a large element.
  */
@@ -63,7 +63,7 @@ function readJson(body: Uint8Array): readonly string[] {
   } catch (cause) {
     throw new Problem(400, {
       code: "bad-json",
-      detail: "Cannot append: the body must be JSON, received another text",
+      detail: "Cannot append: the body must be valid JSON",
       cause,
     });
   }
@@ -80,8 +80,8 @@ function readJson(body: Uint8Array): readonly string[] {
 }
 
 /**
- * Copies the parts of a text that is mostly white space: a part that is not copied keeps all of the
- * text in memory, which no bound of a stream counts.
+ * Copies the parts of a text that is mostly white space. Otherwise a part keeps the whole text in
+ * memory, which no limit of a stream counts.
  */
 function detached(text: string, parts: string[]): string[] {
   const kept = parts.reduce((sum, { length }) => sum + length, 0);
@@ -89,7 +89,7 @@ function detached(text: string, parts: string[]): string[] {
   return parts.map((part) => decoder.decode(encoder.encode(part)));
 }
 
-/** Cuts the text of a valid JSON array into the texts of its elements, without parsing again. */
+/** Splits the text of a valid JSON array into the texts of its elements, without parsing again. */
 function elementsOf(text: string, count: number): string[] {
   const elements: string[] = [];
   let depth = 0;
@@ -116,7 +116,7 @@ function elementsOf(text: string, count: number): string[] {
   return elements;
 }
 
-/** Tells whether an odd number of backslashes stands before a position. */
+/** Checks whether an odd number of backslashes precedes a position. */
 function isEscaped(text: string, at: number): boolean {
   let before = at;
   while (text.charCodeAt(before - 1) === 0x5c) before--;
@@ -132,7 +132,7 @@ function strictText(bytes: Uint8Array): string | undefined {
   }
 }
 
-/** Writes records as the body of a response: a JSON array, or all bytes in a row. */
+/** Formats records as a response body: a JSON array, or concatenated bytes. */
 export function bodyOf(
   records: readonly LogRecord[],
   contentType: string,
@@ -143,9 +143,7 @@ export function bodyOf(
     : bytesOf(records);
 }
 
-/**
- * Writes records as the data of a server-sent event: text, or base64 for types that are not text.
- */
+/** Formats records as the data of a server-sent event: text, or base64 for other types. */
 export function eventDataOf(records: readonly LogRecord[], contentType: string): string {
   if (isJson(contentType)) return `[${records.map(asText).join(",")}]`;
   if (!isText(contentType)) return bytesOf(records).toBase64();

@@ -27,7 +27,7 @@ Deno.test("readRecords() keeps the text of each element of an array", () => {
   }
 });
 
-Deno.test("readRecords() cuts random arrays at each of their own commas", () => {
+Deno.test("readRecords() splits random arrays only at their own commas", () => {
   let seed = 7;
   const random = (below: number) => {
     seed = (seed * 48_271) % 2_147_483_647;
@@ -77,7 +77,7 @@ Deno.test("readRecords() keeps no white space in memory", () => {
   assert(bytes < 5_000_000, `${bytes} bytes for ${kept.length} appends`);
 });
 
-Deno.test("readRecords() refuses what is not JSON, and too many elements", () => {
+Deno.test("readRecords() rejects invalid JSON, and too many elements", () => {
   const bodies = [encode("{"), encode("[1,]"), encode("\ufeff1"), Uint8Array.of(0x22, 0xff, 0x22)];
   for (const body of bodies) {
     const problem = assertThrows(() => readRecords(body, JSON_TYPE), Problem);
@@ -88,7 +88,7 @@ Deno.test("readRecords() refuses what is not JSON, and too many elements", () =>
   assertEquals(assertThrows(() => readRecords(ones(10_001), JSON_TYPE), Problem).status, 413);
 });
 
-Deno.test("readRecords() makes a text of UTF-8, and keeps other bytes", () => {
+Deno.test("readRecords() decodes UTF-8 to a text, and keeps other bytes", () => {
   const mark = encode("\ufeffhello");
   const cut = encode("é").slice(0, 1);
   assertEquals(readRecords(mark, "text/plain; charset=utf-8"), ["\ufeffhello"]);
@@ -97,7 +97,7 @@ Deno.test("readRecords() makes a text of UTF-8, and keeps other bytes", () => {
   assertEquals(readRecords(new Uint8Array(), "text/plain"), []);
 });
 
-Deno.test("bodyOf() and eventDataOf() join records, texts and bytes alike", () => {
+Deno.test("bodyOf() and eventDataOf() join records of texts and bytes", () => {
   const [first, second] = [encode("é").slice(0, 1), encode("é").slice(1)];
   assertEquals(bodyOf(["a", "b"], "text/plain"), "ab");
   const mixed = bodyOf(["a", first, second], "text/plain");
@@ -109,7 +109,7 @@ Deno.test("bodyOf() and eventDataOf() join records, texts and bytes alike", () =
   assertEquals(bodyOf([], JSON_TYPE), "[]");
 });
 
-Deno.test("slicesOf() cuts bytes anywhere, and texts between characters", () => {
+Deno.test("slicesOf() splits bytes anywhere, and texts between characters", () => {
   const smile = "\u{1f600}";
   const bytes = new Uint8Array(150_000).map((_, i) => i);
   const slices = [...slicesOf(bytes, 65_536)] as Uint8Array[];
@@ -124,7 +124,7 @@ Deno.test("slicesOf() cuts bytes anywhere, and texts between characters", () => 
   }
 });
 
-Deno.test("readRecords() refuses an element that no message can carry", () => {
+Deno.test("readRecords() rejects an element that is too large for a message", () => {
   const body = encode(JSON.stringify([1, "x".repeat(100)]));
   assertEquals(assertThrows(() => readRecords(body, JSON_TYPE, 100), Problem).status, 413);
   assertEquals(readRecords(body, JSON_TYPE, 102).length, 2);

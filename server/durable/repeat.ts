@@ -1,25 +1,28 @@
-/** Calls of the broker that are made again while it is unreachable. */
+/** Calls of the broker that are retried while it is unreachable. */
 import { Backoff } from "../../base/backoff.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { pause } from "../../base/wait.ts";
 import { BrokerError } from "../../errors.ts";
 
-/** Delays between the attempts, in milliseconds. */
+/** Delays between attempts, in milliseconds. */
 const DELAYS = { firstDelayMs: 100, maxDelayMs: 1_000 };
 
 /** Options of {@linkcode whileUnreachable}. */
 export interface RepeatOptions {
   readonly runtime: Runtime;
-  /** Ends the delays between the attempts. */
+  /** Ends the delays between attempts. */
   readonly signal: AbortSignal;
-  /** Time after the first failure from which a failure is final, in milliseconds; by default none. */
+  /**
+   * Time after the first failure at which a failure becomes final, in milliseconds; no limit by
+   * default.
+   */
   readonly withinMs?: number | undefined;
   /** True if a failure is final for another reason. */
   readonly isOver?: (() => boolean) | undefined;
 }
 
 /**
- * Makes a call, and makes it again while the broker is unreachable.
+ * Makes a call, and retries it while the broker is unreachable.
  *
  * @param call The call.
  * @param options See {@linkcode RepeatOptions}.

@@ -1,4 +1,4 @@
-/** The parts of a request for a durable stream: id, query and headers, each checked. */
+/** The validated parts of a request for a durable stream: id, query and headers. */
 import { internal } from "../http/guard.ts";
 import { Problem } from "../http/problem.ts";
 import { INTERNAL_PREFIX } from "../../pubsub/broker.ts";
@@ -10,10 +10,10 @@ import type { CreateStreamOptions } from "../../pubsub/logs/stream_logs.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import { pathBelow } from "../../transport/url.ts";
 
-/** Most characters of a content type, of the name of a producer, and of a writer's sequence. */
+/** Most characters of a content type, a producer's name, and a writer's sequence. */
 const MAX_TEXT_LENGTH = 256;
 
-/** Longest time to live, in seconds: a hundred years. */
+/** Longest time to live, in seconds: 100 years. */
 const MAX_TTL_S = 3_153_600_000;
 
 /** First segment of ids that the protocol reserves. */
@@ -27,31 +27,31 @@ const WHOLE = /^(?:0|[1-9]\d{0,15})$/;
 
 const RFC_3339 = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)$/i;
 
-/** Offsets that stand for the beginning of any stream, as the source of a fork. */
+/** Offsets that mean the start of any stream, as the source of a fork. */
 const BEGINNINGS: ReadonlySet<string> = new Set(["-1", "0000000000000000_0000000000000000"]);
 
-/** The part of a stream that a reader asks for. */
+/** The part of a stream that a reader requests. */
 export interface ReadQuery {
-  /** Way of reading: what is there, or also the records that follow. */
+  /** Mode of reading: existing records, or also new ones. */
   readonly mode: "catch-up" | "long-poll" | "sse";
   /** Position of the first record; `now` for the end of the stream. */
   readonly position: number | "now";
-  /** The offset that the position was read from; `undefined` for the beginning. */
+  /** The offset of the position; `undefined` for the start. */
   readonly offset: string | undefined;
   /** Cursor of an earlier response. */
   readonly cursor: number | undefined;
 }
 
-/** Makes the problem of a malformed request. */
+/** Creates the problem of a malformed request. */
 export function badRequest(code: string, detail: string): Problem {
   return new Problem(400, { code, detail });
 }
 
 /**
- * Reads the id of a stream: one or more segments with a slash between, each decoded and neither
+ * Parses the id of a stream: one or more segments separated by slashes, each decoded and neither
  * empty, `.` nor `..`, without slashes, backslashes and control characters.
  *
- * @param path The part of the URL behind the path of the streams.
+ * @param path The part of the URL after the path of the streams.
  * @returns The id, of at most 240 bytes.
  * @throws {Problem} With 400 for another id, and 404 for a reserved one.
  */
@@ -76,7 +76,7 @@ export function readId(path: string): string {
   if (segments[0] === RESERVED) {
     throw new Problem(404, {
       code: "not-found",
-      detail: `Cannot find stream: ids that begin with ${RESERVED} must not be used`,
+      detail: `Cannot find stream: ids that start with ${RESERVED} must not be used`,
     });
   }
   return id;
@@ -95,7 +95,7 @@ function decodeSegment(segment: string): string | undefined {
 }
 
 /**
- * Reads the query of a `GET`.
+ * Parses the query of a `GET`.
  *
  * @throws {Problem} With 400 if a parameter is malformed, repeated, or missing.
  */
@@ -137,13 +137,13 @@ function single(query: URLSearchParams, name: string): string | undefined {
   throw badRequest("bad-query", `Cannot read: ${name} must be given once, received ${all.length}`);
 }
 
-/** Tells whether a request ends the stream; values other than `true` count as absent. */
+/** Checks whether a request ends the stream; values other than `true` count as absent. */
 export function closes(headers: Headers): boolean {
   return headers.get("stream-closed")?.toLowerCase() === "true";
 }
 
 /**
- * Reads the content type of a request.
+ * Parses the content type of a request.
  *
  * @returns The content type; `undefined` without one.
  * @throws {Problem} With 400 if malformed.
@@ -156,11 +156,11 @@ export function readContentType(headers: Headers): string | undefined {
 }
 
 /**
- * Reads the headers that set the facts of a new stream.
+ * Parses the headers that set the properties of a new stream.
  *
  * @param now The time, in milliseconds since the Unix epoch.
  * @param path Path of the streams, for the source of a fork.
- * @throws {Problem} With 400 if a header is malformed, or stands without another one.
+ * @throws {Problem} With 400 if a header is malformed, or requires another one.
  */
 export function readCreation(
   headers: Headers,
@@ -198,18 +198,18 @@ function readFork(headers: Headers, path: string): ForkRequest | undefined {
     if (offset === null && subOffset === null) return undefined;
     throw badRequest(
       "bad-header",
-      "Cannot create: a place to fork at must stand with Stream-Forked-From, received none",
+      "Cannot create: an offset to fork at must be sent with Stream-Forked-From, received none",
     );
   }
   const rest = /^\/(?!\/)/.test(from) ? pathBelow(`http://localhost${from}`, path) : undefined;
   if (!rest) throw badHeader("Stream-Forked-From", `a path below ${path}`, from);
   if (subOffset !== null && !WHOLE.test(subOffset)) {
-    throw badHeader("Stream-Fork-Sub-Offset", "a whole number from 0", subOffset);
+    throw badHeader("Stream-Fork-Sub-Offset", "a whole number of at least 0", subOffset);
   }
   if (offset === null && subOffset !== null && subOffset !== "0") {
     throw badRequest(
       "bad-header",
-      "Cannot create: Stream-Fork-Sub-Offset must stand with Stream-Fork-Offset, received none",
+      "Cannot create: Stream-Fork-Sub-Offset must be sent with Stream-Fork-Offset, received none",
     );
   }
   const isBeginning = offset !== null && BEGINNINGS.has(offset);
@@ -221,10 +221,10 @@ function readFork(headers: Headers, path: string): ForkRequest | undefined {
 }
 
 /**
- * Reads the headers of an idempotent producer.
+ * Parses the headers of an idempotent producer.
  *
  * @returns The number of the append; `undefined` without a producer.
- * @throws {Problem} With 400 if a header is malformed, or some of the three are missing.
+ * @throws {Problem} With 400 if a header is malformed, or only some of the three are present.
  */
 export function readProducer(headers: Headers): LogProducer | undefined {
   const id = headers.get("producer-id");
@@ -234,7 +234,7 @@ export function readProducer(headers: Headers): LogProducer | undefined {
   if (id === null || epoch === null || seq === null) {
     throw badRequest(
       "bad-header",
-      "Cannot append: Producer-Id, Producer-Epoch and Producer-Seq must be given together",
+      "Cannot append: Producer-Id, Producer-Epoch and Producer-Seq must be sent together",
     );
   }
   if (id === "" || id.length > MAX_TEXT_LENGTH) {
@@ -246,11 +246,11 @@ export function readProducer(headers: Headers): LogProducer | undefined {
 function readWhole(name: string, text: string): number {
   const value = WHOLE.test(text) ? Number(text) : NaN;
   if (Number.isSafeInteger(value)) return value;
-  throw badHeader(name, `a whole number from 0 to ${Number.MAX_SAFE_INTEGER}`, text);
+  throw badHeader(name, `a whole number between 0 and ${Number.MAX_SAFE_INTEGER}`, text);
 }
 
 /**
- * Reads the sequence of a writer.
+ * Parses the sequence of a writer.
  *
  * @returns The sequence; `undefined` without one.
  * @throws {Problem} With 400 if malformed.

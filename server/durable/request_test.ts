@@ -14,7 +14,7 @@ Deno.test("readId() decodes an id of one or more segments", () => {
   for (const [path, id] of cases) assertEquals(readId(path), id, path);
 });
 
-Deno.test("readId() refuses empty segments, dots, encoded slashes and control characters", () => {
+Deno.test("readId() rejects empty segments, dots, encoded slashes and control characters", () => {
   const paths = ["", "/", "//", "/a/", "/a//b", "/%2e%2e/a", "/a/%2E", "/a%2Fb", "/a%5cb"];
   const others = ["/a%00", "/a%0d%0ab", "/%C2%85", "/%7f", "/%", "/%ff"];
   for (const path of [...paths, ...others]) {
@@ -24,7 +24,7 @@ Deno.test("readId() refuses empty segments, dots, encoded slashes and control ch
   assertEquals(assertThrows(() => readId("/__ds/subscriptions/a"), Problem).status, 404);
 });
 
-Deno.test("readQuery() refuses malformed, repeated and missing parameters", () => {
+Deno.test("readQuery() rejects malformed, repeated and missing parameters", () => {
   const queries = [
     "offset=",
     "offset=7",
@@ -51,7 +51,7 @@ Deno.test("readQuery() refuses malformed, repeated and missing parameters", () =
   });
 });
 
-Deno.test("readCreation() reads the facts of a stream", () => {
+Deno.test("readCreation() reads the properties of a stream", () => {
   const headers = new Headers({
     "content-type": "application/json",
     "stream-ttl": "60",
@@ -71,7 +71,7 @@ Deno.test("readCreation() reads the facts of a stream", () => {
   assertEquals(readCreation(until, "/streams").expiresAt, Date.UTC(2026, 0, 2, 2, 4, 5, 678));
 });
 
-Deno.test("readCreation(), readProducer() and readSequence() refuse malformed headers", () => {
+Deno.test("readCreation(), readProducer() and readSequence() reject malformed headers", () => {
   const cases: Record<string, string>[] = [
     ...["text", "text/plain; x=\u00e9", "a b/c"]
       .map((type) => ({ "content-type": type })),
@@ -116,7 +116,7 @@ Deno.test("readCreation(), readProducer() and readSequence() refuse malformed he
   }
 });
 
-Deno.test("each part of a request fits up to its bound", () => {
+Deno.test("each part of a request is accepted up to its limit", () => {
   const creation = (header: string) => (value: string) =>
     readCreation(new Headers({ [header]: value }), "/streams");
   const producer = (part: "id" | "epoch" | "seq") => (value: string) =>

@@ -10,20 +10,20 @@ export const SSE_MS = 60_000;
 
 const encoder = new TextEncoder();
 
-/** Beginning of the numbers of cursors: 9 October 2024. */
+/** Epoch of cursor numbers: 9 October 2024. */
 const EPOCH_MS = 1_728_432_000_000;
 
-/** Length of the time of one number. */
+/** Duration of one cursor number. */
 const INTERVAL_MS = 20_000;
 
-/** Most numbers that are skipped if a reader is ahead: an hour. */
+/** Most numbers that are skipped for a reader that is ahead: an hour. */
 const MAX_SKIPPED = 180;
 
 /**
- * Makes the cursor of a response.
+ * Creates the cursor of a response.
  *
  * @param given Cursor of the request.
- * @returns The number of the time, or one above the given cursor.
+ * @returns The current number, or a number above the given cursor.
  */
 export function cursorAt(runtime: Runtime, given: number | undefined): number {
   const current = Math.floor((runtime.now() - EPOCH_MS) / INTERVAL_MS);
@@ -34,7 +34,7 @@ export function cursorAt(runtime: Runtime, given: number | undefined): number {
 /** Options for {@linkcode EventStreams}. */
 export interface EventStreamsOptions {
   readonly runtime: Runtime;
-  /** Called with an error of the engine. MUST NOT throw. */
+  /** Called with an error of the broker. MUST NOT throw. */
   readonly onError: (error: unknown) => void;
 }
 
@@ -55,12 +55,12 @@ export class EventStreams {
     this.#bodies = new EventBodies({ runtime, lifeMs: SSE_MS, onError });
   }
 
-  /** Number of readers that did not read, since the start. */
+  /** Number of stalled readers since the start. */
   get stalled(): number {
     return this.#bodies.stalled;
   }
 
-  /** Makes the body of a response. */
+  /** Creates the body of a response. */
   open({ cursor: given, ...pages }: StreamEvents): ReadableStream<Uint8Array> {
     const cursor = cursorAt(this.#runtime, given);
     return this.#bodies.open({
@@ -73,7 +73,7 @@ export class EventStreams {
     });
   }
 
-  /** Writes a page as events: one of data unless there are no records, and one of control. */
+  /** Formats a page as a data event, if there are records, and a control event. */
   #eventsOf(page: StreamPage, cursor: number): Uint8Array {
     const known = this.#written.get(page);
     if (known?.cursor === cursor) return known.bytes;

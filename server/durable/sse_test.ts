@@ -3,7 +3,7 @@ import { platformRuntime } from "../../base/runtime.ts";
 import type { StreamPage, StreamRead } from "../../pubsub/logs/stream_logs.ts";
 import { EventStreams } from "./sse.ts";
 
-Deno.test("EventStreams.open() ends behind a page that was under way when the pages ended", async () => {
+Deno.test("EventStreams.open() ends after a page that was pending when the pages ended", async () => {
   const page = (position: number): StreamPage => ({
     kind: "page",
     info: {
@@ -47,7 +47,7 @@ Deno.test("EventStreams.open() ends behind a page that was under way when the pa
   ended.abort();
   answer.resolve();
   assertEquals((await second).done, false);
-  // Without another read: a reader that left asks for nothing more.
+  // Without another read, because a reader that left requests nothing more.
   assertEquals(ends, 1);
   assertEquals((await reader.read()).done, true);
 });

@@ -1,4 +1,4 @@
-/** The records of a durable stream on the way to a session. */
+/** Sends the records of durable streams to sessions. */
 import { BrokerError, QueueFullError, UnsupportedError } from "../../errors.ts";
 import type { LogInfo, LogRecord } from "../../pubsub/logs/log.ts";
 import { identityAt, oldestPosition, parseOffset, writeOffset } from "../../pubsub/logs/offset.ts";
@@ -28,16 +28,16 @@ import {
 import { maxRecordBytes } from "./streams.ts";
 import { ABORTED } from "./writer.ts";
 
-/** Most records and bytes of a page, also where send queues are larger. */
+/** Most records and bytes of a page, even if send queues are larger. */
 const MAX_PAGE = { maxRecords: 128, maxBytes: 524_288 };
 
 /** Most bytes of the key `slice`, with two numbers of at most ten digits. */
 const MAX_SLICE_KEY_BYTES = 40;
 
-/** Least bytes of a slice: the longest character in JSON, a few times. */
+/** Minimum bytes of a slice: enough for a few of the longest characters in JSON. */
 const MIN_SLICE_BYTES = 64;
 
-/** Why a session is taken off a stream. */
+/** Reason for removing a session from a stream. */
 interface End {
   readonly code: string;
   readonly reason: string;
@@ -47,36 +47,42 @@ interface End {
 export interface SessionReading {
   readonly session: Session;
   readonly topic: string;
-  /** Where to begin. */
+  /** Start position. */
   readonly options: JoinOptions;
-  /** Aborted once the session no longer reads the stream, or begins anew. */
+  /** Aborted once the session no longer reads the stream, or restarts. */
   readonly signal: AbortSignal;
-  /** The place that the session has reached, once known. */
+  /** The position that the session has reached, once known. */
   standing: SubscribeAnswer | undefined;
-  /** Answers the subscription; later calls have no effect. */
+  /** Replies to the subscription; later calls have no effect. */
   answer(answer: SubscribeAnswer): void;
-  /** Takes the session off the topic; without a notice if the client has the answer. */
+  /**
+   * Removes the session from the topic; without a notice if the reply already tells the client.
+   */
   leave(end?: End): void;
 }
 
 /**
  * Sends durable streams to sessions.
  *
- * - **Pace:** a page fills at most half of the send queue of a session, and is sent when the queue is
- *   empty. A slow session costs one page of memory.
- * - **Once:** a page is encoded once for all sessions that read it together.
- * - **Slices:** a record of bytes or text that is larger than a message goes in several messages.
- * - **End:** the session is taken off the topic behind the last record: with the code `ended` for a
- *   complete stream, else `writer-lost`, the writer's own code, or `aborted`. Other codes are `not-found` before the first
- *   record, `gone` for a deleted stream, another stream of the id, or dropped records, `too-large` for
- *   a JSON record that exceeds a message, and `too-many` or `unavailable` for now.
+ * - **Pace:** a page fills at most half of a session's send queue, and is sent when the queue is
+ *   empty. A slow session holds one page in memory.
+ * - **Once:** a page is encoded once for all sessions that read it at the same time.
+ * - **Slices:** a record of bytes or text that is larger than a message is sent in several
+ *   messages.
+ * - **End:** the session is removed from the topic after the last record: with the code `ended` for
+ *   a complete stream, else `writer-lost`, the writer's own code, or `aborted`. Other codes are
+ *   `not-found` before the first record, `gone` for a deleted or replaced stream or dropped
+ *   records, `too-large` for a JSON record that exceeds a message, and the temporary codes
+ *   `too-many` and `unavailable`.
  */
 export class StreamSender {
   readonly #streams: StreamLogs;
   readonly #ownerOf: (session: Session) => Owner;
   readonly #encoded = new WeakMap<StreamPage, readonly EncodedMessage[]>();
 
-  /** Creates a sender of the streams of this node; `ownerOf` tells whose places a session takes. */
+  /**
+   * Creates a sender of this node's streams; `ownerOf` returns the owner of a session, for quotas.
+   */
   constructor(streams: StreamLogs, ownerOf: (session: Session) => Owner) {
     this.#streams = streams;
     this.#ownerOf = ownerOf;
@@ -89,7 +95,7 @@ export class StreamSender {
       const end = await this.#send(reading);
       if (end === undefined || signal.aborted) return;
       if (reading.standing !== undefined || !options.isRequested) return reading.leave(end);
-      // The answer comes first: the end of a reading answers, too.
+      // The reply comes first, because the end of a reading replies, too.
       const { code, reason: message, ...rest } = end;
       reading.answer({ refusal: { code, message, ...rest } });
       reading.leave();
@@ -107,11 +113,11 @@ export class StreamSender {
       if (error instanceof RangeError) return { code: "not-found", reason: error.message };
       const isAway = error instanceof BrokerError || error instanceof UnsupportedError;
       if (!isAway || reading.session.isClosed) throw error;
-      return { code: "unavailable", reason: "The engine of the durable streams is away" };
+      return { code: "unavailable", reason: "The broker of the durable streams is unreachable" };
     }
   }
 
-  /** Reads to the end of the stream, if not stopped before. */
+  /** Reads until the stream ends or the reading is stopped. */
   async #read(reading: SessionReading): Promise<End | undefined> {
     const { session, topic, signal, options } = reading;
     const id = topic.slice(STREAM_PREFIX.length);
@@ -138,7 +144,7 @@ export class StreamSender {
     return undefined;
   }
 
-  /** Sends a page in parts for which the session has room; true once all records are sent. */
+  /** Sends a page in parts that fit into the session's queue; true once all records are sent. */
   async #sendPage(reading: SessionReading, page: StreamPage): Promise<true | End | undefined> {
     const { session, signal, topic } = reading;
     const core = session[internals];
@@ -210,8 +216,8 @@ export class StreamSender {
 }
 
 /**
- * The sessions of a topic `stream:<id>`. Each reads the stream at its own pace; the node shares the
- * announcements of the stream, and the pages of readers at one place.
+ * The sessions of a topic `stream:<id>`. Each reads the stream at its own pace. They share the
+ * stream's announcements, and pages at the same position.
  */
 export class StreamFeed implements TopicSource {
   readonly #topic: string;
@@ -238,10 +244,11 @@ export class StreamFeed implements TopicSource {
     const isPlain = options.since === undefined && options.last === undefined;
     const standing = before?.standing;
     if (isPlain && standing !== undefined) return () => before?.standing ?? standing;
-    // A reading whose place is still unknown begins as asked for first, and answers the newest call.
+    // A reading whose position is still unknown starts as first requested, and replies to the
+    // newest call.
     const begin = isPlain && before ? { ...before.options, ...withoutUndefined(options) } : options;
     this.#begin(session, begin);
-    // This comes last because the application is called, and may remove the session.
+    // Last, because this calls the application, which may remove the session.
     if (before !== undefined) endReading(before);
     return undefined;
   }
@@ -277,13 +284,13 @@ export class StreamFeed implements TopicSource {
   }
 }
 
-/** Ends a reading; a subscription without an answer has been replaced. */
+/** Ends a reading; an unanswered subscription has been replaced. */
 function endReading(reading: SessionReading & { readonly stop: AbortController }): void {
   reading.stop.abort();
   reading.answer({ isSuperseded: true });
 }
 
-/** The position at which a session begins; `undefined` if the stream lacks the position. */
+/** The start position of a session; `undefined` if the stream does not have it. */
 function firstPosition(info: LogInfo, { since, last }: HistoryOptions): number | undefined {
   if (since === undefined) return Math.max(oldestPosition(info), info.tail - (last ?? 0));
   const { epoch, offset, tag } = since;
@@ -309,7 +316,7 @@ function missing(result: Exclude<StreamRead, StreamPage>, wasThere: boolean): En
   if (kind === "trimmed") return { code: "gone", reason: "The records are no longer kept" };
   if (kind === "dropped") return { code: "gone", reason: DROPPED_REASON };
   return wasThere
-    ? { code: "gone", reason: "The durable stream is no longer there" }
+    ? { code: "gone", reason: "The durable stream was deleted" }
     : { code: "not-found", reason: "There is no such durable stream" };
 }
 
@@ -346,14 +353,14 @@ function encodeRecord(
 
 /** JSON text without line feeds, which separate the envelopes of a frame. */
 function oneLine(json: string): string {
-  // Within a text, JSON writes a line feed as an escape.
+  // Within a string, JSON escapes a line feed.
   return json.includes("\n") ? json.replaceAll("\n", " ") : json;
 }
 
 /**
- * Cuts a record into slices, a text between characters.
+ * Splits a record into slices, a text between characters.
  *
- * @param maxBytes Most bytes of a slice, of a text in JSON; at least 64.
+ * @param maxBytes Most bytes of a slice, for a text in JSON; at least 64.
  * @returns The slices, in order.
  */
 export function* slicesOf(record: LogRecord, maxBytes: number): Generator<LogRecord> {
@@ -367,11 +374,11 @@ export function* slicesOf(record: LogRecord, maxBytes: number): Generator<LogRec
   }
 }
 
-/** Shortens a text to a number of bytes in JSON; before the end, not within a character. */
+/** Shortens a text to a number of bytes in JSON, without splitting a character before the end. */
 function fitting(text: string, maxBytes: number, isCut: boolean): string {
   let slice = text;
   while (utf8Length(JSON.stringify(slice)) > maxBytes) slice = slice.slice(0, slice.length >> 1);
   const mayBreak = isCut || slice.length < text.length;
-  // A character in two UTF-16 units begins with one of these.
+  // The first of two UTF-16 units of a character.
   return mayBreak && /[\ud800-\udbff]$/.test(slice) ? slice.slice(0, -1) : slice;
 }

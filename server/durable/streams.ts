@@ -1,4 +1,4 @@
-/** The durable streams of a server, as its application uses them: writers, reads, cancellation. */
+/** The durable streams of a server for its application: writing, reading, cancellation. */
 import { checkOptions, COUNT, POSITIVE, wrongKind } from "../../base/option_checks.ts";
 import { type OptionKinds, withoutUndefined } from "../../base/options.ts";
 import { LimitError, RequestError } from "../../errors.ts";
@@ -21,16 +21,16 @@ import { STREAM_PREFIX } from "../../session/wire/recovery.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import { ABORTED, DurableStreamWriter, LEASE_MS, type WriterOptions } from "./writer.ts";
 
-/** Bounds of the pages in which a stream is read. */
+/** Limits of the pages in which a stream is read. */
 const PAGE = { maxRecords: 1_000, maxBytes: 1_048_576 };
 
-/** Longest time for telling the readers of open writers that the server closes, in milliseconds. */
+/** Time limit for notifying readers of open writers that the server closes, in milliseconds. */
 const CLOSE_MS = 2_000;
 
-/** Facts of a new durable stream. */
+/** Properties of a new durable stream. */
 export interface CreateDurableStreamOptions {
   /**
-   * Media type of the records. With `application/json` a record is a value; with any other type a
+   * Media type of the records. With `application/json` a record is a value; with any other type, a
    * text or bytes.
    *
    * @default {"application/json"}
@@ -47,7 +47,9 @@ export interface CreateDurableStreamOptions {
   readonly fork?: {
     /** Id of the source. */
     readonly source: string;
-    /** Offset in the source behind which the new stream goes on; by default the end of the source. */
+    /**
+     * Offset in the source after which the new stream continues; by default the end of the source.
+     */
     readonly offset?: string | undefined;
   } | undefined;
 }
@@ -56,37 +58,36 @@ export interface CreateDurableStreamOptions {
 export interface DurableStreamInfo {
   /** Media type of the records. */
   readonly contentType: string;
-  /** Offset behind the newest record. */
+  /** Offset after the newest record. */
   readonly offset: string;
   /** True once the stream has ended, complete or not. */
   readonly isEnded: boolean;
   /** Reason why an ended stream is incomplete; absent for a complete one. */
   readonly error?: string | undefined;
-  /** Code of that error, if the writer gave one. */
+  /** Code of this error, if the writer set one. */
   readonly code?: string | undefined;
-  /** Reason for which a reader asked the writer to stop. */
+  /** Reason with which a reader requested the writer to stop. */
   readonly cancelled?: string | undefined;
   /** Size of the records in bytes; for a fork, without the records of its source. */
   readonly bytes: number;
 }
 
 /**
- * A record, and the place behind the record.
+ * A record, and the offset after it.
  *
  * @typeParam T Type of a record.
  */
 export interface DurableStreamItem<T = unknown> {
   /** The record. */
   readonly data: T;
-  /** Offset behind the record: a read `after` this offset continues with the next record. */
+  /** Offset after the record: a read `after` this offset continues with the next record. */
   readonly offset: string;
 }
 
-/** Part of a durable stream to read. */
+/** Range of a durable stream to read. */
 export interface ReadDurableStreamOptions {
   /**
-   * Offset behind which to read. `"-1"` stands for the oldest record that is kept, and `"now"` for
-   * the end.
+   * Offset after which to read. `"-1"` means from the oldest kept record, and `"now"` from the end.
    *
    * @default {"-1"}
    */
@@ -108,9 +109,9 @@ const READ: OptionKinds<ReadDurableStreamOptions> = {
   signal: "AbortSignal",
 };
 
-/** Facts of a new stream, with those that applications do not set. */
+/** Properties of a new stream, including internal ones. */
 export interface CreateLeasedOptions extends CreateDurableStreamOptions {
-  /** Time without a sign of life after which the stream is without a writer, in milliseconds. */
+  /** Time without a sign of life after which the writer counts as lost, in milliseconds. */
   readonly leaseMs?: number | undefined;
   /** See {@linkcode LogConfig.owner}. */
   readonly owner?: string | undefined;
@@ -120,15 +121,15 @@ export interface CreateLeasedOptions extends CreateDurableStreamOptions {
 export interface DurableStreamsParts {
   readonly runtime: Runtime;
   readonly streams: StreamLogs;
-  /** Most bytes of a message: sessions can read the records of the writers. */
+  /** Most bytes of a message, so that sessions can read the records. */
   readonly maxMessageBytes: number;
 }
 
 /**
- * The durable streams of a server: logs with an end, which outlive sessions, writers and servers. All
- * servers of a broker share the streams.
+ * The durable streams of a server: logs with an end, which outlive sessions, writers and servers.
+ * All servers of a broker share the streams.
  *
- * @example An answer that a client reads to its end
+ * @example A response that a client reads to its end
  * ```ts
  * import { connect, serve } from "@skein/skein";
  * import { assertEquals } from "@std/assert";
@@ -155,7 +156,7 @@ export class DurableStreams {
   /** Open writers of this server; bounded by the streams. */
   readonly #writers = new Set<DurableStreamWriter>();
 
-  /** Begins without writers; the server does this. */
+  /** Created by the server. */
   constructor(parts: DurableStreamsParts) {
     const { runtime, streams, maxMessageBytes } = parts;
     this.#runtime = runtime;
@@ -167,16 +168,17 @@ export class DurableStreams {
    * Creates a stream.
    *
    * @typeParam T Type of a record.
-   * @param id The id: 1 to 240 bytes.
+   * @param id The id, of 1 to 240 bytes.
    * @param options Media type, lifetime, and the source of a fork.
    * @returns The writer of the stream.
-   * @throws {RequestError} With the code `exists`, or for a fork `not-found`, `gone` or `malformed`.
-   * @throws {LimitError} If there are too many streams or bytes of them, or the source of a fork has too many
-   * forks.
+   * @throws {RequestError} With the code `exists`, or for a fork `not-found`, `gone` or
+   * `malformed`.
+   * @throws {LimitError} If there are too many streams or bytes, or the source of a fork has too
+   * many forks.
    * @throws {TypeError} If an option is unknown or has another type, or a fork has no source.
    * @throws {RangeError} If the id is empty or too long.
-   * @throws {BrokerError} If the engine is away. The stream may have been created; without a writer
-   * it ends after 15 s.
+   * @throws {BrokerError} If the broker is unreachable. The stream may have been created; without a
+   * writer it ends after 15 s.
    */
   async create<T = unknown>(
     id: string,
@@ -191,7 +193,7 @@ export class DurableStreams {
   }
 
   /**
-   * Creates a stream whose writer may have a lease of another length, or an owner.
+   * Creates a stream with an optional lease duration and owner.
    *
    * @ignore
    */
@@ -215,22 +217,22 @@ export class DurableStreams {
   }
 
   /**
-   * Takes over a stream that has no writer: one that was created over HTTP, one that its writer
-   * released, or one whose writer's lease has lapsed. A server ends a stream with `writer-lost` 5 to
-   * 10 s after the release, and at most 5 s after the lease has lapsed.
+   * Takes over a stream without a writer: it was created over HTTP, its writer released it, or the
+   * writer's lease has expired. A server ends a stream with `writer-lost` 5 to 10 s after the
+   * release, and at most 5 s after the lease has expired.
    *
    * @typeParam T Type of a record.
    * @param id The id.
-   * @returns The writer, whose `offset` tells how much was kept.
+   * @returns The writer; its `offset` shows how much was kept.
    * @throws {RequestError} With the code `held` if there is a writer, `ended`, or `not-found`.
-   * @throws {BrokerError} If the engine is away.
+   * @throws {BrokerError} If the broker is unreachable.
    */
   async open<T = unknown>(id: string): Promise<DurableStreamWriter<T>> {
     return await this.openLeased(id, LEASE_MS);
   }
 
   /**
-   * Takes over a stream with a lease of another length.
+   * Takes over a stream with a lease duration.
    *
    * @ignore
    */
@@ -259,7 +261,7 @@ export class DurableStreams {
    *
    * @param id The id.
    * @returns The state; `undefined` without a stream.
-   * @throws {BrokerError} If the engine is away.
+   * @throws {BrokerError} If the broker is unreachable.
    */
   async info(id: string): Promise<DurableStreamInfo | undefined> {
     const found = await this.#streams.info(id);
@@ -278,12 +280,12 @@ export class DurableStreams {
   }
 
   /**
-   * Reads the records that there are, without waiting for new ones.
+   * Reads the existing records, without waiting for new ones.
    *
    * @typeParam T Type of a record.
    * @param id The id.
-   * @param options Where to begin, and a signal.
-   * @returns The records. The loop throws as that of `follow` does, but not for an incomplete end.
+   * @param options Start offset, and a signal.
+   * @returns The records. The loop throws like `follow`, but not for an incomplete end.
    */
   async *read<T = unknown>(
     id: string,
@@ -302,14 +304,15 @@ export class DurableStreams {
   }
 
   /**
-   * Reads a stream to its end, and waits for new records. The loop ends once the stream is complete.
+   * Reads a stream to its end, and waits for new records. The loop ends once the stream is
+   * complete.
    *
    * @typeParam T Type of a record.
    * @param id The id.
-   * @param options Where to begin, and a signal.
+   * @param options Start offset, and a signal.
    * @returns The records. The loop throws a {@linkcode RequestError} with the code `aborted` or
    * `writer-lost` at the end of an incomplete stream, `not-found` without a stream, `gone` if the
-   * stream was deleted or the records are no longer kept, and `malformed` for a bad offset.
+   * stream was deleted or the records are no longer kept, and `malformed` for an invalid offset.
    */
   async *follow<T = unknown>(
     id: string,
@@ -329,14 +332,15 @@ export class DurableStreams {
   }
 
   /**
-   * Asks the writer of a stream to stop: its `signal` aborts, on any node. The first reason stays.
+   * Requests the writer of a stream to stop: its `signal` aborts, on any node. The first reason
+   * stays.
    *
    * @param id The id.
    * @param reason Reason for the writer, of at most 1,024 characters.
    * @returns True if the stream was open.
    * @throws {RequestError} With the code `not-found` without a stream.
    * @throws {RangeError} If the reason is too long.
-   * @throws {BrokerError} If the engine is away.
+   * @throws {BrokerError} If the broker is unreachable.
    */
   async cancel(id: string, reason: string = ""): Promise<boolean> {
     if (reason.length > MAX_REASON_LENGTH) {
@@ -353,11 +357,11 @@ export class DurableStreams {
   }
 
   /**
-   * Deletes a stream. Its readers get the code `gone`; its forks stay.
+   * Deletes a stream. Its readers receive the code `gone`; its forks stay.
    *
    * @param id The id.
    * @returns True if there was a stream.
-   * @throws {BrokerError} If the engine is away.
+   * @throws {BrokerError} If the broker is unreachable.
    */
   async delete(id: string): Promise<boolean> {
     return await this.#streams.delete(id) === "removed";
@@ -367,7 +371,7 @@ export class DurableStreams {
    * Lists the streams with a writer or readers on this node, for an inspector.
    *
    * @ignore
-   * @returns Each stream; of a writer, its offset and the records that wait to be kept.
+   * @returns The streams; for a writer, its offset and the number of waiting records.
    */
   activity(): StreamActivity[] {
     const readers = new Map(this.#streams.followed());
@@ -439,23 +443,23 @@ export interface StreamActivity {
   readonly id: string;
   /** Readers on this node. */
   readonly readers: number;
-  /** True if an answer of this node writes the stream. */
+  /** True if a response of this node writes the stream. */
   readonly isAnswer: boolean;
   /** The writer on this node. */
   readonly writer?: { readonly offset: string; readonly waiting: number } | undefined;
 }
 
-/** Computes the size of the largest record that a message of a session can carry. */
+/** Computes the size of the largest record that fits into a session message. */
 export function maxRecordBytes(id: string, maxMessageBytes: number): number {
   const head = JSON.stringify({ topic: STREAM_PREFIX + id, data: 0 });
   return maxMessageBytes - utf8Length(head) - MAX_PLACE_BYTES;
 }
 
 /**
- * Finds the position that an offset stands for.
+ * Finds the position of an offset.
  *
- * @param after The offset, `"-1"` or left out for the oldest record, `"now"` for the end.
- * @returns The position, or the fault of the offset.
+ * @param after The offset; `"-1"` or `undefined` for the oldest record, `"now"` for the end.
+ * @returns The position, or the error of the offset.
  */
 function startPosition(
   info: LogInfo,
@@ -464,7 +468,7 @@ function startPosition(
   if (after === "now") return info.tail;
   if (after === "-1") return oldestPosition(info);
   const position = parseOffset(info, after);
-  // Only an engine that lost records has an end before an offset that was given out.
+  // Only a broker that lost records can end before an issued offset.
   return typeof position === "number" && position > info.tail ? "gone" : position;
 }
 
@@ -474,7 +478,7 @@ function badOffset(id: string, fault: "malformed" | "gone", after: string = ""):
     : new RequestError(fault, `Cannot read "${id}": the offset belongs to another stream`);
 }
 
-/** Returns a page; throws the error that any other result of a read stands for. */
+/** Returns a page; throws an error for any other result of a read. */
 function checkPage(id: string, result: StreamRead, wasThere: boolean): StreamPage {
   switch (result.kind) {
     case "page":
@@ -509,7 +513,7 @@ function refusedCreation(
       return new RequestError("exists", `Cannot create: there is a durable stream "${id}"`);
     case "too-many":
       return logKind(id) === "answer"
-        ? new LimitError("answers.maxKept", `Cannot create "${id}": there are too many answers`)
+        ? new LimitError("answers.maxKept", `Cannot create "${id}": there are too many responses`)
         : new LimitError("maxStreams", `Cannot create "${id}": there are too many streams`);
     case "no-space":
       return new LimitError("maxTotalBytes", `Cannot create "${id}": ${NO_SPACE}`);

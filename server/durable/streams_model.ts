@@ -1,13 +1,15 @@
-/** Reference of durable streams: what the engine keeps, and the answer to each request over HTTP. */
+/**
+ * Reference model of durable streams: the broker's state, and the response to each HTTP request.
+ */
 import { countedBytes } from "../../pubsub/broker.ts";
 
-/** A place in a stream. A fork shares the places up to its beginning with its source. */
+/** A position in a stream. A fork shares the positions up to its start with its source. */
 export interface ModelPlace {
-  /** The offset; `undefined` while no answer has told it. */
+  /** The offset; `undefined` until a response contains it. */
   offset: string | undefined;
 }
 
-/** Number of an append, as a producer gives it. */
+/** Number of an append, set by a producer. */
 export interface ModelProducer {
   readonly id: string;
   readonly epoch: number;
@@ -32,11 +34,11 @@ export interface ModelAppend {
   readonly sequence?: string | undefined;
 }
 
-/** Answer to an append. */
+/** Response to an append. */
 export interface ModelAnswer {
   /** Status, with the code of a problem. */
   readonly outcome: string;
-  /** Headers that tell the number of a producer. */
+  /** Headers with the number of a producer. */
   readonly headers: Readonly<Record<string, string>>;
 }
 
@@ -46,13 +48,13 @@ export interface ModelStream {
   readonly ttlS: number | undefined;
   readonly origin: { readonly stream: ModelStream; readonly place: number } | undefined;
   readonly records: unknown[];
-  /** The beginning, and the place after each record. */
+  /** The start, and the position after each record. */
   readonly places: ModelPlace[];
   readonly producers: Map<string, ModelProducer>;
   /** Bytes of its own records. */
   bytes: number;
   sequence: string | undefined;
-  /** Present once ended, with the append that ended the stream, or the reason of its writer. */
+  /** The end: the append that ended the stream, or the writer's reason. */
   end: { readonly by?: ModelProducer | undefined; readonly error?: string } | undefined;
   cancelled: string | undefined;
   isHeld: boolean;
@@ -60,24 +62,24 @@ export interface ModelStream {
   isDeleted: boolean;
 }
 
-/** Bounds of the streams. */
+/** Limits of the streams. */
 export interface ModelLimits {
   readonly maxStreams: number;
   readonly maxStreamBytes: number;
   readonly maxForks: number;
 }
 
-/** The streams of an engine, by docs/guide/durable-streams-http.md. */
+/** The streams of a broker, as specified in docs/guide/durable-streams-http.md. */
 export class StreamsModel {
   readonly #limits: ModelLimits;
   readonly #streams = new Map<string, ModelStream>();
 
-  /** Begins without streams. */
+  /** Creates a model without streams. */
   constructor(limits: ModelLimits) {
     this.#limits = limits;
   }
 
-  /** All streams, deleted ones that forks need included. */
+  /** All streams, including deleted ones that forks need. */
   get all(): ModelStream[] {
     return [...this.#streams.values()];
   }
@@ -87,7 +89,7 @@ export class StreamsModel {
     return this.#streams.get(id);
   }
 
-  /** The refusal of each use of a stream that is not there. */
+  /** The error for each use of a missing stream. */
   absence(id: string): string | undefined {
     const stream = this.get(id);
     if (stream === undefined) return "404 not-found";
@@ -95,7 +97,7 @@ export class StreamsModel {
   }
 
   /**
-   * Creates a stream, unless the creation is refused.
+   * Creates a stream, unless the creation is rejected.
    *
    * @param creation The creation.
    * @returns The status, with the code of a problem.
@@ -145,12 +147,12 @@ export class StreamsModel {
   }
 
   /**
-   * Appends to a stream, unless the append is refused: the end counts first, then the producer, the
-   * sequence and the size.
+   * Appends to a stream, unless the append is rejected: the end is checked first, then the
+   * producer, the sequence and the size.
    *
    * @param id Id of the stream.
    * @param append The append.
-   * @returns The answer.
+   * @returns The response.
    */
   append(id: string, append: ModelAppend): ModelAnswer {
     const stream = this.get(id);
@@ -173,7 +175,7 @@ export class StreamsModel {
     return { outcome, headers: producer ? numberOf(producer.epoch, producer.seq) : {} };
   }
 
-  /** Deletes a stream, which stays while forks need it; the same for one that expires. */
+  /** Deletes or expires a stream, which stays while forks need it. */
   delete(id: string): void {
     const stream = this.get(id)!;
     stream.isDeleted = true;
@@ -202,7 +204,7 @@ function refusal(outcome: string, headers: ModelAnswer["headers"] = {}): ModelAn
   return { outcome, headers };
 }
 
-/** The append that ended the stream may come again, and each end that has nothing else. */
+/** The append that ended the stream may be repeated, and so may an end without records. */
 function judgeEnded(
   { by }: NonNullable<ModelStream["end"]>,
   { producer, record, ends = false }: ModelAppend,

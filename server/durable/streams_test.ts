@@ -3,7 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { LimitError } from "../../errors.ts";
 import { codeOf, TwoNodes } from "./_streams_bench_test.ts";
 
-Deno.test("DurableStreams.create() refuses an id that exists, and too many streams", async () => {
+Deno.test("DurableStreams.create() rejects an existing id, and too many streams", async () => {
   await using nodes = new TwoNodes({ maxStreams: 1 });
   await using writer = await nodes.node.create("a");
   assertEquals(await codeOf(nodes.other.create("a")), "exists");
@@ -50,7 +50,7 @@ Deno.test("DurableStreams.create() sets the type and the lifetime of a stream", 
   assertEquals(await nodes.other.info("used"), undefined);
 });
 
-Deno.test("DurableStreams.create() refuses a fork without a source", async () => {
+Deno.test("DurableStreams.create() rejects a fork without a source", async () => {
   await using nodes = new TwoNodes();
   const options: object = { fork: { offset: "-1" } };
   const error = await assertRejects(() => nodes.node.create("fork", options), TypeError);
@@ -60,7 +60,7 @@ Deno.test("DurableStreams.create() refuses a fork without a source", async () =>
   );
 });
 
-Deno.test("DurableStreams.create() refuses one fork too many with the limit", async () => {
+Deno.test("DurableStreams.create() rejects one fork too many with the limit", async () => {
   await using nodes = new TwoNodes({ maxForks: 1 });
   await using source = await nodes.node.create("source");
   const fork = { source: source.id };
@@ -71,7 +71,7 @@ Deno.test("DurableStreams.create() refuses one fork too many with the limit", as
   await using _next = await nodes.other.create("b", { fork });
 });
 
-Deno.test("DurableStreams.info() has the state of a stream", async () => {
+Deno.test("DurableStreams.info() returns the state of a stream", async () => {
   await using nodes = new TwoNodes();
   await using writer = await nodes.node.create("a");
   await writer.append("é");
@@ -95,7 +95,7 @@ Deno.test("DurableStreams.follow() reads from any offset to the end", async () =
   const last = nodes.other.follow<number>("a", { after: "now" });
   const first = last.next();
   const reading = Array.fromAsync(all);
-  // Both have caught up once the loop below has all that was there.
+  // Both have caught up once the loop below has read everything.
   assertEquals((await nodes.read("a")).length, 2_500);
   await writer.append(2_500);
   assertEquals((await first).value?.data, 2_500);
@@ -109,7 +109,7 @@ Deno.test("DurableStreams.follow() reads from any offset to the end", async () =
   assertEquals(await Array.fromAsync(nodes.other.read("a", { after: "now" })), []);
 });
 
-Deno.test("DurableStreams.follow() throws for a stream or an offset that is not there", async () => {
+Deno.test("DurableStreams.follow() throws for a missing stream or offset", async () => {
   await using nodes = new TwoNodes();
   const follow = (id: string, after?: string) =>
     codeOf(Array.fromAsync(nodes.other.follow(id, after === undefined ? {} : { after })));
@@ -127,7 +127,7 @@ Deno.test("DurableStreams.follow() throws for a stream or an offset that is not 
   await other.close();
 });
 
-Deno.test("DurableStreams.follow() tells of trimmed records and of too many readers", async () => {
+Deno.test("DurableStreams.follow() reports trimmed records and too many readers", async () => {
   await using nodes = new TwoNodes({ keep: { records: 2, bytes: 1_000 }, maxReaders: 1 });
   await using writer = await nodes.node.create<number>("a");
   await writer.append(1);
@@ -146,7 +146,7 @@ Deno.test("DurableStreams.follow() tells of trimmed records and of too many read
   await writer.close();
 });
 
-Deno.test("DurableStreams.follow() ends with the server", async () => {
+Deno.test("DurableStreams.follow() ends when the server closes", async () => {
   const nodes = new TwoNodes();
   const config = { contentType: "application/json" };
   await nodes.memory.logs.create("a", { config, identity: "a1b2c3d4", records: ["1"], maxLogs: 9 });

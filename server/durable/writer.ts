@@ -1,4 +1,4 @@
-/** The writer of a durable stream: appends in order, each once, under a lease. */
+/** The writer of a durable stream: ordered appends, exactly once, under a lease. */
 import { checkOptions } from "../../base/option_checks.ts";
 import { BrokerError, QueueFullError, RequestError } from "../../errors.ts";
 import { describe } from "../../base/error_text.ts";
@@ -19,53 +19,53 @@ import {
 } from "../../pubsub/logs/stream_logs.ts";
 import { whileUnreachable } from "./repeat.ts";
 
-/** Time for which a stream waits for a sign of life of the writer, in milliseconds. */
+/** Time for which a stream waits for a sign of life of its writer, in milliseconds. */
 export const LEASE_MS = 15_000;
 
 /** Time for which a released stream waits for the next writer, in milliseconds. */
 const RELEASED_MS = 5_000;
 
 /**
- * Time for which the lease of an offered stream counts as lapsed already, in milliseconds. Each node
- * estimates the clock of NATS for itself, and the next writer's estimate may be behind.
+ * Time by which the lease of an offered stream is backdated, in milliseconds. Each node estimates
+ * the NATS clock for itself, and the next writer's estimate may be behind.
  */
 const LAPSED_MS = 1_000;
 
-/** Signs of life within a lease: one that fails can be repeated before the lease lapses. */
+/** Renewals per lease, so that a failed one can be repeated before the lease expires. */
 export const RENEWALS_PER_LEASE = 5;
 
 /**
- * Share of the lease without a confirmed sign of life after which the writer counts as possibly
- * replaced: the rest of the lease covers the time that a sign takes to reach the engine.
+ * Share of the lease without a confirmed renewal after which another writer may have taken over;
+ * the rest covers the time that a renewal takes to reach the broker.
  */
 const UNCERTAIN_SHARE = 0.8;
 
-/** Most records of one append of the engine. */
+/** Most records of one append call of the broker. */
 const MAX_BATCH_RECORDS = 1_000;
 
-/** Most records, and bytes, that wait for the engine. */
+/** Most records and bytes that wait for the broker. */
 const MAX_WAITING_RECORDS = 10_000;
 const MAX_WAITING_BYTES = 8_388_608;
 
-/** Records, and bytes, that wait for the engine when `ready` begins to wait. */
+/** Records and bytes that wait for the broker when `ready` starts to wait. */
 const PACE_RECORDS = 64;
 const PACE_BYTES = 1_048_576;
 
-/** Code of an error that a writer gave without another one. */
+/** Default code of an abort. */
 export const ABORTED = "aborted";
 
-/** Codes that tell readers of more than an error of the writer. */
+/** Codes with another meaning for readers. */
 const RESERVED_CODES: readonly string[] = [STREAM_ENDED, MOVED, "too-many", "unavailable"];
 
-/** Tells whether a writer may end a stream with a code. */
+/** Checks whether a writer may end a stream with a code. */
 export function isEndCode(code: unknown): code is string {
   return isName(code) && code.isWellFormed() && !RESERVED_CODES.includes(code);
 }
 
-/** Error of a stream whose writer was disposed of without `close`. */
+/** Reason of a stream whose writer was disposed of without `close`. */
 const UNFINISHED = "The writer ended before the stream was complete";
 
-/** A record that waits for the engine, and the promise of its append. */
+/** A record that waits for the broker, and the promise of its append. */
 interface WaitingRecord extends PromiseWithResolvers<void> {
   readonly record: LogRecord;
   readonly bytes: number;
@@ -75,15 +75,15 @@ interface WaitingRecord extends PromiseWithResolvers<void> {
 export interface WriterOptions {
   readonly runtime: Runtime;
   readonly streams: StreamLogs;
-  /** The stream, whose lease `holder` has. */
+  /** Id of the stream, whose lease `holder` has. */
   readonly id: string;
   readonly info: LogInfo;
   readonly holder: string;
-  /** Time for which `holder` has the lease without a sign of life, in milliseconds. */
+  /** Duration of the lease, in milliseconds. */
   readonly leaseMs: number;
   /** Monotonic time at which the request for the lease was sent. */
   readonly leasedAt: number;
-  /** Most bytes of a record, as a message of a session carries the record. */
+  /** Most bytes of a record, so that it fits into a session message. */
   readonly maxRecordBytes: number;
   /** Called once when the writer has ended. MUST NOT throw. */
   readonly onOver: (writer: DurableStreamWriter) => void;
@@ -92,21 +92,23 @@ export interface WriterOptions {
 /**
  * The writer of a durable stream. A stream has one writer at a time.
  *
- * - **Order:** records have the order of the calls of `append`. Calls made while an append is under
- *   way become one append of the engine. At most 10,000 records or 8 MiB wait.
- * - **Once:** an append without an answer of the engine is made again for 15 s, and counts once.
- * - **Lease:** the stream ends with the error `writer-lost` if the writer shows no sign of life for
- *   15 s. A writer that comes back too late is refused.
- * - **Pace:** `ready` resolves when the engine has taken most of what was appended.
- * - **Stop:** `signal` aborts when a reader cancels the stream, and when the writer can go on no
- *   longer. The stream stays open until `close` or `abort`.
- * - **Failure:** after a failed append all later ones fail with the same error: a stream has no holes.
- * - **Handover:** `release` leaves the stream to a writer of another server.
- * - **Disposal** without `close` aborts the stream, so that a part never looks complete.
+ * - **Order:** records are stored in the order of the `append` calls. Calls during a pending append
+ *   are batched. At most 10,000 records or 8 MiB wait.
+ * - **Once:** an append without a response of the broker is retried for 15 s, and is stored only
+ *   once.
+ * - **Lease:** the stream ends with the error `writer-lost` if the writer sends no sign of life for
+ *   15 s. A writer that returns too late is rejected.
+ * - **Pace:** `ready` resolves when the broker has stored most of the appended records.
+ * - **Stop:** `signal` aborts when a reader cancels the stream, and when the writer cannot
+ *   continue. The stream stays open until `close` or `abort`.
+ * - **Failure:** after a failed append all later ones fail with the same error, because a stream
+ *   has no holes.
+ * - **Handover:** `release` hands the stream to a writer on another server.
+ * - **Disposal** without `close` aborts the stream, so that a partial stream never looks complete.
  *
  * Errors are {@linkcode RequestError} with these codes: `writer-lost`, `fenced` (another writer has
  * taken over), `ended` (by another program), `gone` (deleted), `full` (the limit of the stream). A
- * {@linkcode BrokerError} says that the engine is away: the records may have been kept.
+ * {@linkcode BrokerError} means that the broker is unreachable; the records may have been kept.
  *
  * @typeParam T Type of a record.
  */
@@ -126,13 +128,13 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   readonly #over = new AbortController();
   readonly #announcements: BrokerSubscription;
   #info: LogInfo;
-  /** Number of the next append, for the engine to recognize a repetition. */
+  /** Number of the next append, by which the broker recognizes a repetition. */
   #epoch = 0;
   #number = 0;
   #waiting: WaitingRecord[] = [];
   #waitingBytes = 0;
   #sending: Promise<void> | undefined;
-  /** The wanted end of the stream, and the result of its append. */
+  /** The requested end of the stream, and the result of its append. */
   #end: LogEnd | undefined;
   #ending: Promise<void> | undefined;
   #failure: unknown;
@@ -147,7 +149,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   #isTold = false;
   #isLooking = false;
 
-  /** Begins to renew the lease; `DurableStreams` creates writers. */
+  /** Starts to renew the lease; `DurableStreams` creates writers. */
   constructor(options: WriterOptions) {
     const { runtime, streams, id, info, holder, leaseMs, maxRecordBytes, onOver } = options;
     this.#confirmedAt = options.leasedAt;
@@ -166,33 +168,34 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
       void this.#look();
     };
     this.#announcements = streams.watch(id, tell);
-    // A reader may have cancelled before the announcements were heard.
+    // A reader may have cancelled before this node received announcements.
     void this.#announcements.ready.then(tell);
     this.#planRenewal();
   }
 
   /**
-   * Aborts when a reader cancels the stream, on any node, with a {@linkcode RequestError} of code
-   * `cancelled` and the reader's reason as message. Also aborts when the writer can go on no longer,
-   * with the error of the failed append.
+   * Aborts when a reader cancels the stream, on any node, with a {@linkcode RequestError} with the
+   * code `cancelled` and the reader's reason as message. Also aborts when the writer cannot
+   * continue, with the error of the failed append.
    */
   get signal(): AbortSignal {
     return this.#stop.signal;
   }
 
-  /** Offset behind the newest record that is known to be kept. */
+  /** Offset after the newest record that is known to be kept. */
   get offset(): string {
     return formatOffset(this.#info, this.#info.tail);
   }
 
-  /** Number of records that wait for the engine. */
+  /** Number of records that wait for the broker. */
   get waiting(): number {
     return this.#waiting.length;
   }
 
   /**
-   * Resolves once few records wait for the engine, at most 64 or 1 MiB: a loop that waits before each
-   * `append` goes at the pace of the engine, and never fills the queue. Rejects as `append` does.
+   * Resolves once few records wait for the broker, at most 64 or 1 MiB: a loop that awaits it
+   * before each `append` runs at the pace of the broker, and never fills the queue. Rejects as
+   * `append` does.
    */
   get ready(): Promise<void> {
     const mostBytes = Math.min(PACE_BYTES, MAX_WAITING_BYTES - this.#maxRecordBytes);
@@ -201,7 +204,8 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   }
 
   /**
-   * True if the engine confirmed no sign of life for so long that another writer may have taken over.
+   * True if the broker has confirmed no renewal for so long that another writer may have taken
+   * over.
    *
    * @ignore
    */
@@ -210,7 +214,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   }
 
   /**
-   * Resolves with the next sign of life that the engine confirms; stays pending if the writer is lost.
+   * Resolves with the next confirmed renewal; stays pending if the writer is lost.
    *
    * @ignore
    */
@@ -219,17 +223,17 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   }
 
   /**
-   * Appends a record. A caller need not wait for one append before the next one.
+   * Appends a record. You need not await one append before the next one.
    *
-   * @param data Any value that JSON can hold, for the media type `application/json`; otherwise a text
-   * or bytes, which MUST NOT be changed afterwards.
-   * @returns Resolves when the record is kept. A rejection that no one handles is not reported as
-   * such: `close` rejects with the same error.
+   * @param data For the media type `application/json` any value that JSON can represent; otherwise
+   * a text, or bytes that MUST NOT be changed afterwards.
+   * @returns Resolves when the record is kept. An unhandled rejection is not reported, because
+   * `close` rejects with the same error.
    * @throws {TypeError} If the data does not fit the media type.
    * @throws {RangeError} If the record is too large.
    * @throws {QueueFullError} If too many records wait.
-   * @throws {RequestError} If the writer has ended, or the stream takes no more records.
-   * @throws {BrokerError} If the engine is away for too long.
+   * @throws {RequestError} If the writer has ended, or the stream accepts no more records.
+   * @throws {BrokerError} If the broker is unreachable for too long.
    */
   append(data: T): Promise<void> {
     try {
@@ -244,7 +248,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
    *
    * @returns Resolves when the end is kept.
    * @throws {RequestError} If an append failed, or the stream has ended otherwise.
-   * @throws {BrokerError} If the engine is away for too long.
+   * @throws {BrokerError} If the broker is unreachable for too long.
    */
   close(): Promise<void> {
     if (this.#failure !== undefined) return quiet(Promise.reject(this.#failure));
@@ -252,15 +256,15 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   }
 
   /**
-   * Ends the stream with an error, after all records. Idempotent; without effect after `close`, and
-   * once the writer is lost.
+   * Ends the stream with an error, after all records. Idempotent; no effect after `close`, and once
+   * the writer is lost.
    *
-   * @param reason Reason for the readers, for people and programs; cut to 1,024 characters.
-   * @param options `code` of the error for the readers, `aborted` by default: at most 64 characters,
-   * and none of `ended`, `handover`, `too-many` and `unavailable`.
+   * @param reason Reason for the readers; cut to 1,024 characters.
+   * @param options `code` of the error for the readers, `aborted` by default: at most 64
+   * characters, and not `ended`, `handover`, `too-many` or `unavailable`.
    * @returns Resolves when the end is kept.
-   * @throws {TypeError} If the reason is empty, or the code is none.
-   * @throws {BrokerError} If the engine is away for too long.
+   * @throws {TypeError} If the reason is empty, or the code is invalid.
+   * @throws {BrokerError} If the broker is unreachable for too long.
    */
   abort(reason: string, options: { readonly code?: string | undefined } = {}): Promise<void> {
     checkOptions("abort", options, { code: "string" });
@@ -270,7 +274,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     }
     if (!isEndCode(code)) {
       throw new TypeError(
-        `Cannot abort: code must have 1 to ${MAX_NAME_LENGTH} characters and no meaning of its own, ` +
+        `Cannot abort: code must have 1 to ${MAX_NAME_LENGTH} characters and not be reserved, ` +
           `received ${String(code)}`,
       );
     }
@@ -282,21 +286,23 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   }
 
   /**
-   * Leaves the stream open for another writer, after all records: for 5 s `open` takes over at once,
-   * on any server. Without another writer the stream then ends with `writer-lost`, within about 5 s.
-   * Without effect after `close` or `abort`.
+   * Leaves the stream open for another writer, after all records: for 5 s `open` takes over
+   * immediately, on any server. Without another writer the stream then ends with `writer-lost`,
+   * within about 5 s. No effect after `close` or `abort`.
    *
    * @returns Resolves when the stream is free.
-   * @throws {RequestError} If an append failed, the stream has another writer already, or has ended.
-   * @throws {BrokerError} If the engine is away: the stream is free once the lease has lapsed.
+   * @throws {RequestError} If an append failed, or the stream already has another writer or has
+   * ended.
+   * @throws {BrokerError} If the broker is unreachable; the stream is free once the lease has
+   * expired.
    */
   release(): Promise<void> {
     return this.#leave({ holder: this.#holder, ttlMs: RELEASED_MS, releases: true });
   }
 
   /**
-   * Leaves the stream open as `release` does, and overdue at once: searches of all servers find the
-   * stream, and leave it open while there is a request of the stream for a server that can go on.
+   * Leaves the stream open as `release` does, but immediately overdue: searches of all servers find
+   * the stream, and leave it open while its request is kept for a server that can continue.
    *
    * @ignore
    */
@@ -305,7 +311,8 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   }
 
   /**
-   * Lets go of the stream without asking the engine, for a server that closes while it is away.
+   * Drops the stream without calling the broker, for a server that closes while the broker is
+   * unreachable.
    *
    * @ignore
    */
@@ -369,7 +376,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     await this.#send();
     const isAborted = end.error !== undefined;
     if (this.#failure !== undefined && !isAborted) {
-      // The stream is incomplete: an abort can tell the readers.
+      // The stream is incomplete; an abort can notify the readers.
       this.#end = this.#ending = undefined;
       throw this.#failure;
     }
@@ -377,7 +384,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     try {
       await this.#keep([], end);
     } catch (error) {
-      // The stream has another writer, or an end: nothing is left to abort.
+      // The stream has another writer, or has ended: nothing is left to abort.
       if (!this.#isLost) throw error;
     } finally {
       this.#finished();
@@ -402,13 +409,13 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     }
   }
 
-  /** Appends all that waits; calls during an append are for the next one. */
+  /** Appends all waiting records; calls during an append wait for the next one. */
   #send(): Promise<void> {
     return this.#sending ??= this.#sendAll();
   }
 
   async #sendAll(): Promise<void> {
-    // The caller may have more in this turn.
+    // The caller may append more in this turn.
     await Promise.resolve();
     while (this.#failure === undefined && !this.#over.signal.aborted) {
       const batch = this.#takeBatch();
@@ -423,7 +430,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
         this.#failed(error);
       }
     }
-    // In the step that found nothing to send, so that the next append begins anew.
+    // In the same step that found nothing to send, so that the next append restarts the loop.
     this.#sending = undefined;
     void this.#look();
   }
@@ -440,21 +447,21 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     return this.#waiting.splice(0, count);
   }
 
-  /** Makes one append, again and again while the engine is away. */
+  /** Makes one append, with retries while the broker is unreachable. */
   async #keep(records: readonly LogRecord[], end: LogEnd | undefined): Promise<void> {
     const { signal } = this.#over;
     const producer = { id: this.#holder, epoch: this.#epoch, seq: this.#number };
     await whileUnreachable(() => this.#show({ records, producer, end }), {
       runtime: this.#runtime,
       signal,
-      // The lease would have lapsed afterwards.
+      // After that the lease has expired.
       withinMs: this.#leaseMs,
       isOver: () => signal.aborted || this.#streams.isClosed,
     });
     this.#number++;
   }
 
-  /** Makes an append, which is a sign of life. */
+  /** Makes an append, which also renews the lease. */
   async #show(append: Pick<AppendLogOptions, "records" | "producer" | "end">): Promise<void> {
     const { identity } = this.#info;
     const writer = { holder: this.#holder, ttlMs: this.#leaseMs };
@@ -466,7 +473,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     this.#confirmed = undefined;
   }
 
-  /** Takes the result of an append; throws the error that a refusal stands for. */
+  /** Applies the result of an append; throws an error for a rejection. */
   #heed(result: StreamAppended): void {
     switch (result.kind) {
       case "appended":
@@ -479,7 +486,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
         throw this.#lost(
           new RequestError(
             "fenced",
-            `Cannot append: the lease of this writer of "${this.id}" has lapsed`,
+            `Cannot append: the lease of this writer of "${this.id}" has expired`,
           ),
         );
       case "missing":
@@ -508,7 +515,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     if (cancelled !== undefined) this.#stop.abort(new RequestError("cancelled", cancelled));
   }
 
-  /** Looks for a cancellation after an announcement, unless an append is about to tell. */
+  /** Checks for a cancellation after an announcement, unless an append will report it. */
   async #look(): Promise<void> {
     if (this.#isLooking || this.#sending !== undefined) return;
     this.#isLooking = true;
@@ -526,7 +533,8 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
         else if (found.info.end) this.#heed({ kind: "ended", info: found.info });
         else this.#note(found.info);
       } catch (error) {
-        // The broker announces its return; renewals of the lease find out as well.
+        // The broker announces when it is reachable again; renewals of the lease also detect
+        // cancellations.
         if (!(error instanceof BrokerError)) this.#failed(error);
       }
     }
@@ -546,12 +554,13 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     try {
       await this.#show({ records: [] });
     } catch (error) {
-      // While the engine is away the lease may hold: the next renewal or append tells.
+      // While the broker is unreachable the lease may still be valid; the next renewal or append
+      // decides.
       if (!(error instanceof BrokerError) && this.#end === undefined) this.#failed(error);
     }
   }
 
-  /** Notes an error after which the stream does not need this writer. */
+  /** Records an error after which this writer is lost. */
   #lost(error: RequestError): RequestError {
     this.#isLost = true;
     this.#finished();
@@ -561,17 +570,17 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   #failed(error: unknown): void {
     if (this.#failure !== undefined) return;
     this.#failure = error;
-    // It is unknown if the engine has the failed append: the next one counts from the start.
+    // It is unknown whether the broker stored the failed append, so the next one starts a new
+    // epoch.
     this.#epoch++;
     this.#number = 0;
-    // Unless the application aborts the stream, the lapse of the lease tells the readers.
+    // Unless the application aborts the stream, the expiry of the lease notifies the readers.
     this.#runtime.clearTimeout(this.#renewal);
     for (const { reject } of this.#waiting.splice(0)) reject(error);
     this.#waitingBytes = 0;
     this.#stop.abort(error);
   }
 
-  /** Lets go of the stream. */
   #finished(): void {
     if (this.#over.signal.aborted) return;
     this.#over.abort();
@@ -581,7 +590,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   }
 }
 
-/** Marks a promise as handled: the same error reaches the application by another way too. */
+/** Marks a promise as handled, because the application also receives the error elsewhere. */
 function quiet<R>(promise: Promise<R>): Promise<R> {
   promise.catch(() => {});
   return promise;

@@ -13,7 +13,7 @@ function aborted(signal: AbortSignal): Promise<unknown> {
   return promise;
 }
 
-Deno.test("DurableStreamWriter.append() keeps JSON in order, one append of the engine a turn", async () => {
+Deno.test("DurableStreamWriter.append() keeps JSON in order, with one broker call per turn", async () => {
   await using nodes = new TwoNodes();
   await using writer = await nodes.node.create("a");
   const appends = [1, "two", [3], null].map((data) => writer.append(data));
@@ -29,7 +29,7 @@ Deno.test("DurableStreamWriter.append() keeps JSON in order, one append of the e
   assertEquals((await nodes.other.info("a"))?.isEnded, true);
 });
 
-Deno.test("DurableStreamWriter.append() takes texts and bytes by the media type", async () => {
+Deno.test("DurableStreamWriter.append() accepts texts and bytes by media type", async () => {
   await using nodes = new TwoNodes();
   const contentType = "text/plain";
   await using writer = await nodes.node.create<string | Uint8Array>("a", { contentType });
@@ -51,7 +51,7 @@ Deno.test("DurableStreamWriter.append() takes texts and bytes by the media type"
   await writer.close();
 });
 
-Deno.test("DurableStreamWriter.append() bounds a record, and the records that wait", async () => {
+Deno.test("DurableStreamWriter.append() limits the size of a record, and the waiting records", async () => {
   await using nodes = new TwoNodes({ maxStreamBytes: Infinity }, Infinity);
   await using writer = await nodes.node.create<string>("a");
   const most = 8_388_608;
@@ -70,7 +70,7 @@ Deno.test("DurableStreamWriter.append() bounds a record, and the records that wa
   await writer.close();
 });
 
-Deno.test("DurableStreamWriter.ready holds a loop to the pace of the engine", async () => {
+Deno.test("DurableStreamWriter.ready limits a loop to the pace of the broker", async () => {
   await using nodes = new TwoNodes({ maxStreamBytes: Infinity }, 4_000_000);
   await using writer = await nodes.node.create<string>("a");
   for (const [size, most] of [[1, 128], [100_000, 24], [3_500_000, 6]] as const) {
@@ -85,7 +85,7 @@ Deno.test("DurableStreamWriter.ready holds a loop to the pace of the engine", as
   await writer.close();
 });
 
-Deno.test("DurableStreams.close() leaves nothing behind while the engine is away", async () => {
+Deno.test("DurableStreams.close() leaves nothing behind while the broker is unreachable", async () => {
   using time = new FakeTime();
   await using nodes = new TwoNodes();
   const writer = await nodes.node.create<number>("a");
@@ -100,7 +100,7 @@ Deno.test("DurableStreams.close() leaves nothing behind while the engine is away
   assertEquals(nodes.appends.length, length);
 });
 
-Deno.test("DurableStreamWriter.release() leaves the stream to the next writer, on any node", async () => {
+Deno.test("DurableStreamWriter.release() hands the stream to the next writer, on any node", async () => {
   await using nodes = new TwoNodes();
   const writer = await nodes.node.create<number>("a");
   void writer.append(1);
@@ -116,7 +116,7 @@ Deno.test("DurableStreamWriter.release() leaves the stream to the next writer, o
   assertEquals((await nodes.other.info("a"))?.error, undefined);
 });
 
-Deno.test("DurableStreamWriter.release() leaves the stream open for 5 s, whatever search there is", async () => {
+Deno.test("DurableStreamWriter.release() leaves the stream open for 5 s, despite searches", async () => {
   using time = new FakeTime();
   await using nodes = new TwoNodes();
   const writer = await nodes.node.create("a");
@@ -128,7 +128,7 @@ Deno.test("DurableStreamWriter.release() leaves the stream open for 5 s, whateve
   assertEquals((await nodes.node.info("a"))?.error, "writer-lost");
 });
 
-Deno.test("DurableStreamWriter.release() tells a writer what it lost", async () => {
+Deno.test("DurableStreamWriter.release() rejects if the writer has lost the stream", async () => {
   using time = new FakeTime();
   await using nodes = new TwoNodes();
   const failed = await nodes.node.create("a");
@@ -144,7 +144,7 @@ Deno.test("DurableStreamWriter.release() tells a writer what it lost", async () 
   assertEquals(await codeOf(gone.release()), "gone");
 });
 
-Deno.test("DurableStreamWriter.abort() gives readers a code, but none that has a meaning of its own", async () => {
+Deno.test("DurableStreamWriter.abort() sends readers a code, and rejects reserved codes", async () => {
   await using nodes = new TwoNodes();
   await using writer = await nodes.node.create("a");
   for (const code of ["ended", "handover", "too-many", "unavailable", "", "x".repeat(65)]) {
@@ -156,7 +156,7 @@ Deno.test("DurableStreamWriter.abort() gives readers a code, but none that has a
   assertEquals(await codeOf(Array.fromAsync(nodes.other.follow("a"))), "quota");
 });
 
-Deno.test("DurableStreamWriter fails when the engine stays away, and can still abort", async () => {
+Deno.test("DurableStreamWriter fails when the broker stays unreachable, and can still abort", async () => {
   using time = new FakeTime();
   await using nodes = new TwoNodes();
   const writer = await nodes.node.create<number>("a");
@@ -175,7 +175,7 @@ Deno.test("DurableStreamWriter fails when the engine stays away, and can still a
   assertEquals(await nodes.read("a"), [1], "The records of the doubtful append count once");
 });
 
-Deno.test("DurableStreamWriter aborts by an append whose number the engine has not seen", async () => {
+Deno.test("DurableStreamWriter aborts with an append number that the broker has not seen", async () => {
   await using nodes = new TwoNodes({ maxStreamBytes: countedBytes(10, 2) });
   await using writer = await nodes.node.create<string>("a");
   await writer.append("12345");
@@ -187,7 +187,7 @@ Deno.test("DurableStreamWriter aborts by an append whose number the engine has n
   assertEquals(await nodes.read("a"), ["12345"]);
 });
 
-Deno.test("DurableStreamWriter.abort() behind a failed append has no effect once the writer is lost", async () => {
+Deno.test("DurableStreamWriter.abort() after a failed append has no effect once the writer is lost", async () => {
   using time = new FakeTime();
   await using nodes = new TwoNodes({ maxStreamBytes: 10 });
   const fail = async (id: string) => {
@@ -197,7 +197,7 @@ Deno.test("DurableStreamWriter.abort() behind a failed append has no effect once
   };
   const [overtaken, lapsed, deleted] = [await fail("a"), await fail("b"), await fail("c")];
   for (let i = 0; i < 16; i++) await time.tickAsync(1_000);
-  // A search may have been first.
+  // A search may have ended the stream first.
   for (const writer of [overtaken, lapsed]) {
     await nodes.other.open(writer.id).catch(() => {});
     await writer.abort("too late");
@@ -208,7 +208,7 @@ Deno.test("DurableStreamWriter.abort() behind a failed append has no effect once
   assertEquals(nodes.node.activity().length, 0);
 });
 
-Deno.test("DurableStreamWriter.abort() tells the readers the reason, after all records", async () => {
+Deno.test("DurableStreamWriter.abort() sends readers the reason, after all records", async () => {
   await using nodes = new TwoNodes();
   const writer = await nodes.node.create<number>("a");
   void writer.append(1);
@@ -227,7 +227,7 @@ Deno.test("DurableStreamWriter.abort() tells the readers the reason, after all r
   assertEquals((await nodes.other.info("a"))?.error, "The model failed");
 });
 
-Deno.test("DurableStreamWriter.abort() cuts a long reason, and refuses none", async () => {
+Deno.test("DurableStreamWriter.abort() cuts a long reason, and rejects an empty one", async () => {
   await using nodes = new TwoNodes();
   const writer = await nodes.node.create("a");
   assertThrows(() => writer.abort(""), TypeError, "Cannot abort: reason must be a text");
@@ -247,7 +247,7 @@ Deno.test("DurableStreamWriter renews the lease while alive", async () => {
   assert(length > 4 && length <= 17, `${length} appends: a renewal in four seconds`);
 });
 
-Deno.test("A stream ends with writer-lost when the lease lapses, and the writer learns of that", async () => {
+Deno.test("A stream ends with writer-lost when the lease expires, and its writer is notified", async () => {
   using time = new FakeTime();
   await using nodes = new TwoNodes();
   await using writer = await nodes.node.create<number>("a");
@@ -268,14 +268,14 @@ Deno.test("A stream ends with writer-lost when the lease lapses, and the writer 
   assertEquals(await codeOf(writer.append(2)), "writer-lost");
 });
 
-Deno.test("DurableStreams.open() takes a lapsed lease over, and fences the writer before", async () => {
+Deno.test("DurableStreams.open() takes over an expired lease, and fences the previous writer", async () => {
   using time = new FakeTime();
   await using nodes = new TwoNodes();
   await using before = await nodes.node.create<number>("a");
   await before.append(1);
   assertEquals(await codeOf(nodes.other.open("a")), "held");
   assertEquals(await codeOf(nodes.other.open("b")), "not-found");
-  // No announcement tells this writer, and no node looks for lost writers.
+  // This writer receives no announcement, and no node searches for lost writers.
   nodes.broker.make("logs.append", fail);
   time.now += 16_000;
   await using writer = await nodes.other.open<number>("a");
@@ -297,7 +297,7 @@ Deno.test("DurableStreamWriter.signal aborts when a reader cancels on another no
   const reason = await stopped;
   assertInstanceOf(reason, RequestError);
   assertEquals([reason.failure.code, reason.message], ["cancelled", "enough"]);
-  // The stream stays open for what the writer still has.
+  // The stream stays open for the writer's remaining records.
   await writer.append(1);
   await writer.close();
   assertEquals(await nodes.other.cancel("a", ""), false);
@@ -320,7 +320,7 @@ Deno.test("DurableStreamWriter.signal aborts when the stream is deleted or ended
   assertEquals(await codeOf(ended.close()), "ended");
 });
 
-Deno.test("DurableStreams.close() tells the readers of open writers at once", async () => {
+Deno.test("DurableStreams.close() notifies readers of open writers immediately", async () => {
   await using nodes = new TwoNodes();
   const writer = await nodes.node.create<number>("a");
   const reading = codeOf(Array.fromAsync(nodes.other.follow("a")));
