@@ -1,6 +1,6 @@
 /**
  * Admission of sessions: path, origin, limits, authentication and acceptance, in this order, on
- * every wire.
+ * every transport.
  */
 import { type AdmissionOptions, checkAdmissionOptions } from "./admission_options.ts";
 import { peerAddress, type RequestInfo } from "../transport/address.ts";
@@ -47,7 +47,7 @@ import type { SessionCloseOptions, SessionIdentity } from "../session/types.ts";
 import { refusalStatus } from "../session/insight/watch.ts";
 import type { FollowedHandshake } from "../session/settings.ts";
 
-/** Headers that tell the origin of a session, and hold no secret. */
+/** Headers that describe the client of a session, and hold no secret. */
 const DEFAULT_HEADERS: readonly string[] = [
   "host",
   "origin",
@@ -56,29 +56,34 @@ const DEFAULT_HEADERS: readonly string[] = [
   "x-forwarded-for",
 ];
 
-/** Most bytes of headers kept for `authenticate` while a token is awaited: cookies fit. */
+/** Most bytes of headers kept for `authenticate` while a token is pending; enough for cookies. */
 const MAX_AWAITED_HEADER_BYTES = 16_384;
 
-/** Bytes before a token is accepted, beside the token: the start of the stream and its frames. */
+/**
+ * Bytes accepted before the token, in addition to the token: the start of the stream and its
+ * frames.
+ */
 const EARLY_MARGIN_BYTES = 4_096;
 
-/** Network addresses of one user at once from which on the user is likely no user; a power of two. */
+/** Number of network addresses above which a user is likely a shared name; a power of two. */
 const MANY_ADDRESSES = 16;
 
-/** Longest wait for connections of closed sessions, in milliseconds: each ends by itself within 2 s. */
+/**
+ * Longest wait for connections of closed sessions, in milliseconds; each closes by itself within 2
+ * s.
+ */
 const FAREWELL_MS = 3_000;
 
-/** A peer whose token is awaited. */
+/** A peer whose token is pending. */
 const UNKNOWN: Identity = { ...GUEST, isGuest: false };
 
-/** Facts about the peer of a session on this server. */
 type ServerIdentity = SessionIdentity<unknown, Session>;
 
-/** A request whose token follows in band. */
+/** A request whose token follows in a message. */
 interface Awaited {
-  /** Request headers, cookies included. */
+  /** Request headers, including cookies. */
   readonly headers: Headers;
-  /** `true` once a token was passed to `authenticate`, whose refusal is reported. */
+  /** `true` once a token was passed to `authenticate`, whose rejection is reported. */
   isAsked: boolean;
   /** Resolves once the token was accepted. */
   readonly admitted: PromiseWithResolvers<void>;
@@ -89,17 +94,17 @@ export interface AdmissionParts {
   /** All sessions of this node. */
   readonly manager: SessionManager;
   /**
-   * Claims a place among the sessions of a user on all nodes; `undefined` if there are no other
-   * nodes. Rejects with a {@linkcode LimitError} if there are too many.
+   * Claims a slot among the user's sessions on all nodes; `undefined` if there are no other nodes.
+   * Rejects with a {@linkcode LimitError} if there are too many.
    */
   readonly claim: (user: string) => Promise<Disposable> | undefined;
-  /** Prints refusals if the application has no handler. */
+  /** Prints rejections if the application has no handler. */
   readonly console: ConsoleReport;
   /** Engine of WebSocket upgrades; by default the runtime's own. */
   readonly accept?: WebSocketEngine | undefined;
 }
 
-/** Admits or refuses sessions: the face of upgrades to WebSocket, and of WebTransport. */
+/** Admits or rejects sessions: the face for WebSocket upgrades and WebTransport. */
 export class Admission<V> implements Face {
   readonly #options: AdmissionOptions<V>;
   readonly #settings: SessionSettings;
@@ -107,15 +112,15 @@ export class Admission<V> implements Face {
   readonly #claims: SessionClaims;
   readonly #engine: WebSocketEngine;
   readonly #upgradeOptions: WebSocketUpgradeOptions;
-  /** Largest frame of a peer, in bytes: a message of `maxMessageBytes`, or small ones together. */
+  /** Largest frame of a peer, in bytes: a message of `maxMessageBytes`, or several small ones. */
   readonly maxFrameBytes: number;
   readonly #messages: WebSocketUpgradeOptions["messages"];
-  /** Tells whether sessions are served at the path of a URL. */
+  /** Checks whether sessions are served at the path of a URL. */
   readonly serves: (url: string) => boolean;
   readonly #authenticator: Authenticator<V>;
   readonly #report: RefusalReport;
   readonly #console: ConsoleReport;
-  // All of these are bounded by the reservations of the manager.
+  // All bounded by the manager's reservations.
   readonly #pendingUpgrades: PendingUpgrades;
   /** True once a WebSocket has opened after its upgrade. */
   #hasOpened = false;
@@ -123,7 +128,7 @@ export class Admission<V> implements Face {
   readonly #awaited = new Map<Connection, Awaited>();
   /** Sessions that are not established yet. */
   readonly #pending = new Set<Session>();
-  /** Connections over WebTransport, until their ends. */
+  /** WebTransport connections, until they close. */
   readonly #connections = new Set<Connection>();
 
   /**
@@ -165,30 +170,30 @@ export class Admission<V> implements Face {
     this.#console = console;
   }
 
-  /** Passes the reservation of a connection on to the manager. */
+  /** Passes the reservation of a connection to the manager. */
   takeReservation(connection: Connection): Reservation | undefined {
     const reservation = this.#reservations.get(connection);
     this.#reservations.delete(connection);
     return reservation;
   }
 
-  /** Tells whether a request is an upgrade, or came over WebTransport. */
+  /** Checks whether a request is an upgrade, or came over WebTransport. */
   wants(request: FaceRequest): boolean {
     return request.protocols !== undefined || isWebSocketUpgrade(request);
   }
 
-  /** Answers an upgrade; synchronously unless the application has to be asked. */
+  /** Responds to an upgrade; synchronously unless the application must decide. */
   fetch(request: Request, info: RequestInfo = {}): Response | Promise<Response> {
     return this.upgrade(new FetchedUpgrade(request, this.#engine), info);
   }
 
-  /** Answers an upgrade to a WebSocket, as `fetch` does. */
+  /** Responds to a WebSocket upgrade, as `fetch` does. */
   upgrade(upgrade: OfferedUpgrade, info: RequestInfo): Response | Promise<Response> {
     const { address, refusal } = this.placeOf(() => upgrade.request, info);
     const fault = findUpgradeFault(upgrade);
     if (fault !== undefined) {
       this.#report.tell(new Refused(400, fault.message), { address });
-      // Respond without an upgrade: a refusal would upgrade for a client of Skein.
+      // Respond without an upgrade: a rejection would upgrade for a Skein client.
       return new Response(fault.message, fault);
     }
     const options = this.#upgradeOptions;
@@ -207,7 +212,10 @@ export class Admission<V> implements Face {
     return this.admit(new WebTransportSessionRequest(asked, options));
   }
 
-  /** Tells whether the client of a request for a WebTransport session moves here from another one. */
+  /**
+   * Checks whether a request for a WebTransport session comes from a client that moves from another
+   * session.
+   */
   isSuccessor(asked: WebTransportRequest): boolean {
     const url = parsedUrl(asked);
     return url !== undefined && this.#predecessorOf({ isSkein: true, url: url.href }) !== undefined;
@@ -220,10 +228,10 @@ export class Admission<V> implements Face {
   }
 
   /**
-   * Identifies the user of an HTTP request that asks for no session, by the header `Authorization`
-   * or cookies; `undefined` without `authenticate`.
+   * Identifies the user of an HTTP request without a session, by the header `Authorization` or
+   * cookies; `undefined` without `authenticate`.
    *
-   * @throws {Refused} If the application refuses the request, fails, or takes too long.
+   * @throws {Refused} If the application rejects the request, fails, or takes too long.
    */
   async identify(request: Request): Promise<string | undefined> {
     if (this.#options.authenticate === undefined) return undefined;
@@ -243,22 +251,24 @@ export class Admission<V> implements Face {
   }
 
   /**
-   * Closes all sessions, and waits for the connections over WebTransport: the code of a close follows
-   * after the last messages, and decides if a client comes back.
+   * Closes all sessions, and waits for WebTransport connections: the close code follows the last
+   * messages, and decides whether a client reconnects.
    */
   async close(options: SessionCloseOptions = {}): Promise<void> {
     this.#pendingUpgrades[Symbol.dispose]();
     const info = { ...options, code: options.code ?? CloseCode.draining };
     await Promise.all([
       this.#manager.shutdown(options),
-      // The manager does not know those that are not established yet.
+      // The manager does not know sessions that are not established yet.
       ...[...this.#pending].map((session) => session.close(info)),
     ]);
     const ends = [...this.#connections].map(({ closed }) => closed);
     await settlesWithin(this.#settings.runtime, Promise.allSettled(ends), FAREWELL_MS);
   }
 
-  /** Runs `authenticate` for a token that came in band. Errors become an `AuthenticationError`. */
+  /**
+   * Runs `authenticate` for a token that came in a message. Errors become an `AuthenticationError`.
+   */
   async renew(session: Session, token: string, signal: AbortSignal): Promise<Identity> {
     const { url, address, connection } = session;
     const awaited = this.#awaited.get(connection);
@@ -284,7 +294,7 @@ export class Admission<V> implements Face {
     }
   }
 
-  /** Answers a request for a session on any transport. */
+  /** Responds to a request for a session on any transport. */
   admit<A>(sessionRequest: SessionRequest<A>): A | Promise<A> {
     const handshake = ServerHandshake.begin(sessionRequest, this.#settings);
     try {
@@ -352,8 +362,8 @@ export class Admission<V> implements Face {
       if (user !== undefined) {
         this.#count({ user });
         this.#hintAtShared(user, address);
-        // Claim first: an attempt that waits for its claim must not take a place of the user on
-        // this node.
+        // Claim first: an attempt that waits for its claim must not use a slot of the user on this
+        // node.
         claim = await this.#claimFor(user, predecessor);
         byAddress[Symbol.dispose]();
         reservation = this.#reserve(address, user, predecessor);
@@ -380,7 +390,7 @@ export class Admission<V> implements Face {
     const { address } = sessionRequest;
     const { url: asked } = sessionRequest;
     const url = asked.includes("?") ? withoutToken(asked) : asked;
-    // After an upgrade the runtime cannot read the headers any more.
+    // After an upgrade the runtime can no longer read the headers.
     const headers = this.#keptHeaders(sessionRequest.headers);
     try {
       const { connection, opened, answer, held } = sessionRequest.accept({
@@ -397,7 +407,7 @@ export class Admission<V> implements Face {
           if (claim !== undefined) this.#claims.give(session, claim);
           return handshake?.opened(session);
         }
-        // The place was given up: the upgrade took too long, or the server closes.
+        // The slot was released: the upgrade took too long, or the server closes.
         connection.close(
           this.#manager.isDraining
             ? { closeCode: CloseCode.draining, reason: "The server closes" }
@@ -421,9 +431,8 @@ export class Admission<V> implements Face {
   }
 
   /**
-   * Tells the application about an upgrade that never opened, unless others did: then the peer has
-   * left. The runtime takes a request that the application has rebuilt for its own, but never
-   * answers the upgrade.
+   * Warns about an upgrade that never opened, unless others did; then the peer has left. The
+   * runtime accepts a request that the application has rebuilt, but never responds to the upgrade.
    */
   #late({ transport, url }: SessionRequest<unknown>): void {
     if (transport !== "websocket" || this.#hasOpened) return;
@@ -445,14 +454,13 @@ export class Admission<V> implements Face {
       readonly awaited: Awaited | undefined;
     },
   ): Session {
-    // Most sessions are established in the constructor, and the manager takes the reservation
-    // there.
+    // Most sessions are established in the constructor, where the manager takes the reservation.
     this.#reservations.set(connection, reservation);
     const awaitsToken = awaited !== undefined;
     if (awaitsToken) this.#awaited.set(connection, awaited);
     const session = new Session(connection, this.#settings, { ...identity, awaitsToken });
     if (session.state !== "connecting") {
-      // A session that ended at once never reached the manager.
+      // A session that closed immediately never reached the manager.
       this.takeReservation(connection)?.[Symbol.dispose]();
       this.#awaited.delete(connection);
       return session;
@@ -461,7 +469,7 @@ export class Admission<V> implements Face {
     return session;
   }
 
-  /** Follows a session until the session is established, or over. */
+  /** Follows a session until it is established or closed. */
   #await(session: Session): void {
     const { connection, address } = session;
     const awaited = this.#awaited.get(connection);
@@ -480,30 +488,29 @@ export class Admission<V> implements Face {
   }
 
   /**
-   * Prints a hint if one string is the user of sessions from many addresses: more likely the name of
-   * all guests than a user.
+   * Prints a hint if sessions from many addresses have the same user, which is probably the name of
+   * all guests.
    */
   #hintAtShared(user: string | undefined, address: string | undefined): void {
     if (user === undefined || address === undefined || this.#options.userOf !== undefined) return;
     const sessions = this.#manager.sessionsOf(user);
     const { length } = sessions;
-    // Counting addresses takes as long as there are sessions: not for each of them.
+    // Counting addresses takes time in proportion to the sessions, so not for each session.
     if (length < MANY_ADDRESSES || (length & length - 1) !== 0) return;
     const addresses = new Set(sessions.map((session) => session.address));
     if (addresses.size < MANY_ADDRESSES) return;
     this.#console.tell(
       "shared-user",
-      `The user "${user}" has sessions from ${addresses.size} network addresses at once: ` +
+      `The user "${user}" has sessions from ${addresses.size} network addresses at the same time: ` +
         "if this is the name of all guests, return guest from authenticate instead",
     );
   }
 
-  /** Counts an attempt to connect, as soon as the address or the user is known. */
+  /** Counts a connection attempt, as soon as the address or the user is known. */
   #count(who: AdmitOptions): void {
     withinLimits(this.#manager, () => this.#manager.admitConnection(who));
   }
 
-  /** Claims a place among the sessions of a user on all nodes. */
   async #claimFor(
     user: string | undefined,
     beside: Session | undefined,
@@ -524,9 +531,7 @@ export class Admission<V> implements Face {
     return withinLimits(this.#manager, () => this.#manager.admit({ address, user, beside }));
   }
 
-  /**
-   * Finds the session of this node from which a client moves, by the secret ticket of that session.
-   */
+  /** Finds the session of this node from which a client moves, by its secret ticket. */
   #predecessorOf(
     sessionRequest: Pick<SessionRequest<unknown>, "isSkein" | "url">,
   ): Session | undefined {
@@ -536,7 +541,9 @@ export class Admission<V> implements Face {
     return session?.isReady && session[internals].lineage.ticket === ticket ? session : undefined;
   }
 
-  /** Copies the headers to keep, in one object: a list of pairs would be one object for each. */
+  /**
+   * Copies the headers to keep into one object; a list of pairs would need one object per header.
+   */
   #keptHeaders(headers: UpgradeRequest["headers"]): HeadersInit {
     const { keepHeaders = DEFAULT_HEADERS } = this.#options;
     if (keepHeaders === "all") return [...headers];
@@ -557,14 +564,14 @@ export class Admission<V> implements Face {
     if (!(error instanceof Refused)) throw error;
     const { address, signal, isSkein } = sessionRequest;
     const refused = isSkein ? error : error.forAnyPeer;
-    // The client disconnected during authentication: do not report this as a refusal.
+    // The client disconnected during authentication: do not report this as a rejection.
     if (signal?.aborted !== true) {
       this.#report.tell(refused, { address, token: () => tokenOf(sessionRequest) });
     }
     return sessionRequest.refuse(refused);
   }
 
-  /** Finds the network address of a request, or the refusal if `clientAddress` failed. */
+  /** Finds the network address of a request, or the rejection if `clientAddress` failed. */
   placeOf(request: () => Request, info: RequestInfo): RequestPlace {
     const { clientAddress } = this.#options;
     try {
@@ -583,7 +590,7 @@ export class Admission<V> implements Face {
   }
 }
 
-/** Finds the refusal that was not reported yet, of a session that ended before it was established. */
+/** Finds the unreported rejection of a session that closed before it was established. */
 function refusalOfClose(
   { isAsked }: Awaited,
   { code, by, reason = "" }: Partial<CloseInfo> = {},
@@ -595,7 +602,7 @@ function refusalOfClose(
   return isLate ? new Refused(408, "No token in time") : undefined;
 }
 
-/** Reads the ticket of the client's earlier session, if the client has one. */
+/** Reads the ticket of the client's earlier session, if any. */
 function ticketOf(
   { isSkein, url }: Pick<SessionRequest<unknown>, "isSkein" | "url">,
 ): string | undefined {
@@ -603,7 +610,7 @@ function ticketOf(
   return new URL(url).searchParams.get(TICKET_KEY.slice(0, -1)) ?? undefined;
 }
 
-/** Reads the secret of the client's earlier session, by which a guest is known again. */
+/** Reads the secret of the client's earlier session, which identifies a returning guest. */
 function secretOf(sessionRequest: SessionRequest<unknown>): string | undefined {
   const secret = ticketOf(sessionRequest)?.split(".")[1] ?? "";
   return TICKET_SECRET.test(secret) ? secret : undefined;
@@ -618,15 +625,14 @@ function tokenOf({ url, headers }: SessionRequest<unknown>): string | undefined 
   const token = bearerTokenOf(headers);
   if (token !== undefined) return token;
   if (!url.includes("token=")) return undefined;
-  // Matches the raw spelling, as `withoutToken` does, so that no token read here stays in the URL
-  // of a session.
+  // Matches the raw spelling, as `withoutToken` does, so that no token stays in a session's URL.
   const pair = new URL(url).search.slice(1).split("&").find((one) => one.startsWith("token="));
   return new URLSearchParams(pair).get("token") ?? undefined;
 }
 
 /**
  * Copies the headers of a request, because the runtime cannot read them after an upgrade;
- * `undefined` if the headers are too large.
+ * `undefined` if they are too large.
  */
 function awaitedOf({ headers }: SessionRequest<unknown>): Awaited | undefined {
   let bytes = 0;
@@ -643,7 +649,7 @@ function pathMatcher(path: string | undefined): (url: string) => boolean {
   return (url) => pattern.test({ pathname: pathOf(url) });
 }
 
-/** Returns the path of a request's URL, already normalised by the HTTP server. */
+/** The path of a request's URL, already normalized by the HTTP server. */
 function pathOf(url: string): string {
   const start = url.indexOf("/", url.indexOf("//") + 2);
   const end = url.indexOf("?", start);
@@ -651,7 +657,8 @@ function pathOf(url: string): string {
 }
 
 /**
- * A handshake that an instrumentation follows. Disposal without a result counts as a vanished peer.
+ * A handshake that is observed by an instrumentation. Disposal without a result means that the peer
+ * disappeared.
  */
 class ServerHandshake implements Disposable {
   readonly #handshake: FollowedHandshake;
@@ -660,7 +667,7 @@ class ServerHandshake implements Disposable {
     this.#handshake = handshake;
   }
 
-  /** Starts a handshake; `undefined` if no instrumentation follows. */
+  /** Starts a handshake; `undefined` without an instrumentation. */
   static begin(
     { url, transport, address }: SessionRequest<unknown>,
     { watch }: SessionSettings,
@@ -671,12 +678,12 @@ class ServerHandshake implements Disposable {
     return handshake && new ServerHandshake(handshake);
   }
 
-  /** Runs code of the application within the handshake. */
+  /** Runs application code within the handshake. */
   during<T>(run: () => T): T {
     return this.#handshake.during(run);
   }
 
-  /** Ends the handshake with a session, once the session is established. */
+  /** Ends the handshake with a session, once it is established. */
   opened(session: Session): void {
     if (session.state === "connected") return this.#handshake.ended({ session });
     session.ready.then(

@@ -8,22 +8,24 @@ import { checkOriginRules, type OriginRules } from "../transport/origins.ts";
 /** Argument of `authenticate`. */
 export interface AuthenticationContext {
   /**
-   * The request of the session: its URL, headers and cookies, also for a token that comes in band.
-   * A renewal has only the headers that the session keeps (`keepHeaders`): cookies are missing
-   * unless listed there.
+   * The request of the session, with its URL, headers and cookies, also if the token comes in a
+   * message. A renewal has only the headers that the session keeps (`keepHeaders`): cookies are
+   * missing unless listed there.
    */
   readonly request: Request;
-  /** The bearer token, from the header, from `?token=`, or sent in band; `undefined` without one. */
+  /**
+   * The bearer token, from the header, from `?token=`, or from a message; `undefined` without one.
+   */
   readonly token: string | undefined;
-  /** The cookies of the request, by name. Read them only if you need them: each reading parses. */
+  /** The cookies of the request, by name. They are parsed on each access. */
   readonly cookies: Readonly<Record<string, string | undefined>>;
-  /** Aborted after ten seconds, or when the session ends before the answer. */
+  /** Aborted after 10 seconds, or when the session closes before `authenticate` returns. */
   readonly signal: AbortSignal;
 }
 
 /**
- * Type of `authenticate`. The compiler rejects a function that may return `undefined`, for example by
- * a missing `return`.
+ * Type of `authenticate`. The compiler rejects a function that may return `undefined`, for example
+ * because of a missing `return`.
  *
  * @typeParam V The values that `authenticate` returns for admitted peers.
  */
@@ -33,7 +35,7 @@ export type Authenticate<V> =
     : undefined extends V ? Authenticate<Exclude<V, undefined | void>>
     : unknown);
 
-/** A refused session, as passed to `onRefusal`. */
+/** A rejected session, as passed to `onRefusal`. */
 export interface Refusal {
   /** HTTP status; the close code is 4000 more. */
   readonly status: AuthenticationError["status"];
@@ -42,8 +44,9 @@ export interface Refusal {
   /** Network address of the peer, where known. */
   readonly address: string | undefined;
   /**
-   * Cause of the refusal, for the server only: the error of the application, or the limit. An
-   * `AuthenticationError` or a limit is a plain refusal; other errors are faults of the application.
+   * Cause of the rejection, for the server only: the application's error, or the limit. An
+   * `AuthenticationError` or a limit is an expected rejection; other errors are faults of the
+   * application.
    */
   readonly error?: unknown;
 }
@@ -56,57 +59,57 @@ export interface AdmissionOptions<V> extends OriginRules {
    */
   readonly path?: string | undefined;
   /**
-   * Identifies a peer. Called once for each session: before the upgrade, or when a token arrives
-   * that the client announced. Without `authenticate` every peer is a guest. A call that takes longer
-   * than ten seconds refuses with 503. By its result:
+   * Identifies a peer. Called once per session: before the upgrade, or when the token arrives that
+   * the client announced. Without `authenticate` every peer is a guest. After 10 seconds the
+   * session is rejected with 503. The result decides:
    *
    * - **A value** admits the peer, and becomes `session.value`.
-   * - **`guest`** admits the peer as a guest, with an identity of its own and without a value.
-   * - **`null` and `false`** refuse with 401, and clients give up.
-   * - **An {@linkcode AuthenticationError}** refuses with its status and text: 401 by default. After
-   *   503 clients come back later.
-   * - **Any other error, and `undefined`,** are faults of the application: clients of Skein get 503
-   *   and come back, others get 401 with `Retry-After`. The text of the error is never sent.
+   * - **`guest`** admits the peer as a guest, with its own identity and without a value.
+   * - **`null` and `false`** reject with 401, and clients stop reconnecting.
+   * - **An {@linkcode AuthenticationError}** rejects with its status and text: 401 by default.
+   *   After 503 clients reconnect later.
+   * - **Any other error, and `undefined`,** are faults of the application: Skein clients receive
+   *   503 and reconnect, others receive 401 with `Retry-After`. The error's text is never sent.
    *   `onRefusal` receives the error, and the first fault prints a line.
    */
   readonly authenticate?: Authenticate<V> | undefined;
   /**
    * Returns the user of a value: for presence, limits and `server.to`. By default a string value is
-   * the user; a session with another value has no user, but an identity of its own like a guest. Not
-   * called for guests. A user that begins with `guest:` or has more than 255 bytes in UTF-8 is
-   * refused with 403. An error, or a result other than a string, counts like an error of
+   * the user; a session with another value has no user, but its own identity like a guest. Not
+   * called for guests. A user that starts with `guest:` or has more than 255 bytes in UTF-8 is
+   * rejected with 403. An error, or a result other than a string, counts like an error of
    * `authenticate`.
    */
   readonly userOf?: ((value: Exclude<V, typeof guest>) => string) | undefined;
   /**
-   * Returns the end of the credentials behind a value, in milliseconds since the Unix epoch;
-   * `undefined` and `Infinity` are never. A client that came with a token is asked for a new one 30
-   * s before the end, or at half of the remaining time. `connect()` renews automatically if its
-   * `token` is a function. A session without a renewal is closed with 4401 at the end, and so are
-   * plain pages and logins by cookie. Credentials that ended before are refused with 401. Not called
-   * for guests. Errors count like those of `authenticate`.
+   * Returns when a value's credentials expire, in milliseconds since the Unix epoch; `undefined`
+   * and `Infinity` mean never. The server requests a new token from a client that sent one, 30 s
+   * before the expiry or at half of the remaining time. `connect()` renews automatically if its
+   * `token` is a function. At the expiry a session without a renewal is closed with 4401, and so
+   * are plain pages and logins by cookie. Credentials that have already expired are rejected with
+   * 401. Not called for guests. Errors count like errors of `authenticate`.
    */
   readonly expiresAt?: ((value: Exclude<V, typeof guest>) => number | undefined) | undefined;
   /**
    * Lets a `skein.1` client that announces a token, as `connect()` does with its option `token`,
    * connect and send the token first, within `session.handshakeTimeoutMs` (5 seconds), before other
-   * data is read. Without this option such a client is refused with 401, permanently.
+   * data is read. Without this option such a client is rejected with 401, permanently.
    *
    * @default {false}
    */
   readonly allowTokenMessage?: boolean | undefined;
   /**
-   * Most bytes of a token in band, with its envelope. A longer token is refused with 401.
+   * Most bytes of a token message, including its envelope. A longer token is rejected with 401.
    *
    * @default {16384}
    */
   readonly maxTokenBytes?: number | undefined;
   /**
-   * Returns the network address of a peer; by default the socket's. Behind proxies use
-   * {@linkcode forwardedAddress}. A header of your own counts only over TCP: a client whose UDP
-   * reaches this server writes its headers itself. `info.remoteAddr.transport` is `udp` for
-   * WebTransport, otherwise `tcp`. Peers without an address are not counted by address. A list of
-   * addresses is refused: most of it comes from the client.
+   * Returns the network address of a peer; by default the socket's. Behind proxies use {@linkcode
+   * forwardedAddress}. Trust a header of your own only over TCP: a client that reaches this server
+   * over UDP writes its headers itself. `info.remoteAddr.transport` is `udp` for WebTransport,
+   * otherwise `tcp`. Peers without an address are not counted by address. A list of addresses is
+   * rejected, because most of it comes from the client.
    *
    * @example Behind one HTTP proxy that sets the header, with UDP past the proxy
    * ```ts
@@ -129,35 +132,35 @@ export interface AdmissionOptions<V> extends OriginRules {
     | undefined;
   /**
    * Request headers that a session keeps as `session.headers`, or `all`. Headers with secrets are
-   * kept only if named. `authenticate` sees all headers, and can return the values that a session
-   * should keep. Keeping all headers costs about 4 KiB a session.
+   * kept only if named. `authenticate` receives all headers, and can return the values that a
+   * session should keep. Keeping all headers takes about 4 KiB per session.
    *
    * @default {["host", "origin", "user-agent", "accept-language", "x-forwarded-for"]}
    */
   readonly keepHeaders?: "all" | readonly string[] | undefined;
   /**
-   * Serves sessions over HTTP too, for clients with `http` among their `transports` whose network
-   * blocks all others. Requests of this transport carry the header `Skein-Transport`, and pass the
+   * Also serves sessions over HTTP, for clients with `http` among their `transports` whose network
+   * blocks all others. Requests of this transport have the header `Skein-Transport`, and pass the
    * same checks as upgrades.
    *
    * @default {true}
    */
   readonly http?: boolean | undefined;
   /**
-   * Answers HTTP requests other than WebSocket upgrades, and those of sessions over HTTP. By default
-   * with status 426.
+   * Handles HTTP requests other than WebSocket upgrades and requests of sessions over HTTP. By
+   * default the response has status 426.
    */
   readonly fetch?:
     | ((request: Request, info: RequestInfo) => Response | Promise<Response>)
     | undefined;
   /**
-   * Called for every refused session, and for every token renewal that failed by a fault of the
-   * application. Without a handler refusals are printed: one line for each cause once an hour.
+   * Called for every rejected session, and for every token renewal that failed because of the
+   * application. Without a handler rejections are printed: one line per cause and hour.
    */
   readonly onRefusal?: ((refusal: Refusal) => void) | undefined;
   /**
-   * Credit: how much a peer may send on streams ahead of the reader, on every transport that
-   * counts.
+   * Credit: the data that a peer may send on streams ahead of the reader, on every transport with
+   * flow control.
    */
   readonly flowControl?: FlowControlOptions | undefined;
 }
@@ -166,7 +169,7 @@ export interface AdmissionOptions<V> extends OriginRules {
 const NO_HEADERS = new Headers();
 
 /**
- * Checks options when a server is created, rather than when the first peer comes.
+ * Checks options when the server is created, rather than when the first peer connects.
  *
  * @typeParam V Type of the values from `authenticate`.
  * @throws {TypeError} If the path, an origin, a host or a header's name is invalid.
@@ -175,7 +178,7 @@ export function checkAdmissionOptions<V>(options: AdmissionOptions<V>): void {
   const { path, keepHeaders = "all" } = options;
   checkOriginRules(options);
   if (path !== undefined && (typeof path !== "string" || !path.startsWith("/"))) {
-    throw new TypeError(`Cannot create server: path must begin with "/", received "${path}"`);
+    throw new TypeError(`Cannot create server: path must start with "/", received "${path}"`);
   }
   if (keepHeaders === "all") return;
   if (!Array.isArray(keepHeaders)) {
@@ -188,7 +191,7 @@ export function checkAdmissionOptions<V>(options: AdmissionOptions<V>): void {
   for (const name of keepHeaders) {
     if (isHeaderName(name)) continue;
     throw new TypeError(
-      `Cannot create server: keepHeaders must hold names of headers, received "${name}"`,
+      `Cannot create server: keepHeaders must contain header names, received "${name}"`,
     );
   }
 }

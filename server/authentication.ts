@@ -1,4 +1,6 @@
-/** Authentication: calls the application with a time limit, and converts its answers to refusals. */
+/**
+ * Authentication: calls the application with a time limit, and converts its results to rejections.
+ */
 import { getCookies } from "@std/http/cookie";
 import type { AdmissionOptions } from "./admission_options.ts";
 import { guest } from "./guest.ts";
@@ -14,23 +16,23 @@ import type { Runtime, Timer } from "../base/runtime.ts";
 import type { Inside } from "../session/receiving.ts";
 
 /**
- * Longest time of `authenticate`, in milliseconds: like other decisions of the application. A client
- * waits as long for a connection.
+ * Time limit of `authenticate`, in milliseconds, as for other decisions of the application. A
+ * client waits as long for a connection.
  */
 export const AUTHENTICATE_TIMEOUT_MS = 10_000;
 
-/** Most bytes of a user in UTF-8: engines use it in the names of topics, rows and buckets. */
+/** Most bytes of a user in UTF-8; brokers use it in the names of topics, rows and buckets. */
 export const MAX_USER_BYTES = 255;
 
 /** Identity of a peer. */
 export interface Identity {
   /** Value returned by `authenticate`; `undefined` for a guest. */
   readonly value: unknown;
-  /** The user of the value, if there is one. */
+  /** The value's user, if any. */
   readonly user: string | undefined;
   /** `true` if the peer was admitted without an identity. */
   readonly isGuest: boolean;
-  /** End of the credentials, where there is one. */
+  /** Expiry of the credentials, if any. */
   readonly credentials: SessionIdentity["credentials"];
 }
 
@@ -42,17 +44,16 @@ export const GUEST: Identity = {
   credentials: undefined,
 };
 
-/** Text for a peer without an identity; gives no reason. */
+/** Text for a peer without an identity; it gives no reason. */
 const UNAUTHENTICATED = "Unauthenticated";
 
-/** Text for a peer about which the application failed to decide. */
+/** Text for a peer if `authenticate` fails. */
 export const LATER = "Authentication failed, try again later";
 
-/** Text for a client that announced a token in band, if the server accepts no such token. */
+/** Text for a client that announced a token message, if the server accepts none. */
 export const TAKES_NO_TOKEN =
   "No token is taken in band: the server needs authenticate and allowTokenMessage";
 
-/** Text for credentials that have ended. */
 const EXPIRED = "The credentials have expired";
 
 /** Identifies peers through the application. */
@@ -68,9 +69,9 @@ export class Authenticator<V> {
   /**
    * Identifies a peer.
    *
-   * @param request The request, or a copy with the headers that were kept.
-   * @param signal Aborted at the end of the session.
-   * @throws {Refused} If the application refuses the peer, fails, or takes too long.
+   * @param request The request, or a copy with the kept headers.
+   * @param signal Aborted when the session closes.
+   * @throws {Refused} If the application rejects the peer, fails, or takes too long.
    */
   async identify(
     request: Request,
@@ -94,7 +95,7 @@ export class Authenticator<V> {
         request,
         token,
         get cookies() {
-          return getCookies(request.headers); // Most applications use the token alone.
+          return getCookies(request.headers); // Most applications use only the token.
         },
         signal: ended.signal,
       });
@@ -102,8 +103,7 @@ export class Authenticator<V> {
       const value = await Promise.race([decide("authenticate", ask, [AuthenticationError]), late]);
       return await this.#identityOf(value, token);
     } catch (error) {
-      // If the client disconnected during authentication, the error is not a fault of the
-      // application.
+      // If the client disconnected during authentication, the error is not the application's fault.
       throw refusalOf(error, !signal?.aborted);
     } finally {
       this.#runtime.clearTimeout(timer);
@@ -130,12 +130,12 @@ export class Authenticator<V> {
   async #userOf(value: Exclude<V, typeof guest>): Promise<string | undefined> {
     const user = await this.#askedUser(value);
     if (user === undefined) return undefined;
-    // With status 503 the client would come back for ever.
+    // With status 503 the client would reconnect forever.
     if (user.startsWith(GUEST_PREFIX)) {
       const cause = new RangeError(
-        `Cannot identify: a user must not begin with "${GUEST_PREFIX}", received "${user}"`,
+        `Cannot identify: a user must not start with "${GUEST_PREFIX}", received "${user}"`,
       );
-      throw new Refused(403, `Only guests have a name that begins with "${GUEST_PREFIX}"`, {
+      throw new Refused(403, `Only guests have a name that starts with "${GUEST_PREFIX}"`, {
         cause,
       });
     }
@@ -149,8 +149,8 @@ export class Authenticator<V> {
   }
 
   /**
-   * Returns the end of the credentials, in milliseconds since the Unix epoch; `Infinity` without an
-   * end.
+   * Returns when the credentials expire, in milliseconds since the Unix epoch; `Infinity` for
+   * never.
    */
   #endOf(value: Exclude<V, typeof guest>): Promise<number> {
     const { expiresAt } = this.#options;
@@ -173,10 +173,10 @@ export class Authenticator<V> {
 }
 
 /**
- * Converts an error to a refusal. Only the text of an `AuthenticationError` is sent to the peer.
+ * Converts an error to a rejection. Only the text of an `AuthenticationError` is sent to the peer.
  *
  * @param error What was thrown.
- * @param isAwaited `false` if the peer has left, so that a fault is none of the application.
+ * @param isAwaited `false` if the peer has left, so that an error is not the application's fault.
  */
 function refusalOf(error: unknown, isAwaited: boolean): Refused {
   if (error instanceof Refused) return error;
@@ -190,28 +190,28 @@ function refusalOf(error: unknown, isAwaited: boolean): Refused {
 }
 
 /**
- * Time before the end at which a client is asked for a new token, in milliseconds: long enough for
- * a call of an identity provider and a second try. Half of the lifetime for tokens of less than a
- * minute.
+ * Time before the expiry at which the server requests a new token, in milliseconds: long enough for
+ * a call to an identity provider and a retry. For tokens of less than a minute, half of the
+ * lifetime.
  */
 export const RENEW_MARGIN_MS = 30_000;
 
-/** Shortest rest of a lifetime in which a client is asked again, in milliseconds. */
+/** Shortest remaining lifetime in which the server requests a token again, in milliseconds. */
 const MIN_ASK_AGAIN_MS = 1_000;
 
-/** A session whose credentials end. */
+/** A session whose credentials expire. */
 interface WatchedCredentials {
-  /** End of the credentials, in milliseconds since the Unix epoch. */
+  /** Expiry, in milliseconds since the Unix epoch. */
   readonly endsAt: number;
-  /** Time of asking the client; `undefined` if the client was asked, or cannot be asked. */
+  /** Time of the token request; `undefined` if it was sent, or cannot be sent. */
   asksAt: number | undefined;
   timer?: Timer;
 }
 
-/** Watches the credentials of sessions, with at most one timer for each session. */
+/** Watches the expiry of sessions' credentials, with at most one timer per session. */
 export class Expiry {
   readonly #runtime: Runtime;
-  // Bounded by the sessions of the manager.
+  // Bounded by the manager's sessions.
   readonly #watched = new Map<Inside, WatchedCredentials>();
   readonly #onEnd = (session: Session) => {
     const core = session[internals];
@@ -223,7 +223,7 @@ export class Expiry {
     this.#runtime = runtime;
   }
 
-  /** Watches a session, or continues with its new credentials. */
+  /** Watches a session, or updates its credentials. */
   watch(session: Session): void {
     const core = session[internals];
     if (session.isClosed) return;
@@ -234,7 +234,7 @@ export class Expiry {
       if (endsAt === Infinity) return;
       core.whenEnded(this.#onEnd);
     }
-    // A new token that ends no later than the previous one is not renewed again.
+    // A new token that expires no later than the previous one is not renewed again.
     const isLater = endsAt > (known?.endsAt ?? -Infinity);
     const leftMs = Math.max(0, endsAt - this.#runtime.now());
     const marginMs = Math.min(RENEW_MARGIN_MS, leftMs / 2);
@@ -245,8 +245,7 @@ export class Expiry {
   }
 
   /**
-   * Asks the client for a token once more, halfway to the end of its credentials: the last token could
-   * not be checked.
+   * Requests a token again, halfway to the expiry, because the last token could not be checked.
    */
   askAgain(session: Session): void {
     const core = session[internals];
@@ -261,7 +260,7 @@ export class Expiry {
   #wait(core: Inside, watched: WatchedCredentials): void {
     const dueAt = watched.asksAt ?? watched.endsAt;
     if (dueAt === Infinity) return;
-    // Timers drop fractions: a timer that fires early would be set again until the time has come.
+    // Timers drop fractions; a timer that fires early would be set again and again.
     const leftMs = Math.max(0, Math.ceil(dueAt - this.#runtime.now()));
     const waitMs = Math.min(MAX_TIMER_MS, leftMs);
     watched.timer = this.#runtime.setTimeout(() => this.#due(core, watched), waitMs);

@@ -1,6 +1,6 @@
 /**
- * Services that a server takes from its broker: numbers of handled messages, counts of all nodes,
- * and console lines while the engine is away.
+ * Services that a server gets from its broker: numbers of handled messages, counts of all nodes,
+ * and console lines while the broker is unreachable.
  */
 import { BrokerError } from "../errors.ts";
 import type { Broker } from "../pubsub/broker.ts";
@@ -15,9 +15,9 @@ import type { SharedCounts } from "../manager/shared_counts.ts";
 import type { ManagerLimits } from "../manager/limits.ts";
 
 /**
- * Time for which the handled messages of a client with `delivery: "at-least-once"` are remembered
- * after its last one, in milliseconds: longer than a client usually is without a connection, and
- * short enough to hold a row for each client in memory.
+ * Time for which handled messages of a client with `delivery: "at-least-once"` are remembered after
+ * its last message, in milliseconds: longer than a client is usually disconnected, and short enough
+ * to hold a row per client in memory.
  */
 export const DEDUPE_WINDOW_MS = 300_000;
 
@@ -29,11 +29,11 @@ export interface SequenceStoreOptions {
   readonly runtime: Runtime;
   /** Returns the broker; called on each use. */
   readonly broker: () => Broker;
-  /** `true` if other nodes use the broker too. */
+  /** `true` if other nodes also use the broker. */
   readonly isShared: boolean;
 }
 
-/** Keeps numbers in the broker's store, or on this node if the broker has no store. */
+/** Keeps message numbers in the broker's store, or on this node if the broker has no store. */
 export function sequenceStore(options: SequenceStoreOptions): SequenceStore {
   const { runtime, broker, isShared } = options;
   const node = runtime.randomUUID();
@@ -51,16 +51,16 @@ export function sequenceStore(options: SequenceStoreOptions): SequenceStore {
   };
 }
 
-/** Longest time until the first answer of an engine, in milliseconds. */
+/** Longest wait for the first response of a broker, in milliseconds. */
 const START_MS = 5_000;
 
 /**
- * Prints that the engine cannot be reached, from the start or later, unless the application
- * iterates over the broker's `status` or has subscribed to it.
+ * Prints that the broker is unreachable, unless the application iterates over its `status` or has
+ * subscribed to it.
  *
- * @param broker The broker, which stays open.
+ * @param broker The broker; it is not closed.
  * @param console Prints each cause once.
- * @returns Ends the watch on disposal.
+ * @returns Stops watching on disposal.
  */
 export function reportEngine(
   runtime: Runtime,
@@ -71,8 +71,8 @@ export function reportEngine(
   let wasThere = false;
   const tell = () => {
     if (status.isObserved) return;
-    const since = wasThere ? "went away" : "has not been reached since the start";
-    const what = broker.issues().join("; ") || `The engine of the broker ${name} ${since}`;
+    const since = wasThere ? "became unreachable" : "has not been reached since the start";
+    const what = broker.issues().join("; ") || `The broker ${name} ${since}`;
     const { current } = status;
     const rest = current.name === "interrupted" && current.rejects
       ? "Publications on topics with a history are rejected meanwhile"
@@ -95,9 +95,9 @@ export function reportEngine(
   };
 }
 
-/** Thrown for a body that the application has read before Skein: a fault of every such request. */
+/** Thrown for a body that the application has read before Skein. */
 export class UsedBodyError extends TypeError {
-  /** Creates an error with the hint. */
+  /** Creates the error. */
   constructor() {
     super(
       "Cannot read body: nothing may read the body of a request before Skein does, received a " +
@@ -108,10 +108,8 @@ export class UsedBodyError extends TypeError {
 }
 
 /**
-/**
- * Prints the error of a request over HTTP. An error of the engine, of which each request has one
- * during an outage, a decision of the application that failed, and a used body are one line an hour,
- * without a stack.
+ * /** Prints the error of an HTTP request. Errors of an unreachable broker, failed decisions of the
+ * application, and used bodies are printed once an hour, without a stack.
  */
 export function reportRequest(console: ConsoleReport, what: string, error: unknown): void {
   if (error instanceof DecisionFault) return tellFault(console, error);
@@ -121,7 +119,7 @@ export function reportRequest(console: ConsoleReport, what: string, error: unkno
   console.tell("request", `${what} failed: ${about}`, { about });
 }
 
-/** Returns the counter of user sessions on all nodes, if other nodes and a limit are possible. */
+/** Returns the counter of user sessions on all nodes, if there may be other nodes and a limit. */
 export function userClaims(
   nodes: Nodes | undefined,
   { maxSessionsPerUser: max = Infinity }: ManagerLimits,
@@ -131,7 +129,7 @@ export function userClaims(
   return new UserClaims({ store, nodes, max });
 }
 
-/** Returns counters shared by the nodes of a broker, if the engine supports counting. */
+/** Returns counters shared by the nodes of a broker, if its store can count. */
 export function sharedCounts(broker: Broker | undefined): SharedCounts | undefined {
   const store = broker?.store;
   if (store?.take === undefined) return undefined;

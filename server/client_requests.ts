@@ -1,5 +1,5 @@
 /**
- * Requests of clients: subscribe, publish, set presence data, renew a token. All are denied until
+ * Requests of clients: subscribe, publish, set presence data, renew a token. All are denied unless
  * `authorize` allows them.
  */
 import type { Admission } from "./admission.ts";
@@ -46,12 +46,12 @@ import type { Owner } from "../base/owners.ts";
 import { report } from "../session/settings.ts";
 
 /**
- * Action of a client on a topic. `presence` sets the client's presence data in a room, `cancel` asks
- * the writer of a durable stream to stop.
+ * Action of a client on a topic. `presence` sets the client's presence data in a room, and `cancel`
+ * requests the writer of a durable stream to stop.
  */
 type AuthorizedAction = "subscribe" | "publish" | "presence" | "cancel";
 
-/** Answer of `authorize` with more detail than `true`; with `from`, a publication has its user. */
+/** A detailed permission of `authorize`; with `from`, a publication includes its user. */
 interface Permission {
   readonly from?: boolean;
 }
@@ -72,21 +72,21 @@ const VERBS: Readonly<Record<AuthorizedAction, string>> = {
 };
 
 /**
- * Limit on renewals of one session: each calls `authenticate` once, and `authorize` for each topic
- * to which the client subscribed.
+ * Limit on renewals of one session: each calls `authenticate` once, and `authorize` for each
+ * subscribed topic.
  */
 const RENEWALS: Required<Rate> = { perSecond: 1, burst: 16 };
 
 /**
- * Time over which the calls of `authorize` after a renewal are spread, in milliseconds: a user may
- * have thousands of subscriptions, which renew together.
+ * Time over which calls of `authorize` after a renewal are spread, in milliseconds; a user may have
+ * thousands of subscriptions that renew together.
  */
 const RENEWAL_SPREAD_MS = 1_000;
 
-/** Most calls of `authorize` after the renewals of a user that are not spread. */
+/** Most calls of `authorize` after a user's renewals that are made immediately. */
 const MAX_RENEWAL_BURST = 16;
 
-/** Most timers of one renewal, one after the other. */
+/** Most steps of one renewal. */
 const RENEWAL_STEPS = 100;
 
 /** Called after a client has renewed its token. */
@@ -101,21 +101,21 @@ export interface ClientServicesOptions {
   readonly onRenewed: RenewedHandler | undefined;
   /** Adds the user to publications of clients, unless `authorize` decides otherwise. */
   readonly includePublisher: boolean;
-  /** Most bytes of a token in band, with its envelope. */
+  /** Most bytes of a token message, including its envelope. */
   readonly maxTokenBytes: number | undefined;
   /** Topics and their schemas. */
   readonly contract: Contract | undefined;
   /** Patterns of topics that are rooms. */
   readonly roomPatterns: readonly string[];
-  /** Numbers of the messages that were handled, for clients that number their messages. */
+  /** Numbers of handled messages, for clients that number their messages. */
   readonly sequences: SequenceStore;
   /** Prints hints about likely mistakes. */
   readonly console: ConsoleReport;
-  /** `true` if failures of sessions are not printed, because the application has a handler. */
+  /** `true` if errors of sessions are not printed, because the application has a handler. */
   readonly isSilent: boolean;
   /** `true` if there are topics with a history. */
   readonly hasHistory: boolean;
-  /** The server's parts; a function, because the settings are made first. */
+  /** The server's parts; a function, because the settings are created first. */
   readonly parts: () => {
     readonly admission: Admission<unknown>;
     readonly users: Pick<Users, "opened">;
@@ -123,9 +123,9 @@ export interface ClientServicesOptions {
     readonly presence: Presence;
     readonly rooms: Rooms;
     readonly topics: Topics;
-    /** Tells whose places a session takes. */
+    /** Returns the owner of a session, for quotas. */
     readonly ownerOf: (session: Session) => Owner;
-    /** Durable streams, if the server has these. */
+    /** Durable streams, if the server has any. */
     readonly durable: DurableParts | undefined;
   };
 }
@@ -135,7 +135,10 @@ export function clientServices(options: ClientServicesOptions): RequestService {
   const { runtime, authorize, contract, parts } = options;
   const expiry = new Expiry(runtime);
   const renewals = new WeakMap<Session, TokenBucket>();
-  /** Owners of sessions that published on topics with a history: one costs more than a publication. */
+  /**
+   * Owners of sessions that published on topics with a history; computing an owner costs more than
+   * a publication.
+   */
   const publishers = new WeakMap<Session, Owner>();
   const rooms = options.roomPatterns.map((pattern) => new TopicPattern(pattern, "create server"));
   const isRoom = (topic: string) => rooms.some((pattern) => pattern.match(topic) !== undefined);
@@ -155,8 +158,8 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     topic: string,
     action: AuthorizedAction,
   ): Promise<Permission> {
-    // Only the server sends presence notices, to members of the room; topics of the nodes are
-    // closed to clients.
+    // Only the server sends presence notices, to members of the room. Internal topics of the nodes
+    // are closed to clients.
     const isOwn = topic.startsWith(PRESENCE_PREFIX) || topic.startsWith(INTERNAL_PREFIX);
     if (topic.startsWith(STREAM_PREFIX)) {
       const id = topic.slice(STREAM_PREFIX.length);
@@ -164,7 +167,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
         throw new RequestError("not-found", `There is no durable stream "${id}"`);
       }
       if (await isOwnAnswer(runtime, { id, user: verifiedUser(session) })) return {};
-    } else if (!isOwn) checkKnown(topic, action); // Contracts name no durable streams.
+    } else if (!isOwn) checkKnown(topic, action); // Contracts do not include durable streams.
     const answer = !isOwn && await permission(session, topic, action);
     if (answer) return typeof answer === "object" ? answer : {};
     const what = `${VERBS[action]} "${topic}"`;
@@ -173,7 +176,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     throw new RequestError("forbidden", `This session may not ${what}${why}`);
   }
 
-  /** Asks `authorize`. Its error, other than one with an answer, leaves the permission open. */
+  /** Calls `authorize`. An error other than a `RequestError` leaves the permission undecided. */
   async function permission(
     session: Session,
     topic: string,
@@ -196,7 +199,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
   }
 
   /**
-   * Refuses topics that the contract does not know. Rooms have presence notices beside its
+   * Rejects topics that the contract does not know. Rooms have presence notices in addition to
    * messages.
    */
   function checkKnown(topic: string, action: AuthorizedAction): void {
@@ -230,7 +233,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     },
 
     canMove: true,
-    // Synchronous, unlike the web's hash: the name of a guest is a property.
+    // Synchronous, unlike Web Crypto, because the guest's name is a property.
     hashOf: (secret) => builtin("node:crypto").createHash("sha256").update(secret).digest(),
 
     maxTokenBytes: options.maxTokenBytes,
@@ -241,14 +244,14 @@ export function clientServices(options: ClientServicesOptions): RequestService {
       const { durable, ownerOf, presence, users } = parts();
       const hasUser = verifiedUser(session) !== undefined;
       if (!hasUser && durable === undefined) return;
-      // A user is seen at the address from now on.
+      // From now on the user counts as seen at this address.
       const owner = ownerOf(session);
       if (durable !== undefined) {
         const { abandoned } = durable.answers;
         abandoned.opened(owner);
         session[internals].whenEnded(() => abandoned.ended(owner));
       }
-      // A session without a user cannot be online.
+      // A session without a user is never online.
       if (!hasUser) return;
       presence.enter(session);
       users.opened(session);
@@ -256,9 +259,10 @@ export function clientServices(options: ClientServicesOptions): RequestService {
 
     async subscribe(session, topic, request) {
       await check(session, topic, "subscribe");
-      // The request came before the move, and waited. Each publication goes to one of the sessions.
+      // The request arrived before the move, and waited. Each publication goes to only one of the
+      // sessions.
       if (sessionsAfter(session).some((later) => parts().topics.has(later, topic))) {
-        throw new RequestError("superseded", "The session to which the client moves has the topic");
+        throw new RequestError("superseded", "The client's next session has the topic");
       }
       tellLiteral(options.console, topic);
       tellNoHistory(options.console, topic, { ...request, topics: parts().topics });
@@ -266,7 +270,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
         const options = { ...request, isRequested: true };
         if (isRoom(topic)) parts().rooms.enter(session, topic, options);
         else parts().topics.join(session, topic, options);
-        // In the same turn, so that each publication goes to exactly one of the sessions.
+        // In the same turn, so that each publication goes to exactly one session.
         if (session.isClosed) return;
         for (const before of sessionsBefore(session)) moveOff(before, topic);
       } catch (error) {
@@ -301,9 +305,9 @@ export function clientServices(options: ClientServicesOptions): RequestService {
         onError: (error) => report(session[internals].settings, error, session),
       });
       if (session[internals].joins) return message.reply({ stream: id });
-      // A page without `skein.1` cannot subscribe, and cancels by its request.
+      // A page without `skein.1` cannot subscribe, and cancels its request instead.
       const onAbort = () => {
-        // The answer outlives the session.
+        // The response outlives the session.
         if (signal.reason instanceof SessionClosedError) return;
         streams.cancel(id, "The caller cancelled").catch((error) =>
           report(session[internals].settings, error, session)
@@ -329,19 +333,19 @@ export function clientServices(options: ClientServicesOptions): RequestService {
         from: from ? verifiedUser(session) : undefined,
       };
       try {
-        // Publish the data unchanged: each receiver applies the schema, once.
+        // Publish the data unchanged: each receiver applies the schema once.
         if (topics.historyOf(topic) !== undefined) {
           const maker = makerOf(publisherOf(session));
           await topics.append(topic, data, { ...publishing, maker, key: number });
         } else topics.publish(topic, data, publishing);
       } catch (error) {
-        // Encoding may lengthen data: `9e20` becomes 21 digits, which can exceed the limit.
+        // Encoding may lengthen data beyond the limit: `9e20` becomes 21 digits.
         if (error instanceof RangeError) throw new RequestError("too-large", error.message);
-        // JSON reads `1e999` as Infinity: an error of the peer, not of a handler.
+        // JSON parses `1e999` as Infinity: the peer's error, not the handler's.
         if (error instanceof TypeError && !isEncodable(topic, data)) {
           throw new RequestError("malformed", error.message);
         }
-        // The server and its broker were closed while `authorize` ran: not an error.
+        // The server and its broker closed while `authorize` ran: not an error.
         if (error instanceof UnsupportedError && session.isClosed) return {};
         if (error instanceof BrokerError) throw new RequestError("unavailable", error.message);
         throw error;
@@ -383,7 +387,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
         if (error instanceof AuthenticationError && error.status === 503) expiry.askAgain(session);
         throw error;
       });
-      // Without users a change of user cannot be detected.
+      // Without a user, a change of user cannot be detected.
       if (!isNew && identity.user === undefined) {
         throw new RequestError(
           "forbidden",
@@ -404,12 +408,12 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     recheck: takeOffDenied,
   });
 
-  /** Handles the only publication that a durable stream takes: the request to stop. */
+  /** Handles the only publication that a durable stream accepts: the request to stop. */
   async function cancel(session: Session, topic: string, data: unknown): Promise<unknown> {
     const { cancel: reason } = Object(data) as { readonly cancel?: unknown };
     const isValid = typeof reason === "string" && reason.length <= MAX_REASON_LENGTH;
     if (!isValid) {
-      const what = `A durable stream takes no publication but {"cancel":reason}`;
+      const what = `A durable stream accepts only the publication {"cancel":reason}`;
       throw new RequestError("malformed", `${what}, of at most ${MAX_REASON_LENGTH} characters`);
     }
     await check(session, topic, "cancel");
@@ -421,7 +425,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
       // A repetition changes nothing: the first reason stays.
       await durable.streams.cancel(topic.slice(STREAM_PREFIX.length), reason);
     } catch (error) {
-      // No stream has an id that the engine cannot take.
+      // The broker rejects the id, so there is no such stream.
       if (error instanceof RangeError) throw new RequestError("not-found", error.message);
       if (error instanceof BrokerError) throw new RequestError("unavailable", error.message);
       throw error;
@@ -435,7 +439,8 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     if (predecessor === undefined) return;
     const { topics } = parts();
     const requested = new Set(topics.requestedBy(predecessor));
-    // The application subscribes each session itself: the client would get each publication twice.
+    // The application subscribes each session itself, so the client would receive each publication
+    // twice.
     for (const topic of topics.topicsOf(predecessor)) {
       if (!requested.has(topic)) moveOff(predecessor, topic);
     }
@@ -468,8 +473,8 @@ export function clientServices(options: ClientServicesOptions): RequestService {
   }
 
   /**
-   * Calls `authorize` again for all topics that the client requested; topics of the application
-   * stay. The calls for all sessions of a user that renew together are spread evenly.
+   * Calls `authorize` again for all topics that the client requested; the application's
+   * subscriptions stay. The calls for a user's sessions that renew together are spread evenly.
    */
   async function takeOffDenied(session: Session, signal: AbortSignal): Promise<void> {
     const { topics, manager } = parts();
@@ -495,16 +500,14 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     try {
       await check(session, topic, "subscribe");
     } catch (error) {
-      // The client asks again if the rights are unknown.
+      // The client retries if the rights are unknown.
       const { code, message: reason } = requestFailure(error);
       parts().topics.unsubscribe(session, topic, { code, reason });
     }
   }
 }
 
-/**
- * Prints that a client was denied an action: most often `authorize` is missing or has a mistake.
- */
+/** Prints that a client was denied an action; usually `authorize` is missing or wrong. */
 function tellDenied(console: ConsoleReport, what: string, wasAsked: boolean): void {
   if (wasAsked) {
     return console.tell("denied", `authorize denied a client to ${what}`, { about: what });
@@ -519,7 +522,7 @@ function tellDenied(console: ConsoleReport, what: string, wasAsked: boolean): vo
  * Prints that topics are literal, if a topic looks like a pattern.
  *
  * @param console Prints the line once.
- * @param topic The topic to which a session is subscribed.
+ * @param topic The topic of a subscription.
  */
 export function tellLiteral(console: ConsoleReport, topic: string): void {
   if (!/\*|\{[^{}]+\}/.test(topic)) return;
@@ -551,14 +554,14 @@ export function tellNoHistory(
   );
 }
 
-/** The items of a durable stream, without their places. */
+/** The items of a durable stream, without their offsets. */
 async function* itemsOf(
   records: AsyncIterable<{ readonly data: unknown }>,
 ): AsyncGenerator<unknown, void, undefined> {
   for await (const { data } of records) yield data;
 }
 
-/** Checks data by a schema of the contract, for a limited time. */
+/** Validates data by a schema of the contract, with a time limit. */
 function checkData(
   session: Session,
   schema: StandardSchema,
@@ -570,7 +573,7 @@ function checkData(
     : outcome;
 }
 
-/** Returns `true` if a message can hold the data. */
+/** Checks whether a message can hold the data. */
 function isEncodable(topic: string, data: unknown): boolean {
   try {
     encodeMessage(topic, data);

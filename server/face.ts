@@ -1,4 +1,4 @@
-/** The interface of everything that a server mounts beside its own sessions. */
+/** The interface of everything that a server mounts in addition to its sessions. */
 import type { PageOrigin } from "./webtransport_request.ts";
 import type { HttpFaceStats } from "./metrics/measures.ts";
 import type { Quotas, QuotaStats } from "../base/shares.ts";
@@ -20,27 +20,27 @@ export interface FaceRequest {
 }
 
 /**
- * A part of a server that answers some of its requests: metrics, durable streams, the API, the
- * inspector, MoQ, and sessions. The server asks its faces in one order, and the first that wants a
- * request gets it.
+ * A part of a server that handles some of its requests: metrics, durable streams, the API, the
+ * inspector, MoQ, and sessions. The server asks its faces in a fixed order, and the first that
+ * wants a request receives it.
  */
 export interface Face {
   /**
-   * Tells whether a request is for this face. MUST be cheap, because every request asks, and MUST NOT
-   * throw.
+   * Checks whether a request is for this face. MUST be cheap, because it runs for every request,
+   * and MUST NOT throw.
    */
   wants(request: FaceRequest): boolean;
-  /** Answers an HTTP request that the face wants. */
+  /** Responds to an HTTP request for this face. */
   fetch(request: Request, info: RequestInfo): Response | Promise<Response>;
-  /** Answers a request for a WebTransport session; a face without `take` is asked for HTTP alone. */
+  /** Responds to a request for a WebTransport session; a face without `take` handles only HTTP. */
   take?(request: WebTransportRequest, pages: PageOrigin): void | Promise<void>;
-  /** Counters of requests over HTTP; `undefined` as long as there is nothing to count. */
+  /** Counters of HTTP requests; `undefined` as long as there is nothing to count. */
   readonly stats?: HttpFaceStats | undefined;
-  /** Counters of bounds that the quotas of the server don't have. */
+  /** Counters of limits outside of the server's quotas. */
   readonly quotaStats?: Readonly<Record<string, QuotaStats>> | undefined;
-  /** Finishes what is under way, within the time if there is one, while the sessions drain. */
+  /** Finishes pending work while the sessions drain, within the time limit if there is one. */
   drain?(options: { readonly timeoutMs?: number | undefined }): Promise<unknown>;
-  /** Ends the face, and its sessions with the code and the reason. Idempotent. */
+  /** Closes the face, and its sessions with the code and the reason. Idempotent. */
   close?(options?: SessionCloseOptions): Promise<void>;
 }
 
@@ -48,11 +48,11 @@ export interface Face {
 export interface FaceHost {
   /** Address on which the host listens; `undefined` if it does not. */
   readonly address: Deno.NetAddr | undefined;
-  /** Hashes by which clients can trust the certificate; empty if that takes an authority. */
+  /** Hashes by which clients can trust the certificate; empty if it needs an authority. */
   readonly hashes: readonly Sha256Hash[];
-  /** `true` if the hashes may be sent in clear text: a development server without TLS. */
+  /** `true` for a development server without TLS, which may send the hashes in clear text. */
   readonly isDevelopment: boolean;
-  /** Engine of WebSocket upgrades in place of the runtime's own. */
+  /** Engine of WebSocket upgrades, instead of the runtime's own. */
   readonly webSocketEngine?: WebSocketEngine | undefined;
   /** Returns the URL of a transport for clients on this machine; empty if the transport is off. */
   urlOf(transport: "webtransport" | "quic" | "websocket"): string;
@@ -64,17 +64,17 @@ export interface FaceHost {
  * @internal
  */
 export interface MoqFace extends Face {
-  /** Protocols of raw QUIC whose connections the face accepts, the best first. */
+  /** Raw QUIC protocols that the face accepts, in order of preference. */
   readonly protocols: readonly string[];
-  /** Answers a request for a WebTransport session. Never rejects. */
+  /** Responds to a request for a WebTransport session. Never rejects. */
   take(request: WebTransportRequest): Promise<void>;
-  /** Begins a session on a connection of raw QUIC. Never rejects. */
+  /** Starts a session on a raw QUIC connection. Never rejects. */
   accept(connection: Connection): Promise<unknown>;
   /**
    * Mounts the face, once.
    *
-   * @param quotas All quotas of the server, by which the face counts its sessions.
-   * @throws {TypeError} If the face is mounted already.
+   * @param quotas The server's quotas, in which the face counts its sessions.
+   * @throws {TypeError} If the face is already mounted.
    */
   attach(host: FaceHost, quotas: Quotas): void;
 }

@@ -1,4 +1,4 @@
-/** The faces of a server, in the order in which requests ask. */
+/** The faces of a server, in the order in which they are asked. */
 import type { Admission } from "./admission.ts";
 import { reportRequest } from "./broker_services.ts";
 import type { DurableStreamsOptions } from "./durable/options.ts";
@@ -17,10 +17,10 @@ import { outside, type Runtime } from "../base/runtime.ts";
 import type { RequestInfo } from "../transport/address.ts";
 import { isHost, pathBelow } from "../transport/url.ts";
 
-/** Header of the requests of the HTTP transport. */
+/** Header of HTTP transport requests. */
 const HTTP_MARK = "skein-transport";
 
-/** Refuses requests whose `Host` header leaves no URL, or one with another path. */
+/** Rejects requests whose `Host` header makes the URL invalid, or changes its path. */
 const MALFORMED_HOSTS: Face = {
   wants({ headers, url }) {
     const host = headers.get("host");
@@ -29,7 +29,7 @@ const MALFORMED_HOSTS: Face = {
   fetch: () => new Response("Malformed host", { status: 400 }),
 };
 
-/** Parts of a server of which its faces are made. */
+/** Parts of a server that its faces need. */
 export interface FacesOptions extends Omit<ApiParts, "addressOf" | "gate" | "identify" | "report"> {
   readonly console: ConsoleReport;
   readonly gate: RequestGate;
@@ -48,10 +48,10 @@ export interface FacesOptions extends Omit<ApiParts, "addressOf" | "gate" | "ide
 }
 
 /**
- * Mounts the faces of a server. The first that wants a request gets it, and they close in the same
- * order: the connections of sessions over HTTP end after their sessions.
+ * Mounts the faces of a server. The first that wants a request receives it. They close in the same
+ * order, so that connections of sessions over HTTP close after their sessions.
  *
- * @returns The faces, by the option of the server.
+ * @returns The faces, by server option.
  */
 export function mountFaces(options: FacesOptions): ReadonlyMap<string, Face> {
   const { metrics, moq, admission, hasHttp } = options;
@@ -101,18 +101,18 @@ function inspectorFace(options: FacesOptions): Face | undefined {
     wants: inspector.path,
     open: ({ Inspector }) => new Inspector(server, inspector, guardParts(options)),
   });
-  // Other nodes ask this one, for which no request comes.
+  // Other nodes query this one even without a request.
   if (nodes !== undefined) void face.load();
   return face;
 }
 
 function httpSessions(options: FacesOptions): Face {
   const { runtime, console, admission, manager, nodes, quotas, origins, gate } = options;
-  // Not followed by the gate: an event stream lasts as long as its session.
+  // Not tracked by the gate: an event stream lasts as long as its session.
   return new LateFace({ runtime, console }, {
     name: "http",
     wants({ method, headers, url }) {
-      // A page asks first if it may send such a request.
+      // A page sends a preflight before such a request.
       const isMarked = headers.has(HTTP_MARK) || method === "OPTIONS" &&
           (headers.get("access-control-request-headers")?.includes(HTTP_MARK) ?? false);
       return isMarked && admission.serves(url);
@@ -139,7 +139,6 @@ function httpSessions(options: FacesOptions): Face {
   });
 }
 
-/** Services for the guards of HTTP faces. */
 function guardParts({ runtime, gate, quotas, admission, console }: FacesOptions): HttpGuardParts {
   return {
     runtime,
@@ -152,8 +151,8 @@ function guardParts({ runtime, gate, quotas, admission, console }: FacesOptions)
 }
 
 /**
- * The modules of the late faces. Together they take 40 ms, most of it Zod's, where a start takes
- * 85 ms. All else that a server mounts is imported at once.
+ * Modules of the faces that load later. Loading them takes 40 ms, most of it for Zod, while a start
+ * takes 85 ms. Everything else is imported statically.
  */
 const MODULES = {
   api: () => import("./http/api.ts"),
@@ -166,29 +165,29 @@ type ModuleName = keyof typeof MODULES;
 
 type ModuleOf<K extends ModuleName> = Awaited<ReturnType<typeof MODULES[K]>>;
 
-/** A face, once its code is there. */
+/** A face whose code has loaded. */
 type Opened = Pick<Face, "fetch" | "stats"> & Partial<AsyncDisposable>;
 
 /** Description of a {@linkcode LateFace}. */
 export interface LateFaceOptions<K extends ModuleName> {
-  /** Name of the option of the server, and of the module. */
+  /** Name of the server option, and of the module. */
   readonly name: K;
-  /** Requests for the face: those for a path and below, or those that a function names. */
+  /** Requests for the face: a path and everything below it, or a function that decides. */
   readonly wants: string | ((request: FaceRequest) => boolean);
-  /** Makes the face from its module. */
+  /** Creates the face from its module. */
   readonly open: (module: ModuleOf<K>) => Opened | Promise<Opened>;
 }
 
 /** Parts of a server that a {@linkcode LateFace} uses. */
 interface LateFaceParts {
   readonly runtime: Runtime;
-  /** Prints that the code did not load. */
+  /** Prints that the code failed to load. */
   readonly console: Pick<ConsoleReport, "failed">;
-  /** Follows the requests under way, for which a server waits at its end. */
+  /** Tracks the pending requests, for which the server waits when it stops. */
   readonly gate?: RequestGate | undefined;
 }
 
-/** A face whose code loads by {@linkcode LateFace.load}, or with the first request. */
+/** A face whose code loads with {@linkcode LateFace.load}, or with the first request. */
 export class LateFace<K extends ModuleName = ModuleName> implements Face {
   readonly wants: (request: FaceRequest) => boolean;
   readonly #parts: LateFaceParts;
@@ -197,7 +196,7 @@ export class LateFace<K extends ModuleName = ModuleName> implements Face {
   #opened: Opened | undefined;
   #isClosed = false;
 
-  /** Creates a face that has not loaded. */
+  /** Creates a face without loading it. */
   constructor(parts: LateFaceParts, options: LateFaceOptions<K>) {
     this.#parts = parts;
     this.#options = options;
@@ -212,7 +211,7 @@ export class LateFace<K extends ModuleName = ModuleName> implements Face {
     return this.#opened?.stats;
   }
 
-  /** Loads the code, once; prints the error of code that does not load. */
+  /** Loads the code once; prints an error if that fails. */
   load(): Promise<Opened> {
     if (this.#loading !== undefined) return this.#loading;
     const loading = this.#loading = this.#open();
@@ -229,7 +228,9 @@ export class LateFace<K extends ModuleName = ModuleName> implements Face {
     return await open(await outside(this.#parts.runtime, loading));
   }
 
-  /** Answers a request, with 500 if the code does not load, and with 503 if the face ended first. */
+  /**
+   * Responds to a request; with 500 if the code fails to load, and with 503 if the face has closed.
+   */
   fetch(request: Request, info: RequestInfo): Response | Promise<Response> {
     if (this.#isClosed && this.#loading === undefined) return unavailable();
     const answer = this.load().then(
@@ -239,7 +240,7 @@ export class LateFace<K extends ModuleName = ModuleName> implements Face {
     return this.#parts.gate?.follow(request, info, answer) ?? answer;
   }
 
-  /** Closes the face, which can no longer load. */
+  /** Closes the face; it can no longer load. */
   async close(): Promise<void> {
     this.#isClosed = true;
     const opened = await this.#loading?.catch(() => undefined); // The failure was reported.

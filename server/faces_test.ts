@@ -4,7 +4,7 @@ import { createServer } from "./server.ts";
 import { platformRuntime } from "../base/runtime.ts";
 import { MoqServer } from "../moq/server/server.ts";
 
-/** Makes a late face of requests below `/late`. */
+/** Creates a late face for requests below `/late`. */
 function lateFace(open: () => { fetch(): Response; [Symbol.asyncDispose]?(): Promise<void> }) {
   const lines: string[] = [];
   const console = {
@@ -17,7 +17,7 @@ function lateFace(open: () => { fetch(): Response; [Symbol.asyncDispose]?(): Pro
 
 const request = (path = "/late") => new Request(`http://localhost${path}`);
 
-Deno.test("LateFace.wants() takes its path and those below, before the face has loaded", () => {
+Deno.test("LateFace.wants() accepts its path and everything below, before the face has loaded", () => {
   const { face } = lateFace(() => ({ fetch: () => new Response() }));
   const wanted = ["/late", "/late/", "/late/a?b", "/later", "/"].map((path) =>
     face.wants(request(path))
@@ -25,7 +25,7 @@ Deno.test("LateFace.wants() takes its path and those below, before the face has 
   assertEquals(wanted, [true, true, true, false, false]);
 });
 
-Deno.test("LateFace.fetch() opens the face once, and close() ends what was opened", async () => {
+Deno.test("LateFace.fetch() opens the face once, and close() closes it", async () => {
   let [opened, closed] = [0, 0];
   const { face } = lateFace(() => {
     opened++;
@@ -40,7 +40,7 @@ Deno.test("LateFace.fetch() opens the face once, and close() ends what was opene
   assertEquals([opened, closed], [1, 1]);
 });
 
-Deno.test("LateFace.fetch() answers 500 and prints the reason if the face does not open", async () => {
+Deno.test("LateFace.fetch() responds with 500 and prints the reason if the face does not open", async () => {
   const { face, lines } = lateFace(() => {
     throw new Error("no code");
   });
@@ -49,7 +49,7 @@ Deno.test("LateFace.fetch() answers 500 and prints the reason if the face does n
   await face.close();
 });
 
-Deno.test("LateFace.close() keeps a face from opening", async () => {
+Deno.test("LateFace.close() prevents a face from opening", async () => {
   const { face } = lateFace(() => {
     throw new Error("opened");
   });
@@ -58,7 +58,7 @@ Deno.test("LateFace.close() keeps a face from opening", async () => {
   assertEquals([status, headers.get("retry-after")], [503, "5"]);
 });
 
-Deno.test("createServer() answers the first session over HTTP after its close with 503", async () => {
+Deno.test("createServer() rejects the first session over HTTP after its close with 503", async () => {
   const server = createServer();
   await server.close();
   const headers = { "skein-transport": "http" };
@@ -86,7 +86,7 @@ Deno.test("createServer() leaves a MoqServer unmounted if another option is inva
   assert("moq.maxSessions" in server.quotaStats);
 });
 
-Deno.test("createServer() asks its faces in order, and answers by fetch what none wants", async () => {
+Deno.test("createServer() asks its faces in order, and passes other requests to fetch", async () => {
   await using server = createServer({
     metrics: { allow: "everybody" },
     durableStreams: { path: "/streams", authorize: () => true },

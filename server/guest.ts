@@ -1,11 +1,11 @@
-/** Guests: peers that `authenticate` lets in without an identity. */
+/** Guests: peers that `authenticate` admits without an identity. */
 
 /**
- * Returned by `authenticate` to let a peer in as a guest. Each guest is an identity of its own:
- * `session.user` begins with `guest:`, stays the same when the client reconnects, and is never a
+ * Returned by `authenticate` to admit a peer as a guest. Each guest has its own identity:
+ * `session.user` starts with `guest:`, stays the same when the client reconnects, and is never a
  * user of `userOf`.
  *
- * @example Guests beside signed-in users
+ * @example Guests and signed-in users
  * ```ts
  * import { dial, guest, serve } from "@skein/skein";
  * import { assert, assertEquals } from "@std/assert";

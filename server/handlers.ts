@@ -1,4 +1,4 @@
-/** Handlers of the application, as handlers of its sessions. */
+/** Converts handlers of the application to handlers of sessions. */
 import { CloseCode } from "../errors.ts";
 import type { Contract } from "../session/contract.ts";
 import { internals } from "../session/core.ts";
@@ -11,9 +11,9 @@ import type { ValueOf } from "./guest.ts";
 import type { ServerOptions } from "./server_options.ts";
 
 /**
- * Picks the handlers of sessions from the options of a server.
+ * Picks the session handlers from the options of a server.
  *
- * @returns The handlers; with `onStream`, opening a session also starts to read its streams.
+ * @returns The handlers. With `onStream`, opening a session also starts to read its streams.
  */
 export function pickHandlers<V, C extends Contract>(
   options: ServerOptions<V, C>,
@@ -23,7 +23,7 @@ export function pickHandlers<V, C extends Contract>(
   return { onOpen, onMessage, requests, onClose, onError, onHandlerError, onRefused };
 }
 
-/** Reads streams from the start of a session, before `onOpen` is done. */
+/** Reads streams from the start of a session, before `onOpen` has finished. */
 function openHandler<V, C extends Contract>(
   { onOpen, onStream }: ServerOptions<V, C>,
 ): ServerOptions<V, C>["onOpen"] {
@@ -37,11 +37,11 @@ function openHandler<V, C extends Contract>(
 type StreamHandler = (stream: IncomingStream, session: Session) => void | Promise<void>;
 
 /**
- * Takes the streams of a session until its end, without waiting for handlers. The number of
- * handlers at once is bounded by the streams that the peer may have open.
+ * Accepts the streams of a session until it closes, without waiting for handlers. The number of
+ * concurrent handlers is bounded by the streams that the peer may open.
  *
- * @param handle Handler of each stream. An error ends the stream with code 4500 and is reported to
- * `onError`.
+ * @param handle Handler of each stream. An error resets the stream with code 4500 and is reported
+ * to `onError`.
  */
 async function handleStreams(session: Session, handle: StreamHandler): Promise<void> {
   const { settings } = session[internals];
@@ -57,7 +57,7 @@ async function handleStreams(session: Session, handle: StreamHandler): Promise<v
   }
 }
 
-/** Ends the rest of a stream, so that the peer does not wait. */
+/** Ends the unread rest of a stream, so that the peer does not wait. */
 function end(stream: IncomingStream): void {
   const reason = { streamErrorCode: CloseCode.handlerFailed };
   try {
@@ -69,6 +69,6 @@ function end(stream: IncomingStream): void {
       direct.abort(reason);
     }
   } catch {
-    // The handler holds a lock, which ends with the session at the latest.
+    // The handler holds a lock, which is released when the session closes at the latest.
   }
 }

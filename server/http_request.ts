@@ -1,4 +1,4 @@
-/** Sessions over HTTP: requests for new ones, and the requests of open ones. */
+/** Sessions over HTTP: requests for new sessions, and requests of open sessions. */
 import { CarrierRequests, type CarrierRequestsOptions } from "./http/carrier_requests.ts";
 import { Refused, withinLimits } from "./refusal.ts";
 import type { Accepted, AcceptRequest, RequestPlace, SessionRequest } from "./session_request.ts";
@@ -14,33 +14,36 @@ import { isOriginAllowed, type OriginRules } from "../transport/origins.ts";
 import { TOKEN_MARK_QUERY } from "../transport/webtransport.ts";
 
 /**
- * Bytes of an event for each byte of its frame, at most: a text of control characters becomes a JSON
- * string with six characters for each.
+ * Most bytes of an event per byte of its frame: JSON encodes a control character in six characters.
  */
 const MAX_EVENT_RATIO = 6;
 
-/** Bytes of events or frames that other nodes pass on beside a largest one. */
+/**
+ * Bytes of events or frames that other nodes forward, in addition to the largest event or frame.
+ */
 const PIECE_BYTES = 131_072;
 
 /**
- * Longest wait until other nodes reach this one, in milliseconds. While the engine is away, requests
- * that come to the node of their connection are served.
+ * Longest wait until other nodes can reach this one, in milliseconds. While the broker is
+ * unreachable, requests that arrive at the node of their connection are served.
  */
 const READY_MS = 1_000;
 
 /** Options for {@linkcode HttpSessions}. */
 export interface HttpSessionsOptions extends Omit<CarrierRequestsOptions, "carriers"> {
-  /** Limits the number of connections, which outlive their sessions for a moment. */
+  /** Limits the number of connections, which briefly outlive their sessions. */
   readonly manager: SessionManager;
-  /** The nodes of the broker, which pass requests on to one another; `undefined` without a broker. */
+  /**
+   * The nodes of the broker, which forward requests to each other; `undefined` without a broker.
+   */
   readonly nodes: Nodes | undefined;
-  /** Answers a request for a session. */
+  /** Responds to a request for a session. */
   readonly admit: (request: HttpSessionRequest) => Response | Promise<Response>;
   /** Finds the network address of a request. */
   readonly placeOf: (request: () => Request, info: RequestInfo) => RequestPlace;
 }
 
-/** The sessions of a server over HTTP. */
+/** A server's sessions over HTTP. */
 export class HttpSessions implements AsyncDisposable {
   readonly #options: Pick<HttpSessionsOptions, "admit" | "manager" | "placeOf">;
   readonly #connections: HttpConnections;
@@ -62,7 +65,7 @@ export class HttpSessions implements AsyncDisposable {
     this.#requests = new CarrierRequests({ ...options, carriers: this.#shared ?? connections });
   }
 
-  /** Creates the sessions of a server; resolves once other nodes can reach these. */
+  /** Creates the handler; resolves once other nodes can reach its sessions. */
   static async start(options: HttpSessionsOptions): Promise<HttpSessions> {
     const sessions = new HttpSessions(options);
     const ready = sessions.#shared?.ready ?? Promise.resolve();
@@ -70,7 +73,7 @@ export class HttpSessions implements AsyncDisposable {
     return sessions;
   }
 
-  /** Answers a request of the transport. Never rejects. */
+  /** Responds to a request of the transport. Never rejects. */
   async fetch(request: Request, info: RequestInfo): Promise<Response> {
     if (request.method !== "GET" || request.headers.has(Header.session)) {
       return await this.#requests.fetch(request, info);
@@ -82,14 +85,13 @@ export class HttpSessions implements AsyncDisposable {
     return await admit(new HttpSessionRequest(request, place, parts));
   }
 
-  /** Ends all connections. */
+  /** Closes all connections. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#connections[Symbol.dispose]();
     await this.#shared?.[Symbol.asyncDispose]();
   }
 }
 
-/** Parts of {@linkcode HttpSessions} that a request uses. */
 interface HttpSessionRequestOptions {
   readonly manager: SessionManager;
   readonly connections: HttpConnections;

@@ -1,6 +1,6 @@
 /**
- * Sign-in by JSON Web Token: signature, times, issuer and audience are checked before a session
- * opens. A module of its own, so that no other module loads the package `npm:jose`.
+ * Authentication by JSON Web Token: signature, times, issuer and audience are checked before a
+ * session opens. This is a separate module, so that no other module loads the package `npm:jose`.
  *
  * @example Tokens of an identity provider
  * ```ts ignore
@@ -32,27 +32,29 @@ import { AuthenticationError } from "../errors.ts";
 import { checkOptions, listOf, RUNTIME, TIME } from "../base/option_checks.ts";
 import type { OptionKinds } from "../base/options.ts";
 
-/** Longest time for an answer from the server of the keys, in milliseconds. */
+/** Longest wait for the key server, in milliseconds. */
 const FETCH_TIMEOUT_MS = 5_000;
 
 /** Shortest time between two fetches because of an unknown key, in milliseconds. */
 const COOLDOWN_MS = 10_000;
 
-/** Longest time for which a withdrawn key still counts, in milliseconds. */
+/** Longest time for which a withdrawn key is still accepted, in milliseconds. */
 const MAX_AGE_MS = 600_000;
 
-/** Keys that are tried for a token that does not name its key. */
+/** Most keys that are tried for a token without a key id. */
 const MAX_TRIED_KEYS = 16;
 
-/** Least bytes of a secret by algorithm (RFC 7518, 3.2): shorter secrets can be guessed. */
+/** Minimum bytes of a secret by algorithm (RFC 7518, 3.2); shorter secrets can be guessed. */
 const MIN_SECRET_BYTES: Readonly<Record<string, number>> = { HS256: 32, HS384: 48, HS512: 64 };
 
 const PUBLIC_KEY_ALGORITHM = /^(?:[RPE]S(?:256|384|512)|EdDSA|Ed25519)$/;
 
-/** Time before its begin (`nbf`) from which a token is accepted: clocks differ by some seconds. */
+/**
+ * Time before `nbf` at which a token is already accepted, because clocks differ by some seconds.
+ */
 const EARLY_MS = 5_000;
 
-/** The latest time that a `Date` can hold. */
+/** The latest time that a `Date` can represent. */
 const MAX_TIME_MS = 8.64e15;
 
 /** Options for {@linkcode jwt}. */
@@ -64,32 +66,29 @@ export interface JwtOptions {
    */
   readonly jwks?: string | URL | undefined;
   /**
-   * Secret shared with the issuer, as bytes or as text in UTF-8: at least 32 bytes for HS256, 48
-   * for HS384, 64 for HS512. Exactly one of `jwks` and `secret` is required.
+   * Secret shared with the issuer, as bytes or as a UTF-8 text: at least 32 bytes for HS256, 48 for
+   * HS384, 64 for HS512. Exactly one of `jwks` and `secret` is required.
    */
   readonly secret?: string | Uint8Array | undefined;
   /**
-   * Allowed algorithms of signatures. Required with `secret`: HS256, HS384 or HS512. With `jwks`
-   * the default is every public-key algorithm that fits the key.
+   * Allowed signature algorithms. Required with `secret`: HS256, HS384 or HS512. With `jwks` the
+   * default is every public-key algorithm that fits the key.
    */
   readonly algorithms?: readonly string[] | undefined;
-  /** Issuer that tokens must name (`iss`). By default not checked. */
+  /** Required issuer of tokens (`iss`). Not checked by default. */
   readonly issuer?: string | undefined;
-  /**
-   * Audience that tokens must name (`aud`), or several of which one is enough. By default not
-   * checked.
-   */
+  /** Required audience of tokens (`aud`); of several, one is enough. Not checked by default. */
   readonly audience?: string | readonly string[] | undefined;
   /**
-   * Largest difference between the clocks of issuer and server, in milliseconds. A token that becomes
-   * valid within the next five seconds is accepted in any case.
+   * Largest difference between the clocks of issuer and server, in milliseconds. A token that
+   * becomes valid within the next five seconds is always accepted.
    *
    * @default {0}
    */
   readonly clockToleranceMs?: number | undefined;
   /**
-   * Clock by which tokens begin and end; by default the one of the platform. Keys that were fetched
-   * age by the clock of the platform.
+   * Clock that decides when tokens are valid; by default the platform's. Fetched keys always age by
+   * the platform's clock.
    */
   readonly runtime?: Runtime | undefined;
 }
@@ -98,7 +97,7 @@ export interface JwtOptions {
 export interface JwtClaims {
   /** The user. */
   readonly sub: string;
-  /** End of the token, in seconds since the Unix epoch. */
+  /** Expiry of the token, in seconds since the Unix epoch. */
   readonly exp: number;
   /** Any other claim, as written by the issuer. */
   readonly [claim: string]: unknown;
@@ -109,16 +108,15 @@ export interface JwtAuthentication {
   /**
    * Checks a token.
    *
-   * @param context The token, as `authenticate` of a server gets it.
+   * @param context The token, as passed to a server's `authenticate`.
    * @returns The claims, which become `session.value`.
-   * @throws {AuthenticationError} With 401 if there is no token or the token is not accepted, and
-   * with 503 if the token is not valid yet or the keys cannot be fetched now, so that clients come
-   * back.
+   * @throws {AuthenticationError} With 401 if there is no token or it is not accepted, and with 503
+   * if it is not valid yet or the keys cannot be fetched now, so that clients retry.
    */
   readonly authenticate: (context: { readonly token: string | undefined }) => Promise<JwtClaims>;
   /** Returns the user: the claim `sub`. */
   readonly userOf: (claims: JwtClaims) => string;
-  /** Returns the end of the token, in milliseconds since the Unix epoch. */
+  /** Returns the expiry of the token, in milliseconds since the Unix epoch. */
   readonly expiresAt: (claims: JwtClaims) => number;
 }
 
@@ -138,13 +136,13 @@ type Claims = Readonly<Record<string, unknown>>;
 type Verify = (token: string) => Promise<Claims>;
 
 /**
- * Makes the options of a server that signs users in by JSON Web Token: spread them into `serve()`.
+ * Creates server options that authenticate users by JSON Web Token: spread them into `serve()`.
  *
- * - **Checked:** the signature, `exp`, `nbf`, and also `iss` and `aud` where given in the options.
- *   A token must name a user (`sub`) and an end (`exp`); `alg: none` is never accepted.
- * - **Rotation:** a new key of the issuer counts at once, an old one for ten minutes at most.
- * - **Outages:** where keys cannot be fetched, sessions are refused with 503, and clients come
- *   back.
+ * - **Checked:** the signature, `exp`, `nbf`, and also `iss` and `aud` if given in the options. A
+ *   token must have a user (`sub`) and an expiry (`exp`); `alg: none` is never accepted.
+ * - **Rotation:** a new key of the issuer is accepted immediately, an old one for ten minutes at
+ *   most.
+ * - **Outages:** if keys cannot be fetched, sessions are rejected with 503, and clients retry.
  *
  * @param options Keys of the issuer, and the claims to check.
  * @returns `authenticate`, `userOf` and `expiresAt`.
@@ -197,7 +195,7 @@ export function jwt(options: JwtOptions): JwtAuthentication {
       throw new AuthenticationError("The token has expired");
     },
     userOf: ({ sub }) => sub,
-    // The end includes the tolerance within which the token is accepted.
+    // The expiry includes the tolerance within which the token is accepted.
     expiresAt: ({ exp }) => Math.min(Math.floor(exp * 1_000) + clockToleranceMs, MAX_TIME_MS),
   };
 }
@@ -207,12 +205,12 @@ function rulesOf(
   runtime: Runtime,
 ): JWTVerifyOptions {
   return {
-    // Read at each check of a token.
+    // Read for each token.
     get currentDate() {
       return new Date(runtime.now());
     },
     requiredClaims: ["exp", "sub"],
-    // The tolerance of the end, which is smaller, is checked afterwards.
+    // The smaller tolerance of the expiry is checked afterwards.
     clockTolerance: Math.max(clockToleranceMs, EARLY_MS) / 1_000,
     algorithms: algorithms && [...algorithms],
     issuer,
@@ -279,8 +277,7 @@ function byKeySet(
         cause instanceof errors.JWKSMultipleMatchingKeys ||
         cause instanceof errors.JOSENotSupported;
       if (isOfToken) throw cause;
-      // The key may be newer than the key set, or the key set out of reach: not a fault of the
-      // token.
+      // The key may be newer than the key set, or the key set unreachable: not the token's fault.
       throw new AuthenticationError("Tokens cannot be checked now, try again later", {
         status: 503,
         cause,
@@ -297,7 +294,7 @@ function byKeySet(
   };
 }
 
-/** Fetches a key set. Cancels the body of any other response, which would stay open. */
+/** Fetches a key set. Cancels the body of an error response, which would stay open. */
 async function fetchKeys(url: string, options: RequestInit): Promise<Response> {
   const response = await fetch(url, options);
   if (response.status !== 200) await response.body?.cancel();
@@ -322,12 +319,12 @@ async function tryEach(
   throw keys;
 }
 
-/** Verifies a token. The peer gets only the kind of failure. */
+/** Verifies a token. The peer receives only the kind of failure. */
 async function verified(verify: Verify, token: string): Promise<Claims> {
   try {
     return await verify(token);
   } catch (cause) {
-    // Any other error is a fault of this server or of the keys, not of the token.
+    // Any other error is the fault of this server or of the keys, not of the token.
     if (!(cause instanceof errors.JOSEError)) throw cause;
     const isEarly = cause instanceof errors.JWTClaimValidationFailed && cause.claim === "nbf" &&
       cause.reason !== "missing";

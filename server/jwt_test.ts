@@ -26,11 +26,11 @@ async function makeKey(kid: string, alg = "ES256", names = true): Promise<Issuer
   return { kid, alg, privateKey, jwk: { kty, crv, x, y, n, e, alg, use: "sig", ...named } };
 }
 
-/** A server of public keys. */
+/** A server for public keys. */
 class KeyServer implements AsyncDisposable {
   /** The key set of the answers. */
   keys: readonly IssuerKey[];
-  /** Answers in place of the key set. */
+  /** Responds instead of the key set. */
   answer: (() => Response) | undefined;
   /** Requests so far. */
   requests = 0;
@@ -53,7 +53,7 @@ class KeyServer implements AsyncDisposable {
   }
 }
 
-/** Accepted claims, unless a test changes them. */
+/** Accepted claims, with changes of the test. */
 function claimsOf(wrong: JWTPayload = {}): JWTPayload {
   const exp = Math.floor(Date.now() / 1_000) + 3_600;
   return { sub: "ann", iss: ISSUER, aud: "chat", exp, ...wrong };
@@ -142,7 +142,7 @@ for (const [kind, make] of Object.entries(KINDS)) {
     await end();
   });
 
-  Deno.test(`jwt() with ${kind} refuses foreign and malformed tokens`, async () => {
+  Deno.test(`jwt() with ${kind} rejects foreign and malformed tokens`, async () => {
     const { tokens, sign, end } = await make({});
     const token = await sign();
     const [header, payload, signature] = token.split(".") as [string, string, string];
@@ -170,7 +170,7 @@ for (const [kind, make] of Object.entries(KINDS)) {
   });
 }
 
-Deno.test("jwt() reads the clock that is handed in at each check", async () => {
+Deno.test("jwt() reads the injected clock at each check", async () => {
   const runtime = platformRuntime();
   runtime.now = () => 1_000_000;
   const tokens = jwt({ secret: SECRET, algorithms: ["HS256"], runtime });
@@ -181,7 +181,7 @@ Deno.test("jwt() reads the clock that is handed in at each check", async () => {
   assertEquals((await refusal(tokens, token)).slice(0, 2), [401, "The token has expired"]);
 });
 
-Deno.test("jwt() takes the algorithms that are named, and no other", async () => {
+Deno.test("jwt() accepts only the given algorithms", async () => {
   const bySecret = jwt({ secret: SECRET, algorithms: ["HS384", "HS512"] });
   for (const alg of ["HS384", "HS512"]) {
     await bySecret.authenticate({ token: await signBySecret(claimsOf(), alg) });
@@ -196,7 +196,7 @@ Deno.test("jwt() takes the algorithms that are named, and no other", async () =>
   await one.authenticate({ token: await sign(rs) });
   const [status, , cause] = await refusal(one, await sign(es));
   assertEquals([status, cause instanceof errors.JOSEAlgNotAllowed], [401, true]);
-  // A public key is no secret: a token signed with the key as a shared secret must not pass.
+  // A public key is not a secret: a token signed with it as a shared secret must not pass.
   const published = new TextEncoder().encode(JSON.stringify(rs.jwk));
   for (const tokens of [all, one]) {
     const forged = await new SignJWT(claimsOf()).setProtectedHeader({ alg: "HS256", kid: "rs" })
@@ -205,7 +205,7 @@ Deno.test("jwt() takes the algorithms that are named, and no other", async () =>
   }
 });
 
-Deno.test("jwt() takes a new key of the issuer, and fetches for unknown ones once in ten seconds", async () => {
+Deno.test("jwt() accepts a new key of the issuer, and fetches keys at most once in ten seconds", async () => {
   const [old, next, never] = await Promise.all(["old", "next", "never"].map((kid) => makeKey(kid)));
   await using server = new KeyServer(old!);
   const tokens = jwt({ jwks: new URL(server.url) });
@@ -217,14 +217,14 @@ Deno.test("jwt() takes a new key of the issuer, and fetches for unknown ones onc
   assertEquals(server.requests, 1);
 
   server.keys = [next!];
-  // The key set is too new to be asked for again: the client is to come back.
+  // The key set is too new to be fetched again, so the client should retry.
   assertEquals((await refusal(tokens, await sign(next!)))[0], 503);
   assertEquals(server.requests, 1);
   time.tick(10_000);
   await tokens.authenticate({ token: await sign(next!) });
   assertEquals(server.requests, 2);
   time.tick(10_000);
-  // A key that is withdrawn, or was never there, is refused for good once the key set was asked for.
+  // A withdrawn or unknown key is rejected permanently once the key set was fetched.
   assertEquals((await refusal(tokens, await sign(old!)))[0], 401);
   assertEquals(server.requests, 3);
   for (let i = 0; i < 100; i++) {
@@ -249,7 +249,7 @@ Deno.test("jwt() forgets a withdrawn key within ten minutes", async () => {
   assertEquals(server.requests, 2);
 });
 
-Deno.test("jwt() refuses with 503 while keys cannot be fetched, and continues afterwards", async () => {
+Deno.test("jwt() rejects with 503 while keys cannot be fetched, and continues afterwards", async () => {
   const key = await makeKey("a");
   await using server = new KeyServer(key);
   const tokens = jwt({ jwks: server.url });
@@ -298,7 +298,7 @@ Deno.test("jwt() allows for clocks that differ", async () => {
   assertEquals(tokens.expiresAt({ sub: "ann", exp: 1e300 }), 8.64e15);
 });
 
-Deno.test("jwt() refuses options that make no sense", () => {
+Deno.test("jwt() rejects contradictory options", () => {
   const jwks = "https://login.example.com/jwks.json";
   const types: [options: JwtOptions, text: string][] = [
     [{}, "either jwks or secret is needed, received neither"],
@@ -327,7 +327,7 @@ Deno.test("jwt() refuses options that make no sense", () => {
   for (const [options, text] of ranges) assertThrows(() => jwt(options), RangeError, text);
 });
 
-Deno.test("serve() takes the users of tokens, in a header and in band, and refuses others", async () => {
+Deno.test("serve() admits users with tokens, in a header and in a message, and rejects others", async () => {
   const key = await makeKey("a");
   await using keys = new KeyServer(key);
   const tokens = jwt({ jwks: keys.url, issuer: ISSUER, audience: "chat" });
@@ -353,8 +353,8 @@ Deno.test("serve() takes the users of tokens, in a header and in band, and refus
   assertEquals([info?.code, info?.reason], [4401, "The token is for another audience"]);
 });
 
-Deno.test("serve() closes the session of a token that ends, and asks a client that can renew", async () => {
-  // A millisecond behind the second, half of the time that is left is no whole number.
+Deno.test("serve() closes the session of an expired token, and requests a new one if the client can renew", async () => {
+  // A millisecond after the full second, half of the remaining time is not an integer.
   using time = new FakeTime(Math.ceil(Date.now() / 1_000) * 1_000 + 1);
   const tokens = jwt({ secret: SECRET, algorithms: ["HS256"] });
   const lasting = () => signBySecret(claimsOf({ exp: Math.floor(Date.now() / 1_000) + 60 }));
@@ -378,15 +378,15 @@ Deno.test("serve() closes the session of a token that ends, and asks a client th
   });
   const session = await client.whenConnected();
   assertEquals(asked, 1);
-  // Signing and verifying take turns of the event loop, and no timers.
+  // Signing and verifying take turns of the event loop, but no timers.
   const turns = async () => {
     for (let turn = 0; turn < 20; turn++) await signBySecret();
   };
-  // In steps shorter than the silence after which a client opens another connection.
+  // In steps shorter than the silence after which a client reconnects.
   for (let passed = 0; passed < 90_000; passed += 500) {
     await time.tickAsync(500);
     await turns();
-    // Time stands still until the server has verified the one fixed token and each other token.
+    // Time stops until the server has verified the fixed token and all other tokens.
     while (verified < 1 + asked) await turns();
     await turns();
   }

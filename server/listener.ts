@@ -31,21 +31,21 @@ import type {
   WebTransportRequest,
 } from "../transport/h3/server.ts";
 
-/** Most free TCP ports to try before one is also free on UDP. */
+/** Most free TCP ports to try until one is also free on UDP. */
 const MAX_ATTEMPTS = 10;
 
 /** Immediate attempts at a taken UDP port, which may be free after garbage collection. */
 const EAGER_ATTEMPTS = 10;
 
-/** Pause before the first delayed attempt, in milliseconds; doubles with each attempt. */
+/** Pause before the first delayed attempt, in milliseconds; doubled with each attempt. */
 const RETRY_MS = 100;
 
-/** Longest pause between two attempts, in milliseconds; an attempt is only one system call. */
+/** Longest pause between attempts, in milliseconds; an attempt is only one system call. */
 const MAX_RETRY_MS = 5_000;
 
 /**
- * Attempts with garbage collection before each. A listener that this process closed holds its port
- * until collected; after these attempts another process must hold the port.
+ * Attempts that are preceded by garbage collection. A closed listener of this process holds its
+ * port until it is collected; after these attempts another process must hold the port.
  */
 const COLLECTING_ATTEMPTS = 15;
 
@@ -56,33 +56,33 @@ const COLLECTING_ROUNDS = 10;
 const COLLECTING_MS = 5;
 
 /**
- * Size of a buffer in bytes: enough to start the collector. Never touched, so without physical
- * memory.
+ * Size of a buffer in bytes: enough to start the collector. It is never touched, so it takes no
+ * physical memory.
  */
 const COLLECTING_BYTES = 67_108_864;
 
-/** Facts for `onListen` beside the address. */
+/** Information for `onListen`, in addition to the address. */
 export interface ListenInfo {
   /** The URL of WebTransport; empty if it is off. */
   readonly webTransportUrl: string;
   /**
    * Reason for a failure of WebTransport; `undefined` if WebTransport listens or was turned off.
-   * With a `Deno.errors.AddrInUse` the server keeps trying the port until its end.
+   * After a `Deno.errors.AddrInUse` the server retries the port until it stops.
    */
   readonly webTransportError: Error | undefined;
 }
 
-/** Limits of connections on UDP, and on TCP where counted; and credit of clients. */
+/** Limits of connections on UDP, and on TCP if counted, and the clients' credit. */
 export type ConnectionLimits =
   & Pick<WebTransportServeOptions, "flowControl" | "maxConnections" | "maxConnectionsPerAddress">
   & Pick<ListenWebTransportOptions, "quotas" | "unreadStreams">;
 
 /** Options of {@linkcode ServerListener}. */
 export interface ServerListenerOptions extends OriginRules {
-  /** Prints errors that reach no handler of the application. */
+  /** Prints errors that no handler of the application receives. */
   readonly console: ConsoleReport;
   readonly runtime: Runtime;
-  /** TCP port; 0 takes one that is free on both. */
+  /** TCP port; 0 selects a port that is free on both. */
   readonly port: number;
   /** Address on which to listen. */
   readonly hostname: string;
@@ -90,56 +90,59 @@ export interface ServerListenerOptions extends OriginRules {
   readonly tls: Certificate | undefined;
   /** The option `webTransport` of `serve()`. */
   readonly webTransport: boolean | WebTransportServeOptions | undefined;
-  /** Host that listens on TCP in place of the runtime's own server. */
+  /** Host that listens on TCP instead of the runtime's own server. */
   readonly webSocket: WebSocketHost | undefined;
   /** `true` if other processes may listen on the same TCP port. */
   readonly reusePort: boolean;
-  /** Largest message that sessions take, in bytes, with those that share its frame. */
+  /** Largest frame that sessions accept, in bytes. */
   readonly maxFrameBytes: number;
   /** Limits of connections, unless WebTransport has its own. */
   readonly connectionLimits: ConnectionLimits;
-  /** Handler of raw QUIC beside WebTransport. */
+  /** Handler of raw QUIC, in addition to WebTransport. */
   readonly quic: RawQuicOptions | undefined;
-  /** Resolves when the server may listen on UDP; at once if left out. */
+  /** Resolves when the server may listen on UDP; immediately by default. */
   readonly udpFrom?: Promise<void> | undefined;
-  /** Called when the server listens, in place of a printed line. */
+  /** Called when the server listens, instead of printing a line. */
   readonly onListen: ((address: Deno.NetAddr, info: ListenInfo) => void) | undefined;
 }
 
 /** Handlers of requests. */
 export interface ServerListenerHandlers {
-  /** Answers an HTTP request. */
+  /** Responds to an HTTP request. */
   fetch(
     request: Request,
     info: { readonly remoteAddr: Deno.NetAddr },
   ): Response | Promise<Response>;
-  /** Answers an upgrade to a WebSocket that needs no `Request`, if the host offers such. */
+  /** Responds to a WebSocket upgrade without a `Request`, if the host supports this. */
   upgrade?: UpgradeHandler | undefined;
-  /** Tells whether the client of a request for a WebTransport session moves here from another one. */
+  /**
+   * Checks whether a request for a WebTransport session comes from a client that moves from another
+   * session.
+   */
   isSuccessor(request: WebTransportRequest): boolean;
-  /** Answers a request for a WebTransport session. */
+  /** Responds to a request for a WebTransport session. */
   take(request: WebTransportRequest, pages: PageOrigin): void | Promise<void>;
 }
 
-/** The sockets of a server, which listen from construction to close. */
+/** The sockets of a server, which listen from construction until close. */
 export class ServerListener {
   readonly #options: ServerListenerOptions;
   readonly #handlers: ServerListenerHandlers;
-  readonly #closings: Promise<void>[] = []; // At most `MAX_ATTEMPTS`, and the last one.
+  readonly #closings: Promise<void>[] = []; // At most `MAX_ATTEMPTS` + 1.
   #http: HttpListener;
   #webTransport: WebTransportSocket | undefined;
   #error: Error | undefined;
-  /** The certificate that was rotated in before there was a UDP port. */
+  /** The certificate that was set before there was a UDP port. */
   #certificate: Certificate | undefined;
   #retrying: Promise<void> | undefined;
   #isStopped = false;
-  /** True once the UDP port is free again, while TCP may still wait for a peer that vanished. */
+  /** True once the UDP port is free again; TCP may still wait for a peer that disappeared. */
   #isUdpFree = false;
   /** Ends the pause before the next attempt. */
   #endWait: (() => void) | undefined;
 
   /**
-   * Starts listening. A taken UDP port is tried again until the server stops.
+   * Starts listening. A UDP port in use is retried until the server stops.
    *
    * @throws {Error} If TCP fails, or if UDP fails and WebTransport has options.
    */
@@ -197,7 +200,7 @@ export class ServerListener {
   }
 
   /**
-   * Sets the certificate of new WebTransport clients, also for a UDP port that is still taken.
+   * Sets the certificate for new WebTransport clients, also if the UDP port is still in use.
    *
    * @throws {TypeError} If WebTransport is off, or the certificate is invalid.
    */
@@ -225,20 +228,18 @@ export class ServerListener {
     const too = webTransportUrl === "" ? "" : `, WebTransport on ${webTransportUrl}`;
     print(`Listening on ${all}${too}`);
     if (this.#error === undefined) return;
-    const again = this.#retrying === undefined
-      ? ""
-      : "; the port is tried again until the port is free";
+    const again = this.#retrying === undefined ? "" : "; retrying until the port is free";
     print(`WebTransport is off: ${this.#error.message}${again}`);
   }
 
-  /** Refuses new WebTransport sessions. */
+  /** Rejects new WebTransport sessions. */
   stop(): void {
     this.#isStopped = true;
     this.#endWait?.();
     this.#webTransport?.stop();
   }
 
-  /** Gives up the bodies of requests that are not complete. */
+  /** Cancels incomplete request bodies. */
   cutBodies(): void {
     this.#http.cutBodies?.();
   }
@@ -246,8 +247,8 @@ export class ServerListener {
   /**
    * Stops listening, and closes the remaining connections.
    *
-   * @param answersMs Time that responses may take to be sent, in milliseconds; the host of
-   * WebSockets has a time of its own, and the longer one counts.
+   * @param answersMs Time for sending responses, in milliseconds; the WebSocket host has its own
+   * time limit, and the longer one applies.
    */
   async close(answersMs = 0): Promise<void> {
     this.#isStopped = true;
@@ -288,14 +289,14 @@ export class ServerListener {
       const http = Deno.serve({ port, hostname, reusePort, ...tls, onListen() {} }, answer);
       let closing: Promise<void> | undefined;
       const shutdown = () => closing ??= http.shutdown();
-      // The shutdown of the runtime's server cuts bodies, and lets handlers answer.
+      // The shutdown of the runtime's server cancels bodies, and lets handlers respond.
       return { addr: http.addr, shutdown, cutBodies: () => void shutdown() };
     });
   }
 
   /**
-   * Starts WebTransport on the port of TCP. With port 0, retries with other TCP ports while UDP is
-   * taken.
+   * Starts WebTransport on the TCP port number. With port 0, retries with other TCP ports while the
+   * UDP port is in use.
    */
   #offer(options: WebTransportServeOptions): WebTransportSocket {
     const isAnyPort = this.#isAnyPort(options);
@@ -316,7 +317,8 @@ export class ServerListener {
   }
 
   /**
-   * Retries a taken UDP port: a predecessor drains, or a closed listener awaits garbage collection.
+   * Retries a UDP port in use: a predecessor drains, or a closed listener awaits garbage
+   * collection.
    */
   async #retry(options: WebTransportServeOptions): Promise<void> {
     let delayMs = RETRY_MS;
@@ -346,7 +348,7 @@ export class ServerListener {
     }
   }
 
-  /** Waits; resolves with `true` as soon as the server stops. */
+  /** Waits; resolves to `true` as soon as the server stops. */
   #stopsWithin(ms: number): Promise<boolean> {
     if (this.#isStopped) return Promise.resolve(true);
     const { runtime } = this.#options;
@@ -379,7 +381,7 @@ export class ServerListener {
       port,
       hostname,
       tls,
-      // Ask for a permission only if the application chose WebTransport explicitly.
+      // Prompt for a permission only if the application chose WebTransport explicitly.
       mayPrompt: typeof webTransport === "object",
       quic,
       quotas: connectionLimits.quotas,
@@ -410,9 +412,9 @@ function isTaken(error: unknown): boolean {
 }
 
 /**
- * Makes the runtime collect garbage, by one more buffer in `pressure`. A QUIC socket is returned to
- * the system only by collection, and an idle process allocates too little. The buffers must be
- * kept: unreferenced ones would be freed by themselves, without a look at older objects.
+ * Makes the runtime collect garbage, by one more buffer in `pressure`. Only collection returns a
+ * QUIC socket to the system, and an idle process allocates too little. The buffers must stay
+ * referenced: the runtime would free unreferenced buffers without collecting older objects.
  */
 function urgeCollection(pressure: ArrayBuffer[]): void {
   try {
@@ -428,7 +430,7 @@ function print(line: string): void {
   console.error(line);
 }
 
-/** Routes connections of raw QUIC to MoQ, if there is a protocol of it. */
+/** Routes raw QUIC connections to MoQ, if it has protocols. */
 export function quicOptionsOf(moq: MoqFace | undefined): RawQuicOptions | undefined {
   if (moq === undefined || moq.protocols.length === 0) return undefined;
   return {
@@ -440,10 +442,10 @@ export function quicOptionsOf(moq: MoqFace | undefined): RawQuicOptions | undefi
 }
 
 /**
- * Describes a server for a face that has sessions of its own.
+ * Describes a server for a face with its own sessions.
  *
- * @param listenerOf Returns the sockets of the server, once it listens.
- * @param webSocketEngine Engine of WebSocket upgrades in place of the runtime's own.
+ * @param listenerOf Returns the server's sockets, once it listens.
+ * @param webSocketEngine Engine of WebSocket upgrades, instead of the runtime's own.
  */
 export function faceHost(
   listenerOf: () => ServerListener | undefined,

@@ -46,7 +46,7 @@ async function greetingOf(session: MoqSession): Promise<string> {
   return text;
 }
 
-Deno.test("serve() serves MoQ beside messages, over every wire", async () => {
+Deno.test("serve() serves MoQ and messages, on every transport", async () => {
   const { moq, server: _server } = mounted();
   await using server = _server;
   const serverCertificateHashes = moq.certificateHashes;
@@ -71,7 +71,7 @@ Deno.test("serve() serves MoQ beside messages, over every wire", async () => {
   assertEquals(moq.sessions.size, 0);
 });
 
-Deno.test("serve() sends clients of MoQ the bitrate", async () => {
+Deno.test("serve() sends the bitrate to MoQ clients", async () => {
   const { promise, resolve } = Promise.withResolvers<MoqSession>();
   const { moq, server: _server } = mounted({
     bitrate: { intervalMs: 10, minSamples: 1 },
@@ -97,7 +97,7 @@ Deno.test("serve() sends clients of MoQ the bitrate", async () => {
   assert(bitrate > 0);
 });
 
-Deno.test("serve() takes clients of MoQ without a version, at its path alone", async () => {
+Deno.test("serve() accepts MoQ clients without a version, only at the MoQ path", async () => {
   const versions = ["gomoqt-dev"] as const;
   const { moq, server: _server } = mounted({ versions, path: "/moq" });
   await using _ = _server;
@@ -111,7 +111,7 @@ Deno.test("serve() takes clients of MoQ without a version, at its path alone", a
   }
 });
 
-Deno.test("serve() speaks raw QUIC only with the option for that", async () => {
+Deno.test("serve() accepts raw QUIC only if the option is set", async () => {
   const { moq, server: _server } = mounted({ versions: ["moq-lite-05"] });
   await using server = _server;
   const { host } = new URL(server.webTransportUrl);
@@ -126,7 +126,7 @@ Deno.test("serve() speaks raw QUIC only with the option for that", async () => {
   assertEquals(session.version, "moq-lite-05");
 });
 
-Deno.test("Server.drain() and Server.close() end the sessions of MoQ too", async () => {
+Deno.test("Server.drain() and Server.close() also close MoQ sessions", async () => {
   for (const end of ["drain", "close"] as const) {
     const { promise, resolve } = Promise.withResolvers<unknown>();
     const { moq, server } = mounted({ onSession: resolve });
@@ -153,7 +153,7 @@ Deno.test("createServer() serves MoQ over WebSocket", async () => {
   assertEquals(await greetingOf(session), "hello");
 });
 
-Deno.test("MoqServer.attach() takes one place", async () => {
+Deno.test("MoqServer.attach() works only once", async () => {
   const { moq, server: _server } = mounted();
   await using _ = _server;
   assertThrows(() => serve({ port: 0, onListen() {}, webTransport: false, moq }), TypeError);

@@ -1,12 +1,14 @@
-/** Names of a session in the shares of a server: the owner of its places, the maker of its topics. */
+/**
+ * Identities of a session in a server's quotas: the owner of its slots, the creator of its topics.
+ */
 import type { Owner, Owners } from "../base/owners.ts";
 import { verifiedUser } from "../session/serving/requests.ts";
 import type { Session } from "../session/session.ts";
 
 /**
- * Makes the owner of what a session takes.
+ * Returns the owner of a session's slots.
  *
- * @param owners Tells which users are familiar at an address.
+ * @param owners Knows which users are familiar at an address.
  * @returns The networks of its address, its user or the name of its guest, and the session.
  */
 export function ownerOf(owners: Owners, session: Session): Owner {
@@ -20,10 +22,10 @@ export function ownerOf(owners: Owners, session: Session): Owner {
 }
 
 /**
- * Names the party that makes the histories of a session's topics.
+ * Names the creator of histories of a session's topics, for quotas.
  *
- * @returns The user. For guests, and users who are new at their address, the widest network that one
- * party may have: many guests of one address are one party.
+ * @returns The user. For guests, and users who are new at their address, the widest network that a
+ * single client may have, so that many guests of one address count as one.
  */
 export function makerOf({ user, guest, networks, isFamiliar, isBehindProxy }: Owner): string {
   const network = networks.at(-1)?.key;

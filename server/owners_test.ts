@@ -3,7 +3,7 @@ import { platformRuntime } from "../base/runtime.ts";
 import { type OwnerFacts, Owners } from "../base/owners.ts";
 import { makerOf } from "./owners.ts";
 
-Deno.test("makerOf() names the widest network of one party for guests and new users", () => {
+Deno.test("makerOf() names the widest network for guests and new users", () => {
   const owners = new Owners(platformRuntime());
   const named = (facts: OwnerFacts) => makerOf(owners.of(facts));
   const first = named({ address: "2001:db8:1:1::1", guest: "a" });

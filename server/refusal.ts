@@ -1,4 +1,4 @@
-/** Refusals of sessions, reported to the application or printed. */
+/** Rejected sessions, reported to the application or printed. */
 import type { AdmissionOptions } from "./admission_options.ts";
 import { AuthenticationError, LimitError, type RefusalStatus } from "../errors.ts";
 import type { SessionManager } from "../manager/session_manager.ts";
@@ -6,27 +6,28 @@ import { attempt } from "../base/call_safely.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import { type DecisionFault, tellFault } from "../base/decision.ts";
 
-/** Shortest token to hide in a text; a shorter one is no secret, and part of many words. */
+/** Shortest token to hide in a text; a shorter one is not secret, and occurs in many words. */
 const MIN_SECRET_LENGTH = 4;
 
 /** Shortest time between two lines about a failing `onRefusal`, in milliseconds. */
 const FAILED_SILENT_MS = 1_000;
 
-/** Properties of a {@linkcode Refused} beside status and message. */
+/** Further properties of a {@linkcode Refused}. */
 interface RefusedOptions extends ErrorOptions {
-  /** The fault of the application, if there is one: the peer should come back. */
+  /** The application's fault, if any; the peer should retry. */
   readonly fault?: DecisionFault | undefined;
   /**
-   * Sends the text in a close over WebTransport, because pages cannot read the status of a refusal.
+   * Sends the text in a close over WebTransport, because pages cannot read the status of a
+   * rejection.
    */
   readonly isToldByClose?: boolean;
 }
 
-/** Thrown internally, and answered at the edge; the peer gets the message. */
+/** Thrown internally, and converted to a response at the edge; the peer receives the message. */
 export class Refused extends Error {
   /** HTTP status; the close code is 4000 more. */
   readonly status: RefusalStatus;
-  /** The fault of the application, if the peer is refused because of one. */
+  /** The application's fault, if it caused the rejection. */
   readonly fault: DecisionFault | undefined;
   readonly isToldByClose: boolean;
 
@@ -37,7 +38,7 @@ export class Refused extends Error {
     this.isToldByClose = options.isToldByClose ?? false;
   }
 
-  /** Returns the refusal for a peer that may not know Skein: a fault has the status 401 there. */
+  /** The rejection for a peer that may not know Skein, for which a fault has the status 401. */
   get forAnyPeer(): Refused {
     if (this.fault === undefined) return this;
     const { message, cause, fault } = this;
@@ -45,7 +46,7 @@ export class Refused extends Error {
   }
 }
 
-/** Converts the {@linkcode LimitError} of an operation to a refusal. */
+/** Converts the {@linkcode LimitError} of an operation to a rejection. */
 export function withinLimits<T>(manager: SessionManager, take: () => T): T {
   try {
     return take();
@@ -58,11 +59,11 @@ export function withinLimits<T>(manager: SessionManager, take: () => T): T {
 interface RefusedPeer {
   /** Network address, where known. */
   readonly address: string | undefined;
-  /** Finds the token, which is never printed. */
+  /** Returns the token, which is never printed. */
   readonly token?: () => string | undefined;
 }
 
-/** Reports refusals to `onRefusal`, or on the console. */
+/** Reports rejections to `onRefusal`, or on the console. */
 export class RefusalReport {
   readonly #onRefusal: AdmissionOptions<never>["onRefusal"];
   readonly #console: ConsoleReport;
@@ -75,7 +76,7 @@ export class RefusalReport {
   tell(refused: Refused, { address, token }: RefusedPeer): void {
     const { status, message: reason, cause, fault } = refused;
     const onRefusal = this.#onRefusal;
-    // A text of the application may contain the token.
+    // The application's text may contain the token.
     const secret = token?.();
     const isSecret = secret !== undefined && secret.length >= MIN_SECRET_LENGTH;
     const mask = (text: string) => isSecret ? text.replaceAll(secret, "<token>") : text;
@@ -91,7 +92,7 @@ export class RefusalReport {
   }
 
   #print({ status, message, cause }: Refused, mask: (text: string) => string): void {
-    // A draining server refuses all sessions, as intended.
+    // A draining server rejects all sessions, as intended.
     if (status === 503 && cause instanceof LimitError) return;
     const isOwnText = !(cause instanceof AuthenticationError);
     const behind = isOwnText ? cause : cause.cause;
@@ -105,5 +106,5 @@ export class RefusalReport {
 
 function describeThrown(error: unknown): string {
   if (error instanceof Error) return `${error.name}: ${error.message}`;
-  return typeof error === "string" ? error : `a throw of ${typeof error}`;
+  return typeof error === "string" ? error : `a thrown ${typeof error}`;
 }

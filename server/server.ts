@@ -82,9 +82,9 @@ import { settingsWith } from "../session/session_settings.ts";
 import { UnsupportedError } from "../errors.ts";
 
 /**
- * A server of sessions that listens by itself, or is mounted in another server.
+ * A session server that listens itself, or is mounted in another server.
  *
- * @typeParam V Type of the values from `authenticate`, `typeof guest` included.
+ * @typeParam V Type of the values from `authenticate`, including `typeof guest`.
  * @typeParam C The contract.
  */
 export class Server<V = unknown, C extends Contract = Contract> implements AsyncDisposable {
@@ -104,10 +104,10 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   readonly #gate = new RequestGate();
   readonly #quotas: Quotas;
   readonly #ownerOf = (session: Session): Owner => ownerOf(this.#quotas.owners, session);
-  /** True if the application limits addresses, and takes them from sockets. */
+  /** True if the application limits addresses, and reads them from sockets. */
   readonly #countsSockets: boolean;
   readonly #admission: Admission<V>;
-  /** Handler of the application for all other requests. */
+  /** The application's handler for all other requests. */
   readonly #fetch: ServerOptions["fetch"];
   readonly #users: Users<ValueOf<V>, C>;
   readonly #claims: UserClaims | undefined;
@@ -117,22 +117,22 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   readonly #engine: Disposable | undefined;
   readonly #services: Disposable | undefined;
   readonly #unreadStreams: UnreadStreams;
-  /** Everything that answers requests, by the option, in the order in which requests ask. */
+  /** All faces by server option, in the order in which they are asked. */
   readonly #faces: ReadonlyMap<string, Face>;
-  /** Durable streams, and answers that outlive their connections. */
+  /** Durable streams, and responses that outlive their connections. */
   readonly #durable: DurableParts | undefined;
   #listener: ServerListener | undefined;
-  /** True while clients from the internet would be better off on the hardened engine. */
+  /** True if clients from the internet should use the hardened engine. */
   #suitsHardened = false;
   #closing: Promise<void> | undefined;
-  /** Stops listening to the signal that closes the server. */
+  /** Removes the listener of the signal that closes the server. */
   #removeAbortListener: (() => void) | undefined;
 
   /**
-   * Creates a server that does not listen: pass requests to `fetch`.
+   * Creates a server that does not listen; pass requests to `fetch`.
    *
    * @param options Options of the server.
-   * @param parts Parts that a program of this library brings; by default there are none.
+   * @param parts Parts from other modules of this library; none by default.
    * @throws {TypeError} If a key of the options is unknown, or an option is invalid.
    * @throws {RangeError} If a number is out of range.
    */
@@ -235,7 +235,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       console: this.#console,
       accept: parts.accept,
     });
-    // After the checks of the options, because a MoQ server can be mounted only once.
+    // After the options were checked, because a MoQ server can be mounted only once.
     options.moq?.attach(faceHost(() => this.#listener, parts.accept), this.#quotas);
     const { presenceGraceMs: graceMs, clusterPresence: shareOnline = true } = options;
     const { nodes, presence, rooms: joined } = makePresence({
@@ -248,7 +248,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     });
     this.nodes = nodes;
     nodes?.carry({
-      // The clients of a server that drains move to other nodes, where they count from then on.
+      // The clients of a draining server move to other nodes, which then count them.
       report: () => manager.isDraining ? undefined : this.#quotas.report(),
       hear: (node, report) => this.#quotas.hear(node, report),
     });
@@ -325,9 +325,9 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   /**
-   * The durable streams of all servers of the broker: writers, reads, cancellation.
+   * The durable streams of all servers of the broker: writing, reading, cancellation.
    *
-   * @throws {UnsupportedError} Without the option `durableStreams`, and without a request that has
+   * @throws {UnsupportedError} Without the option `durableStreams` and without a request that has
    * `resume`.
    */
   get durableStreams(): DurableStreams {
@@ -346,10 +346,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     return this.#durable?.streams;
   }
 
-  /**
-   * Counters of requests to faces over HTTP, by the option of the server, such as `api`; also part
-   * of the metrics.
-   */
+  /** Counters of HTTP requests, by server option, such as `api`; also part of the metrics. */
   get httpStats(): Readonly<Record<string, HttpFaceStats>> {
     const all: Record<string, HttpFaceStats> = {};
     for (const [name, { stats }] of this.#faces) if (stats !== undefined) all[name] = stats;
@@ -357,7 +354,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   /**
-   * Counters of the bounds that clients share, by name: places taken, the bound, and refusals by the
+   * Counters of limits that clients share, by name: used slots, the limit, and rejections by the
    * level whose share was reached; also part of the metrics.
    */
   get quotaStats(): Readonly<Record<string, QuotaStats>> {
@@ -366,20 +363,20 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   /**
-   * Hashes by which clients can trust the certificate of WebTransport without an authority: for
-   * `serverCertificateHashes`. Empty for a certificate that browsers do not accept by hash, valid
-   * for more than two weeks or with an RSA key.
+   * Hashes by which clients can trust the WebTransport certificate without an authority, for
+   * `serverCertificateHashes`. Empty if browsers do not accept the certificate by hash, because it
+   * is valid for more than two weeks or has an RSA key.
    */
   get certificateHashes(): DevCertificate["hashes"] {
     return this.#listener?.webTransport?.hashes ?? [];
   }
 
   /**
-   * Answers an HTTP request: a WebSocket upgrade becomes a session. Mounts in `Deno.serve`, Hono,
-   * oak and any other server that passes the `Request` on.
+   * Responds to an HTTP request; a WebSocket upgrade becomes a session. Works in `Deno.serve`,
+   * Hono, oak and any other server that passes the original `Request`.
    *
    * @param request The request.
-   * @param info Facts about the request; the address counts for the limits.
+   * @param info Information about the request; the limits use its address.
    * @returns The response, which MUST be returned to the HTTP server unchanged.
    */
   readonly fetch = (request: Request, info: RequestInfo = {}): Response | Promise<Response> => {
@@ -389,13 +386,12 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     return face?.fetch(request, info) ?? this.#answerOther(request, info);
   };
 
-  /** Finds the face of a request over HTTP. */
   #faceFor(request: FaceRequest): Face | undefined {
     for (const face of this.#faces.values()) if (face.wants(request)) return face;
     return undefined;
   }
 
-  /** Answers a request that no face wants. */
+  /** Responds to a request that no face wants. */
   #answerOther(request: Request, info: RequestInfo): Response | Promise<Response> {
     if (this.#fetch !== undefined) return this.#fetch(request, info);
     if (!this.#admission.serves(request.url)) return new Response("Not found", { status: 404 });
@@ -405,7 +401,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     });
   }
 
-  /** Answers a request for a WebTransport session. */
+  /** Responds to a request for a WebTransport session. */
   #take(request: WebTransportRequest, pages: PageOrigin): void | Promise<void> {
     for (const face of this.#faces.values()) {
       if (face.take !== undefined && face.wants(request)) return face.take(request, pages);
@@ -415,8 +411,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   #hintAtNoAddress(): void {
     this.#console.tell(
       "no-address",
-      "A limit by network address counts nobody: a request came without its address. Pass the " +
-        "second argument of the HTTP server's handler on: server.fetch(request, info), or set " +
+      "A limit by network address has no effect: a request has no address. Pass the " +
+        "second argument of the HTTP server's handler: server.fetch(request, info), or set " +
         "clientAddress",
     );
   }
@@ -424,8 +420,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   #hintAtProxy(address: string): void {
     this.#console.tell(
       "proxy",
-      `Shares by network address don't count for ${address}, likely a proxy, and a bound is half ` +
-        "taken: one client can take the rest. Set clientAddress: forwardedAddress({ trusted: 1 })",
+      `Shares by network address don't count for ${address}, probably a proxy, and a limit is half ` +
+        "used up: one client can use the rest. Set clientAddress: forwardedAddress({ trusted: 1 })",
     );
   }
 
@@ -442,7 +438,9 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     );
   }
 
-  /** Answers an upgrade as `fetch` does; `undefined` if the upgrade may be for another part. */
+  /**
+   * Responds to an upgrade as `fetch` does; `undefined` if the upgrade may be for another face.
+   */
   #upgrade(upgrade: OfferedUpgrade, info: RequestInfo): Response | Promise<Response> | undefined {
     const isForSession = this.#faceFor(upgrade) === this.#admission;
     return isForSession ? this.#admission.upgrade(upgrade, info) : undefined;
@@ -453,8 +451,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    *
    * @param topic The topic.
    * @param data The data.
-   * @param options A session to leave out, and the publishing user.
-   * @throws {TypeError} If JSON cannot hold the data, or the topic or `from` is invalid.
+   * @param options A session to exclude, and the publishing user.
+   * @throws {TypeError} If JSON cannot represent the data, or the topic or `from` is invalid.
    * @throws {RangeError} If the message is too large.
    */
   publish<T extends ContractTopic<C, "server">>(
@@ -474,12 +472,12 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    *
    * @param session One of this server's sessions.
    * @param topic The topic.
-   * @param options Start of the subscription, on a topic with a history: by default now.
-   * @returns Resolves to `true` once the engine has confirmed the subscription: the session gets all
-   * publications from now on, whatever node they come from. Resolves to `false` if the session leaves
-   * or closes before. Rejects with a `BrokerError` if the engine has not confirmed within ten seconds;
-   * the session stays subscribed, and its client is told of the gap. The error also goes to `onError`,
-   * so a call without `await` is fine.
+   * @param options Start of the subscription on a topic with a history; now by default.
+   * @returns Resolves to `true` once the broker has confirmed the subscription: from now on the
+   * session receives all publications, from every node. Resolves to `false` if the session leaves
+   * or closes before that. Rejects with a `BrokerError` if the broker does not confirm within 10
+   * seconds; the session stays subscribed, and its client is notified of the gap. The error also
+   * goes to `onError`, so a call without `await` is fine.
    */
   subscribe(
     session: Session<ValueOf<V>, C, "server">,
@@ -493,9 +491,9 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   /**
-   * Ends the subscription of a session, whether requested by the client or the application. If the
-   * topic is a room, the session leaves the room. Idempotent. The client's subscription ends with a
-   * `RequestError` of the code; a plain page gets no notice.
+   * Ends a session's subscription, no matter whether the client or the application requested it. If
+   * the topic is a room, the session leaves the room. Idempotent. The client's subscription ends
+   * with a `RequestError` with the code; a plain page receives no notice.
    *
    * @example Removing a member
    * ```ts
@@ -528,8 +526,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   /**
-   * Addresses all sessions of a user, on every node. A guest, and any other session without a user,
-   * is addressed by its `session.user`, on its own node only.
+   * Addresses all sessions of a user, on every node. A guest or another session without a user is
+   * addressed by its `session.user`, only on its own node.
    *
    * @param user The user, as returned by `userOf`.
    * @returns A sender to these sessions.
@@ -540,7 +538,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
      *
      * @param topic The topic.
      * @param data The data.
-     * @returns Number of sessions of this node that got the message; other nodes are not counted.
+     * @returns Number of sessions on this node that received the message; other nodes are not
+     * counted.
      */
     send<T extends ContractTopic<C, "server">>(
       topic: T,
@@ -556,11 +555,11 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   /**
-   * Lists the sessions of a user, on every node that answers within two seconds.
-   * `manager.sessionsOf(user)` lists those of this node immediately.
+   * Lists the sessions of a user, on every node that responds within two seconds.
+   * `manager.sessionsOf(user)` immediately lists the sessions on this node.
    *
    * @param user The user, as returned by `userOf`.
-   * @returns The sessions, this node's first; at most 1,000 of each node.
+   * @returns The sessions, this node's first; at most 1,000 per node.
    */
   sessions(user: string): Promise<SessionInfo<ValueOf<V>, C>[]> {
     return this.#users.sessions(user);
@@ -575,9 +574,9 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * @throws {RangeError} If the code is neither 0 nor 3000 to 4999.
    */
   async disconnect(user: string, options: SessionCloseOptions = {}): Promise<{
-    /** Sessions that were closed, on all nodes. */
+    /** Number of closed sessions, on all nodes. */
     readonly closed: number;
-    /** `true` if every node answered; otherwise sessions may be left. */
+    /** `true` if every node responded; otherwise sessions may still be open. */
     readonly isComplete: boolean;
   }> {
     checkOptions("disconnect", options, CLOSE);
@@ -585,24 +584,24 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   /**
-   * Drains the server, within the time of the options:
+   * Drains the server, within the time limit of the options:
    *
-   * - **Sessions:** new ones are refused. Every peer is asked to come back at a time of its own, and
-   *   its session closes then, after handlers and queues have finished.
-   * - **Requests over HTTP** to faces and to `fetch` are answered until the sessions are over. After
-   *   that new requests get 503 with `Retry-After`, and those under way finish. A request whose body
-   *   is not complete at the end of the time also gets 503.
+   * - **Sessions:** new sessions are rejected. Every peer receives a different time to reconnect,
+   *   and its session closes then, after handlers and queues have finished.
+   * - **Requests over HTTP** to faces and to `fetch` are served until all sessions have closed.
+   *   After that new requests receive 503 with `Retry-After`, and pending requests finish. A
+   *   request whose body is incomplete when the time is up also receives 503.
    *
    * Then the server stops listening.
    *
-   * @param options The time, and the message to peers.
-   * @returns Number of sessions that closed by themselves, and of those that were closed.
+   * @param options The time limit, and the message to peers.
+   * @returns Number of sessions that closed by themselves, and number that were closed.
    */
   async drain(options: DrainOptions = {}): Promise<DrainReport> {
     checkOptions("drain", options, DRAIN);
     const connections = this.manager.all().map(({ connection }) => connection);
     this.#listener?.stop();
-    // Raw sessions have no envelopes: the wire carries the request to leave.
+    // Raw sessions have no envelopes, so the transport sends the request to leave.
     for (const connection of connections) connection.drain?.();
     const hasOthers = (this.nodes?.size ?? 0) > 0;
     const { withinMs = DRAIN_MS, signal } = options;
@@ -615,7 +614,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       ...Array.from(this.#faces.values(), (face) => face.drain?.(time)),
       this.#durable?.answers.drain({ hasOthers, withinMs, signal }),
     ]);
-    // Sessions that were closed are over here, but the close has yet to reach their peers.
+    // Closed sessions have ended here, but the close has yet to reach their peers.
     const told = Promise.allSettled(connections.map(({ closed }) => closed));
     await settlesWithin(this.#runtime, told, FAREWELL_MS);
     this.#gate.stop();
@@ -642,9 +641,9 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   /**
-   * Sets the certificate of new WebTransport clients; open sessions stay. WebSocket keeps its
+   * Sets the certificate for new WebTransport clients; open sessions stay. WebSocket keeps its
    * certificate until a restart, because the runtime's HTTP server cannot change certificates. The
-   * server renews a development certificate by itself.
+   * server renews a development certificate automatically.
    *
    * @param certificate The certificate and its key, in PEM.
    * @throws {TypeError} If WebTransport is off, or the certificate is invalid.
@@ -725,14 +724,17 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     return server;
   }
 
-  /** Closes the server when a signal aborts; a signal that outlives the server does not keep it. */
+  /**
+   * Closes the server when a signal aborts. A signal that outlives the server does not keep it in
+   * memory.
+   */
   #closeBy(signal: AbortSignal): void {
     const onAbort = () => void this.close();
     signal.addEventListener("abort", onAbort, { once: true });
     this.#removeAbortListener = () => signal.removeEventListener("abort", onAbort);
   }
 
-  /** Waits for the requests under way, until a close or the signal ends the wait. */
+  /** Waits for pending requests, until a close or the signal ends the wait. */
   async #idleWithin(ms: number, signal: AbortSignal | undefined): Promise<void> {
     const ended = new AbortController();
     const end = () => ended.abort();
@@ -743,7 +745,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   /**
    * Closes the server.
    *
-   * @param answersMs Time that responses may take to be sent; at least `closeTimeoutMs`.
+   * @param answersMs Time for sending responses; at least `closeTimeoutMs`.
    */
   async #close(options: SessionCloseOptions, answersMs = 0): Promise<void> {
     this.#removeAbortListener?.();
@@ -751,7 +753,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#gate.close();
     await this.#durable?.close();
     for (const face of this.#faces.values()) await face.close?.(options);
-    // Not before the sessions are over: the runtime's server cuts WebSockets together with bodies.
+    // Not before the sessions have closed: the runtime's server cuts WebSockets together with
+    // bodies.
     this.#listener?.cutBodies();
     const isAnswered = await settlesWithin(this.#runtime, this.#gate.idle, this.#closeTimeoutMs);
     this.#heartbeat[Symbol.dispose]();
@@ -763,15 +766,15 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     await this.#claims?.close();
     await this.nodes?.close();
     await this.topics[Symbol.asyncDispose]();
-    // The runtime never gives up on a peer that vanished in its handshake, nor on a handler of the
-    // application that never answers; stop waiting.
+    // The runtime waits forever for a peer that disappeared during its handshake, and for an
+    // application handler that never returns, so stop waiting.
     const waitMs = isAnswered ? Math.max(this.#closeTimeoutMs, answersMs) : 0;
     const closed = this.#listener?.close(answersMs) ?? Promise.resolve();
     await settlesWithin(this.#runtime, closed, waitMs);
   }
 }
 
-/** Tells whether answers of the server may outlive their connections. */
+/** Checks whether responses of the server may outlive their connections. */
 function hasKeptAnswers(
   { contract, requests = {} }: { readonly contract?: Contract; readonly requests?: object },
 ): boolean {
@@ -784,15 +787,17 @@ function hasKeptAnswers(
 export interface ServerParts {
   /** Reads the metrics of all workers; by default the server reports only its own. */
   readonly source?: MetricsSource | undefined;
-  /** Accepts upgrades to WebSocket; by default the runtime does. */
+  /** Accepts WebSocket upgrades; by default the runtime does. */
   readonly accept?: WebSocketEngine | undefined;
 }
 
-/** Parts of a server that belong to all workers of a process. */
+/** Parts of a server that all workers of a process share. */
 export interface WorkerParts extends Pick<ServerParts, "source"> {
-  /** Resolves when the server may listen on UDP; at once if left out. */
+  /** Resolves when the server may listen on UDP; immediately by default. */
   readonly udpFrom?: Promise<void> | undefined;
-  /** Answers a request in place of the server; `undefined` for a request of the server's own. */
+  /**
+   * Handles a request instead of the server; `undefined` for a request that the server handles.
+   */
   readonly answer?:
     | ((
       request: Request,
@@ -801,7 +806,7 @@ export interface WorkerParts extends Pick<ServerParts, "source"> {
     | undefined;
 }
 
-/** Returns the limits of connections, equal to those of sockets. */
+/** Returns the limits of connections, equal to the limits of sockets. */
 function connectionLimits(
   { maxSessions = DEFAULT_MAX_SESSIONS, maxSessionsPerAddress }: ServerOptions["limits"] = {},
 ): ConnectionLimits {
@@ -818,7 +823,7 @@ const FAREWELL_MS = 500;
 /**
  * Creates a server that does not listen, to be mounted in an existing HTTP server.
  *
- * @typeParam V Type of the values from `authenticate`, `typeof guest` included.
+ * @typeParam V Type of the values from `authenticate`, including `typeof guest`.
  * @typeParam C The contract.
  * @param options Options of the server.
  * @returns The server; pass requests to `fetch`.
@@ -847,11 +852,11 @@ export function createServer<V = unknown, C extends Contract = Contract>(
 /**
  * Serves sessions.
  *
- * A handler that uses the returned server needs a body in braces:
- * `onMessage: (message) => { server.publish("news", message.data); }`. The type of a bare
- * expression would depend on the type of the server, which TypeScript refuses.
+ * A handler that uses the returned server needs a body in braces: `onMessage: (message) => {
+ * server.publish("news", message.data); }`. The type of a bare expression would depend on the
+ * server's type, which TypeScript rejects.
  *
- * @typeParam V Type of the values from `authenticate`, `typeof guest` included.
+ * @typeParam V Type of the values from `authenticate`, including `typeof guest`.
  * @typeParam C The contract.
  * @param options Where to listen, and the options of the server.
  * @returns The server, listening.

@@ -1,4 +1,4 @@
-/** Options of `serve()` and `createServer()`, and the check that refuses unknown keys. */
+/** Options of `serve()` and `createServer()`, and the check that rejects unknown keys. */
 import { HISTORY_BOUNDS } from "../pubsub/topic_options.ts";
 import type { MetricsOptions } from "./metrics/endpoint.ts";
 
@@ -49,20 +49,20 @@ import type { SessionHandlers } from "../session/session_settings.ts";
 /**
  * Options for {@linkcode createServer}.
  *
- * @typeParam V Type of the values from `authenticate`, `typeof guest` included.
+ * @typeParam V Type of the values from `authenticate`, including `typeof guest`.
  * @typeParam C The contract.
  */
 export interface ServerOptions<V = unknown, C extends Contract = Contract>
   extends
     AdmissionOptions<V>,
     Omit<SessionHandlers<ValueOf<V>, C, "server">, "onGoAway" | "onDropped"> {
-  /** Topics and their schemas; messages that do not fit are refused. */
+  /** Topics and their schemas; other messages are rejected. */
   readonly contract?: C | undefined;
   /**
-   * Called for each stream that a client opens; several calls may run at once. An error ends that
-   * stream with code 4500 and goes to `onError`; the session continues. Without this handler, read
-   * streams from `session.incomingStreams()`. Over QUIC the streams of a session that closes seem
-   * to end cleanly: send a length or an end marker with data that must be complete.
+   * Called for each stream that a client opens; several calls may run concurrently. An error resets
+   * the stream with code 4500 and goes to `onError`; the session continues. Without this handler,
+   * read streams from `session.incomingStreams()`. Over QUIC the streams of a closing session
+   * appear to end cleanly: send a length or an end marker with data that must be complete.
    *
    * @example An echo
    * ```ts
@@ -92,11 +92,11 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
     | undefined;
   /**
    * Decides whether a client may subscribe, publish or set presence data. Without `authorize` all
-   * are denied. `presence` sets the client's presence data in a room. For the topic `stream:<id>` of
-   * a durable stream, `subscribe` reads the stream, and `cancel` asks the writer to stop; both are
-   * allowed for the user's own answers. An object in place of `true` allows the action; its `from` has
-   * precedence over `includePublisher`, and adds the user of the session to a publication. After
-   * `session.requestTimeoutMs` without an answer, the client receives `unavailable`.
+   * are denied. `presence` sets the client's presence data in a room. For the topic `stream:<id>`
+   * of a durable stream, `subscribe` reads the stream, and `cancel` requests the writer to stop;
+   * both are allowed for the user's own responses. An object instead of `true` allows the action;
+   * its `from` overrides `includePublisher`, and adds the session's user to a publication. If
+   * `authorize` takes longer than `session.requestTimeoutMs`, the client receives `unavailable`.
    */
   readonly authorize?:
     | ((
@@ -109,8 +109,8 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
       | Promise<boolean | { readonly from?: boolean | undefined }>)
     | undefined;
   /**
-   * Adds `from`, the user that `userOf` returned, to publications of clients. The answer of
-   * `authorize` to a publication has precedence. A client without a user has no `from`.
+   * Adds `from`, the user that `userOf` returned, to publications of clients. The result of
+   * `authorize` overrides this. Publications of a client without a user have no `from`.
    *
    * @example A chat with names that cannot be forged
    * ```ts
@@ -140,11 +140,11 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
   readonly includePublisher?: boolean | undefined;
   /**
    * Called when a client has renewed its token: `session.value` is the new value, `before` the
-   * previous one. At the same time `authorize` is called again for every topic to which the client
-   * subscribed, and subscriptions that are denied now end; topics of `server.subscribe` stay.
-   * Errors go to `onError`, and the session continues.
+   * previous one. `authorize` is also called again for every topic to which the client subscribed,
+   * and denied subscriptions end; topics of `server.subscribe` stay. Errors go to `onError`, and
+   * the session continues.
    *
-   * @example A role that is taken back
+   * @example A role that is revoked
    * ```ts
    * import { connect, RequestError, serve } from "@skein/skein";
    * import { assertEquals, assertRejects } from "@std/assert";
@@ -174,12 +174,12 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
     ) => void | Promise<void>)
     | undefined;
   /**
-   * Limits of the server, beside those of each session.
+   * Limits of the server, in addition to the limits of each session.
    *
-   * A peer that does not answer a close leaves its socket with the runtime. Sockets are therefore
-   * bounded too: to twice the sessions, in total and by address. Further requests are answered with
-   * 429 and not upgraded. WebTransport connections have the same bounds, counted apart; beyond these
-   * the handshake fails.
+   * A peer that does not respond to a close leaves its socket open in the runtime. So sockets are
+   * also limited, to twice the sessions, in total and per address. Further requests receive 429
+   * instead of an upgrade. WebTransport connections have the same limits, counted separately;
+   * beyond them the handshake fails.
    */
   readonly limits?:
     | ManagerLimits & {
@@ -190,34 +190,34 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
        */
       readonly maxTopicsPerSession?: number | undefined;
       /**
-       * Limits for streams over WebTransport and QUIC that clients open and no handler or loop reads.
-       * By default such a stream is refused 5 s after its arrival; one address holds at most 80 MB, and
-       * all clients together hold at most 640 MB.
+       * Limits for streams over WebTransport and QUIC that clients open and no handler or loop
+       * reads. By default such a stream is rejected 5 s after its arrival; they hold at most 80 MB
+       * per address, and at most 640 MB for all clients together.
        */
       readonly unreadStreams?: UnreadStreamLimits | undefined;
     }
     | undefined;
   /**
-   * Rates at which clients may send, publish, subscribe and connect. Connections have a rate by
-   * default, and so have the publications of each session (1,000 at once, then 200 a second) and its
-   * subscriptions (256 at once, then 20 a second). Rates of users and addresses count on all nodes
-   * together if the `store` of the broker can count.
+   * Rate limits for sending, publishing, subscribing and connecting. By default connections have a
+   * rate limit, and so do each session's publications (1,000 at first, then 200 a second) and
+   * subscriptions (256 at first, then 20 a second). Rate limits of users and addresses apply to all
+   * nodes together if the broker's `store` can count.
    */
   readonly rates?: RateLimitsOptions | undefined;
   /** Limits and times of each session. */
   readonly session?: SessionLimits | undefined;
   /**
    * Patterns of topics that are rooms, such as `room:{name}`. A client that subscribes to a room
-   * joins that room. The object form has presence options for the rooms of each pattern.
+   * joins it. The object form has presence options for the rooms of each pattern.
    *
    * @default {[]}
    */
   readonly rooms?: readonly string[] | Readonly<Record<string, RoomOptions>> | undefined;
   /**
    * Topics with a history, by pattern, each with the bounds of one topic: by default 1,000
-   * publications, five minutes and 1 MiB. A client that reconnects gets the missed publications, or
-   * the reason for a gap. A new subscriber can ask for the newest publications. Use the same
-   * bounds on every node.
+   * publications, five minutes and 1 MiB. A client that reconnects receives the missed
+   * publications, or the reason for a gap. A new subscriber can request the newest publications.
+   * Use the same bounds on every node.
    *
    * @example The last lines of a chat
    * ```ts
@@ -242,15 +242,15 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    */
   readonly history?: Readonly<Record<string, Partial<HistoryBounds>>> | undefined;
   /**
-   * Time within which a user who left may return without an event, in milliseconds.
+   * Grace period in which a user may leave and return without an event, in milliseconds.
    *
    * @default {5000}
    */
   readonly presenceGraceMs?: number | undefined;
   /**
-   * `true` if this node tracks the online users of all nodes, at about 200 bytes a user. Otherwise
-   * `presence.online()`, `isOnline()` and `lastSeenAt()` cover this node only. Rooms are shared in
-   * any case.
+   * `true` if this node tracks the online users of all nodes, with about 200 bytes per user.
+   * Otherwise `presence.online()`, `isOnline()` and `lastSeenAt()` cover only this node. Rooms are
+   * always shared.
    *
    * @default {true}
    */
@@ -258,17 +258,17 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
   /** Observes handshakes, sessions and messages, for traces and metrics. Not set by default. */
   readonly instrumentation?: Instrumentation | undefined;
   /**
-   * Answers `/metrics` in the text format of Prometheus and `/healthz` with the state of the
-   * server, for programs on this machine. An object sets the paths and the allowed clients.
+   * Serves `/metrics` in the Prometheus text format, and `/healthz` with the state of the server,
+   * for programs on this machine. An object sets the path and the allowed clients.
    *
    * @default {false}
    */
   readonly metrics?: boolean | MetricsOptions | undefined;
   /**
    * Serves a page that shows the sessions, topics, rooms, durable streams and brokers of all nodes,
-   * and the messages of one session as these come and go: at `/inspector`, for programs on this
-   * machine. An object sets the path and lets others in. Requests for the path and below go to the
-   * inspector, also in a mounted server. Costs nothing while no page is open.
+   * and the live messages of one session: at `/inspector`, for programs on this machine. An object
+   * sets the path and allows others. Requests for the path and below go to the inspector, also in a
+   * mounted server. It has no cost while no page is open.
    *
    * @default {false}
    */
@@ -281,9 +281,9 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    */
   readonly api?: ApiOptions | undefined;
   /**
-   * Serves durable streams: logs with an end, kept by the broker, which outlive readers, writers and
-   * this server. Requests for the path and below follow the Durable Streams protocol. The broker
-   * must keep logs. Not served by default.
+   * Serves durable streams: logs with an end, kept by the broker, which outlive readers, writers
+   * and this server. Requests for the path and below follow the Durable Streams protocol. The
+   * broker must keep logs. Not served by default.
    *
    * @example A stream that is written and read with `fetch`
    * ```ts
@@ -310,81 +310,83 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    */
   readonly durableStreams?: DurableStreamsOptions | undefined;
   /**
-   * Bounds of answers that outlive the connections of their callers: those of requests with
-   * `resume: true` in the contract.
+   * Limits of responses that outlive their callers' connections, for requests with `resume: true`
+   * in the contract.
    */
   readonly answers?: {
     /**
-     * Time after the last item or read at which an answer is deleted, in milliseconds. For another
-     * week its name starts no answer.
+     * Time after the last item or read at which a response is deleted, in milliseconds. Its name
+     * cannot be used again for another week.
      *
      * @default {86400000}
      */
     readonly keepMs?: number | undefined;
     /**
-     * Most answers that the broker keeps, those that go on included. They don't count as durable
-     * streams. For one more, the oldest answer that has ended makes room, of the network address that
-     * has the most of them; answers that ended within ten minutes and were not read to the end go
-     * last. The readers of an answer that made room get the code `gone`, and for a week its name
-     * starts no answer. If all answers go on, one more is refused with the code `too-many`.
+     * Most responses that the broker keeps, including running ones. They don't count as durable
+     * streams. Beyond the limit, the oldest finished response of the network address with the most
+     * responses is dropped; responses that finished within the last ten minutes and were not read
+     * to the end are dropped last. Readers of a dropped response receive the code `gone`, and its
+     * name cannot be used again for a week. If all responses are running, a new one is rejected
+     * with the code `too-many`.
      *
      * @default {100000}
      */
     readonly maxKept?: number | undefined;
     /**
-     * Most such answers of one user, or of one guest. For one more, the user's oldest answer that has
-     * ended makes room. The default counts only while more than half of `maxKept` are kept.
+     * Most kept responses per user or guest. Beyond the limit, the user's oldest finished response
+     * is dropped. The default applies only while more than half of `maxKept` are kept.
      *
      * @default {100}
      */
     readonly maxKeptPerUser?: number | undefined;
     /**
-     * Most such answers for the guests and new users of one network address, where an IPv6 /64 counts
-     * as one. For one more, their oldest answer that has ended makes room. Users who were there an
-     * hour ago have ten times as many together. The default counts only while more than half of
-     * `maxKept` are kept.
+     * Most kept responses for the guests and new users of one network address; an IPv6 /64 counts
+     * as one address. Beyond the limit, their oldest finished response is dropped. Users who were
+     * seen there an hour ago have ten times as many together. The default applies only while more
+     * than half of `maxKept` are kept.
      *
      * @default {1000}
      */
     readonly maxKeptPerAddress?: number | undefined;
     /**
-     * Most answers that this server makes at once. One more is refused with the code `too-many`.
+     * Most responses that run on this server at the same time. Another one is rejected with the
+     * code `too-many`.
      *
      * @default {10000}
      */
     readonly maxRunning?: number | undefined;
     /**
-     * Most answers that this server makes for one user at once, or for one guest. One more is refused
-     * with the code `too-many`. The default counts only while more than half of `maxRunning` run.
+     * Most running responses per user or guest on this server. Another one is rejected with the
+     * code `too-many`. The default applies only while more than half of `maxRunning` are running.
      *
      * @default {32}
      */
     readonly maxRunningPerUser?: number | undefined;
     /**
-     * Most answers that this server makes at once for the guests and new users of one network
-     * address, where an IPv6 /64 counts as one. One more is refused with the code `too-many`. Users
-     * who were there an hour ago have ten times as many together. The default counts only while more
-     * than half of `maxRunning` run.
+     * Most running responses on this server for the guests and new users of one network address; an
+     * IPv6 /64 counts as one address. Another one is rejected with the code `too-many`. Users who
+     * were seen there an hour ago have ten times as many together. The default applies only while
+     * more than half of `maxRunning` are running.
      *
      * @default {128}
      */
     readonly maxRunningPerAddress?: number | undefined;
   } | undefined;
   /**
-   * Carries publications between servers; by default within this process. The server does not close
-   * the broker.
+   * Carries publications between servers; by default only within this process. The server does not
+   * close the broker.
    */
   readonly broker?: Broker | undefined;
   /** Name and heartbeat of this node among the nodes of the broker; ignored without a `broker`. */
   readonly node?: Omit<NodesOptions, "broker" | "onError" | "runtime"> | undefined;
   /**
-   * Serves Media over QUIC on the same ports. The MoQ server gets the clients that offer one of its
-   * protocols or ask for its path, and all clients over raw QUIC. Rules, limits and sessions are
-   * those of the MoQ server, which is drained and closed with this server. Over UDP a client may
-   * have 128 bidirectional streams open, which are its subscriptions, unless `maxStreams` of
-   * `webTransport` is larger.
+   * Serves Media over QUIC on the same ports. The MoQ server receives the clients that offer one of
+   * its protocols or request its path, and all clients over raw QUIC. It applies its own rules,
+   * limits and sessions, and is drained and closed with this server. Over UDP a client may have 128
+   * bidirectional streams open, one per subscription, unless `maxStreams` of `webTransport` is
+   * larger.
    *
-   * @example Beside messages
+   * @example With messages on the same server
    * ```ts
    * import { dial, serve } from "@skein/skein";
    * import { dialMoq, MoqServer, TrackMux } from "@skein/skein/moq";
@@ -413,8 +415,8 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    */
   readonly moq?: MoqFace | undefined;
   /**
-   * Clocks, timers and randomness of this node, for tests and simulations. By default those of the
-   * platform. A broker and a MoQ server have the same option of their own.
+   * Clocks, timers and randomness of this node, for tests and simulations. By default the
+   * platform's. Brokers and MoQ servers have the same option.
    */
   readonly runtime?: Runtime | undefined;
 }
@@ -423,7 +425,7 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
 export interface ServeOptions<V = unknown, C extends Contract = Contract>
   extends ServerOptions<V, C> {
   /**
-   * Port on which to listen; 0 takes a free one.
+   * Port on which to listen; 0 selects a free port.
    *
    * @default {8000}
    */
@@ -437,46 +439,47 @@ export interface ServeOptions<V = unknown, C extends Contract = Contract>
   /** Certificate and key in PEM, for `wss:` and WebTransport. */
   readonly tls?: { readonly cert: string; readonly key: string } | undefined;
   /**
-   * Serves sessions over WebTransport too: on UDP, by default on the same port number.
+   * Also serves sessions over WebTransport: on UDP, by default on the same port number.
    *
-   * - `true` offers WebTransport where possible. Otherwise one line gives the reason, and only
-   *   WebSocket is served. Deno has QUIC with `--unstable-net`.
-   * - An object offers WebTransport, and `serve()` throws where that is impossible.
-   * - A taken UDP port, for example of a predecessor that drains, is tried again in either case
-   *   until the server ends; `onListen` and `webTransportStats` show the state.
-   * - With `tls` WebTransport has the same certificate. Without `tls` the server is in development:
-   *   a short-lived certificate, trusted by its hash, on this machine only.
+   * - `true` offers WebTransport if possible. Otherwise the server prints the reason, and serves
+   *   only WebSocket. Deno has QUIC with `--unstable-net`.
+   * - An object offers WebTransport, and `serve()` throws if that is impossible.
+   * - In both cases a UDP port in use, for example by a draining predecessor, is retried until the
+   *   server closes; `onListen` and `webTransportStats` show the state.
+   * - With `tls` WebTransport uses the same certificate. Without `tls` the server is in development
+   *   mode: a short-lived certificate, trusted by its hash, only on this machine.
    *
-   * On Node WebTransport is off by default, and `true` prints that line.
+   * On Node WebTransport is off by default, and `true` prints the reason.
    *
    * @default {true}
    */
   readonly webTransport?: boolean | WebTransportServeOptions | undefined;
   /**
-   * Listens on TCP and upgrades, in place of the runtime's own server: `hardenedWebSocket()` of
-   * `@skein/skein/ws`, for a server that faces the internet without a proxy. A server on Node always
-   * needs it.
+   * Listens on TCP and upgrades, instead of the runtime's own server: `hardenedWebSocket()` from
+   * `@skein/skein/ws`, for a server on the internet without a proxy. A server on Node always needs
+   * it.
    */
   readonly webSocket?: WebSocketHost | undefined;
   /**
-   * Lets other processes listen on the same TCP port: the kernel then passes each new connection to
-   * one of these processes. Deno supports this on Linux with `--unstable-net`. UDP is not shared:
-   * the first process serves WebTransport. Turn WebTransport off in the others, or give each
-   * process its own `port`.
+   * Lets other processes listen on the same TCP port: the kernel passes each new connection to one
+   * of them. Deno supports this on Linux with `--unstable-net`. UDP is not shared: the first
+   * process serves WebTransport. Turn WebTransport off in the others, or set a different `port` for
+   * each.
    *
    * @default {false}
    */
   readonly reusePort?: boolean | undefined;
   /**
-   * Called once the server listens, with the state of WebTransport, and again when a taken UDP port
-   * has become free. By default the addresses are printed, with the reason if WebTransport is off.
+   * Called once the server listens, with the state of WebTransport, and again when a UDP port in
+   * use has become free. By default the addresses are printed, with the reason if WebTransport is
+   * off.
    */
   readonly onListen?: ((address: Deno.NetAddr, info: ListenInfo) => void) | undefined;
-  /** Closes the server. */
+  /** Closes the server when it aborts. */
   readonly signal?: AbortSignal | undefined;
 }
 
-/** An action of the HTTP API, as `authorize` gets it. */
+/** An action of the HTTP API, as passed to `authorize`. */
 export type ApiAction =
   | "follow"
   | "publish"
@@ -523,21 +526,21 @@ export type ApiAction =
  * ```
  */
 export interface ApiOptions {
-  /** Path of the API, such as `/api`: exact, without a slash at its end. */
+  /** Path of the API, such as `/api`, without a trailing slash. */
   readonly path: string;
   /**
-   * Decides each action. The id is the topic, the user or the session; empty for the others. A batch
-   * is a `publish-batch` before its body is read, and then a `publish` for each of its topics.
-   * `{ caller }` allows the action to a backend of that name: callers do not share keys of
-   * `Idempotency-Key`. Without a name a caller is told from others by its user, or by its
-   * `Authorization`. Anything else denies. An error denies too, is printed, and is answered with
-   * 503, so that clients ask again.
+   * Decides each action. The id is the topic, the user or the session; empty for other actions. A
+   * batch is a `publish-batch` before its body is read, and then a `publish` for each of its
+   * topics. `{ caller }` allows the action and names the backend: callers do not share values of
+   * `Idempotency-Key`. Without a name, callers are distinguished by user, or by `Authorization`.
+   * Anything else denies. An error also denies, is printed, and the response is 503, so that
+   * clients retry.
    *
    * Without `authorize` only programs on this machine may use the API: the peer's address is
-   * loopback, the requested host is one of this machine's names or of `hosts`, and no header of a
-   * proxy is present. Pages may use the API then if `origins` names their origin, or if this server
-   * has served them; `*` is not enough. A proxy on this machine that adds no such header looks like
-   * a program, so behind a proxy `authorize` is needed.
+   * loopback, the requested host is one of this machine's names or of `hosts`, and there is no
+   * proxy header. Pages may then use the API if `origins` lists their origin, or if this server has
+   * served them; `*` is not enough. A proxy on this machine without such a header looks like a
+   * program, so behind a proxy you need `authorize`.
    */
   readonly authorize?:
     | ((
@@ -545,46 +548,47 @@ export interface ApiOptions {
     ) => boolean | { readonly caller: string } | Promise<boolean | { readonly caller: string }>)
     | undefined;
   /**
-   * Rate of requests of one network address, counted by each node. `{ perSecond: Infinity }` is no
-   * limit.
+   * Rate limit per network address, counted by each node. `{ perSecond: Infinity }` means no limit.
    *
    * @default {{ perSecond: 1000, burst: 2000 }}
    */
   readonly rate?: Rate | undefined;
   /**
-   * Most requests that are answered at once.
+   * Most concurrent requests.
    *
    * @default {256}
    */
   readonly maxRequests?: number | undefined;
   /**
-   * Most bytes of the body of a request.
+   * Most bytes of a request body.
    *
    * @default {1048576}
    */
   readonly maxBodyBytes?: number | undefined;
   /**
-   * Most publications of one request.
+   * Most publications per request.
    *
    * @default {100}
    */
   readonly maxPublications?: number | undefined;
   /**
-   * Most readers of this node that follow topics by server-sent events. One more is answered with
-   * 429. Once more than half are there, one network address has at most 256, and one user 32.
+   * Most readers on this node that follow topics by server-sent events. Another one receives 429.
+   * Once more than half are connected, a network address has at most 256, and a user 32.
    *
    * @default {10000}
    */
   readonly maxReaders?: number | undefined;
   /**
-   * Time for which the key of a request is remembered, in milliseconds, by the store of the broker.
+   * Time for which the broker's store remembers the key of a request, in milliseconds.
    *
    * @default {600000}
    */
   readonly idempotencyWindowMs?: number | undefined;
 }
 
-/** Default rate of one network address: more than a backend needs, and a brake for guesses. */
+/**
+ * Default rate limit per network address: more than a backend needs, but it slows down guessing.
+ */
 const API_RATE: Required<Rate> = { perSecond: 1_000, burst: 2_000 };
 
 /** Default limits of the API. */
@@ -718,9 +722,9 @@ export function checkServerOptions(verb: "create server" | "serve", options: obj
 /**
  * Checks the paths of the HTTP faces, which load later.
  *
- * @param faces Options of each face, by the name of the option; `undefined` for a face that is off.
- * @throws {TypeError} If a path is not spelled as in a URL, two faces overlap, or `authorize` is not
- * a function.
+ * @param faces Options of each face, by option name; `undefined` for a face that is off.
+ * @throws {TypeError} If a path is not spelled as in a URL, two faces overlap, or `authorize` is
+ * not a function.
  */
 export function checkFaces(
   faces: Readonly<
@@ -731,13 +735,13 @@ export function checkFaces(
   for (const [name, face] of Object.entries(faces)) {
     if (face === undefined) continue;
     const { path, authorize } = face;
-    // Other spellings would never match the URL of a request.
+    // Other spellings would never match a request's URL.
     const isPath = typeof path === "string" && /^\/.*[^/]$/.test(path) &&
       URL.parse(path, "http://localhost")?.pathname === path;
     if (!isPath) {
       throw new TypeError(
-        `Cannot create server: ${name}.path must be a path as URLs have it, without a slash at ` +
-          `the end, received ${path}`,
+        `Cannot create server: ${name}.path must be a path spelled as in a URL, without a trailing ` +
+          `slash, received ${path}`,
       );
     }
     if (authorize !== undefined && typeof authorize !== "function") {

@@ -2,7 +2,7 @@ import { assertStringIncludes, assertThrows } from "@std/assert";
 import { createServer, serve } from "./server.ts";
 import type { ServeOptions } from "./server_options.ts";
 
-Deno.test("serve() refuses an unknown key at any depth, and names the one that may be meant", () => {
+Deno.test("serve() rejects an unknown key at any depth, and suggests a similar one", () => {
   const cases: [options: object, place: string, key: string, meant?: string][] = [
     [{ authorise: () => true }, "options", "authorise", "authorize"],
     [{ onmessage() {} }, "options", "onmessage", "onMessage"],
@@ -50,7 +50,7 @@ Deno.test("serve() refuses an unknown key at any depth, and names the one that m
   }
 });
 
-Deno.test("createServer() refuses the options of a server that listens", () => {
+Deno.test("createServer() rejects options of a listening server", () => {
   for (const options of [{ port: 8_000 }, { onListen() {} }, { hostname: "localhost" }]) {
     assertThrows(
       () => createServer(options as object),

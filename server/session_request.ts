@@ -1,4 +1,6 @@
-/** A request for a session in one shape for all wires, so that admission has one implementation. */
+/**
+ * A request for a session in one form for all transports, so that admission has one implementation.
+ */
 import type { Refused } from "./refusal.ts";
 import { LimitError } from "../errors.ts";
 import type { Session } from "../session/session.ts";
@@ -9,46 +11,46 @@ import { Deadlines } from "../base/deadlines.ts";
 import type { Runtime } from "../base/runtime.ts";
 
 /**
- * A request for a session. Exactly one of `accept` and `refuse` answers the request; if `accept`
- * throws, `refuse` follows.
+ * A request for a session. Exactly one of `accept` and `refuse` responds to it; if `accept` throws,
+ * `refuse` follows.
  *
- * @typeParam Answer Type of the answer for the wire's own server.
+ * @typeParam Answer Type of the response for the transport's server.
  */
 export interface SessionRequest<Answer> {
-  /** Name of the wire, for people. */
+  /** Display name of the transport. */
   readonly transport: string;
   /** Requested URL, in the form of an HTTP request. */
   readonly url: string;
   readonly headers: UpgradeRequest["headers"];
-  /** The request for the application. Some wires create the request on first use. */
+  /** The request for the application. Some transports create it on first use. */
   readonly request: Request;
   /** Network address of the peer, where known. */
   readonly address: string | undefined;
   /** `true` for a peer with Skein's own protocol. */
   readonly isSkein: boolean;
-  /** `true` if the peer uses `skein.1` and announced a token in band. */
+  /** `true` if the peer uses `skein.1` and announced a token message. */
   readonly announcesToken: boolean;
-  /** Aborted if the peer leaves before an answer, on wires that show this. */
+  /** Aborted if the peer leaves before the response, on transports that detect this. */
   readonly signal?: AbortSignal | undefined;
-  /** Refusal of a request that its transport cannot serve; `undefined` if servable. */
+  /** Rejection of a request that its transport cannot serve. */
   readonly refusal?: Refused | undefined;
   /** Returns `true` if the rules allow the page of the peer. */
   isOriginAllowed(rules: OriginRules): boolean;
   /**
    * Accepts the request. Frees its resources on an error.
    *
-   * @throws {Refused} If there is no place left.
+   * @throws {Refused} If there is no free slot.
    */
   accept(options: AcceptRequest): Accepted<Answer>;
-  /** Refuses the request. Never throws. */
+  /** Rejects the request. Never throws. */
   refuse(refused: Refused): Answer;
 }
 
 /** Options for accepting a request. */
 export interface AcceptRequest {
-  /** Resolves once the token was accepted, if a token must come first. */
+  /** Resolves once the token was accepted, if a token is required first. */
   readonly admitted: Promise<unknown> | undefined;
-  /** The session from which the client moves, with which this one counts once. */
+  /** The session from which the client moves; both together count once. */
   readonly beside: Session | undefined;
 }
 
@@ -56,28 +58,28 @@ export interface AcceptRequest {
 export interface RequestPlace {
   /** Network address of the peer, where known. */
   readonly address: string | undefined;
-  /** Refusal of the request if the application failed to find the address. */
+  /** Rejection of the request if the application failed to find the address. */
   readonly refusal: Refused | undefined;
 }
 
 export interface Accepted<Answer> {
   readonly connection: Connection;
   /**
-   * Resolves once a session can begin: the answer to an upgrade was sent, or the first byte of a
-   * client came. Rejects if a session never can begin. `undefined` if a session begins at once.
+   * Resolves once a session can start: the response to an upgrade was sent, or the client's first
+   * byte arrived. Rejects if a session can never start. `undefined` if a session starts
+   * immediately.
    */
   readonly opened: Promise<unknown> | undefined;
-  /** Answer for the wire's own server. */
+  /** Response for the transport's server. */
   readonly answer: Answer;
-  /** Resources to free if no session begins. */
+  /** Resources to free if no session starts. */
   readonly held: readonly Disposable[];
 }
 
 /**
- * Returns the headers of the answer to a request for a session, on each transport: the one place for
- * a header of them all.
+ * Returns the headers of the response to a request for a session, on every transport.
  *
- * @param refused The refusal; `undefined` if the request is accepted.
+ * @param refused The rejection; `undefined` if the request is accepted.
  * @returns The headers; `undefined` for none.
  */
 export function answerHeaders(refused?: Refused): Record<string, string> | undefined {
@@ -85,8 +87,8 @@ export function answerHeaders(refused?: Refused): Record<string, string> | undef
 }
 
 /**
- * Returns the headers of a refusal: for 429, 503 and a fault of the application the time after which
- * to try again.
+ * Returns the headers of a rejection: for 429, 503 and faults of the application, the time after
+ * which to retry.
  */
 export function refusalHeaders({ status, cause, fault }: Refused): Record<string, string> {
   const { retryAfterMs = 5_000 } = cause instanceof LimitError ? cause : {};
@@ -95,7 +97,6 @@ export function refusalHeaders({ status, cause, fault }: Refused): Record<string
   return isForNow ? { "retry-after": String(seconds) } : {};
 }
 
-/** A connection that has not opened yet. */
 interface Opening {
   /** Resources to free if the connection never opens. */
   readonly held: readonly Disposable[];
@@ -104,13 +105,13 @@ interface Opening {
 }
 
 /**
- * Frees the resources of connections whose session never begins. If a peer vanishes before the
+ * Frees the resources of connections whose session never starts. If a peer disappears before the
  * response to its upgrade, the socket emits no event.
  */
 export class PendingUpgrades implements Disposable {
   readonly #waiting: Deadlines<Opening>;
 
-  /** Creates a registry with a time limit for each connection, in milliseconds. */
+  /** Creates a registry with a time limit per connection, in milliseconds. */
   constructor(runtime: Runtime, timeoutMs: number) {
     this.#waiting = new Deadlines(runtime, timeoutMs, (late) => {
       free(late);
@@ -119,7 +120,7 @@ export class PendingUpgrades implements Disposable {
   }
 
   /**
-   * Calls `begin` once the connection is open; frees the resources if opening fails or takes too
+   * Calls `begin` once the connection is open. Frees the resources if opening fails or takes too
    * long, and calls `onLate` in the second case.
    */
   add(
@@ -145,8 +146,8 @@ export class PendingUpgrades implements Disposable {
   }
 
   /**
-   * Stops waiting for all connections, and frees their resources: the listener ends with the server,
-   * so that such a connection may never open.
+   * Stops waiting for all connections, and frees their resources. The listener stops with the
+   * server, so these connections may never open.
    */
   [Symbol.dispose](): void {
     for (const opening of this.#waiting.clear()) free(opening);

@@ -2,7 +2,7 @@ import { assertEquals } from "@std/assert";
 import { platformRuntime } from "../base/runtime.ts";
 import { PendingUpgrades } from "./session_request.ts";
 
-Deno.test("PendingUpgrades frees the resources of connections that have not opened at the end of the server", () => {
+Deno.test("PendingUpgrades frees the resources of unopened connections when the server closes", () => {
   const freed: string[] = [];
   const upgrades = new PendingUpgrades(platformRuntime(), 60_000);
   const place = { [Symbol.dispose]: () => void freed.push("place") };

@@ -1,6 +1,6 @@
 /**
- * Connections of the HTTP transport on all nodes of a broker: the requests of a client may reach any
- * node, and the connection is on the one that accepted it.
+ * Connections of the HTTP transport on all nodes of a broker. A client's requests may reach any
+ * node, but its connection is on the node that accepted it.
  */
 import { joinHead, splitHead } from "../pubsub/nodes/call_messages.ts";
 import { isNumber } from "../pubsub/nodes/messages.ts";
@@ -22,19 +22,18 @@ import {
   type TakeOptions,
 } from "../transport/http/carrier.ts";
 
-/** Name of the calls among the nodes. */
 const NAME = "http";
 
 /**
- * Longest wait for the answer of another node, beside the wait for an event, in milliseconds: longer
- * than the time after which a node that was killed counts as silent.
+ * Longest wait for the response of another node, in addition to the wait for an event, in
+ * milliseconds; longer than the time after which a killed node counts as silent.
  */
 const ANSWER_MS = 6_000;
 
-/** Longest wait for an event that another node may ask for, in milliseconds. */
+/** Longest wait for an event that another node may request, in milliseconds. */
 const MAX_WAIT_MS = 60_000;
 
-/** Most bytes of a request or reply beside frames and events. */
+/** Most bytes of a request or reply besides frames and events. */
 const MAX_HEAD_BYTES = 8_192;
 
 /** Most characters of a secret and of the id of a reader. */
@@ -44,12 +43,12 @@ const MAX_NAME_LENGTH = 128;
 const MAX_PROVEN = 10_000;
 
 /**
- * Most calls at once about connections that this node does not know, so that ids that somebody made
- * up leave most of the calls between two nodes to connections that are there.
+ * Most concurrent calls about connections that this node does not know, so that invented ids leave
+ * most calls between two nodes to existing connections.
  */
 const MAX_UNKNOWN = 1_024;
 
-/** Such calls of one network address, once more than half of `MAX_UNKNOWN` are under way. */
+/** Most such calls of one network address, once more than half of `MAX_UNKNOWN` are pending. */
 const MAX_UNKNOWN_PER_ADDRESS = 16;
 
 /** Options for {@linkcode SharedCarriers}. */
@@ -59,22 +58,22 @@ export interface SharedCarriersOptions {
   readonly own: HttpCarriers;
   /** The quotas of the server. */
   readonly quotas: Quotas;
-  /** Most bytes of the frames of a request, and of the events of an answer. */
+  /** Most bytes of the frames of a request, and of the events of a response. */
   readonly maxBytes: number;
-  /** Gets errors that no client causes. MUST NOT throw. */
+  /** Receives errors that no client causes. MUST NOT throw. */
   readonly onError: (error: unknown) => void;
 }
 
 /**
- * Finds connections on this node and on the others.
+ * Finds connections on this and other nodes.
  *
- * - **Gone:** a connection of a node that is gone is unknown at once, also to calls under way. If the
- *   node gave no sign of life, the connection is unknown once two heartbeats did not come.
- * - **Repeatable:** each call of a {@linkcode HttpCarrier} can be repeated, also by way of another
- *   node: events and frames have numbers.
+ * - **Gone:** a connection of a node that has left is unknown immediately, also to pending calls.
+ *   If the node crashed, the connection is unknown after two missed heartbeats.
+ * - **Repeatable:** each call of a {@linkcode HttpCarrier} can be repeated, also through another
+ *   node, because events and frames are numbered.
  * - **Checked:** the node of the connection checks the secret, before a client waits for events or
  *   sends a body. Malformed calls fail.
- * - **Shares:** first calls about a connection have a bound, and each network address a share.
+ * - **Shares:** first calls about a connection are limited, and each network address has a share.
  */
 export class SharedCarriers implements HttpCarriers, AsyncDisposable {
   readonly #nodes: Nodes;
@@ -83,16 +82,16 @@ export class SharedCarriers implements HttpCarriers, AsyncDisposable {
   readonly #calls: NodeCalls;
   /** Secrets of connections of other nodes, by id, oldest use first; bounded by `MAX_PROVEN`. */
   readonly #proven = new Map<string, string>();
-  /** Calls about connections of other nodes whose secrets this node does not remember. */
+  /** Calls about connections of other nodes whose secrets this node does not know. */
   readonly #unknown: Quota;
 
-  /** Begins to answer the calls of other nodes. */
+  /** Starts to respond to calls of other nodes. */
   constructor({ nodes, own, quotas, maxBytes, onError }: SharedCarriersOptions) {
     this.#nodes = nodes;
     this.#unknown = quotas.open({
       limit: "unknownConnections",
       verb: "continue",
-      what: "requests at once for connections that a node has to look for",
+      what: "concurrent requests for connections that a node has to look up",
       max: MAX_UNKNOWN,
       shares: { address: MAX_UNKNOWN_PER_ADDRESS },
       retryAfterMs: 1_000,
@@ -175,9 +174,9 @@ interface RemoteCarrierParts {
   readonly node: string;
   readonly keys: Keys;
   readonly proven: Map<string, string>;
-  /** Tells whose requests these are. */
+  /** Returns the owner of the requests. */
   readonly ownerOf: () => Owner;
-  /** Takes a place for the call about a connection that this node does not know. */
+  /** Takes a slot for a call about an unknown connection. */
   readonly takePlace: () => Disposable;
 }
 
@@ -199,7 +198,7 @@ class RemoteCarrier implements HttpCarrier {
     this.#takePlace = takePlace;
   }
 
-  /** Asks the other node once, by a call without frames; later calls tell if anything changed. */
+  /** Asks the other node once, with a call without frames; later calls detect changes. */
   async prove(): Promise<void> {
     const { id, secret } = this.#keys;
     if (this.#proven.get(id) === secret) return;
@@ -248,7 +247,7 @@ class RemoteCarrier implements HttpCarrier {
     if (answer === undefined) throw unavailable();
     const { refusal, message } = answer.head;
     const { id, secret } = this.#keys;
-    // A wrong secret must not make this node forget the right one.
+    // A wrong secret must not remove the right one.
     if (refusal === undefined || this.#proven.get(id) === secret) this.#proven.delete(id);
     if (refusal === undefined) {
       this.#proven.set(id, secret);

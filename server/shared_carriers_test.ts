@@ -61,7 +61,7 @@ class Connection implements HttpCarrier, HttpCarriers {
   }
 }
 
-Deno.test("A connection gives events again whose answer was lost between two nodes", async () => {
+Deno.test("A connection repeats events whose response was lost between two nodes", async () => {
   await using bench = new Bench();
   const a = bench.join();
   const nodes = new Nodes({ broker: bench.engine.connect() });
@@ -86,7 +86,7 @@ Deno.test("A connection gives events again whose answer was lost between two nod
   assertEquals(await carrier.take(0, first), { events: both, last: 2, state: "open" });
   connection.send("three");
   const { bufferedAmount } = connection;
-  // The caller goes on behind the last answer that it has.
+  // The caller continues after the last response that it received.
   const again = await carrier.take(1, next);
   assertEquals(again.events, "id:2\ndata:two\n\nid:3\ndata:three\n\n");
   assertEquals((await carrier.take(3, next)).events, "");
@@ -148,7 +148,7 @@ Deno.test("SharedCarriers.find() returns the connection of this node itself", as
   assertThrows(() => carriers.find("no-node", SECRET), CarrierError, "There is none");
 });
 
-Deno.test("A node asks another one for the secret of a connection once, and until it fits", async () => {
+Deno.test("A node checks the secret of a connection with another node once, and again after a wrong secret", async () => {
   await using bench = new Bench();
   const [a, b] = [bench.join(), bench.join()];
   await bench.pass(300);
@@ -162,7 +162,7 @@ Deno.test("A node asks another one for the secret of a connection once, and unti
   assertEquals(await reasonOf(prove(`${b.nodes.id}.two`, SECRET)), "unknown");
 });
 
-Deno.test("SharedCarriers.find() passes calls on to the connection of another node", async () => {
+Deno.test("SharedCarriers.find() forwards calls to the connection of another node", async () => {
   await using bench = new Bench();
   const [a, b] = [bench.join(), bench.join()];
   await bench.pass(300);
@@ -188,7 +188,7 @@ Deno.test("SharedCarriers.find() passes calls on to the connection of another no
   }
 });
 
-Deno.test("SharedCarriers pass refusals of the connection's node on, and no other error", async () => {
+Deno.test("SharedCarriers forward only rejections of the connection's node, and no other error", async () => {
   await using bench = new Bench();
   const [a, b] = [bench.join(), bench.join()];
   await bench.pass(300);
@@ -208,7 +208,7 @@ Deno.test("SharedCarriers pass refusals of the connection's node on, and no othe
   assertEquals(bench.errors, [b.own.given]);
 });
 
-Deno.test("SharedCarriers.find() refuses a connection of a node that is gone at once", async () => {
+Deno.test("SharedCarriers.find() immediately rejects a connection of a node that has left", async () => {
   await using bench = new Bench();
   const [a, b, c] = [bench.join(), bench.join(), bench.join()];
   await bench.pass(10_000);
@@ -228,7 +228,7 @@ Deno.test("SharedCarriers.find() refuses a connection of a node that is gone at 
   }
 });
 
-Deno.test("SharedCarriers end a wait for events by the signal, and by the time", async () => {
+Deno.test("SharedCarriers end a wait for events at the signal and after the timeout", async () => {
   await using bench = new Bench();
   const [a, b] = [bench.join(), bench.join()];
   await bench.pass(300);
@@ -243,14 +243,14 @@ Deno.test("SharedCarriers end a wait for events by the signal, and by the time",
   assert(b.own.signals[0]!.aborted);
   const none = await carrier.take(4, takeOptions(ending.signal));
   assertEquals([none.last, b.own.calls.length], [4, 2]);
-  // A connection that does not keep to the time.
+  // A connection that exceeds the timeout.
   const late = reasonOf(carrier.take(4, takeOptions()));
   await bench.pass(31_000);
   assertEquals(await late, "unavailable");
   assert(b.own.signals[1]!.aborted);
 });
 
-Deno.test("SharedCarriers refuse malformed calls and ids that no node gave", async () => {
+Deno.test("SharedCarriers reject malformed calls and ids that no node issued", async () => {
   await using bench = new Bench();
   const [a, b] = [bench.join(), bench.join()];
   await bench.pass(300);
@@ -298,7 +298,7 @@ Deno.test("SharedCarriers refuse malformed calls and ids that no node gave", asy
   assertEquals([bench.errors.length, b.own.calls.length], [heads.length + 1, 3]);
 });
 
-Deno.test("SharedCarriers take no malformed answer for an outcome", async () => {
+Deno.test("SharedCarriers reject malformed responses", async () => {
   await using bench = new Bench();
   const a = bench.join();
   const nodes = new Nodes({ broker: bench.engine.connect() });
@@ -326,7 +326,7 @@ Deno.test("SharedCarriers take no malformed answer for an outcome", async () => 
   await nodes.close();
 });
 
-Deno.test("SharedCarriers leave calls about unknown connections to other addresses than one that has many", async () => {
+Deno.test("SharedCarriers keep calls about unknown connections available when one address uses its share", async () => {
   await using bench = new Bench();
   const [a, b] = [bench.join(), bench.join()];
   await bench.pass(300);
@@ -335,7 +335,7 @@ Deno.test("SharedCarriers leave calls about unknown connections to other address
   const prove = (address: string, id: string, secret = SECRET) =>
     a.carriers.find(id, secret, ownerAt(address)).prove();
   await prove("192.0.2.1", b.own.id);
-  // A node that is there, and does not answer.
+  // A node that is alive but does not respond.
   b.broker.cut();
   const madeUp = Array.from({ length: 2_000 }, (_, i) => prove("192.0.2.1", `${b.nodes.id}.${i}`));
   const outcomes = madeUp.map((call) => call.catch((error) => error));
@@ -343,7 +343,7 @@ Deno.test("SharedCarriers leave calls about unknown connections to other address
   assert(refusal instanceof LimitError);
   assertEquals([refusal.level, refusal.retryAfterMs], ["address", 1_000]);
   assertEquals(a.carriers.unknown, 512);
-  // Another address has its share, and a known connection of the first address needs no place.
+  // Another address has its own share, and a known connection of the first address needs no slot.
   const others = Array.from({ length: 17 }, (_, i) => {
     return prove("192.0.2.2", `${b.nodes.id}.x${i}`).catch((error) => error);
   });
@@ -374,7 +374,7 @@ Deno.test("SharedCarriers leave calls about unknown connections to other address
     const { status } = response;
     assertEquals([method, status, response.headers.get("retry-after")], [method, 429, "1"]);
   }
-  // All calls end with the node's silence, and give their places back.
+  // All calls end when the node counts as silent, and release their slots.
   await bench.pass(10_000);
   const reasons = new Set(
     (await Promise.all([...outcomes, ...others])).map(({ reason, name }) => reason ?? name),

@@ -1,4 +1,4 @@
-/** The limit on sessions of one user over all nodes, counted in the broker's store. */
+/** The limit on a user's sessions on all nodes, counted in the broker's store. */
 import { LimitError } from "../errors.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";
 import { settlesWithin } from "../base/wait.ts";
@@ -12,15 +12,15 @@ const CLAIM_MS = 120_000;
 /** Time between renewals, in milliseconds. */
 const RENEW_MS = 40_000;
 
-/** Claims that are renewed at once. */
+/** Claims that are renewed together. */
 const BATCH = 100;
 
-/** Longest wait for the engine, in milliseconds; after that a node counts alone. */
+/** Longest wait for the broker, in milliseconds; after that a node counts alone. */
 const PATIENCE_MS = 2_000;
 
 /**
- * Pauses before another attempt at a refused claim, in milliseconds. A client that reconnects, or
- * moves to another node, may arrive before its previous session is over.
+ * Pauses before a rejected claim is retried, in milliseconds. A client that reconnects or moves to
+ * another node may arrive before its previous session has closed.
  */
 const ASK_AGAIN_MS = [50, 200];
 
@@ -32,7 +32,7 @@ interface HeldClaim {
 /** The sessions of one user on this node. */
 interface UserPlaces {
   held: number;
-  /** Places that are being released, one after the other. */
+  /** Slots that are being released, one after the other. */
   releasing: Promise<void> | undefined;
 }
 
@@ -48,14 +48,14 @@ export interface UserClaimsOptions {
 /**
  * Claims of the sessions of this node.
  *
- * - **Engine away:** a session is admitted without a claim, which is made later. The manager's own
- *   limit, for this node, always holds.
- * - **Release:** a place counts as taken until the session ended and the engine knows. A claim
- *   waits for places of the same user that this node releases. For places that other nodes release,
- *   a claim is tried twice more within a quarter of a second.
- * - **Nodes that died:** a node that needs the place releases the claims of a dead node once that
- *   node is surely gone; otherwise those claims end after two minutes.
- * - **Cost:** one call for each session that begins, ends, and lives for another 40 s.
+ * - **Broker unreachable:** a session is admitted without a claim, which is made later. The
+ *   manager's own limit, for this node, always applies.
+ * - **Release:** a slot is in use until the session has closed and the broker has confirmed. A
+ *   claim waits for slots of the same user that this node releases. For slots that other nodes
+ *   release, a claim is retried twice within a quarter of a second.
+ * - **Nodes that died:** a node that needs a slot releases the claims of a dead node once that node
+ *   is certainly gone; otherwise these claims expire after two minutes.
+ * - **Cost:** one call when a session starts, when it closes, and every 40 s in between.
  */
 export class UserClaims {
   readonly #runtime: Runtime;
@@ -78,17 +78,17 @@ export class UserClaims {
     this.#store = store;
     this.#nodes = nodes;
     this.#max = max;
-    // The engine may have lost its claims.
+    // The broker may have lost its claims.
     this.#restoring = nodes.subscribe(({ type }) => {
       if (type === "restored") void this.#renew();
     });
   }
 
   /**
-   * Claims a place for a session.
+   * Claims a slot for a session.
    *
-   * @returns The claim, to dispose of when the session has ended, or did not begin.
-   * @throws {LimitError} If the user has the maximum of sessions already.
+   * @returns The claim, to dispose of when the session has closed or did not start.
+   * @throws {LimitError} If the user already has the maximum of sessions.
    */
   async claim(user: string): Promise<Disposable> {
     const held = { scope: `sessions:${user}`, member: `${this.#nodes.id}/${++this.#last}` };
@@ -105,7 +105,7 @@ export class UserClaims {
     return { [Symbol.dispose]: () => this.#end(held) };
   }
 
-  /** Waits a moment for places that are being released. */
+  /** Waits briefly for slots that are being released. */
   async close(): Promise<void> {
     this.#restoring[Symbol.dispose]();
     this.#runtime.clearTimeout(this.#timer);
@@ -121,9 +121,9 @@ export class UserClaims {
     for (const pauseMs of [0, ...ASK_AGAIN_MS]) {
       if (pauseMs > 0) await this.#pause(pauseMs);
       const { held: here, releasing } = this.#users.get(scope) ?? { held: 0 };
-      // Each place is held by an open session on this node: do not ask the engine.
+      // Open sessions on this node use all slots: do not ask the broker.
       if (here >= this.#max) continue;
-      // An engine as slow as this counts as away.
+      // A broker as slow as this counts as unreachable.
       if (releasing !== undefined && !await settlesWithin(this.#runtime, releasing, PATIENCE_MS)) {
         return false;
       }
@@ -159,7 +159,7 @@ export class UserClaims {
     });
   }
 
-  /** Makes a claim; `undefined` if the engine does not answer. */
+  /** Makes a claim; `undefined` if the broker does not respond. */
   async #claims({ scope, member }: HeldClaim): Promise<boolean | undefined> {
     let isClaimed: boolean | undefined;
     const claiming = this.#store.claim(scope, member, { max: this.#max, ttlMs: CLAIM_MS })
@@ -197,14 +197,16 @@ export class UserClaims {
     return user;
   }
 
-  /** Releases one after the other: concurrent releases conflict in engines with compare-and-set. */
+  /**
+   * Releases one after the other: concurrent releases conflict in brokers with compare-and-set.
+   */
   #release(held: HeldClaim): void {
     const { scope, member } = held;
     const user = this.#userOf(held);
     const before = user.releasing;
     const release = async () => {
       await before;
-      // While the engine is away the claim ends by itself.
+      // While the broker is unreachable, the claim expires by itself.
       await this.#store.release(scope, member).catch(() => {});
       if (user.releasing !== releasing) return;
       user.releasing = undefined;
@@ -214,7 +216,7 @@ export class UserClaims {
     user.releasing = releasing;
   }
 
-  /** Renews in batches, so that the engine can serve other calls in between. */
+  /** Renews in batches, so that the broker can serve other calls in between. */
   async #renew(): Promise<void> {
     if (this.#isRenewing) return;
     this.#isRenewing = true;
@@ -223,7 +225,7 @@ export class UserClaims {
       const some = all.slice(i, i + BATCH).filter((held) => this.#held.has(held));
       await Promise.all(some.map(async (held) => {
         await this.#claims(held);
-        // The session ended during the call.
+        // The session closed during the call.
         if (!this.#held.has(held)) this.#release(held);
       }));
     }
@@ -232,7 +234,7 @@ export class UserClaims {
 }
 
 /**
- * Most sessions that share a claim; without a bound a client could hold any number in one place.
+ * Most sessions that share a claim; without a limit a client could hold any number in one slot.
  */
 const MAX_HOLDERS = 2;
 
@@ -252,17 +254,17 @@ export class SessionClaims {
   /**
    * Creates an empty registry.
    *
-   * @param make Claims a place; `undefined` if no other node counts.
+   * @param make Claims a slot; `undefined` if no other node counts.
    */
   constructor(make: (user: string) => Promise<Disposable> | undefined) {
     this.#make = make;
   }
 
   /**
-   * Claims a place for a session.
+   * Claims a slot for a session.
    *
    * @param beside The session from which the client moves, whose claim is shared.
-   * @returns The share, to dispose of if the session does not begin.
+   * @returns The share, to dispose of if the session does not start.
    */
   async claim(user: string, beside: Session | undefined): Promise<Disposable | undefined> {
     const known = beside && this.#ofSessions.get(beside);
@@ -274,7 +276,7 @@ export class SessionClaims {
     return claim && this.#shareOf({ user, claim, holders: 1 });
   }
 
-  /** Assigns a share to a session, until the end of the session. */
+  /** Assigns a share to a session until it closes. */
   give(session: Session, share: Disposable): void {
     this.#ofSessions.set(session, this.#held.get(share)!);
     session[internals].whenEnded(() => share[Symbol.dispose]());

@@ -1,5 +1,5 @@
 /**
- * Users with sessions on several nodes: sends messages to these sessions, lists and closes them.
+ * Users with sessions on several nodes: sends messages to their sessions, lists and closes them.
  */
 import { MAX_USER_BYTES } from "./authentication.ts";
 import { QueueFullError } from "../errors.ts";
@@ -21,7 +21,7 @@ import type { SessionCloseOptions } from "../session/types.ts";
 /** Most sessions that one node lists for one user. */
 const MAX_LISTED = 1_000;
 
-/** Longest wait for answers of other nodes, in milliseconds. */
+/** Longest wait for responses of other nodes, in milliseconds. */
 const ANSWER_MS = 2_000;
 
 /**
@@ -44,7 +44,7 @@ export interface SessionInfo<V = unknown, C extends Contract = Contract> {
   readonly user: string;
   /** Network address of the peer, where known. */
   readonly address?: string | undefined;
-  /** The wire: `websocket`, `webtransport`, `memory`. */
+  /** The transport: `websocket`, `webtransport`, `memory`. */
   readonly transport: string;
   /** Time of creation, in milliseconds since the Unix epoch. */
   readonly connectedAt: number;
@@ -68,9 +68,10 @@ interface FollowedUser {
 /**
  * Reaches users on all nodes.
  *
- * Messages to a user go over a topic of that user, to which every node with such a session
- * subscribes. Nodes need not know the location of users, and other nodes are not woken. Lists and
- * closes are rare, and ask every node. Only its own node knows a session without a user.
+ * Messages to a user are published on a topic of this user, to which every node with a session of
+ * the user subscribes. Nodes need not know where users are, and other nodes receive nothing.
+ * Listing and closing are rare, and query every node. Only its own node knows a session without a
+ * user.
  */
 export class Users<V = unknown, C extends Contract = Contract> {
   readonly #nodes: Nodes | undefined;
@@ -101,7 +102,7 @@ export class Users<V = unknown, C extends Contract = Contract> {
     if (nodes === undefined || user === undefined || session.isClosed) return;
     let followed = this.#followed.get(user);
     if (followed === undefined) {
-      // A closed broker carries no messages; the session is still of use on this node.
+      // A closed broker carries no messages; the session still works on this node.
       if (nodes.broker.status.current.name === "closed") return;
       const subscription = nodes.broker.subscribe(
         topicOf(user),
@@ -117,10 +118,10 @@ export class Users<V = unknown, C extends Contract = Contract> {
   /**
    * Sends to all sessions of a user.
    *
-   * @returns Number of sessions of this node that got the message.
+   * @returns Number of sessions on this node that received the message.
    */
   send(user: string, message: EncodedMessage): number {
-    // No session has a user of more bytes, and the engine may refuse such a topic.
+    // No session has a longer user, and the broker may reject such a topic.
     if (exceedsBytes(user, MAX_USER_BYTES)) return 0;
     const nodes = this.#nodes;
     // A new node does not know yet whether there are others.
@@ -131,7 +132,7 @@ export class Users<V = unknown, C extends Contract = Contract> {
     return this.#push(user, message);
   }
 
-  /** Lists the sessions of a user, on all nodes that answer. */
+  /** Lists the sessions of a user, on all nodes that respond. */
   async sessions(user: string): Promise<SessionInfo<V, C>[]> {
     const local = this.#list(user);
     if (this.#nodes === undefined) return local;
@@ -142,7 +143,7 @@ export class Users<V = unknown, C extends Contract = Contract> {
     return [...local, ...remote];
   }
 
-  /** Closes the sessions of a user, on all nodes that answer. */
+  /** Closes the sessions of a user, on all nodes that respond. */
   async disconnect(
     user: string,
     options: SessionCloseOptions,
@@ -152,10 +153,10 @@ export class Users<V = unknown, C extends Contract = Contract> {
   }
 
   /**
-   * Closes a session, on the node that has the session.
+   * Closes a session, on its node.
    *
-   * @returns Number of closed sessions, 0 or 1, and whether all nodes answered. Other nodes are not
-   * asked for a session of this node.
+   * @returns Number of closed sessions, 0 or 1, and whether all nodes responded. Other nodes are
+   * not queried for a session on this node.
    */
   async disconnectSession(
     id: string,
@@ -167,7 +168,7 @@ export class Users<V = unknown, C extends Contract = Contract> {
     return await this.#closeEverywhere(closed, "disconnect-session", { id, options });
   }
 
-  /** Asks the other nodes to close sessions too, and adds up the closed ones. */
+  /** Requests the other nodes to close sessions too, and adds up the closed ones. */
   async #closeEverywhere(
     closing: number | Promise<number>,
     kind: string,
@@ -198,7 +199,7 @@ export class Users<V = unknown, C extends Contract = Contract> {
   }
 
   #receive(user: string, { payload, except }: Publication): void {
-    // Messages of this node have reached its own sessions already.
+    // This node's own messages have already reached its sessions.
     if (except === this.#nodes!.id) return;
     const message = unwrap(payload);
     if (message !== undefined) this.#push(user, message);
@@ -286,7 +287,7 @@ export interface PresencePartsOptions {
   readonly rooms: RoomPatterns;
 }
 
-/** Creates nodes, presence and rooms. If an option is invalid, closes the parts made so far. */
+/** Creates nodes, presence and rooms. If an option is invalid, closes the parts created so far. */
 export function makePresence(options: PresencePartsOptions): PresenceParts {
   const { runtime, topics, isShared, node, rooms } = options;
   const patterns = Array.isArray(rooms) ? {} : rooms as Readonly<Record<string, RoomOptions>>;
@@ -322,9 +323,7 @@ function readInfo(value: unknown, node: string): Omit<SessionInfo, "session"> | 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
-/**
- * Prefixes a message with its topic, which the receiver's queue needs to choose messages to drop.
- */
+/** Prefixes a message with its topic, by which the receiver's queue chooses messages to drop. */
 function withTopic({ frame, topic }: EncodedMessage): string | Uint8Array {
   if (typeof frame === "string") return `${JSON.stringify(topic)}\n${frame}`;
   const name = encoder.encode(topic);
@@ -352,7 +351,7 @@ function unwrap(payload: string | Uint8Array): EncodedMessage | undefined {
   }
 }
 
-/** True if the client moved, also in several steps, to a session that gets its messages. */
+/** True if the client moved, maybe in several steps, to a session that receives its messages. */
 function hasMovedOn(session: Session): boolean {
   return sessionsAfter(session).some(({ isReady }) => isReady);
 }

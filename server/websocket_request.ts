@@ -30,13 +30,13 @@ export interface WebSocketUpgradeOptions {
   readonly runtime: Runtime;
   /** Limits the number of sockets. */
   readonly manager: SessionManager;
-  /** Sockets that are closed at once, and wait for their end. */
+  /** Sockets that were closed immediately, and wait for their end. */
   readonly pendingUpgrades: PendingUpgrades;
   /** Silence after which a plain peer counts as dead, in milliseconds. */
   readonly idleTimeoutMs: number;
-  /** Credit: how much peers may send on streams ahead of the reader. */
+  /** Credit: the data that peers may send on streams ahead of the reader. */
   readonly flowControl: FlowControlOptions | undefined;
-  /** Bounds of the stream of messages of a client of Skein over QMux. */
+  /** Limits of a Skein client's message stream over QMux. */
   readonly messages: Pick<
     MessageStreamOptions,
     "maxEarlyBytes" | "maxFrameBytes" | "streamTimeoutMs"
@@ -105,7 +105,7 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
 
   accept({ admitted, beside }: AcceptRequest): Accepted<Response> {
     const { isSkein } = this;
-    // `skein.1` has a heartbeat of its own; the runtime pings a plain peer.
+    // `skein.1` has its own heartbeat; the runtime pings a plain peer.
     const idleTimeoutMs = isSkein ? 0 : this.#options.idleTimeoutMs;
     const lease = this.#lease(beside);
     const { connection, response, isOpen } = this.#accept(lease, idleTimeoutMs, admitted);
@@ -113,18 +113,14 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
     return { connection, opened, answer: response, held: [lease] };
   }
 
-  /**
-   * Refuses a client of Skein by a close, because browsers hide the status of a refused upgrade.
-   */
+  /** Rejects a Skein client by a close, because browsers hide the status of a rejected upgrade. */
   refuse(refused: Refused): Response {
     const { status, message: reason } = refused;
     return this.isSkein && this.#refuseByClose({ closeCode: 4000 + status, reason }) ||
       new Response(reason, { status, headers: answerHeaders(refused) });
   }
 
-  /**
-   * Counts the socket like the others, because the socket stays until the peer answers the close.
-   */
+  /** Counts the socket, because it stays until the peer responds to the close. */
   #refuseByClose(
     info: { readonly closeCode: number; readonly reason: string },
   ): Response | undefined {
@@ -136,7 +132,7 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
       connection.close(info);
       return response;
     } catch {
-      // A request that cannot be upgraded gets the status.
+      // A request that cannot be upgraded receives the status.
       return undefined;
     }
   }
@@ -171,7 +167,7 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
 }
 
 /**
- * Chooses one of the offered subprotocols, or none. For a client that also accepts bare streams, an
+ * Chooses one of the offered subprotocols, or none. If a client also accepts plain streams, an
  * unknown protocol on top of QMux is not chosen.
  */
 function chosenOf(offered: readonly string[]): string {

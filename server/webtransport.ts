@@ -1,6 +1,6 @@
 /**
  * WebTransport of a listening server: its UDP socket, its certificate with renewal, its requests,
- * and the well-known resource by which clients in development find it.
+ * and the well-known resource by which clients find it in development.
  */
 import {
   BUILTIN_ENGINE,
@@ -39,7 +39,7 @@ export interface WebTransportSocketOptions {
   readonly port: number;
   /** Certificate of WebSocket; `undefined` in development. */
   readonly tls: Certificate | undefined;
-  /** `true` if the user may be asked for the permission to listen. */
+  /** `true` if the runtime may prompt for the permission to listen. */
   readonly mayPrompt: boolean;
   /** Handler of raw QUIC on the same port. */
   readonly quic?: RawQuicOptions | undefined;
@@ -47,17 +47,19 @@ export interface WebTransportSocketOptions {
   readonly quotas?: ListenWebTransportOptions["quotas"] | undefined;
   /** Limits of unread streams. */
   readonly unreadStreams?: ListenWebTransportOptions["unreadStreams"] | undefined;
-  /** Prints errors that reach no handler of the application. */
+  /** Prints errors that no handler of the application receives. */
   readonly console: ConsoleReport;
-  /** Tells whether the client of a request moves here from a session of this server. */
+  /** Checks whether the client of a request moves from a session of this server. */
   readonly isSuccessor: (request: WebTransportRequest) => boolean;
-  /** Answers a request. Errors are printed. */
+  /** Responds to a request. Errors are printed. */
   readonly take: (request: WebTransportRequest) => void | Promise<void>;
 }
 
-/** The UDP socket of a server: listens for WebTransport. */
+/** The UDP socket of a server, which listens for WebTransport. */
 export class WebTransportSocket implements AsyncDisposable {
-  /** `true` if the engine shows only the URL of a request, which must then name the protocol. */
+  /**
+   * `true` if the engine provides only the URL of a request, which must then include the protocol.
+   */
   readonly hidesRequests: boolean;
   readonly #listener: WebTransportSource;
   readonly #console: ConsoleReport;
@@ -71,8 +73,8 @@ export class WebTransportSocket implements AsyncDisposable {
    * Starts listening.
    *
    * @throws {UnsupportedError} If the runtime has no QUIC, or lacks the permission and must not
-   * ask.
-   * @throws {Deno.errors.AddrInUse} If the port is taken.
+   * prompt.
+   * @throws {Deno.errors.AddrInUse} If the port is in use.
    */
   constructor(
     {
@@ -133,7 +135,7 @@ export class WebTransportSocket implements AsyncDisposable {
     return this.#listener.address;
   }
 
-  /** Counters of handshakes, where the engine has them. */
+  /** Counters of handshakes, if the engine has them. */
   get handshakes(): QuicHandshakeStats | undefined {
     return this.#listener.handshakes;
   }
@@ -145,19 +147,19 @@ export class WebTransportSocket implements AsyncDisposable {
     return this.hidesRequests ? `${url}?protocol=${SKEIN_PROTOCOL}` : url;
   }
 
-  /** Hashes by which a client can trust the certificate; empty if that takes an authority. */
+  /** Hashes by which a client can trust the certificate; empty if it needs an authority. */
   get hashes(): readonly Sha256Hash[] {
     return this.#hashes;
   }
 
-  /** Sets the certificate of new clients; sessions stay as they are. */
+  /** Sets the certificate for new clients; open sessions stay. */
   rotate(certificate: Certificate): void {
     this.#replace(certificate);
-    // An application that brings a certificate renews that certificate, too.
+    // An application that provides a certificate also renews it.
     this.#renewal?.[Symbol.dispose]();
   }
 
-  /** Refuses new sessions. Idempotent. */
+  /** Rejects new sessions. Idempotent. */
   stop(): void {
     this.#listener.stop();
   }
@@ -182,7 +184,7 @@ export class WebTransportSocket implements AsyncDisposable {
 
   async #run(): Promise<void> {
     try {
-      // Do not await the answer: one request may wait for a database.
+      // Not awaited, because one request may wait for a database.
       for await (const request of this.#listener) void this.#answer(request);
     } catch (error) {
       if (!this.#isClosed) this.#console.failed("WebTransport", error);
@@ -197,13 +199,13 @@ export class WebTransportSocket implements AsyncDisposable {
       try {
         request.refuse(500);
       } catch {
-        // The request was answered before, or the client left.
+        // The request already has a response, or the client left.
       }
     }
   }
 }
 
-/** Returns `true` for an address that stands for all addresses of a machine. */
+/** Checks whether an address stands for all addresses of a machine. */
 export function isAnyAddress(hostname: string): boolean {
   return ANY_ADDRESS.includes(hostname);
 }
@@ -213,7 +215,7 @@ export function bracketed(hostname: string): string {
   return hostname.includes(":") && !hostname.startsWith("[") ? `[${hostname}]` : hostname;
 }
 
-/** A development certificate is for this machine only, and so is its server. */
+/** A server with a development certificate listens only on this machine. */
 function loopback(hostname: string): string {
   return isAnyAddress(hostname) ? "127.0.0.1" : hostname;
 }
@@ -235,7 +237,7 @@ function limitsOf(options: WebTransportServeOptions): Partial<ListenWebTransport
   return Object.fromEntries(given.map((name) => [name, options[name]]));
 }
 
-/** Checks that the runtime can listen. The error says how to fix that. */
+/** Checks that the runtime can listen. The error says how to fix it. */
 function checkRuntime(address: string, mayPrompt: boolean): void {
   if (!isQuicAvailable()) {
     const hint = isDeno
@@ -254,33 +256,33 @@ function checkRuntime(address: string, mayPrompt: boolean): void {
 /** Path of the resource. */
 const WELL_KNOWN_PATH = "/.well-known/skein/webtransport";
 
-/** Content of the resource, in JSON. */
+/** JSON content of the resource. */
 interface WellKnown {
   /** The UDP port. */
   readonly port: number;
-  /** Address in the form of URLs, if different from the requested host. */
+  /** Address as in a URL, if different from the requested host. */
   readonly hostname?: string;
-  /** Hashes of the certificate; the values in base64. */
+  /** Hashes of the certificate, in base64. */
   readonly serverCertificateHashes: readonly {
     readonly algorithm: "sha-256";
     readonly value: string;
   }[];
 }
 
-/** Returns `true` for a request of the resource. */
+/** Checks whether a request is for the resource. */
 export function isWellKnown({ method, url }: Pick<Request, "method" | "url">): boolean {
   if (!url.includes(WELL_KNOWN_PATH) || method !== "GET") return false;
-  // A peer may send an invalid host, which makes no URL.
+  // A peer may send an invalid host, which makes the URL invalid.
   return URL.parse(url)?.pathname === WELL_KNOWN_PATH;
 }
 
 /**
- * Answers programs on this machine, and pages that may connect. All others get the answer of a
- * server that does not know the path: a foreign name pointed at this machine (DNS rebinding) is not
- * a name of this machine.
+ * Responds to programs on this machine, and to pages that may connect. All others receive the
+ * response of a server that does not know the path. A foreign name that points to this machine (DNS
+ * rebinding) does not count as this machine.
  *
  * @param socket The UDP socket.
- * @returns The answer; `undefined` for other requests.
+ * @returns The response; `undefined` for other requests.
  */
 export function answerWellKnown(
   request: Request,

@@ -1,4 +1,4 @@
-/** Options of WebTransport beside WebSocket, and their checks. */
+/** Options of WebTransport, and their checks. */
 import type { AdmissionOptions } from "./admission_options.ts";
 import { isDeno } from "../base/platform.ts";
 import type { OriginRules } from "../transport/origins.ts";
@@ -13,7 +13,7 @@ import type {
 export const BUILTIN_ENGINE = "builtin";
 
 /**
- * A listener for WebTransport, such as `WebTransportListener`. MUST continue when a handshake or a
+ * A listener for WebTransport, such as `WebTransportListener`. MUST continue when a handshake or
  * session fails.
  */
 export interface WebTransportSource extends AsyncIterable<WebTransportRequest> {
@@ -22,12 +22,12 @@ export interface WebTransportSource extends AsyncIterable<WebTransportRequest> {
   /** Counters of handshakes, for the metrics; `undefined` for an engine that does not count. */
   readonly handshakes?: QuicHandshakeStats | undefined;
   /**
-   * Sets the certificate of new handshakes. Sessions stay.
+   * Sets the certificate for new handshakes. Open sessions stay.
    *
    * @param certificate The certificate and its key.
    */
   rotate(certificate: Certificate): void;
-  /** Refuses new connections, and answers new requests with 503. Idempotent. */
+  /** Rejects new connections, and new requests with 503. Idempotent. */
   stop(): void;
   /** Closes every connection, and stops listening; the iteration ends. Idempotent. */
   close(): Promise<void>;
@@ -46,16 +46,16 @@ export interface WebTransportServeOptions extends
     | "maxSessionsPerConnection"
     | "maxStreams"
   > {
-  /** UDP port; by default the number of the TCP port. */
+  /** UDP port; by default the same number as the TCP port. */
   readonly port?: number | undefined;
   /**
-   * Address on which to listen; by default that of WebSocket. In development, without `tls`, only
-   * this machine: `127.0.0.1` stands for all addresses.
+   * Address on which to listen; by default the WebSocket address. In development, without `tls`,
+   * the server listens only on this machine: `127.0.0.1` replaces an address that stands for all.
    */
   readonly hostname?: string | undefined;
   /**
-   * Certificate; by default that of `tls`. Without `tls`, the development certificate that
-   * `deno task cert` shows.
+   * Certificate; by default `tls`. Without `tls`, the development certificate that `deno task cert`
+   * shows.
    */
   readonly certificate?: Certificate | undefined;
   /**
@@ -64,16 +64,16 @@ export interface WebTransportServeOptions extends
    */
   readonly cacheFolder?: string | URL | null | undefined;
   /**
-   * The engine that listens: HTTP/3 on the runtime's QUIC by default. `"builtin"` is the runtime's
-   * own WebTransport, `Deno.upgradeWebTransport`, which has defects: the guide to WebTransport
-   * lists them. The built-in engine shows no headers of a request, so some options are checked when
+   * The engine that listens: by default HTTP/3 on the runtime's QUIC. `"builtin"` is the runtime's
+   * own WebTransport, `Deno.upgradeWebTransport`, which has defects that the WebTransport guide
+   * lists. The built-in engine does not provide request headers, so some options are checked when
    * the server starts:
    *
-   * - **Origins:** `origins` must hold `*`, because the origin of a page is not known.
-   * - **Tokens:** beside `authenticate`, `allowTokenMessage` must be `true`. Cookies and
-   *   `Authorization` do not arrive over this engine.
-   * - **Protocol:** the URL of a client must name the protocol, as `webTransportUrl` does:
-   *   `?protocol=skein.1`. Other clients are refused with 400.
+   * - **Origins:** `origins` must contain `*`, because the origin of a page is unknown.
+   * - **Tokens:** with `authenticate`, `allowTokenMessage` must be `true`. This engine does not
+   *   provide cookies and `Authorization`.
+   * - **Protocol:** the client's URL must include the protocol, as `webTransportUrl` does:
+   *   `?protocol=skein.1`. Other clients are rejected with 400.
    * - **Not supported:** `flowControl` and `maxSessionsPerConnection` of `webTransport`, and `moq`.
    *
    * @example The runtime's own engine
@@ -107,7 +107,7 @@ export interface WebTransportServeOptions extends
  *
  * @returns The option as an object; `undefined` if WebTransport is off.
  * @throws {TypeError} If the option is neither a boolean nor an object, or the engine is unknown.
- * @throws {RangeError} If the port is not an integer from 0 to 65535.
+ * @throws {RangeError} If the port is not an integer between 0 and 65535.
  */
 export function webTransportOptions(
   webTransport: boolean | WebTransportServeOptions | undefined,
@@ -131,20 +131,20 @@ export function webTransportOptions(
   return webTransport;
 }
 
-/** Options of a server that must fit the built-in engine. */
+/** Options of a server that the built-in engine restricts. */
 export interface BuiltinEngineOptions
   extends Pick<OriginRules, "origins">, Pick<AdmissionOptions<never>, "allowTokenMessage"> {
   /** The option `webTransport`. */
   readonly webTransport?: boolean | WebTransportServeOptions | undefined;
-  /** The option `authenticate`, of which only the presence counts. */
+  /** The option `authenticate`; only its presence counts. */
   readonly authenticate?: unknown;
-  /** The option `moq`, of which only the presence counts. */
+  /** The option `moq`; only its presence counts. */
   readonly moq?: unknown;
 }
 
 /**
- * Checks that no option needs a feature that the runtime's own engine lacks. With another engine
- * all options pass.
+ * Checks that no option needs a feature that the runtime's own engine lacks. Other engines support
+ * all options.
  *
  * @throws {TypeError} If an option needs such a feature.
  */
@@ -156,13 +156,13 @@ export function checkBuiltinEngine(options: BuiltinEngineOptions): void {
       `Cannot serve: ${rule} with the engine "${BUILTIN_ENGINE}" of webTransport, received ${received}`,
     );
   };
-  // A request without an Origin counts as not from a page, so every page would pass.
+  // A request without an Origin does not count as a page, so every page would pass.
   if (!origins.includes("*")) {
-    refuse('origins must hold "*", since no Origin is shown,', JSON.stringify(origins));
+    refuse('origins must contain "*", because requests have no Origin,', JSON.stringify(origins));
   }
   if (authenticate !== undefined && !allowTokenMessage) {
     refuse(
-      "allowTokenMessage must be true beside authenticate, since no headers are shown,",
+      "allowTokenMessage must be true with authenticate, because requests have no headers,",
       `${allowTokenMessage}`,
     );
   }

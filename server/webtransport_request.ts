@@ -20,12 +20,12 @@ export interface PageOrigin {
   readonly port: number;
   readonly webTransportPort: number;
   /**
-   * `true` if loopback names stand for one another: a page of `localhost` may have got a URL with
-   * `127.0.0.1`.
+   * `true` if loopback names are interchangeable: a page of `localhost` may have received a URL
+   * with `127.0.0.1`.
    */
   readonly isDevelopment: boolean;
   /**
-   * `true` if the engine shows no headers, and accepts a session before the application is asked.
+   * `true` if the engine provides no headers, and accepts a session before the application decides.
    */
   readonly hidesRequests: boolean;
 }
@@ -39,16 +39,16 @@ export interface WebTransportSessionRequestOptions {
   readonly placeOf: (request: () => Request) => RequestPlace;
   /** Origin of this server's pages. */
   readonly pages: PageOrigin;
-  /** Bounds of the stream of messages of a client of Skein. */
+  /** Limits of a Skein client's message stream. */
   readonly messages: Pick<
     MessageStreamOptions,
     "maxEarlyBytes" | "maxFrameBytes" | "streamTimeoutMs"
   >;
-  /** Called with the connection of a session, which may end later than the session. */
+  /** Called with the connection of a session, which may close later than the session. */
   readonly onAccepted: (connection: Connection) => void;
 }
 
-/** Parses the requested URL; `undefined` for a URL that no HTTP request could have. */
+/** Parses the requested URL; `undefined` for a URL that is invalid in HTTP. */
 export function parsedUrl({ url }: WebTransportRequest): URL | undefined {
   const parsed = URL.parse(url);
   return parsed === null || parsed.username || parsed.password ? undefined : parsed;
@@ -84,11 +84,11 @@ export class WebTransportSessionRequest implements SessionRequest<void> {
     const { address, refusal } = options.placeOf(() => this.request);
     this.address = address;
     this.refusal = refusal;
-    // The client may have offered protocols, and would get no answer to these.
+    // The client may have offered protocols, and would get no response to them.
     if (options.pages.hidesRequests && !url.searchParams.has("protocol")) {
       this.refusal = new Refused(
         400,
-        `Add ?protocol=${SKEIN_PROTOCOL} to the URL: this server sees no offered protocols`,
+        `Add ?protocol=${SKEIN_PROTOCOL} to the URL: this server does not receive offered protocols`,
       );
     }
   }
@@ -117,10 +117,10 @@ export class WebTransportSessionRequest implements SessionRequest<void> {
       if (!this.isSkein) return { connection: raw, opened: undefined, ...rest };
       const { runtime, messages } = this.#options;
       const accepted = acceptMessages(raw, { ...messages, runtime, admitted });
-      // A session that awaits a token is established only with that token.
+      // A session that waits for a token is established only with it.
       return { ...accepted, ...(admitted && { opened: undefined }), ...rest };
     } catch (cause) {
-      throw new Refused(400, "The request cannot be answered", { cause });
+      throw new Refused(400, "The request cannot be handled", { cause });
     }
   }
 
@@ -132,7 +132,7 @@ export class WebTransportSessionRequest implements SessionRequest<void> {
       }
       this.#asked.refuse(refused.status, { headers: answerHeaders(refused) });
     } catch {
-      // The client left meanwhile.
+      // The client has left.
     }
   }
 
@@ -145,7 +145,7 @@ export class WebTransportSessionRequest implements SessionRequest<void> {
     return this.#asked.accept({ protocol, headers: answerHeaders(), admitted });
   }
 
-  /** Returns the hosts of this server's own pages, which may differ from the requested host. */
+  /** The hosts of this server's own pages, which may differ from the requested host. */
   #ownHosts(origin: string): string[] {
     const { port, webTransportPort, isDevelopment } = this.#options.pages;
     const asked = this.#options.url;
@@ -153,7 +153,7 @@ export class WebTransportSessionRequest implements SessionRequest<void> {
     if (page === null || !/^https?:$/.test(page.protocol)) return [];
     const areLocal = [asked, page].every(({ hostname }) => LOCAL_HOSTS.includes(hostname));
     const { hostname } = isDevelopment && areLocal ? page : asked;
-    // Behind a port mapping the numbers of this machine do not apply.
+    // Behind a port mapping, this machine's port numbers do not apply.
     const isOwnPort = Number(asked.port || 443) === webTransportPort;
     const ports = isOwnPort ? [port, webTransportPort] : [Number(asked.port || 443)];
     return ports.map((number) => new URL(`${page.protocol}//${hostname}:${number}`).host);

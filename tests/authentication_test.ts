@@ -190,7 +190,7 @@ Deno.test("createServer() rejects invalid admission options", () => {
     assertThrows(() => createServer({ keepHeaders }), TypeError, "keepHeaders");
   }
   for (const path of ["rooms", "", 3, "ws://localhost/"] as never[]) {
-    assertThrows(() => createServer({ path }), TypeError, "path must b");
+    assertThrows(() => createServer({ path }), TypeError, "path must ");
   }
 });
 

@@ -125,9 +125,12 @@ Deno.test("serve() rejects checks that the built-in engine cannot make", () => {
   const authenticate = () => "ann";
   const base = { origins: ["*"], webTransport: { engine: "builtin", cacheFolder: null } } as const;
   const cases: [ServeOptions<string>, text: string][] = [
-    [{ origins: [] }, 'origins must hold "*", since no Origin is shown, with'],
+    [{ origins: [] }, 'origins must contain "*", because requests have no Origin, with'],
     [{ origins: ["https://a.test"] }, 'received ["https://a.test"]'],
-    [{ authenticate }, "allowTokenMessage must be true beside authenticate, since no headers"],
+    [
+      { authenticate },
+      "allowTokenMessage must be true with authenticate, because requests have no headers",
+    ],
     [{ authenticate, allowTokenMessage: false }, "received false"],
     [{ moq: new MoqServer({ authorize: () => true }) }, "moq must be left out with the engine"],
     [

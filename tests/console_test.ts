@@ -232,7 +232,7 @@ Deno.test("Server prints that its broker is unreachable from the start, or becam
   time.tick(1);
   const rest = "Publications wait within the broker's bounds, and the broker keeps trying";
   assertEquals(linesOf(printed), [
-    `The engine of the broker memory has not been reached since the start. ${rest}`,
+    `The broker memory has not been reached since the start. ${rest}`,
   ]);
   broker.status.set({ name: "connected" });
   broker.problems = ["Redis has been unreachable for 0 s: the connection was lost"];

@@ -442,7 +442,7 @@ Deno.test("Server serves at its path only, exact or as a pattern", async () => {
   const responses = await Promise.all([fetch(`${http}live`), fetch(`${http}nope`)]);
   assertEquals(responses.map(({ status }) => status), [426, 404]);
   for (const response of responses) await response.body?.cancel();
-  assertThrows(() => createServer({ path: "live" }), TypeError, 'must begin with "/"');
+  assertThrows(() => createServer({ path: "live" }), TypeError, 'must start with "/"');
 });
 
 Deno.test("Server takes as many sessions as its limits allow, and again after one ended", async () => {

@@ -55,7 +55,7 @@ Deno.test("serve() runs answers for a user while another address takes all that 
     return await caller!.answer(`greedy-${i}`);
   });
   assertEquals([count, error?.code], [150, "too-many"]);
-  assertStringIncludes(error!.message, "your address may have at most 128 answers that run");
+  assertStringIncludes(error!.message, "your address may have at most 128 running responses");
   using ann = await Caller.dial(server, { from: HONEST, user: "ann" });
   assertEquals((await ann.answer("ann")).error, undefined);
 });
@@ -114,7 +114,7 @@ Deno.test("serve() answers a write while another address holds all the writes th
   await until(() => server.httpStats.durableStreams!.answered[429] === 45);
   const { status } = await fetch(url(HONEST), { ...init, method: "POST" });
   assertEquals(status, 204);
-  const refusal = "your address may have at most 64 requests under way";
+  const refusal = "your address may have at most 64 concurrent requests";
   assertStringIncludes(await sockets.at(-1)!.until(refusal), refusal);
 });
 
@@ -179,7 +179,7 @@ Deno.test("serve() counts a user who came an hour ago apart from the guests of t
   assertEquals((await stranger.answer("first")).error, undefined);
   assertEquals((await stranger.answer("second")).error?.code, "too-many");
   for (let i = 0; i < 10; i++) assertEquals((await ann.answer(`ann-${i}`)).error, undefined);
-  assertStringIncludes((await ann.answer("ann-10")).error!.message, "at most 10 answers that run");
+  assertStringIncludes((await ann.answer("ann-10")).error!.message, "at most 10 running responses");
 });
 
 Deno.test("Server.quotaStats has the bounds of the relay of a mounted MoqServer", async () => {

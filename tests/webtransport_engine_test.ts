@@ -237,7 +237,7 @@ Deno.test("serve() tries a taken UDP port again, every 5 s in the end, until it 
     assertEquals([server.webTransportUrl, taken.listeners.length], ["https://127.0.0.1:9/", 1]);
     const lines = printed.calls.map(({ args }) => args[0]);
     assertEquals(lines.slice(1), [
-      "WebTransport is off: taken; the port is tried again until the port is free",
+      "WebTransport is off: taken; retrying until the port is free",
       "WebTransport on https://127.0.0.1:9/",
     ]);
     closing = server.close();

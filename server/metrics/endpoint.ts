@@ -12,26 +12,26 @@ import {
 import type { RequestInfo } from "../../transport/address.ts";
 import { isFromThisMachine } from "../../transport/origins.ts";
 
-/** Path at which a load balancer asks for health. */
+/** Path for health checks of load balancers. */
 const HEALTH_PATH = "/healthz";
 
 /** Options for the metrics and the health of a server. */
 export interface MetricsOptions {
   /**
-   * Path that Prometheus reads. The health is at `/healthz`: 200 while the server takes new sessions,
-   * 503 while the server drains or is full.
+   * Path for Prometheus. The health is at `/healthz`: 200 while the server accepts new sessions,
+   * 503 while it drains or is full.
    *
    * @default {"/metrics"}
    */
   readonly path?: string | undefined;
   /**
-   * Permission to ask; all other requests get 403.
+   * Clients that may read; all other requests receive 403.
    *
-   * - `loopback`: programs on this machine, recognized by the socket's address. Two more conditions
-   *   keep others out. A request with headers of a proxy (`Forwarded`, `X-Forwarded-For` and their
-   *   like) is refused, as proxies on this machine pass on requests from elsewhere. The requested
-   *   host has to be one of this machine's names, so that a page with DNS rebinding learns nothing.
-   * - `everybody`: all clients that reach the server.
+   * - `loopback`: programs on this machine, recognized by the socket's address. A request with
+   *   proxy headers (`Forwarded`, `X-Forwarded-For` and similar) is rejected, because proxies on
+   *   this machine forward requests from elsewhere. The requested host must be one of this
+   *   machine's names, so that a page with DNS rebinding cannot read anything.
+   * - `everybody`: all clients that can reach the server.
    * - A function decides each request.
    *
    * @default {"loopback"}
@@ -43,14 +43,14 @@ export interface MetricsOptions {
     | undefined;
 }
 
-/** Health of a server, or of several together. */
+/** Health of a server, or of several servers together. */
 export interface ServerHealth {
-  /** `ok` while new sessions are taken. */
+  /** `ok` while new sessions are accepted. */
   readonly status: "ok" | "draining" | "full" | "down";
   readonly sessions: number;
 }
 
-/** Source of the reported figures. */
+/** Source of the reported metrics. */
 export interface MetricsSource {
   /** Reads the metrics. */
   measures(): readonly Measure[] | Promise<readonly Measure[]>;
@@ -58,7 +58,7 @@ export interface MetricsSource {
   health(): ServerHealth | Promise<ServerHealth>;
 }
 
-/** Reads the figures of one server, which may hold `maxSessions` at once. */
+/** Reads the metrics of one server, which may have `maxSessions` sessions. */
 export function metricsOf(
   server: MeasuredServer & {
     readonly manager: { readonly count: number; readonly isDraining: boolean };
@@ -75,7 +75,7 @@ export function metricsOf(
   };
 }
 
-/** The face that answers requests for metrics and health. */
+/** The face for metrics and health. */
 export class MetricsEndpoint implements Face {
   readonly #source: MetricsSource;
   readonly #report: (fault: DecisionFault) => void;
@@ -83,10 +83,10 @@ export class MetricsEndpoint implements Face {
   readonly #allow: NonNullable<MetricsOptions["allow"]>;
 
   /**
-   * Answers for a source of figures.
+   * Creates the face for a source of metrics.
    *
-   * @throws {TypeError} If the path is not spelled as in a URL or is that of the health, or `allow` is
-   *   not one of its values.
+   * @throws {TypeError} If the path is not spelled as in a URL or is the path of the health check,
+   * or `allow` is not one of its values.
    */
   constructor(
     options: MetricsOptions,
@@ -110,7 +110,7 @@ export class MetricsEndpoint implements Face {
   }
 
   wants({ url }: FaceRequest): boolean {
-    // Most requests are for neither, and need no parsed URL.
+    // Most requests are for neither path, and need no parsed URL.
     return [this.#path, HEALTH_PATH].some((path) =>
       url.includes(path) && URL.parse(url)?.pathname === path
     );
@@ -125,7 +125,7 @@ export class MetricsEndpoint implements Face {
       return text("The server cannot tell now, try again later\n", 503, { "retry-after": "5" });
     }
     if (!isAllowed) {
-      return text("For programs on this machine; metrics.allow lets others ask\n", 403);
+      return text("Only for programs on this machine; metrics.allow lets others read\n", 403);
     }
     if (request.method !== "GET" && request.method !== "HEAD") {
       return text("Method not allowed\n", 405, { allow: "GET, HEAD" });
@@ -141,7 +141,7 @@ export class MetricsEndpoint implements Face {
   #isAllowed(request: Request, info: RequestInfo): boolean {
     if (this.#allow === "everybody") return true;
     if (this.#allow === "loopback") return isFromThisMachine(request, info);
-    // Compares with `true`, as a promise would always be truthy.
+    // Compares with `true`, because a promise would always be truthy.
     return this.#allow(request, info) === true;
   }
 
@@ -172,10 +172,10 @@ function text(body: string, status: number, headers: Record<string, string> = {}
 }
 
 function checkPath(path: string): void {
-  // Paths are compared with `pathname` of a request's URL, so another spelling would never match.
+  // Paths are compared with a request URL's `pathname`, so another spelling would never match.
   const isSpelled = URL.parse(path, "http://localhost")?.pathname === path;
   if (isSpelled && path !== HEALTH_PATH) return;
   throw new TypeError(
-    `Cannot create server: metrics.path must be a path as URLs have it, other than ${HEALTH_PATH}, received ${path}`,
+    `Cannot create server: metrics.path must be a path spelled as in a URL, other than ${HEALTH_PATH}, received ${path}`,
   );
 }

@@ -1,4 +1,4 @@
-/** The metrics of sessions, topics and brokers: one list for OpenTelemetry and for Prometheus. */
+/** The metrics of sessions, topics and brokers: one list for OpenTelemetry and Prometheus. */
 import type { QuotaStats } from "../../base/shares.ts";
 import type { ManagerStats } from "../../manager/mod.ts";
 import type { BrokerStats, BrokerStatus, TopicsStats } from "../../pubsub/mod.ts";
@@ -9,7 +9,7 @@ export interface CountedTopics {
   readonly stats: TopicsStats;
   /** The broker that carries publications between nodes. */
   readonly broker: {
-    /** State of the broker's engine. */
+    /** State of the broker's connection. */
     readonly status: { readonly current: BrokerStatus };
     readonly stats: BrokerStats;
   };
@@ -17,35 +17,35 @@ export interface CountedTopics {
 
 /** Counters of a server's WebTransport; see `webTransportStats` of `Server`. */
 export interface WebTransportStats {
-  /** `true` if the server has its UDP port; `false` while another listener has the port. */
+  /** `true` if the server has its UDP port; `false` while another listener has it. */
   readonly isListening: boolean;
-  /** Handshakes of QUIC, also those of other protocols on the port. */
+  /** QUIC handshakes, including other protocols on the port. */
   readonly handshakes: QuicHandshakeStats;
 }
 
 /** Counters of a server's face over HTTP, such as the API; see `httpStats` of `Server`. */
 export interface HttpFaceStats {
-  /** Requests that are being answered now. */
+  /** Requests in progress. */
   readonly active: number;
-  /** Requests that were answered since the start, by status. */
+  /** Responses since the start, by status. */
   readonly answered: Readonly<Record<string, number>>;
-  /** Readers that wait for new records now, by the way of reading; of durable streams only. */
+  /** Readers that currently wait for new records, by mode; only for durable streams. */
   readonly readers?: Readonly<Record<string, number>> | undefined;
-  /** Requests that a bound of the face refused or ended since the start, by bound. */
+  /** Requests that a limit of the face rejected or ended since the start, by limit. */
   readonly limited?: Readonly<Record<string, number>> | undefined;
 }
 
-/** The counters of a server beside those of its sessions and topics. */
+/** A server's counters besides sessions and topics. */
 export interface CountedServer {
   /** Counters of WebTransport; `undefined` if WebTransport is off. */
   readonly webTransportStats?: WebTransportStats | undefined;
-  /** Counters of faces over HTTP, by the option of the server. */
+  /** Counters of HTTP faces, by server option. */
   readonly httpStats?: Readonly<Record<string, HttpFaceStats>> | undefined;
-  /** Counters of bounds that clients share, by name. */
+  /** Counters of limits that clients share, by name. */
   readonly quotaStats?: Readonly<Record<string, QuotaStats>> | undefined;
 }
 
-/** Counters before the first handshake, and of an engine that counts none. */
+/** Counters before the first handshake, and of an engine that does not count. */
 export const NO_HANDSHAKES: QuicHandshakeStats = {
   pending: 0,
   ignored: 0,
@@ -56,13 +56,13 @@ export const NO_HANDSHAKES: QuicHandshakeStats = {
 /** One number of a metric. */
 export interface Measurement {
   readonly value: number;
-  /** Attributes that distinguish this number within the metric, by OpenTelemetry's names. */
+  /** Attributes that distinguish this number within the metric, with OpenTelemetry names. */
   readonly attributes?: Readonly<Record<string, string>> | undefined;
 }
 
 /** A metric, and its current numbers. */
 export interface Measure {
-  /** Name, by OpenTelemetry's rules. */
+  /** Name, by OpenTelemetry rules. */
   readonly name: string;
   /** A description: one sentence without a period. */
   readonly description: string;
@@ -98,7 +98,7 @@ const gauge = (about: About, ...values: Measurement[]): Measure => ({
   kind: "gauge",
 });
 
-/** Makes one number for each key of a record. */
+/** Creates a number for each key of a record. */
 function each(record: Readonly<Record<string, number>>, attribute: string): Measurement[] {
   return Object.entries(record).map(([key, value]) => ({
     value,
@@ -186,7 +186,7 @@ export function sessionMeasures(stats: ManagerStats): Measure[] {
   ];
 }
 
-/** Metrics that only a server's manager has. */
+/** Metrics of a server's session manager. */
 export function managerMeasures(stats: ManagerStats): Measure[] {
   const { refused, rates, sockets, unreadStreams } = stats;
   return [
@@ -254,7 +254,7 @@ export function managerMeasures(stats: ManagerStats): Measure[] {
   ];
 }
 
-/** Metrics that only the topics of a server have. */
+/** Metrics of a server's topics and broker. */
 export function topicMeasures({ stats, broker }: CountedTopics): Measure[] {
   const { stats: carried, status } = broker;
   return [
@@ -326,7 +326,7 @@ export function topicMeasures({ stats, broker }: CountedTopics): Measure[] {
   ];
 }
 
-/** Metrics of QUIC handshakes, HTTP requests and quotas, where the server has these. */
+/** Metrics of QUIC handshakes, HTTP requests and quotas, if the server has them. */
 export function serverMeasures(server: CountedServer): Measure[] {
   return [...webTransportMeasures(server), ...httpMeasures(server), ...quotaMeasures(server)];
 }
@@ -409,7 +409,7 @@ function httpMeasures({ httpStats = {} }: CountedServer): Measure[] {
 }
 
 /**
- * Puts the metrics of all workers together: one list, in which each number has the attribute
+ * Merges the metrics of all workers into one list, in which each number has the attribute
  * `skein.worker`.
  */
 export function mergeMeasures(

@@ -1,4 +1,4 @@
-/** The counters of a server in the text format of Prometheus. */
+/** The counters of a server in the Prometheus text format. */
 import {
   type HttpFaceStats,
   managerMeasures,
@@ -12,15 +12,15 @@ import type { QuotaStats } from "../../base/shares.ts";
 import type { SessionManager } from "../../manager/mod.ts";
 import type { Topics } from "../../pubsub/mod.ts";
 
-/** Content type of {@linkcode prometheusText}'s text. */
+/** Content type of {@linkcode prometheusText}. */
 export const PROMETHEUS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8";
 
-/** Suffixes of Prometheus' names for OpenTelemetry's units; a unit in braces has no suffix. */
+/** Suffixes of Prometheus names for OpenTelemetry units; a unit in braces has no suffix. */
 const UNITS: Readonly<Record<string, string>> = { By: "_bytes", s: "_seconds" };
 
 /**
- * Writes the counters of a server in Prometheus' text format, version 0.0.4. Each call reads every
- * session: meant for a scrape, not for every message.
+ * Formats the counters of a server in the Prometheus text format, version 0.0.4. Each call reads
+ * every session: use it per scrape, not per message.
  *
  * @example In an HTTP server of your own
  * ```ts
@@ -36,9 +36,9 @@ const UNITS: Readonly<Record<string, string>> = { By: "_bytes", s: "_seconds" };
  * assertStringIncludes(await answer().text(), 'skein_sessions{state="connected"} 0\n');
  * ```
  *
- * @param server A server, or an object that has a manager; `topics` adds the counters of topics and
- *   of their broker, `webTransportStats` those of QUIC handshakes, `httpStats` those of requests,
- *   `quotaStats` those of bounds.
+ * @param server A server, or an object with a manager. `topics` adds the counters of topics and
+ * their broker, `webTransportStats` of QUIC handshakes, `httpStats` of requests, and `quotaStats`
+ * of limits.
  * @returns The text.
  */
 export function prometheusText(
@@ -70,7 +70,7 @@ export function measuresOf(
   ];
 }
 
-/** Writes one metric. */
+/** Formats one metric. */
 export function exposition({ name, description, unit, kind, values }: Measure): string {
   const full = name.replaceAll(".", "_").replace(/_size$/, "") + (UNITS[unit] ?? "") +
     (kind === "counter" ? "_total" : "");
@@ -82,9 +82,7 @@ export function exposition({ name, description, unit, kind, values }: Measure): 
   }\n${lines.join("")}`;
 }
 
-/**
- * Writes labels by the last word of an attribute's name, which is enough beside the metric's name.
- */
+/** Formats labels by the last word of an attribute's name, which is unique within a metric. */
 function labelsOf(attributes: Readonly<Record<string, string>>): string {
   const labels = Object.entries(attributes).map(([key, value]) =>
     `${key.slice(key.lastIndexOf(".") + 1)}="${escapeLabel(value)}"`

@@ -1,4 +1,4 @@
-/** A thread that runs one worker: its start, its messages, its silence and its end. */
+/** A thread that runs one worker: start, messages, supervision and end. */
 import { textOf } from "../../base/error_text.ts";
 import { getHeapStatistics } from "node:v8";
 import { Worker } from "node:worker_threads";
@@ -15,10 +15,10 @@ import {
 } from "./thread_calls.ts";
 import { INIT_KEY, type WorkerInit } from "./worker_node.ts";
 
-/** Time between two questions whether a worker still handles messages, in milliseconds. */
+/** Interval at which a worker is pinged, in milliseconds. */
 const PING_MS = 1_000;
 
-/** Starts a thread with its data, and with a bound for its heap in MiB. */
+/** Starts a thread with its data, and with a heap limit in MiB. */
 export type StartThread = (
   init: WorkerInit,
   maxHeapMb: number,
@@ -27,22 +27,22 @@ export type StartThread = (
 /** Options for {@linkcode WorkerThread}. */
 export interface WorkerThreadOptions {
   readonly runtime: Runtime;
-  /** Starts the thread; by default one of the platform. */
+  /** Starts the thread; by default with the platform. */
   readonly startThread?: StartThread | undefined;
   readonly ports: EnginePorts;
   readonly init: WorkerInit;
-  /** Most heap of the thread, in MiB; `undefined` for as much as this process has. */
+  /** Heap limit of the thread, in MiB; `undefined` for the limit of this process. */
   readonly maxHeapMb: number | undefined;
-  /** Silence after which the thread is ended, in milliseconds. */
+  /** Silence after which the thread is terminated, in milliseconds. */
   readonly silentMs: number;
-  /** Answers questions of the worker. */
+  /** Responds to calls of the worker. */
   readonly answers: AnswersTo<MainQuestions>;
 }
 
 export class WorkerThread {
-  /** Resolves with the reason once the thread is over. */
+  /** Resolves with the reason once the thread has ended. */
   readonly ended: Promise<Error>;
-  /** Questions to the worker. */
+  /** Calls to the worker. */
   readonly calls: ThreadCalls<WorkerQuestions, MainQuestions>;
   readonly #options: WorkerThreadOptions;
   readonly #worker: ReturnType<StartThread>;
@@ -51,7 +51,7 @@ export class WorkerThread {
   #error: Error | undefined;
 
   /**
-   * Starts the thread, which loads no module of the application yet.
+   * Starts the thread, without loading a module of the application.
    *
    * @throws {TypeError} If the data cannot be cloned.
    */
@@ -66,7 +66,7 @@ export class WorkerThread {
     this.calls = new ThreadCalls<WorkerQuestions, MainQuestions>(post, answers);
     this.#port = ports.open(post);
     worker.on("message", (message: ThreadMessage) => {
-      // Batches of the broker are arrays; all else is a question or an answer.
+      // Batches of the broker are arrays; everything else is a call or a response.
       if (Array.isArray(message)) this.#port.take(message as never);
       else this.calls.take(message);
     });
@@ -82,7 +82,7 @@ export class WorkerThread {
     });
   }
 
-  /** Asks again and again for a sign of life, and ends the thread without one. */
+  /** Pings the worker repeatedly, and terminates the thread if it does not respond. */
   async watch(): Promise<void> {
     const { runtime, silentMs, init } = this.#options;
     const { signal } = this.#over;
@@ -99,12 +99,12 @@ export class WorkerThread {
       const { isExhausted } = await within(runtime, this.calls.ask("ping"), { timeoutMs });
       return isExhausted ? "has filled its heap" : undefined;
     } catch (error) {
-      // Another error means that the thread is over, which `ended` tells.
+      // Another error means that the thread has ended, which `ended` reports.
       return error instanceof TimeoutError ? `did not answer for ${timeoutMs} ms` : undefined;
     }
   }
 
-  /** Ends the thread now; what the worker has not sent is lost. */
+  /** Terminates the thread; unsent data of the worker is lost. */
   async terminate(error: Error): Promise<void> {
     this.#error ??= error;
     await this.#worker.terminate();
@@ -112,14 +112,17 @@ export class WorkerThread {
   }
 }
 
-/** Heap of this process in MiB, so that a worker has the same bound, and ends alone beyond. */
+/**
+ * Heap limit of this process in MiB. With the same limit a worker ends alone when it exceeds it.
+ */
 function processHeapMb(): number {
   return Math.floor(getHeapStatistics().heap_size_limit / 1_048_576);
 }
 
 function startWorker(init: WorkerInit, maxHeapMb: number): Worker {
   const program = JSON.stringify(import.meta.resolve("./worker.ts"));
-  // A worker of this kind starts from a file or from data, and the toolkit may come from a registry.
+  // A worker of this kind starts from a file or from data, but the toolkit may come from a
+  // registry.
   const url = new URL(`data:text/javascript,import ${encodeURIComponent(program)}`);
   try {
     return new Worker(url, {

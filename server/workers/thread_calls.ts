@@ -1,11 +1,11 @@
-/** Questions and answers between the main thread and a worker, beside the batches of the broker. */
+/** Calls between the main thread and a worker, in addition to the broker's batches. */
 import { textOf } from "../../base/error_text.ts";
 import type { DrainReport } from "../../manager/drain.ts";
 import type { SessionCloseOptions } from "../../session/types.ts";
 import type { ServerHealth } from "../metrics/endpoint.ts";
 import type { Measure } from "../metrics/measures.ts";
 
-/** The UDP socket of WebTransport, as other workers tell their clients. */
+/** The UDP socket of WebTransport, as other workers announce it to their clients. */
 export interface UdpFacts {
   /** Address of the socket. */
   readonly address: Deno.NetAddr;
@@ -30,13 +30,13 @@ export interface ListeningFacts {
   readonly node: string;
 }
 
-/** Questions of the main thread to a worker. */
+/** Calls of the main thread to a worker. */
 export interface WorkerQuestions {
   /** Loads the module, and listens. */
   start(): ListeningFacts;
-  /** Shows that the worker handles messages, and tells if its heap was full once. */
+  /** Shows that the worker handles messages, and whether its heap was ever full. */
   ping(): { readonly isExhausted: boolean };
-  /** Begins to listen on UDP. */
+  /** Starts to listen on UDP. */
   takeUdp(): void;
   /** Reads the UDP socket; `undefined` without one. */
   udp(): UdpFacts | undefined;
@@ -44,19 +44,19 @@ export interface WorkerQuestions {
   measures(): readonly Measure[];
   /** Reads the health. */
   health(): ServerHealth;
-  /** Drains the server, and ends the broker. */
+  /** Drains the server, and closes the broker. */
   drain(
     options: { readonly withinMs?: number | undefined; readonly reason?: string | undefined },
   ): DrainReport;
-  /** Closes the server, and ends the broker. */
+  /** Closes the server and the broker. */
   close(options: SessionCloseOptions): void;
 }
 
-/** Questions of a worker to the main thread. */
+/** Calls of a worker to the main thread. */
 export interface MainQuestions {
-  /** Tells that the sockets changed. */
+  /** Reports that the sockets changed. */
   listening(facts: ListeningFacts): void;
-  /** Reads the UDP socket, whichever worker has one. */
+  /** Reads the UDP socket of the worker that has it. */
   udp(): UdpFacts | undefined;
   /** Reads the metrics of all workers. */
   measures(): readonly Measure[];
@@ -64,16 +64,16 @@ export interface MainQuestions {
   health(): ServerHealth;
 }
 
-/** A message between threads: a question, an answer, or an error in place of an answer. */
+/** A message between threads: a call, a response, or an error. */
 export type ThreadMessage =
   | { readonly type: "ask"; readonly id: number; readonly name: string; readonly data: unknown }
   | { readonly type: "answer"; readonly id: number; readonly data: unknown }
   | { readonly type: "failure"; readonly id: number; readonly name: string; readonly text: string };
 
-/** Questions, each with an optional argument and an answer. */
+/** Calls, each with an optional argument and a result. */
 type Questions<T> = { readonly [K in keyof T]: (data: never) => unknown };
 
-/** The answers to questions, at once or later. */
+/** Handlers of calls, synchronous or asynchronous. */
 export type AnswersTo<T extends Questions<T>> = {
   readonly [K in keyof T]: (
     ...data: Parameters<T[K]>
@@ -81,8 +81,8 @@ export type AnswersTo<T extends Questions<T>> = {
 };
 
 /**
- * One end of the questions between two threads. The questions that wait are those of the callers,
- * which ask at most a few at once.
+ * One side of the calls between two threads. Pending calls are bounded by the callers, which make
+ * only a few at a time.
  */
 export class ThreadCalls<Asked extends Questions<Asked>, Answered extends Questions<Answered>> {
   readonly #post: (message: ThreadMessage) => void;
@@ -91,13 +91,13 @@ export class ThreadCalls<Asked extends Questions<Asked>, Answered extends Questi
   #last = 0;
   #end: Error | undefined;
 
-  /** Creates an end without questions. */
+  /** Creates one side, without pending calls. */
   constructor(post: (message: ThreadMessage) => void, answers: AnswersTo<Answered>) {
     this.#post = post;
     this.#answers = answers;
   }
 
-  /** Asks the other thread. Rejects with the error of the other thread, or once it is gone. */
+  /** Calls the other thread. Rejects with the error of the other thread, or once it has ended. */
   async ask<K extends keyof Asked & string>(
     name: K,
     ...[data]: Parameters<Asked[K]>
@@ -110,7 +110,7 @@ export class ThreadCalls<Asked extends Questions<Asked>, Answered extends Questi
     return await answer.promise as ReturnType<Asked[K]>;
   }
 
-  /** Takes a message of the other thread. */
+  /** Handles a message of the other thread. */
   take(message: ThreadMessage): void {
     if (message.type === "ask") return void this.#answer(message);
     const waiting = this.#waiting.get(message.id);
@@ -119,7 +119,7 @@ export class ThreadCalls<Asked extends Questions<Asked>, Answered extends Questi
     else waiting?.reject(errorFromText(message.name, message.text));
   }
 
-  /** Rejects all questions, also later ones: the other thread is gone. */
+  /** Rejects all pending and later calls: the other thread has ended. */
   end(error: Error): void {
     this.#end ??= error;
     for (const { reject } of this.#waiting.values()) reject(error);

@@ -1,4 +1,4 @@
-/** One worker: its broker, its server, and the answers to the main thread. */
+/** One worker: its broker, its server, and its responses to the main thread. */
 import { getHeapStatistics } from "node:v8";
 import type { MessagePort } from "node:worker_threads";
 import { textOf } from "../../base/error_text.ts";
@@ -24,7 +24,9 @@ import {
   type WorkerQuestions,
 } from "./thread_calls.ts";
 
-/** Options of `serve` that all workers share: those that {@linkcode WorkerNode.serve} leaves out. */
+/**
+ * Options of `serve` that all workers share, and that {@linkcode WorkerNode.serve} does not accept.
+ */
 type SharedOption = Exclude<
   keyof ServeOptions,
   keyof NonNullable<Parameters<WorkerNode["serve"]>[0]>
@@ -43,7 +45,7 @@ const SHARED: Readonly<Record<SharedOption, true>> = {
 };
 
 /**
- * One worker of {@linkcode serveWorkers}, as the default function of its module gets it.
+ * One worker of {@linkcode serveWorkers}, as passed to the default function of its module.
  *
  * @example The module of a worker
  * ```ts
@@ -58,23 +60,23 @@ const SHARED: Readonly<Record<SharedOption, true>> = {
  * ```
  */
 export interface WorkerNode {
-  /** Number of the worker, from 0; a worker that replaces another one has the same number. */
+  /** Number of the worker, starting at 0; a replacement has the same number. */
   readonly index: number;
   /** Clone of the option `data` of {@linkcode serveWorkers}. */
   readonly data: unknown;
-  /** The broker of all workers; `serve` uses it already. */
+  /** The broker of all workers; `serve` uses it automatically. */
   readonly broker: Broker;
   /** Aborts when the worker drains or closes. */
   readonly signal: AbortSignal;
   /**
-   * Serves sessions on the port of all workers; to be called once. Takes the options of `serve`,
-   * apart from those of `serveWorkers`. With `metrics`, each worker answers for all.
+   * Serves sessions on the port of all workers. Call it once. Accepts the options of `serve`,
+   * except those of `serveWorkers`. With `metrics`, each worker reports the metrics of all.
    *
    * @typeParam V Type of the values from `authenticate`.
    * @typeParam C The contract.
    * @param options Options of the server.
    * @returns The server, listening.
-   * @throws {TypeError} If the worker serves already, or an option belongs to `serveWorkers`.
+   * @throws {TypeError} If the worker already serves, or an option belongs to `serveWorkers`.
    */
   serve<V = unknown, C extends Contract = Contract>(
     options?: Omit<
@@ -111,10 +113,10 @@ export interface WorkerInit {
   readonly hasUdp: boolean;
 }
 
-/** Starts a worker, which does what the main thread asks. */
+/** Starts a worker, which executes calls of the main thread. */
 export function runWorker(port: MessagePort, init: WorkerInit): void {
   const worker = new WorkerProgram((message) => port.postMessage(message), init);
-  // Batches of the broker are arrays; all else is a question or an answer.
+  // Batches of the broker are arrays; everything else is a call or a response.
   port.on("message", (message: ThreadMessage) => worker.take(message));
 }
 
@@ -146,7 +148,7 @@ class WorkerProgram {
     const source = () => metricsOf(this.#server!, this.#maxSessions);
     return {
       start: () => this.#start(),
-      // A full heap ends a handler somewhere inside, and raises the limit for the rest.
+      // A full heap aborts a handler somewhere inside, and raises the limit afterwards.
       ping: () => ({ isExhausted: getHeapStatistics().heap_size_limit > this.#heapLimit }),
       takeUdp: () => this.#udp.resolve(),
       udp: () => this.#udpFacts(),
@@ -218,7 +220,7 @@ class WorkerProgram {
     return server;
   }
 
-  /** Answers requests for the hash of the certificate of another worker. */
+  /** Responds to requests for the certificate hash of another worker. */
   #answer(request: Request, info: RequestInfo): Promise<Response> | undefined {
     const { webTransport, tls } = this.#init.listen;
     if (tls !== undefined || webTransport === false || !isWellKnown(request)) return undefined;
@@ -226,18 +228,18 @@ class WorkerProgram {
     return this.#answerWellKnown(request, info);
   }
 
-  /** Answers for the worker that has the UDP port. */
+  /** Responds on behalf of the worker that has the UDP port. */
   async #answerWellKnown(request: Request, info: RequestInfo): Promise<Response> {
     const facts = await this.#calls.ask("udp");
     const answer = facts && answerWellKnown(request, facts, this.#origins);
     return answer ?? await this.#server!.fetch(request, info);
   }
 
-  /** Tells the main thread about changes after the start. */
+  /** Reports changes after the start to the main thread. */
   #listens(info: ListenInfo): void {
     this.#info = info;
     if (this.#server === undefined) return;
-    // The answer is empty; an error means that the main thread is gone, and this one with it.
+    // The result is empty; an error means that the main thread, and so this one, is ending.
     this.#calls.ask("listening", this.#facts()).catch(() => {});
   }
 
@@ -259,7 +261,7 @@ class WorkerProgram {
     const { hostname, port } = new URL(webTransportUrl);
     const address: Deno.NetAddr = {
       transport: "udp",
-      // The URL has this name where the socket listens on all addresses.
+      // The URL has this name if the socket listens on all addresses.
       hostname: hostname === "localhost" ? "0.0.0.0" : hostname,
       port: Number(port) || 443,
     };
@@ -267,7 +269,6 @@ class WorkerProgram {
   }
 }
 
-/** Loads the module of the application. */
 async function load(module: string): Promise<{ readonly default?: unknown }> {
   try {
     return await import(module);

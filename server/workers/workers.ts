@@ -1,4 +1,4 @@
-/** All cores of one machine: workers on one port, with one broker, and their supervisor. */
+/** All cores of one machine: workers on one port with one broker, and their supervisor. */
 import { Backoff } from "../../base/backoff.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
 import {
@@ -31,32 +31,32 @@ import type { ListenInfo } from "../listener.ts";
 import { type StartThread, WorkerThread } from "./thread.ts";
 import type { AnswersTo, ListeningFacts, MainQuestions, UdpFacts } from "./thread_calls.ts";
 
-/** Upper end of the delay before the first replacement of a worker, in milliseconds. */
+/** Longest delay before the first replacement of a worker, in milliseconds. */
 const FIRST_DELAY_MS = 200;
 
-/** Upper end of every delay before a replacement, in milliseconds. */
+/** Longest delay before any replacement, in milliseconds. */
 const MAX_DELAY_MS = 30_000;
 
-/** Time after which a worker that listens counts as sound, and its delays start over. */
+/** Time after which a listening worker counts as healthy, and its delays start over. */
 const SOUND_MS = 60_000;
 
-/** Time without an answer after which a worker counts as hanging by default, in milliseconds. */
+/** Default time without a response after which a worker counts as hanging, in milliseconds. */
 const SILENT_MS = 10_000;
 
-/** Longest wait for a worker's figures, in milliseconds. */
+/** Longest wait for a worker's metrics and health, in milliseconds. */
 const FIGURES_MS = 2_000;
 
 /** Longest wait for a worker to close its sessions, in milliseconds. */
 const CLOSE_MS = 10_000;
 
-/** Most workers: more threads than any machine of today has cores. */
+/** Most workers; more than any current machine has cores. */
 const MAX_WORKERS = 1_024;
 
-/** Options for {@linkcode serveWorkers}; those of one server are given in the module. */
+/** Options for {@linkcode serveWorkers}; the module sets the options of each server. */
 export interface WorkersOptions
   extends Pick<ServeOptions, "hostname" | "onListen" | "port" | "signal" | "tls" | "webTransport"> {
   /**
-   * Number of workers. More than one needs Linux, whose kernel shares a port among listeners.
+   * Number of workers. More than one requires Linux, whose kernel shares a port among listeners.
    *
    * @default {navigator.hardwareConcurrency, 1 on other systems than Linux}
    */
@@ -64,24 +64,25 @@ export interface WorkersOptions
   /** Value for every worker, cloned: `data` of {@linkcode WorkerNode}. */
   readonly data?: unknown;
   /**
-   * Engine behind the workers, such as a `RedisBroker`, of which this process is then one of
-   * several. Stays open. By default a `MemoryBroker`, whose histories last as long as the process.
+   * Broker of the workers, such as a `RedisBroker` that other processes also use. It is not closed.
+   * By default a `MemoryBroker`, whose histories last as long as the process.
    */
   readonly broker?: Broker | undefined;
   /**
-   * Most heap of one worker, in MiB. A worker beyond that ends, and is replaced. By default as much
-   * as the process may have.
+   * Heap limit of one worker, in MiB. A worker that exceeds it ends and is replaced. By default the
+   * limit of the process.
    */
   readonly maxHeapMb?: number | undefined;
   /**
-   * Time without an answer after which a worker counts as hanging, and is replaced, in milliseconds.
+   * Time without a response after which a worker counts as hanging and is replaced, in
+   * milliseconds.
    *
    * @default {10000}
    */
   readonly silentMs?: number | undefined;
   /**
-   * Called when a worker ended that should not have. A replacement starts after `restartMs`. By
-   * default the error is printed.
+   * Called when a worker ends unexpectedly. A replacement starts after `restartMs`. By default the
+   * error is printed.
    */
   readonly onWorkerEnd?:
     | ((
@@ -108,7 +109,7 @@ const OPTIONS: OptionKinds<WorkersOptions> = {
   workers: integer(1, MAX_WORKERS),
 };
 
-/** The place of one worker, over all its replacements. */
+/** The slot of a worker and its replacements. */
 interface Place {
   readonly index: number;
   readonly backoff: Backoff;
@@ -116,7 +117,7 @@ interface Place {
   starts: number;
   thread: WorkerThread | undefined;
   facts: ListeningFacts | undefined;
-  /** True if this worker has the UDP port, or is about to take the port. */
+  /** True if this worker has the UDP port, or is about to take it over. */
   hasUdp: boolean;
 }
 
@@ -181,7 +182,7 @@ export class Workers implements AsyncDisposable {
 
   /** The workers, by number. */
   get states(): readonly {
-    /** Number of the worker, from 0. */
+    /** Number of the worker, starting at 0. */
     readonly index: number;
     /** State of the worker: `waiting` is the time before a replacement starts. */
     readonly state: "starting" | "listening" | "waiting" | "closed";
@@ -204,7 +205,7 @@ export class Workers implements AsyncDisposable {
    * @ignore
    * @param module Address of the module.
    * @param options See {@linkcode WorkersOptions}.
-   * @param startThread Starts a thread; by default one of the platform.
+   * @param startThread Starts a thread; by default with the platform.
    * @returns The workers.
    */
   static async start(
@@ -230,7 +231,7 @@ export class Workers implements AsyncDisposable {
 
   /**
    * Reads the metrics of all workers in the text format of Prometheus; each number has the label
-   * `worker`. A worker that does not answer within two seconds is left out.
+   * `worker`. A worker that does not respond within two seconds is omitted.
    *
    * @returns The text.
    */
@@ -244,7 +245,7 @@ export class Workers implements AsyncDisposable {
    * @returns The state, and the number of sessions on all workers.
    */
   async health(): Promise<{
-    /** `ok` while a worker takes new sessions, and `down` while none listens. */
+    /** `ok` while a worker accepts new sessions, and `down` while none listens. */
     readonly status: "ok" | "draining" | "full" | "down";
     /** Number of sessions on all workers. */
     readonly sessions: number;
@@ -259,9 +260,9 @@ export class Workers implements AsyncDisposable {
   }
 
   /**
-   * Drains all workers as `Server.drain` does, and ends.
+   * Drains all workers as `Server.drain` does, and terminates them.
    *
-   * @param options The time, and the message to peers.
+   * @param options The time limit, and the message to peers.
    * @returns The sums over all workers.
    */
   async drain(options: DrainOptions = {}): Promise<DrainReport> {
@@ -288,7 +289,7 @@ export class Workers implements AsyncDisposable {
   }
 
   /**
-   * Closes all sessions, and ends all workers. Idempotent.
+   * Closes all sessions, and terminates all workers. Idempotent.
    *
    * @param options Close code and reason for the peers.
    */
@@ -314,7 +315,7 @@ export class Workers implements AsyncDisposable {
     this.#announce();
   }
 
-  /** Starts the worker of a place. Rejects if the worker does not listen in the end. */
+  /** Starts the worker of a slot. Rejects if the worker does not start to listen. */
   async #start(place: Place): Promise<void> {
     // A close may come between the starts of two workers.
     this.#over.signal.throwIfAborted();
@@ -362,12 +363,12 @@ export class Workers implements AsyncDisposable {
     });
   }
 
-  /** Replaces a worker that ended by itself. */
+  /** Replaces a worker that ended unexpectedly. */
   async #ended(place: Place, error: Error): Promise<void> {
     const { facts } = place;
     Object.assign(place, { state: "closed", thread: undefined, facts: undefined, hasUdp: false });
     if (this.#isEnding) return;
-    // Other workers need not wait for the silence of a node that is surely gone.
+    // Other workers need not wait for missed heartbeats of a node that is certainly gone.
     if (facts !== undefined) sayFarewell(this.#engine, facts.node);
     this.#handOverUdp();
     for (let reason = error; !this.#isEnding;) {
@@ -385,7 +386,7 @@ export class Workers implements AsyncDisposable {
     place.state = "closed";
   }
 
-  /** True if no worker starts any more. */
+  /** True if no worker will be started again. */
   get #isEnding(): boolean {
     return this.#isDraining || this.#over.signal.aborted;
   }
@@ -400,14 +401,14 @@ export class Workers implements AsyncDisposable {
     }
   }
 
-  /** Has another worker listen on UDP, if one is there; otherwise the next one that starts. */
+  /** Makes another worker listen on UDP; without one, the next worker that starts. */
   #handOverUdp(): void {
     if (this.#options.webTransport === false) return;
     if (this.#places.some(({ hasUdp }) => hasUdp)) return;
     const [heir] = this.#listening;
     if (heir === undefined) return;
     heir.hasUdp = true;
-    // A rejection means that the heir is gone too, and its end chooses the next one.
+    // If this worker ends too, its end chooses the next one.
     heir.thread!.calls.ask("takeUdp").catch(() => {});
   }
 
@@ -433,7 +434,7 @@ export class Workers implements AsyncDisposable {
     return mergeMeasures(all);
   }
 
-  /** Asks all workers that listen; leaves out those that do not answer. */
+  /** Calls all listening workers; omits workers that do not respond. */
   async #ask<T>(ask: (place: Place) => Promise<T>): Promise<readonly (readonly [string, T])[]> {
     const asked = this.#listening.map(async (place) => {
       const answer = await within(this.#runtime, ask(place), { timeoutMs: FIGURES_MS });
@@ -464,7 +465,7 @@ export class Workers implements AsyncDisposable {
     await Promise.all(this.#places.map(async (place) => {
       const { thread } = place;
       if (thread === undefined) return;
-      // A rejection means that the thread is over already.
+      // A rejection means that the thread has already ended.
       const closed = thread.calls.ask("close", options).catch(() => {});
       await settlesWithin(this.#runtime, closed, CLOSE_MS);
       await thread.terminate(new Error(`Worker ${place.index} was closed`));
@@ -474,7 +475,7 @@ export class Workers implements AsyncDisposable {
   }
 }
 
-/** Only the kernel of Linux shares a port among listeners. */
+/** Only the Linux kernel shares a port among listeners. */
 function defaultWorkers(): number {
   return Deno.build.os === "linux" ? navigator.hardwareConcurrency : 1;
 }
@@ -482,13 +483,14 @@ function defaultWorkers(): number {
 /**
  * Serves sessions with several workers on one port: one thread for each core. The default function
  * of a module starts the server of each worker; topics, histories, durable streams, presence, users
- * and limits are shared, as over nodes of a cluster.
+ * and limits are shared, as between nodes of a cluster.
  *
- * - **A worker that fails** (an uncaught error, a hang, a full heap) is replaced, after a delay that
- *   grows up to half a minute. Its clients reconnect to other workers, and recover from histories.
- * - **WebTransport** is served by one worker, since UDP cannot be shared. If that worker ends,
- *   another one takes over.
- * - **The main thread** has the engine, and carries publications between the workers.
+ * - **A worker that fails** (an uncaught error, a hang, a full heap) is replaced, after a delay
+ *   that grows up to half a minute. Its clients reconnect to other workers, and recover from
+ *   histories.
+ * - **WebTransport** is served by one worker, because UDP cannot be shared. If it ends, another one
+ *   takes over.
+ * - **The main thread** has the broker, and forwards publications between the workers.
  *
  * @example All cores
  * ```ts ignore
@@ -504,13 +506,14 @@ function defaultWorkers(): number {
  * if (import.meta.main) await serveWorkers(new URL(import.meta.url), { port: 8000 });
  * ```
  *
- * @param module Address of the module that each worker loads: `new URL("./app.ts", import.meta.url)`.
+ * @param module Address of the module that each worker loads: `new URL("./app.ts",
+ * import.meta.url)`.
  * @param options See {@linkcode WorkersOptions}.
  * @returns The workers, once all of them listen.
- * @throws {TypeError} If the module does not load, has no default function, or that function does not
- * serve; if an option cannot be cloned, or is unknown.
+ * @throws {TypeError} If the module does not load, has no default function, or its function does
+ * not call `serve`; if an option cannot be cloned, or is unknown.
  * @throws {RangeError} If a number is out of range.
- * @throws {UnsupportedError} If several workers are asked for on another system than Linux.
+ * @throws {UnsupportedError} If several workers are requested on another system than Linux.
  */
 export async function serveWorkers(module: URL, options: WorkersOptions = {}): Promise<Workers> {
   if (!(module instanceof URL)) {
