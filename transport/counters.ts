@@ -50,7 +50,7 @@ export class Ledger implements ConnectionCounters {
     return new StreamAccount(this, direction, by);
   }
 
-  /** Counts a datagram that was passed to the wire. */
+  /** Counts a datagram that was passed to the transport. */
   sentDatagram(datagram: Uint8Array): void {
     this.datagramsSent++;
     this.datagramBytesSent += datagram.byteLength;

@@ -17,8 +17,7 @@ export class SendCredit {
   /**
    * Creates credit.
    *
-   * @param what Counted unit, for the error of a wait that took too long: `bytes`, or a kind of
-   * stream.
+   * @param what Counted unit, for the timeout error: `bytes`, or a kind of stream.
    * @param limit Initial total.
    * @param onBlocked Reports to the peer that the total is used up, once for each total.
    */

@@ -104,7 +104,7 @@ export function checkHashes(hashes: readonly CertificateHash[] | undefined, verb
 /**
  * Checks whether the platform has a `WebTransport` that can carry a session.
  *
- * The platform's class has to report the negotiated protocol (`protocol`), or to be that of a page
+ * The platform's class must report the negotiated protocol (`protocol`), or belong to a page
  * (`isSecureContext`), as W3C specifies. A class without either is not used: one such
  * implementation never reports the server's close, and stalls after its first hundred streams.
  *

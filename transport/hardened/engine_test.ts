@@ -206,7 +206,7 @@ Deno.test("frames.drained() waits for the system, not for a timer", async () => 
   await server.shutdown();
 });
 
-Deno.test("listen() answers 500 to each request whose handler fails, and prints 16 errors a minute", async () => {
+Deno.test("listen() responds with 500 to each request whose handler fails, and prints 16 errors a minute", async () => {
   using console = captureConsole();
   const server = hardenedWebSocket().listen(anyPort, () => {
     throw new Error("Broken");

@@ -129,7 +129,7 @@ Deno.test("withMessages() writes a greeting, frames, an end mark and a FIN, then
   void peer.closed.then(() => isClosed = true);
   assertEquals(await read(stream), "0000" + "02006869" + "020101ff" + "0002" + "|");
   await turns();
-  assert(!isClosed, "the code came before the peer had ended its half");
+  assert(!isClosed, "the code arrived before the peer had ended its half");
   await write(stream, "010061" + "0002");
   assertEquals(await peer.closed, CLOSE);
   assertEquals(await end.closed, CLOSE);

@@ -92,8 +92,8 @@ export interface QmuxOptions {
 }
 
 /**
- * Multiplexer of one connection. The first frame is sent on first use, or on {@linkcode
- * Qmux.start}.
+ * Multiplexer of one connection. The first frame is sent on first use, or on
+ * {@linkcode Qmux.start}.
  */
 export class Qmux
   implements Multiplexer, ConnectionInspection, StreamHost, CreditHost, DatagramHost {

@@ -109,7 +109,7 @@ class HandAcceptor implements AsyncDisposable {
     loaded: Promise<void> | undefined = undefined,
   ) {
     this.#time = time;
-    // The runtime has the property behind a getter.
+    // The runtime defines the property with a getter.
     Object.defineProperty(Deno, "QuicEndpoint", { configurable: true, get: () => HandEndpoint });
     const protocol: QuicProtocol<AcceptedConnection> = {
       begin: (conn) => {

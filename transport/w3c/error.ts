@@ -49,6 +49,8 @@ export class WebTransportError extends DOMException {
   readonly #streamErrorCode: number | null;
 
   /**
+   * Creates an error.
+   *
    * @param message Description. For compatibility with older browsers, also an options object with
    * a `message`.
    * @param options Origin, stream error code and cause.

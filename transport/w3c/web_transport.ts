@@ -109,7 +109,7 @@ export interface WebTransportConnectionStats {
  *
  * Object.assign(globalThis, { WebTransport, WebTransportError });
  *
- * // A server to talk to: it sends back what comes on a stream.
+ * // A server that echoes each stream.
  * const certificate = devCertificate({ cacheFolder: null });
  * await using listener = listenWebTransport({ hostname: "127.0.0.1", ...certificate });
  * const serving = (async () => {

@@ -196,7 +196,7 @@ export type HttpHandler = (
   info: { readonly remoteAddr: Deno.NetAddr },
 ) => Response | Promise<Response>;
 
-/** A {@linkcode WebSocketEngine} with an HTTP server of its own in place of `Deno.serve`. */
+/** A {@linkcode WebSocketEngine} with its own HTTP server instead of `Deno.serve`. */
 export interface WebSocketHost {
   /** Accepts upgrades from this host's own server. */
   readonly accept: WebSocketEngine;

@@ -194,8 +194,8 @@ export function decodeCloseCapsule(payload: Uint8Array): CloseCapsule {
 /**
  * Splits the content of a CONNECT stream into capsules.
  *
- * - **Known types** arrive complete, up to a limit per type. A datagram longer than {@linkcode
- *   MAX_DATAGRAM_CAPSULE_BYTES} is dropped, because datagrams are unreliable.
+ * - **Known types** arrive complete, up to a limit per type. A datagram longer than
+ *   {@linkcode MAX_DATAGRAM_CAPSULE_BYTES} is dropped, because datagrams are unreliable.
  * - **Unknown types** are skipped without buffering.
  * - **Errors** are final: each later call throws again.
  *
@@ -205,8 +205,8 @@ export class CapsuleParser {
   readonly #parser = new TlvParser(handlingOf);
 
   /**
-   * True at the boundary between two capsules. If the stream ends elsewhere, that is a {@linkcode
-   * H3Error.messageError}.
+   * True at the boundary between two capsules. If the stream ends elsewhere, that is a
+   * {@linkcode H3Error.messageError}.
    */
   get isBetweenCapsules(): boolean {
     return this.#parser.isBetween;

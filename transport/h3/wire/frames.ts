@@ -123,8 +123,8 @@ export class FrameParser {
   }
 
   /**
-   * True at the boundary between two frames. If the stream ends elsewhere, that is a {@linkcode
-   * H3Error.frameError}.
+   * True at the boundary between two frames. If the stream ends elsewhere, that is a
+   * {@linkcode H3Error.frameError}.
    */
   get isBetweenFrames(): boolean {
     return this.#parser.isBetween;

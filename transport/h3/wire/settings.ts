@@ -126,8 +126,8 @@ export function encodeSettings(
  *
  * @returns Settings by ID, including unknown ones; IDs above 2^53 - 1 are omitted.
  * @throws {H3ProtocolError} With `frameError` if the payload is truncated, `settingsError` if an ID
- * is repeated, reserved, or has an invalid value, and `excessiveLoad` beyond {@linkcode
- * MAX_SETTINGS}.
+ * is repeated, reserved, or has an invalid value, and `excessiveLoad` beyond
+ * {@linkcode MAX_SETTINGS}.
  *
  * @example Usage
  * ```ts
