@@ -70,7 +70,7 @@ export interface DirectReadable {
 /** The writing end of a stream without a web stream. */
 export interface DirectWritable {
   /**
-   * Writes bytes, and waits until the peer accepts them.
+   * Writes bytes, and waits while the peer accepts no more data.
    *
    * @param bytes Bytes to write. The caller MUST NOT change them before the write is done.
    * @throws {StreamError} If the peer stopped reading.

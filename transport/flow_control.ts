@@ -224,7 +224,7 @@ export class ReceiveCredit {
   }
 
   /**
-   * Counts bytes that were read, or streams that ended. Grants more immediately if the grant would
+   * Counts bytes that were read, or streams that ended. Immediately grants more if the grant would
    * reach half of the window, or as much as the peer has left. That rest may be small while some
    * streams stay open for long.
    */

@@ -55,9 +55,9 @@ export interface DialWebTransportOptions {
   readonly maxBidirectionalStreams?: number | undefined;
   /**
    * Time of silence after which the connection counts as lost, in milliseconds. Deno only: a
-   * browser has a timeout of its own. The server's timeout applies if it is shorter, such as the 9
-   * s of a Skein server. If the server is silent for 10 s, or for a third of a timeout below 30 s,
-   * the client sends a ping, which restarts the timeout once.
+   * browser has a timeout of its own. The server's timeout applies if it is shorter, such as 9 s on
+   * a Skein server. If the server is silent for 10 s, or for a third of a timeout below 30 s, the
+   * client sends a ping, which restarts the timeout once.
    *
    * @default {30000}
    */

@@ -99,8 +99,8 @@ const OPTIONS: OptionKinds<DevCertificateOptions> = {
  * stored one expires soon or has other names.
  *
  * A browser trusts the certificate only by its hash, without an authority, because the key is ECDSA
- * and the validity at most 14 days. Only the user can read the file. Use it only for development:
- * only clients that know the hash trust the certificate.
+ * and the validity at most 14 days. Only the user can read the file. Use it for development,
+ * because only clients that know the hash trust it.
  *
  * Never prompts: without permission to read and write the environment or the folder, the
  * certificate is only in memory.

@@ -130,13 +130,13 @@ const CONNECT_READ_BYTES = MAX_CLOSE_FRAME_BYTES;
 const NO_CLOSE = "The peer ended the session without a close";
 
 /**
- * Maximum number of streams of one direction that were not taken: more than QUIC lets the peer open
- * at the same time.
+ * Maximum number of untaken streams of one direction: more than QUIC lets the peer open at the same
+ * time.
  */
 const MAX_UNACCEPTED_STREAMS = 1_024;
 
 /**
- * Maximum number of streams of one direction that were not taken without a reader, because the
+ * Maximum number of untaken streams of one direction while there is no reader, because the
  * application may never add one.
  */
 const MAX_UNREAD_STREAMS = 16;

@@ -41,7 +41,7 @@ export class HardenedConnection extends ServerWebSocketConnection implements Pau
   }
 
   /**
-   * Stops reading, unless the connection is closed, because the reply to the close must be read.
+   * Stops reading, unless the connection is closed: the reply to the close must still be read.
    */
   pause(): void {
     if (!this.#isClosed) this.#socket.pause();

@@ -113,8 +113,8 @@ export interface HardenedWebSocketOptions {
    */
   readonly maxPending?: number | undefined;
   /**
-   * Addresses to remember until all their tokens are back; beyond it, the address that has opened
-   * no connection for longest is forgotten.
+   * Maximum number of addresses to remember until all their tokens are back; beyond it, the address
+   * that has opened no connection for longest is forgotten.
    *
    * @default {16384}
    */

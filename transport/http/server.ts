@@ -180,9 +180,9 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
   #isPaused = false;
   /** Requests whose frames wait for the receiver. */
   #waits = 0;
-  /** Time at which frames were last not accepted, in monotonic milliseconds. */
+  /** Last time at which frames were not accepted, in monotonic milliseconds. */
   #refusedAt = -Infinity;
-  /** The wait until a slow receiver changes. */
+  /** Pending wait for a change of a slow receiver. */
   #watched: Promise<void> | undefined;
   #isForgotten = false;
   #receiver: FrameReceiver | undefined = undefined;
@@ -368,7 +368,10 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     });
   }
 
-  /** Starts to serve another GET request, whose client has received the events up to a number. */
+  /**
+   * Starts to serve another GET request, whose client has received the events up to the given
+   * number.
+   */
   #rewind(after: number, reader: string): void {
     const isKnown = after >= this.#acknowledged && after <= this.#last + 1;
     if (!isKnown) {
@@ -382,7 +385,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     this.#seek(after);
   }
 
-  /** Continues the current GET request after the event with a number. */
+  /** Continues the current GET request after the given event. */
   #seek(after: number): void {
     this.#taken = Math.min(Math.max(after, this.#acknowledged), this.#last);
     const taken = this.#events.slice(0, this.#taken - this.#acknowledged);

@@ -44,7 +44,7 @@ export const MAX_FRAME_BYTES = 4 * 1024 * 1024;
 
 /**
  * The same bound at a client, in bytes: as much as Deno's WebSocket reads. A client drops a message
- * above its own bound and continues, which is impossible after the connection closes.
+ * above its own bound and continues, rather than closing the connection.
  */
 const MAX_CLIENT_FRAME_BYTES = 64 * 1024 * 1024;
 

@@ -29,7 +29,7 @@ const CAPABILITIES: ConnectionCapabilities = {
  *
  * - **Close:** code and reason come from the QUIC connection. A peer that closes only its session
  *   appears to close with 0, regardless of the real code: the runtime hides the capsule, and
- *   H3_NO_ERROR follows. A browser whose page was left may look the same; the end mark of
+ *   H3_NO_ERROR follows. A browser that left the page may look the same; the end mark of
  *   `withMessages()` distinguishes the two. A peer that closes the connection with 0, such as the
  *   runtime's own client, appears as lost, because a crash looks the same.
  * - **Datagrams:** the newest 1,024 are kept for the reader.

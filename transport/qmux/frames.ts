@@ -146,7 +146,7 @@ export interface ResetFrame {
 
 export interface CloseFrame {
   readonly kind: "close";
-  /** True if the application closed the connection, rather than a protocol violation. */
+  /** True if the application closed the connection; false for a protocol violation. */
   readonly isApplication: boolean;
   /** Application close code, or QUIC error code. */
   readonly code: number;

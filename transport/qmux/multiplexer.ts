@@ -19,7 +19,8 @@ export interface Multiplexer extends
     | "inspect"
   > {
   /**
-   * Handles a received record. MUST NOT throw: the link reports the peer's protocol violations.
+   * Handles a received record. MUST NOT throw: protocol violations of the peer are reported to the
+   * link.
    *
    * @param record Bytes of a binary frame, with their own memory.
    */

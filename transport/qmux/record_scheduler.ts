@@ -17,8 +17,8 @@ import type { QmuxStream, SendHalf } from "./stream.ts";
 
 /**
  * Buffered bytes of the connection above which no further record is sent. The connection thus holds
- * at most this plus one record, and messages next to streams do not wait for long. A WebSocket
- * counts as drained at the same mark.
+ * at most this plus one record, so messages that share the connection with streams do not wait for
+ * long. A WebSocket counts as drained at the same mark.
  */
 export const MAX_BUFFERED_BYTES = 32_768;
 

@@ -44,7 +44,7 @@ const FAREWELL_MS = 10;
 
 /**
  * Connections of a client that hands over: the old one and the new one. If a protocol accepts spare
- * connections, as many are admitted in addition to the limits as within them.
+ * connections, each limit admits as many of them again.
  */
 const PER_CLIENT = 2;
 

@@ -69,8 +69,8 @@ export const ATTEMPT_DELAY_MS = 250;
 export const LOOPBACK_DELAY_MS = 50;
 
 /**
- * Time for silent addresses after the last attempt started and one address rejected, in
- * milliseconds. The caller thus receives a rejection soon, rather than at the timeout.
+ * Time for silent addresses after the last attempt started and one address rejected the connection,
+ * in milliseconds. The caller thus receives a rejection soon, rather than at the timeout.
  */
 export const AFTER_REFUSAL_MS = 500;
 
@@ -115,8 +115,8 @@ export interface AddressRaceOptions<T> {
  *
  * - The first success wins; all other attempts are aborted.
  * - The next attempt starts after `delayMs`, or immediately when one fails.
- * - The race fails when every attempt has failed. After a peer rejects, silent addresses have only
- *   {@linkcode AFTER_REFUSAL_MS} left.
+ * - The race fails when every attempt has failed. After a peer rejects the connection, silent
+ *   addresses have only {@linkcode AFTER_REFUSAL_MS} left.
  *
  * @param addresses Addresses in order of preference; at least one.
  * @returns Result of the first successful attempt.

@@ -18,7 +18,7 @@ const DIAL: OptionKinds<DialWebSocketOptions> = {
 /**
  * Opens a WebSocket connection.
  *
- * - **`skein.1`:** message frames, with streams and datagrams next to them.
+ * - **`skein.1`:** message frames, plus streams and datagrams.
  * - **QMux:** streams and datagrams, if the server selected a subprotocol such as `qmux-01` or
  *   `qmux-01.chat`. The connection's `protocol` is the part after the dot. With `qmux-01.skein.1`,
  *   the first stream carries the messages.

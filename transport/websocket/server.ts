@@ -256,7 +256,7 @@ export type HttpListener = ReturnType<WebSocketHost["listen"]>;
 /**
  * Accepts a WebSocket.
  *
- * - **`skein.1`:** message frames, with streams and datagrams next to them.
+ * - **`skein.1`:** message frames, plus streams and datagrams.
  * - **QMux:** streams and datagrams, with a subprotocol such as `qmux-01` or `qmux-01.chat`. The
  *   connection's `protocol` is the part after the dot. With `qmux-01.skein.1`, the peer's first
  *   stream carries the messages.
