@@ -1,16 +1,18 @@
-/** The time of NATS, by which leases and expiry are judged: clocks of nodes may be wrong. */
+/** NATS's time, which decides leases and expiry, because nodes' clocks may be wrong. */
 import { DeliverPolicy, type JetStreamManager } from "@nats-io/jetstream";
 import type { Runtime } from "../../base/runtime.ts";
 import { textOf } from "../../base/error_text.ts";
 import { consume, forget } from "./jetstream.ts";
 
-/** Age of a measurement after which the next use of the clock starts another, in milliseconds. */
+/**
+ * Age of a measurement after which the next use of the clock starts another one, in milliseconds.
+ */
 const MEASURE_MS = 60_000;
 
-/** Most milliseconds by which two good clocks drift apart in a millisecond. */
+/** Maximum drift of two good clocks, in milliseconds per millisecond. */
 const DRIFT = 0.000_5;
 
-/** Difference from which an operator is told, in milliseconds. */
+/** Difference from which `issues()` reports it, in milliseconds. */
 const TOLD_SKEW_MS = 1_000;
 
 /** Bounds of the server's time at the zero of this node's monotonic clock. */
@@ -21,7 +23,10 @@ interface Zero {
   readonly at: number;
 }
 
-/** The server's clock as seen from this node: read by the server's timestamps, carried on by timers. */
+/**
+ * The server's clock as seen from this node: measured by the server's timestamps, and advanced by
+ * timers.
+ */
 export class EngineClock {
   /** Last failure to read the clock; `undefined` after a success. */
   problem: unknown;
@@ -35,8 +40,8 @@ export class EngineClock {
   }
 
   /**
-   * The time of the server, in milliseconds since the Unix epoch; the time of this node before the
-   * first measurement.
+   * The server's time, in milliseconds since the Unix epoch; this node's time before the first
+   * measurement.
    */
   now(): number {
     if (this.#zero === undefined) return this.#runtime.now();
@@ -44,7 +49,7 @@ export class EngineClock {
     return Math.floor((min + max) / 2 + this.#runtime.monotonic());
   }
 
-  /** Describes a difference between the clocks, or a clock that cannot be read. */
+  /** Describes a difference between the clocks, or a failure to read the server's clock. */
   issues(): string[] {
     if (this.problem !== undefined) {
       return [
@@ -63,9 +68,9 @@ export class EngineClock {
   }
 
   /**
-   * Reads the server's clock, once for each period of the connection, from time to time, and again
-   * after a failure; asks about a stream that exists. Resolves once the clock was read in this period,
-   * or the attempt failed; never rejects.
+   * Reads the server's clock once per period of the connection, periodically, and again after a
+   * failure; uses requests about a stream that exists. Resolves once the clock was read in this
+   * period, or the attempt failed; never rejects.
    *
    * @param period Ends when the connection is lost.
    */
@@ -79,7 +84,7 @@ export class EngineClock {
     if (isNew || this.#zero === undefined) await this.#measured!.measuring;
   }
 
-  /** Measures by the time at which the server creates a consumer, which is removed again. */
+  /** Measures by the time at which the server creates a consumer, which is then removed. */
   async #measure(manager: JetStreamManager, stream: string): Promise<void> {
     const before = this.#runtime.monotonic();
     this.#isMeasuring = true;
@@ -99,7 +104,7 @@ export class EngineClock {
     }
   }
 
-  /** Narrows the bounds; bounds that do not meet are those of a clock that was set. */
+  /** Narrows the bounds. Bounds that do not overlap mean that a clock was set. */
   #note({ min, max }: Omit<Zero, "at">): void {
     const at = this.#runtime.monotonic();
     const known = this.#zero;

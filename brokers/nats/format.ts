@@ -1,6 +1,6 @@
 /**
- * Names, bytes and headers of messages, and the answers of a stream. Topics become subjects by one
- * escaping.
+ * Names, bytes and headers of messages, and the replies of a stream. Topics become subjects by a
+ * single escaping scheme.
  *
  * ```text
  * <prefix>.pub.<topic>              publications without history
@@ -11,15 +11,14 @@
  * <prefix>.due.<class>.<id>         the next look at a log that may expire
  * ```
  *
- * The bytes are a mark, the session that is left out, and the unchanged payload.
+ * The bytes are a mark, the excepted session, and the unchanged payload.
  *
  * ```text
  * t<text>                       b<bytes>
  * T<length>:<except><text>      B<length>:<except><bytes>
  * ```
  *
- * The length is that of `except`, in base 36: in UTF-16 units before a text, in bytes before bytes.
- * A header of NATS in place of this would run at two thirds of the speed.
+ * A NATS header in place of this would reduce throughput to two thirds.
  */
 import type { HistoryBounds, Publication, PublicationPosition } from "../../pubsub/broker.ts";
 import type { Msg } from "@nats-io/nats-core";
@@ -31,28 +30,28 @@ const SAFE = /^[A-Za-z0-9_/-]$/;
 const PREFIX = /^[A-Za-z0-9_-]{1,32}$/;
 
 /**
- * Most characters of a topic or key as a part of a subject. The server closes a connection at a
- * line of more than 4,096 bytes (`max_control_line`): the subject with its prefix, one for the
- * answer, and two lengths; JetStream's own subjects have some 150 bytes in front of a key. A topic
- * of 255 bytes, Skein's most, takes 765.
+ * Maximum number of characters of a topic or key as part of a subject. The server closes a
+ * connection at a line of more than 4,096 bytes (`max_control_line`): the subject with its prefix,
+ * one for the reply, and two lengths; JetStream's own subjects have about 150 bytes before a key. A
+ * topic of 255 bytes, Skein's maximum, needs 765.
  */
 const MAX_PART_LENGTH = 2_048;
 
 const encoder = new TextEncoder();
 
 /**
- * Makes a topic a part of a subject, or of a key of a bucket.
+ * Escapes a topic as a part of a subject, or of a bucket's key.
  *
- * - Letters and digits of ASCII, `-`, `_` and `/` stay, so that most topics can be read.
- * - A colon between two others becomes a dot: `chat:7` is `chat.7`, and `chat.>` matches all such
- *   topics.
- * - Any other character is `=` and two hexadecimal digits for each byte of UTF-8. A lone surrogate
- *   has no UTF-8, and is `=x` and four digits. The empty topic is a single `=`.
+ * - Letters and digits of ASCII, `-`, `_` and `/` stay, so that most topics stay readable.
+ * - A colon between two other characters becomes a dot: `chat:7` becomes `chat.7`, and `chat.>`
+ *   matches all such topics.
+ * - Any other character becomes `=` and two hexadecimal digits per byte of UTF-8. A lone surrogate
+ *   has no UTF-8, and becomes `=x` and four digits. The empty topic becomes a single `=`.
  *
- * Different topics give different subjects.
+ * Different topics result in different subjects.
  *
  * @param topic Any text.
- * @returns Non-empty tokens with dots between; at most three times as long as the topic.
+ * @returns Non-empty tokens separated by dots; at most three times as long as the topic.
  *
  * @example Usage
  * ```ts
@@ -84,14 +83,14 @@ export function escapeTopic(topic: string): string {
 }
 
 /**
- * Makes a topic or key a part of a subject, as {@linkcode escapeTopic} does, and refuses one that
- * is too long for the server.
+ * Escapes a topic or key like {@linkcode escapeTopic}, and rejects one that is too long for the
+ * server.
  *
  * @throws {RangeError} If the part has more than 2,048 characters.
  */
 export function subjectPart(topic: string): string {
   const { length } = topic;
-  // Escaping makes no text shorter, so a long text is refused without escaping.
+  // Escaping never shortens a text, so a long one is rejected without escaping.
   const part = length > MAX_PART_LENGTH ? topic : escapeTopic(topic);
   if (part.length <= MAX_PART_LENGTH) return part;
   throw new RangeError(
@@ -104,40 +103,41 @@ function hex(number: number, digits: number): string {
   return number.toString(16).padStart(digits, "0");
 }
 
-/** The names of one stream, which keeps all topics of the same bounds. */
+/** The names for one stream, which keeps all topics with the same bounds. */
 export interface StreamNames {
   /** Name of the stream. */
   readonly stream: string;
   /** Prefix of the subjects that the stream keeps. */
   readonly log: string;
-  /** Prefix of the subjects on which the stream publishes again. */
+  /** Prefix of the subjects on which the stream republishes. */
   readonly live: string;
 }
 
-/** The names of the two streams of logs. */
+/** The names for the two streams of logs. */
 export interface LogNames {
   /** Name of the stream that keeps the logs. */
   readonly stream: string;
-  /** Prefix of the subjects of that stream, one for each log. */
+  /** Prefix of that stream's subjects, one for each log. */
   readonly kept: string;
-  /** Prefix of the subjects on which the stream publishes the headers of changes. */
+  /** Prefix of the subjects on which the stream republishes the headers of changes. */
   readonly changes: string;
-  /** Name of the stream with the next looks at logs. */
+  /** Name of the stream with the next checks of logs. */
   readonly dueStream: string;
-  /** Prefix of the subjects of that stream. */
+  /** Prefix of that stream's subjects. */
   readonly due: string;
 }
 
 /**
- * Token of the epoch's subject. No topic becomes this: escaping never puts these letters after `=`.
+ * Token of the epoch's subject. No topic is escaped to this, because escaping never puts these
+ * letters after `=`.
  */
 export const EPOCH_TOKEN = "=epoch";
 
-/** Names of one prefix. */
+/** Names with one prefix. */
 export class Names {
   readonly #prefix: string;
 
-  /** Throws if the prefix has a character that is not allowed in the name of a stream. */
+  /** Throws if the prefix has a character that is not allowed in a stream's name. */
   constructor(prefix: string) {
     if (!PREFIX.test(prefix)) {
       throw new TypeError(
@@ -159,7 +159,7 @@ export class Names {
     return `${this.logs.changes}.${subjectPart(id)}`;
   }
 
-  /** The names of the stream with these bounds. */
+  /** The names for the stream with these bounds. */
   stream({ size, ttlMs, bytes }: HistoryBounds): StreamNames {
     const bounds = `${size}_${ttlMs}_${bytes}`;
     return {
@@ -186,7 +186,7 @@ export class Names {
     return `${this.#prefix}_store`;
   }
 
-  /** The bucket of rows that are remembered for days. */
+  /** The bucket for rows that are remembered for days. */
   get longBucket(): string {
     return `${this.#prefix}_store_long`;
   }
@@ -197,7 +197,7 @@ const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
 const [TEXT, TEXT_EXCEPT, BYTES, BYTES_EXCEPT] = [0x74, 0x54, 0x62, 0x42];
 const COLON = 0x3a;
-/** Most digits of a length: six digits are 2 GB already. */
+/** Maximum number of digits of a length: six digits already mean 2 GB. */
 const MAX_LENGTH_DIGITS = 6;
 
 /** Encodes a publication, without its topic and position. */
@@ -235,8 +235,8 @@ function split(message: Uint8Array): Parts | undefined {
   switch (message[0]) {
     case TEXT:
       return { payload: decoder.decode(message.subarray(1)) };
-    // A copy, as the message is a view of the socket's last read, and would keep all of that in
-    // memory. The client library hands out a `Buffer`, whose `slice` is a view too.
+    // Copied, because the message is a view of the socket's last read, and would keep all of it in
+    // memory. The client library returns a `Buffer`, whose `slice` is a view too.
     case BYTES:
       return { payload: new Uint8Array(message.subarray(1)) };
   }
@@ -254,8 +254,8 @@ function split(message: Uint8Array): Parts | undefined {
 }
 
 /**
- * Reads a header of a message; empty if absent. The client library throws at malformed headers, and
- * stops reading for good if a callback throws.
+ * Reads a header of a message; empty if absent. The client library throws on malformed headers, and
+ * stops reading permanently if a callback throws.
  */
 export function headerOf(message: Pick<Msg, "headers">, name: string): string {
   try {
@@ -265,22 +265,22 @@ export function headerOf(message: Pick<Msg, "headers">, name: string): string {
   }
 }
 
-/** Reads the sequence of a message that a stream published again; 0 for any other message. */
+/** Reads the sequence of a message that a stream republished; 0 for any other message. */
 export function sequenceOf(message: Msg): number {
   const seq = Number(headerOf(message, "Nats-Sequence"));
   return Number.isSafeInteger(seq) && seq > 0 ? seq : 0;
 }
 
-/** The header of a change of a log that is not announced, such as a longer time to live. */
+/** Header of a log change that is not announced, such as a longer time to live. */
 export const QUIET_HEADER = "Skein-Quiet";
 
-/** The header with a log as the lists of logs have it, on each change of a log that is listed. */
+/** Header with a log's entry in the lists of logs, on each change of a listed log. */
 export const KEPT_HEADER = "Skein-Kept";
 
-/** The header with the id of a publication; JetStream keeps the header, and publishes it again. */
+/** Header with the id of a publication; JetStream keeps and republishes it. */
 export const ID_HEADER = "Nats-Msg-Id";
 
-/** Makes the tag of a publication from the id; `undefined` without an id. */
+/** Derives the tag of a publication from its id; `undefined` without an id. */
 export function tagIn(message: Pick<Msg, "headers">): string | undefined {
   const id = headerOf(message, ID_HEADER);
   return id === "" ? undefined : tagOf(id);
@@ -292,19 +292,19 @@ const NO_RESPONDERS = 503;
 /** Error codes of JetStream for an unexpected last sequence. */
 const WRONG_SEQUENCE: ReadonlySet<number> = new Set([10070, 10071, 10164]);
 
-/** An answer; branch on `name`. */
+/** A reply; branch on `name`. */
 export type Ack =
   | { readonly name: "stored"; readonly seq: number; readonly isDuplicate: boolean }
   | {
     readonly name: "conflict" | "away" | "refused";
-    /** The answer in words, and as an error. */
+    /** The reply in words, and as an error. */
     readonly answer: string;
     readonly error: BrokerError;
     /** Error code of JetStream; 0 for any other failure. */
     readonly code: number;
   };
 
-/** Reads an answer; an unreadable one counts as a refusal. */
+/** Parses a reply; an unreadable one counts as a rejection. */
 export function parseAck(message: Msg): Ack {
   try {
     return parse(message);

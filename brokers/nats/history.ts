@@ -1,4 +1,4 @@
-/** Topics with a history: their streams, and the subscriptions that follow these. */
+/** Topics with a history: their streams, and the subscriptions that follow them. */
 import { BrokerError } from "../../errors.ts";
 import { waitFor } from "../../base/wait.ts";
 import { textOf } from "../../base/error_text.ts";
@@ -31,7 +31,6 @@ interface OpenStream {
   readonly subscriptions: ListenerTable<TopicSubscription>;
 }
 
-/** Collaborators of a {@linkcode NatsHistory}. */
 interface NatsHistoryOptions {
   readonly link: Link;
   readonly names: Names;
@@ -39,11 +38,11 @@ interface NatsHistoryOptions {
   readonly settings: NatsSettings;
 }
 
-/** The histories of one broker. There are as many streams as there are different bounds. */
+/** The histories of one broker, with a stream for each combination of bounds. */
 export class NatsHistory implements BrokerHistory {
   readonly #options: NatsHistoryOptions;
   readonly #streams = new Map<string, OpenStream>();
-  /** Producer for publications without a key. */
+  /** Producer of publications without a key. */
   readonly #producer: string;
   #number = 0;
 
@@ -52,7 +51,6 @@ export class NatsHistory implements BrokerHistory {
     this.#producer = options.link.runtime.randomUUID();
   }
 
-  /** Describes the streams that are not available. */
   issues(): string[] {
     return [...this.#streams.values()].flatMap(({ stream }) =>
       stream.epoch !== undefined || stream.problem === undefined
@@ -61,12 +59,12 @@ export class NatsHistory implements BrokerHistory {
     );
   }
 
-  /** Called when the server is there. */
+  /** Called when the server is reachable. */
   up(): void {
     for (const { stream } of this.#streams.values()) stream.open();
   }
 
-  /** Called when the server went away. */
+  /** Called when the connection is lost. */
   down(): void {
     for (const { stream, appends, subscriptions } of this.#streams.values()) {
       stream.shut();
@@ -75,12 +73,11 @@ export class NatsHistory implements BrokerHistory {
     }
   }
 
-  /** Ends all subscriptions; publications that were taken are still sent. */
+  /** Ends all subscriptions; accepted publications are still sent. */
   end(): void {
     for (const { subscriptions } of this.#streams.values()) subscriptions.clear();
   }
 
-  /** Ends all streams. */
   close(): void {
     for (const { stream, appends } of this.#streams.values()) {
       stream.close();

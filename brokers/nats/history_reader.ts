@@ -14,16 +14,15 @@ import type { Link } from "./link.ts";
 import { pull, type Pulled, type PullOptions, type Stored } from "./pull.ts";
 import type { Epoch, HistoryStream } from "./stream.ts";
 
-/** Most attempts to read a page while publications come or expire. */
+/** Maximum number of attempts to read a page while publications arrive or expire. */
 const MAX_ATTEMPTS = 5;
 
-/** Collaborators and topic of a read. */
 export interface Reading {
   readonly link: Link;
   readonly stream: HistoryStream;
   readonly topic: string;
   readonly subject: string;
-  /** State of the topic on this node, if subscribed. */
+  /** State of the topic on this node, if it is subscribed. */
   readonly knownHead: KnownHead | undefined;
 }
 
@@ -37,13 +36,13 @@ interface Readable {
 /**
  * Reads a page.
  *
- * A stream tells neither the previous message of a topic nor the number of newer ones. The cheapest
- * way is taken:
+ * A stream reveals neither the previous message of a topic nor the number of newer ones. The
+ * cheapest way is used:
  *
- * - A reader that has the newest message needs no page.
- * - If the message before the page is still kept, so are all later ones, and the page is read at
- *   once.
- * - Otherwise the headers of all kept messages of the topic are read first, then the page.
+ * - A reader that already has the newest message needs no page.
+ * - If the message before the page is still kept, so are all later ones, and the page is read
+ *   directly.
+ * - Otherwise the headers of all the topic's kept messages are read first, then the page.
  */
 export async function readPage(
   reading: Reading,
@@ -64,7 +63,7 @@ export async function readPage(
   throw new BrokerError("Cannot read history: the history changes faster than a page is read");
 }
 
-/** One attempt. Every method returns `undefined` if the history changed meanwhile. */
+/** One attempt. Every method returns `undefined` if the history has changed meanwhile. */
 class PageReader {
   readonly #reading: Reading;
   readonly #options: ReadHistoryOptions;
@@ -111,7 +110,7 @@ class PageReader {
     return this.#page(isSure ? after : last_seq, []);
   }
 
-  /** Reads the page behind a message that is still kept. */
+  /** Reads the page after a message that is still kept. */
   async #readBehind(head: number): Promise<HistoryPage | undefined> {
     const { after, maxMessages, maxBytes, bounds } = this.#options;
     if (after === undefined || after <= this.#epoch.start) return undefined;
@@ -152,9 +151,10 @@ class PageReader {
     const known = index[first - 1]?.seq;
     const firstSeq = known === undefined || isMissing ? (await this.#state()).first_seq : 0;
     const before = known ?? this.#before(found[0]!.seq, firstSeq);
-    // The stream removes the oldest messages of a topic that has too many, from the middle.
+    // If a topic has too many messages, the stream removes its oldest ones, even in the middle of
+    // the stream.
     const isForgotten = isMissing && index.length > bounds.size && after < index[0]!.seq;
-    // Another sequence within the stream without a message was lost, or belonged to another topic.
+    // A sequence within the stream that has no message was lost, or belonged to another topic.
     const isNone = isMissing && after >= firstSeq && !isForgotten;
     const { messages } = await this.#pull({ from: found[0]!.seq, count: found.length });
     const isSame = messages.length === found.length && messages[0]!.seq === found[0]!.seq;
@@ -179,16 +179,16 @@ class PageReader {
     return after >= firstSeq - 1 && after < seq ? after : Math.min(firstSeq, seq) - 1;
   }
 
-  /** `true` if the stream has all messages since the start of the epoch. */
+  /** True if the stream still has all messages since the start of the epoch. */
   #isWhole(firstSeq: number): boolean {
     return firstSeq <= this.#epoch.start + 1;
   }
 
-  /** Reads the newest publication of the topic; `undefined` if no publication is kept. */
+  /** Reads the newest publication of the topic; `undefined` if none is kept. */
   async #newest(): Promise<{ readonly seq: number; readonly tag: string | undefined } | undefined> {
     const { stream, subject } = this.#reading;
     const query = { last_by_subj: subject };
-    // A replica that is behind would answer a direct read with an old message.
+    // A replica that lags would reply to a direct read with an old message.
     const found = stream.isReplicated
       ? await this.#manager.streams.getMessage(stream.names.stream, query)
       : await this.#manager.direct.getMessage(stream.names.stream, query);
@@ -231,7 +231,7 @@ class PageReader {
   }
 }
 
-/** Counts the first messages that fit into a page; at least one always goes. */
+/** Counts the first messages that fit into a page; always at least one. */
 function countWithin(messages: readonly Readable[], maxMessages: number, maxBytes: number): number {
   let bytes = 0;
   let count = 0;

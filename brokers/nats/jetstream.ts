@@ -1,4 +1,4 @@
-/** Streams, and the consumers that read them, as the broker makes them in JetStream. */
+/** Streams, and the consumers that read them, as the broker creates them in JetStream. */
 import {
   AckPolicy,
   type ConsumerConfig,
@@ -14,7 +14,6 @@ import type { NatsSettings } from "./options.ts";
 /** Idle time after which the server deletes a consumer, in nanoseconds. */
 const INACTIVE_NS = 10_000 * 1e6;
 
-/** Storage of a stream or bucket. */
 export function storageOf({ storage }: Pick<NatsSettings, "storage">): StorageType {
   return storage === "memory" ? StorageType.Memory : StorageType.File;
 }
@@ -33,8 +32,8 @@ export function streamConfig(
 }
 
 /**
- * Makes a consumer for one read: in memory, on one server, without acknowledgements. To be deleted by
- * {@linkcode forget}.
+ * Creates a consumer for one read: in memory, on one server, without acknowledgments. To be deleted
+ * with {@linkcode forget}.
  */
 export function consume(
   manager: JetStreamManager,
@@ -50,7 +49,7 @@ export function consume(
   });
 }
 
-/** Deletes a consumer. A failure does not matter: the server deletes an idle one. */
+/** Deletes a consumer. A failure does not matter, because the server deletes idle ones. */
 export function forget(manager: JetStreamManager, stream: string, name: string): void {
   manager.consumers.delete(stream, name).catch(() => {});
 }

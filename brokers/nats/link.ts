@@ -1,4 +1,4 @@
-/** The connection to NATS: opened in the background, and opened again for ever. */
+/** The connection to NATS: opened in the background, and reopened indefinitely. */
 import {
   type Authenticator,
   type ConnectionOptions,
@@ -18,16 +18,16 @@ import { Pace } from "../../pubsub/engine/pace.ts";
 import { EngineClock } from "./clock.ts";
 import { connectNats } from "./transport.ts";
 
-/** Longest wait for an answer of the server. */
+/** Time limit for a reply from the server, in milliseconds. */
 export const REQUEST_TIMEOUT_MS = 5_000;
 
-/** Wait between attempts to connect, plus up to as much again. */
+/** Wait between attempts to connect, in milliseconds, plus up to as much again. */
 const RETRY_MS = 250;
 
-/** Longest wait for the end of the connection. */
+/** Longest wait for the connection to close, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 1_000;
 
-/** Interval of pings; two unanswered pings reveal a frozen server. */
+/** Interval of pings, in milliseconds; two unanswered pings reveal a frozen server. */
 const PING_INTERVAL_MS = 10_000;
 
 /** Options of a new connection, and the function that opens it. */
@@ -40,18 +40,18 @@ export type LinkTarget = NewConnection | { readonly connection: NatsConnection }
 
 /** Events of a {@linkcode Link}. No callback may throw. */
 interface LinkEvents {
-  /** Called when the server is there, and has the subscriptions again. */
+  /** Called when the server is reachable, and has the subscriptions again. */
   up(isAgain: boolean): void;
-  /** Called when the server went away. */
+  /** Called when the connection is lost. */
   down(): void;
 }
 
-/** One connection over its whole life. */
+/** One connection over its whole lifetime. */
 export class Link {
   readonly runtime: Runtime;
-  /** The life of the broker, which has the state of the connection. */
+  /** The broker's lifecycle, which holds the state of the connection. */
   readonly life: BrokerLife;
-  /** The time of the server. */
+  /** The server's time. */
   readonly clock: EngineClock;
   /** Paces the delivery of messages to subscriptions. */
   readonly pace: Pace;
@@ -64,7 +64,7 @@ export class Link {
   #connection: NatsConnection | undefined;
   #period: AbortController | undefined;
   #flushing: Promise<boolean> | undefined;
-  /** Everything that was opened in this period of the connection, by name. */
+  /** Everything opened in this period of the connection, by name. */
   readonly #opened = new Map<string, Promise<unknown>>();
 
   constructor(
@@ -82,38 +82,41 @@ export class Link {
     this.#running = this.#run(target);
   }
 
-  /** `true` if messages can be sent. */
+  /** True if messages can be sent. */
   get isUp(): boolean {
     return this.#period !== undefined;
   }
 
-  /** Aborts when the server goes away; `undefined` while the server is away. */
+  /** Aborted when the connection is lost; `undefined` while there is none. */
   get period(): AbortSignal | undefined {
     return this.#period?.signal;
   }
 
-  /** The connection, also while the server is away: the client library renews subscriptions. */
+  /**
+   * The connection, also while the server is unreachable, because the client library renews
+   * subscriptions.
+   */
   get connection(): NatsConnection | undefined {
     return this.#connection;
   }
 
-  /** The connection. Throws while the server is away. */
+  /** The connection. Throws while the server is unreachable. */
   get open(): NatsConnection {
     if (this.#period === undefined) throw this.#awayError();
     return this.#connection!;
   }
 
   /**
-   * Opens the administration of JetStream, whose calls wait for answers up to a time limit. Rejects
-   * while the server is away.
+   * Opens JetStream's management API, whose calls wait for replies up to a time limit. Rejects
+   * while the server is unreachable.
    */
   async manager(timeoutMs = REQUEST_TIMEOUT_MS): Promise<JetStreamManager> {
     return await jetstreamManager(this.open, { checkAPI: false, timeout: timeoutMs });
   }
 
   /**
-   * Opens something once for each period of the connection, and again after a failure. Throws while
-   * the server is away.
+   * Opens something once per period of the connection, and again after a failure. Throws while the
+   * server is unreachable.
    */
   once<T>(name: string, open: (connection: NatsConnection) => Promise<T>): Promise<T> {
     const connection = this.open;
@@ -125,29 +128,31 @@ export class Link {
     return opening;
   }
 
-  /** Finds the thing that was opened in this period under a name. */
+  /** Returns what was opened in this period under a name. */
   opened(name: string): Promise<unknown> | undefined {
     return this.#opened.get(name);
   }
 
-  /** Has something opened again at its next use. */
+  /** Makes the next use open something again. */
   reopen(name: string, opened: Promise<unknown> | undefined): void {
     if (this.#opened.get(name) === opened) this.#opened.delete(name);
   }
 
-  /** Reads the server's clock if that is due, by a stream that exists. Never rejects. */
+  /** Reads the server's clock if that is due, through a stream that exists. Never rejects. */
   async followClock(manager: JetStreamManager, stream: string): Promise<void> {
     const { period } = this;
     if (period !== undefined) await this.clock.follow(manager, stream, period);
   }
 
-  /** Resolves when the server is there; `false` after the link closed. */
+  /** Resolves when the server is reachable; false after the link closed. */
   async whenUp(): Promise<boolean> {
     while (!this.isUp && !this.#ended.signal.aborted) await this.#changes.changed();
     return this.isUp;
   }
 
-  /** Waits for the first contact with the server. Rejects after that if the server is away. */
+  /**
+   * Waits for the first contact with the server. After that, rejects if the server is unreachable.
+   */
   async reach(signal?: AbortSignal): Promise<void> {
     if (this.life.status.current.name === "connecting") {
       const what = "NATS";
@@ -161,8 +166,8 @@ export class Link {
   }
 
   /**
-   * Resolves once the server has all earlier messages; `false` if the connection was lost first.
-   * Calls of one turn share the answer.
+   * Resolves once the server has received all earlier messages; false if the connection was lost
+   * first. Calls in one turn share the result.
    */
   flush(): Promise<boolean> {
     this.#flushing ??= Promise.resolve().then(async () => {
@@ -179,17 +184,17 @@ export class Link {
     return this.#flushing;
   }
 
-  /** Ends a subscription, unless all ended with the connection. */
+  /** Ends a subscription, unless all have ended with the connection. */
   leave(subscription: Subscription | undefined): void {
     if (this.#connection?.isClosed() === false) subscription?.unsubscribe();
   }
 
-  /** Makes a unique subject for answers. */
+  /** Returns a unique subject for replies. */
   inbox(): string {
     return createInbox(this.#inboxPrefix);
   }
 
-  /** Sends a request, and waits for one answer up to a time limit. */
+  /** Sends a request, and waits for one reply up to a time limit. */
   async request(
     subject: string,
     body: string | Uint8Array,
@@ -202,8 +207,8 @@ export class Link {
   }
 
   /**
-   * Ends the connection, unless it is the application's. A hanging attempt to connect is not
-   * awaited: such an attempt cannot be stopped, but its connection is ended.
+   * Closes the connection, unless it is the application's. A hanging attempt to connect is not
+   * awaited: it cannot be stopped, but its connection is closed.
    */
   async close(): Promise<void> {
     if (!this.#ended.signal.aborted) {
@@ -239,7 +244,7 @@ export class Link {
           timeout: REQUEST_TIMEOUT_MS,
           ...options,
           authenticator: authenticator && this.#lasting(authenticator),
-          // An error that ended the connection for good would outlast its cause.
+          // An error that ends the connection permanently would outlast its cause.
           ignoreAuthErrorAbort: true,
           maxReconnectAttempts: -1,
           noEcho: false,
@@ -255,8 +260,8 @@ export class Link {
   }
 
   /**
-   * Repeats the last credentials if an authenticator throws, as the client library would end for
-   * good.
+   * Repeats the last credentials if an authenticator throws, because the client library would stop
+   * permanently.
    */
   #lasting(authenticator: Authenticator | Authenticator[]): Authenticator[] {
     return [authenticator].flat().map((tell) => {
@@ -293,7 +298,7 @@ export class Link {
       else if (next.value.type === "reconnect") this.#reached(connection);
       else if (next.value.type === "error") this.life.lastError = next.value.error;
     }
-    // Not awaited: the library's iterator ends with the next status only.
+    // Not awaited, because the library's iterator only ends with the next status.
     statuses.return?.().catch(() => {});
   }
 

@@ -33,28 +33,28 @@ import { logsOver } from "../../pubsub/logs/changes.ts";
 import type { BrokerLogs } from "../../pubsub/logs/log.ts";
 import { logTopic } from "../../pubsub/logs/rules.ts";
 
-/** Longest time for waiting publications to reach NATS at a close, in milliseconds. */
+/** Time limit for sending waiting publications to NATS when closing, in milliseconds. */
 const FLUSH_TIMEOUT_MS = 1_000;
 
 /** Prefix of the topics on which changes of logs are announced. */
 const LOG_TOPICS = logTopic("");
 
-/** Skein's default limit of a message, and room for the bytes in front. */
+/** Skein's default limit of a message, and room for the bytes before it. */
 const LARGEST_MESSAGE_BYTES = 262_144 + 4_096;
 
 /**
- * Carries publications through NATS 2.9 or later; histories, logs and the store need its JetStream.
+ * Carries publications through NATS 2.9 or later. Histories, logs and the store need JetStream.
  *
  * - **Fan-out:** a node subscribes to the topics with listeners on this node.
- * - **Delivery:** at most once without a history. With one, each acknowledged publication has an
- *   offset, counts once even if sent again, and can be read again; the epoch changes whenever the
- *   server with the stream started anew.
+ * - **Delivery:** at most once without a history. With a history, each acknowledged publication has
+ *   an offset, is stored once even if sent again, and can be read again; the epoch changes whenever
+ *   the server with the stream was restarted.
  * - **Outages:** neither `publish` nor `subscribe` throws. The waiting publications are bounded,
- *   sent in order once NATS is back, and given up after `giveUpMs`. Subscriptions resume on their
- *   own, and `onInterrupted` reports the interruption.
- * - **Names:** a topic or key that has more than 2,048 characters as a part of a subject
- *   ({@linkcode escapeTopic}) is refused for that one call: the server would close the connection of
- *   the whole node at a line of more than 4,096 bytes.
+ *   sent in order once NATS is reachable, and dropped after `giveUpMs`. Subscriptions resume
+ *   automatically, and `onInterrupted` reports the interruption.
+ * - **Names:** a topic or key with more than 2,048 characters as a part of a subject
+ *   ({@linkcode escapeTopic}) is rejected for that call only: at a line of more than 4,096 bytes
+ *   the server would close the connection of the whole node.
  *
  * @example Two nodes
  * ```ts ignore
@@ -77,7 +77,7 @@ export class NatsBroker implements Broker {
   /** Keeps the logs of durable streams in one stream of JetStream. */
   readonly logs: BrokerLogs;
   /**
-   * State shared by all nodes with the same prefix. Has no token buckets, which would be too slow.
+   * State shared by all nodes with the same prefix. Without token buckets, which would be too slow.
    */
   readonly store: BrokerStore;
   readonly #settings: NatsSettings;
@@ -107,7 +107,7 @@ export class NatsBroker implements Broker {
     const target = checkSource(source);
     const names = new Names(settings.prefix);
     const life = new BrokerLife(settings.runtime, { engine: "NATS" });
-    // The broker's own types describe a part of the client library's options.
+    // The broker's own types cover only some of the client library's options.
     const link = new Link({ runtime: settings.runtime, life }, target as LinkTarget, {
       up: (isAgain) => this.#up(isAgain),
       down: () => this.#down(),
@@ -152,7 +152,7 @@ export class NatsBroker implements Broker {
   }
 
   /**
-   * Publishes to every node; while NATS is away, the publication waits.
+   * Publishes to every node; while NATS is unreachable, the publication waits.
    *
    * @param publication The publication.
    * @throws {UnsupportedError} If the broker is closed.
@@ -181,7 +181,7 @@ export class NatsBroker implements Broker {
     options: BrokerSubscribeOptions = {},
   ): BrokerSubscription {
     this.#life.checkOpen("subscribe");
-    // Publications from before this call are not for the new subscriber.
+    // The new subscriber must not receive publications from before this call.
     this.#queue.send();
     const { history } = options;
     return history === undefined
@@ -193,7 +193,7 @@ export class NatsBroker implements Broker {
   }
 
   /**
-   * Ends all subscriptions, and the connection unless the application opened it. Waiting
+   * Ends all subscriptions, and closes the connection unless the application opened it. Waiting
    * publications have a second to reach NATS. Idempotent.
    */
   close(): Promise<void> {
@@ -237,7 +237,7 @@ export class NatsBroker implements Broker {
     return new TopicSubscription({ link: this.#link, topic, subject, announces: isLog });
   }
 
-  /** Describes limits of the connected server that Skein runs into. */
+  /** Describes the connected server's limits that affect Skein. */
   #lacks(): string[] {
     const info = this.#link.connection?.info;
     if (info === undefined) return [];

@@ -3,28 +3,26 @@ import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { checkOptions, integer, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
 import { type OptionKinds, withoutUndefined } from "../../base/options.ts";
 
-/**
- * Longest wait: repetitions are recognized for two minutes, so later repetitions are not allowed.
- */
+/** Maximum wait: a repetition is recognized for two minutes, so later ones are not allowed. */
 const MAX_GIVE_UP_MS = 110_000;
 
-/** Shortest memory: a stream keeps its messages at least as long as it recognizes repetitions. */
+/** Minimum memory: a stream keeps its messages at least as long as it recognizes repetitions. */
 const MIN_REMEMBER_MS = 120_000;
 
 /** Servers and connection options, passed to `connect` of the client library. */
 export interface NatsServers {
-  /** One server or several of a cluster, each as `host:port`. */
+  /** One server, or several of a cluster, each as `host:port`. */
   readonly servers: string | string[];
-  /** Name of the connection in the server's reports. */
+  /** Name of the connection, for the server's reports. */
   readonly name?: string | undefined;
   /** A user's name. */
   readonly user?: string | undefined;
   /** The user's password. */
   readonly pass?: string | undefined;
-  /** A token, in the place of a user. */
+  /** A token, instead of a user. */
   readonly token?: string | undefined;
   /**
-   * Credentials of other kinds: `nkeyAuthenticator`, `jwtAuthenticator` or `credsAuthenticator` of
+   * Other credentials: `nkeyAuthenticator`, `jwtAuthenticator` or `credsAuthenticator` of
    * `@nats-io/nats-core`. Called for each attempt to connect, so that rotated credentials are read
    * again.
    */
@@ -32,75 +30,75 @@ export interface NatsServers {
     | ((nonce?: string) => object | void)
     | ((nonce?: string) => object | void)[]
     | undefined;
-  /** Encryption; `null` for none. By default, the server decides. */
+  /** TLS; `null` turns it off. By default, the server decides. */
   readonly tls?:
     | {
       /**
-       * `true` if TLS begins before the server's first message, as with `handshake_first` of the server
-       * (from NATS 2.10.4 on). A client certificate needs this.
+       * True if TLS starts before the server's first message, as with the server's
+       * `handshake_first` (NATS 2.10.4 or later). A client certificate needs this.
        */
       readonly handshakeFirst?: boolean | undefined;
       /** Certificates of trusted authorities. */
       readonly ca?: string | undefined;
-      /** The file of `ca`. */
+      /** File for `ca`. */
       readonly caFile?: string | undefined;
-      /** The certificate of this client, together with `key` or `keyFile`. */
+      /** This client's certificate, together with `key` or `keyFile`. */
       readonly cert?: string | undefined;
-      /** The file of `cert`. */
+      /** File for `cert`. */
       readonly certFile?: string | undefined;
-      /** The private key of this client. */
+      /** This client's private key. */
       readonly key?: string | undefined;
-      /** The file of `key`. */
+      /** File for `key`. */
       readonly keyFile?: string | undefined;
     }
     | null
     | undefined;
-  /** Prefix of subjects for answers, where permissions need one. */
+  /** Prefix of the subjects for replies, if permissions need one. */
   readonly inboxPrefix?: string | undefined;
-  /** `true` to try servers in their order. */
+  /** True to try servers in the given order. */
   readonly noRandomize?: boolean | undefined;
-  /** `true` to try `servers` only, without the members that a cluster announces. */
+  /** True to try only `servers`, and not the members that a cluster announces. */
   readonly ignoreClusterUpdates?: boolean | undefined;
-  /** Longest time of an attempt to connect, in milliseconds. */
+  /** Time limit of an attempt to connect, in milliseconds. */
   readonly timeout?: number | undefined;
   /** Interval of pings to the server, in milliseconds. */
   readonly pingInterval?: number | undefined;
-  /** Most pings without an answer. */
+  /** Maximum number of pings without a reply. */
   readonly maxPingOut?: number | undefined;
   /** Wait between two attempts to reconnect to a server, in milliseconds. */
   readonly reconnectTimeWait?: number | undefined;
-  /** Largest random addition to that wait, in milliseconds. */
+  /** Maximum random addition to that wait, in milliseconds. */
   readonly reconnectJitter?: number | undefined;
-  /** Largest random addition with TLS, in milliseconds. */
+  /** Maximum random addition with TLS, in milliseconds. */
   readonly reconnectJitterTLS?: number | undefined;
   /**
-   * Opens the connection in place of the broker's own transport over Deno's sockets, such as
-   * `wsconnect` of `@nats-io/nats-core` for NATS over WebSocket. The broker calls the function again
-   * until a connection opens, and closes that connection at its own end.
+   * Opens the connection instead of the broker's own transport over Deno's sockets, for example
+   * `wsconnect` of `@nats-io/nats-core` for NATS over WebSocket. The broker calls the function
+   * until a connection opens, and closes that connection when the broker closes.
    *
-   * @param options All options for the client library, those of the broker included.
+   * @param options All options for the client library, including the broker's.
    * @returns A `NatsConnection` of the client library.
    */
   readonly connect?: ((options: NatsServers) => Promise<NatsClient>) | undefined;
 }
 
-/** A `NatsConnection` of the client library, by any of its transports. */
+/** A `NatsConnection` of the client library, over any of its transports. */
 export interface NatsClient {
-  /** Tells if the connection has ended. */
+  /** Returns true if the connection has closed. */
   isClosed(): boolean;
-  /** Resolves once the server has all sent messages. */
+  /** Resolves once the server has received all sent messages. */
   flush(): Promise<void>;
   /** Reports changes of the connection. */
   status(): AsyncIterable<object>;
-  /** Ends the connection; the broker never calls this. */
+  /** Closes the connection; the broker never calls this. */
   close(): Promise<void>;
 }
 
 /** Address of NATS. */
 export type NatsSource = NatsServers | {
   /**
-   * An open connection of the application. The connection must receive its own publications, and
-   * should reconnect for ever.
+   * An open connection of the application. It must receive its own publications, and should
+   * reconnect indefinitely.
    */
   readonly connection: NatsClient;
 };
@@ -114,27 +112,27 @@ export interface NatsBrokerOptions {
    */
   readonly runtime?: Runtime | undefined;
   /**
-   * Prefix of the names of all subjects, streams and buckets; brokers with different prefixes do
-   * not meet. At most 32 letters and digits of ASCII, `-` and `_`.
+   * Prefix of the names of all subjects, streams and buckets; brokers with different prefixes are
+   * isolated from each other. At most 32 ASCII letters and digits, `-` and `_`.
    *
    * @default {"skein"}
    */
   readonly prefix?: string | undefined;
   /**
-   * Most publications that wait for NATS or for an answer; further ones are given up.
+   * Maximum number of publications that wait for NATS or for its reply; further ones are dropped.
    *
    * @default {65536}
    */
   readonly maxWaiting?: number | undefined;
   /**
-   * Most bytes of the publications that wait.
+   * Maximum number of bytes of waiting publications.
    *
    * @default {67108864}
    */
   readonly maxWaitingBytes?: number | undefined;
   /**
-   * Longest wait of a publication, in milliseconds; afterwards the publication is given up. At most
-   * 110,000, as the stream must recognize a repetition.
+   * Maximum wait of a publication, in milliseconds, after which it is dropped. At most 110,000,
+   * because the stream must recognize a repetition.
    *
    * @default {30000}
    */
@@ -146,35 +144,36 @@ export interface NatsBrokerOptions {
    */
   readonly storage?: "file" | "memory" | undefined;
   /**
-   * Number of a cluster's servers on which JetStream keeps histories, logs and the store. From 3 on,
-   * these and epochs outlive the process of one server.
+   * Number of a cluster's servers on which JetStream keeps histories, logs and the store. With 3 or
+   * more, these and the epochs survive the loss of one server's process.
    *
    * @default {1}
    */
   readonly replicas?: number | undefined;
   /**
-   * Time that the position of a topic's history is remembered after the last publication, in
-   * milliseconds; publications stay in the stream as long, up to their number. At least 120,000.
+   * Time for which a topic's position is remembered after its last publication, in milliseconds;
+   * publications stay in the stream as long, up to their number. At least 120,000.
    *
    * @default {3600000}
    */
   readonly rememberMs?: number | undefined;
   /**
-   * Most bytes of each stream of histories, over all topics; by default, the server's limits apply.
+   * Maximum size of each stream of histories in bytes, across all topics; by default, the server's
+   * limits apply.
    *
    * @default {undefined}
    */
   readonly maxStreamBytes?: number | undefined;
   /**
-   * `true` if a restart of the server loses no acknowledged write, as the server syncs every write
-   * to disk (`sync_interval: always`, from NATS 2.10 on). Epochs then outlive restarts.
+   * True if a restart of the server loses no acknowledged write, because the server syncs every
+   * write to disk (`sync_interval: always`, NATS 2.10 or later). Epochs then survive restarts.
    *
    * @default {false}
    */
   readonly survivesRestart?: boolean | undefined;
   /**
-   * Time that a row of the store is kept after the last write, in milliseconds; no claim can be
-   * longer. Rows of longer windows, up to a week, have a bucket of their own.
+   * Time for which a row of the store is kept after its last write, in milliseconds; claims cannot
+   * be longer. Rows with longer windows, up to a week, are in a separate bucket.
    *
    * @default {3600000}
    */
@@ -198,7 +197,6 @@ const OPTIONS: OptionKinds<NatsBrokerOptions> = {
   survivesRestart: "boolean",
 };
 
-/** Checks the options. */
 export function natsSettings(options: NatsBrokerOptions): NatsSettings {
   checkOptions("create broker", options, OPTIONS);
   return {
@@ -217,11 +215,11 @@ export function natsSettings(options: NatsBrokerOptions): NatsSettings {
 }
 
 /**
- * Checks the source. Other keys pass to the client library, except options of the broker. Without
- * `servers`, the client library would connect to its default.
+ * Checks the source. Other keys are passed to the client library, except the broker's options.
+ * Without `servers`, the client library would connect to its default.
  *
- * @returns The source without keys that are `undefined`: the client library would take these over
- * its defaults.
+ * @returns The source without keys that are `undefined`, which would override the client library's
+ * defaults.
  */
 export function checkSource(given: NatsSource): NatsSource {
   const source = withoutUndefined(given);

@@ -1,4 +1,4 @@
-/** Publications on their way to the server, and those with a history on their way into a stream. */
+/** Publications that are sent to the server, with a history into a stream. */
 import type { Timer } from "../../base/runtime.ts";
 import type { Link } from "./link.ts";
 import { Line, type Outbox, type Outgoing, TurnBatch } from "../../pubsub/engine/queue.ts";
@@ -10,8 +10,8 @@ import type { HistoryStream } from "./stream.ts";
 import type { Appended } from "../../pubsub/broker.ts";
 
 /**
- * Most bytes sent without confirmation. The client library buffers without a bound for a slow
- * socket; further publications wait here, within a bound.
+ * Maximum number of bytes sent without confirmation. The client library buffers without a bound for
+ * a slow socket, so further publications wait here, within a bound.
  */
 const WINDOW_BYTES = 4 * 1_048_576;
 
@@ -22,7 +22,7 @@ interface WaitingMessage extends Outgoing {
 
 /**
  * Sends the publications of each turn together. Publications that have to wait keep their order,
- * and are given up after a time.
+ * and are dropped after a time limit.
  */
 export class PublishQueue {
   readonly #link: Link;
@@ -40,12 +40,12 @@ export class PublishQueue {
     this.#turn = new TurnBatch(link.runtime, () => this.#pump());
   }
 
-  /** Last error of the client library at a publication, such as a message that is too large. */
+  /** The client library's last error for a publication, such as a message that is too large. */
   get refusal(): unknown {
     return this.#refusal;
   }
 
-  /** Sends a message with all others of the turn, or lets the message wait. */
+  /** Sends a message with all others of the turn, or queues it. */
   publish(subject: string, message: Uint8Array): void {
     const bytes = message.length;
     if (!this.#outbox.budget.hasRoom(bytes)) {
@@ -61,13 +61,13 @@ export class PublishQueue {
     this.#turn.end();
   }
 
-  /** Sends the waiting publications when the server is there again. */
+  /** Sends the waiting publications when the server is reachable again. */
   resume(): void {
     this.#unconfirmed = 0;
     this.#pump();
   }
 
-  /** Resolves once the server has all publications, or went away. */
+  /** Resolves once the server has received all publications, or the connection is lost. */
   async idle(): Promise<void> {
     this.send();
     while (await this.#link.flush() && this.#line.isWaiting);
@@ -89,7 +89,7 @@ export class PublishQueue {
     if (!this.#isConfirming && this.#unconfirmed >= WINDOW_BYTES / 2) void this.#confirm();
   }
 
-  /** Waits until the server took the publications sent so far. */
+  /** Waits until the server has received the publications sent so far. */
   async #confirm(): Promise<void> {
     this.#isConfirming = true;
     const confirmed = this.#unconfirmed;
@@ -111,53 +111,54 @@ export class PublishQueue {
   }
 }
 
-/** Publications under way at once, and their bytes: enough to keep a stream busy. */
+/** Maximum number of in-flight publications, and of their bytes: enough to keep a stream busy. */
 const MAX_UNDER_WAY = 1_024;
 const MAX_UNDER_WAY_BYTES = 4 * 1_048_576;
 
-/** Longest wait for an answer, before the stream is asked about the publication. */
+/**
+ * Time limit for a reply, in milliseconds, after which the stream is asked about the publication.
+ */
 const ACK_TIMEOUT_MS = 5_000;
 
 /**
- * Age of the oldest publication without an answer from which on the others wait. A server that is
- * gone says nothing, and the next one would keep what comes then before what was lost.
+ * Age of the oldest publication without a reply, in milliseconds, after which others wait. A server
+ * that is gone sends nothing, and the next one would store later publications before the lost ones.
  */
 const QUIET_MS = 1_000;
 
-/** A sequence that no stream ever has as its last one. */
+/** A sequence that is never a stream's last one. */
 const NEVER = String(Number.MAX_SAFE_INTEGER);
 
 interface PendingAppend extends Outgoing {
   readonly subject: string;
   readonly message: Uint8Array;
   readonly id: string;
-  /** `true` if another node may have published the same before. */
+  /** True if another node may have published the same before. */
   readonly isKeyed: boolean;
   readonly result: PromiseWithResolvers<Appended>;
   sentMs: number;
-  /** Last part of the subject for the answer. */
+  /** Last part of the subject for the reply. */
   token: string;
-  /** `true` if the stream kept a later publication of the topic. */
+  /** True if the stream stored a later publication of the topic. */
   isOvertaken: boolean;
 }
 
 /**
  * The publications that this node appends to one stream.
  *
- * Many are under way at once, in order. As long as the connection holds and the stream answers, the
- * stream stores the publications in that order. After an interruption, or an answer that is
- * missing, the stream is first asked about all that are under way. Such a probe has the id of a
- * publication and a condition that never holds: the stream answers with the sequence if the id is
- * known, and stores nothing otherwise. Missing publications are then sent again; those that would
- * come behind later ones of their topic are given up. An answer is missing once that of a later
- * publication came.
+ * Many are in flight at a time, in order. As long as the connection holds and the stream replies,
+ * the stream stores them in that order. After an interruption, or a missing reply, the stream is
+ * first asked about all that are in flight. Such a probe has a publication's id and a condition
+ * that never holds: the stream replies with the sequence if it knows the id, and stores nothing
+ * otherwise. Missing publications are then sent again; those that would follow later ones of their
+ * topic are dropped. A reply is missing once a later publication's has arrived.
  */
 export class AppendQueue {
   readonly #link: Link;
   readonly #stream: HistoryStream;
   readonly #line: Line<PendingAppend>;
   readonly #inbox: string;
-  /** Sent publications by token, in the order of sending. */
+  /** In-flight publications by token, in the order of sending. */
   readonly #underWay = new Map<string, PendingAppend>();
   #underWayBytes = 0;
   #token = 0;
@@ -197,12 +198,12 @@ export class AppendQueue {
     return result.promise;
   }
 
-  /** Stops sending until `resume`, after the server or the stream went away. */
+  /** Stops sending until `resume`, after the connection or the stream was lost. */
   suspend(): void {
     this.#canSend = false;
   }
 
-  /** Starts sending, once the stream is there. */
+  /** Starts sending, once the stream is available. */
   resume(): void {
     const { period, connection } = this.#link;
     if (period === undefined || this.#settling === period) return;
@@ -219,7 +220,7 @@ export class AppendQueue {
     });
   }
 
-  /** Stops sending, and gives up the inbox. */
+  /** Stops sending, and closes the inbox. */
   close(): void {
     this.#canSend = false;
     this.#link.runtime.clearTimeout(this.#timer);
@@ -227,7 +228,7 @@ export class AppendQueue {
     this.#link.leave(this.#hearing);
   }
 
-  /** Gives up all publications. */
+  /** Drops all publications. */
   rejectAll(why: string, cause: unknown): void {
     this.#line.dropAll(why, cause);
   }
@@ -278,10 +279,11 @@ export class AppendQueue {
   }
 
   /**
-   * Marks the publications of the topic that were sent before one that the stream kept. The stream
-   * answers repetitions and refusals at once, and all others in the order in which they are kept.
+   * Marks the topic's publications that were sent before one that the stream stored. The stream
+   * replies to repetitions and rejections immediately, and to all others in the order in which it
+   * stores them.
    *
-   * @returns `true` if an earlier publication, on any topic, has no answer.
+   * @returns True if an earlier publication, on any topic, has no reply.
    */
   #overtake(entry: PendingAppend): boolean {
     let isMissing = false;
@@ -293,7 +295,9 @@ export class AppendQueue {
     return isMissing;
   }
 
-  /** Stops sending, and opens the stream again, which asks about the publications under way. */
+  /**
+   * Stops sending, and opens the stream again, which then asks about the in-flight publications.
+   */
   #trouble(error: unknown): void {
     if (!this.#canSend) return;
     this.#canSend = false;
@@ -301,7 +305,7 @@ export class AppendQueue {
     this.#stream.open();
   }
 
-  /** Asks about the publications under way, sends the missing ones again, and goes on. */
+  /** Asks about the in-flight publications, sends the missing ones again, and continues. */
   async #settle(period: AbortSignal): Promise<void> {
     this.#canSend = false;
     const asked = [...this.#underWay.values()];
@@ -342,7 +346,7 @@ export class AppendQueue {
     }
   }
 
-  /** Reports a stream that does not answer. */
+  /** Reports a stream that does not respond. */
   #look(): void {
     this.#timer = undefined;
     const [oldest] = this.#underWay.values();
@@ -356,7 +360,7 @@ export class AppendQueue {
     this.#timer = runtime.setTimeout(() => this.#look(), leftMs);
   }
 
-  /** Takes a publication off those under way. */
+  /** Removes a publication from those in flight. */
   #forget(entry: PendingAppend): void {
     if (this.#underWay.delete(entry.token)) this.#underWayBytes -= entry.bytes!;
   }
@@ -365,7 +369,7 @@ export class AppendQueue {
     this.#line.settle(entry);
     this.#stream.saw(seq);
     const epoch = this.#stream.epoch;
-    // A sequence of an earlier epoch is no position in this one.
+    // A sequence from an earlier epoch is not a position in this one.
     if (isRepetition || epoch === undefined || seq <= epoch.start) entry.result.resolve({});
     else {
       const position = { epoch: epoch.epoch, offset: seq, tag: tagOf(entry.id) };
@@ -376,7 +380,7 @@ export class AppendQueue {
   #dropped(entry: PendingAppend, why: string, cause: unknown = this.#stream.problem): void {
     this.#forget(entry);
     entry.result.reject(new BrokerError(`Cannot append: ${why}`, { cause }));
-    // Others may have waited for the answer to this one.
+    // Other publications may have waited for the reply to this one.
     this.#turn.gather(0);
   }
 }

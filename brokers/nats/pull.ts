@@ -1,4 +1,4 @@
-/** Messages of a stream, read by a consumer that exists for one read, or for one list. */
+/** Reads messages of a stream with a consumer that exists for one read or one list. */
 import { type ConsumerInfo, DeliverPolicy, type JetStreamManager } from "@nats-io/jetstream";
 import type { Msg } from "@nats-io/nats-core";
 import { BrokerError } from "../../errors.ts";
@@ -6,7 +6,9 @@ import { consume, forget } from "./jetstream.ts";
 import { headerOf, tagIn } from "./format.ts";
 import { type Link, REQUEST_TIMEOUT_MS } from "./link.ts";
 
-/** Longest wait for messages of a list that were removed since the list began, in milliseconds. */
+/**
+ * Longest wait for messages of a list that were removed since the list started, in milliseconds.
+ */
 const LATE_MS = 1_000;
 
 /** The part of a stream to read. */
@@ -15,15 +17,14 @@ export interface PullOptions {
   readonly subject: string;
   /** First sequence. */
   readonly from: number;
-  /** Most messages. */
+  /** Maximum number of messages. */
   readonly count: number;
-  /** Most bytes of the messages, headers included; no effect with `headersOnly`. */
+  /** Maximum size of the messages in bytes, including headers; no effect with `headersOnly`. */
   readonly maxBytes?: number | undefined;
   /** Leaves out payloads. */
   readonly headersOnly?: boolean | undefined;
 }
 
-/** One message of a stream. */
 export interface Stored {
   readonly seq: number;
   /** Time of storage, in milliseconds since the Unix epoch. */
@@ -38,7 +39,7 @@ export interface Stored {
 /** Messages of one subject. */
 export interface Pulled {
   readonly messages: readonly Stored[];
-  /** Number of messages behind these. */
+  /** Number of messages after these. */
   readonly pending: number;
 }
 
@@ -72,22 +73,22 @@ export async function pull(
   }
 }
 
-/** Subjects of which to read the newest messages. */
+/** Subjects whose newest messages to read. */
 export interface NewestOptions {
   readonly stream: string;
   /** Subjects, with wildcards. */
   readonly subject: string;
   /** The header to read. */
   readonly header: string;
-  /** Most messages. */
+  /** Maximum number of messages. */
   readonly count: number;
-  /** `next` of the page before. */
+  /** `next` of the previous page. */
   readonly after?: string | undefined;
 }
 
 /**
- * Reads a header of the newest message of each subject, page by page. Between two pages at most 10 s
- * may pass. The last page has no `next`.
+ * Reads a header of the newest message of each subject, page by page. At most 10 s may pass between
+ * two pages. The last page has no `next`.
  */
 export async function pullNewest(
   link: Link,
@@ -116,7 +117,7 @@ export async function pullNewest(
   return { headers: messages };
 }
 
-/** Counts the subjects with messages, of those that match one with wildcards. */
+/** Counts the subjects that have messages, among those that match a wildcard. */
 export async function countSubjects(
   manager: JetStreamManager,
   stream: string,
@@ -144,7 +145,7 @@ function fetch<T>(
   request: string,
   { wanted, maxBytes, lateMs, read }: {
     readonly wanted: number;
-    /** Longest wait for messages that may be gone by now; by default, all of them have to come. */
+    /** Longest wait for messages that may be gone by now; by default, all of them must arrive. */
     readonly lateMs?: number;
     readonly maxBytes?: number | undefined;
     readonly read: (message: Msg, delivery: ReturnType<typeof deliveryOf>) => T;
@@ -164,7 +165,7 @@ function fetch<T>(
         const delivery = deliveryOf(message.reply);
         pending = delivery.pending;
         messages.push(read(message, delivery));
-        // Messages that others removed meanwhile do not come.
+        // Messages that were removed meanwhile do not arrive.
         if (messages.length === wanted || pending === 0) done();
       },
     });
@@ -187,7 +188,8 @@ function unanswered(): BrokerError {
 }
 
 /**
- * Reads the sequence, time and rest of a delivery from its subject for acknowledgements:
+ * Parses the sequence, the time and the remaining count of a delivery from its subject for
+ * acknowledgments:
  * `$JS.ACK[.domain.account].stream.consumer.delivered.seq.consumerSeq.nanoseconds.pending[.more]`.
  */
 function deliveryOf(

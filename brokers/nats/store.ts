@@ -10,25 +10,25 @@ import type { NatsSettings } from "./options.ts";
 import { type Names, subjectPart } from "./format.ts";
 import type { BrokerStore } from "../../pubsub/broker.ts";
 
-/** Longest time for which a row is remembered, in milliseconds: a week. */
+/** Maximum time for which a row is remembered, in milliseconds: a week. */
 const LONGEST_MS = 604_800_000;
 
-/** Most attempts to change a row while other nodes change the same row. */
+/** Maximum number of attempts to change a row while other nodes change it. */
 const MAX_ATTEMPTS = 64;
 
-/** Longest pause before the next attempt. */
+/** Longest pause before the next attempt, in milliseconds. */
 const MAX_PAUSE_MS = 20;
 
 /** Error codes of JetStream for a row that changed meanwhile. */
 const WRONG_SEQUENCE: ReadonlySet<number> = new Set([10071, 10164]);
 
-/** Change of a row: a new value, deletion (`null`), or no change (`undefined`). */
+/** A change of a row: a new value, deletion (`null`), or no change (`undefined`). */
 interface Change<T> {
   readonly value?: string | null;
   readonly result: T;
 }
 
-/** A bucket, which drops rows that were not written for a time. */
+/** A bucket, which drops rows after a time without a write. */
 interface Bucket {
   readonly name: string;
   readonly ttlMs: number;
@@ -38,14 +38,14 @@ interface Bucket {
  * The store of one broker.
  *
  * Every row has one key, and is changed by compare-and-set. Numbers that are remembered for longer
- * than the bucket keeps a row are in a second bucket. Entries that expire earlier hold their own
- * time, by the clock of the node that wrote last.
+ * than the bucket keeps a row are in a second bucket. Entries that expire earlier contain their own
+ * expiry, by the clock of the node that wrote last.
  */
 export class NatsStore implements BrokerStore {
   readonly #link: Link;
   readonly #settings: NatsSettings;
   readonly #rows: Bucket;
-  /** Rows that are remembered for longer than those of `#rows`. */
+  /** Rows that are remembered for longer than those in `#rows`. */
   readonly #longRows: Bucket;
 
   constructor(link: Link, names: Names, settings: NatsSettings) {
@@ -116,7 +116,7 @@ export class NatsStore implements BrokerStore {
     try {
       await this.#link.reach();
       const bucket = await this.#open(rows);
-      // The stream that has the rows.
+      // The stream that contains the rows.
       await this.#link.followClock(await this.#link.manager(), `KV_${rows.name}`);
       return await act(bucket);
     } catch (cause) {
@@ -126,7 +126,7 @@ export class NatsStore implements BrokerStore {
     }
   }
 
-  /** Opens a bucket, which is created at its first use. */
+  /** Opens a bucket, and creates it at first use. */
   #open({ name, ttlMs: ttl }: Bucket): Promise<KV> {
     const { replicas } = this.#settings;
     const options = { history: 1, ttl, storage: storageOf(this.#settings), replicas };
@@ -184,13 +184,13 @@ function claimsKey(scope: string): string {
   return `claims.${subjectPart(scope)}`;
 }
 
-/** Reads the number of a row; -1 if absent or expired. */
+/** Parses the number of a row; -1 if absent or expired. */
 function parseNumber(row: string | undefined, now: number): number {
   const [number, until] = (row ?? "").split(" ").map(Number);
   return number !== undefined && until !== undefined && until > now ? number : -1;
 }
 
-/** Reads members and the ends of their claims; expired claims are left out. */
+/** Parses members and the expiry of their claims, without expired claims. */
 function parseClaims(row: string | undefined, now: number): Map<string, number> {
   const claims: [string, number][] = row === undefined ? [] : JSON.parse(row);
   return new Map(claims.filter(([, until]) => until > now));

@@ -1,4 +1,4 @@
-/** The stream with all topics of the same bounds, and its epoch. */
+/** The stream with all topics that share the same bounds, and its epoch. */
 import { JetStreamApiError, type JetStreamManager, type StreamConfig } from "@nats-io/jetstream";
 import { headers, type Msg, type Subscription, TimeoutError } from "@nats-io/nats-core";
 import { pause } from "../../base/wait.ts";
@@ -9,27 +9,30 @@ import type { NatsSettings } from "./options.ts";
 import { EPOCH_TOKEN, parseAck, sequenceOf, type StreamNames } from "./format.ts";
 import type { HistoryBounds } from "../../pubsub/broker.ts";
 
-/** Time that repetitions are recognized, and the longest time that an append may be sent again. */
+/**
+ * Time for which repetitions are recognized, which bounds the time in which an append may be sent
+ * again.
+ */
 const DUPLICATE_WINDOW_MS = 120_000;
 
-/** Most attempts to write an epoch while other nodes do the same. */
+/** Maximum number of attempts to write an epoch while other nodes do the same. */
 const MAX_ATTEMPTS = 20;
 
-/** Status of a stream without a leader at the moment. */
+/** Status of a stream that currently has no leader. */
 const UNAVAILABLE = 503;
 
 /**
- * Time limit of each call in the first attempt to open a stream, in milliseconds; twice as long
- * once it is over. Calls that arrive while the servers of a new stream elect their leader have no answer.
+ * Time limit of each call in the first attempt to open a stream, in milliseconds, doubled in the
+ * next one. Calls that arrive while the servers of a new stream elect their leader get no reply.
  */
 const FIRST_TIMEOUT_MS = 1_000;
 const FIRST_RETRY_MS = 50;
 const MAX_RETRY_MS = 2_000;
 
-/** The newest sequence before any other. */
+/** The newest sequence before any is known. */
 const NOTHING_SEEN = { seq: 0, epoch: undefined };
 
-/** An epoch, and the sequence of its start: earlier sequences do not belong to the epoch. */
+/** An epoch, and the sequence at which it starts: earlier sequences do not belong to it. */
 export interface Epoch {
   readonly epoch: string;
   readonly start: number;
@@ -40,7 +43,7 @@ interface EpochRecord {
   readonly epoch: string;
   /** Start of the epoch, in a repeated record. */
   readonly start?: number;
-  /** The server, if a restart may lose acknowledged writes. */
+  /** The server, if its restart may lose acknowledged writes. */
   readonly server?: string;
 }
 
@@ -61,24 +64,24 @@ interface StreamEvents {
 }
 
 /**
- * One stream.
+ * A stream of histories.
  *
- * The epoch is a record in the stream itself, on a subject that no topic has, and nodes agree by
- * compare-and-set: a stream that is lost takes its epoch along. The stream publishes the record
- * again like any message, so nodes learn of a new epoch in order with the publications after it.
+ * The epoch is a record in the stream itself, on a subject that no topic uses, and nodes agree by
+ * compare-and-set: if a stream is lost, so is its epoch. The stream republishes the record like any
+ * message, so nodes receive a new epoch in order with the publications after it.
  */
 export class HistoryStream {
   readonly bounds: HistoryBounds;
   readonly names: StreamNames;
   readonly isReplicated: boolean;
-  /** Last error of an attempt to open the stream; further attempts follow. */
+  /** Last error of an attempt to open the stream; more attempts follow. */
   problem: unknown;
   readonly #link: Link;
   readonly #settings: NatsSettings;
   readonly #events: StreamEvents;
   readonly #maxAgeMs: number;
   #epoch: Epoch | undefined;
-  /** The newest record seen; without meaning for another stream of the same name. */
+  /** The newest record seen; meaningless for another stream of the same name. */
   #found: { readonly record: Found; readonly created: string | undefined } | undefined;
   #created: string | undefined;
   /** The newest sequence seen, and its epoch. */
@@ -105,18 +108,17 @@ export class HistoryStream {
     this.#events = events;
   }
 
-  /** The epoch; `undefined` while unknown. */
   get epoch(): Epoch | undefined {
     return this.#epoch;
   }
 
-  /** Resolves once the epoch is known; `false` after the stream closed. */
+  /** Resolves once the epoch is known; false after the stream closed. */
   async whenOpen(): Promise<boolean> {
     while (this.#epoch === undefined && !this.#isClosed) await this.#changes.changed();
     return !this.#isClosed;
   }
 
-  /** Records a sequence: the stream must never be behind. */
+  /** Records a sequence, which the stream must never fall behind. */
   saw(seq: number): void {
     this.#sawIn(seq, this.#epoch?.epoch ?? this.#newest.epoch);
   }
@@ -126,7 +128,7 @@ export class HistoryStream {
   }
 
   /**
-   * Opens the stream and agrees on its epoch, with retries until the server goes away. Can be
+   * Opens the stream and agrees on its epoch, with retries until the connection is lost. Can be
    * called at any time.
    */
   open(): void {
@@ -137,13 +139,13 @@ export class HistoryStream {
     void this.#keepOpening(period);
   }
 
-  /** Forgets the epoch when the server goes away. */
+  /** Forgets the epoch when the connection is lost. */
   shut(): void {
     this.#epoch = undefined;
     this.#opening = undefined;
   }
 
-  /** Ends the use of the stream, and its subscription. */
+  /** Stops using the stream, and ends its subscription. */
   close(): void {
     this.shut();
     this.#isClosed = true;
@@ -151,7 +153,7 @@ export class HistoryStream {
     this.#changes.notify();
   }
 
-  /** Repeats the record of the epoch before the stream drops the record for its age. */
+  /** Repeats the epoch's record before the stream drops it because of its age. */
   touch(): void {
     if (this.#epoch === undefined || this.#link.runtime.monotonic() < this.#repeatAtMs) return;
     this.#repeatAtMs = this.#link.runtime.monotonic() + MAX_RETRY_MS;
@@ -181,7 +183,7 @@ export class HistoryStream {
     }
   }
 
-  /** Tells errors that need an administrator from errors that pass. */
+  /** True for errors that need an administrator, false for temporary ones. */
   #isRefusal(error: unknown): boolean {
     // In a cluster, other servers may have JetStream.
     const isMissing = error instanceof Error && error.name === "JetStreamNotEnabled";
@@ -213,7 +215,7 @@ export class HistoryStream {
     if (this.#following !== undefined) return;
     this.#following = this.#link.open.subscribe(`${this.names.live}.${EPOCH_TOKEN}`, {
       callback: (error, message) => {
-        // For the client library, a refused subscription is over.
+        // The client library ends a rejected subscription.
         if (error) return void (this.#following = undefined);
         this.#link.pace.take(message.data.length, () => this.#hear(message));
       },
@@ -230,7 +232,7 @@ export class HistoryStream {
       this.#note(record);
       return;
     }
-    // The record may come from a new stream, whose sequence begins again.
+    // The record may come from a new stream, whose sequence starts over.
     this.#newest = { seq, epoch: record.epoch };
     this.#found = { record, created: this.#created };
     this.#adopt(record);
@@ -248,8 +250,8 @@ export class HistoryStream {
     const newest = this.#newest;
     const { created, state } = await manager.streams.add(this.#config());
     this.#created = created;
-    // A stream behind a sequence that was seen lost messages, even if its record says otherwise. The
-    // record of the epoch that another node began after the loss may be known here already.
+    // A stream that is behind a known sequence lost messages, even if its record says otherwise.
+    // The record of the epoch that another node started after the loss may already be known here.
     const lost = state.last_seq < newest.seq ? newest.epoch : undefined;
     if (lost !== undefined || this.#found?.created !== created) this.#found = undefined;
     for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
@@ -273,7 +275,6 @@ export class HistoryStream {
     throw new Error(`No epoch was agreed upon in ${MAX_ATTEMPTS} attempts`);
   }
 
-  /** Reads the newest record in the stream. */
   async #stored(
     manager: JetStreamManager,
   ): Promise<(Found & { readonly atMs: number }) | undefined> {
@@ -283,7 +284,7 @@ export class HistoryStream {
     return stored && record ? { ...record, atMs: stored.time.getTime() } : undefined;
   }
 
-  /** Writes a record, and returns its sequence; `undefined` if another node wrote first. */
+  /** Writes a record, and returns its sequence; `undefined` if another node was first. */
   async #write(
     { epoch, start }: { readonly epoch: string; readonly start?: number },
     { after, timeoutMs }: { readonly after: number; readonly timeoutMs: number },
@@ -300,7 +301,7 @@ export class HistoryStream {
   }
 
   /**
-   * The server whose restart may lose acknowledged writes; `undefined` where other servers have
+   * The server whose restart may lose acknowledged writes; `undefined` if other servers have
    * copies.
    */
   get #server(): string | undefined {
@@ -315,7 +316,7 @@ export class HistoryStream {
       ...streamConfig(this.#settings),
       name: stream,
       subjects: [`${log}.>`],
-      // One more than can be read, as its sequence is the `prev` of the oldest.
+      // One more than can be read, because its sequence is the `prev` of the oldest.
       max_msgs_per_subject: this.bounds.size + 1,
       max_age: this.#maxAgeMs * 1e6,
       max_bytes: this.#settings.maxStreamBytes,

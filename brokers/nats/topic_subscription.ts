@@ -8,17 +8,19 @@ import { decode, headerOf, QUIET_HEADER, sequenceOf, tagIn } from "./format.ts";
 import type { Link } from "./link.ts";
 import type { HistoryStream } from "./stream.ts";
 
-/** Longest time that a publication is held; a predecessor that is still missing will not come. */
+/**
+ * Maximum time for which a publication is held, in milliseconds; a predecessor still missing after
+ * that will not arrive.
+ */
 const HOLD_MS = 50;
 
-/** Most publications that are held. */
 const MAX_HELD = 256;
 
-/** Restores the order of publications that come at about the same time. */
+/** Restores the order of publications that arrive at about the same time. */
 export class InOrder {
   readonly #runtime: Runtime;
   readonly #deliver: (publication: Publication) => void;
-  /** Publications behind a missing one, each with the timer that ends its hold. */
+  /** Publications after a missing one, each with the timer that ends its hold. */
   #held: (readonly [Publication, Timer])[] = [];
   #epoch: string | undefined;
   #delivered = 0;
@@ -30,8 +32,9 @@ export class InOrder {
   }
 
   /**
-   * Delivers a publication, or holds it. A publication that comes after its successors is dropped:
-   * the `prev` of these showed the gap. None is awaited up to the offset `known`.
+   * Delivers a publication, or holds it. A publication that arrives after its successors is
+   * dropped, because their `prev` already showed the gap. Publications up to the offset `known` are
+   * not waited for.
    */
   take(publication: Publication, known: number): void {
     const { epoch, offset, prev } = publication.position!;
@@ -51,12 +54,10 @@ export class InOrder {
     if (this.#held.length >= MAX_HELD) this.flush();
   }
 
-  /** Delivers all held publications. */
   flush(): void {
     this.#release(Infinity);
   }
 
-  /** Drops all held publications. */
   close(): void {
     this.#isClosed = true;
     for (const [, timer] of this.#held) this.#runtime.clearTimeout(timer);
@@ -71,7 +72,7 @@ export class InOrder {
       const [publication, timer] = one;
       const { offset, prev } = publication.position!;
       const isNext = offset <= upTo || prev <= this.#delivered;
-      // The listener of an earlier one may have closed the subscription.
+      // The listener of an earlier publication may have closed the subscription.
       if (isNext || this.#isClosed) this.#runtime.clearTimeout(timer);
       if (this.#isClosed) continue;
       if (isNext) this.#next(publication);
@@ -87,12 +88,14 @@ export class InOrder {
   }
 }
 
-/** Wait between attempts to subscribe without permission, plus up to as much again. */
+/**
+ * Wait between attempts to subscribe without permission, in milliseconds, plus up to as much again.
+ */
 const RETRY_MS = 1_000;
 
-/** State of a topic as long as no publication was missed. */
+/** State of a topic while no publication has been missed. */
 export interface KnownHead {
-  /** Newest offset that was received or read. */
+  /** Newest offset received or read. */
   last: number | undefined;
 }
 
@@ -103,11 +106,13 @@ interface TopicSubscriptionOptions {
   readonly subject: string;
   /** The stream of a topic with a history. */
   readonly stream?: HistoryStream;
-  /** True for the announcements of a log: headers of messages, which JetStream published again. */
+  /**
+   * True for the announcements of a log, which are headers of messages that JetStream republished.
+   */
   readonly announces?: boolean;
 }
 
-/** The listeners of a topic, with one subscription at the server. */
+/** The listeners for a topic, with one subscription at the server. */
 export class TopicSubscription extends Listeners {
   readonly #options: TopicSubscriptionOptions;
   #subscription: Subscription | undefined;
@@ -136,7 +141,7 @@ export class TopicSubscription extends Listeners {
     this.#order.flush();
   }
 
-  /** Called when publications come again, after some may have been missed. */
+  /** Called when publications arrive again, after some may have been missed. */
   reopened(): void {
     if (!this.#isSubscribed) return;
     this.#knownHead = { last: undefined };
@@ -144,7 +149,6 @@ export class TopicSubscription extends Listeners {
     this.live();
   }
 
-  /** Ends the subscription and all listeners. */
   override clear(): void {
     if (this.#isOver) return;
     this.#isOver = true;
@@ -160,7 +164,7 @@ export class TopicSubscription extends Listeners {
       try {
         this.#subscription ??= this.#listen();
       } catch (error) {
-        // The application's own connection is about to end.
+        // The application's own connection is about to close.
         link.life.lastError = error;
         break;
       }
@@ -193,7 +197,7 @@ export class TopicSubscription extends Listeners {
   }
 
   /**
-   * Subscribes again after a refusal of the server, which ends the client library's subscription.
+   * Subscribes again after the server rejected it, which ends the client library's subscription.
    */
   #refused(error: unknown): void {
     const { link } = this.#options;
@@ -228,7 +232,7 @@ export class TopicSubscription extends Listeners {
   #receiveKept(message: Msg, stream: HistoryStream): void {
     const { topic } = this.#options;
     const { epoch, start } = stream.epoch ?? {};
-    // Publications before the epoch is known are read by subscribers after `onInterrupted`.
+    // Subscribers read publications from before the epoch is known after `onInterrupted`.
     if (epoch === undefined || start === undefined) return;
     const offset = sequenceOf(message);
     if (offset === 0) return this.#ignore();

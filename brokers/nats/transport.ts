@@ -1,8 +1,8 @@
 /**
- * Connections to NATS over the sockets of Node, which Deno has too, for the client library.
+ * Connections to NATS over Node's sockets, which Deno supports too, for the client library.
  *
- * The library's transport for Node takes its listeners off a socket between the steps of a login, and
- * a reset in between ends the process; its transport for Deno is not on npm.
+ * The library's transport for Node removes its listeners from a socket between the steps of a
+ * login, and a reset in between ends the process; its transport for Deno is not on npm.
  */
 import { readFile } from "node:fs/promises";
 import { connect, isIP, type Socket } from "node:net";
@@ -26,22 +26,22 @@ import { concat } from "../../base/bytes.ts";
 import { Signal } from "../../base/signal.ts";
 import type { NatsServers } from "./options.ts";
 
-/** Most bytes of the server's first message, which lists the servers of a cluster. */
+/** Maximum size of the server's first message in bytes, which lists the servers of a cluster. */
 const MAX_GREETING_BYTES = 1_048_576;
 
 /**
- * Settings of sockets over TCP. A socket stops reading while more bytes wait than the bound, which is
- * that of the largest message by default: with the bound of Node, 16 KiB stop the socket at each read.
+ * Settings of TCP sockets. A socket stops reading while more bytes wait than this bound, which is
+ * that of the largest message by default: with Node's bound, 16 KiB stop the socket at each read.
  */
 const TCP = { noDelay: true, readableHighWaterMark: 1_048_576 };
 
-/** Connects to NATS and logs in; each attempt has a transport of its own. */
+/** Connects to NATS and logs in; each attempt uses its own transport. */
 export async function connectNats(
   options: ConnectionOptions,
   makeTransport: () => Transport = () => new SocketTransport(),
 ): Promise<NatsConnection> {
   setTransportFactory({ factory: makeTransport });
-  // The library's `connect` would make a protocol of its own; the constructor is private in its types.
+  // The library's `connect` would create its own protocol; the constructor is private in its types.
   const connection: NatsConnectionImpl = Reflect.construct(NatsConnectionImpl, [options]);
   const protocol = new Protocol(connection, makeTransport);
   await protocol.dialLoop();
@@ -49,7 +49,7 @@ export async function connectNats(
   return connection as NatsConnection;
 }
 
-/** The library's protocol, with one loop of attempts to connect at a time. */
+/** The library's protocol, limited to one loop of connection attempts at a time. */
 class Protocol extends ProtocolHandler {
   readonly #makeTransport: () => Transport;
 
@@ -68,8 +68,8 @@ class Protocol extends ProtocolHandler {
   }
 
   /**
-   * Fails the attempt if the server has not accepted the login yet. The library would start a second
-   * loop of attempts, and each loop would end the connections of the other.
+   * Fails the attempt if the server has not accepted the login yet. The library would start a
+   * second loop of attempts, and each loop would close the other's connections.
    */
   override async disconnected(error?: Error): Promise<void> {
     if (this.connectError === undefined) await super.disconnected(error);
@@ -90,7 +90,7 @@ class SocketTransport implements Transport {
   readonly #changes = new Signal();
   #socket: Socket | undefined;
   #error: Error | undefined;
-  /** Bytes that were read with the server's first message. */
+  /** Bytes that were read together with the server's first message. */
   #greeting: Uint8Array = new Uint8Array();
   #isEncrypted = false;
   #isDone = false;
@@ -99,7 +99,7 @@ class SocketTransport implements Transport {
     return this.#isDone;
   }
 
-  /** Opens the socket, waits for the server's first message, and encrypts if that is wanted. */
+  /** Opens the socket, waits for the server's first message, and encrypts if requested. */
   async connect(server: Server, options: ConnectionOptions): Promise<void> {
     const { hostname: host, port } = server;
     const { tls } = options as NatsServers;
@@ -165,7 +165,7 @@ class SocketTransport implements Transport {
     socket.once(event, resolve);
     socket.on("error", (error) => this.#error = error);
     socket.on("readable", () => this.#changes.notify());
-    // The socket closes after the messages that wait, which the server may never read.
+    // The socket closes after the waiting messages, which the server may never read.
     socket.on("end", () => this.#changes.notify());
     socket.on("close", () => {
       reject(this.#error ?? closedEarly());
@@ -190,8 +190,8 @@ class SocketTransport implements Transport {
   }
 
   /**
-   * Reads all bytes that are there; `null` at the end. Not the iterator of the socket, which would
-   * drop the reason for a refusal if the connection is reset after it.
+   * Reads all available bytes; `null` at the end. Does not use the socket's iterator, which would
+   * drop the reason for a rejection if the connection is reset after it.
    */
   async #read(): Promise<Uint8Array | null> {
     const socket = this.#socket!;
@@ -215,10 +215,10 @@ class SocketTransport implements Transport {
   }
 }
 
-/** The server's first message, as far as the transport reads it. */
+/** The server's first message, as far as the transport parses it. */
 type Greeting = Parameters<typeof checkOptions>[0];
 
-/** Settings of TLS; certificates are read for each attempt, as files may be renewed. */
+/** TLS settings; certificates are read for each attempt, because files may be renewed. */
 async function tlsOptions(
   { tlsName, hostname }: Server,
   { ca, caFile, cert, certFile, key, keyFile }: NonNullable<NatsServers["tls"]>,
@@ -229,7 +229,7 @@ async function tlsOptions(
   const authority = await read(ca, caFile);
   return {
     servername: isIP(name) > 0 ? "" : name,
-    // Those of the system are trusted too.
+    // The system's authorities are trusted too.
     ca: authority === undefined ? undefined : [...getCACertificates("default"), authority],
     cert: await read(cert, certFile),
     key: await read(key, keyFile),

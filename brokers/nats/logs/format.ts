@@ -1,13 +1,13 @@
 /**
- * Messages of logs. Each message is one change of a log, whole: the state after the change, and the
- * records of the change.
+ * Messages of logs. Each message is one complete change of a log: the state after the change, and
+ * its records.
  *
  * ```text
  * <head as JSON> LF <record> <record> ...
  * ```
  *
- * A record is twice its length in bytes, plus 1 for bytes and 0 for a text, as a varint of QUIC, and
- * the bytes. The head `null` is that of a log which was removed.
+ * A record is twice its length in bytes, plus 1 for bytes and 0 for a text, as a QUIC varint,
+ * followed by the bytes. The head `null` marks a removed log.
  */
 import { utf8Length } from "../../../session/wire/utf8.ts";
 import {
@@ -21,11 +21,11 @@ import type { LogRecord } from "../../../pubsub/logs/log.ts";
 import type { LogView, LogWrite } from "../../../pubsub/logs/changes.ts";
 import type { StoredLog } from "../../../pubsub/logs/rules.ts";
 
-/** The whole state of a log, as each message has it. */
+/** A log's whole state, which each message contains. */
 export interface WholeLog extends StoredLog {
   /** Newest epoch and number of each producer. */
   readonly producers: Readonly<Record<string, readonly [epoch: number, seq: number]>>;
-  /** Forks that need the log. */
+  /** Forks that depend on the log. */
   readonly forks: readonly string[];
 }
 
@@ -33,11 +33,11 @@ export interface WholeLog extends StoredLog {
 export interface LogHead {
   /** The state after the change. */
   readonly state: WholeLog;
-  /** Number of records of this message, the newest ones of the log. */
+  /** Number of records in this message, which are the log's newest. */
   readonly count: number;
   /** Number of earlier messages with records. */
   readonly number: number;
-  /** Time of the next look at the log, if the log may expire or lose its writer. */
+  /** Time of the log's next check, if it may expire or lose its writer. */
   readonly look?: number | undefined;
 }
 
@@ -51,13 +51,13 @@ export interface LogMessage {
   readonly body: Uint8Array;
 }
 
-/** A message of a log that is not removed. */
+/** A message of a log that has not been removed. */
 export interface LiveMessage extends LogMessage {
   readonly head: LogHead;
 }
 
 /**
- * Takes the newest message of a log; `undefined` if there is no log.
+ * Returns the newest message of a log; `undefined` if there is no log.
  *
  * @throws {BrokerError} If another program wrote the message.
  */
@@ -70,7 +70,6 @@ export function liveIn(message: LogMessage | undefined): LiveMessage | undefined
   );
 }
 
-/** A log as decisions see it. */
 export function viewOf(whole: WholeLog): LogView {
   const { producers, forks } = whole;
   return {
@@ -84,12 +83,10 @@ export function viewOf(whole: WholeLog): LogView {
   };
 }
 
-/** The state of a log without its producers and forks. */
 export function storedOf({ producers: _producers, forks: _forks, ...state }: WholeLog): StoredLog {
   return state;
 }
 
-/** The whole state after a write, without the retention. */
 export function wholeAfter(
   before: WholeLog | undefined,
   { next, producer, fork }: LogWrite<unknown>,
@@ -105,7 +102,7 @@ export function wholeAfter(
   };
 }
 
-/** Position of the first record of a message. */
+/** Position of a message's first record. */
 export function firstOf({ head: { state, count } }: LiveMessage): number {
   return state.tail - count;
 }
@@ -116,7 +113,7 @@ const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
 const LINE_FEED = 0x0a;
 
-/** Counts the bytes of records within a message, marks included. */
+/** Counts the bytes of records in a message, including marks. */
 export function encodedBytes(records: readonly LogRecord[]): number {
   let bytes = 0;
   for (const record of records) {
@@ -126,7 +123,7 @@ export function encodedBytes(records: readonly LogRecord[]): number {
   return bytes;
 }
 
-/** Counts the bytes of a state within a message. */
+/** Counts the bytes of a state in a message. */
 export function stateBytes(state: WholeLog): number {
   return utf8Length(JSON.stringify(state));
 }
@@ -176,8 +173,8 @@ export function recordsOf({ head, body }: LiveMessage): LogRecord[] {
     at += varintLengthAt(body[at]!);
     const end = at + Math.floor(mark / 2);
     const bytes = body.subarray(at, end);
-    // A copy, as the message is a view of the socket's last read, and would keep all of that in
-    // memory. The client library hands out a `Buffer`, whose `slice` is a view too.
+    // Copied, because the message is a view of the socket's last read, and would keep all of it in
+    // memory. The client library returns a `Buffer`, whose `slice` is a view too.
     records.push(mark % 2 === 0 ? decoder.decode(bytes) : new Uint8Array(bytes));
     at = end;
   }

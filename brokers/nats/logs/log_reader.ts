@@ -1,30 +1,32 @@
-/** Records of logs, from any position. */
+/** Reads records of logs from any position. */
 import { BrokerError } from "../../../errors.ts";
 import { recordBytes } from "../../../pubsub/logs/rules.ts";
 import type { LogRecord } from "../../../pubsub/logs/log.ts";
 import { firstOf, liveIn, type LiveMessage, recordsOf } from "./format.ts";
 import type { LogStreams } from "./log_streams.ts";
 
-/** Most positions whose sequence is remembered, over all logs. */
+/** Maximum number of positions whose sequence is remembered, across all logs. */
 const MAX_PLACES = 8_192;
 
 /** Bounds of a part of a log. */
 export interface PartBounds {
-  /** Most records. */
+  /** Maximum number of records. */
   readonly maxRecords: number;
-  /** Most bytes. */
+  /** Maximum number of bytes. */
   readonly maxBytes: number;
 }
 
 /**
  * Finds messages by positions.
  *
- * Positions grow with the sequences of the stream, so a position is searched for as in a telephone
- * book. The place where a page ended is remembered, so that the next page needs no search.
+ * Positions grow with the stream's sequences, so a position is found by interpolation search. The
+ * end of a page is remembered, so that the next page needs no search.
  */
 export class LogReader {
   readonly #streams: LogStreams;
-  /** Identity and position to the sequence at which the message with the position is looked for. */
+  /**
+   * Maps identity and position to the sequence at which the message with the position is searched.
+   */
   readonly #places = new Map<string, number>();
 
   constructor(streams: LogStreams) {
@@ -32,8 +34,8 @@ export class LogReader {
   }
 
   /**
-   * Reads records from a position within the log; a single one may exceed the bounds. `undefined` if
-   * the log changed meanwhile.
+   * Reads records from a position within the log; a single one may exceed the bounds. Returns
+   * `undefined` if the log has changed meanwhile.
    */
   async read(
     part: string,
@@ -62,8 +64,8 @@ export class LogReader {
   }
 
   /**
-   * Reads messages whose records follow one another, roughly within the bounds. The first one has the
-   * record at a position within the log. `undefined` if the log changed meanwhile.
+   * Reads consecutive messages, roughly within the bounds. The first one contains the record at a
+   * position within the log. Returns `undefined` if the log has changed meanwhile.
    */
   async messages(
     part: string,
@@ -88,15 +90,16 @@ export class LogReader {
   }
 
   /**
-   * Searches for the message with a position. Looks by turns where the message would be if positions
-   * grew evenly, and in the middle: that takes at most twice as many looks as the middle alone.
+   * Searches for the message with a position. Alternates between where the message would be if
+   * positions grew evenly, and the middle: that takes at most twice as many reads as the middle
+   * alone.
    */
   async #find(
     part: string,
     newest: LiveMessage,
     position: number,
   ): Promise<LiveMessage | undefined> {
-    // The message has a sequence from `low` to below `high`, where the log has these positions.
+    // The message has a sequence in `[low, high)`, where the log has these positions.
     let [low, start] = [1, newest.head.state.start];
     let [high, end] = [newest.seq, firstOf(newest)];
     for (let isEven = true; low < high; isEven = !isEven) {
@@ -131,7 +134,7 @@ export class LogReader {
       if (next >= newest.head.state.tail) break;
       const live = liveIn(message);
       if (live === undefined || !isOf(newest, live)) break;
-      // Changes without records, and messages in front of the position.
+      // Changes without records, and messages before the position.
       if (live.head.count === 0 || live.head.state.tail <= next) continue;
       const first = firstOf(live);
       if (following.length === 0 ? first > next : first !== next) break;
@@ -151,7 +154,7 @@ export class LogReader {
   }
 }
 
-/** Number of messages that a part takes by the averages of the log, and one more. */
+/** Number of messages that a part needs by the log's averages, plus one. */
 function expectedMessages(
   { head: { state, number, count } }: LiveMessage,
   { maxRecords, maxBytes }: PartBounds,
@@ -171,10 +174,9 @@ function placeOf(part: string, { head }: LiveMessage, position: number): string 
   return `${part} ${head.state.identity} ${position}`;
 }
 
-/** Most attempts to read a page of a log that changes meanwhile. */
+/** Maximum number of attempts to read a page of a log that changes meanwhile. */
 export const MAX_READ_ATTEMPTS = 5;
 
-/** The error after too many attempts. */
 export function unreadable(position: number): BrokerError {
   return new BrokerError(
     `Cannot read a log: the record at ${position} is missing, or the log changes too fast`,

@@ -1,4 +1,4 @@
-/** The two streams of logs: one with all changes of all logs, one with the next looks at logs. */
+/** The two streams of logs: one with all changes of all logs, and one with the next checks. */
 import type { JetStreamManager } from "@nats-io/jetstream";
 import { headers, type MsgHdrs } from "@nats-io/nats-core";
 import { BrokerError } from "../../../errors.ts";
@@ -27,10 +27,10 @@ import type { NatsSettings } from "../options.ts";
 import { countSubjects, pull, pullNewest } from "../pull.ts";
 import { decodeLog, type LogMessage } from "./format.ts";
 
-/** Most bytes of a message, if the server has not told yet: the default of servers. */
+/** Maximum size of a message in bytes, if the server has not sent it yet: the servers' default. */
 const DEFAULT_MAX_PAYLOAD = 1_048_576;
 
-/** Part of a message for its state. */
+/** Fraction of a message for its state. */
 const STATE_SHARE = 1 / 4;
 
 /** Bytes of a message for its headers. */
@@ -39,18 +39,18 @@ const HEADER_BYTES = 1_024;
 /** Time for which a stream recognizes the ids of messages, in milliseconds. */
 const DUPLICATE_WINDOW_MS = 10_000;
 
-/** Error code of JetStream for a message whose id is that of a message under way. */
+/** Error code of JetStream for a message whose id is that of an in-flight message. */
 const ID_UNDER_WAY = 10158;
 
 /** Conditions of a change. */
 export interface ChangeOptions {
-  /** Sequence of the newest message of the log; 0 without a message. */
+  /** Sequence of the log's newest message; 0 without a message. */
   readonly after: number;
   /** Removes all earlier messages of the log together with the change. */
   readonly isReplacing: boolean;
   /** Keeps the change from being announced. */
   readonly isQuiet: boolean;
-  /** The log as the lists have it; absent for a log that is not listed, and for a removal. */
+  /** The log's entry in the lists; absent for a log that is not listed, and for a removal. */
   readonly kept?: KeptLog | undefined;
 }
 
@@ -58,7 +58,7 @@ export interface ChangeOptions {
 export class LogStreams {
   /** Names of the streams and subjects. */
   readonly names: LogNames;
-  /** Last error at opening the streams; `undefined` if open. */
+  /** Last error when opening the streams; `undefined` once open. */
   problem: unknown;
   readonly #link: Link;
   readonly #settings: NatsSettings;
@@ -70,24 +70,24 @@ export class LogStreams {
   }
 
   /**
-   * Mark of the time in which the streams are sure to be the same; another one after an outage or a
+   * Identifies the time in which the streams are certainly the same; changes after an outage or a
    * failure.
    */
   get era(): unknown {
     return this.#link.opened(this.names.stream);
   }
 
-  /** Most bytes of the state in a message. */
+  /** Maximum size of the state in a message, in bytes. */
   get maxStateBytes(): number {
     return Math.floor(this.#maxPayload * STATE_SHARE) - HEADER_BYTES;
   }
 
-  /** Most bytes of the encoded records of a message. */
+  /** Maximum size of a message's encoded records, in bytes. */
   get maxRecordBytes(): number {
     return Math.floor(this.#maxPayload * (1 - STATE_SHARE));
   }
 
-  /** Most bytes of the records of one append, for which the records have room whatever their number. */
+  /** Maximum size of one append's records in bytes, which fit whatever their number. */
   get maxAppendBytes(): number {
     return Math.floor(this.#maxPayload / 2);
   }
@@ -106,12 +106,12 @@ export class LogStreams {
     return await this.#get({ last_by_subj: `${this.names.kept}.${part}` });
   }
 
-  /** Reads the first message of a log from a sequence on. */
+  /** Reads the first message of a log at or after a sequence. */
   async next(part: string, seq: number): Promise<LogMessage | undefined> {
     return await this.#get({ seq, next_by_subj: `${this.names.kept}.${part}` });
   }
 
-  /** Reads messages of a log from a sequence on, oldest first. */
+  /** Reads messages of a log at or after a sequence, oldest first. */
   async from(
     part: string,
     options: { readonly from: number; readonly count: number; readonly maxBytes: number },
@@ -129,7 +129,7 @@ export class LogStreams {
   /**
    * Writes a message of a log.
    *
-   * @returns The sequence; `undefined` if another change came first.
+   * @returns The sequence; `undefined` if another change was first.
    */
   async write(
     part: string,
@@ -138,8 +138,8 @@ export class LogStreams {
   ): Promise<number | undefined> {
     const options = headers();
     options.set("Nats-Expected-Last-Subject-Sequence", String(after));
-    // The leader of a replicated stream checks the sequence of a message only before the message is
-    // replicated, so two at once may both pass. Only one with the same id is then stored.
+    // The leader of a replicated stream checks a message's sequence only before replicating it, so
+    // two concurrent messages may both pass. Of messages with the same id, only one is then stored.
     if (this.#settings.replicas > 1 && after > 0) options.set(ID_HEADER, `${part}:${after}`);
     if (isReplacing) options.set("Nats-Rollup", "sub");
     if (isQuiet) options.set(QUIET_HEADER, "1");
@@ -147,17 +147,20 @@ export class LogStreams {
     return await this.#publish("change a log", `${this.names.kept}.${part}`, message, options);
   }
 
-  /** Removes the message at a sequence; a missing message is no error. */
+  /** Removes the message at a sequence; a missing message is not an error. */
   async remove(seq: number, stream: string = this.names.stream): Promise<void> {
     await this.#ask("remove a message", async ({ streams }) => {
-      // A message that is gone already is answered with an error: another node was first.
+      // For a message that is already gone, the reply is an error: another node was first.
       await streams.deleteMessage(stream, seq, false).catch((error) => {
         if (!/no message found|sequence \d+ not found/.test(textOf(error))) throw error;
       });
     });
   }
 
-  /** Counts the logs of one kind, or of all, removed ones included until their last message is gone. */
+  /**
+   * Counts the logs of one kind, or of all, including removed ones until their last message is
+   * gone.
+   */
   async count(kind?: Exclude<LogKind, "stream">): Promise<number> {
     const { stream } = this.names;
     return await this.#ask("count logs", async (manager) => {
@@ -167,8 +170,8 @@ export class LogStreams {
   }
 
   /**
-   * Lists the logs of a kind. The place of a page is good for 10 s. Streams are picked from the logs of
-   * all kinds, as subjects name no rest.
+   * Lists the logs of a kind. The cursor of a page is valid for 10 s. Streams are selected from the
+   * logs of all kinds, because subjects cannot express the rest.
    */
   async list(
     kind: OwnedKind,
@@ -195,13 +198,13 @@ export class LogStreams {
     return `${this.names.kept}.${subjectPart(`${prefix}x`).slice(0, -1)}>`;
   }
 
-  /** Notes a look at a log. */
+  /** Writes a check of a log. */
   async note(subject: string, body: string): Promise<void> {
     const message = new TextEncoder().encode(body);
     await this.#publish("note a look at a log", `${this.names.due}.${subject}`, message, headers());
   }
 
-  /** Newest sequence of the stream of looks. */
+  /** Newest sequence of the stream of checks. */
   async newestLook(): Promise<number> {
     return await this.#ask(
       "list logs",
@@ -209,7 +212,7 @@ export class LogStreams {
     );
   }
 
-  /** Reads the first look of a class from a sequence on. */
+  /** Reads the first check of a class at or after a sequence. */
   async firstLook(
     prefix: string,
     from: number,
@@ -221,7 +224,7 @@ export class LogStreams {
     });
   }
 
-  /** Reads looks of a class from a sequence on, oldest first. */
+  /** Reads checks of a class at or after a sequence, oldest first. */
   async looks(
     prefix: string,
     from: number,
@@ -241,7 +244,7 @@ export class LogStreams {
   ): Promise<LogMessage | undefined> {
     const { stream } = this.names;
     const found = await this.#ask("read a log", ({ streams, direct }) =>
-      // A replica that is behind would answer a direct read with an old message.
+      // A lagging replica would reply to a direct read with an old message.
       this.#settings.replicas > 1
         ? streams.getMessage(stream, query)
         : direct.getMessage(stream, query));
@@ -262,7 +265,7 @@ export class LogStreams {
     });
   }
 
-  /** Asks JetStream; ends at once when the server goes away. */
+  /** Calls JetStream; ends immediately when the connection is lost. */
   async #ask<T>(
     what: string,
     act: (manager: JetStreamManager) => Promise<T>,
@@ -281,7 +284,7 @@ export class LogStreams {
       });
       return await within(this.#link.runtime, acting, { signal: period });
     } catch (cause) {
-      // The streams may be gone: the next call makes them again.
+      // The streams may be gone, so the next call creates them again.
       this.#link.reopen(stream, opened);
       signal?.throwIfAborted();
       if (cause instanceof BrokerError) throw cause;
@@ -292,7 +295,7 @@ export class LogStreams {
 
   #open(): Promise<JetStreamManager> {
     const opening = this.#make();
-    // The opening of an earlier connection may fail late, after one that succeeded.
+    // Opening them on an earlier connection may fail after a later attempt has succeeded.
     const note = (problem: unknown) => {
       if (this.era === opening) this.problem = problem;
     };
@@ -324,7 +327,7 @@ export class LogStreams {
   }
 }
 
-/** Writes a log as a header: JSON in ASCII. */
+/** Encodes a log as a header: JSON in ASCII. */
 function encodeHeader(log: KeptLog): string {
   return JSON.stringify(log).replace(
     /[^\x20-\x7e]/g,
@@ -332,7 +335,7 @@ function encodeHeader(log: KeptLog): string {
   );
 }
 
-/** Reads the header of a log; none for a removed one, or if another program wrote. */
+/** Parses a log's header; none for a removed log, or if another program wrote it. */
 function decodeHeader(header: string): KeptLog[] {
   try {
     const log = JSON.parse(header);

@@ -1,4 +1,4 @@
-/** Changes of logs, one after the other on all nodes. */
+/** Changes of logs, serialized across all nodes. */
 import { BrokerError } from "../../../errors.ts";
 import { pause } from "../../../base/wait.ts";
 import type { Runtime } from "../../../base/runtime.ts";
@@ -24,37 +24,37 @@ import {
 import type { LogReader } from "./log_reader.ts";
 import type { LogStreams } from "./log_streams.ts";
 
-/** Most attempts to change a log while other nodes change the same log. */
+/** Maximum number of attempts to change a log while other nodes change it. */
 const MAX_ATTEMPTS = 64;
 
 /** Longest pause before the next attempt, in milliseconds. */
 const MAX_PAUSE_MS = 20;
 
-/** Most logs whose newest message a node remembers. */
+/** Maximum number of logs whose newest message a node remembers. */
 const MAX_HOT_LOGS = 4_096;
 
-/** Most bytes of these messages, without the records. */
+/** Maximum size of these messages in bytes, without the records. */
 const MAX_HOT_BYTES = 16_777_216;
 
-/** Records in front of a log whose sizes are read at once, for the retention. */
+/** Records at the start of a log whose sizes are read together, for the retention. */
 const FRONT = { maxRecords: 1_024, maxBytes: 1_048_576 };
 
-/** Most removals under way at once. */
+/** Maximum number of concurrent removals. */
 const MAX_TIDYING = 1_024;
 
-/** In the place of records, which a node does not remember. */
+/** In place of records, which a node does not remember. */
 const NO_BYTES = new Uint8Array();
 
 /** The effect of an operation on a log. */
 export type WholeEffect<R> =
   | Exclude<LogEffect<R>, LogWrite<R>>
   | LogWrite<R> & { readonly next: WholeLog }
-  /** A result that holds though another node may have changed the log. */
+  /** A result that holds even if another node has changed the log. */
   | { readonly kind: "sure"; readonly result: R };
 
 /**
- * Decides about a change. Called again, with a newer state, if another node changed the log first.
- * An error is the result of this operation alone.
+ * Decides on a change. Called again with a newer state if another node changed the log first. An
+ * error affects only this operation.
  */
 export type LogOperation<T> = (state: WholeLog | undefined, now: number) => WholeEffect<T>;
 
@@ -64,45 +64,43 @@ interface Waiting extends Outgoing {
   readonly reject: (error: unknown) => void;
 }
 
-/** Sizes of the records of one message. */
 interface FrontMessage {
   readonly seq: number;
   readonly first: number;
   readonly sizes: readonly number[];
 }
 
-/** The newest message of a log as this node knows it. */
+/** The newest message of a log, as this node knows it. */
 interface Hot {
   readonly era: unknown;
   /** Sequence; 0 without a message. */
   readonly seq: number;
   readonly message: LiveMessage | undefined;
   readonly bytes: number;
-  /** The oldest kept messages, as far as read. */
+  /** The oldest kept messages, as far as they have been read. */
   front: FrontMessage[];
 }
 
-/** The outcome of several operations on one log. */
 interface Applied {
   /** State after the operations; `undefined` without a log. */
   state: WholeLog | undefined;
   records: LogRecord[];
   isChanged: boolean;
-  /** Earlier messages have no more part in the log. */
+  /** True if earlier messages no longer belong to the log. */
   isReplacing: boolean;
   isQuiet: boolean;
-  /** An operation was refused, perhaps for a state that is outdated. */
+  /** True if an operation was rejected, perhaps because of an outdated state. */
   isUnsure: boolean;
   /** Sequences of messages of which no record is kept any more. */
   readonly dropped: number[];
-  /** Tells the callers, once the change is in force. */
+  /** Passes the results to the callers, once the change is in force. */
   readonly tell: (() => void)[];
 }
 
 /**
  * Writes the changes of logs.
  *
- * A change is a message that counts only if no other came after the newest message known here.
+ * A change is a message that is stored only if no other followed the newest message known here.
  * Operations on one log wait for one another, and those that wait together become one message.
  */
 export class LogWriter {
@@ -112,7 +110,7 @@ export class LogWriter {
   readonly #reader: LogReader;
   readonly #due: DueIndex;
   readonly #outbox: Outbox;
-  /** Logs with changes that wait or are under way; bounded by the outbox. */
+  /** Logs with changes that wait or are in flight; bounded by the outbox. */
   readonly #lines = new Map<string, Line<Waiting>>();
   readonly #hot = new Map<string, Hot>();
   #hotBytes = 0;
@@ -152,7 +150,7 @@ export class LogWriter {
     return promise;
   }
 
-  /** Resolves once no change is under way. */
+  /** Resolves once no change is in flight. */
   async idle(): Promise<void> {
     await this.#outbox.empty();
     await Promise.all(this.#tidying);
@@ -181,7 +179,7 @@ export class LogWriter {
     line.leave();
   }
 
-  /** Brings operations into force; returns the calls that tell the results. */
+  /** Applies operations; returns the functions that pass on the results. */
   async #settle(
     id: string,
     part: string,
@@ -224,7 +222,7 @@ export class LogWriter {
     const after = hot.seq;
     const seq = await this.#streams.write(part, message, {
       after,
-      // The last message of a removed log must not stay below a new one.
+      // The last message of a removed log must not remain before a new one.
       isReplacing: isReplacing || hot.message === undefined && after > 0,
       isQuiet,
       kept: state !== undefined && isListed(id, state) ? keptOf(id, state) : undefined,
@@ -248,7 +246,7 @@ export class LogWriter {
     return true;
   }
 
-  /** Applies operations, one after the other; `undefined` if another node changed the log. */
+  /** Applies operations one after another; `undefined` if another node changed the log. */
   async #apply(
     part: string,
     hot: Hot,
@@ -303,8 +301,8 @@ export class LogWriter {
   }
 
   /**
-   * Drops the oldest records beyond the retention; the newest one stays. `undefined` if another node
-   * changed the log.
+   * Drops the oldest records beyond the retention; the newest one stays. Returns `undefined` if
+   * another node changed the log.
    */
   async #trim(
     part: string,
@@ -322,7 +320,7 @@ export class LogWriter {
       if (size === undefined) return undefined;
       bytes -= size;
       start++;
-      // Messages that are replaced are removed all together.
+      // Replaced messages are removed all at once.
       while (!isReplacing && hot.front[0] !== undefined && endOf(hot.front[0]) <= start) {
         dropped.push(hot.front.shift()!.seq);
       }
@@ -334,7 +332,7 @@ export class LogWriter {
   async #sizeAt(part: string, hot: Hot, position: number): Promise<number | undefined> {
     const isAt = (one: FrontMessage) => one.first <= position && endOf(one) > position;
     if (!hot.front.some(isAt)) {
-      // Read again, as the known message has no records.
+      // Read again, because the known message has no records.
       const newest = liveIn(await this.#streams.newest(part));
       if (newest?.seq !== hot.seq) return undefined;
       const messages = await this.#reader.messages(part, newest, position, FRONT) ?? [];
@@ -349,8 +347,8 @@ export class LogWriter {
   }
 
   /**
-   * Drops messages without a part in any log. A failure, or too many at once, costs space until the
-   * log is removed.
+   * Drops messages that no longer belong to any log. A failure, or too many concurrent removals,
+   * costs space until the log is removed.
    */
   #tidy(act: () => Promise<void>): void {
     if (this.#tidying.size >= MAX_TIDYING) return;
@@ -374,7 +372,7 @@ export class LogWriter {
 
   #remember(id: string, hot: Hot): void {
     this.#forget(id);
-    // Absence is not remembered: a log that comes into being would not be seen.
+    // Absence is not remembered, because the creation of a log would go unnoticed.
     if (hot.message === undefined) return;
     this.#hot.set(id, { ...hot, message: { ...hot.message, body: NO_BYTES } });
     this.#hotBytes += hot.bytes;
@@ -394,7 +392,7 @@ function endOf({ first, sizes }: FrontMessage): number {
   return first + sizes.length;
 }
 
-/** Tells whether the lists have a log: any answer, and streams with an owner. */
+/** True if the lists include a log: any answer, and streams with an owner. */
 function isListed(id: string, { isDeleted, owner }: WholeLog): boolean {
   const kind = logKind(id);
   return !isDeleted && (kind === "answer" || kind === "stream" && owner !== undefined);

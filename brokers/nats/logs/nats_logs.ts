@@ -49,17 +49,16 @@ import { LogStreams } from "./log_streams.ts";
 import { LogWriter, type WholeEffect } from "./log_writer.ts";
 
 /**
- * Part of the time to live by which a use may outlast it. A log that is read all the time is then
- * renewed once in this part, and not with each read.
+ * Fraction of the time to live by which a log may be kept longer. A log that is constantly read is
+ * then renewed once in this time, and not with each read.
  */
 const SPARE_SHARE = 1 / 8;
 
-/** Longest use of a count of logs, in milliseconds. */
+/** Time for which a count of logs is reused, in milliseconds. */
 const COUNT_MS = 1_000;
 
-/** Number of logs of one kind. */
 interface Count {
-  /** The number, with the logs that this node is about to create. */
+  /** The number, including the logs that this node is about to create. */
   number: number;
   atMs: number;
   counting: Promise<void> | undefined;
@@ -88,23 +87,22 @@ export class NatsLogs implements LogEngine {
     this.#streams = new LogStreams(link, names.logs, settings);
     this.#reader = new LogReader(this.#streams);
     this.#due = new DueIndex(clock, this.#streams);
-    // A change has time limits of its own, so none is given up here.
+    // A change has its own time limits, so the outbox drops none.
     const outbox = new Outbox({ ...settings, engine: "NATS", giveUpMs: undefined, budget });
     this.#writer = new LogWriter(link, this.#streams, this.#reader, this.#due, outbox);
   }
 
-  /** Most bytes of the records of one append: half of a message of the server. */
+  /** Maximum size of one append's records in bytes: half of a message. */
   get maxAppendBytes(): number {
     return this.#streams.maxAppendBytes;
   }
 
-  /** Describes streams that are not available. */
   issues(): string[] {
     const { problem } = this.#streams;
     return problem === undefined ? [] : [`Logs are not available: ${textOf(problem)}`];
   }
 
-  /** Resolves once no change is under way. */
+  /** Resolves once no change is in flight. */
   async idle(): Promise<void> {
     await this.#writer.idle();
   }
@@ -157,7 +155,7 @@ export class NatsLogs implements LogEngine {
     return await this.#streams.list(kind, options);
   }
 
-  /** A write of the whole state, if the state fits into a message. */
+  /** A write of the whole state, if it fits into a message. */
   #whole<N extends LogChangeName>(
     name: N,
     before: WholeLog | undefined,
@@ -227,7 +225,7 @@ export class NatsLogs implements LogEngine {
 
   async #renew(id: string, part: string, identity: string): Promise<void> {
     await this.#writer.change(id, part, 0, (state, now) => {
-      // A log that this node takes for expired may be in use on another one, or be another log.
+      // A log that has expired for this node may be in use on another one, or be a different log.
       if (state?.identity !== identity || isExpired(state, now)) {
         return { kind: "none", result: undefined };
       }
@@ -237,12 +235,12 @@ export class NatsLogs implements LogEngine {
     });
   }
 
-  /** The number of logs of a kind, by a count of the last second. */
+  /** The number of logs of a kind, from a count within the last second. */
   async #countOf(kind: LogKind, maxLogs: number): Promise<number> {
     const count = this.#counts[kind];
     const isOld = this.#runtime.monotonic() - count.atMs >= COUNT_MS;
     if (isOld || count.number >= maxLogs) {
-      // Calls at once share one request.
+      // Concurrent calls share one request.
       count.counting ??= this.#countLogs(kind, maxLogs).finally(() => count.counting = undefined);
       await count.counting;
     }
@@ -264,19 +262,19 @@ export class NatsLogs implements LogEngine {
     return Math.max(0, all - answers - requests);
   }
 
-  /** Returns the subject part of a log. */
+  /** Returns a log's part of a subject. */
   #check(what: string, id: string): string {
     this.#life.checkCall(what);
     return subjectPart(id);
   }
 }
 
-/** The state after a use; the log stays some time longer than promised, by {@linkcode SPARE_SHARE}. */
+/** The state after a use; the log is kept longer than promised, by {@linkcode SPARE_SHARE}. */
 function used(state: WholeLog, now: number): WholeLog {
   return { ...state, until: expiryOf(state, now + (state.ttlMs ?? 0) * SPARE_SHARE) };
 }
 
-/** Tells whether a log would expire before the time to live after a use is over. */
+/** True if a log would expire before its time to live after a use is over. */
 function isDueForRenewal(state: WholeLog, now: number): boolean {
   const until = expiryOf(state, now);
   return !state.isDeleted && until !== undefined && state.until !== undefined &&
