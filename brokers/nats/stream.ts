@@ -22,8 +22,8 @@ const MAX_ATTEMPTS = 20;
 const UNAVAILABLE = 503;
 
 /**
- * Time limit of each call in the first attempt to open a stream, in milliseconds, doubled in the
- * next one. Calls that arrive while the servers of a new stream elect their leader get no reply.
+ * Time limit of each call in the first attempt to open a stream, in milliseconds; doubled after a
+ * timeout. Calls that arrive while the servers of a new stream elect their leader get no reply.
  */
 const FIRST_TIMEOUT_MS = 1_000;
 const FIRST_RETRY_MS = 50;

@@ -1,4 +1,4 @@
-/** Connections to Redis: how they open and end, and what keeps them alive and busy. */
+/** Connections to Redis: how they open and close, and how they are kept alive and busy. */
 import { type Cluster, type ClusterOptions, Redis, type RedisOptions } from "ioredis";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { settlesWithin } from "../../base/wait.ts";
@@ -7,7 +7,7 @@ import type { RedisSource } from "./options.ts";
 /** Longest wait between two attempts to connect, in milliseconds. */
 const MAX_RETRY_DELAY_MS = 1_000;
 
-/** Longest wait for the end of a connection, in milliseconds. */
+/** Longest wait for a connection to close, in milliseconds. */
 const END_TIMEOUT_MS = 3_000;
 
 function retryWith(runtime: Runtime): (attempts: number) => number {
@@ -15,9 +15,9 @@ function retryWith(runtime: Runtime): (attempts: number) => number {
 }
 
 /**
- * Turns off the queue and the repetition of the client library. The broker bounds the waiting
- * publications, and knows which of these may be sent again. Zero retries a request make commands
- * fail together with their connection.
+ * Turns off the client library's queue and repetition. The broker bounds waiting publications, and
+ * knows which of them may be sent again. With zero retries per request, commands fail together with
+ * their connection.
  */
 const OWN: RedisOptions = {
   autoResubscribe: false,
@@ -30,14 +30,14 @@ const OWN: RedisOptions = {
   readOnly: false,
   stringNumbers: false,
   connectionName: "skein",
-  // Leaves a server that became a replica: Sentinel, or the host name, leads to the new master.
+  // Leaves a server that became a replica; Sentinel, or the host name, leads to the new master.
   reconnectOnError: (error) => error.message.startsWith("READONLY"),
 };
 
 const OWN_CLUSTER: ClusterOptions = {
   // A node that is still connecting queues commands; the broker bounds their number.
   enableOfflineQueue: true,
-  // Commands of a lost node may have run: the broker decides which are repeated.
+  // Commands of a lost node may have run, so the broker decides which are repeated.
   retryDelayOnFailover: 0,
   enableAutoPipelining: false,
   shardedSubscribers: false,
@@ -46,12 +46,11 @@ const OWN_CLUSTER: ClusterOptions = {
   lazyConnect: false,
 };
 
-/** Recognizes a client of a cluster, also of another copy of the library. */
+/** Recognizes a cluster client, also from another copy of the library. */
 export function isCluster(client: Redis | Cluster): client is Cluster {
   return client.isCluster;
 }
 
-/** Opens a connection for commands. */
 export function openClient(runtime: Runtime, source: RedisSource): Redis | Cluster {
   const retryStrategy = retryWith(runtime);
   if ("url" in source) {
@@ -71,32 +70,32 @@ export function openClient(runtime: Runtime, source: RedisSource): Redis | Clust
   return client.duplicate([], { ...OWN_CLUSTER, clusterRetryStrategy, redisOptions });
 }
 
-/** Opens another connection to the same server, for subscriptions. */
 export function openSubscriber(runtime: Runtime, client: Redis): Redis {
   return client.duplicate({ ...OWN, retryStrategy: retryWith(runtime) });
 }
 
-/** Ends connections, and waits for their ends. */
+/** Closes connections, and waits until they are closed. */
 export async function endClient(runtime: Runtime, client: Redis | Cluster): Promise<void> {
   const all = isCluster(client) ? [client, ...client.nodes()] : [client];
   const ends = all.filter(({ status }) => !NOT_OPEN.has(status)).map((each) =>
     new Promise<void>((resolve) => each.once("end", resolve))
   );
   client.disconnect();
-  // The library gives the socket of a failed attempt two seconds to close, which it did before.
+  // The library gives the socket of a failed attempt two seconds to close, although it is already
+  // closed.
   for (const each of all) {
     if (!isCluster(each) && each.stream?.closed) each.stream.emit("close");
   }
   await settlesWithin(runtime, Promise.all(ends), END_TIMEOUT_MS);
 }
 
-/** States without a socket, in which no `end` event would come. */
+/** States without a socket, in which no `end` event would follow. */
 const NOT_OPEN: ReadonlySet<string> = new Set(["wait", "reconnecting", "close", "end"]);
 
-/** The newest errors of a cluster's nodes, which the client library keeps apart from its own. */
+/** The newest errors of a cluster's nodes, which the client library keeps separate from its own. */
 export class NodeErrors {
   readonly #client: Redis | Cluster;
-  /** By the address of the node. */
+  /** By address of the node. */
   readonly #errors = new Map<string, Error>();
 
   constructor(client: Redis | Cluster) {
@@ -104,7 +103,7 @@ export class NodeErrors {
     client.on("node error", (error: Error, address: string) => this.#errors.set(address, error));
   }
 
-  /** Lists the nodes that have no connection, with the reason. */
+  /** Lists the nodes without a connection, with the reason. */
   list(): readonly (readonly [address: string, error: Error])[] {
     const nodes = isCluster(this.#client) ? this.#client.nodes() : [];
     const away = new Set(
@@ -120,8 +119,8 @@ export class NodeErrors {
 }
 
 /**
- * Gathers the writes of one turn of the event loop, so that many small commands are one write here
- * and one read in Redis.
+ * Gathers the writes of one turn of the event loop, so that many small commands cause one write
+ * here and one read in Redis.
  */
 export class WriteBatch {
   readonly #runtime: Runtime;
@@ -133,7 +132,7 @@ export class WriteBatch {
     this.#client = client;
   }
 
-  /** Holds back the writes from now on until the end of the turn. */
+  /** Holds back writes until the end of the turn. */
   begin(): void {
     if (this.#isGathering) return;
     this.#isGathering = true;
@@ -148,22 +147,22 @@ export class WriteBatch {
 }
 
 /**
- * Heartbeats in a row without an answer after which a connection is dead; a single one may be this
- * process's own delay.
+ * Consecutive heartbeats without a reply after which a connection is dead; a single one may be a
+ * delay in this process.
  */
 const MAX_SILENT = 2;
 
 /**
- * Pings connections at an interval, and cuts off those that do not answer: a dead connection may
- * give no other sign. So are connections cut off that open, and whose engine then leaves the greeting
- * unanswered: the client library limits only the time until a connection opens.
+ * Pings connections at an interval, and closes those that do not reply, because a dead connection
+ * may give no other sign. Also closes connections that open but receive no reply to the greeting:
+ * the client library limits only the time until a connection opens.
  */
 export class Heartbeat implements Disposable {
   readonly #runtime: Runtime;
   #timer: Timer | undefined;
-  /** Heartbeats without an answer, for each connection with a ping under way. */
+  /** Heartbeats without a reply, for each connection with a pending ping. */
   readonly #silent = new Map<Redis, number>();
-  /** Heartbeats since a connection opened, for each whose greeting has no answer yet. */
+  /** Heartbeats since a connection opened, for each whose greeting has no reply yet. */
   readonly #greeting = new WeakMap<Redis, number>();
 
   constructor(runtime: Runtime, heartbeatMs: number, connections: () => Iterable<Redis>) {

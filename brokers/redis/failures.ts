@@ -1,18 +1,18 @@
-/** Errors of Redis and of the client library, and what these say about a command. */
+/** Errors of Redis and of the client library, and what they mean for a command. */
 
 /** Runs a command, and turns errors into a `BrokerError`. */
 export type Run = <T>(what: string, command: () => Promise<T>) => Promise<T>;
 
 /**
- * Result of a command that failed:
+ * How a command failed:
  *
- * - `later`: Redis did not run the command, and may run a repetition.
+ * - `later`: Redis did not run the command, but may run a repetition.
  * - `refused`: Redis did not run the command, and never will.
  * - `unknown`: Redis may have run the command.
  */
 type Failure = "later" | "refused" | "unknown";
 
-/** First words of errors that pass: Redis starts, fails over, moves slots, or is full. */
+/** First words of temporary errors: Redis is starting, failing over, moving slots, or full. */
 const PASSING: ReadonlySet<string> = new Set([
   "ASK",
   "BUSY",
@@ -30,7 +30,7 @@ const PASSING: ReadonlySet<string> = new Set([
 /** Errors of the client library for commands that were not written. */
 const UNSENT = /^(?:Stream isn't writeable|Cluster isn't ready|Too many Cluster redirections)/;
 
-/** Tells if Redis ran a command that failed. */
+/** Classifies a failed command. */
 export function failureOf(error: unknown): Failure {
   if (!(error instanceof Error)) return "unknown";
   if (UNSENT.test(error.message)) return "later";
@@ -38,7 +38,10 @@ export function failureOf(error: unknown): Failure {
   return PASSING.has(error.message.split(" ", 1)[0]!) ? "later" : "refused";
 }
 
-/** The client library's error for all nodes together has the reason of one of them. */
+/**
+ * Unwraps the client library's error for all nodes together, which contains the reason of one of
+ * them.
+ */
 export function reasonOf(error: unknown): unknown {
   const lastNodeError = error instanceof Error && "lastNodeError" in error
     ? error.lastNodeError
@@ -46,15 +49,15 @@ export function reasonOf(error: unknown): unknown {
   return lastNodeError instanceof Error ? lastNodeError : error;
 }
 
-/** Errors of scripts that found keys of another type, or with other content than a log has. */
+/** Errors of scripts that found keys of another type, or with content that is not a log's. */
 const DAMAGED = /^(?:WRONGTYPE|ERR The ID specified in XADD|ERR user_script:)/;
 
-/** Tells if a script found keys of a log that another program damaged. */
+/** True if a script found keys of a log that another program damaged. */
 export function isDamage(error: unknown): boolean {
   return error instanceof Error && DAMAGED.test(error.message);
 }
 
-/** Explains the refusal of a write to a log by a Redis without memory, and of a damaged log. */
+/** Explains why a write to a log failed on a Redis without memory, or on a damaged log. */
 export function explainLog(cause: unknown): never {
   if (!(cause instanceof Error)) throw cause;
   if (cause.message.startsWith("OOM")) {

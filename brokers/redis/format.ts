@@ -1,6 +1,6 @@
 /**
  * Names of keys and channels, and frames of publications in channels and streams. Payloads are
- * carried without parsing.
+ * carried without being parsed.
  *
  * ```text
  * frame   = length(u32) flags(u8) exceptLength(u16) except payload   length counts the bytes after it
@@ -15,33 +15,38 @@ import { checkNameBytes, type Publication, type PublicationPosition } from "../.
 import { type LogKind, logKind, logTopic } from "../../pubsub/logs/rules.ts";
 
 /**
- * Most bytes of a topic or key. Redis closes a connection at a name of more than 512 MiB, and every
- * command repeats the name; a topic of Skein has at most 255 bytes.
+ * Maximum size of a topic or key in bytes. Redis closes a connection at a name of more than 512
+ * MiB, and every command repeats the name; a topic of Skein has at most 255 bytes.
  */
 const MAX_NAME_BYTES = 65_536;
 
-/** Slots of a cluster. */
+/** Number of slots in a cluster. */
 const SLOTS = 16_384;
 
-/** Parts that the logs are divided into: a cluster has at most as many masters with logs. */
+/** Number of partitions of the logs: a cluster has at most as many masters with logs. */
 const LOG_PARTS = 32;
 
-/** Beginning of the topics that announce changes of logs. */
+/** Prefix of the topics that announce changes of logs. */
 const LOG_TOPICS = logTopic("");
 
-/** Names of all keys of a log, in one slot of a cluster and in the order in which scripts take them. */
+/**
+ * Names of all keys of a log, in one slot of a cluster, in the order in which scripts expect them.
+ */
 export interface LogKeys {
   /** Hash with the state. */
   readonly state: string;
   /** Stream with chunks of records. */
   readonly records: string;
-  /** String with the newest records, which are not in `records` yet. */
+  /** String with the newest records, which are not yet in `records`. */
   readonly newest: string;
   /** Hash with the newest number of each producer. */
   readonly producers: string;
   /** Set of the forks. */
   readonly forks: string;
-  /** Sorted set of all logs of the part with the same kind, by the time at which each is overdue. */
+  /**
+   * Sorted set of all logs of the partition with the same kind, by the time at which each is
+   * overdue.
+   */
   readonly index: string;
   /** Channel of announcements. */
   readonly channel: string;
@@ -52,20 +57,20 @@ export interface LogKeys {
  *
  * - `pub`, `log`: channels of a topic without and with a history
  * - `meta`, `stream`: hash with the state of a history, and stream with its publications
- * - `producer`: beginning of the keys with the newest number of each producer on a topic
- * - `row`, `claims`, `tokens`: row, scope of claims, and bucket of tokens of the store
+ * - `producer`: prefix of the keys with each producer's newest number on a topic
+ * - `row`, `claims`, `tokens`: row, scope of claims, and bucket of tokens in the store
  */
 type NameKind = "pub" | "log" | "meta" | "stream" | "producer" | "row" | "claims" | "tokens";
 
 /**
- * Names keys and channels of one prefix.
+ * Names of the keys and channels with one prefix.
  *
- * All names of a topic share one slot of a cluster: the topic is in braces, behind a character that
- * keeps the braces from being empty. Only the text up to the first closing brace counts for the
+ * All names of a topic share one slot of a cluster: the topic is in braces, after a character that
+ * keeps the braces from being empty. Only the text up to the first closing brace determines the
  * slot, so topics may contain braces.
  */
 export class Names {
-  /** Indexes of the logs of all parts, by the kind of the logs. */
+  /** Indexes of the logs in all partitions, by kind of log. */
   readonly logIndexes: Readonly<Record<LogKind, readonly string[]>>;
   readonly #prefix: string;
   readonly #logTags: readonly string[];
@@ -81,7 +86,7 @@ export class Names {
     };
   }
 
-  /** Channel of a topic without history. */
+  /** Channel of a topic without a history. */
   channel(topic: string): string {
     if (topic.startsWith(LOG_TOPICS)) return this.log(topic.slice(LOG_TOPICS.length)).channel;
     return this.of("pub", topic);
@@ -113,19 +118,19 @@ export class Names {
 }
 
 /**
- * Makes a text that UTF-8 can encode: all lone surrogates are encoded alike, so different topics
- * would get the same name.
+ * Escapes a text so that UTF-8 can encode it. All lone surrogates are encoded alike, so different
+ * topics would otherwise get the same name.
  */
 export function wellFormed(text: string): string {
   return text.isWellFormed() ? `/${text}` : `~${JSON.stringify(text)}`;
 }
 
-/** Reads a text written by {@linkcode wellFormed}. */
+/** Reverses {@linkcode wellFormed}. */
 export function readWellFormed(name: string): string {
   return name.startsWith("/") ? name.slice(1) : JSON.parse(name.slice(1));
 }
 
-/** Makes the tags of the parts of logs, one for each even share of the slots. */
+/** Computes the tags of the partitions of logs, one for each equal share of the slots. */
 function logTags(): string[] {
   const tags = new Map<number, string>();
   for (let n = 0; tags.size < LOG_PARTS; n++) {
@@ -162,7 +167,7 @@ function crc16(bytes: Uint8Array): number {
   return crc;
 }
 
-/** Bytes in front of a frame's `except`. */
+/** Bytes of a frame before `except`. */
 const HEAD_BYTES = 7;
 
 /** Flag of a binary payload. */
@@ -173,7 +178,7 @@ const MAX_EXCEPT_BYTES = 65_535;
 /** Characters of a tag. */
 const TAG_BYTES = 6;
 
-/** Encodes one publication; topics with a history need a `tag`. */
+/** Encodes one publication; on a topic with a history it needs a `tag`. */
 export function encodeFrame(publication: Publication, tag?: string): Buffer {
   const { payload } = publication;
   const except = (publication.except ?? "") + (tag === undefined ? "" : `\0${tag}`);
@@ -195,12 +200,12 @@ export function encodeFrame(publication: Publication, tag?: string): Buffer {
   return frame;
 }
 
-/** Decodes the publications of a plain message; malformed frames are left out. */
+/** Decodes the publications of a plain message; malformed frames are skipped. */
 export function decodePlain(topic: string, message: Buffer): Publication[] {
   return decodeFrames(topic, message, 0, undefined);
 }
 
-/** Decodes the publications of a kept message, each with its position. */
+/** Decodes the publications of a message on a topic with a history, each with its position. */
 export function decodeKept(topic: string, message: Buffer): Publication[] {
   const end = message.indexOf(0x0a);
   const [epoch, first, before] = message.toString("latin1", 0, Math.max(end, 0)).split(" ");
@@ -211,7 +216,7 @@ export function decodeKept(topic: string, message: Buffer): Publication[] {
   return decodeFrames(topic, message, end + 1, { epoch, offset, prev });
 }
 
-/** Decodes the publications of a page: one frame each, at consecutive offsets from the first. */
+/** Decodes the publications of a page: one frame each, at consecutive offsets. */
 export function decodeStored(
   topic: string,
   frames: readonly Buffer[],
@@ -240,7 +245,7 @@ function decodeFrames(
     const offset = first === undefined ? 0 : first.offset + publications.length;
     publications.push({
       topic,
-      // Copied, so that a kept payload does not keep the whole message in memory.
+      // Copied, so that a kept payload does not hold the whole message in memory.
       payload: message[at + 4] === BINARY
         ? Uint8Array.from(message.subarray(body, end))
         : message.toString("utf8", body, end),

@@ -1,4 +1,4 @@
-/** Histories in Redis, by scripts that each run in one atomic step. */
+/** Histories in Redis, with scripts that each run in one atomic step. */
 import type { Cluster, Redis } from "ioredis";
 import { isCluster } from "./connections.ts";
 import { decodeStored, type Names } from "./format.ts";
@@ -17,38 +17,39 @@ import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import type { OutgoingAppend } from "./publish_queue.ts";
 
 /**
- * Start of the time that offsets count from, in seconds since the Unix epoch: the beginning of
+ * Start of the time from which offsets count, in seconds since the Unix epoch: the beginning of
  * 2026.
  */
 const FIRST_SECOND = 1_767_225_600;
 
 /**
- * Microseconds for each offset: a topic would have to publish 250,000 times a second, more than
- * Redis takes, for its offsets to overtake the clock.
+ * Microseconds for each offset: a topic's offsets would overtake the clock only at 250,000
+ * publications a second, more than Redis can handle.
  */
 const MICROS_OF_OFFSET = 4;
 
 /**
  * Opens a history, with the keys of its meta hash and its stream, and the arguments of
- * `RedisHistories.#opening()`: `survives` is `1` if a restart loses no acknowledged write, and the epoch
- * and the offset that the asking node heard last are empty if there are none.
+ * `RedisHistories.#opening()`: `survives` is `1` if a restart loses no acknowledged write, and the
+ * epoch and the offset that the calling node received last are empty if there are none.
  *
- * The history begins anew in four cases:
+ * The history starts over in four cases:
  *
  * - Another server wrote last. A restart and a failover change the replication id, and either may
  *   have lost acknowledged writes.
- * - The stream does not match the hash, since keys can be evicted one by one.
+ * - The stream does not match the hash, since keys can be evicted individually.
  * - The head is below the newest offset that the node received.
- * - Another program damaged the keys: `run` calls a function on the open history, and once more on a
- *   new one if the function met a key, a field or an entry that is not of a history. Until then the
- *   function MUST have written nothing but the two keys.
+ * - Another program damaged the keys: `run` calls a function on the open history, and once more on
+ *   a new one if the function found a key, a field or an entry that does not belong to a history.
+ *   Until then the function MUST have written only to the two keys.
  *
  * A history without a hash is empty, and is not written before the first publication; the
  * replication id names its epoch. Its offsets start at the time of that publication, above all
- * offsets of an earlier history of the topic, forgotten meanwhile. `behind` is the offset that the
- * first publication names as the one before.
+ * offsets of an earlier, forgotten history of the topic. `behind` is the offset that the first
+ * publication names as the previous one.
  *
- * A server that has no replicas, and was no replica since its start, can only have restarted.
+ * A server that has no replicas, and was not a replica since its start, can only have been
+ * restarted.
  */
 const HISTORY = TEXT + NOW + `
 local meta, stream = KEYS[1], KEYS[2]
@@ -130,10 +131,11 @@ end
 `;
 
 /**
- * Appends a batch. After the keys of a history come the channel and the producers. After the arguments
- * of a history come the command that publishes, the time that producers' numbers are remembered, and
- * for each publication the index of its producer's key, its number and its frame. Returns the epoch,
- * the head, and a digit for each publication: `1` if appended, `0` for a repetition.
+ * Appends a batch. The keys of a history are followed by the channel and the producers. The
+ * arguments of a history are followed by the command that publishes, the time for which producers'
+ * numbers are remembered, and for each publication the index of its producer's key, its number and
+ * its frame. Returns the epoch, the head, and a digit for each publication: `1` if appended, `0`
+ * for a repetition.
  */
 const APPEND = NUMBER_AT + HISTORY + `
 local publish, repetition = ARGV[9], ARGV[10]
@@ -175,10 +177,10 @@ end)
 `;
 
 /**
- * Reads a page. After the arguments of a history come the offset before the page or the number of
- * newest publications, each empty if not given, and the bounds of the page. Returns the epoch, the
- * head, the first offset, the offset before the first, the tag of the publication before the page, and
- * the frames.
+ * Reads a page. The arguments of a history are followed by the offset before the page or the number
+ * of newest publications, each empty if not given, and the bounds of the page. Returns the epoch,
+ * the head, the first offset, the offset before the first, the tag of the publication before the
+ * page, and the frames.
  */
 const READ = HISTORY + `
 return run(function()
@@ -233,7 +235,8 @@ interface HistoryScripts {
 }
 
 /**
- * Defines the scripts as commands of a client: sent in full once a connection, then by their hash.
+ * Defines the scripts as commands of a client: sent in full once per connection, then by their
+ * hash.
  */
 function defineScripts(client: Redis | Cluster): HistoryScripts {
   client.defineCommand("skeinAppend", { lua: APPEND });
@@ -241,7 +244,7 @@ function defineScripts(client: Redis | Cluster): HistoryScripts {
   return client as unknown as HistoryScripts;
 }
 
-/** Shortest time that the number of a producer is remembered, in milliseconds. */
+/** Minimum time for which a producer's number is remembered, in milliseconds. */
 const REPETITION_MS = 180_000;
 
 /** Collaborators and settings of {@linkcode RedisHistories}. */
@@ -252,7 +255,7 @@ interface RedisHistoriesOptions {
   readonly rememberMs: number;
   readonly giveUpMs: number;
   readonly survivesRestart: boolean;
-  /** Newest position that this node received on a topic, if subscribed. */
+  /** Newest position that this node received on a topic, if it is subscribed. */
   readonly heardOf: (topic: string) => HistoryPosition | undefined;
 }
 
@@ -261,13 +264,12 @@ export class RedisHistories {
   readonly #options: RedisHistoriesOptions;
   readonly #scripts: HistoryScripts;
 
-  /** Defines the scripts. */
   constructor(options: RedisHistoriesOptions) {
     this.#options = options;
     this.#scripts = defineScripts(options.client);
   }
 
-  /** Appends and publishes a batch; returns the result of each publication. */
+  /** Appends and publishes a batch; returns each publication's result. */
   async append(topic: string, appends: readonly OutgoingAppend[]): Promise<Appended[]> {
     const { client, names, giveUpMs } = this.#options;
     const keys = [names.of("meta", topic), names.of("stream", topic), names.of("log", topic)];
@@ -287,7 +289,7 @@ export class RedisHistories {
       ...keys,
       ...this.#opening(topic, appends.at(-1)!.kept.bounds),
       isCluster(client) ? "SPUBLISH" : "PUBLISH",
-      // A producer's number has to outlive the repetitions of its publication.
+      // A producer's number must outlive the repetitions of its publication.
       Math.max(REPETITION_MS, 2 * giveUpMs),
       ...args,
     );

@@ -1,5 +1,5 @@
 /**
- * Chunks of records, as Redis keeps a log.
+ * Chunks of records, the form in which Redis keeps a log.
  *
  * ```text
  * chunk   = record...
@@ -10,16 +10,16 @@ import { Buffer } from "node:buffer";
 import { BrokerError } from "../../errors.ts";
 import type { LogRecord, ReadLogOptions } from "../../pubsub/logs/log.ts";
 
-/** Bytes in front of a record. */
+/** Bytes before a record. */
 export const RECORD_HEAD_BYTES = 4;
 
 /**
- * Most bytes of a chunk, unless one record alone has more. A page may read one chunk more than is
- * needed at its beginning.
+ * Maximum size of a chunk in bytes, unless a single record is larger. A page may start with one
+ * chunk more than needed.
  */
 const CHUNK_BYTES = 16_384;
 
-/** Most records of a chunk. */
+/** Maximum number of records in a chunk. */
 const CHUNK_RECORDS = 1_024;
 
 /** Consecutive records, encoded. */
@@ -29,7 +29,7 @@ export interface LogChunk {
   readonly bytes: Buffer;
 }
 
-/** A chunk at its place. */
+/** A chunk with its position. */
 export interface StoredChunk {
   /** Position of the first record. */
   readonly position: number;
@@ -68,11 +68,11 @@ function encodeRecord(record: LogRecord): Buffer {
 /**
  * Decodes the records of a page.
  *
- * @param chunks The chunks, from the one with the first record of the page on.
- * @param bounds Where the page begins, and how large it may be.
+ * @param chunks The chunks, starting with the one that contains the page's first record.
+ * @param bounds Where the page starts, and how large it may be.
  * @returns The records.
- * @throws {BrokerError} If a record is missing, as Redis evicts and deletes keys one by one, or if
- *   another program damaged it.
+ * @throws {BrokerError} If a record is missing, because Redis evicts and deletes keys individually,
+ *   or if another program damaged it.
  */
 export function decodeChunks(
   chunks: readonly StoredChunk[],
@@ -92,7 +92,7 @@ export function decodeChunks(
       if (records.length >= maxRecords) return records;
       room -= at - start;
       if (room < 0 && records.length > 0) return records;
-      // Copied, so that a record does not keep the whole page in memory.
+      // Copied, so that a record does not hold the whole page in memory.
       records.push(
         head % 2 === 0
           ? bytes.toString("utf8", start, at)
@@ -103,7 +103,7 @@ export function decodeChunks(
   return records;
 }
 
-/** Makes the error about a record that Redis no longer has. */
+/** Creates the error for a record that Redis has lost. */
 export function lostRecord(position: number): BrokerError {
   return new BrokerError(`Cannot read a log: Redis has lost the record at ${position}`);
 }

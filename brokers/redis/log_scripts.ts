@@ -7,46 +7,50 @@ import { RECORD_HEAD_BYTES } from "./log_chunks.ts";
 import { NOW, TEXT } from "./prelude.ts";
 
 /**
- * Bytes of the newest records that make a chunk. Small appends gather in a string first: a read of
- * the newest record takes at most twice as many bytes, and a read of a million records few entries.
+ * Bytes of the newest records that form a chunk. Small appends are gathered in a string first: a
+ * read of the newest record then reads at most twice as many bytes, and a read of a million records
+ * few entries.
  */
 const NEWEST_BYTES = 4_096;
 
-/** Most chunks that an append drops for retention, beside as many as it adds. */
+/**
+ * Maximum number of chunks that an append drops for retention, in addition to as many as it adds.
+ */
 const MAX_DROPPED_CHUNKS = 1_024;
 
-/** Most chunks that a script reads with one command. */
+/** Maximum number of chunks that a script reads with one command. */
 const MAX_READ_CHUNKS = 64;
 
-/** Number of the fields of a state that an answer shows: the first ones of the list in `LOG`. */
+/** Number of the state's fields that a reply contains: the first ones of the list in `LOG`. */
 const SHOWN_FIELDS = 9;
 
 /**
- * Opens a log. `KEYS[1]` to `KEYS[7]` are the keys in {@linkcode LogKeys}, `ARGV[1]` is the call
- * as JSON, `ARGV[2]` an announcement. Pairs of the count and the bytes of each chunk follow.
+ * Opens a log. `KEYS[1]` to `KEYS[7]` are the keys in {@linkcode LogKeys}, `ARGV[1]` is the call as
+ * JSON, `ARGV[2]` an announcement, followed by pairs of the count and the bytes of each chunk.
  *
- * Fields of the state that no answer shows:
+ * Fields of the state that no reply contains:
  *
- * - `sealed`, `size`: position of the first of the newest records, and bytes of these, encoded
+ * - `sealed`, `size`: position of the first of the newest records, and their encoded bytes
  * - `skip`: encoded bytes that retention dropped from the oldest chunk
- * - `expiry`: time at which the log expires; made of the settings `ttl` and `expires`
+ * - `expiry`: time at which the log expires; derived from the settings `ttl` and `expires`
  * - `sequence`: newest sequence
  * - `holder`, `lease`: newest writer, empty if released, and the time at which the lease lapses
  * - `by`, `endedAt`: producer and number of the append that ended the log, and its time
  *
  * The id of a chunk in the stream is the position of its first record, plus 1, and the number of
- * records. The functions `set` and `save` write a state. `save` comes after the records: a full
- * Redis refuses the first write of a script or none. The index has a log at the time of the log's
+ * records. The functions `set` and `save` write a state. `save` is called after the records: a full
+ * Redis rejects the first write of a script or none. The index contains a log at the time of its
  * expiry, or of the end of a writer's lease if that is earlier, and at `inf` without either.
  *
- * The time to live is moved in steps of a hundredth, at most a second, so that not every read
- * writes.
+ * The time to live moves in steps of a hundredth, at most a second, so that not every read causes a
+ * write.
  *
- * A log that is behind what the calling node heard has lost confirmed records, or its end. It goes
- * on with another identity, so that no reader and no writer takes it for the same log.
+ * A log that is behind the state that the calling node received has lost confirmed records, or its
+ * end. It continues with another identity, so that readers and writers do not mistake it for the
+ * same log.
  *
  * A log whose state another program damaged has no state: it is missing, and may be created again.
- * An index of another type begins anew.
+ * An index of another type starts over.
  */
 const LOG = TEXT + NOW + `
 local state, records, newest, producers, forks, index, channel = unpack(KEYS, 1, 7)
@@ -156,8 +160,8 @@ end
 `;
 
 /**
- * Creates a log. `KEYS[8]` and further keys are the indexes of other parts on the same server, for the
- * logs of the same kind. Keys of an earlier log are there only if its state was evicted or damaged.
+ * Creates a log. `KEYS[8]` and further keys are the indexes of other partitions on the same server,
+ * for logs of the same kind. Keys of an earlier log exist only if its state was evicted or damaged.
  */
 const CREATE = LOG + `
 if log.identity then return answer((isExpired and not log.deleted) and 'expired' or 'exists') end
@@ -185,10 +189,10 @@ return answer('created', text(count + 1))
 `;
 
 /**
- * Appends. The order of the rules is that of `decideAppend`; a test makes random calls and compares
- * both. Redis decides itself: with a decision on a node and a compare-and-set, nodes that append to
- * one log at once retry for over a second, or fail. Sequences are compared byte by byte, as Lua's own
- * comparison depends on the locale of the server.
+ * Appends. The rules apply in the order of `decideAppend`; a test makes random calls and compares
+ * both. Redis itself decides: with a decision on a node and a compare-and-set, nodes that append to
+ * one log concurrently would retry for over a second, or fail. Sequences are compared byte by byte,
+ * because Lua's own comparison depends on the server's locale.
  */
 const APPEND = LOG + `
 local producer, writer, keep = ask.producer, ask.writer, ask.keep
@@ -302,8 +306,8 @@ return answer('appended')
 `;
 
 /**
- * Reads a page: positions and bytes of whole chunks, from the one with the first record on. A full
- * Redis refuses the renewal of the time to live, and the page is read all the same.
+ * Reads a page: positions and bytes of whole chunks, starting with the one that contains the first
+ * record. A full Redis rejects the renewal of the time to live, and the page is read anyway.
  */
 const READ = LOG + `
 if not log.identity then return answer('missing') end
@@ -343,7 +347,7 @@ return answer('page', '', page)
 
 /**
  * Deletes. Forks that another program damaged do not keep their source. Keys without a state are
- * removed on demand, and kept by a search for overdue logs.
+ * removed on an explicit deletion, but kept by a search for overdue logs.
  */
 const DELETE = LOG + `
 if not log.identity then
@@ -377,8 +381,8 @@ return answer(isOver and 'removed' or 'kept')
 `;
 
 /**
- * Lists the overdue logs of the three indexes of a part, each followed by the time since which. An
- * index of another type is removed.
+ * Lists the overdue logs of the three indexes of a partition, each followed by the time since which
+ * it is overdue. An index of another type is removed.
  */
 const OVERDUE = TEXT + NOW + `
 local found = {}
@@ -399,7 +403,9 @@ const SCRIPTS = {
   release: RELEASE,
 };
 
-/** Answer of a script: the result, its detail, the shown fields, positions and bytes of chunks. */
+/**
+ * Reply of a script: the result, its detail, the contained fields, positions and bytes of chunks.
+ */
 export type Reply = [kind: Buffer, detail: Buffer, fields: (Buffer | null)[], page: Buffer[]];
 
 /** Name of a script: a change, or a read. */
@@ -413,12 +419,14 @@ export type LogScripts =
   & Record<`${Command}Buffer`, (keys: number, ...args: (string | Buffer)[]) => Promise<Reply>>
   & { skeinLogOverdue(...indexesAndLimit: (string | number)[]): Promise<string[]> };
 
-/** Names the command that runs a script. */
 export function commandOf(name: ScriptName): Command {
   return `skeinLog${name[0]!.toUpperCase()}${name.slice(1)}` as Command;
 }
 
-/** Defines the scripts as commands of a client: sent in full once a connection, then by their hash. */
+/**
+ * Defines the scripts as commands of a client: sent in full once per connection, then by their
+ * hash.
+ */
 export function defineLogScripts(client: Redis | Cluster): LogScripts {
   for (const name of Object.keys(SCRIPTS) as ScriptName[]) {
     client.defineCommand(commandOf(name), { lua: SCRIPTS[name] });

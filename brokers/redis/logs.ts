@@ -37,13 +37,18 @@ import { checkName, encodeFrame, type Names, readWellFormed, wellFormed } from "
 import { decodeChunks, encodeChunks, lostRecord, type StoredChunk } from "./log_chunks.ts";
 import { commandOf, defineLogScripts, type LogScripts, type ScriptName } from "./log_scripts.ts";
 
-/** Most bytes of one append: Redis does nothing else while a script takes them. */
+/**
+ * Maximum size of one append in bytes, because Redis does nothing else while a script handles it.
+ */
 const MAX_APPEND_BYTES = 8_388_608;
 
-/** Most logs whose newest position this node remembers, to notice that Redis lost records. */
+/**
+ * Maximum number of logs whose newest position this node remembers, to notice that Redis lost
+ * records.
+ */
 const MAX_HEARD_LOGS = 16_384;
 
-/** The scripts in words, for errors. */
+/** Descriptions of the scripts, for errors. */
 const WORDS: Readonly<Record<ScriptName, string>> = { ...CHANGE_WORDS, read: "read a log" };
 
 /** Result of a script. */
@@ -55,7 +60,7 @@ interface Answer {
   readonly chunks: readonly StoredChunk[];
 }
 
-/** The options of each change as the scripts read them. */
+/** The options of each change, in the form that the scripts read. */
 const ASKS: { readonly [N in LogChangeName]: (options: LogChangeOptions<N>) => object } = {
   create: ({ config, identity, end, writer, maxLogs }) => ({
     identity,
@@ -85,7 +90,7 @@ const ASKS: { readonly [N in LogChangeName]: (options: LogChangeOptions<N>) => o
   release: ({ fork }) => ({ fork: wellFormed(fork) }),
 };
 
-/** Makes the result of each change from the answer of its script. */
+/** Creates the result of each change from its script's reply. */
 const RESULTS: { readonly [N in LogChangeName]: (answer: Answer) => LogChangeResult<N> } = {
   create({ kind, detail, info }) {
     if (kind === "created") return { kind, info: info!, count: Number(detail) };
@@ -120,11 +125,11 @@ const RESULTS: { readonly [N in LogChangeName]: (answer: Answer) => LogChangeRes
 interface Call {
   readonly ask: object;
   readonly records?: readonly LogRecord[] | undefined;
-  /** Indexes of other parts that the script counts. */
+  /** Indexes of other partitions that the script counts. */
   readonly indexes?: readonly string[] | undefined;
 }
 
-/** The newest state of a log that this node received. */
+/** The newest state of a log received by this node. */
 interface HeardLog {
   readonly identity: string;
   readonly tail: number;
@@ -141,13 +146,14 @@ interface RedisLogsOptions {
 }
 
 /**
- * The logs of a `RedisBroker`. The time is that of Redis.
+ * The logs of a `RedisBroker`. Times come from Redis.
  *
- * The logs are divided into parts, and all keys of a part share a slot, so that a log, its place in
- * the index and its announcement change together. Only the number of all logs is counted over all
- * parts: on a cluster, logs that several nodes create at the same moment may exceed `maxLogs`.
+ * The logs are divided into partitions, and all keys of a partition share a slot, so that a log,
+ * its entry in the index and its announcement change together. Only the number of all logs spans
+ * all partitions: on a cluster, logs that several nodes create at the same moment may exceed
+ * `maxLogs`.
  *
- * A log that lost records which this node heard of gets another identity.
+ * If a log lost records that this node had received, it gets another identity.
  */
 export class RedisLogs implements LogEngine {
   readonly maxAppendBytes: number = MAX_APPEND_BYTES;
@@ -157,11 +163,10 @@ export class RedisLogs implements LogEngine {
   readonly #names: Names;
   readonly #budget: WaitingBudget;
   readonly #run: Run;
-  /** The logs that were used last, in the order of their use. */
+  /** The logs that were used last, in order of use. */
   readonly #heard = new Map<string, HeardLog>();
   readonly #announcement = encodeFrame({ topic: "", payload: "" });
 
-  /** Defines the scripts. */
   constructor({ runtime, client, names, limits, run }: RedisLogsOptions) {
     this.#runtime = runtime;
     this.#client = client;
@@ -179,7 +184,8 @@ export class RedisLogs implements LogEngine {
     checkId(id);
     const others = name === "create" ? this.#indexesBeside(id) : [];
     const isCounted = others.length > 0 && isCluster(this.#client);
-    // Only a count waits: a create and the appends after it reach Redis in the order of the calls.
+    // Only a count waits, so a create and the appends after it reach Redis in the order of the
+    // calls.
     const elsewhere = isCounted ? await this.#count(others) : 0;
     const indexes = isCounted ? [] : others;
     const { records } = options as { readonly records?: readonly LogRecord[] };
@@ -219,7 +225,7 @@ export class RedisLogs implements LogEngine {
     return all.slice(0, limit).map(({ id }) => id);
   }
 
-  /** Removes a name that no log has from the indexes of a part. */
+  /** Removes a name that belongs to no log from a partition's indexes. */
   async #forget(part: number, name: string): Promise<void> {
     for (const indexes of Object.values(this.#names.logIndexes)) {
       await this.#run("list overdue logs", () => this.#client.zrem(indexes[part]!, name));
@@ -235,7 +241,7 @@ export class RedisLogs implements LogEngine {
     const part = Number(first);
     const scan = () => this.#client.zscan(indexes[part]!, place, "COUNT", limit);
     const [cursor, list] = await this.#run("list logs", scan);
-    // Members and scores take turns.
+    // Members and scores alternate.
     const ids = list.flatMap((name, i) => i % 2 === 0 ? idOf(name) ?? [] : []);
     const stateOf = (id: string) => {
       const { state } = this.#names.log(id);
@@ -303,13 +309,15 @@ export class RedisLogs implements LogEngine {
     if (this.#heard.size > MAX_HEARD_LOGS) this.#heard.delete(this.#heard.keys().next().value!);
   }
 
-  /** Indexes of the logs of the same kind in other parts, which a script counts. */
+  /** Indexes of logs of the same kind in other partitions, which a script counts. */
   #indexesBeside(id: string): readonly string[] {
     const { index } = this.#names.log(id);
     return this.#names.logIndexes[logKind(id)].filter((other) => other !== index);
   }
 
-  /** Counts the logs of other parts of a cluster, where no script reaches all parts. */
+  /**
+   * Counts the logs in other partitions of a cluster, on which no script reaches all partitions.
+   */
   async #count(indexes: readonly string[]): Promise<number> {
     const countOf = (index: string) => this.#client.zcard(index);
     const counts = await this.#run(WORDS.create, () => Promise.all(indexes.map(countOf)));
@@ -317,12 +325,14 @@ export class RedisLogs implements LogEngine {
   }
 }
 
-/** Refuses an id whose announcements would have too long a topic, before the call has any effect. */
+/**
+ * Rejects an id whose announcements would have too long a topic, before the call has any effect.
+ */
 function checkId(id: string): void {
   checkName(logTopic(id));
 }
 
-/** Reads the name of a log in an index; `undefined` for one that another program wrote. */
+/** Parses a log's name in an index; `undefined` for one that another program wrote. */
 function idOf(name: string): string | undefined {
   try {
     const id = readWellFormed(name);
@@ -332,7 +342,7 @@ function idOf(name: string): string | undefined {
   }
 }
 
-/** Writes a call as JSON, where a bound of `Infinity` is the greatest number. */
+/** Encodes a call as JSON, with the greatest number in place of an `Infinity` bound. */
 function encodeCall(call: object): string {
   return JSON.stringify(
     call,
@@ -340,12 +350,12 @@ function encodeCall(call: object): string {
   );
 }
 
-/** The producer of an append as scripts take it; `number` tells one append from all others. */
+/** An append's producer as scripts expect it; `number` distinguishes the append from all others. */
 function producerOf({ id, epoch, seq }: LogProducer): object {
   return { id: wellFormed(id), epoch, seq, number: `${epoch} ${seq} ${wellFormed(id)}` };
 }
 
-/** Writes a text such that the order by bytes is the order by UTF-16 code units. */
+/** Encodes a text so that its order by bytes is the order by UTF-16 code units. */
 function encodeSequence(sequence: string): string {
   return Buffer.from(sequence, "utf16le").swap16().toString("hex");
 }
@@ -354,7 +364,7 @@ function decodeSequence(code: string): string {
   return Buffer.from(code, "hex").swap16().toString("utf16le");
 }
 
-/** Reads the shown fields of a state. */
+/** Parses the fields of a state in a reply. */
 function infoOf(fields: readonly (Buffer | null)[]): LogInfo | undefined {
   const texts = fields.map((field) => field === null ? undefined : field.toString());
   const [identity, config, first, start, tail, bytes, ended, cancelled, deleted] = texts;
@@ -372,20 +382,20 @@ function infoOf(fields: readonly (Buffer | null)[]): LogInfo | undefined {
   });
 }
 
-/** A state that another program damaged is none. */
+/** A state that another program damaged counts as none. */
 function noState(error: unknown): (string | null)[] {
   if (isDamage(error)) return [];
   throw error;
 }
 
-/** Reads an answer of the list; none if it is gone, deleted or damaged. */
+/** Parses an entry of the list; none if the log is gone, deleted or damaged. */
 function readKept(id: string, [config, endedAt, deleted]: readonly (string | null)[]): KeptLog[] {
   if (typeof config !== "string" || typeof deleted === "string") return [];
   const ended = typeof endedAt === "string" ? Number(endedAt) : undefined;
   return [keptOf(id, { owner: ownerOf(config), endedAt: ended })];
 }
 
-/** Reads the owner in the settings of a log; none from damaged ones. */
+/** Parses the owner in a log's settings; none if they are damaged. */
 function ownerOf(config: string): string | undefined {
   try {
     return (JSON.parse(config) as LogConfig).owner;

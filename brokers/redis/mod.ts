@@ -1,5 +1,5 @@
 /**
- * Topics, histories and shared facts across nodes, on a Redis that runs already.
+ * Topics, histories and shared state across nodes, on an existing Redis.
  *
  * @example Two nodes
  * ```ts ignore

@@ -5,9 +5,9 @@ import { checkLimits, type OptionKinds, withoutUndefined } from "../../base/opti
 
 /** A client of ioredis: a `Redis`, for one server or behind Sentinel, or a `Cluster`. */
 export interface RedisClient {
-  /** `true` for a `Cluster`. */
+  /** True for a `Cluster`. */
   readonly isCluster: boolean;
-  /** Makes another client with the same settings. */
+  /** Creates another client with the same settings. */
   duplicate(): object;
 }
 
@@ -19,8 +19,8 @@ export type RedisSource =
   }
   | {
     /**
-     * A client whose settings are taken, for one server, Sentinel or a cluster. The broker opens
-     * its own connections with `duplicate()`, and neither uses nor ends the client.
+     * A client whose settings are used, for one server, Sentinel or a cluster. The broker opens its
+     * own connections with `duplicate()`, and neither uses nor closes the client.
      */
     readonly client: RedisClient;
   };
@@ -34,27 +34,27 @@ export interface RedisBrokerOptions {
    */
   readonly runtime?: Runtime | undefined;
   /**
-   * Prefix of the names of all keys and channels; brokers with different prefixes do not meet. Not
-   * empty, and without braces.
+   * Prefix of the names of all keys and channels; brokers with different prefixes are isolated from
+   * each other. Not empty, and without braces.
    *
    * @default {"skein"}
    */
   readonly prefix?: string | undefined;
   /**
-   * Most publications that wait for Redis or for an answer; further ones are given up. The same
-   * number bounds calls of logs that wait for an answer.
+   * Maximum number of publications that wait for Redis or for its reply; further ones are dropped.
+   * The same number bounds calls of logs that wait for a reply.
    *
    * @default {65536}
    */
   readonly maxWaiting?: number | undefined;
   /**
-   * Most bytes of the publications that wait; the same for the records of appends to logs.
+   * Maximum number of bytes of waiting publications; also of waiting records for logs.
    *
    * @default {67108864}
    */
   readonly maxWaitingBytes?: number | undefined;
   /**
-   * Longest wait of a publication, in milliseconds; afterwards the publication is given up.
+   * Maximum wait of a publication, in milliseconds, after which it is dropped.
    *
    * @default {30000}
    */
@@ -67,15 +67,15 @@ export interface RedisBrokerOptions {
    */
   readonly heartbeatMs?: number | undefined;
   /**
-   * Time that the position of a topic's history is remembered after the last write or read, in
-   * milliseconds; afterwards the epoch changes.
+   * Time for which the position of a topic's history is remembered after the last write or read, in
+   * milliseconds; after that, the epoch changes.
    *
    * @default {86400000}
    */
   readonly rememberMs?: number | undefined;
   /**
-   * `true` if a restart of Redis loses no acknowledged write: one server without replicas, with
-   * `appendonly yes` and `appendfsync always`. Epochs then outlive restarts.
+   * True if a restart of Redis loses no acknowledged write: one server without replicas, with
+   * `appendonly yes` and `appendfsync always`. Epochs then survive restarts.
    *
    * @default {false}
    */
@@ -104,7 +104,6 @@ const LIMITS = {
   rememberMs: 86_400_000,
 };
 
-/** Checks the options. */
 export function redisSettings(options: RedisBrokerOptions): RedisSettings {
   checkOptions("create broker", options, OPTIONS);
   const { runtime = platformRuntime(), prefix = "skein", survivesRestart = false } = options;

@@ -1,6 +1,6 @@
-/** Parts that the scripts share: each is Lua in front of a script. */
+/** Parts that the scripts share: Lua to put before a script. */
 
-/** Writes a number as text: Lua's own way rounds numbers of more than 14 digits. */
+/** Formats a number as text, because Lua rounds numbers of more than 14 digits. */
 export const TEXT = `
 local function text(number) return string.format('%.0f', number) end
 `;
@@ -11,7 +11,7 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 `;
 
-/** Reads a number; nothing from a key that another program damaged. */
+/** Reads a number; nothing if another program damaged the key. */
 export const NUMBER_AT = `
 local function numberAt(key)
   local value = redis.pcall('GET', key)

@@ -1,4 +1,4 @@
-/** Publications on their way to Redis. */
+/** Publications that are sent to Redis. */
 import type { Buffer } from "node:buffer";
 import { BrokerError } from "../../errors.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
@@ -6,7 +6,10 @@ import { failureOf } from "./failures.ts";
 import { Line, Outbox, type Outgoing, type WaitingLimits } from "../../pubsub/engine/queue.ts";
 import type { Appended, HistoryBounds, PublicationKey } from "../../pubsub/broker.ts";
 
-/** Most publications of one command, and most bytes unless one publication alone has more. */
+/**
+ * Maximum number of publications in one command, and of bytes unless a single publication is
+ * larger.
+ */
 const BATCH = { maxItems: 128, maxBytes: 262_144 };
 
 /** Wait before a failed batch is sent again, in milliseconds. */
@@ -21,25 +24,25 @@ interface AppendRequest {
   readonly appended: PromiseWithResolvers<Appended>;
 }
 
-/** One publication on its way. */
+/** A publication to send. */
 export interface OutgoingFrame extends Outgoing {
   readonly frame: Buffer;
   readonly line: TopicLine;
   readonly kept: AppendRequest | undefined;
-  /** Called once the publication is over, and Redis has neither this nor an earlier one. */
+  /** Called once the publication is over, and Redis holds neither it nor an earlier one. */
   onOver: (() => void) | undefined;
 }
 
-/** A publication with a history on its way. */
+/** A publication with a history to send. */
 export type OutgoingAppend = OutgoingFrame & { readonly kept: AppendRequest };
 
 /** Sends batches to Redis. */
 export interface BatchSender {
-  /** `true` while commands can reach Redis. */
+  /** True while commands can reach Redis. */
   readonly isReady: boolean;
   /** Publishes on a topic without history. */
   publish(topic: string, items: readonly OutgoingFrame[]): Promise<unknown>;
-  /** Appends to a history; returns the result of each publication. */
+  /** Appends to a history; returns each publication's result. */
   append(topic: string, items: readonly OutgoingAppend[]): Promise<Appended[]>;
 }
 
@@ -49,24 +52,27 @@ interface PublishQueueOptions extends WaitingLimits {
   readonly runtime: Runtime;
   /** Sends batches. */
   readonly sender: BatchSender;
-  /** Time after which a publication is given up, in milliseconds. */
+  /** Time after which a publication is dropped, in milliseconds. */
   readonly giveUpMs: number;
   /**
-   * Called with each error that passes, and with `undefined` when Redis took a batch or no publication
-   * waits.
+   * Called with each temporary error, and with `undefined` when Redis accepted a batch or no
+   * publication waits.
    */
   readonly onTrouble: (error: unknown) => void;
 }
 
 const NONE: readonly OutgoingFrame[] = [];
 
-/** The publications of one topic. At most one batch is with Redis, which keeps the order. */
+/**
+ * The publications of one topic. Redis processes at most one batch at a time, which keeps the
+ * order.
+ */
 class TopicLine extends Line<OutgoingFrame> {
   readonly topic: string;
   /** The lines of topics of the same kind, by topic. */
   readonly siblings: Map<string, TopicLine>;
   isSending = false;
-  /** The batch that is with Redis; all of its publications may be given up. */
+  /** The in-flight batch, all of whose publications may have been dropped. */
   batch = NONE;
 
   constructor(
@@ -80,7 +86,7 @@ class TopicLine extends Line<OutgoingFrame> {
     siblings.set(topic, this);
   }
 
-  /** Ends the line if no publication is left. */
+  /** Ends the line if it is empty. */
   endIfIdle(): void {
     if (this.isSending || this.first !== undefined) return;
     this.siblings.delete(this.topic);
@@ -89,8 +95,9 @@ class TopicLine extends Line<OutgoingFrame> {
 }
 
 /**
- * Keeps publications until Redis took them, in order by topic. The first one of a topic goes at the
- * end of the turn; publications that come while a batch is under way go together in the next one.
+ * Keeps publications until Redis has accepted them, in order per topic. The first one of a topic is
+ * sent at the end of the turn; publications that arrive while a batch is in flight are sent
+ * together in the next one.
  */
 export class PublishQueue {
   readonly #options: PublishQueueOptions;
@@ -101,30 +108,26 @@ export class PublishQueue {
   readonly #due = new Set<TopicLine>();
   #retry: Timer | undefined;
 
-  /**
-   * Creates an empty queue.
-   *
-   * @param options See {@linkcode PublishQueueOptions}.
-   */
+  /** @param options See {@linkcode PublishQueueOptions}. */
   constructor(options: PublishQueueOptions) {
     this.#options = options;
     this.#outbox = new Outbox({ ...options, engine: "Redis" });
   }
 
-  /** Publications that wait for Redis or for its answer. */
+  /** Publications that wait for Redis or for its reply. */
   get waiting(): number {
     return this.#outbox.budget.messages;
   }
 
-  /** Publications that were given up. */
+  /** Publications that were dropped. */
   get dropped(): number {
     return this.#outbox.dropped;
   }
 
   /**
-   * Takes a publication, or gives it up at once if too many wait.
+   * Accepts a publication, or drops it immediately if too many wait.
    *
-   * @returns `true` if the publication was taken.
+   * @returns True if the publication was accepted.
    */
   push(topic: string, frame: Buffer, kept?: AppendRequest): boolean {
     const siblings = kept === undefined ? this.#plain : this.#kept;
@@ -145,10 +148,10 @@ export class PublishQueue {
   }
 
   /**
-   * Calls back once all publications so far on a topic without history are taken or given up; in
-   * this turn if none is on its way. A given-up publication that Redis has counts until its answer,
-   * since Redis may run the command late, or until the connection is lost. A later callback replaces
-   * one that waits for the same publication.
+   * Calls back once all publications so far on a topic without history are accepted or dropped; in
+   * this turn if none is in flight. A dropped publication that Redis may have received counts until
+   * its reply, because Redis may run the command late, or until the connection is lost. A later
+   * callback replaces one that waits for the same publication.
    */
   afterPublished(topic: string, then: () => void): void {
     const line = this.#plain.get(topic);
@@ -157,7 +160,7 @@ export class PublishQueue {
     else last.onOver = then;
   }
 
-  /** Sends the waiting publications when Redis is back. */
+  /** Sends the waiting publications when Redis is reachable again. */
   wake(): void {
     for (const lines of [this.#plain, this.#kept]) {
       for (const line of lines.values()) this.#schedule(line);
@@ -169,7 +172,7 @@ export class PublishQueue {
     return this.#outbox.empty();
   }
 
-  /** Gives up all waiting publications. */
+  /** Drops all waiting publications. */
   close(): void {
     this.#options.runtime.clearTimeout(this.#retry);
     this.#outbox.close();
@@ -198,7 +201,7 @@ export class PublishQueue {
       for (const { isOver, onOver } of batch) if (isOver) onOver?.();
       if (isDone) continue;
       line.rewind();
-      // All of the batch may have been given up before the answer.
+      // The whole batch may have been dropped before the reply.
       if (this.waiting === 0) this.#options.onTrouble(undefined);
       else this.#retryLater();
       break;
@@ -214,7 +217,7 @@ export class PublishQueue {
     }, RETRY_MS);
   }
 
-  /** Sends a batch; `false` if the batch has to be sent again. */
+  /** Sends a batch; false if it has to be sent again. */
   async #try(line: TopicLine, batch: readonly OutgoingFrame[]): Promise<boolean> {
     const { sender, onTrouble } = this.#options;
     const isKept = line.siblings === this.#kept;
@@ -233,7 +236,8 @@ export class PublishQueue {
     } catch (error) {
       const failure = failureOf(error);
       onTrouble(failure === "refused" ? undefined : error);
-      // A plain publication that Redis may have taken would come twice; keys protect the others.
+      // A plain publication that Redis may have accepted would be duplicated; keys protect the
+      // others.
       if (failure === "later" || (failure === "unknown" && isKept)) return false;
       for (const item of batch) line.drop(item, "Redis rejected the publication", error);
       return true;

@@ -49,7 +49,7 @@ import { redisStore } from "./facts.ts";
 import { RedisHistories } from "./histories.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 
-/** The listeners of a topic, and the channel of the topic in Redis. */
+/** The listeners for a topic, and its channel in Redis. */
 class Channel extends Listeners {
   readonly name: string;
   readonly topic: string;
@@ -67,7 +67,8 @@ class Channel extends Listeners {
   /**
    * Records the newest position.
    *
-   * @returns `false` if the history went back. Publications were lost then, and the epoch is over.
+   * @returns False if the history went back, in which case publications were lost and the epoch has
+   * ended.
    */
   note(publications: readonly Publication[]): boolean {
     const [first, last] = [publications[0]?.position, publications.at(-1)?.position];
@@ -79,7 +80,7 @@ class Channel extends Listeners {
   }
 }
 
-/** Lists the policies under which a client's servers evict histories and logs. */
+/** Lists the policies by which a client's servers evict histories and logs. */
 async function evictingPolicies(client: Redis | Cluster): Promise<string[]> {
   const nodes = isCluster(client) ? client.nodes("master") : [client];
   const infos = await Promise.allSettled(nodes.map((node) => node.info("memory")));
@@ -89,14 +90,14 @@ async function evictingPolicies(client: Redis | Cluster): Promise<string[]> {
   return [...new Set(policies)];
 }
 
-/** Reads the eviction policy, if Redis can ever evict keys. */
+/** Returns the eviction policy, if Redis may evict keys. */
 function policyOf(info: string): string | undefined {
   const [, policy = "noeviction"] = /^maxmemory_policy:(\S+)/m.exec(info) ?? [];
   const [, limit = "0"] = /^maxmemory:(\d+)/m.exec(info) ?? [];
   return policy === "noeviction" || limit === "0" ? undefined : policy;
 }
 
-/** Longest time for waiting publications to reach Redis at a close, in milliseconds. */
+/** Time limit for sending waiting publications to Redis when closing, in milliseconds. */
 const FLUSH_TIMEOUT_MS = 1_000;
 
 /**
@@ -104,14 +105,14 @@ const FLUSH_TIMEOUT_MS = 1_000;
  *
  * - **Fan-out:** a node subscribes to the topics with listeners on this node; on a cluster,
  *   publications stay in the shard of their topic.
- * - **Delivery:** at most once without a history. With one, each acknowledged publication has an
- *   offset, counts once even if sent again, and can be read again; the epoch changes whenever Redis
- *   started anew or failed over.
- * - **Logs:** each call is one atomic step of Redis. A confirmed change outlasts all that the
- *   settings of Redis let outlast: see the page about Redis in the documentation.
+ * - **Delivery:** at most once without a history. With a history, each acknowledged publication has
+ *   an offset, is stored once even if sent again, and can be read again; the epoch changes whenever
+ *   Redis was restarted or failed over.
+ * - **Logs:** each call is one atomic step of Redis. A confirmed change survives whatever Redis's
+ *   settings let it survive: see the documentation's page on Redis.
  * - **Outages:** neither `publish` nor `subscribe` throws. The waiting publications are bounded,
- *   sent in order once Redis is back, and given up after `giveUpMs`. Subscriptions resume on their
- *   own, and `onInterrupted` reports the interruption.
+ *   sent in order once Redis is reachable, and dropped after `giveUpMs`. Subscriptions resume
+ *   automatically, and `onInterrupted` reports the interruption.
  *
  * @example Two nodes
  * ```ts ignore
@@ -148,7 +149,7 @@ export class RedisBroker implements Broker {
     onLast: ({ name }) => this.#subscribers.unwant(name),
   });
   readonly #life: BrokerLife;
-  /** Last error of a command; `undefined` after a success. */
+  /** A command's last error; `undefined` after a success. */
   #trouble: unknown;
   readonly #nodeErrors: NodeErrors;
   readonly #pace: Pace;
@@ -156,17 +157,17 @@ export class RedisBroker implements Broker {
   readonly #producer: string;
   #number = 0;
   readonly #tags: Tags;
-  /** Eviction policies under which Redis may drop histories and logs. */
+  /** Eviction policies by which Redis may drop histories and logs. */
   #evicting: readonly string[] = [];
 
   /**
-   * Connects; publications wait meanwhile.
+   * Connects in the background; publications wait meanwhile.
    *
    * @param source The address of Redis.
    * @param options See {@linkcode RedisBrokerOptions}.
-   * @throws {TypeError} If a key of `source` or `options` is unknown, the URL is not one of Redis,
+   * @throws {TypeError} If a key of `source` or `options` is unknown, the URL is not a Redis URL,
    *   `source` has neither a URL nor a client, or `prefix` is empty or has braces.
-   * @throws {RangeError} If a number is not a positive whole one.
+   * @throws {RangeError} If a number is not a positive integer.
    */
   constructor(source: RedisSource, options: RedisBrokerOptions = {}) {
     const settings = redisSettings(options);
@@ -227,7 +228,10 @@ export class RedisBroker implements Broker {
     return { ...this.#life.counts, waiting, dropped, ignored: this.#life.ignored };
   }
 
-  /** Describes the current problems, such as that Redis is away, or that many publications wait. */
+  /**
+   * Describes the current problems, for example that Redis is unreachable, or that many
+   * publications wait.
+   */
   issues(): string[] {
     const { maxWaiting } = this.#settings;
     const issues = this.#life.issues({ waiting: this.#queue.waiting, maxWaiting });
@@ -283,8 +287,8 @@ export class RedisBroker implements Broker {
   }
 
   /**
-   * Ends all subscriptions and the connections. Waiting publications have a second to reach Redis,
-   * and are given up then. Idempotent.
+   * Ends all subscriptions and closes the connections. Waiting publications have a second to reach
+   * Redis, and are then dropped. Idempotent.
    */
   close(): Promise<void> {
     return this.#life.close(() => this.#close());
@@ -334,7 +338,7 @@ export class RedisBroker implements Broker {
     return new PublishQueue({
       ...this.#settings,
       sender,
-      // While the connection is away, its own error is reported already.
+      // While the connection is lost, its own error is reported.
       onTrouble: (error) => {
         const trouble = isReady() ? error : undefined;
         if (trouble === this.#trouble) return;
@@ -344,7 +348,7 @@ export class RedisBroker implements Broker {
     });
   }
 
-  /** Called when a connection opened, closed or failed, or Redis failed or took a command. */
+  /** Called when a connection opened, closed or failed, or Redis failed or accepted a command. */
   #update(error?: unknown): void {
     const life = this.#life;
     if (this.status.isEnded) return;
@@ -376,7 +380,8 @@ export class RedisBroker implements Broker {
   }
 
   #handOn(channel: Channel, message: Buffer): void {
-    // Redis confirms many channels together; publications of the first can come before the answer.
+    // Redis confirms many channels together, so publications on the first may arrive before the
+    // confirmation.
     if (!channel.isLive) channel.live();
     const { topic, isKept } = channel;
     const publications = isKept ? decodeKept(topic, message) : decodePlain(topic, message);
@@ -384,7 +389,7 @@ export class RedisBroker implements Broker {
     this.#life.received += publications.length;
     const goesOn = channel.note(publications);
     for (const publication of publications) channel.deliver(publication);
-    // Subscribers that read the history now learn that the epoch is over.
+    // Subscribers that now read the history discover that the epoch has ended.
     if (!goesOn) channel.interrupt();
   }
 

@@ -1,63 +1,63 @@
-/** Connections for the subscriptions of this node, apart from the connection for commands. */
+/** Connections for this node's subscriptions, separate from the connection for commands. */
 import type { Buffer } from "node:buffer";
 import type { Cluster, Redis } from "ioredis";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { endClient, isCluster, openSubscriber } from "./connections.ts";
 import { slotOf } from "./format.ts";
 
-/** Most channels of one command. */
+/** Maximum number of channels in one command. */
 const BATCH = 1_000;
 
-/** Wait before a refused command is sent again, in milliseconds. */
+/** Wait before a rejected command is sent again, in milliseconds. */
 const RETRY_MS = 1_000;
 
-/** A change of subscriptions; on a cluster, that in the shard of a channel. */
+/** A change of subscriptions; on a cluster, in the shard of a channel. */
 type Verb = "subscribe" | "unsubscribe";
 
 /** Events of a {@linkcode ChannelSubscriber}. */
 interface SubscriptionEvents {
-  /** A message came. */
+  /** A message arrived. */
   onMessage(channel: string, message: Buffer): void;
-  /** Publications on these channels come from now on. */
+  /** Publications on these channels arrive from now on. */
   onConfirmed(channels: readonly string[]): void;
   /** Publications on these channels may be missed from now on. */
   onLost(channels: readonly string[]): void;
-  /** The connection opened, closed, or refused a command. */
+  /** The connection opened, closed, or rejected a command. */
   onChange(error?: unknown): void;
 }
 
 /** Options for {@linkcode ChannelSubscriber}. */
 interface ChannelSubscriberOptions {
   readonly runtime: Runtime;
-  /** The connection; the subscriber ends it. */
+  /** The connection, which the subscriber closes. */
   readonly redis: Redis;
   readonly events: SubscriptionEvents;
-  /** Slot of a channel, on a cluster: channels of different slots cannot share a command. */
+  /** Slot of a channel on a cluster, where channels of different slots cannot share a command. */
   readonly slotOf?: (channel: string) => number;
 }
 
 /**
- * Subscribes to the wanted channels over one connection. One change is under way at a time, and
- * further changes join the next one, so that a storm of changes takes a few commands.
+ * Subscribes to the wanted channels over one connection. One change is in flight at a time, and
+ * further changes join the next one, so that a burst of changes needs only a few commands.
  */
 export class ChannelSubscriber implements SubscriberPool {
   readonly redis: Redis;
-  /** The answer to a refused command, such as `NOPERM`, until a command succeeds. */
+  /** The reply to a rejected command, such as `NOPERM`, until a command succeeds. */
   refusal: unknown;
   readonly #runtime: Runtime;
   readonly #events: SubscriptionEvents;
   readonly #slotOf: ((channel: string) => number) | undefined;
   readonly #wanted = new Set<string>();
   readonly #confirmed = new Set<string>();
-  /** Channels that were confirmed before the connection was lost, and are not confirmed again. */
+  /** Channels that were confirmed before the connection was lost, and not again since. */
   readonly #lost = new Set<string>();
   /**
-   * Channels with an unsubscribe under way: a new subscription ignores messages of the former one.
+   * Channels with an unsubscribe in flight; a new subscription ignores messages of the former one.
    */
   readonly #leaving = new Set<string>();
-  /** Channels that may be wanted and not confirmed, or the other way round. */
+  /** Channels that may be wanted and not confirmed, or vice versa. */
   readonly #changed = new Set<string>();
-  /** Waits for the answers to commands, with the verb; they end when the connection is lost. */
+  /** Waits for replies to commands, by verb; they end when the connection is lost. */
   readonly #underWay = new Map<PromiseWithResolvers<void>, Verb>();
   #isChanging = false;
   #isEnded = false;
@@ -83,7 +83,7 @@ export class ChannelSubscriber implements SubscriberPool {
       events.onChange();
     });
     redis.on("close", () => this.#lose());
-    // The client library cannot continue on a connection after an unexpected answer.
+    // The client library cannot continue on a connection after an unexpected reply.
     redis.on("error", (error: unknown) => {
       this.#isFresh = false;
       if (redis.status === "ready") redis.disconnect(true);
@@ -92,17 +92,17 @@ export class ChannelSubscriber implements SubscriberPool {
     redis.on("moved", () => this.#refuseAll());
   }
 
-  /** `true` if the connection is ready, and all earlier subscriptions are confirmed. */
+  /** True if the connection is ready, and all earlier subscriptions are confirmed. */
   get isUp(): boolean {
     return this.redis.status === "ready" && this.#lost.size === 0;
   }
 
-  /** `true` if the connection never was ready yet. */
+  /** True if the connection has never been ready. */
   get isFresh(): boolean {
     return this.#isFresh;
   }
 
-  /** `true` without wanted channels. */
+  /** True without wanted channels. */
   get isIdle(): boolean {
     return this.#wanted.size === 0;
   }
@@ -145,8 +145,8 @@ export class ChannelSubscriber implements SubscriberPool {
   }
 
   /**
-   * Ends the wait for all subscriptions under way: the client library never settles one that is
-   * answered with `MOVED`, and does not tell which. One that succeeds after all is repeated.
+   * Ends the wait for all in-flight subscriptions, because the client library never settles one
+   * that receives `MOVED`, and does not say which. One that succeeds anyway is repeated.
    */
   #refuseAll(): void {
     const error = new Error("Cannot subscribe: the slot of a channel moved to another master");
@@ -156,7 +156,7 @@ export class ChannelSubscriber implements SubscriberPool {
   #change(): void {
     if (this.#isChanging) return;
     this.#isChanging = true;
-    // Runs at the end of the turn, so that all changes of one turn go together.
+    // Runs at the end of the turn, so that all changes of one turn are sent together.
     queueMicrotask(async () => {
       while (!this.#isEnded && this.#changed.size > 0 && this.redis.status === "ready") {
         if (!await this.#changeSome()) break;
@@ -166,7 +166,7 @@ export class ChannelSubscriber implements SubscriberPool {
     });
   }
 
-  /** Sends the next changes; `false` if Redis refused a command. */
+  /** Sends the next changes; false if Redis rejected a command. */
   async #changeSome(): Promise<boolean> {
     const coming: string[] = [];
     const going: string[] = [];
@@ -215,13 +215,14 @@ export class ChannelSubscriber implements SubscriberPool {
       this.#confirmed.add(channel);
       this.#lost.delete(channel);
     }
-    // A channel that was left meanwhile is not ready for the next subscription, which may wait yet.
+    // A channel that was left meanwhile is not ready for the next subscription, which may still be
+    // waiting.
     const wanted = channels.filter((channel) => this.#wanted.has(channel));
     if (wanted.length > 0) this.#events.onConfirmed(wanted);
     return true;
   }
 
-  /** Sends a command; `false` if Redis refused it, `true` as well if the connection was lost. */
+  /** Sends a command; false if Redis rejected it, true also if the connection was lost. */
   async #send(verb: Verb, channels: string[]): Promise<boolean> {
     const { redis } = this;
     const answered = Promise.withResolvers<void>();
@@ -250,9 +251,9 @@ export class ChannelSubscriber implements SubscriberPool {
 
 /** Connections of a broker for subscriptions. */
 export interface SubscriberPool {
-  /** `true` if all earlier subscriptions are confirmed. */
+  /** True if all earlier subscriptions are confirmed. */
   readonly isUp: boolean;
-  /** The answer of Redis to a subscription that is refused. */
+  /** Redis's reply to a rejected subscription. */
   readonly refusal: unknown;
   /** The connections. */
   connections(): Redis[];
@@ -260,11 +261,11 @@ export interface SubscriberPool {
   want(channel: string): void;
   /** Leaves a channel. */
   unwant(channel: string): void;
-  /** Ends the connections. */
+  /** Closes the connections. */
   close(): Promise<void>;
 }
 
-/** Opens the connections for subscriptions, apart from the connection for commands. */
+/** Opens the connections for subscriptions, separate from the connection for commands. */
 export function openSubscriberPool(
   runtime: Runtime,
   client: Redis | Cluster,
@@ -275,12 +276,15 @@ export function openSubscriberPool(
     : new ChannelSubscriber({ runtime, redis: openSubscriber(runtime, client), events });
 }
 
-/** One connection for each master with channels, on a cluster: publications stay in their shard. */
+/**
+ * On a cluster, one connection for each master with channels, because publications stay in their
+ * shard.
+ */
 class ClusterPool implements SubscriberPool {
   readonly #runtime: Runtime;
   readonly #cluster: Cluster;
   readonly #events: SubscriptionEvents;
-  /** By the address of the node. */
+  /** By address of the node. */
   readonly #subscribers = new Map<string, ChannelSubscriber>();
   /** The slot and the subscriber of each wanted channel. */
   readonly #channels = new Map<
@@ -351,8 +355,8 @@ class ClusterPool implements SubscriberPool {
   }
 
   /**
-   * Asks for the map of slots while channels have no node. The client library drops a lost node, and
-   * asks for the map again only after an answer such as `MOVED` to a command.
+   * Requests the map of slots while some channels have no node. The client library drops a lost
+   * node, and requests the map again only after a reply such as `MOVED` to a command.
    */
   #searchSoon(): void {
     this.#search ??= this.#runtime.setTimeout(() => {
@@ -367,7 +371,7 @@ class ClusterPool implements SubscriberPool {
     if (!this.#isClosed && this.#cluster.status === "ready") this.#cluster.refreshSlotsCache();
   }
 
-  /** Follows the cluster's new map of slots. */
+  /** Applies the cluster's new map of slots. */
   #assignAll(): void {
     if (this.#isClosed) return;
     for (const [channel, place] of this.#channels) this.#assign(channel, place);

@@ -1,10 +1,10 @@
-/** Brokers on files of their own, for tests. */
+/** Brokers on separate files, for tests. */
 import { SqliteBroker } from "./mod.ts";
 
 /**
- * Makes brokers on files that end with a test.
+ * Creates brokers on files that are removed after a test.
  *
- * @param synchronous The level of the files.
+ * @param synchronous The durability of the files.
  * @returns A function that opens a broker on an empty file, and one that closes all and removes the
  * files.
  */

@@ -1,10 +1,10 @@
 /**
- * A program that appends until it is killed, for the tests of killed processes. Prints the number of
+ * A program that appends until it is killed, for tests of killed processes. Prints the number of
  * each acknowledged publication and record.
  */
 import { SqliteBroker } from "./mod.ts";
 
-/** Appends in one turn. */
+/** Number of appends in one turn. */
 const BATCH = 20;
 
 if (import.meta.main) await write(Deno.args[0]!, Deno.args[1] as "normal" | "full");
@@ -41,7 +41,10 @@ async function write(path: string, synchronous: "normal" | "full"): Promise<void
   }
 }
 
-/** Prints before going on, so that the reader knows of all acknowledged writes but the last ones. */
+/**
+ * Prints before continuing, so that the reader knows of all acknowledged writes except the last
+ * ones.
+ */
 function print(lines: readonly string[]): void {
   Deno.stdout.writeSync(new TextEncoder().encode(lines.map((line) => `${line}\n`).join("")));
 }

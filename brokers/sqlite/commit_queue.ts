@@ -1,4 +1,4 @@
-/** Operations that wait for a file, and go together as groups. */
+/** Operations that wait for a file, and are run in groups. */
 import { textOf } from "../../base/error_text.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
@@ -11,13 +11,15 @@ import {
 } from "../../pubsub/engine/queue.ts";
 import { type CallName, CALLS, type FileCalls, type Operation, type Outcome } from "./file.ts";
 
-/** Most operations of one group: a larger one would hold up the event loop for too long. */
+/**
+ * Maximum number of operations in a group; a larger one would block the event loop for too long.
+ */
 const GROUP = 512;
 
-/** Most bytes of one group, unless one operation alone has more. */
+/** Maximum size of a group in bytes, unless a single operation is larger. */
 const GROUP_BYTES = 1_048_576;
 
-/** The thread that has the file: this one, or a worker. */
+/** The thread with the file: this one, or a worker. */
 export interface FileThread {
   /** Epoch of all histories. */
   readonly epoch: string;
@@ -33,7 +35,6 @@ type Arguments<N extends CallName> = Parameters<FileCalls[N]>;
 /** Result of an operation. */
 type Result<N extends CallName> = ReturnType<FileCalls[N]>;
 
-/** One operation on its way. */
 interface Waiting extends Outgoing {
   readonly operation: Operation;
   readonly done: (value: unknown) => void;
@@ -44,7 +45,7 @@ interface Waiting extends Outgoing {
 export interface CallOptions {
   /** Bytes of the payloads. */
   readonly bytes?: number | undefined;
-  /** The operation in words, for the error; by default that of the table. */
+  /** Description of the operation, for errors; by default the one in the table. */
   readonly verb?: string | undefined;
 }
 
@@ -58,9 +59,9 @@ interface CommitQueueOptions extends WaitingLimits {
 
 /**
  * Gathers operations until the end of the turn, and while a group is in flight. Each group is one
- * transaction, so that one sync to the disk serves all operations of the group.
+ * transaction, so that one sync to disk serves all its operations.
  *
- * - **Order:** operations take effect, and `done` is called, in the order of the calls; reads come
+ * - **Order:** operations take effect, and `done` is called, in the order of the calls; reads run
  *   after the writes of their group.
  * - **Bounds:** further operations are rejected while too many wait.
  */
@@ -100,8 +101,8 @@ export class CommitQueue {
   }
 
   /**
-   * Starts an operation, whose outcome calls back at once after the commit: before the operations
-   * after this one call back.
+   * Starts an operation whose outcome calls back immediately after the commit, before later
+   * operations do.
    */
   start<N extends CallName>(
     operation: readonly [name: N, ...args: Arguments<N>],
@@ -121,7 +122,7 @@ export class CommitQueue {
     });
   }
 
-  /** Notes a fact in the memory of the file's thread, which always has room. */
+  /** Records a fact in the memory of the file's thread, which always has room. */
   note<N extends "follow" | "unfollow">(...operation: readonly [name: N, ...Arguments<N>]): void {
     const quiet = { done: () => {}, failed: () => {} };
     this.#push({ operation, bytes: undefined, due: 0, isOver: false, ...quiet });

@@ -1,48 +1,55 @@
-/** A copy of a database that is in use, made step by step. */
+/** A copy of a database in use, made step by step. */
 import type { SQLInputValue } from "node:sqlite";
 import { type Connect, createTables, type Database, setMeta, type Statement } from "./database.ts";
 import type { ChangingTable, Transaction } from "./transaction.ts";
 
-/** Most rows of one step: more than one group of operations adds, so that a copy comes to its end. */
+/**
+ * Maximum number of rows in one step: more than one group of operations adds, so that a copy
+ * eventually completes.
+ */
 const STEP_ROWS = 640;
 
-/** Most bytes of payloads in one step, unless one row alone has more; more than one group adds. */
+/**
+ * Maximum number of payload bytes in one step, unless a single row is larger; more than one group
+ * adds.
+ */
 const STEP_BYTES = 2_097_152;
 
-/** Most topics or logs of one step. */
+/** Maximum number of topics or logs in one step. */
 const STEP_OWNERS = 256;
 
-/** Tables that only grow, by ids, and lose their oldest rows. */
+/** Tables that grow by id, and lose only their oldest rows. */
 const GROWING = ["publications", "log_records"] as const;
 
-/** Tables of rows that change: their owners by id, and the ids of owners that are gone. */
+/** Tables with rows that change: their owners by id, and the ids of deleted owners. */
 const CHANGING = { topics: "gone_topics", logs: "gone_logs" } as const;
 
 /**
- * A copy of a database whose only connection goes on writing between the steps. The `backup()` of
- * `node:sqlite` copies the whole file in one step in Deno, and would hold up the event loop for seconds.
+ * A copy of a database whose only connection continues to write between the steps. In Deno, the
+ * `backup()` of `node:sqlite` copies the whole file in one step, and would block the event loop for
+ * seconds.
  *
- * - **Publications and records** never change, and ids are never used twice: so the steps copy the
- *   rows by id, and the last step copies those that were written meanwhile.
- * - **Topics and logs** are copied after their rows, and once more in the last step if they changed
- *   since the beginning.
- * - **Claims, numbers and producers of histories** are left out: most end within minutes, and
+ * - **Publications and records** never change, and ids are never reused: the steps copy the rows by
+ *   id, and the last step copies those that were written meanwhile.
+ * - **Topics and logs** are copied after their rows, and again in the last step if they changed
+ *   since the start.
+ * - **Claims, numbers and producers of histories** are left out: most expire within minutes, and
  *   would be wrong in a copy.
  *
- * The copy counts as one that may have lost writes: its first opening begins a new epoch.
+ * The copy counts as one that may have lost writes, so its first opening starts a new epoch.
  */
 export class FileCopy {
   readonly #source: Database;
   readonly #target: Database;
   readonly #begin: Statement;
   readonly #commit: Statement;
-  /** Statements by their text, a few for each table. */
+  /** Statements by text, a few for each table. */
   readonly #statements = new Map<string, Statement>();
   /** Newest copied id of each table. */
   readonly #copied = new Map<string, number>();
-  /** Newest id of the topics and logs at the beginning: later ones count as changed. */
+  /** Newest id of the topics and logs at the start; later ones count as changed. */
   readonly #first: Readonly<Record<ChangingTable, number>>;
-  /** Topics and logs that changed since the beginning; bounded by those in use meanwhile. */
+  /** Topics and logs that changed since the start; bounded by those in use meanwhile. */
   readonly #changed: Readonly<Record<ChangingTable, Set<number>>> = {
     topics: new Set(),
     logs: new Set(),
@@ -58,7 +65,7 @@ export class FileCopy {
   constructor(source: Database, path: string, connect: Connect) {
     this.#source = source;
     this.#target = connect(path);
-    // The copy is synced as a whole, by the caller.
+    // The caller syncs the copy as a whole.
     this.#target.exec("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF");
     createTables(this.#target);
     const newest = (table: ChangingTable) =>
@@ -68,7 +75,7 @@ export class FileCopy {
     this.#commit = this.#target.prepare("COMMIT");
   }
 
-  /** Notes the topics and logs that a transaction changed. */
+  /** Records the topics and logs that a transaction changed. */
   note({ changed }: Transaction): void {
     for (const id of changed.topics) this.#changed.topics.add(id);
     for (const id of changed.logs) this.#changed.logs.add(id);
@@ -83,7 +90,7 @@ export class FileCopy {
     return isMore;
   }
 
-  /** Copies the rest, if `isComplete`, and closes the copy. */
+  /** Copies the rest if `isComplete`, and closes the copy. */
   end(isComplete: boolean): void {
     try {
       if (isComplete) this.#finish();
@@ -128,7 +135,7 @@ export class FileCopy {
     const isThere = this.#copyRows(table, `SELECT * FROM ${table} WHERE id = ?`, id) > 0;
     if (table === "logs") {
       this.#copyRows("log_producers", "SELECT * FROM log_producers WHERE log = ?", id);
-      // Forks go too, unlike producers.
+      // Forks are copied, unlike producers.
       this.#statement(this.#target, "DELETE FROM log_forks WHERE log = ?").run(id);
       this.#copyRows("log_forks", "SELECT * FROM log_forks WHERE log = ?", id);
     }
@@ -154,7 +161,7 @@ export class FileCopy {
     return sizes.length === STEP_ROWS || bytes > STEP_BYTES;
   }
 
-  /** Copies rows, in place of rows with the same keys; returns their number. */
+  /** Copies rows, replacing rows with the same keys; returns their number. */
   #copyRows(table: string, select: string, ...values: readonly number[]): number {
     const rows = this.#statement(this.#source, select).all(...values);
     for (const row of rows) {

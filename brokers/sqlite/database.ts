@@ -1,16 +1,21 @@
-/** The database of a `SqliteBroker`: opening, schema, and the record of how the file was left. */
+/**
+ * The database of a `SqliteBroker`: opening it, its schema, and the record of how the file was
+ * closed.
+ */
 import { DatabaseSync, type StatementSync } from "node:sqlite";
 import { BrokerError } from "../../errors.ts";
 
-/** Mark of the files of this broker, in their header: "SKEI". */
+/** Marks this broker's files in their header: "SKEI". */
 const APPLICATION_ID = 0x534b4549;
 
-/** Version of the schema, which grows with each change of the tables; other files are refused. */
+/**
+ * Version of the schema, incremented with each change of the tables; other versions are rejected.
+ */
 const SCHEMA_VERSION = 2;
 
 /**
- * The tables. Names of topics, keys and logs are texts, payloads always bytes: a text in SQLite ends
- * at its first zero. Ids are never used twice, so that a backup finds new rows by their ids.
+ * The tables. Names of topics, keys and logs are texts; payloads are always bytes, because a text
+ * in SQLite ends at its first zero. Ids are never reused, so that a backup finds new rows by id.
  */
 const SCHEMA = `
 CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
@@ -110,21 +115,19 @@ CREATE TABLE gone_topics (id INTEGER PRIMARY KEY) STRICT;
 CREATE TABLE gone_logs (id INTEGER PRIMARY KEY) STRICT;
 `;
 
-/** Longest difference between two readings of the same start of the machine, in milliseconds. */
+/** Maximum difference between two readings of the same machine start, in milliseconds. */
 const BOOT_TOLERANCE_MS = 5_000;
 
 /** A compiled statement. */
 export type Statement = Pick<StatementSync, "run" | "get" | "all">;
 
-/** A connection to a database: one of `node:sqlite`, or one on the disk of a simulation. */
+/** A connection to a database: of `node:sqlite`, or to the disk of a simulation. */
 export type Database =
   & Pick<DatabaseSync, "exec" | "close" | "isOpen" | "isTransaction">
   & { prepare(sql: string): Statement };
 
-/** Statements by the names of their texts. */
 export type Statements<T> = Readonly<Record<keyof T, Statement>>;
 
-/** Compiles statements. */
 export function prepareAll<T extends Readonly<Record<string, string>>>(
   db: Database,
   texts: T,
@@ -133,7 +136,7 @@ export function prepareAll<T extends Readonly<Record<string, string>>>(
   return Object.fromEntries(prepared) as Statements<T>;
 }
 
-/** Opens or creates a database, and does not wait for one that another process uses. */
+/** Opens or creates a database, without waiting for one that another process uses. */
 export type Connect = (path: string) => Database;
 
 /** Opens a database of this machine. */
@@ -144,11 +147,11 @@ export interface DatabaseOptions {
   readonly path: string;
   readonly synchronous: "normal" | "full";
   readonly maxBytes: number;
-  /** A random UUID, of which the names of a new epoch and of new identities are made. */
+  /** A random UUID, from which the names of a new epoch and of new identities are derived. */
   readonly uuid: string;
-  /** Time at which the machine started, if known, in milliseconds since the Unix epoch. */
+  /** Time at which the machine started, in milliseconds since the Unix epoch, if known. */
   readonly bootedAt: number | undefined;
-  /** Time since then, if known. */
+  /** Time since then, in milliseconds, if known. */
   readonly uptimeMs?: number | undefined;
 }
 
@@ -160,17 +163,17 @@ export interface OpenDatabase {
 }
 
 /**
- * Opens or creates the file, which no other process can open then.
+ * Opens or creates the file, which then no other process can open.
  *
- * The epoch is that of the file, unless writes may be lost: after a loss of power under `normal`,
- * and in a copy. A process that was killed leaves all its writes with the operating system, so the
- * epoch stays if the machine has not started anew since. Without knowledge of that, and in the first
- * seconds of a machine, the epoch changes.
+ * The epoch comes from the file, unless writes may have been lost: after a power failure under
+ * `normal`, and in a copy. A killed process leaves all its writes with the operating system, so the
+ * epoch stays if the machine was not restarted since. If that is unknown, and in the first seconds
+ * after a machine's start, the epoch changes.
  *
  * @param options See {@linkcode DatabaseOptions}.
- * @param hooks How to connect; and a callback for a file that is not new, in the transaction of the
- *   opening, which is told if writes may be lost.
- * @throws {BrokerError} If the file is in use, damaged, of another program or of another version.
+ * @param hooks How to connect; and a callback for an existing file, within the transaction of the
+ *   opening, whose argument says if writes may have been lost.
+ * @throws {BrokerError} If the file is in use, damaged, or belongs to another program or version.
  */
 export function openDatabase(
   options: DatabaseOptions,
@@ -196,7 +199,7 @@ function prepareDatabase(
   { path, synchronous, maxBytes, uuid, bootedAt, uptimeMs = Infinity }: DatabaseOptions,
   onOpen: (db: Database, mayHaveLost: boolean) => void,
 ): OpenDatabase {
-  // The mode comes before the first access, so that no other process can share the file.
+  // The mode is set before the first access, so that no other process can share the file.
   db.exec("PRAGMA locking_mode = EXCLUSIVE; PRAGMA trusted_schema = OFF");
   const isNew = checkHeader(db, path);
   if (pragma(db, "journal_mode = WAL") !== "wal") {
@@ -212,19 +215,19 @@ function prepareDatabase(
     BEGIN IMMEDIATE;
   `);
   if (isNew) createTables(db);
-  // A machine that has just started may have started twice within the tolerance.
+  // A machine that has just started may have been started twice within the tolerance.
   const knownBoot = uptimeMs < BOOT_TOLERANCE_MS ? undefined : bootedAt;
   const mayHaveLost = !isNew && mayHaveLostWrites(metaOf(db, "state"), knownBoot);
   if (isNew || mayHaveLost) setMeta(db, "epoch", uuid.slice(0, 8));
   if (!isNew) onOpen(db, mayHaveLost);
   setMeta(db, "state", synchronous === "full" ? "full" : `normal ${bootedAt ?? "unknown"}`);
-  // The state has to be on the disk before any write that may be lost.
+  // The state must be on disk before any write that may be lost.
   db.exec("COMMIT");
   if (synchronous === "normal") db.exec("PRAGMA synchronous = NORMAL");
   return { db, epoch: String(metaOf(db, "epoch")) };
 }
 
-/** Checks that the file is one of this broker; returns true for an empty one. */
+/** Checks that the file belongs to this broker; returns true for an empty one. */
 function checkHeader(db: Database, path: string): boolean {
   const application = pragma(db, "application_id");
   const { tables } = db.prepare("SELECT count(*) AS tables FROM sqlite_schema").get()!;
@@ -240,7 +243,7 @@ function checkHeader(db: Database, path: string): boolean {
   );
 }
 
-/** Tells whether acknowledged writes may be lost, from the state in which the file was left. */
+/** True if acknowledged writes may have been lost, judging by how the file was closed. */
 function mayHaveLostWrites(state: unknown, bootedAt: number | undefined): boolean {
   if (state === "closed" || state === "full") return false;
   const [level, writtenBoot] = String(state).split(" ");
@@ -248,7 +251,7 @@ function mayHaveLostWrites(state: unknown, bootedAt: number | undefined): boolea
   return !(Math.abs(Number(writtenBoot) - bootedAt) <= BOOT_TOLERANCE_MS);
 }
 
-/** Closes the database; all writes are in the file itself then, and on the disk. */
+/** Closes the database, after which all writes are in the file itself, and on disk. */
 export function closeDatabase(db: Database): void {
   try {
     db.exec("PRAGMA synchronous = FULL");
@@ -264,23 +267,23 @@ export function pragma(db: Database, text: string): unknown {
   return Object.values(db.prepare(`PRAGMA ${text}`).get() ?? {})[0];
 }
 
-/** Reads a fact about the whole file. */
+/** Reads a property of the whole file. */
 export function metaOf(db: Database, name: string): unknown {
   return db.prepare("SELECT value FROM meta WHERE name = ?").get(name)?.value;
 }
 
-/** Writes a fact about the whole file. */
+/** Writes a property of the whole file. */
 export function setMeta(db: Database, name: string, value: string | number): void {
   db.prepare("INSERT OR REPLACE INTO meta VALUES (?, ?)").run(name, value);
 }
 
-/** Makes the tables in an empty database. */
+/** Creates the tables in an empty database. */
 export function createTables(db: Database): void {
   db.exec(SCHEMA);
   db.exec(`PRAGMA application_id = ${APPLICATION_ID}; PRAGMA user_version = ${SCHEMA_VERSION}`);
 }
 
-/** Result codes of SQLite, of which the texts would not help. */
+/** Result codes of SQLite whose own texts would not help. */
 const REASONS: Readonly<Record<number, string>> = {
   5: "another process or broker has the file open",
   8: "the file cannot be written",
@@ -292,6 +295,6 @@ const REASONS: Readonly<Record<number, string>> = {
 /** Describes an error of SQLite. */
 export function reasonOf(error: unknown): string {
   const { errcode, message } = error as { readonly errcode?: number; readonly message?: string };
-  // The upper bytes of an extended code tell details of the lowest one.
+  // The upper bytes of an extended code add details to the lowest one.
   return REASONS[(errcode ?? 0) & 0xff] ?? message ?? String(error);
 }

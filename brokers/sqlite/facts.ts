@@ -16,7 +16,7 @@ const SQL = {
   fill: "INSERT OR REPLACE INTO buckets VALUES (?, ?, ?, ?)",
 };
 
-/** The facts of a `SqliteBroker`'s store. Every fact ends by itself. */
+/** The state of a `SqliteBroker`'s store. Every entry expires. */
 export class Facts {
   readonly #sql: Statements<typeof SQL>;
 
@@ -24,7 +24,7 @@ export class Facts {
     this.#sql = prepareAll(db, SQL);
   }
 
-  /** Notes a number; returns true if above the previous one. */
+  /** Records a number; returns true if it is above the previous one. */
   advance(key: string, number: number, windowMs: number, now: number): boolean {
     return Number(this.#sql.advance.run(key, number, after(now, windowMs), now).changes) > 0;
   }
@@ -34,7 +34,7 @@ export class Facts {
     return Number(this.#sql.newest.get(key, now)?.number ?? -1);
   }
 
-  /** Claims a place, or renews the claim; false if the scope is full. */
+  /** Claims a slot, or renews the claim; false if the scope is full. */
   claim(
     scope: string,
     member: string,
@@ -49,7 +49,7 @@ export class Facts {
     return true;
   }
 
-  /** Gives up a claim. */
+  /** Releases a claim. */
   release(scope: string, member: string): void {
     this.#sql.release.run(scope, member);
   }
@@ -59,7 +59,7 @@ export class Facts {
     return this.#sql.claims.all(scope, now).map(({ member }) => String(member));
   }
 
-  /** Takes tokens from a bucket, which begins full. */
+  /** Takes tokens from a bucket, which starts full. */
   take(key: string, amount: number, { perSecond, burst }: TokenRate, now: number): TakenTokens {
     const { tokens, at } = this.#sql.bucket.get(key) ?? { tokens: burst, at: now };
     const passedMs = Math.max(0, now - Number(at));

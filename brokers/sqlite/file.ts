@@ -1,4 +1,4 @@
-/** The file of a `SqliteBroker`: groups of operations, of which each is one transaction. */
+/** The file of a `SqliteBroker`, and groups of operations, each of which is one transaction. */
 import { BrokerError } from "../../errors.ts";
 import { LogShares } from "../../pubsub/logs/log_shares.ts";
 import { FileCopy } from "./copy.ts";
@@ -23,7 +23,7 @@ export interface SqliteFileOptions extends DatabaseOptions {
   readonly maxTopics: number;
 }
 
-/** Operations of the parts, which {@linkcode SqliteFile.run} runs by name. */
+/** Operations of the file's parts, which {@linkcode SqliteFile.run} runs by name. */
 export type FileCalls =
   & Pick<Histories, "append" | "read" | "follow" | "unfollow">
   & Pick<Facts, "advance" | "newest" | "claim" | "release" | "claims" | "take">
@@ -33,28 +33,26 @@ export type FileCalls =
   >
   & Pick<SqliteFile, "sweep" | "beginCopy" | "continueCopy" | "endCopy">;
 
-/** Name of an operation. */
 export type CallName = keyof FileCalls;
 
 /** One operation, with the arguments of its method. */
 export type Operation = readonly [name: CallName, ...args: readonly unknown[]];
 
-/** The result of an operation, or the reason for which it had no effect. */
+/** The result of an operation, or the reason why it had no effect. */
 export type Outcome =
   | readonly [kind: "done", value: unknown]
   | readonly [kind: "failed", reason: string];
 
 /** One row of the table of operations. */
 interface Call {
-  /** The part of the file that has the method of this name. */
+  /** The part of the file with the method of this name. */
   readonly part: "histories" | "facts" | "logs" | "file";
-  /** `note` tells of a listener, which the publications of the same group reach already. */
+  /** `note` records a listener, which the same group's publications already reach. */
   readonly effect: "write" | "read" | "note";
-  /** The operation in words, for errors. */
+  /** Description of the operation, for errors. */
   readonly verb: string;
 }
 
-/** All operations. */
 export const CALLS: Readonly<Record<CallName, Call>> = {
   append: { part: "histories", effect: "write", verb: "append" },
   read: { part: "histories", effect: "read", verb: "read history" },
@@ -77,7 +75,7 @@ export const CALLS: Readonly<Record<CallName, Call>> = {
   endCopy: { part: "file", effect: "read", verb: "back up" },
 };
 
-/** Statements that delete a bounded number of rows without use. */
+/** Statements that delete a bounded number of unused rows. */
 const SWEEPS: readonly string[] = [
   "DELETE FROM producers WHERE (topic, producer) IN (SELECT topic, producer FROM producers WHERE until <= :now LIMIT :limit)",
   "DELETE FROM numbers WHERE key IN (SELECT key FROM numbers WHERE until <= :now LIMIT :limit)",
@@ -85,26 +83,28 @@ const SWEEPS: readonly string[] = [
   "DELETE FROM buckets WHERE key IN (SELECT key FROM buckets WHERE until <= :now LIMIT :limit)",
 ];
 
-/** Tables of rows whose topic or log is gone: the owners, the rows, and the column of the owner. */
+/**
+ * Tables of rows whose topic or log was deleted: the owners, the rows, and the column of the owner.
+ */
 const GONE = [
   ["gone_topics", "publications", "topic"],
   ["gone_logs", "log_records", "log"],
 ] as const;
 
-/** Used part of the file up to which no history gives way. */
+/** Used fraction of the file up to which no histories are forgotten. */
 const ROOMY_PART = 7 / 8;
 
-/** Size of the file, and the rest of the work. */
+/** Size of the file, and the remaining work. */
 export interface Swept {
-  /** True if more rows wait for their deletion. */
+  /** True if more rows wait to be deleted. */
   readonly isMore: boolean;
-  /** Bytes in use, of `maxBytes`. */
+  /** Bytes in use, out of `maxBytes`. */
   readonly usedBytes: number;
-  /** Topics with publications that were forgotten since the opening. */
+  /** Topics with publications that were forgotten since the file was opened. */
   readonly forgotten: number;
 }
 
-/** An open file. All methods are synchronous, and bounded in the number of rows. */
+/** An open file. All methods are synchronous, with a bounded number of rows. */
 export class SqliteFile {
   /** Epoch of all histories. */
   readonly epoch: string;
@@ -129,7 +129,7 @@ export class SqliteFile {
    * Opens or creates the file.
    *
    * @param options See {@linkcode SqliteFileOptions}.
-   * @param connect Opens a database; by default one of this machine.
+   * @param connect Opens a database; by default one on this machine.
    * @throws {BrokerError} If the file cannot be opened.
    */
   constructor(options: SqliteFileOptions, connect: Connect = connectNative) {
@@ -162,10 +162,10 @@ export class SqliteFile {
   }
 
   /**
-   * Runs a group of operations. Facts about listeners come first, as the publications of the group
-   * reach these listeners. Those that write are one transaction, which comes next; if the transaction
-   * fails, each of them is a transaction of its own, so that one does not fail because of another.
-   * Nothing is in force before its commit.
+   * Runs a group of operations. Records of listeners come first, because the group's publications
+   * reach these listeners. Writes follow as one transaction; if it fails, each of them becomes a
+   * separate transaction, so that one does not fail because of another. Nothing is in force before
+   * its commit.
    *
    * @param operations The operations.
    * @param now Time in milliseconds since the Unix epoch.
@@ -188,7 +188,7 @@ export class SqliteFile {
     return outcomes;
   }
 
-  /** Deletes a bounded number of rows without use. */
+  /** Deletes a bounded number of unused rows. */
   sweep(now: number): Swept {
     const { histories } = this.#parts;
     let isMore = histories.sweep(now);
@@ -200,17 +200,17 @@ export class SqliteFile {
     return { isMore, usedBytes: this.#usedBytes, forgotten: histories.forgotten };
   }
 
-  /** Begins a copy of the file. */
+  /** Starts a copy of the file. */
   beginCopy(path: string): void {
     this.#copy = new FileCopy(this.#db, path, this.#connect);
   }
 
-  /** Copies a bounded number of rows; returns true while rows are left. */
+  /** Copies a bounded number of rows; returns true if rows are left. */
   continueCopy(): boolean {
     return this.#copy!.continue();
   }
 
-  /** Ends the copy, which is complete then, or is given up. */
+  /** Ends the copy, which is then complete or discarded. */
   endCopy(isComplete: boolean): void {
     const copy = this.#copy;
     this.#copy = undefined;
@@ -242,16 +242,17 @@ export class SqliteFile {
       this.#transaction.committed();
       return true;
     } catch (error) {
-      // The memory forgets first: a failing disk may also fail the rollback, and any read after that.
+      // Memory is rolled back first, because a failing disk may also fail the rollback, and any
+      // later read.
       this.#transaction.rolledBack();
-      // Some errors end the transaction already.
+      // Some errors have already ended the transaction.
       if (this.#db.isTransaction) this.#db.exec("ROLLBACK");
       for (const i of indices) outcomes[i] = ["failed", reasonOf(error)];
       return false;
     }
   }
 
-  /** Runs an operation that changes nothing in the file. */
+  /** Runs an operation that does not change the file. */
   #answer(operation: Operation): Outcome {
     try {
       return ["done", this.#call(operation)];
@@ -275,9 +276,9 @@ export class SqliteFile {
   }
 
   /**
-   * Deletes what is gone from a file that is nearly full, then histories of clients that take much of
-   * it: at most {@linkcode MAX_DELETED} rows after those of one topic, for more would hold up all
-   * others.
+   * Deletes unused rows from a nearly full file, then histories of clients that use a large part of
+   * it: at most {@linkcode MAX_DELETED} rows after those of one topic, since more would block all
+   * other operations.
    */
   #makeRoom(): void {
     const { histories } = this.#parts;
@@ -290,7 +291,7 @@ export class SqliteFile {
     }
   }
 
-  /** Deletes rows of an owner that is gone; returns their number, `undefined` without an owner. */
+  /** Deletes rows of a deleted owner; returns their number, `undefined` without such an owner. */
   #deleteGone([owners, rows, column]: typeof GONE[number]): number | undefined {
     const first = this.#db.prepare(`SELECT id FROM ${owners} LIMIT 1`).get();
     if (first === undefined) return undefined;
@@ -306,10 +307,10 @@ export class SqliteFile {
   }
 }
 
-/** Number of different identities of logs. */
+/** Number of distinct log identities. */
 const IDENTITIES = 36 ** 8;
 
-/** Continues the logs of the process before; with a UUID, each open one gets a new identity. */
+/** Continues the previous process's logs; with a UUID, each open one gets a new identity. */
 function continueLogs(db: Database, uuid: string | undefined): void {
   const logs = new Logs(db, new Transaction());
   if (uuid !== undefined) {

@@ -1,4 +1,4 @@
-/** The program of the worker that has a file. Importing this module elsewhere does nothing. */
+/** The program of the worker that owns a file. Importing this module elsewhere has no effect. */
 import { parentPort, workerData } from "node:worker_threads";
 import { textOf } from "../../base/error_text.ts";
 import { type Outcome, SqliteFile, type SqliteFileOptions } from "./file.ts";

@@ -12,38 +12,40 @@ import { Holders, Makers } from "../../pubsub/history/makers.ts";
 import { type Database, metaOf, prepareAll, setMeta, type Statements } from "./database.ts";
 import type { Transaction } from "./transaction.ts";
 
-/** Time for which the number of a producer is remembered, in milliseconds. */
+/** Time for which a producer's number is remembered, in milliseconds. */
 const REPETITION_MS = 180_000;
 
-/** Publications that one statement looks at for the bounds of a history. */
+/** Number of publications that one statement scans for the bounds of a history. */
 const SCAN = 64;
 
-/** Most publications that one operation deletes: more would hold up all other operations. */
+/**
+ * Maximum number of publications that one operation deletes, since more would block all other
+ * operations.
+ */
 export const MAX_DELETED = 1_000;
 
-/** Most topics of which one sweep drops expired publications. */
+/** Maximum number of topics from which one sweep drops expired publications. */
 const MAX_SWEPT_TOPICS = 100;
 
-/** A publication, with the tag of its position. */
+/** A publication with the tag of its position. */
 export interface TaggedPublication extends Omit<Publication, "position"> {
   readonly bytes: number;
   readonly tag: string;
 }
 
-/** Offsets of a publication that was kept. */
 export interface KeptOffsets {
   readonly offset: number;
   readonly prev: number;
 }
 
-/** Oldest kept publication of a topic, and the bytes from there on. */
+/** Oldest kept publication of a topic, and the bytes starting there. */
 interface Start {
   oldest: number;
   oldest_at: number;
   bytes: number;
 }
 
-/** One row of the topics. */
+/** A row of the topics. */
 interface Topic extends Start {
   readonly id: number;
   readonly topic: string;
@@ -54,7 +56,6 @@ interface Topic extends Start {
   bounds?: HistoryBounds;
 }
 
-/** Offset, time and size of a publication. */
 interface Scanned {
   readonly offset: number;
   readonly at: number;
@@ -86,7 +87,7 @@ const SQL = {
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
-/** Returns the bytes of a text or of bytes, as the file keeps both. */
+/** Returns the bytes that the file keeps for a text or bytes. */
 export function encodeBlob(content: string | Uint8Array): Uint8Array {
   return typeof content === "string" ? encoder.encode(content) : content;
 }
@@ -97,32 +98,32 @@ export function decodeBlob(isText: unknown, blob: unknown): string | Uint8Array 
 }
 
 /**
- * The histories in a file; both the publications of a topic and the topics are bounded.
+ * The histories in a file; both the publications per topic and the topics are bounded.
  *
- * - **Reading creates no topic:** a topic without a row begins at the highest offset of any
- *   forgotten topic. So one epoch holds for all topics, and no pair of epoch and offset ever stands
- *   for two publications.
+ * - **Reading creates no topic:** a topic without a row starts at the highest offset of any
+ *   forgotten topic. So all topics share one epoch, and no pair of epoch and offset ever identifies
+ *   two publications.
  * - **Listeners:** forgetting a topic does not disturb listeners. The offsets of a topic with
  *   listeners continue after the last one.
- * - **Bounds:** a read sees the bounds exactly. Rows beyond the bounds are deleted by later appends,
- *   and by sweeps.
+ * - **Bounds:** a read applies the bounds exactly. Rows beyond the bounds are deleted by later
+ *   appends, and by sweeps.
  */
 export class Histories {
   readonly #db: Database;
   readonly #sql: Statements<typeof SQL>;
   readonly #epoch: string;
   readonly #maxTopics: number;
-  /** Rows used by the transaction under way, by topic. */
+  /** Rows used by the current transaction, by topic. */
   readonly #open = new Map<string, Topic>();
-  /** Topic with listeners to the offset at which a new history continues. */
+  /** Maps each topic with listeners to the offset at which a new history continues. */
   readonly #followed = new Map<string, number>();
   /** The highest offset of any forgotten topic. */
   #floor: number;
   #count: number;
   #used: number;
-  /** Makers of the topics of this process; others are forgotten by their last use. */
+  /** Makers of the topics created by this process; other topics are forgotten by their last use. */
   readonly #makers: Makers;
-  /** Bytes of the same topics by their makers. */
+  /** Bytes of the same topics, by maker. */
   readonly #holders = new Holders();
   readonly #transaction: Transaction;
   #forgotten = 0;
@@ -147,17 +148,17 @@ export class Histories {
     this.#floor = Number(metaOf(db, "floor") ?? 0);
   }
 
-  /** Number of topics with publications that were forgotten because of too many topics. */
+  /** Number of forgotten topics that had publications, because of too many topics. */
   get forgotten(): number {
     return this.#forgotten;
   }
 
-  /** Notes that a topic got the first listener. */
+  /** Records that a topic has its first listener. */
   follow(topic: string): void {
     this.#followed.set(topic, this.#row(topic)?.head ?? this.#floor);
   }
 
-  /** Notes that the last listener of a topic left. */
+  /** Records that a topic's last listener has left. */
   unfollow(topic: string): void {
     this.#followed.delete(topic);
   }
@@ -178,7 +179,7 @@ export class Histories {
     if (key !== undefined && !this.#isNew(topic, key, now)) return undefined;
     const { payload, bytes, tag, except = null } = publication;
     if (topic.bounds === undefined) {
-      // Room first: a full file takes publications in place of old ones.
+      // Makes room first: a full file accepts publications in place of old ones.
       const room = {
         size: bounds.size - 1,
         bytes: bounds.bytes - countedBytes(bytes, 1),
@@ -240,7 +241,7 @@ export class Histories {
     return { epoch, head, publications, anchor };
   }
 
-  /** Deletes expired publications and forgotten producers; returns true if more are left. */
+  /** Deletes expired publications and expired producers; returns true if more are left. */
   sweep(now: number): boolean {
     const topics = this.#sql.expired.all(now, MAX_SWEPT_TOPICS);
     for (const { topic: name } of topics) {
@@ -267,11 +268,12 @@ export class Histories {
   }
 
   /**
-   * Forgets the quietest history of the client whose histories take most of a file that is nearly full;
-   * the rows are deleted later.
+   * Forgets the quietest history of the client whose histories use most of a nearly full file; the
+   * rows are deleted later.
    *
    * @param usedBytes Bytes of the file that are in use.
-   * @returns False if no client has an eighth of them: histories of applications never give way.
+   * @returns False if no client holds an eighth of them: an application's histories are never
+   * forgotten.
    */
   giveWay(usedBytes: number): boolean {
     for (let held = this.#holders.first(usedBytes); held !== undefined;) {
@@ -280,7 +282,7 @@ export class Histories {
         this.#forgetTopic(row);
         return true;
       }
-      this.#holders.forget(held); // Its transaction had no effect.
+      this.#holders.forget(held); // Its transaction was rolled back.
       held = this.#holders.first(usedBytes);
     }
     return false;
@@ -294,7 +296,7 @@ export class Histories {
     return this.#open.get(topic) ?? this.#sql.find.get(topic) as Topic | undefined;
   }
 
-  /** Returns the row of a topic for a change, which `finish` writes. */
+  /** Returns a topic's row for a change, which `finish` writes. */
   #touch(topic: string): Topic {
     let row = this.#row(topic);
     if (row === undefined) {
@@ -325,7 +327,7 @@ export class Histories {
       countedBytes(bytes, topic.head - oldest + 1) <= bounds.bytes;
     while (oldest <= topic.head && !fits(oldest_at)) {
       const rows = this.#scanFrom(topic.id, oldest, SCAN);
-      // Without rows, the file was changed by hand.
+      // Rows are missing only if another program edited the file.
       if (rows.length === 0) return { oldest: topic.head + 1, bytes: 0, oldest_at };
       for (const scanned of rows) {
         oldest_at = scanned.at;
@@ -358,7 +360,7 @@ export class Histories {
     for (let made = this.#makers.first(now); made !== undefined; made = this.#makers.first(now)) {
       const row = this.#sql.find.get(made) as unknown as Topic | undefined;
       if (row !== undefined) return row;
-      this.#makers.forget(made); // Its transaction had no effect.
+      this.#makers.forget(made); // Its transaction was rolled back.
     }
     return quietest;
   }

@@ -30,10 +30,10 @@ import { type Database, prepareAll, type Statements } from "./database.ts";
 import { decodeBlob, encodeBlob } from "./histories.ts";
 import type { Transaction } from "./transaction.ts";
 
-/** Records that one statement looks at for the bounds of a page or of the retention. */
+/** Number of records that one statement scans for the bounds of a page or of the retention. */
 const SCAN = 256;
 
-/** Bytes of the row of a producer in addition to its name. */
+/** Bytes of a producer's row in addition to its name. */
 const PRODUCER_BYTES = 128;
 
 const SQL = {
@@ -60,7 +60,6 @@ const SQL = {
   list: "SELECT name FROM logs WHERE kind = ? AND name > ? ORDER BY name LIMIT ?",
 };
 
-/** One row of the logs. */
 class Row implements LogView {
   readonly id: number;
   readonly name: string;
@@ -98,22 +97,24 @@ class Row implements LogView {
 /** A page, and the time at which the log expires. */
 export type LogReading = LogPage & { readonly until: number | undefined };
 
-/** The logs in a file. Records, producers and forks are rows; the rest is one row for each log. */
+/**
+ * The logs in a file. Records, producers and forks are rows; everything else is one row per log.
+ */
 export class Logs {
   readonly #db: Database;
   readonly #sql: Statements<typeof SQL>;
-  /** Rows changed by the transaction under way, by name. */
+  /** Rows changed by the current transaction, by name. */
   readonly #open = new Map<string, Row>();
   readonly #counts: Record<LogKind, number> = { answer: 0, request: 0, stream: 0 };
   readonly #shares: LogShares;
   readonly #transaction: Transaction;
 
   /**
-   * Begins with the logs of a file.
+   * Starts with the logs of a file.
    *
    * @param db The file.
-   * @param transaction The transactions of the file, one after another.
-   * @param shares Shares of clients, without streams; by default none counts.
+   * @param transaction The file's transactions, one after another.
+   * @param shares Shares of clients, without streams; by default there are none.
    */
   constructor(db: Database, transaction: Transaction, shares?: LogShares) {
     this.#db = db;
@@ -126,7 +127,7 @@ export class Logs {
     if (shares !== undefined) this.#loadShares();
   }
 
-  /** Changes a log; whether the change has to be announced comes with its result. */
+  /** Changes a log. The result says if the change has to be announced. */
   changeLog<N extends LogChangeName>(
     name: string,
     change: N,
@@ -174,12 +175,11 @@ export class Logs {
     this.#note(row);
   }
 
-  /** Lists the logs that need attention. */
   overdueLogs(limit: number, now: number): string[] {
     return this.#sql.overdue.all(now, limit).map(({ name }) => String(name));
   }
 
-  /** Lists the logs of a kind, by their names. */
+  /** Lists the logs of a kind, ordered by name. */
   listLogs(kind: OwnedKind, limit: number, after: string = ""): KeptLogs {
     const names = this.#sql.list.all(kind, after, limit).map(({ name }) => String(name));
     const logs: KeptLog[] = [];
@@ -191,10 +191,10 @@ export class Logs {
   }
 
   /**
-   * Gives each open log a new identity, since its newest records may be lost: readers behind a lost
-   * position learn of that, and do not take later records for the lost ones.
+   * Gives each open log a new identity, because its newest records may be lost: readers after a
+   * lost position detect that, and do not mistake later records for the lost ones.
    *
-   * @param identity Makes an identity that no other log has.
+   * @param identity Generates a unique identity.
    */
   renewIdentities(identity: () => string): void {
     const renewed = new Map<string, string>();
@@ -224,9 +224,9 @@ export class Logs {
   }
 
   /**
-   * Ends the leases of all writers that another one can go on for. No other process has the file
-   * open, so the writers of the process before are gone. Other logs keep their leases: the
-   * application may open them again.
+   * Ends the leases of all writers whose log another writer can continue. No other process has the
+   * file open, so the previous process's writers are gone. Other logs keep their leases, because
+   * the application may open them again.
    */
   lapseWriters(): void {
     for (const { name } of this.#db.prepare("SELECT name FROM logs WHERE kind = 'request'").all()) {
@@ -247,7 +247,7 @@ export class Logs {
     this.#open.clear();
   }
 
-  /** Reads whose the streams of the file are. */
+  /** Reads which streams count toward which shares. */
   #loadShares(): void {
     const streams = this.#db.prepare(`
 SELECT name, state, (
@@ -272,13 +272,13 @@ FROM logs WHERE kind = 'stream' AND json_extract(state, '$.owner') IS NOT NULL`)
     return new Row(this.#sql, { id: Number(row.id), name, state });
   }
 
-  /** Notes a changed row, which `finish` writes. */
+  /** Marks a row as changed, for `finish` to write. */
   #note(row: Row): void {
     if (this.#open.size === 0) this.#transaction.onRollback(() => this.#open.clear());
     this.#open.set(row.name, row);
   }
 
-  /** Brings a write into force. */
+  /** Applies a write. */
   #write<R>(
     name: string,
     present: Row | undefined,
@@ -317,7 +317,7 @@ FROM logs WHERE kind = 'stream' AND json_extract(state, '$.owner') IS NOT NULL`)
     }
   }
 
-  /** Bytes of the kept records of a log, and of records that follow these. */
+  /** Bytes of a log's kept records, followed by those of the given records. */
   *#sizesOf({ id, state }: Row, records: readonly LogRecord[]): Generator<number, undefined> {
     for (let at = state.start; at < state.tail;) {
       const rows = this.#sql.sizes.all(id, at, SCAN);
@@ -336,13 +336,13 @@ FROM logs WHERE kind = 'stream' AND json_extract(state, '$.owner') IS NOT NULL`)
     return new Row(this.#sql, { id, name, state });
   }
 
-  /** Counts a new stream in the shares, without bytes. */
+  /** Adds a new stream, without bytes, to the shares. */
   #own(name: string, { owner }: StoredLog): void {
     this.#transaction.onRollback(() => this.#shares.forget(name));
     if (logKind(name) === "stream") this.#shares.note(name, owner);
   }
 
-  /** Counts the bytes of a stream in the shares. */
+  /** Adds the bytes of a stream to the shares. */
   #grow(name: string, growth: number): void {
     if (growth === 0) return;
     const bytes = this.#shares.bytesOf(name);
@@ -374,7 +374,7 @@ FROM logs WHERE kind = 'stream' AND json_extract(state, '$.owner') IS NOT NULL`)
   }
 }
 
-/** Bytes charged to the owner of a log, with the bytes of its state if given. */
+/** Bytes charged to a log's owner, including the bytes of its state if given. */
 function logBytes({ bytes, start, tail }: StoredLog, stateBytes: number = 0): number {
   return countedBytes(bytes, tail - start) + stateBytes;
 }

@@ -1,11 +1,11 @@
-/** The machine that has the file of a `SqliteBroker`: this one, or one of a simulation. */
+/** The machine with the file of a `SqliteBroker`: this one, or one in a simulation. */
 import { BrokerError } from "../../errors.ts";
 import type { FileThread } from "./commit_queue.ts";
 import { SqliteFile } from "./file.ts";
 import type { SqliteSettings } from "./options.ts";
 import { WorkerFile } from "./worker_file.ts";
 
-/** Files of a machine. */
+/** A machine's files. */
 export interface Machine {
   /**
    * Opens or creates the file of a broker.
@@ -14,9 +14,9 @@ export interface Machine {
    * @throws {BrokerError} If the file cannot be opened.
    */
   open(settings: SqliteSettings): FileThread | Promise<FileThread>;
-  /** Rejects with a `BrokerError` if a path is taken. */
+  /** Rejects with a `BrokerError` if a path exists. */
   checkAbsent(path: string): Promise<void>;
-  /** Syncs a file to the disk, then gives it another name. */
+  /** Syncs a file to disk, then renames it. */
   syncAs(path: string, name: string): Promise<void>;
   /** Removes a file. */
   remove(path: string): Promise<void>;
@@ -52,7 +52,7 @@ export const thisMachine: Machine = {
   },
 };
 
-/** Returns the time since the machine started, in milliseconds, if the process may know. */
+/** Returns the time since the machine started, in milliseconds, if the process may read it. */
 function uptime(): number | undefined {
   const { state } = Deno.permissions.querySync({ name: "sys", kind: "osUptime" });
   return state === "granted" ? Deno.osUptime() * 1_000 : undefined;

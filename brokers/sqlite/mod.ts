@@ -1,5 +1,5 @@
 /**
- * Topics, histories, logs and shared facts of one machine, in one SQLite file.
+ * Topics, histories, logs and shared state of one machine, in one SQLite file.
  *
  * @example A server whose histories survive a restart
  * ```ts ignore

@@ -13,48 +13,48 @@ export interface SqliteBrokerOptions {
    */
   readonly runtime?: Runtime | undefined;
   /**
-   * Durability of an acknowledged write. With both levels a killed process loses nothing.
+   * Durability of an acknowledged write. At both levels a killed process loses nothing.
    *
-   * - `normal`: the writes of the last moments may be lost when the machine loses power. Commits
-   *   run in the thread of the broker.
-   * - `full`: each commit is synced to the disk, in a worker thread.
+   * - `normal`: the most recent writes may be lost if the machine loses power. Commits run in the
+   *   broker's thread.
+   * - `full`: each commit is synced to disk, in a worker thread.
    *
    * @default {"normal"}
    */
   readonly synchronous?: "normal" | "full" | undefined;
   /**
-   * Most bytes of the file; appends beyond are rejected. In a file that is nearly full, histories of
-   * a client that hold more than an eighth of all bytes are forgotten, the quietest first: those that
-   * it made since the file was opened. In a file that is half full, the durable streams that one user
-   * or address created over HTTP grow to an eighth of the bytes at most. The write-ahead log beside the
-   * file takes some 4 MiB more.
+   * Maximum size of the file in bytes; appends beyond it are rejected. When the file is nearly
+   * full, histories of a client that hold more than an eighth of all bytes are forgotten, the
+   * quietest first: those that it created since the file was opened. When the file is half full,
+   * the durable streams that one user or address created over HTTP may grow to an eighth of the
+   * bytes at most. The write-ahead log next to the file uses about 4 MiB more.
    *
    * @default {1073741824}
    */
   readonly maxBytes?: number | undefined;
   /**
-   * Most topics with a remembered history or position. Beyond that, topics without publications are
-   * forgotten first, then those of the client that made most of them within the last hour if it made
-   * more than 256, then the topic whose last publication is the oldest.
+   * Maximum number of topics with a remembered history or position. Beyond that, topics without
+   * publications are forgotten first, then those of the client that created the most within the
+   * last hour if it created more than 256, then the topic with the oldest last publication.
    *
    * @default {100000}
    */
   readonly maxTopics?: number | undefined;
   /**
-   * Most operations that wait for a commit; further ones are rejected.
+   * Maximum number of operations that wait for a commit; further ones are rejected.
    *
    * @default {65536}
    */
   readonly maxWaiting?: number | undefined;
   /**
-   * Most bytes of the publications and records that wait.
+   * Maximum number of bytes of waiting publications and records.
    *
    * @default {67108864}
    */
   readonly maxWaitingBytes?: number | undefined;
 }
 
-/** Least `maxBytes`: the tables and their indexes are empty in fewer bytes. */
+/** Minimum `maxBytes`: the empty tables and their indexes fit in fewer bytes. */
 const MIN_BYTES = 262_144;
 
 const OPTIONS: OptionKinds<SqliteBrokerOptions> = {
@@ -76,7 +76,6 @@ const LIMITS = {
 /** The options with all defaults filled in. */
 export type SqliteSettings = Required<SqliteBrokerOptions> & { readonly path: string };
 
-/** Checks the path and the options. */
 export function sqliteSettings(
   path: string | URL,
   options: SqliteBrokerOptions,

@@ -51,35 +51,36 @@ import {
   sqliteSettings,
 } from "./options.ts";
 
-/** Most bytes of a topic, a key or the id of a log. */
+/** Maximum size of a topic, a key or a log's id, in bytes. */
 const MAX_NAME_BYTES = 1_024;
 
-/** Most bytes of the records of one append to a log. */
+/** Maximum size of the records of one append to a log, in bytes. */
 const MAX_APPEND_BYTES = 8_388_608;
 
-/** Time between two sweeps for rows without use, in milliseconds. */
+/** Time between two sweeps for unused rows, in milliseconds. */
 const SWEEP_MS = 5_000;
 
-/** Time after which a read renews the time to live of a log again, in milliseconds. */
+/** Time after which a read renews a log's time to live again, in milliseconds. */
 const RENEW_MS = 100;
 
-/** Key of the method that makes a broker on another machine than this one. */
+/** Key of the method that creates a broker on another machine than this one. */
 export const onMachine: unique symbol = Symbol("onMachine");
 
-/** Used part of `maxBytes` above which `issues()` warns. */
+/** Used fraction of `maxBytes` above which `issues()` warns. */
 const NEARLY_FULL = 0.9;
 
 /**
- * Keeps histories, logs and shared facts in one SQLite file, for the servers of one process or, with
- * `serveWorkers`, of all its workers.
+ * Keeps histories, logs and shared state in one SQLite file, for the servers of one process or,
+ * with `serveWorkers`, of all its workers.
  *
  * - **Fan-out:** in memory, within the process. No other process can open the file.
- * - **Delivery:** at most once without a history. With one, a publication is delivered and
- *   acknowledged after its commit; the publications of one turn are one commit.
- * - **Durability:** a killed process loses nothing that was acknowledged. With `synchronous: "full"`
- *   neither does a machine that loses power; with `"normal"` such a machine may lose the writes of
- *   the last moments, and a new epoch tells clients.
- * - **Bounds:** a full disk, or a file of `maxBytes`, rejects appends; reads go on.
+ * - **Delivery:** at most once without a history. With a history, a publication is delivered and
+ *   acknowledged after its commit; the publications of one turn share a commit.
+ * - **Durability:** a killed process loses nothing that was acknowledged. With `synchronous:
+ *   "full"`, a machine that loses power doesn't either; with `"normal"` it may lose the most recent
+ *   writes, which clients detect by a new epoch.
+ * - **Bounds:** if the disk is full, or the file has `maxBytes`, appends are rejected; reads
+ *   continue.
  *
  * @example Histories that survive a restart
  * ```ts
@@ -102,13 +103,16 @@ export class SqliteBroker implements Broker {
   readonly name = "sqlite";
   /** A publication without a history reaches the current subscriptions, and no later ones. */
   readonly delivery = "at-most-once";
-  /** `interrupted` while the file takes no writes, such as on a full disk; else `connected`. */
+  /**
+   * `interrupted` while the file accepts no writes, for example on a full disk; otherwise
+   * `connected`.
+   */
   readonly status: StatusFeed<BrokerStatus>;
   /** Histories in the file. */
   readonly history: BrokerHistory;
   /** Logs in the file. */
   readonly logs: BrokerLogs;
-  /** Shared facts in the file. */
+  /** Shared state in the file. */
   readonly store: BrokerStore;
   readonly #life: BrokerLife;
   readonly #settings: SqliteSettings;
@@ -169,8 +173,8 @@ export class SqliteBroker implements Broker {
    * @param path Path of the file, or its `file:` URL.
    * @param options See {@linkcode SqliteBrokerOptions}.
    * @returns The broker.
-   * @throws {BrokerError} If the file is open in another process or broker, damaged, of another
-   *   program, or of another version of Skein.
+   * @throws {BrokerError} If the file is open in another process or broker, damaged, or belongs to
+   *   another program or another version of Skein.
    * @throws {TypeError} If an option is unknown, or the path is empty.
    * @throws {RangeError} If a limit is not a positive integer, or `maxBytes` is too small.
    */
@@ -184,11 +188,11 @@ export class SqliteBroker implements Broker {
   }
 
   /**
-   * Makes a broker of an open file of any machine; for simulations.
+   * Creates a broker for an open file on any machine; for simulations.
    *
    * @param settings The settings.
    * @param machine The machine.
-   * @param thread The thread that has the file.
+   * @param thread The thread with the file.
    * @returns The broker.
    */
   static [onMachine](
@@ -212,7 +216,7 @@ export class SqliteBroker implements Broker {
     };
   }
 
-  /** Describes the current problems: a file that takes no writes, or is nearly full. */
+  /** Describes the current problems: a file that accepts no writes, or is nearly full. */
   issues(): string[] {
     const { path, maxBytes, maxWaiting } = this.#settings;
     const issues = this.#life.issues({ waiting: this.#queue.waiting, maxWaiting });
@@ -239,9 +243,9 @@ export class SqliteBroker implements Broker {
    * Subscribes to a topic.
    *
    * @param topic The topic.
-   * @param listener Gets the publications of the topic.
+   * @param listener Receives the publications of the topic.
    * @param options The bounds of the history, for a topic with a history.
-   * @returns The subscription, in force at once.
+   * @returns The subscription, in force immediately.
    * @throws {UnsupportedError} If the broker is closed.
    * @throws {RangeError} If the topic has a history, and more than 1,024 bytes or a zero character.
    */
@@ -257,14 +261,14 @@ export class SqliteBroker implements Broker {
   }
 
   /**
-   * Copies the file while the broker is in use, in steps of some milliseconds. Claims and numbers are
-   * left out. A broker that opens the copy begins a new epoch.
+   * Copies the file while the broker is in use, in steps of some milliseconds. Claims and numbers
+   * are left out. A broker that opens the copy starts a new epoch.
    *
    * @param path Path of the copy, or its `file:` URL; the file must not exist.
-   * @param options A signal that gives up the copy.
-   * @throws {BrokerError} If the copy fails, another one is under way, or the broker is closed.
+   * @param options A signal that cancels the copy.
+   * @throws {BrokerError} If the copy fails, another one is in progress, or the broker is closed.
    *
-   * @example A copy of a file in use
+   * @example Copy a file in use
    * ```ts
    * import { SqliteBroker } from "@skein/skein/sqlite";
    * import { assert } from "@std/assert";
@@ -305,8 +309,8 @@ export class SqliteBroker implements Broker {
   }
 
   /**
-   * Ends all subscriptions, commits all operations that wait, and closes the file, with all writes
-   * in the one file and on the disk. Idempotent.
+   * Ends all subscriptions, commits all waiting operations, and closes the file, after which all
+   * writes are in the one file and on disk. Idempotent.
    */
   close(): Promise<void> {
     return this.#life.close(() => this.#close());
@@ -322,7 +326,7 @@ export class SqliteBroker implements Broker {
     this.#plain.clear();
     this.#kept.clear();
     this.status.end({ name: "closed" });
-    // The caller of `backup` learns of the failure.
+    // The caller of `backup` receives the failure.
     await this.#backup?.catch(() => {});
     await this.#queue.end();
     await this.#thread.close();
@@ -354,8 +358,8 @@ export class SqliteBroker implements Broker {
   }
 
   /**
-   * Calls the file: names, signals and the end of the broker are handled here for all operations. A
-   * text as the first argument is the name of a topic, a key, a scope or a log.
+   * Calls the file; handles names, signals and the close of the broker for all operations. If the
+   * first argument is a text, it is the name of a topic, a key, a scope or a log.
    */
   async #call<N extends CallName>(
     operation: readonly [name: N, ...args: Parameters<FileCalls[N]>],
@@ -426,7 +430,7 @@ export class SqliteBroker implements Broker {
     const { ttlMs, isDeleted } = page.info;
     const isUsed = options.renews && ttlMs !== undefined && !isDeleted && until !== undefined;
     if (isUsed && until < now + ttlMs - RENEW_MS) {
-      // The reading goes on where the file takes no writes: the status shows the failure.
+      // Reading continues while the file accepts no writes; the status shows the failure.
       this.#call(["renewLog", id, now]).catch(() => {});
     }
     return page;
@@ -439,7 +443,7 @@ export class SqliteBroker implements Broker {
       while (await this.#call(["continueCopy"])) signal?.throwIfAborted();
       isComplete = true;
     } finally {
-      // A closing broker still ends the copy.
+      // Even a closing broker ends the copy.
       await this.#queue.call(["endCopy", isComplete]);
       if (!isComplete) await this.#machine.remove(path);
     }
@@ -449,26 +453,26 @@ export class SqliteBroker implements Broker {
     this.#sweeping = this.#runtime.setTimeout(() => void this.#sweep(), SWEEP_MS);
   }
 
-  /** Deletes rows without use, a bounded number for each group. */
+  /** Deletes unused rows, a bounded number per group. */
   async #sweep(): Promise<void> {
     try {
       do {
         this.#swept = await this.#queue.call(["sweep", this.#runtime.now()]);
       } while (this.#swept.isMore && !this.#life.isClosed);
     } catch {
-      // The status shows that the file takes no writes.
+      // The status shows that the file accepts no writes.
     }
     if (!this.#life.isClosed) this.#sweepLater();
   }
 
-  /** Rejects a call that the file cannot take. */
+  /** Rejects a call that the file cannot handle. */
   #checkCall(verb: string, ...names: readonly (string | undefined)[]): void {
     this.#life.checkCall(verb);
     for (const name of names) if (name !== undefined) checkName(name);
   }
 }
 
-/** Rejects names that the file would cut short or confuse with others. */
+/** Rejects names that the file would truncate or confuse with others. */
 function checkName(name: string): void {
   checkNameBytes(name, MAX_NAME_BYTES);
   if (!name.includes("\0") && name.isWellFormed()) return;

@@ -1,4 +1,4 @@
-/** A file whose commits run in a worker, so that syncs to the disk do not hold up this thread. */
+/** A file whose commits run in a worker, so that syncs to disk do not block this thread. */
 import { Worker } from "node:worker_threads";
 import { textOf } from "../../base/error_text.ts";
 import { BrokerError } from "../../errors.ts";
@@ -7,29 +7,30 @@ import { compact, compactPublication } from "../../pubsub/ports/calls.ts";
 import type { FileThread } from "./commit_queue.ts";
 import type { FileCalls, Operation, Outcome, SqliteFileOptions } from "./file.ts";
 
-/** Key of the `workerData` of a worker that has a file. */
+/** Key in the `workerData` of a worker that owns a file. */
 export const OPTIONS_KEY = "skeinSqlite";
 
-/** A message to the worker, which answers each one with an {@linkcode Outcome}. */
+/** A message to the worker, which replies to each one with an {@linkcode Outcome}. */
 export type WorkerRequest =
   | readonly [kind: "run", operations: readonly Operation[], now: number]
   | readonly [kind: "close"];
 
 /**
- * A file in a worker, which has one request at a time. A worker that ends by itself leaves all later
- * groups rejected.
+ * A file in a worker, which handles one request at a time. If the worker ends by itself, all later
+ * groups are rejected.
  */
 export class WorkerFile implements FileThread {
   readonly #worker: Worker;
   readonly #ended = Promise.withResolvers<void>();
   #answer: PromiseWithResolvers<Outcome> = Promise.withResolvers();
   #epoch = "";
-  /** The end of the worker; undefined as long as it runs. */
+  /** The reason why the worker ended; `undefined` while it runs. */
   #end: BrokerError | undefined;
 
   private constructor(options: SqliteFileOptions) {
     const program = JSON.stringify(import.meta.resolve("./file_worker.ts"));
-    // A worker of this kind starts from a file or from data, and the toolkit may come from a registry.
+    // A worker of this kind starts from a file or from data, and the toolkit may be loaded from a
+    // registry.
     const url = new URL(`data:text/javascript,import ${encodeURIComponent(program)}`);
     this.#worker = new Worker(url, { workerData: { [OPTIONS_KEY]: options } });
     this.#worker.on("message", (outcome: Outcome) => this.#answer.resolve(outcome));
@@ -66,12 +67,12 @@ export class WorkerFile implements FileThread {
     return this.#epoch;
   }
 
-  /** Runs a group; one at a time. */
+  /** Runs a group, one at a time. */
   async run(operations: readonly Operation[], now: number): Promise<Outcome[]> {
     return await this.#ask(["run", operations.map(compactOperation), now]) as Outcome[];
   }
 
-  /** Closes the file, and ends the worker. */
+  /** Closes the file, and stops the worker. */
   async close(): Promise<void> {
     try {
       await this.#ask(["close"]);
@@ -94,14 +95,14 @@ export class WorkerFile implements FileThread {
   }
 
   async #terminate(): Promise<void> {
-    // A rejection that nobody awaits any more must not end the process.
+    // A rejection that is no longer awaited must not end the process.
     this.#answer.promise.catch(() => {});
     await this.#worker.terminate();
     await this.#ended.promise;
   }
 }
 
-/** Copies payloads that are views of large buffers, which would be cloned whole. */
+/** Copies payloads that are views of large buffers, which would otherwise be cloned entirely. */
 function compactOperation([name, ...args]: Operation): Operation {
   if (name === "append") {
     return [name, compactPublication(args[0] as Publication), ...args.slice(1)];
