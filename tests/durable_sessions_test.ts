@@ -23,7 +23,7 @@ const STREAMS = {
   durableStreams: { path: "/streams", authorize: () => true },
 } satisfies ServerOptions;
 
-/** Waits for a `RequestError`, and returns its code and message. */
+/** Expects a `RequestError`, and returns its code and message. */
 async function failureOf(promise: Promise<unknown>): Promise<[code: string, message: string]> {
   const { failure: { code, message } } = await assertRejects(() => soon(promise), RequestError);
   return [code, message];
@@ -33,7 +33,6 @@ async function codeOf(promise: Promise<unknown>): Promise<string> {
   return (await failureOf(promise))[0];
 }
 
-/** Reads a stream to its end. */
 function readAll(client: Client, id: string, after?: string): Promise<unknown[]> {
   return soon(Array.fromAsync(client.durableStream(id, { after })));
 }
@@ -53,7 +52,7 @@ async function complete(
   await writer.close();
 }
 
-Deno.test("A durable stream is a topic with positions, and with an end that is told", async () => {
+Deno.test("A durable stream is a topic with positions, which notifies subscribers of its end", async () => {
   await using server = listen(STREAMS);
   await complete(server, "a", ["one", { two: 2 }]);
   const { offset } = (await server.durableStreams.info("a"))!;
@@ -80,7 +79,7 @@ Deno.test("A durable stream is a topic with positions, and with an end that is t
   assertEquals(codes, ["not-found", "malformed", "gone"]);
 });
 
-Deno.test("A plain page gets the records of a stream that the application subscribes it to", async () => {
+Deno.test("A plain page receives the records of a stream that the application subscribes it to", async () => {
   await using server = listen({
     ...STREAMS,
     onOpen: (session) => void server.subscribe(session, "stream:a", { last: 2 }),
@@ -121,9 +120,9 @@ for (const transport of ["websocket", "webtransport", "memory"] as const) {
   });
 }
 
-// Over HTTP, an answer, the records and the end of a stream come at once.
+// Over HTTP, a reply, the records and the end of a stream arrive together.
 for (const transport of ["http", "websocket"] as const) {
-  Deno.test(`client.durableStream() gives each of several loops all records over ${transport}, though the first one ends the topic`, async () => {
+  Deno.test(`client.durableStream() delivers all records to each loop over ${transport}, even though the first loop ends the topic`, async () => {
     await using server = listen(STREAMS);
     await complete(server, "a", range(17));
     await using client = connect(server.url, { transports: [transport] });
@@ -134,7 +133,7 @@ for (const transport of ["http", "websocket"] as const) {
   });
 }
 
-Deno.test("client.durableStream() begins at any offset, that of HTTP too", async () => {
+Deno.test("client.durableStream() starts at any offset, including an offset from HTTP", async () => {
   await using server = listen(STREAMS);
   await using client = connect(server.url);
   await complete(server, "a", range(5));
@@ -155,7 +154,7 @@ Deno.test("client.durableStream() begins at any offset, that of HTTP too", async
   assertEquals(await readAll(client, "b"), [1, { two: 2 }, 3]);
 });
 
-Deno.test("client.durableStream() continues where a loop was left", async () => {
+Deno.test("client.durableStream() continues where the last loop stopped", async () => {
   await using server = testServer(STREAMS);
   await complete(server, "a", range(5));
   await using client = server.connect();
@@ -166,7 +165,7 @@ Deno.test("client.durableStream() continues where a loop was left", async () => 
   assertEquals(await readAll(other, "a", stream.offset), []);
 });
 
-Deno.test("client.durableStream() takes texts, bytes, and records that a schema checks", async () => {
+Deno.test("client.durableStream() reads text, bytes, and records that a schema validates", async () => {
   await using server = testServer(STREAMS);
   await using client = server.connect();
   const records: LogRecord[] = ["one\ntwo", Uint8Array.of(0, 255)];
@@ -184,7 +183,7 @@ Deno.test("client.durableStream() takes texts, bytes, and records that a schema 
   assertEquals(tokens, ["x"]);
 });
 
-Deno.test("client.durableStream() throws the error that ended a stream, after all records", async () => {
+Deno.test("client.durableStream() throws the error that ended a stream after all records", async () => {
   await using server = testServer(STREAMS);
   await using client = server.connect();
   const writer = await server.durableStreams.create<number>("a");
@@ -203,7 +202,7 @@ Deno.test("client.durableStream() throws the error that ended a stream, after al
   assertEquals(await codeOf(readAll(client, "b")), "writer-lost");
 });
 
-Deno.test("client.durableStream() tells that a stream is missing, deleted, another, or forbidden", async () => {
+Deno.test("client.durableStream() reports that a stream is missing, deleted, replaced or forbidden", async () => {
   await using server = testServer({
     ...STREAMS,
     authorize: (_session, topic) => topic !== "stream:secret",
@@ -223,7 +222,7 @@ Deno.test("client.durableStream() tells that a stream is missing, deleted, anoth
   assertEquals(await codeOf(readAll(client, "a", "nonsense")), "malformed");
 });
 
-Deno.test("client.durableStream() tells of records that are no longer kept", async () => {
+Deno.test("client.durableStream() reports records that are no longer kept", async () => {
   const durableStreams = { ...STREAMS.durableStreams, keep: { records: 2, bytes: 1_000 } };
   await using server = testServer({ ...STREAMS, durableStreams });
   await using client = server.connect();
@@ -237,7 +236,7 @@ Deno.test("client.durableStream() tells of records that are no longer kept", asy
 });
 
 for (const end of ["a loss of the session", "a move to another session"] as const) {
-  Deno.test(`client.durableStream() continues over ${end}, each record once`, async () => {
+  Deno.test(`client.durableStream() continues after ${end}, with each record exactly once`, async () => {
     await using server = testServer(STREAMS);
     await using client = server.connect({ backoff: { firstDelayMs: 1, maxDelayMs: 1 } });
     await using writer = await server.durableStreams.create<number>("a");
@@ -258,7 +257,7 @@ for (const end of ["a loss of the session", "a move to another session"] as cons
   });
 }
 
-Deno.test("client.durableStream() continues when the stream ends while the client is away", async () => {
+Deno.test("client.durableStream() continues if the stream ends while the client is disconnected", async () => {
   await using server = testServer(STREAMS);
   await using client = server.connect({ backoff: { firstDelayMs: 1, maxDelayMs: 1 } });
   await using writer = await server.durableStreams.create<number>("a");
@@ -273,7 +272,7 @@ Deno.test("client.durableStream() continues when the stream ends while the clien
   assertEquals(await soon(reading), [1, 2]);
 });
 
-Deno.test("client.durableStream() ends by its signal, and by the end of the client", async () => {
+Deno.test("client.durableStream() ends by its signal, and when the client closes", async () => {
   await using server = testServer(STREAMS);
   const client = server.connect();
   await using writer = await server.durableStreams.create<number>("a");
@@ -294,7 +293,7 @@ Deno.test("client.durableStream() ends by its signal, and by the end of the clie
   await assertRejects(() => reading, SessionClosedError);
 });
 
-Deno.test("Two readers of one client read one stream from two places", async () => {
+Deno.test("Two readers of one client read a stream from different offsets", async () => {
   await using server = testServer(STREAMS);
   await using client = server.connect();
   await using writer = await server.durableStreams.create<number>("a");
@@ -339,7 +338,7 @@ Deno.test("A reader cancels a stream on another node, within one round trip", as
   assertEquals(await codeOf(stream.cancel("x".repeat(1_025))), "malformed");
 });
 
-Deno.test("A slow reader of a long stream costs a page at the server and a queue at the client", async () => {
+Deno.test("A slow reader of a long stream buffers at most a page at the server and a queue at the client", async () => {
   const count = 40_000;
   await using server = testServer(STREAMS);
   await complete(server, "a", []);
@@ -365,7 +364,7 @@ Deno.test("A slow reader of a long stream costs a page at the server and a queue
   assertEquals(client.session, session, "The session outlives a reader that is too slow");
 });
 
-Deno.test("A room on a stream tells who reads", async () => {
+Deno.test("A room on a stream lists the readers", async () => {
   await using server = testServer({
     ...STREAMS,
     authenticate: ({ token = "ann" }) => token,
@@ -385,7 +384,7 @@ Deno.test("A room on a stream tells who reads", async () => {
   await until(() => server.rooms.members("stream:a").length === 0);
 });
 
-Deno.test("A contract leaves the records of durable streams alone", async () => {
+Deno.test("A contract does not check the records of durable streams", async () => {
   const contract = defineContract({ toClient: { news: z.string() } });
   await using server = testServer({ ...STREAMS, contract });
   await complete(server as unknown as Server, "a", range(3));
@@ -398,7 +397,7 @@ Deno.test("A contract leaves the records of durable streams alone", async () => 
   );
 });
 
-Deno.test("Topics of durable streams accept no publications, and need durable streams", async () => {
+Deno.test("Topics of durable streams reject publications, and require durable streams", async () => {
   await using server = testServer(STREAMS);
   assertThrows(() => server.publish("stream:a", 1), TypeError, "accept no publications");
   await assertRejects(() => server.topics.append("stream:a", 1), TypeError);
@@ -413,7 +412,7 @@ Deno.test("Topics of durable streams accept no publications, and need durable st
   assertEquals(await codeOf(client.durableStream("a").cancel()), "not-found");
 });
 
-Deno.test("A record that exceeds a message ends the reading, not the session", async () => {
+Deno.test("A record larger than a message ends the reader, not the session", async () => {
   await using server = testServer({ ...STREAMS, session: { maxMessageBytes: 1_000 } });
   await using writer = await server.durableStreams.create<string>("a");
   await writer.append("small");
@@ -431,7 +430,10 @@ Deno.test("A record that exceeds a message ends the reading, not the session", a
   await writer.close();
 });
 
-/** Runs a test beside a reader of the stream `a`, which may have one reader, and then ends the stream. */
+/**
+ * Runs a test while the stream `a`, which may have one reader, is being read, and then closes the
+ * stream.
+ */
 async function withFullStream(
   test: (server: Server, bob: Client) => Promise<void>,
 ): Promise<void> {
@@ -448,15 +450,15 @@ async function withFullStream(
   assertEquals(await soon(reading), []);
 }
 
-Deno.test("A reader beyond the bound of readers is refused", () =>
+Deno.test("A reader above the limit of readers is rejected", () =>
   withFullStream(async (_server, bob) => {
-    // A session gets the refusal; a client comes back after the time that the server says.
+    // A session receives the rejection; a client would retry after the delay in it.
     const session = await bob.whenConnected();
     const { failure } = await assertRejects(() => session.subscribe("stream:a"), RequestError);
     assertEquals([failure.code, failure.retryAfterMs], ["too-many", 5_000]);
   }));
 
-Deno.test("A session that the application gave a stream beyond the bound of readers stays", () =>
+Deno.test("A session stays open if the application subscribes it to a stream above the limit of readers", () =>
   withFullStream(async (server, bob) => {
     const { id } = await bob.whenConnected();
     const session = server.manager.get(id)!;
@@ -481,7 +483,7 @@ for (const contentType of ["application/octet-stream", "text/plain"]) {
     assertEquals((await ask("POST", "end", { "stream-closed": "true" })).status, 204);
     const whole = await (await server.fetch(new Request(url))).text();
     assertEquals(whole, body + "end");
-    // Also a client whose bound is below that of the server.
+    // Also with a client whose limit is below the server's.
     for (const maxMessageBytes of [262_144, 70_000]) {
       await using client = server.connect({ maxMessageBytes } as never) as unknown as Client;
       const records = await soon(Array.fromAsync(client.durableStream<string | Uint8Array>("a")));
@@ -497,7 +499,7 @@ for (const contentType of ["application/octet-stream", "text/plain"]) {
 }
 
 for (const contentType of ["application/octet-stream", "text/plain"]) {
-  Deno.test(`Client goes on within a large record of ${contentType} after a loss, and when slow`, async () => {
+  Deno.test(`Client continues within a large record of ${contentType} after a lost connection, and when it is slow`, async () => {
     await using server = testServer(STREAMS);
     const text = Array.from({ length: 300_000 }, (_, i) => `${i % 10}`).join("");
     await using log = await server.durableStreams.create<unknown>("a", { contentType });
@@ -518,7 +520,7 @@ for (const contentType of ["application/octet-stream", "text/plain"]) {
     let losses = 0;
     for await (const part of client.durableStream<string | Uint8Array>("a")) {
       read += typeof part === "string" ? part : decoder.decode(part, { stream: true });
-      // Lost within a record, and then slow enough for the queue to be full.
+      // Loses the connection within a record, and is then slow enough to fill the queue.
       if (read.length > 400_000 * (losses + 1) && losses < 2) {
         losses++;
         server.network.disconnect();
@@ -534,7 +536,7 @@ for (const contentType of ["application/octet-stream", "text/plain"]) {
   });
 }
 
-Deno.test("a JSON record has at most the bytes of a message, and a body may hold many", async () => {
+Deno.test("A JSON record may be as large as a message, and a body may contain many records", async () => {
   await using server = testServer({ ...STREAMS, session: { maxMessageBytes: 10_000 } });
   const headers = { "content-type": "application/json" };
   const put = (records: unknown[], method = "POST") =>

@@ -1,16 +1,16 @@
-/** The commands of the page of durable streams, run as printed against the server of the page. */
+/** The commands on the durable streams page, run as printed against the page's server. */
 import { assert, assertEquals } from "@std/assert";
 import { serve } from "../server.ts";
 
 const ROOT = new URL("../", import.meta.url);
 const page = await Deno.readTextFile(new URL("docs/guide/durable-streams-http.md", ROOT));
 
-/** A command, and the lines that it prints. */
+/** Commands, each with the lines that it prints. */
 const COMMANDS = [
   ...page.matchAll(/```sh\n([\s\S]*?)```\n\n```text\n([\s\S]*?)```/g),
 ].map(([, command, printed]) => ({ command: command!, printed: printed!.trimEnd().split("\n") }));
 
-/** Tells if a line is the printed one, in which "…" stands for any text. */
+/** True if a line matches the printed one, in which "…" stands for any text. */
 function isLike(line: string, printed: string): boolean {
   const [start = "", ...rest] = printed.split("…");
   if (!line.startsWith(start)) return false;
@@ -22,9 +22,9 @@ function isLike(line: string, printed: string): boolean {
   return rest.at(-1) === "" || at === line.length;
 }
 
-Deno.test("the commands of the page of durable streams print what the page says", async () => {
+Deno.test("The commands on the durable streams page print what the page says", async () => {
   assert(COMMANDS.length >= 8, "the page has commands");
-  // The options of the page are evaluated as printed.
+  // Evaluates the page's options as printed.
   const [, options] = /durableStreams: (\{[\s\S]*?\n {2}\}),\n/.exec(page)!;
   await using server = serve({
     port: 0,
@@ -42,7 +42,7 @@ Deno.test("the commands of the page of durable streams print what the page says"
     assert(success, command);
     const text = new TextDecoder().decode(stdout).replaceAll(`localhost:${port}`, "localhost:8000");
     const lines = text.replaceAll("\r\n", "\n").trimEnd().split("\n");
-    // The page leaves out headers that all responses have, and has its own order.
+    // The page omits headers that all responses have, and uses its own order.
     for (const line of printed) {
       const at = lines.findIndex((one) => isLike(one, line));
       assert(at >= 0, `${command}prints ${line}, received:\n${text}`);
@@ -51,7 +51,7 @@ Deno.test("the commands of the page of durable streams print what the page says"
   }
 });
 
-Deno.test("the page of durable streams names every code, and the page of options every bound", async () => {
+Deno.test("The durable streams page names every code, and the options page every limit", async () => {
   const { DURABLE_STREAMS } = await import("../server/durable/options.ts");
   const options = await Deno.readTextFile(new URL("docs/reference/serve-options.md", ROOT));
   for (const option of Object.keys(DURABLE_STREAMS)) {

@@ -1,10 +1,10 @@
-/** Parts that the pages of examples share. */
+/** Shared parts of the example pages. */
 import { assertEquals } from "@std/assert";
 import { linksOf } from "../examples/shared/links.js";
 import { readPage, servePage } from "../examples/shared/site.ts";
 import { PAGE_FILES } from "../server/inspector/page_files.ts";
 
-Deno.test("The inspector has the same header, colours and logo as the pages of examples", async () => {
+Deno.test("The inspector has the same header, colours and logo as the example pages", async () => {
   const page = await readPage(new URL("../examples/chat/page/", import.meta.url), []);
   for (const name of ["skein.css", "skein.js", "skein.svg"]) {
     const [, inspector] = PAGE_FILES.get(`/${name}`)!;
@@ -12,7 +12,7 @@ Deno.test("The inspector has the same header, colours and logo as the pages of e
   }
 });
 
-Deno.test("linksOf() finds addresses of pages, without the sentence around them", () => {
+Deno.test("linksOf() finds URLs without the surrounding text", () => {
   const cases: readonly [text: string, links: readonly string[]][] = [
     ["no link", []],
     ["see https://example.com/a.", ["https://example.com/a"]],
@@ -36,7 +36,7 @@ Deno.test("linksOf() finds addresses of pages, without the sentence around them"
   }
 });
 
-Deno.test("servePage() answers GET and HEAD, and refuses other methods and paths", async () => {
+Deno.test("servePage() answers GET and HEAD, and rejects other methods and paths", async () => {
   const page = new Map([["/", { type: "text/html", body: "<p>Here" }]]);
   const answer = async (method: string, path = "/") => {
     const response = servePage(page, new Request(`http://localhost${path}`, { method }));

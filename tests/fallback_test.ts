@@ -1,5 +1,5 @@
 /**
- * Which transport a client takes, with real servers.
+ * The transport that a client chooses, with real servers.
  *
  * @module
  */
@@ -20,7 +20,7 @@ import { NativePlatform } from "./native.ts";
 import { hostBetween, listen, portOf } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 
-Deno.test("dial() takes WebTransport where the server on this machine offers it", async () => {
+Deno.test("dial() uses WebTransport if the server on this machine offers it", async () => {
   await using server = listen({
     webTransport: { cacheFolder: null },
     onMessage: (message) => message.reply(message.data),
@@ -35,7 +35,7 @@ Deno.test("dial() takes WebTransport where the server on this machine offers it"
   }
 });
 
-Deno.test("dial() takes WebTransport at its own URL, by the hashes of its certificate", async () => {
+Deno.test("dial() uses WebTransport at a URL of its own, with the hashes of its certificate", async () => {
   const answer = ({ url }: Request) =>
     url.endsWith("/.well-known/skein/webtransport") ? new Response("", { status: 404 }) : undefined;
   await using server = listen({
@@ -52,7 +52,7 @@ Deno.test("dial() takes WebTransport at its own URL, by the hashes of its certif
   assert(other.fallback!.error instanceof UnsupportedError);
 });
 
-Deno.test("connect() takes WebSocket where the server has no WebTransport, and says so", async () => {
+Deno.test("connect() uses WebSocket if the server has no WebTransport, and reports the reason", async () => {
   await using server = listen({ webTransport: false });
   await using client = connect(server.url);
   await soon(client.whenConnected());
@@ -63,14 +63,14 @@ Deno.test("connect() takes WebSocket where the server has no WebTransport, and s
   assertStringIncludes(String(current.fallback!.error), "the server does not offer it");
 });
 
-Deno.test("dial() of the browsers' client takes WebSocket in this runtime", async () => {
+Deno.test("dial() of the browser client uses WebSocket in this runtime", async () => {
   await using server = listen({ webTransport: { cacheFolder: null } });
   await using session = await soon(browsers.dial(server.url));
   assertEquals(session.transport, "websocket");
   assert(session.fallback!.error instanceof UnsupportedError);
 });
 
-Deno.test("dial() of the browsers' client takes a browser's WebTransport", async () => {
+Deno.test("dial() of the browser client uses a browser's WebTransport", async () => {
   using platform = new NativePlatform();
   const dialing = browsers.dial("https://example.com/", { transports: ["webtransport"] });
   await until(() => platform.calls.length > 0);
@@ -80,7 +80,7 @@ Deno.test("dial() of the browsers' client takes a browser's WebTransport", async
   assertEquals(session.transport, "webtransport");
 });
 
-Deno.test("dial() and connect() end the same way when either transport is refused", async () => {
+Deno.test("dial() and connect() fail in the same way whichever transport is refused", async () => {
   await using server = listen({
     webTransport: { cacheFolder: null },
     authenticate() {
@@ -101,7 +101,7 @@ Deno.test("dial() and connect() end the same way when either transport is refuse
   }
 });
 
-Deno.test("dial() talks to a WebSocket server that is not Skein", async () => {
+Deno.test("dial() connects to a WebSocket server that is not Skein", async () => {
   const asked: string[] = [];
   await using server = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen() {} }, (request) => {
     asked.push(new URL(request.url).pathname);
@@ -118,7 +118,7 @@ Deno.test("dial() talks to a WebSocket server that is not Skein", async () => {
   assertEquals((await soon(session.closed)).code, 3001);
 });
 
-Deno.test("dial() names the flag where this runtime has no QUIC", async () => {
+Deno.test("dial() names the flag if this runtime has no QUIC", async () => {
   await using server = listen();
   const code = `
     import { dial } from ${JSON.stringify(new URL("../client/deno.ts", import.meta.url).href)};
@@ -136,7 +136,7 @@ Deno.test("dial() names the flag where this runtime has no QUIC", async () => {
   assertStringIncludes(text, "--unstable-net");
 });
 
-/** Permissions of `connect()` in a process of its own, and the transport in use with them. */
+/** Permissions of a process that calls `connect()`, each with the transport that it uses. */
 const PERMISSIONS: Record<string, [more: string[], taken: string]> = {
   "only talk to the server": [[], "websocket unsupported --allow-net=[::]:0 prompt"],
   "bind a port of IPv4 too": [["0.0.0.0:0"], "webtransport undefined undefined prompt"],
@@ -144,7 +144,7 @@ const PERMISSIONS: Record<string, [more: string[], taken: string]> = {
 };
 
 for (const [what, [more, expected]] of Object.entries(PERMISSIONS)) {
-  Deno.test(`connect() asks for no permission where the process may ${what}`, async () => {
+  Deno.test(`connect() requests no permission if the process may ${what}`, async () => {
     await using server = listen({ webTransport: { cacheFolder: null } });
     const file = await Deno.makeTempFile({ suffix: ".ts" });
     try {
@@ -154,11 +154,11 @@ for (const [what, [more, expected]] of Object.entries(PERMISSIONS)) {
           import { connect } from ${
           JSON.stringify(new URL("../client/deno.ts", import.meta.url).href)
         };
-          // A process that is slow to start is no reason to take WebSocket.
+          // A slow start of the process must not make it fall back to WebSocket.
           const client = connect("ws://127.0.0.1:${portOf(server)}/", { headStartMs: 30_000 });
           const { transport, fallback } = await client.whenConnected();
           const hint = fallback?.error.message.match(/--allow-net=\\S+/)?.[0];
-          // What was asked for is denied: nobody answers.
+          // A requested permission is denied, since no one answers the prompt.
           const { state } = await Deno.permissions.query({ name: "net", host: "[::]:0" });
           console.log(transport, fallback?.error.code, hint, state);
           await client.close();
@@ -179,7 +179,7 @@ for (const [what, [more, expected]] of Object.entries(PERMISSIONS)) {
   });
 }
 
-Deno.test("connect() ends and dial() fails where the process may not reach the server, with the flag", async () => {
+Deno.test("connect() ends and dial() fails with the name of the flag if the process may not reach the server", async () => {
   const file = await Deno.makeTempFile({ suffix: ".ts" });
   try {
     const library = new URL("../client/deno.ts", import.meta.url).href;
@@ -210,7 +210,7 @@ Deno.test("connect() ends and dial() fails where the process may not reach the s
       `TypeError ${rule}`,
       ...Array(4).fill("closed 1006 local true"),
     ]);
-    // Without a reader of the status, each client reports its end once.
+    // Without a subscriber to the status, each client prints its end once.
     const end = `The client of http://127.0.0.1:9/chat has ended: ${rule}`;
     assertEquals(complaints!.split(end).length - 1, 4, complaints);
   } finally {
@@ -218,13 +218,13 @@ Deno.test("connect() ends and dial() fails where the process may not reach the s
   }
 });
 
-/** Timeout of WebTransport: no test here waits for the timeout. */
+/** The timeout of WebTransport, which no test here waits for. */
 const WEBTRANSPORT_MS = 10_000;
 
 for (const isSilent of [true, false]) {
   const what = isSilent ? "drops every packet" : "is closed";
-  Deno.test(`connect() connects over WebSocket long before the timeout of WebTransport where the UDP port ${what}`, async () => {
-    // A socket that takes packets and answers none; a closed one makes the system answer that the
+  Deno.test(`connect() connects over WebSocket long before the timeout of WebTransport if the UDP port ${what}`, async () => {
+    // A socket that receives packets and answers none; if it is closed, the system reports that the
     // port is closed.
     const hole = createSocket("udp4");
     await new Promise<void>((resolve) => hole.bind(0, "127.0.0.1", resolve));
@@ -245,7 +245,7 @@ for (const isSilent of [true, false]) {
     const tookMs = performance.now() - before;
     assertEquals(session.transport, "websocket");
     assertEquals(session.fallback!.transport, "webtransport");
-    // The head start alone, which is 500 ms.
+    // Only the head start of 500 ms.
     assert(tookMs < WEBTRANSPORT_MS / 2, `it took ${tookMs} ms`);
     if (isSilent) hole.close();
     await closed;

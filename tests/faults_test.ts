@@ -1,9 +1,9 @@
 /**
- * Decisions of the application that fail: an error is never an answer. Clients come back, requests
- * are answered with `unavailable` or 503, and the first error of each function prints a line.
+ * Decisions of the application that fail: an error is never a decision. Clients reconnect, requests
+ * are rejected with `unavailable` or 503, and the first error of each function prints a line.
  *
- * The compiler requires an entry for each function among the options of a server, so that a new one
- * gets its cases here, or a note that it decides nothing.
+ * The compiler requires an entry for each function among a server's options, so a new function gets
+ * its cases here, or a note that it decides nothing.
  *
  * @module
  */
@@ -41,7 +41,7 @@ type Callback =
   | `jwt.${FunctionsOf<JwtOptions>}`
   | `metrics.${FunctionsOf<MetricsOptions>}`;
 
-/** How a function decides: about a connection, an action of a session, or a request over HTTP. */
+/** What a function decides about: a connection, an action of a session, or an HTTP request. */
 type Kind = "connection" | "action" | "http";
 
 /** A function that decides, and how it fails. */
@@ -49,15 +49,15 @@ interface Decision {
   readonly kind: Kind;
   /** Makes options in which the function calls `answer`, which throws or returns the value. */
   readonly options: (answer: <T>(value: T) => T) => ServerOptions;
-  /** Path of a request that needs the answer. */
+  /** Path of a request that needs the decision. */
   readonly path?: string;
-  /** Results that are no answers. */
+  /** Results that are not decisions. */
   readonly wrong?: readonly unknown[];
-  /** Text of the console line after the error. */
+  /** The remedy in the console line, after the error. */
   readonly cure?: string;
 }
 
-/** Functions that decide, by name; a text says why a function decides nothing. */
+/** The functions by name: a decision, or the reason why a function decides nothing. */
 const CALLBACKS: Readonly<Record<Callback, Decision | string>> = {
   authenticate: {
     kind: "connection",
@@ -135,7 +135,7 @@ const FAULTS: Readonly<Record<string, () => never>> = {
   },
 };
 
-/** A function of the application that fails until repaired. */
+/** A function of the application that fails until it is repaired. */
 class Function {
   isBroken = true;
   readonly #fail: () => unknown;
@@ -147,7 +147,7 @@ class Function {
   readonly answer = <T>(value: T): T => (this.isBroken ? this.#fail() : value) as T;
 }
 
-/** Functions of a kind, with each way to fail. */
+/** The functions of a kind, with each way to fail. */
 function* faultsOf(
   kind: Kind,
 ): Generator<[title: string, decision: Decision, fail: () => unknown]> {
@@ -160,7 +160,7 @@ function* faultsOf(
   }
 }
 
-/** Answer to an upgrade by a page that does not know Skein. */
+/** The response to an upgrade by a page without Skein. */
 async function askPlainly(server: Pick<TestServer, "fetch">): Promise<Response> {
   const response = await server.fetch(
     new Request("http://localhost/", { headers: UPGRADE_HEADERS }),
@@ -170,7 +170,7 @@ async function askPlainly(server: Pick<TestServer, "fetch">): Promise<Response> 
 }
 
 for (const [title, decision, fail] of faultsOf("connection")) {
-  Deno.test(`Client comes back after ${title}, and a page without Skein gets 401`, async () => {
+  Deno.test(`Client reconnects after ${title}, and a page without Skein gets 401`, async () => {
     using time = new FakeTime();
     using printed = captureConsole();
     const told: Refusal[] = [];
@@ -200,7 +200,7 @@ for (const [title, decision, fail] of faultsOf("connection")) {
   });
 }
 
-Deno.test("Server prints a fault with its cure", async () => {
+Deno.test("Server prints a fault with its remedy", async () => {
   using printed = captureConsole();
   await using failing = testServer({
     authenticate: () => Promise.reject(new TypeError("fetch failed")),
@@ -216,7 +216,7 @@ Deno.test("Server prints a fault with its cure", async () => {
 });
 
 for (const [title, decision, fail] of faultsOf("action")) {
-  Deno.test(`Client goes on after ${title}`, async () => {
+  Deno.test(`Client continues after ${title}`, async () => {
     using time = new FakeTime();
     using printed = captureConsole();
     const errors: unknown[] = [];
@@ -251,7 +251,7 @@ for (const [title, decision, fail] of faultsOf("action")) {
     assertEquals(lines.length, 1);
     assertStringIncludes(lines[0]!, decision.cure!);
 
-    // A new subscription waits, and says so.
+    // A new subscription waits, and reports it.
     const told: string[] = [];
     await using page = server.connect({ onError: (error) => void told.push(String(error)) });
     const late = page.subscribe("late");
@@ -306,7 +306,7 @@ Deno.test("Server answers 503 over HTTP while it cannot identify users", async (
       durableStreams: { path: "/streams", authorize: () => true },
     });
     for (const path of ["/api/health", "/streams/a"]) {
-      // Without a rate by address, streams ask for none.
+      // Without a rate per address, streams don't need the address.
       if (title.startsWith("clientAddress") && path !== "/api/health") continue;
       const response = await server.fetch(new Request(`http://localhost${path}`));
       await response.body?.cancel();
@@ -316,7 +316,7 @@ Deno.test("Server answers 503 over HTTP while it cannot identify users", async (
   assert(printed.lines.every((line) => line.includes("clients will try again")));
 });
 
-Deno.test("Server refuses for good by an AuthenticationError below 500, null and false", async () => {
+Deno.test("Server refuses permanently by an AuthenticationError below 500, null and false", async () => {
   const noes: [ask: () => null | false, code: number][] = [
     [() => null, 4401],
     [() => false, 4401],
@@ -335,7 +335,7 @@ Deno.test("Server refuses for good by an AuthenticationError below 500, null and
   }
 });
 
-Deno.test("jwt() fails without an answer if its keys are out of reach or malformed", async () => {
+Deno.test("jwt() fails without a decision if its keys are unreachable or malformed", async () => {
   const answers = [
     () => new Response("Bad gateway", { status: 502 }),
     () => Response.json({ keys: "none" }),

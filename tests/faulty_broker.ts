@@ -1,11 +1,11 @@
 /**
- * An engine that fails as a test decides, and one broker for each node on it.
+ * A shared engine that fails as a test decides, with one broker for each node.
  *
- * - **Calls** of histories, logs and the store get a {@linkcode Fate}, by
- *   {@linkcode FaultyBroker.make}: they fail, hang, wait, lose their reply, or run twice.
- * - **Deliveries** go through {@linkcode FaultyBroker.onDelivery}, or fail by chance, by
- *   {@linkcode FaultyEngine.faults}.
- * - **Nodes and engine** can be cut off, interrupted, and lose all data.
+ * - **Calls** of histories, logs and the store get a {@linkcode Fate}, by {@linkcode
+ *   FaultyBroker.make}: they fail, hang, are delayed, lose their reply, or run twice.
+ * - **Deliveries** go through {@linkcode FaultyBroker.onDelivery}, or fail at random by {@linkcode
+ *   FaultyEngine.faults}.
+ * - **Nodes and engine** can be disconnected, interrupted, or lose all data.
  *
  * @example An append whose reply is lost
  * ```ts ignore
@@ -56,7 +56,7 @@ export type Operation = {
   [P in keyof Parts]: `${P}.${Methods<Parts[P]>}`;
 }[keyof Parts];
 
-/** An operation, all operations of a part, or all. */
+/** One operation, all operations of a part, or all operations. */
 type Calls = Operation | keyof Parts | "all";
 
 /** The method of an operation. */
@@ -79,7 +79,7 @@ export interface Call<O extends Operation = Operation> {
   readonly args: CallArgs<O>;
 }
 
-/** Decides how any call ends. `run()` calls the engine. */
+/** Decides how a call ends. `run()` calls the engine. */
 export type Fate = <T>(run: () => Promise<T>, call: Call) => Promise<T>;
 
 /** Decides how a call of one operation ends. */
@@ -94,7 +94,7 @@ export const pass: Fate = (run) => run();
 /** The call does not reach the engine. */
 export const fail: Fate = () => Promise.reject(unreachable());
 
-/** Makes a fate: the call does not reach the engine, for a reason of its own. */
+/** Makes a fate: the call does not reach the engine, and fails with an error. */
 export function failWith(error: Error): Fate {
   return () => Promise.reject(error);
 }
@@ -105,7 +105,7 @@ export const loseReply: Fate = async (run) => {
   throw unreachable();
 };
 
-/** The call does not reach the engine, and never ends. */
+/** The call does not reach the engine, and never settles. */
 export const hang: Fate = () => new Promise(() => {});
 
 /** The call takes effect twice. */
@@ -114,7 +114,7 @@ export const repeat: Fate = async (run) => {
   return await run();
 };
 
-/** Makes a fate: the call reaches the engine after a promise. */
+/** Makes a fate: the call reaches the engine after a promise settles. */
 export function waitFor(gate: PromiseLike<unknown>): Fate {
   return async (run) => {
     await gate;
@@ -122,7 +122,10 @@ export function waitFor(gate: PromiseLike<unknown>): Fate {
   };
 }
 
-/** Makes a fate: the call reaches the engine, and the reply reaches the node after a promise. */
+/**
+ * Makes a fate: the call reaches the engine, and the reply reaches the node after a promise
+ * settles.
+ */
 export function replyAfter(gate: PromiseLike<unknown>): Fate {
   return async (run) => {
     const reply = await run();
@@ -140,7 +143,7 @@ function unreachable(): BrokerError {
   return new BrokerError("Cannot reach the engine");
 }
 
-/** Failures of deliveries; each value is a chance in a thousand. */
+/** Failures of deliveries, each with its probability in a thousand. */
 export interface Faults {
   lost?: number;
   repeated?: number;
@@ -151,21 +154,21 @@ export interface Faults {
 
 /** Options of a {@linkcode FaultyEngine}. */
 export interface FaultyEngineOptions {
-  /** Draws the deliveries that fail. */
+  /** Selects the deliveries that fail. */
   readonly random?: Random | undefined;
-  /** Timers of late deliveries; the platform's by default. */
+  /** Provides the timers of late deliveries; the platform's runtime by default. */
   readonly runtime?: Runtime | undefined;
-  /** Makes what keeps all data; a broker in memory by default. */
+  /** Creates the broker that keeps all data; a broker in memory by default. */
   readonly make?: (() => Broker) | undefined;
 }
 
-/** The engine of some nodes. */
+/** The engine that nodes share. */
 export class FaultyEngine {
   /** The brokers of all nodes that are not cut off. */
   readonly brokers = new Set<FaultyBroker>();
   readonly runtime: Runtime;
   faults: Faults = {};
-  /** Travel time of every delivery, in milliseconds. */
+  /** Delay of every delivery, in milliseconds. */
   delayMs = 0;
   /** True while no call and no publication of any node gets through. */
   isAway = false;
@@ -191,7 +194,7 @@ export class FaultyEngine {
   }
 
   /**
-   * Makes the broker of a node.
+   * Creates the broker of a node.
    *
    * @param options See {@linkcode FaultyBrokerOptions}.
    * @returns The broker.
@@ -206,7 +209,7 @@ export class FaultyEngine {
     this.brokers.add(broker);
   }
 
-  /** Publishes on a topic without a history, as another program does. */
+  /** Publishes on a topic without a history, like another program. */
   publish(publication: Publication): void {
     if (this.isAway) return;
     this.publications++;
@@ -214,14 +217,13 @@ export class FaultyEngine {
     this.#inner.publish(publication);
   }
 
-  /** Sets the fate of later calls of all nodes, except calls to which a node gave a fate. */
+  /** Sets the fate of later calls of all nodes, unless a node has its own fate for them. */
   make<O extends Operation>(calls: O, fate: FateOf<O>): void;
   make(calls: keyof Parts | "all", fate: Fate): void;
   make(calls: Calls, fate: unknown): void {
     this.#fates.set(calls, fate as Fate);
   }
 
-  /** Finds the fate of a call. */
   fateOf(call: Call): Fate | undefined {
     return fateIn(this.#fates, call);
   }
@@ -241,7 +243,7 @@ export class FaultyEngine {
     }
   }
 
-  /** Loses all publications, logs and facts. Nodes receive no notice. */
+  /** Loses all publications, logs and stored records. Nodes are not notified. */
   lose(): void {
     void this.#inner.close();
     this.#inner = this.#make();
@@ -275,7 +277,9 @@ interface Entry {
 
 /** Options of a {@linkcode FaultyBroker}. */
 export interface FaultyBrokerOptions {
-  /** Parts and operations that the broker lacks, as that of an engine without the feature. */
+  /**
+   * Parts and operations that the broker lacks, like the broker of an engine without the feature.
+   */
   readonly without?: readonly (keyof Parts | Operation)[];
 }
 
@@ -287,19 +291,21 @@ export class FaultyBroker implements Broker {
   readonly history?: BrokerHistory;
   readonly logs?: BrokerLogs;
   readonly store?: BrokerStore;
-  /** The result of `issues()`. */
+  /** Result of `issues()`. */
   problems: string[] = [];
   /** The calls so far. */
   readonly calls: Call[] = [];
   /** Delays the confirmation of new subscriptions. */
   ready: Promise<void> | undefined;
-  /** Decides how a publication of the engine reaches the node: at once, twice, late or never. */
+  /**
+   * Decides how a publication of the engine reaches the node: immediately, twice, late or never.
+   */
   onDelivery: (publication: Publication, deliver: PublicationListener) => void;
   readonly #engine: FaultyEngine;
   readonly #entries = new Set<Entry>();
   readonly #fates = new Map<string, Fate>();
   readonly #without: readonly string[];
-  /** Rejects calls after the close, as every closed broker does. */
+  /** Rejects calls after the close, like every closed broker. */
   #closed: MemoryBroker | undefined;
 
   constructor(engine: FaultyEngine, { without = [] }: FaultyBrokerOptions = {}) {
@@ -333,7 +339,8 @@ export class FaultyBroker implements Broker {
   /**
    * Sets the fate of later calls.
    *
-   * @param calls The calls; the fate of an operation counts more than the one of its part or of all.
+   * @param calls The calls; the fate of an operation overrides that of its part, which overrides
+   *   that of all.
    * @param fate The fate.
    */
   make<O extends Operation>(calls: O, fate: FateOf<O>): void;
@@ -370,26 +377,26 @@ export class FaultyBroker implements Broker {
     };
   }
 
-  /** Subscribes to all topics of an engine that lost its subscriptions. */
+  /** Subscribes again to all topics after the engine lost its subscriptions. */
   subscribeAgain(): void {
     for (const entry of this.#entries) this.#subscribe(entry);
   }
 
-  /** Gives a publication to the node, whatever happened to the one of the engine. */
+  /** Delivers a publication to the node, independent of the engine. */
   deliver(publication: Publication): void {
     for (const entry of [...this.#entries]) {
       if (entry.topic === publication.topic) this.#give(entry, publication);
     }
   }
 
-  /** Tells the node that publications may be missing, on one topic or on all. */
+  /** Notifies the node that publications may be missing, on one topic or on all. */
   interrupt(topic?: string): void {
     for (const entry of [...this.#entries]) {
       if (topic === undefined || entry.topic === topic) entry.options.onInterrupted?.();
     }
   }
 
-  /** Simulates a killed process: no message leaves or reaches the node. */
+  /** Simulates a killed process: the node neither sends nor receives. */
   cut(): void {
     this.#engine.brokers.delete(this);
   }
@@ -423,7 +430,7 @@ export class FaultyBroker implements Broker {
     if (this.#entries.has(entry) && this.#engine.brokers.has(this)) entry.listener(publication);
   }
 
-  /** A part of the engine, whose calls have a fate. */
+  /** Wraps a part of the engine whose calls have a fate. */
   #faulty(part: keyof Parts, of: object): object {
     return new Proxy(of, {
       get: (_of, name) => {

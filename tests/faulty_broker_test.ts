@@ -16,7 +16,7 @@ import { settlesSoon, turns } from "./waiting.ts";
 const BOUNDS = { size: 100, ttlMs: 60_000, bytes: 100_000 };
 const READING = { bounds: BOUNDS, maxMessages: 100, maxBytes: 100_000 };
 
-/** A broker, a second one of the same engine, and what both do with a topic. */
+/** Two brokers of one engine, and the publications on a topic that the first one receives. */
 function bench() {
   const engine = new FaultyEngine();
   const [broker, other] = [engine.connect(), engine.connect()];
@@ -31,7 +31,7 @@ function bench() {
   return { engine, broker, other, heard, append, kept };
 }
 
-Deno.test("FaultyBroker.make() decides what a call does, and what its caller receives", async () => {
+Deno.test("FaultyBroker.make() decides the effect of a call, and what its caller receives", async () => {
   const { broker, append, kept } = bench();
   broker.make("history.append", fail);
   await assertRejects(() => append("failed"), BrokerError);
@@ -55,7 +55,7 @@ Deno.test("FaultyBroker.make() decides what a call does, and what its caller rec
   assertEquals((await kept()).slice(3), ["replied late", "waited"]);
 });
 
-Deno.test("FaultyBroker.make() prefers an operation to its part, a part to all, and a node to the engine", async () => {
+Deno.test("FaultyBroker.make() prefers the fate of an operation to its part's, a part's to all, and a node's to the engine's", async () => {
   const { engine, broker, other } = bench();
   const { store } = broker;
   engine.make("all", fail);
@@ -71,7 +71,7 @@ Deno.test("FaultyBroker.make() prefers an operation to its part, a part to all, 
   assertEquals(broker.callsOf("store.claims"), [["s"], ["s"]]);
 });
 
-Deno.test("FaultyBroker.onDelivery() loses, repeats and holds publications of the engine", async () => {
+Deno.test("FaultyBroker.onDelivery() loses, repeats and delays publications of the engine", async () => {
   const { broker, other, heard, append } = bench();
   const held: Publication[] = [];
   broker.onDelivery = (one, deliver) => {
@@ -84,7 +84,7 @@ Deno.test("FaultyBroker.onDelivery() loses, repeats and holds publications of th
   assertEquals(heard.at(-1), "held");
 });
 
-Deno.test("FaultyEngine cuts off a node, goes away for all, and loses everything", async () => {
+Deno.test("FaultyEngine disconnects a node, becomes unreachable for all, and loses all data", async () => {
   const { engine, broker, other, heard, append, kept } = bench();
   let interruptions = 0;
   broker.subscribe("t", () => {}, { history: BOUNDS, onInterrupted: () => void interruptions++ });
@@ -102,7 +102,7 @@ Deno.test("FaultyEngine cuts off a node, goes away for all, and loses everything
   assertEquals([await kept(), heard], [["first of a new life"], ["first of a new life"]]);
 });
 
-Deno.test("FaultyBroker without a part is that of an engine which lacks the feature", () => {
+Deno.test("FaultyBroker without a part acts like the broker of an engine that lacks the feature", () => {
   const { history, logs } = new FaultyEngine().connect({ without: ["logs"] });
   assertEquals([history === undefined, logs], [false, undefined]);
 });

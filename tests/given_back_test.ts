@@ -1,6 +1,6 @@
 /**
- * Everything that has a bound, taken and given back once more than the bound in a row: a place that
- * is not given back on some path makes the last one fail.
+ * Each resource with a limit is acquired and released in a row, one time more than the limit: if
+ * some path leaks a slot, the last acquisition fails.
  *
  * @module
  */
@@ -63,28 +63,28 @@ import { HELLO, type Peer, serverByHand } from "./sessions.ts";
 import { until } from "./waiting.ts";
 import { fail, FaultyEngine } from "./faulty_broker.ts";
 
-/** Something that is taken and given back. */
+/** A resource that is acquired and released. */
 interface Bench {
-  /** Takes one, and gives it back. MUST throw if it is refused. */
+  /** Acquires one, and releases it. MUST throw if it is refused. */
   take(i: number): unknown;
-  /** Counts of what is taken: all zero after each. */
+  /** Counts of acquired resources: all are zero after each `take`. */
   left(): readonly number[];
 }
 
-/** One bound, and one path on which a part of it is given back. */
+/** A limit, and one path on which a resource is released. */
 interface Row {
-  /** The taken thing, and its end. */
+  /** The resource, and how it is released. */
   readonly name: string;
-  /** The file of the `Quota`, for a bound that is one. */
+  /** The file of the `Quota`, if the limit is one. */
   readonly quota?: string;
   readonly bound: number;
-  /** Makes the thing with the bound; `room` ends with the test. */
+  /** Creates whatever has the limit; `room` is disposed of after the test. */
   readonly open: (room: AsyncDisposableStack) => Bench | Promise<Bench>;
 }
 
 const runtime = platformRuntime();
 
-/** Taken places of all quotas. */
+/** Slots in use of all quotas. */
 function takenOf(quotas: Quotas): number[] {
   return Object.values(quotas.stats).map(({ taken }) => taken);
 }
@@ -93,7 +93,7 @@ function takenOf(quotas: Quotas): number[] {
 
 const ADDRESS = "192.0.2.1";
 
-/** A server in memory with room for three sessions. */
+/** A server in memory that accepts three sessions. */
 function threeSessions(room: AsyncDisposableStack, options: ServerOptions<string | null> = {}) {
   const limits = { maxSessions: 3, maxSessionsPerUser: 3, maxSessionsPerAddress: 3 };
   const server = room.use(testServer({ authenticate: () => "ann", limits, ...options }));
@@ -104,7 +104,7 @@ function threeSessions(room: AsyncDisposableStack, options: ServerOptions<string
   return { server, left };
 }
 
-/** A listener of QUIC with room for three handshakes and connections. */
+/** A QUIC listener that accepts three handshakes and connections. */
 function quicConnections(
   room: AsyncDisposableStack,
   connect: (server: QuicServer) => Promise<void>,
@@ -226,7 +226,7 @@ const SESSIONS: readonly Row[] = [
   },
   {
     name: "pongs that the peer reads",
-    bound: 21, // So many times 100 pongs are more than the bytes that may wait.
+    bound: 21, // In total more pongs than may be queued.
     async open(room) {
       const server = room.use(listen({ webSocket: hardenedWebSocket(), webTransport: false }));
       const socket = room.use(await RawSocket.open(portOf(server)));
@@ -244,10 +244,10 @@ const SESSIONS: readonly Row[] = [
 
 // Frames, streams and bytes of connections.
 
-/** Bytes of an event of an HTTP connection: five are more than may be unacknowledged. */
+/** Bytes of an event of an HTTP connection: five events exceed the unacknowledged bytes. */
 const EVENT_BYTES = 60_000;
 
-/** Makes connections over HTTP, and the requests of one client. */
+/** Creates a connection over HTTP, and a function for its client's requests. */
 function httpConnection(room: AsyncDisposableStack) {
   const connections = room.use(new HttpConnections({ runtime, maxFrameBytes: 1_000_000 }));
   const quotas = new Quotas(runtime);
@@ -275,7 +275,7 @@ function httpConnection(room: AsyncDisposableStack) {
   return { connections, connection, ask, quotas };
 }
 
-/** Opens streams on a pair of connections, each half of which ends in another way. */
+/** Opens streams on a pair of connections; each half ends in a different way. */
 function halfClosed({ client, server }: { client: Connection; server: Connection }): Bench {
   const accepted = server.incomingBidirectionalStreams.getReader();
   const ends: readonly ((half: ReadableStream | WritableStream) => Promise<unknown>)[] = [
@@ -289,14 +289,14 @@ function halfClosed({ client, server }: { client: Connection; server: Connection
     await writer.write(Uint8Array.of(1));
     writer.releaseLock();
     const far = (await accepted.read()).value!;
-    // The first half ends at one side before the second half at the other.
+    // The first half ends at one side before the second half ends at the other.
     await Promise.allSettled([end(near.writable), end(far.readable)]);
     await Promise.allSettled([end(far.writable), end(near.readable)]);
   };
   return { take, left: () => [] };
 }
 
-/** A buffer of early streams with room for two unread ones. */
+/** A buffer for two unread early streams. */
 function earlyStreams(end: (early: EarlyStreams, time: FakeTime) => unknown) {
   return (room: AsyncDisposableStack): Bench => {
     const time = room.use(new FakeTime());
@@ -458,7 +458,7 @@ const MAX_ROOMS = 32;
 
 const TOPICS: readonly Row[] = [
   ...[true, false].map((isAllowed): Row => ({
-    name: `topics of a session that authorize ${isAllowed ? "allows" : "refuses"}`,
+    name: `topics of a session that authorize ${isAllowed ? "allows" : "denies"}`,
     bound: 3,
     async open(room) {
       const limits = { maxTopicsPerSession: 3 };
@@ -474,7 +474,7 @@ const TOPICS: readonly Row[] = [
     },
   })),
   {
-    name: "rooms that a session joins with data, and takes back",
+    name: "rooms that a session joins with data, and leaves",
     bound: MAX_ROOMS,
     async open(room) {
       const { rooms, presence, topics, ...bench } = room.use(new RoomsBench({ graceMs: 0 }));
@@ -535,7 +535,7 @@ const TOPICS: readonly Row[] = [
 
 // Requests.
 
-/** Ends of a request by its handler. */
+/** Handlers, by how they end a request. */
 const HANDLERS = {
   answers: () => 1,
   fails: () => {
@@ -550,7 +550,7 @@ const HANDLERS = {
     ),
 };
 
-/** Bytes of a message: eight are more than a client has unacknowledged at once. */
+/** Bytes of a message: eight messages exceed what a client may have unacknowledged. */
 const MESSAGE_BYTES = 80_000;
 
 const OUTBOX: Row = {
@@ -612,7 +612,7 @@ const REQUESTS: readonly Row[] = (["client", "server"] as const).flatMap((asker)
 
 // Answers, readers and streams.
 
-/** The parts of a node that answers and reads, with room for two of each. */
+/** The parts of a node for responses and readers, with two slots for each. */
 function answering(
   room: AsyncDisposableStack,
   broker: MemoryBroker,
@@ -663,7 +663,7 @@ const waiting: BeginAnswer["answer"] = async function* (signal) {
 
 const ANSWERS_FILE = "server/durable/answers.ts";
 
-/** Forks, by their end. */
+/** Forks, by their outcome. */
 const FORKS = {
   "are deleted": { id: "fork", kind: "created" },
   "are there already": { id: "present", kind: "exists" },
@@ -682,7 +682,7 @@ const ANSWERS: readonly Row[] = [
       throw new Error("fails");
     },
   }).map(([end, answer]): Row => ({
-    name: `answers that ${end}`,
+    name: `responses that ${end}`,
     quota: ANSWERS_FILE,
     bound: 2,
     open(room) {
@@ -691,7 +691,7 @@ const ANSWERS: readonly Row[] = [
     },
   })),
   {
-    name: "answers that a reader cancels",
+    name: "responses that a reader cancels",
     quota: ANSWERS_FILE,
     bound: 2,
     open(room) {
@@ -704,7 +704,7 @@ const ANSWERS: readonly Row[] = [
     },
   },
   {
-    name: "answers of guests who left",
+    name: "responses of guests who left",
     quota: ANSWERS_FILE,
     bound: 2,
     open(room) {
@@ -718,7 +718,7 @@ const ANSWERS: readonly Row[] = [
     },
   },
   {
-    name: "answers that make room for the next ones",
+    name: "responses that make room for the next ones",
     bound: 2,
     open(room) {
       const broker = room.use(new MemoryBroker());
@@ -727,12 +727,12 @@ const ANSWERS: readonly Row[] = [
         await begin(i, async function* () {});
         await until(() => answers.running === 0);
       };
-      // The bound of kept answers is two, too.
+      // At most two responses are kept.
       return { take, left: () => [...left(), Math.max(0, answers.kept.stats.taken - 2)] };
     },
   },
   {
-    name: "requests of answers that a user's share refuses",
+    name: "requests for responses that a user's share rejects",
     bound: 2,
     async open(room) {
       const { begin } = answering(room, room.use(new MemoryBroker()), { maxKeptPerUser: 1 });
@@ -744,7 +744,7 @@ const ANSWERS: readonly Row[] = [
     },
   },
   {
-    name: "answers that another node began first",
+    name: "responses that another node started first",
     quota: ANSWERS_FILE,
     bound: 2,
     open(room) {
@@ -756,7 +756,7 @@ const ANSWERS: readonly Row[] = [
     },
   },
   {
-    name: "answers that are no longer kept",
+    name: "responses that are no longer kept",
     quota: ANSWERS_FILE,
     bound: 2,
     open(room) {
@@ -767,7 +767,7 @@ const ANSWERS: readonly Row[] = [
     },
   },
   {
-    name: "takeovers of answers that the node before still has",
+    name: "takeovers of responses that the previous node still runs",
     quota: ANSWERS_FILE,
     bound: 2,
     async open(room) {
@@ -820,7 +820,7 @@ const ANSWERS: readonly Row[] = [
         assertEquals(made.kind, kind);
         if (kind === "created") await logs.delete(id);
         if (i < 2) return;
-        // A source without forks is removed, and not kept as deleted.
+        // A source without forks is removed instead of being kept as deleted.
         await logs.delete("source");
         assertEquals((await logs.info("source")).kind, "missing");
       };
@@ -831,7 +831,7 @@ const ANSWERS: readonly Row[] = [
 
 // Writes over HTTP.
 
-/** Writes over HTTP, by the status of the answer. */
+/** Writes over HTTP, each with the status of its response. */
 const WRITES: readonly (readonly [status: number, path: string, init: RequestInit])[] = [
   [204, "/streams/a", { body: "1" }],
   [404, "/streams/none", { body: "1" }],
@@ -847,7 +847,7 @@ const WRITES: readonly (readonly [status: number, path: string, init: RequestIni
 
 const HTTP: readonly Row[] = [
   ...WRITES.map(([status, path, init]): Row => ({
-    name: `writes to ${path} with the answer ${status}`,
+    name: `writes to ${path} with the response ${status}`,
     quota: "server/http/guard.ts",
     bound: 2,
     async open(room) {
@@ -935,7 +935,7 @@ const HTTP: readonly Row[] = [
 
 const BOUNDS: HistoryBounds = { size: 10, ttlMs: 60_000, bytes: 100_000 };
 
-/** Ends of a call between two nodes. */
+/** Calls between two nodes, by how they end. */
 const CALLS: Readonly<Record<string, NodeCallsOptions["answer"]>> = {
   answered: (data) => data,
   failed: () => {
@@ -1068,7 +1068,7 @@ const NODES: readonly Row[] = [
 
 // Media.
 
-/** A relay of two broadcasts, and of two that wait. */
+/** A relay with slots for two broadcasts, and for two that wait. */
 function relayOfTwo(room: AsyncDisposableStack) {
   const relay = new MoqRelay({ allowAnonymousPublish: true, maxBroadcasts: 2, maxShare: 1 });
   room.defer(() => relay.close());
@@ -1080,7 +1080,7 @@ function relayOfTwo(room: AsyncDisposableStack) {
   return { relay, join };
 }
 
-/** A relay of two tracks and two fetches, its publisher, and a viewer. */
+/** A relay with slots for two tracks and two fetches, its publisher, and a viewer. */
 async function relayed(room: AsyncDisposableStack) {
   const relay = new MoqRelay({
     allowAnonymousPublish: true,
@@ -1109,14 +1109,14 @@ async function relayed(room: AsyncDisposableStack) {
   return { relay, live, viewer: await join(new TrackMux()) };
 }
 
-/** A server of two sessions in one process. */
+/** An in-process server that accepts two sessions. */
 function twoSessions(room: AsyncDisposableStack, options: Partial<MoqServerOptions> = {}) {
   const limits = { maxSessions: 2, maxSessionsPerAddress: 2, maxPendingSetups: 2 };
   const server = room.use(new MoqServer({ mux: new TrackMux(), limits, ...options }));
   const open = async () => {
     await using pair = memoryPair({ protocol: "moq-lite-05" });
     const accepting = server.accept(pair.server);
-    // A server that refuses closes the session after it opened.
+    // A server that refuses a session closes it after it opened.
     const session = await MoqSession.open(pair.client, { side: "client" });
     const accepted = await accepting;
     session.close();
@@ -1194,7 +1194,7 @@ const MEDIA: readonly Row[] = [
     },
   },
   ...["end", "belong to a session that leaves", "are relayed"].map((way): Row => ({
-    name: `broadcasts that wait for a place of a relay, and ${way}`,
+    name: `broadcasts that wait for a slot of a relay, and ${way}`,
     bound: 2,
     open(room) {
       const { relay, join } = relayOfTwo(room);
@@ -1216,7 +1216,7 @@ const MEDIA: readonly Row[] = [
     },
   })),
   ...[1, 9].map((group): Row => ({
-    name: `fetches of a relay, of a group that ${group === 1 ? "is" : "is not"} there`,
+    name: `fetches of a relay, of a group that ${group === 1 ? "exists" : "does not exist"}`,
     bound: 2,
     async open(room) {
       const { viewer } = await relayed(room);
@@ -1243,11 +1243,11 @@ const ROWS: readonly Row[] = [
   ...MEDIA,
 ];
 
-/** The line that makes a quota, outside of comments. */
+/** A line that creates a quota, outside of comments. */
 const MAKES_QUOTA = /^(?! \*).*(?:new Quota\(|quotas\.open\(|quotaIn\()/m;
 
 for (const { name, bound, open } of ROWS) {
-  Deno.test(`Given back: ${name}, ${bound + 1} in a row at a bound of ${bound}`, async () => {
+  Deno.test(`Released: ${name}, ${bound + 1} in a row with a limit of ${bound}`, async () => {
     await using room = new AsyncDisposableStack();
     const { take, left } = await open(room);
     for (let i = 0; i <= bound; i++) {
@@ -1259,7 +1259,7 @@ for (const { name, bound, open } of ROWS) {
   });
 }
 
-Deno.test("Given back: each Quota has a row", async () => {
+Deno.test("Released: each Quota has a row", async () => {
   const { files } = await readRepository(new URL("../", import.meta.url));
   const quotas = [...files].filter(([path, code]) =>
     path !== "base/shares.ts" && isLibrary(path) && MAKES_QUOTA.test(code)

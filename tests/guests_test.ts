@@ -1,6 +1,6 @@
 /**
- * Guests beside signed-in users: one hook decides, asked once for each session with all that the
- * client has, the same on every wire.
+ * Guests and signed-in users: one hook decides. It is called once per session, with all credentials
+ * of the client, and alike on every transport.
  *
  * @module
  */
@@ -30,7 +30,7 @@ import { listen, portOf, RawSocket } from "./servers.ts";
 
 const TOKEN = "s3cret-t0ken";
 
-/** How a client came in, or was refused. */
+/** How a client was admitted or refused. */
 interface Outcome {
   /** The user at the server; `undefined` for a refused client. */
   readonly user?: string | undefined;
@@ -38,16 +38,16 @@ interface Outcome {
   readonly refused?: Pick<CloseInfo, "code" | "reason">;
 }
 
-/** One way to a server. */
+/** A way to connect to a server. */
 interface Way {
   readonly name: string;
-  /** True for a token in band; else the URL has the token. */
+  /** True for a token in band; otherwise the URL contains the token. */
   readonly isInBand: boolean;
   /** Connects once, and returns the outcome. */
   come(options: ServerOptions<string | typeof guest>, token: string | undefined): Promise<Outcome>;
 }
 
-/** A client that reconnects: it ends connected, or refused for good. */
+/** The outcome for a reconnecting client: connected, or permanently refused. */
 async function outcomeOf(client: Client, opened: readonly Session[]): Promise<Outcome> {
   for await (const status of client.status) {
     assert(status.name !== "reconnecting", "a client that is let in or refused does not come back");
@@ -106,7 +106,7 @@ const WAYS: readonly Way[] = [
   },
 ];
 
-/** Accepts one token; a client without a token is a guest, or refused. */
+/** Accepts one token; a client without a token becomes a guest, or is refused. */
 function hook(takesGuests: boolean, asked: (string | undefined)[]) {
   return ({ token }: AuthenticationContext): string | typeof guest => {
     asked.push(token);
@@ -123,7 +123,7 @@ for (const way of WAYS) {
         const who = `${hasToken ? "a token" : "no token"}, ${
           allowTokenMessage ? "" : "not "
         }in band, ${takesGuests ? "guests" : "no guests"}`;
-        Deno.test(`Server asks authenticate once over ${way.name}: ${who}`, async () => {
+        Deno.test(`Server calls authenticate once over ${way.name}: ${who}`, async () => {
           const asked: (string | undefined)[] = [];
           const told: Refusal[] = [];
           const token = hasToken ? TOKEN : undefined;
@@ -134,7 +134,7 @@ for (const way of WAYS) {
           }, token);
           const isMisplaced = hasToken && way.isInBand && !allowTokenMessage;
           if (isMisplaced) {
-            // No request was sent: the client knows the missing features of the server.
+            // The client sent no request, because it knows which features the server lacks.
             assertEquals([user, refused?.code, asked, told.length], [undefined, 4401, [], 1]);
             assertStringIncludes(refused!.reason, "allowTokenMessage");
           } else if (hasToken || takesGuests) {
@@ -153,7 +153,7 @@ for (const way of WAYS) {
   }
 }
 
-Deno.test("Server refuses a token in band for good where it has no authenticate", async () => {
+Deno.test("Server permanently refuses a token in band if it has no authenticate", async () => {
   let opened = 0;
   await using server = listen({ onOpen: () => void opened++ });
   await using client = connect(server.url, { token: TOKEN, endOnRefusal: true });
@@ -162,7 +162,7 @@ Deno.test("Server refuses a token in band for good where it has no authenticate"
   assertStringIncludes(reason, "allowTokenMessage");
 });
 
-Deno.test("Server asks about a token in band with the cookies of the request", async () => {
+Deno.test("Server passes the cookies of the request to authenticate for a token in band", async () => {
   const asked: unknown[] = [];
   await using server = listen({
     allowTokenMessage: true,
@@ -175,12 +175,12 @@ Deno.test("Server asks about a token in band with the cookies of the request", a
   await using session = await dial(server.url, { token: TOKEN, headers });
   const near = server.manager.sessionsOf("ann")[0]!;
   assertEquals([asked, near.headers.get("cookie")], [[[TOKEN, "sid=1", "7"]], null]);
-  // A renewal has the kept parts of the session, and no more.
+  // A renewal receives only the parts of the request that the session keeps.
   await session.authenticate("again");
   assertEquals(asked[1], ["again", null, null]);
 });
 
-Deno.test("Server takes the token in band of a client with another one in its URL", async () => {
+Deno.test("Server prefers a client's token in band to another one in its URL", async () => {
   const asked: unknown[] = [];
   await using server = listen({
     allowTokenMessage: true,
@@ -194,7 +194,7 @@ Deno.test("Server takes the token in band of a client with another one in its UR
   assertEquals(server.manager.sessionsOf(TOKEN).length, 1);
 });
 
-Deno.test("Server keeps no more than 16 KiB of headers for a token that follows", async () => {
+Deno.test("Server keeps at most 16 KiB of headers until the token in band arrives", async () => {
   await using server = testServer({ allowTokenMessage: true, authenticate: () => "ann" });
   const refused = await server.dial({ token: TOKEN, headers: { cookie: "x".repeat(16_384) } })
     .catch((error) => error);
@@ -202,7 +202,7 @@ Deno.test("Server keeps no more than 16 KiB of headers for a token that follows"
   assertEquals(refused.info?.code, 4400);
 });
 
-Deno.test("Server reads the mark of a token in band from the query, and keeps neither", async () => {
+Deno.test("Server reads the announcement of a token in band from the query, and keeps neither in the URL", async () => {
   const asked: unknown[] = [];
   await using server = listen({
     allowTokenMessage: true,
@@ -215,7 +215,7 @@ Deno.test("Server reads the mark of a token in band from the query, and keeps ne
     `${server.webTransportUrl}?protocol=skein.1&room=a&auth=in-band`,
     { serverCertificateHashes: server.certificateHashes! },
   ));
-  // The handshake of a browser that can offer no subprotocols.
+  // The handshake of a browser that cannot offer subprotocols.
   Object.defineProperty(connection, "protocol", { value: "skein.1" });
   await using session = new ClientSession(
     withMessages(connection, { side: "client" }),
@@ -227,7 +227,7 @@ Deno.test("Server reads the mark of a token in band from the query, and keeps ne
   assertEquals([asked, new URL(near.url).search], [[TOKEN], "?protocol=skein.1&room=a"]);
 });
 
-Deno.test("Server never chooses the mark of a token in band", async () => {
+Deno.test("Server never selects the subprotocol that announces a token in band", async () => {
   await using server = listen({ allowTokenMessage: true, authenticate: () => "ann" });
   const cases: [offered: string, chosen: string | undefined][] = [
     ["skein.auth, skein.1", "skein.1"],
@@ -241,7 +241,7 @@ Deno.test("Server never chooses the mark of a token in band", async () => {
   }
 });
 
-Deno.test("dial() says a token in band over qmux-02.skein.1", async () => {
+Deno.test("dial() sends a token in band over qmux-02.skein.1", async () => {
   await using server = listen({
     allowTokenMessage: true,
     authenticate: ({ token }) => token ?? guest,
@@ -254,7 +254,7 @@ Deno.test("dial() says a token in band over qmux-02.skein.1", async () => {
   assertEquals(server.manager.sessionsOf("ann").map(({ id }) => id), [session.id]);
 });
 
-Deno.test("Client without a token connects as a guest where its function allows guests", async () => {
+Deno.test("Client without a token connects as a guest if its token function allows it", async () => {
   const users: string[] = [];
   const tokens = [undefined, "ann"];
   await using server = testServer({
@@ -269,7 +269,7 @@ Deno.test("Client without a token connects as a guest where its function allows 
   assertEquals(users, ["guest", "ann"]);
 });
 
-Deno.test("Server leaves a guest a guest, if a token comes that was not announced", async () => {
+Deno.test("Server keeps a guest a guest if an unannounced token arrives", async () => {
   await using server = listen({
     allowTokenMessage: true,
     authenticate: ({ token }) => token === undefined ? guest : "ann",
@@ -283,7 +283,7 @@ Deno.test("Server leaves a guest a guest, if a token comes that was not announce
 });
 
 for (const way of WAYS.filter(({ isInBand }) => isInBand)) {
-  Deno.test(`Server takes a token of maxTokenBytes over ${way.name}, and reports a longer one`, async () => {
+  Deno.test(`Server accepts a token of maxTokenBytes over ${way.name}, and reports a longer one`, async () => {
     for (const maxTokenBytes of [undefined, 100, 65_536]) {
       const told: Refusal[] = [];
       const options: ServerOptions<string | typeof guest> = {
@@ -303,7 +303,7 @@ for (const way of WAYS.filter(({ isInBand }) => isInBand)) {
   });
 }
 
-Deno.test("Server gives each guest an identity of its own, without asking userOf and expiresAt", async () => {
+Deno.test("Server gives each guest its own identity, without calling userOf and expiresAt", async () => {
   const opened: Session<{ readonly name: string } | undefined>[] = [];
   const asked: unknown[] = [];
   await using server = testServer({
@@ -324,13 +324,13 @@ Deno.test("Server gives each guest an identity of its own, without asking userOf
   const users = opened.map(({ user }) => user);
   assertEquals([new Set(users).size, users[2]], [3, "ann"]);
   for (const user of users.slice(0, 2)) assertMatch(user, /^guest:[\w-]{22}$/);
-  // A message to one guest reaches no other, and the name of all guests is none.
+  // A message to one guest reaches no other guest, and no name addresses all guests.
   assertEquals([server.to(users[1]!).send("dm"), server.to("guest").send("dm")], [1, 0]);
   assertEquals((await receiveOne(two)).topic, "dm");
   assertEquals(server.manager.stats().users, 1);
 });
 
-Deno.test("Server without authenticate has guests alone", async () => {
+Deno.test("Server without authenticate has only guests", async () => {
   const opened: Session[] = [];
   await using server = listen({ onOpen: (session) => void opened.push(session) });
   await using _session = await dial(server.url);
@@ -343,7 +343,7 @@ Deno.test("Server without authenticate has guests alone", async () => {
   assert(opened.every(({ user }) => user.startsWith("guest:")));
 });
 
-Deno.test("Server refuses with 403 a user that could be a guest", async () => {
+Deno.test("Server refuses with 403 a user whose name could be a guest's", async () => {
   const told: Refusal[] = [];
   const onRefusal = (refusal: Refusal) => void told.push(refusal);
   for (
@@ -359,7 +359,7 @@ Deno.test("Server refuses with 403 a user that could be a guest", async () => {
   assertEquals(told.map(({ status }) => status), [403, 403]);
 });
 
-Deno.test("Client is the same guest after a reconnect, also on another node, and no one else is", async () => {
+Deno.test("Client stays the same guest after a reconnect, also on another node, and no other client can be that guest", async () => {
   using time = new FakeTime();
   await using broker = new MemoryBroker();
   const users: string[] = [];
@@ -389,13 +389,13 @@ Deno.test("Client is the same guest after a reconnect, also on another node, and
     await using _again = await other.dial({ path: `/?${name}` });
     assertEquals(users.pop() === member!.user, isSame);
   }
-  // The identity does not reveal the secret, and a ticket of another form counts for nothing.
+  // The identity does not reveal the secret, and a malformed ticket is ignored.
   assert(!member!.user.includes(secret.slice(1)));
   await using _odd = await other.dial({ path: `/?ticket=.${member!.user}` });
   assert(users.pop() !== member!.user);
 });
 
-Deno.test("Client that signs in is no guest any more, and a guest again with the same identity", async () => {
+Deno.test("Client that signs in is no longer a guest, and later becomes the same guest again", async () => {
   using time = new FakeTime();
   const users: string[] = [];
   const tokens = [undefined, "ann", undefined, undefined];
@@ -416,7 +416,7 @@ Deno.test("Client that signs in is no guest any more, and a guest again with the
   assertEquals(client.isConnected, true);
 });
 
-Deno.test("Server prints a hint once where one string is the user of many addresses", async () => {
+Deno.test("Server prints a hint once if many addresses have the same user", async () => {
   using printed = captureConsole();
   await using server = testServer({
     authenticate: ({ token }) => token ?? "visitor",

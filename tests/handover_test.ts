@@ -69,7 +69,7 @@ Deno.test("Client.handOver() keeps a subscription to a topic to which the applic
   }
 });
 
-Deno.test("Client.handOver() lets a request end in its own session", async () => {
+Deno.test("Client.handOver() lets a request finish in its original session", async () => {
   const gate = Promise.withResolvers<void>();
   await using server = testServer({
     async onMessage(message, session) {
@@ -90,7 +90,7 @@ Deno.test("Client.handOver() lets a request end in its own session", async () =>
   await first.closed;
 });
 
-Deno.test("Client.handOver() cuts a request off that does not end within 30 s", async () => {
+Deno.test("Client.handOver() fails a request that does not finish within 30 s", async () => {
   using time = new FakeTime();
   await using server = testServer({ onMessage: () => new Promise(() => {}) });
   await using client = server.connect();
@@ -109,7 +109,7 @@ Deno.test("Client.handOver() cuts a request off that does not end within 30 s", 
   assertEquals([first.isClosed, client.isConnected], [true, true]);
 });
 
-Deno.test("Client whose session broke after a move reconnects beside the first session, as one client", async () => {
+Deno.test("Client whose session breaks after a move reconnects next to its first session, and counts as one client", async () => {
   using time = new FakeTime();
   const gate = Promise.withResolvers<void>();
   const seen: unknown[] = [];
@@ -144,7 +144,7 @@ Deno.test("Client whose session broke after a move reconnects beside the first s
   assertEquals(seen, [1, 2]);
 });
 
-/** Opens the second session of a client by hand. */
+/** Opens the second session of a client, controlled by the test. */
 async function openSecond(
   server: Pick<TestServer, "open">,
   ticket: string | undefined,
@@ -155,7 +155,7 @@ async function openSecond(
 
 const ticketOf = (session: Session | undefined) => session![internals].lineage.ticket;
 
-Deno.test("Server holds no state of a second session that stays silent, and closes the session after 5 s", async () => {
+Deno.test("Server holds no state of a second session that stays silent, and closes it after 5 s", async () => {
   using time = new FakeTime();
   const opened: string[] = [];
   const seen: unknown[] = [];
@@ -182,7 +182,7 @@ Deno.test("Server holds no state of a second session that stays silent, and clos
   assertEquals([(await receiveOne(ann)).data, (await receiveOne(ann)).data], [1, 2]);
 });
 
-Deno.test("Server ignores a ticket of another user, and a wrong one", async () => {
+Deno.test("Server ignores a ticket of another user, and an invalid ticket", async () => {
   await using broker = new MemoryBroker();
   const options = {
     broker,
@@ -195,7 +195,7 @@ Deno.test("Server ignores a ticket of another user, and a wrong one", async () =
   await using ann = await server.dial({ path: "/?token=ann" });
   await ann.subscribe("news");
   const ticket = ticketOf(ann)!;
-  // Of the right form, and refused as one session too many.
+  // A well-formed but invalid ticket: refused as one session too many.
   const wrong = await openSecond(server, `${ann.id}.${"A".repeat(22)}`, "/?token=ann&");
   assertEquals((await wrong.connection.closed).closeCode, 4429);
   const mallory = await openSecond(server, ticket, "/?token=mallory&");
@@ -206,7 +206,7 @@ Deno.test("Server ignores a ticket of another user, and a wrong one", async () =
   assertEquals(server.manager.get(ann.id)?.state, "connected");
   server.publish("news", "hers");
   assertEquals((await receiveOne(ann)).data, "hers");
-  // The session counts for its own user, on all nodes.
+  // The session counts towards its own user, on all nodes.
   await assertRejects(
     () => other.dial({ path: "/?token=mallory" }),
     SessionClosedError,
@@ -215,7 +215,7 @@ Deno.test("Server ignores a ticket of another user, and a wrong one", async () =
   mallory.connection.close();
 });
 
-Deno.test("Server lets two sessions of a user have one place, and never three", async () => {
+Deno.test("Server lets two sessions of a moving client share one slot, but never three", async () => {
   await using server = testServer({
     authenticate: () => "ann",
     limits: { maxSessionsPerUser: 1 },
@@ -231,7 +231,7 @@ Deno.test("Server lets two sessions of a user have one place, and never three", 
   const { hello } = second.envelopes[0] as { hello: { ticket: string } };
   const other = await openSecond(server, hello.ticket);
   assertEquals((await other.connection.closed).closeCode, 4429);
-  // The one that is left has the place.
+  // The remaining session keeps the slot.
   await ann.close();
   await turns();
   const full = await openSecond(server, undefined);
@@ -244,7 +244,7 @@ Deno.test("Server lets two sessions of a user have one place, and never three", 
   next.connection.close();
 });
 
-Deno.test("Client.handOver() works with a token in band, and with an onOpen that is slow", async () => {
+Deno.test("Client.handOver() works with a token in band, and with a slow onOpen", async () => {
   await using server = testServer({
     allowTokenMessage: true,
     authenticate: ({ token }) => token === "t" ? "ann" : null,
@@ -264,7 +264,7 @@ Deno.test("Client.handOver() works with a token in band, and with an onOpen that
   assertEquals(server.manager.sessionsOf("ann").length, 1);
 });
 
-Deno.test("Client.handOver() changes nothing where the server lacks the feature, or refuses", async () => {
+Deno.test("Client.handOver() changes nothing if the server lacks the feature, or refuses", async () => {
   let attempts = 0;
   await using server = testServer({
     authenticate() {
@@ -277,7 +277,7 @@ Deno.test("Client.handOver() changes nothing where the server lacks the feature,
   const first = await client.whenConnected();
   assertEquals(await client.handOver(), false);
   assertEquals([client.session, client.isConnected], [first, true]);
-  // A server that offers no handover.
+  // A server without handover.
   const old = memoryPair();
   const peer = new Peer(old.server);
   await using other = new Client("memory://old/", denoPlatform(() => Promise.resolve(old.client)));
@@ -289,21 +289,21 @@ Deno.test("Client.handOver() changes nothing where the server lacks the feature,
   await old[Symbol.asyncDispose]();
 });
 
-Deno.test("Client.handOver() does not use a session that opens after the first one broke", async () => {
+Deno.test("Client.handOver() does not use a session that opens after the first one breaks", async () => {
   using time = new FakeTime();
   const opened: Session[] = [];
   const seen: unknown[] = [];
   await using server = testServer({
     authenticate: () => "ann",
     onOpen(session) {
-      // The first message comes right behind the hello of a session.
+      // The first message follows the session's hello immediately.
       if (opened.push(session) === 3) server.to("ann").send("direct", 0);
     },
   });
   const gate = Promise.withResolvers<void>();
   const dial: Dialer = async (url) => {
     const { pathname, search } = new URL(url);
-    // A reconnect names no session, only the secret of the client.
+    // A reconnect names no session, only the client's secret.
     if (/ticket=[^.]/.test(search)) await gate.promise;
     return await server.open({ path: pathname + search });
   };
@@ -328,19 +328,19 @@ Deno.test("Client.handOver() does not use a session that opens after the first o
   assertEquals(server.manager.count, 1);
 });
 
-Deno.test("Client moves unasked on an engine that gives no credit back, without a lost or repeated message", async () => {
+Deno.test("Client moves automatically on an engine that returns no credit, without losing or repeating a message", async () => {
   const { lost, doubled, sessions, messages } = await underWithheldCredit({
     bytes: 6 * 1_048_576,
     messageBytes: 8_192,
     streams: 2_000,
-    // A sixteenth of the credit in WebKit.
+    // A sixteenth of WebKit's credit.
     credit: { bytes: 1_048_576, streams: 475 },
   });
   assertEquals({ lost, doubled, messages }, { lost: 0, doubled: 0, messages: 768 });
   assert(sessions >= 8, `${sessions} sessions`);
 });
 
-Deno.test("Client ends a worn session of a server that has no handover, and comes back", async () => {
+Deno.test("Client closes a session with little credit left if the server has no handover, and reconnects", async () => {
   using time = new FakeTime();
   const peers: Peer[] = [];
   const worn: (() => void)[] = [];
@@ -362,7 +362,7 @@ Deno.test("Client ends a worn session of a server that has no handover, and come
   await turns();
   worn[0]!();
   await passTime(time, 1_000);
-  // Requests may end for a while.
+  // Gives pending requests some time to finish.
   assertEquals(client.session?.id, "first");
   peers[0]!.say('{"reply":1,"data":"done"}');
   assertEquals(await asked, "done");
@@ -374,7 +374,7 @@ Deno.test("Client ends a worn session of a server that has no handover, and come
   assertEquals(client.session?.id, "second");
 });
 
-Deno.test("raceTransports() hands onWorn to the dialing function", async () => {
+Deno.test("raceTransports() passes onWorn to the dialing function", async () => {
   const onWorn = () => {};
   const told: unknown[] = [];
   await using pair = memoryPair();
@@ -395,7 +395,7 @@ Deno.test("Client with upgrade tries its preferred transport within 35 s of a ch
   using time = new FakeTime();
   let attempts = 0;
   await using server = testServer({
-    // So that the session never moves.
+    // Prevents the session from ever moving.
     authenticate() {
       if (++attempts === 1) return "ann";
       throw new AuthenticationError("One is enough");
@@ -423,7 +423,7 @@ Deno.test("Client with upgrade tries its preferred transport within 35 s of a ch
   assertEquals(client.isConnected, true);
 });
 
-Deno.test("Client moves from WebSocket to WebTransport of a real server, with a history and an open request", async () => {
+Deno.test("Client moves from WebSocket to WebTransport on a real server, with a history and a pending request", async () => {
   const gate = Promise.withResolvers<void>();
   await using server = listen({
     webTransport: { cacheFolder: null },
@@ -452,7 +452,7 @@ Deno.test("Client moves from WebSocket to WebTransport of a real server, with a 
     for await (const { data } of log) if (seen.push(data) === 300) return;
   })();
   const slow = client.request("slow");
-  // The remembered failure of the transport does not count.
+  // The recorded failure of the transport must not count.
   isBlocked = false;
   const publishing = (async () => {
     for (let i = 0; i < 300; i++) {
@@ -494,7 +494,7 @@ Deno.test("Client.handOver() keeps the order of a topic whose old session is slo
   await passTime(time, 0);
   assert(await moving);
   await turns();
-  // Topics with a history do not wait for the old session; other topics keep their order.
+  // Topics with a history don't wait for the old session; other topics keep their order.
   const all = Array.from({ length: 40 }, (_, i) => i);
   assertEquals(seen, { log: all, news: [] });
   await passTime(time, 2_500);
@@ -503,7 +503,7 @@ Deno.test("Client.handOver() keeps the order of a topic whose old session is slo
   assertEquals(first.isClosed, true);
 });
 
-Deno.test("Client.handOver() to another node takes no publication twice behind the answer there", async () => {
+Deno.test("Client.handOver() to another node repeats no publication after the subscription's reply there", async () => {
   using time = new FakeTime();
   await using broker = new MemoryBroker();
   const nodes = ["one", "two"].map(() => testServer({ authorize: () => true, broker }));
@@ -539,7 +539,7 @@ Deno.test("Client.handOver() to another node takes no publication twice behind t
   assertEquals([first.isClosed, client.isConnected, seen.length], [true, true, 200]);
 });
 
-Deno.test("Client.handOver() waits for no rest of a topic that the server refuses, or that the client left", async () => {
+Deno.test("Client.handOver() does not wait for the rest of a topic that the server rejects or the client leaves", async () => {
   using time = new FakeTime();
   const gate = Promise.withResolvers<void>();
   await using server = testServer({
@@ -554,7 +554,7 @@ Deno.test("Client.handOver() waits for no rest of a topic that the server refuse
   const first = client.session!;
   const late = assertRejects(() => client.subscribe("late").ready, RequestError);
   await turns();
-  // Before the client asks for the topic in the new session.
+  // Before the client subscribes to the topic in the new session.
   const left = client.handOver().then(() => news.unsubscribe());
   await passTime(time, 0);
   gate.resolve();
@@ -563,7 +563,7 @@ Deno.test("Client.handOver() waits for no rest of a topic that the server refuse
   await Promise.all([left, late]);
 });
 
-Deno.test("Client.handOver() takes no notice of a room from the first session behind the list of the second", async () => {
+Deno.test("Client.handOver() ignores notices of a room from the first session after the list in the second", async () => {
   using time = new FakeTime();
   await using server = testServer({
     authenticate: ({ token }) => token ?? null,
@@ -593,7 +593,7 @@ Deno.test("Client.handOver() takes no notice of a room from the first session be
   assertEquals(notices, ["members ann", "members ann bob", "leave"]);
 });
 
-Deno.test("Client.handOver() takes no message of a topic that the client left beside the first session", async () => {
+Deno.test("Client.handOver() drops messages from the first session for a topic that the client has left", async () => {
   using time = new FakeTime();
   await using server = testServer({ authorize: () => true });
   const errors: unknown[] = [];
@@ -621,7 +621,7 @@ Deno.test("Client.handOver() takes no message of a topic that the client left be
   assertEquals([client.isConnected, seen, errors], [true, [], []]);
 });
 
-Deno.test("Client.handOver() holds messages of the new session within bounds, until the old one ends", async () => {
+Deno.test("Client.handOver() holds a limited number of messages of the new session until the old one closes", async () => {
   using time = new FakeTime();
   await using server = testServer({ authorize: () => true });
   await using client = server.connect();
@@ -631,7 +631,7 @@ Deno.test("Client.handOver() holds messages of the new session within bounds, un
   void (async () => {
     for await (const { data } of news) seen.push((data as { n: number }).n);
   })();
-  // The old session stays silent from here on.
+  // From here on the old session stays silent.
   server.network.linkOf(client).stall("to-client");
   const moving = client.handOver();
   await passTime(time, 0);
@@ -651,7 +651,7 @@ Deno.test("Client.handOver() holds messages of the new session within bounds, un
   await passTime(time, 16_000);
 });
 
-Deno.test("Client.handOver() takes one place of a user among all nodes", async () => {
+Deno.test("Client.handOver() uses one slot of a user across all nodes", async () => {
   await using broker = new MemoryBroker();
   const options = {
     broker,
@@ -673,7 +673,7 @@ Deno.test("Client.handOver() takes one place of a user among all nodes", async (
   assertEquals([claims.length, one.manager.count], [1, 1]);
   const error = await assertRejects(() => two.dial(), SessionClosedError);
   assertEquals(error.info?.code, 4429);
-  // The place is free once the last session is over.
+  // The slot is free after the last session has closed.
   await client.close();
   await turns();
   await using other = await two.dial();
@@ -703,7 +703,7 @@ Deno.test("Server excludes a moving client from its own publication, in either s
   second.connection.close();
 });
 
-Deno.test("Server.drain() closes a session that its client has left, and cuts none", async () => {
+Deno.test("Server.drain() closes a session that its client has left, and cuts no other", async () => {
   using time = new FakeTime();
   await using server = testServer({ authenticate: () => "ann" });
   await using client = server.connect();

@@ -1,5 +1,5 @@
 /**
- * Handshakes from the view of an instrumentation, on both ends.
+ * Handshakes as an instrumentation sees them, on both ends.
  *
  * @module
  */
@@ -15,7 +15,7 @@ import { connect, dial } from "../client.ts";
 import { listen, RawSocket } from "./servers.ts";
 import { soon } from "./waiting.ts";
 
-/** Writes down how handshakes go. */
+/** Records how handshakes end. */
 class Handshakes implements Instrumentation {
   readonly infos: HandshakeInfo[] = [];
   readonly ends: string[] = [];
@@ -36,7 +36,7 @@ class Handshakes implements Instrumentation {
     };
   }
 
-  /** Waits for so many ends. */
+  /** Waits until a number of handshakes has ended. */
   async count(count: number): Promise<string[]> {
     while (this.ends.length < count) await soon(this.#changed.promise);
     return this.ends.splice(0).sort();
@@ -86,7 +86,7 @@ Deno.test("handshake() ends with the status of a refusal", async () => {
   assertEquals(await instrumentation.count(2), ["client 429", "server 429"]);
 });
 
-Deno.test("handshake() waits for a token in band, and for one that is refused", async () => {
+Deno.test("handshake() waits for a token in band, whether it is accepted or refused", async () => {
   const instrumentation = new Handshakes();
   await using server = listen({
     instrumentation,
@@ -103,7 +103,7 @@ Deno.test("handshake() waits for a token in band, and for one that is refused", 
   assertEquals((await instrumentation.count(2))[1], "server 401");
 });
 
-Deno.test("handshake() ends for a peer that vanished before the session was open", async () => {
+Deno.test("handshake() ends if a peer vanishes before the session is open", async () => {
   const instrumentation = new Handshakes();
   const entered = Promise.withResolvers<void>();
   const go = Promise.withResolvers<void>();
@@ -124,7 +124,7 @@ Deno.test("handshake() ends for a peer that vanished before the session was open
   assertEquals(["server undefined", "server session"].includes(end!), true);
 });
 
-Deno.test("handshake() that throws changes nothing", async () => {
+Deno.test("handshake() may throw without changing the outcome", async () => {
   const errors: unknown[] = [];
   const { error } = console;
   console.error = (...args) => void errors.push(args);
@@ -141,11 +141,11 @@ Deno.test("handshake() that throws changes nothing", async () => {
   } finally {
     console.error = error;
   }
-  // Two that threw at once, then each hook of a server and that of a client.
+  // Two hooks that threw immediately, then each hook of the server, and the client's.
   assertEquals(errors.length, 5);
 });
 
-Deno.test("connect() hands each of its sessions to the instrumentation", async () => {
+Deno.test("connect() reports each of its sessions to the instrumentation", async () => {
   const instrumentation = new Handshakes();
   let opened = 0;
   const hooks: Instrumentation = {
@@ -165,7 +165,7 @@ Deno.test("connect() hands each of its sessions to the instrumentation", async (
   assertEquals(opened, 2);
 });
 
-Deno.test("handshake() gets handshakes over WebTransport, and refusals by status", async () => {
+Deno.test("handshake() receives handshakes over WebTransport, and refusals by status", async () => {
   const instrumentation = new Handshakes();
   await using server = listen({
     instrumentation,
@@ -183,7 +183,7 @@ Deno.test("handshake() gets handshakes over WebTransport, and refusals by status
   assertEquals(await instrumentation.count(2), ["client 401", "server 401"]);
 });
 
-Deno.test("serve() refuses a request for an invalid host, and keeps no place for that request", async () => {
+Deno.test("serve() rejects a request for an invalid host, and reserves no slot for it", async () => {
   await using server = listen({
     webTransport: true,
     metrics: true,

@@ -1,6 +1,6 @@
 /**
- * Common parts of the tests of the hardened WebSocket engine: a server on an engine of its own, and
- * connections of several addresses.
+ * Shared helpers for the tests of the hardened WebSocket engine: a server with its own engine, and
+ * connections from several addresses.
  *
  * @module
  */
@@ -14,7 +14,7 @@ import {
 } from "../transport/hardened/mod.ts";
 import { listen } from "./servers.ts";
 
-/** Header of a request to this machine. */
+/** Host header of a request to this machine. */
 export const HOST = "Host: localhost\r\n";
 
 /** Headers of an upgrade besides {@linkcode HOST}. */
@@ -22,7 +22,7 @@ export const UPGRADE =
   "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n" +
   "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
-/** Listens on an engine of its own, without WebTransport. */
+/** Listens with a new hardened engine, without WebTransport. */
 export function listenHardened<V = unknown>(
   options: ServeOptions<V> = {},
   limits: HardenedWebSocketOptions = {},
@@ -31,7 +31,7 @@ export function listenHardened<V = unknown>(
   return { engine, server: listen({ webSocket: engine, webTransport: false, ...options }) };
 }
 
-/** Connects from one of the addresses of this machine. */
+/** Connects from one of this machine's addresses. */
 export async function connectFrom(
   localAddress: string,
   port: number,

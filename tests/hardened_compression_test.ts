@@ -1,5 +1,5 @@
 /**
- * Compression of messages on the hardened WebSocket engine, over bare TCP.
+ * Message compression on the hardened WebSocket engine, over raw TCP.
  *
  * @module
  */
@@ -12,7 +12,7 @@ import { listenHardened } from "./hardened.ts";
 import { frameOf, portOf, type RawFrame, RawSocket } from "./servers.ts";
 import { until } from "./waiting.ts";
 
-/** First byte of a compressed text. */
+/** First byte of a compressed text frame. */
 const COMPRESSED_TEXT = 0xc1;
 
 const OFFER = { "sec-websocket-extensions": "permessage-deflate; client_max_window_bits" };
@@ -33,7 +33,7 @@ function textOf({ payload, isCompressed }: RawFrame): string {
 
 const LONG = "a text that repeats itself, ".repeat(40);
 
-Deno.test("hardened engine compresses publications, and no message of one session", async () => {
+Deno.test("hardened engine compresses publications, but not messages to a single session", async () => {
   const server = listenCompressed({
     onMessage(message, session) {
       if (message.topic === "join") server.subscribe(session, "news");
@@ -61,7 +61,8 @@ Deno.test("hardened engine compresses publications, and no message of one sessio
     frame = (await raw.read())!;
     assertEquals([frame.isCompressed, JSON.parse(textOf(frame)).data], [false, "short"]);
     if (protocol === "") continue;
-    // Publications of one turn are joined, and a message of one session leaves the frame plain.
+    // Publications of one turn share a frame, which stays uncompressed if a message to one session
+    // is in it.
     server.publish("news", LONG);
     server.publish("news", "short");
     frame = (await raw.read())!;
@@ -74,7 +75,7 @@ Deno.test("hardened engine compresses publications, and no message of one sessio
   }
 });
 
-Deno.test("hardened engine compresses nothing without an offer, or without the option", async () => {
+Deno.test("hardened engine does not compress without an offer, or without the option", async () => {
   for (const [compression, headers] of [[true, {}], [false, OFFER]] as const) {
     const server = listenCompressed({}, { compression });
     await using _server = server;
@@ -95,7 +96,7 @@ Deno.test("hardened engine inflates messages of any size in order, in fragments 
   const server = listenCompressed({ onMessage: ({ data }) => void received.push(data) });
   await using _server = server;
   using raw = await RawSocket.open(portOf(server), { headers: OFFER });
-  // Digits of random numbers: more than 16 KiB, also when compressed.
+  // Random data: more than 16 KiB even when compressed.
   const noise = Buffer.from(crypto.getRandomValues(new Uint8Array(45_000))).toString("base64");
   const texts = ["first", noise, "second", LONG, noise.slice(1), "third"];
   const frames = texts.map((data, i) => {
@@ -107,13 +108,13 @@ Deno.test("hardened engine inflates messages of any size in order, in fragments 
       frameOf(payload.subarray(10), { head: 0x80 }),
     ]);
   });
-  // Behind a large message, the close waits for the message.
+  // After a large message, the close waits for it.
   await raw.write(Buffer.concat([...frames, frameOf("", { head: 0x88 })]));
   assertEquals((await raw.closed())?.code, 1005);
   assertEquals(received, texts);
 });
 
-Deno.test("hardened engine reads a message that compression makes a thousand times smaller", async () => {
+Deno.test("hardened engine accepts a message that compresses by a factor of a thousand", async () => {
   const received: unknown[] = [];
   const server = listenCompressed({ onMessage: ({ data }) => void received.push(data) });
   await using _server = server;

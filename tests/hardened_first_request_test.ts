@@ -1,6 +1,6 @@
 /**
- * The first request of a connection on the hardened WebSocket engine, over TCP and TLS: an upgrade
- * is answered by the engine, any other request is handed to node:http.
+ * The first request of a connection on the hardened WebSocket engine, over TCP and TLS: the engine
+ * answers an upgrade, and passes any other request to node:http.
  *
  * @module
  */
@@ -17,7 +17,7 @@ const UPGRADE_HEAD = `GET /session HTTP/1.1\r\n${HOST}${UPGRADE}\r\n`;
 
 const { cert, key } = devCertificate({ cacheFolder: null });
 
-/** An echo at `/session`, and the length of each body at every other path. */
+/** Serves an echo at `/session`, and the length of each body at every other path. */
 function listenEcho(
   scheme: "tcp" | "tls",
   options: ServeOptions = {},
@@ -38,7 +38,6 @@ function dial(scheme: "tcp" | "tls", port: number): Promise<TextSocket> {
   return TextSocket.open(port, scheme === "tls" ? { cert } : {});
 }
 
-/** Sends a message to the echo, and waits for its return. */
 async function echo(wire: TextSocket, data: string): Promise<void> {
   await wire.write(frameOf(`{"topic":"t","data":"${data}"}`));
   await wire.until(`"data":"${data}"}`);
@@ -65,7 +64,7 @@ for (const scheme of ["tcp", "tls"] as const) {
     }
   });
 
-  Deno.test(`hardened engine takes messages over ${scheme} that come with the upgrade`, async () => {
+  Deno.test(`hardened engine accepts messages over ${scheme} that arrive with the upgrade`, async () => {
     const { server, connect } = listenEcho(scheme);
     await using _server = server;
     const frames = ["one", "two"].map((data) => frameOf(`{"topic":"t","data":"${data}"}`));
@@ -81,7 +80,7 @@ for (const scheme of ["tcp", "tls"] as const) {
     }
   });
 
-  Deno.test(`hardened engine hands a request with a body of 100 KB to node:http over ${scheme}, and further ones`, async () => {
+  Deno.test(`hardened engine passes a request with a body of 100 KB, and later requests, to node:http over ${scheme}`, async () => {
     const { server, connect } = listenEcho(scheme);
     await using _server = server;
     using wire = await connect();
@@ -98,7 +97,7 @@ for (const scheme of ["tcp", "tls"] as const) {
     assertMatch(await wire.until("-Accept: "), /HTTP\/1\.1 101 /);
   });
 
-  Deno.test(`hardened engine hands requests to node:http over ${scheme} that come byte by byte`, async () => {
+  Deno.test(`hardened engine passes requests over ${scheme} that arrive byte by byte to node:http`, async () => {
     const { server, connect } = listenEcho(scheme);
     await using _server = server;
     const heads = {
@@ -118,13 +117,13 @@ for (const scheme of ["tcp", "tls"] as const) {
     }
   });
 
-  Deno.test(`hardened engine ends answers over ${scheme} by their length, and by the end of the connection`, async () => {
+  Deno.test(`hardened engine delimits responses over ${scheme} by their length, or by the end of the connection`, async () => {
     const { server, connect } = listenEcho(scheme, {
       fetch: () => new Response("hello", { headers: { "content-length": "5" } }),
     });
     await using _server = server;
     using wire = await connect();
-    // A body of known length ends with an empty write.
+    // A body of known length ends by an empty write.
     for (let i = 0; i < 3; i++) {
       await wire.write(`GET / HTTP/1.1\r\n${HOST}\r\n`);
       assertMatch(await wire.until("hello"), /content-length: 5\r\n/i);
@@ -133,7 +132,7 @@ for (const scheme of ["tcp", "tls"] as const) {
     assertMatch(await wire.until(), /hello$/);
   });
 
-  Deno.test(`hardened engine writes on over ${scheme} behind a wait for the system`, async () => {
+  Deno.test(`hardened engine continues writing over ${scheme} after the system's buffer was full`, async () => {
     const engine = hardenedWebSocket();
     const size = 8_000_000;
     const server = engine.listen({
@@ -145,7 +144,7 @@ for (const scheme of ["tcp", "tls"] as const) {
       closed.catch(() => {});
       frames!.receive({
         receiveFrame() {
-          // One write, which the system does not take at once.
+          // One write that the system cannot buffer whole.
           frames!.send("x".repeat(size));
           frames!.drained().then(() => frames!.send("the end"));
         },
@@ -166,7 +165,7 @@ for (const scheme of ["tcp", "tls"] as const) {
     await server.shutdown();
   });
 
-  Deno.test(`hardened engine upgrades over ${scheme} behind answered requests`, async () => {
+  Deno.test(`hardened engine upgrades over ${scheme} after answered requests`, async () => {
     const { engine, server, connect } = listenEcho(scheme);
     await using _server = server;
     {
@@ -184,7 +183,7 @@ for (const scheme of ["tcp", "tls"] as const) {
     await until(() => server.manager.count === 0);
   });
 
-  Deno.test(`hardened engine answers a refused upgrade over ${scheme} with headers and body`, async () => {
+  Deno.test(`hardened engine rejects an upgrade over ${scheme} with headers and body`, async () => {
     const { engine, server } = listenEcho(scheme, {
       fetch: () => new Response("unused"),
       authenticate: () => null,
@@ -213,7 +212,7 @@ for (const scheme of ["tcp", "tls"] as const) {
     }
   });
 
-  Deno.test(`hardened engine refuses a head over ${scheme} that is too large`, async () => {
+  Deno.test(`hardened engine rejects a head over ${scheme} that is too large`, async () => {
     const { engine, server, connect } = listenEcho(scheme, {}, { maxHeaderBytes: 1_024 });
     await using _server = server;
     const large = `X: ${"x".repeat(2_048)}\r\n`;
@@ -228,7 +227,7 @@ for (const scheme of ["tcp", "tls"] as const) {
     await until(() => engine.stats().connections === 0);
   });
 
-  Deno.test(`hardened engine aborts an upgrade over ${scheme} whose peer leaves before the answer`, async () => {
+  Deno.test(`hardened engine aborts an upgrade over ${scheme} whose peer disconnects before the response`, async () => {
     const asked = Promise.withResolvers<Request>();
     const { engine, server, connect } = listenEcho(scheme, {
       authenticate: async ({ request }) => {
@@ -249,7 +248,7 @@ for (const scheme of ["tcp", "tls"] as const) {
   });
 }
 
-Deno.test("hardened engine streams the body of a refusal, and stops when its peer leaves", async () => {
+Deno.test("hardened engine streams the body of a rejection, and stops when its peer disconnects", async () => {
   const cancelled = Promise.withResolvers<void>();
   const engine = hardenedWebSocket();
   const server = engine.listen({ hostname: "127.0.0.1", port: 0 }, () =>
@@ -271,7 +270,7 @@ Deno.test("hardened engine streams the body of a refusal, and stops when its pee
   await server.shutdown();
 });
 
-Deno.test("hardened engine ends requests of node:http that take too long behind their head", async () => {
+Deno.test("hardened engine ends requests of node:http whose body takes too long", async () => {
   const { engine, server, connect } = listenEcho("tcp", {}, { requestTimeoutMs: 300 });
   await using _server = server;
   using wire = await connect();
@@ -310,7 +309,7 @@ for (
     ["identity", `POST / HTTP/1.1\r\n${HOST}Transfer-Encoding: identity\r\n\r\n`],
   ]
 ) {
-  Deno.test(`hardened engine refuses ${what} in a head, and ends the connection`, async () => {
+  Deno.test(`hardened engine rejects ${what} in a head, and closes the connection`, async () => {
     await using server = listenEcho("tcp").server;
     using wire = await dial("tcp", portOf(server));
     await wire.write(head!);

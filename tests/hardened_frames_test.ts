@@ -1,7 +1,7 @@
 // run_tests: alone, and first, as these tests wait for long in real time.
 /**
  * Frames that RFC 6455 forbids, and allowed frames that no honest peer sends, on the hardened
- * WebSocket engine, over bare TCP.
+ * WebSocket engine over raw TCP.
  *
  * @module
  */
@@ -58,10 +58,10 @@ Deno.test("hardened engine closes a peer that breaks RFC 6455, and releases the 
       sanitizeExit: false,
       async fn() {
         using raw = await RawSocket.open(portOf(server));
-        // Frames behind the bad one in the same write are not handled.
+        // Frames after the bad one in the same write are ignored.
         await raw.write(join(frames, frameOf('{"topic":"t","data":"late"}')));
         assertEquals((await raw.closed())?.code, code);
-        // The peer's close is not waited for long.
+        // The engine waits only briefly for the peer's close.
         assertEquals(await raw.read(), undefined);
       },
     })
@@ -78,7 +78,8 @@ Deno.test("hardened engine accepts all frames that RFC 6455 allows", async () =>
   await using _server = server;
   using raw = await RawSocket.open(portOf(server));
   const whole = new TextEncoder().encode('{"topic":"t","data":"€"}');
-  // Every byte a frame, a character over three of them, with empty frames and pings in between.
+  // Each byte in its own frame, one character across three frames, with empty frames and pings in
+  // between.
   const frames = [...whole].flatMap((byte, i) => [
     frameOf(bytes(byte), { head: i === 0 ? TEXT : CONTINUATION }),
     frameOf("", { head: CONTINUATION }),
@@ -90,25 +91,25 @@ Deno.test("hardened engine accepts all frames that RFC 6455 allows", async () =>
     assertEquals([opcode, new TextDecoder().decode(payload)], [10, expected]);
   }
   await until(() => messages.length === 1);
-  // A byte a write.
+  // Writes each byte separately.
   raw.conn.setNoDelay(true);
   for (const byte of frameOf('{"topic":"t","data":2}')) await raw.write(bytes(byte));
   await until(() => messages.length === 2);
-  // A length in too many bytes, and a mask of zeros.
+  // A length encoded in too many bytes, and a mask of zeros.
   const { length } = whole;
   await raw.write(join(bytes(0x81, 0xff, 0, 0, 0, 0, 0, 0, 0, length, 0, 0, 0, 0), whole));
   await until(() => messages.length === 3);
   assertEquals(messages, ["€", 2, "€"]);
-  // An unasked pong.
+  // An unsolicited pong.
   await raw.write(join(frameOf("x", { head: 0x8a }), frameOf("", { head: CLOSE })));
   assertEquals(await raw.closed(), { code: 1005, reason: "" });
 });
 
-Deno.test("hardened engine answers the close of a peer with the peer's own code", async () => {
+Deno.test("hardened engine answers a peer's close with the same code", async () => {
   let closed = Promise.withResolvers<CloseInfo>();
   const { server } = listenHardened({ onClose: (_session, info) => closed.resolve(info) });
   await using _server = server;
-  // 1009 says that a message of this end is too large, not that one of the peer's is.
+  // The peer's 1009 means that this end's message was too large.
   for (const code of [1001, 1009, 1011, 3000, 4999]) {
     closed = Promise.withResolvers();
     using raw = await RawSocket.open(portOf(server));
@@ -125,7 +126,7 @@ Deno.test("hardened engine answers the close of a peer with the peer's own code"
   assertEquals((await soon(closed.promise)).code, 1009);
 });
 
-Deno.test("hardened engine answers thousands of pings that come at once, in order", async () => {
+Deno.test("hardened engine answers thousands of simultaneous pings in order", async () => {
   const { server } = listenHardened();
   await using _server = server;
   using raw = await RawSocket.open(portOf(server));
@@ -144,7 +145,7 @@ Deno.test("hardened engine answers thousands of pings that come at once, in orde
   assertEquals(await raw.closed(), { code: 1000, reason: "" });
 });
 
-Deno.test("hardened engine closes with 1008 a peer that reads no answers to megabytes of pings", async () => {
+Deno.test("hardened engine closes with 1008 if a peer sends megabytes of pings and reads no pongs", async () => {
   const { server } = listenHardened({}, { closeTimeoutMs: 60_000 });
   await using _server = server;
   using raw = await RawSocket.open(portOf(server));
@@ -157,7 +158,7 @@ Deno.test("hardened engine closes with 1008 a peer that reads no answers to mega
   await raw.write(closeOf(1008));
 });
 
-Deno.test("hardened engine drops a peer that keeps pinging without reading the answers", async () => {
+Deno.test("hardened engine drops a peer that keeps pinging without reading the pongs", async () => {
   const { engine, server } = listenHardened({}, { closeTimeoutMs: 200 });
   await using _server = server;
   using raw = await RawSocket.open(portOf(server));
@@ -177,7 +178,7 @@ Deno.test("hardened engine drops a peer that keeps pinging without reading the a
   await until(() => server.manager.count === 0);
 });
 
-Deno.test("hardened engine drops a peer that takes too long over a frame and is otherwise silent", async () => {
+Deno.test("hardened engine drops a silent peer that does not finish a frame in time", async () => {
   const engine = hardenedWebSocket();
   const server = engine.listen(
     { hostname: "127.0.0.1", port: 0 },
@@ -196,7 +197,7 @@ Deno.test("hardened engine drops a peer that takes too long over a frame and is 
   await server.shutdown();
 });
 
-Deno.test("hardened engine drops peers that do not read, even many, and holds little for them", async () => {
+Deno.test("hardened engine drops peers that do not read, even many, and buffers little for them", async () => {
   const count = 50;
   const { engine, server } = listenHardened({
     session: { sendQueue: { maxMessages: 16, maxBytes: 100_000 }, closeTimeoutMs: 100 },
@@ -238,7 +239,7 @@ Deno.test("hardened engine drops peers that do not read, even many, and holds li
   await listening;
 });
 
-Deno.test("Connection.terminate() leaves nothing behind during writes", async () => {
+Deno.test("Connection.terminate() releases everything, also during writes", async () => {
   const { engine, server } = listenHardened();
   await using _server = server;
   for (const isPaused of [false, true]) {
@@ -264,7 +265,7 @@ Deno.test("Connection.terminate() leaves nothing behind during writes", async ()
 
 Deno.test({
   name:
-    "hardened engine admits other clients where a few addresses hold every place without a request",
+    "hardened engine admits other clients while a few addresses hold every slot for connections without a request",
   ignore: Deno.build.os !== "linux",
   async fn() {
     const { engine, server } = listenHardened({}, { maxPending: 8, maxPendingPerAddress: 4 });

@@ -1,6 +1,6 @@
 /**
- * HTTP on the hardened WebSocket engine, from malicious peers: two requests in place of one,
- * requests by the thousand, bodies in wrong places.
+ * HTTP on the hardened WebSocket engine, from malicious peers: request smuggling, thousands of
+ * requests, misplaced bodies.
  *
  * @module
  */
@@ -11,7 +11,7 @@ import { frameOf, portOf, RawSocket } from "./servers.ts";
 import { until } from "./waiting.ts";
 import { TextSocket } from "./text_socket.ts";
 
-Deno.test("hardened engine survives an upgrade that is refused behind a request without answer", async () => {
+Deno.test("hardened engine survives a rejected upgrade after an unanswered request", async () => {
   const gate = Promise.withResolvers<void>();
   const { engine, server } = listenHardened({
     path: "/session",
@@ -29,7 +29,7 @@ Deno.test("hardened engine survives an upgrade that is refused behind a request 
     );
     await until(() => engine.stats().connections > 0);
     gate.resolve();
-    // Answers come in order, and none of them into a WebSocket.
+    // Responses are sent in order, and never into a WebSocket.
     const text = await plain.until("HTTP/1.1 4");
     assertMatch(text, /^HTTP\/1\.1 200 .*plain.*HTTP\/1\.1 4\d\d /s);
     assert(!text.includes("101"), text);
@@ -37,7 +37,7 @@ Deno.test("hardened engine survives an upgrade that is refused behind a request 
   assertEquals(server.manager.count, 0);
 });
 
-Deno.test("hardened engine delivers an answer that an early one without a body waits for", async () => {
+Deno.test("hardened engine sends a slow response before an early response to an incomplete request", async () => {
   const gate = Promise.withResolvers<void>();
   let isRefused = false;
   const { server } = listenHardened({
@@ -80,12 +80,12 @@ Deno.test("hardened engine bounds the waiting requests of one connection", async
   assertMatch(text, /^HTTP\/1\.1 200 /);
 });
 
-Deno.test("hardened engine hands on the body of a request that offers another upgrade", async () => {
+Deno.test("hardened engine passes on the body of a request that offers another upgrade", async () => {
   const { server } = listenHardened({
     fetch: async (request) => new Response(await request.text()),
   });
   await using _server = server;
-  // As clients do that would rather speak HTTP/2.
+  // Like clients that would prefer HTTP/2.
   using plain = await TextSocket.send(
     portOf(server),
     `POST / HTTP/1.1\r\n${HOST}Upgrade: h2c\r\nConnection: Upgrade\r\nContent-Length: 5\r\n\r\nhello`,
@@ -93,7 +93,7 @@ Deno.test("hardened engine hands on the body of a request that offers another up
   assertMatch(await plain.until("hello"), /^HTTP\/1\.1 200 .*hello/s);
 });
 
-Deno.test("hardened engine refuses an upgrade with a body", async () => {
+Deno.test("hardened engine rejects an upgrade with a body", async () => {
   const { server } = listenHardened({ path: "/session" });
   await using _server = server;
   const frame = frameOf('{"topic":"t"}');
@@ -117,7 +117,7 @@ Deno.test("hardened engine refuses an upgrade with a body", async () => {
   assertEquals(raw.status, 101);
 });
 
-Deno.test("hardened engine refuses heads that could be read in two ways", async () => {
+Deno.test("hardened engine rejects ambiguous heads", async () => {
   const urls: string[] = [];
   const { server } = listenHardened({
     fetch: async (request) => {
@@ -139,7 +139,7 @@ Deno.test("hardened engine refuses heads that could be read in two ways", async 
     `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n`,
   ];
   const { error } = console;
-  // A handler whose request breaks off throws, which is reported as by the runtime's server.
+  // A handler throws if its request breaks off, which the engine reports like the runtime's server.
   console.error = () => {};
   try {
     for (const head of heads) {
@@ -152,7 +152,7 @@ Deno.test("hardened engine refuses heads that could be read in two ways", async 
   }
 });
 
-Deno.test("hardened engine ends later requests of a connection that take too long, too", async () => {
+Deno.test("hardened engine also ends later requests of a connection that take too long", async () => {
   const { engine, server } = listenHardened({ fetch: () => new Response("hello") }, {
     handshakeTimeoutMs: 300,
     keepAliveTimeoutMs: 60_000,
@@ -181,7 +181,7 @@ Deno.test("hardened engine answers a request with an unread body", async () => {
   }
 });
 
-Deno.test("hardened engine ends a connection with a partly read body", async () => {
+Deno.test("hardened engine closes a connection with a partly read body", async () => {
   const paths: string[] = [];
   const { server } = listenHardened({
     fetch: async ({ url, body }) => {
@@ -203,7 +203,7 @@ Deno.test("hardened engine ends a connection with a partly read body", async () 
   assertEquals(paths, ["/cancelled", "/partly", "/unread"]);
 });
 
-Deno.test("hardened engine survives bytes that are no TLS, and broken handshakes", async () => {
+Deno.test("hardened engine survives bytes that are not TLS, and broken handshakes", async () => {
   const { cert, key } = devCertificate({ cacheFolder: null });
   const { engine, server } = listenHardened({
     tls: { cert, key },

@@ -16,14 +16,17 @@ import { TextSocket } from "./text_socket.ts";
 
 const websocket = { transports: ["websocket"] } as const;
 
-/** Bytes that the kernel and the runtime take off a wire before any reader does. */
+/** Bytes that the kernel and the runtime read from a socket ahead of any reader. */
 const READ_AHEAD_BYTES = 256 * 1024;
 
 async function bytesReceived({ connection }: Session): Promise<number> {
   return (await connection.getStats()).bytesReceived!;
 }
 
-/** Writes the same bytes until the peer takes no more for a while, or ever; returns how many. */
+/**
+ * Writes bytes repeatedly until the peer stops reading, or up to a maximum; returns the number of
+ * written bytes.
+ */
 async function flood(conn: Deno.Conn, bytes: Uint8Array, maxBytes: number): Promise<number> {
   let sent = 0;
   let since = sent;
@@ -44,7 +47,7 @@ async function flood(conn: Deno.Conn, bytes: Uint8Array, maxBytes: number): Prom
   return sent;
 }
 
-Deno.test("serve() on the hardened engine answers HTTP as the runtime's server does", async () => {
+Deno.test("serve() on the hardened engine answers HTTP like the runtime's server", async () => {
   const { server } = listenHardened({
     metrics: true,
     webTransport: true,
@@ -84,7 +87,7 @@ Deno.test("serve() on the hardened engine answers HTTP as the runtime's server d
   assert(session.isReady);
 });
 
-Deno.test("serve() on the hardened engine answers an upgrade at the path of metrics by metrics", async () => {
+Deno.test("serve() on the hardened engine answers an upgrade at the metrics path with metrics", async () => {
   const { server } = listenHardened({ metrics: true });
   await using _server = server;
   using raw = await RawSocket.open(portOf(server), { path: "/metrics" });
@@ -93,7 +96,7 @@ Deno.test("serve() on the hardened engine answers an upgrade at the path of metr
   await session.ready;
 });
 
-Deno.test("serve() on the hardened engine refuses as on the runtime's: by status, and by close", async () => {
+Deno.test("serve() on the hardened engine refuses like on the runtime's: by status, and by close", async () => {
   const { server } = listenHardened({
     path: "/session",
     authenticate: ({ token }) => token ?? null,
@@ -113,7 +116,7 @@ Deno.test("serve() on the hardened engine refuses as on the runtime's: by status
   for (const host of ["a b", "localhost:99999", "evil.test/session?token=ann#"]) {
     assertEquals(await statusOf({ path: "/session?token=ann", headers: { host } }), 400, host);
   }
-  // A client that asks for HTTP/2 is answered in HTTP/1.1.
+  // A client that offers HTTP/2 is answered in HTTP/1.1.
   assertEquals(await statusOf({ path: "/session", headers: { upgrade: "h2c" } }), 426);
   const error = await assertRejects(
     () => dial(`${server.url}session`, websocket),
@@ -143,7 +146,7 @@ Deno.test("serve() on the hardened engine speaks TLS", async () => {
   assertEquals(await raw.until(), "");
 });
 
-Deno.test("hardened engine cuts a message that is too large while it arrives", async () => {
+Deno.test("hardened engine aborts a message that is too large while it arrives", async () => {
   const { engine, server } = listenHardened({ session: { maxMessageBytes: 100_000 } });
   await using _server = server;
   for (const isFragmented of [false, true]) {
@@ -168,7 +171,7 @@ Deno.test("hardened engine cuts a message that is too large while it arrives", a
   }
 });
 
-Deno.test("hardened engine bounds in how many pieces a message may come", async () => {
+Deno.test("hardened engine limits the fragments of a message", async () => {
   const { server } = listenHardened();
   await using _server = server;
   using raw = await RawSocket.open(portOf(server));
@@ -180,7 +183,7 @@ Deno.test("hardened engine bounds in how many pieces a message may come", async 
   await until(() => server.manager.stats().sockets.open === 0);
 });
 
-Deno.test("hardened engine does not read a peer that sends more than is handled", async () => {
+Deno.test("hardened engine stops reading a peer that sends faster than messages are handled", async () => {
   const gate = Promise.withResolvers<void>();
   const got: number[] = [];
   const { server } = listenHardened({
@@ -202,7 +205,7 @@ Deno.test("hardened engine does not read a peer that sends more than is handled"
     }
   })();
   await until(() => session!.stats.waitingMessages >= 50);
-  // The system takes some bytes, and then no more.
+  // The system buffers some bytes, and then no more.
   let taken = -1;
   while (taken !== await bytesReceived(session!)) {
     taken = await bytesReceived(session!);
@@ -218,7 +221,7 @@ Deno.test("hardened engine does not read a peer that sends more than is handled"
   assertEquals(session!.state, "connected");
 });
 
-Deno.test("hardened engine drops a peer that does not read, with its waiting messages", async () => {
+Deno.test("hardened engine drops a peer that does not read, and its queued messages", async () => {
   const { engine, server } = listenHardened({
     session: { sendQueue: { maxMessages: 16, maxBytes: 1_000_000 }, closeTimeoutMs: 100 },
   }, { closeTimeoutMs: 300 });
@@ -228,7 +231,7 @@ Deno.test("hardened engine drops a peer that does not read, with its waiting mes
   const [session] = server.manager.all();
   const data = "x".repeat(60_000);
   const over = session!.closed;
-  // One by one, so that the system's buffers are full before the queue is.
+  // One by one, so that the system's buffers fill up before the queue.
   while (session!.isReady) {
     try {
       session!.send("t", data);
@@ -241,13 +244,13 @@ Deno.test("hardened engine drops a peer that does not read, with its waiting mes
   await until(() => server.manager.stats().sockets.open === 0);
   await until(() => engine.stats().connections === 0);
   assertEquals([session!.connection.frames!.bufferedAmount, session!.stats.queuedBytes], [0, 0]);
-  // The system's buffer is gone, too: the socket was reset, and not only closed.
+  // The system's buffer is discarded too: the socket was reset, not only closed.
   await assertRejects(async () => {
     for (const buffer = new Uint8Array(65_536); await soon(raw.conn.read(buffer)) !== null;);
   }, Deno.errors.ConnectionReset);
 });
 
-Deno.test("Connection.terminate() drops a peer at once on the hardened engine", async () => {
+Deno.test("Connection.terminate() drops a peer immediately on the hardened engine", async () => {
   const { engine, server } = listenHardened();
   await using _server = server;
   for (const protocol of ["", "skein.1", "qmux-01", "qmux-01.skein.1"]) {
@@ -264,7 +267,7 @@ Deno.test("Connection.terminate() drops a peer at once on the hardened engine", 
   }
 });
 
-Deno.test("hardened engine ends a handshake of TLS that takes too long", async () => {
+Deno.test("hardened engine ends a TLS handshake that takes too long", async () => {
   const { cert, key } = devCertificate({ cacheFolder: null });
   const { engine, server } = listenHardened({ tls: { cert, key } }, { handshakeTimeoutMs: 300 });
   await using _server = server;
@@ -275,7 +278,7 @@ Deno.test("hardened engine ends a handshake of TLS that takes too long", async (
   assertEquals(engine.stats().tooSlow, 1);
 });
 
-/** Asks for an upgrade, and reads the head of the answer; empty for a closed connection. */
+/** Requests an upgrade, and reads the head of the response; empty for a closed connection. */
 async function ask(socket: Socket): Promise<string> {
   socket.write(`GET / HTTP/1.1\r\n${HOST}${UPGRADE}\r\n`);
   const [answer] = await Promise.race([
@@ -288,7 +291,7 @@ async function ask(socket: Socket): Promise<string> {
 const hasLoopbackNet = Deno.build.os === "linux";
 
 Deno.test({
-  name: "hardened engine bounds the handshakes of one address, and lets another one in",
+  name: "hardened engine limits the handshakes of one address, and admits another address",
   ignore: !hasLoopbackNet,
   async fn() {
     const { engine, server } = listenHardened({}, { handshakeBurst: 5, handshakesPerSecond: 0.1 });
@@ -322,7 +325,7 @@ Deno.test({
   },
 });
 
-Deno.test("hardened engine bounds the connections of one address, for any requests", async () => {
+Deno.test("hardened engine limits the connections of one address, for all kinds of requests", async () => {
   const { engine, server } = listenHardened({
     limits: { maxSessionsPerAddress: 1 },
     fetch: () => new Response("hello"),
@@ -330,7 +333,7 @@ Deno.test("hardened engine bounds the connections of one address, for any reques
   await using _server = server;
   using sockets = new DisposableStack();
   const connect = async () => sockets.use(await connectFrom("127.0.0.1", portOf(server)));
-  // Twice as many as sessions, and one for the answer that the limit is reached.
+  // Twice the number of sessions, and one for the response that the limit is reached.
   for (let i = 0; i < 3; i++) {
     const socket = await connect();
     socket.write(`GET / HTTP/1.1\r\n${HOST}\r\n`);
@@ -340,14 +343,14 @@ Deno.test("hardened engine bounds the connections of one address, for any reques
   assertEquals([engine.stats().tooMany, engine.stats().connections], [1, 3]);
 });
 
-Deno.test("hardened engine tells an address that has too many sockets so", async () => {
+Deno.test("hardened engine tells an address that it has too many sockets", async () => {
   const { server } = listenHardened({ limits: { maxSessionsPerAddress: 1 } });
   await using _server = server;
   await using session = await dial(server.url, websocket);
   for (const [protocol, status] of [["skein.1", 101], ["", 429]] as const) {
     using raw = await RawSocket.open(portOf(server), { protocol });
     assertEquals(raw.status, status);
-    // A session that is closed with the code of the status stays until it answers.
+    // A session that was closed with the status's code stays until the client answers.
     if (status === 101) {
       assertEquals((await raw.closed())?.code, 4429);
       using refused = await RawSocket.open(portOf(server), { protocol });
@@ -357,7 +360,7 @@ Deno.test("hardened engine tells an address that has too many sockets so", async
   assert(session.isReady);
 });
 
-Deno.test("hardened engine forgets a peer that vanished during its request", async () => {
+Deno.test("hardened engine releases a peer that vanishes during its request", async () => {
   const asked = Promise.withResolvers<void>();
   const gate = Promise.withResolvers<void>();
   const { engine, server } = listenHardened({
@@ -377,7 +380,7 @@ Deno.test("hardened engine forgets a peer that vanished during its request", asy
   assertEquals([server.manager.count, server.manager.stats().reserved], [0, 0]);
 });
 
-Deno.test("Server.close() ends lingering connections of the hardened engine, and waits for answers", async () => {
+Deno.test("Server.close() ends lingering connections of the hardened engine, and waits for responses", async () => {
   const [asked, gate] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
   const { engine, server } = listenHardened({
     session: { closeTimeoutMs: 50 },
@@ -390,7 +393,7 @@ Deno.test("Server.close() ends lingering connections of the hardened engine, and
   using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
   await until(() => server.manager.count === 1);
   const answer = fetch(`http://127.0.0.1:${portOf(server)}/`);
-  await asked.promise; // A connection alone has no request yet, which a server that closes refuses.
+  await asked.promise; // A mere connection has sent no request yet, and a closing server would reject it.
   const closing = server.close();
   await until(() => engine.stats().connections === 1);
   gate.resolve();
@@ -400,7 +403,7 @@ Deno.test("Server.close() ends lingering connections of the hardened engine, and
   while (await raw.read() !== undefined);
 });
 
-Deno.test("serve() says at once that a port is taken on the hardened engine", async () => {
+Deno.test("serve() throws immediately if a port is in use on the hardened engine", async () => {
   const { server } = listenHardened();
   await using _server = server;
   const error = await assertRejects(
@@ -413,7 +416,7 @@ Deno.test("serve() says at once that a port is taken on the hardened engine", as
   );
 });
 
-Deno.test("serve() serves Media over QUIC on the hardened engine, too", async () => {
+Deno.test("serve() also serves Media over QUIC on the hardened engine", async () => {
   const mux = new TrackMux();
   mux.publish("/greeting", async (track) => {
     const group = await track.openGroup();

@@ -6,12 +6,12 @@ import { until } from "./waiting.ts";
 import { fail, FaultyEngine, waitFor } from "./faulty_broker.ts";
 import { Page } from "./page.ts";
 
-/** Waits for a number of envelopes, and takes them without their tags, which are random. */
+/** Waits for a number of envelopes, and returns them without their random tags. */
 async function take(page: Page, count: number): Promise<string[]> {
   return (await page.take(count)).map((text) => text.replace(/,"tag":"[\w-]{6}"/, ""));
 }
 
-Deno.test("A client subscribes with `last` and with `since`, and gets the answer before any other message", async () => {
+Deno.test("A client that subscribes with `last` or `since` receives the reply before any other message", async () => {
   await using server = listen({ authorize: () => true, history: { "chat:{room}": {} } });
   await using page = await Page.open(server.url, "skein.1");
   assert((page.hello!["features"] as string[]).includes("history"));
@@ -35,7 +35,7 @@ Deno.test("A client subscribes with `last` and with `since`, and gets the answer
   ask(4, `,"since":{"epoch":"old","offset":1}`);
   ask(5, "");
   const at = `"epoch":"${epoch}","offset":3,"head":3`;
-  // The fourth replaces the third, which may be answered already.
+  // The fourth replaces the third, which may already have its reply.
   const answers = (await take(page, 3)).map((text) => JSON.parse(text));
   const fourth = answers.find(({ reply }) => reply === 4);
   assertEquals(JSON.stringify(fourth.data), `{${at},"recovered":false,"reason":"new-epoch"}`);
@@ -54,7 +54,7 @@ Deno.test("A client subscribes with `last` and with `since`, and gets the answer
   ]);
 });
 
-Deno.test("A position carries the tag of its publication; another publication in its place is a new epoch", async () => {
+Deno.test("A position includes the tag of its publication; another publication at its offset means a new epoch", async () => {
   await using server = listen({ authorize: () => true, history: { t: {} } });
   await using page = await Page.open(server.url, "skein.1");
   for (const text of ["a", "b", "c"]) server.publish("t", text);
@@ -71,14 +71,14 @@ Deno.test("A position carries the tag of its publication; another publication in
   ]);
   const lost = { epoch, offset: 3, tag: c.tag, head: 3, recovered: false, reason: "new-epoch" };
   assertEquals(await ask(3, { since: { epoch, offset: 2, tag: a.tag } }, 1), [lost]);
-  // A position without a tag is compared by its numbers alone.
+  // A position without a tag is compared only by its numbers.
   assertEquals((await ask(4, { since: { epoch, offset: 2 } }, 2))[0].recovered, true);
   page.socket.send(`{"subscribe":"t","id":5,"since":{"epoch":"${epoch}","offset":2,"tag":7}}`);
   const [malformed] = (await take(page, 1)).map((text) => JSON.parse(text));
   assertEquals([malformed.reply, malformed.error.code], [5, "malformed"]);
 });
 
-Deno.test("A question that is replaced or ended before its answer is answered by `superseded`", async () => {
+Deno.test("A read that is replaced or ended before its reply is rejected with `superseded`", async () => {
   const broker = new FaultyEngine().connect();
   const gate = Promise.withResolvers<void>();
   broker.make("history.read", waitFor(gate.promise));
@@ -90,8 +90,8 @@ Deno.test("A question that is replaced or ended before its answer is answered by
   page.socket.send('{"subscribe":"b","id":4,"last":1}');
   page.socket.send('{"unsubscribe":"b","id":5}');
   const early = (await take(page, 4)).map((text) => JSON.parse(text));
-  // A question for the position alone replaces no subscription, and is answered once the position
-  // is known.
+  // A request for the position alone replaces no subscription, and is answered when the position is
+  // known.
   page.socket.send('{"subscribe":"a","id":6}');
   page.socket.send('{"subscribe":"a","id":7}');
   const [sixth] = (await take(page, 1)).map((text) => JSON.parse(text));
@@ -108,7 +108,7 @@ Deno.test("A question that is replaced or ended before its answer is answered by
   assertEquals(standing, { reply: 7, data: late.data });
 });
 
-Deno.test("A client that reconnects to another server gets exactly the missed publications", async () => {
+Deno.test("A client that reconnects to another server receives exactly the missed publications", async () => {
   await using broker = new MemoryBroker();
   const options = { broker, authorize: () => true, history: { t: {} } };
   await using near = listen(options);
@@ -138,7 +138,7 @@ Deno.test("A client that reconnects to another server gets exactly the missed pu
   }
 });
 
-Deno.test("A plain page gets the past as the server decides, as messages alone", async () => {
+Deno.test("A plain page receives the part of the history that the server chooses, as plain messages", async () => {
   await using server = listen({
     history: { t: {} },
     onOpen: (session) => void server.subscribe(session, "t", { last: 2 }),
@@ -154,7 +154,7 @@ Deno.test("A plain page gets the past as the server decides, as messages alone",
   ]);
 });
 
-Deno.test("A room with a history sends its members, then the past", async () => {
+Deno.test("A room with a history sends its members first, then the history", async () => {
   await using server = listen({
     authorize: () => true,
     rooms: ["room:{name}"],
@@ -175,7 +175,7 @@ Deno.test("A room with a history sends its members, then the past", async () => 
   assertEquals(envelopes[reply].data.offset, 1);
 });
 
-Deno.test("A client's publication is answered once the engine has it, or by `unavailable`", async () => {
+Deno.test("A client's publication is confirmed after the broker stored it, or rejected with `unavailable`", async () => {
   const broker = new FaultyEngine().connect();
   await using server = listen({ broker, authorize: () => true, history: { t: {} } });
   await using page = await Page.open(server.url, "skein.1");
@@ -204,7 +204,7 @@ Deno.test("A client does not recover publications of a topic that it may not sub
   assertEquals([malformed.reply, malformed.error.code], [2, "malformed"]);
 });
 
-Deno.test("A client that subscribes since the position of a topic misses nothing that came after it", async () => {
+Deno.test("A client that subscribes since the position of a topic misses no later publication", async () => {
   await using server = testServer({ authorize: () => true, history: { tasks: {} } });
   await using client = server.connect();
   const follow = async (since: HistoryPosition, count: number) => {
@@ -226,7 +226,7 @@ Deno.test("A client that subscribes since the position of a topic misses nothing
   assertEquals(await follow(empty, 2), [["a", "b"], true]);
 });
 
-Deno.test("Topics.position() rejects without a history, and when aborted", async () => {
+Deno.test("Topics.position() rejects without a history, or when aborted", async () => {
   await using server = testServer({ history: { tasks: {} } });
   await assertRejects(() => server.topics.position("chat"), UnsupportedError, "has no history");
   const signal = AbortSignal.abort(new Error("enough"));
