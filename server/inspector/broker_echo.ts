@@ -1,18 +1,18 @@
-/** The time of a publication to the engine and back. */
+/** The round trip of a publication through the broker. */
 import { type Broker, type BrokerSubscription, INTERNAL_PREFIX } from "../../pubsub/broker.ts";
 import type { Runtime } from "../../base/runtime.ts";
 
-/** Time after which a publication that did not come back counts as lost, in milliseconds. */
+/** Time after which a publication counts as lost, in milliseconds. */
 const LOST_MS = 10_000;
 
-/** Measures the engine of a broker by publications on a topic of its own. */
+/** Measures a broker by publications on a separate topic. */
 export class BrokerEcho implements AsyncDisposable {
   readonly #broker: Broker;
   readonly #runtime: Runtime;
   readonly #topic: string;
   readonly #subscription: BrokerSubscription;
   #number = 0;
-  /** The publication under way. */
+  /** The pending publication. */
   #sent: { readonly number: number; readonly at: number } | undefined;
   #latencyMs: number | undefined;
   #isReady = false;
@@ -31,13 +31,13 @@ export class BrokerEcho implements AsyncDisposable {
     this.#subscription.ready.then(() => this.#isReady = true, () => {});
   }
 
-  /** The newest time, in milliseconds; while a publication is late, the time of the wait. */
+  /** The newest round trip, in milliseconds; the waiting time if a publication is late. */
   get latencyMs(): number | undefined {
     const waitedMs = this.#sent === undefined ? 0 : this.#runtime.monotonic() - this.#sent.at;
     return waitedMs > (this.#latencyMs ?? Infinity) ? waitedMs : this.#latencyMs;
   }
 
-  /** Publishes once, unless a publication is still under way. */
+  /** Publishes once, unless a publication is pending. */
   measure(): void {
     const at = this.#runtime.monotonic();
     const isUnderWay = this.#sent !== undefined && at - this.#sent.at < LOST_MS;

@@ -1,4 +1,4 @@
-/** Questions of one inspector to all nodes of the broker. */
+/** Queries of one inspector to all nodes of the broker. */
 import {
   type Answers,
   compareRows,
@@ -15,45 +15,44 @@ import { NodeCallError, NodeCalls } from "../../pubsub/nodes/node_calls.ts";
 import type { Nodes } from "../../pubsub/nodes/nodes.ts";
 import { TimeoutError } from "../../errors.ts";
 
-/** Name of the calls among the nodes. */
 const NAME = "inspect";
 
-/** Longest wait for the answer of another node, in milliseconds. */
+/** Longest wait for the response of another node, in milliseconds. */
 const ANSWER_MS = 1_500;
 
-/** Wait for a node whose last answer did not come in time, so that all others are not held up. */
+/** Wait for a node whose last response was late, so that it does not delay the others. */
 const LATE_MS = 250;
 
-/** Most nodes that are asked; the others are counted. */
+/** Most nodes that are queried; the others are only counted. */
 const MAX_NODES = 100;
 
 /** A node, as pages see it. */
 export interface NodeFacts {
   readonly id: string;
-  /** Name of the node for people. */
+  /** Display name of the node. */
   readonly name: string;
-  /** True for the node that the page asks. */
+  /** True for the node that serves the page. */
   readonly isSelf: boolean;
 }
 
-/** The answer of one node, or the reason for which there is none. */
+/** The response of one node, or the reason why there is none. */
 export type NodeAnswer<A> =
   & { readonly node: NodeFacts }
   & ({ readonly answer: A } | { readonly failure: string });
 
-/** Asks this node and the others. */
+/** Queries this node and the others. */
 export class Cluster implements AsyncDisposable {
   readonly #view: NodeView;
   readonly #nodes: Nodes | undefined;
   readonly #calls: NodeCalls | undefined;
-  /** Nodes whose last answer did not come in time; bounded by the nodes. */
+  /** Nodes whose last response was late; bounded by the nodes. */
   readonly #late = new Set<string>();
 
   /**
-   * Begins to answer the questions of other nodes.
+   * Starts to respond to queries of other nodes.
    *
    * @param nodes The nodes; `undefined` for a server without a broker.
-   * @param onError Gets errors of answers to other nodes. MUST NOT throw.
+   * @param onError Receives errors of responses to other nodes. MUST NOT throw.
    */
   constructor(view: NodeView, nodes: Nodes | undefined, onError: (error: unknown) => void) {
     this.#view = view;
@@ -70,18 +69,18 @@ export class Cluster implements AsyncDisposable {
     });
   }
 
-  /** Resolves once other nodes can ask this one; never rejects. */
+  /** Resolves once other nodes can query this one; never rejects. */
   get ready(): Promise<void> {
     return this.#calls?.ready ?? Promise.resolve();
   }
 
-  /** Asks all nodes, this one first. */
+  /** Queries all nodes, this one first. */
   async all<Q extends Question>(question: Q): Promise<NodeAnswer<Answers[Q["kind"]]>[]> {
     const nodes = this.#list();
     return await Promise.all(nodes.map((node) => this.#ask(node, question)));
   }
 
-  /** Asks one node. */
+  /** Queries one node. */
   async one<Q extends Question>(
     id: string,
     question: Q,
@@ -91,7 +90,7 @@ export class Cluster implements AsyncDisposable {
     return await this.#ask(node, question);
   }
 
-  /** Lists the nodes; those beyond the bound are left out. */
+  /** Lists the nodes, without those beyond the limit. */
   #list(): NodeFacts[] {
     const { id = "", name = "" } = this.#nodes ?? {};
     const others = this.#nodes?.others().slice(0, MAX_NODES - 1) ?? [];
@@ -128,7 +127,7 @@ export class Cluster implements AsyncDisposable {
     }
   }
 
-  /** Ends all questions. Idempotent. */
+  /** Ends all queries. Idempotent. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#calls?.[Symbol.asyncDispose]();
   }
@@ -140,7 +139,7 @@ function failureCode(error: unknown): string | undefined {
   return error instanceof TimeoutError ? "late" : undefined;
 }
 
-/** Makes one list of those of all nodes: sessions side by side, all else by name. */
+/** Merges the lists of all nodes: sessions are concatenated, everything else is merged by name. */
 export function mergeLists(
   question: ListQuestion,
   answers: readonly NodeAnswer<ListAnswer>[],
@@ -160,7 +159,7 @@ export function mergeLists(
     merged.set(name, before === undefined ? row : mergeRows(before, row));
   }
   const rows = [...merged.values()].sort(compareRows(question)).slice(0, MAX_ROWS);
-  // Nodes share names, of which each tells its own: the largest number is the least there can be.
+  // Nodes share names, and each reports its own, so the largest number is a lower bound.
   const most = (pick: (list: ListAnswer) => number) => Math.max(merged.size, ...lists.map(pick));
   return { rows, matched: most(({ matched }) => matched), total: most(({ total }) => total) };
 }
@@ -169,10 +168,10 @@ function rowName(row: Row): string {
   return "topic" in row ? row.topic : "room" in row ? row.room : row.id;
 }
 
-/** Makes one row of those of two nodes. */
+/** Merges the rows of two nodes. */
 function mergeRows(a: Row, b: Row): Row {
   const nodes = "nodes" in a && "nodes" in b ? a.nodes + b.nodes : 1;
-  // Each node with subscribers gets every publication.
+  // Each node with subscribers receives every publication.
   if ("topic" in a && "topic" in b) {
     return {
       topic: a.topic,
@@ -202,7 +201,7 @@ function mergeRows(a: Row, b: Row): Row {
   return a;
 }
 
-/** Takes the longest list of members: a node without the room may know none. */
+/** Selects the longest list of members, because a node without the room may know none. */
 export function mergeRooms(answers: readonly NodeAnswer<RoomAnswer>[]): RoomAnswer {
   let best: RoomAnswer = { users: 0, members: [] };
   for (const one of answers) {

@@ -1,4 +1,4 @@
-/** The history of one topic, as the engine has it. */
+/** The history of one topic in the broker. */
 import type { HistoryAnswer } from "./questions.ts";
 import { payloadText } from "./shown.ts";
 import { payloadBytes, type Publication } from "../../pubsub/broker.ts";
@@ -8,14 +8,13 @@ import type { Topics } from "../../pubsub/topics.ts";
 /** Most pages that are read; further publications are not counted. */
 const MAX_PAGES = 8;
 
-/** Bounds of a page. */
 const PAGE = { maxMessages: 256, maxBytes: 1_048_576 };
 
-/** Publications whose data is shown. */
+/** Number of publications whose data is shown. */
 const SHOWN = 5;
 
 /**
- * Counts the publications that the engine keeps of a topic.
+ * Counts the publications of a topic that the broker keeps.
  *
  * @param options `showsPayloads` adds the data of the newest publications; `signal` ends the wait.
  * @returns The history; `undefined` for a topic without one.

@@ -1,4 +1,4 @@
-/** The inspector over HTTP: permission, the page, and the data for the page. */
+/** The inspector over HTTP: permission, the page, and its data. */
 import { Cluster, mergeLists, mergeRooms } from "./cluster.ts";
 import { readHistory } from "./history.ts";
 import { type InspectedServer, NodeView } from "./node_view.ts";
@@ -22,25 +22,28 @@ import { pathBelow } from "../../transport/url.ts";
 import { checkInspector } from "../server_options.ts";
 import type { InspectorOptions } from "./options.ts";
 
-/** Header that a page of another origin cannot send without being asked first, which fails. */
+/** Header that a page of another origin cannot send without a preflight, which fails. */
 const PAGE_HEADER = "skein-inspector";
 
-/** Most requests that are answered at once. */
+/** Most concurrent requests. */
 const MAX_REQUESTS = 64;
 
-/** Longest time for `authorize`, in milliseconds. */
+/** Time limit of `authorize`, in milliseconds. */
 const AUTHORIZE_MS = 10_000;
 
-/** Longest time for the engine to read a history or a stream, in milliseconds. */
+/** Longest wait for a history or a stream from the broker, in milliseconds. */
 const ENGINE_MS = 5_000;
 
-/** Time for which a history serves all pages, in milliseconds: a read may take a megabyte. */
+/**
+ * Time for which a history is reused for all pages, in milliseconds; a read may transfer a
+ * megabyte.
+ */
 const HISTORY_FRESH_MS = 5_000;
 
-/** Most histories that are kept for that time. */
+/** Most cached histories. */
 const MAX_HISTORIES = 16;
 
-/** Headers of every response: no script or style but those of the page, no frame, no cache. */
+/** Headers of every response: only the page's own scripts and styles, no frames, no caching. */
 const HEADERS: Readonly<Record<string, string>> = {
   "cache-control": "no-store",
   "content-security-policy":
@@ -55,19 +58,19 @@ const HEADERS: Readonly<Record<string, string>> = {
 
 /**
  * The inspector of a server, and of all nodes of its broker: a page that shows sessions, topics,
- * rooms, durable streams and brokers, and the messages of one session as these come and go.
+ * rooms, durable streams and brokers, and the live messages of one session.
  *
- * The option `inspector` of `serve` makes one. Make one by hand to serve the page on a port of its
- * own, such as one that is closed to the internet.
+ * The option `inspector` of `serve` creates one. Create one yourself to serve the page on a
+ * separate port, such as one that is closed to the internet.
  *
  * - **Reads only:** no request changes the server.
- * - **Permission** for every request, by `authorize` or for this machine alone. Data needs a header
- *   that no page of another origin can send. There is no session and no WebSocket to take over.
- * - **Off** while no page is open: nothing is measured, and nothing recorded. A page asks once a
- *   second. Its requests are no sessions, and count for no limit.
- * - **Secrets:** tokens, cookies and the like are not shown.
+ * - **Permission** for every request, by `authorize` or only for this machine. Data needs a header
+ *   that no page of another origin can send. There is no session or WebSocket to hijack.
+ * - **Off** while no page is open: nothing is measured or recorded. A page sends a request once a
+ *   second. Its requests are not sessions, and count for no limit.
+ * - **Secrets:** tokens, cookies and similar data are not shown.
  *
- * @example On a port of its own
+ * @example On a separate port
  * ```ts
  * import { createServer } from "@skein/skein";
  * import { Inspector } from "@skein/skein/inspector";
@@ -103,7 +106,7 @@ export class Inspector implements AsyncDisposable {
    *
    * @param server The server, from `serve` or `createServer`.
    * @param options See {@linkcode InspectorOptions}.
-   * @param parts Services of the server; by default those of the platform.
+   * @param parts Services of the server; by default the platform's.
    * @throws {TypeError} If an option is unknown or invalid.
    */
   constructor(
@@ -130,7 +133,7 @@ export class Inspector implements AsyncDisposable {
     this.#cluster = new Cluster(this.#view, server.nodes, onError);
   }
 
-  /** Resolves once the inspectors of other nodes can ask this one; never rejects. */
+  /** Resolves once the inspectors of other nodes can query this one; never rejects. */
   get ready(): Promise<void> {
     return this.#cluster.ready;
   }
@@ -141,10 +144,10 @@ export class Inspector implements AsyncDisposable {
   }
 
   /**
-   * Answers a request for the page, or for its data. Never rejects.
+   * Responds to a request for the page or its data. Never rejects.
    *
    * @param request The request.
-   * @param info Facts about the request; without an address nothing is allowed by default.
+   * @param info Information about the request; without an address nothing is allowed by default.
    * @returns The response.
    */
   readonly fetch = async (request: Request, info: RequestInfo = {}): Promise<Response> => {
@@ -172,7 +175,7 @@ export class Inspector implements AsyncDisposable {
     const path = pathBelow(request.url, this.#path);
     if (path === undefined) return text("Not found\n", 404);
     if (this.#active > MAX_REQUESTS) {
-      return text(`Cannot answer: at most ${MAX_REQUESTS} requests at once\n`, 429, {
+      return text(`Cannot answer: at most ${MAX_REQUESTS} concurrent requests\n`, 429, {
         "retry-after": "1",
       });
     }
@@ -181,7 +184,7 @@ export class Inspector implements AsyncDisposable {
     if (request.method !== "GET" && request.method !== "HEAD") {
       return text("Method not allowed\n", 405, { allow: "GET, HEAD" });
     }
-    // A relative target holds behind a proxy that has another path, too.
+    // A relative target also works behind a proxy with another path.
     if (path === "") {
       const name = this.#path.slice(this.#path.lastIndexOf("/") + 1);
       return text("", 302, { location: `${name}/` });
@@ -199,7 +202,7 @@ export class Inspector implements AsyncDisposable {
     if (authorize === undefined) {
       if (isFromThisMachine(request, info)) return undefined;
       return text(
-        "Cannot show the inspector: inspector.authorize must allow others than programs of this " +
+        "Cannot show the inspector: inspector.authorize must allow others than programs on this " +
           "machine, received no authorize\n",
         403,
       );
@@ -226,7 +229,7 @@ export class Inspector implements AsyncDisposable {
   async #data(request: Request, name: string): Promise<Response> {
     const site = request.headers.get("sec-fetch-site") ?? "same-origin";
     if (!request.headers.has(PAGE_HEADER) || site !== "same-origin") {
-      return text("Cannot answer: the data is for the page of the inspector\n", 403);
+      return text("Cannot answer: the data is only for the inspector's page\n", 403);
     }
     const { searchParams } = new URL(request.url);
     const answer = await this.#answer(name, (key) => searchParams.get(key) ?? "");
@@ -311,7 +314,7 @@ export class Inspector implements AsyncDisposable {
     return { info: await this.#fromEngine(() => streams.info(id)) };
   }
 
-  /** Reads from the engine; an engine that is away is no failure of the inspector. */
+  /** Reads from the broker; an unreachable broker is not a failure of the inspector. */
   async #fromEngine<T>(
     read: (signal: AbortSignal) => Promise<T>,
   ): Promise<T | { readonly unavailable: string } | undefined> {
@@ -319,12 +322,14 @@ export class Inspector implements AsyncDisposable {
     try {
       return await within(this.#runtime, read(ending.signal), {
         timeoutMs: ENGINE_MS,
-        late: "Cannot wait for the engine longer than",
+        late: "Cannot wait for the broker longer than",
       });
     } catch (error) {
-      if (error instanceof RangeError) return undefined; // No engine takes the name.
+      if (error instanceof RangeError) return undefined; // The broker rejects the name.
       if (!(error instanceof BrokerError || error instanceof TimeoutError)) throw error;
-      return { unavailable: error instanceof TimeoutError ? error.message : "The engine is away" };
+      return {
+        unavailable: error instanceof TimeoutError ? error.message : "The broker is unreachable",
+      };
     } finally {
       ending.abort();
     }
@@ -342,12 +347,12 @@ function text(
   });
 }
 
-/** Makes the response to an error whose text no page must see. */
+/** Creates the response to an error whose text must stay internal. */
 function failed(): Response {
   return text("Cannot answer: the server failed, and has reported the error\n", 500);
 }
 
-/** Copies a response of the application with headers that keep the response out of caches. */
+/** Copies a response of the application with headers that prevent caching. */
 function uncached({ body, status, headers }: Response): Response {
   const all = new Headers(headers);
   all.set("cache-control", "no-store");

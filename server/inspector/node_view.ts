@@ -1,4 +1,4 @@
-/** The state of one node, measured when a page asks. */
+/** The state of one node, measured on request. */
 import { BrokerEcho } from "./broker_echo.ts";
 import {
   type Answers,
@@ -38,22 +38,22 @@ import type { Runtime, Timer } from "../../base/runtime.ts";
 /** Most issues of a row; errors come first. */
 const MAX_ISSUES = 3;
 
-/** Most characters of a user, a topic and an id in a row, because peers choose names. */
+/** Most characters of a user, topic or id in a row, because peers choose names. */
 const MAX_NAME_LENGTH = 64;
 
 /** Most topics, rooms and members in the details. */
 const MAX_DETAILS = 200;
 
-/** Time for which one answer serves all pages, in milliseconds. */
+/** Time for which a response is reused for all pages, in milliseconds. */
 const FRESH_MS = 400;
 
-/** Most answers that are kept for that time. */
+/** Most cached responses. */
 const MAX_FRESH = 64;
 
-/** Sessions that are measured before other work of the server has its turn. */
+/** Sessions that are measured per turn of the event loop. */
 const CHUNK = 250;
 
-/** Time without a question after which the node keeps nothing any more, in milliseconds. */
+/** Time without a query after which the node discards everything, in milliseconds. */
 const IDLE_MS = 10_000;
 
 /** A server, as its inspector sees it. */
@@ -70,9 +70,9 @@ export interface InspectedServer {
   readonly nodes: Nodes | undefined;
   /** Durable streams, if the server has any. */
   readonly streams: DurableStreams | undefined;
-  /** Counters of requests over HTTP. */
+  /** Counters of HTTP requests. */
   readonly httpStats: Readonly<Record<string, HttpFaceStats>>;
-  /** Counters of bounds. */
+  /** Counters of limits. */
   readonly quotaStats: Readonly<Record<string, QuotaStats>>;
   /** Counters of WebTransport. */
   readonly webTransportStats: WebTransportStats | undefined;
@@ -89,7 +89,7 @@ export interface NodeViewOptions {
 /** Issues of all sessions at one moment. */
 interface Survey {
   readonly at: number;
-  /** Rank by session; sessions without issues are left out. */
+  /** Rank by session, without sessions that have no issues. */
   readonly ranks: ReadonlyMap<Session, number>;
   readonly errors: number;
   readonly warnings: number;
@@ -98,11 +98,11 @@ interface Survey {
 /**
  * The state of one node.
  *
- * - **Off** unless asked: nothing is measured, kept or subscribed, and what was ends after 10 s
- *   without a question.
+ * - **Off** by default: nothing is measured, kept or subscribed without a query, and everything
+ *   ends 10 s after the last one.
  * - **Shared:** one measurement serves all pages for 0.4 s.
- * - **Bounds:** 100 rows of a list, which is searched and sorted here. Other work of the server has
- *   its turn after each 250 sessions.
+ * - **Bounds:** 100 rows of a list, which is searched and sorted here. Other work runs after every
+ *   250 sessions.
  */
 export class NodeView implements AsyncDisposable {
   readonly #server: InspectedServer;
@@ -110,7 +110,7 @@ export class NodeView implements AsyncDisposable {
   readonly #showsPayloads: boolean;
   readonly #onError: (error: unknown) => void;
   readonly #traffic: Traffic;
-  /** Answers by question, oldest first; at most `MAX_FRESH`. */
+  /** Responses by query, oldest first; at most `MAX_FRESH`. */
   readonly #fresh = new Map<string, { readonly at: number; readonly answer: Promise<unknown> }>();
   #survey: Promise<Survey> | undefined;
   #surveyedAt = -Infinity;
@@ -130,11 +130,11 @@ export class NodeView implements AsyncDisposable {
     this.#traffic = new Traffic(runtime, showsPayloads);
   }
 
-  /** Answers a question. */
+  /** Responds to a query. */
   answer<Q extends Question>(question: Q): Promise<Answers[Q["kind"]]> {
     const now = this.#askedAt = this.#runtime.monotonic();
     if (!this.#isClosed) this.#idle ??= this.#startIdle(IDLE_MS);
-    // Each page has its own place in the traffic.
+    // Each page has its own position in the traffic.
     if (question.kind === "traffic") return this.#answer(question) as Promise<Answers[Q["kind"]]>;
     const key = JSON.stringify(question);
     const known = this.#fresh.get(key);
@@ -142,7 +142,7 @@ export class NodeView implements AsyncDisposable {
       return known.answer as Promise<Answers[Q["kind"]]>;
     }
     const answer = this.#answer(question) as Promise<Answers[Q["kind"]]>;
-    answer.catch(() => {}); // Each page awaits the answer itself.
+    answer.catch(() => {}); // Each page awaits the response itself.
     this.#fresh.delete(key);
     this.#fresh.set(key, { at: now, answer });
     if (this.#fresh.size > MAX_FRESH) this.#fresh.delete(this.#fresh.keys().next().value!);
@@ -226,7 +226,7 @@ export class NodeView implements AsyncDisposable {
   #broker(): BrokerView {
     const { broker } = this.#server.topics;
     const status = broker.status.current;
-    // A server on its own has no engine to wait for.
+    // A single server has no broker to wait for.
     if (this.#server.nodes !== undefined && !this.#isClosed) {
       this.#echo ??= new BrokerEcho(broker, this.#runtime);
       this.#echo.measure();
@@ -238,7 +238,7 @@ export class NodeView implements AsyncDisposable {
       delivery: broker.delivery,
       state: status.name,
       since: isAway ? status.since : undefined,
-      // The error of a client library may have the URL with the password.
+      // The error of a client library may contain the URL with the password.
       error: error && clip(redactText(error)),
       issues: broker.issues().slice(0, 16).map((issue) => clip(redactText(issue))),
       stats: broker.stats,
@@ -270,7 +270,7 @@ export class NodeView implements AsyncDisposable {
     return { at, ranks, errors, warnings };
   }
 
-  /** Lists all sessions, with a turn for other work in between. */
+  /** Lists all sessions, with turns for other work in between. */
   async *#sessions(): AsyncGenerator<Session, void, undefined> {
     const all = this.#server.manager.all();
     for (const [i, session] of all.entries()) {
@@ -291,7 +291,7 @@ export class NodeView implements AsyncDisposable {
     return await makers[question.list]();
   }
 
-  /** Sorts by one column of all sessions, and reads the others of the shown ones alone. */
+  /** Sorts all sessions by one column, and reads the other columns only for the shown ones. */
   async #listSessions(question: ListQuestion): Promise<ListAnswer> {
     const { sort, words, onlyIssues } = question;
     const needsRanks = onlyIssues || sort === "rank";
@@ -351,7 +351,7 @@ export class NodeView implements AsyncDisposable {
     return rows;
   }
 
-  /** Compares the counters of topics with those of about a second before. */
+  /** Compares the counters of topics with the values of about a second ago. */
   #takeRates(): ReadonlyMap<string, number> {
     const at = this.#runtime.monotonic();
     const before = this.#counts;
@@ -438,7 +438,7 @@ function select<R extends Row>(
   return { rows: found.slice(0, MAX_ROWS), matched: found.length, total: rows.length };
 }
 
-/** Reads the one value of a session by which a list is sorted. */
+/** Reads the value by which a list of sessions is sorted. */
 function valueOf(
   session: Session,
   column: string,

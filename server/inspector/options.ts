@@ -28,21 +28,21 @@ import type { RequestInfo } from "../../transport/address.ts";
  */
 export interface InspectorOptions {
   /**
-   * Path of the page; requests for this path and below belong to the inspector.
+   * Path of the page; requests for this path and below go to the inspector.
    *
    * @default {"/inspector"}
    */
   readonly path?: string | undefined;
   /**
    * Decides each request for the page and its data, about two a second while a page is open. `true`
-   * allows; a response is sent in place of the page, such as a 401 that has the browser ask for a
-   * password. Anything else denies with 403. An error denies too, is printed, and is answered with
+   * allows. A response is sent instead of the page, such as a 401 that makes the browser ask for a
+   * password. Anything else denies with 403. An error also denies, is printed, and the response is
    * 503.
    *
    * Without `authorize` only programs on this machine may use the inspector: the peer's address is
-   * loopback, the requested host is `localhost`, `127.0.0.1` or `[::1]`, and no header of a proxy is
-   * present. A proxy on this machine that adds no such header looks like a program, so behind a
-   * proxy `authorize` is needed.
+   * loopback, the requested host is `localhost`, `127.0.0.1` or `[::1]`, and there is no proxy
+   * header. A proxy on this machine without such a header looks like a program, so behind a proxy
+   * you need `authorize`.
    */
   readonly authorize?:
     | ((
@@ -52,8 +52,8 @@ export interface InspectorOptions {
     | undefined;
   /**
    * Shows data of messages: in the traffic of a session, in histories, and of room members. `false`
-   * shows topics and sizes alone. Each node decides for its own sessions, and the node that the
-   * page asks for histories.
+   * shows only topics and sizes. Each node decides for its own sessions, and the node that serves
+   * the page decides for histories.
    *
    * @default {true}
    */

@@ -15,7 +15,7 @@ import words from "./page/words.js" with { type: "text" };
 
 const SCRIPT = "text/javascript";
 
-/** The files by path below that of the inspector, each with its media type. */
+/** The files by path below the inspector's path, each with its media type. */
 export const PAGE_FILES: ReadonlyMap<string, readonly [type: string, body: string]> = new Map([
   ["/", ["text/html", html]],
   ["/inspector.css", ["text/css", css]],
@@ -25,7 +25,7 @@ export const PAGE_FILES: ReadonlyMap<string, readonly [type: string, body: strin
   ["/main.js", [SCRIPT, main]],
   ["/overview.js", [SCRIPT, overview]],
   ["/session_detail.js", [SCRIPT, sessionDetail]],
-  // The look of all pages of Skein, which examples serve too.
+  // The style of all Skein pages, which the examples also use.
   ["/skein.css", ["text/css", skeinCss]],
   ["/skein.js", [SCRIPT, skeinJs]],
   ["/skein.svg", ["image/svg+xml", skeinSvg]],

@@ -1,4 +1,4 @@
-/** Questions of a page to the nodes, and the answers: plain objects for JSON. */
+/** Queries of a page to the nodes, and the responses: plain objects for JSON. */
 import type { TrafficAnswer } from "./traffic.ts";
 import type { QuotaStats } from "../../base/shares.ts";
 import type { HttpFaceStats, WebTransportStats } from "../metrics/measures.ts";
@@ -34,11 +34,11 @@ export const LISTS = {
 
 export type ListName = keyof typeof LISTS;
 
-/** A list that is asked for. */
+/** A query for a list. */
 export interface ListQuestion {
   readonly kind: "list";
   readonly list: ListName;
-  /** Words that each row must have, in lower case. */
+  /** Words that each row must contain, in lower case. */
   readonly words: readonly string[];
   readonly sort: string;
   readonly isAscending: boolean;
@@ -46,7 +46,7 @@ export interface ListQuestion {
   readonly onlyIssues: boolean;
 }
 
-/** A question to one node. */
+/** A query to one node. */
 export type Question =
   | { readonly kind: "overview" }
   | ListQuestion
@@ -86,7 +86,7 @@ export interface SessionRow {
 export interface TopicRow {
   readonly topic: string;
   readonly subscribers: number;
-  /** Publications that this node delivered so far. */
+  /** Publications delivered by this node so far. */
   readonly publications: number;
   /** Publications in the last second. */
   readonly perSecond: number;
@@ -112,7 +112,7 @@ export interface StreamRow {
   readonly writer: string | undefined;
   readonly isAnswer: boolean;
   readonly offset: string | undefined;
-  /** Records that wait to be kept. */
+  /** Records that wait for the broker. */
   readonly waiting: number;
   readonly nodes: number;
 }
@@ -123,13 +123,13 @@ export type Row = SessionRow | TopicRow | RoomRow | StreamRow;
 /** A list of one node, or of all. */
 export interface ListAnswer {
   readonly rows: readonly Row[];
-  /** Rows that fit. */
+  /** Number of matching rows. */
   readonly matched: number;
-  /** Rows in all. */
+  /** Total number of rows. */
   readonly total: number;
 }
 
-/** The state of the broker, as one node sees its engine. */
+/** The state of the broker, as seen by one node. */
 export interface BrokerView {
   readonly engine: string;
   readonly delivery: string;
@@ -138,14 +138,14 @@ export interface BrokerView {
   readonly error: string | undefined;
   readonly issues: readonly string[];
   readonly stats: BrokerStats;
-  /** Time of a publication from this node to the engine and back; `undefined` until known. */
+  /** Round trip of a publication from this node through the broker; `undefined` until known. */
   readonly latencyMs: number | undefined;
   readonly keeps: readonly ("history" | "logs" | "store")[];
 }
 
-/** The figures of one node. */
+/** The measurements of one node. */
 export interface NodeOverview {
-  /** Time of the measurement by the monotonic clock of the node, for rates. */
+  /** Time of the measurement on the node's monotonic clock, for rates. */
   readonly at: number;
   readonly stats: ManagerStats;
   readonly issues: {
@@ -169,12 +169,12 @@ export interface NodeOverview {
     | undefined;
   readonly broker: BrokerView;
   readonly http: Readonly<Record<string, HttpFaceStats>>;
-  /** Bounds that clients share, by name. */
+  /** Limits that clients share, by name. */
   readonly quotas: Readonly<Record<string, QuotaStats>>;
   readonly webTransport: WebTransportStats | undefined;
 }
 
-/** Details of one session; `state` is missing once the session is over. */
+/** Details of one session; `state` is missing once the session has closed. */
 export interface SessionAnswer {
   readonly row?: SessionRow | undefined;
   readonly state?: SessionDebugState | undefined;
@@ -193,7 +193,7 @@ export interface RoomAnswer {
   }[];
 }
 
-/** The history of a topic, as the engine has it. */
+/** The history of a topic in the broker. */
 export interface HistoryAnswer {
   readonly bounds: HistoryBounds;
   readonly epoch: string;
@@ -206,7 +206,7 @@ export interface HistoryAnswer {
   readonly newest: readonly { readonly offset: number; readonly text: string }[];
 }
 
-/** The answer to each kind of question. */
+/** The response to each kind of query. */
 export interface Answers {
   readonly overview: NodeOverview;
   readonly list: ListAnswer;
@@ -216,9 +216,9 @@ export interface Answers {
 }
 
 /**
- * Reads a question of another node.
+ * Parses a query of another node.
  *
- * @returns The question; `undefined` if this version does not know the question.
+ * @returns The query; `undefined` if this version does not know it.
  */
 export function readQuestion(value: unknown): Question | undefined {
   const { kind, id, after, name, list, words, sort, isAscending, onlyIssues } = Object(value);

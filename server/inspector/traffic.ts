@@ -1,4 +1,4 @@
-/** The envelopes of followed sessions, recorded while a page asks for these. */
+/** The envelopes of followed sessions, recorded while a page requests them. */
 import { clip, payloadText } from "./shown.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { internals, type Session } from "../../session/session.ts";
@@ -7,22 +7,25 @@ import { decodeBinary, isBinaryMessage } from "../../session/wire/encode.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import type { Frame } from "../../transport/connection.ts";
 
-/** Most sessions of this node that are recorded at once. */
+/** Most sessions of this node that are recorded at the same time. */
 const MAX_FOLLOWED = 8;
 
-/** Most envelopes kept of a session; with their texts at most 1 MB. */
+/** Most envelopes kept per session; at most 1 MB with their texts. */
 const MAX_KEPT = 500;
 
-/** Most envelopes of one answer. */
+/** Most envelopes per response. */
 const MAX_TOLD = 200;
 
-/** Most envelopes of a session that are read in a second; further ones are only counted. */
+/** Most envelopes per session that are read in a second; further ones are only counted. */
 const MAX_PER_SECOND = 1_000;
 
-/** Most characters of envelopes that are read in a second: a large envelope takes long to read. */
+/**
+ * Most characters of envelopes that are read in a second, because a large envelope takes long to
+ * read.
+ */
 const MAX_LENGTH_PER_SECOND = 1_048_576;
 
-/** Time without a question after which a recording ends, in milliseconds. */
+/** Time without a query after which a recording ends, in milliseconds. */
 const IDLE_MS = 10_000;
 
 /** Most characters of a topic. */
@@ -30,7 +33,7 @@ const MAX_TOPIC_LENGTH = 255;
 
 /** One recorded envelope. */
 export interface TrafficEntry {
-  /** Number of the envelope, from 1; gaps are envelopes that were only counted. */
+  /** Number of the envelope, starting at 1; gaps are envelopes that were only counted. */
   readonly n: number;
   /** Time, in milliseconds since the Unix epoch. */
   readonly at: number;
@@ -40,32 +43,33 @@ export interface TrafficEntry {
   readonly topic: string;
   /** Size of the envelope, in bytes. */
   readonly bytes: number;
-  /** The envelope without secrets, cut; empty if payloads are off. */
+  /** The envelope without secrets, shortened; empty if payloads are off. */
   readonly text: string;
 }
 
 /** Traffic since a number. */
 export interface TrafficAnswer {
   /**
-   * `following`; `closed` once the session is over; `unknown` without such a session; `busy` if too
-   * many sessions are followed; `none` on a connection without messages.
+   * `following`; `closed` once the session has closed; `unknown` if there is no such session;
+   * `busy` if too many sessions are followed; `none` on a connection without messages.
    */
   readonly state: "following" | "closed" | "unknown" | "busy" | "none";
   readonly entries: readonly TrafficEntry[];
-  /** Pass this number with the next question. */
+  /** Pass this number with the next query. */
   readonly next: number;
-  /** Envelopes since the last question that are not among the entries. */
+  /** Number of envelopes since the last query that are not among the entries. */
   readonly missed: number;
 }
 
 /**
  * Records sessions.
  *
- * - **Off** unless asked: a session has a tap only while questions come, and for 10 s after.
- * - **Bounds:** 8 sessions at once; of each 500 envelopes, and 1,000 envelopes or 1 MiB a second; 1,024
- *   characters of an envelope.
- * - **Secrets** never show: tokens, tickets, ids of clients, and members of payloads whose names say
- *   so.
+ * - **Off** by default: a session is tapped only while there are queries, and for 10 s after the
+ *   last one.
+ * - **Bounds:** 8 sessions; per session 500 envelopes, and 1,000 envelopes or 1 MiB a second; 1,024
+ *   characters per envelope.
+ * - **Secrets** are never shown: tokens, tickets, client ids, and payload members with secret
+ *   names.
  */
 export class Traffic implements Disposable {
   readonly #runtime: Runtime;
@@ -80,10 +84,10 @@ export class Traffic implements Disposable {
   }
 
   /**
-   * Reads the envelopes after a number; the first question begins the recording.
+   * Reads the envelopes after a number; the first query starts the recording.
    *
    * @param session The session; `undefined` if there is none.
-   * @param after The `next` of the last answer; 0 at first.
+   * @param after The `next` of the last response; 0 at first.
    */
   read(session: Session | undefined, id: string, after: number): TrafficAnswer {
     const known = this.#find(id);
@@ -127,7 +131,7 @@ export class Traffic implements Disposable {
 
 /** The newest envelopes of one session. */
 class Recording implements FrameTap, Disposable {
-  /** Time of the last question, by the monotonic clock. */
+  /** Time of the last query, on the monotonic clock. */
   askedAt: number;
   readonly #session: Session;
   readonly #runtime: Runtime;
@@ -157,7 +161,7 @@ class Recording implements FrameTap, Disposable {
 
   read(after: number): TrafficAnswer {
     this.askedAt = this.#runtime.monotonic();
-    // A page begins with the kept envelopes, also if an earlier recording gave it a larger number.
+    // A page starts with the kept envelopes, even if an earlier recording gave it a larger number.
     const from = after > this.#last ? 0 : after;
     const newer = this.#entries.filter(({ n }) => n > from);
     const entries = newer.slice(0, MAX_TOLD);
@@ -176,7 +180,7 @@ class Recording implements FrameTap, Disposable {
   }
 
   #note(direction: TrafficEntry["direction"], frame: Frame): void {
-    // Most frames have one envelope; several are joined by line feeds.
+    // Most frames contain one envelope; several are joined by line feeds.
     const parts = typeof frame === "string" ? frame.split("\n") : [frame];
     for (const part of parts) {
       if (part === "") continue;
@@ -209,7 +213,7 @@ class Recording implements FrameTap, Disposable {
     try {
       envelope = JSON.parse(text);
     } catch {
-      // The text could hold anything, a token included.
+      // The text could contain anything, including a token.
       return { kind: "malformed", topic: "", text: "" };
     }
     if (typeof envelope !== "object" || envelope === null || Array.isArray(envelope)) {

@@ -6,7 +6,7 @@ import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { payloadText } from "./shown.ts";
 import { Traffic, type TrafficEntry } from "./traffic.ts";
 
-/** A runtime whose clock and timers are moved by hand. */
+/** A runtime with a manual clock and timers. */
 function handClock() {
   const timers = new Map<number, { readonly at: number; readonly run: () => void }>();
   let now = 1_000;
@@ -36,7 +36,7 @@ function sessionOf(runtime: Runtime): Session {
   return new Session(memoryPair().server, settings);
 }
 
-Deno.test("Traffic records a session from the first question until questions stop", () => {
+Deno.test("Traffic records a session from the first query until queries stop", () => {
   const { runtime, timers, pass } = handClock();
   using traffic = new Traffic(runtime, true);
   const session = sessionOf(runtime);
@@ -82,7 +82,7 @@ Deno.test("Traffic counts the envelopes beyond its bounds", () => {
     core.receiving.receiveFrame(`{"topic":"t","data":${n}}`);
     settle();
   }
-  // 999 of these are read within the second, of which 500 are kept, and 200 told at once.
+  // 999 are read within the second, 500 of them are kept, and 200 returned per query.
   let { entries, missed, next } = traffic.read(session, session.id, start);
   assertEquals([entries.length, missed], [200, 499]);
   let told = entries.length;
@@ -145,7 +145,7 @@ Deno.test("Traffic shows no text of malformed frames, tokens, tickets and client
   session[internals].abort(4000, "over");
 });
 
-Deno.test("Traffic shows data that nests deeper than the stack, up to a level", () => {
+Deno.test("Traffic shows data that is nested deeper than the stack, up to a level", () => {
   const { runtime } = handClock();
   using traffic = new Traffic(runtime, true);
   const session = sessionOf(runtime);
@@ -162,7 +162,7 @@ Deno.test("Traffic shows data that nests deeper than the stack, up to a level", 
   session[internals].abort(4000, "over");
 });
 
-Deno.test("payloadText() keeps ordinary data, and bounds the rest", () => {
+Deno.test("payloadText() keeps ordinary data, and limits the rest", () => {
   assertEquals(
     payloadText({ code: 7, key: "a", author: "ann" }),
     '{"code":7,"key":"a","author":"ann"}',

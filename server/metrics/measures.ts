@@ -110,7 +110,10 @@ function each(record: Readonly<Record<string, number>>, attribute: string): Meas
 export function sessionMeasures(stats: ManagerStats): Measure[] {
   const { states, messages, bytes, streams, datagrams, credit } = stats;
   return [
-    sum(["skein.sessions", "{session}", "Sessions now"], ...each(states, "skein.session.state")),
+    sum(
+      ["skein.sessions", "{session}", "Sessions that are open"],
+      ...each(states, "skein.session.state"),
+    ),
     counter(["skein.sessions.opened", "{session}", "Sessions that were established"], {
       value: stats.created,
     }),
@@ -119,65 +122,65 @@ export function sessionMeasures(stats: ManagerStats): Measure[] {
       ...each(stats.closeCodes, "skein.close.code"),
       { value: stats.otherCloseCodes, attributes: { "skein.close.code": "other" } },
     ),
-    counter(["skein.messages.sent", "{message}", "Messages handed to the wire"], {
+    counter(["skein.messages.sent", "{message}", "Messages handed to the transport"], {
       value: messages.sent,
     }),
     counter([
       "skein.messages.received",
       "{message}",
-      "Messages and requests of peers, without publications",
+      "Messages and requests from peers, without publications",
     ], {
       value: messages.received,
     }),
-    counter(["skein.messages.dropped", "{message}", "Messages that send queues dropped"], {
+    counter(["skein.messages.dropped", "{message}", "Messages dropped by send queues"], {
       value: messages.dropped,
     }),
-    sum(["skein.messages.queued", "{message}", "Messages that wait in send queues"], {
+    sum(["skein.messages.queued", "{message}", "Messages waiting in send queues"], {
       value: messages.queued,
     }),
-    sum(["skein.messages.waiting", "{message}", "Messages that wait for handlers"], {
+    sum(["skein.messages.waiting", "{message}", "Messages waiting for handlers"], {
       value: messages.waiting,
     }),
-    counter(["skein.messages.sent.size", "By", "Bytes of messages handed to the wire"], {
+    counter(["skein.messages.sent.size", "By", "Bytes of messages handed to the transport"], {
       value: bytes.sent,
     }),
-    counter(["skein.messages.received.size", "By", "Bytes of messages that came from peers"], {
+    counter(["skein.messages.received.size", "By", "Bytes of messages received from peers"], {
       value: bytes.received,
     }),
-    sum(["skein.messages.queued.size", "By", "Bytes of messages that wait in send queues"], {
+    sum(["skein.messages.queued.size", "By", "Bytes of messages waiting in send queues"], {
       value: bytes.queued,
     }),
     sum(["skein.streams", "{stream}", "Streams that are open"], { value: streams.active }),
     counter(
-      ["skein.streams.opened", "{stream}", "Streams that were opened, by either end"],
+      ["skein.streams.opened", "{stream}", "Streams opened by either side"],
       { value: streams.bidirectional, attributes: { "skein.stream.direction": "bidirectional" } },
       { value: streams.unidirectional, attributes: { "skein.stream.direction": "unidirectional" } },
     ),
-    counter(["skein.streams.failed", "{direction}", "Directions of streams that were cut short"], {
+    counter(["skein.streams.failed", "{direction}", "Directions of streams that were reset"], {
       value: streams.errors,
     }),
-    counter(["skein.streams.sent.size", "By", "Bytes of streams handed to the wire"], {
+    counter(["skein.streams.sent.size", "By", "Bytes of streams handed to the transport"], {
       value: streams.bytesSent,
     }),
-    counter(["skein.streams.received.size", "By", "Bytes of streams that came from peers"], {
+    counter(["skein.streams.received.size", "By", "Bytes of streams received from peers"], {
       value: streams.bytesReceived,
     }),
-    counter(["skein.datagrams.sent", "{datagram}", "Datagrams handed to the wire"], {
+    counter(["skein.datagrams.sent", "{datagram}", "Datagrams handed to the transport"], {
       value: datagrams.sent,
     }),
-    counter(["skein.datagrams.received", "{datagram}", "Datagrams that came from peers"], {
+    counter(["skein.datagrams.received", "{datagram}", "Datagrams received from peers"], {
       value: datagrams.received,
     }),
-    counter(["skein.datagrams.dropped", "{datagram}", "Datagrams that were lost at this end"], {
+    counter(["skein.datagrams.dropped", "{datagram}", "Datagrams dropped on this side"], {
       value: datagrams.dropped,
     }),
-    counter(["skein.datagrams.sent.size", "By", "Bytes of datagrams handed to the wire"], {
+    counter(["skein.datagrams.sent.size", "By", "Bytes of datagrams handed to the transport"], {
       value: datagrams.bytesSent,
     }),
-    counter(["skein.datagrams.received.size", "By", "Bytes of datagrams that came from peers"], {
+    counter(["skein.datagrams.received.size", "By", "Bytes of datagrams received from peers"], {
       value: datagrams.bytesReceived,
     }),
-    sum(["skein.credit.waiting", "{call}", "Calls that wait until a peer allows more"], {
+    sum(["skein.credit.waiting", "{call}", "Calls waiting for credit from a peer"], {
       value: credit.waiting,
     }),
     sum(["skein.credit.exhausted", "{session}", "Sessions whose peers used all their credit"], {
@@ -190,26 +193,26 @@ export function sessionMeasures(stats: ManagerStats): Measure[] {
 export function managerMeasures(stats: ManagerStats): Measure[] {
   const { refused, rates, sockets, unreadStreams } = stats;
   return [
-    gauge(["skein.sessions.peak", "{session}", "Most sessions at once so far"], {
+    gauge(["skein.sessions.peak", "{session}", "Most concurrent sessions so far"], {
       value: stats.peak,
     }),
-    sum(["skein.handshakes", "{handshake}", "Handshakes that are no sessions yet"], {
+    sum(["skein.handshakes", "{handshake}", "Handshakes in progress"], {
       value: stats.reserved,
     }),
     counter(
-      ["skein.sessions.refused", "{session}", "Sessions that a limit refused"],
+      ["skein.sessions.refused", "{session}", "Sessions rejected by a limit"],
       ...each(refused, "skein.refusal.reason"),
     ),
     counter(
-      ["skein.rates.refused", "{message}", "Messages and the like that a rate refused"],
+      ["skein.rates.refused", "{message}", "Messages and requests rejected by a rate limit"],
       ...each(rates.refused, "skein.rate.scope"),
     ),
     counter(
-      ["skein.rates.connections.refused", "{connection}", "Connections that a rate refused"],
+      ["skein.rates.connections.refused", "{connection}", "Connections rejected by a rate limit"],
       ...each(rates.refusedConnections, "skein.rate.scope"),
     ),
     counter(
-      ["skein.rates.closed", "{session}", "Sessions that were closed for too many refusals"],
+      ["skein.rates.closed", "{session}", "Sessions closed after too many rejections"],
       {
         value: rates.closed,
       },
@@ -218,37 +221,40 @@ export function managerMeasures(stats: ManagerStats): Measure[] {
       [
         "skein.rates.engine.failures",
         "{failure}",
-        "Questions that the shared counts did not answer",
+        "Failed calls of the shared counters",
       ],
       { value: rates.engineFailures },
     ),
-    sum(["skein.users", "{user}", "Users with sessions now"], { value: stats.users }),
-    sum(["skein.addresses", "{address}", "Network addresses with sessions now"], {
+    sum(["skein.users", "{user}", "Users with sessions"], { value: stats.users }),
+    sum(["skein.addresses", "{address}", "Network addresses with sessions"], {
       value: stats.addresses,
     }),
-    sum(["skein.sockets", "{socket}", "WebSockets that the runtime has"], {
+    sum(["skein.sockets", "{socket}", "WebSockets held by the runtime"], {
       value: sockets.open,
     }),
     sum(
-      ["skein.sockets.lingering", "{socket}", "WebSockets whose peers did not answer a close"],
+      ["skein.sockets.lingering", "{socket}", "WebSockets whose peers did not respond to a close"],
       {
         value: sockets.lingering,
       },
     ),
-    counter(["skein.sockets.refused", "{socket}", "Upgrades refused for too many sockets"], {
-      value: sockets.refused,
-    }),
-    sum(["skein.streams.unread", "{stream}", "Streams of peers that this end does not read"], {
+    counter(
+      ["skein.sockets.refused", "{socket}", "Upgrades rejected because of too many sockets"],
+      {
+        value: sockets.refused,
+      },
+    ),
+    sum(["skein.streams.unread", "{stream}", "Streams of peers that are not read"], {
       value: unreadStreams.count,
     }),
-    sum(["skein.streams.unread.size", "By", "Bytes that the runtime may hold of such streams"], {
+    sum(["skein.streams.unread.size", "By", "Bytes of unread streams that the runtime may hold"], {
       value: unreadStreams.bytes,
     }),
     counter(
-      ["skein.streams.refused", "{stream}", "Streams of peers that were refused unread"],
+      ["skein.streams.refused", "{stream}", "Streams of peers that were rejected unread"],
       ...each(unreadStreams.refused, "skein.refusal.reason"),
     ),
-    sum(["skein.draining", "1", "Refusal of new sessions: 1 while draining, otherwise 0"], {
+    sum(["skein.draining", "1", "State of draining: 1 while draining, otherwise 0"], {
       value: stats.isDraining ? 1 : 0,
     }),
   ];
@@ -264,41 +270,41 @@ export function topicMeasures({ stats, broker }: CountedTopics): Measure[] {
     gauge([
       "skein.broker.connected",
       "1",
-      "Connection to the engine: 1 while connected, otherwise 0",
+      "Connection of the broker: 1 while connected, otherwise 0",
     ], {
       value: status.current.name === "connected" ? 1 : 0,
     }),
     counter([
       "skein.broker.interruptions",
       "{interruption}",
-      "Losses of the connection to the engine",
+      "Lost connections of the broker",
     ], {
       value: carried.interruptions,
     }),
-    counter(["skein.broker.published", "{publication}", "Publications that the broker took"], {
+    counter(["skein.broker.published", "{publication}", "Publications passed to the broker"], {
       value: carried.published,
     }),
-    counter(["skein.broker.received", "{publication}", "Publications that came from the engine"], {
+    counter(["skein.broker.received", "{publication}", "Publications received from the broker"], {
       value: carried.received,
     }),
-    sum(["skein.broker.waiting", "{publication}", "Publications that wait for the engine"], {
+    sum(["skein.broker.waiting", "{publication}", "Publications waiting for the broker"], {
       value: carried.waiting,
     }),
-    counter(["skein.broker.dropped", "{publication}", "Publications that the broker dropped"], {
+    counter(["skein.broker.dropped", "{publication}", "Publications dropped by the broker"], {
       value: carried.dropped,
     }),
-    counter(["skein.broker.reads", "{page}", "Pages of histories read from the engine"], {
+    counter(["skein.broker.reads", "{page}", "Pages of histories read from the broker"], {
       value: carried.reads,
     }),
     counter(
-      ["skein.history.failed", "{publication}", "Publications that publish() could not keep"],
+      ["skein.history.failed", "{publication}", "Publications that publish() could not store"],
       { value: stats.failedPublications },
     ),
     counter(
       [
         "skein.history.recovered",
         "{publication}",
-        "Publications that did not arrive, and were read",
+        "Publications that did not arrive, and were read from the history",
       ],
       {
         value: stats.recovered,
@@ -310,17 +316,25 @@ export function topicMeasures({ stats, broker }: CountedTopics): Measure[] {
     counter([
       "skein.history.gaps",
       "{gap}",
-      "Gaps that were reported to sessions",
+      "Gaps reported to sessions",
     ], {
       value: stats.gaps,
     }),
-    counter(["skein.history.replays", "{replay}", "Subscriptions that began in the past"], {
+    counter(["skein.history.replays", "{replay}", "Subscriptions that started in the past"], {
       value: stats.replays,
     }),
-    counter(["skein.history.replayed", "{publication}", "Publications sent to such sessions"], {
+    counter([
+      "skein.history.replayed",
+      "{publication}",
+      "Publications sent for subscriptions that started in the past",
+    ], {
       value: stats.replayed,
     }),
-    sum(["skein.history.tail.size", "By", "Bytes of the newest publications that are kept ready"], {
+    sum([
+      "skein.history.tail.size",
+      "By",
+      "Bytes of the newest publications that are kept in memory",
+    ], {
       value: stats.tailBytes,
     }),
   ];
@@ -338,15 +352,15 @@ function quotaMeasures({ quotaStats = {} }: CountedServer): Measure[] {
   const of = (name: string) => ({ "skein.quota": name });
   return [
     sum(
-      ["skein.quota.taken", "{place}", "Places that are taken, by the bound that clients share"],
+      ["skein.quota.taken", "{place}", "Slots in use, by the limit that clients share"],
       ...quotas.map(([name, { taken }]) => ({ value: taken, attributes: of(name) })),
     ),
     sum(
-      ["skein.quota.max", "{place}", "Most places of all clients together, by bound"],
+      ["skein.quota.max", "{place}", "Most slots of all clients together, by limit"],
       ...bounded.map(([name, { max }]) => ({ value: max, attributes: of(name) })),
     ),
     counter(
-      ["skein.quota.refused", "{place}", "Refusals, by bound and by the level that was reached"],
+      ["skein.quota.refused", "{place}", "Rejections, by limit and by the level that was reached"],
       ...quotas.flatMap(([name, { refused }]) =>
         each(refused, "skein.quota.level")
           .map(({ value, attributes }) => ({ value, attributes: { ...of(name), ...attributes } }))
@@ -365,9 +379,11 @@ function webTransportMeasures({ webTransportStats }: CountedServer): Measure[] {
         value: isListening ? 1 : 0,
       },
     ),
-    sum(["skein.quic.handshakes", "{handshake}", "QUIC handshakes under way"], { value: pending }),
+    sum(["skein.quic.handshakes", "{handshake}", "QUIC handshakes in progress"], {
+      value: pending,
+    }),
     counter(
-      ["skein.quic.handshakes.dropped", "{handshake}", "QUIC handshakes dropped by their bounds"],
+      ["skein.quic.handshakes.dropped", "{handshake}", "QUIC handshakes dropped by limits"],
       ...each(dropped, "skein.handshake.reason"),
     ),
   ];
@@ -386,22 +402,22 @@ function httpMeasures({ httpStats = {} }: CountedServer): Measure[] {
     );
   const all = [
     sum(
-      ["skein.http.active", "{request}", "HTTP requests that are being answered, by face"],
+      ["skein.http.active", "{request}", "HTTP requests in progress, by face"],
       ...Object.entries(httpStats).map(([face, { active }]) => ({
         value: active,
         attributes: { "skein.http.face": face },
       })),
     ),
     counter(
-      ["skein.http.requests", "{request}", "HTTP requests that were answered, by face and status"],
+      ["skein.http.requests", "{request}", "HTTP responses, by face and status"],
       ...byFace("skein.http.status", ({ answered }) => answered),
     ),
     sum(
-      ["skein.http.readers", "{reader}", "Readers that wait for new records, by face and way"],
+      ["skein.http.readers", "{reader}", "Readers waiting for new records, by face and mode"],
       ...byFace("skein.http.way", ({ readers }) => readers),
     ),
     counter(
-      ["skein.http.limited", "{request}", "HTTP requests that a bound refused or ended, by bound"],
+      ["skein.http.limited", "{request}", "HTTP requests rejected or ended by a limit"],
       ...byFace("skein.http.bound", ({ limited }) => limited),
     ),
   ];

@@ -44,7 +44,7 @@ testInBrowsers(
     await inspector.says("#detail-body .gauge", "of 64 messages");
     const [olek] = demo.app.manager.sessionsOf("olek");
     await olek!.close();
-    await inspector.says("#detail-body .over", "This session is over");
+    await inspector.says("#detail-body .over", "This session has closed");
     assertEquals(inspector.faults, []);
   },
 );

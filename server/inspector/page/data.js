@@ -1,13 +1,14 @@
 /**
- * Asks the server for data. Every request has a header that no page of another origin can send.
+ * Requests data from the server. Every request has a header that no page of another origin can
+ * send.
  *
  * @module
  */
 
-/** Longest wait for an answer, in milliseconds. */
+/** Longest wait for a response, in milliseconds. */
 const PATIENCE_MS = 15_000;
 
-/** Thrown for an answer that is no data. */
+/** Thrown for a response without data. */
 export class Refused extends Error {
   constructor(status, message) {
     super(message);
@@ -15,7 +16,7 @@ export class Refused extends Error {
   }
 }
 
-/** Asks for data, by name and parameters; undefined parameters are left out. */
+/** Requests data, by name and parameters; undefined parameters are omitted. */
 export async function ask(name, params = {}) {
   const query = new URLSearchParams();
   for (const [key, value] of Object.entries(params)) {

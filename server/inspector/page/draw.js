@@ -1,13 +1,14 @@
 /**
  * Draws elements: lines, bars, cards and tables. All data from peers is inserted as text, never as
- * HTML. Styles of single elements are set by properties, as the page allows no style attributes.
+ * HTML. Styles of single elements are set by properties, because the page allows no style
+ * attributes.
  *
  * @module
  */
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** Creates an element; attributes that are undefined are left out. */
+/** Creates an element; undefined attributes are omitted. */
 export function el(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -17,7 +18,7 @@ export function el(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Creates a bar; `tone` colours the filled part. */
+/** Creates a bar; `tone` colors the filled part. */
 export function bar(share, label, tone = toneOf(share)) {
   const fill = el("span", { class: "fill" });
   fill.style.inlineSize = `${Math.min(1, share) * 100}%`;
@@ -33,7 +34,7 @@ export function gauge(share, label, tone) {
   return el("span", { class: "gauge" }, bar(share, label, tone), el("small", {}, label));
 }
 
-/** A heading and a list of names with values; values that are undefined are left out. */
+/** A heading and a list of names with values; undefined values are omitted. */
 export function group(name, pairs) {
   const list = el("dl");
   for (const [term, value] of pairs) {
@@ -48,7 +49,7 @@ export function issue({ severity, message }) {
   return el("p", { class: "issue", "data-severity": severity }, message);
 }
 
-/** A state with a coloured dot. */
+/** A state with a colored dot. */
 export function badge(state, words = state) {
   return el("span", { class: "badge", "data-state": state }, words);
 }
@@ -56,7 +57,7 @@ export function badge(state, words = state) {
 /** Points of a line: two minutes, of which the oldest are on the left. */
 export const MAX_POINTS = 120;
 
-/** Draws the values of the last two minutes as a line that begins on the left. */
+/** Draws the values of the last two minutes as a line that starts on the left. */
 export class Line {
   constructor() {
     this.svg = document.createElementNS(SVG, "svg");
@@ -70,13 +71,13 @@ export class Line {
   }
 
   draw(values) {
-    // The highest few values are cut off, so that one burst does not flatten two minutes.
+    // The few highest values are cut off, so that one burst does not flatten two minutes.
     const sorted = [...values].sort((a, b) => a - b);
     const most = Math.max(1e-9, sorted[Math.floor(sorted.length * 0.98) - 1] ?? sorted[0]) * 1.12;
     const x = (i) => i * (MAX_POINTS / (MAX_POINTS - 1));
     const y = (value) => 34 - Math.min(1, value / most) * 31;
     const points = values.map((value, i) => `${x(i).toFixed(2)} ${y(value).toFixed(2)}`);
-    // One point alone is no line.
+    // A single point is not a line.
     const line = points.length < 2 ? "" : `M${points.join("L")}`;
     this.path.setAttribute("d", line);
     this.area.setAttribute("d", line && `${line}L${x(values.length - 1).toFixed(2)} 36L0 36Z`);
@@ -93,7 +94,7 @@ export class Table {
     this.rows = new Map();
   }
 
-  /** Begins another list. */
+  /** Starts another list. */
   begin(list) {
     this.list = list;
     this.rows.clear();
@@ -141,7 +142,7 @@ export class Table {
         this.body.insertBefore(known.tr, this.body.children[at] ?? null);
       }
     });
-    // An element that was moved has lost the focus.
+    // A moved element has lost the focus.
     if (this.body.contains(focused)) focused.focus({ preventScroll: true });
   }
 
@@ -169,7 +170,7 @@ export class Table {
   #fill({ row, cells, below, shown, tr }) {
     this.list.columns.forEach(({ show }, i) => {
       const content = show?.(row) ?? "";
-      // Text is most of a list, and mostly the same as before.
+      // Most of a list is text, and mostly unchanged.
       if (typeof content === "string") {
         if (shown[i] === content) return;
         shown[i] = content;

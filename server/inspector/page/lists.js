@@ -1,5 +1,5 @@
 /**
- * The lists: columns, and details of their rows.
+ * The lists, with their columns and the details of their rows.
  *
  * @module
  */
@@ -146,14 +146,14 @@ export const LISTS = {
   streams: {
     name: "streams",
     title: "Durable streams",
-    placeholder: "Id of a stream",
+    placeholder: "Stream id",
     keyOf: ({ id }) => id,
     nameOf: ({ id }) => id,
     columns: [
       {
         label: "Stream",
         sort: "id",
-        show: ({ isAnswer, nodes }) => isAnswer ? "answer that runs" : onNodes(nodes),
+        show: ({ isAnswer, nodes }) => isAnswer ? "running response" : onNodes(nodes),
       },
       { label: "Readers", sort: "readers", className: "number", show: (row) => count(row.readers) },
       { label: "Writer", show: ({ writer }) => writer ?? "elsewhere or none" },
@@ -212,7 +212,7 @@ function historyGroups({ history }) {
 }
 
 function streamGroups(info, writer) {
-  if (!info) return [el("p", { class: "over" }, "The stream is gone.")];
+  if (!info) return [el("p", { class: "over" }, "The stream no longer exists.")];
   if (info.unavailable) return [el("p", { class: "over" }, info.unavailable)];
   const { contentType, offset, isEnded, error, code, cancelled, bytes: size } = info;
   const state = !isEnded ? "open" : error === undefined ? "complete" : "incomplete";
@@ -224,7 +224,7 @@ function streamGroups(info, writer) {
       ["Size", bytes(size)],
       ["Media type", contentType],
       ["Error", error && `${error}${code ? ` (${code})` : ""}`],
-      ["Asked to stop", cancelled === undefined ? undefined : cancelled || "yes"],
+      ["Cancelled", cancelled === undefined ? undefined : cancelled || "yes"],
     ]),
   ];
 }

@@ -1,6 +1,6 @@
 /**
- * The inspector's page: asks for measurements once a second, and keeps the choice of the user. The
- * page has no session: its requests work while the server is full or drains.
+ * The inspector's page: requests measurements once a second, and keeps the user's choices. The page
+ * has no session, so its requests work while the server is full or draining.
  *
  * @module
  */
@@ -13,13 +13,13 @@ import { Traffic } from "./traffic.js";
 import { onRetry, showStatus } from "./skein.js";
 import { count, nodeName } from "./words.js";
 
-/** Pause between two measurements, in milliseconds. */
+/** Pause between measurements, in milliseconds. */
 const PAUSE_MS = 1_000;
 
-/** Pause before the next attempt while the server is away, in milliseconds. */
+/** Pause between attempts while the server is unreachable, in milliseconds. */
 const AWAY_MS = 3_000;
 
-/** Time after the last key before a search, in milliseconds. */
+/** Delay of a search after the last key, in milliseconds. */
 const TYPING_MS = 200;
 
 const $ = (id) => document.getElementById(id);
@@ -43,19 +43,19 @@ const traffic = new Traffic({
 /** Name of the view. */
 let view = "overview";
 
-/** Choices of each list: search, sort, order. */
+/** Choices per list: search, sort, order. */
 const choices = Object.fromEntries(Object.keys(LISTS).map((name) => [name, { query: "" }]));
 
-/** Row whose details are open, with its list. */
+/** Row with open details, and its list. */
 let selected;
 let hasPayloads = true;
 let isPaused = false;
 
-/** Ends the pause between two measurements. */
+/** Ends the pause between measurements. */
 let endPause = () => {};
 let isDue = false;
 
-/** Measures again at once. */
+/** Measures again immediately. */
 function wake() {
   isDue = true;
   endPause();
@@ -102,7 +102,7 @@ async function refreshList() {
   const node = $("node-choice").hidden ? undefined : $("node").value;
   const issues = name === "sessions" && $("only-issues").checked ? "only" : undefined;
   const data = await ask(name, { query, sort, order, node, issues });
-  // The user may have changed the view or the search meanwhile.
+  // The user may have changed the view or the search in between.
   if (name !== view || query !== choices[name].query) return;
   const rows = data.rows.map((row) =>
     "node" in row ? { ...row, nodeName: overview.nameOf(row.node) } : row
@@ -114,13 +114,13 @@ async function refreshList() {
     ? count(data.total)
     : `${count(data.matched)} of ${count(data.total)}`;
   $("empty").hidden = rows.length > 0;
-  $("empty").textContent = data.total === 0 ? LISTS[name].none ?? "None so far." : "None fits.";
+  $("empty").textContent = data.total === 0 ? LISTS[name].none ?? "None so far." : "No matches.";
   const left = data.matched - rows.length;
   $("more").hidden = left <= 0;
   $("more").textContent = `${count(left)} more: search, or sort by another column.`;
   const missing = data.missing.map(nodeName).join(", ");
   $("notice").hidden = missing === "";
-  $("notice").textContent = `Without the nodes that do not answer: ${missing}`;
+  $("notice").textContent = `Nodes that do not answer: ${missing}`;
 }
 
 async function refreshDetail(mine) {
@@ -143,7 +143,7 @@ function drawDetail(groups) {
 }
 
 function tellOver(isKnown) {
-  const words = isKnown ? "This session is over." : "The node does not answer.";
+  const words = isKnown ? "This session has closed." : "The node does not answer.";
   const body = $("detail-body");
   const told = body.querySelector(".over");
   if (told) told.textContent = words;
@@ -163,7 +163,7 @@ function tellFailure(error) {
     name: "reconnecting",
     why: error.status === undefined
       ? "The server does not answer. The page shows the last measurements."
-      : `The server cannot answer now: ${error.message}`,
+      : `The server is unavailable: ${error.message}`,
     retryAt: Date.now() + AWAY_MS,
     canRetry: true,
   });
@@ -281,7 +281,7 @@ onRetry(wake);
 $("pause").addEventListener("click", () => {
   isPaused = !isPaused;
   $("pause").setAttribute("aria-pressed", String(isPaused));
-  $("pause").textContent = isPaused ? "Go on" : "Pause";
+  $("pause").textContent = isPaused ? "Resume" : "Pause";
   wake();
 });
 document.addEventListener("keydown", ({ key }) => {

@@ -1,26 +1,28 @@
 /**
- * Draws all nodes: tiles in sum, a card for each node, and a card for each broker.
+ * Draws all nodes: tiles with sums, a card per node, and a card per broker.
  *
  * @module
  */
 import { badge, el, gauge, group, issue, Line, MAX_POINTS } from "./draw.js";
 import { bytes, count, duration, milliseconds, nodeName, plural, rate } from "./words.js";
 
-/** Time for which a node that is gone stays on the page, in milliseconds. */
+/** Time for which a node that has left stays on the page, in milliseconds. */
 const REMEMBER_MS = 300_000;
 
-/** Least time between two points of a line, in milliseconds: a search measures once more. */
+/**
+ * Minimum time between two points of a line, in milliseconds, because a search measures once more.
+ */
 const POINT_MS = 900;
 
-/** Most nodes that are gone and still shown. */
+/** Most nodes that have left and are still shown. */
 const MAX_GONE = 20;
 
-/** Reasons for which a node did not answer. */
+/** Reasons why a node did not respond. */
 const FAILURES = {
   gone: "gone",
-  silent: "silent: two heartbeats did not come",
-  late: "no answer in time; is the inspector on there?",
-  lost: "the engine was away",
+  silent: "silent: missed two heartbeats",
+  late: "no answer in time; is its inspector on?",
+  lost: "the broker was unreachable",
   busy: "too busy to answer",
   failed: "failed to answer",
 };
@@ -43,7 +45,7 @@ function perSecond(number) {
 
 /** The measurements of the last two minutes, and the nodes. */
 export class Overview {
-  /** Nodes by id, those that are gone included. */
+  /** Nodes by id, including those that have left. */
   nodes = new Map();
   points = [];
   #pointAt = -Infinity;
@@ -196,7 +198,7 @@ function nodeCard(node) {
       ["Users", count(stats.users)],
       ["Issues", issueWords(issues)],
       ["Round trip", milliseconds(roundTripMs)],
-      ["Refused so far", count(Object.values(stats.refused).reduce((a, b) => a + b, 0))],
+      ["Rejected so far", count(Object.values(stats.refused).reduce((a, b) => a + b, 0))],
     ]),
     group("Topics", [
       ["Topics", count(topics.count)],
@@ -206,20 +208,20 @@ function nodeCard(node) {
       ["Durable streams", streams ? streamWords(streams) : undefined],
       ["Broker", badge(broker.state, `${broker.engine}, ${broker.state}`)],
     ]),
-    group("Bounds with shares", boundRows(quotas)),
+    group("Shared limits", boundRows(quotas)),
   );
 }
 
-/** The bounds that are half taken, or that refused anybody. */
+/** Limits that are at least half used, or that rejected a client. */
 function boundRows(quotas) {
   const rows = Object.entries(quotas).flatMap(([name, { taken, max, refused }]) => {
     const times = Object.values(refused).reduce((a, b) => a + b, 0);
-    // JSON has null for a bound without an end.
+    // JSON has null for an unlimited bound.
     if ((max === null || taken < max / 2) && times === 0) return [];
-    const most = max === null ? "any number" : count(max);
-    return [[name, `${count(taken)} of ${most}, ${count(times)} refused`]];
+    const most = max === null ? "unlimited" : count(max);
+    return [[name, `${count(taken)} of ${most}, ${count(times)} rejected`]];
   });
-  return rows.length > 0 ? rows : [["Half taken", "none"]];
+  return rows.length > 0 ? rows : [["At least half used", "none"]];
 }
 
 function issueWords({ errors, warnings, sessions }) {
@@ -230,7 +232,7 @@ function issueWords({ errors, warnings, sessions }) {
 }
 
 function streamWords({ writers, readers, answers }) {
-  return `${plural(writers, "writer")}, ${plural(readers, "reader")}, ${plural(answers, "answer")}`;
+  return `${plural(writers, "writer")}, ${plural(readers, "reader")}, ${plural(answers, "response")}`;
 }
 
 function brokerCard(node) {
@@ -249,25 +251,25 @@ function brokerCard(node) {
       badge(state),
     ),
     ...issues.map((message) => issue({ severity: "warning", message })),
-    group("Engine", [
+    group("Connection", [
       [
-        "There and back",
+        "Round trip",
         latencyMs === undefined
           ? "not measured"
           : gauge(latencyMs / 1_000, milliseconds(latencyMs), toneOfLatency(latencyMs)),
       ],
       ["Delivery", delivery],
       ["Keeps", keeps.length === 0 ? "nothing" : keeps.join(", ")],
-      ["Away", since === undefined ? undefined : `for ${duration(Date.now() - since)}`],
+      ["Unreachable", since === undefined ? undefined : `for ${duration(Date.now() - since)}`],
       ["Error", error],
     ]),
     group("Publications", [
-      ["To the engine", count(stats.published)],
-      ["From the engine", count(stats.received)],
+      ["Published", count(stats.published)],
+      ["Received", count(stats.received)],
       ["Waiting", count(stats.waiting)],
-      ["Given up", count(stats.dropped)],
+      ["Dropped", count(stats.dropped)],
       ["Outages", count(stats.interruptions)],
-      ["Pages of histories", count(stats.reads)],
+      ["History pages read", count(stats.reads)],
     ]),
   );
 }

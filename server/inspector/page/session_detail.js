@@ -16,7 +16,7 @@ export function sessionGroups({ row, state, topics = [], rooms = [] }) {
     group("Life", [
       ["State", badge(d.state)],
       ["Established", `${time(d.readyAt)}, ${duration(row.uptimeMs)} ago`],
-      ["Last heard", time(d.lastHeardAt)],
+      ["Last received", time(d.lastHeardAt)],
       ["Round trip", milliseconds(d.roundTripMs)],
       ["Heartbeat", limits.heartbeatIntervalMs && `every ${duration(limits.heartbeatIntervalMs)}`],
     ]),
@@ -25,8 +25,8 @@ export function sessionGroups({ row, state, topics = [], rooms = [] }) {
       ["Rooms", rooms.length === 0 ? undefined : names(rooms)],
     ]),
     group("Queues", [
-      ["To be handled", queue(d.queues.receive)],
-      ["To be sent", d.queues.send ? queue(d.queues.send) : "None on this wire"],
+      ["Receive", queue(d.queues.receive)],
+      ["Send", d.queues.send ? queue(d.queues.send) : "none on this transport"],
     ]),
     group(
       "Credit",
@@ -41,15 +41,15 @@ export function sessionGroups({ row, state, topics = [], rooms = [] }) {
         ]
         : [[
           "Counted by",
-          capabilities.streams ? "the runtime alone" : "not counted: no streams here",
+          capabilities.streams ? "only the runtime" : "not counted: no streams",
         ]],
     ),
     group("Streams", [
       ["Open", count(stats.activeStreams)],
-      ["Opened here", opened(d.localStreamsBidiOpened, d.localStreamsUniOpened)],
-      ["Opened there", opened(d.peerStreamsBidiOpened, d.peerStreamsUniOpened)],
-      ["Not taken", d.unreadStreams === undefined ? "–" : count(d.unreadStreams)],
-      ["Cut short", count(stats.streamErrors)],
+      ["Opened by this side", opened(d.localStreamsBidiOpened, d.localStreamsUniOpened)],
+      ["Opened by the peer", opened(d.peerStreamsBidiOpened, d.peerStreamsUniOpened)],
+      ["Unread", d.unreadStreams === undefined ? "–" : count(d.unreadStreams)],
+      ["Reset", count(stats.streamErrors)],
       ["Bytes", `${bytes(stats.streamBytesReceived)} in, ${bytes(stats.streamBytesSent)} out`],
     ]),
     group("Counters", [
@@ -58,14 +58,14 @@ export function sessionGroups({ row, state, topics = [], rooms = [] }) {
       ["Dropped", count(stats.droppedMessages)],
       ["Invalid", count(stats.invalidMessages)],
       ["Failed handlers", count(stats.handlerFailures)],
-      ["Answers awaited", count(stats.awaitedAnswers)],
+      ["Pending replies", count(stats.awaitedAnswers)],
       ["Largest", `${bytes(limits.maxMessageBytes)} in, ${bytes(limits.maxSendBytes)} out`],
     ]),
     group("Datagrams", [
       ["Delivery", capabilities.datagrams],
       ["In", `${count(d.datagramsReceived)}, ${bytes(d.datagramBytesReceived)}`],
       ["Out", `${count(d.datagramsSent)}, ${bytes(d.datagramBytesSent)}`],
-      ["Lost here", count(d.datagramsDropped)],
+      ["Dropped", count(d.datagramsDropped)],
     ]),
     group("Where", [
       ["Transport", transport(d.transport)],
@@ -94,7 +94,7 @@ function queue({ messages, maxMessages, bytes: size, maxBytes }) {
   );
 }
 
-/** Used credit is no problem as long as some is left. */
+/** Warns only when little credit is left. */
 function used(part, whole, say) {
   if (whole === 0) return "none so far";
   const share = part / whole;
@@ -103,5 +103,5 @@ function used(part, whole, say) {
 }
 
 function opened(bidi, uni) {
-  return `${count(bidi)} both ways, ${count(uni)} one way`;
+  return `${count(bidi)} bidirectional, ${count(uni)} unidirectional`;
 }

@@ -1,6 +1,6 @@
 /**
- * The part of the header that is the same in all pages: the state of the connection, and below the
- * header the reason why there is none.
+ * The part of the header that all pages share: the connection status, and below it the reason if
+ * there is none.
  *
  * @module
  */
@@ -15,7 +15,7 @@ const WORDS = {
 
 const TRANSPORTS = { webtransport: "WebTransport", websocket: "WebSocket", http: "HTTP" };
 
-/** Close code of a server that sent nothing for too long. */
+/** Close code for a server that was silent for too long. */
 const TIMED_OUT = 4408;
 
 const pill = document.getElementById("status");
@@ -36,11 +36,11 @@ let retryAt = 0;
 let ticking;
 
 /**
- * Shows the state of a Skein client from now on.
+ * Shows the status of a Skein client, with all changes.
  *
  * @param client The client.
  * @param waits A sentence about the user's input while there is no connection.
- * @returns {() => void} Hides the state, and stops following.
+ * @returns {() => void} Hides the status, and stops following.
  */
 export function followStatus(client, waits = "") {
   const ended = new AbortController();
@@ -68,11 +68,11 @@ export function followStatus(client, waits = "") {
 }
 
 /**
- * Shows a state.
+ * Shows a status.
  *
- * @param state `name` chooses the colour, `words` the text, `detail` and its `title` the rest of the
- * pill. `why` is the sentence below the header, with the time of the next attempt, `retryAt`, and
- * with a button if the page `canRetry`.
+ * @param state `name` chooses the colour, `words` the text, `detail` and its `title` the rest of
+ * the pill. `why` is the sentence below the header, with the time of the next attempt, `retryAt`,
+ * and with a button if the page `canRetry`.
  */
 export function showStatus(state) {
   const { why: sentence = "", title = "", canRetry = false } = state;
@@ -95,19 +95,19 @@ export function onRetry(act) {
   button.addEventListener("click", act);
 }
 
-/** Returns the name of a transport for readers. */
+/** Returns the display name of a transport. */
 export function nameOf(transport) {
   return TRANSPORTS[transport] ?? transport ?? "";
 }
 
-/** Says why there is no connection. */
+/** Describes why there is no connection. */
 function reasonOf({ name, cause }) {
   const { by, code, kind, reason } = cause;
   const because = reason ? `: ${reason}` : "";
   if (name === "refused") return `The server refused this page${because}.`;
   if (name === "closed" && by === "local") return "This page closed its connection.";
   if (!navigator.onLine) return "This device is offline.";
-  if (kind === "unavailable") return `The server cannot serve now${because}.`;
+  if (kind === "unavailable") return `The server is unavailable${because}.`;
   if (by === "remote") return `The server closed the connection${because}.`;
   if (by === "network" || code === TIMED_OUT) return "The server does not answer.";
   return `The connection failed${because}.`;
@@ -127,12 +127,12 @@ function child(parent, className, id = "") {
   element.className = className;
   if (id !== "") element.id = id;
   if (parent.firstChild?.nodeType === Node.TEXT_NODE) parent.textContent = "";
-  // The space parts the words for readers of the text; the layout ignores it.
+  // The space separates the words for text readers; the layout ignores it.
   parent.append(element, " ");
   return element;
 }
 
-/** Changes text only where it differs, so that screen readers announce only changes. */
+/** Changes text only if it differs, so that screen readers announce only changes. */
 function put(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }

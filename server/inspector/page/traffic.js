@@ -1,5 +1,5 @@
 /**
- * The messages of one session, as these come and go.
+ * The live messages of one session.
  *
  * @module
  */
@@ -10,20 +10,20 @@ import { bytes, exactTime, plural } from "./words.js";
 /** Most messages on the page, newest first. */
 const MAX_SHOWN = 300;
 
-/** Pause between two questions, in milliseconds. */
+/** Polling interval, in milliseconds. */
 const PAUSE_MS = 500;
 
 const NOTES = {
-  closed: "The session is over.",
-  unknown: "The session is over.",
-  none: "This connection carries streams and datagrams, and no messages.",
-  busy: "Too many sessions are followed on this node: end another one.",
+  closed: "The session has closed.",
+  unknown: "The session has closed.",
+  none: "This connection has only streams and datagrams, no messages.",
+  busy: "Too many sessions are followed on this node: stop following another one.",
 };
 
 /** The part of the page that follows one session. */
 export class Traffic {
   #session;
-  /** Ends the loop of questions. */
+  /** Stops polling. */
   #end;
   #entries = [];
   #missed = 0;
@@ -53,8 +53,8 @@ export class Traffic {
     this.#entries = [];
     this.#missed = 0;
     this.hint = hasPayloads
-      ? "Nothing is recorded until you follow. Secrets are left out."
-      : "Nothing is recorded until you follow. This server shows topics and sizes alone.";
+      ? "Nothing is recorded until you follow. Secrets are omitted."
+      : "Nothing is recorded until you follow. This server shows only topics and sizes.";
     this.elements.part.hidden = false;
     this.elements.note.textContent = this.hint;
     this.elements.list.replaceChildren();
@@ -66,7 +66,7 @@ export class Traffic {
     this.elements.part.hidden = true;
   }
 
-  /** Stops following; what came stays. */
+  /** Stops following; received messages stay. */
   stop() {
     this.#end?.();
     this.#end = undefined;
@@ -132,7 +132,7 @@ export class Traffic {
       ...fitting.map((entry) => known.get(String(entry.n)) ?? drawEntry(entry)),
     );
     const missed = this.#missed > 0
-      ? `, ${plural(this.#missed, "message")} too fast to be shown`
+      ? `, ${plural(this.#missed, "message")} not shown because of the rate`
       : "";
     note.textContent = this.#end === undefined
       ? this.hint

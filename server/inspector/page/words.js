@@ -1,5 +1,5 @@
 /**
- * Formats numbers for readers.
+ * Formats numbers for display.
  *
  * @module
  */
@@ -70,7 +70,7 @@ export function plural(number, one, many = `${one}s`) {
   return `${count(number)} ${number === 1 ? one : many}`;
 }
 
-/** Name of a node for people. */
+/** Display name of a node. */
 export function nodeName({ id, name }) {
   return name || (id === "" ? "This server" : id.slice(0, 8));
 }
