@@ -1,4 +1,4 @@
-/** Durable streams over sessions of two nodes on Redis, and of two on NATS, with an outage. */
+/** Durable streams over sessions on two nodes that share Redis or NATS, with an outage. */
 import { assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
 import { connect } from "../../mod.ts";
 import { RequestError } from "../../errors.ts";
@@ -33,7 +33,7 @@ const STREAMS = { authorize: () => true, durableStreams: { path: "/streams" } };
 
 for (const { name, ignore, start } of ENGINES) {
   Deno.test({
-    name: `client.durableStream() reads, and cancels, a stream of another node of ${name}`,
+    name: `client.durableStream() reads and cancels a stream of another node on ${name}`,
     ignore,
     fn: async () => {
       const { engine, open } = await start();
@@ -72,7 +72,7 @@ for (const { name, ignore, start } of ENGINES) {
   });
 
   Deno.test({
-    name: `A writer and a reader on ${name} go on after an outage, each record once`,
+    name: `A writer and a reader on ${name} continue after an outage, without duplicate records`,
     ignore,
     fn: async () => {
       const { engine, open } = await start();

@@ -1,5 +1,5 @@
 /**
- * A recorder of deliveries for tests of brokers.
+ * Records deliveries for tests of brokers.
  *
  * @module
  */
@@ -59,12 +59,12 @@ export class Hearing implements AsyncDisposable {
     return [...new Set(this.publications.map(({ position }) => position!.epoch))];
   }
 
-  /** Waits for so many publications. */
+  /** Waits for a number of publications. */
   count(count: number): Promise<void> {
     return this.until(() => this.publications.length >= count);
   }
 
-  /** Waits for so many interruptions. */
+  /** Waits for a number of interruptions. */
   interrupted(count: number): Promise<void> {
     return this.until(() => this.#interruptions >= count);
   }
@@ -82,7 +82,7 @@ export class Hearing implements AsyncDisposable {
   }
 }
 
-/** The runtime of a node whose clock is off. */
+/** The runtime of a node whose clock is off by some milliseconds. */
 export function clockOff(byMs: number): Runtime {
   return Object.assign(platformRuntime(), { now: () => Date.now() + byMs });
 }
@@ -95,7 +95,7 @@ export function untagged(appended: Appended | undefined): Appended {
     : { position: { epoch: position.epoch, offset: position.offset } };
 }
 
-/** Appends numbers, from 0 on. The positions have no tags. */
+/** Appends the numbers 0, 1, 2 and so on. The returned positions have no tags. */
 export async function append(
   broker: Broker,
   topic: string,
@@ -108,7 +108,10 @@ export async function append(
   return appended.map(untagged);
 }
 
-/** Reads the answer to a position from a node that has no publication of the topic yet. */
+/**
+ * Reads the result of recovering at a position, on a node without a publication of the topic so
+ * far.
+ */
 export async function recover(
   broker: Broker,
   topic: string,
@@ -122,7 +125,7 @@ export async function recover(
   return answer()!.data as SubscribeAnswer;
 }
 
-/** Waits until a broker is doing so. */
+/** Waits until a broker has a status. */
 export async function statusIs(broker: Broker, name: BrokerStatus["name"]): Promise<void> {
   const reached = async () => {
     for await (const status of broker.status) if (status.name === name) return;
@@ -131,9 +134,9 @@ export async function statusIs(broker: Broker, name: BrokerStatus["name"]): Prom
 }
 
 /**
- * Resolves once no timer runs: client libraries hold some timers that end alone. After large
- * replies the parser of Redis has a timer that all connections share; an attempt to connect to NATS
- * cannot be stopped.
+ * Resolves when no timer runs. Some timers of client libraries only end by themselves: the parser
+ * of Redis has one that all connections share after large replies, and an attempt to connect to
+ * NATS cannot be stopped.
  */
 export async function noTimers(): Promise<void> {
   const before = performance.now() + PATIENCE_MS;

@@ -1,4 +1,4 @@
-/** The HTTP API of two nodes on Redis, and of two on NATS. */
+/** The HTTP API of two nodes that share Redis or NATS. */
 import { assert, assertEquals } from "@std/assert";
 import { delay } from "@std/async/delay";
 import { dial } from "../../mod.ts";
@@ -32,7 +32,7 @@ const ENGINES = [
 
 for (const { name, ignore, start } of ENGINES) {
   Deno.test({
-    name: `API does requests once and reaches sessions on two nodes of ${name}`,
+    name: `API runs each request once and reaches sessions on both nodes on ${name}`,
     ignore,
     fn: async () => {
       const { engine, connect } = await start();
@@ -48,7 +48,7 @@ for (const { name, ignore, start } of ENGINES) {
       const path = "/topics/log%3Aa/publications";
       const publish = async (api: Backend, data: unknown): Promise<Answer> => {
         const answer = await api.post(path, { data }, { "idempotency-key": "k1" });
-        // An engine under load may be too slow for its first rows; the key makes this safe.
+        // An engine under load may be too slow for the first rows; the key makes a retry safe.
         return answer.status === 503 ? await publish(api, data) : answer;
       };
       const answers = await Promise.all(
@@ -82,7 +82,7 @@ for (const { name, ignore, start } of ENGINES) {
           break;
         }
       })();
-      // The engine passes messages of the user on a moment after the session has begun.
+      // The node receives messages to the user only a moment after the session has started.
       while (heard === undefined) {
         await here.post("/users/ann/messages", { topic: "hello", data: "you" });
         await delay(20);

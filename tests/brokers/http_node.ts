@@ -1,6 +1,6 @@
 /**
- * A node as a process of its own: `http_node.ts redis|nats ADDRESS [FOLDER]`. Prints the port once
- * the other nodes are known, serves the files of a folder, and ends with the standard input.
+ * A node as a separate process: `http_node.ts redis|nats ADDRESS [FOLDER]`. Prints its port when it
+ * knows the other nodes, serves the files of a folder, and exits when the standard input closes.
  *
  * @module
  */
@@ -24,7 +24,7 @@ if (import.meta.main) {
     history: { "room:{name}": { size: 10_000, ttlMs: 60_000, bytes: 10_000_000 } },
     rooms: ["room:{name}"],
     limits: { maxSessionsPerAddress: 10_000, maxSessionsPerUser: Infinity },
-    // The publication is kept before the message counts as handled.
+    // The publication is stored before the message counts as handled.
     async onMessage(message) {
       if (message.topic === "say") await server.topics.append("room:said", message.data);
       else message.reply(server.nodes!.id);

@@ -1,5 +1,5 @@
 /**
- * Nodes as processes on Redis or NATS, behind a proxy that blocks all transports but HTTP.
+ * Nodes as processes on Redis or NATS, behind a proxy that blocks all transports except HTTP.
  *
  * @module
  */
@@ -14,11 +14,12 @@ import { isRedisMissing, RedisServer } from "./redis_server.ts";
 /** An engine, as the arguments of a node. */
 export interface Engine extends AsyncDisposable {
   readonly args: readonly string[];
-  /** The process of the engine. */
   readonly pid: number;
 }
 
-/** Engines that processes share: whether a program is missing, and a start. */
+/**
+ * Engines that processes can share: true if the program is missing, and a function that starts it.
+ */
 export const ENGINES: Readonly<Record<string, [ignore: boolean, start: () => Promise<Engine>]>> = {
   redis: [isRedisMissing, async () => {
     const server = await RedisServer.start();
@@ -32,13 +33,12 @@ export const ENGINES: Readonly<Record<string, [ignore: boolean, start: () => Pro
   }],
 };
 
-/** A node as a process. */
 export interface NodeProcess {
   readonly process: LineProcess;
   readonly port: number;
 }
 
-/** A client's publications of a topic, and the recoveries between. */
+/** A client's publications of a topic, and its recoveries. */
 export class Reading {
   readonly got: unknown[] = [];
   readonly recoveries: Recovery[] = [];
@@ -58,7 +58,6 @@ export class Reading {
 
 /** Nodes on an engine behind a proxy. */
 export class ProcessSite implements AsyncDisposable {
-  /** The nodes. */
   readonly nodes: NodeProcess[] = [];
   readonly #engine: Engine;
   readonly #folder: string;
@@ -69,7 +68,7 @@ export class ProcessSite implements AsyncDisposable {
     this.#folder = folder;
   }
 
-  /** Starts two nodes and the proxy. The nodes serve the files of the folder, if there is one. */
+  /** Starts two nodes and the proxy. The nodes serve the files of the folder, if given. */
   static async open(
     engine: Engine,
     { folder = "", ...options }: RoundRobinOptions & { readonly folder?: string } = {},
@@ -85,7 +84,6 @@ export class ProcessSite implements AsyncDisposable {
     return [this.#engine.pid, ...this.nodes.map(({ process }) => process.pid)];
   }
 
-  /** The proxy. */
   get proxy(): RoundRobin {
     return this.#proxy!;
   }
@@ -99,7 +97,7 @@ export class ProcessSite implements AsyncDisposable {
     });
   }
 
-  /** Ends a node as `kill -9` does, and starts another one in its place. */
+  /** Kills a node as `kill -9` does, and starts a new one in its place. */
   async kill(node: number): Promise<void> {
     const { process } = this.nodes[node]!;
     process.kill("SIGKILL");

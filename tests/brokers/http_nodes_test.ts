@@ -1,6 +1,6 @@
 /**
- * Sessions over HTTP on nodes that are processes, behind a proxy that hands each request to the next
- * node: nodes are killed, and no publication is missing or comes twice.
+ * Sessions over HTTP on nodes in separate processes, behind a proxy that sends each request to the
+ * next node. Nodes are killed, and no publication is lost or duplicated.
  */
 import { assert, assertEquals } from "@std/assert";
 import { soon, until } from "../waiting.ts";
@@ -12,7 +12,7 @@ for (const [name, [ignore, start]] of Object.entries(ENGINES)) {
   for (const holds of ["nothing", "streams"] as const) {
     Deno.test({
       name:
-        `Sessions over HTTP on ${name} have no gap and no repetition when their nodes are killed, behind a proxy that holds ${holds}`,
+        `Sessions over HTTP on ${name} lose and repeat nothing when nodes are killed, behind a proxy that holds ${holds}`,
       ignore,
       async fn() {
         await using site = await ProcessSite.open(await start(), { holds });
@@ -35,9 +35,9 @@ for (const [name, [ignore, start]] of Object.entries(ENGINES)) {
         }
         assertEquals(reading.got, upTo(said));
         assert(reading.recoveries.every(({ recovered }) => recovered));
-        // Both nodes were killed, so that each client lost its own at least once.
+        // Both nodes were killed, so each client lost its node at least once.
         assert(reading.recoveries.length > 0);
-        // Other clients poll only if event streams are late.
+        // Clients poll only if event streams are delayed.
         const polls = site.proxy.passed.some(({ headers }) => headers.has("skein-poll"));
         if (holds === "streams") assert(polls);
         assertEquals((await listener.whenConnected()).transport, "http");

@@ -1,4 +1,4 @@
-/** Many clients over HTTP on nodes that are processes, of which one is killed. */
+/** Many clients over HTTP on nodes in separate processes, one of which is killed. */
 import { assertEquals } from "@std/assert";
 import { soon, until } from "../waiting.ts";
 import { ENGINES, ProcessSite, Reading } from "./http_nodes.ts";

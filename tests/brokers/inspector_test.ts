@@ -30,7 +30,7 @@ const ENGINES: Readonly<Record<string, [isMissing: boolean, start: () => Promise
 
 for (const [name, [ignore, start]] of Object.entries(ENGINES)) {
   Deno.test({
-    name: `inspector shows both nodes on ${name}, and an outage of the engine`,
+    name: `Inspector shows both nodes on ${name} and an outage of the engine`,
     ignore,
     async fn() {
       {

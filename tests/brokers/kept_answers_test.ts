@@ -1,4 +1,4 @@
-/** Answers that outlive their sessions and nodes, on SQLite, Redis and NATS. */
+/** Streaming responses that outlive their sessions and nodes, on SQLite, Redis and NATS. */
 import { assertEquals, assertRejects } from "@std/assert";
 import { connect } from "../../mod.ts";
 import { RequestError } from "../../errors.ts";
@@ -45,7 +45,7 @@ const ENGINES: { name: string; ignore: boolean; start: () => Promise<Engine> }[]
 
 for (const { name, ignore, start } of ENGINES) {
   Deno.test({
-    name: `Answers.begin() on ${name} makes room at the address that holds most, on two nodes`,
+    name: `Answers.begin() on ${name} on two nodes frees space at the address that uses most`,
     ignore,
     fn: async () => {
       await using engine = await start();
@@ -63,7 +63,7 @@ const PAGE = { contract, token: "ann", transports: ["websocket"] } as const;
 
 for (const { name, ignore, start } of ENGINES) {
   Deno.test({
-    name: `An answer on ${name} starts once for both nodes, and is stopped on either`,
+    name: `A response on ${name} starts once for both nodes and can be stopped on either`,
     ignore,
     fn: async () => {
       await using engine = await start();
@@ -95,7 +95,8 @@ for (const { name, ignore, start } of ENGINES) {
   });
 
   Deno.test({
-    name: `An answer on ${name} goes on at one of two nodes, once its own has left or is lost`,
+    name:
+      `A response on ${name} continues on one of two other nodes after its node left or was lost`,
     ignore,
     fn: async () => {
       await using engine = await start();
@@ -119,7 +120,7 @@ for (const { name, ignore, start } of ENGINES) {
 
       await using third = listen(model.options({ broker: rest[0]! }));
       await using fourth = listen(model.options({ broker: rest[1]! }));
-      // Without its engine, the node cannot keep the lease.
+      // Without its engine, the node cannot renew the lease.
       await lost!.close();
       await using device = connect([third.url, fourth.url], PAGE);
       const reading = Array.fromAsync(device.requestStream("chat:lobby", "hi", known));
@@ -147,8 +148,7 @@ const SQLITE = {
 
 for (const { name, ignore, start } of [...ENGINES, SQLITE]) {
   Deno.test({
-    name:
-      `An answer on ${name} is gone once it has expired, and its name starts nothing at the next node`,
+    name: `An expired response on ${name} is removed, and its name starts nothing on the next node`,
     ignore,
     fn: async () => {
       await using engine = await start();
@@ -164,7 +164,7 @@ for (const { name, ignore, start } of [...ENGINES, SQLITE]) {
         const [{ id }] = await server.durableStreams.activity() as [StreamActivity];
         model.release();
         assertEquals(await soon(reading), words(8));
-        // Deleted, and not only expired.
+        // Deleted, rather than only expired.
         const state = { after: 0, maxRecords: 0, maxBytes: 0, renews: false };
         await untilLate(async () => await broker.logs!.read(id, state) === undefined);
       }
@@ -178,7 +178,7 @@ for (const { name, ignore, start } of [...ENGINES, SQLITE]) {
   });
 }
 
-Deno.test("An answer on SQLite goes on when its server starts again", async () => {
+Deno.test("A response on SQLite continues when its server restarts", async () => {
   const folder = await Deno.makeTempDir();
   const model = new Model();
   model.release(3);

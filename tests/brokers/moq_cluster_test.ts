@@ -1,5 +1,6 @@
 /**
- * Relays of MoQ over real wires and a real Redis: found, dialed, died, moved.
+ * Relays of MoQ over real connections and a real Redis: they are found, dialed, killed and
+ * replaced.
  */
 import { assertEquals, assertRejects } from "@std/assert";
 import {
@@ -19,7 +20,7 @@ import { noTimers } from "./hearing.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 import { until } from "../waiting.ts";
 
-/** Dead within a second. */
+/** A silent relay counts as lost after a second. */
 const QUICK = { heartbeatMs: 200, goneAfterMs: 1_000 };
 
 /** A relay, with a connection of its own to Redis. */
@@ -52,7 +53,7 @@ class Site implements AsyncDisposable {
     return dialMoq(this.server.url, { mux, ...this.#trust });
   }
 
-  /** Ends the relay without a word to the other nodes. */
+  /** Stops the relay without notifying the other nodes. */
   async die(): Promise<void> {
     await this.broker.close();
     await this.server.close();
@@ -113,7 +114,7 @@ async function fromDeadToNext(wire: "webtransport" | "quic"): Promise<void> {
 for (const wire of ["webtransport", "quic"] as const) {
   Deno.test({
     name:
-      `MoqCluster over ${wire} and Redis follows a broadcast from a relay that dies to another one`,
+      `MoqCluster over ${wire} and Redis follows a broadcast from a killed relay to another one`,
     ignore: isRedisMissing,
     async fn() {
       await fromDeadToNext(wire);

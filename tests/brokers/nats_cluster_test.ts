@@ -1,5 +1,5 @@
 /**
- * The NATS broker on a cluster of three servers: histories and epochs outlive one of them.
+ * The NATS broker on a cluster of three servers: histories and epochs survive the loss of a server.
  */
 import { assert, assertEquals } from "@std/assert";
 import { jetstreamManager, type StreamInfo } from "@nats-io/jetstream";
@@ -18,7 +18,6 @@ import { until } from "../waiting.ts";
 
 const PAGE = { bounds: BOUNDS, maxMessages: 1_000_000, maxBytes: 100_000_000 };
 
-/** Servers that find each other. */
 async function startCluster(size: number): Promise<NatsServer[]> {
   const ports = Array.from({ length: size }, () => lowPort());
   const routes = ports.map((port) => `"nats://127.0.0.1:${port}"`).join(", ");
@@ -31,8 +30,8 @@ async function startCluster(size: number): Promise<NatsServer[]> {
 }
 
 /**
- * Which of the servers leads a stream, the first one by default. Waits for the end of an election,
- * in which the cluster names no leader, and refuses to be asked.
+ * The index of the server that leads a stream, the first stream by default. Waits for the end of an
+ * election, during which the cluster names no leader and rejects requests.
  */
 async function leaderOf({ servers }: NatsServer, name?: string): Promise<number> {
   const connection = await connectNats({ servers });
@@ -85,18 +84,18 @@ Deno.test({
     );
     const expected = Array.from({ length: 100 + appending.length }, (_, i) => `${i}`)
       .filter((payload) => !rejected.has(payload));
-    // Until the cluster is whole again, a page may change faster than the page is read.
+    // Until the cluster has recovered, a page may change while it is read.
     await until(() => near.issues().length === 0);
     const read = (): ReturnType<typeof near.history.read> =>
       near.history.read("kept", PAGE).catch((error) => {
-        // A replica still catches up, and the page changed while it was read.
+        // A replica is still catching up, and the page changed during the read.
         if (error instanceof BrokerError) return read();
         throw error;
       });
     const page = await read();
     assertEquals(page.epoch, epoch);
     assertEquals(page.publications.map(({ payload }) => payload), expected);
-    // Messages that only a lost leader had cannot be put behind later ones.
+    // Messages that only the lost leader had cannot be placed after later messages.
     assert(
       rejected.size <= outcomes.length / 10,
       `${rejected.size} of ${outcomes.length} rejected`,
@@ -109,7 +108,7 @@ Deno.test({
 
 Deno.test({
   name:
-    "NatsBroker with three replicas keeps acknowledged appends to a log when its leader is lost",
+    "NatsBroker with three replicas keeps acknowledged appends to a log when the leader is lost",
   ignore: isNatsMissing,
   async fn() {
     await using stack = new AsyncDisposableStack();
@@ -120,7 +119,7 @@ Deno.test({
     ) as [NatsBroker, NatsBroker];
     const creation = { config: { contentType: "text/plain" }, identity: "identity", records: [] };
     const create = () => near.logs.create("log", { ...creation, maxLogs: 10 });
-    // The cluster may still look for the leader of its administration.
+    // The cluster may still be electing the leader of its metadata.
     await until(() => create().then(() => true, () => false));
     const random = new Random(1);
     const names = ["a", "b", "c"];

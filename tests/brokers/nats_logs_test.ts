@@ -1,6 +1,6 @@
 /**
- * Logs of durable streams on NATS, beyond the requirements of every broker: chance, outages, the
- * space that logs take, and time.
+ * Logs of durable streams on NATS, in addition to the requirements of every broker: random calls,
+ * outages, storage space, and time.
  */
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { jetstreamManager } from "@nats-io/jetstream";
@@ -80,7 +80,7 @@ async function readAll(logs: BrokerLogs, id: string, maxRecords = 1_000): Promis
   }
 }
 
-/** Number of messages and subjects of a stream. */
+/** The number of messages and subjects of a stream. */
 async function stateOf({ servers }: NatsServer, stream: string) {
   const connection = await connectNats({ servers });
   const { state } = await (await jetstreamManager(connection)).streams.info(stream);
@@ -88,7 +88,10 @@ async function stateOf({ servers }: NatsServer, stream: string) {
   return { messages: state.messages, subjects: state.num_subjects ?? 0 };
 }
 
-/** Connects to a server of another time, which brokers read from the creation of consumers. */
+/**
+ * Connects to a server whose clock differs, which brokers read from the creation times of
+ * consumers.
+ */
 function connectAt(now: () => number): NonNullable<NatsServers["connect"]> {
   return async (options) => {
     const connection = await connectNats(options as ConnectionOptions);
@@ -104,7 +107,7 @@ function connectAt(now: () => number): NonNullable<NatsServers["connect"]> {
   };
 }
 
-/** A runtime whose clock can be moved, together with that of the server. */
+/** A runtime whose clock can be moved together with the server's clock. */
 function clock() {
   let ahead = 0;
   const now = () => Date.now() + ahead;
@@ -113,7 +116,7 @@ function clock() {
   return { runtime, connect: connectAt(now), pass: (ms: number) => void (ahead += ms) };
 }
 
-test("takes each append of producers on two nodes once and in order", async ({ servers }) => {
+test("stores each append of producers on two nodes exactly once, in order", async ({ servers }) => {
   for (const seed of [1, 2, 3, 4, 5]) {
     await using near = new NatsBroker({ servers });
     await using far = new NatsBroker({ servers });
@@ -136,7 +139,7 @@ test("takes each append of producers on two nodes once and in order", async ({ s
   }
 });
 
-test("keeps acknowledged appends while the server is killed again and again", async (server) => {
+test("keeps acknowledged appends while the server is killed repeatedly", async (server) => {
   const { servers } = server;
   await using near = new NatsBroker({ servers });
   await using far = new NatsBroker({ servers });
@@ -165,10 +168,10 @@ test("keeps acknowledged appends while the server is killed again and again", as
   for (const [i, name] of names.entries()) assertProduced(all, name, counts[i]!);
 });
 
-test("gives the results of the memory engine for random operations on two nodes", async ({ servers }) => {
+test("returns the same results as the memory engine for random operations on two nodes", async ({ servers }) => {
   for (const seed of [11, 12, 13, 14, 15, 16]) {
     const random = new Random(seed);
-    // A clock that both engines share, and that moves only here.
+    // A clock that both engines share, and that only this test moves.
     const start = Date.now();
     let passed = 0;
     const now = () => start + passed;
@@ -190,7 +193,7 @@ test("gives the results of the memory engine for random operations on two nodes"
   }
 });
 
-/** Draws an operation, which is the same for each engine. */
+/** Draws an operation that is the same for both engines. */
 function operation(
   random: Random,
   id: string,
@@ -247,7 +250,7 @@ function operation(
   }
 }
 
-test("lets no append revive a log that is deleted at the same time", async (server) => {
+test("does not revive a log whose deletion races with an append", async (server) => {
   const { servers } = server;
   await using near = new NatsBroker({ servers });
   await using far = new NatsBroker({ servers });
@@ -266,7 +269,7 @@ test("lets no append revive a log that is deleted at the same time", async (serv
   await until(async () => (await stateOf(server, "skein_logs")).messages === 0);
 });
 
-test("keeps one message of a log that is read, renewed or changed without records", async (server) => {
+test("stores one message per log when it is read, renewed, or changed without records", async (server) => {
   const { servers } = server;
   await using near = new NatsBroker({ servers });
   await using far = new NatsBroker({ servers });
@@ -303,14 +306,14 @@ test("announces no renewal", async ({ servers }) => {
   assertEquals(hearing.payloads, ["", ""]);
 });
 
-test("drops the messages in front of the kept records", async (server) => {
+test("deletes the messages before the kept records", async (server) => {
   const { servers } = server;
   await using near = new NatsBroker({ servers });
   await using far = new NatsBroker({ servers });
   await created(near.logs, "log");
   const keep = { records: 50, bytes: PLENTY };
   for (let i = 0; i < 2_000; i++) {
-    // One node drops many at once, then one each, until the other one goes on.
+    // One node deletes many at a time, then one per append, until the other node continues.
     await append(i < 1_800 ? near.logs : far.logs, "log", [`${i}`], i < 1_600 ? {} : { keep });
   }
   const { info, records } = await read(far.logs, "log", 1_950);
@@ -319,7 +322,7 @@ test("drops the messages in front of the kept records", async (server) => {
   await until(async () => (await stateOf(server, "skein_logs")).messages === 50);
 });
 
-test("finds every position of many logs whose messages alternate", async ({ servers }) => {
+test("finds every position of many interleaved logs", async ({ servers }) => {
   await using near = new NatsBroker({ servers });
   const random = new Random(21);
   const logs = new Map<string, LogRecord[]>();
@@ -345,7 +348,7 @@ test("finds every position of many logs whose messages alternate", async ({ serv
   }
 });
 
-test("lists logs when they are due, and forgets the looks at others", async (server) => {
+test("lists logs when they are due, and deletes scheduled checks of other logs", async (server) => {
   const { servers } = server;
   const { runtime, connect, pass } = clock();
   await using near = new NatsBroker({ servers, connect }, { runtime });
@@ -375,7 +378,7 @@ test("lists logs when they are due, and forgets the looks at others", async (ser
   pass(hour);
   assertEquals(await overdue(), ["used"]);
   await near.logs.delete("used");
-  // Looks stay a little longer than their time, as a change may be under way.
+  // Checks stay a little longer than their time, as a change may be in progress.
   for (let i = 0; i < 4; i++) {
     pass(60_000);
     assertEquals(await overdue(), []);
@@ -405,7 +408,7 @@ test("lists the logs that are due among thousands that are not", async ({ server
   );
 });
 
-test("reports messages of other programs, and lists other logs all the same", async ({ servers }) => {
+test("reports messages of other programs, and still lists other logs", async ({ servers }) => {
   await using broker = new NatsBroker({ servers });
   const config = { ...TEXT, ttlMs: 300 };
   await created(broker.logs, "spoiled", { config });
@@ -457,7 +460,7 @@ test("bounds an append and the state by the server's largest message", async ({ 
   assertEquals(broker.stats.waiting, 0);
 }, { settings: "max_payload: 65536" });
 
-test("takes part in the bound of what waits, and ends what is under way at a close", async ({ servers }) => {
+test("counts towards the bound of waiting calls, and ends calls in progress on close", async ({ servers }) => {
   const broker = new NatsBroker({ servers }, { maxWaiting: 10 });
   await created(broker.logs, "log");
   const appends = Array.from({ length: 12 }, () => append(broker.logs, "log", ["a"]));
@@ -474,7 +477,7 @@ test("takes part in the bound of what waits, and ends what is under way at a clo
   assertEquals((await read(other.logs, "log")).info.tail, 10);
 });
 
-test("makes its streams again after an operator deleted them", async ({ servers }) => {
+test("recreates its streams after an operator deleted them", async ({ servers }) => {
   await using broker = new NatsBroker({ servers });
   await created(broker.logs, "log", { records: ["a"] });
   const connection = await connectNats({ servers });
@@ -487,13 +490,13 @@ test("makes its streams again after an operator deleted them", async ({ servers 
   assertEquals(await readAll(broker.logs, "log"), ["new"]);
 });
 
-test("says that a server has no JetStream", async ({ servers }) => {
+test("reports a server without JetStream", async ({ servers }) => {
   await using broker = new NatsBroker({ servers });
   await assertRejects(() => broker.logs.create("log", creation()), BrokerError, "jetstream");
   assert(broker.issues().some((issue) => /Logs are not available/.test(issue)));
 }, { jetstream: false });
 
-test("ends a read by its signal", async (server) => {
+test("aborts a read by its signal", async (server) => {
   await using broker = new NatsBroker({ servers: server.servers });
   await created(broker.logs, "log");
   server.freeze();
@@ -505,14 +508,14 @@ test("ends a read by its signal", async (server) => {
   server.thaw();
 });
 
-test("are searched by several nodes at once, which drop the same looks", async ({ servers }) => {
+test("can be searched by several nodes that delete the same checks", async ({ servers }) => {
   await using one = new NatsBroker({ servers });
   await using two = new NatsBroker({ servers });
   await using three = new NatsBroker({ servers });
   const nodes = [one, two, three];
   const ids = Array.from({ length: 200 }, (_, i) => `log ${i}`);
-  const writer = { holder: "w", ttlMs: 4_000 }; // Logs end long before, on a busy machine too.
-  // The look at this log stays in front of the others, which the engine then removes differently.
+  const writer = { holder: "w", ttlMs: 4_000 }; // Logs end long before that, even on a busy machine.
+  // The check of this log stays before the others, which the engine then removes differently.
   await created(one.logs, "first", { config: { ...TEXT, ttlMs: 600_000 } });
   await Promise.all(ids.map((id) => created(one.logs, id, { writer })));
   await Promise.all(ids.map((id) => append(one.logs, id, [], { end: {} })));

@@ -1,4 +1,4 @@
-/** The model of NATS beside the installed server: the same operations, the same answers. */
+/** The model of NATS compared with the installed server: the same operations, the same replies. */
 import { assert, assertEquals } from "@std/assert";
 import { delay } from "@std/async/delay";
 import {
@@ -19,7 +19,7 @@ import {
 } from "./nats_operations.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 
-/** Operations of each seed. */
+/** Operations per seed. */
 const OPERATIONS = 500;
 
 /** A server that runs operations. */
@@ -65,7 +65,7 @@ async function modelled(): Promise<Target> {
 
 for (const seed of [1, 2, 3]) {
   Deno.test({
-    name: `SimulatedNats answers the operations of seed ${seed} as the installed server does`,
+    name: `SimulatedNats replies to the operations of seed ${seed} like the installed server`,
     ignore: isNatsMissing,
     async fn() {
       await using server = await NatsServer.start();
@@ -77,7 +77,7 @@ for (const seed of [1, 2, 3]) {
         const [operation, again] = [drawn.next(), twin.next()];
         const what = `Operation ${i}: ${JSON.stringify(operation)}`;
         const received = await model.run(again);
-        // An answer that the server gives all the same is heard with the next operation.
+        // A reply that the server sends anyway is received with the next operation.
         const isUnanswered = !received.some((one) =>
           typeof one !== "string" && one.sid === "answers"
         );
@@ -98,7 +98,7 @@ for (const seed of [1, 2, 3]) {
 }
 
 Deno.test({
-  name: "SimulatedNats forgets old messages and ids as the installed server does",
+  name: "SimulatedNats expires old messages and ids like the installed server",
   ignore: isNatsMissing,
   async fn() {
     await using server = await NatsServer.start();
@@ -124,7 +124,7 @@ Deno.test({
         await delay(20);
       }
       let again: unknown;
-      // The server forgets ids on a separate timer, a little later than messages.
+      // The server expires ids on a separate timer, a little later than messages.
       for (let tries = 0; tries < 100; tries++) {
         again = body(await run({ ...put }));
         if (!(again as { readonly duplicate?: boolean }).duplicate) break;
@@ -135,7 +135,7 @@ Deno.test({
   },
 });
 
-/** Learns which names of consumers of one server stand for names of the other server. */
+/** Maps the names of consumers on one server to their names on the other. */
 function learn(
   names: Map<string, string>,
   expected: readonly (Heard | string)[],

@@ -1,18 +1,16 @@
-/** Operations at the level of the protocol of NATS, and a client that runs operations on any server. */
+/** Operations at the level of the NATS protocol, and a client that runs them on any server. */
 import { deadline } from "@std/async/deadline";
 import { seededRandom } from "../../transport/memory/path.ts";
 
-/** Longest wait for an answer, in milliseconds. */
+/** Longest wait for a reply, in milliseconds. */
 const PATIENCE_MS = 40_000;
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
-/** Bytes to and from a server. */
 export interface Wire {
-  /** Sends bytes. */
   send(bytes: Uint8Array): void;
-  /** Called with the next bytes. */
+  /** Called with received bytes. */
   onBytes: ((bytes: Uint8Array) => void) | undefined;
 }
 
@@ -25,16 +23,16 @@ export interface Heard {
   readonly body: string;
 }
 
-/** An operation: a message, and the end of the wait for answers. */
+/** A message, and the condition for the end of the wait for replies. */
 export interface Operation {
   readonly subject: string;
   readonly headers?: string;
   readonly body?: string;
-  /** No answer is asked for. */
+  /** No reply is requested. */
   readonly isSilent?: boolean;
-  /** No answer is expected, as the stream or the consumer is missing. */
+  /** No reply is expected, because the stream or the consumer is missing. */
   readonly isUnanswered?: boolean;
-  /** Most messages of a pull, which ends with as many or with a status. */
+  /** Most messages of a pull, which ends with that many messages or with a status. */
   readonly batch?: number;
   /** Commands before the message, such as subscriptions. */
   readonly before?: string;
@@ -50,7 +48,7 @@ export class Probe {
   #asked = 0;
   #rest = new Uint8Array();
   #number = 0;
-  /** Ends the wait for an answer to the operation that runs. */
+  /** Ends the wait for a reply to the running operation. */
   giveUp: () => void = () => {};
 
   constructor(wire: Wire) {
@@ -58,7 +56,7 @@ export class Probe {
     wire.onBytes = (bytes) => this.#take(bytes);
   }
 
-  /** Greets the server. */
+  /** Sends the greeting. */
   async greet(): Promise<void> {
     this.#write(
       `CONNECT {"verbose":false,"pedantic":false,"headers":true,"no_responders":true,"protocol":1}\r\n`,
@@ -67,7 +65,7 @@ export class Probe {
     await this.#flushed();
   }
 
-  /** Runs an operation; returns all that was heard, in order. */
+  /** Runs an operation; returns everything received, in order. */
   async run(operation: Operation): Promise<readonly (Heard | string)[]> {
     const { subject, headers = "", body = "", isSilent = false, batch, before = "" } = operation;
     let isDone = operation.isUnanswered ?? false;
@@ -87,7 +85,7 @@ export class Probe {
     this.#write("\r\n");
     if (!isSilent) {
       await this.#until(() => {
-        // Messages of a pull come on the inbox, under the subject of the stream.
+        // Messages of a pull arrive on the inbox, under the subject of the stream.
         if (isDone) return true;
         const answers = this.#heard.filter(({ sid }) => sid === "answers");
         if (batch === undefined) return answers.length > 0;
@@ -155,7 +153,7 @@ export class Probe {
   }
 }
 
-/** A wire of TCP. */
+/** A TCP connection. */
 export class TcpWire implements Wire, AsyncDisposable {
   readonly #connection: Deno.TcpConn;
   readonly #reading: Promise<void>;
@@ -167,7 +165,6 @@ export class TcpWire implements Wire, AsyncDisposable {
     this.#reading = this.#read();
   }
 
-  /** Connects. */
   static async open(port: number): Promise<TcpWire> {
     const connection = await Deno.connect({ hostname: "127.0.0.1", port });
     connection.setNoDelay(true);
@@ -201,7 +198,7 @@ export class TcpWire implements Wire, AsyncDisposable {
   }
 }
 
-/** Waits for an outcome of a server in real time. */
+/** Waits in real time for a result of a server. */
 export async function patiently<T>(promise: Promise<T>): Promise<T> {
   return await deadline(promise, PATIENCE_MS);
 }
@@ -211,12 +208,12 @@ function isStatus(headers: string): boolean {
 }
 
 /**
- * Number of messages that wait for a consumer. Version 2.9.10 counts one too many at times, for
- * streams from whose middle messages were removed.
+ * The number of messages that wait for a consumer. Version 2.9.10 sometimes counts one too many for
+ * streams with messages removed from the middle.
  */
 const MISCOUNTED = "num_pending";
 
-/** Draws operations, some of which name consumers of earlier answers. */
+/** Draws operations, some of which name consumers from earlier replies. */
 export class Operations {
   readonly #random: () => number;
   readonly #consumers: [stream: string, consumer: string][] = [];
@@ -226,7 +223,7 @@ export class Operations {
     this.#random = seededRandom(seed);
   }
 
-  /** Takes an answer, for the names of consumers. */
+  /** Records a reply, for the names of consumers. */
   heard(operation: Operation, answers: readonly (Heard | string)[]): void {
     if (!operation.subject.startsWith("$JS.API.CONSUMER.CREATE.")) return;
     for (const answer of answers) {
@@ -238,7 +235,6 @@ export class Operations {
     }
   }
 
-  /** Draws the next operation. */
   next(): Operation {
     const draw = this.#random();
     if (draw < 0.06) return this.#create();
@@ -441,17 +437,17 @@ export class Operations {
 }
 
 /**
- * Leaves out of an answer all that depends on the clock and on chance.
+ * Removes from a reply everything that depends on the clock or on chance.
  *
- * @param answer What a client heard.
+ * @param answer A reply that a client received.
  * @param names Names of consumers, by the names at the server.
- * @returns The rest.
+ * @returns The remaining reply.
  */
 export function comparable(answer: Heard | string, names: Map<string, string>): unknown {
   if (typeof answer === "string") return answer;
   const { subject, sid, reply, headers, body } = answer;
   const tokens = reply.split(".");
-  // The time of the message, and the number of further ones.
+  // The time of the message, and the number of pending ones.
   if (reply.startsWith("$JS.ACK.")) tokens.splice(7, 2);
   const ack = tokens.map((token) => names.get(token) ?? token).join(".");
   return {

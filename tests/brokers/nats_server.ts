@@ -1,5 +1,5 @@
 /**
- * NATS servers for tests: that of the distribution, started on loopback.
+ * Starts NATS servers of the system's package on loopback, for tests.
  *
  * @module
  */
@@ -45,7 +45,7 @@ export class NatsServer implements AsyncDisposable {
     this.#options = options;
   }
 
-  /** Starts one. */
+  /** Starts a server. */
   static async start(options: NatsServerOptions = {}): Promise<NatsServer> {
     const folder = await Deno.makeTempDir({ prefix: "skein-nats-" });
     const server = new NatsServer(options.port ?? lowPort(), folder, options);
@@ -58,7 +58,6 @@ export class NatsServer implements AsyncDisposable {
     return `127.0.0.1:${this.port}`;
   }
 
-  /** The process. */
   get pid(): number {
     return this.#process!.pid;
   }
@@ -75,13 +74,15 @@ export class NatsServer implements AsyncDisposable {
     await deadline(this.#answers(), PATIENCE_MS);
   }
 
-  /** Has the running process read other settings, which ends connections without permission. */
+  /**
+   * Makes the running process load other settings, which closes connections that lack permission.
+   */
   async reload(options: NatsServerOptions): Promise<void> {
     await this.#configure(options);
     this.#process!.kill("SIGHUP");
   }
 
-  /** Ends the process as `kill -9` does. */
+  /** Kills the process as `kill -9` does. */
   async kill(): Promise<void> {
     this.#process?.kill("SIGKILL");
     await this.#process?.status;
@@ -103,7 +104,7 @@ export class NatsServer implements AsyncDisposable {
     this.#process!.kill("SIGCONT");
   }
 
-  /** Ends the process, and removes the folder. */
+  /** Stops the process, and removes the folder. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.kill();
     await Deno.remove(this.folder, { recursive: true });

@@ -1,5 +1,5 @@
 /**
- * The NATS broker on one server: the requirements of every broker, and those of NATS alone.
+ * The NATS broker on one server: the requirements of every broker, and requirements of NATS alone.
  */
 import {
   assert,
@@ -40,12 +40,12 @@ import {
 import { isNatsMissing, NatsServer, type NatsServerOptions } from "./nats_server.ts";
 import { until } from "../waiting.ts";
 
-/** Longest window of a number, in milliseconds. */
+/** Longest expiry window, in milliseconds. */
 const WEEK_MS = 604_800_000;
 
 const ignore = isNatsMissing;
 
-/** A page as the feeds of Skein read it. */
+/** A page as Skein's feeds read it. */
 const PAGE = { bounds: BOUNDS, maxMessages: 128, maxBytes: 524_288 };
 
 let shared: NatsServer;
@@ -99,7 +99,7 @@ async function readAll(broker: Broker, topic: string, from?: number): Promise<Pu
   }
 }
 
-/** Uses JetStream itself, as an operator would. */
+/** Uses JetStream directly, as an operator would. */
 async function operate(
   { servers }: NatsServer,
   act: (manager: JetStreamManager) => Promise<unknown>,
@@ -109,7 +109,7 @@ async function operate(
   await connection.close();
 }
 
-test("leaves a connection that was handed in unchanged", async ({ servers }) => {
+test("leaves a given connection unchanged", async ({ servers }) => {
   const connection = await connectNats({ servers });
   const broker = new NatsBroker({ connection });
   await using hearing = new Hearing(broker, "news");
@@ -123,7 +123,7 @@ test("leaves a connection that was handed in unchanged", async ({ servers }) => 
   await connection.close();
 });
 
-test("opens and closes its connection by the function that was handed in", async ({ servers }) => {
+test("opens and closes its connection with the given function", async ({ servers }) => {
   const opened: NatsConnection[] = [];
   let attempts = 0;
   const broker = new NatsBroker({
@@ -145,7 +145,7 @@ test("opens and closes its connection by the function that was handed in", async
   assert(opened[0]!.isClosed());
 });
 
-test("says that a connection which was handed in has ended", async ({ servers }) => {
+test("reports that a given connection has closed", async ({ servers }) => {
   const connection = await connectNats({ servers });
   await using broker = new NatsBroker({ connection });
   await statusIs(broker, "connected");
@@ -158,7 +158,7 @@ test("says that a connection which was handed in has ended", async ({ servers })
   assertEquals(broker.stats.waiting, 1);
 });
 
-test("does not meet brokers with another prefix", async ({ servers }) => {
+test("ignores brokers with another prefix", async ({ servers }) => {
   await using one = new NatsBroker({ servers }, { prefix: "one" });
   await using other = new NatsBroker({ servers }, { prefix: "other" });
   await using heard = new Hearing(one, "news");
@@ -174,7 +174,7 @@ test("does not meet brokers with another prefix", async ({ servers }) => {
   assertEquals(await other.store.newest("row", 60_000), -1);
 });
 
-test("keeps its connection where the user of a client is longer than a subject", async ({ servers }) => {
+test("keeps its connection if a client's user is longer than a subject", async ({ servers }) => {
   await using broker = new NatsBroker({ servers });
   const told: Refusal[] = [];
   await using server = listen({
@@ -196,7 +196,7 @@ test("keeps its connection where the user of a client is longer than a subject",
   assertEquals(server.to("ü".repeat(1_000)).send("news"), 0);
 });
 
-test("takes names up to its bound behind the longest prefix, and refuses one more", async ({ servers }) => {
+test("accepts names up to its bound with the longest prefix, and rejects longer ones", async ({ servers }) => {
   await using broker = new NatsBroker({ servers }, { prefix: "p".repeat(32) });
   const longest = "x".repeat(2_048);
   const bounds = { size: 1_000_000_000, ttlMs: 1_000_000_000, bytes: 1_000_000_000 };
@@ -218,7 +218,7 @@ test("takes names up to its bound behind the longest prefix, and refuses one mor
   assertEquals([broker.status.current.name, broker.stats.interruptions], ["connected", 0]);
 });
 
-Deno.test("NatsBroker() refuses unknown and misplaced options", () => {
+Deno.test("NatsBroker() rejects unknown and misplaced options", () => {
   const servers = "127.0.0.1:1";
   const cases: [source: object, options: object, text: string][] = [
     [{ servers }, { maxWaitng: 1 }, 'received "maxWaitng"; did you mean "maxWaiting"?'],
@@ -236,7 +236,7 @@ Deno.test("NatsBroker() refuses unknown and misplaced options", () => {
   }
 });
 
-test("sends publications right before its close", async ({ servers }) => {
+test("sends publications made right before its close", async ({ servers }) => {
   await using far = new NatsBroker({ servers });
   await using hearing = new Hearing(far, "news");
   await using kept = new Hearing(far, "kept", BOUNDS);
@@ -251,7 +251,7 @@ test("sends publications right before its close", async ({ servers }) => {
   await kept.count(100);
 });
 
-test("waits for a server that is not there yet", async (server) => {
+test("waits for a server that has not started yet", async (server) => {
   await server.kill();
   await using broker = new NatsBroker({ servers: server.servers });
   await using hearing = new Hearing(broker, "news");
@@ -269,7 +269,7 @@ test("waits for a server that is not there yet", async (server) => {
   assertEquals(broker.stats.interruptions, 0);
 });
 
-test("continues after the server was killed: in order, once, and with a report", async (server) => {
+test("continues in order, without duplicates and with a report, after the server was killed", async (server) => {
   const { servers } = server;
   await using near = new NatsBroker({ servers });
   await using far = new NatsBroker({ servers });
@@ -296,7 +296,7 @@ test("continues after the server was killed: in order, once, and with a report",
   assertEquals(near.issues(), []);
 });
 
-test("appends each publication once and in order while the server is killed again and again", async (server) => {
+test("appends each publication once, in order, while the server is killed repeatedly", async (server) => {
   const { servers } = server;
   await using near = new NatsBroker({ servers }, { survivesRestart: true });
   await using far = new NatsBroker({ servers }, { survivesRestart: true });
@@ -340,7 +340,7 @@ test("appends each publication once and in order while the server is killed agai
   }
 });
 
-test("begins a new epoch when the server started anew, on all nodes the same", async (server) => {
+test("starts a new epoch, the same on all nodes, when the server restarts", async (server) => {
   const { servers } = server;
   await using near = new NatsBroker({ servers });
   await using far = new NatsBroker({ servers });
@@ -362,7 +362,7 @@ test("begins a new epoch when the server started anew, on all nodes the same", a
   assertNotEquals(after.epoch, before.epoch);
   assertEquals((await near.history.read("kept", PAGE)).epoch, after.epoch);
   assertEquals(new Set(positions.map(({ epoch }) => epoch)), new Set([after.epoch]));
-  // Publications from before the restart are not reported as if of this epoch.
+  // Publications from before the restart are not reported as part of this epoch.
   assertEquals(after.publications.map(({ payload }) => payload), ["0", "1", "2", "3", "4"]);
   assertEquals(after.publications[0]!.position!.prev, 0);
   await append(far, "kept", 1);
@@ -371,7 +371,7 @@ test("begins a new epoch when the server started anew, on all nodes the same", a
   assertEquals(one.epochs, [before.epoch, after.epoch]);
 });
 
-test("begins a new epoch when the server lost its data, whatever was promised", async (server) => {
+test("starts a new epoch when the server lost its data, even if its operator promised to keep it", async (server) => {
   for (
     const options of [{ storage: "memory" }, { storage: "file", survivesRestart: true }] as const
   ) {
@@ -391,7 +391,7 @@ test("begins a new epoch when the server lost its data, whatever was promised", 
   }
 });
 
-test("begins a new epoch when a stream is behind the delivered publications", async (server) => {
+test("starts a new epoch when a stream is behind the delivered publications", async (server) => {
   await using broker = new NatsBroker({ servers: server.servers }, { survivesRestart: true });
   await append(broker, "kept", 5);
   await server.kill();
@@ -418,7 +418,7 @@ async function copyFolder(from: string, to: string): Promise<void> {
   }
 }
 
-test("begins a new epoch when an operator deletes the stream", async (server) => {
+test("starts a new epoch when an operator deletes the stream", async (server) => {
   const { servers } = server;
   await using near = new NatsBroker({ servers });
   await using far = new NatsBroker({ servers });
@@ -460,7 +460,7 @@ test("never reports recovery of a client whose publication was rewritten", async
   }
 });
 
-/** Creates the only stream again, with the same messages; one message has another id. */
+/** Recreates the only stream with the same messages, one of them under another id. */
 async function rewrite(manager: JetStreamManager, seq: number): Promise<void> {
   const { streams } = manager;
   const [stream] = await Array.fromAsync(streams.list());
@@ -480,7 +480,7 @@ async function rewrite(manager: JetStreamManager, seq: number): Promise<void> {
   }
 }
 
-test("gives up a publication that waits too long, and reports the failure", async (server) => {
+test("drops a publication that waits too long, and reports the failure", async (server) => {
   await using broker = new NatsBroker({ servers: server.servers }, { giveUpMs: 300 });
   await statusIs(broker, "connected");
   await server.kill();
@@ -495,7 +495,7 @@ test("gives up a publication that waits too long, and reports the failure", asyn
   assertEquals((await append(broker, "kept", 1)).length, 1);
 });
 
-test("lets no more publications wait than its bound", async (server) => {
+test("queues no more publications than its bound", async (server) => {
   await using broker = new NatsBroker({ servers: server.servers }, {
     maxWaiting: 10,
     maxWaitingBytes: 1_000,
@@ -529,7 +529,7 @@ test("rejects waiting publications when it is closed", async (server) => {
   assertEquals([broker.stats.waiting, broker.stats.dropped], [0, 2]);
 });
 
-test("notices a server that is frozen", async (server) => {
+test("detects a frozen server", async (server) => {
   const { servers } = server;
   await using broker = new NatsBroker({ servers, pingInterval: 100 });
   await using hearing = new Hearing(broker, "news");
@@ -542,7 +542,7 @@ test("notices a server that is frozen", async (server) => {
   await hearing.count(1);
 });
 
-test("holds publications that a slow server does not take, up to a bound", async (server) => {
+test("queues publications for a slow server, up to a bound", async (server) => {
   const { servers } = server;
   await using broker = new NatsBroker({ servers }, { maxWaiting: 100 });
   await using hearing = new Hearing(broker, "news");
@@ -559,7 +559,7 @@ test("holds publications that a slow server does not take, up to a bound", async
 });
 
 test(
-  "serves every feature that works without JetStream, and names the others",
+  "provides every feature that works without JetStream, and names the others",
   async ({ servers }) => {
     await using broker = new NatsBroker({ servers });
     await using hearing = new Hearing(broker, "news");
@@ -573,7 +573,7 @@ test(
   { jetstream: false },
 );
 
-test("says if a stream is there with other settings", async ({ servers }) => {
+test("reports an existing stream with other settings", async ({ servers }) => {
   await using one = new NatsBroker({ servers });
   await using other = new NatsBroker({ servers }, { rememberMs: 240_000 });
   await append(one, "kept", 1);
@@ -626,7 +626,7 @@ test("ignores and counts foreign publications, of any form", async ({ servers })
   await other.close();
 });
 
-test("takes a refused topic once the topic is allowed", async (server) => {
+test("subscribes to a rejected topic once it is allowed", async (server) => {
   const options = { servers: server.servers, user: "node", pass: "secret" };
   await using broker = new NatsBroker(options);
   await using allowed = new Hearing(broker, "allowed");
@@ -656,7 +656,7 @@ function settingsOf(denied: string): string {
     permissions: { subscribe: { deny: "skein.pub.${denied}" } } }] }`;
 }
 
-test("closes soon though the server stays silent", async () => {
+test("closes promptly though the server stays silent", async () => {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = listener.addr;
   const broker = new NatsBroker({ servers: [`127.0.0.1:${port}`, `localhost:${port}`] });
@@ -673,7 +673,7 @@ test("closes soon though the server stays silent", async () => {
   await noTimers();
 });
 
-test("notices that the server closes while messages wait for it", async () => {
+test("notices that the server closes while messages are queued for it", async () => {
   const [encoder, decoder] = [new TextEncoder(), new TextDecoder()];
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const opening = connectNats({ servers: `127.0.0.1:${listener.addr.port}`, reconnect: false });
@@ -688,13 +688,13 @@ test("notices that the server closes while messages wait for it", async () => {
   }
   await server.write(encoder.encode("PONG\r\n"));
   const connection = await opening;
-  // More than the buffers of both ends take from a client that nobody reads.
+  // More than the buffers of both ends accept from a client that the server does not read.
   for (let i = 0; i < 64; i++) connection.publish("news", new Uint8Array(1e6));
   await server.closeWrite();
   await connection.closed();
 });
 
-test("leaves nothing on a connection that was handed in", async ({ servers }) => {
+test("leaves no subscriptions on a given connection", async ({ servers }) => {
   const connection = await connectNats({ servers });
   const subscriptions: Subscription[] = [];
   const subscribe = connection.subscribe.bind(connection);
@@ -713,7 +713,7 @@ test("leaves nothing on a connection that was handed in", async ({ servers }) =>
   await connection.close();
 });
 
-test("connects again though the function for its credentials fails", async (server) => {
+test("reconnects though the function for its credentials fails", async (server) => {
   let failures = 0;
   let isBroken = false;
   const authenticator = () => {
@@ -727,15 +727,15 @@ test("connects again though the function for its credentials fails", async (serv
   const { interruptions } = broker.stats;
   await server.kill();
   await server.restart();
-  // By the earlier reports.
+  // Caused by the earlier reports.
   await until(() => failures > 0 && broker.stats.interruptions > interruptions);
   await statusIs(broker, "connected");
 }, { settings: "authorization: { user: node, password: secret }" });
 
-test("reads ten times a page and more, forward from anywhere", async ({ servers }) => {
+test("reads ten pages and more, forward from any position", async ({ servers }) => {
   await using broker = new NatsBroker({ servers });
   const positions = (await append(broker, "kept", 2_000)).map(({ position }) => position!.offset);
-  // So that the offsets of the topic have holes.
+  // The offsets of the topic get gaps.
   await Promise.all([append(broker, "kept", 200), append(broker, "other", 200)]);
   const all = await readAll(broker, "kept");
   assertEquals(all.length, 2_200);
@@ -762,14 +762,14 @@ test("shows expired publications by the position before a page", async ({ server
     const { publications } = await broker.history.read("kept", { ...PAGE, bounds, after });
     return [publications.length, publications[0]?.position?.prev];
   };
-  assertEquals(await from(offsets[19]!), [10, offsets[19]], "the last place to recover from");
-  assertEquals(await from(offsets[18]!), [10, offsets[19]], "one before it");
+  assertEquals(await from(offsets[19]!), [10, offsets[19]], "the last recoverable position");
+  assertEquals(await from(offsets[18]!), [10, offsets[19]], "the position before");
   assertEquals(await from(0), [10, offsets[19]]);
   assertEquals(await from(offsets[28]!), [1, offsets[28]]);
   assertEquals(await from(offsets[29]!), [0, undefined]);
 });
 
-test("knows the position of a quiet topic as long as it listens, and is careful otherwise", async (server) => {
+test("knows the position of a quiet topic while it listens, and assumes nothing otherwise", async (server) => {
   const { servers } = server;
   await using near = new NatsBroker({ servers });
   await using far = new NatsBroker({ servers });
@@ -780,7 +780,7 @@ test("knows the position of a quiet topic as long as it listens, and is careful 
   const busy = await append(near, "busy", 10);
   await hearing.count(1);
   assertEquals((await far.history.read("other", PAGE)).head, 0);
-  // As time does: the oldest of the stream go, whatever their topic.
+  // The oldest messages of the stream expire, whatever their topic.
   await operate(server, async ({ streams }) => {
     const { config } = await streams.list().next().then(([stream]) => stream!);
     await streams.purge(config.name, { seq: busy[4]!.position!.offset });
@@ -793,22 +793,22 @@ test("knows the position of a quiet topic as long as it listens, and is careful 
   assertEquals(
     await read(near, last),
     [last, 0, undefined],
-    "who listened knows that nothing came",
+    "the listening node knows that nothing was published",
   );
   const head = busy.at(-1)!.position!.offset;
-  assertEquals(await read(far, last), [head, 0, undefined], "who did not cannot say");
+  assertEquals(await read(far, last), [head, 0, undefined], "the other node cannot know");
   assertEquals(await read(far), [head, 0, undefined]);
-  assertEquals(await read(far, head), [head, 0, undefined], "nothing came since then");
+  assertEquals(await read(far, head), [head, 0, undefined], "nothing was published since");
   const [next] = await append(far, "quiet", 1);
   const gone = busy[4]!.position!.offset - 1;
   const offset = next!.position!.offset;
-  assertEquals(await read(far, last), [offset, 1, gone], "something may have been let go of");
+  assertEquals(await read(far, last), [offset, 1, gone], "publications may have been dropped");
   assertEquals(await read(far, head), [offset, 1, head]);
   await hearing.count(2);
   assertEquals(hearing.publications[1]!.position!.prev, 0);
 });
 
-test("measures the difference of clocks, follows the engine, and says so", async ({ servers }) => {
+test("measures the clock difference, follows the engine's clock, and reports it", async ({ servers }) => {
   for (const [byMs, text] of [[20_000, "20 s ahead of"], [-3_600_000, "3600 s behind"]] as const) {
     await using broker = new NatsBroker({ servers }, { runtime: clockOff(byMs) });
     await broker.store.newest("row", 60_000);
@@ -819,7 +819,7 @@ test("measures the difference of clocks, follows the engine, and says so", async
   assertEquals(right.issues(), []);
 });
 
-test("keeps windows up to a week apart, and refuses longer ones", async ({ servers }) => {
+test("supports expiry windows of up to a week, and rejects longer ones", async ({ servers }) => {
   await using broker = new NatsBroker({ servers }, { storeTtlMs: 1_000 });
   const { store } = broker;
   assertEquals(await store.advance("row", 1, 1_000), true);
@@ -835,7 +835,7 @@ test("keeps windows up to a week apart, and refuses longer ones", async ({ serve
   );
 });
 
-Deno.test("NatsBroker refuses options that are out of range", () => {
+Deno.test("NatsBroker() rejects options that are out of range", () => {
   const refused: [NatsBrokerOptions, typeof TypeError | typeof RangeError][] = [
     [{ prefix: "a.b" }, TypeError],
     [{ storage: "disk" as "file" }, TypeError],
@@ -854,7 +854,7 @@ Deno.test("NatsBroker refuses options that are out of range", () => {
 });
 
 Deno.test({
-  name: "maxSessionsPerUser on NATS lets in all that fit, also right after others ended",
+  name: "maxSessionsPerUser on NATS admits as many as fit, even right after others closed",
   ignore,
   async fn() {
     await using stack = new AsyncDisposableStack();

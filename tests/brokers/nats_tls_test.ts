@@ -25,7 +25,7 @@ function test(name: string, fn: () => Promise<void>): void {
   Deno.test({ name: `NatsBroker over TLS ${name}`, ignore: isNatsMissing, fn });
 }
 
-/** Publishes through the server and back. */
+/** Publishes a message through the server, and waits until it arrives. */
 async function serves(broker: NatsBroker): Promise<void> {
   await using hearing = new Hearing(broker, "news");
   await hearing.ready;
@@ -34,8 +34,8 @@ async function serves(broker: NatsBroker): Promise<void> {
 }
 
 const LOGINS: readonly [name: string, hostname: string, tls: NatsServers["tls"]][] = [
-  ["an authority by text and a name", "localhost", { ca: cert }],
-  ["an authority by text and an address", "127.0.0.1", { ca: cert }],
+  ["a certificate authority as text and a host name", "localhost", { ca: cert }],
+  ["a certificate authority as text and an address", "127.0.0.1", { ca: cert }],
 ];
 
 for (const [name, hostname, tls] of LOGINS) {
@@ -46,7 +46,7 @@ for (const [name, hostname, tls] of LOGINS) {
   });
 }
 
-test("reads the authority from a file at each attempt", async () => {
+test("reads the certificate authority from a file at each attempt", async () => {
   await using server = await startTls();
   const caFile = await Deno.makeTempFile();
   await Deno.writeTextFile(caFile, other.cert);
@@ -57,21 +57,21 @@ test("reads the authority from a file at each attempt", async () => {
   await Deno.remove(caFile);
 });
 
-test("refuses a server whose certificate nobody trusts, and names the cause", async () => {
+test("rejects a server with an untrusted certificate, and names the cause", async () => {
   await using server = await startTls();
   await using broker = new NatsBroker({ servers: server.servers });
   await until(() => broker.issues().length > 0);
   assertMatch(broker.issues().join(), /not been reached since the start: .*certificate/i);
 });
 
-test("refuses a server without TLS where TLS is wanted", async () => {
+test("rejects a server without TLS if TLS is required", async () => {
   await using server = await NatsServer.start();
   await using broker = new NatsBroker({ servers: server.servers, tls: { ca: cert } });
   await until(() => /does not support 'tls'/.test(broker.issues().join()));
 });
 
-test("may come first, with a certificate of the client, and comes back", async () => {
-  // Servers of Debian have no handshake_first: a proxy in front ends the encryption.
+test("may come first, with a client certificate, and reconnects", async () => {
+  // Debian's servers have no handshake_first, so a proxy terminates TLS.
   await using server = await startTls("allow_non_tls: true");
   using proxy = new TlsProxy(server.port);
   const tls = { handshakeFirst: true, ca: cert, cert: other.cert, key: other.key };
@@ -87,7 +87,7 @@ test("may come first, with a certificate of the client, and comes back", async (
   await serves(plain);
 });
 
-/** Ends the encryption in front of a server. */
+/** Terminates TLS for a server. */
 class TlsProxy implements Disposable {
   readonly #listener = Deno.listenTls({ hostname: "127.0.0.1", port: 0, cert, key });
   readonly #target: number;
@@ -102,13 +102,13 @@ class TlsProxy implements Disposable {
     return (this.#listener.addr as Deno.NetAddr).port;
   }
 
-  /** Ends all connections. */
+  /** Closes all connections. */
   cut(): void {
     for (const connection of this.#open) {
       try {
         connection.close();
       } catch (error) {
-        // The other end was first.
+        // The other end closed first.
         if (!(error instanceof Deno.errors.BadResource)) throw error;
       }
     }

@@ -1,4 +1,4 @@
-/** Calls from node to node over each engine. */
+/** Calls between nodes over each engine. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import type { Broker } from "../../pubsub/broker.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
@@ -12,7 +12,7 @@ import { noTimers } from "./hearing.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 
-/** An engine: the brokers of two nodes, and an outage where the engine is a process. */
+/** An engine: the brokers of two nodes, and an outage if the engine is a process. */
 interface Engine extends AsyncDisposable {
   readonly brokers: readonly [Broker, Broker];
   readonly kill?: () => Promise<void>;
@@ -87,7 +87,7 @@ function bytesOf(length: number): Uint8Array {
 
 for (const [name, [ignore, start]] of Object.entries(ENGINES)) {
   Deno.test({
-    name: `NodeCalls on ${name} carry requests and replies of any length, many at once`,
+    name: `NodeCalls on ${name} carry many concurrent requests and replies of any length`,
     ignore,
     async fn() {
       await using engine = await start();
@@ -113,7 +113,7 @@ for (const [name, [ignore, start]] of Object.entries(ENGINES)) {
   });
 
   Deno.test({
-    name: `NodeCalls on ${name} end on both nodes by a signal, and by the end of a node`,
+    name: `NodeCalls on ${name} end on both nodes when a signal aborts, and when a node closes`,
     ignore,
     async fn() {
       await using engine = await start();
@@ -144,7 +144,7 @@ for (const [name, [ignore, start]] of Object.entries(ENGINES)) {
 for (const name of ["redis", "nats"]) {
   const [ignore, start] = ENGINES[name]!;
   Deno.test({
-    name: `NodeCalls on ${name} fail once the engine is back from an outage, and work again`,
+    name: `NodeCalls on ${name} fail when the engine returns after an outage, then work again`,
     ignore,
     async fn() {
       await using engine = await start();

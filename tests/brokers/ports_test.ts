@@ -1,4 +1,4 @@
-/** The broker of workers whose main thread has Redis or NATS: the requirements of every broker. */
+/** The broker of workers whose main thread uses Redis or NATS: the requirements of every broker. */
 import type { Broker } from "../../pubsub/broker.ts";
 import { connectTo } from "../../pubsub/ports/_ports_test.ts";
 import { testBroker } from "../../pubsub/conformance/suite.ts";
@@ -24,7 +24,7 @@ Deno.test.afterAll(async () => {
 testWorkers("Redis", () => new RedisBroker({ url: redis.url }), isRedisMissing);
 testWorkers("NATS", () => new NatsBroker({ servers: nats.servers }), isNatsMissing);
 
-/** Runs the suite for one worker, and for two, on an engine. */
+/** Runs the suite on an engine, for one worker and for two. */
 function testWorkers(name: string, makeEngine: () => Broker, ignore: boolean): void {
   const engines: Broker[] = [];
   const connect = (count: number) => {

@@ -13,14 +13,14 @@ import { until } from "../waiting.ts";
 const STATE_ONLY = { after: 0, maxRecords: 0, maxBytes: 0, renews: false };
 
 /**
- * Appends as a producer, each time on one of the nodes. Any append may be sent again, and one whose
- * fate is unknown always is.
+ * Appends as a producer, each time on one of the nodes. Any append may be sent again, and an append
+ * whose result is unknown always is.
  *
  * @param nodes The nodes.
  * @param id The log.
- * @param name Name of the producer, in front of the records.
- * @param random Draws the nodes and the repetitions.
- * @param more Tells whether another append follows so many.
+ * @param name Name of the producer, with which its records start.
+ * @param random Chooses the nodes and the repetitions.
+ * @param more Returns true if another append follows after the given count.
  * @returns The number of confirmed appends.
  */
 export async function produce(
@@ -52,10 +52,10 @@ export async function produce(
 }
 
 /**
- * Checks that a log has the records of a producer, each once and in order.
+ * Checks that a log includes each record of a producer exactly once, in order.
  *
  * @param all All records of the log.
- * @param name Name of the producer; no other name begins so.
+ * @param name Name of the producer; no other producer's name may start with it.
  * @param count Number of confirmed appends.
  */
 export function assertProduced(all: readonly LogRecord[], name: string, count: number): void {

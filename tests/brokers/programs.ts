@@ -1,5 +1,5 @@
 /**
- * Finds out which servers of engines are installed.
+ * Detects which servers of engines are installed.
  *
  * @module
  */

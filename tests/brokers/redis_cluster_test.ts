@@ -33,7 +33,7 @@ async function endClient(): Promise<void> {
   await noTimers();
 }
 
-/** A test that closes its brokers before the search for leaks. */
+/** A test that closes its brokers before the check for leaks. */
 function test(name: string, fn: () => Promise<void>): void {
   Deno.test({
     name: `RedisBroker on a cluster ${name}`,
@@ -121,7 +121,7 @@ test("follows a slot that moves to another node", async () => {
   });
 });
 
-test("interrupts no topic beside one whose slot moved before the subscription", async () => {
+test("interrupts no other topic when a topic's slot moved before the subscription", async () => {
   await using broker = makeBroker();
   const slot = (topic: string) => slotOf(`{/${topic}}`);
   const masterOf = (topic: string) => shared.masterOf(slot(topic));
@@ -139,7 +139,7 @@ test("interrupts no topic beside one whose slot moved before the subscription", 
   assertEquals(broker.stats.interruptions, 0);
 });
 
-test("divides logs between all masters, and counts all logs", async () => {
+test("distributes logs over all masters, and counts all of them", async () => {
   await using cluster = await RedisCluster.start();
   await using near = makeBroker(cluster);
   await using far = makeBroker(cluster);

@@ -1,6 +1,6 @@
 /**
- * Logs of the Redis broker, beside the requirements of every broker: random calls against the rules,
- * lost connections and processes, a full Redis, and lost keys.
+ * Logs of the Redis broker, in addition to the requirements of every broker: random calls checked
+ * against the rules, lost connections and processes, a full Redis, and lost keys.
  */
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { delay } from "@std/async/delay";
@@ -22,7 +22,7 @@ import { until } from "../waiting.ts";
 
 const ignore = isRedisMissing;
 
-/** Options with which a broker finds a dead connection at once. */
+/** Options with which a broker detects a dead connection quickly. */
 const QUICK: RedisBrokerOptions = { heartbeatMs: 200 };
 
 const PLENTY = 1_000_000_000;
@@ -45,7 +45,7 @@ function test(
 }
 
 for (const seed of [1, 2, 3, 4]) {
-  test(`decides as the rules do (seed ${seed})`, async ({ url }) => {
+  test(`follows the rules for random calls (seed ${seed})`, async ({ url }) => {
     await using redis = new RedisBroker({ url });
     await using memory = new MemoryBroker();
     const random = new Random(seed);
@@ -57,12 +57,12 @@ for (const seed of [1, 2, 3, 4]) {
   });
 }
 
-/** A result without members that are `undefined`, which are the same as absent ones. */
+/** A result without members that are `undefined`, which count as absent. */
 function plain(result: unknown): unknown {
   return result === undefined ? undefined : JSON.parse(JSON.stringify(result));
 }
 
-/** Draws a call of a few logs, such that all results come up. */
+/** Draws a call on one of a few logs, so that all results occur. */
 function randomCall(random: Random): (logs: BrokerLogs) => Promise<unknown> {
   const one = <T>(...values: readonly T[]): T => random.pick(values);
   const maybe = <T extends object>(share: number, value: T): Partial<T> => {
@@ -75,7 +75,7 @@ function randomCall(random: Random): (logs: BrokerLogs) => Promise<unknown> {
     return random.below(2) === 0 ? "é".repeat(size) : new Uint8Array(size).fill(7);
   });
   const end = maybe(60, { end: one({}, { error: "é" }) });
-  // A lease of no time has lapsed at once, by every clock.
+  // A lease of 0 ms has expired immediately, by every clock.
   const writer = maybe(6, {
     writer: {
       holder: one("", "one", "two"),
@@ -133,7 +133,7 @@ function randomCall(random: Random): (logs: BrokerLogs) => Promise<unknown> {
 
 for (const seed of [1, 2, 3]) {
   test(
-    `takes each append of concurrent producers once, while connections are cut (seed ${seed})`,
+    `stores each append of concurrent producers once while connections are cut (seed ${seed})`,
     async (server) => {
       await using near = new RedisBroker({ url: server.url }, QUICK);
       await using far = new RedisBroker({ url: server.url }, QUICK);
@@ -162,7 +162,7 @@ for (const seed of [1, 2, 3]) {
   );
 }
 
-/** Appends numbers, each on a random node, and again until Redis confirms the append. */
+/** Appends numbers, each on a random node, and retries until Redis confirms the append. */
 async function produce(
   nodes: readonly RedisBroker[],
   random: Random,
@@ -178,7 +178,7 @@ async function produce(
   }
 }
 
-/** Repeats a call until Redis answers. */
+/** Retries a call until Redis replies. */
 async function answered<T>(call: () => Promise<T>): Promise<T> {
   for (;;) {
     try {
@@ -191,7 +191,7 @@ async function answered<T>(call: () => Promise<T>): Promise<T> {
 }
 
 test(
-  "loses nothing confirmed when Redis is killed, with a file that is synced always",
+  "loses no confirmed records when Redis is killed, with appendfsync always",
   async (server) => {
     await using broker = new RedisBroker({ url: server.url }, QUICK);
     await create(broker.logs, "log");
@@ -238,7 +238,7 @@ test(
   { append: "always" },
 );
 
-test("gives a log that lost records, or its end, another identity", async (server) => {
+test("gives a log that lost records or its end a new identity", async (server) => {
   await using near = new RedisBroker({ url: server.url }, QUICK);
   await using far = new RedisBroker({ url: server.url }, QUICK);
   const ids = ["shorter", "open", "whole", "unknown"];
@@ -255,7 +255,7 @@ test("gives a log that lost records, or its end, another identity", async (serve
   await server.restart();
   await hearing.interrupted(1);
   for (const { logs } of [near, far]) await answered(() => logs.overdue({ limit: 1 }));
-  // A node that heard nothing continues at the end of the shorter log.
+  // A node that missed everything continues at the end of the shorter log.
   assertEquals((await append(far.logs, "shorter", ["new"])).kind, "appended");
   await hearing.count(1);
   for (const id of ["shorter", "open"]) {
@@ -274,7 +274,7 @@ test("gives a log that lost records, or its end, another identity", async (serve
   }
 });
 
-test("keeps a log over a failover, and tells of records that the replica had not", async (server) => {
+test("keeps a log over a failover, and reports records that the replica lacked", async (server) => {
   await using replica = await RedisServer.start();
   await replica.run("replicaof", "127.0.0.1", `${server.port}`);
   const isSynced = async (one: RedisServer) =>
@@ -286,7 +286,7 @@ test("keeps a log over a failover, and tells of records that the replica had not
   await until(async () => await replica.run("dbsize") === size);
   await replica.run("replicaof", "no", "one");
   await append(broker.logs, "behind", ["lost"]);
-  // The first server takes over the data of the promoted one, and is the master again.
+  // The first server copies the data of the promoted one, and becomes the master again.
   await server.run("replicaof", "127.0.0.1", `${replica.port}`);
   await until(() => isSynced(server));
   await server.run("replicaof", "no", "one");
@@ -297,7 +297,7 @@ test("keeps a log over a failover, and tells of records that the replica had not
   assertEquals(await readAll(broker, "behind"), ["kept"]);
 });
 
-test("rejects at once while Redis is away, and ends a wait on demand", async (server) => {
+test("rejects immediately while Redis is unreachable, and aborts a wait on demand", async (server) => {
   await using broker = new RedisBroker({ url: server.url }, QUICK);
   const { logs } = broker;
   await create(logs, "log");
@@ -324,7 +324,7 @@ test("rejects at once while Redis is away, and ends a wait on demand", async (se
   for (const call of calls) await assertRejects(call, BrokerError, "the broker is closed");
 });
 
-test("takes calls of one turn in their order", async ({ url }) => {
+test("runs calls of one turn in their order", async ({ url }) => {
   await using broker = new RedisBroker({ url });
   await statusIs(broker, "connected");
   const [, appended] = await Promise.all([
@@ -334,7 +334,7 @@ test("takes calls of one turn in their order", async ({ url }) => {
   assertEquals(appended.kind, "appended");
 });
 
-test("bounds the calls that wait, and their bytes", async (server) => {
+test("bounds the number and the bytes of waiting calls", async (server) => {
   await using broker = new RedisBroker({ url: server.url }, {
     ...QUICK,
     maxWaiting: 3,
@@ -356,7 +356,7 @@ test("bounds the calls that wait, and their bytes", async (server) => {
   assertEquals(await readAll(broker, "log"), ["0", "1", "2"]);
 });
 
-test("refuses whole appends where Redis is full, while reads and deletions go on", async (server) => {
+test("rejects whole appends if Redis is full, while reads and deletions continue", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   const { logs } = broker;
   await create(logs, "log", { config: { contentType: "text/plain", ttlMs: 100 }, records: ["a"] });
@@ -367,7 +367,7 @@ test("refuses whole appends where Redis is full, while reads and deletions go on
   }
   const large = Array.from({ length: 10 }, () => "x".repeat(20_000));
   await assertRejects(() => append(logs, "kept", large), BrokerError, "Redis is full");
-  // The renewal is refused too, and the log expires.
+  // The renewal is rejected too, and the log expires.
   await until(async () => await logs.read("log", { ...reading(), renews: true }) === "expired");
   assertEquals(await logs.delete("log"), { kind: "removed" });
   const page = await logs.read("kept", { ...reading(), renews: true });
@@ -377,7 +377,7 @@ test("refuses whole appends where Redis is full, while reads and deletions go on
   assertEquals((await logs.create("new", creation())).kind, "created");
 });
 
-test("keeps a log in one slot, without expiry, and leaves no key behind", async (server) => {
+test("keeps a log in one slot, without expiry, and leaves no key after its deletion", async (server) => {
   await using broker = new RedisBroker({ url: server.url }, { prefix: "app" });
   const { logs } = broker;
   await create(logs, "log", { writer: { holder: "w", ttlMs: 1_000 } });
@@ -404,7 +404,7 @@ test("keeps a log in one slot, without expiry, and leaves no key behind", async 
   assertEquals(await server.run("dbsize"), "0");
 });
 
-test("knows the numbers of a bounded number of producers", async (server) => {
+test("remembers the sequence numbers of a bounded number of producers", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   await create(broker.logs, "log");
   const send = (i: number) =>
@@ -416,7 +416,7 @@ test("knows the numbers of a bounded number of producers", async (server) => {
 });
 
 test("reads a large log in pages from any position", async (server) => {
-  // A large append takes long on a machine under load; its connection is not taken for dead.
+  // A large append takes long on a busy machine; the connection does not count as dead.
   await using broker = new RedisBroker({ url: server.url }, { heartbeatMs: 30_000 });
   const { logs } = broker;
   await create(logs, "log");
@@ -456,7 +456,7 @@ test("reports records that Redis has lost", async (server) => {
   const [records] = (await server.run("keys", "*log-records*")).split("\n");
   await server.run("del", records!);
   await assertRejects(() => logs.read("log", reading()), BrokerError, "the record at 0");
-  // Without a state the log is missing; a new log with the id does not take over the records.
+  // Without its state, the log is missing; a new log with the same id does not adopt its records.
   await create(logs, "other", { records: ["old"], config: { contentType: "a/b", ttlMs: 0 } });
   const [state] = (await server.run("keys", "*log-state*/other")).split("\n");
   await server.run("del", state!);
@@ -471,7 +471,7 @@ test("reports records that Redis has lost", async (server) => {
 /** Keys of a log by their kind, and those of the index. */
 const KINDS = ["state", "records", "newest", "producers", "forks", "index"] as const;
 
-/** A log with keys of all kinds, and a way to run commands of another program on these. */
+/** A log with keys of all kinds, and a function that damages them as another program would. */
 async function damaging(server: RedisServer, { logs }: RedisBroker) {
   await create(logs, "log", { config: { contentType: "text/plain", ttlMs: PLENTY } });
   const producer = { id: "p", epoch: 0, seq: 0 };
@@ -506,7 +506,7 @@ for (
     "hdel @state sealed",
   ]
 ) {
-  test(`has no log whose state another program damaged, and creates it again: ${damage}`, async (server) => {
+  test(`reports a log with damaged state as missing, and recreates it: ${damage}`, async (server) => {
     await using broker = new RedisBroker({ url: server.url });
     const { logs } = broker;
     const run = await damaging(server, broker);
@@ -534,7 +534,7 @@ for (
     ["hset @producers /p x", undefined, "damaged or lost"],
   ] as const
 ) {
-  test(`rejects calls that need what another program damaged, until a deletion: ${damage}`, async (server) => {
+  test(`rejects calls that need damaged keys, until the log is deleted: ${damage}`, async (server) => {
     await using broker = new RedisBroker({ url: server.url });
     const { logs } = broker;
     const run = await damaging(server, broker);
@@ -553,7 +553,7 @@ for (
   });
 }
 
-test("removes the keys of a log without a state when that is deleted, and not before", async (server) => {
+test("removes the keys of a log without state when it is deleted, not earlier", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   const { logs } = broker;
   const run = await damaging(server, broker);
@@ -564,7 +564,7 @@ test("removes the keys of a log without a state when that is deleted, and not be
   assertEquals(await server.run("dbsize"), "0");
 });
 
-test("does not let damaged forks keep a log that is deleted", async (server) => {
+test("removes a deleted log despite damaged forks", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   const { logs } = broker;
   const run = await damaging(server, broker);
@@ -575,7 +575,7 @@ test("does not let damaged forks keep a log that is deleted", async (server) => 
   assertEquals(await server.run("dbsize"), "0");
 });
 
-test("lists answers beside one whose state another program damaged", async (server) => {
+test("lists the other responses if the state of one is damaged", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   const { logs } = broker;
   const id = (name: string) => ANSWER_PREFIX + name;
@@ -599,7 +599,7 @@ test("lists answers beside one whose state another program damaged", async (serv
   assertEquals(owners.sort(), [[id("no-json"), undefined], [id("whole"), "whole"]]);
 });
 
-test("begins an index anew that another program damaged, and leaves out foreign names", async (server) => {
+test("rebuilds an index that another program damaged, and skips foreign names", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   const { logs } = broker;
   const run = await damaging(server, broker);
@@ -651,7 +651,7 @@ function reading(): Parameters<BrokerLogs["read"]>[1] {
   return { after: 0, maxRecords: 100_000, maxBytes: PLENTY, renews: false };
 }
 
-/** Reads all records, or a number of records, as texts. */
+/** Reads all records, or a given number of them, as texts. */
 async function readAll(
   { logs }: RedisBroker,
   id: string,

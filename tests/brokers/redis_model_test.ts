@@ -1,4 +1,7 @@
-/** The model of Redis beside the installed server: the same commands and scripts, the same replies. */
+/**
+ * The model of Redis compared with the installed server: the same commands and scripts, the same
+ * replies.
+ */
 import { assert, assertEquals } from "@std/assert";
 import { Redis } from "ioredis";
 import { Buffer } from "node:buffer";
@@ -21,12 +24,12 @@ const FAR_MS = 4_000_000_000_000;
 
 type Arg = string | number | Buffer;
 
-/** A command, or a script with the number of its keys in front. */
+/** A command, or a script with the number of its keys first. */
 interface Operation {
   readonly name: string;
   readonly isScript: boolean;
   readonly args: readonly Arg[];
-  /** Topic, log or key, whose long numbers count from the first one. */
+  /** The topic, log or key, whose long numbers count from its first number. */
   readonly subject: string;
 }
 
@@ -35,7 +38,7 @@ interface Caller {
   run(operation: Operation): Promise<unknown>;
 }
 
-/** The scripts of a broker by name, as the broker defines these. */
+/** The scripts of a broker by name, in the form that the broker defines. */
 async function scriptsOf(
   redis: SimulatedRedis,
   { simulation }: { readonly simulation: Simulation },
@@ -73,12 +76,12 @@ function callerOf(client: object): Caller {
   };
 }
 
-/** Replies in a form that does not depend on the clock, nor on the name of the server's history. */
+/** Replies in a form that depends neither on the clock nor on the name of the server's history. */
 class Normal {
   readonly #bases = new Map<string, number>();
   readonly #names = new Map<string, string>();
 
-  /** Gives a name of this server alone a common one. */
+  /** Replaces a name that only this server uses by a common one. */
   rename(name: string, common: string): void {
     this.#names.set(name, common);
   }
@@ -90,7 +93,7 @@ class Normal {
       return Math.round(Number(`${value}`) / 100_000);
     }
     const plain = this.#plain(value, subject);
-    // Claims of one millisecond have no order of their own.
+    // Claims of the same millisecond have no order.
     return name === "skeinClaims" && Array.isArray(plain) ? plain.sort() : plain;
   }
 
@@ -104,7 +107,7 @@ class Normal {
 
   #text(text: string, subject: string): string {
     for (const [name, common] of this.#names) text = text.replaceAll(name, common);
-    // Times in milliseconds differ by the speed of the test; offsets count from the first one.
+    // Times in milliseconds depend on the speed of the test; offsets count from the first one.
     return text.replace(/\b1\d{12}\b/g, "time").replace(/\b[2-9]\d{12}\b/g, (digits) => {
       const base = this.#bases.get(subject) ?? Number(digits);
       this.#bases.set(subject, base);
@@ -116,8 +119,8 @@ class Normal {
 const KEYS = ["a", "b", "hash", "set", "zset", "stream", "string"].map((name) => `k:${name}`);
 
 /**
- * Commands with arguments: `k` stands for a key, `#` for a number, `%` for a text, `~` for a position,
- * `@` for a time that is over or far.
+ * Commands with arguments: `k` stands for a key, `#` for a number, `%` for a text, `~` for a
+ * position, `@` for a time in the past or the far future.
  */
 const COMMANDS: readonly string[] = [
   ..."GET k|SET k %|SET k % PX @|SET k % PX|APPEND k %|STRLEN k|DEL k k|UNLINK k|EXISTS k k".split(
@@ -153,7 +156,7 @@ const TEXTS = ["", "x", "yy", "é", "1", "2.5", "-inf", "nan", "f", "\n", "{b}",
 
 const POSITIONS = ["1", "2-0", "3-1", "5-0", "5-9", "0-0", "17", "x", "1-x", "9007199254740991-1"];
 
-/** Draws operations: each command and each script, with arguments up to the edges. */
+/** Draws operations: each command and each script, with arguments including edge cases. */
 class Draws {
   readonly #random: () => number;
   readonly #scripts: readonly string[];
@@ -326,7 +329,7 @@ function chunkOf(records: readonly string[]): Buffer {
 
 for (const seed of [1, 2]) {
   Deno.test({
-    name: `SimulatedRedis answers ${OPERATIONS} operations as Redis does (seed ${seed})`,
+    name: `SimulatedRedis replies to ${OPERATIONS} operations like Redis (seed ${seed})`,
     ignore: isRedisMissing,
     fn: () => compare(seed),
   });
@@ -373,7 +376,7 @@ async function compare(seed: number): Promise<void> {
     const answer = Array.isArray(received) ? received[0] : typeof received;
     kinds.add(operation.isScript ? `${operation.name} ${answer}`.slice(0, 60) : operation.name);
   }
-  // The operations reach the answers of the scripts, and not only their refusals.
+  // The operations reach the results of the scripts, and not only their rejections.
   for (const kind of ["skeinLogAppend appended", "skeinLogRead page", "skeinLogDelete removed"]) {
     assert(kinds.has(kind), `${kind} in ${[...kinds].join(", ")}`);
   }
@@ -384,7 +387,7 @@ async function compare(seed: number): Promise<void> {
   );
 }
 
-/** A client with the options of brokers, and a server that comes and goes. */
+/** A client with the options of brokers, and a server that stops and restarts. */
 interface Stage {
   readonly client: Redis;
   /** Waits for a condition. */
@@ -395,14 +398,14 @@ interface Stage {
   flushScripts(): Promise<unknown> | void;
 }
 
-/** Plays one story, and lists all that the client shows. */
+/** Plays one story, and lists everything that the client reports. */
 async function story(stage: Stage): Promise<string[]> {
   const seen: string[] = [];
   const watch = (name: string, client: Redis) => {
     for (const event of ["connecting", "connect", "ready", "close", "reconnecting", "end"]) {
       client.on(event, () => seen.push(`${name} ${event}`));
     }
-    // Node tells of a broken connection only if bytes were under way.
+    // Node reports a broken connection only if bytes were in flight.
     client.on("error", ({ message }: Error) => {
       if (!message.includes("ECONNRESET")) seen.push(`${name} ${message.replace(/ [\w.:]*$/, "")}`);
     });
@@ -467,12 +470,13 @@ async function story(stage: Stage): Promise<string[]> {
   await settle("command afterwards", () => client.get("a"));
   client.disconnect();
   await stage.until(() => client.status === "end");
-  // Attempts in vain repeat, as often as the start of a server takes.
+  // Failed attempts repeat as often as the start of a server takes.
   return seen.filter((text, i) => text !== seen[i - 4]);
 }
 
 Deno.test({
-  name: "SimulatedRedisClient gives the events, replies and errors of ioredis, in the same order",
+  name:
+    "SimulatedRedisClient emits the same events, replies and errors as ioredis, in the same order",
   ignore: isRedisMissing,
   async fn() {
     await using server = await RedisServer.start();

@@ -1,5 +1,5 @@
 /**
- * Redis servers for tests: those of the distribution, started on loopback.
+ * Starts Redis servers of the system's package on loopback, for tests.
  *
  * @module
  */
@@ -8,18 +8,18 @@ import { delay } from "@std/async/delay";
 import { lowPort } from "../ports.ts";
 import { isMissing } from "./programs.ts";
 
-/** Longest wait for a server's answer, in milliseconds. */
+/** Longest wait for a server's reply, in milliseconds. */
 const PATIENCE_MS = 40_000;
 
 const PROGRAM = "redis-server";
 
-/** Distance of the port of the cluster's bus. */
+/** Offset between the port of a node and the port of its cluster bus. */
 const BUS = 10_000;
 
 /** Options for {@linkcode RedisServer.start}. */
 export interface RedisServerOptions {
   /**
-   * Data that survives the end of the process: none, or the append-only file.
+   * Data that survives the process: none, or the append-only file.
    *
    * @default {"no"}
    */
@@ -49,7 +49,7 @@ export class RedisServer implements AsyncDisposable {
       dir: folder,
       save: "",
       daemonize: "no",
-      // Replicas are filled at once.
+      // Replicas are filled without delay.
       "repl-diskless-sync-delay": "0",
       appendonly: append === "no" ? "no" : "yes",
       ...(append === "no" ? {} : { appendfsync: append }),
@@ -60,7 +60,7 @@ export class RedisServer implements AsyncDisposable {
     this.#args = Object.entries(all).flatMap(([name, value]) => [`--${name}`, value]);
   }
 
-  /** Starts one on a free port. */
+  /** Starts a server on a free port. */
   static async start(options: RedisServerOptions = {}): Promise<RedisServer> {
     const folder = await Deno.makeTempDir({ prefix: "skein-redis-" });
     const server = new RedisServer(lowPort({ beside: BUS }), folder, options);
@@ -72,7 +72,6 @@ export class RedisServer implements AsyncDisposable {
     return `redis://127.0.0.1:${this.port}`;
   }
 
-  /** The process. */
   get pid(): number {
     return this.#process!.pid;
   }
@@ -88,7 +87,7 @@ export class RedisServer implements AsyncDisposable {
     await deadline(this.#answers(), PATIENCE_MS);
   }
 
-  /** Ends the process as `kill -9` does. */
+  /** Kills the process as `kill -9` does. */
   async kill(): Promise<void> {
     this.#process?.kill("SIGKILL");
     await this.#process?.status;
@@ -105,7 +104,7 @@ export class RedisServer implements AsyncDisposable {
     this.#process!.kill("SIGCONT");
   }
 
-  /** Runs a command by `redis-cli`; returns the output. */
+  /** Runs a command with `redis-cli`; returns the output. */
   async run(...command: string[]): Promise<string> {
     const { stdout } = await new Deno.Command("redis-cli", {
       args: ["-p", `${this.port}`, ...command],
@@ -123,7 +122,7 @@ export class RedisServer implements AsyncDisposable {
   }
 }
 
-/** A cluster of three masters, without replicas unless told. */
+/** A cluster of three masters, by default without replicas. */
 export class RedisCluster implements AsyncDisposable {
   readonly nodes: readonly RedisServer[];
 
@@ -131,7 +130,7 @@ export class RedisCluster implements AsyncDisposable {
     this.nodes = nodes;
   }
 
-  /** Starts a cluster; resolves once all nodes know that all slots are served. */
+  /** Starts a cluster; resolves once all nodes know that every slot is served. */
   static async start({ replicas = 0 } = {}): Promise<RedisCluster> {
     const settings = { "cluster-enabled": "yes", "cluster-node-timeout": "1000" };
     const nodes = await Promise.all(
@@ -147,12 +146,12 @@ export class RedisCluster implements AsyncDisposable {
     return cluster;
   }
 
-  /** Where clients begin. */
+  /** The nodes that clients connect to first. */
   get startupNodes(): { host: string; port: number }[] {
     return this.nodes.map(({ port }) => ({ host: "127.0.0.1", port }));
   }
 
-  /** The port of the master that has a slot. */
+  /** The port of the master that serves a slot. */
   async masterOf(slot: number): Promise<number> {
     const lines = (await this.nodes[0]!.run("cluster", "slots")).split("\n").map((x) => x.trim());
     // First and last slot, then address, port and id of the master and of each replica.
@@ -165,7 +164,7 @@ export class RedisCluster implements AsyncDisposable {
     throw new Error(`Slot ${slot} has no master`);
   }
 
-  /** Moves a slot and the keys of the slot to another master. */
+  /** Moves a slot and its keys to another master. */
   async moveSlot(slot: number): Promise<void> {
     const port = await this.masterOf(slot);
     const from = this.nodes.find((node) => node.port === port)!;

@@ -1,5 +1,6 @@
 /**
- * The Redis broker on one server: the requirements of every broker, and those of Redis alone.
+ * The Redis broker on one server: the requirements of every broker, and requirements of Redis
+ * alone.
  */
 import { assert, assertEquals, assertNotEquals, assertRejects } from "@std/assert";
 import { delay } from "@std/async/delay";
@@ -24,10 +25,10 @@ import { until } from "../waiting.ts";
 
 const ignore = isRedisMissing;
 
-/** Found out at once where a connection is dead. */
+/** A dead connection is detected quickly. */
 const QUICK: RedisBrokerOptions = { heartbeatMs: 200 };
 
-/** No connection is taken for dead, and no publication given up, on a machine under load. */
+/** Even on a busy machine, no connection counts as dead, and no publication is dropped. */
 const PATIENT: RedisBrokerOptions = { heartbeatMs: 30_000, giveUpMs: 120_000 };
 
 const PAGE = { bounds: BOUNDS, maxMessages: 100, maxBytes: 100_000 };
@@ -43,7 +44,7 @@ Deno.test.afterAll(async () => await shared?.[Symbol.asyncDispose]());
 testBroker("RedisBroker", () => new RedisBroker({ url: shared.url }), {
   makePair: () => [
     new RedisBroker({ url: shared.url }),
-    // Leases and expiry follow the engine, whatever the clock of a node says.
+    // Leases and expiry follow the engine's clock, whatever a node's clock says.
     new RedisBroker({ url: shared.url }, { runtime: clockOff(20_000) }),
   ],
   teardown: noTimers,
@@ -67,7 +68,7 @@ function test(
   });
 }
 
-test("leaves a client that was handed in unchanged", async ({ url }) => {
+test("leaves a given client unchanged", async ({ url }) => {
   const client = new Redis(url);
   const broker = new RedisBroker({ client });
   await using hearing = new Hearing(broker, "news");
@@ -79,7 +80,7 @@ test("leaves a client that was handed in unchanged", async ({ url }) => {
   await client.quit();
 });
 
-test("does not meet brokers with another prefix", async ({ url }) => {
+test("ignores brokers with another prefix", async ({ url }) => {
   await using one = new RedisBroker({ url }, { prefix: "one" });
   await using other = new RedisBroker({ url }, { prefix: "other" });
   await using heard = new Hearing(one, "news");
@@ -98,7 +99,7 @@ test("does not meet brokers with another prefix", async ({ url }) => {
   assertEquals(await other.store.newest("row", 60_000), -1);
 });
 
-test("sends a storm of subscriptions in few commands", async (server) => {
+test("sends many subscriptions in few commands", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   const all = Array.from({ length: 5_000 }, (_, i) => broker.subscribe(`topic ${i}`, () => {}));
   await Promise.all(all.map(({ ready }) => ready));
@@ -111,7 +112,7 @@ test("sends a storm of subscriptions in few commands", async (server) => {
   assertEquals(calls, [5, 5]);
 });
 
-test("keeps in Redis no more than its bounds, and no key for good", async (server) => {
+test("keeps no more in Redis than its bounds, and no key permanently", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   const bounds = { size: 50, ttlMs: 60_000, bytes: 1_000_000 };
   await append(broker, "chat", 500, { bounds });
@@ -149,7 +150,7 @@ test("reads a history many times larger than a page", async ({ url }) => {
   assertEquals([pages, seen], [11, numbers(0, 1_100)]);
 });
 
-test("reports a read while Redis is away, and stops reading on demand", async (server) => {
+test("reports a read while Redis is unreachable, and stops reading on demand", async (server) => {
   await using broker = new RedisBroker({ url: server.url }, QUICK);
   await append(broker, "chat", 1);
   const page = { bounds: BOUNDS, maxMessages: 1, maxBytes: 1_000 };
@@ -169,7 +170,7 @@ test("reports a read while Redis is away, and stops reading on demand", async (s
 
 for (const append of ["no", "everysec", "always"] as const) {
   test(
-    `continues in order when Redis is killed, and begins a new epoch (append-only file: ${append})`,
+    `continues in order and starts a new epoch when Redis is killed (append-only file: ${append})`,
     (server) => survivesKill(server),
     { append },
   );
@@ -186,7 +187,7 @@ async function survivesKill(server: RedisServer): Promise<void> {
   const appends: Promise<unknown>[] = [];
   let sent = 0;
   const timer = setInterval(() => {
-    // The wait for the new process may be long; what waits meanwhile stays within the bounds.
+    // The new process may take long to start; the queue stays within the bounds meanwhile.
     if (near.stats.waiting > 1_000) return;
     for (let i = 0; i < 5; i++, sent++) {
       const payload = `${sent}`;
@@ -233,7 +234,7 @@ async function survivesKill(server: RedisServer): Promise<void> {
   assertEquals([near.stats.waiting, near.stats.interruptions], [0, 1]);
 }
 
-test("counts repeated publications once, in order, when its connections are cut", async (server) => {
+test("delivers repeated publications once, in order, when its connections are cut", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   await using hearing = new Hearing(broker, "chat", BOUNDS);
   await hearing.ready;
@@ -260,7 +261,7 @@ test("counts repeated publications once, in order, when its connections are cut"
   assert(broker.stats.interruptions > 0);
 });
 
-test("gives up a publication that waits too long, reports the failure, and heals", async (server) => {
+test("drops a publication that waits too long, reports the failure, and recovers", async (server) => {
   await using broker = new RedisBroker({ url: server.url }, { ...QUICK, giveUpMs: 500 });
   await using hearing = new Hearing(broker, "news");
   await hearing.ready;
@@ -283,7 +284,7 @@ test("gives up a publication that waits too long, reports the failure, and heals
   assertEquals(broker.issues(), []);
 });
 
-test("refuses the newest where too many wait", async (server) => {
+test("rejects the newest publication if too many wait", async (server) => {
   await using broker = new RedisBroker({ url: server.url }, { ...QUICK, maxWaiting: 3 });
   const [before] = await append(broker, "chat", 1);
   await server.kill();
@@ -306,7 +307,7 @@ test("refuses the newest where too many wait", async (server) => {
   assertEquals(places, range(3).map((i) => ({ epoch, offset: offset + i })));
 });
 
-test("finds out that Redis is silent, though connected", async (server) => {
+test("detects that Redis is silent though connected", async (server) => {
   await using broker = new RedisBroker({ url: server.url }, QUICK);
   await using hearing = new Hearing(broker, "news");
   await hearing.ready;
@@ -319,12 +320,12 @@ test("finds out that Redis is silent, though connected", async (server) => {
   await statusIs(broker, "connected");
 });
 
-test("reports a subscription that was cut off for slowness", async (server) => {
+test("reports a subscription that Redis closed because it was too slow", async (server) => {
   await server.run("config", "set", "client-output-buffer-limit", "pubsub 1mb 0 0");
   await using broker = new RedisBroker({ url: server.url });
   await using hearing = new Hearing(broker, "news");
   await hearing.ready;
-  // The command reads no socket: the wait for its end does not turn the event loop.
+  // The command reads no socket, and waiting for its exit does not run the event loop.
   const script = "for i = 1, 3000 do redis.call('PUBLISH', ARGV[1], string.rep('x', 10000)) end";
   new Deno.Command("redis-cli", {
     args: ["-p", `${server.port}`, "eval", script, "0", "skein:pub:{/news}"],
@@ -349,7 +350,7 @@ test("delivers publications from a busy time in several turns", async (server) =
   const script = `local text = string.rep('x', 100)
     local frame = struct.pack('>I4BH', 3 + #text, 0, 0) .. text
     for i = 1, 5000 do redis.call('PUBLISH', ARGV[1], frame) end`;
-  // The command reads no socket: the wait for its end does not turn the event loop.
+  // The command reads no socket, and waiting for its exit does not run the event loop.
   new Deno.Command("redis-cli", {
     args: ["-p", `${server.port}`, "eval", script, "0", "skein:pub:{/news}"],
   }).outputSync();
@@ -365,12 +366,12 @@ test("waits while Redis allows no writes, and continues after that", async (serv
   const appended = broker.history.append({ topic: "chat", payload: "1" }, { bounds: BOUNDS });
   await statusIs(broker, "interrupted");
   await server.run("replicaof", "no", "one");
-  // The first server has the data of its master: none.
+  // The first server copies the data of its master, which is empty.
   assertNotEquals((await appended).position!.epoch, before!.position!.epoch);
   await statusIs(broker, "connected");
 });
 
-test("waits where Redis is full", async (server) => {
+test("waits while Redis is full", async (server) => {
   await using broker = new RedisBroker({ url: server.url }, QUICK);
   const [before] = await append(broker, "chat", 1);
   await server.run("config", "set", "maxmemory", "1mb");
@@ -382,7 +383,7 @@ test("waits where Redis is full", async (server) => {
   assertEquals(untagged(await appended).position, { epoch, offset: offset + 1 });
 });
 
-test("fails at once where Redis refuses for good", async (server) => {
+test("fails immediately if Redis rejects permanently", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   await append(broker, "other", 1);
   await server.run("acl", "setuser", "default", "-xadd");
@@ -394,7 +395,7 @@ test("fails at once where Redis refuses for good", async (server) => {
   assertEquals(broker.status.current.name, "connected");
 });
 
-test("begins a new epoch when an older snapshot is restored", async (server) => {
+test("starts a new epoch when an older snapshot is restored", async (server) => {
   await using broker = new RedisBroker({ url: server.url }, QUICK);
   await append(broker, "chat", 5);
   await server.run("save");
@@ -414,7 +415,7 @@ test("begins a new epoch when an older snapshot is restored", async (server) => 
 const SURVIVES: RedisBrokerOptions = { ...QUICK, survivesRestart: true };
 
 test(
-  "keeps its epoch when Redis loses no data with its process, as its operator says",
+  "keeps its epoch when Redis restarts if its operator declares that no data is lost",
   async (server) => {
     await using near = new RedisBroker({ url: server.url }, SURVIVES);
     await using far = new RedisBroker({ url: server.url }, SURVIVES);
@@ -427,7 +428,7 @@ test(
       );
       appends.push(...under);
       await under[0];
-      // The other batches are on their way.
+      // The other batches are in flight.
       await server.kill();
       await server.restart();
       await hearing.interrupted(i + 1);
@@ -442,7 +443,7 @@ test(
   { append: "always" },
 );
 
-test("notices lost data all the same where a node knows of the loss", async (server) => {
+test("detects lost data anyway if a node knows of the loss", async (server) => {
   await using broker = new RedisBroker({ url: server.url }, SURVIVES);
   await using hearing = new Hearing(broker, "chat", BOUNDS);
   await using other = new RedisBroker({ url: server.url }, SURVIVES);
@@ -455,7 +456,7 @@ test("notices lost data all the same where a node knows of the loss", async (ser
   await server.kill();
   await server.restart();
   await hearing.interrupted(1);
-  // This node knows no earlier offset: it continues behind the remaining data.
+  // This node knows no earlier offset, so it continues after the remaining data.
   const [appended] = await append(other, "chat", 1);
   assertEquals(appended!.position, { epoch, offset: offset + 1 });
   await hearing.interrupted(2);
@@ -466,20 +467,24 @@ test("notices lost data all the same where a node knows of the loss", async (ser
   assertEquals(read.head, 0);
 });
 
-test("begins a new epoch after a restart that others may have gone on without", async (server) => {
-  await using replica = await RedisServer.start();
-  await replica.run("replicaof", "127.0.0.1", `${server.port}`);
-  await until(async () => (await server.run("info", "replication")).includes("state=online"));
-  await using broker = new RedisBroker({ url: server.url }, SURVIVES);
-  const [before] = await append(broker, "chat", 1);
-  await server.run("wait", "1", "5000");
-  await replica.run("replicaof", "no", "one");
-  await using promoted = new RedisBroker({ url: replica.url }, SURVIVES);
-  const [after] = await append(promoted, "chat", 1);
-  assertNotEquals(after!.position!.epoch, before!.position!.epoch);
-}, { append: "always" });
+test(
+  "starts a new epoch after a restart during which other nodes may have continued",
+  async (server) => {
+    await using replica = await RedisServer.start();
+    await replica.run("replicaof", "127.0.0.1", `${server.port}`);
+    await until(async () => (await server.run("info", "replication")).includes("state=online"));
+    await using broker = new RedisBroker({ url: server.url }, SURVIVES);
+    const [before] = await append(broker, "chat", 1);
+    await server.run("wait", "1", "5000");
+    await replica.run("replicaof", "no", "one");
+    await using promoted = new RedisBroker({ url: replica.url }, SURVIVES);
+    const [after] = await append(promoted, "chat", 1);
+    assertNotEquals(after!.position!.epoch, before!.position!.epoch);
+  },
+  { append: "always" },
+);
 
-test("warns of a policy that lets go of histories", async (server) => {
+test("warns of an eviction policy that may delete histories", async (server) => {
   await server.run("config", "set", "maxmemory-policy", "allkeys-lru");
   await using unbounded = new RedisBroker({ url: server.url });
   await append(unbounded, "chat", 1);
@@ -510,7 +515,7 @@ test("ignores and counts foreign publications", async (server) => {
   await client.quit();
 });
 
-test("begins a new epoch when a replica takes over, and when the first one comes back", async (server) => {
+test("starts a new epoch when a replica takes over, and when the first server returns", async (server) => {
   await using replica = await RedisServer.start();
   await replica.run("replicaof", "127.0.0.1", `${server.port}`);
   await until(async () => (await server.run("info", "replication")).includes("state=online"));
@@ -524,7 +529,8 @@ test("begins a new epoch when a replica takes over, and when the first one comes
   await replica.run("replicaof", "no", "one");
   await using other = new RedisBroker({ url: replica.url });
   await until(() => other.status.current.name === "connected");
-  // The topic did not change on the replica; publications on the first server meanwhile are lost.
+  // The topic did not change on the replica; publications on the first server in the meantime are
+  // lost.
   await server.run("replicaof", "127.0.0.1", `${replica.port}`);
   await until(async () => (await replica.run("info", "replication")).includes("state=online"));
   await server.run("replicaof", "no", "one");
@@ -535,7 +541,7 @@ test("begins a new epoch when a replica takes over, and when the first one comes
   assertEquals([second.head, third.head], [0, 0]);
 });
 
-test("begins a new epoch when Redis evicted the stream", async (server) => {
+test("starts a new epoch when Redis evicted the stream", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   const [before] = await append(broker, "chat", 1);
   await server.run("del", "skein:stream:{/chat}");
@@ -567,12 +573,12 @@ const DAMAGES: Readonly<Record<string, (newest: string) => readonly (readonly st
   "a hash of another type": () => [["set", META, "x"]],
   "a stream of another type": () => [["set", STREAM, "x"]],
   "both keys of another type": () => [["set", META, "x"], ["set", STREAM, "x"]],
-  "a head that is no number": () => [["hset", META, "head", "x"]],
-  "a head that no history has": () => [["hset", META, "head", "1e300"]],
-  "bytes that are none": () => [["hset", META, "bytes", "nan"]],
+  "a head that is not a number": () => [["hset", META, "head", "x"]],
+  "an impossible head": () => [["hset", META, "head", "1e300"]],
+  "an invalid byte count": () => [["hset", META, "bytes", "nan"]],
   "a lost field": () => [["hdel", META, "oldest"]],
   "an epoch with a space": () => [["hset", META, "epoch", "a b"]],
-  "a lost hash, beside a stream with a later entry": () => [
+  "a lost hash and a stream with a later entry": () => [
     ["del", META],
     ["xadd", STREAM, "9007199254740991-1", "f", "x"],
   ],
@@ -587,7 +593,7 @@ const DAMAGES: Readonly<Record<string, (newest: string) => readonly (readonly st
       return ["xadd", STREAM, `${BigInt(newest) - BigInt(back)}-9007199254740991`, "k", '{"a":1}'];
     }),
   ],
-  "an entry at another place": (newest) => [
+  "an entry at the wrong position": (newest) => [
     ["xdel", STREAM, `${BigInt(newest) - 1n}`],
     ["xadd", STREAM, `${BigInt(newest) + 1n}-1`, "f", "x"],
   ],
@@ -595,7 +601,7 @@ const DAMAGES: Readonly<Record<string, (newest: string) => readonly (readonly st
 
 for (const [damage, commands] of Object.entries(DAMAGES)) {
   for (const first of ["publishing", "reading"]) {
-    test(`begins anew when ${first} after another program left ${damage}`, async (server) => {
+    test(`starts a new epoch when ${first} after another program left ${damage}`, async (server) => {
       await using near = new RedisBroker({ url: server.url });
       await using far = new RedisBroker({ url: server.url });
       const [since] = (await append(near, "chat", 5)).slice(-1).map(({ position }) => position!);
@@ -616,7 +622,7 @@ for (const [damage, commands] of Object.entries(DAMAGES)) {
   }
 }
 
-test("takes shared facts that another program damaged for absent", async (server) => {
+test("treats shared facts that another program damaged as absent", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   const { store } = broker;
   for (const value of ["x", "1e300", undefined]) {
@@ -631,7 +637,7 @@ test("takes shared facts that another program damaged for absent", async (server
       1,
       false,
     ]);
-    // Numbers of producers are rows of their own.
+    // The sequence numbers of producers are separate rows.
     const producer = `skein:producer:{/chat}${key}`;
     if (value === undefined) await server.run("rpush", producer, "x");
     else await server.run("set", producer, value);
@@ -660,7 +666,7 @@ test("takes shared facts that another program damaged for absent", async (server
   }
 });
 
-test("begins a new epoch when Redis evicted data that a node knows", async (server) => {
+test("starts a new epoch when Redis evicted data that a node knows", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   await using hearing = new Hearing(broker, "chat", BOUNDS);
   await hearing.ready;
@@ -689,7 +695,7 @@ test("writes no key when reading topics without a publication", async (server) =
   assertEquals([page.epoch, await server.run("dbsize")], [epoch, "3"]);
 });
 
-test("never reports recovery of a client whose publication was rewritten", async (server) => {
+test("never reports a client as recovered if its publication was rewritten", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   const payload = '{"topic":"chat","data":"the same"}';
   await append(broker, "chat", 20, { payloadOf: () => payload });
@@ -698,11 +704,11 @@ test("never reports recovery of a client whose publication was rewritten", async
   for (let i = 0; i < 20; i++) {
     const { publications } = await broker.history.read("chat", PAGE);
     const since = publications[i]!.position!;
-    // An invisible failover: the same offsets, the same data, another publication.
+    // An undetectable failover: the same offsets and data, but another publication.
     const entries = await client.xrangeBuffer(key, "-", "+");
     await client.del(key);
     for (const [at, [id, [, frame]]] of entries.entries()) {
-      // The tag stands in front of the data.
+      // The tag precedes the data.
       if (at === i) frame!.write("other-", frame!.length - payload.length - 6, "latin1");
       await client.xadd(key, id, "f", frame!);
     }
@@ -718,7 +724,7 @@ test("never reports recovery of a client whose publication was rewritten", async
   await client.quit();
 });
 
-test("reports the first publication to listeners without a gap, and with a gap on a Redis that evicts", async (server) => {
+test("reports the first publication without a gap, or with a gap if Redis evicts keys", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   await using heard = new Hearing(broker, "chat", BOUNDS);
   await heard.ready;
@@ -748,7 +754,7 @@ test("keeps its epoch when all of its data has expired", async (server) => {
   assertEquals(after!.position, { epoch, offset: offset + 1 });
 });
 
-test("lets no call wait when it is closed while Redis is away", async (server) => {
+test("leaves no call waiting when it closes while Redis is unreachable", async (server) => {
   await server.kill();
   const broker = new RedisBroker({ url: server.url });
   broker.publish({ topic: "news", payload: "1" });
@@ -763,7 +769,7 @@ test("lets no call wait when it is closed while Redis is away", async (server) =
   assertEquals(broker.stats.dropped, 2);
 });
 
-test("sends publications right before it is closed", async ({ url }) => {
+test("sends publications made right before its close", async ({ url }) => {
   await using far = new RedisBroker({ url });
   await using hearing = new Hearing(far, "news");
   await hearing.ready;

@@ -1,6 +1,6 @@
 /**
- * Engines that refuse a node after the connection opened, from the start or when credentials
- * change: the process lives on, `issues()` names the cause, and the node comes back by itself.
+ * Engines that reject a node after its connection opened, from the start or when credentials
+ * change: the process keeps running, `issues()` names the cause, and the node reconnects by itself.
  */
 import { assertEquals, assertMatch } from "@std/assert";
 import { credsAuthenticator, nkeyAuthenticator, nkeys } from "@nats-io/nats-core";
@@ -14,10 +14,10 @@ import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisCluster, RedisServer } from "./redis_server.ts";
 import { until } from "../waiting.ts";
 
-/** Attempts that are refused in a row; npm's transports of Deno ended the process after fewer. */
+/** Attempts rejected in a row; npm's transports ended the Deno process after fewer. */
 const ATTEMPTS = 15;
 
-/** Publishes and appends until both arrive: a connection may still break by an operator's command. */
+/** Publishes and appends until both succeed: an operator's command may still break a connection. */
 async function serves(broker: Broker): Promise<void> {
   await using hearing = new Hearing(broker, "news");
   await hearing.ready;
@@ -32,9 +32,8 @@ async function serves(broker: Broker): Promise<void> {
 /** One kind of credentials of NATS. */
 interface NatsCredentials {
   readonly kind: string;
-  /** The credentials of the node. */
   readonly login: Partial<NatsServers>;
-  /** Settings of a server that accepts these, and of one that does not. */
+  /** Settings of a server that accepts these credentials, and of one that rejects them. */
   readonly accepts: string;
   readonly refuses: string;
 }
@@ -65,7 +64,7 @@ function natsCredentials(): NatsCredentials[] {
   ];
 }
 
-/** Credentials of an account whose key the server knows, or not. */
+/** Credentials of an account whose key the server knows or does not know. */
 function jwtCredentials(): NatsCredentials {
   const [operator, user] = [nkeys.createOperator(), nkeys.createUser()];
   const [system, account] = [nkeys.createAccount(), nkeys.createAccount()];
@@ -100,7 +99,7 @@ function jwtCredentials(): NatsCredentials {
   };
 }
 
-/** Signs a token of NATS about a subject. */
+/** Signs a NATS token about a subject. */
 function natsToken(
   issuer: ReturnType<typeof nkeys.createUser>,
   subject: ReturnType<typeof nkeys.createUser>,
@@ -144,8 +143,8 @@ for (const credentials of natsCredentials()) {
   const { kind, accepts, refuses } = credentials;
   for (const way of ["reload", "restart"] as const) {
     Deno.test({
-      name: `NatsBroker comes back after a ${way} refused the ${kind}, and names the cause`,
-      // The accounts of JWTs are read at the start of a server with them in memory.
+      name: `NatsBroker reconnects after a ${way} rejected the ${kind}, and names the cause`,
+      // A server with JWT accounts in memory reads them only at its start.
       ignore: isNatsMissing || (kind === "jwt" && way === "reload"),
       async fn() {
         await using server = await NatsServer.start({ settings: accepts });
@@ -173,7 +172,7 @@ for (const credentials of natsCredentials()) {
   }
 
   Deno.test({
-    name: `NatsBroker waits where the ${kind} is refused from the start, and names the cause`,
+    name: `NatsBroker waits if the ${kind} is rejected from the start, and names the cause`,
     ignore: isNatsMissing,
     async fn() {
       await using server = await NatsServer.start({ settings: refuses });
@@ -192,7 +191,7 @@ for (const credentials of natsCredentials()) {
 }
 
 Deno.test({
-  name: "NatsBroker waits where the server takes no more connections, and names the cause",
+  name: "NatsBroker waits while the server accepts no more connections, and names the cause",
   ignore: isNatsMissing,
   async fn() {
     await using server = await NatsServer.start({ settings: "max_connections: 1" });
@@ -205,13 +204,13 @@ Deno.test({
   },
 });
 
-/** One way in which Redis refuses a node. */
+/** One reason for which Redis rejects a node. */
 interface RedisRefusal {
   readonly kind: string;
   readonly code: RegExp;
   /** The user and password of the node. */
   readonly login: string;
-  /** Commands of an operator that let the node in, and that refuse it. */
+  /** Commands of an operator that admit the node, and that reject it. */
   readonly accept: readonly (readonly string[])[];
   readonly refuse: readonly (readonly string[])[];
   /** `false` if the login succeeds. */
@@ -252,19 +251,19 @@ const REDIS_REFUSALS: readonly RedisRefusal[] = [
   },
 ];
 
-/** Runs commands as an operator whom no change of the default user concerns. */
+/** Runs commands as an operator who is not affected by changes to the default user. */
 async function operate(server: RedisServer, commands: readonly (readonly string[])[]) {
   for (const command of [...commands, ["CLIENT", "KILL", "TYPE", "normal"], PUBSUB]) {
     await server.run("--user", "root", "--pass", "root", "--no-auth-warning", ...command);
   }
 }
 
-/** Waits at the end of a test for the timers that a client of Redis leaves behind. */
+/** Waits at the end of a test for the timers that a Redis client leaves running. */
 const TIMERS: AsyncDisposable = { [Symbol.asyncDispose]: noTimers };
 
 const PUBSUB = ["CLIENT", "KILL", "TYPE", "pubsub"];
 
-/** Starts a server with such an operator. */
+/** Starts a server with this operator. */
 async function startRedis(): Promise<RedisServer> {
   const server = await RedisServer.start();
   await server.run("ACL", "SETUSER", "root", ">root", ...RULES);
@@ -273,7 +272,7 @@ async function startRedis(): Promise<RedisServer> {
 
 for (const { kind, code, login, accept, refuse, isLogin = true } of REDIS_REFUSALS) {
   Deno.test({
-    name: `RedisBroker comes back after the ${kind} was refused, and names the cause`,
+    name: `RedisBroker reconnects after the ${kind} was rejected, and names the cause`,
     ignore: isRedisMissing,
     async fn() {
       await using _timers = TIMERS;
@@ -293,7 +292,7 @@ for (const { kind, code, login, accept, refuse, isLogin = true } of REDIS_REFUSA
   });
 
   Deno.test({
-    name: `RedisBroker waits where the ${kind} is refused from the start, and names the cause`,
+    name: `RedisBroker waits if the ${kind} is rejected from the start, and names the cause`,
     ignore: isRedisMissing || !isLogin,
     async fn() {
       await using _timers = TIMERS;
@@ -308,7 +307,7 @@ for (const { kind, code, login, accept, refuse, isLogin = true } of REDIS_REFUSA
   });
 }
 
-/** Number of commands and logins that the server refused. */
+/** The number of commands and logins that the server rejected. */
 async function refusals(server: RedisServer): Promise<number> {
   const stats = await server.run(
     ...["--user", "root", "--pass", "root", "--no-auth-warning", "INFO", "errorstats"],
@@ -335,7 +334,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "RedisBroker on a cluster comes back after the password was refused, and names the cause",
+  name: "RedisBroker on a cluster reconnects after the password was rejected, and names the cause",
   ignore: isRedisMissing,
   async fn() {
     await refusedCluster();

@@ -1,4 +1,7 @@
-/** SQLite that syncs each commit, and workers whose main thread has SQLite: the requirements of every broker. */
+/**
+ * SQLite that syncs each commit, and workers whose main thread uses SQLite: the requirements of
+ * every broker.
+ */
 import { sqliteFiles } from "../../brokers/sqlite/_files_test.ts";
 import { testBroker } from "../../pubsub/conformance/suite.ts";
 import { connectTo } from "../../pubsub/ports/_ports_test.ts";

@@ -1,4 +1,4 @@
-/** Subscriptions on real engines: in force once their promise resolved, on every node. */
+/** Subscriptions on real engines: active on every node once their promise resolves. */
 import { assertEquals } from "@std/assert";
 import type { Broker } from "../../pubsub/broker.ts";
 import { Client } from "../../pubsub/_clients_test.ts";
@@ -10,10 +10,13 @@ import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 import { until } from "../waiting.ts";
 
-/** Topics with a history and without one, each with its first subscriber. */
+/** Topics with and without a history, each with its first subscriber. */
 const TOPICS = Array.from({ length: 100 }, (_, i) => `${i % 2 === 0 ? "kept" : "plain"}:${i}`);
 
-/** Everybody subscribes on one node; when that is in force, the other one publishes once. */
+/**
+ * Subscribes to all topics on one node; once they are active, the other node publishes one message
+ * each.
+ */
 async function reaches(near: Broker, far: Broker): Promise<void> {
   const history = { "kept:{n}": BOUNDS };
   await using publishing = new Topics({ broker: near, history });
@@ -32,7 +35,7 @@ async function reaches(near: Broker, far: Broker): Promise<void> {
 }
 
 Deno.test({
-  name: "Topics.subscribe() on NATS is in force once it resolved, or its client was answered",
+  name: "Topics.subscribe() on NATS is active once it resolved or its client received the reply",
   ignore: isNatsMissing,
   async fn() {
     await using server = await NatsServer.start();
@@ -43,7 +46,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "Topics.subscribe() on Redis is in force once it resolved, or its client was answered",
+  name: "Topics.subscribe() on Redis is active once it resolved or its client received the reply",
   ignore: isRedisMissing,
   async fn() {
     await using server = await RedisServer.start();

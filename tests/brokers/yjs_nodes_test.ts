@@ -1,5 +1,6 @@
 /**
- * Yjs documents on two nodes of one engine, which are killed in turn: all documents are equal.
+ * Yjs documents on two nodes of one engine: the nodes are killed in turn, and all documents end
+ * equal.
  *
  * @module
  */
@@ -31,7 +32,7 @@ class Editor implements AsyncDisposable {
       transports: ["websocket"],
       backoff: { firstDelayMs: 10, maxDelayMs: 100 },
     });
-    void this.#client.status.subscribe(() => {}); // Prints no lost connection.
+    void this.#client.status.subscribe(() => {}); // Keeps lost connections out of the console.
     this.providers = this.docs.map((doc, i) =>
       new YjsProvider(this.#client, {
         name: NAMES[i]!,
@@ -77,7 +78,7 @@ const ENGINES = [
 
 for (const { name, ignore, start } of ENGINES) {
   Deno.test({
-    name: `YjsProvider has equal documents after both nodes of ${name} were killed`,
+    name: `YjsProvider converges after both nodes on ${name} were killed`,
     ignore,
     async fn() {
       const { engine, url } = await start();
