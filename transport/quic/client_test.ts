@@ -37,7 +37,7 @@ Deno.test("dialQuic() rejects when URL, protocols, hashes or limits are invalid"
   await assertRejects(
     () => dialQuic("moqt://localhost", { ...OPTIONS, protocols: [] }),
     TypeError,
-    "Cannot dial QUIC: protocols must be a non-empty array, received an empty one",
+    "Cannot dial QUIC: protocols must be a non-empty array, received an empty array",
   );
   const hash = { algorithm: "sha-256", value: new Uint8Array(31) } as const;
   await assertRejects(

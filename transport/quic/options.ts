@@ -32,7 +32,7 @@ export function checkProtocols(protocols: unknown, verb: string): void {
   if (!Array.isArray(protocols) || protocols.length === 0) {
     throw new TypeError(
       `Cannot ${verb}: protocols must be a non-empty array, received ${
-        Array.isArray(protocols) ? "an empty one" : typeof protocols
+        Array.isArray(protocols) ? "an empty array" : typeof protocols
       }`,
     );
   }
@@ -41,7 +41,7 @@ export function checkProtocols(protocols: unknown, verb: string): void {
     if (length > 0 && length <= MAX_PROTOCOL_BYTES) continue;
     throw new TypeError(
       `Cannot ${verb}: a protocol must be a string of 1 to ${MAX_PROTOCOL_BYTES} bytes, received ${
-        typeof protocol === "string" ? `one of ${length}` : typeof protocol
+        typeof protocol === "string" ? `${length} bytes` : typeof protocol
       }`,
     );
   }

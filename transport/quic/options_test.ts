@@ -10,11 +10,11 @@ Deno.test("checkProtocols() rejects everything except a list of names", () => {
   const wrong: [unknown, string][] = [
     [undefined, "Cannot dial: protocols must be a non-empty array, received undefined"],
     ["moq-00", "Cannot dial: protocols must be a non-empty array, received string"],
-    [[], "Cannot dial: protocols must be a non-empty array, received an empty one"],
-    [[""], "Cannot dial: a protocol must be a string of 1 to 255 bytes, received one of 0"],
+    [[], "Cannot dial: protocols must be a non-empty array, received an empty array"],
+    [[""], "Cannot dial: a protocol must be a string of 1 to 255 bytes, received 0 bytes"],
     [
       ["é".repeat(128)],
-      "Cannot dial: a protocol must be a string of 1 to 255 bytes, received one of 256",
+      "Cannot dial: a protocol must be a string of 1 to 255 bytes, received 256 bytes",
     ],
     [[7], "Cannot dial: a protocol must be a string of 1 to 255 bytes, received number"],
   ];

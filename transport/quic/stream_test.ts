@@ -276,7 +276,7 @@ const ANSWERS: Record<string, (stream: BidirectionalStream) => Promise<void>> = 
 };
 
 for (const [what, answer] of Object.entries(ANSWERS)) {
-  Deno.test(`Http3Session opens 500 streams in sequence echoed ${what}`, async () => {
+  Deno.test(`Http3Session opens 500 streams in sequence, echoed ${what}`, async () => {
     await using server = new TestServer();
     const dialing = dialWebTransport(server.url, { serverCertificateHashes: server.hashes });
     const accepted = await soon(server.accept());
