@@ -39,7 +39,7 @@ Deno.test("decode() returns bytes that keep nothing else in memory", () => {
   assertEquals((payload as Uint8Array).buffer.byteLength, 3);
 });
 
-/** The inverse of `escapeTopic`, which proves that topics stay apart. */
+/** The inverse of `escapeTopic`, which proves that topics stay distinct. */
 function unescape(subject: string): string {
   if (subject === "=") return "";
   return subject.replaceAll(/=x(.{4})|((?:=[0-9a-f]{2})+)|\./g, (_, unit, bytes) => {
@@ -51,8 +51,8 @@ function unescape(subject: string): string {
 }
 
 /**
- * One to many tokens with dots between them, in the letters that subjects and keys of buckets
- * share.
+ * One to many tokens with dots between them, in the characters allowed in both subjects and bucket
+ * keys.
  */
 const LEGAL = /^[A-Za-z0-9_/=-]+(?:\.[A-Za-z0-9_/=-]+)*$/;
 
@@ -86,7 +86,7 @@ Deno.test("escapeTopic() keeps readable characters, and escapes the rest", () =>
   }
 });
 
-Deno.test("escapeTopic() gives every topic a legal subject of its own", () => {
+Deno.test("escapeTopic() gives every topic a unique, legal subject", () => {
   const alphabet = [
     "a",
     "Z",
@@ -133,7 +133,7 @@ Deno.test("decode() copies bytes out of the message of the client library", () =
   for (const except of [undefined, "session"]) {
     const payload = Uint8Array.of(1, 2, 3);
     const publication = { topic: "news", payload, except, position: undefined };
-    // The class that the client library hands out; its `slice` does not copy.
+    // The class that the client library returns; its `slice` does not copy.
     const message = Buffer.from(encode(publication));
     const decoded = decode("news", message);
     message.fill(0);
@@ -142,7 +142,7 @@ Deno.test("decode() copies bytes out of the message of the client library", () =
   }
 });
 
-Deno.test("Names separates topics with and without history, and bounds from bounds", () => {
+Deno.test("Names separates topics with and without history, and different bounds", () => {
   const names = new Names("app");
   assertEquals(names.plain("chat:7"), "app.pub.chat.7");
   assertEquals(names.stream({ size: 10, ttlMs: 2_000, bytes: 300 }), {

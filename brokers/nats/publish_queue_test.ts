@@ -10,7 +10,7 @@ import { AppendQueue, PublishQueue } from "./publish_queue.ts";
 import type { HistoryStream } from "./stream.ts";
 import { turns } from "../../tests/waiting.ts";
 
-/** A link that records its calls, turn by turn of the client library. */
+/** A link that records its calls, whose turns the test ends. */
 class FakeLink {
   readonly runtime = platformRuntime();
   readonly sent: string[] = [];
@@ -21,7 +21,7 @@ class FakeLink {
   }
 }
 
-/** A queue and its collaborators; ends itself. */
+/** A queue and its collaborators, closed automatically. */
 function make(maxWaiting = 100) {
   const link = new FakeLink();
   const { runtime } = link;
@@ -31,7 +31,7 @@ function make(maxWaiting = 100) {
   return { link, queue, outbox, [Symbol.dispose]: () => outbox.close() };
 }
 
-Deno.test("PublishQueue sends the publications of a turn at its end", async () => {
+Deno.test("PublishQueue sends the publications of a turn when it ends", async () => {
   using made = make();
   const { link, queue } = made;
   queue.publish("a", new Uint8Array(10));
@@ -42,7 +42,7 @@ Deno.test("PublishQueue sends the publications of a turn at its end", async () =
   assertEquals(link.sent, ["a", "b"]);
 });
 
-Deno.test("PublishQueue sends large batches at once, and on request", () => {
+Deno.test("PublishQueue sends large batches immediately, and on request", () => {
   using made = make();
   const { link, queue } = made;
   queue.publish("a", new Uint8Array(10));
@@ -71,7 +71,7 @@ Deno.test("PublishQueue keeps the order of publications that wait for the server
   assertEquals([link.sent, outbox.dropped], [["a", "b"], 1]);
 });
 
-/** A stream that stores and answers on demand. */
+/** A stream that stores and replies on demand. */
 class FakeStream {
   readonly sent: { readonly subject: string; readonly id: string; readonly reply: string }[] = [];
   /** Sequences by id. */
@@ -137,12 +137,12 @@ class FakeStream {
     return this.#seq;
   }
 
-  /** Answers one request, by its index. */
+  /** Replies to one request, by its index. */
   answer(index: number, body: object): void {
     this.#answer!(null, message(this.sent[index]!.reply, body));
   }
 
-  /** Continues, once all requests in flight are known. */
+  /** Continues once all in-flight requests are known. */
   async resume(): Promise<void> {
     this.appends.resume();
     await new Promise<void>((resolve) => queueMicrotask(() => queueMicrotask(resolve)));
@@ -162,7 +162,7 @@ function message(subject: string, body: object): Msg {
 
 const AWAY = { error: { code: 503, description: "no leader" } };
 
-Deno.test("AppendQueue sends in order, and resolves with the stream's answer", async () => {
+Deno.test("AppendQueue sends in order, and resolves with the stream's reply", async () => {
   const stream = new FakeStream();
   await stream.resume();
   const adding = ["1", "2"].map((id) => stream.add("a", id));
@@ -173,7 +173,7 @@ Deno.test("AppendQueue sends in order, and resolves with the stream's answer", a
   stream.close();
 });
 
-Deno.test("AppendQueue asks before it sends again, and repeats only missing publications, in order", async () => {
+Deno.test("AppendQueue probes before it sends again, and repeats only missing publications, in order", async () => {
   const stream = new FakeStream();
   await stream.resume();
   const adding = ["1", "2", "3", "4"].map((id) => stream.add("a", id));
@@ -188,7 +188,7 @@ Deno.test("AppendQueue asks before it sends again, and repeats only missing publ
   stream.close();
 });
 
-Deno.test("AppendQueue gives up publications that would come behind later ones of their topic", async () => {
+Deno.test("AppendQueue drops publications that would follow later ones of their topic", async () => {
   const stream = new FakeStream();
   await stream.resume();
   const [late, kept, other] = [stream.add("a", "1"), stream.add("a", "2"), stream.add("b", "3")];
@@ -204,7 +204,7 @@ Deno.test("AppendQueue gives up publications that would come behind later ones o
   stream.close();
 });
 
-Deno.test("AppendQueue gives up a publication without an answer once the stream kept a later one", async () => {
+Deno.test("AppendQueue drops a publication without a reply once the stream has stored a later one", async () => {
   const stream = new FakeStream();
   await stream.resume();
   const [lost, kept, later, other] = [
@@ -226,7 +226,7 @@ Deno.test("AppendQueue gives up a publication without an answer once the stream 
   stream.close();
 });
 
-Deno.test("AppendQueue waits for the answer to a publication, though a later repetition has one", async () => {
+Deno.test("AppendQueue waits for the reply to a publication, even if a later repetition has one", async () => {
   const stream = new FakeStream();
   await stream.resume();
   const adding = ["1", "2"].map((id) => stream.add("a", id));
@@ -237,7 +237,7 @@ Deno.test("AppendQueue waits for the answer to a publication, though a later rep
   stream.close();
 });
 
-Deno.test("AppendQueue sends nothing behind a publication without an answer, and keeps the order", async () => {
+Deno.test("AppendQueue sends nothing after a publication without a reply, and keeps the order", async () => {
   using time = new FakeTime();
   using _clock = stub(performance, "now", () => time.now);
   const stream = new FakeStream();
@@ -255,7 +255,7 @@ Deno.test("AppendQueue sends nothing behind a publication without an answer, and
   stream.close();
 });
 
-Deno.test("AppendQueue sends what waited once the stream answers late", async () => {
+Deno.test("AppendQueue sends waiting publications once the stream replies late", async () => {
   using time = new FakeTime();
   using _clock = stub(performance, "now", () => time.now);
   const stream = new FakeStream();
@@ -270,7 +270,7 @@ Deno.test("AppendQueue sends what waited once the stream answers late", async ()
   stream.close();
 });
 
-Deno.test("AppendQueue rejects publications that the stream refuses, and continues with the rest", async () => {
+Deno.test("AppendQueue rejects publications that the stream rejects, and continues with the rest", async () => {
   const stream = new FakeStream();
   await stream.resume();
   const [refused, kept] = [stream.add("a", "1"), stream.add("a", "2")];
@@ -293,7 +293,7 @@ Deno.test("AppendQueue gives no offset to publications of an earlier epoch", asy
   stream.close();
 });
 
-Deno.test("AppendQueue asks about unanswered publications, and gives them up in the end", async () => {
+Deno.test("AppendQueue probes for unacknowledged publications, and finally drops them", async () => {
   using time = new FakeTime();
   using _clock = stub(performance, "now", () => time.now);
   const stream = new FakeStream();
@@ -311,7 +311,7 @@ Deno.test("AppendQueue asks about unanswered publications, and gives them up in 
   stream.close();
 });
 
-Deno.test("AppendQueue sends what waited for a second behind a publication that it gives up", async () => {
+Deno.test("AppendQueue sends publications that waited for a second after one that it drops", async () => {
   using time = new FakeTime();
   using _clock = stub(performance, "now", () => time.now);
   const stream = new FakeStream(2_000);
@@ -328,10 +328,10 @@ Deno.test("AppendQueue sends what waited for a second behind a publication that 
   stream.close();
 });
 
-Deno.test("AppendQueue counts the bytes under way down, more than its bound in a row", async () => {
+Deno.test("AppendQueue releases in-flight bytes, for more than its bound in a row", async () => {
   const stream = new FakeStream();
   await stream.resume();
-  // Together more than the 4 MiB that may be under way.
+  // Together more than the 4 MiB that may be in flight.
   for (let i = 0; i < 5; i++) {
     const added = stream.add("a", `${i}`, 1_048_576);
     assertEquals(stream.sent.length, i + 1);

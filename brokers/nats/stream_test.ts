@@ -8,7 +8,7 @@ import { NatsBroker } from "./mod.ts";
 
 const BOUNDS = { size: 1_000, ttlMs: 3_600_000, bytes: 1 << 20 };
 
-/** Epochs that three nodes see after one loss of power. */
+/** Epochs that three nodes see after a power failure. */
 async function epochsAfterLoss(seed: number): Promise<Set<string>> {
   const simulation = new Simulation({ seed });
   const network = new SimulatedNetwork(simulation, { delayMs: 2, jitterMs: 20 });
@@ -41,14 +41,17 @@ async function epochsAfterLoss(seed: number): Promise<Set<string>> {
   return epochs;
 }
 
-Deno.test("HistoryStream begins one epoch after a loss, whichever node is first", async () => {
+Deno.test("HistoryStream starts one epoch after a loss, whichever node is first", async () => {
   for (let seed = 1; seed <= 5; seed++) {
     const { size } = await epochsAfterLoss(seed);
     assertEquals(size, 1, `seed ${seed}`);
   }
 });
 
-/** Longest time of the first reads of new streams by two nodes at once, in milliseconds. */
+/**
+ * Longest duration of the first reads of new streams by two nodes at the same time, in
+ * milliseconds.
+ */
 async function slowestFirstRead(seed: number): Promise<number> {
   const simulation = new Simulation({ seed });
   const network = new SimulatedNetwork(simulation, { delayMs: 2, jitterMs: 20 });
@@ -83,7 +86,7 @@ async function slowestFirstRead(seed: number): Promise<number> {
   return slowestMs;
 }
 
-Deno.test("HistoryStream opens soon behind the election of the leader of a new stream", async () => {
+Deno.test("HistoryStream opens soon after a new stream has elected its leader", async () => {
   for (let seed = 1; seed <= 10; seed++) {
     const slowestMs = await slowestFirstRead(seed);
     assert(slowestMs < 3_000, `seed ${seed}: ${slowestMs} ms`);

@@ -5,7 +5,7 @@ import { platformRuntime } from "../../base/runtime.ts";
 import { property } from "../../tests/properties/property.ts";
 import { InOrder } from "./topic_subscription.ts";
 
-/** Takes offsets, each behind its given predecessor. */
+/** Receives offsets, each with its given predecessor. */
 function bench() {
   const heard: string[] = [];
   const order = new InOrder(
@@ -17,7 +17,7 @@ function bench() {
   return { heard, order, take };
 }
 
-Deno.test("InOrder delivers the next publication at once", () => {
+Deno.test("InOrder delivers the next publication immediately", () => {
   const { heard, take } = bench();
   take(3, 0);
   take(7, 3);
@@ -25,15 +25,15 @@ Deno.test("InOrder delivers the next publication at once", () => {
   assertEquals(heard, ["3", "7", "20"]);
 });
 
-/** A publication of an epoch: the step from the offset before it, and its way to the node. */
+/** A publication of an epoch: the step from the previous offset, and its delivery to the node. */
 interface Arrival {
   readonly step: number;
-  /** Delay of the delivery; `undefined` for a publication that never comes. */
+  /** Delay of the delivery; `undefined` for a publication that never arrives. */
   readonly lateMs: number | undefined;
 }
 
 property(
-  "InOrder delivers each publication that comes, in order, and holds none for longer than 50 ms",
+  "InOrder delivers each publication that arrives, in order, and holds none for longer than 50 ms",
   {
     cases: fc.array(
       fc.record({
@@ -50,7 +50,7 @@ property(
       { maxLength: 3 },
     ),
     regressions: {
-      "a late publication behind a lost one": [{
+      "a late publication after a lost one": [{
         quietMs: 0,
         arrivals: [0, undefined, 0, 0, 0, 0, 0, 0, 30, 0].map((lateMs) => ({ step: 1, lateMs })),
       }],
@@ -76,7 +76,7 @@ property(
             order.take({ topic: "a", payload: "", position }, 0);
           });
         }
-        // All have come, but some may still be held.
+        // All have arrived, but some may still be held.
         await world.pause(4 * arrivals.length + 40);
       }
       await world.pause(51);
@@ -87,7 +87,7 @@ property(
   },
 );
 
-/** Lists the publications that come, one each 4 ms, of which the first one shows the epoch. */
+/** Lists the publications that arrive, one every 4 ms, the first of which shows the epoch. */
 function publicationsOf(epoch: string, arrivals: readonly Arrival[]) {
   let offset = 0;
   return arrivals.flatMap(({ step, lateMs }, i) => {
@@ -105,7 +105,7 @@ Deno.test("InOrder holds no more than its bound", () => {
   order.close();
 });
 
-Deno.test("InOrder leaves no timer behind a close by the listener", () => {
+Deno.test("InOrder leaves no timer running if the listener closes it", () => {
   const heard: number[] = [];
   const order: InOrder = new InOrder(platformRuntime(), ({ position }) => {
     if (heard.push(position!.offset) === 2) order.close();
@@ -119,7 +119,7 @@ Deno.test("InOrder leaves no timer behind a close by the listener", () => {
   assertEquals(heard, [2, 3]);
 });
 
-Deno.test("InOrder delivers nothing after its close", () => {
+Deno.test("InOrder delivers nothing after it is closed", () => {
   using time = new FakeTime();
   const { heard, take, order } = bench();
   take(9, 8);

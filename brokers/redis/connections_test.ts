@@ -4,7 +4,7 @@ import type { Redis } from "ioredis";
 import { platformRuntime } from "../../base/runtime.ts";
 import { Heartbeat } from "./connections.ts";
 
-Deno.test("Heartbeat cuts off a connection whose greeting or ping has no answer, and no other", async () => {
+Deno.test("Heartbeat closes a connection whose greeting or ping has no reply, and no other", async () => {
   using time = new FakeTime();
   const cut: string[] = [];
   const connection = (name: string, status: string, ping?: () => Promise<unknown>) => ({

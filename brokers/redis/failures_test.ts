@@ -16,7 +16,7 @@ Deno.test("failureOf() retries failed commands, and those that never reached Red
   ) assertEquals(failureOf(error), "later", error.message);
 });
 
-Deno.test("failureOf() does not retry commands that Redis refuses", () => {
+Deno.test("failureOf() does not retry commands that Redis rejects", () => {
   for (
     const message of [
       "NOPERM this user has no permissions to run the 'publish' command",
@@ -26,7 +26,7 @@ Deno.test("failureOf() does not retry commands that Redis refuses", () => {
   ) assertEquals(failureOf(replyError(message)), "refused", message);
 });
 
-Deno.test("failureOf() knows that a lost connection leaves the outcome open", () => {
+Deno.test("failureOf() reports an unknown outcome after a lost connection", () => {
   assertEquals(failureOf(new Error("Connection is closed.")), "unknown");
   assertEquals(failureOf("odd"), "unknown");
 });

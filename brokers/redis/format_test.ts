@@ -26,7 +26,7 @@ Deno.test("decodePlain() reads the output of encodeFrame(), many in one message"
   assertEquals(decodePlain("chat", message), [...PUBLICATIONS]);
 });
 
-Deno.test("decodeKept() counts offsets on from the first one", () => {
+Deno.test("decodeKept() counts offsets from the first one", () => {
   const frames = PUBLICATIONS.map((one) => encodeFrame(one));
   const message = Buffer.concat([Buffer.from("1a2b 9007199254740980\n"), ...frames]);
   const first = 9_007_199_254_740_980;
@@ -47,12 +47,12 @@ Deno.test("decodeStored() gives each frame of a page its offset", () => {
   assertEquals(page.map(({ payload }) => payload), PUBLICATIONS.map(({ payload }) => payload));
 });
 
-Deno.test("encodeFrame() gives a frame a tag beside the session that is left out", () => {
+Deno.test("encodeFrame() adds a tag to a frame in addition to the excepted session", () => {
   const frames = PUBLICATIONS.map((one, i) => encodeFrame(one, `tag-0${i}`));
   const page = decodeStored("chat", frames, { epoch: "e", offset: 7, prev: 6 });
   assertEquals(page.map(({ position }) => position?.tag), ["tag-00", "tag-01", "tag-02", "tag-03"]);
   assertEquals(page.map((one) => ({ ...one, position: undefined })), [...PUBLICATIONS]);
-  // A session is no tag, even one as long as a tag.
+  // A session is not a tag, even one as long as a tag.
   const plain = encodeFrame({ topic: "chat", payload: "", except: "abcdef" });
   const [read] = decodePlain("chat", plain);
   assertEquals([read!.except, read!.position], ["abcdef", undefined]);
@@ -90,7 +90,7 @@ Deno.test("encodeFrame() rejects an `except` that does not fit", () => {
   );
 });
 
-Deno.test("slotOf() is the slot that a cluster has for a name", () => {
+Deno.test("slotOf() returns a cluster's slot of a name", () => {
   // The slots that `redis-cli cluster keyslot` prints.
   assertEquals(slotOf("123456789"), 12_739);
   assertEquals(slotOf("foo"), 12_182);
@@ -100,7 +100,7 @@ Deno.test("slotOf() is the slot that a cluster has for a name", () => {
   assertEquals(slotOf("é😀"), 14_663);
 });
 
-Deno.test("Names puts one topic in one slot, for any characters", () => {
+Deno.test("Names maps each topic to one slot, for any characters", () => {
   const names = new Names("skein");
   for (const topic of ["chat", "", "}", "{", "{}", "a}b{c}", "é😀", "\ud800"]) {
     const all = [
@@ -123,14 +123,14 @@ Deno.test("Names spreads topics over slots", () => {
   assertEquals(new Set(usual).size > 95, true);
 });
 
-Deno.test("Names keeps topics apart that are no text in Unicode", () => {
+Deno.test("Names separates topics that are not well-formed Unicode", () => {
   const names = new Names("skein");
   const bytes = (topic: string) => new TextEncoder().encode(names.channel(topic));
   assertNotEquals(bytes("\ud800"), bytes("\ud801"));
   assertNotEquals(bytes("\ud800"), bytes('"\\ud800"'));
 });
 
-Deno.test("Names puts one log in one slot, together with its index and its announcements", () => {
+Deno.test("Names maps each log to one slot, together with its index and its announcements", () => {
   const names = new Names("skein");
   for (const id of ["chat", "", "}", "{", "{}", "a}b{c}", "é😀", "\ud800"]) {
     const keys = names.log(id);
@@ -151,14 +151,14 @@ Deno.test("Names spreads logs evenly over the masters of a cluster", () => {
   assertEquals(new Set(used).size, 32);
 });
 
-Deno.test("readWellFormed() reads any text of wellFormed()", () => {
+Deno.test("readWellFormed() reverses wellFormed() for any text", () => {
   for (const text of ["", "/", "~", "é😀", "\ud800", '"\ud800\0']) {
     assertEquals(readWellFormed(wellFormed(text)), text);
     assertEquals(wellFormed(text).isWellFormed(), true);
   }
 });
 
-Deno.test("checkName() refuses names of more than 64 KiB", () => {
+Deno.test("checkName() rejects names of more than 64 KiB", () => {
   checkName("ü".repeat(32_768));
   for (const name of [`${"ü".repeat(32_768)}x`, "x".repeat(65_537)]) {
     assertThrows(() => checkName(name), RangeError, "at most 65536 bytes, received 65537");

@@ -6,7 +6,7 @@ import { decodeChunks, encodeChunks, type StoredChunk } from "./log_chunks.ts";
 
 const PLENTY = { maxRecords: 1_000_000, maxBytes: 1_000_000_000 };
 
-/** Places the chunks of records from a position on. */
+/** The chunks of records, placed starting at a position. */
 function stored(records: readonly LogRecord[], from = 0): StoredChunk[] {
   let position = from;
   return encodeChunks(records).map(({ count, bytes }) => {
@@ -42,7 +42,7 @@ Deno.test("encodeChunks() bounds chunks in records and bytes, and keeps a large 
   assertEquals(large.reduce((sum, { count }) => sum + count, 0), 100);
 });
 
-Deno.test("decodeChunks() ends a page at its bounds, after one record at least", () => {
+Deno.test("decodeChunks() ends a page at its bounds, after at least one record", () => {
   const chunks = stored(numbered(3_000, (i) => `${i}`.padStart(10)));
   const page = (after: number, maxRecords: number, maxBytes: number) =>
     decodeChunks(chunks, { after, maxRecords, maxBytes }).map(Number);

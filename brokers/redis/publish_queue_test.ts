@@ -15,14 +15,14 @@ const LIMITS = { maxWaiting: 1_000, maxWaitingBytes: 1_000_000, giveUpMs: 1_000 
 
 const BOUNDS = { size: 10, ttlMs: 1_000, bytes: 1_000 };
 
-/** A command that is with Redis. */
+/** A command that Redis is processing. */
 interface Command {
   readonly topic: string;
   readonly frames: string[];
   readonly answer: PromiseWithResolvers<void>;
 }
 
-/** Stands for Redis; answers on demand. */
+/** A stand-in for Redis that replies on demand. */
 class FakeCarrier implements BatchSender {
   isReady = true;
   readonly commands: Command[] = [];
@@ -79,7 +79,7 @@ async function settle(time: FakeTime): Promise<void> {
 
 const replyError = (message: string) => Object.assign(new Error(message), { name: "ReplyError" });
 
-Deno.test("PublishQueue sends the publications of one turn together, and one command of a topic at a time", async () => {
+Deno.test("PublishQueue sends the publications of one turn together, and one command per topic at a time", async () => {
   using time = new FakeTime();
   const { sender, queue, publish } = open();
   for (const frame of ["1", "2"]) publish(frame);
@@ -112,7 +112,7 @@ Deno.test("PublishQueue bounds a command in publications and bytes", async () =>
   queue.close();
 });
 
-Deno.test("PublishQueue keeps appended publications until Redis answers, and sends them again in order", async () => {
+Deno.test("PublishQueue keeps appended publications until Redis replies, and sends them again in order", async () => {
   using time = new FakeTime();
   const { sender, queue, append } = open();
   const appended = [append("1"), append("2")];
@@ -145,7 +145,7 @@ Deno.test("PublishQueue does not repeat a publication that may have arrived", as
   queue.close();
 });
 
-Deno.test("PublishQueue retries after a while where Redis failed, and reports it", async () => {
+Deno.test("PublishQueue retries after a pause if Redis failed, and reports it", async () => {
   using time = new FakeTime();
   const { sender, queue, troubles, publish } = open();
   publish("1");
@@ -161,17 +161,17 @@ Deno.test("PublishQueue retries after a while where Redis failed, and reports it
   assertEquals([troubles.at(-1), queue.waiting, queue.dropped], [undefined, 0, 0]);
 });
 
-Deno.test("PublishQueue gives up at once publications that Redis refuses", async () => {
+Deno.test("PublishQueue immediately drops publications that Redis rejects", async () => {
   using time = new FakeTime();
   const { sender, queue, append } = open();
-  const refused = assertRejects(() => append("1"), BrokerError, "refused");
+  const refused = assertRejects(() => append("1"), BrokerError, "rejected");
   await settle(time);
   sender.commands[0]!.answer.reject(replyError("NOPERM no permissions"));
   await refused;
   assertEquals([queue.waiting, queue.dropped], [0, 1]);
 });
 
-Deno.test("PublishQueue gives up publications that wait for longer than giveUpMs, not before, also sent ones", async () => {
+Deno.test("PublishQueue drops publications that wait longer than giveUpMs, not before, including sent ones", async () => {
   using time = new FakeTime();
   const { sender, queue, append, publish } = open();
   const sent = assertRejects(() => append("sent"), BrokerError, "within 1000 ms");
@@ -192,7 +192,7 @@ Deno.test("PublishQueue gives up publications that wait for longer than giveUpMs
   assertEquals([queue.waiting, queue.dropped], [0, 3]);
 });
 
-Deno.test("PublishQueue reports no trouble once the publications of a failed command were given up", async () => {
+Deno.test("PublishQueue reports no trouble once the publications of a failed command were dropped", async () => {
   using time = new FakeTime();
   const { sender, queue, troubles, publish } = open();
   publish("1");
@@ -205,7 +205,7 @@ Deno.test("PublishQueue reports no trouble once the publications of a failed com
   assertEquals(sender.frames, [["1"]]);
 });
 
-Deno.test("PublishQueue refuses the newest beyond its bounds", async () => {
+Deno.test("PublishQueue drops the newest publication beyond its bounds", async () => {
   using time = new FakeTime();
   const { queue, publish, append } = open({ maxWaiting: 2, maxWaitingBytes: 10 });
   assertEquals(publish("1234567890x"), false);
@@ -236,7 +236,7 @@ Deno.test("PublishQueue.afterPublished() waits for earlier publications, not for
   assertEquals(called, ["nothing waits", "one is sent", "one waits"]);
 });
 
-Deno.test("PublishQueue.afterPublished() waits for given-up publications that Redis has", async () => {
+Deno.test("PublishQueue.afterPublished() waits for dropped publications that Redis may have received", async () => {
   using time = new FakeTime();
   const { sender, queue, publish } = open();
   const called: string[] = [];
@@ -249,17 +249,17 @@ Deno.test("PublishQueue.afterPublished() waits for given-up publications that Re
   await settle(time);
   sender.isReady = false;
   publish("4", "news");
-  queue.afterPublished("news", () => called.push("one waits behind an answer"));
+  queue.afterPublished("news", () => called.push("one waits for a reply"));
   sender.commands[1]!.answer.resolve();
   await time.tickAsync(1_200);
   assertEquals([queue.waiting, queue.dropped], [0, 3]);
-  assertEquals(called, ["one waits behind an answer"]);
-  queue.afterPublished("chat", () => called.push("all are given up"));
+  assertEquals(called, ["one waits for a reply"]);
+  queue.afterPublished("chat", () => called.push("all are dropped"));
   assertEquals(called.length, 1);
   sender.commands[0]!.answer.reject(replyError("BUSY Redis is busy running a script."));
   await settle(time);
-  // The last callback replaced the others, which waited for the same answer in the end.
-  assertEquals(called.slice(1), ["all are given up"]);
+  // The last callback replaced the others, which all came to wait for the same reply.
+  assertEquals(called.slice(1), ["all are dropped"]);
   queue.afterPublished("chat", () => called.push("nothing is with Redis"));
   assertEquals(called.length, 3);
 });
@@ -279,7 +279,7 @@ Deno.test("PublishQueue.afterPublished() waits for the repetition of a failed co
   assertEquals(calls, 1);
 });
 
-Deno.test("PublishQueue.close() gives up all publications, and takes no more", async () => {
+Deno.test("PublishQueue.close() drops all publications, and accepts no more", async () => {
   using time = new FakeTime();
   const { sender, queue, append, publish } = open();
   const sent = assertRejects(() => append("1"), BrokerError, "closed");

@@ -10,7 +10,7 @@ Deno.test("RedisBroker() rejects a prefix that is empty or has braces", () => {
   }
 });
 
-Deno.test("RedisBroker() rejects bounds that are not positive whole numbers", () => {
+Deno.test("RedisBroker() rejects bounds that are not positive integers", () => {
   const names = ["maxWaiting", "maxWaitingBytes", "giveUpMs", "heartbeatMs", "rememberMs"] as const;
   for (const name of names) {
     for (const value of [0, -1, 1.5, NaN, Infinity]) {
@@ -19,7 +19,7 @@ Deno.test("RedisBroker() rejects bounds that are not positive whole numbers", ()
   }
 });
 
-Deno.test("RedisBroker() rejects all but a URL of Redis and a client", () => {
+Deno.test("RedisBroker() rejects anything but a Redis URL or a client", () => {
   const url = "http://127.0.0.1:6379";
   assertThrows(() => new RedisBroker({ url }), TypeError, `received "${url}"`);
   for (const source of [{}, { client: {} }]) {
@@ -38,18 +38,18 @@ Deno.test("RedisBroker() rejects unknown and misplaced options", () => {
   }
 });
 
-Deno.test("RedisBroker.subscribe() refuses a topic of more than 64 KiB", async () => {
+Deno.test("RedisBroker.subscribe() rejects a topic of more than 64 KiB", async () => {
   await using broker = new RedisBroker(SOURCE);
   const subscribe = () => broker.subscribe("x".repeat(65_537), () => {});
   assertThrows(subscribe, RangeError, "at most 65536 bytes, received 65537");
 });
 
-Deno.test("RedisBroker.close() leaves no timer while Redis is away", async () => {
+Deno.test("RedisBroker.close() leaves no timer running while Redis is unreachable", async () => {
   const { promise, resolve } = Promise.withResolvers<void>();
   await using broker = new RedisBroker(SOURCE, {
     runtime: Object.assign(platformRuntime(), { random: () => (resolve(), 1) }),
   });
-  // An attempt failed: the time until the next one is drawn.
+  // An attempt has failed, and the delay of the next one is drawn.
   await promise;
   await broker.close();
 });

@@ -8,7 +8,7 @@ import { slotOf } from "./format.ts";
 import { ChannelSubscriber, openSubscriberPool } from "./subscriptions.ts";
 import { turns } from "../../tests/waiting.ts";
 
-/** A connection that answers on demand. */
+/** A connection that replies on demand. */
 class FakeRedis extends EventEmitter {
   status = "ready";
   readonly commands: string[] = [];
@@ -40,13 +40,13 @@ class FakeRedis extends EventEmitter {
     this.emit("end");
   }
 
-  /** Answers the oldest command, and waits until the consequences are done. */
+  /** Replies to the oldest command, and waits until the consequences are done. */
   async answer(): Promise<void> {
     this.#answers.shift()!.resolve();
     await turns();
   }
 
-  /** Refuses the oldest command, and waits until the consequences are done. */
+  /** Rejects the oldest command, and waits until the consequences are done. */
   async refuse(text: string): Promise<void> {
     this.#answers.shift()!.reject(new Error(text));
     await turns();
@@ -83,7 +83,7 @@ function makeSubscriber(
   return { redis, subscriber, told };
 }
 
-Deno.test("ChannelSubscriber receives nothing of an ending subscription, though its topic is subscribed again", async () => {
+Deno.test("ChannelSubscriber receives nothing from an ending subscription, even if its topic is subscribed again", async () => {
   const { redis, subscriber, told } = makeSubscriber();
   subscriber.want("a");
   await turns();
@@ -101,7 +101,7 @@ Deno.test("ChannelSubscriber receives nothing of an ending subscription, though 
   await subscriber.close();
 });
 
-Deno.test("ChannelSubscriber keeps a subscription that ends and begins again during its request", async () => {
+Deno.test("ChannelSubscriber keeps a subscription that ends and starts again during its request", async () => {
   const { redis, subscriber, told } = makeSubscriber();
   subscriber.want("a");
   await turns();
@@ -131,7 +131,7 @@ Deno.test("ChannelSubscriber confirms no topic that was left during its request"
   await subscriber.close();
 });
 
-Deno.test("ChannelSubscriber leaves a topic after Redis refused to let it go", async () => {
+Deno.test("ChannelSubscriber leaves a topic after Redis rejected the unsubscribe", async () => {
   using time = new FakeTime();
   const { redis, subscriber, told } = makeSubscriber();
   subscriber.want("a");
@@ -165,7 +165,7 @@ Deno.test("ChannelSubscriber subscribes again to topics lost with its connection
   await subscriber.close();
 });
 
-Deno.test("ChannelSubscriber subscribes again behind a command that MOVED leaves without an answer", async () => {
+Deno.test("ChannelSubscriber subscribes again after a command that MOVED leaves without a reply", async () => {
   using time = new FakeTime();
   const { redis, subscriber, told } = makeSubscriber((channel) => channel.charCodeAt(0));
   for (const channel of ["a", "b", "c"]) subscriber.want(channel);
@@ -182,7 +182,7 @@ Deno.test("ChannelSubscriber subscribes again behind a command that MOVED leaves
   await subscriber.close();
 });
 
-Deno.test("A pool on a cluster asks for the map of slots until the node of each channel is known", async () => {
+Deno.test("A pool on a cluster requests the map of slots until the node of each channel is known", async () => {
   using time = new FakeTime();
   const redis = Object.assign(new FakeRedis(), { options: { host: "b", port: 1 } });
   let known: FakeRedis[] = [];

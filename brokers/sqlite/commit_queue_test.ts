@@ -5,7 +5,7 @@ import { turns } from "../../tests/waiting.ts";
 import { CommitQueue } from "./commit_queue.ts";
 import type { Operation, Outcome } from "./file.ts";
 
-/** A thread that notes the groups, and answers when the test says so. */
+/** A thread that records the groups, and replies when the test says so. */
 class StubThread {
   readonly epoch = "epoch";
   readonly groups: (readonly Operation[])[] = [];
@@ -23,7 +23,7 @@ class StubThread {
     await this.#started.promise;
   }
 
-  /** Answers the group under way: with numbers, or with failures. */
+  /** Replies to the group in flight: with numbers, or with failures. */
   answer(isDone = true): void {
     const answer = this.#answer;
     this.#started = Promise.withResolvers();
@@ -31,7 +31,7 @@ class StubThread {
     answer.resolve(this.groups.at(-1)!.map((_, i) => isDone ? ["done", i] : ["failed", "full"]));
   }
 
-  /** Ends as a worker that failed. */
+  /** Ends like a worker that failed. */
   fail(): void {
     this.#answer.reject(new Error("the worker ended"));
   }
@@ -54,7 +54,7 @@ function open(limits: { maxWaiting?: number; maxWaitingBytes?: number } = {}) {
   return { thread, failures, queue, release };
 }
 
-Deno.test("CommitQueue.call() gathers the operations of a turn, and those of a group under way", async () => {
+Deno.test("CommitQueue.call() gathers the operations of a turn, and those made during a group in flight", async () => {
   const { thread, queue, release } = open();
   const first = [release(), release(), release()];
   await thread.started();
@@ -82,7 +82,7 @@ Deno.test("CommitQueue.call() bounds a group by operations and by bytes", async 
   assertEquals(thread.groups.map(({ length }) => length), [512, 89, 1]);
 });
 
-Deno.test("CommitQueue.call() refuses operations while too many wait", async () => {
+Deno.test("CommitQueue.call() rejects operations while too many wait", async () => {
   for (const limits of [{ maxWaiting: 2 }, { maxWaitingBytes: 20 }]) {
     const { thread, queue, release } = open(limits);
     const taken = [release(10), release(10)];
@@ -111,7 +111,7 @@ Deno.test("CommitQueue.call() has room again after operations that failed", asyn
   }
 });
 
-Deno.test("CommitQueue.call() rejects what fails, and all operations of a thread that ended", async () => {
+Deno.test("CommitQueue.call() rejects failed operations, and all operations of a thread that ended", async () => {
   const { thread, failures, queue, release } = open();
   const full = [release(), release()];
   const read = queue.call(["newest", "key", 0]);
@@ -131,7 +131,7 @@ Deno.test("CommitQueue.call() rejects what fails, and all operations of a thread
   assertEquals(failures, ["full", "full", "the worker ended"]);
 });
 
-Deno.test("CommitQueue.end() waits for all operations, and refuses later ones", async () => {
+Deno.test("CommitQueue.end() waits for all operations, and rejects later ones", async () => {
   const { thread, queue, release } = open();
   const last = release();
   let isOver = false;
@@ -145,7 +145,7 @@ Deno.test("CommitQueue.end() waits for all operations, and refuses later ones", 
   assertEquals(thread.groups.length, 1);
 });
 
-Deno.test("CommitQueue.end() waits for a group that is under way, though nothing else waits", async () => {
+Deno.test("CommitQueue.end() waits for a group in flight, even if nothing else waits", async () => {
   const { thread, queue, release } = open();
   const last = release();
   await thread.started();

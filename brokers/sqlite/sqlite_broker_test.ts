@@ -1,9 +1,9 @@
-// run_tests: alone, and first, as these tests take longest.
+// run_tests: alone, and first, because these tests take longest.
 import { testBroker } from "../../pubsub/conformance/suite.ts";
 import { FaultyEngine } from "../../tests/faulty_broker.ts";
 import { sqliteFiles } from "./_files_test.ts";
 
-// Files that are synced at each commit, and workers, are in tests/brokers/.
+// Files that are synced at each commit, and workers, are tested in tests/brokers/.
 const { open, teardown } = sqliteFiles("normal");
 
 testBroker("SqliteBroker", open, {

@@ -56,7 +56,7 @@ class TestFile implements Disposable {
     return outcome![1] as T;
   }
 
-  /** Changes a log, and returns the result alone. */
+  /** Changes a log, and returns only the result. */
   change<N extends LogChangeName>(
     name: string,
     change: N,
@@ -108,7 +108,7 @@ function writer(path: string, synchronous: string, options: Deno.CommandOptions)
   });
 }
 
-/** Copies a file that is open, as a killed process leaves the file. */
+/** Copies an open file, in the state in which a killed process leaves it. */
 function snapshot(path: string): string {
   const copy = `${path}.${crypto.randomUUID()}`;
   for (const end of ["", "-wal"]) Deno.copyFileSync(path + end, copy + end);
@@ -116,7 +116,7 @@ function snapshot(path: string): string {
 }
 
 withFolder(
-  "SqliteFile ends the leases of a killed process, for logs that another writer can go on with",
+  "SqliteFile ends the leases of a killed process, for logs that another writer can continue",
   (folder) => {
     const path = `${folder}/test.db`;
     const now = 1_000;
@@ -153,7 +153,7 @@ withFolder(
 );
 
 for (const synchronous of LEVELS) {
-  withFolder(`SqliteBroker with ${synchronous} keeps all data over a restart`, async (folder) => {
+  withFolder(`SqliteBroker with ${synchronous} keeps all data across a restart`, async (folder) => {
     const path = `${folder}/test.db`;
     const before: unknown[] = [];
     for (const step of ["write", "read"]) {
@@ -189,7 +189,7 @@ for (const synchronous of LEVELS) {
   });
 }
 
-withFolder("SqliteBroker begins a new epoch with a new file", async (folder) => {
+withFolder("SqliteBroker starts a new epoch with a new file", async (folder) => {
   const epochs = new Set<string>();
   for (const name of ["one", "two"]) {
     await using broker = await SqliteBroker.open(new URL(`file://${folder}/${name}.db`));
@@ -198,25 +198,28 @@ withFolder("SqliteBroker begins a new epoch with a new file", async (folder) => 
   assertEquals(epochs.size, 2);
 });
 
-withFolder("SqliteFile begins a new epoch if writes may be lost, and else keeps it", (folder) => {
-  const cases: [Partial<SqliteFileOptions>, Partial<SqliteFileOptions>, isKept: boolean][] = [
-    [{}, {}, true],
-    [{}, { bootedAt: 1_004_000 }, true],
-    [{}, { bootedAt: 1_010_000 }, false],
-    [{}, { bootedAt: undefined }, false],
-    [{ bootedAt: undefined }, { bootedAt: undefined }, false],
-    [{ synchronous: "full" }, { bootedAt: undefined }, true],
-    [{ synchronous: "full", bootedAt: undefined }, { synchronous: "full" }, true],
-  ];
-  for (const [i, [first, second, isKept]] of cases.entries()) {
-    const path = `${folder}/${i}.db`;
-    using left = new TestFile(path, first);
-    left.append("a", "kept");
-    using found = new TestFile(snapshot(path), second);
-    assertEquals(found.payloads("a"), ["kept"], `case ${i}`);
-    assertEquals(found.file.epoch === left.file.epoch, isKept, `case ${i}`);
-  }
-});
+withFolder(
+  "SqliteFile starts a new epoch if writes may be lost, and otherwise keeps it",
+  (folder) => {
+    const cases: [Partial<SqliteFileOptions>, Partial<SqliteFileOptions>, isKept: boolean][] = [
+      [{}, {}, true],
+      [{}, { bootedAt: 1_004_000 }, true],
+      [{}, { bootedAt: 1_010_000 }, false],
+      [{}, { bootedAt: undefined }, false],
+      [{ bootedAt: undefined }, { bootedAt: undefined }, false],
+      [{ synchronous: "full" }, { bootedAt: undefined }, true],
+      [{ synchronous: "full", bootedAt: undefined }, { synchronous: "full" }, true],
+    ];
+    for (const [i, [first, second, isKept]] of cases.entries()) {
+      const path = `${folder}/${i}.db`;
+      using left = new TestFile(path, first);
+      left.append("a", "kept");
+      using found = new TestFile(snapshot(path), second);
+      assertEquals(found.payloads("a"), ["kept"], `case ${i}`);
+      assertEquals(found.file.epoch === left.file.epoch, isKept, `case ${i}`);
+    }
+  },
+);
 
 withFolder("SqliteFile gives open logs a new identity if writes may be lost", (folder) => {
   const path = `${folder}/test.db`;
@@ -238,7 +241,7 @@ withFolder("SqliteFile gives open logs a new identity if writes may be lost", (f
   assertEquals(left.file.epoch === found.file.epoch, false);
 });
 
-withFolder("SqliteBroker.open() refuses a file that is in use", async (folder) => {
+withFolder("SqliteBroker.open() rejects a file that is in use", async (folder) => {
   const path = `${folder}/test.db`;
   await using _broker = await SqliteBroker.open(path);
   for (const synchronous of LEVELS) {
@@ -248,7 +251,7 @@ withFolder("SqliteBroker.open() refuses a file that is in use", async (folder) =
 });
 
 withFolder(
-  "SqliteBroker.open() refuses foreign and damaged files, and other versions",
+  "SqliteBroker.open() rejects foreign and damaged files, and other versions",
   async (folder) => {
     const path = `${folder}/test.db`;
     const cases: [text: string, make: () => void | Promise<void>][] = [
@@ -302,7 +305,7 @@ withFolder(
   },
 );
 
-Deno.test("SqliteBroker.open() refuses wrong options", async () => {
+Deno.test("SqliteBroker.open() rejects invalid options", async () => {
   const cases: [path: string, options: object, error: typeof Error, text: string][] = [
     ["", {}, TypeError, "path must be a path"],
     [":memory:", {}, TypeError, 'received ":memory:"'],
@@ -323,7 +326,7 @@ Deno.test("SqliteBroker.open() refuses wrong options", async () => {
 
 for (const synchronous of LEVELS) {
   withFolder(
-    `SqliteBroker with ${synchronous} rejects appends to a full file, and reads on`,
+    `SqliteBroker with ${synchronous} rejects appends to a full file, and continues to read`,
     async (folder) => {
       await using broker = await SqliteBroker.open(`${folder}/test.db`, {
         synchronous,
@@ -345,7 +348,7 @@ for (const synchronous of LEVELS) {
       assertEquals(names, ["connected", "interrupted"]);
       assert(broker.issues()[0]!.includes("has taken no writes for 0 s"), broker.issues().join());
       assertEquals((await broker.history.read("a", PAGE)).publications.length, kept);
-      // A publication that fits is kept beside one that does not.
+      // A publication that fits is kept, together with one that does not fit.
       const [large, small] = await Promise.allSettled([append("a"), append("a", "small")]);
       assertEquals([large.status, small.status], ["rejected", "fulfilled"]);
       assertEquals((await broker.history.read("a", PAGE)).publications.at(-1)!.payload, "small");
@@ -363,7 +366,7 @@ for (const synchronous of LEVELS) {
 
 for (const synchronous of LEVELS) {
   withFolder(
-    `SqliteBroker with ${synchronous} forgets the histories of a client that fills the file, and takes those of others`,
+    `SqliteBroker with ${synchronous} forgets the histories of a client that fills the file, and accepts those of others`,
     async (folder) => {
       await using broker = await SqliteBroker.open(`${folder}/test.db`, {
         synchronous,
@@ -381,7 +384,7 @@ for (const synchronous of LEVELS) {
         (await broker.history.read(topic, PAGE)).publications.length;
       assertEquals([await kept("news"), await kept("lobby")], [2, 2]);
       assertEquals(broker.status.current.name, "connected");
-      // Histories of the application never give way.
+      // Histories of the application are never forgotten.
       await assertRejects(async () => {
         for (let i = 0; i < 60; i++) await append("news");
       }, BrokerError);
@@ -405,7 +408,7 @@ withFolder("SqliteFile deletes publications beyond the bounds from the file", (f
   assertEquals(file.payloads("time", { at: 70_000 }), ["new"]);
   file.call("sweep", 70_000);
   assertEquals(file.count("publications", path), 1);
-  // A smaller bound counts at once for a read, and in the file after the next append.
+  // A smaller bound applies immediately to reads, and to the file after the next append.
   for (let i = 0; i < 5; i++) file.append("time", `${i}`, { at: 70_000 });
   const tiny = { ...BOUNDS, size: 2 };
   assertEquals(file.payloads("time", { at: 70_000, bounds: tiny }), ["3", "4"]);
@@ -413,30 +416,33 @@ withFolder("SqliteFile deletes publications beyond the bounds from the file", (f
   assertEquals(file.payloads("time", { at: 70_000 }), ["4", "5"]);
 });
 
-withFolder("SqliteFile bounds the number of topics, and never gives an offset twice", (folder) => {
-  const path = `${folder}/test.db`;
-  using file = new TestFile(path, { maxTopics: 3 });
-  for (let i = 0; i < 5; i++) file.append("followed");
-  file.call("follow", "followed");
-  file.call("follow", "silent");
-  for (const topic of ["b", "c", "d"]) file.append(topic);
-  assertEquals(file.payloads("followed"), [], "the topic with the oldest last publication");
-  assertEquals(file.read("followed").head, 5);
-  assertEquals(file.append("followed"), { offset: 6, prev: 5 });
-  assertEquals(
-    file.append("silent"),
-    { offset: 1, prev: 0 },
-    "a topic that listeners know as empty",
-  );
-  assertEquals(file.read("b").head, 5, "a forgotten topic");
-  assertEquals(file.append("b"), { offset: 6, prev: 5 });
-  const swept = file.call<{ forgotten: number; isMore: boolean }>("sweep", 0);
-  assertEquals(swept.forgotten, 4);
-  while (file.call<{ isMore: boolean }>("sweep", 0).isMore);
-  assertEquals(file.count("publications", path), 3);
-  using again = new TestFile(snapshot(path), { maxTopics: 3 });
-  assertEquals(again.read("e").head, 5, "a new topic after a restart");
-});
+withFolder(
+  "SqliteFile bounds the number of topics, and never assigns an offset twice",
+  (folder) => {
+    const path = `${folder}/test.db`;
+    using file = new TestFile(path, { maxTopics: 3 });
+    for (let i = 0; i < 5; i++) file.append("followed");
+    file.call("follow", "followed");
+    file.call("follow", "silent");
+    for (const topic of ["b", "c", "d"]) file.append(topic);
+    assertEquals(file.payloads("followed"), [], "the topic with the oldest last publication");
+    assertEquals(file.read("followed").head, 5);
+    assertEquals(file.append("followed"), { offset: 6, prev: 5 });
+    assertEquals(
+      file.append("silent"),
+      { offset: 1, prev: 0 },
+      "a topic that listeners know as empty",
+    );
+    assertEquals(file.read("b").head, 5, "a forgotten topic");
+    assertEquals(file.append("b"), { offset: 6, prev: 5 });
+    const swept = file.call<{ forgotten: number; isMore: boolean }>("sweep", 0);
+    assertEquals(swept.forgotten, 4);
+    while (file.call<{ isMore: boolean }>("sweep", 0).isMore);
+    assertEquals(file.count("publications", path), 3);
+    using again = new TestFile(snapshot(path), { maxTopics: 3 });
+    assertEquals(again.read("e").head, 5, "a new topic after a restart");
+  },
+);
 
 withFolder("SqliteFile.run() knows listeners of a group before topics are forgotten", (folder) => {
   using file = new TestFile(`${folder}/test.db`, { maxTopics: 1 });
@@ -447,12 +453,13 @@ withFolder("SqliteFile.run() knows listeners of a group before topics are forgot
     { bounds: BOUNDS },
     0,
   ];
-  // A listener comes in the turn of both publications, the first of which is forgotten at once.
+  // A listener is added in the turn of both publications, the first of which is forgotten
+  // immediately.
   file.file.run([append("heard", "tag-a1"), append("other", "tag-b1"), ["follow", "heard"]], 0);
-  assertEquals(file.append("heard"), { offset: 2, prev: 1 }, "behind the one that was delivered");
+  assertEquals(file.append("heard"), { offset: 2, prev: 1 }, "after the one that was delivered");
 });
 
-withFolder("SqliteFile keeps its bound of topics when one group makes fifty", (folder) => {
+withFolder("SqliteFile keeps its bound on topics when one group creates fifty", (folder) => {
   const path = `${folder}/test.db`;
   using file = new TestFile(path, { maxTopics: 10 });
   const group = Array.from({ length: 50 }, (_, i): Operation => [
@@ -465,49 +472,52 @@ withFolder("SqliteFile keeps its bound of topics when one group makes fifty", (f
   assert(outcomes.every(([kind]) => kind === "done"));
   assertEquals(file.count("topics", path), 10);
   assertEquals(file.call<{ forgotten: number }>("sweep", 0).forgotten, 40);
-  // A later topic finds room, at the cost of one.
+  // A later topic finds room, at the cost of one topic.
   file.append("later");
   assertEquals(file.count("topics", path), 10);
 });
 
-withFolder("SqliteFile counts topics and logs as before a group that was rolled back", (folder) => {
-  const path = `${folder}/test.db`;
-  using file = new TestFile(path, { maxTopics: 3 });
-  const log = (id: string): Operation => ["changeLog", id, "create", {
-    identity: `${id}0000`,
-    config: { contentType: "application/json" },
-    records: [],
-    maxLogs: 2,
-  }, 0];
-  file.append("a");
-  file.call(...log("one"));
-  const append = (topic: string, tag: string): Operation => [
-    "append",
-    { topic, payload: "x", bytes: 1, tag },
-    { bounds: BOUNDS },
-    0,
-  ];
-  // A payload that is no content of a row fails in the middle of its transaction, and by itself.
-  const broken: Operation = [
-    "append",
-    { topic: "b", bytes: 1, tag: "tag-01" },
-    { bounds: BOUNDS },
-    0,
-  ];
-  for (let round = 0; round < 4; round++) {
-    const group: Operation[] = [
-      append(`r${round}`, "tag-00"),
-      log(`log${round}`),
-      broken,
+withFolder(
+  "SqliteFile restores its counts of topics and logs after a group is rolled back",
+  (folder) => {
+    const path = `${folder}/test.db`;
+    using file = new TestFile(path, { maxTopics: 3 });
+    const log = (id: string): Operation => ["changeLog", id, "create", {
+      identity: `${id}0000`,
+      config: { contentType: "application/json" },
+      records: [],
+      maxLogs: 2,
+    }, 0];
+    file.append("a");
+    file.call(...log("one"));
+    const append = (topic: string, tag: string): Operation => [
+      "append",
+      { topic, payload: "x", bytes: 1, tag },
+      { bounds: BOUNDS },
+      0,
     ];
-    assertEquals(file.file.run(group, 0).map(([kind]) => kind), ["done", "done", "failed"]);
-    assertEquals(file.change(`log${round}`, "delete", { ifExpired: false }), { kind: "removed" });
-  }
-  assertEquals(file.count("topics", path), 3);
-  assertEquals(file.call<{ forgotten: number }>("sweep", 0).forgotten, 2);
-});
+    // An invalid payload fails in the middle of its transaction, and on its own.
+    const broken: Operation = [
+      "append",
+      { topic: "b", bytes: 1, tag: "tag-01" },
+      { bounds: BOUNDS },
+      0,
+    ];
+    for (let round = 0; round < 4; round++) {
+      const group: Operation[] = [
+        append(`r${round}`, "tag-00"),
+        log(`log${round}`),
+        broken,
+      ];
+      assertEquals(file.file.run(group, 0).map(([kind]) => kind), ["done", "done", "failed"]);
+      assertEquals(file.change(`log${round}`, "delete", { ifExpired: false }), { kind: "removed" });
+    }
+    assertEquals(file.count("topics", path), 3);
+    assertEquals(file.call<{ forgotten: number }>("sweep", 0).forgotten, 2);
+  },
+);
 
-withFolder("SqliteFile counts the logs of each kind as before a restart", (folder) => {
+withFolder("SqliteFile keeps its counts of logs by kind across a restart", (folder) => {
   const path = `${folder}/test.db`;
   const create = (file: TestFile, id: string) =>
     file.change(id, "create", {
@@ -533,7 +543,7 @@ withFolder("SqliteFile forgets topics without publications first", (folder) => {
   assertEquals(file.call<{ forgotten: number }>("sweep", 100).forgotten, 0);
 });
 
-withFolder("SqliteFile knows repetitions for minutes, also after a restart", (folder) => {
+withFolder("SqliteFile recognizes repetitions for minutes, also after a restart", (folder) => {
   const path = `${folder}/test.db`;
   using file = new TestFile(path);
   assertEquals(file.append("a", "x", { number: 5 }), { offset: 1, prev: 0 });
@@ -546,7 +556,7 @@ withFolder("SqliteFile knows repetitions for minutes, also after a restart", (fo
 });
 
 withFolder(
-  "SqliteFile.sweep() deletes facts that are over, and records of deleted logs",
+  "SqliteFile.sweep() deletes expired rows, and records of deleted logs",
   (folder) => {
     const path = `${folder}/test.db`;
     using file = new TestFile(path);
@@ -570,7 +580,7 @@ withFolder(
   },
 );
 
-withFolder("SqliteFile.run() keeps reads apart from writes that fail", (folder) => {
+withFolder("SqliteFile.run() isolates reads from writes that fail", (folder) => {
   using file = new TestFile(`${folder}/test.db`);
   file.append("a", "1");
   const append = (payload: unknown): Operation => [
@@ -631,7 +641,7 @@ for (const synchronous of LEVELS) {
 }
 
 withFolder(
-  "SqliteFile copies topics and logs that change, go or come during the copy",
+  "SqliteFile copies topics and logs that change, disappear or appear during the copy",
   (folder) => {
     const [path, copy] = [`${folder}/test.db`, `${folder}/copy.db`];
     const tiny = { ...BOUNDS, size: 1 };
@@ -655,7 +665,7 @@ withFolder(
     for (let i = 0; i < 700; i++) file.append(`${i}`, "old");
     file.call("beginCopy", copy);
     for (let steps = 0; file.call("continueCopy"); steps++) {
-      // The first topics are copied by now, and then trimmed, forgotten, and made again.
+      // By now the first topics are copied, and then trimmed, forgotten, and created again.
       if (steps !== 1) continue;
       file.append("1", "new", { bounds: tiny });
       file.append("700", "late");
@@ -687,7 +697,7 @@ withFolder(
     const repeated = { records: ["x"], maxBytes: 999, producer: { id: "p", epoch: 0, seq: 1 } };
     const { kind } = found.change("grows", "append", repeated, 0);
     assertEquals(kind, "repeated");
-    // The next append deletes what was trimmed after its copy.
+    // The next append deletes what was trimmed after it was copied.
     for (const one of [file, found]) one.append("1", "newer", { bounds: tiny });
     while (found.call<{ isMore: boolean }>("sweep", 0).isMore);
     while (file.call<{ isMore: boolean }>("sweep", 0).isMore);
@@ -699,7 +709,7 @@ withFolder(
 );
 
 withFolder(
-  "SqliteFile keeps the forks of a log outside of the state that appends write",
+  "SqliteFile keeps the forks of a log outside the state that appends write",
   (folder) => {
     const path = `${folder}/test.db`;
     using file = new TestFile(path);
@@ -742,7 +752,7 @@ for (const synchronous of LEVELS) {
   });
 }
 
-withFolder("SqliteBroker.backup() gives up without a trace", async (folder) => {
+withFolder("SqliteBroker.backup() leaves nothing behind when aborted", async (folder) => {
   await using broker = await SqliteBroker.open(`${folder}/test.db`);
   for (let i = 0; i < 20; i++) {
     const payload = new Uint8Array(500_000);
@@ -765,7 +775,7 @@ withFolder("SqliteBroker.backup() gives up without a trace", async (folder) => {
   await broker.backup(`${folder}/copy.db`);
 });
 
-Deno.test("SqliteBroker refuses names that a file would change", async () => {
+Deno.test("SqliteBroker rejects names that a file would change", async () => {
   const folder = await Deno.makeTempDir();
   await using broker = await SqliteBroker.open(`${folder}/test.db`);
   for (const name of ["a\0b", "\ud800", "x".repeat(1_025)]) {
@@ -783,7 +793,7 @@ Deno.test("SqliteBroker refuses names that a file would change", async () => {
 
 for (const synchronous of LEVELS) {
   withFolder(
-    `SqliteBroker with ${synchronous} loses nothing acknowledged in a killed process`,
+    `SqliteBroker with ${synchronous} loses nothing acknowledged when its process is killed`,
     async (folder) => {
       const path = `${folder}/test.db`;
       const acknowledged = new Set<string>();
@@ -793,7 +803,7 @@ for (const synchronous of LEVELS) {
         let [text, isKilled] = ["", false];
         for await (const chunk of child.stdout.pipeThrough(new TextDecoderStream())) {
           text += chunk;
-          // Chunks that are in the pipe still arrive after the end of the process.
+          // Chunks in the pipe still arrive after the process has ended.
           if (isKilled || text.split("\n").length <= 400) continue;
           isKilled = true;
           child.kill("SIGKILL");

@@ -634,7 +634,7 @@ test("subscribes to a rejected topic once it is allowed", async (server) => {
   let isReady = false;
   denied.ready.then(() => isReady = true);
   await allowed.ready;
-  await until(() => broker.issues().some((issue) => /refused.*denied/.test(issue)));
+  await until(() => broker.issues().some((issue) => /rejected.*denied/.test(issue)));
   assertEquals(isReady, false);
   await server.kill();
   await server.restart({ settings: settingsOf("nothing") });

@@ -390,7 +390,7 @@ test("fails immediately if Redis rejects permanently", async (server) => {
   await assertRejects(
     () => broker.history.append({ topic: "chat", payload: "1" }, { bounds: BOUNDS }),
     BrokerError,
-    "refused",
+    "rejected",
   );
   assertEquals(broker.status.current.name, "connected");
 });

@@ -16,7 +16,7 @@ const CREATION = {
   maxLogs: 10,
 };
 
-Deno.test("DueIndex.list() covers a log whose look the server lost, once the log was read", async () => {
+Deno.test("DueIndex.list() covers a log whose check the server lost, once the log was read", async () => {
   const simulation = new Simulation({ seed: 1 });
   const network = new SimulatedNetwork(simulation);
   using _globals = installGlobals(simulation);
@@ -51,7 +51,7 @@ Deno.test("DueIndex.list() covers a log whose look the server lost, once the log
   await simulation.run(5_000);
 });
 
-Deno.test("DueIndex.list() finds a look that a replica did not have at the search before", async () => {
+Deno.test("DueIndex.list() finds a check that a replica did not have at the previous search", async () => {
   const { runtime } = new Simulation({ seed: 1 }).host("node");
   const look = { seq: 1, data: new TextEncoder().encode(JSON.stringify(["log", 0])) };
   const state = { writer: { holder: "writer", until: 0 } };
@@ -72,7 +72,7 @@ Deno.test("DueIndex.list() finds a look that a replica did not have at the searc
   assertEquals(await due.list(10), ["log"]);
 });
 
-Deno.test("DueIndex.list() keeps a look that a refused node wrote in place of a later one", async () => {
+Deno.test("DueIndex.list() keeps a check that a rejected node wrote in place of a later one", async () => {
   const { runtime } = new Simulation({ seed: 1 }).host("node");
   const now = runtime.now();
   const look = { seq: 1, data: new TextEncoder().encode(JSON.stringify(["log", now - 2])) };

@@ -51,7 +51,7 @@ Deno.test("encodeLog() keeps records of any length", () => {
 
 Deno.test("recordsOf() copies bytes out of the message", () => {
   const head = { state: STATE, count: 1, number: 0 };
-  // The class that the client library hands out; its `slice` does not copy.
+  // The class that the client library returns; its `slice` does not copy.
   const bytes = Buffer.from(encodeLog(head, [Uint8Array.of(1)]));
   const [record] = recordsOf(liveIn(decodeLog(1, bytes))!);
   bytes.fill(0);
@@ -59,7 +59,7 @@ Deno.test("recordsOf() copies bytes out of the message", () => {
   assertEquals(record, Uint8Array.of(1));
 });
 
-Deno.test("liveIn() tells a removed log from a message of another program", () => {
+Deno.test("liveIn() distinguishes a removed log from a message of another program", () => {
   assertEquals(liveIn(undefined), undefined);
   assertEquals(liveIn(decodeLog(1, encodeLog(null, []))), undefined);
   for (const text of ["", "noise", "{}\n", "[]\n", "7\n", '"x"\n', '{"state":{}}\n', "{\n}"]) {

@@ -7,14 +7,14 @@ import { Simulation } from "../../../testing/simulation/simulation.ts";
 import type { BrokerLogs } from "../../../pubsub/logs/log.ts";
 import { NatsBroker } from "../nats_broker.ts";
 
-/** One call of a log, of a node and at a time in milliseconds. */
+/** A call of a log, on a node and at a time in milliseconds. */
 type Call = readonly [
   atMs: number,
   node: "near" | "far",
   call: (logs: BrokerLogs) => Promise<unknown>,
 ];
 
-/** Makes calls at two nodes of a simulated NATS; returns the results in their order. */
+/** Makes calls on two nodes of a simulated NATS; returns the results in order. */
 async function resultsOf(calls: readonly Call[]): Promise<unknown[]> {
   const simulation = new Simulation({ seed: 1 });
   using _globals = installGlobals(simulation);
@@ -54,7 +54,7 @@ Deno.test("NatsLogs.read() renews a log that another node has used since this no
   const results = await resultsOf([
     [1_000, "near", create("identity", 2_000)],
     [2_000, "far", append("one")],
-    // 2 s and a spare time after the creation, and less after the append.
+    // 2 s and some spare time after the creation, and less after the append.
     [3_900, "near", read(true)],
     [5_500, "far", read(false)],
     [7_000, "far", read(false)],
@@ -62,7 +62,7 @@ Deno.test("NatsLogs.read() renews a log that another node has used since this no
   assertEquals(results, ["created", "appended", ["one"], ["one"], "expired"]);
 });
 
-Deno.test("NatsLogs.read() renews a log that another node made in the place of one that this node wrote", async () => {
+Deno.test("NatsLogs.read() renews a log that another node created in place of one that this node wrote", async () => {
   const results = await resultsOf([
     [1_000, "near", create("first")],
     [1_500, "near", append("one")],
@@ -92,7 +92,7 @@ Deno.test("NatsBroker.issues() does not name logs whose opening failed on an ear
       () => results.push("failed"),
     );
   };
-  // The answers are lost, and the time limit of the requests outlasts the connection.
+  // The replies are lost, and the time limit of the requests outlasts the connection.
   simulation.after(1_000, () => nats.disturb("lost answers", 500));
   host.after(1_100, call);
   simulation.after(1_300, () => nats.disconnectClients(server));
