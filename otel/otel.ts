@@ -1,9 +1,9 @@
 /**
- * Traces and metrics by OpenTelemetry: spans for handshakes, requests and handlers, in one trace at
- * both ends; metrics of sessions, messages, queues and closes.
+ * OpenTelemetry traces and metrics: spans for handshakes, requests and handlers, in one trace on
+ * both sides; metrics of sessions, messages, queues and closes.
  *
- * Deno exports traces and metrics when started with `OTEL_DENO=true`; any other SDK has to be set
- * up before `otel()` is called. Without either, no trace and no metric is recorded.
+ * Deno exports traces and metrics when started with `OTEL_DENO=true`; set up any other SDK before
+ * you call `otel()`. Otherwise no traces or metrics are recorded.
  *
  * @example A server whose handlers are traced
  * ```ts
@@ -78,19 +78,19 @@ import type { HandshakeInfo } from "../session/settings.ts";
 
 /** Options for {@linkcode otel}. */
 export interface OtelOptions {
-  /** Tracer provider; by default, the one that is registered globally. */
+  /** Tracer provider; by default, the global one. */
   readonly tracerProvider?: {
     /**
-     * Makes a `Tracer`.
+     * Creates a `Tracer`.
      *
      * @param name The name of a scope.
      */
     getTracer(name: string): object;
   } | undefined;
-  /** Meter provider; by default, the one that is registered globally. */
+  /** Meter provider; by default, the global one. */
   readonly meterProvider?: {
     /**
-     * Makes a `Meter`.
+     * Creates a `Meter`.
      *
      * @param name The name of a scope.
      */
@@ -99,27 +99,27 @@ export interface OtelOptions {
   /**
    * Use of the trace that a peer sends with a message or a request:
    *
-   * - `"continue"`: the handler's span belongs to the peer's trace, so that both ends share one
+   * - `"continue"`: the handler's span belongs to the peer's trace, so that both sides share one
    *   trace, and the peer's flag decides about sampling.
-   * - `"link"`: the handler's span begins a trace of its own, with a link to the span of the peer.
-   *   Meant for servers whose clients must not decide about sampling.
+   * - `"link"`: the handler's span starts its own trace, with a link to the peer's span. Use this
+   *   for servers whose clients must not decide about sampling.
    *
    * @default {"continue"}
    */
   readonly remoteTraces?: "continue" | "link" | undefined;
-  /** Clock that measures durations. By default the one of the platform. */
+  /** Clock that measures durations. By default the platform's. */
   readonly runtime?: Runtime | undefined;
 }
 
-/** Telemetry for `serve`, `connect` and `dial`; several servers and clients can share one. */
+/** Telemetry for `serve`, `connect` and `dial`; several servers and clients can share it. */
 export interface Telemetry extends Instrumentation, Disposable {
   /**
-   * Also reports the counters of a server's manager: users, addresses, sockets, refusals by limit.
+   * Also reports the counters of a server's manager: users, addresses, sockets, rejections by
+   * limit.
    *
-   * @param manager The `manager` of a server; replaces the one of an earlier call.
-   * @param topics The `topics` of the same server, to report histories and the broker too.
-   * @param server The same server, to report its QUIC handshakes, HTTP requests and bounds
-   *   too.
+   * @param manager The `manager` of a server; replaces the manager of an earlier call.
+   * @param topics The `topics` of the same server, to also report histories and the broker.
+   * @param server The same server, to also report its QUIC handshakes, HTTP requests and limits.
    */
   observe(
     manager: Pick<SessionManager, "stats">,
@@ -139,11 +139,11 @@ const OPTIONS: OptionKinds<OtelOptions> = {
   tracerProvider: objectWith("TracerProvider", "getTracer"),
 };
 
-/** The name of the instrumentation's scope. */
+/** The name of the instrumentation scope. */
 const SCOPE = "@skein/skein";
 
 /**
- * Makes telemetry. Disposal ends its metrics; spans are still made.
+ * Creates telemetry. Disposal stops its metrics; spans are still created.
  *
  * @param options See {@linkcode OtelOptions}.
  * @returns The `instrumentation` option for `serve`, `connect` and `dial`.
@@ -189,7 +189,7 @@ interface OtelParts {
   readonly runtime: Runtime;
   readonly tracer: Tracer;
   readonly metrics: OtelMetrics;
-  /** `true` if handlers continue the traces of peers; otherwise their spans link to these. */
+  /** `true` if handlers continue the traces of peers; otherwise their spans link to them. */
   readonly continuesTraces: boolean;
 }
 
@@ -262,7 +262,7 @@ class OtelInstrumentation implements Instrumentation, Disposable {
         end(() => {
           if (error === undefined) return {};
           failed(span, error);
-          // The peer chose the code, so its values are bounded.
+          // The peer chose the code, so the number of values is limited.
           return { "error.type": this.#metrics.errorTypeOf(error) };
         }),
     };
@@ -282,8 +282,8 @@ class OtelInstrumentation implements Instrumentation, Disposable {
     const attributes = messageAttributes(message);
     const handshake = this.#handshakes.get(session);
     const links: Link[] = handshake === undefined ? [] : [{ context: handshake }];
-    // Without a trace of the peer, the handler begins its own: a session can last for days, and a
-    // trace of the whole session would too.
+    // Without a trace of the peer, the handler starts its own: a session can last for days, and so
+    // would a trace of the whole session.
     let parent = ROOT_CONTEXT;
     if (remote !== undefined) {
       const sender = spanContextOf(remote);
@@ -327,8 +327,8 @@ class OtelInstrumentation implements Instrumentation, Disposable {
 }
 
 /**
- * Names a span from a bounded set of names, as OpenTelemetry requires: peers choose topics, and
- * their number has no bound. The topic is an attribute.
+ * Names a span from a bounded set of names, as OpenTelemetry requires. Peers choose topics, so
+ * their number is unbounded; the topic is an attribute.
  */
 function spanName(
   operation: "request" | "handle" | "process",
@@ -342,7 +342,7 @@ function refused(
   { side }: HandshakeInfo,
   { error, status }: Extract<HandshakeOutcome, { readonly error: unknown }>,
 ): Attributes {
-  // HTTP's conventions do not count a client's mistake as a failure of the server.
+  // The HTTP conventions do not count a client's mistake as a server failure.
   const isFailure = side === "client" || status === undefined || status >= 500;
   if (isFailure) failed(span, error);
   const attributes = {
@@ -354,8 +354,8 @@ function refused(
 }
 
 /**
- * Starts a duration; the returned function ends the span and records the duration. The span ends
- * even if the telemetry provider throws: a span without an end is never exported.
+ * Starts a timer; the returned function ends the span and records the duration. The span ends even
+ * if the telemetry provider throws, because a span without an end is never exported.
  */
 function timer(
   runtime: Runtime,
@@ -379,7 +379,7 @@ function failed(span: Span, error: unknown): void {
   span.setStatus({ code: SpanStatusCode.ERROR, message });
 }
 
-/** Trace context of a span for the wire; `undefined` where no span is recorded. */
+/** Trace context of a span, to send to the peer; `undefined` if no span is recorded. */
 function traceOf(span: Span | undefined): TraceContext | undefined {
   const own = span?.spanContext();
   if (own === undefined || !isSpanContextValid(own)) return undefined;
@@ -391,7 +391,7 @@ function traceOf(span: Span | undefined): TraceContext | undefined {
   };
 }
 
-/** Reads the span context of a peer. */
+/** Parses the span context of a peer. */
 function spanContextOf({ traceparent, tracestate }: TraceContext): SpanContext {
   const [, traceId, spanId, flags] = traceparent.split("-") as [string, string, string, string];
   const remote = { traceId, spanId, traceFlags: parseInt(flags, 16), isRemote: true };

@@ -1,7 +1,7 @@
 /**
- * The instruments of telemetry, and the attributes of sessions by the names of OpenTelemetry's
- * semantic conventions; additions begin with `skein.`. Counters are read from the sessions at
- * collection, so that no message pays.
+ * The telemetry instruments, and the attributes of sessions, named by OpenTelemetry's semantic
+ * conventions; additions start with `skein.`. Counters are read from the sessions at collection, so
+ * that messages have no overhead.
  */
 import type {
   Attributes,
@@ -30,10 +30,10 @@ import { internals, type Session } from "../session/session.ts";
 import type { UntypedMessage } from "../session/message.ts";
 import type { HandshakeInfo } from "../session/settings.ts";
 
-/** Protocols below the transports; a connection in memory has none below. */
+/** Protocols below the transports; a memory connection has none. */
 const CARRIERS: Readonly<Record<string, string>> = { websocket: "tcp", webtransport: "quic" };
 
-/** The value of the conventions for all values beyond a bound. */
+/** The conventions' value for all values beyond a limit. */
 const OTHER = "_OTHER";
 
 /** Names the transport of a session. */
@@ -43,7 +43,7 @@ export function transportAttributes(transport: string | undefined): Attributes {
   return { "network.transport": carrier, "network.protocol.name": transport };
 }
 
-/** Describes the target of a handshake. The query is left out: applications put secrets there. */
+/** Describes the target of a handshake, without the query, where applications put secrets. */
 export function handshakeAttributes({ url, transport, address }: HandshakeInfo): Attributes {
   const asked = URL.parse(url);
   return {
@@ -72,7 +72,7 @@ export function requestAttributes(pattern: string | undefined): Attributes {
   };
 }
 
-/** Describes a message under processing. */
+/** Describes a message that is being handled. */
 export function messageAttributes({ isRequest, pattern }: UntypedMessage): Attributes {
   if (isRequest) return requestAttributes(pattern);
   return {
@@ -82,7 +82,7 @@ export function messageAttributes({ isRequest, pattern }: UntypedMessage): Attri
   };
 }
 
-/** Describes an error in one short word, out of a small set. */
+/** Describes an error by one short word from a small set. */
 export function errorType(error: unknown, status?: number): string {
   if (status !== undefined) return String(status);
   if (error instanceof RequestError) return error.failure.code;
@@ -90,15 +90,15 @@ export function errorType(error: unknown, status?: number): string {
 }
 
 /**
- * Passes a bounded number of distinct values. A peer can choose any value, and each one would be a
- * time series for ever.
+ * Passes a bounded number of distinct values. A peer can choose any value, and each value would
+ * create a permanent time series.
  */
 class BoundedLabels {
   readonly #max: number;
   readonly #other: string;
   readonly #seen = new Set<string>(); // At most `#max`.
 
-  /** Passes the first `max` values; `other` replaces all later ones. */
+  /** Passes the first `max` values, and replaces all later ones by `other`. */
   constructor({ max, other }: { readonly max: number; readonly other: string }) {
     this.#max = max;
     this.#other = other;
@@ -113,7 +113,7 @@ class BoundedLabels {
   }
 }
 
-/** The counters of a server before its first handshake and its first request, with every kind. */
+/** The counters of a server before its first handshake and request, with every kind. */
 const NO_SERVER: CountedServer = {
   webTransportStats: { isListening: false, handshakes: NO_HANDSHAKES },
   httpStats: { any: { active: 0, answered: { any: 0 }, readers: { any: 0 }, limited: { any: 0 } } },
@@ -122,7 +122,7 @@ const NO_SERVER: CountedServer = {
   },
 };
 
-/** Bucket boundaries for calls of milliseconds to seconds, as the conventions advise. */
+/** Bucket boundaries for calls of milliseconds to seconds, as recommended by the conventions. */
 const CALL_S = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10];
 
 /** Bucket boundaries for sessions of a second to days. */
@@ -160,7 +160,7 @@ export type CountedManager = Pick<SessionManager, "stats">;
 
 /** The open sessions of one side. */
 class SessionCensus {
-  readonly #sessions = new Set<Session>(); // Those that are open.
+  readonly #sessions = new Set<Session>(); // The open sessions.
   readonly #totals = new StatsAccumulator();
   readonly #limiter: SessionLimiter;
 
@@ -187,7 +187,7 @@ export class OtelMetrics implements Disposable {
   readonly #runtime: Runtime;
   /** Durations of handshakes. */
   readonly handshakes: Histogram;
-  /** Durations of this end's requests, until the reply. */
+  /** Durations of this side's requests, until the reply. */
   readonly requests: Histogram;
   /** Durations of handling requests. */
   readonly answers: Histogram;
@@ -209,25 +209,25 @@ export class OtelMetrics implements Disposable {
     this.#meter = meter;
     this.handshakes = this.#histogram(
       "skein.handshake.duration",
-      "Time from the request to the session, or to the refusal",
+      "Time from the request to the session, or to the rejection",
     );
-    this.requests = this.#histogram("rpc.client.call.duration", "Time to the answer of a request");
+    this.requests = this.#histogram("rpc.client.call.duration", "Time to the reply to a request");
     this.answers = this.#histogram("rpc.server.call.duration", "Time to handle a request");
     this.messages = this.#histogram("messaging.process.duration", "Time to handle a message");
     this.#sessions = meter.createHistogram("skein.session.duration", {
-      description: "Time from the establishment of a session to its end",
+      description: "Time from the establishment of a session to its close",
       unit: "s",
       advice: { explicitBucketBoundaries: SESSION_S },
     });
     this.#stop = this.#observe();
   }
 
-  /** Counts a session that is established. */
+  /** Counts an established session. */
   opened(session: Session): void {
     this.#of(session).add(session);
   }
 
-  /** Counts a session that is closed. */
+  /** Counts a closed session. */
   closed(session: Session, { code, by }: CloseInfo): void {
     this.#of(session).delete(session);
     this.#sessions.record(session.stats.uptimeMs / 1_000, {
@@ -239,15 +239,15 @@ export class OtelMetrics implements Disposable {
   }
 
   /**
-   * Describes a failed request in a short word. The peer chose the code, so distinct codes are
-   * bounded.
+   * Describes a failed request by a short word. The peer chose the code, so the number of distinct
+   * codes is limited.
    */
   errorTypeOf(error: unknown): string {
     const type = errorType(error);
     return error instanceof RequestError ? this.#errorTypes.of(type) : type;
   }
 
-  /** Also reports the counters of a server's manager, topics, WebTransport and faces over HTTP. */
+  /** Also reports the counters of a server's manager, topics, WebTransport and HTTP faces. */
   observe(
     manager: CountedManager,
     topics?: CountedTopics,

@@ -27,7 +27,7 @@ import { z } from "zod";
 import type { UntypedMessage } from "../session/message.ts";
 import { type SessionHandlers, sessionSettings } from "../session/session_settings.ts";
 
-/** A span that was written down. */
+/** A recorded span. */
 interface Written {
   readonly name: string;
   readonly attributes: Attributes;
@@ -75,7 +75,7 @@ class Recorder {
     } as unknown as Meter),
   };
 
-  /** The result of an exporter now: `name side` and other attributes, and the number. */
+  /** The current result of an exporter: `name side` and other attributes, and the number. */
   collect(): Map<string, number> {
     const read = new Map<string, number>();
     const observe = (observable: Observable, value: number, attributes: Attributes = {}) => {
@@ -210,7 +210,7 @@ const emptyStats = {
   isDraining: false,
 };
 
-Deno.test("otel() names requests by their pattern, and has no measure by topic", async () => {
+Deno.test("otel() names requests by pattern, and has no metric by topic", async () => {
   const recorder = new Recorder();
   using telemetry = otel(recorder.providers);
   const { near, far } = watchedPair(telemetry, { onMessage: (message) => message.reply(1) }, {
@@ -228,7 +228,7 @@ Deno.test("otel() names requests by their pattern, and has no measure by topic",
   await far.closed;
 });
 
-Deno.test("otel() tells why a request or a handler failed", async () => {
+Deno.test("otel() records why a request or a handler failed", async () => {
   const recorder = new Recorder();
   using telemetry = otel(recorder.providers);
   const { near, far } = watchedPair(telemetry, {
@@ -255,7 +255,7 @@ Deno.test("otel() tells why a request or a handler failed", async () => {
   assertEquals(recorder.spans.every(({ isEnded }) => isEnded), true);
 });
 
-Deno.test("otel() names spans by patterns, however many topics a client makes up", async () => {
+Deno.test("otel() names spans by pattern, no matter how many topics a client invents", async () => {
   const recorder = new Recorder();
   using telemetry = otel(recorder.providers);
   await using server = testServer({
@@ -278,7 +278,7 @@ Deno.test("otel() names spans by patterns, however many topics a client makes up
   for (const topic of ["sum:4", "made-up-4"]) assert(topics.includes(topic), topic);
 });
 
-Deno.test("otel() ends its spans, and no session, where a provider throws", async () => {
+Deno.test("otel() ends its spans, but no session, if a provider throws", async () => {
   for (const broken of ["record", "setAttribute", "end"] as const) {
     const recorder = new Recorder();
     using telemetry = otel(recorder.providers);
@@ -308,7 +308,7 @@ Deno.test("otel() ends its spans, and no session, where a provider throws", asyn
   }
 });
 
-Deno.test("otel() measures few of the codes that peers choose apart", async () => {
+Deno.test("otel() limits the distinct codes that peers can choose", async () => {
   const recorder = new Recorder();
   using telemetry = otel(recorder.providers);
   const valuesOf = (metric: string, attribute: string) =>
@@ -341,7 +341,7 @@ Deno.test("otel() measures few of the codes that peers choose apart", async () =
   ]);
 });
 
-/** A span that is in a trace. */
+/** A span in a trace. */
 interface Traced {
   readonly name: string;
   readonly topic: unknown;
@@ -350,12 +350,12 @@ interface Traced {
   readonly links: readonly Link[];
 }
 
-/** A tracer with ids, as a real one, which keeps its spans in memory. */
+/** A tracer with ids like a real one, which keeps its spans in memory. */
 class MemoryTracer {
   readonly spans: Traced[] = [];
   #last = 0;
 
-  /** A provider for one end of a session, which is one process. */
+  /** A provider for one side of a session, like one process. */
   get provider(): { getTracer(): Pick<Tracer, "startSpan"> } {
     return { getTracer: () => ({ startSpan: (...args) => this.#start(...args) }) };
   }
@@ -382,7 +382,7 @@ class MemoryTracer {
 const meterProvider = new Recorder().meterProvider;
 
 for (const wire of wires) {
-  Deno.test(`otel() makes one trace of a request and its handler over ${wire.name}, both ways`, async () => {
+  Deno.test(`otel() creates one trace for a request and its handler over ${wire.name}, in both directions`, async () => {
     const tracer = new MemoryTracer();
     using telemetry = otel({ tracerProvider: tracer.provider, meterProvider });
     const onMessage = (message: UntypedMessage) =>
@@ -410,7 +410,7 @@ for (const wire of wires) {
   });
 }
 
-Deno.test("otel() links to the trace of a peer, and begins one of its own, with the option for that", async () => {
+Deno.test("otel() starts its own trace, with a link to the peer's, if remoteTraces is link", async () => {
   const near = new MemoryTracer();
   const far = new MemoryTracer();
   using server = otel({ tracerProvider: near.provider, meterProvider, remoteTraces: "link" });

@@ -1,4 +1,4 @@
-/** Assertions about leftovers of a test: sessions, subscriptions, presence, streams, requests. */
+/** Assertions about leaks of a test: sessions, subscriptions, presence, streams, requests. */
 import { checkOptions, TIME } from "../base/option_checks.ts";
 import type { Server } from "../server.ts";
 import type { Client } from "../client/client.ts";
@@ -10,14 +10,14 @@ import { TestServer } from "./test_server.ts";
 /** Time to wait for cleanup, in milliseconds. */
 const PATIENCE_MS = 500;
 
-// In fake time, the wait would never end.
+// With fake time, the wait would never end.
 const { setTimeout: startRealTimer, performance: realClock } = globalThis;
 
 const LEAKS = { withinMs: TIME };
 
 /**
- * A subject of the check for leaks, with any contract: a server with or without sockets, a session,
- * a pair of sessions, or a client.
+ * A subject of the leak check, with any contract: a server with or without sockets, a session, a
+ * pair of sessions, or a client.
  */
 export type LeakSubject =
   | Pick<Server, "manager" | "presence" | "topics">
@@ -29,23 +29,23 @@ export type LeakSubject =
   };
 
 /**
- * Throws an error that lists everything left behind.
+ * Throws an error that lists all leaks.
  *
  * - **A server** has no session, handshake, socket, subscription or user left; its memory network
- *   has no connection and no client. Users within the grace time of presence are not leaks.
- * - **A session**, or each session of a pair, may be open, but has no open stream and no unanswered
+ *   has no connection and no client. Users within the presence grace period are not leaks.
+ * - **A session**, or each session of a pair, may be open, but has no open stream and no pending
  *   request.
  * - **A client** is closed.
  *
  * Timers belong to these objects. The timer that checks for late handshakes runs until the server
- * is closed.
+ * closes.
  *
  * @param subject Server, session, pair or client to check.
  * @param options Time to wait for cleanup, in milliseconds of the real clock; 500 by default.
  * @returns Resolves if there are no leaks.
  * @throws {Error} If there are leaks; the message has one line for each.
  *
- * @example A request without an answer
+ * @example A request without a reply
  * ```ts
  * import { assertNoLeaks, memorySessions } from "@skein/skein/testing";
  * import { assertRejects } from "@std/assert";
@@ -78,8 +78,8 @@ export async function assertNoLeaks(
 }
 
 /**
- * Checks for leaks at the end of a scope. Declare the watch after its subject, and before the
- * clients, which are closed by then.
+ * Checks for leaks at the end of a scope. Declare the watch after its subject and before the
+ * clients, so that they are closed before the check.
  *
  * @param subject Server, session, pair or client to check.
  * @param options Time to wait for cleanup, in milliseconds of the real clock; 500 by default.
@@ -109,7 +109,7 @@ function leaksOf(subject: LeakSubject): string[] {
   if ("manager" in subject) return leaksOfServer(subject);
   if ("status" in subject) return leaksOfClient(subject);
   const sessions = "connection" in subject ? [subject] : [subject.server, subject.client];
-  // Every session has this class; the declared type is narrower to accept any contract.
+  // Every session has this class; the declared type is narrower, to accept any contract.
   return sessions.flatMap((session) => leaksOfSession(session as Session));
 }
 
@@ -128,14 +128,14 @@ function leaksOfServer(server: Pick<Server, "manager" | "presence" | "topics">):
   });
   const { reserved, sockets } = manager.stats();
   if (reserved > 0) leaks.push(`${some(reserved, "handshake")} under way`);
-  // Each session has a socket. The others have lost their session, or have none yet.
+  // Each session has a socket. Other sockets have lost their session, or have none yet.
   const lonely = sockets.open - sessions.length - reserved;
   if (lonely > 0) leaks.push(`${some(lonely, "socket")} without a session`);
   if (sessions.length === 0 && topics.size > 0) {
     leaks.push(`${some(topics.size, "topic")} with subscribers that are no sessions`);
   }
   for (const user of presence.online()) {
-    // A user who disconnected stays online during the grace time.
+    // A user who disconnected stays online during the grace period.
     if (presence.lastSeenAt(user) !== undefined) continue;
     const places = presence.topicsOf(user);
     const where = places.length === 0 ? "" : `, present in ${places.join(", ")}`;

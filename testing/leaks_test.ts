@@ -14,7 +14,7 @@ async function leaks(find: () => Promise<void>): Promise<string[]> {
   return error.message.split("\n").map((line) => line.replace(/session [\w-]{8}/, "session *"));
 }
 
-Deno.test("assertNoLeaks() names sessions, topics, users and clients that are left", async () => {
+Deno.test("assertNoLeaks() names leaked sessions, topics, users and clients", async () => {
   using _time = new FakeTime();
   await using server = testServer({
     authenticate: ({ token }) => token!,
@@ -36,7 +36,7 @@ Deno.test("assertNoLeaks() names sessions, topics, users and clients that are le
   ]);
 });
 
-Deno.test("assertNoLeaks() passes once all sessions left, within the grace of presence", async () => {
+Deno.test("assertNoLeaks() passes once all sessions have closed, within the presence grace period", async () => {
   using _time = new FakeTime();
   await using server = testServer({
     authenticate: ({ token }) => token!,
@@ -62,7 +62,7 @@ Deno.test("assertNoLeaks() finds handshakes that never end", async () => {
   await assertNoLeaks(server);
 });
 
-Deno.test("assertNoLeaks() finds requests without an answer, at both ends", async () => {
+Deno.test("assertNoLeaks() finds pending requests, on both sides", async () => {
   const gate = Promise.withResolvers<void>();
   await using pair = memorySessions({
     server: {
@@ -84,7 +84,7 @@ Deno.test("assertNoLeaks() finds requests without an answer, at both ends", asyn
   await assertNoLeaks(pair.client);
 });
 
-Deno.test("assertNoLeaks() finds streams that are open", async () => {
+Deno.test("assertNoLeaks() finds open streams", async () => {
   await using pair = memorySessions();
   const stream = await pair.client.createUnidirectionalStream();
   assertEquals(await leaks(() => assertNoLeaks(pair.client, { withinMs: 0 })), [
@@ -109,7 +109,7 @@ Deno.test("assertNoLeaks() finds a client that is not closed", async () => {
   await assertNoLeaks(client);
 });
 
-Deno.test("assertNoLeaks() takes servers with values and contracts of their own", async () => {
+Deno.test("assertNoLeaks() accepts servers with their own value types and contracts", async () => {
   const contract = defineContract({ toClient: { n: z.number() } });
   await using server = testServer({ contract, authenticate: () => ({ name: "ann" }) });
   await using _leaks = watchLeaks(server);
@@ -117,7 +117,7 @@ Deno.test("assertNoLeaks() takes servers with values and contracts of their own"
   await client.whenConnected();
 });
 
-Deno.test("assertNoLeaks() waits for sessions that are about to end", async () => {
+Deno.test("assertNoLeaks() waits for sessions that are about to close", async () => {
   await using server = testServer();
   const session = await server.dial();
   setTimeout(() => void session.close(), 20);

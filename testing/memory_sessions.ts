@@ -16,17 +16,19 @@ import { sessionSettings, type SessionSettingsOptions } from "../session/session
  * @typeParam C The contract.
  */
 export interface MemorySessionsOptions<V = unknown, C extends Contract = Contract> {
-  /** Contract of both ends; none by default. Each end may have another contract. */
+  /** Contract of both sides; none by default. Each side may have its own contract. */
   readonly contract?: C | undefined;
-  /** Handlers, limits and times of the server's end. */
+  /** Handlers, limits and times of the server side. */
   readonly server?: Omit<SessionSettingsOptions<V, C, "server">, "side"> | undefined;
-  /** Handlers, limits and times of the client's end. */
+  /** Handlers, limits and times of the client side. */
   readonly client?: Omit<SessionSettingsOptions<unknown, C, "client">, "side"> | undefined;
   /** Identity of the client on the server: `value`, `user`, `headers`, `url`, `address`. */
   readonly identity?: SessionIdentity<V, Session> | undefined;
-  /** Clocks, timers and randomness of both ends and of the wire. By default those of the platform. */
+  /**
+   * Clocks, timers and randomness of both sides and of the transport. By default the platform's.
+   */
   readonly runtime?: Runtime | undefined;
-  /** Options of the wire, with initial faults. */
+  /** Options of the memory transport, with initial faults. */
   readonly wire?: MemoryPairOptions | undefined;
 }
 
@@ -38,11 +40,11 @@ export interface MemorySessionsOptions<V = unknown, C extends Contract = Contrac
  */
 export interface MemorySessions<V = unknown, C extends Contract = Contract>
   extends AsyncDisposable {
-  /** Session on the server's end. */
+  /** Session on the server side. */
   readonly server: Session<V, C, "server">;
-  /** Session on the client's end. */
+  /** Session on the client side. */
   readonly client: Session<unknown, C, "client">;
-  /** Network between the ends, with faults on demand. */
+  /** Network between both sides, with faults on demand. */
   readonly link: MemoryLink;
 }
 
@@ -56,17 +58,17 @@ const OPTIONS: OptionKinds<MemorySessionsOptions> = {
 };
 
 /**
- * Creates two sessions that are connected to each other: the quickest way to run a handler. There
- * are no topics, users, or limits across sessions; {@linkcode testServer} has these.
+ * Creates two sessions that are connected to each other: the fastest way to run a handler. There
+ * are no topics, users, or limits across sessions; {@linkcode testServer} has them.
  *
- * - **Ready:** the server's end at once, the client's end a turn later, after the server's hello:
- *   `await pair.client.ready` before sending. Requests wait without this.
- * - **Time:** no step waits for a timer, so that fake time works and does not have to pass.
- * - **Disposal** closes both ends, and cuts the link if a close would wait for the peer.
+ * - **Ready:** the server side immediately, the client side a turn later, after the server's hello:
+ *   await `pair.client.ready` before you send messages. Requests wait automatically.
+ * - **Time:** no step waits for a timer, so it works with fake time, without advancing it.
+ * - **Disposal** closes both sides, and cuts the link if a close would wait for the peer.
  *
  * @typeParam V Type of the value that `authenticate` would return.
  * @typeParam C The contract.
- * @param options Handlers, limits, identity and wire.
+ * @param options Handlers, limits, identity and transport.
  * @returns Both sessions, and the link between them.
  * @throws {RangeError} If a limit, a time or a fault is out of range.
  *
@@ -102,7 +104,7 @@ export function memorySessions<V = unknown, C extends Contract = Contract>(
 ): MemorySessions<V, C> {
   checkOptions("connect sessions", options, OPTIONS);
   const { contract, identity, wire } = options;
-  // Settings first: if these throw, no wire is left behind.
+  // Settings first: if they throw, no transport is left behind.
   const near = sessionSettings<V, C, "server">({
     contract,
     ...options.server,
@@ -124,7 +126,7 @@ export function memorySessions<V = unknown, C extends Contract = Contract>(
     link: pair.link,
     async [Symbol.asyncDispose](): Promise<void> {
       const closing = Promise.all([server.close(), client.close()]);
-      // A close waits for a stalled peer, without end in fake time.
+      // A close waits for a stalled peer, with fake time forever.
       if (!await settlesSoon(closing)) pair.link.disconnect();
       await closing;
     },

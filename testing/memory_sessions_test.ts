@@ -8,7 +8,7 @@ import { memorySessions } from "./memory_sessions.ts";
 import { receive, receiveOne } from "./receive.ts";
 import { passTime, turns } from "./turns.ts";
 
-Deno.test("memorySessions() types both ends by one contract", async () => {
+Deno.test("memorySessions() types both sides by one contract", async () => {
   const contract = defineContract({
     toClient: { "score:{game}": z.number() },
     requests: { double: { input: z.number(), output: z.number() } },
@@ -47,7 +47,7 @@ Deno.test("memorySessions() names the user of the client", async () => {
   assertEquals(headers.get("user-agent"), "test");
 });
 
-Deno.test("memorySessions() makes the given wire", async () => {
+Deno.test("memorySessions() creates the given transport", async () => {
   await using plain = memorySessions({ wire: { protocol: "", streams: false, datagrams: false } });
   plain.server.send("hello");
   assertEquals((await receiveOne(plain.client)).topic, "hello");
@@ -55,19 +55,19 @@ Deno.test("memorySessions() makes the given wire", async () => {
   assertThrows(() => plain.server.send("bytes", new Uint8Array(1)));
 });
 
-Deno.test("memorySessions() refuses invalid limits, and leaves nothing behind", () => {
+Deno.test("memorySessions() rejects invalid limits, and leaves nothing behind", () => {
   assertThrows(() => memorySessions({ server: { maxRequests: 0 } }), RangeError, "maxRequests");
   assertThrows(() => memorySessions({ client: { maxRequests: 0 } }), RangeError, "maxRequests");
 });
 
-Deno.test("memorySessions() ends at once in fake time, with any link", async () => {
+Deno.test("memorySessions() closes immediately in fake time, with any link", async () => {
   using _time = new FakeTime();
   for (const fault of ["none", "stall", "silent", "delay"]) {
     const pair = memorySessions();
     await pair.client.ready;
     if (fault === "stall") {
       pair.link.stall();
-      // More bytes than the wire takes, so that a close would wait.
+      // More bytes than the transport accepts, so that a close would wait.
       for (let i = 0; i < 4; i++) pair.server.send("much", "x".repeat(100_000));
       await turns();
     }
@@ -78,7 +78,7 @@ Deno.test("memorySessions() ends at once in fake time, with any link", async () 
   }
 });
 
-Deno.test("memorySessions() finds a silent peer dead in fake time", async () => {
+Deno.test("memorySessions() detects a silent peer in fake time", async () => {
   using time = new FakeTime();
   await using pair = memorySessions();
   await pair.client.ready;
@@ -88,7 +88,7 @@ Deno.test("memorySessions() finds a silent peer dead in fake time", async () => 
   assertEquals([code, by], [4408, "network"]);
 });
 
-Deno.test("memorySessions() has streams of its own", async () => {
+Deno.test("memorySessions() supports streams", async () => {
   await using pair = memorySessions();
   const writer = (await pair.client.createUnidirectionalStream()).getWriter();
   await writer.write(Uint8Array.of(1, 2, 3));

@@ -1,6 +1,6 @@
 /**
- * Test kit: sessions, servers and clients in one process, in the time of the test, with faults on
- * demand; checks for leaks; and the conformance suite for brokers. Whole clusters under faults, on
+ * Test kit: sessions, servers and clients in one process, with the test's clock and faults on
+ * demand; leak checks; and the conformance suite for brokers. Whole clusters under faults, on
  * virtual time, are in `@skein/skein/simulation`.
  *
  * - {@linkcode memorySessions}: two connected sessions, to run one handler.
@@ -8,10 +8,10 @@
  * - {@linkcode memoryPair}: two connections, and the link between them with faults.
  * - {@linkcode receive}, {@linkcode nextEvent}, {@linkcode turns}, {@linkcode passTime}: waiting
  *   without sleeping.
- * - {@linkcode assertNoLeaks}, {@linkcode watchLeaks}: checks for leftover sessions, subscriptions,
+ * - {@linkcode assertNoLeaks}, {@linkcode watchLeaks}: checks for leaked sessions, subscriptions,
  *   presence and streams.
  *
- * @example A handler in fake time, over a slow line
+ * @example A handler in fake time, over a slow connection
  * ```ts
  * import { memorySessions, passTime, receiveOne } from "@skein/skein/testing";
  * import { assertEquals } from "@std/assert";

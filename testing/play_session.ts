@@ -1,4 +1,4 @@
-/** Plays a recorded session against a test server. */
+/** Replays a recorded session against a test server. */
 import type { OptionKinds } from "../base/options.ts";
 import { checkOptions } from "../base/option_checks.ts";
 import type { RecordedEvent } from "../session/insight/recording.ts";
@@ -10,22 +10,24 @@ import { turns } from "./turns.ts";
 
 /** Options for {@linkcode playSession}. */
 export interface PlaySessionOptions extends Omit<TestRequestOptions, "path"> {
-  /** The id of the session to play; may be left out if the recording has only one. */
+  /** The id of the session to play; optional if the recording has only one. */
   readonly session?: string | undefined;
-  /** The token for sign-ins within the session, in place of the one that was left out; `""` by default. */
+  /**
+   * The token for sign-ins within the session, because the recording omits tokens; `""` by default.
+   */
   readonly token?: string | undefined;
   /**
-   * Lets the recorded time between two frames pass. By default no time passes; in fake time, use
-   * `(ms) => passTime(time, ms)`.
+   * Waits for the recorded time between two frames. By default there is no wait; with fake time,
+   * use `(ms) => passTime(time, ms)`.
    */
   readonly wait?: ((ms: number) => Promise<unknown>) | undefined;
 }
 
-/** A session that was played; disposal closes the connection. */
+/** A played session; disposal closes the connection. */
 export interface PlayedSession extends AsyncDisposable {
   /** The messages that the server has sent so far, as JSON, or as bytes if binary. */
   readonly received: readonly (string | Uint8Array)[];
-  /** The client's end of the connection. */
+  /** The client side of the connection. */
   readonly connection: Connection;
 }
 
@@ -39,15 +41,15 @@ const OPTIONS: OptionKinds<PlaySessionOptions> = {
 
 /**
  * Plays the frames of a recorded session against a test server, each after the recorded time. The
- * handlers of the server see the messages that the client sent then, whatever they answer now.
+ * server's handlers receive the messages that the client sent then, no matter how they respond now.
  *
  * @param server The server under test.
  * @param recording Lines of `recordSessions`, as a text or one by one.
  * @param options See {@linkcode PlaySessionOptions}.
- * @returns The session after the last frame, and after its end if the client ended it.
+ * @returns The session after the last frame, and after its close if the client closed it.
  * @throws {TypeError} If the recording has no such session, or several without `session`.
  * @throws {SyntaxError} If a line is not JSON.
- * @throws {ConnectionError} If the server refused the session of a plain client.
+ * @throws {ConnectionError} If the server rejected the session of a plain client.
  *
  * @example A bug report becomes a test
  * ```ts
@@ -75,8 +77,8 @@ export async function playSession(
   const { session, token = "", wait, ...request } = options;
   const { opened, events } = eventsOf(recording, session);
   const { pathname, search } = new URL(opened.url, "http://localhost");
-  const isPlain = opened.protocol === ""; // A plain WebSocket carries no tokens.
-  // With credentials in the headers the first token is a renewal.
+  const isPlain = opened.protocol === ""; // A plain WebSocket has no token messages.
+  // With credentials in the headers, the first token is a renewal.
   const headers = new Headers(request.headers);
   const isKnown = headers.has("authorization") || headers.has("cookie");
   const announcement = !isKnown && signsInFirst(events) ? [TOKEN_MARK] : [];
@@ -106,7 +108,7 @@ export async function playSession(
   };
 }
 
-/** Tells whether the first frame has a token, which a client without credentials announces. */
+/** Checks whether the first frame has a token, which a client without credentials announces. */
 function signsInFirst(events: readonly RecordedEvent[]): boolean {
   const { text = "" } = events.find(({ text, base64 }) => (text ?? base64) !== undefined) ?? {};
   const [envelope = ""] = text.split("\n", 1);
@@ -147,7 +149,7 @@ function collect({ frames }: Connection): (string | Uint8Array)[] {
   return received;
 }
 
-/** Fills in the token that the recording left out. */
+/** Fills in the token that the recording omits. */
 function withToken(frame: Frame, token: string): Frame {
   const fill = (envelope: string): string => {
     if (!envelope.includes('"auth":""')) return envelope;

@@ -6,7 +6,7 @@ import { playSession } from "./play_session.ts";
 import { testServer, type TestServerOptions } from "./test_server.ts";
 import { passTime, turns } from "./turns.ts";
 
-/** A server whose handlers note what they get, and the user. */
+/** A server whose handlers record their messages and the user. */
 function noting(options: TestServerOptions<string> = {}) {
   const noted: unknown[] = [];
   const server = testServer<string>({
@@ -25,7 +25,7 @@ const IN_BAND = {
   authenticate: ({ token }: { readonly token?: string | undefined }) => token ?? null,
 };
 
-Deno.test("playSession() gives the handlers what recordSessions() recorded, in the same time", async () => {
+Deno.test("playSession() passes handlers what recordSessions() recorded, at the same times", async () => {
   using time = new FakeTime();
   const lines: string[] = [];
   const instrumentation = recordSessions({ write: (line) => lines.push(line) });
@@ -58,14 +58,14 @@ Deno.test("playSession() gives the handlers what recordSessions() recorded, in t
   assertEquals(played.received.filter((text) => `${text}`.includes('"noted"')).length, 2);
 });
 
-Deno.test("recordSessions() leaves tokens out in every form, and playSession() fills them in", async () => {
+Deno.test("recordSessions() omits tokens in every form, and playSession() fills them in", async () => {
   const renewal = '{"auth":"s3cret","id":1}';
   const renewals = [
     '{"\\u0061uth":"s3cret","id":1}',
     `{"topic":"say","data":{"auth":"mine"}}\n${renewal}`,
     encodeBinary(renewal, new Uint8Array([1])),
   ];
-  // The server accepts no token in these.
+  // The server accepts no token in these frames.
   const malformed = [
     '{"auth":\n"s3cret","id":1}',
     encodeBinary(renewal.slice(0, -1), new Uint8Array()),
@@ -112,7 +112,7 @@ Deno.test("recordSessions() keeps JSON of several lines from a plain client", as
   }
 });
 
-Deno.test("playSession() cuts the network where the recorded session lost it", async () => {
+Deno.test("playSession() cuts the network when the recorded session lost it", async () => {
   const lines: string[] = [];
   const before = noting({ instrumentation: recordSessions({ write: (line) => lines.push(line) }) });
   await using _before = before.server;
@@ -161,7 +161,7 @@ Deno.test("recordSessions() counts lines, so that empty frames do not fill a dis
   assert(length > 4_000 && length < 6_000, `${length} characters`);
 });
 
-Deno.test("recordSessions() reports an error of write, and the session goes on", async () => {
+Deno.test("recordSessions() reports an error of write, and the session continues", async () => {
   const errors: unknown[] = [];
   const full = new Error("disk is full");
   await using server = testServer({
@@ -178,7 +178,7 @@ Deno.test("recordSessions() reports an error of write, and the session goes on",
   assert(errors.length > 0 && errors.every((error) => error === full));
 });
 
-Deno.test("playSession() refuses a recording without the session, or with several", async () => {
+Deno.test("playSession() rejects a recording without the session, or with several", async () => {
   const { server } = noting();
   await using _server = server;
   const line = (session: string) =>

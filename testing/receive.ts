@@ -5,29 +5,28 @@ import { SessionClosedError, TimeoutError } from "../errors.ts";
 import type { SessionEventMap, SessionEvents } from "../session/events.ts";
 import type { WaitOptions } from "../session/types.ts";
 
-/** Time to wait for a message or event, in milliseconds. */
+/** Longest wait for a message or event, in milliseconds. */
 const PATIENCE_MS = 5_000;
 
-// Real timers, so that a test in fake time does not wait without end.
+// Real timers, so that a test with fake time does not wait forever.
 const { setTimeout: startRealTimer, clearTimeout: stopRealTimer } = globalThis;
 
 /**
  * Reads the next messages of a session, client or subscription, or the next items of any other
  * iterable, such as `session.incomingStreams()` or `client.status`.
  *
- * - **In time:** missing messages fail the test with an error that lists the received ones. The
- *   deadline is in real time, even in a test with fake time.
- * - **Afterwards**, unread messages wait for the next `receive`. After a failure, the source cannot
- *   be read any more.
+ * - **In time:** if messages are missing, the test fails with an error that lists the received
+ *   ones. The deadline is in real time, even in a test with fake time.
+ * - **Afterwards**, unread messages wait for the next `receive`. After a failure, the source can no
+ *   longer be read.
  *
  * @typeParam T Type of the messages or items.
  * @param source Session, client, subscription or other iterable.
  * @param count Number of messages.
  * @param options Deadline, 5 s of the real clock by default, and signal.
  * @returns The messages, in order.
- * @throws {TimeoutError} If fewer messages arrived in time; the message has their number and
- * content.
- * @throws {SessionClosedError} If the source ended first; the message has the same information.
+ * @throws {TimeoutError} If fewer messages arrived in time; the error lists them.
+ * @throws {SessionClosedError} If the source ended first; the error lists the messages, too.
  *
  * @example A broadcast to all sessions
  * ```ts
@@ -147,7 +146,7 @@ export async function nextEvent(
   const { promise, resolve } = Promise.withResolvers<Event>();
   target.addEventListener(type, resolve);
   try {
-    return await inTime(options, () => `the event "${type}" did not come`, () => promise);
+    return await inTime(options, () => `the event "${type}" did not arrive`, () => promise);
   } finally {
     target.removeEventListener(type, resolve);
   }
@@ -183,7 +182,7 @@ function ended(source: unknown, soFar: string): SessionClosedError {
   });
 }
 
-/** Formats topics and data of messages, or other items unchanged; long texts are cut. */
+/** Formats topics and data of messages, or other items unchanged, with long texts cut. */
 function list(items: readonly unknown[]): string {
   if (items.length === 0) return "";
   const texts = items.map((item) => {

@@ -13,7 +13,7 @@ Deno.test("receive() leaves other messages to the next call", async () => {
   assertEquals((await receive(pair.client, 2)).map(({ data }) => data), [2, 3]);
 });
 
-Deno.test("receive() says how many came and which, also in fake time", async () => {
+Deno.test("receive() reports the number and content of received messages, also in fake time", async () => {
   using _time = new FakeTime();
   await using pair = memorySessions();
   pair.server.send("score", { home: 1 });
@@ -26,7 +26,7 @@ Deno.test("receive() says how many came and which, also in fake time", async () 
   assertEquals(error.timeoutMs, 20);
 });
 
-Deno.test("receive() says so when the session ended before", async () => {
+Deno.test("receive() reports that the session closed first", async () => {
   await using pair = memorySessions();
   pair.server.send("first");
   void pair.server.close({ code: 4_001, reason: "Enough" });
@@ -35,7 +35,7 @@ Deno.test("receive() says so when the session ended before", async () => {
   assert(error.message.includes("4001 Enough"), error.message);
 });
 
-Deno.test("receive() rejects by its signal", async () => {
+Deno.test("receive() rejects when its signal aborts", async () => {
   await using pair = memorySessions();
   const gone = new AbortController();
   const waiting = receiveOne(pair.client, { signal: gone.signal });
@@ -44,7 +44,7 @@ Deno.test("receive() rejects by its signal", async () => {
   await assertRejects(() => receiveOne(pair.server, { signal: gone.signal }), Error, "Enough");
 });
 
-Deno.test("nextEvent() waits for one event, and listens no longer", async () => {
+Deno.test("nextEvent() waits for one event, and then stops listening", async () => {
   let listeners = 0;
   const source = new class extends EventTarget {
     override addEventListener(...all: Parameters<EventTarget["addEventListener"]>): void {
@@ -61,11 +61,11 @@ Deno.test("nextEvent() waits for one event, and listens no longer", async () => 
   source.dispatchEvent(new Event("opened"));
   assertEquals((await next).type, "opened");
   const late = () => nextEvent(source, "opened", { timeoutMs: 5 });
-  await assertRejects(late, TimeoutError, 'the event "opened" did not come');
+  await assertRejects(late, TimeoutError, 'the event "opened" did not arrive');
   assertEquals(listeners, 0);
 });
 
-Deno.test("turns() lets a request be answered while time stands still", async () => {
+Deno.test("turns() lets a request receive its reply while time stands still", async () => {
   using _time = new FakeTime();
   await using pair = memorySessions({ server: { onMessage: (message) => message.reply(1) } });
   let answer: unknown;

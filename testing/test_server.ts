@@ -1,4 +1,4 @@
-/** A server without sockets, and the network in front of that server, with faults on demand. */
+/** A server without sockets, and the network in front of it, with faults on demand. */
 import { SERVER } from "../server/server_options.ts";
 import { checkOptions } from "../base/option_checks.ts";
 import type { OptionKinds } from "../base/options.ts";
@@ -31,14 +31,14 @@ import { sessionSettings } from "../session/session_settings.ts";
 const ORIGIN = "http://localhost";
 
 /**
- * Options for {@linkcode testServer}: the options of a server, and the wire.
+ * Options for {@linkcode testServer}: the options of a server, and of the memory transport.
  *
  * @typeParam V Type of the value that `authenticate` returns.
  * @typeParam C The contract.
  */
 export interface TestServerOptions<V = unknown, C extends Contract = Contract>
   extends ServerOptions<V, C> {
-  /** Wire of Skein's clients. Plain clients have only frames, as on a WebSocket. */
+  /** Memory transport of Skein clients. Plain clients have only frames, as on a WebSocket. */
   readonly wire?: Omit<MemoryPairOptions, "frames" | "protocol"> | undefined;
 }
 
@@ -56,7 +56,7 @@ export interface TestRequestOptions {
   readonly address?: string | undefined;
 }
 
-/** Checks options before `super`, which comes first in a constructor. */
+/** Checks options before `super`, which must be first in a constructor. */
 function checked<T>(options: T): T {
   checkOptions("create server", options, { ...SERVER, wire: "object" });
   return options;
@@ -71,8 +71,8 @@ const TEST_REQUEST: OptionKinds<TestRequestOptions> = {
 const TEST_DIAL = { ...CLIENT_KINDS.dial, ...TEST_REQUEST };
 
 /**
- * A server over memory. All other parts are those of a real server: admission, authentication,
- * limits, topics, rooms, presence.
+ * A server over memory. All other parts are the same as in a real server: admission,
+ * authentication, limits, topics, rooms, presence.
  *
  * @typeParam V Type of the value that `authenticate` returns.
  * @typeParam C The contract.
@@ -80,18 +80,18 @@ const TEST_DIAL = { ...CLIENT_KINDS.dial, ...TEST_REQUEST };
 export class TestServer<V = unknown, C extends Contract = Contract> extends Server<V, C> {
   /** Network in front of the server, with faults on demand. */
   readonly network: TestNetwork;
-  /** Clients created by `connect` that are not closed. */
+  /** Open clients created by `connect`. */
   readonly clients: ReadonlySet<Client<C>>;
 
   readonly #accepted: WeakMap<Response, MemoryPair>;
   readonly #clients: Set<Client<C>>;
-  /** The runtime of clients: that of the server, if the server was given one. */
+  /** The runtime of clients: the server's, if it has the option. */
   readonly #clientRuntime: Runtime | undefined;
 
   /**
    * Creates a server; called by {@linkcode testServer}.
    *
-   * @param options Options of the server and the wire.
+   * @param options Options of the server and the transport.
    */
   constructor(options: TestServerOptions<V, C> = {}) {
     const { wire = {}, ...rest } = checked(options);
@@ -106,13 +106,13 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
   }
 
   /**
-   * Opens one session with this server, as `dial()` does. The server's end is in `manager`, and is
+   * Opens one session with this server, as `dial()` does. The server side is in `manager`, and is
    * passed to `onOpen`. Without `protocols`, the client is a plain WebSocket, as in any page; with
    * `qmux-02`, the session has only streams and datagrams.
    *
    * @param options Options of `dial()`, and the client's request.
    * @returns The established session of the client.
-   * @throws {SessionClosedError} If the server refused the session; `info` has code and reason.
+   * @throws {SessionClosedError} If the server rejected the session; `info` has code and reason.
    * @throws {ConnectionError} If the network is down.
    */
   async dial(
@@ -141,11 +141,11 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
   }
 
   /**
-   * Opens a connection with this server without a session, to write frames by hand.
+   * Opens a connection with this server without a session, to write raw frames.
    *
    * @param options Request of the client, with `skein.1` as the default subprotocol.
-   * @returns The client's end; the refusal of a `skein.1` client arrives as a close.
-   * @throws {ConnectionError} If the network is down, or a plain client was refused.
+   * @returns The client side; the rejection of a `skein.1` client arrives as a close.
+   * @throws {ConnectionError} If the network is down, or a plain client was rejected.
    *
    * @example A page that sends invalid messages
    * ```ts
@@ -172,8 +172,8 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
   }
 
   /**
-   * Connects a client that reconnects by itself, as `connect()` does. Without a `runtime`, here or of
-   * the server, the delays have no jitter, so that fake time can skip them.
+   * Connects a client that reconnects automatically, as `connect()` does. Without a `runtime`, here
+   * or on the server, the delays have no jitter, so that fake time can skip them.
    *
    * @param options Options of `connect()`, and the client's request.
    * @returns The client, which connects in the background.
@@ -242,14 +242,13 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
  *
  * - **Whole:** requests pass path, origin, limits and `authenticate`; `topics`, `presence`, `rooms`
  *   and `manager` work as usual.
- * - **Time:** all timers are those of sessions, so that fake time drives the server. Clients have
- *   the `runtime` of the server by default.
- * - **Disposal** cleans up completely; {@linkcode assertNoLeaks} finds the leftovers of a test
- *   before that.
+ * - **Time:** all timers belong to sessions, so that fake time drives the server. By default
+ *   clients have the server's `runtime`.
+ * - **Disposal** cleans up completely; {@linkcode assertNoLeaks} finds leaks of a test before that.
  *
  * @typeParam V Type of the value that `authenticate` returns.
  * @typeParam C The contract.
- * @param options Options of the server and the wire.
+ * @param options Options of the server and the transport.
  * @returns The server, whose methods `dial()` and `connect()` create clients.
  *
  * @example Authentication
@@ -294,7 +293,7 @@ export function testServer<V = unknown, C extends Contract = Contract>(
  * await turns();
  * client.send("said", "meanwhile"); // Goes to the outbox.
  * server.network.up();
- * await passTime(time, 1_000); // The client comes back by itself.
+ * await passTime(time, 1_000); // The client reconnects automatically.
  * assertEquals(heard, ["meanwhile"]);
  * ```
  */
@@ -316,7 +315,7 @@ export class TestNetwork implements MemoryLink {
     return this.#isDown;
   }
 
-  /** Open connections, with both ends of each. */
+  /** Open connections, with both sides of each. */
   get pairs(): readonly MemoryPair[] {
     return [...this.#pairs];
   }
@@ -326,7 +325,7 @@ export class TestNetwork implements MemoryLink {
    *
    * @param end A session of either side, or a connected client.
    * @returns The link of the connection.
-   * @throws {TypeError} If the end was never connected over this network.
+   * @throws {TypeError} If it was never connected over this network.
    *
    * @example Breaking one of two connections
    * ```ts
@@ -370,9 +369,9 @@ export class TestNetwork implements MemoryLink {
   }
 
   /**
-   * Cuts every connection, and keeps clients from connecting until {@linkcode TestNetwork.up}.
+   * Cuts every connection, and prevents clients from connecting until {@linkcode TestNetwork.up}.
    *
-   * @param options Whether to notify the ends.
+   * @param options `silent: true` does not notify either side.
    */
   down(options: { readonly silent?: boolean | undefined } = {}): void {
     checkOptions("cut network", options, { silent: "boolean" });
@@ -414,8 +413,8 @@ export class TestNetwork implements MemoryLink {
 }
 
 /**
- * Creates an engine that upgrades a request to one end of a memory pair. The response leads to the
- * other end.
+ * Creates an engine that upgrades a request to one side of a memory pair. The response leads to the
+ * other side.
  */
 function memoryEngine(
   network: TestNetwork,
@@ -438,9 +437,7 @@ function memoryEngine(
   };
 }
 
-/**
- * Options of the wire for a subprotocol: messages, streams and datagrams, or only some of these.
- */
+/** Transport options for a subprotocol: messages, streams and datagrams, or only some of them. */
 function wireOf(protocol: string): MemoryPairOptions {
   if (protocol === "") return { protocol, streams: false, datagrams: false };
   const { protocol: inner } = parseQmuxProtocol(protocol) ?? { protocol };

@@ -13,13 +13,13 @@ import { guest } from "../server/guest.ts";
 import { type TestServer, testServer } from "./test_server.ts";
 import { passTime, turns } from "./turns.ts";
 
-/** Close code of a refused session. */
+/** Close code of a rejected session. */
 async function refusal(dialing: Promise<unknown>): Promise<number | undefined> {
   const error = await assertRejects(() => dialing, SessionClosedError);
   return error.info?.code;
 }
 
-Deno.test("TestServer.dial() goes through the whole admission", async () => {
+Deno.test("TestServer.dial() passes the whole admission", async () => {
   await using server = testServer({
     path: "/rooms/:id",
     hosts: ["localhost"],
@@ -52,7 +52,7 @@ Deno.test("TestServer.dial() goes through the whole admission", async () => {
   assertEquals(await refusal(again), 4429);
 });
 
-Deno.test("TestServer.dial() offers a token in band", async () => {
+Deno.test("TestServer.dial() sends a token message", async () => {
   await using server = testServer({
     allowTokenMessage: true,
     authenticate: ({ token }) => token === "s3cret" ? "ann" : null,
@@ -76,7 +76,7 @@ Deno.test("TestServer.dial() is a plain page without protocols", async () => {
   assertEquals((error.cause as ConnectionError).status, 401);
 });
 
-Deno.test("TestServer.dial() has streams and no messages where it offers QMux alone", async () => {
+Deno.test("TestServer.dial() has streams and no messages if it offers only QMux", async () => {
   const come: unknown[] = [];
   await using server = testServer({
     onOpen: async (session) => {
@@ -96,7 +96,7 @@ Deno.test("TestServer.dial() has streams and no messages where it offers QMux al
   assertEquals(whole.protocol, "skein.1");
 });
 
-Deno.test("TestServer has rooms, presence and publications as ever", async () => {
+Deno.test("TestServer supports rooms, presence and publications", async () => {
   using time = new FakeTime();
   await using server = testServer({
     authenticate: ({ token }) => token!,
@@ -122,7 +122,7 @@ Deno.test("TestServer has rooms, presence and publications as ever", async () =>
   ]);
 });
 
-Deno.test("TestServer.connect() makes a client that reconnects, with its outbox", async () => {
+Deno.test("TestServer.connect() creates a client that reconnects, with its outbox", async () => {
   using time = new FakeTime();
   const heard: unknown[] = [];
   await using server = testServer({
@@ -167,7 +167,7 @@ Deno.test("TestServer.connect() waits its delay before each attempt", async () =
   assertEquals(delays, [100, 200, 300, 300]);
 });
 
-Deno.test("TestServer.drain() tells clients when to come back", async () => {
+Deno.test("TestServer.drain() tells clients when to reconnect", async () => {
   using time = new FakeTime();
   const server = testServer();
   await using client = server.connect();
@@ -209,7 +209,7 @@ Deno.test("TestNetwork slows, stalls and cuts all connections, or one", async ()
   assertEquals([(await bob.closed).code, server.manager.count], [4408, 0]);
 });
 
-Deno.test("TestNetwork.linkOf() refuses sessions of elsewhere", async () => {
+Deno.test("TestNetwork.linkOf() rejects sessions of other servers", async () => {
   await using server = testServer();
   await using pair = memorySessions();
   assertThrows(() => server.network.linkOf(pair.client), TypeError, "of this server");
@@ -219,14 +219,14 @@ Deno.test("TestNetwork.linkOf() refuses sessions of elsewhere", async () => {
   server.network.linkOf(client).resume();
 });
 
-Deno.test("TestServer refuses to dial while the network is down", async () => {
+Deno.test("TestServer.dial() rejects while the network is down", async () => {
   await using server = testServer();
   server.network.down();
   assertEquals(server.network.isDown, true);
   await assertRejects(() => server.dial(), ConnectionError, "the network is down");
 });
 
-Deno.test("TestServer keeps the token of a request in no session", async () => {
+Deno.test("TestServer does not keep a request's token in the session", async () => {
   const seen: (string | undefined)[] = [];
   const urls: string[] = [];
   await using server = testServer({
@@ -244,7 +244,7 @@ Deno.test("TestServer keeps the token of a request in no session", async () => {
   assertEquals(urls.map((url) => new URL(url).searchParams.get("token")), [null, "s3cret", null]);
 });
 
-Deno.test("TestServer ends at once in fake time, with any network", async () => {
+Deno.test("TestServer closes immediately in fake time, with any network", async () => {
   using _time = new FakeTime();
   const sessions: Session[] = [];
   const server = testServer({ onOpen: (session) => void sessions.push(session as Session) });

@@ -1,13 +1,12 @@
 /** Turns of the event loop, which also pass in fake time. */
 import { platformRuntime } from "../base/runtime.ts";
 
-/** Turns for a full exchange: an envelope, its handler, and the answer. */
+/** Turns for a full exchange: an envelope, its handler, and the reply. */
 const TURNS = 10;
 
 /**
- * Waits for some turns of the event loop. By then, messages sent over memory have arrived and were
- * handled, and answers are back, except where a fault or a handler adds a delay. Works in fake
- * time.
+ * Waits for some turns of the event loop. By then, messages sent over memory have been handled, and
+ * replies have arrived, unless a fault or a handler adds a delay. Works with fake time.
  *
  * @param count Number of turns; 10 by default.
  * @returns Resolves after these turns.
@@ -28,7 +27,7 @@ export async function turns(count: number = TURNS): Promise<void> {
 }
 
 /**
- * Waits for a promise that needs no time, with a bound.
+ * Waits for a promise that needs no time, for a limited number of turns.
  *
  * @param promise Promise to wait for; the caller handles its rejection.
  * @returns `false` if the promise is still pending after some turns.
@@ -41,14 +40,14 @@ export async function settlesSoon(promise: Promise<unknown>): Promise<boolean> {
 const STEPS = 100;
 
 /**
- * Moves fake time forward in small steps, so that messages, answers and later timers can follow in
+ * Moves fake time forward in small steps, so that messages, replies and new timers can run in
  * between. One large tick would run only the timers that exist at its start.
  *
  * @param time Time of the test: `FakeTime` of `@std/testing/time`, or a similar class.
  * @param ms Time to pass, in milliseconds.
  * @returns Resolves when the time has passed.
  *
- * @example A round trip over a line of 50 ms
+ * @example A round trip over a connection with a delay of 50 ms
  * ```ts
  * import { memorySessions, passTime } from "@skein/skein/testing";
  * import { assertEquals } from "@std/assert";
