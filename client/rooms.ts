@@ -314,6 +314,7 @@ export class Members<D = unknown> implements AsyncIterable<RoomMembers<D>> {
   readonly room: string;
   readonly #rooms: WatchedRooms;
 
+  /** Creates a view of a room; `client.members` does. */
   constructor(room: string, rooms: WatchedRooms) {
     this.room = room;
     this.#rooms = rooms;

@@ -121,6 +121,7 @@ export class Subscription<
     this.ready.catch(() => {});
   }
 
+  /** True if the subscription has ended. */
   get isEnded(): boolean {
     return this.#state === "ended";
   }

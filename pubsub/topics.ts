@@ -210,6 +210,8 @@ export class Topics implements AsyncDisposable {
   #lastFailure: unknown;
 
   /**
+   * Creates topics without subscribers.
+   *
    * @param options See {@linkcode TopicsOptions}.
    * @throws {RangeError} If a limit is not a positive integer, or `maxTopicBytes` is above 255.
    * @throws {TypeError} If a pattern of `history` is malformed, or two patterns overlap.

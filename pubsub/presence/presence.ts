@@ -112,6 +112,8 @@ export class Presence implements Disposable {
   #isDisposed = false;
 
   /**
+   * Creates a presence without users.
+   *
    * @param options See {@linkcode PresenceOptions}.
    * @throws {RangeError} If `graceMs` is not from 0 to 2,147,483,647, or `maxLastSeen` is not an
    * integer of 0 or more.

@@ -148,6 +148,8 @@ export class Rooms implements Disposable {
   };
 
   /**
+   * Creates rooms without members.
+   *
    * @param options See {@linkcode RoomsOptions}.
    * @throws {TypeError} If a pattern is malformed, or two patterns overlap.
    * @throws {RangeError} If `gatherAbove` or `gatherMs` is not an integer of 0 or more.

@@ -232,7 +232,9 @@ function issueWords({ errors, warnings, sessions }) {
 }
 
 function streamWords({ writers, readers, answers }) {
-  return `${plural(writers, "writer")}, ${plural(readers, "reader")}, ${plural(answers, "response")}`;
+  return `${plural(writers, "writer")}, ${plural(readers, "reader")}, ${
+    plural(answers, "response")
+  }`;
 }
 
 function brokerCard(node) {
