@@ -1,11 +1,11 @@
 /**
- * The page of the AI chat from the view of a reader.
+ * The page of the AI chat from a reader's view.
  *
  * @module
  */
 import { type BrowserContext, newPage, type Page } from "./_browsers.ts";
 
-/** The few members of the DOM in use: the repository is checked without the DOM's library. */
+/** The few members of the DOM in use: the repository is type-checked without the DOM library. */
 interface Element {
   readonly textContent: string;
   readonly dataset: Readonly<Record<string, string>>;
@@ -14,10 +14,10 @@ interface Element {
   querySelectorAll(selector: string): ArrayLike<Element> & Iterable<Element>;
 }
 
-/** The page's globals; functions that name these run in the page. */
+/** The page's globals; functions that name them run in the page. */
 declare const document: Element;
 
-/** Polling of the page in the background too, where no frames are drawn. */
+/** Polls even when the page is in the background, where no frames are drawn. */
 const OPTIONS = { polling: 50 };
 
 /** One page of the AI chat. */
@@ -43,7 +43,7 @@ export class AiChatPage {
     await this.page.waitForSelector(`#status[data-name="${name}"]`);
   }
 
-  /** Types a question, and sends the question with Enter. */
+  /** Types a question, and sends it with Enter. */
   async ask(question: string): Promise<void> {
     await this.page.waitForSelector("#send:not([hidden])");
     await this.page.type("#text", question);
@@ -64,7 +64,7 @@ export class AiChatPage {
     );
   }
 
-  /** Waits until the last answer has some words, and returns the answer. */
+  /** Waits until the last answer includes some words, and returns the answer. */
   async reads(words: string): Promise<string> {
     await this.page.waitForFunction(
       (words) => [...document.querySelectorAll(".answer")].at(-1)?.textContent.includes(words),
@@ -123,7 +123,7 @@ export class AiChatPage {
     await this.page.waitForSelector("#to-end:not([hidden])");
   }
 
-  /** Returns the place in the log. */
+  /** Returns the scroll position of the log. */
   async scrolledTo(): Promise<number> {
     return await this.page.evaluate(() => document.querySelector("#log")!.scrollTop);
   }

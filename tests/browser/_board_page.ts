@@ -1,11 +1,11 @@
 /**
- * The whiteboard's page from the view of a visitor.
+ * The whiteboard's page from a visitor's view.
  *
  * @module
  */
 import { type BrowserContext, newPage, type Page } from "./_browsers.ts";
 
-/** The few members of the DOM in use: the repository is checked without the DOM's library. */
+/** The few members of the DOM in use: the repository is type-checked without the DOM library. */
 interface Element {
   readonly textContent: string;
   readonly hidden: boolean;
@@ -25,7 +25,7 @@ interface Canvas extends Element {
   };
 }
 
-/** The page's globals; functions that name these run in the page. */
+/** The page's globals; functions that name them run in the page. */
 declare const document: Element;
 
 /** Options of a visitor. */
@@ -36,7 +36,7 @@ export interface BoardVisitor {
   readonly board?: string;
   /** The only transport to use; any by default. */
   readonly transport?: "webtransport" | "websocket" | "http";
-  /** Size of the page, which is set before the page lays out its drawing. */
+  /** Size of the page, set before the page lays out its drawing. */
   readonly size?: { readonly width: number; readonly height: number };
 }
 
@@ -55,7 +55,7 @@ export class BoardPage {
     url: string,
     { name, board = "sketches", transport, size }: BoardVisitor,
   ): Promise<BoardPage> {
-    // A window of its own: a tab in the background draws nothing.
+    // A separate window: a tab in the background draws nothing.
     const page = await newPage(context, { type: "window" });
     if (size !== undefined) await page.setViewport(size);
     const query = transport === undefined ? "" : `?transport=${transport}`;
@@ -74,12 +74,12 @@ export class BoardPage {
     await this.page.waitForFunction(() => document.querySelector("#offline")!.hidden);
   }
 
-  /** Waits for the state of the connection. */
+  /** Waits for a state of the connection. */
   async hasStatus(name: string): Promise<void> {
     await this.page.waitForSelector(`#status[data-name="${name}"]`);
   }
 
-  /** Draws a line with the mouse, through places on the screen. */
+  /** Draws a line with the mouse through points on the screen. */
   async draw(...places: readonly (readonly [x: number, y: number])[]): Promise<void> {
     const { mouse } = this.page;
     const [first, ...others] = places;
@@ -89,7 +89,7 @@ export class BoardPage {
     await mouse.up();
   }
 
-  /** Waits until a place on the screen has ink, or none. */
+  /** Waits until a point on the screen has ink, or none. */
   async hasInk(x: number, y: number, expected = true, canvas = "#still"): Promise<void> {
     await this.page.waitForFunction(
       (x, y, expected, selector) => {
@@ -105,7 +105,7 @@ export class BoardPage {
     );
   }
 
-  /** Waits for the pointer of a user, near a place on the screen. */
+  /** Waits for a user's pointer near a point on the screen. */
   async seesPointer(user: string, [x, y]: readonly [x: number, y: number]): Promise<void> {
     await this.page.waitForFunction(
       (user, x, y) =>
@@ -120,7 +120,7 @@ export class BoardPage {
     );
   }
 
-  /** Waits until the page shows so many pointers. */
+  /** Waits until the page shows a number of pointers. */
   async hasPointers(count: number): Promise<void> {
     await this.page.waitForFunction(
       (count) => [...document.querySelectorAll("#cursors .cursor")].length === count,
@@ -129,7 +129,7 @@ export class BoardPage {
     );
   }
 
-  /** Waits for a text of an element. */
+  /** Waits for the text of an element. */
   async says(selector: string, text: string): Promise<void> {
     await this.page.waitForFunction(
       (selector, text) => document.querySelector(selector)!.textContent.includes(text),
@@ -139,7 +139,7 @@ export class BoardPage {
     );
   }
 
-  /** Waits for the people on the board, in any order. */
+  /** Waits for the users on the board, in any order. */
   async hasPeople(names: readonly string[]): Promise<void> {
     await this.page.waitForFunction(
       (names) =>
@@ -160,7 +160,7 @@ export class BoardPage {
     );
   }
 
-  /** Opens another board, by the keyboard. Another board has another address. */
+  /** Opens another board with the keyboard. Each board has a separate address. */
   async open(board: string): Promise<void> {
     await this.page.keyboard.press("b");
     await this.page.waitForSelector("#boards-dialog[open]");

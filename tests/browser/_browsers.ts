@@ -1,5 +1,5 @@
 /**
- * Starts the browsers, and the chat's server, for browser tests.
+ * Starts the browsers, and the servers of examples, for browser tests.
  *
  * @module
  */
@@ -11,12 +11,15 @@ import { lowPort } from "../ports.ts";
 export type { Browser, BrowserContext, Page };
 
 /**
- * Longest wait for one event in a browser, in milliseconds: names the event on a fault, and is no
- * bound on the speed of a machine.
+ * Longest wait for one event in a browser, in milliseconds. It names the event on a failure, and
+ * does not bound the speed of a machine.
  */
 export const PATIENCE_MS = 60_000;
 
-/** Longest duration of a test, in milliseconds: a stuck browser ends shortly before the deadline. */
+/**
+ * Longest duration of a test, in milliseconds: a stuck browser is closed shortly before the
+ * deadline.
+ */
 const TEST_PATIENCE_MS = Number(Deno.env.get("TEST_DEADLINE_MS") ?? 180_000) - 5_000;
 
 /** A browser for tests. */
@@ -60,7 +63,7 @@ const ARGS: Readonly<Record<BrowserKind["name"], readonly string[]>> = {
     "--disable-gpu",
     "--no-first-run",
     "--disable-background-networking",
-    // A camera and a microphone with a test picture, without a question to the user.
+    // A camera and a microphone with a test picture, without a permission prompt.
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
   ],
@@ -85,26 +88,26 @@ export function findBrowser({ variable, paths }: BrowserKind): string | undefine
   });
 }
 
-/** Tells whether a browser is Firefox. */
+/** Returns true if a browser is Firefox. */
 export function isFirefox(browser: Browser): boolean {
   return browser.process()!.spawnfile.includes("firefox");
 }
 
-/** Starts a browser without a window, with further arguments. */
+/** Starts a headless browser, with further arguments. */
 export async function launchBrowser(
   kind: BrowserKind,
   args: readonly string[] = [],
 ): Promise<Browser> {
   const executablePath = findBrowser(kind);
   if (executablePath === undefined) {
-    throw new Error(`${kind.name} was not found; ${kind.variable} says where it is`);
+    throw new Error(`${kind.name} was not found; set ${kind.variable} to its path`);
   }
   return await puppeteer.launch({
     browser: kind.name === "Chromium" ? "chrome" : "firefox",
     executablePath,
     args: [...ARGS[kind.name], ...args],
     extraPrefsFirefox: FIREFOX_PREFERENCES,
-    // Keeps the back/forward cache, as in a user's browser.
+    // Keeps the back/forward cache enabled, as in a user's browser.
     ignoreDefaultArgs: ["--disable-back-forward-cache"],
     headless: true,
     timeout: PATIENCE_MS,
@@ -125,18 +128,21 @@ export function bundleOf(module: URL): Promise<string> {
   return bundle;
 }
 
-/** The running browsers of this isolate's tests; a start takes longer than most tests. */
+/** The running browsers of this isolate's tests; starting one takes longer than most tests. */
 const running = new Map<BrowserKind, Browser>();
 
 let isEndPlanned = false;
 
-/** Ends all browsers after the last test of an isolate. */
+/** Closes all browsers after the last test of an isolate. */
 const endBrowsers = async () => {
   await Promise.all([...running.values()].map((browser) => browser.close()));
   running.clear();
 };
 
-/** Gives a test the running browser of a kind, or a new one, without pages and cookies of others. */
+/**
+ * Passes the running browser of a kind to a test, or starts one. Pages and cookies of other tests
+ * are removed.
+ */
 async function withBrowser(
   kind: BrowserKind,
   test: (browser: Browser) => Promise<void>,
@@ -155,7 +161,7 @@ async function withBrowser(
 
 /** Closes all pages but one empty page, and removes all cookies. */
 async function clear(browser: Browser): Promise<void> {
-  if (!browser.connected) return; // A test may end its browser.
+  if (!browser.connected) return; // A test may close its browser.
   const context = browser.defaultBrowserContext();
   const pages = await context.pages();
   await context.newPage();
@@ -166,9 +172,9 @@ async function clear(browser: Browser): Promise<void> {
 }
 
 /**
- * Registers a test for each browser, or for some. The tests of an isolate share a browser, and no page.
- * A test without an installed browser is skipped and renamed; with `CI=true` the missing browser is
- * a failure.
+ * Registers a test for each browser, or for some. The tests of an isolate share a browser, but no
+ * page. If a browser is not installed, its test is skipped and renamed; with `CI=true` the missing
+ * browser is a failure.
  */
 export function testInBrowsers(
   name: string,
@@ -179,11 +185,11 @@ export function testInBrowsers(
   isEndPlanned = true;
   for (const kind of kinds) {
     const isMissing = findBrowser(kind) === undefined && Deno.env.get("CI") !== "true";
-    const reason = isMissing ? ` (skipped: not installed; ${kind.variable} says where it is)` : "";
+    const reason = isMissing ? ` (skipped: not installed; set ${kind.variable} to its path)` : "";
     Deno.test({
       name: `${kind.name}: ${name}${reason}`,
       ignore: isMissing,
-      // Puppeteer keeps the browser's process, pipes and timers until after the close.
+      // Puppeteer keeps the browser's process, pipes and timers until after the test.
       sanitizeOps: false,
       sanitizeResources: false,
       fn: () => withBrowser(kind, test),
@@ -206,8 +212,8 @@ export class ChatProcess implements AsyncDisposable {
   }
 
   /**
-   * Starts the server of an example, such as that of the chat, on a free port; or another program
-   * of the examples, such as `cluster/main.ts`.
+   * Starts the server of an example, by default the chat, on a free port; or another program of the
+   * examples, such as `cluster/main.ts`.
    */
   static async start(example = "chat", args: readonly string[] = []): Promise<ChatProcess> {
     const chat = new ChatProcess(lowPort(), example, args);
@@ -235,15 +241,15 @@ export class ChatProcess implements AsyncDisposable {
     for await (const text of output) {
       if (text.includes(`:${this.port} `) || text.includes(`:${this.port}/`)) return;
     }
-    throw new Error("The server ended before it listened");
+    throw new Error("The server exited before it listened");
   }
 
-  /** Freezes the server: incoming data stays under way. */
+  /** Freezes the server: incoming data stays unread. */
   freeze(): void {
     this.#child?.kill("SIGSTOP");
   }
 
-  /** Stops the server, either gently as Ctrl-C does or at once. */
+  /** Stops the server, either gracefully as Ctrl-C does, or immediately. */
   async stop(signal: "SIGINT" | "SIGKILL"): Promise<void> {
     this.#child?.kill(signal);
     await this.#child?.status;
@@ -256,7 +262,7 @@ export class ChatProcess implements AsyncDisposable {
   }
 }
 
-/** Opens a page whose waits are patient. */
+/** Opens a page with long timeouts. */
 export async function newPage(
   context: Pick<BrowserContext, "newPage">,
   options?: Parameters<BrowserContext["newPage"]>[0],
@@ -266,7 +272,9 @@ export async function newPage(
   return page;
 }
 
-/** Chooses the colours of a page. Without motion, a picture never shows a half-way state. */
+/**
+ * Sets the color scheme of a page. Reduced motion keeps half-finished animations out of pictures.
+ */
 export async function emulate(page: Page, colours: "light" | "dark"): Promise<void> {
   await page.emulateMediaFeatures([
     { name: "prefers-color-scheme", value: colours },

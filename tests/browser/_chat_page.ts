@@ -1,11 +1,11 @@
 /**
- * The chat's page from the view of a visitor.
+ * The chat's page from a visitor's view.
  *
  * @module
  */
 import { type BrowserContext, newPage, type Page } from "./_browsers.ts";
 
-/** The few members of the DOM in use: the repository is checked without the DOM's library. */
+/** The few members of the DOM in use: the repository is type-checked without the DOM library. */
 interface Element {
   readonly textContent: string;
   readonly dataset: Readonly<Record<string, string>>;
@@ -18,7 +18,7 @@ interface Titled {
   readonly title: string;
 }
 
-/** The page's globals; functions that name these run in the page. */
+/** The page's globals; functions that name them run in the page. */
 declare const document: Element;
 
 /** A line of the log. */
@@ -52,7 +52,7 @@ export class ChatPage {
     this.name = name;
   }
 
-  /** Opens the chat in a new page and enters with a name; over one transport, or any. */
+  /** Opens the chat in a new page and enters with a name, over one transport or any. */
   static async enter(
     context: BrowserContext,
     url: string,
@@ -86,12 +86,12 @@ export class ChatPage {
     return await this.page.$eval("#status-transport", (badge) => (badge as Titled).title);
   }
 
-  /** Opens a room (`#lobby`) or the letters of a user (`@ann`). */
+  /** Opens a room (`#lobby`) or the direct messages with a user (`@ann`). */
   async open(place: string): Promise<void> {
     const key = place.slice(1);
     const list = place.startsWith("#") ? "#rooms" : "#people";
     const button = await this.page.waitForSelector(`${list} [data-key="${key}"] button`);
-    // Not clicked by position: on a narrow page the list slides in from the side.
+    // A click by position would miss: on a narrow page the list slides in from the side.
     await button!.evaluate((element) => element.click());
     const title = place.startsWith("#") ? place : key;
     await this.page.waitForFunction(
@@ -101,13 +101,13 @@ export class ChatPage {
     );
   }
 
-  /** Types a line and sends the line with Enter. */
+  /** Types a line and sends it with Enter. */
   async say(text: string): Promise<void> {
     await this.page.type("#text", text);
     await this.page.keyboard.press("Enter");
   }
 
-  /** Waits until the log has a line in a state. */
+  /** Waits until the log shows a line in a state. */
   async sees(text: string, state = "sent"): Promise<void> {
     await this.page.waitForFunction(
       (text, state) =>
@@ -129,7 +129,7 @@ export class ChatPage {
     );
   }
 
-  /** Waits for the list of people, with rooms: `ann: #lobby #tea`. */
+  /** Waits for the list of users with their rooms: `ann: #lobby #tea`. */
   async seesPeople(people: readonly string[]): Promise<void> {
     await this.page.waitForFunction(
       (wanted) =>

@@ -1,12 +1,12 @@
 /**
- * The eight pages of Skein, each with its server, and the checks that hold for all of them.
+ * The eight pages of Skein, each with its server, and the checks that apply to all of them.
  *
  * @module
  */
 import { ChatProcess, newPage, type Page } from "./_browsers.ts";
 import type { Browser } from "./_browsers.ts";
 
-/** A page, and how a visitor comes to its main view. */
+/** A page, and the steps to its main view. */
 export interface Member {
   /** The name in pictures and messages. */
   readonly name: string;
@@ -17,7 +17,7 @@ export interface Member {
   readonly path?: string;
   /** Enters with a name, or waits for the first picture. */
   readonly enter?: (page: Page) => Promise<void>;
-  /** The signal that ends the server: the cluster has children to end. */
+  /** The signal that stops the server: the cluster has child processes to stop. */
   readonly end?: "SIGINT" | "SIGKILL";
 }
 
@@ -76,7 +76,7 @@ export class FamilyPage implements AsyncDisposable {
     const folder = await Deno.makeTempDir();
     const server = await ChatProcess.start(member.example, member.args?.(folder));
     const context = await browser.createBrowserContext();
-    // A window of its own: a tab in the background draws nothing.
+    // A separate window: a tab in the background draws nothing.
     const page = await newPage(context, { type: "window" });
     const family = new FamilyPage(page, member, server, folder);
     try {
@@ -90,7 +90,7 @@ export class FamilyPage implements AsyncDisposable {
     return family;
   }
 
-  /** Ends the server, and waits for the sentence about it. */
+  /** Kills the server, and waits for the notice about it. */
   async kill(): Promise<string> {
     await this.#server.stop(this.#member.end ?? "SIGKILL");
     const why = await this.page.waitForSelector("#outage:not([hidden]) .why");
@@ -104,7 +104,7 @@ export class FamilyPage implements AsyncDisposable {
   }
 }
 
-/** The little of the DOM that functions of the page name here. */
+/** The few members of the DOM in use here. */
 interface Element {
   readonly id: string;
   readonly className: unknown;
@@ -166,8 +166,8 @@ declare function getComputedStyle(element: Element, pseudo?: string): Style;
 const MAX_STOPS = 150;
 
 /**
- * Goes through a page by the Tab key. Returns the names of the elements, and a complaint about each
- * that is out of view, covered, or does not show the focus.
+ * Goes through a page with the Tab key. Returns the names of the elements, and a complaint about
+ * each element that is out of view, covered, or does not show the focus.
  */
 export async function tabThrough(page: Page): Promise<{ stops: string[]; faults: string[] }> {
   await page.evaluate(() => {
@@ -187,7 +187,7 @@ export async function tabThrough(page: Page): Promise<{ stops: string[]; faults:
   return { stops, faults: [...faults, `more than ${MAX_STOPS} stops: ${stops.join(", ")}`] };
 }
 
-/** Looks at the focused element, in the page; an empty name at the end of the round. */
+/** Looks at the focused element in the page; the name is empty at the end of the round. */
 function lookAtFocus(isFirst: boolean): { name: string; fault: string } {
   const seen = globalThis as unknown as { seen: Set<Element> };
   if (isFirst) seen.seen = new Set();
@@ -220,27 +220,27 @@ function lookAtFocus(isFirst: boolean): { name: string; fault: string } {
       return { name, fault: "" };
     }
   }
-  // A shape has a thick edge in place of a ring.
+  // A shape shows focus with a thick edge instead of a ring.
   for (const shape of element.closest("svg") === null ? [] : element.children) {
     if (parseFloat(getComputedStyle(shape).strokeWidth) >= 5) return { name, fault: "" };
   }
   return { name, fault: "does not show the focus" };
 }
 
-/** Returns by how many pixels a page is too wide. */
+/** Returns the number of pixels by which a page is too wide. */
 export async function overflowOf(page: Page): Promise<number> {
   return await page.evaluate(() =>
     document.documentElement.scrollWidth - document.documentElement.clientWidth
   );
 }
 
-/** Lists the texts of a page whose contrast is below 4.5 to 1, disabled controls left out. */
+/** Lists the texts of a page whose contrast is below 4.5 to 1, except in disabled controls. */
 export async function faintTexts(page: Page): Promise<string[]> {
   return await page.evaluate(() => {
     const canvas = document.createElement("canvas");
     canvas.width = canvas.height = 1;
     const context = canvas.getContext("2d", { willReadFrequently: true });
-    /** Paints colours over each other, and returns the mix. */
+    /** Paints colors over each other, and returns the mix. */
     const mixOf = (colours: readonly string[]) => {
       context.clearRect(0, 0, 1, 1);
       for (const colour of colours) {
@@ -267,7 +267,7 @@ export async function faintTexts(page: Page): Promise<string[]> {
       for (let one: Element | null = element; one !== null; one = one.parentElement) {
         const { backgroundColor, backgroundImage, opacity } = getComputedStyle(one);
         under.unshift(backgroundColor);
-        // A picture below, or a part that is pale on purpose, has no one colour.
+        // A picture below the text, or a deliberately pale part, has no single color.
         hasPicture ||= backgroundImage !== "none" || Number(opacity) < 1;
       }
       if (hasPicture) continue;

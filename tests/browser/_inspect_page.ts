@@ -6,17 +6,17 @@
 import type { Demo } from "../../examples/inspect/demo.ts";
 import { type BrowserContext, newPage, type Page } from "./_browsers.ts";
 
-/** The few members of the DOM in use: the repository is checked without the DOM's library. */
+/** The few members of the DOM in use: the repository is type-checked without the DOM library. */
 interface Element {
   readonly textContent: string;
   querySelector(selector: string): Element | null;
   querySelectorAll(selector: string): Iterable<Element>;
 }
 
-/** The page's globals; functions that name these run in the page. */
+/** The page's globals; functions that name them run in the page. */
 declare const document: Element;
 
-/** Opens the page of a server's inspector, at one of its views. */
+/** Opens the page of a server's inspector at a view. */
 export async function openInspector(
   context: BrowserContext,
   url: string,
@@ -35,7 +35,7 @@ export async function openDemo(context: BrowserContext, demo: Demo): Promise<Ins
   return await openInspector(context, demo.inspectorUrl);
 }
 
-/** The page with the actions of a user. */
+/** The page with a user's actions. */
 export class InspectorPage {
   /** The page, for other operations. */
   readonly page: Page;
@@ -53,7 +53,7 @@ export class InspectorPage {
     await this.page.waitForSelector(`#views a[href="#${name}"][aria-current]`);
   }
 
-  /** Waits for the row with a name, and returns the text. */
+  /** Waits for the row with a name, and returns its text. */
   async row(name: string): Promise<string> {
     const handle = await this.page.waitForFunction(
       (name) =>

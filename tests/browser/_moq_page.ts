@@ -1,6 +1,6 @@
 /**
- * A server of Media over QUIC, and pages with a client: Skein's, that of `@moq/net`, or the elements
- * of `@moq/publish` and `@moq/watch`.
+ * A server of Media over QUIC, and pages with a client: Skein's, the client of `@moq/net`, or the
+ * elements of `@moq/publish` and `@moq/watch`.
  *
  * @module
  */
@@ -61,14 +61,15 @@ export class MoqSite implements AsyncDisposable {
   /**
    * Opens a page with a client as a global.
    *
-   * @param prepare Sets the page up before the client loads.
+   * @param prepare Prepares the page before the client loads.
    */
   async open(
     browser: Browser,
     name: "skeinMoq" | "peer" | "publish" | "watch",
     prepare?: (page: Page) => Promise<unknown>,
   ): Promise<Page> {
-    // A window of its own: a busy machine starves the encoder of a tab in the background.
+    // A separate window: on a busy machine the encoder of a background tab gets too little CPU
+    // time.
     const page = await newPage(browser, { type: "window" });
     await prepare?.(page);
     await page.goto(`${this.url}?name=${name}`);

@@ -1,5 +1,5 @@
 /**
- * The script of a React page with an answer that streams, in `tests/browser/react_test.ts`.
+ * The script of a React page with a streaming response, in `tests/browser/react_test.ts`.
  *
  * @module
  */
@@ -13,7 +13,7 @@ import {
   useTopic,
 } from "../../client/react/react.ts";
 
-/** An answer whose name is kept over a refresh of the page. */
+/** A response whose name survives a reload of the page. */
 function Answer() {
   const [id] = useState(() => sessionStorage.getItem("id") ?? crypto.randomUUID());
   const { text, isPending, isDone, request, cancel } = useRequestStream("ask");

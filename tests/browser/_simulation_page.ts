@@ -6,7 +6,7 @@ export function textOf(page: Page, selector: string): Promise<string> {
   return page.$eval(selector, (element) => element.textContent ?? "");
 }
 
-/** Waits until an element has a text that fits. */
+/** Waits until an element's text matches. */
 export async function untilText(page: Page, selector: string, pattern: RegExp): Promise<void> {
   await page.waitForFunction(
     `${pattern}.test(document.querySelector(${JSON.stringify(selector)})?.textContent ?? "")`,
@@ -21,7 +21,7 @@ export async function seek(page: Page, ms: number): Promise<void> {
   }, `${ms}`);
 }
 
-/** Chooses a host, as the keyboard does. */
+/** Chooses a host with the keyboard. */
 export async function chooseHost(page: Page, name: string): Promise<void> {
   const host = await page.waitForSelector(`[aria-label^="${name}, "]`);
   await host!.evaluate((element) => (element as unknown as { focus(): void }).focus());

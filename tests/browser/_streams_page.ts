@@ -1,5 +1,5 @@
 /**
- * A server, and pages that open sessions with Skein's client, bundled in parts.
+ * A server, and pages that open sessions with Skein's client, bundled in chunks.
  *
  * @module
  */
@@ -10,23 +10,23 @@ import { type Browser, newPage, type Page } from "./_browsers.ts";
 
 /** Globals for functions that run in a page. */
 declare global {
-  /** Values that a page keeps from one function to the next. */
+  /** Values that a page keeps between functions. */
   var stream: BidirectionalStream, writing: Promise<unknown>;
   /** Reads a stream to the end. */
   function readAll(readable: ReadableStream<Uint8Array>): Promise<Uint8Array<ArrayBuffer>>;
-  /** Writes one piece, and ends the stream. */
+  /** Writes one chunk, and closes the stream. */
   function writeAll(writable: WritableStream<Uint8Array>, bytes: Uint8Array): Promise<void>;
   /** Writes bytes to a new stream and reads the reply. */
   function ask(bytes: Uint8Array): Promise<Uint8Array<ArrayBuffer>>;
   /** Writes a text to a new stream and reads the reply. */
   function askText(text: string): Promise<string>;
-  /** Creates the error with a stream's code. */
+  /** Creates an error with a stream's code. */
   function coded(streamErrorCode: number): Error;
   /** Waits for a failure, and returns the code of the stream. */
   function codeOf(promise: Promise<unknown>): Promise<number | undefined>;
 }
 
-/** The transport, and the remaining capabilities of a page over that transport. */
+/** The transports that have streams. */
 export const TRANSPORTS: readonly TransportName[] = ["websocket", "webtransport"];
 
 const SCRIPT = `
@@ -64,7 +64,7 @@ const HTML = `<!doctype html><title>Page</title><script type="module">${SCRIPT}<
 /** A bundle of the client, built once for all tests. */
 let bundle: Promise<ReadonlyMap<string, string>> | undefined;
 
-/** Bundles the client in parts; returns the files by path. */
+/** Bundles the client in chunks; returns the files by path. */
 async function bundleParts(): Promise<ReadonlyMap<string, string>> {
   const folder = await Deno.makeTempDir();
   try {

@@ -1,11 +1,11 @@
 /**
- * The video example from the view of a visitor.
+ * The video example from a visitor's view.
  *
  * @module
  */
 import { type BrowserContext, newPage, type Page, PATIENCE_MS } from "./_browsers.ts";
 
-/** The few members of the DOM in use: the repository is checked without the DOM's library. */
+/** The few members of the DOM in use: the repository is type-checked without the DOM library. */
 interface Element {
   readonly textContent: string;
   readonly dataset: Readonly<Record<string, string>>;
@@ -14,7 +14,7 @@ interface Element {
   getContext(kind: "2d", options: object): object;
 }
 
-/** The page's globals; functions that name these run in the page. */
+/** The page's globals; functions that name them run in the page. */
 declare const document: Element;
 
 /** The example's server, in a separate process that a test can stop and restart. */
@@ -46,10 +46,10 @@ export class VideoProcess implements AsyncDisposable {
       this.url = `${found[1]}/`;
       return;
     }
-    throw new Error("The server ended before it listened");
+    throw new Error("The server exited before it listened");
   }
 
-  /** Stops the server, either as Ctrl-C does or at once. */
+  /** Stops the server, either as Ctrl-C does, or immediately. */
   async stop(signal: "SIGINT" | "SIGKILL" = "SIGINT"): Promise<void> {
     this.#child?.kill(signal);
     await this.#child?.status;
@@ -66,7 +66,7 @@ export class VideoProcess implements AsyncDisposable {
 export interface VideoQuery {
   /** Name of the watched broadcast. */
   readonly watch?: string;
-  /** Name of the drawing's broadcast. */
+  /** Name of the broadcast that sends the drawing. */
   readonly air?: string;
   /** The only transport to use; any by default. */
   readonly transport?: "webtransport" | "websocket";
@@ -87,7 +87,8 @@ export class VideoPage {
     { url }: VideoProcess,
     query: VideoQuery = {},
   ): Promise<VideoPage> {
-    // A window of its own: a busy machine starves the encoder of a tab in the background.
+    // A separate window: on a busy machine the encoder of a background tab gets too little CPU
+    // time.
     const page = await newPage(context, { type: "window" });
     await page.goto(`${url}?${new URLSearchParams({ ...query })}`);
     return new VideoPage(page);
@@ -114,8 +115,8 @@ export class VideoPage {
   }
 
   /**
-   * Returns the number of the picture on display, read from the pixels; `undefined` without a
-   * number.
+   * Returns the number in the displayed picture, read from the pixels; `undefined` if there is
+   * none.
    */
   async seen(canvas: "picture" | "drawing" = "picture"): Promise<number | undefined> {
     return await this.page.evaluate(async (id) => {

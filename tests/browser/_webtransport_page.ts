@@ -1,5 +1,5 @@
 /**
- * A WebTransport listener, and pages of another server that dial the listener.
+ * A WebTransport listener, and pages of another server that dial it.
  *
  * @module
  */
@@ -27,7 +27,7 @@ export interface PageFailure {
   readonly name: string;
   /** `session`, `stream`, or absent for errors outside WebTransport. */
   readonly source: string | undefined;
-  /** The code of a stream's end; `null` without a code. */
+  /** The code of a closed stream; `null` without a code. */
   readonly streamErrorCode: number | null | undefined;
   /** Message of the error, in the words of the browser. */
   readonly message: string;
@@ -39,13 +39,13 @@ declare global {
   function dial(path: string, options?: PageDialOptions): Promise<WebTransport>;
   /** Reads a stream to the end. */
   function readAll(readable: ReadableStream<Uint8Array>): Promise<Uint8Array<ArrayBuffer>>;
-  /** Writes one piece, and ends the stream. */
+  /** Writes one chunk, and closes the stream. */
   function writeAll(writable: WritableStream<Uint8Array>, bytes: Uint8Array): Promise<void>;
   /** Writes bytes to a new stream and reads the reply. */
   function ask(wt: WebTransport, bytes: Uint8Array): Promise<Uint8Array<ArrayBuffer>>;
   /** Waits for a failure. */
   function failureOf(promise: Promise<unknown>): Promise<PageFailure>;
-  /** Creates the error with a stream's code. */
+  /** Creates an error with a stream's code. */
   function streamError(streamErrorCode: number): Error;
   /** The newest session of the page. */
   var session: WebTransport;
@@ -174,7 +174,7 @@ const HASH = "${hashes[0]!.value.toHex()}";`;
   }
 }
 
-/** Echoes all streams until the connection ends, or its page is gone. */
+/** Echoes all streams until the connection closes or its page is gone. */
 export async function echoStreams({ incomingBidirectionalStreams }: Connection): Promise<void> {
   try {
     for await (const { readable, writable } of incomingBidirectionalStreams) {

@@ -1,5 +1,5 @@
 /**
- * The script of a page with Yjs documents over one session, in the `tests/browser/yjs_test.ts`.
+ * The script of a page with Yjs documents over one session, in `tests/browser/yjs_test.ts`.
  *
  * @module
  */
@@ -13,7 +13,7 @@ const client = connect(location.origin, {
 });
 const providers = new Map<string, YjsProvider>();
 
-/** Commands of the test for the page. */
+/** Commands from the test to the page. */
 const page = {
   errors: [] as string[],
   /** Opens documents, and shows the user in each. */

@@ -1,6 +1,6 @@
 /**
- * The AI chat in real browsers: a refresh in the middle of an answer, a second tab that stops an
- * answer, a killed server, questions of an absent server, and answers that try to be HTML.
+ * The AI chat in real browsers: a reload in the middle of an answer, a second tab that stops an
+ * answer, a killed server, questions to an absent server, and answers that try to be HTML.
  *
  * @module
  */
@@ -28,10 +28,10 @@ async function withServer(
 const open = (browser: Browser, url: string) =>
   AiChatPage.open(browser.defaultBrowserContext(), url);
 
-/** Over TCP a page learns at once that a server was killed. */
+/** Over TCP, a page notices immediately that a server was killed. */
 const OVER_TCP = "?transport=websocket";
 
-testInBrowsers("an answer goes on over a refresh and a killed server", async (browser) => {
+testInBrowsers("an answer continues after a reload and a killed server", async (browser) => {
   await withServer(15, async (server) => {
     const chat = await open(browser, server.url + OVER_TCP);
     await chat.ask("count to 500");
@@ -47,14 +47,14 @@ testInBrowsers("an answer goes on over a refresh and a killed server", async (br
     const whole = answerTo("count to 500");
     assert(whole.startsWith(seen), "the words before the loss");
     assertEquals(await chat.answer(), whole);
-    // The page of another day has the answer from the file.
+    // A page opened another day reads the answer from the file.
     const later = await open(browser, chat.page.url());
     await later.sees("complete");
     assertEquals(await later.answer(), whole);
   });
 });
 
-testInBrowsers("a second tab reads along, stops an answer, and tries again", async (browser) => {
+testInBrowsers("a second tab follows an answer, stops it, and tries again", async (browser) => {
   await withServer(15, async (server) => {
     const first = await open(browser, server.url);
     await first.ask("count to 5000");
@@ -76,7 +76,7 @@ testInBrowsers("a second tab reads along, stops an answer, and tries again", asy
   });
 });
 
-testInBrowsers("a question waits for an absent server, also over a reload", async (browser) => {
+testInBrowsers("a question waits for an absent server, even through a reload", async (browser) => {
   await withServer(1, async (server) => {
     const chat = await open(browser, server.url + OVER_TCP);
     await server.stop("SIGKILL");
@@ -95,7 +95,7 @@ testInBrowsers("a question waits for an absent server, also over a reload", asyn
 });
 
 testInBrowsers(
-  "text that looks like HTML stays text, and a reader may scroll up",
+  "text that looks like HTML stays text, and readers can scroll up",
   async (browser) => {
     await withServer(1, async (server) => {
       const chat = await open(browser, server.url);
@@ -113,7 +113,7 @@ testInBrowsers(
       await chat.scrollUp();
       await chat.sees("complete");
       assertEquals(await chat.scrolledTo(), 0);
-      // Whole paragraphs were said, not words.
+      // Whole paragraphs were announced, not words.
       const said = await chat.spoken();
       assert(
         said.some((text) => text.startsWith("A weaver lived by a river, and her loom")),

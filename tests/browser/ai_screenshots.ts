@@ -1,6 +1,5 @@
 /**
- * Takes the pictures of the AI chat in `docs/`: an answer that is being written, at the width of a
- * desk and of a phone.
+ * Takes the pictures of the AI chat in `docs/`: an answer in progress, on a desktop and on a phone.
  *
  * ```sh
  * deno run -A tests/browser/ai_screenshots.ts            # docs/ai-chat-desktop.png, docs/ai-chat-phone.png

@@ -12,7 +12,7 @@ const TRANSPORTS = [["webtransport", "WebTransport"], ["websocket", "WebSocket"]
 
 for (const [transport, label] of TRANSPORTS) {
   testInBrowsers(
-    `chat over ${label} shows lines, letters and who is here to whom they belong`,
+    `chat over ${label} shows lines, direct messages and presence to the right users`,
     async (browser) => {
       await using chat = await ChatProcess.start();
       const ann = await ChatPage.enter(await browser.createBrowserContext(), chat.url, {
@@ -37,7 +37,7 @@ for (const [transport, label] of TRANSPORTS) {
       }
       await eve.open("#lobby");
 
-      // Addresses of pages are links, and nothing else is.
+      // Web addresses become links, and nothing else does.
       await ann.say("Read https://example.com/a?b=(c), not javascript:alert(1)");
       await bob.sees("Read https://example.com/a?b=(c), not javascript:alert(1)");
       assertEquals(
@@ -59,14 +59,15 @@ for (const [transport, label] of TRANSPORTS) {
       await ann.sees("For you alone");
       await bob.open("@ann");
       await bob.sees("For you alone");
-      // The next request would arrive after the letter.
+      // The reply to the next request would arrive after the direct message.
       await ann.open("#lobby");
       await ann.say("For all");
       await eve.sees("For all");
       await eve.open("@ann");
       assertEquals(await eve.lines(), []);
 
-      // A second page of Ann is no second Ann, neither on arrival nor on leaving.
+      // A second page of Ann does not count as a second Ann, neither when it opens nor when it
+      // closes.
       await bob.open("#lobby");
       const again = await ChatPage.enter(browser.defaultBrowserContext(), chat.url, {
         name: "ann",
@@ -83,7 +84,7 @@ for (const [transport, label] of TRANSPORTS) {
   );
 
   testInBrowsers(
-    `chat over ${label} loses nothing that is typed while its server is away`,
+    `chat over ${label} loses nothing that is typed while its server is down`,
     async (browser) => {
       await using chat = await ChatProcess.start();
       const ann = await ChatPage.enter(await browser.createBrowserContext(), chat.url, {
@@ -113,7 +114,7 @@ for (const [transport, label] of TRANSPORTS) {
         for (const text of DURING) await page.sees(text);
       }
 
-      // The same with a server that winds up.
+      // The same with a server that shuts down gracefully.
       await chat.stop("SIGINT");
       await ann.hasStatus("reconnecting");
       await bob.hasStatus("reconnecting");
@@ -142,7 +143,7 @@ testInBrowsers("chat says why it is not over WebTransport", async (browser) => {
   assertEquals(reason, "Not over WebTransport: This platform has no WebTransport");
 });
 
-testInBrowsers("chat refuses a name that is none, and says why", async (browser) => {
+testInBrowsers("chat rejects an invalid name, and says why", async (browser) => {
   await using chat = await ChatProcess.start();
   const context = await browser.createBrowserContext();
   const page = await newPage(context);
@@ -158,7 +159,7 @@ testInBrowsers("chat refuses a name that is none, and says why", async (browser)
 });
 
 testInBrowsers(
-  "chat signs a second tab in as the same user, and colours users apart",
+  "chat signs a second tab in as the same user, and gives each user a color",
   async (browser) => {
     await using chat = await ChatProcess.start();
     const context = await browser.createBrowserContext();
@@ -176,7 +177,7 @@ testInBrowsers(
       (faces) => faces.map((face) => (face as unknown as Face).style.getPropertyValue("--hue")),
     );
     assertEquals(new Set(colours).size, 2);
-    // Another name is that of one tab.
+    // Changing the name affects only this tab.
     await Promise.all([tab.waitForNavigation(), tab.click("#change-name")]);
     await tab.waitForSelector("#enter-button:enabled");
     await tab.type("#name", "eve");
@@ -185,14 +186,14 @@ testInBrowsers(
   },
 );
 
-/** The little of a link that is named above. */
+/** The few members of a link in use. */
 interface Link {
   readonly href: string;
   readonly target: string;
   readonly rel: string;
 }
 
-/** The little of an element that is named above. */
+/** The few members of an element in use. */
 interface Face {
   readonly style: { getPropertyValue(name: string): string };
 }

@@ -1,10 +1,13 @@
-/** Pages whose server crashes, on every transport: each comes back, with its subscription. */
+/**
+ * Pages whose server crashes, over every transport: each page reconnects and resumes its
+ * subscription.
+ */
 import { assertEquals } from "@std/assert";
 import type { connect, dial } from "../../client.ts";
 import { CRASH_CLIENTS, CRASHES, CrashingServer } from "../crashes.ts";
 import { bundleOf, newPage, testInBrowsers } from "./_browsers.ts";
 
-/** Names in a page, for functions that run there. */
+/** Globals for functions that run in a page. */
 declare global {
   /** The client's module. */
   var skein: { readonly connect: typeof connect; readonly dial: typeof dial };
@@ -17,7 +20,7 @@ import * as skein from "/client.js";
 globalThis.skein = skein;
 </script>`;
 
-/** Serves the page, which outlives the servers that it connects to. */
+/** Serves the page, and outlives the servers that it connects to. */
 async function serveSite(): Promise<Deno.HttpServer<Deno.NetAddr>> {
   const script = await bundleOf(new URL("../../client.ts", import.meta.url));
   return Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, ({ url }) => {
@@ -29,7 +32,7 @@ async function serveSite(): Promise<Deno.HttpServer<Deno.NetAddr>> {
 
 for (const { name, kind, transport } of CRASH_CLIENTS) {
   testInBrowsers(
-    `connect() over ${name} is back after each crash of its server, with its subscription`,
+    `connect() over ${name} reconnects after each crash of its server and resubscribes`,
     async (browser) => {
       await using site = await serveSite();
       await using stack = new AsyncDisposableStack();

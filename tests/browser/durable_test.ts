@@ -1,6 +1,6 @@
 /**
- * Durable streams in real browsers: a page that is reloaded reads on at its offset over each
- * transport, a stop button reaches the writer, and the page may go on over HTTP.
+ * Durable streams in real browsers: over each transport, a reloaded page resumes at its offset, a
+ * stop button reaches the writer, and the page can continue over HTTP.
  *
  * @module
  */
@@ -8,11 +8,11 @@ import { assert, assertEquals } from "@std/assert";
 import { serve, type Server } from "../../mod.ts";
 import { bundleOf, newPage, type Page, testInBrowsers } from "./_browsers.ts";
 
-/** Names in a page, for functions that run there. */
+/** Globals for functions that run in a page. */
 declare global {
-  /** State of the page, and commands for the page. */
+  /** State of the page, and commands for it. */
   var durablePage: {
-    /** Words since the page was loaded. */
+    /** Words read since the page was loaded. */
     readonly words: string[];
     /** Transport of the session. */
     readonly transport: string | undefined;
@@ -25,7 +25,7 @@ declare global {
 
 const ID = "answers/1";
 
-/** A page that reads a durable stream, and keeps the offset over a reload. */
+/** A page that reads a durable stream, and keeps the offset through a reload. */
 const HTML = `<!doctype html><title>Page</title><script type="module">
 import { connect } from "/client.js";
 const transports = [location.hash.slice(1)];
@@ -74,7 +74,7 @@ async function readUpTo(page: Page, last: string): Promise<string[]> {
 
 for (const transport of ["webtransport", "websocket"]) {
   testInBrowsers(
-    `a page reads on at its offset after a reload, and stops the writer, over ${transport}`,
+    `a page resumes at its offset after a reload, and stops the writer, over ${transport}`,
     async (browser) => {
       await using server = await serveStreams();
       await using writer = await server.durableStreams.create<string>(ID);
@@ -101,7 +101,7 @@ for (const transport of ["webtransport", "websocket"]) {
 }
 
 testInBrowsers(
-  "a page goes on over HTTP where the session was, and learns of an aborted stream",
+  "a page continues over HTTP at the session's position, and is notified of an aborted stream",
   async (browser) => {
     await using server = await serveStreams();
     await using writer = await server.durableStreams.create<string>(ID);

@@ -1,5 +1,5 @@
 /**
- * A page without any script of Skein follows a topic by `EventSource`.
+ * A page without any Skein script follows a topic with `EventSource`.
  *
  * @module
  */
@@ -7,7 +7,7 @@ import { assertEquals } from "@std/assert";
 import { MemoryBroker, serve } from "../../mod.ts";
 import { newPage, type Page, PATIENCE_MS, testInBrowsers } from "./_browsers.ts";
 
-/** Names in a page, for functions that run there. */
+/** Globals for functions that run in a page. */
 declare global {
   /** Data of the events, and reasons of gaps. */
   var heard: unknown[];
@@ -20,7 +20,7 @@ events.onmessage = ({ data }) => heard.push(JSON.parse(data).data);
 events.addEventListener("gap", ({ data }) => heard.push(JSON.parse(data).reason));
 </script>`;
 
-/** A server whose API serves the users of a cookie. */
+/** A server whose API accepts the user in a cookie. */
 function start(broker: MemoryBroker, port: number) {
   return serve({
     port,
@@ -43,7 +43,7 @@ async function hears(page: Page, expected: readonly unknown[]): Promise<void> {
 }
 
 testInBrowsers(
-  "EventSource resumes a topic at the next server, and hears of gaps",
+  "EventSource resumes a topic on the next server, and is notified of gaps",
   async (browser) => {
     await using broker = new MemoryBroker();
     const first = start(broker, 0);

@@ -1,6 +1,6 @@
 /**
- * Takes pictures of all pages, to look at: on a desk and a phone, light and dark, with the server and
- * without it.
+ * Takes pictures of all pages for review: on a desktop and on a phone, light and dark, with and
+ * without the server.
  *
  * ```sh
  * deno run -A tests/browser/family_screenshots.ts          # to a temporary folder

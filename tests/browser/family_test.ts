@@ -1,4 +1,7 @@
-/** All pages of Skein on a desk and a phone, light and dark, by keyboard, and without their server. */
+/**
+ * All pages of Skein on a desktop and on a phone, light and dark, by keyboard, and without their
+ * server.
+ */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { isRedisMissing } from "../brokers/redis_server.ts";
 import { BROWSERS, emulate, testInBrowsers } from "./_browsers.ts";
@@ -9,7 +12,7 @@ const SIZES = [{ width: 1280, height: 800 }, { width: 390, height: 844 }] as con
 for (const member of FAMILY) {
   if (member.name === "cluster" && isRedisMissing) continue;
   testInBrowsers(
-    `the page of the ${member.name} fits, and says that its server is dead`,
+    `the page of the ${member.name} fits, and says that its server is down`,
     async (browser) => {
       await using family = await FamilyPage.open(browser, member);
       const { page } = family;
@@ -27,7 +30,7 @@ for (const member of FAMILY) {
         assertEquals([at, faults, await faintTexts(page)], [at, [], []]);
         assertEquals([at, await overflowOf(page)], [at, 0]);
         assert(stops.length > 0, at);
-        // On a phone the lists of the chats come from the side, over the conversation.
+        // On a phone the chats' lists slide in from the side, over the conversation.
         const opener = size.width > 700 ? null : await page.$("#open-places");
         if (opener === null) return;
         await opener.click();

@@ -1,6 +1,6 @@
 /**
- * Pages whose network blocks WebTransport and WebSocket: their requests reach two nodes by turns,
- * and the node of their session is killed.
+ * Pages whose network blocks WebTransport and WebSocket: their requests alternate between two
+ * nodes, and the node of their session is killed.
  *
  * @module
  */
@@ -9,11 +9,10 @@ import { ENGINES, ProcessSite } from "../brokers/http_nodes.ts";
 import type { Holding } from "../round_robin.ts";
 import { bundleOf, newPage, type Page, testInBrowsers } from "./_browsers.ts";
 
-/** Names in a page, for functions that run there. */
+/** Globals for functions that run in a page. */
 declare global {
-  /** State of the page, and commands for the page. */
+  /** State of the page, and commands for it. */
   var httpPage: {
-    /** The publications that the page received. */
     readonly heard: unknown[];
     /** Results of the recoveries. */
     readonly recovered: boolean[];
@@ -51,7 +50,7 @@ globalThis.httpPage = {
 for await (const { data } of chat) heard.push(data);
 </script>`;
 
-/** Has the page send numbers, and waits until these were handled. */
+/** Makes the page send numbers, and waits until they are handled. */
 async function say(page: Page, from: number, to: number): Promise<void> {
   await page.evaluate(
     async (from, to) => {
@@ -65,7 +64,7 @@ async function say(page: Page, from: number, to: number): Promise<void> {
 
 for (const holds of ["nothing", "start"] as const satisfies readonly Holding[]) {
   testInBrowsers(
-    `a page behind a proxy that blocks sockets and holds ${holds} chats on while its node is killed`,
+    `a page behind a proxy that blocks sockets and holds ${holds} continues to chat while its node is killed`,
     async (browser) => {
       const [, start] = ENGINES.redis!;
       const folder = await Deno.makeTempDir();
@@ -79,7 +78,7 @@ for (const holds of ["nothing", "start"] as const satisfies readonly Holding[]) 
       const [transport, id] = await page.evaluate(() => httpPage.session());
       assertEquals(transport, "http");
       await say(page, 0, 20);
-      // Both nodes end, one after the other: one of them has the session.
+      // Both nodes are killed, one after the other; one of them has the session.
       for (const node of [0, 1]) {
         const killing = site.kill(node);
         await say(page, 20 + 20 * node, 40 + 20 * node);

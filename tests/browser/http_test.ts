@@ -10,7 +10,7 @@ import {
   testInBrowsers,
 } from "./_browsers.ts";
 
-/** Names in a page, for functions that run there. */
+/** Globals for functions that run in a page. */
 declare global {
   /** The client's module. */
   var skein: { readonly connect: typeof connect; readonly dial: typeof dial };
@@ -23,16 +23,16 @@ import * as skein from "/client.js";
 globalThis.skein = skein;
 </script>`;
 
-/** A proxy that knows no upgrades, in front of a server. */
+/** A proxy without support for upgrades, in front of a server. */
 class Proxy implements AsyncDisposable {
   readonly server: Server;
-  /** True to hold event streams back. */
+  /** True to buffer event streams. */
   holds = false;
   /** Requests of the transport, by method. */
   readonly methods: string[] = [];
-  /** The client in parts: the code of each, by name. */
+  /** The code of the client's chunks, by name. */
   parts: ReadonlyMap<string, string> = new Map();
-  /** Parts that were asked for; the first request for HTTP fails. */
+  /** Chunks that were requested; the first request for HTTP's chunk fails. */
   readonly asked: string[] = [];
   readonly #http: Deno.HttpServer<Deno.NetAddr>;
   readonly #client: string;
@@ -95,7 +95,7 @@ async function openPage(browser: Browser, { port }: Proxy): Promise<Page> {
   return page;
 }
 
-/** Connects a page, and returns an answer, and a publication as text and as bytes. */
+/** Connects a page, and returns a response, and a publication as text and as bytes. */
 async function talk(page: Page, url: string) {
   return await page.evaluate(async (url) => {
     const client = globalThis.client = skein.connect(url);
@@ -127,31 +127,34 @@ const OPTIONS: ServerOptions = {
   onMessage: (message) => message.reply(message.data),
 };
 
-testInBrowsers("a page takes HTTP where no upgrade passes, and says goodbye", async (browser) => {
-  await using proxy = await Proxy.start(OPTIONS);
-  const page = await openPage(browser, proxy);
-  assertEquals(await talk(page, `http://localhost:${proxy.port}/`), TALK);
-  assert(!proxy.methods.includes("poll"));
-  const [session] = proxy.server.manager.all();
-  await page.goto("about:blank");
-  // By the page's goodbye: the silence of a page without one has another code.
-  assertEquals((await session!.closed).code, 0);
-});
+testInBrowsers(
+  "a page falls back to HTTP if upgrades are blocked, and sends a goodbye",
+  async (browser) => {
+    await using proxy = await Proxy.start(OPTIONS);
+    const page = await openPage(browser, proxy);
+    assertEquals(await talk(page, `http://localhost:${proxy.port}/`), TALK);
+    assert(!proxy.methods.includes("poll"));
+    const [session] = proxy.server.manager.all();
+    await page.goto("about:blank");
+    // The page's goodbye; without one, the session times out with another code.
+    assertEquals((await session!.closed).code, 0);
+  },
+);
 
-testInBrowsers("a page polls where a proxy holds event streams back", async (browser) => {
+testInBrowsers("a page polls if a proxy buffers event streams", async (browser) => {
   await using proxy = await Proxy.start(OPTIONS);
   proxy.holds = true;
   const page = await openPage(browser, proxy);
   assertEquals(await talk(page, `http://localhost:${proxy.port}/`), TALK);
   assert(proxy.methods.includes("poll"));
-  // The server may not know yet that the first attempt ended.
+  // The server may not know yet that the first attempt failed.
   const session = proxy.server.manager.all().at(-1)!;
   await page.evaluate(() => client.close());
   assertEquals((await session.closed).code, 0);
 });
 
 testInBrowsers(
-  "a page loads the code of HTTP after the others failed, and again after a failure",
+  "a page loads the code for HTTP after other transports failed, and retries after a failure",
   async (browser) => {
     const folder = await Deno.makeTempDir();
     try {
@@ -170,7 +173,7 @@ testInBrowsers(
   BROWSERS.filter(({ name }) => name === "Chromium"),
 );
 
-/** Bundles a module with code splitting, and returns the code of each part by name. */
+/** Bundles a module with code splitting, and returns the code of each chunk by name. */
 async function bundleParts(module: URL, folder: string): Promise<ReadonlyMap<string, string>> {
   const { success, stderr } = await new Deno.Command(Deno.execPath(), {
     args: [
@@ -187,7 +190,7 @@ async function bundleParts(module: URL, folder: string): Promise<ReadonlyMap<str
   return parts;
 }
 
-testInBrowsers("a page of another origin takes HTTP only as the rules allow", async (browser) => {
+testInBrowsers("a page of another origin uses HTTP only if the rules allow it", async (browser) => {
   await using pages = await Proxy.start({});
   const origins = [`http://localhost:${pages.port}`];
   await using open = await Proxy.start({ ...OPTIONS, origins });

@@ -1,5 +1,5 @@
 /**
- * Takes the pictures of the inspector in `docs/`, at the width of a desk and of a phone.
+ * Takes the pictures of the inspector in `docs/`, on a desktop and on a phone.
  *
  * ```sh
  * deno run -A tests/browser/inspect_screenshots.ts            # docs/inspect-*.png
@@ -19,10 +19,10 @@ const SIZES = {
   phone: { width: 390, height: 844, deviceScaleFactor: 2 },
 } as const;
 
-/** Patience until there is a picture to draw, in milliseconds. */
+/** Longest wait for a picture worth drawing, in milliseconds. */
 const HISTORY_MS = 40_000;
 
-/** Patience for the next measurement, in milliseconds. */
+/** Longest wait for the next measurement, in milliseconds. */
 const NEXT_MS = 2_500;
 
 async function main(isReview: boolean): Promise<void> {

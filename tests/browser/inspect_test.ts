@@ -5,7 +5,7 @@ import { listen } from "../servers.ts";
 import { testInBrowsers } from "./_browsers.ts";
 import { openDemo, openInspector } from "./_inspect_page.ts";
 
-/** The little of the DOM that functions of the page name here. */
+/** The few members of the DOM in use here. */
 interface Box {
   readonly id: string;
   readonly textContent: string;
@@ -38,7 +38,7 @@ testInBrowsers(
     await inspector.row("olek");
     await inspector.says("#rows .issue", "of 64 messages");
 
-    // The inspected state changes meanwhile.
+    // The inspected state changes in the meantime.
     await inspector.look("olek");
     await inspector.says("#detail-body .issue", "the handler is slower than the peer");
     await inspector.says("#detail-body .gauge", "of 64 messages");
@@ -98,10 +98,10 @@ testInBrowsers(
   },
 );
 
-testInBrowsers("inspector tells no secret of anybody", async (browser) => {
+testInBrowsers("inspector reveals no secret", async (browser) => {
   await using demo = await Demo.start();
   const inspector = await openDemo(await browser.createBrowserContext(), demo);
-  // The secret is present: in the headers that the server keeps.
+  // The secret exists in the headers that the server keeps.
   const [mira] = demo.app.manager.sessionsOf("mira");
   assertEquals(mira!.headers.get("cookie"), `session=${SECRET}`);
   for (const user of ["mira", "jonas"]) {
@@ -120,12 +120,12 @@ testInBrowsers("inspector tells no secret of anybody", async (browser) => {
 });
 
 testInBrowsers(
-  "inspector can be used by the keyboard, and finds what is looked for",
+  "inspector can be used with the keyboard, and its search finds sessions",
   async (browser) => {
     await using demo = await Demo.start();
     const inspector = await openDemo(await browser.createBrowserContext(), demo);
     const { page } = inspector;
-    await page.setViewport({ width: 1280, height: 800 }); // A phone sorts by a list.
+    await page.setViewport({ width: 1280, height: 800 }); // On a phone, a list selects the sort order.
     await inspector.row("kim");
     await page.type("#filter", "kim websocket");
     await page.waitForFunction(() => [...document.querySelectorAll("#rows .open")].length === 1);
@@ -138,7 +138,7 @@ testInBrowsers(
     await page.keyboard.press("Escape");
     await page.waitForSelector("#detail[hidden]");
     assertEquals(await page.evaluate(() => document.activeElement.textContent), "kim");
-    // Sorts by the column, in both orders.
+    // Sorts by the column, in both directions.
     await page.focus("#head .sort");
     await page.keyboard.press("Enter");
     await page.waitForSelector('#head th[aria-sort="descending"]:first-child');
@@ -147,20 +147,21 @@ testInBrowsers(
   },
 );
 
-testInBrowsers("inspector fits a phone, and can be touched there", async (browser) => {
+testInBrowsers("inspector fits a phone, with targets large enough to touch", async (browser) => {
   await using demo = await Demo.start();
   const inspector = await openDemo(await browser.createBrowserContext(), demo);
   const { page } = inspector;
   await page.setViewport({ width: 360, height: 740 });
   const check = async (place: string) => {
-    // Beside a scroll bar, where the browser's takes room.
+    // The width excludes a scroll bar, if the browser's takes space.
     const { sideways, small } = await page.evaluate(() => {
       const { scrollWidth, clientWidth } = document.documentElement;
       const all = [...document.querySelectorAll("button, a, select, input:not([type=checkbox])")]
         .concat([...document.querySelectorAll(".toggle")]);
       return {
         sideways: scrollWidth - clientWidth,
-        // The whole row is the target of the button in a row; the skip link shows with the focus.
+        // The whole row is the target of the button in it; the skip link is visible only with the
+        // focus.
         small: all.filter(({ className, offsetWidth, offsetHeight }) =>
           className !== "open" && className !== "skip" && offsetWidth > 0 && offsetHeight < 44
         ).map(({ id, className, textContent }) => `${id} ${className} ${textContent}`),
@@ -180,7 +181,7 @@ testInBrowsers("inspector fits a phone, and can be touched there", async (browse
       await page.waitForSelector("#envelopes li");
     }
     await check(`details of ${view}`);
-    // In one step: a session may leave, and its row has no height then.
+    // In one step: a session may close, and its row then has no height.
     const heights = await page.evaluate(
       "[...document.querySelectorAll('#rows tr')].map((row) => row.offsetHeight)",
     ) as number[];
@@ -190,7 +191,7 @@ testInBrowsers("inspector fits a phone, and can be touched there", async (browse
 });
 
 testInBrowsers(
-  "inspector stays quick with 1,000 sessions, by a search on the server",
+  "inspector stays fast with 1,000 sessions by searching on the server",
   async (browser) => {
     await using server = listen<string>({
       inspector: true,
@@ -221,7 +222,7 @@ testInBrowsers(
 );
 
 testInBrowsers(
-  "inspector shows the overview for unknown views, and a refusal until its end",
+  "inspector shows the overview for unknown views, and a rejection until it ends",
   async (browser) => {
     let isAllowed = true;
     await using server = listen({ inspector: { authorize: () => isAllowed } });

@@ -19,7 +19,7 @@ import {
 } from "./_browsers.ts";
 import { until } from "../waiting.ts";
 
-/** Names in a page, for functions that run there. */
+/** Globals for functions that run in a page. */
 declare global {
   /** Every status of the page's client, with its time. */
   var statuses: { readonly at: number; readonly status: ClientStatus }[];
@@ -28,15 +28,14 @@ declare global {
 }
 
 /**
- * The browser that can freeze a page, or take a page offline. A frozen page loses its open
- * connections.
+ * The browser that can freeze a page, or take it offline. A frozen page loses its open connections.
  */
 const CHROMIUM = BROWSERS.filter(({ name }) => name === "Chromium");
 
-/** A delay that no test outlives: only a page that wakes, or is online again, ends the delay. */
+/** A delay longer than any test: only a page that wakes up or goes online ends it early. */
 const NEVER_MS = 600_000;
 
-/** Longest time of an attempt to connect, in milliseconds: no next one follows in time. */
+/** Longest time of an attempt to connect, in milliseconds: the next one would be too late. */
 const ATTEMPT_MS = 120_000;
 
 const HEARTBEAT = { intervalMs: 1_000, timeoutMs: 3_000 };
@@ -55,7 +54,7 @@ globalThis.client = connect(url, options);
 })();
 </script>`;
 
-/** A server and one page of it, with a client that is subscribed to `news`. */
+/** A server and one of its pages, with a client that is subscribed to `news`. */
 async function openSite(
   browser: Browser,
   { url, ...options }: ConnectOptions & { readonly url?: (server: Server) => string } = {},
@@ -82,13 +81,13 @@ async function openSite(
   return { server, page };
 }
 
-/** Waits until one page is connected, and its subscription in force. */
+/** Waits until one page is connected and its subscription is active. */
 async function subscribed(server: Server): Promise<void> {
   await until(() => server.manager.stats().count === 1 && server.topics.size === 1);
 }
 
 /**
- * Freezes a page as a browser does in the background, so that no script runs; or resumes the page.
+ * Freezes a page as a browser does in the background, so that no script runs; or resumes it.
  */
 async function setState(page: Page, state: "frozen" | "active"): Promise<void> {
   const devTools = await page.createCDPSession();
@@ -103,7 +102,7 @@ async function connections(page: Page): Promise<string[]> {
   );
 }
 
-/** Waits until the page's client was connected so often. */
+/** Waits until the page's client has connected a number of times. */
 async function connected(page: Page, times: number): Promise<void> {
   await page.waitForFunction(
     (times) => statuses.filter(({ status }) => status.name === "connected").length === times,
@@ -124,7 +123,7 @@ for (const transport of ["websocket", "webtransport"] as const satisfies Transpo
   for (const isLong of [false, true]) {
     const long = isLong ? "longer than its server waits" : "for a moment";
     testInBrowsers(
-      `a page over ${transport} that was frozen ${long} is back at once`,
+      `a page over ${transport} that was frozen ${long} reconnects immediately`,
       async (browser) => {
         const { server, page } = await openSite(browser, {
           transports: [transport],
@@ -152,12 +151,13 @@ for (const transport of ["websocket", "webtransport"] as const satisfies Transpo
   }
 }
 
-testInBrowsers("a page that nobody looks at keeps its session", async (browser) => {
+testInBrowsers("a hidden page keeps its session", async (browser) => {
   const { server, page } = await openSite(browser);
   await using _ = server;
   const other = await newPage(browser);
   await other.bringToFront();
-  // Longer than the server waits for an answer: arriving data wakes the page, late timers or not.
+  // Longer than the server waits for a reply: arriving data wakes the page, even if timers are
+  // late.
   await pause(HEARTBEAT.timeoutMs + 2_000);
   server.publish("news", 1);
   assertEquals(await received(page, 1), [1]);
@@ -169,7 +169,7 @@ testInBrowsers("a page that nobody looks at keeps its session", async (browser) 
 });
 
 testInBrowsers(
-  "a page that is offline spares its attempts, and is back once it is online",
+  "an offline page makes no attempts, and reconnects when it is online",
   async (browser) => {
     const options: ConnectOptions = {
       transports: ["websocket"],
@@ -192,7 +192,7 @@ testInBrowsers(
   CHROMIUM,
 );
 
-testInBrowsers("a page whose network went silent is back once that changes", async (browser) => {
+testInBrowsers("a page reconnects when its silent network changes", async (browser) => {
   let path: TcpPath | undefined;
   const { server, page } = await openSite(browser, {
     transports: ["websocket"],
@@ -200,11 +200,11 @@ testInBrowsers("a page whose network went silent is back once that changes", asy
   }, { session: {}, origins: ["*"] });
   await using _path = path!;
   await using _server = server;
-  // While an answer is missing, the client would notice the silence without the event.
+  // If a reply were still missing, the client would notice the silence without the event.
   server.publish("news", 1);
   await received(page, 1);
   path!.cut();
-  path!.restore(); // For new connections.
+  path!.restore(); // Applies to new connections.
   await page.evaluate(() => dispatchEvent(new Event("online")));
   await connected(page, 2);
   const reasons = await page.evaluate(() =>

@@ -1,12 +1,12 @@
 /**
- * The elements of `@moq/publish` and `@moq/watch`, as pages use them, at a relay of Skein.
+ * The elements of `@moq/publish` and `@moq/watch`, as pages use them, with a relay of Skein.
  */
 import { assert, assertEquals } from "@std/assert";
 import { dialMoq, MoqRelay, type MoqSession } from "../../moq/mod.ts";
 import { type Browser, isFirefox, type Page, testInBrowsers } from "./_browsers.ts";
 import { MoqSite } from "./_moq_page.ts";
 
-/** The few members of the DOM in use: the repository is checked without the DOM's library. */
+/** The few members of the DOM in use: the repository is type-checked without the DOM library. */
 interface Document {
   readonly body: { innerHTML: string };
   querySelector(selector: "canvas"): { toDataURL(): string };
@@ -15,7 +15,7 @@ interface Document {
   };
 }
 
-/** The page's globals; functions that name these run in the page. */
+/** The page's globals; functions that name them run in the page. */
 declare const document: Document;
 
 declare global {
@@ -44,7 +44,7 @@ testInBrowsers(
   "@moq/publish sends a camera to @moq/watch through a relay of Skein",
   async (browser) => {
     if (!isFirefox(browser)) await shows(browser, "webtransport");
-    // The only transport of these elements in Firefox.
+    // The only transport that these elements use in Firefox.
     await shows(browser, "websocket");
   },
 );
@@ -73,7 +73,7 @@ async function shows(browser: Browser, transport: Transport): Promise<void> {
   await Promise.all([watcher.close(), again.close()]);
 }
 
-/** Opens a page with an element, which dials by one transport. */
+/** Opens a page with an element that dials over one transport. */
 async function openElement(browser: Browser, site: MoqSite, { name, transport }: {
   readonly name: "publish" | "watch";
   readonly transport: Transport;
@@ -91,7 +91,7 @@ async function openElement(browser: Browser, site: MoqSite, { name, transport }:
   return page;
 }
 
-/** Runs in a page, before its scripts: removes the other transport, and counts decoded pictures. */
+/** Runs in a page before its scripts: removes the other transport, and counts decoded pictures. */
 function prepare(other: string): void {
   Reflect.deleteProperty(globalThis, other);
   globalThis.decoded = 0;
@@ -132,7 +132,7 @@ async function isStatus(watcher: Page, status: string): Promise<void> {
   );
 }
 
-/** Reads the catalog, and a picture, by Skein's own subscriber. */
+/** Reads the catalog and a picture with Skein's own subscriber. */
 async function reads(site: MoqSite): Promise<void> {
   await using session = await dialMoq(site.server.quicUrl, {
     serverCertificateHashes: site.server.certificateHashes,

@@ -1,5 +1,5 @@
 /**
- * Media over QUIC on a page: the video example, Skein's client, and that of `@moq/net`.
+ * Media over QUIC on a page: the video example, Skein's client, and the client of `@moq/net`.
  */
 import { assert, assertEquals } from "@std/assert";
 import { type MoqSession, type MoqVersion, TrackMux } from "../../moq/mod.ts";
@@ -24,12 +24,12 @@ type Transport = typeof TRANSPORTS[number];
 
 const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
 
-testInBrowsers("video is seen by who watches, ends and comes back", async (browser) => {
+testInBrowsers("video reaches viewers, ends, and resumes", async (browser) => {
   await using server = await VideoProcess.start();
   for (const transport of TRANSPORTS) await watches(browser, server, transport);
 });
 
-testInBrowsers("video says that a browser cannot show it", async (browser) => {
+testInBrowsers("video reports a browser that cannot show it", async (browser) => {
   const files = await readVideoPage();
   await using site = new MoqSite({ fetch: (request) => servePage(files, request) });
   const page = await newPage(browser);
@@ -55,7 +55,7 @@ async function watches(
   const watcher = await open({ watch: "anna" });
   await watcher.is("waiting");
   const sender = await open({ air: "anna" });
-  // A hidden page may decode slowly; the visible one has to be in time.
+  // A hidden page may decode slowly; the visible page has to keep up.
   await watcher.page.bringToFront();
   await watcher.is("live");
   assertEquals(await watcher.text("status"), `Connected ${NAMES[transport]}`);
@@ -63,7 +63,7 @@ async function watches(
 
   const first = await watcher.sees(() => true);
   await watcher.sees((number) => number > first + 30);
-  // A busy machine may be late at times, and is not always.
+  // A busy machine may be late at times, but not always.
   let [number, sent] = [0, Infinity];
   while (number <= sent - 60) {
     number = await watcher.sees(() => true);
@@ -105,7 +105,7 @@ for (const transport of TRANSPORTS) {
 }
 
 testInBrowsers(
-  "a page without WebTransport takes the WebSocket, and is told why",
+  "a page without WebTransport falls back to WebSocket, and reports the reason",
   async (browser) => {
     await using site = new MoqSite();
     const page = await site.open(browser, "skeinMoq");
@@ -125,7 +125,7 @@ testInBrowsers(
   },
 );
 
-/** Expected results of both ends; other tests cover the form of a refusal. */
+/** Expected results of both ends; other tests cover the form of a rejection. */
 const SEEN = {
   publish: (root: string) => ({
     subscribed: ["live video 7", "live priority 7", "brief withdraw 7", "live close 7"]
@@ -142,7 +142,7 @@ const SEEN = {
 
 testInBrowsers("a page with another implementation of MoQ talks to the server", async (browser) => {
   if (isFirefox(browser)) {
-    // That implementation takes no WebTransport there.
+    // That implementation does not use WebTransport there.
     return await plays(browser, "websocket", "moq-lite-05");
   }
   for (const wire of TRANSPORTS) {
@@ -226,7 +226,7 @@ async function publishes(browser: Browser, transport: Transport): Promise<void> 
       seen.set(group.sequence, (error as { reason: string }).reason);
     }
   }
-  // A subscription that is given up at once may not even arrive.
+  // A subscription that is canceled immediately may not even arrive.
   seen.delete(20);
   const expected = Array.from({ length: 30 }, (_, at) => [at, `number ${at}, ${at * 1_000}`]);
   assertEquals(
@@ -256,7 +256,7 @@ async function subscribes(browser: Browser, transport: Transport): Promise<void>
       }
     }
     if (track.name !== "many") return track.closeWithError("notFound");
-    // More than a browser may have open at once.
+    // More than a browser may have open at the same time.
     for (let number = 0; number < 300; number++) {
       const group = await track.openGroup(number);
       await group.writeFrame(new TextEncoder().encode(`number ${number}`));
@@ -324,17 +324,17 @@ async function closes(browser: Browser, transport: Transport): Promise<void> {
   assert(["remote", "network"].includes((await left.closed).by));
 }
 
-/** Firefox has no subprotocols of WebTransport, and so the versions without. */
+/** Firefox has no WebTransport subprotocols, so it uses the versions without them. */
 function versionOf(browser: Browser, transport: Transport): MoqVersion {
   return isFirefox(browser) && transport === "webtransport" ? "moq-lite-02" : "moq-lite-05";
 }
 
-/** Such a version refuses by a reset, and the server's runtime has no codes for resets. */
+/** These versions reject with a reset, and the server's runtime has no codes for resets. */
 function reasonOf(reason: string, browser: Browser, transport: Transport): string {
   return versionOf(browser, transport) === "moq-lite-02" ? "unknown" : reason;
 }
 
 function urlOf(site: MoqSite, transport: Transport): string {
-  // The source of the certificate's hash, or the WebSocket.
+  // The origin that serves the certificate's hash, or the WebSocket.
   return transport === "webtransport" ? site.url : site.server.webSocketUrl;
 }

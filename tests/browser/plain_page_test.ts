@@ -2,7 +2,7 @@ import { assertEquals } from "@std/assert";
 import { serve } from "../../mod.ts";
 import { newPage, testInBrowsers } from "./_browsers.ts";
 
-testInBrowsers("a page with nothing but a WebSocket talks to the server", async (browser) => {
+testInBrowsers("a page with only a WebSocket talks to the server", async (browser) => {
   await using server = serve({
     port: 0,
     onListen() {},
@@ -35,7 +35,7 @@ testInBrowsers("a page with nothing but a WebSocket talks to the server", async 
   });
 });
 
-testInBrowsers("a page of another origin is refused", async (browser) => {
+testInBrowsers("a page of another origin is rejected", async (browser) => {
   await using server = serve({ port: 0, onListen() {} });
   await using other = Deno.serve(
     { port: 0, onListen() {} },

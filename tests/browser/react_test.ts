@@ -1,6 +1,6 @@
 /**
- * A React page in StrictMode in real browsers: one connection, and an answer that goes on after a
- * refresh.
+ * A React page in StrictMode in real browsers: one connection, and a streaming response that
+ * continues after a reload.
  *
  * @module
  */
@@ -25,12 +25,12 @@ async function has(page: Page, id: string, text: string): Promise<void> {
   const isThere = `document.querySelector("#${id}")?.textContent === ${JSON.stringify(text)}`;
   await page.waitForFunction(isThere, { polling: 10 }).catch(async (error) => {
     const found = await page.evaluate("document.body.textContent");
-    throw new Error(`The page has "${found}" in place of "${text}"`, { cause: error });
+    throw new Error(`The page has "${found}" instead of "${text}"`, { cause: error });
   });
 }
 
 testInBrowsers(
-  "a React page has one connection, and its answer goes on after a refresh",
+  "a React page has one connection, and its response continues after a reload",
   async (browser) => {
     const script = await bundlePage();
     const opened: string[] = [];

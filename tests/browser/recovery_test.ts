@@ -1,5 +1,5 @@
 /**
- * Pages that lose their server, and continue with another one, in real browsers.
+ * Pages that lose their server and continue on another one, in real browsers.
  *
  * @module
  */
@@ -11,11 +11,11 @@ import { portOf } from "../servers.ts";
 import { type Browser, bundleOf, newPage, type Page, testInBrowsers } from "./_browsers.ts";
 import { until } from "../waiting.ts";
 
-/** Names in a page, for functions that run there. */
+/** Globals for functions that run in a page. */
 declare global {
-  /** State of the page, and commands for the page. */
+  /** State of the page, and commands for it. */
   var chatPage: {
-    /** Results of the subscription: data, and the notice after each loss. */
+    /** Results of the subscription: data, and the notice after each interruption. */
     readonly heard: unknown[];
     /** The visible text. */
     readonly shown: string;
@@ -28,7 +28,7 @@ declare global {
 
 const TOPIC = "chat:lobby";
 
-/** A page whose subscription continues after a reload at its last position. */
+/** A page whose subscription resumes at its last position after a reload. */
 const HTML = `<!doctype html><title>Page</title><output></output><script type="module">
 import { connect } from "/client.js";
 const output = document.querySelector("output");
@@ -77,7 +77,7 @@ class Site implements AsyncDisposable {
     return new Site(await bundleOf(new URL("../../client.ts", import.meta.url)));
   }
 
-  /** Starts an engine that keeps so many messages of each topic. */
+  /** Starts an engine that keeps a number of messages of each topic. */
   engine(size: number): Pick<ServeOptions, "broker" | "history"> {
     const broker = new MemoryBroker();
     this.#brokers.push(broker);
@@ -107,12 +107,12 @@ class Site implements AsyncDisposable {
     return node;
   }
 
-  /** Has the balancer hand pages to one node. */
+  /** Makes the balancer send pages to one node. */
   use(node: Server): void {
     this.balancer.use([portOf(node)]);
   }
 
-  /** Opens a page whose subscription is in force. */
+  /** Opens a page whose subscription is active. */
   async page(browser: Browser): Promise<Page> {
     const page = await newPage(browser);
     await page.goto(`http://127.0.0.1:${this.balancer.port}/`);
@@ -138,7 +138,7 @@ async function heardUpTo(page: Page, last: unknown): Promise<unknown[]> {
   return await page.evaluate(() => chatPage.heard);
 }
 
-/** Has the page send numbers, and publish every tenth. */
+/** Makes the page send numbers, and publish every tenth. */
 async function speak(page: Page, from: number, to: number): Promise<void> {
   await page.evaluate(
     (from, to) => {
@@ -160,7 +160,7 @@ function publish(node: Server, from: number, to: number): void {
 }
 
 testInBrowsers(
-  "a page that loses its server goes on with another one, with exactly what it missed",
+  "a page that loses its server continues on another, and receives exactly what it missed",
   async (browser) => {
     await using site = await Site.open();
     const engine = site.engine(1_000);
@@ -170,7 +170,7 @@ testInBrowsers(
     publish(one, 1, 3);
     assertEquals(await heardUpTo(page, 3), [1, 2, 3]);
 
-    // No node takes connections for a while: more is missed than a send queue holds.
+    // No node accepts connections for a while: the page misses more than a send queue holds.
     site.balancer.use([]);
     const closing = one.close();
     await until(() => two.topics.subscribers(TOPIC).length === 0 && one.manager.count === 0);
@@ -184,7 +184,7 @@ testInBrowsers(
     assertEquals([recovery.recovered, recovery.position?.offset], [true, 3]);
     assertEquals(all, numbers(1, 705));
 
-    // A reloaded page continues there too.
+    // A reloaded page continues on the other node too.
     await page.evaluate(() => chatPage.close());
     publish(two, 706, 709);
     await page.reload();
@@ -196,7 +196,7 @@ testInBrowsers(
 );
 
 testInBrowsers(
-  "a page whose history is gone is told so, with the reason, and goes on",
+  "a page whose history is gone is notified with the reason, and continues",
   async (browser) => {
     await using site = await Site.open();
     const small = site.engine(5);
@@ -215,7 +215,7 @@ testInBrowsers(
     assertEquals(rest, [21]);
     assertEquals((recovery as Recovery).position?.offset, 20);
 
-    // Another engine: the history of the first one is unknown there.
+    // Another engine, which does not have the history of the first one.
     const other = site.node(site.engine(1_000));
     site.use(other);
     publish(other, 100, 110);
@@ -229,7 +229,7 @@ testInBrowsers(
 );
 
 testInBrowsers(
-  "what a page says at least once arrives once, whatever becomes of its server",
+  "an at-least-once message from a page arrives once, even if its server crashes",
   async (browser) => {
     await using site = await Site.open();
     const engine = site.engine(1_000);
@@ -239,7 +239,7 @@ testInBrowsers(
     const page = await site.page(browser);
     await speak(page, 1, 60);
     await until(() => site.handled.length > 10);
-    // The connection breaks while the handlers run, then the server ends.
+    // The connection breaks while the handlers run, then the server stops.
     site.use(two);
     site.balancer.cut(Infinity);
     await speak(page, 61, 90);

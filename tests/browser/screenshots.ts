@@ -1,13 +1,13 @@
 /**
- * Takes the pictures of the chat in `docs/`: two users who talk, on the page of one of them, at the
- * width of a desk and of a phone.
+ * Takes the pictures of the chat in `docs/`: a conversation of two users, on the page of one of
+ * them, on a desktop and on a phone.
  *
  * ```sh
  * deno run -A tests/browser/screenshots.ts            # docs/chat-desktop.png, docs/chat-phone.png
  * deno run -A tests/browser/screenshots.ts --review   # more states of the page, to a temporary folder
  * ```
  *
- * The page uses the system's own font; the pictures in `docs/` were taken where that is Inter.
+ * The page uses the system font; the pictures in `docs/` were taken on a system with Inter.
  *
  * @module
  */

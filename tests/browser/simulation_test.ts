@@ -1,10 +1,10 @@
-/** The page of the simulated cluster: a trace that is played, and faults by a click. */
+/** The page of the simulated cluster: it plays a trace, and clicks add faults. */
 import { assertEquals, assertMatch, assertNotEquals } from "@std/assert";
 import { ChatProcess, newPage, testInBrowsers } from "./_browsers.ts";
 import { chooseHost, seek, textOf, untilText } from "./_simulation_page.ts";
 
 testInBrowsers(
-  "a fault by a click runs the seed again, and its removal gives the first run",
+  "clicking a fault reruns the seed, and removing it restores the first run",
   async (browser) => {
     await using server = await ChatProcess.start("simulation");
     const page = await newPage(browser);
@@ -42,7 +42,7 @@ testInBrowsers(
   },
 );
 
-testInBrowsers("the keyboard stays at a host when the page gets another size", async (browser) => {
+testInBrowsers("the keyboard focus stays on a host when the page is resized", async (browser) => {
   await using server = await ChatProcess.start("simulation");
   const page = await newPage(browser);
   await page.setViewport({ width: 1280, height: 800 });

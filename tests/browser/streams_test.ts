@@ -1,5 +1,5 @@
 /**
- * Streams, datagrams and credit of a session on a page: by QMux on a WebSocket, and the same page
+ * Streams, datagrams and credit of a session on a page, over QMux on a WebSocket; and the same page
  * over WebTransport.
  */
 import { assert, assertEquals, assertGreater, assertRejects } from "@std/assert";
@@ -16,7 +16,7 @@ declare global {
   var moq: { readonly Session: typeof MoqSession; readonly play: typeof play };
 }
 
-/** Distinct datagrams, each of which has to come back. */
+/** Distinct datagrams, each of which must be echoed. */
 const DATAGRAMS = 200;
 
 const encode = (text: string) => new TextEncoder().encode(text);
@@ -32,7 +32,7 @@ for (const transport of TRANSPORTS) {
       const asks = async (text: string) => await askText(text) === text;
       let right = 0;
       for (let i = 0; i < 100; i++) right += Number(await asks(`Question ${i}`));
-      // More than may be open at first.
+      // More than may be open initially.
       const others = Array.from({ length: 150 }, (_, i) => asks(`Another ${i}`));
       right += (await Promise.all(others)).filter((isRight) => isRight).length;
       void session.close();
@@ -46,7 +46,7 @@ for (const transport of TRANSPORTS) {
   testInBrowsers(`over ${over}, streams that the server opens reach the page`, async (browser) => {
     await using site = await StreamsSite.start();
     const { page, session } = await site.connect(browser, transport);
-    // The page does not look before all of them are there.
+    // The page starts to read only when all of them are there.
     const { readable, writable } = await session.createBidirectionalStream();
     const asking = writeText(writable, "Who is there?");
     const unidirectional = await session.createUnidirectionalStream();
@@ -64,38 +64,41 @@ for (const transport of TRANSPORTS) {
     await Promise.all([asking, noting]);
   });
 
-  testInBrowsers(`over ${over}, unidirectional streams go both ways`, async (browser) => {
-    await using site = await StreamsSite.start();
-    const { page, session } = await site.connect(browser, transport);
-    const serving = (async () => {
-      for await (const incoming of session.connection.incomingUnidirectionalStreams) {
-        const text = await new Response(incoming).text();
-        await writeText(await session.createUnidirectionalStream(), `${text}, read`);
-      }
-    })();
-    const answers = await page.evaluate(async () => {
-      const answers: string[] = [];
-      const reader = session.connection.incomingUnidirectionalStreams.getReader();
-      const reading = (async () => {
-        while (answers.length < 120) {
-          answers.push(new TextDecoder().decode(await readAll((await reader.read()).value!)));
+  testInBrowsers(
+    `over ${over}, unidirectional streams work in both directions`,
+    async (browser) => {
+      await using site = await StreamsSite.start();
+      const { page, session } = await site.connect(browser, transport);
+      const serving = (async () => {
+        for await (const incoming of session.connection.incomingUnidirectionalStreams) {
+          const text = await new Response(incoming).text();
+          await writeText(await session.createUnidirectionalStream(), `${text}, read`);
         }
       })();
-      for (let i = 0; i < 120; i++) {
-        const stream = await session.createUnidirectionalStream();
-        await writeAll(stream, new TextEncoder().encode(`Note ${i}`));
-      }
-      await reading;
-      void session.close();
-      return answers;
-    });
-    await serving;
-    const expected = Array.from({ length: 120 }, (_, i) => `Note ${i}, read`);
-    assertEquals(answers.toSorted(), expected.toSorted());
-  });
+      const answers = await page.evaluate(async () => {
+        const answers: string[] = [];
+        const reader = session.connection.incomingUnidirectionalStreams.getReader();
+        const reading = (async () => {
+          while (answers.length < 120) {
+            answers.push(new TextDecoder().decode(await readAll((await reader.read()).value!)));
+          }
+        })();
+        for (let i = 0; i < 120; i++) {
+          const stream = await session.createUnidirectionalStream();
+          await writeAll(stream, new TextEncoder().encode(`Note ${i}`));
+        }
+        await reading;
+        void session.close();
+        return answers;
+      });
+      await serving;
+      const expected = Array.from({ length: 120 }, (_, i) => `Note ${i}, read`);
+      assertEquals(answers.toSorted(), expected.toSorted());
+    },
+  );
 
   testInBrowsers(
-    `over ${over}, 4 MiB come back unchanged, and messages beside`,
+    `over ${over}, 4 MiB are echoed unchanged while messages continue`,
     async (browser) => {
       await using site = await StreamsSite.start();
       const { page, session } = await site.connect(browser, transport);
@@ -129,7 +132,7 @@ for (const transport of TRANSPORTS) {
     },
   );
 
-  testInBrowsers(`over ${over}, datagrams go both ways`, async (browser) => {
+  testInBrowsers(`over ${over}, datagrams work in both directions`, async (browser) => {
     await using site = await StreamsSite.start();
     const { page, session } = await site.connect(browser, transport);
     const { datagrams } = session;
@@ -158,7 +161,7 @@ for (const transport of TRANSPORTS) {
           await session.request("behind");
         };
         await send();
-        // A busy browser loses some of the unreliable ones: those are sent again.
+        // A busy browser loses some unreliable datagrams, which are sent again.
         while (!isReliable && received.size < count) await send();
         await reading;
         void session.close();
@@ -173,7 +176,7 @@ for (const transport of TRANSPORTS) {
   });
 
   testInBrowsers(
-    `over ${over}, the server reads the code of a stream that the page gave up`,
+    `over ${over}, the server reads the code of a stream that the page aborted`,
     async (browser) => {
       await using site = await StreamsSite.start();
       const { page, session } = await site.connect(browser, transport);
@@ -182,7 +185,7 @@ for (const transport of TRANSPORTS) {
         const { writable, readable } = await session.createBidirectionalStream();
         const writer = writable.getWriter();
         await writer.write(new Uint8Array(10));
-        // Unsent data goes with the stream.
+        // Unsent data is discarded with the stream.
         await readable.getReader().read();
         await writer.abort(coded(42));
       });
@@ -219,7 +222,7 @@ testInBrowsers(
 );
 
 testInBrowsers(
-  "over WebSocket, the page reads the codes with which the server gave up a stream",
+  "over WebSocket, the page reads the codes with which the server aborted a stream",
   async (browser) => {
     await using site = await StreamsSite.start();
     const { page, session } = await site.connect(browser, "websocket");
@@ -248,7 +251,7 @@ testInBrowsers(
   },
 );
 
-testInBrowsers("over WebSocket, a page writes no more than the server granted", async (browser) => {
+testInBrowsers("over WebSocket, a page writes no more than the server grants", async (browser) => {
   await using site = await StreamsSite.start({
     flowControl: { maxData: 65_536, maxStreamData: 65_536, automatic: false },
   });
@@ -268,7 +271,7 @@ testInBrowsers("over WebSocket, a page writes no more than the server granted", 
   const reader = readable.getReader();
   let count = 0;
   while (count < 65_536) count += (await reader.read()).value!.length;
-  // A reader is present, but the windows do not move without grants.
+  // A reader exists, but the windows do not move without grants.
   assertEquals(
     await page.evaluate(async () => {
       await session.request("between");
@@ -287,7 +290,7 @@ testInBrowsers("over WebSocket, a page writes no more than the server granted", 
 });
 
 testInBrowsers(
-  "over WebSocket, a stream that nobody reads stalls neither others nor messages",
+  "over WebSocket, an unread stream stalls neither other streams nor messages",
   async (browser) => {
     await using site = await StreamsSite.start();
     const { page, session } = await site.connect(browser, "websocket");
@@ -317,7 +320,7 @@ testInBrowsers(
 );
 
 testInBrowsers(
-  "a page that only sends messages over WebSocket does not load streams",
+  "a page that only sends messages over WebSocket does not load the code for streams",
   async (browser) => {
     await using site = await StreamsSite.start();
     const { page, session } = await site.connect(browser, "websocket");

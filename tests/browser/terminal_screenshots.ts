@@ -1,12 +1,12 @@
 /**
- * Takes the pictures of the command `skein` in `docs/`: the output of real runs, as a terminal shows
+ * Takes the pictures of the command `skein` in `docs/`: the output of real runs as a terminal shows
  * it.
  *
  * ```sh
  * deno run -A tests/browser/terminal_screenshots.ts  # docs/cli-load.png, docs/cli-doctor.png
  * ```
  *
- * The port 8000 has to be free.
+ * Port 8000 must be free.
  *
  * @module
  */
@@ -20,7 +20,7 @@ const DOCS = new URL("../../docs/", import.meta.url);
 
 const COLUMNS = 92;
 
-/** Colors of the terminal, by the code that begins each. */
+/** Colors of the terminal, by the escape code that starts each. */
 const CLASSES: Readonly<Record<string, string>> = {
   "1": "bold",
   "2": "dim",
@@ -63,7 +63,7 @@ async function screenOf(...args: readonly string[]): Promise<string> {
   return redrawn(text);
 }
 
-/** Carries out the moves of the cursor: `ESC [ n F ESC [ J` removes the last n lines. */
+/** Applies cursor movements: `ESC [ n F ESC [ J` removes the last n lines. */
 function redrawn(text: string): string {
   let lines: string[] = [];
   // deno-lint-ignore no-control-regex -- the cursor moves by control characters.
@@ -80,7 +80,7 @@ function redrawn(text: string): string {
   return lines.join("\n").trimEnd();
 }
 
-/** Writes a text with styles as HTML. */
+/** Converts a text with styles to HTML. */
 function htmlOf(text: string): string {
   const escaped = text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
   // deno-lint-ignore no-control-regex -- styles begin with a control character.
@@ -104,7 +104,7 @@ async function shoot(name: string, text: string): Promise<void> {
   }
 }
 
-/** Takes the picture of a load on a server in another process. */
+/** Takes the picture of a load test on a server in another process. */
 async function shootLoad(): Promise<void> {
   const echo = new Deno.Command(Deno.execPath(), {
     args: ["run", "-A", "--unstable-net", new URL("../examples/streams.ts", DOCS).href, "--load"],
@@ -131,7 +131,7 @@ async function answersAt(url: string): Promise<void> {
   }
 }
 
-/** Takes the picture of an examination that finds two faults. */
+/** Takes the picture of a diagnosis that finds two faults. */
 async function shootDoctor(): Promise<void> {
   await using _server = serve({
     port: 8000,

@@ -14,7 +14,7 @@ import {
 } from "./_browsers.ts";
 import { echoStreams } from "./_webtransport_page.ts";
 
-/** Names in a page, for functions that run there. */
+/** Globals for functions that run in a page. */
 declare global {
   /** The client's module. */
   var skein: { readonly connect: typeof connect; readonly dial: typeof dial };
@@ -24,7 +24,9 @@ declare global {
   var other: Awaited<ReturnType<typeof dial>>;
 }
 
-/** Reason of a fallback without a failure: the head start is over, and the attempt goes on. */
+/**
+ * Reason of a fallback without a failure: the head start has elapsed, and the attempt continues.
+ */
 const HEAD_START_IS_OVER = "Cannot open webtransport within 500 ms";
 
 const HTML = `<!doctype html><title>Page</title><script type="module">
@@ -35,7 +37,7 @@ if (location.search === "?connect") globalThis.client = skein.connect(location.o
 </script>`;
 
 for (const kind of ["silent", "closed"] as const) {
-  testInBrowsers(`connect() is soon up over WebSocket where UDP is ${kind}`, async (browser) => {
+  testInBrowsers(`connect() soon connects over WebSocket if UDP is ${kind}`, async (browser) => {
     const udp = createSocket("udp4");
     await new Promise<void>((resolve) => udp.bind(0, "127.0.0.1", resolve));
     const { port } = udp.address();
@@ -62,7 +64,7 @@ for (const kind of ["silent", "closed"] as const) {
     });
     assertEquals(transport, "websocket");
     assertEquals(preferred, "webtransport");
-    // Nothing ends an attempt at a silent port as soon: the client has not waited for that.
+    // No attempt at a silent port fails this early: the client did not wait for it.
     if (kind === "silent") assertEquals(reason, HEAD_START_IS_OVER);
     else assertMatch(reason, /^Cannot open web ?transport/i);
     if (kind === "silent") udp.close();
@@ -89,7 +91,7 @@ testInBrowsers("streams past the server's limit wait", async (browser) => {
   assertEquals(answers, Array.from({ length: 100 }, (_, i) => `Question ${i}`));
 });
 
-testInBrowsers("a page has sessions on the runtime's own engine", async (browser) => {
+testInBrowsers("a page has sessions on the runtime's built-in engine", async (browser) => {
   const sessions: Session[] = [];
   await using server = await serveClient({
     origins: ["*"],
@@ -137,7 +139,7 @@ testInBrowsers("a page has sessions on the runtime's own engine", async (browser
 });
 
 testInBrowsers(
-  "connect() says goodbye when its page is left, and is back with it",
+  "connect() sends a goodbye when its page is left, and reconnects when the page returns",
   async (browser) => {
     const sessions: Session[] = [];
     await using server = await serveClient({ onOpen: (session) => void sessions.push(session) });
@@ -147,7 +149,7 @@ testInBrowsers(
     assertEquals(first!.transport, "webtransport");
 
     const leaving = page.goto("about:blank");
-    // By the page's goodbye: the silence of a page without one counts as an end by the network.
+    // Caused by the page's goodbye: without it, the network ends the session.
     const { code, by } = await first!.closed;
     assertEquals({ code, by }, { code: 0, by: "remote" });
     await leaving;

@@ -1,5 +1,5 @@
 /**
- * Takes the pictures of the video example in `docs/`, at the width of a desk and of a phone.
+ * Takes the pictures of the video example in `docs/`, on a desktop and on a phone.
  *
  * ```sh
  * deno run -A tests/browser/video_screenshots.ts            # docs/moq-video.png, docs/moq-video-phone.png
@@ -18,7 +18,7 @@ const SIZES = {
   "-phone": { width: 390, height: 844, deviceScaleFactor: 2 },
 } as const;
 
-/** Patience until there is a picture to draw, in milliseconds. */
+/** Longest wait for a picture worth drawing, in milliseconds. */
 const HISTORY_MS = 22_000;
 
 async function main(isReview: boolean): Promise<void> {

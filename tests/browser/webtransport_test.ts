@@ -10,14 +10,14 @@ declare global {
   var streams: BidirectionalStream[], ninth: Promise<unknown>;
 }
 
-/** Distinct datagrams, each of which has to come back. */
+/** Distinct datagrams, each of which must be echoed. */
 const DATAGRAMS = 300;
 
-/** Silence on the wire is noticed within both. */
+/** Detects a silent connection within seconds. */
 const SHORT = { idleTimeoutMs: 3_000, keepAliveIntervalMs: 300 };
 
 testInBrowsers(
-  "a page's bidirectional streams come back, one at a time and 200 at once",
+  "a page's bidirectional streams are echoed, one at a time and 200 at the same time",
   async (browser) => {
     await using site = WebTransportSite.start({ maxStreams: 256 });
     const page = await site.open(browser);
@@ -65,7 +65,7 @@ testInBrowsers(
       ]);
     }, isFirefox(browser));
     assertEquals(atFirst, isFirefox(browser) ? "waits" : "NetworkError");
-    // There is room again after the end of the first ones.
+    // There is room again once the first streams have closed.
     const ending = page.evaluate(async () => {
       await Promise.all(streams.map(async ({ readable, writable }) => {
         await writable.close();
@@ -74,7 +74,8 @@ testInBrowsers(
       while (true) {
         const isOpen = await ninth.then(() => true, () => false);
         if (isOpen) return;
-        // Chromium has no event for new room, and calls without a pause keep its network process busy.
+        // Chromium has no event for new room, and calls without a pause keep its network process
+        // busy.
         await new Promise((resolve) => setTimeout(resolve, 10));
         globalThis.ninth = session.createBidirectionalStream();
       }
@@ -84,7 +85,7 @@ testInBrowsers(
   },
 );
 
-testInBrowsers("unidirectional streams go both ways", async (browser) => {
+testInBrowsers("unidirectional streams work in both directions", async (browser) => {
   await using site = WebTransportSite.start();
   const page = await site.open(browser);
   const connection = await site.connect(page);
@@ -109,14 +110,14 @@ testInBrowsers("unidirectional streams go both ways", async (browser) => {
   assertEquals(answers.toSorted(), expected.toSorted());
 });
 
-testInBrowsers("datagrams go both ways", async (browser) => {
+testInBrowsers("datagrams work in both directions", async (browser) => {
   await using site = WebTransportSite.start();
   const page = await site.open(browser);
   const { datagrams } = await site.connect(page);
   const echoing = datagrams.readable.pipeTo(datagrams.writable).catch(() => {});
   const { received, maxDatagramSize } = await page.evaluate(async (count) => {
     const { readable, maxDatagramSize } = session.datagrams;
-    // Chromium has `writable`, newer browsers have `createWritable()`.
+    // Chromium has `writable`; newer browsers have `createWritable()`.
     const writer = session.datagrams.writable.getWriter();
     const received = new Set<number>();
     const reader = readable.getReader();
@@ -127,7 +128,7 @@ testInBrowsers("datagrams go both ways", async (browser) => {
         received.add(new DataView(value.buffer, value.byteOffset).getUint32(0));
       }
     })();
-    // Datagrams may be lost, above all on a busy machine: those are sent again.
+    // Datagrams may be lost, especially on a busy machine, and are sent again.
     while (received.size < count) {
       for (let i = 0; i < count; i++) {
         if (received.has(i)) continue;
@@ -150,7 +151,7 @@ testInBrowsers("streams that the server opens reach the page", async (browser) =
   await using site = WebTransportSite.start();
   const page = await site.open(browser);
   const connection = await site.connect(page);
-  // The page does not look before all of them are there.
+  // The page starts to read only when all of them are there.
   const bidirectional = await connection.createBidirectionalStream();
   const asked = askPage(bidirectional, "Who is there?");
   const unidirectional = await connection.createUnidirectionalStream();
@@ -167,7 +168,7 @@ testInBrowsers("streams that the server opens reach the page", async (browser) =
   assertEquals(await answering, "For you");
 });
 
-testInBrowsers("20 MB come back unchanged", async (browser) => {
+testInBrowsers("20 MB are echoed unchanged", async (browser) => {
   await using site = WebTransportSite.start();
   const page = await site.open(browser);
   const serving = echoStreams(await site.connect(page));
@@ -196,7 +197,7 @@ testInBrowsers("the page sees the server's close code and reason", async (browse
     const { closeCode, reason } = await session.closed;
     return { closeCode, reason };
   });
-  await page.evaluate(() => {}); // Streams with earlier data began earlier.
+  await page.evaluate(() => {}); // Streams with earlier data have started.
   const info = { closeCode: 4009, reason: "too slow — до свидания 👋" };
   connection.close(info);
   assertEquals(await seen, info);
@@ -204,12 +205,12 @@ testInBrowsers("the page sees the server's close code and reason", async (browse
 });
 
 testInBrowsers(
-  "the server sees the page's close code and reason, also the longest, each of 24 times",
+  "the server receives the page's close code and reason, even the longest, 24 times in a row",
   async (browser) => {
     await using site = WebTransportSite.start();
     const page = await site.open(browser);
     for (let i = 0; i < 24; i++) {
-      // Firefox closes session and connection at once: the longest reason has 1,024 bytes.
+      // Firefox closes session and connection together: the longest reason has 1,024 bytes.
       const reason = [`Tschüß ${i} 👋`, "x".repeat(246), "x".repeat(1_024)][i % 3]!;
       const connection = await site.connect(page);
       // Busy sessions too.
@@ -231,7 +232,7 @@ testInBrowsers(
 
 for (const status of [401, 403, 404, 429]) {
   testInBrowsers(
-    `a page that is refused with ${status} learns that, but not why`,
+    `a page that is rejected with ${status} receives an error without the reason`,
     async (browser) => {
       await using site = WebTransportSite.start();
       const page = await site.open(browser);
@@ -247,7 +248,7 @@ for (const status of [401, 403, 404, 429]) {
 }
 
 testInBrowsers(
-  "the server chooses a subprotocol, where the browser offers them",
+  "the server chooses a subprotocol if the browser offers them",
   async (browser) => {
     await using site = WebTransportSite.start();
     const page = await site.open(browser);
@@ -266,7 +267,7 @@ testInBrowsers(
   },
 );
 
-testInBrowsers("the server reads the code of a stream that the page gave up", async (browser) => {
+testInBrowsers("the server reads the code of a stream that the page aborted", async (browser) => {
   await using site = WebTransportSite.start();
   const page = await site.open(browser);
   const connection = await site.connect(page);
@@ -275,7 +276,7 @@ testInBrowsers("the server reads the code of a stream that the page gave up", as
     const { writable, readable } = await session.createBidirectionalStream();
     const writer = writable.getWriter();
     await writer.write(new Uint8Array(10));
-    // Unsent data goes with the stream.
+    // Unsent data is discarded with the stream.
     const { value } = await readable.getReader().read();
     await writer.abort(streamError(42));
     return value!.length;
@@ -307,7 +308,7 @@ testInBrowsers(
     writer.closed.catch(() => {});
     await writer.write(new Uint8Array(1_000));
     await stopping;
-    // Data that the page sent before this stream arrived earlier.
+    // Everything that the page sent before this stream has arrived.
     const asking = page.evaluate(async () => void await ask(session, new Uint8Array(1)));
     await echo((await streams.read()).value!);
     await asking;
@@ -341,8 +342,8 @@ testInBrowsers("the page sees that the server stopped reading, with code 0", asy
   await reader.read();
   await reader.cancel();
   const { name, ...failure } = await writing;
-  // Both find their own pipe closed at times, before the reason arrives: the write fails without a
-  // code.
+  // Both sometimes find their own pipe closed before the reason arrives: the write then fails
+  // without a code.
   if (name === (isFirefox(browser) ? "AbortError" : "NetworkError")) return;
   assertEquals(
     { name, source: failure.source, code: failure.streamErrorCode },
@@ -350,7 +351,7 @@ testInBrowsers("the page sees that the server stopped reading, with code 0", asy
   );
 });
 
-testInBrowsers("to the page, a stream that the server aborted ends normally", async (browser) => {
+testInBrowsers("a stream that the server aborted ends normally on the page", async (browser) => {
   await using site = WebTransportSite.start();
   const page = await site.open(browser);
   const connection = await site.connect(page);
@@ -365,7 +366,7 @@ testInBrowsers("to the page, a stream that the server aborted ends normally", as
 });
 
 testInBrowsers(
-  "a page that is left, or loaded again, says so when it is told to",
+  "a page that is left or reloaded closes its session if its code does so",
   async (browser) => {
     await using site = WebTransportSite.start();
     let page = await site.open(browser);
@@ -373,7 +374,7 @@ testInBrowsers(
     for (const leave of ways) {
       if (page.url() === "about:blank") page = await site.open(browser);
       const connection = await site.connect(page);
-      // Chromium closes the session; in Firefox 153 the session outlives the page.
+      // Chromium closes the session by itself; in Firefox 153 it outlives the page.
       await page.evaluate(() => addEventListener("pagehide", () => session.close()));
       const [info] = await Promise.all([connection.closed, leave()]);
       assertEquals(info, { closeCode: 0, reason: "" });
@@ -382,7 +383,7 @@ testInBrowsers(
 );
 
 testInBrowsers(
-  "a browser that was killed is noticed, and one that is idle is kept",
+  "a killed browser is detected, and an idle one keeps its session",
   async (browser) => {
     await using site = WebTransportSite.start(SHORT);
     const page = await site.open(browser);
@@ -390,7 +391,7 @@ testInBrowsers(
     await delay(SHORT.idleTimeoutMs + 1_000);
     assertEquals(site.listener.sessionCount, 1);
     browser.process()!.kill("SIGKILL");
-    // A child of Chromium may live long enough to say goodbye.
+    // A child process of Chromium may live long enough to close the session.
     await connection.closed.catch((error) => assertInstanceOf(error, ConnectionError));
   },
 );

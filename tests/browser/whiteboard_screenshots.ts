@@ -1,6 +1,6 @@
 /**
- * Takes the pictures of the whiteboard in `docs/`: people who draw a plan, at the width of a desk,
- * and of a phone in the dark.
+ * Takes the pictures of the whiteboard in `docs/`: users who draw a plan, on a desktop, and on a
+ * phone in dark mode.
  *
  * ```sh
  * deno run -A tests/browser/whiteboard_screenshots.ts           # docs/whiteboard-*.png
@@ -27,7 +27,7 @@ const BOARD = "board:plans";
 
 type Place = readonly [x: number, y: number];
 
-/** Letters as the places that a hand passes: bowls are round, `v` is not. */
+/** Letters as the points that the pen passes: bowls are round, `v` is not. */
 const LETTERS: Readonly<Record<string, readonly (readonly Place[])[]>> = {
   a: [[[4, 3], [2, 2], [0, 4], [2, 6], [4, 4.5]], [[4, 2], [4, 6]]],
   e: [[[0, 4], [4, 4], [3.5, 2.5], [2, 2], [0, 4], [2, 6], [4, 5.2]]],
@@ -108,7 +108,7 @@ async function enter(url: string, name: string, hue: number): Promise<Friend> {
   return { client, session: await client.whenConnected() };
 }
 
-/** Holds a pointer at a place. */
+/** Holds a pointer at a point. */
 async function hold({ session }: Friend, cursor: Cursor): Promise<() => void> {
   const pointers = await session.structuredDatagrams({ registry: datagrams });
   const point = () => void pointers.send(1, cursor).catch(() => {});
@@ -116,7 +116,7 @@ async function hold({ session }: Friend, cursor: Cursor): Promise<() => void> {
   return () => clearInterval(timer);
 }
 
-/** A plan of pages, a server and a file, drawn by a hand that trembles a little. */
+/** A plan of pages, a server and a file, drawn with a slightly trembling hand. */
 function plan(): Stroke[] {
   const strokes: Stroke[] = [];
   type Pen = Pick<Stroke, "colour" | "width">;
@@ -182,7 +182,7 @@ function plan(): Stroke[] {
   return strokes;
 }
 
-/** Places on a straight line. */
+/** Points on a straight line. */
 function between([fromX, fromY]: Place, [toX, toY]: Place): Place[] {
   const steps = Math.ceil(Math.hypot(toX - fromX, toY - fromY) / 12) || 1;
   return Array.from({ length: steps }, (_, i) => {
@@ -191,7 +191,7 @@ function between([fromX, fromY]: Place, [toX, toY]: Place): Place[] {
   });
 }
 
-/** Places on a round line through some places (Catmull and Rom). */
+/** Points on a curve through some points (Catmull and Rom). */
 function bend(places: readonly Place[]): Place[] {
   return places.slice(1).flatMap((to, i) => {
     const [from, next] = [places[i]!, places[i + 2] ?? to];
@@ -230,7 +230,7 @@ async function shoot(
   for (const name of sizes) {
     await page.setViewport(SIZES[name]);
     await page.$eval("#fit", (button) => (button as { click(): void }).click());
-    // Two frames later the page is drawn.
+    // The page is drawn two frames later.
     await page.evaluate(() =>
       new Promise<void>((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))
     );

@@ -5,10 +5,10 @@ import { ChatProcess, testInBrowsers } from "./_browsers.ts";
 
 const SIZE = { width: 1000, height: 700 };
 
-// Pointers go by datagrams over the first one, and by messages over the second one.
+// Pointers travel in datagrams over the first transport, and in messages over the second.
 for (const transport of ["webtransport", "http"] as const) {
   testInBrowsers(
-    `whiteboard over ${transport} shows strokes, pointers and people, also after a reload`,
+    `whiteboard over ${transport} shows strokes, pointers and users, even after a reload`,
     async (browser) => {
       await using board = await Board.start(browser);
       const ann = await board.enter("ann", transport);
@@ -29,7 +29,7 @@ for (const transport of ["webtransport", "http"] as const) {
       await ann.page.mouse.up();
       await bob.hasInk(400, 300);
 
-      // The pointer leaves no ghost, neither as it leaves the board nor with its page.
+      // The pointer disappears when it leaves the board, and when its page closes.
       await bob.page.mouse.move(40, 40);
       await ann.hasPointers(0);
       await ann.page.mouse.move(600, 400);
@@ -37,16 +37,16 @@ for (const transport of ["webtransport", "http"] as const) {
       await ann.page.reload();
       await bob.hasPointers(0);
       await ann.isOpen();
-      // A page shows the whole drawing at first.
+      // A new page fits the whole drawing.
       await ann.hasStrokes(2);
       await ann.page.close();
-      // A closed page may end without a word, which a server notices after 30 s over HTTP.
+      // A closed page may send no goodbye, which a server notices after 30 s over HTTP.
       await bob.hasPeople(["bob"]);
     },
   );
 }
 
-testInBrowsers("whiteboard shows a user as away whose page is out of sight", async (browser) => {
+testInBrowsers("whiteboard shows a user as away if the page is hidden", async (browser) => {
   await using board = await Board.start(browser);
   const ann = await board.enter("ann");
   const bob = await board.enter("bob");
@@ -73,13 +73,13 @@ testInBrowsers("whiteboard undoes, erases and clears", async (browser) => {
   for (const page of [ann, bob]) {
     for (const y of [200, 300]) await page.hasInk(400, y);
   }
-  // Undo takes back the own stroke, not that of Bob.
+  // Undo removes Ann's own stroke, not Bob's.
   await ann.press("z");
   for (const page of [ann, bob]) await page.hasInk(400, 200, false);
   await bob.hasInk(400, 300);
   await ann.press("y");
   for (const page of [ann, bob]) await page.hasInk(400, 200);
-  // One pass of the eraser is one step.
+  // One pass of the eraser is one undo step.
   await ann.page.keyboard.press("e");
   await ann.draw([400, 150], [400, 350]);
   for (const page of [ann, bob]) {
@@ -108,7 +108,7 @@ testInBrowsers("whiteboard can be used with the keyboard alone", async (browser)
   await keyboard.press(" ");
   await ann.hasInk(SIZE.width / 2 + 40, SIZE.height / 2);
   await ann.hasStrokes(1);
-  // Every tool has a name, and is large enough for a finger.
+  // Every tool has a name, and is large enough to touch.
   const tools = await ann.page.$$eval(
     "#tools label, #tools button, header button, .zoom button",
     (elements) =>
@@ -128,7 +128,7 @@ testInBrowsers("whiteboard can be used with the keyboard alone", async (browser)
 
 for (const transport of ["webtransport", "websocket"] as const) {
   testInBrowsers(
-    `whiteboard over ${transport} keeps what is drawn while its server is killed`,
+    `whiteboard over ${transport} keeps strokes that are drawn while its server is down`,
     async (browser) => {
       await using board = await Board.start(browser);
       const ann = await board.enter("ann", transport);
@@ -144,18 +144,18 @@ for (const transport of ["webtransport", "websocket"] as const) {
       await ann.draw([300, 380], [500, 380]);
       await ann.says("#offline", "3 changes wait here");
       await bob.draw([300, 440], [500, 440]);
-      // Changes of a board that was left are sent as well.
+      // Changes to a board that the user has left are sent as well.
       await bob.open("other");
       await bob.open("sketches");
       await board.server.start();
-      // A page that is reloaded before it is connected has its strokes in its storage.
+      // A page that is reloaded before it connects keeps its strokes in storage.
       await bob.page.reload();
       for (const page of [ann, bob]) {
         await page.isOpen();
         await page.hasStrokes(5);
       }
       for (const y of [200, 260, 320, 380, 440]) await ann.hasInk(400, y);
-      // As many on a page that comes later: nothing arrived twice.
+      // A page that opens later has the same number: nothing was duplicated.
       const eve = await board.enter("eve", transport);
       await eve.hasStrokes(5);
     },
@@ -169,7 +169,7 @@ interface Tool {
   getBoundingClientRect(): { readonly width: number; readonly height: number };
 }
 
-/** A whiteboard with a file of its own, and the pages of its visitors. */
+/** A whiteboard with a separate file, and its visitors' pages. */
 class Board implements AsyncDisposable {
   readonly server: ChatProcess;
   readonly #browser: Browser;

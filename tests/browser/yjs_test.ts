@@ -1,5 +1,5 @@
 /**
- * Yjs documents of two pages over one session each, on a node that is killed, in real browsers.
+ * Yjs documents on two pages in real browsers, over one session each, on a node that is killed.
  *
  * @module
  */
@@ -8,7 +8,7 @@ import { YjsNode } from "../adapters/yjs_process.ts";
 import { type Browser, bundleOf, newPage, type Page, testInBrowsers } from "./_browsers.ts";
 import type { YjsPage } from "./_yjs_page.ts";
 
-/** Names in a page, for functions that run there. */
+/** Globals for functions that run in a page. */
 declare global {
   /** Commands for the page. */
   var yjsPage: YjsPage;
@@ -65,7 +65,7 @@ testInBrowsers("documents of two pages are equal after their node was killed", a
   );
   for (const name of NAMES) await has(bob, name, await ann.evaluate((n) => yjsPage.text(n), name));
 
-  // The acknowledged edits are there, also without any page that has it.
+  // The acknowledged edits survive even without a page that has them.
   const texts = await ann.evaluate((names) => names.map((name) => yjsPage.text(name)), NAMES);
   await Promise.all([ann.close(), bob.close()]);
   await node.kill();
