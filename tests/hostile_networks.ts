@@ -1,7 +1,6 @@
 /**
- * Networks that do clients harm, as a table: the state at first, the change, and the transports of
- * a client before and after. The tests run the table with short times, the soak with the default
- * times.
+ * Hostile networks, as a table: the initial state, the change, and a client's transports before and
+ * after. The tests run the table with short times, the soak with the default times.
  *
  * @module
  */
@@ -17,22 +16,22 @@ import { UdpPath } from "./udp_path.ts";
 import type { Connection } from "../transport/connection.ts";
 import type { TransportName } from "../transport/race/options.ts";
 
-/** Time that a client may take beyond the possible minimum, in milliseconds. */
+/** Maximum time that a client may need beyond the possible minimum, in milliseconds. */
 export const MOST_MS = 3_000;
 
-/** How often the server publishes, in milliseconds. */
+/** Interval of the server's publications, in milliseconds. */
 const PUBLISH_EVERY_MS = 50;
 
-/** Publications that are delivered before a network changes. */
+/** Number of publications delivered before a network changes. */
 const DELIVERED_BEFORE = 5;
 
-/** Bytes after which a network stalls. */
+/** Number of bytes after which a network stalls. */
 const STALL_BYTES = 1_048_576;
 
-/** Size of a publication where a network is to stall, in bytes. */
+/** Size of a publication on a network that will stall, in bytes. */
 const STALL_PAYLOAD_BYTES = 32_768;
 
-/** Room in the history for all that a client can miss: more than a minute. */
+/** A history for everything that a client can miss: more than a minute. */
 const HISTORY = { size: 10_000, ttlMs: 600_000, bytes: 64 * 1_048_576 };
 
 /** The two paths to one server. */
@@ -43,37 +42,36 @@ export interface Paths {
   readonly udp: UdpPath;
 }
 
-/** One network. */
+/** A hostile network. */
 export interface HostileNetwork {
-  /** Name of the network. */
   readonly name: string;
   /** Makes the network hostile, before the client connects. */
   readonly begin?: (paths: Paths, times: HostileTimes) => void;
   /**
-   * Changes the network once the client receives, or has failed where no transport works. The
-   * default is no change.
+   * Changes the network when the client receives messages, or has failed if no transport works. By
+   * default nothing changes.
    */
   readonly change?: (paths: Paths) => void;
   /**
-   * Makes the network change alone, and resolves with the time of the change. Publications are
-   * large until then.
+   * Makes the network change by itself, and calls `changed` when it does. Publications are large
+   * until then.
    */
   readonly changeOnce?: (paths: Paths, changed: () => void) => void;
-  /** Transports of the first session, any of these; none where no transport works at first. */
+  /** Possible transports of the first session; none if no transport works at first. */
   readonly before: readonly TransportName[];
-  /** Transports of the last session, any of these. */
+  /** Possible transports of the last session. */
   readonly after: readonly TransportName[];
-  /** True if packets are lost at random, so that one run says little. */
+  /** True if packets are lost at random, so that a single run proves little. */
   readonly isRandom?: boolean;
-  /** How late the first session is at best, in milliseconds. */
+  /** Minimum time until the first session, in milliseconds. */
   readonly possibleMs?: (times: HostileTimes) => number;
   /**
-   * How long the client may take beyond that, in milliseconds.
+   * Maximum time that the client may need beyond that, in milliseconds.
    *
    * @default {MOST_MS}
    */
   readonly mostMs?: number;
-  /** The transports that the client may take. */
+  /** The transports that the client may use. */
   readonly transports?: readonly TransportName[];
 }
 
@@ -81,57 +79,56 @@ export interface HostileNetwork {
 export interface HostileTimes {
   /** Duration of the first state of the network, in milliseconds. */
   readonly holdMs: number;
-  /** How late a slow answer is, in milliseconds. */
+  /** Delay of a slow response, in milliseconds. */
   readonly answerMs: number;
-  /** Tells which packets are lost. */
+  /** Determines the lost packets. */
   readonly seed?: number;
   /**
    * True if WebSocket opens only after the first session, on networks where both transports work at
-   * first: a machine that is slower than the head start of WebTransport does not choose the
+   * first: then a machine that is slower than WebTransport's head start does not decide the
    * transport.
    *
    * @default {false}
    */
   readonly holdsWebSocket?: boolean;
-  /** Options of the server, for shorter times than its own. */
+  /** Options of the server, for times shorter than its defaults. */
   readonly server?: ServeOptions;
   /** Options of the client. */
   readonly client?: ConnectOptions;
 }
 
-/** How one network went. */
+/** The result of a run on one network. */
 export interface HostileResult {
   /** See {@linkcode HostileNetwork.name}. */
   readonly name: string;
-  /** How late the first session could be at best, in milliseconds. */
+  /** Minimum time until the first session, in milliseconds. */
   readonly possibleMs: number;
-  /** Until the client was connected; `undefined` if that took the change. */
+  /** Time until the client was connected; `undefined` if it connected only after the change. */
   readonly connectedMs: number | undefined;
-  /** Until the first publication was delivered, from the start. */
+  /** Time from the start until the first publication was delivered. */
   readonly deliveredMs: number;
   /** Time from the change to the first delivery of a later publication; `undefined` without one. */
   readonly backMs: number | undefined;
-  /** Transports of the first session and of the last. */
+  /** Transports of the first and the last session. */
   readonly transports: readonly [first: TransportName, last: TransportName];
-  /** Sessions that there were. */
+  /** Number of sessions. */
   readonly sessions: number;
-  /** Publications that were delivered. */
+  /** Number of delivered publications. */
   readonly delivered: number;
-  /** Publications between the first and the last that were never delivered. */
+  /** Number of publications between the first and the last that were never delivered. */
   readonly lost: number;
-  /** Deliveries of a publication that had been there before. */
+  /** Number of repeated deliveries. */
   readonly doubled: number;
 }
 
 const dropAll = ({ udp }: Paths) => udp.cut();
 
-/** Loses one packet of UDP in five. */
+/** Loses one UDP packet in five. */
 function loseSome({ udp }: Paths, { seed = 20 }: HostileTimes): void {
   const random = new Random(seed);
   udp.loses = () => random.below(100) < 20;
 }
 
-/** The table. */
 export const HOSTILE_NETWORKS: readonly HostileNetwork[] = [
   {
     name: "UDP dropped from the start",
@@ -157,8 +154,8 @@ export const HOSTILE_NETWORKS: readonly HostileNetwork[] = [
   {
     name: "UDP with 20 % loss, without WebSocket",
     transports: ["webtransport"],
-    // The runtime waits 1, 2 and 4 s for the first packets of a handshake, and the client dials anew
-    // after 10.
+    // The runtime waits 1, 2 and 4 s for the first packets of a handshake, and the client redials
+    // after 10 s.
     mostMs: 15_000,
     isRandom: true,
     begin: loseSome,
@@ -185,7 +182,7 @@ export const HOSTILE_NETWORKS: readonly HostileNetwork[] = [
       udp.cut();
     },
     change: ({ tcp }) => tcp.restore(),
-    // WebTransport has the head start, and 3 s more after the failure of WebSocket.
+    // WebTransport gets its head start, and 3 s more after WebSocket has failed.
     possibleMs: () => 3_500,
     before: ["http"],
     after: ["http"],
@@ -197,7 +194,7 @@ export const HOSTILE_NETWORKS: readonly HostileNetwork[] = [
       udp.cut();
     },
     change: ({ tcp }) => tcp.restore(),
-    // An attempt without any answer lasts 10 s.
+    // An attempt without any response lasts 10 s.
     mostMs: 15_000,
     before: [],
     after: ["websocket"],
@@ -251,11 +248,11 @@ export const HOSTILE_NETWORKS: readonly HostileNetwork[] = [
 ];
 
 /**
- * Runs one network with a server and a client of its own.
+ * Runs a new server and client on one network.
  *
  * @param network The network.
  * @param times Times of the run.
- * @returns The result, once the client is back and has caught up.
+ * @returns The result, after the client has reconnected and caught up.
  */
 export async function runHostile(
   network: HostileNetwork,
@@ -300,17 +297,17 @@ export async function runHostile(
     network.change(paths);
   }
   if (network.changeOnce !== undefined) {
-    // A client whose session was lost early, or began elsewhere, never brings the change about.
+    // A client that lost its session early, or uses another transport, never triggers the change.
     const isElsewhere = () => !network.before.includes(reader.transports.at(-1)!);
     await reader.until(() => changedAt !== undefined || isElsewhere());
     changedOnce();
   }
   const willChange = network.change !== undefined || network.changeOnce !== undefined;
   if (willChange) await reader.until(() => reader.hasSince(changedAt));
-  // All that was missed comes first.
+  // The missed publications arrive first.
   const newest = publisher.at.length;
   await reader.until(() => reader.has(newest));
-  // A WebTransport whose session fell silent has a second more for the peer's close. A WebSocket
+  // A WebTransport whose session fell silent waits up to a second for the peer's close. A WebSocket
   // ends with its path.
   const silent = reader.connections.slice(0, -1).filter((one) => one.transport === "webtransport");
   await Promise.allSettled(silent.map(({ closed }) => closed));
@@ -329,7 +326,7 @@ export async function runHostile(
   };
 }
 
-/** Opens both paths at one port, as where a server has TCP and UDP behind one name. */
+/** Opens both paths on one port, like a server that has TCP and UDP under one name. */
 function pathsTo(url: string, webTransportUrl: string): Paths & AsyncDisposable {
   const portOf = (url: string) => Number(new URL(url).port);
   while (true) {
@@ -341,14 +338,14 @@ function pathsTo(url: string, webTransportUrl: string): Paths & AsyncDisposable 
       };
       return { tcp, udp, [Symbol.asyncDispose]: close };
     } catch (error) {
-      // The port is taken for TCP.
+      // The port is in use for TCP.
       void udp[Symbol.asyncDispose]();
       if (!(error instanceof Deno.errors.AddrInUse)) throw error;
     }
   }
 }
 
-/** A publication, counted from 0 on. */
+/** A publication, numbered from 0. */
 interface News {
   readonly count: number;
   readonly payload: string;
@@ -358,7 +355,7 @@ interface News {
 class Publisher implements Disposable {
   /** Size of a publication. */
   payloadBytes = 0;
-  /** When each was published. */
+  /** The time of each publication. */
   readonly at: number[] = [];
   readonly #timer: ReturnType<typeof setInterval>;
 
@@ -374,13 +371,12 @@ class Publisher implements Disposable {
   }
 }
 
-/** Reads publications, and records their times. */
+/** Reads publications, and records when they arrive. */
 class Reader implements Disposable {
   readonly transports: TransportName[] = [];
-  /** The connection of each session. */
   readonly connections: Connection[] = [];
   connectedAt: number | undefined;
-  /** Losses, and attempts that failed. */
+  /** Number of lost connections and failed attempts. */
   failures = 0;
   doubled = 0;
   readonly #published: Publisher;
@@ -413,23 +409,22 @@ class Reader implements Disposable {
     return this.#at.values().next().value;
   }
 
-  /** Publications between the first and the newest that are missing. */
+  /** Number of missing publications between the first and the newest. */
   get lost(): number {
     const counts = [...this.#at.keys()];
     return Math.max(...counts) - Math.min(...counts) + 1 - counts.length;
   }
 
-  /** Tells whether a publication came. */
   has(count: number): boolean {
     return this.#at.has(count);
   }
 
-  /** Returns true if a publication from after a time was delivered. */
+  /** True if a publication made after a time was delivered. */
   hasSince(time: number | undefined): boolean {
     return time !== undefined && this.firstSince(time) !== undefined;
   }
 
-  /** The first delivery time of a publication from after a time. */
+  /** The first delivery time of a publication made after a time. */
   firstSince(time: number): number | undefined {
     for (const [count, at] of this.#at) if (this.#published.at[count]! > time) return at;
     return undefined;

@@ -1,5 +1,6 @@
 /**
- * Clients on hostile networks, with real servers, in short times. The soak has those of production.
+ * Clients on hostile networks, with real servers and short times. The soak uses the times of
+ * production.
  *
  * @module
  */
@@ -7,7 +8,10 @@ import { assert, assertEquals } from "@std/assert";
 import { HOSTILE_NETWORKS, type HostileTimes, runHostile } from "./hostile_networks.ts";
 import { soon } from "./waiting.ts";
 
-/** Short times. On a machine that stalls for longer a session is lost early, and the client comes back. */
+/**
+ * Short times. If the machine stalls for longer, a session is lost early, and the client
+ * reconnects.
+ */
 const SHORT: HostileTimes = {
   holdMs: 0,
   answerMs: 700,
@@ -20,7 +24,7 @@ const SHORT: HostileTimes = {
 };
 
 Deno.test("connect() delivers on hostile networks, and reconnects when they change", async () => {
-  // Side by side: most of the time passes in silence.
+  // In parallel, as most of the time passes in silence.
   const results = await Promise.all(
     HOSTILE_NETWORKS.map((network) => soon(runHostile(network, SHORT))),
   );

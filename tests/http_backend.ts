@@ -1,6 +1,5 @@
 /**
- * A backend that uses the HTTP API of a server, and checks each response against the OpenAPI
- * document.
+ * A backend that uses a server's HTTP API, and checks each response against the OpenAPI document.
  *
  * @module
  */
@@ -27,7 +26,6 @@ interface DocumentedResponse {
   readonly content: Readonly<Record<string, { readonly schema: unknown }>>;
 }
 
-/** A response. */
 export interface Answer {
   readonly status: number;
   readonly headers: Headers;
@@ -35,9 +33,9 @@ export interface Answer {
   readonly body: any;
 }
 
-/** A backend that uses the API of a server. */
+/** A backend that uses a server's API. */
 export class Backend {
-  /** Operations with the statuses of their responses. */
+  /** The seen response statuses, by operation. */
   readonly seen = new Map<string, Set<number>>();
   readonly #url: string;
   #document: Promise<{ readonly document: Document; readonly ajv: Ajv2020 }> | undefined;
@@ -58,7 +56,7 @@ export class Backend {
     });
   }
 
-  /** Asks, and checks the response against the document. */
+  /** Sends a request, and checks the response against the document. */
   async ask(path: string, init: RequestInit = {}): Promise<Answer> {
     const response = await soon(fetch(this.#url + path, init));
     const text = await response.text();

@@ -1,5 +1,5 @@
 // run_tests: alone, and first, as these tests wait for long in real time.
-/** Sessions over HTTP whose requests reach several nodes, behind a proxy. */
+/** Sessions over HTTP behind a proxy, whose requests reach several nodes. */
 import { assert, assertEquals, assertGreater } from "@std/assert";
 import { captureConsole } from "./console_lines.ts";
 import { countsOf, hear, Site } from "./http_site.ts";
@@ -9,8 +9,8 @@ import { soon, until } from "./waiting.ts";
 
 const HOLDINGS: readonly Holding[] = ["nothing", "start", "blocks", "streams"];
 
-Deno.test("Sessions over HTTP have messages, requests, topics and presence, whatever a proxy holds back", async () => {
-  // All at once: a client finds out after 3 s that a proxy holds streams back.
+Deno.test("Sessions over HTTP have messages, requests, topics and presence, even if a proxy buffers responses", async () => {
+  // In parallel, as a client needs 3 s to detect that a proxy buffers streams.
   await Promise.all(HOLDINGS.map(useAll));
 });
 
@@ -53,11 +53,11 @@ async function useAll(holds: Holding): Promise<void> {
   await soon(ann.subscribe("room:a").ready);
   const both = (names: ReadonlyMap<string, unknown>) => names.has("ann") && names.has("bob");
   await until(() => both(annHears.members) && both(bobHears.members));
-  // All that is one session.
+  // It is all one session.
   assertEquals((await ann.whenConnected()).id, session.id);
 }
 
-Deno.test("Messages to the server over HTTP come once and in order, whichever node a post reaches, also if answers are lost", async () => {
+Deno.test("Messages to the server over HTTP arrive exactly once and in order, whichever node a post reaches, even if responses are lost", async () => {
   const handled: unknown[] = [];
   await using site = await Site.open({
     nodes: 3,
@@ -80,7 +80,7 @@ Deno.test("Messages to the server over HTTP come once and in order, whichever no
   for (const count of countsOf(site.proxy, "POST")) assertGreater(count, 1);
 });
 
-Deno.test("Messages to a client over HTTP come once and in order, while all requests are cut again and again", async () => {
+Deno.test("Messages to a client over HTTP arrive exactly once and in order, even if all requests are cut repeatedly", async () => {
   await using site = await Site.open({ nodes: 3, holds: "nothing" });
   await using client = site.connect();
   const { heard } = hear(client);
@@ -99,7 +99,7 @@ Deno.test("Messages to a client over HTTP come once and in order, while all requ
   assertEquals(gets.length, 3);
 });
 
-Deno.test("A session over HTTP survives a proxy that closes silent answers", async () => {
+Deno.test("A session over HTTP survives a proxy that closes silent responses", async () => {
   using printed = captureConsole();
   await using site = await Site.open({ holds: "nothing", idleMs: 200 });
   await using client = site.connect();
@@ -115,7 +115,7 @@ Deno.test("A session over HTTP survives a proxy that closes silent answers", asy
   assertEquals(printed.lines, []);
 });
 
-Deno.test("A client over HTTP learns at once that its node closes, and recovers at another one", async () => {
+Deno.test("A client over HTTP notices immediately that its node closes, and recovers on another node", async () => {
   await using site = await Site.open({ holds: "nothing" });
   await using client = site.connect();
   const got: unknown[] = [];
@@ -138,11 +138,11 @@ Deno.test("A client over HTTP learns at once that its node closes, and recovers 
   assertEquals(got, [1, true, 2]);
   const { transport, id } = await client.whenConnected();
   assertEquals([transport, site.nodeOf(id) === other], ["http", true]);
-  // Far below the time after which a silent node is gone.
+  // Much less than the time until a silent node counts as gone.
   assert(performance.now() - closedAt < 5_000);
 });
 
-Deno.test("A node drains: sessions over HTTP move to another one, and no message is lost", async () => {
+Deno.test("Sessions over HTTP move off a draining node without losing a message", async () => {
   const handled: unknown[] = [];
   await using site = await Site.open({
     holds: "nothing",
@@ -162,7 +162,7 @@ Deno.test("A node drains: sessions over HTTP move to another one, and no message
   assert(site.nodeOf(id) !== node);
 });
 
-Deno.test("A post with a wrong secret is refused before its body has come, by every node", async () => {
+Deno.test("A post with a wrong secret is rejected by every node before its body arrives", async () => {
   await using site = await Site.open({ holds: "nothing" });
   const marks = { "skein-transport": "http" };
   const [first] = site.servers.map((server) => `http://127.0.0.1:${portOf(server)}/`);

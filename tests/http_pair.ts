@@ -1,5 +1,5 @@
 /**
- * Both ends of connections over HTTP, on a server of the runtime.
+ * Both ends of connections over HTTP, on the runtime's server.
  *
  * @module
  */
@@ -14,12 +14,12 @@ import { HttpConnections } from "../transport/http/server.ts";
 
 /** Options of {@linkcode HttpEnds}. */
 export interface HttpEndsOptions {
-  /** Passes a request on, by default to the server. */
+  /** Forwards a request, by default to the server. */
   readonly proxy?: (
     request: Request,
     serve: (request: Request) => Promise<Response>,
   ) => Response | Promise<Response>;
-  /** Finds connections; by default those of this server. */
+  /** Looks up connections; by default only this server's. */
   readonly carriers?: (own: HttpConnections) => HttpCarriers;
 }
 
@@ -27,14 +27,13 @@ export interface HttpEndsOptions {
 export class HttpEnds implements AsyncDisposable {
   /** The connections of the server. */
   readonly connections: HttpConnections;
-  /** Errors that no client is told. */
+  /** Errors that are not sent to any client. */
   readonly errors: unknown[] = [];
   /** Number of requests with a wrong secret. */
   forged = 0;
   readonly #accepted: Connection[] = [];
   readonly #http: Deno.HttpServer<Deno.NetAddr>;
 
-  /** Starts to listen. */
   constructor({ proxy = (request, serve) => serve(request), carriers }: HttpEndsOptions = {}) {
     const runtime = platformRuntime();
     const maxFrameBytes = 2 ** 21;

@@ -1,5 +1,5 @@
 /**
- * Nodes of one broker in this process, behind a proxy that blocks all transports but HTTP.
+ * Nodes that share a broker in this process, behind a proxy that blocks all transports but HTTP.
  *
  * @module
  */
@@ -80,7 +80,7 @@ export class Site implements AsyncDisposable {
   }
 }
 
-/** Numbers of requests to each node, by method. */
+/** Number of requests with a method to each node. */
 export function countsOf({ passed }: RoundRobin, method: string): number[] {
   const counts: number[] = [];
   for (const { node, status, ...request } of passed) {
@@ -89,7 +89,7 @@ export function countsOf({ passed }: RoundRobin, method: string): number[] {
   return counts;
 }
 
-/** The messages that a client receives, and the members of the rooms that these tell of. */
+/** Collects the messages that a client receives, and the members of their rooms. */
 export function hear(
   client: Client,
 ): { readonly heard: unknown[]; readonly members: ReadonlyMap<string, PresenceMember> } {

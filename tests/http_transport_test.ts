@@ -1,5 +1,5 @@
 /**
- * Sessions over HTTP, where a proxy blocks WebSocket, holds answers back or breaks them.
+ * Sessions over HTTP, behind a proxy that blocks WebSocket, and buffers or breaks responses.
  *
  * @module
  */
@@ -31,18 +31,18 @@ import { soon, until } from "./waiting.ts";
 
 const MARK = { "skein-transport": "http" };
 
-/** A proxy in front of a server, which answers upgrades with 502 unless told otherwise. */
+/** A proxy in front of a server, which by default answers upgrades with 502. */
 class Front implements AsyncDisposable {
   readonly server: Server;
-  /** Requests that were passed on. */
+  /** The forwarded requests. */
   readonly requests: {
     readonly method: string;
     readonly headers: Headers;
     readonly url: string;
   }[] = [];
-  /** True to pass upgrades on. */
+  /** True to forward upgrades. */
   allowsUpgrades = false;
-  /** True while the server is unreachable: the proxy answers all requests. */
+  /** True while the server is unreachable, so that the proxy answers all requests. */
   isDown = false;
   /** Number of requests while the server was unreachable, by kind. */
   readonly unanswered = { upgrade: 0, session: 0 };
@@ -104,7 +104,7 @@ for (
   });
 }
 
-Deno.test("connect() takes HTTP where no WebSocket passes, and remembers for a while", async () => {
+Deno.test("connect() uses HTTP if WebSocket is blocked, and remembers that for a while", async () => {
   await using front = new Front({ onMessage: (message) => message.reply("pong") });
   await using client = connect(front.url);
   await soon(client.whenConnected());
@@ -117,7 +117,7 @@ Deno.test("connect() takes HTTP where no WebSocket passes, and remembers for a w
   assertEquals(client.session!.transport, "http");
 });
 
-Deno.test("connect() goes back to WebSocket once the memory of HTTP has passed", async () => {
+Deno.test("connect() returns to WebSocket after it forgot that WebSocket was blocked", async () => {
   await using front = new Front();
   const runtime = Object.assign(platformRuntime(), { now: () => now });
   let now = Date.now();
@@ -129,7 +129,7 @@ Deno.test("connect() goes back to WebSocket once the memory of HTTP has passed",
   assertEquals((await soon(client.whenConnected())).transport, "websocket");
 });
 
-Deno.test("connect() tries HTTP once in each round where the server is unreachable, and tells each reason", async () => {
+Deno.test("connect() tries HTTP once per round while the server is unreachable, and reports each reason", async () => {
   await using front = new Front({ onMessage: (message) => message.reply("pong") });
   front.isDown = true;
   await using client = connect(front.url, { backoff: { firstDelayMs: 5, maxDelayMs: 10 } });
@@ -152,7 +152,7 @@ Deno.test("connect() tries HTTP again if its code did not load at first", async 
   const platform: MakePlatform = (options) => {
     const checked = checkTransports(options);
     const dial = race({ webSocket: dialWebSocket, webTransport: "None" }, checked);
-    // A page throws a TypeError, as for invalid arguments, after which a client ends.
+    // A browser throws a TypeError, which for invalid arguments ends a client.
     const load = () => {
       return ++loads === 1
         ? Promise.reject(new TypeError("Failed to fetch dynamically imported module"))
@@ -167,14 +167,14 @@ Deno.test("connect() tries HTTP again if its code did not load at first", async 
   assertEquals([client.session!.transport, loads], ["http", 2]);
 });
 
-Deno.test("dial() of the browsers' client takes HTTP where no WebSocket passes", async () => {
+Deno.test("dial() of the browser client uses HTTP if WebSocket is blocked", async () => {
   await using front = new Front({ onMessage: (message) => message.reply("pong") });
   await using session = await soon(dialInPage(front.url));
   assertEquals([session.transport, session.fallback?.transport], ["http", "websocket"]);
   assertEquals(await soon(session.request("ping")), "pong");
 });
 
-Deno.test("dial() takes HTTP when a network answers no request for a WebSocket", async () => {
+Deno.test("dial() uses HTTP if the network never answers a WebSocket upgrade", async () => {
   const server = createServer();
   const { promise: never, resolve } = Promise.withResolvers<Response>();
   await using http = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, (request) => {
@@ -210,7 +210,7 @@ Deno.test("Client.handOver() moves from HTTP to WebSocket without a gap", async 
   assertEquals(client.session!.transport, "http");
 });
 
-Deno.test("A client over HTTP sends its token in band, and is told a refusal", async () => {
+Deno.test("A client over HTTP sends its token in band, and receives a refusal", async () => {
   await using front = new Front({
     allowTokenMessage: true,
     authenticate({ token }) {
@@ -229,7 +229,7 @@ Deno.test("A client over HTTP sends its token in band, and is told a refusal", a
   for (const { url } of front.requests) assert(!url.includes("s3cret") && !url.includes("wrong"));
 });
 
-Deno.test("A session over HTTP is refused with a status, a reason and a time to wait", async () => {
+Deno.test("A session over HTTP is refused with a status, a reason and a retry delay", async () => {
   await using front = new Front({
     limits: { maxSessions: 1 },
     authenticate({ token }) {
@@ -255,7 +255,7 @@ Deno.test("A session over HTTP is refused with a status, a reason and a time to 
   assertEquals([plain.status, (await plain.json()).code], [400, "malformed"]);
 });
 
-Deno.test("serve({ http: false }) and other paths leave requests to the application", async () => {
+Deno.test("serve({ http: false }) leaves requests to the application, and so do other paths", async () => {
   const fetchNothing = () => new Response("application", { status: 418 });
   for (const options of [{ http: false }, { path: "/other" }]) {
     await using front = new Front({ ...options, fetch: fetchNothing });
@@ -269,7 +269,7 @@ Deno.test("serve({ http: false }) and other paths leave requests to the applicat
   }
 });
 
-Deno.test("Pages of other origins may ask for a session over HTTP as the rules allow", async () => {
+Deno.test("Pages of other origins may open a session over HTTP if the origin rules allow it", async () => {
   await using front = new Front({ origins: ["https://good.example"] });
   const url = `${front.url}?protocol=skein.1`;
   const preflight = (origin: string) =>
@@ -313,7 +313,7 @@ Deno.test("Pages of other origins may ask for a session over HTTP as the rules a
   await opened.body?.cancel();
 });
 
-Deno.test("A wrong secret counts like an attempt to connect, and looks like an unknown id", async () => {
+Deno.test("A wrong secret counts as a connection attempt, and gets the same response as an unknown id", async () => {
   const perAddress = { connections: { perSecond: 0.001, burst: 3 } };
   await using front = new Front({ rates: { perAddress } });
   await using session = await soon(dial(front.url, { transports: ["http"] }));
@@ -337,7 +337,7 @@ Deno.test("A wrong secret counts like an attempt to connect, and looks like an u
   assertEquals((await end(id, secret)).status, 204);
 });
 
-/** Reads the keys of a session from a request, after a message that makes one. */
+/** Sends a message, and reads the session's keys from the request. */
 async function keysOf(
   front: Front,
   session: { send(topic: string): void },
@@ -349,7 +349,7 @@ async function keysOf(
   return [headers.get("skein-session")!, headers.get("skein-secret")!];
 }
 
-Deno.test("Requests of the HTTP transport with wrong headers are refused", async () => {
+Deno.test("Server rejects requests of the HTTP transport with invalid headers", async () => {
   await using front = new Front();
   await using session = await soon(dial(front.url, { transports: ["http"] }));
   const [id, secret] = await keysOf(front, session);
@@ -381,14 +381,16 @@ Deno.test("Requests of the HTTP transport with wrong headers are refused", async
   assertEquals((await soon(session.closed)).code, 4400);
 });
 
-/** Receives the frames of a connection, as they come. */
+/** Collects the frames of a connection. */
 function received({ frames }: Connection): unknown[] {
   const all: unknown[] = [];
   frames!.receive({ receiveFrame: (frame) => void all.push(frame), framesEnded() {} });
   return all;
 }
 
-/** A runtime with which a client waits for the first bytes of an event stream until it is stopped. */
+/**
+ * A runtime with which a client waits for the first bytes of an event stream until `stopWaiting()`.
+ */
 function impatient(): { readonly runtime: Runtime; readonly stopWaiting: () => void } {
   const waits: (() => void)[] = [];
   const runtime = platformRuntime();
@@ -401,14 +403,14 @@ function impatient(): { readonly runtime: Runtime; readonly stopWaiting: () => v
   return { runtime, stopWaiting: () => waits.at(-1)!() };
 }
 
-Deno.test("A connection over HTTP loses and repeats nothing when answers break", async () => {
+Deno.test("A connection over HTTP loses and repeats nothing when responses break off", async () => {
   let count = 0;
   await using ends = new HttpEnds({
     async proxy(request, serve) {
       const isPost = request.method === "POST";
       const number = ++count;
       const response = await serve(request);
-      // Every third answer to a post is lost, and each event stream ends in the middle.
+      // Every third response to a post is lost, and each event stream breaks off.
       if (isPost) {
         await response.body?.cancel();
         return number % 3 === 0 ? new Response(null, { status: 502 }) : response;
@@ -440,7 +442,7 @@ Deno.test("A connection over HTTP loses and repeats nothing when answers break",
   assert(count > 10, `${count} requests`);
 });
 
-Deno.test("A client over HTTP polls where a proxy holds event streams back", async () => {
+Deno.test("A client over HTTP polls if a proxy buffers event streams", async () => {
   let polls = 0;
   let streams = 0;
   await using ends = new HttpEnds({
@@ -450,7 +452,7 @@ Deno.test("A client over HTTP polls where a proxy holds event streams back", asy
       if (request.method !== "GET" || response.headers.has("content-length")) return response;
       if (response.body === null) return response;
       streams++;
-      // The proxy waits for bytes that never come.
+      // The proxy waits for bytes that never arrive.
       const held = new ReadableStream<Uint8Array>({ cancel: () => response.body!.cancel() });
       return new Response(held, response);
     },
@@ -468,7 +470,7 @@ Deno.test("A client over HTTP polls where a proxy holds event streams back", asy
   assertEquals(await soon(client.closed), { closeCode: 3001, reason: "over" });
 });
 
-Deno.test("A client over HTTP whose event streams once came in time polls after three late ones", async () => {
+Deno.test("A client over HTTP that received an event stream in time polls after three late ones", async () => {
   for (const late of [2, 3]) {
     let [streams, polls] = [0, 0];
     const { runtime, stopWaiting } = impatient();
@@ -500,7 +502,7 @@ Deno.test("A client over HTTP whose event streams once came in time polls after 
   }
 });
 
-Deno.test("A client that no server answered opens an event stream later, and does not poll", async () => {
+Deno.test("A client over HTTP that received no response later opens an event stream, and does not poll", async () => {
   const { runtime, stopWaiting } = impatient();
   const asked = Promise.withResolvers<void>();
   const silence = Promise.withResolvers<Response>();
@@ -527,7 +529,7 @@ Deno.test("A client that no server answered opens an event stream later, and doe
   await soon(server.closed);
 });
 
-Deno.test("A client over HTTP goes on behind event streams that break now and then", async () => {
+Deno.test("A client over HTTP continues after event streams that sometimes break off", async () => {
   let passedMs = 0;
   const runtime = platformRuntime();
   const { monotonic } = runtime;
@@ -559,7 +561,7 @@ Deno.test("A client over HTTP goes on behind event streams that break now and th
   await soon(server.closed);
 });
 
-Deno.test("A client over HTTP says goodbye while an acknowledgment is under way", async () => {
+Deno.test("A client over HTTP sends its close while an acknowledgment is in flight", async () => {
   const held = Promise.withResolvers<void>();
   let posts = 0;
   await using ends = new HttpEnds({
@@ -578,7 +580,7 @@ Deno.test("A client over HTTP says goodbye while an acknowledgment is under way"
   await soon(client.closed);
 });
 
-Deno.test("A client over HTTP acknowledges again where an acknowledgment got lost", async () => {
+Deno.test("A client over HTTP acknowledges again if an acknowledgment is lost", async () => {
   let posts = 0;
   await using ends = new HttpEnds({
     async proxy(request, serve) {
@@ -590,14 +592,15 @@ Deno.test("A client over HTTP acknowledges again where an acknowledgment got los
   const frames = received(client);
   server.frames!.send("x".repeat(200_000));
   await until(() => posts === 1);
-  // As much as the server sends ahead of an acknowledgment, and too little for another one.
+  // As much as the server may send unacknowledged, but too little to trigger another
+  // acknowledgment.
   for (const length of [62_000, 500, 1]) server.frames!.send("x".repeat(length));
   await until(() => frames.length === 4);
   client.close({ closeCode: 3000 });
   await soon(server.closed);
 });
 
-Deno.test("A client over HTTP takes the code of a close that comes behind the refusal of a post", async () => {
+Deno.test("A client over HTTP uses the code of a close that arrives after a post was rejected", async () => {
   const isRefused = Promise.withResolvers<void>();
   let isClosing = false;
   await using ends = new HttpEnds({
@@ -629,13 +632,13 @@ Deno.test("A client over HTTP takes the code of a close that comes behind the re
   assertEquals(await soon(client.closed), { closeCode: 3000, reason: "over" });
 });
 
-Deno.test("A post over HTTP takes the place of earlier ones whose rest never comes", async () => {
+Deno.test("A post over HTTP replaces earlier posts that never finish", async () => {
   const bodies: TransformStream[] = [];
   const answers: Promise<Response>[] = [];
   await using ends = new HttpEnds({
     async proxy(request, serve) {
       if (request.method !== "POST" || bodies.length === 3) return await serve(request);
-      // The network lost the client's end, and the server hears nothing of that.
+      // The network lost the client's end, and the server does not notice.
       const { url, headers } = request;
       await request.body?.cancel();
       const body = new TransformStream();
@@ -649,7 +652,7 @@ Deno.test("A post over HTTP takes the place of earlier ones whose rest never com
   client.frames!.send("late");
   await until(() => texts.length > 0);
   assertEquals([bodies.length, texts], [3, ["late"]]);
-  // The bodies of two posts are read at once.
+  // The bodies of two posts are read concurrently.
   for (const answer of answers.slice(0, 2)) assertEquals((await soon(answer)).status, 503);
   await bodies[2]!.writable.abort();
   assertEquals((await soon(answers[2]!)).status, 400);
@@ -657,7 +660,7 @@ Deno.test("A post over HTTP takes the place of earlier ones whose rest never com
   await soon(server.closed);
 });
 
-Deno.test("A session over HTTP whose client never reads closes by its send queue", async () => {
+Deno.test("A session over HTTP whose client never reads closes when its send queue is full", async () => {
   await using front = new Front({
     session: { sendQueue: { maxBytes: 100_000 } },
   });
@@ -668,7 +671,7 @@ Deno.test("A session over HTTP whose client never reads closes by its send queue
   await until(() => manager.count === 1);
   const [session] = manager.all();
   const text = "x".repeat(50_000);
-  // The client reads from the system, but acknowledges nothing.
+  // The client's system receives the bytes, but the client acknowledges nothing.
   let sent = 0;
   try {
     for (; sent < 1_000; sent++) {
@@ -697,14 +700,14 @@ Deno.test("dialHttp() does not read a response that is not from a Skein server",
   await cancelled.promise;
 });
 
-Deno.test("dialHttp() pauses before it repeats a request whose answer was cut at once", async () => {
+Deno.test("dialHttp() pauses before it repeats a request whose response broke off immediately", async () => {
   using time = new FakeTime();
   let requests = 0;
   const opening = dialHttp("http://a.example/", {
     runtime: platformRuntime(),
     protocols: ["skein.1"],
     fetch: () => {
-      // A hundred are too many: then the address is that of another server.
+      // A hundred requests are too many: then another server answers.
       const headers = new Headers(++requests < 100 ? { "skein-transport": "http" } : {});
       return Promise.resolve(new Response("", { headers }));
     },

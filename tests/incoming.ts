@@ -1,5 +1,5 @@
 /**
- * Takes streams that the peer opened, one at a time.
+ * Accepts streams that the peer opened, one at a time.
  *
  * @module
  */
@@ -11,14 +11,14 @@ import type {
 } from "../transport/connection.ts";
 import { directStream } from "../transport/direct.ts";
 
-/** Takes the next bidirectional stream of the peer, and leaves later ones to other readers. */
+/** Accepts the next bidirectional stream of the peer, and leaves later ones to other readers. */
 export async function nextBidirectional(
   end: Pick<Connection, "incomingBidirectionalStreams">,
 ): Promise<DirectStream> {
   return directStream(await nextOf(end.incomingBidirectionalStreams));
 }
 
-/** Takes the next unidirectional stream of the peer, and leaves later ones to other readers. */
+/** Accepts the next unidirectional stream of the peer, and leaves later ones to other readers. */
 export async function nextUnidirectional(
   end: Pick<Connection, "incomingUnidirectionalStreams">,
 ): Promise<DirectReadable> {

@@ -1,6 +1,6 @@
 /**
- * Insight of a session, on every wire: each counter counts, reading has no effects, and no view
- * shows a secret.
+ * Statistics and diagnostics of a session, on every transport: each counter counts, reading has no
+ * side effects, and no view shows a secret.
  *
  * @module
  */
@@ -19,20 +19,20 @@ import { endsOn, type Wire, type WireEnds, wires } from "./wires.ts";
 type Both = WireEnds<unknown, Contract>;
 type Counter = Exclude<
   { [K in keyof SessionStats]: SessionStats[K] extends number ? K : never }[keyof SessionStats],
-  "streamsRefused" // By servers over QUIC alone: see `unread_streams_test.ts`.
+  "streamsRefused" // Counted only by servers over QUIC: see `unread_streams_test.ts`.
 >;
 
-/** How a counter is made to count. */
+/** A way to make a counter count. */
 interface Case {
   /** The end that counts. */
   readonly of: "client" | "server";
-  /** Makes the counter count; returned resources are disposed of once the counter was read. */
+  /** Makes the counter count; returned resources are disposed of after the counter was read. */
   act(both: Both): unknown;
-  /** By how much; at least by one, if left out. */
+  /** The exact increase; at least one, if left out. */
   readonly by?: number;
 }
 
-/** The server writes by hand. */
+/** The server sends a raw envelope. */
 const said = (envelope: string) => ({
   of: "client" as const,
   act: ({ server }: Both) => server.connection.frames!.send(envelope),
@@ -46,7 +46,7 @@ async function open({ client }: Both): Promise<WritableStreamDefaultWriter<Uint8
   return writer;
 }
 
-/** The client opens a unidirectional stream, and the server reads the stream to the end. */
+/** The client opens a unidirectional stream, and the server reads it to the end. */
 async function openAndEnd({ client, server }: Both): Promise<void> {
   const writer = (await client.createUnidirectionalStream()).getWriter();
   await writer.write(new Uint8Array(3));
@@ -63,7 +63,7 @@ async function abort({ client }: Both): Promise<void> {
   await writer.abort();
 }
 
-/** One message of the client is on the wire, and others wait; there is room for two. */
+/** One message of the client is in flight, and others wait; the queue holds two. */
 const fill = (count: number) => ({ client }: Both): void => {
   client.send("big", "x".repeat(200_000));
   void client.flushed();
@@ -146,7 +146,7 @@ function insight(wire: Wire): Promise<Both> {
   });
 }
 
-/** Names that mean the same in counters and diagnostics. */
+/** Fields that are equal in counters and diagnostics. */
 const SHARED = [
   "id",
   "createdAt",
@@ -171,7 +171,7 @@ for (const wire of wires) {
         await soon(both.server.ready);
         await turns();
         const before = both[of].stats[name];
-        // A counter of waiting work is read right now.
+        // Counters of waiting work are read immediately.
         const acting = act(both);
         const isNow = name.startsWith("queued") || name === "droppedMessages";
         if (!isNow) await acting;
@@ -189,7 +189,7 @@ for (const wire of wires) {
     }
   });
 
-  Deno.test(`Session.stats balances at both ends once all streams are over on ${wire.name}`, async () => {
+  Deno.test(`Session.stats balances at both ends after all streams have closed on ${wire.name}`, async () => {
     await using both = await insight(wire);
     for (let i = 0; i < 5; i++) await openAndEnd(both);
     await until(() => both.client.stats.activeStreams + both.server.stats.activeStreams === 0);
@@ -311,7 +311,7 @@ for (const wire of wires) {
     ]);
   });
 
-  Deno.test(`Session.incomingStreams() takes one stream at a time on ${wire.name}`, async () => {
+  Deno.test(`Session.incomingStreams() accepts one stream at a time on ${wire.name}`, async () => {
     await using both = await insight(wire);
     const { client, server } = both;
     for (let i = 0; i < 2; i++) {
@@ -327,7 +327,7 @@ for (const wire of wires) {
     }
   });
 
-  Deno.test(`Session.events tells of streams, datagrams and the end on ${wire.name}`, async () => {
+  Deno.test(`Session.events reports streams, datagrams and the close on ${wire.name}`, async () => {
     await using both = await insight(wire);
     const log: string[] = [];
     for (
@@ -352,7 +352,7 @@ for (const wire of wires) {
     assertEquals(log.at(-1), "closed");
   });
 
-  Deno.test(`Session grants credit, or rejects where the wire has no credit, on ${wire.name}`, async () => {
+  Deno.test(`Session grants credit, or rejects if the transport has no credit, on ${wire.name}`, async () => {
     await using both = await insight(wire);
     const { client, server } = both;
     const total = 20_000_000;
@@ -367,7 +367,7 @@ for (const wire of wires) {
       assertEquals([localMaxData, peerMaxData], [undefined, undefined]);
       return;
     }
-    await openAndEnd(both); // From then on a grant is news.
+    await openAndEnd(both); // From then on a grant is reported.
     const told: unknown[] = [];
     server.events.addEventListener("credit", ({ detail }) => {
       if (detail.limit === total) told.push(detail.what);
@@ -386,7 +386,7 @@ for (const wire of wires) {
     }
   });
 
-  Deno.test(`Session shows the writers that wait for a stream on ${wire.name}`, async () => {
+  Deno.test(`Session reports the writers that wait for a stream on ${wire.name}`, async () => {
     await using both = await insight(wire);
     const { client } = both;
     const told: string[] = [];
@@ -408,12 +408,12 @@ for (const wire of wires) {
     const diagnostics = await client.diagnostics();
     assertEquals(diagnostics.pendingUniStreams, 0);
     assert(told.includes("error"));
-    // The session's transport may have a bound of its own below the credit.
+    // The session's transport may have its own limit below the credit.
     const isCredit = diagnostics.localStreamsUniOpened === diagnostics.peerMaxStreamsUni;
     assertEquals(told.includes("blocked"), isCredit);
   });
 
-  Deno.test(`Session's views tell no secret on ${wire.name}`, async () => {
+  Deno.test(`Session's views contain no secret on ${wire.name}`, async () => {
     const secret = "s3cret";
     await using both = await endsOn(wire, {
       identity: {

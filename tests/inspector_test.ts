@@ -1,5 +1,6 @@
 /**
- * The inspector of a server: permission, the data for the page, all nodes, and what it leaves alone.
+ * The inspector of a server: permissions, the data for the page, all nodes, and no effect on the
+ * server.
  *
  * @module
  */
@@ -25,17 +26,15 @@ import { captureConsole } from "./console_lines.ts";
 import { listen } from "./servers.ts";
 import { until } from "./waiting.ts";
 
-/** Tells a server the remote address of a request. */
+/** Makes the request information with a remote address. */
 const from = (hostname: string) =>
   ({ remoteAddr: { transport: "tcp", hostname, port: 1 } }) as const;
 
-/** A remote address of this machine. */
 const LOCAL = from("127.0.0.1");
 
-/** A server that listens. */
 type Served = Pick<Server, "url">;
 
-/** Asks the inspector of a server for data. */
+/** Requests data from a server's inspector. */
 async function ask<T>(
   server: Served,
   name: string,
@@ -49,7 +48,7 @@ async function ask<T>(
   return await response.json();
 }
 
-/** The row of a user, once there is one. */
+/** Waits for the row of a user. */
 async function rowOf(server: Served, user: string): Promise<SessionRow> {
   return await until(async () => {
     const { rows } = await ask<ListAnswer>(server, "sessions", { query: user });
@@ -57,7 +56,7 @@ async function rowOf(server: Served, user: string): Promise<SessionRow> {
   });
 }
 
-/** Follows a session until an envelope has come. */
+/** Follows a session until an envelope arrives. */
 async function follow(
   server: Served,
   { node, id }: SessionRow,
@@ -87,7 +86,7 @@ Deno.test("serve() has no inspector by default", async () => {
   await response.body?.cancel();
 });
 
-Deno.test("serve() refuses options of an inspector that do not fit", () => {
+Deno.test("serve() rejects invalid inspector options", () => {
   for (
     const [inspector, message] of [
       [{ path: "inspector" }, "inspector.path must be a path"],
@@ -101,7 +100,7 @@ Deno.test("serve() refuses options of an inspector that do not fit", () => {
   }
 });
 
-Deno.test("inspector without authorize is for programs on this machine alone", async () => {
+Deno.test("Inspector without authorize serves only programs on this machine", async () => {
   await using server = createServer({ inspector: true });
   const statusOf = async (info?: typeof LOCAL) => {
     const response = await server.fetch(new Request("http://localhost/inspector/"), info);
@@ -113,7 +112,7 @@ Deno.test("inspector without authorize is for programs on this machine alone", a
   assertEquals(await statusOf(), 403, "no address is known");
 });
 
-Deno.test("inspector puts authorize before everything, and tells no errors", async () => {
+Deno.test("Inspector calls authorize before everything else, and reveals no errors", async () => {
   const asked: string[] = [];
   using print = captureConsole();
   await using server = createServer({
@@ -168,7 +167,7 @@ Deno.test("inspector puts authorize before everything, and tells no errors", asy
   assertEquals(server.httpStats.inspector?.answered[403], 5);
 });
 
-Deno.test("inspector lets no other page read data, frame the page, or keep anything", async () => {
+Deno.test("Inspector prevents other pages from reading data, framing the page, or caching anything", async () => {
   await using server = createServer({ inspector: true });
   const get = (path: string, init: RequestInit = {}) =>
     server.fetch(new Request(`http://localhost/inspector${path}`, init), LOCAL);
@@ -183,7 +182,7 @@ Deno.test("inspector lets no other page read data, frame the page, or keep anyth
     assertEquals(response.status, 403);
     await response.body?.cancel();
   }
-  // The header makes browsers ask first, and the answer allows nothing.
+  // The header makes browsers send a preflight, whose response allows nothing.
   const preflight = await get("/data/overview", {
     method: "OPTIONS",
     headers: {
@@ -195,7 +194,7 @@ Deno.test("inspector lets no other page read data, frame the page, or keep anyth
   assertEquals(preflight.status, 405);
   assertEquals(preflight.headers.get("access-control-allow-origin"), null);
   await preflight.body?.cancel();
-  // There is no WebSocket to take over.
+  // The inspector has no WebSocket that a page could abuse.
   const upgrade = await get("/", { headers: { upgrade: "websocket", connection: "upgrade" } });
   assertEquals(upgrade.status, 200);
   await upgrade.body?.cancel();
@@ -221,7 +220,7 @@ Deno.test("inspector lets no other page read data, frame the page, or keep anyth
   assertEquals([head.status, head.body], [200, null]);
 });
 
-Deno.test("Inspector answers at most 64 requests at once", async () => {
+Deno.test("Inspector answers at most 64 concurrent requests", async () => {
   await using server = createServer();
   const waiting = Promise.withResolvers<boolean>();
   await using inspector = new Inspector(server, { authorize: () => waiting.promise });
@@ -238,13 +237,13 @@ Deno.test("Inspector answers at most 64 requests at once", async () => {
   assertEquals(inspector.stats, { active: 0, answered: { 200: 64, 429: 1 } });
 });
 
-Deno.test("inspector searches, sorts and bounds the sessions of a server", async () => {
+Deno.test("Inspector searches, sorts and limits the sessions of a server", async () => {
   await using server = listen({
     ...NAMED,
     keepHeaders: "all",
     limits: { maxSessionsPerAddress: 1_000 },
   });
-  // A user has at most 255 bytes, each of which takes six characters of JSON.
+  // A user has at most 255 bytes, and each byte needs six characters of JSON.
   const name = "\u0001".repeat(250);
   const sessions = await Promise.all(
     Array.from(
@@ -276,7 +275,7 @@ Deno.test("inspector searches, sorts and bounds the sessions of a server", async
   await Promise.all(sessions.map((session) => session.close()));
 });
 
-Deno.test("inspector tells of topics, histories, rooms and durable streams", async () => {
+Deno.test("Inspector shows topics, histories, rooms and durable streams", async () => {
   await using server = listen({
     ...NAMED,
     rooms: ["room:{name}"],
@@ -330,7 +329,7 @@ Deno.test("inspector tells of topics, histories, rooms and durable streams", asy
   await writer.close();
 });
 
-Deno.test("inspector follows the messages of one session, without secrets", async () => {
+Deno.test("Inspector follows the messages of one session, without secrets", async () => {
   await using server = listen({
     ...NAMED,
     allowTokenMessage: true,
@@ -371,7 +370,7 @@ Deno.test("inspector follows the messages of one session, without secrets", asyn
   assertEquals(state, "closed");
 });
 
-Deno.test("inspector and its server outlive a followed message of 1,500 levels", async () => {
+Deno.test("Inspector and its server survive a followed message with 1,500 levels of nesting", async () => {
   await using server = listen({ ...NAMED, onMessage: (message) => message.reply(true) });
   await using session = await dial(`${server.url}?name=ann`);
   const row = await rowOf(server, "ann");
@@ -383,7 +382,7 @@ Deno.test("inspector and its server outlive a followed message of 1,500 levels",
   assertStringIncludes((await following).text, "…");
 });
 
-Deno.test("inspector with payloads: false shows topics and sizes alone", async () => {
+Deno.test("Inspector with payloads: false shows only topics and sizes", async () => {
   await using server = listen({
     ...NAMED,
     inspector: { payloads: false },
@@ -407,7 +406,7 @@ Deno.test("inspector with payloads: false shows topics and sizes alone", async (
   assert(!JSON.stringify(shown).includes("private"));
 });
 
-Deno.test("inspector shows other nodes and their sessions, as long as they are there", async () => {
+Deno.test("Inspector shows other nodes and their sessions as long as they exist", async () => {
   await using broker = new MemoryBroker();
   const options: ServeOptions<string> = {
     ...NAMED,
@@ -433,7 +432,7 @@ Deno.test("inspector shows other nodes and their sessions, as long as they are t
     return nodes.length === 2 && nodes.every((one) => "answer" in one) ? nodes : undefined;
   });
   assertEquals(both.map(({ node }) => node.name), ["north", "south"]);
-  // The time to the engine is known from the second measurement on.
+  // The latency to the engine is known after the second measurement.
   await until(async () => {
     const { nodes } = await ask<Overview>(north, "overview");
     return nodes.every((one) => "answer" in one && one.answer.broker.latencyMs !== undefined) ||
@@ -455,10 +454,10 @@ Deno.test("inspector shows other nodes and their sessions, as long as they are t
   assertEquals(nodes.map(({ node }) => node.name), ["north"]);
 });
 
-Deno.test("inspector names a node that does not answer, and waits little for it later", async () => {
+Deno.test("Inspector names a node that does not answer, and later waits less for it", async () => {
   await using broker = new MemoryBroker();
   await using north = listen({ ...NAMED, broker, node: { name: "north" } });
-  // Without the option the other node answers no question.
+  // Without the option the other node answers no request.
   await using south = listen({ broker, node: { name: "south" } });
   await until(() => north.nodes!.has(south.nodes!.id) || undefined);
   type Overview = { nodes: { node: { name: string }; failure?: string }[] };
@@ -471,7 +470,7 @@ Deno.test("inspector names a node that does not answer, and waits little for it 
   assertEquals(list.missing.map(({ name }) => name), ["south"]);
 });
 
-Deno.test("inspector works while the server is full, and counts for no limit", async () => {
+Deno.test("Inspector works while the server is full, and counts towards no limit", async () => {
   await using server = listen({
     ...NAMED,
     limits: { maxSessions: 1, maxSessionsPerAddress: 1 },
@@ -484,7 +483,7 @@ Deno.test("inspector works while the server is full, and counts for no limit", a
   assertEquals(server.manager.stats().rates.refusedConnections.address, 0);
 });
 
-Deno.test("inspector works on the hardened engine, and mounted in another server", async () => {
+Deno.test("Inspector works on the hardened engine, and mounted in another server", async () => {
   await using hardened = listen({ ...NAMED, webSocket: hardenedWebSocket() });
   await using _one = await dial(`${hardened.url}?name=ann`);
   assertEquals((await rowOf(hardened, "ann")).user, "ann");
@@ -499,8 +498,8 @@ Deno.test("inspector works on the hardened engine, and mounted in another server
   assertStringIncludes(await response.text(), "Skein inspector");
 });
 
-Deno.test("Inspector measures and keeps nothing once no page asks", async () => {
-  // Time passes by hand.
+Deno.test("Inspector measures and keeps nothing when no page requests data", async () => {
+  // The test controls the time.
   const timers = new Set<{ readonly at: number; readonly run: () => void }>();
   let now = 0;
   const { platformRuntime } = await import("../base/runtime.ts");

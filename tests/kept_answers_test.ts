@@ -1,4 +1,4 @@
-/** Answers that outlive their sessions: refreshes, other devices, stop, lost replies and nodes. */
+/** Resumable responses: page reloads, other devices, stopping, lost replies and nodes. */
 import {
   assertEquals,
   assertInstanceOf,
@@ -27,7 +27,7 @@ import { soon, until } from "./waiting.ts";
 import { FaultyEngine } from "./faulty_broker.ts";
 import { Page } from "./page.ts";
 
-/** Finds the durable stream of an answer: a session may ask for it by hand. */
+/** Returns the durable stream of a response, by a raw request. */
 async function streamOf(client: Client<Shared>, name: string): Promise<string> {
   const session = await client.whenConnected();
   const core = session[internals];
@@ -40,7 +40,7 @@ async function streamOf(client: Client<Shared>, name: string): Promise<string> {
   return stream;
 }
 
-Deno.test("A reader of an answer that made room for others gets gone with the reason", async () => {
+Deno.test("A reader of a response that made room for others receives `gone` with the reason", async () => {
   const durableStreams = { path: "/streams", authorize: () => true };
   const model = new Model();
   await using server = listen({ ...model.options(), answers: { maxKept: 2 }, durableStreams });
@@ -78,7 +78,7 @@ for (
     ["address", { maxKeptPerAddress: 2 }],
   ] as const
 ) {
-  Deno.test(`A reader's third answer replaces the oldest where one ${limit} may have two`, async () => {
+  Deno.test(`A reader's third response replaces the oldest if each ${limit} may have two`, async () => {
     await using server = testServer(new Model().options({ answers }));
     await using client = server.connect({ contract, token: "ann" });
     const ask = (id: string) =>
@@ -90,7 +90,7 @@ for (
 }
 
 for (const transport of ["websocket", "webtransport", "memory"] as const) {
-  Deno.test(`client.requestStream() goes on behind a refresh, and on a second device, over ${transport}`, async () => {
+  Deno.test(`client.requestStream() continues after a page reload, and on a second device, over ${transport}`, async () => {
     const model = new Model();
     await using memory = transport === "memory" ? testServer(model.options()) : undefined;
     await using sockets = memory ? undefined : listen(model.options());
@@ -124,7 +124,7 @@ for (const transport of ["websocket", "webtransport", "memory"] as const) {
   });
 }
 
-Deno.test("client.requestStream() checks input and items of an answer that outlives its session", async () => {
+Deno.test("client.requestStream() validates input and items of a resumable response", async () => {
   await using server = testServer(new Model().options());
   await using client = server.connect({ contract });
   assertEquals(await soon(Array.fromAsync(client.requestStream("count", "3"))), [0, 1, 2]);
@@ -133,7 +133,7 @@ Deno.test("client.requestStream() checks input and items of an answer that outli
   assertEquals(error.failure.code, "invalid");
 });
 
-Deno.test("cancel() of an answer stops the generator, and ends the loops of all devices alike", async () => {
+Deno.test("cancel() of a response stops the generator, and ends the loops on all devices in the same way", async () => {
   const model = new Model();
   await using server = testServer(model.options());
   await using page = server.connect({ contract, token: "ann" });
@@ -169,7 +169,7 @@ for (
     ["that reads again ", () => ({ after: "-1" })],
   ] as const
 ) {
-  Deno.test(`client.requestStream() ${what}is gone once the answer is no longer kept, and starts nothing`, async () => {
+  Deno.test(`client.requestStream() ${what}rejects with gone after the response has expired, and starts nothing`, async () => {
     using time = new FakeTime();
     const model = new Model();
     await using server = testServer(model.options({ answers: { keepMs: 60_000 } }));
@@ -189,7 +189,7 @@ for (
   });
 }
 
-Deno.test("client.requestStream() fails at an item that is undefined, kept or not", async () => {
+Deno.test("client.requestStream() fails at an item that is undefined, resumable or not", async () => {
   async function* items(): AsyncGenerator<unknown> {
     yield 1;
     yield undefined;
@@ -209,7 +209,7 @@ Deno.test("client.requestStream() fails at an item that is undefined, kept or no
   }
 });
 
-Deno.test("cancel() of an answer is sent again if its session is lost", async () => {
+Deno.test("cancel() of a response is sent again if its session is lost", async () => {
   const model = new Model();
   await using server = testServer(model.options());
   await using page = server.connect({ contract, token: "ann" });
@@ -232,7 +232,7 @@ Deno.test("cancel() of an answer is sent again if its session is lost", async ()
   await assertRejects(() => answer.cancel(), SessionClosedError);
 });
 
-Deno.test("answers belong to their user, and those of guests to all who know the name", async () => {
+Deno.test("A response belongs to its user, and a guest's response to everyone who knows its name", async () => {
   const model = new Model();
   model.release();
   await using server = testServer(model.options({ authorize: () => false }));
@@ -241,7 +241,7 @@ Deno.test("answers belong to their user, and those of guests to all who know the
   const answer = ann.requestStream("chat:lobby", "hi");
   assertEquals(await soon(Array.fromAsync(answer)), words(8));
   const { id } = answer;
-  // The same name is another answer for another user, and on another topic.
+  // The same name means another response for another user, and on another topic.
   assertEquals(
     await soon(Array.fromAsync(bob.requestStream("chat:lobby", "ho", { id }))),
     words(8),
@@ -266,7 +266,7 @@ Deno.test("answers belong to their user, and those of guests to all who know the
   assertEquals(model.calls.length, 4);
 });
 
-Deno.test("authorize may let other users read and stop an answer", async () => {
+Deno.test("authorize can allow other users to read and stop a response", async () => {
   const model = new Model();
   model.release(1);
   const topics: string[] = [];
@@ -290,7 +290,7 @@ Deno.test("authorize may let other users read and stop an answer", async () => {
   assertEquals(new Set(topics), new Set([`stream:${stream.id}`]));
 });
 
-Deno.test("a request whose reply is lost is sent again, and starts one generator", async () => {
+Deno.test("A request whose reply is lost is sent again, and starts only one generator", async () => {
   const model = new Model();
   await using broker = new MemoryBroker();
   await using server = testServer(model.options({ broker }));
@@ -307,7 +307,7 @@ Deno.test("a request whose reply is lost is sent again, and starts one generator
   assertEquals(model.calls.length, 1);
 });
 
-Deno.test("a page without Skein gets the items of an answer from the start, and stops it", async () => {
+Deno.test("A page without Skein receives the items of a response from the start, and can stop it", async () => {
   const model = new Model();
   model.release(2);
   await using server = listen(model.options());
@@ -318,7 +318,7 @@ Deno.test("a page without Skein gets the items of an answer from the start, and 
   assertEquals(await page.takeEnvelopes(2), words(2).map((data) => ({ part: 1, data })));
   await using again = await Page.open(server.url);
   again.say({ topic: "chat:lobby", data: "hi", id: 7, stream: "a-name-of-sixteen" });
-  // A guest of another session knows the name.
+  // A guest in another session knows the name.
   assertEquals(await again.takeEnvelopes(2), words(2).map((data) => ({ part: 7, data })));
   assertEquals(model.calls.length, 1);
   await page.close();
@@ -334,7 +334,7 @@ Deno.test("a page without Skein gets the items of an answer from the start, and 
   ]);
 });
 
-Deno.test("a page without Skein stops an answer whose stream is being created", async () => {
+Deno.test("A page without Skein can stop a response whose stream is being created", async () => {
   const model = new Model();
   const broker = new FaultyEngine().connect();
   const asked = Promise.withResolvers<void>();
@@ -350,13 +350,13 @@ Deno.test("a page without Skein stops an answer whose stream is being created", 
   await soon(asked.promise);
   page.say({ cancel: 1 });
   page.say({ subscribe: "chat:lobby", id: 2 });
-  // The refusal of the subscription comes after the cancel.
+  // The subscription is rejected after the cancel.
   await page.takeEnvelopes(1);
   created.resolve();
   await until(() => model.signals[0]?.aborted === true);
 });
 
-Deno.test("a request without a name has an answer that ends with its session", async () => {
+Deno.test("A response to a request without a name ends with its session", async () => {
   const model = new Model();
   model.release(2);
   await using server = listen(model.options());
@@ -367,7 +367,7 @@ Deno.test("a request without a name has an answer that ends with its session", a
   await until(() => model.signals[0]!.aborted);
 });
 
-Deno.test("client.requestStream() waits for an item, and for all, no longer than asked", async () => {
+Deno.test("client.requestStream() limits the wait for an item, and for all items, by its options", async () => {
   const model = new Model();
   await using server = testServer(model.options());
   await using client = server.connect({ contract });
@@ -391,7 +391,7 @@ Deno.test("client.requestStream() waits for an item, and for all, no longer than
   await assertRejects(() => Array.fromAsync(answer), Error, "Enough");
 });
 
-Deno.test("client.requestStream() throws the failure of a generator, after the items before", async () => {
+Deno.test("client.requestStream() throws the failure of a generator after the items before it", async () => {
   const errors: unknown[] = [];
   await using server = testServer({
     onError: (error) => void errors.push(error),
@@ -423,7 +423,7 @@ Deno.test("client.requestStream() throws the failure of a generator, after the i
   assertEquals(errors.map((error) => (error as Error).name), ["Error", "TypeError"]);
 });
 
-Deno.test("client.requestStream() tells that a handler keeps no answers", async () => {
+Deno.test("client.requestStream() reports that a handler's responses are not resumable", async () => {
   const requests = {
     async *numbers() {
       yield 1;
@@ -437,7 +437,7 @@ Deno.test("client.requestStream() tells that a handler keeps no answers", async 
   assertThrows(() => server.durableStreams, UnsupportedError);
 });
 
-Deno.test("requests without a contract keep the answers of handlers that are objects", async () => {
+Deno.test("Requests without a contract are resumable if their handler is an object", async () => {
   const seen: unknown[] = [];
   await using broker = new MemoryBroker();
   const options = {
@@ -474,7 +474,7 @@ Deno.test("requests without a contract keep the answers of handlers that are obj
   assertEquals(seen, [{ ...input, written: [0, 7], count: 2 }]);
 });
 
-Deno.test("a server whose broker keeps no logs refuses answers that outlive their sessions", () => {
+Deno.test("A server whose broker keeps no logs rejects resumable responses", () => {
   const broker = new FaultyEngine().connect({ without: ["logs"] });
   assertThrows(
     () => testServer(new Model().options({ broker })),
@@ -488,7 +488,7 @@ Deno.test("a server whose broker keeps no logs refuses answers that outlive thei
   );
 });
 
-Deno.test("Server.drain() lets answers finish in time, and leaves the rest to the node that comes", async () => {
+Deno.test("Server.drain() lets responses finish in time, and leaves the rest to the next node", async () => {
   using time = new FakeTime();
   await using broker = new MemoryBroker();
   const model = new Model();
@@ -513,7 +513,7 @@ Deno.test("Server.drain() lets answers finish in time, and leaves the rest to th
   assertEquals(await reading, words(8, 2));
 });
 
-Deno.test("Server.drain() leaves answers to another node at once", async () => {
+Deno.test("Server.drain() passes responses to another node immediately", async () => {
   using time = new FakeTime();
   await using broker = new MemoryBroker();
   const model = new Model();

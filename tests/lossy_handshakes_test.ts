@@ -1,5 +1,5 @@
 /**
- * The transport that a client takes and remembers, where packets of the handshake are lost.
+ * The transport that a client chooses and remembers if packets of the handshake are lost.
  *
  * @module
  */
@@ -10,7 +10,7 @@ import { hostBetween, listen } from "./servers.ts";
 import { soon, turns } from "./waiting.ts";
 import { type UdpPacket, UdpPath } from "./udp_path.ts";
 
-/** A server whose WebTransport is at the end of a path. */
+/** A server whose WebTransport is reached over a path. */
 function listenBehind(pathOf: () => UdpPath, options: ServeOptions = {}): Server {
   const server: Server = listen({
     ...options,
@@ -29,7 +29,7 @@ function listenBehind(pathOf: () => UdpPath, options: ServeOptions = {}): Server
   return server;
 }
 
-/** Has the server end all sessions, and waits until the client has another one. */
+/** Lets the server close all sessions, and waits for the client's next session. */
 async function comeBack(client: Client, server: Server): Promise<Session<unknown>> {
   const { session } = client;
   for (const each of server.manager.all()) await each.close({ code: 4000 });
@@ -40,7 +40,7 @@ async function comeBack(client: Client, server: Server): Promise<Session<unknown
   return client.session!;
 }
 
-/** How the packet that is lost is counted. */
+/** Ways to count the lost packet. */
 const COUNTS: Record<string, (packet: UdpPacket) => number> = {
   "of both ends": ({ place }) => place,
   "of the client": ({ from, placeOfSide }) => from === "client" ? placeOfSide : 0,
@@ -49,7 +49,7 @@ const COUNTS: Record<string, (packet: UdpPacket) => number> = {
 
 for (const [what, placeOf] of Object.entries(COUNTS)) {
   for (const place of [1, 2, 4]) {
-    Deno.test(`connect() takes WebTransport again after packet ${place} ${what} was lost`, async () => {
+    Deno.test(`connect() uses WebTransport again after packet ${place} ${what} was lost`, async () => {
       let path: UdpPath | undefined = undefined;
       let asked = 0;
       const both = Promise.withResolvers<void>();
@@ -63,7 +63,7 @@ for (const [what, placeOf] of Object.entries(COUNTS)) {
       udp.loses = (packet) => placeOf(packet) === place;
       await using client = connect(server.url);
       const { transport } = await soon(client.whenConnected());
-      // The late one asks for a session as well, once the packet was sent again.
+      // The late WebTransport also requests a session, after the packet was retransmitted.
       if (transport === "websocket") await soon(both.promise);
       udp.loses = () => false;
       assertEquals((await soon(comeBack(client, server))).transport, "webtransport");
@@ -71,7 +71,7 @@ for (const [what, placeOf] of Object.entries(COUNTS)) {
   }
 }
 
-Deno.test("Server has no second session where the WebTransport of connect() opened late", async () => {
+Deno.test("Server gets no second session if the WebTransport of connect() opens late", async () => {
   let path: UdpPath | undefined = undefined;
   const opened: string[] = [];
   let asked = 0;

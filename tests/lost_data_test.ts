@@ -1,4 +1,6 @@
-/** Values that JSON cannot hold, in every call that takes data: an error, and nothing is sent. */
+/**
+ * Values that JSON cannot represent, in every call that sends data: an error, and nothing is sent.
+ */
 import { assertEquals, assertInstanceOf, assertMatch, assertRejects } from "@std/assert";
 import { RequestError } from "../mod.ts";
 import { jsonCodec } from "../session/streams/codec.ts";
@@ -18,7 +20,7 @@ const LOST: readonly unknown[] = [
   })(),
 ];
 
-Deno.test("Every call that takes data rejects a value that JSON cannot hold, nested too", async () => {
+Deno.test("Every call that sends data rejects a value that JSON cannot represent, also nested", async () => {
   const errors: unknown[] = [];
   let result: unknown;
   await using server = testServer({
@@ -46,7 +48,7 @@ Deno.test("Every call that takes data rejects a value that JSON cannot hold, nes
   const [peer] = server.manager.all();
   await using stream = await server.durableStreams.create("stream");
 
-  /** Calls of an application, each with data. */
+  /** An application's calls with data. */
   const calls: Record<string, (data: unknown) => unknown> = {
     "Client.send": (data) => client.send("a", data),
     "Client.send in the outbox": (data) => kept.send("a", data),
@@ -82,7 +84,7 @@ Deno.test("Every call that takes data rejects a value that JSON cannot hold, nes
     }
   }
 
-  /** Results of handlers: the caller gets `failed`, and `onError` the reason. */
+  /** Results of handlers: the caller receives `failed`, and `onError` the reason. */
   const handlers: Record<string, () => Promise<unknown>> = {
     "Message.reply": () => client.request("a"),
     "a handler of requests": () => client.request("returns"),

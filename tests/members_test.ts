@@ -1,4 +1,4 @@
-/** Members of rooms, from `client.members()` to the notices of the server. */
+/** Members of rooms, from `client.members()` to the server's notices. */
 import { assert, assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
 import { z } from "zod";
 import { FakeTime } from "@std/testing/time";
@@ -25,7 +25,7 @@ const as = (user: string) => ({ headers: { authorization: `Bearer ${user}` } });
 
 const names = (members: RoomMembers) => [...members.keys()].sort().join(",");
 
-/** Waits for a state of a room, which stays joined. */
+/** Waits for a state of a room, and stays joined. */
 async function reach<D>(
   members: Members<D>,
   isReached: (now: RoomMembers<D>) => boolean,
@@ -34,7 +34,7 @@ async function reach<D>(
   throw new Error("The client has ended");
 }
 
-Deno.test("Client.members() has the users with their data, and each change", async () => {
+Deno.test("Client.members() contains the users with their data, and reports each change", async () => {
   await using server = testServer(OPTIONS);
   await using ann = server.connect(as("ann"));
   await using bob = server.connect(as("bob"));
@@ -42,7 +42,7 @@ Deno.test("Client.members() has the users with their data, and each change", asy
   assertEquals([room.room, room.current.size, room.current.status], ["room:a", 0, "pending"]);
   const seen: RoomMembers[] = [];
   using _watch = room.subscribe((now) => void seen.push(now));
-  assertEquals(seen.map(names), [""]); // At once.
+  assertEquals(seen.map(names), [""]); // Immediately.
   const alone = await reach(room, ({ size }) => size === 1);
   assertEquals([names(alone), alone.count, alone.status], ["ann", 1, "subscribed"]);
   await bob.presence("room:a", { is: "here" });
@@ -54,17 +54,17 @@ Deno.test("Client.members() has the users with their data, and each change", asy
   await joined.unsubscribe();
   await reach(room, ({ size }) => size === 1);
   assertStrictEquals(room.current, seen.at(-1));
-  assertEquals(names(away), "ann,bob"); // A state that was told never changes.
+  assertEquals(names(away), "ann,bob"); // A reported state never changes.
 });
 
-Deno.test("Client.members() joins with the first watcher, and leaves with the last one", async () => {
+Deno.test("Client.members() joins with the first subscriber, and leaves with the last one", async () => {
   await using server = testServer(OPTIONS);
   await using client = server.connect(as("ann"));
   const members = () => server.rooms.members("room:a").map(({ user }) => user);
   const [one, two] = [client.members("room:a"), client.members("room:a")];
   await client.whenConnected();
   await turns(50);
-  assertEquals(members(), []); // Asking alone joins nothing.
+  assertEquals(members(), []); // The call alone does not join.
   const unsubscribe = one.subscribe(() => {});
   await reach(two, ({ size }) => size === 1);
   assertEquals(names(one.current), "ann");
@@ -72,13 +72,13 @@ Deno.test("Client.members() joins with the first watcher, and leaves with the la
   unsubscribe();
   await turns(50);
   assertEquals([members(), names(one.current)], [[], ""]);
-  // A watcher that is gone in the same turn, as in `get(store)` of Svelte, joins nothing.
+  // A subscriber that unsubscribes in the same turn, like Svelte's `get(store)`, does not join.
   one.subscribe(() => {})();
   await turns(50);
   assertEquals(members(), []);
 });
 
-Deno.test("Client.members() has the list of a room that was left and joined in the same tick", async () => {
+Deno.test("Client.members() receives the list of a room that was left and joined in the same tick", async () => {
   await using server = testServer(OPTIONS);
   await using ann = server.connect(as("ann"));
   const room = ann.members("room:a");
@@ -87,7 +87,7 @@ Deno.test("Client.members() has the list of a room that was left and joined in t
     await reach(room, ({ size }) => size === 1);
     leave();
   }
-  // Twice in one tick: the first of these requests never leaves the client.
+  // Twice in one tick: the client never sends the first of these requests.
   room.subscribe(() => {})();
   using _watch = room.subscribe(() => {});
   await reach(room, ({ size }) => size === 1);
@@ -105,7 +105,7 @@ Deno.test("Client.members() survives a notice that it cannot read", async () => 
   assertEquals(names(await reach(room, ({ size }) => size === 2)), "ann,bob");
 });
 
-Deno.test("Client.members() has the list also after a subscription, and leaves messages to it", async () => {
+Deno.test("Client.members() also receives the list after a subscription, and leaves messages to it", async () => {
   const received: string[] = [];
   await using server = testServer({
     ...OPTIONS,
@@ -118,7 +118,7 @@ Deno.test("Client.members() has the list also after a subscription, and leaves m
   for (const name of ["room:a", "room:old"]) {
     const lines = ann.subscribe(name, name === "room:old" ? { last: 5 } : {});
     await lines.ready;
-    await turns(50); // The list came with the join.
+    await turns(50); // The list arrived with the join.
     const room = ann.members(name);
     using watch = room.subscribe(() => {});
     await reach(room, ({ size }) => size === 1);
@@ -129,14 +129,14 @@ Deno.test("Client.members() has the list also after a subscription, and leaves m
     }
     watch[Symbol.dispose]();
     await turns(50);
-    assertEquals(server.rooms.members(name).length, 1); // The subscription goes on.
+    assertEquals(server.rooms.members(name).length, 1); // The subscription continues.
     await lines.unsubscribe();
     assertEquals(server.rooms.members(name), []);
   }
   assert(received.every((topic) => topic.startsWith("presence:")), "Notices reach the handler too");
 });
 
-Deno.test("Client.members() keeps the last list while the connection is lost, and then has the next", async () => {
+Deno.test("Client.members() keeps the last list while the connection is lost, and then receives the next", async () => {
   await using server = testServer(OPTIONS);
   await using ann = server.connect({ ...as("ann"), backoff: { firstDelayMs: 1, maxDelayMs: 1 } });
   await using bob = server.connect({ ...as("bob"), backoff: { maxAttempts: 1 } });
@@ -166,7 +166,7 @@ Deno.test("Client.members() follows a client that moves to another session", asy
   assertEquals(names(await reach(room, ({ size }) => size === 2)), "ann,bob");
 });
 
-Deno.test("Client.members() tells a refusal, and tries again with the next watcher", async () => {
+Deno.test("Client.members() reports a rejection, and retries with the next subscriber", async () => {
   let isAllowed = false;
   await using server = testServer({ ...OPTIONS, authorize: () => isAllowed });
   await using client = server.connect(as("ann"));
@@ -181,7 +181,7 @@ Deno.test("Client.members() tells a refusal, and tries again with the next watch
   await reach(room, ({ size }) => size === 1);
 });
 
-Deno.test("Client.members() loads its code again after pauses, until the code is there", async () => {
+Deno.test("Client.members() retries to load its code after pauses", async () => {
   using time = new FakeTime();
   await using server = testServer(OPTIONS);
   const platform = denoPlatform((_url, { protocols = [] }) => server.open({ protocols }));
@@ -201,7 +201,7 @@ Deno.test("Client.members() loads its code again after pauses, until the code is
   assertEquals(names(room.current), "nobody");
 });
 
-Deno.test("Client.members() ends with the client, and refuses watchers afterwards", async () => {
+Deno.test("Client.members() ends with the client, and rejects subscribers afterwards", async () => {
   await using server = testServer(OPTIONS);
   const client = server.connect(as("ann"));
   const room = client.members("room:a");
@@ -213,7 +213,7 @@ Deno.test("Client.members() ends with the client, and refuses watchers afterward
   assertThrows(() => client.members(""), TypeError);
 });
 
-Deno.test("Client.members() has only the number in a room that sends no names", async () => {
+Deno.test("Client.members() contains only the count in a room that sends no names", async () => {
   await using server = testServer(OPTIONS);
   await using ann = server.connect(as("ann"));
   await using bob = server.connect(as("bob"));
@@ -245,7 +245,7 @@ Deno.test("Client.members() waits for the whole list of a large room", async () 
   }
 });
 
-Deno.test("Client.members() has the presence data of a contract", async () => {
+Deno.test("Client.members() is typed by the presence data of a contract", async () => {
   const contract = defineContract({
     toClient: { "room:{name}": z.string() },
     presence: { "room:{name}": z.object({ isTyping: z.boolean() }) },

@@ -1,5 +1,5 @@
 /**
- * `/metrics` and `/healthz` from the view of a scraper.
+ * `/metrics` and `/healthz` as a scraper sees them.
  *
  * @module
  */
@@ -10,14 +10,14 @@ import { acceptWebSocket, type WebSocketHost } from "../transport/mod.ts";
 import { listen, RawSocket } from "./servers.ts";
 import { until } from "./waiting.ts";
 
-/** One sample of the text. */
+/** A sample of the text. */
 interface Sample {
   readonly name: string;
   readonly labels: Readonly<Record<string, string>>;
   readonly value: number;
 }
 
-/** A family of the text, which begins with `# TYPE`. */
+/** A metric family of the text, which starts with `# TYPE`. */
 interface Family {
   readonly type: string;
   readonly help: string;
@@ -28,7 +28,7 @@ const NAME = "[a-zA-Z_:][a-zA-Z0-9_:]*";
 const LABEL = `[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\\\\n]|\\\\[\\\\"n])*"`;
 const SAMPLE = new RegExp(`^(${NAME})(?:\\{(${LABEL}(?:,${LABEL})*)\\})? (\\S+)$`);
 
-/** Reads the format, version 0.0.4, and rejects any deviation. */
+/** Parses version 0.0.4 of the format, and rejects any deviation. */
 function parse(text: string): Map<string, Family> {
   assert(text.endsWith("\n"), "The last line ends with a line feed");
   const families = new Map<string, Family>();
@@ -82,7 +82,7 @@ function valueOf(
   return families.get(name)?.samples.find(({ labels }) => JSON.stringify(labels) === wanted)?.value;
 }
 
-/** Asks a server by HTTP. */
+/** Sends a request to a server. */
 async function ask(
   { address }: { readonly address: Deno.NetAddr | undefined },
   path: string,
@@ -92,12 +92,12 @@ async function ask(
   return { status: response.status, body: await response.text(), headers: response.headers };
 }
 
-/** The client of a request, as the server sees the address. */
+/** The request information with a client's address. */
 function from(hostname: string): { remoteAddr: Deno.NetAddr } {
   return { remoteAddr: { transport: "tcp", hostname, port: 50_000 } };
 }
 
-Deno.test("serve() answers /metrics with text that Prometheus reads", async () => {
+Deno.test("serve() answers /metrics with text that Prometheus can read", async () => {
   const closed = Promise.withResolvers<void>();
   await using server = listen({
     metrics: true,
@@ -130,7 +130,7 @@ Deno.test("serve() answers /metrics with text that Prometheus reads", async () =
   }
 });
 
-Deno.test("serve() answers /metrics with handshakes of QUIC, where WebTransport is on", async () => {
+Deno.test("serve() includes QUIC handshakes in /metrics if WebTransport is on", async () => {
   await using server = listen({ metrics: true, webTransport: { cacheFolder: null } });
   const families = parse((await ask(server, "/metrics")).body);
   assertEquals(server.webTransportStats?.handshakes.pending, 0);
@@ -145,7 +145,7 @@ Deno.test("serve() answers /metrics with handshakes of QUIC, where WebTransport 
   assertEquals(parse((await ask(bare, "/metrics")).body).has("skein_quic_handshakes"), false);
 });
 
-Deno.test("serve() answers /metrics with the bounds that clients share", async () => {
+Deno.test("serve() includes the bounds that clients share in /metrics", async () => {
   await using server = listen({
     metrics: true,
     webTransport: false,
@@ -161,7 +161,7 @@ Deno.test("serve() answers /metrics with the bounds that clients share", async (
   assertEquals(valueOf(families, `${of}refused_total`, { ...quota, level: "server" }), 0);
 });
 
-Deno.test("A closed server does not listen on UDP, while its TCP waits for a peer that vanished", async () => {
+Deno.test("A closed server does not listen on UDP while its TCP waits for a vanished peer", async () => {
   const vanished = Promise.withResolvers<void>();
   const host: WebSocketHost = {
     accept: acceptWebSocket,
@@ -184,7 +184,7 @@ Deno.test("A closed server does not listen on UDP, while its TCP waits for a pee
   await closing;
 });
 
-Deno.test("serve() answers /metrics with the counters of its broker", async () => {
+Deno.test("serve() includes the counters of its broker in /metrics", async () => {
   await using server = listen({ metrics: true });
   await using session = await dial(server.url, { transports: ["websocket"] });
   server.subscribe(server.manager.get(session.id) as never, "news");
@@ -195,7 +195,7 @@ Deno.test("serve() answers /metrics with the counters of its broker", async () =
   assertEquals(valueOf(families, "skein_broker_published_total"), 1);
 });
 
-Deno.test("prometheusText() has each value of what it is given", async () => {
+Deno.test("prometheusText() contains each given value", async () => {
   await using server = createServer({ history: { news: {} } });
   await server.topics.append("news", 1);
   const { manager, topics } = server;
@@ -219,9 +219,9 @@ Deno.test("prometheusText() has each value of what it is given", async () => {
     ["quic_handshakes_dropped_total", { reason: "replaced" }, 5],
     ["quic_handshakes_dropped_total", { reason: "tooSlow" }, 6],
     ["quota_taken", { quota: "rooms" }, 3],
-    // A bound without a limit has no most places.
+    // A bound without a limit has no maximum.
     ["quota_max", { quota: "rooms" }, undefined],
-    // The engine is away.
+    // The broker is unreachable.
     ["broker_connected", {}, 0],
     ["broker_waiting", {}, 3],
     ["broker_interruptions_total", {}, 1],
@@ -235,14 +235,14 @@ Deno.test("prometheusText() has each value of what it is given", async () => {
   }
 });
 
-Deno.test("serve() answers neither /metrics nor /healthz unless asked to", async () => {
+Deno.test("serve() answers neither /metrics nor /healthz by default", async () => {
   await using server = listen({ fetch: ({ url }) => new Response(new URL(url).pathname) });
   for (const path of ["/metrics", "/healthz"]) {
     assertEquals((await ask(server, path)).body, path);
   }
 });
 
-Deno.test("serve() answers at the configured path, and leaves the default one to the application", async () => {
+Deno.test("serve() answers at the configured path, and leaves the default path to the application", async () => {
   await using server = listen({
     metrics: { path: "/internal/metrics" },
     fetch: () => new Response("the application"),
@@ -253,7 +253,7 @@ Deno.test("serve() answers at the configured path, and leaves the default one to
   }
 });
 
-Deno.test("serve() answers only programs on this machine", async () => {
+Deno.test("serve() answers metrics only to programs on this machine", async () => {
   await using server = createServer({ metrics: true });
   const request = new Request("http://localhost/metrics", { headers: { host: "localhost:8000" } });
   assertEquals((await server.fetch(request, from("127.0.0.1"))).status, 200);
@@ -261,7 +261,7 @@ Deno.test("serve() answers only programs on this machine", async () => {
   assertEquals((await server.fetch(request)).status, 403, "no address is known");
 });
 
-Deno.test("serve() answers clients that metrics.allow accepts", async () => {
+Deno.test("serve() answers metrics to clients that metrics.allow accepts", async () => {
   const asking = async (allow: MetricsOptions["allow"], path: string) => {
     await using server = createServer({ metrics: allow === undefined ? {} : { allow } });
     const request = new Request(`http://example.com${path}`, { headers: { host: "example.com" } });
@@ -278,7 +278,7 @@ Deno.test("serve() answers clients that metrics.allow accepts", async () => {
   assertEquals(await asking((() => Promise.resolve(false)) as never, "/metrics"), 403);
 });
 
-Deno.test("serve() answers GET and HEAD, and refuses to be told", async () => {
+Deno.test("serve() answers metrics to GET and HEAD, and rejects other methods", async () => {
   await using server = listen({ metrics: true });
   const head = await ask(server, "/healthz", { method: "HEAD" });
   assertEquals([head.status, head.body], [200, ""]);
@@ -286,7 +286,7 @@ Deno.test("serve() answers GET and HEAD, and refuses to be told", async () => {
   assertEquals([post.status, post.headers.get("allow")], [405, "GET, HEAD"]);
 });
 
-Deno.test("serve() is healthy until it is full, and while it does not drain", async () => {
+Deno.test("serve() reports healthy unless it is full or drains", async () => {
   await using server = listen({ metrics: true, limits: { maxSessions: 1 } });
   const health = async () => {
     const { status, body } = await ask(server, "/healthz");
@@ -302,7 +302,7 @@ Deno.test("serve() is healthy until it is full, and while it does not drain", as
   assertEquals(await health(), [503, { status: "draining", sessions: 0 }]);
 });
 
-Deno.test("serve() with metrics answers a request for an invalid host", async () => {
+Deno.test("serve() with metrics answers a request with an invalid host", async () => {
   await using server = listen({ metrics: true });
   for (const host of ["a b", "localhost:99999", "[::1"]) {
     using raw = await RawSocket.open(server.address!.port, { path: "/metrics", headers: { host } });
@@ -310,7 +310,7 @@ Deno.test("serve() with metrics answers a request for an invalid host", async ()
   }
 });
 
-Deno.test("serve() rejects metrics options that make no sense", () => {
+Deno.test("serve() rejects invalid metrics options", () => {
   for (
     const metrics of [
       { path: "metrics" },

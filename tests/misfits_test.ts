@@ -1,6 +1,7 @@
 /**
- * Data that does not fit a schema, as a peer with another version of the contract sends it: in every
- * place where data meets a schema, such data is skipped, counted and told, and nothing closes.
+ * Data that does not match a schema, such as a peer with another version of the contract sends:
+ * wherever a schema validates data, mismatches are skipped, counted and reported, and nothing
+ * closes.
  */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
@@ -15,7 +16,7 @@ import {
 import { type TestServer, testServer, turns } from "../testing/mod.ts";
 import { soon } from "./waiting.ts";
 
-/** More than the faults after which a session closes, and the failures of handlers. */
+/** More than the number of faults, or of failed handlers, after which a session closes. */
 const MANY = 40;
 
 const old = z.strictObject({ text: z.string() });
@@ -36,7 +37,7 @@ type Page = Client<typeof contract>;
 const MISFIT = { text: "hello", at: 1 };
 const FIT = { text: "hello" };
 
-/** A server of the next version, which has no contract here. */
+/** A server of the next version, simulated without a contract. */
 function newerServer(): TestServer {
   async function* items() {
     for (let i = 0; i < MANY; i++) yield MISFIT;
@@ -85,7 +86,9 @@ async function firstOf(
   return data;
 }
 
-/** Places at a client. Each sends many misfits and one message that fits, which the place returns. */
+/**
+ * Places at a client. Each sends many mismatches and one matching message, and returns the latter.
+ */
 const CLIENT_PLACES: Record<
   string,
   (client: Page, server: TestServer, told: Pick<Told, "onInvalid"> | undefined) => Promise<unknown>
@@ -132,7 +135,7 @@ for (const [place, receive] of Object.entries(CLIENT_PLACES)) {
   for (const way of ["onInvalid", "onError"] as const) {
     // Without `onInvalid`, an error of `parse` ends the loop.
     if (way === "onError" && place.includes("durable stream")) continue;
-    Deno.test(`Client skips ${place} that does not fit, and tells ${way}`, async () => {
+    Deno.test(`Client skips ${place} that does not match the schema, and reports to ${way}`, async () => {
       await using server = newerServer();
       const errors: unknown[] = [];
       const told = (error: unknown) => void errors.push(error);
@@ -154,7 +157,7 @@ for (const [place, receive] of Object.entries(CLIENT_PLACES)) {
   }
 }
 
-Deno.test("Client skips a message outside of its subscriptions, and tells onError", async () => {
+Deno.test("Client skips an invalid message outside of its subscriptions, and reports to onError", async () => {
   await using server = newerServer();
   const errors: RequestError[] = [];
   const client = server.connect({
@@ -174,7 +177,7 @@ Deno.test("Client skips a message outside of its subscriptions, and tells onErro
   ]);
 });
 
-Deno.test("Client answers requests that do not fit by invalid, and rejects such a reply", async () => {
+Deno.test("Client rejects requests that do not match the schema with invalid, and rejects on such a reply", async () => {
   await using server = newerServer();
   await using client = server.connect({
     contract,
@@ -200,7 +203,7 @@ Deno.test("Client answers requests that do not fit by invalid, and rejects such 
   assertEquals([session.stats.invalidMessages, session.isClosed], [2 * MANY, false]);
 });
 
-Deno.test("Subscription.position moves past what the client skipped", async () => {
+Deno.test("Subscription.position moves past skipped messages", async () => {
   await using server = newerServer();
   await using client = server.connect({ contract, onError() {} } as never) as unknown as Page;
   const subscription = client.subscribe("kept", { last: 10 });
@@ -231,7 +234,7 @@ Deno.test("Subscription throws what onInvalid throws", async () => {
   await assertRejects(() => soon(first(strict)), RequestError, "Cannot read the message on");
 });
 
-/** Places at a server. Each sends one misfit of an older page, which may not type-check. */
+/** Places at a server. Each sends one mismatch from an older page, which may not type-check. */
 const SERVER_PLACES: Record<string, (client: Client, data: unknown) => Promise<unknown>> = {
   "a message": (client, data) => Promise.resolve(client.send("typing", data)),
   "a request": (client, data) => client.request("ask", data),
@@ -243,7 +246,7 @@ const SERVER_PLACES: Record<string, (client: Client, data: unknown) => Promise<u
 
 for (const [place, send] of Object.entries(SERVER_PLACES)) {
   for (const delivery of ["at-most-once", "at-least-once"] as const) {
-    Deno.test(`Server keeps a page that sends ${place} of another version ten times a second, ${delivery}`, async () => {
+    Deno.test(`Server does not close a page that sends ${place} of another version ten times a second, ${delivery}`, async () => {
       using time = new FakeTime();
       const ends: number[] = [];
       await using server = testServer({

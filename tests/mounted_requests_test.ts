@@ -1,4 +1,4 @@
-/** Requests that an application or its framework changed before a mounted server got them. */
+/** Requests that an application or its framework changed before a mounted server received them. */
 import { assertEquals, assertMatch } from "@std/assert";
 import { Hono } from "npm:hono@^4";
 import { connect, createServer, type RequestInfo } from "../mod.ts";
@@ -22,7 +22,7 @@ const REBUILT: Readonly<Record<string, (live: Handler) => Handler>> = {
 };
 
 for (const [name, rebuild] of Object.entries(REBUILT)) {
-  Deno.test(`Server.fetch() prints why upgrades never open after ${name}`, async () => {
+  Deno.test(`Server.fetch() prints why upgrades fail after ${name}`, async () => {
     using printed = captureConsole();
     await using live = createServer({ session: { handshakeTimeoutMs: 50 } });
     await using http = serving(rebuild(live.fetch));
@@ -31,7 +31,7 @@ for (const [name, rebuild] of Object.entries(REBUILT)) {
       backoff: { firstDelayMs: 10, maxDelayMs: 20 },
       onError() {},
     });
-    // The runtime has a line of its own about rebuilt requests.
+    // The runtime prints its own line about rebuilt requests.
     const lines = () => printed.lines.filter((line) => line.startsWith("Skein: "));
     await until(() => lines().length > 0);
     assertMatch(
@@ -41,7 +41,7 @@ for (const [name, rebuild] of Object.entries(REBUILT)) {
   });
 }
 
-Deno.test("Server.fetch() prints nothing about a peer that left, once an upgrade has opened", async () => {
+Deno.test("Server.fetch() prints nothing about a peer that left if another upgrade succeeded", async () => {
   using printed = captureConsole();
   await using live = createServer({ session: { handshakeTimeoutMs: 50 } });
   let rebuilds = false;
@@ -59,7 +59,7 @@ Deno.test("Server.fetch() prints nothing about a peer that left, once an upgrade
   assertEquals(printed.lines, []);
 });
 
-Deno.test("Server.fetch() prints one line with the cure about bodies that a middleware has read", async () => {
+Deno.test("Server.fetch() prints one line with the remedy if a middleware has read bodies", async () => {
   using printed = captureConsole();
   await using live = createServer({
     authorize: () => true,
@@ -98,7 +98,7 @@ Deno.test("Server.fetch() prints one line with the cure about bodies that a midd
   assertEquals(await client.request("ping"), "pong");
 });
 
-Deno.test("Server.fetch() prints one line about sessions over HTTP whose bodies were read", async () => {
+Deno.test("Server.fetch() prints one line if the bodies of sessions over HTTP were read", async () => {
   using printed = captureConsole();
   await using live = createServer({ onMessage: (message) => message.reply("pong") });
   await using http = serving(async (request, info) => {
@@ -111,5 +111,5 @@ Deno.test("Server.fetch() prints one line about sessions over HTTP whose bodies 
     connectTimeoutMs: 500,
   });
   await until(() => printed.lines.some((line) => line.includes("Cannot read body")));
-  await live.close(); // Ends the responses of the transport, for which `http` would wait.
+  await live.close(); // Ends the transport's responses, for which `http` would wait.
 });

@@ -1,5 +1,5 @@
 /**
- * A W3C `WebTransport` as in browsers, over a memory pair.
+ * The W3C `WebTransport` of browsers, over a memory pair.
  *
  * @module
  */
@@ -9,19 +9,17 @@ import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 
 /** The parts of the standard that a browser supports. */
 export interface NativeTraits {
-  /** True if a client can offer protocols and learns the agreed one. */
+  /** True if a client can offer protocols and can read the selected one. */
   readonly protocol?: boolean;
-  /** True if `draining` exists. */
   readonly draining?: boolean;
-  /** True if `getStats` exists. */
   readonly stats?: boolean;
-  /** True if datagrams have `createWritable()` in place of `writable`. */
+  /** True if datagrams have `createWritable()` instead of `writable`. */
   readonly createWritable?: boolean;
   /** False for a platform without `datagrams`, such as WebKit on iOS. */
   readonly datagrams?: boolean;
   /** Value of `reliability`; absent by default. */
   readonly reliability?: string;
-  /** True if errors of streams follow the newer text of the standard. */
+  /** True if stream errors follow the newer draft of the standard. */
   readonly newErrors?: boolean;
   /** True if `isSecureContext` is a global. */
   readonly page?: boolean;
@@ -29,7 +27,6 @@ export interface NativeTraits {
 
 /** A call of the constructor. */
 export interface NativeCall {
-  /** The URL. */
   readonly url: string;
   /** Options such as protocols and hashes. */
   readonly options: { protocols?: string[]; serverCertificateHashes?: unknown[] };
@@ -43,7 +40,7 @@ export class NativePlatform implements Disposable {
   readonly calls: NativeCall[] = [];
   /** Resolves when the handshake is done; immediately by default. */
   ready: Promise<void> = Promise.resolve();
-  /** Current number of listeners of `pagehide`. */
+  /** Current listeners of `pagehide`. */
   readonly pageHide: Set<EventListenerOrEventListenerObject> = new Set();
   readonly #before: [string, PropertyDescriptor | undefined][];
 
@@ -172,7 +169,7 @@ export class NativePlatform implements Disposable {
   }
 }
 
-/** A browser's error, with fields of its own. */
+/** A browser's error, with its own fields. */
 class NativeErrorBase extends DOMException {
   /** The code, or `null` for errors that do not concern a stream. */
   readonly streamErrorCode: number | null;
@@ -188,7 +185,7 @@ class NativeErrorBase extends DOMException {
 
 type NativeErrorClass = typeof OldError | typeof NewError;
 
-/** The traits of current browsers. */
+/** The error of current browsers. */
 class OldError extends NativeErrorBase {
   constructor(init: { streamErrorCode?: number; source?: "session" } = {}) {
     if (typeof init !== "object") throw new TypeError("Not a WebTransportErrorInit");
@@ -203,7 +200,7 @@ class OldError extends NativeErrorBase {
   }
 }
 
-/** The traits of the newer text of the standard. */
+/** The error of the newer draft of the standard. */
 class NewError extends NativeErrorBase {
   constructor(
     message: unknown = "",
@@ -222,7 +219,7 @@ function toNative(error: unknown, NativeError: NativeErrorClass): unknown {
   return error instanceof ConnectionError ? NativeError.from("session", undefined) : error;
 }
 
-/** A code counts only in the browser's own class. */
+/** Browsers read a code only from their own error class. */
 function codeIn(reason: unknown): object {
   return reason instanceof NativeErrorBase ? { streamErrorCode: reason.streamErrorCode ?? 0 } : {};
 }

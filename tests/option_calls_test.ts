@@ -1,7 +1,7 @@
 /**
- * Options of every public function and method: an unknown name is an error at each, and a value of
- * another type or out of range at each option. The wrong values come from the tables of kinds, which
- * the compiler ties to their interfaces; `base/option_checks_test.ts` has the kinds.
+ * Options of every public function and method: each rejects unknown names, and for each option a
+ * value of another type or out of range. The wrong values come from the option tables, which the
+ * compiler checks against their interfaces; `base/option_checks_test.ts` tests the kinds.
  */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { stub } from "@std/testing/mock";
@@ -61,7 +61,9 @@ import {
 } from "../transport/mod.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 
-/** Functions and constructors. Without the check, some would start what no test can stop. */
+/**
+ * Functions and constructors. Without the check, some would start something that no test can stop.
+ */
 const FUNCTIONS: Readonly<Record<string, (options: never) => unknown>> = {
   connect: (options) => connect("ws://127.0.0.1:1", options),
   connectMoq: (options) => connectMoq("https://127.0.0.1:1", options),
@@ -247,7 +249,7 @@ const METHODS: Methods = {
     server.topics.unsubscribe(session, "a", options),
 };
 
-/** Opens two sessions of MoQ with a track that has a group, and a client that never connects. */
+/** Opens two MoQ sessions with a track that has a group, and a client that never connects. */
 async function openMoq() {
   const pair = memoryPair({ protocol: "moq-lite-05" });
   const mux = new TrackMux();
@@ -285,7 +287,7 @@ async function openMoq() {
   };
 }
 
-/** Runs a body with a server, a client and its session on the server. */
+/** Runs a test with a server, a client and its session on the server. */
 async function withObjects(body: (objects: Objects) => Promise<void>): Promise<void> {
   await using server = testServer<string>({
     authenticate: () => "ann",
@@ -303,7 +305,6 @@ async function withObjects(body: (objects: Objects) => Promise<void>): Promise<v
   await body({ broker, client, moq, server, session: session!, writer });
 }
 
-/** Lists all calls, each with its name. */
 function allCalls(
   objects: Objects,
 ): (readonly [name: string, call: (options: never) => unknown])[] {
@@ -319,7 +320,7 @@ async function assertRefused(name: string, call: () => unknown, text: string): P
   assert(error.message.includes(text), `${name}: ${error.message}`);
 }
 
-Deno.test("Client.subscribe() names the loop when it gets a callback", async () => {
+Deno.test("Client.subscribe() recommends the loop if it gets a callback", async () => {
   await withObjects(async ({ client }) => {
     await assertRefused("a", () => client.subscribe("a", (() => {}) as never), "for await");
   });
@@ -328,7 +329,7 @@ Deno.test("Client.subscribe() names the loop when it gets a callback", async () 
 /** A value of no kind. */
 const WRONG = Symbol("wrong");
 
-/** A part of a kind: a nested table, or the range of a number. */
+/** Part of a kind: a nested table, or a number range. */
 type Kind = Partial<NestedCheck & NumberCheck>;
 
 /** Lists wrong values of one option, each in the object that has the option. */
@@ -350,7 +351,7 @@ function* wrongOptions(kinds: object, wrap: (value: unknown) => unknown): Genera
   }
 }
 
-/** Lists numbers outside of a range: too small, too large, a fraction, and no number. */
+/** Lists numbers outside of a range: too small, too large, a fraction, and not a number. */
 function outside({ min, max, isInteger = false, isAbove = false }: NumberRange): number[] {
   const isInside = (value: number) =>
     (isAbove ? value > min : value >= min) && value <= max &&
@@ -360,7 +361,6 @@ function outside({ min, max, isInteger = false, isAbove = false }: NumberRange):
   );
 }
 
-/** Returns the innermost name in wrong options. */
 function nameIn(options: unknown): string {
   let name = "";
   for (let at = options; typeof at === "object" && at !== null;) {
@@ -369,7 +369,7 @@ function nameIn(options: unknown): string {
   return name;
 }
 
-/** Returns the table with which a call checks its options, found by an unknown name. */
+/** Finds the table by which a call checks its options, with an unknown name. */
 async function kindsOf(call: (options: never) => unknown): Promise<object> {
   let found: object | undefined;
   const { hasOwn } = Object;
@@ -382,7 +382,7 @@ async function kindsOf(call: (options: never) => unknown): Promise<object> {
   return found;
 }
 
-Deno.test("Each public function rejects options that are none, unknown names, and wrong values of each option", async () => {
+Deno.test("Each public function rejects options that are not objects, unknown names, and wrong values of each option", async () => {
   await withObjects(async (objects) => {
     for (const [name, call] of allCalls(objects)) {
       const unknown = { unknownOption: 1 } as never;
@@ -406,7 +406,7 @@ Deno.test("Each public function rejects options that are none, unknown names, an
   });
 });
 
-/** Options without which a call would take a port or a file that others use. */
+/** Options without which a call would use a port or file that others need. */
 const BASE: Readonly<Record<string, object>> = {
   listenMoq: { hostname: "127.0.0.1", port: 0, cacheFolder: null },
   "MoqServer.listen": { hostname: "127.0.0.1", port: 0, cacheFolder: null },
@@ -414,17 +414,20 @@ const BASE: Readonly<Record<string, object>> = {
   serve: { hostname: "127.0.0.1", port: 0, webTransport: false, onListen() {} },
 };
 
-/** Calls that go on until their peer answers, and have no signal. */
+/** Calls that run until their peer answers, and have no signal. */
 const UNENDING: ReadonlySet<string> = new Set(["simulate", "assertNoLeaks", "watchLeaks"]);
 
-/** Ends an object that a call made. */
+/** Closes an object that a call created. */
 async function end(made: unknown): Promise<void> {
   const { [Symbol.asyncDispose]: dispose, [Symbol.dispose]: disposeNow } = Object(made);
   if (dispose !== undefined) await dispose.call(made);
   else disposeNow?.call(made);
 }
 
-/** Runs a call to its end, and describes the result: the error, or the class and the plain values. */
+/**
+ * Runs a call to completion, and describes the result: the error, or the class and the plain
+ * values.
+ */
 async function outcomeOf(call: (options: never) => unknown, options: object): Promise<unknown> {
   try {
     const made = await call(options as never);
@@ -441,13 +444,13 @@ async function outcomeOf(call: (options: never) => unknown, options: object): Pr
   }
 }
 
-/** The options of a call that stop it at once, if it can be stopped. */
+/** The options that stop a call immediately, if it can be stopped. */
 function stopped(name: string, kinds: object): object {
   const signal = AbortSignal.abort(new Error("enough"));
   return { ...BASE[name], ...("signal" in kinds ? { signal } : {}) };
 }
 
-Deno.test("Each option of each public function counts as absent if it is undefined", async () => {
+Deno.test("Each public function treats an option that is undefined as absent", async () => {
   for (const [name, call] of Object.entries(FUNCTIONS)) {
     if (UNENDING.has(name)) continue;
     const kinds = await kindsOf(call);
@@ -461,7 +464,7 @@ Deno.test("Each option of each public function counts as absent if it is undefin
   }
 });
 
-Deno.test("The options of each public method count as absent if they are undefined", async () => {
+Deno.test("Each public method treats options that are undefined as absent", async () => {
   for (const [name, call] of Object.entries(METHODS)) {
     if (UNENDING.has(name)) continue;
     const outcomes: unknown[] = [];
@@ -481,7 +484,7 @@ Deno.test("The options of each public method count as absent if they are undefin
   }
 });
 
-Deno.test("The default stays where a named option is undefined", async () => {
+Deno.test("An option that is undefined keeps its default", async () => {
   await using server = testServer();
   const session = await server.dial();
   await server.manager.shutdown({ code: undefined, reason: "over" });
@@ -495,7 +498,7 @@ Deno.test("The default stays where a named option is undefined", async () => {
   );
 });
 
-Deno.test("connect() names the options that stand for those of socket.io", async () => {
+Deno.test("connect() names the options that correspond to socket.io's", async () => {
   const cases = { auth: "token", reconnection: "backoff", extraHeaders: "headers" };
   for (const [name, meant] of Object.entries(cases)) {
     const text = `socket.io's "${name}" is ${meant}`;
@@ -503,13 +506,13 @@ Deno.test("connect() names the options that stand for those of socket.io", async
   }
 });
 
-Deno.test("connect() tells who uses the transports of socket.io that http stands for them", async () => {
+Deno.test("connect() suggests http for the transports of socket.io", async () => {
   const options = { transports: ["polling", "websocket"] } as never;
   await assertRefused("connect", () => connect("ws://127.0.0.1:1", options), '"polling" is http');
 });
 
 /**
- * Calls without a check of their own, each with the reason. A new public call with options needs an
+ * Calls without their own check, each with the reason. A new public call with options needs an
  * entry above, or a reason here.
  */
 const EXEMPT: Readonly<Record<string, RegExp>> = {
@@ -557,13 +560,13 @@ interface DocParam {
   readonly tsType?: { readonly repr?: string };
 }
 
-/** Returns true for a parameter with options, by its name or its type. */
+/** True for a parameter with options, by its name or type. */
 function isOptions(param: DocParam): boolean {
   const { name = "", kind, tsType } = param.left ?? param;
   return name === "options" || kind === "object" || /Options$/.test(tsType?.repr ?? "");
 }
 
-/** Lists the public calls that take options, by `deno doc` of all entries. */
+/** Lists the public calls with options, by `deno doc` of all entry points. */
 async function publicCalls(): Promise<Set<string>> {
   const root = new URL("../", import.meta.url);
   const { exports } = await readRepository(root);

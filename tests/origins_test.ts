@@ -2,7 +2,10 @@ import { assertEquals, assertThrows } from "@std/assert";
 import { createServer, type Refusal, type ServeOptions } from "../server.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
 
-/** Requests to a server with some options, each with its status; `PORT` stands for the server's port. */
+/**
+ * Requests to a server with certain options, each with its status; `PORT` stands for the server's
+ * port.
+ */
 interface Site {
   readonly options?: ServeOptions;
   readonly cases: readonly [what: string, origin: string, status: number, host?: string][];
@@ -21,10 +24,10 @@ const SITES: Readonly<Record<string, Site>> = {
       ["a file", "null", 403],
       ["nonsense", "http://", 403],
       ["a name in the user's part", "http://127.0.0.1:PORT@evil.example", 403],
-      // DNS rebinding: origin and host agree, and are not ours.
+      // DNS rebinding: origin and host agree, but are not ours.
       ["a name that was pointed here", "http://evil.example:PORT", 403, "evil.example:PORT"],
       [
-        "a name that begins like ours",
+        "a name that starts like ours",
         "http://localhost.evil.example:PORT",
         403,
         "localhost.evil.example:PORT",
@@ -62,7 +65,7 @@ for (const [whom, { options = {}, cases }] of Object.entries(SITES)) {
   });
 }
 
-Deno.test("Server refuses a foreign page before authentication", async () => {
+Deno.test("Server refuses a page of a foreign origin before authentication", async () => {
   let asked = 0;
   await using server = listen({ authenticate: () => asked++ });
   const headers = { origin: "https://evil.example" };
@@ -72,10 +75,10 @@ Deno.test("Server refuses a foreign page before authentication", async () => {
   assertEquals(asked, 0);
 });
 
-Deno.test("Server says which option would let an origin in", async () => {
+Deno.test("Server names the option that would admit an origin", async () => {
   const told: Refusal[] = [];
   await using server = listen({ onRefusal: (refusal) => void told.push(refusal) });
-  // A long origin does not cut the hint off.
+  // A long origin does not truncate the hint.
   const origin = `https://${"x".repeat(60)}.${"y".repeat(60)}.example`;
   using raw = await RawSocket.open(portOf(server), { protocol: "skein.1", headers: { origin } });
   const hint = "Origin not allowed: add it to origins, or its host to hosts (";
@@ -84,7 +87,7 @@ Deno.test("Server says which option would let an origin in", async () => {
   assertEquals(told.map(({ reason }) => reason), [`${hint}${origin})`]);
 });
 
-Deno.test("createServer() refuses origins and hosts that would admit no client", () => {
+Deno.test("createServer() rejects origins and hosts that would admit no client", () => {
   const origins: [origin: string, hint: string][] = [
     ["https://example.com/", 'received "https://example.com/" (write "https://example.com")'],
     ["https://example.com/app", '(write "https://example.com")'],
@@ -114,7 +117,7 @@ Deno.test("createServer() refuses origins and hosts that would admit no client",
   }
 });
 
-Deno.test("createServer() takes every origin that a browser sends", async () => {
+Deno.test("createServer() accepts every origin that a browser sends", async () => {
   const origins = ["*", "null", "https://example.com", "http://[::1]:8000", "tauri://localhost"];
   await createServer({ origins: [...origins, "chrome-extension://abcdef"] }).close();
   await createServer({ hosts: ["example.com", "127.0.0.1", "[::1]", "localhost"] }).close();
