@@ -1,4 +1,4 @@
-/** Accounts of sessions, users and network addresses for rate limits. */
+/** Rate limit accounts of sessions, users and network addresses. */
 import { type Engine, SharedBucket } from "./shared_counts.ts";
 import { type Bucket, type Rate, TokenBucket } from "../base/token_bucket.ts";
 
@@ -6,32 +6,32 @@ export type RateUnit = "messages" | "bytes" | "publications" | "subscriptions" |
 
 export type RateScope = "session" | "user" | "address";
 
-/** Rates of one scope, checked and complete. */
+/** The rates of one scope, checked and complete. */
 export type Rates = { readonly [Unit in RateUnit]?: Required<Rate> | undefined };
 
 /**
- * Most users and most addresses without sessions that are remembered; the oldest is forgotten
- * first.
+ * Maximum number of users, and of addresses, without sessions that are remembered; the oldest is
+ * forgotten first.
  */
 export const MAX_IDLE_ACCOUNTS = 10_000;
 
-/** The buckets of one session, user or address. */
+/** The token buckets of one session, user or address. */
 export class Account {
   readonly scope: RateScope;
   /** Messages, and all other calls of a peer. */
   readonly messages: Bucket | undefined;
-  /** Bytes of these. */
+  /** Bytes of the same messages and calls. */
   readonly bytes: Bucket | undefined;
   /** Publications, which are messages too. */
   readonly publications: Bucket | undefined;
-  /** Subscriptions, and their ends. */
+  /** Subscriptions, including unsubscribing. */
   readonly subscriptions: Bucket | undefined;
   /** Attempts to connect. */
   readonly connections: Bucket | undefined;
   /** Number of sessions that count here. */
   holders = 0;
 
-  /** Creates an account from which nothing was taken yet. */
+  /** Creates an account with full buckets. */
   constructor(scope: RateScope, bucketOf: (unit: RateUnit) => Bucket | undefined) {
     this.scope = scope;
     this.messages = bucketOf("messages");
@@ -41,12 +41,12 @@ export class Account {
     this.connections = bucketOf("connections");
   }
 
-  /** Makes the account of one session. */
+  /** Creates the account of one session. */
   static ofSession(rates: Rates, now: number): Account {
     return new Account("session", (unit) => rates[unit] && new TokenBucket(rates[unit], now));
   }
 
-  /** Tells if all buckets are full, as in a new account. */
+  /** True if all buckets are full, as in a new account. */
   isFull(now: number): boolean {
     return isFull(this.messages, now) && isFull(this.bytes, now) &&
       isFull(this.publications, now) && isFull(this.subscriptions, now) &&
@@ -55,9 +55,9 @@ export class Account {
 }
 
 /**
- * The accounts of all users, or of all addresses. Accounts with sessions number at most as many as
- * there are sessions. Accounts without sessions are kept while their buckets are not full, at most
- * {@linkcode MAX_IDLE_ACCOUNTS}: a full account holds no information.
+ * The accounts of all users, or of all addresses. There are at most as many accounts with sessions
+ * as sessions. Accounts without sessions are kept while their buckets are not full, at most
+ * {@linkcode MAX_IDLE_ACCOUNTS}; a full account holds no information.
  */
 export class Accounts {
   readonly #scope: Exclude<RateScope, "session">;
@@ -65,12 +65,15 @@ export class Accounts {
   readonly #engineOf: (unit: RateUnit) => Engine | undefined;
   /** All accounts; bounded by the number of sessions and `MAX_IDLE_ACCOUNTS`. */
   readonly #all = new Map<string, Account>();
-  /** Accounts without sessions, the latest last; bounded by `MAX_IDLE_ACCOUNTS`. */
+  /**
+   * Accounts without sessions, in the order in which they became idle; bounded by
+   * `MAX_IDLE_ACCOUNTS`.
+   */
   readonly #idle = new Map<string, Account>();
 
   /**
-   * Creates no account yet; `engineOf` returns the engine of a unit that counts on all nodes
-   * together.
+   * Creates no accounts yet; `engineOf` returns the engine of a unit whose rate applies to all
+   * nodes together.
    */
   constructor(
     scope: "user" | "address",
@@ -86,9 +89,7 @@ export class Accounts {
     return this.#all.size;
   }
 
-  /**
-   * Counts an attempt to connect; returns the milliseconds to wait if the attempt is one too many.
-   */
+  /** Counts an attempt to connect; if there are too many, returns the milliseconds to wait. */
   connect(name: string, now: number): number {
     if (this.#rates.connections === undefined) return 0;
     const account = this.#find(name, now);
@@ -99,7 +100,7 @@ export class Accounts {
     return waitMs;
   }
 
-  /** Finds or makes an account, and keeps it for a session. */
+  /** Finds or creates an account, and keeps it for a session. */
   hold(name: string, now: number): Account {
     const account = this.#find(name, now);
     if (account.holders === 0) this.#idle.delete(name);
@@ -107,7 +108,7 @@ export class Accounts {
     return account;
   }
 
-  /** Ends the hold of a session. */
+  /** Releases a session's hold. */
   release(name: string, now: number): void {
     const account = this.#all.get(name)!;
     account.holders--;
@@ -132,7 +133,7 @@ export class Accounts {
 
   /**
    * Moves an account to the idle ones, and forgets old ones. The longest idle account is the first
-   * with full buckets, and loses least.
+   * to have full buckets, so forgetting it loses least.
    */
   #leave(name: string, left: Account, now: number): void {
     this.#idle.delete(name);

@@ -1,27 +1,29 @@
-/** A gentle end of many sessions: the peers reconnect one after the other, not all at once. */
+/** Drains many sessions gracefully: their peers reconnect spread over time, not all at once. */
 import { TIMER } from "../base/option_checks.ts";
 import type { OptionKinds } from "../base/options.ts";
 import { CloseCode } from "../errors.ts";
 import { internals, type Session } from "../session/session.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
 
-/** Share of the time over which the closes are spread; the rest is for the last ones to finish. */
+/**
+ * Fraction of the time over which the closes are spread; the rest is for the last ones to finish.
+ */
 const SPREAD = 0.8;
 
 /**
- * Longest mean time between two closes, in milliseconds. 200 clients that reconnect in a second are
- * no stampede for any server, so a drain of fewer sessions has no reason to take its whole time.
+ * Maximum mean time between two closes, in milliseconds. Any server can handle 200 reconnects a
+ * second, so a drain of few sessions need not take its whole time.
  */
 const MAX_SLOT_MS = 5;
 
-/** Time of a drain by default, in milliseconds. */
+/** Default time limit of a drain, in milliseconds. */
 export const DRAIN_MS = 10_000;
 
 /** Options for draining. */
 export interface DrainOptions {
   /**
-   * Longest time of the drain, in milliseconds. Peers are told to reconnect at different times: 200
-   * a second, or faster if there are more than 80 % of the time allows at that rate.
+   * Time limit of the drain, in milliseconds. Peers are asked to reconnect at different times: 200
+   * a second, or faster if 80 % of the time limit is too short for that rate.
    *
    * @default {10000}
    */
@@ -32,7 +34,7 @@ export interface DrainOptions {
    * @default {""}
    */
   readonly reason?: string | undefined;
-  /** Closes all sessions at once when aborted: for example, the second Ctrl-C. */
+  /** Closes all sessions immediately when aborted, for example by a second Ctrl-C. */
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -44,20 +46,23 @@ export const DRAIN: OptionKinds<DrainOptions> = {
 
 /** Result of a drain. */
 export interface DrainReport {
-  /** Sessions that closed in time: handlers done and queues flushed, or closed by the peer. */
+  /**
+   * Sessions that closed in time: their handlers finished and queues were flushed, or the peer
+   * closed.
+   */
   readonly closed: number;
-  /** Sessions that were cut: waiting messages are lost. */
+  /** Sessions that were cut off, whose waiting messages are lost. */
   readonly cut: number;
   /** Duration of the drain, in milliseconds. */
   readonly tookMs: number;
 }
 
 /**
- * Divides a time into one slot a session, and picks a random moment in each slot: evenly spread,
- * but not in step with other servers that drain.
+ * Divides a time into one slot per session, and picks a random moment in each slot: evenly spread,
+ * but not in step with other servers that are draining.
  *
  * @param overMs The time, in milliseconds.
- * @param random Numbers from 0 to below 1.
+ * @param random Numbers of 0 or more and below 1.
  * @returns Whole milliseconds from now, in ascending order.
  */
 export function spreadDelays(count: number, overMs: number, random: () => number): number[] {
@@ -65,7 +70,7 @@ export function spreadDelays(count: number, overMs: number, random: () => number
   return Array.from({ length: count }, (_, i) => Math.floor((i + random()) * slotMs));
 }
 
-/** One drain of many sessions, with two timers in all. */
+/** A drain of many sessions, with only two timers. */
 export class Drain {
   readonly #runtime: Runtime;
   readonly #withinMs: number;
@@ -82,7 +87,7 @@ export class Drain {
   /**
    * Checks the options, without further effect.
    *
-   * @throws {RangeError} If `withinMs` is not a positive integer that a timer can wait for.
+   * @throws {RangeError} If `withinMs` is not a positive integer within the range of timers.
    */
   constructor(runtime: Runtime, options: DrainOptions = {}) {
     const { withinMs = DRAIN_MS, reason = "", signal } = options;
@@ -95,8 +100,8 @@ export class Drain {
   /**
    * Drains sessions. Can be called once.
    *
-   * @param sessions All sessions, the first to go first.
-   * @returns The result, when the last session is over.
+   * @param sessions All sessions, in the order in which to close them.
+   * @returns The result, when the last session has closed.
    */
   async run(sessions: readonly Session[]): Promise<DrainReport> {
     this.#startedAt = this.#runtime.now();
@@ -119,7 +124,7 @@ export class Drain {
     return Math.max(0, this.#runtime.now() - this.#startedAt);
   }
 
-  /** Tells each peer the time of its close; until then the session continues. */
+  /** Sends each peer the time of its close; until then the session continues. */
   #announce(sessions: readonly Session[]): void {
     const onEnd = (session: Session) => this.#ended(session);
     for (const session of sessions) this.#open.add(session);
@@ -128,13 +133,13 @@ export class Drain {
       try {
         session.goAway({ retryAfterMs: this.#delays[i]!, reason: this.#reason });
       } catch {
-        // A session without `goAway` is closed at its time like the others.
+        // A session without `goAway` is closed at its time, like the others.
       }
     }
     if (this.#open.size === 0) this.#done.resolve();
   }
 
-  /** Closes the sessions that are due, in the order of their times. */
+  /** Closes the sessions that are due, in order of time. */
   #walk(sessions: readonly Session[]): void {
     const elapsedMs = this.#elapsedMs;
     while (this.#next < sessions.length && this.#delays[this.#next]! <= elapsedMs) {
@@ -146,7 +151,7 @@ export class Drain {
   }
 
   #windUp(session: Session, withinMs: number): void {
-    // Without `retryAfterMs`, as the peer knows the time already.
+    // Without `retryAfterMs`, because the peer already knows the time.
     session.drain({ code: CloseCode.draining, reason: this.#reason, withinMs })
       .catch(() => session.close({ code: CloseCode.draining, reason: this.#reason }));
   }

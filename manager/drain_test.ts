@@ -10,13 +10,13 @@ import type { ManagerLimits } from "./limits.ts";
 import { SessionManager } from "./session_manager.ts";
 import { sessionSettings, type SessionSettingsOptions } from "../session/session_settings.ts";
 
-/** Creates a manager whose runtime draws one number alone. */
+/** Creates a manager whose runtime always draws the same number. */
 function managerDrawing(draw: number, limits: ManagerLimits = {}): SessionManager {
   const runtime = Object.assign(platformRuntime(), { random: () => draw });
   return new SessionManager({ ...limits, runtime });
 }
 
-/** One peer of a managed session: received notices, and the time of its close. */
+/** The peer of a managed session: notices it received, and the time of its close. */
 interface Peer {
   readonly session: Session;
   readonly pair: MemoryPair;
@@ -75,7 +75,7 @@ Deno.test("spreadDelays() picks one moment in each slot", () => {
   }
 });
 
-Deno.test("spreadDelays() does not stampede, for any jitter", () => {
+Deno.test("spreadDelays() bunches no closes, for any jitter", () => {
   const delays = spreadDelays(10_000, 8_000, Math.random);
   assertEquals(delays, delays.toSorted((a, b) => a - b));
   assert(delays[0]! >= 0 && delays.at(-1)! < 8_000);
@@ -84,7 +84,7 @@ Deno.test("spreadDelays() does not stampede, for any jitter", () => {
   for (const { length } of perTenth.values()) assert(length >= 123 && length <= 127, `${length}`);
 });
 
-Deno.test("SessionManager.drain() rejects a time that no timer can wait for", async () => {
+Deno.test("SessionManager.drain() rejects a time beyond the range of timers", async () => {
   await using manager = new SessionManager();
   for (const withinMs of [0, -1, 1.5, NaN, Infinity, 2 ** 31]) {
     assertThrows(() => manager.drain({ withinMs }), RangeError, `received ${withinMs}`);
@@ -93,7 +93,7 @@ Deno.test("SessionManager.drain() rejects a time that no timer can wait for", as
   assertEquals(manager.isDraining, false);
 });
 
-Deno.test("SessionManager.drain() sends all sessions at once a delay of their own, and closes at it", async () => {
+Deno.test("SessionManager.drain() immediately sends each session its own delay, and closes it then", async () => {
   using time = new FakeTime();
   const manager = managerDrawing(0.5);
   const peers = join(manager, 4);
@@ -112,7 +112,7 @@ Deno.test("SessionManager.drain() sends all sessions at once a delay of their ow
     const atMs = 2 + i * 5;
     assertEquals(closed, { closeCode: CloseCode.draining, reason: "A new version", atMs });
   }
-  // The goaway came once.
+  // The goaway was sent once.
   assertEquals(peers.map(toldDelays), [[2], [7], [12], [17]]);
   assertEquals([manager.count, time.next()], [0, false]);
 });
@@ -150,7 +150,7 @@ Deno.test("SessionManager.drain() flushes sent messages", async () => {
   assertEquals(lines.includes(`{"topic":"last","data":1}`), true);
 });
 
-Deno.test("SessionManager.drain() waits for handlers and their answers", async () => {
+Deno.test("SessionManager.drain() waits for handlers and their responses", async () => {
   using time = new FakeTime();
   const manager = managerDrawing(0);
   const [peer] = join(manager, 1, {
@@ -171,7 +171,7 @@ Deno.test("SessionManager.drain() waits for handlers and their answers", async (
   assertEquals(peer!.lines.at(-1), `{"reply":1,"data":"done"}`);
 });
 
-Deno.test("SessionManager.drain() closes unfinished sessions at the end of its time", async () => {
+Deno.test("SessionManager.drain() closes unfinished sessions at its time limit", async () => {
   using time = new FakeTime();
   const manager = managerDrawing(0.5);
   const stuck = Promise.withResolvers<void>();
@@ -196,11 +196,11 @@ Deno.test("SessionManager.drain() closes unfinished sessions at the end of its t
   assertEquals([manager.count, time.next()], [0, false]);
 });
 
-Deno.test("SessionManager.drain() does not wait for a wire whose close lingers", async () => {
+Deno.test("SessionManager.drain() does not wait for a connection whose close lingers", async () => {
   using time = new FakeTime();
   const manager = managerDrawing(0.5);
   const pair = memoryPair();
-  // As a WebSocket whose peer is gone, and never answers the close.
+  // Like a WebSocket whose peer is gone, and never answers the close.
   const lingering: Connection = Object.assign(Object.create(null), pair.server, {
     close: () => {},
   });
@@ -214,7 +214,7 @@ Deno.test("SessionManager.drain() does not wait for a wire whose close lingers",
   assertEquals([session.state, manager.count, time.next()], ["closed", 0, false]);
 });
 
-Deno.test("SessionManager.drain() closes all at once when its signal aborts", async () => {
+Deno.test("SessionManager.drain() closes all sessions immediately when its signal aborts", async () => {
   using time = new FakeTime();
   const manager = managerDrawing(0.5);
   join(manager, 10);
@@ -246,14 +246,14 @@ Deno.test("SessionManager.drain() ends when all peers have left", async () => {
   assertEquals(time.next(), false);
 });
 
-Deno.test("SessionManager.drain() without sessions is over at once", async () => {
+Deno.test("SessionManager.drain() without sessions resolves immediately", async () => {
   using time = new FakeTime();
   const manager = new SessionManager();
   assertEquals(await manager.drain(), { closed: 0, cut: 0, tookMs: 0 });
   assertEquals([manager.isDraining, time.next()], [true, false]);
 });
 
-Deno.test("SessionManager.drain() takes no longer than 5 ms a session, whatever its time", async () => {
+Deno.test("SessionManager.drain() takes at most 5 ms per session, whatever its time limit", async () => {
   using time = new FakeTime();
   for (const [count, withinMs, tookMs] of [[1, 10_000, 2], [100, 30_000, 497], [100, 100, 79]]) {
     const manager = managerDrawing(0.5, { maxSessionsPerAddress: Infinity });
@@ -265,7 +265,7 @@ Deno.test("SessionManager.drain() takes no longer than 5 ms a session, whatever 
   assertEquals(time.next(), false);
 });
 
-Deno.test("SessionManager.drain() is one drain, for any number of calls", async () => {
+Deno.test("SessionManager.drain() drains once, for any number of calls", async () => {
   using time = new FakeTime();
   const manager = managerDrawing(0.5);
   const [peer] = join(manager, 1);
@@ -277,7 +277,7 @@ Deno.test("SessionManager.drain() is one drain, for any number of calls", async 
   assertEquals(toldDelays(peer!), [2]);
 });
 
-Deno.test("SessionManager.drain() refuses new sessions, reserved ones too", async () => {
+Deno.test("SessionManager.drain() refuses new sessions, including reserved ones", async () => {
   using time = new FakeTime();
   const manager = new SessionManager();
   join(manager, 1);
@@ -299,7 +299,7 @@ Deno.test("SessionManager.drain() refuses new sessions, reserved ones too", asyn
   assertEquals(manager.stats().refused.draining, 3);
 });
 
-Deno.test("SessionManager.drain() sends a plain peer no notice, and closes it all the same", async () => {
+Deno.test("SessionManager.drain() sends a plain peer no notice, but closes it too", async () => {
   using time = new FakeTime();
   const manager = managerDrawing(0.5);
   const [page] = join(manager, 1, { wire: { protocol: "" } });
@@ -329,7 +329,7 @@ Deno.test("SessionManager.drain() continues when a session fails to send or to d
   assertEquals(broken!.closed?.closeCode, CloseCode.draining);
 });
 
-Deno.test("SessionManager.shutdown() ends a drain that is under way", async () => {
+Deno.test("SessionManager.shutdown() ends a drain in progress", async () => {
   using time = new FakeTime();
   const manager = managerDrawing(0.5);
   join(manager, 3);
@@ -340,7 +340,7 @@ Deno.test("SessionManager.shutdown() ends a drain that is under way", async () =
   assertEquals(await report, { closed: 3, cut: 0, tookMs: 1 });
 });
 
-Deno.test("SessionManager.drain() ends thousands in time, evenly", async () => {
+Deno.test("SessionManager.drain() closes thousands of sessions in time, evenly", async () => {
   using time = new FakeTime();
   const manager = managerDrawing(0.5, { maxSessionsPerAddress: Infinity });
   const peers = join(manager, 2_000, { wire: { protocol: "" } });

@@ -16,7 +16,7 @@ function managerOf(count: number): SessionManager {
   return manager;
 }
 
-Deno.test("SessionManager.issues() lists those of all sessions, errors first, and not too many", async () => {
+Deno.test("SessionManager.issues() lists the issues of all sessions, errors first, up to a limit", async () => {
   await using manager = managerOf(3);
   assertEquals(manager.issues(), []);
   const full = sessionSettings({ side: "server", receiveQueue: { maxMessages: 1 } });

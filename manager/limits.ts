@@ -1,4 +1,4 @@
-/** Limits of sessions: in all, per user, per network address; sockets and rates in addition. */
+/** Limits on sessions, in total, per user and per network address, and on sockets and rates. */
 import { LimitError } from "../errors.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { Owner } from "../base/owners.ts";
@@ -7,52 +7,55 @@ import { RateLimits, type RateLimitsOptions } from "./rate_limits.ts";
 import { Sockets } from "./sockets.ts";
 import { UnreadStreams, type UnreadStreamStats } from "../transport/quic/unread_streams.ts";
 
-/** Default limit of sessions. */
+/** Default limit on sessions. */
 export const DEFAULT_MAX_SESSIONS = 10_000;
 
-/** Default limit of sessions per network address. */
+/** Default limit on sessions per network address. */
 export const DEFAULT_MAX_SESSIONS_PER_ADDRESS = 1_000;
 
-/** Default limit of sessions per user. */
+/** Default limit on sessions per user. */
 const DEFAULT_MAX_SESSIONS_PER_USER = 100;
 
 /** Limits of a session manager. */
 export interface ManagerLimits {
   /**
-   * Most sessions at once, handshakes included. This limit bounds all memory of the manager. There
-   * may be twice as many sockets: a socket whose peer does not answer a close outlives the session.
+   * Maximum number of concurrent sessions, handshakes included. This limit bounds all memory of the
+   * manager. There may be twice as many sockets, because a socket whose peer does not answer a
+   * close outlives the session.
    *
    * @default {10000}
    */
   readonly maxSessions?: number | undefined;
   /**
-   * Most sessions of one user at once: enough for every device and tab of a person, too few for a
-   * client that connects in a loop. `Infinity` is no limit. Sessions without a user are not counted
-   * here. The default counts only while more than half of `maxSessions` are taken, with the sessions
-   * that other nodes report; a number that you set counts always, and exactly on all nodes together.
+   * Maximum number of concurrent sessions of one user: enough for every device and tab of a user,
+   * too few for a client that connects in a loop. `Infinity` means no limit. Sessions without a
+   * user are not counted here. The default applies only while more than half of `maxSessions` are
+   * in use, including the sessions that other nodes report; a number that you set always applies,
+   * exactly, across all nodes.
    *
    * @default {100}
    */
   readonly maxSessionsPerUser?: number | undefined;
   /**
-   * Most sessions of one network address at once, where an IPv6 /64 counts as one: an office behind
-   * one address fits. `Infinity` is no limit. Sessions without an address are not counted here.
-   * There may be twice as many sockets of one address; beyond, an upgrade is answered with 429.
+   * Maximum number of concurrent sessions of one network address, where an IPv6 /64 counts as one:
+   * enough for an office behind one address. `Infinity` means no limit. Sessions without an address
+   * are not counted here. There may be twice as many sockets of one address; beyond that, an
+   * upgrade gets the response 429.
    *
-   * Users who were first seen at an address more than an hour ago may have ten times as many
-   * together. The default counts only while more than half of `maxSessions` are taken, and not for
-   * a loopback or private address without `clientAddress`, which is likely that of a proxy. A number
-   * that you set always counts. Sessions that other nodes report count too.
+   * Users who were first seen at an address more than an hour ago may together have ten times as
+   * many. The default applies only while more than half of `maxSessions` are in use, and not for a
+   * loopback or private address without `clientAddress`, which is likely a proxy's. A number that
+   * you set always applies. Sessions that other nodes report count too.
    *
    * @default {1000}
    */
   readonly maxSessionsPerAddress?: number | undefined;
 }
 
-/** Reason of a refused session: the `limit` of a {@linkcode LimitError}. */
+/** Reason why a session is refused: the `limit` of a {@linkcode LimitError}. */
 export type RefusalReason = keyof ManagerLimits | "draining";
 
-/** User and address that a session counts for. */
+/** User and address that a session counts toward. */
 export interface Peer {
   /** The user; `undefined` is not counted. */
   readonly user: string | undefined;
@@ -61,8 +64,8 @@ export interface Peer {
 }
 
 /**
- * A place for a session that is still being established. The place counts like a session until
- * `add` uses the reservation, or until disposal gives the place back.
+ * A slot for a session that is still being established. The slot counts like a session until `add`
+ * uses the reservation, or until it is disposed.
  *
  * @example Usage
  * ```ts
@@ -79,18 +82,17 @@ export interface Peer {
  * ```
  */
 export interface Reservation extends Disposable {
-  /** `true` while the place is kept; `false` once used or given back. */
+  /** True while the slot is held; false once used or released. */
   readonly isHeld: boolean;
-  /** Gives the place back, unless a session took it. Idempotent. */
+  /** Releases the slot, unless a session uses it. Idempotent. */
   [Symbol.dispose](): void;
 }
 
-/** The one implementation of {@linkcode Reservation}. */
 class HeldReservation implements Reservation {
-  /** Limiter that keeps the place. */
+  /** Limiter that holds the slot. */
   readonly limiter: SessionLimiter;
   readonly peer: Peer;
-  /** The place; `undefined` once used or given back. */
+  /** The slot; `undefined` once used or released. */
   place: Place | undefined;
 
   constructor(limiter: SessionLimiter, peer: Peer, place: Place) {
@@ -113,18 +115,18 @@ class HeldReservation implements Reservation {
 
 /** Parts of a {@linkcode SessionLimiter} that a server shares with others. */
 export interface LimiterParts {
-  /** All quotas of the server; by default, a registry for the limiter alone. */
+  /** All quotas of the server; by default, a separate registry. */
   readonly quotas?: Quotas | undefined;
-  /** Counts the streams that sessions do not read; by default, no streams. */
+  /** Counts the streams that sessions do not read; by default, there are none. */
   readonly unreadStreams?: { readonly stats: UnreadStreamStats } | undefined;
 }
 
-/** Counts sessions and reservations, and refuses those beyond a limit. */
+/** Counts sessions and reservations, and rejects those beyond a limit. */
 export class SessionLimiter {
   readonly #quotas: Quotas;
-  /** Places of sessions. */
+  /** Slots of sessions. */
   readonly sessions: Quota;
-  /** Counts sockets, whose bounds follow from those of sessions. */
+  /** Counts sockets, whose bounds follow from those on sessions. */
   readonly sockets: Sockets;
   /** Rates of attempts to connect, and of messages. */
   readonly rates: RateLimits;
@@ -134,11 +136,7 @@ export class SessionLimiter {
   #reserved = 0;
   #isDraining = false;
 
-  /**
-   * Creates a limiter without counts.
-   *
-   * @throws {RangeError} If a limit is not a positive integer, or a rate is not above 0.
-   */
+  /** @throws {RangeError} If a limit is not a positive integer, or a rate is not above 0. */
   constructor(
     runtime: Runtime,
     limits: ManagerLimits = {},
@@ -156,7 +154,7 @@ export class SessionLimiter {
     });
   }
 
-  /** `true` once all sessions are refused. */
+  /** True once all sessions are refused. */
   get isDraining(): boolean {
     return this.#isDraining;
   }
@@ -186,8 +184,8 @@ export class SessionLimiter {
    * Counts a session.
    *
    * @param peer The user and the address of the session.
-   * @param beside The place of the client's other session, with which this one counts once.
-   * @returns The place, to give back at the end of the session.
+   * @param beside The slot of the client's other session, with which this one counts once.
+   * @returns The slot, to be released when the session ends.
    * @throws {LimitError} If there is no room.
    */
   take(peer: Peer, beside?: Place): Place {
@@ -195,10 +193,10 @@ export class SessionLimiter {
   }
 
   /**
-   * Keeps a place.
+   * Reserves a slot.
    *
    * @param peer The user and the address of the session.
-   * @param beside The place of the client's other session, with which this one counts once.
+   * @param beside The slot of the client's other session, with which this one counts once.
    * @throws {LimitError} If there is no room.
    */
   reserve(peer: Peer, beside?: Place): Reservation {
@@ -208,12 +206,12 @@ export class SessionLimiter {
   }
 
   /**
-   * Turns a place into a session. The place stays kept if this throws.
+   * Turns a reservation into a session. If this throws, the slot stays reserved.
    *
-   * @param peer The user and the address of the session; the address of the place comes first.
-   * @param beside The place of the client's other session, with which this one counts once.
-   * @returns The place of the session, to give back at its end.
-   * @throws {TypeError} If the place is not kept here any more.
+   * @param peer The user and the address of the session; the slot's own address takes precedence.
+   * @param beside The slot of the client's other session, with which this one counts once.
+   * @returns The session's slot, to be released when it ends.
+   * @throws {TypeError} If the reservation is no longer held here.
    * @throws {LimitError} If the session has another user or address, for which there is no room.
    */
   redeem(reservation: Reservation, peer: Peer, beside?: Place): Place {
@@ -234,7 +232,7 @@ export class SessionLimiter {
     return place;
   }
 
-  /** Ends the count of a reservation, whose place is used or given back. */
+  /** Stops counting a reservation, whose slot is used or released. */
   endReservation(reservation: HeldReservation): void {
     reservation.place = undefined;
     this.#reserved--;
@@ -245,7 +243,7 @@ export class SessionLimiter {
     return this.sessions.take(this.#ownerOf(peer), { verb, beside });
   }
 
-  /** Guests are counted by address alone. */
+  /** Guests are counted only by address. */
   #ownerOf(peer: Peer): Owner {
     return this.#quotas.owners.of(peer);
   }
@@ -269,7 +267,7 @@ function sessionQuota(limits: ManagerLimits): QuotaOptions {
       { user: maxSessionsPerUser, address: maxSessionsPerAddress },
       { user: DEFAULT_MAX_SESSIONS_PER_USER, address: DEFAULT_MAX_SESSIONS_PER_ADDRESS },
     ),
-    // Claims in the store of the nodes count the sessions of a user.
+    // Claims in the nodes' store count a user's sessions.
     exact: maxSessionsPerUser === undefined ? [] : ["user"],
   };
 }

@@ -26,7 +26,7 @@ function limiterOf(limits: ManagerLimits = {}) {
   };
 }
 
-/** How many of `count` attempts succeed. */
+/** Counts how many of `count` attempts succeed. */
 function attempts(count: number, attempt: () => unknown): number {
   let taken = 0;
   for (let i = 0; i < count; i++) {
@@ -40,14 +40,14 @@ function attempts(count: number, attempt: () => unknown): number {
   return taken;
 }
 
-Deno.test("SessionLimiter() takes Infinity where another limit bounds the memory", () => {
+Deno.test("SessionLimiter() accepts Infinity if another limit bounds the memory", () => {
   new SessionLimiter(platformRuntime(), {
     maxSessionsPerUser: Infinity,
     maxSessionsPerAddress: Infinity,
   });
 });
 
-Deno.test("SessionLimiter.reserve() lets as many handshakes in as there is room", () => {
+Deno.test("SessionLimiter.reserve() admits as many handshakes as there is room for", () => {
   const cases: [ManagerLimits, Peer, number][] = [
     [{}, NOBODY, 10_000],
     [{}, user("ann"), 5_000],
@@ -63,7 +63,7 @@ Deno.test("SessionLimiter.reserve() lets as many handshakes in as there is room"
   }
 });
 
-Deno.test("SessionLimiter.reserve() counts default shares only once half of the bound is taken", () => {
+Deno.test("SessionLimiter.reserve() applies default shares only once half of the bound is in use", () => {
   for (const [claim, share] of [[user("ann"), 100], [address("192.0.2.1"), 1_000]] as const) {
     const limiter = new SessionLimiter(platformRuntime(), {});
     assertEquals(attempts(4_999, () => limiter.reserve(NOBODY)), 4_999);
@@ -72,7 +72,7 @@ Deno.test("SessionLimiter.reserve() counts default shares only once half of the 
   }
 });
 
-Deno.test("Sockets.take() counts the default share of an address only once half of the bound is taken", () => {
+Deno.test("Sockets.take() applies the default share of an address only once half of the bound is in use", () => {
   const { sockets } = new SessionLimiter(platformRuntime(), { maxSessions: 2_000 });
   const strict = new SessionLimiter(platformRuntime(), { maxSessionsPerAddress: 7 }).sockets;
   const take = (from: Sockets, key: string) => attempts(5_000, () => from.take(key, false));
@@ -99,7 +99,7 @@ Deno.test("SessionLimiter.reserve() names the limit that was reached, and neithe
   }
 });
 
-Deno.test("SessionLimiter.reserve() counts users and addresses apart", () => {
+Deno.test("SessionLimiter.reserve() counts users and addresses separately", () => {
   const { limiter, counts } = limiterOf({ maxSessionsPerUser: 1, maxSessionsPerAddress: 1 });
   limiter.reserve({ user: "ann", address: "192.0.2.1" });
   limiter.reserve({ user: "192.0.2.1", address: "ann" });
@@ -115,7 +115,7 @@ Deno.test("SessionLimiter.reserve() counts an IPv6 /64 as one, and a /56 four ti
   assertEquals(Array.from({ length: 6 }, (_, subnet) => takes(subnet)), [2, 2, 2, 2, 0, 0]);
 });
 
-Deno.test("SessionLimiter.reserve() takes nothing when it refuses", () => {
+Deno.test("SessionLimiter.reserve() uses no slot when it throws", () => {
   const { limiter, counts } = limiterOf({ maxSessionsPerAddress: 1 });
   limiter.reserve(address("192.0.2.1"));
   for (let i = 0; i < 3; i++) {
@@ -124,7 +124,7 @@ Deno.test("SessionLimiter.reserve() takes nothing when it refuses", () => {
   assertEquals(counts(), [1, 1, 1]);
 });
 
-Deno.test("Reservation releases its place once", () => {
+Deno.test("Reservation releases its slot once", () => {
   const { limiter, counts } = limiterOf({ maxSessions: 1 });
   const reservation = limiter.reserve(user("ann"));
   assertEquals(reservation.isHeld, true);
@@ -135,7 +135,7 @@ Deno.test("Reservation releases its place once", () => {
   assertEquals(attempts(3, () => limiter.reserve(NOBODY)), 1);
 });
 
-Deno.test("SessionLimiter.redeem() turns a place into a session when all are taken", () => {
+Deno.test("SessionLimiter.redeem() turns a reservation into a session even if all slots are in use", () => {
   const { limiter, counts } = limiterOf({ maxSessions: 1, maxSessionsPerUser: 1 });
   const reservation = limiter.reserve(user("ann"));
   const place = limiter.redeem(reservation, user("ann"));
@@ -147,7 +147,7 @@ Deno.test("SessionLimiter.redeem() turns a place into a session when all are tak
   limiter.take(NOBODY);
 });
 
-Deno.test("SessionLimiter.redeem() counts a user that came later", () => {
+Deno.test("SessionLimiter.redeem() counts a user that became known later", () => {
   const { limiter, counts } = limiterOf({ maxSessionsPerUser: 1 });
   const place = limiter.redeem(limiter.reserve(address("192.0.2.1")), user("ann"));
   assertEquals(counts(), [0, 1, 2]);
@@ -168,7 +168,7 @@ Deno.test("SessionLimiter.redeem() releases a reservation for another user", () 
   assertThrows(() => limiter.reserve(user("ann")), LimitError);
 });
 
-Deno.test("SessionLimiter.redeem() rejects a place that is not held here", () => {
+Deno.test("SessionLimiter.redeem() rejects a reservation that is not held here", () => {
   const limiter = new SessionLimiter(platformRuntime());
   const used = limiter.reserve(NOBODY);
   limiter.redeem(used, NOBODY);
@@ -184,7 +184,7 @@ Deno.test("SessionLimiter.redeem() rejects a place that is not held here", () =>
   }
 });
 
-Deno.test("SessionLimiter.refuseAll() refuses sessions, places, and places that are held", () => {
+Deno.test("SessionLimiter.refuseAll() refuses sessions and reservations, including held ones", () => {
   const limiter = new SessionLimiter(platformRuntime(), { maxSessions: 1 });
   const reservation = limiter.reserve(NOBODY);
   limiter.refuseAll();
@@ -261,14 +261,14 @@ Deno.test("SessionLimiter is exact after any order of operations", () => {
   assertEquals(attempts(100, () => limiter.take(NOBODY)), limits.maxSessions);
 });
 
-Deno.test("SessionLimiter counts both sessions of one client once in all limits, and never three", () => {
+Deno.test("SessionLimiter counts two sessions of one client once in all limits, but a third separately", () => {
   const { limiter } = limiterOf({
     maxSessions: 1,
     maxSessionsPerUser: 1,
     maxSessionsPerAddress: 1,
   });
   const first = limiter.take({ user: "ann", address: "192.0.2.1" });
-  // The user is not known before `authenticate`, the address is.
+  // Before `authenticate`, only the address is known.
   const early = limiter.reserve(address("192.0.2.1"), first);
   const second = limiter.redeem(early, { user: "ann", address: undefined }, first);
   for (const beside of [undefined, first, second]) {
@@ -280,7 +280,7 @@ Deno.test("SessionLimiter counts both sessions of one client once in all limits,
   limiter.take({ user: "ann", address: "192.0.2.1" });
 });
 
-Deno.test("SessionLimiter counts both sessions of one client apart where user or address differ", () => {
+Deno.test("SessionLimiter counts two sessions of one client separately if user or address differ", () => {
   const { limiter, counts } = limiterOf({ maxSessions: 9, maxSessionsPerAddress: 1 });
   const first = limiter.take({ user: "ann", address: "192.0.2.1" });
   limiter.take({ user: "ann", address: "192.0.2.2" }, first);

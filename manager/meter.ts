@@ -1,4 +1,4 @@
-/** The meter of one session: counts the peer's messages, and refuses those beyond a rate. */
+/** The meter of one session: counts the peer's messages, and rejects those beyond a rate limit. */
 import { CloseCode, type RequestFailure } from "../errors.ts";
 import type { Envelope } from "../session/wire/envelope.ts";
 import type { Meter } from "../session/message.ts";
@@ -7,92 +7,99 @@ import type { Runtime, Timer } from "../base/runtime.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";
 import { Account, type Rates, type RateScope, type RateUnit } from "./accounts.ts";
 
-/** Window in which refusals are counted, in milliseconds. */
+/** Window in which rejections are counted, in milliseconds. */
 export const REFUSAL_WINDOW_MS = 10_000;
 
-/** Shortest interval between notices of refused messages without a request id, in milliseconds. */
+/** Minimum interval between notices of rejected messages without a request id, in milliseconds. */
 const NOTICE_INTERVAL_MS = 1_000;
 
 /**
- * Shortest wait for tokens before the next look, and shortest pause of a client that publishes
- * beyond a rate, in milliseconds.
+ * Minimum wait for tokens before checking again, and minimum pause of a client that publishes
+ * beyond a rate limit, in milliseconds.
  */
 const MIN_WAIT_MS = 10;
 
-/** Time by which a client may end its pause early, in milliseconds: clocks and timers are rounded. */
+/**
+ * Time by which a client may end its pause early, in milliseconds, because clocks and timers are
+ * rounded.
+ */
 const EARLY_MS = 2;
 
-/** Number of the ping after refused publications; the heartbeat and `ping()` have numbers above. */
+/**
+ * Number of the ping after rejected publications; the heartbeat and `ping()` use higher numbers.
+ */
 const PING = 0;
 
-/** A bucket with too few tokens. */
 interface Shortage {
   readonly account: Account;
   readonly unit: RateUnit;
   readonly waitMs: number;
 }
 
-/** Tokens that one envelope, or several together, take from the accounts. */
+/** Tokens that one or several envelopes take from the accounts. */
 interface Amount {
-  /** Units beside bytes. */
+  /** Units other than bytes. */
   readonly units: readonly RateUnit[];
-  /** Number of envelopes. */
   readonly count: number;
-  /** Bytes of these. */
+  /** Total size of the envelopes, in bytes. */
   readonly size: number;
 }
 
-/** The part of a refusal that says when the rate has room again. */
+/** The part of a rejection that says when the rate limit has room again. */
 type Refusal = Required<Pick<RequestFailure, "retryAfterMs" | "level">>;
 
-/** A refusal, with the rate in words. */
+/** A rejection, with a description of the rate. */
 interface RefusedRate extends Refusal {
   readonly rate: string;
 }
 
 /**
- * Publications that are refused in a row: the first one beyond a rate, and all that the peer sent
- * before it read that refusal. Otherwise a later one might pass before an earlier one comes again.
+ * Publications rejected in a row: the first one beyond a rate limit, and all that the peer sent
+ * before it read that rejection. Otherwise a later one might pass before an earlier one is sent
+ * again.
  */
 interface Hold {
-  /** Number of these. */
+  /** Number of publications. */
   count: number;
-  /** Bytes of these. */
+  /** Total size of the publications, in bytes. */
   size: number;
-  /** Pings after these that the peer has yet to answer. Then it has read all refusals. */
+  /**
+   * Pings sent after them that the peer has not answered. Its pong shows that it has read all
+   * rejections.
+   */
   pings: number;
   /** The shortage of the first one. */
   readonly shortage: Shortage;
-  /** True if the peer did not wait as long as an earlier refusal said. */
+  /** True if the peer did not wait as long as an earlier rejection said. */
   readonly isEarly: boolean;
 }
 
-/** Accounts by which a session is metered. */
+/** Accounts that meter a session. */
 interface MeterAccounts {
   /** The user, if its account is held. */
   readonly user: string | undefined;
   /** The network address, if its account is held. */
   readonly address: string | undefined;
-  /** Rates of the session alone. */
+  /** The session's own rates. */
   readonly own: Rates | undefined;
   /** Accounts of the user and the address. */
   readonly shared: readonly Account[];
 }
 
-/** Shared part of all meters of a server. */
+/** The part that all meters of a server share. */
 export interface MeterHost {
   readonly runtime: Runtime;
-  /** Refusals of one session within a window before it is closed. */
+  /** Rejections of one session within a window before it is closed. */
   readonly maxRefusals: number;
-  /** Counts a refusal, and describes the rate for the peer. */
+  /** Counts a rejection, and describes the rate for the peer. */
   refused(scope: RateScope, unit: RateUnit): string;
-  /** Counts a session that is closed for its refusals. */
+  /** Counts a session that is closed because of its rejections. */
   closed(): void;
-  /** Ends the holds of a meter that stopped. */
+  /** Releases the holds of a meter that stopped. */
   released(meter: SessionMeter): void;
 }
 
-/** The meter of one session. Disposal stops the counting. */
+/** The meter of one session. Disposing of it stops the counting. */
 export class SessionMeter implements Meter, Disposable {
   /** The user whose account is held. */
   readonly user: string | undefined;
@@ -101,28 +108,35 @@ export class SessionMeter implements Meter, Disposable {
   readonly #session: Session;
   readonly #host: MeterHost;
   /**
-   * The accounts of the session, the user and the address: the first without enough tokens refuses.
+   * The accounts of session, user and address; the first one without enough tokens rejects the
+   * message.
    */
   #accounts: readonly Account[];
-  /** Rates of the session until a message counts by these: few sessions need the account at all. */
+  /**
+   * The session's own rates, until a message counts toward them: few sessions ever need this
+   * account.
+   */
   #own: Rates | undefined;
   #windowAt = 0;
   #refusals = 0;
   #hold: Hold | undefined = undefined;
-  /** Time of the last refused publication. */
+  /** Time of the last rejected publication. */
   #postponedAt = 0;
-  /** The wait that the peer was told then, in milliseconds. */
+  /** The wait that the peer was then asked for, in milliseconds. */
   #postponedMs = 0;
   #isPingDue = false;
   #untold = 0;
-  /** The last refusal without a request id. */
+  /** The last rejection without a request id. */
   #why: RefusedRate | undefined = undefined;
-  /** Callbacks that end waits for tokens, once one waits; as many as the session handles at once. */
+  /**
+   * Callbacks that end waits for tokens, once something waits; as many as the session handles
+   * concurrently.
+   */
   #waits: Set<() => void> | undefined = undefined;
   #isOver = false;
   #timer: Timer | undefined;
 
-  /** Starts to count. */
+  /** Starts counting. */
   constructor(
     session: Session,
     { user, address, own, shared }: MeterAccounts,
@@ -138,9 +152,9 @@ export class SessionMeter implements Meter, Disposable {
   }
 
   refuses(envelope: Envelope, size: number): boolean {
-    // Malformed input has its own, much lower bound.
+    // Malformed input has a separate, much lower bound.
     if (envelope.kind === "malformed") return false;
-    // This end asked for that pong, so it does not count.
+    // This end requested that pong, so it does not count.
     if (envelope.kind === "pong" && envelope.n === PING && this.#ponged()) return false;
     const kind = meteredKind(envelope);
     const units = unitsOf(kind);
@@ -148,7 +162,7 @@ export class SessionMeter implements Meter, Disposable {
     const amount = { units, count: 1, size };
     const now = this.#host.runtime.now();
     this.#addOwn(now);
-    // A plain peer cannot publish, and answers no pings.
+    // A plain peer cannot publish, and sends no pongs.
     const isPublication = kind === "publish" && this.#session[internals].joins;
     const shortage = this.#missing(amount, now) ??
       (isPublication ? this.#hold?.shortage : undefined);
@@ -185,14 +199,17 @@ export class SessionMeter implements Meter, Disposable {
     this.#host.released(this);
   }
 
-  /** Tells if some account has a rate of bytes or of a unit; all other messages pass immediately. */
+  /**
+   * True if some account has a rate limit on bytes or one of the units; all other messages pass
+   * immediately.
+   */
   #counts(units: readonly RateUnit[]): boolean {
     if (this.#own !== undefined && isCounted(this.#own, units)) return true;
     for (const account of this.#accounts) if (isCounted(account, units)) return true;
     return false;
   }
 
-  /** Adds the account of the session, from which nothing was taken yet. */
+  /** Adds the session's account, with full buckets. */
   #addOwn(now: number): void {
     if (this.#own === undefined) return;
     this.#accounts = [Account.ofSession(this.#own, now), ...this.#accounts];
@@ -234,9 +251,9 @@ export class SessionMeter implements Meter, Disposable {
   }
 
   /**
-   * Refuses a publication until there is room for all publications of its hold, which the peer may
-   * then send at once. Such refusals do not count if the peer waits; a peer has at most
-   * `maxRequests` publications on the way.
+   * Rejects a publication until there is room for all publications of its hold, which the peer may
+   * then send together. Such rejections do not count if the peer waits; a peer has at most
+   * `maxRequests` publications in flight.
    */
   #postpone(
     envelope: Envelope,
@@ -262,7 +279,7 @@ export class SessionMeter implements Meter, Disposable {
     return true;
   }
 
-  /** Sends a ping after the refusals of one frame. */
+  /** Sends a ping after the rejections of one frame. */
   #pingAfter(hold: Hold): void {
     if (this.#isPingDue) return;
     this.#isPingDue = true;
@@ -273,7 +290,7 @@ export class SessionMeter implements Meter, Disposable {
     });
   }
 
-  /** Ends the hold after its last pong; false if none was due. */
+  /** Ends the hold after its last pong; false if none was pending. */
   #ponged(): boolean {
     const hold = this.#hold;
     if (hold === undefined) return false;
@@ -281,10 +298,10 @@ export class SessionMeter implements Meter, Disposable {
     return true;
   }
 
-  /** Counts a refusal; true if it closed the session. */
+  /** Counts a rejection; true if it closed the session. */
   #isOneTooMany(rate: string, now: number): boolean {
     const { maxRefusals } = this.#host;
-    // A clock that was set back begins a new window, too.
+    // A clock that was set back also starts a new window.
     if (Math.abs(now - this.#windowAt) > REFUSAL_WINDOW_MS) {
       this.#windowAt = now;
       this.#refusals = 0;
@@ -303,7 +320,7 @@ export class SessionMeter implements Meter, Disposable {
     else this.#tell(id, { code: "too-many", message: `Refused: ${rate}`, ...why });
   }
 
-  /** Reports a refusal without a request id: at once, or later together with others. */
+  /** Reports a rejection without a request id: immediately, or later together with others. */
   #note(why: RefusedRate): void {
     this.#untold++;
     this.#why = why;
@@ -330,7 +347,10 @@ const PUBLICATION: readonly RateUnit[] = ["publications", "messages"];
 const SUBSCRIPTION: readonly RateUnit[] = ["subscriptions"];
 const NO_UNITS: readonly RateUnit[] = [];
 
-/** Units of an envelope, beside bytes. Answers count as bytes alone, as this end asked for these. */
+/**
+ * Units of an envelope, other than bytes. Replies count only as bytes, because this end requested
+ * them.
+ */
 function unitsOf(kind: Envelope["kind"]): readonly RateUnit[] {
   switch (kind) {
     case "publish":
@@ -358,15 +378,15 @@ function isCounted(by: Rates | Account, units: readonly RateUnit[]): boolean {
   return false;
 }
 
-/** Recognizes ends, which are always handled: an end costs less than what it ends. */
+/**
+ * Recognizes envelopes that end something, which are always handled: ending costs less than
+ * continuing.
+ */
 function isEnding(kind: Envelope["kind"]): boolean {
   return kind === "unsubscribe" || unitsOf(kind) === NO_UNITS;
 }
 
-/**
- * Kind of an envelope; a server without services reads service envelopes no further than their
- * kind.
- */
+/** Kind of an envelope. A server without services reads service envelopes only up to their kind. */
 function meteredKind(envelope: Envelope): Envelope["kind"] {
   return envelope.kind === "service" ? envelope.service : envelope.kind;
 }

@@ -1,7 +1,7 @@
 /**
- * All sessions of a server: limits and rates, lookup, statistics, and a gentle end.
+ * All sessions of a server: limits and rates, lookup, statistics, and a graceful drain.
  *
- * `serve()` has a manager as `server.manager`. A manager also works alone:
+ * `serve()` provides its manager as `server.manager`. A manager also works alone:
  *
  * @example Limits
  * ```ts

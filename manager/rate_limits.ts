@@ -1,4 +1,7 @@
-/** Rates of messages, publications, subscriptions and connections, by session, user and network address. */
+/**
+ * Rate limits on messages, publications, subscriptions and connections, per session, user and
+ * network address.
+ */
 import type { OptionKinds } from "../base/options.ts";
 import { objectWith, POSITIVE, RATE } from "../base/option_checks.ts";
 import { LimitError } from "../errors.ts";
@@ -10,16 +13,16 @@ import { type MeterHost, SessionMeter } from "./meter.ts";
 import { Engine, type SharedCounts } from "./shared_counts.ts";
 import { checkRate, type Rate } from "../base/token_bucket.ts";
 
-/** Default of the most refusals of one session in the window. */
+/** Default maximum number of rejections of one session in the window. */
 export const MAX_REFUSALS = 100;
 
-/** Smallest default burst of connections from one address. */
+/** Minimum default burst of connections from one address. */
 const MIN_CONNECTION_BURST = 100;
 
-/** Default rate of connections per second, as a share of the burst. */
+/** Default rate of connections per second, as a fraction of the burst. */
 const CONNECTION_REFILL_PART = 0.1;
 
-/** Smallest default burst of subscriptions of a session. */
+/** Minimum default burst of subscriptions of a session. */
 const MIN_SUBSCRIPTION_BURST = 256;
 
 /** Default rate of subscriptions of a session, per second. */
@@ -32,36 +35,37 @@ export const DEFAULT_PUBLICATIONS: Required<Rate> = { perSecond: 200, burst: 1_0
 export interface SessionRates {
   /** Messages, requests, publications, and all other calls. */
   readonly messages?: Rate | undefined;
-  /** Bytes of all messages and answers of the peer; for text, the length in UTF-16 units. */
+  /** Bytes of all messages and replies of the peer; for text, the length in UTF-16 units. */
   readonly bytes?: Rate | undefined;
   /**
    * Publications, which also count as messages. By default, a session of a server has a burst of
-   * 1,000, and 200 each second; `{ perSecond: Infinity }` is no limit.
+   * 1,000, and 200 each second; `{ perSecond: Infinity }` means no limit.
    */
   readonly publications?: Rate | undefined;
   /**
-   * Subscriptions and their ends. A client that reconnects subscribes to all of its topics at once.
-   * By default, a session of a server has a burst of twice `maxTopicsPerSession`, at least 256, and
-   * 20 each second; `{ perSecond: Infinity }` is no limit.
+   * Subscriptions, including unsubscribing. A client that reconnects subscribes to all of its
+   * topics at once. By default, a session of a server has a burst of twice `maxTopicsPerSession`,
+   * at least 256, and 20 each second; `{ perSecond: Infinity }` means no limit.
    */
   readonly subscriptions?: Rate | undefined;
 }
 
 /**
- * Rates of peers. Sessions without a user, or without an address, are not counted there; an IPv6
- * /64 is one address. Streams and datagrams are not counted, as these have flow control.
+ * Rate limits on peers. Sessions without a user, or without an address, are not counted there; an
+ * IPv6 /64 is one address. Streams and datagrams are not counted, because they have flow control.
  *
- * - **Refused first:** messages beyond a rate are not handled. A request or a publication is
- *   answered by `too-many` with `retryAfterMs`; refusals of other messages are reported to the peer
+ * - **Rejected first:** messages beyond a rate limit are not handled. A request or a publication
+ *   receives `too-many` with `retryAfterMs`; rejections of other messages are reported to the peer
  *   once a second.
- * - **Publications keep their order:** after a refused publication, those that the peer sent before
- *   it read the refusal are refused too. `client.publish()` waits, and sends them again in order.
- * - **Then closed:** a session with more than `maxRefusals` refusals is closed with 4429. Refused
- *   publications of a client that waits do not count.
+ * - **Publications keep their order:** after a rejected publication, those that the peer sent
+ *   before it read the rejection are rejected too. `client.publish()` waits, and sends them again
+ *   in order.
+ * - **Then closed:** a session with more than `maxRefusals` rejections is closed with 4429.
+ *   Rejected publications of a client that waits do not count.
  * - **Numbered messages wait:** messages and publications with at-least-once delivery are handled
- *   as the rates allow, and acknowledged then.
- * - **Never refused:** answers, cancels, pongs and unsubscribing are handled, but too many also
- *   close the session. Invalid input has a separate bound, `maxInvalidMessages`.
+ *   and acknowledged as the rates allow.
+ * - **Never rejected:** replies, cancels, pongs and unsubscribing are handled, but too many of them
+ *   also close the session. Invalid input has a separate bound, `maxInvalidMessages`.
  */
 export interface RateLimitsOptions {
   /** Rates of each session. */
@@ -69,7 +73,7 @@ export interface RateLimitsOptions {
   /** Rates of all sessions of a user together. There are no default rates. */
   readonly perUser?:
     | SessionRates & {
-      /** Sessions that begin. */
+      /** New sessions. */
       readonly connections?: Rate | undefined;
     }
     | undefined;
@@ -78,22 +82,23 @@ export interface RateLimitsOptions {
     | SessionRates & {
       /**
        * Attempts to connect, successful or not. By default, a burst of `maxSessionsPerAddress`, at
-       * least 100, and a tenth of that each second; no limit if `maxSessionsPerAddress` is `Infinity`,
-       * and none for the private address of a proxy that the server is not told to trust.
+       * least 100, and a tenth of that each second; no limit if `maxSessionsPerAddress` is
+       * `Infinity`, or for the private address of a proxy that the server is not configured to
+       * trust.
        */
       readonly connections?: Rate | undefined;
     }
     | undefined;
   /**
-   * Refusals of one session within 10 seconds before the session is closed.
+   * Rejections of one session within 10 seconds before the session is closed.
    *
    * @default {100}
    */
   readonly maxRefusals?: number | undefined;
   /**
-   * Engine that makes the given rates of users and addresses hold on all nodes together. By
-   * default, and while the engine is away, each node counts alone. No call waits for the engine, so
-   * a node may let through one more burst before the counts of other nodes arrive.
+   * Engine that applies the given rates of users and addresses to all nodes together. By default,
+   * and while the engine is unreachable, each node counts alone. No call waits for the engine, so a
+   * node may let through one more burst before the counts of other nodes arrive.
    */
   readonly shared?: SharedCounts | undefined;
 }
@@ -131,7 +136,7 @@ const COUNTED_SCOPES = ["user", "address"] as const;
 
 const NO_ACCOUNTS: readonly Account[] = [];
 
-/** Facts of a server that its rates depend on. */
+/** Properties of a server that its rates depend on. */
 export interface RateLimitsParts {
   /** Recognizes the addresses of proxies. */
   readonly owners: Owners;
@@ -146,19 +151,17 @@ export class RateLimits implements MeterHost, Disposable {
   readonly #owners: Owners;
   /** Scopes in which messages of sessions have a rate. */
   readonly #isMetered: Readonly<Record<RateScope, boolean>>;
-  /** True if the application set no rate of connections of an address. */
+  /** True if the application set no rate of connections per address. */
   readonly #isDefaultConnections: boolean;
   readonly #engine: Engine | undefined;
   readonly #accounts: Readonly<Record<Exclude<RateScope, "session">, Accounts>>;
   readonly #refused = { session: 0, user: 0, address: 0 };
   readonly #refusedConnections = { user: 0, address: 0 };
   #closed = 0;
-  /** Refusals of one session within a window before the session is closed. */
+  /** Rejections of one session within a window before it is closed. */
   readonly maxRefusals: number;
 
   /**
-   * Creates rate limits without counts.
-   *
    * @throws {RangeError} If a rate is not above 0, a burst is less than 1, or `maxRefusals` is not
    *   a positive integer.
    */
@@ -188,14 +191,14 @@ export class RateLimits implements MeterHost, Disposable {
     };
     this.maxRefusals = options.maxRefusals ?? MAX_REFUSALS;
     const engine = this.#engine = shared && new Engine(runtime, shared);
-    // Default rates follow a limit of this node alone, and so are not shared.
+    // Default rates follow a limit of this node only, and so are not shared.
     this.#accounts = {
       user: new Accounts("user", user, (unit) => perUser?.[unit] && engine),
       address: new Accounts("address", address, (unit) => perAddress?.[unit] && engine),
     };
   }
 
-  /** Counters of refusals. */
+  /** Counters of rejections. */
   get stats() {
     return {
       refused: { ...this.#refused },
@@ -209,7 +212,7 @@ export class RateLimits implements MeterHost, Disposable {
   /**
    * Counts an attempt to connect.
    *
-   * @throws {LimitError} If the attempt is one too many.
+   * @throws {LimitError} If there are too many attempts.
    */
   connect({ user, address }: CountedPeer): void {
     const now = this.runtime.now();
@@ -223,7 +226,7 @@ export class RateLimits implements MeterHost, Disposable {
       const waitMs = name === undefined ? 0 : this.#accounts[scope].connect(name, now);
       if (waitMs === 0) continue;
       this.#refusedConnections[scope]++;
-      // The message may reach the peer, and so names no user and no address.
+      // The message may reach the peer, so it names no user and no address.
       throw new LimitError(
         `${OPTIONS[scope]}.connections`,
         `Cannot connect: ${this.#describe(scope, "connections")}`,
@@ -293,19 +296,19 @@ function checkRates(
   };
 }
 
-/** Tells if any unit of a session's messages has a rate. */
+/** True if any unit of a session's messages has a rate. */
 function isMetered({ connections: _connections, ...rates }: Rates): boolean {
   return Object.values(rates).some((rate) => rate !== undefined);
 }
 
 /**
  * Default rate of subscriptions of a session: a client that reconnects may subscribe to all of its
- * topics, and unsubscribe again, at once.
+ * topics, and unsubscribe again, in one burst.
  *
- * @param maxTopics Most topics of a session, if set by an option.
+ * @param maxTopics Maximum number of topics of a session, if set by an option.
  */
 export function defaultSubscriptions(maxTopics: number = 0): Rate {
-  // An invalid number is refused where topics are created.
+  // An invalid number is rejected where topics are created.
   const burst = Math.max(MIN_SUBSCRIPTION_BURST, 2 * maxTopics || 0);
   return { perSecond: SUBSCRIPTIONS_PER_SECOND, burst };
 }

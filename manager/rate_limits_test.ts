@@ -13,7 +13,7 @@ import { SessionManager } from "./session_manager.ts";
 import { SessionLimiter } from "./limits.ts";
 import { sessionSettings } from "../session/session_settings.ts";
 
-/** Joins a manager with a session whose peer is written by hand; records handled messages. */
+/** Adds a session to a manager, whose peer the test scripts; records handled messages. */
 function join(manager: SessionManager, identity: SessionIdentity<unknown, Session> = {}) {
   const pair = memoryPair();
   const handled: unknown[] = [];
@@ -34,7 +34,7 @@ function flood(peer: Peer, count: number, topic = "a"): void {
   for (let data = 0; data < count; data++) peer.say({ topic, data });
 }
 
-/** Envelopes at the peer, without the server's first one. */
+/** Envelopes at the peer, except the server's first one. */
 function told(peer: Peer): Record<string, unknown>[] {
   return peer.envelopes.filter(({ hello }) => hello === undefined);
 }
@@ -43,7 +43,7 @@ const HELD: Pick<RateLimitsOptions, "perSession"> = {
   perSession: { messages: { perSecond: 0.5, burst: 3 } },
 };
 
-Deno.test("SessionManager refuses messages beyond the rate, reports them, and continues later", async () => {
+Deno.test("SessionManager rejects messages beyond the rate, reports them, and continues later", async () => {
   using time = new FakeTime();
   await using manager = new SessionManager({ rates: HELD });
   const { peer, handled, session } = join(manager);
@@ -61,7 +61,7 @@ Deno.test("SessionManager refuses messages beyond the rate, reports them, and co
   assertEquals([session.isReady, manager.stats().rates.refused.session], [true, 2]);
 });
 
-Deno.test("SessionManager answers each refused request with the time to retry", async () => {
+Deno.test("SessionManager replies to each rejected request with the time to retry", async () => {
   using _time = new FakeTime();
   await using manager = new SessionManager({ rates: HELD });
   const { peer } = join(manager);
@@ -77,7 +77,7 @@ Deno.test("SessionManager answers each refused request with the time to retry", 
   assertEquals(answers.slice(3).map((answer) => answer.error), [error, error]);
 });
 
-Deno.test("SessionManager reports refused messages at most once a second, and all of them", async () => {
+Deno.test("SessionManager reports all rejected messages, at most once a second", async () => {
   using time = new FakeTime();
   await using manager = new SessionManager({ rates: HELD });
   const { peer } = join(manager);
@@ -93,7 +93,7 @@ Deno.test("SessionManager reports refused messages at most once a second, and al
   await passTime(time, 1_010);
   assertEquals(counts(), [1, 49, 7]);
   await passTime(time, 5_000);
-  assertEquals(counts(), [1, 49, 7], "Nothing more to tell");
+  assertEquals(counts(), [1, 49, 7], "Nothing more to report");
 });
 
 Deno.test("SessionManager closes a session that keeps flooding with 4429", async () => {
@@ -102,7 +102,7 @@ Deno.test("SessionManager closes a session that keeps flooding with 4429", async
   const { peer, session, handled } = join(manager);
   flood(peer, 13);
   await turns();
-  assert(session.isReady, "Ten refusals are none too many");
+  assert(session.isReady, "Ten rejections are allowed");
   flood(peer, 1);
   const { closeCode, reason } = await peer.closed;
   assertEquals(closeCode, 4429);
@@ -110,20 +110,20 @@ Deno.test("SessionManager closes a session that keeps flooding with 4429", async
   assertEquals([handled.length, manager.count, manager.stats().rates.closed], [3, 0, 1]);
 });
 
-Deno.test("SessionManager closes a session that publishes without reading the refusals", async () => {
+Deno.test("SessionManager closes a session that publishes without reading the rejections", async () => {
   using _time = new FakeTime();
   const publications = { perSecond: 1, burst: 10 };
   await using manager = new SessionManager({ rates: { perSession: { publications } } });
   const { peer, session } = join(manager);
-  // A client has at most 64 requests on the way.
+  // A client has at most 64 requests in flight.
   for (let id = 0; id < 10 + 64 + 100; id++) peer.say({ publish: "a", id });
   await turns();
-  assert(session.isReady, "A hundred more are none too many");
+  assert(session.isReady, "A hundred more are allowed");
   peer.say({ publish: "a", id: 1_000 });
   assertEquals((await peer.closed).closeCode, 4429);
 });
 
-Deno.test("SessionManager tells the wait for all refused publications together, by count and by bytes", async () => {
+Deno.test("SessionManager sends the wait for all rejected publications together, by count and by bytes", async () => {
   const frame = JSON.stringify({ publish: "a", id: 1 });
   for (const [unit, each] of [["publications", 1], ["bytes", frame.length]] as const) {
     using _time = new FakeTime();
@@ -137,7 +137,7 @@ Deno.test("SessionManager tells the wait for all refused publications together, 
   }
 });
 
-Deno.test("SessionManager keeps a session that is refused now and then", async () => {
+Deno.test("SessionManager keeps a session with occasional rejections", async () => {
   using time = new FakeTime();
   await using manager = new SessionManager({ rates: { ...HELD, maxRefusals: 10 } });
   const { peer, session } = join(manager);
@@ -149,7 +149,7 @@ Deno.test("SessionManager keeps a session that is refused now and then", async (
   assert(manager.stats().rates.refused.session > 10);
 });
 
-Deno.test("SessionManager counts bytes of all that comes, answers too", async () => {
+Deno.test("SessionManager counts the bytes of everything received, including replies", async () => {
   using _time = new FakeTime();
   const rates = { perSession: { bytes: { perSecond: 1, burst: 1_000 } }, maxRefusals: 5 };
   await using manager = new SessionManager({ rates });
@@ -177,7 +177,7 @@ Deno.test("SessionManager handles messages that end work even beyond the rate", 
   assertEquals(await answer, "answered");
 });
 
-Deno.test("SessionManager counts subscriptions apart from messages", async () => {
+Deno.test("SessionManager counts subscriptions separately from messages", async () => {
   using _time = new FakeTime();
   const once = { perSecond: 0.1, burst: 1 };
   await using manager = new SessionManager({ rates: { perSession: { subscriptions: once } } });
@@ -187,13 +187,13 @@ Deno.test("SessionManager counts subscriptions apart from messages", async () =>
   peer.say({ unsubscribe: "news", id: 3 });
   flood(peer, 5);
   await turns();
-  // This manager has no topics: requests within the rate are refused for that.
+  // This manager has no topics, so requests within the rate are rejected for that reason.
   const codes = told(peer).map(({ reply, error }) => `${reply} ${(error as RequestFailure).code}`);
   assertEquals(codes.sort(), ["1 forbidden", "2 too-many", "3 forbidden"]);
   assertEquals(handled.length, 5);
 });
 
-Deno.test("SessionManager counts the sessions of a user together, and others apart", async () => {
+Deno.test("SessionManager counts the sessions of a user together, and other users separately", async () => {
   using _time = new FakeTime();
   const messages = { perSecond: 0.1, burst: 4 };
   await using manager = new SessionManager({ rates: { perUser: { messages } } });
@@ -225,7 +225,7 @@ Deno.test("SessionManager counts the sessions of a network address together, an 
   assertEquals([...near, far].map(({ handled }) => handled.length), [3, 1, 3]);
 });
 
-Deno.test("SessionManager asks the session's rate first, and takes nothing where another refuses", async () => {
+Deno.test("SessionManager checks the session's rate first, and takes no tokens if another rate rejects", async () => {
   using _time = new FakeTime();
   const rates: RateLimitsOptions = {
     perSession: { messages: { perSecond: 0.1, burst: 5 } },
@@ -241,7 +241,7 @@ Deno.test("SessionManager asks the session's rate first, and takes nothing where
   assertEquals(manager.stats().rates.refused, { session: 15, user: 19, address: 0 });
 });
 
-Deno.test("SessionManager remembers the used rate of a user after the last session", async () => {
+Deno.test("SessionManager remembers the used rate of a user after its last session", async () => {
   using time = new FakeTime();
   const messages = { perSecond: 1, burst: 10 };
   await using manager = new SessionManager({ rates: { perUser: { messages } } });
@@ -283,7 +283,7 @@ Deno.test("SessionManager forgets the rate of an address after its last session"
   assertEquals(manager.stats().rates.remembered, 0);
 });
 
-Deno.test("SessionManager.remove() ends the counting of a session, and its timer", async () => {
+Deno.test("SessionManager.remove() stops counting a session, and stops its timer", async () => {
   using _time = new FakeTime();
   await using manager = new SessionManager({ rates: { ...HELD, perUser: HELD.perSession! } });
   const { peer, session, handled } = join(manager, { user: "ann" });
@@ -296,7 +296,7 @@ Deno.test("SessionManager.remove() ends the counting of a session, and its timer
   await session.close();
 });
 
-Deno.test("SessionManager.admitConnection() refuses too many of an address, and says when to come back", () => {
+Deno.test("SessionManager.admitConnection() rejects too many attempts from an address, and says when to retry", () => {
   using time = new FakeTime();
   const connections = { perSecond: 2, burst: 3 };
   const manager = new SessionManager({ rates: { perAddress: { connections } } });
@@ -336,7 +336,7 @@ Deno.test("SessionManager.admitConnection() follows maxSessionsPerAddress by def
   assertEquals(admitted(new SessionManager({ rates: { perAddress: none } })), Infinity);
 });
 
-Deno.test("SessionManager remembers a bounded number of addresses, and those that came last", () => {
+Deno.test("SessionManager remembers a bounded number of addresses, the most recent ones", () => {
   using _time = new FakeTime();
   const connections = { perSecond: 0.001, burst: 1 };
   const manager = new SessionManager({ rates: { perAddress: { connections } } });
@@ -348,7 +348,7 @@ Deno.test("SessionManager remembers a bounded number of addresses, and those tha
   manager.admitConnection({ address: addressOf(0) });
 });
 
-Deno.test("SessionManager forgets addresses whose buckets are full, whichever come next", () => {
+Deno.test("SessionManager forgets addresses whose buckets are full, in any order", () => {
   using time = new FakeTime();
   const connections = { perSecond: 1, burst: 5 };
   const manager = new SessionManager({ rates: { perAddress: { connections } } });
@@ -359,7 +359,7 @@ Deno.test("SessionManager forgets addresses whose buckets are full, whichever co
   assertEquals(manager.stats().rates.remembered, 1);
 });
 
-Deno.test("SessionManager sets no meter without a rate for sent messages", async () => {
+Deno.test("SessionManager creates no meter without a rate for messages", async () => {
   const rates = { perUser: { messages: { perSecond: 1 } } };
   await using manager = new SessionManager({ rates });
   const limiter = new SessionLimiter(platformRuntime());
@@ -368,7 +368,7 @@ Deno.test("SessionManager sets no meter without a rate for sent messages", async
   assertEquals(manager.stats().rates.remembered, 0, "This session has no user");
 });
 
-Deno.test("SessionManager() refuses rates that make no sense", () => {
+Deno.test("SessionManager() rejects invalid rates", () => {
   const cases: readonly [RateLimitsOptions, string][] = [
     [{ perSession: { messages: { perSecond: 0 } } }, "perSession.messages.perSecond"],
     [{ perUser: { bytes: { perSecond: -1 } } }, "perUser.bytes.perSecond"],

@@ -1,32 +1,33 @@
-/** Reference of rates: token buckets of sessions, users and addresses, and what they refuse. */
+/**
+ * Reference model of rates: token buckets of sessions, users and addresses, and what they reject.
+ */
 import type { Rate } from "../base/token_bucket.ts";
 
-/** Longest time between a call and its count at the server, in milliseconds. */
+/** Maximum time between a call and its count at the server, in milliseconds. */
 const LATE_MS = 20;
 
-/** Scopes in the order in which a server counts them. */
+/** Scopes, in the order in which a server counts them. */
 export const SCOPES = ["session", "user", "address"] as const;
 
-/** Owner of a rate. */
 export type Scope = typeof SCOPES[number];
 
-/** A unit of a rate. */
 export type Unit = "messages" | "bytes" | "publications" | "subscriptions" | "connections";
 
-/** Rates by unit; a unit without a rate has no bound. */
+/** Rates by unit; a unit without a rate is not limited. */
 export type ModelRates = Partial<Record<Unit, Required<Rate>>>;
 
 /** Tokens that a call needs, by unit. */
 export type Need = Partial<Record<Unit, number>>;
 
-/** Missing tokens. */
 export interface Shortage {
   readonly scope: Scope;
   /** Time until there are enough, in milliseconds. */
   readonly waitMs: number;
 }
 
-/** A bucket, which starts full. A need above the burst waits for a full bucket, and leaves a debt. */
+/**
+ * A bucket, which starts full. A need above the burst waits for a full bucket, and leaves a debt.
+ */
 class ModelBucket {
   readonly #rate: Required<Rate>;
   #tokens: number;
@@ -47,7 +48,7 @@ class ModelBucket {
     this.#atMs = ms;
   }
 
-  /** Tells if a count some milliseconds earlier or later could have another outcome. */
+  /** True if counting some milliseconds earlier or later could have another outcome. */
   isNear(amount: number, ms: number): boolean {
     const isEarly = this.waitMs(amount, ms + LATE_MS) > 0;
     if (isEarly !== this.waitMs(amount, ms - LATE_MS) > 0) return true;
@@ -69,7 +70,6 @@ export class ModelAccount {
   readonly scope: Scope;
   readonly #buckets: ReadonlyMap<Unit, ModelBucket>;
 
-  /** Creates an account with full buckets. */
   constructor(scope: Scope, rates: ModelRates) {
     this.scope = scope;
     const entries = Object.entries(rates) as [Unit, Required<Rate>][];
@@ -87,12 +87,12 @@ export class ModelAccount {
     for (const [bucket, amount] of this.#of(need)) bucket.take(amount, ms);
   }
 
-  /** Tells if a count some milliseconds earlier or later could have another outcome. */
+  /** True if counting some milliseconds earlier or later could have another outcome. */
   isNear(need: Need, ms: number): boolean {
     return this.#of(need).some(([bucket, amount]) => bucket.isNear(amount, ms));
   }
 
-  /** The buckets of a need, in the order in which the need names them. */
+  /** The buckets of a need, in the order in which it names them. */
   #of(need: Need): [ModelBucket, number][] {
     return (Object.entries(need) as [Unit, number][]).flatMap(([unit, amount]) => {
       const bucket = this.#buckets.get(unit);
@@ -101,12 +101,11 @@ export class ModelAccount {
   }
 }
 
-/** Accounts by name, of which each is shared by all sessions of the user or the address. */
+/** Accounts by name, each shared by all sessions of the user or the address. */
 export class ModelAccounts {
   readonly #rates: Readonly<Record<Scope, ModelRates>>;
   readonly #shared = new Map<string, ModelAccount>();
 
-  /** Creates accounts with full buckets. */
   constructor(rates: Readonly<Record<Scope, ModelRates>>) {
     this.#rates = rates;
   }

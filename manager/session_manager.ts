@@ -1,4 +1,4 @@
-/** All sessions of a server: limits, lookup, statistics, and their end. */
+/** All sessions of a server: limits, lookup, statistics, and closing them. */
 import { RATES } from "./rate_limits.ts";
 import { DRAIN } from "./drain.ts";
 import { CLOSE } from "../session/call_checks.ts";
@@ -24,7 +24,7 @@ import { type ManagerStats, StatsAccumulator } from "./stats.ts";
 import type { SessionCloseOptions, SessionState } from "../session/types.ts";
 
 /**
- * Interval of the search for closed sessions, in milliseconds: a safety net, because sessions leave
+ * Interval of the search for closed sessions, in milliseconds: a safety net, since sessions leave
  * when they close.
  */
 const CLEANUP_INTERVAL_MS = 60_000;
@@ -39,41 +39,40 @@ export interface SessionManagerOptions extends ManagerLimits {
    * @internal
    */
   readonly parts?: LimiterParts | undefined;
-  /** Clocks, timers and randomness of this node. By default those of the platform. */
+  /** Clocks, timers and randomness of this node; the platform's by default. */
   readonly runtime?: Runtime | undefined;
 }
 
-/** User and address of a session that asks for admission. */
+/** User and address of a session that requests admission. */
 export interface AdmitOptions {
   /** The user, if already known. */
   readonly user?: string | undefined;
   /** The network address. */
   readonly address?: string | undefined;
   /**
-   * Another session of the same client, from which the client moves: both count once in all limits
-   * in which they have the same user and address.
+   * Another session of the same client, from which it moves: both count once in all limits in which
+   * they have the same user and address.
    */
   readonly beside?: Session | undefined;
 }
 
 /** Options for {@linkcode SessionManager.add}. */
 export interface AddOptions {
-  /** The place that {@linkcode SessionManager.admit} kept for the session. */
+  /** The slot that {@linkcode SessionManager.admit} reserved for the session. */
   readonly reservation?: Reservation | undefined;
   /**
-   * Another session of the same client, from which the client moves: both count once in all limits
-   * in which they have the same user and address.
+   * Another session of the same client, from which it moves: both count once in all limits in which
+   * they have the same user and address.
    */
   readonly beside?: Session | undefined;
 }
 
-/** A session, and its counts. */
 interface Slot {
   readonly session: Session;
-  /** Key of the session among those of its user. */
+  /** Key under which the session is listed with its user's. */
   readonly user: string;
   readonly place: Place;
-  /** Number of the session, in the order of addition. */
+  /** Number of the session, in order of addition. */
   readonly number: number;
   /** Meters the peer's messages, if a rate applies. */
   readonly meter: Disposable | undefined;
@@ -95,12 +94,12 @@ const ADD: OptionKinds<AddOptions> = { beside: "object", reservation: "object" }
 /**
  * Holds all sessions of a server.
  *
- * - **Limits:** in all, per user and per network address; handshakes count too,
- *   through {@linkcode SessionManager.admit}.
- * - **Rates:** messages of peers are counted from `add` on; see {@linkcode RateLimitsOptions}.
- * - **Leaving:** a session that closes is gone from here before its `onClose` runs.
- * - **Cost:** a few hundred bytes a session; no timer and no promise for each.
- * - **Timers:** one, while there are sessions.
+ * - **Limits:** in total, per user and per network address; with {@linkcode SessionManager.admit},
+ *   handshakes count too.
+ * - **Rates:** peers' messages are counted from `add`; see {@linkcode RateLimitsOptions}.
+ * - **Leaving:** a session that closes has left the manager before its `onClose` runs.
+ * - **Cost:** a few hundred bytes per session, without a timer or promise for each.
+ * - **Timers:** a single one, while there are sessions.
  *
  * @example Usage
  * ```ts
@@ -128,8 +127,8 @@ export class SessionManager implements AsyncDisposable {
   readonly #slots = new Map<string, Slot>();
   readonly #byUser = new Map<string, Session[]>();
   /**
-   * Sessions that were removed while open: `#onEnd` is already registered, in case one is added
-   * again.
+   * Sessions that were removed while open. Their `#onEnd` is already registered, in case they are
+   * added again.
    */
   readonly #known = new WeakSet<Session>();
   readonly #onEnd = (session: Session) => {
@@ -169,17 +168,17 @@ export class SessionManager implements AsyncDisposable {
     return this.#slots.size;
   }
 
-  /** `true` once `drain` or `shutdown` refuses new sessions. */
+  /** True once `drain` or `shutdown` refuses new sessions. */
   get isDraining(): boolean {
     return this.#limiter.isDraining;
   }
 
   /**
-   * Keeps a place for a session that does not exist yet. Call this before a handshake is answered,
-   * so that many handshakes at once cannot exceed a limit.
+   * Reserves a slot for a session that does not exist yet. Call this before you answer a handshake,
+   * so that many concurrent handshakes cannot exceed a limit.
    *
    * @param options The user and the network address, as far as known.
-   * @returns The place; pass the place to {@linkcode SessionManager.add}, or dispose of the place.
+   * @returns The slot; pass it to {@linkcode SessionManager.add}, or dispose of it.
    * @throws {LimitError} If a limit is reached, named by `limit`, or if the manager is draining.
    *
    * @example Usage
@@ -204,8 +203,8 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Counts an attempt to connect, by the rates of its user and its network address. Call this as
-   * soon as one is known, once for each.
+   * Counts an attempt to connect toward the rates of its user and its network address. Call this as
+   * soon as one of them is known, once for each.
    *
    * @param options The user, the network address, or both.
    * @throws {LimitError} If there are too many; `retryAfterMs` is the time to wait.
@@ -230,13 +229,13 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Counts a socket from the upgrade until the runtime has closed the socket, which can be long
-   * after the end of the session. There may be twice as many sockets as sessions, and for clients
-   * that move three times as many.
+   * Counts a socket from the upgrade until the runtime has closed it, which can be long after the
+   * session ended. There may be twice as many sockets as sessions, and three times as many for
+   * clients that move.
    *
    * @param options The network address, and the session from which the client moves, if known.
-   * @returns The count of the socket; pass this to the engine that upgrades.
-   * @throws {LimitError} If twice as many sockets are open as a limit of sessions allows.
+   * @returns The count of the socket; pass it to the engine that upgrades.
+   * @throws {LimitError} If twice as many sockets are open as a limit on sessions allows.
    *
    * @example Usage
    * ```ts
@@ -258,14 +257,15 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Adds a session. A session leaves when closed; one that is closed already leaves at once.
+   * Adds a session. A session leaves when it closes; one that is already closed leaves immediately.
    *
-   * Add a session once its user is known: `session.user` is read now and not again.
+   * Add a session once its user is known: `session.user` is read now, and not again.
    *
    * @param session Any session.
-   * @param options The reservation of the session, which stays valid if this throws.
+   * @param options The session's reservation, which stays valid if this throws.
    * @returns The id of the session.
-   * @throws {TypeError} If there is a session with this id, or the reservation is not held here.
+   * @throws {TypeError} If there is a session with this id, or this manager does not hold the
+   * reservation.
    * @throws {LimitError} If a limit is reached, named by `limit`, or if the manager is draining.
    */
   add(session: Session, options: AddOptions = {}): string {
@@ -276,7 +276,7 @@ export class SessionManager implements AsyncDisposable {
     if (this.#slots.has(id)) {
       throw new TypeError(`Cannot add session: its id must be new, received ${id}`);
     }
-    // An anonymous session needs no count of its user.
+    // The user of an anonymous session is not counted.
     const peer = { user: verifiedUser(session), address: session.address };
     const place = reservation === undefined
       ? this.#limiter.take(peer, beside)
@@ -303,7 +303,7 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Removes a session, which stays open, and no longer counts.
+   * Removes a session, which stays open but no longer counts.
    *
    * @param id The id of the session.
    * @returns The session, or `undefined` if there is no session with this id.
@@ -324,7 +324,7 @@ export class SessionManager implements AsyncDisposable {
   /**
    * Lists the sessions of a user.
    *
-   * @param user The user, as `session.user` has it.
+   * @param user The user, as in `session.user`.
    * @returns A copy, in the order of addition.
    */
   sessionsOf(user: string): Session[] {
@@ -342,8 +342,8 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Sums up the counters of all sessions. Reads every session: meant for a metrics page, not for
-   * every message.
+   * Sums up the counters of all sessions. Reads every session, so use it for a metrics page, not
+   * for every message.
    *
    * @returns The statistics.
    */
@@ -354,7 +354,7 @@ export class SessionManager implements AsyncDisposable {
   /**
    * Lists the problems of all sessions. Reads every session, like `stats`.
    *
-   * @param options Most problems to return; 100 by default.
+   * @param options Maximum number of problems to return; 100 by default.
    * @returns The problems, each with the id of its session, errors first, otherwise in the order in which the sessions were added.
    * @throws {RangeError} If the limit is not a positive integer.
    *
@@ -394,10 +394,10 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Takes a snapshot of each session, a page at a time.
+   * Takes a snapshot of each session, one page at a time.
    *
-   * @param options Most sessions of a page, 100 by default; and as `after` the `next` of the page
-   * before, by default the first page.
+   * @param options Maximum number of sessions in a page, 100 by default; and as `after` the `next`
+   * of the previous page, by default the first page.
    * @returns A page of snapshots.
    * @throws {RangeError} If the limit is not a positive integer.
    *
@@ -444,8 +444,8 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Removes closed sessions. Called at every interval; sessions leave when closed, so this finds
-   * one only after a failure.
+   * Removes closed sessions. Called periodically; sessions leave when they close, so this finds one
+   * only after a failure.
    *
    * @returns Number of removed sessions.
    */
@@ -460,7 +460,7 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Closes all sessions after flushing their queues. New sessions may come.
+   * Closes all sessions after flushing their queues. New sessions are still accepted.
    *
    * @param options Close code (0 by default) and reason.
    * @returns Number of sessions, when all are closed.
@@ -474,11 +474,12 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Ends all sessions gently. New sessions are refused, and every peer is told at once when to
-   * reconnect, each at a different time. Each session is closed at that time: handlers and answers
-   * finish, and queues are flushed. Sessions that are not over in time are cut.
+   * Closes all sessions gracefully. New sessions are refused, and every peer is notified
+   * immediately when to reconnect, each at a different time. Each session is closed at that time,
+   * after its handlers and responses finish and its queues are flushed. Sessions that take too long
+   * are cut off.
    *
-   * Idempotent: the first call decides, others get the same promise.
+   * Idempotent: the first call decides, and others get the same promise.
    *
    * @param options See {@linkcode DrainOptions}.
    * @returns The result, when no session is left.
@@ -510,8 +511,7 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Refuses new sessions and closes all existing ones. Idempotent; also ends a drain that is under
-   * way.
+   * Refuses new sessions and closes all existing ones. Idempotent; also ends a drain in progress.
    *
    * @param options Close code (4503 by default) and reason.
    * @returns Resolves when all are closed and no timer is left.
@@ -531,7 +531,6 @@ export class SessionManager implements AsyncDisposable {
     await this.shutdown();
   }
 
-  /** Starts the timer of the next search, while there are sessions. */
   #scheduleCleanup(): void {
     this.#cleaner ??= this.#runtime.setTimeout(() => {
       this.#cleaner = undefined;

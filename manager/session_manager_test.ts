@@ -70,7 +70,7 @@ Deno.test("SessionManager.sessionsOf() finds a session without a user by its nam
   assertEquals(manager.stats().users, 1);
 });
 
-Deno.test("SessionManager.add() takes sessions of every contract", async () => {
+Deno.test("SessionManager.add() accepts sessions of every contract", async () => {
   await using manager = new SessionManager();
   const contract = defineContract({ toServer: {}, toClient: {} });
   const typed = new Session(
@@ -82,7 +82,7 @@ Deno.test("SessionManager.add() takes sessions of every contract", async () => {
   assertEquals(manager.count, 1);
 });
 
-Deno.test("SessionManager.add() rejects an id that is there already", async () => {
+Deno.test("SessionManager.add() rejects an id that is already in use", async () => {
   await using manager = new SessionManager();
   manager.add(open({ id: "1" }));
   await using second = open({ id: "1" });
@@ -97,7 +97,7 @@ Deno.test("SessionManager.add() rejects an id that is there already", async () =
   assertEquals([manager.count, manager.stats().created, reservation.isHeld], [1, 1, true]);
 });
 
-Deno.test("SessionManager.add() lets a closed session leave at once", async () => {
+Deno.test("SessionManager.add() removes a closed session immediately", async () => {
   await using manager = new SessionManager({ maxSessions: 1 });
   const session = open({ user: "ann", address: "192.0.2.1" });
   await session.close();
@@ -112,7 +112,7 @@ Deno.test("SessionManager.add() lets a closed session leave at once", async () =
   });
 });
 
-Deno.test("SessionManager.add() refuses sessions over a limit, and takes them when there is room", async () => {
+Deno.test("SessionManager.add() rejects sessions beyond a limit, and accepts them when there is room", async () => {
   const cases = [
     ["maxSessions", {}],
     ["maxSessionsPerUser", { user: "ann" }],
@@ -203,7 +203,7 @@ Deno.test("SessionManager.remove() removes a session and leaves it open", async 
   manager.admit()[Symbol.dispose]();
 });
 
-Deno.test("SessionManager.add() takes a session back that was removed", async () => {
+Deno.test("SessionManager.add() accepts a session that was removed before", async () => {
   await using manager = new SessionManager();
   const session = open();
   for (let i = 0; i < 3; i++) manager.remove(manager.add(session));
@@ -220,7 +220,7 @@ Deno.test("SessionManager.add() takes a session back that was removed", async ()
   assertEquals([manager.count, manager.stats().closed], [0, 2]);
 });
 
-Deno.test("SessionManager does not mistake a removed session for a new one of its id", async () => {
+Deno.test("SessionManager does not mistake a removed session for a new one with its id", async () => {
   await using manager = new SessionManager();
   const first = open({ id: "1" });
   manager.add(first);
@@ -259,7 +259,7 @@ Deno.test("SessionManager cleans up once a minute", async () => {
 
 Deno.test("SessionManager has a timer only while it has sessions", async () => {
   using time = new FakeTime();
-  // A plain wire: the heartbeat of `skein.1` has a timer of its own.
+  // A plain connection, because the heartbeat of `skein.1` has its own timer.
   const plain = () => new Session(memoryPair({ protocol: "" }).server, settings);
   const manager = new SessionManager();
   assertEquals(time.next(), false);
@@ -280,7 +280,7 @@ Deno.test("SessionManager has a timer only while it has sessions", async () => {
   await third.close();
 });
 
-Deno.test("SessionManager.closeAll() closes all sessions and takes new ones", async () => {
+Deno.test("SessionManager.closeAll() closes all sessions and accepts new ones", async () => {
   await using manager = new SessionManager();
   const pairs = Array.from({ length: 3 }, () => memoryPair());
   for (const { server } of pairs) manager.add(new Session(server, settings));
@@ -294,7 +294,7 @@ Deno.test("SessionManager.closeAll() closes all sessions and takes new ones", as
   assertEquals(await manager.closeAll(), 0);
 });
 
-Deno.test("SessionManager.shutdown() closes all sessions, refuses new ones, and leaves no timer", async () => {
+Deno.test("SessionManager.shutdown() closes all sessions, refuses new ones, and leaves no timer running", async () => {
   using time = new FakeTime();
   const manager = new SessionManager();
   const { client, server } = memoryPair();

@@ -1,4 +1,4 @@
-/** Rates that hold on all nodes together: each node counts alone, and settles with an engine. */
+/** Rates that apply to all nodes together: each node counts alone, and settles with an engine. */
 import type { Runtime } from "../base/runtime.ts";
 import { MAX_TIMER_MS, pause, within } from "../base/wait.ts";
 import { type Bucket, type Rate, TokenBucket } from "../base/token_bucket.ts";
@@ -6,8 +6,8 @@ import { type Bucket, type Rate, TokenBucket } from "../base/token_bucket.ts";
 /**
  * Token buckets that all nodes share; the `store` of a broker is one.
  *
- * - `take` MUST be atomic, and MUST take the whole amount or no token. A bucket begins full.
- * - `take` MUST reject while the engine is away.
+ * - `take` MUST be atomic, and MUST take the whole amount or nothing. A bucket starts full.
+ * - `take` MUST reject while the engine is unreachable.
  */
 export interface SharedCounts {
   /**
@@ -15,8 +15,8 @@ export interface SharedCounts {
    *
    * @param key The bucket, such as `rate:user:messages:ann`.
    * @param amount Number of tokens; at most `burst`.
-   * @param rate Refill per second, and size of the bucket.
-   * @returns `granted` is true if all tokens were taken, and false if no token was; `retryAfterMs` is
+   * @param rate Refill per second, and capacity of the bucket.
+   * @returns `granted` is true if all tokens were taken, and false if none were; `retryAfterMs` is
    * the time until there will be enough tokens, 0 if granted.
    */
   take(
@@ -26,27 +26,27 @@ export interface SharedCounts {
   ): Promise<{ readonly granted: boolean; readonly retryAfterMs: number }>;
 }
 
-/** Answer of an engine to {@linkcode SharedCounts.take}. */
+/** Result of {@linkcode SharedCounts.take}. */
 export type SharedCount = Awaited<ReturnType<SharedCounts["take"]>>;
 
 /**
- * Share of the burst that is settled at once: large enough to be cheap, small enough to be
+ * Fraction of the burst that is settled at once: large enough to be cheap, small enough to be
  * accurate.
  */
 const SETTLED_PART = 0.1;
 
-/** Longest wait for an answer, in milliseconds; a slower engine is away. */
+/** Time limit for a reply, in milliseconds; a slower engine counts as unreachable. */
 const ENGINE_TIMEOUT_MS = 500;
 
 /**
- * Time that nodes count alone before the next attempt at an engine that was away, in milliseconds.
+ * Time for which nodes count alone before they try an unreachable engine again, in milliseconds.
  */
 const ENGINE_PAUSE_MS = 1_000;
 
-/** Shortest time between a denial and the next question, in milliseconds. */
+/** Minimum time between a denial and the next request, in milliseconds. */
 const MIN_PAUSE_MS = 50;
 
-/** An engine that may be away. */
+/** An engine that may be unreachable. */
 export class Engine implements Disposable {
   readonly runtime: Runtime;
   readonly #counts: SharedCounts;
@@ -54,25 +54,25 @@ export class Engine implements Disposable {
   #awayUntil = -Infinity;
   #failures = 0;
 
-  /** Creates an engine over shared counts. */
+  /** Creates an engine for shared counts. */
   constructor(runtime: Runtime, counts: SharedCounts) {
     this.runtime = runtime;
     this.#counts = counts;
   }
 
-  /** Number of questions without an answer. */
+  /** Number of requests without a reply. */
   get failures(): number {
     return this.#failures;
   }
 
-  /** Tells if the engine must not be asked now. */
+  /** True if the engine must not be called now. */
   isAway(now: number): boolean {
     const leftMs = this.#awayUntil - now;
     // After a clock was set back, the remaining time would exceed the whole pause.
     return this.#closing.signal.aborted || leftMs > 0 && leftMs <= ENGINE_PAUSE_MS;
   }
 
-  /** Takes tokens; `undefined` if the engine does not answer. Never rejects. */
+  /** Takes tokens; `undefined` if the engine does not respond. Never rejects. */
   async take(
     key: string,
     amount: number,
@@ -91,7 +91,7 @@ export class Engine implements Disposable {
     }
   }
 
-  /** Waits for a time, or until disposal. */
+  /** Waits for a time, or until disposed. */
   pause(ms: number): Promise<void> {
     return pause(this.runtime, ms, this.#closing.signal);
   }
@@ -103,15 +103,15 @@ export class Engine implements Disposable {
 }
 
 /**
- * A bucket of a rate that holds on all nodes together. No call waits for the engine:
+ * A bucket for a rate that applies to all nodes together. No call waits for the engine:
  *
- * - **Own bucket first:** this node's own bucket lets through tokens at once, which the node then
- *   owes to the engine.
- * - **Settling:** debts of a tenth of the burst or more are paid, one question after the other.
+ * - **Own bucket first:** this node's own bucket lets tokens through immediately; the node then
+ *   owes them to the engine.
+ * - **Settling:** debts of a tenth of the burst or more are paid, one request after another.
  * - **Denied:** while the engine has too few tokens, no more pass until all debts are paid.
- * - **Error:** before a node learns that others used up the tokens, its own bucket may let through
- *   at most one burst. As that is paid first, the rate holds over time.
- * - **While the engine is away** the node counts alone, and owes no tokens.
+ * - **Error:** before a node finds out that others used up the tokens, its own bucket may let at
+ *   most one burst through. Since that is paid first, the rate holds over time.
+ * - **While the engine is unreachable,** the node counts alone, and owes no tokens.
  */
 export class SharedBucket implements Bucket {
   readonly #own: TokenBucket;
@@ -134,7 +134,7 @@ export class SharedBucket implements Bucket {
   waitMs(amount: number, now: number): number {
     const wait = this.#own.waitMs(amount, now);
     if (this.#deniedUntil === undefined || this.#engine.isAway(now)) return wait;
-    // The answer comes soon after the next question. A clock that was set back must not lengthen
+    // The reply arrives soon after the next request. A clock that was set back must not lengthen
     // the wait.
     return Math.max(wait, Math.min(this.#deniedUntil - now, this.#fillMs), 1);
   }
@@ -155,12 +155,12 @@ export class SharedBucket implements Bucket {
     return this.#owed >= this.#rate.burst * SETTLED_PART;
   }
 
-  /** Time that an empty bucket takes to fill, in whole milliseconds. */
+  /** Time in which an empty bucket fills, in whole milliseconds. */
   get #fillMs(): number {
     return Math.ceil(this.#rate.burst / this.#rate.perSecond * 1_000);
   }
 
-  /** Tells if a debt is older than the time to fill an empty bucket, and so paid by time. */
+  /** True if a debt is older than the time to fill an empty bucket, and so is paid by time. */
   #isPaid(now: number): boolean {
     return now - this.#takenAt >= this.#fillMs;
   }
@@ -173,7 +173,7 @@ export class SharedBucket implements Bucket {
       if (answer === undefined) this.#owed = 0;
       else if (answer.granted) this.#owed -= amount;
       else {
-        // An engine may answer with no number, or with more than a timer can wait for.
+        // An engine may return no number, or more than a timer can wait for.
         const asked = Math.max(Math.ceil(answer.retryAfterMs) || 0, MIN_PAUSE_MS);
         const pauseMs = Math.min(asked, MAX_TIMER_MS);
         this.#deniedUntil = this.#engine.runtime.now() + pauseMs;

@@ -7,7 +7,7 @@ import { type Rate, TokenBucket } from "../base/token_bucket.ts";
 
 const RATE = { perSecond: 10, burst: 100 };
 
-/** An engine in memory, which can be away, hang, or be slow. */
+/** An engine in memory, which can be unreachable, hang, or be slow. */
 class FakeCounts implements SharedCounts {
   readonly asked: number[] = [];
   readonly #buckets = new Map<string, TokenBucket>();
@@ -16,7 +16,7 @@ class FakeCounts implements SharedCounts {
 
   async take(key: string, amount: number, rate: Required<Rate>): Promise<SharedCount> {
     this.asked.push(amount);
-    if (this.state === "away") throw new Error("The engine is away");
+    if (this.state === "away") throw new Error("The engine is unreachable");
     if (this.state === "hanging") return await new Promise(() => {});
     await new Promise((resolve) => setTimeout(resolve, this.delayMs));
     const now = Date.now();
@@ -34,7 +34,7 @@ function nodeOf(counts: SharedCounts): { engine: Engine; bucket: SharedBucket } 
   return { engine, bucket: new SharedBucket(engine, "rate:user:messages:ann", RATE, Date.now()) };
 }
 
-/** Sends as many as may come, up to a number. */
+/** Sends as many as pass, up to a number. */
 function send(bucket: SharedBucket, count: number): number {
   for (let sent = 0; sent < count; sent++) {
     if (bucket.waitMs(1, Date.now()) > 0) return sent;
@@ -43,20 +43,20 @@ function send(bucket: SharedBucket, count: number): number {
   return count;
 }
 
-Deno.test("SharedBucket allows a burst without waiting, and settles it in few questions", async () => {
+Deno.test("SharedBucket allows a burst without waiting, and settles it in few requests", async () => {
   using time = new FakeTime();
   const counts = new FakeCounts();
   const { engine, bucket } = nodeOf(counts);
   using _engine = engine;
   assertEquals(send(bucket, 1_000), 100);
   await passTime(time, 100);
-  assertEquals(counts.asked, [10, 90], "One question at a time, for all that is owed");
+  assertEquals(counts.asked, [10, 90], "One request at a time, for everything owed");
   assertEquals(send(bucket, 1_000), 1);
   await passTime(time, 100);
-  assertEquals(counts.asked.length, 2, "Too little to ask for");
+  assertEquals(counts.asked.length, 2, "Too little to request");
 });
 
-Deno.test("SharedBucket holds the rate on two nodes together, but for one burst", async () => {
+Deno.test("SharedBucket holds the rate on two nodes together, except for one burst", async () => {
   using time = new FakeTime();
   const counts = new FakeCounts();
   const nodes = [nodeOf(counts), nodeOf(counts)];
@@ -84,7 +84,7 @@ Deno.test("SharedBucket holds the rate on two nodes that are flooded", async () 
   assert(sent >= 300 && sent <= 600, `${sent} in half a minute`);
 });
 
-Deno.test("SharedBucket says when to come back, once another node used up the tokens", async () => {
+Deno.test("SharedBucket says when to retry, once another node has used up the tokens", async () => {
   using time = new FakeTime();
   const counts = new FakeCounts();
   const [ann, bob] = [nodeOf(counts), nodeOf(counts)];
@@ -102,7 +102,7 @@ Deno.test("SharedBucket says when to come back, once another node used up the to
   assertEquals(send(bob.bucket, 1), 1);
 });
 
-Deno.test("SharedBucket counts alone while the engine is away, and with it afterwards", async () => {
+Deno.test("SharedBucket counts alone while the engine is unreachable, and with it afterwards", async () => {
   using time = new FakeTime();
   const counts = new FakeCounts();
   const { engine, bucket } = nodeOf(counts);
@@ -113,7 +113,7 @@ Deno.test("SharedBucket counts alone while the engine is away, and with it after
   assertEquals([engine.failures, engine.isAway(Date.now())], [1, true]);
   await passTime(time, 900);
   assertEquals(send(bucket, 1_000), 9, "Its own rate still holds");
-  assertEquals(counts.asked.length, 1, "It is not asked in vain");
+  assertEquals(counts.asked.length, 1, "It is not called in vain");
   counts.state = "there";
   await passTime(time, 5_000);
   assertEquals(send(bucket, 20), 20);
@@ -121,7 +121,7 @@ Deno.test("SharedBucket counts alone while the engine is away, and with it after
   assertEquals([counts.asked, engine.isAway(Date.now())], [[10, 10, 10], false]);
 });
 
-Deno.test("SharedBucket counts alone when the engine does not answer in time", async () => {
+Deno.test("SharedBucket counts alone when the engine does not respond in time", async () => {
   using time = new FakeTime();
   const counts = new FakeCounts();
   const { engine, bucket } = nodeOf(counts);
@@ -135,7 +135,7 @@ Deno.test("SharedBucket counts alone when the engine does not answer in time", a
   assertEquals(send(bucket, 1_000), 55);
 });
 
-Deno.test("SharedBucket asks the engine again soon, and says when to come back, where the clock is set back", async () => {
+Deno.test("SharedBucket calls the engine again soon, and says when to retry, if the clock is set back", async () => {
   using time = new FakeTime(3_600_000);
   const counts = new FakeCounts();
   const { engine, bucket } = nodeOf(counts);
@@ -172,7 +172,7 @@ Deno.test("SharedBucket is not forgotten while it owes counts to the engine", as
   assert(bucket.isFull(Date.now()), "An empty bucket would be full again by now");
 });
 
-Deno.test("SharedBucket pauses between questions when the answer has no time to wait", async () => {
+Deno.test("SharedBucket pauses between requests when the reply has no wait time", async () => {
   for (const retryAfterMs of [NaN, undefined, -1, Infinity]) {
     using time = new FakeTime();
     let asked = 0;
@@ -185,12 +185,12 @@ Deno.test("SharedBucket pauses between questions when the answer has no time to 
     const bucket = new SharedBucket(engine, "rate:user:messages:ann", RATE, Date.now());
     send(bucket, 10);
     await passTime(time, 1_000);
-    assert(asked >= 1 && asked <= 21, `${asked} questions in a second after ${retryAfterMs}`);
+    assert(asked >= 1 && asked <= 21, `${asked} requests in a second after ${retryAfterMs}`);
     assertEquals(Number.isFinite(bucket.waitMs(1, Date.now())), true, `${retryAfterMs}`);
   }
 });
 
-Deno.test("Engine leaves no timer behind when it is disposed of during a question", async () => {
+Deno.test("Engine leaves no timer running when it is disposed of during a request", async () => {
   const counts = new FakeCounts();
   counts.state = "hanging";
   const engine = new Engine(platformRuntime(), counts);

@@ -1,14 +1,13 @@
-/** Limits of sockets, which can outlive their sessions. */
+/** Limits on sockets, which can outlive their sessions. */
 import type { Place, Quota, QuotaOptions, Quotas } from "../base/shares.ts";
 import type { SocketLease } from "../transport/websocket/server.ts";
 
 /** Sockets for each session that a limit allows: as many may linger as are in use. */
 export const SOCKETS_PER_SESSION = 2;
 
-/** The same for a client that moves: its two sessions count once, and have a socket each. */
+/** The same for a client that moves, whose two sessions count once but have a socket each. */
 const SOCKETS_BESIDE = SOCKETS_PER_SESSION + 1;
 
-/** The count of one socket. */
 class Lease implements SocketLease {
   readonly #sockets: Sockets;
   readonly #place: Place;
@@ -33,11 +32,10 @@ class Lease implements SocketLease {
 }
 
 /**
- * Counts the sockets of the runtime, and refuses those beyond a limit.
+ * Counts the runtime's sockets, and rejects those beyond a limit.
  *
- * A runtime that cannot drop a socket (Deno's) keeps a socket until the peer answers the close, for
- * as long as the peer likes. The session is over and frees its place, so sockets have their own
- * bound.
+ * A runtime that cannot drop a socket (Deno's) keeps it until the peer answers the close, however
+ * long that takes. The session has ended and freed its slot, so sockets have a separate bound.
  */
 export class Sockets {
   readonly #quotas: Quotas;
@@ -45,10 +43,10 @@ export class Sockets {
   #lingering = 0;
 
   /**
-   * Creates a counter of no sockets.
+   * Creates a counter without sockets.
    *
-   * @param sessions The quota of sessions; {@linkcode SOCKETS_PER_SESSION} times as many sockets are
-   * allowed.
+   * @param sessions The quota of sessions; {@linkcode SOCKETS_PER_SESSION} times as many sockets
+   * are allowed.
    */
   constructor(quotas: Quotas, sessions: QuotaOptions) {
     this.#quotas = quotas;
@@ -74,8 +72,8 @@ export class Sockets {
    * Counts a socket.
    *
    * @param address The network address; `undefined` is not counted.
-   * @param isBeside True for a client that moves here from another session.
-   * @returns The count of the socket, which ends at disposal.
+   * @param isBeside True for a client that is moving here from another session.
+   * @returns The count of the socket, which ends when disposed.
    * @throws {LimitError} If there are too many sockets.
    */
   take(address: string | undefined, isBeside: boolean): SocketLease {
@@ -83,7 +81,7 @@ export class Sockets {
     return new Lease(this, this.#places.take(this.#quotas.owners.of({ address }), { factor }));
   }
 
-  /** Counts one lingering socket more or less. */
+  /** Counts one more or one fewer lingering socket. */
   linger(step: 1 | -1): void {
     this.#lingering += step;
   }

@@ -39,7 +39,7 @@ Deno.test("SessionManager.admitSocket() allows another socket for each client th
   }
 });
 
-Deno.test("SessionManager.admitSocket() counts an IPv6 /64 as one, and has no limit by default", () => {
+Deno.test("SessionManager.admitSocket() counts an IPv6 /64 as one, without a limit by default", () => {
   const strict = new SessionManager({ maxSessionsPerAddress: 1 });
   using _first = strict.admitSocket({ address: "2001:db8::1" });
   using _second = strict.admitSocket({ address: "2001:db8::2" });

@@ -8,45 +8,48 @@ import type { ConnectionCounters } from "../transport/connection.ts";
 import type { ManagerLimits, SessionLimiter } from "./limits.ts";
 import type { SessionState } from "../session/types.ts";
 
-/** Close codes counted apart, beside those of {@linkcode CloseCode}; a peer can send any. */
+/**
+ * Maximum number of close codes counted separately, in addition to those of {@linkcode CloseCode},
+ * because a peer can send any.
+ */
 const MAX_FOREIGN_CODES = 64;
 
-/** Statistics of a session manager: numbers only, so JSON holds all of them. */
+/** Statistics of a session manager. They consist only of numbers, so JSON can hold them. */
 export interface ManagerStats {
-  /** Sessions now. */
+  /** Current sessions. */
   readonly count: number;
-  /** Sessions now, by state. */
+  /** Current sessions by state. */
   readonly states: Readonly<Record<SessionState, number>>;
-  /** Reservations now: handshakes that count, but are no sessions yet. */
+  /** Current reservations: handshakes that count, but are not sessions yet. */
   readonly reserved: number;
-  /** Most sessions at once so far. */
+  /** Maximum number of concurrent sessions so far. */
   readonly peak: number;
-  /** Sessions that were added so far. */
+  /** Sessions added so far. */
   readonly created: number;
   /** Sessions that were added and closed. */
   readonly closed: number;
-  /** Sessions that were added, and removed before their close. */
+  /** Sessions that were added, and removed before they closed. */
   readonly removed: number;
-  /** Sessions that were refused, by the limit that refused them. */
+  /** Sessions that were refused, by the limit that was reached. */
   readonly refused: Readonly<Record<keyof ManagerLimits | "draining", number>>;
   /** Sessions that closed, by close code. */
   readonly closeCodes: Readonly<Record<number, number>>;
-  /** Sessions that closed with other codes: at most 64 foreign ones are counted apart. */
+  /** Sessions that closed with other codes; at most 64 foreign ones are counted separately. */
   readonly otherCloseCodes: number;
-  /** Users with sessions now. */
+  /** Current users with sessions. */
   readonly users: number;
-  /** Network addresses with sessions now; an IPv6 /64 is one. */
+  /** Current network addresses with sessions; an IPv6 /64 is one. */
   readonly addresses: number;
-  /** Sockets now, which can outlive sessions, and have separate bounds. */
+  /** Current sockets, which can outlive sessions, and have separate bounds. */
   readonly sockets: {
-    /** Sockets that the runtime has now, from the upgrade to the real end. */
+    /** Sockets that the runtime holds, from the upgrade until they are really closed. */
     readonly open: number;
     /**
-     * Open sockets that this end closed, and whose peers did not answer yet: the sessions may be
-     * over.
+     * Open sockets that this end closed, and whose peers have not answered; their sessions may have
+     * ended.
      */
     readonly lingering: number;
-    /** Upgrades that were refused for too many sockets. */
+    /** Upgrades that were rejected because of too many sockets. */
     readonly refused: number;
   };
   /** Streams that peers opened and that this end does not read, over WebTransport and QUIC. */
@@ -55,55 +58,55 @@ export interface ManagerStats {
     readonly count: number;
     /** Bytes that the runtime may hold for these streams. */
     readonly bytes: number;
-    /** Refused streams so far, by reason. */
+    /** Rejected streams so far, by reason. */
     readonly refused: Readonly<
       Record<"timeout" | "session" | "connection" | "address" | "server", number>
     >;
   };
-  /** Counters of refusals by rates. */
+  /** Counters of rejections by rate limits. */
   readonly rates: {
     /** Messages, publications, subscriptions and the like, by the scope of the rate. */
     readonly refused: Readonly<Record<"session" | "user" | "address", number>>;
     /** Attempts to connect, by the scope of the rate. */
     readonly refusedConnections: Readonly<Record<"user" | "address", number>>;
-    /** Sessions that were closed for too many refusals. */
+    /** Sessions that were closed because of too many rejections. */
     readonly closed: number;
-    /** Users and addresses that are remembered now. */
+    /** Users and addresses that are currently remembered. */
     readonly remembered: number;
-    /** Number of times that the shared engine did not answer. */
+    /** Number of times that the shared engine did not respond. */
     readonly engineFailures: number;
   };
-  /** Messages, in sum. */
+  /** Totals of messages. */
   readonly messages: {
-    /** Handed to the wire. */
+    /** Passed to the transport. */
     readonly sent: number;
     /** Received from peers. */
     readonly received: number;
-    /** Dropped by a send queue's policy, or because the wire cannot carry them. */
+    /** Dropped by a send queue's policy, or because the transport cannot carry them. */
     readonly dropped: number;
-    /** Wait in send queues now. */
+    /** Currently waiting in send queues. */
     readonly queued: number;
-    /** Wait for handlers now. */
+    /** Currently waiting for handlers. */
     readonly waiting: number;
   };
-  /** Bytes, in sum. */
+  /** Totals of bytes. */
   readonly bytes: {
-    /** Handed to the wire. */
+    /** Passed to the transport. */
     readonly sent: number;
     /** Received from peers. */
     readonly received: number;
-    /** Wait in send queues now. */
+    /** Currently waiting in send queues. */
     readonly queued: number;
   };
-  /** `true` while new sessions are refused. */
+  /** True while new sessions are refused. */
   readonly isDraining: boolean;
-  /** Streams, in sum. */
+  /** Totals of streams. */
   readonly streams: {
     /** Opened, by either end. */
     readonly created: number;
-    /** Closed, together with all streams of closed sessions. */
+    /** Closed, including all streams of closed sessions. */
     readonly closed: number;
-    /** Open now. */
+    /** Currently open. */
     readonly active: number;
     /** Directions of streams that were reset, stopped or cut. */
     readonly errors: number;
@@ -111,34 +114,34 @@ export interface ManagerStats {
     readonly bidirectional: number;
     /** Opened unidirectional streams. */
     readonly unidirectional: number;
-    /** Bytes handed to the wire. */
+    /** Bytes passed to the transport. */
     readonly bytesSent: number;
     /** Bytes received. */
     readonly bytesReceived: number;
   };
-  /** Datagrams, in sum. */
+  /** Totals of datagrams. */
   readonly datagrams: {
-    /** Handed to the wire. */
+    /** Passed to the transport. */
     readonly sent: number;
     /** Received from peers. */
     readonly received: number;
     /** Lost at this end. */
     readonly dropped: number;
-    /** Bytes handed to the wire. */
+    /** Bytes passed to the transport. */
     readonly bytesSent: number;
     /** Bytes received. */
     readonly bytesReceived: number;
   };
-  /** Flow control, in sum. */
+  /** Totals of flow control. */
   readonly credit: {
-    /** Calls of this end that wait until a peer allows more. */
+    /** Calls on this end that wait until a peer allows more. */
     readonly waiting: number;
-    /** Sessions whose peers used all of their credit. */
+    /** Sessions whose peers have used all of their credit. */
     readonly exhausted: number;
   };
 }
 
-/** The counters of a connection that are summed without change. */
+/** The counters of a connection that are summed unchanged. */
 const COUNTED = [
   "streamsClosed",
   "streamErrors",
@@ -164,20 +167,17 @@ const SUMMED = [
   ...COUNTED,
 ] as const satisfies readonly (keyof SessionStats)[];
 
-/** Sums of these counters. */
 type Sums = Record<typeof SUMMED[number], number>;
 
 const CREDIT_KINDS = ["data", "bidirectional", "unidirectional"] as const;
 
 const KNOWN_CODES: ReadonlySet<number> = new Set(Object.values(CloseCode));
 
-/** Counts sessions that come and go. Its size does not depend on their number. */
+/** Counts sessions that come and go, at a size independent of their number. */
 export class StatsAccumulator {
-  readonly #codes = new Map<number, number>(); // At most 64 and those of `CloseCode`.
+  readonly #codes = new Map<number, number>(); // At most 64, and those of `CloseCode`.
   readonly #past: Sums = noSums();
-  /**
-   * Sums of removed sessions that are already part of the past, in case a session is added again.
-   */
+  /** Sums of removed sessions that are already included, in case a session is added again. */
   readonly #removedSums = new WeakMap<Session, Sums>();
   #foreignCodes = 0;
   #otherCodes = 0;
@@ -186,7 +186,7 @@ export class StatsAccumulator {
   #removed = 0;
   #peak = 0;
 
-  /** Counts an added session; `count` is the number of sessions, this one included. */
+  /** Counts an added session; `count` is the number of sessions, including this one. */
   added(session: Session, count: number): void {
     this.#created++;
     this.#peak = Math.max(this.#peak, count);
@@ -202,7 +202,7 @@ export class StatsAccumulator {
     const past = this.#past;
     const activeBefore = past.streamsCreated - past.streamsClosed;
     addSession(past, session);
-    // The streams end with the session, some a moment later.
+    // The streams end with the session, some a little later.
     past.streamsClosed = past.streamsCreated - activeBefore;
     void session.closed.then(({ code }) => this.#countCode(code));
   }
@@ -216,9 +216,9 @@ export class StatsAccumulator {
   }
 
   /**
-   * Sums up.
+   * Sums up all counters.
    *
-   * @param sessions The sessions that are managed now.
+   * @param sessions The sessions currently managed.
    * @param limiter Source of all other counters.
    */
   read(sessions: readonly Session[], limiter: SessionLimiter): ManagerStats {
@@ -320,7 +320,8 @@ function sumsOf(session: Session): Sums {
 }
 
 /**
- * Adds the counters of a session, read at their source: the `stats` object takes ten times as long.
+ * Adds the counters of a session, read at their source, because its `stats` object takes ten times
+ * as long.
  */
 function addSession(sums: Sums, session: Session): void {
   const { connection, receiving, queue } = session[internals];

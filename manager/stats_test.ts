@@ -16,7 +16,7 @@ function join(manager: SessionManager): { session: Session; pair: MemoryPair } {
   return { session, pair };
 }
 
-Deno.test("SessionManager.stats() begins with zeros", () => {
+Deno.test("SessionManager.stats() starts with zeros", () => {
   assertEquals(new SessionManager().stats(), {
     count: 0,
     states: { connecting: 0, connected: 0, draining: 0, closed: 0 },
@@ -114,7 +114,7 @@ Deno.test("SessionManager.stats() sums up queued and dropped messages", async ()
   for (const session of manager.all()) session.connection.close();
 });
 
-Deno.test("SessionManager.stats() counts close codes, of either end", async () => {
+Deno.test("SessionManager.stats() counts close codes from either end", async () => {
   await using manager = new SessionManager();
   await join(manager).session.close();
   await join(manager).session.close({ code: 4401 });
@@ -130,7 +130,7 @@ Deno.test("SessionManager.stats() counts close codes, of either end", async () =
   assertEquals(closed, 4);
 });
 
-Deno.test("SessionManager.stats() bounds the close codes that peers make up", async () => {
+Deno.test("SessionManager.stats() bounds the close codes that peers choose", async () => {
   await using manager = new SessionManager();
   for (let code = 3000; code < 3100; code++) await join(manager).session.close({ code });
   for (const code of [3000, 3099, CloseCode.draining, CloseCode.normal]) {
@@ -157,7 +157,7 @@ Deno.test("SessionManager.stats() fits into JSON and names no user", async () =>
   for (const secret of ["secret", "203.0.113.7"]) assertEquals(json.includes(secret), false);
 });
 
-Deno.test("SessionManager.stats() sums up streams and datagrams, also of those that are gone", async () => {
+Deno.test("SessionManager.stats() sums up streams and datagrams, including those of closed sessions", async () => {
   await using manager = new SessionManager();
   const open: MemoryPair[] = [];
   for (const end of ["close", "remove", "stay"]) {
@@ -184,8 +184,8 @@ Deno.test("SessionManager.stats() sums up streams and datagrams, also of those t
   const { streams, datagrams, credit } = manager.stats();
   assertEquals(streams, {
     created: 6,
-    closed: 4, // All of the session that is over, and one of each of the others.
-    active: 1, // One that was removed is not managed any more.
+    closed: 4, // All of the closed session's, and one of each of the others.
+    active: 1, // The removed session is no longer managed.
     errors: streams.errors,
     bidirectional: 3,
     unidirectional: 3,
@@ -209,7 +209,7 @@ Deno.test("SessionManager.stats() sums up writers that wait for credit", async (
   assertEquals(manager.stats().credit, { waiting: 3 * (0 + 1 + 2), exhausted: 1 });
 });
 
-Deno.test("SessionManager.stats() counts a session once that was removed and came back", async () => {
+Deno.test("SessionManager.stats() counts a session once that was removed and added again", async () => {
   await using manager = new SessionManager();
   const { session } = join(manager);
   const sent = () => manager.stats().messages.sent;
@@ -222,7 +222,7 @@ Deno.test("SessionManager.stats() counts a session once that was removed and cam
     assertEquals(sent(), 1);
   }
   manager.remove(session.id);
-  session.send("two, while nobody counts");
+  session.send("two, while not counted");
   await session.flushed();
   manager.add(session);
   assertEquals(sent(), 2);
