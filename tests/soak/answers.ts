@@ -1,6 +1,6 @@
 /**
- * Answers under killed nodes: each answer streams to a page that is refreshed in the middle, while
- * nodes are killed in turn. Each item is read once and in order, and each end is seen.
+ * Streaming responses while nodes are killed in turn. A page reads each response and is reloaded in
+ * the middle. It must read each item exactly once, in order, and see the end.
  *
  * @module
  */
@@ -17,26 +17,26 @@ import type { Check } from "./webtransport.ts";
 /** Nodes of a run. */
 const NODES = 3;
 
-/** Items of an answer, and the pause between two of them in milliseconds. */
+/** Items of a response, and the pause between two items in milliseconds. */
 const ITEMS = 40;
 const BETWEEN_MS = 20;
 
-/** One answer in so many is stopped after the refresh, or also read by a second device. */
+/** One response in this many is stopped after the reload, or also read by a second device. */
 const STOPPED = 20;
 const SHARED = 10;
 
-/** Time before the first end of a node, in milliseconds. */
+/** Time before the first kill of a node, in milliseconds. */
 const FIRST_MS = 1_000;
 
-/** Longest time for one answer, in milliseconds: several takeovers. */
+/** Longest time for one response, in milliseconds: long enough for several takeovers. */
 const ANSWER_MS = 120_000;
 
 /** Settings of one run. */
 interface Size {
   readonly answers: number;
-  /** Answers under way at once. */
+  /** Concurrent responses. */
   readonly lanes: number;
-  /** Time between two ends of a node, in milliseconds. */
+  /** Time between two kills of nodes, in milliseconds. */
   readonly betweenNodesMs: number;
 }
 
@@ -86,7 +86,7 @@ async function run(
     const kills = await striking;
     const seconds = ((performance.now() - startedAt) / 1_000).toFixed(0);
     check(
-      `${title}: each item is read once and in order, and each end is seen`,
+      `${title}: each item is read once, in order, and each end is seen`,
       result.faults.length === 0 && kills > 0,
       result.faults.slice(0, 5).join("; ") ||
         `${result.answers} answers, ${result.items} items, ${result.refreshes} refreshes, ` +
@@ -108,11 +108,11 @@ class Result {
   shared = 0;
   readonly faults: string[] = [];
 
-  /** Notes the numbers of one reader, which should be all from 0 up to a count. */
+  /** Records the numbers of one reader, which should be 0 to count - 1. */
   note(what: string, numbers: readonly number[], count: number): void {
     this.items += numbers.length;
     const wrong = numbers.findIndex((number, i) => number !== i);
-    if (wrong >= 0) this.faults.push(`${what}: ${numbers[wrong]} in place of ${wrong}`);
+    if (wrong >= 0) this.faults.push(`${what}: ${numbers[wrong]} instead of ${wrong}`);
     else if (numbers.length !== count) this.faults.push(`${what}: ${numbers.length} of ${count}`);
   }
 }
@@ -128,7 +128,7 @@ async function startNode(port: number, url: string): Promise<LineProcess> {
   return node;
 }
 
-/** Opens a page of a user: a client of a node, or of the next one that is there. */
+/** Opens a page of a user: a client of a node, or of the next reachable one. */
 function openPage(
   user: number,
   { ports, first }: { readonly ports: readonly number[]; readonly first: number },
@@ -138,11 +138,11 @@ function openPage(
     contract,
     token: `user-${user}`,
     transports: ["websocket"],
-    onError() {}, // Nodes that are away are no news.
+    onError() {}, // Unreachable nodes are expected.
   });
 }
 
-/** Kills the nodes one after the other, and starts each again; returns the number of kills. */
+/** Kills the nodes one after the other, and restarts each; returns the number of kills. */
 async function strikeNodes(
   nodes: LineProcess[],
   { ports, url, size: { betweenNodesMs }, signal }: {
@@ -162,13 +162,13 @@ async function strikeNodes(
   }
 }
 
-/** Has one answer, with a refresh in the middle. */
+/** Reads one response, with a reload in the middle. */
 async function ask(number: number, ports: readonly number[], result: Result): Promise<void> {
   const what = `answer ${number}`;
   const input = { count: ITEMS, betweenMs: BETWEEN_MS };
   const late = AbortSignal.timeout(ANSWER_MS);
   const numbers: number[] = [];
-  // Any item may be the last one before the refresh; 0 stands for a refresh before the first item.
+  // The reload can come after any item; 0 stands for a reload before the first item.
   const refreshAt = Math.floor(Math.random() * ITEMS);
   try {
     let known: { readonly id: string; readonly after: string | undefined };
@@ -190,7 +190,7 @@ async function ask(number: number, ports: readonly number[], result: Result): Pr
       try {
         for await (const item of answer) numbers.push(item);
       } catch (error) {
-        // The end of a stopped answer, unless all of it was there already.
+        // The end of a stopped response, unless the whole response has arrived already.
         const isStop = error instanceof RequestError && error.failure.code === "cancelled";
         if (!isStop) throw error;
       }
@@ -211,7 +211,7 @@ async function ask(number: number, ports: readonly number[], result: Result): Pr
   }
 }
 
-/** Reads an answer from the start, on another device of the user. */
+/** Reads a response from the start on another device of the user. */
 async function readAll(
   user: number,
   { ports, id, signal }: {

@@ -1,7 +1,8 @@
 /**
- * The chaos test: nodes are killed, drained and started again, the engine too, and clients lose
- * their network, while messages are published. A program checks the log of all published and
- * received messages: every message once and in order, or a reported gap with a true reason.
+ * The chaos test: nodes are killed, drained and restarted, the engine too, and clients lose their
+ * network, while messages are published. The test then compares the logs of all published and
+ * received messages: each message arrives exactly once, in order, or a gap is reported with a
+ * correct reason.
  *
  * @module
  */
@@ -18,7 +19,7 @@ const NODES = 4;
 /** Number of topics of each client. */
 const TOPICS_EACH = 5;
 
-/** Messages a second over all topics, of each of the two publishers. */
+/** Messages per second over all topics, for each of the two publishers. */
 const PER_SECOND = 40;
 
 /** Settings of one run. */
@@ -27,7 +28,7 @@ interface Times {
   readonly totalMs: number;
   /** Interval between two failures of a node or the network. */
   readonly betweenMs: number;
-  /** Interval between two ends of the engine. */
+  /** Interval between two kills of the engine. */
   readonly betweenEnginesMs: number;
   readonly drainMs: number;
 }
@@ -57,10 +58,13 @@ export const ENGINES: readonly EngineName[] = [
   "nats-kept",
 ];
 
-/** Engines of the short form, unless named: one that loses all data, and one that loses none. */
+/**
+ * Engines of the short run unless engines are named: one that loses all data, and one that loses
+ * none.
+ */
 const SHORT_ENGINES: readonly EngineName[] = ["redis", "nats-kept"];
 
-/** Runs the test on each engine, or on the named ones. */
+/** Runs the test on each engine, or on the given ones. */
 export async function soakChaos(
   check: Check,
   isShort: boolean,
@@ -99,7 +103,7 @@ class Chaos {
     });
   }
 
-  /** Fails nodes and the network, in turns. */
+  /** Disturbs nodes and the network in turn. */
   async #strike(fleet: Fleet, end: number): Promise<void> {
     const { betweenMs, drainMs, clients } = this.#times;
     const { nodes, balancer } = fleet;
@@ -113,7 +117,7 @@ class Chaos {
           await fleet.restart(node);
           break;
         case 1:
-          this.#count("network lost by a fifth");
+          this.#count("network lost by a fifth of the clients");
           balancer.cut(clients / 5);
           break;
         case 2:
@@ -134,7 +138,7 @@ class Chaos {
       this.#count("kill -9 of the engine");
       const from = Date.now();
       await engine.kill();
-      // At once, and after a while.
+      // Alternates between no delay and a delay.
       await sleep(i % 2 === 0 ? 0 : 2_000);
       await engine.restart();
       this.#outages.push({ from, to: Date.now() });

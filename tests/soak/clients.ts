@@ -1,5 +1,5 @@
 /**
- * Clients of the soak test: raw sockets that answer pings, and count and time messages.
+ * Clients of the soak test: raw sockets that reply to pings, and count and time messages.
  *
  * @module
  */
@@ -12,15 +12,14 @@ interface Stamped {
   readonly sentUs: number;
 }
 
-/** One client of `skein.1`, or a plain one. */
+/** A client of `skein.1`, or a plain one. */
 export class SoakClient {
-  /** The socket. */
   readonly socket: RawSocket;
   /** Histogram of latencies, while measured. */
   histogram: Histogram | undefined;
   /** Received messages, by topic. */
   readonly received = new Map<string, number>();
-  /** Messages that were lost or reordered, on topics with numbers. */
+  /** Lost or reordered messages on numbered topics. */
   gaps = 0;
   /** Messages that the server reported as dropped. */
   dropped = 0;
@@ -100,7 +99,7 @@ export async function openMany(
   return clients;
 }
 
-/** Publishes at a steady rate, and calls back for each publication. */
+/** Publishes at a steady rate, and calls a function for each publication. */
 export class Pacer {
   #sequence = 0;
   readonly #publisher: SoakClient;
@@ -110,7 +109,7 @@ export class Pacer {
     this.#publisher = publisher;
   }
 
-  /** Publishes numbered messages to the timed topic for a time. */
+  /** Publishes numbered messages to the timed topic for a given time. */
   async run(perSecond: number, forMs: number, also: () => void = () => {}): Promise<number> {
     const start = performance.now();
     let sent = 0;

@@ -1,7 +1,7 @@
 /**
- * Durable streams under failures: nodes and the engine are killed while writers append to streams
- * and readers of all kinds follow. Each acknowledged item is read once and in order by every reader,
- * and every reader sees the end.
+ * Durable streams under failures: nodes and the engine are killed while writers append to streams,
+ * and readers of all kinds follow. Every reader reads each acknowledged item exactly once, in
+ * order, and sees the end.
  *
  * @module
  */
@@ -12,22 +12,22 @@ import { writeNumbers } from "./durable/writer.ts";
 import { LineProcess, sleep } from "./processes.ts";
 import type { Check } from "./webtransport.ts";
 
-/** Streams under way at once. */
+/** Concurrent streams. */
 const STREAMS = 12;
 
-/** Items of each stream, and the pause between two of them in milliseconds. */
+/** Items of each stream, and the pause between two items in milliseconds. */
 const ITEMS = 300;
 const BETWEEN_MS = 10;
 
-/** Longest time for the rest of the streams after the last failure, in milliseconds. */
+/** Longest time for the remaining streams after the last failure, in milliseconds. */
 const SETTLE_MS = 120_000;
 
 /** Settings of one run. */
 interface Times {
   readonly totalMs: number;
-  /** Time between two ends of a node. */
+  /** Time between two kills of nodes. */
   readonly betweenNodesMs: number;
-  /** Time between two ends of the engine. */
+  /** Time between two kills of the engine. */
   readonly betweenEnginesMs: number;
 }
 
@@ -68,7 +68,7 @@ async function run(
     const faults = all.flatMap(({ faults }) => faults);
     const count = all.reduce((sum, one) => sum + one.count, 0);
     check(
-      `${title}: every reader has each item once, in order, and the end`,
+      `${title}: every reader reads each item once, in order, and the end`,
       faults.length === 0,
       faults.slice(0, 5).join("; ") ||
         `${count} streams of ${ITEMS} items, ${Object.keys(READERS).length} readers each, ${what}`,
@@ -85,7 +85,7 @@ async function startNode(port: number, { url }: DurableEngine): Promise<LineProc
   return node;
 }
 
-/** Writes and reads streams one after the other until the time is over. */
+/** Writes and reads streams one after the other until the time is up. */
 async function useStreams(
   lane: string,
   ports: readonly number[],
@@ -107,7 +107,7 @@ async function useStreams(
       const wrong = numbers.findIndex((number, i) => number !== i);
       if (wrong < 0 && numbers.length === ITEMS) return;
       faults.push(
-        `${kind} of ${id}: ${numbers.length} items, ${numbers[wrong]} in place of ${wrong}`,
+        `${kind} of ${id}: ${numbers.length} items, ${numbers[wrong]} instead of ${wrong}`,
       );
     });
     await Promise.all([writing, ...reading]);

@@ -1,19 +1,19 @@
 /**
- * Growth: tens of thousands of clients over memory transports. Memory and the cost of a delivery stay
- * the same for each session, all clients come back after a cut, and a drain ends all sessions.
+ * Growth: tens of thousands of clients over memory transports. Memory and the cost of a delivery
+ * stay constant per session, all clients return after a cut, and a drain closes all sessions.
  *
  * @module
  */
 import type { Growth } from "./growth_server.ts";
 import type { Check } from "./webtransport.ts";
 
-/** Allowed cost of a client among all, compared with a client among few. */
+/** Allowed cost of a delivery to all clients, relative to a delivery to few. */
 const MOST_GROWTH = 1.2;
 
-/** Runs the test in a process of its own. */
+/** Runs the test in a separate process. */
 export async function soakGrowth(check: Check, isShort: boolean): Promise<void> {
   const count = isShort ? 2_000 : 50_000;
-  // A drain spreads the ends of the sessions over most of its time.
+  // A drain spreads the closes over most of its time.
   const drainMs = isShort ? 15_000 : 180_000;
   const { code, stdout } = await new Deno.Command(Deno.execPath(), {
     args: [
@@ -27,7 +27,7 @@ export async function soakGrowth(check: Check, isShort: boolean): Promise<void> 
     ],
     stderr: "inherit",
   }).output();
-  check("growth: the process ends by itself", code === 0, `code ${code}`);
+  check("growth: the process exits by itself", code === 0, `code ${code}`);
   if (code !== 0) return;
   const growth: Growth = JSON.parse(new TextDecoder().decode(stdout));
   const { kib, deliveryUs, delivered, back, backMs, drained } = growth;
@@ -43,7 +43,7 @@ export async function soakGrowth(check: Check, isShort: boolean): Promise<void> 
     delivered[0] === delivered[1],
     `${delivered[0]} of ${delivered[1]}`,
   );
-  // The figure of a delivery is reported, and not judged: a test may not depend on speed.
+  // The time per delivery is reported, not checked: a test may not depend on speed.
   check(
     "growth: all clients are back after a cut",
     back === count,
@@ -52,7 +52,7 @@ export async function soakGrowth(check: Check, isShort: boolean): Promise<void> 
     } us to few, ${deliveryUs[1].toFixed(2)} us to all`,
   );
   check(
-    "growth: a drain ends all sessions",
+    "growth: a drain closes all sessions",
     drained.closed === count && drained.cut + drained.left === 0,
     `${drained.closed} closed, ${drained.cut} cut, ${drained.left} left`,
   );

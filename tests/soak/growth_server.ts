@@ -1,7 +1,7 @@
 /**
- * A server over memory and all its clients, in one process with measured memory. The arguments are
- * the number of clients, and the milliseconds of the drain at the end. Prints one line of JSON for
- * each step.
+ * A server over memory transports and all its clients, in one process with measured memory. The
+ * arguments are the number of clients, and the duration of the drain at the end in milliseconds.
+ * Prints one line of JSON for each step.
  *
  * @module
  */
@@ -11,32 +11,32 @@ import { sleep } from "./processes.ts";
 
 /** Results of the steps. */
 export interface Growth {
-  /** Clients of the first measurement, and of the second. */
+  /** Number of clients in the first measurement, and in the second. */
   readonly clients: readonly [part: number, all: number];
-  /** Memory of a client with its session of the server, in KiB, in both measurements. */
+  /** Memory of a client with its server session, in KiB, in both measurements. */
   readonly kib: readonly [part: number, all: number];
-  /** CPU time of a delivery to few sessions, and to all, in microseconds. */
+  /** CPU time of a delivery to few sessions and to all, in microseconds. */
   readonly deliveryUs: readonly [few: number, all: number];
-  /** Deliveries that were received, and that were due. */
+  /** Received deliveries, and expected deliveries. */
   readonly delivered: readonly [received: number, due: number];
-  /** Clients with a session again after all connections were cut. */
+  /** Clients that have a session again after all connections were cut. */
   readonly back: number;
-  /** Time until then, in milliseconds. */
+  /** Time until all had one, in milliseconds. */
   readonly backMs: number;
   /** Outcome of the drain. */
   readonly drained: { readonly closed: number; readonly cut: number; readonly left: number };
 }
 
-/** Subscribers of the topic for few. */
+/** Subscribers of the topic with few subscribers. */
 const FEW = 200;
 
-/** Deliveries of each measurement, for each client. */
+/** Deliveries to each client in each measurement. */
 const DELIVERIES = 200;
 
-/** Publications under way: a session holds 256 messages by default. */
+/** Publications in flight: a session queues 256 messages by default. */
 const WINDOW = 64;
 
-/** Clients that connect at once. */
+/** Clients that connect at the same time. */
 const AT_ONCE = 500;
 
 /** Longest wait for the clients, in milliseconds. */
@@ -85,7 +85,7 @@ async function open(from: number, to: number): Promise<void> {
   for (let at = from; at < to; at += AT_ONCE) {
     await Promise.all(
       Array.from({ length: Math.min(AT_ONCE, to - at) }, async (_, index) => {
-        // Each client that meets the drain would write a line on the console.
+        // Without a handler, each client that meets the drain would print a line.
         const client = server.connect({ onError() {} });
         await client.whenConnected();
         await listen(client, "all");
@@ -123,7 +123,7 @@ async function until(isSo: () => boolean): Promise<void> {
 }
 
 async function usedBytes(): Promise<number> {
-  // Present because the process runs with --v8-flags=--expose-gc.
+  // Available because the process runs with --v8-flags=--expose-gc.
   const { gc } = globalThis as { gc?: () => void };
   for (let i = 0; i < 2; i++) {
     gc?.();

@@ -1,5 +1,5 @@
 /**
- * Measures the lateness of timers on a busy machine.
+ * Measures the delay of timers on a busy machine.
  *
  * @module
  */
@@ -7,17 +7,17 @@
 /** Interval of the measurement, in milliseconds. */
 const EVERY_MS = 10;
 
-/** Measures the lateness of timers in a process that does other work. */
+/** Measures the delay of timers in a process that does other work. */
 export class Lateness {
   #due = performance.now() + EVERY_MS;
   #worstMs = 0;
 
-  /** Measures until the process ends. */
+  /** Measures until the process exits. */
   constructor() {
     setInterval(() => this.#look(), EVERY_MS);
   }
 
-  /** Returns the longest lateness since the last call, in milliseconds. */
+  /** Returns the longest delay since the last call, in milliseconds. */
   take(): number {
     this.#look();
     const worstMs = this.#worstMs;

@@ -1,6 +1,6 @@
 /**
- * A durable stream of a million records and a slow reader: each record comes once and in order, and
- * the memory of server and client stays the same. The records are in a file.
+ * A durable stream of a million records and a slow reader: each record arrives exactly once, in
+ * order, and the memory of server and client stays constant. The records are in a file.
  *
  * @module
  */
@@ -15,17 +15,16 @@ const MOST_GROWTH_BYTES = 24 * 1_048_576;
 const BURST = 1_000;
 const PAUSE_MS = 10;
 
-/** Result of the program. */
 interface Reading {
-  /** Records that were read, and those that were missing, repeated or in another place. */
+  /** Records that were read, and records that were missing, repeated or out of place. */
   readonly read: number;
   readonly wrong: number;
-  /** Most bytes of the heap beyond those after the first tenth. */
+  /** Largest growth of the heap since the first tenth, in bytes. */
   readonly growth: number;
   readonly seconds: number;
 }
 
-/** Runs the test in a process of its own. */
+/** Runs the test in a separate process. */
 export async function soakLongStream(check: Check, isShort: boolean): Promise<void> {
   const count = isShort ? 200_000 : 1_000_000;
   const folder = await Deno.makeTempDir();
@@ -37,22 +36,22 @@ export async function soakLongStream(check: Check, isShort: boolean): Promise<vo
     stderr: "inherit",
   }).output();
   await Deno.remove(folder, { recursive: true });
-  check("long stream: the process ends by itself", code === 0, `code ${code}`);
+  check("long stream: the process exits by itself", code === 0, `code ${code}`);
   if (code !== 0) return;
   const { read, wrong, growth, seconds }: Reading = JSON.parse(new TextDecoder().decode(stdout));
   check(
-    "long stream: a slow reader gets each record once, and in order",
+    "long stream: a slow reader receives each record exactly once, in order",
     read === count && wrong === 0,
     `${read} of ${count}, ${wrong} wrong, in ${seconds.toFixed(0)} s`,
   );
   check(
-    "long stream: the memory of server and client stays the same",
+    "long stream: the memory of server and client stays constant",
     growth <= MOST_GROWTH_BYTES,
     `${(growth / 1_048_576).toFixed(1)} MiB more than after the first tenth`,
   );
 }
 
-/** Writes a stream into a file, and reads the stream slowly, over a WebSocket. */
+/** Writes a stream to a file, and reads it slowly over a WebSocket. */
 async function run(count: number, path: string): Promise<Reading> {
   await using broker = await SqliteBroker.open(path);
   await using server = serve({

@@ -1,16 +1,18 @@
 /**
- * The soak test: many idle sessions, peers that stop reading, and sessions that begin and end in
- * all ways, good and bad. At the end no session may be left.
+ * The soak test: many idle sessions, peers that stop reading, and sessions that open and close in
+ * every way, regular and irregular. No session may be left at the end.
  *
  * ```sh
  * deno task soak --short
  * ```
  *
- * One line for each check; the exit code is 1 if one failed. `--short` takes some minutes: smaller
- * numbers, the same checks, and at last the parts that measure no time, side by side. `idle`, `stalled`, `churn`, `webtransport`, `unread`, `networks`,
- * `moq`, `chaos`, `rolling`, `silent`, `sqlite`, `durable`, `answers`, `long`, `storm`, `handover` and `simulation` run that part alone;
- * `redis`, `redis-aof`, `redis-snapshot` and `nats` have `chaos` only on these. Up to `churn`, clients are raw sockets in
- * this process, and the server is a process of its own.
+ * Prints one line for each check; the exit code is 1 if one failed. `--short` takes some minutes:
+ * it runs the same checks with smaller numbers, and last, side by side, the parts that measure no
+ * time. The arguments `idle`, `stalled`, `churn`, `webtransport`, `unread`, `networks`, `moq`,
+ * `chaos`, `rolling`, `silent`, `sqlite`, `durable`, `answers`, `long`, `storm`, `handover` and
+ * `simulation` run only that part; `redis`, `redis-aof`, `redis-snapshot` and `nats` run `chaos`
+ * only on that engine. Up to `churn`, clients are raw sockets in this process, and the server is a
+ * separate process.
  *
  * @module
  */
@@ -37,15 +39,15 @@ import { underWithheldCredit } from "../withheld_credit.ts";
 
 const isShort = Deno.args.includes("--short");
 
-/** Files of a process in addition to sockets. */
+/** Files that a process needs in addition to sockets. */
 const SPARE_FILES = 200;
 
 /** Memory of the server per idle session; the runtime's socket has the largest share. */
 const MOST_KIB_PER_SESSION = 64;
 
 /**
- * The heartbeat during churn. Deno keeps a plain socket that was aborted until its idle timer
- * fires, after the heartbeat's patience; the memory is measured after that.
+ * The heartbeat during churn. Deno keeps an aborted plain socket until its idle timer fires, after
+ * the heartbeat's timeout; memory is measured after that.
  */
 const CHURN_HEARTBEAT_MS = 1_000;
 const CHURN_SETTLED_MS = 4_000;
@@ -57,7 +59,8 @@ const MOST_HEAP_GROWTH_BYTES = 2 * 1_048_576;
 const MOST_RSS_GROWTH_BYTES = 96 * 1_048_576;
 
 /**
- * A session with a stalled peer may hold the queue and the bytes accepted by the wire, not more.
+ * A session with a stalled peer may hold its queue and the bytes that the transport accepted, not
+ * more.
  */
 const MOST_STALLED_BYTES = 32 * 1_048_576;
 
@@ -65,10 +68,12 @@ const MOST_STALLED_BYTES = 32 * 1_048_576;
 const MOST_SLOWDOWN = 2;
 const SLACK_MS = 20;
 
-/** Most publications to a stalled peer after its phase: more than any buffers of the kernel take. */
+/** Most publications to a stalled peer after its phase: more than all kernel buffers hold. */
 const MOST_FLOODS = 1_000;
 
-/** Attempts of a measurement: a busy machine stalls occasionally, but rarely three times in a row. */
+/**
+ * Attempts of a measurement: a busy machine stalls occasionally, but rarely three times in a row.
+ */
 const MOST_ATTEMPTS = 3;
 
 /** Credit per connection of an engine that returns no credit, and the amount of data. */
@@ -92,7 +97,7 @@ function say(text: string): void {
 
 /**
  * Runs a client on an engine that stalls each connection: the client moves in time, and each
- * message arrives once.
+ * message arrives exactly once.
  */
 async function soakHandover(): Promise<void> {
   const share = isShort ? 0.2 : 1;
@@ -104,9 +109,9 @@ async function soakHandover(): Promise<void> {
     credit: WEBKIT,
   });
   const seconds = ((performance.now() - sentAt) / 1_000).toFixed(1);
-  const detail = `${lost} lost, ${doubled} doubled of ${messages} publications of 64 KiB and ` +
+  const detail = `${lost} lost, ${doubled} duplicated of ${messages} publications of 64 KiB and ` +
     `${streams} streams, over ${sessions} sessions in ${seconds} s`;
-  check("handover on an engine that gives no credit back", lost + doubled === 0, detail);
+  check("handover on an engine that returns no credit", lost + doubled === 0, detail);
 }
 
 function mib(bytes: number): string {
@@ -118,14 +123,14 @@ function counted(codes: readonly number[]): string {
   return counts.map(([code, list]) => `${list!.length} x ${code}`).join(", ");
 }
 
-/** Holds idle sessions with active ones among them, and drains. */
+/** Holds idle sessions and some active ones, and then drains. */
 async function soakIdle(): Promise<void> {
   let idle = isShort ? 1_000 : 15_000;
   const active = isShort ? 50 : 500;
   const limit = await openFileLimit();
   if (idle + active + SPARE_FILES > limit) {
     idle = limit - active - SPARE_FILES;
-    say(`     ulimit -n is ${limit}: ${idle} idle sessions instead; raise it for all of them`);
+    say(`     ulimit -n is ${limit}: ${idle} idle sessions instead; raise it to test all of them`);
   }
   await using server = await SoakServer.start();
   const before = await server.stats();
@@ -139,7 +144,7 @@ async function soakIdle(): Promise<void> {
   const kib = (after.rssBytes - before.rssBytes) / 1_024 / idle;
   check("idle sessions are there", after.sessions === idle, `${idle} in ${tookMs.toFixed(0)} ms`);
   check(
-    `an idle session takes at most ${MOST_KIB_PER_SESSION} KiB`,
+    `an idle session uses at most ${MOST_KIB_PER_SESSION} KiB`,
     kib <= MOST_KIB_PER_SESSION,
     `${kib.toFixed(1)} KiB, ${mib(after.rssBytes)} in all`,
   );
@@ -153,30 +158,33 @@ async function soakIdle(): Promise<void> {
   const pacer = new Pacer(workers[0]!);
   await pacer.run(20, 500);
   for (const worker of workers) worker.histogram = histogram;
-  // The full form waits longer than the heartbeat's patience, so that sessions without pongs are
-  // gone.
+  // The full run waits longer than the heartbeat's timeout, so sessions without pongs are closed.
   const sent = await pacer.run(20, isShort ? 4_000 : 90_000);
   await sleep(300);
   const [p50Ms, p99Ms] = [histogram.quantileMs(0.5), histogram.quantileMs(0.99)];
   check(
-    "active sessions get everything in order, beside the idle ones",
+    "active sessions receive everything in order among idle ones",
     histogram.count === sent * active && workers.every(({ gaps }) => gaps === 0),
     `${histogram.count} deliveries, p50 ${p50Ms.toFixed(2)} ms, p99 ${p99Ms.toFixed(2)} ms`,
   );
   const all = [...idlers, ...workers];
   const still = await server.stats();
-  check("nobody was lost meanwhile", still.sessions === all.length, `${still.sessions} sessions`);
+  check(
+    "no session was lost meanwhile",
+    still.sessions === all.length,
+    `${still.sessions} sessions`,
+  );
 
   const ends = Promise.all(all.map(({ socket }) => socket.closed));
   const withinMs = isShort ? 2_000 : 10_000;
   const report = await server.drain(withinMs);
   const codes = (await Promise.race([ends, sleep(10_000).then(() => [])])).map(({ code }) => code);
   check(
-    "a drain ends every session, and every peer sees why",
+    "a drain closes every session, and every peer receives the reason",
     codes.length === all.length && codes.every((code) => code === 4503),
     `${counted(codes)} in ${report.tookMs} ms`,
   );
-  check("a drain cuts nobody", report.cut === 0, `${report.closed} closed, ${report.cut} cut`);
+  check("a drain cuts no session", report.cut === 0, `${report.closed} closed, ${report.cut} cut`);
   const empty = await server.stats();
   check(
     "nothing is left after a drain",
@@ -196,8 +204,8 @@ async function soakStalled(policy: OverflowPolicy, attempt = 1): Promise<void> {
     return client;
   });
   const publisher = clients[0]!;
-  // The flood goes to this session alone, whether the session reads or not, so that both phases are
-  // the same work. The flood is larger than the kernel's buffers.
+  // The flood goes only to this session, whether the session reads or not, so both phases do the
+  // same work. The flood is larger than the kernel's buffers.
   const one = await SoakClient.open(server.port, true, 131_072);
   await one.subscribe("flood");
   let flooded = 0;
@@ -213,36 +221,40 @@ async function soakStalled(policy: OverflowPolicy, attempt = 1): Promise<void> {
   const during = await phase(clients, pacer, phaseMs, flood);
   let stats = await server.stats();
   const acted = () => policy === "close" ? "4507" in stats.closeCodes : stats.dropped > 0;
-  // The kernel's buffers may have room for the flood of a whole phase.
+  // The kernel's buffers may hold the flood of a whole phase.
   for (let i = 0; i < MOST_FLOODS && !acted(); i++) {
     flood();
     stats = await server.stats();
   }
   const bound = without * MOST_SLOWDOWN + SLACK_MS;
   if (during > bound && attempt < MOST_ATTEMPTS) {
-    say(`     ${policy}: p99 ${during.toFixed(2)} ms, ${without.toFixed(2)} ms without; once more`);
+    say(`     ${policy}: p99 ${during.toFixed(2)} ms, ${without.toFixed(2)} ms without; retrying`);
     return await soakStalled(policy, attempt + 1);
   }
   check(
-    `${policy}: others are at most ${MOST_SLOWDOWN} times slower, and ${SLACK_MS} ms`,
+    `${policy}: other sessions are at most ${MOST_SLOWDOWN} times slower, plus ${SLACK_MS} ms`,
     during <= bound,
     `p99 ${during.toFixed(2)} ms with a stalled peer, ${without.toFixed(2)} ms without`,
   );
   const gaps = clients.reduce((sum, client) => sum + client.gaps, 0);
-  check(`${policy}: others get everything in order`, gaps === 0, `${gaps} gaps`);
+  check(`${policy}: other sessions receive everything in order`, gaps === 0, `${gaps} gaps`);
   const grown = stats.rssBytes - before.rssBytes;
   check(
-    `${policy}: the server holds at most ${mib(MOST_STALLED_BYTES)} for it`,
+    `${policy}: the server holds at most ${mib(MOST_STALLED_BYTES)} for the stalled session`,
     grown <= MOST_STALLED_BYTES,
     mib(grown),
   );
   if (policy === "close") {
     const count = stats.closeCodes["4507"] ?? 0;
-    check("close: it is closed with 4507", count === 1 && stats.sessions === others, `${count}`);
+    check(
+      "close: the stalled session is closed with 4507",
+      count === 1 && stats.sessions === others,
+      `${count}`,
+    );
     return;
   }
   check(
-    `${policy}: it stays, and messages are dropped`,
+    `${policy}: the stalled session stays open, and messages are dropped`,
     stats.sessions === others + 1 && stats.dropped > 0,
     `${stats.dropped} dropped`,
   );
@@ -250,7 +262,7 @@ async function soakStalled(policy: OverflowPolicy, attempt = 1): Promise<void> {
   const total = () => (one.received.get("flood") ?? 0) + one.dropped;
   for (let i = 0; i < 100 && total() < flooded; i++) await sleep(50);
   check(
-    `${policy}: back again, it is told of all that it missed`,
+    `${policy}: when it reads again, the session is notified of all dropped messages`,
     total() === flooded && one.dropped === (await server.stats()).dropped,
     `${one.received.get("flood")} received and ${one.dropped} dropped of ${flooded}`,
   );
@@ -272,7 +284,7 @@ async function phase(
   return histogram.quantileMs(0.99);
 }
 
-/** Opens and closes sessions, some of them rudely. */
+/** Opens and closes sessions, some of them abruptly. */
 async function soakChurn(): Promise<void> {
   const rounds = isShort ? 8 : 60;
   const each = isShort ? 100 : 250;
@@ -316,7 +328,7 @@ async function soakChurn(): Promise<void> {
   await last.subscribe(TIMED);
   last.publish(TIMED, { sequence: 0, sentUs: 0 });
   await sleep(200);
-  check("the server still serves", last.received.get(TIMED) === 1, "one message there and back");
+  check("the server still serves", last.received.get(TIMED) === 1, "one message echoed");
   last.socket.abort();
 }
 
@@ -341,7 +353,7 @@ async function churn(port: number, count: number): Promise<number> {
       client.socket.sendRaw(new Uint8Array([0x81, 0x80 | 100, 0, 0, 0, 0, 123, 34]));
       await sleep(5);
     } else if (ending === "violation") {
-      // A frame without a mask, which a server must refuse.
+      // A frame without a mask, which a server must reject.
       client.socket.sendRaw(new Uint8Array([0x81, 2, 123, 125]));
       await Promise.race([client.socket.closed, sleep(100)]);
     }
@@ -387,7 +399,7 @@ const parts: Record<string, () => Promise<void>> = {
   simulation: () => soakSimulation(check, say, isShort),
 };
 
-/** Parts whose checks depend on no time of this machine, the longest first: most of these wait. */
+/** Parts whose checks do not depend on the machine's speed, the longest first: they mostly wait. */
 const TIMELESS: ReadonlySet<string> = new Set([
   "durable",
   "simulation",
@@ -397,7 +409,7 @@ const TIMELESS: ReadonlySet<string> = new Set([
   "long",
 ]);
 
-/** Timeless parts at a time, in the short form. */
+/** Concurrent timeless parts in the short run. */
 const LANES = 3;
 
 /** Runs parts, one after the other. */
@@ -413,7 +425,7 @@ const asked = Deno.args.filter((argument) => Object.hasOwn(parts, argument));
 const names = asked.length > 0 ? asked : Object.keys(parts);
 await run(names.filter((name) => !isShort || !TIMELESS.has(name)));
 if (isShort) {
-  // All lanes take from one list.
+  // All lanes draw from one list.
   const rest = [...TIMELESS].filter((name) => names.includes(name)).values();
   await Promise.all(Array.from({ length: LANES }, () => run(rest)));
 }

@@ -10,13 +10,13 @@ import type { MoqSubscribersLine } from "./moq_peer.ts";
 import type { MoqRelayStatsLine } from "./moq_relay.ts";
 import type { Check } from "./webtransport.ts";
 
-/** Number of subscribers over each of the two wires. */
+/** Number of subscribers over each of the two transports. */
 const SUBSCRIBERS_A_WIRE = 50;
 const SUBSCRIBERS = 2 * SUBSCRIBERS_A_WIRE;
 
 /**
- * Allowed growth of the memory: a tenth, and for small figures a constant. The allocator takes its
- * arenas in the first half of a minute, which is all of the short form.
+ * Allowed growth of the memory: a tenth, plus a constant for small values. The allocator reserves
+ * its arenas in the first half minute, which is the whole short run.
  */
 const MOST_GROWTH = 0.1;
 const RSS_SLACK_BYTES = { short: 64 * 1_048_576, long: 16 * 1_048_576 } as const;
@@ -29,7 +29,7 @@ const SLACK_MS = { p50: 50, p99: 500 } as const;
 /** Longest wait for an event, in milliseconds. */
 const MOST_WAIT_MS = 45_000;
 
-/** Durations of the phases, in milliseconds. */
+/** Number of kills, and durations of the phases in milliseconds. */
 interface Times {
   readonly warmUpMs: number;
   readonly steadyMs: number;
@@ -54,7 +54,7 @@ const LONG: Times = {
   betweenKillsMs: 30_000,
 };
 
-/** Soaks a relay for five minutes, or for half of one. */
+/** Soaks a relay for five minutes, or in the short run for half a minute. */
 export async function soakMoq(check: Check, isShort: boolean): Promise<void> {
   const times = isShort ? SHORT : LONG;
   const relay = new LineProcess("./moq_relay.ts", `${times.stallTimeoutMs}`);
@@ -76,7 +76,7 @@ export async function soakMoq(check: Check, isShort: boolean): Promise<void> {
   const stats = () => relay.ask<MoqRelayStatsLine>("stats");
 
   const begun = await until(ask, ({ fed }) => fed === SUBSCRIBERS);
-  check("MoQ relay: all subscribers are fed", begun.fed === SUBSCRIBERS, `${begun.fed}`);
+  check("MoQ relay: all subscribers receive groups", begun.fed === SUBSCRIBERS, `${begun.fed}`);
   await sleep(times.warmUpMs);
   const before = await stats();
   await ask();
@@ -88,14 +88,14 @@ export async function soakMoq(check: Check, isShort: boolean): Promise<void> {
   const { reason, endedMs, closedMs } = JSON.parse(await stalled.line());
   const beside = await ask();
   check(
-    "MoQ relay: who takes nothing is ended, and its session is closed to free what it holds",
+    "MoQ relay: a subscriber that reads nothing is ended, and its session is closed to free its data",
     reason === "tooFarBehind",
     `${reason} after ${(endedMs / 1_000).toFixed(1)} s, closed after ${
       (closedMs / 1_000).toFixed(1)
     } s`,
   );
   check(
-    "MoQ relay: nobody else notices",
+    "MoQ relay: other subscribers are not affected",
     beside.fed === SUBSCRIBERS &&
       beside.p50Ms <= MOST_SLOWDOWN * steady.p50Ms + SLACK_MS.p50 &&
       beside.p99Ms <= MOST_SLOWDOWN * steady.p99Ms + SLACK_MS.p99,
@@ -104,8 +104,8 @@ export async function soakMoq(check: Check, isShort: boolean): Promise<void> {
   );
   await stalled.end();
 
-  // In the short form the publisher always returns before its old session is known to be gone; in
-  // the long one every other time.
+  // In the short run the publisher always returns before its old session is known to be gone; in
+  // the long run every other time.
   let [ended, active, fed] = [beside.ended, beside.active, true];
   for (let kill = 0; kill < times.kills; kill++) {
     publisher.kill("SIGKILL");
@@ -125,7 +125,7 @@ export async function soakMoq(check: Check, isShort: boolean): Promise<void> {
     if ((await until(ask, (line) => line.fed === SUBSCRIBERS)).fed < SUBSCRIBERS) fed = false;
   }
   check(
-    "MoQ relay: the publisher is killed and comes back, all see it end and begin, and get its groups",
+    "MoQ relay: when the publisher is killed and restarted, all subscribers see both and receive its groups",
     fed,
     `${times.kills} times`,
   );
@@ -134,7 +134,7 @@ export async function soakMoq(check: Check, isShort: boolean): Promise<void> {
   const last = await ask();
   checkGrowth(check, before, after, RSS_SLACK_BYTES[isShort ? "short" : "long"]);
   check(
-    "MoQ relay: every group comes in order, or is dropped explicitly",
+    "MoQ relay: every group arrives in order, or is dropped explicitly",
     last.silent === 0 && last.disordered === 0 && last.wrong === 0,
     `${last.groups} whole, ${last.dropped} dropped, ${last.silent} silently, ` +
       `${last.disordered} out of order, ${last.wrong} wrong`,
@@ -143,12 +143,12 @@ export async function soakMoq(check: Check, isShort: boolean): Promise<void> {
   for (const process of [...wires, publisher]) await process.end();
   const none = await until(stats, ({ sessions, tracks }) => sessions === 0 && tracks === 0);
   check(
-    "MoQ relay: nothing is left in the end",
+    "MoQ relay: nothing is left at the end",
     none.sessions === 0 && none.tracks === 0 && none.broadcasts === 0,
     `${none.sessions} sessions, ${none.tracks} tracks, ${none.broadcasts} broadcasts`,
   );
   const { code } = await relay.end();
-  check("MoQ relay: it lives until it is told to end", code === 0, `exit code ${code}`);
+  check("MoQ relay: it runs until it is told to exit", code === 0, `exit code ${code}`);
 }
 
 function checkGrowth(
@@ -164,7 +164,7 @@ function checkGrowth(
   ] as const;
   for (const [what, first, last, slack] of kinds) {
     check(
-      `MoQ relay: ${what} stays`,
+      `MoQ relay: ${what} stays constant`,
       last <= first * (1 + MOST_GROWTH) + slack,
       `${mib(first)}, then ${mib(last)}; resident before a collection ${mib(before.peakBytes)}, ` +
         `then ${mib(after.peakBytes)}`,
@@ -172,7 +172,7 @@ function checkGrowth(
   }
 }
 
-/** Repeats a question until the answer is right or time is up; returns the last answer. */
+/** Repeats a request until the reply is right or time is up; returns the last reply. */
 async function until<T>(ask: () => Promise<T>, isRight: (line: T) => boolean): Promise<T> {
   const end = performance.now() + MOST_WAIT_MS;
   while (true) {
@@ -182,7 +182,7 @@ async function until<T>(ask: () => Promise<T>, isRight: (line: T) => boolean): P
   }
 }
 
-/** Combines two wires; of times the longer one counts. */
+/** Combines the lines of two transports; of times, the longer one counts. */
 function summed(lines: readonly MoqSubscribersLine[]): MoqSubscribersLine {
   return lines.reduce((one, other) => {
     const both: Record<string, number> = {};

@@ -1,7 +1,7 @@
 /**
  * The peers of the soak test of MoQ, in a separate process: a publisher, subscribers, or a
- * subscriber that reads no stream. Reads one command per line from standard input, and answers each
- * with a line of JSON.
+ * subscriber that reads no stream. Reads one command per line from standard input, and replies to
+ * each with a line of JSON.
  *
  * @module
  */
@@ -33,7 +33,7 @@ const GROUP_MS = 200;
 export interface MoqSubscribersLine {
   /** Subscribers that received a group since the last report. */
   readonly fed: number;
-  /** Whole groups. */
+  /** Complete groups. */
   readonly groups: number;
   /** Groups reported as missing or incomplete. */
   readonly dropped: number;
@@ -43,9 +43,9 @@ export interface MoqSubscribersLine {
   readonly disordered: number;
   /** Frames with wrong content. */
   readonly wrong: number;
-  /** Announcements to all subscribers. */
+  /** Announcements that reached subscribers. */
   readonly active: number;
-  /** Ends of announcements. */
+  /** Ends of announcements that reached subscribers. */
   readonly ended: number;
   /** Median latency from publisher to subscriber, since the last report. */
   readonly p50Ms: number;
@@ -67,7 +67,7 @@ async function publish(): Promise<void> {
   const track = broadcast.track(TRACK);
   const mux = new TrackMux();
   mux.publish(PATH, broadcast);
-  // The server notices the killed relay soon.
+  // The server soon detects the killed relay.
   const connection = await dialQuic(`moqt://127.0.0.1:${port}`, {
     protocols: ["moq-lite-05"],
     serverCertificateHashes,
@@ -180,7 +180,7 @@ class Subscriber {
           if (index === FRAMES) this.groups++;
           else this.wrong++;
         } catch {
-          // The subscription was given up with a message.
+          // The subscription was aborted with an error.
           this.dropped++;
           told.delete(sequence);
         }
@@ -223,7 +223,7 @@ async function stall(): Promise<void> {
   await read(() => Promise.resolve("bye"));
 }
 
-/** A connection without a reader of groups. */
+/** A connection whose incoming groups are not read. */
 function deafTo(connection: Connection): Connection {
   return new Proxy(connection, {
     get(target, key) {

@@ -1,6 +1,6 @@
 /**
  * The relay of the soak test of MoQ, in a separate process. Reads one command per line from
- * standard input, and answers each with a line of JSON.
+ * standard input, and replies to each with a line of JSON.
  *
  * @module
  */
@@ -15,13 +15,13 @@ export interface MoqRelayStatsLine {
   readonly broadcasts: number;
   /** Number of upstream subscriptions. */
   readonly tracks: number;
-  /** Resident memory before a collection. */
+  /** Resident memory before a garbage collection. */
   readonly peakBytes: number;
-  /** Resident memory after a collection. */
+  /** Resident memory after a garbage collection. */
   readonly rssBytes: number;
-  /** Memory of JavaScript objects after a collection. */
+  /** Memory of JavaScript objects after a garbage collection. */
   readonly heapBytes: number;
-  /** Errors of broadcasts. */
+  /** Number of broadcasts' errors. */
   readonly errors: number;
 }
 
@@ -57,7 +57,7 @@ await server.close();
 
 async function stats(): Promise<MoqRelayStatsLine> {
   const peakBytes = Deno.memoryUsage().rss;
-  // Present because the relay runs with --v8-flags=--expose-gc.
+  // Available because the relay runs with --v8-flags=--expose-gc.
   const { gc } = globalThis as { gc?: () => void };
   gc?.();
   await new Promise((resolve) => setTimeout(resolve, 50));

@@ -1,6 +1,6 @@
 /**
- * The soak test of hostile networks: measures the time of a client to connect, to deliver, and to
- * recover, with the time limits of production.
+ * The soak test of hostile networks: measures how long a client takes to connect, to deliver and to
+ * recover, with the timeouts of production.
  *
  * @module
  */
@@ -10,19 +10,19 @@ import type { Check } from "./webtransport.ts";
 /** One heartbeat, which bounds the recovery of a client, in milliseconds. */
 const HEARTBEAT_MS = 25_000;
 
-/** Runs of a network in which chance has a part, and in short. */
+/** Runs of a network with randomness; and in the short run. */
 const RUNS = 20;
 const SHORT_RUNS = 4;
 
-/** Duration of the first state of a network, and the delay of its answers, in milliseconds. */
+/** Duration of a network's first state, and the delay of its replies, in milliseconds. */
 const HOLD_MS = 5_000;
 const ANSWER_MS = 5_000;
 
 /**
- * Runs each network of the table, side by side: most of the time passes in silence.
+ * Runs each network of the table, all at the same time: most of the time passes in silence.
  *
  * @param check Reports the result of each network.
- * @param isShort True for the short form.
+ * @param isShort True for the short run.
  */
 export async function soakNetworks(check: Check, isShort: boolean): Promise<void> {
   await Promise.all(HOSTILE_NETWORKS.map(async (network) => {
@@ -43,7 +43,7 @@ export async function soakNetworks(check: Check, isShort: boolean): Promise<void
   }));
 }
 
-/** The worst value of each figure. */
+/** The worst value of each measurement. */
 function detailOf(results: readonly HostileResult[]): string {
   const worst = (name: "connectedMs" | "deliveredMs" | "backMs") => {
     const times = results.flatMap(({ [name]: time }) => time === undefined ? [] : [time]);

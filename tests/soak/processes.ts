@@ -42,7 +42,7 @@ export class SoakServer implements AsyncDisposable {
       new TextLineStream(),
     ).getReader();
     const { value } = await lines.read();
-    if (value === undefined) throw new Error("Cannot start: the server ended");
+    if (value === undefined) throw new Error("Cannot start: the server exited");
     return new SoakServer(JSON.parse(value).port, process, lines);
   }
 
@@ -56,7 +56,7 @@ export class SoakServer implements AsyncDisposable {
     return this.#ask(`drain ${withinMs}`);
   }
 
-  /** Repeats a question until the answer is right or time is up; returns the last answer. */
+  /** Repeats a request for the report until it is right or time is up; returns the last report. */
   async until(isRight: (stats: ServerStats) => boolean, withinMs: number): Promise<ServerStats> {
     const end = performance.now() + withinMs;
     while (true) {
@@ -66,7 +66,7 @@ export class SoakServer implements AsyncDisposable {
     }
   }
 
-  /** Ends the process. */
+  /** Stops the process. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#commands.close().catch(() => {});
     const timer = setTimeout(() => this.#process.kill("SIGKILL"), 5_000);
@@ -78,12 +78,12 @@ export class SoakServer implements AsyncDisposable {
   async #ask<T>(command: string): Promise<T> {
     await this.#commands.write(new TextEncoder().encode(`${command}\n`));
     const { value } = await this.#lines.read();
-    if (value === undefined) throw new Error(`Cannot ask for ${command}: the server ended`);
+    if (value === undefined) throw new Error(`Cannot request ${command}: the server exited`);
     return JSON.parse(value);
   }
 }
 
-/** Time for a process to end by itself, in milliseconds. */
+/** Time for a process to exit by itself, in milliseconds. */
 const END_MS = 20_000;
 
 /** A process that communicates in lines. */
@@ -114,11 +114,11 @@ export class LineProcess implements AsyncDisposable {
   /** Reads a line. */
   async line(): Promise<string> {
     const { value } = await this.#lines.read();
-    if (value === undefined) throw new Error("The process ended");
+    if (value === undefined) throw new Error("The process exited");
     return value;
   }
 
-  /** Writes a line, and reads the answer. */
+  /** Writes a line, and reads the reply. */
   async ask<T>(command: string): Promise<T> {
     await this.#commands.write(new TextEncoder().encode(`${command}\n`));
     return JSON.parse(await this.line());
@@ -129,7 +129,7 @@ export class LineProcess implements AsyncDisposable {
     this.#process.kill(signal);
   }
 
-  /** Waits for the end of the process. */
+  /** Waits until the process exits. */
   async end(): Promise<Deno.CommandStatus> {
     await this.#commands.close().catch(() => {});
     const status = await this.#process.status;
@@ -137,7 +137,7 @@ export class LineProcess implements AsyncDisposable {
     return status;
   }
 
-  /** Ends the process, which ends by itself at the end of its input. */
+  /** Closes the process's input, which makes it exit. */
   async [Symbol.asyncDispose](): Promise<void> {
     const timer = setTimeout(() => this.kill("SIGKILL"), END_MS);
     await this.end();
@@ -145,14 +145,13 @@ export class LineProcess implements AsyncDisposable {
   }
 }
 
-/** Waits. */
 export function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
 /**
- * Returns the limit of open files of this process. A process cannot raise the own limit from
- * JavaScript, so the test uses a shell.
+ * Returns the limit of open files of this process. JavaScript cannot raise the limit of its own
+ * process, so the test uses a shell.
  *
  * @returns The limit; `Infinity` if unlimited or unknown.
  */

@@ -1,7 +1,6 @@
 /**
- * A rolling restart: each node in turn is drained, ended and started again, while messages are
- * published. No message may be lost, and clients may come back no faster than the drain spreads
- * them.
+ * A rolling restart: each node in turn is drained, stopped and restarted, while messages are
+ * published. No message may be lost, and clients may return no faster than the drain spreads them.
  *
  * @module
  */
@@ -20,7 +19,7 @@ const NODES = 4;
 /** Number of topics of each client. */
 const TOPICS_EACH = 5;
 
-/** Messages a second over all topics, of each of the two publishers. */
+/** Messages per second over all topics, for each of the two publishers. */
 const PER_SECOND = 40;
 
 /** The part of `withinMs` over which a drain spreads the sessions. */
@@ -29,12 +28,12 @@ const SPREAD = 0.8;
 /** Longest mean time between two closes of a drain, in milliseconds. */
 const MAX_SLOT_MS = 5;
 
-/** Within any time so long, this many sessions at most may begin. */
+/** Lengths of the time windows in which the number of starting sessions is bounded. */
 const WINDOWS_MS = [100, 1_000] as const;
 
 /**
- * Allowed time for the return of a client. The lateness of the processes is added: work that was
- * due meanwhile comes together with work that is due now.
+ * Allowed deviation of a client's return. Timer delays of the processes are added: delayed work
+ * coincides with work that is due now.
  */
 const TOLERANCE_MS = 100;
 
@@ -67,7 +66,8 @@ async function roll(
 
   for (const [i, node] of fleet.nodes.entries()) {
     const others = fleet.nodes.filter((other) => other !== node);
-    // The order of an orchestrator: stop new connections, end the node, go on to the next one.
+    // The order of an orchestrator: stop new connections, stop the node, continue with the next
+    // one.
     fleet.use(others);
     lateness.take();
     await fleet.ask<ClientsState>("state");
@@ -92,7 +92,7 @@ async function roll(
     outages: [],
   });
   check(
-    `${title}: everybody recovered each time`,
+    `${title}: all clients recovered each time`,
     outcome.state.failed === 0 && outcome.state.recovered > 0,
     `${outcome.state.recovered} times recovered, ${outcome.state.failed} times not`,
   );
@@ -107,11 +107,11 @@ function judgeReturns(check: Check, title: string, { drained, times, withinMs, l
 }): void {
   const { closed, cut, tookMs } = drained;
   check(
-    `${title}: the drain cuts nobody, and all are back`,
+    `${title}: the drain cuts no session, and all clients return`,
     cut === 0 && times.length === closed,
-    `${closed} closed, ${cut} cut, ${times.length} back, in ${tookMs} ms`,
+    `${closed} closed, ${cut} cut, ${times.length} returned, in ${tookMs} ms`,
   );
-  // A drain has one slot a session, and closes the session at some moment of the slot.
+  // A drain has one slot per session, and closes the session at some moment of the slot.
   const slotMs = Math.min(withinMs * SPREAD / Math.max(1, closed), MAX_SLOT_MS);
   const windows = WINDOWS_MS.map((windowMs) => ({
     windowMs,
@@ -119,7 +119,7 @@ function judgeReturns(check: Check, title: string, { drained, times, withinMs, l
     found: mostWithin(times, windowMs),
   }));
   check(
-    `${title}: they come back no faster than the drain spreads them`,
+    `${title}: clients return no faster than the drain spreads them`,
     windows.every(({ found, most }) => found <= most),
     `one each ${slotMs.toFixed(0)} ms; ` +
       windows.map((one) => `at most ${one.found} (of ${one.most}) in ${one.windowMs} ms`)
@@ -129,8 +129,7 @@ function judgeReturns(check: Check, title: string, { drained, times, withinMs, l
 }
 
 /**
- * Sessions that began at these nodes since the last question, and the largest lateness of a
- * session.
+ * Sessions that started at these nodes since the last report, and the longest timer delay.
  */
 async function opened(nodes: readonly FleetNode[]): Promise<{ times: number[]; lateMs: number }> {
   const each = await Promise.all(nodes.map(({ process }) => process.ask<Opened>("opened")));
@@ -140,7 +139,7 @@ async function opened(nodes: readonly FleetNode[]): Promise<{ times: number[]; l
   };
 }
 
-/** The same, once enough sessions began, or the time is over: the last ones are on their way. */
+/** The same, once enough sessions started or the time is up: the last ones may be in progress. */
 async function openedSoon(nodes: readonly FleetNode[], count: number): ReturnType<typeof opened> {
   const until = Date.now() + PATIENCE_MS;
   let found = await opened(nodes);
@@ -152,7 +151,7 @@ async function openedSoon(nodes: readonly FleetNode[], count: number): ReturnTyp
   return found;
 }
 
-/** Most of these moments that lie within any time so long. */
+/** The largest number of times within any window of a length. */
 function mostWithin(times: readonly number[], windowMs: number): number {
   let most = 0;
   for (let from = 0, to = 0; to < times.length; to++) {

@@ -1,6 +1,6 @@
 /**
  * The server of the soak test, in a separate process with measured memory. Reads one command per
- * line from standard input, and answers each with a line of JSON.
+ * line from standard input, and replies to each with a line of JSON.
  *
  * @module
  */
@@ -15,15 +15,15 @@ export interface ServerStats {
   readonly topics: number;
   /** Number of present users. */
   readonly present: number;
-  /** Places reserved for sessions during admission. */
+  /** Slots reserved for sessions during admission. */
   readonly reserved: number;
   /** Messages dropped by policy. */
   readonly dropped: number;
-  /** Ended sessions, by close code. */
+  /** Number of closed sessions, by close code. */
   readonly closeCodes: Readonly<Record<string, number>>;
-  /** Resident memory after a collection. */
+  /** Resident memory after a garbage collection. */
   readonly rssBytes: number;
-  /** Memory of JavaScript objects after a collection. */
+  /** Memory of JavaScript objects after a garbage collection. */
   readonly heapBytes: number;
 }
 
@@ -65,7 +65,7 @@ for await (const line of lines) {
 await server.close();
 
 async function stats(): Promise<ServerStats> {
-  // Present because the server runs with --v8-flags=--expose-gc.
+  // Available because the server runs with --v8-flags=--expose-gc.
   (globalThis as { gc?: () => void }).gc?.();
   await new Promise((resolve) => setTimeout(resolve, 50));
   (globalThis as { gc?: () => void }).gc?.();

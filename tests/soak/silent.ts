@@ -1,12 +1,12 @@
 /**
- * Servers that fall silent: killed and started again, and frozen for a while.
+ * Servers that become silent: killed and restarted, and frozen for a while.
  *
  * - **Killed:** SIGKILL, and another process on the same port 0.2 s later. Measures how long
- *   messages that clients send right after the kill take to get through, or to fail.
- * - **Answers:** SIGKILL of the node that makes a kept answer, on each engine. Measures when readers
- *   have the next item.
- * - **Frozen:** SIGSTOP for 5 s under thousands of clients. No session may end, few clients may open
- *   another connection, and none of these may be refused.
+ * messages that clients send right after the kill take to succeed or to fail.
+ * - **Answers:** SIGKILL of the node that produces a kept response, on each engine. Measures when
+ * readers receive the next item.
+ * - **Frozen:** SIGSTOP for 5 s with thousands of clients. No session may close, few clients may
+ * open another connection, and none of those may be rejected.
  *
  * @module
  */
@@ -20,13 +20,13 @@ import type { Check } from "./webtransport.ts";
 /** Time from the kill to the start of the next process, in milliseconds. */
 const RESTART_MS = 200;
 
-/** Longest median from the kill until a message is through, or has failed, in milliseconds. */
+/** Longest median from the kill until a message has succeeded or failed, in milliseconds. */
 const MOST_MS = 4_000;
 
-/** Time for which the server stands still, in milliseconds. */
+/** Time for which the server is frozen, in milliseconds. */
 const FROZEN_MS = 5_000;
 
-/** Share of the clients that wait for replies all the time, and may dial. */
+/** Share of the clients that always wait for replies, and may dial. */
 const BUSY_SHARE = 0.1;
 
 /** Processes of the clients of the frozen server; half of them are on each transport. */
@@ -34,7 +34,10 @@ const CLIENT_PROCESSES = 4;
 
 const TRANSPORTS: readonly TransportName[] = ["webtransport", "websocket"];
 
-/** Messages that a client sends right after the kill; each resolves once through, or failed. */
+/**
+ * Messages that a client sends right after the kill; each promise resolves when the message has
+ * succeeded or failed.
+ */
 const SENT: Readonly<Record<string, (client: Client, id: string) => Promise<unknown>>> = {
   "a message at least once": async (client, id) => {
     client.send("note", id);
@@ -54,7 +57,7 @@ const SENT: Readonly<Record<string, (client: Client, id: string) => Promise<unkn
 /**
  * Kills and freezes servers.
  *
- * @param check Takes each result.
+ * @param check Receives each result.
  * @param isShort True for fewer kills and clients.
  */
 export async function soakSilent(check: Check, isShort: boolean): Promise<void> {
@@ -63,7 +66,7 @@ export async function soakSilent(check: Check, isShort: boolean): Promise<void> 
   await soakFrozen(check, isShort ? 400 : 2_000);
 }
 
-/** Kills a server and starts it again, a number of times for each transport. */
+/** Kills a server and restarts it, a number of times for each transport. */
 async function soakKilled(check: Check, times: number): Promise<void> {
   const file = await Deno.makeTempFile();
   let server = startServer(0, file, 100);
@@ -107,7 +110,7 @@ async function soakKilled(check: Check, times: number): Promise<void> {
     const handled = (await Deno.readTextFile(file)).split("\n");
     const wrong = ids.filter((id) => {
       const count = handled.filter((line) => line === id).length;
-      // Publications reach no handler, and a plain request was sent to the dead process alone.
+      // Publications reach no handler, and a plain request was sent only to the killed process.
       return count !== (/publication|a request$/.test(id) ? 0 : 1);
     });
     check(`each message over ${transport} is handled once`, wrong.length === 0, wrong.join(", "));
@@ -116,7 +119,7 @@ async function soakKilled(check: Check, times: number): Promise<void> {
   await Deno.remove(file);
 }
 
-/** Freezes a server for 5 s under a number of clients. */
+/** Freezes a server with a number of clients for 5 s. */
 async function soakFrozen(check: Check, count: number): Promise<void> {
   const file = await Deno.makeTempFile();
   await using server = startServer(0, file, count);
@@ -140,14 +143,14 @@ async function soakFrozen(check: Check, count: number): Promise<void> {
   const { sessions, refused } = await server.ask<SilentServerStats>("stats");
   const dialed = after.dialed - before.dialed;
   check(
-    `no session of ${count} ends while the server is frozen for 5 s`,
+    `no session of ${count} closes while the server is frozen for 5 s`,
     after.ended === 0 && after.connected === count && sessions === count,
     `${after.ended} ended, ${after.connected} connected, ${sessions} at the server`,
   );
-  check("at most a tenth of the clients dials", dialed <= count / 10, `${dialed} dialed`);
-  check("no connection is refused", refused === 0, `${refused} refused`);
+  check("at most a tenth of the clients dial", dialed <= count / 10, `${dialed} dialed`);
+  check("no connection is rejected", refused === 0, `${refused} refused`);
   check(
-    "requests go on, and none fails",
+    "requests continue, and none fails",
     after.failures === 0 && after.replies > before.replies,
     `${after.replies - before.replies} replies, ${after.failures} failures`,
   );

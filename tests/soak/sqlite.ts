@@ -1,6 +1,6 @@
 /**
- * A process that writes to a `SqliteBroker`, and is killed again and again: nothing that was
- * acknowledged may be lost, and the epoch stays.
+ * A process that writes to a `SqliteBroker` and is killed repeatedly: no acknowledged data may be
+ * lost, and the epoch stays the same.
  *
  * @module
  */
@@ -66,7 +66,7 @@ export async function soakSqlite(
     await Deno.remove(folder, { recursive: true });
     const { acknowledged, lost, disordered, damaged } = found;
     check(
-      `SqliteBroker, ${synchronous}: kills lose nothing acknowledged`,
+      `SqliteBroker, ${synchronous}: kills lose no acknowledged data`,
       acknowledged > 0 && lost + disordered + damaged === 0 && epochs.size === 1,
       `${rounds} kills, ${acknowledged} acknowledged, ${lost} lost, ${disordered} out of order, ` +
         `${damaged} damaged files, ${epochs.size} epochs`,
@@ -74,7 +74,7 @@ export async function soakSqlite(
   }
 }
 
-/** Starts a process, and kills it at some time; returns its lines. */
+/** Starts a process, and kills it at a random time; returns its lines. */
 async function writeAndDie(path: string, synchronous: string): Promise<string[]> {
   await using child = new Deno.Command(Deno.execPath(), {
     args: ["run", "--no-check", ...PERMISSIONS, PROGRAM, path, synchronous],
@@ -92,7 +92,7 @@ async function writeAndDie(path: string, synchronous: string): Promise<string[]>
   return text.split("\n").slice(0, -1);
 }
 
-/** Checks a copy of the file and of the write-ahead log, as the killed process left both. */
+/** Checks a copy of the file and its write-ahead log, as the killed process left them. */
 async function checkIntegrity(path: string, folder: string): Promise<unknown> {
   const copy = `${folder}/copy.db`;
   for (const end of ["", "-wal"]) await Deno.copyFile(path + end, copy + end);

@@ -1,7 +1,7 @@
 /**
- * A reconnect storm. The node of all clients is killed, and the clients reconnect at once to two
- * other nodes on the same port. The test measures the time until all clients have recovered, and
- * the load of the engine.
+ * A reconnect storm. The node of all clients is killed, and the clients reconnect immediately to
+ * two other nodes on the same port. The test measures the time until all clients have recovered,
+ * and the load on the engine.
  *
  * @module
  */
@@ -16,7 +16,7 @@ import type { Check } from "./webtransport.ts";
 /** Number of nodes that take over. */
 export const SPARE = 2;
 
-/** Messages a second over all topics, of each of the two publishers. */
+/** Messages per second over all topics, for each of the two publishers. */
 export const PER_SECOND = 5;
 
 /** Interval of the engine's statistics, in milliseconds. */
@@ -28,25 +28,25 @@ const CALM_LOOKS = 3;
 /** Length of the measurement after the storm, in milliseconds. */
 const CALM_MS = 2_000;
 
-/** The tick of CPU times on Linux: a hundred a second. */
+/** The tick of CPU times on Linux: a hundredth of a second. */
 const MS_PER_TICK = 10;
 
 /** Longest recovery of the clients, in milliseconds. */
 const PATIENCE_MS = 60_000;
 
-/** Files of a node in addition to sockets. */
+/** Files that a node needs in addition to sockets. */
 const SPARE_FILES = 200;
 
 /**
- * Allowed questions to the engine for one topic on one node that takes over: to subscribe, to read
- * the position, to read publications, and again where more came meanwhile. For comparison: a topic
- * has hundreds of clients.
+ * Allowed commands to the engine for one topic on one node that takes over: to subscribe, to read
+ * the position, to read publications, and to repeat this if more arrived meanwhile. For comparison:
+ * a topic has hundreds of clients.
  */
 const MOST_PER_TOPIC = 40;
 
 /**
- * And for one user: to listen for messages to the user, and to stop; to count the sessions, by a
- * script that runs a handful of commands.
+ * Allowed commands for one user: to start and stop listening for messages to the user, and to count
+ * the sessions with a script that runs a handful of commands.
  */
 const MOST_PER_USER = 14;
 
@@ -54,7 +54,7 @@ const MOST_PER_USER = 14;
 export interface Load {
   /** Length of the interval, in milliseconds. */
   readonly ms: number;
-  /** The most in a second, in any {@linkcode SAMPLE_MS}. */
+  /** Most commands per second, over any {@linkcode SAMPLE_MS}. */
   readonly peak: number;
   /** Number of commands, by kind. */
   readonly counts: Readonly<Record<string, number>>;
@@ -77,7 +77,7 @@ async function storm(check: Check, options: StormOptions): Promise<void> {
   const { delays, nodesCpuMs, usual, load, outcome } = await measureStorm(options);
   const quantile = (part: number) => delays[Math.ceil(delays.length * part) - 1] ?? Infinity;
   check(
-    `${title}: all are back, and know that they missed nothing`,
+    `${title}: all clients return, and know that they missed nothing`,
     delays.length === clients,
     `${delays.length} recovered: half after ${quantile(0.5)} ms, 99 % after ${
       quantile(0.99)
@@ -89,7 +89,7 @@ async function storm(check: Check, options: StormOptions): Promise<void> {
   const extra = sum(load.counts) - usual * load.ms;
   const most = TOPICS * SPARE * MOST_PER_TOPIC + (hasUsers ? clients * MOST_PER_USER : 0);
   check(
-    `${title}: the engine is asked by topic${hasUsers ? " and user" : ", not by client"}`,
+    `${title}: the engine's load depends on topics${hasUsers ? " and users" : ", not on clients"}`,
     extra <= most,
     `${extra.toFixed(0)} more than usual (at most ${most}); ${
       (usual * 1_000).toFixed(0)
@@ -99,17 +99,17 @@ async function storm(check: Check, options: StormOptions): Promise<void> {
   judge(check, outcome, { title, blows: "1 x kill -9", clients, outages: [] });
 }
 
-/** A storm. */
+/** Options for {@linkcode measureStorm}. */
 export interface StormOptions {
   /** The engine. */
   readonly engine: "redis" | "nats";
   /** Number of clients, each with one topic. */
   readonly clients: number;
-  /** Makes each client a user of its own. */
+  /** Makes each client a separate user. */
   readonly hasUsers: boolean;
 }
 
-/** Use of a core by each part without a storm, in milliseconds of CPU time a second. */
+/** CPU time of each part without a storm, in milliseconds per second. */
 export interface CalmLoad {
   /** All nodes. */
   readonly nodes: number;
@@ -119,7 +119,7 @@ export interface CalmLoad {
 
 /** Result of a storm. */
 export interface StormResult {
-  /** Times from the kill until each client had recovered, the shortest first, in milliseconds. */
+  /** Times from the kill until each client had recovered, in ascending order, in milliseconds. */
   readonly delays: readonly number[];
   /** CPU time of the nodes that took over, in milliseconds. */
   readonly nodesCpuMs: number;
@@ -129,11 +129,13 @@ export interface StormResult {
   readonly restCpuMs: number;
   /** CPU times after the storm, with all clients connected. */
   readonly calm: CalmLoad;
-  /** Time from the kill until the end of the killed process, in milliseconds. */
+  /** Time from the kill until the process had exited, in milliseconds. */
   readonly endMs: number;
-  /** Part of the machine's time in the storm that other programs and machines took, from 0 to 1. */
+  /**
+   * Share of the machine's time in the storm that other programs and machines used, from 0 to 1.
+   */
   readonly foreign: number;
-  /** Commands to the engine in a millisecond before the storm. */
+  /** Commands to the engine per millisecond before the storm. */
   readonly usual: number;
   /** Commands to the engine in the storm. */
   readonly load: Load;
@@ -141,7 +143,7 @@ export interface StormResult {
   readonly outcome: Outcome;
 }
 
-/** Kills the node of all clients, and measures until all have recovered on two others. */
+/** Kills the node of all clients, and measures until all have recovered on two other nodes. */
 export async function measureStorm(options: StormOptions): Promise<StormResult> {
   const { engine: name, clients, hasUsers } = options;
   await using engine = await startEngine(name);
@@ -151,7 +153,7 @@ export async function measureStorm(options: StormOptions): Promise<StormResult> 
   // The kernel distributes new connections; open ones stay.
   const others = await Promise.all(Array.from({ length: SPARE }, () => fleet.add()));
 
-  // Where the machine is busy, the end of the beginning is in the first looks.
+  // On a busy machine, the first measurements still include the start.
   let usual = Infinity;
   for (let i = 0; i < CALM_LOOKS; i++) {
     const { counts, ms } = await watch(engine, () => sleep(1_000));
@@ -174,7 +176,7 @@ export async function measureStorm(options: StormOptions): Promise<StormResult> 
   const later = await look(parts);
   const delays = (await fleet.ask<number[]>("recoveries")).flat()
     .map((at) => at - killedAt).filter((ms) => ms >= 0).sort((a, b) => a - b);
-  // An ended process is no longer a node.
+  // A killed process is no longer a node.
   fleet.nodes.shift();
   const outcome = await fleet.settle();
   const calm = (part: keyof typeof parts) =>
@@ -182,7 +184,7 @@ export async function measureStorm(options: StormOptions): Promise<StormResult> 
   const own = Object.keys(parts) as (keyof typeof parts)[];
   const cpu = (part: keyof typeof parts) => after.cpuMs[part] - before.cpuMs[part];
   const ownMs = own.reduce((all, part) => all + cpu(part), 0);
-  // The end of the killed process is work of the test too, of one core.
+  // The exit of the killed process is work of the test too, on one core.
   const foreignMs = after.machine.busyMs - before.machine.busyMs - ownMs - endMs;
   return {
     delays,
@@ -215,7 +217,7 @@ async function look<Part extends string>(
   return { atMs: performance.now(), cpuMs, machine: await machineTimes() };
 }
 
-/** Time of all cores: used, by this machine or by others on the same hardware, and in all. */
+/** Time of all cores: used by this machine or by others on the same hardware, and in total. */
 async function machineTimes(): Promise<Look<string>["machine"]> {
   if (Deno.build.os !== "linux") return { busyMs: NaN, allMs: NaN };
   const [line] = (await Deno.readTextFile("/proc/stat")).split("\n");
@@ -251,7 +253,7 @@ async function untilBack(fleet: Fleet, clients: number): Promise<void> {
   }
 }
 
-/** CPU time of processes so far, in milliseconds; NaN on systems without the figure. */
+/** CPU time of processes so far, in milliseconds; NaN on systems that do not report it. */
 async function cpuOf(pids: readonly number[]): Promise<number> {
   const each = await Promise.all(pids.map(usageOf));
   return each.reduce((all, { cpuUs = NaN }) => all + cpuUs / 1_000, 0);
@@ -270,7 +272,7 @@ function sum(counts: Readonly<Record<string, number>>): number {
   return Object.values(counts).reduce((all, count) => all + count, 0);
 }
 
-/** The most frequent ones. */
+/** Lists the most frequent commands. */
 function describe(counts: Readonly<Record<string, number>>): string {
   return Object.entries(counts).filter(([, count]) => count > 0).sort(([, a], [, b]) => b - a)
     .slice(0, 8).map(([name, count]) => `${count} x ${name}`).join(", ");

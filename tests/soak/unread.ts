@@ -1,6 +1,6 @@
 /**
- * The flood of unread streams: four connections of one address open as many streams as QUIC allows,
- * send more than its window on each, and open another for each that is refused.
+ * The flood of unread streams: four connections from one address open as many streams as QUIC
+ * allows, send more than a stream's window on each, and open another one for each rejected stream.
  *
  * @module
  */
@@ -13,22 +13,23 @@ import type { Check } from "./webtransport.ts";
 
 const CONNECTIONS = 4;
 
-/** First number of a WebTransport stream, followed by the number of the session. */
+/** First value of a WebTransport stream, followed by the id of the session. */
 const STREAM_TYPE = { bidirectional: 0x41, unidirectional: 0x54 } as const;
 
 /** Pause before another stream on a full connection, in milliseconds. */
 const REOPEN_MS = 5;
 
-/** Default share of one address for unread streams, in bytes, which the server always counts. */
+/** Default share of one address for unread streams, in bytes, which the server always enforces. */
 const SHARE_BYTES = new UnreadStreams().maxBytesPerAddress;
 
 /**
- * Largest growth of the server: that share, the bytes of streams that QUIC allows before the refusal,
- * and memory of thousands of refused streams that the allocator and the garbage collector still hold.
+ * Largest growth of the server: that share, the bytes of streams that QUIC allows before the
+ * rejection, and memory of thousands of rejected streams that the allocator and the garbage
+ * collector still hold.
  */
 const MOST_GROWTH_BYTES = SHARE_BYTES + 400_000_000;
 
-/** One kind of flood: how the server leaves streams unread, and the sessions per connection. */
+/** One kind of flood: the way the server leaves streams unread, and the sessions per connection. */
 interface Flood {
   readonly way: UnreadWay;
   readonly sessions: number;
@@ -68,7 +69,7 @@ export async function soakUnread(check: Check, isShort: boolean): Promise<void> 
     const what = `unread streams, ${way}, ${CONNECTIONS} x ${sessions} sessions`;
     const opened = flooders.reduce((sum, flooder) => sum + flooder.opened, 0);
     check(
-      `${what}: the address has its share, and no more`,
+      `${what}: the address uses no more than its share`,
       mostUnreadBytes > 0 && mostUnreadBytes <= SHARE_BYTES,
       `${mostUnreadBytes / STREAM_WINDOW_BYTES} of ${opened} streams, ${refusals(stats)}`,
     );
@@ -79,7 +80,7 @@ export async function soakUnread(check: Check, isShort: boolean): Promise<void> 
       `${megabytes(grown)} more, ${megabytes(mostRssBytes)} in all`,
     );
     const all = CONNECTIONS * sessions;
-    check(`${what}: no session ends`, stats.sessions === all, `${stats.sessions} of ${all}`);
+    check(`${what}: no session closes`, stats.sessions === all, `${stats.sessions} of ${all}`);
     for (const flooder of flooders) await flooder[Symbol.asyncDispose]();
     await server.end();
   }

@@ -1,7 +1,7 @@
 /**
  * The server of the flood of unread streams, in a separate process with measured memory. All
- * options with bounds for streams have default values. Reads one command per line from standard
- * input, and answers each with a line of JSON.
+ * options that bound streams have their defaults. Reads one command per line from standard input,
+ * and replies to each with a line of JSON.
  *
  * @module
  */
@@ -25,11 +25,11 @@ export interface UnreadServerStats {
 export type UnreadWay = "nothing" | "onStream" | "incomingStreams" | "connection";
 
 const WAYS: Readonly<Record<UnreadWay, ServeOptions>> = {
-  /** The program does not mention streams. */
+  /** The application does not mention streams. */
   nothing: {},
-  /** A handler receives each stream, and does not read. */
+  /** A handler receives each stream, and does not read it. */
   onStream: { onStream: () => new Promise(() => {}) },
-  /** A loop receives one stream, and no other. */
+  /** A loop receives one stream, and no more. */
   incomingStreams: { onOpen: (session) => void takeOne(session) },
   /** The readers of the connection below receive no stream. */
   connection: {
@@ -49,7 +49,7 @@ const server = serve({
   port: 0,
   hostname: "127.0.0.1",
   onListen() {},
-  // A default share would count only while half of all bytes are used.
+  // The default share would apply only while half of all bytes are used.
   limits: { unreadStreams: { maxBytesPerAddress: new UnreadStreams().maxBytesPerAddress } },
   // Each process has a different certificate.
   webTransport: { cacheFolder: null },

@@ -1,6 +1,6 @@
 /**
- * The soak test of WebTransport: sessions that come and go in all ways, good and
- * bad, beside one that is well and may not notice.
+ * The soak test of WebTransport: sessions that open and close in every way, regular and irregular,
+ * and one healthy session that must not be affected.
  *
  * @module
  */
@@ -19,17 +19,17 @@ export type Check = (what: string, isRight: boolean, detail: string) => void;
 const ROUND = { normally: 60, killed: 15, stopped: 15, garbage: 10 } as const;
 const SESSIONS_A_ROUND = ROUND.normally + ROUND.killed + ROUND.stopped + ROUND.garbage;
 
-/** Beside the sessions of a round. */
+/** Garbage packets in addition to the sessions of a round. */
 const GARBAGE_PACKETS = 50;
 
 /** Interval of the healthy session's echoes, and the longest wait, in milliseconds. */
 const ECHO_EVERY_MS = 20;
 const MOST_ECHO_MS = 1_500;
 
-/** The idle timeout of the server is two seconds, and a silent peer is asked before. */
+/** The idle timeout of the server is two seconds, and it probes a silent peer before. */
 const MOST_SILENCE_MS = 6_000;
 
-/** Allowed growth of the memory: a tenth, and for small figures the garbage of one round. */
+/** Allowed growth of the memory: a tenth, plus the garbage of one round for small values. */
 const MOST_GROWTH = 0.1;
 const RSS_SLACK_BYTES = 8 * 1_048_576;
 const HEAP_SLACK_BYTES = 1_048_576;
@@ -38,15 +38,15 @@ const HEAP_SLACK_BYTES = 1_048_576;
 interface Target {
   readonly port: number;
   readonly hashes: readonly CertificateHash[];
-  /** The hash, for a command line. */
+  /** The certificate's hash, for a command line. */
   readonly hash: string;
 }
 
-/** Echoes at a steady rate, for as long as the others come and go. */
+/** Echoes at a steady rate while other sessions open and close. */
 class Healthy {
-  /** Echoes that came. */
+  /** Received echoes. */
   echoes = 0;
-  /** The longest that one took. */
+  /** The slowest echo. */
   slowestMs = 0;
   /** The first error, if any. */
   failure: unknown = undefined;
@@ -59,7 +59,7 @@ class Healthy {
     });
   }
 
-  /** Ends the session. */
+  /** Closes the session. */
   async end(): Promise<void> {
     this.#isOver = true;
     await this.#running;
@@ -87,7 +87,7 @@ class Healthy {
   }
 }
 
-/** Soaks WebTransport: 10,000 sessions in ten minutes, or 300. */
+/** Soaks WebTransport: 10,000 sessions in ten minutes, or 300 in the short run. */
 export async function soakWebTransport(check: Check, isShort: boolean): Promise<void> {
   const rounds = isShort ? 3 : 100;
   const warmUps = isShort ? 1 : 10;
@@ -107,22 +107,22 @@ export async function soakWebTransport(check: Check, isShort: boolean): Promise<
     if (round === warmUps) before = await until(server, isAlone);
     const start = performance.now();
     wrong += await soakRound(target);
-    // The runtime frees QUIC's memory on a garbage collection, which the small objects of QUIC
-    // rarely cause: each round leaves the same garbage.
+    // The runtime frees QUIC's memory on a garbage collection, which QUIC's small objects rarely
+    // cause: each round leaves the same garbage.
     await server.ask("stats");
     await sleep(Math.max(0, roundMs - (performance.now() - start)));
   }
   const after = await until(server, isAlone);
-  check("WebTransport: sessions that end well echo", wrong === 0, `${wrong} went wrong`);
+  check("WebTransport: sessions that close regularly echo", wrong === 0, `${wrong} went wrong`);
   check(
-    "WebTransport: the server noticed everybody who left",
+    "WebTransport: the server detected all closed sessions",
     isAlone(after),
     `${after.connections} connections and ${after.sessions} sessions left of ${after.accepted}`,
   );
   checkGrowth(check, before, after);
   await healthy.end();
   check(
-    "WebTransport: a session beside them gets every echo, without a gap",
+    "WebTransport: a healthy session receives every echo without a gap",
     healthy.failure === undefined && healthy.slowestMs < MOST_ECHO_MS,
     healthy.failure === undefined
       ? `${healthy.echoes} echoes, the slowest ${healthy.slowestMs.toFixed(0)} ms`
@@ -130,13 +130,13 @@ export async function soakWebTransport(check: Check, isShort: boolean): Promise<
   );
   const last = await until(server, ({ connections }) => connections === 0);
   check(
-    "WebTransport: nothing is left in the end",
+    "WebTransport: nothing is left at the end",
     last.connections === 0 && last.sessions === 0,
     `${last.connections} connections, ${last.sessions} sessions`,
   );
   const { code } = await server.end();
   check(
-    "WebTransport: the server lives until it is told to end",
+    "WebTransport: the server runs until it is told to exit",
     code === 0,
     `${rounds * SESSIONS_A_ROUND} sessions, exit code ${code}`,
   );
@@ -153,13 +153,13 @@ function checkGrowth(check: Check, before: WebTransportStats, after: WebTranspor
   ] as const;
   for (const [what, first, last, slack] of kinds) {
     check(
-      `WebTransport: ${what} stays`,
+      `WebTransport: ${what} stays constant`,
       last <= first * (1 + MOST_GROWTH) + slack,
       `${(first / 1_048_576).toFixed(1)} MiB, then ${(last / 1_048_576).toFixed(1)} MiB`,
     );
   }
   check(
-    "WebTransport: open files stay",
+    "WebTransport: the number of open files stays constant",
     after.files <= before.files,
     `${before.files}, then ${after.files}`,
   );
@@ -177,14 +177,14 @@ async function until(
   }
 }
 
-/** Runs one hundred sessions; returns the number of good sessions that failed. */
+/** Runs one hundred sessions; returns the number of regular sessions that failed. */
 async function soakRound(target: Target): Promise<number> {
   const [wrong] = await Promise.all([
     endNormally(target),
     leave(target, ROUND.killed, (process) => process.kill("SIGKILL")),
     leave(target, ROUND.stopped, async (process) => {
       process.kill("SIGSTOP");
-      // Longer than the server's patience.
+      // Longer than the server's timeout.
       await sleep(3_500);
       process.kill("SIGKILL");
     }),
@@ -226,7 +226,7 @@ async function leave(
   await process.end();
 }
 
-/** Bad data of a peer. */
+/** Invalid data from a peer. */
 const NONSENSE: ((peer: RawPeer) => Promise<unknown>)[] = [
   (peer) => peer.uni(crypto.getRandomValues(new Uint8Array(1_000))),
   (peer) => peer.bidi(crypto.getRandomValues(new Uint8Array(1_000))),
@@ -261,7 +261,7 @@ async function sendGarbage({ port, hashes }: Target): Promise<void> {
   socket.close();
   for (let i = 0; i < ROUND.garbage; i++) {
     const peer = await RawPeer.dial(port, { hashes, maxIdleTimeout: 2_000 });
-    // Some peers are refused while still sending.
+    // Some peers are rejected while they are still sending.
     await NONSENSE[i % NONSENSE.length]!(peer).catch(() => {});
     await Promise.race([peer.ending, sleep(50)]);
     await peer[Symbol.asyncDispose]();

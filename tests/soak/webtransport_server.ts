@@ -1,7 +1,7 @@
 /**
- * The WebTransport server of the soak test, in a process of its own: the server echoes, and the
- * test measures the memory. Takes one command a line on standard input and answers each with a line
- * of JSON.
+ * The WebTransport server of the soak test, in a separate process: the server echoes, and the test
+ * measures its memory. Reads one command per line from standard input, and replies to each with a
+ * line of JSON.
  *
  * @module
  */
@@ -14,17 +14,16 @@ import { TextLineStream } from "./lines.ts";
 
 /** Report of the server. */
 export interface WebTransportStats {
-  /** Connections. */
   readonly connections: number;
   /** Sessions on these connections. */
   readonly sessions: number;
-  /** Sessions that were accepted so far. */
+  /** Sessions accepted so far. */
   readonly accepted: number;
   /** Open files of the process, if known. */
   readonly files: number;
-  /** Resident memory, after a collection. */
+  /** Resident memory after a garbage collection. */
   readonly rssBytes: number;
-  /** Memory of JavaScript objects, after a collection. */
+  /** Memory of JavaScript objects after a garbage collection. */
   readonly heapBytes: number;
 }
 
@@ -32,7 +31,7 @@ const certificate = devCertificate({ cacheFolder: null });
 const listener = listenWebTransport({
   hostname: "127.0.0.1",
   ...certificate,
-  // A silent peer is noticed within seconds.
+  // A silent peer is detected within seconds.
   idleTimeoutMs: 2_000,
   keepAliveIntervalMs: 700,
 });
@@ -56,7 +55,7 @@ async function acceptAll(): Promise<void> {
   }
 }
 
-/** A session may end in any way. */
+/** A session may close in any way. */
 async function echoAll(session: Connection): Promise<void> {
   try {
     session.datagrams.readable.pipeTo(session.datagrams.writable).catch(() => {});
@@ -74,7 +73,7 @@ async function echo(stream: DirectStream): Promise<void> {
 }
 
 async function stats(): Promise<WebTransportStats> {
-  // Present because the server runs with --v8-flags=--expose-gc.
+  // Available because the server runs with --v8-flags=--expose-gc.
   const { gc } = globalThis as { gc?: () => void };
   gc?.();
   await new Promise((resolve) => setTimeout(resolve, 50));

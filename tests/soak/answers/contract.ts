@@ -1,8 +1,10 @@
-/** The contract of the soak test of answers: numbers from 0, each once and in order. */
+/**
+ * The contract of the soak test of streaming responses: the numbers 0, 1, 2 and so on, each exactly
+ * once, in order.
+ */
 import { defineContract } from "../../../mod.ts";
 import { z } from "zod";
 
-/** The contract. */
 export const contract = defineContract({
   requests: {
     numbers: {

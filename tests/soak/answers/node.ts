@@ -1,5 +1,6 @@
 /**
- * A node of the soak test of answers: `node.ts <port> <engine>`. Prints `{}` once the node listens.
+ * A node of the soak test of streaming responses: `node.ts <port> <engine>`. Prints `{}` when the
+ * node listens.
  *
  * @module
  */
@@ -8,7 +9,7 @@ import { brokerFor } from "../chaos/engine.ts";
 import { sleep } from "../processes.ts";
 import { contract } from "./contract.ts";
 
-/** Yields the numbers of an answer from one of these on. */
+/** Yields the numbers of a response from a start number. */
 async function* numbers(
   { count, betweenMs }: { readonly count: number; readonly betweenMs: number },
   from: number,

@@ -1,6 +1,6 @@
 /**
- * Checks received messages against published ones: every message once and in order, or a reported
- * gap with a true reason.
+ * Compares received messages with published ones: each message arrives exactly once, in order, or a
+ * gap is reported with a correct reason.
  *
  * @module
  */
@@ -14,13 +14,13 @@ import {
   TIMES_STEP,
 } from "./log.ts";
 
-/** Retention of the engine, and precision of the clocks of the processes. */
+/** Retention of the engine, and clock precision of the processes. */
 export interface Truth {
-  /** Most publications of a topic that are kept. */
+  /** Most publications that a topic keeps. */
   readonly size: number;
   /** Retention of messages, in milliseconds. */
   readonly ttlMs: number;
-  /** When the engine was away. */
+  /** Outages of the engine. */
   readonly outages: readonly Outage[];
   /** Time after an outage in which its consequences may be reported, in milliseconds. */
   readonly slackMs: number;
@@ -28,25 +28,25 @@ export interface Truth {
 
 /** Findings of the check. */
 export interface Findings {
-  /** Messages that came. */
+  /** Delivered messages. */
   readonly delivered: number;
-  /** Acknowledged messages that did not come, where a gap was told. */
+  /** Acknowledged messages that were not delivered, where a gap was reported. */
   readonly missing: number;
   /**
-   * Messages that came again in a new epoch: the engine published them, ended before the answer,
-   * and lost them.
+   * Messages that were delivered again in a new epoch: the engine published them, crashed before
+   * the reply, and lost them.
    */
   readonly repeated: number;
-  /** Gaps that were told, by reason. */
+  /** Reported gaps, by reason. */
   readonly gaps: Readonly<Partial<Record<RecoveryReason, number>>>;
-  /** Faults in words: silent gaps, duplicates, wrong order, untrue reasons. */
+  /** Descriptions of faults: silent gaps, duplicates, wrong order, wrong reasons. */
   readonly faults: readonly string[];
 }
 
-/** Most messages of one publisher on one topic that were under way at an end of the engine. */
+/** Most messages of one publisher on one topic that were in flight at a crash of the engine. */
 const MOST_REPEATED = 50;
 
-/** Faults that are written out. */
+/** Faults that are printed. */
 const MOST_FAULTS = 20;
 
 /** Checks all clients. */
@@ -80,7 +80,7 @@ export function check(
   return { delivered, missing, repeated, gaps, faults };
 }
 
-/** Follows one publisher through one client's messages of one topic. */
+/** Checks one publisher's messages in one client's log of a topic. */
 function follow(
   stretches: Received["stretches"],
   published: Published,
@@ -101,13 +101,13 @@ function follow(
     if (lost === 0) return;
     missing += lost;
     if (told.length === 0) {
-      return fault(`${lost} of ${publisher} from ${from} to ${to} are missing, and nobody said so`);
+      return fault(`${lost} of ${publisher} from ${from} to ${to} are missing without a report`);
     }
     if (!told.some((gap) => isTrue(gap, published, [from, to], truth))) {
       const { reason, since, at } = told[0]!;
       fault(
-        `${lost} of ${publisher} from ${from} to ${to} are missing: "${reason}" is not true ` +
-          `(told at ${at}, last message at ${since})`,
+        `${lost} of ${publisher} from ${from} to ${to} are missing: "${reason}" is wrong ` +
+          `(reported at ${at}, last message at ${since})`,
       );
     }
   };
@@ -127,7 +127,7 @@ function follow(
   return { delivered, missing, repeated };
 }
 
-/** Tells whether the reason of a gap explains the missing numbers. */
+/** Returns true if the reason of a gap explains the missing numbers. */
 function isTrue(gap: GapNote, published: Published, hole: Run, truth: Truth): boolean {
   const { reason, since, at } = gap;
   const wasAway = truth.outages.some(({ from, to }) =>
@@ -153,7 +153,7 @@ function isTrue(gap: GapNote, published: Published, hole: Run, truth: Truth): bo
   }
 }
 
-/** About when a number was acknowledged. */
+/** The approximate time at which a number was acknowledged. */
 function timeOf({ times }: Published, number: number): number {
   return times[Math.floor((number - 1) / TIMES_STEP)] ?? times.at(-1) ?? 0;
 }

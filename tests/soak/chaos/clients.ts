@@ -1,9 +1,9 @@
 /**
  * Clients of the chaos test: `clients.ts <name> <server's url> <clients> <topics of each>`. A `*`
- * in the URL becomes the name of each client, and a `#` one of the numbers 1 to 8. Clients begin in
- * groups. Prints `{}` once all are subscribed. `state` prints
- * the state of the clients, `recoveries` the times of whole subscriptions; `lacking <publisher's
- * last numbers>` prints the number of missing messages; `read` prints all received messages.
+ * in the URL becomes the name of each client, and a `#` one of the numbers 1 to 8. Clients start in
+ * groups. Prints `{}` when all are subscribed. On standard input, `state` prints the state of the
+ * clients, `recoveries` the times at which subscriptions recovered, `lacking <publisher's last
+ * numbers>` the number of missing messages, and `read` all received messages.
  *
  * @module
  */
@@ -22,22 +22,23 @@ export interface ClientsState {
   readonly connected: number;
   /** Number of active subscriptions. */
   readonly subscribed: number;
-  /** Sessions that began. */
+  /** Sessions that started. */
   readonly sessions: number;
-  /** Losses with full recovery. */
+  /** Interruptions with full recovery. */
   readonly recovered: number;
-  /** Losses without a recovery. */
+  /** Interruptions without recovery. */
   readonly failed: number;
-  /** Longest lateness of the process since the last question, in milliseconds. */
+  /** Longest timer delay of the process since the last report, in milliseconds. */
   readonly lateMs: number;
 }
 
-/** Clients that begin at the same time, so that the start is no storm. */
+/** Clients that start at the same time; groups avoid a connection storm at the start. */
 const GROUP = 250;
 
 /**
- * Numbers for a `#` in the URL: addresses of loopback. With thousands of connections to one address
- * and port, Linux searches long for a free port, as it would not for clients on many machines.
+ * Numbers for a `#` in the URL, which give several loopback addresses. With thousands of
+ * connections to one address and port, Linux searches long for a free port, which clients on many
+ * machines would not cause.
  */
 const ADDRESSES = 8;
 
@@ -93,7 +94,7 @@ function subscribeAll(client: Client, index: number) {
     const recorder = new Recorder(id, topic, Date.now());
     recorders.set(`${id} ${topic}`, { topic, recorder });
     const subscription = client.subscribe(topic, {
-      // The first to arrive has to get all.
+      // The first message that arrives must be followed by all others.
       since: undefined,
       last: 1_000_000,
       onRecovery: (recovery) => {

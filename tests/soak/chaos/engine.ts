@@ -1,5 +1,5 @@
 /**
- * The engines that the chaos test ends and restarts, and brokers for these.
+ * The engines that the chaos test kills and restarts, and their brokers.
  *
  * @module
  */
@@ -20,12 +20,12 @@ export const TOPICS = 20;
 export const PATTERN = "chaos:{number}";
 
 /**
- * An engine, and its data after a restart: none, the append-only file, the last snapshot, or the
- * streams. With `nats-kept` the nodes know that the streams survive.
+ * An engine, and the data that it has after a restart: none, the append-only file, the last
+ * snapshot, or the streams. With `nats-kept` the nodes know that the streams survive.
  */
 export type EngineName = "redis" | "redis-aof" | "redis-snapshot" | "nats" | "nats-kept";
 
-/** Suffix of the URL of an engine that survives an end without loss. */
+/** Suffix of the URL of an engine that loses no data when it is killed. */
 const KEPT = "#kept";
 
 /** An engine in a separate process. */
@@ -34,15 +34,14 @@ export interface Engine extends AsyncDisposable {
   readonly url: string;
   /** Id of the process, while running. */
   readonly pid: number;
-  /** Number of commands so far, by the engine's names. */
+  /** Number of commands so far, by the engine's command names. */
   counts(): Promise<Readonly<Record<string, number>>>;
-  /** Ends the engine as `kill -9` does. */
+  /** Kills the engine as `kill -9` does. */
   kill(): Promise<void>;
-  /** Starts the engine again; resolves once the engine answers. */
+  /** Restarts the engine; resolves once it replies. */
   restart(): Promise<void>;
 }
 
-/** Starts an engine. */
 export async function startEngine(name: EngineName): Promise<Engine> {
   if (name === "nats") return await startNats("");
   return name === "nats-kept" ? await startNats(KEPT) : await startRedis(name);
@@ -92,7 +91,7 @@ async function startNats(suffix: string): Promise<Engine> {
 
 /** Makes a node's broker. */
 export function brokerFor(url: string): Broker {
-  // The engine is away for seconds here, and the nodes must not give up meanwhile.
+  // The engine is down for seconds here, and the nodes must not give up in the meantime.
   const patience = { giveUpMs: 60_000 };
   return url.startsWith("redis")
     ? new RedisBroker({ url }, patience)

@@ -1,6 +1,6 @@
 /**
- * Nodes on an engine, behind a balancer or on one port, with publishers and with clients that log
- * all messages: each of these is a process.
+ * Nodes on an engine, behind a balancer or on one port, with publishers, and with clients that log
+ * all messages. Each of them is a process.
  *
  * @module
  */
@@ -14,16 +14,16 @@ import type { Published, Received } from "./log.ts";
 /** Processes of clients. */
 const CLIENT_PROCESSES = 2;
 
-/** Longest wait for the remaining messages at the end, in milliseconds. */
+/** Longest wait for the remaining messages at the end of a run, in milliseconds. */
 const SETTLE_MS = 60_000;
 
-/** How clients reach the nodes. */
+/** Options for how clients reach the nodes. */
 export interface FleetStartOptions {
   /** Number of nodes at the start. */
   readonly nodes: number;
   /**
-   * Puts all nodes on one port, which the kernel balances; clients do not go through the balancer.
-   * The balancer is JavaScript too, and costs more than a node.
+   * Puts all nodes on one port, which the kernel balances; clients bypass the balancer. The
+   * balancer is JavaScript too, and uses more CPU time than a node.
    *
    * @default {false}
    */
@@ -32,21 +32,20 @@ export interface FleetStartOptions {
 
 /** Clients and publications. */
 export interface FleetOptions {
-  /** Clients, over all nodes. */
+  /** Number of clients on all nodes together. */
   readonly clients: number;
   /** Topics of each client. */
   readonly topicsEach: number;
-  /** Messages a second over all topics, of each of the two publishers. */
+  /** Messages per second over all topics, for each of the two publishers. */
   readonly perSecond: number;
   /**
-   * Makes each client a user of its own, which the engine then knows too.
+   * Makes each client a separate user, which the engine then tracks too.
    *
    * @default {false}
    */
   readonly hasUsers?: boolean;
 }
 
-/** A node. */
 export interface FleetNode {
   /** Port of the node, unchanged after a restart. */
   readonly port: number;
@@ -60,19 +59,16 @@ export interface Outcome {
   readonly published: readonly Published[];
   /** The received messages of the clients. */
   readonly received: readonly Received[];
-  /** Reasons of ended subscriptions, which should be empty. */
+  /** Reasons of closed subscriptions; should be empty. */
   readonly failures: readonly string[];
   /** Number of messages that the clients still lacked at the end of the wait. */
   readonly lacking: number;
-  /** Last state of the clients, as a sum. */
+  /** Sum of the clients' final states. */
   readonly state: ClientsState;
 }
 
-/** Nodes, publishers and clients. */
 export class Fleet implements AsyncDisposable {
-  /** The balancer in front of the nodes. */
   readonly balancer: Balancer = new Balancer(0, []);
-  /** The nodes. */
   readonly nodes: FleetNode[] = [];
   readonly #engine: Engine;
   /** The port of all nodes; 0 if each node has a port of its own. */
@@ -85,7 +81,6 @@ export class Fleet implements AsyncDisposable {
     this.#port = port;
   }
 
-  /** Starts the nodes. */
   static async start(
     engine: Engine,
     { nodes, sharesPort = false }: FleetStartOptions,
@@ -95,7 +90,7 @@ export class Fleet implements AsyncDisposable {
     return fleet;
   }
 
-  /** Starts one more node. */
+  /** Starts another node. */
   async add(): Promise<FleetNode> {
     const port = this.#port || lowPort();
     const node = { port, process: await this.#startNode(port) };
@@ -107,7 +102,7 @@ export class Fleet implements AsyncDisposable {
   /** Starts clients and publishers; resolves once all clients are subscribed. */
   async begin({ clients, topicsEach, perSecond, hasUsers }: FleetOptions): Promise<void> {
     const url = `ws://127.0.0.1:${this.#port || this.balancer.port}/`;
-    // Clients of one port spread over addresses.
+    // Clients of one port are spread over addresses.
     const spread = this.#port === 0 ? url : url.replace("127.0.0.1", "127.0.0.#");
     const each = [`${clients / CLIENT_PROCESSES}`, `${topicsEach}`];
     for (let i = 0; i < CLIENT_PROCESSES; i++) {
@@ -121,18 +116,18 @@ export class Fleet implements AsyncDisposable {
     await Promise.all([...this.#clients, ...this.#publishers].map((process) => process.line()));
   }
 
-  /** Has new connections go to these nodes from now on. */
+  /** Routes new connections to these nodes. */
   use(nodes: readonly FleetNode[]): void {
     this.balancer.use(nodes.map(({ port }) => port));
   }
 
-  /** Ends a node as `kill -9` does. */
+  /** Kills a node as `kill -9` does. */
   async kill(node: FleetNode): Promise<void> {
     node.process.kill("SIGKILL");
     await node.process.end();
   }
 
-  /** Starts a node again that has ended. */
+  /** Restarts a node that was killed. */
   async restart(node: FleetNode): Promise<void> {
     node.process = await this.#startNode(node.port);
   }
@@ -147,12 +142,12 @@ export class Fleet implements AsyncDisposable {
     return this.#publishers.map(({ pid }) => pid);
   }
 
-  /** Asks all processes of clients. */
+  /** Sends a command to all client processes. */
   ask<T>(command: string): Promise<T[]> {
     return Promise.all(this.#clients.map((process) => process.ask<T>(command)));
   }
 
-  /** Ends the publishers, waits until the clients have all messages, and reads the logs. */
+  /** Stops the publishers, waits until the clients have all messages, and reads the logs. */
   async settle(): Promise<Outcome> {
     const asked = this.#publishers.map((publisher) => publisher.ask<Published[]>("stop"));
     const published = (await Promise.all(asked)).flat();
@@ -175,7 +170,7 @@ export class Fleet implements AsyncDisposable {
     };
   }
 
-  /** Ends all processes. */
+  /** Stops all processes. */
   async [Symbol.asyncDispose](): Promise<void> {
     const all = [...this.#publishers, ...this.#clients, ...this.nodes.map((node) => node.process)];
     await Promise.all(all.map((process) => {
@@ -211,7 +206,7 @@ export class Fleet implements AsyncDisposable {
   }
 }
 
-/** The last number that was acknowledged, of each publisher on each topic. */
+/** The last acknowledged number of each publisher on each topic. */
 function lastNumbers(published: readonly Published[]): LastNumbers {
   const numbers: Record<string, Record<string, number>> = {};
   for (const { publisher, topic, last, unsure } of published) {

@@ -1,5 +1,5 @@
 /**
- * Properties of the clients' logs after any failure.
+ * Checks the clients' logs after any kind of failure.
  *
  * @module
  */
@@ -15,19 +15,19 @@ import type { Outage } from "./log.ts";
  */
 const SLACK_MS = 15_000;
 
-/** Description of the run. */
+/** Description of a run. */
 export interface Trouble {
   /** Prefix of the lines. */
   readonly title: string;
-  /** In words. */
+  /** Description of the failures. */
   readonly blows: string;
   /** Number of clients. */
   readonly clients: number;
-  /** When the engine was away. */
+  /** Outages of the engine. */
   readonly outages: readonly Outage[];
 }
 
-/** Checks the clients' logs; four lines. */
+/** Checks the clients' logs; prints four lines. */
 export function judge(check: Check, outcome: Outcome, trouble: Trouble): void {
   const { published, received, lacking, failures, state } = outcome;
   const { title, blows, clients, outages } = trouble;
@@ -36,21 +36,21 @@ export function judge(check: Check, outcome: Outcome, trouble: Trouble): void {
   const total = published.reduce((all, { last }) => all + last, 0);
   const unsure = published.reduce((all, each) => all + each.unsure.length, 0);
   check(
-    `${title}: every client has everything in the end`,
+    `${title}: every client receives everything in the end`,
     lacking === 0,
     `${total} published on ${TOPICS} topics, ${unsure} of them not acknowledged, ` +
-      `${found.delivered} deliveries, ${lacking} lacking; ${blows}`,
+      `${found.delivered} deliveries, ${lacking} missing; ${blows}`,
   );
   check(
-    `${title}: once and in order, or a gap with a true reason`,
+    `${title}: exactly once, in order, or a gap with the correct reason`,
     found.faults.length === 0,
     found.faults.length > 0
       ? found.faults.join("\n       ")
       : `${state.sessions} sessions, ${state.recovered} times recovered, ${state.failed} times ` +
-        `not (${JSON.stringify(found.gaps)}), ${found.missing} messages missing and told`,
+        `not (${JSON.stringify(found.gaps)}), ${found.missing} messages missing and reported`,
   );
   check(
-    `${title}: no subscription ended`,
+    `${title}: no subscription closed`,
     failures.length === 0,
     failures.slice(0, 5).join("; ") || "none",
   );

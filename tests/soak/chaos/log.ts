@@ -1,11 +1,11 @@
 /**
- * The logs of the chaos test's processes, written and read.
+ * Writes and reads the logs of the chaos test's processes.
  *
  * @module
  */
 import type { RecoveryReason } from "../../../session/wire/recovery.ts";
 
-/** Numbers that came one after the other: from the first to the last, both included. */
+/** Consecutive numbers, from the first to the last inclusive. */
 export type Run = readonly [from: number, to: number];
 
 /** A client's messages of a topic between two gaps. */
@@ -16,25 +16,25 @@ export interface Stretch {
   readonly runs: Readonly<Record<string, readonly Run[]>>;
 }
 
-/** A client was told that messages may be missing. */
+/** A report to a client that messages may be missing. */
 export interface GapNote {
-  /** Why, by the server's word. */
+  /** The reason that the server reported. */
   readonly reason: RecoveryReason;
-  /** When, in milliseconds since the Unix epoch. */
+  /** Time of the report, in milliseconds since the Unix epoch. */
   readonly at: number;
-  /** Time of the client's last message of the topic, or of the subscription. */
+  /** Time of the client's last message of the topic, or of its subscription. */
   readonly since: number;
 }
 
-/** All that one client got of one topic. */
+/** All messages that one client received on one topic. */
 export interface Received {
   /** Name of the client. */
   readonly client: string;
   /** Name of the topic. */
   readonly topic: string;
-  /** In order. */
+  /** The stretches in order. */
   readonly stretches: readonly Stretch[];
-  /** Faults in words, such as offsets that went back. */
+  /** Descriptions of faults, such as decreasing offsets. */
   readonly faults: readonly string[];
 }
 
@@ -44,28 +44,31 @@ export interface Published {
   readonly publisher: string;
   /** Name of the topic. */
   readonly topic: string;
-  /** The last number that was tried. */
+  /** The last number that the publisher sent. */
   readonly last: number;
-  /** Numbers without an acknowledgement of the engine: these messages may have arrived or not. */
+  /** Numbers that the engine did not acknowledge: these messages may or may not have arrived. */
   readonly unsure: readonly number[];
-  /** When each hundredth number was acknowledged, in milliseconds since the Unix epoch: the first is of number 1. */
+  /**
+   * Time at which every hundredth number, starting with number 1, was acknowledged, in milliseconds
+   * since the Unix epoch.
+   */
   readonly times: readonly number[];
 }
 
-/** Numbers of {@linkcode Published.times} lie so far apart. */
+/** Distance between the numbers of {@linkcode Published.times}. */
 export const TIMES_STEP = 100;
 
 /**
- * An outage of the engine: from the end to the next start, in milliseconds since the Unix epoch.
+ * An outage of the engine, from its crash to the next start, in milliseconds since the Unix epoch.
  */
 export interface Outage {
-  /** Time of the engine's end. */
+  /** Time of the crash. */
   readonly from: number;
-  /** Time of the first answer after the restart. */
+  /** Time of the first reply after the restart. */
   readonly to: number;
 }
 
-/** Logs a client's messages of one topic. */
+/** Logs the messages that a client receives on one topic. */
 export class Recorder {
   readonly #client: string;
   readonly #topic: string;
@@ -75,7 +78,7 @@ export class Recorder {
   #offset = 0;
   #lastAt: number;
 
-  /** Begins to write. */
+  /** Starts the log. */
   constructor(client: string, topic: string, now: number) {
     this.#client = client;
     this.#topic = topic;
@@ -83,7 +86,7 @@ export class Recorder {
     this.#stretches.push({ runs: {} });
   }
 
-  /** A message came. */
+  /** Records a message. */
   message(
     publisher: string,
     number: number,
@@ -105,7 +108,7 @@ export class Recorder {
     else runs.push([number, number]);
   }
 
-  /** The client was told of a gap. */
+  /** Records a gap that was reported to the client. */
   gap(reason: RecoveryReason, now: number): void {
     this.#stretches.push({ gap: { reason, at: now, since: this.#lastAt }, runs: {} });
     this.#lastAt = now;

@@ -1,8 +1,8 @@
 /**
  * Publishes on all topics of the chaos test, and records the acknowledged messages: `publisher.ts
- * <name> node <engine's url> <messages a second>` as a node does, and `publisher.ts <name> client
- * <server's url> <messages a second>` as a client does. Prints `{}` at the first message; `stop`
- * ends the publishing, and prints the published messages.
+ * <name> node <engine's url> <messages per second>` publishes as a node, and `publisher.ts <name>
+ * client <server's url> <messages per second>` as a client. Prints `{}` at the first message;
+ * `stop` stops publishing, and prints the published messages.
  *
  * @module
  */
@@ -15,11 +15,11 @@ import { type Published, TIMES_STEP } from "./log.ts";
 
 /** A node or a client that publishes. */
 interface Publisher extends AsyncDisposable {
-  /** Resolves once the engine has the publication. */
+  /** Resolves once the engine has stored the publication. */
   publish(topic: string, data: unknown): Promise<unknown>;
 }
 
-/** Most publications under way; beyond, the publisher waits. */
+/** Most publications in flight; the publisher waits at this limit. */
 const MAX_UNANSWERED = 1_000;
 
 const [name, kind, url, perSecond] = Deno.args;

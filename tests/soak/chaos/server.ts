@@ -1,7 +1,7 @@
 /**
- * A node of the chaos test: `server.ts <port> <engine's url> [shared]`. Prints `{}` once the node
- * listens. `opened` prints the sessions that began since the last `opened`; `drain <ms>` drains the
- * node and ends the process. The `user` in the URL is the user; without one it is a guest.
+ * A node of the chaos test: `server.ts <port> <engine's url> [shared]`. Prints `{}` when the node
+ * listens. `opened` prints the sessions that started since the last `opened`; `drain <ms>` drains
+ * the node and exits. The session's user is the `user` in the URL, or a guest.
  *
  * @module
  */
@@ -12,9 +12,9 @@ import { brokerFor, HISTORY, PATTERN } from "./engine.ts";
 
 /** Output of `opened`. */
 export interface Opened {
-  /** When sessions began, in milliseconds since the Unix epoch. */
+  /** Times at which sessions started, in milliseconds since the Unix epoch. */
   readonly times: readonly number[];
-  /** Longest lateness of the process, in milliseconds. */
+  /** Longest timer delay of the process, in milliseconds. */
   readonly lateMs: number;
 }
 
@@ -27,7 +27,7 @@ const lateness = new Lateness();
 let times: number[] = [];
 const server = serve({
   port: Number(port),
-  // Nodes on one port have many clients, over several addresses of loopback.
+  // Nodes on one port have many clients, over several loopback addresses.
   hostname: shared === undefined ? "127.0.0.1" : "0.0.0.0",
   webTransport: false,
   reusePort: shared !== undefined,

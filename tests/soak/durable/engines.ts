@@ -1,5 +1,5 @@
 /**
- * Engines that keep all that they have acknowledged when they are killed, and brokers for these.
+ * Engines that keep all acknowledged data when they are killed, and their brokers.
  *
  * @module
  */
@@ -9,17 +9,17 @@ import { NatsServer } from "../../brokers/nats_server.ts";
 import { RedisServer } from "../../brokers/redis_server.ts";
 import { brokerFor } from "../chaos/engine.ts";
 
-/** An engine that keeps all that it has acknowledged when it is killed. */
+/** An engine that keeps all acknowledged data when it is killed. */
 export interface DurableEngine extends AsyncDisposable {
-  /** The engine as the nodes name it. */
+  /** The engine's name in the arguments of nodes. */
   readonly url: string;
   /** Number of nodes that the engine allows. */
   readonly nodes: number;
-  /** Kills the engine, and starts it again; absent for an engine within the node. */
+  /** Kills the engine and restarts it; absent for an engine within the node. */
   readonly strike?: () => Promise<void>;
 }
 
-/** Starts each engine, by its name. */
+/** Functions that start each engine, by its name. */
 export const DURABLE_ENGINES: Readonly<Record<string, () => Promise<DurableEngine>>> = {
   sqlite: async () => {
     const folder = await Deno.makeTempDir({ prefix: "skein-durable-" });
@@ -39,7 +39,7 @@ export const DURABLE_ENGINES: Readonly<Record<string, () => Promise<DurableEngin
   },
 };
 
-/** Makes the broker of a node from the URL of an engine. */
+/** Creates a node's broker from the URL of an engine. */
 export async function durableBroker(url: string): Promise<Broker> {
   return url.startsWith("/") ? await SqliteBroker.open(url) : brokerFor(url);
 }

@@ -1,5 +1,5 @@
 /**
- * A node of the soak test of durable streams: `node.ts <port> <engine>`. Prints `{}` once the node
+ * A node of the soak test of durable streams: `node.ts <port> <engine>`. Prints `{}` when the node
  * listens. The engine is a URL, or the path of a file for SQLite.
  *
  * @module
@@ -15,7 +15,7 @@ serve({
   onListen() {},
   broker: await durableBroker(engine!),
   authorize: () => true,
-  // Requests fail while the engine is away, and are repeated.
+  // Requests fail while the engine is down, and are retried.
   onError() {},
   durableStreams: { path: "/streams", authorize: () => true },
   limits: { maxSessionsPerAddress: Infinity },

@@ -1,22 +1,22 @@
 /**
- * Readers of a durable stream that come back after each loss, at the place where they were: by
- * long-poll, by server-sent events, and by a session.
+ * Readers of a durable stream that resume at their position after each interruption: by
+ * long-polling, by server-sent events, and by a session.
  *
  * @module
  */
 import { connect, RequestError } from "../../../mod.ts";
 import { sleep } from "../processes.ts";
 
-/** Pause before a reader comes back, in milliseconds. */
+/** Pause before a reader reconnects, in milliseconds. */
 const RETRY_MS = 50;
 
 /** Longest wait for the head of a response, in milliseconds. */
 const ANSWER_MS = 40_000;
 
-/** Refusals of a loop that has not begun: the stream is not there yet, or the engine is away. */
+/** Temporary rejections of a read: the stream does not exist yet, or the engine is unreachable. */
 const FOR_NOW: ReadonlySet<string> = new Set(["not-found", "unavailable", "too-many"]);
 
-/** Numbers that a reader has read, up to the end of the stream. */
+/** Reads numbers up to the end of the stream. */
 export type ReadNumbers = (options: {
   /** Returns the base URL of one of the nodes, such as `http://127.0.0.1:8080`. */
   readonly nodeOf: () => string;
@@ -83,7 +83,7 @@ export const READERS: Readonly<Record<string, ReadNumbers>> = {
   },
 };
 
-/** Returns the response; `undefined` if the node is away. */
+/** Returns the response; `undefined` if the node is unreachable. */
 async function tryFetch(url: string): Promise<Response | undefined> {
   const late = new AbortController();
   const timer = setTimeout(() => late.abort(), ANSWER_MS);
@@ -96,15 +96,15 @@ async function tryFetch(url: string): Promise<Response | undefined> {
   }
 }
 
-/** Tells whether a response is an answer; throws if no repetition leads to one. */
+/** Returns true if a response is a result; throws if no retry can lead to one. */
 function isAnswer({ status }: Response): boolean {
   if (status === 200 || status === 204) return true;
-  // The stream may not be there yet.
+  // The stream may not exist yet.
   if (status >= 500 || status === 404 || status === 429) return false;
   throw new Error(`Expected an answer, received ${status}`);
 }
 
-/** Reads server-sent events; a body that breaks off ends them. */
+/** Reads server-sent events; they end when the body is cut off. */
 async function* events(
   body: ReadableStream<Uint8Array>,
 ): AsyncGenerator<{ readonly event: string; readonly data: string }> {
@@ -122,6 +122,6 @@ async function* events(
       }
     }
   } catch {
-    // The node has ended.
+    // The node was killed.
   }
 }

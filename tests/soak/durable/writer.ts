@@ -1,22 +1,22 @@
 /**
- * A writer that appends numbers to a durable stream over HTTP, and does not give up: an append
- * without an answer is repeated, at any node, with the same number of the producer.
+ * A writer that appends numbers to a durable stream over HTTP and retries until it succeeds: an
+ * append without a reply is repeated on any node with the same sequence number.
  *
  * @module
  */
 import { sleep } from "../processes.ts";
 
-/** Pause before an append is repeated, in milliseconds. */
+/** Pause before a retry, in milliseconds. */
 const RETRY_MS = 50;
 
-/** Longest wait for the answer to an append, in milliseconds. */
+/** Longest wait for the reply to an append, in milliseconds. */
 const ANSWER_MS = 5_000;
 
 /** Options of {@linkcode writeNumbers}. */
 export interface WriteOptions {
   /** Returns the URL of the stream at one of the nodes. */
   readonly urlOf: () => string;
-  /** Numbers to append: from 0 up to this one, which is not part of them. */
+  /** Number of numbers to append, starting at 0. */
   readonly count: number;
   /** Pause between two appends, in milliseconds. */
   readonly betweenMs: number;
@@ -40,7 +40,7 @@ export async function writeNumbers({ urlOf, count, betweenMs }: WriteOptions): P
   }
 }
 
-/** Repeats a request until a node answers with a success. */
+/** Retries a request until a node reports success. */
 async function persist(urlOf: () => string, init: RequestInit): Promise<void> {
   while (true) {
     const late = new AbortController();
@@ -54,7 +54,7 @@ async function persist(urlOf: () => string, init: RequestInit): Promise<void> {
       }
     } catch (error) {
       if (error instanceof Refusal) throw error;
-      // A node or the engine is away.
+      // A node or the engine is unreachable.
     } finally {
       clearTimeout(timer);
     }
@@ -62,5 +62,5 @@ async function persist(urlOf: () => string, init: RequestInit): Promise<void> {
   }
 }
 
-/** An answer that no repetition changes. */
+/** A response that a retry would not change. */
 class Refusal extends Error {}

@@ -1,6 +1,7 @@
 /**
- * A node that makes answers, for the soak of silent servers: `answers.ts <port> <engine>`. Prints
- * `{}` once it listens. Each item has its number, from 0, and the process that made it.
+ * A node that produces streaming responses for the soak test of silent servers: `answers.ts <port>
+ * <engine>`. Prints `{}` when it listens. Each item includes its number, starting at 0, and the
+ * process that produced it.
  *
  * @module
  */
@@ -8,13 +9,13 @@ import { serve } from "../../../mod.ts";
 import { durableBroker } from "../durable/engines.ts";
 import { sleep } from "../processes.ts";
 
-/** An item of an answer. */
+/** An item of a response. */
 export interface NumberedItem {
   readonly number: number;
   readonly pid: number;
 }
 
-/** Pause between two items, in milliseconds: that between two words of a model. */
+/** Pause between two items, in milliseconds, like the pause between two words of a model. */
 const BETWEEN_MS = 30;
 
 async function* numbers(from: number, signal: AbortSignal): AsyncGenerator<NumberedItem> {

@@ -1,7 +1,7 @@
 /**
- * Clients of the soak of silent servers: `clients.ts <url> <transport> <clients> <busy clients>`.
- * All subscribe to a topic; the busy ones send one request after the other. Prints `{}` once all are
- * connected; `report` on standard input prints what happened since.
+ * Clients of the soak test of silent servers: `clients.ts <url> <transport> <clients> <busy
+ * clients>`. All subscribe to a topic; the busy ones send one request after the other. Prints `{}`
+ * when all are connected; `report` on standard input prints the events since then.
  *
  * @module
  */
@@ -10,19 +10,19 @@ import { TextLineStream } from "../lines.ts";
 
 /** Report of the clients. */
 export interface SilentClientsReport {
-  /** Sessions that ended, for whatever reason. */
+  /** Sessions that closed for any reason. */
   readonly ended: number;
-  /** Clients that opened a connection next to their session. */
+  /** Clients that opened another connection during their session. */
   readonly dialed: number;
   /** Clients that have a session. */
   readonly connected: number;
-  /** Requests that got their reply. */
+  /** Requests that received their reply. */
   readonly replies: number;
   /** Requests that failed. */
   readonly failures: number;
 }
 
-/** Clients that connect at once. */
+/** Clients that connect at the same time. */
 const GROUP = 50;
 
 const [url, transport, count, busy] = Deno.args;

@@ -1,5 +1,5 @@
 /**
- * Kept answers whose server is killed: the time until a reader has the next item.
+ * Kept responses whose server is killed: measures the time until a reader receives the next item.
  *
  * @module
  */
@@ -10,7 +10,7 @@ import { LineProcess, sleep } from "../processes.ts";
 import type { Check } from "../webtransport.ts";
 import type { NumberedItem } from "./answers.ts";
 
-/** Items that a reader has before the kill. */
+/** Items that a reader receives before the kill. */
 const ITEMS = 20;
 
 /** Time from the kill to the start of the next process, in milliseconds. */
@@ -28,11 +28,11 @@ const PATIENCE_MS = 60_000;
 const TRANSPORTS: readonly TransportName[] = ["webtransport", "websocket"];
 
 /**
- * Kills nodes that make answers. On SQLite the node starts again on the same file and port; on other
- * engines a second node runs.
+ * Kills nodes that produce responses. On SQLite the node restarts on the same file and port; on
+ * other engines a second node is running.
  *
- * @param check Takes each result.
- * @param isShort True for one kill, on SQLite alone.
+ * @param check Receives each result.
+ * @param isShort True for one kill, only on SQLite.
  */
 export async function soakKeptAnswers(check: Check, isShort: boolean): Promise<void> {
   for (const name of ["sqlite", "redis", "nats"] as const) {
@@ -50,13 +50,13 @@ export async function soakKeptAnswers(check: Check, isShort: boolean): Promise<v
       await Promise.all([killed, ...readers.map((reader) => reader.close())]);
     }
     for (const [i, transport] of TRANSPORTS.entries()) {
-      const what = `after a kill, an answer on ${name} over ${transport} goes on`;
+      const what = `after a kill, a response on ${name} over ${transport} continues`;
       checkMedian(check, what, { took: took[i]!, mostMs: MOST_MS[name] });
     }
   }
 }
 
-/** Nodes on one engine, the first of which makes the answers. */
+/** Nodes on one engine, the first of which produces the responses. */
 class Nodes implements AsyncDisposable {
   readonly #engine: string;
   readonly #nodes: { readonly port: number; readonly process: LineProcess }[] = [];
@@ -71,12 +71,12 @@ class Nodes implements AsyncDisposable {
     return nodes;
   }
 
-  /** URLs for clients, which begin with the first node. */
+  /** URLs for clients; the first node comes first. */
   get urls(): string[] {
     return this.#nodes.map(({ port }) => `http://127.0.0.1:${port}/`);
   }
 
-  /** Kills the first node, and starts it again as the last one. */
+  /** Kills the first node, and restarts it as the last one. */
   async killFirst(): Promise<void> {
     const { port, process } = this.#nodes.shift()!;
     process.kill("SIGKILL");
@@ -96,9 +96,9 @@ class Nodes implements AsyncDisposable {
   }
 }
 
-/** A client that reads an answer, and checks that each item comes once and in order. */
+/** A client that reads a response, and checks that each item arrives exactly once, in order. */
 class Reader {
-  /** Resolves once the answer is under way. */
+  /** Resolves once the response is being received. */
   readonly isReading: Promise<void>;
   /** Resolves at the first item of another process, with the time. */
   readonly goesOn: Promise<number>;
@@ -133,7 +133,10 @@ class Reader {
   }
 }
 
-/** Times of which the median is judged; the random delay of a dial decides about fewer. */
+/**
+ * Number of times from which the limit excludes the random delay of a dial; with fewer times, the
+ * delay may dominate the median.
+ */
 const MANY = 10;
 
 /** Longest random delay of a dial, in milliseconds. */
@@ -142,7 +145,7 @@ const SPREAD_MS = 1_000;
 /**
  * Checks the median of some times.
  *
- * @param check Takes the result.
+ * @param check Receives the result.
  * @param what Name of the times.
  * @param times The times, and the longest median, in milliseconds.
  */

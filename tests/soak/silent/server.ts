@@ -1,7 +1,7 @@
 /**
- * Server of the soak of silent servers: `server.ts <port> <file of handled messages> <sessions>`.
- * Prints `{"port"}` once it listens; `stats` on standard input prints the sessions and refusals.
- * Each handled message is a line of the file, which outlives the process.
+ * Server of the soak test of silent servers: `server.ts <port> <file of handled messages>
+ * <sessions>`. Prints `{"port"}` when it listens; `stats` on standard input prints the sessions and
+ * rejections. Each handled message adds a line to the file, which outlives the process.
  *
  * @module
  */
@@ -10,11 +10,11 @@ import { TextLineStream } from "../lines.ts";
 
 /** Report of the server. */
 export interface SilentServerStats {
-  /** Sessions now. */
+  /** Current sessions. */
   readonly sessions: number;
-  /** Sessions that began. */
+  /** Sessions that started. */
   readonly began: number;
-  /** Refused connections, by any limit. */
+  /** Connections that any limit rejected. */
   readonly refused: number;
 }
 
@@ -34,7 +34,7 @@ const server = serve({
   port: Number(port),
   hostname: "127.0.0.1",
   authorize: () => true,
-  // Exactly as many as there are clients, so that a client that counts twice is refused.
+  // Exactly the number of clients, so that a client that counts twice is rejected.
   limits: { maxSessions: most, maxSessionsPerAddress: most, maxSessionsPerUser: most },
   onListen() {},
   onOpen: () => void began++,
