@@ -105,7 +105,7 @@ export class Delivery {
     const message = complete(entry, answer ? { ...keys, id: Number.MAX_SAFE_INTEGER } : keys);
     if (isTooLarge(core, message)) {
       this.#outbox.shift(this.#handed);
-      const text = `The server does not take "${topic}": it is too large`;
+      const text = `The server does not accept "${topic}": it is too large`;
       answer?.reject(new RequestError("too-large", text));
       return false;
     }

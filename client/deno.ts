@@ -142,12 +142,12 @@ export function denoPlatform(dial: Dialer): ClientPlatform {
 export function denoWebTransport(): TransportPlatform["webTransport"] {
   if (!isQuicAvailable()) {
     return isDeno
-      ? "Cannot open WebTransport: Deno has QUIC only when it runs with --unstable-net"
+      ? "Cannot open WebTransport: Deno supports QUIC only with --unstable-net"
       : `Cannot open WebTransport: ${QUIC_MISSING}`;
   }
   // Without the permission, a dial would make Deno prompt.
   return permittedHost() === undefined
-    ? "Cannot open WebTransport: it takes the permission to bind a UDP port, --allow-net=[::]:0"
+    ? "Cannot open WebTransport: it needs permission to bind a UDP port, --allow-net=[::]:0"
     : openWebTransport;
 }
 

@@ -360,7 +360,7 @@ export class Topics implements AsyncDisposable {
     if (this.#histories.underWay(session) >= this.#maxTopics * UNDER_WAY_FACTOR) {
       throw new QueueFullError(
         `Cannot subscribe: at most ${this.#maxTopics * UNDER_WAY_FACTOR} subscriptions of a ` +
-          "session may be under way",
+          "session may be pending",
       );
     }
     // Calls that can fail come first, so that a failure leaves no state behind.

@@ -542,7 +542,7 @@ Deno.test("Topics bound the restarts of a session while the engine does not resp
       for (let i = 1; i <= 10_000; i++) begin(i);
     },
     QueueFullError,
-    "Cannot subscribe: at most 512 subscriptions of a session may be under way",
+    "Cannot subscribe: at most 512 subscriptions of a session may be pending",
   );
   other.subscribe(topics, "t", { last: 1 });
   assert(topics.stats.replays < 520);

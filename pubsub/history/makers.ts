@@ -6,7 +6,7 @@
 /** Time for which a history counts for its maker, in milliseconds. */
 const RECENT_MS = 3_600_000;
 
-/** Minimum number of a maker's histories of that time that others take precedence over. */
+/** Maximum number of a maker's histories within that time before it is singled out. */
 export const MAX_MADE = 256;
 
 /** Histories that were made within the last hour, by maker. */

@@ -527,11 +527,11 @@ function gone(node: string): NodeCallError {
 }
 
 function silent(node: string): NodeCallError {
-  return new NodeCallError("silent", `heartbeats must come, received none of ${node}`);
+  return new NodeCallError("silent", `the node must send heartbeats, received none from ${node}`);
 }
 
 function tooMany(where: string): string {
-  return `at most ${MAX_CALLS} calls must be under way ${where}`;
+  return `at most ${MAX_CALLS} calls may be in progress ${where}`;
 }
 
 function tooLarge(what: string, maxBytes: number, received: number): RangeError {
