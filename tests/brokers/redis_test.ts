@@ -761,7 +761,7 @@ test("leaves no call waiting when it closes while Redis is unreachable", async (
   const { ready } = broker.subscribe("news", () => {});
   const appended = broker.history.append({ topic: "chat", payload: "1" }, { bounds: BOUNDS });
   const refused = assertRejects(() => appended, BrokerError, "closed");
-  await assertRejects(() => broker.store.newest("row", 60_000), BrokerError, "away");
+  await assertRejects(() => broker.store.newest("row", 60_000), BrokerError, "unreachable");
   assertEquals(broker.status.current.name, "interrupted");
   await broker.close();
   await refused;
