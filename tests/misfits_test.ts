@@ -118,9 +118,9 @@ const CLIENT_PLACES: Record<
       for (let i = 0; i < MANY; i++) server.publish("other", FIT);
       server.unsubscribe(only(server), "other", { code: "done" });
     }).catch((error) => error.failure.code === "done" ? FIT : error),
-  "an item of an answer": (client, _server, told) =>
+  "an item of a streaming response": (client, _server, told) =>
     first(client.requestStream("tell", null, { ...told })),
-  "an item of an answer that outlives its session": (client, _server, told) =>
+  "an item of a resumable response": (client, _server, told) =>
     first(client.requestStream("resume", null, { ...told })),
   "a record of a durable stream": async (client, server, told) => {
     await using writer = await server.durableStreams.create("log");
@@ -177,7 +177,7 @@ Deno.test("Client skips an invalid message outside of its subscriptions, and rep
   ]);
 });
 
-Deno.test("Client rejects requests that do not match the schema with invalid, and rejects on such a reply", async () => {
+Deno.test("Client rejects a request that does not match the schema with invalid, and fails its own request on such a reply", async () => {
   await using server = newerServer();
   await using client = server.connect({
     contract,

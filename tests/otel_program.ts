@@ -61,8 +61,7 @@ tracer.startActiveSpan("tell", (span) => {
 });
 await session.close({ code: 4500 });
 console.log("done");
-// Metrics are collected while the second session is open; the test ends the session through
-// standard input.
+// Collects metrics while the second session is open, until the test closes standard input.
 for await (const _ of Deno.stdin.readable) break;
 await idle.close();
 await server.close();

@@ -1,5 +1,5 @@
 /**
- * Traces and metrics of a program with Deno's own exporter, from the view of a collector.
+ * Traces and metrics of a program with Deno's own exporter, as a collector sees them.
  *
  * @module
  */
@@ -10,7 +10,7 @@ import { otel } from "../otel/otel.ts";
 
 const PROGRAM = new URL("otel_program.ts", import.meta.url);
 
-/** The read part of OTLP. */
+/** The parts of OTLP that the tests read. */
 interface Attribute {
   readonly key: string;
   readonly value: {
@@ -54,9 +54,9 @@ interface Scoped {
 
 /** A collector that keeps all exports. */
 class Collector implements AsyncDisposable {
-  /** Every span, by its scope. */
+  /** All spans, each with its scope. */
   readonly spans: { readonly scope: string; readonly span: OtlpSpan }[] = [];
-  /** The points of each metric of Skein that came last. */
+  /** The latest points of each Skein metric. */
   readonly metrics = new Map<string, OtlpMetric>();
   #changed = Promise.withResolvers<void>();
   readonly #http = Deno.serve(
@@ -118,7 +118,7 @@ function pointsOf({ sum, gauge, histogram }: OtlpMetric): readonly Point[] {
   return (sum ?? gauge ?? histogram)!.dataPoints;
 }
 
-/** The value at a side, and at one more attribute. */
+/** The value for a side and one more attribute. */
 function valueOf(metric: OtlpMetric, wanted: Record<string, string | number>): number | undefined {
   const point = pointsOf(metric).find((point) => {
     const attributes = attributesOf(point);
@@ -132,7 +132,7 @@ const CLIENT = 3;
 const CONSUMER = 5;
 const ERROR = 2;
 
-Deno.test("otel() tells a collector of handshakes, requests, handlers and metrics", async () => {
+Deno.test("otel() reports handshakes, requests, handlers and metrics to a collector", async () => {
   await using collector = new Collector();
   const program = new Deno.Command(Deno.execPath(), {
     args: ["run", "-A", "--quiet", PROGRAM.href],
@@ -154,7 +154,7 @@ Deno.test("otel() tells a collector of handshakes, requests, handlers and metric
   });
   ended.catch(() => {});
   try {
-    // One of the two sessions is over, and the other is open.
+    // One of the two sessions is closed, and the other is open.
     const sessions = await deadline(
       Promise.race([
         ended,

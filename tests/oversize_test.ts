@@ -1,6 +1,6 @@
 /**
- * Messages that are larger than their receiver accepts: every kind, in both directions. The party that
- * waits is told, nothing closes, and nothing is sent twice.
+ * Messages that are larger than their receiver accepts: every kind, in both directions. The waiting
+ * caller is notified, nothing closes, and nothing is sent twice.
  */
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
@@ -18,24 +18,24 @@ import { internals } from "../session/session.ts";
 import { type TestServer, testServer, turns } from "../testing/mod.ts";
 import { soon } from "./waiting.ts";
 
-/** Bound of the client: below that of the server, and below the default. */
+/** The client's limit: below the server's, and below the default. */
 const BOUND = 10_000;
 
-/** Data that the server may send, and the client does not accept. */
+/** Data that the server may send, but the client does not accept. */
 const LARGE = "x".repeat(BOUND);
 
-/** The server of one test, and the sessions that it had. */
+/** The server of one test, and its sessions. */
 interface Setup {
   readonly server: TestServer;
   readonly client: Client;
   readonly sessions: Session[];
-  /** Topics on which the handler of requests ran. */
+  /** Topics for which the request handler ran. */
   readonly handled: string[];
   /** Errors that the application of the client received. */
   readonly errors: unknown[];
 }
 
-/** Opens a server, and a client with a small bound, which the server may not know yet. */
+/** Opens a server, and a client with a small limit that the server may not know. */
 async function open(isUnaware: boolean, options: object = {}): Promise<Setup & AsyncDisposable> {
   const sessions: Session[] = [];
   const handled: string[] = [];
@@ -86,7 +86,7 @@ async function open(isUnaware: boolean, options: object = {}): Promise<Setup & A
     ...options,
   } as never) as unknown as Client;
   await client.whenConnected();
-  await client.flushed(); // Loads the code that goes on after large messages.
+  await client.flushed(); // Loads the code that handles oversized messages.
   await turns();
   return {
     ...{ server, client, sessions, handled, errors },
@@ -104,7 +104,7 @@ function codeOf(promise: Promise<unknown>): Promise<string> {
   );
 }
 
-/** Subscribes, publishes, and returns the data that came until the last message. */
+/** Subscribes, publishes, and returns the data received up to the last message. */
 async function subscribed(
   { client }: Setup,
   topic: string,
@@ -131,7 +131,10 @@ async function subscribed(
 
 const GAPS = { seen: ["before", "between", "after"], told: ["too-large", "too-large"] };
 
-/** Kinds of messages from the server: each returns what the waiting party got, and what it should. */
+/**
+ * Kinds of messages from the server: each returns what the waiting caller received, and what is
+ * expected.
+ */
 const TO_CLIENT: Record<string, (setup: Setup, isUnaware: boolean) => Promise<[unknown, unknown]>> =
   {
     "a publication": async (setup) => [
@@ -177,19 +180,19 @@ const TO_CLIENT: Record<string, (setup: Setup, isUnaware: boolean) => Promise<[u
       [await codeOf(client.request("large", 1, { retry: true })), handled],
       ["too-large", ["large"]],
     ],
-    // The outline of a large refusal has no code.
-    "a refusal": async ({ client }, isUnaware) => [
+    // The outline of a large rejection has no code.
+    "a rejection": async ({ client }, isUnaware) => [
       await codeOf(client.request("fails")),
       isUnaware ? "too-large" : "no",
     ],
-    "an item of an answer": async ({ client }) => {
+    "an item of a streaming response": async ({ client }) => {
       const seen: unknown[] = [];
       const code = await codeOf((async () => {
         for await (const item of client.requestStream("items")) seen.push(item);
       })());
       return [[seen, code], [["small"], "too-large"]];
     },
-    "an item of an answer that outlives its session": async ({ client }) => {
+    "an item of a resumable response": async ({ client }) => {
       const seen: unknown[] = [];
       const code = await codeOf((async () => {
         const answer = client.requestStream("kept", 1, { id: "k".repeat(20) });
@@ -219,8 +222,8 @@ function codesOf(errors: readonly unknown[]): string[] {
 
 for (const [kind, send] of Object.entries(TO_CLIENT)) {
   for (const isUnaware of [false, true]) {
-    const by = isUnaware ? "a server that does not know the bound" : "a server";
-    Deno.test(`Client goes on after ${kind} of ${by} that is too large`, async () => {
+    const by = isUnaware ? "a server that does not know the limit" : "a server";
+    Deno.test(`Client continues after ${kind} of ${by} that is too large`, async () => {
       await using setup = await open(isUnaware);
       const { client, sessions } = setup;
       const [received, expected] = await soon(send(setup, isUnaware));
@@ -231,7 +234,7 @@ for (const [kind, send] of Object.entries(TO_CLIENT)) {
   }
 }
 
-Deno.test("Client sends its bound in its first envelope, unless that is the default", async () => {
+Deno.test("Client sends its limit in its first envelope, unless it is the default", async () => {
   for (
     const [maxMessageBytes, accepted] of [[undefined, 262_144], [262_144, 262_144], [
       500_000,
@@ -270,7 +273,7 @@ Deno.test("Server sends a large publication to the subscribers that accept it, a
   assertEquals(told, [["too-large", 2]]);
 });
 
-Deno.test("Client gets the list of a room in parts that it accepts", async () => {
+Deno.test("Client receives the list of a room in parts that it accepts", async () => {
   const users = Array.from({ length: 80 }, (_, i) => `${i}`.padEnd(200, "x"));
   await using server = testServer({
     authenticate: ({ token }: { token: string }) => token,
@@ -292,22 +295,24 @@ Deno.test("Client gets the list of a room in parts that it accepts", async () =>
   await Promise.all(others.map((other) => other.close()));
 });
 
-/** Kinds of messages to a server that accepts 10,000 bytes: each returns the code of the refusal. */
+/**
+ * Kinds of messages to a server that accepts 10,000 bytes: each returns the code of the rejection.
+ */
 const TO_SERVER: Record<string, (client: Client, server: TestServer) => Promise<string>> = {
   "a message": (client) => codeOf(Promise.try(() => client.send("news", LARGE))),
   "a request": (client) => codeOf(client.request("small", LARGE)),
   "a request that is sent again": (client) =>
     codeOf(client.request("small", LARGE, { retry: true })),
-  "a request whose answer streams": (client) =>
+  "a request with a streaming response": (client) =>
     codeOf(Array.fromAsync(client.requestStream("items", LARGE))),
   "a publication": (client) => codeOf(client.publish("news", LARGE)),
-  "data of presence": (client) => codeOf(client.presence("room", LARGE)),
+  "presence data": (client) => codeOf(client.presence("room", LARGE)),
   "a token": async (client) => codeOf((await client.whenConnected()).authenticate(LARGE)),
   "a reply": (_client, server) => codeOf(server.manager.all()[0]!.request("large")),
 };
 
 for (const [kind, send] of Object.entries(TO_SERVER)) {
-  Deno.test(`Client refuses ${kind} that is too large for the server, and stays connected`, async () => {
+  Deno.test(`Client rejects ${kind} that is too large for the server, and stays connected`, async () => {
     let opened = 0;
     await using server = testServer({
       authenticate: (): unknown => "ann",
@@ -330,7 +335,7 @@ for (const [kind, send] of Object.entries(TO_SERVER)) {
   });
 }
 
-Deno.test("Client drops a message that is too large from an outbox that outlives sessions", async () => {
+Deno.test("Client drops a message that is too large from an at-least-once outbox", async () => {
   let opened = 0;
   const handled: number[] = [];
   await using server = testServer({
@@ -348,11 +353,11 @@ Deno.test("Client drops a message that is too large from an outbox that outlives
   assertEquals([handled, refused, opened, client.outbox.messages], [[1, 2], ["too-large"], 1, 0]);
 });
 
-/** Bound of a proxy, below the one that the server tells. */
+/** A proxy's limit, below the limit that the server announces. */
 const PROXY_BOUND = 5_000;
 
 for (const closeCode of [1009, 4413]) {
-  Deno.test(`Client moves past what a proxy closes with ${closeCode}, and loses nothing else`, async () => {
+  Deno.test(`Client skips a message that makes a proxy close with ${closeCode}, and loses nothing else`, async () => {
     using time = new FakeTime();
     const handled: string[] = [];
     await using server = testServer({
@@ -369,7 +374,7 @@ for (const closeCode of [1009, 4413]) {
         if (frame.length <= PROXY_BOUND) send(frame, ...rest);
         else pair.server.close({ closeCode: 4413, reason: "Too big" });
       };
-      // Proxies close with a code that applications cannot send.
+      // Proxies may close with a code that applications cannot send.
       const closed = pair.client.closed.then((info) => ({
         ...info,
         ...(info.closeCode && { closeCode }),
@@ -404,7 +409,7 @@ for (const closeCode of [1009, 4413]) {
   });
 }
 
-Deno.test("serve() throws when its engine reads less than a message of the server needs", async () => {
+Deno.test("serve() throws if its engine accepts less than the server's largest message", async () => {
   const start = (maxPayloadBytes: number, maxMessageBytes: number) =>
     serve({
       hostname: "127.0.0.1",
@@ -432,7 +437,7 @@ Deno.test("Session.send() throws for a message that the peer does not accept", a
   assertThrows(() => setup.sessions[0]!.send("a", LARGE), RangeError, "at most 10000 bytes");
 });
 
-Deno.test("Session keeps a peer that asks often for replies that are too large", async () => {
+Deno.test("Session does not close a peer that often requests replies that are too large", async () => {
   await using setup = await open(false);
   for (let i = 0; i < 50; i++) {
     assertEquals(await codeOf(setup.client.request("large")), "too-large");

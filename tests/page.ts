@@ -1,5 +1,5 @@
 /**
- * A page without the library: a WebSocket of the platform, whose envelopes a test writes and reads.
+ * A page without the library: a platform WebSocket whose envelopes the test writes and reads.
  *
  * @module
  */
@@ -16,12 +16,12 @@ export interface Answer {
   readonly error?: { readonly code: string; readonly message: string };
 }
 
-/** A WebSocket with the parts of the protocol that no client can do without: it answers pings. */
+/** A WebSocket with the part of the protocol that every client needs: it answers pings. */
 export class Page implements AsyncDisposable, Disposable {
   readonly socket: WebSocket;
   /** The frames, unchanged. */
   readonly frames: string[] = [];
-  /** The envelopes that no one took, without `hello`, pings, and replies to {@linkcode ask}. */
+  /** The envelopes not yet taken, without `hello`, pings, and replies to {@linkcode ask}. */
   readonly texts: string[] = [];
   /** The server's first envelope, for a page that speaks the protocol. */
   hello: Envelope | undefined;
@@ -31,7 +31,7 @@ export class Page implements AsyncDisposable, Disposable {
   #last = 0;
 
   /**
-   * Starts to connect.
+   * Starts connecting.
    *
    * @param url Address of the server.
    * @param protocols The offered subprotocols: none for a plain page, `skein.1` for the protocol.
@@ -76,12 +76,12 @@ export class Page implements AsyncDisposable, Disposable {
     return soon(this.#closed.promise);
   }
 
-  /** The envelopes that no one took, parsed. */
+  /** The envelopes not yet taken, parsed. */
   get envelopes(): Envelope[] {
     return this.texts.map((text) => JSON.parse(text));
   }
 
-  /** The data on a topic, of envelopes that no one took. */
+  /** The data of the envelopes on a topic that were not yet taken. */
   on(topic: string): unknown[] {
     return this.envelopes.filter((one) => one["topic"] === topic).map(({ data }) => data);
   }
@@ -100,18 +100,18 @@ export class Page implements AsyncDisposable, Disposable {
     return soon(promise);
   }
 
-  /** Waits for so many envelopes, and takes them. */
+  /** Waits for a number of envelopes, and takes them. */
   async take(count: number): Promise<string[]> {
     await until(() => this.texts.length >= count);
     return this.texts.splice(0, count);
   }
 
-  /** Waits for so many envelopes, and takes them, parsed. */
+  /** Waits for a number of envelopes, and takes them, parsed. */
   async takeEnvelopes(count: number): Promise<Envelope[]> {
     return (await this.take(count)).map((text) => JSON.parse(text));
   }
 
-  /** Waits for an envelope, and takes none. */
+  /** Waits for an envelope without taking it. */
   next(matches: (envelope: Envelope) => boolean): Promise<Envelope> {
     return until(() => this.envelopes.find(matches));
   }

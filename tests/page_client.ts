@@ -1,5 +1,5 @@
 /**
- * The client of a page that connects without a contract; `bundle_test.ts` weighs the bundle.
+ * The client of a page that connects without a contract; `bundle_test.ts` measures its bundle.
  *
  * @module
  */

@@ -6,7 +6,7 @@ import { drawing } from "./sessions.ts";
 import { soon, until } from "./waiting.ts";
 import { Page } from "./page.ts";
 
-Deno.test("A page without Skein talks to a server by JSON alone", async () => {
+Deno.test("A page without Skein needs only JSON to talk to a server", async () => {
   await using server = listen({
     onOpen: (session) => void server.subscribe(session, "chat"),
     onMessage: (message) => {
@@ -26,7 +26,7 @@ Deno.test("A page without Skein talks to a server by JSON alone", async () => {
   assertEquals(page.socket.protocol, "");
 });
 
-Deno.test("A page without Skein gets each message in a frame of its own", async () => {
+Deno.test("A page without Skein receives each message in a separate frame", async () => {
   await using server = listen({
     onOpen: (session) => {
       for (let i = 0; i < 5; i++) session.send("n", i);
@@ -37,7 +37,7 @@ Deno.test("A page without Skein gets each message in a frame of its own", async 
   assertEquals(page.frames, [0, 1, 2, 3, 4].map((i) => `{"topic":"n","data":${i}}`));
 });
 
-Deno.test("A page without Skein gets an error for a bad message, and no other notice", async () => {
+Deno.test("A page without Skein receives an error for a bad message, and no other notice", async () => {
   const contract = defineContract({ toServer: { say: z.string() } });
   await using server = listen({ contract, onMessage: () => {} });
   await using page = await Page.open(server.url);
@@ -55,7 +55,7 @@ Deno.test("A page without Skein gets an error for a bad message, and no other no
   ]);
 });
 
-Deno.test("A page without Skein gets nothing unsolicited: no hello, no ping, no goaway", async () => {
+Deno.test("A page without Skein receives nothing unsolicited: no hello, no ping, no goaway", async () => {
   const heartbeat = { intervalMs: 1_000, timeoutMs: 2_000 };
   const server = listen({ runtime: drawing(0.99), session: { heartbeat } });
   using raw = await RawSocket.open(portOf(server));
@@ -80,7 +80,7 @@ Deno.test("A page without Skein gets nothing unsolicited: no hello, no ping, no 
   await draining;
 });
 
-Deno.test("A page without Skein is found dead by WebSocket pings", async () => {
+Deno.test("A dead page without Skein is detected by WebSocket pings", async () => {
   const closed = Promise.withResolvers<number>();
   await using server = listen({
     session: { heartbeat: { intervalMs: 1_000, timeoutMs: 2_000 } },
@@ -92,7 +92,7 @@ Deno.test("A page without Skein is found dead by WebSocket pings", async () => {
   assertEquals((await raw.read())?.opcode, 9);
 });
 
-Deno.test("A page without Skein gets no bytes; clients of Skein do", async () => {
+Deno.test("A page without Skein receives no binary data, unlike Skein's clients", async () => {
   await using server = listen({ onOpen: (session) => void server.subscribe(session, "b") });
   await using page = await Page.open(server.url);
   await until(() => server.manager.count === 1);
@@ -103,7 +103,7 @@ Deno.test("A page without Skein gets no bytes; clients of Skein do", async () =>
   assertEquals(server.manager.all()[0]?.stats.droppedMessages, 1);
 });
 
-Deno.test("A page without Skein sees the close code", async () => {
+Deno.test("A page without Skein receives the close code", async () => {
   await using server = listen({
     onMessage: (_message, session) => void session.close({ code: 4010, reason: "Bye" }),
   });

@@ -1,28 +1,27 @@
 /**
- * Ports for programs that have to be told a port, and for servers that return on their port.
+ * Ports for programs that need a given port, and for servers that restart on their port.
  *
  * @module
  */
 import { cacheFolder } from "../tools/launch.ts";
 
-/** Below the ports that systems hand out, and with the bus of a Redis Cluster 10,000 above. */
+/** Below the ephemeral ports, also for the bus of a Redis Cluster 10,000 above. */
 const FIRST_PORT = 12_000;
 const PORTS = 10_000;
 const MOST_ATTEMPTS = 100;
 
-/** A port is handed out once in this time; no test lasts longer. */
+/** A port is given out at most once in this time; no test takes longer. */
 const CLAIM_MS = 3_600_000;
 
 /** Options of {@linkcode lowPort}. */
 export interface LowPortOptions {
-  /** Distance of a second port that has to be free. */
+  /** Distance to a second port that must be free. */
   readonly beside?: number;
 }
 
 /**
- * Finds a port that is free on TCP and UDP, below the ports that the system hands out: neither a
- * test nor a client beside this one, in any process, is given the port, also while a server
- * restarts there.
+ * Finds a port that is free on TCP and UDP, below the ephemeral ports: no other test or client in
+ * any process receives it, even while a server restarts on it.
  *
  * @param options See {@linkcode LowPortOptions}.
  * @returns The port.
@@ -41,7 +40,7 @@ export function lowPort({ beside = 0 }: LowPortOptions = {}): number {
   }
 }
 
-/** Takes a port for this test among all that run on the machine; false if another test has it. */
+/** Claims a port among all tests on this machine; false if another test has it. */
 function claim(port: number): boolean {
   const folder = `${cacheFolder() ?? "/tmp/skein"}/ports`;
   const file = `${folder}/${port}`;
@@ -59,14 +58,14 @@ function claim(port: number): boolean {
   return true;
 }
 
-/** The part of the runtime's unstable interface that binds a UDP socket. */
+/** The part of the runtime's unstable API that binds a UDP socket. */
 interface Datagrams {
   listenDatagram(options: Deno.TcpListenOptions & { readonly transport: "udp" }): {
     close(): void;
   };
 }
 
-/** Binds a port on TCP and UDP, and lets the port go. */
+/** Binds a port on TCP and UDP, and releases it. */
 function check(port: number): void {
   const options = { hostname: "0.0.0.0", port };
   Deno.listen(options).close();

@@ -1,4 +1,4 @@
-/** Clients that are present in rooms with data, from `client.presence()` to the notices. */
+/** Presence data of clients in rooms, from `client.presence()` to the notices. */
 import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
@@ -24,7 +24,7 @@ const OPTIONS: TestServerOptions<string> = {
 
 const as = (user: string) => ({ headers: { authorization: `Bearer ${user}` } });
 
-/** The notices that a client gets, in short. */
+/** The notices that a client receives, in short form. */
 function hear(client: Client<Contract>): string[] {
   const heard: string[] = [];
   void (async () => {
@@ -40,14 +40,14 @@ function hear(client: Client<Contract>): string[] {
   return heard;
 }
 
-Deno.test("Client.presence() goes with the join, changes later, and comes back after a loss", async () => {
+Deno.test("Client.presence() sends data with the join, updates it later, and restores it after a lost connection", async () => {
   using time = new FakeTime();
   await using server = testServer(OPTIONS);
   await using ann = server.connect(as("ann"));
   await using bob = server.connect(as("bob"));
   const [toAnn, toBob] = [hear(ann), hear(bob)];
   await ann.subscribe("room:a").ready;
-  // Before there is a session, and in any order.
+  // Before there is a session, in any order.
   const joining = bob.subscribe("room:a");
   await Promise.all([bob.presence("room:a", "here"), joining.ready]);
   await passTime(time, 100);
@@ -67,7 +67,7 @@ Deno.test("Client.presence() goes with the join, changes later, and comes back a
   assertEquals(server.rooms.members("room:a").map(({ data }) => data), [undefined, undefined]);
 });
 
-Deno.test("Client.presence() sends the last data once, to a session that begins", async () => {
+Deno.test("Client.presence() sends only the last data when a session starts", async () => {
   using time = new FakeTime();
   const asked: string[] = [];
   await using server = testServer({
@@ -105,7 +105,7 @@ Deno.test("Client.presence() applies when a server joins the client to a room", 
   assertEquals(server.rooms.members("room:a").map(({ data }) => data), ["here"]);
 });
 
-Deno.test("Client.presence() is refused by authorize, size, contract and rooms", async () => {
+Deno.test("Client.presence() rejects by authorize, size, contract and rooms", async () => {
   const contract = defineContract({
     toClient: { "room:{name}": z.string(), "wall": z.string() },
     presence: {
@@ -131,10 +131,10 @@ Deno.test("Client.presence() is refused by authorize, size, contract and rooms",
   assertEquals(await codeOf("presence:room:a", { n: 1 }), "forbidden");
   await assertRejects(() => untyped.presence("room:a", new Uint8Array(1)), TypeError);
   await assertRejects(() => untyped.presence("", 1), TypeError);
-  // Refused data is not given to the next session.
+  // Rejected data is not sent in the next session.
   await client.subscribe("room:a").ready;
   assertEquals(server.rooms.members("room:a")[0]!.data, undefined);
-  // The schema is applied once, by the server.
+  // Only the server applies the schema, once.
   await client.presence("room:a", { n: 1 });
   assertEquals(server.rooms.members("room:a")[0]!.data, { n: 1, at: "home" });
   for await (const message of client) {
@@ -145,7 +145,7 @@ Deno.test("Client.presence() is refused by authorize, size, contract and rooms",
   }
 });
 
-Deno.test("Client.presence() is denied without authorize, and unknown without a schema", async () => {
+Deno.test("Client.presence() rejects without authorize, and in rooms without a schema", async () => {
   await using closed = testServer({ rooms: ["a"] });
   await using client = closed.connect();
   const denied = await assertRejects(() => client.presence("a", 1), RequestError);
@@ -156,12 +156,12 @@ Deno.test("Client.presence() is denied without authorize, and unknown without a 
   const contract = defineContract({ toClient: { a: z.string() } });
   await using server = testServer({ contract, rooms: ["a"], authorize: () => true });
   await using other = server.connect();
-  // @ts-expect-error The contract names no room in which there is data.
+  // @ts-expect-error The contract names no room with data.
   const unknown = await assertRejects(() => other.presence("a", 1), RequestError);
   assertEquals(unknown.failure.code, "unknown-topic");
 });
 
-Deno.test("Client.presence() has at most 32 rooms, which all come back at once", async () => {
+Deno.test("Client.presence() allows at most 32 rooms, which are all restored together", async () => {
   using time = new FakeTime();
   await using server = testServer(OPTIONS);
   await using client = server.connect(as("ann"));
@@ -179,7 +179,7 @@ Deno.test("Client.presence() has at most 32 rooms, which all come back at once",
   await client.presence("room:32", 1);
 });
 
-Deno.test("Client.presence() reports refusals of a later session, and waits where there are too many updates", async () => {
+Deno.test("Client.presence() reports rejections in a later session, and delays updates above the rate", async () => {
   using time = new FakeTime();
   const refused: string[] = [];
   let isAllowed = true;
@@ -196,7 +196,7 @@ Deno.test("Client.presence() reports refusals of a later session, and waits wher
   await passTime(time, 2_000);
   await client.presence("room:b", 2);
   server.network.disconnect();
-  // Of two the second is too many at first, and comes a second later.
+  // The second of two updates exceeds the rate, and follows a second later.
   await passTime(time, 3_000);
   const [session] = server.manager.sessionsOf("ann");
   server.rooms.join(session!, "room:a");
@@ -207,13 +207,13 @@ Deno.test("Client.presence() reports refusals of a later session, and waits wher
   server.network.disconnect();
   await passTime(time, 3_000);
   assertEquals(refused, ["forbidden", "forbidden"]);
-  // Data that was refused for good is not requested any more.
+  // Permanently rejected data is not sent again.
   server.network.disconnect();
   await passTime(time, 3_000);
   assertEquals(refused.length, 2);
 });
 
-Deno.test("Client.presence() fails with the client, and where the peer is no server", async () => {
+Deno.test("Client.presence() rejects after the client has closed, and if the peer is not a server", async () => {
   await using server = testServer(OPTIONS);
   const client = server.connect(as("ann"));
   await client.close();
@@ -223,7 +223,7 @@ Deno.test("Client.presence() fails with the client, and where the peer is no ser
   await assertRejects(() => pair.client.presence("room:a", 1), RequestError, "presence");
 });
 
-Deno.test("Two clients of a user are one member, with the data that was set last", async () => {
+Deno.test("Two clients of a user are one member, with the latest data", async () => {
   using time = new FakeTime();
   await using server = testServer(OPTIONS);
   await using ann = server.connect(as("ann"));
@@ -254,7 +254,7 @@ Deno.test("Two clients of a user are one member, with the data that was set last
   await laptop.close();
 });
 
-/** Answers that a peer got: numbers and codes. */
+/** The replies that a peer received: ids and codes. */
 function answersOf(peer: Peer): unknown[] {
   return peer.envelopes.flatMap((envelope) => {
     const { reply, error } = envelope as { reply?: number | null; error?: { code: string } };
@@ -262,7 +262,7 @@ function answersOf(peer: Peer): unknown[] {
   });
 }
 
-Deno.test("{presence} is read strictly, and not on a plain WebSocket", async () => {
+Deno.test("Server validates {presence} strictly, and ignores it on a plain WebSocket", async () => {
   await using server = testServer(OPTIONS);
   const peer = new Peer(await server.open());
   await turns();

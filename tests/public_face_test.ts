@@ -1,20 +1,19 @@
-/** The names that users can import: each one is used, and has one meaning in all entries. */
+/** The names that users can import: each is used, and means the same in all entry points. */
 import { assert, assertEquals } from "@std/assert";
 import { readRepository } from "../tools/arrows.ts";
 
 const ROOT = new URL("../", import.meta.url);
 
-/** Names with a build for Deno in the root, and one for browsers in `/client`. */
+/** Names with one build for Deno in the root, and another for browsers in `/client`. */
 const BUILDS = ["connect", "dial"];
 
-/** An exported name of an entry. */
+/** An exported name of an entry point. */
 interface Name {
   readonly name: string;
   /** File and name of the declaration. */
   readonly declared: string;
-  /** Names in the signature, and in its `@throws`. */
+  /** Names in the signature and in `@throws`. */
   readonly refers: ReadonlySet<string>;
-  /** Parameters and result of a function. */
   readonly signature: string;
 }
 
@@ -60,7 +59,7 @@ async function namesOf(path: string): Promise<Name[]> {
   }));
 }
 
-/** Reads the names that documented examples import, by entry. */
+/** Returns the names that documented examples import, by entry point. */
 async function importedByExamples(): Promise<Map<string, Set<string>>> {
   const { exports, files } = await readRepository(ROOT);
   const imported = new Map(Object.keys(exports).map((entry) => [entry, new Set<string>()]));
@@ -91,7 +90,7 @@ async function importedByExamples(): Promise<Map<string, Set<string>>> {
 
 const IMPORT = /\bimport (?:type )?\{([^}]*)\} from "([^"]+)"/g;
 
-/** The pages for users, and the scripts of the examples' pages. */
+/** The documentation pages, and the scripts of the example pages. */
 async function pages(): Promise<string[]> {
   const found = ["README.md"];
   for (const folders = ["docs/", "examples/"]; folders.length > 0;) {
@@ -110,13 +109,13 @@ const entries = new Map(
     Object.entries(exports).map(async ([entry, path]) => [entry, await namesOf(path)] as const),
   ),
 );
-/** The names of all entries, and those that each one refers to. */
+/** The names of all entry points, each with the names that it refers to. */
 const all = new Map<string, Set<string>>();
 for (const { name, refers } of [...entries.values()].flat()) {
   all.set(name, (all.get(name) ?? new Set()).union(refers));
 }
 
-Deno.test("A name in two entries stands for one declaration", () => {
+Deno.test("A name in two entry points refers to one declaration", () => {
   const declared = new Map<string, { name: Name; entry: string }>();
   for (const [entry, names] of entries) {
     for (const name of names) {

@@ -1,4 +1,4 @@
-/** Publications and numbered messages beyond a rate: refused, sent again in order, or delayed. */
+/** Publications and numbered messages above a rate: rejected, sent again in order, or delayed. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import {
@@ -15,13 +15,13 @@ import { passTime, type TestServer, testServer, turns } from "../testing/mod.ts"
 import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 
-/** Publications that a client has on the way at most. */
+/** Maximum number of publications in flight per client. */
 const WINDOW = 60;
 
-/** Steps in which time passes, in milliseconds. */
+/** Steps of the fake time, in milliseconds. */
 const STEP_MS = 20;
 
-/** A server that allows all, and the publications that a listener receives, and notes, in order. */
+/** A server that allows everything, and the publications and notes in the order of arrival. */
 async function serverWith(rates?: RateLimitsOptions): Promise<
   AsyncDisposable & { readonly server: TestServer<string>; readonly published: unknown[] }
 > {
@@ -44,7 +44,6 @@ async function serverWith(rates?: RateLimitsOptions): Promise<
   return { server, published, [Symbol.asyncDispose]: () => server.close() };
 }
 
-/** Rates of the publications of a session. */
 function perSession(publications: Rate): RateLimitsOptions {
   return { perSession: { publications } };
 }
@@ -53,7 +52,7 @@ function range(length: number): number[] {
   return Array.from({ length }, (_, i) => i);
 }
 
-/** Publishes numbers in order, a window at a time; resolves once all are accepted. */
+/** Publishes numbers in order, a window at a time; resolves when all are accepted. */
 async function publishAll(
   publish: (n: number) => Promise<void>,
   count: number,
@@ -67,7 +66,7 @@ async function publishAll(
   await Promise.all(open);
 }
 
-/** Lets time pass until a promise settles; returns the passed time, in milliseconds. */
+/** Advances the time until a promise settles; returns the elapsed time, in milliseconds. */
 async function passUntil(time: FakeTime, done: Promise<unknown>): Promise<number> {
   let isDone = false;
   done.finally(() => isDone = true).catch(() => {});
@@ -76,13 +75,13 @@ async function passUntil(time: FakeTime, done: Promise<unknown>): Promise<number
   return Date.now() - startMs;
 }
 
-/** The refusal of a publication of a session. */
+/** Publishes, and returns the rejection. */
 async function refusalOf(session: Session<unknown>, n: number): Promise<RequestError["failure"]> {
   const error = await assertRejects(() => session.publish("news", n), RequestError);
   return error.failure;
 }
 
-Deno.test("Server takes 1,000 publications of a session at once, and says when to send the next", async () => {
+Deno.test("Server accepts a burst of 1,000 publications per session, and says when to send the next", async () => {
   using time = new FakeTime();
   await using subject = await serverWith();
   const { server, published } = subject;
@@ -94,7 +93,7 @@ Deno.test("Server takes 1,000 publications of a session at once, and says when t
     retryAfterMs: 10,
     level: "session",
   });
-  // Nothing else has this rate.
+  // Nothing else counts towards this rate.
   assertEquals(await session.request("ping"), "pong");
   for (const n of range(2_000)) session.send("say", n);
   await passTime(time, 10);
@@ -103,7 +102,7 @@ Deno.test("Server takes 1,000 publications of a session at once, and says when t
   assertEquals(server.manager.stats().rates.refused.session, 1);
 });
 
-Deno.test("Client.publish() waits for the rate of the server, and keeps order", async () => {
+Deno.test("Client.publish() waits for the server's rate, and keeps the order", async () => {
   using time = new FakeTime();
   await using subject = await serverWith({ maxRefusals: 1 });
   const { server, published } = subject;
@@ -116,7 +115,7 @@ Deno.test("Client.publish() waits for the rate of the server, and keeps order", 
   assertEquals(closed, 0);
 });
 
-Deno.test("Client.publish() keeps order although the rate has room before a refusal arrives", async () => {
+Deno.test("Client.publish() keeps the order even if the rate has room before a rejection arrives", async () => {
   using time = new FakeTime();
   await using subject = await serverWith(perSession({ perSecond: 100, burst: 5 }));
   const { server, published } = subject;
@@ -133,7 +132,7 @@ Deno.test("Client.publish() keeps order although the rate has room before a refu
   await passUntil(time, client.close());
 });
 
-Deno.test("Server reports refused publications without an id", async () => {
+Deno.test("Server reports rejected publications without an id", async () => {
   using _time = new FakeTime();
   await using subject = await serverWith(perSession({ perSecond: 1, burst: 2 }));
   const { server, published } = subject;
@@ -152,7 +151,7 @@ Deno.test("Server reports refused publications without an id", async () => {
   assert(near.isReady);
 });
 
-/** Numbered envelopes, and an envelope without a number that counts in the same rate. */
+/** Numbered envelopes, and an envelope without a number that counts towards the same rate. */
 interface Numbered {
   readonly unit: "messages" | "publications";
   readonly send: (client: Client, n: number) => unknown;
@@ -173,7 +172,7 @@ const NUMBERED: readonly Numbered[] = [
 ];
 
 for (const { unit, send, plain } of NUMBERED) {
-  Deno.test(`Server delays numbered ${unit} for the rate, and refuses none`, async () => {
+  Deno.test(`Server delays numbered ${unit} above the rate, and rejects none`, async () => {
     using time = new FakeTime();
     const rates = { perSession: { [unit]: { perSecond: 200, burst: 100 } }, maxRefusals: 1 };
     await using subject = await serverWith(rates);
@@ -190,8 +189,8 @@ for (const { unit, send, plain } of NUMBERED) {
     assertEquals(server.manager.stats().rates.refused.session, 0);
   });
 
-  Deno.test(`Server delays numbered ${unit} up to the end of the session, and gets the rest again`, async () => {
-    // Time is real, so that a wait which outlives its session is a leaked timer of this test.
+  Deno.test(`Server delays numbered ${unit} until the session closes, and receives the rest again`, async () => {
+    // Real time, so that a wait that outlives its session leaks a timer of this test.
     const rates = { perSession: { [unit]: { perSecond: 0.001, burst: 2 } } };
     await using subject = await serverWith(rates);
     const { server, published } = subject;
@@ -202,11 +201,11 @@ for (const { unit, send, plain } of NUMBERED) {
     const all = Promise.all(range(3).map((n) => send(client, n)));
     await turns();
     const session = client.session!;
-    // An envelope without a number is refused at once.
+    // An envelope without a number is rejected immediately.
     const error = await assertRejects(() => plain(session), RequestError);
     assertEquals(error.failure.code, "too-many");
     assertEquals([published, client.outbox.messages], [[0, 1], 1]);
-    // The next session has a bucket of its own.
+    // The next session has its own token bucket.
     server.network.linkOf(session).disconnect();
     await soon(all.then(() => client.flushed()));
     assertEquals(published, range(3));
@@ -214,7 +213,7 @@ for (const { unit, send, plain } of NUMBERED) {
 }
 
 for (const transport of ["websocket", "webtransport", "http"] as const) {
-  Deno.test(`serve() over ${transport} delays numbered publications, and clients wait with others`, async () => {
+  Deno.test(`serve() over ${transport} delays numbered publications, and clients wait before other publications`, async () => {
     const published: string[] = [];
     await using server = listen({
       authorize: () => true,
@@ -239,7 +238,7 @@ for (const transport of ["websocket", "webtransport", "http"] as const) {
   });
 }
 
-Deno.test("Server has no rate of publications where it is Infinity", async () => {
+Deno.test("Server does not limit publications if the rate is Infinity", async () => {
   await using subject = await serverWith(perSession({ perSecond: Infinity }));
   const { server, published } = subject;
   await using client = server.connect();
@@ -248,7 +247,7 @@ Deno.test("Server has no rate of publications where it is Infinity", async () =>
 });
 
 for (const [scope, level] of [["perUser", "user"], ["perAddress", "address"]] as const) {
-  Deno.test(`Server counts publications ${scope} over sessions, and clients share the rate`, async () => {
+  Deno.test(`Server counts publications ${scope} across sessions, and clients share the rate`, async () => {
     using time = new FakeTime();
     const publications = { perSecond: 100, burst: 10 };
     await using subject = await serverWith({ [scope]: { publications }, maxRefusals: 1 });
@@ -277,7 +276,7 @@ for (const [scope, level] of [["perUser", "user"], ["perAddress", "address"]] as
   });
 }
 
-Deno.test("Server closes a session that publishes again before the time that it was told", async () => {
+Deno.test("Server closes a session that keeps publishing before its retry delay ends", async () => {
   using _time = new FakeTime();
   await using subject = await serverWith();
   const { server } = subject;
@@ -292,11 +291,11 @@ Deno.test("Server closes a session that publishes again before the time that it 
     reason,
     "More than 100 refusals in 10 s: at most 200 publications a second per session",
   );
-  // The first refusal told the time, and the last one came with the close.
+  // The first rejection named the delay, and the last one came with the close.
   assertEquals([refused, server.manager.stats().rates.closed], [102, 1]);
 });
 
-Deno.test("Client.publish() gives up by signal and time during the pause, and publishes nothing later", async () => {
+Deno.test("Client.publish() rejects by signal and timeout during the pause, and publishes nothing later", async () => {
   using time = new FakeTime();
   await using subject = await serverWith(perSession({ perSecond: 0.1, burst: 1 }));
   const { server, published } = subject;
@@ -320,7 +319,7 @@ Deno.test("Client.publish() gives up by signal and time during the pause, and pu
   assertEquals(published, ["first", "kept"]);
 });
 
-Deno.test("Client.publish() throws QueueFullError beyond the bound of waiting publications", async () => {
+Deno.test("Client.publish() throws QueueFullError above the limit of waiting publications", async () => {
   using time = new FakeTime();
   await using subject = await serverWith(perSession({ perSecond: 10, burst: 1 }));
   const { server, published } = subject;
@@ -337,7 +336,7 @@ Deno.test("Client.publish() throws QueueFullError beyond the bound of waiting pu
   assertEquals(published, range(5));
 });
 
-Deno.test("Client.publish() keeps a refused publication while the session has too many requests", async () => {
+Deno.test("Client.publish() keeps a rejected publication while the session has too many requests", async () => {
   using time = new FakeTime();
   await using subject = await serverWith(perSession({ perSecond: 10, burst: 1 }));
   const { server, published } = subject;
@@ -351,7 +350,7 @@ Deno.test("Client.publish() keeps a refused publication while the session has to
   assertEquals(published, [0, 1]);
 });
 
-Deno.test("Client.publish() rejects a refusal for more than 30 s", async () => {
+Deno.test("Client.publish() rejects if the retry delay exceeds 30 s", async () => {
   using _time = new FakeTime();
   await using subject = await serverWith(perSession({ perSecond: 0.01, burst: 1 }));
   const { server } = subject;
@@ -361,7 +360,7 @@ Deno.test("Client.publish() rejects a refusal for more than 30 s", async () => {
   assertEquals([error.failure.code, error.failure.retryAfterMs], ["too-many", 100_000]);
 });
 
-Deno.test("Client.publish() rejects a refusal of authorize, and waits for none", async () => {
+Deno.test("Client.publish() rejects immediately if authorize denies it", async () => {
   using _time = new FakeTime();
   await using server = testServer({
     authorize: () => {
@@ -373,7 +372,7 @@ Deno.test("Client.publish() rejects a refusal of authorize, and waits for none",
   assertEquals(error.failure.level, undefined);
 });
 
-Deno.test("Client sends refused publications in the next session if this one is lost", async () => {
+Deno.test("Client sends rejected publications in the next session if the current one is lost", async () => {
   using time = new FakeTime();
   await using subject = await serverWith(perSession({ perSecond: 0.1, burst: 1 }));
   const { server, published } = subject;

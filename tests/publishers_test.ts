@@ -1,5 +1,6 @@
 /**
- * Publishers: the user of a publication, and the client that does not receive its own.
+ * Publishers: the user of a publication, and clients that exclude themselves from their own
+ * publications.
  *
  * @module
  */
@@ -44,7 +45,7 @@ function connect(
   return server.connect({ path: `/?token=${user}`, backoff, ...options }) as unknown as Client;
 }
 
-/** Data of a subscription, and the user of its publisher. */
+/** Reads a subscription: the data, and the user of the publisher. */
 async function reading(subscription: Subscription): Promise<[unknown, string | undefined][]> {
   const got: [unknown, string | undefined][] = [];
   await subscription.ready;
@@ -54,7 +55,7 @@ async function reading(subscription: Subscription): Promise<[unknown, string | u
   return got;
 }
 
-Deno.test("Publications of clients name their users, on every wire and node, and in histories", async () => {
+Deno.test("Publications of clients name their users, on every transport and node, and in histories", async () => {
   await using broker = new MemoryBroker();
   await using near = serve({ broker, includePublisher: true });
   await using far = serve({ broker });
@@ -95,7 +96,7 @@ Deno.test("Publications of clients name their users, on every wire and node, and
   }
 });
 
-Deno.test("Publications name their users where `authorize` says so, for either option of the server", async () => {
+Deno.test("Publications name their users if `authorize` says so, whatever the server's option is", async () => {
   for (const includePublisher of [false, true]) {
     await using server = serve({
       includePublisher,
@@ -117,7 +118,7 @@ Deno.test("Publications name their users where `authorize` says so, for either o
   }
 });
 
-Deno.test("Publications of a client without a user name no user", async () => {
+Deno.test("Publications of a client without a user contain no user", async () => {
   await using server = serve({ includePublisher: true });
   await using guest = server.connect({ backoff }) as unknown as Client;
   const got = await reading(guest.subscribe("live"));
@@ -141,7 +142,7 @@ Deno.test("A client cannot set its user by `from`", async () => {
     if (protocols.length > 0) peer.say({ publish: "live", data: 2, from: "ann", id: 1 });
     await turns(20);
   }
-  // A session of a server without services does not accept the publisher from a client either.
+  // A server's session without services does not accept the publisher from a client either.
   await using hand = serverByHand({ onMessage });
   hand.peer.say({ topic: "say", from: "ann" });
   await turns(20);
@@ -149,7 +150,7 @@ Deno.test("A client cannot set its user by `from`", async () => {
   assertEquals(got, [[2, "eve"]]);
 });
 
-Deno.test("Client.publish() without an echo reaches all other subscribers, and none learns the client's id", async () => {
+Deno.test("Client.publish() without an echo reaches all other subscribers, and reveals the client's id to none", async () => {
   await using broker = new MemoryBroker();
   await using near = serve({ broker });
   await using far = serve({ broker });
@@ -175,7 +176,7 @@ Deno.test("Client.publish() without an echo reaches all other subscribers, and n
 
 for (const delivery of [undefined, "at-least-once"] as const) {
   const name = delivery ?? "at-most-once";
-  Deno.test(`Client.publish() without an echo holds over reconnects with ${name}, also to other nodes`, async () => {
+  Deno.test(`Client.publish() without an echo excludes the client after reconnects with ${name}, also on other nodes`, async () => {
     using time = new FakeTime();
     await using broker = new MemoryBroker();
     await using near = serve({ broker });
@@ -188,7 +189,7 @@ for (const delivery of [undefined, "at-least-once"] as const) {
     await bob.publish("kept:a", 2);
     await turns(20);
     const before = subscription.position;
-    // Publications during the loss are read from the history by another session.
+    // Another session reads the publications made during the disconnect from the history.
     const session = ann.session!.id;
     near.network.down();
     await turns();
@@ -200,8 +201,7 @@ for (const delivery of [undefined, "at-least-once"] as const) {
     await ann.publish("kept:a", 4, { except: "self" });
     await turns(20);
     assertEquals(got.map(([data]) => data), [2, 3]);
-    // The subscription begins again from before its own publications: they are skipped, not
-    // missing.
+    // The subscription starts again before its own publications: they are skipped, not missing.
     assertEquals(before?.offset, 2);
     assertEquals(subscription.position?.offset, 4);
     await subscription.unsubscribe();
@@ -220,7 +220,7 @@ for (const delivery of [undefined, "at-least-once"] as const) {
   });
 }
 
-Deno.test("Server.publish() leaves a client out over reconnects", async () => {
+Deno.test("Server.publish() excludes a client also after reconnects", async () => {
   using time = new FakeTime();
   let near: Session<string | undefined> | undefined;
   await using server = serve({
@@ -247,7 +247,7 @@ Deno.test("Server.publish() leaves a client out over reconnects", async () => {
   assertEquals([got, all], [[], [[2, undefined]]]);
 });
 
-Deno.test("A publication without an echo names the client by its user, so that a stolen id excludes no other user", async () => {
+Deno.test("A publication without an echo identifies the client by user and id, so a stolen id excludes no other user", async () => {
   await using server = serve();
   const [ann, eve] = [
     new Peer(await server.open({ path: "/?token=ann" })),
@@ -260,13 +260,13 @@ Deno.test("A publication without an echo names the client by its user, so that a
   await turns(20);
   const heard = (peer: Peer) => peer.envelopes.filter(({ topic }) => topic === "live").length;
   assertEquals([heard(ann), heard(eve)], [1, 0]);
-  // The id is known from here on by another user's numbers too, which differ.
+  // Another user's numbered messages with the same id are counted separately.
   eve.say({ topic: "say", data: 1, seq: 1 });
   await turns(20);
   assertEquals(eve.envelopes.at(-1), { ack: 1 });
 });
 
-Deno.test("A client without an id is known by its session where it wants no echo", async () => {
+Deno.test("A client without an id is identified by its session if it wants no echo", async () => {
   await using server = serve();
   const peer = new Peer(await server.open());
   await turns();
@@ -274,7 +274,7 @@ Deno.test("A client without an id is known by its session where it wants no echo
   peer.say({ publish: "live", data: 1, id: 2, echo: false });
   peer.say({ publish: "live", data: 2, id: 3, echo: true });
   await turns(20);
-  // A client that sends the id later is known by the id from then on.
+  // A client that sends its id later is identified by the id from then on.
   peer.say({ publish: "live", data: 3, id: 4, echo: false, client: "c" });
   await turns(20);
   assertEquals(
@@ -283,7 +283,7 @@ Deno.test("A client without an id is known by its session where it wants no echo
   );
 });
 
-Deno.test("A client sends its id once a session, and cannot change the id", async () => {
+Deno.test("A client sends its id once per session, and cannot change it", async () => {
   await using server = serve();
   const peer = new Peer(await server.open());
   await turns();
@@ -304,7 +304,7 @@ Deno.test("A client sends its id once a session, and cannot change the id", asyn
   }
 });
 
-Deno.test("Client sends a random id once a session, the same over all of them", async () => {
+Deno.test("Client sends a random id once per session, the same in all sessions", async () => {
   using time = new FakeTime();
   const said: unknown[] = [];
   const network = new Network();
@@ -326,7 +326,7 @@ Deno.test("Client sends a random id once a session, the same over all of them", 
   assertEquals(said, [[first, undefined], [first, undefined]]);
 });
 
-Deno.test("Client.publish() with at-least-once and without an echo is refused or made like any other", async () => {
+Deno.test("Client.publish() with at-least-once and without an echo is rejected or accepted like any other", async () => {
   const requests: unknown[] = [];
   const network = new Network({
     services: new RequestService(platformRuntime(), {

@@ -1,5 +1,5 @@
 /**
- * A wire of records in memory, which the test advances step by step.
+ * An in-memory link for QMux records, which the test advances step by step.
  *
  * @module
  */
@@ -16,25 +16,24 @@ import { Qmux, type QmuxLink, type QmuxOptions } from "../transport/qmux/qmux.ts
 import { platformRuntime } from "../base/runtime.ts";
 import { turns } from "./waiting.ts";
 
-/** Threshold in bytes below which the wire counts as drained. */
+/** Threshold in bytes below which the link counts as drained. */
 const LOW_WATER_MARK = 32_768;
 
-/** Turns of the event loop without a record after which no record will follow. */
+/** Number of event loop turns without a record after which none will follow. */
 const MAX_IDLE_TURNS = 3;
 
-/** One end of the wire, with the reports of the engine. */
+/** One end of the link, with the reports of the engine. */
 export class TestLink implements QmuxLink {
-  /** The side of this end. */
   readonly side: "client" | "server";
-  /** Records on the way to the other end. */
+  /** Records in flight to the other end. */
   readonly records: Uint8Array[] = [];
   /** Faults of the other end. */
   readonly faults: { readonly code: number; readonly reason: string }[] = [];
   /** Closes by the other end. */
   readonly closes: Required<ConnectionCloseInfo>[] = [];
-  /** Faults that the other end found. */
+  /** Faults that the other end detected. */
   readonly failures: { readonly code: number; readonly reason: string }[] = [];
-  /** Most bytes under way at once. */
+  /** Maximum bytes in flight. */
   mostBytes = 0;
   #bytes = 0;
   #drained: PromiseWithResolvers<void> | undefined = undefined;
@@ -44,19 +43,18 @@ export class TestLink implements QmuxLink {
     this.side = side;
   }
 
-  /** Bytes under way. */
+  /** Bytes in flight. */
   get bufferedAmount(): number {
     return this.#bytes;
   }
 
-  /** Accepts a record. */
   send(record: Uint8Array): void {
     this.records.push(record);
     this.#bytes += record.byteLength;
     this.mostBytes = Math.max(this.mostBytes, this.#bytes);
   }
 
-  /** Waits until the wire is drained. */
+  /** Waits until the link is drained. */
   drained(): Promise<void> {
     if (this.#bytes <= LOW_WATER_MARK) return Promise.resolve();
     this.#drained ??= Promise.withResolvers();
@@ -72,7 +70,7 @@ export class TestLink implements QmuxLink {
       this.#drained?.resolve();
       this.#drained = undefined;
     }
-    // A copy, as records from a network have memory of their own.
+    // A copy, like records that arrive from a network.
     return new Uint8Array(record);
   }
 
@@ -101,9 +99,9 @@ export async function turn(): Promise<void> {
   await turns(2);
 }
 
-/** An engine and an end of the wire. */
+/** An engine and an end of the link. */
 export interface TestEnd {
-  /** The end of the wire. */
+  /** The end of the link. */
   readonly link: TestLink;
   /** The engine. */
   readonly qmux: Qmux;
@@ -114,14 +112,14 @@ export interface TestEnd {
  *
  * @param side The side of the end.
  * @param options Options of the engine; draft 02 by default.
- * @returns The engine and the end of the wire.
+ * @returns The engine and the end of the link.
  */
 export function testEnd(side: "client" | "server", options: Partial<QmuxOptions> = {}): TestEnd {
   const link = new TestLink(side);
   return { link, qmux: new Qmux(link, { runtime: platformRuntime(), version: 2, ...options }) };
 }
 
-/** Two engines, and a wire that carries all records automatically. */
+/** Two engines, and a link that delivers all records automatically. */
 export class TestPair implements Disposable {
   /** The end that dialed. */
   readonly client: TestEnd;
@@ -138,7 +136,7 @@ export class TestPair implements Disposable {
     this.server = testEnd("server", server);
   }
 
-  /** Carries all records until no record is under way. */
+  /** Delivers records until none is in flight. */
   async settle(): Promise<void> {
     for (let idle = 0; idle < MAX_IDLE_TURNS && !this.#isOver; idle++) {
       await turns(1);
@@ -196,7 +194,7 @@ export function record(write: (record: RecordWriter) => void): Uint8Array {
   return writer.take();
 }
 
-/** A record with generous limits, except for some. */
+/** A record of parameters with generous limits and the given changes. */
 export function parameters(change: Partial<TransportParameters> = {}): Uint8Array {
   return record((writer) => writer.parameters(PARAMETERS_TYPE, { ...GENEROUS, ...change }));
 }
@@ -207,12 +205,12 @@ export function stream(id: number, offset: number, length: number, isFin = false
   return record((writer) => writer.stream(id, offset, payload, isFin));
 }
 
-/** A record with a frame of numbers. */
+/** A record with a frame that contains numbers. */
 export function control(type: number, ...numbers: number[]): Uint8Array {
   return record((writer) => writer.control(type, ...numbers));
 }
 
-/** The frames that an end sent, of which the parameters are left out. */
+/** The frames that an end sent, without the parameters. */
 export async function sent({ link }: TestEnd): Promise<QmuxFrame[]> {
   await turn();
   const frames: QmuxFrame[] = [];
@@ -220,7 +218,7 @@ export async function sent({ link }: TestEnd): Promise<QmuxFrame[]> {
   return frames.filter(({ kind }) => kind !== "parameters");
 }
 
-/** A server with a client by hand, which has sent its limits. */
+/** A server whose client is controlled by the test, and has sent its limits. */
 export function serverOf(
   options: Partial<QmuxOptions> = {},
   theirs?: Partial<TransportParameters>,

@@ -1,5 +1,5 @@
 /**
- * Our client and our server of raw QUIC, over UDP on this machine.
+ * Our raw QUIC client and server, over UDP on this machine.
  *
  * @module
  */
@@ -45,10 +45,10 @@ export async function quicPair(protocol = "skein-test"): Promise<QuicPair> {
 }
 
 /**
- * Makes an end close as a process does that crashes: with 0, and never with the mark of Skein.
+ * Makes an end close like a crashing process: with 0, and without Skein's mark.
  *
  * @param connection An end of a pair.
- * @returns The same end, for one that is about to crash.
+ * @returns The same end.
  */
 export function unmarked(connection: Connection): Connection {
   return new Proxy(connection, {

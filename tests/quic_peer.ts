@@ -1,5 +1,5 @@
 /**
- * A listener of raw QUIC, and clients of the runtime without any code of the library.
+ * A raw QUIC listener, and clients of the runtime without any code of the library.
  *
  * @module
  */
@@ -10,13 +10,13 @@ import { listenQuic, type ListenQuicOptions, type QuicListener } from "../transp
 import { bindUdp } from "./raw_http3.ts";
 import { soon } from "./waiting.ts";
 
-/** The certificate of test servers, which clients trust by hash. */
+/** The certificate of test servers, which clients trust by its hash. */
 export const certificate: DevCertificate = devCertificate({ cacheFolder: null });
 
 /** The protocol of tests. */
 export const PROTOCOL = "skein-test";
 
-/** One connection: the library's end, and the runtime's. */
+/** Both ends of a connection: the library's and the runtime's. */
 export interface QuicEnds {
   /** The end of the library. */
   readonly connection: QuicConnection;
@@ -28,7 +28,7 @@ export interface QuicEnds {
  * Connects with the runtime's client.
  *
  * @param port Port of the listener.
- * @param options Options of the runtime that differ from the defaults.
+ * @param options Options of the runtime, over the test's defaults.
  * @returns The connection.
  */
 export async function connectBare(
@@ -48,7 +48,7 @@ export async function connectBare(
 }
 
 /**
- * Captures the first packets of unfinished handshakes, such as an attacker sends from forged
+ * Captures the first packets of unfinished handshakes, such as an attacker sends from spoofed
  * addresses.
  *
  * @param count Number of packets, each of a different connection.
@@ -65,7 +65,7 @@ export async function firstPackets(count: number): Promise<readonly Uint8Array[]
   const packets = new Map<string, Uint8Array>();
   while (packets.size < count) {
     const [packet] = await sink.receive(new Uint8Array(2_048));
-    // Distinguishes packets by the id of the connection, because unanswered packets are sent again.
+    // Distinguishes packets by connection id, because unanswered packets are sent again.
     packets.set(packet.subarray(6, 6 + packet[5]!).toHex(), packet.slice());
   }
   endpoint.close({ closeCode: 0, reason: "" });
@@ -96,7 +96,7 @@ export class QuicServer implements AsyncDisposable {
     this.#connections = this.listener[Symbol.asyncIterator]();
   }
 
-  /** The address of the listener. */
+  /** The port of the listener. */
   get port(): number {
     return this.listener.address.port;
   }

@@ -1,5 +1,5 @@
 /**
- * Random numbers that are the same in each run, for property tests.
+ * Reproducible random numbers, for property tests.
  *
  * @module
  */
@@ -20,8 +20,8 @@ export class Random {
   /**
    * Draws an integer.
    *
-   * @param end The first integer that is too large; at most 2^53.
-   * @returns An integer from 0 on, below `end`.
+   * @param end The exclusive upper bound; at most 2^53.
+   * @returns An integer of 0 or more, below `end`.
    */
   below(end: number): number {
     const high = this.#next() >>> 5;
@@ -30,10 +30,11 @@ export class Random {
   }
 
   /**
-   * Draws an integer of a random size in bits, so that small ones are as common as large ones.
+   * Draws an integer with a random number of bits, so that small integers are as common as large
+   * ones.
    *
-   * @param maxBits Most bits; at most 53.
-   * @returns An integer from 0 on, below 2 to the power of `maxBits`.
+   * @param maxBits Maximum number of bits; at most 53.
+   * @returns An integer of 0 or more, below 2 to the power of `maxBits`.
    */
   bits(maxBits: number): number {
     return this.below(2 ** (1 + this.below(maxBits)));
@@ -42,7 +43,7 @@ export class Random {
   /**
    * Draws bytes.
    *
-   * @param length How many.
+   * @param length Number of bytes.
    * @returns The bytes.
    */
   bytes(length: number): Uint8Array<ArrayBuffer> {

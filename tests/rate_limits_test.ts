@@ -7,10 +7,9 @@ import { testServer } from "../testing/mod.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
 import { soon, turns, until } from "./waiting.ts";
 
-/** Reconnects so slowly that no test sees the second session. */
+/** A rate per second so low that no test gets a second token. */
 const SLOW = 0.001;
 
-/** Answers each request. */
 const ANSWERING: ServeOptions<string> = {
   authenticate: ({ token = "nobody" }) => token,
   onMessage: (message) => {
@@ -18,7 +17,7 @@ const ANSWERING: ServeOptions<string> = {
   },
 };
 
-/** How many of some requests are answered; the others are refused as too many. */
+/** Sends requests; returns how many are answered. The others are rejected as too many. */
 async function answered(session: Session<unknown>, count: number): Promise<number> {
   const answers = Array.from({ length: count }, () => session.request("ask"));
   let good = 0;
@@ -32,7 +31,7 @@ async function answered(session: Session<unknown>, count: number): Promise<numbe
   return good;
 }
 
-Deno.test("Server refuses a flood, closes its session with 4429, and leaves the client beside it alone", async () => {
+Deno.test("Server rejects a flood, closes its session with 4429, and does not affect another client", async () => {
   const closed = Promise.withResolvers<CloseInfo>();
   const refused: string[] = [];
   await using server = listen({
@@ -50,7 +49,7 @@ Deno.test("Server refuses a flood, closes its session with 4429, and leaves the 
   });
   assertEquals(await answered(flood, 50), 50);
   for (let i = 0; i < 100; i++) flood.send("say", i);
-  // An answer shows that the earlier messages were handled, or refused.
+  // A reply shows that the earlier messages were handled or rejected.
   assertEquals(await answered(polite, 20), 20);
   await until(() => refused.length > 0);
   assert(/^too-many: \d+ refused: at most 5 messages a second per session$/.test(refused[0]!));
@@ -60,7 +59,7 @@ Deno.test("Server refuses a flood, closes its session with 4429, and leaves the 
   const { code, reason, by } = await soon(closed.promise);
   assertEquals([code, by], [4429, "local"]);
   assertEquals(reason, "More than 100 refusals in 10 s: at most 5 messages a second per session");
-  // The runtime drops a connection that sends while closing; the peer gets 1006 then.
+  // The runtime drops a connection that sends while closing; then the peer receives 1006.
   const seen = await soon(flood.closed);
   assert([4429, 1006].includes(seen.code), JSON.stringify(seen));
   assertEquals([await answered(polite, 20), polite.isReady], [20, true]);
@@ -69,7 +68,7 @@ Deno.test("Server refuses a flood, closes its session with 4429, and leaves the 
   assertEquals(count, 1);
 });
 
-/** How many subscriptions are answered before the first one that is refused, at most so many. */
+/** Subscribes up to `most` times; returns how many succeed before the first rejection. */
 async function subscribed(raw: RawSocket, most: number): Promise<number> {
   for (let id = 0; id < most; id++) {
     await raw.frame(`{"subscribe":"t${id % 100}","id":${id}}`);
@@ -89,18 +88,18 @@ async function openRaw(options: ServeOptions): Promise<AsyncDisposable & { raw: 
   return { raw, [Symbol.asyncDispose]: () => stack.disposeAsync() };
 }
 
-Deno.test("Server has a rate of subscriptions by default, whose refusals are no invalid input", async () => {
+Deno.test("Server limits the rate of subscriptions by default, and rejections don't count as invalid input", async () => {
   await using server = listen({ authorize: () => true });
   using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
   await raw.envelope();
-  // 256 at once, and 20 for each passed second.
+  // A burst of 256, and 20 per elapsed second.
   const count = await subscribed(raw, 10_000);
   assert(count >= 256 && count < 10_000, `${count} were answered`);
   const [session] = server.manager.all();
   assertEquals([session!.stats.invalidMessages, session!.isReady], [0, true]);
 });
 
-Deno.test("Server allows a session twice its topics at once, and any number with the option for that", async () => {
+Deno.test("Server allows a burst of twice a session's topics, and any number if the rate is Infinity", async () => {
   await using many = await openRaw({ limits: { maxTopicsPerSession: 200 } });
   assertEquals(await subscribed(many.raw, 400), 400);
   const rates = { perSession: { subscriptions: { perSecond: Infinity } } };
@@ -108,7 +107,7 @@ Deno.test("Server allows a session twice its topics at once, and any number with
   assertEquals(await subscribed(free.raw, 1_000), 1_000);
 });
 
-Deno.test("Server counts a user whose token comes in band", async () => {
+Deno.test("Server counts a user whose token is sent in band", async () => {
   await using server = testServer({
     ...ANSWERING,
     allowTokenMessage: true,
@@ -130,7 +129,7 @@ Deno.test("Server counts a user whose token comes in band", async () => {
   assertEquals(server.manager.stats().rates.refusedConnections, { user: 1, address: 0 });
 });
 
-Deno.test("Server refuses too many connections of an address with 429 and when to come back", async () => {
+Deno.test("Server refuses too many connections of an address with 429 and a retry delay", async () => {
   const limits: unknown[] = [];
   await using server = listen({
     rates: { perAddress: { connections: { perSecond: 0.02, burst: 2 } } },
@@ -150,7 +149,7 @@ Deno.test("Server refuses too many connections of an address with 429 and when t
   assertEquals(limits, Array(2).fill([429, "perAddress.connections"]));
 });
 
-Deno.test("Server counts connections by the address that clientAddress finds", async () => {
+Deno.test("Server counts connections by the address that clientAddress returns", async () => {
   await using server = testServer({
     clientAddress: (request) => request.headers.get("x-real-ip") ?? undefined,
     rates: { perAddress: { connections: { perSecond: SLOW, burst: 1 } } },
@@ -162,7 +161,7 @@ Deno.test("Server counts connections by the address that clientAddress finds", a
   assertEquals(refused.info?.code, 4429);
 });
 
-/** Counts in memory, for all servers with the same engine. */
+/** Shared counts in memory. */
 class MemoryCounts implements SharedCounts {
   readonly keys = new Set<string>();
   readonly #store = new MemoryBroker().store;
@@ -173,7 +172,7 @@ class MemoryCounts implements SharedCounts {
   }
 }
 
-/** Answers of each of two servers to ann, 10 requests at a time, one server after the other. */
+/** Returns how many requests of ann each of two servers answers, alternating after 10 requests. */
 async function answeredByTwo(options: ServeOptions<string>): Promise<[number, number]> {
   await using one = testServer({ ...ANSWERING, ...options });
   await using two = testServer({ ...ANSWERING, ...options });
@@ -190,7 +189,7 @@ async function answeredByTwo(options: ServeOptions<string>): Promise<[number, nu
   return counts;
 }
 
-Deno.test("Servers share the rate of a user through an engine that can count, and count alone otherwise", async () => {
+Deno.test("Servers share the rate of a user through a broker that can count, and otherwise count separately", async () => {
   const perUser = { messages: { perSecond: SLOW, burst: 50 } };
   const shared = new MemoryCounts();
   await using broker = new MemoryBroker();
@@ -206,7 +205,7 @@ Deno.test("Servers share the rate of a user through an engine that can count, an
   for (const [what, isShared, options] of cases) {
     const [first, second] = await answeredByTwo(options);
     const about = `${what}: ${first} and ${second}`;
-    // 50 in all, and the requests that each server may let through before the engine denies.
+    // 50 in total, and the requests that each server may admit before the shared count denies.
     if (isShared) assert(first + second >= 50 && first + second <= 70, about);
     else assertEquals([first, second], [50, 50], about);
     assert(first >= 20 && second >= 20, about);

@@ -19,7 +19,7 @@ import {
 } from "../transport/h3/server.ts";
 import { turns } from "./waiting.ts";
 
-/** The end of a connection, as the other end reported. */
+/** The close of a connection, as the other end reported it. */
 export interface RawEnding {
   /** The code of the other end; `undefined` if the connection was lost. */
   readonly closeCode: number | undefined;
@@ -27,14 +27,14 @@ export interface RawEnding {
   readonly reason: string;
 }
 
-/** Settings that announce WebTransport, and no credit. */
+/** Settings that announce WebTransport without credit. */
 export const PLAIN_SETTINGS: readonly (readonly [number, number])[] = [
   [SettingId.enableConnectProtocol, 1],
   [SettingId.h3Datagram, 1],
   [SettingId.enableWebTransport, 1],
 ];
 
-/** The HTTP/3 code of a stream code of the application, as WebTransport over HTTP/3 maps these. */
+/** The HTTP/3 code for an application's stream code, as WebTransport over HTTP/3 maps it. */
 export function toHttp3StreamCode(code: number): number {
   return 0x52e4_a40f_a8db + code + Math.floor(code / 0x1e);
 }
@@ -43,19 +43,19 @@ export function toHttp3StreamCode(code: number): number {
 export interface RawDialOptions extends Deno.QuicTransportOptions {
   /** The trusted hash of the server's certificate. */
   readonly hashes: readonly CertificateHash[];
-  /** In place of `h3`. */
+  /** Replaces `h3`. */
   readonly alpn?: string | readonly string[];
 }
 
 /** Options for {@linkcode RawPeer.request}. */
 export interface RawRequestOptions {
-  /** In place of the usual ones. */
+  /** Replaces the usual fields. */
   readonly fields?: readonly Field[];
-  /** Beside the usual ones. */
+  /** Follows the usual fields. */
   readonly more?: readonly Field[];
 }
 
-/** The header fields of a good request. */
+/** The header fields of a valid request. */
 export const REQUEST_FIELDS: readonly Field[] = [
   [":method", "CONNECT"],
   [":protocol", "webtransport"],
@@ -64,7 +64,7 @@ export const REQUEST_FIELDS: readonly Field[] = [
   [":path", "/"],
 ];
 
-/** The header fields of a request with other values, or without the fields that are undefined. */
+/** The header fields of a request with changed values; fields that are undefined are removed. */
 export function requestFields(changes: Readonly<Record<string, string | undefined>>): Field[] {
   const all = { ...Object.fromEntries(REQUEST_FIELDS), ...changes };
   return Object.entries(all).filter((field): field is [string, string] => field[1] !== undefined);
@@ -98,7 +98,6 @@ export class RawSend {
   /** The number of the stream. */
   readonly id: number;
 
-  /** Takes over a stream. */
   constructor(stream: Deno.QuicSendStream) {
     this.id = Number(stream.id);
     this.#writer = stream.getWriter();
@@ -114,7 +113,7 @@ export class RawSend {
   async trickle(bytes: Uint8Array): Promise<void> {
     for (const byte of bytes) {
       await this.write(Uint8Array.of(byte));
-      // Otherwise all bytes would leave in one packet.
+      // Otherwise all bytes would be sent in one packet.
       await turns(1);
     }
   }
@@ -147,7 +146,7 @@ export class RawReceive {
     return all;
   }
 
-  /** Reads so many bytes, or more. */
+  /** Reads at least a number of bytes. */
   async readAtLeast(count: number): Promise<Uint8Array> {
     let all = new Uint8Array();
     while (all.length < count) {
@@ -158,7 +157,7 @@ export class RawReceive {
     return all;
   }
 
-  /** Reads a frame, or a piece of a DATA frame; `undefined` at the end. */
+  /** Reads a frame, or part of a DATA frame; `undefined` at the end. */
   async frame(): Promise<{ type: number; payload: Uint8Array } | undefined> {
     while (true) {
       const frame = this.#frames.next();
@@ -176,7 +175,7 @@ export class RawReceive {
     return new Map(decodeFields(frame.payload));
   }
 
-  /** Reads no more. */
+  /** Stops reading. */
   cancel(): void {
     this.#reader.cancel().catch(() => {});
   }
@@ -198,7 +197,7 @@ export class RawStream {
     this.id = this.send.id;
   }
 
-  /** The status that the other end answers with. */
+  /** Reads the status of the response. */
   async status(): Promise<number> {
     return Number((await this.receive.fields()).get(":status"));
   }
@@ -213,10 +212,10 @@ export class RawPeer implements AsyncDisposable {
   readonly #endpoint: Deno.QuicEndpoint | undefined;
   readonly #bidirectional: ReadableStreamDefaultReader<Deno.QuicBidirectionalStream>;
   readonly #unidirectional: ReadableStreamDefaultReader<Deno.QuicReceiveStream>;
-  /** Keeps streams reachable: a stream that is garbage-collected ends for the other end. */
+  /** Keeps streams reachable: garbage collection would end them for the other end. */
   readonly #kept: (RawSend | RawReceive | RawStream)[] = [];
 
-  /** Takes over a connection, and its endpoint if the endpoint is not shared. */
+  /** Takes over a connection, and its endpoint unless the endpoint is shared. */
   constructor(conn: Deno.QuicConn, endpoint?: Deno.QuicEndpoint) {
     this.conn = conn;
     this.#endpoint = endpoint;
@@ -271,7 +270,7 @@ export class RawPeer implements AsyncDisposable {
     return this.uni(0x00, settingsFrame(settings));
   }
 
-  /** Asks for a session. */
+  /** Requests a session. */
   request(options: RawRequestOptions = {}): Promise<RawStream> {
     const { fields = REQUEST_FIELDS, more = [] } = options;
     return this.bidi(headersFrame([...fields, ...more]));
@@ -308,7 +307,7 @@ export class RawPeer implements AsyncDisposable {
   }
 }
 
-/** A QUIC server without any action. */
+/** A QUIC server that sends nothing by itself. */
 export class RawServer implements AsyncDisposable {
   /** The port of the server. */
   readonly port: number;
@@ -343,7 +342,7 @@ export class RawServer implements AsyncDisposable {
   }
 }
 
-/** The server under test; requests are accepted one by one, or on arrival. */
+/** The server under test, whose requests the test accepts one by one. */
 export class TestServer implements AsyncDisposable {
   /** The listener. */
   readonly listener: WebTransportListener;
@@ -442,7 +441,7 @@ export async function rawSession(
   };
 }
 
-/** A socket of the runtime's unstable interface. */
+/** A UDP socket of the runtime's unstable API. */
 export interface DatagramSocket {
   readonly addr: Deno.NetAddr;
   receive(buffer: Uint8Array): Promise<[Uint8Array, Deno.NetAddr]>;

@@ -1,7 +1,7 @@
 /**
- * The client in a realm with the globals of React Native alone: those of its `setUpXHR`,
- * `setUpTimers` and `setUpDOM`, on an engine without `Promise.withResolvers`, such as Hermes. The
- * second test adds the polyfills of the recipe; Expo's `URL` and `TextDecoder` are Deno's here.
+ * The client in a realm with only the globals of React Native: from its `setUpXHR`, `setUpTimers`
+ * and `setUpDOM`, on an engine without `Promise.withResolvers`, such as Hermes. The second test
+ * adds the polyfills of the recipe; Deno's `URL` and `TextDecoder` replace Expo's.
  *
  * @module
  */
@@ -13,7 +13,7 @@ import { bundleClient } from "../examples/shared/site.ts";
 import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 
-/** Globals of React Native, of which each is a class or function of the host, and the engine's own. */
+/** Globals of React Native, each a class or function of the host, and the engine's own. */
 const GLOBALS = {
   console,
   setTimeout,
@@ -36,7 +36,7 @@ const GLOBALS = {
   navigator: { product: "ReactNative" },
 };
 
-/** Takes away the built-ins that Hermes lacks, and adds the signals and sockets of React Native. */
+/** Removes the built-ins that Hermes lacks, and adds React Native's signals and sockets. */
 const SETUP = `
 delete Promise.withResolvers;
 globalThis.AbortSignal = class AbortSignal extends EventTarget {
@@ -52,7 +52,7 @@ globalThis.AbortController = class AbortController {
 };
 `;
 
-/** Sockets do not tell what waits for the network. */
+/** Sockets do not report their buffered bytes. */
 class NativeSocket extends WebSocket {
   override get bufferedAmount(): number {
     return undefined as unknown as number;
@@ -84,7 +84,7 @@ async function polyfills(): Promise<string> {
   return code!.replace(/^import .*$/m, "");
 }
 
-Deno.test("connect() lists all that React Native lacks, in one UnsupportedError", async () => {
+Deno.test("connect() lists everything that React Native lacks in one UnsupportedError", async () => {
   const { connect } = await realm();
   const error = assertThrows(() => connect("ws://localhost/")) as Error;
   assertEquals([error.name, error.message], [
@@ -94,7 +94,7 @@ Deno.test("connect() lists all that React Native lacks, in one UnsupportedError"
   ]);
 });
 
-Deno.test("the client of React Native connects, asks, recovers a topic, and wakes up", async () => {
+Deno.test("The client on React Native connects, sends a request, recovers a topic, and wakes up", async () => {
   await using server = listen({
     webTransport: false,
     authorize: () => true,

@@ -32,7 +32,7 @@ class Folder implements AsyncDisposable {
   }
 }
 
-/** Runs a program of the README until the program prints a text. */
+/** Runs a program of the README until it prints a text. */
 async function runUntil(name: Program, text: string, env: Record<string, string> = {}) {
   await using folder = await Folder.make(name);
   await using child = new Deno.Command(Deno.execPath(), {
@@ -49,11 +49,11 @@ async function runUntil(name: Program, text: string, env: Record<string, string>
   return output;
 }
 
-Deno.test("the README's server echoes the message of the eight lines", async () => {
+Deno.test("The README's server echoes the message of its eight-line client", async () => {
   assertStringIncludes(await runUntil("hello", "anybody"), "hello Is anybody there?");
 });
 
-Deno.test("the README's programs are short", () => {
+Deno.test("The README's programs are short", () => {
   for (const [name, lines] of [["server.ts", 32], ["page.ts", 8], ["hello.ts", 8]] as const) {
     const text = readme.split(`\`\`\`ts ignore file=${name}\n`)[1]!.split("```")[0]!;
     assert(text.trimEnd().split("\n").length <= lines, name);
@@ -61,7 +61,7 @@ Deno.test("the README's programs are short", () => {
 });
 
 Deno.test({
-  name: "the node on Redis of the documentation sends hello to all clients",
+  name: "The documentation's node on Redis sends hello to all clients",
   ignore: isRedisMissing,
   fn: async () => {
     await using redis = await RedisServer.start();
@@ -70,12 +70,12 @@ Deno.test({
   },
 });
 
-Deno.test("the clock of the documentation over Media over QUIC ticks", async () => {
+Deno.test("The documentation's clock ticks over Media over QUIC", async () => {
   const output = await runUntil("moq", "Z");
   assertMatch(output, /^\d+ \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z/m);
 });
 
-Deno.test("the README names exactly two set-up commands, which are tasks", async () => {
+Deno.test("The README names exactly two set-up commands, which are tasks", async () => {
   const { tasks } = JSON.parse(await Deno.readTextFile(new URL("deno.json", ROOT)));
   const commands = [...readme.matchAll(/^npx -y deno@([\d.]+) task (\w+)/gm)];
   assertEquals(commands.map(([, version, task]) => [version, task]), [
@@ -85,7 +85,7 @@ Deno.test("the README names exactly two set-up commands, which are tasks", async
   for (const [, , task] of commands) assert(task! in tasks, `task ${task}`);
 });
 
-Deno.test("the README links to files that exist", async () => {
+Deno.test("The README links to files that exist", async () => {
   for (const [, path] of readme.matchAll(/\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)/g)) {
     await Deno.stat(new URL(path!, ROOT));
   }

@@ -16,7 +16,7 @@ import { soon, until } from "./waiting.ts";
 
 const backoff = { firstDelayMs: 10, maxDelayMs: 20 };
 
-/** A server on a port that was another one's. */
+/** Starts a server on the port of a previous one. */
 function again(port: number, options: Parameters<typeof serve>[0] = {}): Server {
   return serve({ port, hostname: "127.0.0.1", onListen() {}, ...options });
 }
@@ -25,7 +25,7 @@ async function reach(client: Client, name: string): Promise<void> {
   for await (const status of client.status) if (status.name === name) return;
 }
 
-Deno.test("Client reconnects to a server that was restarted, with all of its subscriptions", async () => {
+Deno.test("Client reconnects to a restarted server, with all its subscriptions", async () => {
   const authorize = (_session: unknown, topic: string) => topic !== "secret";
   const port = lowPort();
   const first = listen({ port, authorize });
@@ -52,7 +52,7 @@ Deno.test("Client reconnects to a server that was restarted, with all of its sub
   await reader.return();
 });
 
-Deno.test("Client.request() with retry is answered by the server that took over", async () => {
+Deno.test("Client.request() with retry is answered by the next server", async () => {
   const port = lowPort();
   const onMessage = () => new Promise<void>(() => {});
   const first = listen({ port, onMessage, session: { closeTimeoutMs: 20 } });
@@ -66,7 +66,7 @@ Deno.test("Client.request() with retry is answered by the server that took over"
   assertEquals(await soon(again1), 1);
 });
 
-Deno.test("Client waits for a server that is not there yet", async () => {
+Deno.test("Client waits for a server that has not started yet", async () => {
   const port = lowPort();
   await using client = connect(`ws://127.0.0.1:${port}/`, { backoff });
   await soon(reach(client, "reconnecting"));
@@ -77,7 +77,7 @@ Deno.test("Client waits for a server that is not there yet", async () => {
   assertEquals(server.manager.count, 1);
 });
 
-Deno.test("Client is refused for good by a server that revoked its credentials", async () => {
+Deno.test("Client is permanently refused by a server that revoked its credentials", async () => {
   const port = lowPort();
   const first = listen({ port, authenticate: ({ token }) => token ?? null });
   await using client = connect(`${first.url}?token=ann`, { backoff, endOnRefusal: true });
@@ -88,7 +88,7 @@ Deno.test("Client is refused for good by a server that revoked its credentials",
   assertEquals([code, reason, client.status.current.name], [4401, "Unauthenticated", "refused"]);
 });
 
-Deno.test("Client.close() while dialing leaves nothing open", async () => {
+Deno.test("Client.close() leaves nothing open while dialing", async () => {
   await using server = listen();
   const client = connect(server.url);
   await client.close();
@@ -111,7 +111,7 @@ Deno.test("dial() rejects, and leaves nothing open, when its signal aborts", asy
   await assertRejects(() => dial(server.url, { signal: AbortSignal.abort(reason) }));
 });
 
-/** A server that takes sockets and never says a word, and how each was closed. */
+/** A server that accepts sockets and never sends anything, and the close code of the socket. */
 function silent(): {
   url: string;
   closed: Promise<number>;
@@ -130,7 +130,7 @@ function silent(): {
   };
 }
 
-Deno.test("connect() and dial() give up on a silent server after connectTimeoutMs", async () => {
+Deno.test("connect() and dial() stop waiting for a silent server after connectTimeoutMs", async () => {
   const options = { token: "t", connectTimeoutMs: 500 };
   {
     await using server = silent();
@@ -145,7 +145,7 @@ Deno.test("connect() and dial() give up on a silent server after connectTimeoutM
   assertEquals(await soon(server.closed), 4408);
 });
 
-Deno.test("connect(), dial() and dialWebSocket() take any time, Infinity included, and nothing else", async () => {
+Deno.test("connect(), dial() and dialWebSocket() accept any timeout of 0 or more, including Infinity", async () => {
   await using server = listen();
   for (const connectTimeoutMs of [Infinity, 3_000_000_000]) {
     await using session = await soon(dial(server.url, { connectTimeoutMs }));
@@ -166,7 +166,7 @@ Deno.test("connect(), dial() and dialWebSocket() take any time, Infinity include
   }
 });
 
-Deno.test("dial() refuses a token that no subprotocol carries", async () => {
+Deno.test("dial() rejects a token that no subprotocol can carry", async () => {
   for (const protocols of [[], ["chat"]]) {
     await assertRejects(
       () => dial("ws://127.0.0.1:1/", { token: "t", protocols }),
@@ -176,7 +176,7 @@ Deno.test("dial() refuses a token that no subprotocol carries", async () => {
   }
 });
 
-Deno.test("A session shows no token of its URL", async () => {
+Deno.test("A session's URL contains no token", async () => {
   await using server = listen({ authenticate: ({ token }) => token ?? null });
   const url = `${server.url}?a=1&token=secret`;
   await using session = await dial(url);

@@ -1,5 +1,5 @@
 /**
- * Clients that return: missed publications and notices, over cables that are pulled.
+ * Clients that reconnect after broken connections: missed publications and notices.
  *
  * @module
  */
@@ -50,7 +50,7 @@ function nodes(count: number, serving: ServeOptions = {}): {
   };
 }
 
-/** Results of a subscription's reader: data, and `Recovery` after each loss. */
+/** Collects the results of a subscription: data, and a `Recovery` after each lost connection. */
 function reading(client: Client, topic: string, since?: HistoryPosition) {
   const got: unknown[] = [];
   const subscription: Subscription = client.subscribe(topic, {
@@ -65,7 +65,7 @@ function reading(client: Client, topic: string, since?: HistoryPosition) {
 
 const isRecovery = (item: unknown): item is Recovery => typeof item === "object";
 
-Deno.test("Subscription resumes with exactly the missed publications, on another server too", async () => {
+Deno.test("Subscription resumes with exactly the missed publications, also on another server", async () => {
   await using cluster = nodes(2);
   const [first, second] = cluster.servers as [Server, Server];
   await using cable = new Cable(portOf(first));
@@ -92,7 +92,7 @@ Deno.test("Subscription resumes with exactly the missed publications, on another
   await done;
 });
 
-Deno.test("Subscription continues from a stored position, or begins with the newest publication", async () => {
+Deno.test("Subscription continues from a stored position, or starts with the newest publications", async () => {
   await using server = listen({ authorize, history: { "room:{name}": { size: 3 } } });
   let stored: HistoryPosition | undefined;
   {
@@ -148,7 +148,7 @@ Deno.test("Subscription to a topic without history reports a possible gap", asyn
   assertEquals([plain.recovery, plain.position, plain.head], [undefined, undefined, undefined]);
 });
 
-Deno.test("Subscription waits for onRecovery, between the messages before and those after", async () => {
+Deno.test("Subscription waits for onRecovery between the messages before and after it", async () => {
   await using cluster = nodes(1);
   const [server] = cluster.servers as [Server];
   await using cable = new Cable(portOf(server));
@@ -179,7 +179,7 @@ Deno.test("Subscription waits for onRecovery, between the messages before and th
   await done;
 });
 
-Deno.test("Subscription whose onRecovery throws passes the error to its loop, and continues in the next one", async () => {
+Deno.test("Subscription whose onRecovery throws passes the error to its loop, and continues in the next loop", async () => {
   await using cluster = nodes(1);
   const [server] = cluster.servers as [Server];
   await using cable = new Cable(portOf(server));
@@ -201,7 +201,7 @@ Deno.test("Subscription whose onRecovery throws passes the error to its loop, an
   assertEquals(got, [1, 2]);
 });
 
-Deno.test("Subscription whose reader is slower than the replay ends, and the next one continues from its position", async () => {
+Deno.test("Subscription whose reader is slower than the replay ends, and the next subscription continues from its position", async () => {
   await using cluster = nodes(1);
   const [server] = cluster.servers as [Server];
   await using client = connect(server.url, options);
@@ -215,7 +215,7 @@ Deno.test("Subscription whose reader is slower than the replay ends, and the nex
   let [position, ends] = [since, 0];
   while (got.length < count) {
     const room = client.subscribe("room:a", { since: position });
-    // The reader pauses until it fell behind, or all is there.
+    // The reader pauses until it has fallen behind, or everything has arrived.
     await until(() => room.isEnded || room.head === count && got.length + 4_096 >= count);
     try {
       for await (const { data } of room) {
@@ -231,7 +231,7 @@ Deno.test("Subscription whose reader is slower than the replay ends, and the nex
   assertEquals(ends, 2);
 });
 
-Deno.test("Subscription after another one of its topic gets no publication in flight for that one", async () => {
+Deno.test("Subscription to a topic receives no publication in flight for an earlier subscription", async () => {
   const turn = new Turn(platformRuntime());
   await using topics = new Topics({ settings: { turn }, history });
   const network = new Network({
@@ -265,7 +265,7 @@ Deno.test("Subscription after another one of its topic gets no publication in fl
   }
 });
 
-Deno.test("Subscriptions to 128 topics resume at once, behind other requests of the client", async () => {
+Deno.test("Subscriptions to 128 topics resume together, after other requests of the client", async () => {
   await using server = listen({
     authorize,
     history,
@@ -291,11 +291,11 @@ Deno.test("Subscriptions to 128 topics resume at once, behind other requests of 
   for (const { done } of readers) await done;
 });
 
-Deno.test("Subscriptions resume at a server that refuses most of them for now, and end at a final refusal", async () => {
+Deno.test("Subscriptions resume on a server that temporarily rejects most of them, and end on a permanent rejection", async () => {
   await using broker = new MemoryBroker();
   const common = { broker, history, webTransport: false } as const;
   await using first = listen({ ...common, authorize });
-  // Time stands still for the rate until all topics were asked for once.
+  // The rate's clock stands still until every topic was requested once.
   let heldAt: number | undefined = Date.now();
   const real = platformRuntime();
   const runtime: Runtime = Object.assign(platformRuntime(), { now: () => heldAt ?? real.now() });
@@ -316,7 +316,7 @@ Deno.test("Subscriptions resume at a server that refuses most of them for now, a
   await until(() => secret.status.current === "lost");
   for (const { subscription } of readers) first.publish(subscription.topic, 1);
   const refusals = () => second.manager.stats().rates.refused.session;
-  // 31 topics, of which the burst takes four.
+  // 31 topics, of which the burst allows four.
   await until(() => refusals() >= 27);
   heldAt = undefined;
   await until(() => readers.every(({ got }) => got.length === 2));
@@ -326,14 +326,14 @@ Deno.test("Subscriptions resume at a server that refuses most of them for now, a
   }
   const error = await assertRejects(() => Array.fromAsync(secret), RequestError);
   assertEquals(error.failure.code, "forbidden");
-  // One round of all, and hardly one for each after that.
+  // One round for all, and then few rejections.
   assert(refusals() < 40, `${refusals()} refusals`);
   assertEquals(second.manager.stats().rates.closed, 0);
   await client.close();
   for (const { done } of readers) await done;
 });
 
-Deno.test("Client with at-least-once gets each message handled once over a cable that is pulled", async () => {
+Deno.test("Client with at-least-once delivers each message exactly once over a connection that breaks repeatedly", async () => {
   const random = new Random(4);
   const seen: unknown[] = [];
   await using cluster = nodes(2, {
@@ -373,7 +373,7 @@ Deno.test("Client with at-least-once gets each message handled once over a cable
   await done;
 });
 
-Deno.test("Client with at-least-once moves to another server, which handles nothing again", async () => {
+Deno.test("Client with at-least-once moves to another server, which handles no message again", async () => {
   const seen: string[] = [];
   const gate = Promise.withResolvers<void>();
   await using broker = new MemoryBroker();
@@ -402,7 +402,7 @@ Deno.test("Client with at-least-once moves to another server, which handles noth
   await first.close();
 });
 
-Deno.test("Server.unsubscribe() with a temporary code loses nothing of a history", async () => {
+Deno.test("Server.unsubscribe() with a temporary code loses no publication of a history", async () => {
   await using cluster = nodes(1);
   const [server] = cluster.servers;
   await using client = connect(server!.url, options);

@@ -4,7 +4,7 @@ import { serve } from "../server.ts";
 
 const ROOT = new URL("../", import.meta.url);
 
-/** The files that declare options, and the types of these options. */
+/** The files that declare options, with their types. */
 const SOURCES = [
   "base/backoff.ts",
   "client/client_options.ts",
@@ -27,7 +27,7 @@ const SOURCES = [
 /** The parts of the output of `deno doc --json` that this test reads. */
 interface TypeNode {
   readonly kind: string;
-  // The form depends on the kind.
+  // The shape depends on the kind.
   // deno-lint-ignore no-explicit-any
   readonly value?: any;
   readonly repr?: string;
@@ -49,7 +49,7 @@ interface Declared {
   };
 }
 
-Deno.test("the pages of options name each option with its default", async (t) => {
+Deno.test("The options pages name each option with its default", async (t) => {
   const types = await declaredTypes();
   for (const [page, name] of [["serve", "ServeOptions"], ["connect", "ConnectOptions"]] as const) {
     await t.step(name, async () => {
@@ -77,13 +77,13 @@ Deno.test("the pages of options name each option with its default", async (t) =>
   }
 });
 
-Deno.test("the page of close codes has each code", async () => {
+Deno.test("The close codes page lists each code", async () => {
   const page = await Deno.readTextFile(new URL("docs/reference/close-codes.md", ROOT));
   const codes = [...page.matchAll(/^## (\d{4})\b/gm)].map(([, code]) => Number(code));
   assertEquals(codes, [1000, ...Object.values(CloseCode).filter((code) => code >= 4000).sort()]);
 });
 
-Deno.test("the page of metrics has each metric with its kind and labels", async () => {
+Deno.test("The metrics page lists each metric with its kind and labels", async () => {
   const page = await Deno.readTextFile(new URL("docs/reference/metrics.md", ROOT));
   await using server = serve({
     port: 0,
@@ -93,7 +93,7 @@ Deno.test("the page of metrics has each metric with its kind and labels", async 
     durableStreams: { path: "/streams" },
   });
   const url = server.url.replace("ws:", "http:");
-  // Faces over HTTP have metrics from their first request on.
+  // HTTP endpoints have metrics after their first request.
   for (const path of ["api/health", "streams/none"]) await (await fetch(url + path)).text();
   const text = await (await fetch(`${url}metrics`)).text();
 
@@ -125,7 +125,7 @@ async function declaredTypes(): Promise<Map<string, Declared[]>> {
   );
 }
 
-/** Returns the members of a type, with those of the types that it extends. */
+/** Returns the members of a type, including inherited members. */
 function membersOf(
   { kind, value }: TypeNode,
   types: ReadonlyMap<string, Declared[]>,

@@ -1,5 +1,5 @@
 /**
- * Tokens that end, and rights that change while a session goes on.
+ * Tokens that expire, and permissions that change during a session.
  *
  * @module
  */
@@ -13,7 +13,7 @@ import { captureConsole } from "./console_lines.ts";
 import { endOf, Peer } from "./sessions.ts";
 
 const MINUTE_MS = 60_000;
-/** Time before the end of a token at which the server asks for another one. */
+/** Time before a token expires at which the server requests another one, in milliseconds. */
 const RENEW_MARGIN_MS = 30_000;
 const DAY_MS = 86_400_000;
 
@@ -23,7 +23,7 @@ interface Login {
   readonly endsAt: number;
 }
 
-/** Reads a token such as `ann editor 60000`, which ends so many milliseconds from now. */
+/** Reads a token such as `ann editor 60000`, which expires in that many milliseconds. */
 function login({ token, request }: AuthenticationContext): Login {
   const text = token ?? request.headers.get("cookie");
   if (text === null) throw new AuthenticationError("No token");
@@ -38,14 +38,14 @@ const LOGIN: TestServerOptions<Login> = {
   expiresAt: ({ endsAt }) => endsAt,
 };
 
-/** The envelopes of a kind that a session was asked by. */
+/** The renewals that a session was asked for. */
 function renewals(session: Pick<Session, "events">): number[] {
   const asked: number[] = [];
   session.events.addEventListener("renew", ({ detail }) => void asked.push(detail.withinMs));
   return asked;
 }
 
-Deno.test("Server asks for a new token in time, and a client with a function renews its token", async () => {
+Deno.test("Server requests a new token in time, and a client with a token function renews it", async () => {
   using time = new FakeTime();
   const values: string[] = [];
   await using server = testServer({
@@ -61,12 +61,12 @@ Deno.test("Server asks for a new token in time, and a client with a function ren
   await passTime(time, 1);
   assertEquals([asked, values], [[RENEW_MARGIN_MS], ["1 to 2"]]);
   await passTime(time, 30 * MINUTE_MS);
-  // The same session, an hour of tokens later.
+  // It is still the same session, after an hour of renewals.
   assertEquals([client.session, session.isReady], [session, true]);
   assertEquals(values, ["1 to 2", "2 to 3", "3 to 4", "4 to 5"]);
 });
 
-Deno.test("Server closes sessions without a renewal with 4401, when their credentials end", async () => {
+Deno.test("Server closes sessions without a renewal with 4401 when their credentials expire", async () => {
   using time = new FakeTime();
   await using server = testServer(LOGIN);
   const token = `ann reader ${MINUTE_MS}`;
@@ -82,7 +82,7 @@ Deno.test("Server closes sessions without a renewal with 4401, when their creden
   const asked = sessions.map((session) => renewals(session));
   await passTime(time, MINUTE_MS - 1);
   assertEquals(sessions.map(({ isReady }) => isReady), sessions.map(() => true));
-  // A cookie cannot be renewed by a token, and a plain page is promised messages alone.
+  // A token cannot renew a cookie, and a plain page only ever receives messages.
   assertEquals(asked.map(({ length }) => length), [1, 1, 0, 0, 0]);
   await passTime(time, 1);
   for (const session of sessions) {
@@ -92,7 +92,7 @@ Deno.test("Server closes sessions without a renewal with 4401, when their creden
   assertEquals(server.manager.count, 0);
 });
 
-Deno.test("Client whose renewal failed reconnects with a fresh token", async () => {
+Deno.test("Client reconnects with a new token if its renewal fails", async () => {
   using time = new FakeTime();
   await using server = testServer(LOGIN);
   let count = 0;
@@ -110,7 +110,7 @@ Deno.test("Client whose renewal failed reconnects with a fresh token", async () 
   assertEquals(errors, ["Error: The provider is down"]);
 });
 
-Deno.test("Server waits for an end that is further away than a timer can be", async () => {
+Deno.test("Server supports an expiry that is later than a timer can be", async () => {
   using time = new FakeTime();
   await using server = testServer(LOGIN);
   const path = `/?token=${encodeURIComponent(`ann reader ${60 * DAY_MS}`)}`;
@@ -121,7 +121,7 @@ Deno.test("Server waits for an end that is further away than a timer can be", as
   assertEquals((await endOf(session)).code, 4401);
 });
 
-Deno.test("Server never closes a session whose credentials do not end", async () => {
+Deno.test("Server never closes a session whose credentials do not expire", async () => {
   using time = new FakeTime();
   for (const endsAt of [Infinity, undefined]) {
     await using server = testServer({ authenticate: () => "ann", expiresAt: () => endsAt });
@@ -131,7 +131,7 @@ Deno.test("Server never closes a session whose credentials do not end", async ()
   }
 });
 
-Deno.test("Server has one end for a session, for any number of renewals", async () => {
+Deno.test("Server keeps one expiry per session, for any number of renewals", async () => {
   using time = new FakeTime();
   await using server = testServer(LOGIN);
   await using session = await server.dial({ token: `ann reader ${MINUTE_MS}` });
@@ -139,7 +139,7 @@ Deno.test("Server has one end for a session, for any number of renewals", async 
   for (let i = 0; i < 16; i++) await session.authenticate(`ann reader ${2 * MINUTE_MS + i}`);
   await passTime(time, 2 * MINUTE_MS - 1_000);
   assertEquals([session.isReady, asked.length], [true, 1]);
-  // A token that ends no later is taken, and not asked for again.
+  // A token that expires earlier is accepted, and not requested again.
   await session.authenticate("ann reader 900");
   await passTime(time, 899);
   assertEquals([session.isReady, asked.length], [true, 1]);
@@ -147,7 +147,7 @@ Deno.test("Server has one end for a session, for any number of renewals", async 
   assertEquals((await endOf(session)).code, 4401);
 });
 
-Deno.test("Session whose renewal is refused continues up to its end", async () => {
+Deno.test("Session whose renewal is rejected continues until its credentials expire", async () => {
   using time = new FakeTime();
   await using server = testServer(LOGIN);
   await using session = await server.dial({ token: `ann reader ${MINUTE_MS}` });
@@ -160,7 +160,7 @@ Deno.test("Session whose renewal is refused continues up to its end", async () =
   assertEquals((await endOf(session)).code, 4401);
 });
 
-Deno.test("Server closes a session that renews its token with too many wrong ones", async () => {
+Deno.test("Server closes a session that sends too many wrong tokens as renewals", async () => {
   await using server = testServer({ ...LOGIN, session: { maxInvalidMessages: 3 } });
   await using session = await server.dial({ token: `ann reader ${MINUTE_MS}` });
   const guess = () => session.authenticate("bob reader 90000").catch(() => {});
@@ -171,7 +171,7 @@ Deno.test("Server closes a session that renews its token with too many wrong one
   assertEquals([code, reason], [4400, "3 invalid messages"]);
 });
 
-Deno.test("Server refuses credentials that ended already, and answers 503 where expiresAt fails", async () => {
+Deno.test("Server refuses expired credentials, and answers 503 if expiresAt fails", async () => {
   using _time = new FakeTime();
   const told: Refusal[] = [];
   const failures: [expiresAt: () => number, code: number, error: string][] = [
@@ -205,7 +205,7 @@ Deno.test("Server refuses credentials that ended already, and answers 503 where 
   }
 });
 
-Deno.test("Server removes a client from topics that are no longer allowed, before it answers the token", async () => {
+Deno.test("Server removes a client from topics that are no longer allowed before it confirms the token", async () => {
   const errors: unknown[] = [];
   await using server = testServer({
     ...LOGIN,
@@ -233,7 +233,7 @@ Deno.test("Server removes a client from topics that are no longer allowed, befor
   await turns();
   const reason = (topic: string) => `This session may not subscribe to "${topic}"`;
   const after = peer.envelopes.slice(length);
-  // Rights are asked for side by side.
+  // Permissions are checked concurrently.
   const left = after.splice(0, 3).sort((a, b) =>
     `${a.unsubscribed}` < `${b.unsubscribed}` ? -1 : 1
   );
@@ -254,7 +254,7 @@ Deno.test("Server removes a client from topics that are no longer allowed, befor
   peer.connection.close();
 });
 
-Deno.test("Server answers a renewal although onRenewed fails, and takes off topics while authorize is late", async () => {
+Deno.test("Server confirms a renewal even if onRenewed fails, and removes topics if authorize is too slow", async () => {
   using time = new FakeTime();
   const errors: unknown[] = [];
   let isHanging = false;
@@ -277,13 +277,13 @@ Deno.test("Server answers a renewal although onRenewed fails, and takes off topi
   await renewing;
   assertEquals(server.topics.subscribers("news"), []);
   assert(`${errors.at(-1)}`.includes("authorize longer than 30000 ms"));
-  // The client asks again.
+  // The client retries.
   isHanging = false;
   await passTime(time, MINUTE_MS);
   assertEquals([news.status.current, server.topics.subscribers("news").length], ["subscribed", 1]);
 });
 
-Deno.test("Server takes 16 renewals of a session at once, then one a second, at any cost of a renewal", async () => {
+Deno.test("Server accepts a burst of 16 renewals per session, then one per second, however many topics they check", async () => {
   using time = new FakeTime();
   let asked = 0;
   await using server = testServer({ ...LOGIN, authorize: () => ++asked > 0 });
@@ -309,7 +309,7 @@ Deno.test("Server takes 16 renewals of a session at once, then one a second, at 
   assertEquals([asked, peer.isReady], [170, true]);
 });
 
-Deno.test("Server asks again for a token that it could not check, and the client stays", async () => {
+Deno.test("Server requests a token again if it could not check it, and keeps the session", async () => {
   using time = new FakeTime();
   using _printed = captureConsole();
   const asked: string[] = [];
@@ -332,7 +332,7 @@ Deno.test("Server asks again for a token that it could not check, and the client
   assertEquals([client.session?.id, asked], [id, ["503"]]);
 });
 
-Deno.test("Server spreads the questions of a user's renewals over a second, and refuses none", async () => {
+Deno.test("Server spreads the checks of a user's renewals over a second, and rejects none", async () => {
   using time = new FakeTime();
   const asked: { readonly user: string; readonly atMs: number }[] = [];
   let startMs = 0;
@@ -360,10 +360,10 @@ Deno.test("Server spreads the questions of a user's renewals over a second, and 
     session.authenticate(`ann reader ${DAY_MS}`).then(() => void late.push(session))
   );
   await turns(5);
-  // Another user waits for none of them.
+  // Another user does not wait for them.
   await bob.authenticate(`bob reader ${DAY_MS}`);
   assertEquals([asked.filter(({ user }) => user === "bob").length, Date.now()], [1, startMs]);
-  // The old rights hold until a topic is decided about.
+  // The old permissions apply until a topic is checked.
   assertEquals(server.topics.subscribers("topic-99").length, 20);
   await passTime(time, 1_000);
   await Promise.all(renewing);
@@ -374,7 +374,7 @@ Deno.test("Server spreads the questions of a user's renewals over a second, and 
   assertEquals(tenths.reduce((sum, count) => sum + count), 2_000);
 });
 
-Deno.test("Server asks no question of a renewal for a session that closed, or a topic that it left", async () => {
+Deno.test("Server skips the checks of a renewal for a session that closed, or a topic that it left", async () => {
   using time = new FakeTime();
   const asked: string[] = [];
   await using server = testServer({ ...LOGIN, authorize: (_, topic) => asked.push(topic) > 0 });
@@ -402,7 +402,7 @@ Deno.test("Server asks no question of a renewal for a session that closed, or a 
   assertEquals(asked, Array.from({ length: 19 }, (_, i) => `topic-${i}`));
 });
 
-Deno.test("Server asks for a few topics at once after a renewal", async () => {
+Deno.test("Server checks a few topics immediately after a renewal", async () => {
   using _time = new FakeTime();
   await using server = testServer({ ...LOGIN, authorize: () => true });
   await using session = await server.dial({ token: `ann editor ${DAY_MS}` });

@@ -1,6 +1,6 @@
 /**
- * A reverse proxy for HTTP, as hostile as those between offices and the web: hands each request to
- * the next node, knows no upgrades, holds back bytes, and closes idle answers.
+ * A reverse proxy for HTTP, as hostile as corporate proxies: it forwards each request to the next
+ * node, does not support upgrades, buffers responses, and closes idle responses.
  *
  * @module
  */
@@ -16,18 +16,18 @@ import {
 import type { AddressInfo } from "node:net";
 import { concat } from "../base/bytes.ts";
 
-/** Headers that end at a proxy. */
+/** Hop-by-hop headers, which a proxy does not forward. */
 const HOP_BY_HOP = ["connection", "upgrade", "keep-alive", "transfer-encoding", "te", "trailer"];
 
-/** Bytes of an answer that are held back: until an answer is over, or has more. */
+/** Bytes of a response that are held back until it ends, or until more bytes arrive. */
 export type Holding =
-  /** None: each piece is passed on at once. */
+  /** None: each piece is forwarded immediately. */
   | "nothing"
-  /** The first 4 KiB; all further bytes are passed on at once. */
+  /** The first 4 KiB; all further bytes are forwarded immediately. */
   | "start"
-  /** All bytes, until a block of 4 KiB is full. */
+  /** All bytes until a block of 4 KiB is full. */
   | "blocks"
-  /** All bytes of event streams, until their end. */
+  /** All bytes of event streams until they end. */
   | "streams";
 
 /** Options for {@linkcode RoundRobin}. */
@@ -39,35 +39,34 @@ export interface RoundRobinOptions {
    */
   readonly holds?: Holding;
   /**
-   * Silence of a node after which the proxy gives up an answer, in milliseconds.
+   * Time without bytes from a node after which the proxy aborts a response, in milliseconds.
    *
    * @default {60000}
    */
   readonly idleMs?: number;
 }
 
-/** A request that was passed on. */
+/** A forwarded request. */
 export interface Passed {
   readonly method: string;
   /** Path and query. */
   readonly path: string;
-  /** Headers of the request. */
   readonly headers: Headers;
   /** Index of the node. */
   readonly node: number;
-  /** Status of the answer; 0 before. */
+  /** Status of the response; 0 until it arrives. */
   status: number;
 }
 
 /** Bytes that a proxy holds back. */
 const HELD_BYTES = 4_096;
 
-/** Most requests that are remembered. */
+/** Maximum number of recorded requests. */
 const MAX_PASSED = 100_000;
 
 /**
- * Passes HTTP on to nodes of this machine, by turns. A node that refuses connections is skipped. A
- * request whose node dies is answered with 502, or cut off in the middle of the answer.
+ * Forwards HTTP to nodes of this machine in turn. A node that refuses connections is skipped. If a
+ * node dies, the proxy answers its request with 502, or cuts the response off.
  *
  * @example Two nodes
  * ```ts ignore
@@ -76,11 +75,11 @@ const MAX_PASSED = 100_000;
  * ```
  */
 export class RoundRobin implements AsyncDisposable {
-  /** The newest requests that were passed on, in order. */
+  /** The newest forwarded requests, in order. */
   readonly passed: Passed[] = [];
-  /** Returns the status with which the proxy answers a request in place of a node, if any. */
+  /** Returns the status with which the proxy answers a request instead of a node, if any. */
   onRequest: (request: Passed) => number | undefined = () => undefined;
-  /** Returns `true` for an answer of a node that is lost on the way to the client. */
+  /** Returns `true` for a node's response that is lost on its way to the client. */
   losesAnswer: (request: Passed) => boolean = () => false;
   readonly #ports: number[];
   readonly #holds: Holding;
@@ -89,10 +88,10 @@ export class RoundRobin implements AsyncDisposable {
   readonly #server: Server;
   readonly #running = new Set<Promise<void>>();
   readonly #answers = new Set<ServerResponse>();
-  /** Turns by method, so that the requests of each reach all nodes whatever comes in between. */
+  /** The next node for each method, so that the requests of each method reach all nodes. */
   readonly #turns = new Map<string, number>();
 
-  /** Begins to listen. */
+  /** Starts listening. */
   private constructor(server: Server, ports: readonly number[], options: RoundRobinOptions) {
     const { holds = "start", idleMs = 60_000 } = options;
     this.#ports = [...ports];
@@ -136,7 +135,7 @@ export class RoundRobin implements AsyncDisposable {
   }
 
   /**
-   * Sets the port of a node, which may be new.
+   * Sets the port of a node, or adds a node.
    *
    * @param node Index of the node.
    * @param port The port.
@@ -145,12 +144,12 @@ export class RoundRobin implements AsyncDisposable {
     this.#ports[node] = port;
   }
 
-  /** Cuts all answers off that are under way. */
+  /** Cuts off all responses in progress. */
   cut(): void {
     for (const answer of this.#answers) answer.destroy();
   }
 
-  /** Cuts all requests off, and stops listening. */
+  /** Cuts off all requests, and stops listening. */
   async [Symbol.asyncDispose](): Promise<void> {
     const closed = new Promise((resolve) => this.#server.close(resolve));
     this.#server.closeAllConnections();
@@ -172,7 +171,7 @@ export class RoundRobin implements AsyncDisposable {
         return await this.#carry(passed, body, answer);
       } catch (error) {
         if (answer.headersSent || answer.destroyed) throw error;
-        // The request was not sent: the next node may take it.
+        // The request was not sent, so the next node may receive it.
         if ((error as { code?: string }).code !== "ECONNREFUSED") break;
       }
     }
@@ -194,7 +193,7 @@ export class RoundRobin implements AsyncDisposable {
     return passed;
   }
 
-  /** Sends a request to a node, and the answer to the client. */
+  /** Sends a request to a node, and the response to the client. */
   async #carry(passed: Passed, body: Uint8Array, answer: ServerResponse): Promise<void> {
     const asking = this.#ask(passed, body);
     using idle = new Idle(this.#idleMs, () => asking.destroy());
@@ -203,7 +202,7 @@ export class RoundRobin implements AsyncDisposable {
     const got = await new Promise<IncomingMessage>((resolve, reject) => {
       asking.once("response", resolve).once("error", reject).once("close", reject);
     });
-    asking.on("error", () => {}); // The answer reports the same error.
+    asking.on("error", () => {}); // The response reports the same error.
     passed.status = got.statusCode!;
     if (this.losesAnswer(passed)) {
       asking.destroy();
@@ -225,7 +224,7 @@ export class RoundRobin implements AsyncDisposable {
       idle.restart();
       write(held.add(piece));
     }
-    // A node that died in the middle of its answer.
+    // The node died in the middle of its response.
     if (!got.complete) throw new Error("The answer was cut off");
     answer.off("close", end);
     begin();
@@ -253,7 +252,7 @@ export class RoundRobin implements AsyncDisposable {
   }
 }
 
-/** A timer that starts again with each piece of an answer. */
+/** A timer that restarts with each piece of a response. */
 class Idle implements Disposable {
   readonly #ms: number;
   readonly #onIdle: () => void;
@@ -275,9 +274,9 @@ class Idle implements Disposable {
   }
 }
 
-/** Pieces of an answer that are held back until there are enough bytes. */
+/** Pieces of a response that are held back until there are enough bytes. */
 class HeldBytes {
-  /** Bytes that are held back. */
+  /** Number of bytes that are held back. */
   readonly limit: number;
   readonly #isRepeated: boolean;
   #pieces: Uint8Array[] = [];
@@ -290,7 +289,7 @@ class HeldBytes {
     this.#isOpen = limit === 0;
   }
 
-  /** Adds a piece, and returns those to pass on. */
+  /** Adds a piece, and returns the pieces to forward. */
   add(piece: Uint8Array): Uint8Array[] {
     this.#pieces.push(piece);
     this.#length += piece.length;

@@ -3,7 +3,7 @@ import { lowPort } from "./ports.ts";
 import { RoundRobin } from "./round_robin.ts";
 import { until } from "./waiting.ts";
 
-/** A node that answers with its name, or with pieces as the test hands them out. */
+/** A node that responds with its name, or with pieces as the test releases them. */
 class Node implements AsyncDisposable {
   asked = 0;
   upgrades = 0;
@@ -46,7 +46,7 @@ class Node implements AsyncDisposable {
   }
 }
 
-/** Reads an answer, piece by piece. */
+/** Reads a response piece by piece. */
 class Reading {
   text = "";
   isOver = false;
@@ -74,7 +74,7 @@ class Reading {
   }
 }
 
-Deno.test("RoundRobin hands requests to its nodes by turns, without their upgrade", async () => {
+Deno.test("RoundRobin forwards requests to its nodes in turn, without their upgrade", async () => {
   await using one = new Node("one");
   await using two = new Node("two");
   await using proxy = await RoundRobin.start([one.port, two.port]);
@@ -131,7 +131,7 @@ Deno.test("RoundRobin holds back the first 4 KiB, each block of 4 KiB, or whole 
     for (const [i, text] of [half, half, "last"].entries()) {
       node.say(text);
       await until(() => reading.text.length >= lengths[i]!);
-      // A request of its own shows that no more came before it.
+      // Another request shows that nothing more arrived before it.
       await (await fetch(`${proxy.url}other`)).text();
       assertEquals(reading.text.length, lengths[i], `${holds} ${i}`);
     }
@@ -141,7 +141,7 @@ Deno.test("RoundRobin holds back the first 4 KiB, each block of 4 KiB, or whole 
   }
 });
 
-Deno.test("RoundRobin cuts silent answers off, and ends requests whose client is gone", async () => {
+Deno.test("RoundRobin cuts off silent responses, and ends requests whose client is gone", async () => {
   await using node = new Node("one");
   await using quick = await RoundRobin.start([node.port], { idleMs: 100, holds: "nothing" });
   const silent = new Reading(`${quick.url}stream`);
@@ -160,7 +160,7 @@ Deno.test("RoundRobin cuts silent answers off, and ends requests whose client is
   assertEquals(left.isOver, true);
 });
 
-Deno.test("RoundRobin answers in the place of a node, and loses answers, as the test tells", async () => {
+Deno.test("RoundRobin answers instead of a node, and loses responses, as the test decides", async () => {
   await using node = new Node("one");
   await using proxy = await RoundRobin.start([node.port]);
   proxy.onRequest = ({ method }) => method === "PUT" ? 500 : undefined;

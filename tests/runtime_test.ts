@@ -7,7 +7,7 @@ type Timer = ReturnType<Runtime["setTimeout"]>;
 
 const START = Date.UTC(2030, 0, 1);
 
-/** Turns of the event loop, without the globals that a test forbids. */
+/** The next turn of the event loop, without the globals that the tests forbid. */
 const { setImmediate: nextTurn } = globalThis as unknown as {
   setImmediate(callback: () => void): unknown;
 };
@@ -16,7 +16,7 @@ async function turns(): Promise<void> {
   for (let i = 0; i < 20; i++) await new Promise<void>((resolve) => void nextTurn(resolve));
 }
 
-/** A clock that a test moves, timers of that clock, and numbers from a seed; counts each call. */
+/** A clock controlled by the test, its timers, and seeded random numbers; counts each call. */
 class OwnRuntime implements Runtime {
   readonly calls = { now: 0, monotonic: 0, setTimeout: 0, schedule: 0, random: 0, randomUUID: 0 };
   readonly #timers = new Map<number, { readonly at: number; readonly callback: () => void }>();
@@ -28,7 +28,6 @@ class OwnRuntime implements Runtime {
     this.#random = new Random(seed);
   }
 
-  /** Number of running timers. */
   get timers(): number {
     return this.#timers.size;
   }
@@ -75,7 +74,7 @@ class OwnRuntime implements Runtime {
     return array;
   }
 
-  /** Lets time pass, and runs due timers, in order. */
+  /** Advances the time, and runs due timers in order. */
   async pass(ms: number): Promise<void> {
     const end = this.#elapsed + ms;
     await turns();
@@ -91,7 +90,7 @@ class OwnRuntime implements Runtime {
   }
 }
 
-/** Makes the time and the chance of the platform throw, until disposal. */
+/** Makes the platform's time and randomness throw until disposal. */
 function forbidPlatform(): Disposable {
   const kept: (() => void)[] = [];
   const forbid = (object: object, name: string, value: unknown) => {
@@ -182,7 +181,7 @@ async function story(runtime: OwnRuntime): Promise<unknown[]> {
   return seen;
 }
 
-Deno.test("serve() and its clients take all time and chance from the handed-in runtime", async () => {
+Deno.test("serve() and its clients use only the time and randomness of the given runtime", async () => {
   const stories: unknown[][] = [];
   for (const seed of [1, 1, 2]) {
     const runtime = new OwnRuntime(seed);
@@ -202,7 +201,7 @@ Deno.test("serve() and its clients take all time and chance from the handed-in r
   assertEquals(texts.at(-1), '["online",[]]');
 });
 
-Deno.test("memorySessions() takes all time and chance from the runtime that is handed in", async () => {
+Deno.test("memorySessions() uses only the time and randomness of the given runtime", async () => {
   const runtime = new OwnRuntime(3);
   using _forbidden = forbidPlatform();
   const pair = memorySessions({
