@@ -9,29 +9,29 @@ import { PendingReads } from "./loops.ts";
 export interface Announcement {
   /** The broadcast. */
   readonly path: BroadcastPath;
-  /** True if the broadcast started, false if the broadcast ended. */
+  /** True if the broadcast started, false if it ended. */
   readonly active: boolean;
   /**
-   * Ids of the relays that the announcement passed, the first one first; empty on versions without
+   * Ids of the relays that the announcement passed, first one first; empty in versions without
    * hops.
    */
   readonly hops: readonly bigint[];
 }
 
-/** Broadcasts that a reader of announcements keeps, at most. */
+/** Maximum number of broadcasts that a reader of announcements keeps. */
 export const MAX_ANNOUNCED = 100_000;
 
 /**
  * Announcements of a peer below a prefix: first the current broadcasts, then each start and end.
  * Use one loop per reader.
  *
- * - **Slow readers** do not hold up the peer: a broadcast that started and ended in the meantime is
- *   skipped, and of other broadcasts the reader gets the last state.
- * - **Bounded:** the reader ends with an error if the peer announces more than
- *   100,000 broadcasts.
- * - **Leaving** the loop ends the reader. The end of the session does, too, with an error; but
- *   Deno's QUIC ends the streams of a closing session like a clean end, and the loop may end
- *   without an error there.
+ * - **Slow readers** don't block the peer: a broadcast that started and ended in the meantime is
+ *   skipped, and for other broadcasts the reader receives the last state.
+ * - **Bounded:** the reader closes with an error if the peer announces more than 100,000
+ *   broadcasts.
+ * - **Leaving** the loop closes the reader. When the session closes, the reader closes with an
+ *   error. Over Deno's QUIC the streams of a closing session appear to end cleanly, so the loop may
+ *   end without an error.
  *
  * @example Current broadcasts, and the end of one
  * ```ts
@@ -63,7 +63,7 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
   readonly prefix: BroadcastPath;
   /**
    * Resolves once all initial broadcasts were announced, or at the end. `moq-lite-04` does not mark
-   * that point: there the promise resolves at the end only.
+   * that point, so there the promise only resolves at the end.
    */
   readonly settled: Promise<void>;
 
@@ -72,7 +72,7 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
   readonly #known = new Map<BroadcastPath, Announcement>();
   readonly #pending = new Map<BroadcastPath, Announcement[]>();
   /**
-   * An iterator that keeps the position: a new iterator would first skip the slots of all deleted
+   * An iterator that keeps its position: a new iterator would first skip the slots of all deleted
    * entries.
    */
   #cursor: MapIterator<[BroadcastPath, Announcement[]]> | undefined = undefined;
@@ -88,7 +88,7 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
     this.#leave = leave;
   }
 
-  /** True once all initial broadcasts were announced, on versions that mark that point. */
+  /** True once all initial broadcasts were announced, in versions that mark that point. */
   get isSettled(): boolean {
     return this.#isSettled;
   }
@@ -103,22 +103,22 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
    *
    * @param options A signal to end the wait.
    * @returns The announcement; `null` after the last one.
-   * @throws {MoqError} If the peer refused or broke off the announcements; on every call.
+   * @throws {MoqError} If the peer rejected or aborted the announcements; on every call.
    */
   next(options: { readonly signal?: AbortSignal | undefined } = {}): Promise<Announcement | null> {
     checkOptions("read announcement", options, SIGNAL);
     return this.#reads.next(options.signal);
   }
 
-  /** Yields announcements until the last one; leaving the loop ends the reader. */
+  /** Yields announcements until the last one; leaving the loop closes the reader. */
   [Symbol.asyncIterator](): AsyncIterableIterator<Announcement> {
     return this.#reads.loop(() => this.close());
   }
 
   /**
-   * Ends the reader. Idempotent.
+   * Closes the reader. Idempotent.
    *
-   * @param reason Reason for the peer, where the wire can carry a reason.
+   * @param reason Reason for the peer, if the transport can carry one.
    */
   close(reason: MoqErrorName = "uninterested"): void {
     if (this.#isOver) return;
@@ -127,18 +127,18 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
     this.#leave(reason);
   }
 
-  /** Ends the reader; called by `await using`. */
+  /** Closes the reader; called by `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     this.close();
     return Promise.resolve();
   }
 
   /**
-   * Takes an announcement of the peer.
+   * Accepts an announcement of the peer.
    *
    * @param announcement The announcement.
    * @param restarts True if a second announcement of the same path means that the route changed.
-   * @throws {MoqError} If the path was announced already, or there are too many broadcasts.
+   * @throws {MoqError} If the path was already announced, or there are too many broadcasts.
    * @ignore
    */
   take(announcement: Announcement, restarts: boolean): void {
@@ -178,7 +178,7 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
   }
 
   /**
-   * Ends the reader. Pending announcements stay readable.
+   * Closes the reader. Pending announcements stay readable.
    *
    * @ignore
    */
@@ -190,7 +190,7 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
     this.#reads.deliver();
   }
 
-  /** Takes the next announcement or the end; `undefined` while neither is there. */
+  /** Takes the next announcement or the end; `undefined` if there is neither yet. */
   #takeNow(): Announcement | null | undefined {
     const announcement = this.#take();
     if (announcement !== undefined || !this.#isOver) return announcement;
@@ -198,7 +198,7 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
     return null;
   }
 
-  /** Takes the announcement that waited longest. */
+  /** Takes the announcement that has waited longest. */
   #take(): Announcement | undefined {
     if (this.#pending.size === 0) return undefined;
     this.#cursor ??= this.#pending.entries();
@@ -218,7 +218,7 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
     const waiting = this.#pending.get(path);
     if (waiting === undefined) this.#pending.set(path, [announcement]);
     else if (waiting[0]!.active) {
-      // The start was not read yet: an end cancels that start, and another start replaces that one.
+      // The start was not read yet: an end cancels it, and another start replaces it.
       if (active) this.#pending.set(path, [announcement]);
       else this.#pending.delete(path);
     } else this.#pending.set(path, active ? [waiting[0]!, announcement] : [waiting[0]!]);

@@ -1,13 +1,13 @@
-/** Encoded frames of a group on their way to the wire, and the memory for them. */
+/** Encoded frames of a group that wait to be sent, and the memory for them. */
 import type { Runtime } from "../../base/runtime.ts";
 import { varintLength, writeVarint } from "../../transport/quic/varint.ts";
 
-/** Bytes of a small buffer: small groups fit as a whole. */
+/** Size of a small buffer, in bytes: small groups fit completely. */
 export const SMALL_BUFFER_BYTES = 16_384;
 
 /**
- * Bytes of a large buffer: the bytes that a group holds before the writer has to wait, and one
- * frame more.
+ * Size of a large buffer, in bytes: the amount that a group holds before its writer must wait, plus
+ * one frame.
  */
 export const LARGE_BUFFER_BYTES = 98_304;
 
@@ -17,7 +17,7 @@ export const MAX_FREE_SMALL = 128;
 /** Free large buffers kept for reuse. */
 export const MAX_FREE_LARGE = 16;
 
-/** Buffers that are reused once the wire took the bytes. */
+/** Buffers that are reused once the connection has accepted the bytes. */
 export class WriteBuffers {
   readonly #small: Uint8Array<ArrayBuffer>[] = [];
   readonly #large: Uint8Array<ArrayBuffer>[] = [];
@@ -35,7 +35,7 @@ export class WriteBuffers {
     return this.#large.pop() ?? new Uint8Array(LARGE_BUFFER_BYTES);
   }
 
-  /** Gives back a buffer without other references. */
+  /** Returns a buffer that has no other references. */
   give(buffer: Uint8Array<ArrayBuffer>): void {
     const { byteLength } = buffer;
     if (byteLength === SMALL_BUFFER_BYTES) {
@@ -46,9 +46,12 @@ export class WriteBuffers {
   }
 }
 
-/** Frames encoded once for many subscribers; a group pulls more frames as the wire takes bytes. */
+/**
+ * Frames encoded once for many subscribers; a group pulls more frames as the connection accepts
+ * bytes.
+ */
 export interface EncodedSource {
-  /** True once all frames were pulled, and no more will come. */
+  /** True once all frames were pulled and no more will follow. */
   readonly isAtEnd: boolean;
   /**
    * Takes the next frames.
@@ -58,14 +61,14 @@ export interface EncodedSource {
    * @returns The number of bytes; 0 if no frame is ready.
    */
   pull(into: Uint8Array[], timestamps: boolean): number;
-  /** Called once, when the wire holds no more bytes of the group. */
+  /** Called once, when the connection no longer holds bytes of the group. */
   released(): void;
 }
 
 /** The bytes of one write. */
 export interface TakenBytes {
   readonly bytes: Uint8Array;
-  /** The buffer behind the bytes, to give back once the wire took the bytes. */
+  /** The underlying buffer, to return once the connection has accepted the bytes. */
   readonly buffer: Uint8Array<ArrayBuffer> | undefined;
 }
 
@@ -100,7 +103,7 @@ export class FrameBuffer {
     this.#byteLength = head.byteLength;
   }
 
-  /** Bytes that wait. */
+  /** Number of waiting bytes. */
   get byteLength(): number {
     return this.#byteLength;
   }
@@ -110,7 +113,7 @@ export class FrameBuffer {
     return !this.#isBegun && this.#byteLength === this.#head.byteLength;
   }
 
-  /** Copies a frame behind the waiting bytes. */
+  /** Copies a frame after the waiting bytes. */
   append(frame: Uint8Array, timestamp: number | undefined): void {
     const { byteLength } = frame;
     const { timestamps, runtime } = this.#options;
@@ -139,7 +142,7 @@ export class FrameBuffer {
     return { bytes, buffer };
   }
 
-  /** Puts the head before bytes that replace the waiting ones, unless the head went out already. */
+  /** Prepends the head to bytes that replace the waiting ones, unless the head was already sent. */
   withHead(bytes: Uint8Array): Uint8Array {
     if (this.#isBegun) return bytes;
     return joined([this.#head, bytes], this.#head.byteLength + bytes.byteLength);
@@ -152,7 +155,7 @@ export class FrameBuffer {
     return delta >= 0 ? delta * 2 : -delta * 2 - 1;
   }
 
-  /** Makes a buffer that holds all waiting bytes, and has room for more. */
+  /** Creates a buffer that holds all waiting bytes, and has room for more. */
   #room(byteLength: number): Uint8Array<ArrayBuffer> {
     const { buffers } = this.#options;
     const held = this.#buffer;

@@ -4,10 +4,10 @@ import { MAX_TIMER_MS } from "../../base/wait.ts";
 import type { MissedGroups, MoqErrorName } from "../wire/errors.ts";
 import type { GroupReader } from "./group_reader.ts";
 
-/** The highest number of a group: the number after must fit into 53 bits, too. */
+/** The highest group number: the number after it must also fit into 53 bits. */
 export const LAST_SEQUENCE = Number.MAX_SAFE_INTEGER - 1;
 
-/** Ranges that the set keeps apart; above that, the oldest gap counts as filled. */
+/** Maximum number of separate ranges; beyond it, the oldest gap counts as filled. */
 export const MAX_RANGES = 1_024;
 
 /** A set of mostly consecutive numbers: sorted ranges that do not touch. */
@@ -31,8 +31,7 @@ export class Sequences {
   /**
    * Adds a number, or all numbers of a range.
    *
-   * @returns The oldest gap, if there are too many ranges now; that gap counts as filled from now
-   * on.
+   * @returns The oldest gap, if there are too many ranges now; it counts as filled from now on.
    */
   add(first: number, last: number = first): MissedGroups | undefined {
     const ranges = this.#ranges;
@@ -60,7 +59,7 @@ export class Sequences {
     return gap;
   }
 
-  /** Tells whether the set has a number, or all numbers of a range. */
+  /** Returns true if the set has a number, or all numbers of a range. */
   has(first: number, last: number = first): boolean {
     return this.missing(first, last).length === 0;
   }
@@ -83,26 +82,28 @@ export class Sequences {
   }
 }
 
-/** Time that an ordered reader waits for a missing group, without a `maxLatencyMs`. */
+/**
+ * Time that an ordered reader waits for a missing group without a `maxLatencyMs`, in milliseconds.
+ */
 export const DEFAULT_ORDER_WAIT_MS = 1_000;
 
 /** Collaborators and limits of a {@linkcode GroupQueue}. */
 export interface GroupQueueOptions {
   readonly runtime: Runtime;
-  /** Groups that wait at most; above that, the queue gives up the oldest group. */
+  /** Maximum number of waiting groups; beyond it, the queue drops the oldest group. */
   readonly maxQueued: number;
-  /** Gets groups that will not come. */
+  /** Receives groups that will not arrive. */
   readonly onMissed: (missed: MissedGroups, reason: MoqErrorName) => void;
-  /** Called when the wait for missing groups is over, and the next group can be taken. */
+  /** Called when the wait for missing groups has ended, and the next group can be taken. */
   readonly onGapOver: () => void;
 }
 
 /**
- * Accounts for every group once: the group is taken, reported as missed, or part of the lag of a
- * slow reader. In ordered mode, a group waits for the groups before, for a limited time.
+ * Accounts for every group once: it is taken, reported as missed, or part of a slow reader's lag.
+ * In ordered mode, a group waits for the groups before it, for a limited time.
  */
 export class GroupQueue {
-  /** Groups that came, were dropped or were given up. */
+  /** Groups that arrived or were dropped. */
   readonly settled: Sequences = new Sequences();
   readonly #options: GroupQueueOptions;
   readonly #groups: GroupReader[] = [];
@@ -121,7 +122,7 @@ export class GroupQueue {
     return this.#groups.length;
   }
 
-  /** Sets the mode from now on, and how long ordered groups wait for missing ones. */
+  /** Sets the mode, and how long ordered groups wait for missing ones. */
   configure(ordered: boolean, maxLatencyMs: number): void {
     this.#waitMs = Math.min(maxLatencyMs || DEFAULT_ORDER_WAIT_MS, MAX_TIMER_MS);
     if (this.#ordered === ordered) return;
@@ -131,7 +132,7 @@ export class GroupQueue {
     else this.#next = undefined;
   }
 
-  /** Starts an ordered queue: no group comes before `first`. */
+  /** Starts an ordered queue: no group arrives before `first`. */
   begin(first: number): void {
     if (this.#ordered && this.#next === undefined) this.#next = first;
   }
@@ -151,10 +152,10 @@ export class GroupQueue {
   }
 
   /**
-   * Gives up the oldest groups above the limit; called when no reader waits for those groups. In
-   * ordered mode, the missing groups before them are given up, too.
+   * Drops the oldest groups above the limit; called when no reader waits for them. In ordered mode,
+   * the missing groups before them are dropped, too.
    *
-   * @returns True if any group was given up.
+   * @returns True if any group was dropped.
    */
   shrink(): boolean {
     const groups = this.#groups;
@@ -172,14 +173,14 @@ export class GroupQueue {
     return true;
   }
 
-  /** Takes the range of groups that a slow reader missed; each range is returned once. */
+  /** Returns the range of groups that a slow reader missed; each range once. */
   takeLag(): MissedGroups | undefined {
     const lag = this.#lag;
     this.#lag = undefined;
     return lag;
   }
 
-  /** Marks groups that will not come. Groups of the range that did come are not reported. */
+  /** Marks groups that will not arrive. Groups of the range that did arrive are not reported. */
   drop(first: number, last: number, reason: MoqErrorName): void {
     const missing = this.settled.missing(first, last);
     this.#settle(first, last);
@@ -189,7 +190,7 @@ export class GroupQueue {
   /**
    * Takes the next group.
    *
-   * @param isLast True at the end of the track: no missing group is waited for.
+   * @param isLast True at the end of the track, to stop waiting for missing groups.
    * @returns The group; `undefined` if the queue is empty, or the next group waits for others.
    */
   take(isLast: boolean): GroupReader | undefined {

@@ -15,33 +15,33 @@ export interface GroupReaderOptions {
   readonly timestamps: boolean;
   /** The largest frame to read, in bytes. */
   readonly maxFrameBytes: number;
-  /** Makes the error of a stream that the publisher ended early. */
+  /** Creates the error of a stream that the publisher ended early. */
   readonly errorOf: (error: unknown) => unknown;
   /** The number of a reason, for the publisher. */
   readonly codeOf: (reason: MoqErrorName) => number;
-  /** Called once, when reading is over. */
+  /** Called once, when reading has ended. */
   readonly onEnd?: (() => void) | undefined;
 }
 
 /**
  * A group: the frames of one stream, in order. Use one loop per group.
  *
- * A group that the publisher gave up ends with a {@linkcode MoqError}. On wires without resets, a
- * frame that ends before the announced length has that meaning; see `docs/guide/moq.md`. Deno's
- * QUIC ends the streams of a closing session like a clean end: a group that was cut between two
- * frames may look whole there. If the number of frames matters, send that number in the first
+ * A group that the publisher aborted ends with a {@linkcode MoqError}. On transports without
+ * resets, a frame that ends before its announced length means an abort; see `docs/guide/moq.md`.
+ * Over Deno's QUIC the streams of a closing session appear to end cleanly: a group that was cut off
+ * between two frames may look complete. If the number of frames matters, send it in the first
  * frame.
  */
 export class GroupReader implements AsyncIterable<Uint8Array> {
-  /** The number of the group; groups may come in another order, and some may be missing. */
+  /** The number of the group; groups may arrive out of order, and some may be missing. */
   readonly sequence: number;
 
   readonly #reader: MessageReader;
   readonly #options: GroupReaderOptions;
   #timestamp: number | undefined = undefined;
-  /** True while a read of the stream is under way. */
+  /** True while a read of the stream is pending. */
   #isReading = false;
-  /** A read that was given up by the signal: the next call gets the frame. */
+  /** A read that was cancelled by its signal: the next call receives the frame. */
   #pending: Promise<Uint8Array | null> | undefined = undefined;
   #error: unknown = undefined;
   #isEnded = false;
@@ -54,14 +54,14 @@ export class GroupReader implements AsyncIterable<Uint8Array> {
   }
 
   /**
-   * The timestamp of the last frame that was read, in units of the track; `undefined` on versions
-   * without timestamps.
+   * The timestamp of the last read frame, in units of the track; `undefined` in versions without
+   * timestamps.
    */
   get timestamp(): number | undefined {
     return this.#timestamp;
   }
 
-  /** True once the whole group was read, or either end gave up the group. */
+  /** True once the whole group was read, or either end aborted it. */
   get isEnded(): boolean {
     return this.#isEnded;
   }
@@ -69,11 +69,11 @@ export class GroupReader implements AsyncIterable<Uint8Array> {
   /**
    * Reads the next frame.
    *
-   * @param options A signal to end the wait; the next read gets the frame.
+   * @param options A signal to end the wait; the next read then receives the frame.
    * @returns The frame, which the caller may keep; `null` at the end of the group.
-   * @throws {MoqError} If the publisher gave the group up, or the session ended.
+   * @throws {MoqError} If the publisher aborted the group, or the session closed.
    * @throws {ProtocolError} If a frame is larger than `maxFrameBytes`.
-   * @throws {TypeError} If another read of the group waits.
+   * @throws {TypeError} If another read of the group is pending.
    */
   readFrame(options?: { readonly signal?: AbortSignal | undefined }): Promise<Uint8Array | null> {
     const signal = options?.signal;
@@ -93,16 +93,16 @@ export class GroupReader implements AsyncIterable<Uint8Array> {
   }
 
   /**
-   * Takes the next frame if the whole frame arrived already.
+   * Takes the next frame if it has arrived completely.
    *
-   * @returns The frame; `null` at the end of the group, `undefined` if more bytes have to come.
-   * @throws {MoqError} If the publisher gave the group up.
+   * @returns The frame; `null` at the end of the group, `undefined` if more bytes must arrive.
+   * @throws {MoqError} If the publisher aborted the group.
    */
   takeFrame(): Uint8Array | null | undefined {
     if (this.#error !== undefined) throw this.#error;
     if (this.#pending !== undefined || this.#isReading) return undefined;
     if (this.#isEnded) return null;
-    // A timed frame has two parts, timestamp and bytes: with one part missing, both have to wait.
+    // A timed frame has two parts, timestamp and bytes: if one is missing, both must wait.
     if (this.#options.timestamps) return undefined;
     try {
       return this.#reader.takeSized(this.#options.maxFrameBytes);
@@ -111,7 +111,7 @@ export class GroupReader implements AsyncIterable<Uint8Array> {
     }
   }
 
-  /** Stops reading, and tells the publisher. Idempotent. */
+  /** Stops reading, and notifies the publisher. Idempotent. */
   cancel(reason: MoqErrorName = "subscribeCancelled"): void {
     if (this.#isEnded) return;
     this.#end();
@@ -184,14 +184,14 @@ export class GroupReader implements AsyncIterable<Uint8Array> {
   }
 
   #fail(error: unknown): unknown {
-    // A cancel by this end is no failure of the publisher.
+    // A cancel by this end is not a failure of the publisher.
     if (this.#isEnded && this.#error === undefined) {
       return new MoqError("group", "cancelled", `Group ${this.sequence} was cancelled`);
     }
     if (this.#error !== undefined) return this.#error;
     this.#end();
     if (error instanceof TruncatedError) {
-      const message = `The publisher gave up group ${this.sequence}`;
+      const message = `The publisher aborted group ${this.sequence}`;
       this.#error = new MoqError("group", "publishAborted", message, {
         cause: error,
         by: "remote",
@@ -220,7 +220,7 @@ function timestampBehind(before: number, delta: number): number {
   throw new MoqError("group", "timestampMismatch", message);
 }
 
-/** Finds the reason to cancel a group after an error. */
+/** Returns the reason to cancel a group after an error. */
 function cancelReason(error: unknown): MoqErrorName {
   if (error instanceof MoqError) return error.reason;
   return error instanceof ProtocolError ? "frameTooLarge" : "internal";

@@ -11,15 +11,15 @@ import { type EncodedSource, FrameBuffer, type WriteBuffers } from "./frame_buff
 
 export type { EncodedSource } from "./frame_buffer.ts";
 
-/** A length of two, and only one byte: without any byte, gomoqt takes the group for a whole one. */
+/** A length of two, but only one byte: without any byte, gomoqt treats the group as complete. */
 const TRUNCATED_FRAME = Uint8Array.of(2, 0);
 
 /** The same frame after a timestamp. */
 const TRUNCATED_TIMED_FRAME = Uint8Array.of(0, 2, 0);
 
 /**
- * Gives a frame that ends before the announced length: on a wire without resets, the sign that the
- * group was given up.
+ * Returns a frame that ends before its announced length: on a transport without resets, it marks an
+ * aborted group.
  *
  * @param timestamps True if frames carry timestamps.
  */
@@ -27,7 +27,7 @@ export function truncatedFrame(timestamps: boolean): Uint8Array {
   return timestamps ? TRUNCATED_TIMED_FRAME : TRUNCATED_FRAME;
 }
 
-/** Bytes that a group buffers before the writer has to wait. */
+/** Number of bytes that a group buffers before its writer must wait. */
 export const GROUP_HIGH_WATER_BYTES = 65_536;
 
 /** Collaborators of a {@linkcode GroupWriter}, shared by all groups of a track. */
@@ -35,28 +35,28 @@ export interface GroupWriterOptions {
   readonly runtime: Runtime;
   /** Frames carry timestamps. */
   readonly timestamps: boolean;
-  /** The wire tells the peer of a reset. */
+  /** The transport reports a reset to the peer. */
   readonly resets: boolean;
   /** Memory for waiting frames. */
   readonly buffers: WriteBuffers;
-  /** Makes the error of a stream that the subscriber ended. */
+  /** Creates the error of a stream that the subscriber ended. */
   readonly errorOf: (error: unknown) => unknown;
   /** The number of a reason, for the subscriber. */
   readonly codeOf: (reason: MoqErrorName) => number;
   /** Called once, when the publisher closes a group. */
   readonly onClosing?: (() => void) | undefined;
-  /** Called once: without an error after the wire took all bytes. */
+  /** Called once; without an error after the connection has accepted all bytes. */
   readonly onEnd: (group: GroupWriter, error?: unknown) => void;
 }
 
 /** Options of one frame. */
 export interface WriteFrameOptions {
   /**
-   * Capture time of the frame in units of the track's timescale, on versions that carry timestamps;
-   * by default the time of writing, in milliseconds.
+   * Capture time of the frame in units of the track's timescale, in versions with timestamps; by
+   * default the time of writing, in milliseconds.
    */
   readonly timestamp?: number | undefined;
-  /** Ends the wait for room. The frame is sent anyway, unless the group is given up. */
+  /** Ends the wait for room. The frame is sent anyway, unless the group is aborted. */
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -67,10 +67,10 @@ export const WRITE_FRAME: OptionKinds<WriteFrameOptions> = {
 };
 
 /**
- * Writes the frames of one group. Frames written in one turn of the event loop go out together.
+ * Writes the frames of one group. Frames written in one turn of the event loop are sent together.
  *
- * A group that is given up ends with a reset where the wire has resets; elsewhere with a frame that
- * ends before the announced length, so that the group never looks whole.
+ * An aborted group ends with a reset if the transport supports resets; otherwise with a frame that
+ * ends before its announced length, so that the group never looks complete.
  */
 export class GroupWriter implements AsyncDisposable {
   /** The number of the group. */
@@ -89,7 +89,7 @@ export class GroupWriter implements AsyncDisposable {
   next: GroupWriter | undefined = undefined;
 
   /**
-   * True if all earlier groups go first, in either order of the subscription.
+   * True if all earlier groups are sent first, in either order of the subscription.
    *
    * @ignore
    */
@@ -106,7 +106,7 @@ export class GroupWriter implements AsyncDisposable {
   #state: "open" | "closing" | "finishing" | "over" = "open";
   #isScheduled = false;
   #sendOrder: number | undefined = undefined;
-  /** The code of the reset, once the group is given up. */
+  /** The code of the reset, once the group is aborted. */
   #code = 0;
   #source: EncodedSource | undefined = undefined;
 
@@ -118,30 +118,30 @@ export class GroupWriter implements AsyncDisposable {
     this.#ended.promise.catch(() => {});
   }
 
-  /** Written bytes that the wire has not taken yet. */
+  /** Written bytes that the connection has not accepted yet. */
   get bufferedBytes(): number {
     return this.#waiting.byteLength + this.#inFlight;
   }
 
-  /** True once the group was closed, or given up by either end. */
+  /** True once the group was closed, or aborted by either end. */
   get isEnded(): boolean {
     return this.#state !== "open";
   }
 
   /**
-   * Resolves once the group was closed and the wire took all bytes; rejects if either end gives the
-   * group up.
+   * Resolves once the group was closed and the connection has accepted all bytes; rejects if either
+   * end aborts the group.
    */
   get closed(): Promise<void> {
     return this.#ended.promise;
   }
 
-  /** True once the publisher closed the group: the group is whole, unless the delivery fails. */
+  /** True once the publisher has closed the group: it is complete, unless the delivery fails. */
   get isClosed(): boolean {
     return this.#isClosed;
   }
 
-  /** Priority of the stream: higher goes first. */
+  /** Priority of the stream: higher values are sent first. */
   set sendOrder(value: number) {
     this.#sendOrder = value;
     if (this.#stream?.sendOrder !== undefined) this.#stream.sendOrder = value;
@@ -150,11 +150,12 @@ export class GroupWriter implements AsyncDisposable {
   /**
    * Adds a frame.
    *
-   * @param frame The frame; the bytes are copied, and may be changed when this method returns.
+   * @param frame The frame; its bytes are copied, and may be changed when this method returns.
    * @param options See {@linkcode WriteFrameOptions}.
-   * @returns Resolves at once or, above 64 KiB of waiting bytes, once the wire took some.
-   * @throws {MoqError} If the subscriber cancelled the group, or the group was given up here.
-   * @throws {TypeError} If the group was closed, or the frame is no `Uint8Array`.
+   * @returns Resolves immediately or, above 64 KiB of waiting bytes, once the connection has
+   * accepted some.
+   * @throws {MoqError} If the subscriber cancelled the group, or this end aborted it.
+   * @throws {TypeError} If the group was closed, or the frame is not a `Uint8Array`.
    * @throws {RangeError} If the timestamp is not an integer from 0 to 2^52 - 1.
    */
   writeFrame(frame: Uint8Array, options: WriteFrameOptions = {}): Promise<void> {
@@ -170,8 +171,8 @@ export class GroupWriter implements AsyncDisposable {
   /**
    * Ends the group after the written frames. Idempotent.
    *
-   * @returns Resolves once the wire took all bytes.
-   * @throws {MoqError} If the subscriber gave the group up before.
+   * @returns Resolves once the connection has accepted all bytes.
+   * @throws {MoqError} If the subscriber has cancelled the group.
    */
   close(): Promise<void> {
     if (this.#state === "open") {
@@ -184,19 +185,19 @@ export class GroupWriter implements AsyncDisposable {
   }
 
   /**
-   * Gives the group up. Idempotent.
+   * Aborts the group. Idempotent.
    *
    * @param reason Reason for the subscriber.
    */
   abort(reason: MoqErrorName = "publishAborted"): void {
     const moqCode = this.#options.codeOf(reason);
-    const message = `Group ${this.sequence} was given up`;
+    const message = `Group ${this.sequence} was aborted`;
     this.#giveUp(new MoqError("group", reason, message, { moqCode }), moqCode);
   }
 
   /** Closes the group; called by `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
-    // The error reached the writer through `writeFrame()` or `closed`.
+    // `writeFrame()` or `closed` has already reported the error.
     await this.close().catch(() => {});
   }
 
@@ -259,17 +260,17 @@ export class GroupWriter implements AsyncDisposable {
     this.#cut(this.#stream, isFinishing);
   }
 
-  /** Ends the stream so that the group does not look whole. */
+  /** Ends the stream so that the group does not look complete. */
   #cut(stream: DirectWritable, isFinishing = false): void {
     const { resets, timestamps } = this.#options;
-    // After the end of the stream no torn frame can be written.
+    // After the end of the stream no truncated frame can be written.
     if (resets || isFinishing) {
       stream.abort({ streamErrorCode: this.#code });
-      // Without resets the wire keeps unsent bytes; the pending close of the stream releases the
-      // source.
+      // Without resets the connection keeps unsent bytes; the pending close of the stream releases
+      // the source.
       return resets ? this.#release() : undefined;
     }
-    // A length without the frame, after the bytes in flight: a group that is not whole.
+    // A length without the frame, after the bytes in flight: an incomplete group.
     stream.write(this.#waiting.withHead(truncatedFrame(timestamps)))
       .then(() => stream.close()).catch(() => {}) // The subscriber may have left.
       .then(() => this.#release());
@@ -311,7 +312,7 @@ export class GroupWriter implements AsyncDisposable {
     if (source !== undefined && this.#state === "open") {
       this.#waiting.pull(source);
       if (source.isAtEnd) this.#state = "closing";
-      // The head goes out with the first frame.
+      // The head is sent with the first frame.
       else if (this.#waiting.hasOnlyHead) return;
     }
     if (this.#waiting.byteLength > 0) this.#write();
@@ -343,7 +344,7 @@ export class GroupWriter implements AsyncDisposable {
     this.#state = "finishing";
     this.#stream!.close().then(
       () => {
-        // The group may have been given up meanwhile.
+        // The group may have been aborted in the meantime.
         if (this.#state !== "over") {
           this.#state = "over";
           this.#ended.resolve();

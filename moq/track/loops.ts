@@ -1,9 +1,9 @@
-/** Loops over values that arrive: each value for one reader, or the last state for every loop. */
+/** Loops over incoming values: each value for one reader, or the last state for every loop. */
 const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
 
 /**
- * Hands each value to one waiting reader, in the order of the calls. A reader that gives up leaves
- * no state behind, and loses no value.
+ * Passes each value to one waiting reader, in the order of the calls. A reader that stops waiting
+ * leaves no state behind, and loses no value.
  */
 export class PendingReads<T> {
   readonly #take: () => T | null | undefined;
@@ -12,8 +12,8 @@ export class PendingReads<T> {
   /**
    * Starts without readers.
    *
-   * @param take Takes the next value: `null` at the end, `undefined` if there is no value yet. An
-   * error of this function goes to one waiting reader.
+   * @param take Takes the next value: `null` at the end, `undefined` if there is none yet. If it
+   * throws, one waiting reader receives the error.
    */
   constructor(take: () => T | null | undefined) {
     this.#take = take;
@@ -68,7 +68,7 @@ export class PendingReads<T> {
     return iterator;
   }
 
-  /** Hands new values, or the end, to the waiting readers. */
+  /** Passes new values, or the end, to the waiting readers. */
   deliver(): void {
     for (const waiter of this.#waiting) {
       try {
@@ -104,15 +104,15 @@ export class PendingReads<T> {
 }
 
 interface LoopCallbacks {
-  /** Called when a loop begins. */
+  /** Called when a loop starts. */
   readonly onBegin?: () => void;
   /** Called once, when a loop is left, or at the end of all updates. */
   readonly onEnd?: () => void;
 }
 
 /**
- * Keeps the last state of a value. A loop gets the changes after the start of the loop; a slow loop
- * gets only the last state. Leaving a loop never waits, not even for a pending `next()`.
+ * Keeps the last state of a value. A loop receives the changes after its start; a slow loop
+ * receives only the last state. Leaving a loop never waits, not even for a pending `next()`.
  */
 export class LatestValue<T> {
   #latest: T;
@@ -120,7 +120,7 @@ export class LatestValue<T> {
   #isOver = false;
   #waiting: (() => void)[] = [];
 
-  /** Starts with a state that no loop gets. */
+  /** Starts with a state that no loop receives. */
   constructor(latest: T) {
     this.#latest = latest;
   }

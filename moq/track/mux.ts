@@ -15,7 +15,7 @@ import type { TrackWriter } from "./track_writer.ts";
 /**
  * Parses a pattern.
  *
- * @param pattern Parts between slashes; `{name}` stands for one part, a last `**` for any number.
+ * @param pattern Parts between slashes; `{name}` matches one part, a final `**` any number.
  * @throws {TypeError} If the pattern is malformed.
  */
 function patternParts(pattern: string): string[] {
@@ -34,7 +34,7 @@ function patternParts(pattern: string): string[] {
 }
 
 /**
- * Matches a path with a pattern.
+ * Matches a path against a pattern.
  *
  * @returns The values of the names in braces; `undefined` if the path does not match.
  */
@@ -62,40 +62,39 @@ export interface FetchRequest {
   readonly name: string;
   /** The number of the group. */
   readonly sequence: number;
-  /** 0 to 255; higher goes first. */
+  /** 0 to 255; higher values are sent first. */
   readonly priority: number;
-  /** Aborted when the subscriber left or the session ended. */
+  /** Aborted when the subscriber leaves or the session closes. */
   readonly signal: AbortSignal;
 }
 
 /** A handler for the tracks of a broadcast. */
 export interface TrackServer {
   /**
-   * Serves one subscriber. The track is closed when this method is done. An error closes the track
-   * with the reason of a {@linkcode MoqError}, or with `internal`.
+   * Serves one subscriber. The track is closed when this method has finished. An error closes the
+   * track with the reason of a {@linkcode MoqError}, or with `internal`.
    *
    * @param track The subscriber's track.
    */
   serveTrack(track: TrackWriter): void | Promise<void>;
   /**
-   * The subscriber learns of the acceptance when `accept()` is called or a group begins, and not at
-   * the end of the turn in which `serveTrack()` was called; for handlers that have to ask others
-   * first.
+   * The subscription is accepted when `accept()` is called or a group starts, not at the end of the
+   * turn in which `serveTrack()` was called; for handlers that must first wait for something else.
    *
    * @default {false}
    */
   readonly acceptLater?: boolean | undefined;
   /**
-   * Answers a fetch. Without this method fetches are refused, and a {@linkcode TrackHandler} that
-   * is a function gets a track whose range is the fetched group.
+   * Answers a fetch. Without this method fetches are rejected; a {@linkcode TrackHandler} that is a
+   * function receives a track whose range is the fetched group.
    *
    * @param request The request.
-   * @param group The group to write to; closed afterwards.
+   * @param group The group to write to, which is closed afterwards.
    */
   serveFetch?(request: FetchRequest, group: GroupWriter): void | Promise<void>;
   /**
-   * Gives the fixed properties of a track; priority 0, unordered, no cache and milliseconds by
-   * default.
+   * Returns the fixed properties of a track; by default priority 0, unordered, no cache, and
+   * milliseconds.
    *
    * @param name The name of the track.
    * @returns The properties that differ from the default.
@@ -104,14 +103,14 @@ export interface TrackServer {
 }
 
 /**
- * Serves the tracks of a broadcast: a function that writes what a subscriber or a fetch asks for,
- * or a {@linkcode TrackServer}.
+ * Serves the tracks of a broadcast: a function that writes the groups that a subscriber or a fetch
+ * requests, or a {@linkcode TrackServer}.
  */
 export type TrackHandler = TrackServer | TrackServer["serveTrack"];
 
 /** Options for {@linkcode TrackMux.publish}. */
 export interface MoqPublishOptions {
-  /** Ids of the relays that the broadcast passed already. Empty by default. */
+  /** Ids of the relays that the broadcast has already passed. Empty by default. */
   readonly hops?: readonly bigint[] | undefined;
   /** Withdraws the broadcast. */
   readonly signal?: AbortSignal | undefined;
@@ -121,11 +120,11 @@ export interface MoqPublishOptions {
 export interface TrackMuxOptions {
   /**
    * The id of this program in the hops of announcements: 1 to 2^62 - 1; random by default. Relays
-   * find loops by this id.
+   * use it to detect loops.
    */
   readonly hopId?: bigint | undefined;
   /**
-   * Broadcasts at once.
+   * Maximum number of broadcasts.
    *
    * @default {100000}
    */
@@ -138,14 +137,14 @@ export interface TrackMuxOptions {
   readonly runtime?: Runtime | undefined;
 }
 
-/** A published broadcast: disposal withdraws the broadcast, and ends all subscriptions. */
+/** A published broadcast: disposing it withdraws the broadcast, and ends all subscriptions. */
 export interface MoqPublication extends Disposable {
   /** The broadcast. */
   readonly path: BroadcastPath;
   /** True until the broadcast is withdrawn. */
   readonly isActive: boolean;
   /**
-   * Announces the broadcast anew, after a change of route. Subscriptions stay.
+   * Announces the broadcast again after its route has changed. Subscriptions stay.
    *
    * @param hops Ids of the relays that the broadcast passed.
    */
@@ -154,9 +153,9 @@ export interface MoqPublication extends Disposable {
   end(): void;
 }
 
-/** A handler, as the mux keeps it. */
+/** A handler in the mux. */
 export interface MuxServer extends TrackServer {
-  /** True if `serveTrack()` answers fetches, too: the handler is a function. */
+  /** True if `serveTrack()` also answers fetches, because the handler is a function. */
   readonly servesFetches?: boolean | undefined;
 }
 
@@ -199,9 +198,9 @@ const PUBLISH: OptionKinds<MoqPublishOptions> = { hops: listOf("bigint"), signal
  * sessions.
  *
  * - **Broadcasts** are published under a path, and announced.
- * - **Patterns** such as `/vod/{title}` serve every matching path, and are not announced, since the
- *   matching paths have no end. A broadcast goes before a pattern, an earlier pattern before a
- *   later one. A last part `**` stands for any number of parts.
+ * - **Patterns** such as `/vod/{title}` serve every matching path, and are not announced, because
+ *   the number of matching paths is unlimited. A broadcast takes precedence over a pattern, and an
+ *   earlier pattern over a later one. A final `**` matches any number of parts.
  *
  * @example A broadcast
  * ```ts
@@ -230,7 +229,7 @@ export class TrackMux {
    */
   readonly buffers: WriteBuffers = new WriteBuffers();
   /**
-   * The bounds of the relay of this mux, for the metrics of a server.
+   * The limits of this mux's relay, for the metrics of a server.
    *
    * @ignore
    */
@@ -242,7 +241,7 @@ export class TrackMux {
   readonly #watchers = new Set<Watcher>();
 
   /**
-   * Creates a mux without broadcasts.
+   * Creates a mux.
    *
    * @param options See {@linkcode TrackMuxOptions}.
    * @throws {RangeError} If an option is out of range.
@@ -266,13 +265,14 @@ export class TrackMux {
   }
 
   /**
-   * Publishes a broadcast, and announces the path.
+   * Publishes a broadcast, and announces its path.
    *
    * @param path The path of the broadcast.
    * @param handler Serves the tracks of the broadcast.
    * @param options See {@linkcode MoqPublishOptions}.
-   * @returns The publication; disposal withdraws the broadcast.
-   * @throws {MoqError} If the path is published already (`duplicated`), or there are too many.
+   * @returns The publication; disposing it withdraws the broadcast.
+   * @throws {MoqError} If the path is already published (`duplicated`), or there are too many
+   * broadcasts.
    * @throws {RangeError} If the path has too many parts or bytes.
    * @throws {TypeError} If the handler is neither a function nor has `serveTrack()`.
    */
@@ -326,9 +326,9 @@ export class TrackMux {
   /**
    * Serves every path that matches a pattern, without announcements.
    *
-   * @param pattern Parts between slashes; `{name}` stands for one part, a last `**` for any number.
+   * @param pattern Parts between slashes; `{name}` matches one part, a final `**` any number.
    * @param handler Serves the tracks of matching paths.
-   * @returns A handle that withdraws the pattern on disposal.
+   * @returns A handle that withdraws the pattern when disposed.
    * @throws {TypeError} If the pattern is malformed, or the handler is neither a function nor has
    * `serveTrack()`.
    */
@@ -385,8 +385,8 @@ export class TrackMux {
    * Watches the broadcasts below a prefix, from now on.
    *
    * @param prefix The prefix; `/` for all.
-   * @param listener Gets each start and end of a broadcast, synchronously. MUST NOT throw.
-   * @returns A handle that ends the watch on disposal.
+   * @param listener Called synchronously with each start and end of a broadcast. MUST NOT throw.
+   * @returns A handle that stops watching when disposed.
    */
   watch(prefix: string, listener: (announcement: Announcement) => void): Disposable {
     const watcher: Watcher = { prefix: broadcastPath(prefix), listener };
@@ -410,7 +410,7 @@ function serverOf(handler: TrackHandler, verb: "publish" | "handle"): MuxServer 
   );
 }
 
-/** 53 bits of the 62: `@moq/lite` reads ids into numbers, and fails on larger ones. */
+/** 53 of the 62 bits: `@moq/lite` reads ids into numbers, and fails on larger ones. */
 function randomHopId(runtime: Runtime): bigint {
   const [high, low] = runtime.getRandomValues(new Uint32Array(2));
   return (BigInt(high! & 0x1f_ffff) << 32n | BigInt(low!)) || 1n;

@@ -12,39 +12,38 @@ import { PendingReads } from "./loops.ts";
 /** Options for a subscription to a track. */
 export interface MoqSubscribeOptions {
   /**
-   * 0 to 255; tracks with a higher priority go first.
+   * 0 to 255; tracks with a higher priority are sent first.
    *
    * @default {0}
    */
   readonly priority?: number | undefined;
   /**
-   * Older groups go first, and the reader yields groups in the order of their numbers: a group
-   * waits for missing groups before, up to `maxLatencyMs`, or a second without a limit. Otherwise
-   * newer groups go first, and the reader yields groups on arrival.
+   * Older groups are sent first, and the reader yields groups in the order of their numbers: a
+   * group waits for missing groups before it, up to `maxLatencyMs`, or one second if there is no
+   * limit. Otherwise newer groups are sent first, and the reader yields groups as they arrive.
    *
    * @default {false}
    */
   readonly ordered?: boolean | undefined;
   /**
-   * Age behind the newest group, in milliseconds, above which a group is not wanted; 0 for no
-   * limit.
+   * Maximum age of a wanted group relative to the newest one, in milliseconds; 0 for no limit.
    *
    * @default {0}
    */
   readonly maxLatencyMs?: number | undefined;
   /**
-   * The first group; the newest one by default. On versions that cannot tell the publisher, this
-   * end refuses earlier groups.
+   * The first group; the newest one by default. In versions that cannot send it to the publisher,
+   * this end rejects earlier groups.
    */
   readonly startGroup?: number | undefined;
   /**
-   * The last group; unlimited by default. The track ends once all groups up to the last one came or
-   * were dropped.
+   * The last group; unlimited by default. The track ends once all groups up to the last one have
+   * arrived or were dropped.
    */
   readonly endGroup?: number | undefined;
   /**
-   * Groups that wait for the reader; above that, the oldest group is given up, and the reader gets
-   * an error.
+   * Maximum number of groups that wait for the reader; beyond it, the oldest group is dropped, and
+   * the reader receives an error.
    *
    * @default {1024}
    */
@@ -52,13 +51,13 @@ export interface MoqSubscribeOptions {
   /** Unsubscribes. */
   readonly signal?: AbortSignal | undefined;
   /**
-   * Gets groups that will not come: dropped by the publisher, or given up after the wait. An error
-   * of this function goes to the session's `onError`.
+   * Receives groups that will not arrive: dropped by the publisher, or still missing after the
+   * wait. If it throws, the session's `onError` receives the error.
    */
   readonly onMissed?: ((missed: MissedGroups, reason: MoqErrorName) => void) | undefined;
 }
 
-/** Check of the number of a group: the wire carries each number plus one. */
+/** Check of a group number: the protocol sends each number plus one. */
 export const SEQUENCE: NumberCheck = integer(0, Number.MAX_SAFE_INTEGER - 1);
 
 /** Check of the priority of a track. */
@@ -79,7 +78,7 @@ export const SUBSCRIBE: OptionKinds<MoqSubscribeOptions> = {
   signal: "AbortSignal",
 };
 
-/** Groups that wait for the reader, by default. */
+/** Default maximum number of groups that wait for the reader. */
 const MAX_QUEUED_GROUPS = 1_024;
 
 /**
@@ -100,7 +99,7 @@ export function subscribeFields(options: MoqSubscribeOptions): SubscribeFields {
 /**
  * Changes the fields of a subscription.
  *
- * @param changes The changed fields; an absent or undefined field stays.
+ * @param changes The changed fields; absent or undefined fields stay.
  * @throws {RangeError} If a value is out of range.
  */
 function changedFields(
@@ -111,15 +110,15 @@ function changedFields(
 }
 
 /**
- * Time after the publisher's end, or after a later group, in which more groups may come, on
- * versions that do not send the number of the last group.
+ * Time after the publisher's end, or after a later group, in which more groups may arrive, in
+ * versions that do not send the number of the last group, in milliseconds.
  */
 export const END_GRACE_MS = 500;
 
-/** Time to wait for missing groups when the last number is known. */
+/** Time to wait for missing groups when the last number is known, in milliseconds. */
 export const END_WAIT_MS = 5_000;
 
-/** Decides when one track is over. */
+/** Decides when a track has ended. */
 class TrackEnd {
   readonly #runtime: Runtime;
   readonly #settled: Sequences;
@@ -135,7 +134,7 @@ class TrackEnd {
     this.#onOver = onOver;
   }
 
-  /** Sets the first group, as the publisher sent. */
+  /** Sets the first group, as sent by the publisher. */
   begin(first: number): void {
     this.#first = first;
   }
@@ -145,7 +144,7 @@ class TrackEnd {
     this.#end = end ?? this.#end;
   }
 
-  /** Ends the track if all groups are settled; otherwise waits for more groups, from now on. */
+  /** Ends the track if all groups are settled; otherwise starts to wait for more. */
   wait(wanted: SubscribeFields): void {
     this.stop();
     if (this.#isWhole(wanted)) return this.#onOver();
@@ -158,8 +157,8 @@ class TrackEnd {
   }
 
   /**
-   * The range of wanted groups, from the first one of the publisher to the last; `undefined` if the
-   * range is empty.
+   * The range of wanted groups, from the publisher's first one to the last; `undefined` if it is
+   * empty.
    */
   range({ startGroup, endGroup = Infinity }: SubscribeFields): MissedGroups | undefined {
     const { lowest, highest = -1 } = this.#settled;
@@ -184,7 +183,7 @@ export interface TrackReaderLink {
   update(fields: SubscribeFields): Promise<void>;
   /** Ends the subscription at the publisher. */
   leave(reason: MoqErrorName): void;
-  /** Asks for the fixed properties of the track. */
+  /** Requests the fixed properties of the track. */
   info(options: { readonly signal?: AbortSignal | undefined }): Promise<TrackInfoMessage>;
   /** Reports an error of the application. */
   report(error: unknown): void;
@@ -194,13 +193,13 @@ export interface TrackReaderLink {
  * The groups of a track, to iterate over. Leaving the loop does not unsubscribe; `close()` and
  * `await using` do.
  *
- * - **Bounded:** a reader that falls behind gets a {@linkcode MoqLaggedError} with the missed
- *   groups, and can go on with another loop.
- * - **Once:** a second copy of a group, or a group that was reported as missed, is refused.
- * - **End:** the loop ends once the publisher ended the track, or the last requested group came.
- *   After a refusal or a failure the loop throws, and so does every later read. Deno's QUIC ends
- *   the streams of a closing session like a clean end: that may look like the end of the track,
- *   except on `moq-lite-05`, which marks the end of a track.
+ * - **Bounded:** a reader that falls behind receives a {@linkcode MoqLaggedError} with the missed
+ *   groups, and can continue with another loop.
+ * - **Once:** a second copy of a group, or a group that was reported as missed, is rejected.
+ * - **End:** the loop ends once the publisher has ended the track, or the last requested group has
+ *   arrived. After a rejection or failure, the loop and every later read throw. Over Deno's QUIC
+ *   the streams of a closing session appear to end cleanly, which may look like the end of the
+ *   track, except in `moq-lite-05`, which marks it.
  *
  * @example A range of groups, in order
  * ```ts
@@ -242,11 +241,11 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
   /** The number of the subscription. */
   readonly id: number;
   /**
-   * Resolves once the publisher accepted, or a group came, or this end closed the track; rejects on
-   * a refusal.
+   * Resolves once the publisher has accepted, a group has arrived, or this end has closed the
+   * track; rejects if the subscription is rejected.
    */
   readonly ready: Promise<void>;
-  /** Resolves at the end of the track, with or without an error. */
+  /** Resolves when the track ends, with or without an error. */
   readonly closed: Promise<void>;
 
   readonly #link: TrackReaderLink;
@@ -291,22 +290,22 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
     this.closed = this.#ended.promise;
   }
 
-  /** The fields that the publisher was asked for. */
+  /** The requested fields. */
   get subscription(): SubscribeFields {
     return this.#fields;
   }
 
-  /** The answer of the publisher, on versions whose answer has fields. */
+  /** The publisher's reply, in versions whose reply has fields. */
   get accepted(): SubscribeFields | undefined {
     return this.#accepted;
   }
 
-  /** The error that refused or ended the subscription; `undefined` without an error. */
+  /** The error that rejected or ended the subscription; `undefined` without an error. */
   get error(): unknown {
     return this.#failure?.cause;
   }
 
-  /** True once a group came or was dropped: the publisher has the track. */
+  /** True once a group has arrived or was dropped: the publisher has the track. */
   get hasBegun(): boolean {
     return this.#queue.settled.ranges > 0;
   }
@@ -321,9 +320,9 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
    *
    * @param options A signal to end the wait.
    * @returns The group; `null` at the end of the track.
-   * @throws {MoqLaggedError} If this reader fell behind; the next call goes on.
-   * @throws {MoqError} If the publisher refused or gave up, or the session ended.
-   * @throws {ProtocolError} If the publisher broke the protocol.
+   * @throws {MoqLaggedError} If this reader fell behind; the next call continues.
+   * @throws {MoqError} If the publisher rejected or aborted the track, or the session closed.
+   * @throws {ProtocolError} If the publisher violated the protocol.
    */
   nextGroup(
     options: { readonly signal?: AbortSignal | undefined } = {},
@@ -341,13 +340,13 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
   }
 
   /**
-   * Changes the subscription. Ignored at the end of the track. On `moq-lite-01` and `-02`, whose
-   * peers take the message for the end of the subscription, no message is sent: the change affects
-   * only this end.
+   * Changes the subscription. Ignored at the end of the track. In `moq-lite-01` and `-02`, whose
+   * peers treat the message as the end of the subscription, no message is sent: the change only
+   * affects this end.
    *
    * @param options The changed options; the others stay.
    * @throws {RangeError} If a value is out of range.
-   * @throws {MoqError} If the subscription ended meanwhile.
+   * @throws {MoqError} If the subscription ended in the meantime.
    */
   async update(
     options: Pick<
@@ -367,11 +366,11 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
   }
 
   /**
-   * Asks for the fixed properties of the track.
+   * Requests the fixed properties of the track.
    *
    * @param options A signal to end the wait.
    * @returns The priority, order, cache and timescale of the track.
-   * @throws {UnsupportedError} If the version has no such question.
+   * @throws {UnsupportedError} If the version has no such request.
    */
   info(options: { readonly signal?: AbortSignal | undefined } = {}): Promise<TrackInfoMessage> {
     checkOptions("read track info", options, SIGNAL);
@@ -384,7 +383,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
   }
 
   /**
-   * Unsubscribes with a reason, where the wire can carry a reason.
+   * Unsubscribes with a reason, if the transport can carry one.
    *
    * @param reason Reason for the publisher.
    */
@@ -400,7 +399,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
   }
 
   /**
-   * Takes a group that arrived.
+   * Accepts an incoming group.
    *
    * @ignore
    */
@@ -412,17 +411,17 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
     if (sequence < startGroup || sequence > endGroup) group.cancel("outOfRange");
     else this.#queue.put(group);
     this.#reads.deliver();
-    // A reader that is still waiting lacks an earlier group, which `shrink()` may give up.
+    // A reader that is still waiting lacks an earlier group, which `shrink()` may drop.
     if (this.#queue.shrink()) this.#reads.deliver();
     if (sequence >= endGroup) this.#endAtLast(sequence);
     else if (this.#state === "ending") this.#end.wait(this.#fields);
   }
 
   /**
-   * Takes the answer of the publisher.
+   * Handles the publisher's reply.
    *
-   * @param fields The properties of the track, on versions that send them.
-   * @param first The first group, on versions that send the number.
+   * @param fields The properties of the track, in versions that send them.
+   * @param first The first group, in versions that send its number.
    * @ignore
    */
   accept(fields: SubscribeFields | undefined, first?: number): void {
@@ -435,7 +434,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
   }
 
   /**
-   * Takes groups that the publisher dropped.
+   * Handles groups that the publisher dropped.
    *
    * @ignore
    */
@@ -449,9 +448,9 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
   }
 
   /**
-   * Ends the track after the publisher did.
+   * Ends the track after the publisher has ended it.
    *
-   * @param end The number after the last group, on versions that send the number.
+   * @param end The number after the last group, in versions that send it.
    * @ignore
    */
   finish(end: number | undefined): void {
@@ -464,7 +463,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
   }
 
   /**
-   * Ends the track after a failure or refusal.
+   * Ends the track after a failure or rejection.
    *
    * @ignore
    */
@@ -473,7 +472,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
     if (this.#state !== "over") this.#over({ cause: error });
   }
 
-  /** Takes the next group or the end; `undefined` while neither is there. */
+  /** Takes the next group or the end; `undefined` if there is neither yet. */
   #takeNow(): GroupReader | null | undefined {
     const missed = this.#queue.takeLag();
     if (missed !== undefined) throw this.#lagged(missed);
@@ -498,8 +497,8 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
   }
 
   /**
-   * Ends the track after the last requested group, or a later one, came; missing groups before are
-   * still waited for.
+   * Ends the track after the last requested group, or a later one, has arrived, but still waits for
+   * missing groups before it.
    */
   #endAtLast(newest: number = this.#queue.settled.highest ?? -1): void {
     const { endGroup } = this.#fields;

@@ -13,15 +13,15 @@ import { LAST_SEQUENCE } from "./group_queue.ts";
 import { GroupWriter, type GroupWriterOptions } from "./group_writer.ts";
 import { LatestValue } from "./loops.ts";
 
-/** The members of a subscriber's session that relays read. */
+/** The properties of a subscriber's session that relays read. */
 export interface SubscriberSession {
   readonly side: "client" | "server";
   /**
-   * The part of a relay's places that `authorize` gave to the peer; `undefined` for the relay's
-   * default.
+   * The fraction of a relay's slots that `authorize` granted to the peer; `undefined` for the
+   * relay's default.
    */
   readonly share: number | undefined;
-  /** Network address of the peer, where known. */
+  /** Network address of the peer, if known. */
   readonly address: string | undefined;
 }
 
@@ -31,44 +31,41 @@ export interface TrackWriterLink {
   readonly session: SubscriberSession;
   /** Frames carry timestamps. */
   readonly timestamps: boolean;
-  /** The wire tells the peer of a reset. */
+  /** The transport reports a reset to the peer. */
   readonly resets: boolean;
   /** Memory for waiting frames. */
   readonly buffers: WriteBuffers;
-  /** Writer of the answer, where the track stands for a fetch: the only group that can be opened. */
+  /** Writer of the response, if the track represents a fetch: the only group that can be opened. */
   readonly fetched?: GroupWriter | undefined;
   /** Opens a stream for a group. */
   open(sendOrder: number): Promise<DirectWritable>;
   /**
-   * Answers the subscriber. Called without a group on an early acceptance, and with the first group
-   * when that group starts; a second call sends only the number, where the version has a message
-   * for that.
+   * Accepts the subscription. Called without a group on early acceptance, and with the first group
+   * when it starts; a second call only sends the number, if the version has a message for it.
    */
   accept(fields: SubscribeFields, firstGroup: number | undefined): void;
-  /** Announces that groups will not come, where the version has such a message. */
+  /** Reports that groups will not be sent, if the version has such a message. */
   drop(missed: MissedGroups, reason: MoqErrorName): void;
   /** Ends the subscription with the number after the last group, or with an error. */
   end(last: number, reason: MoqErrorName | undefined): Promise<void>;
   /** The number of a reason, for the subscriber. */
   codeOf(scope: "group" | "subscribe", reason: MoqErrorName): number;
-  /** Makes the error of a stream that the subscriber ended. */
+  /** Creates the error of a stream that the subscriber ended. */
   errorOf(error: unknown): unknown;
-  /**
-   * Ends the session of the subscriber: the only way to free the subscriber's memory on some wires.
-   */
+  /** Closes the subscriber's session: the only way to free its memory on some transports. */
   closeSession(message: string): void;
 }
 
 /**
- * Groups of a subscription that may wait for a stream; and, counted apart, closed groups that may
- * be on the way to the wire. A writer of more has to wait. With a thousand at once, the overhead
- * would exceed the data.
+ * Maximum number of groups of a subscription that wait for a stream; and, counted separately, of
+ * closed groups that wait to be sent. Beyond it the writer must wait. With a thousand at once, the
+ * overhead would exceed the data.
  */
 export const MAX_OPENING_GROUPS = 64;
 
 /**
- * Groups of a subscription that a waiting writer may open in one turn of the event loop. Deno's
- * QUIC takes 10 MB at once and sends only between turns: a writer without this bound would hold up
+ * Maximum number of groups that a waiting writer may open in one turn of the event loop. Deno's
+ * QUIC accepts 10 MB at once and sends only between turns: without this limit, a writer would block
  * the whole process until the 10 MB are full.
  */
 export const MAX_GROUPS_PER_TURN = 64;
@@ -77,7 +74,7 @@ export const MAX_GROUPS_PER_TURN = 64;
 export class GroupLimit {
   readonly #runtime: Runtime;
   #opening = 0;
-  /** Closed groups that the wire has not taken yet. */
+  /** Closed groups that the connection has not accepted yet. */
   #unsent = 0;
   /** Groups opened in this turn of the event loop. */
   #inTurn = 0;
@@ -92,18 +89,18 @@ export class GroupLimit {
     this.#runtime = runtime;
   }
 
-  /** True if another group has to wait. */
+  /** True if another group must wait. */
   get isFull(): boolean {
     return this.#opening >= MAX_OPENING_GROUPS || this.#unsent >= MAX_OPENING_GROUPS ||
       this.#inTurn >= MAX_GROUPS_PER_TURN;
   }
 
-  /** True if a writer had to wait in this turn of the event loop or in the one before. */
+  /** True if a writer had to wait in this or the previous turn of the event loop. */
   get isSaturated(): boolean {
     return this.#isSaturated;
   }
 
-  /** Counts a group that asks for a stream. */
+  /** Counts a group that requests a stream. */
   opening(): void {
     this.#opening++;
     this.#inTurn++;
@@ -121,7 +118,7 @@ export class GroupLimit {
     this.#unsent++;
   }
 
-  /** Counts a closed group that the wire took, or that was given up. */
+  /** Counts a closed group that the connection has accepted, or that was aborted. */
   sent(): void {
     this.#unsent--;
     this.#wakeOne();
@@ -135,7 +132,7 @@ export class GroupLimit {
   async wait(signal: AbortSignal | undefined): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const onAbort = () => {
-      // A waiter that gave up must not use up a wake-up.
+      // A waiter that stopped waiting must not consume a wake-up.
       this.#waiters.delete(resolve);
       reject(signal!.reason);
     };
@@ -163,7 +160,7 @@ export class GroupLimit {
       this.#hasWaited = false;
       if (this.#inTurn === 0) return;
       this.#inTurn = 0;
-      // The next turn may show that no writer has to wait any more.
+      // The next turn may show that no writer has to wait any longer.
       this.#watchTurn();
       for (let left = MAX_GROUPS_PER_TURN; left > 0 && this.#waiters.size > 0; left--) {
         this.#wakeOne();
@@ -180,18 +177,18 @@ export class GroupLimit {
 }
 
 /**
- * Send orders for the groups of one priority. QUIC has send orders of 32 bits with a sign; those of
- * groups are below 0, the send order of all other streams, and a priority takes 8 of the bits.
+ * Send orders for the groups of one priority. QUIC has signed 32-bit send orders; groups use orders
+ * below 0, which all other streams have, and a priority uses 8 of the bits.
  */
 const ORDERS_PER_PRIORITY = 2 ** 23;
 
 /**
- * Finds the send order of a group: higher priorities first; then the newest group, or the oldest
- * one in ordered mode. Groups of a saturated writer are behind all others, the oldest first:
- * otherwise the first groups would wait until the writer stops, and every open stream costs the
- * subscriber. The numbers wrap around, so that one group in four million is out of order.
+ * Computes the send order of a group: higher priorities first; then the newest group, or the oldest
+ * one in ordered mode. Groups of a saturated writer follow all others, oldest first: otherwise the
+ * first groups would wait until the writer stops, and every open stream costs the subscriber
+ * memory. The numbers wrap around, so that one group in four million is out of order.
  *
- * @returns The send order; higher goes first.
+ * @returns The send order; higher values are sent first.
  */
 function sendOrderOf(
   distance: number,
@@ -206,27 +203,27 @@ function sendOrderOf(
 }
 
 /**
- * Time that a closing track gives the subscriber to take the written groups, by default, in
+ * Default time that a closing track gives the subscriber to read the written groups, in
  * milliseconds.
  */
 export const CLOSE_TIMEOUT_MS = 30_000;
 
 /**
  * Serves one subscriber of a track. A {@linkcode TrackHandler} receives the writer; when the
- * handler is done, the track is closed.
+ * handler has finished, the track is closed.
  *
- * - **Groups:** several may be open at once, and each may be given up. Each has a stream: while the
- *   peer allows no more streams, up to 64 groups wait, and opening another one waits with them. So
- *   does the opening of more than 64 in one turn of the event loop.
- * - **Order:** the newest group is sent first, or the oldest if the subscriber asks for that. A
+ * - **Groups:** several may be open at once, and each may be aborted. Each has a stream: while the
+ *   peer allows no more streams, up to 64 groups wait, and opening another one waits as well. So
+ *   does opening more than 64 in one turn of the event loop.
+ * - **Order:** the newest group is sent first, or the oldest if the subscriber requests it. A
  *   writer whose `openGroup()` has to wait is saturated: its groups are sent in order, after the
  *   earlier ones.
- * - **Fetches:** a handler that is a function gets a track for each fetch as well. Its range is the
- *   fetched group.
- * - **End:** the track is over once closed, or the subscriber left, the session ended, or the last
- *   requested group is written; `signal` tells.
+ * - **Fetches:** a handler that is a function also receives a track for each fetch, whose range is
+ *   the fetched group.
+ * - **End:** the track ends when it is closed, the subscriber leaves, the session closes, or the
+ *   last requested group is written; `signal` then aborts.
  *
- * @example A track that refuses, and one that serves
+ * @example A track that rejects, and one that serves
  * ```ts
  * import { MoqError, MoqSession, TrackMux } from "@skein/skein/moq";
  * import { memoryPair } from "@skein/skein/transport";
@@ -307,14 +304,14 @@ export class TrackWriter implements AsyncDisposable {
     };
   }
 
-  /** The fields that the subscriber asks for now. */
+  /** The fields that the subscriber currently requests. */
   get subscription(): SubscribeFields {
     return this.#fields.latest;
   }
 
   /**
-   * Aborted when the subscriber left, the track was closed here, or the session ended; the reason
-   * tells which.
+   * Aborted when the subscriber leaves, this end closes the track, or the session closes; see its
+   * reason.
    */
   get signal(): AbortSignal {
     return this.#controller.signal;
@@ -330,7 +327,7 @@ export class TrackWriter implements AsyncDisposable {
   }
 
   /**
-   * Writer of the answer, where the track stands for a fetch.
+   * Writer of the response, if the track represents a fetch.
    *
    * @ignore
    */
@@ -354,19 +351,19 @@ export class TrackWriter implements AsyncDisposable {
   }
 
   /**
-   * The fields that the subscriber asks for, after each change. A change before the loop began
-   * shows in `subscription` only.
+   * The requested fields, after each change. A change before the loop started is only visible in
+   * `subscription`.
    */
   get updated(): AsyncIterable<SubscribeFields> {
     return this.#fields.loop();
   }
 
   /**
-   * Accepts the subscription before there is a group. Idempotent. The first group accepts as well,
-   * and so does a handler that has not refused by the end of the turn of the event loop in which
-   * the handler was called.
+   * Accepts the subscription before there is a group. Idempotent. The first group also accepts it,
+   * and so does a handler that has not rejected it by the end of the turn of the event loop in
+   * which it was called.
    *
-   * @param info Properties of the track for the subscriber, where the version can carry them; by
+   * @param info Properties of the track for the subscriber, if the version can carry them; by
    * default the fields of the request.
    */
   accept(info: Partial<SubscribeFields> = {}): void {
@@ -381,9 +378,10 @@ export class TrackWriter implements AsyncDisposable {
    * @param sequence The number of the group; one more than the last one by default, and for the
    * first group the requested one, or 1.
    * @param options A signal to end the wait.
-   * @returns The group: at once, unless too many groups wait for a stream, or to be sent, or were
-   * opened in this turn of the event loop.
-   * @throws {MoqError} If the subscription is over, or the number is above the last requested one.
+   * @returns The group: immediately, unless too many groups wait for a stream or to be sent, or
+   * were opened in this turn of the event loop.
+   * @throws {MoqError} If the subscription has ended, or the number is above the last requested
+   * one.
    * @throws {RangeError} If the number is not an integer from 0 to 2^53 - 2.
    */
   async openGroup(
@@ -411,20 +409,21 @@ export class TrackWriter implements AsyncDisposable {
   }
 
   /**
-   * Starts a group without waiting, however many groups wait already; for callers that bound that
-   * number by other means. Such a group never counts as one of a saturated writer.
+   * Starts a group without waiting, regardless of the number of waiting groups; for callers that
+   * limit it by other means. Such a group never counts as one of a saturated writer.
    *
    * @param sequence The number of the group.
    * @returns The group.
-   * @throws {MoqError} If the subscription is over, or the number is above the last requested one.
+   * @throws {MoqError} If the subscription has ended, or the number is above the last requested
+   * one.
    */
   startGroup(sequence: number): GroupWriter {
     return this.#start(sequence, false);
   }
 
   /**
-   * Announces that groups will not come, on versions with such a message; on others the subscriber
-   * notices without a message.
+   * Reports that groups will not be sent, in versions with such a message; in others the subscriber
+   * notices it by itself.
    *
    * @param missed The groups.
    * @param reason Reason for the subscriber.
@@ -447,9 +446,9 @@ export class TrackWriter implements AsyncDisposable {
   /**
    * Closes all open groups, and ends the track once all groups are written. Idempotent.
    *
-   * @param options Time that the subscriber may take for the written groups, 30 seconds by default;
-   * then the rest is given up.
-   * @throws {RangeError} If `timeoutMs` is negative, or no number.
+   * @param options Time that the subscriber may take to read the written groups, 30 seconds by
+   * default; then the rest is aborted.
+   * @throws {RangeError} If `timeoutMs` is negative or not a number.
    */
   async close(options: { readonly timeoutMs?: number | undefined } = {}): Promise<void> {
     checkOptions("close track", options, { timeoutMs: TIME });
@@ -458,8 +457,8 @@ export class TrackWriter implements AsyncDisposable {
   }
 
   /**
-   * Ends the track, or refuses the subscription before the acceptance; groups that are not closed
-   * are given up.
+   * Ends the track, or rejects the subscription before it was accepted; groups that are not closed
+   * are aborted.
    *
    * @param reason Reason for the subscriber.
    */
@@ -467,7 +466,7 @@ export class TrackWriter implements AsyncDisposable {
     if (this.#state === "over") return;
     this.#state = "over";
     for (const group of this.#groups.toArray()) group.abort("publishAborted");
-    // The track is over for this end all the same.
+    // For this end the track has ended anyway.
     this.#link.end(this.#next, reason).catch(() => {});
     const moqCode = this.#link.codeOf("subscribe", reason);
     this.#over(new MoqError("subscribe", reason, "The track was closed", { moqCode }));
@@ -479,8 +478,8 @@ export class TrackWriter implements AsyncDisposable {
   }
 
   /**
-   * Ends the session of the subscriber: on a wire that cannot reset streams, only that frees the
-   * bytes that the subscriber does not take.
+   * Closes the subscriber's session: on a transport that cannot reset streams, only that frees the
+   * bytes that the subscriber does not read.
    *
    * @ignore
    */
@@ -489,7 +488,7 @@ export class TrackWriter implements AsyncDisposable {
   }
 
   /**
-   * Takes changed fields of the subscriber.
+   * Applies changed fields of the subscriber.
    *
    * @ignore
    */
@@ -500,7 +499,7 @@ export class TrackWriter implements AsyncDisposable {
   }
 
   /**
-   * Ends the track after the subscriber left, or the session ended.
+   * Ends the track after the subscriber has left, or the session has closed.
    *
    * @ignore
    */
@@ -513,9 +512,14 @@ export class TrackWriter implements AsyncDisposable {
 
   #start(sequence: number, isBehind: boolean): GroupWriter {
     if (this.#state !== "open") {
-      throw new MoqError("subscribe", "cancelled", "Cannot open group: the subscription is over", {
-        cause: this.signal.reason,
-      });
+      throw new MoqError(
+        "subscribe",
+        "cancelled",
+        "Cannot open group: the subscription has ended",
+        {
+          cause: this.signal.reason,
+        },
+      );
     }
     this.#checkRange(sequence);
     this.#next = Math.max(this.#next, sequence + 1);
@@ -553,7 +557,7 @@ export class TrackWriter implements AsyncDisposable {
     if (isRequested) return;
     const wanted = fetched === undefined
       ? `the subscriber wants no group after ${endGroup}`
-      : `the fetch is for group ${fetched.sequence} alone`;
+      : `the fetch is only for group ${fetched.sequence}`;
     const message = `Cannot open group ${sequence}: ${wanted}`;
     throw new MoqError("group", "outOfRange", message);
   }
@@ -572,7 +576,7 @@ export class TrackWriter implements AsyncDisposable {
     }
     if (this.#isOver()) return;
     this.#state = "over";
-    // A subscriber that did not take the groups may not take the end either.
+    // A subscriber that did not read the groups may not read the end either.
     await within(this.#link.runtime, this.#link.end(this.#next, undefined), { timeoutMs }).catch(
       () => {},
     );
@@ -594,7 +598,7 @@ export class TrackWriter implements AsyncDisposable {
   #groupEnded(group: GroupWriter, error: unknown): void {
     this.#groups.delete(group);
     if (group.isClosed) this.#limit.sent();
-    // On a wire without resets, only the drop tells the subscriber.
+    // On a transport without resets, only the drop informs the subscriber.
     if (error instanceof MoqError && error.by === "local") {
       this.drop({ first: group.sequence, last: group.sequence }, error.reason);
     }
@@ -609,7 +613,7 @@ export class TrackWriter implements AsyncDisposable {
   }
 
   /**
-   * Releases the number of a group that was not opened: the number is the next one again or, if
+   * Releases the number of a group that was not opened: it becomes the next number again or, if
    * later numbers are in use, counts as dropped.
    */
   #giveBack(sequence: number, before: number): void {
@@ -622,7 +626,7 @@ export class TrackWriter implements AsyncDisposable {
   }
 }
 
-/** Tells whether a group can have the number. */
+/** Returns true if a group can have the number. */
 function isSequence(value: number): boolean {
   return Number.isInteger(value) && value >= 0 && value <= LAST_SEQUENCE;
 }

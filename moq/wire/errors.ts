@@ -1,11 +1,11 @@
 /**
- * Errors of MoQ, and the codes with which sessions and streams end. Two families use the same
- * numbers for different reasons, so a name depends on the family, and the number is always kept
- * beside the name.
+ * MoQ errors, and the codes with which sessions and streams end. Two families use the same numbers
+ * for different reasons, so a name depends on the family, and the number is always kept next to the
+ * name.
  *
  * gomoqt has a table for each kind of stream. moq-rs has one for sessions and one for streams,
- * since version 0.3; the JavaScript of moq-rs resets every stream with 0 and tells the application
- * the number alone.
+ * since version 0.3; the JavaScript of moq-rs resets every stream with 0, and reports only the
+ * number to the application.
  *
  * @see {@link https://datatracker.ietf.org/doc/draft-lcurley-moq-lite/ | Media over QUIC - Lite},
  * error codes
@@ -17,20 +17,18 @@ import { type CloseInfo, SkeinError } from "../../errors.ts";
 /** The session, or the kind of stream, that ended. */
 export type MoqErrorScope = MoqError["scope"];
 
-/**
- * The family of error codes that a peer uses: of gomoqt, or of moq-rs and the JavaScript of moq-rs.
- */
+/** The family of error codes that a peer uses: gomoqt's, or that of moq-rs and its JavaScript. */
 export type MoqErrorFamily = "gomoqt" | "moq-lite";
 
-/** The reason of an error by name, over all scopes and families. */
+/** The reason of an error by name, across all scopes and families. */
 export type MoqErrorName =
   /** Ended without an error. */
   | "none"
   /** This end failed. */
   | "internal"
-  /** The peer lacks the right: for the session, or the track. */
+  /** The peer lacks permission for the session or the track. */
   | "unauthorized"
-  /** The peer broke the protocol. */
+  /** The peer violated the protocol. */
   | "protocolViolation"
   /** A parameter of setup has the wrong length. */
   | "parameterLength"
@@ -40,9 +38,9 @@ export type MoqErrorName =
   | "tooManySubscribes"
   /** The peer did not leave in time after GOAWAY. */
   | "goawayTimeout"
-  /** A message, or an answer, took too long. */
+  /** A message or a response took too long. */
   | "timeout"
-  /** No version is common to both ends. */
+  /** There is no common version. */
   | "unsupportedVersion"
   /** Setup failed. */
   | "setupFailed"
@@ -58,7 +56,7 @@ export type MoqErrorName =
   | "invalidPrefix"
   /** The range of groups is invalid. */
   | "invalidRange"
-  /** The number of the subscription is taken. */
+  /** The number of the subscription is in use. */
   | "duplicateId"
   /** There is no such broadcast or track. */
   | "notFound"
@@ -66,11 +64,11 @@ export type MoqErrorName =
   | "outOfRange"
   /** The group is too old. */
   | "expired"
-  /** The subscription is over. */
+  /** The subscription has ended. */
   | "subscribeCancelled"
-  /** The publisher gave up the group. */
+  /** The publisher aborted the group. */
   | "publishAborted"
-  /** The session is over. */
+  /** The session has closed. */
   | "sessionClosed"
   /** No subscription has the number of the group's header. */
   | "invalidSubscribeId"
@@ -88,7 +86,7 @@ export type MoqErrorName =
   | "malformedTrack"
   /** The group is too large. */
   | "groupTooLarge"
-  /** The group is not in the cache any more. */
+  /** The group is no longer in the cache. */
   | "evicted"
   /** No route leads to the broadcast. */
   | "unroutable"
@@ -103,7 +101,7 @@ export type MoqErrorName =
 
 type CodeTable = Readonly<Partial<Record<MoqErrorName, number>>>;
 
-/** Codes of gomoqt: a table for sessions, and one for each kind of stream. */
+/** gomoqt's codes: a table for sessions, and one for each kind of stream. */
 export const GOMOQT_CODES = {
   session: {
     none: 0x0,
@@ -145,9 +143,7 @@ export const GOMOQT_CODES = {
   probe: { internal: 0x0, timeout: 0x1, notSupported: 0x2 },
 } as const satisfies Record<MoqErrorScope, CodeTable>;
 
-/**
- * Codes of sessions, of moq-lite as moq-rs 0.3 has them; codes from 64 on are the application's.
- */
+/** moq-lite's session codes, as in moq-rs 0.3; codes of 64 and above are the application's. */
 export const MOQ_LITE_SESSION_CODES = {
   none: 0x0,
   internal: 0x1,
@@ -160,7 +156,7 @@ export const MOQ_LITE_SESSION_CODES = {
 } as const satisfies CodeTable;
 
 /**
- * Codes of all streams, of moq-lite as moq-rs 0.3 has them; codes from 64 on are the application's.
+ * moq-lite's codes of all streams, as in moq-rs 0.3; codes of 64 and above are the application's.
  */
 export const MOQ_LITE_STREAM_CODES = {
   internal: 0x0,
@@ -184,7 +180,7 @@ export const MOQ_LITE_STREAM_CODES = {
 /** The JavaScript of moq-rs closes a session with this code after a protocol violation. */
 const OLD_PROTOCOL_VIOLATION = 0xf;
 
-/** The names that moq-lite uses in place of names that only gomoqt has. */
+/** The names that moq-lite uses instead of names that only gomoqt has. */
 const IN_MOQ_LITE: Readonly<Partial<Record<MoqErrorName, MoqErrorName>>> = {
   duplicated: "internal",
   invalidStatus: "internal",
@@ -202,7 +198,7 @@ const IN_MOQ_LITE: Readonly<Partial<Record<MoqErrorName, MoqErrorName>>> = {
   parameterLength: "parameterFormat",
 };
 
-/** The names that gomoqt uses in place of names that only moq-lite has. */
+/** The names that gomoqt uses instead of names that only moq-lite has. */
 const IN_GOMOQT: Readonly<Partial<Record<MoqErrorName, MoqErrorName>>> = {
   cancelled: "subscribeCancelled",
   deliveryTimeout: "expired",
@@ -219,7 +215,8 @@ const IN_GOMOQT: Readonly<Partial<Record<MoqErrorName, MoqErrorName>>> = {
  * @param scope The session or kind of stream that ends.
  * @param name The name.
  * @param family The family of numbers.
- * @returns The number; that of `internal` if the family has neither the name nor a similar one.
+ * @returns The number; the number of `internal` if the family has neither the name nor a similar
+ * one.
  *
  * @example Usage
  * ```ts
@@ -294,7 +291,7 @@ export class MoqError extends SkeinError {
   readonly scope: "session" | "announce" | "subscribe" | "group" | "fetch" | "probe";
   /** The reason by name; `unknown` if the peer's number is in no table. */
   readonly reason: MoqErrorName;
-  /** The number, as on the wire; `undefined` without a number, as over Deno's QUIC. */
+  /** The number on the wire; `undefined` if there is none, as over Deno's QUIC. */
   readonly moqCode: number | undefined;
   /** The end that caused the error. */
   readonly by: CloseInfo["by"];
@@ -304,7 +301,7 @@ export class MoqError extends SkeinError {
    *
    * @param scope The session, or the kind of stream, that ended.
    * @param reason The reason by name.
-   * @param message A message for people.
+   * @param message A message for humans.
    * @param options The number, the end that caused the error, and standard error options.
    */
   constructor(
@@ -324,7 +321,7 @@ export class MoqError extends SkeinError {
   }
 }
 
-/** Groups that a reader did not get, and will not get. */
+/** Groups that a reader missed. */
 export interface MissedGroups {
   /** The first one. */
   readonly first: number;
@@ -332,16 +329,15 @@ export interface MissedGroups {
   readonly last: number;
 }
 
-/** A reader fell behind a limit: groups were given up, and the next ones can still be read. */
+/** A reader fell too far behind: groups were dropped, and the next ones can still be read. */
 export class MoqLaggedError extends MoqError {
-  /** The groups that were given up. */
-  readonly missed: MissedGroups;
+  /** The dropped groups. */ readonly missed: MissedGroups;
 
   /**
    * Creates the error.
    *
-   * @param message A message for people.
-   * @param missed The groups that were given up.
+   * @param message A message for humans.
+   * @param missed The dropped groups.
    */
   constructor(message: string, missed: MissedGroups) {
     super("group", "tooFarBehind", message, { by: "local" });

@@ -80,15 +80,15 @@ export class FieldWriter {
     return this.sized(encoder.encode(value));
   }
 
-  /** The bytes of all fields, without a copy. */
+  /** Returns the bytes of all fields without copying them. */
   finish(): Uint8Array<ArrayBuffer> {
     return this.#bytes.subarray(0, this.#length);
   }
 
   /**
-   * A message of varints, the length of all fields, and the fields.
+   * Returns a message: varints, the length of all fields, and the fields.
    *
-   * @param head The varints in front of the length.
+   * @param head The varints before the length.
    */
   finishSized(...head: readonly number[]): Uint8Array<ArrayBuffer> {
     const size = head.reduce((sum, value) => sum + varintLength(value), varintLength(this.#length));
@@ -152,10 +152,10 @@ export class FieldReader {
   }
 
   /**
-   * Reads a varint that is a limit or a measurement: a number of more than 53 bits means
-   * "unlimited" or "very much".
+   * Reads a varint that is a limit or a measurement, where a number of more than 53 bits means
+   * "unlimited" or "very large".
    *
-   * @returns The number, at most the largest of 53 bits.
+   * @returns The number, at most the largest 53-bit number.
    * @throws {ProtocolError} If the varint is incomplete.
    */
   limit(): number {
@@ -200,12 +200,12 @@ export class FieldReader {
     return this.#bytes.subarray(start, this.#at += length);
   }
 
-  /** Checks that all bytes are read. */
+  /** Checks that all bytes were read. */
   end(): void {
     if (this.left > 0) throw this.fault(`expected its end, received ${this.left} bytes more`);
   }
 
-  /** Makes the error of a malformed message. */
+  /** Creates the error of a malformed message. */
   fault(what: string): ProtocolError {
     return new ProtocolError(`Cannot read ${this.#name}: ${what}`);
   }

@@ -1,4 +1,6 @@
-/** Reads varints and messages from a stream, without waiting for bytes that are there. */
+/**
+ * Reads varints and messages from a stream, without waiting for bytes that have already arrived.
+ */
 import { ProtocolError } from "../../errors.ts";
 import type { DirectReadable } from "../../transport/connection.ts";
 import { readVarint, varintLengthAt } from "../../transport/quic/varint.ts";
@@ -7,19 +9,20 @@ import { MAX_MESSAGE_BYTES } from "./messages.ts";
 const NOTHING = new Uint8Array(0);
 
 /**
- * Bytes allocated for a message whose bytes have not arrived yet, at most: a length costs the
- * sender nothing. Frames up to this size are assembled without a second copy.
+ * Maximum number of bytes allocated for a message whose bytes have not arrived yet, because
+ * claiming a length costs the sender nothing. Frames up to this size are assembled without a second
+ * copy.
  */
 const MAX_PROMISED_BYTES = 262_144;
 
 /**
  * Smallest number of bytes that are copied out of a read. The next read can then reuse the memory,
- * where a new buffer of 64 KiB would have to be cleared: frames of 16 KiB cost a tenth less CPU. A
- * copy of fewer bytes would cost more than the buffer does.
+ * while a new 64 KiB buffer would have to be cleared: frames of 16 KiB cost a tenth less CPU.
+ * Copying fewer bytes would cost more than the buffer.
  */
 const MIN_COPIED_BYTES = 4_096;
 
-/** The stream ended inside a message: the writer gave up. */
+/** The stream ended inside a message: the writer aborted it. */
 export class TruncatedError extends ProtocolError {}
 
 /** Reads varints, messages and bytes from a stream; one call at a time. */
@@ -28,24 +31,24 @@ export class MessageReader {
   #held: Uint8Array = NOTHING;
   #at = 0;
   #isOver = false;
-  /** True if the caller has a part of the last read: the memory cannot be reused. */
+  /** True if the caller holds a part of the last read, so that its memory cannot be reused. */
   #isShared = true;
 
   /**
-   * Starts at the start of a stream.
+   * Starts at the beginning of a stream.
    *
-   * @param stream The stream, owned by the reader from now on.
+   * @param stream The stream, which the reader then owns.
    */
   constructor(stream: DirectReadable) {
     this.#stream = stream;
   }
 
-  /** Bytes that arrived and were not read yet. */
+  /** Number of bytes that have arrived and were not read yet. */
   get held(): number {
     return this.#held.byteLength - this.#at;
   }
 
-  /** True once the peer ended the stream, and all bytes were read. */
+  /** True once the peer has ended the stream and all bytes were read. */
   get isOver(): boolean {
     return this.#isOver && this.held === 0;
   }
@@ -65,7 +68,7 @@ export class MessageReader {
     return this.#stream.read(used).then((bytes) => this.#hold(bytes));
   }
 
-  /** Reads a varint if all bytes of the varint arrived. */
+  /** Reads a varint if it has arrived completely. */
   takeVarint(): number | undefined {
     if (this.held === 0) return undefined;
     const length = varintLengthAt(this.#held[this.#at]!);
@@ -75,7 +78,7 @@ export class MessageReader {
     return value;
   }
 
-  /** Reads a number of bytes if all of them arrived; few bytes without a copy. */
+  /** Reads a number of bytes if all have arrived; few bytes without a copy. */
   takeBytes(count: number): Uint8Array | undefined {
     if (this.held < count) return undefined;
     const start = this.#at;
@@ -86,9 +89,9 @@ export class MessageReader {
   }
 
   /**
-   * Reads a length and the bytes after the length, if all arrived.
+   * Reads a length and the bytes after it, if all have arrived.
    *
-   * @returns The bytes; `undefined` if some are missing, and then nothing was consumed.
+   * @returns The bytes; `undefined` if some are missing, in which case nothing was consumed.
    * @throws {ProtocolError} If the length is larger.
    */
   takeSized(maxBytes: number): Uint8Array | undefined {

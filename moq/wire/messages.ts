@@ -1,12 +1,12 @@
 /**
- * The messages of MoQ: moq-lite's versions 01, 02, 04 and 05 and gomoqt's own, each with the fields
- * in the order of the version. A length precedes every message: `encode…` functions write that
- * length in front, `decode…` functions take the body after the length.
+ * MoQ messages: moq-lite's versions 01, 02, 04 and 05 and gomoqt's own, each with the fields in the
+ * order of the version. A length precedes every message: `encode…` functions write it, `decode…`
+ * functions take the body after it.
  *
- * Numbers have up to 62 bits on the wire and 53 here. Where a larger number only means "no limit",
- * such as a latency, decoders return the largest one; elsewhere decoders refuse the message.
- * Encoders throw a `RangeError` for a number that is too large, decoders a `ProtocolError` for a
- * malformed body.
+ * Numbers have up to 62 bits on the wire and 53 here. If a larger number only means "no limit",
+ * such as a latency, decoders return the largest one; otherwise they reject the message. Encoders
+ * throw a `RangeError` for a number that is too large, decoders a `ProtocolError` for a malformed
+ * body.
  *
  * @see {@link https://datatracker.ietf.org/doc/draft-lcurley-moq-lite/ | Media over QUIC - Lite}
  * @see {@link https://datatracker.ietf.org/doc/draft-ietf-moq-transport/14/ | Media over QUIC Transport, draft 14}, for SETUP
@@ -41,13 +41,13 @@ export const BidiType = {
   probe: 0x4,
   /** A request to end the session. */
   goaway: 0x5,
-  /** A question about the fixed properties of a track. */
+  /** A request for the fixed properties of a track. */
   track: 0x6,
   /** CLIENT_SETUP of the IETF's draft 14, which negotiates moq-lite-01 and -02. */
   clientSetup: 0x20,
 } as const;
 
-/** The type of the answer to {@linkcode BidiType.clientSetup}, on the same stream. */
+/** The type of the response to {@linkcode BidiType.clientSetup}, on the same stream. */
 export const SERVER_SETUP = 0x21;
 
 /**
@@ -76,10 +76,10 @@ export const MAX_ANNOUNCE_INIT_BYTES = 4_194_304;
 // Setup: SESSION_CLIENT and SESSION_SERVER of gomoqt, CLIENT_SETUP and SERVER_SETUP of the IETF's
 // draft 14, SETUP of moq-lite-05.
 
-/** Parameters of a setup message, at most, as in moq-rs. */
+/** Maximum number of parameters of a setup message, as in moq-rs. */
 export const MAX_PARAMETERS = 64;
 
-/** Versions that a client may offer in a setup message. */
+/** Maximum number of versions that a client may offer in a setup message. */
 const MAX_OFFERED_VERSIONS = 64;
 
 /** The largest body of draft 14, whose length has two bytes. */
@@ -90,7 +90,7 @@ export type MoqParameters = ReadonlyMap<number, Uint8Array>;
 
 /** The offer of a client: SESSION_CLIENT of gomoqt, or CLIENT_SETUP. */
 export interface ClientSetup {
-  /** The numbers of the versions, the best first. */
+  /** The numbers of the versions, in order of preference. */
   readonly versions: readonly number[];
   readonly parameters: MoqParameters;
 }
@@ -137,7 +137,7 @@ export function decodeClientSetup(body: Uint8Array, traits: VersionTraits): Clie
     if (count > MAX_OFFERED_VERSIONS) {
       throw fields.fault(`at most ${MAX_OFFERED_VERSIONS} versions are read, received ${count}`);
     }
-    // A number that is too large for this end is no version of this end either.
+    // A number that is too large for this end is not one of its versions either.
     const versions = Array.from({ length: count }, () => fields.limit());
     return { versions, parameters: readParameters(fields, traits) };
   });
@@ -235,7 +235,7 @@ function readPairs(fields: FieldReader, read: (key: bigint) => Uint8Array): MoqP
   for (let i = 0; i < count; i++) {
     const key = fields.varint62();
     const value = read(key);
-    // This end cannot know a parameter with such a number: skipped like other unknown parameters.
+    // This end cannot know a parameter with such a number: skip it like other unknown ones.
     if (key > BigInt(Number.MAX_SAFE_INTEGER)) continue;
     if (parameters.has(Number(key))) throw fields.fault(`parameter ${key} came twice`);
     parameters.set(Number(key), value);
@@ -245,16 +245,16 @@ function readPairs(fields: FieldReader, read: (key: bigint) => Uint8Array): MoqP
 
 // Announcements.
 
-/** Hops of an outgoing announcement, at most: moq-rs ends a session over more. */
+/** Maximum number of hops of an outgoing announcement: moq-rs closes the session on more. */
 export const MAX_HOPS = 32;
 
 /**
- * Suffixes in ANNOUNCE_INIT, at most: an empty suffix costs the sender one byte, and the receiver
- * more.
+ * Maximum number of suffixes in ANNOUNCE_INIT: an empty suffix costs the sender one byte, and the
+ * receiver more.
  */
 const MAX_INIT_SUFFIXES = 131_072;
 
-/** Hops of an incoming announcement, at most; `@moq/lite` writes up to that many. */
+/** Maximum number of hops of an incoming announcement; `@moq/lite` writes up to this many. */
 const MAX_READ_HOPS = 256;
 
 /** ANNOUNCE_PLEASE or ANNOUNCE_INTEREST. */
@@ -265,21 +265,21 @@ export interface AnnounceInterest {
   readonly excludeHop: bigint;
 }
 
-/** ANNOUNCE_OK: the answer to an announce interest. */
+/** ANNOUNCE_OK: the response to an announce interest. */
 export interface AnnounceOk {
-  /** The id of the publisher, to add to the hops of all following announcements; 0 for no id. */
+  /** The id of the publisher, to add to the hops of all following announcements; 0 for none. */
   readonly hop: bigint;
-  /** Number of announcements that follow at once. */
+  /** Number of announcements that follow immediately. */
   readonly active: number;
 }
 
 /** ANNOUNCE: the start or end of a broadcast. */
 export interface AnnounceMessage {
-  /** True if the broadcast started, false if the broadcast ended. */
+  /** True if the broadcast started, false if it ended. */
   readonly active: boolean;
   /** The path after the prefix, as on the wire. */
   readonly suffix: string;
-  /** Ids of the relays that the announcement passed, the first one first. */
+  /** Ids of the relays that the announcement passed, first one first. */
   readonly hops: readonly bigint[];
 }
 
@@ -318,7 +318,7 @@ export function decodeAnnounceInterest(body: Uint8Array, traits: VersionTraits):
 /**
  * Encodes ANNOUNCE_INIT: the initial broadcasts.
  *
- * @returns The message, with the length in front. The caller MUST keep to a size that peers read.
+ * @returns The message, preceded by its length. The caller MUST keep to a size that peers accept.
  */
 export function encodeAnnounceInit(suffixes: readonly string[]): Uint8Array {
   const fields = new FieldWriter().varint(suffixes.length);
@@ -377,7 +377,7 @@ export function encodeAnnounce(message: AnnounceMessage, traits: VersionTraits):
 /**
  * Decodes the body of ANNOUNCE.
  *
- * @returns The announcement. A change of route, on moq-lite-05, reads as a start.
+ * @returns The announcement. In moq-lite-05, a change of route reads as a start.
  */
 export function decodeAnnounce(body: Uint8Array, traits: VersionTraits): AnnounceMessage {
   return decodeMessage(body, "ANNOUNCE", (fields) => {
@@ -403,14 +403,11 @@ function readHops(fields: FieldReader): bigint[] {
 
 /** The fields of a subscription. */
 export interface SubscribeFields {
-  /** 0 to 255; higher goes first. */
+  /** 0 to 255; higher values are sent first. */
   readonly priority: number;
-  /** Older groups go first, rather than newer ones. */
+  /** Older groups are sent first, rather than newer ones. */
   readonly ordered: boolean;
-  /**
-   * Age behind the newest group, in milliseconds, above which a group is not wanted; 0 for no
-   * limit.
-   */
+  /** Maximum age of a wanted group relative to the newest one, in milliseconds; 0 for no limit. */
   readonly maxLatencyMs: number;
   /** The first group; `undefined` for the newest one. */
   readonly startGroup: number | undefined;
@@ -428,15 +425,15 @@ export interface SubscribeMessage extends SubscribeFields {
 
 /** A response of the publisher, on the stream of a subscription. */
 export type SubscribeResponse =
-  /** SUBSCRIBE_OK; `fields` is `undefined` on versions without fields. */
+  /** SUBSCRIBE_OK; `fields` is `undefined` in versions without fields. */
   | { readonly type: "ok"; readonly fields: SubscribeFields | undefined }
   /** SUBSCRIBE_START: the first group. */
   | { readonly type: "start"; readonly group: number }
   /** SUBSCRIBE_END: `group` is the number after the last group. */
   | { readonly type: "end"; readonly group: number }
   /**
-   * SUBSCRIBE_DROP: groups that will not come, by the numbers on the wire. moq-rs and the
-   * JavaScript of moq-rs send the numbers of the groups, gomoqt sends those plus one.
+   * SUBSCRIBE_DROP: groups that will not be sent, by the numbers on the wire. moq-rs and its
+   * JavaScript send the group numbers, gomoqt sends them plus one.
    */
   | {
     readonly type: "drop";
@@ -445,7 +442,7 @@ export type SubscribeResponse =
     readonly code: number;
   };
 
-/** Default fields of a subscription, where a message has no such fields. */
+/** Default fields of a subscription, if a message has no such fields. */
 const NO_FIELDS: SubscribeFields = {
   priority: 0,
   ordered: false,
@@ -454,7 +451,7 @@ const NO_FIELDS: SubscribeFields = {
   endGroup: undefined,
 };
 
-/** The type of a response on the wire is the index here. */
+/** Indexed by the type of the response on the wire. */
 const RESPONSE_KINDS: Readonly<
   Record<VersionTraits["responses"], readonly SubscribeResponse["type"][]>
 > = {
@@ -493,7 +490,7 @@ export function encodeSubscribe(message: SubscribeMessage, traits: VersionTraits
 /**
  * Decodes the body of SUBSCRIBE.
  *
- * @returns The request; fields that the version does not have get defaults.
+ * @returns The request; fields that the version lacks have their defaults.
  */
 export function decodeSubscribe(body: Uint8Array, traits: VersionTraits): SubscribeMessage {
   return decodeMessage(body, "SUBSCRIBE", (fields) => ({
@@ -513,7 +510,7 @@ export function decodeSubscribeUpdate(body: Uint8Array, traits: VersionTraits): 
 }
 
 /**
- * Tells whether responses to SUBSCRIBE have a type in front of the length.
+ * Returns true if responses to SUBSCRIBE have a type before the length.
  *
  * @returns True if responses have a type.
  */
@@ -524,8 +521,8 @@ export function hasResponseType(traits: VersionTraits): boolean {
 /**
  * Encodes a response to SUBSCRIBE.
  *
- * @returns The type, where the version has types, and the message with the length in front;
- * `undefined` if the version has no such response.
+ * @returns The type, if the version has types, and the message preceded by its length; `undefined`
+ * if the version has no such response.
  *
  * @example Usage
  * ```ts
@@ -560,7 +557,7 @@ export function encodeSubscribeResponse(
 /**
  * Decodes a response to SUBSCRIBE.
  *
- * @param type The type; 0 where the version has no types.
+ * @param type The type; 0 if the version has no types.
  * @throws {ProtocolError} If the type is unknown, or the body is malformed.
  */
 export function decodeSubscribeResponse(
@@ -620,7 +617,7 @@ export interface GroupHeader {
 }
 
 /**
- * Encodes GROUP, with the type of the stream in front.
+ * Encodes GROUP, preceded by the type of the stream.
  *
  * @example Usage
  * ```ts
@@ -654,7 +651,7 @@ export interface FetchMessage {
   /** The path, as on the wire. */
   readonly path: string;
   readonly track: string;
-  /** 0 to 255; higher goes first. */
+  /** 0 to 255; higher values are sent first. */
   readonly priority: number;
   readonly group: number;
 }
@@ -673,7 +670,7 @@ export function decodeFetch(body: Uint8Array): FetchMessage {
   }));
 }
 
-/** TRACK: asks for the fixed properties of a track. */
+/** TRACK: requests the fixed properties of a track. */
 export interface TrackRequest {
   /** The path, as on the wire. */
   readonly path: string;
@@ -682,13 +679,13 @@ export interface TrackRequest {
 
 /** TRACK_INFO: the fixed properties of a track. */
 export interface TrackInfoMessage {
-  /** 0 to 255; higher goes first. */
+  /** 0 to 255; higher values are sent first. */
   readonly priority: number;
-  /** Older groups go first. */
+  /** Older groups are sent first. */
   readonly ordered: boolean;
-  /** Time that groups are kept behind the newest one, in milliseconds. */
+  /** Time for which groups are kept after a newer one, in milliseconds. */
   readonly maxLatencyMs: number;
-  /** Units of timestamps a second; at least 1. */
+  /** Timestamp units per second; at least 1. */
   readonly timescale: number;
 }
 
@@ -737,7 +734,7 @@ export function decodeTrackInfo(body: Uint8Array): TrackInfoMessage {
 
 /** PROBE: a target, or a measurement. */
 export interface ProbeMessage {
-  /** Bits a second; `undefined` if unknown. */
+  /** Bits per second; `undefined` if unknown. */
   readonly bitrate: number | undefined;
   /** Round-trip time in milliseconds; `undefined` if unknown. */
   readonly rttMs: number | undefined;
@@ -771,7 +768,7 @@ export function decodeProbe(body: Uint8Array): ProbeMessage {
 /**
  * Encodes GOAWAY.
  *
- * @param uri The URL to go to; empty for the same place.
+ * @param uri The URL to connect to; empty for the same URL.
  */
 export function encodeGoaway(uri: string): Uint8Array {
   return new FieldWriter().string(uri).finishSized();
@@ -780,7 +777,7 @@ export function encodeGoaway(uri: string): Uint8Array {
 /**
  * Decodes the body of GOAWAY.
  *
- * @returns The URL to go to; empty for the same place.
+ * @returns The URL to connect to; empty for the same URL.
  */
 export function decodeGoaway(body: Uint8Array): string {
   return decodeMessage(body, "GOAWAY", (fields) => fields.string());
@@ -789,7 +786,7 @@ export function decodeGoaway(body: Uint8Array): string {
 /**
  * Encodes SESSION_UPDATE.
  *
- * @param bitrate The bitrate, in kilobits a second on gomoqt and in bits a second on moq-lite.
+ * @param bitrate The bitrate, in kilobits per second for gomoqt and bits per second for moq-lite.
  */
 export function encodeSessionUpdate(bitrate: number): Uint8Array {
   return new FieldWriter().varint(bitrate).finishSized();
@@ -805,12 +802,12 @@ export function decodeSessionUpdate(body: Uint8Array): number {
 }
 
 // Latency limits, as peers read and write them. In Skein and gomoqt, 0 means no limit; in moq-rs
-// and its JavaScript, 0 means the newest group alone.
+// and its JavaScript, 0 means only the newest group.
 
-/** Stands for "no limit" on the wire: about twelve days, in four bytes. */
+/** Means "no limit" on the wire: about twelve days, in four bytes. */
 const NO_LIMIT_MS = 0x3fff_ffff;
 
-/** Stands here for a peer that wants the newest group alone. */
+/** Means here that a peer only wants the newest group. */
 const NEWEST_ONLY_MS = 1;
 
 /** Fields with a latency. */
@@ -821,7 +818,7 @@ interface Latent {
 /**
  * Prepares a latency for the wire.
  *
- * @returns The fields with a latency that every peer reads alike.
+ * @returns The fields with a latency that every peer reads the same way.
  */
 export function toWireLatency<T extends Latent>(fields: T): T {
   return fields.maxLatencyMs === 0 ? { ...fields, maxLatencyMs: NO_LIMIT_MS } : fields;

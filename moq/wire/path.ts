@@ -1,6 +1,6 @@
 /**
- * Paths of broadcasts: one form in the program, for every form on the wire. gomoqt needs slashes
- * where moq-rs and the JavaScript of moq-rs trim slashes, and write none.
+ * Broadcast paths: one form in the program, for every form on the wire. gomoqt needs slashes, while
+ * moq-rs and its JavaScript trim slashes and write none.
  */
 import { ProtocolError } from "../../errors.ts";
 
@@ -10,18 +10,18 @@ import { ProtocolError } from "../../errors.ts";
  */
 export type BroadcastPath = `/${string}`;
 
-/** Parts of a path, at most, as in moq-rs. */
+/** Maximum number of parts of a path, as in moq-rs. */
 export const MAX_PATH_PARTS = 32;
 
-/** Bytes of a path, at most. */
+/** Maximum size of a path, in bytes. */
 export const MAX_PATH_BYTES = 1_024;
 
 /**
- * Normalizes a path: removes surplus slashes, and adds a missing leading slash.
+ * Normalizes a path: removes extra slashes, and adds a missing leading slash.
  *
  * @param text A path, with or without a leading slash.
  * @returns The path.
- * @throws {TypeError} If the path is no string.
+ * @throws {TypeError} If the path is not a string.
  * @throws {RangeError} If the path has too many parts or bytes.
  *
  * @example Usage
@@ -62,8 +62,8 @@ export function wirePath(path: BroadcastPath, isSlashed: boolean): string {
 }
 
 /**
- * Formats a prefix for the wire. A prefix with slashes ends with a slash, and is never empty, since
- * gomoqt does not survive an empty one.
+ * Formats a prefix for the wire. A prefix with slashes ends with a slash, and is never empty,
+ * because gomoqt does not survive an empty one.
  *
  * @param isSlashed True if the peer needs slashes.
  */
@@ -73,7 +73,7 @@ export function wirePrefix(prefix: BroadcastPath, isSlashed: boolean): string {
 }
 
 /**
- * Removes a prefix from a path, at the border of a part.
+ * Removes a prefix from a path, at a part boundary.
  *
  * @returns The rest, without a leading slash; `undefined` if the path is not below the prefix.
  */

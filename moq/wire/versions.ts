@@ -1,5 +1,5 @@
 /**
- * The supported versions of MoQ: their differences, and the names that offer and select them by
+ * The supported MoQ versions: their differences, and the names that offer and select them on each
  * transport.
  *
  * @see {@link https://datatracker.ietf.org/doc/draft-lcurley-moq-lite/ | Media over QUIC - Lite},
@@ -11,8 +11,8 @@ import { ProtocolError } from "../../errors.ts";
 import { parseQmuxProtocol, qmuxProtocols } from "../../transport/qmux/versions.ts";
 
 /**
- * A version of MoQ: the drafts of moq-lite, and gomoqt's own of the releases 0.8 to 0.11, which has
- * the number `0xfeedbabe`.
+ * A MoQ version: the drafts of moq-lite, and gomoqt's own version of releases 0.8 to 0.11, which
+ * has the number `0xfeedbabe`.
  */
 export type MoqVersion =
   | "moq-lite-05"
@@ -21,37 +21,34 @@ export type MoqVersion =
   | "moq-lite-01"
   | "gomoqt-dev";
 
-/** The differences between versions; the codecs branch on these traits, never on the name. */
+/** The differences between versions; codecs branch on these traits, never on the name. */
 export interface VersionTraits {
   readonly version: MoqVersion;
   /** The number of the version in SETUP. */
   readonly code: number;
   /**
    * The start of a session: `none` without any message, `compat` with CLIENT_SETUP of the IETF's
-   * draft 14, `session` with gomoqt's SESSION_CLIENT, `stream` with one SETUP each way, in parallel
-   * to other streams.
+   * draft 14, `session` with gomoqt's SESSION_CLIENT, `stream` with one SETUP in each direction, in
+   * parallel to other streams.
    */
   readonly setup: "none" | "compat" | "session" | "stream";
-  /**
-   * Paths are sent with a leading slash: gomoqt needs that slash, moq-rs and the JavaScript of
-   * moq-rs trim it.
-   */
+  /** Paths are sent with a leading slash: gomoqt needs it, moq-rs and its JavaScript trim it. */
   readonly slashedPaths: boolean;
   /**
-   * The head of the answer to an announce interest: a list of broadcasts (`init`), the number of
+   * The head of the response to an announce interest: a list of broadcasts (`init`), the number of
    * announcements that follow (`ok`), or no head.
    */
   readonly announceHead: "init" | "ok" | "none";
   /** Announcements carry the ids of the relays that they passed. */
   readonly hops: boolean;
-  /** SUBSCRIBE carries order, latency and range, beside the priority. */
+  /** SUBSCRIBE carries order, latency and range in addition to the priority. */
   readonly subscribeRange: boolean;
   /**
-   * Peers accept SUBSCRIBE_UPDATE: those of moq-lite-01 and -02 take that message for the end of
-   * the subscription.
+   * Peers accept SUBSCRIBE_UPDATE. Peers of moq-lite-01 and -02 treat it as the end of the
+   * subscription.
    */
   readonly subscribeUpdates: boolean;
-  /** The responses to SUBSCRIBE: OK alone, OK and DROP, or START, END and DROP. */
+  /** The responses to SUBSCRIBE: only OK, OK and DROP, or START, END and DROP. */
   readonly responses: "ok" | "ok-drop" | "start-end-drop";
   /** The fields of OK: no fields, the priority, or all fields of SUBSCRIBE. */
   readonly okFields: "none" | "priority" | "all";
@@ -59,7 +56,7 @@ export interface VersionTraits {
   readonly varintPriority: boolean;
   /** FETCH, PROBE and GOAWAY exist. */
   readonly requests: boolean;
-  /** TRACK asks for the fixed properties of a track, and every frame carries a timestamp. */
+  /** TRACK requests the fixed properties of a track, and every frame carries a timestamp. */
   readonly timestamps: boolean;
 }
 
@@ -85,7 +82,7 @@ const SETUP_LITE = {
   requests: false,
 } as const;
 
-/** All versions, the best first. */
+/** All versions, in order of preference. */
 export const VERSIONS: Readonly<Record<MoqVersion, VersionTraits>> = {
   "moq-lite-05": {
     ...LITE,
@@ -101,7 +98,7 @@ export const VERSIONS: Readonly<Record<MoqVersion, VersionTraits>> = {
     version: "moq-lite-04",
     code: 0xff0d_ad04,
     setup: "none",
-    // Both families speak this version, and the one that does not need the slash trims it.
+    // Both families speak this version, and the family that doesn't need the slash trims it.
     slashedPaths: true,
     announceHead: "none",
     responses: "ok-drop",
@@ -120,7 +117,7 @@ export const VERSIONS: Readonly<Record<MoqVersion, VersionTraits>> = {
   },
 };
 
-/** The versions offered by default where a name selects the version; the best first. */
+/** The versions offered by default if a name selects the version, in order of preference. */
 export const DEFAULT_VERSIONS: readonly MoqVersion[] = [
   "moq-lite-05",
   "moq-lite-04",
@@ -135,9 +132,9 @@ const SETUP_PROTOCOL = "moql";
 export const GOMOQT_ALPN = "moq-00";
 
 /**
- * Lists the names that offer versions: ALPN names on raw QUIC, subprotocols elsewhere.
+ * Lists the names that offer versions: ALPN names on raw QUIC, subprotocols on other transports.
  *
- * @param versions The versions, the best first.
+ * @param versions The versions, in order of preference.
  * @returns The names, in the same order.
  *
  * @example Usage
@@ -156,7 +153,7 @@ export function protocolsOf(
   const names = versions.flatMap((version) => {
     const { setup } = VERSIONS[version];
     if (setup === "compat") return [SETUP_PROTOCOL];
-    // Over WebTransport, gomoqt of that time neither offers nor checks a name.
+    // Over WebTransport, gomoqt of these releases neither offers nor checks a name.
     if (setup === "session") return wire === "quic" ? [GOMOQT_ALPN] : [];
     return [version];
   });
@@ -190,18 +187,19 @@ export function versionOf(protocol: string): MoqVersion | undefined {
 }
 
 /**
- * The path under which a development server gives the hash of the certificate, in hexadecimal;
- * relays of MoQ use the same path.
+ * The path under which a development server serves the hash of its certificate, in hexadecimal;
+ * other MoQ relays use the same path.
  */
 export const HASH_PATH = "/certificate.sha256";
 
 /**
- * Streams of each kind that a peer may have open. Every group has a unidirectional stream, and
- * every subscription a bidirectional one. Above the limit some peers fail, and others wait.
+ * Maximum number of streams of each kind that a peer may have open. Every group has a
+ * unidirectional stream, and every subscription a bidirectional one. Above the limit some peers
+ * fail, and others wait.
  */
 export const MAX_STREAMS = 1_024;
 
-/** The setups whose first message, not a name, selects the version. */
+/** The setups in which the first message, not a name, selects the version. */
 const BY_MESSAGE: readonly unknown[] = ["compat", "session"];
 
 /**
@@ -221,11 +219,11 @@ export function checkVersions(versions: readonly MoqVersion[], verb: string): vo
 }
 
 /**
- * Lists the subprotocols that a client offers on a WebSocket. Every version has subprotocols of
- * QMux; bare names of QMux leave the choice to the first message.
+ * Lists the subprotocols that a client offers on a WebSocket. Every version has QMux subprotocols;
+ * bare QMux names leave the choice to the first message.
  *
- * @param versions The versions, the best first.
- * @returns The subprotocols, the best first.
+ * @param versions The versions, in order of preference.
+ * @returns The subprotocols, in order of preference.
  */
 export function webSocketOffers(versions: readonly MoqVersion[]): string[] {
   const named = protocolsOf(versions, "websocket").flatMap((name) => qmuxProtocols(name));
@@ -233,10 +231,10 @@ export function webSocketOffers(versions: readonly MoqVersion[]): string[] {
 }
 
 /**
- * Chooses a subprotocol of a WebSocket.
+ * Chooses a WebSocket subprotocol.
  *
- * @param versions The versions of the server, the best first.
- * @returns The subprotocol; `undefined` if no subprotocol is common.
+ * @param versions The versions of the server, in order of preference.
+ * @returns The subprotocol; `undefined` if there is no common one.
  */
 export function chooseWebSocket(
   offered: readonly string[],
@@ -252,12 +250,12 @@ export function chooseWebSocket(
 }
 
 /**
- * Chooses a subprotocol of WebTransport.
+ * Chooses a WebTransport subprotocol.
  *
  * @param offered The subprotocols that the client offers; old clients offer none.
- * @param versions The versions of the server, the best first.
- * @returns The subprotocol; empty if the first message decides; `undefined` if no subprotocol is
- * common.
+ * @param versions The versions of the server, in order of preference.
+ * @returns The subprotocol; empty if the first message decides; `undefined` if there is no common
+ * one.
  */
 export function chooseWebTransport(
   offered: readonly string[],
@@ -269,10 +267,10 @@ export function chooseWebTransport(
 }
 
 /**
- * Finds the versions that are possible after the choice of a protocol.
+ * Returns the versions that are possible after a protocol was chosen.
  *
  * @param protocol The protocol; empty without one.
- * @param versions The versions of this end, the best first.
+ * @param versions The versions of this end, in order of preference.
  */
 export function versionsFor(protocol: string, versions: readonly MoqVersion[]): MoqVersion[] {
   if (protocol === "") return versionsBySetup(versions);
@@ -284,11 +282,11 @@ export function versionsFor(protocol: string, versions: readonly MoqVersion[]): 
 }
 
 /**
- * Finds the versions that a client may offer in the first message, which has the form of the best
- * version.
+ * Returns the versions that a client may offer in the first message, which has the format of its
+ * preferred version.
  *
  * @param protocol The negotiated protocol; empty without one.
- * @param versions The versions of the client, the best first.
+ * @param versions The versions of the client, in order of preference.
  */
 export function offeredVersions(protocol: string, versions: readonly MoqVersion[]): MoqVersion[] {
   const left = versionsFor(protocol, versions);
