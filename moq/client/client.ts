@@ -1,4 +1,4 @@
-/** A client of MoQ that reconnects, with the same broadcasts, subscriptions and announcements. */
+/** A reconnecting MoQ client that keeps its broadcasts, subscriptions and announcements. */
 import { DIAL } from "./dial.ts";
 import type { OptionKinds } from "../../base/options.ts";
 import {
@@ -28,22 +28,22 @@ export interface MoqClientOptions {
   /**
    * Opens each session.
    *
-   * - The function MUST open the session with the mux of the context: without that, no broadcast is
+   * - The function MUST open the session with the context's mux; otherwise no broadcast is
    *   announced.
-   * - The function SHOULD give up when the signal is aborted; a session that opens later is closed.
-   * - A `TypeError`, a `RangeError`, an `UnsupportedError` or a refusal ends the client.
+   * - The function SHOULD stop when the signal aborts; a session that opens later is closed.
+   * - A `TypeError`, a `RangeError`, an `UnsupportedError` or a rejection stops the client.
    */
   readonly dial: (
     signal: AbortSignal,
     context: {
-      /** Broadcasts of the session: pass the mux on to `dialMoq()` or `MoqSession.open()`. */
+      /** Broadcasts of the session: pass the mux to `dialMoq()` or `MoqSession.open()`. */
       readonly mux: TrackMux;
-      /** The URL of a GOAWAY that the client decided to follow; absent for the usual place. */
+      /** The URL of a GOAWAY that the client follows; absent for the usual URL. */
       readonly uri?: string | undefined;
     },
   ) => Promise<MoqSession>;
   /**
-   * The URL that `dial` connects to, to compare with the URL of a GOAWAY; without this URL, no URL
+   * The URL that `dial` connects to, for comparison with the URL of a GOAWAY; without it, no URL
    * counts as the same origin.
    */
   readonly url?: string | URL | (() => string | URL | undefined) | undefined;
@@ -56,43 +56,42 @@ export interface MoqClientOptions {
   /** Broadcasts to publish to the server; an empty mux by default. */
   readonly mux?: TrackMux | undefined;
   /**
-   * Delays between attempts, and limits for giving up.
+   * Delays between attempts, and limits after which the client stops.
    *
    * @default {{ firstDelayMs: 500, maxDelayMs: 10000, giveUpAfterMs: 300000, stableMs: 10000,
    * leaveAfterMs: 5000 }}
    */
   readonly retry?: MoqRetryOptions | undefined;
   /**
-   * Time limit of one attempt, in milliseconds; `Infinity` for no limit.
+   * Timeout of one attempt, in milliseconds; `Infinity` for none.
    *
    * @default {10000}
    */
   readonly connectTimeoutMs?: number | undefined;
   /**
-   * Decides whether to follow the URL of a GOAWAY, for one session; an error counts as a no. By
-   * default the client follows a
-   * URL of the same origin (scheme, host and port) only: a server elsewhere would receive the
-   * published broadcasts, and could send forged ones. Otherwise the client comes back to the usual
-   * place.
+   * Decides whether to follow the URL of a GOAWAY, for one session; an error counts as `false`. By
+   * default the client only follows a URL of the same origin (scheme, host and port): another
+   * server would receive the published broadcasts, and could send forged ones. Otherwise the client
+   * reconnects to the usual URL.
    */
   readonly allowMigration?: ((to: URL, from: URL | undefined) => boolean) | undefined;
   /**
-   * Receives each new session, for example to hand the session to a relay whose `mux` is the
-   * client's. On an error, the session is closed, and the client reconnects.
+   * Receives each new session, for example to pass it to a relay that has the client's `mux`. If it
+   * throws or rejects, the session is closed, and the client reconnects.
    */
   readonly onSession?: ((session: MoqSession) => void | Promise<void>) | undefined;
-  /** Closes the client for good. */
+  /** Closes the client permanently. */
   readonly signal?: AbortSignal | undefined;
 }
 
-/** The end of a client. */
+/** How a client ended. */
 export interface MoqClientEnd {
   /**
-   * `closed` by the application; `refused`, where another attempt would fail as well; `exhausted`,
-   * where a limit of `retry` was reached.
+   * `closed` by the application; `refused` if another attempt would fail as well; `exhausted` if a
+   * limit of `retry` was reached.
    */
   readonly name: "closed" | "refused" | "exhausted";
-  /** The error; `undefined` after a close by the application. */
+  /** The error; `undefined` if the application closed the client. */
   readonly error: unknown;
 }
 
@@ -102,35 +101,34 @@ export type MoqClientStatus =
   | { readonly name: "connected"; readonly session: MoqSession }
   | {
     readonly name: "reconnecting";
-    /** Attempts since the last session that held. */
+    /** Attempts since the last stable session. */
     readonly attempt: number;
     /** Delay before the next attempt, in milliseconds. */
     readonly delayMs: number;
     /** Time of the next attempt, in milliseconds since the Unix epoch. */
     readonly retryAt: number;
-    /** The reason. After GOAWAY the session lives on for a while, see `leaveAfterMs`. */
+    /** The reason. After GOAWAY the session stays open for a while, see `leaveAfterMs`. */
     readonly cause: {
       /** The error of the last session, or of the last attempt. */
       readonly error: unknown;
       /**
-       * The end of the session; absent after a failed attempt, and while the session lives on after
-       * GOAWAY.
+       * How the session closed; absent after a failed attempt, and while the session stays open
+       * after GOAWAY.
        */
       readonly info?: MoqCloseInfo | undefined;
     };
   }
   | MoqClientEnd;
 
-/** The reason for the end of a session, or for a failed attempt. */
+/** The reason why a session closed, or why an attempt failed. */
 type Cause = Extract<MoqClientStatus, { readonly name: "reconnecting" }>["cause"];
 
-/** The outcome of one attempt or session. */
 interface Outcome {
-  /** The reason for the end of the session, or for the failed attempt. */
+  /** The reason why the session closed, or why the attempt failed. */
   readonly cause: Cause;
   /** True if another attempt would fail as well. */
   readonly isFinal: boolean;
-  /** The URL to go to instead. */
+  /** The URL to connect to instead. */
   readonly uri?: string | undefined;
 }
 
@@ -138,22 +136,23 @@ interface Outcome {
 const STOPPED: Outcome = { cause: { error: undefined }, isFinal: false };
 
 /**
- * Judges the end of a session.
+ * Decides how to continue after a session closed.
  *
- * @param isStable True if the session held for `stableMs`: then only a token may have expired.
+ * @param isStable True if the session was stable for `stableMs`: then only a token may have
+ * expired.
  */
 function endOutcome(info: MoqCloseInfo, isStable: boolean): Outcome {
   const { code: moqCode, reason, message, by } = info;
-  const text = `The session ended: ${message || reason}`;
+  const text = `The session closed: ${message || reason}`;
   const error = new MoqError("session", reason, text, { moqCode, by });
   const isFinal = by === "remote" && isRefusal(error) && !(isStable && reason === "unauthorized");
   return { cause: { error, info }, isFinal };
 }
 
 /**
- * Makes the outcome of a session that lives on for a while after GOAWAY.
+ * Creates the outcome of a session that stays open for a while after GOAWAY.
  *
- * @param uri The URL to go to; `undefined` for the usual place.
+ * @param uri The URL to connect to; `undefined` for the usual URL.
  */
 function goawayOutcome(goaway: { readonly uri: string }, uri: string | undefined): Outcome {
   const message = `The server asked to leave${goaway.uri && ` for ${goaway.uri}`}`;
@@ -161,7 +160,7 @@ function goawayOutcome(goaway: { readonly uri: string }, uri: string | undefined
   return { cause: { error }, isFinal: false, uri };
 }
 
-/** Makes the error of a client that reached a limit of `retry`. */
+/** Creates the error of a client that reached a limit of `retry`. */
 function exhaustedError({ error }: Cause, attempts: number, ms: number): MoqError {
   const why = textOf(error);
   return new MoqError(
@@ -177,8 +176,8 @@ function exhaustedError({ error }: Cause, attempts: number, ms: number): MoqErro
  *
  * @param uri The URL in GOAWAY: absolute, or relative to the current URL.
  * @param from The current URL, if known.
- * @param allow The application's rule; the same origin without a rule.
- * @returns The URL to go to; `undefined` for the usual place.
+ * @param allow The application's rule; without it, only the same origin is allowed.
+ * @returns The URL to connect to; `undefined` for the usual URL.
  */
 function migrationTarget(
   uri: string,
@@ -197,17 +196,17 @@ function migrationTarget(
 }
 
 /**
- * Compares scheme and host: `origin` is `null` for schemes that the platform does not know, such as
+ * Compares scheme and host, because `origin` is `null` for schemes unknown to the platform, such as
  * `moqt:`.
  */
 function isSameOrigin(there: URL, here: URL | undefined): boolean {
   return here !== undefined && there.protocol === here.protocol && there.host === here.host;
 }
 
-/** Subscriptions of a client, at most: as many as a server accepts by default. */
+/** Maximum number of subscriptions of a client: as many as a server accepts by default. */
 const MAX_CLIENT_TRACKS = 16_384;
 
-/** Prefixes that a client may watch. */
+/** Maximum number of prefixes that a client may watch. */
 const MAX_CLIENT_PREFIXES = 1_024;
 
 const CLIENT: OptionKinds<MoqClientOptions> = {
@@ -230,24 +229,24 @@ const CLIENT: OptionKinds<MoqClientOptions> = {
 };
 
 /**
- * Keeps a session with a server: reconnects after a loss, a close by the server, graceful or not,
- * or a GOAWAY.
+ * Keeps a session with a server open: reconnects after a lost connection, after any close by the
+ * server, and after GOAWAY.
  *
- * - **Broadcasts:** every session serves {@linkcode MoqClient.mux}, so that published broadcasts
- *   are announced again.
- * - **Subscriptions** of {@linkcode MoqClient.subscribe} go on at the newest group, and report
+ * - **Broadcasts:** every session serves {@linkcode MoqClient.mux}, so published broadcasts are
+ *   announced again.
+ * - **Subscriptions** of {@linkcode MoqClient.subscribe} continue at the newest group, and report
  *   missing groups.
- * - **Announcements** of {@linkcode MoqClient.acceptAnnounce} report changes in the meantime.
- * - **Delays** double up to `maxDelayMs`, with jitter. Delays start anew only after a session that
- *   held for `stableMs`, and so do the limits `maxAttempts` and `giveUpAfterMs`.
- * - **Refused:** the client ends at once if the server answers `unauthorized`, if no version is
- *   common, on a status from 400 to 499 (but 408, 425 and 429), and if the URL cannot be dialed at
- *   all. A session that held, and is then closed as unauthorized, gets another attempt: the token
- *   may have expired.
- * - **GOAWAY:** the client dials the next session while the last one still lives, and then moves
- *   over. A server may ask for another URL: see `allowMigration` of {@linkcode MoqClientOptions}.
+ * - **Announcements** of {@linkcode MoqClient.acceptAnnounce} report what changed in the meantime.
+ * - **Delays** double up to `maxDelayMs`, with jitter. Delays, `maxAttempts` and `giveUpAfterMs`
+ *   are only reset after a session that was stable for `stableMs`.
+ * - **Refused:** the client stops immediately if the server replies `unauthorized`, if there is no
+ *   common version, on a status from 400 to 499 (except 408, 425 and 429), and if the URL cannot be
+ *   dialed at all. If a stable session is closed as unauthorized, the client makes one more
+ *   attempt, because the token may have expired.
+ * - **GOAWAY:** the client dials the next session while the old one is still open, and then moves
+ *   to it. The server may send another URL: see `allowMigration` of {@linkcode MoqClientOptions}.
  * - **Session:** after `session.close()` the client connects again; {@linkcode MoqClient.close}
- *   ends the client.
+ *   closes the client.
  *
  * @example A server that restarts
  * ```ts
@@ -342,11 +341,11 @@ export class MoqClient implements AsyncDisposable {
   }
 
   /**
-   * Waits for a session, for operations of a single session: `fetch()`, `probe()`.
+   * Waits for a session, for calls that need a single one: `fetch()`, `probe()`.
    *
-   * @param options A signal and a time to give up.
+   * @param options A signal and a timeout.
    * @returns The session.
-   * @throws {MoqError} If the client is closed, was refused, or gave up.
+   * @throws {MoqError} If the client is closed, refused or exhausted.
    * @throws {TimeoutError} If the wait takes longer than `timeoutMs`; the `cause` is the error of
    * the last attempt.
    */
@@ -371,14 +370,14 @@ export class MoqClient implements AsyncDisposable {
   }
 
   /**
-   * Subscribes to a track until the end of the client or of the subscription; also between
+   * Subscribes to a track until the client or the subscription is closed; also works between
    * sessions.
    *
    * @param path The broadcast.
    * @param name The track.
    * @param options See {@linkcode ResumeOptions}.
-   * @returns The groups of the track, over all sessions; `ready` tells the first answer.
-   * @throws {MoqError} If the client is over, or has 16,384 subscriptions.
+   * @returns The groups of the track, across sessions; `ready` settles with the first reply.
+   * @throws {MoqError} If the client has ended, or has 16,384 subscriptions.
    * @throws {RangeError} If an option is out of range.
    */
   subscribe(path: string, name: string, options: ResumeOptions = {}): ResumableTrack {
@@ -395,13 +394,13 @@ export class MoqClient implements AsyncDisposable {
   }
 
   /**
-   * Asks for the server's broadcasts below a prefix, until the end of the client or of the returned
-   * reader; also between sessions.
+   * Follows the server's broadcasts below a prefix, until the client or the returned reader is
+   * closed; also works between sessions.
    *
    * @param prefix The prefix; `/` for all.
-   * @param options A signal that ends the reader.
-   * @returns The current broadcasts, and then every start and end, over all sessions.
-   * @throws {MoqError} If the client is over, or watches 1,024 prefixes.
+   * @param options A signal that closes the reader.
+   * @returns The current broadcasts, and then every start and end, across sessions.
+   * @throws {MoqError} If the client has ended, or watches 1,024 prefixes.
    * @throws {RangeError} If the prefix has too many parts or bytes.
    */
   acceptAnnounce(
@@ -425,15 +424,15 @@ export class MoqClient implements AsyncDisposable {
   }
 
   /**
-   * Starts the next attempt now, if the client waits for one. The same happens when a browser comes
-   * back online.
+   * Starts the next attempt now if the client is waiting for it. The same happens when a browser
+   * comes back online.
    */
   retryNow(): void {
     this.#delay?.abort();
   }
 
   /**
-   * Closes the client for good, with the session, all subscriptions and announcements. Idempotent.
+   * Closes the client permanently, with its session, subscriptions and announcements. Idempotent.
    *
    * @returns Resolves once the connection is closed.
    */
@@ -475,7 +474,7 @@ export class MoqClient implements AsyncDisposable {
           });
         }
         uri = next;
-        // The first attempt at another place needs no delay.
+        // The first attempt at another URL needs no delay.
         const delayMs = uri !== undefined && attempt === 1 ? 0 : drawnMs;
         const retryAt = this.#runtime.now() + delayMs;
         this.status.set({ name: "reconnecting", attempt, delayMs, retryAt, cause });
@@ -490,7 +489,7 @@ export class MoqClient implements AsyncDisposable {
     }
   }
 
-  /** Runs one session, from dialing until the end or a GOAWAY. */
+  /** Runs one session, from dialing until it closes or receives GOAWAY. */
   async #runSession(uri: string | undefined): Promise<Outcome> {
     let session: MoqSession;
     try {
@@ -544,7 +543,7 @@ export class MoqClient implements AsyncDisposable {
     }
   }
 
-  /** Moves all subscriptions and announcements over to a new session. */
+  /** Moves all subscriptions and announcements to a new session. */
   #begin(session: MoqSession): void {
     const last = this.#session;
     this.#session = session;
@@ -558,7 +557,7 @@ export class MoqClient implements AsyncDisposable {
     void this.#announceSession(session);
   }
 
-  /** Hands a session to the application. */
+  /** Passes a session to the application. */
   async #announceSession(session: MoqSession): Promise<void> {
     try {
       await this.#options.onSession?.(session);
@@ -569,7 +568,7 @@ export class MoqClient implements AsyncDisposable {
   }
 
   #finish(end: MoqClientEnd): MoqClientEnd {
-    // A session may live on after GOAWAY.
+    // A session may stay open after GOAWAY.
     this.#session?.close();
     this.#session = undefined;
     this.status.end(end);
@@ -619,12 +618,12 @@ const { dial: _dial, url: _url, ...CLIENT_WITHOUT_DIAL } = CLIENT;
 const CONNECT: OptionKinds<ConnectMoqOptions> = { ...DIALED, ...CLIENT_WITHOUT_DIAL };
 
 /**
- * Connects to a server, and keeps a session with that server.
+ * Connects to a server, and keeps a session with it open.
  *
- * @param url The URL, as for {@linkcode dialMoq}; a function is called for each attempt, for a
- * fresh token.
+ * @param url The URL, as for {@linkcode dialMoq}. A function is called for each attempt, for
+ * example for a fresh token.
  * @param options See {@linkcode ConnectMoqOptions}.
- * @returns The client, which starts to connect at once.
+ * @returns The client, which starts to connect immediately.
  * @throws {RangeError} If a time or a limit is out of range.
  *
  * @example Usage

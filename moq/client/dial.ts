@@ -1,4 +1,4 @@
-/** Dials a URL, and opens a session of MoQ. */
+/** Dials a URL, and opens a MoQ session. */
 import { MOQ_SESSION } from "../session/session.ts";
 import { type OptionKinds, optionsFor } from "../../base/options.ts";
 import { checkOptions, POSITIVE, TIME } from "../../base/option_checks.ts";
@@ -32,12 +32,12 @@ import {
 
 /** Hint for a silent server: gomoqt before moq-lite-03 waits for another first message. */
 const NO_SETUP_ANSWER =
-  'the server does not answer SETUP (one of gomoqt up to 0.11 takes versions: ["gomoqt-dev"])';
+  'the server does not answer SETUP (for gomoqt up to 0.11 set versions: ["gomoqt-dev"])';
 
 /**
- * Credit for a WebTransport server: so much that no capsule with more credit is ever sent, while
- * QUIC's own limits hold. gomoqt 0.16 ignores the initial credit of a client, and ends the session
- * at the first such capsule.
+ * Credit for a WebTransport server: large enough that no capsule with more credit is ever sent,
+ * while QUIC's own limits apply. gomoqt 0.16 ignores a client's initial credit, and closes the
+ * session on the first such capsule.
  */
 const UNLIMITED_CREDIT = {
   maxData: Number.MAX_SAFE_INTEGER,
@@ -45,43 +45,43 @@ const UNLIMITED_CREDIT = {
   maxStreamsUni: Number.MAX_SAFE_INTEGER,
 };
 
-/** Characters read of an answer that should be a hash, at most. */
+/** Maximum number of characters read from a response that should be a hash. */
 const MAX_HASH_ANSWER = 256;
 
 /** Options for {@linkcode dialMoq}. */
 export interface DialMoqOptions
   extends Omit<MoqSessionOptions, "side" | "path" | "onSetup" | "setupTimeoutMs" | "signal"> {
   /**
-   * The versions to offer, the best first. By default `moq-lite-05`, `-04`, `-02` and `-01`.
-   * `gomoqt-dev` is never offered by default: its ALPN name, `moq-00`, selects draft 14 at relays
-   * that speak the IETF's drafts.
+   * The versions to offer, in order of preference. By default `moq-lite-05`, `-04`, `-02` and
+   * `-01`. `gomoqt-dev` is never offered by default: its ALPN name, `moq-00`, selects draft 14 on
+   * relays that speak the IETF drafts.
    */
   readonly versions?: readonly MoqVersion[] | undefined;
   /**
-   * Certificates to trust without an authority: short-lived ones, for development. Not for
-   * WebSocket.
+   * Hashes of certificates to trust without an authority: short-lived ones, for development. Not
+   * for WebSocket.
    */
   readonly serverCertificateHashes?: readonly CertificateHash[] | undefined;
   /** Request headers, empty by default; Deno only, and not over `moqt:`. */
   readonly headers?: HeadersInit | undefined;
   /**
-   * Dials a WebSocket, too, after {@linkcode DialMoqOptions.headStartMs} or when WebTransport
+   * Also dials a WebSocket, after {@linkcode DialMoqOptions.headStartMs} or when WebTransport has
    * failed: at the same host and port, or at this URL. The first open connection wins;
-   * `session.connection.transport` names the transport.
+   * `session.connection.transport` names its transport.
    *
    * @default {false}
    */
   readonly fallback?: boolean | string | URL | undefined;
   /**
-   * Time for WebTransport alone, in milliseconds.
+   * Head start of WebTransport, in milliseconds.
    *
    * @default {500}
    */
   readonly headStartMs?: number | undefined;
   /**
    * The preferred transport with a {@linkcode DialMoqOptions.fallback}. By default WebTransport,
-   * except for engines with a known defect, which use WebTransport only if the WebSocket fails:
-   * WebKit, and Firefox below 153.
+   * except in browser engines with a known defect, which use WebTransport only if the WebSocket
+   * fails: WebKit, and Firefox below 153.
    *
    * @default {["webtransport", "websocket"]}
    */
@@ -92,24 +92,24 @@ export interface DialMoqOptions
    */
   readonly onFallback?: ((fallback: TransportFallback) => void) | undefined;
   /**
-   * Unidirectional streams that the server may have open: groups under way. A browser has a
-   * separate limit.
+   * Unidirectional streams that the server may have open: groups in flight. Browsers have their own
+   * limit.
    *
    * @default {1024}
    */
   readonly maxUnidirectionalStreams?: number | undefined;
-  /** Gives up dialing; closes the session later. */
+  /** Aborts dialing; afterwards closes the session. */
   readonly signal?: AbortSignal | undefined;
   /**
-   * Time limit of dialing and setup together, in milliseconds.
+   * Timeout of dialing and setup together, in milliseconds.
    *
    * @default {10000}
    */
   readonly timeoutMs?: number | undefined;
   /**
-   * Silence after which a QUIC connection is given up, in milliseconds: the end of a server without
-   * a close shows after up to a third more. In the meantime the client pings the server three
-   * times. A browser and a WebSocket have separate timeouts.
+   * Silence after which a QUIC connection is closed, in milliseconds. Detecting a server that
+   * vanished without a close may take up to a third longer. In the meantime the client pings the
+   * server three times. Browsers and WebSockets have their own timeouts.
    *
    * @default {10000}
    */
@@ -131,7 +131,7 @@ const SCHEMES: readonly string[] = ["moqt:", "https:", "http:", "wss:", "ws:"];
 const { side: _side, path: _path, onSetup: _setup, setupTimeoutMs: _timeout, ...SESSION } =
   MOQ_SESSION;
 
-/** Options of `dialMoq()` that its session takes. */
+/** Options of `dialMoq()` that are passed to the session. */
 type DialedSession = Omit<MoqSessionOptions, "side" | "path" | "onSetup" | "setupTimeoutMs">;
 
 export const DIAL: OptionKinds<DialMoqOptions> = {
@@ -151,19 +151,19 @@ export const DIAL: OptionKinds<DialMoqOptions> = {
 /**
  * Opens a session with a server.
  *
- * - **`moqt:`** is raw QUIC; Deno only. The path and query go into the setup of the versions that
- *   can carry them.
- * - **`https:`** is WebTransport: of the browser, or of Skein in Deno.
- * - **`http:`** is WebTransport at a development server, which gives the hash of the certificate at
- *   `/certificate.sha256`, over plain HTTP. The server's `origins` must allow a page from another
+ * - **`moqt:`** is raw QUIC; Deno only. The setup includes path and query, in versions that can
+ *   carry them.
+ * - **`https:`** is WebTransport: the browser's, or Skein's in Deno.
+ * - **`http:`** is WebTransport to a development server, which serves the hash of its certificate
+ *   at `/certificate.sha256` over plain HTTP. The server's `origins` must allow a page from another
  *   origin, even from another port.
- * - **`wss:`** and **`ws:`** are a WebSocket with the streams of QMux.
+ * - **`wss:`** and **`ws:`** are a WebSocket with QMux streams.
  *
  * @param url The URL of the server.
  * @param options See {@linkcode DialMoqOptions}.
  * @returns The session.
- * @throws {ConnectionError} If there is no connection; `status` is the server's, after a refusal.
- * @throws {MoqError} If no version is common, or the server ended the setup.
+ * @throws {ConnectionError} If the connection fails; after a rejection, `status` is the server's.
+ * @throws {MoqError} If there is no common version, or the server rejected the setup.
  * @throws {ProtocolError} If the server's setup is malformed.
  * @throws {TimeoutError} If dialing and setup take longer than `timeoutMs`.
  * @throws {UnsupportedError} If the platform lacks the transport of the URL.
@@ -204,7 +204,7 @@ export async function dialMoq(
   const target = URL.parse(url);
   if (target === null || !SCHEMES.includes(target.protocol)) {
     throw new TypeError(
-      // Without the query, which may hold tokens.
+      // Without the query, which may contain tokens.
       `Cannot dial MoQ: url must begin with ${SCHEMES.join(", ")}, received "${
         String(url).split("?")[0]
       }"`,
@@ -241,7 +241,7 @@ export async function dialMoq(
   const onConnected = ({ protocol }: Connection) => void (chosen = protocol);
   try {
     return await within(runtime, begin(target, { ...dialing, onConnected }), {
-      late: `Cannot begin a session of MoQ with ${target.host} within`,
+      late: `Cannot open a MoQ session with ${target.host} within`,
       signal,
       timeoutMs,
       discard: (session) => session.close(),
@@ -252,7 +252,7 @@ export async function dialMoq(
   }
 }
 
-/** Adds the offered names, and the name that the server chose, to the error of a silent setup. */
+/** Adds the offered names, and the server's choice, to the error of a setup without a reply. */
 function withVersions(
   error: unknown,
   offered: readonly string[],
@@ -261,7 +261,7 @@ function withVersions(
     readonly chosen: string | undefined;
   },
 ): unknown {
-  // Before the connection is open, a late server says nothing about versions.
+  // Before the connection is open, a timeout says nothing about versions.
   if (!(error instanceof TimeoutError) || chosen === undefined) return error;
   const [first] = offeredVersions(chosen, versions);
   const isSetupSent = first !== undefined && VERSIONS[first].setup === "compat";
@@ -273,7 +273,7 @@ function withVersions(
   return new TimeoutError(`${error.message}${offer}${hint}`, error.timeoutMs);
 }
 
-/** Adds the offered names to the error of a connection that the server refused with a status. */
+/** Adds the offered names to the error of a connection that the server rejected with a status. */
 function withOffer(error: unknown, offered: readonly string[]): unknown {
   if (!(error instanceof ConnectionError) || error.status === undefined) return error;
   const { message, status } = error;
@@ -302,7 +302,7 @@ async function begin(
   const versions = offeredVersions(connection.protocol, options.versions);
   if (versions.length === 0) {
     const moqCode = MOQ_LITE_SESSION_CODES.unsupportedVersion;
-    const reason = "No version of MoQ is common: the server chose none that was offered";
+    const reason = "There is no common MoQ version: the server chose none of the offered versions";
     connection.close({ closeCode: moqCode, reason });
     const names = namesOf(target, options.versions).join(", ");
     throw new MoqError("session", "unsupportedVersion", `${reason} (${names})`, { moqCode });
@@ -342,7 +342,7 @@ async function openRawQuic(target: URL, options: Dialing): Promise<Connection> {
     throw new MoqError(
       "session",
       "unsupportedVersion",
-      `No version of MoQ is common: the server speaks none of ${protocols.join(", ")}`,
+      `There is no common MoQ version: the server speaks none of ${protocols.join(", ")}`,
       { by: "remote", cause: error },
     );
   }
@@ -386,11 +386,11 @@ async function openWebTransport(target: URL, options: Dialing): Promise<Connecti
     serverCertificateHashes: hashes,
   };
   if (isNativeWebTransportAvailable()) {
-    // A browser that cannot tell the negotiated protocol learns the version from the first message.
+    // A browser that cannot report the negotiated protocol gets the version from the first message.
     const offered = "protocol" in WebTransport.prototype ? protocols : [];
     return await dialNativeWebTransport(url, { ...dialOptions, protocols: offered });
   }
-  // Advice about command line flags is no help on a page.
+  // Advice about command-line flags doesn't help on a page.
   if (!("Deno" in globalThis)) throw new UnsupportedError("This platform has no WebTransport");
   const { dialWebTransport } = await import("../../transport/h3/client.ts");
   try {
@@ -418,17 +418,18 @@ async function raceWebTransport(target: URL, options: Dialing): Promise<Connecti
 interface WebTransportTarget {
   /** The URL, with the scheme `https:`. */
   readonly url: URL;
-  /** Certificates to trust; `undefined` for those of the authorities. */
+  /** Hashes of certificates to trust; `undefined` to trust the authorities. */
   readonly hashes: readonly CertificateHash[] | undefined;
 }
 
 /**
- * Finds the WebTransport server behind a URL, and the certificates to trust.
+ * Finds the WebTransport server of a URL, and the certificates to trust.
  *
- * @param target `https:`; or `http:`, where a development server gives the hash of the certificate.
- * @param options Certificates that the application trusts, and a signal to give up.
- * @throws {ConnectionError} If the server is not reachable, or refuses the request for the hash.
- * @throws {UnsupportedError} If the answer is no hash.
+ * @param target `https:`; or `http:`, where a development server provides the hash of its
+ * certificate.
+ * @param options Certificates that the application trusts, and an abort signal.
+ * @throws {ConnectionError} If the server is unreachable, or rejects the request for the hash.
+ * @throws {UnsupportedError} If the response is not a hash.
  */
 async function webTransportTarget(
   target: URL,
@@ -448,7 +449,7 @@ async function webTransportTarget(
   };
 }
 
-/** Asks a development server for the hash of the certificate. */
+/** Requests the certificate's hash from a development server. */
 async function fetchHash(
   { host, href }: URL,
   signal: AbortSignal,
@@ -481,11 +482,11 @@ async function fetchHash(
     return Uint8Array.from(hex.match(/../g)!, (byte) => Number.parseInt(byte, 16));
   }
   throw new UnsupportedError(
-    `Cannot dial MoQ: the server at ${host} gives no hash of a certificate`,
+    `Cannot dial MoQ: the server at ${host} provides no certificate hash`,
   );
 }
 
-/** Reads the beginning of a text: a little more than a hash can have. */
+/** Reads the start of a text: slightly more than the length of a hash. */
 async function boundedText({ body }: Response): Promise<string> {
   let text = "";
   if (body === null) return text;

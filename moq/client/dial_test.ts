@@ -84,7 +84,7 @@ Deno.test("dialMoq() names possible causes where a server does not answer SETUP"
     TimeoutError,
   );
   const host = new URL(url).host;
-  assertEquals(other.message, `Cannot begin a session of MoQ with ${host} within 200 ms`);
+  assertEquals(other.message, `Cannot open a MoQ session with ${host} within 200 ms`);
 });
 
 Deno.test("dialMoq() takes WebTransport where possible, and WebSocket otherwise", async () => {

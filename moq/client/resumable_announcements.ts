@@ -1,4 +1,4 @@
-/** Announcements that outlive sessions. */
+/** Announcements that continue across sessions. */
 import { Backoff } from "../../base/backoff.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { pause } from "../../base/wait.ts";
@@ -13,23 +13,23 @@ const RETRY = { firstDelayMs: 250, maxDelayMs: 5_000 } as const;
 
 /**
  * Time without an announcement after which the initial broadcasts count as complete, in
- * milliseconds, on versions that do not mark that point.
+ * milliseconds, in versions that do not mark their end.
  */
 export const ANNOUNCE_QUIET_MS = 500;
 
-/** The longest wait for such a pause, in milliseconds. */
+/** Longest wait for such a pause, in milliseconds. */
 const ANNOUNCE_SETTLE_MS = 5_000;
 
 /**
- * Announcements of a server below a prefix, over all sessions: first the current broadcasts, then
+ * Announcements of a server below a prefix, across sessions: first the current broadcasts, then
  * each start and end. Use one loop.
  *
- * - **Between sessions** the reader is silent, since the state of the server is unknown.
- * - **On a new session** the reader announces broadcasts that vanished in the meantime as ended,
- *   and new ones as active; the others are not announced again. `moq-lite-04` does not mark the end
- *   of the initial broadcasts: there, a broadcast counts as gone that is not announced before half
- *   a second of silence, or within five seconds, and is announced again if it comes later.
- * - **Slow readers** do not hold up the server: see {@linkcode AnnouncementReader}.
+ * - **Between sessions** the reader yields nothing, because the server's state is unknown.
+ * - **On a new session** the reader announces broadcasts that ended in the meantime, and new ones;
+ *   unchanged ones are not announced again. `moq-lite-04` does not mark the end of the initial
+ *   broadcasts: there, a broadcast counts as ended if it is not announced before half a second of
+ *   silence, or within five seconds, and is announced again if it arrives later.
+ * - **Slow readers** don't block the server: see {@linkcode AnnouncementReader}.
  *
  * @example Live broadcasts
  * ```ts
@@ -87,33 +87,33 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
     this.#signal?.addEventListener("abort", this.#onAbort, { once: true });
   }
 
-  /** The current broadcasts, read or unread; between sessions those of the last session. */
+  /** The current broadcasts, read or unread; between sessions, the broadcasts of the last one. */
   get active(): readonly Announcement[] {
     return [...this.#known.values()];
   }
 
   /**
-   * Waits for the next announcement, over all sessions.
+   * Waits for the next announcement, across sessions.
    *
    * @param options A signal to end the wait.
    * @returns The announcement; `null` after the last one.
-   * @throws {MoqError} If the server refused, or the client gave up.
+   * @throws {MoqError} If the server rejected the request, or the client has stopped.
    */
   next(options: { readonly signal?: AbortSignal | undefined } = {}): Promise<Announcement | null> {
     return this.#reader.next(options);
   }
 
-  /** Yields announcements until the last one; leaving the loop ends the reader. */
+  /** Yields announcements until the last one; leaving the loop closes the reader. */
   [Symbol.asyncIterator](): AsyncIterableIterator<Announcement> {
     return this.#reader[Symbol.asyncIterator]();
   }
 
-  /** Ends the reader. Idempotent. */
+  /** Closes the reader. Idempotent. */
   close(): void {
     this.#reader.close();
   }
 
-  /** Ends the reader; called by `await using`. */
+  /** Closes the reader; called by `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     this.close();
     return Promise.resolve();
@@ -132,9 +132,9 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
   }
 
   /**
-   * Ends the reader. Pending announcements stay readable.
+   * Closes the reader. Pending announcements stay readable.
    *
-   * @param error The error, unless the end is a plain one.
+   * @param error The error, if any.
    * @ignore
    */
   finish(error: unknown): void {
@@ -176,7 +176,7 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
     const reader = await session.acceptAnnounce(this.prefix, { signal });
     const unseen = new Set(this.#known.keys());
     const settle = () => {
-      // After the end of the session, the state of the server is unknown.
+      // After the session has closed, the server's state is unknown.
       if (!this.#isOn(session) || session.isClosed) return;
       const there = new Set(reader.active.map(({ path }) => path));
       for (const path of unseen) if (!there.has(path)) this.#ended(path);
@@ -193,7 +193,7 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
       }, waitMs);
     };
     if (isWaiting) awaitQuiet();
-    // `settled` resolves at the end, too, even if initial broadcasts are missing: check
+    // `settled` also resolves at the end, even if initial broadcasts are missing: check
     // `isSettled`.
     else void reader.settled.then(() => reader.isSettled && settle());
     try {
@@ -213,14 +213,14 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
     const isKnown = this.#known.has(path);
     if (!isKnown && this.#known.size >= MAX_ANNOUNCED) this.#forget(unseen);
     this.#known.set(path, announcement);
-    // The broadcast stayed: the reader knows it already.
+    // The broadcast continued: the reader knows it already.
     if (isKnown && unseen.delete(path)) return;
     this.#reader.take(announcement, true);
   }
 
   /**
-   * Makes room: broadcasts that may be gone count as gone, and are announced again if they come
-   * later.
+   * Makes room: broadcasts that may have ended count as ended, and are announced again if they
+   * arrive later.
    */
   #forget(unseen: Set<BroadcastPath>): void {
     for (const path of unseen) this.#ended(path);

@@ -1,4 +1,4 @@
-/** A subscription that outlives sessions. */
+/** A subscription that continues across sessions. */
 import { type OptionKinds, withoutUndefined } from "../../base/options.ts";
 import { checkOptions, SIGNAL, TIME } from "../../base/option_checks.ts";
 import { Backoff } from "../../base/backoff.ts";
@@ -19,22 +19,19 @@ import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
 import { isOfSession, isPassingForTrack } from "./retry.ts";
 
 /**
- * The continuation of a track after a loss: how the first group of the new subscription relates to
- * the groups before.
+ * How a track continues after a lost session: the first group of the new subscription in relation
+ * to the groups before.
  */
 export interface TrackResumption {
   /** The highest number that was yielded before. */
   readonly after: number;
-  /** The number of the first group since. */
+  /** The number of the first group after it. */
   readonly sequence: number;
-  /**
-   * Groups between the two, which are lost; `undefined` if there is no gap, or the gap is unknown.
-   */
+  /** The lost groups between the two; `undefined` if there is no gap, or the gap is unknown. */
   readonly missed: MissedGroups | undefined;
   /**
-   * `next`, without a gap; `gap`, with groups missing; `again`, the last group once more, from the
-   * start; `restarted`, where the numbers are lower: the publisher started anew, and the gap is
-   * unknown.
+   * `next`: no gap. `gap`: groups are missing. `again`: the last group is repeated from its start.
+   * `restarted`: the numbers are lower, because the publisher restarted, and the gap is unknown.
    */
   readonly kind: "next" | "gap" | "again" | "restarted";
 }
@@ -84,13 +81,12 @@ function resumptionKind(after: number, sequence: number): TrackResumption["kind"
   return sequence < after ? "restarted" : "gap";
 }
 
-/** Options of {@linkcode broadcastReturns}. */
 interface BroadcastReturnsOptions {
   readonly path: BroadcastPath;
   /** The longest wait, in milliseconds. */
   readonly leftMs: number;
   /**
-   * The shortest wait, in milliseconds: an announced broadcast may still refuse the subscription.
+   * The shortest wait, in milliseconds: an announced broadcast may still reject the subscription.
    */
   readonly delayMs: number;
   readonly signal: AbortSignal;
@@ -99,7 +95,7 @@ interface BroadcastReturnsOptions {
 /**
  * Waits until a session announces a broadcast, and at least for a delay.
  *
- * @param session The session to ask; the end of the session ends the wait.
+ * @param session The session to watch; the wait ends when it closes.
  * @returns Resolves after every wait, successful or not; never rejects.
  */
 async function broadcastReturns(
@@ -120,7 +116,7 @@ async function broadcastReturns(
       if (announcement.active && announcement.path === path) break;
     }
   } catch {
-    // Without the right to follow announcements, only the delay decides.
+    // Without permission to follow announcements, only the delay counts.
   } finally {
     runtime.clearTimeout(timer);
     for (const one of signals) one.removeEventListener("abort", onEnd);
@@ -135,7 +131,7 @@ export const RESUME: OptionKinds<ResumeOptions> = {
   waitForBroadcast: "boolean",
 };
 
-/** Options for a subscription that outlives sessions. */
+/** Options for a subscription that continues across sessions. */
 export interface ResumeOptions extends MoqSubscribeOptions {
   /**
    * The first group of the first subscription; the newest one by default. Every later subscription
@@ -144,43 +140,42 @@ export interface ResumeOptions extends MoqSubscribeOptions {
   readonly startGroup?: number | undefined;
   /**
    * Time that an accepted track may be without a publisher, in milliseconds, before the track ends
-   * with the error of the refusal. Meanwhile the track waits for an announcement of the broadcast.
+   * with the error of the rejection. Meanwhile the track waits until the broadcast is announced.
    *
    * @default {60000}
    */
   readonly resumeTimeoutMs?: number | undefined;
   /**
-   * Waits in the same way for a track that was never accepted. Otherwise the first refusal ends the
-   * track.
+   * Also waits for a track that was never accepted. Otherwise the first rejection ends the track.
    *
    * @default {false}
    */
   readonly waitForBroadcast?: boolean | undefined;
-  /** Called right before the first group of a new subscription is yielded. MUST NOT throw. */
+  /** Called just before the first group of a new subscription is yielded. MUST NOT throw. */
   readonly onResumed?: ((resumption: TrackResumption) => void) | undefined;
 }
 
 /** Delays between subscriptions on the same session, in milliseconds. */
 const RETRY = { firstDelayMs: 250, maxDelayMs: 5_000 } as const;
 
-/** Time after acceptance at which a subscription counts as stable, in milliseconds. */
+/** Time after acceptance after which a subscription counts as stable, in milliseconds. */
 const STABLE_MS = 5_000;
 
-/** Subscriptions whose groups may wait for a slow reader: the last two. */
+/** Number of subscriptions whose groups may wait for a slow reader: the last two. */
 const MAX_HELD_READERS = 2;
 
 /**
- * The groups of a track, over all sessions, to iterate over. Leaving the loop does not unsubscribe;
+ * The groups of a track, across sessions, to iterate over. Leaving the loop does not unsubscribe;
  * `close()` and `await using` do.
  *
- * - **After a loss** the track subscribes again, at the newest group. The gap is reported to
- *   `onResumed`, as `resumption`, and the missing numbers to `onMissed` with the reason
+ * - **After a lost session** the track subscribes again, at the newest group. It reports the gap to
+ *   `onResumed` and as `resumption`, and the missing numbers to `onMissed` with the reason
  *   `sessionClosed`.
- * - **A group under way** at the end of the session throws; read the next one.
- * - **Without a publisher** the track waits for another announcement of the broadcast, up to
- *   `resumeTimeoutMs`.
- * - **End:** the loop ends once the publisher ended the track. After a refusal, or once the client
- *   gave up, the loop throws, and so does every later read.
+ * - **A group in progress** throws when the session closes; read the next one.
+ * - **Without a publisher** the track waits up to `resumeTimeoutMs` until the broadcast is
+ *   announced again.
+ * - **End:** the loop ends once the publisher has ended the track. If the track is rejected, or the
+ *   client has stopped, the loop and every later read throw.
  *
  * @example Every group, across all sessions
  * ```ts
@@ -208,7 +203,7 @@ const MAX_HELD_READERS = 2;
  *     for await (const frame of group) console.log(frame);
  *     got.push(group.sequence);
  *   } catch (error) {
- *     // The group ended with the session; the next group comes.
+ *     // The group ended with the session; the next group follows.
  *     if (!(error instanceof MoqError)) throw error;
  *   }
  * }
@@ -221,10 +216,11 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
   /** The track. */
   readonly name: string;
   /**
-   * Resolves once a publisher accepted for the first time; rejects if the track ends before that.
+   * Resolves once a publisher has accepted for the first time; rejects if the track ends before
+   * that.
    */
   readonly ready: Promise<void>;
-  /** Resolves at the end of the track, with or without an error. */
+  /** Resolves when the track ends, with or without an error. */
   readonly closed: Promise<void>;
 
   readonly #runtime: Runtime;
@@ -279,23 +275,23 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
     return this.#resumptions.count;
   }
 
-  /** True once the track is over; groups may still wait for the reader. */
+  /** True once the track has ended; groups may still wait for the reader. */
   get isEnded(): boolean {
     return this.#end !== undefined;
   }
 
-  /** The error that ended the track; `undefined` for a plain end, and before the end. */
+  /** The error that ended the track; `undefined` for a normal end, and before the end. */
   get error(): unknown {
     return this.#end?.error;
   }
 
   /**
-   * Waits for the next group, over all sessions.
+   * Waits for the next group, across sessions.
    *
    * @param options A signal to end the wait.
    * @returns The group; `null` at the end of the track.
-   * @throws {MoqLaggedError} If this reader fell behind; the next call goes on.
-   * @throws {MoqError} If the track was refused, or the client gave up.
+   * @throws {MoqLaggedError} If this reader fell behind; the next call continues.
+   * @throws {MoqError} If the track was rejected, or the client has stopped.
    */
   async nextGroup(
     options: { readonly signal?: AbortSignal | undefined } = {},
@@ -334,7 +330,7 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
   }
 
   /**
-   * Changes the subscription, on this session and the next ones.
+   * Changes the subscription, in this session and later ones.
    *
    * @param options The changed options; the others stay.
    * @throws {RangeError} If a value is out of range.
@@ -346,13 +342,13 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
     const changed = { ...this.#options, ...withoutUndefined(options) };
     subscribeFields(changed);
     this.#options = changed;
-    // After the end of a session, the next session gets the changed options.
+    // If the session has closed, the next session uses the changed options.
     await this.subscription?.update(options).catch((error) => {
       if (!isOfSession(error)) throw error;
     });
   }
 
-  /** Unsubscribes for good. Unread groups are cancelled. Idempotent. */
+  /** Unsubscribes permanently. Unread groups are cancelled. Idempotent. */
   close(): void {
     for (const reader of this.#readers.splice(0)) reader.close();
     this.finish(undefined);
@@ -379,7 +375,7 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
   /**
    * Ends the track. Groups that arrived stay readable.
    *
-   * @param error The error, unless the end is a plain one.
+   * @param error The error, if any.
    * @ignore
    */
   finish(error: unknown): void {
@@ -422,7 +418,7 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
     return this.#end === undefined && this.#session === session;
   }
 
-  /** Runs one subscription to the end; returns the error, and the time since the acceptance. */
+  /** Runs one subscription to its end; returns its error, and the time since it was accepted. */
   async #once(
     session: MoqSession,
   ): Promise<{ readonly error: unknown; readonly heldMs: number }> {

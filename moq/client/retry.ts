@@ -1,40 +1,40 @@
-/** Which failures a client retries, and when. */
+/** Failures that a client retries, and their delays. */
 import { ConnectionError, UnsupportedError } from "../../errors.ts";
 import type { BackoffOptions } from "../../base/backoff.ts";
 import { MoqError, type MoqErrorName } from "../wire/errors.ts";
 
-/** Delays between attempts, and limits for giving up. */
+/** Delays between attempts, and limits after which the client stops. */
 export interface MoqRetryOptions extends BackoffOptions {
   /**
-   * Upper end of the first delay, in milliseconds; every delay is drawn between 0 and the upper
-   * end.
+   * Upper limit of the first delay, in milliseconds; every delay is drawn between 0 and its upper
+   * limit.
    *
    * @default {500}
    */
   readonly firstDelayMs?: number | undefined;
   /**
-   * Upper end of every delay, in milliseconds; the first one doubles up to this limit.
+   * Upper limit of every delay, in milliseconds; the first one doubles up to this limit.
    *
    * @default {10000}
    */
   readonly maxDelayMs?: number | undefined;
   /**
-   * Attempts in a row before giving up; a session that did not hold for `stableMs` counts as an
-   * attempt.
+   * Consecutive attempts after which the client stops; a session that was not stable for `stableMs`
+   * counts as an attempt.
    *
    * @default {Infinity}
    */
   readonly maxAttempts?: number | undefined;
   /**
-   * Time without a session that held, in milliseconds, after which the client gives up; `Infinity`
-   * for no limit.
+   * Time without a stable session after which the client stops, in milliseconds; `Infinity` for no
+   * limit.
    *
    * @default {300000}
    */
   readonly giveUpAfterMs?: number | undefined;
   /**
-   * Age at which a session counts as held, in milliseconds: then delays, attempts and the time to
-   * give up start anew. For a server that accepts sessions and drops them at once, the delays keep
+   * Age at which a session counts as stable, in milliseconds, which resets delays, attempts and
+   * `giveUpAfterMs`. If a server accepts sessions and drops them immediately, the delays keep
    * growing.
    *
    * @default {10000}
@@ -42,7 +42,7 @@ export interface MoqRetryOptions extends BackoffOptions {
   readonly stableMs?: number | undefined;
   /**
    * Time after GOAWAY, in milliseconds, after which the client leaves the session even without a
-   * next one: a server that restarts waits for the client to leave.
+   * next one, because a restarting server waits for its clients to leave.
    *
    * @default {5000}
    */
@@ -55,7 +55,7 @@ export type MoqRetry = Required<MoqRetryOptions>;
 /**
  * Fills in the defaults.
  *
- * @throws {RangeError} If a time is negative or no number.
+ * @throws {RangeError} If a time is negative or not a number.
  */
 export function retrySettings(options: MoqRetryOptions = {}): MoqRetry {
   const { firstDelayMs = 500, maxDelayMs = 10_000, maxAttempts = Infinity } = options;
@@ -70,13 +70,13 @@ export function retrySettings(options: MoqRetryOptions = {}): MoqRetry {
   };
 }
 
-/** HTTP statuses that a later attempt may overcome. */
+/** HTTP statuses after which a later attempt may succeed. */
 const LATER: ReadonlySet<number> = new Set([408, 425, 429]);
 
-/** Reasons with which a server refuses a client for good. */
+/** Reasons with which a server rejects a client permanently. */
 const FINAL: ReadonlySet<MoqErrorName> = new Set(["unauthorized", "unsupportedVersion"]);
 
-/** Reasons with which an announce stream may end by accident. */
+/** Reasons for a temporary end of an announce stream. */
 const PASSING: ReadonlySet<MoqErrorName> = new Set([
   "internal",
   "cancelled",
@@ -86,7 +86,7 @@ const PASSING: ReadonlySet<MoqErrorName> = new Set([
   "unknown",
 ]);
 
-/** Reasons of a refused or ended subscription that no later attempt can overcome. */
+/** Reasons for a rejected or ended subscription after which no later attempt can succeed. */
 const HOPELESS: ReadonlySet<MoqErrorName> = new Set([
   "unauthorized",
   "invalidRange",
@@ -97,7 +97,7 @@ const HOPELESS: ReadonlySet<MoqErrorName> = new Set([
 ]);
 
 /**
- * Tells whether a client must stop.
+ * Returns true if a client must stop.
  *
  * @returns True if another attempt would fail as well.
  */
@@ -112,7 +112,8 @@ export function isRefusal(error: unknown): boolean {
 }
 
 /**
- * Tells whether an operation ended because the session ended: the next session will do.
+ * Returns true if an operation ended because the session closed, so that it can continue in the
+ * next one.
  *
  * @returns True for an error of the session or connection.
  */
@@ -121,7 +122,8 @@ export function isOfSession(error: unknown): boolean {
 }
 
 /**
- * Tells whether to subscribe again, on the same session, once the broadcast is back.
+ * Returns true if the client should subscribe again in the same session, once the broadcast is
+ * back.
  *
  * @returns True if another attempt may succeed.
  */
@@ -130,9 +132,9 @@ export function isPassingForTrack(error: unknown): boolean {
 }
 
 /**
- * Tells whether to ask for announcements again, on the same session.
+ * Returns true if the client should request announcements again in the same session.
  *
- * @param error The error of the announce stream; `undefined` for an end without one.
+ * @param error The error of the announce stream; `undefined` if it ended without one.
  * @returns True if another attempt may succeed.
  */
 export function isPassingForAnnouncements(error: unknown): boolean {

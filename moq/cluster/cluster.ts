@@ -1,4 +1,4 @@
-/** Relays that share a broker, by which each relay knows the broadcasts of all others. */
+/** Relays that share a broker, through which each relay knows the broadcasts of all others. */
 import type { OptionKinds } from "../../base/options.ts";
 import { checkOptions, POSITIVE } from "../../base/option_checks.ts";
 import { Directory } from "../../pubsub/nodes/directory.ts";
@@ -20,7 +20,7 @@ import {
   type RemoteRelayOptions,
 } from "./remote_relay.ts";
 
-/** A broadcast, as described by the relay that holds the broadcast. A value that JSON can hold. */
+/** A broadcast, as described by the relay that holds it. A value that JSON can hold. */
 interface HeldBroadcast {
   /** URL of that relay. */
   readonly url: string;
@@ -29,7 +29,7 @@ interface HeldBroadcast {
    * start of every earlier broadcast.
    */
   readonly since: number;
-  /** Ids of the relays on the way, that relay last; in decimal, because ids have 62 bits. */
+  /** Ids of the relays on the path, with that relay last; in decimal, because ids have 62 bits. */
   readonly hops: readonly string[];
   /** Present if the announcement reached that relay without hops. */
   readonly isBlind?: true;
@@ -48,16 +48,18 @@ function readHeldBroadcast(value: unknown): HeldBroadcast | undefined {
 /** Options for {@linkcode MoqCluster}. */
 export interface MoqClusterOptions {
   /**
-   * The relay of this process, whose runtime the cluster has, too. Closing the cluster does not
-   * close the relay.
+   * The relay of this process, whose runtime the cluster uses. Closing the cluster does not close
+   * the relay.
    */
   readonly relay: MoqRelay;
-  /** The nodes; each has one relay of the cluster. Closing the cluster does not close the nodes. */
+  /**
+   * The nodes, each with one relay of the cluster. Closing the cluster does not close the nodes.
+   */
   readonly nodes: Nodes;
   /** URL of this relay for the other relays: `https:` or `moqt:`; `http:` in development. */
   readonly url: string | URL;
   /**
-   * Name of the cluster. Relays of differently named clusters do not find each other.
+   * Name of the cluster. Relays of clusters with different names do not find each other.
    *
    * @default {"moq"}
    */
@@ -74,8 +76,8 @@ export interface MoqClusterOptions {
     ) => Promise<MoqSession>)
     | undefined;
   /**
-   * Time for which an unused session with another relay is kept, in milliseconds. Up to twice as
-   * long may pass.
+   * Time for which an unused session with another relay is kept, in milliseconds; up to twice as
+   * long.
    *
    * @default {5000}
    */
@@ -95,26 +97,27 @@ const OPTIONS: OptionKinds<MoqClusterOptions> = {
 };
 
 /**
- * Makes one relay of many: a broadcast announced at one relay is announced at all, and its media
- * come from the relay that holds the broadcast.
+ * Joins many relays into one: a broadcast announced at one relay is announced at all of them, and
+ * its media come from the relay that holds it.
  *
  * - **Directory:** a relay publishes the broadcasts of its own sessions in a {@linkcode Directory}.
- *   Media never pass the broker.
+ *   Media never pass through the broker.
  * - **One session:** another relay is dialed for the first subscription to one of its broadcasts,
- *   and the session is closed some time after the last subscription. A track is subscribed there
- *   once, for all subscribers here.
- * - **Ways:** the shortest chain of hops is taken. Of two equally short chains every relay takes
- *   the broadcast that began last. Relays thereby follow a publisher that moves: subscribers see
- *   the broadcast end and begin.
- * - **Loops** are refused by the `hopId` of the relay's mux.
- * - **End:** a broadcast that ends is ended everywhere within about a tenth of a second, and so are
- *   the broadcasts of a relay that closes its cluster. Those of a relay that died end within
+ *   and the session is closed some time after the last one ends. A track is subscribed there once
+ *   for all local subscribers.
+ * - **Routes:** the route with the fewest hops is used. Of two equally short routes, every relay
+ *   uses the broadcast that started last. Relays thus follow a publisher that moves: subscribers
+ *   see the broadcast end and start again.
+ * - **Loops** are detected by the `hopId` of the relay's mux, and rejected.
+ * - **End:** a broadcast that ends is ended everywhere within about 100 ms, and so are the
+ *   broadcasts of a relay that closes its cluster. Broadcasts of a crashed relay end within
  *   `goneAfterMs` of the nodes.
- * - **Outages:** while the engine is away no new broadcasts are found, and known broadcasts go on.
+ * - **Outages:** while the broker is unreachable, no new broadcasts are found, and known ones
+ *   continue.
  *
  * Relays of a cluster trust each other, and every program that can write to the broker. A relay
- * that dials another relay is a session like any other there. That session may subscribe to 2 % of
- * `maxTracks`, unless `authorize` grants `{ share: 1 }`, for example by a token that `dial` adds.
+ * that dials another relay is an ordinary session there. It may subscribe to 2 % of `maxTracks`,
+ * unless `authorize` grants `{ share: 1 }`, for example because of a token that `dial` adds.
  *
  * @example Two relays in one process
  * ```ts
@@ -127,7 +130,7 @@ const OPTIONS: OptionKinds<MoqClusterOptions> = {
  *   const relay = new MoqRelay();
  *   const server = listenMoq({
  *     mux: relay.mux,
- *     authorize: () => true, // For all on this machine; elsewhere `dial` shows a token.
+ *     authorize: () => true, // For all on this machine; elsewhere `dial` sends a token.
  *     onSession: (session) => relay.accept(session),
  *   });
  *   const nodes = new Nodes({ broker });
@@ -162,7 +165,7 @@ const OPTIONS: OptionKinds<MoqClusterOptions> = {
 export class MoqCluster implements AsyncDisposable {
   /** URL of this relay for the other relays. */
   readonly url: string;
-  /** Resolves when all relays that were alive have sent their broadcasts; never rejects. */
+  /** Resolves when all running relays have sent their broadcasts; never rejects. */
   readonly ready: Promise<void>;
 
   readonly #relay: MoqRelay;
@@ -183,7 +186,7 @@ export class MoqCluster implements AsyncDisposable {
    * Joins the cluster.
    *
    * @param options Relay, nodes and URL, and how to dial other relays.
-   * @throws {TypeError} If the URL is invalid, or the nodes have a cluster of this name already.
+   * @throws {TypeError} If the URL is invalid, or the nodes already have a cluster of this name.
    * @throws {RangeError} If `lingerMs` is not a positive integer.
    */
   constructor(options: MoqClusterOptions) {
@@ -209,7 +212,7 @@ export class MoqCluster implements AsyncDisposable {
     for (const one of relay.mux.announcements(relay.prefix)) this.#announced(one);
   }
 
-  /** Present state of the cluster, as seen by this relay. */
+  /** Current state of the cluster, as seen by this relay. */
   get stats(): {
     /** Broadcasts that this relay holds. */
     readonly held: number;
@@ -224,8 +227,8 @@ export class MoqCluster implements AsyncDisposable {
   }
 
   /**
-   * Leaves the cluster. The other relays lose the broadcasts of this relay, and subscribers of this
-   * relay lose those of the others. The relay goes on alone. Idempotent.
+   * Leaves the cluster. The other relays lose the broadcasts of this relay, and its subscribers
+   * lose the others' broadcasts. The relay continues alone. Idempotent.
    *
    * @returns Resolves once the sessions with other relays are closed.
    */
@@ -251,7 +254,7 @@ export class MoqCluster implements AsyncDisposable {
     await Promise.all(relays.map((remote) => remote.close()));
   }
 
-  /** Handles a broadcast of this relay's mux that begins, ends, or comes by another way. */
+  /** Handles a broadcast of this relay's mux that starts, ends, or changes its route. */
   #announced({ path, active, hops }: Announcement): void {
     const source = this.#relay.sourceOf(path);
     if (active && source?.remote === undefined) {
@@ -279,7 +282,7 @@ export class MoqCluster implements AsyncDisposable {
   #changed({ node, key, value, isSwept }: DirectoryChange<HeldBroadcast>): void {
     const path = broadcastPathOf(key);
     if (path === undefined || suffixOf(this.#relay.prefix, path) === undefined) return;
-    // A loop: the broadcast passed this relay before.
+    // A loop: the broadcast has already passed this relay.
     if (value === undefined || value.hops.includes(`${this.#relay.mux.hopId}`)) {
       return this.#lost(node, path, isSwept);
     }

@@ -16,7 +16,7 @@ export const CLUSTER_VERSION = "moq-lite-05";
 /** Longest time for dialing, in milliseconds. */
 const DIAL_TIMEOUT_MS = 10_000;
 
-/** Pause before dialing again after a failure, in milliseconds. */
+/** Delay before dialing again after a failure, in milliseconds. */
 const RETRY_MS = 1_000;
 
 /** Dials another relay of the cluster; see `dial` of `MoqClusterOptions`. */
@@ -25,7 +25,7 @@ export type MoqClusterDial = (
   options: { readonly mux: TrackMux; readonly signal: AbortSignal },
 ) => Promise<MoqSession>;
 
-/** Services of the cluster for a far relay. */
+/** Services of the cluster for a remote relay. */
 export interface RemoteRelayOptions {
   readonly runtime: Runtime;
   readonly dial: MoqClusterDial;
@@ -35,11 +35,11 @@ export interface RemoteRelayOptions {
   readonly lingerMs: number;
   /** Receives errors of dialing. */
   report(error: unknown): void;
-  /** Called at the end of each session. */
+  /** Called when a session closes. */
   onLeft(): void;
 }
 
-/** Another relay, asked over one session at a time. */
+/** Another relay, reached over one session at a time. */
 export class RemoteRelay implements TrackOrigin {
   readonly version = CLUSTER_VERSION;
   /** Resolves at {@linkcode close}. */
@@ -57,12 +57,11 @@ export class RemoteRelay implements TrackOrigin {
   readonly #fetches = new Set<GroupReader>();
   #current: Promise<MoqSession> | undefined;
   #failedAt: number | undefined;
-  /** Requests under way. */
+  /** Pending requests. */
   #requests = 0;
-  /** `true` if the last check found the session unused, without a request since. */
+  /** `true` if the last check found the session unused, and no request followed. */
   #isUnused = false;
 
-  /** Creates a far relay without a session. */
   constructor(url: string, link: RemoteRelayOptions) {
     this.url = url;
     this.#link = link;
@@ -89,12 +88,12 @@ export class RemoteRelay implements TrackOrigin {
     return reader;
   }
 
-  /** Asks the relay for the fixed properties of a track. */
+  /** Requests the fixed properties of a track from the relay. */
   trackInfo(...args: Parameters<TrackOrigin["trackInfo"]>): Promise<TrackInfoMessage> {
     return this.#ask((session) => session.trackInfo(...args), args[2]?.signal);
   }
 
-  /** Closes all sessions and refuses further requests. Idempotent. */
+  /** Closes all sessions and rejects further requests. Idempotent. */
   async close(): Promise<void> {
     this.#ending.abort(new MoqError("subscribe", "unroutable", "The relay left the cluster"));
     this.#closed.resolve();
@@ -150,7 +149,7 @@ export class RemoteRelay implements TrackOrigin {
     } catch (cause) {
       attempt.abort(cause);
       this.#failedAt = this.#link.runtime.now();
-      // Without the query, which may hold a token.
+      // Without the query, which may contain a token.
       const message = `Cannot reach the relay at ${this.url.split("?")[0]}`;
       const error = new MoqError("subscribe", "unroutable", message, { cause });
       if (!signal.aborted) report(error);
@@ -178,14 +177,14 @@ export class RemoteRelay implements TrackOrigin {
       this.#link.onLeft();
     });
     void session.draining.then(async () => {
-      // Later requests need another session; subscriptions under way may end on this one.
+      // Later requests need another session; open subscriptions may end on this one.
       forget();
       await Promise.all(session.subscriptions.map(({ closed }) => closed));
       session.close();
     });
   }
 
-  /** Closes a session that is unused in two checks in a row. */
+  /** Closes a session that is unused in two consecutive checks. */
   #closeIfUnused(session: MoqSession): void {
     for (const reader of this.#fetches) if (reader.isEnded) this.#fetches.delete(reader);
     const isIdle = this.#requests + this.#fetches.size + session.subscriptions.length === 0;

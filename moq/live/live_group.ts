@@ -36,8 +36,8 @@ export class FrameBatch {
    *
    * @param frames The frames, which are copied.
    * @param before Timestamp of the previous frame; 0 for the first frame of a group.
-   * @param timestamps `true` to encode with timestamps at once; the other encoding is made on
-   * demand.
+   * @param timestamps `true` to encode with timestamps immediately; the other encoding is created
+   * on demand.
    */
   constructor(frames: readonly TimedFrame[], before: number, timestamps: boolean) {
     this.#lengths = frames.map(({ bytes }) => bytes.byteLength);
@@ -49,7 +49,7 @@ export class FrameBatch {
     this.byteLength = encoded.byteLength;
   }
 
-  /** Returns the frames in wire format, with or without timestamps. */
+  /** Returns the encoded frames, with or without timestamps. */
   encoded(timestamps: boolean): Uint8Array {
     if (timestamps) return this.#timed ??= this.#encode(true, this.#framesOf(false));
     return this.#plain ??= this.#encode(false, this.#framesOf(true));
@@ -99,28 +99,28 @@ export class FrameBatch {
 /** Services of the track for a group. */
 export interface LiveGroupLink {
   readonly runtime: Runtime;
-  /** `true` to encode timestamps at once. */
+  /** `true` to encode timestamps immediately. */
   timestamps: boolean;
-  /** Called when the group has more or fewer bytes; negative for fewer. */
+  /** Called when the size of the group changes; negative if it shrinks. */
   grew(byteLength: number): void;
   /** Called when the group is closed or aborted. */
   ended(): void;
 }
 
 /**
- * Writes the frames of one group of a {@linkcode LiveTrack}, for all its subscribers. Writing never
- * waits: the track deals with subscribers that fall behind.
+ * Writes the frames of one group of a {@linkcode LiveTrack} for all its subscribers. Writing never
+ * waits: the track handles subscribers that fall behind.
  *
- * In a page that `deno bundle --minify` made, call `close()`: the bundler of Deno 2.9 does not
- * dispose of a `using` variable that is used only once more.
+ * In a page bundled by `deno bundle --minify`, call `close()`: Deno 2.9's bundler does not dispose
+ * a `using` variable that is used only once more.
  */
 export class LiveGroup implements Disposable {
   /** Number of the group. */
   readonly sequence: number;
-  /** Time of opening, in milliseconds since 1970. */
+  /** Time at which the group was opened, in milliseconds since the Unix epoch. */
   readonly openedAt: number;
   /**
-   * Present deliveries of the group.
+   * Current deliveries of the group.
    *
    * @ignore
    */
@@ -144,17 +144,17 @@ export class LiveGroup implements Disposable {
     this.openedAt = link.runtime.now();
   }
 
-  /** Bytes held. */
+  /** Number of bytes held. */
   get byteLength(): number {
     return this.#byteLength;
   }
 
-  /** `true` if the group was closed, and is complete. */
+  /** `true` if the group was closed and is complete. */
   get isClosed(): boolean {
     return this.#state === "closed";
   }
 
-  /** `true` if the group was given up by its producer, or because of its age. */
+  /** `true` if the group was aborted by its producer, or because of its age. */
   get isAborted(): boolean {
     return this.#state === "aborted";
   }
@@ -165,7 +165,7 @@ export class LiveGroup implements Disposable {
   }
 
   /**
-   * `true` if a new delivery gets all frames.
+   * `true` if a new delivery receives all frames.
    *
    * @ignore
    */
@@ -183,19 +183,19 @@ export class LiveGroup implements Disposable {
   }
 
   /**
-   * Adds a frame, which is sent at the end of this turn of the event loop, with the other frames of
-   * the turn.
+   * Adds a frame. It is sent at the end of this turn of the event loop, with the turn's other
+   * frames.
    *
    * @param frame The frame, which MUST NOT be changed afterwards.
    * @param options Timestamp of the frame.
-   * @throws {MoqError} If the group was given up, for example by its track because of its age.
+   * @throws {MoqError} If the group was aborted, for example by its track because of its age.
    * @throws {TypeError} If the group is closed, or the frame is not a `Uint8Array`.
    * @throws {RangeError} If the timestamp is not an integer from 0 to 2^52 - 1.
    */
   writeFrame(frame: Uint8Array, options: WriteFrameOptions = {}): void {
     checkOptions("write frame", options, WRITE_FRAME);
     if (this.#state === "aborted") {
-      throw new MoqError("group", this.#reason, `Group ${this.sequence} was given up`);
+      throw new MoqError("group", this.#reason, `Group ${this.sequence} was aborted`);
     }
     if (this.#state === "closed") {
       throw new TypeError("Cannot write frame: the group is closed");
@@ -221,14 +221,14 @@ export class LiveGroup implements Disposable {
   close(): void {
     if (this.#state !== "open") return;
     this.#encode();
-    if (this.isEnded) return; // Encoding made the group too large: the track has given it up.
+    if (this.isEnded) return; // Encoding made the group too large: the track has aborted it.
     this.#state = "closed";
     this.#wakeAll();
     this.#link.ended();
   }
 
   /**
-   * Gives the group up; its subscribers get the reason. Idempotent.
+   * Aborts the group; its subscribers receive the reason. Idempotent.
    *
    * @param reason The reason.
    */
@@ -246,7 +246,7 @@ export class LiveGroup implements Disposable {
   }
 
   /**
-   * Drops all frames, and gives up all deliveries.
+   * Drops all frames, and aborts all deliveries.
    *
    * @ignore
    */
@@ -262,14 +262,14 @@ export class LiveGroup implements Disposable {
   }
 
   /**
-   * Drops the oldest frames, and gives up the deliveries that have not taken those yet.
+   * Drops the oldest frames, and aborts the deliveries that have not read them yet.
    *
    * @ignore
    */
   trim(maxBytes: number): void {
     let count = 0;
     let byteLength = 0;
-    // Keep the newest batch, which is on its way to all subscribers.
+    // Keep the newest batch, which is being sent to all subscribers.
     while (this.#byteLength - byteLength > maxBytes && count < this.#batches.length - 1) {
       byteLength += this.#batches[count++]!.byteLength;
     }
@@ -284,7 +284,7 @@ export class LiveGroup implements Disposable {
   }
 
   /**
-   * Returns a batch of frames in wire format.
+   * Returns a batch of encoded frames.
    *
    * @ignore
    */
@@ -317,11 +317,11 @@ export class LiveGroup implements Disposable {
 
 /** Recipient of a group. */
 export interface DeliveryOwner {
-  /** Called when the wire has taken data. */
+  /** Called when the connection has accepted data. */
   progressed(): void;
-  /** Called when the wire holds no data of the group any more. */
+  /** Called when the connection no longer holds data of the group. */
   released(delivery: Delivery): void;
-  /** Called when the group cannot be delivered any more. */
+  /** Called when the group can no longer be delivered. */
   giveUp(delivery: Delivery, reason: MoqErrorName): void;
 }
 
@@ -329,17 +329,18 @@ export interface DeliveryOwner {
 export class Delivery implements EncodedSource {
   readonly group: LiveGroup;
   /**
-   * Stream of the group; `undefined` while the delivery waits for a place among those in flight.
+   * Stream of the group; `undefined` while the delivery waits for a slot among the groups in
+   * flight.
    */
   writer: GroupWriter | undefined = undefined;
-  /** `true` once no more of the group is to be read. */
+  /** `true` once no more of the group will be read. */
   isGivenUp = false;
 
   readonly #owner: DeliveryOwner;
   #next = 0;
   #isInWire = false;
 
-  /** Begins at the first frame. */
+  /** Starts at the first frame. */
   constructor(group: LiveGroup, owner: DeliveryOwner) {
     this.group = group;
     this.#owner = owner;
@@ -356,7 +357,7 @@ export class Delivery implements EncodedSource {
     return this.group.isClosed && this.#next >= this.group.endBatch;
   }
 
-  /** `true` if there is data, or the end of the group, that the subscriber has not taken. */
+  /** `true` if there is data, or the end of the group, that the subscriber has not received. */
   get isBehind(): boolean {
     return this.#isInWire || this.#next < this.group.endBatch || this.group.isClosed;
   }
@@ -376,13 +377,13 @@ export class Delivery implements EncodedSource {
     return byteLength;
   }
 
-  /** Ends the delivery; called once the wire holds no data of the group any more. */
+  /** Ends the delivery; called once the connection no longer holds data of the group. */
   released(): void {
     this.group.deliveries.delete(this);
     this.#owner.released(this);
   }
 
-  /** Gives the delivery up. Idempotent. */
+  /** Aborts the delivery. Idempotent. */
   giveUp(reason: MoqErrorName): void {
     if (this.isGivenUp) return;
     this.group.deliveries.delete(this);

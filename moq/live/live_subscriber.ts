@@ -1,4 +1,4 @@
-/** One subscriber of a live track: its groups on their way, and those given up. */
+/** One subscriber of a live track, with its groups in flight and its aborted ones. */
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import type { GroupWriter } from "../track/group_writer.ts";
 import type { TrackWriter } from "../track/track_writer.ts";
@@ -14,9 +14,9 @@ export const STALL_TICKS = 4;
 
 /** Limits of a subscriber, set by its track. */
 export interface LiveSubscriberLimits {
-  /** Groups on their way at once. */
+  /** Maximum number of groups in flight. */
   readonly maxGroupsInFlight: number;
-  /** Groups that were given up while the wire still holds a part. */
+  /** Maximum number of aborted groups of which the connection still holds a part. */
   readonly maxStuckGroups: number;
   /** Largest age of a group, relative to the newest group, in milliseconds; 0 for no limit. */
   readonly maxLatencyMs: number;
@@ -27,23 +27,26 @@ export interface LiveSubscriberLimits {
 export class LiveSubscriber implements DeliveryOwner {
   /** Writes the groups to the subscriber. */
   readonly track: TrackWriter;
-  /** Resolves once the subscriber has all groups, or left; rejects if the subscription failed. */
+  /**
+   * Resolves once the subscriber has received all groups, or left; rejects if the subscription
+   * failed.
+   */
   readonly done: Promise<void>;
 
   readonly #runtime: Runtime;
   readonly #limits: LiveSubscriberLimits;
   readonly #done: PromiseWithResolvers<void> = Promise.withResolvers();
-  /** Groups on their way, by number. */
+  /** Groups in flight, by number. */
   readonly #sending = new Map<number, Delivery>();
-  /** Groups that wait for a place among those in flight, the oldest first. */
+  /** Groups that wait for a slot among the groups in flight, oldest first. */
   #waiting: Delivery[] = [];
-  /** Streams that the wire holds: of groups on their way, and of those given up. */
+  /** Streams that the connection holds: of groups in flight, and of aborted ones. */
   #held = 0;
   #stuck = 0;
   #quietTicks = 0;
   #start = 0;
   #newest: LiveGroup | undefined = undefined;
-  /** Groups taken for delivery, and groups dropped. */
+  /** Groups accepted for delivery, and dropped groups. */
   #settled = 0;
   #isSourceOver = false;
   #isOver = false;
@@ -61,9 +64,9 @@ export class LiveSubscriber implements DeliveryOwner {
   }
 
   /**
-   * Begins at the newest group, or at the group that the subscriber requested.
+   * Starts at the newest group, or at the group that the subscriber requested.
    *
-   * @param cached Cached groups, the oldest first.
+   * @param cached Cached groups, oldest first.
    * @param newest The newest group, which may be missing in `cached`.
    */
   begin(cached: readonly LiveGroup[], newest: LiveGroup | undefined): void {
@@ -82,7 +85,7 @@ export class LiveSubscriber implements DeliveryOwner {
     }
     const end = Math.min(last, endGroup);
     if (next <= end) missed.push({ first: next, last: end });
-    // Without a requested start the subscription begins with the first cached group: no group is
+    // Without a requested start the subscription starts with the first cached group: no group is
     // missed.
     if (startGroup !== undefined && missed.length > 0) {
       this.track.accept();
@@ -101,7 +104,7 @@ export class LiveSubscriber implements DeliveryOwner {
     this.#checkEnd();
   }
 
-  /** Handles groups that will not come. */
+  /** Handles groups that will not be sent. */
   dropped({ first, last }: MissedGroups, reason: MoqErrorName): void {
     const { endGroup = Infinity } = this.track.subscription;
     const range = { first: Math.max(first, this.#start), last: Math.min(last, endGroup) };
@@ -128,7 +131,7 @@ export class LiveSubscriber implements DeliveryOwner {
     if (!this.#isBehind()) this.#quietTicks = 0;
     else if (++this.#quietTicks > STALL_TICKS) {
       const { stallTimeoutMs } = this.#limits;
-      this.fail("tooFarBehind", `The subscriber took no data for ${stallTimeoutMs} ms`);
+      this.fail("tooFarBehind", `The subscriber accepted no data for ${stallTimeoutMs} ms`);
     }
   }
 
@@ -140,18 +143,16 @@ export class LiveSubscriber implements DeliveryOwner {
     this.#forget();
     this.#done.reject(new MoqError("subscribe", reason, message));
     if (this.#held === 0) return;
-    // A wire that cannot reset a stream holds unread data until the session ends.
+    // A connection that cannot reset a stream holds unread data until the session closes.
     const { stallTimeoutMs } = this.#limits;
     this.#freeTimer = this.#runtime.setTimeout(() => {
       this.track.closeSession(
-        `A subscription was ended, and the subscriber has not taken ${this.#held} groups of it`,
+        `A subscription was ended, and the subscriber has not read ${this.#held} of its groups`,
       );
     }, stallTimeoutMs);
   }
 
-  /**
-   * Ends the subscription because the subscriber left, the session ended, or the track was closed.
-   */
+  /** Ends the subscription because the subscriber left, or the session or track was closed. */
   leave(): void {
     if (this.#isOver) return;
     this.#isOver = true;
@@ -176,7 +177,7 @@ export class LiveSubscriber implements DeliveryOwner {
     this.#checkEnd();
   }
 
-  /** Gives up a delivery, and notifies the subscriber. */
+  /** Aborts a delivery, and notifies the subscriber. */
   giveUp(delivery: Delivery, reason: MoqErrorName): void {
     const { writer, group: { sequence } } = delivery;
     delivery.isGivenUp = true;
@@ -187,7 +188,7 @@ export class LiveSubscriber implements DeliveryOwner {
     }
     this.#sending.delete(sequence);
     this.#stuck++;
-    // Resets the stream where the wire can, which frees its data at once.
+    // Resets the stream if the transport can, which frees its data immediately.
     writer.abort(reason);
     if (this.#stuck > this.#limits.maxStuckGroups) {
       this.fail("tooFarBehind", `More than ${this.#limits.maxStuckGroups} groups are stuck`);
@@ -209,7 +210,7 @@ export class LiveSubscriber implements DeliveryOwner {
     try {
       writer = this.track.startGroup(sequence);
     } catch {
-      // The track is closed: the last requested group was sent, or the subscriber has narrowed the
+      // The track is closed: the last requested group was sent, or the subscriber narrowed the
       // request.
       group.deliveries.delete(delivery);
       return this.track.drop({ first: sequence, last: sequence }, "expired");
@@ -227,7 +228,7 @@ export class LiveSubscriber implements DeliveryOwner {
     }
   }
 
-  /** Gives up the groups that are too old by now. */
+  /** Aborts the groups that are too old now. */
   #expire(): void {
     const { maxLatencyMs: own } = this.track.subscription;
     const maxLatencyMs = Math.min(own || Infinity, this.#limits.maxLatencyMs || Infinity);
@@ -238,7 +239,7 @@ export class LiveSubscriber implements DeliveryOwner {
     for (const delivery of [...this.#waiting, ...this.#sending.values()]) {
       const { group, writer } = delivery;
       if (group === newest || group.openedAt >= oldest) continue;
-      // The wire has the whole group.
+      // The connection has the whole group.
       if (writer?.isEnded && writer.bufferedBytes === 0) continue;
       delivery.giveUp("expired");
     }

@@ -1,4 +1,4 @@
-/** A track with one source and many subscribers, and broadcasts of such tracks. */
+/** Tracks with one source and many subscribers, and broadcasts of such tracks. */
 import { type OptionKinds, withDefaults } from "../../base/options.ts";
 import { checkOptions, COUNT, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
@@ -18,7 +18,7 @@ export interface LiveTrackOptions {
    * @default {platformRuntime()}
    */
   readonly runtime?: Runtime | undefined;
-  /** Fixed properties of the track, for versions in which subscribers ask. */
+  /** Fixed properties of the track, for versions in which subscribers can request them. */
   readonly info?: Partial<TrackInfoMessage> | undefined;
   /**
    * Groups kept for late subscribers and fetches. The newest group is always kept.
@@ -27,69 +27,67 @@ export interface LiveTrackOptions {
    */
   readonly maxCachedGroups?: number | undefined;
   /**
-   * Bytes kept for late subscribers and fetches. Encodings with and without timestamps are held
-   * once each.
+   * Bytes kept for late subscribers and fetches. Each encoding, with and without timestamps, is
+   * held once.
    *
    * @default {16777216}
    */
   readonly maxCachedBytes?: number | undefined;
   /**
-   * Oldest age of a group for late subscribers, in milliseconds. The newest group is kept at any
-   * age.
+   * Maximum age of a group for late subscribers, in milliseconds. The newest group is always kept.
    *
    * @default {30000}
    */
   readonly maxCacheAgeMs?: number | undefined;
   /**
-   * Most groups by which a subscriber may be behind; older groups are dropped.
+   * Maximum number of groups by which a subscriber may be behind; older groups are dropped.
    *
    * @default {256}
    */
   readonly maxLagGroups?: number | undefined;
   /**
-   * Most bytes by which a subscriber may be behind. A group larger than this and than
-   * `maxCachedBytes` loses its first frames: only subscribers that have taken those frames get the
-   * rest.
+   * Maximum number of bytes by which a subscriber may be behind. A group larger than this and
+   * `maxCachedBytes` loses its first frames: only subscribers that have read them receive the rest.
    *
    * @default {16777216}
    */
   readonly maxLagBytes?: number | undefined;
   /**
-   * Largest age of a group relative to the newest one, in milliseconds; older groups are dropped. 0
-   * for no limit. A subscriber may ask for less.
+   * Maximum age of a group relative to the newest one, in milliseconds; older groups are dropped. 0
+   * for no limit. A subscriber may request less.
    *
    * @default {0}
    */
   readonly maxLatencyMs?: number | undefined;
   /**
-   * Groups on their way to one subscriber at once; further groups wait.
+   * Maximum number of groups in flight to one subscriber; further groups wait.
    *
    * @default {64}
    */
   readonly maxGroupsInFlight?: number | undefined;
   /**
-   * Dropped groups of one subscriber of which the wire holds a part and cannot let go, as over
-   * Deno's QUIC. Beyond this number the subscription is ended.
+   * Maximum number of dropped groups of one subscriber of which the connection holds a part that it
+   * cannot release, for example over Deno's QUIC. Beyond it the subscription is ended.
    *
    * @default {64}
    */
   readonly maxStuckGroups?: number | undefined;
   /**
-   * Longest time for which a subscriber may take no data while there is some, in milliseconds. The
-   * subscription is ended after this time, or up to a quarter of it more. If the wire holds streams
-   * that cannot be reset, the session is closed after the same time again, because only that frees
-   * the streams.
+   * Longest time for which a subscriber may accept no data while there is some, in milliseconds.
+   * The subscription is ended after this time, or up to a quarter later. If the connection holds
+   * streams that cannot be reset, the session is closed after the same time again, because only
+   * that frees them.
    *
    * @default {10000}
    */
   readonly stallTimeoutMs?: number | undefined;
   /**
-   * Most subscribers at once; further ones are refused.
+   * Maximum number of subscribers; further ones are rejected.
    *
    * @default {65536}
    */
   readonly maxSubscribers?: number | undefined;
-  /** Called when a subscriber came, left, or updated its subscription. Errors are ignored. */
+  /** Called when a subscriber joins, leaves, or updates its subscription. Errors are ignored. */
   readonly onDemand?: (() => void) | undefined;
 }
 
@@ -143,14 +141,13 @@ export const TRACK: OptionKinds<LiveTrackOptions> = {
 
 /**
  * A track with one source and many subscribers. The source writes each group once; subscribers come
- * and go, and never hold up the source or one another.
+ * and go, and never block the source or one another.
  *
- * - **Late subscribers** begin at the newest group, or at a group of their choice, as far as the
- *   cache reaches.
+ * - **Late subscribers** start at the newest group, or at any cached group.
  * - **Bounded:** only the newest groups are held, once for all subscribers. A subscriber that falls
- *   behind loses the oldest groups: each is aborted, and announced as dropped where the version can
- *   say so, never left out silently.
- * - **Stalled** subscribers are ended with `tooFarBehind`.
+ *   behind loses the oldest groups: each is aborted, and reported as dropped if the version
+ *   supports it, never omitted silently.
+ * - **Stalled:** the subscription of a stalled subscriber ends with `tooFarBehind`.
  *
  * @example A track for many subscribers
  * ```ts
@@ -191,14 +188,14 @@ export class LiveTrack implements AsyncDisposable {
   #groups: LiveGroup[] = [];
   #newest: LiveGroup | undefined = undefined;
   #byteLength = 0;
-  /** Number up to which groups are over, including numbers that never came. */
+  /** Number up to which groups are finished, including missing ones. */
   #floor = -1;
   #stallTimer: Timer | undefined = undefined;
   #state: "open" | "over" = "open";
   #error: MoqErrorName | undefined = undefined;
 
   /**
-   * Creates a track without groups.
+   * Creates a track.
    *
    * @param options Limits of the track.
    * @throws {RangeError} If a limit is not a positive integer.
@@ -239,7 +236,7 @@ export class LiveTrack implements AsyncDisposable {
     return this.#groups.length;
   }
 
-  /** Bytes of the groups held. */
+  /** Bytes of the held groups. */
   get heldBytes(): number {
     return this.#byteLength;
   }
@@ -280,7 +277,7 @@ export class LiveTrack implements AsyncDisposable {
   }
 
   /**
-   * Begins a group. Several groups may be open at once, and may begin out of order.
+   * Opens a group. Several groups may be open at once, and may be opened out of order.
    *
    * @param sequence Number of the group; by default one more than the newest one, 1 for the first.
    * @returns The group.
@@ -311,7 +308,7 @@ export class LiveTrack implements AsyncDisposable {
   }
 
   /**
-   * Tells the subscribers that groups will not come.
+   * Notifies the subscribers that groups will not be sent.
    *
    * @param missed Numbers of the groups.
    * @param reason The reason.
@@ -321,11 +318,11 @@ export class LiveTrack implements AsyncDisposable {
   }
 
   /**
-   * Serves one subscriber, from the newest group or from a requested group on; or a fetch, from the
-   * cache. Requested groups that have left the cache are dropped.
+   * Serves one subscriber, from the newest or a requested group; or a fetch, from the cache.
+   * Requested groups that are no longer cached are dropped.
    *
    * @param track The subscriber's track.
-   * @returns Resolves when the subscriber left, or got all requested groups.
+   * @returns Resolves when the subscriber has left, or has received all requested groups.
    * @throws {MoqError} If the track was closed with an error, the subscriber fell too far behind, or
    * a fetched group is not in the cache.
    */
@@ -362,8 +359,8 @@ export class LiveTrack implements AsyncDisposable {
    * Answers a fetch from the cache.
    *
    * @param request The requested group.
-   * @param writer Writer of the answer.
-   * @returns Resolves once the group was written, or given up.
+   * @param writer Writer of the response.
+   * @returns Resolves once the group was written or aborted.
    * @throws {MoqError} If the group is not in the cache.
    */
   async serveFetch(request: FetchRequest, writer: GroupWriter): Promise<void> {
@@ -402,7 +399,7 @@ export class LiveTrack implements AsyncDisposable {
   }
 
   /**
-   * Ends the track: open groups are closed, and subscribers get the groups on their way.
+   * Ends the track: open groups are closed, and subscribers receive the groups in flight.
    * Idempotent.
    */
   close(): void {
@@ -413,7 +410,7 @@ export class LiveTrack implements AsyncDisposable {
   }
 
   /**
-   * Ends the track with an error: groups on their way are given up. Idempotent.
+   * Ends the track with an error: groups in flight are aborted. Idempotent.
    *
    * @param reason The reason.
    */
@@ -448,7 +445,7 @@ export class LiveTrack implements AsyncDisposable {
     }
   }
 
-  /** Groups for late subscribers and fetches, the oldest first. */
+  /** Groups for late subscribers and fetches, oldest first. */
   #cached(): LiveGroup[] {
     const { maxCachedGroups, maxCachedBytes, maxCacheAgeMs } = this.#limits;
     const oldest = this.#runtime.now() - maxCacheAgeMs;
@@ -466,7 +463,9 @@ export class LiveTrack implements AsyncDisposable {
     return found.reverse();
   }
 
-  /** Drops groups that neither late subscribers nor subscribers behind may still get. */
+  /**
+   * Drops groups that neither late subscribers nor subscribers that are behind can still receive.
+   */
   #evict(): void {
     const { maxCachedGroups, maxCachedBytes, maxCacheAgeMs } = this.#limits;
     const { maxLagGroups, maxLagBytes } = this.#limits;
@@ -476,7 +475,8 @@ export class LiveTrack implements AsyncDisposable {
       const count = this.#groups.length;
       const isCached = count <= maxCachedGroups && this.#byteLength <= maxCachedBytes &&
         group.openedAt >= oldest;
-      // Beyond the cache keep only groups that are still written, or on their way to a subscriber.
+      // Beyond the cache, keep only groups that are still being written or in flight to a
+      // subscriber.
       const isNeeded = !group.isEnded || group.deliveries.size > 0;
       const isInBounds = count <= maxLagGroups && this.#byteLength <= maxLagBytes;
       if (isCached || isNeeded && isInBounds) break;
@@ -520,7 +520,7 @@ export interface LiveBroadcastOptions {
    */
   readonly runtime?: Runtime | undefined;
   /**
-   * Most tracks at once.
+   * Maximum number of tracks.
    *
    * @default {1024}
    */
@@ -528,7 +528,7 @@ export interface LiveBroadcastOptions {
 }
 
 /**
- * Serves live tracks by their names; other names are refused with `notFound`. Pass the broadcast to
+ * Serves live tracks by name; other names are rejected with `notFound`. Pass the broadcast to
  * `mux.publish()`.
  *
  * @example Two tracks
@@ -554,7 +554,7 @@ export class LiveBroadcast implements TrackServer, AsyncDisposable {
   readonly #tracks = new Map<string, LiveTrack>();
 
   /**
-   * Creates a broadcast without tracks.
+   * Creates a broadcast.
    *
    * @param options The limit on tracks.
    * @throws {RangeError} If `maxTracks` is not a positive integer.
@@ -577,7 +577,7 @@ export class LiveBroadcast implements TrackServer, AsyncDisposable {
    * @param name Name of the track.
    * @param options Limits of the track.
    * @returns The track, ready for groups.
-   * @throws {TypeError} If the broadcast has a track of this name already.
+   * @throws {TypeError} If the broadcast already has a track of this name.
    * @throws {RangeError} If there are too many tracks, or a limit is invalid.
    */
   track(name: string, options: LiveTrackOptions = {}): LiveTrack {
@@ -634,7 +634,7 @@ export class LiveBroadcast implements TrackServer, AsyncDisposable {
    * Answers a fetch; called by the mux.
    *
    * @param request The requested group.
-   * @param group Writer of the answer.
+   * @param group Writer of the response.
    * @returns Resolves when the group is written.
    * @throws {MoqError} If there is no such track, or the group is not in the cache.
    */

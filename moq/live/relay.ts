@@ -26,13 +26,15 @@ import {
 import { RelayRoute, type RelayRouteLink } from "./relay_route.ts";
 import type { RelaySource, TrackOrigin } from "./relay_source.ts";
 
-/** A broadcast that waits for a place of the relay. */
+/** A broadcast that waits for a slot of the relay. */
 interface WaitingBroadcast {
   source: RelaySource;
   readonly place: Place;
 }
 
-/** Bound that keeps a broadcast from being relayed: of the session, of its address, or of all. */
+/**
+ * Limit that prevents a broadcast from being relayed: of the session, its address, or the relay.
+ */
 type RelayLimit = "share" | "address" | "full";
 
 /** A session of a relay, or another relay of its cluster. */
@@ -41,15 +43,15 @@ class RelayPeer {
   readonly from: TrackOrigin;
   /** Relayed broadcasts. */
   readonly paths: Set<BroadcastPath> = new Set();
-  /** Broadcasts that wait for a place, the oldest first. */
+  /** Broadcasts that wait for a slot, oldest first. */
   readonly waiting: Map<BroadcastPath, WaitingBroadcast> = new Map();
-  /** Number of announcements that were not kept. */
+  /** Number of discarded announcements. */
   ignored = 0;
-  /** Reason for the last broadcast that was not relayed. */
+  /** Reason why the last broadcast was not relayed. */
   reason: NonNullable<MoqRelayNotice["reason"]> | undefined;
 
   readonly #runtime: Runtime;
-  /** Track of the notices; created on the first request. */
+  /** Track of the notices, created on the first request. */
   #notices: LiveTrack | undefined;
   #isChanged = false;
 
@@ -58,10 +60,10 @@ class RelayPeer {
     this.#runtime = runtime;
   }
 
-  /** Sends notices to a subscriber: the present state, then each change. */
+  /** Sends notices to a subscriber: the current state, then each change. */
   async serve(track: TrackWriter, placesOf: () => number): Promise<void> {
     if (this.#notices === undefined) {
-      // The newest notice holds the whole state.
+      // The newest notice contains the whole state.
       this.#notices = new LiveTrack({
         runtime: this.#runtime,
         maxCachedGroups: 1,
@@ -72,7 +74,7 @@ class RelayPeer {
     await this.#notices.serve(track);
   }
 
-  /** Notes a change of the broadcasts; subscribers get a notice at the end of this turn. */
+  /** Records a change of the broadcasts; subscribers receive a notice at the end of this turn. */
   changed(placesOf: () => number): void {
     if (this.#notices === undefined || this.#isChanged) return;
     this.#isChanged = true;
@@ -101,16 +103,16 @@ class RelayPeer {
   }
 }
 
-/** Default of the most broadcasts of a relay. */
+/** Default maximum number of broadcasts of a relay. */
 const MAX_BROADCASTS = 100_000;
 
-/** Default of the most broadcasts of one address: one for each session that it may have. */
+/** Default maximum number of broadcasts of one address: one for each session that it may have. */
 const MAX_BROADCASTS_PER_ADDRESS = 1_000;
 
-/** Default of the most tracks of a relay. */
+/** Default maximum number of tracks of a relay. */
 const MAX_TRACKS = 10_000;
 
-/** Default of the most tracks of one address. */
+/** Default maximum number of tracks of one address. */
 const MAX_TRACKS_PER_ADDRESS = 1_000;
 
 /** Options for {@linkcode MoqRelay}. */
@@ -123,7 +125,7 @@ export interface MoqRelayOptions {
   readonly runtime?: Runtime | undefined;
   /**
    * Mux of the sessions, in which relayed broadcasts are announced. The application's own
-   * publications in this mux have precedence. By default a new mux.
+   * publications in this mux take precedence. By default a new mux.
    */
   readonly mux?: TrackMux | undefined;
   /**
@@ -133,60 +135,61 @@ export interface MoqRelayOptions {
    */
   readonly prefix?: string | undefined;
   /**
-   * Lets sessions that dialed in publish without `authorize`: every client that reaches the relay
-   * may publish under any path. Without this option such announcements are refused. The address of
-   * a client makes no difference: behind a proxy all clients come from this machine.
+   * Allows sessions that dialed in to publish without `authorize`: every client that reaches the
+   * relay may publish under any path. Without this option such announcements are rejected, whatever
+   * the client's address: behind a proxy all clients seem to come from this machine.
    *
    * @default {false}
    */
   readonly allowAnonymousPublish?: boolean | undefined;
   /**
    * Time for which a track stays subscribed upstream, with a warm cache, after its last subscriber
-   * left, in milliseconds.
+   * has left, in milliseconds.
    *
    * @default {5000}
    */
   readonly lingerMs?: number | undefined;
   /**
-   * Most broadcasts of all sessions. Further ones wait for a place, as many again at most; see
-   * {@linkcode relayNotices}.
+   * Maximum number of broadcasts of all sessions. Further ones wait for a slot, at most as many
+   * again; see {@linkcode relayNotices}.
    *
    * @default {100000}
    */
   readonly maxBroadcasts?: number | undefined;
   /**
-   * Most of these broadcasts, and of those that wait, whose first publisher came from one network
-   * address, where an IPv6 /64 counts as one. Further ones wait. The default counts only while more
-   * than half of `maxBroadcasts` are relayed.
+   * Maximum number of these broadcasts, and of waiting ones, whose first publisher came from one
+   * network address, where an IPv6 /64 counts as one. Further ones wait. The default only applies
+   * while more than half of `maxBroadcasts` are relayed.
    *
    * @default {1000}
    */
   readonly maxBroadcastsPerAddress?: number | undefined;
   /**
-   * Most tracks subscribed upstream at once. A further track takes the place of one without
-   * subscribers, or is refused.
+   * Maximum number of tracks subscribed upstream. A further track replaces one without subscribers,
+   * or is rejected.
    *
    * @default {10000}
    */
   readonly maxTracks?: number | undefined;
   /**
-   * Most of these tracks whose first subscriber came from one network address, where an IPv6 /64
-   * counts as one. The default counts only while more than half of `maxTracks` are subscribed.
+   * Maximum number of these tracks whose first subscriber came from one network address, where an
+   * IPv6 /64 counts as one. The default only applies while more than half of `maxTracks` are
+   * subscribed.
    *
    * @default {1000}
    */
   readonly maxTracksPerAddress?: number | undefined;
   /**
-   * Share of a session that dialed in: the part of `maxBroadcasts` that may be relayed (and as many
-   * may wait), and the part of `maxTracks` that may be subscribed to. At least one place. Sessions
-   * that this program dialed may use all places. `authorize` grants a larger `share`, such as
-   * `{ share: 1 }` for another relay.
+   * Share of a session that dialed in: the fraction of `maxBroadcasts` that may be relayed (and as
+   * many may wait), and the fraction of `maxTracks` that it may subscribe to. At least one slot.
+   * Sessions that this program dialed may use all slots. `authorize` can grant a larger `share`,
+   * such as `{ share: 1 }` for another relay.
    *
    * @default {0.02}
    */
   readonly maxShare?: number | undefined;
   /**
-   * Most fetches sent upstream at once; further ones are refused.
+   * Maximum number of concurrent upstream fetches; further ones are rejected.
    *
    * @default {256}
    */
@@ -194,9 +197,9 @@ export interface MoqRelayOptions {
   /** Limits of the fan-out of each track; see {@linkcode LiveTrackOptions}. */
   readonly track?: Omit<LiveTrackOptions, "runtime" | "info" | "onDemand"> | undefined;
   /**
-   * Receives errors of broadcasts and announcements. Refusals for lack of a place are reported once
-   * for each session and reason, until all broadcasts of the session are relayed. By default errors
-   * are ignored, except for sessions without `authorize`, for which one line is printed.
+   * Receives errors of broadcasts and announcements. Rejections for lack of a slot are reported
+   * once per session and reason, until all broadcasts of the session are relayed. By default errors
+   * are ignored, except that one line is printed about sessions without `authorize`.
    */
   readonly onError?: ((error: unknown) => void) | undefined;
 }
@@ -221,23 +224,23 @@ const OPTIONS: OptionKinds<MoqRelayOptions> = {
  * Relays the broadcasts of its sessions to each other.
  *
  * - **Once:** a track is subscribed upstream for its first subscriber, with the highest priority of
- *   all subscribers, and unsubscribed `lingerMs` after the last one left.
- * - **Fan-out:** each group is held once for all subscribers, by a {@linkcode LiveTrack}: late
- *   subscribers begin at the newest group, fetches are answered from the cache first, and a stalled
+ *   all subscribers, and unsubscribed `lingerMs` after the last one has left.
+ * - **Fan-out:** a {@linkcode LiveTrack} holds each group once for all subscribers: late
+ *   subscribers start at the newest group, fetches are answered from the cache first, and a stalled
  *   subscriber affects no other.
- * - **Ways:** of several sources of a broadcast the shortest chain of hops is taken; of two equally
- *   short chains to different publishers, the newer one. If another way to the same publisher takes
- *   over, subscriptions stay. If another publisher takes over, subscribers see the broadcast end
- *   and begin again.
- * - **Loops** are refused by the `hopId` of the mux. Versions without hops cannot show loops:
- *   relays speak moq-lite-04 or -05 to each other. A source without hops may be an echo of this
- *   relay. Such a source never replaces another one, and takes over a second after the other one is
- *   gone.
- * - **Strangers:** a session that dialed in publishes only where `authorize` decides, and takes 2 %
- *   of the places at most. A broadcast without a place waits for one, and its publisher can ask
- *   why: see {@linkcode relayNotices}.
- * - **Behind:** a subscriber that falls behind loses the oldest groups, explicitly. A subscription
- *   without progress is ended, and so is its session where only that frees the memory.
+ * - **Routes:** of several sources of a broadcast, the route with the fewest hops is used; of two
+ *   equally short routes to different publishers, the newer one. If another route to the same
+ *   publisher takes over, subscriptions stay. If another publisher takes over, subscribers see the
+ *   broadcast end and start again.
+ * - **Loops** are detected by the `hopId` of the mux, and rejected. Versions without hops cannot
+ *   reveal loops, so relays must speak moq-lite-04 or -05 to each other. A source without hops may
+ *   be an echo of this relay: it never replaces another source, and takes over one second after the
+ *   other has gone.
+ * - **Untrusted sessions:** a session that dialed in may publish only if `authorize` allows it, and
+ *   uses at most 2 % of the slots. A broadcast without a slot waits for one, and its publisher can
+ *   read the reason: see {@linkcode relayNotices}.
+ * - **Slow subscribers:** a subscriber that falls behind loses the oldest groups, explicitly. A
+ *   subscription without progress is ended, and so is its session if only that frees the memory.
  *
  * @example From a publisher to a subscriber
  * ```ts
@@ -295,13 +298,13 @@ export class MoqRelay implements AsyncDisposable {
   readonly #sessions = new Map<SubscriberSession, RelayPeer>();
   /** Other relays of the cluster that hold broadcasts. */
   readonly #remotes = new Map<TrackOrigin, RelayPeer>();
-  /** Members with broadcasts that wait for a place of the relay, the next one first. */
+  /** Peers with broadcasts that wait for a slot of the relay, next one first. */
   readonly #queue = new Set<RelayPeer>();
   #isFilling = false;
   #isClosed = false;
 
   /**
-   * Creates a relay without sessions.
+   * Creates a relay.
    *
    * @param options Limits of the relay, and its mux.
    * @throws {RangeError} If a limit is invalid, or the prefix is too long.
@@ -353,13 +356,13 @@ export class MoqRelay implements AsyncDisposable {
     };
   }
 
-  /** Present state of the relay. */
+  /** Current state of the relay. */
   get stats(): {
     /** Number of sessions. */
     readonly sessions: number;
-    /** Broadcasts that a session announced, or another relay of the cluster holds. */
+    /** Broadcasts that a session announced, or that another relay of the cluster holds. */
     readonly broadcasts: number;
-    /** Broadcasts that wait for a place. */
+    /** Broadcasts that wait for a slot. */
     readonly waiting: number;
     /** Tracks subscribed upstream. */
     readonly tracks: number;
@@ -373,12 +376,12 @@ export class MoqRelay implements AsyncDisposable {
   }
 
   /**
-   * Adds a session, as publisher and as subscriber. Call `accept` once for each session, on either
-   * side of the dial. For a client that reconnects, use
+   * Adds a session, as publisher and as subscriber. Call `accept` once for each session, dialed or
+   * accepted. For a client that reconnects, use
    * `connectMoq(url, { mux: relay.mux, onSession: (session) => relay.accept(session) })`.
    *
    * @param session The session, opened with the relay's `mux`.
-   * @returns Resolves when the session is over; never rejects.
+   * @returns Resolves when the session has closed; never rejects.
    * @throws {TypeError} If the session has another mux or was accepted before, or the relay is
    * closed.
    */
@@ -397,7 +400,7 @@ export class MoqRelay implements AsyncDisposable {
   }
 
   /**
-   * Adds a broadcast that another relay holds, or changes its way; called by
+   * Adds a broadcast that another relay holds, or changes its route; called by
    * {@linkcode MoqCluster}.
    *
    * @ignore
@@ -474,7 +477,7 @@ export class MoqRelay implements AsyncDisposable {
         this.#announced(session, announcement, reader);
       }
     } catch (error) {
-      // A peer without announcements may refuse the request.
+      // A peer without announcements may reject the request.
       if (!session.isClosed) this.#report(error);
     }
     if (!session.isClosed) this.#forget(session);
@@ -496,7 +499,7 @@ export class MoqRelay implements AsyncDisposable {
     if (this.#stopWaiting(peer, path)) return this.#updateNotice(peer);
     if (!peer.paths.delete(path)) return;
     if (peer.paths.size === 0 && peer.waiting.size === 0) peer.ignored = 0;
-    // A broadcast that ends and begins in the same turn has changed its way.
+    // A broadcast that ends and starts in the same turn has changed its route.
     this.runtime.schedule(() => {
       const current = this.#sessions.get(session);
       if (current?.paths.has(path)) return;
@@ -514,20 +517,22 @@ export class MoqRelay implements AsyncDisposable {
 
   /** Returns the number of broadcasts that may come from a session, or from another relay. */
   #placesOf({ from }: RelayPeer): number {
-    // The cluster bounds the broadcasts of its relays.
+    // The cluster limits the broadcasts of its relays.
     return "side" in from
       ? this.#capacity.shareOf(from as MoqSession, this.#maxBroadcasts)
       : this.#maxBroadcasts;
   }
 
-  /** Finds the bound that keeps a broadcast from being relayed; `undefined` if there is a place. */
+  /**
+   * Finds the limit that prevents a broadcast from being relayed; `undefined` if a slot is free.
+   */
   #limitOf(peer: RelayPeer, path: BroadcastPath): RelayLimit | undefined {
     if (!peer.paths.has(path) && peer.paths.size >= this.#placesOf(peer)) return "share";
     if (this.#routes.has(path)) return undefined;
     return limitAt(this.#capacity.levelFull(peer.from));
   }
 
-  /** Relays a broadcast, or queues it for a place. */
+  /** Relays a broadcast, or queues it for a slot. */
   #add(peer: RelayPeer, path: BroadcastPath, source: RelaySource): void {
     const limit = this.#relay(peer, path, source);
     if (limit === undefined) {
@@ -536,12 +541,12 @@ export class MoqRelay implements AsyncDisposable {
       return this.#updateNotice(peer);
     }
     if (!this.#wait(peer, path, source)) peer.ignored++;
-    // A peer that has its own share is queued when one of its broadcasts ends.
+    // A peer that uses its whole share is queued when one of its broadcasts ends.
     else if (limit !== "share") this.#queue.add(peer);
     this.#refuse(peer, path, limit);
   }
 
-  /** Relays a broadcast; returns the bound that keeps it from being relayed. */
+  /** Relays a broadcast; returns the limit that prevents it, if any. */
   #relay(peer: RelayPeer, path: BroadcastPath, source: RelaySource): RelayLimit | undefined {
     const { paths, from: holder } = peer;
     if (!paths.has(path) && paths.size >= this.#placesOf(peer)) return "share";
@@ -558,7 +563,7 @@ export class MoqRelay implements AsyncDisposable {
     return undefined;
   }
 
-  /** Lets a broadcast wait for a place; returns `false` if it cannot. */
+  /** Lets a broadcast wait for a slot; returns `false` if it cannot. */
   #wait(peer: RelayPeer, path: BroadcastPath, source: RelaySource): boolean {
     const { waiting, from } = peer;
     const known = waiting.get(path);
@@ -578,7 +583,7 @@ export class MoqRelay implements AsyncDisposable {
     return waiting.delete(path);
   }
 
-  /** Relays waiting broadcasts at the end of this turn, in turns by session. */
+  /** Relays waiting broadcasts at the end of this turn, round-robin by session. */
   #fillSoon(peer?: RelayPeer): void {
     if (peer !== undefined) this.#queue.add(peer);
     if (this.#isFilling || this.#queue.size === 0) return;
@@ -590,14 +595,14 @@ export class MoqRelay implements AsyncDisposable {
   }
 
   #fill(): void {
-    // A peer that is added again is visited again, behind the others.
+    // A peer that is added again is visited again, after the others.
     for (const peer of this.#queue) {
       const [next] = peer.waiting;
       const limit = next && this.#limitOf(peer, next[0]);
       if (limit === "full") return;
-      if (limit === "address") continue; // Keeps its turn, and holds up no other address.
+      if (limit === "address") continue; // Keeps its turn, without blocking other addresses.
       this.#queue.delete(peer);
-      // A peer that has its own share is queued again when one of its broadcasts ends.
+      // A peer that uses its whole share is queued again when one of its broadcasts ends.
       if (next === undefined || limit === "share") continue;
       const [path, { source }] = next;
       this.#relay(peer, path, source);
@@ -607,7 +612,8 @@ export class MoqRelay implements AsyncDisposable {
   }
 
   /**
-   * Reports a broadcast that is not relayed, to the application here and to a publisher that asks.
+   * Reports a broadcast that is not relayed, to this application and to a publisher that subscribes
+   * to notices.
    */
   #refuse(
     peer: RelayPeer,
@@ -622,9 +628,9 @@ export class MoqRelay implements AsyncDisposable {
     const rule = {
       anonymous:
         "the session must have authorize, of listenMoq() or MoqSession.open(), or the relay allowAnonymousPublish",
-      share: `its session has ${this.#placesOf(peer)} broadcasts already, see maxShare`,
-      address: "its address has its share of the broadcasts already, see maxBroadcastsPerAddress",
-      full: `there are ${this.#maxBroadcasts} broadcasts already, see maxBroadcasts`,
+      share: `its session already has ${this.#placesOf(peer)} broadcasts, see maxShare`,
+      address: "its address already uses its share of the broadcasts, see maxBroadcastsPerAddress",
+      full: `there are already ${this.#maxBroadcasts} broadcasts, see maxBroadcasts`,
     }[limit];
     const message = `Cannot relay ${path}: ${rule}`;
     if (reason === "anonymous" && this.#onError === undefined) {
@@ -671,7 +677,7 @@ export class MoqRelay implements AsyncDisposable {
   }
 }
 
-/** The bound of a relay that is reached at a level. */
+/** The limit of a relay that is reached at a level. */
 function limitAt(level: LimitLevel | undefined): RelayLimit | undefined {
   if (level === undefined) return undefined;
   return level === "server" ? "full" : "address";

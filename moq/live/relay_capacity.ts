@@ -1,5 +1,5 @@
 /**
- * Bounds of a relay on broadcasts, tracks and fetches, and the share of each session and address.
+ * Limits of a relay for broadcasts, tracks and fetches, and the share of each session and address.
  */
 import type { LimitLevel } from "../../errors.ts";
 import { NOBODY, type Owner, socketOwner } from "../../base/owners.ts";
@@ -8,10 +8,10 @@ import type { SubscriberSession } from "../track/track_writer.ts";
 import type { TrackOrigin } from "./relay_source.ts";
 import type { RelayTrack } from "./relay_track.ts";
 
-/** Bounds of a {@linkcode RelayCapacity}; see `MoqRelayOptions`. */
+/** Limits of a {@linkcode RelayCapacity}; see `MoqRelayOptions`. */
 export interface RelayBounds {
   readonly maxBroadcasts: number;
-  /** Shares of the broadcasts, and of those that wait. */
+  /** Shares of the relayed and of the waiting broadcasts. */
   readonly broadcastShares: QuotaShares;
   readonly maxTracks: number;
   readonly trackShares: QuotaShares;
@@ -24,7 +24,7 @@ export class RelayCapacity {
   readonly #bounds: RelayBounds;
   /** Number of tracks by session. */
   readonly #tracksOf = new WeakMap<SubscriberSession, number>();
-  /** Tracks without subscribers, the oldest first. */
+  /** Tracks without subscribers, oldest first. */
   readonly #idle = new Set<RelayTrack>();
   readonly #owners = new WeakMap<SubscriberSession, Owner>();
   readonly #broadcasts: Quota;
@@ -56,7 +56,7 @@ export class RelayCapacity {
     });
   }
 
-  /** Broadcasts that wait for a place. */
+  /** Broadcasts that wait for a slot. */
   get waiting(): number {
     return this.#waiting.taken;
   }
@@ -67,41 +67,41 @@ export class RelayCapacity {
   }
 
   /**
-   * Returns the level at which there is no place for one more broadcast; `undefined` if there is
-   * one.
+   * Returns the level at which no slot is free for another broadcast; `undefined` if one is free.
    */
   levelFull(from: TrackOrigin): LimitLevel | undefined {
     return this.#broadcasts.levelFull(this.#ownerOf(from));
   }
 
-  /** Takes a place for one more broadcast, or returns the level at which there is none. */
+  /** Takes a slot for another broadcast, or returns the level at which none is free. */
   takeBroadcast(from: TrackOrigin): Place | LimitLevel {
     return this.#broadcasts.tryTake(this.#ownerOf(from));
   }
 
-  /** Counts a broadcast for another source, as its first one is gone. */
+  /** Counts a broadcast for another source after its first one has gone. */
   moveBroadcast(place: Place, to: TrackOrigin): void {
     place.change(this.#ownerOf(to), { ignoresShares: true });
   }
 
-  /** Takes a place in which one more broadcast waits; `undefined` if there is none. */
+  /** Takes a slot for a waiting broadcast; `undefined` if none is free. */
   takeWait(from: TrackOrigin): Place | undefined {
     const place = this.#waiting.tryTake(this.#ownerOf(from));
     return typeof place === "string" ? undefined : place;
   }
 
-  /** Returns the part of a total that a session may use: one at least. */
+  /** Returns the part of a total that a session may use: at least one. */
   shareOf({ side, share }: SubscriberSession, total: number): number {
     const part = share ?? (side === "client" ? 1 : this.#bounds.maxShare);
     return Math.max(1, Math.floor(part * total));
   }
 
   /**
-   * Takes a place for one more track, in place of the oldest one without subscribers if there are
-   * too many. The place counts for the address of the first subscriber.
+   * Takes a slot for another track, replacing the oldest one without subscribers if there are too
+   * many. The slot counts for the address of the first subscriber.
    *
    * @param session The first subscriber.
-   * @returns The place; `undefined` if too many tracks have subscribers, of all or of the address.
+   * @returns The slot; `undefined` if too many tracks have subscribers, in total or for the
+   * address.
    */
   takeTrack(session: SubscriberSession): Place | undefined {
     if (this.tracks >= this.#bounds.maxTracks) {
@@ -114,7 +114,7 @@ export class RelayCapacity {
     return typeof place === "string" ? undefined : place;
   }
 
-  /** The taker of a place; nobody for whoever may stand for many clients. */
+  /** The owner of a slot; `NOBODY` for a peer that may represent many clients. */
   #ownerOf(from: TrackOrigin | SubscriberSession): Owner {
     // The cluster bounds the broadcasts of its relays.
     if (!("side" in from)) return NOBODY;
@@ -126,18 +126,18 @@ export class RelayCapacity {
     return owner;
   }
 
-  /** Notes that a track has ended. */
+  /** Records that a track has ended. */
   forget(track: RelayTrack): void {
     this.#idle.delete(track);
   }
 
-  /** Notes that a track lost its last subscriber, or that another subscriber came. */
+  /** Records that a track lost its last subscriber, or got another one. */
   setIdle(track: RelayTrack, isIdle: boolean): void {
     this.#idle.delete(track);
     if (isIdle) this.#idle.add(track);
   }
 
-  /** Counts one more track of a session; `false` if the session has its share already. */
+  /** Counts another track of a session; `false` if the session already uses its share. */
   takeShare(session: SubscriberSession): boolean {
     const count = this.#tracksOf.get(session) ?? 0;
     if (count >= this.shareOf(session, this.#bounds.maxTracks)) return false;
@@ -145,12 +145,12 @@ export class RelayCapacity {
     return true;
   }
 
-  /** Counts one track of a session less. */
+  /** Counts one track less for a session. */
   giveShare(session: SubscriberSession): void {
     this.#tracksOf.set(session, this.#tracksOf.get(session)! - 1);
   }
 
-  /** Counts one more fetch that is sent upstream; `false` if there are too many. */
+  /** Counts another upstream fetch; `false` if there are too many. */
   takeFetch(): boolean {
     return this.#fetches < this.#bounds.maxFetches && ++this.#fetches > 0;
   }

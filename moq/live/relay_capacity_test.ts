@@ -79,7 +79,7 @@ const BROADCASTS: Readonly<Record<string, BroadcastStory>> = {
       { by: "ada", ends: "/1", relayed: "/2 /3", waiting: 1 },
     ],
     // Each reason is reported once.
-    errors: ["Cannot relay /3: its session has 2 broadcasts already, see maxShare"],
+    errors: ["Cannot relay /3: its session already has 2 broadcasts, see maxShare"],
   },
   "takes waiting broadcasts in turns by session, and forgets those that ended": {
     options: { maxBroadcasts: 3, maxShare: 1 },
@@ -95,9 +95,9 @@ const BROADCASTS: Readonly<Record<string, BroadcastStory>> = {
       { by: "ada", ends: "/3", relayed: "/a /b /e" },
     ],
     errors: [
-      "Cannot relay /a: there are 3 broadcasts already, see maxBroadcasts",
-      "Cannot relay /c: there are 3 broadcasts already, see maxBroadcasts",
-      "Cannot relay /d: there are 3 broadcasts already, see maxBroadcasts",
+      "Cannot relay /a: there are already 3 broadcasts, see maxBroadcasts",
+      "Cannot relay /c: there are already 3 broadcasts, see maxBroadcasts",
+      "Cannot relay /d: there are already 3 broadcasts, see maxBroadcasts",
     ],
   },
   "gives one address no more than its share after half of the places are taken": {
@@ -132,7 +132,7 @@ const BROADCASTS: Readonly<Record<string, BroadcastStory>> = {
       { by: "ada", ends: "/2 /3", relayed: "/a /b /c /d /relayed" },
     ],
     errors: [
-      "Cannot relay /c: its address has its share of the broadcasts already, " +
+      "Cannot relay /c: its address already uses its share of the broadcasts, " +
       "see maxBroadcastsPerAddress",
     ],
     refused: { address: 2 },

@@ -1,4 +1,4 @@
-/** The track by which a relay tells a publisher why its broadcasts are not relayed. */
+/** The track on which a relay reports to a publisher why its broadcasts are not relayed. */
 import { checkOptions, SIGNAL } from "../../base/option_checks.ts";
 import { ProtocolError } from "../../errors.ts";
 import type { MoqSession } from "../session/session.ts";
@@ -10,34 +10,34 @@ export const NOTICES_PATH: BroadcastPath = broadcastPath("/.skein/relay");
 
 export const NOTICES_TRACK = "notices";
 
-/** Most paths in one notice; `waitingCount` has the full number. */
+/** Maximum number of paths in one notice; `waitingCount` has the full number. */
 export const MAX_NOTICE_PATHS = 64;
 
-/** Fate of the announcements of one session at a relay. */
+/** State of the announcements of one session at a relay. */
 export interface MoqRelayNotice {
-  /** Broadcasts of the session that are relayed. */
+  /** Number of relayed broadcasts of the session. */
   readonly relayed: number;
-  /** Broadcasts that the session may have relayed at once. */
+  /** Maximum number of relayed broadcasts of the session. */
   readonly places: number;
-  /** Broadcasts that wait for a place: the oldest 64. */
+  /** Broadcasts that wait for a slot: the oldest 64. */
   readonly waiting: readonly string[];
-  /** Number of all broadcasts that wait. */
+  /** Number of all waiting broadcasts. */
   readonly waitingCount: number;
-  /** Announcements that were not kept: the publisher has to announce these again. */
+  /** Number of discarded announcements, which the publisher must announce again. */
   readonly ignored: number;
   /**
-   * Reason for the last broadcast that was not relayed: the session, or its address, has used up its
-   * share (`share`), the relay is full (`full`), or no `authorize` decides about the session
-   * (`anonymous`). `null` while all are relayed.
+   * Reason why the last broadcast was not relayed: the session or its address has used up its share
+   * (`share`), the relay is full (`full`), or the session has no `authorize` (`anonymous`). `null`
+   * while all are relayed.
    */
   readonly reason: "share" | "full" | "anonymous" | null;
 }
 
 /**
- * Asks a relay of Skein about the broadcasts that this session announced: the present state, then
- * each change. A session learns about its own broadcasts only.
+ * Follows the state of this session's broadcasts at a Skein relay: the current state, then each
+ * change. A session only receives notices about its own broadcasts.
  *
- * @example A relay without room
+ * @example A full relay
  * ```ts
  * import { MoqRelay, MoqSession, relayNotices, TrackMux } from "@skein/skein/moq";
  * import { memoryPair } from "@skein/skein/transport";
@@ -64,9 +64,9 @@ export interface MoqRelayNotice {
  *
  * @param session The session with the relay.
  * @param options A signal that ends the notices.
- * @returns The notices; a slow reader gets the newest one.
- * @throws {MoqError} If the peer is not a relay of Skein, its `authorize` refuses `/.skein/relay`,
- * or the session ends.
+ * @returns The notices; a slow reader receives only the newest one.
+ * @throws {MoqError} If the peer is not a Skein relay, its `authorize` rejects `/.skein/relay`, or
+ * the session closes.
  * @throws {ProtocolError} If a notice is malformed.
  */
 export async function* relayNotices(
@@ -89,7 +89,7 @@ export async function* relayNotices(
       last = group.sequence;
       yield readNotice(frame);
     } catch (error) {
-      // The relay gave up an old notice for a newer one.
+      // The relay dropped an old notice for a newer one.
       if (!(error instanceof MoqError && error.scope === "group")) throw error;
     }
   }
@@ -108,7 +108,7 @@ function readNotice(frame: Uint8Array): MoqRelayNotice {
     Array.isArray(waiting) && waiting.every((path) => typeof path === "string") &&
     (reason === null || ["share", "full", "anonymous"].includes(reason as string));
   if (!isRight) {
-    throw new ProtocolError("Cannot read notice: a member is missing, or of a wrong type");
+    throw new ProtocolError("Cannot read notice: a property is missing or has the wrong type");
   }
   return { relayed, places, waiting, waitingCount, ignored, reason } as MoqRelayNotice;
 }

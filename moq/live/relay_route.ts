@@ -1,4 +1,4 @@
-/** One broadcast of a relay: its sources, and the choice among them. */
+/** One broadcast of a relay: its sources, and the choice between them. */
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import type { GroupWriter } from "../track/group_writer.ts";
 import type { FetchRequest, MoqPublication, TrackMux, TrackServer } from "../track/mux.ts";
@@ -22,13 +22,13 @@ import {
 import { RelayTrack } from "./relay_track.ts";
 
 /**
- * Pause between the end of a broadcast and a takeover by a source without hops, in milliseconds.
- * Such a source may be an echo of this relay, and has this long to notice that the broadcast is
- * gone.
+ * Delay between the end of a broadcast and a takeover by a source without hops, in milliseconds.
+ * Such a source may be an echo of this relay, and has this long to notice that the broadcast has
+ * ended.
  */
 const ECHO_DELAY_MS = 1_000;
 
-/** Sources of one broadcast that are compared; further sources wait until one of these is gone. */
+/** Maximum number of compared sources of one broadcast; further sources wait until one has gone. */
 const MAX_SOURCES = 64;
 
 /** Collaborators and limits that all broadcasts of a relay share. */
@@ -40,12 +40,14 @@ export interface RelayRouteLink {
   readonly lingerMs: number;
   /** Limits of the fan-out of a track. */
   readonly live: LiveTrackOptions;
-  /** Bounds on broadcasts, tracks and fetches. */
+  /** Limits for broadcasts, tracks and fetches. */
   readonly capacity: RelayCapacity;
   report(error: unknown): void;
-  /** Called when the last source is gone. */
+  /** Called when the last source has gone. */
   onEmpty(route: RelayRoute): void;
-  /** Called when the broadcast counts for another holder: the holder before has a place again. */
+  /**
+   * Called when the broadcast counts for another holder, which frees a slot of the previous one.
+   */
   onMoved(): void;
 }
 
@@ -55,12 +57,12 @@ export class RelayRoute implements TrackServer {
   readonly acceptLater = true;
 
   readonly #link: RelayRouteLink;
-  /** The place of the broadcast, which counts for the holder. */
+  /** The slot of the broadcast, which counts for its holder. */
   readonly #place: Place;
   #holder: TrackOrigin;
   /** Sources by age. */
   #sources: RelaySource[] = [];
-  /** Sources beyond the limit, the oldest first; at most one of each session. */
+  /** Sources beyond the limit, oldest first; at most one per session. */
   readonly #waiting = new Map<TrackOrigin, RelaySource>();
   readonly #tracks = new Map<string, RelayTrack>();
   #active: RelaySource | undefined = undefined;
@@ -83,7 +85,7 @@ export class RelayRoute implements TrackServer {
     return this.#active;
   }
 
-  /** Adds a source, or replaces the one of the same session or relay. */
+  /** Adds a source, or replaces the source of the same session or relay. */
   add(source: RelaySource): void {
     const old = this.#sources.find(({ session }) => session === source.session);
     if (old === undefined && this.#sources.length >= MAX_SOURCES) {
@@ -93,7 +95,7 @@ export class RelayRoute implements TrackServer {
     this.#sources = this.#sources.filter((other) => other !== old);
     this.#sources.push(source);
     this.#sources.sort(byAge);
-    // The same way again: the broadcast ended and began anew.
+    // The same route again: the broadcast ended and restarted.
     if (old !== undefined && old === this.#active && isSameWay(old, source)) this.#end();
     this.#decide();
   }
@@ -189,7 +191,7 @@ export class RelayRoute implements TrackServer {
     }
   }
 
-  /** Asks the source for the fixed properties of a track. */
+  /** Requests the fixed properties of a track from the source. */
   async trackInfo(name: string): Promise<Partial<TrackInfoMessage>> {
     const session = this.#active?.session;
     if (session === undefined || !VERSIONS[session.version].timestamps) return {};
@@ -273,11 +275,11 @@ export class RelayRoute implements TrackServer {
   }
 
   /**
-   * Chooses the source with the shortest chain of hops.
+   * Chooses the source with the fewest hops.
    *
-   * Of two equally short chains to the same publisher the one in use stays. Otherwise the newer one
-   * is taken, because a publisher that was killed comes back before its old session is known to be
-   * gone. A newer source at another relay is taken in any case: the publisher moved there. A source
+   * Of two equally short routes to the same publisher, the current one stays. Otherwise the newer
+   * one is chosen, because a killed publisher returns before its old session is known to be gone. A
+   * newer source at another relay is always chosen, because the publisher moved there. A source
    * without hops never replaces another source.
    */
   #best(): RelaySource | undefined {

@@ -5,7 +5,7 @@ import { VERSIONS } from "../wire/versions.ts";
 /** Origin of tracks: a session, or another relay that is dialed on demand. */
 export interface TrackOrigin
   extends Pick<MoqSession, "version" | "isClosed" | "subscribe" | "fetch" | "trackInfo"> {
-  /** Resolves when the session or relay is gone; never rejects. */
+  /** Resolves when the session or relay has gone; never rejects. */
   readonly closed: Promise<unknown>;
 }
 
@@ -13,7 +13,7 @@ export interface TrackOrigin
 export interface RemoteBroadcast {
   /** Id of that relay's node. */
   readonly node: string;
-  /** Start of the broadcast at that relay; grows from relay to relay. */
+  /** Start of the broadcast at that relay; increases from relay to relay. */
   readonly since: number;
   /** `true` if the announcement reached that relay without hops. */
   readonly isBlind: boolean;
@@ -22,7 +22,7 @@ export interface RemoteBroadcast {
 export interface RelaySource {
   /** The session or relay that announced the broadcast. */
   readonly session: TrackOrigin;
-  /** Relays on the way, before this one. */
+  /** Relays on the route, before this one. */
   readonly hops: readonly bigint[];
   /**
    * Present if another relay of the cluster holds the broadcast; `undefined` if a session announced
@@ -37,15 +37,15 @@ export function tellsHops({ session, remote }: RelaySource): boolean {
 }
 
 /**
- * Returns the distance to the publisher, in hops. The publisher may be among its own hops, or not.
- * A broadcast of another relay always counts as farther than one announced here, so that no two
- * relays take a broadcast from each other.
+ * Returns the distance to the publisher, in hops. The publisher may or may not be among its own
+ * hops. A broadcast of another relay always counts as farther than one announced here, so that two
+ * relays never get a broadcast from each other.
  */
 export function distanceOf({ hops, remote }: RelaySource): number {
   return Math.max(remote === undefined ? 1 : 2, hops.length);
 }
 
-/** Returns `true` if two sources lead to the same publisher, as remote as hops tell. */
+/** Returns `true` if two sources lead to the same publisher, as far as their hops tell. */
 export function isSamePublisher(one: RelaySource, other: RelaySource): boolean {
   if (one === other) return true;
   return one.hops[0] !== undefined && one.hops[0] === other.hops[0];

@@ -1,4 +1,4 @@
-/** One track of a relay, subscribed upstream once while the track has subscribers. */
+/** One track of a relay, subscribed upstream once while it has subscribers. */
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import type { GroupReader } from "../track/group_reader.ts";
 import type { TrackReader } from "../track/track_reader.ts";
@@ -8,7 +8,7 @@ import type { BroadcastPath } from "../wire/path.ts";
 import { LiveTrack, type LiveTrackOptions } from "./live_track.ts";
 import type { RelaySource } from "./relay_source.ts";
 
-/** Longest time for a replaced source to finish the groups under way, in milliseconds. */
+/** Longest time for a replaced source to finish its groups in flight, in milliseconds. */
 const RETIRE_MS = 5_000;
 
 export interface RelayTrackLink {
@@ -20,7 +20,7 @@ export interface RelayTrackLink {
   readonly live: LiveTrackOptions;
   /** Returns another source to try after a failure. */
   next(failed: ReadonlySet<RelaySource>): RelaySource | undefined;
-  /** Called when the last subscriber left, and when another subscriber comes after that. */
+  /** Called when the last subscriber has left, and when another one joins after that. */
   onIdle(track: RelayTrack, isIdle: boolean): void;
   /** Called once, at the end of the track. */
   onOver(track: RelayTrack): void;
@@ -76,12 +76,12 @@ export class RelayTrack {
       await served;
     } finally {
       this.#unaccepted.delete(track);
-      // A subscriber that left before this point has changed the demand, too.
+      // A subscriber that left before this point has also changed the demand.
       this.#demanded();
     }
   }
 
-  /** Goes on with another source of the same groups. */
+  /** Continues with another source of the same groups. */
   switchTo(source: RelaySource): void {
     if (this.#isOver || source === this.#source) return;
     this.#source = source;
@@ -92,16 +92,14 @@ export class RelayTrack {
     void this.#retire(old);
   }
 
-  /**
-   * Ends the track if no subscriber is left, to free its place; `false` if there are subscribers.
-   */
+  /** Ends the track if it has no subscribers, to free its slot; `false` if it has some. */
   endIfIdle(): boolean {
     if (this.live.demand !== undefined) return false;
     this.end(undefined);
     return true;
   }
 
-  /** Ends the track; the subscribers get the reason. */
+  /** Ends the track; the subscribers receive the reason. */
   end(reason: MoqErrorName | undefined): void {
     if (this.#isOver) return;
     this.#isOver = true;
@@ -112,7 +110,7 @@ export class RelayTrack {
     this.#link.onOver(this);
   }
 
-  /** Subscribes at the present source, from the group after the newest one. */
+  /** Subscribes at the current source, from the group after the newest one. */
   #resume(): void {
     const { newestGroup } = this.live;
     this.#subscribe(newestGroup === undefined ? undefined : newestGroup + 1);
@@ -166,7 +164,7 @@ export class RelayTrack {
   }
 
   async #pump(group: GroupReader, upstream: Upstream): Promise<void> {
-    // Another source brought the group, or the group is too old.
+    // Another source delivered the group, or it is too old.
     if (!this.live.canOpen(group.sequence)) return group.cancel("expired");
     const live = this.live.openGroup(group.sequence);
     upstream.groups.add(group);
@@ -232,7 +230,7 @@ export class RelayTrack {
   }
 
   /**
-   * Passes the demand on to the source, and ends the track some time after the last subscriber
+   * Passes the demand to the source, and ends the track some time after the last subscriber has
    * left.
    */
   #follow(): void {
@@ -241,7 +239,7 @@ export class RelayTrack {
     this.#link.onIdle(this, demand === undefined);
     if (demand === undefined) {
       this.#lingerTimer = this.#link.runtime.setTimeout(() => {
-        // Subscribers of this very turn have not been counted yet.
+        // Subscribers of this turn have not been counted yet.
         if (this.live.demand === undefined) this.end(undefined);
       }, this.#link.lingerMs);
       return;
