@@ -7,11 +7,11 @@
  * - **Tracks** are subscribed to: a {@linkcode TrackWriter} at the publisher, a
  *   {@linkcode TrackReader} at the subscriber.
  * - **Groups** make up a track. Each group has its own stream, so later groups do not wait for
- *   earlier ones, and a late group can be abandoned.
+ *   earlier ones, and a late group can be dropped.
  * - **Frames** make up a group, in order.
  *
- * {@linkcode listenMoq} and {@linkcode dialMoq} open sessions; {@linkcode connectMoq} opens one
- * that reconnects. {@linkcode MoqRelay} and {@linkcode LiveTrack} send one source to many
+ * {@linkcode listenMoq} and {@linkcode dialMoq} open sessions; {@linkcode connectMoq} creates a
+ * client that reconnects. {@linkcode MoqRelay} and {@linkcode LiveTrack} send one source to many
  * subscribers, and {@linkcode MoqCluster} joins many relays into one.
  *
  * @example Publish, discover, subscribe

@@ -198,7 +198,7 @@ Deno.test("a read that gave up leaves its failure to the next one", async () => 
 Deno.test("a write that waits gives up in time, and the group can be given up", async () => {
   await using ends = await subscription();
   const writer = await ends.writer.openGroup();
-  const closed = assertRejects(() => writer.closed, MoqError, "was given up");
+  const closed = assertRejects(() => writer.closed, MoqError, "was aborted");
   const signal = AbortSignal.timeout(20);
   await assertRejects(
     async () => {

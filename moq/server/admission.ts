@@ -14,24 +14,24 @@ import { GOMOQT_CODES, MoqError } from "../wire/errors.ts";
 import { versionOf, VERSIONS } from "../wire/versions.ts";
 import type { MoqClientInfo, MoqServerOptions } from "./server_options.ts";
 
-/** Part of the pending setups that one address may have, once half of them are taken. */
+/** Fraction of the pending setups that one address may have, once half of them are in use. */
 const SHARE_OF_SETUPS = 1 / 8;
 
-/** A lease for one session, from the request to the end of the socket. */
+/** A lease for one session, from the request until the socket closes. */
 export interface SessionLease extends Disposable {
-  /** Marks the setup as over. Idempotent. */
+  /** Marks the setup as finished. Idempotent. */
   setupEnded(): void;
-  /** Marks the close as sent. The socket still counts until its end. */
+  /** Marks the close as sent. The socket still counts until it has closed. */
   closing(): void;
 }
 
-/** Counts sessions and setups, and refuses those beyond the limits. */
+/** Counts sessions and setups, and rejects them beyond the limits. */
 export class SessionLeases {
   readonly #quotas: Quotas;
   readonly #sessions: Quota;
   readonly #setups: Quota;
 
-  /** Creates a counter with all places free. */
+  /** Creates a counter with all slots free. */
   constructor(quotas: Quotas, limits: MoqServerOptions["limits"] = {}) {
     const { maxSessions = 10_000, maxSessionsPerAddress, maxPendingSetups = 1_024 } = limits;
     this.#quotas = quotas;
@@ -54,7 +54,7 @@ export class SessionLeases {
     });
   }
 
-  /** Number of places taken. */
+  /** Number of used slots. */
   get count(): number {
     return this.#sessions.taken;
   }
@@ -62,7 +62,7 @@ export class SessionLeases {
   /**
    * Takes a lease for a session in its setup.
    *
-   * @param address Network address of the client, where known.
+   * @param address Network address of the client, if known.
    * @throws {MoqRefusal} If a limit is reached.
    */
   take(address: string | undefined): SessionLease {
@@ -96,7 +96,7 @@ function placeIn(quota: Quota, owner: Owner, status: RefusalStatus): Disposable 
   }
 }
 
-/** Thrown when a client gets no session. */
+/** Thrown when a client is rejected. */
 export class MoqRefusal extends Error {
   readonly status: RefusalStatus;
 
@@ -112,7 +112,7 @@ export class MoqRefusal extends Error {
     return isOfPeer ? GOMOQT_CODES.session.unauthorized : 4000 + this.status;
   }
 
-  /** The refusal as an error of a session. */
+  /** The rejection as a session error. */
   get asMoqError(): MoqError {
     const { closeCode: moqCode, message, cause } = this;
     const reason = moqCode === GOMOQT_CODES.session.unauthorized ? "unauthorized" : "setupFailed";
@@ -121,11 +121,11 @@ export class MoqRefusal extends Error {
 }
 
 /**
- * Converts an error of the application to a refusal.
+ * Converts an error of the application to a rejection.
  *
- * @param error The thrown value. The client reads the message of an `AuthenticationError` or a
+ * @param error The thrown value. The client receives the message of an `AuthenticationError` or a
  * `MoqError`.
- * @returns The refusal; 503 for errors of other classes, after which the client may come back.
+ * @returns The rejection; 503 for errors of other classes, after which the client may retry.
  */
 export function moqRefusal(error: unknown): MoqRefusal {
   if (error instanceof MoqRefusal) return error;
@@ -137,21 +137,24 @@ export function moqRefusal(error: unknown): MoqRefusal {
 }
 
 /**
- * Returns `true` if a refusal may stem from a fault in the application: its cause is neither an
- * `AuthenticationError` nor a `MoqError`.
+ * Returns `true` if a rejection may be caused by a fault in the application: its cause is neither
+ * an `AuthenticationError` nor a `MoqError`.
  */
 function isFault({ cause }: MoqRefusal): boolean {
   return cause !== undefined && !(cause instanceof AuthenticationError) &&
     !(cause instanceof MoqError);
 }
 
-/** Reason of a refusal while the server drains or closes. */
+/** Reason of a rejection while the server drains or closes. */
 const NO_MORE_SESSIONS = "The server accepts no more sessions";
 
-/** Dot segments of a path. URL parsers remove them; the SETUP of raw QUIC may still have some. */
+/**
+ * Dot segments of a path. URL parsers remove them, but the SETUP on raw QUIC may still contain
+ * some.
+ */
 const DOT_SEGMENT = /(^|\/)(\.|%2e){1,2}(\/|$)/i;
 
-/** Admits or refuses clients of a server. */
+/** Admits or rejects clients of a server. */
 export class Admission {
   readonly #runtime: Runtime;
   readonly #options: MoqServerOptions;
@@ -162,7 +165,7 @@ export class Admission {
   #isClosed = false;
 
   /**
-   * Creates the door.
+   * Creates the admission check.
    *
    * @throws {TypeError} If the path or an origin is invalid.
    */
@@ -180,17 +183,17 @@ export class Admission {
     this.#matches = pathMatcher(path);
   }
 
-  /** Counts further sessions by the quotas of the server in which this one is mounted. */
+  /** Counts further sessions in the quotas of the server in which this one is mounted. */
   countBy(quotas: Quotas): void {
     this.#leases = new SessionLeases(quotas, this.#options.limits);
   }
 
-  /** Refuses all further clients. Idempotent. */
+  /** Rejects all further clients. Idempotent. */
   close(): void {
     this.#isClosed = true;
   }
 
-  /** Also refuses the clients for which `onSetup` has not answered yet. Idempotent. */
+  /** Also rejects clients for which `onSetup` has not returned yet. Idempotent. */
   end(): void {
     this.close();
     this.#ending.abort(new Error("The server is closed"));
@@ -207,8 +210,8 @@ export class Admission {
   /** Returns `true` if a page of this origin may connect. */
   isOriginAllowed(headers: Headers): boolean {
     if (isOriginAllowed(headers, this.#options)) return true;
-    // Loopback names stand for one another on the same port: a page of `localhost` may have got a
-    // URL with `127.0.0.1`.
+    // Loopback names are interchangeable on the same port: a page of `localhost` may use a URL with
+    // `127.0.0.1`.
     const { hosts = LOCAL_HOSTS } = this.#options;
     const local = LOCAL_HOSTS.filter((name) => hosts.includes(name));
     const origin = URL.parse(headers.get("origin") ?? "");
@@ -225,7 +228,7 @@ export class Admission {
   /**
    * Takes a lease for a client that has not sent its SETUP yet.
    *
-   * @param address Network address of the client, where known.
+   * @param address Network address of the client, if known.
    * @throws {MoqRefusal} If the server is full or closed.
    */
   take(address: string | undefined): SessionLease {
@@ -236,8 +239,8 @@ export class Admission {
   /**
    * Admits a client before its request is answered.
    *
-   * @param protocol The protocol for the answer; empty without one.
-   * @throws {MoqRefusal} If the client is refused.
+   * @param protocol The protocol for the response; empty without one.
+   * @throws {MoqRefusal} If the client is rejected.
    */
   async admit(client: MoqClientInfo, protocol: string): Promise<SessionLease> {
     const { url, headers, address } = client;
@@ -256,7 +259,7 @@ export class Admission {
       const version = versionOf(protocol);
       const versions = version === undefined ? [] : [VERSIONS[version].code];
       await this.#callOnSetup({ path: pathname + search, versions, extensions: new Map() }, client);
-      // The server may have begun to drain while `onSetup` ran.
+      // The server may have started to drain while `onSetup` ran.
       this.#checkOpen();
       return lease;
     } catch (error) {
@@ -266,9 +269,9 @@ export class Admission {
   }
 
   /**
-   * Admits a client over raw QUIC, where the SETUP names the path. An empty path is not checked.
+   * Admits a client over raw QUIC, where SETUP contains the path. An empty path is not checked.
    *
-   * @throws {MoqError} If the client is refused.
+   * @throws {MoqError} If the client is rejected.
    */
   async admitSetup(request: SetupRequest, client: MoqClientInfo): Promise<void> {
     try {
@@ -291,7 +294,7 @@ export class Admission {
     if (this.#isClosed) throw new MoqRefusal(503, NO_MORE_SESSIONS);
   }
 
-  /** Calls `onSetup`, and waits at most `setupTimeoutMs` for the answer. */
+  /** Calls `onSetup`, and waits at most `setupTimeoutMs` for it. */
   async #callOnSetup(request: SetupRequest, client: MoqClientInfo): Promise<void> {
     const { onSetup, setupTimeoutMs: timeoutMs = 10_000 } = this.#options;
     if (onSetup === undefined) return;
@@ -323,7 +326,7 @@ function pathMatcher(path: string | undefined): (path: string) => boolean {
   if (path === undefined) return () => true;
   if (!/[:*?+(){}]/.test(path)) return (other) => other === path;
   const pattern = new URLPattern({ pathname: path });
-  // The pattern sees paths without dot segments and the application sees them unchanged. Refusing
-  // such paths keeps both in agreement.
+  // The pattern sees paths without dot segments, the application sees them unchanged. Rejecting
+  // such paths keeps both consistent.
   return (other) => !DOT_SEGMENT.test(other) && pattern.test({ pathname: other });
 }

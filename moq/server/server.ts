@@ -1,4 +1,4 @@
-/** A server of MoQ: WebTransport, raw QUIC and WebSocket on one port number. */
+/** A MoQ server: WebTransport, raw QUIC and WebSocket on one port number. */
 import { optionsFor } from "../../base/options.ts";
 import { MOQ_LISTEN, MOQ_SERVER } from "./server_options.ts";
 import { checkOptions, TIME } from "../../base/option_checks.ts";
@@ -34,22 +34,24 @@ import type { ListenMoqOptions, MoqClientInfo, MoqServerOptions } from "./server
 import { Sessions } from "./sessions.ts";
 import { flowControlOf, Sockets, socketsOptions } from "./sockets.ts";
 
-/** Longest wait for the sockets to end after a close, in milliseconds. */
+/** Longest wait for the sockets to close, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 2_000;
 
 /**
- * A server of MoQ that listens by itself, or is mounted in another server.
+ * A MoQ server that listens by itself, or is mounted in another server.
  *
- * - **Versions:** the protocol name chooses the version where the wire has one: ALPN over raw QUIC,
- *   a subprotocol on the other wires. Clients without a name send the version in their first
- *   message. Without a common version a session is closed with 0x15, or with 0x12 if the message
- *   was gomoqt's; a WebSocket is refused with 400, and over raw QUIC the handshake fails.
- * - **Robust:** a client that breaks the protocol, or a handler that throws, ends only the session
- *   concerned.
- * - **Bound:** the number of sessions, of sessions by address, and of setups is limited.
+ * - **Versions:** the protocol name selects the version, if the transport has one: ALPN over raw
+ *   QUIC, a subprotocol on the other transports. Clients without a name send the version in their
+ *   first message. Without a common version a session is closed with 0x15, or with 0x12 if the
+ *   message was gomoqt's; a WebSocket is rejected with 400, and over raw QUIC the handshake fails.
+ * - **Robust:** a client that violates the protocol, or a handler that throws, only closes its own
+ *   session.
+ * - **Bounded:** the number of sessions, of sessions per address, and of setups is limited.
  */
 export class MoqServer implements MoqFace, AsyncDisposable {
-  /** Supported protocols of raw QUIC, the best first: for `listenQuic` and the like. */
+  /**
+   * Supported protocols of raw QUIC, in order of preference, for `listenQuic` and similar calls.
+   */
   readonly protocols: readonly string[];
 
   readonly #runtime: Runtime;
@@ -83,29 +85,30 @@ export class MoqServer implements MoqFace, AsyncDisposable {
   }
 
   /**
-   * Address on which the server listens; `undefined` if mounted in a server that does not name one.
+   * Address on which the server listens; `undefined` if it is mounted in a server that reports
+   * none.
    */
   get address(): Deno.NetAddr | undefined {
     return this.#host?.address;
   }
 
-  /** The URL of WebTransport, for clients on this machine; empty if the wire is off. */
+  /** The WebTransport URL for clients on this machine; empty if the transport is off. */
   get url(): string {
     return this.#host?.urlOf("webtransport") ?? "";
   }
 
-  /** The URL of raw QUIC, for clients on this machine; empty if the wire is off. */
+  /** The raw QUIC URL for clients on this machine; empty if the transport is off. */
   get quicUrl(): string {
     return this.#host?.urlOf("quic") ?? "";
   }
 
-  /** The URL of WebSocket, for clients on this machine; empty if the wire is off. */
+  /** The WebSocket URL for clients on this machine; empty if the transport is off. */
   get webSocketUrl(): string {
     return this.#host?.urlOf("websocket") ?? "";
   }
 
   /**
-   * Hashes by which clients can trust the certificate without an authority: for
+   * Hashes with which clients can trust the certificate without an authority, for
    * `serverCertificateHashes`. Empty for a certificate that browsers do not accept by hash.
    */
   get certificateHashes(): DevCertificate["hashes"] {
@@ -118,11 +121,11 @@ export class MoqServer implements MoqFace, AsyncDisposable {
   }
 
   /**
-   * Answers an HTTP request: a WebSocket upgrade with a protocol of MoQ becomes a session. Mounts
-   * in `Deno.serve`, Hono, oak and any other server that passes the `Request` on.
+   * Answers an HTTP request: a WebSocket upgrade with a MoQ protocol becomes a session. Can be
+   * mounted in `Deno.serve`, Hono, oak and any other server that passes the `Request` on.
    *
    * @param request The request.
-   * @param info Facts about the request; the address counts for the limits.
+   * @param info Facts about the request, including the address for the limits.
    * @returns The response, which MUST be returned to the HTTP server unchanged.
    */
   readonly fetch = (
@@ -163,17 +166,17 @@ export class MoqServer implements MoqFace, AsyncDisposable {
       try {
         request.refuse(this.#refused(error).status);
       } catch {
-        // The request was answered before, or the client left.
+        // The request was already answered, or the client left.
       }
     }
   }
 
   /**
-   * Begins a session on a connection of any wire, such as one of raw QUIC. Never rejects.
+   * Starts a session on a connection of any transport, such as raw QUIC. Never rejects.
    *
    * @param connection A connection with streams and an agreed protocol.
-   * @param client Facts about the client; the address counts for the limits.
-   * @returns The session; `undefined` if the client was refused or the setup failed, which closes
+   * @param client Facts about the client, including the address for the limits.
+   * @returns The session; `undefined` if the client was rejected or the setup failed, which closes
    * the connection.
    */
   async accept(
@@ -201,12 +204,13 @@ export class MoqServer implements MoqFace, AsyncDisposable {
   }
 
   /**
-   * Refuses new sessions, asks all open ones to leave, closes those that stay, and stops listening.
-   * Sessions whose version and wire have no message for this are closed after the same time.
+   * Rejects new sessions, asks open ones to leave, closes the remaining ones, and stops listening.
+   * Sessions whose version and transport have no message for this are closed after the same time.
    *
-   * @param options URI to which clients should move, by default that of their session; and the time
-   * after which the remaining sessions are closed, in milliseconds, 10,000 by default.
-   * @returns Number of sessions that left, and of those that did not leave in time and were closed.
+   * @param options URI to which clients should move, by default their session's; and the time after
+   * which the remaining sessions are closed, in milliseconds, 10,000 by default.
+   * @returns Number of sessions that left, and of sessions that were closed because they did not
+   * leave in time.
    * @throws {RangeError} If the time is negative, or not a number.
    */
   async drain(
@@ -214,8 +218,8 @@ export class MoqServer implements MoqFace, AsyncDisposable {
   ): Promise<{ readonly left: number; readonly cut: number }> {
     checkOptions("drain", options, { timeoutMs: TIME, uri: "string" });
     const { uri = "", timeoutMs = 10_000 } = options;
-    // The sockets stay until the end: stopping them would send the drain of HTTP/3, which carries
-    // no URI.
+    // The sockets stay open until the end: stopping them would send the drain of HTTP/3, which
+    // carries no URI.
     this.#admission.close();
     const report = await this.#sessions.drain({ uri, timeoutMs });
     await this.close();
@@ -233,7 +237,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
   }
 
   /**
-   * Sets the certificate of new clients over UDP. Open sessions stay, and TCP keeps its
+   * Sets the certificate for new clients over UDP. Open sessions stay, and TCP keeps its
    * certificate. The server renews a development certificate by itself.
    *
    * @param certificate The certificate and its key, in PEM.
@@ -247,10 +251,10 @@ export class MoqServer implements MoqFace, AsyncDisposable {
   }
 
   /**
-   * Mounts this server in a host, from which it takes its URLs, and by whose quotas it counts its
-   * sessions. Called by `serve()` and `createServer()`.
+   * Mounts this server in a host, whose URLs and quotas it uses. Called by `serve()` and
+   * `createServer()`.
    *
-   * @param host The server that passes requests and connections on.
+   * @param host The server that forwards requests and connections.
    * @param quotas All quotas of that server.
    * @throws {TypeError} If the server listens by itself, or is mounted already.
    * @ignore
@@ -264,7 +268,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
   }
 
   /**
-   * Counters of the bounds of the relay that has the mux, for the metrics of a host.
+   * Counters of the limits of the relay that has the mux, for the metrics of a host.
    *
    * @ignore
    */
@@ -273,9 +277,8 @@ export class MoqServer implements MoqFace, AsyncDisposable {
   }
 
   /**
-   * Returns `true` if a request on a shared port is for this server: the client offers a version of
-   * MoQ by name, asks for the path of this server's sessions, or asks for the hash of the
-   * certificate.
+   * Returns `true` if a request on a shared port is for this server: the client offers a MoQ
+   * version by name, or requests the path of this server's sessions or the hash of the certificate.
    *
    * @param asked An HTTP request, or a request for a WebTransport session.
    * @ignore
@@ -308,7 +311,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
     return server;
   }
 
-  /** Returns the URL of a client over raw QUIC, as far as the handshake tells. */
+  /** Returns the URL of a client over raw QUIC, as far as known from the handshake. */
   #quicUrlOf(serverName: string | undefined): string | undefined {
     const { quicUrl } = this;
     const parsed = quicUrl === "" ? null : URL.parse(quicUrl);
@@ -317,7 +320,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
 
   async #upgrade(request: Request, info: RequestInfo): Promise<Response> {
     try {
-      // After an upgrade the runtime cannot read the request any more.
+      // After an upgrade the runtime can no longer read the request.
       const { url } = request;
       const headers = new Headers(request.headers);
       const address = this.#admission.addressOf(headers, info);
@@ -326,7 +329,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
       if (protocol === undefined) {
         throw new MoqRefusal(
           400,
-          "No subprotocol of MoQ is common: offer qmux-01.moq-lite-04 or the like",
+          "There is no common MoQ subprotocol: offer for example qmux-01.moq-lite-04",
         );
       }
       const lease = await this.#admission.admit(client, protocol.replace(/^[^.]*\.?/, ""));
@@ -349,7 +352,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
     }
   }
 
-  /** Converts an error to a refusal. Errors other than refusals are reported. */
+  /** Converts an error to a rejection, and reports it unless it already is one. */
   #refused(error: unknown): MoqRefusal {
     if (error instanceof MoqRefusal) return error;
     this.#admission.report(error);
@@ -376,7 +379,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
     this.#admission.end();
     this.#sockets?.stop();
     this.#sessions.close();
-    // The runtime never gives up on a peer that vanished in its handshake; stop waiting.
+    // The runtime waits forever for a peer that vanished during its handshake; stop waiting.
     await settlesWithin(
       this.#runtime,
       this.#sockets?.close() ?? Promise.resolve(),
@@ -386,17 +389,17 @@ export class MoqServer implements MoqFace, AsyncDisposable {
 }
 
 /**
- * Listens for sessions of MoQ: over WebTransport and raw QUIC on one UDP port, and over WebSocket
- * on the TCP port of the same number.
+ * Listens for MoQ sessions: over WebTransport and raw QUIC on one UDP port, and over WebSocket on
+ * the TCP port with the same number.
  *
  * @param options Where to listen, and the options of the server.
  * @returns The server, listening.
  * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
- * @throws {Deno.errors.AddrInUse} If the port is taken.
+ * @throws {Deno.errors.AddrInUse} If the port is in use.
  * @throws {RangeError} If a limit is not a positive integer.
  * @throws {TypeError} If another option is invalid.
  *
- * @example Over any wire
+ * @example Over any transport
  * ```ts
  * import { dialMoq, listenMoq, TrackMux } from "@skein/skein/moq";
  * import { assertEquals } from "@std/assert";
@@ -432,14 +435,14 @@ function accepted<T>(lease: SessionLease, accept: () => T): T {
   }
 }
 
-/** Frees the lease when the connection ends. */
+/** Frees the lease when the connection closes. */
 function release(connection: Connection, lease: SessionLease): void {
   const free = () => lease[Symbol.dispose]();
   connection.closed.then(free, free);
 }
 
 function refuseVersion(connection: Connection, offered: readonly string[]): void {
-  const reason = `No version of MoQ is common: the client offers ${
+  const reason = `There is no common MoQ version: the client offers ${
     offered.join(", ") || "none by name"
   }`;
   connection.close({ closeCode: MOQ_LITE_SESSION_CODES.unsupportedVersion, reason });

@@ -17,15 +17,15 @@ import type { SetupRequest } from "../session/setup.ts";
 import type { TrackMux } from "../track/mux.ts";
 import { HASH_PATH, type MoqVersion, protocolsOf, VERSIONS } from "../wire/versions.ts";
 
-/** A client, as the wire describes it beside its SETUP. */
+/** Facts about a client that don't come from its SETUP. */
 export interface MoqClientInfo {
-  /** The requested URL; over raw QUIC without a path, which only the SETUP names. */
+  /** The requested URL; over raw QUIC without the path, which only SETUP contains. */
   readonly url: string;
   /** Request headers; empty over raw QUIC. */
   readonly headers: Headers;
-  /** Network address of the client, where known. */
+  /** Network address of the client, if known. */
   readonly address: string | undefined;
-  /** The wire: `webtransport`, `quic`, `websocket`, or the name of another one. */
+  /** The transport: `webtransport`, `quic`, `websocket`, or another name. */
   readonly transport: string;
 }
 
@@ -49,7 +49,7 @@ export interface MoqServerOptions extends
    * @default {platformRuntime()}
    */
   readonly runtime?: Runtime | undefined;
-  /** Publications for one client, in place of `mux`. Called once the client is admitted. */
+  /** Publications for one client, instead of `mux`. Called once the client is admitted. */
   readonly muxOf?: ((request: SetupRequest, client: MoqClientInfo) => TrackMux) | undefined;
   /**
    * Path of sessions: exact, or a `URLPattern` pathname such as `/rooms/:id`. By default every
@@ -57,19 +57,19 @@ export interface MoqServerOptions extends
    */
   readonly path?: string | undefined;
   /**
-   * Admits or refuses a client. An error refuses the client, who reads the message of an
-   * `AuthenticationError` or a `MoqError`: over HTTP with a status (that of the
-   * `AuthenticationError`, or 403), else with a close. Other errors are faults: they refuse with
-   * 503, after which clients come back, and only `onError` gets the message.
+   * Admits or rejects a client. An error rejects the client, which receives the message of an
+   * `AuthenticationError` or a `MoqError`: over HTTP with a status (the `AuthenticationError`'s, or
+   * 403), otherwise with a close. Other errors are faults: they reject with 503, after which
+   * clients retry, and only `onError` receives the message.
    *
    * Over WebTransport and WebSocket `onSetup` runs before the request is answered. Only the URL,
-   * the headers and mostly the version are known then. Over raw QUIC the SETUP has arrived.
+   * the headers and usually the version are known then. Over raw QUIC, SETUP has arrived.
    */
   readonly onSetup?:
     | ((request: SetupRequest, client: MoqClientInfo) => void | Promise<void>)
     | undefined;
   /**
-   * Receives each session once it is open. An error goes to `onError`, and the session is closed.
+   * Receives each session once it is open. An error is passed to `onError`, and closes the session.
    */
   readonly onSession?:
     | ((session: MoqSession, client: MoqClientInfo) => void | Promise<void>)
@@ -88,24 +88,24 @@ export interface MoqServerOptions extends
   /** Limits of the server. */
   readonly limits?: {
     /**
-     * Most sessions at once, including those in their setup. Further clients are refused with 429,
-     * or over raw QUIC closed with 4429.
+     * Maximum number of sessions, including sessions in their setup. Further clients are rejected
+     * with 429, or over raw QUIC closed with 4429.
      *
      * @default {10000}
      */
     readonly maxSessions?: number | undefined;
     /**
-     * Most sessions of one network address at once; an IPv6 /64 counts as one address. Refused in
-     * the same way. Clients without an address are not counted here. The default counts only while
-     * more than half of `maxSessions` are taken, and not for a loopback or private address without
-     * `clientAddress`. A number that you set always counts.
+     * Maximum number of sessions of one network address; an IPv6 /64 counts as one address. Further
+     * clients are rejected in the same way. Clients without an address are not counted. The default
+     * only applies while more than half of `maxSessions` are in use, and not to a loopback or
+     * private address without `clientAddress`. A number that you set always applies.
      *
      * @default {1000}
      */
     readonly maxSessionsPerAddress?: number | undefined;
     /**
-     * Most sessions in their setup at once. Further clients are refused with 503, or over raw QUIC
-     * closed with 4503. While more than half are taken, one address may have an eighth.
+     * Maximum number of sessions in their setup. Further clients are rejected with 503, or over raw
+     * QUIC closed with 4503. While more than half are in use, one address may have an eighth.
      *
      * @default {1024}
      */
@@ -114,15 +114,15 @@ export interface MoqServerOptions extends
   /** Limits of each session. */
   readonly sessionLimits?: MoqSessionOptions["limits"] | undefined;
   /**
-   * Longest silence of a connection, in milliseconds; a connection that is silent for longer is
-   * closed. Over a WebSocket the default is 30 s. For `listenMoq` the option applies to
-   * WebTransport and raw QUIC too, with a default of 15 s. Up to a third more may pass there,
-   * because the server probes a silent client three times in between.
+   * Silence after which a connection is closed, in milliseconds. Over a WebSocket the default is 30
+   * s. With `listenMoq` the option also applies to WebTransport and raw QUIC, with a default of 15
+   * s. There it may take up to a third longer, because the server probes a silent client three
+   * times.
    */
   readonly idleTimeoutMs?: number | undefined;
   /**
-   * Credit: how much a client may send ahead of the reader, on wires that count credit. By default
-   * as on every wire, except for 1024 streams of each kind.
+   * Credit: how much a client may send ahead of the reader, on transports that count credit. The
+   * default is the transport's, except for 1024 streams of each kind.
    */
   readonly flowControl?: FlowControlOptions | undefined;
 }
@@ -130,7 +130,7 @@ export interface MoqServerOptions extends
 /** Options for {@linkcode listenMoq}. */
 export interface ListenMoqOptions extends MoqServerOptions {
   /**
-   * Port of UDP and TCP; 0 takes one that is free on both.
+   * Port of UDP and TCP; 0 chooses one that is free on both.
    *
    * @default {0}
    */
@@ -140,9 +140,9 @@ export interface ListenMoqOptions extends MoqServerOptions {
    */
   readonly hostname?: string | undefined;
   /**
-   * Certificate and key in PEM. Without `tls` the server is in development: a short-lived
-   * certificate, trusted by its hash, which plain HTTP serves at `/certificate.sha256`, and
-   * WebSocket without TLS.
+   * Certificate and key in PEM. Without `tls` the server runs in development mode: with a
+   * short-lived certificate, trusted by its hash, which plain HTTP serves at `/certificate.sha256`,
+   * and with WebSocket without TLS.
    */
   readonly tls?: Certificate | undefined;
   /**
@@ -157,61 +157,59 @@ export interface ListenMoqOptions extends MoqServerOptions {
    */
   readonly cacheFolder?: string | URL | null | undefined;
   /**
-   * Wires on which to listen.
+   * Transports on which to listen.
    *
    * @default {["webtransport", "quic", "websocket"]}
    */
   readonly transports?: readonly ("webtransport" | "quic" | "websocket")[] | undefined;
   /**
-   * Listens on TCP and upgrades, in place of the runtime's own server: `hardenedWebSocket()` of
-   * `@skein/skein/ws`, for a server that faces the internet without a proxy. Requires the transport
-   * `websocket`.
+   * Listens on TCP and handles upgrades instead of the runtime's own server: `hardenedWebSocket()`
+   * of `@skein/skein/ws`, for a server that faces the internet without a proxy. Requires the
+   * transport `websocket`.
    */
   readonly webSocket?: WebSocketHost | undefined;
   /**
-   * Most bidirectional streams that a client may have open on a connection, which are its
+   * Maximum number of bidirectional streams that a client may have open on a connection, for its
    * subscriptions and requests. Each may hold up to 1.25 MB of unread data.
    *
    * @default {1024}
    */
   readonly maxBidirectionalStreams?: number | undefined;
   /**
-   * Most unidirectional streams that a client may have open on a connection, which are the groups
-   * of its publications. Each may hold up to 1.25 MB of unread data.
+   * Maximum number of unidirectional streams that a client may have open on a connection, for the
+   * groups of its publications. Each may hold up to 1.25 MB of unread data.
    *
    * @default {1024}
    */
   readonly maxUnidirectionalStreams?: number | undefined;
   /**
    * Limits for streams over WebTransport and QUIC that clients open and the server does not read.
-   * By default such a stream is refused 5 s after its arrival; one address holds at most 80 MB, and
-   * all clients together hold at most 640 MB.
+   * By default such a stream is rejected 5 s after its arrival; one address may hold at most 80 MB,
+   * and all clients together at most 640 MB.
    */
   readonly unreadStreams?: UnreadStreamLimits | undefined;
   /** Closes the server. */
   readonly signal?: AbortSignal | undefined;
 }
 
-/** Returns `true` if a client offers a protocol of MoQ by name. */
+/** Returns `true` if a client offers a MoQ protocol by name. */
 export function offersMoq({ headers, protocols }: FaceRequest): boolean {
   const offered = protocols ??
     headers.get("sec-websocket-protocol")?.split(",")
       .map((name) => parseQmuxProtocol(name.trim())?.protocol ?? "");
   if (offered === undefined) return false;
-  // All versions of MoQ, including those that a server has turned off.
+  // All MoQ versions, including disabled ones.
   const names = protocolsOf(Object.keys(VERSIONS) as MoqVersion[], "websocket");
   return offered.some((name) => names.includes(name));
 }
 
-/**
- * Returns `true` if a client requests the hash of the certificate and the host may send the hash.
- */
+/** Returns `true` if a client requests the certificate's hash, and the host may send it. */
 export function requestsHash({ url, method }: FaceRequest, host: FaceHost | undefined): boolean {
   return method === "GET" && host !== undefined && host.isDevelopment && host.hashes.length > 0 &&
     url.includes(HASH_PATH) && URL.parse(url)?.pathname === HASH_PATH;
 }
 
-/** A wire that a server of MoQ listens on. */
+/** A transport that a MoQ server listens on. */
 export type MoqWire = NonNullable<ListenMoqOptions["transports"]>[number];
 
 const { side: _side, path: _path, signal: _signal, ...SESSION } = MOQ_SESSION;

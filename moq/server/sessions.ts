@@ -1,4 +1,4 @@
-/** The sessions of a server, from an admitted connection to the end of the session. */
+/** The sessions of a server, from an admitted connection until the session closes. */
 import { ConnectionError, ProtocolError, StreamError, TimeoutError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { settlesWithin, within } from "../../base/wait.ts";
@@ -12,14 +12,14 @@ import type { MoqClientInfo, MoqServerOptions } from "./server_options.ts";
 /** Longest wait for an answered connection to open, in milliseconds. */
 const OPEN_TIMEOUT_MS = 10_000;
 
-/** State of a connection when its session begins. */
+/** State of a connection when its session starts. */
 interface SessionStart {
   readonly lease: SessionLease;
   /** `true` if `onSetup` has admitted the client; otherwise the SETUP is checked first. */
   readonly isAdmitted: boolean;
 }
 
-/** Opens sessions, and ends them with the server. */
+/** Opens sessions, and closes them with the server. */
 export class Sessions {
   /** Sessions past their setup. */
   readonly open: Set<MoqSession> = new Set();
@@ -43,9 +43,9 @@ export class Sessions {
   }
 
   /**
-   * Begins a session. Never rejects.
+   * Starts a session. Never rejects.
    *
-   * @param connection The connection, whose end frees the lease.
+   * @param connection The connection, which frees the lease when it closes.
    * @param start Lease of the client, and whether `onSetup` has admitted the client.
    * @returns The session; `undefined` if the setup failed.
    */
@@ -61,7 +61,7 @@ export class Sessions {
     return setup;
   }
 
-  /** Asks all sessions to leave, and closes the ones that stay. */
+  /** Asks all sessions to leave, and closes the remaining ones. */
   async drain(
     { uri, timeoutMs }: { readonly uri: string; readonly timeoutMs: number },
   ): Promise<{ readonly left: number; readonly cut: number }> {
@@ -72,7 +72,7 @@ export class Sessions {
       session.goaway({ uri }).catch(() => {});
       await session.closed;
     };
-    // Sessions in their setup are asked as soon as the setup is over.
+    // Sessions in their setup are asked as soon as the setup has finished.
     const setups = [...this.#setups.values()].map((setup) => setup.then(ask));
     await settlesWithin(
       this.#runtime,
@@ -103,7 +103,7 @@ export class Sessions {
     const parsed = URL.parse(client.url);
     let isOpen = false;
     try {
-      // If a client leaves before the answer, the socket never opens, and no event says so.
+      // If a client leaves before the response, the socket never opens, and emits no event.
       await within(this.#runtime, connection.ready, {
         late: "The connection did not open within",
         timeoutMs: Math.min(setupTimeoutMs ?? OPEN_TIMEOUT_MS, OPEN_TIMEOUT_MS),
@@ -150,7 +150,7 @@ export class Sessions {
     try {
       await this.#options.onSession?.(session, client);
     } catch (error) {
-      // A closed session also rejects the calls that the handler awaits; do not report those.
+      // A closed session also rejects the calls that the handler awaits; don't report these errors.
       if (!session.isClosed || !isOfPeer(error)) this.#admission.report(error);
       session.closeWithError("internal", "A handler failed");
     }
@@ -162,7 +162,7 @@ export class Sessions {
   }
 }
 
-/** Returns `true` if an error stems from the peer, or is a refusal. */
+/** Returns `true` if an error was caused by the peer, or is a rejection. */
 function isOfPeer(error: unknown): boolean {
   return [ConnectionError, MoqError, ProtocolError, StreamError, TimeoutError].some((type) =>
     error instanceof type

@@ -33,7 +33,7 @@ import { MAX_STREAMS } from "../wire/versions.ts";
 import type { FaceHost } from "../../server/face.ts";
 import type { ListenMoqOptions, MoqWire } from "./server_options.ts";
 
-/** Most free TCP ports to try before one is also free on UDP. */
+/** Maximum number of free TCP ports to try until one is also free on UDP. */
 const MAX_ATTEMPTS = 10;
 
 const WIRES: readonly MoqWire[] = ["webtransport", "quic", "websocket"];
@@ -43,18 +43,18 @@ const ANY_ADDRESS: readonly string[] = ["0.0.0.0", "::", "[::]"];
 /** Options of {@linkcode Sockets}. */
 export interface SocketsOptions {
   readonly runtime: Runtime;
-  /** Port of both sockets; 0 takes one that is free on both. */
+  /** Port of both sockets; 0 chooses one that is free on both. */
   readonly port: number;
   readonly hostname: string;
   /** Certificate and key; `undefined` in development. */
   readonly tls: Certificate | undefined;
   /** Options of the development certificate. */
   readonly dev: DevCertificateOptions;
-  /** Wires on which to listen. */
+  /** Transports on which to listen. */
   readonly wires: readonly MoqWire[];
-  /** The protocols of raw QUIC, the best first. */
+  /** The protocols of raw QUIC, in order of preference. */
   readonly protocols: readonly string[];
-  /** Listens on TCP in place of the runtime's own server. */
+  /** Listens on TCP instead of the runtime's own server. */
   readonly webSocket: WebSocketHost | undefined;
   /**
    * Limits of the UDP socket. A host that counts TCP connections gets `maxConnections` and
@@ -72,16 +72,16 @@ export interface SocketsHandlers {
   ): Response | Promise<Response>;
   /** Answers a request for a WebTransport session; never rejects. */
   take(request: WebTransportRequest): Promise<void>;
-  /** Takes a connection of raw QUIC; never rejects. */
+  /** Accepts a connection of raw QUIC; never rejects. */
   accept(connection: QuicConnection): Promise<void>;
 }
 
 /**
  * Checks the options of a listening server and fills in defaults.
  *
- * @param protocols The protocols of raw QUIC, the best first.
- * @throws {TypeError} If `transports` is empty, has an unknown name, or lacks `websocket` beside
- * `webSocket`.
+ * @param protocols The protocols of raw QUIC, in order of preference.
+ * @throws {TypeError} If `transports` is empty, has an unknown name, or lacks `websocket` although
+ * `webSocket` is set.
  * @throws {UnsupportedError} If the platform cannot listen.
  */
 export function socketsOptions(
@@ -101,7 +101,7 @@ export function socketsOptions(
   }
   if (webSocket !== undefined && !wires.includes("websocket")) {
     throw new TypeError(
-      `Cannot serve MoQ: transports must include websocket beside webSocket, received ${
+      `Cannot serve MoQ: transports must include websocket if webSocket is set, received ${
         JSON.stringify(transports)
       }`,
     );
@@ -138,9 +138,9 @@ export function socketsOptions(
 }
 
 /**
- * Returns the flow control of a server, for wires that count credit.
+ * Returns the flow control of a server, for transports that count credit.
  *
- * @returns The same credit, with streams enough for groups and subscriptions by default.
+ * @returns The same credit, by default with enough streams for groups and subscriptions.
  */
 export function flowControlOf(
   { flowControl }: { readonly flowControl?: FlowControlOptions | undefined },
@@ -148,7 +148,7 @@ export function flowControlOf(
   return { maxStreamsBidi: MAX_STREAMS, maxStreamsUni: MAX_STREAMS, ...flowControl };
 }
 
-/** Two connections a session: refused and unused connections stay open for a while. */
+/** Two connections per session: rejected and unused connections stay open for a while. */
 function connectionsFor(sessions: number): number {
   return Math.min(2 * sessions, Number.MAX_SAFE_INTEGER);
 }
@@ -167,8 +167,8 @@ export class Sockets implements FaceHost {
   /**
    * Opens the sockets.
    *
-   * @throws {UnsupportedError} If the runtime has no QUIC, and a wire requires QUIC.
-   * @throws {Deno.errors.AddrInUse} If the port is taken.
+   * @throws {UnsupportedError} If the runtime has no QUIC, and a transport requires it.
+   * @throws {Deno.errors.AddrInUse} If the port is in use.
    */
   constructor(options: SocketsOptions, handlers: SocketsHandlers) {
     this.#options = options;
@@ -184,12 +184,12 @@ export class Sockets implements FaceHost {
     }
   }
 
-  /** Address of the UDP socket, or of TCP where UDP is off. */
+  /** Address of the UDP socket, or of the TCP socket if UDP is off. */
   get address(): Deno.NetAddr {
     return this.#udp?.address ?? this.#http!.addr;
   }
 
-  /** Returns the URL of a wire for clients on this machine; empty if the wire is off. */
+  /** Returns the URL of a transport for clients on this machine; empty if it is off. */
   urlOf(wire: MoqWire): string {
     const { tls, wires } = this.#options;
     if (!wires.includes(wire)) return "";
@@ -200,7 +200,7 @@ export class Sockets implements FaceHost {
     return `${scheme}://${name.includes(":") ? `[${name}]` : name}:${port}/`;
   }
 
-  /** Engine of WebSocket upgrades in place of the runtime's own. */
+  /** Engine for WebSocket upgrades instead of the runtime's own. */
   get webSocketEngine(): WebSocketEngine | undefined {
     return this.#options.webSocket?.accept;
   }
@@ -210,22 +210,22 @@ export class Sockets implements FaceHost {
     return this.#options.tls === undefined;
   }
 
-  /** Hashes by which a client can trust the certificate; empty if that takes an authority. */
+  /** Hashes with which a client can trust the certificate; empty if that requires an authority. */
   get hashes(): readonly Sha256Hash[] {
     return this.#hashes;
   }
 
-  /** Sets the certificate of new connections over UDP. Sessions stay as they are. */
+  /** Sets the certificate for new connections over UDP. Open sessions stay. */
   rotate(certificate: Certificate): void {
     if (this.#udp === undefined) {
       throw new TypeError("Cannot rotate certificate: WebTransport or QUIC must be on");
     }
     this.#replace(certificate);
-    // An application that brings a certificate renews that certificate, too.
+    // An application that provides a certificate also renews it.
     this.#renewal?.[Symbol.dispose]();
   }
 
-  /** Refuses further clients over UDP. Idempotent. */
+  /** Rejects further clients over UDP. Idempotent. */
   stop(): void {
     this.#udp?.stop();
   }
@@ -255,7 +255,10 @@ export class Sockets implements FaceHost {
       ));
   }
 
-  /** Binds UDP to the port of TCP. With port 0, retries with other TCP ports while UDP is taken. */
+  /**
+   * Binds UDP to the TCP port. With port 0, retries with other TCP ports while the UDP port is in
+   * use.
+   */
   #bind(isAnyPort: boolean): void {
     const { tls, dev } = this.#options;
     if (tls === undefined) {
@@ -296,7 +299,7 @@ export class Sockets implements FaceHost {
 
   async #takeAll(listener: WebTransportListener): Promise<void> {
     for await (const request of listener) {
-      // Do not await the answer: one request may wait for a database.
+      // Do not await the response: a request may wait for a database.
       if (this.#options.wires.includes("webtransport")) void this.#handlers.take(request);
       else request.refuse(404);
     }

@@ -1,4 +1,4 @@
-/** Rights and limits of a peer. */
+/** Permissions and limits of a peer. */
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
 import { withDefaults } from "../../base/options.ts";
@@ -11,7 +11,7 @@ const DEFAULTS = {
   maxFrameBytes: 16_777_216,
 };
 
-/** Limits of a session, complete; `MoqSessionOptions` documents these. */
+/** Complete limits of a session, documented in `MoqSessionOptions`. */
 export type SessionLimits = Readonly<typeof DEFAULTS>;
 
 /** Fills in the defaults. */
@@ -20,7 +20,7 @@ export function sessionLimits(limits: Partial<SessionLimits> = {}): SessionLimit
 }
 
 /**
- * Checks a share of the places of a relay.
+ * Checks a share of a relay's slots.
  *
  * @throws {RangeError} If the share is not a number above 0 and up to 1.
  */
@@ -32,21 +32,21 @@ function checkShare(share: unknown): void {
 }
 
 /**
- * The action that a peer asks for: to announce a broadcast here (`publish`), to receive a broadcast
+ * The action that a peer requests: to announce a broadcast here (`publish`), to receive a broadcast
  * from here (`subscribe`), or to follow the announcements below a prefix (`announce`).
  */
 export type MoqAction = "publish" | "subscribe" | "announce";
 
 /**
- * Yes, no, or yes with conditions.
+ * Allows or denies an action, or allows it with conditions.
  *
- * - **`until`:** the end of the grant. Only the granted action ends: a subscription is refused as
- *   `unauthorized`, a fetch breaks off, and all broadcasts that the peer learned of are announced
- *   as ended. A broadcast that the peer announced ends here, and the stream of that announcement is
- *   closed as `bannedPrefix`, since no version can refuse a single path.
- * - **`share`:** the part of a relay's `maxBroadcasts` and `maxTracks` that the session may take
- *   from now on, above 0 and up to 1, in place of the relay's `maxShare`; 1 for another relay. The
- *   share holds until another grant of the session sets a new one.
+ * - **`until`:** the expiry of the grant. Only the granted action ends: a subscription ends as
+ *   `unauthorized`, a fetch is aborted, and all broadcasts that were announced to the peer are
+ *   announced as ended. A broadcast that the peer announced ends here, and its announcement stream
+ *   is closed as `bannedPrefix`, because no version can reject a single path.
+ * - **`share`:** the fraction of a relay's `maxBroadcasts` and `maxTracks` that the session may use
+ *   from now on, above 0 and up to 1, instead of the relay's `maxShare`; 1 for another relay. The
+ *   share applies until another grant of the session sets a new one.
  */
 export type MoqGrant =
   | boolean
@@ -54,9 +54,9 @@ export type MoqGrant =
   | { readonly share: number };
 
 /**
- * Tells whether a grant allows anything now.
+ * Returns true if a grant allows anything now.
  *
- * @returns True unless the grant is a refusal or has expired.
+ * @returns True unless the grant denies the action or has expired.
  */
 export function isGranted(runtime: Runtime, grant: MoqGrant): boolean {
   if (typeof grant === "boolean") return grant;
@@ -67,7 +67,7 @@ export function isGranted(runtime: Runtime, grant: MoqGrant): boolean {
  * Calls back when a grant expires.
  *
  * @param onExpired Called once.
- * @returns A handle that ends the watch on disposal.
+ * @returns A handle that stops watching when disposed.
  */
 export function watchGrant(runtime: Runtime, grant: MoqGrant, onExpired: () => void): Disposable {
   if (typeof grant === "boolean" || !("until" in grant)) return { [Symbol.dispose]() {} };
@@ -82,8 +82,8 @@ export function watchGrant(runtime: Runtime, grant: MoqGrant, onExpired: () => v
 }
 
 /**
- * Checks a grant: an application without type checks may return anything, and an invalid grant must
- * count as a refusal.
+ * Checks a grant: an untyped application may return anything, and an invalid grant must deny the
+ * action.
  */
 export function checkGrant(grant: MoqGrant): void {
   if (typeof grant === "boolean") return;
@@ -113,7 +113,7 @@ export class GrantTimers {
   }
 
   /**
-   * Watches a grant, in place of an earlier one for the path.
+   * Watches a grant, replacing an earlier one for the path.
    *
    * @param onExpired Called once when the grant expires.
    */

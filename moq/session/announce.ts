@@ -1,4 +1,4 @@
-/** Announcements, in both directions. */
+/** Announcements in both directions. */
 import { concat } from "../../base/bytes.ts";
 import { type Announcement, AnnouncementReader } from "../track/announcement.ts";
 import { MoqError } from "../wire/errors.ts";
@@ -21,16 +21,15 @@ import { GrantTimers } from "./access.ts";
 import { codeOf, isViolation, moqErrorOf, requestGrant, type SessionContext } from "./context.ts";
 import { type Exchange, openExchange } from "./exchange.ts";
 
-/** Announcements in one write, at most. */
+/** Maximum number of announcements in one write. */
 const BATCH = 256;
 
-/** Announcements in an initial list, at most; further ones follow one by one. */
+/** Maximum number of announcements in an initial list; further ones follow one by one. */
 const MAX_LISTED = 1_024;
 
 /**
- * Announces the broadcasts below a prefix as they start and end, until the peer leaves. A peer that
- * reads slowly gets the last state of each broadcast, and costs at most one queued entry per
- * broadcast.
+ * Announces the broadcasts below a prefix as they start and end, until the peer leaves. A slow peer
+ * receives the last state of each broadcast, and costs at most one queued entry per broadcast.
  */
 export async function announceTo(
   context: SessionContext,
@@ -46,13 +45,13 @@ export async function announceTo(
   const announced = new Set<BroadcastPath>();
   let wake: (() => void) | undefined;
   const put = (announcement: Announcement) => {
-    // For the peer, a broadcast ends when the grant expires, or when the announcement now comes by
-    // way of the peer (see `isWanted`).
+    // For the peer, a broadcast ends when the grant expires, or when it now arrives through the
+    // peer itself (see `isWanted`).
     const active = announcement.active && !expired.aborted && isWanted(announcement);
     pending.set(announcement.path, { ...announcement, active });
     wake?.();
   };
-  // moq-lite-05 sends the own hop once, in ANNOUNCE_OK.
+  // moq-lite-05 sends its own hop once, in ANNOUNCE_OK.
   const ownHop = traits.announceHead === "ok" ? [] : [mux.hopId];
   const encode = ({ path, active, hops }: Announcement) =>
     encodeAnnounce({
@@ -137,9 +136,9 @@ export async function announceTo(
 }
 
 /**
- * Refuses an announce interest. gomoqt gets a code; a session of moq-rs would not survive one, and
- * gets an empty list without later announcements instead. If the application failed to decide, both
- * get a code, to ask again.
+ * Rejects an announce interest. gomoqt receives a code; a moq-rs session would not survive one, and
+ * receives an empty list without later announcements instead. If the application failed to decide,
+ * both receive a code, so that they retry.
  */
 export async function refuseAnnounce(
   context: SessionContext,
@@ -156,14 +155,13 @@ export async function refuseAnnounce(
 }
 
 /**
- * Resolves when the peer ends or resets the stream: either way the peer wants no more
- * announcements.
+ * Resolves when the peer ends or resets the stream: in both cases it wants no more announcements.
  */
 async function readToEnd(exchange: Exchange): Promise<void> {
   try {
     while (await exchange.reader.message() !== undefined);
   } catch {
-    // The peer reset the stream, or the session ended, which is reported elsewhere.
+    // The peer reset the stream, or the session closed, which is reported elsewhere.
   }
 }
 
@@ -176,13 +174,13 @@ export class Discovery {
     this.#context = context;
   }
 
-  /** Ends all readers with the session. */
+  /** Closes all readers with the session. */
   end(error: unknown): void {
     for (const reader of this.#readers) reader.end(error);
     this.#readers.clear();
   }
 
-  /** Asks for the broadcasts below a prefix. */
+  /** Requests the broadcasts below a prefix. */
   async announce(
     prefix: BroadcastPath,
     { signal }: { readonly signal?: AbortSignal | undefined },
@@ -222,7 +220,7 @@ export class Discovery {
     const take = (message: AnnounceMessage) => this.#take(reader, message, { grants, fail });
     try {
       let hop = 0n;
-      /** Announcements of the initial set that are still to come. */
+      /** Number of missing announcements of the initial set. */
       let awaited = Infinity;
       if (traits.announceHead === "init") {
         const body = await exchange.reader.required("ANNOUNCE_INIT", MAX_ANNOUNCE_INIT_BYTES);
@@ -267,7 +265,11 @@ export class Discovery {
       new MoqError("announce", "bannedPrefix", `The peer may not announce ${path}${when}`);
     const { grant, refusal } = await requestGrant(context, path, "publish");
     if (refusal === "internal") {
-      throw new MoqError("announce", refusal, `The rights to announce ${path} are unknown`);
+      throw new MoqError(
+        "announce",
+        refusal,
+        `The permission to announce ${path} could not be checked`,
+      );
     }
     if (refusal !== undefined) throw banned("");
     reader.take({ path, active, hops }, context.traits.announceHead === "ok");

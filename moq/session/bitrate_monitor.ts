@@ -1,4 +1,4 @@
-/** Measures the outgoing bitrate of a session, smooths the rate, and reports shifts. */
+/** Measures and smooths the outgoing bitrate of a session, and reports shifts. */
 import { MAX_TIMER_MS } from "../../base/wait.ts";
 import { type OptionKinds, withDefaults } from "../../base/options.ts";
 import {
@@ -12,57 +12,57 @@ import {
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
 import type { Connection } from "../../transport/connection.ts";
 
-/** A report of the peer about the path to the peer. */
+/** A report of the peer about the network path to it. */
 export interface PeerUpdate {
-  /** Bits a second that the peer sends; `undefined` if unknown. */
+  /** Bits per second that the peer sends; `undefined` if unknown. */
   readonly bitrate: number | undefined;
   /** Round-trip time in milliseconds; `undefined` if unknown. */
   readonly rttMs: number | undefined;
 }
 
 /**
- * Lower rates count as 0, in bits a second: the smallest rate that gomoqt's SESSION_UPDATE can
- * carry.
+ * Rates below this count as 0, in bits per second: the smallest rate that gomoqt's SESSION_UPDATE
+ * can carry.
  */
 const MIN_BITRATE = 1_000;
 
 /** How to measure, and when to report to the peer. */
 export interface BitrateMonitorOptions {
-  /** Clock and timers of this node: by default those of the session, or of the platform. */
+  /** Clock and timers of this node: by default the session's, or the platform's. */
   readonly runtime?: Runtime | undefined;
   /**
    * Time between samples, in milliseconds: a sample counts the bytes that the connection sent since
-   * the last one. gomoqt's monitor of SESSION_UPDATE has one second as well; gomoqt's PROBE
-   * measures every 100 ms without smoothing, so that one large picture looks like a shift.
+   * the last one. gomoqt's SESSION_UPDATE monitor also uses one second; gomoqt's PROBE measures
+   * every 100 ms without smoothing, so that a single large frame looks like a shift.
    *
    * @default {1000}
    */
   readonly intervalMs?: number | undefined;
   /**
-   * The weight of a new sample, above 0 and up to 1: the smoothed rate moves by this part of the
-   * difference. With 0.3, a rate that doubled is reported after two to three samples, and one
-   * sample that is a fifth off is not reported at all.
+   * The weight of a new sample, above 0 and up to 1: the smoothed rate moves by this fraction of
+   * the difference. With 0.3, a doubled rate is reported after two to three samples, and a single
+   * sample that is off by a fifth is not reported.
    *
    * @default {0.3}
    */
   readonly alpha?: number | undefined;
   /**
-   * The shift to report: the smoothed rate differs from the last report by more than this part of
-   * the reported rate.
+   * The shift to report: the smoothed rate differs from the last report by more than this fraction
+   * of the reported rate.
    *
    * @default {0.25}
    */
   readonly threshold?: number | undefined;
   /**
-   * Samples before the first report. The first sample counts fully, and after three samples for
-   * half: a peer that waits for a first answer gets one then. If no peer waits, 10 are steadier.
+   * Samples before the first report. The first sample counts fully, and still for half after three
+   * samples, when a waiting peer receives a first reply. If no peer waits, 10 is more stable.
    *
    * @default {3}
    */
   readonly minSamples?: number | undefined;
   /**
    * Time after which a smaller shift is reported too, in milliseconds, if the rate shifted at all:
-   * otherwise a drifting rate would be wrong by the threshold for ever.
+   * otherwise a drifting rate could stay wrong by up to the threshold.
    *
    * @default {10000}
    */
@@ -90,16 +90,16 @@ const DEFAULTS = {
  * Measures the bytes that a connection sends, and reports shifts of the smoothed rate.
  *
  * - **Sample:** bytes that the connection sent (`getStats().bytesSent`, or the connection's
- *   counters of streams and datagrams where the wire has no such number) over the time since the
- *   last sample. The rate measures traffic, not capacity: an idle session reports no rate, and one
- *   that falls idle reports 0.
- * - **Round-trip time:** `getStats().smoothedRtt` where the platform has that figure, as browsers
- *   do; with Deno's QUIC and WebSocket the time is `undefined`.
- * - **Cost:** one timer while the monitor runs, and no memory that grows.
+ *   counters of streams and datagrams if the transport has no such number) divided by the time
+ *   since the last sample. The rate measures traffic, not capacity: an idle session reports no
+ *   rate, and a session that becomes idle reports 0.
+ * - **Round-trip time:** `getStats().smoothedRtt` if the platform provides it, as browsers do;
+ *   `undefined` with Deno's QUIC and WebSocket.
+ * - **Cost:** one timer while the monitor runs, and constant memory.
  *
  * Every session has a monitor; see the option `bitrate` of `MoqSession.open()`.
  *
- * @example On a connection of one's own
+ * @example On your own connection
  * ```ts
  * import { BitrateMonitor } from "@skein/skein/moq";
  * import { memoryPair } from "@skein/skein/transport";
@@ -134,11 +134,11 @@ export class BitrateMonitor implements Disposable {
   #reported: { readonly at: number; readonly rate: number } | undefined = undefined;
 
   /**
-   * Creates a monitor that does not run yet.
+   * Creates a stopped monitor.
    *
    * @param connection The connection to measure.
-   * @param report Receives each rate that is worth reporting, in bits a second, and the round-trip
-   * time if the wire knows that time. Errors of this function are ignored.
+   * @param report Receives each rate to report, in bits per second, and the round-trip time if the
+   * transport knows it. Errors of this function are ignored.
    * @param options See {@linkcode BitrateMonitorOptions}.
    * @throws {RangeError} If an option is out of range.
    */
@@ -159,7 +159,7 @@ export class BitrateMonitor implements Disposable {
     return this.#isRunning;
   }
 
-  /** The smoothed rate, in bits a second; `undefined` before the first sample. */
+  /** The smoothed rate, in bits per second; `undefined` before the first sample. */
   get bitrate(): number | undefined {
     return this.#samples === 0 ? undefined : this.#rate;
   }
@@ -193,7 +193,7 @@ export class BitrateMonitor implements Disposable {
     const now = this.#runtime.now();
     const bytes = stats.bytesSent ?? this.#counted();
     const before = this.#sampled;
-    // A clock that was set back, or two calls at once, give no rate.
+    // No rate if the clock was set back, or for two calls at the same time.
     if (before !== undefined && now <= before.at) return;
     this.#sampled = { at: now, bytes };
     if (before === undefined) return;
@@ -236,7 +236,7 @@ export class BitrateMonitor implements Disposable {
   }
 }
 
-/** Statistics that a platform may give beyond the contract. */
+/** Statistics that a platform may provide beyond the contract. */
 interface WireStats {
   readonly bytesSent?: number;
   /** From the W3C's WebTransport, in milliseconds. */

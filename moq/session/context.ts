@@ -31,26 +31,26 @@ export interface SessionContext {
   readonly runtime: Runtime;
   /** The session, for the writers of served tracks. */
   readonly session: SubscriberSession;
-  /** Resolves when the session is over. */
+  /** Resolves when the session has closed. */
   readonly closed: Promise<unknown>;
-  /** Ends the session for a reason of this end. */
+  /** Closes the session for a reason of this end. */
   closeWithError(reason: MoqErrorName, message: string): void;
   readonly connection: Connection;
   readonly traits: VersionTraits;
   /** Broadcasts published to the peer; chosen before the first stream of the peer is read. */
   mux: TrackMux;
-  /** Decides about requests of the peer; without a function, the peer may do everything. */
+  /** Authorizes requests of the peer; without it, the peer may do everything. */
   readonly authorize:
     | ((path: BroadcastPath, action: MoqAction) => MoqGrant | Promise<MoqGrant>)
     | undefined;
   /**
-   * The part of a relay's places that `authorize` gave to the peer; `undefined` for the relay's
-   * default.
+   * The fraction of a relay's slots that `authorize` granted to the peer; `undefined` for the
+   * relay's default.
    */
   share: number | undefined;
   /** Limits of the session, with defaults. */
   readonly limits: SessionLimits;
-  /** Aborted with the cause when the session is over. */
+  /** Aborted with the cause when the session closes. */
   readonly signal: AbortSignal;
   /** The error code family of the peer, as far as known. */
   family: MoqErrorFamily;
@@ -60,12 +60,12 @@ export interface SessionContext {
   readonly isFamilyOpen: boolean;
   /** Reports an error that a handler of the application threw. */
   report(error: unknown): void;
-  /** Ends the session after a protocol violation of the peer. */
+  /** Closes the session after a protocol violation of the peer. */
   violated(error: unknown): void;
 }
 
 /**
- * Learns the error code family of the peer from a path as sent: paths of gomoqt have a leading
+ * Detects the error code family of the peer from a path as sent: gomoqt's paths have a leading
  * slash.
  */
 export function detectFamily(context: SessionContext, path: string): void {
@@ -73,14 +73,14 @@ export function detectFamily(context: SessionContext, path: string): void {
 }
 
 /**
- * Tells a protocol violation of the peer from other errors. A stream that ends inside a message is
- * no violation: the writer gave up the stream.
+ * True for a protocol violation of the peer. A stream that ends inside a message is not a
+ * violation: the writer aborted it.
  */
 export function isViolation(error: unknown): boolean {
   return error instanceof ProtocolError && !(error instanceof TruncatedError);
 }
 
-/** Finds the number of a reason, as the peer reads numbers. */
+/** Returns the number of a reason in the peer's error code family. */
 export function codeOf(
   { family }: SessionContext,
   scope: MoqErrorScope,
@@ -89,7 +89,7 @@ export function codeOf(
   return moqErrorCode(scope, reason, family);
 }
 
-/** Finds the name of a number that the peer sent. */
+/** Returns the name of a number that the peer sent. */
 export function errorNameOf(
   { family }: SessionContext,
   scope: MoqErrorScope,
@@ -103,7 +103,7 @@ function plainCode(code: number): number {
   return fromHttp3StreamCode(code) ?? code;
 }
 
-/** Makes the error for the application from an error of a stream. */
+/** Creates the application's error from a stream error. */
 export function moqErrorOf(
   context: SessionContext,
   scope: MoqErrorScope,
@@ -118,7 +118,7 @@ export function moqErrorOf(
     return new MoqError(scope, reason, message, { moqCode, by, cause: error });
   }
   if (error instanceof TruncatedError) {
-    const message = `The peer gave up the ${scope} stream`;
+    const message = `The peer aborted the ${scope} stream`;
     return new MoqError(scope, "unknown", message, { by: "remote", cause: error });
   }
   if (error instanceof ConnectionError || context.signal.aborted) {
@@ -127,27 +127,27 @@ export function moqErrorOf(
   return error;
 }
 
-/** Makes the error of operations that end with the session. */
+/** Creates the error of operations that end with the session. */
 export function sessionClosed(cause: unknown): MoqError {
   if (cause instanceof MoqError && cause.scope === "session") return cause;
   const why = cause instanceof Error ? `: ${cause.message}` : "";
   return new MoqError("session", "sessionClosed", `The session is over${why}`, { cause });
 }
 
-/** Longest time for an answer of `authorize`, in milliseconds: as for sessions of `skein.1`. */
+/** Timeout of `authorize`, in milliseconds: as for sessions of `skein.1`. */
 const AUTHORIZE_MS = 30_000;
 
-/** The answer of the application to a request of the peer. */
+/** The application's decision about a request of the peer. */
 interface Granted {
   readonly grant: MoqGrant;
   /**
-   * Reason to refuse the request, if there is one: `internal` if the application failed to decide,
-   * after which the peer may ask again.
+   * Reason to reject the request, if any: `internal` if the application failed to decide, after
+   * which the peer may retry.
    */
   readonly refusal: "unauthorized" | "internal" | undefined;
 }
 
-/** Asks the application, once. An error or an invalid grant is no answer, and is reported. */
+/** Asks the application once. An error or an invalid grant is not a decision, and is reported. */
 export async function requestGrant(
   context: SessionContext,
   path: BroadcastPath,

@@ -1,4 +1,4 @@
-/** A bidirectional stream, as both ends of a request use it. */
+/** A bidirectional stream with a request and its responses. */
 import { within } from "../../base/wait.ts";
 import type {
   BidirectionalStream,
@@ -9,17 +9,17 @@ import { directStream } from "../../transport/direct.ts";
 import { MessageReader } from "../wire/message_reader.ts";
 import { codeOf, moqErrorOf, sessionClosed, type SessionContext } from "./context.ts";
 
-/** Posted bytes that the peer has not taken yet, at most. */
+/** Maximum number of posted bytes that the peer has not accepted yet. */
 const MAX_POSTED_BYTES = 65_536;
 
-/** A request and the answers to it, on one bidirectional stream. */
+/** A request and its responses, on one bidirectional stream. */
 export class Exchange {
   readonly reader: MessageReader;
   readonly #stream: DirectStream;
   #isEnded = false;
   #posted = 0;
 
-  /** Takes over a stream. */
+  /** Takes ownership of a stream. */
   constructor(stream: BidirectionalStream) {
     this.#stream = directStream(stream);
     this.reader = new MessageReader(this.#stream);
@@ -35,15 +35,15 @@ export class Exchange {
     return this.#isEnded ? Promise.resolve() : this.#stream.write(bytes);
   }
 
-  /** True while the peer has not taken all posted messages. */
+  /** True while the peer has not accepted all posted messages. */
   get isPosting(): boolean {
     return this.#posted > 0;
   }
 
   /**
-   * Writes a message without waiting. A failed write shows when reading.
+   * Writes a message without waiting. A failed write surfaces when reading.
    *
-   * @returns False if the message was refused, because too many posted bytes wait for the peer.
+   * @returns False if the message was rejected because too many posted bytes are waiting.
    */
   post(bytes: Uint8Array): boolean {
     if (this.#posted > MAX_POSTED_BYTES) return false;
@@ -53,14 +53,14 @@ export class Exchange {
     return true;
   }
 
-  /** Ends this direction. Never rejects: where the close fails, the stream is over anyway. */
+  /** Closes this direction. Never rejects: if the close fails, the stream has ended anyway. */
   async end(): Promise<void> {
     if (this.#isEnded) return;
     this.#isEnded = true;
     await this.#stream.close().catch(() => {});
   }
 
-  /** Ends this direction, and stops reading. */
+  /** Closes this direction, and stops reading. */
   leave(code: number): void {
     void this.end();
     this.reader.cancel({ streamErrorCode: code });
@@ -78,8 +78,8 @@ export class Exchange {
 /**
  * Opens a stream with the type and the first message.
  *
- * @throws {MoqError} If the session is over.
- * @throws The reason of the signal, if aborted before the peer allows the stream and takes the
+ * @throws {MoqError} If the session has closed.
+ * @throws The reason of the signal, if it aborts before the peer allows the stream and accepts the
  * message.
  */
 export async function openExchange(
@@ -102,7 +102,7 @@ export async function openExchange(
   }
 }
 
-/** Puts the type of a stream in front of the first message. */
+/** Prepends the type of a stream to the first message. */
 export function withType(type: number, message: Uint8Array): Uint8Array {
   const bytes = new Uint8Array(message.byteLength + 1);
   bytes[0] = type;

@@ -29,7 +29,7 @@ export interface IncomingParts {
   readonly publisher: Publisher;
   /** Receives probes. */
   readonly reports: PeerReports;
-  /** Gets SETUP, on versions that have a stream for SETUP. */
+  /** Receives SETUP, in versions with a SETUP stream. */
   readonly onSetup: (parameters: MoqParameters) => void;
   readonly onGoaway: (uri: string) => void;
 }
@@ -46,17 +46,17 @@ export class IncomingStreams {
     this.#parts = parts;
   }
 
-  /** Takes unidirectional streams from now on: groups, and SETUP. */
+  /** Starts to accept unidirectional streams: groups, and SETUP. */
   takeUnidirectional(): void {
     receiveUnidirectional(this.#context.connection, (stream) => void this.#takeUni(stream));
   }
 
-  /** Takes bidirectional streams from now on: requests. */
+  /** Starts to accept bidirectional streams: requests. */
   async takeBidirectional(streams: AsyncIterator<BidirectionalStream>): Promise<void> {
     try {
       for (let next; !(next = await streams.next()).done;) void this.#takeBidi(next.value);
     } catch {
-      // The connection is over, and `closed` tells how.
+      // The connection has closed, and `closed` reports how.
     }
   }
 
@@ -100,7 +100,7 @@ export class IncomingStreams {
       if (type === BidiType.track && timestamps) return await publisher.track(exchange);
     }
     if (type !== undefined && setup === "session") throw unknownStream(type);
-    // A later draft may define this type: refuse the stream, keep the session.
+    // A later draft may define this type: reject the stream, keep the session.
     refuse();
   }
 
@@ -114,7 +114,7 @@ export class IncomingStreams {
     try {
       await reader.more();
       const type = reader.takeVarint() ?? await reader.varint();
-      // The peer gave up the stream before the type.
+      // The peer aborted the stream before its type.
       if (type === undefined) return;
       if (type === UniType.group) {
         const body = reader.takeSized(MAX_MESSAGE_BYTES) ?? await reader.required("GROUP");
@@ -133,7 +133,7 @@ export class IncomingStreams {
   }
 
   /**
-   * Handles a failed stream: a protocol violation ends the session, other errors end the stream.
+   * Handles a failed stream: a protocol violation closes the session, other errors end the stream.
    */
   #failed(error: unknown, end: () => void): void {
     const context = this.#context;

@@ -1,4 +1,4 @@
-/** Measurements of the path that both ends exchange: SESSION_UPDATE, or PROBE. */
+/** Measurements of the network path that both ends exchange: SESSION_UPDATE, or PROBE. */
 import { ProtocolError, UnsupportedError } from "../../errors.ts";
 import { within } from "../../base/wait.ts";
 import { LatestValue } from "../track/loops.ts";
@@ -17,11 +17,11 @@ import { type Exchange, openExchange } from "./exchange.ts";
 /** Bits per unit of gomoqt's SESSION_UPDATE, which counts kilobits; moq-lite's counts bits. */
 const GOMOQT_UNIT = 1_000;
 
-/** Open probes of a peer, at most. */
+/** Maximum number of open probes of a peer. */
 const MAX_PROBES = 16;
 
 /**
- * Time after the end of the session stream in which gomoqt may still give the reason, in
+ * Time after the end of the session stream in which gomoqt may still send the reason, in
  * milliseconds.
  */
 const END_GRACE_MS = 250;
@@ -44,7 +44,7 @@ export class PeerReports {
   #probing: AbortController | undefined = undefined;
 
   /**
-   * Starts reading SESSION_UPDATE from the setup stream, where the version has one.
+   * Starts to read SESSION_UPDATE from the setup stream, if the version has one.
    *
    * @param bitrate How to measure the outgoing bitrate. Without options, probes are answered and
    * SESSION_UPDATE, which no peer requests, is not sent; with `false`, neither happens.
@@ -72,7 +72,7 @@ export class PeerReports {
     return this.#reports.latest;
   }
 
-  /** Ends with the session. */
+  /** Closes with the session. */
   end(): void {
     this.#isOver = true;
     this.#monitor?.stop();
@@ -93,7 +93,7 @@ export class PeerReports {
     });
   }
 
-  /** Asks the peer for measurements. */
+  /** Requests measurements from the peer. */
   probe(
     options: {
       readonly targetBitrate?: number | undefined;
@@ -122,7 +122,7 @@ export class PeerReports {
       }
       signal?.throwIfAborted();
       signal?.addEventListener("abort", leave, { once: true });
-      // In moq-rs, the question is an empty stream: moq-rs refuses a probe with a target.
+      // In moq-rs, the request is an empty stream: moq-rs rejects a probe with a target.
       const hasTarget = targetBitrate !== undefined && context.family === "gomoqt";
       const message = hasTarget
         ? encodeProbe({ bitrate: targetBitrate, rttMs: undefined })
@@ -148,7 +148,7 @@ export class PeerReports {
       leave();
       return DONE;
     };
-    /** Each read waits for the previous one: two reads at once would tear a message apart. */
+    /** Each read waits for the previous one: concurrent reads would split a message. */
     let last: Promise<unknown> = Promise.resolve();
     const iterator: AsyncIterableIterator<PeerUpdate> = {
       next: () => {
@@ -180,7 +180,7 @@ export class PeerReports {
     for (const probe of this.#probes) if (!probe.isPosting) probe.post(message);
   }
 
-  /** Answers a probe of the peer until the peer leaves. */
+  /** Serves a probe of the peer until the peer leaves. */
   async serve(exchange: Exchange): Promise<void> {
     if (this.#probes.size >= MAX_PROBES) {
       return exchange.abort(codeOf(this.#context, "probe", "internal"));
@@ -195,7 +195,7 @@ export class PeerReports {
       this.#probes.delete(exchange);
       if (this.#probes.size === 0 && this.#monitor?.isRunning) {
         this.#monitor.stop();
-        // The next probe must not get an outdated measurement.
+        // The next probe must not receive an outdated measurement.
         this.#sent = undefined;
       }
     }
@@ -209,7 +209,7 @@ export class PeerReports {
         const bitrate = decodeSessionUpdate(body) * (isGomoqt ? GOMOQT_UNIT : 1);
         this.#reports.set({ bitrate, rttMs: undefined });
       }
-      // A session of gomoqt lives as long as this stream.
+      // A gomoqt session lives as long as this stream.
       if (isGomoqt) await this.#endSoon();
     } catch (error) {
       if (isViolation(error)) context.violated(error);
@@ -217,14 +217,14 @@ export class PeerReports {
     }
   }
 
-  /** Ends the session, unless the peer closes the connection with a reason first. */
+  /** Closes the session, unless the peer first closes the connection with a reason. */
   async #endSoon(): Promise<void> {
     const { closed, runtime } = this.#context;
     try {
       await within(runtime, closed, { timeoutMs: END_GRACE_MS });
     } catch {
       this.#context.violated(
-        new ProtocolError("Expected the session stream to stay, received its end"),
+        new ProtocolError("Expected the session stream to stay open, received its end"),
       );
     }
   }

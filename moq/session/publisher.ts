@@ -1,4 +1,4 @@
-/** The publisher of a session: answers subscriptions, announce interests, fetches and questions. */
+/** The publisher of a session: serves subscriptions, announce interests, fetches and track info. */
 import { StreamError } from "../../errors.ts";
 import { openUnidirectional } from "../../transport/direct.ts";
 import { GroupWriter, truncatedFrame } from "../track/group_writer.ts";
@@ -36,13 +36,13 @@ const NO_HEAD = new Uint8Array(0);
 /** Track properties, by default. */
 const TRACK_INFO = { priority: 0, ordered: false, maxLatencyMs: 0, timescale: 1_000 } as const;
 
-/** The publisher of a session: answers the requests of the peer. */
+/** The publisher of a session: serves the requests of the peer. */
 export class Publisher {
   readonly #context: SessionContext;
-  /** Ids in use, including those of subscriptions that `authorize` has yet to decide on. */
+  /** Ids in use, including subscriptions that `authorize` has not decided on yet. */
   readonly #ids = new Set<number>();
   readonly #tracks = new Set<TrackWriter>();
-  /** Other requests under way. */
+  /** Other pending requests. */
   #requests = 0;
 
   constructor(context: SessionContext) {
@@ -59,7 +59,7 @@ export class Publisher {
     this.#ids.clear();
   }
 
-  /** Answers one SUBSCRIBE; resolves when the subscription is over. */
+  /** Serves one SUBSCRIBE; resolves when the subscription has ended. */
   async subscribe(exchange: Exchange): Promise<void> {
     const context = this.#context;
     const { traits, limits, signal } = context;
@@ -97,24 +97,22 @@ export class Publisher {
     }
   }
 
-  /** Answers an announce interest. */
+  /** Serves an announce interest. */
   announce(exchange: Exchange): Promise<void> {
     return this.#bounded(exchange, "announce", () => this.#announce(exchange));
   }
 
-  /** Answers FETCH. */
+  /** Serves FETCH. */
   fetch(exchange: Exchange): Promise<void> {
     return this.#bounded(exchange, "fetch", () => this.#fetch(exchange));
   }
 
-  /** Answers TRACK. */
+  /** Serves TRACK. */
   track(exchange: Exchange): Promise<void> {
     return this.#bounded(exchange, "subscribe", () => this.#track(exchange));
   }
 
-  /**
-   * Serves a track until the track is over; the session does not wait for a handler that runs on.
-   */
+  /** Serves a track until it ends; the session does not wait for a handler that continues. */
   async #serveTrack(
     exchange: Exchange,
     track: TrackWriter,
@@ -131,7 +129,7 @@ export class Publisher {
     try {
       let isHandled = false;
       const handled = this.#callHandler(track, route).finally(() => isHandled = true);
-      // A handler that has not refused by the end of this turn accepts.
+      // A handler that has not rejected by the end of this turn accepts.
       context.runtime.schedule(() => {
         if (!isHandled && route.server.acceptLater !== true) track.accept();
       });
@@ -150,8 +148,8 @@ export class Publisher {
     try {
       await server.serveTrack(track);
     } catch (error) {
-      // An error after the subscriber left, or beyond the requested range, is no failure of the
-      // handler.
+      // An error after the subscriber left, or beyond the requested range, is not a handler
+      // failure.
       const isOutOfRange = error instanceof MoqError && error.scope === "group" &&
         error.reason === "outOfRange";
       if (!track.signal.aborted && !isOutOfRange) throw error;
@@ -164,7 +162,7 @@ export class Publisher {
       for (let body; (body = await exchange.reader.message()) !== undefined;) {
         track.update(this.#fieldsOf(decodeSubscribeUpdate(body, context.traits)));
       }
-      // Ignored if the track is over already.
+      // Ignored if the track has already ended.
       track.fail(new MoqError("subscribe", "cancelled", "The subscriber left", { by: "remote" }));
       await exchange.end();
     } catch (error) {
@@ -180,7 +178,7 @@ export class Publisher {
     return traits.subscribeRange ? fromWireLatency(fields, family) : fields;
   }
 
-  /** Returns the parts of a link that all tracks of the session share. */
+  /** Returns the link properties that all tracks of the session share. */
   #linkParts(): Omit<TrackWriterLink, "open" | "accept" | "drop" | "end"> {
     const context = this.#context;
     return {
@@ -233,8 +231,8 @@ export class Publisher {
   }
 
   /**
-   * Ends a subscription with a code: by a reset or, on a wire without reset codes, by a drop of all
-   * later groups.
+   * Ends a subscription with a code: by a reset or, on a transport without reset codes, by a drop
+   * of all later groups.
    *
    * @param next The number after the last group, if the subscription was accepted.
    */
@@ -244,8 +242,8 @@ export class Publisher {
     const code = codeOf(context, "subscribe", reason);
     if (connection.capabilities.resetCodes) return exchange.abort(code);
     if (next !== undefined && isDeafToDrops(context)) return exchange.leave(code);
-    // A range that ends before the start tells the peer that no group is dropped. moq-lite-05 takes
-    // a stream that ends without END for a fault of the publisher.
+    // A range that ends before its start tells the peer that no group is dropped. In moq-lite-05, a
+    // stream that ends without END means a fault of the publisher.
     const start = Math.max(next ?? 0, 1);
     const last: SubscribeResponse[] = [
       { type: "drop", start, end: start - 1, code },
@@ -258,7 +256,7 @@ export class Publisher {
     exchange.leave(code);
   }
 
-  /** Answers, unless the peer has too many open requests. */
+  /** Serves a request, unless the peer has too many open requests. */
   async #bounded(
     exchange: Exchange,
     scope: "announce" | "fetch" | "subscribe",
@@ -305,7 +303,7 @@ export class Publisher {
     if (refusal !== undefined || route === undefined || !canFetch(route)) {
       const code = codeOf(context, "fetch", refusal ?? "notFound");
       if (connection.capabilities.resetCodes) return exchange.abort(code);
-      // A bare end would be a group without frames.
+      // A plain end would be a group without frames.
       exchange.post(truncatedFrame(traits.timestamps));
       return exchange.leave(code);
     }
@@ -327,7 +325,7 @@ export class Publisher {
     const expiring = watchGrant(context.runtime, grant, () => group.abort("unauthorized"));
     const onOver = () => group.fail(over.reason);
     over.addEventListener("abort", onOver, { once: true });
-    // Data after FETCH has no meaning; a reset means that the subscriber gave up.
+    // Data after FETCH has no meaning; a reset means that the subscriber cancelled.
     exchange.reader.varint().catch((error) => group.fail(moqErrorOf(context, "fetch", error)));
     const { track: name, group: sequence, priority } = asked;
     void this.#serveFetch(route, { path, name, sequence, priority, signal: left.signal }, group);
@@ -347,7 +345,7 @@ export class Publisher {
     }
   }
 
-  /** Lets a handler for subscriptions answer a fetch: with a track whose range is the group. */
+  /** Lets a subscription handler answer a fetch, with a track whose range is the group. */
   async #serveOneGroup(route: MuxRoute, request: FetchRequest, group: GroupWriter): Promise<void> {
     const { path, name, sequence, priority, signal } = request;
     let isOpened = false;
@@ -370,9 +368,9 @@ export class Publisher {
     );
     const onLeft = () => track.fail(signal.reason);
     signal.addEventListener("abort", onLeft, { once: true });
-    // A handler may run on after the group, for later ones.
+    // A handler may continue after the group, for later ones.
     await Promise.race([this.#callHandler(track, route), group.closed]).finally(() =>
-      track.fail(new MoqError("fetch", "cancelled", "The fetch is over"))
+      track.fail(new MoqError("fetch", "cancelled", "The fetch has ended"))
     );
     if (!isOpened) throw new MoqError("fetch", "notFound", `There is no group ${sequence}`);
   }
@@ -399,14 +397,14 @@ export class Publisher {
   }
 }
 
-/** Tells whether the handler of a route answers fetches. */
+/** Returns true if the handler of a route answers fetches. */
 function canFetch({ server }: MuxRoute): boolean {
   return server.serveFetch !== undefined || server.servesFetches === true;
 }
 
 /**
- * Tells whether an accepted subscriber reads nothing but the end of the stream. The JavaScript of
- * moq-rs does so on moq-lite-04, and would never see the end behind another message.
+ * Returns true if an accepted subscriber reads nothing but the end of the stream. The JavaScript of
+ * moq-rs does so in moq-lite-04, and would never see the end after another message.
  */
 function isDeafToDrops({ traits, family }: SessionContext): boolean {
   return traits.responses === "ok-drop" && family === "moq-lite";

@@ -1,4 +1,4 @@
-/** A session of MoQ: requests in both directions, over any connection that has streams. */
+/** A MoQ session: requests in both directions, over any connection with streams. */
 import { BITRATE } from "./bitrate_monitor.ts";
 import type { OptionKinds } from "../../base/options.ts";
 import {
@@ -67,20 +67,19 @@ import {
 import { Subscriber } from "./subscriber.ts";
 
 /**
- * Decides about the actions of a peer. Called for each subscription, fetch and question about a
- * track (`subscribe`), each request for announcements (`announce`, with the prefix as the path) and
- * each broadcast that the peer announces (`publish`). Without this function a peer may do
- * everything.
+ * Authorizes the actions of a peer. Called for each subscription, fetch and track info request
+ * (`subscribe`), each request for announcements (`announce`, with the prefix as the path) and each
+ * broadcast that the peer announces (`publish`). Without this function a peer may do everything.
  *
- * - **Refusal:** the peer gets the version's code: `unauthorized` (4) and `bannedPrefix` (4) on
- *   gomoqt. moq-lite has neither: a subscription ends as `notFound` (0x33), and announcements are
- *   an empty list, since a code would end a session of moq-rs.
- * - **Slow decision:** delays only the request in question, and later announcements on the same
- *   stream. A decision after the end of the session has no effect.
- * - **Error:** an `AuthenticationError` refuses. Any other error, and an invalid grant, goes to
- *   `onError`: the peer gets `internal`, and may ask again.
+ * - **Rejection:** the peer receives the version's code: `unauthorized` (4) and `bannedPrefix` (4)
+ *   in gomoqt. moq-lite has neither: a subscription ends as `notFound` (0x33), and announcements
+ *   are an empty list, because a code would close a moq-rs session.
+ * - **Slow decision:** only delays its request, and later announcements on the same stream. A
+ *   decision after the session has closed has no effect.
+ * - **Error:** an `AuthenticationError` rejects. Any other error, and an invalid grant, goes to
+ *   `onError`; the peer receives `internal`, and may retry.
  *
- * @example Rights to watch for an hour, but not to publish
+ * @example Permission to watch for an hour, but not to publish
  * ```ts
  * import { type MoqAuthorize, MoqError, MoqSession, TrackMux } from "@skein/skein/moq";
  * import { memoryPair } from "@skein/skein/transport";
@@ -108,8 +107,8 @@ import { Subscriber } from "./subscriber.ts";
  * ```
  *
  * @param session The session of the peer.
- * @param path The path in question, without the style of the peer.
- * @param action The action that the peer asks for: to announce a broadcast here (`publish`), to
+ * @param path The path, in normalized form.
+ * @param action The action that the peer requests: to announce a broadcast here (`publish`), to
  * receive a broadcast from here (`subscribe`), or to follow the announcements below a prefix
  * (`announce`).
  * @returns The grant.
@@ -120,11 +119,11 @@ export type MoqAuthorize = (
   action: "publish" | "subscribe" | "announce",
 ) => MoqGrant | Promise<MoqGrant>;
 
-/** The end of a session. */
+/** How a session closed. */
 export interface MoqCloseInfo {
-  /** The number, as on the wire. */
+  /** The number on the wire. */
   readonly code: number;
-  /** The name of the number; `unknown` for a number in no table. */
+  /** The name of the number; `unknown` if it is in no table. */
   readonly reason: MoqErrorName;
   /** The reason in words; may be empty. */
   readonly message: string;
@@ -143,51 +142,52 @@ export interface MoqSessionOptions {
    */
   readonly runtime?: Runtime | undefined;
   /**
-   * Accepted versions, the best first.
+   * Accepted versions, in order of preference.
    *
    * @default {["moq-lite-05", "moq-lite-04", "moq-lite-02", "moq-lite-01"]}
    */
   readonly versions?: readonly MoqVersion[] | undefined;
   /** Broadcasts to publish to the peer; an empty mux by default. */
   readonly mux?: TrackMux | undefined;
-  /** Chooses the mux for an admitted client, in place of `mux`. Servers only. */
+  /** Chooses the mux for an admitted client, instead of `mux`. Servers only. */
   readonly muxOf?: ((request: SetupRequest) => TrackMux) | undefined;
   /**
-   * The path that a client asks for, or under which a server accepted the client.
+   * The path that a client requests, or under which a server accepted the client.
    *
    * @default {""}
    */
   readonly path?: string | undefined;
   /** Network address of the peer, for the shares of a relay. */
   readonly address?: string | undefined;
-  /** Parameters of this end's setup, by number, on versions that have a setup; empty by default. */
+  /** Parameters of this end's setup, by number, in versions with a setup; empty by default. */
   readonly extensions?: ReadonlyMap<number, Uint8Array> | undefined;
-  /** Decides about requests of the peer; without this function, the peer may do everything. */
+  /** Authorizes requests of the peer; without this function, the peer may do everything. */
   readonly authorize?: MoqAuthorize | undefined;
-  /** Decides about a client before the answer; an error refuses the client. Servers only. */
+  /** Admits a client before the reply; an error rejects the client. Servers only. */
   readonly onSetup?: ((request: SetupRequest) => void | Promise<void>) | undefined;
   /** The error code family of the peer; detected as far as possible by default. */
   readonly family?: "gomoqt" | "moq-lite" | undefined;
   /**
-   * How this end measures the outgoing bitrate, and when to report to the peer; see
+   * How this end measures the outgoing bitrate, and when it reports to the peer; see
    * {@linkcode BitrateMonitorOptions}.
    *
    * By default this end measures while the peer probes, which `moq-lite-04` and `-05` can do. With
-   * options this end also sends SESSION_UPDATE, which no peer requests, on the versions that have
-   * that message. With `false` this end does neither, and the application calls `report()`.
+   * options it also sends SESSION_UPDATE, which no peer requests, in versions that have that
+   * message. With `false` it does neither, and the application calls `report()`.
    */
   readonly bitrate?: BitrateMonitorOptions | false | undefined;
   /** Limits of the session. */
   readonly limits?: {
     /**
-     * Subscriptions of the peer at once; one more ends the session with `tooManySubscribes`.
+     * Maximum number of subscriptions of the peer; one more closes the session with
+     * `tooManySubscribes`.
      *
      * @default {16384}
      */
     readonly maxSubscriptions?: number | undefined;
     /**
-     * Other requests of the peer at once: announce interests, fetches, questions about tracks, and
-     * streams whose type has not arrived yet. One more is refused with `internal`.
+     * Maximum number of other requests of the peer: announce interests, fetches, track info, and
+     * streams whose type has not arrived yet. One more is rejected with `internal`.
      *
      * @default {1024}
      */
@@ -200,14 +200,14 @@ export interface MoqSessionOptions {
     readonly maxFrameBytes?: number | undefined;
   } | undefined;
   /**
-   * Time limit of the setup, in milliseconds.
+   * Timeout of the setup, in milliseconds.
    *
    * @default {10000}
    */
   readonly setupTimeoutMs?: number | undefined;
-  /** Closes the session, during the setup too. */
+  /** Closes the session, also during the setup. */
   readonly signal?: AbortSignal | undefined;
-  /** Gets errors that handlers of the application threw. Ignored by default. */
+  /** Receives errors that handlers of the application threw. Ignored by default. */
   readonly onError?: ((error: unknown) => void) | undefined;
 }
 
@@ -280,17 +280,17 @@ type ResolvedOptions = MoqSessionOptions & { readonly runtime: Runtime };
  * ```
  */
 export class MoqSession implements AsyncDisposable {
-  /** Carries the session. */
+  /** The connection that carries the session. */
   readonly connection: Connection;
   /** The role of this end. */
   readonly side: "client" | "server";
-  /** Network address of the peer, where known. */
+  /** Network address of the peer, if known. */
   readonly address: string | undefined;
-  /** Resolves with the close when the session is over; never rejects. */
+  /** Resolves with how the session closed; never rejects. */
   readonly closed: Promise<MoqCloseInfo>;
   /**
-   * Resolves when the peer asks to end the session. `uri` is the URL to go to instead; empty for
-   * the same place.
+   * Resolves when the peer requests the end of the session. `uri` is the URL to connect to instead;
+   * empty for the same URL.
    */
   readonly draining: Promise<{ readonly uri: string }>;
 
@@ -333,8 +333,8 @@ export class MoqSession implements AsyncDisposable {
       share: undefined,
       limits: sessionLimits(limits),
       signal: this.#controller.signal,
-      // A peer on moq-lite-04 that shows no other style is gomoqt, or Skein, which does as gomoqt
-      // there.
+      // A peer in moq-lite-04 that shows no other style is gomoqt, or Skein, which behaves like
+      // gomoqt there.
       family: options.family ?? (traits.slashedPaths ? "gomoqt" : "moq-lite"),
       isFamilyOpen: options.family === undefined && traits.setup === "none",
       report: (error) => reportTo(onError, error),
@@ -359,16 +359,16 @@ export class MoqSession implements AsyncDisposable {
   }
 
   /**
-   * Opens a session: agrees on a version, and exchanges the setup of that version.
+   * Opens a session: negotiates a version, and exchanges its setup.
    *
    * @param connection Must have streams; `protocol` selects the version, or SETUP does.
    * @param options See {@linkcode MoqSessionOptions}.
    * @returns The session.
    * @throws {UnsupportedError} If the connection has no streams.
    * @throws {RangeError} If a limit is not a positive integer.
-   * @throws {MoqError} If there is no common version, or the peer refused.
+   * @throws {MoqError} If there is no common version, or the peer rejected the setup.
    * @throws {ProtocolError} If the peer's setup is malformed.
-   * @throws {ConnectionError} If the connection ended before.
+   * @throws {ConnectionError} If the connection closed before.
    * @throws {TimeoutError} If the setup takes too long.
    */
   static async open(connection: Connection, options: MoqSessionOptions): Promise<MoqSession> {
@@ -424,7 +424,7 @@ export class MoqSession implements AsyncDisposable {
     return this.#context.mux;
   }
 
-  /** The version that both ends speak. */
+  /** The negotiated version. */
   get version(): MoqVersion {
     return this.#agreement.traits.version;
   }
@@ -434,15 +434,15 @@ export class MoqSession implements AsyncDisposable {
     return this.#agreement.request.versions;
   }
 
-  /** The path that the client asked for. */
+  /** The path that the client requested. */
   get path(): string {
     const { path } = this.#agreement.request;
     return this.side === "server" ? this.#peerSetup.path ?? path : path;
   }
 
   /**
-   * Parameters of the client's setup, by number; empty on versions without a setup, and before the
-   * setup arrived.
+   * Parameters of the client's setup, by number; empty in versions without a setup, and before the
+   * setup has arrived.
    */
   get clientExtensions(): ReadonlyMap<number, Uint8Array> {
     const { extensions } = this.#agreement.request;
@@ -450,8 +450,8 @@ export class MoqSession implements AsyncDisposable {
   }
 
   /**
-   * Parameters of the server's setup, by number; empty on versions without a setup, and before the
-   * setup arrived.
+   * Parameters of the server's setup, by number; empty in versions without a setup, and before the
+   * setup has arrived.
    */
   get serverExtensions(): ReadonlyMap<number, Uint8Array> {
     const { serverExtensions } = this.#agreement;
@@ -460,39 +460,39 @@ export class MoqSession implements AsyncDisposable {
       : serverExtensions;
   }
 
-  /** The whole setup request of the client. */
+  /** The complete setup request of the client. */
   get setupRequest(): SetupRequest {
     return { path: this.path, versions: this.versions, extensions: this.clientExtensions };
   }
 
   /**
-   * Aborted with a {@linkcode MoqError} when the session is over. The `cause` of that error is the
-   * raw error: a `ConnectionError` if the connection broke or the peer closed the connection, or
-   * the protocol violation of the peer. After a close by this end there is no `cause`.
+   * Aborted with a {@linkcode MoqError} when the session closes. Its `cause` is the original error:
+   * a `ConnectionError` if the connection broke or the peer closed it, or the peer's protocol
+   * violation. After a close by this end there is no `cause`.
    */
   get signal(): AbortSignal {
     return this.#controller.signal;
   }
 
-  /** True once the session is over. */
+  /** True once the session has closed. */
   get isClosed(): boolean {
     return this.#controller.signal.aborted;
   }
 
-  /** True if an `authorize` decides about the peer's rights. */
+  /** True if `authorize` decides about the peer's requests. */
   get hasAuthorize(): boolean {
     return this.#context.authorize !== undefined;
   }
 
   /**
-   * The part of a relay's places that `authorize` gave to the peer; `undefined` for the relay's
-   * default.
+   * The fraction of a relay's slots that `authorize` granted to the peer; `undefined` for the
+   * relay's default.
    */
   get share(): number | undefined {
     return this.#context.share;
   }
 
-  /** Subscriptions of the peer that are served now. */
+  /** Number of the peer's subscriptions that are currently served. */
   get servedSubscriptions(): number {
     return this.#publisher.size;
   }
@@ -502,24 +502,25 @@ export class MoqSession implements AsyncDisposable {
     return this.#subscriber.tracks;
   }
 
-  /** The last report of the peer about the path to the peer. */
+  /** The last report of the peer about the network path to it. */
   get peer(): PeerUpdate {
     return this.#reports.latest;
   }
 
   /**
-   * Reports of the peer about the path to the peer; a slow reader gets the latest one. The reports
-   * come by SESSION_UPDATE or, where the version has PROBE, by a probe that the first loop opens.
+   * Reports of the peer about the network path to it; a slow reader receives only the latest one.
+   * The reports arrive in SESSION_UPDATE or, in versions with PROBE, through a probe that the first
+   * loop opens.
    */
   get updated(): AsyncIterable<PeerUpdate> {
     return this.#reports.updated();
   }
 
   /**
-   * Asks for the peer's broadcasts below a prefix.
+   * Follows the peer's broadcasts below a prefix.
    *
    * @param prefix The prefix; `/` for all.
-   * @param options A signal that ends the reader.
+   * @param options A signal that closes the reader.
    * @returns The current broadcasts, and then every start and end.
    * @throws {MoqError} If the session is over.
    * @throws {RangeError} If the prefix has too many parts or bytes.
@@ -533,8 +534,8 @@ export class MoqSession implements AsyncDisposable {
   }
 
   /**
-   * Subscribes to a track. Resolves once the request is sent; `ready` of the track tells the
-   * answer.
+   * Subscribes to a track. Resolves once the request is sent; `ready` of the track settles with the
+   * reply.
    *
    * @param path The broadcast.
    * @param name The track.
@@ -542,7 +543,7 @@ export class MoqSession implements AsyncDisposable {
    * @returns The groups of the track.
    * @throws {MoqError} If the session is over.
    * @throws {RangeError} If an option is out of range.
-   * @throws {TypeError} If the path or the name is no string.
+   * @throws {TypeError} If the path or the name is not a string.
    */
   subscribe(path: string, name: string, options: MoqSubscribeOptions = {}): Promise<TrackReader> {
     checkOptions("subscribe", options, SUBSCRIBE);
@@ -557,7 +558,7 @@ export class MoqSession implements AsyncDisposable {
    *
    * @param path The broadcast.
    * @param name The track.
-   * @param options The number of the group, the priority, and a signal to give up.
+   * @param options The number of the group, the priority, and an abort signal.
    * @returns The group.
    * @throws {UnsupportedError} If the version has no FETCH.
    */
@@ -575,13 +576,13 @@ export class MoqSession implements AsyncDisposable {
   }
 
   /**
-   * Asks for the fixed properties of a track.
+   * Requests the fixed properties of a track.
    *
    * @param path The broadcast.
    * @param name The track.
-   * @param options A signal to give up waiting.
+   * @param options An abort signal.
    * @returns The priority, order, cache and timescale of the track.
-   * @throws {UnsupportedError} If the version has no such question.
+   * @throws {UnsupportedError} If the version has no such request.
    */
   async trackInfo(
     path: string,
@@ -593,9 +594,9 @@ export class MoqSession implements AsyncDisposable {
   }
 
   /**
-   * Asks the peer repeatedly how much the path to the peer carries, until the loop is left.
+   * Requests measurements of the network path from the peer, until the loop is left.
    *
-   * @param options The needed bitrate, in bits a second, and a signal to stop.
+   * @param options The needed bitrate, in bits per second, and an abort signal.
    * @returns Measurements of the peer.
    * @throws {UnsupportedError} If the version has no PROBE.
    */
@@ -619,12 +620,12 @@ export class MoqSession implements AsyncDisposable {
   }
 
   /**
-   * Asks the peer to end the session.
+   * Asks the peer to leave the session.
    *
-   * @param options A URL to go to instead, a time in milliseconds after which this end closes the
-   * session (never by default), and a signal that gives up waiting but keeps the session.
-   * @returns Resolves when the peer left.
-   * @throws {UnsupportedError} If neither the version nor the wire has such a request.
+   * @param options A URL to connect to instead, a time in milliseconds after which this end closes
+   * the session (never by default), and a signal that stops waiting but keeps the session.
+   * @returns Resolves when the peer has left.
+   * @throws {UnsupportedError} If neither the version nor the transport has such a request.
    */
   async goaway(
     options: {
@@ -658,24 +659,24 @@ export class MoqSession implements AsyncDisposable {
     }
   }
 
-  /** Ends the session without an error. Idempotent. */
+  /** Closes the session without an error. Idempotent. */
   close(): void {
     this.closeWithError("none", "");
   }
 
   /**
-   * Ends the session, and everything on the session. Idempotent.
+   * Closes the session with everything on it. Idempotent.
    *
-   * @param reason A reason of sessions by name, or a number of the application.
+   * @param reason The name of a session error, or a number of the application.
    * @param message The reason in words.
-   * @throws {RangeError} If the wire cannot carry the number: every wire can carry those from 0 to
+   * @throws {RangeError} If the transport cannot carry the number: every transport can carry 0 to
    * 2^32 - 1.
    */
   closeWithError(reason: MoqErrorName | number, message: string): void {
     this.#close(reason, message);
   }
 
-  /** Ends the session; called by `await using`. */
+  /** Closes the session; called by `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.close();
     await this.connection.closed.catch(() => {});
@@ -694,7 +695,7 @@ export class MoqSession implements AsyncDisposable {
       if (muxOf !== undefined) context.mux = muxOf(this.setupRequest);
     }
     if (context.traits.setup !== "stream") return;
-    // Only a server on raw QUIC waits for SETUP of the other end, which tells the path.
+    // Only a server on raw QUIC waits for SETUP of the other end, which contains the path.
     await sendSetupStream(connection, {
       extensions,
       path: side === "client" ? this.path : "",
@@ -706,13 +707,13 @@ export class MoqSession implements AsyncDisposable {
   #close(reason: MoqErrorName | number, message: string, cause?: unknown): void {
     if (this.isClosed) return;
     const info = localEnd(reason, message, this.#context.family);
-    // The peer may know this end as Skein before its own setup arrives.
+    // The peer may recognize this end as Skein before its own setup arrives.
     if (this.#isSetupPending) this.connection.inspect?.requireClose?.();
     this.connection.close({ closeCode: info.code, reason: message });
     this.#over(info, cause);
   }
 
-  /** True if the setup of the peer is still to come, in parallel to other streams. */
+  /** True if the peer's setup has not arrived yet, in parallel to other streams. */
   get #isSetupPending(): boolean {
     return this.#context.traits.setup === "stream" && this.#peerSetup.parameters === undefined;
   }
@@ -722,7 +723,9 @@ export class MoqSession implements AsyncDisposable {
     this.#requireClose();
   }
 
-  /** Counts an end without a close as a loss if the peer is Skein, as its setup says. */
+  /**
+   * Treats an end without a close as a lost connection if the peer's setup identifies it as Skein.
+   */
   #requireClose(): void {
     const theirs = this.side === "server" ? this.clientExtensions : this.serverExtensions;
     if (isSkein(theirs)) this.connection.inspect?.requireClose?.();
@@ -765,18 +768,18 @@ function localEnd(
   return { code, reason: name, message, by: "local" };
 }
 
-/** The end of a connection. */
+/** How a connection closed. */
 interface RemoteEnd {
   readonly info: MoqCloseInfo;
-  /** The error of the connection, or an error for the close by the peer. */
+  /** The error of the connection, or an error for the peer's close. */
   readonly cause: unknown;
 }
 
 /**
- * Waits for the end of a connection, and describes the end.
+ * Waits until a connection closes, and describes how.
  *
- * @param familyOf Finds the error code family of the peer; called at the end.
- * @returns The end of the connection; never rejects.
+ * @param familyOf Returns the error code family of the peer; called at the end.
+ * @returns How the connection closed; never rejects.
  */
 async function remoteEnd(
   { closed }: Connection,
@@ -794,9 +797,9 @@ async function remoteEnd(
 }
 
 /**
- * Makes the error of everything that ends with a session.
+ * Creates the error of everything that ends with a session.
  *
- * @param cause The raw error, if any.
+ * @param cause The original error, if any.
  */
 function endError(info: MoqCloseInfo, cause?: unknown): MoqError {
   const { code: moqCode, reason, message, by } = info;
@@ -805,7 +808,7 @@ function endError(info: MoqCloseInfo, cause?: unknown): MoqError {
   return new MoqError("session", reason, words, { ...options, moqCode, by });
 }
 
-/** Describes the end of a session that was closed without a message. */
+/** Describes how a session closed without a message. */
 function wordsOf({ reason, by }: MoqCloseInfo): string {
   if (reason !== "none") return reason;
   return by === "local" ? "it was closed here" : "the peer closed it";

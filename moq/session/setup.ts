@@ -1,4 +1,4 @@
-/** The setup of a session, by version (see `VersionTraits.setup`), and the failures of a setup. */
+/** The setup of a session by version (see `VersionTraits.setup`), and its failures. */
 import { ConnectionError, ProtocolError, StreamError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
@@ -27,7 +27,7 @@ import {
 } from "../wire/versions.ts";
 import { Exchange, withType } from "./exchange.ts";
 
-/** The parameter of the path, in the setup of gomoqt and of moq-lite-05. */
+/** The path parameter in the setup of gomoqt and moq-lite-05. */
 const PATH_PARAMETER = { session: 0x1, stream: 0x2 } as const;
 
 /** The parameter of the id in hops, in the setup of moq-lite-05. */
@@ -37,30 +37,31 @@ const HOP_PARAMETER = 0x5;
 export const PROBE_PARAMETER = 0x1;
 
 /**
- * The parameter that names an end of Skein, in every setup. Two such ends require a close of each
- * other: on raw QUIC a crash closes with 0 too, and their closes have a mark. The number is odd:
- * the setup of moq-lite-01 and -02 has bytes under odd numbers, and a varint under even ones.
+ * The parameter that identifies a Skein end, in every setup. Two such ends require a close from
+ * each other: on raw QUIC a crash also closes with 0, and their closes carry a mark. The number is
+ * odd because the setup of moq-lite-01 and -02 has bytes under odd numbers and a varint under even
+ * ones.
  */
 const SKEIN_PARAMETER = 0x536b;
 
 /**
- * The PROBE level of an end that measures and reports, but does not send more to find out how much
- * would fit.
+ * The PROBE level of an end that measures and reports, but does not send extra data to test the
+ * capacity.
  */
 const PROBE_LEVEL_REPORT = 1;
 
 /**
- * Time after the end of the streams in which a connection may still give the reason, in
+ * Time after the end of the streams in which a connection may still report the reason, in
  * milliseconds.
  */
 const END_GRACE_MS = 250;
 
 /** The setup request of a client. */
 export interface SetupRequest {
-  /** The path of the client; empty if the client gave no path. */
+  /** The client's path; empty if it sent none. */
   readonly path: string;
   /**
-   * Numbers of the versions that the client offered; only the agreed one where ALPN or the
+   * Numbers of the versions that the client offered; only the negotiated one if ALPN or the
    * subprotocol selects the version.
    */
   readonly versions: readonly number[];
@@ -74,18 +75,20 @@ export interface Agreement {
   readonly request: SetupRequest;
   /** Parameters of the server, without the version. */
   readonly serverExtensions: MoqParameters;
-  /** The setup stream, which lives as long as the session, on versions that have one. */
+  /** The setup stream, which stays open as long as the session, in versions that have one. */
   readonly exchange: Exchange | undefined;
 }
 
 /** Options of both ends for the setup. */
 export interface SetupOptions {
-  /** Accepted versions, the best first. */
+  /** Accepted versions, in order of preference. */
   readonly versions: readonly MoqVersion[];
-  /** The path that the client asks for; at a server whose wire has a URL, the path of that URL. */
+  /**
+   * The path that the client requests; on a server whose transport has a URL, the path of that URL.
+   */
   readonly path: string;
   readonly extensions: MoqParameters;
-  /** Decides about a client, at a server; an error refuses the client. */
+  /** On a server: admits a client; an error rejects it. */
   readonly onSetup?: ((request: SetupRequest) => void | Promise<void>) | undefined;
 }
 
@@ -116,7 +119,7 @@ export async function setUpClient(
   const exchange = new Exchange(await connection.createBidirectionalStream());
   if (traits.setup === "session") {
     const parameters = ownParameters(extensions);
-    // The URL of WebTransport has the path already.
+    // The WebTransport URL already contains the path.
     if (connection.transport === "quic" && path !== "") {
       parameters.set(PATH_PARAMETER.session, new TextEncoder().encode(path));
     }
@@ -160,8 +163,8 @@ export async function setUpClient(
 /**
  * Sets up the server's end.
  *
- * @param firstStream Takes the first bidirectional stream of the client, which carries the setup of
- * some versions.
+ * @param firstStream Returns the first bidirectional stream of the client, which carries the setup
+ * of some versions.
  */
 export async function setUpServer(
   connection: Connection,
@@ -219,17 +222,17 @@ export async function setUpServer(
   return { traits: agreed, request, serverExtensions: extensions, exchange };
 }
 
-/** Tells whether the parameters of a peer's setup are those of an end of Skein. */
+/** Returns true if the parameters of a peer's setup identify it as Skein. */
 export function isSkein(parameters: MoqParameters): boolean {
   return parameters.has(SKEIN_PARAMETER);
 }
 
-/** Adds the parameter that names Skein to the application's parameters. */
+/** Adds the parameter that identifies Skein to the application's parameters. */
 function ownParameters(extensions: MoqParameters | undefined): Map<number, Uint8Array> {
   return new Map(extensions).set(SKEIN_PARAMETER, new Uint8Array());
 }
 
-/** Tells whether a server learns the path of the client only from SETUP: raw QUIC has no URL. */
+/** Returns true if a server gets the client's path only from SETUP: raw QUIC has no URL. */
 export function isPathInSetup(connection: Connection, { setup }: VersionTraits): boolean {
   return setup === "stream" && connection.transport === "quic";
 }
@@ -238,7 +241,7 @@ export function isPathInSetup(connection: Connection, { setup }: VersionTraits):
 export interface SetupMessage {
   /** Parameters of the application. */
   readonly extensions?: MoqParameters | undefined;
-  /** The path that a client asks for; sent only on a wire without a URL. */
+  /** The path that a client requests; only sent on a transport without a URL. */
   readonly path: string;
   readonly hopId: bigint;
   /** True if this end answers probes. */
@@ -273,7 +276,7 @@ export class PeerSetup {
 
   constructor() {
     this.arrived = this.#arrived.promise;
-    this.arrived.catch(() => {}); // Most sessions do not wait for SETUP.
+    this.arrived.catch(() => {}); // Most sessions don't wait for SETUP.
   }
 
   /** The parameters; `undefined` before SETUP. */
@@ -287,9 +290,9 @@ export class PeerSetup {
   }
 
   /**
-   * Takes SETUP.
+   * Accepts SETUP.
    *
-   * @throws {ProtocolError} If SETUP came before, or a parameter is malformed.
+   * @throws {ProtocolError} If SETUP has already arrived, or a parameter is malformed.
    */
   take(parameters: MoqParameters): void {
     if (this.#parameters !== undefined) {
@@ -303,18 +306,18 @@ export class PeerSetup {
     this.#arrived.resolve();
   }
 
-  /** Ends the wait for SETUP with the session. */
+  /** Stops waiting for SETUP when the session closes. */
   end(error: unknown): void {
     this.#arrived.reject(error);
   }
 }
 
 /**
- * Waits for a setup until the connection ends, and then for the rest of that turn of the event
- * loop: a setup that is done by then counts, and an error of the setup says more than the end of
- * the connection.
+ * Waits for a setup until the connection closes, and then for the rest of that turn of the event
+ * loop: a setup that has finished by then counts, and its error says more than the close of the
+ * connection.
  *
- * @throws {ConnectionError} If the connection ends first.
+ * @throws {ConnectionError} If the connection closes first.
  */
 export function whileConnected<T>(
   runtime: Runtime,
@@ -333,9 +336,9 @@ export function whileConnected<T>(
 }
 
 /**
- * Finds why the setup of a client failed. If the server closed the connection with a code, the
- * cause is an error with that code. Streams may report the end, without a code, before the
- * connection does.
+ * Finds the reason why the setup of a client failed. If the server closed the connection with a
+ * code, the result is an error with that code. Streams may report the end, without a code, before
+ * the connection does.
  */
 export async function setupFault(
   runtime: Runtime,
@@ -362,7 +365,7 @@ export async function setupFault(
   );
 }
 
-/** Takes the first stream of a peer. */
+/** Returns the first stream of a peer. */
 export async function nextOf(
   streams: AsyncIterator<BidirectionalStream>,
 ): Promise<BidirectionalStream> {
@@ -371,7 +374,7 @@ export async function nextOf(
   return value;
 }
 
-/** Guesses the error code family of a peer before the first message of the peer. */
+/** Guesses the error code family of a peer before its first message. */
 export function familyOf(
   { protocol }: Connection,
   { family, versions }: {
@@ -399,7 +402,7 @@ export function closeRefused(connection: Connection, error: unknown, family: Moq
   try {
     connection.close({ closeCode, reason });
   } catch {
-    // The application chose a number that the wire cannot carry.
+    // The application chose a number that the transport cannot carry.
     connection.close({ reason });
   }
 }
@@ -410,7 +413,7 @@ async function compatBody(exchange: Exchange): Promise<Uint8Array> {
 }
 
 function noVersion(what: string, family: MoqErrorFamily = "moq-lite"): MoqError {
-  return new MoqError("session", "unsupportedVersion", `No version of MoQ is common: ${what}`, {
+  return new MoqError("session", "unsupportedVersion", `There is no common MoQ version: ${what}`, {
     moqCode: moqErrorCode("session", "unsupportedVersion", family),
   });
 }

@@ -26,7 +26,7 @@ import { Discovery } from "./announce.ts";
 import { codeOf, errorNameOf, isViolation, moqErrorOf, type SessionContext } from "./context.ts";
 import { type Exchange, openExchange } from "./exchange.ts";
 
-/** The subscriber of a session: sends the requests of this end, and takes the answers. */
+/** The subscriber of a session: sends the requests of this end, and receives the responses. */
 export class Subscriber {
   readonly #context: SessionContext;
   readonly #discovery: Discovery;
@@ -61,7 +61,7 @@ export class Subscriber {
     for (const release of [...this.#fetches]) release();
   }
 
-  /** Asks for the broadcasts below a prefix. */
+  /** Requests the broadcasts below a prefix. */
   announce(
     prefix: BroadcastPath,
     options: { readonly signal?: AbortSignal | undefined },
@@ -85,7 +85,7 @@ export class Subscriber {
         runtime: context.runtime,
         update: async (fields) => {
           try {
-            // On such versions, peers take an update for the end of the subscription.
+            // In such versions, peers treat an update as the end of the subscription.
             if (!traits.subscribeUpdates) return;
             await exchange?.write(encodeSubscribeUpdate(toWireLatency(fields), traits));
           } catch (error) {
@@ -97,7 +97,7 @@ export class Subscriber {
           left = reason;
           const code = codeOf(context, "subscribe", reason);
           if (reason === "cancelled") exchange?.leave(code);
-          // Only an abort carries a reason; an end has no room for one.
+          // Only an abort can carry a reason.
           else exchange?.abort(code);
         },
         info: (how) => this.trackInfo(path, name, how),
@@ -115,7 +115,7 @@ export class Subscriber {
       },
       traits,
     );
-    // A group may arrive before the answer.
+    // A group may arrive before the reply.
     this.#tracks.set(id, track);
     try {
       exchange = await openExchange(context, BidiType.subscribe, { message, signal });
@@ -138,7 +138,7 @@ export class Subscriber {
     return track;
   }
 
-  /** Hands an incoming group to the matching subscription; returns false without a match. */
+  /** Passes an incoming group to the matching subscription; returns false without a match. */
   take({ subscribeId, sequence }: GroupHeader, reader: MessageReader): boolean {
     const track = this.#tracks.get(subscribeId);
     track?.take(new GroupReader(sequence, reader, this.#groupOptions));
@@ -165,7 +165,7 @@ export class Subscriber {
     const release = () => {
       this.#fetches.delete(release);
       signal?.removeEventListener("abort", onAbort);
-      // Ended only now: moq-rs takes the end of this direction for the end of interest.
+      // Closed only now: moq-rs treats the end of this direction as the end of interest.
       void exchange.end();
     };
     const reader = new GroupReader(group, exchange.reader, {
@@ -180,7 +180,7 @@ export class Subscriber {
     return reader;
   }
 
-  /** Asks for the fixed properties of a track. */
+  /** Requests the fixed properties of a track. */
   async trackInfo(
     path: BroadcastPath,
     name: string,
@@ -213,7 +213,7 @@ export class Subscriber {
         if (response.type === "end") end = response.group;
         else this.#respond(track, response);
       }
-      // On moq-lite-05, acceptance shows only in a group or END.
+      // In moq-lite-05, only a group or END shows that the subscription was accepted.
       if (!isAnswered && !track.hasBegun) {
         throw refusedError(track.path, track.name, { reason: "unknown" });
       }
@@ -233,7 +233,7 @@ export class Subscriber {
     if (type === undefined) return undefined;
     const body = await reader.message();
     if (body !== undefined) return decodeSubscribeResponse(type, body, traits);
-    if (isTyped) throw new TruncatedError("Expected an answer behind its type, received the end");
+    if (isTyped) throw new TruncatedError("Expected a response after its type, received the end");
     return undefined;
   }
 
@@ -245,7 +245,7 @@ export class Subscriber {
     } else if (response.type === "start") track.accept(undefined, response.group);
     else if (response.type === "drop") {
       const { start, end, code } = response;
-      // An empty drop range refuses the subscription, on wires without resets.
+      // An empty drop range rejects the subscription, on transports without resets.
       if (end < start) {
         const reason = errorNameOf(context, "subscribe", code);
         throw refusedError(track.path, track.name, { reason, moqCode: code });
@@ -264,7 +264,7 @@ export class Subscriber {
   }
 }
 
-/** Makes the error of a subscription that the publisher refused or gave up. */
+/** Creates the error of a subscription that the publisher rejected or ended. */
 function refusedError(
   path: BroadcastPath,
   name: string,
