@@ -1,4 +1,4 @@
-/** `skein load` and `skein doctor` at a server of `ws`, the WebSocket library of Node. */
+/** `skein load` and `skein doctor` with a server of `ws`, the WebSocket library for Node. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { WebSocketServer } from "npm:ws@^8";
 import { doctor } from "../../cli/commands/doctor.ts";
@@ -8,7 +8,7 @@ import type { LoadResult } from "../../cli/load/run.ts";
 import { main } from "../../cli/skein.ts";
 import { fakeContext } from "../cli_context.ts";
 
-/** Starts a server that sends each message back. */
+/** Starts a server that echoes each message. */
 async function echoServer() {
   const server = new WebSocketServer({ host: "127.0.0.1", port: 0 });
   server.on("connection", (socket: EchoSocket) => {
@@ -21,7 +21,7 @@ async function echoServer() {
   };
 }
 
-/** The members of a socket of `ws` that the server uses. */
+/** The members of a `ws` socket that the server uses. */
 interface EchoSocket {
   on(event: "message", listener: (data: unknown, isBinary: boolean) => void): void;
   send(data: unknown, options: { readonly binary: boolean }): void;

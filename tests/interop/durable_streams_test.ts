@@ -1,4 +1,4 @@
-/** Durable streams judged by the conformance suite of the protocol's authors, on each engine. */
+/** Durable streams on each engine, checked by the conformance suite of the protocol's authors. */
 import { assertEquals } from "@std/assert";
 import type { Broker } from "../../pubsub/broker.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
@@ -11,16 +11,16 @@ import { isRedisMissing, RedisServer } from "../brokers/redis_server.ts";
 import { listen } from "../servers.ts";
 import { buildDurableStreamsSuite, builtPeers, type Peer } from "./peers.ts";
 
-/** Time after which a long-poll is answered: the suite waits for some. */
+/** Timeout of a long-poll: the suite waits for some to expire. */
 const LONG_POLL_MS = 2_000;
 
-/** Tests of the suite: all but those of subscriptions, which are another protocol. */
+/** Tests of the suite, except tests of subscriptions, which are another protocol. */
 const TESTS = 332;
 const TESTS_OF_SUBSCRIPTIONS = 6;
 
 /**
- * Names of the suite's tests that fail if one answer takes half a second, as on a busy machine. They
- * have a second attempt.
+ * Names of the suite's tests that fail if one response takes half a second, as on a busy machine.
+ * They are retried once.
  */
 const HURRIED = /TTL|Expir/;
 
@@ -41,9 +41,9 @@ interface TestResult {
 /** An engine that keeps logs. */
 interface Engine {
   readonly name: string;
-  /** True on a machine without the engine, where such tests are skipped. */
+  /** True if the machine lacks the engine; the tests are then skipped. */
   readonly ignore?: boolean;
-  /** Starts the engine and its broker, which the stack ends. */
+  /** Starts the engine and its broker, which the stack disposes. */
   start(stack: AsyncDisposableStack): Broker | Promise<Broker>;
 }
 
@@ -77,7 +77,7 @@ const ENGINES: readonly Engine[] = [
 
 for (const suite of builtPeers(await buildDurableStreamsSuite())) {
   Deno.test(`durable streams pass the conformance suite ${suite.version}`, async (t) => {
-    // Side by side, because the suite waits for most of its time; the test checks for leaks.
+    // Run concurrently, because the suite mostly waits; the whole test checks for leaks.
     await Promise.all(ENGINES.map((engine) =>
       t.step({
         name: `on ${engine.name}`,

@@ -1,6 +1,6 @@
 /**
- * Electric's clients against our durable streams over HTTP: the programs of the recipe, each in a
- * process of its own, because the clients leave bodies of responses unread.
+ * Electric's clients with our durable streams over HTTP: the programs of the recipe, each in a
+ * separate process, because the clients leave response bodies unread.
  */
 import { assert, assertEquals } from "@std/assert";
 import { fileURLToPath } from "node:url";
@@ -8,7 +8,7 @@ import { fileURLToPath } from "node:url";
 const ROOT = new URL("../../", import.meta.url);
 const PAGE = new URL("docs/recipes/electric.md", ROOT);
 
-/** The heading above each program of the page, and the program. */
+/** Each program of the page with the heading above it. */
 const PROGRAM = /^## ([^\n]+)\n(?:(?!^## )[^])*?^```ts ignore\n([^]*?)^```/gm;
 
 /** The programs of the page, by heading. */

@@ -1,6 +1,7 @@
 /**
- * Skein and relays: moq-relay between Skein and JavaScript, Skein's own between implementations that
- * cannot talk to each other, and a client that stays while a relay goes.
+ * Skein and relays: moq-relay between Skein and JavaScript, Skein's own relay between
+ * implementations that cannot talk to each other, and a client that survives the restart of a
+ * relay.
  */
 import { assertEquals } from "@std/assert";
 import {
@@ -19,14 +20,14 @@ import { CertificateFolder } from "./peers/skein.ts";
 import { playSkein, type Wire } from "./peers/skein_moq.ts";
 import { type Part, testTogether } from "./together.ts";
 
-/** End of a subscriber after the relay passed on a refusal by our publisher. */
+/** Result of a subscriber after the relay forwarded a rejection by our publisher. */
 function refusalThrough(wire: Wire, version: MoqVersion): unknown {
   if (wire === "websocket") return 51;
-  // Where streams cannot be reset, only this version has a message for a refusal.
+  // Where streams cannot be reset, only this version has a message for a rejection.
   return version === "moq-lite-04" ? 3 : 18;
 }
 
-/** The video as it came to a subscriber. */
+/** The video that a subscriber received. */
 interface SeenVideo {
   readonly frames: number;
   readonly bytes: number;
@@ -34,23 +35,23 @@ interface SeenVideo {
   readonly resets?: readonly unknown[];
 }
 
-/** Code by which the relay gives a group up that is late. */
+/** Code with which the relay drops a late group. */
 const TOO_OLD = 52;
 
 /**
- * Expected video behind the relay, which may give groups up that are late, as on a busy machine:
- * what is there of them has to be right.
+ * Expected video after the relay, which may drop late groups, as on a busy machine: the received
+ * parts must be right.
  */
 function expectedVideo({ frames, bytes, resets = [] }: SeenVideo): unknown {
   const isLate = (reset: unknown) => new RegExp(`\\b${TOO_OLD}$`).test(`${reset}`);
   return resets.length > 0 && resets.every(isLate) ? { ...VIDEO, frames, bytes, resets } : VIDEO;
 }
 
-/** Expected ends of sessions and subscriptions at a relay. */
+/** Expected results of sessions and subscriptions at a relay. */
 function partOf(relay: Peer, other: Peer, { wire, version, scenario }: {
   readonly wire: Wire;
   readonly version: MoqVersion;
-  /** Part of our end. */
+  /** Role of our end. */
   readonly scenario: Role;
 }): Part {
   const theirVersion = "moq-lite-05";
@@ -71,7 +72,7 @@ function partOf(relay: Peer, other: Peer, { wire, version, scenario }: {
         protocols: theirVersion,
       }),
     ]);
-    // The two sessions end independently; updates stop where an end has none.
+    // The two sessions close independently; there are no updates if an end lacks them.
     const relayed = { closed: "withdrawn", ...(hasUpdates ? {} : { priority: ["7"] }) };
     const updated = hasUpdates ? {} : { updated: [] };
     if (scenario === "publish") {
@@ -90,7 +91,7 @@ function partOf(relay: Peer, other: Peer, { wire, version, scenario }: {
   return { name: `${other.name} ${does}, ${wire}`, fn };
 }
 
-/** Our relay, between versions that cannot talk to each other. */
+/** Our relay between versions that cannot talk to each other. */
 function partOfOurs(publisher: Peer, subscriber: Peer): Part {
   const fn = async () => {
     await using relay = new MoqRelay({ allowAnonymousPublish: true });
@@ -112,13 +113,13 @@ function partOfOurs(publisher: Peer, subscriber: Peer): Part {
     ]);
     assertEquals(published, seenBy("publish", "/"));
     const missing = REFUSED[subscriber.name];
-    // The two sessions end independently.
+    // The two sessions close independently.
     assertEquals(subscribed, { ...seenBy("subscribe", "/"), missing, closed: "not closed" });
   };
   return { name: `${publisher.name} publishes, ${subscriber.name} subscribes`, fn };
 }
 
-/** Results of a refusal by our relay at foreign subscribers, where streams cannot be reset. */
+/** Results of a rejection by our relay at foreign subscribers, where streams cannot be reset. */
 const REFUSED: Readonly<Record<string, unknown>> = {
   "gomoqt 0.11": {
     track: "failed to read SUBSCRIBE_OK response: EOF",
@@ -195,6 +196,6 @@ if (relay !== undefined) {
   for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
     for (const scenario of SCENARIOS) test(version, scenario);
   }
-  // The relay names no withdrawn path to subscribers in this version.
+  // In this version the relay does not report withdrawn paths to subscribers.
   test("moq-lite-02", "publish");
 }

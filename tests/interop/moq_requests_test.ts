@@ -1,6 +1,6 @@
 /**
- * Requests beside SUBSCRIBE at other implementations of Media over QUIC: fetches from a cache,
- * probes of rates, GOAWAY.
+ * Requests other than SUBSCRIBE with other implementations of Media over QUIC: fetches from a
+ * cache, probes of rates, GOAWAY.
  */
 import { assertEquals } from "@std/assert";
 import type { MoqVersion } from "../../moq/mod.ts";
@@ -26,7 +26,7 @@ function urlOf(server: PeerServer, wire: Wire): string {
   return server.url("/moq").replace("https:", schemes[wire]);
 }
 
-/** The peer asks, we answer. */
+/** The peer requests, and we reply. */
 function partOfTheirs(peer: Peer, wire: Wire, version: MoqVersion, expected: Seen): Part {
   const fn = async () => {
     await using server = new SkeinMoqServer(wire, version, "publish");
@@ -44,7 +44,7 @@ function partOfTheirs(peer: Peer, wire: Wire, version: MoqVersion, expected: See
   return { name: `${peer.name} asks us, ${version}, ${wire}`, fn };
 }
 
-/** We ask, the peer answers. */
+/** We request, and the peer replies. */
 function partOfOurs(peer: Peer, wire: Wire, version: MoqVersion, expected: Seen): Part {
   const fn = async () => {
     await using files = await CertificateFolder.create();
@@ -61,7 +61,7 @@ function partOfOurs(peer: Peer, wire: Wire, version: MoqVersion, expected: Seen)
   return { name: `we ask ${peer.name}, ${version}, ${wire}`, fn };
 }
 
-/** The peer shuts down, and sends us away. */
+/** The peer shuts down, and asks us to leave. */
 function partOfGoaway(peer: Peer, wire: Wire, version: MoqVersion): Part {
   const fn = async () => {
     await using files = await CertificateFolder.create();
@@ -73,7 +73,7 @@ function partOfGoaway(peer: Peer, wire: Wire, version: MoqVersion): Part {
   return { name: `${peer.name} sends us away, ${version}, ${wire}`, fn };
 }
 
-/** We publish and ask, through a relay that asks us to leave then. */
+/** We publish and request through a relay, which then asks us to leave. */
 function partOfRelay(relay: Peer, wire: Wire, version: MoqVersion, expected: Seen): Part {
   const fn = async () => {
     await using files = await CertificateFolder.create();
@@ -123,7 +123,7 @@ if (net !== undefined) {
 }
 
 if (relay !== undefined) {
-  // The peer serves fetches in the newer version alone.
+  // The peer serves fetches only in the newer version.
   const seen = {
     "moq-lite-05": { fetched: FETCHED, missing: 54, rate: "some" },
     "moq-lite-04": { fetched: 1, missing: 1, rate: "some" },

@@ -1,6 +1,7 @@
 /**
- * Skein beside other implementations of Media over QUIC, on every wire and in every common version:
- * as publisher and as subscriber, dialing and serving. The tests assert expected failures as well.
+ * Skein with other implementations of Media over QUIC, over every transport and in every common
+ * version: as publisher and as subscriber, dialing and serving. The tests assert expected failures
+ * as well.
  */
 import { assertEquals, equal } from "@std/assert";
 import type { Peer, PeerServer } from "./peers.ts";
@@ -11,7 +12,7 @@ import { dialSkein, playSkein, SkeinMoqServer, type Wire } from "./peers/skein_m
 import type { MoqVersion } from "../../moq/mod.ts";
 import { type Part, testTogether } from "./together.ts";
 
-/** A different result is expected, for reasons outside the library. */
+/** A deviating result, for reasons outside the library. */
 interface Exception {
   readonly because: string;
   readonly ours?: Seen;
@@ -26,13 +27,13 @@ interface Case {
   readonly peer: Peer;
   readonly wire: Wire;
   readonly version: MoqVersion;
-  /** Part of the peer. */
+  /** Role of the peer. */
   readonly scenario: Role;
   /** The end that dials. */
   readonly client: "theirs" | "ours";
 }
 
-/** Deno's QUIC cannot reset a stream, so a refusal looks different there. */
+/** Deno's QUIC cannot reset a stream, so a rejection looks different there. */
 const NO_RESETS = "the runtime's QUIC cannot reset streams";
 
 function exceptionsOf({ peer, wire, version, scenario, client }: Case): Exception[] {
@@ -46,9 +47,11 @@ function exceptionsOf({ peer, wire, version, scenario, client }: Case): Exceptio
     const theirs = refusalAt(peer, version);
     add(NO_RESETS, { theirs: { missing: theirs } });
   } else if (scenario === "subscribe") {
-    add("the codes are those of its family", { theirs: { missing: { track: 51, broadcast: 51 } } });
+    add("the codes are specific to its family", {
+      theirs: { missing: { track: 51, broadcast: 51 } },
+    });
   } else if (isJavaScript) {
-    add("it gives no codes", { ours: { missing: refusalBy(wire, version) } });
+    add("it sends no codes", { ours: { missing: refusalBy(wire, version) } });
   }
   if (isJavaScript && isSetup) {
     const subscriber = { priority: ["7"] };
@@ -59,17 +62,17 @@ function exceptionsOf({ peer, wire, version, scenario, client }: Case): Exceptio
       theirs: isTheirs ? subscriber : publisher,
     });
   }
-  // Our client ends its connection one second after its close; gomoqt then drops a close that it has
-  // not read.
+  // Our client closes its connection one second after its session; gomoqt then drops a close that
+  // it has not read.
   const mayMissClose = peer.name === "gomoqt 0.11" ||
     peer.name === "gomoqt 0.17" && client === "ours";
   if (wire === "webtransport" && scenario === "subscribe" && mayMissClose) {
-    add("its subscriber may not learn how it was closed", { theirs: { closed: UNTOLD } });
+    add("its subscriber may miss the close", { theirs: { closed: UNTOLD } });
   }
   return exceptions;
 }
 
-/** Results of a refusal by our publisher at a subscriber, where streams cannot be reset. */
+/** Results of a rejection by our publisher at a subscriber, where streams cannot be reset. */
 function refusalAt(peer: Peer, version: MoqVersion): unknown {
   const both = (text: string) => ({ track: text, broadcast: text });
   if (peer.name === "gomoqt 0.11") return both("failed to read SUBSCRIBE_OK response: EOF");
@@ -78,12 +81,12 @@ function refusalAt(peer: Peer, version: MoqVersion): unknown {
   return both("unexpected end of stream");
 }
 
-/** Result of a refusal by a peer in JavaScript, whose WebTransport is Skein's. */
+/** Result of a rejection by a peer in JavaScript that uses Skein's WebTransport. */
 function refusalBy(wire: Wire, version: MoqVersion): unknown {
   if (wire === "websocket") return { track: 0, broadcast: 0 };
   const text = (track: string) =>
     `The subscription to /skein/${track} ended: it was refused without a code`;
-  // Older versions accept first.
+  // Older versions accept the subscription first.
   const track = version === "moq-lite-05" ? text("live missing") : "the end";
   return { track, broadcast: text("missing video") };
 }
@@ -97,7 +100,7 @@ function expectedOf(
   const exceptions = exceptionsOf(test);
   const pick = (whose: "ours" | "theirs") =>
     Object.assign({}, ...exceptions.map((exception) => exception[whose]));
-  // Over raw QUIC, this version does not say where to.
+  // Over raw QUIC, this version does not include the new address.
   const path = wire === "quic" && version === "moq-lite-04" ? "" : "/moq";
   const setup = peer.name === "gomoqt 0.11"
     ? { path: "/moq", versions: [0xfeed_babe] }
@@ -118,7 +121,7 @@ function expectedOf(
   };
 }
 
-/** Offer of the peers in JavaScript. */
+/** Protocols that the peers in JavaScript offer. */
 function protocolOf(version: MoqVersion): string {
   return isSetupVersion(version) ? "moql" : version;
 }
@@ -148,8 +151,8 @@ function partOf(test: Case): Part {
       const { url, hash } = server;
       assertSeen(await peer.play(scenario, { url, hash, ...protocols }) as Seen, theirs);
       const seen = await server.seen as Seen;
-      // The client of gomoqt ends its connection right after its close, and a lost connection
-      // discards unread data: then the close has code 0.
+      // The client of gomoqt closes its connection right after its session, and a lost connection
+      // discards unread data: the close then has code 0.
       const { closed } = seen as { readonly closed?: { readonly code: number } };
       const mayLose = wire === "webtransport" && peer.name.startsWith("gomoqt");
       assertEquals(seen, mayLose && closed?.code === 0 ? { ...ours, closed } : ours);
@@ -171,7 +174,7 @@ function partOf(test: Case): Part {
   return { name: `${does} to our client, ${wire}${why}`, fn };
 }
 
-/** The library dials itself, as in a page without WebTransport, and has no codes for closes. */
+/** The library dials itself, as on a page without WebTransport, and has no codes for closes. */
 function partOfOwnDial(peer: Peer, version: MoqVersion, scenario: Role): Part {
   const does = scenario === "publish" ? "publishes" : "subscribes";
   const fn = async () => {
@@ -188,7 +191,7 @@ function partOfOwnDial(peer: Peer, version: MoqVersion, scenario: Role): Part {
   return { name: `${does} at our server by the library's own WebSocket`, fn };
 }
 
-/** More groups than any window has at first: the limits of streams have to move. */
+/** More groups than any initial window allows: the limits of streams must move. */
 function partOfMany(peer: Peer, wire: Wire, version: MoqVersion): Part {
   const fn = async () => {
     await using files = await CertificateFolder.create();
@@ -233,9 +236,9 @@ if (net !== undefined) {
     const parts = SCENARIOS.flatMap((scenario) => [
       partOf({ peer: net, wire: "websocket", version, scenario, client: "theirs" }),
       partOf({ peer: net, wire: "websocket", version, scenario, client: "ours" }),
-      // The peer runs on Skein's WebTransport: the runtime's own does not return streams.
+      // The peer uses Skein's WebTransport: the runtime's own does not return streams.
       partOf({ peer: net, wire: "webtransport", version, scenario, client: "theirs" }),
-      // The library's own choice.
+      // The library's own choice of transport.
       ...(version === "moq-lite-05" ? [partOfOwnDial(net, version, scenario)] : []),
     ]);
     testTogether(`${net.name}, ${version}`, parts);

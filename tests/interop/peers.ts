@@ -1,27 +1,27 @@
 /**
- * Builds and runs the programs of the interop tests: peers of WebTransport, of QMux and of Media
- * over QUIC on other implementations, all with the same command line.
+ * Builds and runs the programs of the interop tests: peers of WebTransport, QMux and Media over
+ * QUIC on other implementations, all with the same command line.
  *
  * ```text
  * peer server --cert CERT.pem --key KEY.pem      prints {"port":N}, later {"closed":{"code":N,"reason":"…"}}
  * peer client --url URL --hash HEX --scenario S  prints one line of JSON
  * ```
  *
- * Peers of QMux take no certificates, and a client's offer as `--protocols LIST`. Servers of Media
- * over QUIC also take a scenario; the relay has a command line of its own.
+ * Peers of QMux need no certificates, and accept a client's offer as `--protocols LIST`. Servers of
+ * Media over QUIC also accept a scenario; the relay has a different command line.
  *
- * Run as a program, this module builds all peers ahead of the tests.
+ * Run as a program, this module builds all peers before the tests.
  *
  * @module
  */
 import { deadline } from "@std/async/deadline";
 
-/** How long a peer may take for one answer, in milliseconds. */
+/** Longest time for one reply of a peer, in milliseconds. */
 export const PATIENCE_MS = 100_000;
 
 const SOURCES = new URL("./peers/", import.meta.url);
 
-/** Part of a client, with the server's answer. */
+/** A client's scenario, with the server's replies. */
 export type Scenario =
   | "echo"
   | "uni"
@@ -34,7 +34,7 @@ export type Scenario =
   | "refused"
   | "protocol";
 
-/** How to make one peer. */
+/** Steps to build and run a peer. */
 interface Recipe {
   readonly name: string;
   readonly version: string;
@@ -44,15 +44,15 @@ interface Recipe {
   readonly tool: string;
   /** Environment variables for the program. */
   readonly env?: Readonly<Record<string, string>>;
-  /** Part of a toolchain that has the program, and the first version with that program. */
+  /** The part of a toolchain that provides the program, with its first sufficient version. */
   readonly toolchain: string;
   /** Builds the peer in `into`, which is kept for this source; `shared` is kept for its version. */
   build(folders: Folders): Promise<void>;
   /** The command that runs the peer. */
   command(folders: Folders): readonly string[];
-  /** Arguments behind all others. */
+  /** Arguments after all others. */
   readonly options?: readonly string[];
-  /** Build parameters beside source and version: other parameters cause a new build. */
+  /** Build parameters in addition to source and version; a change causes a new build. */
   readonly flags?: readonly string[];
 }
 
@@ -103,7 +103,7 @@ const RECIPES: readonly Recipe[] = [
   },
 ];
 
-/** The newest, and the one that `@moq/net` 0.1 has and so `@moq/publish`. */
+/** The newest version, and the version that `@moq/net` 0.1 and so `@moq/publish` use. */
 const MOQ_QMUX = ["0.3.3", "0.1.3"];
 
 const QMUX_RECIPES: readonly Recipe[] = [
@@ -129,7 +129,7 @@ const PYTHON_CLIENT_RECIPES: readonly Recipe[] = [
   pythonRecipe("a client in Python", { version: "17.4", folder: "python_client" }),
 ];
 
-/** QUIC and WebSocket only: the other transports take most of the build time. */
+/** QUIC and WebSocket only: the other transports cause most of the build time. */
 const RELAY_FLAGS = ["--no-default-features", "--features", "noq,websocket"];
 
 const MOQ_RECIPES: readonly Recipe[] = [
@@ -187,14 +187,14 @@ const DURABLE_STREAMS_RECIPES: readonly Recipe[] = [{
   },
   command: ({ into }) => {
     const program = ["node", `${into}/node_modules/vitest/vitest.mjs`, "run"];
-    // A busy machine takes longer than the five seconds that each test has by default.
+    // On a busy machine a test takes longer than its default timeout of five seconds.
     return [...program, "--root", into, "--testTimeout", "30000", "--reporter", "json"];
   },
 }];
 
 /**
- * Clients from 0.12 on require RESET_STREAM_AT, which the runtime's QUIC does not have; the client
- * of 0.11 is otherwise equal.
+ * Clients since 0.12 require RESET_STREAM_AT, which the runtime's QUIC does not have; the client of
+ * 0.11 is otherwise equal.
  */
 const ENDPOINT_RECIPES: Readonly<Record<"client" | "server", readonly Recipe[]>> = {
   client: [endpointRecipe("client", {
@@ -215,7 +215,7 @@ const RUNTIME_RECIPES: readonly Recipe[] = [
 ];
 
 /**
- * A runtime from npm: the package of one platform, which holds the binary and needs no install
+ * A runtime from npm: the package for one platform, which includes the binary and needs no install
  * script.
  */
 function runtimeRecipe(
@@ -227,7 +227,7 @@ function runtimeRecipe(
   },
 ): Recipe {
   const { os, arch } = Deno.build;
-  // Node's packages say "arm64", those of Bun and Deno "aarch64".
+  // Node's packages use the name "arm64", packages of Bun and Deno "aarch64".
   const cpu = arch === "x86_64" ? "x64" : binary === "node" ? "arm64" : arch;
   const library = `${scope}${os}-${cpu}`;
   return {
@@ -292,7 +292,7 @@ function pythonRecipe(
   },
 ): Recipe {
   const tool = `python${python || 3}`;
-  // Without the variable, the stand-ins of pyenv start the selected version only.
+  // Without the variable, pyenv's shims start only the selected version.
   const env: Record<string, string> = python === "" ? {} : { PYENV_VERSION: python };
   return {
     name,
@@ -308,12 +308,12 @@ function pythonRecipe(
       const install = ["-m", "pip", "install", "--quiet", "--requirement", requirements];
       await run([`${into}/venv/bin/python`, ...install], source);
     },
-    // Without -B, Python leaves compiled files beside the source.
+    // Without -B, Python leaves compiled files next to the source.
     command: ({ source, into }) => [`${into}/venv/bin/python`, "-B", `${source}/peer.py`],
   };
 }
 
-/** A library of WebTransport in Python; one source for all of them. */
+/** A WebTransport library for Python; all of them share one source. */
 function webTransportRecipe(
   library: string,
   versions: { readonly version: string; readonly python?: string },
@@ -354,7 +354,7 @@ function rustRecipe(
   };
 }
 
-/** One source for both versions. */
+/** A program in Go; both versions share one source. */
 function goRecipe(
   name: string,
   { version, folder, toolchain, flags }: {
@@ -380,14 +380,14 @@ function goRecipe(
 /** A peer, or the reason for its absence. */
 export type Build =
   | { readonly name: string; readonly peer: Peer }
-  /** The toolchain is not there. */
+  /** The toolchain is missing. */
   | { readonly name: string; readonly missing: string }
   /** The toolchain is present, and the build failed. */
   | { readonly name: string; readonly failed: Error };
 
 /**
- * Builds all peers at once, each in a folder of the user's cache that is named after the version
- * and the hash of the source: a second call reuses the folder.
+ * Builds all peers concurrently, each in a folder of the user's cache named after the version and
+ * the hash of the source: a second call reuses the folder.
  *
  * @returns A peer, or the reason for its absence, for each.
  */
@@ -424,7 +424,10 @@ export function buildEndpoints(role: "client" | "server"): Promise<Build[]> {
   return build(ENDPOINT_RECIPES[role]);
 }
 
-/** The same for the runtimes that run the client beside Deno: supported versions of Node, one too old, and Bun. */
+/**
+ * The same for other runtimes that run the client: supported versions of Node, one that is too old,
+ * and Bun.
+ */
 export function buildRuntimes(): Promise<Build[]> {
   return build(RUNTIME_RECIPES);
 }
@@ -435,8 +438,8 @@ export function buildDurableStreamsSuite(): Promise<Build[]> {
 }
 
 /**
- * The peers that were built. Every other peer gets a test that fails, or is ignored where the
- * toolchain is missing, unless `CI` is `true`.
+ * The peers that were built. Every other peer registers a test that fails; if the toolchain is
+ * missing, the test is ignored unless `CI` is `true`.
  */
 export function builtPeers(builds: readonly Build[]): Peer[] {
   return builds.flatMap((build) => {
@@ -457,7 +460,7 @@ async function build(recipes: readonly Recipe[]): Promise<Build[]> {
   return await Promise.all(recipes.map(async (recipe): Promise<Build> => {
     const { name, version, tool, env, toolchain, options = [] } = recipe;
     if (!await isInstalled(tool, env)) {
-      return { name, missing: `${tool} is not installed; ${toolchain} is needed` };
+      return { name, missing: `${tool} is not installed; it requires ${toolchain}` };
     }
     try {
       return { name, peer: new Peer(name, version, await make(recipe), options) };
@@ -468,7 +471,7 @@ async function build(recipes: readonly Recipe[]): Promise<Build[]> {
   }));
 }
 
-/** Builds a peer unless a build is cached; returns the command that runs the peer. */
+/** Builds a peer unless a build is cached; returns the command that runs it. */
 async function make(recipe: Recipe): Promise<readonly string[]> {
   const { name, version, folder, flags = [] } = recipe;
   const source = new URL(folder, SOURCES).pathname;
@@ -476,7 +479,7 @@ async function make(recipe: Recipe): Promise<readonly string[]> {
   const into = `${stem}-${await hashOf(source, flags)}`;
   const folders = { source, into, shared: `${stem}-shared` };
   await Deno.mkdir(into, { recursive: true });
-  // Another process may be building the same peer, or may have been ended half-way.
+  // Another process may be building the same peer, or may have been killed during a build.
   using lock = await Deno.open(`${into}/lock`, { create: true, write: true });
   await lock.lock(true);
   const isMade = await Deno.stat(`${into}/made`).then(() => true, () => false);
@@ -487,7 +490,9 @@ async function make(recipe: Recipe): Promise<readonly string[]> {
   return recipe.command(folders);
 }
 
-/** The folder of programs that tests build or install once; throws for a user without a home. */
+/**
+ * The cache folder for programs that tests build or install once; throws for a user without a home.
+ */
 export function cacheFolder(): string {
   const home = Deno.env.get("HOME");
   const folder = Deno.env.get("XDG_CACHE_HOME") || (home && `${home}/.cache`);
@@ -554,7 +559,7 @@ export class Peer {
   readonly command: readonly string[];
   readonly #options: readonly string[];
 
-  /** Creates a peer from its command, and the arguments behind all others. */
+  /** Creates a peer from its command, and the arguments after all others. */
   constructor(
     name: string,
     version: string,
@@ -567,7 +572,7 @@ export class Peer {
     this.#options = options;
   }
 
-  /** Starts the server on a free port; arguments beside the certificate begin with two dashes. */
+  /** Starts the server on a free port; arguments besides the certificate start with two dashes. */
   async serve(
     files?: CertificateFiles,
     options: Readonly<Record<string, string>> = {},
@@ -605,14 +610,14 @@ export class Peer {
       const { success, signal, stdout, stderr } = await child.output();
       const text = new TextDecoder().decode(stdout);
       if (success) return JSON.parse(text);
-      const why = signal === "SIGKILL" ? "gave no answer in time" : "failed";
+      const why = signal === "SIGKILL" ? "sent no reply in time" : "failed";
       throw new Error(`${this.name} ${why}:\n${text}${new TextDecoder().decode(stderr)}`);
     } finally {
       clearTimeout(timer);
     }
   }
 
-  /** Starts the program with arguments, and with variables beside those of this process. */
+  /** Starts the program with arguments, and with additional environment variables. */
   start(args: readonly string[], env: Readonly<Record<string, string>> = {}): Deno.ChildProcess {
     const [program, ...rest] = this.command;
     const options = { env, stdin: "null", stdout: "piped", stderr: "piped" } as const;
@@ -625,11 +630,11 @@ function dashed(options: Readonly<Record<string, string>>): string[] {
   return Object.entries(options).flatMap(([name, value]) => [`--${name}`, value]);
 }
 
-/** The server of a foreign implementation, in a process of its own. */
+/** The server of a foreign implementation, in a separate process. */
 export class PeerServer implements AsyncDisposable {
   /** The port of the server. */
   port = 0;
-  /** Ports of paths that have one of their own. */
+  /** Ports of paths that are served on a separate port. */
   ports: Readonly<Record<string, number>> = {};
   readonly #child: Deno.ChildProcess;
   readonly #lines: AsyncIterator<string>;
@@ -650,7 +655,7 @@ export class PeerServer implements AsyncDisposable {
   /** The next printed line. */
   async next(): Promise<unknown> {
     const { done, value } = await deadline(this.#lines.next(), PATIENCE_MS);
-    if (done) throw new Error(`The server ended:\n${await this.#errors}`);
+    if (done) throw new Error(`The server exited:\n${await this.#errors}`);
     return JSON.parse(value);
   }
 

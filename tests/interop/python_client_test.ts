@@ -1,6 +1,6 @@
 /**
- * A client in Python, written from docs/protocol.md alone: the vectors for clients, and two nodes
- * on one Redis, of which one is killed during the test.
+ * A client in Python, written from docs/protocol.md alone: it passes the vectors for clients, and
+ * uses two nodes on one Redis, one of which is killed.
  */
 import { assert, assertEquals } from "@std/assert";
 import { isRedisMissing, RedisServer } from "../brokers/redis_server.ts";
@@ -13,7 +13,7 @@ const CLIENT = new URL("./peers/python_client/skein.py", import.meta.url);
 
 const CLIENTS = 6;
 
-/** Features that this client leaves out, with the number of vectors of each. */
+/** Features that this client leaves out, with the number of their vectors. */
 const LEFT_OUT = [
   ["answers in parts", 8],
   ["at least once", 5],
@@ -29,7 +29,7 @@ const LEFT_OUT = [
 interface Vectors {
   readonly passed: number;
   readonly failed: readonly unknown[];
-  /** Vectors, each with the feature that the client needs. */
+  /** Skipped vectors, each with the feature that the client lacks. */
   readonly left_out: Readonly<Record<string, string>>;
 }
 
@@ -50,7 +50,7 @@ async function countVectors(): Promise<number> {
   return count;
 }
 
-/** Starts a node in a process of its own. */
+/** Starts a node in a separate process. */
 function startNode(name: string, redis: RedisServer): PeerServer {
   const args = ["run", "-A", "--quiet", NODE.pathname, name, redis.url];
   const options = { args, stdin: "null", stdout: "piped", stderr: "piped" } as const;
@@ -77,7 +77,7 @@ function testClient(peer: Peer): void {
   });
 
   Deno.test({
-    name: "clients in Python get each publication once after their node is killed",
+    name: "clients in Python receive each publication once after their node is killed",
     ignore: isRedisMissing,
     async fn() {
       await using redis = await RedisServer.start();
@@ -86,7 +86,7 @@ function testClient(peer: Peer): void {
       const nodes = await Promise.all([one.next(), two.next()]) as { url: string }[];
       await using program = new PeerServer(peer.start(["live", ...nodes.map(({ url }) => url)]));
       const { published } = await program.next() as Outcome; // The clients read this number of publications, then continue.
-      await one[Symbol.asyncDispose](); // SIGKILL: no close, no farewell.
+      await one[Symbol.asyncDispose](); // SIGKILL, without a close.
       const { published: all, received, ...rest } = await program.next() as Outcome;
       assert(all > published, `${all} publications in all, ${published} before the kill`);
       assertEquals(received, all * CLIENTS);
@@ -95,7 +95,7 @@ function testClient(peer: Peer): void {
         missing: 0,
         duplicates: 0,
         unordered: 0,
-        // Twice: two answers and a refusal for each client, and one question of the server.
+        // Each twice per client: two replies and a rejection; and one request by the server.
         answered: 2 * 3 * CLIENTS,
         asked: 2 * CLIENTS,
         nodes: [{ one: CLIENTS / 2, two: CLIENTS / 2 }, { two: CLIENTS }],

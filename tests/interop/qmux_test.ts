@@ -1,6 +1,6 @@
 /**
- * Skein beside other implementations of QMux: their clients at our server, and our client at their
- * servers, in every common version. The tests assert expected failures as well.
+ * Skein with other implementations of QMux: their clients with our server, and our client with
+ * their servers, in every common version. The tests assert expected failures as well.
  */
 import { assertEquals, assertInstanceOf } from "@std/assert";
 import { CloseCode, ConnectionError } from "../../errors.ts";
@@ -50,12 +50,12 @@ function pathOf(scenario: AnyScenario): string {
   return PATHS[scenario] ?? "/echo";
 }
 
-/** Offer of a client. */
+/** Protocols that a client offers. */
 function offerOf(version: Version, scenario: AnyScenario): string[] {
   return scenario === "protocol" ? [`${version}.other`, `${version}.chat.1`] : [version];
 }
 
-/** Our server, in the role of the foreign ones. */
+/** Our server in the role of the foreign servers. */
 class QmuxServer implements AsyncDisposable {
   /** Results, in the order of the events. */
   readonly seen: Seen[] = [];
@@ -75,7 +75,7 @@ class QmuxServer implements AsyncDisposable {
     return `ws://127.0.0.1:${this.#http.addr.port}${path}`;
   }
 
-  /** Resolves once all sessions are over. */
+  /** Resolves when all sessions have closed. */
   async ended(): Promise<void> {
     await Promise.allSettled(this.#connections.map(({ closed }) => closed));
   }
@@ -99,7 +99,7 @@ class QmuxServer implements AsyncDisposable {
   }
 }
 
-/** A different result is expected, for a reason of the peer. */
+/** A deviating result, for a reason of the peer. */
 interface Exception {
   readonly because: string;
   readonly seen: unknown;
@@ -109,32 +109,31 @@ interface Exception {
 
 type Exceptions = Readonly<Record<string, Partial<Record<AnyScenario, Exception>>>>;
 
-/** The clients. */
 const CLIENTS: Exceptions = {
   "@moq/qmux 0.1": {
-    datagrams: { because: "it has none", seen: { returned: 0, largest: false } },
+    datagrams: { because: "it has no datagrams", seen: { returned: 0, largest: false } },
     "opened-by-server": { because: "it cannot read a close", seen: { opened: 120, code: 1002 } },
     "closed-by-server": {
       because: "it cannot read a close",
       seen: { code: 1002, reason: "Protocol violation" },
     },
-    reset: { because: "it tells no codes", seen: { reset: null, stopped: null } },
-    "reset-by-server": { because: "it tells no codes", seen: { reset: null, stopped: null } },
-    // It sends, and expects, a field too many in a close of the application.
+    reset: { because: "it reports no codes", seen: { reset: null, stopped: null } },
+    "reset-by-server": { because: "it reports no codes", seen: { reset: null, stopped: null } },
+    // It sends and expects an extra field in an application's close.
     close: {
       because: "its closes have no reason",
       seen: { done: true },
       closed: { code: 4010, reason: "" },
     },
-    protocol: { because: "it offers what it likes", seen: { protocol: "" } },
+    protocol: { because: "it chooses its offer itself", seen: { protocol: "" } },
   },
   "qmux of Rust": {
-    refused: { because: "the status is told", seen: { status: 401 } },
-    ping: { because: "the round trip is told", seen: { alive: true, measured: true } },
+    refused: { because: "it reports the status", seen: { status: 401 } },
+    ping: { because: "it reports the round trip", seen: { alive: true, measured: true } },
   },
 };
 
-/** Older versions choose their protocol themselves, and have no servers and fewer scenarios. */
+/** Older versions choose their protocol themselves; they have no servers and fewer scenarios. */
 const OLD: Readonly<Record<string, Version>> = { "@moq/qmux 0.1": "qmux-01" };
 
 function partOfClient(peer: Peer, version: Version, scenario: AnyScenario): Part {
@@ -184,7 +183,7 @@ function partOfServer(peer: Peer, version: Version, scenario: AnyScenario): Part
   return { name: `our client at ${peer.name}, ${version}: ${scenario}`, fn };
 }
 
-/** The server breaks the protocol after the first stream, and gets the close of our client. */
+/** The server violates the protocol after the first stream, and receives our client's close. */
 async function testViolation(connection: Connection, server: PeerServer): Promise<void> {
   const stream = await connection.createUnidirectionalStream();
   await stream.getWriter().write(new Uint8Array(1));
@@ -204,7 +203,7 @@ for (const peer of builtPeers(await buildQmuxPeers())) {
   for (const version of VERSIONS) {
     if (OLD[peer.name] !== undefined && OLD[peer.name] !== version) continue;
     for (const scenario of SCENARIOS) {
-      // The crate has no way to break the protocol.
+      // The crate cannot violate the protocol.
       if (scenario === "violation" && !peer.name.endsWith(" 0.3")) continue;
       const parts = [partOfClient(peer, version, scenario)];
       if (!(peer.name in OLD)) parts.push(partOfServer(peer, version, scenario));

@@ -25,8 +25,8 @@ async function serveStreams(session: Session<unknown>): Promise<void> {
 }
 
 /**
- * Runs the program against a server behind a cable: the printed line, and true if the program
- * succeeded.
+ * Runs the program against a server behind a cable; returns the printed line, and true if the
+ * program succeeded.
  */
 async function play(peer: Peer): Promise<{ line: unknown; success: boolean }> {
   const file = await Deno.makeTempFile({ suffix: ".mjs" });
@@ -58,7 +58,7 @@ async function play(peer: Peer): Promise<{ line: unknown; success: boolean }> {
     const status = child.status;
     await using program = new PeerServer(child);
     const line = await program.next();
-    const { success } = await status; // The program exits without help: no timer or socket keeps the process alive.
+    const { success } = await status; // The program exits by itself: no timer or socket keeps the process alive.
     return { line, success };
   } finally {
     await Deno.remove(file);
@@ -80,7 +80,7 @@ function testRuntime(peer: Peer): void {
     });
     return;
   }
-  Deno.test(`the client on ${peer.name} has a token, requests, topics, recovery and streams`, async () => {
+  Deno.test(`the client on ${peer.name} supports a token, requests, topics, recovery and streams`, async () => {
     assertEquals(await play(peer), {
       line: {
         transport: "websocket",

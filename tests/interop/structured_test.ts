@@ -1,6 +1,6 @@
 /**
- * Structured messages between Skein and a program in Python that knows only the specification, on
- * pywebtransport: over HTTP/3, without a subprotocol and so without end marks.
+ * Structured messages between Skein and a Python program on pywebtransport that knows only the
+ * specification: over HTTP/3 without a subprotocol, and so without end marks.
  */
 import { assert, assertEquals } from "@std/assert";
 import { deadline } from "@std/async/deadline";
@@ -36,21 +36,21 @@ const soon = <T>(promise: Promise<T>): Promise<T> => deadline(promise, PATIENCE_
 
 type Message = StructuredMessage<typeof registry>;
 
-/** Report of an end about received messages. */
+/** An end's report about received messages. */
 function totalOf(messages: readonly Message[]): Extract<Message, { type: 40_000 }>["data"] {
   const moves = messages.flatMap((message) => message.type === 1 ? [message.data.x] : []);
   const notes = messages.flatMap((message) => message.type === 2 ? [message.data.text] : []);
   return {
     moves: moves.length,
     sum_of_x: moves.reduce((sum, x) => sum + x, 0),
-    // In code points, as Python counts.
+    // Counts code points, as Python does.
     longest_note: Math.max(0, ...notes.map((text) => [...text].length)),
   };
 }
 
 /**
- * Plays a scenario of the foreign client at our server; returns the printed line, and the results
- * of our end.
+ * Plays a scenario of the foreign client with our server; returns the printed line and our end's
+ * results.
  */
 async function serveOnce(
   peer: Peer,
@@ -123,7 +123,7 @@ function testClient(peer: Peer): void {
   });
 }
 
-/** A session of our client with the foreign server. */
+/** Opens a session of our client with the foreign server. */
 async function atServer(
   peer: Peer,
   path: string,

@@ -1,5 +1,5 @@
 /**
- * Tests that run at the same time.
+ * Runs tests concurrently.
  *
  * @module
  */
@@ -11,8 +11,8 @@ export interface Part {
 }
 
 /**
- * Runs independent tests at the same time, since most time is waiting. Leaks are found in the test
- * as a whole, since the parts cannot be told apart there.
+ * Runs independent tests concurrently, since they mostly wait. Leaks are found in the test as a
+ * whole, since they cannot be assigned to parts.
  */
 export function testTogether(name: string, parts: readonly Part[]): void {
   if (parts.length === 0) return;

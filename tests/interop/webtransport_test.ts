@@ -1,6 +1,6 @@
 /**
- * Skein beside other implementations of WebTransport: their clients at our server, and our client
- * at their servers. The tests assert expected failures as well.
+ * Skein with other implementations of WebTransport: their clients with our server, and our client
+ * with their servers. The tests assert expected failures as well.
  */
 import { assertEquals, assertInstanceOf } from "@std/assert";
 import { StreamError } from "../../errors.ts";
@@ -23,7 +23,7 @@ const SEEN = {
 
 const SCENARIOS = Object.keys(SEEN) as Scenario[];
 
-/** A different result is expected, for a reason of the peer. */
+/** A deviating result, for a reason of the peer. */
 interface Exception {
   readonly because: string;
   readonly seen?: unknown;
@@ -44,66 +44,66 @@ const UNREACHABLE: Readonly<Record<string, Exception>> = {
 };
 
 const NO_HEADERS: Exception = {
-  because: "headers are not told",
+  because: "it reports no headers",
   seen: { status: 401, authenticate: null },
 };
 
 const CLIENTS: Exceptions = {
   wtransport: {
-    reset: { because: "codes are not mapped to those of WebTransport", streamCodes: [0, 0] },
+    reset: { because: "it does not map codes to WebTransport's", streamCodes: [0, 0] },
     refused: {
-      because: "status and header are not told",
+      because: "it reports neither status nor header",
       seen: { status: null, authenticate: null },
     },
     protocol: {
-      because: "headers of the answer are not told",
+      because: "it reports no response headers",
       seen: { unsupported: "the header fields of the answer are not told" },
     },
   },
   "web-transport-quinn": { refused: NO_HEADERS },
   "web-transport-quiche": {
     "opened-by-server": {
-      because: "close capsules are not read",
+      because: "it reads no close capsules",
       seen: { opened: 20, code: null },
     },
     "closed-by-server": {
-      because: "close capsules are not read",
+      because: "it reads no close capsules",
       seen: { code: null, reason: null },
     },
     refused: NO_HEADERS,
   },
   pywebtransport: {
     refused: {
-      because: "status and header are not told",
+      because: "it reports neither status nor header",
       seen: { status: null, authenticate: null },
     },
   },
   aiopquic: { refused: NO_HEADERS },
   "Deno's WebTransport": {
     echo: {
-      because: "streams are not ended, so none is given back",
+      because: "it does not close streams, so no credit is returned",
       seen: { sequential: MAX_STREAMS, concurrent: 0 },
     },
     uni: {
-      because: "streams are not ended",
+      because: "it does not close streams",
       seen: { unsupported: "the end of a stream is not sent" },
     },
     "opened-by-server": {
-      because: "streams are not ended",
+      because: "it does not close streams",
       seen: { unsupported: "the end of a stream is not sent" },
     },
     reset: {
-      because: "streams are not reset",
+      because: "it does not reset streams",
       seen: { unsupported: "a stream is not reset" },
       streamCodes: [],
     },
     "closed-by-server": {
-      because: "close capsules are not read",
+      because: "it reads no close capsules",
       seen: { unsupported: "a close by the server is not noticed" },
     },
     refused: NO_HEADERS,
     protocol: {
-      because: "there is no such option",
+      because: "it has no such option",
       seen: { unsupported: "there is no option for subprotocols" },
     },
   },
@@ -112,26 +112,26 @@ const CLIENTS: Exceptions = {
 const SERVERS: Exceptions = {
   "web-transport-quiche": {
     close: {
-      because: "close capsules are not read",
+      because: "it reads no close capsules",
       closed: { lost: "connection error: remote CONNECTION_CLOSE: code=256 reason=" },
     },
   },
   aiopquic: {
-    refused: { because: "it refuses unknown paths only", seen: { status: 404 } },
+    refused: { because: "it rejects only unknown paths", seen: { status: 404 } },
   },
   wtransport: {
-    refused: { because: "it refuses with 403, 404 and 429 only", seen: { status: 403 } },
+    refused: { because: "it rejects only with 403, 404 and 429", seen: { status: 403 } },
   },
   "Deno's WebTransport": {
     echo: {
-      because: "streams are not ended, so none is given back",
+      because: "it does not close streams, so no credit is returned",
       seen: { sequential: 99, concurrent: 0 },
     },
     close: {
-      because: "close capsules are not read",
+      because: "it reads no close capsules",
       closed: { closed: { code: 0x100, reason: "" } },
     },
-    refused: { because: "it refuses nothing", seen: { status: 200 } },
+    refused: { because: "it rejects nothing", seen: { status: 200 } },
     protocol: { because: "it knows no subprotocols", seen: { protocol: "" } },
   },
 };
@@ -152,7 +152,7 @@ function titleOf(scenario: Scenario, exception: Exception | undefined): string {
 
 function testClient(peer: Peer, scenario: Scenario): void {
   const exception = UNREACHABLE[peer.name] ?? CLIENTS[peer.name]?.[scenario];
-  Deno.test(`a client of ${peer.name} at our server: ${titleOf(scenario, exception)}`, async () => {
+  Deno.test(`a client of ${peer.name} with our server: ${titleOf(scenario, exception)}`, async () => {
     await using server = new SkeinServer();
     const { hash } = server;
     const seen = await peer.play(scenario, { url: server.url(pathOf(scenario)), hash });
@@ -171,7 +171,7 @@ function testClient(peer: Peer, scenario: Scenario): void {
 
 function testServer(peer: Peer, scenario: Exclude<Scenario, "reset">): void {
   const exception = SERVERS[peer.name]?.[scenario];
-  Deno.test(`our client at a server of ${peer.name}: ${titleOf(scenario, exception)}`, async () => {
+  Deno.test(`our client with a server of ${peer.name}: ${titleOf(scenario, exception)}`, async () => {
     await using files = await CertificateFolder.create();
     await using server = await peer.serve(files);
     const seen = await playSkein(scenario, {
@@ -179,7 +179,7 @@ function testServer(peer: Peer, scenario: Exclude<Scenario, "reset">): void {
       hash: files.hash,
       isRuntimes: peer.name === "Deno's WebTransport",
     });
-    // The header of a refusal does not reach the user.
+    // The headers of a rejection do not reach the user.
     const usual = scenario === "refused" ? { status: 401 } : SEEN[scenario];
     assertEquals(seen, exception?.seen ?? usual);
     if (scenario === "close") {

@@ -1,6 +1,6 @@
 /**
- * Skein beside `npm:ws`, the WebSocket implementation of Node: its client at our
- * server, and our client at its server.
+ * Skein with `npm:ws`, the WebSocket implementation for Node: its client with our server, and our
+ * client with its server.
  */
 import { assertEquals } from "@std/assert";
 import { deadline } from "@std/async/deadline";
@@ -10,7 +10,7 @@ import { dial } from "../../client.ts";
 import { hardenedWebSocket } from "../../transport/hardened/mod.ts";
 import { listen } from "../servers.ts";
 
-/** Frames of a foreign socket, as text or bytes, in order. */
+/** Frames that a foreign socket received, as text or bytes, in order. */
 class Frames {
   readonly #frames: (string | Uint8Array)[] = [];
   #wake = Promise.withResolvers<void>();
@@ -41,7 +41,7 @@ async function closeOf(socket: Ws): Promise<[code: number, reason: string]> {
   return [code, String(reason)];
 }
 
-Deno.test("a client of ws talks to a server plainly, and is closed with code and reason", async () => {
+Deno.test("a client of ws uses plain messages, and is closed with code and reason", async () => {
   await using server = listen({
     onMessage(message, session) {
       session.send("echo", message.data);
@@ -58,7 +58,7 @@ Deno.test("a client of ws talks to a server plainly, and is closed with code and
   assertEquals(await closed, [4009, "so long – bye"]);
 });
 
-Deno.test("a client of ws speaks skein.1: hello, joined frames, bytes, answers", async () => {
+Deno.test("a client of ws speaks skein.1: hello, joined frames, bytes, replies", async () => {
   await using server = listen({
     onMessage(message, session) {
       if (message.isRequest) return message.reply(message.data);
@@ -115,10 +115,10 @@ Deno.test("a client of ws compresses, and reads compressed publications of the h
   }
 });
 
-Deno.test("a refused client of ws sees the status, or the close code if the client offers skein.1", async () => {
+Deno.test("a rejected client of ws sees the status, or the close code if it offers skein.1", async () => {
   await using server = listen({ authenticate: () => null });
   const plain = new Ws(server.url);
-  // Handled, so that the rejection is not thrown as well.
+  // Handled, so that the rejection is not reported as uncaught.
   const failed = once(plain, "error");
   const [, response] = await once(plain, "unexpected-response");
   assertEquals(response.statusCode, 401);
@@ -128,7 +128,7 @@ Deno.test("a refused client of ws sees the status, or the close code if the clie
   assertEquals((await closeOf(socket))[0], 4401);
 });
 
-Deno.test("a session dials a server of ws, plainly and by skein.1, fragments included", async () => {
+Deno.test("a session dials a server of ws, with plain messages and skein.1, including fragments", async () => {
   const foreign = new WebSocketServer({
     port: 0,
     host: "127.0.0.1",
@@ -145,7 +145,7 @@ Deno.test("a session dials a server of ws, plainly and by skein.1, fragments inc
     socket.on("message", (data: Uint8Array) => {
       const { topic, id } = JSON.parse(new TextDecoder().decode(data));
       if (topic === "bye") return socket.close(4003, "gone");
-      // In fragments, with a ping in between, as the standard allows.
+      // In fragments with a ping in between, as the standard allows.
       socket.send(`{"reply":${id},`, { fin: false });
       socket.ping();
       socket.send('"data":"pong"}', { fin: true });

@@ -1,5 +1,5 @@
 /**
- * Relays that share an engine in memory, and dial each other over memory, at a fake time; for the
+ * Relays that share an in-memory engine and dial each other over memory, with fake time, for the
  * tests of clusters.
  *
  * @module
@@ -19,10 +19,10 @@ import type { Random } from "../random.ts";
 import { type LivePair, livePair, textOf } from "./pair.ts";
 import { listen, Publisher } from "./relays.ts";
 
-/** The shortest step of time: half of the interval that gathers changes, in milliseconds. */
+/** The shortest time step: half of the interval that gathers changes, in milliseconds. */
 const STEP_MS = 25;
 
-/** A relay of the cluster, which the other relays cannot tell from a separate process. */
+/** A relay of the cluster, which other relays cannot distinguish from a separate process. */
 export class Site {
   readonly pairs: LivePair[] = [];
   readonly errors: unknown[] = [];
@@ -69,7 +69,7 @@ export class Site {
     });
   }
 
-  /** A client. */
+  /** Connects a client. */
   async join(mux = new TrackMux(), version: MoqVersion = "moq-lite-05"): Promise<LivePair> {
     const pair = await livePair(version, { server: this.relay.mux, client: mux });
     this.pairs.push(pair);
@@ -94,7 +94,7 @@ export class Site {
 
 /** Relays with a publisher of `/live` and a viewer. */
 export interface LiveCluster {
-  /** The relays, of which there may be fewer. */
+  /** The relays; there may be fewer than the type says. */
   readonly sites: readonly [Site, Site, Site];
   readonly publisher: Publisher;
   /** The session of the publisher with the first relay. */
@@ -141,7 +141,7 @@ export class ClusterBench implements AsyncDisposable {
     return { sites: sites as [Site, Site, Site], publisher, source, client, heard };
   }
 
-  /** As {@linkcode ClusterBench.live}, and the viewer subscribes. */
+  /** Like {@linkcode ClusterBench.live}, with a viewer that subscribes. */
   async watched(count = 2): Promise<LiveCluster & { readonly track: TrackReader }> {
     const live = await this.live(count);
     const track = await live.client.subscribe("/live", "x");
@@ -149,7 +149,7 @@ export class ClusterBench implements AsyncDisposable {
     return { ...live, track };
   }
 
-  /** Two relays that are connected without the cluster. */
+  /** Connects two relays without the cluster. */
   async connect(one: Site, other: Site): Promise<LivePair> {
     const pair = await livePair("moq-lite-05", {
       server: one.relay.mux,
@@ -161,7 +161,7 @@ export class ClusterBench implements AsyncDisposable {
     return pair;
   }
 
-  /** Lets time pass in steps, and handles all events between them. */
+  /** Advances time in steps, and handles all events between them. */
   async pass(ms: number): Promise<void> {
     await turns();
     const stepMs = Math.max(STEP_MS, Math.ceil(ms / 100));

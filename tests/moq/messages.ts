@@ -59,14 +59,13 @@ import { VERSIONS, type VersionTraits } from "../../moq/wire/versions.ts";
 import { encodeVarint, readVarint, varintLengthAt } from "../../transport/quic/varint.ts";
 import type { Random } from "../random.ts";
 
-/** All versions. */
 export const ALL_TRAITS: readonly VersionTraits[] = Object.values(VERSIONS);
 
-/** How to write and read a message. */
+/** Writes and reads a message. */
 export interface MoqCodec {
   /** The name of the message. */
   readonly name: string;
-  /** Tells whether a version has the message. */
+  /** Returns true if a version has the message. */
   readonly has: (traits: VersionTraits) => boolean;
   /** Draws a message; returns the bytes, and the message that a reader should decode. */
   readonly draw: (random: Random, traits: VersionTraits) => {
@@ -77,7 +76,7 @@ export interface MoqCodec {
   readonly cut: (bytes: Uint8Array, traits: VersionTraits) => CutMessage;
   /** Writes a message from {@linkcode MoqCodec.decode} or {@linkcode MoqCodec.draw}. */
   readonly encode: (message: unknown, traits: VersionTraits) => Uint8Array;
-  /** Reads a body; `type` is the number in front of the length. */
+  /** Reads a body; `type` is the number before the length. */
   readonly decode: (body: Uint8Array, traits: VersionTraits, type: number) => unknown;
 }
 
@@ -88,14 +87,14 @@ function codec<T>(
   draw: (random: Random, traits: VersionTraits) => T,
   { has = () => true, heads = () => 0 }: {
     readonly has?: MoqCodec["has"];
-    /** Numbers in front of the length. */
+    /** The numbers before the length. */
     readonly heads?: (traits: VersionTraits) => number;
   } = {},
 ): MoqCodec {
   return {
     name,
     has,
-    // The setup messages of the IETF's draft 14 have a length of two bytes.
+    // The setup messages of the IETF's draft 14 have a two-byte length.
     cut: (bytes, traits) =>
       cutMessage(bytes, heads(traits), isCompat(traits) && name.endsWith(" setup")),
     encode: (message, traits) => encode(message as T, traits),
@@ -113,7 +112,6 @@ const hasRequests = ({ requests }: VersionTraits) => requests;
 const hasTimestamps = ({ timestamps }: VersionTraits) => timestamps;
 const hasNoSetup = (traits: VersionTraits) => !hasSetup(traits);
 
-/** Every message. */
 export const MOQ_CODECS: readonly MoqCodec[] = [
   codec<ClientSetup>("client setup", encodeClientSetup, decodeClientSetup, (random, traits) => ({
     versions: several(random, () => random.bits(32)),
@@ -252,7 +250,7 @@ function anyFields(random: Random, { subscribeRange }: VersionTraits): Subscribe
   };
 }
 
-/** The fields of SUBSCRIBE in versions without a range. */
+/** The fields of SUBSCRIBE in versions without ranges. */
 export const NO_RANGE: SubscribeFields = {
   priority: 0,
   ordered: false,
@@ -278,9 +276,9 @@ function anyResponse(random: Random, traits: VersionTraits): SubscribeResponse {
   return { type: "ok", fields: anyFields(random, traits) };
 }
 
-/** A message, split at the length. */
+/** A message, split at its length. */
 export interface CutMessage {
-  /** The last number in front of the length; 0 without a number. */
+  /** The last number before the length; 0 if there is none. */
   readonly type: number;
   /** The bytes after the length. */
   readonly body: Uint8Array;
@@ -302,6 +300,6 @@ function cutMessage(bytes: Uint8Array, heads: number, hasLongLength: boolean): C
   } else {
     length = next();
   }
-  assertEquals(length, bytes.byteLength - at, "the length is not that of the body");
+  assertEquals(length, bytes.byteLength - at, "the length differs from the body's");
   return { type, body: bytes.subarray(at) };
 }

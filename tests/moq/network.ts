@@ -1,5 +1,5 @@
 /**
- * Common parts of the tests of MoQ's clients: a network in memory, and a server for a client.
+ * Shared parts of the tests of MoQ's clients: an in-memory network, and a server for a client.
  *
  * @module
  */
@@ -24,7 +24,7 @@ export const ALL_VERSIONS: readonly MoqVersion[] = [
   "gomoqt-dev",
 ];
 
-/** The subprotocol under which a version is agreed on. */
+/** The subprotocol that negotiates a version. */
 export function protocolOf(version: MoqVersion): string {
   return version === "moq-lite-05" || version === "moq-lite-04" ? version : "";
 }
@@ -61,26 +61,26 @@ export async function moqEnds(
 
 /** A network with one server. */
 export class MoqNetwork {
-  /** Every attempt: when, and where to if that was told. */
+  /** Every attempt to connect: its time, and its address if one was given. */
   readonly dials: { readonly at: number; readonly uri: string | undefined }[] = [];
-  /** The server's sessions, in the order of creation. */
+  /** The server's sessions, in order of creation. */
   readonly sessions: MoqSession[] = [];
   /** The pairs of the sessions. */
   readonly pairs: MemoryPair[] = [];
-  /** Answers for the next attempts, in order; without an answer, the server opens a session. */
+  /** Results of the next attempts, in order; without a result, the server opens a session. */
   readonly answers: MoqClientOptions["dial"][] = [];
   /** The publications of the server. */
   mux: TrackMux = new TrackMux();
   /** Options of the server's sessions. */
   server: Partial<MoqSessionOptions> = {};
-  /** The version that is spoken. */
+  /** The version in use. */
   readonly version: MoqVersion;
 
   constructor(version: MoqVersion = "moq-lite-05") {
     this.version = version;
   }
 
-  /** The last of the server's sessions. */
+  /** The newest of the server's sessions. */
   get last(): MoqSession {
     return this.sessions.at(-1)!;
   }
@@ -114,13 +114,13 @@ export class MoqNetwork {
     this.pairs.at(-1)!.link.disconnect();
   }
 
-  /** Lets the next attempts fail. */
+  /** Makes the next attempts fail. */
   fail(count: number, error: () => unknown): void {
     for (let at = 0; at < count; at++) this.answers.push(() => Promise.reject(error()));
   }
 }
 
-/** A broadcast whose one track is written by hand. */
+/** A broadcast with one track, which the test writes. */
 export class HandTrack {
   /** The subscribers, in order. */
   readonly writers: TrackWriter[] = [];
@@ -136,7 +136,7 @@ export class HandTrack {
     await Promise.race([gone, this.#end.promise]);
   };
 
-  /** Waits until so many subscribed. */
+  /** Waits for a number of subscribers. */
   async reach(count: number): Promise<void> {
     while (this.writers.length < count) await this.#changes.changed();
   }
@@ -147,7 +147,7 @@ export class HandTrack {
     this.#end = Promise.withResolvers();
   }
 
-  /** Writes a group of one frame to the last subscriber. */
+  /** Writes a group of one frame to the newest subscriber. */
   async write(sequence: number, text: string = `${sequence}`): Promise<void> {
     const group = await this.writers.at(-1)!.openGroup(sequence);
     await group.writeFrame(new TextEncoder().encode(text));
@@ -155,13 +155,13 @@ export class HandTrack {
   }
 }
 
-/** Waits until no work is pending, and returns the status of the client. */
+/** Waits until no work is pending, and returns the client's status. */
 export async function settledMoq(client: MoqClient): Promise<MoqClientStatus["name"]> {
   await turns();
   return client.status.current.name;
 }
 
-/** Lets a time pass without events. */
+/** Advances time without events. */
 export async function pass(time: FakeTime, ms: number): Promise<void> {
   await turns();
   await time.tickAsync(ms);

@@ -10,7 +10,7 @@ import { MoqSession, type MoqSessionOptions } from "../../moq/session/session.ts
 import type { TrackReader } from "../../moq/track/track_reader.ts";
 import type { MoqVersion } from "../../moq/wire/versions.ts";
 
-/** One of each kind: with timestamps, with drops, and with neither. */
+/** One version of each kind: with timestamps, with drops, and with neither. */
 export const LIVE_VERSIONS: readonly MoqVersion[] = ["moq-lite-05", "moq-lite-04", "gomoqt-dev"];
 
 /** Both ends of a session. */
@@ -23,15 +23,15 @@ export interface LivePair extends AsyncDisposable {
   readonly link: MemoryLink;
 }
 
-/** Options of a pair. */
+/** Options for {@linkcode livePair}. */
 export interface LivePairOptions {
   /** The publications of the server. */
   readonly server?: TrackMux;
   /** The publications of the client. */
   readonly client?: TrackMux;
-  /** The wire cannot reset streams, as Deno's QUIC. */
+  /** Makes the transport unable to reset streams, like Deno's QUIC. */
   readonly hasNoResets?: boolean;
-  /** More for the server's end. */
+  /** More options of the server's end. */
   readonly options?: Partial<MoqSessionOptions>;
 }
 
@@ -61,7 +61,9 @@ export async function livePair(
   };
 }
 
-/** Reads all groups of a track: numbers with frames, or the reason of an incomplete group. */
+/**
+ * Reads all groups of a track: their numbers with frames, or the reason why a group is incomplete.
+ */
 export async function readAll(track: TrackReader): Promise<string[]> {
   const groups: string[] = [];
   for (let group; (group = await track.nextGroup()) !== null;) {
@@ -76,12 +78,12 @@ export async function readAll(track: TrackReader): Promise<string[]> {
   return groups;
 }
 
-/** Makes a frame. */
+/** Encodes a frame. */
 export function bytesOf(text: string): Uint8Array {
   return new TextEncoder().encode(text);
 }
 
-/** Reads a frame. */
+/** Decodes a frame. */
 export function textOf(frame: Uint8Array): string {
   return new TextDecoder().decode(frame);
 }

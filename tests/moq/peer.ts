@@ -1,5 +1,5 @@
 /**
- * A peer of MoQ that is spoken for by hand, byte by byte.
+ * A MoQ peer that the test plays, byte by byte.
  *
  * @module
  */
@@ -14,7 +14,7 @@ import { soon } from "../waiting.ts";
 
 const bytesOf = (hex: string) => Uint8Array.fromHex(hex.replaceAll(" ", ""));
 
-/** A bidirectional stream with the test at one end. */
+/** A bidirectional stream whose one end the test plays. */
 export class HandExchange {
   readonly #stream: DirectStream;
 
@@ -23,17 +23,17 @@ export class HandExchange {
     this.#stream = stream;
   }
 
-  /** Writes bytes that are given in hex. */
+  /** Writes bytes, given in hex. */
   write(hex: string): Promise<void> {
     return soon(this.#stream.write(bytesOf(hex)));
   }
 
-  /** Ends the test's direction. */
+  /** Closes the test's direction. */
   async end(): Promise<void> {
     await soon(this.#stream.close()).catch(() => {});
   }
 
-  /** Gives up the test's direction. */
+  /** Aborts the test's direction. */
   reset(streamErrorCode: number): void {
     this.#stream.abort({ streamErrorCode });
   }
@@ -64,7 +64,7 @@ async function restOf(stream: DirectReadable): Promise<{ hex: string; reset?: nu
   }
 }
 
-/** Setups of clients without parameters, in hex, on a stream of their own. */
+/** Setups of clients without parameters, in hex, on a separate stream. */
 const SETUPS: Readonly<Record<MoqVersion, string>> = {
   "moq-lite-05": "01 01 00",
   "moq-lite-04": "",
@@ -73,13 +73,13 @@ const SETUPS: Readonly<Record<MoqVersion, string>> = {
   "gomoqt-dev": "00 0a 01 c0000000feedbabe 00",
 };
 
-/** Sets up a client by hand, as far as the server waits for that; resolves with its answer. */
+/** Performs a client's setup as far as the server requires; resolves with the server's reply. */
 async function setUp(client: Connection, version: MoqVersion): Promise<void> {
   const { setup } = VERSIONS[version];
   const bytes = bytesOf(SETUPS[version]);
   if (setup === "none") return;
   if (setup === "stream") {
-    if (client.transport !== "quic") return; // The path is known.
+    if (client.transport !== "quic") return; // The path is already known.
     const stream = directStream(await client.createUnidirectionalStream());
     await stream.write(bytes);
     return await stream.close();
@@ -89,7 +89,7 @@ async function setUp(client: Connection, version: MoqVersion): Promise<void> {
   await soon(stream.read());
 }
 
-/** A session, and the raw connection of the peer. */
+/** A session, and the peer's raw connection. */
 export class HandPeer implements AsyncDisposable {
   /** The session under test. */
   readonly session: MoqSession;
@@ -106,9 +106,9 @@ export class HandPeer implements AsyncDisposable {
   }
 
   /**
-   * Opens a session with a peer that is not Skein.
+   * Opens a session with a peer that the test plays.
    *
-   * @param version A version; at a client, one that a protocol names alone.
+   * @param version A version; for a client, one that a subprotocol identifies.
    * @param options Options of the session.
    * @param pair Both ends of the connection; in memory by default.
    * @returns The peer of the session.
@@ -128,7 +128,7 @@ export class HandPeer implements AsyncDisposable {
     return new HandPeer(await soon(opening), other);
   }
 
-  /** Opens a bidirectional stream with bytes. */
+  /** Opens a bidirectional stream, and writes bytes to it. */
   async ask(hex: string): Promise<HandExchange> {
     const exchange = new HandExchange(
       directStream(await this.connection.createBidirectionalStream()),
@@ -138,18 +138,17 @@ export class HandPeer implements AsyncDisposable {
   }
 
   /**
-   * Opens a unidirectional stream with bytes, and ends the stream unless the stream is to stay
-   * open.
+   * Opens a unidirectional stream, writes bytes to it, and closes it unless it should stay open.
    */
   async post(hex: string, options: { readonly staysOpen?: boolean } = {}): Promise<void> {
     const stream = directStream(await this.connection.createUnidirectionalStream());
     const written = stream.write(bytesOf(hex));
-    // The session may refuse the stream before the end arrives.
+    // The session may reject the stream before the end arrives.
     const closed = options.staysOpen ? undefined : stream.close().catch(() => {});
     await soon(Promise.all([written, closed]));
   }
 
-  /** Takes the next bidirectional stream of the session. */
+  /** Accepts the next bidirectional stream of the session. */
   async nextBidi(): Promise<HandExchange> {
     const { value } = await soon(this.#bidis.next());
     return new HandExchange(directStream(value));
@@ -161,13 +160,13 @@ export class HandPeer implements AsyncDisposable {
     return await restOf(directStream(value as ReadableStream<Uint8Array>));
   }
 
-  /** Waits for the end of the session. */
+  /** Waits until the session closes. */
   async closed(): Promise<{ readonly code: number; readonly by: string }> {
     const { code, by } = await soon(this.session.closed);
     return { code, by };
   }
 
-  /** Ends both. */
+  /** Closes both ends. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.session[Symbol.asyncDispose]();
     this.connection.close();

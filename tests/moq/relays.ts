@@ -22,7 +22,7 @@ export interface LiveRelay {
   readonly viewer: LivePair;
 }
 
-/** Relays and their sessions; disposal closes all. */
+/** Relays and their sessions; disposing closes all of them. */
 export class RelayNet implements AsyncDisposable {
   readonly version: MoqVersion;
   readonly #pairs: LivePair[] = [];
@@ -89,14 +89,14 @@ export class Publisher {
     });
   }
 
-  /** Writes a group of these frames. */
+  /** Writes a group with these frames. */
   write(...frames: readonly string[]): void {
     using group = this.live.openGroup();
     for (const frame of frames) group.writeFrame(bytesOf(frame), { timestamp: 7 });
   }
 }
 
-/** A mux with broadcasts without content. */
+/** A mux of broadcasts without content. */
 export function muxOf(...paths: readonly string[]): TrackMux {
   const mux = new TrackMux();
   for (const path of paths) mux.publish(path, () => {});
@@ -108,7 +108,7 @@ export function announced({ mux }: MoqRelay): string[] {
   return mux.announcements("/").map(({ path }) => `${path}`);
 }
 
-/** The number of subscriptions that a relay serves to these sessions. */
+/** The number of subscriptions that a relay serves on these sessions. */
 export function served(...pairs: readonly LivePair[]): number {
   return pairs.reduce((sum, { server }) => sum + server.servedSubscriptions, 0);
 }

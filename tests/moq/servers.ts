@@ -1,5 +1,5 @@
 /**
- * Servers of MoQ on the wires of this machine, with clients that dial them.
+ * Servers of MoQ on local transports, with clients that dial them.
  *
  * @module
  */
@@ -38,7 +38,7 @@ export function dial(
   });
 }
 
-/** Collects the sessions of a server, in their order. */
+/** Collects the sessions of a server, in order. */
 export function arrivals(): {
   readonly onSession: (session: MoqSession) => void;
   next(): Promise<MoqSession>;
@@ -81,7 +81,7 @@ export async function textsOf(session: MoqSession): Promise<string[]> {
   return texts;
 }
 
-/** An `onSetup` that waits; with a path, other paths pass. */
+/** An `onSetup` that waits; if a path is given, other paths pass. */
 export function gate(path?: string): {
   readonly onSetup: (request: { readonly path: string }) => Promise<void> | undefined;
   /** Resolves when a client waits. */

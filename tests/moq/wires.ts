@@ -1,5 +1,6 @@
 /**
- * Sessions of MoQ over wires that can do less: without resets, without credit, without a URL.
+ * Sessions of MoQ over transports with fewer features: without resets, without credit, without a
+ * URL.
  *
  * @module
  */
@@ -15,15 +16,15 @@ import { directStream } from "../../transport/direct.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import { protocolOf } from "./network.ts";
 
-/** Options of a wire. */
+/** Options of a wrapped connection. */
 export interface TestWireOptions {
   /** True if a reset reaches the peer; otherwise a reset looks like an end, as over Deno's QUIC. */
   readonly resets?: boolean;
-  /** Name of the transport, which tells whether the session has a URL. */
+  /** Name of the transport, which determines if the session has a URL. */
   readonly transport?: string;
 }
 
-/** One end of a connection, of which a test sees more. */
+/** One end of a connection, with more insight for a test. */
 export interface TestWire {
   /** The connection. */
   readonly connection: Connection;
@@ -89,7 +90,7 @@ async function* mapped<T>(items: AsyncIterable<T>, map: (item: T) => T): AsyncGe
   for await (const item of items) yield map(item);
 }
 
-/** Aborted data ends behind written data. */
+/** Turns an abort into a close, as on a transport without resets. */
 function limited<T extends DirectWritable>(stream: T, resets: boolean): T {
   if (resets) return stream;
   let isEnded = false;
@@ -113,15 +114,15 @@ function limitedBoth(stream: BidirectionalStream, resets: boolean): Bidirectiona
   return { readable, writable, direct: limited(directStream({ readable, writable }), resets) };
 }
 
-/** Both ends of a session, and both wires. */
+/** Both ends of a session, and both wrapped connections. */
 export interface WiredEnds extends AsyncDisposable {
   /** The end that accepted. */
   readonly server: MoqSession;
   /** The end that dialed. */
   readonly client: MoqSession;
-  /** The server's wire. */
+  /** The server's wrapped connection. */
   readonly serverWire: TestWire;
-  /** The client's wire. */
+  /** The client's wrapped connection. */
   readonly clientWire: TestWire;
 }
 
@@ -129,14 +130,14 @@ export interface WiredEnds extends AsyncDisposable {
 export interface WiredEndsOptions extends TestWireOptions {
   /** The publications of the server. */
   readonly mux?: TrackMux;
-  /** More for the server. */
+  /** More options of the server. */
   readonly server?: Partial<MoqSessionOptions>;
-  /** More for the client. */
+  /** More options of the client. */
   readonly client?: Partial<MoqSessionOptions>;
 }
 
 /**
- * Opens a session over wrapped wires.
+ * Opens a session over wrapped connections.
  *
  * @param version The version.
  * @param options See {@linkcode WiredEndsOptions}.

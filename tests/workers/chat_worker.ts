@@ -1,7 +1,7 @@
 /** A worker for the tests: a chat with users, rooms and a history. */
 import { type DurableStreams, guest, type WorkerNode } from "../../server.ts";
 
-/** Starts the server of the worker. */
+/** Starts the worker's server. */
 export default function start({ serve, index, data }: WorkerNode): void {
   const server = serve({
     authenticate: ({ token }) => token ?? guest,

@@ -1,5 +1,5 @@
 /**
- * Skein's own server and client of WebTransport, in the role of the foreign peers.
+ * Skein's own WebTransport server and client, in the role of the foreign peers.
  *
  * @module
  */
@@ -28,7 +28,7 @@ export const MAX_STREAMS = 128;
 /** A step that takes longer than this has stalled. */
 const STALL_MS = 20_000;
 
-/** The same at the runtime's own server, which always stalls in the end. */
+/** The same for the runtime's own server, which always stalls eventually. */
 const RUNTIMES_STALL_MS = 5_000;
 
 /** Subprotocols that the clients offer. */
@@ -53,7 +53,7 @@ export class CertificateFolder implements AsyncDisposable {
     this.hash = hashOf(certificate);
   }
 
-  /** Makes a certificate, and writes the files. */
+  /** Creates a certificate, and writes the files. */
   static async create(): Promise<CertificateFolder> {
     const certificate = devCertificate({ cacheFolder: null });
     const files = new CertificateFolder(await Deno.makeTempDir(), certificate);
@@ -72,7 +72,7 @@ function hashOf({ hashes }: DevCertificate): string {
   return new Uint8Array(hashes[0]!.value as Uint8Array<ArrayBuffer>).toHex();
 }
 
-/** Our server, in the role of the foreign ones. */
+/** Our server in the role of the foreign servers. */
 export class SkeinServer implements AsyncDisposable {
   readonly #listener: WebTransportListener;
   readonly #certificate = devCertificate({ cacheFolder: null });
@@ -97,7 +97,7 @@ export class SkeinServer implements AsyncDisposable {
     return hashOf(this.#certificate);
   }
 
-  /** Closes of the sessions, in the order of the sessions. */
+  /** Closes of the sessions, in the order in which the sessions opened. */
   get closes(): readonly Promise<ConnectionCloseInfo>[] {
     return this.#closes;
   }
@@ -134,7 +134,7 @@ export class SkeinServer implements AsyncDisposable {
   }
 }
 
-/** Opens streams to a client; the close code tells the client the number of correct answers. */
+/** Opens streams to a client; the close code reports the number of correct replies to it. */
 async function openStreams(connection: Connection): Promise<void> {
   let right = 0;
   try {
@@ -148,7 +148,7 @@ async function openStreams(connection: Connection): Promise<void> {
   }
 }
 
-/** Answers a session until its end. */
+/** Echoes in a session until it closes. */
 function echo(connection: Connection, onStreamError: (error: unknown) => void): void {
   const bidirectional = async () => {
     for await (const { readable, writable } of connection.incomingBidirectionalStreams) {
@@ -171,22 +171,22 @@ function echo(connection: Connection, onStreamError: (error: unknown) => void): 
   connection.datagrams.readable.pipeTo(connection.datagrams.writable).catch(() => {});
 }
 
-/** How our client plays. */
+/** Options of our client. */
 export interface PlayOptions {
-  /** Where to. */
+  /** The server's URL. */
   readonly url: string;
   /** SHA-256 of the server's certificate, hexadecimal. */
   readonly hash: string;
   /**
-   * True for the runtime's own server. That server does not end its streams, so an answer is over
-   * at its expected length; without a pending read, the server keeps one datagram.
+   * True for the runtime's own server. It does not close its streams, so a reply is complete at its
+   * expected length; without a pending read, it keeps only one datagram.
    *
    * @default {false}
    */
   readonly isRuntimes?: boolean;
 }
 
-/** Plays a scenario by our client; returns the results in the form of the foreign clients. */
+/** Plays a scenario with our client; returns the results in the form of the foreign clients. */
 export async function playSkein(
   scenario: Exclude<Scenario, "reset">,
   options: PlayOptions,
@@ -231,7 +231,7 @@ export async function playSkein(
   }
 }
 
-/** Reads an answer to its end, or to a length where the peer does not end streams. */
+/** Reads a reply to its end, or up to a length if the peer does not close streams. */
 async function read(stream: ReadableStream<Uint8Array>, length?: number): Promise<Uint8Array> {
   if (length === undefined) {
     return await new Response(stream).bytes();
@@ -275,7 +275,7 @@ async function echoes(connection: Connection, isRuntimes: boolean): Promise<unkn
     try {
       if (await isRight(`sequential ${n}`)) sequential++;
     } catch (error) {
-      // After the first that stalls, all would.
+      // After the first stalled stream, all others would stall.
       if (error instanceof TimeoutError) return { sequential, concurrent: 0 };
       throw error;
     }
@@ -286,7 +286,7 @@ async function echoes(connection: Connection, isRuntimes: boolean): Promise<unkn
   return { sequential, concurrent: rights.filter((right) => right).length };
 }
 
-/** Answers the streams that the server opens, until the server closes the session. */
+/** Replies on the streams that the server opens, until the server closes the session. */
 async function opened(connection: Connection, isRuntimes: boolean): Promise<unknown> {
   let count = 0;
   for await (const { readable, writable } of connection.incomingBidirectionalStreams) {
@@ -335,7 +335,7 @@ async function datagrams(connection: Connection, isRuntimes: boolean): Promise<u
 }
 
 async function big(connection: Connection, isRuntimes: boolean): Promise<unknown> {
-  // No two parts of the content look alike, so a lost or doubled piece shows.
+  // No two parts of the content are alike, so a lost or duplicated piece is detected.
   const payload = new Uint8Array(Uint32Array.from({ length: BIG_BYTES / 4 }, (_, n) => n).buffer);
   const answer = await roundTrip(connection, payload, isRuntimes);
   const same = answer.every((byte, place) => byte === payload[place]);

@@ -1,5 +1,5 @@
 /**
- * Skein's own end of Media over QUIC, in the role of the foreign peers: over raw QUIC, WebTransport
+ * Skein's own end of Media over QUIC in the role of the foreign peers, over raw QUIC, WebTransport
  * and WebSocket.
  *
  * @module
@@ -27,16 +27,16 @@ import {
   type Tracks,
 } from "./moq_js/scenarios.ts";
 
-/** The carrier of a session. */
+/** The transport of a session. */
 export type Wire = "quic" | "webtransport" | "websocket";
 
 /** Address of the other end, and the offered versions. */
 export interface DialOptions {
-  /** Where to: `moqt:`, `https:` or `ws:`. */
+  /** The URL: `moqt:`, `https:` or `ws:`. */
   readonly url: string;
   /** SHA-256 of the server's certificate, hexadecimal. */
   readonly hash?: string;
-  /** The one version. */
+  /** The only version to offer. */
   readonly version: MoqVersion;
 }
 
@@ -46,7 +46,6 @@ export async function playSkein(scenario: Scenario, options: DialOptions): Promi
   return await seenBy(session, scenario);
 }
 
-/** Dials. */
 export async function dialSkein({ url, hash, version }: DialOptions): Promise<MoqSession> {
   return await dialMoq(url, {
     versions: [version],
@@ -86,7 +85,7 @@ export class SkeinMoqServer implements AsyncDisposable {
     });
   }
 
-  /** The port of the server. */
+  /** The URL of the server. */
   get url(): string {
     const { quicUrl, url, webSocketUrl } = this.#server;
     const base = { quic: quicUrl, webtransport: url, websocket: webSocketUrl }[this.#wire];
@@ -110,10 +109,10 @@ export class SkeinMoqServer implements AsyncDisposable {
   }
 }
 
-/** Where clients are sent to. */
+/** The address that clients are sent to. */
 export const NEXT_URI = "moqt://127.0.0.1:1/next";
 
-/** Adapter of Skein to the scenarios. */
+/** Adapts Skein to the scenarios. */
 class SkeinSession implements AnySession {
   readonly closed: Promise<Close>;
   readonly #session: MoqSession;
@@ -135,7 +134,8 @@ class SkeinSession implements AnySession {
     const session = this.#session;
     const publication = session.mux.publish(path, {
       async serveTrack(track) {
-        // A peer with this path wants to be sent away; gomoqt cannot close a session afterwards.
+        // A peer that requests this track wants to be sent away; gomoqt cannot close a session
+        // afterwards.
         if (track.name === "goaway") return void session.goaway({ uri: NEXT_URI, timeoutMs: 500 });
         const serve = tracks[track.name];
         if (serve === undefined) return track.closeWithError("notFound");
@@ -148,8 +148,8 @@ class SkeinSession implements AnySession {
         }
         for (const frame of framesOf(sequence)) await group.writeFrame(frame);
       },
-      // A subscriber that asks for the properties first learns here that the track is missing, in
-      // the version with that request.
+      // In the version with a request for properties, a subscriber first finds out here that the
+      // track is missing.
       trackInfo: (name) => {
         if (tracks[name] !== undefined) return {};
         throw new MoqError("subscribe", "notFound", `There is no track "${name}"`);

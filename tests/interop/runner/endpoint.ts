@@ -1,6 +1,6 @@
 /**
  * An endpoint of the QUIC interop runner in its WebTransport mode: a client or a server that plays
- * one test case and ends. The environment names the case.
+ * one test case and exits. Environment variables select the case.
  *
  * | variable                             | meaning                                                      |
  * | ------------------------------------ | ------------------------------------------------------------ |
@@ -11,8 +11,8 @@
  * | `WWW`, `DOWNLOADS`, `CERTS`, `LOGS`  | folders; by default those of the container, such as `/www`   |
  * | `PORT`                               | port of a server; 443 by default, and with 0 a free one      |
  *
- * The exit code is 0 on success and 1 on a failure. A client trusts the authorities that the
- * runtime is given (`deno run --cert`).
+ * The exit code is 0 on success and 1 on a failure. A client trusts the certificate authorities
+ * given to the runtime (`deno run --cert`).
  *
  * @see {@link https://github.com/quic-interop/quic-interop-runner/blob/master/webtransport.md}
  *
@@ -28,10 +28,10 @@ import {
   type TransferSession,
 } from "./transfer.ts";
 
-/** Exit code that tells the runner that a test case is not supported. */
+/** Exit code for a test case that is not supported. */
 const UNSUPPORTED = 127;
 
-/** Exit code of a program that SIGTERM ended. */
+/** Exit code of a program that SIGTERM stopped. */
 const TERMINATED = 143;
 
 /** Time for the last packets of a settled session, in milliseconds. */
@@ -40,11 +40,11 @@ const FAREWELL_MS = 20;
 /** Environment variables. */
 type Environment = Readonly<Record<string, string | undefined>>;
 
-/** The end of a connection. */
+/** The role on a connection. */
 type Role = "client" | "server";
 
 /**
- * A test case as one end sees the case: saving the protocol, answering requests, or fetching files.
+ * A test case as one end sees it: saving the protocol, replying to requests, or fetching files.
  */
 type Task = "handshake" | "transfer" | Carrier;
 
@@ -58,13 +58,13 @@ interface EndpointSession {
   };
 }
 
-/** Folders and lists that the environment names. */
+/** Folders and lists from the environment. */
 class Settings {
   /** Files to fetch, by endpoint. */
   readonly requests: ReadonlyMap<string, readonly string[]>;
   /** Host and port of a client's requests. */
   readonly origin: string;
-  /** Application protocols, the best first. */
+  /** Application protocols in order of preference. */
   readonly protocols: readonly string[];
   readonly #env: Environment;
 
@@ -103,31 +103,31 @@ function taskOf(role: string | undefined, testcase = ""): Task | undefined {
   if (testcase === "handshake" || testcase === "transfer") return testcase;
   const [, carrier, direction] =
     /^transfer-(bidirectional|unidirectional|datagram)-(receive|send)$/.exec(testcase) ?? [];
-  // The end that fetches gets the case's own name; the other end gets "transfer".
+  // The end that fetches plays the case itself; the other end plays "transfer".
   return direction === (role === "client" ? "receive" : "send") ? carrier as Carrier : undefined;
 }
 
-/** Plays a test case on one session, until the case is over. */
+/** Plays a test case on one session. */
 class Player {
   readonly #settings: Settings;
   readonly #task: Task;
   readonly #log: (text: string) => void;
 
-  /** Names the task. */
+  /** Sets the task. */
   constructor(settings: Settings, task: Task, log: (text: string) => void) {
     this.#settings = settings;
     this.#task = task;
     this.#log = log;
   }
 
-  /** Saves the protocol that was agreed on, if that is the task. */
+  /** Saves the negotiated protocol, if that is the task. */
   async saveProtocol(protocol: string): Promise<void> {
     if (this.#task !== "handshake") return;
     const path = this.#settings.path("downloads", "negotiated_protocol.txt");
     await Deno.writeTextFile(path, protocol);
   }
 
-  /** Plays the rest. A client ends a handshake, a server waits for that. */
+  /** Plays the rest. A client closes a handshake's session, and a server waits for that. */
   async play({ endpoint, session }: EndpointSession, role: Role): Promise<void> {
     try {
       if (this.#task === "transfer") {
@@ -142,7 +142,7 @@ class Player {
       }
     } finally {
       session.close();
-      // The task is over: a broken connection does no harm now.
+      // The task is complete: a broken connection is harmless now.
       await session.closed.catch((error) => this.#log(`The session was lost: ${error}`));
     }
   }
@@ -160,7 +160,7 @@ async function runClient(settings: Settings, player: Player): Promise<void> {
   }));
 }
 
-/** Takes one session for each folder of files, and ends with the last session. */
+/** Accepts one session for each folder of files, and exits after the last session. */
 async function runServer(
   settings: Settings,
   player: Player,
@@ -182,7 +182,7 @@ async function runServer(
     }
     log(`A session on ${endpoint}`);
     const protocol = request.protocols.find((name) => settings.protocols.includes(name)) ?? "";
-    // The client may end the test right after the first answer.
+    // The client may finish the test right after the first reply.
     await player.saveProtocol(protocol);
     const played = player.play({ endpoint, session: request.accept({ protocol }) }, "server");
     played.catch(() => listener.stop());
@@ -193,7 +193,7 @@ async function runServer(
 }
 
 /**
- * Plays the test case that the environment names.
+ * Plays the test case that the environment selects.
  *
  * @param env See the variables of this module.
  * @returns The exit code.

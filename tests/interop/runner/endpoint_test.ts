@@ -1,7 +1,7 @@
 /**
- * The endpoint of the QUIC interop runner as the runner uses it, without containers: two processes,
- * their environment, folders and exit codes. The peers are a second process of this endpoint, and
- * the endpoint of webtransport-go.
+ * The endpoint of the QUIC interop runner, run as the runner does but without containers: two
+ * processes with their environment, folders and exit codes. The peers are a second process of this
+ * endpoint, and the endpoint of webtransport-go.
  */
 import { assert, assertEquals } from "@std/assert";
 import { devCertificate } from "../../../transport/certificate/dev_certificate.ts";
@@ -12,7 +12,7 @@ const SCRIPT = new URL("./run_endpoint.sh", import.meta.url).pathname;
 
 const KB = 1_024;
 
-/** Sizes of the files, in bytes: those of the runner, and every fifth of its 200 small ones. */
+/** Sizes of the files, in bytes: the runner's, with every fifth of its 200 small files. */
 const SIZES = {
   stream: [100 * KB, 500 * KB, 250 * KB, 1_024 * KB, 2_048 * KB],
   datagram: Array.from({ length: 40 }, (_, n) => 600 + 10 * n),
@@ -32,12 +32,15 @@ const CASES: readonly Case[] = [
 
 type Role = "client" | "server";
 
-/** The end that saves files: a case is named after the client's part. */
+/** The end that saves files: a case is named after the client's role. */
 function fetcherOf(testcase: Case): Role {
   return testcase.endsWith("-send") ? "server" : "client";
 }
 
-/** The folders of one case, as the runner mounts them, with the variables that lead there. */
+/**
+ * The folders of one case, as the runner mounts them, with the environment variables that name
+ * them.
+ */
 class Stage implements AsyncDisposable {
   readonly #root: string;
   readonly #case: Case;
@@ -51,7 +54,7 @@ class Stage implements AsyncDisposable {
     this.#port = port;
   }
 
-  /** Makes the folders, a certificate and the files. */
+  /** Creates the folders, a certificate and the files. */
   static async create(
     testcase: Case,
     endpoints: readonly string[] = ["calm-otter"],
@@ -64,7 +67,7 @@ class Stage implements AsyncDisposable {
     }
     await Deno.mkdir(stage.#certs);
     const { cert, key } = devCertificate({ cacheFolder: null });
-    // A self-signed certificate is its own authority.
+    // A self-signed certificate is its own certificate authority.
     await Deno.writeTextFile(`${stage.#certs}/ca.pem`, cert);
     await Deno.writeTextFile(`${stage.#certs}/cert.pem`, cert);
     await Deno.writeTextFile(`${stage.#certs}/priv.key`, key);
@@ -99,7 +102,7 @@ class Stage implements AsyncDisposable {
       ROLE: role,
       TESTCASE: isFetcher || this.#case === "handshake" ? this.#case : "transfer",
       REQUESTS: wanted.map((path) => `${origin}${path}`).join(" "),
-      // Both know two, of which the client's first counts.
+      // Two protocols are common; the client's order decides.
       PROTOCOLS: role === "client" ? "red one two blue" : "green two one white",
       SSLKEYLOGFILE: this.#path(role, "logs/keys.log"),
       WWW: this.#path(role, "www"),
@@ -114,7 +117,7 @@ class Stage implements AsyncDisposable {
 
   /** Makes the same checks as the runner. */
   async check(): Promise<void> {
-    // A server on the runtime's QUIC logs no keys; the runner takes those of the client too.
+    // A server on the runtime's QUIC logs no keys; the runner accepts the client's keys as well.
     const keys = await Deno.readTextFile(this.#path("client", "logs/keys.log"));
     const handshakes = keys.split("\n").filter((line) => line.startsWith("SERVER_HANDSHAKE_"));
     assertEquals(handshakes.length, 1);
@@ -164,7 +167,7 @@ class Stage implements AsyncDisposable {
 /** Our endpoint, started as in the container. */
 const OURS = new Peer("Skein", Deno.version.deno, [SCRIPT]);
 
-/** A started end. */
+/** A running endpoint. */
 class End {
   readonly #child: Deno.ChildProcess;
   readonly #speaking = Promise.withResolvers<void>();
@@ -177,14 +180,14 @@ class End {
   }
 
   /**
-   * Resolves with the first line, which a server prints when listening, or at the end of the
+   * Resolves with the first line, which a server prints when it listens, or at the end of the
    * output.
    */
   get speaking(): Promise<void> {
     return this.#speaking.promise;
   }
 
-  /** Waits for the end; with another exit code than expected, throws the output. */
+  /** Waits for the exit; throws the output if the exit code is not the expected one. */
   async ended(expected: number): Promise<void> {
     const output = await this.#output;
     assertEquals((await this.#child.status).code, expected, output);
@@ -223,7 +226,7 @@ async function play(stage: Stage, peers: Readonly<Record<Role, Peer>>): Promise<
   const second = first === "client" ? "server" : "client";
   try {
     await ends[first].ended(0);
-    // A foreign process may end before its last packets have left; ours says good-bye.
+    // A foreign process may exit before its last packets are sent; ours closes properly.
     if (peers[first] === OURS) await ends[second].ended(0);
   } finally {
     await Promise.all([ends[first].terminate(), ends[second].terminate()]);
@@ -240,21 +243,21 @@ function testPair(title: string, peers: Readonly<Record<Role, Peer>>): void {
   }
 }
 
-testPair("our client at our server", { client: OURS, server: OURS });
+testPair("our client with our server", { client: OURS, server: OURS });
 
-Deno.test("our client has the sessions of several endpoints on one connection", async () => {
+Deno.test("our client opens the sessions of several endpoints on one connection", async () => {
   await using stage = await Stage.create("transfer-unidirectional-receive", ["one", "two"]);
   await play(stage, { client: OURS, server: OURS });
 });
 
 for (const role of ["client", "server"] as const) {
-  Deno.test(`our ${role} ends with 127 where the test case is not known`, async () => {
+  Deno.test(`our ${role} exits with 127 if the test case is unknown`, async () => {
     await using stage = await Stage.create("handshake");
     await new End(OURS, { ...stage.env(role), TESTCASE: "calm-otter" }).ended(127);
   });
 }
 
-Deno.test("our endpoints end with 1 where a file is missing", async () => {
+Deno.test("our endpoints exit with 1 if a file is missing", async () => {
   await using stage = await Stage.create("transfer-unidirectional-receive");
   const env = stage.env("client");
   const server = new End(OURS, stage.env("server"));
@@ -263,7 +266,7 @@ Deno.test("our endpoints end with 1 where a file is missing", async () => {
   await Promise.all([server.ended(1), client.ended(1)]);
 });
 
-Deno.test("the image of our endpoint has every module that the endpoint loads", async () => {
+Deno.test("the image of our endpoint includes every module that the endpoint loads", async () => {
   const root = new URL("../../../", import.meta.url);
   const dockerfile = await Deno.readTextFile(new URL("./Dockerfile", import.meta.url));
   const copied = [...dockerfile.matchAll(/^COPY (?!--)(\S+) /gm)].map(([, path]) => path!);
@@ -280,9 +283,9 @@ Deno.test("the image of our endpoint has every module that the endpoint loads", 
 });
 
 for (const peer of builtPeers(await buildEndpoints("client"))) {
-  testPair(`our server and the client of the ${peer.name}`, { client: peer, server: OURS });
+  testPair(`our server with the client of the ${peer.name}`, { client: peer, server: OURS });
 }
 
 for (const peer of builtPeers(await buildEndpoints("server"))) {
-  testPair(`our client and the server of the ${peer.name}`, { client: OURS, server: peer });
+  testPair(`our client with the server of the ${peer.name}`, { client: OURS, server: peer });
 }

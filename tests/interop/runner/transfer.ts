@@ -1,7 +1,7 @@
 /**
- * Files over a WebTransport session, by the messages of the QUIC interop runner: `GET name` asks for
- * a file, and its content comes back on the same bidirectional stream, or behind a line `PUSH name`
- * on a unidirectional stream or in a datagram.
+ * Transfers files over a WebTransport session with the messages of the QUIC interop runner: `GET
+ * name` requests a file. Its content is returned on the same bidirectional stream, or after a line
+ * `PUSH name` on a unidirectional stream or in a datagram.
  *
  * @see {@link https://github.com/quic-interop/quic-interop-runner/blob/master/webtransport.md}
  *
@@ -9,13 +9,15 @@
  */
 import type { BidirectionalStream, ReceiveStream, SendStream } from "../../../transport/mod.ts";
 
-/** The part of a session that transfers use; the server's sessions and the W3C class have it. */
+/**
+ * The part of a session that transfers use; the server's sessions and the W3C class implement it.
+ */
 export interface TransferSession {
   /** Bidirectional streams that the peer opens. */
   readonly incomingBidirectionalStreams: ReadableStream<BidirectionalStream>;
   /** Unidirectional streams that the peer opens. */
   readonly incomingUnidirectionalStreams: ReadableStream<ReceiveStream>;
-  /** Datagrams, both ways. */
+  /** Datagrams in both directions. */
   readonly datagrams: {
     readonly readable: ReadableStream<Uint8Array>;
     readonly writable: WritableStream<Uint8Array>;
@@ -26,13 +28,13 @@ export interface TransferSession {
   createUnidirectionalStream(): Promise<SendStream>;
 }
 
-/** Carrier of a requested file. */
+/** The way in which a requested file is sent. */
 export type Carrier = "bidirectional" | "unidirectional" | "datagram";
 
 /** Requests in flight by datagram: the runner's network queues 25 packets. */
 const DATAGRAM_WINDOW = 8;
 
-/** Time after which a datagram without an answer is taken for lost, in milliseconds. */
+/** Time after which a datagram without a reply counts as lost, in milliseconds. */
 const DATAGRAM_TIMEOUT_MS = 500;
 
 const NEWLINE = "\n".charCodeAt(0);
@@ -41,7 +43,7 @@ const NEWLINE = "\n".charCodeAt(0);
 export class FileFolder {
   readonly #folder: string;
 
-  /** Names the folder, which need not exist until a file is saved. */
+  /** Sets the folder, which need not exist until a file is saved. */
   constructor(folder: string) {
     this.#folder = folder;
   }
@@ -51,18 +53,18 @@ export class FileFolder {
    *
    * @param name Its path in the folder.
    * @returns Its content.
-   * @throws {TypeError} If the path leads out of the folder.
+   * @throws {TypeError} If the path leaves the folder.
    */
   read(name: string): Promise<Uint8Array> {
     return Deno.readFile(this.#pathOf(name));
   }
 
   /**
-   * Saves a file, and makes missing folders.
+   * Saves a file, and creates missing folders.
    *
    * @param name Its path in the folder.
    * @param content Its content.
-   * @throws {TypeError} If the path leads out of the folder.
+   * @throws {TypeError} If the path leaves the folder.
    */
   async save(name: string, content: Uint8Array): Promise<void> {
     const path = this.#pathOf(name);
@@ -78,7 +80,7 @@ export class FileFolder {
 }
 
 /**
- * Answers requests on streams and in datagrams until the session ends.
+ * Replies to requests on streams and in datagrams until the session closes.
  *
  * @param session The session.
  * @param files The folder that is served.
@@ -120,12 +122,12 @@ export async function serveFiles(session: TransferSession, files: FileFolder): P
 }
 
 /**
- * Requests files in parallel, and saves the files.
+ * Requests files in parallel, and saves them.
  *
  * @param session The session.
  * @param carrier See {@linkcode Carrier}.
- * @param request The names of the files, and the folder for the files.
- * @throws {Error} If the session ends before the last file has come.
+ * @param request The names of the files, and the folder to save them in.
+ * @throws {Error} If the session closes before the last file has arrived.
  */
 export async function fetchFiles(
   session: TransferSession,
@@ -153,7 +155,7 @@ export async function fetchFiles(
   if (missing.size > 0) throw new Error(`Cannot fetch files: ${missing.size} were not pushed`);
 }
 
-/** Keeps a few requests in flight, and repeats those that were lost. */
+/** Keeps a few requests in flight, and repeats lost ones. */
 async function fetchByDatagrams(
   session: TransferSession,
   names: readonly string[],
@@ -187,7 +189,7 @@ async function fetchByDatagrams(
   }
 }
 
-/** Saves the file of a `PUSH`; one that was not asked for, or has come before, is ignored. */
+/** Saves the file of a `PUSH`; ignores one that was not requested or has already arrived. */
 async function savePush(push: Uint8Array, missing: Set<string>, into: FileFolder): Promise<void> {
   const end = push.indexOf(NEWLINE);
   const [, name] = /^PUSH (.+)$/.exec(new TextDecoder().decode(push.subarray(0, end))) ?? [];
@@ -204,12 +206,12 @@ function nameOf(request: Uint8Array): string {
   return name;
 }
 
-/** Handles the values of a stream, all at once, until the session ends. */
+/** Handles the values of a stream concurrently, until the session closes. */
 async function each<T>(
   stream: ReadableStream<T>,
   handle: (value: T) => Promise<void>,
 ): Promise<void> {
-  // A stream that cannot be written belongs to a session that ends, which the loop sees too.
+  // A stream that cannot be written belongs to a closing session, which also ends the loop.
   for await (const value of stream) handle(value).catch(() => {});
 }
 

@@ -43,7 +43,7 @@ for (const carrier of CARRIERS) {
   });
 
   for (const name of ["missing", "../downloads/secret", "/etc/hostname"]) {
-    Deno.test(`serveFiles() fails when ${carrier} asks for ${name}`, async () => {
+    Deno.test(`serveFiles() fails when ${carrier} requests ${name}`, async () => {
       await using folders = await Folders.create();
       await folders.downloads.save("secret", new Uint8Array(1));
       await using pair = memoryPair();
@@ -56,7 +56,7 @@ for (const carrier of CARRIERS) {
   }
 }
 
-Deno.test("fetchFiles() asks again for a datagram that was lost", async () => {
+Deno.test("fetchFiles() repeats the request for a lost datagram", async () => {
   using time = new FakeTime();
   await using folders = await Folders.create();
   const requests: string[] = [];

@@ -21,7 +21,7 @@ export async function dial(url: string, hash: string, scenario: string): Promise
     try {
       await session.ready;
     } catch (error) {
-      // The text is all that there is.
+      // The error's text is the only information.
       const status = String(error).match(/Some\((\d+)\)/)?.[1];
       return { status: status === undefined ? null : Number(status), authenticate: null };
     }
@@ -51,7 +51,7 @@ export async function dial(url: string, hash: string, scenario: string): Promise
   throw new TypeError(`No such scenario: ${scenario}`);
 }
 
-/** The value of a promise, or `undefined` after some time. */
+/** The value of a promise, or `undefined` after a timeout. */
 async function within<T>(ms: number, promise: Promise<T>): Promise<T | undefined> {
   return await Promise.race([
     promise,
@@ -59,7 +59,7 @@ async function within<T>(ms: number, promise: Promise<T>): Promise<T | undefined
   ]);
 }
 
-/** The answer is over at its expected length: a peer sees no end of this client's streams. */
+/** The reply is complete at its expected length: a peer sees no end of this client's streams. */
 async function roundTrip(session: WebTransport, payload: Uint8Array): Promise<Uint8Array> {
   const { readable, writable } = await session.createBidirectionalStream();
   const writer = writable.getWriter();
@@ -83,7 +83,7 @@ async function roundTrip(session: WebTransport, payload: Uint8Array): Promise<Ui
 }
 
 async function isRight(session: WebTransport, payload: string): Promise<boolean> {
-  // The runtime throws where the peer allows no more streams.
+  // The runtime throws if the peer allows no more streams.
   const answering = roundTrip(session, encode(payload)).catch(() => undefined);
   const answer = await within(STALL_MS, answering);
   return answer !== undefined && new TextDecoder().decode(answer) === payload;
@@ -92,7 +92,7 @@ async function isRight(session: WebTransport, payload: string): Promise<boolean>
 async function echoes(session: WebTransport): Promise<unknown> {
   let sequential = 0;
   while (sequential < SEQUENTIAL_ECHOES) {
-    // After the first that stalls, all would.
+    // After the first stalled stream, all others would stall.
     if (!await isRight(session, `sequential ${sequential}`)) return { sequential, concurrent: 0 };
     sequential++;
   }
@@ -129,7 +129,7 @@ async function datagrams(session: WebTransport): Promise<unknown> {
   const writer = session.datagrams.writable.getWriter();
   const reader = session.datagrams.readable.getReader();
   for (let n = 0; n < DATAGRAMS; n++) {
-    // One at a time: without a pending read, the runtime keeps one datagram.
+    // One at a time: without a pending read, the runtime keeps only one datagram.
     await writer.write(encode(`datagram ${n}`));
     const result = await within(STALL_MS, reader.read());
     if (result?.value === undefined) break;
@@ -139,7 +139,7 @@ async function datagrams(session: WebTransport): Promise<unknown> {
 }
 
 async function big(session: WebTransport): Promise<unknown> {
-  // No two parts of the content look alike, so a lost or doubled piece shows.
+  // No two parts of the content are alike, so a lost or duplicated piece is detected.
   const payload = new Uint8Array(Uint32Array.from({ length: BIG_BYTES / 4 }, (_, n) => n).buffer);
   const answer = await within(10 * STALL_MS, roundTrip(session, payload));
   if (answer === undefined) return { bytes: null, same: false };

@@ -1,6 +1,6 @@
 const OPENED_STREAMS = 20;
 
-/** Serves until the process ends. */
+/** Serves until the process exits. */
 export async function serve(certFile: string, keyFile: string): Promise<void> {
   const [cert, key] = await Promise.all([
     Deno.readTextFile(certFile),
@@ -19,7 +19,7 @@ function print(line: unknown): void {
   console.log(JSON.stringify(line));
 }
 
-/** Every path is accepted: the path is known once that is done. */
+/** Accepts every path: the path is known only afterwards. */
 async function answer(incoming: Deno.QuicIncoming): Promise<void> {
   const session = await Deno.upgradeWebTransport(await incoming.accept());
   await session.ready;
@@ -29,7 +29,7 @@ async function answer(incoming: Deno.QuicIncoming): Promise<void> {
     return;
   }
   if (pathname === "/open") {
-    // The close code tells the client the number of correct answers.
+    // The close code reports the number of correct replies to the client.
     session.close({ closeCode: 4000 + await openStreams(session) });
     return;
   }
@@ -44,7 +44,7 @@ async function answer(incoming: Deno.QuicIncoming): Promise<void> {
   }
 }
 
-/** Opens streams to a client; returns the number of correct answers. */
+/** Opens streams to a client; returns the number of correct replies. */
 async function openStreams(session: WebTransport): Promise<number> {
   let right = 0;
   for (let n = 0; n < OPENED_STREAMS; n++) {

@@ -1,5 +1,5 @@
 /**
- * Adapter of `@moq/net` to the scenarios.
+ * Adapts `@moq/net` to the scenarios.
  *
  * @module
  */
@@ -16,7 +16,7 @@ import type { Transport } from "./transport.ts";
 
 /** The library. */
 export interface Library {
-  /** Dials by the library's own means, or takes the transport of the options. */
+  /** Dials by the library's own means, or uses the transport in the options. */
   connect(url: URL, options: object): Promise<VersionedSession>;
   /** Serves a session. */
   accept(transport: Transport, url: URL, options: object): Promise<VersionedSession>;
@@ -175,7 +175,7 @@ class Session implements AnySession {
 
   async #serve(request: Request, serve: Tracks[string]): Promise<void> {
     const producer = request.accept({ latencyMax: MAX_LATENCY_MS });
-    // A question for the track's properties is a request as well.
+    // A request for the track's properties counts as use as well.
     await when(producer.used, (isUsed) => isUsed);
     await serve(new Writer(this.#net, producer));
   }

@@ -6,12 +6,12 @@
  * peer.ts client --scenario NAME --url URL [--hash HEX]   prints one line of JSON
  * ```
  *
- * - `--protocols` lists the offered protocols, with commas. A client without this option dials by the
- *   library's own means, which hide the code and the reason of a close.
- * - `--webtransport deno` takes the runtime's WebTransport in the place of Skein's.
- * - `--setup N` is the version that a server chooses where the protocol leaves that open.
+ * - `--protocols` lists the offered protocols, separated by commas. Without this option, a client
+ * dials by the library's own means, which hide the code and the reason of a close.
+ * - `--webtransport deno` uses the runtime's WebTransport instead of Skein's.
+ * - `--setup N` is the version that a server chooses if the protocol leaves it open.
  *
- * URLs begin with `https:` for WebTransport and with `ws:` for QMux. The server speaks QMux.
+ * URLs start with `https:` for WebTransport and with `ws:` for QMux. The server speaks QMux.
  *
  * @module
  */
@@ -34,14 +34,14 @@ function print(value: unknown): void {
   Deno.stdout.writeSync(new TextEncoder().encode(`${JSON.stringify(value)}\n`));
 }
 
-// The library logs where the results belong.
+// The library logs to standard output, which is for results only.
 console.log = console.info = console.debug = console.error;
 
 const library = await loadNet("npm:@moq/net@0.3.4");
 
 switch (Deno.args[0]) {
   case "fetch":
-    // The transport is loaded late.
+    // Loads the transport, which is otherwise loaded late.
     await serveTransport([], { onListen: () => Deno.exit(), onSession: async () => {} });
     break;
   case "server":
@@ -94,7 +94,7 @@ async function serve(): Promise<void> {
   });
 }
 
-/** A session with the closes of its transport: the library has neither codes nor reasons. */
+/** A session with the closes of its transport: the library reports neither codes nor reasons. */
 function over(transport: Transport, session: AnySession): AnySession {
   return {
     closed: transport.closed,

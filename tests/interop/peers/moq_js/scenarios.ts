@@ -1,12 +1,12 @@
 /**
- * Scenarios of a publisher and a subscriber of Media over QUIC: written against the part that all
- * implementations have in common, so that the scenarios run on the library for JavaScript and on
- * Skein. The peers in other languages do the same.
+ * Scenarios of a publisher and a subscriber of Media over QUIC. They use only the features that all
+ * implementations share, so they run on the library for JavaScript and on Skein. The peers in other
+ * languages play the same scenarios.
  *
  * @module
  */
 
-/** The end to play, dialing or serving. */
+/** The role of an end, dialing or serving. */
 export type Role = "publish" | "subscribe";
 
 /** The scenario: `ask` is a subscriber that fetches and probes. */
@@ -16,17 +16,17 @@ export type Scenario = Role | "ask";
 export interface AnySession {
   /** Resolves with the peer's code and reason. */
   readonly closed: Promise<Close>;
-  /** Paths that the peer announces and withdraws below a prefix: whole paths. */
+  /** Full paths below a prefix that the peer announces and withdraws. */
   announced(prefix: string): AsyncIterable<Announcement>;
-  /** Announces a broadcast; returns a function that withdraws the broadcast. */
+  /** Announces a broadcast; returns a function that withdraws it. */
   publish(path: string, tracks: Tracks): () => void;
-  /** Subscribes to a track; reading the track throws a refusal. */
+  /** Subscribes to a track; a rejection is thrown when the track is read. */
   subscribe(track: Track): AnyReader;
   /** Fetches a group. */
   fetch(group: FetchedGroup): Promise<GroupReader>;
-  /** The first rate that the peer tells, in bits a second, where the version has probes. */
+  /** The first rate that the peer reports, in bits per second, in versions with probes. */
   probed(): Promise<number | undefined>;
-  /** Closes. */
+  /** Closes the session. */
   close(info: Close): void;
 }
 
@@ -43,7 +43,7 @@ export interface FetchedGroup {
 /** Handlers of the tracks of a broadcast, by name; the broadcast has no other tracks. */
 export type Tracks = Readonly<Record<string, (track: AnyWriter) => Promise<void>>>;
 
-/** How a session was closed. */
+/** The close of a session. */
 export interface Close {
   /** The code. */
   readonly closeCode?: number;
@@ -51,7 +51,7 @@ export interface Close {
   readonly reason?: string;
 }
 
-/** A broadcast is there, or is not any more. */
+/** An announced or withdrawn broadcast. */
 export interface Announcement {
   /** Path of the broadcast. */
   readonly path: string;
@@ -73,11 +73,11 @@ export interface Track {
 export interface AnyWriter {
   /** The last priority of the subscriber. */
   readonly priority: number;
-  /** Resolves with true once the subscriber changed the priority, with false if the subscriber left. */
+  /** Resolves with true when the subscriber changes the priority, or with false if it leaves. */
   updated(): Promise<boolean>;
-  /** Begins a group. */
+  /** Starts a group. */
   openGroup(): Promise<GroupWriter>;
-  /** Ends the track. */
+  /** Closes the track. */
   close(): void;
 }
 
@@ -85,15 +85,15 @@ export interface AnyWriter {
 export interface GroupWriter {
   /** Writes a frame. */
   write(frame: Uint8Array): Promise<void> | void;
-  /** Ends the group. */
+  /** Closes the group. */
   close(): Promise<void> | void;
 }
 
 /** A track that is read. */
 export interface AnyReader {
-  /** The next group to arrive; rejects with the cause of the subscription's end. */
+  /** The next group to arrive; rejects with the cause when the subscription ends. */
   nextGroup(): Promise<GroupReader | undefined>;
-  /** Changes the priority, where that can be. */
+  /** Changes the priority, if the implementation can. */
   update(priority: number): void;
   /** Unsubscribes. */
   close(): void;
@@ -108,17 +108,17 @@ export interface GroupReader {
 }
 
 const PREFIX = "skein/";
-/** The broadcast has all tracks but one. */
+/** The broadcast with all tracks but one. */
 const LIVE = "skein/live";
 /** A subscription to the track `withdraw` withdraws this broadcast; the other one replaces it. */
 const BRIEF = "skein/brief";
 const LATE = "skein/late";
-/** This path is not below the requested prefix. */
+/** A path outside the requested prefix. */
 const HIDDEN = "other/hidden";
 
 const GROUPS = 120;
 
-/** Where the lengths of lengths change, and more than one packet holds. */
+/** Sizes at which the encoding of a length changes, and one that exceeds a packet. */
 const FRAME_SIZES = [0, 1, 63, 64, 1200, 16384];
 
 /** The group that is fetched. */
@@ -130,27 +130,27 @@ const SECOND_PRIORITY = 200;
 const CLOSE: Close = { closeCode: 42, reason: "grüße" };
 
 /**
- * The time between two groups: without a pause, a reader would have to be as fast as the writer.
+ * The pause between two groups; without it, a reader would have to be as fast as the writer.
  */
 const GROUP_GAP_MS = 10;
 
-/** Written data still has to arrive, without a sign of the arrival. */
+/** Time for written data to arrive, which no event reports. */
 const ARRIVAL_MS = 500;
 
-/** The same, for all groups of the video. */
+/** Time for all groups of the video to arrive. */
 const VIDEO_ARRIVAL_MS = 5_000;
 
-/** How long a step may take, on a machine that does much else. */
+/** Longest time of a step, on a busy machine. */
 const STALL_MS = 20_000;
 
-/** How long a subscriber waits for the answer to an update, which not all publishers can give. */
+/** Longest wait for the reply to an update, which not all publishers can send. */
 const UPDATE_MS = 3_000;
 
 /**
  * Plays one end of a session until the scenario is over.
  *
  * @param session The session.
- * @param scenario The scenario and the end to play.
+ * @param scenario The scenario and the role to play.
  * @param root Prefix of all paths: a slash, or an empty string.
  * @returns The results.
  */
@@ -160,7 +160,7 @@ export async function play(session: AnySession, scenario: Scenario, root = ""): 
 }
 
 /**
- * Makes the frames of a fetched group.
+ * Creates the frames of a fetched group.
  *
  * @param sequence The group.
  * @returns The frames.
@@ -194,11 +194,11 @@ async function publish(session: AnySession, root: string): Promise<unknown> {
       await writeGroup(track, `${track.priority}`);
       if (!await track.updated()) return;
       updated.push(track.priority);
-      // The subscriber leaves by itself: an end of the track might overtake the group.
+      // The subscriber leaves by itself: closing the track might overtake the group.
       await writeGroup(track, `${track.priority}`);
     },
     close: async (track) => {
-      // Without an end: the close of the session breaks the group off.
+      // Left open: the close of the session resets the group.
       await (await track.openGroup()).write(encode("closed"));
       closing.resolve();
     },
@@ -210,7 +210,7 @@ async function publish(session: AnySession, root: string): Promise<unknown> {
       await writeGroup(track, "withdrawn");
       await sleep(ARRIVAL_MS);
       withdraw();
-      // Of two changes at once, `@moq/net` tells the first.
+      // Of two changes at the same time, `@moq/net` reports only the first.
       await sleep(ARRIVAL_MS);
       announce(LATE, {});
     },
@@ -230,7 +230,7 @@ async function serveVideo(track: AnyWriter, over: Promise<unknown>): Promise<voi
     await group.close();
     await sleep(GROUP_GAP_MS);
   }
-  // The end of the track must not overtake the groups.
+  // The close of the track must not overtake the groups.
   await within(over, VIDEO_ARRIVAL_MS);
   track.close();
 }
@@ -279,14 +279,14 @@ async function subscribe(session: AnySession, root: string): Promise<unknown> {
   open(LIVE, "close").nextGroup().catch(() => {});
   let closed: unknown;
   session.closed.then(closeOf, codeOf).then((how) => closed = how).finally(tell);
-  // Behind a relay, the publisher's session is another one.
+  // After a relay, the publisher's session is a different one.
   await until(() => closed !== undefined || !isActive(LIVE));
   closed ??= isActive(LIVE) ? "not closed" : "withdrawn";
   session.close({});
   return { announced, withdrawn, video, missing, priority, closed };
 }
 
-/** Fetches a group that is there and one that is not, and asks for a rate. */
+/** Fetches an existing and a missing group, and requests a rate. */
 async function ask(session: AnySession, root: string): Promise<unknown> {
   const fetched = async (path: string) => {
     try {
@@ -310,15 +310,15 @@ async function ask(session: AnySession, root: string): Promise<unknown> {
   return { ...seen, rate: (rate as { bitrate?: number }).bitrate === undefined ? "none" : "some" };
 }
 
-/** A group that was read, whole or as far as it came. */
+/** A group that was read completely or in part. */
 interface Read {
   readonly sequence: number;
   readonly frames: readonly Uint8Array[];
-  /** Code or message of the reset, if there was one. */
+  /** Code or message of the reset, if any. */
   readonly reset?: unknown;
 }
 
-/** Reads all groups, and checks every byte; lists the resets if there was one. */
+/** Reads all groups, and checks every byte; lists the resets if there were any. */
 async function readVideo(track: AnyReader): Promise<unknown> {
   const groups: Promise<Read>[] = [];
   const end = performance.now() + 2 * STALL_MS;
@@ -327,7 +327,7 @@ async function readVideo(track: AnyReader): Promise<unknown> {
     if (group === undefined) break;
     groups.push(readGroup(group));
   }
-  // Order of arrival is not order.
+  // Groups may arrive out of order.
   const all = (await Promise.all(groups)).sort((a, b) => a.sequence - b.sequence);
   const first = all[0]?.sequence ?? 0;
   let [frames, bytes, wrong, gaps] = [0, 0, 0, 0];
@@ -364,7 +364,7 @@ async function readGroup(group: GroupReader): Promise<Read> {
   }
 }
 
-/** Tells with which code a subscription is refused. */
+/** Returns the code with which a subscription is rejected. */
 async function refusal(track: AnyReader): Promise<unknown> {
   try {
     const group = await within(track.nextGroup().then((group) => group ?? "the end"), STALL_MS);
@@ -393,7 +393,7 @@ async function readPriorities(track: AnyReader): Promise<unknown[]> {
   return texts;
 }
 
-/** The content of a frame: no two look alike. */
+/** The content of a frame; no two frames are alike. */
 function frameOf(group: number, index: number): Uint8Array<ArrayBuffer> {
   const length = FRAME_SIZES[index] ?? 0;
   return Uint8Array.from({ length }, (_, at) => group * 7 + index * 13 + at);
@@ -421,7 +421,7 @@ function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
-/** The value of a promise if in time, `undefined` otherwise. */
+/** The value of a promise if it settles in time, `undefined` otherwise. */
 async function within<T>(promise: Promise<T>, ms: number): Promise<T | undefined> {
   const { promise: late, resolve } = Promise.withResolvers<undefined>();
   const timer = setTimeout(() => resolve(undefined), ms);

@@ -12,7 +12,7 @@ export interface Transport {
   readonly ready: Promise<unknown>;
   /** Resolves with the peer's code and reason. */
   readonly closed: Promise<Close>;
-  /** Closes. */
+  /** Closes the session. */
   close(info?: Close): void;
 }
 
@@ -32,16 +32,16 @@ interface QmuxOptions {
   readonly requireProtocol?: boolean;
 }
 
-/** The type checker would look up a literal. */
+/** A variable, because the type checker would resolve a literal. */
 const QMUX = "npm:@moq/qmux@0.3.3";
 
 function optionsOf(protocols: readonly string[]): QmuxOptions {
   return { protocols, versions: Object.fromEntries(protocols.map((name) => [name, null])) };
 }
 
-/** Where to dial, and how. */
+/** Address and options of a dial. */
 export interface DialOptions {
-  /** Where to: `https:` for WebTransport, `ws:` for QMux. */
+  /** The URL: `https:` for WebTransport, `ws:` for QMux. */
   readonly url: string;
   /** SHA-256 of the server's certificate, hexadecimal. */
   readonly hash: string | undefined;
@@ -73,7 +73,7 @@ function webTransport({ url, hash, protocols, webTransport }: DialOptions): Tran
   return new SkeinWebTransport(url, { serverCertificateHashes, protocols: [...protocols] });
 }
 
-/** Serves QMux on a free port, until the process ends. */
+/** Serves QMux on a free port, until the process exits. */
 export async function serveTransport(
   protocols: readonly string[],
   handlers: {

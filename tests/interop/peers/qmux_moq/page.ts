@@ -1,5 +1,5 @@
 /**
- * The script of a page that plays a peer: the library, and the scenario.
+ * The script of a page that plays a peer: exports the library and the scenarios.
  *
  * @module
  */

@@ -6,8 +6,8 @@
  * peer.ts client --url URL --scenario NAME [--protocols LIST] prints one line of JSON
  * ```
  *
- * The list of all offered protocols is separated by commas; by default, the library chooses.
- * `--library 0.1.3` takes another version of the library; versions before 0.3 are clients only.
+ * The offered protocols are separated by commas; by default, the library chooses.
+ * `--library 0.1.3` uses another version of the library; versions before 0.3 are clients only.
  *
  * @module
  */
@@ -32,7 +32,7 @@ interface Options {
   readonly config?: Readonly<Record<string, bigint>>;
 }
 
-/** Application protocols, the best first. */
+/** Application protocols in order of preference. */
 const SPOKEN = { protocols: ["chat.2", "chat.1"], versions: { "chat.2": null, "chat.1": null } };
 
 const NEWEST = "0.3.3";
@@ -81,7 +81,7 @@ switch (Deno.args[0]) {
     throw new TypeError("usage: peer.ts server|client");
 }
 
-/** Breaks the protocol; returns the server's answer. */
+/** Violates the protocol; returns the server's reaction. */
 async function violate(): Promise<unknown> {
   const socket = openSocket(needed("url"), needed("protocols").split(","));
   const session = new Session(socket);
@@ -102,7 +102,7 @@ function dial(url: string, scenario: string): LibrarySession {
   if (protocols === undefined) return new Session(url, { config });
   const hasPairs = protocols.every((protocol) => protocol.includes("."));
   if (hasPairs) return new Session(url, { protocols, requireProtocol: true, config });
-  // With bare versions, the library offers all of its versions, unless the socket is handed in.
+  // With bare versions, the library offers all of its versions, unless the socket is passed in.
   return new Session(openSocket(url, protocols), { config });
 }
 
@@ -138,7 +138,7 @@ function serve(): void {
         () => print({ broken: false }),
         ({ message }: Error) => print({ broken: true, message }),
       );
-      // Not before the client has a session.
+      // Waits until the client has a session.
       session.incomingUnidirectionalStreams.getReader().read()
         .then(() => socket.send(VIOLATION));
     }

@@ -1,11 +1,11 @@
 /**
- * Scenarios of two ends of QMux: written against the interface of WebTransport alone, so that the
- * scenarios run on `npm:@moq/qmux`, on Skein, and on a page.
+ * Scenarios of two ends of QMux. They use only the interface of WebTransport, so they run on
+ * `npm:@moq/qmux`, on Skein, and on a page.
  *
  * @module
  */
 
-/** Part of the client, with the server's answer. */
+/** A client's scenario, with the server's replies. */
 export type Scenario =
   | "before"
   | "echo"
@@ -28,7 +28,7 @@ export interface Stream {
   readonly writable: WritableStream<Uint8Array>;
 }
 
-/** How a session was closed, in the words of WebTransport. */
+/** The close of a session, in the form of WebTransport. */
 export interface Close {
   /** The code. */
   readonly closeCode?: number;
@@ -50,25 +50,25 @@ export interface AnySession {
   };
   /** Streams that the peer opens. */
   readonly incomingBidirectionalStreams: ReadableStream<Stream>;
-  /** Streams that the peer opens, one way. */
+  /** Unidirectional streams that the peer opens. */
   readonly incomingUnidirectionalStreams: ReadableStream<ReadableStream<Uint8Array>>;
   /** Opens a stream. */
   createBidirectionalStream(): Promise<Stream>;
-  /** Opens a stream one way. */
+  /** Opens a unidirectional stream. */
   createUnidirectionalStream(): Promise<WritableStream<Uint8Array>>;
-  /** Closes. */
+  /** Closes the session. */
   close(info?: Close): void;
 }
 
 const SEQUENTIAL_ECHOES = 300;
-/** More than either end lets the other have open at first, which is 100. */
+/** More than either end allows initially, which is 100. */
 const CONCURRENT_ECHOES = 150;
 const UNI_STREAMS = 150;
 const OPENED_STREAMS = 120;
 const DATAGRAMS = 200;
-/** More than all windows, of a stream and of the connection, taken together. */
+/** More than all windows of a stream and of the connection taken together. */
 const BIG_BYTES = 5_000_000;
-/** More than the window of one stream, less than that of the connection. */
+/** More than the window of one stream, less than the window of the connection. */
 const STALLED_BYTES = 700_000;
 /** Duration of silence: several times the idle timeout of the end that plays `ping`. */
 const SILENCE_MS = 6_000;
@@ -78,7 +78,7 @@ export const PING_IDLE_MS = 2_000;
 
 const encode = (text: string) => new TextEncoder().encode(text);
 
-/** An error with a code, as every implementation reads codes. */
+/** An error with a code that every implementation can read. */
 function coded(streamErrorCode: number): Error {
   return Object.assign(new Error("Enough"), { streamErrorCode });
 }
@@ -87,7 +87,7 @@ function codeOf(error: unknown): number | null {
   return (error as { streamErrorCode?: number | null } | undefined)?.streamErrorCode ?? null;
 }
 
-/** Bytes of which no two places look alike, so a piece that is lost or doubled shows. */
+/** Bytes in which no two places are alike, so a lost or duplicated piece is detected. */
 function counted(length: number): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(length);
   const view = new DataView(bytes.buffer);
@@ -132,7 +132,7 @@ async function isRight(session: AnySession, text: string): Promise<boolean> {
   return isSame(await roundTrip(session, payload), payload);
 }
 
-/** Plays a scenario as the client, against a server that does {@linkcode answer}. */
+/** Plays a scenario as the client, against a server that runs {@linkcode answer}. */
 export async function play(session: AnySession, scenario: Scenario): Promise<unknown> {
   await session.ready;
   switch (scenario) {
@@ -201,7 +201,7 @@ async function unidirectional(session: AnySession): Promise<unknown> {
 }
 
 async function datagrams(session: AnySession): Promise<unknown> {
-  // The peer granted its credit before the answer.
+  // The peer granted its credit before the reply.
   await isRight(session, "before");
   const { readable, writable, maxDatagramSize } = session.datagrams;
   if (maxDatagramSize === 0) return { returned: 0 };
@@ -219,7 +219,7 @@ async function datagrams(session: AnySession): Promise<unknown> {
   reading.catch(() => {});
   for (let n = 0; n < DATAGRAMS; n++) {
     await writer.write(encode(`datagram ${n}`));
-    // The answer of a stream comes behind the answer of the earlier datagram.
+    // The reply on a stream arrives after the echo of the earlier datagram.
     await isRight(session, "between");
   }
   await writer.write(largest);
@@ -227,7 +227,7 @@ async function datagrams(session: AnySession): Promise<unknown> {
   return { returned: returned.size, largest: isLargest };
 }
 
-/** One stream is not read, while another is. */
+/** One stream is not read, while another one is. */
 async function stalled(session: AnySession): Promise<unknown> {
   const payload = counted(STALLED_BYTES);
   const { readable, writable } = await session.createBidirectionalStream();
@@ -238,7 +238,7 @@ async function stalled(session: AnySession): Promise<unknown> {
   return { beside, isWritten, after: isSame(answer, payload) };
 }
 
-/** Answers the streams that the server opens, until the server closes the session. */
+/** Replies on the streams that the server opens, until the server closes the session. */
 async function opened(session: AnySession): Promise<unknown> {
   let count = 0;
   const answering = (async () => {
@@ -252,7 +252,7 @@ async function opened(session: AnySession): Promise<unknown> {
   return { opened: count, code: closeCode };
 }
 
-/** Resets a stream with 42, or stops reading with 43; returns the server's answer. */
+/** Resets a stream with 42, or stops reading with 43; returns the server's reaction. */
 async function giveUp(session: AnySession, how: "reset" | "stop"): Promise<number | null> {
   const { readable, writable } = await session.createBidirectionalStream();
   const writer = writable.getWriter();
@@ -269,7 +269,9 @@ async function giveUp(session: AnySession, how: "reset" | "stop"): Promise<numbe
   return await brokenWriting(writer);
 }
 
-/** Streams that the server gives up: a reset of the first one, STOP_SENDING for the second one. */
+/**
+ * Streams that the server aborts: it resets the first one, and sends STOP_SENDING for the second.
+ */
 async function givenUp(session: AnySession): Promise<unknown> {
   const incoming = session.incomingBidirectionalStreams.getReader();
   const next = async () => {
@@ -332,7 +334,7 @@ export type Seen =
  *
  * @param session An accepted session.
  * @param path The path of the request: `/echo`, `/open`, `/reset` or `/close`.
- * @param report Called with each broken stream, and with the end.
+ * @param report Called with each aborted stream, and with the close.
  */
 export async function answer(
   session: AnySession,
@@ -372,7 +374,7 @@ async function halfWay(
   await giveUp({ reader, writer });
 }
 
-/** Answers a session until its end. */
+/** Echoes in a session until it closes. */
 function echo(session: AnySession, report: (seen: Seen) => void): void {
   const bidirectional = async () => {
     for await (const { readable, writable } of session.incomingBidirectionalStreams) {

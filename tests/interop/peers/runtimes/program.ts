@@ -1,6 +1,6 @@
 /**
- * A client for runtimes beside Deno. The client prints one line of JSON, and has to end without
- * help. Resources are closed by hand: Node 22 does not parse `await using`.
+ * A client for runtimes other than Deno. It prints one line of JSON, and must exit by itself.
+ * Resources are closed explicitly: Node 22 does not parse `await using`.
  *
  * ```text
  * program.js URL
@@ -14,7 +14,7 @@ const { process } = globalThis as unknown as { readonly process: { readonly argv
 const url = process.argv[2]!;
 const token = "s3cret";
 
-/** Opens a stream, and reads the answer to the end. */
+/** Opens a stream, and reads the reply to the end. */
 async function echo(session: Session<unknown>, text: string): Promise<string> {
   const { readable, writable } = await session.createBidirectionalStream();
   const writer = writable.getWriter();
@@ -32,7 +32,7 @@ async function readIncoming(session: Session<unknown>): Promise<string> {
   return await new Response(value!).text();
 }
 
-/** One session without a way back: the refusal of a wrong token, then streams. */
+/** One session without reconnection: the rejection of a wrong token, then streams. */
 async function useSession(): Promise<Record<string, unknown>> {
   const refusal = await dial(url, { token: "wrong" }).then(
     () => undefined,
@@ -50,7 +50,7 @@ async function useSession(): Promise<Record<string, unknown>> {
   return outcome;
 }
 
-/** A client that comes back: requests both ways, topics, and a connection that is cut. */
+/** A client that reconnects: requests in both directions, topics, and a connection that is cut. */
 async function useClient(): Promise<Record<string, unknown>> {
   const client = connect(url, {
     token: () => token,
@@ -71,7 +71,7 @@ async function useClient(): Promise<Record<string, unknown>> {
   await client.publish("room:a", 1);
   for await (const { data } of room) {
     got.push(data);
-    // The server cuts the connection, and publishes the rest while the client is away.
+    // The server cuts the connection, and publishes the rest while the client is disconnected.
     if (data === 1) client.send("cut", null);
     if (data === 4) break;
   }

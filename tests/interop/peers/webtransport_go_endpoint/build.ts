@@ -5,8 +5,8 @@
  * build.ts --version 0.13.0 --sum h1:… --role server --into FOLDER
  * ```
  *
- * The endpoint names the folders of a container and port 443. Here the environment names the
- * folders: `WWW`, `DOWNLOADS`, `CERTS`, `LOGS` and `ADDRESS`.
+ * The endpoint expects the folders of a container and port 443. Here, environment variables name
+ * them: `WWW`, `DOWNLOADS`, `CERTS`, `LOGS` and `ADDRESS`.
  *
  * @module
  */
@@ -44,7 +44,7 @@ async function copy(from: string, to: string): Promise<void> {
   }
 }
 
-/** Has the sources of the endpoint read folders and address from the environment. */
+/** Makes the sources of the endpoint read folders and address from the environment. */
 async function relocate(folder: string): Promise<void> {
   let count = 0;
   const variable = (name: string) => {
