@@ -88,7 +88,7 @@ class Scripted {
     return this.read();
   }
 
-  /** Takes a session off the topic. */
+  /** Removes a session from the topic. */
   remove(code: string, peer: Peer = this.last): void {
     this.on.delete(peer);
     peer.say({ unsubscribed: "t", code, reason: "" });

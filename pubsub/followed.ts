@@ -22,7 +22,7 @@ export class Followed<R> {
   #timer: Timer | undefined;
 
   /**
-   * Begins to follow.
+   * Starts to follow.
    *
    * @param runtime Provides the timers.
    * @param subscribe Subscribes to the announcements.

@@ -22,7 +22,6 @@ export class ClaimsModel {
     return [...this.#ends.keys()].toSorted();
   }
 
-  /** Tells if a member holds a claim. */
   has(member: string): boolean {
     return this.#ends.has(member);
   }

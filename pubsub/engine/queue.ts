@@ -66,7 +66,7 @@ export class WaitingBudget {
     return this.#messages;
   }
 
-  /** Tells if there is room for one more publication. */
+  /** True if there is room for one more publication. */
   hasRoom(bytes: number): boolean {
     return this.#messages < this.#maxMessages && this.#bytes + bytes <= this.#maxBytes;
   }

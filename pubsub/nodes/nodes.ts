@@ -241,7 +241,7 @@ export class Nodes implements AsyncDisposable {
   }
 
   /**
-   * Tells whether another node is alive.
+   * Returns true if another node is alive.
    *
    * @param id Id of the node.
    * @returns True if the node is alive.
