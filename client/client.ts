@@ -106,7 +106,7 @@ const FRESH_TOKEN_MS = 500;
  */
 export class Client<C extends Contract = Contract>
   implements AsyncIterable<MessageOf<C, "client">>, AsyncDisposable {
-  /** The client's status: the `current` one, and each change, by a loop or `subscribe`. */
+  /** The client's status: `current`, and each change in a loop or with `subscribe`. */
   readonly status: StatusFeed<ClientStatus> = new StatusFeed<ClientStatus>({ name: "connecting" });
   /**
    * Resolves with the close of the last session once the client is closed, or refused with
@@ -290,7 +290,7 @@ export class Client<C extends Contract = Contract>
    * @returns The reply.
    * @throws {RequestError} If the server replies with an error.
    * @throws {TimeoutError} If there is no reply in time.
-   * @throws {SessionClosedError} If the session closed before the reply, and the outcome is
+   * @throws {SessionClosedError} If the session closed before the reply, so the outcome is
    * unknown, or if the client is closed or refused. With `retry`, if two sessions in a row closed
    * because of the size of a message.
    */
@@ -607,8 +607,8 @@ export class Client<C extends Contract = Contract>
    * - **Other topics** have no gap either on a server of one node: each publication arrives in one
    *   of the sessions, in order. If the old session breaks during the move, its in-flight
    *   publications are lost.
-   * - **Messages and publications** sent from now on go to the new session. With `delivery:
-   *   "at-least-once"`, unacknowledged ones go there too.
+   * - **Messages and publications** sent from now on go to the new session, and unacknowledged ones
+   *   too with `delivery: "at-least-once"`.
    * - **Requests and streams** finish in the session in which they started. New ones start in the
    *   new session.
    *

@@ -76,9 +76,9 @@ const NEARLY_FULL = 0.9;
  * - **Fan-out:** in memory, within the process. No other process can open the file.
  * - **Delivery:** at most once without a history. With a history, a publication is delivered and
  *   acknowledged after its commit; the publications of one turn share a commit.
- * - **Durability:** a killed process loses nothing that was acknowledged. With `synchronous:
- *   "full"`, a machine that loses power doesn't either; with `"normal"` it may lose the most recent
- *   writes, which clients detect by a new epoch.
+ * - **Durability:** a killed process loses nothing that was acknowledged. Nor does a machine that
+ *   loses power, with `synchronous: "full"`; with `"normal"` it may lose the most recent writes,
+ *   which clients detect by a new epoch.
  * - **Bounds:** if the disk is full, or the file has `maxBytes`, appends are rejected; reads
  *   continue.
  *
