@@ -109,7 +109,7 @@ Deno.test("Client reconnects if the server sends no hello in time", async () => 
   assert(current.name === "reconnecting" && current.cause.code === 4408);
 });
 
-Deno.test("Client gives up after maxAttempts", async () => {
+Deno.test("Client closes after maxAttempts", async () => {
   using time = new FakeTime();
   const network = new Network();
   network.answers.push(network.nobody, network.nobody, network.nobody);

@@ -102,7 +102,7 @@ Deno.test("Resume reports a gap, with the reason, and continues after it", () =>
   assertEquals([topic.told, topic.progress.recovery], [[recovery], recovery]);
 });
 
-Deno.test("Resume of a given position discards publications before the answer", () => {
+Deno.test("Resume of a given position discards publications before the reply", () => {
   const topic = follow({ since: at(2), last: 10 });
   assertEquals(topic.resume.from, { since: at(2), last: 10 });
   assertEquals(topic.progress.position, at(2));
@@ -167,7 +167,7 @@ Deno.test("Resume skips a hole that five replies did not fill, and reports it", 
   assertEquals(topic.counts.asked, 6);
 });
 
-Deno.test("Resume reports a gap of the server in its place", () => {
+Deno.test("Resume reports a gap from the server at its place in the order", () => {
   const topic = follow();
   topic.answer({ epoch: "e", offset: 0, head: 0 });
   topic.take(1);

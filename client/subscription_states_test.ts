@@ -276,7 +276,7 @@ for (const hasHistory of [true, false]) {
   for (const [state, steps] of Object.entries(STATES)) {
     if (!hasHistory && ["joining", "repairing"].includes(state)) continue;
     const kind = hasHistory ? "with a history" : "without history";
-    Deno.test(`Subscription ${kind} in state ${state} gets each message once, or one end, by every event`, async () => {
+    Deno.test(`Subscription ${kind} in state ${state} receives each message once, or one end, for every event`, async () => {
       for (const [event, happen] of Object.entries(EVENTS)) {
         using time = new FakeTime();
         const scene = new Scene(time, hasHistory);

@@ -96,7 +96,7 @@ Deno.test("SessionManager reports all rejected messages, at most once a second",
   assertEquals(counts(), [1, 49, 7], "Nothing more to report");
 });
 
-Deno.test("SessionManager closes a session that keeps flooding with 4429", async () => {
+Deno.test("SessionManager closes a session with 4429 if it keeps flooding", async () => {
   using _time = new FakeTime();
   await using manager = new SessionManager({ rates: { ...HELD, maxRefusals: 10 } });
   const { peer, session, handled } = join(manager);
@@ -164,7 +164,7 @@ Deno.test("SessionManager counts the bytes of everything received, including rep
   assertEquals(session.isClosed, true);
 });
 
-Deno.test("SessionManager handles messages that end work even beyond the rate", async () => {
+Deno.test("SessionManager handles messages that end work, even beyond the rate", async () => {
   using _time = new FakeTime();
   const rates = { perSession: { bytes: { perSecond: 1, burst: 200 } } };
   await using manager = new SessionManager({ rates });

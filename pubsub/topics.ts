@@ -481,7 +481,7 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Publishes on a topic with a history, and waits until the engine has stored it.
+   * Publishes on a topic with a history, and waits until the engine has stored the publication.
    *
    * @example Usage
    * ```ts

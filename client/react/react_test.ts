@@ -639,7 +639,7 @@ Deno.test("useRequestStream() shows items as they arrive, and stops", async () =
 });
 
 Deno.test(
-  "a resumable response continues after a reload, and stops when canceled",
+  "a resumable response continues after a reload, and stops when cancelled",
   async () => {
     const contract = defineContract({
       requests: { ask: { input: z.string(), stream: z.string(), resume: true } },

@@ -408,7 +408,7 @@ export class NodeCalls implements AsyncDisposable {
     const key = callKey(message);
     let one = this.#answering.get(key);
     if (one === undefined) {
-      // The first part was rejected or lost, or the call was canceled.
+      // The first part was rejected or lost, or the call was cancelled.
       if (part !== 0) return void this.#ignored++;
       const isWhole = size === message.data.length;
       const isFull = !isWhole && this.#gathered + size > MAX_GATHERED_BYTES;

@@ -25,7 +25,7 @@ Deno.test("Rooms gathers the changes of a large room, reduced to their net effec
   assertEquals(heard(e!), ["off chat"]);
 });
 
-Deno.test("Rooms reports nothing of a user who left a large room and returned meanwhile", async () => {
+Deno.test("Rooms reports nothing about a user who leaves a large room and returns before the next notice", async () => {
   await using bench = largeRooms();
   const [a, b] = await bench.join("chat", "a", "b", "c", "d");
   await bench.pass(0);
