@@ -43,7 +43,7 @@ Deno.test("serve() names the address that is in use", async () => {
   }
 });
 
-Deno.test("serve() listens on a free port and says where", async () => {
+Deno.test("serve() listens on a free port and reports it", async () => {
   await using server = listen();
   assert(portOf(server) > 0);
   assertEquals(server.url, `ws://127.0.0.1:${portOf(server)}/`);
@@ -52,7 +52,7 @@ Deno.test("serve() listens on a free port and says where", async () => {
   assertEquals(server.manager.get(session.id)?.id, session.id);
 });
 
-/** Starts a server; returns the calls of the platform's timers until it listens. */
+/** Starts a server; returns the calls of the platform's timers until then. */
 function startCounted(options: ServeOptions): { readonly server: Server; readonly calls: number } {
   using set = stub(globalThis, "setTimeout");
   using cleared = stub(globalThis, "clearTimeout");
@@ -60,7 +60,7 @@ function startCounted(options: ServeOptions): { readonly server: Server; readonl
   return { server, calls: set.calls.length + cleared.calls.length };
 }
 
-Deno.test("serve() calls no timer of the platform, which Deno loads at the first call", async () => {
+Deno.test("serve() calls no platform timer, because Deno loads timers at the first call", async () => {
   const { server, calls } = startCounted({
     webTransport: false,
     rooms: ["room:{id}"],
@@ -88,7 +88,7 @@ Deno.test("createServer() mounts in another server, and does not listen", async 
   assertEquals(server.manager.all()[0]?.address, "127.0.0.1");
 });
 
-Deno.test("Server gives its sessions the request's data", async () => {
+Deno.test("Server passes the request's data to its sessions", async () => {
   const opened = Promise.withResolvers<Session>();
   await using server = listen({
     onOpen: (session) => opened.resolve(session),
@@ -101,7 +101,7 @@ Deno.test("Server gives its sessions the request's data", async () => {
   assertEquals([near.isGuest, near.value], [true, undefined]);
 });
 
-Deno.test("Server.publish() reaches subscribers, in order, and not the one left out", async () => {
+Deno.test("Server.publish() reaches subscribers in order, except an excluded session", async () => {
   await using server = listen({ ...named, onOpen: (one) => void server.subscribe(one, "news") });
   await using ann = await dial(as(server, "ann"));
   await using bob = await dial(as(server, "bob"));
@@ -114,7 +114,7 @@ Deno.test("Server.publish() reaches subscribers, in order, and not the one left 
   assertEquals(server.topics.subscribers("news").length, 1);
 });
 
-Deno.test("Server.to() sends to every session of a user, and to no other session", async () => {
+Deno.test("Server.to() sends to every session of a user, and to no other", async () => {
   await using server = listen(named);
   await using one = await dial(as(server, "ann"));
   await using two = await dial(as(server, "ann"));
@@ -177,7 +177,7 @@ Deno.test("Server denies clients every topic unless authorize allows it", async 
   assertEquals([asked, open.topics.size], [["subscribe open", "publish open", "publish shut"], 0]);
 });
 
-Deno.test("Server denies topics of presence and of nodes without asking authorize", async () => {
+Deno.test("Server denies topics of presence and of nodes without calling authorize", async () => {
   const asked: string[] = [];
   await using server = listen({ authorize: (_session, topic) => asked.push(topic) > 0 });
   await using session = await dial(server.url);
@@ -200,7 +200,7 @@ Deno.test("Server denies topics of presence and of nodes without asking authoriz
   assertEquals([asked, server.topics.size, session.isReady], [[], 0, true]);
 });
 
-Deno.test("Server checks publications of clients, and passes them on unchanged", async () => {
+Deno.test("Server validates publications of clients, and forwards them unchanged", async () => {
   const contract = defineContract({
     toClient: { "count:{name}": z.string().transform((text) => text.length) },
     requests: { "ask:{name}": { input: z.string(), output: z.string() } },
@@ -228,7 +228,7 @@ Deno.test("Server checks publications of clients, and passes them on unchanged",
   }
 });
 
-Deno.test("Server with a contract allows subscriptions to topics of the contract, and to rooms", async () => {
+Deno.test("Server with a contract allows subscriptions to the contract's topics and to rooms", async () => {
   const contract = defineContract({
     toClient: { "count:{name}": z.number() },
     requests: { "ask:{name}": { input: z.string(), output: z.string() } },
@@ -249,7 +249,7 @@ Deno.test("Server with a contract allows subscriptions to topics of the contract
   assertEquals(asked, ["count:a", "room:a"]);
 });
 
-Deno.test("Server takes a topic that looks like a pattern literally, and prints one line", async () => {
+Deno.test("Server treats a topic that looks like a pattern literally, and prints one line", async () => {
   using console = captureConsole();
   await using server = listen({
     authorize: () => true,
@@ -268,7 +268,7 @@ Deno.test("Server takes a topic that looks like a pattern literally, and prints 
   );
 });
 
-Deno.test("Server refuses a publication that grows past the limit, and the session lives", async () => {
+Deno.test("Server rejects a publication that grows beyond the limit, and the session stays open", async () => {
   const errors: unknown[] = [];
   await using server = listen({
     authorize: () => true,
@@ -302,7 +302,7 @@ Deno.test("Server answers unavailable when authorize throws, and the session con
   ]);
 });
 
-Deno.test("serve({ session }) and dial() give a session each of its limits", async () => {
+Deno.test("serve({ session }) and dial() apply each limit to the session", async () => {
   const limits = {
     maxMessageBytes: 300_000,
     maxInvalidMessages: 3,
@@ -327,12 +327,12 @@ Deno.test("Server's onRefused receives each message that a client rejects", asyn
   await using server = listen({ onRefused: ({ failure }) => void codes.push(failure.code) });
   await using client = await dial(server.url, { contract, onMessage() {} });
   const session = server.manager.get(client.id)!;
-  session.send("price", "high"); // The server has no contract.
+  session.send("price", "high"); // The server has no contract, so it can send this.
   await session.ping();
   assertEquals(codes, ["invalid"]);
 });
 
-Deno.test("Server lets clients into rooms, and sends the members", async () => {
+Deno.test("Server lets clients join rooms, and sends the members", async () => {
   await using server = listen({
     ...named,
     rooms: ["room:{name}"],
@@ -360,7 +360,7 @@ Deno.test("Server lets clients into rooms, and sends the members", async () => {
   }
 });
 
-Deno.test("Server.unsubscribe() of a room leaves the room, for any way into it and any patterns", async () => {
+Deno.test("Server.unsubscribe() from a room leaves the room, however the session joined it", async () => {
   const sessions = new Map<string, Session<string, Contract, "server">>();
   await using server = listen({
     ...named,
@@ -386,7 +386,7 @@ Deno.test("Server.unsubscribe() of a room leaves the room, for any way into it a
     assertEquals(server.rooms.members(room).map(({ user }) => user), ["bob"], room);
     assertEquals(server.rooms.roomsOf(near as Session), []);
     assertEquals(await soon(isOff), { unsubscribed: room, code: "banned", reason: "Be kind" });
-    // Presence has no more notices: the next message is the one behind the last notice.
+    // The next message follows the last presence notice.
     server.rooms.leave(far, room);
     near.send("end", room);
     for await (const { topic, data } of ann) {
@@ -399,7 +399,7 @@ Deno.test("Server.unsubscribe() of a room leaves the room, for any way into it a
   await bob.close();
 });
 
-Deno.test("Session.unsubscribe() from a room that the server joined leaves no ghost", async () => {
+Deno.test("Session.unsubscribe() leaves a room that the server joined the session to", async () => {
   let near: Session | undefined;
   await using server = listen({
     ...named,
@@ -420,7 +420,7 @@ Deno.test("Session.unsubscribe() from a room that the server joined leaves no gh
   }
 });
 
-Deno.test("Server serves at its path only, exact or as a pattern", async () => {
+Deno.test("Server serves only at its path, exact or as a pattern", async () => {
   await using exact = listen({ path: "/live" });
   await using pattern = listen({ path: "/rooms/:id" });
   const cases: [server: Server, path: string, status: number][] = [
@@ -445,7 +445,7 @@ Deno.test("Server serves at its path only, exact or as a pattern", async () => {
   assertThrows(() => createServer({ path: "live" }), TypeError, 'must start with "/"');
 });
 
-Deno.test("Server takes as many sessions as its limits allow, and again after one ended", async () => {
+Deno.test("Server accepts as many sessions as its limits allow, and more after one closes", async () => {
   const cases = [
     { limits: { maxSessions: 2 }, users: ["a", "b", "c"] },
     { limits: { maxSessionsPerUser: 2 }, users: ["a", "a", "a"] },
@@ -474,7 +474,7 @@ Deno.test("Server takes as many sessions as its limits allow, and again after on
   }
 });
 
-Deno.test("Server.close() ends every session with 4503, once, and frees the port", async () => {
+Deno.test("Server.close() closes every session with 4503, once, and frees the port", async () => {
   const closed: number[] = [];
   const port = lowPort();
   const server = listen({ port, onClose: (_session, { code }) => void closed.push(code) });
@@ -489,7 +489,7 @@ Deno.test("Server.close() ends every session with 4503, once, and frees the port
   assertEquals(listener.addr.port, port);
 });
 
-Deno.test("Server.close() leaves no listener at the signal of serve()", async () => {
+Deno.test("Server.close() leaves no listener on the signal of serve()", async () => {
   const { signal } = new AbortController();
   const listeners = new Set<unknown>();
   signal.addEventListener = (_type: string, listener: unknown) => void listeners.add(listener);
@@ -510,7 +510,7 @@ Deno.test("Server closes by its signal", async () => {
   await server.close();
 });
 
-Deno.test("Server that is closed refuses all later requests", async () => {
+Deno.test("Server rejects all requests after it has closed", async () => {
   const server = createServer();
   await using http = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen() {} }, server.fetch);
   await server.close();
@@ -524,7 +524,7 @@ Deno.test("Server that is closed refuses all later requests", async () => {
   }
 });
 
-Deno.test("Server allows no renewal of a token where it does not know its users", async () => {
+Deno.test("Server rejects token renewals if it does not know its users", async () => {
   await using server = listen({ authenticate: ({ token }) => ({ name: token }) });
   await using session = await dial(`${server.url}?token=ann`);
   const error = await assertRejects(() => session.authenticate("bob"), RequestError);
@@ -533,7 +533,7 @@ Deno.test("Server allows no renewal of a token where it does not know its users"
   assertEquals(own!.value, { name: "ann" });
 });
 
-Deno.test("Server.presence tells of a session that can be written to", async () => {
+Deno.test("Server.presence reports a join when the session can already receive messages", async () => {
   await using server = listen({ authenticate: ({ token }) => token ?? "anybody" });
   using _greeting = server.presence.subscribe((event) => {
     if (event.type === "join") server.to(event.user).send("welcome", event.user);
@@ -562,7 +562,7 @@ Deno.test("Server delays publications of a policy function to the next turn", as
     },
   });
   await using session = await dial(server.url);
-  // More than the wire is handed in one turn, so that the policy is asked.
+  // More than is sent in one turn, so that the policy is called.
   for (let i = 0; i < 5; i++) server.publish("news", "x".repeat(50_000));
   server.publish("notes", "last");
   const notes: unknown[] = [];
@@ -573,7 +573,7 @@ Deno.test("Server delays publications of a policy function to the next turn", as
   assertEquals(notes.toSorted(), ["from the policy", "last"]);
 });
 
-Deno.test("Server reports no failure of a handler that sends more than its peer reads", async () => {
+Deno.test("Server reports no handler failure if a handler sends more than its peer reads", async () => {
   const flood = (session: Pick<Session, "send">) => {
     for (let i = 0; i < 10; i++) session.send("row", "x".repeat(60_000));
   };

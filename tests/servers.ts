@@ -1,6 +1,6 @@
 /**
- * Common parts of the tests of servers: a server on a free port, and a WebSocket client made of
- * bytes, which can do what no proper one does.
+ * Shared helpers for server tests: a server on a free port, and a WebSocket client that writes raw
+ * bytes, so that it can misbehave.
  *
  * @module
  */
@@ -18,7 +18,7 @@ import { headOf } from "./text_socket.ts";
 import { soon, until } from "./waiting.ts";
 
 /**
- * Listens on a free port of this machine alone.
+ * Listens on a free port of the loopback interface.
  *
  * @param options Options of the server.
  * @returns The server.
@@ -31,14 +31,14 @@ export function listen<V = unknown, C extends Contract = Contract>(
 
 /** Both ends of a session; the server closes with them. */
 export interface ServedEnds extends AsyncDisposable {
-  /** The end of the client. */
+  /** The client's end. */
   readonly client: Session<unknown>;
-  /** The end of the server. */
+  /** The server's end. */
   readonly server: Session<unknown>;
 }
 
 /**
- * Opens a session between a server and a client of this process, over real sockets.
+ * Opens a session between a server and a client in this process, over real sockets.
  *
  * @param options Options of the server, apart from `onOpen`.
  * @param dialing Options of the client.
@@ -67,10 +67,10 @@ export async function served(
 }
 
 /**
- * The platform's runtime, in which timers of ten seconds are over soon: the time of decisions of the
- * application, which no option sets.
+ * The platform's runtime, in which timers of ten seconds fire soon: the time limit for decisions of
+ * the application, which no option sets.
  *
- * @param soonMs The time of these timers, in milliseconds.
+ * @param soonMs Duration of these timers, in milliseconds.
  * @returns The runtime.
  */
 export function hurried(soonMs: number): Runtime {
@@ -81,10 +81,10 @@ export function hurried(soonMs: number): Runtime {
 }
 
 /**
- * Makes a host of WebSockets on the runtime's own HTTP server, between which and the server stands a
- * test.
+ * Makes a WebSocket host on the runtime's own HTTP server, which lets a test intercept its calls to
+ * the server.
  *
- * @param test Answers requests in place of the server, and accepts upgrades in place of the runtime.
+ * @param test Answers requests instead of the server, and accepts upgrades instead of the runtime.
  * @returns The host.
  */
 export function hostBetween(
@@ -114,7 +114,7 @@ export const UPGRADE_HEADERS = {
   host: "localhost",
 };
 
-/** Opening of a raw socket. */
+/** How to open a raw socket. */
 export interface RawOptions {
   /** Method of the request; GET by default. */
   readonly method?: string;
@@ -122,13 +122,13 @@ export interface RawOptions {
   readonly version?: string;
   /** Path and query. */
   readonly path?: string;
-  /** Headers beside, or instead of, those of an upgrade; an empty one is left out. */
+  /** Headers that extend or replace the headers of an upgrade; an empty header is left out. */
   readonly headers?: Readonly<Record<string, string>>;
-  /** Offered in the upgrade. */
+  /** The subprotocols to offer. */
   readonly protocol?: string;
 }
 
-/** One received frame. */
+/** A received frame. */
 export interface RawFrame {
   /** 1 text, 2 binary, 8 close, 9 ping, 10 pong. */
   readonly opcode: number;
@@ -141,7 +141,7 @@ export interface RawFrame {
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
-/** A WebSocket client made of bytes. */
+/** A WebSocket client that reads and writes raw bytes. */
 export class RawSocket implements Disposable {
   /** The connection. */
   readonly conn: Deno.TcpConn;
@@ -154,10 +154,10 @@ export class RawSocket implements Disposable {
   }
 
   /**
-   * Connects, asks for an upgrade, and reads the head of the response.
+   * Connects, requests an upgrade, and reads the head of the response.
    *
-   * @param port Where.
-   * @param options The opening.
+   * @param port Port of the server.
+   * @param options See {@linkcode RawOptions}.
    * @returns The socket.
    */
   static async open(port: number, options: RawOptions = {}): Promise<RawSocket> {
@@ -167,10 +167,10 @@ export class RawSocket implements Disposable {
   }
 
   /**
-   * Connects and asks for an upgrade.
+   * Connects and requests an upgrade.
    *
-   * @param port Where.
-   * @param options The opening.
+   * @param port Port of the server.
+   * @param options See {@linkcode RawOptions}.
    * @returns The socket, before any response.
    */
   static async ask(port: number, options: RawOptions = {}): Promise<RawSocket> {
@@ -255,7 +255,7 @@ export class RawSocket implements Disposable {
   }
 
   /**
-   * Reads a text frame that holds one envelope.
+   * Reads a text frame that contains one envelope.
    *
    * @returns The envelope.
    */
@@ -300,7 +300,7 @@ export class RawSocket implements Disposable {
 }
 
 /**
- * Makes a frame, masked by zeros.
+ * Makes a frame, masked with zeros.
  *
  * @param payload Text or bytes.
  * @param options The first byte (FIN and a text by default), and the masking.

@@ -1,6 +1,6 @@
 /**
- * Common parts of the tests of sessions: a peer that speaks the wire by hand, and two sessions back
- * to back.
+ * Shared helpers for session tests: a peer that sends and receives raw frames, and two connected
+ * sessions.
  *
  * @module
  */
@@ -18,7 +18,7 @@ import { type SessionSettingsOptions, settingsWith } from "../session/session_se
 import type { SessionSettings } from "../session/settings.ts";
 import { soon } from "./waiting.ts";
 
-/** Options of one end: handlers, limits and times, and the parts of a server. */
+/** Options of one end: handlers, limits and times, and the services of a server. */
 export type EndOptions<
   V = unknown,
   C extends Contract = Contract,
@@ -45,9 +45,9 @@ export class Peer {
   #wanted: { readonly count: number; readonly resolve: () => void } | undefined;
 
   /**
-   * Becomes the receiver of a connection.
+   * Sets itself as the receiver of a connection.
    *
-   * @param connection The end that is spoken for.
+   * @param connection The end that the test controls.
    */
   constructor(connection: Connection) {
     this.connection = connection;
@@ -60,7 +60,7 @@ export class Peer {
     });
   }
 
-  /** Every text envelope so far, parsed; frames are taken apart. */
+  /** All text envelopes so far, parsed; a frame may contain several. */
   get envelopes(): Record<string, unknown>[] {
     return this.frames.filter((frame) => typeof frame === "string")
       .flatMap((frame) => frame.split("\n")).map((text) => JSON.parse(text));
@@ -82,9 +82,9 @@ export class Peer {
   }
 
   /**
-   * Waits for a number of frames in all.
+   * Waits until a number of frames has arrived in total.
    *
-   * @param count Number of frames.
+   * @param count Total number of frames.
    * @returns The frames.
    */
   async reach(count: number): Promise<Frame[]> {
@@ -99,7 +99,7 @@ export class Peer {
 
 /** A session, and a peer under the test's control. */
 export interface HandMade<V, C extends Contract, S extends Side> extends AsyncDisposable {
-  /** The session that is tested. */
+  /** The session under test. */
   readonly session: Session<V, C, S>;
   /** The peer of the session. */
   readonly peer: Peer;
@@ -109,20 +109,20 @@ export interface HandMade<V, C extends Contract, S extends Side> extends AsyncDi
 
 /** Options of {@linkcode serverByHand}, in addition to the settings. */
 export interface HandMadeOptions<V> {
-  /** The wire. */
+  /** Options of the connection. */
   readonly wire?: MemoryPairOptions;
   /** The user of the peer. */
   readonly identity?: SessionIdentity<V, Session>;
 }
 
-/** A WebSocket with any page. */
+/** A plain WebSocket, as of a page without Skein. */
 export const PLAIN: MemoryPairOptions = { protocol: "", streams: false, datagrams: false };
 
 /**
- * A server's session, with a client by hand.
+ * A server's session, whose client the test controls.
  *
  * @param settings Settings of the session.
- * @param options The wire, and the user of the peer.
+ * @param options See {@linkcode HandMadeOptions}.
  * @returns Both ends.
  */
 export function serverByHand<V = unknown, C extends Contract = Contract>(
@@ -140,10 +140,10 @@ export function serverByHand<V = unknown, C extends Contract = Contract>(
 }
 
 /**
- * A client's session, with a server by hand: the test sends `hello` first.
+ * A client's session, whose server the test controls: the test sends `hello` first.
  *
  * @param settings Settings of the session.
- * @param options The wire, and the user of the peer.
+ * @param options See {@linkcode HandMadeOptions}.
  * @returns Both ends.
  */
 export function clientByHand<C extends Contract = Contract>(
@@ -166,11 +166,11 @@ export const HELLO = {
 };
 
 /**
- * Two sessions back to back, the client's ready.
+ * Two connected sessions; the client's is ready.
  *
  * @param server Settings of the server's end.
  * @param client Settings of the client's end.
- * @param options The wire, and the user of the client.
+ * @param options Options of the connection, and the user of the client.
  * @returns Both.
  */
 export async function ends<V = unknown, C extends Contract = Contract>(
@@ -184,7 +184,7 @@ export async function ends<V = unknown, C extends Contract = Contract>(
 }
 
 /**
- * Waits for the end of a session, and checks that all properties report the same close.
+ * Waits for the close of a session, and checks that all properties report it.
  *
  * @param session The session.
  * @returns Code, reason and initiator.
@@ -213,7 +213,7 @@ function handMade<V, C extends Contract, S extends Side>(
   };
 }
 
-/** The platform's runtime, which draws one number alone. */
+/** The platform's runtime, whose random numbers are all the same. */
 export function drawing(number: number): Runtime {
   return Object.assign(platformRuntime(), { random: () => number });
 }

@@ -1,5 +1,5 @@
 /**
- * Several servers on one port, as several processes would share the port, here in one process.
+ * Several servers in one process that share a port, as several processes would.
  *
  * @module
  */
@@ -9,12 +9,13 @@ import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 
 const HOST = "127.0.0.1";
 
-// Elsewhere no kernel shares connections out.
+// Other kernels do not distribute connections.
 const ignore = Deno.build.os !== "linux";
 
 for (const engine of ["built-in", "hardened"]) {
   Deno.test({
-    name: `serve({ reusePort }) shares new connections with others on the port (${engine} engine)`,
+    name:
+      `serve({ reusePort }) shares new connections with other servers on the port (${engine} engine)`,
     ignore,
     async fn() {
       const listen = (port: number) =>
@@ -34,7 +35,7 @@ for (const engine of ["built-in", "hardened"]) {
       const counts = [one, two].map(({ manager }) => manager.all().length);
       assertEquals(counts[0]! + counts[1]!, 40);
       assert(counts.every((count) => count > 0), `${counts}`);
-      // The close of one server does not affect the other.
+      // Closing one server does not affect the other.
       await one.close();
       assertEquals(two.manager.all().length, counts[1]);
       await using session = await dial(`ws://${HOST}:${port}/`);

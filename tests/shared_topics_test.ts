@@ -1,5 +1,6 @@
 /**
- * Several subscriptions of one client to one topic: one on the wire, each with a place of its own.
+ * Several subscriptions of one client to one topic: the client sends one subscription, and each
+ * keeps its own position.
  *
  * @module
  */
@@ -17,7 +18,7 @@ import { soon, turns } from "./waiting.ts";
 
 const history = { "room:{name}": { size: 1_000 } };
 
-/** A server that notes the questions about topics. */
+/** A server that records the requests for topics. */
 function serving(options: TestServerOptions = {}) {
   const asked: string[] = [];
   const server = testServer({
@@ -31,7 +32,7 @@ function serving(options: TestServerOptions = {}) {
   return { server, asked };
 }
 
-/** Reads a topic, and keeps the results: data, and reasons of losses. */
+/** Reads a topic, and collects the results: data, and reasons of gaps. */
 function read(client: Client, topic: string, options: ClientSubscribeOptions = {}) {
   const got: unknown[] = [];
   const subscription: Subscription = client.subscribe(topic, {
@@ -50,7 +51,7 @@ function read(client: Client, topic: string, options: ClientSubscribeOptions = {
 const numbers = (from: number, to: number) =>
   Array.from({ length: to - from + 1 }, (_, i) => from + i);
 
-Deno.test("Client.subscribe() twice to a topic gives both each message, and asks the server once", async () => {
+Deno.test("Client.subscribe() twice to a topic delivers each message to both, and subscribes at the server once", async () => {
   const { server, asked } = serving();
   await using _server = server;
   await using client = server.connect();
@@ -65,7 +66,7 @@ Deno.test("Client.subscribe() twice to a topic gives both each message, and asks
   assertEquals(asked, ["plain"]);
 });
 
-Deno.test("Client.subscribe() twice to a topic leaves the topic with the last subscription", async () => {
+Deno.test("Client.subscribe() twice to a topic leaves it when the last subscription ends", async () => {
   const { server, asked } = serving();
   await using _server = server;
   await using client = server.connect();
@@ -86,7 +87,7 @@ Deno.test("Client.subscribe() twice to a topic leaves the topic with the last su
   await Promise.all([one.done, two.done]);
 });
 
-Deno.test("Client.subscribe() with last or since to a subscribed topic gets its own history, and repeats nothing in other loops", async () => {
+Deno.test("Client.subscribe() with last or since to a subscribed topic reads its own history, and repeats nothing in other loops", async () => {
   const { server, asked } = serving();
   await using _server = server;
   for (const data of numbers(1, 300)) server.publish("room:a", data);
@@ -115,7 +116,7 @@ Deno.test("Client.subscribe() with last or since to a subscribed topic gets its 
   assert(asked.length >= 3 && asked.length <= 6, `${asked.length} questions`);
 });
 
-Deno.test("Client.subscribe() of a history that is gone tells that loop alone", async () => {
+Deno.test("Client.subscribe() from an expired position reports the gap only to that loop", async () => {
   const { server } = serving();
   await using _server = server;
   await using client = server.connect();
@@ -130,7 +131,7 @@ Deno.test("Client.subscribe() of a history that is gone tells that loop alone", 
   assertEquals([live.got, lost.got], [[1, 2], ["new-epoch", 2]]);
 });
 
-Deno.test("Client.subscribe() twice to a topic continues after a loss with one question", async () => {
+Deno.test("Client.subscribe() twice to a topic recovers after a lost connection with one request", async () => {
   using time = new FakeTime();
   const { server, asked } = serving();
   await using _server = server;
@@ -179,7 +180,7 @@ Deno.test("Client.subscribe() twice to a topic ends only the subscription whose 
   assertEquals(server.topics.subscribers("plain").length, 1);
 });
 
-Deno.test("Client.subscribe() twice to a topic ends both where the server refuses or removes", async () => {
+Deno.test("Client.subscribe() twice to a topic ends both if the server rejects or removes them", async () => {
   let isAllowed = false;
   const { server, asked } = serving({
     authorize: (_session, topic) => {

@@ -1,6 +1,6 @@
 /**
- * Each bound of a whole server, filled by one network address, while a user of another address is
- * served: a bound without a share would give its capacity to whoever comes first.
+ * Each limit of a whole server, exhausted by one network address while a user of another address is
+ * served: without shares, the first client could use the whole capacity.
  *
  * @module
  */
@@ -15,10 +15,10 @@ import { captureConsole } from "./console_lines.ts";
 import { listen, portOf } from "./servers.ts";
 import { until } from "./waiting.ts";
 
-/** Address of whoever takes all that there is. */
+/** Address of a client that takes every slot. */
 const GREEDY = "203.0.113.66";
 
-/** Address of a user who wants one place. */
+/** Address of a user who needs one slot. */
 const HONEST = "198.51.100.7";
 
 const OPTIONS: ServeOptions<string | typeof guest> = {
@@ -35,7 +35,7 @@ const OPTIONS: ServeOptions<string | typeof guest> = {
   },
 };
 
-/** Takes places until one is refused; returns their number and the refusal. */
+/** Takes slots until one is refused; returns their number and the refusal. */
 async function takeAll(
   take: (i: number) => Promise<Answer>,
 ): Promise<{ readonly count: number; readonly error: Answer["error"] }> {
@@ -45,12 +45,12 @@ async function takeAll(
   }
 }
 
-Deno.test("serve() runs answers for a user while another address takes all that it may", async () => {
+Deno.test("serve() runs a user's responses while another address uses its whole share", async () => {
   await using server = listen({ ...OPTIONS, answers: { maxRunning: 300 } });
   using stack = new DisposableStack();
   let caller: Caller | undefined;
   const { count, error } = await takeAll(async (i) => {
-    // A new guest for each share of a guest.
+    // A new guest for each guest's share.
     if (i % 32 === 0) caller = stack.use(await Caller.dial(server, { from: GREEDY }));
     return await caller!.answer(`greedy-${i}`);
   });
@@ -60,7 +60,7 @@ Deno.test("serve() runs answers for a user while another address takes all that 
   assertEquals((await ann.answer("ann")).error, undefined);
 });
 
-Deno.test("serve() lets a user read a stream while another address reads all that it may", async () => {
+Deno.test("serve() lets a user read a stream while another address uses its whole share of readers", async () => {
   const durableStreams = { path: "/streams", maxReaders: 2_200 };
   await using server = listen({ ...OPTIONS, durableStreams });
   using stack = new DisposableStack();
@@ -79,7 +79,7 @@ Deno.test("serve() lets a user read a stream while another address reads all tha
   assertEquals((await ann.ask({ subscribe: `stream:${data!["stream"]}` })).error, undefined);
 });
 
-Deno.test("serve() bounds the readers of one user over HTTP, at any address", async () => {
+Deno.test("serve() limits the readers of one user over HTTP, across all addresses", async () => {
   const durableStreams = { path: "/streams", authorize: () => true, maxReadersPerUser: 1 };
   await using server = listen({ ...OPTIONS, durableStreams });
   await using _writer = await server.durableStreams.create("a");
@@ -93,7 +93,7 @@ Deno.test("serve() bounds the readers of one user over HTTP, at any address", as
   for (const { body } of [ann, bob]) await body!.cancel();
 });
 
-Deno.test("serve() answers a write while another address holds all the writes that it may", async () => {
+Deno.test("serve() answers a write while another address uses its whole share of writes", async () => {
   const open = { path: "/streams", maxRequests: 150, authorize: () => true };
   await using server = listen({ ...OPTIONS, durableStreams: open });
   const url = (from: string) => `http://127.0.0.1:${portOf(server)}/streams/a?from=${from}`;
@@ -118,7 +118,7 @@ Deno.test("serve() answers a write while another address holds all the writes th
   assertStringIncludes(await sockets.at(-1)!.until(refusal), refusal);
 });
 
-Deno.test("serve() refuses a list of addresses, of which a client wrote the most", async () => {
+Deno.test("serve() rejects a list of forwarded addresses as a client address", async () => {
   await using server = listen({
     webTransport: false,
     clientAddress: (request) => request.headers.get("x-forwarded-for") ?? undefined,
@@ -130,7 +130,7 @@ Deno.test("serve() refuses a list of addresses, of which a client wrote the most
   assertEquals([response.status, (await response.json()).code], [503, "unavailable"]);
 });
 
-Deno.test("createServer() says once that a limit by address counts nobody", async () => {
+Deno.test("createServer() prints once that a limit per address has no effect without addresses", async () => {
   using print = captureConsole();
   await using limited = createServer({ limits: { maxSessionsPerAddress: 5 } });
   await using plain = createServer();
@@ -144,7 +144,7 @@ Deno.test("createServer() says once that a limit by address counts nobody", asyn
   assertStringIncludes(print.lines[0]!, "server.fetch(request, info)");
 });
 
-Deno.test("serve() says once that shares don't count for a proxy, once a bound is half taken", async () => {
+Deno.test("serve() prints once that shares don't apply to a proxy, after half of a limit is in use", async () => {
   using print = captureConsole();
   const limits = { maxSessions: 4 };
   await using server = listen({ limits, webTransport: false });
@@ -167,7 +167,7 @@ Deno.test("serve() says once that shares don't count for a proxy, once a bound i
   assertEquals(print.lines.length, 1);
 });
 
-Deno.test("serve() counts a user who came an hour ago apart from the guests of the address", async () => {
+Deno.test("serve() counts a user who connected an hour ago separately from the guests of the address", async () => {
   let passedMs = 0;
   const runtime = Object.assign(platformRuntime(), {
     monotonic: () => performance.now() + passedMs,
@@ -182,7 +182,7 @@ Deno.test("serve() counts a user who came an hour ago apart from the guests of t
   assertStringIncludes((await ann.answer("ann-10")).error!.message, "at most 10 running responses");
 });
 
-Deno.test("Server.quotaStats has the bounds of the relay of a mounted MoqServer", async () => {
+Deno.test("Server.quotaStats includes the limits of a mounted MoqServer's relay", async () => {
   await using relay = new MoqRelay({ maxBroadcasts: 7, maxTracks: 8 });
   await using server = createServer({ moq: new MoqServer({ mux: relay.mux }) });
   const { "moq.maxBroadcasts": broadcasts, "moq.maxTracks": tracks } = server.quotaStats;

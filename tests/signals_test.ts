@@ -3,17 +3,17 @@ import { filesIn } from "../tools/arrows.ts";
 
 const ROOT = new URL("../", import.meta.url);
 
-/** A block of a page, or a whole program. */
+/** A TypeScript code block of a page. */
 const PROGRAM = /```ts[^\n]*\n([\s\S]*?)```/g;
 
-/** Ways to let a second signal end the program: no listener, or an exit in the listener. */
+/** Ways in which a second signal ends the program: no listener, or an exit in the listener. */
 const WAYS =
   /removeSignalListener\(|isDraining\) (?:Deno\.exit|return impatience)|isDraining \? Deno\.exit|aborted\) Deno\.exit/;
 
-/** Programs that end by the first signal alone: they wait for nothing that could hang. */
+/** Programs that always end at the first signal: they wait for nothing that could hang. */
 const BRIEF: readonly string[] = ["docs/deploy/rolling-restarts.md"];
 
-/** Lists the programs of the documentation, the examples and the command. */
+/** Lists the programs of the documentation, the examples and the CLI. */
 async function* programs(): AsyncGenerator<[file: string, code: string]> {
   for (const folder of ["cli/", "docs/", "examples/"]) {
     for await (const file of filesIn(ROOT, folder)) {
@@ -25,7 +25,7 @@ async function* programs(): AsyncGenerator<[file: string, code: string]> {
   }
 }
 
-Deno.test("Each program that handles a signal ends at the second one", async () => {
+Deno.test("Each program that handles a signal ends at the second signal", async () => {
   const handling: string[] = [];
   const stuck: string[] = [];
   for await (const [file, code] of programs()) {

@@ -14,18 +14,18 @@ import {
 } from "../testing/mod.ts";
 
 /**
- * Time from the start of a wait to the end of a silent session, in milliseconds: 2 s of silence,
- * 1 s after the ping, at most 1 s of chance, 100 ms after the new connection opened, and the steps of
- * the fake time.
+ * Maximum time from the start of a wait until a silent session closes, in milliseconds: 2 s of
+ * silence, 1 s after the ping, up to 1 s of jitter, 100 ms after the new connection opened, and the
+ * steps of the fake time.
  */
 const NOTICED_MS = 4_400;
 
-/** A server that a test can kill and start again, at one address. */
+/** A server that a test can kill and restart at the same address. */
 class Site implements AsyncDisposable {
   readonly #options: TestServerOptions;
-  /** The process that runs. */
+  /** The running server. */
   server: TestServer;
-  /** Paths of all attempts to connect. */
+  /** Paths of all connection attempts. */
   readonly dials: string[] = [];
 
   constructor(options: TestServerOptions) {
@@ -48,7 +48,7 @@ class Site implements AsyncDisposable {
     return client;
   }
 
-  /** Ends the process without a word to anybody, as SIGKILL does over UDP, and starts another. */
+  /** Kills the server without notifying any peer, like SIGKILL over UDP, and starts another. */
   async restart(): Promise<void> {
     const { server } = this;
     for (const { link } of server.network.pairs) link.disconnect({ silent: true });
@@ -62,7 +62,7 @@ class Site implements AsyncDisposable {
   }
 }
 
-/** A site with a log of the handled messages, and a client that is connected. */
+/** A site with a log of the handled messages, and a connected client. */
 async function connected(options: TestServerOptions = {}, own: ClientOptions = {}) {
   const handled: unknown[] = [];
   const site = new Site({
@@ -88,7 +88,7 @@ async function connected(options: TestServerOptions = {}, own: ClientOptions = {
   };
 }
 
-Deno.test("Client notices a killed server while it waits for a reply, and says that the outcome is unknown", async () => {
+Deno.test("Client notices a killed server while it waits for a reply, and reports that the outcome is unknown", async () => {
   using time = new FakeTime();
   await using it = await connected();
   await it.site.restart();
@@ -97,7 +97,7 @@ Deno.test("Client notices a killed server while it waits for a reply, and says t
   const error = await failed;
   assertStringIncludes(error.message, "so the outcome is unknown");
   assertEquals([error.info?.code, error.info?.by], [4408, "network"]);
-  assertEquals(it.handled, [], "nothing is sent twice that was not promised so");
+  assertEquals(it.handled, [], "nothing is sent twice without retry");
   assertEquals(await it.client.request("say", 2), 2);
   assertEquals(it.site.dials.length, 2);
 });
@@ -110,7 +110,7 @@ for (
       (client: Client) => client.request("say", "x", { retry: true }),
     ],
     [
-      "a message at least once",
+      "an at-least-once message",
       { delivery: "at-least-once" },
       async (client: Client) => {
         client.send("say", "x");
@@ -119,7 +119,7 @@ for (
     ],
   ] as const
 ) {
-  Deno.test(`Client gets ${what} through to the next server, once`, async () => {
+  Deno.test(`Client delivers ${what} to the next server, once`, async () => {
     using time = new FakeTime();
     await using it = await connected({}, own);
     await it.site.restart();
@@ -130,7 +130,7 @@ for (
   });
 }
 
-Deno.test("Client gets a publication at least once through to the next server, once", async () => {
+Deno.test("Client delivers an at-least-once publication to the next server, once", async () => {
   using time = new FakeTime();
   await using it = await connected({ history: { log: {} } }, { delivery: "at-least-once" });
   await it.site.restart();
@@ -146,14 +146,14 @@ for (
   const [what, wait] of [
     ["the answer to a subscription", (client: Client) => void client.subscribe("news")],
     [
-      "an item of an answer",
+      "an item of a streaming response",
       (client: Client) => {
         const items = client.requestStream("count")[Symbol.asyncIterator]();
         items.next().catch(() => {});
       },
     ],
     [
-      "an item of an answer that is kept",
+      "an item of a resumable response",
       (client: Client) => {
         const items = client.requestStream("count", 1, { id: "kept" })[Symbol.asyncIterator]();
         items.next().catch(() => {});
@@ -175,7 +175,7 @@ for (
   });
 }
 
-Deno.test("Client leaves a silent session alone while nothing is awaited", async () => {
+Deno.test("Client keeps a silent session while it waits for nothing", async () => {
   using time = new FakeTime();
   await using it = await connected();
   await it.site.restart();
@@ -183,7 +183,7 @@ Deno.test("Client leaves a silent session alone while nothing is awaited", async
   assertEquals([it.client.session?.id, it.site.dials.length], [it.session.id, 1]);
 });
 
-Deno.test("Client reconnects if no connection opens next to the silent one", async () => {
+Deno.test("Client reconnects if no second connection opens next to the silent one", async () => {
   using time = new FakeTime();
   await using it = await connected();
   it.site.server.network.down({ silent: true });
@@ -206,7 +206,7 @@ for (
     ],
   ] as [string, TestServerOptions, ClientOptions][]
 ) {
-  Deno.test(`Client ${what} moves off a silent connection of a server that lives, and requests end where they began`, async () => {
+  Deno.test(`Client ${what} moves off a silent connection to a live server, and requests finish in their original session`, async () => {
     using time = new FakeTime();
     await using it = await connected(options, own);
     const { link } = it.site.server.network.pairs[0]!;
@@ -243,7 +243,7 @@ for (
   });
 }
 
-Deno.test("Client counts in no limit twice while it dials next to a silent session", async () => {
+Deno.test("Client counts only once in each limit while it dials next to a silent session", async () => {
   using time = new FakeTime();
   await using it = await connected({
     authenticate: () => "ann",

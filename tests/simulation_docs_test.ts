@@ -1,8 +1,8 @@
-/** The programs of the page on simulation run, and find nothing. */
+/** The program on the simulation page runs without a finding. */
 import { assertEquals } from "@std/assert";
 import { simulate, timeline } from "../testing/simulation/mod.ts";
 
-Deno.test("The simulated program of the page has equal runs, without a finding", async () => {
+Deno.test("The program on the simulation page gives equal runs, without a finding", async () => {
   const page = await Deno.readTextFile(new URL("../docs/guide/simulation.md", import.meta.url));
   const [, code] = /```ts ignore file=cluster\.ts\n([^]*?)```/.exec(page)!;
   const module = `data:text/typescript,${encodeURIComponent(code!)}`;

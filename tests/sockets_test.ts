@@ -8,7 +8,7 @@ import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
 import { until } from "./waiting.ts";
 
-/** Opens a session whose peer never answers a close, and closes the session. */
+/** Opens a session whose peer never answers a close, and closes it. */
 async function linger(server: Server, protocol: string): Promise<RawSocket> {
   const raw = await RawSocket.open(portOf(server), { protocol });
   assertEquals(raw.status, 101);
@@ -18,7 +18,7 @@ async function linger(server: Server, protocol: string): Promise<RawSocket> {
   return raw;
 }
 
-/** How the next upgrade is answered. */
+/** The status of the next upgrade. */
 async function statusOf(server: Server, protocol = ""): Promise<number> {
   using raw = await RawSocket.open(portOf(server), { protocol });
   return raw.status;
@@ -31,7 +31,7 @@ function sockets(
   return [open, lingering, refused];
 }
 
-Deno.test("Server bounds the sockets of one address whose peers do not answer a close", async () => {
+Deno.test("Server limits the sockets of one address whose peers do not answer a close", async () => {
   await using server = listen({
     limits: { maxSessionsPerAddress: 2 },
     session: { closeTimeoutMs: 20 },
@@ -43,7 +43,7 @@ Deno.test("Server bounds the sockets of one address whose peers do not answer a 
     assertEquals([server.manager.count, sockets(server)], [0, [i, i, 0]]);
   }
   assertEquals([await statusOf(server), await statusOf(server, "skein.1")], [429, 429]);
-  // One request for the session, and one more for the close with the refusal.
+  // One rejection of the session, and one of the socket for a close with the refusal.
   assertEquals(sockets(server), [4, 4, 3]);
   assertEquals(server.manager.stats().refused.maxSessionsPerAddress, 0);
 
@@ -54,7 +54,7 @@ Deno.test("Server bounds the sockets of one address whose peers do not answer a 
   assertEquals(sockets(server), [4, 3, 3]);
 });
 
-Deno.test("Server frees the place of a socket when its peer answers the close at last", async () => {
+Deno.test("Server frees the slot of a socket when its peer finally answers the close", async () => {
   await using server = listen({ session: { closeTimeoutMs: 20 } });
   using raw = await linger(server, "skein.1");
   assertEquals(sockets(server), [1, 1, 0]);
@@ -63,7 +63,7 @@ Deno.test("Server frees the place of a socket when its peer answers the close at
   assertEquals(sockets(server), [0, 0, 0]);
 });
 
-Deno.test("Server bounds the sockets that it refuses by a close", async () => {
+Deno.test("Server limits the sockets that it refuses by a close", async () => {
   await using server = listen({ limits: { maxSessionsPerAddress: 2 } });
   await using _first = await dial(server.url);
   await using _second = await dial(server.url);
@@ -78,7 +78,7 @@ Deno.test("Server bounds the sockets that it refuses by a close", async () => {
   assertEquals(sockets(server), [4, 2, 1]);
 });
 
-Deno.test("Server bounds all sockets, from any address", async () => {
+Deno.test("Server limits the total number of sockets, from any address", async () => {
   let count = 0;
   await using server = listen({
     clientAddress: () => `192.0.2.${++count}`,
@@ -100,7 +100,7 @@ Deno.test("Server.close() ends lingering sockets", async () => {
   assertEquals(await raw.read(), undefined);
 });
 
-Deno.test("Server mounted in another one keeps counting the sockets that the runtime keeps", async () => {
+Deno.test("Server mounted in another server still counts the sockets that the runtime keeps", async () => {
   const server = createServer({ session: { closeTimeoutMs: 20 } });
   await using http = Deno.serve(
     { port: 0, hostname: "127.0.0.1", onListen() {} },
@@ -114,7 +114,7 @@ Deno.test("Server mounted in another one keeps counting the sockets that the run
   await until(() => server.manager.stats().sockets.open === 0);
 });
 
-Deno.test("Server counts no socket twice, and none without end, for every outcome of its session", async () => {
+Deno.test("Server counts each socket once, and releases it, for every outcome of its session", async () => {
   await using server = listen({ authenticate: ({ token }) => token ?? null });
   for (let i = 0; i < 3; i++) {
     await using _session = await dial(`${server.url}?token=ann`);
@@ -135,7 +135,7 @@ Deno.test("Server counts no socket twice, and none without end, for every outcom
   assertEquals(sockets(server), [0, 0, 0]);
 });
 
-Deno.test("Server forgets the socket of a peer that vanished during its request", async () => {
+Deno.test("Server releases the socket of a peer that vanishes during its request", async () => {
   for (const isLetIn of [true, false]) {
     const asked = Promise.withResolvers<void>();
     const gate = Promise.withResolvers<void>();
@@ -175,7 +175,7 @@ const TRANSPORTS: readonly [string, TransportName, ServeOptions][] = [
 ];
 
 for (const [what, transport, options] of TRANSPORTS) {
-  Deno.test(`Server counts a client that moves once in each limit, over ${what}`, async () => {
+  Deno.test(`Server counts a moving client only once in each limit, over ${what}`, async () => {
     await using server = listen({
       ...options,
       authenticate: () => "ann",

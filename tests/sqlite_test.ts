@@ -1,5 +1,5 @@
 /**
- * A server with a `SqliteBroker`, restarted: clients recover as over a lost connection.
+ * A server with a `SqliteBroker` that restarts: clients recover as after a lost connection.
  *
  * @module
  */
@@ -11,7 +11,7 @@ import { Cable } from "./cable.ts";
 import { listen, portOf } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 
-/** A server with the file, and the end of both. */
+/** Starts a server with a database file; `stop` closes both. */
 async function start(path: string): Promise<[server: Server, stop: () => Promise<void>]> {
   const broker = await SqliteBroker.open(path);
   const history = { "room:{name}": { size: 100, ttlMs: 60_000 } };
@@ -22,7 +22,7 @@ async function start(path: string): Promise<[server: Server, stop: () => Promise
   }];
 }
 
-Deno.test("Clients of a server with a SqliteBroker recover over a restart, and late ones read the past", async () => {
+Deno.test("Clients of a server with a SqliteBroker recover after a restart, and new clients read the history", async () => {
   const path = await Deno.makeTempFile();
   const [first, stopFirst] = await start(path);
   await using cable = new Cable(portOf(first));

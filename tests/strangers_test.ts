@@ -1,5 +1,5 @@
 /**
- * Bounds of a peer before its token was accepted.
+ * Limits for a peer before its token is accepted.
  *
  * @module
  */
@@ -22,7 +22,7 @@ const TOKEN = "s3cret-t0ken";
 const MARKED = "skein.1, skein.auth";
 const REASON = "Expected a token and nothing else";
 
-/** Accepts one token, and lets a test wait before the answer. */
+/** Accepts one token, after a gate opens. */
 function known(gate: Promise<void> = Promise.resolve()): ServeOptions<string> {
   return {
     allowTokenMessage: true,
@@ -33,7 +33,7 @@ function known(gate: Promise<void> = Promise.resolve()): ServeOptions<string> {
   };
 }
 
-/** QMux's parameters, which grant no credit, and then 60,000 bytes of a stream without an end. */
+/** QMux parameters that grant no credit, and then 60,000 bytes of an unfinished stream. */
 function streamRecords(): Uint8Array[] {
   const data = new Uint8Array(60_000);
   const frame = new Uint8Array(4 + data.length);
@@ -44,13 +44,13 @@ function streamRecords(): Uint8Array[] {
 
 for (const webSocket of [undefined, hardenedWebSocket({ handshakeBurst: Infinity })]) {
   const name = webSocket === undefined ? "the runtime's" : "the hardened";
-  Deno.test(`Server holds and grants nothing for 300 strangers with streams, on ${name} WebSocket`, async () => {
+  Deno.test(`Server buffers and grants nothing for 300 unauthenticated peers with streams, on ${name} WebSocket`, async () => {
     await using server = listen({ ...known(), ...(webSocket && { webSocket }) });
     const records = streamRecords();
     let granted = 0;
     const closes = await Promise.all(Array.from({ length: 300 }, async () => {
       using raw = await RawSocket.open(portOf(server), { protocol: MARKED });
-      // The rest of the stream may meet a closed socket.
+      // The socket may close before the rest of the stream is sent.
       const sending = (async () => {
         for (const record of records) await raw.frame(record, { head: 0x82 });
       })().catch(() => {});
@@ -76,7 +76,7 @@ for (const webSocket of [undefined, hardenedWebSocket({ handshakeBurst: Infinity
   });
 }
 
-Deno.test("Server grants credit for streams of skein.1 once the token was accepted", async () => {
+Deno.test("Server grants credit for streams of skein.1 after it accepted the token", async () => {
   await using server = listen(known());
   const connection = await dialWebSocket(server.url, { protocols: ["skein.1", "skein.auth"] });
   const session = connection.frames!;
@@ -100,7 +100,7 @@ function allowedBy(connection: Connection): number[] {
     .map((kind) => connection.inspect!.credit!.state(kind).allowed);
 }
 
-Deno.test("Server allows a stranger 20 KiB and few streams over qmux-02.skein.1, until its token is accepted", async () => {
+Deno.test("Server allows an unauthenticated peer 20 KiB and few streams over qmux-02.skein.1", async () => {
   const gate = Promise.withResolvers<void>();
   await using server = listen(known(gate.promise));
   const protocols = ["qmux-02.skein.1", "skein.auth"];
@@ -111,7 +111,7 @@ Deno.test("Server allows a stranger 20 KiB and few streams over qmux-02.skein.1,
       framesEnded() {},
     });
   });
-  // Beside the stream of the messages.
+  // In addition to the message stream.
   assertEquals(allowedBy(connection), [20_480, 8 + 1, 8]);
   connection.frames!.send(`{"auth":"${TOKEN}","id":1}`);
   const stream = directStream(await connection.createBidirectionalStream());
@@ -126,7 +126,7 @@ Deno.test("Server allows a stranger 20 KiB and few streams over qmux-02.skein.1,
   assertEquals(streams, [100 + 1, 100]);
 });
 
-Deno.test("Server reads 16 KiB of the first stream of a stranger, and closes with 4401", async () => {
+Deno.test("Server reads 16 KiB of an unauthenticated peer's first stream, and closes with 4401", async () => {
   await using server = listen(known());
   const serverCertificateHashes = server.certificateHashes!;
   const dials: (() => Promise<Connection>)[] = [
@@ -142,14 +142,14 @@ Deno.test("Server reads 16 KiB of the first stream of a stranger, and closes wit
   for (const dial of dials) {
     const connection = await soon(dial());
     connection.frames!.receive({ receiveFrame() {}, framesEnded() {} });
-    // The server would hold the whole message, to find out that no token is in it.
+    // Otherwise the server would buffer the whole message before noticing that it has no token.
     connection.frames!.send(" ".repeat(200_000));
     const { closeCode, reason } = await soon(connection.closed);
     assertEquals([closeCode, reason], [4401, REASON]);
   }
 });
 
-Deno.test("WebTransport of a stranger has 16 unread streams at most, and no datagrams", async () => {
+Deno.test("WebTransport of an unauthenticated peer holds at most 16 unread streams, and no datagrams", async () => {
   const certificate = devCertificate({ cacheFolder: null });
   await using listener = listenWebTransport({ hostname: "127.0.0.1", ...certificate });
   const requests = listener[Symbol.asyncIterator]();
@@ -184,7 +184,7 @@ Deno.test("WebTransport of a stranger has 16 unread streams at most, and no data
   assertEquals(raw.inspect!.unreadStreams, 16);
   client.frames!.send("token");
   assertEquals(await soon(told), "token");
-  // Waiting messages are there for the application, and the next ones as ever.
+  // After admission the application receives waiting streams and new datagrams.
   admitted.resolve();
   const streams = server.incomingUnidirectionalStreams.getReader();
   assertEquals((await soon(streams.read())).done, false);

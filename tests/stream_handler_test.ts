@@ -14,7 +14,7 @@ async function echo(session: Session, text: string): Promise<string> {
 }
 
 for (const transport of TRANSPORTS) {
-  Deno.test(`serve() hands each stream to onStream over ${transport}, beside messages and onOpen`, async () => {
+  Deno.test(`serve() passes each stream to onStream over ${transport}, in parallel with messages and onOpen`, async () => {
     const gate = Promise.withResolvers<void>();
     const notes: string[] = [];
     const noted = Promise.withResolvers<void>();
@@ -45,7 +45,7 @@ for (const transport of TRANSPORTS) {
   });
 }
 
-Deno.test("serve() ends a stream whose onStream fails with 4500, and the session continues", async () => {
+Deno.test("serve() resets a stream with 4500 if onStream fails, and the session continues", async () => {
   const failure = new Error("No such file");
   const errors: unknown[] = [];
   await using server = listen({
@@ -63,7 +63,7 @@ Deno.test("serve() ends a stream whose onStream fails with 4500, and the session
   assertEquals(await soon(session.request("echo", 1)), 1);
 });
 
-Deno.test("serve() with onStream serves plain pages, which have no streams", async () => {
+Deno.test("serve() with onStream also serves plain pages, which have no streams", async () => {
   const errors: unknown[] = [];
   await using server = listen({
     onStream() {},

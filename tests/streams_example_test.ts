@@ -1,5 +1,5 @@
 /**
- * `examples/streams.ts --port`: the server for measurements and tests of others.
+ * `examples/streams.ts --port`: the server for other measurements and tests.
  *
  * @module
  */
@@ -9,7 +9,7 @@ import type { CertificateHash } from "../client.ts";
 import { dialWebTransport, directDatagrams, directStream } from "../transport/mod.ts";
 import { soon } from "./waiting.ts";
 
-/** The example, in a process of its own. */
+/** The example in its own process. */
 class Echo implements AsyncDisposable {
   readonly #child: Deno.ChildProcess;
   port = 0;
@@ -59,7 +59,7 @@ class Echo implements AsyncDisposable {
   }
 }
 
-Deno.test("examples/streams.ts --port echoes streams and datagrams, on every kind of session", async () => {
+Deno.test("examples/streams.ts --port echoes streams and datagrams on every kind of session", async () => {
   await using echo = new Echo();
   await soon(echo.ready());
   const serverCertificateHashes = await echo.hashes();
@@ -70,7 +70,7 @@ Deno.test("examples/streams.ts --port echoes streams and datagrams, on every kin
   await using raw = await dialWebTransport(url, { serverCertificateHashes });
   assertEquals([session.transport, raw.protocol], ["webtransport", ""]);
   for (const connection of [raw, session.connection]) {
-    // A failed session ends no other one.
+    // A failed session does not end another.
     const broken = directStream(await connection.createBidirectionalStream());
     await broken.write(new Uint8Array(10));
     broken.cancel();

@@ -1,6 +1,6 @@
 /**
- * Common parts of the tests of typed messages: a stream by hand, and a second implementation of the
- * framing.
+ * Shared helpers for tests of typed messages: a stream that the test controls, and a second
+ * implementation of the framing.
  *
  * @module
  */
@@ -27,7 +27,7 @@ export const END_MARK: Uint8Array<ArrayBuffer> = Uint8Array.of(0xff, 0xff, 0, 0,
  *
  * @param type The number of the type.
  * @param payload Bytes, or a value to encode as JSON.
- * @param claimed The length in the head; the true length by default.
+ * @param claimed The length in the head; the actual length by default.
  * @returns Head and payload.
  */
 export function framed(type: number, payload: unknown, claimed?: number): Uint8Array<ArrayBuffer> {
@@ -40,7 +40,6 @@ export function framed(type: number, payload: unknown, claimed?: number): Uint8A
   return bytes;
 }
 
-/** Joins parts. */
 export function joined(...parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
   return new Uint8Array(parts.flatMap((part) => [...part]));
 }
@@ -53,7 +52,7 @@ export class HandStream implements BidirectionalStream, DirectStream {
   readonly incoming: (Uint8Array | Error | null)[];
   /** Number of requested chunks. */
   reads = 0;
-  /** True once this end has closed the writing direction. */
+  /** True after this end has closed the writing direction. */
   isClosed = false;
   /** The codes of cancelled directions. */
   readonly cancelled: (number | undefined)[] = [];
@@ -68,20 +67,20 @@ export class HandStream implements BidirectionalStream, DirectStream {
     this.incoming = incoming;
   }
 
-  /** The same, by plain calls. */
+  /** The same stream, by direct calls. */
   readonly direct: DirectStream = this;
 
-  /** Not used: there is `direct`. */
+  /** Not used, because there is `direct`. */
   get readable(): ReadableStream<Uint8Array> {
     throw new Error("The stream has plain calls");
   }
 
-  /** Not used: there is `direct`. */
+  /** Not used, because there is `direct`. */
   get writable(): WritableStream<Uint8Array> {
     throw new Error("The stream has plain calls");
   }
 
-  /** Gives the next chunk. */
+  /** Returns the next chunk. */
   read(): Promise<Uint8Array | null> {
     this.reads++;
     const next = this.incoming.shift();
@@ -114,7 +113,7 @@ export class HandStream implements BidirectionalStream, DirectStream {
   }
 }
 
-/** Messages that the tests share. */
+/** Message types that the tests share. */
 export const registry = {
   1: z.object({ x: z.number(), note: z.string().default("none") }),
   2: z.string(),
@@ -136,7 +135,7 @@ export const bytesCodec: Codec = {
   decode: (bytes) => bytes,
 };
 
-/** Makes typed messages of a stream by hand, on the needed part of a session. */
+/** Wraps a stream that the test controls in typed messages, on the needed part of a session. */
 export async function byHand<R extends Registry = TestRegistry>(
   stream: HandStream,
   options: Partial<StructuredStreamOptions<R>> & { protocol?: string } = {},
@@ -152,7 +151,7 @@ export async function byHand<R extends Registry = TestRegistry>(
   });
 }
 
-/** Takes the stream that the other end opened. */
+/** Accepts the stream that the other end opened. */
 export async function accept(session: Session): Promise<StructuredStream<TestRegistry>> {
   const reader = session.connection.incomingBidirectionalStreams.getReader();
   const { value } = await soon(reader.read());

@@ -1,13 +1,14 @@
 /**
- * A path of TCP between clients and a server, on which a test stops bytes, and answers in the server's place.
+ * A TCP path between clients and a server, on which a test stops bytes, or answers instead of the
+ * server.
  *
  * @module
  */
 
-/** Read at a time, in bytes. */
+/** Size of the read buffer, in bytes. */
 const BUFFER_BYTES = 65_536;
 
-/** Longest head of a request that is looked at, in bytes. */
+/** Maximum length of a request head that is inspected, in bytes. */
 const MAX_HEAD_BYTES = 65_536;
 
 /** Options for {@linkcode TcpPath}. */
@@ -20,13 +21,13 @@ export interface TcpPathOptions {
   readonly port?: number;
 }
 
-/** One connection: both sockets, and the number of carried bytes. */
+/** A connection: both sockets, and the number of carried bytes. */
 interface Carried {
   readonly near: Deno.TcpConn;
   readonly far: Deno.TcpConn;
   /** Bytes from the server so far. */
   received: number;
-  /** True once no bytes and no end of the connection pass, in either direction. */
+  /** True if neither bytes nor the end of the connection pass any more, in either direction. */
   isSilent: boolean;
 }
 
@@ -46,7 +47,7 @@ export class TcpPath implements AsyncDisposable {
   onStall: () => void = () => {};
   /** Delay of the server's first bytes on each connection, in milliseconds. */
   answerDelayMs: number = 0;
-  /** Upgrade requests are passed on, passed on without the upgrade, or answered with a status. */
+  /** Forwards upgrade requests, forwards them without the upgrade, or answers with a status. */
   upgrades: "pass" | "strip" | number = "pass";
   readonly #server: Deno.ConnectOptions;
   readonly #listener: Deno.TcpListener;
@@ -74,13 +75,13 @@ export class TcpPath implements AsyncDisposable {
     return (this.#listener.addr as Deno.NetAddr).port;
   }
 
-  /** Silences all connections, those to come included. */
+  /** Silences all connections, including new ones. */
   cut(): void {
     this.#isCut = true;
     for (const carried of this.#carried) carried.isSilent = true;
   }
 
-  /** Carries new connections again; those that are silent stay so. */
+  /** Carries new connections again; silent connections stay silent. */
   restore(): void {
     this.#isCut = false;
     this.stallsAfterBytes = Infinity;
@@ -88,7 +89,7 @@ export class TcpPath implements AsyncDisposable {
     this.upgrades = "pass";
   }
 
-  /** Takes the path away. */
+  /** Closes the path. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#listener.close();
     for (const [timer, release] of this.#heldUp) {
@@ -151,7 +152,7 @@ export class TcpPath implements AsyncDisposable {
         } else await writeAll(to, buffer.subarray(0, length));
       }
     } catch {
-      // One end broke the connection; the path breaks the other half, too.
+      // One end broke the connection; the path also breaks the other half.
     }
     if (carried.isSilent) return;
     this.#carried.delete(carried);

@@ -1,5 +1,5 @@
 /**
- * A TCP connection of which a test writes and reads the text: HTTP/1.1 by hand.
+ * A TCP connection on which a test writes and reads text: raw HTTP/1.1.
  *
  * @module
  */
@@ -9,7 +9,7 @@ const encoder = new TextEncoder();
 
 /** Options of {@linkcode TextSocket.open}. */
 export interface TextSocketOptions {
-  /** Connects with TLS, and trusts this certificate. */
+  /** Certificate to trust; connects with TLS if it is set. */
   readonly cert?: string;
 }
 
@@ -32,29 +32,27 @@ export class TextSocket implements Disposable {
     return new TextSocket(conn);
   }
 
-  /** Connects, and writes. */
   static async send(port: number, text: string | Uint8Array): Promise<TextSocket> {
     const socket = await TextSocket.open(port);
     await socket.write(text);
     return socket;
   }
 
-  /** Writes all of a text, or of some bytes. */
   async write(text: string | Uint8Array): Promise<void> {
     const bytes = typeof text === "string" ? encoder.encode(text) : text;
     for (let at = 0; at < bytes.length;) at += await this.conn.write(bytes.subarray(at));
   }
 
   /**
-   * Reads until a text came, or to the end of the connection.
+   * Reads until a text arrives, or to the end of the connection.
    *
-   * @param end The text, or a function that says if all of it is there.
-   * @returns All that came since the last call, as Latin-1.
+   * @param end The text, or a function that returns true when everything has arrived.
+   * @returns Everything received since the last call, as Latin-1.
    */
   async until(end?: string | ((text: string) => boolean)): Promise<string> {
     const chunk = new Uint8Array(65_536);
     let text = "";
-    // The end may lie across two chunks, and a search of the whole text would take too long.
+    // The text may span two chunks, and searching everything each time would take too long.
     let searched = 0;
     const isThere = () => typeof end === "string" ? text.includes(end, searched) : end?.(text);
     while (!isThere()) {
@@ -71,7 +69,7 @@ export class TextSocket implements Disposable {
   }
 }
 
-/** Makes the head of a request, after which its body follows. */
+/** Makes the head of a request, including the blank line before the body. */
 export function headOf(
   line: string,
   headers: Readonly<Record<string, string>>,
@@ -88,7 +86,7 @@ export interface ResponseParts {
   readonly body: string;
 }
 
-/** Takes a response apart; its body may be missing or incomplete. */
+/** Parses a response, whose body may be missing or incomplete. */
 export function partsOf(text: string): ResponseParts {
   const end = text.indexOf("\r\n\r\n");
   const [status = "", ...fields] = (end < 0 ? text : text.slice(0, end)).split("\r\n");

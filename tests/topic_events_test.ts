@@ -1,5 +1,5 @@
 /**
- * Topics as server-sent events, read as `EventSource` reads.
+ * Topics as server-sent events, read like `EventSource`.
  *
  * @module
  */
@@ -22,7 +22,7 @@ class Source implements Disposable {
   readonly response: Response;
   readonly #reader: ReadableStreamDefaultReader<Uint8Array>;
   readonly #events: Event[] = [];
-  /** Comments so far. */
+  /** Number of comments so far. */
   comments = 0;
   #text = "";
 
@@ -138,7 +138,7 @@ Deno.test("Last-Event-ID resumes a topic with a history, on another node too", a
   assertEquals(dataOf(await source.take(1)), ["e"]);
 });
 
-Deno.test("A reader gets a publication that comes while the engine replies to its read", async () => {
+Deno.test("A reader receives a publication that arrives while the broker replies to its read", async () => {
   using time = new FakeTime();
   const broker = new FaultyEngine().connect();
   await using server = open({ broker });
@@ -162,7 +162,7 @@ Deno.test("A reader gets a publication that comes while the engine replies to it
   await taking;
 });
 
-Deno.test("A reader without an id begins with new publications", async () => {
+Deno.test("A reader without an id starts with new publications", async () => {
   await using server = open();
   server.publish("log:x", "before");
   using source = await Source.open(server, "log:x");
@@ -170,7 +170,7 @@ Deno.test("A reader without an id begins with new publications", async () => {
   assertEquals(dataOf(await source.take(1)), ["after"]);
 });
 
-Deno.test("Publications that are no longer kept are an event of their own", async () => {
+Deno.test("A gap of publications that are no longer kept is a separate event", async () => {
   await using server = open();
   server.publish("log:x", 0);
   using first = await Source.open(server, "log:x", { query: "?last=1" });
@@ -192,7 +192,7 @@ Deno.test("Publications that are no longer kept are an event of their own", asyn
   assertEquals((await without.take(1))[0]!.data, { reason: "no-history" });
 });
 
-Deno.test("A slow reader of a topic without a history gets a gap, and the newest publications", async () => {
+Deno.test("A slow reader of a topic without a history receives a gap and the newest publications", async () => {
   await using server = open();
   using slow = await Source.open(server, "news");
   for (let i = 0; i < 1_500; i++) server.publish("news", i);
@@ -201,14 +201,14 @@ Deno.test("A slow reader of a topic without a history gets a gap, and the newest
   assertEquals(dataOf(events.slice(1)), Array.from({ length: 1_024 }, (_, i) => 476 + i));
   server.publish("news", "next");
   assertEquals(dataOf(await slow.take(1)), ["next"]);
-  // Events that made room for others take none any longer.
+  // Dropped events no longer use space.
   for (let i = 0; i < 2_000; i++) server.publish("news", "x".repeat(1_000));
   await slow.take(1 + 1_024);
   for (let i = 0; i < 10; i++) server.publish("news", i);
   assertEquals(dataOf(await slow.take(10)), Array.from({ length: 10 }, (_, i) => i));
 });
 
-Deno.test("authorize decides about each reader", async () => {
+Deno.test("authorize is called for each reader", async () => {
   const asked: unknown[] = [];
   await using server = open({
     api: {
@@ -226,7 +226,7 @@ Deno.test("authorize decides about each reader", async () => {
   assertEquals(asked, [["follow", "news"], ["follow", "log:x"]]);
 });
 
-Deno.test("A request that cannot be followed is a problem", async () => {
+Deno.test("A request that cannot be followed is answered with a problem", async () => {
   await using server = open();
   const cases: readonly [number, string, AskOptions][] = [
     [406, "news", { headers: { accept: "application/json" } }],
@@ -243,7 +243,7 @@ Deno.test("A request that cannot be followed is a problem", async () => {
   assertEquals(server.httpStats["api"]!.readers, { sse: 0 });
 });
 
-Deno.test("Readers take a place of maxReaders, and give it back", async () => {
+Deno.test("Readers use a slot of maxReaders, and release it", async () => {
   await using server = open({ api: { path: "/api", authorize: () => true, maxReaders: 1 } });
   {
     using _one = await Source.open(server, "news");
@@ -260,10 +260,10 @@ Deno.test("Readers take a place of maxReaders, and give it back", async () => {
   assertEquals(server.httpStats["api"]!.readers, { sse: 0 });
 });
 
-Deno.test("A drain ends the responses of readers that wait", async () => {
+Deno.test("A drain ends the responses of waiting readers", async () => {
   await using server = open();
   using source = await Source.open(server, "news");
-  await source.read(); // The time after which EventSource comes back.
+  await source.read(); // The reconnection time of EventSource.
   const next = source.read();
   await server.drain();
   assertEquals(await next, false);
@@ -285,12 +285,12 @@ Deno.test("A silent topic sends comments, and its response ends after ten minute
   assertEquals(server.httpStats["api"]!.readers, { sse: 0 });
 });
 
-Deno.test("An engine that is away is a 503 for a new reader, and ends the response of another", async () => {
+Deno.test("An unreachable broker is a 503 for a new reader, and ends the response of another", async () => {
   const broker = new FaultyEngine().connect();
   using _lines = captureConsole();
   await using server = open({ broker });
   using source = await Source.open(server, "log:x");
-  await source.read(); // The time after which EventSource comes back.
+  await source.read(); // The reconnection time of EventSource.
   const next = source.read();
   broker.make("history.read", fail);
   server.publish("log:x", 1);

@@ -1,6 +1,6 @@
-/** Traps for the globals of time and chance. */
+/** Traps for the globals of time and randomness. */
 
-/** Notes each use of a global for time and chance, until the disposal. */
+/** Records each use of a global for time or randomness until disposal. */
 export class Traps implements Disposable {
   readonly uses: string[] = [];
   readonly #former: (() => void)[] = [];

@@ -5,22 +5,22 @@ import { commentTextOf } from "../tools/_source.ts";
 
 const ROOT = new URL("../", import.meta.url);
 
-/** The part with the texts of browsers. */
+/** The section with messages of browsers. */
 const FOREIGN = "## In the console of a browser";
 
-/** Texts of Deno and of SQLite, which the last test provokes. */
+/** Messages of Deno and SQLite, which the last test provokes. */
 const OF_OTHERS = /^Requires net access|unable to open database file$/;
 
 const page = await Deno.readTextFile(new URL("docs/troubleshooting.md", ROOT));
 const own = page.slice(0, page.indexOf(FOREIGN));
 
-/** Messages in headings and in bold, without those of others. */
+/** Skein's own messages in headings and in bold. */
 const messages = [...own.matchAll(/^(?:### |- \*\*)`([^`]+)`/gm)].map(([, text]) => text!)
   .filter((text) => !OF_OTHERS.test(text));
 
-Deno.test("each message of the page for troubleshooting stands in the sources", async () => {
+Deno.test("Each message on the troubleshooting page is in the sources", async () => {
   const { files } = await readRepository(ROOT);
-  // Without comments, and with the parts of a text joined.
+  // Removes comments, and joins the parts of strings.
   const sources = [...files].filter(([path]) => isLibrary(path)).map(([, source]) => {
     const comments = commentTextOf(source);
     const code = [...source].map((char, i) => comments[i]!.trim() === "" ? char : " ").join("");
@@ -35,7 +35,7 @@ Deno.test("each message of the page for troubleshooting stands in the sources", 
   assertEquals(missing, []);
 });
 
-Deno.test("messages of Deno and SQLite are those of the page for troubleshooting", async () => {
+Deno.test("Messages of Deno and SQLite match the troubleshooting page", async () => {
   const folder = await Deno.makeTempDir();
   const script = `${folder}/listen.ts`;
   await Deno.writeTextFile(script, "Deno.serve({ port: 8000 }, () => new Response());");

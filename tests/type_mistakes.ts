@@ -1,14 +1,13 @@
 /**
- * Mistakes in the use of a contract, each with the message of the compiler. The gate checks the
- * messages (`tools/types.ts`): a mistyped topic has to list the topics, and a missing section has to
- * be named.
+ * Mistakes in the use of a contract, each with the compiler's message. `tools/types.ts` checks the
+ * messages: for a mistyped topic they must list the topics, and a missing section must be named.
  *
  * @module
  */
 
 const from = (path: string) => JSON.stringify(new URL(path, import.meta.url).href);
 
-/** Lines before the mistakes, without errors. */
+/** Error-free lines before the mistakes. */
 export const MISTAKES_BEGIN: readonly string[] = [
   `import type { Client } from ${from("../client/client.ts")};`,
   `import type { Contract } from ${from("../session/contract.ts")};`,

@@ -1,6 +1,5 @@
 /**
- * A path of UDP between clients and a server, on which a test loses packets, and a benchmark delays
- * packets.
+ * A UDP path between clients and a server, on which tests lose packets, and benchmarks delay them.
  *
  * @module
  */
@@ -9,13 +8,13 @@ import { bindUdp, type DatagramSocket } from "./raw_http3.ts";
 /** Larger than any packet of QUIC; the runtime cuts a packet to its buffer. */
 const MAX_PACKET_BYTES = 2_048;
 
-/** One UDP packet under way. */
+/** A UDP packet in flight. */
 export interface UdpPacket {
   /** The sender of the packet. */
   readonly from: "client" | "server";
-  /** The number of the packet in both directions together, from 1 on. */
+  /** Number of the packet across both directions, starting with 1. */
   readonly place: number;
-  /** The number of the packet in its direction, from 1 on. */
+  /** Number of the packet in its direction, starting with 1. */
   readonly placeOfSide: number;
   /** Size in bytes; QUIC pads the first packets of a handshake to 1,200 bytes. */
   readonly byteLength: number;
@@ -23,17 +22,17 @@ export interface UdpPacket {
 
 /** Numbers of packets and bytes in one direction. */
 export interface UdpCount {
-  /** Packets that arrived, including lost ones. */
+  /** Number of packets that reached the path, including lost packets. */
   readonly packets: number;
-  /** Packets that were lost. */
+  /** Number of lost packets. */
   readonly lost: number;
-  /** Bytes that arrived, including those of lost packets. */
+  /** Number of bytes that reached the path, including lost packets. */
   readonly bytes: number;
 }
 
 /**
- * Carries UDP between any number of clients and one port of this machine. Each client has a port of
- * its own towards the server, as behind a router.
+ * Carries UDP between any number of clients and one port of this machine. Each client has its own
+ * port towards the server, as behind a router.
  *
  * @example The first packet of each handshake is lost
  * ```ts ignore
@@ -77,12 +76,12 @@ export class UdpPath implements AsyncDisposable {
     return this.#counts;
   }
 
-  /** Packets of clients that are held up. */
+  /** Number of held packets of clients. */
   get heldCount(): number {
     return this.#held.length;
   }
 
-  /** Counts places and packets from the start again, for the next handshake. */
+  /** Resets the numbers and counts of packets, for the next handshake. */
   restart(): void {
     this.#place = 0;
     this.#counts = noPackets();
@@ -98,7 +97,7 @@ export class UdpPath implements AsyncDisposable {
     this.#isHolding = true;
   }
 
-  /** Releases all packets that were held back, at once. */
+  /** Releases all held packets together. */
   async release(): Promise<void> {
     this.#isHolding = false;
     for (const send of this.#held.splice(0)) await send();
@@ -110,7 +109,7 @@ export class UdpPath implements AsyncDisposable {
     await Promise.all(this.#running);
   }
 
-  /** Finds the socket of a client, or binds one that carries the answers back. */
+  /** Finds the socket of a client, or binds one that carries the replies back. */
   #farOf(client: number): Hop {
     let socket = this.#far.get(client);
     if (socket === undefined) {
@@ -151,7 +150,7 @@ export class UdpPath implements AsyncDisposable {
   }
 }
 
-/** The socket that sends a packet on, and its destination. */
+/** The socket that forwards a packet, and its destination. */
 interface Hop {
   readonly by: DatagramSocket;
   readonly to: Deno.NetAddr;

@@ -1,5 +1,5 @@
 /**
- * Unread streams of a server: their longest wait, and their largest number.
+ * Unread streams of a server: how long they may wait, and how many there may be.
  *
  * @module
  */
@@ -19,17 +19,17 @@ import { headersFrame, RawPeer, REQUEST_FIELDS, TestServer } from "./raw_http3.t
 import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 
-/** More than is read ahead of a stream that a handler has. */
+/** More than is read ahead for a stream that a handler holds. */
 const BODY = new Uint8Array(64 * 1024);
 
-/** As many streams fit, of a connection, an address and the server. */
+/** Limits for the streams of a connection and an address. */
 const LIMITS = {
   maxBytesPerConnection: 4 * STREAM_WINDOW_BYTES,
   maxBytesPerAddress: 6 * STREAM_WINDOW_BYTES,
   timeoutMs: 600_000,
 };
 
-/** A disconnected client is noticed soon, though its last packet was lost. */
+/** Lets the server notice a disconnected client soon even if its last packet is lost. */
 const webTransport = { keepAliveIntervalMs: 100 };
 
 /** A client without credit, with a number of sessions on its connection. */
@@ -55,13 +55,13 @@ class Client implements AsyncDisposable {
     return new Client(peer, ids);
   }
 
-  /** Opens streams of both directions, a few bytes too large to be read ahead. */
+  /** Opens streams of both kinds that are slightly too large to be read ahead. */
   async flood(count: number): Promise<void> {
     for (let i = 0; i < count; i++) {
       const id = this.#sessions[i % this.#sessions.length]!;
       const stream = i % 2 === 0 ? await this.#peer.bidi() : await this.#peer.uni();
       const send = "send" in stream ? stream.send : stream;
-      // The stream may be refused meanwhile.
+      // The server may reject the stream meanwhile.
       send.write(i % 2 === 0 ? 0x41 : 0x54, id, BODY).catch(() => {});
     }
   }
@@ -71,7 +71,7 @@ class Client implements AsyncDisposable {
   }
 }
 
-/** Ways in which an application may not read. */
+/** Ways in which an application fails to read. */
 const WAYS: readonly (readonly [string, ServeOptions])[] = [
   ["no line of the program mentions them", {}],
   ["onStream does not read them", { onStream: () => new Promise(() => {}) }],
@@ -93,12 +93,12 @@ async function standStill(session: Session): Promise<void> {
 }
 
 for (const [what, options] of WAYS) {
-  Deno.test(`serve() bounds unread streams by connection and address where ${what}`, async () => {
+  Deno.test(`serve() limits unread streams per connection and address if ${what}`, async () => {
     await using server = listen({ ...options, webTransport, limits: { unreadStreams: LIMITS } });
     const stats = () => server.manager.stats().unreadStreams;
     const refused = () => Object.values(stats().refused).reduce((sum, count) => sum + count, 0);
     {
-      // Sessions on one connection have no share of their own.
+      // Sessions on one connection share its limit.
       await using first = await Client.open(server, 4);
       await first.flood(20);
       await until(() => stats().count + refused() === 20);
@@ -126,7 +126,7 @@ for (const [what, options] of WAYS) {
   });
 }
 
-Deno.test("serve() refuses a stream that is not taken in time, and issues() says so", async () => {
+Deno.test("serve() rejects a stream that is not accepted in time, and issues() reports it", async () => {
   const opened = Promise.withResolvers<Session>();
   await using server = listen({
     limits: { unreadStreams: { timeoutMs: 50 } },
@@ -143,13 +143,13 @@ Deno.test("serve() refuses a stream that is not taken in time, and issues() says
   const [issue] = (await session.issues()).filter(({ code }) => code === "refused-streams");
   assertEquals(issue?.severity, "warning");
   assertStringIncludes(issue!.message, "2 streams of the peer were refused");
-  // The session continues, and takes the next stream.
+  // The session continues, and accepts the next stream.
   const next = session.incomingStreams().next();
   await client.flood(1);
   assertEquals((await soon(next)).value?.direction, "bidirectional");
 });
 
-Deno.test("serve() gives a loop time for a stream in hand, and none for the next one", async () => {
+Deno.test("serve() gives a loop time for the current stream, but not for the next one", async () => {
   const gate = Promise.withResolvers<void>();
   const read = Promise.withResolvers<number>();
   await using server = listen({
@@ -178,14 +178,14 @@ Deno.test("serve() gives a loop time for a stream in hand, and none for the next
   assertEquals(stats().count, 0);
 });
 
-Deno.test("serve() fails the read of a stream that a handler has, beyond a bound", async () => {
+Deno.test("serve() fails the read of a stream that a handler holds above a limit", async () => {
   const gate = Promise.withResolvers<void>();
   const failed = Promise.withResolvers<unknown>();
   await using server = listen({
     limits: { unreadStreams: { maxBytes: STREAM_WINDOW_BYTES } },
     async onStream({ readable }) {
       await gate.promise;
-      // A clean end would look like all that the peer sent.
+      // A clean end would look as if the peer had sent no more.
       for (const direct = directStream(readable); await direct.read() !== null;);
     },
     onError: (error) => failed.resolve(error),
@@ -201,7 +201,7 @@ Deno.test("serve() fails the read of a stream that a handler has, beyond a bound
   assertStringIncludes(`${error}`, "unread streams of a connection may use 1250000 bytes");
 });
 
-Deno.test("serve() counts no stream that is read at once, however many there are", async () => {
+Deno.test("serve() does not count streams that are read immediately, however many there are", async () => {
   await using server = listen({
     limits: { unreadStreams: { maxBytes: STREAM_WINDOW_BYTES } },
     async onStream(stream) {
@@ -222,7 +222,7 @@ Deno.test("serve() counts no stream that is read at once, however many there are
   assertEquals([count, refused.connection, refused.session], [0, 0, 0]);
 });
 
-Deno.test("serve() does not count the stream of a session's messages", async () => {
+Deno.test("serve() does not count a session's message stream", async () => {
   const unreadStreams = { maxBytes: STREAM_WINDOW_BYTES };
   await using server = listen({
     limits: { unreadStreams },
@@ -245,7 +245,7 @@ Deno.test("listenWebTransport() counts streams of sessions that are not yet acce
   await using server = new TestServer({ unreadStreams });
   await using peer = await server.dial();
   await peer.control();
-  const first = await peer.bidi(); // The session of the stream follows, once the stream is written.
+  const first = await peer.bidi(); // Requests the session only after its streams were written.
   for (let i = 0; i < 5; i++) {
     const stream = await peer.uni();
     stream.write(0x54, first.id, BODY).catch(() => {});
@@ -278,12 +278,12 @@ Deno.test("listenQuic() counts unread streams before the application accepts the
     const writer = (await client.createUnidirectionalStream()).getWriter();
     writer.write(BODY).catch(() => {});
   }
-  // One of each connection, as three quarters of an eighth are less.
+  // One per connection, as three quarters of an eighth are less than one stream.
   await until(() => connection.inspect.counters?.streamsRefused === 7);
   assertEquals(connection.inspect.unreadStreams, 1);
 });
 
-Deno.test("listenMoq() and serve() reject bounds of unread streams below one window", () => {
+Deno.test("listenMoq() and serve() reject limits of unread streams below one window", () => {
   const unreadStreams = { maxBytes: STREAM_WINDOW_BYTES - 1 };
   const message = "maxBytes must be an integer of at least 1250000, or Infinity, received 1249999";
   assertThrows(() => listenMoq({ unreadStreams }), RangeError, message);

@@ -1,5 +1,5 @@
 /**
- * Sets the browser's name for tests.
+ * Sets the user agent for tests.
  *
  * @module
  */
@@ -7,8 +7,8 @@
 /**
  * Sets `navigator.userAgent`.
  *
- * @param value The name.
- * @returns A disposable that restores the name.
+ * @param value The user agent.
+ * @returns A disposable that restores the user agent.
  */
 export function withUserAgent(value: string): Disposable {
   Object.defineProperty(navigator, "userAgent", { value, configurable: true });

@@ -1,6 +1,6 @@
 /**
- * Time until both ends notice that the network between them is gone: no packet passes, and none is
- * refused.
+ * The time until both ends notice that the network between them is gone: packets are lost without
+ * an error.
  *
  * @module
  */
@@ -15,7 +15,7 @@ import { soon } from "./waiting.ts";
 import { TcpPath } from "./tcp_path.ts";
 import { UdpPath } from "./udp_path.ts";
 
-/** Short times for QUIC: a vanished network is noticed within their sum. */
+/** Short times for QUIC, which notices a vanished network within their sum. */
 const SHORT = { idleTimeoutMs: 600, keepAliveIntervalMs: 200 };
 
 /** A session at both ends. */
@@ -27,7 +27,7 @@ function arrivals(): {
   return { onOpen: resolve, first: promise };
 }
 
-Deno.test("a vanished network under a WebSocket is noticed by both ends after a minute of silence", async () => {
+Deno.test("Both ends of a WebSocket notice a vanished network after a minute of silence", async () => {
   const { onOpen, first } = arrivals();
   await using server = listen({ webTransport: false, onOpen });
   await using path = new TcpPath(portOf(server));
@@ -37,7 +37,7 @@ Deno.test("a vanished network under a WebSocket is noticed by both ends after a 
   path.cut();
   await time.tickAsync(59_000);
   assertEquals([near.isClosed, far.isClosed], [false, false]);
-  // The clock of a heartbeat ticks once a second.
+  // The heartbeat checks once a second.
   await time.tickAsync(2_000);
   for (const { closed } of [near, far]) {
     const { code, by } = await closed;
@@ -45,7 +45,7 @@ Deno.test("a vanished network under a WebSocket is noticed by both ends after a 
   }
 });
 
-Deno.test("a vanished network under a session over WebTransport is noticed by both ends", async () => {
+Deno.test("Both ends of a session over WebTransport notice a vanished network", async () => {
   const { onOpen, first } = arrivals();
   await using server = listen({ webTransport: { cacheFolder: null, ...SHORT }, onOpen });
   await using path = new UdpPath(Number(new URL(server.webTransportUrl!).port));
@@ -58,7 +58,7 @@ Deno.test("a vanished network under a session over WebTransport is noticed by bo
   for (const { closed } of [near, far]) assertEquals((await soon(closed)).by, "network");
 });
 
-Deno.test("a vanished network under WebTransport and raw QUIC is noticed by both ends", async () => {
+Deno.test("Both ends of WebTransport and raw QUIC notice a vanished network", async () => {
   await using webTransport = new TestServer(SHORT);
   await using quic = new QuicServer(SHORT);
   await using webTransportPath = new UdpPath(webTransport.port);

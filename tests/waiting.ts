@@ -1,7 +1,7 @@
 /**
  * The ways in which tests wait:
  *
- * - {@linkcode soon} for a promise, with a bound,
+ * - {@linkcode soon} for a promise, with a time limit,
  * - {@linkcode until} for a condition without an event,
  * - {@linkcode turns} for messages over memory, and {@linkcode settlesSoon} for promises that need no
  *   more than that,
@@ -15,17 +15,20 @@ import { turns } from "../testing/turns.ts";
 
 export { passTime, settlesSoon, turns } from "../testing/turns.ts";
 
-// A real timer, so that `until()` also works in fake time.
+// Real timers, so that `until()` also works in fake time.
 const { setTimeout: startRealTimer } = globalThis;
 
-/** Longest wait, in milliseconds: shortly before the deadline of the test. */
+/** Maximum wait, in milliseconds: ends shortly before the test's deadline. */
 export const PATIENCE_MS: number = Number(Deno.env.get("TEST_DEADLINE_MS") ?? 60_000) - 10_000;
 
-/** Checks of a condition without a pause, and the longest pause after these, in milliseconds. */
+/**
+ * Number of checks of a condition without a pause, and the maximum pause afterwards, in
+ * milliseconds.
+ */
 const [EAGER_CHECKS, LONGEST_PAUSE_MS] = [20, 10];
 
 /**
- * Waits for a promise, with a bound.
+ * Waits for a promise, with a time limit.
  *
  * @param promise The promise.
  * @returns The value of the promise.
@@ -36,7 +39,7 @@ export function soon<T>(promise: PromiseLike<T>): Promise<T> {
 
 /**
  * Waits for a condition that has no event: first turn by turn, then with short pauses in real time.
- * Fake time stands still meanwhile.
+ * Fake time does not advance meanwhile.
  *
  * @param look Returns a truthy value once the condition holds.
  * @returns That value.

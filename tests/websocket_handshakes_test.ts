@@ -1,6 +1,6 @@
 /**
- * WebSocket handshakes by the letter of RFC 6455, section 4.2.1, on both engines: the request is
- * checked before an engine sees the request.
+ * WebSocket handshakes according to RFC 6455, section 4.2.1, on both engines: the server checks a
+ * request before an engine sees it.
  *
  * @module
  */
@@ -10,11 +10,11 @@ import type { Refusal } from "../server.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { hostBetween, listen, portOf, type RawOptions, RawSocket } from "./servers.ts";
 
-/** A request, and the status of the answer. */
+/** A request, and the status of the response. */
 interface Handshake extends RawOptions {
   readonly name: string;
   readonly status: number;
-  /** Where the hardened engine, on node:http, answers otherwise. */
+  /** The status of the hardened engine, if node:http answers differently. */
   readonly hardened?: number;
 }
 
@@ -51,14 +51,14 @@ const HANDSHAKES: readonly Handshake[] = [
 ];
 
 for (const engine of ["runtime", "hardened"] as const) {
-  Deno.test(`serve() on the ${engine} engine checks handshakes of WebSocket`, async () => {
+  Deno.test(`serve() on the ${engine} engine checks WebSocket handshakes`, async () => {
     const refusals: Refusal[] = [];
     await using server = listen({
       webTransport: false,
       onRefusal: (refusal) => void refusals.push(refusal),
       ...(engine === "hardened" ? { webSocket: hardenedWebSocket() } : {}),
     });
-    // A client of Skein is told of other refusals by a close, and so by an upgrade.
+    // Skein's client receives other refusals by a close, and therefore after an upgrade.
     for (const protocol of [undefined, "skein.1"]) {
       for (const { name, status, hardened = status, ...options } of HANDSHAKES) {
         using raw = await RawSocket.open(portOf(server), {
@@ -81,7 +81,7 @@ for (const engine of ["runtime", "hardened"] as const) {
 }
 
 for (const engine of ["runtime", "hardened"] as const) {
-  Deno.test(`The ${engine} engine sends the headers of an answer, and none that is malformed`, async () => {
+  Deno.test(`The ${engine} engine sends the headers of a response, but no malformed ones`, async () => {
     const hardened = hardenedWebSocket();
     const host = engine === "hardened" ? hardened : hostBetween({});
     let headers: HeadersInit = [["set-cookie", "a=1"], ["set-cookie", "b=2"]];
@@ -102,7 +102,7 @@ for (const engine of ["runtime", "hardened"] as const) {
   });
 }
 
-Deno.test("listenMoq() checks handshakes of WebSocket", async () => {
+Deno.test("listenMoq() checks WebSocket handshakes", async () => {
   await using server = listenMoq({
     port: 0,
     hostname: "127.0.0.1",

@@ -1,5 +1,5 @@
 /**
- * Streams and datagrams beside messages on a WebSocket, between `serve()` and `dial()`.
+ * Streams and datagrams in addition to messages on a WebSocket, between `serve()` and `dial()`.
  *
  * @module
  */
@@ -33,14 +33,14 @@ const both = ({ server, client }: {
     { transports: ["websocket"], ...client },
   );
 
-/** Bytes that encode their place. */
+/** Bytes that encode their position. */
 function pattern(length: number): Uint8Array {
   const bytes = new Uint8Array(length);
   for (let i = 0; i < length; i++) bytes[i] = (i * 31 + (i >> 10)) & 255;
   return bytes;
 }
 
-/** Writes until the peer takes no more; returns the number of taken bytes. */
+/** Writes until the peer accepts no more; returns the number of accepted bytes. */
 async function writeUntilHeld(writable: DirectWritable, limit: number): Promise<number> {
   const chunk = new Uint8Array(16 * KIB);
   for (let written = 0; written < limit; written += chunk.length) {
@@ -57,7 +57,7 @@ async function writeUntilHeld(writable: DirectWritable, limit: number): Promise<
 
 const numbers = (length: number) => Array.from({ length }, (_, i) => i);
 
-Deno.test("Session over skein.1 keeps the order of messages while streams of 8 MiB run beside them", async () => {
+Deno.test("Session over skein.1 keeps the order of messages during streams of 8 MiB", async () => {
   const COUNT = 500;
   const heard: unknown[] = [];
   const all = Promise.withResolvers<void>();
@@ -145,7 +145,7 @@ Deno.test("Session over skein.1 continues with messages and other streams while 
   assertEquals((await soon(incoming.read()))!.length > 0, true);
 });
 
-Deno.test("Session over skein.1 takes as much as its grant without a reader", async () => {
+Deno.test("Session over skein.1 accepts at most its grant without a reader", async () => {
   const flowControl = { maxData: 96 * KIB, maxStreamData: 64 * KIB, maxStreamsUni: 3 };
   await using ends = await both({ server: { flowControl } });
   const streams = [];
@@ -168,7 +168,7 @@ Deno.test("Session over skein.1 takes as much as its grant without a reader", as
   );
 });
 
-Deno.test("dial() and serve() each send their limits for the other", async () => {
+Deno.test("dial() and serve() each announce their limits to the other", async () => {
   await using ends = await both({
     server: { flowControl: { maxStreamData: 32 * KIB } },
     client: { flowControl: { maxStreamData: 16 * KIB } },
@@ -179,7 +179,7 @@ Deno.test("dial() and serve() each send their limits for the other", async () =>
   }
 });
 
-Deno.test("createServer() refuses a flow control that makes no sense", () => {
+Deno.test("createServer() rejects invalid flow control", () => {
   for (const maxData of [-1, 1.5, NaN, 2 ** 53]) {
     assertThrows(
       () => createServer({ flowControl: { maxData } }),
@@ -191,7 +191,7 @@ Deno.test("createServer() refuses a flow control that makes no sense", () => {
   assertThrows(() => createServer(text), TypeError, "flowControl.maxData must be of type number");
 });
 
-Deno.test("Session over skein.1 carries datagrams, both ways", async () => {
+Deno.test("Session over skein.1 carries datagrams in both directions", async () => {
   await using ends = await both();
   for (const [from, to] of [[ends.client, ends.server], [ends.server, ends.client]] as const) {
     const reading = next(to.datagrams.readable);
@@ -217,7 +217,7 @@ Deno.test("Session over skein.1 fails its streams when it closes", async () => {
   await assertRejects(() => ends.server.createUnidirectionalStream(), ConnectionError);
 });
 
-/** Close of a server to a client of `skein.1` that sent these records. */
+/** Sends records as a client of `skein.1`; returns the server's close. */
 async function closeAfter(...records: string[]): Promise<{ code: number; reason: string }> {
   await using server = listen({ webTransport: false });
   using socket = await RawSocket.open(server.address!.port, { protocol: "skein.1" });
@@ -232,11 +232,11 @@ async function closeAfter(...records: string[]): Promise<{ code: number; reason:
 /** The parameters of an end that grants no credit. */
 const PARAMETERS = "ff5153300d0a0d0a" + "00";
 
-Deno.test("Server closes a session over skein.1 by the records of its peer", async () => {
+Deno.test("Server closes a session over skein.1 for invalid records or a close of its peer", async () => {
   const bye = "03" + "627965";
   const cases: [what: string, records: string[], code: number, reason: RegExp][] = [
     ["a malformed record", ["ffffff"], 4400, /^Streams failed with QUIC error 0x7: /],
-    // Stream 0 of the server's own numbers, which the client cannot have opened.
+    // A stream number of the server, which the client cannot have opened.
     [
       "data of a stream that the server never opened",
       [PARAMETERS, "0b" + "01" + "01" + "00"],
@@ -258,7 +258,7 @@ Deno.test("Server closes a session over skein.1 by the records of its peer", asy
   }
 });
 
-Deno.test("A plain WebSocket has no streams, and takes any binary frame as one", async () => {
+Deno.test("A plain WebSocket has no streams", async () => {
   await using ends = await both({ client: { protocols: [] } });
   for (const session of [ends.client, ends.server]) {
     assertEquals(session.connection.capabilities.streams, false);
@@ -283,7 +283,7 @@ Deno.test("dial() opens streams over QMux, with and without a protocol on top", 
   }
 });
 
-Deno.test("dial() has messages over QMux that names skein.1, and streams beside them", async () => {
+Deno.test("dial() supports messages and streams over QMux that names skein.1", async () => {
   await using ends = await both({
     server: { onMessage: (message) => message.reply(message.data) },
     client: { protocols: ["qmux-02.skein.1", "qmux-01.skein.1"] },
@@ -297,7 +297,7 @@ Deno.test("dial() has messages over QMux that names skein.1, and streams beside 
   await writing;
 });
 
-Deno.test("dial() has messages over QMux although the server grants by hand, and gives no stream", async () => {
+Deno.test("dial() supports messages over QMux even if the server grants manually, and no streams", async () => {
   const flowControl = { automatic: false, maxStreamsBidi: 0 };
   await using ends = await both({
     server: { flowControl, onMessage: (message) => message.reply((message.data as string).length) },
@@ -311,7 +311,7 @@ Deno.test("dial() has messages over QMux although the server grants by hand, and
   assertEquals(ends.server.connection.inspect!.counters, undefined);
 });
 
-Deno.test("A stream that was written and closed arrives whole, although the session closes right after", async () => {
+Deno.test("A stream that was written and closed arrives whole, even if the session closes right after", async () => {
   for (const protocols of [undefined, ["qmux-02.skein.1"], ["qmux-02"]]) {
     await using ends = await both({ client: protocols && { protocols } });
     const near = directStream(await soon(ends.client.createUnidirectionalStream()));
@@ -342,7 +342,7 @@ Deno.test("Server prefers skein.1, then messages over QMux, then QMux without a 
   }
 });
 
-Deno.test("Server refuses a client of QMux by a close if that speaks skein.1, and by a status otherwise", async () => {
+Deno.test("Server refuses a QMux client by a close if it speaks skein.1, and otherwise by a status", async () => {
   await using server = listen({
     webTransport: false,
     authenticate: () => null,

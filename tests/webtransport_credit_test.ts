@@ -43,7 +43,7 @@ Deno.test("Session.grantDataCredit() lets the peer write over WebTransport", asy
   await soon(client.createUnidirectionalStream());
 });
 
-Deno.test("dial() has the server obey its flowControl over WebTransport", async () => {
+Deno.test("dial() makes the server obey its flowControl over WebTransport", async () => {
   await using pair = await sessionOver({}, {
     flowControl: { maxStreamsUni: 3, automatic: false },
   });
@@ -53,14 +53,14 @@ Deno.test("dial() has the server obey its flowControl over WebTransport", async 
   await until(() => pair.server.connection.inspect!.credit!.state("unidirectional").allowed === 9);
 });
 
-Deno.test("Session.close() sends code and reason also when it ends the connection of WebTransport", async () => {
+Deno.test("Session.close() sends code and reason even if it closes the WebTransport connection", async () => {
   await using pair = await sessionOver();
   await soon(pair.client.close({ code: 4001, reason: "bye", closeConnection: true }));
   const { code, reason } = await soon(pair.server.closed);
   assertEquals([code, reason], [4001, "bye"]);
 });
 
-Deno.test("Session.grantDataCredit() rejects where the peer does not count credit", async () => {
+Deno.test("Session.grantDataCredit() rejects if the peer does not count credit", async () => {
   await using pair = memorySessions();
   await assertRejects(() => pair.server.grantDataCredit(1), UnsupportedError, "memory");
 });

@@ -1,6 +1,6 @@
 /**
- * `serve()` over WebTransport on an engine of the test's own: events that real sockets do not make
- * on demand.
+ * `serve()` over WebTransport on a fake engine, for events that real sockets do not produce on
+ * demand.
  *
  * @module
  */
@@ -63,7 +63,7 @@ class FakeListener implements WebTransportSource {
   }
 }
 
-/** Keeps its listeners. */
+/** An engine that records its listeners. */
 function engine(
   listeners: FakeListener[],
 ): (options: ListenWebTransportOptions) => FakeListener {
@@ -104,10 +104,10 @@ class FakeRequest implements WebTransportRequest {
   }
 }
 
-Deno.test("serve() hands its engine the certificate, the address and the limits", async () => {
+Deno.test("serve() passes the certificate, the address and the limits to its engine", async () => {
   const tls = devCertificate({ cacheFolder: null });
   const own = devCertificate({ cacheFolder: null });
-  // As many as there may be sockets: two for each session.
+  // The maximum number of sockets: two for each session.
   const base = { hostname: "127.0.0.1", maxConnections: 20_000 };
   const cases: [Parameters<typeof listen>[0], WebTransportServeOptions, Record<string, unknown>][] =
     [
@@ -164,7 +164,7 @@ Deno.test("serve() keeps its development certificate in cacheFolder", async () =
   await Deno.remove(cacheFolder, { recursive: true });
 });
 
-Deno.test("serve() looks for another port where UDP's is taken, if any port will do", async () => {
+Deno.test("serve() looks for another port if the UDP port is in use and any port will do", async () => {
   const tried: number[] = [];
   const failing = (failures: number) => (options: ListenWebTransportOptions) => {
     tried.push(options.port!);
@@ -190,7 +190,7 @@ Deno.test("serve() looks for another port where UDP's is taken, if any port will
   for (const port of ports) await untilFree(port);
 });
 
-/** An engine whose port is taken a number of times. */
+/** An engine whose port is in use for a number of attempts. */
 class TakenPort {
   readonly listeners: FakeListener[] = [];
   attempts = 0;
@@ -205,13 +205,13 @@ class TakenPort {
     return listener;
   };
 
-  /** Options of a server whose UDP port is that of another program. */
+  /** Options of a server whose UDP port another program uses. */
   get options() {
     return { webTransport: { engine: this.engine, port: 9, cacheFolder: null } };
   }
 }
 
-Deno.test("serve() tries a taken UDP port again, every 5 s in the end, until it closes", async () => {
+Deno.test("serve() retries a UDP port that is in use, finally every 5 s, until it closes", async () => {
   const taken = new TakenPort();
   let closing: Promise<void>;
   {
@@ -226,7 +226,8 @@ Deno.test("serve() tries a taken UDP port again, every 5 s in the end, until it 
       for (; taken.attempts === attempts; ms += 50) await time.tickAsync(50);
       delays.push(ms);
     }
-    // Ten at once, in ten steps each, where only the collector may be late; then with pauses.
+    // Ten attempts without pauses, of ten steps each, as only the garbage collector may be late;
+    // then with pauses.
     assert(delays.slice(0, 10).every((ms) => ms <= 550), `${delays}`);
     for (const [i, ms] of [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000, 5_000].entries()) {
       assert(ms <= delays[10 + i]! && delays[10 + i]! <= ms + 600, `${delays}`);
@@ -246,7 +247,7 @@ Deno.test("serve() tries a taken UDP port again, every 5 s in the end, until it 
   await closing;
 });
 
-Deno.test("Server.drain() and Server.close() end the attempts to have a UDP port", async () => {
+Deno.test("Server.drain() and Server.close() stop retrying a UDP port", async () => {
   for (const end of ["drain", "close"] as const) {
     const taken = new TakenPort();
     const server = listen(taken.options);
@@ -257,7 +258,7 @@ Deno.test("Server.drain() and Server.close() end the attempts to have a UDP port
   }
 });
 
-Deno.test("serve() gives WebTransport up where another fault than a taken port comes up, and says so", async () => {
+Deno.test("serve() disables WebTransport if retrying its port fails with another error, and reports it", async () => {
   const taken = new TakenPort();
   using printed = stub(console, "error", () => {});
   await using server = listen(taken.options);
@@ -267,7 +268,7 @@ Deno.test("serve() gives WebTransport up where another fault than a taken port c
   assertThrows(() => server.rotateCertificate({ cert: "", key: "" }), TypeError, "must be on");
 });
 
-Deno.test("Server renews its development certificate at run time, and rotates the new one in", async () => {
+Deno.test("Server renews its development certificate at run time, and rotates to the new one", async () => {
   const listeners: FakeListener[] = [];
   const webTransport = { engine: engine(listeners), cacheFolder: null };
   let closing: Promise<void>;
@@ -283,7 +284,7 @@ Deno.test("Server renews its development certificate at run time, and rotates th
       hashes.push(hash());
     }
     assertEquals(new Set(hashes).size, 3);
-    // A certificate of the application is renewed by the application.
+    // Only the application renews its own certificate.
     server.rotateCertificate(devCertificate({ cacheFolder: null }));
     await time.tickAsync(20 * DAY_MS);
     assertEquals(rotations.length, 3);
@@ -293,7 +294,7 @@ Deno.test("Server renews its development certificate at run time, and rotates th
   assertEquals(listeners[0]!.steps, ["stop", "close"]);
 });
 
-Deno.test("serve() never renews a handed-in certificate", async () => {
+Deno.test("serve() never renews a given certificate", async () => {
   const listeners: FakeListener[] = [];
   const certificate = devCertificate({ cacheFolder: null });
   let closing: Promise<void>;
@@ -307,7 +308,7 @@ Deno.test("serve() never renews a handed-in certificate", async () => {
   await soon(closing);
 });
 
-Deno.test("Server sends a delay for the next attempt in its refusals", async () => {
+Deno.test("Server sends a retry delay in its refusals", async () => {
   const listeners: FakeListener[] = [];
   const server = listen({
     path: "/live",
@@ -342,7 +343,7 @@ Deno.test("Server sends a delay for the next attempt in its refusals", async () 
   assertEquals(listeners[0]!.steps, ["stop", "stop", "close"]);
 });
 
-Deno.test("Server answers 401 while clientAddress throws, and prints the fault once for many requests", async () => {
+Deno.test("Server answers 401 while clientAddress throws, and prints the error once for many requests", async () => {
   using print = captureConsole();
   const listeners: FakeListener[] = [];
   let failures = 20;
@@ -365,7 +366,7 @@ Deno.test("Server answers 401 while clientAddress throws, and prints the fault o
   assertEquals(faults.length, 1);
 });
 
-Deno.test("serve() prints its URL, and the reason against WebTransport, unless onListen is set", async () => {
+Deno.test("serve() prints its URL, and why WebTransport is off, unless onListen is set", async () => {
   using print = stub(console, "error");
   const told: ListenInfo[] = [];
   {

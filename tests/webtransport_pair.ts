@@ -1,5 +1,5 @@
 /**
- * Our client and our server of WebTransport, over UDP on this machine.
+ * Our WebTransport client and server, over UDP on this machine.
  *
  * @module
  */

@@ -48,7 +48,6 @@ export class WebTransportPeer implements AsyncDisposable {
     this.#serving = this.#serve(writable.getWriter(), answer);
   }
 
-  /** URL of the server. */
   get url(): string {
     return `https://127.0.0.1:${this.listener.address.port}/`;
   }
@@ -58,7 +57,6 @@ export class WebTransportPeer implements AsyncDisposable {
     return (await soon(this.#reader.read())).value!;
   }
 
-  /** Closes the server. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.listener.close();
     await this.#serving;

@@ -22,10 +22,10 @@ import { endOf } from "./sessions.ts";
 import { soon, until } from "./waiting.ts";
 import { headOf, partsOf, TextSocket } from "./text_socket.ts";
 
-/** Data about a server for its clients. */
+/** What a client needs to know about a server. */
 type Target = Pick<Server, "webTransportUrl" | "certificateHashes">;
 
-/** The part of an unstable API that frees a port on close: an endpoint of QUIC does not. */
+/** The part of an unstable API that frees a port on close, which a QUIC endpoint does not. */
 interface Datagrams extends Disposable {
   readonly addr: Deno.NetAddr;
 }
@@ -41,7 +41,7 @@ function takePort(): Datagrams {
   return { addr: socket.addr, [Symbol.dispose]: () => socket.close() };
 }
 
-/** Dials a server by the server's own description. */
+/** Dials a server with its URL and certificate hashes. */
 function dialRaw(
   server: Target,
   options: DialWebTransportOptions & { readonly path?: string } = {},
@@ -56,7 +56,7 @@ function dialRaw(
 /** Subprotocol of all sessions. */
 const PROTOCOL = "skein.1";
 
-/** Subprotocols of a client whose token follows in band. */
+/** Subprotocols of a client that sends its token in band. */
 const ANNOUNCED = [PROTOCOL, "skein.auth"];
 
 /** Opens a session of `skein.1`, without the fallbacks of `dial()`. */
@@ -80,7 +80,7 @@ async function statusOf(dialing: Promise<unknown>): Promise<number | undefined> 
   return (await assertRejects(() => dialing, ConnectionError)).status;
 }
 
-Deno.test("serve() offers WebTransport on the same port number, for this machine in development", async () => {
+Deno.test("serve() offers WebTransport on the same port number, only to this machine in development", async () => {
   const told: [Deno.NetAddr, ListenInfo][] = [];
   for (const hostname of ["127.0.0.1", "0.0.0.0"]) {
     await using server = listen({ hostname, onListen: (...args) => void told.push(args) });
@@ -112,7 +112,7 @@ Deno.test("serve() serves a session over WebTransport as over WebSocket", async 
   await until(() => server.manager.count === 0);
 });
 
-Deno.test("Server speaks skein.1 to a client whose URL alone asks for it", async () => {
+Deno.test("Server speaks skein.1 with a client that requests it only in its URL", async () => {
   const opened = Promise.withResolvers<Session>();
   await using server = listen({
     onOpen: (session) => opened.resolve(session),
@@ -127,7 +127,7 @@ Deno.test("Server speaks skein.1 to a client whose URL alone asks for it", async
   assertEquals((await soon(opened.promise)).protocol, "skein.1");
 });
 
-/** Ends of a connection by Deno's own client, with the end of the session at the server. */
+/** Closes of a connection by Deno's own client, each with the session's close at the server. */
 const OWN_CLIENT_ENDS: [what: string, info: WebTransportCloseInfo, code: number, by: string][] = [
   ["closes without a code, as a crash does", {}, 1006, "network"],
   ["closes with a code", { closeCode: 4010, reason: "bye" }, 4010, "remote"],
@@ -153,7 +153,7 @@ for (const [what, info, code, by] of OWN_CLIENT_ENDS) {
   });
 }
 
-Deno.test("Server gives a raw session streams, and no messages", async () => {
+Deno.test("Server supports streams but no messages in a raw session", async () => {
   const opened = Promise.withResolvers<Session>();
   await using server = listen({ onOpen: (session) => opened.resolve(session) });
   await using connection = await dialRaw(server, { protocols: ["other.1"] });
@@ -211,12 +211,12 @@ Deno.test("Server refuses over WebTransport with the same status as over WebSock
   assertEquals([server.manager.count, server.manager.stats().reserved], [2, 0]);
 });
 
-Deno.test("Server admits pages of its own over WebTransport, by each name of this machine", async () => {
+Deno.test("Server admits its own pages over WebTransport, under each name of this machine", async () => {
   await using server = listen({ origins: ["https://app.example"] });
   const port = portOf(server);
   const cases: [origin: string, isIn: boolean][] = [
     [`http://127.0.0.1:${port}`, true],
-    // The page was sent to 127.0.0.1, whichever name this machine has.
+    // The page connects to 127.0.0.1, whatever its host name is.
     [`http://localhost:${port}`, true],
     [`http://[::1]:${port}`, true],
     ["https://app.example", true],
@@ -235,7 +235,7 @@ Deno.test("Server admits pages of its own over WebTransport, by each name of thi
   }
 });
 
-Deno.test("Server admits its own page where WebTransport has another port", async () => {
+Deno.test("Server admits its own page if WebTransport has another port", async () => {
   const certificate = devCertificate({ cacheFolder: null });
   const port = lowPort();
   await using server = listen({ tls: certificate, webTransport: { port } });
@@ -243,12 +243,12 @@ Deno.test("Server admits its own page where WebTransport has another port", asyn
   const own = `https://127.0.0.1:${portOf(server)}`;
   await using connection = await dialRaw(server, { headers: { origin: own } });
   assertEquals(connection.transport, "webtransport");
-  // With `tls` every name stays.
+  // With `tls` every name must match.
   const other = `https://localhost:${portOf(server)}`;
   assertEquals(await statusOf(dialRaw(server, { headers: { origin: other } })), 403);
 });
 
-Deno.test("Server takes a token in band over WebTransport before any other message", async () => {
+Deno.test("Server reads a token in band over WebTransport before any other message", async () => {
   await using server = listen({
     allowTokenMessage: true,
     authenticate: ({ token }) => token === "s3cret" ? "ann" : null,
@@ -258,7 +258,7 @@ Deno.test("Server takes a token in band over WebTransport before any other messa
   assertEquals(server.manager.sessionsOf("ann").map(({ id }) => id), [session.id]);
   const wrong = await assertRejects(() => open(server, { token: "wrong" }), SessionClosedError);
   assertEquals(wrong.info?.code, 4401);
-  // A client that can send no token in band is refused before a session.
+  // A client that cannot send a token in band is refused before there is a session.
   assertEquals(await statusOf(dialRaw(server)), 401);
   // The server does not wait for a client that never opens its stream.
   const silent = await dialRaw(server, { protocols: ANNOUNCED });
@@ -267,7 +267,7 @@ Deno.test("Server takes a token in band over WebTransport before any other messa
   await until(() => server.manager.stats().reserved === 0);
 });
 
-Deno.test("Server aborts authenticate without a report when a WebTransport client gives up", async () => {
+Deno.test("Server aborts authenticate without an error report when a WebTransport client disconnects", async () => {
   const asked = Promise.withResolvers<AbortSignal>();
   const told: Refusal[] = [];
   await using server = listen({
@@ -287,7 +287,7 @@ Deno.test("Server aborts authenticate without a report when a WebTransport clien
   assertEquals(told, []);
 });
 
-Deno.test("Server.drain() tells WebTransport sessions, raw ones too, and refuses new ones", async () => {
+Deno.test("Server.drain() notifies WebTransport sessions, including raw sessions, and refuses new ones", async () => {
   const opened: Session[] = [];
   const server = listen({ onOpen: (session) => void opened.push(session) });
   const session = await open(server);
@@ -303,7 +303,7 @@ Deno.test("Server.drain() tells WebTransport sessions, raw ones too, and refuses
   assert(status === 503 || status === undefined, `received ${status}`);
 });
 
-Deno.test("Server.close() ends WebTransport sessions with 4503, and listens no more", async () => {
+Deno.test("Server.close() closes WebTransport sessions with 4503, and stops listening", async () => {
   const server = listen();
   const session = await open(server);
   await server.close();
@@ -311,7 +311,7 @@ Deno.test("Server.close() ends WebTransport sessions with 4503, and listens no m
   await assertRejects(() => dialRaw(server, { timeoutMs: 200 }));
 });
 
-Deno.test("serve() shares its certificate between both wires", async () => {
+Deno.test("serve() uses one certificate for both transports", async () => {
   const tls = devCertificate({ cacheFolder: null });
   await using server = listen({ tls, onMessage: (message) => message.reply("pong") });
   assertEquals(server.url, `wss://127.0.0.1:${portOf(server)}/`);
@@ -327,7 +327,7 @@ Deno.test("serve() shares its certificate between both wires", async () => {
   assertEquals([wellKnown.status, await wellKnown.text()], [426, "Expected a WebSocket upgrade"]);
 });
 
-Deno.test("Server.rotateCertificate() gives new clients another certificate, and keeps sessions", async () => {
+Deno.test("Server.rotateCertificate() presents another certificate to new clients, and keeps sessions", async () => {
   const [first, second] = [0, 1].map(() => devCertificate({ cacheFolder: null }));
   await using server = listen({
     webTransport: { certificate: first! },
@@ -342,7 +342,7 @@ Deno.test("Server.rotateCertificate() gives new clients another certificate, and
   await assertRejects(() => dialRaw(server, { serverCertificateHashes: first!.hashes }));
 });
 
-Deno.test("serve() continues with WebSocket while the UDP port is taken, and offers WebTransport once it is free", async () => {
+Deno.test("serve() continues with WebSocket while the UDP port is in use, and offers WebTransport when it is free", async () => {
   for (const webTransport of [true, { cacheFolder: null }]) {
     const taken = takePort();
     const { port } = taken.addr;
@@ -363,7 +363,7 @@ Deno.test("serve() continues with WebSocket while the UDP port is taken, and off
     const response = await fetch(`${http}.well-known/skein/webtransport`);
     assertEquals(response.status, 426);
     await response.body?.cancel();
-    // The certificate of the listener to come.
+    // The certificate for the future listener.
     assertThrows(() => server.rotateCertificate({ cert: "no", key: "no" }), TypeError);
     const certificate = devCertificate({ cacheFolder: null });
     server.rotateCertificate(certificate);
@@ -378,7 +378,7 @@ Deno.test("serve() continues with WebSocket while the UDP port is taken, and off
   }
 });
 
-Deno.test("serve() has WebTransport on a port that this process served on before, five times of five", async () => {
+Deno.test("serve() offers WebTransport on a port that this process used before, in five of five attempts", async () => {
   const port = lowPort();
   for (let round = 0; round < 5; round++) {
     const listening = Promise.withResolvers<void>();
@@ -394,21 +394,21 @@ Deno.test("serve() has WebTransport on a port that this process served on before
   }
 });
 
-Deno.test("serve() without WebTransport takes no UDP port", async () => {
+Deno.test("serve() without WebTransport uses no UDP port", async () => {
   using endpoint = spy(Deno, "QuicEndpoint");
   await using server = listen({ webTransport: false });
   assertEquals([server.webTransportUrl, server.certificateHashes], ["", []]);
   assertEquals(endpoint.calls.length, 0);
 });
 
-Deno.test("serve() sends the address of its WebTransport to this machine alone", async () => {
+Deno.test("serve() reveals the address of its WebTransport only to this machine", async () => {
   await using server = listen({
     path: "/live",
     origins: ["https://app.example"],
     fetch: () => new Response("mine", { status: 418 }),
   });
   const port = portOf(server);
-  // By hand, since `fetch()` overrides the host.
+  // A raw request, since `fetch()` overrides the host.
   const ask = async (
     { path = "", method = "GET", headers = {} }: {
       readonly path?: string;
@@ -453,7 +453,7 @@ Deno.test("serve() sends the address of its WebTransport to this machine alone",
   }
 });
 
-Deno.test("serve() refuses options of WebTransport that make no sense", () => {
+Deno.test("serve() rejects invalid WebTransport options", () => {
   assertThrows(() => serve({ port: 0, webTransport: 7 as never }), TypeError, "received 7");
   assertThrows(() => serve({ port: 0, webTransport: null as never }), TypeError, "received null");
   for (const port of [-1, 65_536, 1.5]) {
@@ -462,11 +462,11 @@ Deno.test("serve() refuses options of WebTransport that make no sense", () => {
   assertThrows(() => serve({ port: 0, webTransport: { port: "8000" as never } }), TypeError);
 });
 
-/** The configuration of a user who has not turned on any feature. */
+/** The configuration of a user who has not enabled any feature. */
 const { imports } = JSON.parse(await Deno.readTextFile(new URL("../deno.json", import.meta.url)));
 const CONFIG = JSON.stringify({ imports, nodeModulesDir: "none", lock: false });
 
-/** Runs a program of its own, and returns the output. */
+/** Runs a program in another process, and returns its output. */
 async function run(
   script: string,
   ...flags: readonly string[]
@@ -500,7 +500,7 @@ const TALK = `
   console.log(await session.request("ping"), server.webTransportUrl === "", server.url);
 `;
 
-Deno.test("serve() says in one line that the runtime has no QUIC, and serves WebSocket", async () => {
+Deno.test("serve() prints one line if the runtime has no QUIC, and serves WebSocket", async () => {
   const [out, err] = await run(TALK, "-N");
   const [pong, isOff, url = ""] = out.trim().split(" ");
   assertEquals([pong, isOff], ["pong", "true"]);
@@ -515,7 +515,7 @@ Deno.test("serve() says in one line that the runtime has no QUIC, and serves Web
   assert(failure.includes("--unstable-net"), failure);
 });
 
-Deno.test("serve() offers WebTransport with no permission but the network's", async () => {
+Deno.test("serve() offers WebTransport with only the network permission", async () => {
   const [out, err] = await run(TALK, "-N", "--unstable-net");
   const [pong, isOff, url = ""] = out.trim().split(" ");
   assertEquals([pong, isOff], ["pong", "false"]);
@@ -526,7 +526,7 @@ Deno.test("serve() offers WebTransport with no permission but the network's", as
   );
 });
 
-Deno.test("serve() asks for no permission that WebTransport alone needs", async () => {
+Deno.test("serve() requests no permission that only WebTransport needs", async () => {
   const [out, err] = await run(
     TALK.replace('hostname: "127.0.0.1"', 'hostname: "0.0.0.0"').replace(
       "dial(server.url)",
@@ -543,7 +543,7 @@ Deno.test("serve() asks for no permission that WebTransport alone needs", async 
   );
 });
 
-Deno.test("dial() takes WebTransport of a server on the loopback address of IPv6", async () => {
+Deno.test("dial() uses WebTransport to a server on the IPv6 loopback address", async () => {
   await using server = listen({ hostname: "::1", webTransport: { cacheFolder: null } });
   await using session = await soon(dial(server.url));
   assertEquals(session.transport, "webtransport");

@@ -1,5 +1,5 @@
 /**
- * The whiteboard: its pure parts, its boards in a file, and its server with clients.
+ * The whiteboard: its pure functions, its boards in a file, and its server with clients.
  *
  * @module
  */
@@ -27,7 +27,7 @@ function draw(points: readonly Point[] = LINE): Drawn {
 
 /* The drawing */
 
-Deno.test("Drawing.apply() counts a change once that comes twice", () => {
+Deno.test("Drawing.apply() applies a duplicate change once", () => {
   const [one, two] = [draw(), draw()];
   const drawing = new Drawing();
   for (const change of [one, two, one]) drawing.apply(change, "ann");
@@ -38,7 +38,7 @@ Deno.test("Drawing.apply() counts a change once that comes twice", () => {
   assertEquals(drawing.strokes, []);
 });
 
-Deno.test("Drawing.add() pushes out the oldest stroke beyond the bound", () => {
+Deno.test("Drawing.add() drops the oldest stroke above the limit", () => {
   const strokes = Array.from({ length: LIMITS.strokes + 2 }, () => draw());
   const drawing = new Drawing(strokes);
   assertEquals(drawing.strokes.length, LIMITS.strokes);
@@ -47,18 +47,18 @@ Deno.test("Drawing.add() pushes out the oldest stroke beyond the bound", () => {
 
 /* Lines */
 
-Deno.test("simplify() keeps the look of a line with fewer points", () => {
+Deno.test("simplify() keeps the shape of a line with fewer points", () => {
   const straight = Array.from({ length: 50 }, (_, i): Point => [i, 2 * i, 0.5]);
   assertEquals(simplify(straight, 0.1), [straight[0]!, straight[49]!]);
   const corner: Point[] = [[0, 0, 0.5], [5, 0.01, 0.5], [10, 0, 0.5], [10, 10, 0.5]];
   assertEquals(simplify(corner, 0.1), [corner[0]!, corner[2]!, corner[3]!]);
-  // A place with another pressure stays.
+  // A point with another pressure stays.
   const pressed: Point[] = [[0, 0, 0.1], [5, 0, 0.9], [10, 0, 0.1]];
   assertEquals(simplify(pressed, 0.1), pressed);
   assertEquals(simplify([[1, 1, 0.5]], 0.1), [[1, 1, 0.5]]);
 });
 
-Deno.test("round() stays within the reach of a board", () => {
+Deno.test("round() stays within the bounds of a board", () => {
   assertEquals(round([1.26, -2.04, 0.333]), [1.3, -2, 0.33]);
   assertEquals(round([1e9, -1e9, 2]), [LIMITS.reach, -LIMITS.reach, 1]);
 });
@@ -81,7 +81,7 @@ Deno.test("isTouched() finds the strokes under an eraser", () => {
     const [from, to, expected] of [
       [at(50, 4), at(50, 4), true],
       [at(50, 8), at(50, 8), false],
-      // A fast eraser passes the line between two places.
+      // A fast eraser crosses the line between two points.
       [at(50, -40), at(50, 40), true],
       [at(130, -40), at(130, 40), false],
       [at(104, 0), at(120, 0), true],
@@ -92,7 +92,7 @@ Deno.test("isTouched() finds the strokes under an eraser", () => {
   assert(isTouched({ ...stroke, points: [at(3, 3)] }, at(0, 0), at(1, 1), 4));
 });
 
-Deno.test("boxOf() is the box around all strokes with their width", () => {
+Deno.test("boxOf() returns the box around all strokes, including their width", () => {
   assertEquals(boxOf([]), undefined);
   assertEquals(boxOf([draw(), draw([[-50, 20, 0.5]])]), {
     left: -55,
@@ -104,7 +104,7 @@ Deno.test("boxOf() is the box around all strokes with their width", () => {
 
 /* Boards */
 
-Deno.test("a long drawing is handed out in parts, all of one moment", async () => {
+Deno.test("A long drawing is sent in parts of one consistent snapshot", async () => {
   await using server = serveWhiteboard({ port: 0, onListen() {} });
   const points = Array.from({ length: LIMITS.points }, (_, i): Point => [i, 0.1, 0.5]);
   const drawn = Array.from({ length: 60 }, () => draw(points));
@@ -125,7 +125,7 @@ Deno.test("a long drawing is handed out in parts, all of one moment", async () =
   }]);
 });
 
-Deno.test("a board outlives its history and its server, saved as a sheet", async () => {
+Deno.test("A board outlives its history and its server, saved as a sheet", async () => {
   const path = await Deno.makeTempFile();
   const first = draw();
   const newest = draw().id;
@@ -138,7 +138,7 @@ Deno.test("a board outlives its history and its server, saved as a sheet", async
       outbox: { maxMessages: 5_000, maxBytes: 4_194_304 },
     });
     await client.publish("board:old", first);
-    // More changes than the history keeps, and nobody who opens the board.
+    // More changes than the history keeps, while no one opens the board.
     for (let i = 0; i < 1_200; i++) {
       const { id } = draw();
       void client.publish("board:old", { ...first, id }).catch(() => {});
@@ -167,7 +167,7 @@ Deno.test("a board outlives its history and its server, saved as a sheet", async
 
 /* The server and its clients */
 
-Deno.test("serveWhiteboard() takes valid changes only, and names the author itself", async () => {
+Deno.test("serveWhiteboard() accepts only valid changes, and sets the author itself", async () => {
   await using server = serveWhiteboard({ port: 0, onListen() {} });
   await using ann = connect(`${server.url}session?name=ann`);
   const board = ann.subscribe("board:a");
@@ -204,7 +204,7 @@ Deno.test("serveWhiteboard() takes valid changes only, and names the author itse
   }
 });
 
-Deno.test("changes made during an outage arrive once, on a server that was started again", async () => {
+Deno.test("Changes made during an outage arrive once, on the restarted server", async () => {
   await using broker = new MemoryBroker();
   const first = serveWhiteboard({ port: 0, broker, onListen() {} });
   const { port } = new URL(first.url);
@@ -226,7 +226,7 @@ Deno.test("changes made during an outage arrive once, on a server that was start
 
 /* Pointers */
 
-Deno.test("pointers reach the others on the board, by datagrams, and leave with their session", async () => {
+Deno.test("Pointers reach the other users of the board by datagrams, and disappear with their session", async () => {
   await using server = serveWhiteboard({ port: 0, onListen() {} });
   const [first, second, third] = [
     await enter(server.url, "ann"),
@@ -241,7 +241,7 @@ Deno.test("pointers reach the others on the board, by datagrams, and leave with 
   const pen = { id: "stroke-live", colour: "red", width: 5, from: [0, 0] as [0, 0] } as const;
   await ann.send(1, { board: "a", at: [1, 2], pen });
   assertEquals(await next(bob), { id: 1, user: "ann", at: [1, 2], pen });
-  // A board that the session has not opened, and a place beyond the board.
+  // A board that the session has not opened, and a point outside of the board.
   await ann.send(1, { board: "b", at: [3, 4] });
   await ann.send(1, { board: "a", at: [1e9, 4] });
   await bob.send(1, { board: "a", at: [5, 6] });
@@ -252,7 +252,7 @@ Deno.test("pointers reach the others on the board, by datagrams, and leave with 
   await Promise.all([second.close(), third.close()]);
 });
 
-Deno.test("pointers go as messages where the transport has no datagrams", async () => {
+Deno.test("Pointers are sent as messages if the transport has no datagrams", async () => {
   await using server = serveWhiteboard({ port: 0, onListen() {} });
   // A plain WebSocket, without Skein's client.
   const socket = new WebSocket(`${server.url}session?name=ann`);
@@ -278,7 +278,7 @@ Deno.test("pointers go as messages where the transport has no datagrams", async 
 
 type Whiteboard = Client<typeof contract>;
 
-/** Enters a board over WebSocket, where no datagram is lost. */
+/** Enters a board over WebSocket, which loses no datagrams. */
 async function enter(
   url: string,
   name: string,

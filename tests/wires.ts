@@ -1,6 +1,6 @@
 /**
- * The wires on which sessions have to behave the same, and two sessions back to back on any of
- * them. A new wire is one more entry in {@linkcode wires}.
+ * The transports on which sessions must behave alike, and two connected sessions on any of them. A
+ * new transport is one more entry in {@linkcode wires}.
  *
  * @module
  */
@@ -19,28 +19,31 @@ import { type EndOptions, endSettings } from "./sessions.ts";
 import { type WebTransportPair, webTransportPair } from "./webtransport_pair.ts";
 import { soon } from "./waiting.ts";
 
-/** Two ends of one connection, with messages; disposing the pair closes ends and carrier. */
+/**
+ * Two ends of one connection, with messages; disposing the pair closes both, and whatever carries
+ * them.
+ */
 export interface WirePair extends AsyncDisposable {
   /** The end that dialed. */
   readonly client: Connection;
   /** The end that accepted. */
   readonly server: Connection;
-  /** The network between the ends, if a test can control the network. */
+  /** The network between the ends, if a test can control it. */
   readonly link?: MemoryLink;
 }
 
-/** A wire that the sessions are tested on. */
+/** A transport for session tests. */
 export interface Wire {
-  /** Prefix of the tests' names. */
+  /** Prefix of test titles. */
   readonly name: string;
   /**
-   * True if each pair has a `link` and no time but that of timers, so that tests of slow and dead
-   * peers run.
+   * True if each pair has a `link` and only timers take time, so that tests of slow and dead peers
+   * run.
    */
   readonly hasLink: boolean;
   /** Titles of skipped tests, each with the known defect. */
   readonly skips?: Readonly<Record<string, string>>;
-  /** Makes a fresh pair, with the subprotocol `skein.1`. */
+  /** Makes a new pair, with the subprotocol `skein.1`. */
   makePair(): Promise<WirePair>;
 }
 
@@ -67,7 +70,7 @@ async function webSocketPair(protocol: string): Promise<WirePair> {
   };
 }
 
-/** GET and POST requests. */
+/** Connections over HTTP, by GET and POST requests. */
 async function httpPair(): Promise<WirePair> {
   const http = new HttpEnds();
   const ends = disposable(await http.open());
@@ -80,7 +83,7 @@ async function httpPair(): Promise<WirePair> {
   };
 }
 
-/** Every wire with messages. */
+/** All transports with messages. */
 export const wires: readonly Wire[] = [
   {
     name: "memory",
@@ -116,15 +119,15 @@ export const wires: readonly Wire[] = [
   },
 ];
 
-/** Requests of HTTP: messages alone, without streams. */
+/** HTTP requests: only messages, without streams. */
 export const httpWire: Wire = { name: "HTTP", hasLink: false, makePair: httpPair };
 
-/** Tests of sessions, by the defect that makes the runtime's own WebTransport fail them. */
+/** Session tests that the runtime's own WebTransport fails, by the defect that causes it. */
 const BUILTIN_SKIPS: { readonly [Defect in NativeServerDefect]?: readonly string[] } = {
   "close-unseen": ["flushes and tells its code when the client closes"],
 };
 
-/** The runtime's WebTransport at the server, within the known defects. */
+/** The runtime's WebTransport at the server, without the tests that its known defects fail. */
 export const builtinWire: Wire = {
   name: "the built-in WebTransport",
   hasLink: false,
@@ -162,7 +165,7 @@ export function disposable(pair: Omit<WirePair, typeof Symbol.asyncDispose>): Wi
   };
 }
 
-/** Two sessions back to back on a wire. */
+/** Two connected sessions on a transport. */
 export interface WireEnds<V, C extends Contract> extends AsyncDisposable {
   /** The server's end. */
   readonly server: Session<V, C, "server">;
@@ -174,18 +177,19 @@ export interface WireEnds<V, C extends Contract> extends AsyncDisposable {
 
 /** Settings of both ends, and the user of the client. */
 export interface WireEndsOptions<V, C extends Contract> {
-  /** Of the server's end. */
+  /** Settings of the server's end. */
   readonly server?: EndOptions<V, C, "server">;
-  /** Of the client's end. */
+  /** Settings of the client's end. */
   readonly client?: EndOptions<unknown, C, "client">;
   /** The user of the client. */
   readonly identity?: SessionIdentity<V, Session>;
 }
 
 /**
- * Two sessions back to back, the client's ready. Disposing them closes both and the wire.
+ * Opens two connected sessions; the client's is ready. Disposing them closes both and the
+ * connection.
  *
- * @param wire The wire.
+ * @param wire The transport.
  * @param options See {@linkcode WireEndsOptions}.
  * @returns Both sessions.
  */
@@ -216,7 +220,7 @@ export async function endsOn<V = unknown, C extends Contract = Contract>(
 }
 
 /**
- * Collects items, and waits for a number of items.
+ * Collects items, and waits for a number of them.
  *
  * @typeParam T Type of the items.
  */
@@ -225,11 +229,6 @@ export class Log<T> {
   readonly items: T[] = [];
   #wanted: { readonly count: number; readonly resolve: () => void } | undefined;
 
-  /**
-   * Adds an item.
-   *
-   * @param item The item.
-   */
   add(item: T): void {
     this.items.push(item);
     if (this.#wanted !== undefined && this.items.length >= this.#wanted.count) {
@@ -238,9 +237,9 @@ export class Log<T> {
   }
 
   /**
-   * Waits for a number of items in all.
+   * Waits until there is a number of items in total.
    *
-   * @param count Number of items.
+   * @param count Total number of items.
    * @returns All items so far.
    */
   async reach(count: number): Promise<T[]> {

@@ -1,6 +1,6 @@
 /**
- * A client on an engine that returns no credit: publications and streams by the megabyte, each of
- * which must arrive once.
+ * A client on an engine that returns no credit: megabytes of publications and streams, each of
+ * which must arrive exactly once.
  *
  * @module
  */
@@ -8,21 +8,21 @@ import type { Session } from "../session/session.ts";
 import { testServer } from "../testing/mod.ts";
 import type { WithheldCredit } from "../transport/memory/connection.ts";
 
-/** Most publications under way: a fraction of the remaining credit of a worn session. */
+/** Maximum share of the credit that publications in flight may use. */
 const WINDOW_BYTES = 1 / 16;
 
-/** Most streams under way. */
+/** Maximum number of streams in flight. */
 const STREAMS_AT_ONCE = 8;
 
-/** Amount of data, and the engine. */
+/** The amount of data, and the credit of the engine. */
 export interface Load {
-  /** Bytes that are published on a topic with a history. */
+  /** Total bytes to publish on a topic with a history. */
   readonly bytes: number;
   /** Bytes of each publication. */
   readonly messageBytes: number;
-  /** Streams that the server opens. */
+  /** Number of streams that the server opens. */
   readonly streams: number;
-  /** The engine. */
+  /** The credit of the engine. */
   readonly credit: WithheldCredit;
 }
 
@@ -30,9 +30,9 @@ export interface Load {
 export interface Outcome {
   readonly messages: number;
   readonly streams: number;
-  /** Publications and streams that did not arrive. */
+  /** Number of publications and streams that did not arrive. */
   readonly lost: number;
-  /** Publications and streams that arrived twice. */
+  /** Number of publications and streams that arrived twice. */
   readonly doubled: number;
   /** Number of the client's sessions. */
   readonly sessions: number;
@@ -83,7 +83,7 @@ export async function underWithheldCredit(load: Load): Promise<Outcome> {
       void new Response(readable).text().then((text) => {
         count(read, Number(text));
         proceed();
-        // The end of a stream that was cut is not a number.
+        // A stream that was cut does not contain a number.
       }).catch(() => {});
     }
   };
@@ -100,7 +100,7 @@ export async function underWithheldCredit(load: Load): Promise<Outcome> {
     for (let n = 0; n < messages; n++) {
       while ((n - seen.size) * messageBytes > credit.bytes * WINDOW_BYTES) await progress.promise;
       server.publish("log", { n, text });
-      // A wire has a rate: the data of a handover has to fit into the rest of the credit.
+      // Limits the rate: the data of a handover must fit into the rest of the credit.
       await new Promise((resolve) => setTimeout(resolve));
     }
   };
@@ -116,7 +116,7 @@ export async function underWithheldCredit(load: Load): Promise<Outcome> {
           await writer.close();
           break;
         } catch {
-          // The client moved meanwhile: the next session has room.
+          // The client has moved meanwhile: the next session has credit.
         }
       }
     }

@@ -1,4 +1,7 @@
-/** Options of a wrong shape, as newcomers write them: an error at the start, or one line. */
+/**
+ * Options of a wrong shape, as newcomers write them: they cause an error at the start, or one
+ * console line.
+ */
 import { assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { createServer, defineContract, type ServerOptions } from "../mod.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
@@ -6,7 +9,7 @@ import { testServer } from "../testing/mod.ts";
 import { captureConsole } from "./console_lines.ts";
 import { z } from "zod";
 
-Deno.test("createServer() throws for options of a wrong shape", () => {
+Deno.test("createServer() throws if options have a wrong shape", () => {
   const cases: [options: object, text: string][] = [
     [{ history: ["chat"] }, "history must be of type object, received an array"],
     [{ history: { "chat:*": {} } }, "a parameter must have a name, such as {name}, and no *"],
@@ -42,7 +45,7 @@ Deno.test("Client.subscribe() throws for a negative last", async () => {
   );
 });
 
-Deno.test("A subscription with last prints once that its topic has no history", async () => {
+Deno.test("A subscription with last prints one line if its topic has no history", async () => {
   using printed = captureConsole();
   await using server = testServer({ authorize: () => true, history: { "kept:{name}": {} } });
   await using client = server.connect();
