@@ -71,7 +71,7 @@ Deno.test("GroupReader tells a group that was given up from a whole one", async 
     await group.readFrame();
     const error = await assertRejects(() => group.readFrame(), MoqError);
     assertEquals([error.reason, error.by, did], ["publishAborted", "remote", ["end"]]);
-    await assertRejects(() => group.readFrame(), MoqError, "gave up");
+    await assertRejects(() => group.readFrame(), MoqError, "aborted");
   }
   const reset = new StreamError("reset", { streamErrorCode: 5, by: "remote" });
   const { group, did } = hand(["0101"], { error: reset });

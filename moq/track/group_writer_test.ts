@@ -143,7 +143,7 @@ Deno.test("GroupWriter.abort() ends a group whose last bytes the wire does not t
   await group.writeFrame(frame(1));
   await turns();
   hold();
-  const closing = assertRejects(() => group.close(), MoqError, "given up");
+  const closing = assertRejects(() => group.close(), MoqError, "was aborted");
   await turns();
   group.abort();
   await closing;

@@ -77,8 +77,8 @@ Deno.test("TrackWriter numbers its groups, accepts with the first one, and ends 
   await track.close();
   assertEquals(did, ["accept 1", "end 11: undefined"]);
   assert(track.isClosed && track.signal.aborted);
-  assertThrows(() => track.startGroup(11), MoqError, "over");
-  await assertRejects(() => track.openGroup(), MoqError, "over");
+  assertThrows(() => track.startGroup(11), MoqError, "has ended");
+  await assertRejects(() => track.openGroup(), MoqError, "has ended");
 });
 
 Deno.test("TrackWriter begins at the subscriber's first group, and closes behind its last", async () => {
@@ -124,7 +124,7 @@ Deno.test("TrackWriter.openGroup() that waits fails when the subscriber leaves",
   const { track, state } = hand();
   state.gate = new Promise(() => {});
   for (let at = 0; at < MAX_OPENING_GROUPS; at++) await track.openGroup();
-  const waiting = assertRejects(() => track.openGroup(), MoqError, "over");
+  const waiting = assertRejects(() => track.openGroup(), MoqError, "has ended");
   const gone = new Error("The subscriber left");
   track.fail(gone);
   await waiting;
@@ -174,7 +174,7 @@ Deno.test("TrackWriter.closeWithError() refuses, or aborts open groups", async (
   await turns();
   begun.track.closeWithError("internal");
   assertEquals(begun.did, ["accept 1", "abort publishAborted", "end 2: internal"]);
-  await assertRejects(() => group.writeFrame(new Uint8Array(1)), MoqError, "given up");
+  await assertRejects(() => group.writeFrame(new Uint8Array(1)), MoqError, "was aborted");
 });
 
 Deno.test("TrackWriter tells the subscriber of groups that were given up, and of those that will not come", async () => {
@@ -278,7 +278,7 @@ Deno.test("TrackWriter.close() counts no group that waited among those that came
   const gate = Promise.withResolvers<void>();
   state.gate = gate.promise;
   for (let at = 0; at < MAX_OPENING_GROUPS; at++) await track.openGroup();
-  const waiting = [1, 2].map(() => assertRejects(() => track.openGroup(), MoqError, "over"));
+  const waiting = [1, 2].map(() => assertRejects(() => track.openGroup(), MoqError, "has ended"));
   const closing = track.close();
   gate.resolve();
   await Promise.all([closing, ...waiting]);
