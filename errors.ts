@@ -270,10 +270,7 @@ export class StructuredError extends SkeinError {
   }
 }
 
-/**
- * Thrown when the engine of a broker, such as Redis, is unreachable, or discarded data that the
- * broker relies on.
- */
+/** Thrown when a broker, such as Redis, is unreachable, or discarded data that Skein relies on. */
 export class BrokerError extends SkeinError {
   /**
    * Creates the error.

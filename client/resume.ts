@@ -221,7 +221,7 @@ export class Resume {
   }
 
   #lost(reason: RecoveryReason, position: HistoryPosition | undefined): void {
-    // After `unavailable` the engine may still have the messages, so the next session requests
+    // After `unavailable` the broker may still have the messages, so the next session requests
     // them.
     this.#reached = position ?? (reason === "unavailable" ? this.#known : undefined);
     this.#known = position;

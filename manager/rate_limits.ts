@@ -96,8 +96,8 @@ export interface RateLimitsOptions {
    */
   readonly maxRefusals?: number | undefined;
   /**
-   * Engine that applies the given rates of users and addresses to all nodes together. By default,
-   * and while the engine is unreachable, each node counts alone. No call waits for the engine, so a
+   * Shared counters that apply the given rates of users and addresses to all nodes together. By
+   * default, and while they are unreachable, each node counts alone. No call waits for them, so a
    * node may let through one more burst before the counts of other nodes arrive.
    */
   readonly shared?: SharedCounts | undefined;

@@ -7,7 +7,7 @@ import { type Bucket, type Rate, TokenBucket } from "../base/token_bucket.ts";
  * Token buckets that all nodes share; the `store` of a broker is one.
  *
  * - `take` MUST be atomic, and MUST take the whole amount or nothing. A bucket starts full.
- * - `take` MUST reject while the engine is unreachable.
+ * - `take` MUST reject while the counters are unreachable.
  */
 export interface SharedCounts {
   /**

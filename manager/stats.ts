@@ -73,7 +73,7 @@ export interface ManagerStats {
     readonly closed: number;
     /** Users and addresses that are currently remembered. */
     readonly remembered: number;
-    /** Number of times that the shared engine did not respond. */
+    /** Number of times that the shared counters did not respond. */
     readonly engineFailures: number;
   };
   /** Totals of messages. */

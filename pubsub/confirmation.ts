@@ -1,15 +1,15 @@
-/** The wait for an engine to confirm a subscription. */
+/** The wait for a broker to confirm a subscription. */
 import { BrokerError } from "../errors.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
 
 /**
- * Longest wait for the engine to subscribe this node, in milliseconds, after which callers receive
+ * Longest wait for the broker to subscribe this node, in milliseconds, after which callers receive
  * an error.
  */
 const CONFIRM_TIMEOUT_MS = 10_000;
 
 /**
- * Called once: with the error of an engine that did not confirm, or without one. MUST NOT throw.
+ * Called once: with the error of a broker that did not confirm, or without one. MUST NOT throw.
  */
 type Waiter = (error?: BrokerError) => void;
 
@@ -75,7 +75,7 @@ export class Confirmation {
 
   #lateError(): BrokerError {
     return new BrokerError(
-      `Cannot subscribe: the engine has not confirmed "${this.#topic}" within ${CONFIRM_TIMEOUT_MS} ms`,
+      `Cannot subscribe: the broker has not confirmed "${this.#topic}" within ${CONFIRM_TIMEOUT_MS} ms`,
     );
   }
 }

@@ -72,7 +72,7 @@ for (const topic of TOPICS) {
     const error = await assertRejects(() => inForce, BrokerError);
     assertEquals(
       error.message,
-      `Cannot subscribe: the engine has not confirmed "${topic}" within 10000 ms`,
+      `Cannot subscribe: the broker has not confirmed "${topic}" within 10000 ms`,
     );
     assertEquals(errors.length, 2);
     assertEquals(topics.has(client.session, topic), true);

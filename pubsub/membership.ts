@@ -8,7 +8,7 @@ export class Membership {
   isRequested: boolean;
   /** Called after the session was unsubscribed. */
   onLeft: ((code: string) => void) | undefined;
-  /** Settle the promises of calls that wait for the engine. */
+  /** Settle the promises of calls that wait for the broker. */
   readonly #waits = new Set<() => void>();
   #answer: ((error?: BrokerError) => void) | undefined;
 
@@ -28,10 +28,10 @@ export class Membership {
   }
 
   /**
-   * Replies once the engine confirms, and not before the application's call has returned; earlier
+   * Replies once the broker confirms, and not before the application's call has returned; earlier
    * if another reply or the end of the subscription precedes.
    *
-   * @param tell Sends the reply, with the error of an engine that did not confirm.
+   * @param tell Sends the reply, with the error of a broker that did not confirm.
    * @param confirmation The confirmation to wait for, if any.
    */
   answerLater(tell: (error?: BrokerError) => void, confirmation?: Confirmation): void {
@@ -47,7 +47,7 @@ export class Membership {
   }
 
   /**
-   * Waits for the engine, at most as long as the session is subscribed.
+   * Waits for the broker, at most as long as the session is subscribed.
    *
    * @param confirmation The confirmation.
    * @param onLate Called before a rejection, which need not be handled.

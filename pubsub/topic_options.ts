@@ -108,10 +108,10 @@ export interface PublishOptions {
 
 /** Options for `Topics.append`. */
 export interface AppendPublicationOptions extends PublishOptions {
-  /** Key by which the engine recognizes a repeated publication. */
+  /** Key by which the broker recognizes a repeated publication. */
   readonly key?: PublicationKey | undefined;
   /**
-   * The client that publishes; left out for the application. An engine that has to forget topics
+   * The client that publishes; left out for the application. A broker that has to forget topics
    * starts with those of the client that created most of them within the last hour.
    */
   readonly maker?: string | undefined;

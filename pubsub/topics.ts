@@ -61,12 +61,12 @@ const MAX_REASON_BYTES = 1_024;
 
 /**
  * Maximum number of pending subscriptions to topics with a history, per topic that a session may
- * have. A subscription that was left or restarted stays pending until the engine responds.
+ * have. A subscription that was left or restarted stays pending until the broker responds.
  */
 const UNDER_WAY_FACTOR = 4;
 
 /**
- * Time after which an engine is late with the subscription to a topic without a history, in
+ * Time after which a broker is late with the subscription to a topic without a history, in
  * milliseconds: sessions that did not wait for the confirmation may have missed publications.
  */
 const LATE_MS = 1_000;
@@ -75,7 +75,7 @@ const LATE_MS = 1_000;
 export interface TopicsStats {
   /** Topics with subscribers on this node. */
   readonly topics: number;
-  /** Publications of `publish` on topics with a history that the engine did not accept. */
+  /** Publications of `publish` on topics with a history that the broker did not accept. */
   readonly failedPublications: number;
   /** Error of the last failed publication. */
   readonly lastFailure: unknown;
@@ -85,7 +85,7 @@ export interface TopicsStats {
   readonly recovered: number;
   /** Gaps that were reported to sessions. */
   readonly gaps: number;
-  /** Pages read from the engine. */
+  /** Pages read from the broker. */
   readonly reads: number;
   /** Replays started, for sessions that subscribed or fell behind. */
   readonly replays: number;
@@ -104,7 +104,7 @@ export interface TopicSource {
   /** Number of sessions. */
   readonly size: number;
   /**
-   * Given once the engine sends publications to this node; left out if each session reads on its
+   * Given once the broker sends publications to this node; left out if each session reads on its
    * own.
    */
   readonly confirmation?: Confirmation | undefined;
@@ -318,16 +318,16 @@ export class Topics implements AsyncDisposable {
    * @param session A session of the same turn.
    * @param topic The topic.
    * @param options See {@linkcode SubscribeOptions}.
-   * @returns Resolves to true once the engine has confirmed the subscription: publications of all
+   * @returns Resolves to true once the broker has confirmed the subscription: publications of all
    * nodes from now on reach the session. Resolves to false if the session leaves or closes first.
-   * Rejects with a `BrokerError` if the engine has not confirmed within ten seconds: the session
-   * stays subscribed, and is notified of a gap once the engine is reachable. The error also goes to
+   * Rejects with a `BrokerError` if the broker has not confirmed within ten seconds: the session
+   * stays subscribed, and is notified of a gap once the broker is reachable. The error also goes to
    * `onError`, so the promise need not be awaited.
    * @throws {TypeError} If the topic is not valid.
    * @throws {RangeError} If the topic is longer than `maxTopicBytes`, or `last` is not an integer
    * of 0 or more.
    * @throws {QueueFullError} If the session already has `maxTopicsPerSession` topics, or has
-   * repeatedly left and joined topics with a history while the engine does not respond.
+   * repeatedly left and joined topics with a history while the broker does not respond.
    * @throws {UnsupportedError} If the connection of the session carries no messages, or the broker is
    * closed.
    */
@@ -456,7 +456,7 @@ export class Topics implements AsyncDisposable {
 
   /**
    * Publishes to all subscribers, on every node, without waiting. On a topic with a history,
-   * `stats` counts the publications that the engine does not accept.
+   * `stats` counts the publications that the broker does not accept.
    *
    * @param topic The topic.
    * @param data Any value that JSON can hold, or a `Uint8Array` for `skein.1` subscribers.
@@ -481,7 +481,7 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Publishes on a topic with a history, and waits until the engine has stored the publication.
+   * Publishes on a topic with a history, and waits until the broker has stored the publication.
    *
    * @example Usage
    * ```ts
@@ -499,7 +499,7 @@ export class Topics implements AsyncDisposable {
    * @param data See {@linkcode Topics.publish}.
    * @param options See {@linkcode AppendPublicationOptions}.
    * @returns The position of the publication; without a position for a repetition.
-   * @throws {BrokerError} If the publication was dropped: the engine was unreachable for too long,
+   * @throws {BrokerError} If the publication was dropped: the broker was unreachable for too long,
    * or too many waited.
    * @throws {UnsupportedError} If the topic has no history.
    * @throws {TypeError} If JSON cannot hold the data, or the topic is not valid.
@@ -523,7 +523,7 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Reads the publications that the engine keeps of a topic with a history, oldest first, up to the
+   * Reads the publications that the broker keeps of a topic with a history, oldest first, up to the
    * newest one at the time of the call. The history is read page by page while the loop runs.
    *
    * @example Usage
@@ -539,9 +539,9 @@ export class Topics implements AsyncDisposable {
    *
    * @param topic The topic.
    * @param options `after` is the offset after which to start, by default the oldest publication;
-   * `signal` ends the wait for the engine.
+   * `signal` ends the wait for the broker.
    * @returns The publications, each with its data and position, and the publisher if named.
-   * @throws {BrokerError} If the engine is unreachable.
+   * @throws {BrokerError} If the broker is unreachable.
    * @throws {UnsupportedError} If the topic has no history.
    */
   async *read(
@@ -592,9 +592,9 @@ export class Topics implements AsyncDisposable {
    * ```
    *
    * @param topic The topic.
-   * @param options `signal` ends the wait for the engine.
+   * @param options `signal` ends the wait for the broker.
    * @returns The position, before the first publication if there is none yet.
-   * @throws {BrokerError} If the engine is unreachable.
+   * @throws {BrokerError} If the broker is unreachable.
    * @throws {UnsupportedError} If the topic has no history.
    */
   async position(
@@ -740,7 +740,7 @@ export class Topics implements AsyncDisposable {
     const subscription = this.broker.subscribe(
       topic,
       (publication) => {
-        // Proves that the engine has subscribed this node, so sessions receive their reply first.
+        // Proves that the broker has subscribed this node, so sessions receive their reply first.
         confirmation.give();
         this.#deliver(members, publication);
       },

@@ -8,7 +8,7 @@ import {
   type ReadHistoryOptions,
 } from "../broker.ts";
 
-/** Maximum difference between the clocks of nodes and engine, in milliseconds. */
+/** Maximum difference between the clocks of nodes and broker, in milliseconds. */
 const CLOCK_MS = 250;
 
 export interface Span {
@@ -20,7 +20,7 @@ export interface Span {
 export interface Acknowledged {
   readonly payload: string;
   readonly position: Pick<PublicationPosition, "epoch" | "offset" | "tag">;
-  /** Time in which the engine accepted the publication. */
+  /** Time in which the broker accepted the publication. */
   readonly taken: Span;
 }
 
@@ -42,7 +42,7 @@ export class HistoryModel {
 
   /**
    * @param bounds Bounds of the history.
-   * @param options `hasExactBytes` is false for an engine that may keep publications beyond the bytes.
+   * @param options `hasExactBytes` is false for a broker that may keep publications beyond the bytes.
    */
   constructor(
     bounds: HistoryBounds,
@@ -96,7 +96,7 @@ export class HistoryModel {
     if (newest === undefined) return undefined;
     const { epoch } = newest.position;
     if (page.epoch !== epoch) return differs("epoch", epoch, page.epoch);
-    // An engine may return any later offset as the head of an empty history.
+    // A broker may return any later offset as the head of an empty history.
     const isEmpty = starts.includes(this.#all.length);
     if (isEmpty ? page.head < this.head : page.head !== this.head) {
       return differs("head", this.head, page.head);

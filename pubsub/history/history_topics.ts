@@ -19,14 +19,14 @@ export const DEFAULT_BOUNDS: HistoryBounds = { size: 1_000, ttlMs: 300_000, byte
 
 /**
  * Maximum number of pages replayed in a turn of the event loop, and of concurrent reads from the
- * engine for replays.
+ * broker for replays.
  */
 export const MAX_REPLAYS = 64;
 
-/** Maximum number of topics that catch up with the engine at the same time. */
+/** Maximum number of topics that catch up with the broker at the same time. */
 const MAX_SYNCS = 64;
 
-/** Interval within which a silent topic is compared with the engine once, in milliseconds. */
+/** Interval within which a silent topic is compared with the broker once, in milliseconds. */
 const CHECK_INTERVAL_MS = 20_000;
 
 /** Maximum number of publications and of payload bytes in a page that the application reads. */
@@ -113,7 +113,7 @@ export class HistoryTopics {
     return this.#host?.tails.bytes ?? 0;
   }
 
-  /** Number of a session's subscriptions that wait for the engine, or are being replayed. */
+  /** Number of a session's subscriptions that wait for the broker, or are being replayed. */
   underWay(session: Session): number {
     return this.#host?.underWay.get(session) ?? 0;
   }
@@ -204,7 +204,7 @@ export class HistoryTopics {
   }
 
   /**
-   * Compares silent topics with the engine, because the loss of a last publication does not show
+   * Compares silent topics with the broker, because the loss of a last publication does not show
    * until another one follows.
    */
   #startTimer(): Timer {
@@ -219,7 +219,7 @@ export class HistoryTopics {
 /**
  * Decodes the payload of a publication.
  *
- * @param publication The publication, as the engine returned it.
+ * @param publication The publication, as the broker returned it.
  * @returns The data, with a `Uint8Array` for a binary message, and the publisher, if named.
  */
 export function contentOf({ payload }: Publication): {

@@ -11,7 +11,7 @@ export const MAX_MADE = 256;
 
 /** Histories that were made within the last hour, by maker. */
 export class Makers {
-  /** Makers by topic; bounded by the engine's topics. */
+  /** Makers by topic; bounded by the broker's topics. */
   readonly #makers = new Map<string, string>();
   /** Each maker's topics with their creation times, the oldest first. */
   readonly #made = new Map<string, Map<string, number>>();
@@ -20,7 +20,7 @@ export class Makers {
   readonly #most: number;
 
   /**
-   * @param maxTopics Maximum number of topics of the engine, half of which one maker may create
+   * @param maxTopics Maximum number of topics of the broker, half of which one maker may create
    * without being singled out.
    */
   constructor(maxTopics: number) {
@@ -107,7 +107,7 @@ class Holder {
 
 /** Bytes of existing histories, by the client that created them. */
 export class Holders {
-  /** Holders by topic; bounded by the engine's topics. */
+  /** Holders by topic; bounded by the broker's topics. */
   readonly #holders = new Map<string, Holder>();
   readonly #byName = new Map<string, Holder>();
   /** Holders by rank, to find the largest without searching all of them. */

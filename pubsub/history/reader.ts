@@ -1,4 +1,4 @@
-/** Pages of one topic's history, read from the engine. */
+/** Pages of one topic's history, read from the broker. */
 import { MAX_TAG_LENGTH, placed } from "../../session/wire/encode.ts";
 import { waitFor } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -14,7 +14,7 @@ import type {
 /** Maximum number of publications and bytes in a page, even if send queues are larger. */
 const MAX_PAGE = { maxMessages: 128, maxBytes: 524_288 };
 
-/** Form of a tag from an engine. */
+/** Form of a tag from a broker. */
 const TAG = new RegExp(`^[\\w-]{1,${MAX_TAG_LENGTH}}$`);
 
 /** Time limit of one read, in milliseconds. */
@@ -87,7 +87,7 @@ export class HistoryReader {
     };
   }
 
-  /** Reads a page by a read that starts now. Rejects if the engine does not respond. */
+  /** Reads a page by a read that starts now. Rejects if the broker does not respond. */
   async read(query: HistoryQuery): Promise<PositionedPage> {
     this.#counts.reads++;
     const signal = this.#signal;

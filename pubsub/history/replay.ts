@@ -16,7 +16,7 @@ import type { Semaphore } from "./semaphore.ts";
 import { cutPage, type PageBounds, type Placed, type TailCache } from "./tail_cache.ts";
 import type { HistoryQuery, PlacedPage } from "./reader.ts";
 
-/** Maximum number of attempts to read a page while the engine responds in between. */
+/** Maximum number of attempts to read a page while the broker responds in between. */
 const MAX_READS = 3;
 
 /** Longest wait before the reply, in milliseconds: by default a client waits for 30 s. */
@@ -62,15 +62,15 @@ export interface Replayable {
   readonly confirmation: Confirmation;
   /** Waits for the confirmation, or until the time limit is over. */
   whenOpen(): Promise<void>;
-  /** Reads all publications after the newest known offset; false if the engine does not respond. */
+  /** Reads all publications after the newest known offset; false if the broker does not respond. */
   sync(): Promise<boolean>;
-  /** Reads a page; rejects if the engine does not respond. */
+  /** Reads a page; rejects if the broker does not respond. */
   read(query: HistoryQuery): Promise<PlacedPage>;
   /** The offset at which this node started to follow the epoch. */
   readonly start: number;
   /** Resolves when the position of the topic is known, or the feed is closed. */
   readonly begun: Promise<void>;
-  /** Resolves at the next change of the newest known offset, or response of the engine. */
+  /** Resolves at the next change of the newest known offset, or response of the broker. */
   changed(): Promise<void>;
   /** Adds a session that has caught up to the live subscribers. */
   join(session: Session): void;
@@ -92,7 +92,7 @@ export interface ReplayHost {
   /** Bounds the pages that are read or replayed at the same time. */
   readonly replaying: Semaphore;
   readonly counts: ReplayCounts;
-  /** Number of replays of a session, including ended ones that still wait for the engine. */
+  /** Number of replays of a session, including ended ones that still wait for the broker. */
   readonly underWay: Map<Session, number>;
   /** Bytes of pages that have been read and wait for sessions. */
   aheadBytes: number;
@@ -143,7 +143,7 @@ class ReplayReader {
         const page = await feed.read(query);
         if (page.epoch === epoch) return page;
       } catch {
-        // The feed detects for all replays that the engine is reachable again.
+        // The feed detects for all replays that the broker is reachable again.
       } finally {
         this.#semaphore.leave();
       }
@@ -248,7 +248,7 @@ function beginWithout(
   if (since === undefined) return beginAt(feed, start, refusal(options, reason));
   // A new epoch may have started during the search.
   if (since.epoch !== epoch) return beginAt(feed, start, refusal(options, "new-epoch"));
-  // The engine cannot confirm the client's offset; publications must not be duplicated.
+  // The broker cannot confirm the client's offset; publications must not be duplicated.
   const isAhead = reason === "unavailable" && since.offset > at;
   const { offset, tag } = since;
   return beginAt(feed, isAhead ? { epoch, at: offset, tag } : start, refusal(options, reason));
@@ -283,7 +283,7 @@ function beginAt(
 
 /**
  * Prefix of a stamp: the minute in which a client received a position before the first publication.
- * No engine's tag starts with this character.
+ * No broker's tag starts with this character.
  */
 const STAMP = "~";
 
@@ -293,7 +293,7 @@ const MINUTE_MS = 60_000;
  * Returns the tag of a position before the first publication.
  *
  * @param now The time, in milliseconds since the Unix epoch.
- * @returns The minute, in a form that no engine uses for tags.
+ * @returns The minute, in a form that no broker uses for tags.
  */
 export function stamp(now: number): string {
   return STAMP + Math.floor(now / MINUTE_MS).toString(36);
@@ -301,7 +301,7 @@ export function stamp(now: number): string {
 
 /**
  * True if a position before the first publication is so old that a history of the topic may have
- * existed since and been forgotten. The limit is half of the time for which the engine remembers a
+ * existed since and been forgotten. The limit is half of the time for which the broker remembers a
  * history, which leaves room for clocks that differ.
  */
 function isForgotten(
@@ -474,7 +474,7 @@ export class Replay {
   }
 
   /**
-   * Waits for the feed: the client has more than this node knows, and the engine was unreachable.
+   * Waits for the feed: the client has more than this node knows, and the broker was unreachable.
    */
   async #waitForFeed(): Promise<void> {
     const feed = this.#feed;

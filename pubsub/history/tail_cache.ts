@@ -19,7 +19,7 @@ export interface Placed {
   readonly message: EncodedMessage;
   readonly offset: number;
   readonly prev: number;
-  /** Tag that the engine assigned to the publication, if any. */
+  /** Tag that the broker assigned to the publication, if any. */
   readonly tag: string | undefined;
   /** Id of a session, or of a client, that does not receive the publication. */
   readonly except: string | undefined;

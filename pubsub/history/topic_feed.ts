@@ -55,7 +55,7 @@ const MAX_OVER_EPOCHS = 16;
 
 /**
  * Delays before the attempts after a failed read, in milliseconds. After the last attempt the feed
- * skips the gap: after seven seconds if the engine rejects each read immediately. The delays have
+ * skips the gap: after seven seconds if the broker rejects each read immediately. The delays have
  * no jitter, because a longer wait means fewer gaps, and the number of concurrent reads is bounded.
  */
 const RETRIES_MS = [100, 200, 400, 800, 1_600, 2_000, 2_000];
@@ -71,7 +71,7 @@ export interface FeedHost extends ReplayHost {
   readonly history: BrokerHistory;
   /** The newest publications of each topic. */
   readonly tails: TailBudget;
-  /** Bounds the topics that catch up with the engine at the same time. */
+  /** Bounds the topics that catch up with the broker at the same time. */
   readonly catchingUp: Semaphore;
   readonly counts: FeedCounts;
 }
@@ -80,9 +80,9 @@ export interface FeedHost extends ReplayHost {
 export interface FeedCounts extends ReplayCounts {
   /** Publications that arrived more than once. */
   duplicates: number;
-  /** Publications that were missed live, and then read from the engine. */
+  /** Publications that were missed live, and then read from the broker. */
   recovered: number;
-  /** Pages read from the engine. */
+  /** Pages read from the broker. */
   reads: number;
 }
 
@@ -218,7 +218,7 @@ class Subscribers {
 
 /**
  * Follows one topic: delivers each publication once and in order to the sessions, reads missed ones
- * from the engine, and reports a gap if the engine no longer has them.
+ * from the broker, and reports a gap if the broker no longer has them.
  */
 export class TopicFeed implements Replayable {
   readonly topic: string;
@@ -259,7 +259,7 @@ export class TopicFeed implements Replayable {
       history: bounds,
       onInterrupted: () => void this.sync(),
     });
-    // Sessions start at the current position, not where the engine confirms later.
+    // Sessions start at the current position, not where the broker confirms later.
     void this.sync();
     void this.#confirm();
   }
@@ -345,7 +345,7 @@ export class TopicFeed implements Replayable {
   /**
    * Reads all publications after the newest known offset, by a read that starts after this call.
    *
-   * @returns True if the engine responded.
+   * @returns True if the broker responded.
    */
   sync(): Promise<boolean> {
     this.#nextSync ??= Promise.withResolvers();
@@ -357,7 +357,7 @@ export class TopicFeed implements Replayable {
   /**
    * Reads a page for a replay.
    *
-   * @throws {SkeinError} If the engine does not respond.
+   * @throws {SkeinError} If the broker does not respond.
    */
   read(query: HistoryQuery): Promise<PlacedPage> {
     return this.#reader.share(query);
@@ -427,7 +427,7 @@ export class TopicFeed implements Replayable {
     return false;
   }
 
-  /** Holds a publication; beyond the bound, drops the oldest, which will be read from the engine. */
+  /** Holds a publication; beyond the bound, drops the oldest, which will be read from the broker. */
   #hold(publication: Positioned): void {
     const held = this.#held;
     // Computed once, because each call needs the bytes of all.
@@ -489,7 +489,7 @@ export class TopicFeed implements Replayable {
       try {
         await this.#readAll();
         this.#changing.notify();
-        // The engine names the current epoch, so held publications of any other epoch are outdated.
+        // The broker names the current epoch, so held publications of any other epoch are outdated.
         this.#held = this.#held.filter((one) =>
           !waiting.has(one) || one.position.epoch === this.#epoch
         );

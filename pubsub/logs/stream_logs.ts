@@ -60,7 +60,7 @@ export const RESCUE_INTERVAL_MS = 1_000;
 const SPARE_MS = 20_000;
 
 /**
- * Time for which the engine remembers that an answer has expired or was dropped, in milliseconds.
+ * Time for which the broker remembers that an answer has expired or was dropped, in milliseconds.
  * Otherwise a page that requests such an answer would start another one, which may cost money.
  */
 const REMEMBERED_MS = 604_800_000;
@@ -169,7 +169,7 @@ export interface ReadStreamOptions {
   readonly maxRecords: number;
   /** Maximum number of bytes in a page; a single record may be larger. */
   readonly maxBytes: number;
-  /** Ends the wait for the engine, and for new records. */
+  /** Ends the wait for the broker, and for new records. */
   readonly signal?: AbortSignal | undefined;
   /** The reader; by default the application. */
   readonly owner?: Owner | undefined;
@@ -199,10 +199,10 @@ export type StreamRead =
   | { readonly kind: "trimmed"; readonly oldest: number };
 
 /**
- * The durable streams of one node. All state is in the engine, so streams outlive this object.
+ * The durable streams of one node. All state is in the broker, so streams outlive this object.
  *
  * - **Forks:** a fork reads the records before its start from its source. A deleted source stays in
- *   the engine until its last fork is gone.
+ *   the broker until its last fork is gone.
  * - **Expiry:** an expired stream counts as missing immediately, and any node deletes it soon
  *   after. A broker with a store remembers the id of an expired or dropped answer for a week.
  * - **Writers:** if the lease of a stream's writer has lapsed, any node ends the stream with the
@@ -275,7 +275,7 @@ export class StreamLogs implements AsyncDisposable {
   }
 
   /**
-   * Returns the number of logs of a kind, which the engine counted when this node created the
+   * Returns the number of logs of a kind, which the broker counted when this node created the
    * newest one.
    *
    * @param kind The kind.
@@ -296,7 +296,7 @@ export class StreamLogs implements AsyncDisposable {
    * @param options See {@linkcode CreateStreamOptions}.
    * @returns The result.
    * @throws {RangeError} If the id is empty or too long.
-   * @throws {BrokerError} If the engine is unreachable.
+   * @throws {BrokerError} If the broker is unreachable.
    */
   async create(id: string, options: CreateStreamOptions): Promise<StreamCreated> {
     checkId(id);
@@ -333,7 +333,7 @@ export class StreamLogs implements AsyncDisposable {
       return await this.#existing(id, wanted) ?? { kind: "too-many-forks" };
     }
     const created = await this.#createLog(id, creation).catch(async (error) => {
-      // Without a response from the engine, the stream may exist and depend on its source.
+      // Without a response from the broker, the stream may exist and depend on its source.
       if (!(error instanceof BrokerError)) await this.#release(origin);
       throw error;
     });
@@ -357,7 +357,7 @@ export class StreamLogs implements AsyncDisposable {
    * @param id The id.
    * @param options The append, without the bounds.
    * @returns The result.
-   * @throws {BrokerError} If the engine is unreachable. The append may have taken effect.
+   * @throws {BrokerError} If the broker is unreachable. The append may have taken effect.
    */
   async append(
     id: string,
@@ -389,7 +389,7 @@ export class StreamLogs implements AsyncDisposable {
    * @param id The id.
    * @param options See {@linkcode ReadStreamOptions}.
    * @returns The result.
-   * @throws {BrokerError} If the engine is unreachable.
+   * @throws {BrokerError} If the broker is unreachable.
    */
   async read(id: string, options: ReadStreamOptions): Promise<StreamRead> {
     this.#onRead?.(id);
@@ -403,7 +403,7 @@ export class StreamLogs implements AsyncDisposable {
    *
    * @param id The id.
    * @returns An empty page.
-   * @throws {BrokerError} If the engine is unreachable.
+   * @throws {BrokerError} If the broker is unreachable.
    */
   async info(id: string): Promise<StreamRead> {
     const page = await this.#readLog(id, STATE_ALONE, false);
@@ -422,7 +422,7 @@ export class StreamLogs implements AsyncDisposable {
    * @param options See {@linkcode ReadStreamOptions}; the signal, and `close`, end the pages without
    * an error.
    * @returns The pages; a result that is not a page is the last one.
-   * @throws {BrokerError} If the engine is unreachable.
+   * @throws {BrokerError} If the broker is unreachable.
    */
   async *follow(
     id: string,
@@ -490,7 +490,7 @@ export class StreamLogs implements AsyncDisposable {
    * Calls back after each change of a stream. Announcements may get lost, and may arrive early.
    *
    * @param id The id.
-   * @param onChange Also called once the engine is reachable after an outage. MUST NOT throw.
+   * @param onChange Also called once the broker is reachable after an outage. MUST NOT throw.
    * @returns A disposable that ends the calls.
    */
   watch(id: string, onChange: () => void): BrokerSubscription {
@@ -503,7 +503,7 @@ export class StreamLogs implements AsyncDisposable {
    * @param id The id.
    * @param options With `ifExpired`, deletes the stream only if it has expired.
    * @returns `removed`; `missing` without a stream; `deleted` if it was deleted before.
-   * @throws {BrokerError} If the engine is unreachable.
+   * @throws {BrokerError} If the broker is unreachable.
    */
   async delete(
     id: string,
@@ -525,7 +525,7 @@ export class StreamLogs implements AsyncDisposable {
    *
    * @param id The id of an answer.
    * @returns `undefined` also for an answer that was deleted, and on a broker without a store.
-   * @throws {BrokerError} If the engine is unreachable.
+   * @throws {BrokerError} If the broker is unreachable.
    */
   async findAnswer(id: string): Promise<"kept" | "expired" | "dropped" | undefined> {
     const log = await this.#logs.read(id, STATE_ALONE);
@@ -541,7 +541,7 @@ export class StreamLogs implements AsyncDisposable {
    * @param id The id.
    * @returns True if there is room now; false if the answer is missing, still running, or has
    * forks.
-   * @throws {BrokerError} If the engine is unreachable.
+   * @throws {BrokerError} If the broker is unreachable.
    */
   async drop(id: string): Promise<boolean> {
     const { store } = this.#broker;
@@ -555,12 +555,12 @@ export class StreamLogs implements AsyncDisposable {
   }
 
   /**
-   * Lists the logs of a kind that the engine keeps; streams without an owner may be left out.
+   * Lists the logs of a kind that the broker keeps; streams without an owner may be left out.
    *
    * @param kind The kind.
    * @param options About how many to list, and `next` of the previous page.
    * @returns A page of the list.
-   * @throws {BrokerError} If the engine is unreachable.
+   * @throws {BrokerError} If the broker is unreachable.
    */
   async list(
     kind: OwnedKind,
@@ -775,7 +775,7 @@ export class StreamLogs implements AsyncDisposable {
     } catch (error) {
       if (!(error instanceof TimeoutError)) throw error;
       throw new BrokerError(
-        `Cannot follow a durable stream: the engine must answer within ${READY_MS} ms`,
+        `Cannot follow a durable stream: the broker must respond within ${READY_MS} ms`,
         { cause: error },
       );
     }
@@ -850,7 +850,7 @@ export const NO_SPACE = "this server has no room for more bytes of streams and h
 /** Code of a stream whose writer stopped renewing its lease. */
 export const WRITER_LOST = "writer-lost";
 
-/** True if a stream can have this id. The engine is never asked for others. */
+/** True if a stream can have this id. The broker is never asked for others. */
 function isId(id: string): boolean {
   const bytes = utf8Length(id);
   return bytes > 0 && bytes <= MAX_LOG_ID_BYTES && id.isWellFormed() && !id.includes("\0");

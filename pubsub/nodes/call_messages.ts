@@ -1,7 +1,7 @@
 /** Messages for calls between nodes, as bytes: a JSON head, and a part of the data. */
 import { isNumber, parseFields } from "./messages.ts";
 
-/** Maximum number of bytes of data in one message, which every engine accepts with the head. */
+/** Maximum number of bytes of data in one message, which every broker accepts with the head. */
 const PART_BYTES = 196_608;
 
 /** Bytes of the length before a head. */

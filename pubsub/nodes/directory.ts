@@ -59,7 +59,7 @@ interface PendingCheck<T> {
  * - **Publishing:** changes are gathered for `batchMs`, reduced to their net effect, numbered, and
  *   published to the nodes that have the scope open. Without another node, no change is published.
  * - **Eventual consistency:** a node that misses a number requests all entries, in pages. It also
- *   does so when another node joins and after the engine was unreachable. Every `checkMs`, a check
+ *   does so when another node joins and after the broker was unreachable. Every `checkMs`, a check
  *   of one node and 200 scopes, in turn, detects the loss of a last change.
  * - **Gone:** the entries of a node that is gone are deleted immediately.
  * - **Bounds:** 100,000 entries per node and scope; pages and changes of about 60 KB.

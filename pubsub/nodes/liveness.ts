@@ -21,7 +21,7 @@ export type NodeEvent =
     readonly node: NodeInfo;
   }
   | {
-    /** The engine was unreachable, or this process was suspended: messages may have been missed. */
+    /** The broker was unreachable, or this process was suspended: messages may have been missed. */
     readonly type: "restored";
   };
 
@@ -117,7 +117,7 @@ export class Liveness {
   }
 
   /**
-   * True if this node does not receive its own messages: the engine hangs or the network is
+   * True if this node does not receive its own messages: the broker hangs or the network is
    * partitioned, and the broker has not noticed.
    */
   get isDeaf(): boolean {

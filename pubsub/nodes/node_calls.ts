@@ -47,7 +47,7 @@ export type NodeCallFailure = "gone" | "silent" | "lost" | RefusalCode;
 /** Thrown by {@linkcode NodeCalls.call} if no reply can arrive. */
 export class NodeCallError extends Error {
   /**
-   * `gone`: the called node is not alive. `silent`: it missed two heartbeats. `lost`: the engine
+   * `gone`: the called node is not alive. `silent`: it missed two heartbeats. `lost`: the broker
    * was unreachable, and the reply may be lost. `busy`: too many calls are in progress, here or
    * there. `failed`: the called node's handler threw an error, or a message was malformed or too
    * large.
@@ -126,12 +126,12 @@ interface Answering {
  * Calls between the nodes of one broker. Only nodes can call, because sessions cannot publish on
  * the topics.
  *
- * - **Bytes:** requests and replies are bytes, which are sent in parts that every engine accepts.
+ * - **Bytes:** requests and replies are bytes, which are sent in parts that every broker accepts.
  * - **Gone:** a call to a node that is gone, or says farewell meanwhile, fails immediately. A call
  *   to a node without a beat so far fails after a second.
  * - **Silent:** a call fails as soon as the called node misses two heartbeats in a row: by default
  *   2 to 5.5 s after it was killed.
- * - **Lost:** the engine may lose messages. Calls in flight during an outage fail once the engine
+ * - **Lost:** the broker may lose messages. Calls in flight during an outage fail once the broker
  *   is reachable; other calls without a reply fail after `timeoutMs`. The other node may have
  *   handled them.
  * - **Cancellation:** a signal, or the time limit, aborts the signal of the handler on the other
@@ -347,7 +347,7 @@ export class NodeCalls implements AsyncDisposable {
   #nodesChanged(event: NodeEvent): void {
     if (event.type === "restored") {
       for (const { reply, isSent } of this.#asked.values()) {
-        if (isSent) reply.reject(new NodeCallError("lost", "the engine must stay reachable"));
+        if (isSent) reply.reject(new NodeCallError("lost", "the broker must stay reachable"));
       }
       return;
     }

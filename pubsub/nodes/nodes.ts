@@ -128,8 +128,8 @@ export function sayFarewell(broker: Broker, id: string): void {
  * - **Alive:** each node sends a heartbeat every `heartbeatMs`. A silent node is declared gone
  *   within `goneAfterMs`, at most half a heartbeat early. A node that closes says farewell, and is
  *   gone immediately.
- * - **Outages:** no node is declared gone while the engine is unreachable, or does not deliver this
- *   node's own messages. When the engine is reachable again, or this process was suspended, the
+ * - **Outages:** no node is declared gone while the broker is unreachable, or does not deliver this
+ *   node's own messages. When the broker is reachable again, or this process was suspended, the
  *   full `goneAfterMs` starts over for every node.
  * - **Questions:** a question goes to all live nodes, and completes when all of them have answered,
  *   or when the time is over.

@@ -331,7 +331,7 @@ export class Rooms implements Disposable {
 
   #enter(session: Session, room: string, start: Omit<JoinOptions, "onLeft">): boolean {
     const isNew = !this.#topics.has(session, room);
-    // Failures of the engine go to `onError`.
+    // Failures of the broker go to `onError`.
     void this.#topics.join(session, room, {
       ...start,
       // Members are subscribed, so the end of the subscription ends the membership.
