@@ -114,7 +114,7 @@ export class PortBroker implements Broker {
     this.name = engine.name;
     this.delivery = engine.delivery;
     this.#life = new BrokerLife(runtime, {
-      engine: `The engine ${engine.name}`,
+      engine: `The ${engine.name} broker`,
       backlog: "operations wait for the main thread",
       status: restoreStatus(engine.status),
     });
@@ -149,7 +149,7 @@ export class PortBroker implements Broker {
     const issues = this.#life.issues({ waiting, maxWaiting: MAX_WAITING });
     if (this.#refused > 0) {
       issues.push(
-        `The engine rejected ${this.#refused} operations, the last one: ${this.#refusal}`,
+        `The broker rejected ${this.#refused} operations, the last one: ${this.#refusal}`,
       );
     }
     return issues;
@@ -226,7 +226,7 @@ export class PortBroker implements Broker {
     this.#link.flush();
     await settlesWithin(this.#runtime, this.#ended.promise, CLOSE_TIMEOUT_MS);
     for (const { reject } of this.#calls.values()) {
-      reject(new BrokerError("Cannot wait for the engine: the broker is closed"));
+      reject(new BrokerError("Cannot wait for the main thread: the broker is closed"));
     }
     this.#calls.clear();
     this.status.end({ name: "closed" });

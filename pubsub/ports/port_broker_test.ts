@@ -207,8 +207,8 @@ Deno.test("PortBroker reports an unreachable engine, and rejected operations", a
   ]]);
   await turns();
   assertEquals(broker.issues(), [
-    "The engine memory has been unreachable for 0 s: Connection refused",
-    "The engine rejected 1 operations, the last one: Cannot publish: too long",
+    "The memory broker has been unreachable for 0 s: Connection refused",
+    "The broker rejected 1 operations, the last one: Cannot publish: too long",
   ]);
   assertEquals([broker.stats.interruptions, broker.stats.dropped], [1, 1]);
   const claim = broker.store!.claim("user", "session", { max: 1, ttlMs: 1_000 });
