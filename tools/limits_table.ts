@@ -1,6 +1,6 @@
 /**
- * Writes the table of bounds in `docs/guide/limits.md` from the code: the quotas that a server opens,
- * and the defaults of all other bounds.
+ * Writes the tables of bounds in `docs/guide/limits.md` from the code: the quotas that a server
+ * opens, and the defaults of all other bounds.
  *
  * ```sh
  * deno run -A tools/launch.ts run -A tools/limits_table.ts
@@ -61,14 +61,27 @@ import { Header, HTTP_TRANSPORT } from "../transport/http/connection.ts";
 import { HANDSHAKE_TIMEOUT_MS } from "../transport/quic/acceptor.ts";
 import { UnreadStreams } from "../transport/quic/unread_streams.ts";
 
-/** The page with the table. */
+/** The page with the tables. */
 export const LIMITS_PAGE: URL = new URL("../docs/guide/limits.md", import.meta.url);
 
-/** Most characters of a cell, so that the table fits a window of 1,280 pixels. */
+/** Most characters of a cell, so that a table fits a window of 1,280 pixels. */
 export const MAX_CELL_LENGTH = 120;
 
-/** A bound: a row of the table. */
+/** Headings of the tables, in their order. */
+const TABLES = {
+  sessions: "Sessions and connections",
+  messages: "Messages and requests of a session",
+  topics: "Topics, presence and brokers",
+  streams: "Responses, durable streams and the HTTP API",
+  rates: "Rates",
+  moq: "Media over QUIC",
+  client: "Clients",
+};
+
+/** A bound: a row of a table. */
 export interface Bound {
+  /** The table of the bound. */
+  readonly table: keyof typeof TABLES;
   /** The name of the quota; for other bounds with a share, a name for tests. */
   readonly id?: string;
   /** The options that set the bound, or the bound in words, in Markdown. */
@@ -87,84 +100,118 @@ const BYTES = { GiB: 2 ** 30, MiB: 2 ** 20, MB: 1_000_000, KiB: 2 ** 10 };
 /** Units of times, the largest first. */
 const TIMES = { h: 3_600_000, min: 60_000, s: 1_000 };
 
-/** Name and effect of each quota that a server opens, by the name of the quota. */
-const QUOTAS: Readonly<Record<string, Pick<Bound, "name" | "full">>> = {
+/** Table, name and effect of each quota that a server opens, by the name of the quota. */
+const QUOTAS: Readonly<Record<string, Pick<Bound, "table" | "name" | "full">>> = {
   maxSessions: {
+    table: "sessions",
     name: "`limits.maxSessions`, `.maxSessionsPerUser`, `.maxSessionsPerAddress`",
     full: "429 or 4429; handshakes count; guests count only by address",
   },
   sockets: {
-    name: "sockets: twice the sessions",
+    table: "sessions",
+    name: "WebSockets, including those that still close: twice the limits of sessions",
     full: "429, before any upgrade; see `stats().sockets`",
   },
   "answers.maxRunning": {
+    table: "streams",
     name: "`answers.maxRunning`, `.maxRunningPerUser`, `.maxRunningPerAddress`",
     full: "`too-many`",
   },
   maxReaders: {
+    table: "streams",
     name: "`durableStreams.maxReaders`, `.maxReadersPerUser`, `.maxReadersPerAddress`",
     full: "`too-many`, or 429; readers over all transports count",
   },
   "durableStreams.requests": {
+    table: "streams",
     name: "`durableStreams`: concurrent requests, including waiting readers",
     full: "429",
   },
   "durableStreams.maxRequests": {
+    table: "streams",
     name: "`durableStreams.maxRequests`: concurrent writes",
     full: "429",
   },
-  "api.requests": { name: "`api.maxRequests`", full: "429" },
-  "api.maxRequests": { name: "`api.maxRequests`: concurrent writes", full: "429" },
+  "api.requests": { table: "streams", name: "`api.maxRequests`: concurrent requests", full: "429" },
+  "api.maxRequests": {
+    table: "streams",
+    name: "`api.maxRequests`: concurrent writes",
+    full: "429",
+  },
   "api.maxReaders": {
+    table: "streams",
     name: "`api.maxReaders`",
     full: "429; see [Follow a topic](http-api.md#follow-a-topic)",
   },
-  "http.posts": { name: "sessions over HTTP: `POST` bodies in progress", full: "503" },
-  "calls.http": { name: "sessions over HTTP: requests forwarded to other nodes", full: "503" },
-  "answers.http": { name: "sessions over HTTP: requests forwarded from other nodes", full: "503" },
+  "http.posts": {
+    table: "sessions",
+    name: "sessions over HTTP: `POST` bodies in progress",
+    full: "503",
+  },
+  "calls.http": {
+    table: "sessions",
+    name: "sessions over HTTP: requests forwarded to other nodes",
+    full: "503",
+  },
+  "answers.http": {
+    table: "sessions",
+    name: "sessions over HTTP: requests forwarded from other nodes",
+    full: "503",
+  },
   unknownConnections: {
+    table: "sessions",
     name: "sessions over HTTP: concurrent requests for connections of other nodes",
     full: "429",
   },
   unreadStreams: {
-    name: "unread streams (`limits.unreadStreams`); a session is a connection",
+    table: "sessions",
+    name: "unread streams (`limits.unreadStreams`); the share of a session is per connection",
     full: "the stream is [rejected](streams.md#streams-that-are-not-read)",
   },
   "quic.connections": {
+    table: "sessions",
     name: "`webTransport.maxConnections`, `.maxConnectionsPerAddress`",
     full: "the connection is rejected",
   },
   "quic.handshakes": {
+    table: "sessions",
     name: "`webTransport.maxHandshakes`",
     full: `the oldest is dropped; each [has ${
       ms(HANDSHAKE_TIMEOUT_MS)
     }](../deploy/webtransport.md#handshakes)`,
   },
   connections: {
-    name: "`maxConnections` and `maxPending` of `hardenedWebSocket()`",
+    table: "sessions",
+    name: "connections of `hardenedWebSocket()`: `maxConnections` plus `maxPending`",
     full: "the connection is dropped",
   },
   maxPending: {
+    table: "sessions",
     name: "`maxPending` of `hardenedWebSocket()`: connections without a request",
-    full: "the connection is dropped",
+    full: "the oldest such connection is dropped; beyond a share, the new one",
   },
   "moq.maxSessions": {
+    table: "moq",
     name: "`limits.maxSessions`, `.maxSessionsPerAddress` of a `MoqServer`",
     full: "429 or 4429",
   },
   "moq.maxPendingSetups": {
+    table: "moq",
     name: "`limits.maxPendingSetups` of a `MoqServer`",
     full: "503 or 4503",
   },
   "moq.maxBroadcasts": {
+    table: "moq",
     name: "`maxBroadcasts`, `maxBroadcastsPerAddress` of a MoQ relay",
     full: "the broadcast [waits](moq.md#a-public-relay)",
   },
   "moq.waitingBroadcasts": {
+    table: "moq",
     name: "broadcasts that wait for a slot of a MoQ relay",
     full: "the publisher must announce the broadcast again",
   },
   "moq.maxTracks": {
+    table: "moq",
     name: "`maxTracks`, `maxTracksPerAddress` of a MoQ relay",
     full: "a track without subscribers is dropped, else `internal`",
   },
@@ -192,7 +239,7 @@ function ms(value: number): string {
 
 /** A rate. */
 function rate({ burst, perSecond }: Rate): string {
-  return `${count(burst ?? perSecond)} at once, ${count(perSecond)} a second`;
+  return `a burst of ${count(burst ?? perSecond)}, ${count(perSecond)} a second`;
 }
 
 /**
@@ -234,12 +281,12 @@ export async function openedQuotas(): Promise<Map<string, QuotaOptions>> {
 }
 
 /** Makes the row of a quota. */
-function quotaBound([id, { name, full }]: [string, Pick<Bound, "name" | "full">], {
-  max,
-  shares,
-}: QuotaOptions): Bound {
+function quotaBound(
+  [id, words]: [string, Pick<Bound, "table" | "name" | "full">],
+  { max, shares }: QuotaOptions,
+): Bound {
   const hasShares = Object.keys(shares).length > 0;
-  return { id, name, max: count(max), full, ...(hasShares && { shares: shareCells({ shares }) }) };
+  return { id, ...words, max: count(max), ...(hasShares && { shares: shareCells({ shares }) }) };
 }
 
 function shareCells({ shares }: Pick<QuotaOptions, "shares">): NonNullable<Bound["shares"]> {
@@ -259,6 +306,7 @@ function sharedBounds(): Bound[] {
   const { maxStreams } = checkDurableStreams(STREAMS);
   return [
     {
+      table: "streams",
       id: "answers.maxKept",
       name: "`answers.maxKept`, `.maxKeptPerUser`, `.maxKeptPerAddress`, on all nodes",
       max: `${count(maxKept)}, ${ms(keepMs)} each`,
@@ -266,6 +314,7 @@ function sharedBounds(): Bound[] {
       full: "an [old response](ai-answers.md#bounds) is dropped",
     },
     {
+      table: "streams",
       id: "durableStreams.maxStreams",
       name:
         "`durableStreams.maxStreams`, `.maxStreamsPerUser`, `.maxStreamsPerAddress`, on all nodes",
@@ -274,6 +323,7 @@ function sharedBounds(): Bound[] {
       full: "429; streams that the server creates count for no address or user",
     },
     {
+      table: "topics",
       id: "histories",
       name: "topics with a history in a `MemoryBroker` (`maxTopics`)",
       max: count(MAX_TOPICS),
@@ -281,6 +331,7 @@ function sharedBounds(): Bound[] {
       full: "[one is dropped](#shares): a recovery reports `too-old`",
     },
     {
+      table: "topics",
       id: "histories",
       name: "topics with a history in a `SqliteBroker` (`maxTopics`)",
       max: count(sqliteSettings("a.db", {}).maxTopics),
@@ -288,6 +339,7 @@ function sharedBounds(): Bound[] {
       full: "[one is dropped](#shares): a recovery reports `too-old`",
     },
     {
+      table: "topics",
       id: "histories.bytes",
       name: "`maxTotalBytes` of a `MemoryBroker`",
       max: `${bytes(MAX_TOTAL_BYTES)}, or a quarter of the memory`,
@@ -295,6 +347,7 @@ function sharedBounds(): Bound[] {
       full: "[histories](#shares) are dropped; then appends to durable streams fail with `full`",
     },
     {
+      table: "topics",
       id: "histories.bytes",
       name: "`maxBytes` of a `SqliteBroker`",
       max: bytes(sqliteSettings("a.db", {}).maxBytes),
@@ -302,6 +355,7 @@ function sharedBounds(): Bound[] {
       full: "[histories](#shares) of clients are dropped; then appends are rejected",
     },
     {
+      table: "streams",
       id: "streams.bytes",
       name: "bytes of clients' durable streams in a `MemoryBroker`, in a `SqliteBroker`",
       max: `${bytes(MAX_TOTAL_BYTES)}, ${bytes(sqliteSettings("a.db", {}).maxBytes)}`,
@@ -309,6 +363,7 @@ function sharedBounds(): Bound[] {
       full: "413, or `full`; [no stream](#shares) is dropped",
     },
     {
+      table: "rates",
       id: "rates.perAddress.connections",
       name: "`rates.perAddress.connections`",
       max: "none",
@@ -316,6 +371,7 @@ function sharedBounds(): Bound[] {
       full: "429 with `retry-after`, or 4429; see [Rate limits](#rate-limits)",
     },
     {
+      table: "rates",
       id: "rates.perSession.publications",
       name: "`rates.perSession.publications`",
       max: "none",
@@ -323,6 +379,7 @@ function sharedBounds(): Bound[] {
       full: "`too-many` with `retryAfterMs`; Skein's client retries, in order",
     },
     {
+      table: "rates",
       id: "rates.perSession.subscriptions",
       name: "`rates.perSession.subscriptions`",
       max: "none",
@@ -337,48 +394,62 @@ function serverBounds(): Bound[] {
   const { maxStreamBytes, maxForks, maxAppendBytes } = checkDurableStreams(STREAMS);
   return [
     {
+      table: "streams",
       name: "`durableStreams.maxStreamBytes`, `.maxAppendBytes`",
       max: `${bytes(maxStreamBytes)}, ${bytes(maxAppendBytes)}`,
       full: "413",
     },
-    { name: "`durableStreams.maxForks` of one stream", max: count(maxForks), full: "409" },
     {
+      table: "streams",
+      name: "`durableStreams.maxForks` of one stream",
+      max: count(maxForks),
+      full: "409",
+    },
+    {
+      table: "sessions",
       name: "`limits.unreadStreams.timeoutMs`",
       max: ms(new UnreadStreams().timeoutMs),
       full: "the stream is rejected",
     },
     {
+      table: "topics",
       name: "`limits.maxTopicsPerSession`",
       max: count(MAX_TOPICS_PER_SESSION),
       full: "`QueueFullError`; a client receives `too-many`",
     },
     {
+      table: "rates",
       name: "`rates.maxRefusals`",
       max: `${count(MAX_REFUSALS)} in ${ms(REFUSAL_WINDOW_MS)}`,
       full: "close 4429",
     },
     {
-      name: "rates: remembered users, and addresses, without a session",
-      max: count(MAX_IDLE_ACCOUNTS),
-      full: "the oldest is dropped; full buckets are dropped immediately",
+      table: "rates",
+      name: "buckets of users without a session; of addresses without a session",
+      max: `${count(MAX_IDLE_ACCOUNTS)}; ${count(MAX_IDLE_ACCOUNTS)}`,
+      full: "the oldest is dropped; a bucket that has refilled is not kept",
     },
     {
-      name: "`authenticate`",
+      table: "sessions",
+      name: "time for `authenticate`",
       max: ms(AUTHENTICATE_TIMEOUT_MS),
       full: "503 or 4503",
     },
-    { name: "`presenceGraceMs`", max: ms(GRACE_MS), full: "the user has left" },
+    { table: "topics", name: "`presenceGraceMs`", max: ms(GRACE_MS), full: "the user has left" },
     {
-      name: "`rooms` … `maxDataBytes`: presence data of a user in a room",
+      table: "topics",
+      name: "`maxDataBytes` of a pattern in `rooms`: presence data of a user in a room",
       max: `${bytes(MAX_DATA_BYTES)}, at most ${bytes(MAX_PRESENCE_DATA_BYTES)}`,
       full: "`too-large`; `RangeError` for a server",
     },
     {
+      table: "topics",
       name: "rooms with presence data of a session; of a client",
       max: `${count(MAX_ROOMS_WITH_DATA)}, ${count(MAX_ROOMS)}`,
       full: "`too-many`; `QueueFullError`",
     },
     {
+      table: "topics",
       name: "`history`: `size`, `ttlMs`, `bytes` of each topic, with 64 bytes for each publication",
       max: `${count(DEFAULT_BOUNDS.size)}, ${ms(DEFAULT_BOUNDS.ttlMs)}, ${
         bytes(DEFAULT_BOUNDS.bytes)
@@ -386,21 +457,25 @@ function serverBounds(): Bound[] {
       full: "the oldest publication is dropped; a later recovery reports `too-old`",
     },
     {
+      table: "topics",
       name: "remembered numbers of at-least-once messages",
       max: ms(DEDUPE_WINDOW_MS),
       full: "a message that is retried later is handled again",
     },
     {
+      table: "topics",
       name: "`node`: `heartbeatMs`, `goneAfterMs`",
       max: `${ms(HEARTBEAT_MS)}, ${ms(GONE_AFTER_MS)}`,
       full: "the node counts as lost",
     },
     {
+      table: "topics",
       name: "nodes; users that a node reports to others, per room or online",
       max: `${count(MAX_NODES)}; ${count(MAX_ENTRIES)}`,
       full: "further ones are left out",
     },
     {
+      table: "topics",
       name: "users whose `lastSeenAt` is remembered",
       max: count(MAX_LAST_SEEN),
       full: "the oldest is dropped",
@@ -414,12 +489,14 @@ function brokerBounds(): Bound[] {
   const { maxWaiting, maxWaitingBytes, giveUpMs } = redisSettings({});
   return [
     {
+      table: "topics",
       name: "broker: `maxWaiting`, `maxWaitingBytes`, `giveUpMs`",
       max: `${count(maxWaiting)}, ${bytes(maxWaitingBytes)}, ${ms(giveUpMs)}`,
       full:
         "publications are dropped and counted while the broker is unreachable; `append` rejects",
     },
     {
+      table: "topics",
       name: "concurrent replays of histories; newest publications in memory",
       max: `${count(MAX_REPLAYS)}; ${bytes(MAX_TAILS_BYTES)}`,
       full: "others wait; older ones are read from the broker",
@@ -435,77 +512,101 @@ function sessionBounds(): Bound[] {
     `${count(limits.maxMessages)}, ${bytes(limits.maxBytes)}`;
   return [
     {
+      table: "messages",
       name: "`session.sendQueue.maxMessages`, `.maxBytes`",
       max: queue(sendQueue),
       full: "by [`policy`](#back-pressure); `close` by default",
     },
     {
+      table: "messages",
       name: "`session.receiveQueue.maxMessages`, `.maxBytes`",
       max: queue(receiveQueue),
       full: "close 4507; before the first reader, the oldest is dropped and counted",
     },
     {
+      table: "messages",
       name: "`session.maxMessageBytes`",
       max: bytes(settings.maxMessageBytes),
       full: "`RangeError` at the sender; see [Large messages](#large-messages)",
     },
     {
+      table: "messages",
       name: "`session.maxInvalidMessages` in a minute",
       max: count(settings.maxInvalidMessages),
       full: "close 4400; `too-many` if the data violates the contract",
     },
     {
+      table: "messages",
       name: "`session.maxRequests`, per direction",
       max: count(settings.maxRequests),
       full: "`QueueFullError`; a peer receives `too-many`, which counts as invalid",
     },
     {
+      table: "messages",
       name: "`session.concurrency`",
       max: count(settings.concurrency),
       full: "messages wait; with more than 1, handlers run out of order",
     },
     {
+      table: "messages",
       name: "`session.requestTimeoutMs`",
       max: ms(settings.requestTimeoutMs),
       full: "`TimeoutError`; see [Decisions](#decisions-of-the-application)",
     },
     {
+      table: "sessions",
       name: "`session.closeTimeoutMs`",
       max: ms(settings.closeTimeoutMs),
       full: "the session ends, even if messages are not flushed",
     },
     {
+      table: "sessions",
       name: "`session.handshakeTimeoutMs`",
       max: ms(settings.handshakeTimeoutMs),
       full: "close 4408; `authenticate` has its own limit",
     },
     {
+      table: "sessions",
       name: "`session.heartbeat.intervalMs`, `.timeoutMs`",
       max: `${ms(heartbeat.intervalMs)}, ${ms(heartbeat.timeoutMs)}`,
       full: "close 4408; a client uses the server's interval",
     },
     {
-      name: "joined frames; bytes handed to the transport",
+      table: "messages",
+      name: "a frame of several messages; bytes that the connection buffers",
       max: `${bytes(MAX_JOINED_BYTES)}; ${bytes(HIGH_WATER_MARK)}`,
-      full: "the next frame; the message waits in the queue",
+      full: "another frame follows; messages wait in the send queue",
     },
     {
+      table: "topics",
       name: "a topic; a room's name",
       max: `${bytes(MAX_TOPIC_BYTES)}; ${bytes(MAX_TOPIC_BYTES - PRESENCE_PREFIX.length)}`,
       full: "`RangeError`, or `malformed`",
     },
-    { name: "a user", max: bytes(MAX_USER_BYTES), full: "403, or close 4403" },
     {
+      table: "sessions",
+      name: "a user's name",
+      max: bytes(MAX_USER_BYTES),
+      full: "403, or close 4403",
+    },
+    {
+      table: "sessions",
       name: "a token in a message; a close reason",
       max: `${bytes(MAX_TOKEN_BYTES)}; ${bytes(MAX_WEBSOCKET_REASON_BYTES)}`,
       full: "close 4401; truncated",
     },
     {
+      table: "sessions",
       name: "`withinMs` of `server.drain()`, of `session.drain()`",
       max: `${ms(DRAIN_MS)}, ${ms(SESSION_DRAIN_MS)}`,
       full: "sessions are disconnected; the session closes",
     },
-    { name: "`timeoutMs` of `whenReady()`", max: ms(READY_MS), full: "`TimeoutError`" },
+    {
+      table: "sessions",
+      name: "`timeoutMs` of `whenReady()`",
+      max: ms(READY_MS),
+      full: "`TimeoutError`",
+    },
   ];
 }
 
@@ -513,32 +614,38 @@ function sessionBounds(): Bound[] {
 function clientBounds(): Bound[] {
   return [
     {
-      name: "client: `connectTimeoutMs`",
+      table: "client",
+      name: "`connectTimeoutMs`",
       max: ms(checkConnectTimeout()),
       full: "the attempt fails",
     },
     {
-      name: "client: silence while a reply is pending; wait for the pong",
+      table: "client",
+      name: "silence while a reply is pending; wait for the pong",
       max: `${ms(SILENCES_MS[0])}, ${ms(WAIT_MS)}`,
       full: "opens [another connection](client.md#a-server-that-falls-silent)",
     },
     {
-      name: "client: silence after the page or the machine wakes up",
+      table: "client",
+      name: "silence after the page or the machine wakes up",
       max: ms(WAKE_MS),
       full: "the session closes: 4408, by `network`",
     },
     {
-      name: "client: `outbox.maxMessages`, `.maxBytes`",
+      table: "client",
+      name: "`outbox.maxMessages`, `.maxBytes`",
       max: `${count(OUTBOX.maxMessages)}, ${bytes(OUTBOX.maxBytes)}`,
       full: "`QueueFullError`; with `at-least-once` unacknowledged messages count",
     },
     {
-      name: "client: `backoff.firstDelayMs`, `.maxDelayMs`",
+      table: "client",
+      name: "`backoff.firstDelayMs`, `.maxDelayMs`",
       max: `${ms(FIRST_DELAY_MS)}, ${ms(MAX_DELAY_MS)}`,
       full: "doubles each time, with full jitter; after `maxAttempts` the client is `closed`",
     },
     {
-      name: "client: unread messages of a subscription",
+      table: "client",
+      name: "unread messages of a subscription",
       max: `${count(READER.maxMessages)}, ${bytes(READER.maxBytes)}`,
       full: "the subscription ends with `QueueFullError`",
     },
@@ -548,7 +655,7 @@ function clientBounds(): Bound[] {
 /**
  * Lists all bounds.
  *
- * @returns The rows of the table, those with shares first.
+ * @returns The rows of all tables, those with shares first.
  */
 export async function bounds(): Promise<Bound[]> {
   const opened = await openedQuotas();
@@ -562,28 +669,45 @@ export async function bounds(): Promise<Bound[]> {
   return [...quotas, ...sharedBounds(), ...serverBounds(), ...sessionBounds(), ...clientBounds()];
 }
 
-const BEGIN = "<!-- This table is made by tools/limits_table.ts -->";
-const END = "<!-- End of the table -->";
+const BEGIN = "<!-- These tables are made by tools/limits_table.ts -->";
+const END = "<!-- End of the tables -->";
+
+/** Headings of the columns with shares. */
+const SHARES = { address: "an address", user: "a user or guest", session: "a session" };
+
+/** Makes a heading and its table, which has columns only for shares that a row has. */
+function tableOf(heading: string, rows: readonly Bound[]): string {
+  const levels = (["address", "user", "session"] as const)
+    .filter((level) => rows.some(({ shares }) => shares?.[level] !== undefined));
+  const lines = [
+    ["bound", "default", ...levels.map((level) => SHARES[level]), "when full"],
+    Array.from({ length: levels.length + 3 }, () => "---"),
+    ...rows.map(({ name, max, shares, full }) => [
+      name,
+      max,
+      ...levels.map((level) => shares?.[level] ?? ""),
+      full,
+    ]),
+  ];
+  return `### ${heading}\n\n${lines.map((cells) => `| ${cells.join(" | ")} |`).join("\n")}`;
+}
 
 /**
- * Puts the table into the page.
+ * Puts the tables into the page.
  *
  * @param page The text of the page.
  * @param rows The rows.
- * @returns The text with the present table, formatted.
+ * @returns The text with the present tables, formatted.
  */
 export async function withTable(page: string, rows: readonly Bound[]): Promise<string> {
   const [start, end] = [page.indexOf(BEGIN), page.indexOf(END)];
   if (start < 0 || end < start) {
-    throw new TypeError("Cannot make table: the page must have a place");
+    throw new TypeError("Cannot make tables: the page must have a place");
   }
-  const lines = rows.map(({ name, max, shares = {}, full }) => {
-    const { address = "", user = "", session = "" } = shares;
-    return `| ${[name, max, address, user, session, full].join(" | ")} |`;
-  });
-  const head = "| bound | default | an address | a user or guest | a session | when full |";
-  const table = [head, "| --- | --- | --- | --- | --- | --- |", ...lines].join("\n");
-  return await formatted(`${page.slice(0, start)}${BEGIN}\n\n${table}\n\n${page.slice(end)}`);
+  const tables = Object.entries(TABLES)
+    .map(([key, heading]) => tableOf(heading, rows.filter(({ table }) => table === key)));
+  const made = [BEGIN, ...tables, page.slice(end)].join("\n\n");
+  return await formatted(page.slice(0, start) + made);
 }
 
 /** Formats Markdown as `deno fmt` does. */

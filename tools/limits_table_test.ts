@@ -37,9 +37,9 @@ Deno.test("bounds() lists the quotas of a server with the documented defaults", 
     ],
     ["histories.bytes", "1 GiB", { address: "an eighth", user: "an eighth" }],
     ["streams.bytes", "512 MiB, 1 GiB", { address: "an eighth", user: "an eighth" }],
-    ["rates.perAddress.connections", "none", { address: "1,000 at once, 100 a second" }],
-    ["rates.perSession.publications", "none", { session: "1,000 at once, 200 a second" }],
-    ["rates.perSession.subscriptions", "none", { session: "256 at once, 20 a second" }],
+    ["rates.perAddress.connections", "none", { address: "a burst of 1,000, 100 a second" }],
+    ["rates.perSession.publications", "none", { session: "a burst of 1,000, 200 a second" }],
+    ["rates.perSession.subscriptions", "none", { session: "a burst of 256, 20 a second" }],
   ]);
 });
 
@@ -52,7 +52,7 @@ Deno.test("bounds() has cells that fit the page", async () => {
   }
 });
 
-Deno.test("docs/guide/limits.md has the present table", async () => {
+Deno.test("docs/guide/limits.md has the present tables", async () => {
   const page = await Deno.readTextFile(LIMITS_PAGE);
   assertEquals(await withTable(page, await bounds()), page, "run tools/limits_table.ts");
 });
