@@ -1,7 +1,7 @@
-/** The certificate of simulated servers. Fixed, so that a run depends on its seed alone. */
+/** The certificate of simulated servers. It is fixed, so that a run depends only on its seed. */
 import type { Certificate } from "../../transport/certificate/certificate.ts";
 
-/** A certificate that no client of a simulation checks; the key is public. */
+/** A certificate that simulated clients do not check; the key is public. */
 export const SIMULATED_CERTIFICATE: Certificate = {
   cert: `-----BEGIN CERTIFICATE-----
 MIIBfzCCASWgAwIBAgIUQzae6zroanknyYBKzu1lZ/3TW84wCgYIKoZIzj0EAwIw

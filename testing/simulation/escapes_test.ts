@@ -1,4 +1,6 @@
-/** Servers and clients with everything on take time, chance and turns from their simulation alone. */
+/**
+ * Servers and clients with all features get time, randomness and turns only from their simulation.
+ */
 import { assertEquals } from "@std/assert";
 import { z } from "zod";
 import { Traps } from "../../tests/traps.ts";
@@ -24,7 +26,7 @@ async function* range({ data: end }: { readonly data: number }): AsyncGenerator<
   for (let i = 0; i < end; i++) yield await i;
 }
 
-/** Runs servers and clients with everything on; returns the simulation at its end. */
+/** Runs servers and clients with all features; returns the simulation at its end. */
 async function everything(turns: number): Promise<Simulation> {
   const simulation = new Simulation({ seed: 5, turns });
   const network = new SimulatedNetwork(simulation, { delayMs: 2, jitterMs: 3 });
@@ -86,7 +88,7 @@ async function everything(turns: number): Promise<Simulation> {
         const response = await server.fetch(new Request(url, init), { remoteAddr });
         return [response.status, (await response.text()).length];
       };
-      // A stream is read once it was created.
+      // A stream is read after it was created.
       work(
         host,
         `${method} ${path}`,
@@ -111,7 +113,7 @@ async function everything(turns: number): Promise<Simulation> {
   return simulation;
 }
 
-Deno.test("Servers and clients use no global for time and chance", async () => {
+Deno.test("Servers and clients use no globals for time and randomness", async () => {
   const { trace } = await everything(1); // Loads all modules, which may read a clock.
   const failed = trace.filter(({ text }) => /fail|error|\[[45]/.test(text));
   assertEquals(failed, []);

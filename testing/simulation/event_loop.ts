@@ -1,9 +1,9 @@
-/** Virtual time for many hosts in one process: events in one order, drawn from one seed. */
+/** Virtual time for many hosts in one process: events in one order, determined by one seed. */
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { checkLimits } from "../../base/options.ts";
 import { seededRandom } from "../../transport/memory/path.ts";
 
-/** Turns and time of the process, captured before a simulation replaces globals. */
+/** Turns and timers of the process, captured before a simulation replaces globals. */
 const { setImmediate: nextTurn, setTimeout: realTimeout, clearTimeout: clearRealTimeout } =
   globalThis as unknown as {
     readonly setImmediate: (callback: () => void) => unknown;
@@ -11,21 +11,22 @@ const { setImmediate: nextTurn, setTimeout: realTimeout, clearTimeout: clearReal
     readonly clearTimeout: (timer: Timer) => void;
   };
 
-/** Most entries that a trace keeps; older ones are forgotten. */
+/** Most entries of a trace; older ones are dropped. */
 const MAX_TRACE_ENTRIES = 10_000;
 
-/** Most events that run without virtual time passing; more is a program that never waits. */
+/** Most events that run at one virtual time; beyond this, a program never waits. */
 const MAX_EVENTS_AT_ONCE = 100_000;
 
-/** Most findings of a run; later ones are in the trace alone. */
+/** Most findings of a run; later ones are only in the trace. */
 const MAX_FINDINGS = 1_000;
 
-/** Most checkpoints of a run; beyond this number each second one is forgotten. */
+/** Most checkpoints of a run; beyond this number every second one is dropped. */
 const MAX_CHECKPOINTS = 2_048;
 
 /**
- * Turns that are asked for at once. Microtasks run, and rejections are reported, between two turns;
- * a round of the process, which also asks the system for input, takes longer than most events.
+ * Turns that are requested together. Microtasks run, and rejections are reported, between two
+ * turns. A full round of the process, which also polls the system for input, takes longer than most
+ * events.
  */
 const TURNS_AT_ONCE = 64;
 
@@ -34,24 +35,24 @@ const MAX_HOLD_MS = 60_000;
 
 /** Options of a simulation. */
 export interface SimulationOptions {
-  /** Source of all chance: an integer. The same seed gives the same run. */
+  /** Source of all randomness: an integer. The same seed produces the same run. */
   readonly seed: number;
   /**
-   * `"packets"` for a trace with each packet; the run and its digest are the same with both.
+   * `"packets"` for a trace with each packet. The run and its digest are the same with both values.
    *
    * @default {"facts"}
    */
   readonly trace?: "facts" | "packets" | undefined;
   /**
-   * Turns of the process after each event. Programs whose work is all in virtual time need one; a run
-   * with more and another digest has work that escapes.
+   * Turns of the process after each event. Programs whose work is entirely in virtual time need
+   * one. If more turns change the digest, some work escapes virtual time.
    *
    * @default {1}
    */
   readonly turns?: number | undefined;
 }
 
-/** Kind of an entry of a trace, for colors and filters. */
+/** Kind of a trace entry, for colors and filters. */
 export type TraceKind =
   | "life"
   | "fault"
@@ -63,7 +64,7 @@ export type TraceKind =
   | "finding"
   | "note";
 
-/** Details of an entry of a trace. */
+/** Details of a trace entry. */
 export interface TraceDetails {
   /**
    * Kind of the entry.
@@ -71,11 +72,11 @@ export interface TraceDetails {
    * @default {"note"}
    */
   readonly kind?: TraceKind | undefined;
-  /** Host at the other end, if the entry has one. */
+  /** The other host, if the entry has one. */
   readonly to?: string | undefined;
-  /** Time until the end of the fact, such as the arrival of a packet, in milliseconds. */
+  /** Duration, such as the time until a packet arrives, in milliseconds. */
   readonly lastsMs?: number | undefined;
-  /** More about the fact for people, such as the stack of an error; not in the digest. */
+  /** Further text, such as the stack of an error; not in the digest. */
   readonly more?: string | undefined;
 }
 
@@ -97,13 +98,13 @@ export interface EventHost {
   readonly tag: number;
   /** Number of lives that ended. */
   readonly life: number;
-  /** Clocks, timers and chance of the present life. */
+  /** Clocks, timers and randomness of the current life. */
   readonly runtime: Runtime;
   /**
-   * Decides if an event may run now.
+   * Decides whether an event may run now.
    *
-   * @param event The event that is due.
-   * @returns False for an event of an earlier life, and for one that the host keeps for later.
+   * @param event The due event.
+   * @returns False for an event of an earlier life, and for an event that the host keeps for later.
    */
   admits(event: SimulatedEvent): boolean;
 }
@@ -112,17 +113,17 @@ export interface EventHost {
 export interface Checkpoint {
   /** Number of events. */
   readonly events: number;
-  /** Virtual time of the last one of these, in milliseconds since the start. */
+  /** Virtual time of the last of these events, in milliseconds since the start. */
   readonly atMs: number;
   /** The digest. */
   readonly digest: string;
 }
 
-/** A callback that waits for its time. */
+/** A scheduled callback. */
 export interface SimulatedEvent {
   /** Virtual time, in milliseconds since the start. */
   readonly atMs: number;
-  /** Position among the events of the same time. */
+  /** Position among events at the same time. */
   readonly order: number;
   /** Runs the event. */
   readonly run: () => void;
@@ -130,7 +131,7 @@ export interface SimulatedEvent {
   readonly host: EventHost | undefined;
   /** Life of the host to which the event belongs. */
   readonly life: number;
-  /** True once the event ran, or was taken back. */
+  /** True once the event has run or was cancelled. */
   isOver: boolean;
 }
 
@@ -138,10 +139,10 @@ export interface SimulatedEvent {
  * Virtual time: events in one order, with the trace of a run.
  *
  * - **One order:** events run one after the other, by time, and at the same time in the order of
- *   their creation. Between two events all microtasks run, so promises settle in virtual time.
- * - **One seed:** each sequence of random numbers derives from the seed and a name. A sequence more
- *   or less changes no other sequence.
- * - **Fast:** waiting costs no time. The process does not sleep.
+ *   their creation. All microtasks run between two events, so promises settle in virtual time.
+ * - **One seed:** each sequence of random numbers derives from the seed and a name. Adding or
+ *   removing a sequence does not change the others.
+ * - **Fast:** waiting takes no real time. The process does not sleep.
  *
  * @example An hour
  * ```ts
@@ -158,7 +159,7 @@ export interface SimulatedEvent {
 export class EventLoop {
   /** The seed. */
   readonly seed: number;
-  /** Chance of the scenario: numbers from 0 up to 1. */
+  /** Random numbers of the scenario: at least 0 and less than 1. */
   readonly random: () => number;
   readonly #events = new EventQueue();
   readonly #trace: TraceEntry[] = [];
@@ -168,20 +169,20 @@ export class EventLoop {
   #digest = 0x811c9dc5;
   #failure: { readonly error: unknown } | undefined;
   #current: EventHost | undefined;
-  /** Events that ran since virtual time passed last. */
+  /** Number of events since virtual time last advanced. */
   #atOnce = 0;
   #isRunning = false;
   /** Real promises for which virtual time waits. */
   #held = 0;
   /** Called once no real promise holds virtual time. */
   #onRelease: (() => void) | undefined;
-  /** Promises that `hold()` gave, such as those of globals that the simulation replaced. */
+  /** Promises returned by `hold()`, for example in replaced globals. */
   readonly #outcomes = new WeakSet<Promise<unknown>>();
   /** The newest promise of `hold()` outside of `run()`. */
   #lastHeld: Promise<unknown> = Promise.resolve();
   readonly #findings: TraceEntry[] = [];
   #checkpoints: Checkpoint[] = [];
-  /** Events between two checkpoints. */
+  /** Number of events between two checkpoints. */
   #stride = 1;
   readonly #turns: number;
   readonly #tracesPackets: boolean;
@@ -190,7 +191,7 @@ export class EventLoop {
    * Creates a simulation at time 0.
    *
    * @param options See {@linkcode SimulationOptions}.
-   * @throws {RangeError} If the seed is no integer, or `turns` is not positive.
+   * @throws {RangeError} If the seed is not an integer, or `turns` is not positive.
    */
   constructor({ seed, trace = "facts", turns }: SimulationOptions) {
     if (!Number.isSafeInteger(seed)) {
@@ -212,14 +213,14 @@ export class EventLoop {
     return this.#count;
   }
 
-  /** Number of events that wait for their time, those of stopped timers included. */
+  /** Number of scheduled events, including those of stopped timers. */
   get waiting(): number {
     return this.#events.size;
   }
 
   /**
-   * Lists the events that wait for their time, such as timers, in no order; those that were taken
-   * back, and those of earlier lives, are left out.
+   * Lists scheduled events, such as timers, in no particular order, without cancelled events and
+   * events of earlier lives.
    *
    * @returns The events.
    */
@@ -242,26 +243,26 @@ export class EventLoop {
     return (this.#digest >>> 0).toString(16).padStart(8, "0");
   }
 
-  /** Entries of the kind `"finding"`, the oldest first. */
+  /** Entries of the kind `"finding"`, oldest first. */
   get findings(): readonly TraceEntry[] {
     return this.#findings;
   }
 
-  /** Digests on the way, at equal distances, by which two runs are compared. */
+  /** Intermediate digests at equal distances, by which two runs are compared. */
   get checkpoints(): readonly Checkpoint[] {
     return this.#checkpoints;
   }
 
-  /** The newest entries of the trace, the oldest first. */
+  /** The newest entries of the trace, oldest first. */
   get trace(): readonly TraceEntry[] {
     return this.#trace;
   }
 
   /**
-   * Makes a sequence of random numbers that depends on the seed and a name alone.
+   * Creates a sequence of random numbers that depends only on the seed and a name.
    *
    * @param name Any text.
-   * @returns A function that gives numbers from 0 up to 1.
+   * @returns A function that returns numbers of at least 0 and less than 1.
    */
   chanceOf(name: string): () => number {
     return seededRandom(hashed(`${this.seed}/${name}`));
@@ -273,11 +274,11 @@ export class EventLoop {
   }
 
   /**
-   * Plans an event.
+   * Schedules an event.
    *
-   * @param waitMs Time from now, in milliseconds; less than 0 is now.
+   * @param waitMs Time from now, in milliseconds; negative values mean now.
    * @param run Called at that time.
-   * @param host The host on which the event runs, in its present life; none is the scenario.
+   * @param host The host on which the event runs, in its current life; by default the scenario.
    * @returns The event, for {@linkcode EventLoop.cancel}.
    */
   after(waitMs: number, run: () => void, host?: EventHost): SimulatedEvent {
@@ -294,16 +295,16 @@ export class EventLoop {
   }
 
   /**
-   * Waits for real work, such as a module that loads or a digest of `crypto.subtle`, while virtual
-   * time stands still. No event runs before the promise has settled; its outcome arrives in an event
-   * of the host that called, at the same virtual time, in the order of the calls. MUST NOT be called
-   * with a promise that needs virtual time to settle. A call between two runs, or by work that is held
-   * already, gives the outcome once the promise has settled, in a later turn. A promise that this
-   * method gave is returned as it is.
+   * Waits for real work, such as loading a module or a digest of `crypto.subtle`, while virtual
+   * time stands still. No event runs before the promise has settled; its outcome arrives in an
+   * event of the calling host, at the same virtual time, in the order of the calls. MUST NOT be
+   * called with a promise that needs virtual time to settle. A call between two runs, or by work
+   * that is already held, returns the outcome once the promise has settled, in a later turn. A
+   * promise that this method returned is returned unchanged.
    *
    * @param promise The real work.
-   * @param host The host that waits; by default that of the running event.
-   * @returns The outcome of the promise. Never settles if the life of the host ends before.
+   * @param host The host that waits; by default the host of the running event.
+   * @returns The outcome of the promise. Never settles if the host's life ends first.
    */
   hold<T>(promise: Promise<T>, host: EventHost | undefined = this.#current): Promise<T> {
     if (this.#outcomes.has(promise)) return promise;
@@ -318,7 +319,8 @@ export class EventLoop {
       promise.then(release, release);
       outcome = new Promise((resolve) => void this.after(0, () => resolve(promise), host));
     } else {
-      // Not before the next turn: a module that is loaded already comes as late as a new one.
+      // Not before the next turn, so that a module that is already loaded arrives as late as a new
+      // one.
       const turn = new Promise<void>((resolve) => void nextTurn(resolve));
       outcome = Promise.allSettled([this.#lastHeld, promise, turn]).then(() => promise);
       this.#lastHeld = outcome.catch(() => {});
@@ -329,9 +331,9 @@ export class EventLoop {
   }
 
   /**
-   * Takes an event back.
+   * Cancels an event.
    *
-   * @param event The event; ignored if over or `undefined`.
+   * @param event The event; ignored if it has run or is `undefined`.
    */
   cancel(event: SimulatedEvent | ReturnType<typeof setTimeout> | undefined): void {
     if (event !== undefined) (event as SimulatedEvent).isOver = true;
@@ -378,14 +380,14 @@ export class EventLoop {
   }
 
   /**
-   * Lets virtual time pass.
+   * Advances virtual time.
    *
    * @param ms Time to pass, in milliseconds.
    * @returns Resolves once all events of that time have run.
-   * @throws {TypeError} If the simulation runs already.
-   * @throws {Error} If events run and run while no virtual time passes, or a promise of `hold()` does
-   * not settle.
-   * @throws Any error that an event threw; later events have not run then.
+   * @throws {TypeError} If the simulation is already running.
+   * @throws {Error} If events run endlessly without advancing virtual time, or a promise of
+   * `hold()` does not settle.
+   * @throws Any error that an event threw; later events have not run.
    */
   async run(ms: number): Promise<void> {
     if (this.#isRunning) {
@@ -412,7 +414,7 @@ export class EventLoop {
         } else if (this.#turns > 1) this.#afterTurns(this.#turns - 1, () => ask(1));
         else if (ahead === 0) ask(TURNS_AT_ONCE);
       };
-      // Work that the caller began before has its turn first.
+      // Earlier work of the caller has its turn first.
       ask(1);
     });
     this.#isRunning = false;
@@ -429,7 +431,7 @@ export class EventLoop {
     nextTurn(turns === 1 ? step : () => this.#afterTurns(turns - 1, step));
   }
 
-  /** Runs one event, if one is due; its microtasks run before the next turn. */
+  /** Runs one due event, if any; its microtasks run before the next turn. */
   #runNext(untilMs: number): boolean {
     const event = this.#events.take(untilMs);
     if (event === undefined) return false;
@@ -464,7 +466,7 @@ export class EventLoop {
       `${this.#nowMs} ms, the last one of ${on}`;
   }
 
-  /** Waits until no real promise holds virtual time, with a bound in real time. */
+  /** Waits until no real promise holds virtual time, with a real-time limit. */
   #waitForRelease(goOn: () => void): void {
     const timer = realTimeout(() => {
       const on = this.#current === undefined ? "the scenario" : `host "${this.#current.name}"`;
@@ -501,7 +503,7 @@ export class EventQueue {
     this.#lift(event, this.#heap.length - 1);
   }
 
-  /** Takes the first event that may run and is due until a time. */
+  /** Takes the first event that may run and is due by a time. */
   take(untilMs: number): SimulatedEvent | undefined {
     for (;;) {
       const first = this.#heap[0];
@@ -516,7 +518,7 @@ export class EventQueue {
     const last = heap.pop()!;
     const { length } = heap;
     if (length === 0) return;
-    // Down to a leaf first: the last event is a late one, and seldom stays above.
+    // First down to a leaf, because the last event is usually late and rarely stays higher.
     let at = 0;
     for (let child = 1; child < length; child = 2 * at + 1) {
       if (child + 1 < length && isBefore(heap[child + 1]!, heap[child]!)) child++;
@@ -526,7 +528,7 @@ export class EventQueue {
     this.#lift(last, at);
   }
 
-  /** Puts an event at a free place, or above. */
+  /** Puts an event at a free place, or higher. */
   #lift(event: SimulatedEvent, from: number): void {
     const heap = this.#heap;
     let at = from;
@@ -547,7 +549,7 @@ function isBefore(a: SimulatedEvent, b: SimulatedEvent): boolean {
 /**
  * Continues a hash with a text (FNV-1a, 32 bits).
  *
- * @param hash The hash so far; that of no text by default.
+ * @param hash The hash so far; by default the hash of an empty text.
  * @returns The next hash.
  */
 export function hashed(text: string, hash = 0x811c9dc5): number {

@@ -1,22 +1,22 @@
-/** Globals of the platform on virtual time, for code that takes no `Runtime`. */
+/** Globals of the platform on virtual time, for code without a `Runtime`. */
 import type { Runtime } from "../../base/runtime.ts";
 import { Host } from "./host.ts";
 import type { Simulation } from "./simulation.ts";
 
-/** Longest time of a timer, in milliseconds; platforms take a longer one for none. */
+/** Longest time of a timer, in milliseconds; platforms treat longer times as no delay. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /** Most bytes of one call of `crypto.getRandomValues()`. */
 const MAX_RANDOM_BYTES = 65_536;
 
-/** Functions of `Deno` that wait for a file: real work, for which virtual time stands still. */
+/** Functions of `Deno` that wait for a file: real work, during which virtual time stands still. */
 const HELD: readonly string[] = [
   ..."chmod copyFile link lstat makeTempDir makeTempFile mkdir readFile readLink".split(" "),
   ..."readTextFile realPath remove rename stat symlink truncate utime".split(" "),
   ..."writeFile writeTextFile".split(" "),
 ];
 
-/** Functions of `Deno` that reach out of the simulation. */
+/** Functions of `Deno` that leave the simulation. */
 const REFUSED: readonly string[] = [
   // Sockets.
   ..."connect connectQuic connectTls createHttpClient listen listenDatagram listenTls".split(" "),
@@ -26,11 +26,14 @@ const REFUSED: readonly string[] = [
   // Processes and signals.
   ..."Command addSignalListener cron kill removeSignalListener run spawn".split(" "),
   ..."spawnAndWait spawnAndWaitSync".split(" "),
-  // The state of the machine, another one at each run.
+  // The state of the machine, which differs in each run.
   ..."cpuUsage loadavg memoryUsage networkInterfaces osUptime".split(" "),
 ];
 
-/** The memory of each simulated machine, in bytes: bounds that depend on it are alike in all runs. */
+/**
+ * The memory of each simulated machine, in bytes, so that limits that depend on it are the same in
+ * all runs.
+ */
 const MEMORY: Deno.SystemMemoryInfo = {
   total: 8_589_934_592,
   free: 4_294_967_296,
@@ -41,7 +44,7 @@ const MEMORY: Deno.SystemMemoryInfo = {
   swapFree: 0,
 };
 
-/** Constructors that reach out of the simulation. */
+/** Constructors that leave the simulation. */
 const REFUSED_CLASSES: readonly string[] = [
   "BroadcastChannel",
   "EventSource",
@@ -50,10 +53,10 @@ const REFUSED_CLASSES: readonly string[] = [
   "Worker",
 ];
 
-/** Operations of `crypto.subtle` whose outcome has chance of its own. */
+/** Operations of `crypto.subtle` with random results. */
 const RANDOM_ALGORITHMS: readonly string[] = ["RSA-PSS", "RSA-OAEP"];
 
-/** Globals of the network for programs in a simulation; those that are missing are refused. */
+/** Network globals for programs in a simulation; missing ones throw an error. */
 export interface NetworkGlobals {
   /** The `fetch` of programs. */
   readonly fetch?: typeof fetch | undefined;
@@ -64,14 +67,14 @@ export interface NetworkGlobals {
 }
 
 /**
- * Puts the globals of this realm on virtual time, as `FakeTime` does: clocks, timers and chance are
- * those of the host whose event runs. Work of `crypto.subtle` and of files holds virtual time. All
- * that reaches out of the simulation is refused by name.
+ * Puts the globals of this realm on virtual time, as `FakeTime` does: clocks, timers and randomness
+ * belong to the host whose event runs. Work of `crypto.subtle` and of files holds virtual time.
+ * Everything that leaves the simulation throws an error that names it.
  *
- * Code that was loaded before, and kept a global, is not reached.
+ * Code that was loaded earlier and kept a reference to a global is not affected.
  *
  * @param network Globals of the network.
- * @returns Puts the former globals back at its disposal.
+ * @returns Restores the former globals on disposal.
  */
 export function installGlobals(simulation: Simulation, network: NetworkGlobals = {}): Disposable {
   const globals = new Globals(simulation);
@@ -79,12 +82,12 @@ export function installGlobals(simulation: Simulation, network: NetworkGlobals =
   return globals;
 }
 
-/** The globals of one simulation, and those whose place these took. */
+/** The globals of one simulation, and the replaced ones. */
 class Globals implements Disposable {
   readonly #simulation: Simulation;
-  /** The host of code that runs in no event of a host. */
+  /** The host of code outside of any host's event. */
   readonly #scenario: Host;
-  /** Timers that code turned into numbers; forgotten with their end. */
+  /** Timers that code converted to numbers, until they end. */
   readonly #numbered = new Map<number, SimulatedTimer>();
   readonly #former: (() => void)[] = [];
 
@@ -195,7 +198,7 @@ class Globals implements Disposable {
     });
   }
 
-  /** Holds virtual time while `crypto.subtle` works, on threads of the process. */
+  /** Holds virtual time while `crypto.subtle` works on threads of the process. */
   #installCrypto(): void {
     const { subtle } = crypto;
     const held = new Proxy(subtle, {
@@ -268,8 +271,8 @@ class Globals implements Disposable {
 /**
  * Replaces a property of an object of the runtime.
  *
- * @param property The property; enumerable as the former one.
- * @returns Brings the former property back.
+ * @param property The property; as enumerable as the former one.
+ * @returns Restores the former property.
  */
 export function replaceProperty(
   target: object,
@@ -285,7 +288,7 @@ export function replaceProperty(
   };
 }
 
-/** A timer of the global functions, in the shape of Deno and Node. */
+/** A timer of the global functions, with the members of Deno and Node. */
 class SimulatedTimer {
   static #count = 0;
 
@@ -322,7 +325,7 @@ class SimulatedTimer {
     return this;
   }
 
-  /** Starts the time again. */
+  /** Restarts the timer. */
   refresh(): this {
     this.#runtime.clearTimeout(this.#timer);
     this.#start();
@@ -377,7 +380,7 @@ interface Zoned {
   toPlainTime(): unknown;
 }
 
-/** Reads the time of a timer as platforms do. */
+/** Interprets the delay of a timer as platforms do. */
 function shortened(ms: unknown): number {
   const time = Number(ms ?? 0);
   return time >= 1 && time <= MAX_TIMER_MS ? Math.trunc(time) : 1;

@@ -4,7 +4,7 @@ import { Simulation } from "./simulation.ts";
 
 const START_MS = Date.UTC(2030, 0, 1);
 
-Deno.test("installGlobals() gives each host its own clock, and puts the former globals back", async () => {
+Deno.test("installGlobals() gives each host its own clock, and restores the former globals", async () => {
   const { Date: RealDate, setTimeout: realTimeout } = globalThis;
   const simulation = new Simulation({ seed: 1 });
   const late = simulation.host("late", { offsetMs: -5_000 });
@@ -61,7 +61,7 @@ Deno.test("installGlobals() runs timers in virtual time, on the host that starte
   ]);
 });
 
-Deno.test("installGlobals() draws all chance from the seed", async () => {
+Deno.test("installGlobals() draws all randomness from the seed", async () => {
   const draw = async (seed: number) => {
     const simulation = new Simulation({ seed });
     const drawn: unknown[] = [];
@@ -103,7 +103,7 @@ Deno.test("installGlobals() holds virtual time for crypto.subtle and for files",
   assertEquals(await digestOf(), await digestOf());
 });
 
-Deno.test("installGlobals() holds virtual time once for work that its caller holds, too", async () => {
+Deno.test("installGlobals() holds virtual time once for work that its caller also holds", async () => {
   const simulation = new Simulation({ seed: 1 });
   using _globals = installGlobals(simulation);
   const { runtime } = simulation.host("a");
@@ -116,7 +116,7 @@ Deno.test("installGlobals() holds virtual time once for work that its caller hol
   assertEquals(length, 32);
 });
 
-Deno.test("installGlobals() refuses by name what reaches out of the simulation", () => {
+Deno.test("installGlobals() rejects by name what leaves the simulation", () => {
   using _globals = installGlobals(new Simulation({ seed: 1 }));
   for (
     const [name, call] of Object.entries({
@@ -139,7 +139,7 @@ Deno.test("installGlobals() refuses by name what reaches out of the simulation",
   }
 });
 
-Deno.test("installGlobals() takes the globals of a simulated network", async () => {
+Deno.test("installGlobals() accepts the globals of a simulated network", async () => {
   const simulation = new Simulation({ seed: 1 });
   {
     using _globals = installGlobals(simulation, {

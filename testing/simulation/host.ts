@@ -1,4 +1,4 @@
-/** A simulated machine with one process: its clock, its chance, its life. */
+/** A simulated machine with one process: its clock, randomness and life. */
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { type EventHost, type EventLoop, hashed, type SimulatedEvent } from "./event_loop.ts";
 
@@ -11,13 +11,14 @@ const SHORTEST_TIMER_MS = 1;
 /** Faults of a clock. */
 export interface ClockFaults {
   /**
-   * Difference to the true time, in milliseconds.
+   * Difference from the true time, in milliseconds.
    *
    * @default {0}
    */
   readonly offsetMs?: number | undefined;
   /**
-   * Share by which the clock and the timers run fast; negative is slow. Quartz has up to 0.0001.
+   * Rate by which the clock and timers run fast; negative means slow. Quartz clocks drift by up to
+   * 0.0001.
    *
    * @default {0}
    */
@@ -27,12 +28,13 @@ export interface ClockFaults {
 /**
  * A simulated machine with one process.
  *
- * - **A life** begins with `start()` and ends with `kill()`. Timers and arrivals of an earlier life
- *   never run: a killed process has no last words.
- * - **Frozen**, a host runs no event; events wait, in order, until `thaw()`, while the clock goes on.
- * - **The clock** may be wrong, drift and jump. Timers follow the drift, and not the jumps.
+ * - **A life** starts with `start()` and ends with `kill()`. Timers and arrivals of an earlier life
+ *   never run, so a killed process runs no cleanup.
+ * - **Frozen**, a host runs no events; they wait, in order, until `thaw()`, while the clock
+ *   continues.
+ * - **The clock** may be wrong, drift and jump. Timers follow the drift, but not the jumps.
  *
- * @example A timer of a host that is frozen, and then killed
+ * @example A timer of a host that is frozen and then killed
  * ```ts
  * import { Simulation } from "@skein/skein/simulation";
  * import { assertEquals } from "@std/assert";
@@ -61,12 +63,12 @@ export class Host implements EventHost {
   #isAlive = true;
   #isFrozen = false;
   #drift: number;
-  /** True time and shown time at the last change of the drift. */
+  /** True time and displayed time at the last change of the drift. */
   #since: { readonly trueMs: number; readonly elapsedMs: number } = { trueMs: 0, elapsedMs: 0 };
   #offsetMs: number;
 
   /**
-   * Creates a host that runs; as `Simulation.host()` does.
+   * Creates a running host, as `Simulation.host()` does.
    *
    * @param events The virtual time.
    * @param name Name of the host.
@@ -96,13 +98,13 @@ export class Host implements EventHost {
     return this.#life;
   }
 
-  /** Clocks, timers and chance of the present life. */
+  /** Clocks, timers and randomness of the current life. */
   get runtime(): Runtime {
     return this.#runtime;
   }
 
   /**
-   * Runs a callback on this host: later if the host is frozen by then, never if its life is over.
+   * Runs a callback on this host: later if the host is frozen then, never if its life has ended.
    *
    * @param waitMs True time from now, in milliseconds.
    * @param run The callback.
@@ -113,10 +115,10 @@ export class Host implements EventHost {
   }
 
   /**
-   * Decides if an event may run now; a frozen host keeps the event until `thaw()`.
+   * Decides whether an event may run now; a frozen host keeps the event until `thaw()`.
    *
-   * @param event An event of this host that is due.
-   * @returns False for an event of an earlier life, and for one that is kept.
+   * @param event A due event of this host.
+   * @returns False for an event of an earlier life, and for an event that is kept.
    */
   admits(event: SimulatedEvent): boolean {
     if (event.life !== this.#life || !this.#isAlive) return false;
@@ -125,9 +127,9 @@ export class Host implements EventHost {
   }
 
   /**
-   * Begins a life after `kill()`: a new process on the same machine.
+   * Starts a life after `kill()`: a new process on the same machine.
    *
-   * @returns The runtime of that life.
+   * @returns The runtime of the new life.
    */
   start(): Runtime {
     if (this.#isAlive) return this.#runtime;
@@ -138,10 +140,10 @@ export class Host implements EventHost {
   }
 
   /**
-   * Ends the process at once, as SIGKILL does. Its system resets all connections, except at a loss
-   * of power.
+   * Ends the process immediately, as SIGKILL does. Its system resets all connections, except after
+   * a power loss.
    *
-   * @param options `power` for a machine that is off: its peers hear no more.
+   * @param options `power: true` for a power loss: its peers receive nothing.
    */
   kill(options: { readonly power?: boolean | undefined } = {}): void {
     if (!this.#isAlive) return;
@@ -156,10 +158,10 @@ export class Host implements EventHost {
   }
 
   /**
-   * Calls back when the present life ends.
+   * Registers a callback for the end of the current life.
    *
-   * @param callback Called with `true` at a loss of power.
-   * @returns Takes the callback back.
+   * @param callback Called with `true` after a power loss.
+   * @returns Removes the callback.
    */
   onEnd(callback: (isPowerLoss: boolean) => void): () => void {
     this.#onEnd.add(callback);
@@ -173,7 +175,7 @@ export class Host implements EventHost {
     this.#isFrozen = true;
   }
 
-  /** Lets the process go on; the events that waited run in order. */
+  /** Continues the process; waiting events run in order. */
   thaw(): void {
     if (!this.#isFrozen) return;
     this.#events.note("thaws", this.name, { kind: "life" });
@@ -186,7 +188,7 @@ export class Host implements EventHost {
   /**
    * Sets the wall clock forward or back.
    *
-   * @param byMs Milliseconds; negative is back.
+   * @param byMs Milliseconds; negative values mean back.
    */
   jumpClock(byMs: number): void {
     this.#events.note(`sets the clock by ${byMs} ms`, this.name, { kind: "life" });
@@ -196,7 +198,7 @@ export class Host implements EventHost {
   /**
    * Changes the speed of the clock.
    *
-   * @param drift Share by which the clock runs fast.
+   * @param drift Rate by which the clock runs fast.
    */
   setDrift(drift: number): void {
     this.#since = { trueMs: this.#events.nowMs, elapsedMs: this.#elapsedMs() };
@@ -210,7 +212,7 @@ export class Host implements EventHost {
 
   #newRuntime(): Runtime {
     const life = this.#life;
-    /** Callback of a timer: code of a life that is over has no effect on the next one. */
+    /** Callback of a timer: code of an ended life has no effect on the next one. */
     const own = (callback: () => void) => life === this.#life ? callback : doNothing;
     const random = this.#events.chanceOf(`${this.name}/${this.#life}`);
     const names = this.#events.chanceOf(`${this.name}/${this.#life}/names`);
@@ -240,12 +242,12 @@ export class Host implements EventHost {
 function doNothing(): void {}
 
 function runOnce(event: SimulatedEvent): void {
-  if (event.isOver) return; // Taken back since.
+  if (event.isOver) return; // Cancelled in between.
   event.isOver = true;
   event.run();
 }
 
-/** Makes a UUID of version 4 from random numbers. */
+/** Creates a version 4 UUID from random numbers. */
 function uuidOf(random: () => number): string {
   let digits = "";
   while (digits.length < 32) {

@@ -1,6 +1,6 @@
 /**
  * Simulation: a cluster of servers and clients in one process, on virtual time, with faults of
- * network, hosts, disks and engines. The whole run follows from one seed.
+ * network, hosts, disks and brokers. One seed determines the whole run.
  *
  * - {@linkcode Simulation}: hosts, virtual time, random numbers, and the trace with its findings.
  * - {@linkcode SimulatedNetwork}: delay, loss, partitions, and failing handshakes between hosts.
@@ -10,7 +10,7 @@
  * - {@linkcode SimulatedRedis}: a model of Redis with replicas, failover and lost writes.
  * - {@linkcode simulate}: runs your module in a thread whose globals are on virtual time.
  * - {@linkcode timeline}, {@linkcode firstDifference}: the facts before a finding, and the first
- *   fact in which two runs differ.
+ *   fact that differs between two runs.
  *
  * @example A message that arrives although the server was killed
  * ```ts

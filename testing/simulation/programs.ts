@@ -1,4 +1,4 @@
-/** Programs on simulated hosts: servers and clients of Skein, with all of their parts. */
+/** Programs on simulated hosts: complete Skein servers and clients. */
 import * as answers from "../../client/page/chunk_answers.ts";
 import * as insight from "../../client/page/chunk_insight.ts";
 import * as recovery from "../../client/recovery.ts";
@@ -12,22 +12,24 @@ import { SIMULATED_CERTIFICATE } from "./certificate.ts";
 import type { Host } from "./host.ts";
 import type { SimulatedNetwork } from "./network/network.ts";
 
-/** Port of servers, that of `https:`. */
+/** Port of servers, as for `https:`. */
 const PORT = 443;
 
-/** Options of a server on a host: those of `serve()`, whose sockets and clocks are of the host. */
+/**
+ * Options of a server on a host: the options of `serve()`, without those that the host provides.
+ */
 export type SimulatedServerOptions<V, C extends Contract> = Omit<
   ServeOptions<V, C>,
   "hostname" | "port" | "reusePort" | "runtime" | "tls" | "webSocket"
 >;
 
 /**
- * A server on a host, which may be killed and started again.
+ * A server on a host, which can be killed and restarted.
  *
  * @typeParam V Type of the values from `authenticate`.
  * @typeParam C The contract.
  *
- * @example A server whose second life begins
+ * @example A server that is restarted
  * ```ts
  * import { SimulatedNetwork, SimulatedServer, Simulation } from "@skein/skein/simulation";
  * import { assertEquals } from "@std/assert";
@@ -54,8 +56,8 @@ export class SimulatedServer<V = unknown, C extends Contract = Contract> {
    * Starts a server, with HTTP, WebSocket and WebTransport.
    *
    * @param network The network.
-   * @param host A host that runs.
-   * @param options Makes the options at each start, such as a broker of that life.
+   * @param host A running host.
+   * @param options Returns the options for each start, for example with a new broker.
    */
   constructor(
     network: SimulatedNetwork,
@@ -68,12 +70,12 @@ export class SimulatedServer<V = unknown, C extends Contract = Contract> {
     this.#server = this.#start();
   }
 
-  /** The server of the present life. */
+  /** The server of the current life. */
   get server(): Server<V, C> {
     return this.#server;
   }
 
-  /** Starts the server again, after the end of the earlier life. */
+  /** Restarts the server after its earlier life has ended. */
   restart(): void {
     this.host.start();
     this.#server = this.#start();
@@ -104,8 +106,8 @@ export class SimulatedServer<V = unknown, C extends Contract = Contract> {
  * @typeParam C The contract.
  * @param network The network.
  * @param host The host of the client.
- * @param servers Hosts of the servers, the first one to try first; or a function that returns the host
- * for each connection, as the function of a URL does.
+ * @param servers Hosts of the servers, in the order of attempts; or a function that returns the
+ * host for each connection, like a URL function.
  * @param options Options of `connect()`.
  * @returns The client.
  *

@@ -1,4 +1,4 @@
-/** Simulations of a program's own, in a thread whose globals are on virtual time. */
+/** Simulations of your own programs, in a thread whose globals are on virtual time. */
 import type { OptionKinds } from "../../base/options.ts";
 import { checkOptions, integer, POSITIVE, TIME } from "../../base/option_checks.ts";
 import { platformRuntime } from "../../base/runtime.ts";
@@ -10,17 +10,17 @@ import type { Simulation } from "./simulation.ts";
 
 /** Options of {@linkcode simulate}. */
 export interface SimulateOptions extends SimulationOptions {
-  /** Conditions between any two hosts from the start; none is a network without faults. */
+  /** Conditions between any two hosts from the start; by default a network without faults. */
   readonly network?: LinkConditions | undefined;
-  /** Value for the program, which a structured clone can carry. Absent by default. */
+  /** Value for the program, which must be cloneable. Absent by default. */
   readonly input?: unknown;
   /**
-   * Longest real time of the simulation, in milliseconds.
+   * Real-time limit of the simulation, in milliseconds.
    *
    * @default {120000}
    */
   readonly timeoutMs?: number | undefined;
-  /** Ends the simulation. */
+  /** Cancels the simulation. */
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -49,17 +49,17 @@ export interface SimulationResult {
   /** The seed. */
   readonly seed: number;
   /**
-   * Errors that were not caught, rejections that were not handled, and the entries of the kind
-   * `"finding"` that the program noted; the oldest first. Empty for a good run.
+   * Uncaught errors, unhandled rejections, and the program's entries of the kind `"finding"`,
+   * oldest first. Empty after a successful run.
    */
   readonly findings: readonly TraceEntry[];
-  /** Digest of the run; the same at each run of the seed. */
+  /** Digest of the run; the same in each run of the seed. */
   readonly digest: string;
   /** Number of events that ran. */
   readonly events: number;
-  /** Virtual time that passed, in milliseconds. */
+  /** Elapsed virtual time, in milliseconds. */
   readonly simulatedMs: number;
-  /** Digests on the way, for {@linkcode firstDifference}. */
+  /** Intermediate digests, for {@linkcode firstDifference}. */
   readonly checkpoints: readonly Checkpoint[];
   /** The newest entries of the trace, for {@linkcode timeline}. */
   readonly trace: readonly TraceEntry[];
@@ -71,28 +71,28 @@ export interface SimulationStart extends Omit<SimulateOptions, "signal" | "timeo
   readonly module: string;
 }
 
-/** The answer of the thread: the result, or the failure of the program to load. */
+/** The message of the thread: the result, or the error that prevented the program from loading. */
 export type SimulationEnd =
   | { readonly result: SimulationResult }
   | { readonly failure: string };
 
 /**
- * Runs a program in a simulation, from a seed: servers, clients and all that these use are in one
- * thread, on virtual time, over a network with faults.
+ * Runs a program in a simulation, from a seed: servers, clients and everything that they use are in
+ * one thread, on virtual time, over a network with faults.
  *
- * The default export of the module is a function with a {@linkcode SimulationContext}, which adds
- * hosts, starts servers and clients, and lets time pass by `simulation.run()`. The globals of its
- * thread are on virtual time before the module loads: clocks, timers and chance are those of the host
- * whose event runs. Real input and output are refused by name.
+ * The default export of the module is a function that receives a {@linkcode SimulationContext}. It
+ * adds hosts, starts servers and clients, and advances time with `simulation.run()`. The globals of
+ * its thread are on virtual time before the module loads: clocks, timers and randomness belong to
+ * the host whose event runs. Real input and output throw an error.
  *
- * The same seed gives the same digest each time, on every machine with the same version of Deno.
+ * The same seed always produces the same digest, on every machine with the same version of Deno.
  *
  * @param module URL of the module.
  * @param options See {@linkcode SimulateOptions}.
  * @returns The findings and the trace. Errors of the program are findings.
  * @throws {TypeError} If the module does not load, or has no function as its default export.
- * @throws {TimeoutError} If the simulation takes longer than `timeoutMs`, such as by an event that
- * never ends.
+ * @throws {TimeoutError} If the simulation takes longer than `timeoutMs`, for example because an
+ * event never ends.
  *
  * @example A cluster under faults, from ten seeds
  * ```ts ignore

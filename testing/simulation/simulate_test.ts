@@ -7,12 +7,12 @@ const HEAD = `
   import { SimulatedServer, simulatedClient } from "${import.meta.resolve("./programs.ts")}";
 `;
 
-/** Makes the URL of a module from its text. */
+/** Creates the URL of a module from its text. */
 function moduleOf(text: string): string {
   return `data:text/typescript,${encodeURIComponent(HEAD + text)}`;
 }
 
-/** A server and clients whose code takes time and chance from the globals. */
+/** A server and clients whose code uses global clocks and randomness. */
 const CLUSTER = moduleOf(`
   export default async function ({ simulation, network }) {
     const hosts = ["a", "b"].map((name) => simulation.host(name));
@@ -38,7 +38,7 @@ const CLUSTER = moduleOf(`
   }
 `);
 
-Deno.test("simulate() runs a program whose clocks, timers and chance come from the seed", async () => {
+Deno.test("simulate() runs a program whose clocks, timers and randomness come from the seed", async () => {
   const options = { network: { delayMs: 5, jitterMs: 20, lossRate: 0.05 } };
   const [first, again, other] = await Promise.all(
     [1, 1, 2].map((seed) => simulate(CLUSTER, { ...options, seed })),
@@ -51,7 +51,7 @@ Deno.test("simulate() runs a program whose clocks, timers and chance come from t
   assert(first!.trace.some(({ host, text }) => host === "x" && text.startsWith("18934560")));
 });
 
-Deno.test("simulate() gives the same digest in another process", async () => {
+Deno.test("simulate() produces the same digest in another process", async () => {
   const script = `
     import { simulate } from ${JSON.stringify(import.meta.resolve("./simulate.ts"))};
     console.log((await simulate(${JSON.stringify(CLUSTER)}, { seed: 9 })).digest);
@@ -64,14 +64,14 @@ Deno.test("simulate() gives the same digest in another process", async () => {
   assertEquals(new TextDecoder().decode(stdout).trim(), digest);
 });
 
-Deno.test("simulate() gives the same digest with more turns of the process", async () => {
+Deno.test("simulate() produces the same digest with more turns of the process", async () => {
   const [one, four] = await Promise.all(
     [1, 4].map((turns) => simulate(CLUSTER, { seed: 3, turns })),
   );
   assertEquals(one!.digest, four!.digest);
 });
 
-Deno.test("simulate() finds errors that are not caught, and rejections that are not handled", async () => {
+Deno.test("simulate() finds uncaught errors and unhandled rejections", async () => {
   const { findings } = await simulate(
     moduleOf(`
       export default async function ({ simulation }) {
@@ -94,7 +94,7 @@ Deno.test("simulate() finds errors that are not caught, and rejections that are 
   assert(findings[0]!.more?.includes("at "));
 });
 
-Deno.test("simulate() gives fetch and WebSocket to programs on its hosts", async () => {
+Deno.test("simulate() provides fetch and WebSocket to programs on its hosts", async () => {
   const { findings, trace } = await simulate(
     moduleOf(`
       export default async function ({ simulation, network }) {
@@ -128,7 +128,7 @@ Deno.test("simulate() gives fetch and WebSocket to programs on its hosts", async
   ]);
 });
 
-Deno.test("simulate() refuses by name what reaches out of the simulation", async () => {
+Deno.test("simulate() rejects by name what leaves the simulation", async () => {
   for (
     const [call, name] of [["Deno.serve(() => {})", "Deno.serve"], [
       "new Worker('data:,')",
@@ -143,7 +143,7 @@ Deno.test("simulate() refuses by name what reaches out of the simulation", async
   }
 });
 
-Deno.test("simulate() refuses a module that does not load, or has no function", async () => {
+Deno.test("simulate() rejects a module that does not load, or has no function", async () => {
   for (
     const [text, received] of [
       ["throw new Error('broken')", 'must load, received "broken"'],
@@ -157,7 +157,7 @@ Deno.test("simulate() refuses a module that does not load, or has no function", 
   await assertRejects(bad, RangeError, "Cannot simulate: seed must be an integer, received 0.5");
 });
 
-Deno.test("simulate() ends a thread by time and by signal", async () => {
+Deno.test("simulate() terminates a thread by time limit and by signal", async () => {
   const endless = moduleOf("export default () => { for (;;); }");
   const late = () => simulate(endless, { seed: 1, timeoutMs: 500 });
   await assertRejects(late, TimeoutError, "an event may never end");

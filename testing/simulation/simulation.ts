@@ -1,12 +1,12 @@
-/** Hosts on one virtual time, whose whole run follows from one seed. */
+/** Hosts on one virtual time, whose whole run is determined by one seed. */
 import { EventLoop } from "./event_loop.ts";
 import { type ClockFaults, Host } from "./host.ts";
 
 /**
- * Hosts on one virtual time, in one process. Each host draws from sequences of random numbers of its
- * own, so that a host more or less changes no draw of another one.
+ * Hosts on one virtual time, in one process. Each host has its own sequences of random numbers, so
+ * that adding or removing a host does not change the others.
  *
- * @example A server that is killed, and a client that comes back
+ * @example A server that is killed, and a client that reconnects
  * ```ts
  * import {
  *   simulatedClient,
@@ -45,12 +45,12 @@ export class Simulation extends EventLoop {
   }
 
   /**
-   * Adds a host: a machine with one process, a clock and chance of its own.
+   * Adds a host: a machine with one process, its own clock and randomness.
    *
-   * @param name Name of the host, once in a simulation.
+   * @param name Name of the host, unique in a simulation.
    * @param clock Faults of the clock from the start; none by default.
-   * @returns The host, which runs.
-   * @throws {TypeError} If the name is taken.
+   * @returns The running host.
+   * @throws {TypeError} If the name is already used.
    */
   host(name: string, clock: ClockFaults = {}): Host {
     if (this.#hosts.has(name)) {

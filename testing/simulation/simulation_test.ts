@@ -21,7 +21,7 @@ Deno.test("Simulation.run() runs events by time and order, with their microtasks
   assertEquals(simulation.nowMs, 2);
 });
 
-Deno.test("Simulation.pending() lists timers that neither ran nor were stopped, of present lives", () => {
+Deno.test("Simulation.pending() lists timers of current lives that neither ran nor were stopped", () => {
   const simulation = new Simulation({ seed: 1 });
   const [a, b] = [simulation.host("a"), simulation.host("b")];
   const stopped = a.runtime.setTimeout(() => {}, 5);
@@ -34,7 +34,7 @@ Deno.test("Simulation.pending() lists timers that neither ran nor were stopped, 
   ]]);
 });
 
-Deno.test("Simulation.run() rejects with the error of an event, and goes on at the next call", async () => {
+Deno.test("Simulation.run() rejects with the error of an event, and continues at the next call", async () => {
   const simulation = new Simulation({ seed: 1 });
   let ran = false;
   simulation.after(1, () => {
@@ -47,7 +47,7 @@ Deno.test("Simulation.run() rejects with the error of an event, and goes on at t
   assertEquals([ran, simulation.nowMs], [true, 6]);
 });
 
-Deno.test("Host.runtime follows drift and jumps, and timers follow the drift alone", async () => {
+Deno.test("Host.runtime follows drift and jumps, and timers follow only the drift", async () => {
   const simulation = new Simulation({ seed: 1 });
   const host = simulation.host("a", { drift: 0.5, offsetMs: 10 });
   const { runtime } = host;
@@ -81,7 +81,7 @@ Deno.test("Host.freeze() holds events in order until thaw(), and kill() drops th
   assertEquals(seen, ["frozen 10", "frozen 20"]);
 });
 
-Deno.test("Host.runtime of a life that is over starts no timers in the next one", async () => {
+Deno.test("Host.runtime of an ended life starts no timers in the next one", async () => {
   const simulation = new Simulation({ seed: 1 });
   const host = simulation.host("a");
   const { runtime } = host;
@@ -95,7 +95,7 @@ Deno.test("Host.runtime of a life that is over starts no timers in the next one"
   assertEquals(ran, ["new timer"]);
 });
 
-Deno.test("Host.runtime draws other numbers on each host and in each life, the same for a seed", () => {
+Deno.test("Host.runtime draws different numbers on each host and in each life, the same for a seed", () => {
   const draw = (seed: number) => {
     const simulation = new Simulation({ seed });
     const [a, b] = [simulation.host("a"), simulation.host("b")];
@@ -168,7 +168,7 @@ async function cluster(seed: number, seconds: number) {
   simulation.after(10_000, fault);
   await simulation.run(seconds * 1_000);
   isOver = true;
-  await simulation.run(120_000); // A silent break is noticed by the heartbeat.
+  await simulation.run(120_000); // The heartbeat detects a silent break.
   return {
     digest: simulation.digest,
     received,
@@ -178,7 +178,7 @@ async function cluster(seed: number, seconds: number) {
   };
 }
 
-Deno.test("Simulation.run() of a seed is the same each time, and another seed another run", async () => {
+Deno.test("Simulation.run() is the same for each run of a seed, and different for another seed", async () => {
   const [first, again, other] = [await cluster(7, 60), await cluster(7, 60), await cluster(8, 60)];
   assertEquals(first.trace, again.trace);
   assertEquals(first.digest, again.digest);
@@ -188,7 +188,7 @@ Deno.test("Simulation.run() of a seed is the same each time, and another seed an
   for (const got of first.received) assertEquals(got, all.slice(all.indexOf(got[0]!)));
 });
 
-Deno.test("EventLoop.hold() lets no virtual time pass until real work has settled, in the order of the calls", async () => {
+Deno.test("EventLoop.hold() stops virtual time until real work has settled, in the order of the calls", async () => {
   const simulation = new Simulation({ seed: 1 });
   const [a, b] = [simulation.host("a"), simulation.host("b")];
   const seen: string[] = [];
@@ -225,7 +225,7 @@ Deno.test("EventLoop.hold() before run() is awaited in real time, and run() wait
   assertEquals(await simulation.hold(Promise.resolve(1)), 1);
 });
 
-Deno.test("EventLoop.hold() before run() gives the outcome of settled work as late as that of other work", async () => {
+Deno.test("EventLoop.hold() before run() returns the outcome of settled work as late as of other work", async () => {
   const seenWith = async (work: Promise<void>) => {
     const simulation = new Simulation({ seed: 1 });
     const seen: string[] = [];
@@ -235,7 +235,7 @@ Deno.test("EventLoop.hold() before run() gives the outcome of settled work as la
       seen.push(name);
     };
     void part("holds", work);
-    // Takes more microtasks than settled work, and no real work.
+    // Takes more microtasks than settled work, but no real work.
     for (let i = 0; i < 9; i++) await Promise.resolve();
     void simulation.sleep(1).then(() => seen.push("goes on"));
     await simulation.run(2);
@@ -270,7 +270,7 @@ Deno.test("EventLoop.current names the host of each event", async () => {
   assertEquals(seen, ["a", undefined, undefined]);
 });
 
-Deno.test("EventLoop.run() refuses a second run at once, and a program that never waits", async () => {
+Deno.test("EventLoop.run() rejects a concurrent run, and a program that never waits", async () => {
   const simulation = new Simulation({ seed: 1 });
   const host = simulation.host("spinning");
   const first = simulation.run(1);
@@ -286,7 +286,7 @@ Deno.test("EventLoop.run() refuses a second run at once, and a program that neve
   );
 });
 
-Deno.test("EventLoop.digest depends on each event, and never on packets in the trace", async () => {
+Deno.test("EventLoop.digest depends on each event, but not on packets in the trace", async () => {
   const digestOf = async (trace: "facts" | "packets", atMs: number, name = "a") => {
     const simulation = new Simulation({ seed: 1, trace });
     const host = simulation.host(name);

@@ -1,21 +1,21 @@
-/** Runs as text: the timeline of a trace, and the first difference of two runs. */
+/** Runs as text: the timeline of a trace, and the first difference between two runs. */
 import type { OptionKinds } from "../../base/options.ts";
 import { checkOptions, integer, TIME } from "../../base/option_checks.ts";
 import type { Checkpoint, TraceEntry } from "./event_loop.ts";
 
-/** Hosts that a line names; the others are counted. */
+/** Most hosts that a line names; the others are counted. */
 const MAX_NAMES = 3;
 
 /** Widest column of hosts; longer names push the rest of their line to the right. */
 const MAX_HOST_WIDTH = 28;
 
-/** Lines of a stack below a finding. */
+/** Most stack lines below a finding. */
 const MAX_STACK_LINES = 4;
 
 /** Time in which the same fact on other hosts joins an earlier line, in milliseconds. */
 const SAME_MS = 50;
 
-/** Lines that are looked through for the same fact. */
+/** Most lines that are searched for the same fact. */
 const MAX_LOOKBACK = 50;
 
 const UUID = /\b([0-9a-f]{8})-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b/g;
@@ -23,20 +23,20 @@ const UUID = /\b([0-9a-f]{8})-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b
 /** Options of a timeline. */
 export interface TimelineOptions {
   /**
-   * End of the timeline, in milliseconds since the start; by default the last finding, or the end of
-   * the trace without a finding.
+   * End of the timeline, in milliseconds since the start; by default the last finding, or without
+   * findings the end of the trace.
    *
    * @default {undefined}
    */
   readonly untilMs?: number | undefined;
   /**
-   * Time before the end that the timeline has, in milliseconds.
+   * Time before the end that the timeline covers, in milliseconds.
    *
    * @default {10000}
    */
   readonly lastMs?: number | undefined;
   /**
-   * Most lines; the first ones are left out.
+   * Most lines; the first ones are omitted.
    *
    * @default {100}
    */
@@ -49,22 +49,22 @@ const TIMELINE: OptionKinds<TimelineOptions> = {
   untilMs: TIME,
 };
 
-/** The facts of a run that are compared with another one. */
+/** The data of a run that is compared with another run. */
 export interface RunRecord {
   /** Digest at the end. */
   readonly digest: string;
   /** Number of events. */
   readonly events: number;
-  /** Digests on the way. */
+  /** Intermediate digests. */
   readonly checkpoints: readonly Checkpoint[];
   /** The trace. */
   readonly trace: readonly TraceEntry[];
 }
 
 /**
- * Writes the end of a trace as lines for a reader: time, host, kind and fact. Facts that repeat are
- * one line with their number, on one host or on many. An entry with another host at the end has an
- * arrow. The facts of each host stay in order.
+ * Formats the end of a trace as readable lines: time, host, kind and fact. Repeated facts, on one
+ * host or on many, are one line with their number. An entry with another host has an arrow. The
+ * facts of each host stay in order.
  *
  * @param trace The trace of a simulation.
  * @param options See {@linkcode TimelineOptions}.
@@ -105,7 +105,7 @@ export function timeline(trace: readonly TraceEntry[], options: TimelineOptions 
 }
 
 /**
- * Finds where two runs of a seed part, which has to be fixed: a run follows from its seed alone.
+ * Finds where two runs of a seed diverge. That is a bug, because the seed alone determines a run.
  *
  * @param one A run, such as a simulation at its end.
  * @param other Another run.
@@ -180,7 +180,7 @@ function join(lines: readonly Line[], entry: TraceEntry): boolean {
   return false;
 }
 
-/** A line of a timeline: a fact, or the same fact again and again. */
+/** A line of a timeline: a fact, or a repeated fact. */
 class Line {
   readonly atMs: number;
   readonly kind: string;
@@ -225,7 +225,7 @@ class Line {
     return this.#from.has(host) || this.#to.has(host);
   }
 
-  /** Adds the same fact of the same hosts, with other numbers perhaps. */
+  /** Adds the same fact of the same hosts, even with other numbers. */
   repeats(entry: TraceEntry): boolean {
     const { host, to, text, kind = "note" } = entry;
     const isSame = kind === this.kind && this.#from.size === 1 && this.#from.has(host) &&
@@ -258,7 +258,7 @@ function listed(hosts: ReadonlySet<string>): string {
   return names.slice(0, MAX_NAMES).join(", ") + (rest > 0 ? ` and ${rest} more` : "");
 }
 
-/** Writes a text with the first digits of each UUID. */
+/** Shortens each UUID of a text to its first digits. */
 function shortened(text: string): string {
   return text.replaceAll(UUID, "$1…");
 }

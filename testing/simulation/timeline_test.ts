@@ -3,7 +3,7 @@ import type { TraceEntry } from "./event_loop.ts";
 import { Simulation } from "./simulation.ts";
 import { firstDifference, timeline } from "./timeline.ts";
 
-Deno.test("timeline() writes time, host, kind and fact in columns, with arrows", () => {
+Deno.test("timeline() formats time, host, kind and fact in columns, with arrows", () => {
   const trace: TraceEntry[] = [
     { atMs: 1, host: "", text: "begins" },
     { atMs: 1_234.5, host: "a", to: "client", kind: "packet", text: "42 bytes", lastsMs: 2.25 },
@@ -16,7 +16,7 @@ Deno.test("timeline() writes time, host, kind and fact in columns, with arrows",
   ]);
 });
 
-Deno.test("timeline() joins facts that repeat, on one host with other numbers, or on more hosts", () => {
+Deno.test("timeline() joins repeated facts, on one host with other numbers, or on more hosts", () => {
   const got = (atMs: number, host: string, n: number) => ({ atMs, host, text: `got ${n}` });
   const trace = [
     ...[got(1, "a", 1), got(2, "a", 2), got(3, "a", 3)],
@@ -46,7 +46,7 @@ Deno.test("timeline() joins one fact of many hosts, and keeps the facts of each 
   ]);
 });
 
-Deno.test("timeline() shortens UUIDs, and has the stack of a finding", () => {
+Deno.test("timeline() shortens UUIDs, and includes the stack of a finding", () => {
   const trace: TraceEntry[] = [{
     atMs: 1,
     host: "a",
@@ -61,7 +61,7 @@ Deno.test("timeline() shortens UUIDs, and has the stack of a finding", () => {
   ]);
 });
 
-Deno.test("timeline() ends at the last finding, and leaves the beginning out", () => {
+Deno.test("timeline() ends at the last finding, and omits the start", () => {
   const trace: TraceEntry[] = Array.from("abcdefgh", (text, i) => ({
     atMs: i * 1_000,
     host: "x",
@@ -75,7 +75,7 @@ Deno.test("timeline() ends at the last finding, and leaves the beginning out", (
   assertEquals(timeline([]), "");
 });
 
-Deno.test("firstDifference() names the last equal event and the first other fact", async () => {
+Deno.test("firstDifference() names the last equal event and the first different fact", async () => {
   const run = async (lateMs: number, events = 5_000) => {
     const simulation = new Simulation({ seed: 1 });
     const host = simulation.host("a");

@@ -32,7 +32,7 @@ async function simulationOf(start: SimulationStart): Promise<SimulationEnd> {
     simulation.noteError("does not catch an error:", (event as ErrorEvent).error);
   });
 
-  // Programs have neither: packages that find one look for their files beside this module.
+  // Programs have neither: packages that find one would look for their files next to this module.
   for (const name of ["importScripts", "location"]) Reflect.deleteProperty(globalThis, name);
   using _globals = installGlobals(simulation, globalsOf(simulation, network));
   let program: unknown;
@@ -49,7 +49,7 @@ async function simulationOf(start: SimulationStart): Promise<SimulationEnd> {
     const context: SimulationContext = { simulation, network, input };
     await program(context);
   } catch (error) {
-    // Errors of events are findings already.
+    // Errors of events are already findings.
     const isFound = simulation.findings.at(-1)?.text === `throws ${error}`;
     if (!isFound) simulation.noteError("ends with", error);
   }
@@ -57,7 +57,7 @@ async function simulationOf(start: SimulationStart): Promise<SimulationEnd> {
   return { result: { seed, findings, digest, events, simulatedMs, checkpoints, trace } };
 }
 
-/** Makes the globals of the network, for code of any host. */
+/** Creates the network globals, for code on any host. */
 function globalsOf(simulation: Simulation, network: SimulatedNetwork): NetworkGlobals {
   const here = (verb: string) => {
     const { current } = simulation;

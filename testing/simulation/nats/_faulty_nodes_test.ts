@@ -1,4 +1,4 @@
-/** Nodes on a modelled NATS under faults: all that was acknowledged is there, or the epoch is new. */
+/** Nodes on a modelled NATS under faults: everything acknowledged is kept, or the epoch is new. */
 import type { Publication, PublicationPosition } from "../../../pubsub/broker.ts";
 import { NatsBroker } from "../../../brokers/nats/mod.ts";
 import { installGlobals } from "../globals.ts";
@@ -8,7 +8,7 @@ import { Simulation } from "../simulation.ts";
 import { simulatedNatsConnect } from "./client.ts";
 import { SimulatedNats } from "./engine.ts";
 
-/** Time with faults, and time for all parts to settle, in milliseconds. */
+/** Time with faults, and time for everything to settle, in milliseconds. */
 const FAULTS_MS = 120_000;
 const SETTLE_MS = 60_000;
 
@@ -28,11 +28,11 @@ interface Acknowledged {
 /** Outcome of a run. */
 export interface FaultyRun {
   readonly digest: string;
-  /** Publications that were acknowledged. */
+  /** Number of acknowledged publications. */
   readonly acknowledged: number;
-  /** Publications that the model lost after their acknowledgement. */
+  /** Number of publications that the model lost after acknowledging them. */
   readonly lost: number;
-  /** Broken promises, for people. */
+  /** Violated guarantees, as text. */
   readonly violations: readonly string[];
 }
 
@@ -82,7 +82,7 @@ export async function runFaulty(seed: number, servers: 1 | 3): Promise<FaultyRun
   return { digest: simulation.digest, acknowledged: acknowledged.length, lost, violations };
 }
 
-/** Publishes from a node while faults come and go. */
+/** Publishes from a node during faults. */
 function publishFrom(
   simulation: Simulation,
   host: Host,
@@ -146,7 +146,7 @@ async function readAll(broker: NatsBroker): Promise<Publication[]> {
   }
 }
 
-/** Compares a history with all that was acknowledged in the same epoch. */
+/** Compares a history with everything acknowledged in the same epoch. */
 function check(
   { name }: Host,
   found: readonly Publication[],

@@ -1,4 +1,4 @@
-/** Subscriptions of one NATS server, and the way of messages on this and to other servers. */
+/** Subscriptions of one NATS server, and the routing of messages on this and to other servers. */
 import type { Runtime, Timer } from "../../../base/runtime.ts";
 import type { EventLoop } from "../event_loop.ts";
 import type { Host } from "../host.ts";
@@ -7,43 +7,43 @@ import { type RemoteInterest, Route } from "./route.ts";
 import { Interest } from "./subjects.ts";
 import type { NatsMessage } from "./wire.ts";
 
-/** A client that publishes. */
+/** A publishing client. */
 export interface BusClient {
-  /** False if the client gets none of its own messages. */
+  /** False if the client does not receive its own messages. */
   readonly hasEcho: boolean;
 }
 
 /** A subscription of a client or of the server itself. */
 export interface BusSubscription {
-  /** Subject, perhaps with wildcards. */
+  /** Subject, may contain wildcards. */
   readonly subject: string;
-  /** Name of the group of which one member gets each message; empty for none. */
+  /** Name of the queue group, of which one member receives each message; empty for none. */
   readonly queue: string;
   /** Delivers a message. */
   readonly take: (message: NatsMessage) => void;
-  /** The client, if the subscription is one of a client. */
+  /** The client, if the subscription belongs to one. */
   readonly client: BusClient | undefined;
   close(): void;
 }
 
 /**
- * A trouble of JetStream that breaks no connection:
+ * A fault of JetStream that breaks no connection:
  *
- * - `no responders`: the server of the clients has no way to JetStream.
- * - `no leader`: streams and their consumers do not respond; the API answers with status 503.
- * - `lost requests`, `lost answers`, `lost messages`: those to and from a server that ends or hands its
- *   lead over, in one direction or in both.
- * - `late requests`, `late answers`: a stall; all messages go on at the end, in order.
+ * - `no responders`: the clients' server cannot reach JetStream.
+ * - `no leader`: streams and their consumers do not respond; the API responds with status 503.
+ * - `lost requests`, `lost answers`, `lost messages`: messages to and from a server that stops or
+ *   hands over its leadership, in one or both directions.
+ * - `late requests`, `late answers`: a stall; all messages continue at its end, in order.
  */
 export type JetStreamTrouble = (typeof JETSTREAM_TROUBLES)[number];
 
-/** Shares of messages that a trouble loses, for a trouble that loses some; all by default. */
+/** Shares of messages that a fault loses; all by default. */
 export interface LostShares {
   readonly requests?: number | undefined;
   readonly answers?: number | undefined;
 }
 
-/** All troubles of JetStream that break no connection. */
+/** All faults of JetStream that break no connection. */
 export const JETSTREAM_TROUBLES = [
   "no responders",
   "no leader",
@@ -54,10 +54,10 @@ export const JETSTREAM_TROUBLES = [
   "late answers",
 ] as const;
 
-/** Beginning of the subjects on which clients get answers. */
+/** Prefix of the subjects on which clients receive replies. */
 const INBOX = "_INBOX.";
 
-/** Beginnings of the subjects on which JetStream responds, and those of consumers among these. */
+/** Prefixes of the subjects on which JetStream responds, and of those for consumers. */
 const [API, PULLS] = ["$JS.API.", "$JS.API.CONSUMER.MSG."] as const;
 
 /** The messages of one server in one life. */
@@ -66,16 +66,16 @@ export class MessageBus {
   readonly runtime: Runtime;
   /** Connections to the other servers by name. */
   readonly routes = new Map<string, Route>();
-  /** Called with packets of the agreement between servers. */
+  /** Called with Raft packets from other servers. */
   onPacket: (body: unknown) => void = () => {};
   readonly #events: EventLoop;
   readonly #interest = new Interest<BusSubscription>();
   readonly #counts = new Map<string, number>();
   #trouble: JetStreamTrouble | undefined;
-  /** Shares that the trouble loses. */
+  /** Shares that the fault loses. */
   #lost: LostShares = {};
   #end: Timer | undefined;
-  /** Deliveries that wait for the end of a trouble. */
+  /** Deliveries that wait for the end of a fault. */
   #late: (() => void)[] = [];
 
   /** Creates a bus without subscriptions. */
@@ -85,15 +85,15 @@ export class MessageBus {
     this.runtime = host.runtime;
   }
 
-  /** The trouble of JetStream on this server. */
+  /** The fault of JetStream on this server. */
   get trouble(): JetStreamTrouble | undefined {
     return this.#trouble;
   }
 
   /**
-   * Begins a trouble of JetStream on this server, and ends the one before.
+   * Starts a fault of JetStream on this server, and ends the previous one.
    *
-   * @param forMs Time of the trouble, in milliseconds.
+   * @param forMs Duration of the fault, in milliseconds.
    * @param lost Shares of messages that are lost; all by default.
    */
   disturb(trouble: JetStreamTrouble, forMs: number, lost: LostShares = {}): void {
@@ -105,9 +105,9 @@ export class MessageBus {
   }
 
   /**
-   * Connects this server with another one, for as long as the connection lasts.
+   * Connects this server to another one, until the connection ends.
    *
-   * @returns Resolves at the end of the connection.
+   * @returns Resolves when the connection ends.
    */
   join(socket: SimulatedSocket, name: string): Promise<void> {
     this.routes.get(name)?.close();
@@ -128,7 +128,7 @@ export class MessageBus {
   /**
    * Adds a subscription.
    *
-   * @param subject Subject, perhaps with wildcards.
+   * @param subject Subject, may contain wildcards.
    * @param take Called with each message.
    * @param queue Name of the group; none by default.
    * @param client The client; none for the server itself.
@@ -158,7 +158,7 @@ export class MessageBus {
   }
 
   /**
-   * Tells whether a message would reach a subscription, on this server or another one.
+   * Checks whether a message would reach a subscription, on this server or another one.
    *
    * @returns True if there is interest.
    */
@@ -169,9 +169,9 @@ export class MessageBus {
   }
 
   /**
-   * Delivers a message to all subscriptions, and to one member of each group.
+   * Delivers a message to all subscriptions, and to one member of each queue group.
    *
-   * @param from The client that published; none for the server itself.
+   * @param from The publishing client; none for the server itself.
    * @returns False if no subscription matches.
    */
   publish(message: NatsMessage, from?: BusClient): boolean {
@@ -241,7 +241,7 @@ export class MessageBus {
     return this.runtime.setTimeout(run, ms);
   }
 
-  /** Ends the trouble, and delivers all that waited, in order. */
+  /** Ends the fault, and delivers all waiting messages, in order. */
   #calm(): void {
     this.runtime.clearTimeout(this.#end);
     this.#trouble = undefined;
@@ -257,13 +257,13 @@ export class MessageBus {
     return this.runtime.random() < (kind === "lost answers" ? answers : requests);
   }
 
-  /** Tells whether a subscription of JetStream takes messages in the present trouble. */
+  /** Checks whether a subscription of JetStream receives messages during the current fault. */
   #responds({ subject }: BusSubscription): boolean {
     if (this.#trouble === "no responders") return false;
     return this.#trouble !== "no leader" || subject.startsWith(API) && !subject.startsWith(PULLS);
   }
 
-  /** Delivers a message of another server on this one. */
+  /** Delivers a message from another server. */
   #deliver(message: NatsMessage, queues: readonly string[]): void {
     const found = this.#interest.match(message.subject);
     for (const { queue, take } of found) if (queue === "") take(message);
@@ -277,7 +277,9 @@ export class MessageBus {
     return all.length === 1 ? all[0]! : all[Math.floor(this.runtime.random() * all.length)]!;
   }
 
-  /** Counts the subscriptions of a subject, and tells other servers about the first and the last. */
+  /**
+   * Counts the subscriptions of a subject, and notifies other servers of the first and the last.
+   */
   #tally(subject: string, queue: string, by: 1 | -1): void {
     const key = queue === "" ? subject : `${subject} ${queue}`;
     const count = (this.#counts.get(key) ?? 0) + by;

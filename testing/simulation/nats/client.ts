@@ -1,4 +1,4 @@
-/** The client library of NATS on simulated hosts: the transport over sockets of the network. */
+/** The NATS client library on simulated hosts: its transport over sockets of the network. */
 import type { ConnectionOptions, NatsConnection } from "@nats-io/nats-core";
 import {
   extractProtocolMessage,
@@ -17,17 +17,17 @@ import type { SimulatedSocket } from "../network/sockets.ts";
 /** Opens a socket for a connection. */
 type Dialer = (server: Server) => Promise<SimulatedSocket>;
 
-/** Time after which a dial without an answer is given up, in milliseconds. */
+/** Time after which an unanswered dial is abandoned, in milliseconds. */
 const DIAL_MS = 2_000;
 
 /**
- * Makes the `connect` of a program on a host: the option `connect` of a `NatsBroker`.
+ * Creates the `connect` of a program on a host: the option `connect` of a `NatsBroker`.
  *
- * The client library has clocks, timers and chance of the platform, so globals must be those of the
- * simulation: {@linkcode installGlobals} before the first call.
+ * The client library uses clocks, timers and randomness of the platform, so call {@linkcode
+ * installGlobals} first.
  *
- * @param host The host of the program, which runs.
- * @returns A function in place of `connect` of the client library.
+ * @param host The running host of the program.
+ * @returns A function that replaces `connect` of the client library.
  */
 export function simulatedNatsConnect(
   network: SimulatedNetwork,
@@ -44,7 +44,7 @@ export function simulatedNatsConnect(
   };
   return (options) => {
     const { promise, resolve, reject } = Promise.withResolvers<NatsConnection>();
-    // An event of the host: the library's timers end with the life in which they began.
+    // An event of the host, so that the library's timers end with the life in which they started.
     host.after(0, () => {
       nuid.reset();
       const connecting = connectNats(
@@ -58,7 +58,7 @@ export function simulatedNatsConnect(
 }
 
 /**
- * Opens a socket. A system sends the first packet again where no answer comes; here the client
+ * Opens a socket. A real system repeats the first packet without a response; here the client
  * library dials again.
  */
 async function connectSoon(
@@ -110,7 +110,7 @@ class SocketTransport implements Transport {
     const greeted = Promise.withResolvers<void>();
     greeted.promise.catch(() => {});
     socket.onMessage = (frame) => {
-      // A program reads all bytes that are there at once.
+      // A program reads all available bytes together.
       this.#frames.push(frame as Uint8Array);
       if (this.#isLooking) return;
       this.#isLooking = true;
@@ -127,7 +127,7 @@ class SocketTransport implements Transport {
         greeted.reject(error);
         this.#end(reason === "reset" ? error : undefined);
       };
-      // The program reads the last bytes before it hears of the end.
+      // The program reads the last bytes before it is notified of the end.
       if (this.#isLooking) socket.host.after(0, end);
       else end();
     };

@@ -1,4 +1,4 @@
-/** A connection of a NATS client, as the server sees the client. */
+/** A connection of a NATS client, as seen by the server. */
 import { concat } from "../../../base/bytes.ts";
 import type { Timer } from "../../../base/runtime.ts";
 import type { SimulatedSocket } from "../network/sockets.ts";
@@ -19,20 +19,20 @@ import {
 /** Most bytes that wait for a client; the default of servers (`max_pending`). */
 const MAX_PENDING_BYTES = 64 * 1_048_576;
 
-/** Longest time in which a client takes no byte of the waiting ones (`write_deadline`). */
+/** Longest time in which a client reads none of the waiting bytes (`write_deadline`). */
 const WRITE_DEADLINE_MS = 10_000;
 
-/** Bytes that systems buffer between a server and a client that does not read. */
+/** Bytes that operating systems buffer between a server and a client that does not read. */
 const SYSTEM_BUFFER_BYTES = 262_144;
 
-/** Interval of pings (`ping_interval`), and most pings without an answer (`ping_max`). */
+/** Ping interval (`ping_interval`), and most unanswered pings (`ping_max`). */
 const PING_INTERVAL_MS = 120_000;
 const MAX_PINGS = 2;
 
 /** Most subscriptions of one client in the model. */
 const MAX_SUBSCRIPTIONS = 100_000;
 
-/** A subscription, and the number of messages after which the subscription ends. */
+/** A subscription, and the number of messages after which it ends. */
 interface Held {
   readonly subscription: BusSubscription;
   delivered: number;
@@ -58,7 +58,7 @@ export class ClientLink implements BusClient {
   /**
    * Takes over a connection.
    *
-   * @param onEnd Called once at the end.
+   * @param onEnd Called once when the connection ends.
    */
   constructor(bus: MessageBus, socket: SimulatedSocket, id: number, onEnd: () => void) {
     this.#onEnd = onEnd;
@@ -74,7 +74,7 @@ export class ClientLink implements BusClient {
     return this.#held.size;
   }
 
-  /** False if the client gets none of its own messages. */
+  /** False if the client does not receive its own messages. */
   get hasEcho(): boolean {
     return this.#options.echo !== false;
   }
@@ -86,9 +86,9 @@ export class ClientLink implements BusClient {
   }
 
   /**
-   * Ends the connection behind all that was sent.
+   * Closes the connection after everything that was sent.
    *
-   * @param error Text of the error that the client is told; none by default.
+   * @param error Error text for the client; none by default.
    */
   close(error?: string): void {
     if (this.#isOver) return;
@@ -197,7 +197,7 @@ export class ClientLink implements BusClient {
     if (bufferedBytes > SYSTEM_BUFFER_BYTES) this.#watch();
   }
 
-  /** Ends the connection if the client takes no bytes for a time. */
+  /** Closes the connection if the client reads nothing for a while. */
   #watch(): void {
     if (this.#deadline !== undefined) return;
     this.#taken = this.#sent - this.#socket.bufferedBytes;
@@ -245,8 +245,8 @@ const PONG = encodeLine("PONG");
 const OK = encodeLine("+OK");
 
 /**
- * Refuses a request to JetStream that the model lacks. The server takes all subjects of the API: a
- * direct read of a missing stream, and a request at a missing consumer, have no answer at all.
+ * Rejects a request to JetStream that the model lacks. The server subscribes to all API subjects: a
+ * direct read of a missing stream, and a request to a missing consumer, receive no reply.
  */
 function refuseUnknown(subject: string): void {
   if (/^\$JS\.API\.(DIRECT\.GET|CONSUMER\.MSG\.NEXT)\./.test(subject)) return;

@@ -1,7 +1,7 @@
-/** Configurations of streams and consumers, checked and filled in as a server does. */
+/** Configurations of streams and consumers, validated and completed as by a server. */
 import { collide, isSubject, matches } from "./subjects.ts";
 
-/** A refusal of JetStream, as in answers. */
+/** An error of JetStream, as in replies. */
 export interface ApiError {
   /** Status, as in HTTP. */
   readonly code: number;
@@ -40,7 +40,7 @@ export interface StreamConfig {
   readonly allow_rollup_hdrs: boolean;
 }
 
-/** Configuration of a consumer that is pulled and needs no acknowledgements; durations in nanoseconds. */
+/** Configuration of a pull consumer without acknowledgments; durations in nanoseconds. */
 export interface ConsumerConfig {
   readonly name: string;
   readonly deliver_policy: "all" | "by_start_sequence" | "last_per_subject";
@@ -55,16 +55,16 @@ export interface ConsumerConfig {
   readonly mem_storage?: boolean | undefined;
 }
 
-/** Window in which a stream recognizes repetitions, unless configured, in nanoseconds. */
+/** Default window in which a stream recognizes duplicates, in nanoseconds. */
 const DUPLICATE_WINDOW_NS = 120e9;
 
 /** Shortest duration of a limit, in nanoseconds. */
 const SHORTEST_NS = 100e6;
 
-/** Idle time after which a consumer is removed, unless configured, in nanoseconds. */
+/** Default idle time after which a consumer is removed, in nanoseconds. */
 const INACTIVE_NS = 5e9;
 
-/** Most requests that wait at a consumer, unless configured. */
+/** Default limit of requests that wait at a consumer. */
 const MAX_WAITING = 512;
 
 /** Two words in texts of the server, where this project writes one. */
@@ -113,7 +113,7 @@ const CONSUMER_KEYS = new Set<string>(
   ] satisfies (keyof ConsumerConfig)[],
 );
 
-/** Makes the refusal of a configuration. */
+/** Creates the error for an invalid configuration. */
 function invalid(description: string): ApiError {
   return { code: 500, err_code: 10052, description };
 }
@@ -211,8 +211,8 @@ function brokenRule(config: StreamConfig): string | undefined {
 /**
  * Checks the configuration of a consumer, and fills in defaults.
  *
- * @param name Name of the consumer, made by the server.
- * @throws {TypeError} If the consumer needs a property or a policy that the model lacks.
+ * @param name Name of the consumer, chosen by the server.
+ * @throws {TypeError} If the consumer needs a property or policy that the model lacks.
  */
 export function consumerConfig(given: Partial<ConsumerConfig>, name: string): ConsumerConfig {
   refuseUnknown("a consumer", given, CONSUMER_KEYS);

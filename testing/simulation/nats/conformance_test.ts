@@ -16,14 +16,14 @@ const PAGE = { after: 0, maxRecords: 1, maxBytes: 1, renews: false };
 const MAX_MS = 600_000;
 
 /**
- * Servers of this version let two changes of one row of a replicated bucket pass at once:
+ * Servers of this version accept two concurrent changes of one row of a replicated bucket:
  * https://github.com/nats-io/nats-server/issues/4320. `docs/deploy/nats.md` says so to users.
  */
 const BROKEN_IN_CLUSTERS: ReadonlySet<string> = new Set([
   "grants as many concurrent claims as there are slots",
 ]);
 
-/** Error of the clock of the second node, in milliseconds. */
+/** Clock error of the second node, in milliseconds. */
 const FAR_AHEAD_MS = 20_000;
 
 type Test = (typeof TESTS_OF_ONE)[string];
@@ -37,14 +37,15 @@ async function runOn(servers: number, test: Test, isPair: boolean): Promise<stri
   const nats = new SimulatedNats(simulation, network, hosts);
   const replicas = servers;
   const broker = (name: string): Broker => {
-    // Leases and expiry follow the engine, whatever the clock of a node says.
+    // Leases and expiry follow the broker's clock, not the nodes' clocks.
     const host = simulation.host(name, { offsetMs: name === "far" ? FAR_AHEAD_MS : 0 });
     const connect = simulatedNatsConnect(network, host, nats.hosts);
-    // One server for all: another one learns of a subscription a moment after its own client.
+    // One server for all, because another server is notified of a subscription slightly later than
+    // its client.
     const source = { servers: nats.servers[0]!, ignoreClusterUpdates: true, connect };
     return new NatsBroker(source, { runtime: host.runtime, replicas });
   };
-  // A cluster elects its leader first, and each stream its own.
+  // A cluster first elects its leader, and then a leader per stream.
   await simulation.run(20_000);
   const near = broker("near");
   const far = isPair ? broker("far") : near;

@@ -27,8 +27,8 @@ interface ConsumerOptions {
 }
 
 /**
- * A consumer without acknowledgements: each message of a subject is delivered once, in order, to the
- * requests that wait.
+ * A consumer without acknowledgments: each message of a subject is delivered once, in order, to
+ * waiting requests.
  */
 export class Consumer {
   /** The configuration. */
@@ -38,7 +38,7 @@ export class Consumer {
   readonly #waiting: PullRequest[] = [];
   readonly #requests: BusSubscription;
   #nextSeq: number;
-  /** Sequences of the newest messages of the subjects, which come first. */
+  /** Sequences of the newest messages per subject, which are delivered first. */
   #newest: number[] = [];
   #delivered = 0;
   #usedMs: number;
@@ -64,14 +64,14 @@ export class Consumer {
     this.#watch();
   }
 
-  /** Number of messages that no request has taken. */
+  /** Number of undelivered messages. */
   get pending(): number {
     const { store } = this.#options.stream;
     const newest = this.#newest.filter((seq) => store.get(seq) !== undefined);
     return newest.length + store.count(this.#filter, this.#nextSeq);
   }
 
-  /** The state, as in answers of JetStream. */
+  /** The state, as in replies of JetStream. */
   get info(): object {
     const { stream } = this.#options;
     const { name, ...config } = this.config;
@@ -93,7 +93,7 @@ export class Consumer {
   }
 
   /**
-   * Takes a request for messages.
+   * Receives a request for messages.
    *
    * @param reply Subject for the messages.
    * @throws {TypeError} If the request needs heartbeats, which the model lacks.
@@ -137,7 +137,7 @@ export class Consumer {
     this.deliver();
   }
 
-  /** Delivers messages to the requests that wait. */
+  /** Delivers messages to waiting requests. */
   deliver(): void {
     const { bus, stream: { config: { name }, store } } = this.#options;
     while (this.#waiting.length > 0) {
@@ -211,7 +211,9 @@ export class Consumer {
     return undefined;
   }
 
-  /** Ends requests that are over; at the end of the messages all that did not want to wait. */
+  /**
+   * Ends finished requests, and once there are no more messages, all requests that do not wait.
+   */
   #sweep(isEnd: boolean): void {
     const now = this.#options.bus.runtime.now();
     for (const request of this.#waiting.splice(0)) {
@@ -253,13 +255,13 @@ function newestOf(store: StreamStore, filter: string): number[] {
 }
 
 /**
- * Formats a time as answers of JetStream do.
+ * Formats a time as in replies of JetStream.
  *
  * @param ms Milliseconds since 1970.
- * @returns The time by RFC 3339.
+ * @returns The time in RFC 3339 format.
  */
 export function timeOf(ms: number): string {
   const text = new Date(ms).toISOString();
-  // As Go: without zeros at the end of the fraction.
+  // As in Go, without trailing zeros of the fraction.
   return text.replace(/\.?0*Z$/, "Z");
 }

@@ -1,17 +1,17 @@
-/** All that a NATS server keeps beyond the end of the process. */
+/** Everything that a NATS server keeps after the end of its process. */
 import type { StreamConfig } from "./config.ts";
 import { GroupDisk } from "./group_disk.ts";
 import { StreamStore } from "./store.ts";
 import type { NatsMessage } from "./wire.ts";
 import type { ConsumerConfig } from "./config.ts";
 
-/** A stream as the cluster knows the stream, and the servers with a replica. */
+/** A stream as known to the cluster, and the servers with a replica. */
 export interface Assignment {
   readonly config: StreamConfig;
   readonly createdMs: number;
   /** Servers with the stream, the preferred leader first. */
   readonly peers: readonly string[];
-  /** Subject for the answer to the creation; empty for none. */
+  /** Subject for the reply to the creation; empty for none. */
   readonly reply: string;
   /** Consumers by name, and the server of each. */
   readonly consumers: ReadonlyMap<
@@ -64,7 +64,7 @@ export class NatsDisk {
   /** Streams of this server by name. */
   readonly streams = new Map<string, StreamDisk>();
 
-  /** Makes the disk of a stream, unless there is one. */
+  /** Returns the disk of a stream, created if missing. */
   stream(config: StreamConfig): StreamDisk {
     let disk = this.streams.get(config.name);
     if (disk === undefined) {
@@ -74,14 +74,14 @@ export class NatsDisk {
     return disk;
   }
 
-  /** Makes sure that all that was written outlives a loss of power. */
+  /** Makes everything written so far survive a power loss. */
   sync(): void {
     this.cluster.sync();
     for (const disk of this.streams.values()) disk.sync();
   }
 
   /**
-   * Loses what was not synced.
+   * Loses unsynced writes.
    *
    * @param random Decides how much is left.
    */
@@ -90,7 +90,7 @@ export class NatsDisk {
   }
 
   /**
-   * Forgets the messages of streams in memory, as at the end of the process.
+   * Drops the messages of streams in memory, as at the end of the process.
    *
    * @param isClustered True if other servers remember the streams themselves.
    */

@@ -1,4 +1,4 @@
-/** A modelled NATS: one server or a cluster of three, and the faults of both. */
+/** A modelled NATS: one server or a cluster of three, with their faults. */
 import { ConnectionError } from "../../../errors.ts";
 import type { EventLoop } from "../event_loop.ts";
 import type { Host } from "../host.ts";
@@ -11,7 +11,7 @@ import { CLIENT_PORT, NatsProcess } from "./process.ts";
 /** Port for the other servers of a cluster. */
 const ROUTE_PORT = 6_222;
 
-/** Wait between attempts to reach another server, in milliseconds. */
+/** Pause between attempts to reach another server, in milliseconds. */
 const ROUTE_RETRY_MS = 1_000;
 
 /** Longest attempt to reach another server (`DEFAULT_ROUTE_DIAL`), in milliseconds. */
@@ -20,28 +20,28 @@ const ROUTE_DIAL_MS = 1_000;
 /** Interval at which servers sync their files (`sync_interval`), in milliseconds. */
 const SYNC_MS = 120_000;
 
-/** Time over which a server in lame duck mode disconnects clients, in milliseconds. */
+/** Time in which a server in lame duck mode disconnects clients, in milliseconds. */
 const LAME_DUCK_MS = 30_000;
 
 /** Options of a {@linkcode SimulatedNats}. */
 export interface SimulatedNatsOptions {
   /**
-   * Interval at which servers sync their files, in milliseconds; a loss of power loses writes since
-   * then. 0 syncs each write before its acknowledgement, as `sync_interval: always` does.
+   * Interval at which servers sync their files, in milliseconds; a power loss loses writes since
+   * the last sync. 0 syncs each write before its acknowledgment, as `sync_interval: always` does.
    *
    * @default {120000}
    */
   readonly syncMs?: number | undefined;
-  /** Called with acknowledged writes that are lost, once a server leads without the writes. */
+  /** Called with lost acknowledged writes, once a server leads without them. */
   readonly onLost?: ((lost: LostWrites) => void) | undefined;
   /**
-   * Called when the servers of a cluster begin to elect the first leader of a stream, or of the
-   * cluster, and when a leader begins. Without a leader, requests have no answer or status 503.
+   * Called when the servers of a cluster start to elect the first leader of a stream, or of the
+   * cluster, and when there is a leader. Without a leader, requests receive no reply or status 503.
    */
   readonly onElection?: ((group: string, isOver: boolean) => void) | undefined;
 }
 
-/** A server on its host, over all lives. */
+/** A server on its host, across all lives. */
 interface ServerSeat {
   readonly host: Host;
   readonly disk: NatsDisk;
@@ -53,9 +53,9 @@ interface ServerSeat {
  *
  * - **Protocol:** clients speak the protocol of NATS over sockets of the simulated network; the
  *   model was compared with version 2.9.10.
- * - **Durability:** the end of a process keeps all writes. A loss of power loses some writes since
- *   the last sync; in a cluster the other servers have all.
- * - **Refusals:** a request or an option that the model lacks is refused by name.
+ * - **Durability:** the end of a process keeps all writes. A power loss loses some writes since the
+ *   last sync; in a cluster the other servers have all.
+ * - **Refusals:** a request or an option that the model lacks throws an error that names it.
  */
 export class SimulatedNats {
   readonly #events: EventLoop;
@@ -68,7 +68,7 @@ export class SimulatedNats {
   /**
    * Starts the servers.
    *
-   * @param hosts Hosts that run: one, or three of a cluster.
+   * @param hosts Running hosts: one, or three of a cluster.
    * @throws {RangeError} If there are neither one nor three hosts, or `syncMs` is negative.
    */
   constructor(
@@ -120,7 +120,7 @@ export class SimulatedNats {
     return count;
   }
 
-  /** Starts a server again, after the end of the process. */
+  /** Restarts a server after the end of its process. */
   restart(host: Host): void {
     const seat = this.#seat(host);
     if (seat.process !== undefined) return;
@@ -129,8 +129,8 @@ export class SimulatedNats {
   }
 
   /**
-   * Lets a server lose the files of a stream, as with a damaged file that the server gives up at the
-   * start. The server must not run.
+   * Makes a server lose the files of a stream, as with a damaged file that the server discards at
+   * its start. The server must not run.
    *
    * @param stream Name of the stream; all streams by default.
    * @throws {TypeError} If the server runs.
@@ -147,7 +147,7 @@ export class SimulatedNats {
   }
 
   /**
-   * Lets a server lose its entire disk. The server must not run.
+   * Makes a server lose its entire disk. The server must not run.
    *
    * @throws {TypeError} If the server runs.
    */
@@ -157,7 +157,7 @@ export class SimulatedNats {
   }
 
   /**
-   * Lets leaders stop leading; in a cluster others take over, without a loss.
+   * Makes leaders step down; in a cluster others take over, without losses.
    *
    * @param stream Name of a stream; all streams, and the cluster itself, by default.
    */
@@ -175,19 +175,17 @@ export class SimulatedNats {
     });
   }
 
-  /**
-   * Lets all consumers of all streams vanish, together with the requests that wait there.
-   */
+  /** Removes all consumers of all streams, together with their waiting requests. */
   loseConsumers(): void {
     this.#events.note("NATS loses all consumers", "", { kind: "engine" });
     for (const { process } of this.#seats) process?.jetstream.loseConsumers();
   }
 
   /**
-   * Begins a trouble of JetStream that breaks no connection. Servers of a cluster still reach the
-   * streams of each other.
+   * Starts a fault of JetStream that breaks no connection. Servers of a cluster still reach each
+   * other's streams.
    *
-   * @param forMs Time of the trouble, in milliseconds.
+   * @param forMs Duration of the fault, in milliseconds.
    * @param lost Shares of messages that are lost; all by default.
    */
   disturb(trouble: JetStreamTrouble, forMs: number, lost?: LostShares): void {
@@ -203,10 +201,10 @@ export class SimulatedNats {
   }
 
   /**
-   * Puts a server into lame duck mode: no client is accepted, and each present one is told and
-   * disconnected within a time.
+   * Puts a server into lame duck mode: it accepts no new clients, and notifies and disconnects the
+   * present ones.
    *
-   * @param spreadMs Time over which clients are disconnected, in milliseconds.
+   * @param spreadMs Time in which clients are disconnected, in milliseconds.
    */
   lameDuck(host: Host, spreadMs: number = LAME_DUCK_MS): void {
     this.#seat(host).process?.drain(spreadMs);
@@ -245,7 +243,7 @@ export class SimulatedNats {
     );
     const own = this.#seats.indexOf(seat);
     for (const [i, peer] of this.#seats.entries()) {
-      // The later one of two servers dials first, so that only one connection comes into being.
+      // The later of two servers dials first, so that there is only one connection.
       if (i !== own) void this.#keepRoute(process, peer.host, i < own ? 0 : 2 * ROUTE_RETRY_MS);
     }
     if (this.#syncMs > 0) this.#keepSyncing(process, disk);
@@ -263,7 +261,7 @@ export class SimulatedNats {
     }, this.#syncMs);
   }
 
-  /** Connects a server with another one, again and again until the end of the process. */
+  /** Connects a server to another one, repeatedly until the end of the process. */
   async #keepRoute({ bus }: NatsProcess, to: Host, waitMs: number): Promise<void> {
     const pause = (ms: number) => new Promise<void>((resolve) => void bus.later(resolve, ms));
     for (await pause(waitMs);; await pause(ROUTE_RETRY_MS + waitMs)) {

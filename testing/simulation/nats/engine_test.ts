@@ -39,7 +39,7 @@ class Bench implements Disposable {
     });
   }
 
-  /** Runs work on a node until its outcome. */
+  /** Runs work on a node until it settles. */
   async on<T>(node: number, work: (broker: NatsBroker) => Promise<T>): Promise<T> {
     let outcome: Promise<T> | undefined;
     let isOver = false;
@@ -52,7 +52,7 @@ class Bench implements Disposable {
     return await outcome!;
   }
 
-  /** Appends publications, one after the other; returns the epoch. */
+  /** Appends publications one after the other; returns the epoch. */
   append(node: number, count: number): Promise<string> {
     return this.on(node, async (broker) => {
       let epoch = "";
@@ -89,7 +89,7 @@ Deno.test("SimulatedNats carries publications between brokers", async () => {
   assertEquals([a!.issues(), b!.issues(), got], [[], [], ["one"]]);
 });
 
-Deno.test("NatsBroker keeps its epoch for hours in which no client publishes", async () => {
+Deno.test("NatsBroker keeps its epoch for hours without publications", async () => {
   using bench = new Bench(1);
   const epoch = await bench.append(0, 1);
   for (let i = 0; i < 3; i++) {
@@ -112,7 +112,7 @@ Deno.test("SimulatedNats keeps all writes when its process is killed", async () 
   assertEquals(bench.lost, 0);
 });
 
-Deno.test("SimulatedNats reports the writes that a loss of power loses", async () => {
+Deno.test("SimulatedNats reports the writes that a power loss loses", async () => {
   for (const [syncMs, isLossy] of [[120_000, true], [0, false]] as const) {
     using bench = new Bench(1, { syncMs });
     const [host] = bench.nats.hosts;
@@ -125,7 +125,7 @@ Deno.test("SimulatedNats reports the writes that a loss of power loses", async (
   }
 });
 
-Deno.test("SimulatedNats of three servers goes on without a leader that lost its power", async () => {
+Deno.test("SimulatedNats of three servers continues without a leader that lost power", async () => {
   using bench = new Bench(3);
   await bench.simulation.run(15_000);
   const epoch = await bench.append(0, 20);
@@ -142,7 +142,7 @@ Deno.test("SimulatedNats of three servers goes on without a leader that lost its
   assertEquals(bench.lost, 0);
 });
 
-Deno.test("SimulatedNats reports the writes that are lost with two disks of three", async () => {
+Deno.test("SimulatedNats reports the writes that are lost with two of three disks", async () => {
   using bench = new Bench(3);
   await bench.simulation.run(15_000);
   await bench.append(0, 20);
@@ -160,7 +160,7 @@ Deno.test("SimulatedNats reports the writes that are lost with two disks of thre
   assert(bench.lost >= 20, `${bench.lost}`);
 });
 
-Deno.test("SimulatedNats sends clients away in lame duck mode, and when these are slow", async () => {
+Deno.test("SimulatedNats disconnects clients in lame duck mode, and slow clients", async () => {
   using bench = new Bench(3);
   await bench.simulation.run(15_000);
   for (const host of bench.nats.hosts) {
@@ -179,7 +179,7 @@ Deno.test("SimulatedNats sends clients away in lame duck mode, and when these ar
   await bench.append(0, 3);
 });
 
-Deno.test("SimulatedNats ends a client that breaks the protocol, or does not read", async () => {
+Deno.test("SimulatedNats disconnects a client that violates the protocol, or does not read", async () => {
   const simulation = new Simulation({ seed: 1 });
   const network = new SimulatedNetwork(simulation);
   const [engine, rude, slow, fast] = ["nats", "rude", "slow", "fast"].map((name) =>
@@ -216,7 +216,7 @@ Deno.test("SimulatedNats ends a client that breaks the protocol, or does not rea
   assertEquals(three.seen.end, "");
 });
 
-Deno.test("SimulatedNats refuses a request that the model lacks by name", async () => {
+Deno.test("SimulatedNats rejects a request that the model lacks by name", async () => {
   using bench = new Bench(1);
   const { network, simulation, nats, nodes: [host] } = bench;
   const connect = simulatedNatsConnect(network, host!, nats.hosts);
@@ -228,12 +228,12 @@ Deno.test("SimulatedNats refuses a request that the model lacks by name", async 
   await assertRunFails(simulation, "received $JS.API.STREAM.SNAPSHOT.x");
 });
 
-Deno.test("SimulatedNats of three servers finds a server again that lost its power", async () => {
-  // Seed 46: the route of a server without traffic to the lost one stayed, and led nowhere.
+Deno.test("SimulatedNats of three servers reconnects to a server that lost power", async () => {
+  // Seed 46: the route of a server without traffic to the lost server stayed, and led nowhere.
   assertEquals((await runFaulty(46, 3)).violations, []);
 });
 
-Deno.test("SimulatedNats of three servers dials one without power in vain, until the power is back", async () => {
+Deno.test("SimulatedNats of three servers dials a server without power until it is back", async () => {
   using bench = new Bench(3);
   await bench.simulation.run(15_000);
   const epoch = await bench.append(0, 5);
@@ -248,7 +248,7 @@ Deno.test("SimulatedNats of three servers dials one without power in vain, until
   assertEquals(await bench.append(1, 5), epoch);
 });
 
-Deno.test("simulatedNatsConnect() leaves no timer behind a host that ends within the attempt", async () => {
+Deno.test("simulatedNatsConnect() leaves no timer if the host ends during the attempt", async () => {
   using bench = new Bench(1);
   const { simulation, network, nats: { hosts, servers } } = bench;
   await simulation.run(1_000);
@@ -266,7 +266,7 @@ Deno.test("simulatedNatsConnect() leaves no timer behind a host that ends within
   host.kill();
 });
 
-Deno.test("SimulatedNats under faults loses no write in silence, the same way in each process", async () => {
+Deno.test("SimulatedNats under faults loses no write silently, the same way in each process", async () => {
   for (const servers of [1, 3] as const) {
     const { digest, violations, acknowledged } = await runFaulty(7, servers);
     assertEquals(violations, []);

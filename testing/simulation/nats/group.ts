@@ -1,4 +1,4 @@
-/** Agreement of replicas on one log, by Raft with the times of NATS. */
+/** Consensus of replicas on one log, by Raft with the times of NATS. */
 import type { Runtime, Timer } from "../../../base/runtime.ts";
 import type { GroupDisk, GroupEntry } from "./group_disk.ts";
 
@@ -33,7 +33,7 @@ export type GroupPacket<S, C> =
     | {
       readonly kind: "taken";
       readonly isGood: boolean;
-      /** Newest index that agrees with the leader, or a guess. */
+      /** Newest index that matches the leader's log, or an estimate. */
       readonly index: number;
       /** The replica needs the whole state. */
       readonly isLost: boolean;
@@ -45,26 +45,26 @@ export interface GroupOptions<S, C> {
   readonly runtime: Runtime;
   /** Name of this server. */
   readonly self: string;
-  /** Names of all servers of the group, this one included. */
+  /** Names of all servers of the group, including this one. */
   readonly peers: readonly string[];
   readonly disk: GroupDisk<S, C>;
   /** True if this server should lead a new group. */
   readonly isPreferred: boolean;
-  /** Makes the identity of an entry. */
+  /** Creates the identity of an entry. */
   readonly nextUid: () => number;
   /** Sends a packet, which may get lost. */
   readonly send: (peer: string, packet: GroupPacket<S, C>) => void;
-  /** Applies a change to the state; called once for each, in order, on each replica. */
+  /** Applies a change to the state; called once per change, in order, on each replica. */
   readonly apply: (change: C, entry: GroupEntry<C>, index: number) => void;
-  /** Called when this server begins to lead, and all earlier entries are in the state. */
+  /** Called when this server starts to lead, and all earlier entries are in the state. */
   readonly led: () => void;
-  /** Called when this server leads no more. */
+  /** Called when this server no longer leads. */
   readonly followed: () => void;
-  /** Called when the state was replaced by that of the leader. */
+  /** Called when the state was replaced by the leader's. */
   readonly replaced: () => void;
 }
 
-/** State of another replica, as the leader knows the replica. */
+/** State of another replica, as known to the leader. */
 interface Follower {
   next: number;
   match: number;
@@ -90,7 +90,7 @@ export class Group<S, C> {
     this.#commit = options.disk.applied;
   }
 
-  /** Starts the replica; a group of one leads at once. */
+  /** Starts the replica; in a group of one it leads immediately. */
   start(): void {
     const { peers, isPreferred } = this.#options;
     if (peers.length === 1) this.#lead();
@@ -124,7 +124,7 @@ export class Group<S, C> {
   }
 
   /**
-   * Takes a packet of another replica.
+   * Handles a packet of another replica.
    *
    * @param from Name of the other server.
    */
@@ -156,13 +156,13 @@ export class Group<S, C> {
     }
   }
 
-  /** Stops leading, as for an orderly end or by an operator; another replica takes over. */
+  /** Steps down, as in an orderly shutdown or by an operator; another replica takes over. */
   stepDown(): void {
     if (this.#role !== "leader" || this.size === 1) return;
     this.#follow(this.#options.disk.term);
   }
 
-  /** Ends the replica. */
+  /** Stops the replica. */
   close(): void {
     this.#isOver = true;
     this.#options.runtime.clearTimeout(this.#timer);
@@ -282,7 +282,7 @@ export class Group<S, C> {
     send(peer, { kind: "entries", term: disk.term, before, beforeTerm, entries, commit });
   }
 
-  /** Hands the whole state to a follower. */
+  /** Sends the whole state to a follower. */
   #hand(peer: string, follower: Follower): void {
     const { disk, send } = this.#options;
     const index = disk.applied;
@@ -336,11 +336,11 @@ export class Group<S, C> {
     const before = this.#commit;
     this.#advance();
     if (this.#commit === before || this.#role !== "leader") return;
-    // Followers learn of the commit at once.
+    // Notifies followers of the commit immediately.
     for (const peer of this.#followers.keys()) this.#replicate(peer);
   }
 
-  /** Commits what most replicas have. */
+  /** Commits the entries that most replicas have. */
   #advance(): void {
     const { disk } = this.#options;
     const matches = [disk.lastIndex, ...[...this.#followers.values()].map(({ match }) => match)];

@@ -1,22 +1,24 @@
-/** Log and state of one replica on the disk of its server, which may lose what was not synced. */
+/** Log and state of one replica on its server's disk, which may lose unsynced writes. */
 
-/** Entries that stay behind the state, for replicas that are a little behind. */
+/** Entries that are kept although they are in the state, for replicas that are slightly behind. */
 const MAX_OLD_ENTRIES = 1_024;
 
-/** Most entries since the last sync; then the disk syncs early, as full files are synced. */
+/**
+ * Most entries since the last sync; beyond, the disk syncs early, because full files are synced.
+ */
 const MAX_UNSYNCED = 16_384;
 
 /** An entry of the log of a group. */
 export interface GroupEntry<C> {
   /** Term of the leader that wrote the entry. */
   readonly term: number;
-  /** Identity in the whole simulation: no two entries have the same, whatever disks forget. */
+  /** Unique identity in the whole simulation, even if disks lose entries. */
   readonly uid: number;
   /** The change; `undefined` for the first entry of a leader. */
   readonly change: C | undefined;
 }
 
-/** All that outlives the process. */
+/** Everything that outlives the process. */
 interface Kept<S> {
   readonly term: number;
   readonly vote: string;
@@ -28,13 +30,13 @@ interface Kept<S> {
 /**
  * The disk of one replica.
  *
- * - **The end of the process** loses nothing: the system still has all that was written.
- * - **A loss of power** keeps what was synced, and some of the entries after that.
+ * - **The end of the process** loses nothing, because the operating system has all writes.
+ * - **A power loss** keeps synced entries, and some of the later ones.
  */
 export class GroupDisk<S, C> {
   /** Newest term seen. */
   term = 0;
-  /** Server that got the vote of the term; empty for none. */
+  /** Server that received the vote in the term; empty for none. */
   vote = "";
   /** State after the applied entries. */
   state: S;
@@ -63,7 +65,7 @@ export class GroupDisk<S, C> {
     return this.#baseIndex + this.#entries.length;
   }
 
-  /** Index of the oldest entry that is kept, less one. */
+  /** Index of the oldest kept entry, minus one. */
   get baseIndex(): number {
     return this.#baseIndex;
   }
@@ -103,13 +105,13 @@ export class GroupDisk<S, C> {
     if (this.lastIndex - this.#synced.lastIndex > MAX_UNSYNCED) this.sync();
   }
 
-  /** Removes entries from an index on. */
+  /** Removes the entry at an index and all later ones. */
   cutFrom(index: number): void {
     this.#entries.length = Math.max(0, index - this.#baseIndex - 1);
   }
 
   /**
-   * Takes the state of another replica, in place of the own state and all entries.
+   * Replaces the state and all entries by the state of another replica.
    *
    * @param state The state; copied.
    * @param index Index of the newest entry in the state.
@@ -129,7 +131,7 @@ export class GroupDisk<S, C> {
     return this.#copy(this.state);
   }
 
-  /** Forgets everything, as with a disk that was replaced. */
+  /** Erases everything, as if the disk was replaced. */
   wipe(state: S): void {
     this.replace(state, 0, 0);
     this.term = 0;
@@ -137,7 +139,7 @@ export class GroupDisk<S, C> {
     this.sync();
   }
 
-  /** Makes sure that all that was written outlives a loss of power. */
+  /** Makes everything written so far survive a power loss. */
   sync(): void {
     this.#synced = this.#kept();
     const old = Math.min(this.applied, this.lastIndex) - MAX_OLD_ENTRIES - this.#baseIndex;
@@ -148,7 +150,7 @@ export class GroupDisk<S, C> {
   }
 
   /**
-   * Loses what was not synced, but for some entries at the front.
+   * Loses unsynced entries, except for some of the oldest.
    *
    * @param random Decides how many entries are left.
    */

@@ -1,4 +1,4 @@
-/** JetStream on one server: the API, replicas of streams, and the part in the cluster. */
+/** JetStream on one server: the API, replicas of streams, and its role in the cluster. */
 import { type ApiError, consumerConfig, streamConfig } from "./config.ts";
 import type { ConsumerConfig, StreamConfig } from "./config.ts";
 import { Consumer, timeOf } from "./consumer.ts";
@@ -21,10 +21,10 @@ import { headerIn, headersOf, jsonIn, messageOf, type NatsMessage } from "./wire
 /** Name of the group of all servers. */
 const CLUSTER = "_meta_";
 
-/** Header of a request for information whose answer is that of a creation. */
+/** Header of an information request whose reply has the form of a creation's reply. */
 const RESPONSE_TYPE = "Nats-Response-Type";
 
-/** Wait of a server that reports a missing leader, so that a leader answers first (ms). */
+/** Wait of a server that reports a missing leader, so that a leader replies first (ms). */
 const LEADERLESS_MS = 500;
 
 /** Most streams, and most consumers of a stream, in the model. */
@@ -33,7 +33,7 @@ const MAX_CONSUMERS = 1_000;
 
 const TYPE = "io.nats.jetstream.api.v1.";
 
-/** Fields of a list, which each answer with information about a stream has. */
+/** List fields of every reply with information about a stream. */
 const NO_LIST = { total: 0, offset: 0, limit: 0 };
 
 const NOT_FOUND: ApiError = { code: 404, err_code: 10059, description: "stream not found" };
@@ -69,11 +69,11 @@ export interface JetStreamOptions {
   readonly disk: NatsDisk;
   /** Writes that clients know of. */
   readonly ledger: WriteLedger;
-  /** Names of all servers, this one included. */
+  /** Names of all servers, including this one. */
   readonly peers: readonly string[];
   /**
-   * Called when several servers begin to elect the first leader of a stream or of the cluster, and
-   * when a leader begins.
+   * Called when several servers start to elect the first leader of a stream or of the cluster, and
+   * when there is a leader.
    */
   readonly onElection: (group: string, isOver: boolean) => void;
 }
@@ -87,9 +87,9 @@ interface Replica {
 /** A request to the API. */
 interface ApiCall {
   readonly message: NatsMessage;
-  /** Names in the subject, behind the operation. */
+  /** Names in the subject, after the operation. */
   readonly names: readonly string[];
-  /** Kind of the answer. */
+  /** Type of the reply. */
   readonly type: string;
 }
 
@@ -149,7 +149,7 @@ export class JetStream {
     else this.#replicas.get(stream)?.group.stepDown();
   }
 
-  /** Ends all consumers on this server, as a defect would. */
+  /** Removes all consumers on this server, as a defect would. */
   loseConsumers(): void {
     for (const { stream: { consumers } } of this.#replicas.values()) {
       for (const consumer of consumers.values()) consumer.close();
@@ -157,7 +157,7 @@ export class JetStream {
     }
   }
 
-  /** Takes a packet of another server. */
+  /** Handles a packet of another server. */
   #hear(body: unknown): void {
     const { group, from, packet } = body as Addressed;
     if (group === CLUSTER) this.#cluster.hear(from, packet);
@@ -198,7 +198,7 @@ export class JetStream {
     this.#bus.publish(messageOf(reply, { type, ...body }));
   }
 
-  /** Tells whether this server answers for the whole cluster; reports a missing leader. */
+  /** Checks whether this server replies for the whole cluster; reports a missing leader. */
   #answersForCluster({ message: { reply }, type }: ApiCall): boolean {
     const isDisturbed = this.#bus.trouble === "no leader";
     if (this.#cluster.isLeader && !isDisturbed) return true;
@@ -209,9 +209,9 @@ export class JetStream {
   }
 
   /**
-   * Finds the replica of a stream that answers; `undefined` if this server stays silent, or has
-   * reported a missing leader. A single server looks at the request before the stream, and gets
-   * `null` for a missing stream.
+   * Finds the replica of a stream that replies; `undefined` if this server stays silent, or has
+   * reported a missing leader. A single server validates the request before the stream, and
+   * receives `null` for a missing stream.
    */
   #leader({ message: { reply }, names: [name = ""], type }: ApiCall): Replica | null | undefined {
     const replica = this.#replicas.get(name);
@@ -270,7 +270,7 @@ export class JetStream {
     this.#cluster.propose({ kind: "stream", assignment });
   }
 
-  /** Answers a creation for a stream whose name or subjects are taken. */
+  /** Replies to the creation of a stream whose name or subjects are already used. */
   #meetsOther(config: StreamConfig, { message: { reply }, type }: ApiCall): boolean {
     const { state } = this.#disk.cluster;
     const other = state.get(config.name);
@@ -291,7 +291,7 @@ export class JetStream {
     throw new RangeError(`Cannot simulate: at most ${MAX_STREAMS} streams are modelled`);
   }
 
-  /** Answers a creation by the stream of the same name. */
+  /** Replies to a creation with the stream of the same name. */
   #meet(config: StreamConfig, other: Assignment, reply: string, type: string): void {
     if (JSON.stringify(other.config) !== JSON.stringify(config)) {
       return this.#answer(reply, type, { error: NAME_TAKEN });
@@ -459,7 +459,7 @@ export class JetStream {
     this.#cluster.propose({ kind: "no consumer", stream, name, reply });
   }
 
-  /** Makes the name of a consumer: eight letters and digits. */
+  /** Creates the name of a consumer: eight letters and digits. */
   #newName(): string {
     let name = "";
     while (name.length < 8) {
@@ -468,7 +468,7 @@ export class JetStream {
     return name;
   }
 
-  /** Applies a change of the cluster, which all servers agreed on. */
+  /** Applies a change of the cluster that all servers agreed on. */
   #apply(change: ClusterChange): void {
     const { state } = this.#disk.cluster;
     const isLeader = this.#cluster.isLeader;
@@ -518,7 +518,7 @@ export class JetStream {
     }
   }
 
-  /** Opens the streams of this server as the cluster has assigned, and closes all others. */
+  /** Opens the streams that the cluster has assigned to this server, and closes all others. */
   #reopen(): void {
     const { state } = this.#disk.cluster;
     for (const name of [...this.#disk.streams.keys()]) {
@@ -593,7 +593,7 @@ export class JetStream {
     return consumer;
   }
 
-  /** Takes a publication for a stream that this server leads. */
+  /** Handles a publication for a stream that this server leads. */
   #take({ stream, group }: Replica, message: NatsMessage): void {
     if (group.size > 1) {
       const outcome = stream.check(message, true);
@@ -606,7 +606,7 @@ export class JetStream {
     if (reply !== "" && answer !== undefined) this.#bus.publish(messageOf(reply, answer));
   }
 
-  /** Applies a change of a stream, which all replicas agreed on. */
+  /** Applies a change of a stream that all replicas agreed on. */
   #change(
     { stream, group }: Replica,
     change: StreamChange,
@@ -644,7 +644,7 @@ export class JetStream {
   }
 }
 
-/** Tells whether the log of a stream has only the entry of the first leader. */
+/** Checks whether a stream's log has only the entry of the first leader. */
 function isFirst({ lastIndex }: StreamDisk): boolean {
   return lastIndex === 1;
 }

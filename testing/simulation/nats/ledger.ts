@@ -1,4 +1,4 @@
-/** Writes that clients know of, and lost ones. */
+/** Writes that clients know of, and lost writes. */
 import type { StreamDisk } from "./disk.ts";
 
 /** Most acknowledged writes of a stream that are remembered. */
@@ -18,19 +18,19 @@ export interface AcknowledgedWrite {
 export interface LostWrites {
   /** Name of the stream. */
   readonly stream: string;
-  /** Host of the server that leads the stream without these. */
+  /** Host of the server that leads the stream without them. */
   readonly host: string;
-  /** The writes, the oldest first. */
+  /** The writes, oldest first. */
   readonly writes: readonly AcknowledgedWrite[];
 }
 
-/** A write, and the place in the log of the group. */
+/** A write, and its position in the group's log. */
 interface Entered extends AcknowledgedWrite {
   readonly index: number;
   readonly uid: number;
 }
 
-/** The writes of all streams of one engine. The model alone has the ledger; no server reads the ledger. */
+/** The writes of all streams of one NATS. Only the model has the ledger; no server reads it. */
 export class WriteLedger {
   readonly #writes = new Map<string, Entered[]>();
   readonly #onLost: (lost: LostWrites) => void;
@@ -39,18 +39,18 @@ export class WriteLedger {
   /**
    * Creates an empty ledger.
    *
-   * @param onLost Called with lost writes, when a server begins to lead without the writes.
+   * @param onLost Called with lost writes, when a server starts to lead without them.
    */
   constructor(onLost: (lost: LostWrites) => void) {
     this.#onLost = onLost;
   }
 
-  /** Makes the identity of an entry. */
+  /** Creates the identity of an entry. */
   nextUid(): number {
     return ++this.#uid;
   }
 
-  /** Adds a write when the answer is sent. */
+  /** Adds a write when its acknowledgment is sent. */
   add(stream: string, write: Entered): void {
     const writes = this.#writes.get(stream) ?? [];
     this.#writes.set(stream, writes);
@@ -59,7 +59,7 @@ export class WriteLedger {
   }
 
   /**
-   * Looks for writes that a new leader lacks, and reports each once.
+   * Finds writes that a new leader lacks, and reports each once.
    *
    * @param disk Disk of the leader.
    */
@@ -74,7 +74,7 @@ export class WriteLedger {
     this.#onLost({ stream, host, writes: known });
   }
 
-  /** Forgets a stream that was deleted. */
+  /** Removes a deleted stream. */
   forget(stream: string): void {
     this.#writes.delete(stream);
   }

@@ -9,10 +9,10 @@ import { encodeLine, MAX_PAYLOAD } from "./wire.ts";
 
 export const CLIENT_PORT = 4_222;
 
-/** Version that the server announces: the one that the model was compared with. */
+/** Version that the server announces; the model was compared with it. */
 const VERSION = "2.9.10";
 
-/** Most clients of one server; further ones are refused. */
+/** Most clients of one server; further ones are rejected. */
 const MAX_CLIENTS = 65_536;
 
 /** Collaborators of a {@linkcode NatsProcess}. */
@@ -25,9 +25,9 @@ interface ProcessOptions extends JetStreamOptions {
 export class NatsProcess {
   /** Subscriptions and messages. */
   readonly bus: MessageBus;
-  /** Streams and the administration. */
+  /** Streams and their administration. */
   readonly jetstream: JetStream;
-  /** Clients, the oldest first. */
+  /** Clients, oldest first. */
   readonly clients = new Set<ClientLink>();
   readonly #peers: readonly string[];
   readonly #id: string;
@@ -37,7 +37,7 @@ export class NatsProcess {
   /** Starts a server. */
   constructor({ events, host, ...options }: ProcessOptions) {
     this.#peers = options.peers;
-    // Another identity in each life.
+    // A new identity in each life.
     this.#id = `N${host.runtime.randomUUID().replaceAll("-", "").toUpperCase()}`;
     this.bus = new MessageBus(events, host);
     this.jetstream = new JetStream(this.bus, options);
@@ -54,10 +54,10 @@ export class NatsProcess {
   }
 
   /**
-   * Enters lame duck mode: new clients are refused, and each present one is told and then
+   * Enters lame duck mode: new clients are rejected, and present ones are notified and then
    * disconnected.
    *
-   * @param spreadMs Time over which clients are disconnected, in milliseconds.
+   * @param spreadMs Time in which clients are disconnected, in milliseconds.
    */
   drain(spreadMs: number): void {
     if (this.#isDraining) return;

@@ -4,10 +4,10 @@ import type { SimulatedSocket } from "../network/sockets.ts";
 import { Interest } from "./subjects.ts";
 import type { NatsMessage } from "./wire.ts";
 
-/** Bytes of a packet beside the payload of a message, roughly. */
+/** Approximate bytes of a packet in addition to the payload of a message. */
 const HEAD_BYTES = 64;
 
-/** Interval of pings (`ping_interval`), and most pings without an answer (`ping_max`). */
+/** Ping interval (`ping_interval`), and most unanswered pings (`ping_max`). */
 const PING_INTERVAL_MS = 120_000;
 const MAX_PINGS = 2;
 
@@ -19,7 +19,7 @@ type Packet =
   | { readonly kind: "message"; readonly message: NatsMessage; readonly queues: readonly string[] }
   | { readonly kind: "group"; readonly body: unknown };
 
-/** A subject that another server has subscriptions to. */
+/** A subject to which another server has subscriptions. */
 export interface RemoteInterest {
   readonly subject: string;
   readonly queue: string;
@@ -27,15 +27,15 @@ export interface RemoteInterest {
 
 /** Events of a {@linkcode Route}. */
 interface RouteEvents {
-  /** Called with a message, and the groups of which a member here gets the message. */
+  /** Called with a message, and the queue groups of which a member on this server receives it. */
   deliver(message: NatsMessage, queues: readonly string[]): void;
-  /** Called with a packet of the agreement between servers. */
+  /** Called with a Raft packet. */
   hear(body: unknown): void;
-  /** Called once at the end. */
+  /** Called once when the connection ends. */
   ended(): void;
 }
 
-/** One end of a connection between servers. */
+/** One side of a connection between servers. */
 export class Route {
   readonly #socket: SimulatedSocket;
   readonly #interest = new Interest<RemoteInterest>();
@@ -62,9 +62,9 @@ export class Route {
   }
 
   /**
-   * Tells the other server about subscriptions of this one.
+   * Notifies the other server of subscriptions on this one.
    *
-   * @param key Subject, and group behind a space.
+   * @param key Subject, and the group after a space.
    * @param isThere False after the last one.
    */
   announce(key: string, isThere: boolean): void {
@@ -72,18 +72,18 @@ export class Route {
   }
 
   /**
-   * Sends a message on.
+   * Forwards a message.
    *
-   * @param queues Groups of which a member there gets the message.
+   * @param queues Queue groups of which a member on the other server receives the message.
    */
   forward(message: NatsMessage, queues: readonly string[]): void {
     this.#send({ kind: "message", message, queues }, message.headers.length + message.data.length);
   }
 
   /**
-   * Sends a packet of the agreement between servers.
+   * Sends a Raft packet.
    *
-   * @param bytes Its size, roughly.
+   * @param bytes Its approximate size.
    */
   tell(body: unknown, bytes: number): void {
     this.#send({ kind: "group", body }, bytes);

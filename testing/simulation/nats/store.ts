@@ -5,18 +5,18 @@ import type { StreamConfig } from "./config.ts";
 
 /** A message of a stream. */
 export interface StoredMessage {
-  /** Sequence, from 1. */
+  /** Sequence, starting at 1. */
   readonly seq: number;
   readonly subject: string;
   /** The block of headers; empty for none. */
   readonly headers: string;
   /** The payload. */
   readonly data: Uint8Array;
-  /** Time of storage by the clock of the server, in milliseconds since 1970. */
+  /** Time of storage on the server's clock, in milliseconds since 1970. */
   readonly atMs: number;
 }
 
-/** Reasons for which a stream that discards new messages refuses one. */
+/** Reasons for which a stream that discards new messages rejects a message. */
 export type StoreRefusal =
   | "maximum messages exceeded"
   | "maximum bytes exceeded"
@@ -25,23 +25,23 @@ export type StoreRefusal =
 /**
  * Messages by sequence and by subject.
  *
- * - **Limits** apply at each message: the number of all and of one subject, the bytes, the age.
+ * - **Limits** apply to each message: the number in total and per subject, the bytes, the age.
  * - **Sequences** only grow, also after the removal of all messages.
- * - **Bytes** are counted as files or the memory of a server count these.
+ * - **Bytes** are counted as by a server's files or memory.
  */
 export class StreamStore {
   /** The configuration, with the limits. */
   readonly config: StreamConfig;
-  /** Ids of recent messages, for repetitions: the oldest first. */
+  /** Ids of recent messages, to detect duplicates; oldest first. */
   readonly ids: Map<string, { readonly seq: number; readonly atMs: number }>;
   /** Id of the newest message; empty for none. */
   lastId = "";
   readonly #messages: Map<number, StoredMessage>;
-  /** Sequences by subject, rising. */
+  /** Sequences by subject, ascending. */
   readonly #bySubject: Map<string, number[]>;
   /**
-   * Newest sequence by subject. As in the server of the comparison, a removal of the newest message
-   * alone does not lead back to an earlier one before the next start.
+   * Newest sequence by subject. As in the compared server, removing only the newest message does
+   * not restore an earlier sequence until the next start.
    */
   readonly #newest: Map<string, number>;
   #firstSeq = 0;
@@ -84,7 +84,7 @@ export class StreamStore {
     return this.#bytes;
   }
 
-  /** Sequence of the oldest message; without messages, the one that the next message gets. */
+  /** Sequence of the oldest message; without messages, the next sequence. */
   get firstSeq(): number {
     return this.#firstSeq;
   }
@@ -105,7 +105,7 @@ export class StreamStore {
   }
 
   /**
-   * Tells whether limits refuse a message.
+   * Checks whether limits reject a message.
    *
    * @param bytes Bytes of headers and payload.
    * @returns The reason; `undefined` if the message can be stored.
@@ -177,7 +177,7 @@ export class StreamStore {
    * Removes messages.
    *
    * @param filter Pattern of the subjects; all by default.
-   * @param options Keeps the newest ones, or all from a sequence on.
+   * @param options Keeps the newest messages, or all starting at a sequence.
    * @returns The number of removed messages.
    */
   purge(
@@ -201,7 +201,7 @@ export class StreamStore {
   }
 
   /**
-   * Removes the messages that are too old.
+   * Removes expired messages.
    *
    * @param nowMs The clock of the server.
    */
@@ -244,7 +244,7 @@ export class StreamStore {
   }
 
   /**
-   * Reads the first message from a sequence on.
+   * Reads the first message at or after a sequence.
    *
    * @returns The message; `undefined` if there is none.
    */
@@ -261,7 +261,7 @@ export class StreamStore {
   }
 
   /**
-   * Counts messages from a sequence on.
+   * Counts messages at or after a sequence.
    *
    * @param filter Pattern of the subjects.
    */
@@ -272,7 +272,7 @@ export class StreamStore {
     }
     let count = 0;
     const first = Math.max(from, this.#firstSeq);
-    // Few messages behind the sequence: consumers that wait are close to the newest one.
+    // Few messages follow the sequence, because waiting consumers are close to the newest message.
     if (this.#lastSeq - first < this.#bySubject.size) {
       for (let seq = first; seq <= this.#lastSeq; seq++) {
         const message = this.#messages.get(seq);
@@ -295,7 +295,7 @@ export class StreamStore {
   }
 }
 
-/** Index of the first number of a rising list that is not below another. */
+/** Index of the first number of an ascending list that is at least another number. */
 function firstFrom(seqs: readonly number[], from: number): number {
   let [low, high] = [0, seqs.length];
   while (low < high) {

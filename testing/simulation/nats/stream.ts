@@ -1,4 +1,4 @@
-/** A stream of JetStream on one server: publications, conditions, repetitions, republication. */
+/** A stream of JetStream on one server: publications, conditions, duplicates, republication. */
 import type { ApiError, StreamConfig } from "./config.ts";
 import { type Consumer, timeOf } from "./consumer.ts";
 import type { BusSubscription, MessageBus } from "./bus.ts";
@@ -16,16 +16,16 @@ import {
 /** Most bytes of the headers of a message. */
 const MAX_HEADER_BYTES = 65_535;
 
-/** Most repetitions that a stream recognizes at once. */
+/** Most message ids that a stream remembers to recognize duplicates. */
 const MAX_IDS = 1_000_000;
 
-/** A query of one message; exactly one way of finding the message must be given. */
+/** A query for one message; exactly one way to find it must be given. */
 export interface MessageQuery {
-  /** Sequence, or with `next_by_subj` the first one. */
+  /** Sequence, or with `next_by_subj` the first sequence. */
   readonly seq?: number | undefined;
   /** Pattern of the subject, for the newest message. */
   readonly last_by_subj?: string | undefined;
-  /** Pattern of the subject, for the first message from `seq` on. */
+  /** Pattern of the subject, for the first message at or after `seq`. */
   readonly next_by_subj?: string | undefined;
 }
 
@@ -63,7 +63,7 @@ export class Stream {
     if (config.allow_direct) this.#answerDirectly();
   }
 
-  /** The state, as in answers of JetStream. */
+  /** The state, as in replies of JetStream. */
   get info(): object {
     const { store, config } = this;
     store.expire(this.#now);
@@ -87,7 +87,7 @@ export class Stream {
   }
 
   /**
-   * Takes the subjects of the stream: from now on this server stores the publications.
+   * Subscribes to the subjects of the stream: from now on this server stores the publications.
    *
    * @param take Called with each publication.
    */
@@ -96,7 +96,7 @@ export class Stream {
     this.#subscriptions = this.config.subjects.map((subject) => this.#bus.subscribe(subject, take));
   }
 
-  /** Takes the messages of another replica, in place of those so far. */
+  /** Replaces the messages by those of another replica. */
   replace(store: StreamStore): void {
     this.store = store;
     this.signal();
@@ -108,7 +108,7 @@ export class Stream {
     this.#subscriptions = [];
   }
 
-  /** Ends the stream on this server. */
+  /** Closes the stream on this server. */
   close(): void {
     this.follow();
     for (const subscription of this.#direct) subscription.close();
@@ -117,7 +117,7 @@ export class Stream {
   }
 
   /**
-   * Checks what a server checks before the message is replicated, or of a single server at all.
+   * Performs the checks before a message is replicated, or all checks of a single server.
    *
    * @param isReplicated True for the check of a leader before the replication.
    * @returns The outcome if the stream stores nothing; `undefined` if the message can be stored.
@@ -140,9 +140,9 @@ export class Stream {
   }
 
   /**
-   * Stores a message, unless a condition of the message does not hold.
+   * Stores a message, unless one of its conditions is not met.
    *
-   * @param options Time of storage, and whether the leader checked the message already.
+   * @param options Time of storage, and whether the leader has already checked the message.
    */
   put(
     message: NatsMessage,
@@ -196,9 +196,9 @@ export class Stream {
   }
 
   /**
-   * Makes the message that the stream publishes again after a publication.
+   * Creates the message that the stream republishes after a publication.
    *
-   * @param before Sequence of the message before on the same subject; 0 without one.
+   * @param before Sequence of the previous message on the same subject; 0 without one.
    * @returns The message; `undefined` if the stream publishes nothing.
    */
   republished(message: NatsMessage, seq: number, before: number): NatsMessage | undefined {
@@ -217,9 +217,9 @@ export class Stream {
   }
 
   /**
-   * Makes the answer to a publication.
+   * Creates the reply to a publication.
    *
-   * @returns The answer; `undefined` if the server stays silent.
+   * @returns The reply; `undefined` if the server stays silent.
    */
   answer(outcome: PublishOutcome): object | undefined {
     const { name: stream } = this.config;
@@ -241,9 +241,9 @@ export class Stream {
   }
 
   /**
-   * Makes the answer to the removal of a message that is not there.
+   * Creates the reply to the removal of a missing message.
    *
-   * @returns The error; `undefined` if the message is there.
+   * @returns The error; `undefined` if the message exists.
    */
   removalError(seq: number): ApiError | undefined {
     const { store, config } = this;
@@ -257,14 +257,14 @@ export class Stream {
     return { code: 500, err_code: 10057, description };
   }
 
-  /** Delivers new messages to the requests that wait at consumers. */
+  /** Delivers new messages to requests that wait at consumers. */
   signal(): void {
     for (const consumer of this.consumers.values()) consumer.deliver();
   }
 
   readonly #direct: BusSubscription[] = [];
 
-  /** Answers direct reads, which any server with the stream may answer. */
+  /** Replies to direct reads, as any server with the stream may. */
   #answerDirectly(): void {
     const { name } = this.config;
     const prefix = `$JS.API.DIRECT.GET.${name}`;
@@ -360,7 +360,7 @@ function numberIn(headers: string, name: string): number | undefined {
   return text === undefined || text === "" ? undefined : Number(text);
 }
 
-/** Leads a subject from one prefix to another; `undefined` if the pattern does not match. */
+/** Maps a subject from one prefix to another; `undefined` if the pattern does not match. */
 function transformed(subject: string, from: string, to: string): string | undefined {
   if (from === ">" && to.endsWith(">")) return to.slice(0, -1) + subject;
   const isPrefix = from.endsWith(".>") && to.endsWith(".>");

@@ -1,11 +1,11 @@
-/** Subjects, their wildcards, and the subscriptions that match. */
+/** Subjects, their wildcards, and matching subscriptions. */
 
 const DOT = 46;
 const ANY = 42;
 const REST = 62;
 
 /**
- * Tells whether a subject can be published to.
+ * Checks whether a subject can be published to.
  *
  * @returns False for an empty token, a wildcard or a space.
  */
@@ -14,10 +14,10 @@ export function isPublishSubject(subject: string): boolean {
 }
 
 /**
- * Tells whether a subject can be subscribed to.
+ * Checks whether a subject can be subscribed to.
  *
- * @param subject The subject, perhaps with wildcards.
- * @returns False for an empty token, a space, or tokens behind `>`.
+ * @param subject The subject, may contain wildcards.
+ * @returns False for an empty token, a space, or tokens after `>`.
  */
 export function isSubject(subject: string): boolean {
   if (subject === "" || /[ \t\r\n]/.test(subject)) return false;
@@ -26,7 +26,7 @@ export function isSubject(subject: string): boolean {
 }
 
 /**
- * Tells whether a subject has a wildcard.
+ * Checks whether a subject has a wildcard.
  *
  * @returns True if a token is `*` or `>`.
  */
@@ -36,7 +36,7 @@ export function hasWildcard(subject: string): boolean {
 }
 
 /**
- * Tells whether a pattern matches all subjects of another pattern.
+ * Checks whether a pattern matches all subjects of another pattern.
  *
  * @param subject A subject, or a narrower pattern.
  * @returns True if each subject that `subject` matches is matched by the pattern.
@@ -45,7 +45,7 @@ export function matches(pattern: string, subject: string): boolean {
   if (pattern === subject || pattern === ">") return true;
   let at = 0;
   let to = 0;
-  // One token of both at each turn, without copies: streams compare all of their subjects.
+  // Compares one token at a time, without copies, because streams compare all of their subjects.
   for (;;) {
     if (isToken(pattern, at, REST)) return true;
     if (isToken(subject, to, REST)) return false;
@@ -66,16 +66,16 @@ export function matches(pattern: string, subject: string): boolean {
   }
 }
 
-/** Tells whether a token is one character alone. */
+/** Checks whether a token is a single character. */
 function isToken(subject: string, at: number, code: number): boolean {
   return subject.charCodeAt(at) === code &&
     (at + 1 === subject.length || subject.charCodeAt(at + 1) === DOT);
 }
 
 /**
- * Tells whether two patterns have a subject in common.
+ * Checks whether two patterns have a subject in common.
  *
- * @param other Another one.
+ * @param other Another pattern.
  * @returns True if any subject matches both.
  */
 export function collide(one: string, other: string): boolean {
@@ -90,20 +90,20 @@ export function collide(one: string, other: string): boolean {
 
 /** An entry of an {@linkcode Interest}. */
 export interface Interested {
-  /** The subject, perhaps with wildcards. */
+  /** The subject, may contain wildcards. */
   readonly subject: string;
 }
 
-/** Entries below one token after the other, and the position of each in the order of addition. */
+/** Entries in a tree of tokens, each with its position in the order of addition. */
 interface Branch<T> {
   readonly next: Map<string, Branch<T>>;
   /** Entries whose subject ends here. */
   readonly here: Map<T, number>;
-  /** Entries whose subject ends with `>` behind this token. */
+  /** Entries whose subject ends with `>` after this token. */
   readonly behind: Map<T, number>;
 }
 
-/** Entries by subject, found in the order in which these were added. */
+/** Entries by subject, found in the order in which they were added. */
 export class Interest<T extends Interested> {
   readonly #exact = new Map<string, Map<T, number>>();
   /** Entries with wildcards, by tokens. */
@@ -148,7 +148,7 @@ export class Interest<T extends Interested> {
    * Finds entries.
    *
    * @param subject A subject without wildcards.
-   * @returns All entries that match, in the order of their addition.
+   * @returns All matching entries, in the order of their addition.
    */
   match(subject: string): readonly T[] {
     const exact = this.#exact.get(subject);
@@ -168,7 +168,7 @@ function newBranch<T>(): Branch<T> {
   return { next: new Map(), here: new Map(), behind: new Map() };
 }
 
-/** Collects the entries that match a subject from one of its tokens on. */
+/** Collects the entries that match a subject, starting at one of its tokens. */
 function collect<T>(branch: Branch<T>, subject: string, at: number, found: [T, number][]): void {
   if (at > subject.length) {
     for (const entry of branch.here) found.push(entry);
@@ -184,7 +184,7 @@ function collect<T>(branch: Branch<T>, subject: string, at: number, found: [T, n
   if (any !== undefined && any !== next) collect(any, subject, end + 1, found);
 }
 
-/** Removes an entry, and the branches that are empty then. */
+/** Removes an entry, and branches that become empty. */
 function prune<T>(branch: Branch<T>, tokens: readonly string[], at: number, entry: T): void {
   const token = tokens[at];
   if (token === undefined) return void branch.here.delete(entry);

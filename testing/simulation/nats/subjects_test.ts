@@ -23,7 +23,7 @@ Deno.test("matches() and collide() know both wildcards", () => {
   }
 });
 
-Deno.test("isSubject() and isPublishSubject() refuse what servers refuse", () => {
+Deno.test("isSubject() and isPublishSubject() reject what servers reject", () => {
   for (const subject of ["", "a..b", ".a", "a b", "a.>.b"]) {
     assertEquals([isSubject(subject), isPublishSubject(subject)], [false, false], subject);
   }
@@ -44,7 +44,7 @@ Deno.test("Interest.match() finds entries in the order of their addition", () =>
   assertEquals(interest.match("d"), [entries[2]!]);
 });
 
-Deno.test("Interest.match() finds the entries that matches() finds, as these come and go", () => {
+Deno.test("Interest.match() finds the same entries as matches() while entries are added and removed", () => {
   const random = seededRandom(1);
   const drawn = (tokens: readonly string[]) =>
     Array.from(

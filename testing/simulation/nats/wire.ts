@@ -1,10 +1,10 @@
-/** Bytes of the NATS protocol, as a server reads and writes these. */
+/** The NATS protocol, as a server reads and writes it. */
 import { concat } from "../../../base/bytes.ts";
 
 /** Longest line of a client, in bytes; the default of servers. */
 const MAX_CONTROL_LINE = 4_096;
 
-/** Most bytes of a message, headers included; the default of servers. */
+/** Most bytes of a message, including headers; the default of servers. */
 export const MAX_PAYLOAD = 1_048_576;
 
 const CR = 13;
@@ -17,13 +17,13 @@ const decoder = new TextDecoder();
 export interface NatsMessage {
   /** Subject, without wildcards. */
   readonly subject: string;
-  /** Subject for answers; empty for none. */
+  /** Subject for replies; empty for none. */
   readonly reply: string;
   /** The block of headers, with the line `NATS/1.0` and the empty line at the end; empty for none. */
   readonly headers: string;
   /** The payload. */
   readonly data: Uint8Array;
-  /** Subject that receivers see, if another one than that of the way. */
+  /** Subject that receivers see, if different from the routed subject. */
   readonly shown?: string | undefined;
 }
 
@@ -40,21 +40,21 @@ export type NatsCommand =
   | { readonly name: "unsub"; readonly sid: string; readonly max: number }
   | { readonly name: "pub"; readonly message: NatsMessage };
 
-/** The part of the options of a client that a server uses. */
+/** The client options that a server uses. */
 export interface ConnectCommand {
-  /** False if the client gets none of its own messages. */
+  /** False if the client does not receive its own messages. */
   readonly echo?: boolean | undefined;
   /** True if the client reads headers. */
   readonly headers?: boolean | undefined;
-  /** True if the client is told of a request without a receiver. */
+  /** True if the client is notified of a request without a receiver. */
   readonly no_responders?: boolean | undefined;
-  /** True if each command is answered with `+OK`. */
+  /** True if the server replies to each command with `+OK`. */
   readonly verbose?: boolean | undefined;
   /** True if subjects are checked. */
   readonly pedantic?: boolean | undefined;
 }
 
-/** A violation of the protocol, whose text the server sends before the end of the connection. */
+/** A protocol violation, whose text the server sends before it closes the connection. */
 export class NatsViolation extends Error {
   override readonly name = "NatsViolation";
 }
@@ -64,10 +64,10 @@ export class CommandReader {
   #rest: Uint8Array = EMPTY;
 
   /**
-   * Takes bytes of the connection.
+   * Reads bytes of the connection.
    *
-   * @returns The commands that are complete.
-   * @throws {NatsViolation} At a command that a server refuses; no further command can be read.
+   * @returns The complete commands.
+   * @throws {NatsViolation} For a command that a server rejects; no further command can be read.
    */
   read(bytes: Uint8Array): NatsCommand[] {
     const all = this.#rest.length === 0 ? bytes : concat([this.#rest, bytes]);
@@ -176,11 +176,11 @@ export function encodeMessage(sid: string, message: NatsMessage): Uint8Array {
 const LINE_END = encoder.encode("\r\n");
 
 /**
- * Makes a message.
+ * Creates a message.
  *
  * @param body Payload: bytes, a text, or an object that becomes JSON; empty by default.
  * @param headers The block of headers; none by default.
- * @returns The message, without a subject for answers.
+ * @returns The message, without a subject for replies.
  */
 export function messageOf(subject: string, body: unknown = EMPTY, headers = ""): NatsMessage {
   const data = body instanceof Uint8Array
@@ -205,10 +205,10 @@ export function jsonIn<T>({ data }: NatsMessage, empty?: T): T | undefined {
 }
 
 /**
- * Makes a block of headers.
+ * Creates a block of headers.
  *
  * @param entries Names and values, in order.
- * @param status Status behind the version, such as `404 No Messages`.
+ * @param status Status after the version, such as `404 No Messages`.
  */
 export function headersOf(entries: readonly (readonly [string, unknown])[], status = ""): string {
   const lines = entries.map(([name, value]) => `${name}: ${value}\r\n`).join("");
@@ -235,7 +235,7 @@ export function withHeaders(
  * Reads a header.
  *
  * @param headers The block; may be empty.
- * @param name Name of the header, in its exact letters.
+ * @param name Name of the header, case-sensitive.
  * @returns The first value; `undefined` if absent.
  */
 export function headerIn(headers: string, name: string): string | undefined {

@@ -38,7 +38,7 @@ Deno.test("CommandReader.read() reads commands in pieces of any size", () => {
   }
 });
 
-Deno.test("CommandReader.read() throws at commands that a server refuses", () => {
+Deno.test("CommandReader.read() throws for commands that a server rejects", () => {
   for (
     const [line, error] of [
       ["HELLO\r\n", "Unknown Protocol Operation"],
@@ -53,7 +53,7 @@ Deno.test("CommandReader.read() throws at commands that a server refuses", () =>
   }
 });
 
-Deno.test("encodeMessage() writes messages with and without headers", () => {
+Deno.test("encodeMessage() encodes messages with and without headers", () => {
   const plain = { ...messageOf("a", "é"), reply: "r" };
   assertEquals(text(encodeMessage("1", plain)), "MSG a 1 r 2\r\né\r\n");
   const headers = withHeaders(headersOf([["One", 1]], "404 No"), [["Two", "x"]]);

@@ -1,20 +1,20 @@
-/** Bodies of requests and answers under way between two hosts. */
+/** Bodies of requests and responses in transit between two hosts. */
 import type { Link } from "./link.ts";
 import type { NetworkPath } from "./path.ts";
 
-/** Bytes under way or unread from which on a sender waits, as in the first window of HTTP/2. */
+/** Bytes in transit or unread at which a sender waits, as in the initial window of HTTP/2. */
 const WINDOW_BYTES = 65_535;
 
-/** Most bytes of one packet of a body, the frame of HTTP/2. */
+/** Most bytes of one packet of a body, as in an HTTP/2 frame. */
 const FRAME_BYTES = 16_384;
 
 /** Options of a {@linkcode Body}. */
 export interface BodyOptions {
   /** The connection. */
   readonly link: Link;
-  /** The end that sends. */
+  /** The sending side. */
   readonly from: "client" | "server";
-  /** Called at the receiving end when the reader cancels before the end. */
+  /** Called on the receiving side when the reader cancels before the end. */
   readonly onCancel: () => void;
 }
 
@@ -34,10 +34,10 @@ export class Body {
   #isWhole = false;
   #isOver = false;
 
-  /** The body at the receiving end. */
+  /** The body on the receiving side. */
   readonly readable: ReadableStream<Uint8Array<ArrayBuffer>>;
 
-  /** Creates a body of which no byte is under way. */
+  /** Creates a body without bytes in transit. */
   constructor({ link, from, onCancel }: BodyOptions) {
     this.#out = link.pathOf(from);
     this.#back = link.pathOf(from === "client" ? "server" : "client");
@@ -56,7 +56,7 @@ export class Body {
     }, { highWaterMark: 0 });
   }
 
-  /** True at the receiving end once the last byte has arrived. */
+  /** True on the receiving side once the last byte has arrived. */
   get isWhole(): boolean {
     return this.#isWhole;
   }
@@ -65,7 +65,7 @@ export class Body {
    * Sends all bytes of a stream, at the pace of the receiver.
    *
    * @param source The bytes; `null` for none.
-   * @returns Resolves with `true` once all are sent; with `false` after {@linkcode Body.stop}.
+   * @returns Resolves to `true` once all are sent; to `false` after {@linkcode Body.stop}.
    * @throws The error of the source.
    */
   async send(source: ReadableStream<Uint8Array> | null): Promise<boolean> {
@@ -91,7 +91,7 @@ export class Body {
     return true;
   }
 
-  /** Stops at the sending end: the receiver is gone. Idempotent. */
+  /** Stops on the sending side, because the receiver has left. Idempotent. */
   stop(): void {
     if (this.#isStopped) return;
     this.#isStopped = true;
@@ -100,7 +100,7 @@ export class Body {
   }
 
   /**
-   * Fails at the receiving end, behind the bytes that arrived.
+   * Fails on the receiving side, after the bytes that have arrived.
    *
    * @param error The error of the reader.
    */
@@ -135,7 +135,7 @@ export class Body {
     this.#room?.resolve();
   }
 
-  /** Divides bytes into packets, by size and by chance. */
+  /** Splits bytes into packets, by size and at random. */
   *#divide(bytes: Uint8Array): Generator<Uint8Array> {
     for (let start = 0; start < bytes.byteLength;) {
       const end = start + this.#out.split(Math.min(bytes.byteLength - start, FRAME_BYTES));

@@ -1,55 +1,55 @@
-/** Conditions of the network in one direction between two hosts, and the chance that follows. */
+/** Conditions of the network in one direction between two hosts, and their random effects. */
 import { withDefaults } from "../../../base/options.ts";
 import type { Host } from "../host.ts";
 
-/** First wait of TCP before a lost packet is sent again, in milliseconds; doubles each time. */
+/** First wait of TCP before a lost packet is sent again, in milliseconds; doubled each time. */
 const RETRANSMISSION_MS = 200;
 
 /** Most times that one packet is lost in a row. */
 const MAX_LOSSES = 6;
 
-/** Longest random time of a packet under way, in milliseconds: a long tail has no end. */
+/** Longest random delay of a packet, in milliseconds, because a long tail is unbounded. */
 const MAX_JITTER_MS = 60_000;
 
-/** Time by which a datagram is late that others overtake, in round trips and milliseconds. */
+/** Delay of a reordered datagram, as a multiple of the delay plus milliseconds. */
 const LATE = { delays: 2, ms: 5 };
 
 /**
- * Failure of every attempt to connect, or `none`. A number is the status of an HTTP answer by a
- * proxy.
+ * Failure of every connection attempt, or `none`. A number is the HTTP status of a proxy's
+ * response.
  */
 export type HandshakeFault = "none" | "refused" | "hangs" | "tls" | number;
 
 /** Conditions of one direction between two hosts. */
 export interface LinkConditions {
   /**
-   * Shortest time of a packet under way, in milliseconds.
+   * Minimum delay of a packet, in milliseconds.
    *
    * @default {1}
    */
   readonly delayMs?: number | undefined;
   /**
-   * Mean of the random time on top, in milliseconds; 0 for a constant delay.
+   * Mean of the additional random delay, in milliseconds; 0 for a constant delay.
    *
    * @default {1}
    */
   readonly jitterMs?: number | undefined;
   /**
-   * Distribution of the random time. Exponential has a few late packets, and a long tail (Lomax,
-   * shape 2) has some that take a hundred times the mean.
+   * Distribution of the random delay. With `exponential` a few packets are late; with `long-tail`
+   * (Lomax, shape 2) some take a hundred times the mean.
    *
    * @default {"exponential"}
    */
   readonly jitter?: "uniform" | "exponential" | "long-tail" | undefined;
   /**
-   * Share of packets that is lost. Reliable packets are sent again, and hold up all packets
-   * behind; datagrams are gone.
+   * Share of lost packets. Reliable packets are sent again, and delay all later ones; datagrams
+   * stay lost.
    *
    * @default {0}
    */
   readonly lossRate?: number | undefined;
   /**
-   * Share of datagrams that later ones overtake. Connections overtake each other in any case.
+   * Share of datagrams that later ones overtake. Connections always overtake each other.
    *
    * @default {0}
    */
@@ -61,44 +61,44 @@ export interface LinkConditions {
    */
   readonly duplicateRate?: number | undefined;
   /**
-   * Share of writes to a stream that arrive in two parts, as bytes have no borders on a network.
+   * Share of stream writes that arrive in two parts, as bytes have no boundaries on a network.
    *
    * @default {0}
    */
   readonly splitRate?: number | undefined;
   /**
-   * Bytes that pass in a second, of all connections together. More bytes wait in line.
+   * Bytes per second, for all connections together. Further bytes wait in a queue.
    *
    * @default {Infinity}
    */
   readonly bytesPerSecond?: number | undefined;
   /**
-   * True for a direction in which no packet passes. Reliable packets arrive once the direction is
+   * True for a direction in which no packets pass. Reliable packets arrive once the direction is
    * open again, if the connection still exists.
    *
    * @default {false}
    */
   readonly isBlocked?: boolean | undefined;
   /**
-   * True where a firewall drops UDP: WebTransport neither opens nor goes on, and TCP passes.
+   * True if a firewall drops UDP: WebTransport neither opens nor continues, but TCP passes.
    *
    * @default {false}
    */
   readonly blockUdp?: boolean | undefined;
   /**
-   * True where a proxy strips the request to upgrade: no WebSocket opens.
+   * True if a proxy strips upgrade requests, so that no WebSocket opens.
    *
    * @default {false}
    */
   readonly stripUpgrades?: boolean | undefined;
   /**
-   * Share of attempts to connect that are refused at once.
+   * Share of connection attempts that are refused immediately.
    *
    * @default {0}
    */
   readonly refusalRate?: number | undefined;
   /**
-   * Failure of all attempts to connect: refused, without an answer, in the handshake of TLS, or with
+   * Failure of all connection attempts: refused, without a response, in the TLS handshake, or with
    * an HTTP status.
    *
    * @default {"none"}
@@ -128,9 +128,9 @@ const JITTERS: readonly unknown[] = ["uniform", "exponential", "long-tail"];
 const HANDSHAKE_FAULTS: readonly unknown[] = ["none", "refused", "hangs", "tls"];
 
 /**
- * Checks conditions, and adds the missing ones.
+ * Checks conditions, and fills in missing ones.
  *
- * @param others The other conditions; by default, no faults.
+ * @param others The other conditions; no faults by default.
  * @throws {RangeError} If a condition is out of range.
  */
 export function checkConditions(
@@ -164,7 +164,7 @@ export class Direction {
   readonly from: Host;
   /** The receiving host. */
   readonly to: Host;
-  /** Conditions of now. */
+  /** Current conditions. */
   conditions: Required<LinkConditions>;
   /** Number of connections that `from` has dialed. */
   dials = 0;
@@ -178,10 +178,10 @@ export class Direction {
   }
 
   /**
-   * Calls back once the direction is open again.
+   * Registers a callback for when the direction is open again.
    *
    * @param callback Called once.
-   * @returns Takes the callback back.
+   * @returns Removes the callback.
    */
   whenOpen(callback: () => void): () => void {
     this.#waiting.add(callback);
@@ -189,7 +189,7 @@ export class Direction {
   }
 
   /**
-   * Changes some conditions, and lets go what waits if the direction is open then.
+   * Changes some conditions, and releases waiting packets if the direction is open then.
    *
    * @throws {RangeError} If a condition is out of range.
    */
@@ -202,7 +202,7 @@ export class Direction {
   }
 
   /**
-   * Draws the time of a reliable packet under way.
+   * Draws the delay of a reliable packet.
    *
    * @returns Time in milliseconds.
    */
@@ -216,7 +216,7 @@ export class Direction {
   }
 
   /**
-   * Draws the times of the arrivals of a datagram: none if lost, two if duplicated.
+   * Draws the delays of a datagram: none if it is lost, two if it is duplicated.
    *
    * @returns Times in milliseconds.
    */
@@ -230,7 +230,7 @@ export class Direction {
   }
 
   /**
-   * Takes a turn on a slow link.
+   * Reserves time on a slow link.
    *
    * @param bytes Size of the packet.
    * @param nowMs Time of the sending.
@@ -244,7 +244,7 @@ export class Direction {
   }
 
   /**
-   * Tells when a slow link has sent all that it took so far, also if the link is faster now.
+   * Returns when a slow link will have sent everything so far, also if the link is faster now.
    *
    * @returns Time until the last byte has left, in milliseconds; 0 if nothing waits.
    */

@@ -15,23 +15,23 @@ import type { Link } from "./link.ts";
 import type { Links } from "./links.ts";
 import { acceptedSocket, SimulatedWebSocket, type SocketPair } from "./websocket.ts";
 
-/** Bytes of the head of a request or an answer, about. */
+/** Approximate bytes of the head of a request or response. */
 const HEAD_BYTES = 400;
 
-/** Silence after which an engine asks its peer, as by default in the runtime's, in milliseconds. */
+/** Silence after which an engine pings its peer, in milliseconds; the runtime's default. */
 const IDLE_TIMEOUT_MS = 60_000;
 
 /** Statuses without a body. */
 const EMPTY: readonly number[] = [101, 204, 205, 304];
 
-/** A program that answers requests. */
+/** A program that handles requests. */
 interface Program {
   readonly handler: HttpHandler;
   readonly onUpgrade: UpgradeHandler | undefined;
   readonly links: Set<Link>;
 }
 
-/** A request to upgrade at the server, until the answer. */
+/** An upgrade request on the server, until its response. */
 interface Upgrade {
   readonly link: Link;
   readonly pair: SocketPair;
@@ -39,16 +39,16 @@ interface Upgrade {
   idleTimeoutMs: number;
 }
 
-/** The head of an answer. */
+/** The head of a response. */
 type Head = Pick<Response, "status" | "statusText" | "headers">;
 
 /** HTTP and WebSocket of a network. */
 export interface HttpNetwork {
-  /** Makes the listener of a server on a host. */
+  /** Creates the listener of a server on a host. */
   host(host: Host): UpgradeHost;
-  /** Makes the `fetch` of programs on a host. */
+  /** Creates the `fetch` of programs on a host. */
   fetch(client: Host): typeof fetch;
-  /** Makes the constructor of WebSockets of programs on a host. */
+  /** Creates the WebSocket constructor of programs on a host. */
   sockets(
     client: Host,
   ): (url: URL, protocols?: readonly string[], headers?: HeadersInit) => SimulatedWebSocket;
@@ -66,9 +66,9 @@ export class SimulatedHttp implements HttpNetwork {
   }
 
   /**
-   * Makes the listener of a server on a host: the option `webSocket` of `serve()`.
+   * Creates the listener of a server on a host: the option `webSocket` of `serve()`.
    *
-   * @returns A host of WebSockets, whose ports close with the life of the host.
+   * @returns A WebSocket host, whose ports close when the host's life ends.
    */
   host(host: Host): UpgradeHost {
     return {
@@ -77,7 +77,7 @@ export class SimulatedHttp implements HttpNetwork {
     };
   }
 
-  /** Accepts a request to upgrade that came over the network. */
+  /** Accepts an upgrade request that came over the network. */
   readonly accept: WebSocketEngine = (request, options = {}) => {
     const upgrade = this.#upgrades.get(request);
     if (upgrade === undefined) {
@@ -87,7 +87,7 @@ export class SimulatedHttp implements HttpNetwork {
   };
 
   /**
-   * Makes the `fetch` of programs on a host.
+   * Creates the `fetch` of programs on a host.
    *
    * @returns A function that reaches the hosts of the simulation by name.
    */
@@ -107,7 +107,7 @@ export class SimulatedHttp implements HttpNetwork {
   }
 
   /**
-   * Makes the constructor of WebSockets of programs on a host.
+   * Creates the WebSocket constructor of programs on a host.
    *
    * @returns Opens a socket, as the constructor of `WebSocket` does.
    */
@@ -163,7 +163,7 @@ export class SimulatedHttp implements HttpNetwork {
     });
   }
 
-  /** Sends a request, and waits for the head of the answer. */
+  /** Sends a request, and waits for the head of the response. */
   async #exchange(
     link: Link,
     request: Request,
@@ -210,7 +210,7 @@ export class SimulatedHttp implements HttpNetwork {
     }
   }
 
-  /** Answers a request on the server's host. */
+  /** Handles a request on the server's host. */
   async #serve(
     link: Link,
     { url, method, headers }: Request,
@@ -260,12 +260,12 @@ export class SimulatedHttp implements HttpNetwork {
     try {
       return await handler(request, { remoteAddr: this.#links.addressOf(link) });
     } catch {
-      // As a server of the runtime answers.
+      // The same response as the runtime's server.
       return new Response("Internal Server Error", { status: 500 });
     }
   }
 
-  /** Opens a WebSocket at the client's end. */
+  /** Opens a WebSocket on the client's host. */
   async #upgrade(
     client: Host,
     socket: SimulatedWebSocket,
@@ -303,7 +303,7 @@ export class SimulatedHttp implements HttpNetwork {
     }
   }
 
-  /** Answers a request to upgrade on the server's host. */
+  /** Handles an upgrade request on the server's host. */
   async #serveUpgrade(
     link: Link,
     { url, headers: sent }: Request,
@@ -334,7 +334,7 @@ export class SimulatedHttp implements HttpNetwork {
     const { isAccepted, pair: { server } } = upgrade;
     const status = isAccepted ? 101 : response.status;
     link.toClient.send(() => answer(status), 0, HEAD_BYTES);
-    // A socket whose peer vanished before the answer emits no event, as on Deno.
+    // A socket whose peer disappeared before the response emits no event, as in Deno.
     if (isAccepted && !gone.signal.aborted) server?.open(upgrade.idleTimeoutMs);
   }
 
@@ -362,7 +362,7 @@ export class SimulatedHttp implements HttpNetwork {
     }
   }
 
-  /** Finds the program of a request, and counts the connection as one of the program. */
+  /** Finds the program of a request, and assigns the connection to it. */
   #programOf(link: Link, url: string): Program | undefined {
     const program = this.#programs.get(`${link.server.name}:${portOf(new URL(url))}`);
     program?.links.add(link);
@@ -370,7 +370,7 @@ export class SimulatedHttp implements HttpNetwork {
     return program;
   }
 
-  /** Answer of a proxy in place of the server's. */
+  /** Response of a proxy instead of the server's. */
   #fault({ client, server }: Link): Response | undefined {
     const fault = this.#links.direction(client, server).conditions.handshake;
     return typeof fault === "number"
@@ -391,7 +391,7 @@ function accept(
   return { connection: acceptedSocket(upgrade.pair, options), response: new Response() };
 }
 
-/** Reads a body that is no stream at once, which then has a length. */
+/** Reads a body that is not a stream immediately, so that it has a length. */
 async function bytesOf(
   request: Request,
   init: RequestInit | undefined,

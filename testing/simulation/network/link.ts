@@ -1,4 +1,4 @@
-/** A connection between two hosts: a path in each direction, and the ways of breaking. */
+/** A connection between two hosts: a path in each direction, and the ways to break it. */
 import { ConnectionError } from "../../../errors.ts";
 import { within } from "../../../base/wait.ts";
 import type { EventLoop } from "../event_loop.ts";
@@ -6,10 +6,10 @@ import type { Host } from "../host.ts";
 import type { Direction } from "./conditions.ts";
 import { NetworkPath } from "./path.ts";
 
-/** Time until a system gives up an attempt to connect without an answer, as on Linux. */
+/** Time until a system abandons a connection attempt without a response, as on Linux. */
 const CONNECT_TIMEOUT_MS = 130_000;
 
-/** Time until a system gives up sent data without an acknowledgment, as on Linux. */
+/** Time until a system resets a connection with unacknowledged data, as on Linux. */
 const UNACKNOWLEDGED_MS = 924_600;
 
 /** Kind of a connection between two hosts. */
@@ -18,8 +18,8 @@ export type LinkKind = "socket" | "websocket" | "webtransport" | "http";
 /** Options of {@linkcode SimulatedLink.disconnect}. */
 export interface DisconnectOptions {
   /**
-   * True if no end learns of the break, which only silence shows. With the name of an end, that end
-   * alone does not, and the connection is half open.
+   * True if neither side is notified of the break, which only silence shows. With the name of a
+   * side, only that side is not notified, and the connection is half open.
    *
    * @default {false}
    */
@@ -34,21 +34,23 @@ export interface SimulatedLink {
   readonly client: Host;
   /** The host that accepted. */
   readonly server: Host;
-  /** True if no data passes any more, while one or both of the ends have not learned of the break. */
+  /**
+   * True if data no longer passes, while one or both sides have not been notified of the break.
+   */
   readonly isBroken: boolean;
   /**
-   * Breaks the connection. Messages under way are lost, in the middle of a stream too.
+   * Breaks the connection. Messages in transit are lost, also in the middle of a stream.
    *
-   * @param options The ends that learn of the break.
+   * @param options The sides that are notified.
    */
   disconnect(options?: DisconnectOptions): void;
 }
 
-/** One end of a connection, as the program sees the end. */
+/** One side of a connection, as the program sees it. */
 export interface LinkEnd {
-  /** Reports a reset by the network or by the other system. Ignored after an end. */
+  /** Reports a reset by the network or the other system. Ignored after the end. */
   reset(): void;
-  /** Reports the end of a peer whose system sent all that was written before. */
+  /** Reports the end of a peer whose system has sent everything written before. */
   finish(): void;
 }
 
@@ -58,12 +60,12 @@ export interface LinkOptions {
   readonly events: EventLoop;
   /** Kind of the connection. */
   readonly kind: LinkKind;
-  /** Name of the connection, once in a simulation; chance follows from the name. */
+  /** Name of the connection, unique in a simulation; it determines the random numbers. */
   readonly name: string;
-  /** Directions to the server: two with a front between. */
+  /** Directions to the server: two if there is a front in between. */
   readonly toServer: readonly Direction[];
   readonly toClient: readonly Direction[];
-  /** Called once, when no end uses the connection. */
+  /** Called once neither side uses the connection. */
   readonly onEnd: (link: Link) => void;
 }
 
@@ -74,7 +76,7 @@ export class Link implements SimulatedLink {
   readonly server: Host;
   readonly toServer: NetworkPath;
   readonly toClient: NetworkPath;
-  /** Chance of the connection apart from its packets. */
+  /** Random numbers of the connection, apart from its packets. */
   readonly random: () => number;
   readonly #events: EventLoop;
   readonly #onEnd: (link: Link) => void;
@@ -85,7 +87,7 @@ export class Link implements SimulatedLink {
   #isOver = false;
   #isBroken = false;
 
-  /** Creates a connection without ends. */
+  /** Creates a connection without attached sides. */
   constructor({ events, kind, name, toServer, toClient, onEnd }: LinkOptions) {
     this.kind = kind;
     this.client = toServer[0]!.from;
@@ -111,17 +113,17 @@ export class Link implements SimulatedLink {
     return this.#isBroken;
   }
 
-  /** Resolves once no end uses the connection. */
+  /** Resolves once neither side uses the connection. */
   get over(): Promise<void> {
     return this.#over.promise;
   }
 
-  /** Sets the ends; each may be set later than the other. */
+  /** Attaches the sides, together or one after the other. */
   attach(ends: Partial<Record<"client" | "server", LinkEnd>>): void {
     this.#ends = { ...this.#ends, ...ends };
   }
 
-  /** Path of packets that an end sends. */
+  /** Path of packets that a side sends. */
   pathOf(side: "client" | "server"): NetworkPath {
     return side === "client" ? this.toServer : this.toClient;
   }
@@ -151,11 +153,11 @@ export class Link implements SimulatedLink {
   }
 
   /**
-   * Waits at the client for an answer.
+   * Waits on the client for a response.
    *
-   * @param ask Sends the question, and settles on the client's host.
+   * @param ask Sends the request, and settles on the client's host.
    * @throws {ConnectionError} If the connection ends first.
-   * @throws {TimeoutError} If the system gives up.
+   * @throws {TimeoutError} If the system times out.
    */
   answer<T>(
     signal: AbortSignal | undefined,
@@ -173,7 +175,9 @@ export class Link implements SimulatedLink {
     return within(this.client.runtime, answer.promise, options);
   }
 
-  /** Gives the connection up at one end, and resets the other one behind all that was sent. */
+  /**
+   * Abandons the connection on one side, and resets the other side after everything that was sent.
+   */
   abandon(side: "client" | "server" = "client"): void {
     if (this.#isOver) return;
     const other = side === "client" ? "server" : "client";
@@ -183,21 +187,21 @@ export class Link implements SimulatedLink {
   }
 
   /**
-   * Closes the connection at one end at once, and at the other one behind all that was sent, as QUIC
-   * does when an endpoint closes.
+   * Closes the connection immediately on one side, and on the other side after everything that was
+   * sent, as QUIC does when an endpoint closes.
    */
   close(side: "client" | "server"): void {
     this.#ends[side]?.reset();
     this.abandon(side);
   }
 
-  /** Ends the use of the connection at one end; the connection is over once both ends have left. */
+  /** Ends the use of the connection on one side; the connection ends once both sides have left. */
   leave(side: "client" | "server"): void {
     this.#left.add(side);
     if (this.#left.size === 2) this.end();
   }
 
-  /** Forgets the connection, which no end uses. Idempotent. */
+  /** Removes the unused connection. Idempotent. */
   end(): void {
     if (this.#isOver) return;
     this.#isOver = true;
@@ -207,16 +211,16 @@ export class Link implements SimulatedLink {
   }
 
   /**
-   * Handles the end of a host. The system closes the connection, in one of two ways: behind all
-   * written bytes, or by a reset, which drops these bytes. A host without power says nothing. A host
-   * that starts again answers packets of unknown connections with a reset. Over QUIC, which the
-   * process itself runs, the peer learns nothing in any case.
+   * Handles the end of a host. The system closes the connection in one of two ways: after all
+   * written bytes, or by a reset, which drops them. A host without power sends nothing. A restarted
+   * host responds to packets of unknown connections with a reset. Over QUIC, which the process
+   * itself runs, the peer is never notified.
    */
   #lose(host: Host, isPowerLoss: boolean): void {
     const [own, side] = host === this.client
       ? ["client", "server"] as const
       : ["server", "client"] as const;
-    // The next life of a host knows nothing of the connections of the life before.
+    // The next life of a host does not know the connections of the previous life.
     if (this.#left.has(side)) return this.leave(own);
     const [out, inward] = [this.pathOf(own), this.pathOf(side)];
     const survivor = this[side];
@@ -241,11 +245,11 @@ export class Link implements SimulatedLink {
       out.cut();
     }
     this.leave(own);
-    // In a handshake the other system has no program to tell yet.
+    // During a handshake the other system has no program to notify yet.
     if (this.#ends[side] === undefined) this.end();
   }
 
-  /** Sets a timer of the system of a machine, which a process that closes does not clear. */
+  /** Sets a timer of the operating system, which the end of a process does not clear. */
   #giveUpLater(host: Host, reset: () => void): void {
     const { life } = host;
     this.#events.after(UNACKNOWLEDGED_MS, () => {
@@ -253,7 +257,7 @@ export class Link implements SimulatedLink {
     });
   }
 
-  /** Draws the time of a packet that stands in no order. */
+  /** Draws the delay of an unordered packet. */
   #delay(path: NetworkPath): number {
     return path.directions.reduce((ms, direction) => ms + direction.delay(this.random), 0);
   }

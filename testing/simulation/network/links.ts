@@ -5,7 +5,7 @@ import type { Simulation } from "../simulation.ts";
 import { checkConditions, Direction, type LinkConditions } from "./conditions.ts";
 import { Link, type LinkKind } from "./link.ts";
 
-/** Ports of clients, by RFC 6335: the first one, and the number. */
+/** Client ports (RFC 6335): the first one, and their number. */
 const CLIENT_PORTS = { first: 49_152, count: 16_384 };
 
 /** Options of an attempt to connect. */
@@ -13,21 +13,21 @@ export interface DialOptions {
   /** Kind of the connection. */
   readonly kind: LinkKind;
   readonly client: Host;
-  /** The host that is dialed: a server, or a front. */
+  /** The dialed host: a server, or a front. */
   readonly server: Host;
   /** Cancels the attempt. */
   readonly signal: AbortSignal | undefined;
-  /** True if a handshake of TLS follows; that of QUIC has both in one. */
+  /** True if a TLS handshake follows; QUIC combines both. */
   readonly isSecure?: boolean | undefined;
-  /** Tells if a program of a host listens; called when the first packet arrives. */
+  /** Checks whether a program of a host listens; called when the first packet arrives. */
   readonly isListening: (server: Host) => boolean;
   /** Called by the system of the server when the first packet arrives and a program listens. */
   readonly onArrival?: ((link: Link) => void) | undefined;
-  /** Called on the host of the server when the handshake of TLS succeeds. */
+  /** Called on the server's host when the TLS handshake succeeds. */
   readonly onSecure?: (() => void) | undefined;
 }
 
-/** A host that passes connections on. */
+/** A host that forwards connections. */
 interface Front {
   readonly nodes: readonly Host[];
   next: number;
@@ -36,7 +36,7 @@ interface Front {
 /** All directions and connections of a network. */
 export class Links {
   readonly simulation: Simulation;
-  /** Open connections, the oldest first. */
+  /** Open connections, oldest first. */
   readonly open: Set<Link> = new Set();
   readonly #directions = new Map<string, Direction>();
   readonly #fronts = new Map<Host, Front>();
@@ -68,8 +68,8 @@ export class Links {
   }
 
   /**
-   * Tells how much a slow direction still has to send. The question creates no direction: faults are
-   * healed in the order of creation, and a run is the same without the question.
+   * Returns how much a slow direction still has to send. This does not create a direction: faults
+   * are healed in the order of creation, so the run stays the same.
    *
    * @returns Time until the last byte sent so far has left, in milliseconds.
    */
@@ -90,7 +90,7 @@ export class Links {
     direction.change(conditions);
   }
 
-  /** Restores the conditions of the beginning in each direction. */
+  /** Restores the initial conditions in each direction. */
   heal(): void {
     for (const direction of this.#directions.values()) {
       if (direction.conditions === this.#default) continue;
@@ -101,7 +101,7 @@ export class Links {
   }
 
   /**
-   * Finds the host of a name.
+   * Finds a host by name.
    *
    * @param hostname Name of the host, in any case.
    * @throws {ConnectionError} If no host has the name.
@@ -115,17 +115,17 @@ export class Links {
   }
 
   /**
-   * Makes a host pass each connection on to the next of some hosts.
+   * Makes a host forward each connection to the next of some hosts.
    *
-   * @param nodes The hosts behind.
+   * @param nodes The hosts behind it.
    */
   front(host: Host, nodes: readonly Host[]): void {
     this.#fronts.set(host, { nodes, next: 0 });
   }
 
   /**
-   * Gives a host another address, as a move to another network does. Connections over TCP end at
-   * the host, and the peers learn nothing; QUIC goes on.
+   * Gives a host another address, as a move to another network does. TCP connections end on the
+   * host, without notifying the peers; QUIC continues.
    */
   move(host: Host): void {
     this.#moves.set(host, (this.#moves.get(host) ?? 0) + 1);
@@ -138,9 +138,9 @@ export class Links {
   }
 
   /**
-   * Address and port of a new connection, as the server sees both.
+   * Address and port of a new connection, as seen by the server.
    *
-   * @returns The address: that of the front, if the connection passes one.
+   * @returns The address; the front's if the connection passes one.
    */
   addressOf(link: Link): Deno.NetAddr {
     const { from } = link.toServer.directions.at(-1)!;
@@ -153,7 +153,7 @@ export class Links {
     };
   }
 
-  /** Makes the address of a host, in 10.0.0.0/8. */
+  /** Computes the address of a host, in 10.0.0.0/8. */
   hostAddress(host: Host): string {
     const moves = this.#moves.get(host) ?? 0;
     let hash = moves;
@@ -192,7 +192,8 @@ export class Links {
           if (handshake === "hangs" || this.#dark.has(server)) return;
           const isRefused = handshake === "refused" || !server.isAlive ||
             !options.isListening(server) || refusalRate > 0 && link.random() < refusalRate;
-          // A system answers a stray packet of UDP with a notice that no QUIC engine trusts.
+          // A system responds to a stray UDP packet with a notice that QUIC implementations do not
+          // trust.
           if (isRefused && isUdp) return;
           if (isRefused) {
             return link.toClient.send(() => reject(failed("the connection was refused")));
@@ -222,9 +223,9 @@ export class Links {
   }
 
   /**
-   * Calls back at the end of a host's life, and remembers a loss of power.
+   * Calls back at the end of a host's life, and remembers a power loss.
    *
-   * @param host The host, which runs.
+   * @param host The running host.
    * @param stop Called once or twice.
    * @returns Calls back now.
    */
@@ -240,7 +241,7 @@ export class Links {
     };
   }
 
-  /** Hosts on the way of a connection: a front passes on to the next node that runs. */
+  /** Hosts on the path of a connection; a front forwards to the next running node. */
   #route(client: Host, server: Host): Host[] {
     const front = this.#fronts.get(server);
     if (front === undefined) return [client, server];

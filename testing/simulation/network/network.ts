@@ -33,9 +33,9 @@ export interface ConnectSocketOptions {
 /**
  * The network between the hosts of one simulation.
  *
- * - **Each direction** between two hosts has conditions of its own, which may change at any time.
- * - **Each connection** has chance of its own, which follows from the seed, the names of both hosts
- *   and the number of earlier connections between the two.
+ * - **Each direction** between two hosts has its own conditions, which may change at any time.
+ * - **Each connection** has its own random numbers, determined by the seed, the names of both hosts
+ *   and the number of earlier connections between them.
  * - **Names** of hosts are the hostnames of URLs.
  *
  * @example A partition between two programs
@@ -63,8 +63,8 @@ export interface ConnectSocketOptions {
  */
 export class SimulatedNetwork {
   /**
-   * For the simulations of Skein alone: all connections, and WebTransport and HTTP, which may be
-   * others.
+   * Only for Skein's own simulations: all connections, and WebTransport and HTTP, which can be
+   * replaced.
    *
    * @ignore
    */
@@ -91,7 +91,7 @@ export class SimulatedNetwork {
     this[internals] = { links, webTransport: new SimulatedQuic(links), http };
   }
 
-  /** All open connections, the oldest first. */
+  /** All open connections, oldest first. */
   get links(): readonly SimulatedLink[] {
     return [...this.#links.open];
   }
@@ -120,8 +120,8 @@ export class SimulatedNetwork {
   }
 
   /**
-   * Tells how much a slow link still has to send. What was sent while the link was slow arrives at
-   * that rate, also if the link is faster now.
+   * Returns how much a slow link still has to send. Data that was sent while the link was slow
+   * arrives at that rate, also if the link is faster now.
    *
    * @param from The sending host.
    * @param to The receiving host.
@@ -131,14 +131,14 @@ export class SimulatedNetwork {
     return this.#links.backlogMs(from, to);
   }
 
-  /** Restores the conditions of the beginning in each direction. */
+  /** Restores the initial conditions in each direction. */
   heal(): void {
     this.#links.heal();
   }
 
   /**
-   * Gives a host another address, as a move to another network does. Connections over TCP end at
-   * the host, and the peers learn nothing; QUIC goes on.
+   * Gives a host another address, as a move to another network does. TCP connections end on the
+   * host, without notifying the peers; QUIC continues.
    *
    * @param host The host.
    */
@@ -147,23 +147,24 @@ export class SimulatedNetwork {
   }
 
   /**
-   * Makes a host pass each connection on to the next of some hosts that run, as a balancer does.
+   * Makes a host forward each connection to the next running host of a list, as a load balancer
+   * does.
    *
-   * @param host The host, which has no program of its own.
-   * @param nodes The hosts behind.
+   * @param host The host, which has no program itself.
+   * @param nodes The hosts behind it.
    */
   front(host: Host, nodes: readonly Host[]): void {
     this.#links.front(host, nodes);
   }
 
   /**
-   * Lets a program of a host accept sockets, until the present life of the host ends.
+   * Lets a program on a host accept sockets, until the host's current life ends.
    *
    * @param host The host.
    * @param port Number of the port.
    * @param accept Called with each socket. MUST NOT throw.
    * @returns Stops listening; open sockets stay.
-   * @throws {TypeError} If a program of the host listens on the port.
+   * @throws {TypeError} If a program on the host already listens on the port.
    */
   listenSockets(host: Host, port: number, accept: (socket: SimulatedSocket) => void): () => void {
     const address = `${host.name}:${port}`;
@@ -185,7 +186,7 @@ export class SimulatedNetwork {
    * @param options `signal` cancels the attempt.
    * @returns The open socket.
    * @throws {ConnectionError} If no program listens, or the attempt fails.
-   * @throws {TimeoutError} If no answer comes within 130 s.
+   * @throws {TimeoutError} If there is no response within 130 s.
    */
   async connectSocket(
     from: Host,
@@ -213,36 +214,36 @@ export class SimulatedNetwork {
   }
 
   /**
-   * Makes the HTTP server of a host, with WebSockets: the option `webSocket` of `serve()`.
+   * Creates the HTTP server of a host, with WebSockets: the option `webSocket` of `serve()`.
    *
    * @ignore
    * @param host The host.
-   * @returns A listener whose ports close with the life of the host.
+   * @returns A listener whose ports close when the host's life ends.
    */
   webSocket(host: Host): UpgradeHost {
     return this[internals].http.host(host);
   }
 
   /**
-   * Makes the engine of WebTransport of a host: the option `engine` of `webTransport` of `serve()`.
-   * All clients trust the certificate of the server, which may be any text in PEM.
+   * Creates the WebTransport engine of a host: the option `engine` of `webTransport` of `serve()`.
+   * All clients trust the server's certificate, which may be any PEM text.
    *
    * @ignore
    * @param host The host.
-   * @returns An engine whose port closes with the life of the host.
+   * @returns An engine whose port closes when the host's life ends.
    */
   webTransport(host: Host): (options: ListenWebTransportOptions) => WebTransportSource {
     return this[internals].webTransport.engine(host);
   }
 
   /**
-   * Lets a program of a host answer requests, until the present life of the host ends.
+   * Lets a program on a host handle requests, until the host's current life ends.
    *
    * @param host The host.
    * @param port Number of the port.
-   * @param handler Answers a request.
-   * @returns Stops listening, and resolves once all answers are sent.
-   * @throws {Deno.errors.AddrInUse} If a program of the host listens on the port.
+   * @param handler Handles a request.
+   * @returns Stops listening, and resolves once all responses are sent.
+   * @throws {Deno.errors.AddrInUse} If a program on the host already listens on the port.
    */
   serve(
     host: Host,
@@ -257,7 +258,7 @@ export class SimulatedNetwork {
   }
 
   /**
-   * Makes the `fetch` of programs on a host.
+   * Creates the `fetch` of programs on a host.
    *
    * @param host The host.
    * @returns A function that reaches the hosts of the simulation by name.
@@ -267,7 +268,7 @@ export class SimulatedNetwork {
   }
 
   /**
-   * Makes the constructor of WebSockets of programs on a host, such as plain pages.
+   * Creates the WebSocket constructor of programs on a host, such as plain pages.
    *
    * @ignore
    * @param host The host.
@@ -278,29 +279,29 @@ export class SimulatedNetwork {
   }
 
   /**
-   * Makes the dialer of WebTransport of programs on a host, for streams and datagrams.
+   * Creates the WebTransport dialer of programs on a host, for streams and datagrams.
    *
    * @ignore
    * @param host The host.
-   * @returns Opens WebTransport at an `https:` URL, whose connections carry no messages.
+   * @returns Opens WebTransport at an `https:` URL; its connections carry no messages.
    */
   dialWebTransport(host: Host): WebTransportDialer {
     return this[internals].webTransport.dialer(host);
   }
 
   /**
-   * Sets the time in which clients on a host load the code for streams over WebSocket; 0 at first.
+   * Sets the time in which clients on a host load the code for streams over WebSocket; initially 0.
    *
    * @ignore
    * @param host The host.
-   * @param ms Time of each load, in milliseconds.
+   * @param ms Duration of each load, in milliseconds.
    */
   slowLoads(host: Host, ms: number): void {
     this.#loadMs.set(host, ms);
   }
 
   /**
-   * Makes the dialer of a client on a host, with the transports of its options.
+   * Creates the dialer of a client on a host, with the transports of its options.
    *
    * @ignore
    * @param host The host.

@@ -1,22 +1,22 @@
-/** One direction of one connection: packets under way, in order, with the faults of the network. */
+/** One direction of one connection: ordered packets in transit, with the faults of the network. */
 import type { PacketPath, StreamPath } from "../../../transport/memory/path.ts";
 import type { EventLoop, SimulatedEvent } from "../event_loop.ts";
 import type { Host } from "../host.ts";
 import type { Direction } from "./conditions.ts";
 
-/** Most datagrams of a connection under way; beyond, the newest is lost, as in a full router. */
+/** Most datagrams of a connection in transit; beyond, the newest is lost, as in a full router. */
 const MAX_DATAGRAMS_UNDER_WAY = 256;
 
-/** Size of a packet whose sender counts no bytes: the headers of TCP and IP. */
+/** Size of a packet without payload: the TCP and IP headers. */
 const HEADER_BYTES = 40;
 
 /** Options of a {@linkcode NetworkPath}. */
 export interface NetworkPathOptions {
   /** The virtual time. */
   readonly events: EventLoop;
-  /** Directions that a packet passes one after the other: one, or two with a front between. */
+  /** Directions that a packet passes in order: one, or two with a front in between. */
   readonly directions: readonly Direction[];
-  /** Chance of the path. */
+  /** Random numbers of the path. */
   readonly random: () => number;
   /** Name of the packets in the trace; `webtransport` travels over UDP. */
   readonly kind: string;
@@ -32,7 +32,7 @@ interface Packet {
   readonly lane: Lane;
   readonly arrive: () => void;
   readonly size: number;
-  /** The host of the arrival; `undefined` for the system alone. */
+  /** The receiving host; `undefined` if only its system receives the packet. */
   readonly host: Host | undefined;
 }
 
@@ -52,10 +52,10 @@ export class NetworkPath implements PacketPath {
   #isStalled = false;
   #isCut = false;
 
-  /** Directions that a packet passes one after the other. */
+  /** Directions that a packet passes in order. */
   readonly directions: readonly Direction[];
   onShrink: (() => void) | undefined = undefined;
-  /** Called for each packet that is sent after the cut, which arrives nowhere. */
+  /** Called for each packet that is sent after the cut, and lost. */
   onLost: (() => void) | undefined = undefined;
 
   constructor({ events, directions, random, kind }: NetworkPathOptions) {
@@ -67,18 +67,18 @@ export class NetworkPath implements PacketPath {
     this.#to = directions.at(-1)!.to;
   }
 
-  /** Bytes under way or held. */
+  /** Bytes in transit or held. */
   get bufferedBytes(): number {
     return this.#bytes;
   }
 
-  /** True while no packet passes. */
+  /** True while no packets pass. */
   get isBlocked(): boolean {
     return this.#isStalled || this.#blocked() !== undefined;
   }
 
   /**
-   * Sends a reliable packet, behind all earlier ones.
+   * Sends a reliable packet, after all earlier ones.
    *
    * @param arrive Called on the receiving host.
    * @param bytes Size of the packet in `bufferedBytes`.
@@ -100,19 +100,20 @@ export class NetworkPath implements PacketPath {
   }
 
   /**
-   * Sends a reliable packet that the other system answers without the program, such as the first one
-   * of a handshake: a host that is frozen or down answers too.
+   * Sends a reliable packet to which the other system responds without the program, such as the
+   * first packet of a handshake, even if the host is frozen or down.
    *
-   * @param arrive Called at the other end.
+   * @param arrive Called on the other side.
    */
   sendToSystem(arrive: () => void): void {
     if (!this.#isCut) this.#push({ lane: this.#main, arrive, size: 0, host: undefined });
   }
 
   /**
-   * Makes a path for the packets of one stream, over QUIC: a lost packet delays no other stream.
+   * Creates a path for the packets of one stream, over QUIC, so that a lost packet delays no other
+   * stream.
    *
-   * @returns The path; this one, over TCP.
+   * @returns The path; over TCP this path.
    */
   lane(): StreamPath {
     if (!this.#isUdp) return this;
@@ -127,9 +128,9 @@ export class NetworkPath implements PacketPath {
   }
 
   /**
-   * Chooses by chance where a write to a stream is divided.
+   * Chooses at random where a stream write is split.
    *
-   * @returns Size of the first part, at least 1; `size` for a write that stays whole.
+   * @returns Size of the first part, at least 1; `size` if the write is not split.
    */
   split(size: number): number {
     const { splitRate } = this.directions.at(-1)!.conditions;
@@ -140,7 +141,7 @@ export class NetworkPath implements PacketPath {
   /**
    * Sends a datagram.
    *
-   * @param arrive Called at the other end, unless the datagram is lost.
+   * @param arrive Called on the other side, unless the datagram is lost.
    * @param size Size of the datagram on a slow link.
    */
   sendDatagram(arrive: () => void, size = 0): void {
@@ -161,7 +162,7 @@ export class NetworkPath implements PacketPath {
     }
   }
 
-  /** Holds all packets from now on, for good: the other end grants no more credit. */
+  /** Permanently holds all packets: the other side grants no more credit. */
   stall(): void {
     this.#isStalled = true;
   }
@@ -202,7 +203,7 @@ export class NetworkPath implements PacketPath {
     for (const packet of this.#held.splice(0)) this.#start(packet);
   }
 
-  /** Puts a packet on its way; packets arrive in the order of sending. */
+  /** Sends a packet; packets arrive in the order of sending. */
   #start({ lane, arrive, size, host }: Packet): void {
     const { nowMs } = this.#events;
     let dueMs = nowMs + this.#transmission(size);

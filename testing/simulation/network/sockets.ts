@@ -1,28 +1,28 @@
-/** Ordered connections between two hosts, as of TCP, for engines and programs of any protocol. */
+/** Ordered connections between two hosts, like TCP, for brokers and programs of any protocol. */
 import type { Host } from "../host.ts";
 import type { Link, LinkEnd } from "./link.ts";
 
-/** An ordered connection between two hosts, such as one of TCP. */
+/** An ordered connection between two hosts, like TCP. */
 export interface SimulatedSocket {
-  /** The host of the end. */
+  /** The host of this side. */
   readonly host: Host;
-  /** The host of the other end. */
+  /** The host of the other side. */
   readonly peer: Host;
-  /** Bytes under way to the other end, or held. */
+  /** Bytes in transit to the other side, or held. */
   readonly bufferedBytes: number;
   /** Receiver of messages. Earlier messages wait for the receiver. */
   onMessage: ((message: unknown) => void) | undefined;
-  /** Called once when the connection ends, unless closed by this end. */
+  /** Called once when the connection ends, unless this side closed it. */
   onClose: ((reason: "closed" | "reset") => void) | undefined;
   /**
-   * Sends a message, which arrives once and in order, or never if the connection breaks. Ignored
-   * after the end.
+   * Sends a message, which arrives exactly once and in order, or never if the connection breaks.
+   * Ignored after the end.
    *
    * @param message Any value. MUST NOT be changed afterwards.
    * @param bytes Size of the message.
    */
   send(message: unknown, bytes: number): void;
-  /** Ends the connection behind all that was sent. Idempotent. */
+  /** Closes the connection after everything that was sent. Idempotent. */
   close(): void;
 }
 
@@ -102,15 +102,15 @@ class SocketEnd implements SimulatedSocket, LinkEnd {
   }
 }
 
-/** Both ends of a socket, to be attached to their link. */
+/** Both sides of a socket, to be attached to their link. */
 export interface SocketEnds {
-  /** The end that dialed. */
+  /** The dialing side. */
   readonly client: SimulatedSocket & LinkEnd;
-  /** The end that accepted. */
+  /** The accepting side. */
   readonly server: SimulatedSocket & LinkEnd;
 }
 
-/** Makes both ends of a socket. */
+/** Creates both sides of a socket. */
 export function socketEnds(link: Link): SocketEnds {
   const client: SocketEnd = new SocketEnd(link, "client", () => server);
   const server: SocketEnd = new SocketEnd(link, "server", () => client);

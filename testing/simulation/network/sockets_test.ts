@@ -36,7 +36,7 @@ async function connected(conditions: LinkConditions = {}, seed = 1) {
   return { ...all, socket, seen };
 }
 
-/** Lets an attempt to connect fail, and returns the error. */
+/** Waits for a connection attempt to fail, and returns the error. */
 async function failure(
   { simulation }: { readonly simulation: Simulation },
   attempt: Promise<unknown>,
@@ -46,7 +46,7 @@ async function failure(
   return await failed;
 }
 
-Deno.test("SimulatedSocket.send() arrives after the delay, in order, and counts bytes under way", async () => {
+Deno.test("SimulatedSocket.send() delivers after the delay, in order, and counts bytes in transit", async () => {
   const { simulation, socket, accepted, seen, client, engine } = await connected();
   socket.send("a", 100);
   socket.send("b", 200);
@@ -69,7 +69,7 @@ Deno.test("SimulatedSocket.send() keeps order under jitter and loss, and loses n
   assertEquals(seen.map((text) => text.split(" ")[1]), sent.map((text) => text.toUpperCase()));
 });
 
-Deno.test("SimulatedSocket.close() lets what was sent arrive, and then tells the peer", async () => {
+Deno.test("SimulatedSocket.close() delivers sent messages, and then notifies the peer", async () => {
   const { simulation, net, socket, accepted, seen } = await connected();
   const closes: string[] = [];
   const received: unknown[] = [];
@@ -83,7 +83,7 @@ Deno.test("SimulatedSocket.close() lets what was sent arrive, and then tells the
   assertEquals([received, closes, seen, net.links], [["last"], ["closed"], [], []]);
 });
 
-Deno.test("SimulatedSocket.onMessage receives messages that came before", async () => {
+Deno.test("SimulatedSocket.onMessage receives earlier messages", async () => {
   const all = network();
   all.stop();
   all.net.listenSockets(all.engine, PORT, (socket) => socket.send("greeting", 8));
@@ -113,7 +113,7 @@ Deno.test("SimulatedNetwork.connectSocket() is refused without a listener, and b
   assert((await opening).host === all.client);
 });
 
-Deno.test("SimulatedNetwork.connectSocket() ends by its signal, or by the system's own time, where no answer comes", async () => {
+Deno.test("SimulatedNetwork.connectSocket() without a response ends by its signal or the system's timeout", async () => {
   const all = network();
   all.engine.kill({ power: true });
   const controller = new AbortController();
@@ -143,7 +143,7 @@ Deno.test("SimulatedNetwork.connectSocket() waits for a blocked direction, and o
   assertEquals(openedMs, 5_010);
 });
 
-Deno.test("SimulatedLink.disconnect() resets both ends, one of these, or none", async () => {
+Deno.test("SimulatedLink.disconnect() notifies both sides, one side, or neither", async () => {
   for (const silent of [false, true, "client", "server"] as const) {
     const { simulation, net, socket, accepted, seen } = await connected();
     const closes: string[] = [];
@@ -159,7 +159,7 @@ Deno.test("SimulatedLink.disconnect() resets both ends, one of these, or none", 
   }
 });
 
-Deno.test("Host.kill() ends sockets by a reset or behind what was written; both occur", async () => {
+Deno.test("Host.kill() closes sockets by a reset or after written data; both occur", async () => {
   const ends = new Map<string, number>();
   for (let seed = 0; seed < 20; seed++) {
     const { simulation, engine, socket, seen } = await connected({}, seed);
@@ -172,7 +172,7 @@ Deno.test("Host.kill() ends sockets by a reset or behind what was written; both 
   assertEquals([...ends.keys()].sort(), ["PING,closed", "reset"]);
 });
 
-Deno.test("Host.kill() by a loss of power is noticed once the host runs again and is sent something", async () => {
+Deno.test("Host.kill() by a power loss is detected once the host runs again and receives data", async () => {
   const { simulation, engine, socket, seen } = await connected();
   engine.kill({ power: true });
   socket.send("first", 5);
@@ -186,7 +186,7 @@ Deno.test("Host.kill() by a loss of power is noticed once the host runs again an
   assertEquals(seen, ["21020 reset"]);
 });
 
-Deno.test("Host.kill() tells the next life of a host nothing of the connections of the life before", async () => {
+Deno.test("Host.kill() hides connections of the previous life from the next life of a host", async () => {
   for (const power of [false, true]) {
     const { simulation, client, engine, net, seen } = await connected();
     client.kill({ power: true });
@@ -215,7 +215,7 @@ Deno.test("Host.freeze() lets the system accept a socket, and its program later"
   assertEquals([all.accepted.length, socket.bufferedBytes, seen], [1, 0, ["HELLO"]]);
 });
 
-Deno.test("SimulatedNetwork.change() blocks one direction, and what waited arrives in order", async () => {
+Deno.test("SimulatedNetwork.change() blocks one direction, and waiting messages arrive in order", async () => {
   const { simulation, net, client, engine, socket, seen } = await connected();
   net.change(engine, client, { isBlocked: true });
   socket.send("a", 1);
@@ -227,7 +227,7 @@ Deno.test("SimulatedNetwork.change() blocks one direction, and what waited arriv
   assertEquals(seen, ["6010 A", "6010 B"]);
 });
 
-Deno.test("SimulatedNetwork.change() limits the bytes a second of all connections together", async () => {
+Deno.test("SimulatedNetwork.change() limits the bytes per second of all connections together", async () => {
   const { simulation, net, client, engine, socket, accepted, connect } = await connected();
   const opening = connect();
   await simulation.run(1_000);
@@ -248,7 +248,7 @@ Deno.test("SimulatedNetwork.change() limits the bytes a second of all connection
   assertEquals(net.backlogMs(client, engine), 0);
 });
 
-Deno.test("SimulatedNetwork.backlogMs() leaves the order in which directions heal", async () => {
+Deno.test("SimulatedNetwork.backlogMs() does not change the order in which directions heal", async () => {
   const { simulation, net } = await connected();
   const [one, two] = [simulation.host("one"), simulation.host("two")];
   assertEquals(net.backlogMs(two, one), 0);
@@ -259,7 +259,7 @@ Deno.test("SimulatedNetwork.backlogMs() leaves the order in which directions hea
   assertEquals(healed, ["one", "two"]);
 });
 
-Deno.test("SimulatedSocket.send() keeps order behind a message that a slow link delays", async () => {
+Deno.test("SimulatedSocket.send() keeps the order after a message that a slow link delays", async () => {
   // The times of arrival are sums of floating-point numbers.
   for (let seed = 0; seed < 40; seed++) {
     const { simulation, net, client, engine, socket, accepted } = await connected({}, seed);
@@ -278,7 +278,7 @@ Deno.test("SimulatedSocket.send() keeps order behind a message that a slow link 
   }
 });
 
-Deno.test("SimulatedNetwork.change() refuses conditions out of range", () => {
+Deno.test("SimulatedNetwork.change() rejects conditions out of range", () => {
   const { net, client, engine } = network();
   const refusals: readonly [LinkConditions, string][] = [
     [{ lossRate: 2 }, "lossRate must be from 0 to 1, received 2"],
@@ -293,7 +293,7 @@ Deno.test("SimulatedNetwork.change() refuses conditions out of range", () => {
   assertEquals(net.conditions(client, engine).lossRate, 0);
 });
 
-Deno.test("SimulatedNetwork draws by connection: another connection changes no delay of the first", async () => {
+Deno.test("SimulatedNetwork draws random numbers per connection, so that another connection changes no delay", async () => {
   const times = async (others: number) => {
     const { simulation, socket, seen, connect } = await connected({ jitterMs: 20, lossRate: 0.1 });
     for (let i = 0; i < others; i++) {
@@ -308,7 +308,7 @@ Deno.test("SimulatedNetwork draws by connection: another connection changes no d
   assertEquals(await times(0), await times(3));
 });
 
-Deno.test("SimulatedNetwork notes packets if asked, with the same digest", async () => {
+Deno.test("SimulatedNetwork traces packets on request, with the same digest", async () => {
   const run = async (trace: "facts" | "packets") => {
     const simulation = new Simulation({ seed: 3, trace });
     const [a, b] = [simulation.host("a"), simulation.host("b")];

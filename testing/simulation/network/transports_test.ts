@@ -16,7 +16,7 @@ const TRANSPORTS: readonly TransportName[] = ["webtransport", "websocket", "http
 
 type Options = Partial<SimulatedServerOptions<string, Contract>>;
 
-/** A server and the means of a client. */
+/** A server, and the parts for a client. */
 function site(conditions: LinkConditions = {}, { seed = 1, options = {} as Options } = {}) {
   const simulation = new Simulation({ seed });
   const network = new SimulatedNetwork(simulation, { delayMs: 10, jitterMs: 2, ...conditions });
@@ -37,7 +37,7 @@ function site(conditions: LinkConditions = {}, { seed = 1, options = {} as Optio
   return { simulation, network, host, node, program, connect, both };
 }
 
-/** Lets virtual time pass until a promise settles, at most for some seconds. */
+/** Advances virtual time until a promise settles, for at most 200 s. */
 async function soon<T>({ simulation }: { readonly simulation: Simulation }, promise: Promise<T>) {
   let isSettled = false;
   const settled = () => void (isSettled = true);
@@ -47,7 +47,7 @@ async function soon<T>({ simulation }: { readonly simulation: Simulation }, prom
   return await promise;
 }
 
-/** Lets a promise fail. */
+/** Waits for a promise to reject, and returns the error. */
 async function failure(
   { simulation }: { readonly simulation: Simulation },
   promise: Promise<unknown>,
@@ -56,7 +56,7 @@ async function failure(
 }
 
 for (const transport of TRANSPORTS) {
-  Deno.test(`SimulatedServer answers a client over ${transport}, with requests and topics`, async () => {
+  Deno.test(`SimulatedServer serves a client over ${transport}, with requests and topics`, async () => {
     const all = site({ lossRate: 0.05, splitRate: 0.5 });
     const client = all.connect({ transports: [transport] });
     assertEquals((await soon(all, client.whenConnected())).transport, transport);
@@ -80,7 +80,7 @@ for (const transport of TRANSPORTS) {
     assertEquals(all.program.server.manager.all().length, 0);
   });
 
-  Deno.test(`Host.kill() and a start again are noticed by a client over ${transport}`, async () => {
+  Deno.test(`Host.kill() and a restart are detected by a client over ${transport}`, async () => {
     for (const power of [false, true]) {
       const all = site();
       const client = all.connect({ transports: [transport], onMessage() {} });
@@ -96,7 +96,7 @@ for (const transport of TRANSPORTS) {
 }
 
 for (const transport of TRANSPORTS) {
-  Deno.test(`Host.start() begins without the connections of the last life over ${transport}`, async () => {
+  Deno.test(`Host.start() starts without the connections of the last life over ${transport}`, async () => {
     const all = site();
     await soon(all, all.connect({ transports: [transport] }).whenConnected());
     all.host.kill();
@@ -109,7 +109,7 @@ for (const transport of TRANSPORTS) {
   });
 }
 
-Deno.test("SimulatedNetwork gives the same digest for a seed, over all transports, in another process too", async () => {
+Deno.test("SimulatedNetwork produces the same digest for a seed, over all transports, also in another process", async () => {
   const run = async (seed: number) => {
     const all = site({ lossRate: 0.1, reorderRate: 0.2, splitRate: 0.5, duplicateRate: 0.1 }, {
       seed,
@@ -139,7 +139,7 @@ Deno.test("SimulatedNetwork gives the same digest for a seed, over all transport
       "-A",
       "--no-check",
       "--filter",
-      "in another process too",
+      "also in another process",
       new URL(import.meta.url).pathname,
       "--",
       "--digest",
@@ -150,7 +150,7 @@ Deno.test("SimulatedNetwork gives the same digest for a seed, over all transport
   assertEquals(/digest=(\w+)/.exec(new TextDecoder().decode(stdout))?.[1], digests[0]);
 });
 
-Deno.test("SimulatedNetwork.dialer() falls back where UDP is blocked, and where upgrades are stripped", async () => {
+Deno.test("SimulatedNetwork.dialer() falls back if UDP is blocked, and if upgrades are stripped", async () => {
   const transportOf = async (conditions: LinkConditions) => {
     const all = site(conditions);
     const client = all.connect({ transports: [...TRANSPORTS] });
@@ -161,7 +161,7 @@ Deno.test("SimulatedNetwork.dialer() falls back where UDP is blocked, and where 
   assertEquals(await transportOf({ blockUdp: true, stripUpgrades: true }), "http");
 });
 
-Deno.test("SimulatedNetwork.dialer() moves to WebSocket when UDP is blocked under way", async () => {
+Deno.test("SimulatedNetwork.dialer() moves to WebSocket when UDP becomes blocked", async () => {
   const all = site();
   const client = all.connect();
   assertEquals((await soon(all, client.whenConnected())).transport, "webtransport");
@@ -170,7 +170,7 @@ Deno.test("SimulatedNetwork.dialer() moves to WebSocket when UDP is blocked unde
   assertEquals((await soon(all, client.whenConnected())).transport, "websocket");
 });
 
-Deno.test("SimulatedNetwork.dialer() fails by each fault of a handshake, and connects once the fault is over", async () => {
+Deno.test("SimulatedNetwork.dialer() fails with each handshake fault, and connects once the fault is over", async () => {
   for (const handshake of ["refused", "hangs", "tls", 502] as const) {
     for (const transport of TRANSPORTS) {
       const all = site();
@@ -184,7 +184,7 @@ Deno.test("SimulatedNetwork.dialer() fails by each fault of a handshake, and con
   }
 });
 
-Deno.test("SimulatedNetwork.dialWebTransport() times out by itself where no server answers", async () => {
+Deno.test("SimulatedNetwork.dialWebTransport() times out if no server responds", async () => {
   const all = site();
   const dial = all.network.dialWebTransport(all.host);
   all.both({ blockUdp: true });
@@ -194,7 +194,7 @@ Deno.test("SimulatedNetwork.dialWebTransport() times out by itself where no serv
   assertEquals(all.network.links, []);
 });
 
-/** Two ends of a WebTransport session without messages. */
+/** Both sides of a WebTransport session without messages. */
 async function ends(conditions: LinkConditions = {}) {
   const all = site(conditions, { options: { webTransport: false } });
   const listen = all.network.webTransport(all.node);
@@ -225,7 +225,7 @@ Deno.test("SimulatedNetwork delivers the close of a session before the close of 
   assertEquals((await soon(all, client.closed)).closeCode, 4503);
 });
 
-Deno.test("SimulatedNetwork loses, doubles and reorders datagrams by their rates", async () => {
+Deno.test("SimulatedNetwork loses, duplicates and reorders datagrams by their rates", async () => {
   const numbers = async (conditions: LinkConditions) => {
     const all = await ends();
     all.network.change(all.host, all.node, { jitterMs: 0, ...conditions });
@@ -258,7 +258,7 @@ Deno.test("SimulatedNetwork loses, doubles and reorders datagrams by their rates
   assertEquals(sorted(reordered), every);
 });
 
-Deno.test("SimulatedNetwork delays a stream of WebTransport by its own losses alone", async () => {
+Deno.test("SimulatedNetwork delays a WebTransport stream only by its own losses", async () => {
   const all = await ends({ lossRate: 0.3 });
   const order: number[] = [];
   for (let i = 0; i < 30; i++) {
@@ -278,7 +278,7 @@ Deno.test("SimulatedNetwork delays a stream of WebTransport by its own losses al
   assert(order.some((number, i) => number !== i), "no stream overtook another one");
 });
 
-Deno.test("SimulatedNetwork gives a silent WebTransport connection up at both ends after the idle time", async () => {
+Deno.test("SimulatedNetwork closes a silent WebTransport connection on both sides after the idle timeout", async () => {
   for (const silent of [true, "client", "server"] as const) {
     const all = await ends();
     await all.simulation.run(20_000);
@@ -324,7 +324,7 @@ Deno.test("SimulatedNetwork cuts a stream in the middle of a write", async () =>
   assert(error instanceof ConnectionError);
 });
 
-Deno.test("SimulatedNetwork refuses a session with the status of the server", async () => {
+Deno.test("SimulatedNetwork rejects a session with the server's status", async () => {
   const all = site({}, { options: { webTransport: false } });
   const listen = all.network.webTransport(all.node);
   const listener = listen({ port: 443, hostname: "node", cert: "", key: "" });
@@ -342,7 +342,7 @@ Deno.test("SimulatedNetwork refuses a session with the status of the server", as
   assertEquals((await failure(all, dial()) as ConnectionError).status, 503);
 });
 
-Deno.test("SimulatedNetwork lets bytes of a slow link wait at the server, within the bounds of its queues", async () => {
+Deno.test("SimulatedNetwork queues bytes of a slow link on the server, within the limits of its queues", async () => {
   const all = site({}, {
     options: { session: { sendQueue: { maxBytes: 50_000 } } } as Options,
   });
@@ -360,7 +360,7 @@ Deno.test("SimulatedNetwork lets bytes of a slow link wait at the server, within
   assert(mostBytes < 100_000, `${mostBytes}`);
 });
 
-Deno.test("SimulatedNetwork.sockets() gives plain pages messages, and the server notices silent ones", async () => {
+Deno.test("SimulatedNetwork.sockets() delivers messages to plain pages, and the server detects silent ones", async () => {
   const opened: string[] = [];
   const all = site({}, {
     options: {
@@ -381,7 +381,7 @@ Deno.test("SimulatedNetwork.sockets() gives plain pages messages, and the server
   assertEquals(all.program.server.manager.all().length, 0);
 });
 
-Deno.test("SimulatedNetwork.webSocket() opens no socket whose peer vanished before the answer", async () => {
+Deno.test("SimulatedNetwork.webSocket() opens no socket whose peer disappeared before the response", async () => {
   for (const vanishes of [false, true]) {
     const simulation = new Simulation({ seed: 1 });
     const network = new SimulatedNetwork(simulation, { delayMs: 10, jitterMs: 0 });
@@ -406,7 +406,7 @@ Deno.test("SimulatedNetwork.webSocket() opens no socket whose peer vanished befo
   }
 });
 
-Deno.test("SimulatedNetwork.front() passes connections on to nodes that run, also after the end of one", async () => {
+Deno.test("SimulatedNetwork.front() forwards connections to running nodes, also after one has ended", async () => {
   const simulation = new Simulation({ seed: 1 });
   const network = new SimulatedNetwork(simulation);
   const front = simulation.host("front");
@@ -432,7 +432,7 @@ Deno.test("SimulatedNetwork.front() passes connections on to nodes that run, als
   }
 });
 
-Deno.test("SimulatedNetwork.move() ends TCP for the host alone, and QUIC goes on", async () => {
+Deno.test("SimulatedNetwork.move() ends TCP only on the host, and QUIC continues", async () => {
   const addresses: (string | undefined)[] = [];
   const all = site({}, {
     options: { onOpen: ({ address }) => void addresses.push(address) } as Options,
@@ -500,7 +500,7 @@ Deno.test("SimulatedNetwork.fetch() follows a durable stream by server-sent even
   for (const word of words) assert(text.includes(`"${word}"`), text);
 });
 
-Deno.test("SimulatedNetwork keeps the connection of a client without power until the server has left too", async () => {
+Deno.test("SimulatedNetwork keeps the connection of a client without power until the server has left, too", async () => {
   for (const transport of TRANSPORTS) {
     const all = site();
     const client = all.connect({ transports: [transport] });

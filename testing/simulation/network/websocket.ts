@@ -1,4 +1,4 @@
-/** WebSockets between the hosts of a simulation, in the form of the platform's own. */
+/** WebSockets between the hosts of a simulation, with the platform's interface. */
 import type { Runtime, Timer } from "../../../base/runtime.ts";
 import { utf8Length } from "../../../session/wire/utf8.ts";
 import type { Connection, Frame } from "../../../transport/connection.ts";
@@ -12,19 +12,19 @@ import { textOf } from "../../../base/error_text.ts";
 import type { Link, LinkEnd } from "./link.ts";
 import type { NetworkPath } from "./path.ts";
 
-/** Bytes of the head of a frame, and of a frame that closes. */
+/** Bytes of a frame's head, and of a close frame. */
 const HEAD_BYTES = 6;
 
-/** Longest reason of a close, in bytes. */
+/** Longest close reason, in bytes. */
 const MAX_REASON_BYTES = 123;
 
 const [CONNECTING, OPEN, CLOSING, CLOSED] = [0, 1, 2, 3] as const;
 
 type SocketEvent = "open" | "message" | "close" | "error";
 
-/** A way of the frames of a socket other than that between two ends of this class. */
+/** An alternative transport for the frames of a socket. */
 export interface SocketWire {
-  /** Bytes of messages under way. */
+  /** Bytes of messages in transit. */
   readonly bufferedBytes: number;
   /** Sends a message, text or bytes. */
   send(message: Frame): void;
@@ -32,19 +32,19 @@ export interface SocketWire {
   close(code: number | undefined, reason: string): void;
 }
 
-/** Both ends of a WebSocket; the server's end is created on acceptance. */
+/** Both sides of a WebSocket; the server side is created on acceptance. */
 export interface SocketPair {
   /** The connection. */
   readonly link: Link;
-  /** The end that dialed. */
+  /** The dialing side. */
   readonly client: SimulatedWebSocket;
-  /** The end that accepted. */
+  /** The accepting side. */
   server?: SimulatedWebSocket | undefined;
 }
 
 /**
- * One end of a WebSocket between two hosts, with the members of the platform's own that programs use.
- * Events are plain objects with the members of real ones.
+ * One side of a WebSocket between two hosts, with the members of the platform's class that programs
+ * use. Events are plain objects with the members of real events.
  */
 export class SimulatedWebSocket implements Socket, LinkEnd {
   readonly #runtime: Runtime;
@@ -56,7 +56,7 @@ export class SimulatedWebSocket implements Socket, LinkEnd {
   #heardMs = 0;
   #idleTimer: Timer | undefined;
 
-  /** URL of a client; empty at a server. */
+  /** URL of a client; empty on a server. */
   readonly url: string;
   /** Aborts an attempt to open. */
   readonly opening: AbortController = new AbortController();
@@ -64,28 +64,28 @@ export class SimulatedWebSocket implements Socket, LinkEnd {
   protocol = "";
   /** State: 0 to 3, as of every `WebSocket`. */
   readyState: number = CONNECTING;
-  /** Form of binary messages: always that of `arraybuffer`. */
+  /** Type of binary messages: always `arraybuffer`. */
   binaryType: BinaryType = "arraybuffer";
-  /** Handler of the opening. */
+  /** Handler of `open`. */
   onopen: ((event: Event) => void) | null = null;
   /** Handler of messages. */
   onmessage: ((event: MessageEvent) => void) | null = null;
-  /** Handler of the end. */
+  /** Handler of the close. */
   onclose: ((event: CloseEvent) => void) | null = null;
-  /** Handler of a failure, before the end. */
+  /** Handler of a failure, before the close. */
   onerror: ((event: Event) => void) | null = null;
 
   /**
-   * Creates an end that is connecting.
+   * Creates a connecting side.
    *
-   * @param url URL of a client; empty at a server.
+   * @param url URL of a client; empty on a server.
    */
   constructor(runtime: Runtime, url = "") {
     this.#runtime = runtime;
     this.url = url;
   }
 
-  /** Bytes of messages under way. */
+  /** Bytes of messages in transit. */
   get bufferedAmount(): number {
     return this.#wire?.bufferedBytes ?? this.#link?.pathOf(this.#side).bufferedBytes ?? 0;
   }
@@ -93,7 +93,7 @@ export class SimulatedWebSocket implements Socket, LinkEnd {
   /**
    * Adds a listener.
    *
-   * @param listener The listener; one that is there already is added once.
+   * @param listener The listener; adding it again has no effect.
    */
   addEventListener(type: string, listener: EventListenerOrEventListenerObject | null): void {
     if (listener === null) return;
@@ -128,9 +128,9 @@ export class SimulatedWebSocket implements Socket, LinkEnd {
   }
 
   /**
-   * Closes the socket behind all sent messages.
+   * Closes the socket after all sent messages.
    *
-   * @param code 1000, or from 3000 to 4999; none by default.
+   * @param code 1000, or 3000 to 4999; none by default.
    * @param reason Reason of at most 123 bytes.
    * @throws {DOMException} If the code or the reason is out of range.
    */
@@ -153,25 +153,28 @@ export class SimulatedWebSocket implements Socket, LinkEnd {
     }
   }
 
-  /** Sets the connection and the other end. */
+  /** Sets the connection and the other side. */
   bind(link: Link, side: "client" | "server", peer: SimulatedWebSocket): void {
     this.#link = link;
     this.#side = side;
     this.#peer = peer;
   }
 
-  /** Sets another way of the frames, which calls `receive`, `receiveClose` and `finish`. */
+  /**
+   * Sets an alternative transport for the frames, which calls `receive`, `receiveClose` and
+   * `finish`.
+   */
   bindWire(wire: SocketWire): void {
     this.#wire = wire;
   }
 
-  /** Takes a message of a wire. */
+  /** Receives a message of the alternative transport. */
   receive(data: string | ArrayBuffer): void {
     this.#receive(data);
   }
 
   /**
-   * Takes the close of a wire's peer: answers one that this end did not begin.
+   * Receives a close of the alternative transport; replies if this side did not initiate it.
    *
    * @param code Close code; 1005 for a close without one.
    */
@@ -180,14 +183,14 @@ export class SimulatedWebSocket implements Socket, LinkEnd {
   }
 
   /**
-   * Opens this end.
+   * Opens this side.
    *
-   * @param idleTimeoutMs Silence after which the peer counts as gone, asked after half of the time;
-   * 0 for no limit.
+   * @param idleTimeoutMs Silence after which the peer counts as gone, with a ping after half of the
+   * time; 0 for no limit.
    */
   open(idleTimeoutMs = 0): void {
     this.#link?.attach({ [this.#side]: this });
-    // The application may have closed before the opening.
+    // The application may have closed the socket before it opened.
     const wasClosed = this.readyState === CLOSING;
     this.readyState = OPEN;
     if (idleTimeoutMs > 0) this.#watch(idleTimeoutMs / 2);
@@ -195,7 +198,7 @@ export class SimulatedWebSocket implements Socket, LinkEnd {
     if (wasClosed && this.readyState === OPEN) this.close();
   }
 
-  /** Ends an attempt to open. */
+  /** Fails an attempt to open. */
   failToOpen(error: unknown): void {
     const message = `failed to connect to WebSocket: ${textOf(error)}`;
     this.#end({ code: 1006, reason: "", wasClean: false }, message);
@@ -227,7 +230,7 @@ export class SimulatedWebSocket implements Socket, LinkEnd {
     this.#out.send(() => peer.#receiveClose(code, reason), 0, HEAD_BYTES + reason.length);
   }
 
-  /** Handles the close of the peer: answers one that this end did not begin. */
+  /** Handles the peer's close; replies if this side did not initiate it. */
   #receiveClose(code: number, reason: string): void {
     if (this.readyState === OPEN) this.#sendClose(code, reason);
     this.#end({ code, reason, wasClean: true });
@@ -246,7 +249,7 @@ export class SimulatedWebSocket implements Socket, LinkEnd {
     this.#link?.leave(this.#side);
   }
 
-  /** Asks a peer for a sign of life after a time of silence, and gives up after that time again. */
+  /** Pings a silent peer, and closes if the silence lasts as long again. */
   #watch(ms: number): void {
     this.#heardMs = this.#runtime.monotonic();
     const check = (askedMs: number | undefined) => {
@@ -285,9 +288,9 @@ export class SimulatedWebSocket implements Socket, LinkEnd {
 }
 
 /**
- * Makes the connection of a server on a WebSocket.
+ * Creates the server's connection on a WebSocket.
  *
- * @param pair The connection and the end that dialed; gets the other end.
+ * @param pair The connection and the dialing side; the other side is added.
  * @returns The connection, with the streams of the subprotocol.
  */
 export function acceptedSocket(pair: SocketPair, options: AcceptWebSocketOptions): Connection {

@@ -1,4 +1,4 @@
-/** WebTransport between the hosts of a simulation, below the library's own code for messages. */
+/** WebTransport between the hosts of a simulation, below the library's own message code. */
 import { ConnectionError } from "../../../errors.ts";
 import type { Runtime, Timer } from "../../../base/runtime.ts";
 import { within } from "../../../base/wait.ts";
@@ -18,13 +18,13 @@ import type { Host } from "../host.ts";
 import type { Link } from "./link.ts";
 import type { Links } from "./links.ts";
 
-/** Time between two signs of life of one end, in milliseconds, as in the runtime's QUIC. */
+/** Keep-alive interval of one side, in milliseconds, as in the runtime's QUIC. */
 const KEEP_ALIVE_MS = 5_000;
 
-/** Silence after which a client and a server give a connection up, in milliseconds. */
+/** Idle timeouts of client and server, in milliseconds. */
 const IDLE_MS = { client: 30_000, server: 15_000 };
 
-/** Bytes of the head of a request. */
+/** Bytes of a request head. */
 const HEAD_BYTES = 400;
 
 /** A server on a host. */
@@ -34,10 +34,10 @@ interface Listener {
   readonly links: Set<Link>;
 }
 
-/** The answer of a server. */
+/** The response of a server. */
 type Answer = { readonly ends: Ends } | { readonly status: number };
 
-/** Both ends of a session. */
+/** Both sides of a session. */
 type Ends = Readonly<Record<"client" | "server", MemoryConnection>>;
 
 /** WebTransport servers and clients of a network. */
@@ -51,9 +51,9 @@ export class SimulatedQuic {
   }
 
   /**
-   * Makes the engine of WebTransport of a server on a host: the option `engine` of `webTransport`.
+   * Creates the WebTransport engine of a server on a host: the option `engine` of `webTransport`.
    *
-   * @returns The engine, whose port closes with the life of the host.
+   * @returns The engine, whose port closes when the host's life ends.
    */
   engine(host: Host): (options: ListenWebTransportOptions) => WebTransportSource {
     return ({ port = 443, idleTimeoutMs = IDLE_MS.server }) => {
@@ -85,7 +85,7 @@ export class SimulatedQuic {
     };
   }
 
-  /** Makes the dialer of WebTransport of programs on a host, without messages. */
+  /** Creates the WebTransport dialer of programs on a host, without messages. */
   dialer(client: Host): WebTransportDialer {
     return async (url, options) => {
       const { signal, timeoutMs = DIAL_TIMEOUT_MS, runtime = client.runtime } = options;
@@ -138,7 +138,7 @@ export class SimulatedQuic {
     }
   }
 
-  /** Passes a request on to the listener, on the server's host. */
+  /** Passes a request to the listener, on the server's host. */
   #serve(
     link: Link,
     { url, protocols = [], headers, idleTimeoutMs, signal, answer }:
@@ -146,7 +146,7 @@ export class SimulatedQuic {
       & {
         readonly url: string;
         readonly idleTimeoutMs: number;
-        /** Aborted if the client gives up the attempt. */
+        /** Aborted if the client cancels the attempt. */
         readonly signal: AbortSignal;
         readonly answer: (answer: Answer) => void;
       },
@@ -167,7 +167,7 @@ export class SimulatedQuic {
         (given) => {
           if ("ends" in given) {
             const { client } = given.ends;
-            // A client that gave up hands its end to no program: the connection breaks.
+            // A client that cancelled passes its side to no program, so the connection breaks.
             if (signal.aborted) client.break();
             else signal.addEventListener("abort", () => client.break(), { once: true });
             keepAlive(link, given.ends, Math.min(idleTimeoutMs, listener.idleTimeoutMs));
@@ -179,7 +179,7 @@ export class SimulatedQuic {
   }
 }
 
-/** A request for a session, at the server. */
+/** A request for a session, on the server. */
 class SessionRequest implements WebTransportRequest {
   readonly url: string;
   readonly headers: Headers;
@@ -261,9 +261,9 @@ function attach(link: Link, side: "client" | "server", connection: MemoryConnect
 }
 
 /**
- * Sends signs of life in both directions, and breaks the connection at an end that hears none.
+ * Sends keep-alives in both directions, and breaks the connection on a side that receives none.
  *
- * @param idleMs Longest silence, in milliseconds.
+ * @param idleMs Idle timeout, in milliseconds.
  */
 function keepAlive(link: Link, ends: Ends, idleMs: number): void {
   const heardMs = { client: 0, server: 0 };

@@ -1,7 +1,7 @@
 /**
  * A client of a simulated Redis, with the commands, events and errors of ioredis that brokers use.
- * The library cannot run on virtual time: timers of the process, and a file that each connect reads,
- * stand in the way.
+ * The library itself cannot run on virtual time, because it uses timers of the process, and reads a
+ * file for each connection.
  */
 import { Buffer } from "node:buffer";
 import { EventEmitter } from "node:events";
@@ -27,32 +27,32 @@ import { REDIS_PORT } from "./server.ts";
 /** Options of a client, with the names and defaults of ioredis. */
 export interface SimulatedRedisClientOptions {
   /**
-   * Gives the wait before the next attempt to connect, in milliseconds; any other result ends the
-   * client.
+   * Returns the wait before the next connection attempt, in milliseconds; any other result closes
+   * the client.
    *
    * @default {(attempts) => Math.min(50 * attempts, 2_000)}
    */
   readonly retryStrategy?: ((attempts: number) => number | null | void) | null | undefined;
   /**
-   * Decides if an error reply ends the connection, which is then opened again.
+   * Decides whether an error reply closes the connection, which is then reopened.
    *
    * @default {null}
    */
   readonly reconnectOnError?: ((error: Error) => boolean) | null | undefined;
   /**
-   * Keeps commands while there is no connection.
+   * Queues commands while there is no connection.
    *
    * @default {true}
    */
   readonly enableOfflineQueue?: boolean | undefined;
   /**
-   * Attempts to connect after which waiting commands fail; `null` for never.
+   * Connection attempts after which waiting commands fail; `null` for never.
    *
    * @default {20}
    */
   readonly maxRetriesPerRequest?: number | null | undefined;
   /**
-   * Longest attempt to connect, in milliseconds.
+   * Time limit of a connection attempt, in milliseconds.
    *
    * @default {10_000}
    */
@@ -70,7 +70,7 @@ export interface SimulatedRedisClientOptions {
    */
   readonly lazyConnect?: boolean | undefined;
   /**
-   * Name of the host of a server of a cluster.
+   * Host name of a cluster's server.
    *
    * @default {""}
    */
@@ -93,7 +93,7 @@ export type SimulatedRedisStatus =
   | "close"
   | "end";
 
-/** Longest wait before a loading server is asked again, in milliseconds. */
+/** Longest wait before a loading server is polled again, in milliseconds. */
 const MAX_LOADING_RETRY_MS = 10_000;
 
 /** Commands that are sent before the connection is ready. */
@@ -123,7 +123,7 @@ class ReplyError extends Error {
   }
 }
 
-/** The error of waiting commands when a connection broke. */
+/** The error of waiting commands when a connection breaks. */
 class MaxRetriesPerRequestError extends Error {
   constructor(retries: number) {
     super(
@@ -134,32 +134,32 @@ class MaxRetriesPerRequestError extends Error {
   }
 }
 
-/** A command with the promise of the result. */
+/** A command with the promise of its result. */
 interface Call {
   readonly name: string;
   readonly isBinary: boolean;
   readonly result: PromiseWithResolvers<unknown>;
   /** Words to send on a connection; a script is sent in full once. */
   words(stream: ClientStream): Command;
-  /** Replies that are still to come: a subscription has one for each channel. */
+  /** Number of pending replies; a subscription has one per channel. */
   replies: number;
 }
 
-/** Surroundings of a client. */
+/** Parts of a client. */
 export interface ClientParts {
   readonly network: SimulatedNetwork;
   readonly host: Host;
   /** Finds the server that clients should use now. */
   readonly find: () => Host;
-  /** Receives errors that no listener takes. */
+  /** Receives errors without a listener. */
   readonly onUnheard: (error: Error) => void;
 }
 
 /**
- * A client of a simulated Redis, for {@linkcode RedisBroker}; made by `SimulatedRedis.client()`.
+ * A client of a simulated Redis, for {@linkcode RedisBroker}; created by `SimulatedRedis.client()`.
  *
- * The class has the parts of ioredis 5 that brokers use: connections that are opened again, the queue while
- * offline, subscriptions, scripts by hash, and the same events and errors.
+ * The class implements the parts of ioredis 5 that brokers use: reconnecting, the offline queue,
+ * subscriptions, scripts by hash, and the same events and errors.
  */
 export class SimulatedRedisClient extends EventEmitter {
   /** Always `false`: a client of one server. */
@@ -201,7 +201,7 @@ export class SimulatedRedisClient extends EventEmitter {
     if (!this.options.lazyConnect) this.#connect();
   }
 
-  /** Makes another client of the same server. */
+  /** Creates another client of the same server. */
   duplicate(override: SimulatedRedisClientOptions = {}): SimulatedRedisClient {
     return new SimulatedRedisClient(this.#parts, {
       ...this.options,
@@ -210,7 +210,7 @@ export class SimulatedRedisClient extends EventEmitter {
   }
 
   /**
-   * Ends the connection.
+   * Closes the connection.
    *
    * @param reconnect Opens another one.
    */
@@ -226,7 +226,7 @@ export class SimulatedRedisClient extends EventEmitter {
   /**
    * Defines a script as a command.
    *
-   * @param name Name of the command; another one with `Buffer` at the end gives bytes.
+   * @param name Name of the command; a second command with the suffix `Buffer` returns bytes.
    * @param definition The script, and how many arguments are keys, if always the same.
    */
   defineCommand(
@@ -249,12 +249,12 @@ export class SimulatedRedisClient extends EventEmitter {
     }
   }
 
-  /** Asks for an answer. */
+  /** Sends a `PING`. */
   ping(): Promise<unknown> {
     return this.#call("ping", []);
   }
 
-  /** Reads facts about the server. */
+  /** Reads information about the server. */
   info(...sections: string[]): Promise<string> {
     return this.#call("info", sections) as Promise<string>;
   }
@@ -269,7 +269,7 @@ export class SimulatedRedisClient extends EventEmitter {
     return this.#call("zcard", [key]) as Promise<number>;
   }
 
-  /** Lists members of a sorted set with their scores, from a cursor on. */
+  /** Lists members of a sorted set with their scores, starting at a cursor. */
   zscan(key: string, cursor: string, ...options: (string | number)[]): Promise<[string, string[]]> {
     const texts = options.map((option) => `${option}`);
     return this.#call("zscan", [key, cursor, ...texts]) as Promise<[string, string[]]>;
@@ -316,7 +316,7 @@ export class SimulatedRedisClient extends EventEmitter {
   }
 
   /**
-   * Sends any command that the model has.
+   * Sends any command that the model supports.
    *
    * @returns The reply, with texts.
    */
@@ -335,7 +335,10 @@ export class SimulatedRedisClient extends EventEmitter {
     });
   }
 
-  /** Runs a script by hash; in full at the first time of a connection, and if Redis lacks the script. */
+  /**
+   * Runs a script by hash; with its text for the first call of a connection, and if Redis lacks the
+   * script.
+   */
   #evaluate(
     script: {
       readonly hash: ByteString;
@@ -413,7 +416,7 @@ export class SimulatedRedisClient extends EventEmitter {
     });
   }
 
-  /** Greets the server, and checks the answer. */
+  /** Sends the handshake, and checks the reply. */
   #onOpen(stream: ClientStream): void {
     this.#setStatus("connect");
     this.#sent = [];
@@ -469,7 +472,7 @@ export class SimulatedRedisClient extends EventEmitter {
     }
     if (OF_CHANNELS.has(call.name)) {
       this.#channels = (reply as readonly [string, string, number])[2];
-      // Without names, all channels are left, with a reply for each.
+      // Without names it leaves all channels, with a reply for each.
       if (call.replies === 0 ? this.#channels > 0 : --call.replies > 0) return;
       this.#sent.shift();
       return call.result.resolve(this.#channels);
@@ -514,7 +517,7 @@ export class SimulatedRedisClient extends EventEmitter {
   }
 }
 
-/** Makes the result of a command. */
+/** Converts a reply to the result of a command. */
 function valueOf(reply: Reply, call: Call): unknown {
   if (typeof reply === "string") {
     return call.isBinary ? Buffer.from(reply, "latin1") : textOf(reply);
@@ -525,7 +528,7 @@ function valueOf(reply: Reply, call: Call): unknown {
   return reply.map((each) => valueOf(each, call));
 }
 
-/** Surroundings of a {@linkcode ClientStream}. */
+/** Parts of a {@linkcode ClientStream}. */
 interface StreamParts {
   readonly network: SimulatedNetwork;
   readonly host: Host;
@@ -537,7 +540,7 @@ interface StreamParts {
   readonly onClose: () => void;
 }
 
-/** The connection of a client: a socket in the shape of a stream of Node. */
+/** The connection of a client: a socket with the interface of a Node stream. */
 export class ClientStream {
   readonly #parts: StreamParts;
   readonly #runtime: Runtime;
@@ -595,7 +598,7 @@ export class ClientStream {
   }
 
   /**
-   * Ends the output; the connection is over when the server ends the other direction.
+   * Ends the output; the connection closes when the server ends the other direction.
    *
    * @param timeoutMs Longest wait for the server, in milliseconds.
    */
@@ -630,12 +633,12 @@ export class ClientStream {
     this.#runtime.clearTimeout(this.#timer);
     this.#attempt.abort();
     this.#socket?.close();
-    // Commands fail before the event comes, as in ioredis on Deno.
+    // Commands fail before the event, as in ioredis on Deno.
     queueMicrotask(() => this.#parts.onClose());
   }
 }
 
-/** Makes an error in the form of failed system calls in Node. */
+/** Creates an error like Node's for failed system calls. */
 function failureOf(syscall: string, text: string): Error {
   return Object.assign(new Error(`${syscall} ${text}`), { syscall, code: text.split(" ")[0] });
 }

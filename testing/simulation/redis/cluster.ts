@@ -1,4 +1,4 @@
-/** A simulated cluster of Redis: masters with shares of the slots, and clients that follow these. */
+/** A simulated Redis Cluster: masters with shares of the slots, and clients that follow them. */
 import { EventEmitter } from "node:events";
 import process from "node:process";
 import type { Runtime, Timer } from "../../../base/runtime.ts";
@@ -14,13 +14,13 @@ import { REDIS_PORT, RedisServer } from "./server.ts";
 
 const SLOTS = 16_384;
 
-/** Most answers of the kind `MOVED` to one command, as in ioredis. */
+/** Most `MOVED` replies to one command, as in ioredis. */
 const MAX_REDIRECTIONS = 16;
 
-/** Error of commands whose connection is over, and of those without any server. */
+/** Error of commands whose connection has closed, or without any server. */
 const CLOSED = "Connection is closed.";
 
-/** Surroundings of a cluster. */
+/** Parts of a cluster. */
 interface ClusterParts {
   readonly simulation: Simulation;
   readonly network: SimulatedNetwork;
@@ -29,8 +29,8 @@ interface ClusterParts {
 }
 
 /**
- * Masters without replicas, each with an even share of the slots at first. A slot that moves leaves its
- * keys behind, as after the failover to a replica that had none.
+ * Masters without replicas, initially with even shares of the slots. A moved slot loses its keys,
+ * as after a failover to an empty replica.
  */
 export class SimulatedRedisCluster {
   /** The masters. */
@@ -87,10 +87,10 @@ export class SimulatedRedisCluster {
   }
 
   /**
-   * Makes a client of a program on a host, for the option `client` of `RedisBroker`.
+   * Creates a client of a program on a host, for the option `client` of `RedisBroker`.
    *
-   * @param host The host of the program, in the present life.
-   * @returns The client, which does not connect; duplicates do.
+   * @param host The program's host, in its current life.
+   * @returns The client, which does not connect itself; its duplicates do.
    */
   client(host: Host): RedisClient {
     const { simulation, network, hosts } = this.#parts;
@@ -119,7 +119,7 @@ interface ClusterClientOptions {
   readonly clusterRetryStrategy?: (attempts: number) => number;
 }
 
-/** Surroundings of a client. */
+/** Parts of a client. */
 interface ClusterClientParts {
   readonly runtime: Runtime;
   readonly cluster: SimulatedRedisCluster;
@@ -127,9 +127,9 @@ interface ClusterClientParts {
 }
 
 /**
- * A client with the parts of the `Cluster` of ioredis 5 that brokers use: a connection to each master
- * that has slots, none of which comes back by itself; the map of slots, asked for at the start and after
- * an answer of the kind `MOVED`; and a queue while no server is known.
+ * A client with the parts of the ioredis 5 `Cluster` that brokers use: a connection to each master
+ * with slots, without automatic reconnects; the map of slots, requested at the start and after a
+ * `MOVED` reply; and a queue while no server is known.
  */
 class ClusterClient extends EventEmitter {
   readonly isCluster = true;
@@ -178,7 +178,7 @@ class ClusterClient extends EventEmitter {
   ): void {
     this.#scripts.push([name, definition]);
     for (const node of this.#pool.values()) node.defineCommand(name, definition);
-    // Without a fixed number of keys, the number stands before the first key.
+    // Without a fixed number of keys, the number precedes the first key.
     const at = definition.numberOfKeys === undefined ? 1 : 0;
     for (const verb of [name, `${name}Buffer`]) {
       const run = (...args: unknown[]) => this.#run(`${args[at]}`, verb, args);
@@ -210,7 +210,7 @@ class ClusterClient extends EventEmitter {
     return this.#run(key, "zrem", [key, ...members]);
   }
 
-  /** Asks any server for the map of slots. */
+  /** Requests the map of slots from any server. */
   refreshSlotsCache(): void {
     if (this.#isRefreshing) return;
     this.#isRefreshing = true;

@@ -1,4 +1,4 @@
-/** Commands of Redis on keys, as brokers and scripts use these. */
+/** Redis commands on keys, as used by brokers and scripts. */
 import { type ByteString, type Command, ErrorReply, OK, type Reply } from "./replies.ts";
 import {
   compareIds,
@@ -13,10 +13,10 @@ import {
   type Value,
 } from "./values.ts";
 
-/** Largest number of the integers of Redis, which have 64 bits. */
+/** Upper bound of Redis integers, which have 64 bits. */
 const MAX_INTEGER = 2 ** 63;
 
-/** An error that a command answers with. */
+/** An error reply of a command. */
 class CommandError extends Error {
   /**
    * Creates an error.
@@ -29,17 +29,17 @@ class CommandError extends Error {
   }
 }
 
-/** The keys of a server, as commands see these: expired keys are gone. */
+/** The keys of a server, as commands see them, without expired keys. */
 export class Keyspace {
   /** All keys. */
   data = new Dataset();
-  /** Wall clock of the server, in milliseconds; stands still while a script runs. */
+  /** Wall clock of the server, in milliseconds; it stands still while a script runs. */
   nowMs = 0;
   /** True on a replica, where only the primary removes expired keys. */
   isReplica = false;
   /** Number of keys that expired. */
   expired = 0;
-  /** Writes since the server took the last ones, for replicas and files. */
+  /** Writes that the server has not yet collected for replicas and files. */
   effects: Command[] = [];
 
   /** Reads a value of any type; removes the key if expired. */
@@ -60,7 +60,7 @@ export class Keyspace {
     throw new CommandError("WRONGTYPE Operation against a key holding the wrong kind of value");
   }
 
-  /** Reads a value of one type to change it, or makes an empty one. */
+  /** Reads a value of one type to change it, or creates an empty one. */
   open<T extends Value>(type: new () => T, key: ByteString): T {
     const known = this.read(type, key);
     if (known !== undefined) return known;
@@ -69,14 +69,14 @@ export class Keyspace {
     return value;
   }
 
-  /** Removes a key; `true` if the key was there. */
+  /** Removes a key; `true` if it existed. */
   remove(key: ByteString): boolean {
     if (!this.data.delete(key)) return false;
     this.effects.push(["DEL", key]);
     return true;
   }
 
-  /** Counts a changed value, removes an empty one, and notes the write. */
+  /** Counts a changed value, removes an empty one, and records the write. */
   changed(key: ByteString, value: Value, effect: Command): void {
     if (value instanceof StringValue || value instanceof StreamValue || value.size > 0) {
       this.data.count(key);
@@ -86,11 +86,11 @@ export class Keyspace {
 }
 
 export interface CommandRule {
-  /** Number of words; if negative, the least number. */
+  /** Number of words; if negative, the minimum. */
   readonly arity: number;
-  /** True if the command writes: replicas refuse the command. */
+  /** True if the command writes; replicas reject it. */
   readonly isWrite?: true | undefined;
-  /** True if the command may need memory: a full server refuses the command. */
+  /** True if the command may need memory; a full server rejects it. */
   readonly needsMemory?: true | undefined;
   readonly run: (keys: Keyspace, command: Command) => Reply;
 }
@@ -200,7 +200,7 @@ export const COMMANDS: ReadonlyMap<string, CommandRule> = new Map(Object.entries
     run: (keys, command) => removeMembers(keys, keys.read(SortedSetValue, command[1]!), command),
   },
   ZCARD: { arity: 2, run: (keys, [, key]) => keys.read(SortedSetValue, key!)?.size ?? 0 },
-  // A set that is small enough comes whole, whatever the cursor and the count.
+  // A small set is returned whole, regardless of cursor and count.
   ZSCAN: {
     arity: -3,
     run: (keys, [, key]) => [
@@ -239,7 +239,7 @@ export const COMMANDS: ReadonlyMap<string, CommandRule> = new Map(Object.entries
 /**
  * Runs a command on keys.
  *
- * @returns The reply; `undefined` if no command on keys has that name.
+ * @returns The reply; `undefined` if no command on keys has this name.
  */
 export function runOnKeys(keys: Keyspace, command: Command): Reply | undefined {
   const name = command[0]!;
@@ -255,9 +255,9 @@ export function runOnKeys(keys: Keyspace, command: Command): Reply | undefined {
 }
 
 /**
- * Tells if a command has the right number of words.
+ * Checks whether a command has the right number of words.
  *
- * @param arity Number of words; if negative, the least number.
+ * @param arity Number of words; if negative, the minimum.
  * @returns `true` if so.
  */
 export function fits(arity: number, command: Command): boolean {
@@ -342,7 +342,7 @@ function rangeByScore(keys: Keyspace, [, key, min, max, ...options]: Command): R
   return some.flatMap(([member, score]) => withScores ? [member, formatNumber(score)] : [member]);
 }
 
-/** Makes the test if a score is in a range. */
+/** Creates the test whether a score is in a range. */
 function scoreRange(min: ByteString, max: ByteString): (score: number) => boolean {
   const bound = (text: ByteString) => {
     const isExclusive = text.startsWith("(");
@@ -416,7 +416,7 @@ function nameOf([first, second]: StreamId): ByteString {
   return `${first}-${second}`;
 }
 
-/** Reads a position, with a default for the second number. */
+/** Parses a position, with a default for the second number. */
 function streamId(text: ByteString, second: number): StreamId {
   if (!/^\d+(-\d+)?$/.test(text)) {
     throw new CommandError("ERR Invalid stream ID specified as stream command argument");
@@ -447,7 +447,7 @@ function rangeEnd(text: ByteString): StreamId {
   throw new CommandError("ERR invalid end ID for the interval");
 }
 
-/** Reads an integer as strictly as Redis does. */
+/** Parses an integer as strictly as Redis does. */
 function integer(text: ByteString): number {
   const number = Number(text);
   if (!/^(0|-?[1-9]\d*)$/.test(text) || Math.abs(number) >= MAX_INTEGER) {
@@ -462,7 +462,7 @@ function float(text: ByteString, rule: string): number {
   return Number(text);
 }
 
-/** Writes a number as Redis does: with up to 17 digits, as `%.17g` in C. */
+/** Formats a number as Redis does: with up to 17 digits, as `%.17g` in C. */
 export function formatNumber(number: number): ByteString {
   if (number === Infinity) return "inf";
   if (number === -Infinity) return "-inf";

@@ -1,17 +1,17 @@
-/** Writes of a Redis server, in order: for replicas, files, and reports about losses. */
+/** Writes of a Redis server, in order, for replicas, files, and loss reports. */
 import { Keyspace, runOnKeys } from "./commands.ts";
 import type { ByteString, Command } from "./replies.ts";
 import type { Dataset } from "./values.ts";
 
-/** Most writes that a server keeps for replicas that come back. */
+/** Most writes that a server keeps for reconnecting replicas. */
 const MAX_BACKLOG = 10_000;
 
-/** Most writes that wait before they join the copy on the disk. */
+/** Most writes that wait before they are merged into the copy on disk. */
 const MAX_TAIL = 5_000;
 
 /** All writes of one command or script, which a server applies in one step. */
 export interface Effect {
-  /** Number of the effect in the history of the primary, from 1. */
+  /** Number of the effect in the primary's history, starting at 1. */
   readonly offset: number;
   /** Virtual time, in milliseconds. */
   readonly atMs: number;
@@ -23,7 +23,7 @@ export interface Effect {
 export interface RedisLoss {
   /** Name of the host that had the writes. */
   readonly server: string;
-  /** Cause of the loss: a start or a failover to a replica, without the newest writes. */
+  /** Cause of the loss: a restart or a failover to a replica, without the newest writes. */
   readonly why: "restart" | "failover";
   /** Virtual time of the first lost write, in milliseconds. */
   readonly fromMs: number;
@@ -39,11 +39,11 @@ export interface RedisLoss {
 export class Backlog {
   /** Name of the history: 40 hexadecimal digits. */
   id: string;
-  /** Name of an earlier history with the same beginning; zeros without one. */
+  /** Name of an earlier history with the same start; zeros without one. */
   secondId: string = NO_HISTORY;
   /** Offset up to which the earlier history is the same. */
   secondOffset = -1;
-  /** True once a replica took part: a snapshot then names the history. */
+  /** True once a replica has connected; a snapshot then includes the history's name. */
   isShared = false;
   #offset = 0;
   #effects: Effect[] = [];
@@ -71,7 +71,7 @@ export class Backlog {
     if (this.#effects.length >= 2 * MAX_BACKLOG) this.#effects.splice(0, MAX_BACKLOG);
   }
 
-  /** Takes over the history of a primary, without the earlier writes. */
+  /** Adopts the history of a primary, without its earlier writes. */
   restart(id: string, offset: number): void {
     this.id = id;
     [this.secondId, this.secondOffset] = [NO_HISTORY, -1];
@@ -79,20 +79,20 @@ export class Backlog {
     this.#effects = [];
   }
 
-  /** Goes on with another name: after a failover, or after that of the primary. */
+  /** Continues with another name, after a failover of this server or of its primary. */
   rename(id: string): void {
     if (id === this.id) return;
     [this.secondId, this.secondOffset] = [this.id, this.#offset];
     this.id = id;
   }
 
-  /** Tells if a server with that history and offset only lacks writes of this backlog. */
+  /** Checks whether a server with this history and offset lacks only writes of this backlog. */
   covers(id: string, offset: number): boolean {
     const isSame = offset <= this.commonWith(id, offset);
     return isSame && (this.#effects[0]?.offset ?? this.#offset + 1) <= offset + 1;
   }
 
-  /** Offset up to which a server with that history and offset has the same writes. */
+  /** Offset up to which a server with this history and offset has the same writes. */
   commonWith(id: string, offset: number): number {
     const until = id === this.id ? this.#offset : id === this.secondId ? this.secondOffset : 0;
     return Math.min(offset, until);
@@ -123,7 +123,7 @@ export class Backlog {
   }
 }
 
-/** Name that stands for no history. */
+/** Name of an unknown history. */
 export const NO_HISTORY: string = "0".repeat(40);
 
 function keysOf(command: Command): readonly ByteString[] {
@@ -137,16 +137,16 @@ export function applyEffect(keys: Keyspace, effect: Effect): void {
 }
 
 /**
- * Writes that outlast the end of a server:
+ * Writes that survive the end of a server:
  *
- * - `none`: no write does.
+ * - `none`: none.
  * - `snapshot`: all before the newest snapshot (`save`).
- * - `everysec`: all; after a loss of power, all before the newest second (`appendfsync everysec`).
+ * - `everysec`: all; after a power loss, all before the last second (`appendfsync everysec`).
  * - `always`: all (`appendfsync always`).
  */
 export type RedisPersistence = "none" | "snapshot" | "everysec" | "always";
 
-/** Files of a server: the writes that outlast a life. */
+/** Files of a server: the writes that survive a life. */
 export class Disk {
   readonly #persistence: RedisPersistence;
   readonly #copy = new Keyspace();
@@ -157,7 +157,7 @@ export class Disk {
   /**
    * Creates empty files.
    *
-   * @param persistence Writes that outlast the end of the server.
+   * @param persistence Writes that survive the end of the server.
    */
   constructor(persistence: RedisPersistence) {
     this.#persistence = persistence;
@@ -169,7 +169,7 @@ export class Disk {
     return this.#durable < this.#offset;
   }
 
-  /** Takes a write. */
+  /** Adds a write. */
   write(effect: Effect): void {
     this.#offset = effect.offset;
     if (this.#persistence === "none") return;
@@ -178,12 +178,12 @@ export class Disk {
     if (this.#tail.length >= MAX_TAIL) this.#fold();
   }
 
-  /** Makes all writes so far outlast a loss of power: a snapshot, or a flush of the file. */
+  /** Makes all writes so far survive a power loss: a snapshot, or a flush of the file. */
   sync(): void {
     this.#durable = this.#offset;
   }
 
-  /** Starts anew with the keys of a primary. */
+  /** Starts over with the keys of a primary. */
   replace(data: Dataset, offset: number): void {
     this.#copy.data = data.clone();
     this.#tail = [];
@@ -195,7 +195,7 @@ export class Disk {
    *
    * @param data The keys at the end of the last life.
    * @param isPowerLoss True if the machine lost power.
-   * @returns The keys that are left, and the offset of the newest write that is left.
+   * @returns The remaining keys, and the offset of the newest remaining write.
    */
   recover(data: Dataset, isPowerLoss: boolean): { data: Dataset; offset: number } | undefined {
     if (this.#persistence === "none") return undefined;

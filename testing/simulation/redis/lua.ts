@@ -1,6 +1,6 @@
 /**
- * Scripts of Redis, run by the same language: Lua 5.1, compiled to WebAssembly. Numbers, patterns and
- * errors are the same as in Redis, which embeds Lua 5.1 too.
+ * Redis scripts, run by Lua 5.1 compiled to WebAssembly. Numbers, patterns and errors are the same
+ * as in Redis, which also embeds Lua 5.1.
  */
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
@@ -27,7 +27,7 @@ const REGISTRY = -10_000;
 /** Types of Lua, by number. */
 const LUA = { nil: 0, boolean: 1, number: 3, string: 4, table: 5 } as const;
 
-/** Functions of the interpreter in WebAssembly: those of `lua.h`, with pointers as numbers. */
+/** Functions of the interpreter in WebAssembly, from `lua.h`, with pointers as numbers. */
 interface LuaModule {
   readonly HEAPU8: Uint8Array;
   readonly HEAP32: Int32Array;
@@ -66,8 +66,9 @@ interface LuaModule {
 export type ScriptCall = (command: Command) => Reply;
 
 /**
- * Libraries that scripts see, in the words of Redis's own start: an error is a table with a place,
- * of which `pcall` returns the text, and globals are closed. A function that the model lacks is refused by name.
+ * Libraries for scripts, set up as by Redis: an error is a table with a location, of which `pcall`
+ * returns the text, and globals are read-only. A function that the model lacks throws an error that
+ * names it.
  */
 const START = `
 local host, getinfo = host, debug.getinfo
@@ -124,19 +125,21 @@ return function(failure)
 end
 `;
 
-/** Bytes of a place for short strings, which most words of commands are. */
+/** Size of the buffer for short strings, which most words of commands are. */
 const DESK_BYTES = 256;
 
-/** The interpreter of scripts. One serves all servers of a process: scripts share no state. */
+/**
+ * The interpreter of scripts. One serves all servers of a process, because scripts share no state.
+ */
 export class ScriptEngine {
   static #loading: Promise<ScriptEngine> | undefined;
   readonly #lua: LuaModule;
   readonly #state: number;
-  /** Place for the length of a string. */
+  /** Buffer for the length of a string. */
   readonly #length: number;
-  /** Place for one short string. */
+  /** Buffer for one short string. */
   readonly #desk: number;
-  /** Places of the few names, kept for good. */
+  /** Buffers of the few names, kept permanently. */
   readonly #names = new Map<string, number>();
   /** Compiled scripts by hash, the least recently used first. */
   readonly #scripts = new Map<ByteString, number>();
@@ -166,8 +169,8 @@ export class ScriptEngine {
   }
 
   /**
-   * Loads the interpreter, once in a process. The load takes real time: a simulation waits
-   * before the first event.
+   * Loads the interpreter once per process. This takes real time, so a simulation waits for it
+   * before its first event.
    */
   static load(): Promise<ScriptEngine> {
     return this.#loading ??= import("wasmoon-lua5.1").then(async (library) => {
@@ -179,9 +182,9 @@ export class ScriptEngine {
   }
 
   /**
-   * Compiles a script, unless that is done.
+   * Compiles a script once.
    *
-   * @returns An error reply if the script has a mistake.
+   * @returns An error reply if the script is invalid.
    */
   compile(hash: ByteString, code: ByteString): ErrorReply | undefined {
     if (this.#scripts.has(hash)) return undefined;
@@ -204,7 +207,8 @@ export class ScriptEngine {
    * Runs a script.
    *
    * @param input `KEYS` and `ARGV`.
-   * @param call Runs the commands of the script; an empty command has a word of a wrong type.
+   * @param call Runs the commands of the script; a command with a word of a wrong type is passed as
+   * empty.
    */
   run(
     { hash, code }: { readonly hash: ByteString; readonly code: ByteString },
@@ -244,8 +248,8 @@ export class ScriptEngine {
   }
 
   /**
-   * Defines a function of the host, a field of the table on top. `run` pushes the results, and
-   * returns `true` to throw the last one.
+   * Defines a host function as a field of the top table. `run` pushes the results, and returns
+   * `true` to throw the last one.
    */
   #define(name: string, run: () => boolean | void): void {
     const lua = this.#lua;
@@ -259,7 +263,7 @@ export class ScriptEngine {
         this.#push("ERR the model of Redis failed");
         throws = true;
       }
-      // Outside of the block above, as the interpreter leaves by an exception.
+      // Outside of the block above, because the interpreter exits with an exception.
       return throws ? lua._lua_error(this.#state) : lua._lua_gettop(this.#state) - before;
     }, "ii");
     lua._lua_pushcclosure(this.#state, pointer, 0);
@@ -390,7 +394,7 @@ export class ScriptEngine {
     );
   }
 
-  /** Reads a text of a table. */
+  /** Reads a string field of a table. */
   #field(table: number, name: string): ByteString | undefined {
     const lua = this.#lua;
     lua._lua_getfield(this.#state, table, this.#nameOf(name));
@@ -413,12 +417,12 @@ export class ScriptEngine {
       : Buffer.from(buffer, byteOffset + pointer, length).toString("latin1");
   }
 
-  /** Copies bytes to the memory of the interpreter; the caller frees these. */
+  /** Copies bytes to the interpreter's memory; the caller frees them. */
   #copy(bytes: ByteString): number {
     return this.#write(bytes, this.#lua._malloc(bytes.length + 1));
   }
 
-  /** Writes bytes, and a zero behind, to a place in the memory of the interpreter. */
+  /** Writes bytes and a final zero to the interpreter's memory. */
   #write(bytes: ByteString, pointer: number): number {
     const { HEAPU8 } = this.#lua;
     const { length } = bytes;

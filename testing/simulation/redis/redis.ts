@@ -11,7 +11,7 @@ import { ScriptEngine } from "./lua.ts";
 import { RedisServer } from "./server.ts";
 import type { EvictionPolicy } from "./values.ts";
 
-/** A server of a {@linkcode SimulatedRedis}, with the faults that it can have. */
+/** A server of a {@linkcode SimulatedRedis}, with its faults. */
 export interface SimulatedRedisServer {
   /** The host, which can be killed and frozen. */
   readonly host: Host;
@@ -19,11 +19,11 @@ export interface SimulatedRedisServer {
   readonly isReplica: boolean;
   /** Names of all keys. */
   readonly keys: readonly string[];
-  /** Bytes that all keys take. */
+  /** Bytes of all keys. */
   readonly bytes: number;
   /** Number of open connections of clients with subscriptions. */
   readonly subscribers: number;
-  /** Number of subscriptions of all clients: a channel counts once for each connection. */
+  /** Number of subscriptions of all clients; a channel counts once per connection. */
   readonly subscriptions: number;
   /**
    * Makes each command take time.
@@ -32,37 +32,40 @@ export interface SimulatedRedisServer {
    */
   slow(commandMs: number): void;
   /**
-   * Runs a script of another program for a while: no answer at first, then errors of the kind `BUSY`.
+   * Simulates a long script of another program: first no replies, then `BUSY` errors.
    *
-   * @param ms Time of the script, in milliseconds.
+   * @param ms Duration of the script, in milliseconds.
    */
   busy(ms: number): void;
   /**
    * Makes a replica apply writes later.
    *
-   * @param ms Time after the arrival, in milliseconds; 0 for none.
+   * @param ms Delay after the arrival, in milliseconds; 0 for none.
    */
   lag(ms: number): void;
   /**
-   * Bounds the memory of all keys, and evicts keys at once if there are too many.
+   * Limits the memory of all keys, and evicts keys immediately if there are too many.
    *
-   * @param maxBytes Bytes; 0 for no bound.
-   * @param policy Choice of the keys that go; `noeviction` refuses writes.
+   * @param maxBytes Bytes; 0 for no limit.
+   * @param policy Choice of the evicted keys; `noeviction` rejects writes.
    */
   limitMemory(maxBytes: number, policy?: EvictionPolicy): void;
   /**
-   * Answers each write with an error, as while no replica is there or a disk fails.
+   * Rejects each write with an error, as without a replica or with a failing disk.
    *
-   * @param error The error; none to take writes again.
+   * @param error The error; none to accept writes again.
    */
   refuseWrites(error?: string): void;
-  /** Forgets all scripts, as `SCRIPT FLUSH` does. */
+  /** Removes all scripts, as `SCRIPT FLUSH` does. */
   flushScripts(): void;
-  /** Removes all keys, as a person does with `FLUSHALL`. */
+  /** Removes all keys, as `FLUSHALL` does. */
   flushAll(): void;
-  /** Ends the connections of subscribers, as a full output does (`client-output-buffer-limit`). */
+  /**
+   * Closes the connections of subscribers, as a full output buffer does
+   * (`client-output-buffer-limit`).
+   */
   dropSubscribers(): void;
-  /** Ends the connections of all clients, as `CLIENT KILL` does. */
+  /** Closes the connections of all clients, as `CLIENT KILL` does. */
   dropClients(): void;
 }
 
@@ -75,7 +78,7 @@ export interface SimulatedRedisOptions {
   /** Hosts of the servers: the primary, and any number of replicas. */
   readonly hosts: readonly [Host, ...Host[]];
   /**
-   * Writes that outlast the end of a server.
+   * Writes that survive the end of a server.
    *
    * @default {"none"}
    */
@@ -87,7 +90,7 @@ export interface SimulatedRedisOptions {
    */
   readonly snapshotMs?: number | undefined;
   /**
-   * Time of loading the files at a start, in milliseconds.
+   * Duration of loading the files at a start, in milliseconds.
    *
    * @default {0}
    */
@@ -107,16 +110,16 @@ const OPTIONS: OptionKinds<SimulatedRedisOptions> = {
 };
 
 /**
- * A simulated Redis 7, for `RedisBroker` and any program with the commands of that broker.
+ * A simulated Redis 7, for `RedisBroker` and any program that uses the same commands.
  *
- * - **Semantics** of the commands and scripts are compared with the installed `redis-server`. Scripts
- *   run as they are, on Lua 5.1.
- * - **Clients** connect as behind Sentinel: each attempt finds the present primary.
+ * - **Semantics** of commands and scripts are tested against the installed `redis-server`. Scripts
+ *   run unchanged, on Lua 5.1.
+ * - **Clients** connect as with Sentinel: each attempt finds the current primary.
  * - **Losses** of acknowledged writes are those that Redis documents: a restart without the newest
- *   writes, and a failover to a replica without the newest writes. `onLost` receives each.
+ *   writes, and a failover to a replica without the newest writes. `onLost` receives each loss.
  *
- * Faults follow the documentation of Redis and the reports of Jepsen, and are not compared with real
- * servers: `docs/internals/simulation.md` has the sources.
+ * Faults follow the Redis documentation and Jepsen reports, and are not tested against real
+ * servers: see `docs/internals/simulation.md` for the sources.
  *
  * @example A server on a Redis that loses all keys
  * ```ts
@@ -177,7 +180,7 @@ export class SimulatedRedis {
   }
 
   /**
-   * Starts the servers. Loads the interpreter of scripts, which takes real time: wait before the
+   * Starts the servers. Loads the script interpreter, which takes real time: await this before the
    * simulation runs.
    *
    * @param options See {@linkcode SimulatedRedisOptions}.
@@ -188,16 +191,16 @@ export class SimulatedRedis {
     return new SimulatedRedis(options, await ScriptEngine.load());
   }
 
-  /** The primary that clients find. */
+  /** The current primary. */
   get primary(): SimulatedRedisServer {
     return this.#primary;
   }
 
   /**
-   * Makes a client of a program on a host, for the option `client` of `RedisBroker`. The client
-   * connects at the first command.
+   * Creates a client of a program on a host, for the option `client` of `RedisBroker`. The client
+   * connects with its first command.
    *
-   * @param host The host of the program, in the present life.
+   * @param host The program's host, in its current life.
    * @returns The client.
    */
   client(host: Host): RedisClient {
@@ -209,7 +212,7 @@ export class SimulatedRedis {
     }, { lazyConnect: true });
   }
 
-  /** Starts the servers whose hosts have ended; the others than the primary are replicas. */
+  /** Restarts the servers whose hosts have ended; all but the primary are replicas. */
   restart(): void {
     for (const server of this.#servers) {
       if (server === this.#primary) server.start();
@@ -219,13 +222,13 @@ export class SimulatedRedis {
 
   /**
    * Makes the replica with the newest writes the primary. Acknowledged writes that have not reached
-   * that replica are lost. An old primary that lives takes commands until `demoteAfterMs`: for a while
-   * there are two.
+   * this replica are lost. A live old primary accepts commands until `demoteAfterMs`, so for a
+   * while there are two.
    *
    * @param options `demoteAfterMs`: time until the old primary becomes a replica, in milliseconds.
-   * `keepClients`: the clients of the old primary stay connected then, as without Sentinel, and
-   * leave when a write is refused.
-   * @returns `false` without a replica that lives.
+   * `keepClients`: the clients of the old primary then stay connected, as without Sentinel, until a
+   * write is rejected.
+   * @returns `false` without a live replica.
    */
   failOver(
     { demoteAfterMs = 1_000, keepClients = false }: {

@@ -15,19 +15,19 @@ interface Requirement {
   readonly fn: () => void | Promise<void>;
 }
 
-/** Error of the clock of each further node, in milliseconds. */
+/** Clock error of each further node, in milliseconds. */
 const AHEAD_MS = 20_000;
 
-/** Runs the requirements in simulations of their own. */
+/** Runs each requirement in its own simulation. */
 class Bench {
   simulation = new Simulation({ seed: 0 });
   network = new SimulatedNetwork(this.simulation);
   redis!: SimulatedRedis;
   #nodes = 0;
 
-  /** Makes the broker of a new node. */
+  /** Creates the broker of a new node. */
   node(): RedisBroker {
-    // Leases and expiry follow the engine, whatever the clock of a node says.
+    // Leases and expiry follow the broker's clock, not the nodes' clocks.
     const offsetMs = this.#nodes * AHEAD_MS;
     const host = this.simulation.host(`node${this.#nodes++}`, { offsetMs });
     return new RedisBroker({ client: this.redis.client(host) }, { runtime: host.runtime });
@@ -54,7 +54,7 @@ class Bench {
   }
 }
 
-/** Collects the tests of the suite, in place of `Deno.test`. */
+/** Collects the tests of the suite, instead of `Deno.test`. */
 function requirements(bench: Bench): Requirement[] {
   const all: Requirement[] = [];
   const registry: { test: unknown } = Deno;
@@ -70,7 +70,7 @@ function requirements(bench: Bench): Requirement[] {
   return all;
 }
 
-Deno.test("RedisBroker passes the conformance suite on a simulated Redis, alike twice", async () => {
+Deno.test("RedisBroker passes the conformance suite on a simulated Redis, twice the same way", async () => {
   const bench = new Bench();
   const all = requirements(bench);
   assert(all.length > 100, `${all.length} requirements`);

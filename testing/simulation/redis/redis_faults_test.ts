@@ -12,7 +12,7 @@ interface Stage {
   readonly redis: SimulatedRedis;
   readonly client: SimulatedRedisClient;
   readonly losses: RedisLoss[];
-  /** Sends a command, and lets time pass until the reply is there. */
+  /** Sends a command, and advances time until the reply arrives. */
   run(...command: [name: string, ...args: string[]]): Promise<unknown>;
 }
 
@@ -67,7 +67,7 @@ for (
     redis.primary.host.kill({ power });
     await simulation.run(500);
     redis.restart();
-    // The client has not heard of a loss of power.
+    // The client was not notified of the power loss.
     client.disconnect(true);
     assertEquals(redis.primary.keys, left);
     const lost = ["old", "newer", "newest"].slice(left.length);
@@ -90,7 +90,7 @@ for (
   });
 }
 
-Deno.test("SimulatedRedis names its history anew at a restart and a failover", async () => {
+Deno.test("SimulatedRedis renames its history at a restart and a failover", async () => {
   const { simulation, redis, run } = await stage({ replicas: 1 });
   const ids = async () => {
     const info = `${await run("INFO", "replication")}`;
@@ -112,7 +112,7 @@ Deno.test("SimulatedRedis names its history anew at a restart and a failover", a
   assert(third !== second);
 });
 
-Deno.test("SimulatedRedis.failOver() loses the writes that reached no replica, and tells which", async () => {
+Deno.test("SimulatedRedis.failOver() loses the writes that reached no replica, and reports them", async () => {
   const { simulation, redis, run, losses } = await stage({ replicas: 2 });
   await simulation.run(1_000);
   await run("SET", "replicated", "1");
@@ -121,7 +121,7 @@ Deno.test("SimulatedRedis.failOver() loses the writes that reached no replica, a
   await run("SET", "lost", "1");
   assert(redis.failOver({ demoteAfterMs: 2_000 }));
   assert(redis.primary !== primary);
-  // The client still has the old primary: there are two.
+  // The client still uses the old primary: there are two.
   await run("SET", "split", "1");
   assertEquals([...primary!.keys], ["replicated", "lost", "split"]);
   assertEquals(losses, []);
@@ -134,7 +134,7 @@ Deno.test("SimulatedRedis.failOver() loses the writes that reached no replica, a
   assertEquals([primary!.isReplica, redis.primary.isReplica], [true, false]);
 });
 
-Deno.test("SimulatedRedis tells all writes of a primary that began anew as lost, if an older replica leads", async () => {
+Deno.test("SimulatedRedis reports all writes of a restarted primary as lost if an older replica leads", async () => {
   const { simulation, redis, client, run, losses } = await stage({ replicas: 1 });
   await simulation.run(1_000);
   for (const key of ["a", "b", "c"]) await run("SET", key, "1");
@@ -142,7 +142,7 @@ Deno.test("SimulatedRedis tells all writes of a primary that began anew as lost,
   replica!.host.freeze();
   primary!.host.kill({ power: true });
   redis.restart();
-  void client.call("PING"); // Without an answer: the client notices the loss of power.
+  void client.call("PING"); // Without a reply: the client detects the power loss.
   await simulation.run(1_000);
   await run("SET", "anew", "1");
   replica!.host.thaw();
@@ -155,7 +155,7 @@ Deno.test("SimulatedRedis tells all writes of a primary that began anew as lost,
   for (const server of redis.servers) assertEquals([...server.keys].sort(), ["a", "b", "c"]);
 });
 
-Deno.test("SimulatedRedis sends a replica that comes back only the writes that it lacks", async () => {
+Deno.test("SimulatedRedis sends a reconnecting replica only the writes that it lacks", async () => {
   const { simulation, network, redis, run } = await stage({ replicas: 1 });
   const [primary, replica] = redis.servers.map(({ host }) => host);
   await simulation.run(1_000);
@@ -173,7 +173,7 @@ Deno.test("SimulatedRedis sends a replica that comes back only the writes that i
   assertEquals(redis.servers[1]!.keys, ["a", "b", "c"]);
 });
 
-Deno.test("RedisServer.limitMemory() refuses writes, or evicts keys by the policy", async () => {
+Deno.test("RedisServer.limitMemory() rejects writes, or evicts keys by the policy", async () => {
   for (
     const [policy, gone] of [
       ["noeviction", undefined],
@@ -185,7 +185,7 @@ Deno.test("RedisServer.limitMemory() refuses writes, or evicts keys by the polic
     await run("SET", "oldest", "1");
     await run("SET", "late", "1", "PX", "90000");
     await run("SET", "soon", "1", "PX", "60000");
-    // Few keys: each one is among the samples, sooner or later.
+    // With few keys, each is among the samples sooner or later.
     redis.primary.limitMemory(redis.primary.bytes - 1, policy);
     if (gone === undefined) {
       await assertRejects(
@@ -210,7 +210,7 @@ Deno.test("RedisServer.limitMemory() refuses writes, or evicts keys by the polic
   }
 });
 
-Deno.test("RedisServer answers LOADING, BUSY and READONLY, and clients get over these", async () => {
+Deno.test("RedisServer replies with LOADING, BUSY and READONLY, and clients recover", async () => {
   const { simulation, redis, client, run } = await stage({ replicas: 1, loadingMs: 3_000 });
   await run("SET", "a", "1");
   redis.primary.busy(8_000);
@@ -226,7 +226,7 @@ Deno.test("RedisServer answers LOADING, BUSY and READONLY, and clients get over 
   await simulation.run(5_000);
   assertEquals([client.status, await run("GET", "a")], ["ready", null]);
 
-  // Clients that are not told of the failover: writes are refused, publications still come.
+  // Clients that are not notified of the failover: writes are rejected, publications still arrive.
   const heard: string[] = [];
   const subscriber = client.duplicate();
   subscriber.on("message", (channel, message) => heard.push(`${channel} ${message}`));
@@ -254,7 +254,7 @@ Deno.test("RedisServer answers LOADING, BUSY and READONLY, and clients get over 
   assertEquals(heard, ["news from the new primary"]);
 });
 
-Deno.test("RedisServer ends subscribers that read too slowly, and forgets scripts on demand", async () => {
+Deno.test("RedisServer disconnects subscribers that read too slowly, and removes scripts on demand", async () => {
   const { simulation, network, redis, client, run } = await stage();
   const slow = client.duplicate();
   slow.on("error", () => {});
@@ -301,7 +301,7 @@ Deno.test("RedisServer.slow() makes commands take time, in order", async () => {
   assertEquals(order.map((text) => text[0]), ["a", "b", "c"]);
 });
 
-Deno.test("SimulatedRedis expires keys by the clock of its host, and refuses unknown commands by name", async () => {
+Deno.test("SimulatedRedis expires keys by its host's clock, and rejects unknown commands by name", async () => {
   const { simulation, redis, run } = await stage();
   await run("SET", "a", "1", "PX", "5000");
   redis.primary.host.jumpClock(6_000);

@@ -11,7 +11,7 @@ import { SimulatedRedis } from "./redis.ts";
 /** Calls of one sequence. */
 const CALLS = 400;
 
-/** Time between two calls, half of which separates each deadline from the calls, in milliseconds. */
+/** Time between two calls, in milliseconds; each deadline is half of it away from the calls. */
 const STEP_MS = 1_000;
 
 /** Time to live of a log, and of a lease, in milliseconds. */
@@ -21,19 +21,19 @@ const IDS = ["a", "b"] as const;
 const FORKS = ["x", "y", "z"] as const;
 const ENDS = [{}, { error: "broken", code: "failed" }] as const;
 
-/** A result without members that are undefined. */
+/** A result without undefined members. */
 function plain(result: unknown): unknown {
   return result === undefined ? undefined : JSON.parse(JSON.stringify(result));
 }
 
 type Call = (logs: BrokerLogs) => Promise<unknown>;
 
-/** Takes an option in one of several calls. */
+/** Uses an option in one of several calls. */
 function perhaps<T extends object>(random: Random, option: T, oneIn = 4): T | object {
   return random.below(oneIn) === 0 ? option : {};
 }
 
-/** A call, the same for equal random numbers. */
+/** A call, determined by the random numbers. */
 function randomCall(random: Random): Call {
   const id = random.pick(IDS);
   const identity = random.pick(["identity", "another0"]);
@@ -80,7 +80,7 @@ function randomCall(random: Random): Call {
   return random.pick([0, 1, 1, 1, 1, 1, 1, 2, 3, 4].map((kind) => kinds[kind]!))();
 }
 
-Deno.test("RedisBroker decides changes of logs as MemoryBroker does, for random calls", async () => {
+Deno.test("RedisBroker decides log changes as MemoryBroker does, for random calls", async () => {
   const seen = new Set<string>();
   for (let seed = 1; seed <= 8; seed++) {
     const simulation = new Simulation({ seed });

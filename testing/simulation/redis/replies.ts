@@ -2,7 +2,7 @@
 import { Buffer } from "node:buffer";
 
 /**
- * Bytes as a text: one character from 0 to 255 for each byte. Keys, values and messages of the model
+ * Bytes as a text: one character between 0 and 255 per byte. Keys, values and messages of the model
  * are byte strings, so that any payload passes unchanged.
  */
 export type ByteString = string;
@@ -34,14 +34,14 @@ export class ErrorReply {
   }
 }
 
-/** A reply; a text is a bulk reply, and `null` stands for a missing one. */
+/** A reply; a text is a bulk reply, and `null` a missing one. */
 export type Reply = ByteString | number | null | StatusReply | ErrorReply | readonly Reply[];
 
 /** The status reply `OK`. */
 export const OK: StatusReply = new StatusReply("OK");
 
 /**
- * Makes a byte string.
+ * Creates a byte string.
  *
  * @param value A text, which is encoded as UTF-8, a number, or bytes.
  */
@@ -59,7 +59,7 @@ export function textOf(bytes: ByteString): string {
 }
 
 /**
- * Measures a command or a reply on the wire (RESP2).
+ * Computes the encoded size of a command or a reply (RESP2).
  *
  * @returns Number of bytes.
  */

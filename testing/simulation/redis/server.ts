@@ -1,4 +1,4 @@
-/** A Redis server on a host: one thread that runs commands in order, from one life to the next. */
+/** A Redis server on a host: one thread that runs commands in order, across lives. */
 import type { Host } from "../host.ts";
 import type { SimulatedNetwork } from "../network/network.ts";
 import type { SimulatedSocket } from "../network/sockets.ts";
@@ -29,31 +29,31 @@ import { Dataset, type EvictionPolicy } from "./values.ts";
 
 export const REDIS_PORT = 6_379;
 
-/** Bytes of a subscriber's output at which Redis ends the connection (`hard` of the default). */
+/** Bytes of a subscriber's output at which Redis closes the connection (default hard limit). */
 const MAX_OUTPUT_BYTES = 33_554_432;
 
-/** Bytes of a subscriber's output that Redis bears for a while (`soft` of the default). */
+/** Bytes of a subscriber's output that Redis tolerates for a while (default soft limit). */
 const LONG_OUTPUT_BYTES = 8_388_608;
 
-/** Time for which Redis bears a long output, in milliseconds. */
+/** Time for which Redis tolerates a long output, in milliseconds. */
 const LONG_OUTPUT_MS = 60_000;
 
 /** Most commands of one connection that wait for a slow server. */
 const MAX_WAITING_COMMANDS = 1_000_000;
 
-/** Time after which a script that runs makes Redis answer BUSY, in milliseconds. */
+/** Time after which a running script makes Redis reply with BUSY, in milliseconds. */
 const BUSY_AFTER_MS = 5_000;
 
-/** Interval of pings on the connection to a replica, in milliseconds (`repl-ping-replica-period`). */
+/** Ping interval on the connection to a replica, in milliseconds (`repl-ping-replica-period`). */
 const REPLICA_PING_MS = 10_000;
 
-/** Silence after which the connection of a replica is over, in milliseconds (`repl-timeout`). */
+/** Silence after which the connection of a replica closes, in milliseconds (`repl-timeout`). */
 const REPLICA_TIMEOUT_MS = 60_000;
 
-/** Wait before a replica connects again, in milliseconds. */
+/** Pause before a replica reconnects, in milliseconds. */
 const REPLICA_RETRY_MS = 1_000;
 
-/** Commands that a loading server takes. */
+/** Commands that a loading server accepts. */
 const WHILE_LOADING = new Set(["CLIENT", "INFO", "PUBLISH", "QUIT", "SUBSCRIBE", "UNSUBSCRIBE"]);
 
 /** Commands of a connection with subscriptions. */
@@ -61,15 +61,15 @@ const OF_SUBSCRIBERS = new Set(
   "PING QUIT SUBSCRIBE UNSUBSCRIBE SSUBSCRIBE SUNSUBSCRIBE".split(" "),
 );
 
-/** Commands without a key, which each server of a cluster takes. */
+/** Commands without a key, which each server of a cluster accepts. */
 const WITHOUT_KEY = new Set(
   "CLIENT INFO PING PUBLISH QUIT SELECT SUBSCRIBE TIME UNSUBSCRIBE".split(" "),
 );
 
-/** Beginning of the names of channels that stay in their shard, among all channels. */
+/** Prefix for the names of sharded channels among all channels. */
 const SHARD = "\0shard:";
 
-/** Commands that are not on keys, with the numbers of words. */
+/** Commands that are not on keys, with their numbers of words. */
 const OTHER_COMMANDS: ReadonlyMap<string, number> = new Map([
   ["CLIENT", -2],
   ["EVAL", -3],
@@ -104,7 +104,7 @@ class ReplicaHello {
   }
 }
 
-/** Message to a replica: the whole data, the next writes, a publication, or a ping. */
+/** Message to a replica: all data, the next writes, a publication, or a ping. */
 type ReplicaMessage =
   | { readonly channel: ByteString; readonly message: ByteString }
   | { readonly id: string; readonly offset: number; readonly data: Dataset | undefined }
@@ -112,13 +112,16 @@ type ReplicaMessage =
   | "ping";
 
 interface RedisServerSettings {
-  /** Writes that outlast the end of a server. */
+  /** Writes that survive the end of a server. */
   readonly persistence: RedisPersistence;
   /** Interval of snapshots, in milliseconds. */
   readonly snapshotMs: number;
-  /** Time of loading the files at a start, in milliseconds. */
+  /** Duration of loading the files at a start, in milliseconds. */
   readonly loadingMs: number;
-  /** Tells the slot and the address of the server that has a key or channel of a cluster, if another. */
+  /**
+   * Returns the slot and address of the cluster's server for a key or channel, if it is another
+   * server.
+   */
   readonly movedTo?: ((key: ByteString) => string | undefined) | undefined;
 }
 
@@ -135,7 +138,7 @@ interface RedisServerParts {
 /** A connection of a client or a replica. */
 interface Connection {
   readonly socket: SimulatedSocket;
-  /** Replies that go out when the running event ends. */
+  /** Replies that are sent when the running event ends. */
   output: Reply[];
   /** Commands that wait for a slow server. */
   waiting: number;
@@ -146,7 +149,7 @@ interface Connection {
   replicaMs: number | undefined;
 }
 
-/** Commands of one connection that wait. */
+/** Waiting commands of one connection. */
 interface Task {
   readonly connection: Connection;
   readonly commands: readonly Command[];
@@ -156,8 +159,8 @@ interface Task {
  * A Redis server on a host.
  *
  * - **Commands** run one after the other, each in one step; scripts as well.
- * - **A life** ends with the host; `start()` begins another one with the keys in the files.
- * - **A primary** sends each write to all replicas; a replica refuses writes of clients.
+ * - **A life** ends with the host; `start()` starts another one with the keys in the files.
+ * - **A primary** sends each write to all replicas; a replica rejects writes of clients.
  */
 export class RedisServer {
   readonly host: Host;
@@ -170,7 +173,7 @@ export class RedisServer {
   readonly #random: () => number;
   readonly #keys = new Keyspace();
   #backlog: Backlog;
-  /** Scripts by hash: gone with the process. */
+  /** Scripts by hash; lost with the process. */
   #scripts = new Map<ByteString, ByteString>();
   #connections = new Set<Connection>();
   #channels = new Map<ByteString, Set<Connection>>();
@@ -186,7 +189,7 @@ export class RedisServer {
   #loadingUntilMs = 0;
   #heldUntilMs = 0;
   #busyUntilMs = 0;
-  /** Answer to each write; none while the server takes writes. */
+  /** Reply to each write; none while the server accepts writes. */
   #refusal: ErrorReply | undefined;
   #commandMs = 0;
   #lagMs = 0;
@@ -195,7 +198,7 @@ export class RedisServer {
     policy: "noeviction",
   };
 
-  /** Starts a server with no keys, on a host that runs. */
+  /** Starts a server without keys, on a running host. */
   constructor({ simulation, network, host, scripts, settings, onLost }: RedisServerParts) {
     this.host = host;
     this.#simulation = simulation;
@@ -219,7 +222,7 @@ export class RedisServer {
     return this.#backlog.offset;
   }
 
-  /** Bytes that all keys take. */
+  /** Bytes of all keys. */
   get bytes(): number {
     return this.#keys.data.bytes;
   }
@@ -234,21 +237,21 @@ export class RedisServer {
     return [...this.#connections].filter(({ channels }) => channels.size > 0).length;
   }
 
-  /** Number of subscriptions of all clients: a channel counts once for each connection. */
+  /** Number of subscriptions of all clients; a channel counts once per connection. */
   get subscriptions(): number {
     let count = 0;
     for (const { channels } of this.#connections) count += channels.size;
     return count;
   }
 
-  /** Channels that stay in their shard, each with the number of connections. */
+  /** Sharded channels, each with its number of connections. */
   get shardChannels(): readonly (readonly [channel: string, connections: number])[] {
     return [...this.#channels].filter(([name]) => name.startsWith(SHARD))
       .map(([name, connections]) => [name.slice(SHARD.length), connections.size] as const);
   }
 
   /**
-   * Begins a life after the end of the earlier one, with the keys that the files have.
+   * Starts a life after the end of the earlier one, with the keys in the files.
    *
    * @param primary The primary to follow; none to be the primary.
    */
@@ -261,7 +264,7 @@ export class RedisServer {
     this.#backlog = new Backlog(this.#newId());
     this.#backlog.restart(before.id, left?.offset ?? 0);
     this.#backlog.rename(this.#newId());
-    // Files name the history only if replicas took part.
+    // Files contain the history's name only if replicas have connected.
     if (left === undefined || !before.isShared) {
       [this.#backlog.secondId, this.#backlog.secondOffset] = [NO_HISTORY, -1];
     }
@@ -279,9 +282,9 @@ export class RedisServer {
   }
 
   /**
-   * Becomes a replica, which takes the data of the primary.
+   * Becomes a replica, which adopts the primary's data.
    *
-   * @param options `keepClients`: clients stay connected, and their writes are refused.
+   * @param options `keepClients`: clients stay connected, and their writes are rejected.
    */
   follow(
     primary: RedisServer,
@@ -327,9 +330,9 @@ export class RedisServer {
   }
 
   /**
-   * Runs a script of another program for a while: no answer at first, then errors of the kind `BUSY`.
+   * Simulates a long script of another program: first no replies, then `BUSY` errors.
    *
-   * @param ms Time of the script, in milliseconds.
+   * @param ms Duration of the script, in milliseconds.
    */
   busy(ms: number): void {
     const { nowMs } = this.#simulation;
@@ -340,17 +343,17 @@ export class RedisServer {
   /**
    * Makes a replica apply writes later.
    *
-   * @param ms Time after the arrival, in milliseconds; 0 for none.
+   * @param ms Delay after the arrival, in milliseconds; 0 for none.
    */
   lag(ms: number): void {
     this.#lagMs = ms;
   }
 
   /**
-   * Bounds the memory of all keys, and evicts keys at once if there are too many.
+   * Limits the memory of all keys, and evicts keys immediately if there are too many.
    *
-   * @param maxBytes Bytes; 0 for no bound.
-   * @param policy Choice of the keys that go.
+   * @param maxBytes Bytes; 0 for no limit.
+   * @param policy Choice of the evicted keys.
    */
   limitMemory(maxBytes: number, policy: EvictionPolicy = "noeviction"): void {
     this.#memory = { maxBytes, policy };
@@ -361,20 +364,20 @@ export class RedisServer {
   }
 
   /**
-   * Answers each write with an error, as while no replica is there or a disk fails.
+   * Rejects each write with an error, as without a replica or with a failing disk.
    *
-   * @param error The error; none to take writes again.
+   * @param error The error; none to accept writes again.
    */
   refuseWrites(error?: string): void {
     this.#refusal = error === undefined ? undefined : new ErrorReply(error);
   }
 
-  /** Forgets all scripts, as `SCRIPT FLUSH` does. */
+  /** Removes all scripts, as `SCRIPT FLUSH` does. */
   flushScripts(): void {
     this.#scripts.clear();
   }
 
-  /** Removes all keys, as a person does with `FLUSHALL`. */
+  /** Removes all keys, as `FLUSHALL` does. */
   flushAll(): void {
     if (!this.host.isAlive || this.isReplica) return;
     this.#tick();
@@ -383,7 +386,7 @@ export class RedisServer {
     this.#commit();
   }
 
-  /** Drops the keys and the subscriptions of slots that another server of the cluster has now. */
+  /** Drops the keys and subscriptions of slots that moved to another server of the cluster. */
   dropMoved(): void {
     const { movedTo } = this.#settings;
     if (!this.host.isAlive || movedTo === undefined) return;
@@ -398,14 +401,17 @@ export class RedisServer {
     this.#flush();
   }
 
-  /** Ends the connections of subscribers, as a full output does (`client-output-buffer-limit`). */
+  /**
+   * Closes the connections of subscribers, as a full output buffer does
+   * (`client-output-buffer-limit`).
+   */
   dropSubscribers(): void {
     for (const connection of [...this.#connections]) {
       if (connection.channels.size > 0) this.#end(connection);
     }
   }
 
-  /** Ends the connections of all clients, as `CLIENT KILL` does. */
+  /** Closes the connections of all clients, as `CLIENT KILL` does. */
   dropClients(): void {
     for (const connection of [...this.#connections]) {
       if (connection.replicaMs === undefined) this.#end(connection);
@@ -514,7 +520,7 @@ export class RedisServer {
     this.#keys.nowMs = this.host.runtime.now();
   }
 
-  /** Hands the writes of a command on to the file and the replicas. */
+  /** Passes the writes of a command to the file and the replicas. */
   #commit(): void {
     const commands = this.#keys.effects;
     if (commands.length === 0) return;
@@ -542,7 +548,7 @@ export class RedisServer {
     this.#dirty.add(connection);
   }
 
-  /** Sends the replies of all connections; ends subscribers that read too slowly. */
+  /** Sends the replies of all connections, and disconnects subscribers that read too slowly. */
   #flush(): void {
     const { nowMs } = this.#simulation;
     for (const connection of this.#dirty) {
@@ -564,7 +570,7 @@ export class RedisServer {
     this.#dirty.clear();
   }
 
-  /** Runs a command of a client; no reply for commands that answer by themselves. */
+  /** Runs a command of a client; no reply for commands that reply themselves. */
   #execute(connection: Connection, command: Command): Reply | undefined {
     const word = command[0] ?? "";
     const name = word.toUpperCase();
@@ -629,7 +635,7 @@ export class RedisServer {
     }
   }
 
-  /** Runs a command that clients and scripts have alike, unless it is one on keys. */
+  /** Runs a command for clients or scripts that is not on keys. */
   #runPlain(command: Command, name: string): Reply | undefined {
     switch (name) {
       case "INFO":
@@ -671,7 +677,7 @@ export class RedisServer {
       this.#scripts.set(hash, code);
     }
     const input = { keys: rest.slice(0, keyCount), args: rest.slice(keyCount) };
-    // A script that wrote once may go on: a full server refuses the first write or none.
+    // A script that has written may continue: a full server rejects the first write or none.
     let refusesWrites = isFull;
     const call = (command: Command) => {
       const reply = this.#executeInScript(command, refusesWrites);
@@ -720,7 +726,10 @@ export class RedisServer {
     this.#reply(connection, [verb.toLowerCase(), channel, connection.channels.size]);
   }
 
-  /** Names the server of a cluster that has the key or channel of a command, if another. */
+  /**
+   * Returns the redirection to the cluster's server for a command's key or channel, if it is
+   * another server.
+   */
   #moved(name: string, command: Command): ErrorReply | undefined {
     const { movedTo } = this.#settings;
     if (movedTo === undefined || WITHOUT_KEY.has(name)) return undefined;
@@ -737,7 +746,7 @@ export class RedisServer {
     return place === undefined ? undefined : new ErrorReply(`MOVED ${place}`);
   }
 
-  /** Answer to writes, where the server takes none. */
+  /** Reply to writes, if the server rejects them. */
   get #writeRefusal(): ErrorReply | undefined {
     return this.isReplica ? READONLY : this.#refusal;
   }
@@ -772,7 +781,7 @@ export class RedisServer {
     return all.size;
   }
 
-  /** Evicts keys while there are too many; `false` if memory is full then. */
+  /** Evicts keys while there are too many; `false` if memory is still full. */
   #evict(): boolean {
     const { maxBytes, policy } = this.#memory;
     const { data } = this.#keys;
@@ -827,7 +836,7 @@ export class RedisServer {
     }).join("\r\n");
   }
 
-  /** Answers a replica: with the missing writes, or the whole data. */
+  /** Replies to a replica with the missing writes, or all data. */
   #welcome(connection: Connection, { id, offset }: ReplicaHello): void {
     if (this.isReplica) return this.#end(connection);
     const { nowMs } = this.#simulation;
@@ -902,7 +911,7 @@ interface ReplicaLinkParts {
   readonly lagMs: () => number;
 }
 
-/** The connection of a replica to the primary, opened again after each end. */
+/** The connection of a replica to the primary, reopened after each close. */
 class ReplicaLink {
   readonly #simulation: Simulation;
   readonly #network: SimulatedNetwork;
@@ -910,7 +919,7 @@ class ReplicaLink {
   #socket: SimulatedSocket | undefined;
   #isStopped = false;
   #heardMs = 0;
-  /** Virtual time at which the newest message is applied, as messages stay in order. */
+  /** Virtual time at which the newest message is applied; messages stay in order. */
   #appliedMs = 0;
 
   constructor(simulation: Simulation, network: SimulatedNetwork, parts: ReplicaLinkParts) {
@@ -925,7 +934,7 @@ class ReplicaLink {
     return this.#socket !== undefined;
   }
 
-  /** Ends the connection for good; messages that are not applied yet are lost. */
+  /** Closes the connection permanently; unapplied messages are lost. */
   stop(): void {
     this.#isStopped = true;
     this.#socket?.close();
@@ -958,7 +967,7 @@ class ReplicaLink {
     });
   }
 
-  /** Ends a silent connection. */
+  /** Closes a silent connection. */
   #watch(socket: SimulatedSocket): void {
     this.#parts.host.after(REPLICA_TIMEOUT_MS / 2, () => {
       if (this.#socket !== socket) return;

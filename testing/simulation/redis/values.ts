@@ -1,28 +1,28 @@
 /** Keys and values of a Redis server, with the times at which keys expire. */
 import type { ByteString } from "./replies.ts";
 
-/** Bytes of a key beside name and value, about as in Redis. */
+/** Bytes of a key in addition to name and value, about as in Redis. */
 const KEY_BYTES = 96;
 
-/** Bytes of a field, a member or an entry beside the content. */
+/** Bytes of a field, member or entry in addition to its content. */
 const PART_BYTES = 32;
 
-/** Most keys among which one is chosen for eviction: the default of `maxmemory-samples`. */
+/** Number of keys among which one is chosen for eviction: the default of `maxmemory-samples`. */
 const SAMPLES = 5;
 
 /** Position of an entry in a stream: two numbers. */
 export type StreamId = readonly [first: number, second: number];
 
-/** An entry of a stream: a position, and fields with values in turn. */
+/** An entry of a stream: a position, and alternating fields and values. */
 export interface StreamEntry {
   /** Position of the entry. */
   readonly id: StreamId;
-  /** Fields and values in turn. */
+  /** Alternating fields and values. */
   readonly fields: readonly ByteString[];
 }
 
 export class StringValue {
-  /** Name of the type, as in the answer of `TYPE`. */
+  /** Name of the type, as in the reply of `TYPE`. */
   readonly type = "string";
   /** The content. */
   readonly text: ByteString;
@@ -113,7 +113,7 @@ export class SetValue {
     return true;
   }
 
-  /** Removes a member; `true` if the member was there. */
+  /** Removes a member; `true` if it existed. */
   delete(member: ByteString): boolean {
     if (!this.#members.delete(member)) return false;
     this.#bytes -= PART_BYTES + member.length;
@@ -170,7 +170,7 @@ export class SortedSetValue {
     return isNew;
   }
 
-  /** Removes a member; `true` if the member was there. */
+  /** Removes a member; `true` if it existed. */
   delete(member: ByteString): boolean {
     if (!this.#scores.delete(member)) return false;
     this.#bytes -= 2 * PART_BYTES + member.length;
@@ -207,19 +207,19 @@ export class StreamValue {
     return this.#bytes;
   }
 
-  /** Position of the newest entry that ever was in the stream. */
+  /** Position of the newest entry that was ever in the stream. */
   get last(): StreamId {
     return this.#last;
   }
 
-  /** Adds an entry behind all others. */
+  /** Adds an entry after all others. */
   add(entry: StreamEntry): void {
     this.#entries.push(entry);
     this.#last = entry.id;
     this.#bytes += bytesOfEntry(entry);
   }
 
-  /** Reads entries between two positions, both included; from the newest on if `isReverse`. */
+  /** Reads entries between two positions, both included; newest first if `isReverse`. */
   range(from: StreamId, to: StreamId, { count, isReverse }: {
     readonly count: number;
     readonly isReverse: boolean;
@@ -273,7 +273,7 @@ function bytesOfEntry({ fields }: StreamEntry): number {
   return PART_BYTES + fields.reduce((sum, text) => sum + text.length, 0);
 }
 
-/** A rule by which keys are evicted when memory is full. */
+/** A policy by which keys are evicted when memory is full. */
 export type EvictionPolicy =
   | "noeviction"
   | "allkeys-lru"
@@ -299,12 +299,12 @@ export class Dataset {
   #bytes = 0;
   #uses = 0;
 
-  /** Number of keys, expired ones included. */
+  /** Number of keys, including expired ones. */
   get size(): number {
     return this.#entries.size;
   }
 
-  /** Bytes that all keys take, about as in Redis. */
+  /** Bytes of all keys, about as in Redis. */
   get bytes(): number {
     return this.#bytes;
   }
@@ -327,7 +327,7 @@ export class Dataset {
     return this.#entries.get(key)?.expiresAt;
   }
 
-  /** Writes a value, and keeps the time at which a known key expires. */
+  /** Writes a value, and keeps the expiry of an existing key. */
   set(key: ByteString, value: Value): void {
     const known = this.#entries.get(key);
     if (known !== undefined) known.value = value;
@@ -341,7 +341,7 @@ export class Dataset {
     if (entry !== undefined) entry.expiresAt = expiresAt;
   }
 
-  /** Counts the bytes of a key again, after a change of the value. */
+  /** Recounts the bytes of a key, after a change of its value. */
   count(key: ByteString): void {
     const entry = this.#entries.get(key);
     if (entry === undefined) return;
@@ -350,7 +350,7 @@ export class Dataset {
     entry.bytes = bytes;
   }
 
-  /** Removes a key; `true` if the key was there. */
+  /** Removes a key; `true` if it existed. */
   delete(key: ByteString): boolean {
     const entry = this.#entries.get(key);
     if (entry === undefined) return false;
@@ -359,9 +359,9 @@ export class Dataset {
   }
 
   /**
-   * Chooses a key to evict, among a few that chance picks, as Redis does.
+   * Chooses a key to evict among a few random keys, as Redis does.
    *
-   * @param random Numbers from 0 up to 1.
+   * @param random Numbers of at least 0 and less than 1.
    * @returns The key; `undefined` if no key may be evicted.
    */
   victim(policy: EvictionPolicy, random: () => number): ByteString | undefined {

@@ -1,4 +1,4 @@
-/** The broker with a file, on a simulated machine. */
+/** The file broker on a simulated machine. */
 import { BrokerError } from "../../../errors.ts";
 import type { FileThread } from "../../../brokers/sqlite/commit_queue.ts";
 import { type Operation, type Outcome, SqliteFile } from "../../../brokers/sqlite/file.ts";
@@ -9,14 +9,16 @@ import type { Simulation } from "../simulation.ts";
 import type { SimulatedDisk } from "./disk.ts";
 import { SqliteLibrary } from "./library.ts";
 
-/** Mean time of a group of writes with syncs, in milliseconds, as on a disk for servers. */
+/** Mean duration of a group of writes with syncs, in milliseconds, as on a server disk. */
 const SYNC_MS = 2;
 
-/** Options of {@linkcode SimulatedSqlite.open}: those of `SqliteBroker.open()`, and a time. */
+/**
+ * Options of {@linkcode SimulatedSqlite.open}: the options of `SqliteBroker.open()`, and `syncMs`.
+ */
 export interface SimulatedSqliteOptions extends Omit<SqliteBrokerOptions, "runtime"> {
   /**
-   * Mean time of a group of operations with `synchronous: "full"`, in milliseconds; drawn anew for
-   * each. The groups of `normal` take no time, as those do not wait for the disk.
+   * Mean duration of a group of operations with `synchronous: "full"`, in milliseconds, drawn for
+   * each group. With `normal` groups take no time, because they do not wait for the disk.
    *
    * @default {2}
    */
@@ -27,9 +29,9 @@ export interface SimulatedSqliteOptions extends Omit<SqliteBrokerOptions, "runti
  * Brokers with files on the disks of simulated machines.
  *
  * SQLite is the same C code as in the runtime, compiled to WebAssembly, and uses no file of this
- * machine. So the disk may tear each write, and a commit holds as SQLite promises.
+ * machine. So the disk can tear each write, and commits have SQLite's guarantees.
  *
- * @example A machine that loses its power within a write
+ * @example A machine that loses power during a write
  * ```ts
  * import {
  *   simulatedClient,
@@ -81,7 +83,7 @@ export class SimulatedSqlite {
   }
 
   /**
-   * Loads SQLite, once in a process; call this before the simulation runs.
+   * Loads SQLite once per process; call this before the simulation runs.
    *
    * @param simulation The simulation.
    * @returns A source of brokers.
@@ -91,13 +93,13 @@ export class SimulatedSqlite {
   }
 
   /**
-   * Opens or creates the file of a broker, for the present life of the host.
+   * Opens or creates the file of a broker, for the host's current life.
    *
    * @param disk The disk of the host.
    * @param path Path on the disk.
    * @param options See {@linkcode SimulatedSqliteOptions}.
    * @returns The broker.
-   * @throws {BrokerError} If the file cannot be opened, or the process ends meanwhile.
+   * @throws {BrokerError} If the file cannot be opened, or the process ends first.
    */
   open(disk: SimulatedDisk, path: string, options: SimulatedSqliteOptions = {}): SqliteBroker {
     const { syncMs = SYNC_MS, ...rest } = options;
@@ -136,7 +138,7 @@ class SimulatedMachine implements Machine {
     const options = { path, synchronous, maxBytes, maxTopics, uuid, bootedAt, uptimeMs };
     const file = new SqliteFile(options, (path) => {
       const connection = this.#library.connect(disk, path);
-      // Frees the memory of a process that ended; none of its writes takes effect any more.
+      // Frees the memory of an ended process, whose writes no longer take effect.
       disk.host.onEnd(() =>
         this.#simulation.after(0, () => connection.isOpen && connection.close())
       );
@@ -165,10 +167,10 @@ class SimulatedMachine implements Machine {
 }
 
 /**
- * The thread of a file: that of the broker, or a worker whose groups take time.
+ * The thread of a file: the broker's thread, or a worker whose groups take time.
  *
- * As in `WorkerFile`, a worker answers one request at a time. A request before the answer to another
- * one fails, and the other one stays without an answer.
+ * As in `WorkerFile`, a worker handles one request at a time. A request before the response to
+ * another one fails, and the other one never receives a response.
  */
 class SimulatedThread implements FileThread {
   readonly epoch: string;
@@ -176,7 +178,7 @@ class SimulatedThread implements FileThread {
   readonly #disk: SimulatedDisk;
   readonly #life: number;
   readonly #meanMs: number | undefined;
-  /** Requests to the worker so far. */
+  /** Number of requests to the worker. */
   #requests = 0;
   #isAsked = false;
 
@@ -196,7 +198,9 @@ class SimulatedThread implements FileThread {
     return this.#do(() => this.#file.close());
   }
 
-  /** Does work at once, or after a time; a process that ends meanwhile never learns the result. */
+  /**
+   * Does work immediately, or after a delay; a process that ends first never receives the result.
+   */
   #do<T>(work: () => T): T | Promise<T> {
     const { host } = this.#disk;
     if (this.#meanMs === undefined) return this.#alive(work);

@@ -1,8 +1,8 @@
-/** The disk of a simulated machine: files, of which a loss of power takes the unsynced writes. */
+/** The disk of a simulated machine: files that lose unsynced writes at a power loss. */
 import type { Host } from "../host.ts";
 import type { Simulation } from "../simulation.ts";
 
-/** Bytes that a disk writes in whole or not at all. */
+/** Bytes that a disk writes atomically. */
 const SECTOR_BYTES = 512;
 
 /** A fault of a disk, or of its machine in the middle of an operation. */
@@ -10,26 +10,27 @@ export interface DiskFault {
   /**
    * The fault:
    *
-   * - `full`: a write fails for lack of room.
+   * - `full`: a write fails because the disk is full.
    * - `error`: an operation fails, as on a broken disk.
-   * - `kill`: the process is killed in the middle of the operation; its system keeps all writes.
-   * - `power`: the machine loses its power in the middle of the operation.
+   * - `kill`: the process is killed in the middle of the operation; the operating system keeps all
+   *   writes.
+   * - `power`: the machine loses power in the middle of the operation.
    */
   readonly kind: "full" | "error" | "kill" | "power";
   /**
-   * Kind of the operations that count and fail; `full` is about writes alone.
+   * Kind of the operations that are counted and fail; `full` applies only to writes.
    *
    * @default {"write"}
    */
   readonly operation?: "read" | "write" | "sync" | undefined;
   /**
-   * Operations of that kind that succeed before.
+   * Number of operations of this kind that succeed first.
    *
    * @default {0}
    */
   readonly after?: number | undefined;
   /**
-   * Operations that fail in a row; `Infinity` until `heal()`.
+   * Number of consecutive operations that fail; `Infinity` until `heal()`.
    *
    * @default {1}
    */
@@ -39,7 +40,7 @@ export interface DiskFault {
 /** Kind of an operation on a file. */
 type DiskOperation = NonNullable<DiskFault["operation"]>;
 
-/** A fault that waits for its operation. */
+/** A planned fault. */
 interface PlannedFault {
   readonly kind: DiskFault["kind"];
   readonly operation: DiskOperation;
@@ -52,15 +53,15 @@ type Change =
   | { readonly at: number; readonly bytes: Uint8Array }
   | { readonly size: number };
 
-/** The operation failed; no code of SQLite, so that a disk does not depend on SQLite. */
+/** A failed operation, without SQLite codes, so that a disk does not depend on SQLite. */
 export class DiskError extends Error {
-  /** True for a lack of room. */
+  /** True if the disk is full. */
   readonly isFull: boolean;
 
   /**
    * Creates the error of an operation.
    *
-   * @param isFull True for a lack of room.
+   * @param isFull True if the disk is full.
    */
   constructor(message: string, isFull = false) {
     super(message);
@@ -72,11 +73,11 @@ export class DiskError extends Error {
 /**
  * The disk of a simulated machine.
  *
- * - **A killed process** leaves all its writes with the operating system.
- * - **A loss of power** takes any of the writes since the last sync of the file: all, none, those
- *   after some point, or any sectors of 512 bytes, by chance. Synced bytes stay.
- * - **Faults** come at a chosen operation: a full disk, an error, a kill or a loss of power within a
- *   write, of which the first sectors are done.
+ * - **A killed process** leaves all its writes to the operating system.
+ * - **A power loss** loses writes since the last sync of the file, at random: all, none, those
+ *   after some point, or any sectors of 512 bytes. Synced bytes stay.
+ * - **Faults** happen at a chosen operation: a full disk, an error, a kill or a power loss during a
+ *   write, of which the first sectors are written.
  *
  * @example A full disk
  * ```ts
@@ -123,14 +124,14 @@ export class SimulatedDisk {
     return [...this.#files.keys()];
   }
 
-  /** Time since the machine started, in milliseconds; the first start is that of the simulation. */
+  /** Time since the machine started, in milliseconds; it first starts with the simulation. */
   get uptimeMs(): number {
     this.#watch();
     return this.#simulation.nowMs - this.#bootedAtMs!;
   }
 
   /**
-   * Draws a number from 0 up to 1, from the chance of this disk.
+   * Draws a random number of this disk, at least 0 and less than 1.
    *
    * @ignore
    */
@@ -148,13 +149,13 @@ export class SimulatedDisk {
     this.#faults.push({ kind, operation, after, times });
   }
 
-  /** Takes back all faults that did not come, or that go on. */
+  /** Removes all planned and continuing faults. */
   heal(): void {
     this.#faults.length = 0;
   }
 
   /**
-   * Lets another process use a file, which no program of the host can open then.
+   * Lets another process use a file, so that no program on the host can open it.
    *
    * @param path The file.
    * @returns Ends the use.
@@ -167,7 +168,7 @@ export class SimulatedDisk {
   }
 
   /**
-   * Reads the present content of a file, with all unsynced writes.
+   * Reads the current content of a file, including unsynced writes.
    *
    * @param path The file.
    * @returns A copy of the content; empty without such a file.
@@ -190,7 +191,7 @@ export class SimulatedDisk {
   }
 
   /**
-   * Gives a file another name.
+   * Renames a file.
    *
    * @param path The file.
    * @param name The new name.
@@ -204,17 +205,17 @@ export class SimulatedDisk {
   }
 
   /**
-   * Tells whether a file exists.
+   * Checks whether a file exists.
    *
    * @param path The file.
-   * @returns True for a file.
+   * @returns True if the file exists.
    */
   has(path: string): boolean {
     return this.#files.has(path);
   }
 
   /**
-   * Removes a file; ignored without a file.
+   * Removes a file, if it exists.
    *
    * @param path The file.
    */
@@ -223,7 +224,7 @@ export class SimulatedDisk {
   }
 
   /**
-   * Returns a file, which is made if absent.
+   * Returns a file, created if missing.
    *
    * @ignore
    */
@@ -235,10 +236,10 @@ export class SimulatedDisk {
   }
 
   /**
-   * Begins an operation on a file: a fault may come first.
+   * Starts an operation on a file, unless a fault happens first.
    *
    * @param operation The kind.
-   * @param torn Does a share of a write, from 0 to 1, in which the process ends.
+   * @param torn Performs a share of a write, between 0 and 1, during which the process ends.
    * @throws {DiskError} If the operation fails.
    * @ignore
    */
@@ -259,7 +260,7 @@ export class SimulatedDisk {
     }
   }
 
-  /** Watches the present life, whose end may be a loss of power. */
+  /** Watches the current life, whose end may be a power loss. */
   #watch(): void {
     this.#bootedAtMs ??= this.#simulation.nowMs;
     const { life } = this.host;
@@ -285,16 +286,16 @@ export class SimulatedDisk {
   }
 }
 
-/** Ways in which unsynced writes survive a loss of power. */
+/** Ways in which unsynced writes survive a power loss. */
 const LOSSES = ["none stays", "all stay", "the first stay", "any sectors stay"] as const;
 
-/** Level of the lock of the one user of a file; levels are those of SQLite. */
+/** Level of an exclusive lock; the levels are SQLite's. */
 const EXCLUSIVE = 4;
 
 /** Level of a lock that is shared by readers. */
 const SHARED = 1;
 
-/** A file, as its operating system sees the content, and as the disk has the content. */
+/** A file, with its content in the operating system and on the disk. */
 export class DiskFile {
   readonly #present = new Content();
   #synced = new Content();
@@ -311,7 +312,7 @@ export class DiskFile {
     return this.#present.slice();
   }
 
-  /** Reads bytes; returns their number, less than asked for at the end of the file. */
+  /** Reads bytes; returns their number, fewer than requested at the end of the file. */
   read(at: number, into: Uint8Array): number {
     return this.#present.read(at, into);
   }
@@ -321,7 +322,7 @@ export class DiskFile {
     this.#change({ at, bytes: bytes.slice() });
   }
 
-  /** Writes the first sectors of a write that is not completed. */
+  /** Writes the first sectors of an incomplete write. */
   tear(at: number, bytes: Uint8Array, share: number): void {
     const end = Math.floor((at + bytes.length * share) / SECTOR_BYTES) * SECTOR_BYTES;
     if (end > at) this.write(at, bytes.subarray(0, end - at));
@@ -332,13 +333,13 @@ export class DiskFile {
     this.#change({ size });
   }
 
-  /** Puts all changes on the disk. */
+  /** Writes all changes to the disk. */
   sync(): void {
     for (const change of this.#changes) this.#synced.apply(change);
     this.#changes = [];
   }
 
-  /** Loses unsynced changes; returns the number of those that were lost, at least in part. */
+  /** Loses unsynced changes; returns the number of changes that were lost, at least in part. */
   losePower(how: (typeof LOSSES)[number], random: () => number): number {
     const changes = this.#changes;
     this.#changes = [];
@@ -363,11 +364,11 @@ export class DiskFile {
     return lost;
   }
 
-  /** Takes or raises a lock; false while another user has one that conflicts. */
+  /** Takes or raises a lock; false while another user has a conflicting one. */
   lock(user: object, level: number): boolean {
     for (const [other, held] of this.#locks) {
       if (other === user) continue;
-      // A reader conflicts with a writer that commits, and a writer with another writer.
+      // A reader conflicts with a committing writer, and a writer with another writer.
       const conflicts = level === SHARED ? held > 2 : level === EXCLUSIVE || held > SHARED;
       if (conflicts) return false;
     }
@@ -381,12 +382,12 @@ export class DiskFile {
     else this.#locks.delete(user);
   }
 
-  /** Ends all locks, as the end of their processes does. */
+  /** Releases all locks, as the end of their processes does. */
   unlockAll(): void {
     this.#locks.clear();
   }
 
-  /** True if a user has a lock to write. */
+  /** True if a user has a write lock. */
   get isReserved(): boolean {
     return [...this.#locks.values()].some((level) => level > SHARED);
   }
@@ -397,7 +398,7 @@ export class DiskFile {
   }
 }
 
-/** Bytes of a file, in a buffer with room to grow. */
+/** Bytes of a file, in a growing buffer. */
 class Content {
   #buffer = new Uint8Array(8_192);
   size = 0;
@@ -427,7 +428,9 @@ class Content {
     this.#buffer.set(bytes, at);
   }
 
-  /** Applies some sectors of a write; true if these are all. Sectors begin at multiples of 512. */
+  /**
+   * Applies some sectors of a write; true if it applied all. Sectors start at multiples of 512.
+   */
   applySectors(
     { at, bytes }: { readonly at: number; readonly bytes: Uint8Array },
     isKept: (share: number) => boolean,

@@ -10,16 +10,16 @@ const OK = 0, BUSY = 5, NO_MEMORY = 7, IO_ERROR = 10, NOT_FOUND = 12, FULL = 13,
 const READ_ERROR = 266, SHORT_READ = 522, WRITE_ERROR = 778, SYNC_ERROR = 1034;
 const DELETE_NO_ENTRY = 5898;
 
-/** The code of a failure of the disk, by operation. */
+/** The error code of a disk failure, by operation. */
 const ERRORS = { read: READ_ERROR, write: WRITE_ERROR, sync: SYNC_ERROR } as const;
 
-/** A write leaves the bytes around it unharmed at a loss of power, as SQLite assumes on Unix. */
+/** A power loss during a write does not damage the bytes around it, as SQLite assumes on Unix. */
 const POWERSAFE_OVERWRITE = 0x1000;
 
 /** Size of a page and of a sector, as in the SQLite of the runtime. */
 const PAGE_BYTES = 4_096;
 
-/** Name of the file system that SQLite finds the disks by. */
+/** Name of the virtual file system for the disks. */
 const VFS = "skein-simulation";
 
 /** An address in the memory of WebAssembly. */
@@ -27,7 +27,7 @@ type Pointer = number;
 
 /** The part of the package that is used here. */
 interface Wasm {
-  /** Functions that log; an error is thrown besides. */
+  /** Functions that log; errors are also thrown. */
   readonly config: Record<"warn" | "error", () => void>;
   readonly capi: {
     readonly sqlite3_io_methods: new () => Struct & { $iVersion: number };
@@ -64,7 +64,7 @@ interface Wasm {
   readonly oo1: { readonly DB: new (options: Record<string, string>) => WasmDatabase };
 }
 
-// deno-lint-ignore no-explicit-any -- Each method of SQLite has its own numbers.
+// deno-lint-ignore no-explicit-any -- Each SQLite method has its own parameters.
 type Method = (...args: any[]) => number;
 
 interface Struct {
@@ -90,7 +90,7 @@ interface WasmStatement {
   finalize(): void;
 }
 
-/** A file that a connection has open. */
+/** An open file of a connection. */
 interface OpenFile {
   readonly connection: SimulatedConnection;
   readonly path: string;
@@ -101,8 +101,8 @@ interface OpenFile {
 /**
  * SQLite, loaded once for all simulations of a process.
  *
- * The same C code as in the runtime runs here, as WebAssembly, and all of its reads, writes, syncs
- * and locks go to the disk of a simulated machine. No file of this machine is touched.
+ * The same C code as in the runtime runs here as WebAssembly, and all of its reads, writes, syncs
+ * and locks go to the disk of a simulated machine. No real file is touched.
  */
 export class SqliteLibrary {
   static #loaded: Promise<SqliteLibrary> | undefined;
@@ -110,7 +110,7 @@ export class SqliteLibrary {
   readonly #connections = new Map<string, SimulatedConnection>();
   readonly #files = new Map<Pointer, OpenFile>();
   #connected = 0;
-  /** The disk of the last opening, of whose chance SQLite draws the salts of its logs. */
+  /** Random numbers of the last opened disk, from which SQLite draws the salts of its logs. */
   #random: () => number = () => 0;
 
   private constructor(wasm: Wasm) {
@@ -119,7 +119,7 @@ export class SqliteLibrary {
     this.#install();
   }
 
-  /** Loads SQLite, once in a process: real work, which comes before a simulation. */
+  /** Loads SQLite once per process. This is real work, so do it before a simulation. */
   static load(): Promise<SqliteLibrary> {
     return this.#loaded ??= (async () => {
       const { default: load } = await import("@sqlite.org/sqlite-wasm");
@@ -131,7 +131,7 @@ export class SqliteLibrary {
     return this.#wasm.capi.sqlite3_libversion();
   }
 
-  /** Number of open connections, those of ended processes included until these are closed. */
+  /** Number of open connections, including those of ended processes until they are closed. */
   get connections(): number {
     return this.#connections.size;
   }
@@ -139,12 +139,13 @@ export class SqliteLibrary {
   /**
    * Opens or creates a database.
    *
-   * @returns The connection, which ends with the present life of the host.
+   * @returns The connection, which ends with the host's current life.
    */
   connect(disk: SimulatedDisk, path: string): SimulatedConnection {
     const id = `${++this.#connected}`;
     this.#random = () => disk.random();
-    // Draws the salts of the next write-ahead log from the chance of the disk, in each run alike.
+    // Draws the salts of the next write-ahead log from the disk's random numbers, the same in each
+    // run.
     this.#wasm.capi.sqlite3_randomness(0, 0);
     const connection = new SimulatedConnection(this.#wasm, disk, {
       name: `/${id}/${path}`,
@@ -197,7 +198,7 @@ export class SqliteLibrary {
             return length;
           },
           xSleep: () => OK,
-          // No statement reads the clock of SQLite.
+          // No statement reads SQLite's clock.
           xCurrentTime: (_vfs, out: Pointer) => {
             wasm.poke(out, 0, "double");
             return OK;
@@ -296,7 +297,7 @@ export class SqliteLibrary {
     };
   }
 
-  /** Finds the connection of a name, and the path on its disk. */
+  /** Finds the connection for a name, and the path on its disk. */
   #find(
     name: Pointer,
   ): { readonly connection: SimulatedConnection; readonly path: string } | undefined {
@@ -335,12 +336,14 @@ export class SimulatedConnection implements Database {
     }
   }
 
-  /** True after the end of the process that opened the database: no write takes effect. */
+  /**
+   * True after the end of the process that opened the database; its writes no longer take effect.
+   */
   get isDead(): boolean {
     return this.disk.host.life !== this.#life || !this.disk.host.isAlive;
   }
 
-  /** True until the close. */
+  /** True until it is closed. */
   get isOpen(): boolean {
     return this.#db.isOpen();
   }
@@ -355,7 +358,7 @@ export class SimulatedConnection implements Database {
     calling(() => this.#db.exec(sql));
   }
 
-  /** Compiles a statement, once for each text. */
+  /** Compiles a statement, once per text. */
   prepare(sql: string): Statement {
     let statement = this.#statements.get(sql);
     if (statement === undefined) {
@@ -374,7 +377,7 @@ export class SimulatedConnection implements Database {
     this.#onClose();
   }
 
-  /** Does an operation on the disk, unless the process has ended, or a fault comes first. */
+  /** Performs an operation on the disk, unless the process has ended or a fault happens first. */
   attempt(
     operation: NonNullable<DiskFault["operation"]>,
     run: (connection: this) => number,
@@ -438,7 +441,7 @@ class SimulatedStatement implements Statement {
         try {
           statement.reset();
         } catch {
-          // A reset repeats the error of the last step, which has been thrown.
+          // A reset repeats the error of the last step, which was already thrown.
         }
       }
     });
@@ -448,20 +451,20 @@ class SimulatedStatement implements Statement {
 /** A row by column. */
 type Row = NonNullable<ReturnType<Statement["get"]>>;
 
-/** Values by position, or by name with the mark of SQLite. */
+/** Values by position, or by name with SQLite's prefix. */
 function bindable(values: readonly unknown[]): readonly unknown[] | Record<string, unknown> {
   const [first] = values;
   if (typeof first !== "object" || first === null || ArrayBuffer.isView(first)) return values;
   return Object.fromEntries(Object.entries(first).map(([name, value]) => [`:${name}`, value]));
 }
 
-/** Gives errors of SQLite the shape of those of `node:sqlite`. */
+/** Converts SQLite errors to the form of `node:sqlite`. */
 function calling<T>(call: () => T): T {
   try {
     return call();
   } catch (cause) {
     const { resultCode, message } = cause as { readonly resultCode?: number; message: string };
-    // A lack of memory here is no fault of the simulated machine.
+    // A lack of memory here is not a fault of the simulated machine.
     if (resultCode === undefined || resultCode === NO_MEMORY) throw cause;
     const text = message.replace(/^.*: sqlite3 result code \d+: /, "");
     throw Object.assign(new Error(text, { cause }), { errcode: resultCode });

@@ -10,7 +10,7 @@ const library = await SqliteLibrary.load();
 
 const NOW = 1_000_000;
 
-/** Draws one operation of any kind, among few names, so that operations meet. */
+/** Draws one operation of any kind, with few names, so that operations interact. */
 function operation(random: () => number, now: number): Operation {
   const below = (n: number) => Math.floor(random() * n);
   const name = `${"abc"[below(3)]}`;
@@ -84,7 +84,7 @@ function groupsOf(
   });
 }
 
-Deno.test("SqliteLibrary gives the outcomes of the SQLite of the runtime, and its file", async () => {
+Deno.test("SqliteLibrary produces the same results and file as the runtime's SQLite", async () => {
   const folder = await Deno.makeTempDir();
   try {
     for (let seed = 1; seed <= 5; seed++) {
