@@ -1,4 +1,4 @@
-/** Files of SQLite on disks that fail, and on machines that restart: what a history keeps. */
+/** SQLite files on failing disks and restarting machines: what a history keeps. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { SqliteBroker } from "../../brokers/sqlite/mod.ts";
@@ -17,13 +17,13 @@ import { type Drawn, keyOf, maybe, stepOf } from "./draw.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Time after the start of a machine in which each end counts as a loss, in milliseconds. */
+/** Time after a machine's start in which each end counts as a power loss, in milliseconds. */
 const YOUNG_MS = 5_000;
 
 const HOUR_MS = 3_600_000;
 const TOPICS = 3;
 
-/** A page of a whole history. */
+/** A page that holds a whole history. */
 const ALL = { maxMessages: 1_000, maxBytes: 1 << 24 } as const;
 
 const BOUNDS: Readonly<Record<string, HistoryBounds>> = {
@@ -33,7 +33,7 @@ const BOUNDS: Readonly<Record<string, HistoryBounds>> = {
   "a short time": { size: 1_000, ttlMs: 1_500, bytes: 1 << 20 },
 };
 
-/** Draws a failure after some operations of the disk, in half of the cases. */
+/** Draws a failure after some disk operations, in half of the cases. */
 function faultOf<Kind extends string>(...kinds: Kind[]) {
   return maybe(
     fc.record({
@@ -50,7 +50,7 @@ const appends = stepOf("append", {
   items: fc.array(
     fc.record({
       topic: fc.nat(TOPICS - 1),
-      /** Pages of the file that the publication takes: one, or some. */
+      /** A publication that fits into one page of the file, or needs several. */
       length: fc.constantFrom<number[]>(10, 9_000),
       key: fc.constantFrom("none", "next", "repeated"),
     }),
@@ -62,7 +62,7 @@ const appends = stepOf("append", {
 }, 6);
 const restart = stepOf("restart", {
   how: fc.constantFrom("close", "kill", "power"),
-  /** Calls without an outcome at that time. */
+  /** Calls pending at that time. */
   underWay: fc.nat(2),
   synchronous: fc.constantFrom("full", "normal"),
   /** Time between the start of the machine and the opening of the file, in milliseconds. */
@@ -78,7 +78,7 @@ type Appends = Drawn<typeof appends>;
 type Restart = Drawn<typeof restart>;
 
 property(
-  "a file has what its broker acknowledged, and nothing else, on a failing disk and after restarts",
+  "a file contains exactly what its broker acknowledged, on a failing disk and after restarts",
   {
     cases: fc.record({
       bounds: keyOf(BOUNDS),
@@ -110,17 +110,17 @@ const [MAX_LOGS, PLENTY] = [3, 1 << 26] as const;
 const logCall = fc.record({
   log: fc.nat(LOGS.length - 1),
   kind: fc.constantFrom("create", "append", "append again", "delete", "retain", "release"),
-  /** Pages of the file that the record takes: one, or some. */
+  /** A record that fits into one page of the file, or needs several. */
   length: fc.constantFrom<number[]>(10, 9_000),
   keeps: fc.boolean(),
 });
 
 property(
-  "logs in a file have what their broker acknowledged, and nothing else, on a failing disk",
+  "logs in a file contain exactly what their broker acknowledged, on a failing disk",
   {
     cases: fc.array(
       fc.record({
-        /** Calls at once. */
+        /** Concurrent calls. */
         calls: fc.array(logCall, { minLength: 1, maxLength: 4 }),
         fault: faultOf("error", "full"),
       }),
@@ -164,7 +164,7 @@ const FULL_DISK = { kind: "full", operation: "write", times: Infinity } as const
 
 const nameOf = (error: Error): string => error.constructor.name;
 
-/** Makes a call of a log in some state. */
+/** Makes a log call that fits the state. */
 function logCallOf(
   { kind, length, keeps }: Drawn<typeof logCall>,
   state: ModelState,
@@ -192,7 +192,7 @@ function logCallOf(
   }
 }
 
-/** A call whose outcome comes later, or never. */
+/** A call whose outcome arrives later, or never. */
 interface Append {
   readonly topic: Topic;
   readonly payload: string;
@@ -201,11 +201,11 @@ interface Append {
   outcome: "none" | "failed" | "repetition" | Acknowledged;
 }
 
-/** One topic of the file. */
+/** A topic of the file. */
 interface Topic {
   readonly name: string;
   model: HistoryModel;
-  /** Newest number of the producer. */
+  /** The producer's newest number. */
   newest: number;
   listener: {
     readonly subscription: BrokerSubscription;
@@ -214,15 +214,15 @@ interface Topic {
   } | undefined;
 }
 
-/** A file, next to a model of each history. */
+/** A file, with a model of each history. */
 class FailingFile {
   readonly #topics: readonly Topic[];
-  /** Payloads by topic, epoch and offset: a position never stands for two publications. */
+  /** Payloads by topic, epoch and offset: a position never identifies two publications. */
   readonly #positions = new Map<string, string>();
   #synchronous: "full" | "normal";
   #broker: SqliteBroker;
   #epoch = "";
-  /** Losses of power that took writes; each begins with new producers. */
+  /** Power losses that dropped writes; each is followed by new producers. */
   #losses = 0;
   #count = 0;
 
@@ -246,7 +246,7 @@ class FailingFile {
     return this.at.open("file.db", { synchronous: this.#synchronous });
   }
 
-  /** Appends at once, or one shortly after the other, while the disk may fail. */
+  /** Appends at once, or shortly after one another, while the disk may fail. */
   async appendAll({ items, gapMs, fault }: Appends): Promise<void> {
     const { disk } = this.at;
     if (fault?.kind === "power") await this.#grow();
@@ -267,14 +267,14 @@ class FailingFile {
       const how = fault.kind === "power" ? "power" : "kill";
       return await this.#comeBack(how, { calls, synchronous: this.#synchronous, restMs: 0 });
     }
-    // Operations of one group do not fail because of another: each is tried once more.
+    // Operations of a group do not fail because of each other: each is retried once.
     const isRetried = fault.kind === "error" && fault.times === 1 && gapMs === 0 &&
       calls.length > 1;
     if (isRetried) assertEquals(calls.filter(({ outcome }) => outcome === "failed").length, 0);
     await this.#appendOne();
   }
 
-  /** Appends on a disk that works: what failed before has no effect any more. */
+  /** Appends on a working disk: earlier failures no longer have an effect. */
   async #appendOne(): Promise<void> {
     const call = this.#append({ topic: 0, length: 10, key: "none" });
     await this.world.until("an outcome", () => call.outcome !== "none");
@@ -291,7 +291,7 @@ class FailingFile {
     );
     if (how === "close") {
       await this.#broker.close();
-      // A close commits all operations that wait.
+      // Closing commits all waiting operations.
       await this.world.until(
         "all outcomes",
         () => calls.every(({ outcome }) => outcome !== "none"),
@@ -304,12 +304,12 @@ class FailingFile {
     await this.#comeBack(how, { calls, synchronous, restMs });
   }
 
-  /** Waits until the machine is old enough for a second loss of power to be noticed. */
+  /** Waits until the machine has run long enough for a second power loss to be noticed. */
   async #grow(): Promise<void> {
     await this.world.pause(Math.max(0, YOUNG_MS + 200 - this.at.disk.uptimeMs));
   }
 
-  /** Ends the process, or the machine; opens the file again, and compares the histories. */
+  /** Ends the process or the machine, reopens the file, and compares the histories. */
   async #comeBack(
     how: Restart["how"],
     { calls, synchronous, restMs }:
@@ -336,7 +336,7 @@ class FailingFile {
     if (isLost) await this.#appendOne();
   }
 
-  /** Continues the model of a topic with the epoch and the unanswered calls that the file has. */
+  /** Continues a topic's model with the epoch and the pending calls that the file contains. */
   async #takeOver(topic: Topic, calls: readonly Append[], isLost: boolean): Promise<void> {
     const { epoch, head, publications } = await this.#broker.history.read(topic.name, {
       ...ALL,
@@ -356,7 +356,7 @@ class FailingFile {
     });
     for (const one of found) this.#notePosition(topic, one);
     const others = found.filter(({ payload }) => all.every((one) => one.payload !== payload));
-    // A machine without power loses the last commits.
+    // A machine that loses power loses the last commits.
     const kept = all.filter(({ position }) => !isLost || position.offset <= head);
     topic.model = new HistoryModel(this.bounds);
     topic.model.add(others);
@@ -379,7 +379,7 @@ class FailingFile {
     await subscription.ready;
   }
 
-  /** Compares pages and deliveries; nothing waits. */
+  /** Compares pages and deliveries, when nothing waits. */
   async compare(): Promise<void> {
     await this.world.until("no waiting operation", () => this.#broker.stats.waiting === 0, 100);
     for (const topic of this.#topics) {
@@ -441,7 +441,7 @@ class FailingFile {
     return call;
   }
 
-  /** Notes an outcome, in the order of the calls. */
+  /** Records an outcome, in the order of the calls. */
   #note({ topic, number, outcome }: Append): void {
     if (outcome === "none" || outcome === "failed") return;
     const isNew = number === undefined || number > topic.newest;

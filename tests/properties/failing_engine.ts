@@ -1,4 +1,4 @@
-/** An engine in memory that a case makes unreachable, slow or forgetful, for several nodes. */
+/** An engine in memory for several nodes, which a case can make unreachable, slow or forgetful. */
 import { pause } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import {
@@ -14,18 +14,18 @@ import { NodePorts } from "../simulation/cluster/node_ports.ts";
 import { BEAT_MS, GONE_MS } from "./nodes.ts";
 import { byToken, type World } from "./world.ts";
 
-/** Topic by which nodes notice that the others are alive. */
+/** Topic of the nodes' heartbeats. */
 const BEATS = `${INTERNAL_PREFIX}nodes`;
 
 /** Publications and a store, without histories. */
 export class FailingEngine extends FaultyBroker {
-  /** Time of a claim, and of a count of a rate, in milliseconds. */
+  /** Duration of a claim, and of taking tokens of a rate, in milliseconds. */
   callMs = { claim: 0, take: 0 };
-  /** Claims that began, and have no reply yet. */
+  /** Claims without a reply yet. */
   claiming = 0;
-  /** Share of the messages among nodes that are lost, except for heartbeats. */
+  /** Share of lost messages between nodes, except heartbeats. */
   lostShare = 0;
-  /** Longest delay of the messages of a subscription that begins, in milliseconds. */
+  /** Maximum delay of messages on new subscriptions, in milliseconds. */
   delayMs = 0;
   readonly #engine: FaultyEngine;
   readonly #ports: NodePorts;
@@ -58,12 +58,15 @@ export class FailingEngine extends FaultyBroker {
     this.#ports = new NodePorts(world.simulation, host, this);
   }
 
-  /** Makes the broker of a node, for one life of its machine. */
+  /** Creates a node's broker, for one life of its machine. */
   broker(host: Host): Broker {
     return this.#ports.broker(host);
   }
 
-  /** Makes the engine unreachable: all calls fail, and publications are lost. Nodes see no status. */
+  /**
+   * Makes the engine unreachable: calls fail, and publications are lost. Nodes see no status
+   * change.
+   */
   goAway(): void {
     this.#engine.isAway = true;
   }
@@ -100,7 +103,7 @@ export class FailingEngine extends FaultyBroker {
     if (!topic.startsWith(INTERNAL_PREFIX) || topic === BEATS) {
       return super.subscribe(topic, listener, options);
     }
-    // Messages of one topic stay in order, and overtake messages of another topic.
+    // Messages stay in order within a topic, but may overtake those of other topics.
     const delayMs = this.delayMs * this.#runtime.random();
     return super.subscribe(topic, (publication) => {
       if (this.#runtime.random() < this.lostShare) return;
@@ -111,7 +114,7 @@ export class FailingEngine extends FaultyBroker {
 }
 
 /**
- * Starts a node with rooms, whose users are the tokens of clients.
+ * Starts a node with rooms; a client's token is its user.
  *
  * @param world The world.
  * @param name Name of the machine.

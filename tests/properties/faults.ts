@@ -1,25 +1,25 @@
-/** Faults by name, for the cases of properties: a case has the names and times of its faults. */
+/** Faults by name: a case contains the names and times of its faults. */
 import fc from "fast-check";
 import type { Host, LinkConditions } from "../../testing/simulation/mod.ts";
 import type { World } from "./world.ts";
 
-/** A server or a cluster of which one process may end. */
+/** A server, or a cluster, of which one process may end. */
 export interface Restartable {
   readonly host: Host;
-  /** Starts the process again. */
+  /** Restarts the process. */
   restart(): void;
 }
 
-/** Both ends between which a fault strikes. */
+/** The two ends that a fault affects. */
 export interface FaultyEnds {
   readonly client: Host;
   readonly server: Restartable;
 }
 
-/** Begins a fault; returns its end, if it has one. */
+/** Starts a fault; returns a function that ends it, if it lasts. */
 export type Fault = (world: World, ends: FaultyEnds) => (() => void) | void;
 
-/** Faults between a client and a server, without an effect on any other machine. */
+/** Faults between a client and a server, which affect no other machine. */
 export const FAULTS = {
   "a cut": (world, { client }) => void world.cut(client),
   "a silent cut": (world, { client }) => void world.cut(client, true),
@@ -34,14 +34,14 @@ export const FAULTS = {
   "a client's clock that jumps": (_world, { client }) => client.jumpClock(3_600_000),
   "a server's clock that jumps back": (_world, { server }) => server.host.jumpClock(-3_600_000),
   "a restart of the server": (_world, { server }) => {
-    // Another restart is under way.
+    // Another restart is in progress.
     if (!server.host.isAlive) return;
     server.host.kill();
     return () => server.restart();
   },
 } as const satisfies Readonly<Record<string, Fault>>;
 
-/** Effects that last at present, with the number of faults that have each. */
+/** Current effects, with the number of faults that cause each. */
 const lastingEffects = new WeakMap<World, Map<string, { faults: number; end(): void }>>();
 
 /** Name of a fault in {@linkcode FAULTS}. */
@@ -60,7 +60,7 @@ export interface PlannedFault {
  * Draws faults.
  *
  * @param kinds The faults of the property.
- * @param bounds Most faults, the time in which they begin, and the longest duration.
+ * @param bounds Maximum faults, the time in which they start, and the maximum duration.
  * @returns Lists of faults, which shrink to none.
  */
 export function faultsOf(
@@ -80,7 +80,7 @@ export function faultsOf(
 }
 
 /**
- * Plans the faults of a case from now on.
+ * Schedules the faults of a case, starting now.
  *
  * @param world The world.
  * @param faults The faults.
@@ -102,7 +102,7 @@ export function planFaults(
   return Math.max(0, ...faults.map(({ atMs, lastsMs }) => atMs + lastsMs));
 }
 
-/** Changes both directions until the last fault with this change ends, then restores them. */
+/** Changes both directions, and restores them when the last fault with this change ends. */
 function changed(
   world: World,
   { client, server }: FaultyEnds,
@@ -129,7 +129,7 @@ function frozen(world: World, host: Host): () => void {
   });
 }
 
-/** Begins an effect unless it lasts already; ends it with the last of the faults that have it. */
+/** Starts an effect unless it is active; stops it when the last fault that causes it ends. */
 function lasting(world: World, effect: string, begin: () => () => void): () => void {
   const effects = lastingEffects.get(world) ?? new Map<string, { faults: number; end(): void }>();
   lastingEffects.set(world, effects);

@@ -14,7 +14,7 @@ import type { World } from "./world.ts";
 const USERS = ["ada", "bob", "cyd"] as const;
 const ROOMS = ["room:far", "room:near"] as const;
 
-/** Grace of a user without sessions, and time for messages under way, in milliseconds. */
+/** Grace period of a user without sessions, and time for messages in flight, in milliseconds. */
 const [GRACE_MS, ROUND_MS] = [900, 700] as const;
 
 const node = fc.nat(2);
@@ -41,7 +41,7 @@ const steps = fc.array(
 type Step = Drawn<typeof steps>[number];
 type StepOf<K extends Step["kind"]> = Extract<Step, { readonly kind: K }>;
 
-/** The only session of a user, with the data in each of its rooms. */
+/** A user's only session, with its data in each room. */
 interface Visitor {
   /** Name of its machine. */
   readonly name: string;
@@ -54,16 +54,16 @@ interface Visitor {
 class Follower {
   /** The followed rooms, each with the members by the first list and the changes since. */
   readonly followings = new Map<string, { end: Disposable; members?: Map<string, unknown> }>();
-  /** Rooms that sessions of the node were in since the last rest. */
+  /** Rooms that the node's sessions were in since the last rest. */
   readonly own = new Set<string>();
-  /** Changes of other rooms, and changes that do not fit the ones before. */
+  /** Changes of other rooms, and changes that contradict earlier ones. */
   readonly wrong: string[] = [];
 
   constructor(readonly node: SimulatedServer<string>) {
     node.server.presence.subscribe((event) => this.#hear(event));
   }
 
-  /** Follows a room, or ends that. */
+  /** Follows a room, or stops following it. */
   toggle(room: string): void {
     const following = this.followings.get(room);
     if (following !== undefined) {
@@ -139,7 +139,7 @@ class Followings {
     }
   }
 
-  /** Lets a user join a room, or set other data there. */
+  /** Lets a user join a room, or change the data there. */
   async #enter({ user, node, room, hasData }: StepOf<"enter">, one?: Visitor): Promise<void> {
     const follower = this.#followers.find((other) => other.node === one?.node) ??
       this.#followers[node]!;
@@ -159,7 +159,9 @@ class Followings {
     rooms.set(room, { data, subscription });
   }
 
-  /** Kills a node. The others cease to follow within the grace of its users, and may follow again. */
+  /**
+   * Kills a node. The others stop following within its users' grace period, and may follow again.
+   */
   async #kill({ node }: Follower, { hasReturn }: StepOf<"kill">): Promise<void> {
     node.host.kill({ power: true });
     for (const [user, one] of this.#visitors) {
@@ -176,7 +178,7 @@ class Followings {
     }
   }
 
-  /** Compares what each node knows with the sessions, once all nodes know each other again. */
+  /** Compares the nodes' state with the sessions, once all nodes know each other again. */
   async rest(): Promise<void> {
     await this.world.until(
       "the end of each freeze",

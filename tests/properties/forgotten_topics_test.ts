@@ -12,13 +12,16 @@ import { type Drawn, maybe, stepOf } from "./draw.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Publications of a history. */
+/** Publications per history. */
 const SIZE = 3;
 
-/** The topic whose publications expire. The only one: of two empty histories, either may go first. */
+/**
+ * The topic whose publications expire. There is only one, because of two empty histories either may
+ * go first.
+ */
 const BRIEF = 5;
 
-/** Time after which brief publications have expired, and a later sweep of a file is over. */
+/** Time after which brief publications have expired, and the next sweep of a file has finished. */
 const EXPIRED_MS = 12_000;
 
 const LASTING: HistoryBounds = { size: SIZE, ttlMs: 3_600_000, bytes: 1 << 16 };
@@ -30,7 +33,7 @@ const publish = stepOf("publish", {
   key: fc.constantFrom("none", "next", "repeated"),
   /** A publication larger than the history of the brief topic. */
   isLarge: fc.boolean(),
-  /** Operations of the disk before some fail. */
+  /** Disk operations before some fail. */
   fault: maybe(
     fc.record({ after: fc.nat(5), times: fc.nat(2), operation: fc.constantFrom("write", "sync") }),
     2,
@@ -54,7 +57,7 @@ type Publish = Drawn<typeof publish>;
 const plain = { kind: "publish", key: "none", isLarge: false, fault: undefined } as const;
 
 property(
-  "a broker with too many topics forgets the most dispensable one, and no offset comes twice",
+  "a broker with too many topics forgets the most dispensable one, and never reuses an offset",
   {
     cases,
     regressions: {
@@ -83,21 +86,21 @@ property(
   },
 );
 
-/** A listener, with all that it has to receive. */
+/** A listener, with the publications that it must receive. */
 interface Listener {
   readonly subscription: BrokerSubscription;
   readonly expected: string[];
   readonly received: string[];
 }
 
-/** A broker with few topics, next to the model. */
+/** A broker with few topics, and its model. */
 class FewTopics {
   readonly #model: ForgettingModel;
   readonly #open: () => MemoryBroker | SqliteBroker;
   readonly #disk: SimulatedDisk | undefined;
   readonly #listeners = new Map<number, Listener>();
   #broker: MemoryBroker | SqliteBroker;
-  /** Topics that were forgotten before the present life of the file. */
+  /** Topics that were forgotten before the file was last opened. */
   #before = 0;
   #count = 0;
   #epoch: string | undefined;
@@ -146,7 +149,7 @@ class FewTopics {
       if (fault === undefined || !(error instanceof BrokerError)) throw error;
     });
     this.#disk?.heal();
-    // A failed transaction forgets no topic, and moves no offset.
+    // A failed transaction forgets no topic and advances no offset.
     if (appended !== undefined) {
       const expected = this.#model.append(name, {
         text: `${number}`,
@@ -187,11 +190,11 @@ class FewTopics {
     await this.world.pause(EXPIRED_MS);
     this.#model.expire(`${BRIEF}`);
     await this.compareAll();
-    // A file counts the forgotten topics in its sweeps.
+    // A file counts forgotten topics in its sweeps.
     assertEquals(this.#before + this.#broker.stats.forgotten!, this.#model.forgotten);
   }
 
-  /** Ends the process that has the file, and begins another one. */
+  /** Ends the process that has the file open, and starts another one. */
   async reopen(): Promise<void> {
     if (this.#disk === undefined) return;
     await this.expire();
@@ -213,7 +216,7 @@ class FewTopics {
     await this.#broker.close();
   }
 
-  /** Compares pages of a topic: the whole history, and the part after some offset. */
+  /** Compares pages of a topic: the whole history, and the part after an offset. */
   async #compare(topic: number): Promise<void> {
     const { head, kept } = this.#model.of(`${topic}`);
     for (const after of [undefined, Math.max(0, head - 1), head + 1]) {

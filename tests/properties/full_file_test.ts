@@ -1,4 +1,4 @@
-/** Full files of SQLite: rows that ended leave all of their room, also after sweeps that failed. */
+/** Full SQLite files: expired and removed rows free all their space, even after failed sweeps. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { SqliteBroker } from "../../brokers/sqlite/mod.ts";
@@ -9,26 +9,26 @@ import { outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Bytes of the file, and most topics. */
+/** Maximum bytes of the file, and maximum topics. */
 const [MAX_BYTES, MAX_TOPICS] = [393_216, 120] as const;
 
-/** Numbers of rows, around the most that one step deletes. */
+/** Numbers of rows, around the maximum that one step deletes. */
 const COUNTS = [100, 1_000, 1_001, 1_700] as const;
 
-/** Bytes of a narrow row, and of a wide one. */
+/** Bytes of a small row and of a large row. */
 const [NARROW, WIDE] = [60, 5_000] as const;
 
-/** Time of rows that end by themselves, in milliseconds. */
+/** TTL of rows that expire, in milliseconds. */
 const USED_MS = 2_000;
 
-/** Longest time of one sweep and all of its steps, in milliseconds: docs/deploy/sqlite.md, Bounds. */
+/** Maximum time of a sweep with all its steps, in milliseconds: docs/deploy/sqlite.md, Bounds. */
 const SWEPT_MS = 5_300;
 
 const LONG: HistoryBounds = { size: 10_000, ttlMs: 3_600_000, bytes: MAX_BYTES };
 const SHORT: HistoryBounds = { ...LONG, size: 7 };
 const TOPIC = "narrow";
 
-/** Adds many narrow rows, and removes them or lets them end. */
+/** Adds many small rows, and removes them or lets them expire. */
 const REMOVALS = {
   async "deleted log"({ broker: { logs }, createLog }: FullFile, count: number) {
     await createLog(TOPIC, count);
@@ -57,7 +57,7 @@ const REMOVALS = {
   },
   async "shorter history"(file: FullFile, count: number) {
     await file.publish(TOPIC, count, LONG);
-    // An append deletes a step of rows; the second one leaves none of these numbers.
+    // Each append deletes one step of rows; after the second, none of these numbers is left.
     for (let more = 0; more < 3; more++) {
       await file.publish(TOPIC, 1, SHORT);
       const { head, publications } = await file.broker.history.read(TOPIC, {
@@ -71,7 +71,7 @@ const REMOVALS = {
   },
   async "expired history"(file: FullFile, count: number) {
     await file.publish(TOPIC, count, { ...LONG, ttlMs: USED_MS });
-    // A sweep deletes a step of rows, and the next one the rest.
+    // A sweep deletes one step of rows, the next one the rest.
     await file.world.pause(USED_MS + SWEPT_MS);
   },
   async numbers({ broker: { store } }: FullFile, count: number) {
@@ -83,14 +83,16 @@ const REMOVALS = {
   },
 } as const;
 
-property("a full file has all of its room again, once its rows have ended", {
+property("a full file regains all its space once its rows are gone", {
   cases: fc.record({
     synchronous: fc.constantFrom("full", "normal"),
     removals: fc.array(
       fc.record({
         kind: keyOf(REMOVALS),
         count: fc.constantFrom<number[]>(...COUNTS),
-        /** Operations of the disk that fail while the rows end, and for how long in milliseconds. */
+        /**
+         * Disk operations that fail while the rows are removed, and for how long in milliseconds.
+         */
         fault: maybe(
           fc.record({ operation: fc.constantFrom("write", "sync"), lastsMs: fc.nat(8_000) }),
         ),
@@ -112,7 +114,7 @@ property("a full file has all of its room again, once its rows have ended", {
         disk.heal();
       } else await world.pause(USED_MS);
       await world.pause(SWEPT_MS);
-      // Rows that stay take some pages, such as topics without publications.
+      // Rows that stay, such as topics without publications, use some pages.
       const hasTopics = removals.slice(0, i + 1).some((one) => one.kind === "forgotten topic");
       const after = await file.fill();
       assert(after >= before - i - (hasTopics ? 8 : 1), `${after} wide rows, ${before} before`);
@@ -121,13 +123,12 @@ property("a full file has all of its room again, once its rows have ended", {
   },
 });
 
-/** A small file. */
 class FullFile {
   #count = 0;
 
   constructor(readonly world: World, readonly broker: SqliteBroker) {}
 
-  /** Creates a log with some narrow records. */
+  /** Creates a log with some small records. */
   createLog = async (id: string, count: number): Promise<void> => {
     const config = { contentType: "text/plain" };
     const identity = `log${`${++this.#count}`.padStart(5, "0")}`;
@@ -142,14 +143,14 @@ class FullFile {
     );
   }
 
-  /** Publishes on a topic that a full file rejects at times; returns the offset. */
+  /** Publishes on a topic, which a full file may reject at first; returns the offset. */
   async #publishNext(): Promise<number> {
     const { history } = this.broker;
     const next = { topic: "next", payload: "next" };
     return (await history.append(next, { bounds: SHORT })).position!.offset;
   }
 
-  /** Adds wide records until the file rejects one, and deletes them; returns their number. */
+  /** Adds large records until the file rejects one, and deletes them; returns their number. */
   async fill(): Promise<number> {
     const { world, broker } = this;
     const offset = await this.#publishNext();
@@ -168,7 +169,7 @@ class FullFile {
     await world.until("no issue", () => broker.issues().length === 0, SWEPT_MS + 300);
     assertEquals(broker.status.current.name, "connected");
     await world.until("no waiting operation", () => broker.stats.waiting === 0);
-    // A rejected publication takes no offset.
+    // A rejected publication uses no offset.
     assertEquals(await this.#publishNext(), offset + 1);
     return count;
   }

@@ -1,4 +1,4 @@
-/** Clients that move between sessions, while publications, messages and requests are under way. */
+/** Clients that move between sessions while publications, messages and requests are in flight. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
@@ -13,30 +13,30 @@ import { collect, outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
 
-/** Topics of the client during a whole case: without a history, with one, and a room. */
+/** The client's topics during the whole case: without a history, with one, and a room. */
 const TOPICS = ["talk:a", "kept:a", "room:a"] as const;
 
 /** Topics to which the client subscribes shortly before a move. */
 const LATE = ["talk:late", "kept:late", "room:late"] as const;
 
-/** Topic to which the server subscribes each session, and topic of messages to the user. */
+/** Topic to which the server subscribes each session, and topic of direct messages. */
 const [OWN, NOTE] = ["talk:own", "note"] as const;
 
-/** Number of a publication that excepts the client. */
+/** Number of a publication that excludes the client. */
 const EXCEPTED = -1;
 
-/** Data of a large publication, and bytes in a second of a link that these fill. */
+/** Data of a large publication, and bytes per second of a link that such publications fill. */
 const [LARGE, NARROW] = ["x".repeat(9_000), 400_000] as const;
 
-/** Longest time until a client has one session and all publications, in milliseconds. */
+/** Maximum time until a client has one session and all publications, in milliseconds. */
 const REST_MS = 8_000;
 
 /** Time between two publications while the earlier session ends, in milliseconds. */
 const TRICKLE_MS = 60;
 
 /**
- * A session that ends during a move: once the server has the new session, once the client has asked
- * for a topic there, or once the client has moved.
+ * The session that breaks during a move, and when: once the server has the new session, once the
+ * client has requested a topic there, or once the client has moved.
  */
 const BREAKS = {
   none: undefined,
@@ -50,27 +50,27 @@ const BREAKS = {
   "both sessions": { of: "both", at: "moved", by: "cut" },
 } as const;
 
-/** A call that is under way during a move. */
+/** A call in flight during a move. */
 const call = fc.record({
   from: fc.constantFrom("client", "client, streaming", "server"),
   ms: fc.nat(2_500),
 });
 
-/** A round: moves in a row, with at most one session that breaks. */
+/** A round: consecutive moves, in which at most one session breaks. */
 const round = fc.record({
   breaks: keyOf(BREAKS),
   breakMs: fc.nat(60),
   /** Subscribes to {@linkcode LATE} before the first move. */
   isLate: fc.boolean(),
   isLarge: fc.boolean(),
-  /** Longest time until a right is known; at 0, the application may publish in that turn. */
+  /** Maximum time of a rights check; at 0, the application may publish in the same turn. */
   rightMs: fc.constantFrom(0, 0, 40, 800),
   publishesInRight: fc.boolean(),
-  /** Time between two publications, of which every fourth excepts the client if `excepts`. */
+  /** Time between two publications; if `excepts`, every fourth excludes the client. */
   betweenMs: fc.integer({ min: 2, max: 25 }),
   excepts: fc.boolean(),
   calls: fc.array(call, { maxLength: 4 }),
-  /** Delay of the earlier session's link from then on, and the time before the move. */
+  /** New delay of the earlier session's link, and the time before the move. */
   moves: fc.array(
     fc.record({ oldDelayMs: fc.constantFrom(1, 40, 200, 500), afterMs: fc.nat(120) }),
     { minLength: 1, maxLength: 3 },
@@ -93,10 +93,10 @@ const MOVE: Round = {
   moves: [{ oldDelayMs: 1, afterMs: 0 }],
 };
 
-property("a client that moves gets each publication once, in order, and counts as one", {
+property("a client that moves receives each publication once, in order, and counts as one", {
   cases: fc.record({
     transport,
-    /** A client without a user has no messages to the user, and no rooms. */
+    /** A client without a user has no direct messages and no rooms. */
     hasUser: fc.boolean(),
     rounds: fc.array(round, { minLength: 1, maxLength: 2 }),
   }),
@@ -170,7 +170,7 @@ interface Reader {
   readonly got: number[];
 }
 
-/** A server with one client, each of whose sessions has a link of its own. */
+/** A server with one client, whose sessions each have their own link. */
 class Moving {
   readonly #server: Server<string>;
   readonly #client: Client;
@@ -178,15 +178,15 @@ class Moving {
   readonly #machine: Host;
   readonly #hasUser: boolean;
   readonly #readers: readonly Reader[];
-  /** Numbers on {@linkcode OWN} and {@linkcode NOTE}. */
+  /** Numbers received on {@linkcode OWN} and {@linkcode NOTE}. */
   readonly #direct = { [OWN]: [] as number[], [NOTE]: [] as number[] };
-  /** Subscribed sessions at each publication, by topic and number. */
+  /** Sessions that were subscribed at each publication, by topic and number. */
   readonly #members = new Map<string, readonly string[]>();
   readonly #events = { opened() {}, asked() {} };
   /** The link of the next session. */
   #front: Host;
   #fronts = 0;
-  /** Number of rights that took time. */
+  /** Number of slow rights checks. */
   #rights = 0;
   #round: Round | undefined;
   #earlier: Session | undefined;
@@ -194,7 +194,7 @@ class Moving {
   #mostSubscribers = 0;
   readonly #reached = new Set<number>();
   readonly #shown = new Set<string>();
-  /** Changes that a user of the room, or a reader of a topic, would notice. */
+  /** Changes that a user of the room or a reader of a topic would notice. */
   readonly #noticed = new Set<string>();
 
   constructor(readonly world: World, { transport, hasUser }: {
@@ -212,7 +212,7 @@ class Moving {
         if (id !== this.#earlier?.id) this.#events.asked();
         const { rightMs = 0, publishesInRight, breaks } = this.#round ?? {};
         const isSlow = rightMs > 0 || breaks === "the new session, with a request";
-        // Rights take different times, in turn.
+        // Rights checks take different times, in turn.
         if (isSlow) await world.pause(Math.max(rightMs, 200) * (1 + this.#rights++ % 3) / 3);
         else if (publishesInRight) this.#publish();
         return true;
@@ -222,7 +222,7 @@ class Moving {
       session: {
         heartbeat: { intervalMs: 1_000, timeoutMs: 3_000 },
         concurrency: 8,
-        // Large publications on a slow link drop no others.
+        // Large publications on a slow link must not drop others.
         sendQueue: { maxMessages: 10_000, maxBytes: 1 << 24 },
       },
       requests: {
@@ -257,7 +257,7 @@ class Moving {
     this.#readers = this.#subscribe(TOPICS);
   }
 
-  /** Passes a round, then compares at rest. */
+  /** Plays a round, then compares the state once it is idle. */
   async pass(round: Round): Promise<void> {
     const world = this.world;
     await this.#rest(this.#readers);
@@ -301,14 +301,17 @@ class Moving {
     await this.#compare({ round, first, last, late });
   }
 
-  /** Closes the client, which leaves nothing behind. */
+  /** Closes the client, and expects no leftovers. */
   async close(): Promise<void> {
     await this.#client.close();
     await this.world.until("no session", () => this.#server.manager.count === 0);
     assertEquals([...this.#server.topics.list()], []);
   }
 
-  /** A move without a loss: one session in each topic, reached by messages, and seen in the room. */
+  /**
+   * After a move without a loss, one session is in each topic, receives messages, and is in the
+   * room.
+   */
   #compareCounts(): void {
     assertEquals(this.#mostSubscribers, 1, "sessions of one topic at once");
     assertEquals([...this.#noticed], [], "changes of presence and of subscriptions");
@@ -330,7 +333,7 @@ class Moving {
       assert(!got.includes(EXCEPTED), `a publication on ${topic} that excepts the client`);
       const isOrdered = !topic.endsWith(":late") || !round.breaks.startsWith("the new session");
       const came = isOrdered || isWhole ? got : sorted(got);
-      // Publications without a history are lost with a session.
+      // Without a history, publications are lost with a session.
       assertEquals(came, isWhole ? range(from, last) : sorted(got), `publications on ${topic}`);
       if (!topic.startsWith("kept:")) this.#compareSent(topic, { got, first });
     }
@@ -347,7 +350,7 @@ class Moving {
     for (const { got } of this.#readers) got.length = 0;
   }
 
-  /** Expects all that the server sent to the last session, which did not break. */
+  /** Expects everything that the server sent to the last session, which did not break. */
   #compareSent(topic: string, { got, first }: { readonly got: number[]; readonly first: number }) {
     const { id } = this.#client.session!;
     const sent = range(first, this.#next - 1)
@@ -355,7 +358,7 @@ class Moving {
     assertEquals(sent.filter((n) => !got.includes(n)), [], `lost on ${topic} by the new session`);
   }
 
-  /** Publishes the next number on all topics, and sends it to the user. */
+  /** Publishes the next number on all topics and sends it to the user. */
   #publish(text = ""): number {
     const n = this.#next++;
     const { topics } = this.#server;
@@ -372,7 +375,7 @@ class Moving {
     return n;
   }
 
-  /** Publishes to all but the client: by the client, or with a session that may be over. */
+  /** Publishes to all except the client, by the client or with a session that may have ended. */
   #publishExcept(i: number): void {
     const topic = TOPICS[i % 2]!;
     const data = { n: EXCEPTED };
@@ -430,7 +433,7 @@ class Moving {
       assert(isDraining || !outcomes.at(-1), "the earlier session takes new work");
       when.moved.resolve();
     }
-    // A move that failed opened no session, in which the client asks for nothing.
+    // A failed move may not have opened a session, so the break may never happen.
     await Promise.race([breaking, world.pause(2_000)]);
     return outcomes;
   }

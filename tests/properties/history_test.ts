@@ -1,4 +1,7 @@
-/** Clients that read histories: from any position, with full queues, and on very many topics at once. */
+/**
+ * Clients that read histories: from any position, with full queues, and on very many topics at
+ * once.
+ */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { ClientSubscribeOptions } from "../../client/client_options.ts";
@@ -15,10 +18,10 @@ import { range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { areSubscribed, read as readAny, type Reading } from "./readings.ts";
 
-/** Publications of a history. */
+/** Publications per history. */
 const SIZE = 5;
 
-/** Silence of a reader that has everything, in milliseconds. */
+/** Time without a message after which a reader has everything, in milliseconds. */
 const QUIET_MS = 300;
 
 /** Reads the numbers of a topic. */
@@ -26,7 +29,7 @@ function read(client: Client, topic: string, options?: ClientSubscribeOptions): 
   return readAny(client, topic, options, (data) => (data as { readonly n: number }).n);
 }
 
-/** Publishes numbers, of which each has a position. */
+/** Publishes numbers, and records their positions. */
 class Numbers {
   readonly positions: HistoryPosition[] = [];
 
@@ -44,7 +47,7 @@ class Numbers {
   }
 }
 
-property("a client reads all that a history keeps after a position, or receives the reason", {
+property("a client reads all that a history keeps after a position, or the reason for a gap", {
   cases: fc.record({
     engine: fc.constantFrom("memory", "sqlite", "redis", "nats"),
     size: fc.constantFrom<number[]>(SIZE, 100),
@@ -54,7 +57,7 @@ property("a client reads all that a history keeps after a position, or receives 
         start: fc.constantFrom("the end", "a position", "beyond", "another epoch", "none"),
         back: fc.nat(12),
         last: maybe(fc.nat(8)),
-        /** Publications that come meanwhile, and during an interruption of the connection. */
+        /** Publications meanwhile, and during an interruption of the connection. */
         during: fc.nat(6),
         lost: fc.nat(4),
       }),
@@ -110,7 +113,7 @@ property("a client reads all that a history keeps after a position, or receives 
       await numbers.add(during);
       await arrive();
       assertEquals(recoveries, since === undefined ? [] : [reason ?? true]);
-      // After an interruption, the client reads on after its last position.
+      // After an interruption, the client continues after its last position.
       world.cut(world.host("reader"));
       await numbers.add(Math.min(lost, size));
       await world.until("a subscription", () => areSubscribed([reading]));
@@ -123,7 +126,7 @@ property("a client reads all that a history keeps after a position, or receives 
   },
 });
 
-property("a node replays histories beyond its memory, and keeps nothing of them for no reader", {
+property("a node replays histories larger than its cache, and keeps none of them without readers", {
   cases: fc.record({
     size: fc.integer({ min: 513, max: 530 }),
     more: fc.nat(10),
@@ -163,7 +166,7 @@ property("a node replays histories beyond its memory, and keeps nothing of them 
     await subscription.unsubscribe();
     const kept: number[] = [];
     for await (const { data } of server.topics.read("long")) {
-      // A program that reads several pages does not receive what comes after the first one.
+      // A program that reads several pages does not receive publications made after the first one.
       if (kept.length === 0) await numbers.add(1);
       kept.push((data as { readonly n: number }).n);
     }
@@ -174,11 +177,11 @@ property("a node replays histories beyond its memory, and keeps nothing of them 
   },
 });
 
-property("a client receives publications again that its full queue dropped", {
+property("a client recovers publications that its full queue dropped", {
   cases: fc.record({
     policy: fc.constantFrom("drop-oldest", "drop-newest"),
     maxMessages: fc.integer({ min: 2, max: 8 }),
-    /** Publications of each burst on the first topic, and if the second topic has them, too. */
+    /** Publications of each burst on the first topic, and if the second topic gets them too. */
     bursts: fc.array(fc.record({ count: fc.integer({ min: 1, max: 25 }), onBoth: fc.boolean() }), {
       minLength: 1,
       maxLength: 3,
@@ -223,7 +226,7 @@ property("a client receives publications again that its full queue dropped", {
   },
 });
 
-property("each replay that reads the engine gives its turn back, whatever becomes of it", {
+property("each replay that reads the engine returns its turn, however it ends", {
   cases: fc.array(
     fc.record({
       end: fc.constantFrom("all", "the first one", "at once", "a cut"),
@@ -247,7 +250,7 @@ property("each replay that reads the engine gives its turn back, whatever become
       history: { large: { bytes: 1 << 24 } },
       onError() {},
     }));
-    // A node has seven or eight of these publications in memory.
+    // A node caches seven or eight of these publications.
     const all = range(1, 10);
     let epoch = "";
     for (const n of all) {
@@ -282,14 +285,14 @@ property("each replay that reads the engine gives its turn back, whatever become
 });
 
 property(
-  "readers of old positions receive the rest of the history, or all of the one that replaced it",
+  "readers at old positions receive the rest of the history, or all of the one that replaced it",
   {
     cases: fc.record({
       before: fc.integer({ min: 10, max: 14 }),
       readers: fc.array(
         fc.record({
           start: fc.constantFrom("position", "wrong tag", "last"),
-          /** A position that a node has to read. */
+          /** A position that a node must read from the engine. */
           at: fc.integer({ min: 1, max: 2 }),
           hasTag: fc.boolean(),
         }),
@@ -321,7 +324,7 @@ property(
       const follower = read(world.connect("follower", host), "large");
       await world.until("a follower", () => areSubscribed([follower]));
       const positions: HistoryPosition[] = [];
-      /** Numbers by life of the engine. */
+      /** Numbers, by life of the engine. */
       const lives: number[][] = [[]];
       const publish = async (count: number, text = "") => {
         for (; count > 0; count--) {
@@ -332,7 +335,7 @@ property(
           await world.pause(6);
         }
       };
-      // A node has seven or eight of these publications in memory.
+      // A node caches seven or eight of these publications.
       await publish(before, "x".repeat(70_000));
       broker.make("history.read", replyAfter(held.promise));
       const returned = readers.map(({ start, at, hasTag }, i) => {
@@ -351,7 +354,7 @@ property(
       if (isLost) {
         engine.lose();
         lives.push([]);
-        // A history shows that it is another one by another publication at a known offset.
+        // A different publication at a known offset shows that the history is another one.
         isDeaf = true;
         await publish(meanwhile + (isSame ? before : 0));
         isDeaf = false;
@@ -378,13 +381,13 @@ property(
   },
 );
 
-property("very many topics that miss publications at once are read again, some at a time", {
+property("very many topics that miss publications at once are read again, a few at a time", {
   cases: fc.record({
     topics: fc.integer({ min: 1, max: 90 }),
     rounds: fc.array(
       fc.record({
         readMs: fc.integer({ min: 5, max: 60 }),
-        /** Every so many-th topic is left while it waits for its read. */
+        /** Every n-th topic is left while it waits for its read. */
         leftEach: maybe(fc.integer({ min: 2, max: 5 })),
         failing: fc.nat(9),
       }),
@@ -446,14 +449,14 @@ property("very many topics that miss publications at once are read again, some a
           .map(({ subscription }) => subscription.unsubscribe()),
       );
       await arrive(readings.filter((_, j) => !isLeft(j)), i + 1);
-      assertEquals(peak, Math.min(count, 64), "most reads at once");
+      assertEquals(peak, Math.min(count, 64), "maximum concurrent reads");
       readings = readings.map((reading, j) =>
         isLeft(j) ? read(client, topics[j]!, { last: i + 1 }) : reading
       );
       await areIn();
       await arrive(readings, i + 1);
     }
-    // All topics are replayed at once to a client that comes back.
+    // All topics are replayed at once to a client that reconnects.
     world.cut(world.host("reader"));
     await world.until("no session", () => server.manager.count === 0);
     for (const topic of topics) server.publish(topic, { n: rounds.length + 1 });

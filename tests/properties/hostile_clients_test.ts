@@ -1,14 +1,16 @@
-/** Clients without the library: invalid messages, and silence. */
+/** Clients that don't use the library: invalid messages, and silence. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { CloseCode } from "../../errors.ts";
 import { range } from "./outcomes.ts";
 import { property } from "./property.ts";
 
-/** Time in which invalid messages are counted, and time beyond that, in milliseconds. */
+/** Time window in which invalid messages are counted, and time beyond it, in milliseconds. */
 const [WINDOW_MS, BEYOND_MS] = [60_000, 1_000] as const;
 
-/** Messages that each count as invalid; the last one is a request beyond those that may be open. */
+/**
+ * Messages that each count as invalid; the last one is a request beyond the limit of open requests.
+ */
 const INVALID: readonly ((id: number) => string)[] = [
   () => "{",
   () => "[]",
@@ -16,12 +18,12 @@ const INVALID: readonly ((id: number) => string)[] = [
   (id) => `{"topic":"hold","data":0,"id":${id}}`,
 ];
 
-property("invalid messages close a session at the bound within a minute, and never at fewer", {
+property("invalid messages close a session exactly at the limit per minute", {
   cases: fc.record({
     most: fc.integer({ min: 4, max: 8 }),
     hasProtocol: fc.boolean(),
     kinds: fc.array(fc.nat(INVALID.length - 1), { minLength: 1, maxLength: 8 }),
-    /** One fewer than the bound at once, or twice the bound slowly, each in a new minute. */
+    /** One less than the limit at once, or twice the limit slowly, each in a new minute. */
     phases: fc.array(fc.constantFrom("at once", "slowly"), { maxLength: 3 }),
   }),
   async check(world, { most, hasProtocol, kinds, phases }) {
@@ -50,7 +52,7 @@ property("invalid messages close a session at the bound within a minute, and nev
     for (const phase of [...phases, "at once"]) {
       host.jumpClock(WINDOW_MS + BEYOND_MS);
       if (phase === "at once") await send(most - 1);
-      // One message more in each minute than would be allowed in two at this pace.
+      // Slow enough that no minute reaches the limit.
       for (let left = phase === "slowly" ? 2 * most : 0; left > 0; left--) {
         await send(1);
         host.jumpClock(Math.ceil(WINDOW_MS / (most - 2)) + BEYOND_MS);
@@ -63,36 +65,44 @@ property("invalid messages close a session at the bound within a minute, and nev
   },
 });
 
-property("a server finds a silent client in time, whatever its clock does, and keeps the others", {
-  cases: fc.record({
-    /** Pings at a short interval, or at one beyond the 10 s of a server that slept. */
-    pings: fc.constantFrom(
-      { intervalMs: 1_000, timeoutMs: 3_000, foundMs: [1_700, 5_200] },
-      { intervalMs: 20_000, timeoutMs: 30_000, foundMs: [8_500, 51_000] },
-    ),
-    stepMs: fc.constantFrom(0, -3_600_000, 3_600_000),
-    /** A server without sessions has no ticking clock. */
-    isIdle: fc.boolean(),
-    beforeMs: fc.nat(1_500),
-  }),
-  async check(world, { pings, stepMs, isIdle, beforeMs }) {
-    const { intervalMs, timeoutMs, foundMs: [least, most] } = pings;
-    const { server, host } = world.serve("server", () => ({
-      session: { heartbeat: { intervalMs, timeoutMs } },
-      onError() {},
-    }));
-    if (isIdle) await world.pause(5_000);
-    const [stays] = ["stays", "leaves"].map((name) => world.connect(name, host, { onError() {} }));
-    await world.until("both sessions", () => server.manager.count === 2 && stays!.isConnected);
-    const { session } = stays!;
-    await world.pause(beforeMs);
-    world.host("leaves").kill({ power: true });
-    host.jumpClock(stepMs);
-    const beganMs = world.nowMs;
-    await world.until("the end of the silent session", () => server.manager.count < 2, most);
-    assert(world.nowMs - beganMs >= least!, `found after ${world.nowMs - beganMs} ms`);
-    await world.pause(1_500);
-    assert(stays!.isConnected && stays!.session === session, "the other session ended");
-    assertEquals(server.manager.count, 1);
+property(
+  "a server detects a silent client in time, whatever its clock does, and keeps the others",
+  {
+    cases: fc.record({
+      /**
+       * Pings at a short interval, or at one longer than the 10 s that indicate that the server
+       * slept.
+       */
+      pings: fc.constantFrom(
+        { intervalMs: 1_000, timeoutMs: 3_000, foundMs: [1_700, 5_200] },
+        { intervalMs: 20_000, timeoutMs: 30_000, foundMs: [8_500, 51_000] },
+      ),
+      stepMs: fc.constantFrom(0, -3_600_000, 3_600_000),
+      /** A server without sessions has no ticking clock. */
+      isIdle: fc.boolean(),
+      beforeMs: fc.nat(1_500),
+    }),
+    async check(world, { pings, stepMs, isIdle, beforeMs }) {
+      const { intervalMs, timeoutMs, foundMs: [least, most] } = pings;
+      const { server, host } = world.serve("server", () => ({
+        session: { heartbeat: { intervalMs, timeoutMs } },
+        onError() {},
+      }));
+      if (isIdle) await world.pause(5_000);
+      const [stays] = ["stays", "leaves"].map((name) =>
+        world.connect(name, host, { onError() {} })
+      );
+      await world.until("both sessions", () => server.manager.count === 2 && stays!.isConnected);
+      const { session } = stays!;
+      await world.pause(beforeMs);
+      world.host("leaves").kill({ power: true });
+      host.jumpClock(stepMs);
+      const beganMs = world.nowMs;
+      await world.until("the end of the silent session", () => server.manager.count < 2, most);
+      assert(world.nowMs - beganMs >= least!, `found after ${world.nowMs - beganMs} ms`);
+      await world.pause(1_500);
+      assert(stays!.isConnected && stays!.session === session, "the other session ended");
+      assertEquals(server.manager.count, 1);
+    },
   },
-});
+);

@@ -1,4 +1,6 @@
-/** The HTTP API at two servers of one engine: each response, and all that sessions receive. */
+/**
+ * The HTTP API on two servers of one engine: each response, and everything that sessions receive.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
@@ -9,19 +11,19 @@ import { property } from "./property.ts";
 import { ask, type Asking, type Node, type Reply, serveNodes } from "./requests.ts";
 import type { World } from "./world.ts";
 
-/** Users; the name of one has to be encoded in a path. One has no session. */
+/** Users; one name must be encoded in a path. One user has no session. */
 const USERS = ["ann", "b/ö b"] as const;
 
 /** Topics without and with a history, one that nobody may publish on, and a room. */
 const [PLAIN, KEPT, SECRET, ROOM] = ["news/ü", "log:orders", "secret", "room:lobby"] as const;
 
-/** Publications that the history keeps, and most of a batch. */
+/** Publications that the history keeps, and maximum size of a batch. */
 const [SIZE, MAX_BATCH] = [4, 3] as const;
 
-/** Age of publications that the history loses, longer than all other steps. */
+/** Age at which publications expire, longer than all other steps. */
 const TTL_MS = 30_000;
 
-/** Time for a message to all sessions, by which messages of both servers have an order. */
+/** Time for a message to reach all sessions, so that messages of both servers have an order. */
 const STEP_MS = 200;
 
 /** Time to start on each engine. */
@@ -50,7 +52,7 @@ const steps = fc.array(
     stepOf("read the history", {
       node,
       limit,
-      // After so many publications, or the newest ones.
+      // After this many publications, or the newest ones.
       after: maybe(fc.nat(10)),
       tag: fc.constantFrom(undefined, "its own", "another"),
       epoch: fc.constantFrom("its own", "its own", "another"),
@@ -66,14 +68,14 @@ const steps = fc.array(
 type Step = Drawn<typeof steps>[number];
 type StepOf<K extends Step["kind"]> = Extract<Step, { readonly kind: K }>;
 
-/** A message that a session gets. */
+/** A received message. */
 interface Got {
   readonly topic: string;
   readonly data: unknown;
   readonly from: string | undefined;
 }
 
-/** A session with the received and the expected messages. */
+/** A session with its received and expected messages. */
 interface Listener {
   readonly user: string;
   readonly node: number;
@@ -104,7 +106,7 @@ interface Page {
 class Api {
   readonly #history: Kept[] = [];
   #listeners: Listener[] = [];
-  /** Publications that the history has lost by their age. */
+  /** Publications that have expired. */
   #expired = 0;
   #epoch = "";
   #bytes = 0;
@@ -165,7 +167,9 @@ class Api {
     }
   }
 
-  /** Each session has each message once; topics and direct messages have an order each. */
+  /**
+   * Expects each message once at each session; topics and direct messages are ordered separately.
+   */
   async checkArrivals(): Promise<void> {
     await this.world.pause(STEP_MS);
     for (const { user, got, due } of this.#listeners) {
@@ -188,7 +192,7 @@ class Api {
     assertEquals(body, this.#take({ topic, ...json }, Object(body).position));
   }
 
-  /** A batch with a refused publication makes none. */
+  /** A batch with a rejected publication publishes nothing. */
   async #publishBatch({ node, batch, refusal }: StepOf<"publish a batch">): Promise<void> {
     if (refusal !== undefined) {
       const [expected, wrong] = REFUSED[refusal]!;
@@ -222,7 +226,7 @@ class Api {
     for (const { due } of this.#of(user)) due.push({ ...json, from: undefined });
   }
 
-  /** Reads a page, or the reason for which one is missing. */
+  /** Reads a page, or the reason why it is missing. */
   async #readHistory(step: StepOf<"read the history">): Promise<void> {
     const { node, limit, tag } = step;
     const history = this.#history;
@@ -245,7 +249,7 @@ class Api {
     const answer = await this.#read(node, `${query}`);
     if (isOther) return assertEquals(answer.outcome, "410 new-epoch");
     if (isBeyond) return assertEquals(answer.outcome, "410 beyond-head");
-    // The tag of a publication that is not kept tells nothing.
+    // The tag of a publication that is not kept is not checked.
     const isKept = count > oldest;
     if (tag === "another" && isKept) return assertEquals(answer.outcome, "410 new-epoch");
     if (tag === "another") return;
@@ -273,7 +277,7 @@ class Api {
     ]);
   }
 
-  /** Sessions and rooms on all servers, and the counts of one. */
+  /** Compares sessions and rooms on all servers, and the counts of one. */
   async #list({ node, user, limit }: StepOf<"list">): Promise<void> {
     const { body: list } = await this.#ask(node, `/users/${encodeURIComponent(user)}/sessions`);
     const { sessions } = list as {
@@ -379,7 +383,7 @@ class Api {
   }
 }
 
-/** Publications that no batch may have, with the outcomes. */
+/** Publications that no batch may contain, with the outcomes. */
 const REFUSED: readonly (readonly [outcome: string, publications: readonly object[]])[] = [
   ["403 forbidden", [{ topic: SECRET }]],
   ["422 invalid", [{ topic: "presence:x" }]],
@@ -389,7 +393,7 @@ const REFUSED: readonly (readonly [outcome: string, publications: readonly objec
   ["413 too-large", Array.from({ length: MAX_BATCH }, () => ({ topic: PLAIN }))],
 ];
 
-property("the HTTP API does at each server what its response says, for sessions on all servers", {
+property("the HTTP API does on each server what its responses say, for sessions on all servers", {
   cases: fc.record({ engine: fc.constantFrom("memory", "redis", "sqlite", "nats"), steps }),
   async check(world, { engine, steps }) {
     const nodes = await serveNodes(world, engine, {

@@ -1,4 +1,4 @@
-/** Sessions over HTTP behind a load balancer: lost requests, nodes that end, clients that vanish. */
+/** Sessions over HTTP behind a load balancer: lost requests, stopped nodes, vanished clients. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { CloseCode } from "../../errors.ts";
@@ -11,10 +11,10 @@ import type { World } from "./world.ts";
 /** Time between two heartbeats of a node, and silence after which it is gone, in milliseconds. */
 const [BEAT_MS, GONE_MS] = [500, 10_000] as const;
 
-/** Time after the end of a node in which its clients are back, in milliseconds. */
+/** Time after a node's end until its clients are back, in milliseconds. */
 const BACK_MS = 12_000;
 
-/** Time in which a node finds a client over HTTP that vanished, in milliseconds. */
+/** Time until a node detects a vanished client over HTTP, in milliseconds. */
 const VANISHED_MS = 60_000;
 
 /** Starts nodes; each request to the load balancer goes to the next one. */
@@ -34,19 +34,19 @@ async function serveBalanced(
 const loss = fc.record({
   losesRequests: fc.boolean(),
   losesResponses: fc.boolean(),
-  /** Publications, the time between two, and after the last one until the loss. */
+  /** Publications, the time between two, and from the last one to the loss. */
   count: fc.integer({ min: 1, max: 4 }),
   betweenMs: fc.nat(30),
   afterMs: fc.nat(120),
   /** Time of the loss, after which all connections break. */
   lostMs: fc.integer({ min: 1, max: 80 }),
-  /** The nodes don't notice the end, and go on to respond. */
+  /** The nodes don't notice the end, and continue to respond. */
   isUnnoticed: fc.boolean(),
-  /** Failures long ago don't count. */
+  /** Old failures don't count. */
   restMs: fc.constantFrom(0, 0, 31_000),
 });
 
-property("a session over HTTP outlives lost requests, and reads each publication once, in order", {
+property("a session over HTTP survives lost requests, and reads each publication once, in order", {
   cases: fc.record({
     count: fc.integer({ min: 1, max: 3 }),
     losses: fc.array(loss, { minLength: 1, maxLength: 4 }),
@@ -90,12 +90,12 @@ const end = fc.record({
   /** The client whose session or node ends. */
   client: fc.nat(2),
   code: fc.constantFrom(CloseCode.draining, 3_001, 4_900),
-  /** Messages of the client before, and the time between these and the end, in milliseconds. */
+  /** Earlier messages of the client, and the time between them and the end, in milliseconds. */
   messages: fc.nat(4),
   afterMs: fc.nat(40),
 });
 
-property("a client over HTTP returns to another node, and a node forgets the clients that vanish", {
+property("a client over HTTP returns to another node, and nodes forget vanished clients", {
   runs: 3,
   cases: fc.record({
     count: fc.integer({ min: 2, max: 3 }),
@@ -154,7 +154,7 @@ property("a client over HTTP returns to another node, and a node forgets the cli
       await arrive();
       if (kind === "close of the session") assertEquals(one.causes, [`${code}`]);
       else assert(homeOf(one) !== home, "the session is at a node that ended");
-      // Messages on their way may be lost with the session; the rest came once and in order.
+      // Messages in flight may be lost with the session; the others arrived once, in order.
       assertEquals(numbers, range(1, numbers.length));
       const before = numbers.length;
       one.client.send("up", 0);

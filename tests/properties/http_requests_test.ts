@@ -1,4 +1,4 @@
-/** Requests of one connection over HTTP, made by hand, at its node and at another one. */
+/** Raw requests of one connection over HTTP, at its node and at another one. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { CloseCode } from "../../errors.ts";
@@ -10,13 +10,13 @@ import { range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
 
-/** Most bytes of a message, and of a frame that joins several ones. */
+/** Maximum bytes of a message, and of a frame that joins several. */
 const [MESSAGE_BYTES, FRAME_BYTES] = [4_096, 65_536] as const;
 
-/** Time of a poll without an event, by docs/protocol.md 26, in milliseconds. */
+/** Duration of a poll without an event, by docs/protocol.md 26, in milliseconds. */
 const POLL_MS = 25_000;
 
-/** Time for calls between two nodes, and after which a node gives up a call, in milliseconds. */
+/** Time for a call between two nodes, and timeout of such a call, in milliseconds. */
 const [ROUND_MS, ANSWER_MS] = [150, 6_100] as const;
 
 /** Time between two heartbeats of a node, in milliseconds. */
@@ -30,14 +30,14 @@ const step = fc.oneof(
     isHome,
     /** Distance of the first frame from the expected one: repeated, or too early. */
     shift: fc.integer({ min: -2, max: 2 }),
-    /** Frames of 4 KB, of which 30 are nearly as many as a request may have. */
+    /** Frames of 4 KB; 30 are almost the maximum of a request. */
     count: fc.constantFrom(1, 0, 2, 3, 30),
   }),
   fc.record({
     kind: fc.constant("get" as const),
     isHome,
     isPoll: fc.boolean(),
-    /** Events that the client has, and requests again. */
+    /** Received events that the client requests again. */
     back: fc.nat(3),
     /** Messages of the server after the request. */
     messages: fc.nat(3),
@@ -73,7 +73,7 @@ property("a connection over HTTP does what each request says, whichever node rec
           await world.pause(ROUND_MS);
           assert(readers.every(({ isOver }) => isOver), "an earlier stream goes on");
           const texts = readers.map(({ text }) => text);
-          // A poll returns the events that wait, or the first one that comes.
+          // A poll returns the waiting events, or the next one.
           const most = step.isPoll ? Math.max(last, after + 1) : Infinity;
           for (let left = step.messages; left > 0; left--) {
             far.send("event", ++last);
@@ -108,7 +108,7 @@ property("a connection over HTTP does what each request says, whichever node rec
           const isFrozen = step.kind === "frozen node";
           if (isFrozen) nodes[0]!.host.freeze();
           else engine.goAway();
-          // Only requests by way of the other node need the engine.
+          // Only requests through the other node need the engine.
           if (!isFrozen) assertEquals((await connection.post(true, {})).status, 204);
           const response = await connection.post(false, {});
           assertEquals([response.status, response.headers.get("retry-after")], [503, "1"]);
@@ -138,7 +138,7 @@ const ENDS: Readonly<Record<string, number>> = {
   "the death of its node": 0,
 };
 
-/** Bodies that end a session after a good frame. */
+/** Bodies that end a session after a valid frame. */
 const WRONG: Readonly<Record<string, Uint8Array<ArrayBuffer>>> = {
   "a length without a type": Uint8Array.of(1),
   "half a length": Uint8Array.of(0x40),
@@ -148,7 +148,7 @@ const WRONG: Readonly<Record<string, Uint8Array<ArrayBuffer>>> = {
   "a frame that is too large": framesOf(" ".repeat(FRAME_BYTES + 1)),
 };
 
-property("a connection over HTTP ends with its reason at all nodes, and gives its places back", {
+property("a connection over HTTP ends with its reason on all nodes, and frees its slots", {
   runs: 12,
   cases: fc.record({ end: keyOf({ ...ENDS, ...WRONG }), isHome }),
   async check(world, { end, isHome }) {
@@ -177,7 +177,7 @@ property("a connection over HTTP ends with its reason at all nodes, and gives it
       while (!statuses.has(410) && world.nowMs - beganMs < 2 * BEAT_MS) {
         statuses.add((await connection.post(false, { count: 0 })).status);
       }
-      // The node does not answer, and then two heartbeats did not come.
+      // The node does not respond, then it misses two heartbeats.
       assertEquals([...statuses], [503, 410]);
     } else {
       await world.until("the end of the session", () => connection.sessions === 0, ROUND_MS);
@@ -195,14 +195,14 @@ property("a connection over HTTP ends with its reason at all nodes, and gives it
   },
 });
 
-/** A connection at the first of two nodes, and what its client knows. */
+/** A connection at the first of two nodes, with the client's state. */
 class Connection {
   readonly engine: FailingEngine;
   readonly nodes: readonly SimulatedServer<string>[];
   readonly handled: number[] = [];
   /** Headers that name the connection. */
   own: Readonly<Record<string, string>> = {};
-  /** The next frame of the client, and the last event that it has confirmed. */
+  /** The client's next frame, and the last event that it has confirmed. */
   next = 1;
   confirmed = 0;
 
@@ -264,7 +264,7 @@ class Connection {
     return new Events(this.ask(isHome, { headers }));
   }
 
-  /** Posts frames with numbered messages, and bytes after these; by default the next frame. */
+  /** Posts frames with numbered messages, followed by raw bytes; by default the next frame. */
   async post(
     isHome: boolean,
     { first = this.next, count = 1, rest = new Uint8Array() },
@@ -290,7 +290,7 @@ class Events {
     void this.#read(asked);
   }
 
-  /** Numbers of the events so far. */
+  /** Numbers of the received events. */
   get ids(): number[] {
     return Array.from(this.text.matchAll(/^id:(\d+)$/gm), ([, id]) => Number(id));
   }
@@ -307,7 +307,7 @@ class Events {
 function framesOf(...texts: string[]): Uint8Array<ArrayBuffer> {
   return Uint8Array.from(texts.flatMap((text) => {
     const { length } = text;
-    // The longest form of a length fits all.
+    // The longest form of a length fits all frames.
     return [
       0x80,
       length >> 16,

@@ -1,4 +1,4 @@
-/** Sessions over HTTP: posts to a receiver that is behind, and events that nobody acknowledges. */
+/** Sessions over HTTP: posts to a slow receiver, and unacknowledged events. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Host } from "../../testing/simulation/mod.ts";
@@ -6,25 +6,30 @@ import { outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Room of the receive queue, of which half is filled before frames wait. */
+/** Size of the receive queue; frames wait once half of it is filled. */
 const ROOM = 4;
 
-/** Heartbeat of the server, to which the signs of life behind a full queue would be late. */
+/**
+ * Heartbeat of the server; signs of life that wait behind a full queue would be too late for it.
+ */
 const HEARTBEAT = { intervalMs: 4_000, timeoutMs: 8_000 };
 
 /** Bytes that a client may leave unacknowledged: docs/protocol.md 21.5. */
 const MAX_UNACKNOWLEDGED_BYTES = 262_144;
 
-/** Longest time of all messages once the receiver goes on, less than a repetition takes, in milliseconds. */
+/**
+ * Maximum time of all messages once the receiver continues, in milliseconds; less than a repetition
+ * takes.
+ */
 const ROUND_MS = 5_000;
 
-/** Time in which a client's first events have to come; later it polls. */
+/** Time in which a client's first events must arrive; otherwise it polls. */
 const FIRST_EVENTS_MS = 3_200;
 
 /**
- * Connects a client over HTTP, and notes the numbers of the events that it receives.
+ * Connects a client over HTTP, and records the numbers of the received events.
  *
- * @param isPolling Delays the first events, so that the client asks for each of the next ones.
+ * @param isPolling Delays the first events, so that the client polls for the next ones.
  */
 async function connectHttp(world: World, server: Host, isPolling: boolean) {
   const machine = world.host("ada");
@@ -39,7 +44,7 @@ async function connectHttp(world: World, server: Host, isPolling: boolean) {
   return { machine, client, got };
 }
 
-property("everything posted to a receiver that is behind is handled once and in order", {
+property("everything posted to a slow receiver is handled once, in order", {
   cases: fc.record({
     kind: fc.constantFrom("message", "request"),
     isPolling: fc.boolean(),
@@ -48,16 +53,16 @@ property("everything posted to a receiver that is behind is handled once and in 
       fc.record({
         pausesMs: fc.array(fc.constantFrom(1, 30), { minLength: 1, maxLength: 12, size: "max" }),
         handlerMs: fc.constantFrom(0, 80),
-        /** Cuts of all connections, of which the server may not hear. */
+        /** Cuts of all connections, which the server may not notice. */
         cuts: fc.array(fc.record({ afterMs: fc.nat(600), isHeard: fc.boolean() }), {
           maxLength: 3,
         }),
-        /** Time for which the handler keeps the first message of the round, in milliseconds. */
+        /** Time for which the handler holds the first message of the round, in milliseconds. */
         heldMs: fc.constantFrom(0, 700, 11_000),
       }),
       { minLength: 1, maxLength: 3 },
     ),
-    /** Events of the server at last, after each of which the client may post, and be cut. */
+    /** Final events of the server; after each, the client may post and be cut off. */
     events: fc.array(
       fc.record({ posts: fc.boolean(), cuts: fc.constantFrom(false, false, false, true) }),
       { maxLength: 24, size: "max" },
@@ -105,7 +110,7 @@ property("everything posted to a receiver that is behind is handled once and in 
       await world.until("all messages", () => handled.length >= count, ROUND_MS);
       assertEquals(handled, range(1, count));
     }
-    // Pings of a client wait behind a full queue, and a client that hears no answer may leave.
+    // A client's pings wait behind a full queue, and a client without a reply may leave.
     const mayMove = rounds.some(({ heldMs }) => heldMs > 1_000);
     if (!mayMove) assertEquals(client.session?.id, id);
     const far = server.manager.all().find((session) => session.id === client.session?.id)!;
@@ -126,7 +131,7 @@ property("everything posted to a receiver that is behind is handled once and in 
   },
 });
 
-property("a server sends a client over HTTP no more events than it may leave unacknowledged", {
+property("a server limits the unacknowledged events that it sends a client over HTTP", {
   cases: fc.record({
     isPolling: fc.boolean(),
     eventBytes: fc.integer({ min: 20_000, max: 60_000 }),
@@ -171,7 +176,7 @@ property("a server sends a client over HTTP no more events than it may leave una
           await world.pause(10);
         }
       } else if (round === "during a slow post") {
-        // A post waits for room at the server, and tells nothing of later events.
+        // A post waits for space at the server, and acknowledges no later events.
         gate = Promise.withResolvers();
         for (; answers < ROOM; answers++) {
           client.send("answer", answers);
@@ -180,7 +185,7 @@ property("a server sends a client over HTTP no more events than it may leave una
         await send();
         gate.resolve();
       } else {
-        // The stream goes on, and no new request arrives.
+        // The stream continues, and no new request arrives.
         world.network.change(machine, host, { refusalRate: 1 });
         await send();
         const bytes = got.length * eventBytes;

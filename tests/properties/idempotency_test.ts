@@ -1,4 +1,4 @@
-/** Requests with an idempotency key, sent again to several servers, one of which freezes or ends. */
+/** Requests with an idempotency key, repeated at several servers, one of which freezes or ends. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { keyOf } from "./draw.ts";
@@ -9,10 +9,10 @@ import { ask, type Reply, serveNodes } from "./requests.ts";
 /** Time for which servers remember a key. */
 const WINDOW_MS = 1_500;
 
-/** Time for which a server that ended may still count as alive, and time for a message. */
+/** Time for which a dead server may still count as alive, and time for a message. */
 const [SLACK_MS, ROUND_MS] = [400, 100];
 
-/** Time between two attempts of a client whose request was lost. */
+/** Retry interval of a client whose request was lost. */
 const RETRY_MS = 150;
 
 /** Topics without and with a history, and the topic of direct messages. */
@@ -49,7 +49,7 @@ interface Request {
   readonly topics: readonly string[];
 }
 
-/** The first server gets the request first, and has the fault. */
+/** The first server receives the request first, and has the fault. */
 const round = fc.record({
   kind: keyOf(REQUESTS),
   fault: fc.oneof(
@@ -60,19 +60,19 @@ const round = fc.record({
       lastsMs: fc.integer({ min: 1, max: 60 }),
     }),
   ),
-  /** Repetitions while the request may be under way. */
+  /** Repetitions while the request may be in progress. */
   repeats: fc.array(fc.record({ node: fc.constantFrom(0, 1), afterMs: fc.nat(8) }), {
     maxLength: 6,
   }),
-  /** The key with another part of the request. */
+  /** Reuses the key with a different user, body or path. */
   other: fc.constantFrom(undefined, "user", "body", "path"),
-  /** A request with a key of its own that fails: its repetition fails in the same way. */
+  /** Also sends a failing request with its own key: its repetition fails in the same way. */
   fails: fc.boolean(),
-  /** Time from the answer to the last repetition. */
+  /** Time from the response to the last repetition. */
   thenMs: fc.constantFrom(0, WINDOW_MS - SLACK_MS, WINDOW_MS + SLACK_MS),
 });
 
-property("a request with an idempotency key is done once, on any server", {
+property("a request with an idempotency key is executed once, on any server", {
   cases: fc.array(round, { maxLength: 5 }),
   async check(world, rounds) {
     const nodes = await serveNodes(world, "memory", {
@@ -133,7 +133,8 @@ property("a request with an idempotency key is done once, on any server", {
       }
       await world.pause(ROUND_MS);
 
-      // The request is done once; other responses repeat the first, or say that it is in progress.
+      // The request is executed once; other responses repeat the first, or say that it is in
+      // progress.
       answers.push(last);
       const good = answers.filter(({ status }) => status === 200);
       const done = good.filter((answer) => !isReplayed(answer)).length;
@@ -142,8 +143,8 @@ property("a request with an idempotency key is done once, on any server", {
       const rest = answers.filter(({ status }) => status !== 200).map(({ outcome }) => outcome);
       assertEquals(rest, rest.map(() => "409 in-progress"));
 
-      // Each message arrives once. If the server ended in the middle, a topic without a history may
-      // get it once more after the window.
+      // Each message arrives once. If the server died in the middle, a topic without a history may
+      // receive it again after the window.
       const all = arrivals.get(key) ?? [];
       for (const topic of topics) {
         const times = all.filter((one) => one.topic === topic).map(({ atMs }) => atMs);
@@ -167,7 +168,7 @@ property("a request with an idempotency key is done once, on any server", {
         assertEquals(arrivals.get(id)?.length ?? 0, isAllowed ? changed.topics.length : 0, id);
       }
 
-      // A key is remembered for the window, and no longer.
+      // A key is remembered only for the window.
       if (!hasEnded) {
         await world.pause(thenMs);
         const again = await send(0, key, request);
@@ -175,7 +176,7 @@ property("a request with an idempotency key is done once, on any server", {
         if (thenMs < WINDOW_MS) assertEquals(again.body, last.body);
       }
 
-      // Last, as these wait for a server that ended before.
+      // Last, because these requests wait for a server that has ended.
       for (const node of fails ? [1, 0] : []) {
         const failing = { path: "/sessions/nobody/disconnect", json: {} };
         assertEquals((await send(node, `${key}-fails`, failing)).outcome, "404 not-found");

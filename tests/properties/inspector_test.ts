@@ -1,4 +1,4 @@
-/** The inspector at two servers: lists of both, recorded sessions, and a server that is slow to answer. */
+/** The inspector on two servers: lists of both, recorded sessions, and a slow server. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
@@ -13,13 +13,13 @@ import type { World } from "./world.ts";
 /** Topics of the sessions: without a history, with one, and rooms. */
 const TOPICS = ["talk:one", "talk:two", "log:one", "room:one", "room:two"] as const;
 
-/** Time in which all changes have arrived, and in which a page may be shown the same data again. */
+/** Time until all changes have arrived, and for which a page may receive cached data. */
 const FRESH_MS = 600;
 
-/** A value that no page is shown. */
+/** A value that no page may receive. */
 const SECRET = "open-sesame";
 
-/** Columns of sessions that a page sorts by, with their values. */
+/** Columns by which a page sorts sessions, with their values. */
 const COLUMNS = {
   user: ({ user }: Session) => user as string,
   transport: ({ transport }: Session) => transport as string,
@@ -29,7 +29,7 @@ const COLUMNS = {
 
 type Rows = readonly Readonly<Record<string, unknown>>[];
 
-/** A list of all servers; `missing` are those that gave no answer in time. */
+/** A list from all servers; `missing` lists those that did not reply in time. */
 interface List {
   readonly rows: Rows;
   readonly matched: number;
@@ -37,7 +37,7 @@ interface List {
   readonly missing: readonly unknown[];
 }
 
-/** Asks an inspector as its page does. */
+/** Requests data from an inspector as its page does. */
 async function inspect<T>(
   node: Node,
   name: string,
@@ -49,7 +49,7 @@ async function inspect<T>(
   return body as T;
 }
 
-/** Connects sessions, one after the other. */
+/** Connects sessions one after another. */
 async function connectAll(
   world: World,
   sessions: readonly { readonly user: string; readonly host: Node["host"] }[],
@@ -140,7 +140,7 @@ property("an inspector lists the sessions, topics and rooms of all servers", {
       ),
     );
 
-    /** Sessions of each topic that has some: their number, and the numbers of users and servers. */
+    /** For each topic with sessions: the numbers of sessions, users and servers. */
     const subscribed = TOPICS.toSorted().map((topic) => {
       const of = sessions.filter(({ topics }) => topics.includes(topic));
       const [users, at] = [of.map(({ user }) => user), of.map(({ node }) => node)];
@@ -171,7 +171,7 @@ property("an inspector lists the sessions, topics and rooms of all servers", {
       assert(!JSON.stringify(history).includes(SECRET));
     }
 
-    // The rate of a topic is that between the last two questions.
+    // A topic's rate is measured between the last two requests.
     await world.pause(FRESH_MS);
     await listTopics();
     const known = topics.filter(({ topic }) => !`${topic}`.startsWith("presence:"));
@@ -209,20 +209,20 @@ property("an inspector lists the sessions, topics and rooms of all servers", {
   },
 });
 
-/** Sessions of a server, and the most that are recorded at once. */
+/** Sessions of a server, and the maximum recorded at once. */
 const [SESSIONS, MAX_RECORDED] = [10, 8];
 
-/** Time after a question in which a session is surely recorded, and after which it is not. */
+/** Time after a request for which a session is surely recorded, and after which it is not. */
 const [KEPT_MS, OVER_MS] = [9_900, 15_100];
 
-property("a session is recorded while a page asks for it, and gives its slot back later", {
+property("a session is recorded while a page requests it, and frees its slot later", {
   cases: fc.array(
     fc.oneof(
       stepOf("ask", { of: fc.nat(SESSIONS - 1) }, 6),
       stepOf("ask for all", {}),
       stepOf("send", { count: fc.integer({ min: 1, max: 5 }) }, 2),
       stepOf("close", { of: fc.nat(SESSIONS - 1) }),
-      // An inspector without any question for some time is off.
+      // An inspector is off after some time without requests.
       stepOf("wait", { ms: fc.constantFrom(300, 3_000, 16_000), isOff: fc.boolean() }, 3),
     ),
     { maxLength: 40, size: "max" },
@@ -256,7 +256,7 @@ property("a session is recorded while a page asks for it, and gives its slot bac
       const most = others.filter((phase) => phase !== "none").length;
       const due = new Set<string>();
       if (before !== "none") due.add(one.isClosed ? "closed" : "following");
-      // A page that has a number knows that there was a session.
+      // A page with a number knows that the session existed.
       const lost = one.next > 0 ? "closed" : "unknown";
       if (before !== "recorded" && one.isClosed) due.add(lost);
       if (before !== "recorded" && !one.isClosed) {
@@ -281,7 +281,7 @@ property("a session is recorded while a page asks for it, and gives its slot bac
       one.next = answer.next;
       const isSure = answer.state === "following" || before === "recorded";
       if (isSure) one.askedMs = world.nowMs;
-      // A closed session may be one that is recorded no longer.
+      // A closed session may no longer be recorded.
       else if (before === "unsure") one.askedMs = world.nowMs - KEPT_MS;
     };
     for (const step of steps) {
@@ -309,10 +309,10 @@ property("a session is recorded while a page asks for it, and gives its slot bac
   },
 });
 
-/** Wait for the answer of a server, and the wait while its last one did not come in time. */
+/** Timeout for a server's reply, and the timeout after its last reply was late. */
 const [ANSWER_MS, LATE_MS] = [1_500, 250];
 
-property("an inspector waits for a server that is slow, and less after it was late", {
+property("an inspector waits for a slow server, but less after a late reply", {
   cases: fc.array(
     fc.record({
       stallMs: fc.constantFrom(0, 60, 130, 400, 800, 1_200, 1_700),

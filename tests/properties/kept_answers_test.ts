@@ -1,6 +1,6 @@
 /**
- * Answers that outlive their sessions and nodes: each takes a place of one node at a time, and gives
- * it back however the answer ends.
+ * Answers that survive their sessions and nodes: each uses a slot of one node at a time, and frees
+ * it however the answer ends.
  */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
@@ -33,10 +33,10 @@ const ENGINES = ["memory", "redis", "nats", "sqlite"] as const;
 /** Time for the calls of an engine, in milliseconds. */
 const CALLS_MS = 2_500;
 
-/** Time for which nodes that cannot go on leave an answer to others, in milliseconds. */
+/** Time for which nodes that cannot continue an answer leave it to others, in milliseconds. */
 const SPARE_MS = 20_000;
 
-/** Outcomes of readers whose answer ends by itself. */
+/** Outcomes for readers whose answer ends by itself. */
 const ENDS: Partial<Record<GeneratorKind, string>> = {
   short: "fulfilled",
   empty: "fulfilled",
@@ -58,7 +58,7 @@ const step = fc.oneof(
   stepOf("let go", {}),
 );
 
-property("a node has as many places for answers as it says, however answers end", {
+property("a node has as many slots for answers as configured, however answers end", {
   cases: fc.record({
     engine: fc.constantFrom(...ENGINES),
     places: fc.integer({ min: 2, max: 4 }),
@@ -84,11 +84,11 @@ property("a node has as many places for answers as it says, however answers end"
 /** The answers of two users on one node, and their model. */
 class RunningAnswers {
   readonly #askers: readonly Asker[];
-  /** Answers whose generator has begun, by key. */
+  /** Answers whose generator has started, by key. */
   readonly #begun = new Map<string, { readonly asked: Asked; readonly kind: GeneratorKind }>();
-  /** Keys of those that have not ended. */
+  /** Keys of the answers that have not ended. */
   readonly #running = new Set<string>();
-  /** Keys of those that were cancelled, and whose generator goes on. */
+  /** Keys of cancelled answers whose generator is still running. */
   readonly #lingering = new Set<string>();
 
   constructor(
@@ -117,7 +117,7 @@ class RunningAnswers {
     if (before !== undefined) {
       const generators = this.node.begun.filter((one) => one === key).length;
       assert(generators <= 1, `${generators} generators of one name`);
-      // The same items, from the first one on.
+      // The same items, from the first one.
       if (!this.#running.has(key)) await this.#expectEnd(asked, before.asked.outcome!);
       return;
     }
@@ -149,13 +149,13 @@ class RunningAnswers {
     await this.#expectEnd(asked, "cancelled");
   }
 
-  /** Lets all generators end that go on in spite of their signal. */
+  /** Stops the generators that ignore their signal. */
   letGo(): void {
     for (const key of this.#lingering) this.node.gates.get(key)!.resolve();
     this.#lingering.clear();
   }
 
-  /** Compares the places that are taken. */
+  /** Compares the slots in use. */
   async compare(): Promise<void> {
     const expected = this.#running.size + this.#lingering.size;
     const { taken } = this.node;
@@ -173,7 +173,7 @@ class RunningAnswers {
     await this.compare();
   }
 
-  /** Takes all places, and one more. */
+  /** Fills all slots, and requests one more. */
   async fill(): Promise<void> {
     for (let i = 0; i < this.places - 1; i++) await this.#begin(0, `full-${i}`);
     assertEquals(this.#refusalOf(0), "too-many");
@@ -206,13 +206,16 @@ class RunningAnswers {
   }
 }
 
-/** Longest time of a takeover for which no other node is left, in milliseconds. */
+/** Maximum time of a takeover if no other node is left, in milliseconds. */
 const FORSAKEN_MS = 60_000;
 
 const turn = fc.record({
   stayMs: fc.integer({ min: 50, max: 400 }),
   end: fc.constantFrom("close", "drain", "kill", "freeze"),
-  /** Time from the end of the node to the start of the next one, which is there before if left out. */
+  /**
+   * Time from the node's end to the start of the next one; if omitted, that one starts before the
+   * end.
+   */
   awayMs: fc.oneof(
     { withCrossShrink: true },
     { weight: 6, arbitrary: fc.constant(undefined) },
@@ -221,11 +224,11 @@ const turn = fc.record({
   ),
 });
 
-property("an answer goes on at exactly one node, whose places come back, whatever ends a node", {
+property("an answer continues on exactly one node, which frees its slots, however a node ends", {
   cases: fc.record({
     engine: fc.constantFrom(...ENGINES),
     answers: fc.integer({ min: 1, max: 3 }),
-    /** A second node that can go on is always there, and tries to. */
+    /** A second node is always running, and tries to take over. */
     hasRival: fc.boolean(),
     turns: fc.array(turn, { minLength: 1, maxLength: 7 }),
   }),
@@ -239,7 +242,7 @@ property("an answer goes on at exactly one node, whose places come back, whateve
     },
   },
   async check(world, { engine, answers, hasRival, turns }) {
-    // Rivals may have one answer each.
+    // Rivals may each have one answer.
     const count = hasRival ? 1 : answers;
     const relay = new Relay(world, await world.engine(engine), count);
     await relay.begin();
@@ -252,17 +255,17 @@ property("an answer goes on at exactly one node, whose places come back, whateve
   },
 });
 
-/** Some answers that node after node has. */
+/** Answers that are taken over by one node after another. */
 class Relay {
   readonly #places: number;
   readonly #keys: readonly string[];
-  /** A node that does not go on with answers, where they are read. */
+  /** The node where the answers are read; it never takes over. */
   readonly #desk: AnswerNode;
   readonly #nodes: AnswerNode[] = [];
   /** The node that has the answers. */
   #holder!: AnswerNode;
   #read: readonly Asked[] = [];
-  /** Takeovers from nodes that did not leave the answers to others. */
+  /** Takeovers from nodes that did not hand their answers over. */
   #lost = 0;
 
   constructor(readonly world: World, readonly engine: ClusterEngine, answers: number) {
@@ -271,13 +274,16 @@ class Relay {
     this.#desk = new AnswerNode(world, { name: "desk", engine, places: 1, resumes: false });
   }
 
-  /** Starts the answers at the first node, and reads them at another one. */
+  /** Starts the answers on the first node, and reads them on another one. */
   async begin(): Promise<void> {
     const first = this.#holder = this.startNode();
     this.#read = await readAtAnotherNode(this.world, [first, this.#desk], this.#keys);
   }
 
-  /** Ends the node that has the answers; false if no other one goes on in time, or they are given up. */
+  /**
+   * Ends the node with the answers; false if no other one takes over in time, or the answers are
+   * dropped.
+   */
   async hasGoneOn({ stayMs, end, awayMs }: Drawn<typeof turn>) {
     const world = this.world;
     await world.pause(stayMs);
@@ -303,7 +309,7 @@ class Relay {
     }
     if (awayMs !== undefined) {
       await world.pause(awayMs);
-      // A node that leaves its answers to others takes none back.
+      // A node that hands its answers over takes none back.
       if (!isLost) await untilIdle(this.world, leaving);
       this.startNode();
     }
@@ -321,9 +327,9 @@ class Relay {
       takenByMs - world.nowMs,
     );
     const fromMs = world.nowMs;
-    // The pause comes of all lost nodes so far, also if the last one left on purpose.
+    // The pause depends on all lost nodes so far, even if the last one left on purpose.
     const pauseMs = this.#lost < 2 ? 0 : 1_000 * 2 ** (this.#lost - 2);
-    // A node that was second gives its place back.
+    // A node that came second frees its slot.
     const isHolder = (node: AnswerNode) =>
       node.taken === length && node.generators.length === length;
     await world.until("generators", () => others.some(isHolder), pauseMs + CALLS_MS);
@@ -345,7 +351,7 @@ class Relay {
     return true;
   }
 
-  /** Cancels the answers, and takes all places of the last node. */
+  /** Cancels the answers, and fills all slots of the last node. */
   async finish(): Promise<void> {
     const node = this.#holder;
     await Promise.all(this.#read.map((asked) => asked.cancel()));
@@ -353,12 +359,12 @@ class Relay {
     assertEquals(this.#read.map(({ outcome }) => outcome), this.#keys.map(() => "cancelled"));
     await untilIdle(this.world, node);
     await this.compareForgotten();
-    // The share of the first user may still count the answers of a node that was killed.
+    // The first user's share may still count the answers of a killed node.
     const users = ["cem", "dan"];
     await new RunningAnswers(this.world, node, this.#places, users).fill();
   }
 
-  /** Compares the items, and what the engine keeps. */
+  /** Compares the items, and what the engine stores. */
   async compareForgotten(): Promise<void> {
     for (const { items } of this.#read) assertEquals(items, range(0, items.length - 1));
     const { host, broker } = this.#desk;
@@ -377,7 +383,7 @@ class Relay {
     for (const node of this.#nodes) if (node.host.isAlive) await untilIdle(this.world, node);
   }
 
-  /** Starts a node that can go on with answers. */
+  /** Starts a node that can take over answers. */
   startNode(): AnswerNode {
     const node = new AnswerNode(this.world, {
       name: `node-${this.#nodes.length}`,

@@ -1,4 +1,4 @@
-/** Cases that fail, and leftovers that fail a case. */
+/** Failing cases, and leftovers that fail a case. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import fc from "fast-check";
 import { Simulation } from "../../testing/simulation/mod.ts";
@@ -40,7 +40,7 @@ Deno.test("a hook that fails does not keep later hooks from running", async () =
   assert(isClosed);
 });
 
-Deno.test("of two faults that overlap, each lasts for its own time", () =>
+Deno.test("two overlapping faults each last for their own time", () =>
   World.play(SEED, async (world) => {
     const [server, client] = [world.serve("server"), world.host("client")];
     world.change(client, server.host, { lossRate: 0.01 });

@@ -12,7 +12,7 @@ import { collect } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { byToken } from "./world.ts";
 
-/** Users of the clients, of which two are of one user. */
+/** Users of the clients; two clients have the same user. */
 const USERS = ["ann", "ann", "ben"] as const;
 
 /** Topics of publications, and the topic of other messages. */
@@ -21,7 +21,7 @@ const [TOPICS, NOTE] = [["a", "b"], "note"] as const;
 /** Bytes of a large message, which is larger than a frame. */
 const LARGE_BYTES = 60_000;
 
-/** A message to one of the clients, or a publication that leaves one out. */
+/** A message to one client, or a publication that excludes one. */
 const message = fc.record({
   kind: fc.constantFrom("publication", "publication", "to a user", "to a session"),
   topic: fc.constantFrom(...TOPICS),
@@ -35,7 +35,7 @@ type Message = Drawn<typeof message>;
 const messages = fc.array(message, { maxLength: 5 });
 
 const round = fc.record({
-  /** Messages sent some milliseconds before the end, and messages of the last turn. */
+  /** Messages some milliseconds before the end, and messages in the last turn. */
   earlier: maybe(fc.tuple(messages, fc.nat(30))),
   last: messages,
   end: fc.constantFrom("nothing", "close", "disconnect", "close of all"),
@@ -43,12 +43,12 @@ const round = fc.record({
   /** Clients whose sessions close, and the user who is disconnected. */
   closed: fc.subarray([0, 1, 2]),
   user: fc.constantFrom("ann", "ben"),
-  /** A client that the server removes from its topics, and one whose link is narrow. */
+  /** A client that the server removes from its topics, and one on a slow link. */
   removed: maybe(fc.nat(2)),
   narrow: maybe(fc.nat(2)),
 });
 
-/** A client, with the messages that it got and those that were sent. */
+/** A client, with its received and sent messages. */
 interface Listener {
   readonly user: string;
   readonly client: Client;
@@ -58,7 +58,7 @@ interface Listener {
   readonly sent: Map<string, number[]>;
 }
 
-property("each session gets all messages from before its end, and then the code and the reason", {
+property("each session receives all messages from before its end, then the code and the reason", {
   cases: fc.record({
     transports: fc.tuple(
       ...USERS.map(() => fc.constantFrom("websocket", "webtransport", "http")),
@@ -127,7 +127,7 @@ property("each session gets all messages from before its end, and then the code 
       const isThere = ({ got, sent }: Listener) =>
         [...sent].every(([topic, numbers]) => (got.get(topic)?.length ?? 0) >= numbers.length);
       await world.until("all messages", () => listeners.every(isThere) && infos.size === expected);
-      // A duplicate would come later.
+      // A duplicate would arrive later.
       await world.pause(60);
       for (const { got, sent } of listeners) assertEquals(shown(got), shown(sent));
       for (const { by, code, reason } of infos.values()) {
@@ -145,7 +145,7 @@ property("each session gets all messages from before its end, and then the code 
   },
 });
 
-/** Counts exceptions of messages that stay noted after their turn: a leak that no client sees. */
+/** Counts message exclusions that outlive their turn: a leak that no client sees. */
 function countStale(): { count: number; readonly end: () => void } {
   const { take } = Broadcast.prototype;
   const stale = { count: 0, end: () => void (Broadcast.prototype.take = take) };
@@ -171,7 +171,7 @@ function sessionOf(server: Server<string>, { client }: Listener): Session | unde
   return server.manager.all().find(({ id }) => id === client.session?.id) as Session | undefined;
 }
 
-/** Sends a message, and notes who has to get it. */
+/** Sends a message, and records its recipients. */
 function send(
   { server, listeners, sessions, n }: {
     readonly server: Server<string>;

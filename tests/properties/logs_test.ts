@@ -42,22 +42,24 @@ type EngineName = typeof ENGINES[number];
 /** Ids of the logs: two streams, and an answer. */
 const IDS = ["one", "two", "answer:a"] as const;
 
-/** Names of a lease's holders, forks and producers; one is the name of a property of all objects. */
+/** Names of lease holders, forks and producers; one is a property of all objects. */
 const [HOLDERS, FORKS, PRODUCERS] = [["v", "w"], ["fork1", "fork2"], ["p", "__proto__"]] as const;
 
-/** A bound that no case reaches unless it means to. */
+/** A limit that cases reach only on purpose. */
 const PLENTY = 1 << 26;
 
-/** Lifetimes that end between two calls, and a lease that does not, in milliseconds. */
+/** TTL and lease that expire between two calls, and one that does not, in milliseconds. */
 const [TTL_MS, LEASE_MS, LONG_MS] = [600, 300, 600_000] as const;
 
-/** Time in which an announcement arrives, and a replica has the newest changes, in milliseconds. */
+/**
+ * Time until an announcement arrives, and until a replica has the newest changes, in milliseconds.
+ */
 const [ANNOUNCED_MS, SETTLED_MS] = [1_000, 800] as const;
 
 /** Time until the servers of an engine know of a subscription, in milliseconds. */
 const KNOWN_MS = 500;
 
-/** Producer's numbers, relative to its newest one. */
+/** A producer's numbers, relative to its newest. */
 const NUMBERS = {
   "the next": [0, 1],
   "the newest again": [0, 0],
@@ -68,10 +70,10 @@ const NUMBERS = {
   "the epoch before": [-1, 1],
 } as const;
 
-/** Bytes of records: some around the sizes at which an encoded length takes one byte more. */
+/** Bytes of records: some around the sizes at which an encoded length needs another byte. */
 const SIZES = [0, 1, 64, 128, 129, 8_192] as const;
 
-/** Draws a part that one of so many calls has. */
+/** Draws a part that one in `ofCalls` calls has. */
 function rarely<T>(part: fc.Arbitrary<T>, ofCalls: number = 5): fc.Arbitrary<T | undefined> {
   return fc.oneof(
     { withCrossShrink: true },
@@ -106,7 +108,7 @@ const creation = fc.record({
   owner: rarely(fc.constantFrom("user1 address1", "address1"), 2),
   leaseMs: rarely(fc.constantFrom(LONG_MS, LEASE_MS), 2),
   end: rarely(end, 15),
-  /** Logs that the bound leaves room for; plenty if left out. */
+  /** Logs that the limit leaves room for; plenty if omitted. */
   room: rarely(fc.constantFrom(1, 0), 2),
 });
 
@@ -121,17 +123,17 @@ const call = fc.oneof(
     sequence: rarely(fc.constantFrom("a", "b", "bb", "\uffff")),
     cancel: rarely(fc.constantFrom("enough", "stop")),
     ifWriterLost: rarely(fc.constant(true as const), 15),
-    /** Bytes of the bound beyond those that the records need. */
+    /** Bytes of the limit beyond those that the records need. */
     room: rarely(fc.constantFrom(0, 1, -1, -ENTRY_BYTES)),
     isOtherLog: rarely(fc.boolean()),
     keep: rarely(fc.record({ records: fc.integer({ min: 1, max: 4 }), bytes: fc.nat(8) })),
   }, 12),
   stepOf("append again", {}, 3),
   stepOf("read", {
-    /** Place of the first record among all. */
+    /** Relative place of the first record. */
     share: fc.double({ min: 0, max: 1, noNaN: true }),
     maxRecords: fc.constantFrom(1_000, 2, 1, 0),
-    /** Room for so many records and bytes; plenty if left out. */
+    /** Room for this many records and bytes; plenty if omitted. */
     room: rarely(fc.record({ records: fc.nat(3), bytes: fc.constantFrom(0, 1, -1) }), 2),
     renews: fc.boolean(),
   }, 4),
@@ -147,7 +149,7 @@ const call = fc.oneof(
   },
 );
 
-/** A call as a case draws it. */
+/** A call as drawn. */
 type DrawnCall = Drawn<typeof call>;
 type CallOf<Kind extends string> = Extract<DrawnCall, { readonly kind: Kind }>;
 
@@ -157,9 +159,9 @@ const log = fc.nat(IDS.length - 1);
 const step = fc.oneof(
   stepOf("call", {
     log,
-    /** Comes first if there is no log. */
+    /** Called first if there is no log. */
     creation: maybe(fc.record({ machine, call: creation })),
-    /** Calls that are made at once. */
+    /** Concurrent calls. */
     calls: fc.array(fc.record({ machine, call }), { minLength: 1, maxLength: 3, size: "small" }),
   }, 12),
   stepOf("wait", { ms: fc.nat(TTL_MS) }, 3),
@@ -180,7 +182,7 @@ type DrawnStep = Drawn<typeof step>;
 
 const cases = fc.record({
   engine: fc.constantFrom(...ENGINES),
-  /** Other logs that are overdue, and as many of each kind that are not any more. */
+  /** Other overdue logs, and as many of each kind that no longer are. */
   more: fc.constantFrom(0, 0, 0, 30),
   steps: fc.array(step, { maxLength: 50, size: "max" }),
 });
@@ -201,7 +203,7 @@ const PLAIN: CallOf<"create"> = {
   room: undefined,
 };
 
-property("each call of a log has the result of the model, on two nodes of each engine", {
+property("each log call returns the model's result, on two nodes of each engine", {
   cases,
   regressions: {
     "a log that another node made in the place of an earlier one is renewed by reads": {
@@ -237,7 +239,7 @@ property("each call of a log has the result of the model, on two nodes of each e
   },
 });
 
-/** Calls that use a log, and one that only looks at it. */
+/** Calls that use a log, and one that only reads its state. */
 const USES = {
   "a read": readAll({ renews: true }),
   "a look": readAll(),
@@ -254,13 +256,13 @@ interface NodeCall {
 interface Node {
   readonly host: Host;
   readonly broker: Broker;
-  /** Number of announcements by log. */
+  /** Number of announcements, by log. */
   readonly heard: Map<string, number>;
 }
 
-/** The logs of an engine, and the states in which each may be. */
+/** The logs of an engine, and the possible states of each. */
 class ModelledLogs {
-  /** More than one state after calls at once, and while a lifetime may be over or not. */
+  /** Several states are possible after concurrent calls, and around an expiry. */
   readonly #states = new Map<string, readonly ModelState[]>(IDS.map((id) => [id, [undefined]]));
   readonly #last = new Map<string, LogCall>();
   #identities = 0;
@@ -273,7 +275,7 @@ class ModelledLogs {
     readonly engine: EngineName,
   ) {}
 
-  /** Starts an engine, and two nodes that hear the changes of all logs. */
+  /** Starts an engine, and two nodes that are notified of changes to all logs. */
   static async start(world: World, name: EngineName): Promise<ModelledLogs> {
     const engine = await world.engine(name);
     const nodes = await Promise.all(["near", "far"].map(async (name): Promise<Node> => {
@@ -292,7 +294,7 @@ class ModelledLogs {
     return new ModelledLogs(world, nodes, name);
   }
 
-  /** Makes logs without a writer, of which some have ended, and some are deleted but for a fork. */
+  /** Creates logs without a writer: some have ended, and some are deleted but kept for a fork. */
   async addMore(count: number): Promise<void> {
     const { host, broker: { logs } } = this.nodes[0]!;
     const lease = { writer: { holder: "v", ttlMs: LEASE_MS }, maxLogs: PLENTY };
@@ -323,7 +325,7 @@ class ModelledLogs {
     await this.callDrawn(id, [{ machine, call }]);
   }
 
-  /** Makes drawn calls at once. */
+  /** Makes drawn calls concurrently. */
   callDrawn(
     id: string,
     drawn: readonly { readonly machine: number; readonly call: DrawnCall }[],
@@ -332,7 +334,7 @@ class ModelledLogs {
     return this.call(id, drawn.map(({ machine, call }) => ({ machine, call: callOf(call) })));
   }
 
-  /** Makes calls at once, and compares the results, and the announcements of changes. */
+  /** Makes calls concurrently, and compares their results and the announcements. */
   async call(id: string, calls: readonly NodeCall[]): Promise<void> {
     const before = this.#states.get(id)!;
     const heard = this.nodes.map((node) => node.heard.get(id)!);
@@ -346,7 +348,7 @@ class ModelledLogs {
       return { call, result };
     }));
     const at = { fromMs, toMs: this.#nowMs };
-    // A read during the removal of records may get some of these.
+    // A read while records are removed may still return some of them.
     const isRemoval = calls.length > 1 && made.some(removesRecords);
     const judged = isRemoval ? [made, made.filter(({ call }) => call.kind !== "read")] : [made];
     const after = judged.flatMap((some) =>
@@ -367,7 +369,7 @@ class ModelledLogs {
     );
   }
 
-  /** Compares the lists of a node, which need not have the changes of this moment. */
+  /** Compares a node's lists, which may lack the latest changes. */
   async compareLists(machine: number, limit: number): Promise<void> {
     for (const id of IDS) await this.call(id, [{ machine, call: readAll() }]);
     const { host, broker: { logs } } = this.nodes[machine]!;
@@ -419,7 +421,7 @@ class ModelledLogs {
     }
     const spans = ids.map((id) => this.#states.get(id)!.map(dueSpan)[0]);
     for (const [i, span] of spans.entries()) {
-      // An engine may search a part of its logs for a short list.
+      // For a short list, an engine may search only part of its logs.
       const isLate = isWhole && (spans[i - 1]?.fromMs ?? 0) > (span?.toMs ?? Infinity);
       if (isLate && span!.toMs !== -Infinity) faults.push(`${ids[i]} after a later one`);
     }
@@ -440,18 +442,18 @@ class ModelledLogs {
     return [...faults, ...[...listed.keys()].filter(isGone)];
   }
 
-  /** True if it is known which logs there are. */
+  /** True if it is certain which logs exist. */
   get #isSure(): boolean {
     const kinds = (states: readonly ModelState[]) => new Set(states.map((state) => typeof state));
     return [...this.#states.values()].every((states) => kinds(states).size === 1);
   }
 
-  /** Facts of an engine for the model. */
+  /** The engine's facts for the model. */
   #factsOf(id: string): EngineFacts {
     return { others: this.#othersOf(id), hasShortPages: this.engine === "nats" };
   }
 
-  /** Number of other logs of the kind of an id. */
+  /** Number of other logs of the same kind. */
   #othersOf(id: string): number {
     const others =
       IDS.filter((other) =>
@@ -485,7 +487,7 @@ class ModelledLogs {
 
   #creation(id: string, drawn: CallOf<"create">, isAlone: boolean): CreateLogOptions {
     const { records, ttlMs, expiresInMs, owner, leaseMs, end, room } = drawn;
-    // NATS counts its logs now and then.
+    // NATS counts its logs only periodically.
     const isBound = isAlone && this.engine !== "nats" && this.#isSure;
     return {
       config: {
@@ -526,7 +528,7 @@ class ModelledLogs {
   }
 }
 
-/** Results of calls that change a log, which each node hears of. */
+/** Results of calls that change a log, of which each node is notified. */
 const CHANGES = /^\{.*"kind":"(?:created|appended|kept|removed)"/;
 
 /** The page of a read, from one before the oldest record to one after the newest. */

@@ -12,73 +12,78 @@ import type { World } from "./world.ts";
 
 const PATH = "/streams/log";
 
-/** Time of a replica that never applies later writes, and of one that applies these, in milliseconds. */
+/** Delay of a replica that never applies later writes, and of one that does, in milliseconds. */
 const [NEVER_MS, APPLIED_MS] = [3_600_000, 100] as const;
 
-/** Time in which all clients have left a former primary, in milliseconds. */
+/** Time until all clients have left a former primary, in milliseconds. */
 const LEFT_MS = 3_000;
 
-/** Time until a reader without Redis tries again, in milliseconds. */
+/** Time until a reader retries while Redis is unreachable, in milliseconds. */
 const RETRY_MS = 100;
 
-/** Longest time until an announcement has had its effect, in milliseconds. */
+/** Maximum time until an announcement has taken effect, in milliseconds. */
 const TURN_MS = 1_000;
 
 const call = fc.record({
   node: fc.nat(1),
   kind: fc.constantFrom("read", "append"),
-  /** Offset of a read; the oldest record without one. */
+  /** Offset of a read; the oldest record if omitted. */
   place: maybe(fc.nat(9)),
 });
 
-property("a node that knew lost records of Redis reports the loss, and no reader gets wrong ones", {
-  cases: fc.record({
-    loss: fc.constantFrom("failover", "failover from a dead primary", "power", "kill"),
-    persistence: fc.constantFrom("none", "snapshot", "everysec", "always"),
-    /** Records that reach the replica and the disk, and later ones, of which one may be the last. */
-    sure: fc.nat(3),
-    unsure: fc.nat(3),
-    isEnded: fc.boolean(),
-    /** True if the second node knows all of them; the first one appends them. */
-    areBothNodes: fc.boolean(),
-    /** Node with a reader that follows the stream. */
-    follows: maybe(fc.nat(1)),
-    calls: fc.array(call, { maxLength: 8 }),
-  }),
-  async check(world, { loss, persistence, sure, unsure, isEnded, areBothNodes, follows, calls }) {
-    const hosts = [world.host("redis-0"), world.host("redis-1")] as const;
-    const isFailover = loss.startsWith("failover");
-    const redis = await world.simulation.hold(SimulatedRedis.create({
-      simulation: world.simulation,
-      network: world.network,
-      hosts: isFailover ? hosts : [hosts[0]],
-      persistence,
-      snapshotMs: 2_000,
-    }));
-    const log = new LossyLog(world, redis, ["near", "far"]);
-    await log.create();
-    for (let left = sure; left > 0; left--) await log.append(0);
-    if (follows !== undefined) await log.follow(follows);
-    await world.pause(isFailover ? APPLIED_MS : 2_500);
-    if (isFailover) redis.servers[1]!.lag(NEVER_MS);
-    for (let left = unsure; left > 0; left--) await log.append(0);
-    if (isEnded) await log.append(0, true);
-    if (areBothNodes) await log.read(1, undefined);
-    const { primary } = redis;
-    if (loss !== "failover") primary.host.kill({ power: loss === "power" });
-    if (isFailover) redis.failOver();
-    for (const server of redis.servers) server.lag(0);
-    if (loss !== "failover") redis.restart();
-    await log.comeBack();
-    for (const { node, kind, place } of calls) {
-      if (kind === "append") await log.append(node);
-      else await log.read(node, place);
-    }
-    for (const node of [0, 1]) for (const place of log.places.keys()) await log.read(node, place);
-    // The model has timers without an end.
-    for (const { host } of redis.servers) host.kill();
+property(
+  "a node that knew records that Redis lost reports the loss, and no reader gets wrong ones",
+  {
+    cases: fc.record({
+      loss: fc.constantFrom("failover", "failover from a dead primary", "power", "kill"),
+      persistence: fc.constantFrom("none", "snapshot", "everysec", "always"),
+      /**
+       * Records that reach the replica and the disk, and later ones, one of which may end the stream.
+       */
+      sure: fc.nat(3),
+      unsure: fc.nat(3),
+      isEnded: fc.boolean(),
+      /** True if the second node also knows all of them; the first one appends them. */
+      areBothNodes: fc.boolean(),
+      /** Node with a reader that follows the stream. */
+      follows: maybe(fc.nat(1)),
+      calls: fc.array(call, { maxLength: 8 }),
+    }),
+    async check(world, { loss, persistence, sure, unsure, isEnded, areBothNodes, follows, calls }) {
+      const hosts = [world.host("redis-0"), world.host("redis-1")] as const;
+      const isFailover = loss.startsWith("failover");
+      const redis = await world.simulation.hold(SimulatedRedis.create({
+        simulation: world.simulation,
+        network: world.network,
+        hosts: isFailover ? hosts : [hosts[0]],
+        persistence,
+        snapshotMs: 2_000,
+      }));
+      const log = new LossyLog(world, redis, ["near", "far"]);
+      await log.create();
+      for (let left = sure; left > 0; left--) await log.append(0);
+      if (follows !== undefined) await log.follow(follows);
+      await world.pause(isFailover ? APPLIED_MS : 2_500);
+      if (isFailover) redis.servers[1]!.lag(NEVER_MS);
+      for (let left = unsure; left > 0; left--) await log.append(0);
+      if (isEnded) await log.append(0, true);
+      if (areBothNodes) await log.read(1, undefined);
+      const { primary } = redis;
+      if (loss !== "failover") primary.host.kill({ power: loss === "power" });
+      if (isFailover) redis.failOver();
+      for (const server of redis.servers) server.lag(0);
+      if (loss !== "failover") redis.restart();
+      await log.comeBack();
+      for (const { node, kind, place } of calls) {
+        if (kind === "append") await log.append(node);
+        else await log.read(node, place);
+      }
+      for (const node of [0, 1]) for (const place of log.places.keys()) await log.read(node, place);
+      // The model has timers that never end.
+      for (const { host } of redis.servers) host.kill();
+    },
   },
-});
+);
 
 /** A log as a node remembers it, or as it is. */
 interface State {
@@ -89,14 +94,14 @@ interface State {
 
 /** One stream at two nodes, and its model. */
 class LossyLog {
-  /** Offsets that responses had, each with the stream that has it. */
+  /** Offsets from responses, each with its stream. */
   readonly places: { readonly offset: string; readonly identity: number; readonly at: number }[] =
     [];
   readonly #nodes: readonly SimulatedServer<string>[];
   readonly #witness: RedisBroker;
   readonly #known: (State | undefined)[] = [];
   #state: State | undefined;
-  /** Records by number: lost ones are followed by others. */
+  /** Records by number: others follow the lost ones. */
   #records: number[] = [];
   #newest = 0;
   #identities = 0;
@@ -155,7 +160,7 @@ class LossyLog {
     await this.#compareFollower();
   }
 
-  /** Lets a reader of a node follow the stream from the oldest record. */
+  /** Starts a reader that follows the stream on a node from the oldest record. */
   async follow(node: number): Promise<void> {
     const { host, server } = this.#nodes[node]!;
     const follower: { node: number; got: unknown[]; outcome?: string } = { node, got: [] };
@@ -168,7 +173,7 @@ class LossyLog {
           follower.got.push(data);
         },
       );
-      // A reader that begins again finds no stream.
+      // A reader that starts over finds no stream.
       if (outcome !== "BrokerError") return outcome === "not-found" ? "gone" : outcome;
       await pause(host.runtime, RETRY_MS);
       return await read();
@@ -178,7 +183,7 @@ class LossyLog {
     await this.#compareFollower();
   }
 
-  /** Waits until the nodes reach the server that goes on, and finds what is left. */
+  /** Waits until the nodes reach the surviving server, and determines what is left. */
   async comeBack(): Promise<void> {
     const world = this.world;
     await world.pause(LEFT_MS);
@@ -188,7 +193,7 @@ class LossyLog {
         await world.pause(100);
       }
     }
-    // A node that never used the stream finds no loss.
+    // A node that never used the stream reports no loss.
     const page = await world.inTime(
       "a look",
       world.run(
@@ -205,7 +210,7 @@ class LossyLog {
     await this.#compareFollower();
   }
 
-  /** A node that knew more gives the stream another identity, with its next call. */
+  /** A node that knew more gives the stream a new identity in its next call. */
   #use(node: number): void {
     const [state, known] = [this.#state, this.#known[node]];
     if (state === undefined || known?.identity !== state.identity) return;
@@ -213,7 +218,7 @@ class LossyLog {
     if (isLost) this.#state = { ...state, identity: ++this.#identities };
   }
 
-  /** Notes what a node knows after a call, and a new offset. */
+  /** Records what a node knows after a call, and a new offset. */
   #learn(node: number, offset: string | null): void {
     const [state, known] = [this.#state, this.#known[node]];
     this.#known[node] = state;
@@ -222,7 +227,7 @@ class LossyLog {
     this.places.push({ offset, identity: state.identity, at: state.count });
   }
 
-  /** Compares the reader that follows: all records, or the end of a stream that is another one. */
+  /** Compares the following reader: all records, or an end because the stream is another one. */
   async #compareFollower(): Promise<void> {
     const follower = this.#follower;
     if (follower === undefined) return;

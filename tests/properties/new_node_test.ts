@@ -1,4 +1,6 @@
-/** A node that has just started: it reaches the users of the other nodes, and knows their limits. */
+/**
+ * A node that has just started: it reaches the users of the other nodes, and enforces their limits.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { CloseCode } from "../../errors.ts";
@@ -67,6 +69,6 @@ property("a node that has just started reaches and limits the sessions of other 
     await world.pause(TRIP_MS);
     assertEquals(codes, clients.map(() => CloseCode.forbidden));
     const next = world.connect("next", young.host, { token: "ada" });
-    await world.until("a session in a free place", () => next.isConnected);
+    await world.until("a session in a free slot", () => next.isConnected);
   },
 });

@@ -1,4 +1,4 @@
-/** Calls between nodes: each has its reply or a failure, and leaves nothing at either node. */
+/** Calls between nodes: each receives a reply or a failure, and leaks nothing on either node. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { Quotas } from "../../base/shares.ts";
@@ -14,16 +14,16 @@ import type { World } from "./world.ts";
 
 const NODES = 3;
 
-/** Most bytes of a request and of a reply; a part has 196,608. */
+/** Maximum bytes of a request or reply; a part has 196,608. */
 const MAX_BYTES = 300_000;
 
-/** Time of a call, and of one that ends before the reply, in milliseconds. */
+/** Timeout of a call, and of one that times out before the reply, in milliseconds. */
 const [CALL_MS, SHORT_MS] = [20_000, 150] as const;
 
-/** Work of a handler, and work of one whose caller does not wait for it, in milliseconds. */
+/** Duration of a handler, and of one whose caller does not wait for it, in milliseconds. */
 const [WORK_MS, LONG_MS] = [60, 7_000] as const;
 
-/** Calls by what happens to them, with their outcome. */
+/** Kinds of calls, with their outcomes. */
 const CALLS = {
   "is answered": { outcome: "reply", ms: WORK_MS },
   "fails": { outcome: "failed", ms: WORK_MS },
@@ -36,7 +36,7 @@ const CALLS = {
 
 type CallName = keyof typeof CALLS;
 
-/** Faults of the first node while calls wait, with the outcomes of calls to it and from it. */
+/** Faults of the first node during calls, with the outcomes of calls to it and from it. */
 const FAULTS: Readonly<
   Record<string, {
     readonly to: string;
@@ -44,7 +44,7 @@ const FAULTS: Readonly<
     readonly from?: string;
     /** Outcome of calls between the other nodes. */
     readonly others?: string;
-    /** Longest time until then, in milliseconds. */
+    /** Maximum time until then, in milliseconds. */
     readonly withinMs: number;
   }>
 > = {
@@ -80,7 +80,7 @@ interface Caller {
   readonly quotas: Quotas;
 }
 
-/** A call that a handler began. */
+/** A call that a handler has started. */
 interface Begun {
   readonly id: number;
   readonly from: string;
@@ -98,7 +98,7 @@ property("a call between nodes returns its reply or its failure, and leaves noth
       }),
       { maxLength: 12, size: "max" },
     ),
-    /** Time from the start for which the first node, which calls none then, does not run yet. */
+    /** Time from the start for which the first node is frozen; it makes no calls then. */
     frozenMs: fc.constantFrom(0, 150, 700),
   }),
   async check(world, { calls, frozenMs }) {
@@ -121,7 +121,7 @@ property("a call between nodes returns its reply or its failure, and leaves noth
       assertEquals(await world.inTime("the end of a call", calling), CALLS[name].outcome);
       await world.pause(frozenMs + TRIP_MS);
       const handled = begun.filter((one) => one.id === id);
-      // A call that ended before the other node ran need not arrive.
+      // A call that ended before the other node ran may not arrive.
       const reaches = CALLS[name].ms > 0 && (CALLS[name].ms < LONG_MS || handled.length > 0);
       assertEquals(handled.map((one) => one.from), reaches ? [caller.nodes.id] : []);
       const isAborted = CALLS[name].ms === LONG_MS;
@@ -132,7 +132,7 @@ property("a call between nodes returns its reply or its failure, and leaves noth
   },
 });
 
-property("a node that dies, freezes or loses the engine fails its own calls alone", {
+property("a node that dies, freezes or loses the engine fails only its own calls", {
   cases: fc.record({
     fault: keyOf(FAULTS),
     calls: fc.array(fc.record({ ...ends, size }), { maxLength: 6 }),
@@ -180,7 +180,10 @@ property("a node that dies, freezes or loses the engine fails its own calls alon
   },
 });
 
-/** Starts nodes that answer calls by the instructions in the request; the first one may run later. */
+/**
+ * Starts nodes that answer calls by the instructions in the request; the first one may be frozen at
+ * first.
+ */
 async function startCallers(world: World, frozenMs = 0) {
   const engine = new FailingEngine(world);
   const begun: Begun[] = [];
@@ -213,7 +216,7 @@ async function startCallers(world: World, frozenMs = 0) {
   return { callers, begun, engine };
 }
 
-/** Makes a request of a size, or of the size that the instructions need. */
+/** Creates a request of a given size, or at least as large as its instructions. */
 function workOf(work: Work, size: number): Uint8Array {
   return new TextEncoder().encode(JSON.stringify(work).padEnd(size));
 }
@@ -230,7 +233,7 @@ async function outcomeOf(calling: Promise<Uint8Array>, request: Uint8Array): Pro
   }
 }
 
-/** Expects nothing under way. */
+/** Expects no pending calls. */
 function assertRest(callers: readonly Caller[]): void {
   for (const { calls: { waiting, answering, gatheredBytes }, quotas } of callers) {
     const used = Object.values(quotas.stats).map(({ taken }) => taken);

@@ -7,10 +7,10 @@ import type { World } from "./world.ts";
 /** Time between two heartbeats of a node, and silence after which it is gone, in milliseconds. */
 export const [BEAT_MS, GONE_MS] = [400, 1_600] as const;
 
-/** Time after a death within which each other node notices, in milliseconds. */
+/** Time within which every other node notices a death, in milliseconds. */
 export const KNOWN_MS: number = GONE_MS + BEAT_MS / 2 + 100;
 
-/** Time for messages under way between nodes, in milliseconds. */
+/** Time for messages between nodes, in milliseconds. */
 export const TRIP_MS = 80;
 
 /** A node without a server. */
@@ -23,8 +23,8 @@ export interface BareNode {
  * Starts nodes without servers, closed at the end.
  *
  * @param world The world.
- * @param of How many, or their machines.
- * @param broker Makes the broker of a machine.
+ * @param of The number of nodes, or their machines.
+ * @param broker Creates the broker of a machine.
  * @returns The nodes, with their machines.
  */
 export function startNodes(

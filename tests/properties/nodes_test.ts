@@ -1,4 +1,4 @@
-/** Nodes of one broker: questions to all of them, and nodes that miss each other's messages. */
+/** Nodes of one broker: questions to all nodes, and nodes that miss each other's messages. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { pause } from "../../base/wait.ts";
@@ -9,16 +9,16 @@ import { FailingEngine } from "./failing_engine.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Time of a question, and work of a node that is too late, in milliseconds. */
+/** Timeout of a question, and duration of a late reply, in milliseconds. */
 const [ASK_MS, LATE_MS] = [700, 5_000] as const;
 
-/** Most questions of a node, and of all nodes to a node, at once. */
+/** Maximum concurrent questions of a node, and of all nodes to a node. */
 const MOST_QUESTIONS = 1_000;
 
-/** Replies of a node; only the first one counts. */
+/** Replies of a node; only "answers" counts. */
 const REPLIES = ["answers", "fails", "says what no message takes", "is late"] as const;
 
-/** Faults of a node that works on a question, with the time until the question ends. */
+/** Faults of a node that is answering a question, with the time until the question ends. */
 const FAULTS = {
   none: { isComplete: false, withinMs: [ASK_MS, ASK_MS] },
   closed: { isComplete: true, withinMs: [0, TRIP_MS] },
@@ -121,7 +121,7 @@ property("a node asks up to a thousand questions at once, and as many again once
       if (reply === "is late") {
         const { answers, isComplete } = await asker.nodes.ask("test", prompt);
         assertEquals([answers, isComplete], [[], false]);
-        // The node that is late has no room for a question of another node either.
+        // The late node has no room for a question from another node either.
         const asked = await ask(world, third, prompt);
         assertEquals(asked.answers, [`${asker.nodes.id} 0`]);
         await world.pause(LATE_MS);
@@ -133,7 +133,7 @@ property("a node asks up to a thousand questions at once, and as many again once
   },
 });
 
-/** Which messages a node misses. */
+/** The messages that a node misses. */
 type Misses = "none" | "all" | "its own";
 
 property("a node that misses messages declares no other node gone, and reports its return once", {
@@ -175,7 +175,7 @@ property("a node that misses messages declares no other node gone, and reports i
       if (left.length < 2) return;
       const [first, second] = left as [number, number];
       const [node, other] = [all[first]!, all[second]!];
-      // A node knows which nodes are there once it has listened for long enough.
+      // A node knows the other nodes once it has listened long enough.
       await world.pause(KNOWN_MS + BEAT_MS);
       for (const own of events) own.length = 0;
       assert(node.nodes.isGone("unknown"));
@@ -203,7 +203,7 @@ property("a node that misses messages declares no other node gone, and reports i
         assertEquals(node.nodes.isGone("unknown"), false);
       }
       if (fault === "misses all") {
-        // The time of all nodes begins again, also of one whose farewell did not come.
+        // All timeouts start over, also for a node whose farewell was lost.
         await world.pause(healedMs + GONE_MS - BEAT_MS / 2 - TRIP_MS - world.nowMs);
         assertEquals(events[first]!.filter((event) => event.startsWith("leave")), []);
       }
@@ -216,13 +216,13 @@ property("a node that misses messages declares no other node gone, and reports i
         for (const i of left.slice(act === "stays" ? 1 : 2)) assertEquals(events[i], leaves);
       }
       assert(node.nodes.isGone("unknown"));
-      // Another node is next.
+      // The next round uses another node.
       left = left.filter((i) => act === "stays" || i !== second).toReversed();
     }
   },
 });
 
-/** Starts nodes that answer questions as these tell. */
+/** Starts nodes that answer as the question says. */
 async function startAsking(world: World, count: number): Promise<readonly BareNode[]> {
   world.expectErrors(
     /^A handler or listener of nodes failed: (Error: planned|.* serialize a BigInt)$/,
@@ -253,12 +253,12 @@ async function ask(world: World, { nodes }: BareNode, data: Question, timeoutMs:
   };
 }
 
-/** Expects an end within a time, and the time of the messages. */
+/** Expects an end within a time range, plus the time of the messages. */
 function assertTime(ms: number, [least, most]: readonly [number, number]): void {
   assert(ms >= least - 1 && ms <= most + TRIP_MS, `${ms} ms, not ${least} to ${most}`);
 }
 
-/** Makes a broker whose subscriptions get some of the publications alone. */
+/** Creates a broker whose subscriptions receive only some publications. */
 function listening(broker: Broker, hears: (publication: Publication) => boolean): Broker {
   const subscribe: Broker["subscribe"] = (topic, listener, options) =>
     broker.subscribe(topic, (publication) => {

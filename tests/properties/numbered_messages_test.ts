@@ -1,4 +1,7 @@
-/** Numbered messages of a client over several sessions: each is handled once, and acknowledged in order. */
+/**
+ * Numbered messages of a client across several sessions: each is handled once, and acknowledged in
+ * order.
+ */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { z } from "zod";
@@ -10,16 +13,16 @@ import { SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Requests of a session at once, and publications of a flood: more than wait at once. */
+/** Maximum concurrent requests of a session; a flood has more publications than may wait. */
 const MOST_REQUESTS = 3;
 const FLOOD = MOST_REQUESTS + 32;
 
-/** Time for messages under way, and longest time until an acknowledgment, in milliseconds. */
+/** Time for messages in flight, and maximum time until an acknowledgment, in milliseconds. */
 const [TRIP_MS, ACK_MS] = [100, 4_000] as const;
 
 const WORK = z.object({ n: z.number(), ms: z.number() });
 
-/** The contract, by which data without a number is invalid. */
+/** The contract, in which data without a number is invalid. */
 const CONTRACT = defineContract({
   toServer: { work: WORK },
   toClient: { "talk:{name}": WORK },
@@ -34,15 +37,15 @@ const KINDS = ["work", "wrong", "stray", "publication", "forbidden", "failing"] 
 
 const envelope = fc.record({
   kind: fc.constantFrom(...KINDS),
-  /** Difference to the number before. */
+  /** Difference to the previous number. */
   step: fc.integer({ min: 1, max: 2 }),
   ms: fc.nat(20),
-  /** A publication with an id has an answer. */
+  /** A publication with an id receives a reply. */
   hasId: fc.boolean(),
 });
 
 const round = fc.record({
-  /** Time of the first handler, while the other envelopes arrive. */
+  /** Duration of the first handler, during which the other envelopes arrive. */
   firstMs: fc.nat(250),
   envelopes: fc.array(envelope, { maxLength: 12 }),
   isFlood: fc.boolean(),
@@ -50,9 +53,9 @@ const round = fc.record({
   ask: maybe(fc.nat(11)),
   /** All envelopes in one frame. */
   isJoined: fc.boolean(),
-  /** Share of the acknowledged envelopes that the session repeats, in percent. */
+  /** Percentage of the acknowledged envelopes that the session repeats. */
   repeats: fc.nat(100),
-  /** Time after which the session ends; `undefined` once all is acknowledged. */
+  /** Time after which the session ends; if `undefined`, once everything is acknowledged. */
   endsAfterMs: maybe(fc.nat(250)),
 });
 
@@ -66,7 +69,7 @@ interface Sent {
   readonly hasId: boolean;
 }
 
-property("numbered envelopes of any kind are handled once, and acknowledged after their answers", {
+property("numbered envelopes of any kind are handled once, and acknowledged after their replies", {
   cases: fc.record({
     reader: fc.constantFrom(...READERS),
     rounds: fc.array(round, { minLength: 1, maxLength: 3 }),
@@ -91,14 +94,14 @@ property("numbered envelopes of any kind are handled once, and acknowledged afte
     let acknowledged = -1;
     for (const round of rounds) {
       const page = await open(world);
-      // Acknowledgments may have been lost with the session before.
+      // Acknowledgments may have been lost with the previous session.
       const known = sent.filter(({ seq }) => seq <= acknowledged).length;
       const repeated = sent.slice(Math.floor((1 - round.repeats / 100) * known));
       const before = sent.at(-1)?.seq ?? 0;
       const fresh = envelopesOf(round, before);
       sent.push(...fresh);
       const all = [...repeated, ...fresh];
-      // The answer of a repeated request says that the first answer is lost.
+      // The reply to a repeated request says that the first reply was lost.
       const ids = all.filter(({ kind, hasId }) => hasId && (kind !== "ask" || reader !== "none"))
         .map(({ seq }) => seq);
       for (const frame of framesOf(all, round.isJoined)) page.sendFrame(frame);
@@ -116,13 +119,13 @@ property("numbered envelopes of any kind are handled once, and acknowledged afte
         const denied = page.received.flatMap(({ reply, error }) =>
           error?.code === "forbidden" ? reply ?? [] : []
         );
-        // Some of a flood are one too many.
+        // A flood exceeds the limit.
         if (!round.isFlood) assertEquals(denied, all.filter(isDenied).map(({ seq }) => seq));
         const work = sent.filter(({ kind }) => kind === "work").map(({ seq }) => seq);
         const got = handled.filter((n) => work.includes(n));
         assertEquals(got, reader === "none" ? [] : work, "handled messages");
       }
-      assertEquals(earlyOf(page, ids), [], "numbers acknowledged before their answers");
+      assertEquals(earlyOf(page, ids), [], "numbers acknowledged before their replies");
       acknowledged = Math.max(acknowledged, acknowledgedBy(page));
       page.close();
     }
@@ -164,7 +167,7 @@ function serve(world: World, reader: typeof READERS[number]): readonly number[] 
   return handled;
 }
 
-/** The envelopes of a round, whose numbers follow another one. */
+/** The envelopes of a round, with numbers after `before`. */
 function envelopesOf({ firstMs, envelopes, isFlood, ask }: Round, before: number): Sent[] {
   let seq = before;
   const first: Sent = { seq: ++seq, kind: "work", ms: firstMs, hasId: false };
@@ -188,14 +191,14 @@ function envelopesOf({ firstMs, envelopes, isFlood, ask }: Round, before: number
   return [first, ...rest, ...flood];
 }
 
-/** Opens a session by hand. */
+/** Opens a raw session. */
 async function open(world: World): Promise<SimulatedPage> {
   const page = new SimulatedPage(world, world.host("server"), { name: "page" });
   await world.until("a session", () => page.isIn);
   return page;
 }
 
-/** Makes frames of envelopes, each in a frame of its own or all in one. */
+/** Encodes envelopes as frames, one each or all in one. */
 function framesOf(all: readonly Sent[], isJoined: boolean): string[] {
   const texts = all.map(({ seq, kind, ms, hasId }, i) => {
     const keys = { seq, id: hasId ? seq : undefined, ...(i === 0 && { client: "page" }) };
@@ -216,7 +219,7 @@ function acknowledgedBy({ received }: SimulatedPage): number {
   return received.findLast(({ ack }) => ack !== undefined)?.ack ?? -1;
 }
 
-/** The ids that were acknowledged before their reply. */
+/** The ids of envelopes that were acknowledged before their reply. */
 function earlyOf({ received }: SimulatedPage, ids: readonly number[]): number[] {
   return ids.filter((id) => {
     const reply = received.findIndex((envelope) => envelope.reply === id);

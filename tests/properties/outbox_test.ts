@@ -1,16 +1,16 @@
-/** Messages that wait for a session: the outbox of a client. */
+/** The outbox of a client: messages that wait for a session. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 
-/** Bounds of the outbox, either of which comes first. */
+/** Limits of the outbox; either may be reached first. */
 const OUTBOX = { maxMessages: 12, maxBytes: 6_000 } as const;
 
-/** Most bytes of a message that the server takes: less than the client knows before its session. */
+/** Maximum bytes of a message for the server: less than the client assumes before its session. */
 const MAX_MESSAGE_BYTES = 1_024;
 
-property("an outbox accepts messages up to its bounds, and frees the room of those that are sent", {
+property("an outbox accepts messages up to its limits, and frees the space of sent ones", {
   cases: fc.record({
     delivery: fc.constantFrom("at-least-once", "at-most-once"),
     rounds: fc.array(

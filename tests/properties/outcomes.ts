@@ -25,8 +25,6 @@ export function collect<T>(items: AsyncIterable<T>, got: (item: T) => unknown): 
 }
 
 /**
- * Counts.
- *
  * @param first The first number.
  * @param last The last number.
  * @returns All numbers from one to the other.

@@ -1,4 +1,4 @@
-/** Presence data of one client, some of which the server rejects, over losses and moves. */
+/** Presence data of one client, some of which the server rejects, across losses and moves. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { z } from "zod";
@@ -9,7 +9,6 @@ import { collect, outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { byToken } from "./world.ts";
 
-/** The rooms of the client. */
 const ROOMS = ["room:x", "room:y"] as const;
 
 /** The contract of the data. */
@@ -17,7 +16,7 @@ const CONTRACT = defineContract({
   presence: { "room:{name}": z.object({ n: z.number(), text: z.string() }) },
 });
 
-/** Kinds of data, with the outcome of each. */
+/** Kinds of data, with their outcomes. */
 const DATA = {
   "other data": { outcome: "fulfilled", of: (n: number) => ({ n, text: "" }) },
   "no data": { outcome: "fulfilled", of: () => undefined },
@@ -39,7 +38,7 @@ property("a room shows the newest data that the server accepted, in each session
       fc.record({
         changes: fc.array(change, { maxLength: 7 }),
         end: fc.constantFrom("none", "cut", "close", "move"),
-        /** Data of each room that changes after the end, before the next session. */
+        /** Data that changes between the end and the next session, for each room. */
         between: fc.array(keyOf(DATA), {
           maxLength: ROOMS.length,
         }),
@@ -61,7 +60,7 @@ property("a room shows the newest data that the server accepted, in each session
     let rejected = 0;
     const client = world.connect("ada", host, {
       token: "ada",
-      // Longer than the grace period, so that the user leaves with the session.
+      // Longer than the grace period, so the user leaves with the session.
       backoff: { firstDelayMs: 200, maxDelayMs: 200 },
       onRefused: () => void rejected++,
       onError() {},

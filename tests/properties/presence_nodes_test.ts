@@ -11,23 +11,23 @@ import { FailingEngine, serveRooms } from "./failing_engine.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Grace of a user without sessions, and time for messages under way, in milliseconds. */
+/** Grace period of a user without sessions, and time for messages in flight, in milliseconds. */
 const [GRACE_MS, ROUND_MS] = [1_500, 300] as const;
 
-/** Silence of a node that the others surely overlook, in milliseconds. */
+/** Silence of a node that the others surely tolerate, in milliseconds. */
 const QUIET_MS = GONE_MS - BEAT_MS - BEAT_MS / 2 - 50;
 
-/** Longest wait of a node for the users of the others, in milliseconds. */
+/** Maximum wait of a node for the users of the others, in milliseconds. */
 const SETTLED_MS = 1_000;
 
 const ROOM = "room:a";
 
 const USERS = ["ada", "bob"] as const;
 
-/** Number of nodes, and most sessions of a user. */
+/** Number of nodes, and maximum sessions of a user. */
 const [NODES, MAX_TABS] = [3, 2] as const;
 
-/** Times for which a node is frozen: the others overlook it, count it as gone, or its users too. */
+/** Times for which a node is frozen: the others tolerate it, consider it gone, or its users too. */
 const FROZEN_MS = {
   "for a moment": QUIET_MS - 100,
   "until it is gone": QUIET_MS + GRACE_MS - ROUND_MS - 50,
@@ -38,7 +38,7 @@ const user = fc.nat(USERS.length - 1);
 const node = fc.nat(NODES - 1);
 const tab = fc.nat(MAX_TABS - 1);
 const hasData = fc.boolean();
-/** Time for which a user is away, well within the grace. */
+/** Time for which a user is away, well within the grace period. */
 const awayMs = fc.constantFrom(0, 300, GRACE_MS - 3 * ROUND_MS);
 const isBack = fc.constantFrom(true, true, false);
 
@@ -64,7 +64,7 @@ type StepOf<K extends Step["kind"]> = Extract<Step, { readonly kind: K }>;
 type Node = SimulatedServer<string>;
 type Change = "join" | "leave" | "update";
 
-/** A session of a user in the room, with its data: the newest of all stands for the user. */
+/** A session of a user in the room, with its data; the user's data is the newest of all. */
 interface Tab {
   /** Name of the client's machine. */
   readonly name: string;
@@ -73,19 +73,19 @@ interface Tab {
   data: number | undefined;
 }
 
-/** Span of time by the clocks of all nodes, in milliseconds since the Unix epoch. */
+/** Time range by the clocks of all nodes, in milliseconds since the Unix epoch. */
 interface Span {
   readonly fromMs: number;
   readonly toMs: number;
 }
 
-/** A user by the model. */
+/** A user in the model. */
 interface Visitor {
   readonly user: string;
   readonly tabs: Tab[];
   joined: Span | undefined;
   seen: Span | undefined;
-  /** Data of the last session, once there is none. */
+  /** Data of the last session, once there are none left. */
   lastData: number | undefined;
 }
 
@@ -109,7 +109,7 @@ class Rooms {
   }));
   readonly #told = new Map<Node, Told[]>();
   readonly #followings = new Map<Node, Disposable>();
-  /** Time of the last end of a session on each node. */
+  /** Time at which a session last ended on each node. */
   readonly #leftMs = new Map<Node, number>();
   readonly #areClocksEqual: boolean;
   #newest = 0;
@@ -125,7 +125,7 @@ class Rooms {
     for (const node of this.nodes) this.#watch(node);
   }
 
-  /** Plays a step, if there is the session or node that it needs. */
+  /** Plays a step, if the session or node that it needs exists. */
   async play(step: Step): Promise<void> {
     if (step.kind === "follow") return await this.#followAnew(step);
     const one = this.visitors[step.user]!;
@@ -158,7 +158,7 @@ class Rooms {
     }
   }
 
-  /** Compares what the nodes reported since the last look, and what they know, with the model. */
+  /** Compares the changes reported since the last look, and the nodes' state, with the model. */
   look(
     one: Visitor,
     changes: readonly Change[],
@@ -211,7 +211,7 @@ class Rooms {
     );
   }
 
-  /** Notes the changes that a node reports until it restarts. */
+  /** Records the changes that a node reports until it restarts. */
   #watch(node: Node): void {
     const told: Told[] = [];
     this.#told.set(node, told);
@@ -257,7 +257,7 @@ class Rooms {
     this.look(one, wasThere ? updates(one, before) : ["join"]);
   }
 
-  /** Closes a session, without a look. */
+  /** Closes a session without comparing. */
   async #close(one: Visitor, tab: Tab): Promise<void> {
     one.tabs.splice(one.tabs.indexOf(tab), 1);
     const fromMs = this.#earliest;
@@ -266,7 +266,7 @@ class Rooms {
     one.seen = { fromMs, toMs: this.#latest + ROUND_MS };
   }
 
-  /** Ends a session; the last one ends the presence after the grace. */
+  /** Ends a session; the last one ends the presence after the grace period. */
   async #leave(one: Visitor, tab: Tab | undefined): Promise<void> {
     if (tab === undefined) return;
     const before = dataOf(one);
@@ -285,7 +285,10 @@ class Rooms {
     this.look(one, updates(one, before));
   }
 
-  /** The sessions of one node set data at once: that node reports each change, the others the last one. */
+  /**
+   * The sessions of one node set data at once: that node reports each change, the others the last
+   * one.
+   */
   async #setInOneTurn(one: Visitor, { settings }: StepOf<"set data in one turn">): Promise<void> {
     const node = one.tabs[0]?.node;
     if (node === undefined) return;
@@ -304,7 +307,7 @@ class Rooms {
     this.look(one, updates(one, before), [node, changes]);
   }
 
-  /** Sessions of two nodes set data at once: all nodes agree, and later data is newer in any case. */
+  /** Sessions of two nodes set data at once: all nodes agree, and later data always wins. */
   async #race(one: Visitor, { last }: StepOf<"set data on two nodes">): Promise<void> {
     const { tabs, user } = one;
     if (tabs.length < 2 || tabs[0]!.node === tabs[1]!.node) return;
@@ -326,14 +329,17 @@ class Rooms {
     this.look(one, ["update"]);
   }
 
-  /** A node without a session of its own, now and within the grace. */
+  /** True for a node without own sessions, now and during the last grace period. */
   #isFree(node: Node): boolean {
     const leftMs = this.#leftMs.get(node) ?? -Infinity;
     return this.visitors.every(({ tabs }) => tabs.every((tab) => tab.node !== node)) &&
       leftMs < this.world.nowMs - GRACE_MS - ROUND_MS;
   }
 
-  /** A node that does not follow the room knows nothing, and all members once it follows again. */
+  /**
+   * A node that does not follow the room knows nothing; once it follows again, it knows all
+   * members.
+   */
   async #followAnew({ node: number, lateMs }: StepOf<"follow">): Promise<void> {
     const node = this.nodes[number]!;
     if (!this.#isFree(node)) return;
@@ -352,17 +358,17 @@ class Rooms {
     this.look(this.visitors[0]!, []);
   }
 
-  /** The first member of a node gets one list, of all members. */
+  /** The first member on a node receives one list, with all members. */
   async #enterFirst(one: Visitor, step: StepOf<"first member">): Promise<void> {
     const node = this.nodes[step.node]!;
-    // By another clock, the user may have come to the node before the others.
+    // With another clock, the user may seem to join this node before the others.
     if (!this.#isFree(node) || one.tabs.length === MAX_TABS) return;
     if (!this.#areClocksEqual && one.tabs.length > 0) return;
     const [wasThere, before] = [one.tabs.length > 0, dataOf(one)];
     this.#followings.get(node)![Symbol.dispose]();
     await this.pause(ROUND_MS);
     const notices: PresenceNotice[] = [];
-    // Data that a node sets is newer than all data that it knows, and it knows none.
+    // Data that a node sets is newer than all data that it knows, but it knows none.
     await this.#enter(one, node, step.hasData && !wasThere, {
       onMessage: ({ topic, data }) => {
         if (topic === PRESENCE_PREFIX + ROOM) notices.push(data as PresenceNotice);
@@ -387,7 +393,7 @@ class Rooms {
     node.host.freeze();
     await this.pause(forMs);
     node.host.thaw();
-    // After the grace of the users of a node that is gone.
+    // After the grace period of a lost node's users.
     await this.pause(KNOWN_MS + GRACE_MS + ROUND_MS - Math.min(forMs, KNOWN_MS + GRACE_MS));
     const without = Math.max(
       0,
@@ -402,7 +408,7 @@ class Rooms {
     this.look(one, changes, [node, []]);
   }
 
-  /** Ends a node, in order or by its death: the user is back on another node, or leaves. */
+  /** Stops or kills a node: the user returns on another node, or leaves. */
   async #end(one: Visitor, step: StepOf<"kill" | "deploy">): Promise<void> {
     const [tab] = one.tabs;
     if (tab === undefined || one.tabs.length !== 1 || this.#hasOthers(tab.node, one)) return;
@@ -429,11 +435,11 @@ class Rooms {
     node.restart();
     this.#watch(node);
     await this.pause(4 * ROUND_MS);
-    // The node reports the users who were there before.
+    // The node reports the users who were already there.
     this.#told.get(node)!.length = 0;
   }
 
-  /** Notes that a node goes silent: the others received its last heartbeat some time ago. */
+  /** Records that a node goes silent: the others received its last heartbeat some time ago. */
   #silence(one: Visitor): void {
     one.seen = { fromMs: this.#earliest - BEAT_MS - ROUND_MS, toMs: this.#latest + ROUND_MS };
   }
@@ -499,13 +505,13 @@ property("all nodes report the same changes of a room, and agree on its users", 
   },
 });
 
-/** The newest data of the sessions of a user. */
+/** The newest data of a user's sessions. */
 function dataOf({ tabs }: Visitor): number | undefined {
   const all = tabs.flatMap(({ data }) => data ?? []);
   return all.length === 0 ? undefined : Math.max(...all);
 }
 
-/** The change of a user whose data was another one before. */
+/** The change of a user whose data was different before. */
 function updates(one: Visitor, before: number | undefined): Change[] {
   return dataOf(one) === before ? [] : ["update"];
 }

@@ -1,4 +1,6 @@
-/** Presence of one node: sessions that enter and leave topics and rooms, and the events in order. */
+/**
+ * Presence on one node: sessions that enter and leave topics and rooms, and the order of events.
+ */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
@@ -19,16 +21,16 @@ const USERS = ["ada", "ada", "bob", "cyd"] as const;
 /** Topics with presence, and rooms. */
 const [TOPICS, ROOMS] = [["one", "two"], ["room:one", "room:two"]] as const;
 
-/** Least time between a look and the end of a grace, in milliseconds. */
+/** Minimum time between a look and the end of a grace period, in milliseconds. */
 const APART_MS = 4;
 
 const session = fc.nat(USERS.length - 1);
 const topic = fc.constantFrom(TOPICS[0], ...TOPICS);
 const room = fc.constantFrom(ROOMS[0], ...ROOMS);
-/** Few numbers, as a session may also set the data that stands. */
+/** Few numbers, so that a session may also set unchanged data. */
 const data = maybe(fc.nat(4));
 
-/** A change by the program, which a listener can make too. */
+/** A change by the program or by a listener. */
 const change = fc.oneof(
   stepOf("enter", { session, topic, data }),
   stepOf("leave", { session, topic }),
@@ -41,10 +43,10 @@ const change = fc.oneof(
   stepOf("unsubscribe", { session, room }),
 );
 
-/** A change of which the first event makes another one, time that passes, or a session that closes. */
+/** A change whose first event makes another one, a pause, or a closed session. */
 const step = fc.oneof(
   { weight: 8, arbitrary: fc.record({ change, reaction: fc.option(change, { freq: 2 }) }) },
-  // Graces of 0 to 300 ms end within some of these.
+  // Grace periods of 0 to 300 ms end within some of these.
   { weight: 3, arbitrary: fc.record({ waitMs: fc.constantFrom(0, 40, 160, 400) }) },
   { weight: 1, arbitrary: fc.record({ closes: session }) },
   { weight: 1, arbitrary: fc.record({ clockJumpsMs: fc.constantFrom(3_600_000, -3_600_000) }) },
@@ -52,22 +54,22 @@ const step = fc.oneof(
 
 type Change = Drawn<typeof change>;
 
-/** A session of the node, with the part of the model. */
+/** A session of the node, with its part of the model. */
 interface Visitor extends ModelSession {
   readonly session: Session;
   readonly client: Client;
   readonly rooms: Set<typeof ROOMS[number]>;
-  /** Data for each room, also for a room that the session has not joined. */
+  /** Data per room, also for rooms that the session has not joined. */
   readonly kept: Map<string, unknown>;
 }
 
-/** A presence with its rooms, next to the model. */
+/** A presence with its rooms, and the model. */
 class Attendance {
   readonly presence: Presence;
   readonly rooms: Rooms;
   readonly model: PresenceModel;
   readonly visitors: Visitor[] = [];
-  /** The change that a listener makes within the next event. */
+  /** The change that a listener makes during the next event. */
   reaction: Change | null = null;
   readonly #node;
   readonly #events: PresenceEvent[] = [];
@@ -86,7 +88,7 @@ class Attendance {
     this.rooms = new Rooms({ topics, presence: this.presence });
     this.model = new PresenceModel({ graceMs, maxLastSeen, now: () => runtime.now() });
     this.presence.subscribe((event) => void this.#events.push(event));
-    // A listener that fails keeps no event from the others.
+    // A failing listener must not hide events from the others.
     this.presence.subscribe(() => {
       const error = new Error("failed");
       this.#expectedErrors.push(error);
@@ -120,7 +122,7 @@ class Attendance {
     await this.pass(0);
   }
 
-  /** Closes a session, with all that it has, and opens another one of the user. */
+  /** Closes a session, and opens another one of the same user. */
   async reopen(index: number): Promise<void> {
     const visitor = this.visitors[index]!;
     const { session, client } = visitor;
@@ -154,7 +156,7 @@ class Attendance {
         return same(expected, presence.enter(session));
       case "go offline": {
         for (const room of [...visitor.rooms]) this.make({ ...one, kind: "unsubscribe", room });
-        // A listener may have joined a room again.
+        // A listener may have rejoined a room.
         if (visitor.rooms.size > 0) return;
         return same(model.leaveAll(visitor), presence.leave(session));
       }
@@ -171,7 +173,7 @@ class Attendance {
     }
   }
 
-  /** Lets time pass, up to a moment that is not the end of a grace. */
+  /** Lets time pass, but not exactly until the end of a grace period. */
   async pass(ms: number): Promise<void> {
     await this.world.pause(ms);
     const { runtime } = this.#node.host;
@@ -180,7 +182,7 @@ class Attendance {
     this.model.expire();
   }
 
-  /** Sets the clock: a grace that has begun ends in time. */
+  /** Sets the clock: a running grace period still ends on time. */
   async setClock(byMs: number, graceMs: number): Promise<void> {
     this.#node.host.jumpClock(byMs);
     await this.world.pause(graceMs + APART_MS);
@@ -188,7 +190,7 @@ class Attendance {
     this.look({ hasTimes: false });
   }
 
-  /** Compares all that the presence and the rooms tell with the model. */
+  /** Compares everything that the presence and the rooms report with the model. */
   look({ hasTimes = true } = {}): void {
     const { model, presence, rooms } = this;
     const told = this.#events.splice(0).map(({ at, ...event }) => {
@@ -231,7 +233,7 @@ class Attendance {
     this.rooms[Symbol.dispose]();
   }
 
-  /** Makes a change in the model; returns what the call has to return. */
+  /** Makes a change in the model; returns the expected result of the call. */
   #expect(one: Change, visitor: Visitor): boolean {
     const { model } = this;
     const { rooms, kept } = visitor;
@@ -252,7 +254,7 @@ class Attendance {
         if (one.data !== undefined) model.update(visitor, one.room, one.data);
         rooms.add(one.room);
         if (isNew) model.enter(visitor, one.room, kept.get(one.room));
-        // A listener that ends the membership which this call only updates has no defined outcome.
+        // If a listener ends the membership that this call only updates, the outcome is undefined.
         else this.reaction = null;
         return isNew;
       }
@@ -261,7 +263,7 @@ class Attendance {
         return model.update(visitor, one.room, one.data);
       case "leave a room":
       case "unsubscribe":
-        // A room has no grace for a user that leaves by itself.
+        // A user who leaves a room explicitly has no grace period.
         model.leave(visitor, one.room, true);
         return rooms.delete(one.room);
     }

@@ -2,38 +2,38 @@
  * Properties: statements about the library that hold for each drawn case.
  *
  * A property has a name in plain words, a generator of cases, and a function that plays one case in
- * a {@linkcode World} and compares the outcome with a model. `deno task test` plays a few cases of a
- * fixed seed; `deno task simulate` plays many of a drawn one. Two variables change both:
- * `PROPERTY_RUNS` (cases of each property) and `PROPERTY_SEED`.
+ * a {@linkcode World} and compares the outcome with a model. `deno task test` plays a few cases
+ * from a fixed seed; `deno task simulate` plays many from a random one. Two environment variables
+ * override both: `PROPERTY_RUNS` (cases per property) and `PROPERTY_SEED`.
  *
  * A failure shows the smallest case that [fast-check](https://fast-check.dev) found, its timeline,
- * and the variables that play it again. To keep a case, add it to `regressions`,
- * with {@linkcode atSeed} if it fails only with the seed that the failure shows.
+ * and the variables that replay it. To keep a case, add it to `regressions`, with
+ * {@linkcode atSeed} if it fails only with the printed seed.
  *
  * @module
  */
 import fc from "fast-check";
 import { World } from "./world.ts";
 
-/** Cases of each property in `deno task test`. */
+/** Cases per property in `deno task test`. */
 const RUNS = 5;
 
 /** Seed of `deno task test`. */
 const SEED = 1;
 
-/** Longest search for a smaller case, in milliseconds: a test has two minutes. */
+/** Maximum time of the search for a smaller case, in milliseconds: a test has two minutes. */
 const SHRINK_MS = 30_000;
 
 // By default, fast-check draws lists of at most ten items, whatever their `maxLength`.
 fc.configureGlobal({ defaultSizeToMaxWhenMaxSpecified: true });
 
-/** A case with the seed of its world. */
+/** A case with its world's seed. */
 export class Seeded<Case> {
   constructor(readonly seed: number, readonly value: Case) {}
 }
 
 /**
- * Gives a regression the seed of its world, which a failure prints.
+ * Gives a regression its world's seed, which a failure prints.
  *
  * @param seed The seed.
  * @param value The case.
@@ -45,15 +45,15 @@ export function atSeed<Case>(seed: number, value: Case): Seeded<Case> {
 
 /** Parts of a {@linkcode property}. */
 export interface PropertyParts<Case> {
-  /** Draws cases. Each part of a case should shrink towards its plainest value. */
+  /** Draws cases. Each part of a case should shrink towards its simplest value. */
   readonly cases: fc.Arbitrary<Case>;
   /**
-   * Cases that failed once, by the name of the bug; played at each run. The seed of their world is 1,
-   * or that of {@linkcode atSeed}.
+   * Cases that failed once, by name of the bug; played in each run. Their world's seed is 1, unless
+   * {@linkcode atSeed} sets it.
    */
   readonly regressions?: Readonly<Record<string, NoInfer<Case> | Seeded<NoInfer<Case>>>>;
   /**
-   * Cases of `deno task test`; fewer for one that takes long.
+   * Cases in `deno task test`; fewer for a slow property.
    *
    * @default {5}
    */
@@ -97,14 +97,14 @@ export function property<Case>(name: string, parts: PropertyParts<Case>): void {
   Deno.test(name, async () => {
     const numRuns = numberOf("PROPERTY_RUNS", 1) ?? parts.runs ?? RUNS;
     const seed = numberOf("PROPERTY_SEED", 0) ?? SEED;
-    // A smaller seed of the world is no plainer case.
+    // A smaller seed is not a simpler case.
     const drawn = fc.asyncProperty(fc.noShrink(fc.nat()), cases, untilLate(play));
     const details = await fc.check(drawn, { numRuns, seed });
     if (details.failed) throw new Error(explain(details));
   });
 }
 
-/** Passes all cases some time after the first failure, so that the search for smaller ones ends. */
+/** Passes all cases some time after the first failure, to end the search for smaller ones. */
 function untilLate<Args extends unknown[]>(
   play: (...args: Args) => Promise<void>,
 ): (...args: Args) => Promise<void> {
@@ -120,7 +120,7 @@ function untilLate<Args extends unknown[]>(
   };
 }
 
-/** Reads an integer from the variables of the process. */
+/** Reads an integer from an environment variable. */
 function numberOf(name: string, least: number): number | undefined {
   const text = Deno.env.get(name);
   if (text === undefined) return undefined;
@@ -129,7 +129,7 @@ function numberOf(name: string, least: number): number | undefined {
   throw new TypeError(`Cannot play: ${name} must be an integer from ${least}, received "${text}"`);
 }
 
-/** Tells the smallest case, its failure, and how to play it again. */
+/** Describes the smallest case, its failure, and how to replay it. */
 function explain<Case>(
   { counterexample, errorInstance, numRuns, numShrinks, seed }: fc.RunDetails<[number, Case]>,
 ): string {

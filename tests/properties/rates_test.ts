@@ -1,4 +1,7 @@
-/** Rates of sessions, users and addresses on one node: what counts, what is refused, and for how long. */
+/**
+ * Rates of sessions, users and addresses on one node: what counts, what is rejected, and for how
+ * long.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { AuthenticationError, CloseCode } from "../../errors.ts";
@@ -22,13 +25,13 @@ const [GUEST, FORGED] = ["guest", "forged"] as const;
 /** Time for an envelope and its reply, in milliseconds. */
 const TRIP_MS = 40;
 
-/** A rate without a refill during a case, in tokens a second. */
+/** A rate that does not refill during a case, in tokens per second. */
 const SLOW = 0.01;
 
-/** Refusals in 10 s after which a session closes, by default. */
+/** Rejections within 10 s that close a session, by default. */
 const MAX_REFUSALS = 100;
 
-/** Least and largest burst of each unit. */
+/** Minimum and maximum burst of each unit. */
 const BURSTS = {
   messages: [1, 12],
   bytes: [60, 1_500],
@@ -36,11 +39,11 @@ const BURSTS = {
   subscriptions: [1, 8],
 } as const;
 
-/** A kind of envelope, with the units that it takes apart from bytes. */
+/** A kind of envelope, with the units that it uses besides bytes. */
 interface Kind {
   readonly units: readonly Unit[];
   readonly isRequest?: boolean;
-  /** True for an envelope that ends work: the server handles it beyond a rate, too. */
+  /** True for an envelope that ends work: the server handles it even above a rate. */
   readonly isAlways?: boolean;
   make(text: string, topic: string, token: string): object;
 }
@@ -78,7 +81,7 @@ const KINDS = {
 
 type KindName = keyof typeof KINDS;
 
-/** A rate of a unit; a burst that is left out is one second's, and 1 at least. */
+/** A rate of a unit; the default burst is that of one second, at least 1. */
 function rateOf(unit: keyof typeof BURSTS) {
   const [min, max] = BURSTS[unit];
   const burst = fc.integer({ min, max }).map((burst) => ({ perSecond: SLOW, burst }));
@@ -102,12 +105,12 @@ const scopeRates = fc.record({
 const envelope = fc.record({
   kind: keyOf(KINDS),
   chars: fc.nat(100),
-  /** Characters of several bytes in UTF-8. */
+  /** Uses characters of several UTF-8 bytes. */
   isWide: fc.boolean(),
   topic: fc.constantFrom("a", "b", "c"),
 });
 
-/** Most renewals of the token of a session: fewer than the server allows. */
+/** Maximum token renewals of a session: fewer than the server allows. */
 const MAX_RENEWALS = 8;
 
 type Envelope = Drawn<typeof envelope>;
@@ -119,16 +122,19 @@ const SESSIONS = [["ann", "x"], ["ann", "y"], ["ben", "x"], [GUEST, "y"]] as con
 interface Metered {
   readonly page: SimulatedPage;
   readonly accounts: readonly ModelAccount[];
-  /** Publications that the server refuses together, until the client can know of the first refusal. */
+  /**
+   * Publications that the server rejects together, until the client can know of the first
+   * rejection.
+   */
   hold: { readonly need: Need; readonly isEarly: boolean } | undefined;
-  /** True once the client can know of a refused publication. */
+  /** True once the client can know of a rejected publication. */
   isWarned: boolean;
   refusals: number;
   renewals: number;
   isOver: boolean;
 }
 
-property("each kind of envelope counts in its rates of session, user and address", {
+property("each kind of envelope counts toward the rates of its session, user and address", {
   cases: fc.record({
     perSession: scopeRates,
     perUser: scopeRates,
@@ -137,7 +143,7 @@ property("each kind of envelope counts in its rates of session, user and address
     steps: fc.array(
       fc.record({
         session: fc.nat(SESSIONS.length - 1),
-        /** Opens the session anew before. */
+        /** Reopens the session first. */
         isNew: fc.nat(4).map((n) => n === 4),
         envelopes: fc.array(envelope, { minLength: 1, maxLength: 12 }),
       }),
@@ -200,16 +206,16 @@ property("each kind of envelope counts in its rates of session, user and address
       const stats = server.manager.stats().rates;
       assertEquals({ handled, closed: stats.closed, refused: stats.refused }, expected);
       assertEquals(page.code, session.isOver ? CloseCode.tooMany : undefined, "close code");
-      // A close loses replies under way.
+      // A close loses replies in flight.
       if (!session.isOver) compare(page, sent, world.nowMs);
     }
   },
 });
 
-/** An envelope, and the tokens that it misses. */
+/** An envelope, and its missing tokens. */
 interface Sent {
   readonly name: KindName;
-  /** Number of a request. */
+  /** Number of the request, if it is one. */
   readonly id: number | undefined;
   readonly shortage: Shortage | undefined;
 }
@@ -243,14 +249,14 @@ function compare(page: SimulatedPage, sent: readonly Sent[], toleranceMs: number
   for (const { name, id, shortage } of sent) {
     if (id === undefined) continue;
     const isHandled = shortage === undefined || (KINDS[name] as Kind).isAlways === true;
-    // The reply to a renewal follows the decisions about all topics, up to a second later.
+    // The reply to a renewal follows the rights checks of all topics, up to a second later.
     if (name === "auth" && isHandled && page.replyTo(id) === undefined) continue;
     assertEquals(outcomeOf(page, id), isHandled ? "granted" : "too-many", name);
     if (!isHandled) assertWait(page, { id, waitMs: shortage.waitMs, toleranceMs });
   }
 }
 
-/** Counts an envelope in the model; returns the shortage of one that the server refuses. */
+/** Counts an envelope in the model; returns the shortage if the server rejects it. */
 function meter(
   session: Metered,
   kind: KindName,
@@ -274,12 +280,12 @@ function meter(
     isEarly: hold?.isEarly ?? session.isWarned,
   };
   session.isWarned = true;
-  // Publications that the client sent before it could know of a refusal do not close the session.
+  // Publications sent before the client could know of a rejection do not close the session.
   if (session.hold.isEarly) session.refusals++;
   return shortageOf(accounts, session.hold.need, ms);
 }
 
-/** The rates with a bound, each with its burst. */
+/** The bounded rates, each with its burst. */
 function bounded(rates: Readonly<Record<string, object | undefined>>): ModelRates {
   const known = Object.entries(rates).flatMap(([unit, rate]) => {
     const { perSecond = Infinity, burst = 1 } = (rate ?? {}) as {
@@ -299,7 +305,7 @@ function outcomeOf(page: SimulatedPage, id: number): string {
   return reply === undefined ? "none" : reply.error?.code ?? "granted";
 }
 
-/** Compares the time to retry of a refused request. */
+/** Compares the retry time of a rejected request. */
 function assertWait(page: SimulatedPage, { id, waitMs, toleranceMs }: {
   readonly id: number;
   readonly waitMs: number;
@@ -310,7 +316,7 @@ function assertWait(page: SimulatedPage, { id, waitMs, toleranceMs }: {
   assert(isInTime, `expected a retry after ${waitMs} ms, received one after ${retryAfterMs} ms`);
 }
 
-/** Time in which all buckets are full again, in milliseconds. */
+/** Time until all buckets are full again, in milliseconds. */
 const FULL_MS = 12_000;
 
 /** A rate that refills within a case. */
@@ -351,7 +357,7 @@ interface OpenPage {
   readonly machine: string;
 }
 
-/** A node with rates that refill, next to the model. */
+/** A node with rates that refill, and its model. */
 class Metering {
   pages: OpenPage[] = [];
   refused = 0;
@@ -391,8 +397,8 @@ class Metering {
     if (step.kind === "wait") return await this.world.pause(step.ms);
     if (step.kind === "leave") return at && this.leave(at);
     this.#node.host.jumpClock(step.byMs);
-    // A clock that is set back costs the time since the last count, which these are. As a bucket that
-    // refuses keeps the others from counting, each round is the first count of one more.
+    // After the clock is set back, the first count of a bucket refills nothing. Each round is the
+    // first count of one more bucket, because a bucket that rejects keeps the others from counting.
     for (let round = 0; round < 3; round++) {
       for (const { page } of this.pages) page.ask({ topic: "ask" });
       for (const [token, name] of [["ann", "x"], ["ben", "y"]] as const) {
@@ -459,7 +465,7 @@ class Metering {
     }
   }
 
-  /** Lets time pass while an outcome depends on some milliseconds. */
+  /** Lets time pass while an outcome depends on a few milliseconds. */
   async #leaveEdges(accounts: readonly ModelAccount[], need: Need): Promise<void> {
     const isNear = () => accounts.some((account) => account.isNear(need, this.world.nowMs));
     while (isNear()) await this.world.pause(TRIP_MS / 2);
@@ -482,7 +488,7 @@ property("rates refill over time, even while the user is away, and full buckets 
     await world.pause(TRIP_MS);
     const { remembered, refusedConnections: { user, address } } = metering.stats;
     assertEquals(user + address, metering.refused, "refused connections");
-    // A bucket of a clock that was set back counts as used until the clock is there again.
+    // After the clock is set back, a bucket counts as used until the clock has caught up.
     if (steps.some(({ kind }) => kind === "set the clock")) return;
     assert(remembered <= 2, `expected the buckets of the last session, received ${remembered}`);
   },

@@ -7,16 +7,16 @@ import { outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Room of the receive queue, of which half is filled before reading stops. */
+/** Size of the receive queue; reading stops once half of it is filled. */
 const ROOM = 8;
 
-/** Signs of life of a session; a peer that is silent for longer than both is gone. */
+/** Heartbeat of a session; a peer that is silent for longer than both times is gone. */
 const HEARTBEAT = { intervalMs: 1_000, timeoutMs: 3_000 };
 
-/** Time for bytes under way, in milliseconds: two requests over HTTP. */
+/** Time for bytes in flight, in milliseconds: two requests over HTTP. */
 const TRIP_MS = 200;
 
-/** Calls of the server before it falls behind: each is over, or has no loop that waits. */
+/** Calls of the server before it falls behind: each has ended, or has no waiting loop. */
 const CALLS = [
   "a reply",
   "a refusal",
@@ -30,18 +30,18 @@ const CALLS = [
   "a stream that fails",
 ] as const;
 
-property("a server with slow handlers handles all over HTTP, and closes no live session", {
+property("a server with slow handlers handles everything over HTTP, and closes no live session", {
   cases: fc.record({
     rounds: fc.array(
       fc.record({
         calls: fc.array(fc.constantFrom(...CALLS), { maxLength: 3 }),
-        /** The first handler asks the client, or waits for a time. */
+        /** The first handler sends a request to the client, or waits for a time. */
         asks: fc.boolean(),
         waitMs: fc.constantFrom(0, 200, 2_000, 4_400, 4_900),
       }),
       { minLength: 1, maxLength: 4 },
     ),
-    /** True for a client that is idle for longer than a silent peer lives. */
+    /** True for a client that is idle for longer than a silent peer may be. */
     isIdle: fc.boolean(),
   }),
   async check(world, { rounds, isIdle }) {
@@ -71,7 +71,8 @@ property("a server with slow handlers handles all over HTTP, and closes no live 
       for (const kind of calls) await call(world, far, kind);
       got.length = asked.length = 0;
       const first = sent + 1;
-      // After a handler that asks, the others fill the queue; after one that waits, they exceed it.
+      // After a handler that asks the client, the others fill the queue; after one that waits, they
+      // exceed it.
       const count = asks ? ROOM : 2 * ROOM;
       const ms = asks ? Math.min(waitMs, 200) : waitMs;
       for (let i = 0; i < count; i++) {
@@ -87,7 +88,7 @@ property("a server with slow handlers handles all over HTTP, and closes no live 
     if (isIdle) await world.pause(HEARTBEAT.intervalMs + HEARTBEAT.timeoutMs);
     assert(far.state === "connected" && client.isConnected, "a session ended");
 
-    // A client that vanishes is noticed as soon as one that was never behind.
+    // A vanished client is detected as soon as if the server had never fallen behind.
     const beganMs = world.nowMs;
     world.host("ada").kill({ power: true });
     await world.until("the end of the session", () => server.manager.count === 0, 5_000);
@@ -95,7 +96,7 @@ property("a server with slow handlers handles all over HTTP, and closes no live 
   },
 });
 
-/** Calls the client once, in a way that leaves no wait. */
+/** Calls the client once, in a way that leaves nothing waiting. */
 async function call(world: World, far: Session, kind: typeof CALLS[number]): Promise<void> {
   if (kind.startsWith("a stream")) return await stream(world, far, kind);
   const stop = new AbortController();
@@ -111,7 +112,7 @@ async function call(world: World, far: Session, kind: typeof CALLS[number]): Pro
   }
 }
 
-/** Asks for items, and reads some of them. */
+/** Requests items, and reads some of them. */
 async function stream(world: World, far: Session, kind: string): Promise<void> {
   const isOpen = kind.includes("nobody") || kind.includes("left");
   const data = isOpen ? "stay" : kind.includes("fails") ? "fail" : "end";
@@ -123,7 +124,7 @@ async function stream(world: World, far: Session, kind: string): Promise<void> {
     })());
   if (kind === "a stream" || data === "fail") await readAll();
   else await items.next();
-  // The other items, and the end, come while no loop waits.
+  // The other items and the end arrive while no loop waits.
   await world.pause(TRIP_MS);
   if (kind.endsWith("late")) await readAll();
   if (kind.endsWith("two items")) await response.cancel();
@@ -143,7 +144,7 @@ async function* items(
   if (data === "fail") throw new RequestError("failed", "as planned");
 }
 
-/** Waits until the server gives up. */
+/** Waits until the server cancels. */
 function never({ signal }: { readonly signal: AbortSignal }): Promise<void> {
   return new Promise((resolve) => signal.addEventListener("abort", () => resolve()));
 }

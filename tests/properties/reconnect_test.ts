@@ -1,4 +1,4 @@
-/** Attempts of clients to reconnect: when each is made, and to which server. */
+/** Reconnect attempts of clients: their times and their servers. */
 import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { ReconnectModel } from "../../client/reconnect_model.ts";
@@ -8,10 +8,10 @@ import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Largest difference to the time of the model, in milliseconds. */
+/** Maximum difference to the model's time, in milliseconds. */
 const EXACT_MS = 2;
 
-/** Backoff of a case, and the number that is drawn for each wait. */
+/** Backoff of a case, and the random number drawn for each wait. */
 const backoff = {
   firstDelayMs: fc.integer({ min: 20, max: 100 }),
   doublings: fc.integer({ min: 1, max: 4 }),
@@ -20,7 +20,7 @@ const backoff = {
 
 /** The end of a session, and the time until the servers accept the client again. */
 const step = fc.record({
-  /** The session lasts clearly shorter or longer than one after which the waits start over. */
+  /** The session lasts clearly shorter or longer than one that resets the backoff. */
   stayMs: fc.constantFrom(300, 600, 4_700, 5_300, 8_000),
   end: fc.constantFrom("refused", "closed", "killed", "drained"),
   awayMs: fc.integer({ min: 0, max: 3_000 }),
@@ -30,7 +30,7 @@ property("a client makes each attempt when the documentation says, to the next U
   cases: fc.record({
     urls: fc.integer({ min: 1, max: 4 }),
     ...backoff,
-    /** Time of a request that is repeated in each session. */
+    /** Timeout of a request that is retried in each session. */
     timeoutMs: fc.integer({ min: 500, max: 5_000 }),
     steps: fc.array(step, { minLength: 1, maxLength: 4 }),
   }),
@@ -91,7 +91,7 @@ property("a client makes each attempt when the documentation says, to the next U
   },
 });
 
-property("a client gives up after maxAttempts waits", {
+property("a client stops reconnecting after maxAttempts waits", {
   cases: fc.record({
     urls: fc.integer({ min: 1, max: 3 }),
     ...backoff,
@@ -117,11 +117,11 @@ property("a client gives up after maxAttempts waits", {
     assertEquals(delays.filter(([, ms]) => ms > 0).length, maxAttempts);
     assertEquals(delays.length, (maxAttempts + 1) * urls - 1);
     for (const [expected, ms] of delays) assertAlmostEquals(ms, expected, EXACT_MS);
-    assert(world.network.links.length === 0, "a link of a client that gave up");
+    assert(world.network.links.length === 0, "a link of a client that stopped");
   },
 });
 
-/** Ends the session at a server, and has all servers away for a while. */
+/** Ends the session at a server, and makes all servers unreachable for a while. */
 async function endSession(
   world: World,
   { programs, at, end, awayMs }: {

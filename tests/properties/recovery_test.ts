@@ -1,4 +1,4 @@
-/** Readers of histories whose nodes miss, repeat and delay publications: every loss is reported. */
+/** Readers of histories whose nodes lose, repeat and delay publications: every loss is reported. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { pause } from "../../base/wait.ts";
@@ -17,16 +17,19 @@ const TOPICS = [BUSY, BRIEF, PLAIN] as const;
 
 const READERS = 3;
 
-/** Time of a publication in the brief topic, in milliseconds. */
+/** TTL of a publication in the brief topic, in milliseconds. */
 const BRIEF_MS = 1_500;
 
 /** Interval and timeout of pings, in milliseconds. */
 const BEAT_MS = 5_000;
 
-/** Longest time until a node notices a last publication that it missed, in milliseconds. */
+/** Maximum time until a node notices that it missed the last publication, in milliseconds. */
 const COMPARED_MS = 41_000;
 
-/** Longest time in which readers have all publications again, in milliseconds: nodes read for seven seconds. */
+/**
+ * Maximum time until readers have all publications again, in milliseconds: nodes read for seven
+ * seconds.
+ */
 const CALM_MS = 9_000;
 
 /** Fate of a delivery: a delay in milliseconds, a loss, or a repetition. */
@@ -43,7 +46,7 @@ const step = fc.oneof(
     count: fc.constantFrom<number[]>(1, 2, 4, 12),
     length: fc.constantFrom<number[]>(0, 0, 0, 4_000, 45_000, 200_000),
     delivery: fc.constantFrom(...DELIVERIES),
-    /** Nodes whose deliveries have that fate. */
+    /** Nodes whose deliveries have this fate. */
     at: fc.constantFrom("all", 0, 1),
   }, 10),
   stepOf("subscribe", {
@@ -53,7 +56,7 @@ const step = fc.oneof(
       ...["now", "last", "place", "back", "ahead", "ahead", "another epoch", "wrong tag"] as const,
     ),
     by: fc.nat(20),
-    /** True if the newest publications are wanted, should the position be too old. */
+    /** True if the newest publications are requested in case the position is too old. */
     hasLast: fc.boolean(),
   }, 6),
   stepOf("leave", { topic, reader }, 2),
@@ -61,7 +64,7 @@ const step = fc.oneof(
   stepOf("disconnect", { reader, isSilent: fc.boolean() }, 2),
   stepOf("block", { reader, ms: fc.nat(2_000) }, 2),
   stepOf("reads", {
-    /** Reads to come: some fail, all fail, or all wait until the next such step. */
+    /** Fate of the next reads: some fail, all fail, or all wait until the next such step. */
     fate: fc.constantFrom(
       ...["pass", "one fails", "three fail", "all fail", "all fail", "wait", "wait"] as const,
     ),
@@ -77,7 +80,7 @@ const cases = fc.record({
   nodes: fc.integer({ min: 1, max: 2 }),
   size: fc.integer({ min: 10, max: 50 }),
   maxMessages: fc.integer({ min: 8, max: 24 }),
-  /** Least length of a publication: a node has a dozen long ones of a topic in memory. */
+  /** Minimum length of a publication: a node caches a dozen long ones per topic. */
   leastLength: fc.constantFrom<number[]>(0, 0, 45_000),
   steps: fc.array(step, { maxLength: 60 }),
 });
@@ -86,7 +89,7 @@ type Case = Drawn<typeof cases>;
 const calm = { nodes: 1, size: 50, maxMessages: 8, leastLength: 0 } as const;
 const one = { kind: "publish", topic: BUSY, count: 1, length: 0, delivery: 0, at: "all" } as const;
 
-property("a reader gets each publication once and in order, or a notice of a gap that is true", {
+property("a reader receives each publication once, in order, or a correct notice of a gap", {
   cases,
   runs: 8,
   regressions: {
@@ -119,14 +122,14 @@ property("a reader gets each publication once and in order, or a notice of a gap
   },
 });
 
-property("publications are appended once and in order, though nodes die before they reply", {
+property("publications are appended once, in order, even if nodes die before they reply", {
   cases: fc.record({
     /** Pauses before each publication, by client. */
     clients: fc.array(fc.array(fc.constantFrom<number[]>(0, 5, 200), { maxLength: 12 }), {
       minLength: 1,
       maxLength: 2,
     }),
-    /** Nodes that die, one after the other, and for how long in milliseconds. */
+    /** Nodes that die, one after another, and for how long in milliseconds. */
     deaths: fc.array(
       fc.record({ atMs: fc.nat(800), node: fc.nat(1), lastsMs: fc.nat(1_500) }),
       { maxLength: 3 },
@@ -139,7 +142,7 @@ property("publications are appended once and in order, though nodes die before t
     const engine = new FaultyEngine({ runtime });
     const taken: string[] = [];
     engine.inner.subscribe(BUSY, ({ payload }) => taken.push(idOf(payload)), { history: LONG });
-    // Appends and changes of rows take time, and the first ones of rows fail.
+    // Appends and row changes take time, and the first row changes fail.
     let left = failing;
     engine.make("history.append", async (run) => {
       const appended = await run();
@@ -162,7 +165,7 @@ property("publications are appended once and in order, though nodes die before t
     );
     for (const { atMs, node, lastsMs } of deaths) {
       world.simulation.after(atMs, () => {
-        // One node at least goes on.
+        // At least one node keeps running.
         if (nodes.some(({ host }) => !host.isAlive)) return;
         nodes[node]!.host.kill();
         world.simulation.after(lastsMs, () => nodes[node]!.restart());
@@ -190,19 +193,19 @@ property("publications are appended once and in order, though nodes die before t
   },
 });
 
-/** Nodes on an engine that fails, with readers. */
+/** Nodes on a failing engine, with readers. */
 class Readers {
   readonly #engine: FaultyEngine;
   readonly #truth: EngineTruth;
   readonly #nodes: SimulatedServer[] = [];
   readonly #brokers: FaultyBroker[] = [];
   readonly #readers: TopicReader[] = [];
-  /** Fates of deliveries by the numbers of publications. */
+  /** Fates of deliveries, by publication number. */
   readonly #deliveries = new Map<
     number,
     Pick<Extract<Step, { kind: "publish" }>, "delivery" | "at">
   >();
-  /** Newest offset that came to each node, by topic. */
+  /** Newest offset that reached each node, by topic. */
   readonly #reached: Map<string, number>[] = [];
   readonly #leastLength: number;
   #held = Promise.withResolvers<void>();
@@ -224,7 +227,7 @@ class Readers {
       try {
         const page = await run();
         await pause(runtime, this.#readMs);
-        // A node gives up a read that takes too long.
+        // A read that takes too long fails.
         if (this.#isHeld) this.#truth.failures++;
         await this.#held.promise;
         if (this.#failing === 0) return page;
@@ -261,7 +264,7 @@ class Readers {
       if (publication.position === undefined) return deliver(publication);
       const { delivery, at } = this.#deliveries.get(numberOf(publication)) ?? NO_FAULT;
       const { losses } = this.#truth;
-      // A connection that broke with the engine brings nothing of the time before.
+      // A connection that broke with the engine delivers nothing from before.
       const give: PublicationListener = (one) => {
         if (losses !== this.#truth.losses || this.#engine.isAway) return;
         const reached = this.#reached[i]!;
@@ -329,12 +332,12 @@ class Readers {
       const n = ++this.#count;
       this.#deliveries.set(n, { delivery, at });
       node.server.publish(topic, { n, text: "x".repeat(bytes) });
-      // A reader without trouble takes four short ones, or a long one, in this time.
+      // In this time a healthy reader receives four short publications or a long one.
       if (bytes > 10_000 || i % 4 === 0) await this.world.pause(6);
     }
   }
 
-  /** Draws a position from the one of the reader, or from the newest one of the engine. */
+  /** Derives a position from the reader's, or from the engine's newest one. */
   #startOf({ topic, reader, start, by, hasLast }: Extract<Step, { kind: "subscribe" }>): Start {
     const { place } = this.#readers[reader]!.of(topic);
     if (start === "last") return { last: by };
@@ -346,12 +349,12 @@ class Readers {
     if (start === "wrong tag") return { since: { epoch, offset: earlier, tag: "wrong" }, ...last };
     if (start === "place") return { since: { epoch, offset, ...(tag && { tag }) }, ...last };
     if (start === "back") return { since: { epoch, offset: earlier }, ...last };
-    // A client of another node may have publications that did not arrive at this one yet.
+    // A client of another node may have publications that have not reached this node yet.
     const head = epoch === this.#truth.epoch ? this.#truth.headOf(topic) : offset;
     return { since: { epoch, offset: head + (by > 10 ? by : 0) }, ...last };
   }
 
-  /** Lets nothing pass to a reader for a time. */
+  /** Blocks a reader's link for a time. */
   #block(reader: TopicReader, ms: number): void {
     const { simulation, network } = this.world;
     const set = (isBlocked: boolean) => {
@@ -381,18 +384,18 @@ class Readers {
   }
 
   /**
-   * Waits without faults until the readers of a node have all that came to it, and, after one more
-   * publication, until they have everything. A last publication that is lost is noticed, too.
+   * Waits without faults until readers have everything that reached their node, then publishes once
+   * more and waits until they have everything. The loss of a last publication is noticed too.
    */
   async rest({ isSilent }: { readonly isSilent: boolean }): Promise<void> {
     const world = this.world;
     this.#readMs = 0;
     this.#setReads("pass");
     if (this.#engine.isAway) this.#engine.comeBack();
-    // Ways are open then, and late publications have come.
+    // By now links are open, and late publications have arrived.
     await world.pause(2_500);
     await world.until("quiet readers", () => this.#readers.every((one) => one.isQuiet), CALM_MS);
-    await this.#arrive("what came to the node", CALM_MS, ({ node }, topic) => {
+    await this.#arrive("what reached the node", CALM_MS, ({ node }, topic) => {
       return this.#reached[this.#nodes.findIndex(({ host }) => host === node)]!.get(topic) ?? 0;
     });
     const delivery = isSilent ? "lost" : 0;
@@ -424,7 +427,7 @@ class Readers {
     assertEquals(behind(), [], `readers are not at ${what}`);
   }
 
-  /** One notice of an interruption comes; then all leave, and nothing of them is left. */
+  /** Expects one notice of an interruption; then all leave, and nothing is left of them. */
   async end(): Promise<void> {
     const world = this.world;
     const followers = this.#readers.filter((reader) => reader.follows(PLAIN));
@@ -434,7 +437,7 @@ class Readers {
     const told = followers.map((reader, i) => reader.of(PLAIN).interruptions - before[i]!);
     assertEquals(told, followers.map(() => 1), "notices of one interruption");
     for (const { server, host } of this.#nodes) {
-      // Sessions whose client is gone end for their silence.
+      // Sessions whose client is gone end after their timeout.
       await world.pause(3 * BEAT_MS + 1_000);
       for (const topic of TOPICS) {
         const here = this.#readers.filter((one) => one.node === host && one.follows(topic));
@@ -455,7 +458,7 @@ class Readers {
   }
 }
 
-/** The publications that the engine took, by listeners without faults. */
+/** The publications that the engine accepted, according to listeners without faults. */
 class EngineTruth implements Truth {
   losses = 0;
   failures = 0;

@@ -1,4 +1,6 @@
-/** Brokers on a cluster of Redis whose slots move and whose masters fail: each topic at its master. */
+/**
+ * Brokers on a Redis cluster whose slots move and whose masters fail: each topic is at its master.
+ */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { Names, slotOf } from "../../brokers/redis/format.ts";
@@ -11,18 +13,18 @@ import type { Drawn } from "./draw.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Topics, of which each second one has a history. */
+/** Topics; every second one has a history. */
 const TOPICS = ["plain-0", "kept-1", "plain-2", "kept-3", "plain-4", "kept-5"] as const;
 
 const BOUNDS: HistoryBounds = { size: 100, ttlMs: 600_000, bytes: 1 << 20 };
 
-/** The log of which both brokers hear, and most logs on all masters together. */
+/** The log that both brokers watch, and the maximum logs on all masters together. */
 const [LOG, MAX_LOGS] = ["log", 3] as const;
 
-/** Interval of pings, and the time in which these find a connection that broke silently, in milliseconds. */
+/** Interval of pings, and time until they detect a silently broken connection, in milliseconds. */
 const [PING_MS, FOUND_MS] = [1_000, 5_000] as const;
 
-/** Longest time until all is in force again, and of a message, in milliseconds. */
+/** Maximum time until all subscriptions are live again, and time of a message, in milliseconds. */
 const [CALM_MS, TRIP_MS] = [9_000, 400] as const;
 
 const toggles = fc.array(fc.record({ broker: fc.nat(1), topic: fc.nat(TOPICS.length - 1) }), {
@@ -30,12 +32,12 @@ const toggles = fc.array(fc.record({ broker: fc.nat(1), topic: fc.nat(TOPICS.len
 });
 const cases = fc.record({
   masters: fc.integer({ min: 2, max: 3 }),
-  /** Subscriptions that begin or end at first, and in each round, during its fault. */
+  /** Subscriptions that are toggled at first, and in each round during its fault. */
   first: toggles,
   rounds: fc.array(
     fc.record({
       fault: fc.constantFrom("none", "one moves", "all move", "kill", "cut", "silent cut", "drop"),
-      /** The topic whose master is hit, and the broker that is cut off. */
+      /** The topic whose master fails, and the broker that is cut off. */
       topic: fc.nat(TOPICS.length - 1),
       broker: fc.nat(1),
       lastsMs: fc.integer({ min: 100, max: 2_500 }),
@@ -46,7 +48,7 @@ const cases = fc.record({
 });
 type Round = Drawn<typeof cases>["rounds"][number];
 
-property("brokers follow each topic at its master alone, and receive each publication once", {
+property("brokers follow each topic only at its master, and receive each publication once", {
   cases,
   async check(world, { masters, first, rounds }) {
     const { simulation, network } = world;
@@ -79,10 +81,10 @@ interface Listening {
   interruptions: number;
 }
 
-/** A broker on a machine of its own. */
+/** A broker on its own machine. */
 class ClusterBroker {
   readonly listenings = new Map<string, Listening>();
-  /** Announcements of the log. */
+  /** Number of announcements of the log. */
   announced = 0;
 
   constructor(readonly world: World, readonly host: Host, readonly broker: Broker) {}
@@ -91,7 +93,7 @@ class ClusterBroker {
     return this.world.run(this.host, () => act(this.broker));
   }
 
-  /** Subscribes to a topic, or ends the subscription. */
+  /** Subscribes to a topic, or unsubscribes. */
   async toggle(topic: string): Promise<void> {
     const known = this.listenings.get(topic);
     if (known !== undefined) {
@@ -111,7 +113,7 @@ class ClusterBroker {
   }
 }
 
-/** The brokers, masters and the topic that a fault hits. */
+/** The brokers, masters and topic that a fault affects. */
 interface Hit {
   readonly brokers: readonly number[];
   readonly masters: readonly number[];
@@ -121,7 +123,7 @@ interface Hit {
 class ClusterRounds {
   readonly #names = new Names("skein");
   #followsLog = false;
-  /** True once slots have moved: a broker may hear of that by an answer that breaks a connection. */
+  /** True once slots have moved: a broker may notice that by a reply that breaks a connection. */
   #haveMoved = false;
   /** Masters that lost all slots, with the brokers that followed topics there. */
   readonly #idle = new Map<Host, readonly ClusterBroker[]>();
@@ -137,7 +139,7 @@ class ClusterRounds {
     for (const { broker, topic } of toggles) await this.brokers[broker]!.toggle(TOPICS[topic]!);
   }
 
-  /** Plays a fault; exactly the subscriptions that it hit are interrupted. */
+  /** Plays a fault, and expects that exactly the affected subscriptions are interrupted. */
   async play(round: Round): Promise<void> {
     const before = this.brokers.map(({ listenings }) =>
       [...listenings].map(([topic, listening]) => {
@@ -175,7 +177,7 @@ class ClusterRounds {
     return this.cluster.ownerOf(this.#channelOf(topic));
   }
 
-  /** Moves slots of a master to the next one; brokers that follow topics there hear of that. */
+  /** Moves a master's slots to the next one; brokers that follow topics there are affected. */
   #move(from: number, isMoved?: (slot: number) => boolean): void {
     this.#haveMoved = true;
     if (isMoved === undefined) {
@@ -224,7 +226,7 @@ class ClusterRounds {
     }
   }
 
-  /** Creates as many logs as there may be, and one more; both brokers follow one. */
+  /** Creates the maximum number of logs, and one more; both brokers watch one. */
   async createLogs(): Promise<void> {
     const kinds: string[] = [];
     for (let n = 0; n <= MAX_LOGS; n++) {
@@ -239,7 +241,7 @@ class ClusterRounds {
     }
   }
 
-  /** Waits until each subscription is in force at the master of the topic, and nowhere else. */
+  /** Waits until each subscription is live at its topic's master, and nowhere else. */
   async settle(): Promise<void> {
     const { servers } = this.cluster;
     const log = this.#names.log(LOG).channel;
@@ -275,7 +277,10 @@ class ClusterRounds {
     await this.world.inTime("subscriptions in force", Promise.all(ready), CALM_MS);
   }
 
-  /** Publishes on each topic: each listener receives it once, and both brokers read the same. */
+  /**
+   * Publishes on each topic; each listener receives the publication once, and both brokers read the
+   * same.
+   */
   async publishAll(): Promise<void> {
     for (const { listenings } of this.brokers) {
       for (const { heard } of listenings.values()) heard.length = 0;
@@ -302,12 +307,12 @@ class ClusterRounds {
     const announced = this.brokers.map((one) => one.announced);
     await this.brokers[this.#newest % 2]!.run(async (broker) => {
       const { kind } = await broker.logs!.append(LOG, { records: ["1"], maxBytes: 1 << 20 });
-      // A slot that moves leaves its keys behind.
+      // A moved slot leaves its keys behind.
       if (kind !== "appended") await create(broker, LOG, ["1"]);
     });
     await this.world.pause(TRIP_MS);
     for (const [i, { listenings, announced: now }] of this.brokers.entries()) {
-      assertEquals(now > announced[i]!, true, `broker ${i} hears of the log`);
+      assertEquals(now > announced[i]!, true, `announcements of the log at broker ${i}`);
       for (const [topic, { heard }] of listenings) {
         assertEquals(heard, [expected.get(topic)], `${topic} at broker ${i}`);
       }

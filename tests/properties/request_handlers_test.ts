@@ -1,4 +1,6 @@
-/** Handlers of messages and requests: their order, their number, and the end of their callers. */
+/**
+ * Handlers of messages and requests: their order, their concurrency, and the end of their callers.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { RequestError } from "../../errors.ts";
@@ -11,10 +13,13 @@ import type { Ends, World } from "./world.ts";
 /** Items of a streaming response. */
 const ITEMS = 3;
 
-/** Longest time of a handler, and time for a message, in milliseconds: over HTTP, after a cut. */
+/**
+ * Maximum time of a handler, and time for a message, for a post over HTTP, and after a cut, in
+ * milliseconds.
+ */
 const [HANDLER_MS, TRIP_MS, POST_MS, CUT_MS] = [200, 60, 200, 2_000] as const;
 
-/** Longest time of all operations, in milliseconds. */
+/** Maximum time of all operations, in milliseconds. */
 const ALL_MS = 6_000;
 
 type Used = Ends["near"] | Ends["far"];
@@ -33,43 +38,43 @@ const operation = fc.record({
   /** Time of the handler, and time until the next operation, in milliseconds. */
   ms: fc.integer({ min: 10, max: HANDLER_MS }),
   nextMs: fc.nat(30),
-  /** Time after which the caller gives up, in milliseconds. */
+  /** Time after which the caller cancels, in milliseconds. */
   givesUpMs: maybe(fc.nat(2 * HANDLER_MS)),
-  /** The handler reads the signal at its start. */
+  /** The handler reads its signal at the start. */
   listens: fc.boolean(),
 });
 
 type Operation = Drawn<typeof operation>;
 
-/** A call of a handler. */
+/** A handler call. */
 interface Call {
   readonly id: number;
   readonly startMs: number;
   readonly wasCancelled: boolean;
-  /** True for a handler that runs: items are made once they are requested. */
+  /** True once the handler has started: items are created only on request. */
   hasBegun: boolean;
   abortedMs: number;
   overMs: number;
-  /** State of the message at the end of the handler. */
+  /** The message's `isCancelled` at the end of the handler. */
   isCancelled: boolean;
 }
 
-/** Handlers of one end, with a note of each call. */
+/** Handlers of one end, with a record of each call. */
 class Handlers {
   readonly calls: Call[] = [];
   running = 0;
   most = 0;
   isOpening = false;
-  /** Ends at which the signal and `isCancelled` were different. */
+  /** Number of calls whose signal and `isCancelled` differed at the end. */
   different = 0;
-  /** Calls before the handler of the beginning was done. */
+  /** Calls before `onOpen` had returned. */
   early = 0;
   #sessions = 0;
 
   constructor(readonly world: World) {}
 
   readonly open = async (ms: number): Promise<void> => {
-    // A client that reconnects has another session, beside handlers of the first one.
+    // A client that reconnects has another session, while handlers of the first one still run.
     this.isOpening = ++this.#sessions === 1;
     await this.world.pause(ms);
     this.isOpening = false;
@@ -85,7 +90,7 @@ class Handlers {
     return call.id;
   };
 
-  /** Makes the items of a response while the next handler runs. */
+  /** Generates the items of a response while the next handler runs. */
   readonly items = (message: Received): AsyncIterable<number> => {
     const call = this.#begin(message);
     const [world, end] = [this.world, () => this.#end(call, message)];
@@ -138,21 +143,21 @@ interface Asked {
   readonly listens: boolean;
 }
 
-/** An operation that began, and its outcome at the caller. */
+/** A started operation, and its outcome at the caller. */
 interface Begun extends Operation {
   readonly id: number;
   gaveUpMs: number;
   outcome: string;
 }
 
-property("handlers run in order, a few at once, and see their caller give up or the session end", {
+property("handlers run in order, a few at once, and see cancellations and the session's end", {
   cases: fc.record({
     isServer: fc.boolean(),
     transport,
     end: fc.constantFrom("nothing", "caller", "handler", "drain", "cut"),
     concurrency: fc.integer({ min: 1, max: 2 }),
     closeTimeoutMs: fc.constantFrom(5_000, 100),
-    /** Time of `onOpen` of a server, in milliseconds. */
+    /** Duration of the server's `onOpen`, in milliseconds. */
     openMs: fc.constantFrom(undefined, 0, 120),
     operations: fc.array(operation, { maxLength: 9 }),
     endMs: fc.nat(2 * HANDLER_MS),
@@ -200,7 +205,7 @@ property("handlers run in order, a few at once, and see their caller give up or 
       () => begun.every(({ outcome }) => outcome !== "") && (!isOver || endedMs < Infinity),
       ALL_MS + HANDLER_MS,
     );
-    // `onClose` waits for `onOpen`, which all handlers wait for.
+    // `onClose` waits for `onOpen`, as all handlers do.
     const restMs = one.operations.length * HANDLER_MS + (openMs ?? 0);
     await world.pause(isOver ? restMs : tripMs);
     await world.until(
@@ -230,12 +235,12 @@ property("handlers run in order, a few at once, and see their caller give up or 
     }
     if (isServer && isOver) checkClose(closes, handlers.calls, endedMs + closeTimeoutMs);
     const { size, leaving } = handler![internals].receiving.replies;
-    assertEquals([size, leaving], [0, 0], "replies that the handlers owe");
+    assertEquals([size, leaving], [0, 0], "replies that the handlers have not sent");
     assertEquals(caller![internals].sending.openRequests, 0, "open requests of the caller");
   },
 });
 
-/** Sends a message or a request, which its caller may give up. */
+/** Sends a message or a request, which its caller may cancel. */
 function begin(world: World, caller: Used, operation: Operation & { readonly id: number }): Begun {
   const { id, kind, ms, listens, givesUpMs } = operation;
   const begun: Begun = { ...operation, gaveUpMs: Infinity, outcome: "" };
@@ -266,22 +271,22 @@ function begin(world: World, caller: Used, operation: Operation & { readonly id:
 
 interface Times {
   readonly endedMs: number;
-  /** Time of the trouble that ends the session: messages on their way may be lost. */
+  /** Time of the trouble that ends the session: messages in flight may be lost. */
   readonly troubleMs: number;
   readonly tripMs: number;
 }
 
-/** Checks the signs that a handler had of the end of its call. */
+/** Checks when a handler was notified of the end of its call. */
 function checkCall(call: Call, { kind, gaveUpMs }: Begun, { endedMs, troubleMs, tripMs }: Times) {
   const { startMs, overMs, abortedMs, wasCancelled, isCancelled, hasBegun } = call;
-  // The end of the session is known immediately; a cancellation takes some time to arrive.
+  // The session's end is known immediately; a cancellation takes time to arrive.
   const firstMs = Math.min(endedMs, gaveUpMs);
   const toldMs = gaveUpMs + tripMs;
   const lastMs = Math.min(endedMs, toldMs < troubleMs ? toldMs : Infinity);
   if (startMs > lastMs) assert(wasCancelled, `${kind} starts late without a sign`);
   if (startMs < firstMs) assert(!wasCancelled, `${kind} starts in time with a sign`);
   if (overMs === Infinity) {
-    // The items of a caller that gave up before are never requested.
+    // If the caller has already cancelled, the items are never requested.
     return assert(!hasBegun && firstMs < Infinity, `${kind} does not end`);
   }
   if (overMs > lastMs) assert(isCancelled, `${kind} ends without a sign`);
@@ -325,10 +330,10 @@ function checkClose(
   assertEquals(calls.filter(({ startMs }) => startMs > atMs).length, 0, "handlers after onClose");
 }
 
-/** Handlers of each end that may run at once in addition to the first, and the deepest nesting. */
+/** Additional concurrent handlers per end, and the maximum nesting. */
 const [BESIDE, DEEPEST] = [8, 18] as const;
 
-property("requests within requests are answered as deep as there are handlers, then rejected", {
+property("nested requests are answered as deep as there are handlers, then rejected", {
   cases: fc.record({
     transport,
     chains: fc.array(
@@ -385,7 +390,7 @@ property("requests within requests are answered as deep as there are handlers, t
       }
       await world.until("all messages", () => got.length >= 4, 1_000);
       assertEquals(got, range(0, 3));
-      // The handlers beside have given their slots back: one runs at a time again.
+      // The additional handlers have freed their slots: one runs at a time again.
       for (const one of [near, far]) {
         most = 0;
         await Promise.all(range(1, 3).map(() => one.request("alone")));
@@ -395,10 +400,10 @@ property("requests within requests are answered as deep as there are handlers, t
   },
 });
 
-/** Bytes that a message may have. */
+/** Maximum bytes of a message. */
 const MAX_BYTES = 4_096;
 
-/** Data that no message holds. */
+/** Data that no message can contain. */
 const BAD = {
   bigint: () => 1n,
   cycle: () => {
@@ -414,13 +419,13 @@ const BAD = {
   "large bytes": () => new Uint8Array(MAX_BYTES),
 } as const;
 
-/** Replies of a handler, and what it does after these, with the outcome at the caller. */
+/** Replies of a handler, how it continues, and the outcome at the caller. */
 const replies = fc.record({
   replies: fc.array(fc.constantFrom("good", "bad"), { maxLength: 3 }),
-  /** A failed reply fails the handler, or the handler goes on. */
+  /** If true, the handler catches the error of a failed reply. */
   isCaught: fc.boolean(),
   then: fc.constantFrom("returns", "throws"),
-  /** The caller gives up before the first reply. */
+  /** The caller cancels before the first reply. */
   isGivenUp: fc.boolean(),
 });
 
@@ -435,7 +440,7 @@ property("a handler whose reply cannot be sent has one outcome, and nothing wait
         replies,
         waitMs: fc.nat(10),
       }),
-      // More than may be open at once, so that a slot that is kept fails a later one.
+      // More than may be open at once, so that a leaked slot fails a later request.
       { maxLength: 9 },
     ),
   }),
@@ -446,7 +451,7 @@ property("a handler whose reply cannot be sent has one outcome, and nothing wait
     const settings = { maxMessageBytes: MAX_BYTES, maxRequests: 3 };
     const handling = {
       async onMessage(message: Received) {
-        // A caller that gave up may send the next request meanwhile.
+        // A caller that has cancelled may send the next request meanwhile.
         const own = { ...plan };
         await world.pause(own.waitMs);
         if (own.isGivenUp) await world.until("a cancellation", () => message.isCancelled);
@@ -514,7 +519,7 @@ property("a handler whose reply cannot be sent has one outcome, and nothing wait
       assertEquals([openRequests, awaitedAnswers], [0, 0]);
     }
     const { replies: owed } = handler![internals].receiving;
-    await world.until("no reply that is owed", () => owed.size + owed.leaving === 0, 700);
+    await world.until("no missing reply", () => owed.size + owed.leaving === 0, 700);
     await world.until("the end of all generators", () => left.generators === 0, 700);
     assertEquals([wrong, caller!.stats.lateAnswers], [[], 0]);
     await world.inTime("a drain without work", handler!.drain(), 300);
@@ -523,7 +528,7 @@ property("a handler whose reply cannot be sent has one outcome, and nothing wait
 
 const PLAIN = { replies: [] as string[], isCaught: false, then: "returns", isGivenUp: false };
 
-/** The outcome of a request, by the replies of its handler. */
+/** The outcome of a request, given its handler's replies. */
 function outcomeOfReplies({ replies, isCaught, then }: typeof PLAIN): string {
   const first = isCaught ? replies.indexOf("good") : replies[0] === "good" ? 0 : -1;
   if (first >= 0) return "fulfilled";

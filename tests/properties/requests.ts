@@ -1,4 +1,4 @@
-/** Servers of a case that share an engine, and requests to them over HTTP. */
+/** Servers that share an engine, and HTTP requests to them. */
 import type { SimulatedServer, SimulatedServerOptions } from "../../testing/simulation/mod.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import type { Contract } from "../../session/contract.ts";
@@ -7,23 +7,23 @@ import type { World } from "./world.ts";
 
 /** A request. */
 export interface Asking {
-  /** Method; GET without a body, and POST with one. */
+  /** Method; by default GET without a body, and POST with one. */
   readonly method?: string;
   readonly headers?: Readonly<Record<string, string>>;
   /** Body that is sent as JSON, with its content type. */
   readonly json?: unknown;
   readonly body?: BodyInit;
-  /** Network address of the client; unknown by default, as in a server that is mounted. */
+  /** Network address of the client; unknown by default, as in a mounted server. */
   readonly address?: string;
 }
 
-/** A response that was read. */
+/** A response with its body. */
 export interface Reply {
   readonly status: number;
   readonly headers: Headers;
   /** JSON, or another text. */
   readonly body: unknown;
-  /** The status, with the code of a problem. */
+  /** The status, followed by the code of a problem. */
   readonly outcome: string;
 }
 
@@ -31,7 +31,7 @@ export interface Reply {
 export type Node = Pick<SimulatedServer<string>, "host" | "server">;
 
 /**
- * Starts servers that share an engine; the token of a client is the name of its user.
+ * Starts servers that share an engine; a client's token is its user.
  *
  * @param world The world.
  * @param name The engine.

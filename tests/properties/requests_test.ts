@@ -1,4 +1,6 @@
-/** Requests of one session: how many may be open at either end, and how each frees its slot. */
+/**
+ * Requests of one session: the limit of open requests at either end, and how each frees its slot.
+ */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { RequestError } from "../../errors.ts";
@@ -6,16 +8,16 @@ import { keyOf } from "./draw.ts";
 import { outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 
-/** Most requests at once. */
+/** Maximum concurrent requests. */
 const MAX_REQUESTS = 4;
 
-/** Time of a request that ends by its time limit, in milliseconds. */
+/** Timeout of a request that times out, in milliseconds. */
 const SHORT_MS = 200;
 
-/** Bytes that no message may have. */
+/** Data that is too large for a message. */
 const TOO_LARGE = "x".repeat(4_096);
 
-/** How a request ends, and the outcome. */
+/** Ends of a request, with their outcomes. */
 const ENDS = {
   reply: "fulfilled",
   refusal: "refused",
@@ -30,7 +32,7 @@ type End = keyof typeof ENDS;
 
 property("a session has a bounded number of open requests, and each frees its slot", {
   cases: fc.record({
-    /** The end whose bound is reached first. */
+    /** The end whose limit is reached first. */
     bound: fc.constantFrom("asker", "answerer"),
     asker: fc.constantFrom("client", "server"),
     beyond: fc.constantFrom("request", "stream"),
@@ -57,7 +59,7 @@ property("a session has a bounded number of open requests, and each frees its sl
           if (data === "stream whose handler fails") throw new Error("as planned");
           yield 1;
         } finally {
-          // The end of a handler may fail as well, once its reader has left.
+          // The handler's cleanup may fail too, after its reader has left.
           if (data === "stream that its reader leaves") fail();
         }
       },
@@ -88,7 +90,7 @@ property("a session has a bounded number of open requests, and each frees its sl
     };
     for (const ends of rounds) {
       gate = Promise.withResolvers();
-      // A request that cannot be sent takes no place.
+      // A request that cannot be sent uses no slot.
       assertEquals(await outcomeOf(session.request("hold", TOO_LARGE)), "RangeError");
       assertEquals(await outcomeOf(Promise.try(() => first(TOO_LARGE))), "RangeError");
       const stop = new AbortController();

@@ -1,4 +1,6 @@
-/** Every action that needs a right, in sessions and by requests over HTTP: one table of rights decides. */
+/**
+ * Every action that needs a right, in sessions and over HTTP, checked against one table of rights.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { CloseCode } from "../../errors.ts";
@@ -13,7 +15,7 @@ import type { World } from "./world.ts";
 /** With a history, without one, and a room. */
 const TOPICS = ["kept:a", "talk:a", "room:a"] as const;
 
-/** All rights: an action of a session, a request or a page, and the name of what it is about. */
+/** All rights: an action of a session, a request or a page, and its target. */
 const RIGHTS = [
   ...TOPICS.flatMap((topic) => [`subscribe ${topic}`, `publish ${topic}`, `follow ${topic}`]),
   ...["presence room:a", "history kept:a", "publish-batch ", "send ada", "sessions ada"],
@@ -23,13 +25,13 @@ const RIGHTS = [
   ...["inspect ", "measure "],
 ];
 
-/** Topics that a server keeps to itself, whatever its application allows. */
+/** Internal topics of a server, whatever its application allows. */
 const INTERNAL = ["presence:room:a", "$skein:answers", "stream:$skein:request:a"] as const;
 
 /** Time for a message to all clients, in milliseconds. */
 const TRIP_MS = 100;
 
-/** A move of a client to other rights: it keeps its token, or presents the next one. */
+/** Ways in which a client gets other rights: with the same token, or with the next one. */
 const MOVES = {
   "its rights change": {},
   "it renews its token": { hasToken: true },
@@ -60,11 +62,11 @@ interface Call {
   readonly status: number;
   readonly path: string;
   readonly asking?: Asking;
-  /** The publications that it makes. */
+  /** The resulting publications. */
   readonly made?: readonly Publication[];
 }
 
-/** A client, with its subscriptions in force, and all that it received and should receive. */
+/** A client, with its live subscriptions, and all that it received and should receive. */
 interface Reader {
   readonly client: Client;
   readonly open: Map<string, Subscription>;
@@ -76,7 +78,7 @@ const JSON_TYPE = { "content-type": "application/json" };
 const APPEND = { method: "POST", headers: JSON_TYPE };
 const CREATE = { method: "PUT", headers: JSON_TYPE };
 
-/** Makes all requests over HTTP; each publication and each fork has a number of its own. */
+/** Returns all requests over HTTP; each publication and fork has its own number. */
 function requestsOf(tree: string, next: () => number): readonly Call[] {
   const api = (topic: string) => `/api/topics/${encodeURIComponent(topic)}`;
   const publish = () => TOPICS.map((topic) => ({ topic, data: next(), from: "shop" }));
@@ -134,7 +136,7 @@ function requestsOf(tree: string, next: () => number): readonly Call[] {
 class Servers {
   readonly #from: string | undefined;
   readonly #rights = new Map([["eve 0", RIGHTS]]);
-  /** The client with all rights, and the present one. */
+  /** The client with all rights, and the current one. */
   #readers: Reader[] = [];
   #nodes: readonly Node[] = [];
   #token = "ada 0";
@@ -168,7 +170,7 @@ class Servers {
     this.#readers = [eve, this.#connect("ada", () => this.#token, () => this.#at, transport)];
   }
 
-  /** Gives the client other rights, which decide about the subscriptions of its next token. */
+  /** Gives the client other rights, which apply to the subscriptions of its next token. */
   async move(kind: keyof typeof MOVES, rights: string[]): Promise<void> {
     const { hasToken, isReconnect, isHandover, isElsewhere }: Move = MOVES[kind];
     const { client, open } = this.#readers[1]!;
@@ -190,7 +192,7 @@ class Servers {
     await this.world.pause(TRIP_MS);
   }
 
-  /** Tries everything with the present token, in the session and by requests to the same server. */
+  /** Tries everything with the current token, in the session and by requests to the same server. */
   async tryAll(): Promise<void> {
     const path = `/streams/tree-${++this.#count}`;
     const creation = { ...CREATE, body: "[1]" };
@@ -209,7 +211,7 @@ class Servers {
     await this.#ask({ needs: ["delete tree"], status: 204, ...deletion }, this.#token);
   }
 
-  /** Tries requests without a token, and requests for topics that the server keeps to itself. */
+  /** Tries requests without a token, and requests for internal topics. */
   async tryDenied(): Promise<void> {
     await this.#askAll("/streams/tree-0", undefined);
     for (const topic of INTERNAL) {
@@ -263,7 +265,7 @@ class Servers {
     const { needs, path, asking, made = [] } = call;
     const mayAll = token !== undefined &&
       needs.every((right) => this.#rights.get(token)!.includes(right));
-    // Pages know no users.
+    // Pages have no users.
     const denied = token === undefined && /^\/(?:api|streams)/.test(path) ? 401 : 403;
     const headers = { ...asking?.headers, ...token && { authorization: `Bearer ${token}` } };
     const status = await this.#statusOf(path, { ...asking, headers });
@@ -289,7 +291,7 @@ class Servers {
     return { client, open: new Map(), got: [], due: [] };
   }
 
-  /** Subscribes to the topics that are not in force. */
+  /** Subscribes to the topics without a live subscription. */
   async #subscribe({ client, open, got }: Reader, token: string): Promise<void> {
     for (const topic of TOPICS) {
       if (open.has(topic)) continue;
@@ -302,7 +304,7 @@ class Servers {
     }
   }
 
-  /** Expects publications at all clients with a subscription, and waits for their arrival. */
+  /** Expects publications at all subscribed clients, and waits for their arrival. */
   async #expect(made: readonly Publication[]): Promise<void> {
     for (const { open, due } of this.#readers) {
       due.push(...made.filter(({ topic }) => open.has(topic)));
@@ -310,7 +312,7 @@ class Servers {
     await this.world.pause(TRIP_MS);
   }
 
-  /** Tells whether a token has a right; names that end with a number share one. */
+  /** Returns true if a token has a right; names that end with a number share one. */
   #may(token: string | undefined, action: string, id: string): boolean {
     const right = `${action} ${id.replace(/-\d+$/, "")}`;
     const isInternal = INTERNAL.some((name) => name === id);
@@ -320,7 +322,7 @@ class Servers {
 
 const rights = fc.subarray(RIGHTS);
 
-property("sessions, requests and pages follow the rights of the present token", {
+property("sessions, requests and pages follow the rights of the current token", {
   runs: 3,
   cases: fc.record({
     transport,

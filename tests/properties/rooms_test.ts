@@ -1,4 +1,6 @@
-/** Rooms on two nodes as clients see them: members, changes and counts, with losses and slow links. */
+/**
+ * Rooms on two nodes as clients see them: members, changes and counts, with losses and slow links.
+ */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { PRESENCE_PREFIX, type PresenceNotice } from "../../session/wire/presence_notice.ts";
@@ -10,26 +12,26 @@ import { type Envelope, SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
 
-/** The pages: user and node of each. Two users have two pages, one of them on both nodes. */
+/** User and node of each page. Two users have two pages; one of these users is on both nodes. */
 const PAGES = [["ann", 0], ["bob", 0], ["cyd", 1], ["dan", 1], ["ann", 1], ["bob", 0]] as const;
 
-/** Time for which changes are gathered, in milliseconds. */
+/** Time for which changes are batched, in milliseconds. */
 const GATHER_MS = 200;
 
-/** Time of a list from nodes that do not reply, and in which nodes find losses, in milliseconds. */
+/** Timeout of a list if nodes do not reply, and time until nodes detect losses, in milliseconds. */
 const [LIST_MS, CHECKED_MS] = [1_000, 5_500] as const;
 
-/** Least time between data of two pages of a user, in milliseconds. */
+/** Minimum time between data from two pages of a user, in milliseconds. */
 const APART_MS = 5;
 
-/** Messages that fill the link to a page, so that notices wait. */
+/** Messages that fill a page's link, so that notices wait. */
 const [FILLS, FILL] = [72, "x".repeat(980)] as const;
 
-/** Bytes of a small envelope, into which a list of few members with data fits in parts only. */
+/** Maximum bytes of a small envelope, for which even a short list with data needs several parts. */
 const SMALL_BYTES = 1_024;
 
 const change = fc.record({
-  /** The last numbers are the slow page, or the first one. */
+  /** The last numbers select the slow page, or the first one. */
   page: fc.nat(PAGES.length + 2),
   does: fc.constantFrom(
     "toggle",
@@ -48,7 +50,7 @@ const change = fc.record({
   gapMs: fc.oneof(fc.constant(0), fc.nat(40), fc.nat(300)),
 });
 
-/** Changes in quick succession, and what troubles them. */
+/** Changes in quick succession, with a fault. */
 const burst = fc.record({
   changes: fc.array(change, { minLength: 1, maxLength: 14 }),
   trouble: fc.constantFrom(
@@ -67,15 +69,15 @@ const burst = fc.record({
 type Change = Drawn<typeof change>;
 type Burst = Drawn<typeof burst>;
 
-/** The members of a room, by the notices to a page alone. */
+/** The members of a room, derived only from the notices to a page. */
 class RoomReader {
-  /** Notices that do not fit the ones before. */
+  /** Notices that contradict earlier ones. */
   readonly faults: string[] = [];
   isIn = false;
   readonly #room: string;
-  /** Requests that leave the room. */
+  /** Pending requests to leave the room. */
   readonly #leaves = new Set<number>();
-  /** Subscriptions whose end is not confirmed. */
+  /** Subscriptions without a confirmed end. */
   #subscriptions = 0;
   #members: Map<string, unknown> | undefined;
   #count: number | undefined;
@@ -139,7 +141,7 @@ class RoomReader {
   }
 }
 
-/** Makes a change of members; adds one that does not fit to the faults. */
+/** Applies a change of members; records one that does not fit as a fault. */
 function apply(
   members: Map<string, unknown>,
   { type, user, data }: { readonly type: string; readonly user: string; readonly data?: unknown },
@@ -150,14 +152,14 @@ function apply(
   else members.set(user, data);
 }
 
-/** A page of a user, with the data that it has set, in the room or not. */
+/** A user's page with its data, in the room or not. */
 interface Guest {
   readonly user: string;
   readonly node: SimulatedServer<string>;
   page: SimulatedPage;
   reader: RoomReader;
   data: string | undefined;
-  /** Order in which data was set by a page in the room, or came with an entry. */
+  /** Order in which data was set, also by entering the room. */
   setAt: number;
 }
 
@@ -214,7 +216,7 @@ class Room {
     }
   }
 
-  /** Lets all pages enter with data. */
+  /** Makes all pages enter with data. */
   async fill(): Promise<void> {
     for (const page of PAGES.keys()) {
       await this.#change({ page, does: "set", gapMs: 0 });
@@ -239,7 +241,7 @@ class Room {
     for (const one of changes) {
       const guest = this.#guests[one.page] ?? slow;
       const hasTwin = this.#guests.filter(({ user }) => user === guest.user).length > 1;
-      // The newest data of two pages is known only if all data arrives in order.
+      // Which of two pages has the newest data is known only if all data arrives in order.
       if (hasTwin && guest.node.host.isFrozen) continue;
       await this.#change({ ...one, page: this.#guests.indexOf(guest) });
       await world.pause(hasTwin ? Math.max(APART_MS, one.gapMs) : one.gapMs);
@@ -289,7 +291,7 @@ class Room {
   async #settle(trouble: Burst["trouble"]): Promise<void> {
     const isLost = !["none", "a slow page"].includes(trouble);
     const ms = LIST_MS + this.#graceMs + 2 * GATHER_MS + BEAT_MS + 700;
-    // Data beyond the bytes of one interval follows with the next ones.
+    // Data beyond one interval's bytes follows in the next intervals.
     await this.#world.pause(ms + (isLost ? CHECKED_MS : 0));
   }
 
@@ -333,7 +335,7 @@ class Room {
     page.ask({ subscribe: this.#name });
   }
 
-  /** Lets the server change what a page has. */
+  /** Makes the server change a page's membership or data. */
   #serve(guest: Guest, isData: boolean): void {
     const { node: { server }, user, reader } = guest;
     const [session] = server.manager.sessionsOf(user);
@@ -383,7 +385,7 @@ class Room {
     }
   }
 
-  /** The members as of the model: the newest data of the pages of each user in the room. */
+  /** The members in the model: the newest data of each user's pages in the room. */
   #members() {
     const inRoom = this.#guests.filter(({ reader }) => reader.isIn)
       .toSorted((a, b) => a.setAt - b.setAt);
@@ -396,7 +398,7 @@ class Room {
       .toSorted((a, b) => byName([a.user], [b.user]));
   }
 
-  /** Fills the link to a page that enters, so that the list and changes wait. */
+  /** Fills the link to an entering page, so that the list and changes wait. */
   async #clog(guest: Guest): Promise<void> {
     const { page, user, node: { host, server }, reader } = guest;
     if (reader.isIn) this.#toggle(guest);
@@ -408,7 +410,7 @@ class Room {
     await this.#world.pause(GATHER_MS);
   }
 
-  /** Ends the process of a node with all of its pages; they open again. */
+  /** Restarts a node and reopens all its pages. */
   async #restart(): Promise<void> {
     const node = this.#nodes[1]!;
     node.host.kill({ power: true });
@@ -423,7 +425,7 @@ class Room {
   }
 }
 
-property("each page in a room knows exactly its members, by notices that fit each other", {
+property("each page in a room knows exactly its members, from consistent notices", {
   cases: fc.record({
     kind: fc.constantFrom("list", "list", "count"),
     gatherAbove: fc.constantFrom(100, 100, 0, 1, 3),
@@ -431,7 +433,7 @@ property("each page in a room knows exactly its members, by notices that fit eac
     chars: fc.constantFrom(0, 40, 450, 450),
     hasSmallMessages: fc.constantFrom(false, true, true),
     delayMs: fc.constantFrom(0, 60, 200),
-    /** All pages are in the room before. */
+    /** All pages are already in the room. */
     isFull: fc.boolean(),
     bursts: fc.array(burst, { maxLength: 4 }),
   }),
@@ -459,7 +461,7 @@ property("each page in a room knows exactly its members, by notices that fit eac
 property("members who set large data at once are all reported, about 64 KiB per interval", {
   cases: fc.record({
     users: fc.integer({ min: 2, max: 23 }),
-    /** Share of the users that are in the room before, in percent. */
+    /** Percentage of the users that are already in the room. */
     early: fc.integer({ min: 1, max: 100 }),
     gatherAbove: fc.constantFrom(0, 8, 40),
     chars: fc.constantFrom(3_600, 4_050),

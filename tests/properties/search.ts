@@ -1,16 +1,14 @@
-/** Plays many cases of each property, in processes of their own. */
+/** Plays many cases of each property, in separate processes. */
 
-/** The tests of the properties. */
 const FOLDER = new URL(".", import.meta.url);
 
-/** The runner of tests. */
 const RUNNER = new URL("../../tools/run_tests.ts", import.meta.url);
 
-/** A search in all properties. */
+/** A search through all properties. */
 export interface PropertySearch {
   /** Seed of the cases. */
   readonly seed: number;
-  /** Cases of each property. */
+  /** Cases per property. */
   readonly cases: number;
   /** Writes a line. */
   readonly say: (line: string) => void;
@@ -19,8 +17,8 @@ export interface PropertySearch {
 }
 
 /**
- * Plays cases of each property. The output of the tests is shown if one fails: it has the smallest
- * case, and the variables that play it again.
+ * Plays cases of each property. If a test fails, its output is shown: it contains the smallest
+ * case, and the variables that replay it.
  *
  * @param search See {@linkcode PropertySearch}.
  * @returns True if all properties hold.

@@ -1,4 +1,4 @@
-/** Sessions whose connection is slow: what the send queue keeps, drops and reports. */
+/** Sessions on slow connections: what the send queue keeps, drops and reports. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { QueueModel } from "../../session/queue/queue_model.ts";
@@ -6,7 +6,7 @@ import { transport } from "./draw.ts";
 import type { Ends, World } from "./world.ts";
 import { property } from "./property.ts";
 
-/** Most messages and bytes of a queue: the first or the second bound comes first. */
+/** Maximum messages and bytes of a queue: either limit may be reached first. */
 const BOUNDS = {
   messages: { maxMessages: 8, maxBytes: 1 << 20 },
   bytes: { maxMessages: 200, maxBytes: 12_000 },
@@ -14,13 +14,15 @@ const BOUNDS = {
 
 const POLICIES = ["drop-oldest", "drop-newest", "latest"] as const;
 
-/** More than a connection takes before the queue begins to wait. */
+/** More than a connection buffers before the queue fills. */
 const PAD = "x".repeat(1 << 16);
 
 /** Topic of the messages that fill a connection. */
 const FILL = "fill";
 
-/** Faults of the way, by name: each begins once the connection is full, and ends with the backlog. */
+/**
+ * Faults of the link, by name: each starts once the connection is full, and ends with the backlog.
+ */
 const FAULTS = {
   "a slow link": { bytesPerSecond: 200_000 },
   "a fast way": {},
@@ -43,7 +45,7 @@ const cases = fc.record({
   ),
 });
 
-property("a session whose connection is slow keeps what the policy says, in order", {
+property("a session on a slow connection keeps what the policy says, in order", {
   cases,
   async check(world, { sender, transport, bound, fault, messages }) {
     const bounds = {
@@ -96,14 +98,14 @@ property("a session whose connection is slow keeps what the policy says, in orde
   },
 });
 
-/** Blocks the way, and sends until messages wait in the queue of the session. */
+/** Blocks the link, and sends until messages wait in the session's queue. */
 async function fillUp(world: World, session: Ends["near"] | Ends["far"]): Promise<void> {
   world.change(world.host("server"), world.host("client"), { isBlocked: true });
   for (let i = 0; i < 10 && session.stats.queuedMessages === 0; i++) {
     session.send(FILL, PAD);
     await world.pause(1);
   }
-  assert(session.stats.queuedMessages > 0, "the connection takes all");
+  assert(session.stats.queuedMessages > 0, "the connection accepts everything");
 }
 
 /** Bytes of an envelope. */

@@ -1,4 +1,4 @@
-/** Servers that close or drain while clients use them and connect: a deploy. */
+/** Servers that close or drain while clients use them and connect, as in a deploy. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { pause } from "../../base/wait.ts";
@@ -13,21 +13,21 @@ import type { World } from "./world.ts";
 
 const TRANSPORTS = ["websocket", "webtransport", "http"] as const;
 
-/** Longest check of a token, and of a close, in milliseconds. */
+/** Maximum duration of a token check, and of a close, in milliseconds. */
 const [AUTHENTICATE_MS, CLOSE_MS] = [300, 800] as const;
 
-/** Longest wait of a server for a slow reader, and time beyond that, in milliseconds. */
+/** Maximum wait of a server for a slow reader, and slack, in milliseconds. */
 const [BEHIND_MS, SLACK_MS] = [3_000, 1_200] as const;
 
-/** Time of a connection that announces a token and sends none, in milliseconds. */
+/** Timeout of a connection that announces a token and sends none, in milliseconds. */
 const HANDSHAKE_MS = 4_000;
 
-/** Messages that a reader without a network takes no longer, in characters. */
+/** Data of a message that a reader without a network cannot receive. */
 const FILL = "x".repeat(200_000);
 
 /**
- * Calls that end a server. Some refuse sessions as soon as they return: `close()` ends other
- * services before. Some leave connections that have no session yet.
+ * Calls that end a server. Some reject sessions as soon as they return; `close()` first ends other
+ * services. Some leave connections without a session open.
  */
 const WAYS = {
   close: { refuses: false, leaves: true },
@@ -43,7 +43,7 @@ type Way = keyof typeof WAYS;
 
 const entry = fc.record({
   transport: fc.constantFrom(...TRANSPORTS),
-  /** Time of the check of the token, in milliseconds, and its result. */
+  /** Duration of the token check, in milliseconds, and its result. */
   checkMs: fc.nat(AUTHENTICATE_MS),
   fails: fc.boolean(),
 });
@@ -59,7 +59,7 @@ const cases = fc.record({
   residents: fc.array(fc.constantFrom(...TRANSPORTS), { minLength: 1, maxLength: 4 }),
   /** The first resident does not read. */
   isBehind: fc.boolean(),
-  /** Clients that connect from now on, of which the server ends after 300 ms. */
+  /** Clients that connect from the start; the server ends after 300 ms. */
   newcomers: fc.array(
     fc.record({ atMs: fc.nat(AUTHENTICATE_MS + CLOSE_MS), entry }),
     { maxLength: 6 },
@@ -118,7 +118,7 @@ property("a server that closes or drains closes each session once, and frees all
 
     const [beganMs, before] = [world.nowMs, opened.size];
     const ending = outcomeOf(closing.end());
-    if (refuses) assert(manager.isDraining, "sessions are not refused at once");
+    if (refuses) assert(manager.isDraining, "sessions are not rejected immediately");
     const mostMs = CLOSE_MS + SLACK_MS + (way.startsWith("drain") ? one.withinMs : 0) +
       (isBehind ? BEHIND_MS : 0);
     assertEquals(await world.inTime("the end of the server", ending, mostMs), "fulfilled");
@@ -129,17 +129,17 @@ property("a server that closes or drains closes each session once, and frees all
     await world.pause(AUTHENTICATE_MS + 200);
 
     const { count, reserved, users, addresses } = manager.stats();
-    assertEquals([count, reserved, users, addresses], [0, 0, 0, 0], "places after the end");
+    assertEquals([count, reserved, users, addresses], [0, 0, 0, 0], "slots after the end");
     const all = [...opened.values()];
     const late = all.slice(before).filter(({ atMs }) => atMs > lastMs).length;
-    assertEquals(late, 0, "sessions that begin after the end");
+    assertEquals(late, 0, "sessions that start after the end");
     assertEquals(
       all.filter(({ codes }) => codes.length !== 1).length,
       0,
       "sessions not closed once",
     );
     const given = (way === "signal" || way === "drain" ? undefined : code) ?? CloseCode.draining;
-    // Either of two calls may close a connection that has no session yet.
+    // Either of two calls may close a connection without a session.
     if (way !== "drain, then close") {
       assertEquals(
         mutes,
@@ -147,7 +147,7 @@ property("a server that closes or drains closes each session once, and frees all
         "mute connections",
       );
     }
-    // Clients leave a server that drains by themselves.
+    // Clients leave a draining server by themselves.
     const codes = new Set(all.flatMap(({ codes }) => codes));
     if (!way.startsWith("drain")) assertEquals([...codes], [given]);
     assertEquals([...closing.refused].filter((status) => status !== 503), [], "refusals");
@@ -167,7 +167,7 @@ class Closing {
   readonly program: SimulatedServer<string>;
   readonly clients: Client[] = [];
   readonly opened = new Map<unknown, Opened>();
-  /** Statuses of refused sessions. */
+  /** Statuses of rejected sessions. */
   readonly refused = new Set<number>();
   readonly #case: Case;
   readonly #stop = new AbortController();
@@ -193,7 +193,7 @@ class Closing {
     }));
   }
 
-  /** Connects a client, whose token has a check of its own. */
+  /** Connects a client with its own token check. */
   enter({ transport, ...check }: Case["newcomers"][number]["entry"]): void {
     const name = `client-${this.clients.length}`;
     this.#checks.push(check);
@@ -208,7 +208,7 @@ class Closing {
     }));
   }
 
-  /** Opens connections that announce a token and send none; returns the codes of their closes. */
+  /** Opens connections that announce a token and send none; returns their close codes. */
   enterMute(count: number): number[] {
     const codes: number[] = [];
     for (let i = 0; i < count; i++) {
@@ -220,7 +220,7 @@ class Closing {
     return codes;
   }
 
-  /** Ends the server in the way of the case. */
+  /** Ends the server in the case's way. */
   async end(): Promise<void> {
     const { server } = this.program;
     const { way, code, withinMs, apartMs } = this.#case;
@@ -232,7 +232,7 @@ class Closing {
         return void await Promise.all([server.close(options), server.close({ code: 4_001 })]);
       case "signal":
         this.#stop.abort();
-        // The first call decides, and others wait for the same end.
+        // The first call decides; others wait for the same end.
         return await server.close();
       case "shutdown":
         return await server.manager.shutdown(options);
@@ -276,7 +276,7 @@ property("a session that a drain cuts receives its code, even if the machine sto
     });
     await world.until("all sessions", () => clients.every(({ isConnected }) => isConnected));
     const codes = clients.map((client, i) => {
-      // Without a reply to come, a client would leave early.
+      // Without a pending reply, a client would leave early.
       client.request("hold").catch(() => {});
       void client.session!.closed.then(({ code }) => codes[i] = code);
       return 0;

@@ -1,4 +1,4 @@
-/** Sessions that close or break: what each end gets, and all that waits at the time. */
+/** Sessions that close or break: what each end receives, and how waiting calls settle. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
@@ -12,19 +12,22 @@ import { outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { type Carrier, CARRIERS, type Ends, type World } from "./world.ts";
 
-/** Heartbeat of the server, which the client follows. */
+/** Heartbeat of the server, which the client also uses. */
 const HEARTBEAT = { intervalMs: 1_000, timeoutMs: 3_000 } as const;
 
-/** Time of each end to send what it has before a close, in milliseconds. */
+/** Time for each end to flush before a close, in milliseconds. */
 const CLOSE_MS = 1_000;
 
-/** Time in which both ends know of an end that no fault hides, over HTTP with a request more. */
+/**
+ * Time until both ends know of an end without a fault, in milliseconds; HTTP needs one more
+ * request.
+ */
 const KNOWN_MS = { near: 500, http: 1_200 } as const;
 
-/** Time until an end gives up a silent peer, in milliseconds. */
+/** Time until an end drops a silent peer, in milliseconds. */
 const SILENCE_MS = 4_200;
 
-/** Time in which a peer learns of a close that a fault follows, or gives up, in milliseconds. */
+/** Time until a peer knows of a close that a fault follows, or times out, in milliseconds. */
 const FAULT_MS = 7_500;
 
 type Side = "client" | "server";
@@ -36,7 +39,7 @@ type Used = Ends["near"] | Ends["far"];
 /** A call, with its outcomes. */
 interface Call {
   readonly call: (session: Used) => Promise<unknown>;
-  /** Outcomes of a call while the session ends; a call without one is left out then. */
+  /** Outcomes of a call while the session ends; without one, the call is not made then. */
   readonly early: readonly string[];
   /** Outcomes after the end. */
   readonly late: readonly string[];
@@ -49,17 +52,17 @@ interface Call {
 const CLOSED = "SessionClosedError";
 const EITHER = ["fulfilled", CLOSED];
 
-/** Makes a call that waits as long as the session lasts. */
+/** Returns a call that waits as long as the session lasts. */
 function waiting(call: Call["call"]): Call {
   return { call, early: [CLOSED], late: [CLOSED], waits: true };
 }
 
-/** Makes such a call of a client. */
+/** Returns such a call of a client. */
 function waitingOfClient(call: (session: Ends["near"]) => Promise<unknown>): Call {
   return { ...waiting((session) => call(session as Ends["near"])), isOfClient: true };
 }
 
-/** Makes a call that resolves with the end. */
+/** Returns a call that resolves with the end. */
 function ending(call: Call["call"], ...early: string[]): Call {
   return { call, early, late: ["fulfilled"] };
 }
@@ -76,7 +79,7 @@ const CALLS: Readonly<Record<string, Call>> = {
   close: ending((one) => one.close()),
   drain: ending((one) => one.drain()),
   flushed: ending((one) => one.flushed(), "fulfilled"),
-  // A session of a server is ready at once, and has no promise of that.
+  // A server's session is ready immediately, and has no such promise.
   ready: { call: (one) => one.whenReady(), early: EITHER, late: EITHER },
   health: ending((one) => Array.fromAsync(one.monitorHealth()), "fulfilled"),
   streams: ending((one) => Array.fromAsync(one.incomingStreams())),
@@ -117,7 +120,7 @@ const ends = [
   "client loses power",
 ] as const;
 
-/** A fault of a close: before it, or so many milliseconds after it. */
+/** Faults around a close: before it, or some milliseconds after it. */
 const faults = [
   "none",
   "lost network",
@@ -127,7 +130,7 @@ const faults = [
   "death",
 ] as const;
 
-/** Messages before the end, by their bytes. */
+/** Messages before the end, by size in bytes. */
 const messages = fc.array(fc.constantFrom(10, 20_000), { maxLength: 6 });
 
 /** Waits of one end. */
@@ -140,14 +143,14 @@ const cases = fc.record({
   fault: fc.constantFrom(...faults),
   /** Time between a close and a fault, in milliseconds. */
   faultMs: fc.nat(40),
-  /** Time of the session before the end, in milliseconds. */
+  /** Duration of the session, in milliseconds. */
   beforeMs: fc.nat(1_500),
   closes: fc.record({ client: close, server: close }),
   messages: fc.record({ client: messages, server: messages }),
   waits: fc.record({ client: waits("client"), server: waits("server") }),
-  /** Time of the client to load the code of streams, in milliseconds. */
+  /** Time in which the client loads the code for streams, in milliseconds. */
   loadMs: fc.constantFrom(0, 5, 100),
-  /** Calls in the turn of the end, after so many steps of promises. */
+  /** Calls in the turn of the end, after some microtasks. */
   calls: fc.array(
     fc.record({
       side: fc.constantFrom(...SIDES),
@@ -160,20 +163,19 @@ const cases = fc.record({
 
 type Case = Drawn<typeof cases>;
 
-/** The ends that one case can have: over HTTP, a client repeats what a fault lost. */
+/** Replaces ends that a transport cannot have: over HTTP, a client resends what a fault lost. */
 function shownIn({ carrier, end, fault }: Case): Pick<Case, "end" | "fault"> {
   if (carrier === "http") {
     return { end: end.startsWith("reset") ? "server closes" : end, fault: "none" };
   }
-  // The model of a page's socket on this engine keeps a connection whose other end is silent.
+  // On this engine, the model of a page's socket keeps a connection whose other end is silent.
   if (carrier === "hardened" && /only the server/.test(end)) return { end: "reset", fault: "none" };
   if (!end.endsWith("closes")) return { end, fault: "none" };
-  // Only a message stream has an answer to its end.
+  // Only a message stream confirms its end.
   const isStream = carrier === "webtransport" || carrier === "http3";
   return { end, fault: fault.startsWith("no answer") && !isStream ? "none" : fault };
 }
 
-/** One end of a session under test. */
 class End {
   readonly got: number[] = [];
   info: CloseInfo | undefined;
@@ -187,14 +189,14 @@ class End {
     });
   }
 
-  /** Keeps the error of a call that waits. */
+  /** Records the error of a waiting call. */
   wait(name: string, call: Promise<unknown>): void {
     this.waits.set(name, "no end");
     call.then(() => this.waits.set(name, "fulfilled"), (error) => this.waits.set(name, error));
   }
 }
 
-/** How a session may end at one end, by docs/protocol.md 15 and 16.9, and until when. */
+/** Returns how, and until when, a session may end at one side, by docs/protocol.md 15 and 16.9. */
 function expectedOf(one: Case, side: Side): {
   readonly infos: readonly (Pick<CloseInfo, "by" | "code"> & { readonly reason?: string })[];
   readonly withinMs: number;
@@ -213,7 +215,7 @@ function expectedOf(one: Case, side: Side): {
     const heard = { by: "remote", ...closes[closer] } as const;
     if (fault === "none") return { infos: [heard], withinMs: knownMs };
     if (fault === "no answer") return { infos: [heard], withinMs: 1_900 };
-    // The code follows the end of the messages: a client that misses it reconnects, a server does not.
+    // The code follows the last message: a client that misses it reconnects, a server does not.
     const unknown = { by: "remote", code: CloseCode.normal, reason: "" } as const;
     const missed = side === "client" ? lost : unknown;
     if (fault === "no answer, then death") {
@@ -236,7 +238,7 @@ function expectedOf(one: Case, side: Side): {
     : { infos: [silent, ...carrier === "http3" ? [lost] : []], withinMs: SILENCE_MS };
 }
 
-property("both ends of a session learn how it closed, and all that waits fails with it", {
+property("both ends of a session report how it closed, and all waiting calls fail with it", {
   cases,
   async check(world, one) {
     const { carrier, calls } = one;
@@ -342,7 +344,10 @@ property("both ends of a session learn how it closed, and all that waits fails w
   },
 });
 
-/** Gauges of a server that count what sessions have, except for sockets without a reply to a close. */
+/**
+ * Gauges of a server that count resources of sessions, except sockets without a reply to their
+ * close.
+ */
 function* gaugesOf(server: Parameters<typeof prometheusText>[0]): Generator<[string, number]> {
   let isCounted = false;
   for (const line of prometheusText(server).split("\n")) {
@@ -353,7 +358,7 @@ function* gaugesOf(server: Parameters<typeof prometheusText>[0]): Generator<[str
   }
 }
 
-/** Tells if a side has a call over a transport. */
+/** Returns true if a side has a call over a transport. */
 function hasCall(side: Side, name: string, carrier: Carrier): boolean {
   if (side === "server" && CALLS[name]!.isOfClient) return false;
   return carrier !== "http" || !/stream|datagram/.test(name);
@@ -386,7 +391,7 @@ async function strike(
   if (end === "client loses power") machine.kill({ power: true });
   const alive = end.startsWith("client ") && !end.endsWith("closes") ? ["server" as const] : SIDES;
   if (!end.includes("close")) {
-    // The end learns of the loss later.
+    // The end notices the loss later.
     for (const side of alive) {
       both[side].wait("late request", both[side].session.request("hold"));
       both[side].wait("ping", both[side].session.ping());
@@ -417,7 +422,7 @@ function checkEnd(
   assert(endedMs - beganMs <= withinMs, `${side}: ended after ${endedMs - beganMs} ms`);
 }
 
-/** All messages from before a close arrive; a fault cuts the end of them. */
+/** Expects all messages from before a close; a fault may lose the last ones. */
 function checkMessages(one: Case, { end, got }: { readonly end: End; readonly got: number[] }) {
   const peer = end.side === "client" ? "server" : "client";
   const sent = range(0, one.messages[peer].length - 1);
@@ -427,7 +432,7 @@ function checkMessages(one: Case, { end, got }: { readonly end: End; readonly go
   assertEquals(got, isWhole ? sent : sent.slice(0, got.length), `messages at the ${end.side}`);
 }
 
-/** Each wait ended with the reason of the session, and nothing else begins. */
+/** Expects each wait to have failed with the session's reason, and no new one to start. */
 async function checkWaits({ session, info, waits, side }: End): Promise<void> {
   const expected = `closed ${info?.code} by ${info?.by}`;
   const outcome = (error: unknown) =>
@@ -439,13 +444,13 @@ async function checkWaits({ session, info, waits, side }: End): Promise<void> {
   assertEquals(outcome(await sending.catch((error) => error)), expected);
 }
 
-/** Each call after the end has its outcome; nothing is counted as open. */
+/** Expects the outcome of each call after the end, and no open resources. */
 async function checkLateCalls(world: World, { side, session }: End, carrier: Carrier) {
   const outcomes = NAMES.filter((name) => hasCall(side, name, carrier)).map(async (name) => {
     const outcome = outcomeOf(Promise.try(() => CALLS[name]!.call(session)));
     return [name, await outcome] as const;
   });
-  // A stream may open until the peer, which may be silent, has confirmed the end.
+  // A stream may open until the peer has confirmed the end, but the peer may be silent.
   const all = Promise.all(outcomes);
   for (const [name, outcome] of await world.inTime("late calls", all, 2_500)) {
     assert(CALLS[name]!.late.includes(outcome), `${name} of the ${side} after the end: ${outcome}`);
@@ -455,7 +460,7 @@ async function checkLateCalls(world: World, { side, session }: End, carrier: Car
   assertEquals([openRequests, awaitedAnswers, replies.size, replies.leaving], [0, 0, 0, 0], side);
 }
 
-/** The client reconnects after what it may repair, and rests after the rest. */
+/** Expects the client to reconnect after recoverable ends, and to stay closed after others. */
 async function checkReturn(
   world: World,
   { client, both, program }: {
@@ -466,7 +471,7 @@ async function checkReturn(
 ): Promise<void> {
   const name = nameAfter(both.client.info!, true);
   if (name !== "reconnecting") return assertEquals(client.status.current.name, name);
-  assert(!client.status.isEnded, "the client rests");
+  assert(!client.status.isEnded, "the client stays closed");
   if (!program.host.isAlive) program.restart();
   await world.until("another session", () => client.isConnected, 40_000);
 }

@@ -1,4 +1,6 @@
-/** Sessions of one server that come and go in each way: lists, counts and sums of the manager. */
+/**
+ * Sessions of one server that come and go in every way: lists, counts and totals of the manager.
+ */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
@@ -10,16 +12,16 @@ import { SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Most sessions in all, of a user, and of an address. */
+/** Maximum sessions in total, per user, and per address. */
 const LIMITS = { maxSessions: 6, maxSessionsPerUser: 2, maxSessionsPerAddress: 3 } as const;
 
 /** Token of a session without a user. */
 const GUEST = "guest";
 
-/** Time for messages and streams there and back, in milliseconds. */
+/** Round-trip time of messages and streams, in milliseconds. */
 const TRIP_MS = 150;
 
-/** Bytes of a message on a blocked link: several fill the connection, and the rest waits. */
+/** Bytes of a message on a blocked link: several fill the connection, the others wait. */
 const LARGE = 40_000;
 
 const session = fc.nat(LIMITS.maxSessions - 1);
@@ -57,12 +59,12 @@ interface Known {
   readonly session: Session;
 }
 
-/** A server next to what its manager should tell. */
+/** A server, and the expected state of its manager. */
 class Managed {
   readonly #program: SimulatedServer<unknown>;
-  /** Sessions that the manager has, in the order of addition. */
+  /** Sessions of the manager, in the order of addition. */
   #known: Known[] = [];
-  /** All sessions that the manager had, once each. */
+  /** All sessions that the manager ever had, once each. */
   readonly #opened: Session[] = [];
   readonly #counts = { created: 0, closed: 0, removed: 0, peak: 0 };
   readonly #codes: Record<number, number> = {};
@@ -72,7 +74,7 @@ class Managed {
     maxSessionsPerAddress: 0,
     draining: 0,
   };
-  /** Keeps handlers waiting. */
+  /** Makes handlers wait. */
   #held = Promise.withResolvers<void>();
   #clients = 0;
 
@@ -143,7 +145,7 @@ class Managed {
     }
   }
 
-  /** Compares what the manager reports with the model, and its totals with the sums over its sessions. */
+  /** Compares the manager with the model, and its totals with the sums over its sessions. */
   look(): void {
     const manager = this.#manager;
     const known = this.#known;
@@ -174,7 +176,7 @@ class Managed {
     this.#compareSums(stats);
   }
 
-  /** Ends the server's sessions for good; a session after that is refused. */
+  /** Closes the manager; later sessions are rejected. */
   async close(): Promise<void> {
     await this.#endHandlers();
     const all = this.#known;
@@ -230,7 +232,7 @@ class Managed {
   async #open({ token, machine, transport }: Extract<Step, { kind: "open" }>): Promise<void> {
     const countOf = (key: "token" | "machine", value: string) =>
       this.#known.filter((known) => known[key] === value).length;
-    // The address counts first, and the user last.
+    // The address is checked first, the user last.
     const limit = countOf("machine", machine) >= LIMITS.maxSessionsPerAddress
       ? "maxSessionsPerAddress"
       : this.#known.length >= LIMITS.maxSessions
@@ -258,7 +260,7 @@ class Managed {
     await this.world.pause(TRIP_MS);
   }
 
-  /** Notes that sessions close with a code, and waits for it. */
+  /** Records that sessions close with a code, and waits for it. */
   async #left(some: readonly Known[], code: number): Promise<void> {
     this.#known = this.#known.filter((one) => !some.includes(one));
     this.#counts.closed += some.length;
@@ -279,7 +281,7 @@ class Managed {
     await this.world.pause(TRIP_MS);
   }
 
-  /** Sends more than a link takes; compares while messages wait. */
+  /** Sends more than a link can carry, and compares while messages wait. */
   async #block({ machine, session }: Known, count: number): Promise<void> {
     const [world, { host }] = [this.world, this.#program];
     world.change(world.host(machine), host, { isBlocked: true });
@@ -305,7 +307,7 @@ class Managed {
     await this.world.pause(TRIP_MS);
   }
 
-  /** Removes a session, which stays open, and may be added again, open or closed. */
+  /** Removes a session, which stays open and may be added again, open or closed. */
   async #remove(one: Known, then: "add" | "close" | "close and add"): Promise<void> {
     const { client, session } = one;
     const manager = this.#manager;
@@ -319,7 +321,7 @@ class Managed {
     this.look();
     if (then !== "add") {
       await this.#endHandlers();
-      // The close of a removed session does not count.
+      // Closing a removed session does not count.
       await client.close();
       await this.world.pause(2 * TRIP_MS);
     }

@@ -7,13 +7,16 @@ import { SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
 
-/** Time for a request and its reply without an engine, in milliseconds. */
+/** Round-trip time of a request that needs no engine, in milliseconds. */
 const TRIP_MS = 60;
 
-/** Time after which a node asks an engine again that did not reply, and its longest wait, in milliseconds. */
+/**
+ * Time after which a node retries an engine that did not reply, and its maximum wait, in
+ * milliseconds.
+ */
 const [AGAIN_MS, WAIT_MS] = [1_000, 500] as const;
 
-/** Time in which a node that owes tokens has paid, apart from their refill, in milliseconds. */
+/** Time until a node has paid its debt of tokens, besides their refill, in milliseconds. */
 const SLACK_MS = 700;
 
 const rate = fc.record({
@@ -104,7 +107,7 @@ property("a burst at one node is a debt of the other, which pays it in time and 
     for (let round = 0; round < rounds; round++) {
       const paidMs = world.nowMs + fillMs;
       assertEquals(await sharing.take(0, unit, rate.burst + 1), rate.burst, "a burst");
-      // The node counts alone first, so that no request waits for the engine.
+      // The node first counts alone, so that no request waits for the engine.
       assertEquals(await sharing.take(1, unit, rate.burst + 1), rate.burst, "at another node");
       assertEquals(await sharing.take(1, unit, 1), 0, "in debt");
       engine.callMs.take = trouble === "slow" ? countMs : trouble === "late" ? 4 * WAIT_MS : 0;
@@ -132,7 +135,7 @@ property("a node without its engine counts alone: it enforces no debt, and owes 
     await world.pause(tokenMs);
     assertEquals(await sharing.take(1, unit, 1), 0, "in debt");
     engine.goAway();
-    // The node notices by a count of the other unit.
+    // The node notices through a count of the other unit.
     await sharing.take(1, unit === "messages" ? "connections" : "messages", 1);
     await world.pause(tokenMs);
     assertEquals(await sharing.take(1, unit, 1), 1, "in debt without the engine");
@@ -156,7 +159,7 @@ property("a message larger than its burst delays the next ones on all nodes, and
     scope: fc.constantFrom("perUser", "perAddress"),
     burst: fc.integer({ min: 300, max: 600 }),
     burstsPerSecond: fc.integer({ min: 1, max: 3 }),
-    /** Size of the message, in percent of a burst. */
+    /** Size of the message, as a percentage of a burst. */
     percent: fc.integer({ min: 150, max: 360 }),
   }),
   async check(world, { scope, burst, burstsPerSecond, percent }) {

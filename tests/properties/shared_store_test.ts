@@ -1,4 +1,4 @@
-/** The store that nodes share: claims of places, numbers that only grow, and tokens of a rate. */
+/** The store that nodes share: claims of slots, numbers that only grow, and tokens of a rate. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { BrokerStore, TakenTokens } from "../../pubsub/broker.ts";
@@ -10,13 +10,13 @@ import type { World } from "./world.ts";
 /** Nodes that share the store. */
 const NODES = 3;
 
-/** Time around the end of a claim in which it may hold or not, in milliseconds. */
+/** Time around a claim's expiry in which it may be valid or not, in milliseconds. */
 const EDGE_MS = 120;
 
-/** Time for which a number is remembered at least, in milliseconds. */
+/** Minimum time for which a number is remembered, in milliseconds. */
 const WINDOW_MS = 4_000;
 
-/** Time after a wait for tokens, in milliseconds, as long as a request. */
+/** Time added to a wait for tokens, in milliseconds: the duration of a request. */
 const LATER_MS = 20;
 
 const engine = fc.constantFrom("memory", "redis", "sqlite", "nats");
@@ -25,11 +25,11 @@ const node = fc.nat(NODES - 1);
 
 const pauseMs = fc.constantFrom(0, 50, 400, 700, 1_000);
 
-property("nodes claim no more places than a scope has, and keep those that they renew", {
+property("nodes claim no more slots than a scope has, and keep those that they renew", {
   cases: fc.record({
     engine,
     max: fc.integer({ min: 1, max: 3 }),
-    /** Operations at once, each of another member. */
+    /** Concurrent operations, each of a different member. */
     rounds: fc.array(
       fc.record({
         pauseMs,
@@ -52,7 +52,10 @@ property("nodes claim no more places than a scope has, and keep those that they 
     const model = new ClaimsModel();
     for (const { pauseMs, operations } of rounds) {
       await world.pause(pauseMs);
-      await world.until("a time at which no claim ends", () => !model.lapse(world.nowMs, EDGE_MS));
+      await world.until(
+        "a time at which no claim expires",
+        () => !model.lapse(world.nowMs, EDGE_MS),
+      );
       const free = max - model.members.length;
       const claims = operations.filter(({ kind }) => kind === "claim");
       const renewals = claims.filter(({ member }) => model.has(member));
@@ -73,8 +76,8 @@ property("nodes claim no more places than a scope has, and keep those that they 
       }));
       const granted = newcomers.filter(({ member }) => isIn.get(member)).length;
       assertEquals(renewals.map(({ member }) => isIn.get(member)), renewals.map(() => true));
-      assert(granted >= Math.min(newcomers.length, free), "a free place is refused");
-      assert(granted <= Math.min(newcomers.length, free + releases.length), "a place too many");
+      assert(granted >= Math.min(newcomers.length, free), "a free slot is rejected");
+      assert(granted <= Math.min(newcomers.length, free + releases.length), "one slot too many");
       for (const store of stores) {
         assertEquals((await store.claims("scope")).toSorted(), model.members);
       }
@@ -85,7 +88,7 @@ property("nodes claim no more places than a scope has, and keep those that they 
 property("one of several nodes advances a number to its next value, and all read that", {
   cases: fc.record({
     engine,
-    /** Numbers that nodes note at once, relative to the newest one, and the pause after that. */
+    /** Numbers that nodes store at once, relative to the newest one, and the pause afterwards. */
     rounds: fc.array(
       fc.record({
         steps: fc.array(fc.integer({ min: -1, max: 3 }), { minLength: 1, maxLength: NODES }),
@@ -110,7 +113,7 @@ property("one of several nodes advances a number to its next value, and all read
       assertEquals(granted.filter((n) => n === largest).length, largest > newest ? 1 : 0);
       if (largest > newest) [newest, untilMs] = [largest, startMs + WINDOW_MS];
       const leftMs = untilMs - EDGE_MS - world.nowMs;
-      // From then on the number may be forgotten.
+      // After that the number may be forgotten.
       if (leftMs <= 0) return;
       if (newest >= 0) await world.pause(leftMs * pauseShare);
       for (const store of stores) assertEquals(await store.newest("row", WINDOW_MS), newest);
@@ -129,7 +132,7 @@ property("nodes take no more tokens than a bucket has, and wait no longer than i
       fc.record({
         nodes: fc.array(node, { minLength: 1, maxLength: 4 }),
         amount: fc.integer({ min: 1, max: 3 }),
-        /** Pause, or that of the refusal. */
+        /** The pause, or the one that the rejection names. */
         pauseMs: fc.oneof(fc.constant("as refused" as const), pauseMs),
       }),
       { maxLength: 20, size: "max" },
@@ -149,7 +152,7 @@ property("nodes take no more tokens than a bucket has, and wait no longer than i
   },
 });
 
-/** Takes tokens by several nodes at once. */
+/** Takes tokens on several nodes at once. */
 async function take(
   world: World,
   stores: readonly BrokerStore[],
@@ -162,8 +165,8 @@ async function take(
 }
 
 /**
- * Connects nodes to an engine, which answers all of them; none to a cluster of NATS, of which both of
- * two changes at once may pass.
+ * Connects nodes to an engine, and waits until it responds to all. Returns nothing for a NATS
+ * cluster, where two concurrent changes may both succeed.
  */
 async function storesOf(
   world: World,

@@ -1,11 +1,11 @@
-/** A client that speaks the protocol by hand over a simulated WebSocket: a case sees each envelope. */
+/** A raw client on a simulated WebSocket, which lets a case see each envelope. */
 import type { PresenceNotice } from "../../session/wire/presence_notice.ts";
 import type { Host } from "../../testing/simulation/mod.ts";
 import type { World } from "./world.ts";
 
-/** An envelope of a server, with the keys that cases read. */
+/** A server's envelope, with the keys that cases read. */
 export interface Envelope {
-  /** Number of the request that this answers; `null` in a notice. */
+  /** Number of the request that this replies to; `null` in a notice. */
   readonly reply?: number | null;
   readonly error?: {
     readonly code: string;
@@ -16,7 +16,7 @@ export interface Envelope {
   readonly data?: PresenceNotice | unknown;
   readonly ping?: number;
   readonly pong?: number;
-  /** Newest number of a client's message that is handled. */
+  /** Newest number of a handled client message. */
   readonly ack?: number;
   /** Topic from which the server removed the client. */
   readonly unsubscribed?: string;
@@ -31,12 +31,12 @@ export class SimulatedPage {
   /** Code of the close, once the session is over. */
   code: number | undefined;
   readonly #socket;
-  // Each number has two digits, so that all requests of a kind have one size.
+  // Each number has two digits, so that all requests of a kind have the same size.
   #requests = 10;
   readonly #unanswered = new Set<number>();
 
   /**
-   * Starts to connect; the world closes the session at the end.
+   * Starts connecting; the world closes the session at the end.
    *
    * @param world The world.
    * @param server Machine of the server.
@@ -95,7 +95,7 @@ export class SimulatedPage {
     return id;
   }
 
-  /** Number of characters of a request, sent next. */
+  /** Number of characters of a request if it is sent next. */
   sizeOf(envelope: object): number {
     return JSON.stringify({ ...envelope, id: this.#requests }).length;
   }

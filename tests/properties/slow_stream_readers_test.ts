@@ -1,4 +1,6 @@
-/** Readers of a durable stream that fall behind: each record once, in order, or `gone` for a gap. */
+/**
+ * Readers of a durable stream that fall behind: each record once, in order, or `gone` for a gap.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { SimulatedServer } from "../../testing/simulation/mod.ts";
@@ -21,9 +23,9 @@ const ID = "log-book";
 /** Records of a stream, and the characters of each. */
 const LOADS = {
   "a few small records": { records: 32, characters: 4 },
-  /** More bytes than wait for a slow reader. */
+  /** More bytes than may wait for a slow reader. */
   "large records": { records: 32, characters: 60_000 },
-  /** More records than wait for a slow reader. */
+  /** More records than may wait for a slow reader. */
   "many records": { records: 4_400, characters: 4 },
 } as const;
 
@@ -34,15 +36,15 @@ const QUEUES = {
   "few bytes": { maxBytes: 240_000 },
 } as const;
 
-/** Time of a slow read, which announcements overtake, in milliseconds. */
+/** Duration of a slow read, which announcements overtake, in milliseconds. */
 const SLOW_READ_MS = 40;
 
-/** Time until a reader at the server tries again, in milliseconds. */
+/** Time until a reader on the server retries, in milliseconds. */
 const RETRY_MS = 60;
 
 /**
- * Time until all readers are at the end, in milliseconds: with faults of the network, and without,
- * where no reader waits for the regular look at a stream.
+ * Time until all readers are at the end, in milliseconds, with network faults and without them.
+ * Without, no reader waits for the periodic check of a stream.
  */
 const [END_MS, SOON_MS] = [120_000, 8_000] as const;
 
@@ -50,10 +52,10 @@ const READS = ["are fine", "fail", "lose their replies", "are slow"] as const;
 
 const reader = fc.record({
   at: fc.constantFrom("client", "server"),
-  /** Number of records before the reader rests, and the time of the rest. */
+  /** Number of records before the reader pauses, and the length of the pause. */
   restAt: fc.nat(20),
   restMs: fc.constantFrom(0, 1_000, 4_000),
-  /** Number of records after which the reader leaves, and comes back. */
+  /** Number of records after which the reader leaves and returns. */
   leaveAt: maybe(fc.nat(20)),
   /** Time for each tenth of the records, in milliseconds. */
   slowMs: fc.constantFrom(0, 100),
@@ -74,7 +76,7 @@ property("a reader that falls behind receives each record once, in order, or `go
     /** Records that the stream keeps. */
     kept: fc.constantFrom(Infinity, Infinity, 6),
     readers: fc.array(reader, { minLength: 1, maxLength: 3 }),
-    /** Appends, each with the fate of the reads from then on. */
+    /** Appends, each with the fate of the reads after it. */
     appends: fc.array(fc.record({ reads: fc.constantFrom(...READS), thenMs: fc.nat(200) }), {
       minLength: 1,
       maxLength: 12,
@@ -95,7 +97,7 @@ property("a reader that falls behind receives each record once, in order, or `go
       appends: Array(32).fill({ reads: "are fine", thenMs: 100 }),
       faults: [
         { kind: "a frozen client", atMs: 50, lastsMs: 1_000 },
-        // One record is unsent, and the next one comes before the event.
+        // One record is unsent, and the next one arrives before the event.
         { kind: "a cut", atMs: 199, lastsMs: 1 },
       ],
       end: "fulfilled",
@@ -150,7 +152,7 @@ property("a reader that falls behind receives each record once, in order, or `go
     const ended = await world.inTime("the ends", Promise.all(outcomes), withinMs);
     assertEquals(ended, readers.map(() => end));
     const isLeft = () => node.server.durableStreams.activity().length === 0;
-    // The session of a client that was cut off in silence ends late.
+    // The session of a silently cut client ends late.
     await world.until("no reader of the stream", isLeft, END_MS);
     await engine.inner.close();
   },
@@ -163,26 +165,26 @@ type Numbered = readonly [number: number, text: string];
 interface Written {
   readonly records: number;
   readonly kept: number;
-  /** Number of records whose append began, and of those that the engine has acknowledged. */
+  /** Number of records whose append has started, and that the engine has acknowledged. */
   begun: number;
   acknowledged: number;
-  /** Offsets after so many records. */
+  /** Offsets by the number of records before them. */
   readonly offsets: Map<number, string>;
 }
 
-/** A stream as one reader reads it. */
+/** A stream as one reader sees it. */
 interface Readable extends AsyncIterable<Numbered> {
   readonly offset: string | undefined;
 }
 
-/** Begins to read after an offset, or at the oldest record. */
+/** Starts reading after an offset, or at the oldest record. */
 type Open = (after: string | undefined) => Readable;
 
-/** A reader of the stream, by a client or at the server. */
+/** A reader of the stream, in a client or on the server. */
 class Reader {
   #count = 0;
   #newest = -1;
-  /** Least number of the next record: that of the oldest one, or the one after the newest. */
+  /** Minimum number of the next record: the oldest, or the one after the newest. */
   #least = 0;
   #isAtOldest = true;
   #hasLeft = false;
@@ -194,7 +196,7 @@ class Reader {
     readonly open: Open,
   ) {}
 
-  /** Reads to the end of the stream, and begins again at the oldest record after a gap. */
+  /** Reads to the end of the stream, and starts over at the oldest record after a gap. */
   async run(): Promise<string> {
     for (let stream = this.open(undefined);;) {
       const { offset } = stream;
@@ -217,7 +219,7 @@ class Reader {
     }
   }
 
-  /** Reads to the end, or until the reader leaves: then the result is true. */
+  /** Reads to the end, or until the reader leaves; returns true in the latter case. */
   async #read(stream: Readable): Promise<boolean> {
     const { restAt, restMs, leaveAt, slowMs } = this.drawn;
     const { records, offsets } = this.written;
@@ -242,7 +244,7 @@ class Reader {
   }
 }
 
-/** Reads at the server, by the members of a client's stream. */
+/** Reads on the server, with the members of a client's stream. */
 function readableAt({ server }: SimulatedServer, after: string | undefined): Readable {
   const readable = {
     offset: after,

@@ -1,4 +1,4 @@
-/** Streams with little credit: how each ends, and the credit that comes back. */
+/** Streams with little credit: how each ends, and the returned credit. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { StreamError } from "../../errors.ts";
@@ -7,7 +7,7 @@ import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { Ends, World } from "./world.ts";
 
-/** Credit of both ends, and the most that one stream of these tests has. */
+/** Credit of both ends, and the maximum bytes of a stream in these tests. */
 const CREDIT = { maxData: 6_144, maxStreamData: 4_096, maxStreamsBidi: 4, maxStreamsUni: 3 };
 
 /** Kinds of credit, with the window of each. */
@@ -20,7 +20,7 @@ const WINDOWS = {
 /** Codes of a writer that aborts, and of a reader that leaves. */
 const [ABORTED, LEFT] = [77, 88];
 
-/** One direction of a stream, as its writer and its reader use it. */
+/** One direction of a stream, as its writer and reader use it. */
 const flow = fc.record({
   bytes: fc.nat(8_000),
   chunk: fc.constantFrom(3_000, 700),
@@ -38,13 +38,13 @@ const streams = fc.array(
   fc.record({
     opener: fc.constantFrom("client", "server"),
     out: flow,
-    /** The way back of a bidirectional stream. */
+    /** The opposite direction of a bidirectional stream. */
     back: maybe(flow),
   }),
   { maxLength: 12, size: "max" },
 );
 
-property("a stream ends as its writer or its reader ends it, and all credit comes back", {
+property("a stream ends as its writer or reader ends it, and all credit is returned", {
   cases: fc.record({ transport: fc.constantFrom("websocket", "webtransport"), streams }),
   async check(world, { transport, streams }) {
     const flows: Promise<void>[] = [];
@@ -73,7 +73,7 @@ property("a stream ends as its writer or its reader ends it, and all credit come
         ? await session.createBidirectionalStream()
         : { writable: await session.createUnidirectionalStream() };
       flows.push(write(world, stream.writable!, { flow: out, number }));
-      // The other end never learns the number of a stream that ends before its first byte.
+      // The other end never receives the number of a stream that ends before its first byte.
       const isKnown = out.abortMs === undefined;
       if (back && isKnown) {
         flows.push(read(world, stream.readable!.getReader(), { flow: back, number }));
@@ -100,7 +100,7 @@ interface Numbered {
   readonly number: number;
 }
 
-/** Writes a flow; fails if the writer sees another end than the planned one. */
+/** Writes a flow; fails if the writer sees a different end than planned. */
 async function write(
   world: World,
   writable: WritableStream<Uint8Array>,
@@ -124,7 +124,7 @@ async function write(
     }
     if (abortMs === undefined) await writer.close();
   } catch (error) {
-    // A close of a stream that the peer left is a TypeError, by the Streams standard.
+    // By the Streams standard, closing a stream that the peer has left is a TypeError.
     const isLeft = flow.leaveAt !== undefined &&
       (error instanceof TypeError || codeOf(error) === LEFT);
     if (!isAborted && !isLeft) throw error;
@@ -155,7 +155,7 @@ async function read(
       take(value);
     }
     if (leaveAt !== undefined) {
-      // More bytes arrive that nothing reads.
+      // More bytes arrive, and nothing reads them.
       await world.pause(readerPauseMs);
       await reader.cancel(errorOf(LEFT));
     } else assert(abortMs !== undefined || count === expected.length, `only ${count} bytes`);
@@ -164,12 +164,12 @@ async function read(
   }
 }
 
-/** Reads what nobody plans, to its end. */
+/** Reads an unplanned stream to its end. */
 async function drain(readable: ReadableStream<Uint8Array>): Promise<void> {
   await outcomeOf(readable.pipeTo(new WritableStream()));
 }
 
-/** True if a session grants its whole windows again; WebTransport has credit of its own. */
+/** True if a session grants its full windows again; WebTransport has its own credit. */
 function hasAllCredit({ connection }: Ends["near"] | Ends["far"]): boolean {
   const credit = connection.inspect?.credit;
   if (credit === undefined) return true;
@@ -196,7 +196,7 @@ function codeOf(error: unknown): number | null | undefined {
   return error instanceof StreamError ? error.streamErrorCode : undefined;
 }
 
-property("a write that waits for room ends with its connection, however that ends", {
+property("a write that waits for credit ends with its connection, however that ends", {
   cases: fc.record({
     transport: fc.constantFrom("websocket", "webtransport"),
     writer: fc.constantFrom("client", "server"),
@@ -209,7 +209,7 @@ property("a write that waits for room ends with its connection, however that end
   async check(world, { transport, writer, end, kinds }) {
     const { server, host } = world.serve("node", () => ({
       flowControl: CREDIT,
-      // Nobody reads.
+      // Nothing reads.
       onStream: () => new Promise<void>(() => {}),
     }));
     const client = world.connect("ada", host, { transports: [transport], flowControl: CREDIT });

@@ -9,24 +9,25 @@ import type { World } from "./world.ts";
 /** Time without a record after which there is none, in milliseconds. */
 const QUIET_MS = 100;
 
-/** Beginning of the numbers of cursors, the time of each, and how far one moves on at most. */
+/** Epoch of cursors, the interval of each, and by how many one advances at most. */
 const [EPOCH_MS, CURSOR_MS, MAX_SKIPPED] = [Date.UTC(2024, 9, 9), 20_000, 180];
 
-/** Ways to read: three over HTTP, by a session of a client, and on a server. */
+/** Ways to read: three over HTTP, by a client's session, and on a server. */
 export const FACES = ["http", "long-poll", "sse", "session", "server"] as const;
 
-/** One reading of a stream. */
 export interface FaceReading {
   /** Index of the server. */
   readonly node: number;
   readonly face: typeof FACES[number];
-  /** The place after which the reader reads; the oldest record by default. */
+  /** The place to read after; the oldest record by default. */
   readonly place: ModelPlace | undefined;
-  /** Difference between the time and the cursor that a reader echoes; none by default. */
+  /**
+   * Difference between the current cursor and the one that a reader echoes; no cursor by default.
+   */
   readonly ahead?: number | undefined;
 }
 
-/** A reading, with what it should return. */
+/** A reading, with its expected result. */
 interface Due extends FaceReading {
   readonly id: string;
   readonly stream: ModelStream | undefined;
@@ -43,7 +44,7 @@ export class StreamFaces {
   readonly #clients: readonly Client[];
   readonly #model: StreamsModel;
 
-  /** Takes the servers, a client of each, and the model of the streams. */
+  /** Creates readers for the servers, a client of each, and the model of the streams. */
   constructor(world: World, { nodes, clients, model }: {
     readonly nodes: readonly Node[];
     readonly clients: readonly Client[];
@@ -161,7 +162,8 @@ export class StreamFaces {
 /**
  * The state of a stream over HTTP.
  *
- * @returns Offset of the end, whether the stream is closed, and the reason of a writer that gave up.
+ * @returns Offset of the end, whether the stream is closed, and the reason of a writer that
+ * aborted.
  */
 export function stateOf({ places, end }: ModelStream): (string | null | undefined)[] {
   return [places.at(-1)!.offset, end ? "true" : null, end?.error ?? null];

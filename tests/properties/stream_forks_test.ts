@@ -1,4 +1,7 @@
-/** Forks of durable streams at any place: within a record, an array or a character, and at dropped records. */
+/**
+ * Forks of durable streams at any place: within a record, an array or a character, and at dropped
+ * records.
+ */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { property } from "./property.ts";
@@ -9,7 +12,7 @@ const KEPT = 3;
 
 const TYPES = { text: "text/plain", bytes: "application/octet-stream" } as const;
 
-/** Values whose texts have the characters that separate the elements of an array. */
+/** Values whose texts contain the characters that separate array elements. */
 const VALUES = [
   "\\",
   "\\\\",
@@ -41,7 +44,7 @@ const options = { path: "/streams", authorize: () => true };
 
 const characters = fc.array(fc.constantFrom("a", "é", "€", "😀"), { minLength: 1, maxLength: 6 });
 
-property("a fork of texts or bytes has the source's bytes up to any place, kept ones only", {
+property("a fork of texts or bytes has the source's kept bytes up to any place", {
   cases: fc.record({
     engine: fc.constantFrom("memory", "redis", "sqlite", "nats"),
     type: fc.constantFrom("text", "bytes"),
@@ -71,7 +74,7 @@ property("a fork of texts or bytes has the source's bytes up to any place, kept 
       method: "PUT",
       headers: { ...headers, ...forkOf("source", offsets[place]!, cut) },
     });
-    // A whole record before the oldest one is gone, as the rest of the record is.
+    // Before the oldest record, whole records and parts of records are gone.
     const isGone = place < oldest;
     const isBeyond = cut > part.length;
     const expected = isGone ? "410 gone" : isBeyond ? "400 bad-offset" : "201";
@@ -83,7 +86,7 @@ property("a fork of texts or bytes has the source's bytes up to any place, kept 
     const whole = join([...parts.slice(oldest, place), part.slice(0, cut), own]);
     const read = await respond(near!, "/streams/fork?offset=-1");
     assertEquals((await read.bytes()).toHex(), whole.toHex());
-    // Events of texts cannot have half a character.
+    // Text events cannot contain half a character.
     if (type === "text" && new TextDecoder().decode(whole).includes("\ufffd")) return;
     await ask(far!, "/streams/fork", { method: "POST", headers: { "stream-closed": "true" } });
     const { body } = await ask(near!, "/streams/fork?offset=-1&live=sse");
@@ -94,7 +97,7 @@ property("a fork of texts or bytes has the source's bytes up to any place, kept 
   },
 });
 
-property("each element of an array is a record, by whatever text", {
+property("each element of an array is a record, whatever its text", {
   cases: fc.record({
     values: fc.array(fc.oneof(fc.constantFrom<unknown>(...VALUES), fc.jsonValue({ maxDepth: 2 })), {
       minLength: 1,

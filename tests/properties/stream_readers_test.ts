@@ -1,4 +1,4 @@
-/** Readers of durable streams that wait over HTTP: how each ends, and the slots they give back. */
+/** Readers of durable streams that wait over HTTP: how each ends, and frees its slot. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { BrokerError } from "../../errors.ts";
@@ -11,7 +11,7 @@ import { property } from "./property.ts";
 import { ask, type Node, readReply, respond } from "./requests.ts";
 import type { World } from "./world.ts";
 
-/** Most readers of the server, and of one address. */
+/** Maximum readers of the server, and per address. */
 const [MAX_READERS, MAX_OF_ADDRESS] = [4, 2];
 
 /** Wait of a long-poll, in milliseconds. */
@@ -20,12 +20,14 @@ const POLL_MS = 20_000;
 /** Records that a stream keeps. */
 const KEPT = 3;
 
-/** Time for a request and its effects, in milliseconds; no reader ends within as much of a look. */
+/**
+ * Time for a request and its effects, in milliseconds; no reader ends this close to a comparison.
+ */
 const ROUND_MS = 40;
 
 const ADDRESSES = ["192.0.2.1", "192.0.2.2", "192.0.2.3"] as const;
 
-/** Places that cannot be read, with the answers. */
+/** Places that cannot be read, with the responses. */
 const REFUSED = {
   "no stream": "404 not-found",
   "a deleted stream": "410 gone",
@@ -33,7 +35,7 @@ const REFUSED = {
   "a dropped record": "410 gone",
 } as const;
 
-/** Ends of readers whose read fails. */
+/** Outcomes of readers whose read fails. */
 const LOST_READS = { sse: "end", "long-poll": "503 unavailable", server: "BrokerError" } as const;
 
 const who = fc.nat(MAX_READERS - 1);
@@ -60,32 +62,32 @@ const step = fc.oneof(
 type Step = Drawn<typeof step>;
 type StepOf<K extends Step["kind"]> = Extract<Step, { readonly kind: K }>;
 
-/** A reader that waits, or could. */
+/** A reader that waits, or could wait. */
 interface Reader {
   readonly wire: StepOf<"enter">["wire"];
   readonly address: string | undefined;
-  /** Time at which the reader is over, whatever it does. */
+  /** Time at which the reader ends, whatever it does. */
   readonly overMs: number;
-  /** Number of records that the reader has, once it takes the page in hand. */
+  /** Number of records that the reader has, once it has taken the current page. */
   place: number;
   /** True while the reader has not taken the first page. */
   isNew: boolean;
-  /** Time since which an event has been left unread; `undefined` while it waits for one. */
+  /** Time since which an event is unread; `undefined` while the reader waits for one. */
   idleMs: number | undefined;
-  /** Outcome of the reading under way. */
+  /** Outcome of the current read. */
   reading: Promise<string> | undefined;
-  /** Begins to read; a long-poll reads from the start. */
+  /** Starts reading; a long-poll reads from the start. */
   read(): Promise<string>;
   leave(): Promise<unknown>;
 }
 
-/** Calls that fail: all reads, or only reads of records. */
+/** Failing calls: all reads, or only reads of records. */
 interface Fault {
   isAway: boolean;
   areRecordsAway: boolean;
 }
 
-/** Readers of one server, and the counts that it has to show. */
+/** Readers of one server, and its expected counts. */
 class Readers {
   readonly #limited = { maxReaders: 0, maxReadersPerAddress: 0, stalled: 0 };
   readonly #offsets: string[] = [];
@@ -94,7 +96,7 @@ class Readers {
 
   constructor(readonly world: World, readonly node: Node, readonly fault: Fault) {}
 
-  /** Makes a stream with dropped records, and a deleted one that a fork needs. */
+  /** Creates a stream with dropped records, and a deleted one that a fork needs. */
   async start(): Promise<void> {
     const { durableStreams } = this.node.server;
     const deleted = await durableStreams.create("deleted");
@@ -132,7 +134,7 @@ class Readers {
     await this.compare(`after ${JSON.stringify(step)}`);
   }
 
-  /** Closes the server: each reader ends in its own way. */
+  /** Closes the server; each reader ends in its own way. */
   async close(): Promise<void> {
     const open = this.#open.splice(0);
     await this.node.server.close();
@@ -144,7 +146,7 @@ class Readers {
     await this.compare("after the close of the server");
   }
 
-  /** Compares the counts of the server with the readers that are open. */
+  /** Compares the server's counts with the open readers. */
   async compare(when: string): Promise<void> {
     await this.world.pause(ROUND_MS);
     const { readers, limited } = this.node.server.httpStats["durableStreams"]!;
@@ -188,7 +190,7 @@ class Readers {
     this.#open.push({ ...reader, reading: undefined, overMs, read, leave: () => events.cancel() });
   }
 
-  /** Reads at the server, by no address. */
+  /** Reads on the server, without an address. */
   async #enterAtServer(after: string): Promise<void> {
     const left = new AbortController();
     const items: AsyncIterator<DurableStreamItem> = this.node.server.durableStreams
@@ -218,7 +220,7 @@ class Readers {
     }
   }
 
-  /** Requests a place that cannot be read: the slot comes back immediately. */
+  /** Requests a place that cannot be read; the slot is freed immediately. */
   async #fail({ wire, address, of, isEngineAway }: StepOf<"fail to enter">): Promise<void> {
     const path = {
       "no stream": "none?offset=-1",
@@ -234,7 +236,7 @@ class Readers {
     assertEquals(outcome, expected);
   }
 
-  /** Takes the next events of a reader, which are there or come with the next record. */
+  /** Reads a reader's next events, which are available or arrive with the next record. */
   async #read(who: number): Promise<void> {
     const reader = this.#pick(who);
     if (reader?.wire !== "sse" || reader.reading !== undefined) return;
@@ -253,7 +255,7 @@ class Readers {
     await this.world.inTime("the leave of a reader", reader.leave());
   }
 
-  /** Appends a record, for all readers that wait; one whose read fails ends. */
+  /** Appends a record for all waiting readers; a reader whose read fails ends. */
   async #append(areReadsLost = false): Promise<void> {
     this.fault.areRecordsAway = areReadsLost;
     const { headers } = await ask(this.node, "/streams/live", { json: 1 });
@@ -283,7 +285,7 @@ class Readers {
     assertEquals(await this.world.inTime(`the end of ${reader.wire}`, reading), outcome);
   }
 
-  /** Lets time pass, in which readers are over or given up, each at its own time. */
+  /** Lets time pass, in which readers end or are dropped, each at its own time. */
   async #wait(ms: number): Promise<void> {
     const untilMs = this.world.nowMs + ms;
     for (let isOver = false; !isOver;) {
@@ -298,7 +300,7 @@ class Readers {
       }
       if (!isOver && !this.#isEndNear()) await this.compare("while time passes");
     }
-    // The next step takes less time than the next end is away.
+    // The next step must finish before the next end.
     if (this.#isEndNear()) await this.#wait(10 * ROUND_MS);
   }
 
@@ -306,7 +308,7 @@ class Readers {
     return this.#open.some((one) => endOf(one) < this.world.nowMs + 10 * ROUND_MS);
   }
 
-  /** The refusal of one more reader, which counts. */
+  /** The rejection of one more reader, which is counted. */
   #refusal(address: string): string | undefined {
     const ofAddress = this.#open.filter((one) => one.address === address).length;
     if (ofAddress >= MAX_OF_ADDRESS) this.#limited.maxReadersPerAddress++;
@@ -328,12 +330,12 @@ class Readers {
   }
 }
 
-/** Time at which a reader is over, or given up with an event unread. */
+/** Time at which a reader ends, or is dropped with an unread event. */
 function endOf({ overMs, idleMs }: Reader): number {
   return Math.min(overMs, (idleMs ?? Infinity) + STALLED_MS);
 }
 
-property("a reader that waits has a slot until it ends, leaves or is given up", {
+property("a waiting reader has a slot until it ends, leaves or is dropped", {
   cases: fc.array(step, { maxLength: 40, size: "max" }),
   async check(world, steps) {
     const fault: Fault = { isAway: false, areRecordsAway: false };

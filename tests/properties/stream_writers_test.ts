@@ -1,4 +1,4 @@
-/** Writers of a durable stream: each record is kept once, in order, whoever writes and fails. */
+/** Writers of a durable stream: each record is stored once, in order, whichever writer fails. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { pause } from "../../base/wait.ts";
@@ -20,22 +20,22 @@ import type { World } from "./world.ts";
 
 const ID = "log-book";
 
-/** Most bytes of the stream, and of a record. */
+/** Maximum bytes of the stream, and of a record. */
 const [MAX_BYTES, MAX_RECORD_BYTES] = [300_000, 1_000_000];
 
 /** Time for the calls of an engine, in milliseconds. */
 const CALLS_MS = 2_500;
 
-/** Time between two attempts to take the stream over, in milliseconds. */
+/** Interval of attempts to take the stream over, in milliseconds. */
 const ATTEMPT_MS = 150;
 
-/** Time until a reader whose reads fail tries again, in milliseconds. */
+/** Time until a reader whose reads fail retries, in milliseconds. */
 const RETRY_MS = 100;
 
-/** Part of the lease that is over at most when a living writer shows the next sign of life. */
+/** Maximum part of the lease that passes before a live writer renews it. */
 const SIGN_SHARE = 2 / RENEWALS_PER_LEASE;
 
-/** How calls of the engine go for a while. */
+/** Temporary fates of engine calls. */
 const FATES = { "are fine": pass, "fail": fail, "lose their replies": loseReply } as const;
 
 const turn = fc.record({
@@ -45,22 +45,22 @@ const turn = fc.record({
       records: fc.integer({ min: 1, max: 5 }),
       calls: keyOf(FATES),
       forMs: fc.integer({ min: 1, max: 4_000 }),
-      /** Cuts the connections to the engine, if it has any, meanwhile. */
+      /** Also cuts the connections to the engine, if it has any. */
       isCut: fc.boolean(),
     }),
     { maxLength: 3 },
   ),
-  /** Reads of the follower meanwhile. */
+  /** Fate of the follower's reads meanwhile. */
   reads: keyOf(FATES),
   /** Time without an append. */
   quietMs: fc.constantFrom(0, 1_000, 2 * LEASE_MS),
-  /** How the writer leaves the stream to the next one. */
+  /** How the writer hands the stream over. */
   leaves: fc.constantFrom("release" as const, "kill" as const, "freeze" as const),
 });
 
 type Turn = Drawn<typeof turn>;
 
-/** Ends of the last writer, with the outcome of a reader. */
+/** Ends of the last writer, with the outcome for a reader. */
 const ENDS = {
   close: "fulfilled",
   abort: "tired",
@@ -71,12 +71,12 @@ const ENDS = {
   "end by another program": "cancelled",
 } as const;
 
-property("a stream has each record of its writers once, in order, and the end of the last one", {
+property("a stream has each record of its writers once, in order, and the last writer's end", {
   runs: 3,
   cases: fc.record({
     engine: fc.constantFrom("memory", "redis", "nats", "sqlite"),
     turns: fc.array(turn, { minLength: 1, maxLength: 4 }),
-    /** Records at once before the last end, of which an append of the engine takes 1,000. */
+    /** Records at once before the last end; one append to the engine takes up to 1,000. */
     burst: fc.constantFrom(0, 0, 1_001, 2_400),
     end: keyOf(ENDS),
   }),
@@ -119,7 +119,7 @@ class Node {
   }
 }
 
-/** A stream that node after node writes, and one reads. */
+/** A stream that one node after another writes, and one node reads. */
 class Stream {
   readonly #reader: Node;
   #node: Node;
@@ -145,7 +145,7 @@ class Stream {
       .then((outcome) => this.#outcome = outcome);
   }
 
-  /** Reads the stream to its end, and goes on after reads that failed. */
+  /** Reads the stream to its end, and continues after failed reads. */
   async #follow(): Promise<string> {
     let place: { readonly after: string } | undefined;
     for (;;) {
@@ -158,7 +158,7 @@ class Stream {
     }
   }
 
-  /** Appends records while calls fail, and keeps the stream while there is nothing to append. */
+  /** Appends records while calls fail, and holds the stream while there is nothing to append. */
   async write({ bursts, reads, quietMs }: Turn): Promise<void> {
     const world = this.world;
     this.#reader.broker.make("logs.read", FATES[reads]);
@@ -179,7 +179,7 @@ class Stream {
     this.#reader.broker.make("logs.read", pass);
   }
 
-  /** Leaves the stream to the next node; false if a search was first. */
+  /** Hands the stream over to the next node; false if a rescue came first. */
   async passOn(by: Turn["leaves"]): Promise<boolean> {
     const world = this.world;
     const [former, writer] = [this.#node, this.#writer];
@@ -205,7 +205,7 @@ class Stream {
     return true;
   }
 
-  /** Lets the last writer end, after a burst of records. */
+  /** Ends the last writer, after a burst of records. */
   async end(by: keyof typeof ENDS, burst: number): Promise<void> {
     const world = this.world;
     const { host, broker } = this.#node;
@@ -235,7 +235,7 @@ class Stream {
         broker.make("logs.append", fail);
         const append = this.#append(-1);
         assertEquals(await world.inTime("a failure", append, LEASE_MS + CALLS_MS), "BrokerError");
-        // The lease is over, so an abort has no effect.
+        // The lease has expired, so an abort has no effect.
         await world.pause(LEASE_MS);
         broker.make("logs.append", pass);
         return assertEquals(await outcomeOf(abort()), "fulfilled");
@@ -244,7 +244,7 @@ class Stream {
         const { host: far, streams } = this.#reader;
         await world.run(far, () => streams.cancel(ID, "enough"));
         await world.run(far, () => streams.cancel(ID, "late"));
-        await world.until("the wish of a reader", () => writer.signal.aborted);
+        await world.until("the reader's cancellation", () => writer.signal.aborted);
         assertEquals(writer.signal.reason.message, "enough");
         assertEquals(await this.#append(this.#records++), "fulfilled");
         const cancelled = () => writer.abort("enough", { code: "cancelled" });
@@ -253,7 +253,7 @@ class Stream {
     }
   }
 
-  /** Compares the records of the reader, and of one that begins at the end. */
+  /** Compares the reader's records, and those of one that starts at the end. */
   async compare(): Promise<void> {
     const world = this.world;
     const withinMs = LEASE_MS + SWEEP_INTERVAL_MS + CALLS_MS;
@@ -269,7 +269,7 @@ class Stream {
     await world.until("nodes that have left the stream", () => nodes.every(isIdle));
   }
 
-  /** Expects that a node which comes back has lost the stream. */
+  /** Expects that a node that returns has lost the stream. */
   async #expectLate({ host }: Node, writer: Writer, code: string): Promise<void> {
     const world = this.world;
     host.thaw();
@@ -293,7 +293,10 @@ class Stream {
     return outcomeOf(opening.then((writer) => this.#writer = writer));
   }
 
-  /** Takes the stream over from a lost writer, once the lease is over; false if a search was first. */
+  /**
+   * Takes the stream over from a lost writer, once the lease has expired; false if a rescue came
+   * first.
+   */
   async #takeOver(): Promise<boolean> {
     const world = this.world;
     const fromMs = world.nowMs;
@@ -310,7 +313,7 @@ class Stream {
   }
 }
 
-/** True if a node has neither a writer nor readers of the stream, nor its announcements. */
+/** True if a node has no writer, reader or announcement subscription of the stream. */
 function isIdle({ host, streams, broker }: Node): boolean {
   const hasLeft = () => streams.activity().length === 0 && !broker.topics.includes(logTopic(ID));
   return !host.isAlive || hasLeft();

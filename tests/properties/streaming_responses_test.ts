@@ -1,4 +1,6 @@
-/** Streaming responses: ends of readers and handlers, items ahead of the reader, places given back. */
+/**
+ * Streaming responses: ends of readers and handlers, items ahead of the reader, and freed slots.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
@@ -7,19 +9,19 @@ import { collect, outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Requests of one session at once; each property asks for more than that, one after the other. */
+/** Maximum concurrent requests of a session; each property makes more, one after another. */
 const MAX_REQUESTS = 2;
 
 /** Time for an end to reach the other side, in milliseconds. */
 const TRIP_MS = 400;
 
-/** Longest time of a response, in milliseconds. */
+/** Maximum time of a response, in milliseconds. */
 const RESPONSE_MS = 4_000;
 
-/** Most bytes ahead of the reader: docs/protocol.md 25.5. */
+/** Maximum bytes ahead of the reader: docs/protocol.md 25.5. */
 const MAX_AHEAD_BYTES = 1_048_576;
 
-/** How a response ends, and how the reader's loop ends then. */
+/** Ends of a response, with the outcome of the reader's loop. */
 const ENDS = {
   "all items": "fulfilled",
   "a break": "fulfilled",
@@ -41,7 +43,7 @@ interface Work {
 
 /** Responses of a server, as its handler sees them. */
 class Producer {
-  /** Items that were made of the newest response. */
+  /** Items generated for the newest response. */
   made = 0;
   /** Handlers that have not ended. */
   running = 0;
@@ -125,60 +127,63 @@ property("a streaming response ends as its reader or handler ends it, and frees 
       assertEquals([outcome, got], [ENDS[end], range(0, isLeft ? items : items - 1)]);
       await world.until("the end of the handler", () => producer.running === 0, TRIP_MS);
     }
-    // All places are free again.
+    // All slots are free again.
     const echoes = range(1, MAX_REQUESTS).map((n) => client.request("echo", n));
     assertEquals(await Promise.all(echoes), range(1, MAX_REQUESTS));
     assertEquals(near.state, "connected");
   },
 });
 
-property("a reader that gives up before the response begins gets no item, and none is made", {
-  cases: fc.record({
-    end: fc.constantFrom("cancel", "signal", "time"),
-    afterMs: fc.integer({ min: 1, max: 150 }),
-    /** True for a client whose connection is down, and back before the handler would begin. */
-    isAway: fc.boolean(),
-  }),
-  async check(world, { end, afterMs, isAway }) {
-    let made = 0;
-    const { host } = world.serve("node", () => ({
-      requests: {
-        // A generator that ignores its signal, and begins late.
-        items: async () => {
-          await world.pause(200);
-          return (async function* () {
-            while (made < 1_000) {
-              await world.pause(5);
-              yield made++;
-            }
-          })();
+property(
+  "a reader that cancels before the response starts receives no item, and none is generated",
+  {
+    cases: fc.record({
+      end: fc.constantFrom("cancel", "signal", "time"),
+      afterMs: fc.integer({ min: 1, max: 150 }),
+      /** True if the client's connection is lost, and restored before the handler would start. */
+      isAway: fc.boolean(),
+    }),
+    async check(world, { end, afterMs, isAway }) {
+      let made = 0;
+      const { host } = world.serve("node", () => ({
+        requests: {
+          // A generator that ignores its signal and starts late.
+          items: async () => {
+            await world.pause(200);
+            return (async function* () {
+              while (made < 1_000) {
+                await world.pause(5);
+                yield made++;
+              }
+            })();
+          },
         },
-      },
-    }));
-    const client = world.connect("ada", host);
-    await world.until("a session", () => client.isConnected);
-    if (isAway) await goAway(world, client);
-    const controller = new AbortController();
-    const response = client.requestStream("items", undefined, {
-      signal: controller.signal,
-      timeoutMs: end === "time" ? afterMs : undefined,
-    });
-    const got: unknown[] = [];
-    const reading = collect(response, (item) => got.push(item));
-    await world.pause(afterMs);
-    if (end === "cancel") void response.cancel();
-    if (end === "signal") controller.abort();
-    if (isAway) world.change(world.host("ada"), host, { isBlocked: false });
-    const outcome = await world.inTime("the end of the loop", reading);
-    const expected = { cancel: "fulfilled", signal: "AbortError", time: "TimeoutError" };
-    assertEquals([outcome, got], [expected[end], []]);
-    await world.until("a session", () => client.isConnected);
-    await world.pause(200 + TRIP_MS);
-    assertEquals(made, 0);
+      }));
+      const client = world.connect("ada", host);
+      await world.until("a session", () => client.isConnected);
+      if (isAway) await goAway(world, client);
+      const controller = new AbortController();
+      const response = client.requestStream("items", undefined, {
+        signal: controller.signal,
+        timeoutMs: end === "time" ? afterMs : undefined,
+      });
+      const got: unknown[] = [];
+      const reading = collect(response, (item) => got.push(item));
+      await world.pause(afterMs);
+      if (end === "cancel") void response.cancel();
+      if (end === "signal") controller.abort();
+      if (isAway) world.change(world.host("ada"), host, { isBlocked: false });
+      const outcome = await world.inTime("the end of the loop", reading);
+      const expected = { cancel: "fulfilled", signal: "AbortError", time: "TimeoutError" };
+      assertEquals([outcome, got], [expected[end], []]);
+      await world.until("a session", () => client.isConnected);
+      await world.pause(200 + TRIP_MS);
+      assertEquals(made, 0);
+    },
   },
-});
+);
 
-property("a handler makes no more bytes than the reader's credit, whatever their form", {
+property("a handler generates no more bytes than the reader's credit, whatever their form", {
   runs: 3,
   cases: fc.record({
     transport,
@@ -204,7 +209,7 @@ property("a handler makes no more bytes than the reader's credit, whatever their
     }));
     const client = world.connect("ada", host, { transports: [transport] });
     let taken = 0;
-    // One more is made before its credit is asked for.
+    // One more is generated before its credit is requested.
     const most = Math.floor(MAX_AHEAD_BYTES / size) + 2;
     const read = async () => {
       for await (const received of client.requestStream("items")) {
@@ -222,7 +227,7 @@ property("a handler makes no more bytes than the reader's credit, whatever their
   },
 });
 
-/** Breaks the connection of a client, which stays away. */
+/** Breaks a client's connection, and keeps it offline. */
 async function goAway(world: World, client: Client): Promise<void> {
   world.change(world.host("ada"), world.host("node"), { isBlocked: true });
   world.cut(world.host("ada"));

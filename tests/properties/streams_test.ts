@@ -1,4 +1,4 @@
-/** Streams and datagrams: openings without credit, handlers that fail, and ends of sessions. */
+/** Streams and datagrams: opening without credit, failing handlers, and ends of sessions. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { concat } from "../../base/bytes.ts";
@@ -17,21 +17,21 @@ const CREDIT = {
   maxStreamsUni: 2,
 } as const;
 
-/** Bytes of a stream, which are more than its credit, and of each write. */
+/** Bytes of a stream, which exceed its credit, and of each write. */
 const [STREAM_BYTES, WRITE_BYTES] = [9_000, 3_000] as const;
 
-/** Time after which an opening without credit gives up, in milliseconds. */
+/** Time after which opening without credit times out, in milliseconds. */
 const GIVES_UP_MS = 100;
 
 type ClientSession = NonNullable<Client["session"]>;
 
-property("openings without credit, streams of failed handlers and datagrams have their outcomes", {
+property("streams without credit, streams of failed handlers and datagrams have defined outcomes", {
   cases: fc.record({
     transport: fc.constantFrom("websocket", "webtransport"),
     steps: fc.array(
       fc.record({
         kind: fc.constantFrom("datagrams", "failed handlers", "openings"),
-        /** Calls at once: more than there is credit for. */
+        /** Concurrent calls: more than there is credit for. */
         count: fc.integer({ min: 1, max: 6 }),
       }),
       { minLength: 1, maxLength: 6 },
@@ -58,7 +58,7 @@ property("openings without credit, streams of failed handlers and datagrams have
       fails = kind === "failed handlers";
       if (kind === "datagrams") await world.inTime(kind, datagrams(world, near, count));
       else if (fails) await world.inTime(kind, failedHandlers(near, count));
-      // Only this transport counts the openings itself.
+      // Only this transport counts opened streams itself.
       else if (transport === "websocket") await world.inTime(kind, openings(world, near, count));
     }
     await world.pause(200);
@@ -86,12 +86,12 @@ async function failedHandlers(session: ClientSession, count: number): Promise<vo
       );
     }),
   );
-  // The QUIC of the runtime can't reset a stream: the peer sees an end.
+  // The runtime's QUIC cannot reset a stream: the peer sees a normal end.
   const { resetCodes } = session.connection.capabilities;
   assertEquals(ends, ends.map(() => resetCodes ? CloseCode.handlerFailed : "an end"));
 }
 
-/** Opens streams while others have all credit: until there is credit, for a time, or until a signal. */
+/** Opens streams while others use all credit: until there is credit, a timeout, or a signal. */
 async function openings(world: World, session: ClientSession, count: number): Promise<void> {
   const create = (options?: OpenStreamOptions) => session.createBidirectionalStream(options);
   const end = async ({ readable, writable }: Awaited<ReturnType<typeof create>>) => {
@@ -129,16 +129,16 @@ async function datagrams(world: World, session: ClientSession, count: number): P
   reader.releaseLock();
 }
 
-property("a reader gets what arrived before the end of its session, and then the end", {
+property("a reader receives what arrived before the end of its session, then the end", {
   cases: fc.record({
     transport: fc.constantFrom("websocket", "webtransport"),
     isServer: fc.boolean(),
     end: fc.constantFrom("this side closes", "the other side closes", "a cut"),
-    /** Streams of each direction, and datagrams. */
+    /** Number of streams per direction, and of datagrams. */
     count: fc.nat(CREDIT.maxStreamsUni),
-    /** The streams have no end yet. */
+    /** The streams have not ended yet. */
     isOpen: fc.boolean(),
-    /** The reader begins after the end. */
+    /** The reader starts after the end. */
     isLate: fc.boolean(),
   }),
   async check(world, { transport, isServer, end, count, isOpen, isLate }) {

@@ -1,4 +1,4 @@
-/** Subscriptions that a client requests, that the application adds, and that rights take away. */
+/** Subscriptions that a client requests, that the application adds, and that rights remove. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { pause } from "../../base/wait.ts";
@@ -15,19 +15,21 @@ import type { World } from "./world.ts";
 /** With a history, without one, and a room. */
 const TOPICS = ["kept:a", "kept:b", "talk:a", "talk:b", "room:a", "room:b"] as const;
 
-/** Longest wait of the client for a reply, and the time of one that is too late. */
+/** The client's timeout for a reply, and the time of a late reply. */
 const [REPLY_MS, LATE_MS] = [1_000, 1_300] as const;
 
-/** Time for messages under way, and until all subscriptions are in force, in milliseconds. */
+/** Time for messages in flight, and until all subscriptions are live, in milliseconds. */
 const [TRIP_MS, REST_MS] = [100, 9_000] as const;
 
-/** A refusal for now. */
+/** A temporary rejection. */
 interface Refusal {
   readonly code: "unavailable" | "too-many";
   readonly retryAfterMs?: number;
 }
 
-/** Replies to a request for a topic: the client repeats it, unless a new one is one too many. */
+/**
+ * Replies to a subscribe request: the client retries, unless a new subscription exceeds the limit.
+ */
 const REFUSALS = {
   none: undefined,
   unavailable: { code: "unavailable" },
@@ -51,7 +53,7 @@ const step = fc.oneof(
   stepOf("cut", { refusals }),
   stepOf("drop all for now", { refusals }),
   stepOf("change the mind", {
-    /** Calls while the network is blocked, and promises that settle before each. */
+    /** Calls while the network is blocked, and the number of microtasks before each. */
     calls: fc.array(
       fc.record({
         topic,
@@ -70,24 +72,23 @@ type Step = Drawn<typeof step>;
 interface Reader {
   readonly subscription: Subscription;
   readonly got: number[];
-  /** How the loop ended. */
   end: string | undefined;
 }
 
-/** A topic, by the model. */
+/** A topic in the model. */
 interface Topic {
   readonly name: string;
   /** True if a renewed token has no right to it. */
   readonly isDenied: boolean;
-  /** Subscriptions of the client that are in force. */
+  /** The client's live subscriptions. */
   readonly readers: Set<Reader>;
-  /** Publications without a subscription of the client. */
+  /** Publications without a client subscription. */
   readonly strays: number[];
-  /** True if the application added the session. */
+  /** True if the application subscribed the session. */
   isAdded: boolean;
 }
 
-/** A server, and a client whose session has subscriptions of both sides. */
+/** A server, and a client whose session has subscriptions from both sides. */
 class Rights {
   readonly #program: SimulatedServer<number>;
   readonly #client: Client;
@@ -172,18 +173,18 @@ class Rights {
     }
   }
 
-  /** Meets the server. */
+  /** Waits for the session. */
   async start(): Promise<void> {
     await this.world.meet(this.#client, this.#program.server);
   }
 
-  /** Closes the client, which leaves no topic. */
+  /** Closes the client, and expects no topic to be left. */
   async close(): Promise<void> {
     await this.#client.close();
     await this.world.until("no topic", () => this.#program.server.topics.size === 0);
   }
 
-  /** Waits until all is in force, publishes, and compares the session with the model. */
+  /** Waits until all subscriptions are live, publishes, and compares the session with the model. */
   async look(): Promise<void> {
     await this.world.pause(TRIP_MS);
     const all = this.#topics.flatMap(({ readers }) => [...readers]);
@@ -194,7 +195,7 @@ class Rights {
         all.every(({ subscription }) => subscription.status.current === "subscribed"),
       REST_MS,
     );
-    // Topics that the client left may still be left at the server.
+    // The server may still be processing topics that the client has left.
     await this.world.pause(2 * TRIP_MS);
     this.#refusals.clear();
     for (const { strays } of this.#topics) strays.length = 0;
@@ -224,7 +225,7 @@ class Rights {
     return this.#program.server.manager.all()[0] as unknown as Session;
   }
 
-  /** Topics to which the present token has no right. */
+  /** Topics to which the current token has no right. */
   get #deniedTopics(): readonly Topic[] {
     return this.#topics.filter(({ isDenied }) => this.#token > 0 && isDenied);
   }
@@ -235,7 +236,7 @@ class Rights {
     }
   }
 
-  /** Subscribes the session on behalf of the application, or again as the client did. */
+  /** Subscribes the session as the application, or again as the client did. */
   #add(session: Session, name: string, isRequested: boolean): void {
     const { rooms, topics } = this.#program.server;
     const isJoin = name.startsWith("room:") && !rooms.isMember(session, name);
@@ -255,7 +256,7 @@ class Rights {
   async #subscribe(topic: Topic, refusal: keyof typeof REFUSALS): Promise<void> {
     const isNew = topic.readers.size === 0;
     const isDenied = this.#deniedTopics.includes(topic);
-    // The client may ask for a further subscription, or use the one that it has.
+    // The client may request another subscription, or use its existing one.
     if (topic.readers.size === 3 || isDenied && !isNew) return;
     const reader = this.#open(topic);
     if (isNew && refusal === "too many") return await this.#ends([topic], "too-many");
@@ -264,7 +265,7 @@ class Rights {
     await this.world.until("a subscription", () => status.current === "subscribed", REST_MS);
   }
 
-  /** Takes a reader of a topic out of the model; the last one also ends what the application added. */
+  /** Removes a reader from the model; the last one also ends what the application added. */
   #readerOf(topic: Topic, at: number): Reader | undefined {
     const reader = [...topic.readers][at % Math.max(1, topic.readers.size)];
     if (reader === undefined) return undefined;
@@ -273,7 +274,7 @@ class Rights {
     return reader;
   }
 
-  /** Expects the end of all loops over some topics. */
+  /** Expects all loops over these topics to end. */
   async #ends(topics: readonly Topic[], end: string): Promise<void> {
     for (const { readers, name } of topics) {
       for (const reader of readers) {
@@ -284,7 +285,7 @@ class Rights {
     }
   }
 
-  /** Moves while publications come, each of which belongs to one of the sessions. */
+  /** Moves while publications arrive; each belongs to one of the sessions. */
   async #move(): Promise<void> {
     const { manager } = this.#program.server;
     for (const { readers, strays } of this.#topics) {
@@ -307,13 +308,13 @@ class Rights {
     await this.world.pause(TRIP_MS);
     for (const { name, readers, isAdded, strays } of this.#topics) {
       assertEquals(strays, [...new Set(strays)], `repeated outside of ${name}`);
-      // Those before the request in a session go to no subscription, and are not repeated.
+      // Publications before the request in a session reach no subscription, and are not repeated.
       if (isAdded && !name.startsWith("kept:")) continue;
       for (const { got } of readers) assertEquals(got, range(first, this.#count), name);
     }
   }
 
-  /** The application drops all topics for now: the client asks again for its own ones. */
+  /** The application drops all topics temporarily; the client requests its own ones again. */
   async #dropAll(refusals: readonly (keyof typeof REFUSALS)[]): Promise<void> {
     this.#refuse(refusals);
     for (const topic of this.#topics) {
@@ -330,7 +331,7 @@ class Rights {
     for (const { topic: index, isLeave, turns, at } of calls) {
       for (let i = 0; i < turns; i++) await Promise.resolve();
       const topic = this.#topics[index]!;
-      // A request and its end may cancel each other out, and then leave what was added.
+      // A subscribe and its unsubscribe may cancel each other out, and then keep what was added.
       if (topic.isAdded || this.#deniedTopics.includes(topic)) continue;
       if (isLeave) this.#readerOf(topic, at)?.subscription.unsubscribe().catch(() => {});
       else if (topic.readers.size < 3) this.#open(topic);

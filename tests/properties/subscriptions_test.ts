@@ -1,4 +1,4 @@
-/** Subscriptions of one client: several to one topic, refused ones, lost histories, and rates. */
+/** Subscriptions of one client: several to one topic, rejected ones, lost histories, and rates. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
@@ -13,16 +13,16 @@ import { property } from "./property.ts";
 import { areSubscribed, read, type Reading } from "./readings.ts";
 import { byToken, type World } from "./world.ts";
 
-/** The topic with a history of most properties, and its publications before the subscriptions. */
+/** The main topic, which has a history, and its publications before the subscriptions. */
 const [TOPIC, BEFORE] = ["kept:a", 6] as const;
 
-/** Time for a publication that is delivered twice, in milliseconds. */
+/** Time for a duplicate publication to arrive, in milliseconds. */
 const TRIP_MS = 200;
 
 /** Short waits between attempts. */
 const BACKOFF = { firstDelayMs: 50, maxDelayMs: 200 } as const;
 
-property("each subscription of a topic gets all publications from its own start, once", {
+property("each subscription of a topic receives all publications from its own start, once", {
   cases: fc.record({
     delayMs: fc.integer({ min: 1, max: 40 }),
     rightMs: fc.nat(60),
@@ -39,7 +39,10 @@ property("each subscription of a topic gets all publications from its own start,
       }),
       { minLength: 1, maxLength: 6 },
     ),
-    /** The connection breaks in the end, and the next publication comes before another session. */
+    /**
+     * The connection breaks at the end, and the next publication is made before another session
+     * opens.
+     */
     isCut: fc.boolean(),
   }),
   async check(world, { delayMs, rightMs, moveMs, subscriptions, isCut }) {
@@ -93,7 +96,7 @@ property("each subscription of a topic gets all publications from its own start,
     await publishToAll();
     if (isCut) world.cut(world.host("client"));
     await publishToAll();
-    // The topic is in force, so one more subscription starts after the newest publication.
+    // The topic is live, so another subscription starts after the newest publication.
     readers.push({ ...read(client, TOPIC), from: next });
     await world.until("one more subscription", () => areSubscribed(readers));
     const last = await publishToAll();
@@ -104,11 +107,11 @@ property("each subscription of a topic gets all publications from its own start,
   },
 });
 
-property("each subscription of a topic has the answer to a request that was made for it", {
+property("each subscription of a topic has the outcome of a request that was made for it", {
   cases: fc.record({
     topic: fc.constantFrom("talk:a", TOPIC),
     delayMs: fc.integer({ min: 1, max: 40 }),
-    /** The decisions of the server, in turn, and their times. */
+    /** The server's decisions, in order, and their durations. */
     rights: fc.array(fc.record({ isAllowed: fc.boolean(), ms: fc.nat(60) }), { minLength: 1 }),
     subscriptions: fc.array(
       fc.record({
@@ -172,12 +175,15 @@ property("each subscription of a topic has the answer to a request that was made
   },
 });
 
-/** The epoch of two histories, such as those of a primary and a replica that lost its end. */
+/**
+ * The epoch of two histories, such as a primary's and a replica's that lost the newest
+ * publications.
+ */
 const EPOCH = "10570000-0000-4000-8000-000000000000";
 
-property("a client is notified if a history lost its newest publications, and reads on", {
+property("a client is notified if a history lost its newest publications, and continues reading", {
   cases: fc.record({
-    /** Publications that are left and lost, and new ones with the offsets of the lost ones. */
+    /** Publications that are kept and lost, and new ones with the offsets of the lost ones. */
     left: fc.nat(4),
     lost: fc.integer({ min: 1, max: 5 }),
     later: fc.integer({ min: 1, max: 8 }),
@@ -234,10 +240,10 @@ property("a client is notified if a history lost its newest publications, and re
   },
 });
 
-/** Longest time until a client has all at the rates of a server, in milliseconds. */
+/** Maximum time until a client has everything at the server's rates, in milliseconds. */
 const RATES_MS = 15_000;
 
-/** Ends of a session; `none` goes on with it. */
+/** Ends of a session; `none` keeps it. */
 const ENDS = ["none", "cut", "close", "move"] as const;
 
 property("a client that reconnects at low rates subscribes again to all topics, with its data", {
@@ -248,7 +254,7 @@ property("a client that reconnects at low rates subscribes again to all topics, 
     rounds: fc.array(
       fc.record({
         end: fc.constantFrom(...ENDS),
-        /** New data for the room of each index; 0 is none. */
+        /** New data for the room at each index; 0 is none. */
         data: fc.array(fc.nat(3), { maxLength: 5 }),
       }),
       { minLength: 1, maxLength: 3 },
@@ -302,7 +308,8 @@ property("a client that reconnects at low rates subscribes again to all topics, 
       for (const { topic, got, recoveries } of readers) {
         assertEquals(got.splice(0), [round], `publications on ${topic}`);
         const told = recoveries.splice(0);
-        // Each loss is reported, and a move never, as nothing is lost between the two sessions.
+        // Each loss is reported, but never a move, because nothing is lost between the two
+        // sessions.
         if (topic.startsWith("kept:")) assertEquals(told, isLost ? [true] : []);
       }
     }
@@ -314,7 +321,7 @@ property("a client that reconnects at low rates subscribes again to all topics, 
   },
 });
 
-/** Sets data, and repeats that as long as the server refuses for now. */
+/** Sets data, and retries while the server rejects it temporarily. */
 async function present(
   world: World,
   { client, room, data }: {
@@ -354,7 +361,7 @@ property("a topic that its readers leave and join at once is confirmed, on each 
   runs: 3,
   cases: fc.record({
     engine: fc.constantFrom("memory", "redis", "sqlite", "nats"),
-    /** Changes of two clients in one moment. */
+    /** Simultaneous changes of two clients. */
     rounds: fc.array(
       fc.array(fc.record({ client: fc.nat(1), topic: fc.nat(2) }), {
         minLength: 1,
@@ -365,7 +372,7 @@ property("a topic that its readers leave and join at once is confirmed, on each 
   }),
   async check(world, { engine, rounds }) {
     const started = await world.engine(engine);
-    // Servers of NATS elect leaders first.
+    // NATS servers elect leaders first.
     await world.pause(20_000);
     const { server, host } = world.serve("node", (machine) => ({
       broker: started.broker(machine),

@@ -1,4 +1,4 @@
-/** Timers of servers and clients: few for each session, none for one that is over, none twice. */
+/** Timers of servers and clients: few per session, and none after its end. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
@@ -8,10 +8,12 @@ import { range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
 
-/** Most timers of a server for each session: the end of the token, and one of the connection. */
+/** Maximum timers of a server per session: the token's expiry, and one of the connection. */
 const TIMERS = { websocket: 1, webtransport: 2, http: 2 } as const;
 
-/** Time of a token, which no case reaches, and for which connections and presence are kept. */
+/**
+ * Lifetime of a token, which no case reaches, and time for which connections and presence are kept.
+ */
 const [TOKEN_MS, KEPT_MS] = [600_000, 8_000] as const;
 
 property("sessions have few timers, reconnects add none, and the last session leaves none", {
@@ -19,7 +21,7 @@ property("sessions have few timers, reconnects add none, and the last session le
     transport,
     topic: fc.constantFrom("talk", "room:a"),
     sessions: fc.integer({ min: 1, max: 4 }),
-    /** Ends of all sessions, one after the other. */
+    /** Ends of all sessions, one after another. */
     ends: fc.array(fc.constantFrom("close", "cut", "move"), { maxLength: 3 }),
   }),
   async check(world, { transport, topic, sessions, ends }) {
@@ -54,7 +56,7 @@ property("sessions have few timers, reconnects add none, and the last session le
     const before = await timersOf(world, "user-1");
     for (const end of ends) {
       const old = new Set(clients.map(({ session }) => session));
-      // Connections over HTTP outlive a cut.
+      // Connections over HTTP survive a cut.
       if (end === "move") await Promise.all(clients.map((client) => client.handOver()));
       else if (end === "cut" && transport !== "http") {
         for (const n of range(1, sessions)) world.cut(world.host(`user-${n}`));
@@ -74,7 +76,9 @@ property("sessions have few timers, reconnects add none, and the last session le
   },
 });
 
-/** The fewest timers of a machine within some moments: messages under way are events too. */
+/**
+ * The minimum timers of a machine within some moments, because messages in flight are events too.
+ */
 async function timersOf({ simulation }: World, name: string): Promise<number> {
   let fewest = Infinity;
   for (let look = 0; look < 10; look++) {

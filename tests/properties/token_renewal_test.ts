@@ -1,4 +1,4 @@
-/** Tokens that end: renewals, their failures, and the rights that a later token takes. */
+/** Tokens that expire: renewals, their failures, and the rights that a later token removes. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { AuthenticationError, CloseCode, RequestError } from "../../errors.ts";
@@ -7,27 +7,33 @@ import { property } from "./property.ts";
 import { areSubscribed, read } from "./readings.ts";
 import type { World } from "./world.ts";
 
-/** Time for an end and for messages under way, in milliseconds. */
+/** Time for a close and for messages in flight, in milliseconds. */
 const SLACK_MS = 150;
 
-/** Time of a watch over a client, and longest time until the client has read all, in milliseconds. */
+/**
+ * Time for which a client is watched, and maximum time until it has read everything, in
+ * milliseconds.
+ */
 const [WATCH_MS, BACK_MS] = [6_000, 4_000] as const;
 
 /** The identity of a token. */
 interface Identity {
   readonly user: string;
   readonly endsAt: number;
-  /** Number of tokens before. */
+  /** Number of earlier tokens. */
   readonly number: number;
 }
 
-/** The second token by name, of which all others are good: the session goes on, or ends with its token. */
+/**
+ * Kinds of the second token (all others are valid), with the result: the session continues, or ends
+ * with its token.
+ */
 const SECOND = {
   good: { ends: false, token: (good: string) => good },
   failing: {
     ends: true,
     token() {
-      throw new AuthenticationError("The provider of tokens is away");
+      throw new AuthenticationError("The token provider is unreachable");
     },
   },
   rejected: { ends: true, token: (good: string) => `${good} rejected` },
@@ -39,13 +45,13 @@ property("a session ends with its token unless that is renewed, and its client r
   cases: fc.record({
     tokenMs: fc.integer({ min: 1_000, max: 1_600 }),
     second: fc.constantFrom("good", ...Object.keys(SECOND) as (keyof typeof SECOND)[]),
-    /** The client is away for longer than a token lasts, after the first renewal. */
+    /** The client is offline for longer than a token lasts, after the first renewal. */
     isAway: fc.boolean(),
-    /** Times of the provider, of the check of a token, and of the hooks of a renewal. */
+    /** Durations of the provider, the token check, and the renewal hooks. */
     providerMs: fc.constantFrom(0, 30, 60),
     checkMs: fc.constantFrom(0, 60, 120),
     hookMs: fc.constantFrom(0, 60, 120),
-    /** The answer about a topic from a token on. */
+    /** The decision about a topic, starting with some token. */
     verdict: fc.constantFrom("grants", "denies", "rejects", "fails"),
     deniedFrom: fc.integer({ min: 1, max: 2 }),
     /** Error of the server's clock. */
@@ -131,7 +137,7 @@ property("a session ends with its token unless that is renewed, and its client r
       assertEquals(lateMs.length, ends ? 1 : 0, "ends of sessions with a token");
       const isIn = verdict === "grants";
       assertEquals(server.topics.subscribers("right").length, isIn ? 1 : 0);
-      // An error is no answer: the client asks again.
+      // An error is no decision: the client retries.
       const expected = isIn ? "subscribed" : verdict === "fails" ? "lost" : "ended";
       if (!ends) assertEquals(right.status.current, expected);
     }
@@ -146,7 +152,7 @@ property("a session ends with its token unless that is renewed, and its client r
   },
 });
 
-/** Keeps the client away for longer than a token lasts, once after a renewal. */
+/** Keeps the client offline for longer than a token lasts, once after a renewal. */
 async function beAway(
   world: World,
   { renewedMs, tokenMs }: { readonly renewedMs: readonly number[]; readonly tokenMs: number },

@@ -1,10 +1,10 @@
-/** A reader of topics that speaks the protocol by hand, and holds the server to section 10 of it. */
+/** A raw reader of topics, which checks the server against section 10 of the protocol. */
 import { assert, assertEquals } from "@std/assert";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import type { Host } from "../../testing/simulation/mod.ts";
 import type { World } from "./world.ts";
 
-/** Longest wait before the next connection, in milliseconds. */
+/** Maximum wait before the next connection, in milliseconds. */
 const AGAIN_MS = 200;
 
 /** The start of a subscription. */
@@ -13,7 +13,7 @@ export interface Start {
   readonly last?: number | undefined;
 }
 
-/** A publication as the engine took it. */
+/** A publication as the engine stored it. */
 export interface Taken {
   readonly epoch: string;
   readonly offset: number;
@@ -21,15 +21,15 @@ export interface Taken {
   readonly atMs: number;
 }
 
-/** The state of the engine, by which answers are judged. */
+/** The state of the engine, against which answers are checked. */
 export interface Truth {
   /** Number of times that the engine lost all publications. */
   readonly losses: number;
-  /** Reads of histories that failed since all was well. */
+  /** Failed reads of histories since the last calm state. */
   readonly failures: number;
   /** Topics of which a node missed publications. */
   readonly missed: ReadonlySet<string>;
-  /** Epoch of the present histories, if known. */
+  /** Epoch of the current histories, if known. */
   readonly epoch: string | undefined;
   /** Returns a publication by the number in its data. */
   taken(n: number): Taken | undefined;
@@ -69,7 +69,7 @@ interface Answer extends Envelope {
   readonly recovered?: boolean;
 }
 
-/** A request without an answer so far, with the state of the engine at its time. */
+/** A pending request, with the state of the engine when it was sent. */
 interface Question extends Start {
   readonly isLeave: boolean;
   readonly head: number;
@@ -81,14 +81,14 @@ interface Question extends Start {
 class Following {
   /** True if the reader wants the topic. */
   isWanted = false;
-  /** True from an answer of the server to the answer about the leave. */
+  /** True between the server's answers to the subscribe and to the unsubscribe. */
   isInForce = false;
   place: HistoryPosition | undefined;
-  /** Unanswered requests by id, the oldest first. */
+  /** Pending requests by id, oldest first. */
   readonly questions = new Map<number, Question>();
-  /** The question whose answer was `recovered: true`, until the first publication after. */
+  /** The request that was answered with `recovered: true`, until the next publication. */
   recovered: Question | undefined;
-  /** True after an answer without the engine: the place may be beyond the head. */
+  /** True after an answer that didn't use the engine: the place may be beyond the head. */
   isUnsure = false;
   /** Notices of interruptions. */
   interruptions = 0;
@@ -96,13 +96,15 @@ class Following {
   newest = 0;
 }
 
-/** Reads topics; a connection that ends comes back, and reads on after the last positions. */
+/** Reads topics; reconnects when a connection ends, and continues after the last positions. */
 export class TopicReader {
   /** The machine. */
   readonly host: Host;
   /** The machine of the node. */
   node: Host;
-  /** Time up to which the server may end the session, as for a connection that takes nothing. */
+  /**
+   * Time until which the server may end the session, for example because the connection is blocked.
+   */
   mayEndUntilMs = 0;
   readonly #world: World;
   readonly #options: TopicReaderOptions;
@@ -128,13 +130,13 @@ export class TopicReader {
     return following;
   }
 
-  /** True if the topic is in force, without an open question. */
+  /** True if the topic is live, without a pending request. */
   follows(topic: string): boolean {
     const { isWanted, isInForce, questions } = this.of(topic);
     return this.#isOpen && isWanted && isInForce && questions.size === 0;
   }
 
-  /** True if each wanted topic is in force, and no question is open. */
+  /** True if each wanted topic is live, and no request is pending. */
   get isQuiet(): boolean {
     return this.#isOpen &&
       [...this.#topics.values()].every(({ isWanted, isInForce, questions }) =>
@@ -142,7 +144,7 @@ export class TopicReader {
       );
   }
 
-  /** Subscribes, or subscribes again; ignored while a question is open. */
+  /** Subscribes, or subscribes again; ignored while a request is pending. */
   ask(topic: string, start: Start = {}): void {
     const following = this.of(topic);
     const newest = [...following.questions.values()].at(-1);
@@ -175,7 +177,7 @@ export class TopicReader {
     });
   }
 
-  /** Ends the connection; the server may not hear of that. */
+  /** Ends the connection; the server may not notice. */
   disconnect(isSilent: boolean): void {
     this.#isAsked = true;
     if (isSilent) this.#world.cut(this.host, "server");
@@ -254,7 +256,7 @@ export class TopicReader {
       if (question === undefined) continue;
       following.questions.delete(reply);
       if (error !== undefined) {
-        // Only a newer request of the client replaces one.
+        // Only a newer request from the client supersedes one.
         assertEquals(error.code, "superseded");
         return assert(following.questions.size > 0, "a newer request");
       }
@@ -266,7 +268,7 @@ export class TopicReader {
     }
   }
 
-  /** Takes the position of an answer, whose parts have to be true (10.7, 10.14). */
+  /** Adopts the position of an answer, after checking its parts (10.7, 10.14). */
   #begin(topic: string, question: Question, answer: Answer): void {
     const { truth } = this.#options;
     const following = this.of(topic);
@@ -286,7 +288,7 @@ export class TopicReader {
     if (reason === "new-epoch") {
       return assert(since!.epoch !== epoch || since!.tag === "wrong", `same epoch: ${about}`);
     }
-    // A node may answer out of the life of the engine that has just ended.
+    // A node may still answer from the engine's previous life.
     if (question.losses !== truth.losses || epoch !== truth.epoch) return;
     const [head, forgotten] = [truth.headOf(topic), truth.forgottenOf(topic)];
     assert(offset <= head, `beyond ${head}: ${about}`);
@@ -297,7 +299,7 @@ export class TopicReader {
     else assertEquals(reason, undefined, about);
     if (since === undefined && last !== undefined) {
       const latest = Math.max(forgotten, head - last, question.forgotten);
-      assert(offset <= latest, `too few, not from ${latest} on: ${about}`);
+      assert(offset <= latest, `too few, must start at ${latest}: ${about}`);
     }
   }
 
@@ -336,12 +338,15 @@ export class TopicReader {
     following.place = { epoch: epoch!, offset, ...(tag && { tag }) };
   }
 
-  /** Takes a publication: no other one is between it and the place of the reader (10.6, 10.8, 10.13). */
+  /**
+   * Accepts a publication, if none is missing between it and the reader's place (10.6, 10.8,
+   * 10.13).
+   */
   #takePublication(topic: string, { data, offset = 0, prev = 0, tag, skip }: Envelope): void {
     const following = this.of(topic);
     const { place, isInForce } = following;
     const { n = 0, by } = Object(data) as { readonly n?: number; readonly by?: string };
-    const about = `publication ${n || "skipped"} at ${offset} behind ${prev} of ${topic}`;
+    const about = `publication ${n || "skipped"} at ${offset} after ${prev} of ${topic}`;
     assert(isInForce, `not subscribed: ${about}`);
     if (skip === undefined) {
       assert(by !== this.host.name, `echo: ${about}`);

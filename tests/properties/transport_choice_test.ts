@@ -1,4 +1,4 @@
-/** Clients with several transports: which one a session has, and moves to the preferred one. */
+/** Clients with several transports: which one a session uses, and moves to the preferred one. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
@@ -9,19 +9,19 @@ import { maybe } from "./draw.ts";
 import { collect, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 
-/** Heartbeat of a server that soon notices a silent session. */
+/** Heartbeat of a server that detects a silent session quickly. */
 const HEARTBEAT = { intervalMs: 1_000, timeoutMs: 2_000 } as const;
 
 /** Time around the moment at which a failure is forgotten in which no attempt is made, in ms. */
 const MARGIN_MS = 6_000;
 
-/** Time in which a client notices that its clock jumped; a silence before counts as its sleep. */
+/** Time until a client notices that its clock jumped; an earlier silence counts as its sleep. */
 const NOTICED_MS = 5_000 + 2 * HEARTBEAT.intervalMs;
 
-/** Time in which a client gives up a transport that does not open, in milliseconds. */
+/** Time after which a client abandons a transport that does not open, in milliseconds. */
 const GIVEN_UP_MS = 3_300;
 
-/** The end of a session, and the fate of the next attempt by WebTransport. */
+/** The end of a session, and the fate of the next attempt over WebTransport. */
 const step = fc.record({
   end: fc.constantFrom("cut", "close", "silence"),
   fate: fc.constantFrom<Fate>("opens", "waits", "breaks", "refused"),
@@ -31,7 +31,7 @@ const step = fc.record({
   failure: fc.nat(2),
 });
 
-property("a client takes the transport that it prefers, except while it remembers a failure", {
+property("a client uses the transport that it prefers, except while it remembers a failure", {
   cases: fc.record({
     transports: fc.constantFrom(
       ["webtransport", "websocket"] as const,
@@ -102,18 +102,18 @@ property("a client takes the transport that it prefers, except while it remember
   },
 });
 
-/** Time between two attempts of a client that may upgrade, in milliseconds. */
+/** Interval of upgrade attempts, in milliseconds. */
 const AGAIN_MS = 600_000;
 
-/** Time before that at which no attempt may be made, and time to see one, in milliseconds. */
+/** Time before an attempt in which none may be made, and time to see one, in milliseconds. */
 const [EARLY_MS, SEEN_MS] = [30_000, 7_000] as const;
 
 property("a client moves to its preferred transport once that opens, if it may upgrade", {
   cases: fc.record({
     upgrade: fc.boolean(),
-    /** Time without UDP; `undefined` if the client has given up WebTransport by then. */
+    /** Time without UDP; `undefined` for longer than the client tries WebTransport. */
     blockedMs: maybe(fc.nat(400)),
-    /** Attempts that find no UDP either. */
+    /** Number of attempts that fail too. */
     fruitless: fc.nat(1),
     end: fc.constantFrom("cut", "close"),
   }),
@@ -180,7 +180,7 @@ property("a client moves to its preferred transport once that opens, if it may u
   },
 });
 
-/** A jump of the clock to a time before or after a failure is forgotten, which is not near one. */
+/** A clock jump to a time before or after a failure is forgotten, but not near it. */
 function jumpOf(
   { endsMs }: RaceModel,
   { clock, failure, nowMs }: {
@@ -197,7 +197,7 @@ function jumpOf(
   return Math.round(toMs - nowMs);
 }
 
-/** Tells if an attempt may come before or after a failure is forgotten. */
+/** Returns true if an attempt may happen before or after a failure is forgotten. */
 function isNear(endMs: number, nowMs: number): boolean {
   return Math.abs(endMs - nowMs) < MARGIN_MS;
 }

@@ -1,4 +1,4 @@
-/** Typed messages on a stream that reads into the memory of earlier chunks, as QUIC of Deno does. */
+/** Typed messages on a stream that reuses the memory of earlier chunks, as Deno's QUIC does. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { z } from "zod";
@@ -8,13 +8,13 @@ import type { DirectStream } from "../../transport/connection.ts";
 import { keyOf } from "./draw.ts";
 import { property } from "./property.ts";
 
-/** Value of memory that the stream has again. */
+/** Value that marks reused memory. */
 const REUSED = 0xaa;
 
 /** Characters of one to four bytes. */
 const LETTERS = ["x", "é", "語", "🧶"] as const;
 
-/** A stream whose written bytes come back in chunks of given sizes, in memory that it lends. */
+/** A stream that returns the written bytes in chunks of given sizes, in memory that it reuses. */
 class LendingStream implements DirectStream {
   readonly #written: Uint8Array[] = [];
   #reads = 0;
@@ -90,13 +90,13 @@ const FORMATS: Readonly<
   },
 };
 
-property("typed messages come whole and in order from a stream that reuses its memory", {
+property("typed messages arrive whole, in order, from a stream that reuses its memory", {
   cases: fc.record({
     format: keyOf(FORMATS),
-    /** Largest chunk, and how much of it each read fills, in percent. */
+    /** Maximum chunk size, and the percentage of it that each read fills. */
     largest: fc.constantFrom(65_536, 5_000, 400, 7),
     shares: fc.array(fc.integer({ min: 1, max: 100 }), { minLength: 1, maxLength: 4 }),
-    /** A schema may take its time. */
+    /** Uses an asynchronous schema. */
     isLate: fc.boolean(),
     /** Sizes: several messages in a chunk, about a chunk, and several chunks. */
     messages: fc.array(

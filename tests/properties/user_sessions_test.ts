@@ -1,4 +1,4 @@
-/** Sessions of users on two nodes: limits and claims that every end of a session gives back. */
+/** Sessions of users on two nodes: limits and claims that every end of a session frees. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
@@ -18,22 +18,25 @@ type User = typeof USERS[number];
 /** Topic of the messages to users. */
 const NOTE = "note";
 
-/** Time of an authentication, longest time of a claim, and time of a handshake, in milliseconds. */
+/**
+ * Duration of an authentication, maximum duration of a claim, and handshake timeout, in
+ * milliseconds.
+ */
 const [AUTHENTICATE_MS, CLAIM_MS, HANDSHAKE_MS] = [10, 60, 600] as const;
 
-/** Longest time until all counts are right: a node retries calls to its engine each second. */
+/** Maximum time until all counts are right: a node retries engine calls every second. */
 const SETTLED_MS = 6_000;
 
-/** Time of a claim for which no node waits, in milliseconds. */
+/** Duration of a claim that is too slow for a node to wait for, in milliseconds. */
 const SLOW_MS = 2_600;
 
-/** Time in which a claim ends without renewals, in milliseconds. */
+/** Time until a claim without renewals expires, in milliseconds. */
 const CLAIM_ENDS_MS = 130_000;
 
 /** Messages that overflow the queue of a session on a blocked link. */
 const [FILL, MOST_FILLS] = ["x".repeat(8_192), 60] as const;
 
-/** Headers of an upgrade without a connection that could be upgraded. */
+/** Headers of an upgrade request whose connection cannot be upgraded. */
 const UPGRADE = {
   upgrade: "websocket",
   connection: "Upgrade",
@@ -85,7 +88,7 @@ const step = fc.oneof(
 
 type Step = Drawn<typeof step>;
 
-/** Steps without an effect on the messages to other sessions, nor to one that hands over. */
+/** Steps that don't affect messages to other sessions or to a session that hands over. */
 const CALM: ReadonlySet<Step["kind"]> = new Set([
   "open",
   "close",
@@ -104,7 +107,7 @@ interface Tab {
   readonly got: unknown[];
 }
 
-/** The nodes, the engine, and the sessions that are open. */
+/** The nodes, the engine, and the open sessions. */
 class Users {
   tabs: Tab[] = [];
   readonly engine: FailingEngine;
@@ -136,7 +139,7 @@ class Users {
     );
   }
 
-  /** Opens a session, or is refused beyond the limit. */
+  /** Opens a session, or expects a rejection above the limit. */
   async open({ user, node, transport }: {
     readonly user: User;
     readonly node: number;
@@ -147,7 +150,7 @@ class Users {
     const hasRoom = this.tabs.filter((other) => other.user === user).length < this.max;
     await this.world.until("an outcome", () => tab.client.isConnected || isRefused());
     const taken = this.tabs.filter((other) => other.user === user).length;
-    assertEquals(tab.client.isConnected, hasRoom, `session beside ${taken} of ${this.max}`);
+    assertEquals(tab.client.isConnected, hasRoom, `session in addition to ${taken} of ${this.max}`);
     if (hasRoom) this.tabs.push(tab);
     else await tab.client.close();
   }
@@ -234,7 +237,7 @@ class Users {
     engine.callMs.claim = 0;
   }
 
-  /** Sends to all users all the time; sessions that stay receive each message exactly once. */
+  /** Sends to all users continuously; sessions that stay receive each message exactly once. */
   #chat(before: readonly Tab[]): { end(): Promise<void> } {
     const sent: { readonly user: User; readonly data: number }[] = [];
     for (const { got } of before) got.length = 0;
@@ -316,7 +319,7 @@ class Users {
     }
   }
 
-  /** Takes each place that should be free, and finds that there is none beyond. */
+  /** Fills each slot that should be free, and expects no further one. */
   async fill(nodes: readonly number[]): Promise<void> {
     const [user, transport] = [USERS[0], "websocket"] as const;
     const taken = this.tabs.filter((tab) => tab.user === user).length;
@@ -326,7 +329,7 @@ class Users {
     await this.look();
   }
 
-  /** Drains a node while claims of new sessions are under way: all are refused, and given back. */
+  /** Drains a node while claims of new sessions are pending: all are rejected, and freed. */
   async drain(claimMs: number): Promise<void> {
     const world = this.world;
     const node = this.nodes[0]!;
@@ -341,7 +344,7 @@ class Users {
     assertEquals(pages.map(({ entry }) => entry), pages.map(() => CloseCode.draining));
   }
 
-  /** Closes all sessions, and finds that no socket is left. */
+  /** Closes all sessions, and expects no sockets to be left. */
   async close(): Promise<void> {
     await Promise.all(this.tabs.splice(0).map(({ client }) => client.close()));
     await this.look();
@@ -391,7 +394,7 @@ class Users {
     await tab.client.close();
   }
 
-  /** Loses the machine of a client that begins to open a session. */
+  /** Loses the machine of a client that is opening a session. */
   async #vanish({ user, node, afterMs, isSilent }: {
     readonly user: User;
     readonly node: number;
@@ -404,7 +407,7 @@ class Users {
     host.kill({ power: true });
   }
 
-  /** Opens more sessions at once than the limit allows, while the node counts without its engine. */
+  /** Opens more sessions at once than allowed, while the node counts without its engine. */
   async #crowd(node: SimulatedServer<string>): Promise<void> {
     this.engine.goAway();
     const user = USERS[0];
@@ -419,7 +422,9 @@ class Users {
     this.engine.comeBack();
   }
 
-  /** Makes the engine unreachable or slow for a while; a session opens meanwhile without a claim. */
+  /**
+   * Makes the engine unreachable or slow for a while; meanwhile a session opens without a claim.
+   */
   async #restart({ awayMs, forgets, isSlow, opens }: {
     readonly awayMs: number;
     readonly forgets: boolean;
@@ -449,7 +454,7 @@ property("a user's session uses one slot on all nodes, and frees it however it e
   cases: fc.record({
     max: fc.integer({ min: 1, max: 3 }),
     steps: fc.array(step, { maxLength: 10 }),
-    /** Time of claims when the first node drains; without it, no node drains. */
+    /** Duration of claims while the first node drains; if omitted, no node drains. */
     drains: fc.option(fc.record({ claimMs }), { nil: undefined, freq: 2 }),
   }),
   async check(world, { max, steps, drains }) {

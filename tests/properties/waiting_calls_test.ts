@@ -1,4 +1,4 @@
-/** Calls that wait for an engine: their room, the time after which they fail, and the close. */
+/** Calls that wait for an engine: their buffer, their timeout, and the close. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Broker, HistoryBounds } from "../../pubsub/broker.ts";
@@ -14,10 +14,10 @@ const BOUNDS: HistoryBounds = { size: 100, ttlMs: 60_000, bytes: 1 << 20 };
 const PAGE = { bounds: BOUNDS, maxMessages: 100, maxBytes: 1 << 20 } as const;
 const MAX_BYTES = 1 << 26;
 
-/** Longest time until all calls have an outcome, in milliseconds. */
+/** Maximum time until all calls have an outcome, in milliseconds. */
 const SETTLED_MS = 20_000;
 
-/** Calls of a broker by their names, with the name of a topic, key or log. */
+/** Broker calls by name; each receives the name of a topic, key or log. */
 const CALLS: Readonly<Record<string, (broker: Broker, name: string) => Promise<unknown>>> = {
   "append to a history": ({ history }, topic) =>
     history!.append({ topic, payload: "kept" }, { bounds: BOUNDS }),
@@ -36,16 +36,16 @@ const CALLS: Readonly<Record<string, (broker: Broker, name: string) => Promise<u
   "release a log": ({ logs }, id) => logs!.release(id, "fork"),
 };
 
-/** Names that a file does not take: docs/deploy/sqlite.md, Options. */
+/** Names that a file rejects: docs/deploy/sqlite.md, Options. */
 const UNFIT = ["x".repeat(1_025), "ü".repeat(513), "a\0b"];
 
 const engine = fc.constantFrom("sqlite", "redis", "nats");
 type EngineName = Drawn<typeof engine>;
 
-/** Sizes of payloads, as parts of the room: three of the second one fit, and none of the last. */
+/** Payload sizes, as fractions of the buffer: three of the second size fit, none of the last. */
 const SIZES = [0, 0.3, 0.8, 1.5] as const;
 
-property("each call that waits for an engine frees its room, whatever its outcome", {
+property("each call that waits for an engine frees its buffer space, whatever its outcome", {
   runs: 3,
   cases: fc.record({
     engine,
@@ -61,7 +61,7 @@ property("each call that waits for an engine frees its room, whatever its outcom
           }),
           { maxLength: 15 },
         ),
-        /** Time without the engine, in milliseconds. */
+        /** Time for which the engine is unreachable, in milliseconds. */
         awayMs: maybe(fc.nat(5_000)),
       }),
       { minLength: 1, maxLength: 3 },
@@ -109,7 +109,7 @@ property("each call that waits for an engine frees its room, whatever its outcom
   },
 });
 
-property("a broker gives up calls that wait too long, and none of them takes effect later", {
+property("a broker fails calls that wait too long, and none of them takes effect later", {
   cases: fc.record({
     engine: fc.constantFrom("redis", "nats"),
     giveUpMs: fc.integer({ min: 1_200, max: 2_600 }),
@@ -151,11 +151,11 @@ property("a broker gives up calls that wait too long, and none of them takes eff
     const tookMs = world.nowMs - startMs;
     assert(tookMs >= 0.9 * giveUpMs && tookMs <= 1.25 * giveUpMs, `given up after ${tookMs} ms`);
     await world.pause(1.25 * giveUpMs);
-    // A client of NATS hands publications without a history to the system immediately.
+    // The NATS client passes publications without a history to the system immediately.
     assertEquals(broker.stats.dropped, early * (engine === "redis" ? 2 : 1));
     const appending = texts("late", late).map(append);
     await world.pause(lateMs);
-    // The engine receives none of the bytes that are under way.
+    // The engine receives none of the bytes in flight.
     world.cut(host);
     heal();
     for (const one of await world.inTime("appends", Promise.all(appending), SETTLED_MS)) {
@@ -180,14 +180,17 @@ property("a broker that closes settles all calls, rejects later ones, and leaves
       fc.record({ call: keyOf(CALLS), name: fc.nat(2) }),
       { maxLength: 15 },
     ),
-    /** Subscriptions that come into force, of which some were left. */
+    /** Subscriptions that become live, some of which were left meanwhile. */
     subscriptions: fc.array(fc.record({ hasHistory: fc.boolean(), isLeft: fc.boolean() }), {
       maxLength: 3,
     }),
     last: fc.nat(3),
     isAway: fc.boolean(),
     hasBackup: fc.boolean(),
-    /** Time between the calls and the close, in milliseconds: a group of calls takes a file 2 ms. */
+    /**
+     * Time between the calls and the close, in milliseconds; a file needs 2 ms for a group of
+     * calls.
+     */
     afterMs: fc.constantFrom<number[]>(0, 1, 2, 3, 20),
     unfit: fc.constantFrom(...UNFIT),
   }),
@@ -257,13 +260,13 @@ property("a broker that closes settles all calls, rejects later ones, and leaves
     const timers = () => [...world.simulation.pending()].filter((one) => one.host === host);
     const links = () => world.network.links.filter(({ client }) => client === host);
     const isGone = () => timers().length === 0 && links().length === 0;
-    // A connection without an engine ends in its own time.
+    // A connection to an unreachable engine ends only after its timeout.
     const withinMs = file === undefined ? 6_000 : 0;
     await world.until("no timer and no connection of a closed broker", isGone, withinMs);
   },
 });
 
-/** Starts an engine that answers, with a broker on a machine, and one on another. */
+/** Starts an engine, with one broker each on two machines. */
 async function brokerOf(
   world: World,
   name: EngineName,
@@ -297,7 +300,7 @@ async function brokerOf(
   return { broker, host, near, file: undefined };
 }
 
-/** Lets nothing pass between a machine and its engine; returns the end of that. */
+/** Blocks the link between a machine and its engine; returns a function that unblocks it. */
 function block(world: World, host: Host): () => void {
   const engines = new Set(
     world.network.links.filter(({ client }) => client === host).map(({ server }) => server),

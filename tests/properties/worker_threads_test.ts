@@ -1,4 +1,4 @@
-/** Workers on threads that exit, hang, run out of memory or do not start: each is replaced. */
+/** Worker threads that exit, hang, run out of memory or do not start: each is replaced. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import {
@@ -15,22 +15,25 @@ import { Workers } from "../../server/workers/workers.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Time of a message between threads, and of one there and back, in milliseconds. */
+/** Time of a message between threads, and of a round trip, in milliseconds. */
 const [MESSAGE_MS, ROUND_MS] = [2, 50] as const;
 
-/** Silence of a worker that hangs, and the most time until a worker is replaced, in milliseconds. */
+/**
+ * Silence after which a worker counts as hanging, and maximum time until it is replaced, in
+ * milliseconds.
+ */
 const [SILENT_MS, REPLACED_MS] = [2_000, 60_000] as const;
 
-/** Upper end of the delay before the first replacement, in milliseconds. */
+/** Maximum delay before the first replacement, in milliseconds. */
 const FIRST_DELAY_MS = 200;
 
-/** States of health, the best one first: that of all is the best one of any. */
+/** Health states, best first: the overall state is the best of any worker. */
 const STATES = ["ok", "full", "draining"] as const;
 
 const end = fc.record({
   index: fc.nat(2),
   how: fc.constantFrom("exits", "hangs", "has a full heap"),
-  /** Starts after that which fail. */
+  /** Number of failed starts afterwards. */
   failures: fc.integer({ min: 0, max: 2 }),
 });
 
@@ -40,7 +43,7 @@ const health = fc.array(
   { minLength: 3, maxLength: 3 },
 );
 
-/** A thread that runs in this one. */
+/** A simulated thread that runs in this one. */
 class FakeThread {
   isAlive = true;
   hasUdp: boolean;
@@ -65,7 +68,7 @@ class FakeThread {
   }
 
   postMessage(message: unknown): void {
-    // Batches of the broker are arrays.
+    // Broker batches are arrays.
     if (Array.isArray(message)) return;
     this.#later(() => {
       if (!this.hangs) this.#calls.take(message as ThreadMessage);
@@ -78,7 +81,6 @@ class FakeThread {
     return 1;
   }
 
-  /** Ends the thread. */
   end(): void {
     if (!this.isAlive) return;
     this.isAlive = false;
@@ -136,7 +138,7 @@ property("each worker that ends is replaced, and exactly one has the UDP port", 
     webTransport: fc.constantFrom(true, true, false),
     ends: fc.array(end, { maxLength: 3 }),
     healths: fc.array(health, { minLength: 4, maxLength: 4 }),
-    /** A worker that exits right before the end of all. */
+    /** A worker that exits right before all are closed. */
     exitsLast: fc.boolean(),
     close: fc.constantFrom("close", "drain"),
   }),

@@ -1,4 +1,4 @@
-/** The place in which a property plays a case: machines on virtual time, with servers and clients. */
+/** The world of a case: machines on virtual time, with servers and clients. */
 import { AssertionError } from "@std/assert";
 import type { Client } from "../../client/client.ts";
 import type { ConnectOptions } from "../../client.ts";
@@ -23,21 +23,21 @@ import { Journal } from "../simulation/cluster/journal.ts";
 import { simulateQuic } from "../simulation/cluster/quic/endpoints.ts";
 import type { EngineName } from "../simulation/plan.ts";
 
-/** Time of a case in virtual time, in milliseconds; a longer one hangs. */
+/** Maximum virtual time of a case, in milliseconds; a longer one hangs. */
 const MAX_CASE_MS = 24 * 3_600_000;
 
-/** Longest wait for a state, in milliseconds: longer than a request to NATS that gets no answer. */
+/** Maximum wait for a state, in milliseconds: longer than a NATS request without a reply. */
 const PATIENCE_MS = 8_000;
 
 /** Polling interval of `until()`, in milliseconds. */
 const LOOK_MS = 5;
 
-/** Virtual time that passes without a look at the case, in milliseconds. */
+/** Virtual time between checks of the case, in milliseconds. */
 const SLICE_MS = 50;
 
 /**
- * Longest time until closed connections and timers are gone, in milliseconds: longer than a system
- * resends to a machine without power.
+ * Maximum time until closed connections and timers are gone, in milliseconds: longer than a system
+ * retransmits to a machine without power.
  */
 const REST_MS = 1_000_000;
 
@@ -47,7 +47,7 @@ const MAX_LINES = 40;
 /** Transports; `hardened` and `http3` run on the library's own WebSocket and HTTP/3 code. */
 export const CARRIERS = ["websocket", "webtransport", "http", "hardened", "http3"] as const;
 
-/** Name of a transport, and of the code that carries it. */
+/** Name of a transport and its implementation. */
 export type Carrier = typeof CARRIERS[number];
 
 /** Both ends of one session. */
@@ -58,7 +58,7 @@ export interface Ends {
   readonly far: Session;
 }
 
-/** Options of a {@linkcode World.connect}. */
+/** Options of {@linkcode World.connect}. */
 export interface WorldConnectOptions extends ConnectOptions {
   /**
    * Machine of the client.
@@ -78,10 +78,10 @@ export class World {
   /** Clients and servers, in the order of their start, with their machines. */
   readonly #clients: { readonly host: Host; readonly close: () => Promise<unknown> }[] = [];
   readonly #servers: { readonly host: Host; readonly close: () => Promise<unknown> }[] = [];
-  /** Close the brokers of servers, which outlive these. */
+  /** Functions that close the servers' brokers, which outlive the servers. */
   readonly #brokers: (() => unknown)[] = [];
   readonly #engines: ClusterEngine[] = [];
-  /** Names of the machines of engines, which stay connected to each other. */
+  /** Names of the engines' machines, which stay connected to each other. */
   readonly #engineHosts = new Set<string>();
   readonly #onEnd: (() => unknown)[] = [];
   /** Parts of the runtime that are replaced in this world. */
@@ -96,8 +96,8 @@ export class World {
   }
 
   /**
-   * Plays a case in a world of its own, then closes all clients and servers. A case also fails if an
-   * error was not caught, or if a timer or a connection is left at the end.
+   * Plays a case in its own world, then closes all clients and servers. A case also fails if an
+   * error is uncaught, or if a timer or a connection is left at the end.
    *
    * @param seed Seed of every random choice of the world.
    * @param check Plays the case.
@@ -134,7 +134,7 @@ export class World {
   }
 
   /**
-   * Returns the machine with a name, and creates it if needed.
+   * Returns the machine with a name; creates it if needed.
    *
    * @param name Name of the machine.
    * @returns The machine.
@@ -144,10 +144,10 @@ export class World {
   }
 
   /**
-   * Makes a sequence of random numbers, for what is too small to be part of a case.
+   * Creates a sequence of random numbers, for details that are not part of a case.
    *
    * @param name Any text.
-   * @returns Numbers from 0 up to 1.
+   * @returns Returns numbers from 0 (inclusive) to 1 (exclusive).
    */
   chanceOf(name: string): () => number {
     return this.simulation.chanceOf(name);
@@ -157,7 +157,7 @@ export class World {
    * Starts a server, closed at the end.
    *
    * @param name Name of the machine.
-   * @param options Makes the options at each start of the process.
+   * @param options Returns the options at each start of the process.
    * @returns The machine and the server.
    */
   serve<V = unknown, C extends Contract = Contract>(
@@ -231,7 +231,7 @@ export class World {
    * Starts the model of an engine.
    *
    * @param name The engine.
-   * @returns Makes brokers, and has the faults of the engine.
+   * @returns Creates brokers, and injects the engine's faults.
    */
   async engine(name: EngineName): Promise<ClusterEngine> {
     const { simulation, network } = this;
@@ -246,11 +246,11 @@ export class World {
   }
 
   /**
-   * Runs a call as the program of a machine, which has its timers.
+   * Runs a call as the program of a machine, which owns its timers.
    *
    * @param host The machine.
    * @param act The call.
-   * @returns The result, which never comes from a machine that ends before.
+   * @returns The result; never settles if the machine ends first.
    */
   run<T>(host: Host, act: () => T | Promise<T>): Promise<T> {
     return new Promise((resolve, reject) =>
@@ -307,7 +307,7 @@ export class World {
   }
 
   /**
-   * Changes both ways between two machines.
+   * Changes both directions between two machines.
    *
    * @param one A machine.
    * @param other The other machine.
@@ -342,7 +342,7 @@ export class World {
   }
 
   /**
-   * Expects lines on `console.error` from now on; any other line fails the case.
+   * Allows matching lines on `console.error` from now on; any other line fails the case.
    *
    * @param pattern Matches such lines.
    */
@@ -351,15 +351,15 @@ export class World {
   }
 
   /**
-   * Calls back once the case is over, also after a failure, before clients and servers close.
+   * Calls back when the case ends, also after a failure, before clients and servers are closed.
    *
-   * @param close Closes something that the case made.
+   * @param close Closes something that the case created.
    */
   onEnd(close: () => unknown): void {
     this.#onEnd.push(close);
   }
 
-  /** Lets time pass until a promise settles; events that throw fail the case. */
+  /** Lets time pass until a promise settles; an event that throws fails the case. */
   async #passUntil(promise: Promise<void>): Promise<void> {
     let outcome: { readonly error?: unknown } | undefined;
     promise.then(() => outcome = {}, (error) => outcome = { error });
@@ -384,7 +384,7 @@ export class World {
     for (const engine of this.#engines) await engine.close?.();
   }
 
-  /** Runs the hooks of a case that failed, which may fail or hang as well. */
+  /** Runs the hooks of a failed case, which may also fail or hang. */
   async #giveUp(): Promise<void> {
     const closing = Promise.allSettled(this.#onEnd.splice(0).map((close) => Promise.try(close)));
     let isOver = false;
@@ -393,14 +393,14 @@ export class World {
     while (!isOver && this.nowMs < endMs) await this.simulation.run(SLICE_MS);
   }
 
-  /** Fails the case if it does not expect a line that the library prints as an error. */
+  /** Fails the case if the library prints an unexpected error line. */
   #hearError(line: string): void {
     this.note(line);
     if (this.#expectedErrors.some((pattern) => pattern.test(line))) return;
     this.#errors.push(new AssertionError(`expected no line on console.error, received ${line}`));
   }
 
-  /** Fails if a connection, or a timer of a machine of the case, is left. */
+  /** Fails if a connection or a timer of the case's machines is left. */
   async #checkRest(): Promise<void> {
     const endMs = this.nowMs + REST_MS;
     while (this.#left().length > 0 && this.nowMs < endMs) await this.simulation.run(1_000);
@@ -411,7 +411,7 @@ export class World {
     }
   }
 
-  /** Lists what is left; engines have timers and links among themselves without an end. */
+  /** Lists leftovers; engines keep timers and links among themselves. */
   #left(): string[] {
     const isOfCase = ({ name }: { readonly name: string }) => !this.#engineHosts.has(name);
     const timers = [...this.simulation.pending()].filter(({ host }) => host && isOfCase(host));
