@@ -1,19 +1,19 @@
 /**
- * The package of a checkout, as the JSR registry serves the package after `deno publish`.
+ * The package of a checkout, as the JSR registry serves it after `deno publish`.
  *
  * @module
  */
 import { type Package, readTree } from "./_packages.ts";
 import { importsOf } from "./_source.ts";
 
-/** A package with the name and the version of its `deno.json`. */
+/** A package with the name and version from its `deno.json`. */
 export interface CheckoutPackage extends Package {
   /** The name with its scope, such as `@skein/skein`. */
   readonly name: string;
   readonly version: string;
 }
 
-/** The fields of `deno.json` that decide about a published package. */
+/** The fields of `deno.json` that matter for publishing. */
 interface Configuration {
   readonly name: string;
   readonly version: string;
@@ -23,8 +23,8 @@ interface Configuration {
 }
 
 /**
- * Reads the package of a checkout. The files are those that `deno publish` lists. As there, bare
- * specifiers become the specifiers that `imports` of `deno.json` gives.
+ * Reads the package of a checkout. The files are those that `deno publish` lists. Bare specifiers
+ * are replaced by those in `imports` of `deno.json`, as `deno publish` does.
  *
  * @param root The folder with `deno.json`, with a slash at the end.
  * @returns The package.
@@ -45,9 +45,9 @@ export function readCheckout(root: URL): CheckoutPackage {
 }
 
 /**
- * Tells whether a pattern matches a path. A pattern with a slash in front or in the middle is a path
- * from the root; any other one is a name at any depth. `*` stands for any text without a slash, and
- * a leading `**` for any folders.
+ * Returns true if a pattern matches a path. A pattern with a slash at the start or in the middle is
+ * a path from the root; any other one matches a name at any depth. `*` matches any text without a
+ * slash, and a leading `**` any folders.
  */
 function isMatch(pattern: string, path: string): boolean {
   const isPath = pattern.replace(/\/$/, "").includes("/");

@@ -22,7 +22,7 @@ Deno.test("readCheckout() leaves no bare import, and changes no other text", asy
   }
 });
 
-Deno.test("mirrorHandler() serves the package of a checkout beside @std", async () => {
+Deno.test("mirrorHandler() serves the package of a checkout next to @std", async () => {
   const own = {
     name: "@own/tool",
     version: "0.3.0",

@@ -18,7 +18,7 @@ import {
 /** Base of the ports, below those that systems assign automatically. */
 const PORTS = { from: 20_000, count: 12_000 };
 
-/** Longest wait for the server that has a port already, in milliseconds. */
+/** Timeout for a reply from the server that already uses a port, in milliseconds. */
 const ANSWER_MS = 5_000;
 
 /** A running mirror. */
@@ -29,20 +29,23 @@ export interface Mirror extends AsyncDisposable {
 
 /** Options for {@linkcode openMirror}. */
 export interface MirrorOptions {
-  /** Root of a checkout whose own package is served too; by default, no package. */
+  /** Root of a checkout whose package is also served; none by default. */
   checkout?: URL;
   /** Folder of the types and stand-ins; by default, `tools/std/`. */
   types?: URL;
-  /** Folder of the JavaScript; by default, the mirror asks npm on the first request. */
+  /**
+   * Returns the folder of the JavaScript; by default, the mirror fetches it from npm on the first
+   * request.
+   */
   scripts?: () => Promise<string>;
 }
 
 /**
  * Starts a mirror.
  *
- * The port follows from the checkout and the served content. So Deno's cache stays warm from one
- * run to the next, and never holds outdated files. Launchers of one checkout that run at the same
- * time share the port where the system supports sharing (Linux), and take any free port elsewhere.
+ * The port is derived from the checkout and the served content, so Deno's cache stays warm between
+ * runs and never contains outdated files. Concurrent launchers of a checkout share the port if the
+ * system supports it (Linux), and use any free port otherwise.
  *
  * @param options See {@linkcode MirrorOptions}.
  * @returns The running mirror.
@@ -134,7 +137,7 @@ function notFound(): Response {
   return new Response("Not found", { status: 404 });
 }
 
-/** Names a checkout and its content; the name also depends on the source of the mirror. */
+/** Returns a name for a checkout and its content; it also depends on the mirror's source. */
 function identityOf(
   folder: URL,
   served: readonly ReadonlyMap<string, Uint8Array>[],
@@ -150,8 +153,9 @@ function identityOf(
 }
 
 /**
- * Listens on the loopback interface, on the port that follows from a name. On Linux, processes with the
- * same name share the port; elsewhere, or if another program has the port, the server has any free one.
+ * Listens on the loopback interface, on a port derived from a name. On Linux, processes with the
+ * same name share the port; elsewhere, or if another program uses it, the server listens on any
+ * free port.
  *
  * @param identity The name.
  * @param handler Answers requests, except those for `/`.
@@ -178,7 +182,7 @@ export async function listenNear(
   const isShared = Deno.build.os === "linux";
   if (isShared && !await isFreeFor(port, digest)) return Deno.serve({ ...base, port: 0 }, answer);
   try {
-    // Sharing a port takes `"unstable": ["net"]`, which deno.json has.
+    // Sharing a port requires `"unstable": ["net"]`, which is in deno.json.
     return Deno.serve({ ...base, port, reusePort: isShared }, answer);
   } catch (error) {
     if (!(error instanceof Deno.errors.AddrInUse)) throw error;
@@ -187,7 +191,8 @@ export async function listenNear(
 }
 
 /**
- * Tells if a port is free, or in use by servers with the same name: names are many, and ports few.
+ * Returns true if a port is free, or used by servers with the same name: different names may share
+ * a port.
  */
 async function isFreeFor(port: number, digest: string): Promise<boolean> {
   try {
@@ -196,7 +201,8 @@ async function isFreeFor(port: number, digest: string): Promise<boolean> {
     });
     return await response.text() === digest;
   } catch (error) {
-    // A connection that is refused; a program that does not answer has the port.
+    // The connection was refused, so the port is free; a timeout means that another program uses
+    // it.
     return error instanceof TypeError;
   }
 }

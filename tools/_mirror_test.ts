@@ -21,7 +21,7 @@ const scripts = tree({
 const handler = mirrorHandler(types, () => Promise.resolve(scripts));
 const get = (path: string) => handler(new Request(`http://127.0.0.1/${path}`));
 
-Deno.test("mirrorHandler() answers with checksums and sizes that fit the files", async () => {
+Deno.test("mirrorHandler() replies with checksums and sizes that match the files", async () => {
   for (const name of packageNames(types)) {
     const { versions, latest } = await (await get(`@std/${name}/meta.json`)).json();
     assertEquals([latest, Object.keys(versions)], [VERSION, [VERSION]]);
@@ -49,7 +49,7 @@ Deno.test("mirrorHandler() answers 404 for unknown paths", async () => {
   for (const path of paths) assertEquals((await get(path)).status, 404, path);
 });
 
-Deno.test("mirrorHandler() asks npm again after a failure", async () => {
+Deno.test("mirrorHandler() fetches from npm again after a failure", async () => {
   let calls = 0;
   const flaky = mirrorHandler(
     types,
@@ -61,7 +61,7 @@ Deno.test("mirrorHandler() asks npm again after a failure", async () => {
   assertEquals((await flaky(request)).status, 200);
 });
 
-Deno.test("buildPackage() gives JavaScript its types and makes a main module", () => {
+Deno.test("buildPackage() adds types to JavaScript and creates a main module", () => {
   const { exports, files } = buildPackage("async", types, scripts)!;
   assertEquals(exports, {
     ".": "./async/mod.js",
@@ -90,7 +90,7 @@ Deno.test("buildPackage() serves stand-ins unchanged, and no main module for the
   assertEquals(buildPackage("none", types, scripts), undefined);
 });
 
-Deno.test("openMirror() opens twice at once, and answers on both", async () => {
+Deno.test("openMirror() can run twice at the same time", async () => {
   const options = { scripts: () => Promise.reject(new Error("not needed here")) };
   await using first = await openMirror(options);
   await using second = await openMirror(options);
@@ -101,7 +101,7 @@ Deno.test("openMirror() opens twice at once, and answers on both", async () => {
   if (Deno.build.os === "linux") assertEquals(second.url, first.url);
 });
 
-Deno.test("listenNear() leaves a port to another program that has it", async () => {
+Deno.test("listenNear() avoids a port that another program uses", async () => {
   const answer = (text: string) => () => Promise.resolve(new Response(text));
   let port: number;
   {

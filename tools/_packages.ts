@@ -1,12 +1,12 @@
 /**
  * The packages that the local mirror serves: the standard library's JavaScript from npm with the
- * types in `tools/std/`, and stand-ins for parts that npm does not have.
+ * types in `tools/std/`, and replacements for parts that npm does not have.
  *
  * The files in `tools/std/<package>/` define the package:
  *
  * - `name.d.ts` types the JavaScript file `<package>/name.js` of the npm package.
  * - `name.ts` is served unchanged.
- * - `mod` is the package's main module; without a `mod`, the main module joins all typed files.
+ * - `mod` is the package's main module; without it, the main module re-exports all typed files.
  *
  * @module
  */
@@ -17,8 +17,8 @@ import { fileURLToPath } from "node:url";
 export const NPM_PACKAGE = "deno-std@1.4.0";
 
 /**
- * A version that satisfies every `^1` and does not exist in the registry, so that a mix-up is
- * impossible.
+ * A version that satisfies every `^1` and does not exist in the registry, so that the two cannot be
+ * confused.
  */
 export const VERSION = "1.999.0";
 
@@ -26,9 +26,9 @@ const TYPES = ".d.ts";
 
 /** A package as served by the mirror. */
 export interface Package {
-  /** Subpath to file, in the form of a package's `exports`. */
+  /** Maps subpaths to files, as in a package's `exports`. */
   readonly exports: Readonly<Record<string, string>>;
-  /** Path below the package's root to content. */
+  /** Maps paths below the package's root to contents. */
   readonly files: ReadonlyMap<string, Uint8Array>;
 }
 
@@ -56,7 +56,7 @@ export async function npmFolder(): Promise<string> {
  * Reads the files below a folder, by path with forward slashes.
  *
  * @param root The folder.
- * @param isLeftOut Tells which files and folders are skipped; by default, none.
+ * @param isLeftOut Returns true for files and folders to skip; by default, none.
  * @returns The files, sorted by path.
  */
 export function readTree(
@@ -77,7 +77,7 @@ export function readTree(
   return new Map([...files].sort(([a], [b]) => a < b ? -1 : 1));
 }
 
-/** Lists the packages with types or stand-ins. */
+/** Lists the packages with types or replacements. */
 export function packageNames(types: ReadonlyMap<string, Uint8Array>): string[] {
   return [...new Set([...types.keys()].map((path) => path.split("/", 1)[0]!))];
 }

@@ -10,17 +10,15 @@ export interface Import {
   readonly specifier: string;
   /** Line number, from 1. */
   readonly line: number;
-  /** Position of the specifier in the source, behind the quote. */
+  /** Position of the specifier in the source, after the quote. */
   readonly at: number;
-  /** True if the import names only types, and so disappears from the compiled program. */
+  /** True if the import contains only types, so that it disappears from the compiled program. */
   readonly isTypeOnly: boolean;
-  /** True for `import()`, or the type of an `import()`: the module loads without that import. */
+  /** True for `import()`, or the type of an `import()`: the module loads without it. */
   readonly isLate: boolean;
 }
 
-/**
- * Words before a regular expression: a slash after one of these words begins a regular expression.
- */
+/** Words after which a slash starts a regular expression. */
 const BEFORE_REGEX = /(?:^|[^\w$.])(?:return|typeof|case|in|of|do|else|void|delete|await|yield)$/;
 
 const STATIC = new RegExp(
@@ -31,14 +29,14 @@ const STATIC = new RegExp(
   "g",
 );
 
-/** A stretch of TypeScript of one kind. */
+/** A piece of TypeScript of one kind. */
 interface Piece {
   readonly kind: "code" | "comment" | "string" | "template" | "regex";
   readonly text: string;
 }
 
 /**
- * Blanks all text except code; line breaks and positions stay.
+ * Blanks everything except code; line breaks and positions stay.
  *
  * @param source TypeScript.
  * @param options `strings: true` keeps the content of quoted strings.
@@ -49,10 +47,10 @@ export function codeOf(source: string, options: { strings?: boolean } = {}): str
 }
 
 /**
- * Blanks all text except comments; line breaks and positions stay.
+ * Blanks everything except comments; line breaks and positions stay.
  *
  * @param source TypeScript.
- * @returns The comments with comment marks, of the same length.
+ * @returns The comments with their markers, of the same length.
  */
 export function commentTextOf(source: string): string {
   return kept(source, (kind) => kind === "comment");
@@ -64,7 +62,7 @@ function kept(source: string, isKept: (kind: Piece["kind"]) => boolean): string 
 }
 
 /**
- * Lists the comments of a module without comment marks.
+ * Lists the comments of a module without their markers.
  *
  * @param source TypeScript.
  * @returns The text of each comment, in the order of the source.
@@ -77,12 +75,12 @@ export function commentsOf(source: string): string[] {
   );
 }
 
-/** Splits a source into stretches; all stretches joined give the source. */
+/** Splits a source into pieces; joined, they are the source. */
 function piecesOf(source: string): Piece[] {
   const pieces: Piece[] = [];
   /** Number of open braces in the current `${` of each open template. */
   const templates: number[] = [];
-  /** End of the code so far, which decides the meaning of a slash. */
+  /** End of the code so far, which decides if a slash starts a regular expression. */
   let before = "";
   let at = 0;
   const take = (end: number, kind: Piece["kind"]) => {
@@ -130,7 +128,7 @@ function piecesOf(source: string): Piece[] {
 export function importsOf(source: string): Import[] {
   const bare = codeOf(source);
   return [...codeOf(source, { strings: true }).matchAll(STATIC)]
-    // The keyword is blank in `bare` if part of a string.
+    // The keyword is blank in `bare` if it is part of a string.
     .filter((match) => bare.charAt(match.index) !== " ")
     .map((match) => {
       const specifier = match[1] ?? match[2]!;
@@ -167,7 +165,7 @@ function endOf(index: number, source: string, length = 0): number {
   return index === -1 ? source.length : index + length;
 }
 
-/** Returns the position behind the quote that closes a string, or the end of the line. */
+/** Returns the position after the quote that closes a string, or the end of the line. */
 function closing(source: string, from: number, quote: string): number {
   let at = from;
   while (at < source.length && source[at] !== quote && source[at] !== "\n") {
@@ -176,7 +174,7 @@ function closing(source: string, from: number, quote: string): number {
   return Math.min(source.length, at + 1);
 }
 
-/** Returns the position of the backtick or `${` that ends a stretch of template text. */
+/** Returns the position of the backtick or `${` that ends a piece of template text. */
 function templateEnd(source: string, from: number): number {
   let at = from;
   while (at < source.length && source[at] !== "`" && !source.startsWith("${", at)) {

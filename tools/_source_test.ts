@@ -37,7 +37,7 @@ const template = \`import { no } from "./template.ts"; \${await import("./m.ts")
   );
 });
 
-Deno.test("codeOf() blanks all but code and keeps every position", () => {
+Deno.test("codeOf() blanks everything except code and keeps every position", () => {
   const cases: [source: string, code: string][] = [
     ["a; // b", "a;     "],
     ["a /* b\nc */ d", "a     \n     d"],

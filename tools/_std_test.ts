@@ -1,6 +1,6 @@
 /**
- * Runs on our stand-ins and on the resolved `@std/testing`. Where the JSR registry answers, that is
- * the original, and the tests show that both behave the same.
+ * Runs on our replacements and on the resolved `@std/testing`. If the JSR registry is reachable,
+ * that is the original, and the tests show that both behave the same.
  *
  * @module
  */

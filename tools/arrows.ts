@@ -5,10 +5,10 @@
  * errors <- base <- transport <- session <- client, pubsub, manager <- server <- mod <- cli
  * ```
  *
- * Brokers, moq, otel and testing are wings: they stand on this core, and the core imports none of
+ * Brokers, moq, otel and testing are wings: they are built on this core, which imports none of
  * them.
  *
- * The arrows bind every import, `import()` and types included, and no imports make a cycle.
+ * The arrows apply to every import, including `import()` and types, and no imports form a cycle.
  *
  * @module
  */
@@ -26,11 +26,11 @@ export interface Violation {
 
 /** Input of {@linkcode checkArrows}. */
 export interface Repository {
-  /** Path from the root of the repository to source, of every TypeScript file. */
+  /** Maps the path of every TypeScript file, from the root of the repository, to its source. */
   readonly files: ReadonlyMap<string, string>;
   /** The name of the package. */
   readonly name: string;
-  /** Subpath to file, as in `deno.json`. */
+  /** Maps subpaths to files, as in `deno.json`. */
   readonly exports: Readonly<Record<string, string>>;
 }
 
@@ -58,7 +58,7 @@ const BELOW_SERVER = [...BELOW_PUBSUB, "pubsub", "manager"] as const;
 /** The layers of the core. */
 export const CORE: readonly Layer[] = [...BELOW_SERVER, "client", "server"];
 
-/** The layers that stand on the core; `cli` stands on them too. */
+/** The layers that are built on the core; `cli` is built on them too. */
 export const WINGS: readonly Layer[] = ["brokers", "moq", "otel", "testing"];
 
 const MAY_IMPORT: Readonly<Record<Exclude<Layer, "free">, readonly Layer[]>> = {
@@ -100,7 +100,7 @@ export interface Edge {
  * Checks every rule.
  *
  * @param repository See {@linkcode Repository}.
- * @returns The violations by path and line; empty without violations.
+ * @returns The violations, sorted by path and line.
  */
 export function checkArrows(repository: Repository): Violation[] {
   const { files } = repository;
@@ -133,13 +133,13 @@ export function checkArrows(repository: Repository): Violation[] {
  * Lists the imports between the files of a repository.
  *
  * @param repository See {@linkcode Repository}.
- * @returns Path of each file to its imports of other files, in the order of the source.
+ * @returns Maps the path of each file to its imports of other files, in source order.
  */
 export function importGraph({ files }: Repository): Map<string, Edge[]> {
   return graphOf(readImports(files));
 }
 
-/** Reads the imports of every file once: most of the time of a check goes into that. */
+/** Reads the imports of every file once, which takes most of a check's time. */
 function readImports(files: ReadonlyMap<string, string>): Map<string, readonly Import[]> {
   return new Map([...files].map(([path, source]) => [path, importsOf(source)]));
 }
@@ -169,21 +169,21 @@ export function layerOf(path: string): Layer {
 }
 
 /**
- * Tells whether the arrows bind a file.
+ * Returns true if the arrows apply to a file.
  *
  * @param path From the root of the repository.
- * @returns Whether the file is part of the library, and no test, example, benchmark or tool.
+ * @returns True if the file is part of the library, and not a test, example, benchmark or tool.
  */
 export function isLibrary(path: string): boolean {
   return layerOf(path) !== "free";
 }
 
 /**
- * Tells whether the arrows let one layer import another one.
+ * Returns true if one layer may import another.
  *
  * @param from The layer of the file that imports.
  * @param to The layer of the imported file.
- * @returns Whether the import is allowed; files outside the library may import everything.
+ * @returns True if the import is allowed; files outside the library may import everything.
  */
 export function mayImport(from: Layer, to: Layer): boolean {
   return from === "free" || MAY_IMPORT[from].includes(to);
@@ -222,7 +222,7 @@ function checkExports(path: string, source: string): Violation[] {
   );
 }
 
-/** The files that entries of the package stand for. */
+/** The files of the package's entries. */
 function entriesOf({ exports }: Repository): Set<string> {
   return new Set(Object.values(exports).map((file) => file.replace(/^\.\//, "")));
 }
@@ -241,7 +241,10 @@ function checkExample(
     }));
 }
 
-/** Tests in `tests/` that import a part of the library which no entry exports: a list that only shrinks. */
+/**
+ * Tests in `tests/` that import a part of the library that no entry exports. The list may only
+ * shrink.
+ */
 const INSIDERS: ReadonlySet<string> = new Set(
   ("builtin_engine cluster decisions durable_streams_docs example_pages faults given_back guests " +
     "handover http_api_docs http_transport inspector kept_answers lost_data members option_calls " +
@@ -249,7 +252,7 @@ const INSIDERS: ReadonlySet<string> = new Set(
     .split(" ").map((name) => `tests/${name}_test.ts`),
 );
 
-/** A test in `tests/` proves what users see; one that needs a module stands beside that module. */
+/** A test in `tests/` checks what users see; a test that needs a module is next to that module. */
 function checkTest(
   entries: ReadonlySet<string>,
   path: string,
@@ -267,7 +270,7 @@ function checkTest(
   }));
 }
 
-/** Follows all modules that a browser loads with `client.ts` or the hooks, at first or by `import()`. */
+/** Follows all modules that a browser loads with `client.ts` or the hooks, including `import()`. */
 function checkClient(
   files: ReadonlyMap<string, string>,
   imports: ReadonlyMap<string, readonly Import[]>,
@@ -330,8 +333,7 @@ function resolve(from: string, specifier: string): string | undefined {
  *
  * @param root The folder of the repository.
  * @param folder Path of the folder in the repository, with a slash at the end; by default the root.
- * @returns Paths from the root of the repository, without those of hidden folders and of
- * `node_modules`.
+ * @returns Paths from the root of the repository, without hidden folders and `node_modules`.
  */
 export async function* filesIn(root: URL, folder = ""): AsyncGenerator<string> {
   for await (const { name, isDirectory } of Deno.readDir(new URL(folder, root))) {

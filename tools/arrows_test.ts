@@ -3,7 +3,7 @@ import { checkArrows } from "./arrows.ts";
 
 const EXPORTS = { ".": "./mod.ts", "./client": "./client.ts", "./session": "./session/mod.ts" };
 
-/** Checks a repository of the given files; returns the messages, each with its place. */
+/** Checks a repository with the given files; returns the messages, each with path and line. */
 function check(files: Record<string, string>): string[] {
   return checkArrows({
     files: new Map(Object.entries(files)),
@@ -15,7 +15,7 @@ function check(files: Record<string, string>): string[] {
 const importing = (...specifiers: string[]) =>
   specifiers.map((specifier) => `import { x } from "${specifier}";\n`).join("");
 
-Deno.test("checkArrows() accepts a repository that keeps every rule", () => {
+Deno.test("checkArrows() accepts a repository that follows every rule", () => {
   const found = check({
     "errors.ts": "export class SkeinError extends Error {}\n",
     "transport/connection.ts": importing("../errors.ts", "./_wire.ts"),

@@ -1,5 +1,5 @@
 /**
- * Makes the development certificate, or shows the existing one.
+ * Creates the development certificate, or shows the existing one.
  *
  * ```sh
  * deno task cert

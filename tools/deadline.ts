@@ -1,9 +1,9 @@
 /**
  * Adds a deadline to every test of a module, including the examples of the documentation.
  *
- * `tools/run_tests.ts` makes Deno load this module before each test module. Two environment
- * variables configure the module: `TEST_DEADLINE_MS`, without which the module has no effect, and
- * `TEST_JOURNAL`, a file that receives the beginning and the end of each test.
+ * `tools/run_tests.ts` makes Deno load this module before each test module. It has no effect
+ * without the environment variable `TEST_DEADLINE_MS`. `TEST_JOURNAL` names a file that receives
+ * the start and end of each test.
  *
  * @module
  */
@@ -13,21 +13,21 @@ type Body = (...args: unknown[]) => unknown;
 /** Any of the forms of `Deno.test()`. */
 type Register = (...args: unknown[]) => unknown;
 
-/** Options of {@linkcode withDeadline}, apart from the test. */
+/** Options of {@linkcode withDeadline}. */
 export interface DeadlineOptions {
   /** Milliseconds until the test fails. */
   readonly deadlineMs: number;
-  /** Called at the beginning and at the end of a test. */
+  /** Called at the start and end of a test. */
   readonly onEvent?: (event: "begin" | "end", name: string) => void;
 }
 
 /**
  * Adds a deadline to the function of a test.
  *
- * - The deadline is of real time, also where the test fakes the clock: timers are captured when
- *   this module loads.
- * - Pending operations of the test are not stopped: an operation that outlives the test is reported
- * as a leak.
+ * - The deadline is in real time, even if the test fakes the clock: timers are captured when this
+ *   module loads.
+ * - Pending operations of the test are not stopped: those that outlive the test are reported as
+ *   leaks.
  *
  * @param name The name of the test, for the error.
  * @param body The function.
@@ -46,11 +46,11 @@ export function withDeadline(name: string, body: Body, options: DeadlineOptions)
         ),
       deadlineMs,
     );
-    // An unreferenced timer does not keep the event loop running: Deno still fails a stuck test at
-    // once, and a test that looks for running timers does not find this one.
+    // An unreferenced timer does not keep the event loop running: Deno still fails a stuck test
+    // immediately, and tests that look for running timers don't find this one.
     Deno.unrefTimer(timer);
     onEvent?.("begin", name);
-    // Errors of an awaited `Promise.race()` keep the stack of the test alone.
+    // Errors of an awaited `Promise.race()` keep only the test's stack.
     const running = new Promise((resolve) => resolve(body(...args)));
     return Promise.race([running, late.promise]).finally(() => {
       clearTimeout(timer);
@@ -60,11 +60,11 @@ export function withDeadline(name: string, body: Body, options: DeadlineOptions)
 }
 
 /**
- * Adds a deadline to the arguments of `Deno.test()`, in each of its forms.
+ * Adds a deadline to the arguments of `Deno.test()`, in any of its forms.
  *
  * @param args The arguments.
  * @param options See {@linkcode DeadlineOptions}.
- * @returns The arguments to pass on.
+ * @returns The arguments to pass to `Deno.test()`.
  */
 export function withDeadlineIn(args: readonly unknown[], options: DeadlineOptions): unknown[] {
   const body = args.findLast((arg): arg is Body => typeof arg === "function");
@@ -75,7 +75,7 @@ export function withDeadlineIn(args: readonly unknown[], options: DeadlineOption
   const name = first ?? definition?.name ?? body?.name ?? definition?.fn?.name ?? "";
   const wrap = (fn: Body) => {
     const wrapped = withDeadline(name, fn, options);
-    // Deno derives the name of the test from the function's name.
+    // Deno derives the test's name from the function's name.
     return Object.defineProperty(wrapped, "name", { value: fn.name });
   };
   return args.map((arg) => {
@@ -87,7 +87,9 @@ export function withDeadlineIn(args: readonly unknown[], options: DeadlineOption
 
 const timers = { setTimeout, clearTimeout };
 
-/** The part of Deno's core that this module needs: `node:vm` loads for longer than most tests run. */
+/**
+ * The part of Deno's core that this module needs. Loading `node:vm` takes longer than most tests.
+ */
 interface Core {
   evalContext(source: string, name: string): unknown[];
 }
@@ -98,22 +100,22 @@ function coreOf(deno: unknown): Core {
 }
 
 /**
- * Passes arguments on under a name that Deno takes for internal code: Deno reports the first caller
- * outside its own code as the location of a test.
+ * Forwards arguments from a script whose name looks like internal code, because Deno reports the
+ * first caller outside its own code as the location of a test.
  */
 const [forward] = coreOf(Deno).evalContext(
   "((register, change) => (...args) => register(...change(args)))",
   "ext:tests/deadline.js",
 ) as [(register: Register, change: (args: unknown[]) => unknown[]) => Register];
 
-/** Names the module of the tests that are registered next. */
+/** The module whose tests are registered next. */
 const place = { module: Deno.mainModule };
 
-/** Writes a line into the journal of the run. */
+/** Writes a line to the journal of the run. */
 const journal = { write: (_event: string, _module: string, _name: string): void => {} };
 
 /**
- * Names the module whose tests are registered next, where modules share an isolate.
+ * Sets the module whose tests are registered next, if modules share an isolate.
  *
  * @param module URL of the module.
  */

@@ -1,17 +1,17 @@
 /**
  * Runs the examples of the documentation in a few test modules.
  *
- * `deno test --doc` starts an isolate for each example, which takes more time than most examples
- * run. Here an example is a module of its own that a test imports, and one test module runs many.
+ * `deno test --doc` starts an isolate for each example, which takes longer than running most
+ * examples. Here each example is a module that a test imports, and one test module runs many.
  *
  * @module
  */
 import { commentTextOf, importsOf, lineAt } from "./_source.ts";
 
-/** Examples that share a test module. */
+/** Number of examples per test module. */
 const EXAMPLES_A_MODULE = 24;
 
-/** An opening fence with the language, and the end of the block. */
+/** A fenced code block with its language. */
 const BLOCK = /^[ \t]*```(?<language>\w*)(?<attributes>[^\n]*)\n(?<code>[\s\S]*?)^[ \t]*```/gm;
 
 const LANGUAGES: ReadonlySet<string> = new Set(
@@ -20,14 +20,14 @@ const LANGUAGES: ReadonlySet<string> = new Set(
 
 /** An example of the documentation. */
 export interface Example {
-  /** The module or page, with the first and the last line, as Deno names examples. */
+  /** The module or page with first and last line, as Deno names examples. */
   readonly name: string;
-  /** A module, whose lines have the numbers of the lines in the source. */
+  /** A module whose line numbers match the source. */
   readonly code: string;
 }
 
 /**
- * Lists the examples of a module or a page, without those that are marked `ignore`.
+ * Lists the examples of a module or a page, except those marked `ignore`.
  *
  * @param url URL of the source; relative imports of an example are relative to this URL.
  * @param source Markdown if the URL ends with `.md`, otherwise TypeScript.
@@ -56,7 +56,7 @@ function pageOf(source: string): { text: string; at: number }[] {
   return [{ text: source.replace(/<!--[\s\S]*?-->/g, (it) => it.replace(/[^\n]/g, " ")), at: 0 }];
 }
 
-/** The documents of a module, without the asterisks at the beginning of each line. */
+/** The doc comments of a module, without the asterisk at the start of each line. */
 function docsOf(source: string): { text: string; at: number }[] {
   return [...commentTextOf(source).matchAll(/\/\*\*[\s\S]*?\*\//g)].map((
     { 0: comment, index },

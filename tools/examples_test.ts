@@ -3,7 +3,7 @@ import { examplesOf, writeExamples } from "./examples.ts";
 
 const FENCE = "```";
 
-Deno.test("examplesOf() finds the examples of a module by lines, in documents alone", () => {
+Deno.test("examplesOf() finds the examples of a module by line, only in doc comments", () => {
   const source = [
     'import { a } from "./a.ts";',
     "/**",
@@ -62,7 +62,7 @@ Deno.test("examplesOf() finds the examples of a page, also in lists, and none in
   );
 });
 
-Deno.test("writeExamples() lets examples share test modules, each in a scope of its own", async () => {
+Deno.test("writeExamples() lets examples share test modules, each in its own scope", async () => {
   const folder = await Deno.makeTempDir();
   try {
     const examples = Array.from({ length: 30 }, (_, i) => ({

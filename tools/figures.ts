@@ -1,5 +1,5 @@
 /**
- * Measures the structure of the library: lines of code and of comments, imports between rooms,
+ * Measures the structure of the library: lines of code and comments, imports between rooms,
  * exported names and options. `tools/names.ts` lists names with more than one meaning.
  *
  * ```sh
@@ -24,46 +24,46 @@ import {
 import { documentedOptions } from "./options.ts";
 import { commentTextOf, type Import, importsOf } from "./_source.ts";
 
-/** Starts of a server for one measurement. */
+/** Server starts per measurement. */
 const STARTS = 9;
 
-/** Sizes of some source files, tests not counted. */
+/** Sizes of some source files, without tests. */
 export interface Sizes {
   readonly files: number;
   readonly lines: number;
   /** Lines with code. */
   readonly code: number;
-  /** Lines with nothing but a comment. */
+  /** Lines with only a comment. */
   readonly comments: number;
 }
 
 /**
- * Imports between rooms, each pair of rooms counted once. A room is a folder at the top with the
- * entry of its name, such as `client/` with `client.ts`.
+ * Imports between rooms; each pair of rooms counts once. A room is a top-level folder with the
+ * entry of the same name, such as `client/` with `client.ts`.
  */
 export interface Arrows {
   /** From one room to another one. */
   readonly all: number;
   /** Between rooms of the core. */
   readonly core: number;
-  /** From a room of the core to one that it may not import. */
+  /** From a room of the core to a room that it may not import. */
   readonly back: number;
   /** From a room of the core to a wing, or to `cli/`. */
   readonly coreToWing: number;
 }
 
-/** Figures of the whole library. */
+/** Measurements of the whole library. */
 export interface Figures extends Sizes {
   /** Lines of all tests, and of the programs and helpers in `tests/`. */
   readonly testLines: number;
-  /** Groups of files that import each other, types and `import()` counted; the largest first. */
+  /** Groups of files that import each other, including types and `import()`; largest first. */
   readonly circles: readonly (readonly string[])[];
   readonly arrows: Arrows;
-  /** Modules that `mod.ts` loads at once, and with `import()`. */
+  /** Number of modules that `mod.ts` loads immediately, and including `import()`. */
   readonly modules: { readonly atOnce: number; readonly withLate: number };
-  /** Folder at the top to its sizes; the root is `.`. */
+  /** Maps top-level folders to their sizes; the root is `.`. */
   readonly rooms: Readonly<Record<string, Sizes>>;
-  /** Folder to its sizes, without those of its subfolders. */
+  /** Maps folders to their sizes, without subfolders. */
   readonly folders: Readonly<Record<string, Sizes>>;
 }
 
@@ -145,7 +145,7 @@ function arrowsOf(graph: ReadonlyMap<string, readonly Edge[]>): Arrows {
 }
 
 /**
- * Finds everything that loads together with `mod.ts`, before anything is used.
+ * Finds everything that loads with `mod.ts`, before anything is used.
  *
  * @param repository The files, as `readRepository()` of `arrows.ts` gives them.
  * @returns Paths of modules, and names of packages.
@@ -172,7 +172,7 @@ function loadsAtOnce({ isTypeOnly, isLate }: Pick<Import, "isTypeOnly" | "isLate
   return !isTypeOnly && !isLate;
 }
 
-/** Returns the imports of the files of the library. */
+/** Returns the imports of the library's files. */
 function libraryGraph({ files, ...rest }: Repository): ReadonlyMap<string, readonly Edge[]> {
   return importGraph({ ...rest, files: new Map([...files].filter(([path]) => isLibrary(path))) });
 }
@@ -236,12 +236,12 @@ async function exportedNames({ exports }: Repository): Promise<Record<string, nu
   return { ...counts, "in all": all.size };
 }
 
-/** The part of the output of `deno doc --json` with the names. */
+/** The part of the output of `deno doc --json` that contains names. */
 interface DenoDoc {
   readonly nodes: Readonly<Record<string, { readonly symbols: readonly { name: string }[] }>>;
 }
 
-/** Measures a start of `serve()`, from the process to the first open session, in milliseconds. */
+/** Measures a start of `serve()`, from process start to the first open session, in milliseconds. */
 async function startMs(): Promise<number> {
   const times: number[] = [];
   for (let start = 0; start < STARTS; start++) {

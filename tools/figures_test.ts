@@ -21,7 +21,7 @@ Deno.test("figuresOf() counts files and lines of the library by folder, without 
   assertEquals(rooms["session"], { files: 2, lines: 4, code: 3, comments: 0 });
 });
 
-Deno.test("figuresOf() counts lines of code and of comments apart, and blank lines as neither", () => {
+Deno.test("figuresOf() counts lines of code and of comments separately, and no blank lines", () => {
   const { lines, code, comments } = figures({
     "base/a.ts": "/**\n * Text.\n *\n */\nconst a = 1; // One.\n\n  // Two.\nconst b = `\n// c`;\n",
   });

@@ -1,5 +1,5 @@
 /**
- * Checks that the library takes time and chance from the `Runtime` of the node, and not from the
+ * Checks that the library uses time and randomness from the node's `Runtime`, not from the
  * platform's globals.
  *
  * ```sh
@@ -14,9 +14,9 @@ import { codeOf, lineAt } from "./_source.ts";
 /** Files and folders that may use the globals. */
 const PLATFORM: readonly string[] = [
   "base/runtime.ts",
-  // Measures engines from outside, in real time.
+  // Measures engines from the outside, in real time.
   "pubsub/conformance/",
-  // Puts virtual time and drawn numbers in the place of the platform's.
+  // Replaces the platform's time and random numbers.
   "testing/simulation/",
 ];
 
@@ -72,13 +72,13 @@ const ENTRIES: ReadonlySet<string> = new Set([
   "transport/websocket/server.ts",
 ]);
 
-/** Files and folders that draw secrets for real connections. */
+/** Files and folders that generate secrets for real connections. */
 const REAL_CONNECTIONS: readonly string[] = ["cli/", "transport/certificate/x509.ts"];
 
 const SECRETS = /\bcrypto\.getRandomValues\b/g;
 const PLATFORM_RUNTIME = /\bplatformRuntime\(/g;
 
-/** Globals that read a clock, start a timer, or draw a number, each with the replacement. */
+/** Globals that read a clock, start a timer or draw a random number, each with its replacement. */
 const FORBIDDEN: readonly (readonly [RegExp, string])[] = [
   [/\bDate\.now\b|\bnew Date\(\s*\)/g, "now()"],
   [/\bperformance\.now\b/g, "monotonic()"],
@@ -89,14 +89,14 @@ const FORBIDDEN: readonly (readonly [RegExp, string])[] = [
   [/\bcrypto\.randomUUID\b/g, "randomUUID()"],
   [SECRETS, "getRandomValues()"],
   [/\bAbortSignal\.timeout\b/g, "setTimeout()"],
-  [PLATFORM_RUNTIME, "a runtime that is handed in"],
+  [PLATFORM_RUNTIME, "a runtime that is passed in"],
 ];
 
 /**
  * Finds the uses of the globals.
  *
  * @param repository The files, as `readRepository()` of `arrows.ts` gives them.
- * @returns Each use, with the replacement.
+ * @returns Each use, with its replacement.
  */
 export function checkGlobals({ files }: Repository): Violation[] {
   const violations: Violation[] = [];

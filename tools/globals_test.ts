@@ -18,7 +18,7 @@ Deno.test("checkGlobals() accepts time and chance of a runtime", () => {
   assertEquals(checkGlobals(files), []);
 });
 
-Deno.test("checkGlobals() reports each use with its stand-in", () => {
+Deno.test("checkGlobals() reports each use with its replacement", () => {
   const files = repository({
     "session/a.ts": "Date.now();\nnew Date();\nsetTimeout(f, 1);\nMath.random();\n",
     "client.ts": "AbortSignal.timeout(5);\n",

@@ -1,25 +1,25 @@
 /**
- * Runs Deno, with a local mirror in place of the JSR registry if the registry is out of reach.
+ * Runs Deno, with a local mirror instead of the JSR registry if the registry is unreachable.
  *
  * ```sh
  * deno run -A tools/launch.ts test -A
  * ```
  *
- * If the registry answers, the launcher only passes arguments, standard streams, signals and the
- * exit code through. Otherwise the launcher prints one line, serves the few `@std` packages of the
- * repository from npm, and prevents a lock file.
+ * If the registry responds, the launcher only forwards arguments, standard streams, signals and the
+ * exit code. Otherwise it prints one line, serves the repository's few `@std` packages from npm,
+ * and prevents a lock file.
  *
  * @module
  */
 import { openMirror } from "./_mirror.ts";
 
-/** Longest wait for an answer of the registry, in milliseconds. */
+/** Timeout for the registry's response, in milliseconds. */
 const PROBE_TIMEOUT_MS = 5_000;
 
-/** Pause before a silent registry is asked again, in milliseconds. */
+/** Time before an unreachable registry is tried again, in milliseconds. */
 const SILENCE_MS = 10 * 60_000;
 
-/** The requested package; any package in use would do. */
+/** The requested package; any used package works. */
 const PROBE = "jsr:@std/assert@^1";
 
 /** The subcommands that write a lock file by default. */
@@ -48,10 +48,10 @@ export async function launch(args: readonly string[]): Promise<number> {
 }
 
 /**
- * Tells whether the registry answers. A package in Deno's cache counts as an answer, because Deno
- * asks for no more.
+ * Returns true if the registry responds. A package in Deno's cache counts as a response, because
+ * Deno then makes no request.
  *
- * @returns Whether the registry answers within 5 s.
+ * @returns True if the registry responds within 5 s.
  */
 export async function registryAnswers(): Promise<boolean> {
   const memory = Deno.env.has("JSR_URL") ? undefined : silenceFile();
@@ -94,7 +94,7 @@ async function probe(): Promise<boolean> {
  *
  * @param command The program.
  * @param args The arguments.
- * @param env Variables beside those of this process.
+ * @param env Environment variables in addition to this process's.
  * @returns The exit code.
  */
 export async function runCommand(
@@ -111,7 +111,7 @@ export async function runCommand(
   }).spawn();
   const handlers = SIGNALS.map((signal) => {
     const handler = () => {
-      // A terminal has sent the signal to the child already.
+      // A terminal has already sent the signal to the child.
       if (signal === "SIGINT" && Deno.stdin.isTerminal()) return;
       try {
         child.kill(signal);
@@ -127,7 +127,7 @@ export async function runCommand(
   return code;
 }
 
-/** Path of the file that remembers an unreachable registry, so that the next run need not wait. */
+/** Path of the file that records an unreachable registry, so that the next run need not wait. */
 function silenceFile(): string | undefined {
   const folder = cacheFolder();
   return folder === undefined ? undefined : `${folder}/registry-silent`;
@@ -136,7 +136,8 @@ function silenceFile(): string | undefined {
 /**
  * The folder in which the tools keep files between runs.
  *
- * @returns A path, of a folder that may not exist yet; `undefined` for a user without a home.
+ * @returns The path of a folder that may not exist yet; `undefined` for a user without a home
+ * folder.
  */
 export function cacheFolder(): string | undefined {
   const home = Deno.env.get("HOME");
@@ -160,7 +161,7 @@ async function remember(path: string): Promise<void> {
     await Deno.mkdir(path.slice(0, path.lastIndexOf("/")), { recursive: true });
     await Deno.writeTextFile(path, new Date().toISOString());
   } catch {
-    // In a read-only home every run probes the registry once; all else works.
+    // With a read-only home folder every run probes the registry once; everything else works.
   }
 }
 

@@ -85,7 +85,7 @@ Deno.test({
   },
 });
 
-Deno.test("withoutLock() adds --no-lock where the subcommand takes it", () => {
+Deno.test("withoutLock() adds --no-lock if the subcommand accepts it", () => {
   const cases: [string[], string[]][] = [
     [["test", "-A"], ["test", "--no-lock", "-A"]],
     [["run", "--no-lock", "x.ts"], ["run", "--no-lock", "x.ts"]],

@@ -1,6 +1,6 @@
 /**
- * Writes the tables of bounds in `docs/guide/limits.md` from the code: the quotas that a server
- * opens, and the defaults of all other bounds.
+ * Generates the tables of limits in `docs/guide/limits.md` from the code: the quotas that a server
+ * opens, and the defaults of all other limits.
  *
  * ```sh
  * deno run -A tools/launch.ts run -A tools/limits_table.ts
@@ -64,10 +64,10 @@ import { UnreadStreams } from "../transport/quic/unread_streams.ts";
 /** The page with the tables. */
 export const LIMITS_PAGE: URL = new URL("../docs/guide/limits.md", import.meta.url);
 
-/** Most characters of a cell, so that a table fits a window of 1,280 pixels. */
+/** Maximum characters of a cell, so that a table fits a window of 1,280 pixels. */
 export const MAX_CELL_LENGTH = 120;
 
-/** Headings of the tables, in their order. */
+/** Headings of the tables, in order. */
 const TABLES = {
   sessions: "Sessions and connections",
   messages: "Messages and requests of a session",
@@ -78,29 +78,29 @@ const TABLES = {
   client: "Clients",
 };
 
-/** A bound: a row of a table. */
+/** A limit: a row of a table. */
 export interface Bound {
-  /** The table of the bound. */
+  /** The table of the limit. */
   readonly table: keyof typeof TABLES;
-  /** The name of the quota; for other bounds with a share, a name for tests. */
+  /** The name of the quota; for other limits with a share, a name for tests. */
   readonly id?: string;
-  /** The options that set the bound, or the bound in words, in Markdown. */
+  /** The options that set the limit, or its description, in Markdown. */
   readonly name: string;
   /** The default. */
   readonly max: string;
-  /** Shares of the bound; a level without a share is left out. */
+  /** Shares of the limit; a level without a share is omitted. */
   readonly shares?: { readonly [Level in "address" | "user" | "session"]?: string };
-  /** Effect of a full bound, in Markdown. */
+  /** The effect when the limit is reached, in Markdown. */
   readonly full: string;
 }
 
-/** Units of bytes, the largest first. */
+/** Units of bytes, largest first. */
 const BYTES = { GiB: 2 ** 30, MiB: 2 ** 20, MB: 1_000_000, KiB: 2 ** 10 };
 
-/** Units of times, the largest first. */
+/** Units of time, largest first. */
 const TIMES = { h: 3_600_000, min: 60_000, s: 1_000 };
 
-/** Table, name and effect of each quota that a server opens, by the name of the quota. */
+/** Table, name and effect of each quota that a server opens, by quota name. */
 const QUOTAS: Readonly<Record<string, Pick<Bound, "table" | "name" | "full">>> = {
   maxSessions: {
     table: "sessions",
@@ -217,12 +217,11 @@ const QUOTAS: Readonly<Record<string, Pick<Bound, "table" | "name" | "full">>> =
   },
 };
 
-/** A number as in prose. */
 function count(value: number): string {
   return value === Infinity ? "none" : value.toLocaleString("en-US");
 }
 
-/** A number in the largest unit of which it is a whole number. */
+/** A number in the largest unit in which it is an integer. */
 function inUnits(value: number, units: Readonly<Record<string, number>>, smallest: string): string {
   const [unit, size] = Object.entries(units).find(([, size]) => value % size === 0) ??
     [smallest, 1];
@@ -237,13 +236,12 @@ function ms(value: number): string {
   return inUnits(value, TIMES, "ms");
 }
 
-/** A rate. */
 function rate({ burst, perSecond }: Rate): string {
   return `a burst of ${count(burst ?? perSecond)}, ${count(perSecond)} a second`;
 }
 
 /**
- * Starts a server with all parts on, and collects the quotas that it opens.
+ * Starts a server with everything enabled, and collects the quotas that it opens.
  *
  * @returns The options of each quota, by name.
  */
@@ -268,7 +266,7 @@ export async function openedQuotas(): Promise<Map<string, QuotaOptions>> {
       durableStreams: { path: "/streams", authorize: () => true },
       broker,
     });
-    // The first request loads a part.
+    // The first request loads this part.
     const headers = { [Header.transport]: HTTP_TRANSPORT, [Header.session]: "none" };
     for (const path of ["/api/openapi.json", "/streams/none", "/"]) {
       const request = new Request(`http://localhost${path}`, { headers });
@@ -280,7 +278,7 @@ export async function openedQuotas(): Promise<Map<string, QuotaOptions>> {
   return opened;
 }
 
-/** Makes the row of a quota. */
+/** Returns the row of a quota. */
 function quotaBound(
   [id, words]: [string, Pick<Bound, "table" | "name" | "full">],
   { max, shares }: QuotaOptions,
@@ -294,13 +292,13 @@ function shareCells({ shares }: Pick<QuotaOptions, "shares">): NonNullable<Bound
   return Object.fromEntries(levels);
 }
 
-/** Durable streams with the default bounds. */
+/** Durable streams with the default limits. */
 const STREAMS = { path: "/streams" };
 
-/** The part of an engine's bytes that the streams of a client may have, in words. */
+/** The share of an engine's bytes that a client's streams may use, in words. */
 const PART = ({ 8: "an eighth" } as Record<number, string>)[1 / SHARE_PART]!;
 
-/** Bounds of all with a share that is no quota. */
+/** Shared limits that are not quotas. */
 function sharedBounds(): Bound[] {
   const { maxKept, keptShares, keepMs } = checkAnswers();
   const { maxStreams } = checkDurableStreams(STREAMS);
@@ -389,7 +387,7 @@ function sharedBounds(): Bound[] {
   ];
 }
 
-/** Bounds of a server without shares. */
+/** Limits of a server without shares. */
 function serverBounds(): Bound[] {
   const { maxStreamBytes, maxForks, maxAppendBytes } = checkDurableStreams(STREAMS);
   return [
@@ -484,7 +482,7 @@ function serverBounds(): Bound[] {
   ];
 }
 
-/** Bounds of brokers without shares. */
+/** Limits of brokers without shares. */
 function brokerBounds(): Bound[] {
   const { maxWaiting, maxWaitingBytes, giveUpMs } = redisSettings({});
   return [
@@ -504,7 +502,7 @@ function brokerBounds(): Bound[] {
   ];
 }
 
-/** Bounds of one session. */
+/** Limits of one session. */
 function sessionBounds(): Bound[] {
   const settings = sessionSettings({ side: "server" });
   const { sendQueue, receiveQueue, heartbeat } = settings;
@@ -610,7 +608,7 @@ function sessionBounds(): Bound[] {
   ];
 }
 
-/** Bounds of a client. */
+/** Limits of a client. */
 function clientBounds(): Bound[] {
   return [
     {
@@ -653,9 +651,9 @@ function clientBounds(): Bound[] {
 }
 
 /**
- * Lists all bounds.
+ * Lists all limits.
  *
- * @returns The rows of all tables, those with shares first.
+ * @returns The rows of all tables; rows with shares first.
  */
 export async function bounds(): Promise<Bound[]> {
   const opened = await openedQuotas();
@@ -675,7 +673,7 @@ const END = "<!-- End of the tables -->";
 /** Headings of the columns with shares. */
 const SHARES = { address: "an address", user: "a user or guest", session: "a session" };
 
-/** Makes a heading and its table, which has columns only for shares that a row has. */
+/** Returns a heading and its table, with columns only for shares that some row has. */
 function tableOf(heading: string, rows: readonly Bound[]): string {
   const levels = (["address", "user", "session"] as const)
     .filter((level) => rows.some(({ shares }) => shares?.[level] !== undefined));
@@ -693,11 +691,11 @@ function tableOf(heading: string, rows: readonly Bound[]): string {
 }
 
 /**
- * Puts the tables into the page.
+ * Inserts the tables into the page.
  *
  * @param page The text of the page.
  * @param rows The rows.
- * @returns The text with the present tables, formatted.
+ * @returns The text with the current tables, formatted.
  */
 export async function withTable(page: string, rows: readonly Bound[]): Promise<string> {
   const [start, end] = [page.indexOf(BEGIN), page.indexOf(END)];

@@ -1,9 +1,9 @@
 /**
- * Lists the names that a reader of the library meets more often than necessary: types and functions
- * that are declared twice or more, and interfaces with one implementer and no test double. Also
- * counts conditional spreads of any kind; `tools/optionals.ts` forbids a conditional spread of one member.
+ * Lists names that may be redundant: types and functions that are declared twice or more, and
+ * interfaces with one implementer and no test double. Also counts conditional spreads;
+ * `tools/optionals.ts` forbids conditional spreads of one member.
  *
- * A list is read, not obeyed: two `Entry` in two folders may be clearer than two longer names.
+ * The lists are only hints: two `Entry` types in two folders may be clearer than two longer names.
  *
  * ```sh
  * deno run -A tools/launch.ts run -A tools/names.ts   # takes minutes
@@ -35,7 +35,7 @@ export interface OneUserInterface {
  * Lists types, classes and functions that the library declares twice or more at the top of a file.
  *
  * @param repository The files, as `readRepository()` of `arrows.ts` gives them.
- * @returns The names, those with the most declarations first.
+ * @returns The names; those with the most declarations first.
  */
 export function doubleNames({ files }: Repository): DoubleName[] {
   const found = new Map<string, DoubleName & { places: string[] }>();
@@ -45,7 +45,7 @@ export function doubleNames({ files }: Repository): DoubleName[] {
     const seen = new Set<string>();
     for (const [kind, name, node] of file.statements.flatMap(declaredBy)) {
       const key = `${kind} ${name}`;
-      // Overloads, and the two halves of a type with a value, are one declaration.
+      // Overloads count as one declaration, and so do a type and a value with the same name.
       if (seen.has(key)) continue;
       seen.add(key);
       const entry = found.get(key) ?? { kind, name, places: [] };
@@ -75,10 +75,10 @@ function declaredBy(node: ts.Statement): [DoubleName["kind"], string, ts.Node][]
 }
 
 /**
- * Lists spreads that add a member on a condition, such as `...(x === undefined ? {} : { x })`.
+ * Lists spreads that add a member conditionally, such as `...(x === undefined ? {} : { x })`.
  *
  * @param repository The files, as `readRepository()` of `arrows.ts` gives them.
- * @returns Path and line of each one in an object of the library.
+ * @returns Path and line of each such spread in the library.
  */
 export function conditionalSpreads({ files }: Repository): string[] {
   const places: string[] = [];
@@ -99,12 +99,12 @@ export function conditionalSpreads({ files }: Repository): string[] {
 }
 
 /**
- * Lists interfaces with functions that have one implementer, and no double in a test. Not listed
- * are names that users can import, which are published contracts; options; and records: the type of
- * an object that the same file makes.
+ * Lists interfaces with functions that have one implementer, and no double in a test. Excluded are
+ * names that users can import (published contracts), options, and records (the type of an object
+ * that the same file creates).
  *
  * @param repository The files, as `readRepository()` of `arrows.ts` gives them.
- * @returns The interfaces by path.
+ * @returns The interfaces, sorted by path.
  */
 export function oneUserInterfaces(repository: Repository): OneUserInterface[] {
   const program = programOf(repository);
@@ -196,7 +196,7 @@ function isFunction(member: ts.TypeElement): boolean {
       ts.isFunctionTypeNode(member.type);
 }
 
-/** Reads the path of the name that {@linkcode nameOf} gave. */
+/** Returns the path in a name from {@linkcode nameOf}. */
 function pathIn(implementer: string): string {
   return implementer.replace(/^\w+ \(/, "").split(":", 1)[0]!;
 }
@@ -207,7 +207,7 @@ function nameOf(node: ts.Node): string {
   return name === undefined ? place : `${name.text} (${place})`;
 }
 
-/** The folder of the program in memory. */
+/** Root folder of the in-memory program. */
 const ROOT = "/skein/";
 
 function programOf({ files }: Repository): ts.Program {

@@ -37,7 +37,7 @@ interface Step {
 
 const ROOT = new URL("../", import.meta.url);
 
-/** Runs Deno in the repository, and captures the output. */
+/** Runs Deno in the repository and captures its output. */
 async function deno(...args: string[]): Promise<Outcome> {
   const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args,
@@ -48,7 +48,7 @@ async function deno(...args: string[]): Promise<Outcome> {
   return { passed: success, output: text(stdout) + text(stderr) };
 }
 
-/** Checks only files of the library: programs may print, a library may not. */
+/** Lints only files of the library: programs may print, a library may not. */
 async function lintLibrary(repository: Repository): Promise<Outcome> {
   const paths = [...repository.files.keys()].filter(isLibrary);
   if (paths.length === 0) return { passed: true, output: "" };
@@ -60,7 +60,7 @@ function listed(violations: readonly Violation[]): Outcome {
   return { passed: violations.length === 0, output: output.join("") };
 }
 
-/** A missing file of an export is a separate failure; all other files are still checked. */
+/** A missing file of an export is a separate failure; the other files are still checked. */
 async function docs({ exports, files }: Repository): Promise<Outcome> {
   const paths = [...new Set(Object.values(exports).map((path) => path.replace(/^\.\//, "")))];
   const missing = paths.filter((path) => !files.has(path));
@@ -72,7 +72,7 @@ async function docs({ exports, files }: Repository): Promise<Outcome> {
   return { passed: passed && missing.length === 0, output: notes.join("") + output };
 }
 
-/** The steps in the order in which they run: cheap ones first. */
+/** The steps in their order: cheap ones first. */
 function stepsFor(repository: Repository, tests: boolean): Step[] {
   return [
     { name: "fmt", run: () => deno("fmt", "--check") },

@@ -1,8 +1,8 @@
 /**
- * Checks that a member which is `undefined` counts as absent in the whole library.
+ * Checks that an `undefined` member counts as absent in the whole library.
  *
- * - An optional member is assigned as it is, `{ signal }` in place of `{ ...(signal && { signal }) }`.
- *   A quoted name, such as that of a header, is another matter: there `undefined` becomes a text.
+ * - Optional members are assigned directly: `{ signal }` instead of `{ ...(signal && { signal })
+ *   }`. Quoted names, such as headers, are an exception: there `undefined` would become a text.
  * - Optional members of exported interfaces are declared `name?: Type | undefined`, so that programs
  *   with `exactOptionalPropertyTypes` can pass `undefined`.
  *
@@ -19,7 +19,7 @@ const VALUE = String.raw`([\w$.#]+(?:\[\w+\])?)`;
 const MEMBER = String.raw`\{\s*(?:[\w$]+:\s*)?\1\s*,?\s*\}`;
 const NONE = String.raw`\{\s*\}`;
 
-/** Spreads of one member, which leave the member out if its value is `undefined`. */
+/** Spreads that omit a member if its value is `undefined`. */
 const SPREADS: readonly RegExp[] = [
   String.raw`${VALUE}(?:\s*!==\s*undefined)?\s*&&\s*${MEMBER}`,
   String.raw`${VALUE}(?:\s*!==\s*undefined)?\s*\?\s*${MEMBER}\s*:\s*${NONE}`,
@@ -33,7 +33,7 @@ const OPTIONAL = /([\w$]+)\?:\s*/g;
  * Finds conditional spreads of one member, and optional members without `undefined`.
  *
  * @param repository The files, as `readRepository()` of `arrows.ts` gives them.
- * @returns Each breach of a rule.
+ * @returns Each violation.
  */
 export function checkOptionals({ files }: Repository): Violation[] {
   const violations: Violation[] = [];
@@ -67,13 +67,16 @@ function* optionalsOf(code: string): Generator<RegExpExecArray> {
   }
 }
 
-/** Blanks all parentheses: an optional parameter takes `undefined` anyway. */
+/** Blanks all parentheses: an optional parameter accepts `undefined` anyway. */
 function withoutCalls(code: string): string {
   const next = code.replace(/\([^()]*\)/g, (found) => found.replace(/[^\n]/g, " "));
   return next === code ? code : withoutCalls(next);
 }
 
-/** Returns the place of a mark, or of the bracket that closes first, outside of inner brackets. */
+/**
+ * Returns the position of a mark, or of the closing bracket, whichever comes first outside inner
+ * brackets.
+ */
 function endOf(code: string, start: number, mark: string): number {
   for (let at = start, depth = 0; at < code.length; at++) {
     const char = code[at]!;

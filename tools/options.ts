@@ -1,6 +1,6 @@
 /**
  * Lists the documented options, and those that no program in `examples/` and no running code block
- * of a page sets: an option that nobody is shown when to use is better left out.
+ * of a page sets: an option without an example is better removed.
  *
  * ```sh
  * deno run -A tools/options.ts
@@ -12,7 +12,7 @@ import { filesIn } from "./arrows.ts";
 import { examplesOf } from "./examples.ts";
 import { codeOf } from "./_source.ts";
 
-/** Calls that take the options of a page of options. */
+/** The calls to which each reference page of options belongs. */
 const CALLS: Readonly<Record<string, RegExp>> = {
   serve: /\b(?:serve|createServer|testServer|SimulatedServer)\b\s*(?:<[^()]*>)?\(/g,
   connect: /\b(?:connect|dial|createSkein|simulatedClient)\b\s*(?:<[^()]*>)?\(/g,
@@ -21,18 +21,18 @@ const CALLS: Readonly<Record<string, RegExp>> = {
 /** A code block that is a file of a page whose commands a test runs. */
 const WALKED = /^```tsx? [^\n]*file=[^\n]*\n([^]*?)^```/gm;
 
-/** Options of the pages of options, as `call.option`, with members of objects by further dots. */
+/** Documented options as `call.option`; further dots separate members of objects. */
 export interface OptionFigures {
   readonly all: readonly string[];
   /** Options that no program in `examples/` sets. */
   readonly inNoExample: readonly string[];
-  /** Options that no such program and no code block of a page sets. */
+  /** Options that neither such a program nor a code block of a page sets. */
   readonly inNoPage: readonly string[];
 }
 
 /** Sources in which options are documented and set. */
 export interface OptionSources {
-  /** The pages of options, by the call. */
+  /** The reference pages of options, by call. */
   readonly references: Readonly<Record<string, string>>;
   /** Programs in `examples/`. */
   readonly programs: readonly string[];
@@ -41,7 +41,7 @@ export interface OptionSources {
 }
 
 /**
- * Compares the documented options with those that examples set. A row of a page of options names an
+ * Compares the documented options with those that examples set. A row of a reference page names an
  * option; a dotted name is a member of an object.
  *
  * @param sources See {@linkcode OptionSources}.
@@ -62,14 +62,16 @@ export function optionsOf({ references, programs, blocks }: OptionSources): Opti
   return { all, inNoExample, inNoPage: inNoExample.filter((option) => !run!.has(option)) };
 }
 
-/** Finds the options of some calls, in object literals and in constants that stand in or for these. */
+/**
+ * Finds the options of some calls, in object literals and in constants that are passed or spread.
+ */
 function optionsSet(source: string, calls: RegExp): Set<string> {
   const code = codeOf(source);
   const found = new Set<string>();
   for (const { 0: call, index } of code.matchAll(calls)) {
     let at = index + call.length;
     while (at < code.length && code[at] !== ")") {
-      // An object literal, or the one that a function returns; otherwise a constant.
+      // An object literal, possibly returned by a function; otherwise a constant.
       const object = /^\(?\s*\{/.exec(code.slice(at, at + 80))?.[0];
       const name = /^[(,]\s*([\w$]+)\s*[,)]/.exec(code.slice(at - 1, at + 80))?.[1];
       const start = object !== undefined
@@ -82,7 +84,7 @@ function optionsSet(source: string, calls: RegExp): Set<string> {
   return found;
 }
 
-/** Adds the keys of the object literal at a position, and the keys of objects inside. */
+/** Adds the keys of the object literal at a position, and of nested objects. */
 function addKeys(
   code: string,
   start: number,
@@ -121,7 +123,7 @@ function constant(code: string, name: string): number | false {
   return found !== null && found.index + found[0].length - 1;
 }
 
-/** Returns the position after one character, or after a whole bracket. */
+/** Returns the position after one character, or after a pair of brackets. */
 function skipped(code: string, at: number): number {
   const close = { "(": ")", "[": "]", "{": "}" }[code[at]!];
   if (close === undefined) return at + 1;

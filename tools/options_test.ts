@@ -19,7 +19,7 @@ Deno.test("optionsOf() lists options that no program sets, and no code block of 
   });
 });
 
-Deno.test("optionsOf() finds the options of a constant that a call takes or spreads", () => {
+Deno.test("optionsOf() finds the options of a constant that a call receives or spreads", () => {
   const blocks = [
     "const bounds = { port: 0, api: { path: '/' } };\nserve({ ...bounds, tls: f(...all) })",
     "const retries = { port: 1 };\nconnect(server.url, retries)",

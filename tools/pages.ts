@@ -1,6 +1,6 @@
 /**
- * Checks the Markdown of the repository: each link has a target, the table of contents lists each
- * page, and the prose follows the rules.
+ * Checks the repository's Markdown: each link has a target, the table of contents lists each page,
+ * and the prose follows the rules.
  *
  * ```sh
  * deno run -A tools/pages.ts
@@ -12,15 +12,15 @@ import { filesIn, type Violation } from "./arrows.ts";
 import { checkContents, CONTENTS, slugOf } from "./site/contents.ts";
 import { findDivided } from "./prose.ts";
 
-/** Path from the root of the repository to Markdown, of every page. */
+/** Maps the path of every page, from the root of the repository, to its Markdown. */
 export type Pages = ReadonlyMap<string, string>;
 
 /** The target of a link, or of an image in HTML. */
 const LINK = /\]\(([^)\s]+)\)|\b(?:src|href)="([^"]+)"/g;
 
 /**
- * A paragraph, a list item or a cell that opens with an interrogative or an indefinite pronoun, or
- * with a promise in place of the fact.
+ * A paragraph, list item or cell that starts with an interrogative or indefinite pronoun, or with a
+ * promise instead of the fact.
  */
 const OPENING =
   /^(?:\s*(?:[-*] |\d+\. |\|)\s*)?(?:What|Whatever|Who|Whoever|Whom|Whose|Whether|Nobody|Nothing|After this page|With this recipe)\b/;
@@ -96,7 +96,7 @@ function linesOf(text: string): { readonly line: number; readonly content: strin
   });
 }
 
-/** Returns the anchors of a page: headings, as code hosts name the anchors, and `id` attributes. */
+/** Returns the anchors of a page: headings, as code hosts name them, and `id` attributes. */
 function anchorsOf(page: string): ReadonlySet<string> {
   const anchors = new Set<string>();
   for (const { content } of linesOf(page)) {

@@ -10,17 +10,17 @@
 import { filesIn, readRepository, type Repository, type Violation } from "./arrows.ts";
 import { commentsOf } from "./_source.ts";
 
-/** A doc names the thing first. */
+/** Openings that are not allowed: a comment starts by naming the thing. */
 const OPENING = /^(?:What|Whatever|Who|Whoever|Whom|Whose|Whether|Things)\b/;
 
-/** Stand-ins with the comments of other projects. */
+/** Replacements with the comments of other projects. */
 const FOREIGN = "tools/std/";
 
 /**
  * Checks the comments of all files, tests included.
  *
  * @param repository The files; see {@linkcode readProse}.
- * @returns Each comment that opens with one of these words, and each "cannot" in two words.
+ * @returns Each comment that starts with one of these words, and each "cannot" in two words.
  */
 export function checkProse(repository: Pick<Repository, "files">): Violation[] {
   const violations: Violation[] = [];

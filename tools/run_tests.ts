@@ -1,26 +1,25 @@
 /**
- * Runs tests with a deadline for each, and removes all leftovers.
+ * Runs tests with a deadline for each, and cleans up all leftovers.
  *
  * ```sh
  * deno run -A tools/run_tests.ts --deadline=60 --doc --parallel session/
  * ```
  *
  * `--deadline` is in seconds, `--doc` adds the examples of the documentation (`tools/examples.ts`),
- * and `--together=12` runs twelve files of the given folders in an isolate.
- * All other arguments are passed to `deno test`; options with a value are
- * written with `=`, except for `--filter`.
+ * and `--together=12` runs twelve files of the given folders per isolate. All other arguments are
+ * passed to `deno test`; write options with a value with `=`, except `--filter`.
  *
- * - **Deadlines:** a test that still runs after the deadline fails by name, including the examples
- * of the documentation (`tools/deadline.ts`). A test that never yields blocks all timers. A few
- * seconds later the runner ends the whole run, and names the test.
- * - **Side by side:** with `--parallel`, three files per core run at a time, because tests wait for
- * the network longer than they compute; `DENO_JOBS` sets another number.
- * - **Together:** the start of an isolate and the modules of the library take longer than most files.
- * With `--together`, files share both; a file with the words `run_tests: alone`, and the reason, has
- * an isolate of its own and begins first, as does a file that is given by name.
- * - **Slow files:** a run ends with a list of the files that took longest, if any took 5 s.
+ * - **Deadlines:** a test or documentation example that still runs after the deadline fails by name
+ *   (`tools/deadline.ts`). A test that never yields blocks all timers; a few seconds later the
+ *   runner ends the whole run, and names the test.
+ * - **Parallel:** with `--parallel`, three files per core run at a time, because tests wait for the
+ *   network longer than they compute; `DENO_JOBS` sets another number.
+ * - **Together:** starting an isolate and loading the library take longer than most files. With
+ *   `--together`, files share both; a file with the words `run_tests: alone`, and the reason, has
+ *   its own isolate and starts first, and so does a file that is given by name.
+ * - **Slow files:** a run ends with a list of the slowest files, if any took 5 s.
  * - **No leftovers:** temporary files are in a folder that is removed after the run, and processes
- * that tests started end with the run, even if a signal ends the run.
+ *   that tests started are ended with the run, even after a signal.
  *
  * @module
  */
@@ -31,19 +30,19 @@ import { type Example, examplesOf, writeExamples } from "./examples.ts";
 /** Default deadline of a test, in seconds. */
 const DEADLINE_S = 60;
 
-/** Additional seconds for a test to yield, in which the test may fail by its own deadline. */
+/** Additional seconds for a test to yield, so that it can fail by its own deadline. */
 const GRACE_S = 10;
 
-/** Milliseconds for Deno to name the running tests after an interrupt. */
+/** Time for Deno to name the running tests after an interrupt, in milliseconds. */
 const FAREWELL_MS = 2_000;
 
 const POLL_MS = 1_000;
 
-/** Shortest time of a file in the list of slow files, and the length of the list. */
+/** Minimum time of a file in the list of slow files, and the maximum length of the list. */
 const SLOW_MS = 5_000;
 const SLOW_FILES = 15;
 
-/** The words by which a file asks for an isolate of its own. */
+/** The words with which a file requests its own isolate. */
 const ALONE = /run_tests: alone/;
 
 /** Files with tests. */
@@ -62,7 +61,7 @@ interface Running {
 /** Running tests, as reported by the test modules. */
 export class Journal {
   readonly #tests = new Map<string, Running>();
-  /** Begin of the first test of each module, and end of the last. */
+  /** Start of the first test of each module, and end of the last. */
   readonly #spans = new Map<string, { readonly fromMs: number; toMs: number }>();
   #loaded = "";
   #rest = "";
@@ -97,10 +96,10 @@ export class Journal {
   }
 
   /**
-   * Lists tests that have been running for long. Without any running test, names the module that
-   * was loaded last: the module waits at the top level, or after the last test.
+   * Lists tests that have been running for long. If no test is running, names the module that was
+   * loaded last, which waits at the top level or after its last test.
    *
-   * @param beforeMs The latest beginning that counts.
+   * @param beforeMs The latest start time to consider.
    * @returns One text per test, in no particular order.
    */
   stuck(beforeMs: number): string[] {
@@ -112,11 +111,11 @@ export class Journal {
   }
 
   /**
-   * Lists modules by the time from the begin of their first test to the end of the last.
+   * Lists modules by the time from the start of their first test to the end of the last.
    *
-   * @param leastMs Shortest time of a listed module.
-   * @param count Most modules in the list.
-   * @returns The modules, the slowest first.
+   * @param leastMs Minimum time of a listed module.
+   * @param count Maximum number of modules in the list.
+   * @returns The modules, slowest first.
    */
   slowest(leastMs: number, count: number): { readonly module: string; readonly ms: number }[] {
     return [...this.#spans].map(([module, { fromMs, toMs }]) => ({ module, ms: toMs - fromMs }))
@@ -140,7 +139,7 @@ export async function runTests(args: readonly string[]): Promise<number> {
     const found = files.filter((url) => TEST.test(url.pathname) || paths.includes(url.href));
     const tests = await grouped(found, { together, folder, apart: paths });
     if (withExamples) tests.push(...await writtenExamples(files, folder));
-    // A page has no tests apart from the examples.
+    // A page has no tests except its examples.
     const modules = tests.filter(({ pathname }) => !pathname.endsWith(".md"));
     return await run([...options, ...modules.map((url) => fileURLToPath(url))], {
       deadlineS,
@@ -155,7 +154,7 @@ export async function runTests(args: readonly string[]): Promise<number> {
 interface Parsed {
   readonly deadlineS: number;
   readonly withExamples: boolean;
-  /** Files that share an isolate. */
+  /** Number of files per isolate. */
   readonly together: number;
   /** Options of `deno test`. */
   readonly options: readonly string[];
@@ -200,8 +199,8 @@ function urlOf(path: string): string {
 }
 
 /**
- * Lists the modules and pages below paths, apart from those of the option `--ignore`. The files in
- * `tests/` come first: those that take longest run beside all others.
+ * Lists the modules and pages below paths, except those in `--ignore`. Files in `tests/` come
+ * first, so that the slowest ones run in parallel with all others.
  */
 async function filesBelow(paths: readonly string[], options: readonly string[]): Promise<URL[]> {
   const ignored = options.filter((option) => option.startsWith("--ignore="))
@@ -228,10 +227,10 @@ async function filesBelow(paths: readonly string[], options: readonly string[]):
  * Writes modules that load several files with tests.
  *
  * @param files The files.
- * @param options Number of files that share a module, folder of the run, and URLs of files that stay
- * apart.
- * @returns URLs of the modules: the files that stay apart, and modules that load the others. Deno
- * runs the modules of a folder in this order.
+ * @param options Number of files per module, folder of the run, and URLs of files with their own
+ * module.
+ * @returns URLs of the modules: the separate files, then modules that load the others. Deno runs
+ * the modules of a folder in this order.
  */
 async function grouped(
   files: readonly URL[],
@@ -250,7 +249,7 @@ async function grouped(
     else if (ALONE.test(await Deno.readTextFile(url))) alone.push(url.href);
     else others.push(url.href);
   }
-  // Files of a folder go to different modules, as slow files are neighbours.
+  // Files of a folder go to different modules, because slow files tend to be neighbours.
   const count = Math.ceil(others.length / together);
   const groups = [
     ...alone.map((href) => [href]),
@@ -308,15 +307,15 @@ async function run(args: readonly string[], { deadlineS, folder }: {
     stdin: "null",
     stdout: "inherit",
     stderr: "inherit",
-    // A separate process group, so that the runner can end all processes at once.
+    // A separate process group, so that the runner can kill all processes at once.
     detached: true,
   }).spawn();
 
   let ending: Promise<void> | undefined;
   let stopped: number | undefined;
   /**
-   * Ends the run: interrupts Deno first, which then names the running tests, and kills all
-   * remaining processes afterwards.
+   * Ends the run: interrupts Deno, which names the running tests, then kills all remaining
+   * processes.
    */
   const stop = (code: number) => {
     stopped ??= code;
@@ -339,7 +338,7 @@ async function run(args: readonly string[], { deadlineS, folder }: {
   return stopped ?? code;
 }
 
-/** Interrupts Deno, and kills Deno if the interrupt has no effect. */
+/** Interrupts Deno, and kills it if the interrupt has no effect. */
 async function endSoon(child: Deno.ChildProcess): Promise<void> {
   try {
     child.kill("SIGINT");

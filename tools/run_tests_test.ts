@@ -8,7 +8,7 @@ import { Journal, runTests } from "./run_tests.ts";
 
 const RUN_TESTS = fileURLToPath(new URL("run_tests.ts", import.meta.url));
 
-/** A folder with a module of tests. */
+/** A folder with a test module. */
 class Module implements Disposable {
   readonly folder = Deno.makeTempDirSync();
   readonly path = `${this.folder}/some_test.ts`;
@@ -17,7 +17,7 @@ class Module implements Disposable {
     Deno.writeTextFileSync(this.path, source);
   }
 
-  /** Runs the test; temporary files of the run lie in the folder as well. */
+  /** Runs the test; the run's temporary files are also in the folder. */
   spawn(...args: string[]): Deno.ChildProcess {
     return new Deno.Command(Deno.execPath(), {
       args: ["run", "-A", RUN_TESTS, "--no-check", "--no-config", ...args, this.path],
@@ -107,7 +107,7 @@ Deno.test({
   },
 });
 
-Deno.test("runTests() runs files of a folder in one isolate, but for those that ask", async () => {
+Deno.test("runTests() runs files of a folder in one isolate, except files that request their own", async () => {
   using module = new Module("");
   const { folder } = module;
   const count = `
@@ -141,13 +141,13 @@ Deno.test("runTests() runs files of a folder in one isolate, but for those that 
   assertEquals(output.match(/error: Error: one of 2/g)?.length, 2);
 });
 
-Deno.test("runTests() rejects a number of files that is none", async () => {
+Deno.test("runTests() rejects an invalid number of files", async () => {
   for (const value of ["0", "-1", "many", ""]) {
     await assertRejects(() => runTests([`--together=${value}`]), RangeError, "--together");
   }
 });
 
-Deno.test("runTests() rejects a deadline that is none", async () => {
+Deno.test("runTests() rejects an invalid deadline", async () => {
   for (const value of ["0", "-1", "soon", "Infinity"]) {
     await assertRejects(() => runTests([`--deadline=${value}`]), RangeError, "--deadline");
   }

@@ -1,26 +1,27 @@
 /**
- * The bill of materials (SBOM) of the package, in the JSON of CycloneDX 1.6: every package that an
- * entry of `deno.json` reaches, as Deno resolves the imports.
+ * The software bill of materials (SBOM) of the package, as CycloneDX 1.6 JSON: every package that
+ * an entry of `deno.json` reaches, as Deno resolves the imports.
  *
  * ```sh
  * deno task sbom
  * deno task sbom --strict
  * ```
  *
- * The file is `dist/sbom.cdx.json`. Without `SOURCE_DATE_EPOCH` the document has no time, so that two
- * runs make the same bytes.
+ * The file is `dist/sbom.cdx.json`. Without `SOURCE_DATE_EPOCH` the document contains no time, so
+ * that two runs produce the same bytes.
  *
- * - **Required** are packages that the root entry reaches, optional those of other entries alone.
- * - **Packages of npm** have a `purl`, the hash of their tarball, and the license of their manifest.
- * - **Packages of JSR** have no type of `purl`; the property `skein:registry` names the registry.
- * - **Behind the mirror** of `tools/launch.ts` the version of a package of JSR is not known, and left
- *   out. `--strict` fails then, as a release needs every version.
+ * - **Required** are packages that the root entry reaches; those that only other entries reach are
+ *   optional.
+ * - **npm packages** have a `purl`, the hash of their tarball, and the license from their manifest.
+ * - **JSR packages** have no `purl` type; the property `skein:registry` names the registry.
+ * - **With the mirror** of `tools/launch.ts`, the versions of JSR packages are unknown and omitted.
+ *   `--strict` fails then, because a release needs every version.
  *
  * @module
  */
 import { VERSION as MIRROR_VERSION } from "./_packages.ts";
 
-/** The manifest of this repository, in part. */
+/** Part of this repository's manifest. */
 export interface Manifest {
   readonly name: string;
   readonly version: string;
@@ -28,7 +29,7 @@ export interface Manifest {
   readonly exports: Readonly<Record<string, string>>;
 }
 
-/** The output of `deno info --json`, in part. */
+/** Part of the output of `deno info --json`. */
 export interface ModuleGraph {
   readonly modules: readonly {
     readonly kind?: string;
@@ -39,19 +40,19 @@ export interface ModuleGraph {
   readonly npmPackages?: Readonly<Record<string, NpmPackage>>;
 }
 
-/** A package of npm in a graph. */
+/** An npm package in a graph. */
 export interface NpmPackage {
   readonly name: string;
   readonly version: string;
-  /** Keys of the packages on which this one depends. */
+  /** Keys of this package's dependencies. */
   readonly dependencies: readonly string[];
   /** Folder in Deno's cache. */
   readonly localPath?: string;
 }
 
-/** Facts that no graph has. */
+/** Facts that the graphs lack. */
 export interface PackageFacts {
-  /** License of a package of npm, as its manifest says. */
+  /** License of an npm package, from its manifest. */
   license(found: NpmPackage): string | undefined;
   /** Hash of a package's tarball, such as `sha512-…`, by name and version. */
   integrity(nameAndVersion: string): string | undefined;
@@ -71,7 +72,7 @@ export interface Component {
   readonly properties: readonly { readonly name: string; readonly value: string }[];
 }
 
-/** A bill of materials, as CycloneDX 1.6 writes one. */
+/** A CycloneDX 1.6 bill of materials. */
 export interface Bom {
   readonly bomFormat: "CycloneDX";
   readonly specVersion: "1.6";
@@ -102,14 +103,14 @@ interface Reached {
   readonly dependsOn: Set<string>;
 }
 
-/** A module of JSR: scope, name and version in the path. */
+/** A JSR module: scope, name and version in the path. */
 const JSR_MODULE = /^https?:\/\/[^/]+\/(@[\w-]+\/[\w-]+)\/(\d[^/]*)\//;
 
 /**
- * Makes a bill of materials.
+ * Creates a bill of materials.
  *
  * @param manifest The manifest of the package.
- * @param graphs The graph of each entry, by the name in `exports`.
+ * @param graphs The graph of each entry, by name in `exports`.
  * @param facts Licenses and hashes.
  * @param timestamp Time of the document; left out by default.
  * @returns The document.
@@ -219,14 +220,14 @@ function purlOf(name: string, version: string): string {
   return `pkg:npm/${name.replace("@", "%40")}@${version}`;
 }
 
-/** Turns the form of a lock file, `sha512-` and base64, into that of CycloneDX. */
+/** Converts a hash from a lock file (`sha512-` and base64) to CycloneDX. */
 function hashOf(integrity: string): { readonly alg: string; readonly content: string } {
   const [algorithm, value] = integrity.split("-");
   const alg = algorithm!.toUpperCase().replace("SHA", "SHA-");
   return { alg, content: Uint8Array.fromBase64(value!).toHex() };
 }
 
-/** A UUID (version 8) that follows from a text. */
+/** A UUID (version 8) derived from a text. */
 async function uuidOf(text: string): Promise<string> {
   const bytes = new Uint8Array(await crypto.subtle.digest("SHA-256", encode(text))).slice(0, 16);
   bytes[6] = bytes[6]! & 0x0f | 0x80;
@@ -246,7 +247,7 @@ async function deno(root: URL, ...args: string[]): Promise<string> {
 }
 
 /**
- * Asks Deno about each entry of a repository, and makes the bill of materials.
+ * Reads the graph of each entry with Deno, and creates the bill of materials.
  *
  * @param root Folder of the repository.
  * @param timestamp Time of the document; left out by default.

@@ -39,7 +39,7 @@ const REDIS: ModuleGraph = {
     "@ioredis/commands@1.0.0": {
       name: "@ioredis/commands",
       version: "1.0.0",
-      dependencies: ["ioredis@5.0.0_zod@4.0.0"], // Packages may depend on one another.
+      dependencies: ["ioredis@5.0.0_zod@4.0.0"], // Packages may depend on each other.
     },
     "zod@4.0.0": ZOD,
   },
@@ -84,7 +84,7 @@ Deno.test("bomOf() lists packages with entries, hashes, licenses and dependencie
   ]);
 });
 
-Deno.test("bomOf() names the same content by the same number, and has a time if one is given", async () => {
+Deno.test("bomOf() gives the same content the same serial number, and has a time if one is given", async () => {
   const of = (graph: ModuleGraph, time?: Date) =>
     bomOf(MANIFEST, new Map([[".", graph]]), FACTS, time);
   const [one, again, other] = await Promise.all([of(ROOT), of(ROOT), of(REDIS)]);
@@ -93,7 +93,7 @@ Deno.test("bomOf() names the same content by the same number, and has a time if 
   assertEquals((await of(ROOT, new Date(0))).metadata.timestamp, "1970-01-01T00:00:00.000Z");
 });
 
-Deno.test("bomOf() refuses a graph with an error", async () => {
+Deno.test("bomOf() rejects a graph with an error", async () => {
   const broken: ModuleGraph = { modules: [{ specifier: "npm:gone@1", error: "not found" }] };
   await assertRejects(
     () => bomOf(MANIFEST, new Map([[".", broken]]), FACTS),

@@ -1,6 +1,6 @@
 /**
- * Checks all types in one run of the compiler: the modules of the repository with the examples of
- * their documentation, the programs of the pages, and mistakes that the compiler has to name.
+ * Checks all types in one compiler run: the repository's modules with their documentation examples,
+ * the programs of the pages, and mistakes that the compiler must report.
  *
  * ```sh
  * deno run -A tools/launch.ts run -A tools/types.ts
@@ -12,11 +12,11 @@ import { fileURLToPath } from "node:url";
 import { MISTAKES, MISTAKES_BEGIN } from "../tests/type_mistakes.ts";
 import { PROGRAMS } from "../tests/page_programs.ts";
 
-/** One error of the compiler. */
+/** A compiler error. */
 export interface TypeFault {
   /** The whole text. */
   readonly text: string;
-  /** First line of the message, without the number of the error. */
+  /** First line of the message, without the error number. */
   readonly message: string;
   /** The file, as the compiler names it. */
   readonly file: string;
@@ -25,7 +25,7 @@ export interface TypeFault {
 }
 
 /**
- * Reads the errors that `deno check` prints.
+ * Parses the errors that `deno check` prints.
  *
  * @param output The output, without colours.
  * @returns The errors, in the order of the output.
@@ -34,18 +34,18 @@ export function faultsOf(output: string): TypeFault[] {
   return output.split("\n\n").flatMap((text) => {
     const message = /^TS\d+ \[ERROR\]: (.*)$/m.exec(text)?.[1];
     if (message === undefined) return [];
-    // The first place is that of the error; others belong to explanations.
+    // The first location is the error's; others belong to explanations.
     const place = /^ {4}at (\S+?):(\d+):\d+$/m.exec(text);
     return [{ text, message, file: place?.[1] ?? "", line: Number(place?.[2] ?? 0) }];
   });
 }
 
 /**
- * Compares the errors of the program with mistakes to those that are expected.
+ * Compares the errors in the program of mistakes with the expected ones.
  *
  * @param faults Errors in that program.
- * @returns A text for each mistake that the compiler missed or names otherwise, and for each error
- * elsewhere in the program.
+ * @returns A text for each mistake that the compiler missed or reports differently, and for each
+ * error elsewhere in the program.
  */
 export function differences(faults: readonly TypeFault[]): string[] {
   const told = new Map(faults.map(({ line, message }) => [line, message]));
@@ -63,7 +63,7 @@ export function differences(faults: readonly TypeFault[]): string[] {
  * Checks the types.
  *
  * @param root The folder of the repository.
- * @returns Whether all types fit, and the text of the compiler.
+ * @returns True if all types are correct, and the compiler's output.
  */
 export async function checkTypes(root: URL): Promise<{ passed: boolean; output: string }> {
   const folder = await Deno.makeTempDir();

@@ -32,7 +32,7 @@ error: Type checking failed.
   ]);
 });
 
-Deno.test("differences() names a mistake without its message, and an error elsewhere", () => {
+Deno.test("differences() reports a mistake without its error, and an error elsewhere", () => {
   const first = MISTAKES_BEGIN.length + 1;
   const faults = MISTAKES.map(({ message }, i) => ({
     text: "",

@@ -1,5 +1,5 @@
 /**
- * Runs a command for which `jsr:@skein/skein`, and `@skein/client` on npm, are the packages of this
+ * Runs a command in which `jsr:@skein/skein` and `@skein/client` on npm are the packages of this
  * checkout.
  *
  * ```sh
@@ -8,11 +8,10 @@
  * deno run -A tools/with_mirror.ts npm install @skein/client
  * ```
  *
- * The command runs in the current folder. A mirror on the loopback interface, in place of the JSR
- * registry, serves this package and the few `@std` packages of this repository, and no others. Deno
- * caches a package by the port of the mirror, which follows from the content: an edit of the checkout
- * is seen by the next run of the command. A registry for the scope `@skein` builds the package for
- * npm when a program asks for the package first.
+ * The command runs in the current folder. Instead of the JSR registry, a mirror on the loopback
+ * interface serves only this package and the repository's few `@std` packages. Deno caches a
+ * package by the mirror's port, which depends on the content, so the next run sees edits of the
+ * checkout. A registry for the scope `@skein` builds the npm package on its first request.
  *
  * @module
  */

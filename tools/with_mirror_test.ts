@@ -23,7 +23,7 @@ Deno.test("withMirror() gives a command the package of this checkout, and return
   assertEquals([code, stdout], [7, version], stderr);
 });
 
-Deno.test("withMirror() tells the usage without a command", async () => {
+Deno.test("withMirror() prints its usage without a command", async () => {
   const { code, stderr } = await run();
   assertEquals(code, 2);
   assertMatch(stderr, /^Usage: .*with_mirror\.ts COMMAND/);

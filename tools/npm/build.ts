@@ -1,11 +1,11 @@
 /**
- * The npm package `@skein/client`, made from the modules of the client.
+ * Builds the npm package `@skein/client` from the client's modules.
  *
- * - **JavaScript:** ECMAScript modules by esbuild, readable, one for each entry, with the late
- *   imports as chunks of their own. Source maps contain the sources.
- * - **Types:** one declaration file for each module that the types of an entry reach, by
- *   TypeScript. There are no maps of declarations, as these lead to sources that are not shipped.
- * - **Reproducible:** the same sources make the same bytes, in any folder and at any time.
+ * - **JavaScript:** readable ECMAScript modules by esbuild, one per entry, with lazy imports as
+ *   separate chunks. Source maps contain the sources.
+ * - **Types:** declaration files by TypeScript, one for each module that the types of an entry
+ *   reach. There are no declaration maps, because their sources are not shipped.
+ * - **Reproducible:** the same sources produce the same bytes, in any folder and at any time.
  *
  * @module
  */
@@ -43,21 +43,21 @@ export const ENTRIES: readonly PackageEntry[] = [
 /** Name of the package. */
 export const NAME = "@skein/client";
 
-/** The oldest version of Node with the globals that the client needs. */
+/** The oldest Node version with the globals that the client needs. */
 const NODE = ">=22";
 
 /**
- * The newest syntax in the JavaScript. Browsers with the globals that the client needs have all of
- * this syntax.
+ * The syntax level of the JavaScript. Browsers with the globals that the client needs support all
+ * of it.
  */
 const TARGET = "es2023";
 
-/** Path in the package to content. */
+/** Maps paths in the package to contents. */
 export type PackageFiles = ReadonlyMap<string, Uint8Array>;
 
 /** Options for {@linkcode buildPackage}. */
 export interface BuildOptions {
-  /** URL of the repository for `package.json`; a release names it. */
+  /** URL of the repository for `package.json`; set by a release. */
   readonly repository?: string | undefined;
 }
 
@@ -86,7 +86,7 @@ export async function buildPackage(root: URL, options: BuildOptions = {}): Promi
 }
 
 /**
- * Writes the files of a package into a folder, whose former content is removed.
+ * Writes the files of a package to a folder, whose previous content is removed.
  *
  * @param files The files.
  * @param folder The folder.
@@ -106,7 +106,7 @@ export async function writePackage(files: PackageFiles, folder: string): Promise
  * Packs a package as `npm publish` does.
  *
  * @param folder The folder of the package.
- * @param into The folder of the tarball.
+ * @param into The folder for the tarball.
  * @returns The path of the tarball.
  * @throws {Error} If npm fails.
  */
@@ -151,7 +151,7 @@ function manifest(version: string, license: string, { repository }: BuildOptions
   };
 }
 
-/** Bundles the entries. Only sources of the repository get into the bundle. */
+/** Bundles the entries. The bundle contains only sources of the repository. */
 async function buildScripts(root: URL): Promise<Map<string, string>> {
   const folder = fileURLToPath(root);
   const outdir = `${folder}out`;
@@ -184,7 +184,7 @@ async function buildScripts(root: URL): Promise<Map<string, string>> {
   }
 }
 
-/** Places the sources of a map in the folder `src` of the package, where no other files are. */
+/** Moves the sources of a map to the folder `src` of the package, which contains no other files. */
 function withSourcesInside(path: string, text: string): string {
   const map = JSON.parse(text) as { sources: string[] };
   const up = posix.relative(posix.dirname(path), "src");
@@ -193,8 +193,8 @@ function withSourcesInside(path: string, text: string): string {
 }
 
 /**
- * Declarations of all modules that the types of an entry reach. The gate checks the types of the
- * repository, so that the compiler only writes here.
+ * Returns the declarations of all modules that the types of an entry reach. The compiler only emits
+ * here; `deno task ok` checks the types.
  */
 function buildTypes(root: URL): Map<string, string> {
   const folder = fileURLToPath(root);
@@ -239,12 +239,12 @@ function buildTypes(root: URL): Map<string, string> {
   return types;
 }
 
-/** Types of `await using`, which a project with an older `lib` does not have. */
+/** Types of `await using`, which a project with an older `lib` lacks. */
 const LIBRARIES = '/// <reference lib="esnext.disposable" />\n';
 
 /**
- * Types of the DOM library that the types of Node lack, from those that both have. A file that uses
- * a name declares the name, so that a project needs no DOM library.
+ * DOM types that Node's types lack, derived from types that both have. A file that uses such a name
+ * declares it, so that a project needs no DOM library.
  */
 const DOM_TYPES: Readonly<Record<string, string>> = {
   AddEventListenerOptions:
@@ -260,7 +260,7 @@ function withDomTypes(text: string): string {
   return text + used.map(([name, type]) => `type ${name} = ${type};\n`).join("");
 }
 
-/** Turns the relative imports of a declaration file, which name sources, into those of scripts. */
+/** Changes the relative imports of a declaration file from sources to scripts. */
 function withScriptImports(text: string): { text: string; imports: string[] } {
   const imports: string[] = [];
   let rewritten = "";
@@ -276,7 +276,7 @@ function withScriptImports(text: string): { text: string; imports: string[] } {
   return { text: rewritten + text.slice(from), imports };
 }
 
-/** Lets the examples in comments import the package by its name on npm. */
+/** Changes the imports of examples in comments to the package's npm name. */
 function withPackageNames(text: string): string {
   for (const { subpath, jsr } of ENTRIES) {
     text = text.replaceAll(`"${jsr}"`, `"${posix.join(NAME, subpath)}"`);

@@ -6,9 +6,8 @@
  * deno task package --check   # and checks the package: a second build, its face, its consumers
  * ```
  *
- * `--into=FOLDER` takes another folder than `dist/`; all arguments behind `--check` are those of
- * `deno test`. A release sets `SKEIN_REPOSITORY` to the URL of the repository, which the manifest
- * then names.
+ * `--into=FOLDER` sets another folder than `dist/`; all arguments after `--check` are passed to
+ * `deno test`. A release sets `SKEIN_REPOSITORY` to the URL of the repository for the manifest.
  *
  * @module
  */
@@ -18,7 +17,7 @@ import { buildPackage, NAME, type PackageFiles, packPackage, writePackage } from
 
 const ROOT = new URL("../../", import.meta.url);
 
-/** Seconds for one test of `--check`, which may install packages. */
+/** Deadline of a test of `--check`, in seconds; a test may install packages. */
 const DEADLINE_S = 150;
 
 const INTO = "--into=";
@@ -51,7 +50,7 @@ export async function main(args: readonly string[]): Promise<number> {
   return await runTests([...options, ...args.slice(check + 1), tests]);
 }
 
-/** Lists the files that are not the same, byte by byte, in two builds. */
+/** Lists the files whose bytes differ between two builds. */
 function differences(first: PackageFiles, second: PackageFiles): string[] {
   const text = (files: PackageFiles, path: string) => new TextDecoder().decode(files.get(path));
   return [...new Set([...first.keys(), ...second.keys()])]

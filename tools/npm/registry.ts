@@ -1,6 +1,6 @@
 /**
  * A registry with the npm package of a checkout, on the loopback interface. Packages of other
- * scopes come from the user's own registry.
+ * scopes come from the user's registry.
  *
  * @module
  */
@@ -24,8 +24,9 @@ export interface NpmRegistry extends AsyncDisposable {
   /** URL of the registry, with a final slash. */
   readonly url: string;
   /**
-   * Variables for programs: npm, pnpm and Yarn take the user's settings from a file that also names
-   * this registry. Deno reads such a file only as `.npmrc` of a project, or of the home folder.
+   * Environment variables for programs: npm, pnpm and Yarn read the user's settings from a file
+   * that also contains this registry. Deno reads such a file only as the `.npmrc` of a project or
+   * the home folder.
    */
   readonly env: Readonly<Record<string, string>>;
 }
@@ -34,15 +35,15 @@ export interface NpmRegistry extends AsyncDisposable {
 export interface RegistryOptions {
   /** Root of the checkout. */
   readonly checkout: URL;
-  /** Makes the package on the first request; by default, `deno task package` does. */
+  /** Builds the package on the first request; by default with `deno task package`. */
   readonly build?: () => Promise<PackedPackage>;
-  /** Text of the user's settings; by default, that of `~/.npmrc`. */
+  /** The user's settings; by default the content of `~/.npmrc`. */
   readonly settings?: string;
 }
 
 /**
- * Starts a registry. The port follows from the folder of the checkout, so that lock files of npm
- * stay valid.
+ * Starts a registry. The port is derived from the checkout's folder, so that npm lock files stay
+ * valid.
  *
  * @param options See {@linkcode RegistryOptions}.
  * @returns The running registry.
@@ -56,7 +57,7 @@ export async function openRegistry(options: RegistryOptions): Promise<NpmRegistr
   await Deno.writeTextFile(settings, `${text.trimEnd()}\n${SCOPE}:registry=${url}\n`);
   return {
     url,
-    // npm hands the name in lower case to programs that it starts, and either name may win.
+    // npm passes the lowercase name to programs that it starts, and either name may win.
     env: { NPM_CONFIG_USERCONFIG: settings, npm_config_userconfig: settings },
     async [Symbol.asyncDispose]() {
       await server.shutdown();
@@ -66,10 +67,10 @@ export async function openRegistry(options: RegistryOptions): Promise<NpmRegistr
 }
 
 /**
- * Answers requests as the registry does: the document of the package with its one version, and the
+ * Answers requests as the registry does: the package document with its only version, and the
  * tarball.
  *
- * @param build Makes the package; called on the first request, and again only after a failure.
+ * @param build Builds the package; called on the first request, and again only after a failure.
  * @returns The handler.
  */
 export function registryHandler(
@@ -95,7 +96,7 @@ export function registryHandler(
       integrity: `sha512-${createHash("sha512").update(tarball).digest("base64")}`,
     };
     const versions = { [version]: { ...manifest, dist } };
-    // npm asks again each time: the package changes with the checkout.
+    // npm must revalidate each time: the package changes with the checkout.
     const headers = { "cache-control": "no-cache" };
     return Response.json({ name, "dist-tags": { latest: version }, versions }, { headers });
   };
@@ -105,7 +106,7 @@ function notFound(): Response {
   return Response.json({ error: "Not found" }, { status: 404 });
 }
 
-/** Builds the package in a process of its own, which has the tools in memory only as long. */
+/** Builds the package in a separate process, so that the tools don't stay in memory. */
 async function buildCheckout(checkout: URL): Promise<PackedPackage> {
   const folder = await Deno.makeTempDir({ prefix: "skein-package-" });
   try {

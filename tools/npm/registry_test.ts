@@ -25,7 +25,7 @@ Deno.test("registryHandler() has the document and the tarball, and builds once",
   assertEquals(builds, 1);
 });
 
-Deno.test("registryHandler() does not know other packages and versions", async () => {
+Deno.test("registryHandler() answers 404 for other packages and versions", async () => {
   const handler = registryHandler(() => Promise.resolve(PACKAGE));
   for (const path of ["/", "/react", "/@skein/server", "/@skein/client/-/client-1.2.2.tgz"]) {
     const response = await ask(handler, path);

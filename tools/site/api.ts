@@ -1,5 +1,5 @@
 /**
- * Builds the reference of the API by `deno doc --html`, with the colours and the bar of the site.
+ * Builds the API reference with `deno doc --html`, in the colours of the site and with its bar.
  *
  * @module
  */
@@ -23,7 +23,7 @@ export interface ApiOptions {
   readonly exports: Readonly<Record<string, string>>;
 }
 
-/** Files that change at a time: most of the work is waiting for the disk. */
+/** Files that are changed at a time: most of the work is waiting for the disk. */
 const FILES_AT_ONCE = 16;
 
 /** A link to a source file. */
@@ -94,7 +94,7 @@ export async function buildApi(options: ApiOptions): Promise<void> {
   }));
 }
 
-/** The additions to each page of the reference. */
+/** Additions to each page of the reference. */
 export interface Look {
   /** The path of the site. */
   readonly base: string;
@@ -107,7 +107,7 @@ export interface Look {
   /** URL of the folder to which links to sources lead. */
   readonly root: string;
   /**
-   * Tells whether a link leads to a page and an anchor.
+   * Returns true if a link leads to an existing page and anchor.
    *
    * @param page URL of the page with the link.
    * @param link The link.
@@ -116,13 +116,13 @@ export interface Look {
 }
 
 /**
- * Adds the look of the site to a page of `deno doc`, and mends its links:
+ * Adds the site's look to a page of `deno doc`, and fixes its links:
  *
  * - **Look:** the bar, the colours and the language.
  * - **Entries:** a list of the entries on the first page, and the name of the package in imports.
- * - **Sources:** links lead to the code host, never to this machine.
- * - **Anchors:** `deno doc` links to parts that no page has, such as an accessor without a getter,
- * or a type parameter of an inferred type. These links lead to the page, or nowhere.
+ * - **Sources:** links lead to the code host, never to the local machine.
+ * - **Anchors:** `deno doc` links to anchors that don't exist, such as an accessor without a
+ *   getter, or a type parameter of an inferred type. These links lead to the page, or are removed.
  *
  * @param html The page.
  * @param page URL of the page, without an extension.
@@ -145,7 +145,7 @@ export function withLook(html: string, page: string, look: Look): string {
         return path === "" ? `<a${after}` : `${before}${path}"${after}`;
       },
     )
-    // The option that leaves extensions out also takes the name of a member for an index.
+    // The option that omits extensions also treats a member's name as an index.
     .replace(/(?<= href="[^"]*\w\.)(?=")/g, "index")
     .replace("<html>", '<html lang="en-GB">')
     .replace(
@@ -154,7 +154,7 @@ export function withLook(html: string, page: string, look: Look): string {
         `<link rel="stylesheet" href="${base}api/api.css"></head>`,
     )
     .replace(/<body[^>]*>/, (body) => `${body}\n${bar}`)
-    // Names for readers of screens, and scrolling by keyboard.
+    // Labels for screen readers, and scrolling by keyboard.
     .replaceAll('class="copyButton"', 'class="copyButton" aria-label="Copy"')
     .replaceAll("<pre class=", '<pre tabindex="0" class=')
     .replace('id="searchbar"', 'id="searchbar" aria-label="Search the reference"')
@@ -174,7 +174,7 @@ function plain(attribute: string): string {
   return attribute.replaceAll("&#x2F;", "/").replaceAll("&amp;", "&");
 }
 
-/** A list of links to the entries of the package, except the first, which the page is about. */
+/** A list of links to the package's entries, except the first, which the page describes. */
 function entryList(entries: readonly string[]): string {
   const links = entries.filter((entry) => entry !== ".").map((entry) => {
     const name = entry.replace("./", "");
@@ -185,7 +185,7 @@ function entryList(entries: readonly string[]): string {
 }
 
 /**
- * Makes the bar at the top.
+ * Returns the bar at the top.
  *
  * @param base The path of the site.
  * @param nav Links of the bar.

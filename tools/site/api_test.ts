@@ -55,7 +55,7 @@ Deno.test("barOf() marks the reference among the links", () => {
   );
 });
 
-Deno.test("withLook() leads links to sources to the code host, or leaves them out", () => {
+Deno.test("withLook() links sources to the code host, or removes the links", () => {
   const html =
     '<a\n  class="sourceButton"\n  href="file:&#x2F;&#x2F;&#x2F;checkout&#x2F;a.ts"><svg></svg>\n</a>.';
   assertEquals(withLook(html, URL_OF_PAGE, LOOK), ".");
@@ -65,7 +65,7 @@ Deno.test("withLook() leads links to sources to the code host, or leaves them ou
   );
 });
 
-Deno.test("withLook() mends links to parts that no page has", () => {
+Deno.test("withLook() fixes links to anchors that no page has", () => {
   const html = '<a href=".&#x2F;Server#close">1</a><a href=".&#x2F;Server#open" class="a">2</a>' +
     '<a href="#type_param_t" class="link">T</a><a href=".&#x2F;WorkerNode.">index</a>';
   assertEquals(

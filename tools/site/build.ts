@@ -1,9 +1,9 @@
 /**
- * Builds the site: the pages by VitePress, the reference of the API by `deno doc`.
+ * Builds the site: the pages with VitePress, the API reference with `deno doc`.
  *
- * VitePress 1.6 is the newest stable version. The lock file beside its settings pins every package
- * of the build. `npm ci` installs these into a cache folder, once for each lock file, and Deno runs
- * the programs.
+ * VitePress 1.6 is the newest stable version. The lock file next to its settings pins every package
+ * of the build. `npm ci` installs them in a cache folder, once per lock file, and Deno runs the
+ * programs.
  *
  * @module
  */
@@ -25,7 +25,7 @@ export interface BuildOptions extends StageOptions {
   readonly base?: string;
   /**
    * Scheme and host of the site, such as `https://skein.example`, for links in the files for coding
-   * agents. Without an origin these links begin with the base.
+   * agents. By default these links start with the base.
    *
    * @default {""}
    */
@@ -41,7 +41,7 @@ export interface Packages {
    *
    * @param script The script, such as `cspell/bin.mjs`.
    * @param args Arguments of the script.
-   * @returns Whether the script succeeded, and its output.
+   * @returns True if the script succeeded, and its output.
    */
   run(script: string, args: readonly string[]): Promise<{ passed: boolean; output: string }>;
 }
@@ -52,17 +52,17 @@ const GENERATOR = new URL("vitepress/", import.meta.url);
 /** The built site. */
 export const OUT: URL = new URL("dist/site/", ROOT);
 
-/** The look of the site: that of VitePress with the colours of Skein. */
+/** The site's theme: VitePress with Skein's colours. */
 const THEME = `import theme from "vitepress/theme";
 import "./style.css";
 
 export default theme;
 `;
 
-/** The font that VitePress has for the site. */
+/** The font that VitePress ships for the site. */
 const FONT = "node_modules/vitepress/dist/client/theme-default/fonts/inter-roman-latin.woff2";
 
-/** Groups that are open in the sidebar at first. */
+/** Groups that are initially open in the sidebar. */
 const OPEN: ReadonlySet<string> = new Set(["Start", "How do I send and receive?"]);
 
 /** Groups in the bar at the top, with their names there. */
@@ -75,7 +75,7 @@ const NAV: ReadonlyMap<string, string> = new Map([
 ]);
 
 /**
- * Installs the packages of the build, unless a former run did.
+ * Installs the packages of the build, unless an earlier run did.
  *
  * @returns See {@linkcode Packages}.
  */
@@ -86,7 +86,7 @@ export async function installPackages(): Promise<Packages> {
   const folder = new URL(`site-${hash}/`, parent);
   if (!await exists(new URL("node_modules/", folder))) {
     await Deno.mkdir(parent, { recursive: true });
-    // Another build may install at the same time: the first to finish gives the folder its name.
+    // Another build may be installing too: the first to finish renames its folder.
     const fresh = await tempFolder(parent);
     for (const name of ["package.json", "package-lock.json"]) {
       await Deno.copyFile(new URL(name, GENERATOR), new URL(name, fresh));
@@ -127,7 +127,7 @@ export async function buildSite(packages: Packages, options: BuildOptions = {}):
   const staged = stage(await readPages(ROOT), options);
   const { pages, files, groups } = staged;
   const nav = navOf(groups, config.version);
-  // The generator finds its packages in a folder above.
+  // The generator finds its packages in a parent folder.
   const work = await tempFolder(packages.folder);
   try {
     for (const [route, text] of pages) await write(new URL(route, work), text);
@@ -171,7 +171,7 @@ export async function buildSite(packages: Packages, options: BuildOptions = {}):
   });
 }
 
-/** Groups with pages, the reference of the API, and the version. */
+/** Groups with pages, the API reference, and the version. */
 function navOf(groups: readonly StagedGroup[], version: string): NavItem[] {
   const items = groups.flatMap(({ text: group, items }) => {
     const text = NAV.get(group);

@@ -1,6 +1,6 @@
 /**
- * Checks the documentation as a whole: the links of the built site, the spelling, and the walks
- * through the pages.
+ * Checks the whole documentation: the links of the built site, the spelling, and the pages'
+ * commands.
  *
  * @module
  */
@@ -11,18 +11,18 @@ import { checkSpelling } from "./spelling.ts";
 
 const ROOT = new URL("../../", import.meta.url);
 
-/** Files at a time, as walks start servers, browsers and compilers of their own. */
+/** Test files at a time: they start servers, browsers and compilers. */
 const JOBS = "3";
 
-/** Longest time of one walk, in seconds; a walk installs packages and starts servers. */
+/** Deadline of one page, in seconds; its test installs packages and starts servers. */
 const WALK_SECONDS = 240;
 
 /**
- * Checks the built site and the pages, and prints each fault and the sums.
+ * Checks the built site and the pages, and prints each fault and the totals.
  *
  * @param packages See {@linkcode Packages}.
  * @param base The path of the site.
- * @returns Whether no check failed.
+ * @returns True if no check failed.
  */
 export async function checkDocs(packages: Packages, base: string): Promise<boolean> {
   const checks: [name: string, run: () => Promise<string[]>][] = [
@@ -41,13 +41,13 @@ export async function checkDocs(packages: Packages, base: string): Promise<boole
     const seconds = ((performance.now() - startMs) / 1_000).toFixed(1);
     console.log(`${name} ... ${faults.length === 0 ? "ok" : "FAILED"} (${seconds} s)`);
   }
-  // The site itself is one more: the build fails on a link to a page that does not exist.
+  // The build itself counts as one check: it fails on a link to a missing page.
   const passed = checks.length - failed + 1;
   console.log(`\n${failed === 0 ? "ok" : "FAILED"} | ${passed} passed | ${failed} failed\n`);
   return await walkPages() && failed === 0;
 }
 
-/** Runs the tests of the pages, which print their own sums. */
+/** Runs the tests of the pages, which print their own totals. */
 async function walkPages(): Promise<boolean> {
   const { success } = await new Deno.Command(Deno.execPath(), {
     args: [

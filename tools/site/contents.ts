@@ -1,11 +1,11 @@
 /**
- * Reads and checks the table of contents, the groups of links in `docs/README.md`, and names the
+ * Reads and checks the table of contents (the groups of links in `docs/README.md`), and names the
  * anchors of headings.
  *
  * @module
  */
 
-/** The headings of the groups, in their order. */
+/** The headings of the groups, in order. */
 export const GROUPS = [
   "Start",
   "How do I send and receive?",
@@ -20,7 +20,7 @@ export const GROUPS = [
   "Internals",
 ] as const;
 
-/** The page that holds the table of contents. */
+/** The page with the table of contents. */
 export const CONTENTS = "docs/README.md";
 
 /** A line of the table of contents. */
@@ -31,7 +31,7 @@ export interface Entry {
   readonly path: string;
   /** The heading on the page, with the number sign; empty for the whole page. */
   readonly hash: string;
-  /** Text behind the dash; empty without one. */
+  /** Text after the dash; empty without one. */
   readonly text: string;
   /** Line number, from 1. */
   readonly line: number;
@@ -43,24 +43,24 @@ export interface Group {
   readonly title: string;
   /** Line number of the heading, from 1. */
   readonly line: number;
-  /** The pages, in their order. */
+  /** The pages, in order. */
   readonly entries: readonly Entry[];
 }
 
 /**
- * Pages that the site does not show: its home page has the place of the first, and the last belongs
- * to the package on npm.
+ * Pages without an entry: the site's home page replaces the first and is made from the second, and
+ * the last belongs to the npm package.
  */
 const OUTSIDE: ReadonlySet<string> = new Set(["README.md", CONTENTS, "tools/npm/README.md"]);
 
-/** Folder of the tables that tests read, which the site does not show either. */
+/** Folder of the tables that tests read; the site does not show it either. */
 const TESTS = "tests/";
 
-/** A list item: a link, and a dash with a text. */
+/** A list item: a link, optionally with a dash and a text. */
 const ITEM = /^- \[(?<title>[^\]]+)\]\((?<target>[^)\s]+)\)(?: [-–] (?<text>.*))?$/;
 
 /**
- * Reads the groups of a table of contents. Sections with other headings are no groups.
+ * Reads the groups of a table of contents. Sections with other headings are not groups.
  *
  * @param page The Markdown of {@linkcode CONTENTS}.
  * @returns The groups in the order of the page.
@@ -78,7 +78,7 @@ export function contentsOf(page: string): Group[] {
     }
     let item = lines[at]!;
     if (group === undefined || !item.startsWith("- ")) continue;
-    // The formatter folds long items.
+    // The formatter wraps long items.
     while (/^ {2}\S/.test(lines[at + 1] ?? "")) item += ` ${lines[++at]!.trim()}`;
     const parts = ITEM.exec(item)?.groups;
     if (parts === undefined) throw new SyntaxError(messageOf(item, line));
@@ -90,9 +90,9 @@ export function contentsOf(page: string): Group[] {
 }
 
 /**
- * Names the anchor of a heading, as code hosts do.
+ * Returns the anchor of a heading, as code hosts name it.
  *
- * @param heading The text of the heading, with or without marks of Markdown.
+ * @param heading The text of the heading, with or without Markdown.
  * @returns The anchor; the second of a page with the same name gets `-1`, and so on.
  */
 export function slugOf(heading: string): string {
@@ -108,7 +108,7 @@ function messageOf(item: string, line: number): string {
   return `Cannot read contents: line ${line} must be "- [Title](page.md) - text", received "${item}"`;
 }
 
-/** A fault of the table of contents, with its line. */
+/** A fault in the table of contents. */
 export interface Fault {
   /** Line number, from 1. */
   readonly line: number;
@@ -117,7 +117,7 @@ export interface Fault {
 }
 
 /**
- * Checks a table of contents: the groups have their order, and every page is listed once.
+ * Checks a table of contents: the groups are in order, and every page is listed once.
  *
  * @param page The Markdown of {@linkcode CONTENTS}.
  * @param paths All pages of the repository.

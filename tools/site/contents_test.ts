@@ -53,7 +53,7 @@ Deno.test("contentsOf() reads groups, links and texts", () => {
   ]);
 });
 
-Deno.test("contentsOf() refuses an item without a link", () => {
+Deno.test("contentsOf() rejects an item without a link", () => {
   assertThrows(() => contentsOf("## Start\n\n- One\n"), SyntaxError, "line 3 must be");
 });
 
@@ -73,7 +73,7 @@ Deno.test("checkContents() reports groups and pages that break a rule", () => {
   ]);
 });
 
-Deno.test("checkContents() reports an item that no one can read", () => {
+Deno.test("checkContents() reports an unreadable item", () => {
   const [fault] = checkContents("## Start\n\n- One\n", []);
   assertEquals(fault?.message.startsWith("Cannot read contents: line 3 must be"), true);
 });

@@ -1,14 +1,14 @@
 /**
- * Splits a page into prose and blocks of code.
+ * Splits a page into prose and code blocks.
  *
  * @module
  */
 
 /** A part of a page. */
 export interface Part {
-  /** A block of code with both of its fences, otherwise prose. */
+  /** True for a code block with its fences, false for prose. */
   readonly isCode: boolean;
-  /** The lines; parts joined by line feeds are the page again. */
+  /** The lines; the parts joined by line feeds are the page. */
   readonly text: string;
 }
 
@@ -16,7 +16,7 @@ export interface Part {
  * Splits a page at its fences.
  *
  * @param page The Markdown.
- * @returns Prose and code in turn.
+ * @returns Alternating prose and code.
  */
 export function fencesOf(page: string): Part[] {
   const parts: Part[] = [];

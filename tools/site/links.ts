@@ -5,16 +5,16 @@
  */
 import { fileURLToPath } from "node:url";
 
-/** An attribute that is an address or an anchor. */
+/** An attribute that is a URL or an anchor. */
 const ATTRIBUTE = /\s(href|src|id|name)=(?:"([^"]*)"|'([^']*)')/g;
 
-/** Parts of a page whose text looks like attributes. */
+/** Parts of a page whose text may look like attributes. */
 const NOT_MARKUP = /<(script|style)\b[^>]*>[\s\S]*?<\/\1>|<!--[\s\S]*?-->|data-copy="[^"]*"/g;
 
-/** The name in an address for the top of a page. */
+/** Fragments that mean the top of a page. */
 const TOP: ReadonlySet<string> = new Set(["", "top"]);
 
-/** The addresses and anchors of a page. */
+/** The links and anchors of a page. */
 interface Page {
   readonly targets: readonly string[];
   readonly anchors: ReadonlySet<string>;
@@ -25,7 +25,7 @@ interface Page {
  *
  * @param folder The built site, with a slash at the end.
  * @param base The path of the site, with a slash at both ends.
- * @returns A text for each link without a target, by page; and the number of links.
+ * @returns A text for each link without a target, by page, and the number of links.
  */
 export async function checkLinks(
   folder: URL,
@@ -66,7 +66,7 @@ export async function checkLinks(
     return "a link leads to an anchor of the page";
   }
 
-  /** The file that a host serves for an address; like that of `serve.ts`, without redirects. */
+  /** The file that a host serves for a path, as in `serve.ts` but without redirects. */
   function fileFor(path: string): string | undefined {
     const candidates = path === "" || path.endsWith("/")
       ? [`${path}index.html`]
@@ -75,7 +75,7 @@ export async function checkLinks(
   }
 }
 
-/** The address of a page below the path of the site. */
+/** The path of a page below the site's path. */
 function addressOf(path: string): string {
   return encoded(path).replace(/(^|\/)index\.html$/, "$1").replace(/\.html$/, "");
 }

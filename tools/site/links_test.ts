@@ -2,7 +2,7 @@ import { assertEquals } from "@std/assert";
 import { pathToFileURL } from "node:url";
 import { checkLinks } from "./links.ts";
 
-/** Checks a site of some files. */
+/** Checks a site with some files. */
 async function check(files: Record<string, string>, base?: string) {
   const folder = await Deno.makeTempDir();
   for (const [name, text] of Object.entries(files)) {

@@ -1,22 +1,22 @@
 /**
- * Writes the site for coding agents: `llms.txt` lists the pages in the format of llmstxt.org, and
- * `llms-full.txt` is the text of the pages for users, in reading order.
+ * Writes the site's files for coding agents: `llms.txt` lists the pages in the format of
+ * llmstxt.org, and `llms-full.txt` contains the pages for users, in reading order.
  *
  * @module
  */
 import { fencesOf } from "./fences.ts";
 import { FRONT_MATTER, type Staged } from "./stage.ts";
 
-/** Groups that no user of the library has to read; `llms.txt` lists them under "Optional". */
+/** Groups that users of the library need not read; `llms.txt` lists them under "Optional". */
 const OPTIONAL: ReadonlySet<string> = new Set(["Internals"]);
 
-/** Pages outside the folders of the guide, and the protocol: for implementers and maintainers. */
+/** Pages outside the guide's folders, and the protocol: for implementers and maintainers. */
 const NOT_FOR_USERS = /^\/(?:[^/]+$|bench\/|protocol\/)/;
 
 /** Pages at the root that users read. */
 const FOR_USERS: ReadonlySet<string> = new Set(["/", "/faq", "/features", "/troubleshooting"]);
 
-/** Lines that give a program of the site a hint, or the page a picture. */
+/** Comments and pictures. */
 const NOT_TEXT = /^<!--[\s\S]*?-->\n*|^\[?!\[[^\]]*\]\([^)]*\)(?:\]\([^)]*\))?\n*/gm;
 
 /** The opening fence of a block: an agent needs the language and the name of the file. */
@@ -24,17 +24,17 @@ const FENCE = /^(?<start>\s*(?:```|~~~)\w*)(?<rest>[^\n]*)/;
 
 /** Files for coding agents, by path below the root of the site. */
 export interface AgentFiles {
-  /** Path of a file, such as `llms.txt` or `guide/topics.md`, to the text. */
+  /** Maps the path of a file, such as `llms.txt` or `guide/topics.md`, to its text. */
   readonly [path: string]: string;
 }
 
 /**
- * Makes the files for coding agents: `llms.txt`, `llms-full.txt`, and the Markdown of every page at
- * its address with `.md`.
+ * Returns the files for coding agents: `llms.txt`, `llms-full.txt`, and the Markdown of every page
+ * at its URL with `.md`.
  *
- * @param staged The pages with the links of the site.
- * @param address The address of the site's root, with a slash at the end: with scheme and host, or
- * only a path.
+ * @param staged The pages with the site's links.
+ * @param address The URL of the site's root, with a slash at the end: with scheme and host, or only
+ * a path.
  * @returns The files.
  */
 export function agentFiles({ bodies, groups }: Staged, address: string): AgentFiles {
@@ -70,7 +70,7 @@ function indexOf(home: string, groups: Groups, address: string): string {
   ].join("\n");
 }
 
-/** The text of the pages for users, each after a comment with its address. */
+/** The text of the pages for users, each after a comment with its URL. */
 function fullOf(texts: ReadonlyMap<string, string>, groups: Groups, address: string): string {
   const links = groups.flatMap(({ text: title, items }) =>
     items.map(({ link }) => link).filter((link) => isForUsers(title, link)).map(pathOf)
@@ -105,7 +105,7 @@ function plain(page: string): string {
   }).join("\n");
 }
 
-/** Makes links from the root of the site absolute; those to pages lead to their Markdown. */
+/** Makes links from the site's root absolute; links to pages lead to their Markdown. */
 function withAddress(page: string, address: string): string {
   return fencesOf(page).map(({ isCode, text }) =>
     isCode
@@ -114,7 +114,7 @@ function withAddress(page: string, address: string): string {
   ).join("\n");
 }
 
-/** The address of the Markdown of a page, or of a file. */
+/** The URL of a page's Markdown, or of a file. */
 function markdownOf(link: string, address: string): string {
   const [, path, hash] = /^\/([^#]*)(.*)$/.exec(link)!;
   if (/\.\w+$/.test(path!)) return `${address}${path}${hash}`;
@@ -130,7 +130,7 @@ function pathOf(link: string): string {
   return link.replace(/#.*/, "");
 }
 
-/** The home page without the list of pages, which follow anyway. */
+/** The home page without the list of pages, because the pages follow anyway. */
 function withoutGroups(home: string, groups: Groups): string {
   const titles = new Set(groups.map(({ text }) => text));
   const [beginning, ...sections] = home.split(/^(?=## )/m);

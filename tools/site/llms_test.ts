@@ -65,7 +65,7 @@ const PAGES = new Map([
 const staged = stage({ pages: PAGES, paths: new Set(PAGES.keys()) });
 const files = agentFiles(staged, "https://docs.example/skein/");
 
-Deno.test("agentFiles() lists the pages with a line each, and those for maintainers last", () => {
+Deno.test("agentFiles() lists the pages with a line each, those for maintainers last", () => {
   assertEquals(
     files["llms.txt"],
     `# Skein
@@ -124,13 +124,13 @@ Short code.
   );
 });
 
-Deno.test("agentFiles() has each page at its address", () => {
+Deno.test("agentFiles() has each page at its path", () => {
   assertStringIncludes(files["guide/topics.md"]!, "# Topics");
   assertStringIncludes(files["skills/skein/skill.md"]!, "name: skein"); // A skill to download.
   assertStringIncludes(files["internals/inside.md"]!, "For maintainers.");
 });
 
-Deno.test("agentFiles() of this repository leads each link to a file", async () => {
+Deno.test("agentFiles() of this repository links only to existing files", async () => {
   const staged = stage(await readPages(new URL("../../", import.meta.url)));
   const files = agentFiles(staged, "/");
   const known = new Set([

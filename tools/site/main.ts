@@ -1,5 +1,5 @@
 /**
- * Builds the documentation's site into `dist/site/`, serves it, or checks it.
+ * Builds the documentation site into `dist/site/`, serves it, or checks it.
  *
  * ```sh
  * deno task docs
@@ -21,7 +21,7 @@ import { SiteError } from "./stage.ts";
 export interface Arguments {
   /** Serves the built site until Ctrl-C. */
   readonly serve: boolean;
-  /** Checks the site, the spelling and the walks. */
+  /** Checks the site, the spelling and the pages' commands. */
   readonly check: boolean;
   /** Port of `--serve`. */
   readonly port: number;
@@ -36,11 +36,11 @@ export interface Arguments {
 /**
  * Reads the command line.
  *
- * @param args The arguments behind the name of the program.
- * @param env Reads a variable of the environment: `DOCS_REPOSITORY`, `DOCS_ORIGIN` and `DOCS_BASE`
- * stand for the options of the same names.
+ * @param args The arguments after the program's name.
+ * @param env Reads an environment variable: `DOCS_REPOSITORY`, `DOCS_ORIGIN` and `DOCS_BASE`
+ * replace the options of the same names.
  * @returns The parsed command line.
- * @throws {TypeError} If an option is unknown or has a bad value.
+ * @throws {TypeError} If an option is unknown or has an invalid value.
  */
 export function parseArguments(
   args: readonly string[],

@@ -3,7 +3,7 @@ import { parseArguments } from "./main.ts";
 
 const DEFAULTS = { serve: false, check: false, port: 8000, base: "/" };
 
-Deno.test("parseArguments() reads options, and addresses from the environment", () => {
+Deno.test("parseArguments() reads options, and URLs from the environment", () => {
   assertEquals(parseArguments([]), DEFAULTS);
   assertEquals(parseArguments(["--serve", "--port", "0", "--check"]), {
     ...DEFAULTS,
@@ -24,7 +24,7 @@ Deno.test("parseArguments() reads options, and addresses from the environment", 
   });
 });
 
-Deno.test("parseArguments() refuses unknown options and bad values", () => {
+Deno.test("parseArguments() rejects unknown options and invalid values", () => {
   for (
     const args of [
       ["--open"],

@@ -1,15 +1,16 @@
 /**
- * The search of the site: the sections of a page, the words that lead to a section, and the ranking.
- * The settings of VitePress and the tests share this file, so both search the same index.
+ * The site's search: the sections of a page, the words that lead to a section, and the ranking. The
+ * VitePress settings and the tests share this file, so both search the same index.
  *
- * A page names words of its readers that its text doesn't use in a comment below the heading:
+ * In a comment below the heading, a page lists words that readers search for and its text doesn't
+ * use:
  *
  * ```md
  * <!-- search: logout, kick, ban -->
  * ```
  *
- * VitePress sends the functions of {@linkcode SEARCH} to the browser as text, so they refer to
- * nothing outside of themselves.
+ * VitePress sends the functions of {@linkcode SEARCH} to the browser as text, so they must not
+ * refer to anything outside.
  *
  * @module
  */
@@ -27,7 +28,7 @@ export interface Section {
 
 /** A section in the index, as VitePress adds it. */
 export interface SearchDocument {
-  /** The address of the page, and the anchor. */
+  /** The path of the page, with the anchor. */
   readonly id: string;
   /** The section's own heading. */
   readonly title: string;
@@ -47,7 +48,7 @@ export const SEARCH = {
       if (name === "text") return text;
       return name === "keywords" ? keywords : section[name as keyof SearchDocument];
     },
-    /** Drops words of questions, and takes a plural for its singular. */
+    /** Drops question words, and replaces plurals by singulars. */
     processTerm: (term: string): string | null => {
       const word = term.toLowerCase();
       if (
@@ -62,23 +63,23 @@ export const SEARCH = {
   searchOptions: {
     fuzzy: 0.15,
     prefix: true,
-    // A word itself comes before words that are like it, in titles too.
+    // Exact matches rank above similar words, in titles too.
     weights: { fuzzy: 0.05, prefix: 0.25 },
     boost: { title: 6, keywords: 6, text: 2, titles: 2 },
-    /** Pages for maintainers and implementers come after those for users. */
+    /** Pages for maintainers and implementers rank below those for users. */
     boostDocument: (id: string): number =>
       /\/(?:bench|changelog|contributing|internals|protocol)(?:[/#]|$)/.test(id) ? 0.1 : 1,
   },
 };
 
-/** The words of a page's readers, in a comment on lines of its own. */
+/** The search words, in a comment on its own lines. */
 const KEYWORDS = /^<!-- search: ([\s\S]*?) -->$/gm;
 
 /**
  * Splits a page at its headings.
  *
  * @param page The Markdown of the page, with or without front matter.
- * @returns The sections in their order; none for a page whose front matter says `search: false`.
+ * @returns The sections in order; none for a page whose front matter says `search: false`.
  */
 export function sectionsOf(page: string): Section[] {
   const [, head = "", body = page] = /^---\n([\s\S]*?)\n---\n([\s\S]*)$/.exec(page) ?? [];
@@ -106,7 +107,7 @@ interface Part {
   readonly lines: string[];
 }
 
-/** Headings, each with the lines below; lines before the first heading belong to no section. */
+/** Headings, each with the lines below it; lines before the first heading belong to no section. */
 function partsOf(body: string): Part[] {
   const parts: Part[] = [];
   let isCode = false;
@@ -120,12 +121,12 @@ function partsOf(body: string): Part[] {
   return parts;
 }
 
-/** A heading as the results show it, which take it for HTML. */
+/** A heading as the results show it, namely as HTML. */
 function htmlOf(title: string): string {
   return plainOf(title).replaceAll("*", "").replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 }
 
-/** Markdown without comments, targets of links and marks of code. */
+/** Markdown without comments, link targets and code marks. */
 function plainOf(text: string): string {
   return text.replace(/<!--[\s\S]*?-->/g, "").replace(/\]\([^)\s]*\)/g, "]").replaceAll("`", "")
     .trim();

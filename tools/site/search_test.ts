@@ -4,10 +4,10 @@ import { readPages } from "../pages.ts";
 import { SEARCH, type SearchDocument, sectionsOf } from "./search.ts";
 import { stage } from "./stage.ts";
 
-/** Results that a reader sees without scrolling. */
+/** Number of results that a reader sees without scrolling. */
 const FIRST = 3;
 
-/** Queries as readers type them, and the pages of which one has to be among the first results. */
+/** Queries as readers type them, with pages of which one must be among the first results. */
 const QUERIES: Readonly<Record<string, readonly string[]>> = {
   "logout": ["recipes/users-and-jwt", "guide/users"],
   "kick": ["guide/users", "guide/topics", "recipes/users-and-jwt"],
@@ -78,7 +78,7 @@ async function indexOfSite(): Promise<MiniSearch<SearchDocument>> {
 
 const index = await indexOfSite();
 
-/** The pages of the first results, without their anchors. */
+/** The pages of the first results, without anchors. */
 function found(query: string): string[] {
   return index.search(query).slice(0, FIRST).map(({ id }) =>
     String(id).slice(1).replace(/#.*/, "")
@@ -106,7 +106,7 @@ Deno.test("search still finds pages for implementers by words that no other page
   assertEquals(found("asyncapi")[0], "protocol");
 });
 
-Deno.test("sectionsOf() splits at headings and takes words out of a comment", () => {
+Deno.test("sectionsOf() splits at headings and reads words from a comment", () => {
   const page = `---
 description: ""
 ---
@@ -137,6 +137,6 @@ See [the client](client.md).
   ]);
 });
 
-Deno.test("sectionsOf() has no sections of a page that search leaves out", () => {
+Deno.test("sectionsOf() returns no sections of a page that search excludes", () => {
   assertEquals(sectionsOf("---\nsearch: false\n---\n\n# Home\n"), []);
 });

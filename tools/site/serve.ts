@@ -18,8 +18,8 @@ const TYPES: Readonly<Record<string, string>> = {
 };
 
 /**
- * Makes a handler for `Deno.serve` that serves a folder: pages have addresses without `.html`, a
- * folder stands for its index, and `404.html` answers for all other addresses.
+ * Creates a handler for `Deno.serve` that serves a folder: pages have paths without `.html`, a
+ * folder serves its index, and `404.html` is served for all other paths.
  *
  * @param folder The folder, with a slash at the end.
  * @param base The path of the site, with a slash at both ends.
@@ -65,12 +65,12 @@ function answer(
 }
 
 /**
- * Finds the file of an address.
+ * Finds the file for a path.
  *
- * @returns The file, the address to which to redirect, or `undefined` for an unknown address.
+ * @returns The file, a path to redirect to, or `undefined` for an unknown path.
  */
 async function fileOf(folder: URL, pathname: string): Promise<URL | string | undefined> {
-  // The parser of addresses has resolved dots; an encoded slash could still leave the folder.
+  // The URL parser has resolved dots; an encoded slash could still leave the folder.
   if (/%(?:2f|5c|00|(?![0-9a-f]{2}))/i.test(pathname)) return undefined;
   const path = `.${pathname}`;
   if (pathname.endsWith("/")) {

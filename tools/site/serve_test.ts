@@ -2,7 +2,7 @@ import { assertEquals, assertStringIncludes } from "@std/assert";
 import { pathToFileURL } from "node:url";
 import { siteHandler } from "./serve.ts";
 
-/** A site with four files, beside a file that the site must not show. */
+/** A site with four files, and a file outside that must not be served. */
 async function site(): Promise<(path: string, method?: string) => Promise<Response>> {
   const folder = await Deno.makeTempDir();
   const files = {
@@ -36,7 +36,7 @@ Deno.test("siteHandler() serves pages without extensions, and folders by their i
   assertEquals(await script.text(), "app");
 });
 
-Deno.test("siteHandler() redirects to the one address of a page", async () => {
+Deno.test("siteHandler() redirects to the canonical path of a page", async () => {
   const get = await site();
   for (
     const [path, to] of [
@@ -50,7 +50,7 @@ Deno.test("siteHandler() redirects to the one address of a page", async () => {
   }
 });
 
-Deno.test("siteHandler() answers other addresses by the page for missing pages", async () => {
+Deno.test("siteHandler() serves the page for missing pages at other paths", async () => {
   const get = await site();
   const outside = ["/..%2fsecret.txt", "/%2e%2e/secret.txt", "/../secret.txt", "/%", "/%00"];
   for (const path of ["/nowhere", "/guide/", "/guide/topics/", "/assets", ...outside]) {
@@ -59,7 +59,7 @@ Deno.test("siteHandler() answers other addresses by the page for missing pages",
   }
 });
 
-Deno.test("siteHandler() answers HEAD without a body and refuses other methods", async () => {
+Deno.test("siteHandler() answers HEAD without a body and rejects other methods", async () => {
   const get = await site();
   const head = await get("/", "HEAD");
   assertEquals([head.status, head.headers.get("content-length"), head.body], [200, "4", null]);

@@ -1,5 +1,5 @@
 /**
- * Checks the spelling of the pages, by `cspell` and a list of the field's words.
+ * Checks the spelling of the pages with `cspell` and a list of technical words.
  *
  * @module
  */
@@ -7,10 +7,10 @@ import { fileURLToPath } from "node:url";
 import type { Packages } from "./build.ts";
 import { SiteError } from "./stage.ts";
 
-/** The words that no dictionary has, one a line, in order. */
+/** The words that are in no dictionary, one per line, sorted. */
 export const WORDS: URL = new URL("words.txt", import.meta.url);
 
-/** Code is no prose: blocks, code in a line, and targets of links. */
+/** Code is not checked: blocks, inline code, and link targets. */
 const CODE = [
   "/^[ \\t]*(```|~~~)[\\s\\S]*?^[ \\t]*\\1/gm",
   "/(`+)(?!`)(?:(?!\\n\\n)[\\s\\S])*?[^`]\\1(?!`)/g",
@@ -18,7 +18,7 @@ const CODE = [
   "/<[^>]*>/g",
 ];
 
-/** One unknown word in the output of `cspell`. */
+/** An unknown word in the output of `cspell`. */
 const UNKNOWN = /^(.+?):(\d+):\d+ - Unknown word \((.+?)\)/gm;
 
 /**
@@ -27,7 +27,7 @@ const UNKNOWN = /^(.+?):(\d+):\d+ - Unknown word \((.+?)\)/gm;
  * @param packages See {@linkcode Packages}.
  * @param root The repository.
  * @param pages Paths of the pages from the root, with their Markdown.
- * @returns A text for each unknown word, and for each fault of the list of words.
+ * @returns A text for each unknown word, and for each fault in the word list.
  * @throws {SiteError} If `cspell` fails, with its output.
  */
 export async function checkSpelling(
@@ -71,10 +71,10 @@ export async function checkSpelling(
 }
 
 /**
- * Reads the unknown words in the output of `cspell`.
+ * Reads the unknown words from the output of `cspell`.
  *
  * @param output The output without colours.
- * @param root Path of the repository, which the texts leave out.
+ * @param root Path of the repository, which the texts omit.
  * @returns A text for each word.
  */
 export function unknownWords(output: string, root: string): string[] {
@@ -84,9 +84,9 @@ export function unknownWords(output: string, root: string): string[] {
 }
 
 /**
- * Checks the list of words: sorted, each word once, and each in use.
+ * Checks the word list: sorted, without duplicates, and each word in use.
  *
- * @param list The list, one word a line.
+ * @param list The list, one word per line.
  * @param pages The Markdown of all pages.
  * @returns A text for each fault.
  */

@@ -1,15 +1,15 @@
 /**
- * Makes the sources of the site from the pages of the repository: each page has a route, and each
- * link leads to the place that the site has for the target.
+ * Creates the site's sources from the repository's pages: each page has a route, and each link
+ * leads to its target on the site.
  *
  * @module
  */
 import { CONTENTS, contentsOf, type Group, slugOf } from "./contents.ts";
 import { fencesOf } from "./fences.ts";
 
-/** The pages, and the surroundings to which they link. */
+/** The pages, and the files to which they link. */
 export interface Sources {
-  /** Path from the root of the repository to Markdown, of every page. */
+  /** Maps the path of every page, from the root of the repository, to its Markdown. */
   readonly pages: ReadonlyMap<string, string>;
   /** Every file of the repository. */
   readonly paths: ReadonlySet<string>;
@@ -18,19 +18,22 @@ export interface Sources {
 /** Options of {@linkcode stage}. */
 export interface StageOptions {
   /**
-   * Address of the repository on a code host, such as `https://github.com/owner/name`. Without an
-   * address, links to source files become code, and pages have no link to edit them.
+   * URL of the repository on a code host, such as `https://github.com/owner/name`. Without it,
+   * links to source files become code, and pages have no edit link.
    */
   readonly repository?: string;
 }
 
-/** Sources of the generator. */
+/** Sources for the generator. */
 export interface Staged {
-  /** Route of a file, such as `guide/topics.md`, to Markdown. */
+  /** Maps the route of a file, such as `guide/topics.md`, to Markdown. */
   readonly pages: ReadonlyMap<string, string>;
-  /** Route of a page to its Markdown with the links of the site, without the site's layout. */
+  /** Maps the route of a page to its Markdown with the site's links, but without its layout. */
   readonly bodies: ReadonlyMap<string, string>;
-  /** Route of a file that pages show or offer, such as `chat.png`, to the path in the repository. */
+  /**
+   * Maps the route of a file that pages show or offer, such as `chat.png`, to its path in the
+   * repository.
+   */
   readonly files: ReadonlyMap<string, string>;
   /** The sidebar. */
   readonly groups: readonly StagedGroup[];
@@ -40,7 +43,7 @@ export interface Staged {
 export interface StagedGroup {
   /** Text of the heading. */
   readonly text: string;
-  /** The pages, with their links from the root of the site, and a sentence about each. */
+  /** The pages, with their links from the site's root, and a sentence about each. */
   readonly items: readonly {
     readonly text: string;
     readonly link: string;
@@ -48,7 +51,10 @@ export interface StagedGroup {
   }[];
 }
 
-/** The site cannot be built or checked: a program failed, and the message has its output. */
+/**
+ * Thrown if the site cannot be built or checked, because a program failed; the message contains its
+ * output.
+ */
 export class SiteError extends Error {
   /**
    * Creates the error.
@@ -76,21 +82,21 @@ export interface NavItem {
 /** The branch that links to the repository name. */
 const BRANCH = "main";
 
-/** Most characters of a page's description, which search engines show. */
+/** Maximum characters of a page's description, which search engines show. */
 const DESCRIPTION_CHARS = 160;
 
-/** The head of a skill file, which coding agents read and the site does not show. */
+/** The front matter of a skill file, which coding agents read and the site does not show. */
 export const FRONT_MATTER: RegExp = /^---\n[\s\S]*?\n---\n+/;
 
-/** Folder of the skill for coding agents, which repeats parts of the other pages in short. */
+/** Folder of the skill for coding agents, which summarizes other pages. */
 const SKILLS = "skills/";
 
 const IMAGE = /\.(?:png|svg|jpe?g|webp|gif)$/;
 
-/** A list item with a link, and the text behind its dash. */
+/** A list item with a link, and the text after its dash. */
 const ITEM_TEXT = /^(- \[[^\]]+\]\([^)]+\)) [-–] ((?:.|\n(?= {2}\S))*)/gm;
 
-/** Code in a line, or a link. Code comes first: links in code are text. */
+/** Inline code, or a link. Code comes first, because links in code are text. */
 const CODE_OR_LINK =
   /(?<code>(?<!`)(?<ticks>`+)(?!`)(?:(?!\n\n)[\s\S])*?(?<!`)\k<ticks>(?!`))|(?<mark>!?)\[(?<label>(?:[^[\]]|\[[^\]]*\])*)\]\((?<target>[^)\s]+)\)/g;
 
@@ -133,7 +139,7 @@ export function stage(sources: Sources, options: StageOptions = {}): Staged {
     const head = headOf(path, text, site);
     pages.set(routeOf(path), `${head}${path === CONTENTS ? withSections(body, groups) : body}`);
   }
-  // Pages may show pictures by HTML too.
+  // Pages may also show pictures in HTML.
   for (const path of sources.paths) {
     if (path.startsWith("docs/") && IMAGE.test(path)) files.set(routeOf(path), path);
   }
@@ -163,15 +169,15 @@ function headOf(path: string, text: string, { repository }: Site): string {
   if (repository !== undefined) facts.edit = `${repository}/edit/${BRANCH}/${path}`;
   if (path === CONTENTS) {
     facts.layout = "home";
-    facts.search = false; // The table of contents has the words of all pages.
+    facts.search = false; // The table of contents contains the words of all pages.
   }
-  if (path.startsWith(SKILLS)) facts.search = false; // The other pages tell readers more.
-  // JSON is YAML.
+  if (path.startsWith(SKILLS)) facts.search = false; // The other pages say more.
+  // JSON is valid YAML.
   const lines = Object.entries(facts).map(([name, value]) => `${name}: ${JSON.stringify(value)}`);
   return `---\n${lines.join("\n")}\n---\n\n`;
 }
 
-/** The first paragraph as plain text, up to a whole sentence where one fits. */
+/** The first paragraph as plain text, cut after a whole sentence if one fits. */
 function descriptionOf(page: string): string {
   const paragraph =
     page.replace(FRONT_MATTER, "").split(/\n{2,}/).find((part) =>
@@ -195,7 +201,7 @@ function linked(path: string, text: string, site: Site): string {
       const to = decodeURIComponent(pathname.slice(1));
       if (site.listed.has(to)) return `${mark}[${label}](${linkOf(to)}${hash})`;
       if (to === CONTENTS) return `${mark}[${label}](/${hash})`;
-      // The first page of the site stands for that of the repository, which has other headings.
+      // The site's home page replaces the repository's, which has other headings.
       if (to === "README.md") return `${mark}[${label}](/)`;
       if (mark === "!") return whole;
       if (to.startsWith("docs/") && site.paths.has(to)) {
@@ -206,7 +212,7 @@ function linked(path: string, text: string, site: Site): string {
     }));
 }
 
-/** A link to a file outside the site, or code in place of the link. */
+/** A link to a file outside the site, or code instead of the link. */
 function toSource(label: string, to: string, hash: string, { repository, paths }: Site): string {
   if (repository !== undefined) {
     const kind = paths.has(to) ? "blob" : "tree";
@@ -218,14 +224,14 @@ function toSource(label: string, to: string, hash: string, { repository, paths }
     : `${label} (\`${to}\`)`;
 }
 
-/** Changes a page outside blocks of code. */
+/** Changes a page outside code blocks. */
 function outsideFences(text: string, change: (prose: string) => string): string {
   return fencesOf(text).map(({ isCode, text }) => isCode ? text : change(text)).join("\n");
 }
 
 /**
- * Wraps the parts of the home page into elements, which the style lays out: the beginning, each
- * section, and the groups of the table of contents as one.
+ * Wraps the parts of the home page in elements for the stylesheet: the introduction, each section,
+ * and the groups of the table of contents as one.
  */
 function withSections(body: string, groups: readonly Group[]): string {
   const titles = new Set(groups.map(({ title }) => title));

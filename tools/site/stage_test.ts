@@ -41,12 +41,12 @@ function staged(repository?: string) {
   return stage({ pages, paths }, repository === undefined ? {} : { repository });
 }
 
-Deno.test("routeOf() puts docs at the root and takes a README for the index", () => {
+Deno.test("routeOf() puts docs at the root and uses a README as the index", () => {
   const paths = ["docs/README.md", "docs/guide/a.md", "CHANGELOG.md", "bench/README.md"];
   assertEquals(paths.map(routeOf), ["index.md", "guide/a.md", "changelog.md", "bench/index.md"]);
 });
 
-Deno.test("stage() leads links to the places of the site", () => {
+Deno.test("stage() links to the routes of the site", () => {
   const { pages, files, groups } = staged();
   const [, body] = pages.get("guide/topics.md")!.split("---\n\n");
   assertEquals(
@@ -82,7 +82,7 @@ the client (\`client.ts\`), \`server/\`, \`examples/\`,
   }]);
 });
 
-Deno.test("stage() leads links to source files to the repository, if its address is known", () => {
+Deno.test("stage() links source files to the repository, if its URL is known", () => {
   const page = staged("https://code.example/a/b").pages.get("guide/topics.md")!;
   assertStringIncludes(page, "[the client](https://code.example/a/b/blob/main/client.ts)");
   assertStringIncludes(page, "[examples](https://code.example/a/b/tree/main/examples/)");

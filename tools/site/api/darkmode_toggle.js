@@ -1,4 +1,4 @@
-// Colours of the reference: the choice of the reader is the one that VitePress keeps for the site.
+// Colours of the reference: uses the reader's choice that VitePress stores for the site.
 const KEY = "vitepress-theme-appearance";
 const system = matchMedia("(prefers-color-scheme: dark)");
 

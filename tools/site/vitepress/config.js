@@ -1,6 +1,6 @@
 /**
- * Settings of VitePress. The program that builds the site writes `site.json` beside a copy of
- * this file, and the pages above.
+ * VitePress settings. The build writes `site.json` next to a copy of this file, and the pages into
+ * the folder above.
  *
  * @module
  */
@@ -13,10 +13,10 @@ const site = JSON.parse(readFileSync(new URL("site.json", import.meta.url), "utf
 /** Names of blocks without a file. */
 const NAMES = { output: "Output" };
 
-/** Languages of blocks under the nearest grammar. */
+/** Languages that use a similar grammar. */
 const ALIASES = { caddyfile: "nginx", caddy: "nginx", haproxy: "ini", env: "ini" };
 
-/** Puts the name of its file above a block of code. */
+/** Shows the name of its file above a code block. */
 function withFileNames(md) {
   const { fence } = md.renderer.rules;
   md.renderer.rules.fence = (tokens, index, ...rest) => {
@@ -30,13 +30,13 @@ function withFileNames(md) {
   };
 }
 
-/** Columns from which a table has smaller letters. */
+/** Number of columns at which a table uses smaller text. */
 const DENSE_COLUMNS = 6;
 
-/** Places in a name at which a line of a table may end: before a dot or capital, after a slash. */
+/** Positions at which a long name in a table may wrap: before a dot or capital, after a slash. */
 const BREAKS = /(?<=[\w)])(?=\.[#\w])|(?<=[/_:])(?=\w)|(?<=[a-z\d])(?=[A-Z])/g;
 
-/** Fits tables into the column of text; those of a phone scroll within themselves. */
+/** Fits tables into the text column; on a phone they scroll. */
 function withTableFrames(md) {
   const { rules } = md.renderer;
   const { code_inline: code } = rules;
@@ -69,7 +69,7 @@ export default {
   outDir: site.out,
   cleanUrls: true,
   metaChunk: true,
-  // The tutorial leads to the reader's own server.
+  // The tutorial links to the reader's own server.
   ignoreDeadLinks: "localhostLinks",
   srcExclude: ["node_modules/**"],
   head: [
@@ -81,7 +81,7 @@ export default {
     theme: { light: "github-light-high-contrast", dark: "github-dark-high-contrast" },
     languageAlias: ALIASES,
     anchor: { slugify: slugOf },
-    // Pages are Markdown as code hosts read it, without additions.
+    // Pages are Markdown as code hosts render it, without extensions.
     attrs: { disable: true },
     config(md) {
       md.disable("emoji");
@@ -111,10 +111,9 @@ export default {
     footer: { message: "Skein is free software under the MIT licence." },
     notFound: {
       title: "This page does not exist",
-      quote:
-        "The address may have a typing error, or the page has moved. Search finds pages by words.",
-      linkLabel: "Go to the first page",
-      linkText: "To the first page",
+      quote: "The URL may contain a typo, or the page has moved. Try the search.",
+      linkLabel: "Go to the home page",
+      linkText: "Home",
     },
   },
 };
