@@ -1,4 +1,4 @@
-/** Claims of gomoqt's documents about sessions without another test; in gomoqt's version. */
+/** Claims of gomoqt's documentation about sessions that have no other test, in gomoqt's version. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { moqEnds } from "../tests/moq/network.ts";
 import { soon, turns } from "../tests/waiting.ts";
@@ -54,7 +54,7 @@ Deno.test("a handler is a function or an object, and may leave its track open", 
   assertEquals(names, ["one", "two"]);
 });
 
-Deno.test("an announcement ends, with its handler, on request", async () => {
+Deno.test("an announcement ends with its handler on request", async () => {
   const mux = new TrackMux();
   const publication = mux.publish("/live/a", () => {});
   await using ends = await moqEnds(VERSION, { mux });
@@ -67,7 +67,7 @@ Deno.test("an announcement ends, with its handler, on request", async () => {
   reader.close();
 });
 
-Deno.test("groups are read at the same time, and frames are the reader's to keep", async () => {
+Deno.test("groups are read concurrently, and the reader may keep frames", async () => {
   await using ends = await subscription();
   const writers = await Promise.all([1, 2, 3].map((sequence) => ends.writer.openGroup(sequence)));
   for (const byte of [10, 20]) {
@@ -85,7 +85,7 @@ Deno.test("groups are read at the same time, and frames are the reader's to keep
   ]);
 });
 
-Deno.test("the memory of a frame that was written can be used for the next one", async () => {
+Deno.test("the memory of a written frame can be reused for the next one", async () => {
   await using ends = await subscription();
   const writer = await ends.writer.openGroup();
   const frame = new Uint8Array(3);
@@ -96,7 +96,7 @@ Deno.test("the memory of a frame that was written can be used for the next one",
   assertEquals(frames.map(([byte]) => byte), [1, 2, 3]);
 });
 
-Deno.test("a relay by hand forwards groups under their numbers, and frames unchanged", async () => {
+Deno.test("a handwritten relay forwards groups with their numbers, and frames unchanged", async () => {
   await using up = await subscription();
   await using one = await subscription();
   await using other = await subscription();
@@ -123,7 +123,7 @@ Deno.test("a relay by hand forwards groups under their numbers, and frames uncha
   await soon(relaying);
 });
 
-Deno.test("a subscriber that leaves is reported to its publisher, by its signal and its groups", async () => {
+Deno.test("a leaving subscriber is reported to its publisher through signal and groups", async () => {
   await using ends = await subscription();
   const group = await ends.writer.openGroup();
   await group.writeFrame(Uint8Array.of(1));
@@ -144,7 +144,7 @@ Deno.test("a subscriber that leaves with a reason reports it to the publisher", 
   assertEquals([scope, reason, moqCode, by], ["subscribe", "timeout", 5, "remote"]);
 });
 
-Deno.test("a read gives up in time, and the frame goes to the next one", async () => {
+Deno.test("a read times out, and the next one receives the frame", async () => {
   await using ends = await subscription();
   const writer = await ends.writer.openGroup();
   await writer.writeFrame(Uint8Array.of(1));
@@ -174,7 +174,7 @@ Deno.test("a read gives up in time, and the frame goes to the next one", async (
   assertEquals(await soon(group.readFrame({ signal })), null);
 });
 
-Deno.test("a read that gave up leaves its failure to the next one", async () => {
+Deno.test("a read that timed out leaves its failure to the next one", async () => {
   await using ends = await subscription();
   const writer = await ends.writer.openGroup();
   await writer.writeFrame(Uint8Array.of(1));
@@ -195,7 +195,7 @@ Deno.test("a read that gave up leaves its failure to the next one", async () => 
   }
 });
 
-Deno.test("a write that waits gives up in time, and the group can be given up", async () => {
+Deno.test("a waiting write times out, and the group can be aborted", async () => {
   await using ends = await subscription();
   const writer = await ends.writer.openGroup();
   const closed = assertRejects(() => writer.closed, MoqError, "was aborted");
@@ -210,7 +210,7 @@ Deno.test("a write that waits gives up in time, and the group can be given up", 
   await soon(closed);
 });
 
-Deno.test("a group reports its end, whichever end gave it up", async () => {
+Deno.test("a group reports its end, whichever end aborted it", async () => {
   await using ends = await subscription();
   const [whole, left] = await Promise.all([ends.writer.openGroup(), ends.writer.openGroup()]);
   for (const group of [whole, left]) await group.writeFrame(Uint8Array.of(1));
@@ -230,7 +230,7 @@ Deno.test("a group reports its end, whichever end gave it up", async () => {
   assertEquals([error.scope, error.reason, error.by], ["group", "subscribeCancelled", "remote"]);
 });
 
-Deno.test("broadcasts of one session are not those of another one with a mux of its own", async () => {
+Deno.test("sessions with different muxes have separate broadcasts", async () => {
   await using one = await moqEnds(VERSION, { mux: muxOf(() => {}) });
   await using other = await moqEnds(VERSION);
   assertEquals([one.server.mux.size, other.server.mux.size, other.client.mux.size], [1, 0, 0]);

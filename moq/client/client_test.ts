@@ -80,7 +80,7 @@ for (const version of ALL_VERSIONS) {
   });
 }
 
-Deno.test("MoqClient() waits longer for a peer that takes sessions and drops them", async () => {
+Deno.test("MoqClient() waits longer for a peer that accepts sessions and drops them", async () => {
   using time = new FakeTime();
   const network = new MoqNetwork();
   await using client = network.client({ retry: { maxDelayMs: 8_000, stableMs: 5_000 } });
@@ -92,7 +92,7 @@ Deno.test("MoqClient() waits longer for a peer that takes sessions and drops the
     await pass(time, delayMs);
   }
   assertEquals(network.dials.map(({ at }) => (at - begin) / 1_000), [0, 1, 3, 7, 15, 23]);
-  // A session that holds resets the delay.
+  // A stable session resets the delay.
   await pass(time, 5_000);
   network.last.close();
   await turns();
@@ -100,7 +100,7 @@ Deno.test("MoqClient() waits longer for a peer that takes sessions and drops the
   assert(current.name === "reconnecting" && current.attempt === 1 && current.delayMs === 1_000);
 });
 
-Deno.test("MoqClient() gives up after maxAttempts, with the error of the last one", async () => {
+Deno.test("MoqClient() stops after maxAttempts, with the error of the last one", async () => {
   using time = new FakeTime();
   const network = new MoqNetwork();
   network.fail(9, refused);
@@ -126,7 +126,7 @@ Deno.test("MoqClient() gives up after maxAttempts, with the error of the last on
   assertEquals(client.subscriptions, []);
 });
 
-Deno.test("MoqClient() gives up after giveUpAfterMs without a session that held", async () => {
+Deno.test("MoqClient() stops after giveUpAfterMs without a stable session", async () => {
   using time = new FakeTime();
   const network = new MoqNetwork();
   await using client = network.client({
@@ -152,11 +152,11 @@ const REFUSALS: readonly (readonly [string, () => unknown])[] = [
   ["404", () => new ConnectionError("Refused", { status: 404 })],
   ["unauthorized", () => new MoqError("session", "unauthorized", "No", { by: "remote" })],
   ["no common version", () => new MoqError("session", "unsupportedVersion", "No version")],
-  ["what cannot be dialed", () => new TypeError("Cannot dial MoQ")],
-  ["what the platform lacks", () => new UnsupportedError("Cannot dial MoQ")],
+  ["a URL that cannot be dialed", () => new TypeError("Cannot dial MoQ")],
+  ["a missing feature of the platform", () => new UnsupportedError("Cannot dial MoQ")],
 ];
 for (const [what, error] of REFUSALS) {
-  Deno.test(`MoqClient() stops at once at ${what}`, async () => {
+  Deno.test(`MoqClient() stops immediately on ${what}`, async () => {
     const network = new MoqNetwork();
     const thrown = error();
     network.fail(1, () => thrown);
@@ -167,7 +167,7 @@ for (const [what, error] of REFUSALS) {
   });
 }
 
-Deno.test("MoqClient() tries again after temporary failures", async () => {
+Deno.test("MoqClient() retries after temporary failures", async () => {
   for (
     const error of [
       refused(),
@@ -187,13 +187,13 @@ Deno.test("MoqClient() tries again after temporary failures", async () => {
   }
 });
 
-Deno.test("MoqClient() stops where the server closes the new session as unauthorized", async () => {
+Deno.test("MoqClient() stops if the server closes the new session as unauthorized", async () => {
   using time = new FakeTime();
   const network = new MoqNetwork();
   const client = network.client();
   await settledMoq(client);
   await pass(time, 20_000);
-  // The token of a session that held may have expired: one more attempt.
+  // The token of a stable session may have expired: one more attempt.
   network.last.closeWithError("unauthorized", "Expired");
   assertEquals(await settledMoq(client), "reconnecting");
   await pass(time, 1_000);
@@ -227,7 +227,7 @@ for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
   });
 }
 
-Deno.test("MoqClient() comes back when the wire asks to wind up, on versions without GOAWAY", async () => {
+Deno.test("MoqClient() reconnects when the transport requests a drain, in versions without GOAWAY", async () => {
   using time = new FakeTime();
   const network = new MoqNetwork("gomoqt-dev");
   await using client = network.client();
@@ -239,7 +239,7 @@ Deno.test("MoqClient() comes back when the wire asks to wind up, on versions wit
   assert(network.sessions[0]!.isClosed);
 });
 
-Deno.test("MoqClient() keeps the old session after GOAWAY while the next one does not come", async () => {
+Deno.test("MoqClient() keeps the old session after GOAWAY until the next one opens", async () => {
   using time = new FakeTime();
   const network = new MoqNetwork();
   await using client = network.client();
@@ -256,7 +256,7 @@ Deno.test("MoqClient() keeps the old session after GOAWAY while the next one doe
   assertEquals(await settledMoq(client), "connected");
 });
 
-Deno.test("MoqClient() leaves after GOAWAY in the end, though there is no next session", async () => {
+Deno.test("MoqClient() leaves after leaveAfterMs following GOAWAY, even without a next session", async () => {
   using time = new FakeTime();
   const network = new MoqNetwork();
   await using client = network.client({ retry: { leaveAfterMs: 3_000 } });
@@ -284,7 +284,7 @@ const MIGRATIONS: readonly (readonly [string, string | undefined])[] = [
   ["https://", undefined],
 ];
 for (const [uri, expected] of MIGRATIONS) {
-  Deno.test(`MoqClient() goes to ${expected ?? "its usual place"} after GOAWAY to "${uri}"`, async () => {
+  Deno.test(`MoqClient() connects to ${expected ?? "its usual URL"} after GOAWAY to "${uri}"`, async () => {
     using time = new FakeTime();
     const network = new MoqNetwork();
     await using client = network.client({ url: "https://a.example/moq" });
@@ -297,7 +297,7 @@ for (const [uri, expected] of MIGRATIONS) {
   });
 }
 
-Deno.test("MoqClient() asks allowMigration where to go, and returns to the usual place afterwards", async () => {
+Deno.test("MoqClient() calls allowMigration, and returns to the usual URL afterwards", async () => {
   using time = new FakeTime();
   const network = new MoqNetwork();
   const asked: string[] = [];
@@ -312,7 +312,7 @@ Deno.test("MoqClient() asks allowMigration where to go, and returns to the usual
   await settledMoq(client);
   void network.last.goaway({ uri: "moqt://b.example" });
   await turns();
-  // Without a delay, since the server is another one.
+  // Without a delay, because it is another server.
   assertEquals(await settledMoq(client), "connected");
   void network.last.goaway({ uri: "moqt://c.example" });
   await turns();
@@ -325,7 +325,7 @@ Deno.test("MoqClient() asks allowMigration where to go, and returns to the usual
   ]);
 });
 
-Deno.test("MoqClient() closes a session that comes too late, and one with another mux", async () => {
+Deno.test("MoqClient() closes a session that opens too late, and one with another mux", async () => {
   using time = new FakeTime();
   const network = new MoqNetwork();
   const late = Promise.withResolvers<void>();
@@ -349,7 +349,7 @@ Deno.test("MoqClient() closes a session that comes too late, and one with anothe
   assert(network.last.isClosed);
 });
 
-Deno.test("MoqClient.close() stops an attempt, a delay and a session, and leaves nothing", async () => {
+Deno.test("MoqClient.close() stops an attempt, a delay and a session, and leaves nothing behind", async () => {
   // While dialing.
   const network = new MoqNetwork();
   let aborted = false;
@@ -390,7 +390,7 @@ Deno.test("MoqClient.close() stops an attempt, a delay and a session, and leaves
   await assertRejects(() => connected.whenConnected(), MoqError, "is closed");
 });
 
-Deno.test("MoqClient() closes by its signal, also one that is aborted already", async () => {
+Deno.test("MoqClient() closes by its signal, even if it is already aborted", async () => {
   const network = new MoqNetwork();
   const controller = new AbortController();
   const client = network.client({ signal: controller.signal });
@@ -416,7 +416,7 @@ Deno.test("MoqClient.retryNow() skips the delay, and so does a browser that come
   assertEquals(Date.now(), time.start);
 });
 
-Deno.test("MoqClient.whenConnected() waits for the session, up to its time and signal", async () => {
+Deno.test("MoqClient.whenConnected() waits for the session, up to its timeout and signal", async () => {
   using time = new FakeTime();
   const network = new MoqNetwork();
   network.fail(1, refused);
@@ -441,7 +441,7 @@ Deno.test("MoqClient.whenConnected() waits for the session, up to its time and s
   assertEquals(await session, client.session);
 });
 
-Deno.test("MoqClient() refuses options that make no sense", () => {
+Deno.test("MoqClient() rejects invalid options", () => {
   const { dial } = new MoqNetwork();
   for (
     const options of [
@@ -455,7 +455,7 @@ Deno.test("MoqClient() refuses options that make no sense", () => {
   ) assertThrows(() => new MoqClient({ dial, ...options }), RangeError);
 });
 
-Deno.test("MoqClient() tells the application of each session", async () => {
+Deno.test("MoqClient() passes each session to the application", async () => {
   using time = new FakeTime();
   const network = new MoqNetwork();
   const told: MoqSession[] = [];
@@ -468,7 +468,7 @@ Deno.test("MoqClient() tells the application of each session", async () => {
   assert(told[1] === client.session);
 });
 
-Deno.test("MoqClient() comes back when the application fails at a session", async () => {
+Deno.test("MoqClient() reconnects when onSession fails", async () => {
   for (const fail of [() => Promise.reject(new Error("No room")), () => failing("No room")]) {
     using time = new FakeTime();
     const network = new MoqNetwork();

@@ -78,7 +78,7 @@ for (const wire of Object.keys(URLS)) {
         server = listen(wire, { mux, onSession });
         resolve();
       }
-      // A broadcast that stayed is announced once.
+      // A broadcast that continued is announced once.
       assertEquals((await soon(announcements.next()))?.path, "/room/server");
       assertEquals(announcements.active.length, 1);
       announcements.close();
@@ -90,7 +90,7 @@ for (const wire of Object.keys(URLS)) {
   });
 }
 
-Deno.test("connectMoq() leaves a draining server, and asks for its URL each time", async () => {
+Deno.test("connectMoq() leaves a draining server, and calls its URL function each time", async () => {
   const mux = new TrackMux();
   const { promise: isThere, resolve: onSession } = Promise.withResolvers<unknown>();
   await using first = listen("websocket", { mux, onSession });
@@ -109,7 +109,7 @@ Deno.test("connectMoq() leaves a draining server, and asks for its URL each time
 });
 
 for (const [wire, expected] of [["webtransport", 403], ["quic", undefined]] as const) {
-  Deno.test(`connectMoq() stops where the server refuses it, over ${wire}`, async () => {
+  Deno.test(`connectMoq() stops if the server rejects it, over ${wire}`, async () => {
     let asked = 0;
     await using server = listen(wire, {
       onSetup() {

@@ -14,7 +14,7 @@ function listen(options: ListenMoqOptions = {}): MoqServer {
   return listenMoq({ cacheFolder: null, ...options });
 }
 
-Deno.test("dialMoq() rejects URLs and options that make no sense", async () => {
+Deno.test("dialMoq() rejects invalid URLs and options", async () => {
   const cases: [string, object, ErrorConstructor][] = [
     ["ftp://localhost/", {}, TypeError],
     ["localhost:4443", {}, TypeError],
@@ -37,14 +37,14 @@ Deno.test("dialMoq() rejects URLs and options that make no sense", async () => {
   assertEquals((error as Error).message.includes("secret"), false);
 });
 
-Deno.test("dialMoq() finds the development certificate of a server unaided", async () => {
+Deno.test("dialMoq() finds the development certificate of a server by itself", async () => {
   await using server = listen();
   const { port } = server.address!;
   await using session = await dialMoq(`http://127.0.0.1:${port}/here`);
   assertEquals([session.connection.transport, session.path], ["webtransport", "/here"]);
 });
 
-Deno.test("dialMoq() tells when a server tells no certificate", async () => {
+Deno.test("dialMoq() reports a server that provides no certificate hash", async () => {
   for (const body of ["not hex", "", "ab".repeat(31), "ab".repeat(5_000)]) {
     await using http = Deno.serve(
       { port: 0, hostname: "127.0.0.1", onListen() {} },
@@ -54,7 +54,7 @@ Deno.test("dialMoq() tells when a server tells no certificate", async () => {
   }
 });
 
-Deno.test("dialMoq() tells a server that is down, or has no certificate to tell, from one that lies", async () => {
+Deno.test("dialMoq() distinguishes an unreachable server and a missing hash from an invalid one", async () => {
   const error = await assertRejects(() => dialMoq("http://127.0.0.1:1/"), ConnectionError);
   assertEquals(error.status, undefined);
   for (const status of [404, 503]) {
@@ -67,7 +67,7 @@ Deno.test("dialMoq() tells a server that is down, or has no certificate to tell,
   }
 });
 
-Deno.test("dialMoq() names possible causes where a server does not answer SETUP", async () => {
+Deno.test("dialMoq() names possible causes if a server does not answer SETUP", async () => {
   const certificate = devCertificate({ cacheFolder: null });
   await using listener = listenWebTransport({ hostname: "127.0.0.1", ...certificate });
   void (async () => {
@@ -87,7 +87,7 @@ Deno.test("dialMoq() names possible causes where a server does not answer SETUP"
   assertEquals(other.message, `Cannot open a MoQ session with ${host} within 200 ms`);
 });
 
-Deno.test("dialMoq() takes WebTransport where possible, and WebSocket otherwise", async () => {
+Deno.test("dialMoq() uses WebTransport if possible, and WebSocket otherwise", async () => {
   await using server = listen();
   const url = server.url.replace("https", "http");
   const fallbacks: unknown[] = [];
@@ -110,7 +110,7 @@ Deno.test("dialMoq() takes WebTransport where possible, and WebSocket otherwise"
   assertEquals(third.connection.transport, "websocket");
 });
 
-Deno.test("dialMoq() rejects as a whole after its time, and with its signal", async () => {
+Deno.test("dialMoq() rejects after its timeout, and with its signal", async () => {
   const certificate = devCertificate({ cacheFolder: null });
   // A server that accepts connections, and stays silent.
   await using listener = listenQuic({
@@ -149,7 +149,7 @@ Deno.test("dialMoq() rejects as a whole after its time, and with its signal", as
   await assertRejects(() => dialMoq(url, { ...options, signal: ending.signal }), Error, "Enough");
 });
 
-Deno.test("dialMoq() tells with which code a server ended the setup", async () => {
+Deno.test("dialMoq() reports the code with which a server rejected the setup", async () => {
   const certificate = devCertificate({ cacheFolder: null });
   await using listener = listenQuic({
     hostname: "127.0.0.1",
@@ -175,7 +175,7 @@ Deno.test("dialMoq() tells with which code a server ended the setup", async () =
   assertStringIncludes(error.message, "Go away");
 });
 
-Deno.test("dialMoq() names the offered versions if a server of the IETF's drafts has none", async () => {
+Deno.test("dialMoq() names the offered versions if a server of the IETF drafts supports none", async () => {
   const { cert, key, hashes } = devCertificate({ cacheFolder: null });
   const options = { serverCertificateHashes: hashes };
   const hostname = "127.0.0.1";

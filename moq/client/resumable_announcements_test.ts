@@ -69,7 +69,7 @@ for (const version of ALL_VERSIONS) {
   });
 }
 
-Deno.test("ResumableAnnouncements reports all as gone when the next server has none", async () => {
+Deno.test("ResumableAnnouncements reports all broadcasts as ended when the next server has none", async () => {
   for (const version of ALL_VERSIONS) {
     using time = new FakeTime();
     const network = new MoqNetwork(version);
@@ -96,7 +96,7 @@ Deno.test("ResumableAnnouncements reports nothing of a session that is lost befo
     network.server = { authorize: () => new Promise(() => {}) };
     await turns();
     await pass(time, 1_000);
-    // The answer does not come. On moq-lite-04, silence counts as the answer.
+    // The response does not arrive. In moq-lite-04, silence counts as the response.
     network.cut();
     network.server = {};
     await turns();
@@ -119,7 +119,7 @@ Deno.test("ResumableAnnouncements follows a route that changes", async () => {
   assertEquals(announcements.active.map(({ hops }) => hops[0]), [9n]);
 });
 
-Deno.test("ResumableAnnouncements moves over after GOAWAY, without telling twice", async () => {
+Deno.test("ResumableAnnouncements moves to the next session after GOAWAY, without duplicates", async () => {
   using time = new FakeTime();
   const network = new MoqNetwork();
   network.mux = published("/a", "/b");
@@ -133,7 +133,7 @@ Deno.test("ResumableAnnouncements moves over after GOAWAY, without telling twice
   assertEquals(all, ["+/a", "+/b", "-/a", "+/c"]);
 });
 
-Deno.test("ResumableAnnouncements ends where it is refused", async () => {
+Deno.test("ResumableAnnouncements ends if it is rejected", async () => {
   const network = new MoqNetwork("gomoqt-dev");
   network.server = { authorize: () => false };
   await using client = network.client();
@@ -141,7 +141,7 @@ Deno.test("ResumableAnnouncements ends where it is refused", async () => {
   assertEquals([error.scope, error.reason], ["announce", "bannedPrefix"]);
 });
 
-Deno.test("ResumableAnnouncements.close() ends it, also without a session", async () => {
+Deno.test("ResumableAnnouncements.close() works without a session too", async () => {
   using time = new FakeTime();
   const network = new MoqNetwork();
   network.mux = published("/a");
@@ -162,7 +162,7 @@ Deno.test("ResumableAnnouncements.close() ends it, also without a session", asyn
   assert(client.isConnected);
 });
 
-Deno.test("ResumableAnnouncements forgets possibly gone broadcasts without room for all", async () => {
+Deno.test("ResumableAnnouncements forgets possibly ended broadcasts if there is no room for all", async () => {
   let isRefused = false;
   const announcements = new ResumableAnnouncements(
     { runtime: platformRuntime(), onEnd() {} },
@@ -188,7 +188,7 @@ Deno.test("ResumableAnnouncements forgets possibly gone broadcasts without room 
     for (let at = 0; at < 0.6 * MAX_ANNOUNCED; at++) {
       reader.take({ path: broadcastPath(`/${name}/${at}`), active: true, hops: [] }, false);
     }
-    // The server announces no ends, like a peer that wants to fill the memory.
+    // The server announces no ends, like a peer that tries to fill the memory.
     while (!announcements.active.some(({ path }) => path === `/${name}/0`)) await turns();
     await turns();
   }

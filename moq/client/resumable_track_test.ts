@@ -68,7 +68,7 @@ const KINDS: readonly (readonly [number, TrackResumption["kind"]])[] = [
   [0, "restarted"],
 ];
 for (const [sequence, kind] of KINDS) {
-  Deno.test(`ResumableTrack tells "${kind}" when group ${sequence} follows group 5`, async () => {
+  Deno.test(`ResumableTrack reports "${kind}" when group ${sequence} follows group 5`, async () => {
     using _time = new FakeTime();
     const { network, track } = live();
     await using client = network.client();
@@ -102,7 +102,7 @@ Deno.test("ResumableTrack throws from an open group, and continues with the next
   assertEquals(await textOf(await reader.nextGroup()), "1 1");
 });
 
-Deno.test("ResumableTrack begins while there is no session, with the range that was asked for", async () => {
+Deno.test("ResumableTrack starts without a session, with the requested range", async () => {
   using time = new FakeTime();
   const { network, track } = live();
   network.fail(1, () => new Error("Nobody listens"));
@@ -118,11 +118,11 @@ Deno.test("ResumableTrack begins while there is no session, with the range that 
   await reader.update({ priority: 9 });
   await again(network, client);
   const second = track.writers[1]!.subscription;
-  // Later subscriptions begin at the newest group.
+  // Later subscriptions start at the newest group.
   assertEquals([second.startGroup, second.endGroup, second.priority], [undefined, 90, 9]);
 });
 
-Deno.test("ResumableTrack ends where the publisher ends it, and not with a session", async () => {
+Deno.test("ResumableTrack ends when the publisher ends it, not with a session", async () => {
   using _time = new FakeTime();
   const { network, track } = live();
   await using client = network.client();
@@ -139,7 +139,7 @@ Deno.test("ResumableTrack ends where the publisher ends it, and not with a sessi
   assertEquals(track.writers.length, 2);
 });
 
-Deno.test("ResumableTrack ends at once where it is refused from the start", async () => {
+Deno.test("ResumableTrack ends immediately if it is rejected from the start", async () => {
   const network = new MoqNetwork();
   await using client = network.client();
   const reader = client.subscribe("/live", "video");
@@ -161,7 +161,7 @@ for (const version of ALL_VERSIONS) {
     await turns();
     await track.write(3);
     await reader.nextGroup();
-    // The server restarts, and the publisher comes back after the subscriber.
+    // The server restarts, and the publisher returns after the subscriber.
     publication.end();
     await again(network, client);
     await pass(time, 20_000);
@@ -196,7 +196,7 @@ Deno.test("ResumableTrack continues when its publisher returns on the same sessi
   assertEquals(network.sessions.length, 1);
 });
 
-Deno.test("ResumableTrack gives up after resumeTimeoutMs without its publisher", async () => {
+Deno.test("ResumableTrack ends after resumeTimeoutMs without its publisher", async () => {
   using time = new FakeTime();
   const network = new MoqNetwork();
   const track = new HandTrack();
@@ -230,7 +230,7 @@ Deno.test("ResumableTrack waits from the start with waitForBroadcast", async () 
   assertEquals((await reader.nextGroup())?.sequence, 0);
 });
 
-Deno.test("ResumableTrack does not hammer a publisher that fails again and again", async () => {
+Deno.test("ResumableTrack backs off from a publisher that fails repeatedly", async () => {
   using time = new FakeTime();
   const network = new MoqNetwork();
   let calls = 0;
@@ -324,7 +324,7 @@ Deno.test("ResumableTrack holds no more than two subscriptions for a slow reader
   assertEquals(reader.resumption?.missed, { first: 21, last: 29 });
 });
 
-Deno.test("MoqClient.subscribe() refuses options that make no sense", async () => {
+Deno.test("MoqClient.subscribe() rejects invalid options", async () => {
   await using client = new MoqNetwork().client();
   for (
     const options of [

@@ -1,4 +1,4 @@
-/** Relays whose engine loses, repeats and delays messages: consistent in the end. */
+/** Relays whose broker loses, repeats and delays messages become consistent. */
 import { assertEquals } from "@std/assert";
 import { ClusterBench, read } from "../../tests/moq/cluster.ts";
 import { Publisher } from "../../tests/moq/relays.ts";
@@ -16,7 +16,7 @@ interface Published {
 }
 
 for (const seed of [1, 2, 3]) {
-  Deno.test(`MoqCluster agrees in the end on the relay of each broadcast, seed ${seed}`, async () => {
+  Deno.test(`MoqCluster agrees eventually on the relay of each broadcast, seed ${seed}`, async () => {
     const random = new Random(seed);
     await using bench = new ClusterBench(random);
     const sites = await bench.start(4);

@@ -1,4 +1,4 @@
-/** The broadcasts of relays that dial each other over memory, at a fake time. */
+/** The broadcasts of relays that dial each other in memory, with fake time. */
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { ClusterBench, read, type Site } from "../../tests/moq/cluster.ts";
 import { listen, Publisher } from "../../tests/moq/relays.ts";
@@ -9,7 +9,7 @@ import { TrackMux } from "../track/mux.ts";
 import { MoqError } from "../wire/errors.ts";
 import { MoqCluster } from "./cluster.ts";
 
-Deno.test("MoqCluster finds a broadcast of another relay, and subscribes there once for all", async () => {
+Deno.test("MoqCluster finds a broadcast of another relay, and subscribes there once for all subscribers", async () => {
   await using bench = new ClusterBench();
   const { sites: [a, b], publisher, client, heard } = await bench.live();
   assertEquals(heard, ["/live on"]);
@@ -39,7 +39,7 @@ Deno.test("MoqCluster finds a broadcast of another relay, and subscribes there o
   for (const track of tracks) track.close();
 });
 
-Deno.test("MoqCluster tells three relays of each other's broadcasts, late ones too", async () => {
+Deno.test("MoqCluster announces the broadcasts of three relays to each other, including late ones", async () => {
   await using bench = new ClusterBench();
   const [a, b] = await bench.start(2) as [Site, Site];
   const [one, two] = [new Publisher("/one"), new Publisher("/two")];
@@ -75,7 +75,7 @@ Deno.test("MoqCluster ends broadcasts that ended at another relay, and their sub
   assertEquals(b.cluster.stats, { held: 0, relays: 0, links: 0 });
 });
 
-Deno.test("MoqCluster ends the broadcasts of a killed relay within the time", async () => {
+Deno.test("MoqCluster ends the broadcasts of a killed relay in time", async () => {
   await using bench = new ClusterBench();
   const [a, b, c] = await bench.start(3) as [Site, Site, Site];
   const publisher = new Publisher();
@@ -96,7 +96,7 @@ Deno.test("MoqCluster ends the broadcasts of a killed relay within the time", as
   assertEquals(b.relay.stats.tracks, 0);
 });
 
-Deno.test("MoqCluster ends the broadcasts of a leaving relay at once", async () => {
+Deno.test("MoqCluster ends the broadcasts of a leaving relay immediately", async () => {
   await using bench = new ClusterBench();
   const [a, b] = await bench.start(2) as [Site, Site];
   await a.join(new Publisher().mux);
@@ -110,7 +110,7 @@ Deno.test("MoqCluster ends the broadcasts of a leaving relay at once", async () 
   await turns();
   assertEquals(heard.at(-1), "/live off");
   await assertRejects(() => track.nextGroup(), MoqError);
-  // The relay goes on alone.
+  // The relay continues alone.
   assertEquals([Object.keys(a.ways), Object.keys(b.ways)], [["/live"], ["/other"]]);
   await a.nodes.close();
   await turns();
@@ -136,7 +136,7 @@ Deno.test("MoqCluster follows a broadcast that moves to another relay", async ()
   again.close();
 });
 
-Deno.test("MoqCluster follows a publisher to another relay before its old session is known to be gone", async () => {
+Deno.test("MoqCluster follows a publisher to another relay before its old session is known to be closed", async () => {
   await using bench = new ClusterBench();
   const { sites: [, b, c], publisher, source: dead, track } = await bench.watched(3);
   publisher.write("one");
@@ -155,7 +155,7 @@ Deno.test("MoqCluster follows a publisher to another relay before its old sessio
   track.close();
 });
 
-Deno.test("MoqCluster takes the newer of two broadcasts of one path on every other relay", async () => {
+Deno.test("MoqCluster uses the newer of two broadcasts of one path on every other relay", async () => {
   await using bench = new ClusterBench();
   const [a, b, c] = await bench.start(3) as [Site, Site, Site];
   const [old, fresh] = [new Publisher(), new Publisher()];
@@ -164,7 +164,7 @@ Deno.test("MoqCluster takes the newer of two broadcasts of one path on every oth
   const second = await a.join(fresh.mux);
   await bench.pass(100);
   const [d] = await bench.start(1) as [Site];
-  // A relay keeps its own broadcast, which is nearer; all others take the new one.
+  // A relay keeps its own broadcast, which is nearer; all others use the new one.
   const origins = () => [a, b, c, d].map(({ ways }) => ways["/live"]?.[0]);
   const [o, f] = [old.mux.hopId, fresh.mux.hopId];
   assertEquals(origins(), [f, o, f, f]);
@@ -195,7 +195,7 @@ Deno.test("MoqCluster finds the latest broadcast although clocks differ", async 
   assertEquals(a.ways, { "/live": [fresh.mux.hopId, b.relay.mux.hopId] });
 });
 
-Deno.test("MoqCluster refuses loops, and takes the shortest way", async () => {
+Deno.test("MoqCluster rejects loops, and uses the shortest route", async () => {
   await using bench = new ClusterBench();
   const [a, b, c] = await bench.start(3) as [Site, Site, Site];
   // A ring outside the cluster.
@@ -223,7 +223,7 @@ Deno.test("MoqCluster refuses loops, and takes the shortest way", async () => {
   assertEquals(heard, ["/live on", "/live off"]);
 });
 
-Deno.test("MoqCluster keeps two relays apart whose publishers send no hops", async () => {
+Deno.test("MoqCluster keeps broadcasts of two relays apart if their publishers send no hops", async () => {
   await using bench = new ClusterBench();
   const [a, b, c] = await bench.start(3) as [Site, Site, Site];
   const [one, two] = [new Publisher(), new Publisher()];
@@ -238,7 +238,7 @@ Deno.test("MoqCluster keeps two relays apart whose publishers send no hops", asy
   two.write("frame");
   assertEquals(await read(track), "frame");
   first.client.close();
-  // A source without hops may be an echo: it takes over a second later.
+  // A source without hops may be an echo: it takes over one second later.
   await bench.pass(900);
   assertEquals(Object.keys(a.ways), []);
   await bench.pass(1_000);
@@ -251,7 +251,7 @@ Deno.test("MoqCluster keeps two relays apart whose publishers send no hops", asy
   assertEquals([a, b, c].map(({ relay }) => relay.mux.size), [0, 0, 0]);
 });
 
-Deno.test("MoqCluster tells that a broadcast began anew within one batch of changes", async () => {
+Deno.test("MoqCluster reports that a broadcast restarted within one batch of changes", async () => {
   await using bench = new ClusterBench();
   const [a, b] = await bench.start(2) as [Site, Site];
   const publisher = new Publisher();
@@ -267,7 +267,7 @@ Deno.test("MoqCluster tells that a broadcast began anew within one batch of chan
   assertEquals(heard, ["/live on", "/live off", "/live on"]);
 });
 
-Deno.test("MoqCluster prefers broadcasts of the program itself, and those of others after that", async () => {
+Deno.test("MoqCluster prefers the program's own broadcasts, and uses others after they end", async () => {
   await using bench = new ClusterBench();
   const [a, b, c] = await bench.start(3) as [Site, Site, Site];
   const own = b.relay.mux.publish("/live", () => {});
@@ -297,7 +297,7 @@ Deno.test("MoqCluster relays broadcasts below the prefix of its relay", async ()
   assertEquals(Object.keys(a.ways).sort(), ["/public/one", "/public/own", "/secret/one"]);
 });
 
-Deno.test("MoqCluster continues with its knowledge while the engine is away, and is right afterwards", async () => {
+Deno.test("MoqCluster keeps its state while the broker is unreachable, and is correct afterwards", async () => {
   await using bench = new ClusterBench();
   const { sites: [a, b], publisher, source, track } = await bench.watched();
   bench.engine.goAway();
@@ -349,7 +349,7 @@ Deno.test("new MoqCluster() rejects invalid options", async () => {
   assertThrows(() => new MoqCluster({ relay, nodes, url: "https://x.test" }), TypeError, "moq");
 });
 
-Deno.test("MoqCluster keeps a broadcast of another relay that has no place, until there is room", async () => {
+Deno.test("MoqCluster queues a broadcast of another relay until a slot is free", async () => {
   await using bench = new ClusterBench();
   const [a] = await bench.start(1) as [Site];
   const [b] = await bench.start(1, { with: { maxBroadcasts: 1, maxShare: 1 } }) as [Site];

@@ -26,7 +26,7 @@ Deno.test("MoqCluster leaves another relay some time after the last subscription
   assertEquals(b.ways["/live"]?.length, 2);
 });
 
-Deno.test("MoqCluster refuses tracks of an unreachable relay, and tries again", async () => {
+Deno.test("MoqCluster rejects tracks of an unreachable relay, and retries", async () => {
   await using bench = new ClusterBench();
   const { sites: [a, b], publisher, client } = await bench.live();
   a.isDown = true;
@@ -50,7 +50,7 @@ Deno.test("MoqCluster refuses tracks of an unreachable relay, and tries again", 
   track.close();
 });
 
-Deno.test("MoqCluster gives up a silent relay, and closes its late session", async () => {
+Deno.test("MoqCluster times out dialing a silent relay, and closes its late session", async () => {
   await using bench = new ClusterBench();
   const late = Promise.withResolvers<MoqSession>();
   const signals: AbortSignal[] = [];
@@ -73,7 +73,7 @@ Deno.test("MoqCluster gives up a silent relay, and closes its late session", asy
   assert(pair.client.isClosed);
 });
 
-Deno.test("MoqCluster takes no session that has another mux or version", async () => {
+Deno.test("MoqCluster rejects a session with another mux or version", async () => {
   await using bench = new ClusterBench();
   const pairs: LivePair[] = [];
   const { sites: [, b], client } = await bench.live(2, {

@@ -11,7 +11,7 @@ const PLAIN = "020102" + "00" + "0103";
 const TIMED = "4050020102" + "1400" + "090103";
 
 for (const timestamps of [false, true]) {
-  Deno.test(`FrameBatch.encoded() returns both forms when made ${timestamps ? "with" : "without"} timestamps`, () => {
+  Deno.test(`FrameBatch.encoded() returns both encodings when created ${timestamps ? "with" : "without"} timestamps`, () => {
     const batch = new FrameBatch(FRAMES, 60, timestamps);
     assertEquals(batch.byteLength, (timestamps ? TIMED : PLAIN).length / 2);
     assertEquals(batch.encoded(false).toHex(), PLAIN);

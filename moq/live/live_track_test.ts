@@ -45,7 +45,7 @@ function write(live: LiveTrack, text: string, sequence?: number): void {
 }
 
 for (const version of LIVE_VERSIONS) {
-  Deno.test(`LiveTrack.serve() gives every group to 1,000 subscribers over ${version}`, async () => {
+  Deno.test(`LiveTrack.serve() sends every group to 1,000 subscribers over ${version}`, async () => {
     const { live, mux } = liveMux();
     const pairs = await Promise.all(
       Array.from({ length: 10 }, () => livePair(version, { server: mux })),
@@ -70,7 +70,7 @@ for (const version of LIVE_VERSIONS) {
     for (const pair of pairs) await pair[Symbol.asyncDispose]();
   });
 
-  Deno.test(`LiveTrack.serve() begins at the newest group for a late subscriber over ${version}`, async () => {
+  Deno.test(`LiveTrack.serve() starts at the newest group for a late subscriber over ${version}`, async () => {
     const { live, mux } = liveMux();
     for (const text of ["one", "two"]) write(live, text);
     const open = live.openGroup();
@@ -88,7 +88,7 @@ for (const version of LIVE_VERSIONS) {
     assertEquals(await readAll(track), ["4: four"]);
   });
 
-  Deno.test(`LiveTrack drops explicitly groups that a subscriber is too late for over ${version}`, async () => {
+  Deno.test(`LiveTrack explicitly drops groups for which a subscriber is too late over ${version}`, async () => {
     const { live, mux } = liveMux({
       maxLagGroups: 2,
       maxCachedGroups: 2,
@@ -127,7 +127,7 @@ for (const version of LIVE_VERSIONS) {
     );
   });
 
-  Deno.test(`LiveTrack ends a subscriber that takes nothing, and no other one, over ${version}`, async () => {
+  Deno.test(`LiveTrack ends only the subscriber that reads nothing over ${version}`, async () => {
     using time = new FakeTime();
     const { live, mux, ends } = liveMux({ stallTimeoutMs: 4_000 });
     await using stalled = await livePair(version, { server: mux });
@@ -157,7 +157,7 @@ for (const version of LIVE_VERSIONS) {
 }
 
 for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
-  Deno.test(`LiveTrack.serve() begins where the subscriber wants, and drops expired groups, over ${version}`, async () => {
+  Deno.test(`LiveTrack.serve() starts at the requested group, and drops expired groups, over ${version}`, async () => {
     const { live, mux } = liveMux({ maxCachedGroups: 3 });
     for (let at = 1; at <= 6; at++) write(live, `group${at}`);
     live.openGroup().abort();
@@ -197,7 +197,7 @@ for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
     await assertRejects(() => begun.readFrame(), MoqError);
   });
 
-  Deno.test(`LiveTrack gives up groups that are older than maxLatencyMs over ${version}`, async () => {
+  Deno.test(`LiveTrack aborts groups that are older than maxLatencyMs over ${version}`, async () => {
     using time = new FakeTime();
     const { live, mux } = liveMux({ maxLatencyMs: 500 });
     await using pair = await livePair(version, { server: mux });
@@ -237,7 +237,7 @@ Deno.test("LiveTrack reports groups after the last requested one", async () => {
   await until(() => live.subscribers === 0);
 });
 
-Deno.test("LiveTrack.serve() refuses subscribers beyond its bound, and takes others once one left", async () => {
+Deno.test("LiveTrack.serve() rejects subscribers beyond its limit, and accepts others once one has left", async () => {
   const { live, mux, ends } = liveMux({ maxSubscribers: 2 });
   await using pair = await livePair("moq-lite-05", { server: mux });
   const tracks = await Promise.all([1, 2, 3].map(() => pair.client.subscribe("/live", "x")));
@@ -253,7 +253,7 @@ Deno.test("LiveTrack.serve() refuses subscribers beyond its bound, and takes oth
   assertEquals((await later.nextGroup())?.sequence, 1);
 });
 
-Deno.test("LiveTrack ends the session of a stalled subscriber where streams have no resets", async () => {
+Deno.test("LiveTrack closes the session of a stalled subscriber if streams have no resets", async () => {
   using time = new FakeTime();
   const { live, mux } = liveMux({ stallTimeoutMs: 4_000 });
   await using pair = await livePair("moq-lite-05", { server: mux, hasNoResets: true });
@@ -288,7 +288,7 @@ Deno.test("LiveTrack ends a subscriber with too many stuck groups", async () => 
   await turns(5);
 });
 
-Deno.test("LiveTrack counts no group as stuck that the subscriber took after all, however many", async () => {
+Deno.test("LiveTrack counts no group as stuck that the subscriber eventually read, however many", async () => {
   const { live, mux, ends } = liveMux({ maxStuckGroups: 2, maxLagGroups: 1, maxCachedGroups: 1 });
   await using pair = await livePair("moq-lite-05", { server: mux, hasNoResets: true });
   const track = await pair.client.subscribe("/live", "x");
@@ -309,7 +309,7 @@ Deno.test("LiveTrack counts no group as stuck that the subscriber took after all
   await reading;
 });
 
-Deno.test("LiveTrack holds no more than its bounds", () => {
+Deno.test("LiveTrack holds no more than its limits", () => {
   using time = new FakeTime();
   const live = new LiveTrack({
     maxCachedGroups: 4,
@@ -380,7 +380,7 @@ for (const [less, most] of [[0, 3], [1, 2]] as const) {
   });
 }
 
-Deno.test("LiveTrack lets go of the beginning of a group that is too large", async () => {
+Deno.test("LiveTrack drops the first frames of a group that is too large", async () => {
   const { live, mux } = liveMux({ maxCachedBytes: 100_000, maxLagBytes: 100_000 });
   await using pair = await livePair("moq-lite-04", { server: mux });
   const track = await pair.client.subscribe("/live", "x");
@@ -395,7 +395,7 @@ Deno.test("LiveTrack lets go of the beginning of a group that is too large", asy
     await turns(20);
     assert(live.heldBytes <= 100_000, `${live.heldBytes}`);
   }
-  // A subscriber that comes now does not get the group.
+  // A subscriber that joins now does not receive the group.
   const late = await pair.client.subscribe("/live", "x");
   await until(() => live.subscribers === 2);
   group.close();
@@ -406,7 +406,7 @@ Deno.test("LiveTrack lets go of the beginning of a group that is too large", asy
   assertEquals(await readAll(late), ["2: next"]);
 });
 
-Deno.test("LiveTrack aborts a group that is open while newer ones fill its bounds", () => {
+Deno.test("LiveTrack aborts an open group when newer ones fill its limits", () => {
   const live = new LiveTrack({ maxCachedGroups: 2, maxLagGroups: 2 });
   const old = live.openGroup();
   live.openGroup();
@@ -417,7 +417,7 @@ Deno.test("LiveTrack aborts a group that is open while newer ones fill its bound
   old.close();
 });
 
-Deno.test("LiveTrack.demand is the sum of its subscribers' demands", async () => {
+Deno.test("LiveTrack.demand combines its subscribers' demands", async () => {
   let changes = 0;
   const { live, mux } = liveMux({ onDemand: () => void changes++ });
   await using pair = await livePair("moq-lite-05", { server: mux });
@@ -448,7 +448,7 @@ Deno.test("LiveTrack.closeWithError() ends its subscribers, now and later", asyn
   assertThrows(() => live.openGroup(), TypeError);
 });
 
-Deno.test("LiveTrack.serve() gives the newest group of a track that is closed", async () => {
+Deno.test("LiveTrack.serve() sends the newest group of a closed track", async () => {
   const { live, mux } = liveMux();
   for (const text of ["one", "two"]) write(live, text);
   live.close();
@@ -474,7 +474,7 @@ Deno.test("LiveTrack keeps timestamps, and publishes the constants of the track"
   assertEquals([info.timescale, info.priority, info.ordered], [90_000, 7, false]);
 });
 
-Deno.test("new LiveTrack() and openGroup() refuse invalid options", () => {
+Deno.test("new LiveTrack() and openGroup() reject invalid options", () => {
   for (const name of ["maxCachedGroups", "maxLagBytes", "maxGroupsInFlight", "stallTimeoutMs"]) {
     for (const value of [0, -1, 1.5, NaN]) {
       assertThrows(() => new LiveTrack({ [name]: value }), RangeError, name);
@@ -495,7 +495,7 @@ Deno.test("new LiveTrack() and openGroup() refuse invalid options", () => {
   assertThrows(() => group.writeFrame(new Uint8Array(1)), TypeError);
 });
 
-Deno.test("LiveBroadcast serves its tracks by name, and refuses others", async () => {
+Deno.test("LiveBroadcast serves its tracks by name, and rejects others", async () => {
   await using broadcast = new LiveBroadcast({ maxTracks: 2 });
   const live = broadcast.track("video");
   broadcast.track("audio");
@@ -551,7 +551,7 @@ Deno.test("LiveTrack holds no more than its cache without a slow subscriber", as
   track.close();
   await until(() => live.subscribers === 0);
   assertEquals(live.heldGroups, 3);
-  // A group that is still written stays, within the bounds.
+  // A group that is still being written stays, within the limits.
   using open = live.openGroup();
   for (let number = 0; number < 5; number++) write(live, "x");
   assertEquals([live.heldGroups, open.isEnded], [6, false]);

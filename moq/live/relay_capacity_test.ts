@@ -1,4 +1,4 @@
-/** The places of a relay for broadcasts and tracks, and how sessions and addresses share them. */
+/** The slots of a relay for broadcasts and tracks, and how sessions and addresses share them. */
 import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { bytesOf, type LivePair, livePair, textOf } from "../../tests/moq/pair.ts";
@@ -11,7 +11,7 @@ import type { TrackReader } from "../track/track_reader.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { MoqRelay, MoqRelayOptions } from "./relay.ts";
 
-/** A session of one client, with the share that `authorize` gives it. */
+/** A session of one client, with the share that `authorize` grants it. */
 interface Joining {
   /** The client, which joins with its first step. */
   readonly by: string;
@@ -64,29 +64,29 @@ interface BroadcastStep extends Joining {
 interface BroadcastStory {
   readonly options: MoqRelayOptions;
   readonly steps: readonly BroadcastStep[];
-  /** The messages of `onError`; left out if the other stories show them. */
+  /** The messages of `onError`; omitted if other cases cover them. */
   readonly errors?: readonly string[];
-  /** The broadcasts that were refused, by the level that was full. */
+  /** The number of rejected broadcasts, by the level that was full. */
   readonly refused?: Readonly<Record<string, number>>;
 }
 
 const BROADCASTS: Readonly<Record<string, BroadcastStory>> = {
-  "relays no more broadcasts than its bound, and takes a waiting one when there is room": {
+  "relays no more broadcasts than its limit, and then a waiting one when a slot is free": {
     options: { maxBroadcasts: 2, maxShare: 1 },
     steps: [
-      // Two places, and two that wait. The relay ignores the fifth.
+      // Two slots, and two waiting broadcasts. The relay ignores the fifth.
       { by: "ada", publishes: "/1 /2 /3 /4 /5", relayed: "/1 /2", waiting: 2 },
       { by: "ada", ends: "/1", relayed: "/2 /3", waiting: 1 },
     ],
     // Each reason is reported once.
     errors: ["Cannot relay /3: its session already has 2 broadcasts, see maxShare"],
   },
-  "takes waiting broadcasts in turns by session, and forgets those that ended": {
+  "relays waiting broadcasts round-robin by session, and forgets ended ones": {
     options: { maxBroadcasts: 3, maxShare: 1 },
     steps: [
       { by: "ada", publishes: "/1 /2 /3", relayed: "/1 /2 /3" },
       { by: "bob", publishes: "/a /gone /b", relayed: "/1 /2 /3", waiting: 3 },
-      // As many wait as there are places.
+      // As many wait as there are slots.
       { by: "cleo", publishes: "/c", relayed: "/1 /2 /3", waiting: 3 },
       { by: "dan", publishes: "/d", relayed: "/1 /2 /3", waiting: 3 },
       { by: "bob", ends: "/gone", relayed: "/1 /2 /3", waiting: 2 },
@@ -100,7 +100,7 @@ const BROADCASTS: Readonly<Record<string, BroadcastStory>> = {
       "Cannot relay /d: there are already 3 broadcasts, see maxBroadcasts",
     ],
   },
-  "gives one address no more than its share after half of the places are taken": {
+  "gives one address no more than its share once half of the slots are in use": {
     options: { maxBroadcasts: 10, maxShare: 1 },
     steps: [
       { by: "ada", from: "192.0.2.1", publishes: "/1 /2 /3", relayed: "/1 /2 /3" },
@@ -111,7 +111,7 @@ const BROADCASTS: Readonly<Record<string, BroadcastStory>> = {
         relayed: "/1 /2 /3 /a /b",
         waiting: 2,
       },
-      // Broadcasts that wait for their address hold up neither another one nor a relay.
+      // Broadcasts that wait for their address block neither another address nor a relay.
       {
         by: "cleo",
         from: "192.0.2.2",
@@ -137,7 +137,7 @@ const BROADCASTS: Readonly<Record<string, BroadcastStory>> = {
     ],
     refused: { address: 2 },
   },
-  "takes broadcasts of other addresses while one waits for its own": {
+  "relays broadcasts of other addresses while one address waits": {
     options: { maxBroadcasts: 4, maxShare: 1, maxBroadcastsPerAddress: 2 },
     steps: [
       { by: "ada", from: "192.0.2.1", publishes: "/1 /2 /3", relayed: "/1 /2", waiting: 1 },
@@ -146,17 +146,17 @@ const BROADCASTS: Readonly<Record<string, BroadcastStory>> = {
       { by: "bob", leaves: true, relayed: "/1 /2 /x", waiting: 1 },
     ],
   },
-  "counts a broadcast for its second source after the first one left": {
+  "counts a broadcast for its second source after the first one has left": {
     options: { maxBroadcasts: 10, maxShare: 1, maxBroadcastsPerAddress: 1 },
     steps: [
       { by: "ada", from: "192.0.2.1", publishes: "/live", relayed: "/live" },
-      // The second source costs its address no place.
+      // The second source uses no slot of its address.
       { by: "bob", from: "192.0.2.2", publishes: "/live /own", relayed: "/live /own" },
       { by: "ada", leaves: true, relayed: "/live /own" },
       { by: "cleo", from: "192.0.2.1", publishes: "/new", relayed: "/live /new /own" },
     ],
   },
-  "takes a waiting broadcast when another one no longer counts for its address": {
+  "relays a waiting broadcast when another one no longer counts for its address": {
     options: { maxBroadcasts: 10, maxShare: 1, maxBroadcastsPerAddress: 1 },
     steps: [
       { by: "ada", from: "192.0.2.1", publishes: "/live", relayed: "/live" },
@@ -165,7 +165,7 @@ const BROADCASTS: Readonly<Record<string, BroadcastStory>> = {
       { by: "ada", leaves: true, relayed: "/live /new" },
     ],
   },
-  "keeps nothing of a session that left while its broadcasts wait": {
+  "keeps nothing of a session that leaves while its broadcasts wait": {
     options: { maxBroadcasts: 1 },
     steps: [
       { by: "ada", publishes: "/1", relayed: "/1" },
@@ -174,7 +174,7 @@ const BROADCASTS: Readonly<Record<string, BroadcastStory>> = {
       { by: "ada", leaves: true, relayed: "" },
     ],
   },
-  "gives each session 2 % of the places, or the share that authorize returns": {
+  "gives each session 2 % of the slots, or the share that authorize returns": {
     options: { maxBroadcasts: 100 },
     steps: [
       { by: "ada", publishes: many("ada", 40), relayed: many("ada", 2), waiting: 2 },
@@ -194,7 +194,7 @@ const BROADCASTS: Readonly<Record<string, BroadcastStory>> = {
       },
     ],
   },
-  "takes waiting broadcasts when authorize gives their session a larger share": {
+  "relays waiting broadcasts when authorize grants their session a larger share": {
     options: { maxBroadcasts: 100 },
     steps: [
       { by: "ada", share: 0.01, publishes: "/1 /2", relayed: "/1", waiting: 1 },
@@ -236,7 +236,7 @@ for (const [title, { options, steps, errors, refused }] of Object.entries(BROADC
   });
 }
 
-Deno.test("MoqRelay gives all places to a session that it dialed", async () => {
+Deno.test("MoqRelay gives all slots to a session that it dialed", async () => {
   await using net = new RelayNet();
   const relay = net.relay({ maxBroadcasts: 100 });
   const upstream = muxOf(...words(many("upstream", 40)));
@@ -245,7 +245,7 @@ Deno.test("MoqRelay gives all places to a session that it dialed", async () => {
   await until(() => relay.mux.size === 40);
 });
 
-Deno.test("MoqRelay finds an honest publisher next to sessions that announce up to their bound", async () => {
+Deno.test("MoqRelay relays an honest publisher next to sessions that announce up to their limit", async () => {
   await using net = new RelayNet();
   let errors = 0;
   const relay = net.relay({ maxBroadcasts: 500, onError: () => void errors++ });
@@ -262,7 +262,7 @@ Deno.test("MoqRelay finds an honest publisher next to sessions that announce up 
   publisher.write("hello");
   assertEquals((await track.nextGroup())?.sequence, 1);
   await until(() => relay.stats.broadcasts === 31);
-  // 2 % of 500 for each session, and as many that wait; one error for each session.
+  // 2 % of 500 for each session, and as many waiting; one error per session.
   assertEquals([relay.stats.broadcasts, relay.stats.waiting, errors], [31, 30, 3]);
   for (const { client } of floods) client.close();
   await until(() => relay.stats.broadcasts === 1);
@@ -287,7 +287,7 @@ interface TrackStory {
 const HOUR_MS = 3_600_000;
 
 const TRACKS: Readonly<Record<string, TrackStory>> = {
-  "refuses tracks beyond its bound": {
+  "rejects tracks beyond its limit": {
     options: { maxTracks: 1 },
     steps: [
       { by: "ada", subscribes: "one" },
@@ -295,12 +295,12 @@ const TRACKS: Readonly<Record<string, TrackStory>> = {
     ],
     tracks: "one",
   },
-  "refuses a session tracks beyond its share, but no other session": {
+  "rejects tracks of a session beyond its share, but not of others": {
     options: { maxTracks: 100, lingerMs: HOUR_MS },
     steps: [
       { by: "ada", subscribes: "one one two" },
       { by: "ada", isRefused: "three" },
-      // The other subscription of the track still holds the place.
+      // The other subscription of the track still holds the slot.
       { by: "ada", closes: "one" },
       { by: "ada", isRefused: "four" },
       { by: "ada", closes: "one" },
@@ -311,7 +311,7 @@ const TRACKS: Readonly<Record<string, TrackStory>> = {
     ],
     tracks: "one two four three 1 2 3 4 5 6 7 8 9 10",
   },
-  "refuses an address tracks beyond its share, but no other address": {
+  "rejects tracks of an address beyond its share, but not of others": {
     options: { maxTracks: 100, maxShare: 1, maxTracksPerAddress: 3 },
     steps: [
       { by: "ada", from: "192.0.2.1", subscribes: "one" },
@@ -319,14 +319,14 @@ const TRACKS: Readonly<Record<string, TrackStory>> = {
       { by: "ada", subscribes: "three" },
       { by: "ada", isRefused: "four" },
       { by: "bob", isRefused: "five" },
-      // A track that the relay has costs no place.
+      // A track that the relay already has uses no slot.
       { by: "cleo", from: "192.0.2.1", subscribes: "one" },
       { by: "dan", from: "192.0.2.2", subscribes: "four" },
       { by: "relay", from: "192.0.2.1", share: 1, subscribes: "1 2 3 4 5 6 7 8 9 10" },
     ],
     tracks: "one two three four 1 2 3 4 5 6 7 8 9 10",
   },
-  "gives the place of a track without subscribers to another one": {
+  "gives the slot of a track without subscribers to another one": {
     options: { maxTracks: 2, maxShare: 1, lingerMs: HOUR_MS },
     steps: [
       { by: "ada", subscribes: "old used" },
@@ -336,7 +336,7 @@ const TRACKS: Readonly<Record<string, TrackStory>> = {
     ],
     tracks: "used new",
   },
-  "ends one track without subscribers for a new one, the oldest": {
+  "ends the oldest track without subscribers for a new one": {
     options: { maxTracks: 2, maxShare: 1, lingerMs: HOUR_MS },
     steps: [
       { by: "ada", subscribes: "old" },
@@ -378,7 +378,7 @@ for (const [title, { options, steps, tracks }] of Object.entries(TRACKS)) {
   });
 }
 
-Deno.test("MoqRelay keeps a track whose subscriber comes back in the turn of another request", async () => {
+Deno.test("MoqRelay keeps a track whose subscriber returns in the same turn as another request", async () => {
   await using net = new RelayNet("moq-lite-04");
   const options = { maxTracks: 1, maxShare: 1, lingerMs: HOUR_MS };
   const { relay, publisher, viewer } = await net.live(options);
@@ -413,7 +413,7 @@ Deno.test("MoqRelay ends a track whose subscriber left before the first group", 
   await until(() => relay.stats.tracks === 0 && publisher.live.subscribers === 0);
 });
 
-Deno.test("MoqRelay forwards as many fetches at a time as its bound, and later ones afterwards", async () => {
+Deno.test("MoqRelay forwards as many concurrent fetches as its limit allows, and later ones afterwards", async () => {
   await using net = new RelayNet();
   const { publisher, viewer } = await net.live({ maxFetches: 2 });
   const gate = Promise.withResolvers<void>();

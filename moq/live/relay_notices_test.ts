@@ -49,7 +49,7 @@ for (const version of LIVE_VERSIONS) {
     }
   });
 
-  Deno.test(`relayNotices() sends a publisher the reason against its broadcasts over ${version}`, async () => {
+  Deno.test(`relayNotices() reports to a publisher why its broadcasts are not relayed over ${version}`, async () => {
     await using net = new RelayNet(version);
     const relay = net.relay({ maxBroadcasts: 1, onError() {} });
     const other = await net.join(relay, muxOf("/other"));
@@ -91,7 +91,7 @@ Deno.test("MoqRelay logs once that authorize is missing if onError is not set", 
   assertEquals(printed.lines, [`Skein: ${MISSING}`]);
 });
 
-Deno.test("relayNotices() lists the 64 oldest broadcasts that wait, and counts all", async () => {
+Deno.test("relayNotices() lists the 64 oldest waiting broadcasts, and counts all", async () => {
   await using net = new RelayNet();
   const relay = net.relay({ maxBroadcasts: 100, maxShare: 1, onError() {} });
   const paths = (name: string, count: number) =>
@@ -106,13 +106,13 @@ Deno.test("relayNotices() lists the 64 oldest broadcasts that wait, and counts a
   }
 });
 
-Deno.test("relayNotices() sends each session notices of its own broadcasts only", async () => {
+Deno.test("relayNotices() sends each session notices about its own broadcasts only", async () => {
   await using net = new RelayNet();
   const relay = net.relay();
   const { client } = await net.join(relay);
   const wrong = await client.subscribe(NOTICES_PATH, "other");
   assertEquals((await assertRejects(() => wrong.ready, MoqError)).reason, "notFound");
-  // A session that was not accepted gets no notices.
+  // A session that was not accepted receives no notices.
   await using stranger = await livePair("moq-lite-05", { server: relay.mux });
   await assertRejects(() => relayNotices(stranger.client).next(), MoqError);
   const notices = relayNotices(client);

@@ -1,5 +1,6 @@
 /**
- * Routes of a relay: subscriptions, hops, other ways to a publisher, fetches and slow subscribers.
+ * Routes of a relay: subscriptions, hops, other routes to a publisher, fetches and slow
+ * subscribers.
  */
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
@@ -52,7 +53,7 @@ for (const version of LIVE_VERSIONS) {
     assertEquals([publisher.tracks.length, relay.stats.tracks], [1, 0]);
   });
 
-  Deno.test(`MoqRelay unsubscribes some time after the last subscriber left over ${version}`, async () => {
+  Deno.test(`MoqRelay unsubscribes lingerMs after the last subscriber left over ${version}`, async () => {
     await using net = new RelayNet(version);
     using time = new FakeTime();
     const { relay, publisher, viewer: { client } } = await net.live({ lingerMs: 2_000 });
@@ -77,7 +78,7 @@ for (const version of LIVE_VERSIONS) {
     assertEquals(publisher.tracks.length, 2);
   });
 
-  Deno.test(`MoqRelay announces that a publisher was killed, and came back, over ${version}`, async () => {
+  Deno.test(`MoqRelay announces that a publisher was killed and returned over ${version}`, async () => {
     await using net = new RelayNet(version);
     const { relay, publisher: old, source, viewer: { client } } = await net.live();
     const heard = await listen(client);
@@ -159,7 +160,7 @@ async function ring(net: RelayNet): Promise<Ring> {
 }
 
 for (const version of WITH_HOPS) {
-  Deno.test(`MoqRelay refuses loops in a ring of three over ${version}`, async () => {
+  Deno.test(`MoqRelay rejects loops in a ring of three over ${version}`, async () => {
     await using net = new RelayNet(version);
     const { relays, publisher, source, track } = await ring(net);
     const ways = relays.map(({ mux }) => mux.announcements("/")[0]?.hops);
@@ -173,7 +174,7 @@ for (const version of WITH_HOPS) {
     await assertRejects(() => readAll(track), MoqError);
   });
 
-  Deno.test(`MoqRelay takes another way to the same publisher, and subscriptions stay, over ${version}`, async () => {
+  Deno.test(`MoqRelay switches to another route to the same publisher, and subscriptions stay, over ${version}`, async () => {
     await using net = new RelayNet(version);
     const { relays: [a, b, c], publisher, short, heard, track } = await ring(net);
     publisher.write("one");
@@ -188,7 +189,7 @@ for (const version of WITH_HOPS) {
     await turns(20);
     publisher.write("two");
     assertEquals((await track.nextGroup())?.sequence, 2);
-    // Back to the short way, once available again.
+    // Back to the short route, once available again.
     await net.connect(a, c);
     await until(() => way()?.length === 2);
     await turns(50);
@@ -200,7 +201,7 @@ for (const version of WITH_HOPS) {
     track.close();
   });
 
-  Deno.test(`MoqRelay gives up a group on a broken path, and continues with the next, over ${version}`, async () => {
+  Deno.test(`MoqRelay aborts a group on a broken route, and continues with the next, over ${version}`, async () => {
     await using net = new RelayNet(version);
     const { relays: [, b, c], publisher, short, track } = await ring(net);
     const cut = publisher.live.openGroup();
@@ -218,7 +219,7 @@ for (const version of WITH_HOPS) {
     track.close();
   });
 
-  Deno.test(`MoqRelay takes the newer of two publishers that are as near over ${version}`, async () => {
+  Deno.test(`MoqRelay uses the newer of two equally near publishers over ${version}`, async () => {
     await using net = new RelayNet(version);
     const { relay, publisher: old, viewer: { client } } = await net.live();
     const fresh = new Publisher();
@@ -298,7 +299,7 @@ for (const version of WITH_HOPS) {
       using group = publisher.live.openGroup();
       group.writeFrame(new Uint8Array(bytes));
       group.close();
-      // The other subscriber has the group, and therefore the relay, too.
+      // The other subscriber has the group, and therefore the relay has it, too.
       const next = (await good.nextGroup())!;
       assertEquals([next.sequence, (await next.readFrame())?.byteLength], [at, bytes]);
       await next.readFrame();
@@ -321,7 +322,7 @@ for (const version of WITH_HOPS) {
     assertEquals([...missed].toSorted(), [1, 2, 3, 4]);
   });
 
-  Deno.test(`MoqRelay passes on no broadcast that passed 32 relays over ${version}`, async () => {
+  Deno.test(`MoqRelay does not forward a broadcast that passed 32 relays over ${version}`, async () => {
     await using net = new RelayNet(version);
     const relay = net.relay();
     const hops = (count: number) => Array.from({ length: count }, (_, at) => BigInt(at + 1));
@@ -334,8 +335,7 @@ for (const version of WITH_HOPS) {
     const heard = await listen((await net.join(relay)).client);
     await turns(50);
     assertEquals([announced(relay), heard], [["/near", "/far"], ["/near on"]]);
-    // A shorter way brings the broadcast within reach, and a longer one removes the broadcast
-    // again.
+    // A shorter route brings the broadcast within reach, and a longer one removes it again.
     far.reannounce(hops(3));
     await turns(50);
     far.reannounce(hops(31));
@@ -344,7 +344,7 @@ for (const version of WITH_HOPS) {
   });
 }
 
-Deno.test("MoqRelay passes on that a track is refused, and asks again for the next subscriber", async () => {
+Deno.test("MoqRelay forwards the rejection of a track, and retries for the next subscriber", async () => {
   await using net = new RelayNet("moq-lite-04");
   const relay = net.relay();
   const mux = new TrackMux();
@@ -365,7 +365,7 @@ Deno.test("MoqRelay passes on that a track is refused, and asks again for the ne
   }
 });
 
-Deno.test("MoqRelay takes a source without hops only after a while without another one", async () => {
+Deno.test("MoqRelay uses a source without hops only after a delay without another source", async () => {
   await using net = new RelayNet("gomoqt-dev");
   using time = new FakeTime();
   const relay = net.relay();
@@ -383,12 +383,12 @@ Deno.test("MoqRelay takes a source without hops only after a while without anoth
   assertEquals(relay.mux.size, 1);
 });
 
-Deno.test("MoqRelay ends a broadcast that runs in a loop of relays, where versions have no hops", async () => {
+Deno.test("MoqRelay ends a broadcast that loops between relays in versions without hops", async () => {
   await using net = new RelayNet("gomoqt-dev");
   const [a, b, c] = [net.relay(), net.relay(), net.relay()];
   let told = 0;
   for (const { mux } of [a, b, c]) {
-    // An endless exchange between relays would leave the test no turn: stop after 1,000.
+    // An endless exchange between relays would never let the test run: stop after 1,000.
     mux.watch("/", () => ++told === 1_000 && [a, b, c].forEach((relay) => relay.close()));
   }
   await net.connect(a, b);
@@ -404,7 +404,7 @@ Deno.test("MoqRelay ends a broadcast that runs in a loop of relays, where versio
   assertEquals(told < 1_000, true);
 });
 
-Deno.test("MoqRelay compares 64 sources of a broadcast, and takes others once one of them is gone", async () => {
+Deno.test("MoqRelay compares 64 sources of a broadcast, and adds others once one has gone", async () => {
   await using relay = new MoqRelay();
   const path = broadcastPath("/live");
   const sources = Array.from({ length: 67 }, (_, at): TrackOrigin => ({
@@ -422,7 +422,7 @@ Deno.test("MoqRelay compares 64 sources of a broadcast, and takes others once on
   }
   const from = () => sources.indexOf(relay.sourceOf(path)!.session);
   assertEquals(from(), 63);
-  relay.removeSource(path, sources[65]!); // While the call waits.
+  relay.removeSource(path, sources[65]!); // While the call is pending.
   assertEquals(from(), 63);
   relay.removeSource(path, sources[0]!);
   assertEquals(from(), 64);
@@ -432,7 +432,7 @@ Deno.test("MoqRelay compares 64 sources of a broadcast, and takes others once on
   assertEquals([announced(relay), relay.stats.broadcasts], [[], 0]);
 });
 
-Deno.test("Publication.reannounce() tells another way, and subscriptions stay", async () => {
+Deno.test("Publication.reannounce() announces another route, and subscriptions stay", async () => {
   const mux = new TrackMux();
   const live = new LiveTrack();
   const publication = mux.publish("/live", (track) => live.serve(track), { hops: [1n] });
@@ -447,7 +447,7 @@ Deno.test("Publication.reannounce() tells another way, and subscriptions stay", 
   assertEquals(mux.announcements("/")[0]?.hops, [2n, 3n]);
   live.openGroup().close();
   assertEquals((await track.nextGroup())?.sequence, 1);
-  // Through the subscriber: for the subscriber the broadcast is gone.
+  // Through the subscriber: for the subscriber the broadcast has ended.
   publication.reannounce([pair.client.mux.hopId]);
   assertEquals((await announcements.next())?.active, false);
   publication.end();
@@ -455,7 +455,7 @@ Deno.test("Publication.reannounce() tells another way, and subscriptions stay", 
   assertEquals(mux.announcements("/"), []);
 });
 
-Deno.test("MoqRelay.accept() refuses invalid options", async () => {
+Deno.test("MoqRelay.accept() rejects invalid options", async () => {
   await using net = new RelayNet();
   const relay = net.relay();
   const { server, client } = await net.join(relay);
@@ -472,7 +472,7 @@ Deno.test("MoqRelay.accept() refuses invalid options", async () => {
   }
 });
 
-Deno.test("MoqRelay takes the sessions of a client that comes back", async () => {
+Deno.test("MoqRelay accepts the sessions of a client that reconnects", async () => {
   using time = new FakeTime();
   await using net = new RelayNet();
   const relay = net.relay();

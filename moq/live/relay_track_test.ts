@@ -13,7 +13,7 @@ import { LiveTrack } from "./live_track.ts";
 import { RelayTrack } from "./relay_track.ts";
 import type { TrackOrigin } from "./relay_source.ts";
 
-Deno.test("RelayTrack stays for a subscriber in the turn of its end", async () => {
+Deno.test("RelayTrack stays open for a subscriber that joins in the turn of its end", async () => {
   using time = new FakeTime();
   await using source = new LiveTrack();
   const publisher = new TrackMux();
@@ -98,7 +98,7 @@ async function relayedTo(
   };
 }
 
-/** A session whose track yields groups by hand. */
+/** A session whose track yields groups on demand. */
 function handSource(): {
   readonly session: TrackOrigin;
   readonly missed: (missed: MissedGroups) => void;
@@ -133,7 +133,7 @@ function handSource(): {
   };
 }
 
-Deno.test("RelayTrack reports to its subscribers groups that its source dropped, and groups that it missed", async () => {
+Deno.test("RelayTrack reports groups that its source dropped or that it missed to its subscribers", async () => {
   const source = handSource();
   const told: string[] = [];
   await using viewer = await relayedTo(source.session, ({ first, last }, reason) => {
@@ -151,7 +151,7 @@ Deno.test("RelayTrack reports to its subscribers groups that its source dropped,
   assertEquals([viewer.relayed.live.isClosed, viewer.relayed.live.subscribers], [false, 1]);
 });
 
-Deno.test("RelayTrack gives up a group as cancelled that a replaced source did not finish in time", async () => {
+Deno.test("RelayTrack aborts a group as cancelled if a replaced source did not finish it in time", async () => {
   using time = new FakeTime();
   const sources = [new LiveTrack(), new LiveTrack()] as const;
   const pairs = await Promise.all(sources.map((source) => {

@@ -17,7 +17,7 @@ function statusOf(leases: SessionLeases, address?: string): number {
   return refusalOf(leases, address).status;
 }
 
-Deno.test("SessionLeases.take() refuses beyond each limit, until a place is given back", () => {
+Deno.test("SessionLeases.take() rejects beyond each limit, until a slot is released", () => {
   const leases = leasesOf({ maxSessions: 3, maxSessionsPerAddress: 2, maxPendingSetups: 2 });
   const one = leases.take("2001:db8::1");
   one.setupEnded();
@@ -37,7 +37,7 @@ Deno.test("SessionLeases.take() refuses beyond each limit, until a place is give
   assertEquals(leases.count, 0);
 });
 
-Deno.test("SessionLeases.take() has shares of an address once half is taken, and names the level", () => {
+Deno.test("SessionLeases.take() applies shares per address once half is in use, and names the level", () => {
   const leases = leasesOf({ maxSessions: 2_400, maxPendingSetups: 16 });
   const connect = (address: string) => leases.take(address).setupEnded();
   for (let i = 0; i < 1_200; i++) connect("192.0.2.1");
@@ -61,7 +61,7 @@ Deno.test("SessionLeases.take() has shares of an address once half is taken, and
   );
   assertEquals(leases.count, 1_208);
   connect("192.0.2.3");
-  // The address of a proxy has no share, but that of the server.
+  // The address of a proxy has no share; only the server's limit applies.
   for (let i = 0; i < 1_191; i++) connect("10.0.0.1");
   assertEquals(
     refusalOf(leases, "192.0.2.3").message,

@@ -7,7 +7,7 @@ import { GOMOQT_CODES } from "../wire/errors.ts";
 import { dialMoq } from "../client/dial.ts";
 import { arrivals, dial, gate, listen, urlOf } from "../../tests/moq/servers.ts";
 
-Deno.test("MoqServer.drain() asks sessions to leave, and cuts those that stay", async () => {
+Deno.test("MoqServer.drain() asks sessions to leave, and closes the remaining ones", async () => {
   const { onSession, next } = arrivals();
   await using server = listen({ onSession });
   const leaving = await dial(server, "webtransport");
@@ -27,7 +27,7 @@ Deno.test("MoqServer.drain() asks sessions to leave, and cuts those that stay", 
   await assertRejects(() => dial(server, "websocket", { timeoutMs: 1_000 }));
 });
 
-Deno.test("MoqServer.drain() asks clients in their setup to leave, right after it", async () => {
+Deno.test("MoqServer.drain() asks clients in their setup to leave right after it", async () => {
   const { onSetup, asked, open } = gate();
   await using server = listen({ onSetup });
   const dialing = dial(server, "quic", { versions: ["gomoqt-dev"] });
@@ -42,7 +42,7 @@ Deno.test("MoqServer.drain() asks clients in their setup to leave, right after i
   assertEquals(await drained, { left: 2, cut: 0 });
 });
 
-Deno.test("MoqServer.drain() admits no more clients, whatever onSetup answers", async () => {
+Deno.test("MoqServer.drain() admits no more clients, whatever onSetup returns", async () => {
   for (const wire of ["webtransport", "websocket"] as const) {
     const { onSetup, asked, open } = gate("/wait");
     const { onSession, next } = arrivals();
@@ -60,7 +60,7 @@ Deno.test("MoqServer.drain() admits no more clients, whatever onSetup answers", 
   }
 });
 
-Deno.test("MoqServer.drain() rejects a time that makes no sense, and serves on", async () => {
+Deno.test("MoqServer.drain() rejects an invalid timeout, and continues to serve", async () => {
   await using server = listen();
   for (const timeoutMs of [-1, NaN]) {
     await assertRejects(() => server.drain({ timeoutMs }), RangeError, `${timeoutMs}`);
@@ -70,7 +70,7 @@ Deno.test("MoqServer.drain() rejects a time that makes no sense, and serves on",
 });
 
 for (const end of ["listenMoq()", "dialMoq()"]) {
-  Deno.test(`${end} gives up a peer that falls silent, on every wire of QUIC`, async () => {
+  Deno.test(`${end} closes the session of a peer that falls silent, on every QUIC transport`, async () => {
     const { onSession, next } = arrivals();
     const idle = { idleTimeoutMs: 300 };
     const isServer = end === "listenMoq()";

@@ -1,4 +1,6 @@
-/** Clients that a server refuses at their setup: by the application, path, origin and limits. */
+/**
+ * Clients that a server rejects during their setup: by the application, path, origin and limits.
+ */
 import { captureConsole } from "../../tests/console_lines.ts";
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { AuthenticationError, ConnectionError } from "../../errors.ts";
@@ -10,7 +12,7 @@ import { MoqSession } from "../session/session.ts";
 import type { MoqVersion } from "../wire/versions.ts";
 import { dial, gate, listen, type Wire, WIRES } from "../../tests/moq/servers.ts";
 
-Deno.test("listenMoq() refuses sessions that onSetup refuses, with its code", async () => {
+Deno.test("listenMoq() rejects sessions that onSetup rejects, with its code", async () => {
   using printed = captureConsole();
   const errors: unknown[] = [];
   let thrown: unknown;
@@ -42,7 +44,7 @@ Deno.test("listenMoq() refuses sessions that onSetup refuses, with its code", as
   assertEquals(server.sessions.size, 0);
 });
 
-Deno.test("listenMoq() refuses with 503 where the application is too slow, or fails", async () => {
+Deno.test("listenMoq() rejects with 503 if the application is too slow or fails", async () => {
   const errors: unknown[] = [];
   const fault = new Error("A fault of the application");
   const onError = (error: unknown) => void errors.push(error);
@@ -66,7 +68,7 @@ Deno.test("listenMoq() refuses with 503 where the application is too slow, or fa
   ]);
 });
 
-Deno.test("listenMoq() serves its path alone", async () => {
+Deno.test("listenMoq() serves only its path", async () => {
   await using server = listen({ path: "/rooms/:id" });
   for (const wire of WIRES) {
     await using _session = await dial(server, wire, { path: "rooms/1?x" });
@@ -74,7 +76,7 @@ Deno.test("listenMoq() serves its path alone", async () => {
   }
 });
 
-Deno.test("listenMoq() takes no path that leads elsewhere, as only a setup can have", async () => {
+Deno.test("listenMoq() rejects paths with dot segments, which only a setup can contain", async () => {
   const paths: string[] = [];
   await using server = listen({
     path: "/rooms/:id",
@@ -101,7 +103,7 @@ Deno.test("listenMoq() takes no path that leads elsewhere, as only a setup can h
   assertEquals(paths, ["/rooms/1"]);
 });
 
-Deno.test("listenMoq() lets no foreign page in", async () => {
+Deno.test("listenMoq() rejects pages of other origins", async () => {
   await using server = listen({ origins: ["https://app.example"] });
   const { certificateHashes: serverCertificateHashes } = server;
   const { port } = server.address!;
@@ -125,7 +127,7 @@ Deno.test("listenMoq() lets no foreign page in", async () => {
   }
 });
 
-Deno.test("listenMoq() refuses sessions beyond its limits, and takes others when those are over", async () => {
+Deno.test("listenMoq() rejects sessions beyond its limits, and accepts others once some have closed", async () => {
   await using server = listen({ limits: { maxSessions: 2 } });
   for (const wire of WIRES) {
     const one = await dial(server, wire, { versions: ["gomoqt-dev"] });
@@ -145,7 +147,7 @@ Deno.test("listenMoq() refuses sessions beyond its limits, and takes others when
   }
 });
 
-Deno.test("listenMoq() refuses more setups at once than its bound, on every wire", async () => {
+Deno.test("listenMoq() rejects setups beyond its limit, on every transport", async () => {
   for (const wire of WIRES) {
     const { onSetup, asked, open } = gate();
     let setups = 0;
@@ -169,10 +171,10 @@ Deno.test("listenMoq() refuses more setups at once than its bound, on every wire
   }
 });
 
-Deno.test("listenMoq() frees the place of a client that leaves before the answer", async () => {
+Deno.test("listenMoq() frees the slot of a client that leaves before the response", async () => {
   for (const wire of ["webtransport", "websocket"] as const) {
     const { onSetup, asked, open } = gate("/wait");
-    // `onSetup` must answer within the time for the setup, too.
+    // `onSetup` must also return within the setup timeout.
     await using server = listen({ limits: { maxSessions: 1 }, setupTimeoutMs: 500, onSetup });
     const leaving = new AbortController();
     const dialing = dial(server, wire, { path: "wait", signal: leaving.signal });
@@ -193,7 +195,7 @@ Deno.test("listenMoq() frees the place of a client that leaves before the answer
   }
 });
 
-Deno.test("listenMoq() gives up a setup that does not come", async () => {
+Deno.test("listenMoq() times out a setup that does not arrive", async () => {
   await using server = listen({ setupTimeoutMs: 50, limits: { maxPendingSetups: 1 } });
   const serverCertificateHashes = server.certificateHashes;
   const silent = await dialQuic(server.quicUrl, { protocols: ["moq-00"], serverCertificateHashes });

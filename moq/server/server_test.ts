@@ -79,7 +79,7 @@ Deno.test("listenMoq() lets clients publish", async () => {
   }
 });
 
-Deno.test("listenMoq() has hundreds of subscriptions and groups at once, both ways", async () => {
+Deno.test("listenMoq() serves hundreds of concurrent subscriptions and groups in both directions", async () => {
   const count = 300;
   for (const wire of WIRES) {
     const mux = new TrackMux();
@@ -89,7 +89,7 @@ Deno.test("listenMoq() has hundreds of subscriptions and groups at once, both wa
       const group = await track.openGroup();
       await group.writeFrame(Uint8Array.of(1));
       if (++served === 2 * count) ready.resolve();
-      // No group ends before all have begun.
+      // No group ends before all have started.
       await ready.promise;
       await group.close();
     });
@@ -112,7 +112,7 @@ Deno.test("listenMoq() has hundreds of subscriptions and groups at once, both wa
   }
 });
 
-Deno.test("listenMoq() tells path and query to the application, where the version can", async () => {
+Deno.test("listenMoq() passes path and query to the application, if the version can carry them", async () => {
   const { onSession, next } = arrivals();
   const told: [string, string][] = [];
   await using server = listen({
@@ -136,7 +136,7 @@ Deno.test("listenMoq() tells path and query to the application, where the versio
   assertEquals(told, [["quic", ""]]);
 });
 
-Deno.test("listenMoq() takes the best version that is common", async () => {
+Deno.test("listenMoq() uses the best common version", async () => {
   await using server = listen({ versions: ["moq-lite-04", "moq-lite-05", "moq-lite-02"] });
   for (const wire of WIRES) {
     const version = async (versions: MoqVersion[]) => {
@@ -149,7 +149,7 @@ Deno.test("listenMoq() takes the best version that is common", async () => {
   }
 });
 
-Deno.test("listenMoq() takes clients that offer no version by name", async () => {
+Deno.test("listenMoq() accepts clients that offer no version by name", async () => {
   const { onSession, next } = arrivals();
   await using server = listen({ onSession });
   for (const version of ["moq-lite-02", "moq-lite-01", "gomoqt-dev"] as const) {
@@ -172,7 +172,7 @@ Deno.test("listenMoq() takes clients that offer no version by name", async () =>
   }
 });
 
-Deno.test("listenMoq() closes a client without a common version by the code of its family", async () => {
+Deno.test("listenMoq() closes a client without a common version with the code of its family", async () => {
   await using server = listen({ versions: ["moq-lite-04"] });
   // With a protocol name, over WebTransport.
   for (const versions of [["moq-lite-05"], ["moq-lite-02"], ["gomoqt-dev"]] as MoqVersion[][]) {
@@ -247,7 +247,7 @@ Deno.test("listenMoq() survives handlers that throw", async () => {
     },
   });
   for (const wire of WIRES) {
-    // The client may get the close before its own setup is over.
+    // The client may receive the close before its own setup has finished.
     const reason = await dial(server, wire).then(
       async ({ closed }) => (await closed).reason,
       (error) => (error as MoqError).reason,
@@ -257,7 +257,7 @@ Deno.test("listenMoq() survives handlers that throw", async () => {
   assertEquals(errors, [fault, fault, fault]);
 });
 
-Deno.test("listenMoq() keeps nothing of a hundred sessions", async () => {
+Deno.test("listenMoq() keeps nothing of a hundred closed sessions", async () => {
   const { mux } = clock();
   await using server = listen({ mux });
   for (const wire of WIRES) {
@@ -272,7 +272,7 @@ Deno.test("listenMoq() keeps nothing of a hundred sessions", async () => {
   }
 });
 
-Deno.test("MoqServer is mounted in another server", async () => {
+Deno.test("MoqServer can be mounted in another server", async () => {
   const { mux } = clock();
   await using moq = new MoqServer({ mux, path: "/moq" });
   assertEquals([moq.address, moq.url, moq.quicUrl, moq.webSocketUrl], [undefined, "", "", ""]);
@@ -286,7 +286,7 @@ Deno.test("MoqServer is mounted in another server", async () => {
   assertEquals(response.status, 426);
 });
 
-Deno.test("MoqServer.accept() takes any connection", async () => {
+Deno.test("MoqServer.accept() accepts any connection", async () => {
   const { mux } = clock();
   await using moq = new MoqServer({ mux, limits: { maxSessions: 1 } });
   const pair = memoryPair({ protocol: "moq-lite-05" });
@@ -302,7 +302,7 @@ Deno.test("MoqServer.accept() takes any connection", async () => {
   await session[Symbol.asyncDispose]();
 });
 
-Deno.test("listenMoq() rejects options that make no sense", () => {
+Deno.test("listenMoq() rejects invalid options", () => {
   const cases: [object, string][] = [
     [{ versions: [] }, "versions"],
     [{ versions: ["moq-lite-99"] }, "versions"],
@@ -321,7 +321,7 @@ Deno.test("listenMoq() rejects options that make no sense", () => {
   }
 });
 
-Deno.test("listenMoq() listens on the wires that were named", async () => {
+Deno.test("listenMoq() listens on the given transports", async () => {
   for (const wire of WIRES) {
     await using server = listen({ transports: [wire], limits: { maxSessions: Infinity } });
     assertEquals(
@@ -352,9 +352,9 @@ Deno.test("listenMoq() listens and upgrades with a given WebSocket engine", asyn
   await using session = await dial(server, "websocket");
   assertEquals(await textsOf(session), ["tick", "tock", "tick", "tock", "tick", "tock"]);
   assertEquals([upgrades, webSocket.stats().connections > 0], [1, true]);
-  // Twice as many connections as sessions: a connection may be refused, or stay unused.
+  // Twice as many connections as sessions: a connection may be rejected, or stay unused.
   assertEquals(limits, [20_000, 4]);
-  // The host serves the hash, and the other wires have the same port number.
+  // The host serves the hash, and the other transports have the same port number.
   await using other = await dialMoq(server.webSocketUrl.replace("ws:", "http:"));
   assertEquals(other.connection.transport, "webtransport");
   await assertRejects(() => dial(server, "websocket"), ConnectionError);
@@ -362,7 +362,7 @@ Deno.test("listenMoq() listens and upgrades with a given WebSocket engine", asyn
   await other[Symbol.asyncDispose]();
 });
 
-Deno.test("listenMoq() with a WebSocket engine alone releases its port", async () => {
+Deno.test("listenMoq() with only a WebSocket engine releases its port", async () => {
   const port = lowPort();
   const server = listen({ webSocket: hardenedWebSocket(), transports: ["websocket"], port });
   await using session = await dial(server, "websocket");
@@ -394,13 +394,13 @@ for (const [version, wire] of [["moq-lite-05", "quic"], ["moq-lite-02", "websock
       await writer.write(new Uint8Array(500));
       await new Promise((resolve) => setTimeout(resolve, 1));
     }
-    assert(isTold, "The client was told no bitrate");
+    assert(isTold, "The client received no bitrate");
     assert((await told).value.bitrate > 0);
     await updates.return?.();
   });
 }
 
-Deno.test("new MoqServer() rejects a bitrate that makes no sense", () => {
+Deno.test("new MoqServer() rejects an invalid bitrate", () => {
   assertThrows(() => new MoqServer({ bitrate: { alpha: 2 } }), RangeError, "alpha");
   new MoqServer({ bitrate: false });
 });

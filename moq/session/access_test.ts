@@ -66,7 +66,7 @@ async function refusalOf(session: MoqSession, path: string): Promise<MoqError> {
 }
 
 for (const version of ALL_VERSIONS) {
-  Deno.test(`authorize refuses a subscription at once, over ${version}`, async () => {
+  Deno.test(`authorize rejects a subscription immediately, over ${version}`, async () => {
     const { authorize, asked } = rule({ "subscribe /secret": false });
     const { mux, track } = published("/secret", "/open");
     await using ends = await moqEnds(version, { mux, authorize });
@@ -82,14 +82,14 @@ for (const version of ALL_VERSIONS) {
     assertEquals([ends.client.isClosed, ends.server.servedSubscriptions], [false, 1]);
   });
 
-  Deno.test(`authorize refuses announcements at once, over ${version}`, async () => {
+  Deno.test(`authorize rejects announcements immediately, over ${version}`, async () => {
     const { authorize, asked } = rule({ "announce /secret": false });
     const { mux } = published("/secret/a", "/open/a");
     await using ends = await moqEnds(version, { mux, authorize });
     const secret = told(await ends.client.acceptAnnounce("/secret"));
     const open = told(await ends.client.acceptAnnounce("/open"));
     await turns();
-    // A session of moq-rs would not survive a code: the peer gets an empty list.
+    // A moq-rs session would not survive a code: the peer receives an empty list.
     assertEquals(secret, isGomoqt(version) ? ["bannedPrefix"] : []);
     assertEquals(open, ["+/open/a"]);
     assertEquals(asked, ["announce /secret", "announce /open"]);
@@ -98,7 +98,7 @@ for (const version of ALL_VERSIONS) {
     assertEquals(secret.length, isGomoqt(version) ? 1 : 0);
   });
 
-  Deno.test(`authorize refuses broadcasts of a peer at once, over ${version}`, async () => {
+  Deno.test(`authorize rejects broadcasts of a peer immediately, over ${version}`, async () => {
     const { authorize, asked } = rule({ "publish /b": false });
     const { mux } = published("/a");
     await using ends = await moqEnds(version, { authorize }, { mux });
@@ -113,7 +113,7 @@ for (const version of ALL_VERSIONS) {
     assert(!ends.server.isClosed);
   });
 
-  Deno.test(`authorize ends a subscription when its grant is over, over ${version}`, async () => {
+  Deno.test(`authorize ends a subscription when its grant expires, over ${version}`, async () => {
     using time = new FakeTime();
     const { mux, track } = published("/short", "/long");
     const { authorize } = rule({
@@ -134,15 +134,15 @@ for (const version of ALL_VERSIONS) {
     assertEquals((await over).reason, isGomoqt(version) ? "unauthorized" : "notFound");
     await turns();
     assertEquals(ends.server.servedSubscriptions, 1);
-    // Another subscription is refused, too.
+    // Another subscription is rejected, too.
     await refusalOf(ends.client, "/short");
     // The grant outlives the longest timer, of 24 days.
     await time.tickAsync(9_000_000_000);
     assert(long.error === undefined && ends.server.servedSubscriptions === 1);
   });
 
-  // The sanitizer of timers reports a timer that is left.
-  Deno.test(`authorize leaves nothing behind where a subscription ends before its grant, over ${version}`, async () => {
+  // The timer sanitizer reports a leaked timer.
+  Deno.test(`authorize leaves nothing behind when a subscription ends before its grant, over ${version}`, async () => {
     const { mux } = published("/live");
     const { authorize } = rule({ "subscribe /live": inMs(3_600_000) });
     await using ends = await moqEnds(version, { mux, authorize });
@@ -154,7 +154,7 @@ for (const version of ALL_VERSIONS) {
     assertEquals(ends.server.servedSubscriptions, 0);
   });
 
-  Deno.test(`authorize ends announcements when their grant is over, over ${version}`, async () => {
+  Deno.test(`authorize ends announcements when their grant expires, over ${version}`, async () => {
     using time = new FakeTime();
     const { mux } = published("/short/a", "/long/a");
     const { authorize } = rule({ "announce /short": inMs(10_000) });
@@ -171,7 +171,7 @@ for (const version of ALL_VERSIONS) {
     assertEquals([short.length, long], [2, ["+/long/a", "+/long/b"]]);
   });
 
-  Deno.test(`authorize ends a peer's broadcasts when their grant is over, over ${version}`, async () => {
+  Deno.test(`authorize ends a peer's broadcasts when their grant expires, over ${version}`, async () => {
     using time = new FakeTime();
     const { mux } = published("/short", "/long");
     const { authorize } = rule({ "publish /short": inMs(10_000), "publish /long": inMs(60_000) });
@@ -188,7 +188,7 @@ for (const version of ALL_VERSIONS) {
     assertEquals([other, ends.server.isClosed], [["+/long"], false]);
   });
 
-  Deno.test(`authorize that throws or rejects is a fault, after which the peer may ask again, over ${version}`, async () => {
+  Deno.test(`authorize that throws or rejects is a fault, after which the peer may retry, over ${version}`, async () => {
     const errors: unknown[] = [];
     const thrown = new Error("Broken");
     const rejected = new Error("Rejected");
@@ -214,7 +214,7 @@ for (const version of ALL_VERSIONS) {
     assert(!ends.client.isClosed && !ends.server.isClosed);
   });
 
-  Deno.test(`authorize may take its time, and delays nothing else, over ${version}`, async () => {
+  Deno.test(`authorize may be slow, and delays nothing else, over ${version}`, async () => {
     const slow = Promise.withResolvers<MoqGrant>();
     const { authorize } = rule({ "subscribe /slow": () => slow.promise });
     const { mux, track } = published("/slow", "/fast");
@@ -231,7 +231,7 @@ for (const version of ALL_VERSIONS) {
     assertEquals((await waiting.nextGroup())?.sequence, 7);
   });
 
-  Deno.test(`authorize that decides after the session is over serves nothing, over ${version}`, async () => {
+  Deno.test(`authorize that decides after the session has closed serves nothing, over ${version}`, async () => {
     using time = new FakeTime();
     const slow = Promise.withResolvers<MoqGrant>();
     const { authorize, asked } = rule({
@@ -261,7 +261,7 @@ for (const version of ALL_VERSIONS) {
     assertEquals(ends.server.servedSubscriptions, 0);
   });
 
-  Deno.test(`authorize with a grant that is over already refuses, over ${version}`, async () => {
+  Deno.test(`authorize with an expired grant rejects, over ${version}`, async () => {
     const { mux } = published("/a", "/b");
     const { authorize } = rule({
       "subscribe /a": { until: new Date(0) },
@@ -274,7 +274,7 @@ for (const version of ALL_VERSIONS) {
 }
 
 for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
-  Deno.test(`authorize refuses a fetch, and ends one when its grant is over, over ${version}`, async () => {
+  Deno.test(`authorize rejects a fetch, and ends one when its grant expires, over ${version}`, async () => {
     using time = new FakeTime();
     const { mux } = published("/secret", "/short");
     const { authorize } = rule({ "subscribe /secret": false, "subscribe /short": inMs(10_000) });
@@ -290,14 +290,14 @@ for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
   });
 }
 
-Deno.test("authorize refuses the facts of a track too", async () => {
+Deno.test("authorize rejects requests for track info too", async () => {
   const { mux } = published("/secret");
   const { authorize } = rule({ "subscribe /secret": false });
   await using ends = await moqEnds("moq-lite-05", { mux, authorize });
   await assertRejects(() => ends.client.trackInfo("/secret", "video"), MoqError);
 });
 
-Deno.test("authorize is asked again for a broadcast that comes back, and the newer grant counts", async () => {
+Deno.test("authorize is called again for a broadcast that returns, and the newer grant counts", async () => {
   using time = new FakeTime();
   const mux = new TrackMux();
   const { authorize, asked } = rule({ "publish /a": () => inMs(10_000) });
@@ -321,7 +321,7 @@ Deno.test("authorize is asked again for a broadcast that comes back, and the new
   assertEquals(all.slice(3), ["-/a", "bannedPrefix"]);
 });
 
-Deno.test("authorize gets the session that asks", async () => {
+Deno.test("authorize receives the requesting session", async () => {
   const sessions: MoqSession[] = [];
   const { mux } = published("/a");
   await using ends = await moqEnds("moq-lite-04", {
@@ -336,7 +336,7 @@ Deno.test("authorize gets the session that asks", async () => {
   assertEquals(sessions, [ends.server]);
 });
 
-Deno.test("authorize with an invalid answer is a fault, and is reported", async () => {
+Deno.test("authorize with an invalid result is a fault, and is reported", async () => {
   const cases: [unknown, string][] = [
     [undefined, "a grant must be a boolean or have until or share, received undefined"],
     ["yes", "a grant must be a boolean or have until or share, received a string"],
@@ -361,7 +361,7 @@ Deno.test("authorize with an invalid answer is a fault, and is reported", async 
   }
 });
 
-Deno.test("authorize that does not answer is a fault after its time, and a late answer is ignored", async () => {
+Deno.test("authorize that does not return in time is a fault, and a late result is ignored", async () => {
   using time = new FakeTime();
   const late = Promise.withResolvers<boolean>();
   const errors: unknown[] = [];
@@ -380,11 +380,11 @@ Deno.test("authorize that does not answer is a fault after its time, and a late 
   await time.tickAsync(30_000);
   assertEquals((await refused).reason, "internal");
   assertEquals(errors, ["TimeoutError: Cannot wait for authorize longer than 30000 ms"]);
-  late.reject(new Error("An answer that came too late"));
+  late.reject(new Error("A late result"));
   await (await ends.client.subscribe("/live", "x")).ready;
 });
 
-Deno.test("authorize gives a session a share, which holds until another one is given", async () => {
+Deno.test("authorize grants a session a share, which applies until another one is granted", async () => {
   const { mux } = published("/one", "/two");
   const { authorize } = rule({ "subscribe /one": { share: 0.5 }, "subscribe /two": true });
   await using ends = await moqEnds("moq-lite-04", { mux, authorize });

@@ -48,7 +48,7 @@ async function rates(
   return told;
 }
 
-Deno.test("BitrateMonitor() reports the rate after minSamples, and not again while it stays", async () => {
+Deno.test("BitrateMonitor() reports the rate after minSamples, and not again while it is stable", async () => {
   using time = new FakeTime();
   assertEquals(await rates(time, [800, 800]), []);
   assertEquals(await rates(time, [800, 800, 800, 800, 800, 800]), [800_000]);
@@ -66,7 +66,7 @@ Deno.test("BitrateMonitor() reports a shift above the threshold, smoothed", asyn
   assertEquals(await rates(time, [...steady, 500, 500]), [1_000_000, 745_000]);
 });
 
-Deno.test("BitrateMonitor() reports less than a shift once maxAgeMs is over", async () => {
+Deno.test("BitrateMonitor() reports a smaller shift after maxAgeMs", async () => {
   using time = new FakeTime();
   const drift = [1_000, 1_000, 1_000, ...Array.from({ length: 10 }, () => 1_100)];
   const told = await rates(time, drift);
@@ -76,7 +76,7 @@ Deno.test("BitrateMonitor() reports less than a shift once maxAgeMs is over", as
   assertEquals(await rates(time, same), [1_000_000]);
 });
 
-Deno.test("BitrateMonitor() reports nothing of an idle connection, and 0 once when it falls idle", async () => {
+Deno.test("BitrateMonitor() reports nothing for an idle connection, and 0 once when it becomes idle", async () => {
   using time = new FakeTime();
   assertEquals(await rates(time, Array.from({ length: 20 }, () => 0)), []);
   const told = await rates(time, [100, 100, 100, ...Array.from({ length: 60 }, () => 0)]);
@@ -85,13 +85,13 @@ Deno.test("BitrateMonitor() reports nothing of an idle connection, and 0 once wh
   assertEquals(told.filter((rate) => rate === 0).length, 1);
 });
 
-Deno.test("BitrateMonitor() measures by its interval", async () => {
+Deno.test("BitrateMonitor() measures at its interval", async () => {
   using time = new FakeTime();
   // 50 kbit in 100 ms.
   assertEquals(await rates(time, [50, 50], { intervalMs: 100, minSamples: 2 }), [500_000]);
 });
 
-Deno.test("BitrateMonitor() reports the round-trip time where the wire knows it", async () => {
+Deno.test("BitrateMonitor() reports the round-trip time if the transport knows it", async () => {
   using time = new FakeTime();
   const wire = new Wire();
   const told: PeerUpdate[] = [];
@@ -111,7 +111,7 @@ Deno.test("BitrateMonitor() reports the round-trip time where the wire knows it"
   ]);
 });
 
-Deno.test("BitrateMonitor.stop() leaves no timer, and start() begins from nothing", async () => {
+Deno.test("BitrateMonitor.stop() leaves no timer, and start() starts over", async () => {
   using time = new FakeTime();
   const wire = new Wire();
   const told: unknown[] = [];
@@ -135,7 +135,7 @@ Deno.test("BitrateMonitor.stop() leaves no timer, and start() begins from nothin
   assertEquals(monitor.isRunning, false);
 });
 
-Deno.test("BitrateMonitor() survives a wire whose statistics fail, and a report that throws", async () => {
+Deno.test("BitrateMonitor() survives failing statistics, and a report that throws", async () => {
   using time = new FakeTime();
   let calls = 0;
   const counters = { streamBytesSent: 0, datagramBytesSent: 0 };
@@ -155,7 +155,7 @@ Deno.test("BitrateMonitor() survives a wire whose statistics fail, and a report 
   assertEquals([calls, monitor.bitrate], [1, 100_000]);
 });
 
-Deno.test("BitrateMonitor() refuses options that make no sense", () => {
+Deno.test("BitrateMonitor() rejects invalid options", () => {
   const { connection } = new Wire();
   for (
     const options of [
@@ -186,7 +186,7 @@ async function ends(
     MoqSession.open(pair.server, { side: "server", versions: [version], ...server }),
     MoqSession.open(pair.client, {
       side: "client",
-      // Offered beside the version that the server chooses.
+      // Offered in addition to the version that the server chooses.
       versions: version === "moq-lite-01" ? [version, "moq-lite-02"] : [version],
       ...client,
     }),
@@ -212,7 +212,7 @@ async function send(session: MoqSession, time: FakeTime, seconds: number): Promi
 }
 
 for (const version of VERSIONS) {
-  Deno.test(`MoqSession.updated yields the updates of the peer, both ways, over ${version}`, async () => {
+  Deno.test(`MoqSession.updated yields the updates of the peer, in both directions, over ${version}`, async () => {
     using time = new FakeTime();
     await using pair = await ends(version, { bitrate: {} }, { bitrate: {} });
     for (const [from, to] of [[pair.server, pair.client], [pair.client, pair.server]] as const) {
@@ -224,7 +224,7 @@ for (const version of VERSIONS) {
       await send(from, time, 15);
       assert((await next).value.bitrate > 0);
       const { bitrate, rttMs } = to.peer;
-      // The bytes of reports and requests count too.
+      // The bytes of reports and requests count, too.
       assert(bitrate! > 75_000 && bitrate! < 105_000, `${bitrate}`);
       assertEquals(rttMs, undefined);
       await updates.return?.();
@@ -286,7 +286,7 @@ Deno.test("MoqSession() sends in SETUP of moq-lite-05 whether it answers probes"
   }
 });
 
-Deno.test("MoqSession.close() ends its monitor", async () => {
+Deno.test("MoqSession.close() stops its monitor", async () => {
   using time = new FakeTime();
   const pair = await ends("moq-lite-02", { bitrate: { intervalMs: 10 } });
   await pass(time, 100);

@@ -1,4 +1,4 @@
-/** Hostile peers: the stream or session that ends, the code, and the rest that goes on. */
+/** Hostile peers: the stream or session that ends, its code, and what continues. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { HandPeer } from "../../tests/moq/peer.ts";
 import { soon, turns } from "../../tests/waiting.ts";
@@ -47,7 +47,7 @@ function liveMux(tracks: TrackWriter[] = []): TrackMux {
   return mux;
 }
 
-/** Asserts that the server still answers a proper request. */
+/** Asserts that the server still answers a valid request. */
 async function assertAnswers(peer: HandPeer, version: MoqVersion): Promise<void> {
   const exchange = await peer.ask(subscribe(version, 999_999, "/nowhere"));
   assertEquals((await exchange.rest()).reset, version === "moq-lite-05" ? 0x33 : 3);
@@ -72,7 +72,7 @@ function group(version: MoqVersion, subscribeId: number, sequence: number): stri
   return `00${size}${head}${VERSIONS[version].timestamps ? "00" : ""}01aa`;
 }
 
-/** A client that asks for all announcements, and the stream at the publisher. */
+/** A client that requests all announcements, and the stream at the publisher. */
 async function discovering(
   version: MoqVersion,
   options: Parameters<typeof HandPeer.open>[1] = {},
@@ -88,7 +88,7 @@ async function discovering(
 }
 
 for (const version of VERSIONS_BY_HAND) {
-  Deno.test(`${version}: a peer that opens silent streams delays no other stream, and they end with the session`, async () => {
+  Deno.test(`${version}: silent streams of a peer delay no other stream, and end with the session`, async () => {
     await using peer = await HandPeer.open(version, { mux: liveMux() });
     for (let at = 0; at < 1_000; at++) {
       await peer.ask("");
@@ -101,7 +101,7 @@ for (const version of VERSIONS_BY_HAND) {
     assertEquals(peer.session.servedSubscriptions, 0);
   });
 
-  Deno.test(`${version}: silent streams are refused past the bound, and accepted again below it`, async () => {
+  Deno.test(`${version}: silent streams are rejected beyond the limit, and accepted again below it`, async () => {
     const limits = { maxSubscriptions: 4, maxRequests: 4 };
     await using peer = await HandPeer.open(version, { mux: liveMux(), limits });
     const silent = [];
@@ -113,7 +113,7 @@ for (const version of VERSIONS_BY_HAND) {
     await assertAnswers(peer, version);
   });
 
-  Deno.test(`${version}: a reset in the middle of a message ends that stream alone`, async () => {
+  Deno.test(`${version}: a reset in the middle of a message ends only that stream`, async () => {
     const tracks: TrackWriter[] = [];
     await using peer = await HandPeer.open(version, { mux: liveMux(tracks) });
     const whole = subscribe(version, 1);
@@ -128,7 +128,7 @@ for (const version of VERSIONS_BY_HAND) {
     await assertAnswers(peer, version);
   });
 
-  Deno.test(`${version}: a flood of SUBSCRIBE_UPDATE leaves the last one alone`, async () => {
+  Deno.test(`${version}: of a flood of SUBSCRIBE_UPDATE only the last one is kept`, async () => {
     const tracks: TrackWriter[] = [];
     await using peer = await HandPeer.open(version, { mux: liveMux(tracks) });
     const exchange = await peer.ask(subscribe(version, 1));
@@ -151,7 +151,7 @@ for (const version of VERSIONS_BY_HAND) {
     assertEquals(peer.session.servedSubscriptions, 0);
   });
 
-  Deno.test(`${version}: a peer that never reads its announcements holds one entry for each broadcast`, async () => {
+  Deno.test(`${version}: a peer that never reads its announcements costs one entry per broadcast`, async () => {
     const mux = new TrackMux();
     await using peer = await HandPeer.open(version, { mux });
     const { hops } = VERSIONS[version];
@@ -176,7 +176,7 @@ for (const version of NAMED) {
   const announce = (suffix: string, active = true) =>
     encodeAnnounce({ active, suffix, hops: [] }, traits);
 
-  Deno.test(`${version}: a broadcast that is announced twice ends discovery, but for a changed route`, async () => {
+  Deno.test(`${version}: a broadcast that is announced twice ends discovery, except for a changed route`, async () => {
     const { peer, reader, exchange } = await discovering(version);
     await using _peer = peer;
     await exchange.write(concatHex(announce("x"), announce("x")));
@@ -188,7 +188,7 @@ for (const version of NAMED) {
     assertEquals(peer.session.isClosed, false);
   });
 
-  Deno.test(`${version}: a broadcast of this end is not taken from a peer that announces it back`, async () => {
+  Deno.test(`${version}: a broadcast of this end is ignored when a peer announces it back`, async () => {
     const mux = new TrackMux({ hopId: 5n });
     const { peer, reader, exchange } = await discovering(version, { mux });
     await using _peer = peer;
@@ -257,7 +257,7 @@ for (const version of NAMED) {
     assertEquals(peer.session.isClosed, false);
   });
 
-  Deno.test(`${version}: groups of no subscription, and groups that come again, are refused one by one`, async () => {
+  Deno.test(`${version}: groups without a subscription, and repeated groups, are rejected one by one`, async () => {
     await using peer = await HandPeer.open(version, { side: "client" });
     const { track } = await subscribed(peer);
     for (let at = 0; at < 2_000; at++) {
@@ -271,7 +271,7 @@ for (const version of NAMED) {
     assertEquals(peer.session.isClosed, false);
   });
 
-  Deno.test(`${version}: numbers of groups that leave gaps, and drops of all groups, are bounded`, async () => {
+  Deno.test(`${version}: group numbers with gaps, and drops of all groups, use bounded memory`, async () => {
     await using peer = await HandPeer.open(version, { side: "client" });
     const { track, exchange, missed } = await subscribed(peer);
     for (let at = 0; at < 2 * MAX_RANGES; at++) {

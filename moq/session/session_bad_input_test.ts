@@ -1,4 +1,4 @@
-/** Malformed input: the stream or session that ends, the code, and no state left behind. */
+/** Malformed input: the stream or session that ends, its code, and no state left behind. */
 import { assert, assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
 import { ProtocolError } from "../../errors.ts";
 import { HandPeer } from "../../tests/moq/peer.ts";
@@ -10,7 +10,7 @@ import type { MoqVersion } from "../wire/versions.ts";
 
 const VIOLATION = { code: 3, by: "local" };
 
-/** Puts a length in front of a body. */
+/** Prepends a length to a body. */
 function sized(body: string): string {
   return `${(body.replaceAll(" ", "").length / 2).toString(16).padStart(2, "0")} ${body}`;
 }
@@ -34,7 +34,9 @@ function liveMux(): TrackMux {
 const ALL: readonly MoqVersion[] = ["moq-lite-05", "moq-lite-04", "gomoqt-dev"];
 const LITE: readonly MoqVersion[] = ["moq-lite-05", "moq-lite-04"];
 
-/** Streams that violate the protocol: the session ends, since nothing after them can be trusted. */
+/**
+ * Streams that violate the protocol: the session closes, because nothing after them can be trusted.
+ */
 const VIOLATIONS: readonly [what: string, hex: string, versions: readonly MoqVersion[]][] = [
   ["a message that is too large", "01 80020000 00", ALL],
   ["a message of almost 2^62 bytes", "02 ffffffffffffffff", ALL],
@@ -51,7 +53,7 @@ const VIOLATIONS: readonly [what: string, hex: string, versions: readonly MoqVer
 
 for (const [what, hex, versions] of VIOLATIONS) {
   for (const version of versions) {
-    Deno.test(`${version}: a session ends with a protocol violation when its peer sends ${what}`, async () => {
+    Deno.test(`${version}: a session closes with a protocol violation when its peer sends ${what}`, async () => {
       await using peer = await HandPeer.open(version, { mux: liveMux() });
       await peer.ask(hex);
       assertEquals(await peer.closed(), VIOLATION);
@@ -62,7 +64,7 @@ for (const [what, hex, versions] of VIOLATIONS) {
   }
 }
 
-/** Streams that fail alone. */
+/** Streams that fail without affecting the session. */
 const FAILURES: readonly [
   what: string,
   hex: string,
@@ -92,7 +94,7 @@ const FAILURES: readonly [
 
 for (const [what, hex, versions, code] of FAILURES) {
   for (const version of versions) {
-    Deno.test(`${version}: a stream is reset, and its session lives, when its peer sends ${what}`, async () => {
+    Deno.test(`${version}: a stream is reset, and its session continues, when its peer sends ${what}`, async () => {
       await using peer = await HandPeer.open(version, { mux: liveMux() });
       const exchange = await peer.ask(hex);
       await exchange.end();
@@ -103,7 +105,7 @@ for (const [what, hex, versions, code] of FAILURES) {
 }
 
 for (const version of ALL) {
-  Deno.test(`${version}: a subscription whose number is taken is refused, and the first one lives`, async () => {
+  Deno.test(`${version}: a subscription with a number in use is rejected, and the first one continues`, async () => {
     await using peer = await HandPeer.open(version, { mux: liveMux() });
     const first = await peer.ask(subscribeLive("00", version));
     if (version !== "moq-lite-05") await first.read();
@@ -117,7 +119,7 @@ for (const version of ALL) {
     assertEquals(peer.session.servedSubscriptions, 0);
   });
 
-  Deno.test(`${version}: a session ends when its peer subscribes beyond the bound`, async () => {
+  Deno.test(`${version}: a session closes when its peer subscribes beyond the limit`, async () => {
     const limits = { maxSubscriptions: 1 };
     await using peer = await HandPeer.open(version, { mux: liveMux(), limits });
     const first = await peer.ask(subscribeLive("00", version));
@@ -129,7 +131,7 @@ for (const version of ALL) {
     assertEquals([by, peer.session.servedSubscriptions], ["local", 0]);
   });
 
-  Deno.test(`${version}: a session ends, and its subscriptions with it, when SUBSCRIBE_UPDATE is malformed`, async () => {
+  Deno.test(`${version}: a session closes with its subscriptions when SUBSCRIBE_UPDATE is malformed`, async () => {
     await using peer = await HandPeer.open(version, { mux: liveMux() });
     const exchange = await peer.ask(subscribeLive("00", version));
     await exchange.write("03 ffffff");
@@ -137,7 +139,7 @@ for (const version of ALL) {
     assertEquals(peer.session.servedSubscriptions, 0);
   });
 
-  Deno.test(`${version}: a group of no subscription is refused, and the session lives`, async () => {
+  Deno.test(`${version}: a group without a subscription is rejected, and the session continues`, async () => {
     await using peer = await HandPeer.open(version, { side: "server" });
     await peer.post("00 02 09 01 01 aa");
     await peer.post("00 04 00");
@@ -148,14 +150,14 @@ for (const version of ALL) {
     assert(!peer.session.isClosed);
   });
 
-  Deno.test(`${version}: a session ends with a protocol violation when GROUP is malformed`, async () => {
+  Deno.test(`${version}: a session closes with a protocol violation when GROUP is malformed`, async () => {
     await using peer = await HandPeer.open(version);
     await peer.post("00 03 00 01 00", { staysOpen: true });
     assertEquals(await peer.closed(), VIOLATION);
   });
 }
 
-/** Subscribes, and takes the stream at the publisher. */
+/** Subscribes, and returns the stream at the publisher. */
 async function subscribed(peer: HandPeer): Promise<{
   readonly track: TrackReader;
   readonly answer: (hex: string) => Promise<void>;
@@ -175,7 +177,7 @@ for (
     ["moq-lite-05", "has an unknown type", "03 01 00"],
   ] as const
 ) {
-  Deno.test(`${version}: a subscription ends with its session when the answer ${what}`, async () => {
+  Deno.test(`${version}: a subscription ends with its session when the response ${what}`, async () => {
     await using peer = await HandPeer.open(version, { side: "client" });
     const { track, answer } = await subscribed(peer);
     await answer(hex);
@@ -205,7 +207,7 @@ for (
   });
 }
 
-Deno.test("moq-lite-05: discovery ends alone when its stream is reset before ANNOUNCE_OK", async () => {
+Deno.test("moq-lite-05: only discovery ends when its stream is reset before ANNOUNCE_OK", async () => {
   await using peer = await HandPeer.open("moq-lite-05", { side: "client" });
   const reader = await peer.session.acceptAnnounce("/");
   (await peer.nextBidi()).reset(0x33);
@@ -223,7 +225,7 @@ for (
     ["moq-lite-05", "inside a frame", "02 01 aa 00 02 00"],
   ] as const
 ) {
-  Deno.test(`${version}: a group fails alone when its stream ends ${what}`, async () => {
+  Deno.test(`${version}: only the group fails when its stream ends ${what}`, async () => {
     await using peer = await HandPeer.open(version, { side: "client" });
     const { track } = await subscribed(peer);
     await peer.post(`00 02 00 05 ${frames}`);
@@ -238,7 +240,7 @@ for (
   });
 }
 
-Deno.test("a group fails alone when a frame is larger than is read", async () => {
+Deno.test("only the group fails when a frame exceeds the size limit", async () => {
   for (const length of ["8001", "ffffffffffffffff", "c0000000"]) {
     await using peer = await HandPeer.open("moq-lite-04", {
       side: "client",

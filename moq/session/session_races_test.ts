@@ -1,4 +1,4 @@
-/** Races at ends and limits, each one a bug of the past. */
+/** Races at ends and limits, each of them a past bug. */
 import { assert, assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
 import { ConnectionError, UnsupportedError } from "../../errors.ts";
 import { HandPeer } from "../../tests/moq/peer.ts";
@@ -16,7 +16,7 @@ const LAST = Number.MAX_SAFE_INTEGER - 1;
 
 for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
   for (const resets of [true, false]) {
-    Deno.test(`${version}: a subscriber that begins at the last possible number ends with it alone, ${resets ? "with" : "without"} resets`, async () => {
+    Deno.test(`${version}: a subscriber that starts at the last possible number ends with only that group, ${resets ? "with" : "without"} resets`, async () => {
       const faults: unknown[] = [];
       const mux = new TrackMux();
       mux.publish("/a", async (track) => {
@@ -40,7 +40,7 @@ for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
     });
   }
 
-  Deno.test(`${version}: a fetch that is allowed after the session is over is not served`, async () => {
+  Deno.test(`${version}: a fetch that is authorized after the session has closed is not served`, async () => {
     const gate = Promise.withResolvers<boolean>();
     const asked = Promise.withResolvers<void>();
     let served = 0;
@@ -63,7 +63,7 @@ for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
     assertEquals(served, 0);
   });
 
-  Deno.test(`${version}: reads of a probe wait for each other, and tear no message`, async () => {
+  Deno.test(`${version}: reads of a probe wait for each other, and split no message`, async () => {
     await using peer = await HandPeer.open(version, { side: "client" });
     const probe = peer.session.probe()[Symbol.asyncIterator]();
     const reads = [probe.next(), probe.next(), probe.next()];
@@ -84,7 +84,7 @@ for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
   });
 }
 
-Deno.test("moq-lite-04: a subscriber of the other family, which reads no more after the acceptance, gets no drops", async () => {
+Deno.test("moq-lite-04: a subscriber of the other family, which stops reading after acceptance, receives no drops", async () => {
   for (const resetCodes of [true, false]) {
     const mux = new TrackMux();
     mux.publish("/a", (track) => {
@@ -116,7 +116,7 @@ Deno.test("moq-lite-04: a subscriber of the other family, which reads no more af
     try {
       for (let bytes; (bytes = await soon(stream.read())) !== null;) hex += bytes.toHex();
     } catch {
-      // The reset, on a wire with resets.
+      // The reset, on a transport with resets.
     }
     // Exactly one SUBSCRIBE_OK.
     assert(/^00../.test(hex), hex);
@@ -126,7 +126,7 @@ Deno.test("moq-lite-04: a subscriber of the other family, which reads no more af
   }
 });
 
-Deno.test("MoqSession.open() ends with its connection, in any state of onSetup", async () => {
+Deno.test("MoqSession.open() rejects when its connection closes, in any state of onSetup", async () => {
   for (const version of ["moq-lite-04", "moq-lite-05"] as const) {
     const pair = memoryPair({ protocol: version });
     const asked = Promise.withResolvers<void>();
@@ -144,7 +144,7 @@ Deno.test("MoqSession.open() ends with its connection, in any state of onSetup",
   }
 });
 
-Deno.test("MoqSession.open() of a client reports the server's reason, where the streams end first", async () => {
+Deno.test("MoqSession.open() of a client reports the server's reason if the streams end first", async () => {
   for (const isReset of [true, false]) {
     const pair = memoryPair({ protocol: "", frames: false });
     const opening = MoqSession.open(pair.client, { side: "client", versions: ["moq-lite-02"] });
@@ -164,7 +164,7 @@ Deno.test("MoqSession.open() of a client reports the server's reason, where the 
   }
 });
 
-Deno.test("MoqSession.subscribe() leaves the publisher where the subscription was closed before the request", async () => {
+Deno.test("MoqSession.subscribe() leaves the publisher if the subscription was closed before the request", async () => {
   let left = 0;
   const mux = new TrackMux();
   mux.publish(

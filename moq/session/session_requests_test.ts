@@ -25,7 +25,7 @@ async function next(reader: AnnouncementReader): Promise<string> {
 for (const version of ALL_VERSIONS) {
   const { setup, requests, timestamps, slashedPaths, hops } = VERSIONS[version];
 
-  Deno.test(`${version}: announcements begin with the present broadcasts, and follow the changes`, async () => {
+  Deno.test(`${version}: announcements start with the current broadcasts, and follow the changes`, async () => {
     const mux = new TrackMux();
     mux.publish("/live/alice", nobody);
     mux.publish("/lively", nobody);
@@ -62,7 +62,7 @@ for (const version of ALL_VERSIONS) {
   });
 
   for (const resets of [true, false]) {
-    Deno.test(`${version}: announcements that are refused end alone, ${resets ? "with" : "without"} resets`, async () => {
+    Deno.test(`${version}: rejected announcements end without affecting the session, ${resets ? "with" : "without"} resets`, async () => {
       const mux = new TrackMux();
       mux.publish("/secret/a", nobody);
       await using ends = await wiredEnds(version, {
@@ -72,7 +72,7 @@ for (const version of ALL_VERSIONS) {
       });
       const reader = await ends.client.acceptAnnounce("/secret");
       if (slashedPaths) {
-        // Without resets, a bare end is a plain end, unless a list was due.
+        // Without resets, the end of the stream is a normal end, unless a list was due.
         const ended = soon(reader.next()).then(() => "end", (error: MoqError) => error.reason);
         const hasOnlyHead = !resets && VERSIONS[version].announceHead === "none";
         assertEquals(await ended, resets ? "bannedPrefix" : hasOnlyHead ? "end" : "unknown");
@@ -87,7 +87,7 @@ for (const version of ALL_VERSIONS) {
 
   if (requests) {
     for (const resets of [true, false]) {
-      Deno.test(`${version}: a fetch gets its group, or the reason of a refusal, ${resets ? "with" : "without"} resets`, async () => {
+      Deno.test(`${version}: a fetch receives its group, or the reason of a rejection, ${resets ? "with" : "without"} resets`, async () => {
         const asked: FetchRequest[] = [];
         const faults: unknown[] = [];
         const mux = new TrackMux();
@@ -150,7 +150,7 @@ for (const version of ALL_VERSIONS) {
       mux.publish("/live", (track) => live.serve(track));
       mux.publish("/counter", async (track) => {
         track.signal.addEventListener("abort", () => ended.resolve(), { once: true });
-        // Goes on after the fetched group, as for a subscriber.
+        // Continues after the fetched group, as for a subscriber.
         for (;;) {
           await using group = await track.openGroup();
           await group.writeFrame(new TextEncoder().encode(`${track.name} ${group.sequence}`));
@@ -180,7 +180,7 @@ for (const version of ALL_VERSIONS) {
       assertEquals(openStreams(ends.client.connection), 0);
     });
 
-    Deno.test(`${version}: a publisher learns that a fetch was given up, in any state of its handler`, async () => {
+    Deno.test(`${version}: a publisher is notified that a fetch was cancelled, in any state of its handler`, async () => {
       const signals: AbortSignal[] = [];
       const mux = new TrackMux();
       mux.publish("/a", {
@@ -205,7 +205,7 @@ for (const version of ALL_VERSIONS) {
       }
     });
 
-    Deno.test(`${version}: requests past the bound are refused, and the session lives`, async () => {
+    Deno.test(`${version}: requests beyond the limit are rejected, and the session continues`, async () => {
       await using ends = await wiredEnds(version, { server: { limits: { maxRequests: 2 } } });
       const readers = await Promise.all(
         ["/a", "/b", "/c"].map((prefix) => ends.client.acceptAnnounce(prefix)),
@@ -247,7 +247,7 @@ for (const version of ALL_VERSIONS) {
       assertEquals(openStreams(client.connection), 0);
     });
 
-    Deno.test(`${version}: GOAWAY tells where to go, and ends a session in time`, async () => {
+    Deno.test(`${version}: GOAWAY sends the new URL, and closes a session in time`, async () => {
       await using ends = await wiredEnds(version);
       const { server, client } = ends;
       const leaving = server.goaway({ uri: "https://other.example/live" });
@@ -293,7 +293,7 @@ for (const version of ALL_VERSIONS) {
   }
 
   if (timestamps) {
-    Deno.test(`${version}: TRACK has the constants of a track`, async () => {
+    Deno.test(`${version}: TRACK returns the fixed properties of a track`, async () => {
       const mux = new TrackMux();
       mux.publish("/a", { serveTrack: nobody, trackInfo: () => ({ timescale: 90_000 }) });
       mux.publish("/b", nobody);
@@ -316,7 +316,7 @@ for (const version of ALL_VERSIONS) {
   }
 }
 
-Deno.test("gomoqt-dev: a session ends with the stream of its setup, by the reason of the peer if there is one", async () => {
+Deno.test("gomoqt-dev: a session closes with its setup stream, with the peer's reason if there is one", async () => {
   await using alone = await wiredEnds("gomoqt-dev");
   alone.client.connection.close({ closeCode: 2, reason: "bye" });
   assertEquals((await soon(alone.server.closed)).reason, "unauthorized");

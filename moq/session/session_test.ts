@@ -23,7 +23,7 @@ const text = (value: string) => new TextEncoder().encode(value);
 for (const version of ALL_VERSIONS) {
   const { setup, code, slashedPaths } = VERSIONS[version];
 
-  Deno.test(`${version}: a session shows its version, its path and the setups of both ends`, async () => {
+  Deno.test(`${version}: a session exposes its version, its path and the setups of both ends`, async () => {
     const requests: SetupRequest[] = [];
     await using ends = await wiredEnds(version, {
       transport: "quic",
@@ -56,7 +56,7 @@ for (const version of ALL_VERSIONS) {
     assertEquals([server.side, client.side], ["server", "client"]);
   });
 
-  Deno.test(`${version}: a session ends with a name or a number, which the other end gets`, async () => {
+  Deno.test(`${version}: a session closes with a name or a number, which the other end receives`, async () => {
     const cases = [
       ["unauthorized", 2, "unauthorized"],
       ["protocolViolation", 3, "protocolViolation"],
@@ -84,7 +84,7 @@ for (const version of ALL_VERSIONS) {
     }
   });
 
-  Deno.test(`${version}: a session that is over refuses every call`, async () => {
+  Deno.test(`${version}: a closed session rejects every call`, async () => {
     await using ends = await wiredEnds(version);
     const { client } = ends;
     client.closeWithError("internal", "broken");
@@ -98,10 +98,10 @@ for (const version of ALL_VERSIONS) {
       assertEquals([error.scope, error.reason], ["session", "internal"]);
     }
     assertEquals([client.subscriptions, client.servedSubscriptions], [[], 0]);
-    for await (const _ of client.updated) throw new Error("Nothing is told any more");
+    for await (const _ of client.updated) throw new Error("No more announcements");
   });
 
-  Deno.test(`${version}: a broken session reports it, and all of its parts end`, async () => {
+  Deno.test(`${version}: a broken session reports the error, and all of its parts end`, async () => {
     const mux = new TrackMux();
     mux.publish("/a", async (track) => {
       await track.openGroup();
@@ -134,7 +134,7 @@ for (const version of ALL_VERSIONS) {
     }
   });
 
-  Deno.test(`${version}: a server refuses a client by the error of onSetup, with the number of its name`, async () => {
+  Deno.test(`${version}: a server rejects a client with the error of onSetup, and the number of its name`, async () => {
     for (
       const [thrown, number, message] of [
         [new MoqError("session", "unauthorized", "No entry"), 2, "No entry"],
@@ -169,11 +169,11 @@ async function openOnQuic(version: MoqVersion, wires: Pick<QuicPair, "client" | 
 
 for (const version of ALL_VERSIONS) {
   const protocol = protocolsOf([version], "quic")[0]!;
-  // A version without a setup does not say that the peer is Skein: code 0 stays a close.
+  // A version without a setup does not identify the peer as Skein: code 0 stays a close.
   const crashBy = VERSIONS[version].setup === "none" ? "remote" : "network";
 
   for (const [side, other] of [["server", "client"], ["client", "server"]] as const) {
-    Deno.test(`${version}: MoqSession.closed of a ${side} on raw QUIC tells a close of Skein from a crash`, async () => {
+    Deno.test(`${version}: MoqSession.closed of a ${side} on raw QUIC distinguishes a close of Skein from a crash`, async () => {
       for (const isCrash of [false, true]) {
         await using pair = await quicPair(protocol);
         const wires = { ...pair, [other]: isCrash ? unmarked(pair[other]) : pair[other] };
@@ -196,7 +196,7 @@ for (const version of ALL_VERSIONS) {
   });
 }
 
-Deno.test("MoqSession.close() marks its close on raw QUIC before the setup of the peer arrived", async () => {
+Deno.test("MoqSession.close() marks its close on raw QUIC before the setup of the peer has arrived", async () => {
   await using pair = await quicPair("moq-lite-05");
   const [client] = await Promise.all([
     MoqSession.open(pair.client, { side: "client" }),
@@ -208,7 +208,7 @@ Deno.test("MoqSession.close() marks its close on raw QUIC before the setup of th
   assertEquals(await soon(pair.server.closed), { closeCode: 0, reason: "" });
 });
 
-Deno.test("MoqSession.open() rejects for a peer that does not answer, or with its signal", async () => {
+Deno.test("MoqSession.open() rejects if the peer does not reply, or when its signal aborts", async () => {
   for (const version of ["moq-lite-02", "gomoqt-dev"] as const) {
     for (const side of ["client", "server"] as const) {
       const late = memoryPair({ protocol: "" });
@@ -229,7 +229,7 @@ Deno.test("MoqSession.open() rejects for a peer that does not answer, or with it
   }
 });
 
-Deno.test("MoqSession.open() refuses a connection without streams, and one without a common version", async () => {
+Deno.test("MoqSession.open() rejects a connection without streams, and one without a common version", async () => {
   const plain = memoryPair({ streams: false });
   await assertRejects(
     () => MoqSession.open(plain.client, { side: "client" }),
@@ -253,7 +253,7 @@ Deno.test("MoqSession.open() refuses a connection without streams, and one witho
   await assertRejects(() => soon(client));
 });
 
-Deno.test("MoqSession chooses the first version of the client that the server has, through SETUP", async () => {
+Deno.test("MoqSession chooses the client's first version that the server supports, through SETUP", async () => {
   const pair = memoryPair({ protocol: "" });
   const [server, client] = await soon(Promise.all([
     MoqSession.open(pair.server, { side: "server", versions: ["moq-lite-01", "moq-lite-02"] }),
@@ -274,7 +274,7 @@ Deno.test("MoqSession names the closing end in later calls", async () => {
   await assertRejects(() => server.subscribe("/a", "b"), MoqError, "over: the peer closed it");
 });
 
-Deno.test("MoqSession.subscribe() refuses a track without a name", async () => {
+Deno.test("MoqSession.subscribe() rejects a track without a name", async () => {
   await using ends = await wiredEnds("moq-lite-05");
   assertThrows(
     () => void ends.client.subscribe("/a", undefined as never),
@@ -283,7 +283,7 @@ Deno.test("MoqSession.subscribe() refuses a track without a name", async () => {
   );
 });
 
-Deno.test("MoqSession closes with its signal, and keeps no listener of it", async () => {
+Deno.test("MoqSession closes with its signal, and keeps no listener on it", async () => {
   const controller = new AbortController();
   await using ends = await wiredEnds("moq-lite-05", { client: { signal: controller.signal } });
   controller.abort();
@@ -291,7 +291,7 @@ Deno.test("MoqSession closes with its signal, and keeps no listener of it", asyn
   await soon(ends.server.closed);
 });
 
-Deno.test("MoqSession.closeWithError() refuses a number that the wire cannot carry, and stays open", async () => {
+Deno.test("MoqSession.closeWithError() throws for a number that the transport cannot carry, and stays open", async () => {
   await using ends = await wiredEnds("moq-lite-05");
   for (const number of [-1, 0.5, NaN, 2 ** 60]) {
     assertThrows(() => ends.client.closeWithError(number, ""), RangeError, "code must be");
@@ -301,7 +301,7 @@ Deno.test("MoqSession.closeWithError() refuses a number that the wire cannot car
   assertEquals((await soon(ends.server.closed)).code, 2 ** 32 - 1);
 });
 
-Deno.test("MoqSession looks at no request before onSetup let the client in", async () => {
+Deno.test("MoqSession reads no request before onSetup has admitted the client", async () => {
   const pair = memoryPair({ protocol: "moq-lite-05", frames: false });
   const entry = Promise.withResolvers<void>();
   const mux = new TrackMux();

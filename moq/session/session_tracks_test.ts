@@ -1,4 +1,4 @@
-/** Tracks between two sessions, in every version, over wires with resets and without. */
+/** Tracks between two sessions, in every version, over transports with and without resets. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { ALL_VERSIONS } from "../../tests/moq/network.ts";
 import { HandPeer } from "../../tests/moq/peer.ts";
@@ -13,7 +13,7 @@ import { VERSIONS } from "../wire/versions.ts";
 
 const bytes = (text: string) => new TextEncoder().encode(text);
 
-/** Reads all groups, each with the frames or the reason why the publisher gave up. */
+/** Reads all groups, each with its frames or the reason why the publisher aborted it. */
 async function read(track: TrackReader): Promise<string[]> {
   const all: string[] = [];
   for await (const group of track) {
@@ -28,7 +28,7 @@ async function read(track: TrackReader): Promise<string[]> {
   return all;
 }
 
-/** Waits until a track is over, with or without an error. */
+/** Waits until a track ends, with or without an error. */
 function over(track: TrackWriter): Promise<void> {
   return new Promise((resolve) => {
     if (track.signal.aborted) resolve();
@@ -50,7 +50,7 @@ for (const version of ALL_VERSIONS) {
   for (const resets of [true, false]) {
     const wire = `${version}${resets ? "" : ", no resets"}`;
 
-    Deno.test(`${wire}: a track arrives whole, and an aborted group differs from a whole one`, async () => {
+    Deno.test(`${wire}: a track arrives completely, and an aborted group differs from a complete one`, async () => {
       const mux = new TrackMux();
       mux.publish("/live/alice", async (track) => {
         assertEquals([track.path, track.name, track.id], ["/live/alice", "video", 0]);
@@ -68,14 +68,14 @@ for (const version of ALL_VERSIONS) {
       const track = await ends.client.subscribe("live/alice", "video", { startGroup: 1 });
       await soon(track.ready);
       const groups = await soon(read(track));
-      // On moq-lite-05, the drop may arrive before the group that was given up.
+      // In moq-lite-05, the drop may arrive before the aborted group.
       const whole = groups.filter((group) => group.endsWith("one two"));
       assertEquals(whole, ["1: one two", "3: one two"]);
       assertEquals(groups.filter((group) => group.startsWith("2") && !/two \w+/.test(group)), []);
       await assertClean(ends, kept);
     });
 
-    Deno.test(`${wire}: a subscription that is refused says why, as far as the wire can`, async () => {
+    Deno.test(`${wire}: a rejected subscription includes the reason, if the transport can carry it`, async () => {
       const mux = new TrackMux();
       mux.publish("/sync", () => {
         throw new MoqError("subscribe", "notFound", "No such track");
@@ -109,7 +109,7 @@ for (const version of ALL_VERSIONS) {
         const track = await ends.client.subscribe(path, "b");
         const error = await assertRejects(() => soon(track.nextGroup()), MoqError);
         assertEquals([error.scope, error.by], ["subscribe", "remote"]);
-        // A bare end carries no reason.
+        // A plain end carries no reason.
         const isTold = resets || responses !== "ok";
         const told: unknown[] = isTold ? [reason, code] : ["unknown", undefined];
         assertEquals<unknown>([error.reason, error.moqCode], told, path);
@@ -119,7 +119,7 @@ for (const version of ALL_VERSIONS) {
       await assertClean(ends, kept);
     });
 
-    Deno.test(`${wire}: a publisher learns that its subscriber left, and a handler that hangs holds nothing`, async () => {
+    Deno.test(`${wire}: a publisher is notified that its subscriber left, and a hanging handler holds nothing`, async () => {
       const tracks: TrackWriter[] = [];
       const mux = new TrackMux();
       mux.publish("/a", (track) => {
@@ -191,10 +191,10 @@ for (const version of ALL_VERSIONS) {
     assertEquals(tracked?.subscription.ordered, false);
   });
 
-  Deno.test(`${version}: a subscriber with a range gets that range, and the track ends behind it`, async () => {
+  Deno.test(`${version}: a subscriber with a range receives that range, and the track ends after it`, async () => {
     const mux = new TrackMux();
     mux.publish("/a", async (track) => {
-      // Versions without a range do not tell the publisher: the subscriber refuses the other
+      // Versions without a range do not send it to the publisher: the subscriber rejects the other
       // groups.
       for (let at = 1; at < 10; at++) {
         const group = await track.openGroup(at);
@@ -211,7 +211,7 @@ for (const version of ALL_VERSIONS) {
     await assertClean(ends, kept);
   });
 
-  Deno.test(`${version}: a reader that fell behind gets an error, and continues`, async () => {
+  Deno.test(`${version}: a reader that fell behind receives an error, and continues`, async () => {
     const mux = new TrackMux();
     mux.publish("/a", async (track) => {
       for (let at = 0; at < 6; at++) await (await track.openGroup()).close().catch(() => {});
@@ -223,7 +223,7 @@ for (const version of ALL_VERSIONS) {
     assertEquals(await read(track), ["5: ", "6: "]);
   });
 
-  Deno.test(`${version}: a subscription ends with its signal, also before the request`, async () => {
+  Deno.test(`${version}: a subscription ends when its signal aborts, even before the request`, async () => {
     const mux = new TrackMux();
     mux.publish("/a", over);
     await using ends = await wiredEnds(version, { mux });
@@ -254,7 +254,7 @@ async function without(credit: "unidirectional" | "bidirectional"): Promise<Wire
   return ends;
 }
 
-Deno.test("a group that gets no stream ends with its subscriber, and with the session", async () => {
+Deno.test("a group that waits for a stream ends with its subscriber, and with the session", async () => {
   for (const how of ["subscriber", "session"] as const) {
     await using ends = await without("unidirectional");
     const track = await ends.client.subscribe("/a", "b");
@@ -294,7 +294,7 @@ Deno.test("MoqSession.subscribe() that waits for a stream rejects with its signa
   assertEquals(client.subscriptions, []);
 });
 
-Deno.test("a subscriber that does not read its answers ends, rather than to fill memory", async () => {
+Deno.test("a subscriber that does not read its responses is ended before it fills the memory", async () => {
   let track: TrackWriter | undefined;
   const mux = new TrackMux();
   mux.publish("/a", (one) => {

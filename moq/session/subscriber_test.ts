@@ -1,10 +1,10 @@
-/** Bytes of requests, where peers depend on details. */
+/** Bytes of requests for which peers depend on details. */
 import { assertEquals } from "@std/assert";
 import { HandPeer } from "../../tests/moq/peer.ts";
 import { soon, turns } from "../../tests/waiting.ts";
 
 for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
-  Deno.test(`${version}: fetch() ends its side once the group ended, not before`, async () => {
+  Deno.test(`${version}: fetch() closes its direction only after the group has ended`, async () => {
     await using peer = await HandPeer.open(version, { side: "client" });
     const fetching = peer.session.fetch("/a", "v", { group: 5 });
     const exchange = await peer.nextBidi();
@@ -21,7 +21,7 @@ for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
   });
 }
 
-Deno.test("probe() tells a target to gomoqt alone, since moq-rs refuses one", async () => {
+Deno.test("probe() sends a target only to gomoqt, because moq-rs rejects one", async () => {
   for (const [version, asked] of [["moq-lite-05", "04"], ["moq-lite-04", "04" + "03" + "43e800"]]) {
     await using peer = await HandPeer.open(version as "moq-lite-05", { side: "client" });
     const probe = peer.session.probe({ targetBitrate: 1_000 })[Symbol.asyncIterator]();

@@ -48,7 +48,7 @@ Deno.test("AnnouncementReader yields a slow reader the last state of each broadc
   assertEquals(await rest(reader), ["-/back", "-/gone", "+/back"]);
 });
 
-Deno.test("AnnouncementReader tells a changed route as gone and there again, where the version has that", async () => {
+Deno.test("AnnouncementReader reports a changed route as an end and a start, if the version supports it", async () => {
   const { reader, come } = hand();
   come("/a");
   await reader.next();
@@ -56,7 +56,7 @@ Deno.test("AnnouncementReader tells a changed route as gone and there again, whe
   assertEquals(await rest(reader), ["-/a", "+/a"]);
 });
 
-Deno.test("AnnouncementReader refuses repeated announcements, and too many", () => {
+Deno.test("AnnouncementReader rejects repeated announcements, and too many", () => {
   const { come } = hand();
   come("/0");
   const twice = assertThrows(() => come("/0"), MoqError);
@@ -67,7 +67,7 @@ Deno.test("AnnouncementReader refuses repeated announcements, and too many", () 
   come("/more");
 });
 
-Deno.test("AnnouncementReader takes as long for each of many as for one", async () => {
+Deno.test("AnnouncementReader takes constant time for each of many announcements", async () => {
   const { reader, come } = hand();
   for (let at = 0; at < MAX_ANNOUNCED; at++) come(`/${at}`);
   const start = performance.now();
@@ -79,7 +79,7 @@ Deno.test("AnnouncementReader takes as long for each of many as for one", async 
   reader.close();
 });
 
-Deno.test("AnnouncementReader loops end it when they are left, also while they wait", async () => {
+Deno.test("AnnouncementReader closes when its loop is left, even while it waits", async () => {
   const one = hand();
   one.come("/a");
   for await (const { path } of one.reader) {
@@ -99,7 +99,7 @@ Deno.test("AnnouncementReader loops end it when they are left, also while they w
   assertEquals(other.reader.active, []);
 });
 
-Deno.test("AnnouncementReader reports its error, behind earlier announcements, any number of times", async () => {
+Deno.test("AnnouncementReader reports its error after earlier announcements, any number of times", async () => {
   const { reader, come } = hand();
   come("/a");
   const error = new MoqError("announce", "bannedPrefix", "Refused");
@@ -110,7 +110,7 @@ Deno.test("AnnouncementReader reports its error, behind earlier announcements, a
   assertEquals(await assertRejects(() => Array.fromAsync(reader)), error);
 });
 
-Deno.test("AnnouncementReader.next() gives up with its signal", async () => {
+Deno.test("AnnouncementReader.next() rejects when its signal aborts", async () => {
   const { reader, come } = hand();
   const controller = new AbortController();
   const given = reader.next({ signal: controller.signal });

@@ -13,7 +13,7 @@ const KINDS = [
 ] as const;
 
 for (const [byteLength, maxFree] of KINDS) {
-  Deno.test(`WriteBuffers.take() gives a buffer of ${byteLength} bytes again that came back`, () => {
+  Deno.test(`WriteBuffers.take() reuses a returned buffer of ${byteLength} bytes`, () => {
     const buffers = new WriteBuffers();
     const first = buffers.take(byteLength);
     assertEquals(first.byteLength, byteLength);
@@ -32,7 +32,7 @@ for (const [byteLength, maxFree] of KINDS) {
   });
 }
 
-Deno.test("WriteBuffers.give() keeps none that is larger", () => {
+Deno.test("WriteBuffers.give() keeps no larger buffers", () => {
   const buffers = new WriteBuffers();
   const huge = buffers.take(LARGE_BUFFER_BYTES + 1);
   assertEquals(huge.byteLength, LARGE_BUFFER_BYTES + 1);

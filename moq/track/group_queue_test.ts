@@ -2,7 +2,7 @@ import { assertEquals } from "@std/assert";
 import { Random } from "../../tests/random.ts";
 import { MAX_RANGES, Sequences } from "./group_queue.ts";
 
-Deno.test("Sequences knows the added numbers, in any order", () => {
+Deno.test("Sequences contains the added numbers, in any order", () => {
   const random = new Random(1);
   for (let round = 0; round < 200; round++) {
     const sequences = new Sequences();
@@ -25,7 +25,7 @@ Deno.test("Sequences knows the added numbers, in any order", () => {
   }
 });
 
-Deno.test("Sequences keeps one range for successive numbers, and forgets the oldest gap past its bound", () => {
+Deno.test("Sequences keeps one range for consecutive numbers, and forgets the oldest gap beyond its limit", () => {
   const sequences = new Sequences();
   for (let one = 0; one < 10_000; one++) sequences.add(one);
   assertEquals(sequences.ranges, 1);

@@ -37,7 +37,7 @@ function hand(
   return { group, did };
 }
 
-Deno.test("GroupReader yields frames, for any cuts of the network", async () => {
+Deno.test("GroupReader yields frames for any chunk boundaries", async () => {
   for (const pieces of [["0101020202"], ["01", "0102", "02", "02"], ["0101", "020202"]]) {
     const { group, did } = hand(pieces);
     const frames = await Array.fromAsync(group);
@@ -46,7 +46,7 @@ Deno.test("GroupReader yields frames, for any cuts of the network", async () => 
   }
 });
 
-Deno.test("GroupReader.timestamp is that of the frame that was read last", async () => {
+Deno.test("GroupReader.timestamp is the timestamp of the last read frame", async () => {
   const { group } = hand(["0a0101", "030102"], { timestamps: true });
   assertEquals([group.timestamp, group.takeFrame()], [undefined, undefined]);
   await group.readFrame();
@@ -55,7 +55,7 @@ Deno.test("GroupReader.timestamp is that of the frame that was read last", async
   assertEquals([group.timestamp, await group.readFrame()], [3, null]);
 });
 
-Deno.test("GroupReader.takeFrame() takes a frame that is there", async () => {
+Deno.test("GroupReader.takeFrame() takes a frame that has arrived", async () => {
   const { group } = hand(["0101010202"]);
   assertEquals(group.takeFrame(), undefined);
   await group.readFrame();
@@ -63,7 +63,7 @@ Deno.test("GroupReader.takeFrame() takes a frame that is there", async () => {
   assertEquals(group.takeFrame(), undefined);
 });
 
-Deno.test("GroupReader tells a group that was given up from a whole one", async () => {
+Deno.test("GroupReader distinguishes an aborted group from a complete one", async () => {
   for (
     const [pieces, timestamps] of [[["0101", "0200"], false], [["000101", "000200"], true]] as const
   ) {
@@ -80,13 +80,13 @@ Deno.test("GroupReader tells a group that was given up from a whole one", async 
   assertEquals(did, ["end"]);
 });
 
-Deno.test("GroupReader refuses a frame that is larger than is read", async () => {
+Deno.test("GroupReader rejects a frame above maxFrameBytes", async () => {
   const { group, did } = hand(["05"]);
   await assertRejects(() => group.readFrame(), ProtocolError, "at most 4 bytes");
   assertEquals(did, ["end", "cancel frameTooLarge"]);
 });
 
-Deno.test("GroupReader loops that are left cancel the group, also while they wait", async () => {
+Deno.test("GroupReader loops that are left cancel the group, even while they wait", async () => {
   const one = hand(["0101", "0102"]);
   for await (const frame of one.group) {
     assertEquals(frame.toHex(), "01");
@@ -102,7 +102,7 @@ Deno.test("GroupReader loops that are left cancel the group, also while they wai
   other.group.cancel();
 });
 
-Deno.test("GroupReader.readFrame() refuses to read beside another read, and tears no frame", async () => {
+Deno.test("GroupReader.readFrame() rejects a concurrent read, and splits no frame", async () => {
   for (const timestamps of [false, true]) {
     const frame = timestamps ? ["02", "02", "01", "02"] : ["02", "01", "02"];
     const { group } = hand([...frame, ...frame], { timestamps });
@@ -110,7 +110,7 @@ Deno.test("GroupReader.readFrame() refuses to read beside another read, and tear
     assertEquals(group.takeFrame(), undefined);
     await assertRejects(() => group.readFrame(), TypeError, "another read");
     await assertRejects(() => group[Symbol.asyncIterator]().next(), TypeError, "another read");
-    // A read that was given up does not count as another read.
+    // A cancelled read does not count as another read.
     assertEquals((await first)?.toHex(), "0102");
     const controller = new AbortController();
     const given = group.readFrame({ signal: controller.signal });
@@ -125,7 +125,7 @@ Deno.test("GroupReader.readFrame() refuses to read beside another read, and tear
   }
 });
 
-Deno.test("GroupReader refuses timestamps that no track can have", async () => {
+Deno.test("GroupReader rejects timestamps that no track can have", async () => {
   // One below 0, and far above 2^53 - 1.
   for (
     const hex of ["010101", "ffffffffffffffff0101", "ffdffffffffffffc0101ffdffffffffffffc0101"]

@@ -46,7 +46,7 @@ function hand(options: { readonly resets?: boolean; readonly timestamps?: boolea
   return { group, stream, did, ended, hold, release };
 }
 
-Deno.test("GroupWriter sends the frames of one turn in one piece, behind its head", async () => {
+Deno.test("GroupWriter sends the frames of one turn in one write, after its head", async () => {
   const { group, stream, did, ended } = hand();
   await group.writeFrame(frame(1));
   group.attach(stream);
@@ -72,7 +72,7 @@ Deno.test("GroupWriter writes timestamps as differences", async () => {
   assertEquals(did[0], "aa" + "0a0101" + "030102" + "c01ffffffffffff8" + "0103");
 });
 
-Deno.test("GroupWriter.writeFrame() refuses invalid frames, and stays whole", async () => {
+Deno.test("GroupWriter.writeFrame() rejects invalid frames, and stays usable", async () => {
   const { group, stream, did } = hand({ timestamps: true });
   for (const timestamp of [-1, 1.5, NaN, 2 ** 52]) {
     await assertRejects(() => group.writeFrame(frame(1), { timestamp }), RangeError, "timestamp");
@@ -84,7 +84,7 @@ Deno.test("GroupWriter.writeFrame() refuses invalid frames, and stays whole", as
   assertEquals(did, ["aa000101", "close"]);
 });
 
-Deno.test("GroupWriter.writeFrame() waits while the wire takes nothing", async () => {
+Deno.test("GroupWriter.writeFrame() waits while the connection accepts nothing", async () => {
   const { group, stream, hold, release } = hand();
   hold();
   group.attach(stream);
@@ -102,7 +102,7 @@ Deno.test("GroupWriter.writeFrame() waits while the wire takes nothing", async (
   assertEquals(group.bufferedBytes, 0);
 });
 
-Deno.test("GroupWriter.abort() resets the stream, or tears its last frame where the wire has no resets", async () => {
+Deno.test("GroupWriter.abort() resets the stream, or truncates its last frame if the transport has no resets", async () => {
   for (const timestamps of [false, true]) {
     const torn = timestamps ? "000200" : "0200";
     for (const resets of [true, false]) {
@@ -137,7 +137,7 @@ Deno.test("GroupWriter that was aborted before it had a stream still ends that s
   }
 });
 
-Deno.test("GroupWriter.abort() ends a group whose last bytes the wire does not take", async () => {
+Deno.test("GroupWriter.abort() ends a group whose last bytes the connection does not accept", async () => {
   const { group, stream, did, hold, ended } = hand();
   group.attach(stream);
   await group.writeFrame(frame(1));
@@ -152,7 +152,7 @@ Deno.test("GroupWriter.abort() ends a group whose last bytes the wire does not t
   assertEquals(ended.length, 1);
 });
 
-Deno.test("GroupWriter reports once that the subscriber left, without a reader of the report", async () => {
+Deno.test("GroupWriter reports once that the subscriber left, even if no one reads the report", async () => {
   const { group, ended } = hand();
   const gone = new Error("The subscriber left");
   group.attach({
@@ -167,7 +167,7 @@ Deno.test("GroupWriter reports once that the subscriber left, without a reader o
   assertEquals(ended, [gone]);
 });
 
-Deno.test("GroupWriter.sendOrder reaches a stream that comes later", () => {
+Deno.test("GroupWriter.sendOrder is applied to a stream that opens later", () => {
   const { group, stream } = hand();
   group.sendOrder = 5;
   group.attach(stream);
@@ -176,7 +176,7 @@ Deno.test("GroupWriter.sendOrder reaches a stream that comes later", () => {
   assertEquals(stream.sendOrder, 9);
 });
 
-Deno.test("GroupWriter that is aborted at its end is released once the wire let go of it", async () => {
+Deno.test("GroupWriter that is aborted at its end is released once the connection has released it", async () => {
   for (const resets of [true, false]) {
     const { group, stream, did, hold, release } = hand({ resets });
     let released = 0;

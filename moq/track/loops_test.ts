@@ -23,7 +23,7 @@ function hand() {
   };
 }
 
-Deno.test("Waiters.next() gives each caller one, in the order of the calls", async () => {
+Deno.test("PendingReads.next() gives each caller one value, in the order of the calls", async () => {
   const { waiters, come } = hand();
   const waiting = [waiters.next(), waiters.next(), waiters.next()];
   come(1);
@@ -33,7 +33,7 @@ Deno.test("Waiters.next() gives each caller one, in the order of the calls", asy
   assertEquals([await waiters.next(), await waiters.next(), await waiters.next()], [4, null, null]);
 });
 
-Deno.test("Waiters.next() that gave up leaves the next item to the next call", async () => {
+Deno.test("PendingReads.next() that was cancelled leaves the next value to the next call", async () => {
   const { waiters, come } = hand();
   const controller = new AbortController();
   const reason = new Error("no time");
@@ -46,7 +46,7 @@ Deno.test("Waiters.next() that gave up leaves the next item to the next call", a
   assertEquals(await assertRejects(() => waiters.next(controller.signal)), reason);
 });
 
-Deno.test("Waiters report an error and the end to every caller", async () => {
+Deno.test("PendingReads report an error and the end to every caller", async () => {
   const { waiters, come, fail } = hand();
   const ended = [waiters.next(), waiters.next()];
   come(null);
@@ -62,7 +62,7 @@ Deno.test("Waiters report an error and the end to every caller", async () => {
   fail(error);
 });
 
-Deno.test("Waiters.loop() that is left ends its next(), and takes nothing", async () => {
+Deno.test("PendingReads.loop() that is left ends its next(), and takes no value", async () => {
   const { waiters, come, there } = hand();
   let left = 0;
   const loop = waiters.loop(() => left++);

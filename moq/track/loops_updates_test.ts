@@ -1,7 +1,7 @@
 import { assertEquals } from "@std/assert";
 import { LatestValue } from "./loops.ts";
 
-Deno.test("Updates.loop() yields changes from its beginning on, and the last state to a slow reader", async () => {
+Deno.test("LatestValue.loop() yields changes after its start, and only the last state to a slow reader", async () => {
   const updates = new LatestValue(0);
   updates.set(1);
   const loop = updates.loop()[Symbol.asyncIterator]();
@@ -18,7 +18,7 @@ Deno.test("Updates.loop() yields changes from its beginning on, and the last sta
   assertEquals([updates.latest, (await loop.next()).done], [4, true]);
 });
 
-Deno.test("Updates.loop() can be left while it waits, and reports it once", async () => {
+Deno.test("LatestValue.loop() can be left while it waits, and reports it once", async () => {
   const told: string[] = [];
   const updates = new LatestValue(0);
   const loop = updates.loop({

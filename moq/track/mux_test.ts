@@ -12,7 +12,7 @@ function watched(mux: TrackMux, prefix: string): { seen: string[]; watch: Dispos
   return { seen, watch };
 }
 
-Deno.test("TrackMux() refuses options that make no sense", () => {
+Deno.test("TrackMux() rejects invalid options", () => {
   for (const hopId of [0n, -1n, 1n << 62n]) {
     assertThrows(() => new TrackMux({ hopId }), RangeError, "hopId");
   }
@@ -22,7 +22,7 @@ Deno.test("TrackMux() refuses options that make no sense", () => {
   assertEquals(new TrackMux({ hopId: (1n << 62n) - 1n }).hopId, (1n << 62n) - 1n);
 });
 
-Deno.test("TrackMux refuses an invalid handler, and announces nothing", () => {
+Deno.test("TrackMux rejects an invalid handler, and announces nothing", () => {
   const mux = new TrackMux();
   for (const [handler, kind] of [[undefined, "undefined"], [new Map(), "Map"]] as const) {
     const rule = `handler must be a function or have serveTrack(), received ${kind}`;
@@ -51,7 +51,7 @@ Deno.test("TrackMux.publish() announces below every prefix of the path, until it
   assertEquals(mux.route("/live/alice"), undefined);
 });
 
-Deno.test("TrackMux.publish() refuses a path twice, and too many of them", () => {
+Deno.test("TrackMux.publish() rejects a duplicate path, and too many paths", () => {
   const mux = new TrackMux({ maxBroadcasts: 2 });
   const first = mux.publish("/a", nobody);
   assertEquals(assertThrows(() => mux.publish("a", nobody), MoqError).reason, "duplicated");
@@ -62,7 +62,7 @@ Deno.test("TrackMux.publish() refuses a path twice, and too many of them", () =>
   assertThrows(() => mux.publish("/x".repeat(33), nobody), RangeError);
 });
 
-Deno.test("TrackMux.publish() withdraws with its signal, and keeps no listener of it", () => {
+Deno.test("TrackMux.publish() withdraws with its signal, and keeps no listener on it", () => {
   const mux = new TrackMux();
   const controller = new AbortController();
   const kept = mux.publish("/kept", nobody, { signal: controller.signal });
@@ -73,7 +73,7 @@ Deno.test("TrackMux.publish() withdraws with its signal, and keeps no listener o
   assertThrows(() => mux.publish("/late", nobody, { signal: controller.signal }), Error, "enough");
 });
 
-Deno.test("TrackMux.handle() serves matching paths, in order, and behind broadcasts", () => {
+Deno.test("TrackMux.handle() serves matching paths, in order, and after broadcasts", () => {
   const mux = new TrackMux();
   const named = (name: string) => Object.assign(() => {}, { label: name });
   mux.handle("/vod/{title}", named("title"));
@@ -95,7 +95,7 @@ Deno.test("TrackMux.handle() serves matching paths, in order, and behind broadca
   assertEquals(mux.announcements("/").length, 1);
 });
 
-Deno.test("TrackMux.handle() ends its tracks when it is disposed of", () => {
+Deno.test("TrackMux.handle() ends its tracks when disposed", () => {
   const mux = new TrackMux();
   const handler = mux.handle("/{room}", nobody);
   const { signal } = mux.route("/a")!;
@@ -104,7 +104,7 @@ Deno.test("TrackMux.handle() ends its tracks when it is disposed of", () => {
   assertEquals([signal.aborted, mux.route("/a")], [true, undefined]);
 });
 
-Deno.test("TrackMux.handle() refuses patterns that make no sense", () => {
+Deno.test("TrackMux.handle() rejects invalid patterns", () => {
   for (const pattern of ["/{a}/{a}", "/**/a", "/{}", "/{a}b", "/a{b", "/{a b}"]) {
     assertThrows(() => new TrackMux().handle(pattern, nobody), TypeError, "Cannot handle");
   }

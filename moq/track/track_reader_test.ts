@@ -56,7 +56,7 @@ async function numbers(track: TrackReader): Promise<number[]> {
   return all;
 }
 
-Deno.test("TrackReader() refuses a last group before the first", () => {
+Deno.test("TrackReader() rejects a last group before the first", () => {
   assertThrows(
     () => hand({ startGroup: 5, endGroup: 4 }),
     RangeError,
@@ -79,7 +79,7 @@ Deno.test("TrackReader with ordered yields groups in the order of their numbers"
   assertEquals(await numbers(track), [1, 2, 3, 4]);
 });
 
-Deno.test("TrackReader with ordered waits for a missing group, and reports when it gives up", async () => {
+Deno.test("TrackReader with ordered waits for a missing group, and reports it after a timeout", async () => {
   for (const maxLatencyMs of [0, 300]) {
     using time = new FakeTime();
     const { track, did, come } = hand({ ordered: true, startGroup: 1, maxLatencyMs });
@@ -97,7 +97,7 @@ Deno.test("TrackReader with ordered waits for a missing group, and reports when 
   }
 });
 
-Deno.test("TrackReader with ordered takes as long for each gap as for the first", async () => {
+Deno.test("TrackReader with ordered waits equally long for each gap", async () => {
   using time = new FakeTime();
   const { track, did, come } = hand({ ordered: true, startGroup: 1 });
   come(2);
@@ -123,7 +123,7 @@ Deno.test("TrackReader with ordered does not wait for dropped groups, in any ord
   track.drop({ first: 4, last: 4 }, "expired");
   track.drop({ first: 2, last: 3 }, "publishAborted");
   assertEquals((await next)?.sequence, 5);
-  // A second drop, over groups that came: no group is reported twice.
+  // A second drop, including groups that arrived: no group is reported twice.
   track.drop({ first: 1, last: 5 }, "expired");
   assertEquals(did, ["missed 4-4: expired", "missed 2-3: publishAborted"]);
   come(3);
@@ -144,7 +144,7 @@ Deno.test("TrackReader.nextGroup() reports groups that a slow reader missed, and
   }
 });
 
-Deno.test("TrackReader ends at once when all groups arrived, and later when one is missing", async () => {
+Deno.test("TrackReader ends immediately when all groups have arrived, and later when one is missing", async () => {
   using time = new FakeTime();
   const whole = hand();
   whole.come(2, 3);
@@ -174,7 +174,7 @@ Deno.test("TrackReader ends at once when all groups arrived, and later when one 
   assertEquals(untold.did, ["missed 2-3: expired"]);
 });
 
-Deno.test("TrackReader reports the first groups too, where the subscription begins with them", async () => {
+Deno.test("TrackReader also reports missing first groups if the subscription starts with them", async () => {
   using time = new FakeTime();
   const { track, did, come } = hand({ startGroup: 0 });
   come(2);
@@ -185,7 +185,7 @@ Deno.test("TrackReader reports the first groups too, where the subscription begi
   assertEquals(did, ["missed 0-1: expired"]);
 });
 
-Deno.test("TrackReader with endGroup ends behind that group, and refuses later ones", async () => {
+Deno.test("TrackReader with endGroup ends after that group, and rejects later ones", async () => {
   const { track, did, come } = hand({ startGroup: 2, endGroup: 4 });
   come(1, 4, 5, 2);
   const all = numbers(track);
@@ -196,7 +196,7 @@ Deno.test("TrackReader with endGroup ends behind that group, and refuses later o
   await track.closed;
 });
 
-Deno.test("TrackReader.update() changes the range, and ends a track whose last group arrived", async () => {
+Deno.test("TrackReader.update() changes the range, and ends a track whose last group has arrived", async () => {
   const { track, did, come } = hand();
   come(3, 2);
   await track.update({ ordered: true, priority: 9 });
@@ -231,7 +231,7 @@ Deno.test("TrackReader reports its error to all callers, any number of times", a
   assertEquals(track.queuedGroups, 0);
 });
 
-Deno.test("TrackReader yields groups from before its error", async () => {
+Deno.test("TrackReader yields groups that arrived before its error", async () => {
   const { track, come } = hand();
   come(1);
   track.fail(new MoqError("session", "sessionClosed", "Over"));
@@ -239,7 +239,7 @@ Deno.test("TrackReader yields groups from before its error", async () => {
   await assertRejects(() => track.nextGroup(), MoqError, "Over");
 });
 
-Deno.test("TrackReader loops can be left, also while they wait, and lose nothing", async () => {
+Deno.test("TrackReader loops can be left, even while they wait, and lose nothing", async () => {
   const { track, did, come } = hand();
   const loop = track[Symbol.asyncIterator]();
   const pending = loop.next();
@@ -255,7 +255,7 @@ Deno.test("TrackReader loops can be left, also while they wait, and lose nothing
   track.close();
 });
 
-Deno.test("TrackReader.nextGroup() rejects with its signal, and the group goes to the next call", async () => {
+Deno.test("TrackReader.nextGroup() rejects with its signal, and the next call receives the group", async () => {
   const { track, come } = hand();
   const controller = new AbortController();
   const given = track.nextGroup({ signal: controller.signal });
@@ -296,7 +296,7 @@ Deno.test("TrackReader reports errors of onMissed, and continues", async () => {
   track.close();
 });
 
-Deno.test("TrackReader with ordered that waits for a group reports at once that it fell behind", async () => {
+Deno.test("TrackReader with ordered that waits for a group reports immediately that it fell behind", async () => {
   const { track, come, did } = hand({ ordered: true, startGroup: 1, maxQueuedGroups: 2 });
   const waiting = assertRejects(() => track.nextGroup(), MoqLaggedError);
   const next = track.nextGroup();
@@ -310,7 +310,7 @@ Deno.test("TrackReader with ordered that waits for a group reports at once that 
   track.close();
 });
 
-Deno.test("TrackReader reports every gap, also those beyond its bound", async () => {
+Deno.test("TrackReader reports every gap, including gaps beyond its limit", async () => {
   const { track, come, did } = hand();
   const count = 2 * MAX_RANGES;
   for (let at = 0; at < count; at++) {
@@ -327,7 +327,7 @@ Deno.test("TrackReader reports every gap, also those beyond its bound", async ()
   await track.closed;
 });
 
-Deno.test("TrackReader takes and tells of no numbers that could not be passed on", async () => {
+Deno.test("TrackReader neither accepts nor reports numbers that cannot be forwarded", async () => {
   const { track, come, did } = hand();
   const last = Number.MAX_SAFE_INTEGER - 1;
   come(last, last + 1);

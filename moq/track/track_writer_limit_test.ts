@@ -2,7 +2,7 @@ import { assertEquals, assertRejects } from "@std/assert";
 import { platformRuntime } from "../../base/runtime.ts";
 import { GroupLimit, MAX_GROUPS_PER_TURN, MAX_OPENING_GROUPS } from "./track_writer.ts";
 
-/** A limit whose turns of the event loop end when the test says so. */
+/** A limit whose event-loop turns the test ends. */
 function hand() {
   let scheduled: (() => void)[] = [];
   const schedule = (callback: () => void) => void scheduled.push(callback);
@@ -17,7 +17,7 @@ function hand() {
   };
 }
 
-Deno.test("GroupRoom wakes a call that still waits, not one that just gave up", async () => {
+Deno.test("GroupLimit wakes a call that still waits, not one that was just cancelled", async () => {
   const { limit: room, endTurn } = hand();
   for (let at = 0; at < MAX_OPENING_GROUPS; at++) room.opening();
   endTurn();
@@ -32,7 +32,7 @@ Deno.test("GroupRoom wakes a call that still waits, not one that just gave up", 
   assertEquals(room.isFull, false);
 });
 
-Deno.test("GroupRoom is full of groups that are closed and not sent, too", async () => {
+Deno.test("GroupLimit also counts groups that are closed but not sent", async () => {
   const { limit: room } = hand();
   for (let at = 0; at < MAX_OPENING_GROUPS; at++) room.closing();
   const woken = [room.wait(undefined), room.wait(undefined)];
@@ -43,7 +43,7 @@ Deno.test("GroupRoom is full of groups that are closed and not sent, too", async
   assertEquals(room.isFull, false);
 });
 
-Deno.test("GroupLimit is full of the groups of one turn, even if all have streams", async () => {
+Deno.test("GroupLimit is full after many groups in one turn, even if all have streams", async () => {
   const { limit, endTurn } = hand();
   for (let at = 0; at < MAX_GROUPS_PER_TURN; at++) {
     assertEquals(limit.isFull, false);

@@ -66,7 +66,7 @@ function hand(fields: Partial<SubscribeFields> = {}) {
   return { track, did, streams, state };
 }
 
-Deno.test("TrackWriter numbers its groups, accepts with the first one, and ends behind the last", async () => {
+Deno.test("TrackWriter numbers its groups, accepts with the first one, and ends after the last", async () => {
   const { track, did } = hand();
   const first = await track.openGroup();
   const second = await track.openGroup();
@@ -81,7 +81,7 @@ Deno.test("TrackWriter numbers its groups, accepts with the first one, and ends 
   await assertRejects(() => track.openGroup(), MoqError, "has ended");
 });
 
-Deno.test("TrackWriter begins at the subscriber's first group, and closes behind its last", async () => {
+Deno.test("TrackWriter starts at the subscriber's first group, and closes after its last", async () => {
   const { track, did } = hand({ startGroup: 4, endGroup: 5 });
   const first = await track.openGroup();
   const last = await track.openGroup();
@@ -95,7 +95,7 @@ Deno.test("TrackWriter begins at the subscriber's first group, and closes behind
   assertEquals([track.isClosed, did.at(-1)], [true, "end 6: undefined"]);
 });
 
-Deno.test("TrackWriter.openGroup() refuses numbers that make no sense", async () => {
+Deno.test("TrackWriter.openGroup() rejects invalid numbers", async () => {
   const { track } = hand();
   for (const sequence of [-1, 0.5, NaN, Number.MAX_SAFE_INTEGER]) {
     await assertRejects(() => track.openGroup(sequence), RangeError, "Cannot open group");
@@ -120,7 +120,7 @@ Deno.test("TrackWriter.openGroup() waits while the peer grants no streams, and r
   await track.close();
 });
 
-Deno.test("TrackWriter.openGroup() that waits fails when the subscriber leaves", async () => {
+Deno.test("TrackWriter.openGroup() rejects while waiting when the subscriber leaves", async () => {
   const { track, state } = hand();
   state.gate = new Promise(() => {});
   for (let at = 0; at < MAX_OPENING_GROUPS; at++) await track.openGroup();
@@ -132,7 +132,7 @@ Deno.test("TrackWriter.openGroup() that waits fails when the subscriber leaves",
   await track.close();
 });
 
-Deno.test("TrackWriter.close() aborts groups that a stalled subscriber does not take, in time", async () => {
+Deno.test("TrackWriter.close() aborts groups that a stalled subscriber does not read in time", async () => {
   for (const timeoutMs of [undefined, 100]) {
     using time = new FakeTime();
     const { track, did, state } = hand();
@@ -149,7 +149,7 @@ Deno.test("TrackWriter.close() aborts groups that a stalled subscriber does not 
   await assertRejects(() => hand().track.close({ timeoutMs: -1 }), RangeError, "timeoutMs");
 });
 
-Deno.test("TrackWriter.close() ends at once when the subscriber leaves meanwhile", async () => {
+Deno.test("TrackWriter.close() resolves immediately when the subscriber leaves in the meantime", async () => {
   const { track, state } = hand();
   state.stalls = true;
   const group = await track.openGroup();
@@ -161,7 +161,7 @@ Deno.test("TrackWriter.close() ends at once when the subscriber leaves meanwhile
   assertEquals(track.openGroups, []);
 });
 
-Deno.test("TrackWriter.closeWithError() refuses, or aborts open groups", async () => {
+Deno.test("TrackWriter.closeWithError() rejects the subscription, or aborts open groups", async () => {
   const refused = hand();
   refused.track.closeWithError("notFound");
   refused.track.closeWithError("internal");
@@ -177,7 +177,7 @@ Deno.test("TrackWriter.closeWithError() refuses, or aborts open groups", async (
   await assertRejects(() => group.writeFrame(new Uint8Array(1)), MoqError, "was aborted");
 });
 
-Deno.test("TrackWriter tells the subscriber of groups that were given up, and of those that will not come", async () => {
+Deno.test("TrackWriter reports aborted groups, and groups that will not be sent, to the subscriber", async () => {
   const { track, did } = hand();
   (await track.openGroup()).abort("expired");
   track.drop({ first: 2, last: 4 });
@@ -209,7 +209,7 @@ Deno.test("TrackWriter orders its groups in 32 bits: by priority, then newest or
   await track.close();
 });
 
-Deno.test("TrackWriter.openGroup() that had to wait sends its group behind earlier ones, until no writer waits", async () => {
+Deno.test("TrackWriter.openGroup() that had to wait sends its group after earlier ones, until no writer waits", async () => {
   const { track, streams, state } = hand();
   const gate = Promise.withResolvers<void>();
   state.gate = gate.promise;
@@ -250,7 +250,7 @@ Deno.test("TrackWriter.updated yields the subscriber's changes, and ends with th
   assertEquals([seen, track.subscription.priority], [[1, 2], 2]);
 });
 
-Deno.test("TrackWriter.openGroup() that gave up leaves its number to the next one, or reports it as missing", async () => {
+Deno.test("TrackWriter.openGroup() that was cancelled leaves its number to the next one, or reports it as missing", async () => {
   const { track, did, state } = hand();
   const gate = Promise.withResolvers<void>();
   state.gate = gate.promise;
@@ -273,7 +273,7 @@ Deno.test("TrackWriter.openGroup() that gave up leaves its number to the next on
   ]);
 });
 
-Deno.test("TrackWriter.close() counts no group that waited among those that came", async () => {
+Deno.test("TrackWriter.close() does not count a waiting group as sent", async () => {
   const { track, did, state } = hand();
   const gate = Promise.withResolvers<void>();
   state.gate = gate.promise;
@@ -287,7 +287,7 @@ Deno.test("TrackWriter.close() counts no group that waited among those that came
   assertEquals(did.slice(-2), end);
 });
 
-Deno.test("TrackWriter.drop() refuses numbers that make no sense", async () => {
+Deno.test("TrackWriter.drop() rejects invalid numbers", async () => {
   const { track, did } = hand();
   const bad = [[-1, 0], [0.5, 1], [2, 1], [0, Number.MAX_SAFE_INTEGER], [NaN, NaN]] as const;
   for (const [first, last] of bad) {

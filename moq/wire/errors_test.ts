@@ -10,7 +10,7 @@ import {
   type MoqErrorScope,
 } from "./errors.ts";
 
-/** The first code for applications in the tables of moq-lite. */
+/** The first application code in moq-lite's tables. */
 const FIRST_APPLICATION_CODE = 64;
 
 const SCOPES: readonly MoqErrorScope[] = [
@@ -23,7 +23,7 @@ const SCOPES: readonly MoqErrorScope[] = [
 ];
 const FAMILIES: readonly MoqErrorFamily[] = ["gomoqt", "moq-lite"];
 
-Deno.test("moqErrorName() finds every number that moqErrorCode() gives, by scope and family", () => {
+Deno.test("moqErrorName() finds every number that moqErrorCode() returns, by scope and family", () => {
   for (const family of FAMILIES) {
     for (const scope of SCOPES) {
       for (let code = 0; code < FIRST_APPLICATION_CODE; code++) {
@@ -35,8 +35,8 @@ Deno.test("moqErrorName() finds every number that moqErrorCode() gives, by scope
   }
 });
 
-Deno.test("moqErrorCode() gives the numbers of gomoqt", () => {
-  // All codes, in hexadecimal, as in the documents of gomoqt.
+Deno.test("moqErrorCode() returns gomoqt's numbers", () => {
+  // All codes, in hexadecimal, as in gomoqt's documentation.
   const cases: [MoqErrorScope, MoqErrorName, number][] = [
     ["session", "none", 0x0],
     ["session", "internal", 0x1],
@@ -80,7 +80,7 @@ Deno.test("moqErrorCode() gives the numbers of gomoqt", () => {
   assertEquals(cases.length, tables.flatMap((table) => Object.keys(table)).length);
 });
 
-Deno.test("moqErrorCode() gives the numbers of moq-lite, one table for sessions and one for streams", () => {
+Deno.test("moqErrorCode() returns moq-lite's numbers, one table for sessions and one for streams", () => {
   assertEquals(Object.values(MOQ_LITE_SESSION_CODES), [0, 1, 2, 3, 6, 0x10, 0x11, 0x15]);
   assertEquals(Object.values(MOQ_LITE_STREAM_CODES).sort((a, b) => a - b), [
     ...[0, 1, 2, 3, 4, 5, 0x12],
@@ -93,7 +93,7 @@ Deno.test("moqErrorCode() gives the numbers of moq-lite, one table for sessions 
   }
 });
 
-Deno.test("moqErrorName() reads one number by family", () => {
+Deno.test("moqErrorName() reads a number by family", () => {
   assertEquals(
     GOMOQT_CODES.session.tooManySubscribes as number,
     MOQ_LITE_SESSION_CODES.parameterFormat,
@@ -106,7 +106,7 @@ Deno.test("moqErrorName() reads one number by family", () => {
   assertEquals(moqErrorName("session", 15, "moq-lite"), "protocolViolation");
 });
 
-Deno.test("moqErrorCode() takes the closest name when the family lacks it", () => {
+Deno.test("moqErrorCode() uses the closest name if the family lacks it", () => {
   assertEquals(
     moqErrorCode("announce", "uninterested", "moq-lite"),
     MOQ_LITE_STREAM_CODES.cancelled,
@@ -127,7 +127,7 @@ Deno.test("moqErrorCode() returns internal without a close name", () => {
   assertEquals(moqErrorCode("group", "unknown", "moq-lite"), 0);
 });
 
-Deno.test("moqErrorName() says unknown for numbers of no table", () => {
+Deno.test("moqErrorName() returns unknown for numbers in no table", () => {
   for (const family of FAMILIES) {
     for (const code of [FIRST_APPLICATION_CODE, 0x20, 2 ** 32, -1, NaN]) {
       assertEquals(moqErrorName("group", code, family), "unknown");

@@ -10,7 +10,7 @@ Deno.test("FieldWriter writes each kind of field", () => {
   assertEquals(writer.finish().toHex(), "ff4040" + "ffffffffffffffff" + "0102" + "0103" + "02c3a9");
 });
 
-Deno.test("FieldWriter grows beyond its first room", () => {
+Deno.test("FieldWriter grows beyond its initial buffer", () => {
   const writer = new FieldWriter();
   for (let i = 0; i < 300; i++) writer.u8(i & 0xff);
   writer.raw(new Uint8Array(5_000)).string("x".repeat(500));
@@ -18,7 +18,7 @@ Deno.test("FieldWriter grows beyond its first room", () => {
   assertEquals(writer.finish().subarray(0, 300), Uint8Array.from({ length: 300 }, (_, i) => i));
 });
 
-Deno.test("FieldWriter.finishSized() puts the length and a head in front", () => {
+Deno.test("FieldWriter.finishSized() prepends the length and a head", () => {
   assertEquals(new FieldWriter().finishSized().toHex(), "00");
   assertEquals(new FieldWriter().u8(9).finishSized(0, 0x40).toHex(), "00" + "4040" + "01" + "09");
   assertEquals(
@@ -27,7 +27,7 @@ Deno.test("FieldWriter.finishSized() puts the length and a head in front", () =>
   );
 });
 
-Deno.test("FieldWriter refuses values that do not fit", () => {
+Deno.test("FieldWriter rejects values that do not fit", () => {
   const writer = new FieldWriter();
   for (const value of [-1, 256, 1.5, NaN]) {
     assertThrows(() => writer.u8(value), RangeError, `${value}`);
@@ -60,7 +60,7 @@ Deno.test("FieldReader.varint62() reads every length", () => {
   assertEquals(new FieldReader(bytes, "it").varint62(), 0x25n);
 });
 
-Deno.test("FieldReader.varint() refuses values beyond a number, limit() takes them for the largest", () => {
+Deno.test("FieldReader.varint() rejects values above 53 bits, limit() reads them as the largest", () => {
   assertThrows(
     () => new FieldReader(hex("e000000000000000"), "it").varint(),
     ProtocolError,
@@ -92,12 +92,12 @@ Deno.test("FieldReader names the faulty end when fields are wrong", () => {
   }
 });
 
-Deno.test("FieldReader.string() keeps a mark of byte order, which is part of a name", () => {
+Deno.test("FieldReader.string() keeps a byte order mark, which is part of a name", () => {
   const bytes = new FieldWriter().string("\ufeffa").finish();
   assertEquals(new FieldReader(bytes, "it").string(), "\ufeffa");
 });
 
-Deno.test("decodeMessage() refuses bytes behind the last field", () => {
+Deno.test("decodeMessage() rejects bytes after the last field", () => {
   assertEquals(decodeMessage(hex("07"), "it", (fields) => fields.u8()), 7);
   assertThrows(
     () => decodeMessage(hex("0700"), "it", (fields) => fields.u8()),

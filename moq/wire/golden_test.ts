@@ -116,7 +116,7 @@ const GOLDEN: readonly Golden[] = [
         ["00 05 00 00 00 02 00", { type: "ok", fields: { ...NO_RANGE, startGroup: 1 } }],
         // gomoqt writes the type separately.
         ["00 07 c8 01 41f4 05 4065", { type: "ok", fields: FULL }],
-        // Groups 3 to 9 of gomoqt, which writes both one higher.
+        // Groups 3 to 9 of gomoqt, which writes both numbers plus one.
         ["01 03 04 0a 03", { type: "drop", start: 4, end: 10, code: 3 }],
       ],
       "FETCH": [[

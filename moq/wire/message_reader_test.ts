@@ -8,7 +8,7 @@ import { MAX_MESSAGE_BYTES } from "./messages.ts";
 
 const hex = (text: string) => Uint8Array.fromHex(text);
 
-/** Cuts bytes into chunks at random places. */
+/** Splits bytes into chunks at random positions. */
 function cut(random: Random, bytes: Uint8Array): Uint8Array[] {
   const chunks: Uint8Array[] = [];
   for (let at = 0; at < bytes.length;) {
@@ -19,7 +19,7 @@ function cut(random: Random, bytes: Uint8Array): Uint8Array[] {
   return chunks;
 }
 
-Deno.test("MessageReader reads varints and messages wherever the chunks are cut", async () => {
+Deno.test("MessageReader reads varints and messages for all chunk boundaries", async () => {
   const random = new Random(1);
   for (let round = 0; round < 300; round++) {
     const values = Array.from({ length: 5 }, () => random.bits(53));
@@ -37,7 +37,7 @@ Deno.test("MessageReader reads varints and messages wherever the chunks are cut"
   }
 });
 
-Deno.test("MessageReader.takeVarint() reads nothing before the whole number is there", async () => {
+Deno.test("MessageReader.takeVarint() reads nothing before the whole number has arrived", async () => {
   const reader = new MessageReader(new HandStream(hex("80"), hex("0001"), hex("0025"), null));
   assertEquals(reader.takeVarint(), undefined);
   for (let i = 0; i < 2; i++) {
@@ -49,7 +49,7 @@ Deno.test("MessageReader.takeVarint() reads nothing before the whole number is t
   assertEquals([await reader.more(), reader.isOver], [false, true]);
 });
 
-Deno.test("MessageReader.takeSized() reads nothing before the whole block is there", async () => {
+Deno.test("MessageReader.takeSized() reads nothing before the whole block has arrived", async () => {
   const reader = new MessageReader(new HandStream(hex("03aabb"), hex("cc00"), null));
   assert(await reader.more());
   assertEquals([reader.takeSized(8), reader.held], [undefined, 3]);
@@ -57,14 +57,14 @@ Deno.test("MessageReader.takeSized() reads nothing before the whole block is the
   assertEquals([reader.takeSized(8), reader.takeSized(8)], [hex("aabbcc"), hex("")]);
 });
 
-Deno.test("MessageReader.takeBytes() returns the present bytes, and no more", async () => {
+Deno.test("MessageReader.takeBytes() returns only bytes that have arrived", async () => {
   const reader = new MessageReader(new HandStream(hex("aabbcc")));
   assert(await reader.more());
   assertEquals([reader.takeBytes(4), reader.held], [undefined, 3]);
   assertEquals([reader.takeBytes(0), reader.takeBytes(3)], [hex(""), hex("aabbcc")]);
 });
 
-Deno.test("MessageReader gives the memory of a read back, unless the caller has a part", async () => {
+Deno.test("MessageReader reuses the memory of a read, unless the caller holds a part", async () => {
   const small = hex("0102");
   const [first, second] = [1, 2].map((fill) => new Uint8Array(10_000).fill(fill));
   const chunks = [small, first!, second!, null];
@@ -106,12 +106,12 @@ Deno.test("MessageReader reports a stream that ends inside a message", async () 
   }
 });
 
-Deno.test("MessageReader.varint() tells the end of a stream from a cut", async () => {
+Deno.test("MessageReader.varint() distinguishes the end of a stream from a truncation", async () => {
   const reader = new MessageReader(new HandStream(null));
   assertEquals([await reader.varint(), await reader.message()], [undefined, undefined]);
 });
 
-Deno.test("MessageReader.message() refuses a length before its bytes arrive", async () => {
+Deno.test("MessageReader.message() rejects a length before its bytes arrive", async () => {
   const reader = new MessageReader(new HandStream(encodeVarint(MAX_MESSAGE_BYTES + 1)));
   await assertRejects(() => reader.message(), ProtocolError, "65537");
   const huge = new MessageReader(new HandStream(hex("ffffffffffffffff")));
@@ -121,7 +121,7 @@ Deno.test("MessageReader.message() refuses a length before its bytes arrive", as
   assertThrows(() => taken.takeSized(0x41), ProtocolError, "66");
 });
 
-Deno.test("MessageReader.bytes() sets aside little before the bytes come", async () => {
+Deno.test("MessageReader.bytes() allocates little before the bytes arrive", async () => {
   const length = 64 * 2 ** 20;
   const stream = new HandStream(encodeVarint(length), hex("aa"), null);
   const before = Deno.memoryUsage().external;
@@ -131,7 +131,7 @@ Deno.test("MessageReader.bytes() sets aside little before the bytes come", async
   assert(during - before < 2 ** 20, `${during - before} bytes`);
 });
 
-Deno.test("MessageReader.bytes() puts a large frame together", async () => {
+Deno.test("MessageReader.bytes() assembles a large frame", async () => {
   const random = new Random(3);
   const frame = random.bytes(700_000);
   const chunks: Uint8Array[] = [];
@@ -141,7 +141,7 @@ Deno.test("MessageReader.bytes() puts a large frame together", async () => {
   assertEquals(reader.held, 0);
 });
 
-Deno.test("MessageReader passes on a reset, and cancels its stream", async () => {
+Deno.test("MessageReader forwards a reset, and cancels its stream", async () => {
   const reset = new StreamError("reset", { streamErrorCode: 3, by: "remote" });
   const stream = new HandStream(hex("02"), reset);
   const reader = new MessageReader(stream);

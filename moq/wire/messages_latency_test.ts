@@ -14,6 +14,6 @@ Deno.test("toWireLatency() encodes no limit so that every peer reads it", () => 
 
 Deno.test("fromWireLatency() reads 0 by family", () => {
   assertEquals(read(0, "gomoqt"), 0);
-  // A peer of moq-rs that wants the newest group alone.
+  // A moq-rs peer that only wants the newest group.
   assertEquals(read(0, "moq-lite"), 1);
 });

@@ -37,7 +37,7 @@ const gomoqt = VERSIONS["gomoqt-dev"];
 for (const traits of ALL_TRAITS) {
   for (const { name, has, cut, draw, decode } of MOQ_CODECS) {
     if (!has(traits)) continue;
-    Deno.test(`${traits.version}: ${name} is read as written, for random ones`, () => {
+    Deno.test(`${traits.version}: ${name} is read as written, for random values`, () => {
       const random = new Random(4);
       for (let i = 0; i < ROUNDS; i++) {
         const { message, bytes } = draw(random, traits);
@@ -46,7 +46,7 @@ for (const traits of ALL_TRAITS) {
       }
     });
 
-    Deno.test(`${traits.version}: ${name} is refused when it is cut, or has more behind it`, () => {
+    Deno.test(`${traits.version}: ${name} is rejected when it is truncated or followed by more bytes`, () => {
       const random = new Random(5);
       for (let i = 0; i < 20; i++) {
         const { type, body } = cut(draw(random, traits).bytes, traits);
@@ -60,7 +60,7 @@ for (const traits of ALL_TRAITS) {
   }
 }
 
-Deno.test("decodeAnnounce() takes a changed route for an announcement in moq-lite-05 alone", () => {
+Deno.test("decodeAnnounce() reads a changed route as an announcement only in moq-lite-05", () => {
   const body = hex("02 01 61 00");
   assertEquals(decodeAnnounce(body, lite05), { active: true, suffix: "a", hops: [] });
   assertThrows(() => decodeAnnounce(body, lite04), ProtocolError, "received 2");
@@ -68,7 +68,7 @@ Deno.test("decodeAnnounce() takes a changed route for an announcement in moq-lit
   assertThrows(() => decodeAnnounce(hex("02 01 61"), gomoqt), ProtocolError, "received 2");
 });
 
-Deno.test("ANNOUNCE has a bound of hops, a lower one when writing", () => {
+Deno.test("ANNOUNCE has a limit of hops, and a lower one when writing", () => {
   const withHops = (count: number) => ({
     active: true,
     suffix: "",
@@ -83,7 +83,7 @@ Deno.test("ANNOUNCE has a bound of hops, a lower one when writing", () => {
   assertThrows(() => decodeAnnounce(body(257), lite04), ProtocolError, "257");
 });
 
-Deno.test("decoders refuse counts without items", () => {
+Deno.test("decoders reject counts without items", () => {
   for (const count of [2 ** 20, 2 ** 32, 2 ** 53 - 1]) {
     const bytes = encodeVarint(count);
     assertThrows(() => decodeAnnounceInit(bytes), ProtocolError, "received fewer");
@@ -94,7 +94,7 @@ Deno.test("decoders refuse counts without items", () => {
   }
 });
 
-Deno.test("decodeAnnounceInit() reads a long list, and not an endless one", () => {
+Deno.test("decodeAnnounceInit() reads a long list, but not an endless one", () => {
   const body = (count: number) => {
     const bytes = new Uint8Array(4 + count);
     bytes.set(encodeVarint(count));
@@ -104,7 +104,7 @@ Deno.test("decodeAnnounceInit() reads a long list, and not an endless one", () =
   assertThrows(() => decodeAnnounceInit(body(131_073)), ProtocolError, "at most 131072 suffixes");
 });
 
-Deno.test("decodeSetupStream() refuses a parameter that comes twice", () => {
+Deno.test("decodeSetupStream() rejects a duplicate parameter", () => {
   assertThrows(() => decodeSetupStream(hex("02 01 00 01 00")), ProtocolError, "1 came twice");
   const most = Array.from({ length: MAX_PARAMETERS }, (_, key) => [key, 0]).flat();
   assertEquals(
@@ -119,7 +119,7 @@ Deno.test("decodeSetupStream() refuses a parameter that comes twice", () => {
   );
 });
 
-Deno.test("setup passes over parameters and versions that are too large for a number", () => {
+Deno.test("setup skips parameters and versions that are too large for a number", () => {
   const key = "ffffffffffffffff";
   assertEquals(decodeSetupStream(hex(`02 ${key} 01 aa 01 01 02`)), new Map([[1, hex("02")]]));
   // Draft 14: an odd key has a length, an even one a number.
@@ -137,7 +137,7 @@ Deno.test("setup of draft 14 keeps the value of an even parameter as one varint"
   assertEquals(parameters, new Map([[2, hex("25")]]));
 });
 
-Deno.test("setup of draft 14 is refused when its length has no room in two bytes", () => {
+Deno.test("setup of draft 14 is rejected when its length does not fit into two bytes", () => {
   const parameters = new Map([[1, new Uint8Array(65_536)]]);
   const { code } = lite02;
   assertThrows(() => encodeServerSetup({ version: code, parameters }, lite02), RangeError, "65535");
@@ -145,7 +145,7 @@ Deno.test("setup of draft 14 is refused when its length has no room in two bytes
   assert(encodeClientSetup({ versions: [], parameters }, gomoqt).byteLength > 65_536);
 });
 
-Deno.test("SUBSCRIBE takes a limit beyond a number as none", () => {
+Deno.test("SUBSCRIBE reads a limit that is too large for a number as none", () => {
   const huge = "ffffffffffffffff";
   assertEquals(decodeSubscribeUpdate(hex(`07 00 ${huge} 00 ${huge}`), lite04), {
     ...NO_RANGE,
@@ -157,7 +157,7 @@ Deno.test("SUBSCRIBE takes a limit beyond a number as none", () => {
   assertThrows(() => decodeSubscribe(hex(`${huge} 00 00 07`), lite02), ProtocolError);
 });
 
-Deno.test("SUBSCRIBE tells the newest group from group 0", () => {
+Deno.test("SUBSCRIBE distinguishes the newest group from group 0", () => {
   const update = (bytes: string) => decodeSubscribeUpdate(hex(bytes), lite04);
   assertEquals(update("00 00 00 00 00"), NO_RANGE);
   assertEquals(update("00 00 00 01 01"), { ...NO_RANGE, startGroup: 0, endGroup: 0 });
@@ -165,7 +165,7 @@ Deno.test("SUBSCRIBE tells the newest group from group 0", () => {
   assertEquals(encodeSubscribeUpdate(first, lite04).toHex(), "050000000100");
 });
 
-Deno.test("SUBSCRIBE has a priority of one byte, as a number where gomoqt writes one", () => {
+Deno.test("SUBSCRIBE has a priority of one byte, or a varint where gomoqt writes one", () => {
   assertEquals(encodeSubscribeUpdate({ ...NO_RANGE, priority: 200 }, gomoqt).toHex(), "0240c8");
   assertEquals(encodeSubscribeUpdate({ ...NO_RANGE, priority: 200 }, lite02).toHex(), "01c8");
   assertThrows(() => decodeSubscribeUpdate(hex("4100"), gomoqt), ProtocolError, "256");
@@ -173,7 +173,7 @@ Deno.test("SUBSCRIBE has a priority of one byte, as a number where gomoqt writes
   assertThrows(() => decodeSubscribeUpdate(hex("07 02 00 00 00"), lite04), ProtocolError, "0 or 1");
 });
 
-Deno.test("answers to SUBSCRIBE are those of the version", () => {
+Deno.test("responses to SUBSCRIBE depend on the version", () => {
   const types = {
     ok: { type: "ok", fields: undefined },
     start: { type: "start", group: 1 },
@@ -204,13 +204,13 @@ Deno.test("PROBE distinguishes a measured 0 from an unknown rate", () => {
   assertThrows(() => encodeProbe({ bitrate: NaN, rttMs: 1 }), RangeError);
 });
 
-Deno.test("TRACK_INFO has a timescale in both directions", () => {
+Deno.test("TRACK_INFO requires a timescale in both directions", () => {
   const info = { priority: 0, ordered: false, maxLatencyMs: 0, timescale: 0 };
   assertThrows(() => encodeTrackInfo(info), RangeError, "timescale");
   assertThrows(() => decodeTrackInfo(hex("00 00 00 00")), ProtocolError, "timescale");
 });
 
-Deno.test("encoders refuse numbers that do not fit", () => {
+Deno.test("encoders reject numbers that do not fit", () => {
   const interest = { prefix: "", excludeHop: 1n << 62n };
   assertThrows(() => encodeAnnounceInterest(interest, lite04), RangeError, "2^62");
   assertThrows(() => encodeAnnounceInterest({ ...interest, excludeHop: -1n }, lite04), RangeError);

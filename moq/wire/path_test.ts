@@ -12,7 +12,7 @@ import {
   wirePrefix,
 } from "./path.ts";
 
-Deno.test("broadcastPath() brings every spelling into one form", () => {
+Deno.test("broadcastPath() normalizes every spelling", () => {
   const cases = [
     ["", "/"],
     ["/", "/"],
@@ -26,7 +26,7 @@ Deno.test("broadcastPath() brings every spelling into one form", () => {
   for (const [text, path] of cases) assertEquals<string>(broadcastPath(text), path);
 });
 
-Deno.test("broadcastPath() refuses invalid paths", () => {
+Deno.test("broadcastPath() rejects invalid paths", () => {
   assertThrows(() => broadcastPath(7 as unknown as string), TypeError, "must be a string");
   const parts = Array.from({ length: MAX_PATH_PARTS + 1 }, () => "a");
   assertThrows(() => broadcastPath(parts.join("/")), RangeError, "33");
@@ -35,7 +35,7 @@ Deno.test("broadcastPath() refuses invalid paths", () => {
   assertEquals(broadcastPath("€".repeat(341)).length, 342);
 });
 
-Deno.test("receivedPath() blames the peer for the same", () => {
+Deno.test("receivedPath() throws a ProtocolError for invalid paths", () => {
   assertEquals<string>(receivedPath("live/alice"), "/live/alice");
   assertThrows(() => receivedPath("a".repeat(MAX_PATH_BYTES + 1)), ProtocolError, "1025");
   assertThrows(() => receivedPath("a/".repeat(33)), ProtocolError, "33");
@@ -46,12 +46,12 @@ Deno.test("wirePath() and wirePrefix() write the form of each family", () => {
   assertEquals(wirePath("/live/alice", false), "live/alice");
   assertEquals(wirePrefix("/live", true), "/live/");
   assertEquals(wirePrefix("/live", false), "live");
-  // An empty prefix ends gomoqt's process.
+  // An empty prefix crashes gomoqt.
   assertEquals(wirePrefix("/", true), "/");
   assertEquals(wirePrefix("/", false), "");
 });
 
-Deno.test("suffixOf() cuts at the border of a part", () => {
+Deno.test("suffixOf() splits at a part boundary", () => {
   assertEquals(suffixOf("/", "/live"), "live");
   assertEquals(suffixOf("/", "/"), "");
   assertEquals(suffixOf("/live", "/live"), "");
@@ -60,14 +60,14 @@ Deno.test("suffixOf() cuts at the border of a part", () => {
   assertEquals(suffixOf("/live/a", "/live"), undefined);
 });
 
-Deno.test("joinPath() puts a peer's path behind a prefix", () => {
+Deno.test("joinPath() appends a peer's path to a prefix", () => {
   assertEquals<string>(joinPath("/", "live"), "/live");
   assertEquals<string>(joinPath("/live", "/alice/"), "/live/alice");
   assertEquals<string>(joinPath("/live", ""), "/live");
   assertThrows(() => joinPath("/a", "b/".repeat(32)), ProtocolError, "33");
 });
 
-Deno.test("paths keep their form over every wire, for random ones", () => {
+Deno.test("random paths keep their form over every version", () => {
   const random = new Random(6);
   const part = () => random.pick(["a", "live", "é", "😀", ".", "..", "", "*", " "]);
   const path = () => broadcastPath(Array.from({ length: random.below(9) }, part).join("/"));

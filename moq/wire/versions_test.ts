@@ -12,13 +12,13 @@ Deno.test("VERSIONS has every version under its name, with its number in SETUP",
   ]);
 });
 
-Deno.test("protocolsOf() names versions as each wire offers them", () => {
+Deno.test("protocolsOf() names versions as each transport offers them", () => {
   const lite = ["moq-lite-05", "moq-lite-04", "moql"];
   for (const wire of ["quic", "webtransport", "websocket"] as const) {
     assertEquals(protocolsOf(DEFAULT_VERSIONS, wire), lite);
     assertEquals(protocolsOf([], wire), []);
   }
-  // gomoqt of that time has a name only on raw QUIC.
+  // gomoqt of these releases has a name only on raw QUIC.
   assertEquals(protocolsOf(ALL, "quic"), [...lite, "moq-00"]);
   assertEquals(protocolsOf(ALL, "webtransport"), lite);
 });
@@ -34,13 +34,13 @@ Deno.test("versionOf() leaves the version to SETUP when the protocol names none"
   assertEquals(versionOf("moql"), undefined);
 });
 
-Deno.test("versionOf() refuses unknown protocols", () => {
+Deno.test("versionOf() rejects unknown protocols", () => {
   for (const protocol of ["moq-lite-03", "moq-lite-06", "moqt-17", "h3", "skein.1", "toString"]) {
     assertThrows(() => versionOf(protocol), ProtocolError, `"${protocol}"`);
   }
 });
 
-Deno.test("versionOf() finds every protocol that protocolsOf() gives", () => {
+Deno.test("versionOf() finds every protocol that protocolsOf() returns", () => {
   for (const version of ALL) {
     for (const protocol of protocolsOf([version], "quic")) {
       const found = versionOf(protocol);
