@@ -124,7 +124,7 @@ export const httpWire: Wire = { name: "HTTP", hasLink: false, makePair: httpPair
 
 /** Session tests that the runtime's own WebTransport fails, by the defect that causes it. */
 const BUILTIN_SKIPS: { readonly [Defect in NativeServerDefect]?: readonly string[] } = {
-  "close-unseen": ["flushes and tells its code when the client closes"],
+  "close-unseen": ["flushes and sends its code when the client closes"],
 };
 
 /** The runtime's WebTransport at the server, without the tests that its known defects fail. */

@@ -1,21 +1,21 @@
 /**
- * The blocks of a page that a walk executes.
+ * The blocks of a page that a walk runs.
  *
  * @module
  */
 
-/** A part of a page that a walk executes. */
+/** A part of a page that a walk runs. */
 export type Block =
   /** A file to write. */
   | { readonly kind: "file"; readonly line: number; readonly path: string; readonly text: string }
-  /** Commands that end, and expected lines of output. */
+  /** Commands that exit, and expected lines of output. */
   | {
     readonly kind: "run";
     readonly line: number;
     readonly text: string;
     readonly output: readonly string[];
   }
-  /** A process that stays, and expected lines of output; `until` comes first. */
+  /** A background process, and expected lines of output; `until` comes first. */
   | {
     readonly kind: "background";
     readonly line: number;
@@ -30,20 +30,20 @@ const FENCED = /^([ \t]*)```(\w*)([^\n`]*)\n([\s\S]*?)^\1```[ \t]*$/gm;
 const COMMENT = /<!--[\s\S]*?-->/g;
 
 /**
- * Lists the blocks that a walk executes, in the order of the page:
+ * Lists the blocks that a walk runs, in the order of the page:
  *
- * - `file=PATH` behind a language: the text is written to that file.
- * - `sh run`: commands that have to succeed.
- * - `sh background`, also with `until=TEXT`: a process that stays.
- * - `text output` right behind a `run` or a `background` block: lines that the output has, in that
- *   order.
+ * - `file=PATH` after a language: the text is written to that file.
+ * - `sh run`: commands that must succeed.
+ * - `sh background`, also with `until=TEXT`: a background process.
+ * - `text output` right after a `run` or a `background` block: lines that the output must include,
+ *   in this order.
  *
- * All other blocks are prose for a walk.
+ * A walk ignores all other blocks.
  *
- * @param page The page, for errors.
+ * @param page The page's name, for errors.
  * @param markdown The text of the page.
  * @returns The blocks.
- * @throws {SyntaxError} If an attribute is not known, or an `output` block has no block to follow.
+ * @throws {SyntaxError} If an attribute is unknown, or an `output` block follows no command.
  */
 export function blocksOf(page: string, markdown: string): Block[] {
   const source = markdown.replace(COMMENT, (it) => it.replace(/[^\n]/g, " "));
@@ -94,11 +94,11 @@ export function blocksOf(page: string, markdown: string): Block[] {
  * Finds the first expected line that an output lacks.
  *
  * @param output The output of a command.
- * @param expected Lines that occur in that order; `…` stands for any text of a line.
+ * @param expected Lines that occur in this order; `…` stands for any text within a line.
  * @returns The missing line, or `undefined`.
  */
 export function missingLine(output: string, expected: readonly string[]): string | undefined {
-  // deno-lint-ignore no-control-regex -- colours are control characters.
+  // deno-lint-ignore no-control-regex -- colors are control characters.
   const lines = output.replace(/\x1b\[[0-9;]*m/g, "").split(/\r?\n/);
   let at = 0;
   for (const line of expected) {

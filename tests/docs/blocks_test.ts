@@ -44,7 +44,7 @@ Deno.test("blocksOf() lists files, commands, processes and their output", () => 
   ]);
 });
 
-Deno.test("blocksOf() refuses unknown attributes, and an output without its command", () => {
+Deno.test("blocksOf() rejects unknown attributes, and an output without its command", () => {
   const cases: [string, string][] = [
     ["```sh ran\n```", '"run" or "background", received "sh ran"'],
     ["```sh run until=x\n```", "the only attribute"],

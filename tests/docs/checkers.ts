@@ -1,33 +1,33 @@
 /**
- * Checkers of files that come from the Python Package Index and from the proxy of Go, kept in the
- * cache folder.
+ * Checkers of files, installed from the Python Package Index and from the proxy of Go, and kept in
+ * the cache folder.
  *
  * @module
  */
 import { cacheFolder } from "../interop/peers.ts";
 import { isInstalled } from "./programs.ts";
 
-/** Version of the linter of workflows. */
+/** Version of the workflow linter. */
 const ACTIONLINT = "v1.7.12";
 
 const SOURCES = new URL("./checkers/", import.meta.url).pathname;
 
-/** Commands that take files as further arguments. */
+/** Commands that accept files as further arguments. */
 export interface Checkers {
-  /** Lints files of Docker. */
+  /** Lints Dockerfiles. */
   readonly hadolint: readonly string[];
-  /** Checks manifests by the schemas of Kubernetes. */
+  /** Checks manifests against the schemas of Kubernetes. */
   readonly kubernetes: readonly string[];
-  /** Checks a compose file by the schema of the program. */
+  /** Checks a compose file against the schema of Docker Compose. */
   readonly compose: readonly string[];
-  /** Prints a file of TOML or YAML as JSON. */
+  /** Prints a TOML or YAML file as JSON. */
   readonly toJson: readonly string[];
 }
 
 /**
  * Installs the checkers, once for each version of their lists.
  *
- * @returns The commands; `undefined` without Python, except with `CI=true`, where this throws.
+ * @returns The commands; `undefined` without Python, or an error with `CI=true`.
  */
 export async function checkers(): Promise<Checkers | undefined> {
   if (!await isInstalled("python3")) return undefined;
@@ -37,7 +37,7 @@ export async function checkers(): Promise<Checkers | undefined> {
   const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(lists.join()));
   const folder = `${cacheFolder()}/checkers-${new Uint8Array(digest).toHex().slice(0, 16)}`;
   await Deno.mkdir(folder, { recursive: true });
-  // Another process may be installing, or may have been ended half-way.
+  // Another process may be installing, or may have been killed during an installation.
   using lock = await Deno.open(`${folder}/lock`, { create: true, write: true });
   await lock.lock(true);
   const bin = `${folder}/venv/bin`;
@@ -45,7 +45,7 @@ export async function checkers(): Promise<Checkers | undefined> {
     await run("python3", "-m", "venv", "--clear", `${folder}/venv`);
     const install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
     await run(`${bin}/python`, ...install, "--requirement", `${SOURCES}requirements.txt`);
-    // Only the schema is used; the libraries of the program are old.
+    // Only the schema is used; the program's libraries are old.
     await run(`${bin}/python`, ...install, "--no-deps", "--requirement", `${SOURCES}compose.txt`);
     await Deno.writeTextFile(`${folder}/made`, lists.join(""));
   }
@@ -58,10 +58,10 @@ export async function checkers(): Promise<Checkers | undefined> {
 }
 
 /**
- * Installs the linter of workflows, once for each version. The linter also checks the scripts in
- * workflows, if `shellcheck` is installed.
+ * Installs the workflow linter, once for each version. It also checks the scripts in workflows if
+ * `shellcheck` is installed.
  *
- * @returns The path of the program; `undefined` without Go, except with `CI=true`, where this throws.
+ * @returns The path of the program; `undefined` without Go, or an error with `CI=true`.
  */
 export async function actionlint(): Promise<string | undefined> {
   if (!await isInstalled("go")) return undefined;

@@ -1,4 +1,4 @@
-/** The mirror of walks against the real list of files; `deno publish` takes seconds. */
+/** Compares the mirror's list of files with the real list; `deno publish` takes seconds. */
 import { assert, assertEquals } from "@std/assert";
 import { readCheckout } from "../../tools/_checkout.ts";
 
@@ -14,7 +14,7 @@ Deno.test("readCheckout() reads the files that `deno publish` lists", async () =
   }).output();
   const listed = [...(text(stdout) + text(stderr)).matchAll(/^ *(file:\S+) \(.+\)$/gm)]
     .map(([, url]) => decodeURIComponent(url!.slice(ROOT.href.length)))
-    .filter((path) => path !== ".git"); // A file in a worktree of git, a folder elsewhere.
+    .filter((path) => path !== ".git"); // A file in a Git worktree, a folder elsewhere.
   assert(listed.length > 100, text(stderr));
   assertEquals([...readCheckout(ROOT).files.keys()].toSorted(), listed.toSorted());
 });

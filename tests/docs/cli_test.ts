@@ -1,4 +1,4 @@
-/** The page on the command, as a reader follows the page. */
+/** Walks through the page on the command, as a reader does. */
 import { walk } from "./walk.ts";
 
 walk(["docs/reference/cli.md"]);

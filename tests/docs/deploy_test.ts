@@ -1,6 +1,6 @@
 /**
- * The pages of `docs/deploy/` on machines: their files pass the checkers of their programs, and the
- * commands of the files run with the same user, rights and folders.
+ * The pages in `docs/deploy/`: their files pass the checkers of their programs, and their commands
+ * run with the same user, permissions and folders.
  *
  * @module
  */
@@ -17,16 +17,19 @@ import { walk } from "./walk.ts";
 
 const ROOT = new URL("../../", import.meta.url);
 
-/** Largest exposure in the scale of `systemd-analyze security`, from 0 to 10. */
+/** Largest exposure on the scale of `systemd-analyze security`, from 0 to 10. */
 const MAX_EXPOSURE = 2;
 
-/** Longest time until a server of a page listens or has drained, in milliseconds. */
+/** Longest time until a page's server listens or has drained, in milliseconds. */
 const PATIENCE_MS = 120_000;
 
-/** A folder in which every user may make folders; that of a test run is closed to others. */
+/**
+ * A folder in which every user may create folders; the folder of a test run is closed to other
+ * users.
+ */
 const SHARED = "/var/tmp";
 
-/** The user of the image `denoland/deno`, without rights on any machine. */
+/** The user of the image `denoland/deno`, who has no permissions on any machine. */
 const USER = "1993";
 
 /** The files of a page, by path. */
@@ -40,7 +43,7 @@ async function writeFiles(folder: string, files: ReadonlyMap<string, string>): P
   for (const [path, text] of files) await Deno.writeTextFile(`${folder}/${path}`, text);
 }
 
-/** Runs a command that has to succeed; resolves with the output. */
+/** Runs a command that must succeed; resolves with the output. */
 async function run(command: readonly string[], options: Deno.CommandOptions = {}): Promise<string> {
   const [program, ...args] = command;
   const { success, stdout, stderr } = await new Deno.Command(program!, {
@@ -53,19 +56,19 @@ async function run(command: readonly string[], options: Deno.CommandOptions = {}
   return output;
 }
 
-/** The command of a page, and a machine on which the command runs. */
+/** A page's command, and the machine that runs it. */
 interface Service {
   readonly page: string;
   readonly command: readonly string[];
-  /** Variables of the environment, as the page sets these. */
+  /** Environment variables, as the page sets them. */
   readonly env: Readonly<Record<string, string>>;
-  /** The port in the page. */
+  /** The port that the page uses. */
   readonly port: number;
 }
 
 /**
- * Installs the packages as the page says, and runs the command as a user without rights, with the
- * folder and the packages read-only: a client gets an answer, and `SIGTERM` drains.
+ * Installs the packages as the page says, and runs the command as an unprivileged user, with the
+ * folder and the packages read-only: a client receives a reply, and `SIGTERM` drains.
  */
 async function runService({ page, command, env, port }: Service): Promise<void> {
   await using redis = await RedisServer.start();
@@ -75,7 +78,7 @@ async function runService({ page, command, env, port }: Service): Promise<void> 
   const free = lowPort();
   try {
     for (const path of [folder, certificate]) await Deno.mkdir(path);
-    // The program of this run may lie in the home of root.
+    // The program of this run may be in root's home.
     await Deno.copyFile(Deno.execPath(), `${home}/program`);
     const adapted = (text: string) =>
       text.replaceAll("/etc/ssl/chat", certificate).replaceAll("chat.example.com", "localhost")
@@ -96,12 +99,12 @@ async function runService({ page, command, env, port }: Service): Promise<void> 
     };
     const install = [Deno.execPath(), "install", "--entrypoint", "server.ts"];
     await run(install, { cwd: folder, env: variables });
-    // As the image does, once the lock file is there.
+    // As in the image, when the lock file exists.
     if (command.includes("--frozen")) {
       await run([...install, "--frozen"], { cwd: folder, env: variables });
     }
 
-    // The owner is root: the user reads all of it, and writes nothing.
+    // The owner is root: the user can read everything, and write nothing.
     await run(["chmod", "-R", "a+rX,a-w", home]);
     const rights = ["--reuid", USER, "--regid", USER, "--clear-groups", "--no-new-privs"];
     const none = ["--inh-caps=-all", "--bounding-set=-all"];
@@ -118,7 +121,7 @@ async function runService({ page, command, env, port }: Service): Promise<void> 
       let printed = "";
       while (!printed.includes("WebTransport on")) {
         const { done, value } = await deadline(errors.read(), PATIENCE_MS);
-        assert(!done, `The server ended:\n${printed}`);
+        assert(!done, `The server exited:\n${printed}`);
         printed += value;
       }
       const client = `
@@ -142,7 +145,7 @@ async function runService({ page, command, env, port }: Service): Promise<void> 
       while (!(await deadline(errors.read(), PATIENCE_MS)).done);
       assertEquals((await child.status).code, 0);
     } finally {
-      // The process may have ended by itself.
+      // The process may have exited by itself.
       await run(["sh", "-c", `kill -KILL ${child.pid} 2>&1 || true`]);
     }
   } finally {
@@ -158,7 +161,7 @@ const isRoot = Deno.uid() === 0;
 const cannotRun = isRedisMissing || !isRoot || !await isInstalled("setpriv");
 
 Deno.test({
-  name: "the unit of the page on systemd passes systemd-analyze, and exposes little",
+  name: "the systemd page's unit passes systemd-analyze, and exposes little",
   ignore: !await isInstalled("systemd-analyze"),
   async fn() {
     const folder = await Deno.makeTempDir();
@@ -174,7 +177,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "the command of the unit runs with its variables, and drains by SIGTERM",
+  name: "the unit's command runs with its variables, and drains on SIGTERM",
   ignore: cannotRun,
   async fn() {
     const unit = joined((await filesOf("systemd")).get("skein@.service")!);
@@ -184,7 +187,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "the command of the image runs with packages of the lock file, and drains by SIGTERM",
+  name: "the image's command runs with packages of the lock file, and drains on SIGTERM",
   ignore: cannotRun,
   async fn() {
     const image = joined((await filesOf("docker")).get("Dockerfile")!);
@@ -196,7 +199,7 @@ Deno.test({
 const tools = await checkers();
 
 Deno.test({
-  name: "the images and the compose file of the page on Docker pass a linter and the schema",
+  name: "the Docker page's images and compose file pass a linter and the schema",
   ignore: tools === undefined,
   async fn() {
     const folder = await Deno.makeTempDir();
@@ -208,7 +211,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "the manifests of the page on Kubernetes pass its schemas",
+  name: "the Kubernetes page's manifests pass the schemas of Kubernetes",
   ignore: tools === undefined,
   async fn() {
     const folder = await Deno.makeTempDir();
@@ -218,14 +221,14 @@ Deno.test({
   },
 });
 
-/** Reads a file of a page, in TOML or YAML. */
+/** Reads a page's TOML or YAML file. */
 async function parsed(page: string, path: string): Promise<Record<string, unknown>> {
   const folder = await Deno.makeTempDir();
   await writeFiles(folder, await filesOf(page));
   return JSON.parse(await run([...tools!.toJson, `${folder}/${path}`]));
 }
 
-/** The options of a file for Fly that the page uses, as the reference of the platform has these. */
+/** The options of Fly's configuration file that the page uses, as in the platform's reference. */
 interface FlyFile {
   readonly kill_signal: string;
   readonly kill_timeout: number;
@@ -238,7 +241,7 @@ interface FlyFile {
 }
 
 Deno.test({
-  name: "the files of the page on Fly fit its server: ports, the signal, the time to drain",
+  name: "the Fly page's files match its server: ports, signal, and drain time",
   ignore: tools === undefined,
   async fn() {
     const server = (await filesOf("fly")).get("server.ts")!;
@@ -253,7 +256,7 @@ Deno.test({
       for (const { path } of file.http_service?.checks ?? []) assert(server.includes(`"${path}"`));
       for (const service of file.services ?? []) {
         if (service.protocol === "tcp") continue;
-        // The platform rewrites no port of UDP, and has no handler for it.
+        // The platform neither rewrites UDP ports nor handles UDP.
         assertEquals(service.ports, [{ port: service.internal_port }]);
       }
     }
@@ -261,8 +264,7 @@ Deno.test({
 });
 
 Deno.test({
-  name:
-    "the tunnel of the page on Cloudflare leads to its server, and ends with a rule for the rest",
+  name: "the Cloudflare page's tunnel leads to its server, and closes with a catch-all rule",
   ignore: tools === undefined,
   async fn() {
     const server = (await filesOf("cloudflare")).get("server.ts")!;
@@ -276,7 +278,7 @@ Deno.test({
   },
 });
 
-Deno.test("the programs that no other test of the pages checks pass the check of types", async () => {
+Deno.test("the pages' programs that no other test checks pass type checking", async () => {
   const folder = await Deno.makeTempDir();
   const programs: string[] = [];
   for (

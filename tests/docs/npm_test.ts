@@ -1,5 +1,5 @@
 /**
- * The recipes for npm and Vite, on the oldest supported Node, with a look at the pages in Chromium.
+ * The recipes for npm and Vite, on the oldest supported Node, with the pages opened in Chromium.
  *
  * @module
  */

@@ -1,15 +1,15 @@
 /**
- * Finds out which programs of the deployment pages are installed.
+ * Detects which programs of the deployment pages are installed.
  *
  * @module
  */
 
 /**
- * Tells whether a program is on the path.
+ * Returns true if a program is in the path.
  *
  * @param program Name of the program.
- * @returns `false` where a test without the program is ignored.
- * @throws {Error} If `CI` is `true` and the program is missing: then every test has to run.
+ * @returns `false` if a test that needs the program is ignored.
+ * @throws {Error} If `CI` is `true` and the program is missing: every test must run then.
  */
 export async function isInstalled(program: string): Promise<boolean> {
   const { success } = await new Deno.Command("sh", {

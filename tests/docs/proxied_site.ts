@@ -1,5 +1,5 @@
 /**
- * Two nodes and Redis behind a proxy, with the very files of a page: only names, ports, paths and
+ * Two nodes and Redis behind a proxy, with the exact files of a page: only names, ports, paths and
  * times differ.
  *
  * @module
@@ -20,30 +20,30 @@ export type WatcherEvent =
   | { readonly recovered: boolean }
   | { readonly who: unknown };
 
-/** The answer of the pages' server to the request `who`. */
+/** The reply of the pages' server to the request `who`. */
 export interface Who {
   readonly node: number;
   readonly transport: string;
   readonly address: string | null;
 }
 
-/** A proxy of a page. */
+/** A page's proxy. */
 export interface ProxyKind {
-  /** Program, and the name of the page. */
+  /** The program, which is also the name of the page. */
   readonly program: "nginx" | "caddy" | "haproxy";
   /** Name of the file in the page. */
   readonly file: string;
-  /** Changes that only a test needs, behind those of all files. */
+  /** Changes that only a test needs, after the changes to all files. */
   readonly adapt?: (text: string, site: ProxiedSite) => string;
-  /** Arguments that check the file; a success means a valid file. */
+  /** Arguments that check the file; the check succeeds if the file is valid. */
   check(path: string, folder: string): readonly string[];
   /** Arguments that run the proxy in the foreground. */
   run(path: string, folder: string): readonly string[];
-  /** Reloads the file while sessions go on. */
+  /** Reloads the file while sessions continue. */
   reload(site: ProxiedSite): Promise<void>;
 }
 
-/** The pages' times, made short: heartbeats and timeouts keep their order. */
+/** Shorter versions of the pages' times: heartbeats and timeouts keep their order. */
 const SHORT: readonly (readonly [RegExp, string])[] = [
   [/serve\(\{/, "serve({\n  session: { heartbeat: { intervalMs: 1_000, timeoutMs: 3_000 } },"],
   [/webTransport: \{/, "webTransport: {\n    idleTimeoutMs: 3_000,\n    keepAliveIntervalMs: 500,"],
@@ -55,10 +55,12 @@ const SHORT: readonly (readonly [RegExp, string])[] = [
 /** `true` if this machine has IPv6; containers may have none. */
 const HAS_IPV6 = hasIpv6();
 
-/** Lines of proxies that listen by IPv6 alone. */
+/** Lines of proxies that listen only on IPv6. */
 const ONLY_IPV6 = /^.*(?:\[::\]|v6only).*\n/gm;
 
-/** Longest time that a proxy of a page waits without bytes, in milliseconds, when made short. */
+/**
+ * Longest time that a page's proxy waits without bytes, in milliseconds, in its shorter version.
+ */
 export const SHORT_TIMEOUT_MS = 3_000;
 
 /** The page that a browser opens, served by the nodes. */
@@ -67,14 +69,14 @@ import * as skein from "/client.js";
 globalThis.skein = skein;
 </script>`;
 
-/** Serves the page of a browser; the servers of the pages serve none. */
+/** Serves the browser's page; the servers of the pages serve none. */
 const FETCH = `fetch: (request) => new Response(
     Deno.readTextFileSync(new URL(request.url).pathname === "/client.js" ? "client.js" : "page.html"),
     { headers: { "content-type": request.url.endsWith(".js") ? "text/javascript" : "text/html" } },
   ),
   onMessage:`;
 
-/** A process whose lines of stdout are read. */
+/** A process whose stdout is read line by line. */
 class LineProcess implements AsyncDisposable {
   readonly lines: string[] = [];
   readonly child: Deno.ChildProcess;
@@ -93,17 +95,17 @@ class LineProcess implements AsyncDisposable {
     this.#reading = Promise.all([this.#read(), this.#readErrors()]);
   }
 
-  /** All that the process wrote to stderr. */
+  /** Everything that the process wrote to stderr. */
   get errors(): string {
     return this.#errors;
   }
 
-  /** Waits until `find` finds; rejects if the process ends before. */
+  /** Waits until `find` returns a value; rejects if the process exits before. */
   async until<T>(what: string, find: () => T | undefined): Promise<T> {
     for (let found: T | undefined;;) {
       if ((found = find()) !== undefined) return found;
       if (this.#isOver) {
-        throw new Error(`Cannot wait for ${what}: the process ended\n${this.#errors}`);
+        throw new Error(`Cannot wait for ${what}: the process exited\n${this.#errors}`);
       }
       await this.#wake.promise;
     }
@@ -117,7 +119,7 @@ class LineProcess implements AsyncDisposable {
 
   async end(signal: Deno.Signal): Promise<Deno.CommandStatus> {
     if (!this.#isOver) this.child.kill(signal);
-    await this.child.stdin.abort().catch(() => {}); // The reader of the pipe may have ended.
+    await this.child.stdin.abort().catch(() => {}); // The reader of the pipe may have exited.
     await this.#reading;
     return await this.child.status;
   }
@@ -151,7 +153,7 @@ class LineProcess implements AsyncDisposable {
   }
 }
 
-/** A client behind the proxy, in a process of its own that trusts the certificate. */
+/** A client behind the proxy, in a separate process that trusts the certificate. */
 export class Watcher implements AsyncDisposable {
   readonly #process: LineProcess;
 
@@ -163,7 +165,7 @@ export class Watcher implements AsyncDisposable {
     return this.#process.lines.map((line) => JSON.parse(line));
   }
 
-  /** Ids of the sessions that opened, one after the other. */
+  /** Ids of the sessions that opened, in order. */
   get sessions(): string[] {
     return this.events.flatMap((event) => "opened" in event ? [event.opened] : []);
   }
@@ -181,12 +183,12 @@ export class Watcher implements AsyncDisposable {
     await this.#process.until("a session", () => this.events.find((it) => "ready" in it));
   }
 
-  /** Waits until the client heard a number. */
+  /** Waits until the client received a number. */
   async whenHeard(number: number): Promise<void> {
     await this.#process.until(`${number}`, () => this.heard.includes(number) || undefined);
   }
 
-  /** Asks the server for its view of this client. */
+  /** Requests the server's view of this client. */
   async who(): Promise<Who> {
     const answers = () => this.events.flatMap((event) => "who" in event ? [event.who as Who] : []);
     const before = answers().length;
@@ -207,9 +209,9 @@ export class Watcher implements AsyncDisposable {
 /** The nodes, Redis and the proxy of a page, in a temporary folder. */
 export class ProxiedSite implements AsyncDisposable {
   readonly folder: string;
-  /** The port of the proxy, and of UDP. */
+  /** The port of the proxy, for TCP and UDP. */
   readonly port: number;
-  /** The port of a proxy's administration, where the proxy has one. */
+  /** The port of a proxy's administration, if the proxy has one. */
   readonly adminPort: number;
   /** The hash of the certificate, for pages. */
   readonly hash: Uint8Array<ArrayBuffer>;
@@ -278,20 +280,20 @@ export class ProxiedSite implements AsyncDisposable {
     );
   }
 
-  /** Ends a node; resolves with the exit code. */
+  /** Stops a node; resolves with the exit code. */
   async endNode(node: number, signal: "SIGTERM" | "SIGKILL"): Promise<number> {
     const process = this.#running.get(node)!;
     this.#running.delete(node);
     return (await process.end(signal)).code;
   }
 
-  /** Checks the file by the proxy itself; resolves with the complaints. */
+  /** Checks the file with the proxy itself; resolves with its complaints. */
   async complaints(): Promise<string> {
     const { program, check } = this.kind;
     return await this.run(program, check(this.file, this.folder));
   }
 
-  /** Runs a command that has to succeed. */
+  /** Runs a command that must succeed. */
   async run(command: string, args: readonly string[]): Promise<string> {
     const { success, stdout, stderr } = await new Deno.Command(command, {
       args: [...args],
@@ -304,7 +306,7 @@ export class ProxiedSite implements AsyncDisposable {
     return output;
   }
 
-  /** Starts the proxy; resolves once it answers. */
+  /** Starts the proxy; resolves when it responds. */
   async startProxy(): Promise<void> {
     const { program, run } = this.kind;
     this.#proxy = new LineProcess(program, {
@@ -329,7 +331,6 @@ export class ProxiedSite implements AsyncDisposable {
     }
   }
 
-  /** The process of the proxy. */
   get proxyPid(): number {
     return this.#proxy!.child.pid;
   }
@@ -342,7 +343,7 @@ export class ProxiedSite implements AsyncDisposable {
     ]);
   }
 
-  /** Starts a client with one transport; resolves once the client is subscribed. */
+  /** Starts a client with one transport; resolves when it is subscribed. */
   async watch(transport: string): Promise<Watcher> {
     const program = new URL("watcher.ts", import.meta.url).pathname;
     const args = ["run", "-A", "--cert", "cert.pem", "--cached-only", program, this.url, transport];
@@ -372,7 +373,7 @@ export class ProxiedSite implements AsyncDisposable {
     return { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1", XDG_DATA_HOME: this.folder };
   }
 
-  /** The checkout in place of the registry, as this run has loaded all of it. */
+  /** Uses the checkout instead of the registry, as this run has loaded it. */
   #config(): unknown {
     const { imports, exports } = JSON.parse(Deno.readTextFileSync(new URL("deno.json", ROOT)));
     const own = Object.entries(exports as Record<string, string>)

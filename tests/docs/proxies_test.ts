@@ -1,6 +1,6 @@
 /**
- * The proxies of `docs/deploy/`: nginx, Caddy and HAProxy run with the very files of their pages, in
- * front of two nodes and Redis.
+ * The proxies in `docs/deploy/`: nginx, Caddy and HAProxy run with the exact files of their pages,
+ * in front of two nodes and Redis.
  *
  * @module
  */
@@ -12,7 +12,7 @@ import { BROWSERS, findBrowser, launchBrowser, newPage } from "../browser/_brows
 import { isInstalled } from "./programs.ts";
 import { ProxiedSite, type ProxyKind, SHORT_TIMEOUT_MS, type Watcher } from "./proxied_site.ts";
 
-/** Names in the page of a browser. */
+/** Globals of the browser's page. */
 declare global {
   var skein: { readonly connect: typeof connect; readonly dial: typeof dial };
 }
@@ -48,7 +48,7 @@ const PROXIES: readonly ProxyKind[] = [
   {
     program: "haproxy",
     file: "haproxy.cfg",
-    // Machines of tests may not raise their number of files.
+    // Test machines may not raise their limit of open files.
     adapt: (text) => text.replace("maxconn 20000", "maxconn 1000"),
     check: (path) => ["-c", "-f", path],
     run: (path) => ["-W", "-f", path],
@@ -59,7 +59,7 @@ const PROXIES: readonly ProxyKind[] = [
   },
 ];
 
-/** Numbers that each client has heard, from 1 on: each once and in order. */
+/** Checks that each client received the numbers from 1 exactly once, in order. */
 async function assertHeard(watchers: readonly Watcher[], count: number): Promise<void> {
   for (const watcher of watchers) {
     await watcher.whenHeard(count);
@@ -68,7 +68,9 @@ async function assertHeard(watchers: readonly Watcher[], count: number): Promise
   }
 }
 
-/** Opens a plain WebSocket with a header that only a proxy should write; resolves with the answer. */
+/**
+ * Opens a plain WebSocket with a header that only a proxy should write; resolves with the response.
+ */
 async function answerToForger(site: ProxiedSite): Promise<unknown> {
   const program = `
     const socket = new WebSocket(Deno.args[0], { headers: { "x-forwarded-for": "192.0.2.66" } });
@@ -88,13 +90,13 @@ for (const kind of PROXIES) {
 
   Deno.test({
     name:
-      `the files of the page on ${program} carry sessions, also over a reload and a killed node`,
+      `the files of the page on ${program} carry sessions, even through a reload and a killed node`,
     ignore,
     async fn() {
       await using site = await ProxiedSite.start(kind);
       await site.complaints();
 
-      // The client of the page: three transports, and the client's address where it is known.
+      // The page's client: three transports, and the client's address if it is known.
       const lines = (await site.check()).trim().split("\n");
       assertEquals(lines.length, TRANSPORTS.length);
       for (const [i, transport] of TRANSPORTS.entries()) {
@@ -110,7 +112,7 @@ for (const kind of PROXIES) {
       const watchers = await Promise.all(TRANSPORTS.map((transport) => site.watch(transport)));
       const [speaker] = watchers as [Watcher, ...Watcher[]];
 
-      // Silence of the application, for longer than the timeouts of the proxy.
+      // The application is silent for longer than the proxy's timeouts.
       await delay(SHORT_TIMEOUT_MS + 2_000);
       for (const watcher of watchers) assertEquals(watcher.sessions.length, 1);
       await speaker.say(1, 10);
@@ -119,11 +121,11 @@ for (const kind of PROXIES) {
       await kind.reload(site);
       await speaker.say(11, 40);
       await assertHeard(watchers, 40);
-      await delay(SHORT_TIMEOUT_MS + 1_000); // The old workers end their sessions.
+      await delay(SHORT_TIMEOUT_MS + 1_000); // The old workers close their sessions.
       await speaker.say(41, 50);
       await assertHeard(watchers, 50);
 
-      // Each node in turn: one is killed, the other drains.
+      // Each node in turn: one is killed, the other is drained.
       const [one, two] = site.nodes;
       await site.endNode(one, "SIGKILL");
       await speaker.say(51, 60);
@@ -165,7 +167,7 @@ for (const kind of PROXIES) {
                 const who = await client.request("who", null, { timeoutMs: 60_000 });
                 seen.push((who as { transport: string }).transport);
               } catch (error) {
-                // The status has the reason, and a test that fails has to name it.
+                // The status includes the reason, which a failing test must report.
                 const { cause } = { cause: undefined, ...client.status.current } as {
                   readonly cause?: { readonly reason?: string };
                 };

@@ -1,5 +1,6 @@
 /**
- * The recipe of React, with a reader who opens the page in Chromium: from Vite's server, and as built.
+ * The recipe for React, with a reader who opens the page in Chromium: from Vite's server, and as
+ * built.
  *
  * @module
  */
@@ -18,7 +19,7 @@ import { walk } from "./walk.ts";
 const PAGE = "docs/recipes/react.md";
 const CHROMIUM = BROWSERS[0]!;
 
-/** Opens the page, logs in, and notes the errors of the page. */
+/** Opens the page, logs in, and records the page's errors. */
 async function logIn(browser: Browser, url: string, name: string, errors: string[]): Promise<Tab> {
   const page: Page = await newPage(browser);
   page.on("pageerror", (error) => void errors.push(String(error)));
@@ -52,12 +53,13 @@ walk([PAGE], {
         for (const tab of [ann, bob]) await tab.hasStatus("reconnecting");
         await restart("server.ts");
         for (const tab of [ann, bob]) {
-          // The pauses between attempts grow while the server starts; this event ends the pause.
+          // The pauses between attempts grow while the server starts; this event ends a pause
+          // early.
           await tab.page.evaluate(() => dispatchEvent(new Event("online")));
           await tab.hasStatus("connected");
         }
         await bob.say("Back");
-        // The history was in the memory of the server, so a hole shows.
+        // The history was in the server's memory, so the page shows a gap.
         await ann.page.waitForSelector("#lines hr");
         await ann.hasText("#lines li:last-child", "bob: Back");
         assertEquals(errors, []);

@@ -16,12 +16,12 @@ const CHROMIUM = BROWSERS[0]!;
 
 const STORY = "Once upon a time a cat met a fox, and both lived happily ever after.";
 
-/** The few members of the DOM in use: the repository is checked without the DOM's library. */
+/** The few members of the DOM in use: the repository is type-checked without the DOM library. */
 declare const document: { readonly body: { readonly textContent: string } };
 
 type Page = Awaited<ReturnType<typeof newPage>>;
 
-/** A tab in the background draws no frames, at which Puppeteer looks by default. */
+/** A background tab draws no frames, for which Puppeteer waits by default. */
 const WAIT = { timeout: PATIENCE_MS, polling: 50 };
 
 async function shows(page: Page, text: string): Promise<void> {
@@ -43,7 +43,7 @@ async function look({ port, stop, restart }: Walked): Promise<void> {
   const second = await newPage(browser);
   await second.goto(page.url());
   for (const one of [page, second]) await shows(one, STORY);
-  await page.reload(); // After the end.
+  await page.reload(); // After the response has ended.
   await shows(page, STORY);
 
   const other = await newPage(browser);

@@ -1,6 +1,6 @@
 /**
- * The release: the workflows pass their linter and hold their rules, and the bill of materials fits
- * the official schema.
+ * The release: the workflows pass their linter and follow their rules, and the bill of materials
+ * matches the official schema.
  *
  * @module
  */
@@ -12,7 +12,7 @@ const ROOT = new URL("../../", import.meta.url);
 
 const WORKFLOWS = ["ci", "docs", "release"];
 
-/** The library of CycloneDX with the schema, and the libraries that the validator asks for. */
+/** CycloneDX's library with the schema, and the libraries that its validator needs. */
 const VALIDATOR = [
   "@cyclonedx/cyclonedx-library@10.3.0",
   "ajv@8.17.1",
@@ -20,7 +20,7 @@ const VALIDATOR = [
   "ajv-formats-draft2019@1.6.1",
 ];
 
-/** A program for Node: reads a document, and exits with 1 if the document breaks the schema. */
+/** A program for Node: reads a document, and exits with 1 if it violates the schema. */
 const VALIDATE = `
 import { Spec, Validation } from "@cyclonedx/cyclonedx-library";
 import { readFileSync } from "node:fs";
@@ -50,10 +50,10 @@ Deno.test({
   },
 });
 
-Deno.test("the workflows pin actions by commit, name the rights of each job, and store no secret", async () => {
+Deno.test("the workflows pin actions by commit, declare the permissions of each job, and store no secret", async () => {
   for (const name of WORKFLOWS) {
     const text = await Deno.readTextFile(new URL(`.github/workflows/${name}.yml`, ROOT));
-    assertMatch(text, /^permissions: \{\}$/m, `${name}.yml gives rights to all jobs`);
+    assertMatch(text, /^permissions: \{\}$/m, `${name}.yml gives permissions to all jobs`);
     assert(!text.includes("secrets."), `${name}.yml reads a secret`);
     for (const [, action] of text.matchAll(/^\s+(?:- )?uses: (.+)$/gm)) {
       if (action!.startsWith("./")) continue;
@@ -62,16 +62,22 @@ Deno.test("the workflows pin actions by commit, name the rights of each job, and
     const jobs = text.slice(text.indexOf("\njobs:\n")).split(/^ {2}(?=[a-z]+:$)/m).slice(1);
     for (const job of jobs) {
       const [title] = job.split(":");
-      assert(/^ {4}permissions:$/m.test(job), `The job ${title} of ${name}.yml names no rights`);
+      assert(
+        /^ {4}permissions:$/m.test(job),
+        `The job ${title} of ${name}.yml declares no permissions`,
+      );
     }
     for (const [, version] of text.matchAll(/DENO_VERSION: (\S+)/g)) {
       const script = await Deno.readTextFile(new URL(".ci/run", ROOT));
-      assert(script.includes(`deno@${version} `), `${name}.yml has another Deno than .ci/run`);
+      assert(
+        script.includes(`deno@${version} `),
+        `${name}.yml uses another Deno version than .ci/run`,
+      );
     }
   }
 });
 
-Deno.test("each entry of the package has documentation, as the score of JSR asks", async () => {
+Deno.test("each entry of the package has documentation, as JSR's score requires", async () => {
   const { exports } = JSON.parse(await Deno.readTextFile(new URL("deno.json", ROOT)));
   for (const path of Object.values(exports as Record<string, string>)) {
     const text = await Deno.readTextFile(new URL(path, ROOT));
@@ -91,7 +97,7 @@ Deno.test({
   },
 });
 
-Deno.test("the bill of materials fits the official schema, and names each package of npm", async () => {
+Deno.test("the bill of materials matches the official schema, and lists each npm package", async () => {
   const bom = await readBom(ROOT, new Date());
   const purls = bom.components.flatMap(({ purl }) => purl ?? []);
   for (const name of ["ioredis", "jose", "zod", "%40msgpack/msgpack", "%40nats-io/jetstream"]) {

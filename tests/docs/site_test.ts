@@ -13,13 +13,13 @@ import {
   testInBrowsers,
 } from "../browser/_browsers.ts";
 
-/** Width of a small phone. */
+/** The size of a small phone. */
 const NARROW = { width: 360, height: 780 };
 
-/** Width of a small laptop, with the sidebar and the outline beside the text. */
+/** The size of a small laptop, with the sidebar and the outline next to the text. */
 const WIDE = { width: 1280, height: 800 };
 
-/** Finds tables that are wider than the column of text, by their first cell. */
+/** Finds tables that are wider than the text column, by their first cell. */
 const WIDE_TABLES = `
   [...document.querySelectorAll(".vp-doc .table")]
     .filter(({ scrollWidth, clientWidth }) => scrollWidth > clientWidth)
@@ -27,14 +27,17 @@ const WIDE_TABLES = `
       table.clientWidth + " px");
 `;
 
-/** Finds words in the text of a page, outside code, that only a fault of the renderer leaves there. */
+/** Finds words in a page's text, outside of code, that only a bug in the renderer leaves there. */
 const ABSENT = `
   const text = document.querySelector("main, #VPContent").cloneNode(true);
   for (const code of text.querySelectorAll("code, pre")) code.remove();
   text.textContent.match(/.{0,20}(?:undefined|\\[object Object\\]).{0,20}/g) ?? [];
 `;
 
-/** Pages with all that the theme draws: the home page, tables, code with names, the reference. */
+/**
+ * Pages with everything that the theme draws: the home page, tables, code with names, the
+ * reference.
+ */
 const DRAWN = [
   "/",
   "/guide/limits",
@@ -73,16 +76,20 @@ async function withSite(
   }
 }
 
-/** Registers a test in Chromium; without a built site the test is ignored, in CI it fails. */
+/** Registers a test in Chromium. Without a built site, the test is ignored, or fails in CI. */
 function testSite(name: string, look: (page: Page, url: string) => Promise<void>): void {
   if (!IS_BUILT && Deno.env.get("CI") !== "true") {
-    Deno.test({ name: `${name} (skipped: deno task docs builds the site)`, ignore: true, fn() {} });
+    Deno.test({
+      name: `${name} (skipped: build the site with deno task docs)`,
+      ignore: true,
+      fn() {},
+    });
     return;
   }
   testInBrowsers(name, (browser) => withSite(browser, look), [BROWSERS[0]!]);
 }
 
-/** Pages of one test: all of them in one would take minutes on a busy machine. */
+/** Pages per test: a single test would take minutes on a busy machine. */
 const PAGES_A_TEST = 25;
 
 const { groups } = stage(await readPages(new URL("../../", import.meta.url)));
@@ -90,12 +97,12 @@ const links = groups.flatMap(({ items }) => items.map(({ link }) => link.replace
 const pages = [...new Set([...DRAWN, "/api/all_symbols", "/api/moq/", ...links])];
 for (let from = 0; from < pages.length; from += PAGES_A_TEST) {
   const part = pages.slice(from, from + PAGES_A_TEST);
-  testSite(`${part.length} pages from ${part[0]} on fit a phone`, async (page, url) => {
+  testSite(`${part.length} pages starting with ${part[0]} fit a phone`, async (page, url) => {
     await page.setViewport(NARROW);
-    // As the pages are served, without the time in which their scripts start.
+    // The pages as they are served, without the time in which their scripts start.
     await page.setJavaScriptEnabled(false);
     for (const link of part) {
-      // Without scripts, only the load waits for the styles.
+      // Without scripts, only the load event waits for the styles.
       await page.goto(`${url}${link}`, { waitUntil: "load" });
       const width = await page.evaluate("document.documentElement.scrollWidth");
       assertEquals([link, width], [link, NARROW.width]);
@@ -107,20 +114,23 @@ for (let from = 0; from < pages.length; from += PAGES_A_TEST) {
 const written = pages.filter((link) => !link.startsWith("/api/"));
 for (let from = 0; from < written.length; from += PAGES_A_TEST) {
   const part = written.slice(from, from + PAGES_A_TEST);
-  testSite(`tables of ${part.length} pages from ${part[0]} on fit a laptop`, async (page, url) => {
-    await page.setViewport(WIDE);
-    await page.setJavaScriptEnabled(false);
-    const faults: string[] = [];
-    for (const link of part) {
-      await page.goto(`${url}${link}`, { waitUntil: "load" });
-      const found = await page.evaluate(WIDE_TABLES) as string[];
-      faults.push(...found.map((fault) => `${link}: ${fault}`));
-    }
-    assertEquals(faults, []);
-  });
+  testSite(
+    `tables of ${part.length} pages starting with ${part[0]} fit a laptop`,
+    async (page, url) => {
+      await page.setViewport(WIDE);
+      await page.setJavaScriptEnabled(false);
+      const faults: string[] = [];
+      for (const link of part) {
+        await page.goto(`${url}${link}`, { waitUntil: "load" });
+        const found = await page.evaluate(WIDE_TABLES) as string[];
+        faults.push(...found.map((fault) => `${link}: ${fault}`));
+      }
+      assertEquals(faults, []);
+    },
+  );
 }
 
-/** Opens a page of VitePress, whose controls and keys are dead until the page's script mounts. */
+/** Opens a VitePress page, whose controls and keys do nothing until the page's script mounts. */
 async function open(page: Page, address: string): Promise<void> {
   await page.goto(address);
   await page.waitForFunction(`document.querySelector("#app").__vue_app__ !== undefined`);
@@ -131,32 +141,32 @@ testSite("search finds a section by its words and leads to it by keyboard", asyn
   await page.keyboard.press("/");
   const input = await page.waitForSelector(".VPLocalSearchBox input");
   await input!.type("grace");
-  // Of the whole word, not of its beginning.
+  // The result for the whole word, not for its beginning.
   await page.waitForFunction(
     `[...document.querySelectorAll(".VPLocalSearchBox .result.selected mark")]
       .some(({ textContent }) => textContent.toLowerCase() === "grace")`,
   );
   await page.keyboard.press("Enter");
   await page.waitForSelector(".VPLocalSearchBox", { hidden: true });
-  // The address changes first, and the text once it is loaded.
+  // The address changes first, and the text when it is loaded.
   await page.waitForFunction(
     `location.pathname !== "/" &&
       document.querySelector("main").textContent.toLowerCase().includes("grace")`,
   );
 });
 
-testSite("search leads by a word that only the page's comment has", async (page, url) => {
+testSite("search finds a page by a word that is only in the page's comment", async (page, url) => {
   await open(page, url);
   await page.keyboard.press("/");
   const input = await page.waitForSelector(".VPLocalSearchBox input");
-  await input!.type("logouts"); // The plural runs through a function that the site sends as text.
+  await input!.type("logouts"); // The plural is handled by a function that the site sends as text.
   await page.waitForFunction(
     `[...document.querySelectorAll(".VPLocalSearchBox .result")]
       .some(({ pathname }) => pathname === "/recipes/users-and-jwt")`,
   );
 });
 
-testSite("the choice of colours holds on pages and in the reference", async (page, url) => {
+testSite("the color scheme applies to pages and to the reference", async (page, url) => {
   const isDark = () => page.evaluate("document.documentElement.classList.contains('dark')");
   await page.setViewport(WIDE);
   await emulate(page, "light");
@@ -173,7 +183,7 @@ testSite("the choice of colours holds on pages and in the reference", async (pag
 });
 
 for (const colours of ["light", "dark"] as const) {
-  testSite(`text and controls have contrast and names in ${colours} colours`, async (page, url) => {
+  testSite(`text and controls have contrast and names in ${colours} mode`, async (page, url) => {
     await emulate(page, colours);
     const faults: string[] = [];
     for (const link of DRAWN) {
@@ -188,9 +198,9 @@ for (const colours of ["light", "dark"] as const) {
 }
 
 /**
- * Runs the rules of WCAG 2 AA on a page, without those that VitePress and `deno doc` break by the
+ * Runs the WCAG 2 AA rules on a page, except rules that VitePress and `deno doc` violate by the
  * structure of their elements: buttons in headings of the sidebar, the name of the search button,
- * lists with other elements than items, code that scrolls in a block that has the focus.
+ * lists with elements other than items, code that scrolls in a focused block.
  */
 const AXE = `axe.run(document, {
     runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"],

@@ -1,4 +1,4 @@
-/** The page on sizing, walked: its server is measured with the command of the page. */
+/** Walks through the page on sizing: its server is measured with the page's command. */
 import { walk } from "./walk.ts";
 
 walk(["docs/deploy/sizing.md"]);

@@ -1,6 +1,6 @@
 /**
- * The skill for coding agents: its application runs in Chromium, and its lines for nginx are those
- * of the page about nginx, which is tested.
+ * The skill for coding agents: its application runs in Chromium, and its nginx lines equal those of
+ * the nginx page, which is tested.
  *
  * @module
  */
@@ -44,7 +44,7 @@ const isMissing = findBrowser(CHROMIUM) === undefined && Deno.env.get("CI") !== 
 
 walk([SKILL], { ports: [6379], then: isMissing ? {} : { [SKILL]: look } });
 
-Deno.test("the skill has the lines for nginx of the page that is tested", async () => {
+Deno.test("the skill uses the nginx lines of the tested page", async () => {
   const [skill, page] = await Promise.all(
     [SKILL, NGINX].map(async (path) =>
       (await Deno.readTextFile(new URL(`../../${path}`, import.meta.url)))

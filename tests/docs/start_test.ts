@@ -93,7 +93,7 @@ const LOOKS: Record<string, Look> = {
 
   async "docs/start/8-streaming-answers.md"(browser, url) {
     const [ann, ben] = [await tabOf(browser, url, "Ann"), await tabOf(browser, url, "Ben")];
-    for (const tab of [ann, ben]) await tab.hasCount(3); // Those of the step before.
+    for (const tab of [ann, ben]) await tab.hasCount(3); // The lines of the previous step.
     const before = await ben.lines();
     await ann.say("/story a cat");
     const story = "Once upon a time a cat met a fox, and both lived happily ever after.";
@@ -109,7 +109,7 @@ const LOOKS: Record<string, Look> = {
     const numbers = [8001, 8002];
     const arrivals = (user: string) =>
       numbers.map((number) => outputOf(`server.ts ${number}`).split(`${user} is on`).length);
-    /** The node to which a user has come since; the line of the node may come later. */
+    /** The node that a user has connected to since; its line may be printed later. */
     const nodeOf = async (user: string, before = [1, 1]) => {
       const isNew = (count: number, i: number) => count > before[i]!;
       await until(() => arrivals(user).some(isNew));
@@ -117,7 +117,7 @@ const LOOKS: Record<string, Look> = {
     };
     const killed = await nodeOf("Ann");
     let other = await nodeOf("Ben");
-    // The connections for the files of a page take turns too.
+    // The connections for the page's files are balanced too.
     for (let i = 0; i < 20 && other === killed; i++) {
       const before = arrivals("Ben");
       await ben.page.reload();
@@ -155,7 +155,7 @@ const LOOKS: Record<string, Look> = {
 
 const isMissing = findBrowser(CHROMIUM) === undefined && Deno.env.get("CI") !== "true";
 
-/** The browser of all pages; closed by the last page, or the first that fails. */
+/** The browser of all pages; closed by the last page, or by the first that fails. */
 let browser: Browser | undefined;
 
 const looks = Object.entries(LOOKS).map(([page, look]) => [

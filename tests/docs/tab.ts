@@ -5,14 +5,14 @@
  */
 import { type Browser, newPage, type Page, PATIENCE_MS } from "../browser/_browsers.ts";
 
-/** The few members of the DOM in use: the repository is checked without the DOM's library. */
+/** The few members of the DOM in use: the repository is type-checked without the DOM library. */
 interface Element {
   readonly textContent: string;
   querySelector(selector: string): Element | null;
   querySelectorAll(selector: string): Iterable<Element>;
 }
 
-/** A global of the page; functions that name this global run in the page. */
+/** A global of the page; functions that name it run in the page. */
 declare const document: Element;
 
 /** A tab with the chat. */
@@ -24,7 +24,7 @@ export class Tab {
     this.page = page;
   }
 
-  /** Waits until an element begins with a text. */
+  /** Waits until an element's text starts with a text. */
   async hasText(selector: string, text: string): Promise<void> {
     await this.#waits(
       (selector, text) => document.querySelector(selector!)?.textContent.startsWith(text!) ?? false,
@@ -33,7 +33,7 @@ export class Tab {
     );
   }
 
-  /** Waits for the status of the client. */
+  /** Waits for a status of the client. */
   async hasStatus(text: string): Promise<void> {
     await this.hasText("#status", text);
   }
@@ -72,7 +72,7 @@ export class Tab {
 
   async #waits(check: (...args: string[]) => boolean, ...args: string[]): Promise<void> {
     try {
-      // A tab in the background draws no frames, by which a check runs by default.
+      // A background tab draws no frames, on which checks run by default.
       const options = { polling: 50, timeout: PATIENCE_MS };
       await this.page.waitForFunction(check, options, ...args);
     } catch (cause) {
@@ -86,7 +86,7 @@ export class Tab {
   }
 }
 
-/** Opens the chat, and answers the question for a name. */
+/** Opens the chat, and enters a name in the prompt. */
 export async function tabOf(browser: Browser, url: string, name?: string): Promise<Tab> {
   const page = await newPage(browser);
   page.on("dialog", (dialog) => void dialog.accept(name));

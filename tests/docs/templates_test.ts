@@ -1,4 +1,4 @@
-/** The templates of `skein new`, as a user runs these: with the package of this checkout. */
+/** The templates of `skein new` as a user runs them, with this checkout's package. */
 import { assert, assertEquals } from "@std/assert";
 import { delay } from "@std/async";
 import { dial, SessionClosedError } from "../../mod.ts";
@@ -10,7 +10,7 @@ import { lowPort } from "../ports.ts";
 
 const ROOT = new URL("../../", import.meta.url);
 
-/** Opens a session as a page of an origin does; returns the code of a refusal. */
+/** Opens a session as a page of an origin does; returns the close code of a rejection. */
 async function visit(url: string, origin: string, token: string | null): Promise<number> {
   try {
     await using session = await dial(url, {
@@ -32,7 +32,7 @@ function ownAddresses(): string[] {
   );
 }
 
-/** Reads the errors of a process: `listening` resolves with the line of a server. */
+/** Reads a process's errors: `listening` resolves with a server's line. */
 function watch(process: Deno.ChildProcess) {
   const { promise: listening, resolve, reject } = Promise.withResolvers<void>();
   const read = async () => {
@@ -41,12 +41,12 @@ function watch(process: Deno.ChildProcess) {
       seen += part;
       if (seen.includes("Listening on")) resolve();
     }
-    reject(new Error(`The server has ended:\n${seen}`));
+    reject(new Error(`The server exited:\n${seen}`));
   };
   return { listening, end: read() };
 }
 
-/** Starts a task that serves, and runs a function once the server listens; returns its output. */
+/** Starts a task that serves, and runs a function when the server listens; returns the output. */
 async function whileServing(
   task: string,
   options: Pick<Deno.CommandOptions, "cwd" | "env">,
@@ -71,7 +71,7 @@ async function whileServing(
   return await printed;
 }
 
-/** Gets a file of a page; the server answers 503 before Vite listens. */
+/** Fetches a page's file; the server responds with 503 until Vite listens. */
 async function get(url: string): Promise<string> {
   while (true) {
     const response = await fetch(url);
@@ -82,18 +82,18 @@ async function get(url: string): Promise<string> {
   }
 }
 
-/** Files that a page loads in development; at first by those of Vite. */
+/** Files that a page loads in development, starting with Vite's. */
 const LOADED: Readonly<Record<string, readonly string[]>> = {
   "page/": ["page.js", "style.css"],
   "web/": ["main.tsx", "chat.tsx", "style.css"],
 };
 
-/** Two users in the page of the template `react`, in Chromium, where there is one. */
+/** Two users on the page of the template `react`, in Chromium if it is installed. */
 async function chat(url: string, addresses: readonly string[]): Promise<void> {
   const kind = BROWSERS[0]!;
   if (findBrowser(kind) === undefined && Deno.env.get("CI") !== "true") return;
   const browser = await launchBrowser(kind);
-  // A tab in the background draws no frame, by which the browser would wait.
+  // A background tab draws no frames, for which the browser would wait.
   const shows = (page: Page, what: string) => page.waitForFunction(what, { polling: 10 });
   try {
     const pages: Page[] = [];
@@ -140,7 +140,7 @@ for (const [name, { page }] of Object.entries(TEMPLATES)) {
     try {
       await Deno.mkdir(options.cwd);
       await deno("run", "-A", "--no-lock", "jsr:@skein/skein/cli", "new", ".", "-t", name);
-      // Deno reads the registry of a scope only here.
+      // Deno reads a scope's registry only here.
       await Deno.copyFile(registry.env["NPM_CONFIG_USERCONFIG"]!, `${options.cwd}/.npmrc`);
       await deno("fmt", "--check");
       await deno("lint");

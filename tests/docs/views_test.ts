@@ -1,6 +1,6 @@
 /**
- * The recipes of Svelte and Vue: their files compiled by the compilers of both, in Chromium, with a
- * server.
+ * The recipes for Svelte and Vue: their files are compiled by both compilers, and run in Chromium
+ * with a server.
  *
  * @module
  */
@@ -15,10 +15,10 @@ import { Tab } from "./tab.ts";
 
 const ROOT = new URL("../../", import.meta.url);
 
-/** Commands of the test for a page. */
+/** Commands from the test to a page. */
 declare global {
   var views: {
-    /** Ends the component. */
+    /** Unmounts the component. */
     leave(): void;
     /** Shows another topic. */
     show(room: string): void;
@@ -68,15 +68,15 @@ const RECIPES: readonly Recipe[] = [
   },
 ];
 
-/** Writes the files of a recipe into a folder, and bundles these. */
+/** Writes a recipe's files into a folder, and bundles them. */
 async function bundle(recipe: Recipe, folder: string): Promise<string> {
   const { page, component, compile, main } = recipe;
   for (const block of blocksOf(page, await Deno.readTextFile(new URL(page, ROOT)))) {
-    assert(block.kind === "file", `${page} has files alone`);
+    assert(block.kind === "file", `${page} must contain only files`);
     const isComponent = block.path === component;
     const code = isComponent ? compile(block.text) : block.text;
     const path = isComponent ? "chat.ts" : block.path;
-    // Deno wants the extension of a file.
+    // Deno requires the file extension.
     const text = code.replaceAll(/ from "(\.\/\w+)"/g, ' from "$1.ts"');
     await Deno.writeTextFile(`${folder}/${path}`, `// deno-lint-ignore-file\n${text}`);
   }
@@ -99,7 +99,7 @@ async function bundle(recipe: Recipe, folder: string): Promise<string> {
 
 for (const recipe of RECIPES) {
   testInBrowsers(
-    `the recipe of ${recipe.name} shows a topic, and leaves the topic with its component`,
+    `the recipe for ${recipe.name} shows a topic, and unsubscribes when its component unmounts`,
     async (browser) => {
       const folder = await Deno.makeTempDir();
       const script = await bundle(recipe, folder);

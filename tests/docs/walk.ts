@@ -1,16 +1,16 @@
 /**
  * Walks through pages of the documentation as a reader does: with files, commands and output.
  *
- * A page that is walked has the blocks of {@linkcode blocksOf}. The reader's machine is a temporary
- * folder, and:
+ * A walk runs the blocks that {@linkcode blocksOf} lists. The reader's machine is a temporary folder
+ * with these substitutions:
  *
  * - **Packages:** `jsr:@skein/skein` is this checkout, served by `tools/_mirror.ts`, and
  *   `@skein/client` on npm is built from this checkout and served by `tools/npm/registry.ts`.
- * - **Ports:** numbers from 8000 to 8099 in a block, and those of the option `ports`, are replaced by
- *   free ports, the same in all pages of the walk.
- * - **Folders:** a `cd` in a block holds for all later blocks, of files too.
+ * - **Ports:** numbers from 8000 to 8099 in a block, and numbers in the option `ports`, are
+ *   replaced by free ports, the same for all pages of a walk.
+ * - **Folders:** a `cd` in a block applies to all later blocks, including files.
  * - **Processes:** a background block runs until the end of the page. A block with the same text as
- *   an earlier one stands for a restart: the earlier process ends first.
+ *   an earlier block is a restart: the earlier process is stopped first.
  *
  * @module
  */
@@ -19,7 +19,10 @@ import { openRegistry } from "../../tools/npm/registry.ts";
 import { lowPort } from "../ports.ts";
 import { type Block, blocksOf, missingLine } from "./blocks.ts";
 
-/** Longest time of a `run` block, and of a background process until its lines, in milliseconds. */
+/**
+ * Longest time of a `run` block, and of a background process until its expected lines, in
+ * milliseconds.
+ */
 const PATIENCE_MS = 120_000;
 
 /** Time between an interrupt and the kill of a background process, in milliseconds. */
@@ -27,33 +30,33 @@ const GRACE_MS = 5_000;
 
 const ROOT = new URL("../../", import.meta.url);
 
-/** The ports that stand in pages. */
+/** The ports used in pages. */
 const PORT = /\b80\d\d\b/g;
 
-/** A page that is being walked, for a function that looks at the processes. */
+/** A page that is being walked, for a function that inspects its processes. */
 export interface Walked {
-  /** The current folder of the reader. */
+  /** The reader's current folder. */
   readonly folder: string;
   /**
-   * Returns the port that stands for a number in the page.
+   * Returns the port that replaces a number in the page.
    *
    * @param number The number, such as 8000.
    */
   port(number: number): number;
   /**
-   * Returns the output of the background block that contains a text, since its last start.
+   * Returns the output of the background block that includes a text, since its last start.
    *
    * @param command A part of the block.
    */
   outputOf(command: string): string;
   /**
-   * Ends the processes of the background block that contains a text, as Ctrl-C does.
+   * Stops the processes of the background block that includes a text, as Ctrl-C does.
    *
    * @param command A part of the block.
    */
   stop(command: string): Promise<void>;
   /**
-   * Starts a background block again, and waits as at the first start.
+   * Restarts a background block, and waits as at the first start.
    *
    * @param command A part of the block.
    */
@@ -62,25 +65,25 @@ export interface Walked {
 
 /** Options of {@linkcode walk}. */
 export interface WalkOptions {
-  /** Further variables of the environment. */
+  /** Further environment variables. */
   readonly env?: Readonly<Record<string, string>>;
-  /** Programs of the reader, by name to path, before those of this machine. */
+  /** Programs of the reader, from name to path, which precede this machine's programs. */
   readonly programs?: Readonly<Record<string, string>>;
-  /** Numbers beside 8000 to 8099 that stand for ports, such as 6379. */
+  /** Numbers other than 8000 to 8099 that stand for ports, such as 6379. */
   readonly ports?: readonly number[];
   /**
-   * Functions that run once a page is through, while background processes run: the part of the
-   * reader that looks at a page in a browser. By path of the page. The test of such a page has no
-   * sanitizers, because a browser keeps processes and timers until after its close.
+   * Functions to run after a page while its background processes run, by path of the page: for
+   * example, to look at a page in a browser. The test of such a page has no sanitizers, because a
+   * browser keeps processes and timers until after it is closed.
    */
   readonly then?: Readonly<Record<string, (walked: Walked) => Promise<void>>>;
-  /** If `true`, the walk is ignored, for want of a program. */
+  /** If `true`, the walk is ignored, because a program is missing. */
   readonly ignore?: boolean;
 }
 
 /**
- * Registers a test for each page. All pages share one folder, so that each continues where the page
- * before ended; a page after a failed page fails at once.
+ * Registers a test for each page. All pages share one folder, so each continues where the previous
+ * page ended; a page after a failed page fails immediately.
  *
  * @param pages Paths from the root of the repository, or URLs.
  * @param options See {@linkcode WalkOptions}.
@@ -99,7 +102,7 @@ export function walk(pages: readonly string[], options: WalkOptions = {}): void 
   }
 }
 
-/** A reader with a folder, for pages one after the other. */
+/** A reader with a folder, who walks pages one after the other. */
 class Reader {
   readonly #options: WalkOptions;
   readonly #ports = new Map<number, number>();
@@ -140,7 +143,7 @@ class Reader {
     this.#failed = undefined;
   }
 
-  /** Makes the folder, and puts the running Deno and other programs on the path. */
+  /** Creates the folder, and adds the running Deno and other programs to the path. */
   async #prepare(): Promise<Record<string, string>> {
     if (this.#home === undefined) {
       this.#home = await Deno.makeTempDir({ prefix: "walk-" });
@@ -174,7 +177,7 @@ class Reader {
       await background.start(block, where, { cwd: this.#folder, env });
     } else {
       const memory = `${this.#home}/folder`;
-      // All output in one stream, in the order of a terminal.
+      // All output in one stream, in the order that a terminal shows.
       const script = `exec 2>&1\n${block.text}\npwd >'${memory}'\n`;
       const { success, stdout } = await new Deno.Command("sh", {
         args: ["-e", "-c", script],
@@ -202,7 +205,7 @@ class Reader {
 
   readonly #numberFor = (number: string): string => `${this.#portFor(Number(number))}`;
 
-  /** A port that was free when the number was seen first. */
+  /** A port that was free when its number first occurred. */
   #portFor(number: number): number {
     let port = this.#ports.get(number);
     if (port === undefined) {
@@ -213,7 +216,7 @@ class Reader {
   }
 }
 
-/** The background processes of a page, which end with the page. */
+/** The background processes of a page, which stop with the page. */
 class Background implements AsyncDisposable {
   readonly #page: string;
   readonly #started: Process[] = [];
@@ -234,7 +237,7 @@ class Background implements AsyncDisposable {
     await process.isUp();
   }
 
-  /** Returns the last process of a block that contains a text. */
+  /** Returns the last process of a block that includes a text. */
   find(command: string): Process {
     const process = this.#started.findLast(({ block }) => block.text.includes(command));
     if (process === undefined) {
@@ -253,7 +256,7 @@ class Background implements AsyncDisposable {
   }
 }
 
-/** A shell with children, and all output. */
+/** A shell with its child processes, and all output. */
 class Process {
   readonly block: Block & { readonly kind: "background" };
   readonly where: string;
@@ -274,7 +277,7 @@ class Process {
       stdin: "null",
       stdout: "piped",
       stderr: "null",
-      // A process group of its own, so that one signal reaches the children of the shell.
+      // A separate process group, so that one signal reaches the children of the shell.
       detached: true,
     }).spawn();
     this.#reading = this.#read();
@@ -324,7 +327,7 @@ class Process {
     const timer = setTimeout(() => this.#kill("SIGKILL"), GRACE_MS);
     await this.#child.status;
     clearTimeout(timer);
-    this.#kill("SIGKILL"); // Children of a shell that has ended.
+    this.#kill("SIGKILL"); // Children of a shell that has exited.
     await this.#reading;
   }
 

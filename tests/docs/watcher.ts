@@ -1,12 +1,12 @@
 /**
- * A client behind a proxy, with the certificate of the proxy trusted by `--cert`: prints each event
- * as a line of JSON, and takes commands from stdin.
+ * A client behind a proxy whose certificate `--cert` trusts: prints each event as a line of JSON,
+ * and reads commands from stdin.
  *
  * ```sh
  * deno run -A --cert cert.pem tests/docs/watcher.ts https://localhost:8443 websocket
  * ```
  *
- * - `who` prints the answer of the server to a request.
+ * - `who` prints the server's reply to a request.
  * - `say FROM TO` publishes numbers, each at least once.
  *
  * @module
@@ -41,7 +41,10 @@ async function listen(): Promise<void> {
   for await (const { data } of chat) tell({ heard: Number(data) });
 }
 
-/** Asks the server, in the next session if this one breaks: a proxy may notice an ended node late. */
+/**
+ * Requests the reply, in the next session if this one breaks: a proxy may detect a stopped node
+ * late.
+ */
 async function askWho(): Promise<Who> {
   for (;;) {
     try {

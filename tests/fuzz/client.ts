@@ -69,7 +69,7 @@ async function oneClient(random: Random, inputs: number): Promise<void> {
     else act(random, client, wait);
     const { messages, bytes } = client.outbox;
     assert(messages <= OUTBOX.maxMessages && bytes <= OUTBOX.maxBytes, `${messages}, ${bytes}`);
-    assert(server.manager.count <= 8, `${server.manager.count} sessions of one client`);
+    assert(server.manager.count <= 8, `${server.manager.count} sessions for one client`);
   }
   server.network.up();
   server.network.resume();
@@ -79,11 +79,11 @@ async function oneClient(random: Random, inputs: number): Promise<void> {
   for (let i = 0; waiting.size > 0 && i < 100; i++) {
     await new Promise((resolve) => setTimeout(resolve, 2));
   }
-  assertEquals(waiting.size, 0, "nobody waits for a client that is closed");
+  assertEquals(waiting.size, 0, "no call waits for a closed client");
   server.network.disconnect();
   await assertNoLeaks(server, { withinMs: 2_000 });
   await server.close();
-  // The client also reports failures to connect, and answers that take longer than 20 ms.
+  // The client also reports failed attempts to connect, and replies that take longer than 20 ms.
   const isReported = (fault: unknown) =>
     fault instanceof SessionClosedError || fault instanceof TimeoutError;
   checkFaults(faults.filter((fault) => !isReported(fault)));

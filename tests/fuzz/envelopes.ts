@@ -1,5 +1,5 @@
 /**
- * Bad envelopes, binary messages, topics, close reasons and URLs.
+ * Malformed envelopes, binary messages, topics, close reasons and URLs.
  *
  * @module
  */
@@ -26,7 +26,7 @@ import { anyJson, mutateBytes, mutateText } from "./mutate.ts";
 const EXAMPLES: readonly unknown[] = Object.values(asyncapi.components.messages)
   .flatMap(({ examples }) => examples.map(({ payload }) => payload));
 
-/** Good envelopes of each kind, and some that are almost good. */
+/** Valid envelopes of each kind, and some that are almost valid. */
 export const ENVELOPES: readonly string[] = [
   // A number that parses as Infinity, which JSON cannot hold.
   '{"publish":"news","data":1e999,"id":4}',
@@ -54,7 +54,7 @@ const KINDS = new Set([
 ]);
 
 /**
- * Reads bad envelopes.
+ * Reads malformed envelopes.
  *
  * @param random Source of the random choices.
  * @param rounds Number of inputs.
@@ -88,7 +88,7 @@ const BINARIES: readonly Uint8Array[] = [
 ];
 
 /**
- * Reads bad binary messages.
+ * Reads malformed binary messages.
  *
  * @param random Source of the random choices.
  * @param rounds Number of inputs.
@@ -100,7 +100,7 @@ export function fuzzBinaryMessages(random: Random, rounds: number): void {
     const parts = decodeBinary(frame);
     if (parts === undefined) continue;
     const { head, data } = parts;
-    // The expected parts: the mark, a length, the head, the data. The byte order mark of a head is
+    // The expected parts: the mark, a length, the head, the data. A byte order mark in a head is
     // dropped.
     const headBytes = readVarint(frame, 2);
     assertEquals(2 + varintLengthAt(frame[2]!) + headBytes + data.length, frame.length);
@@ -125,7 +125,7 @@ const PATTERNS = [
 ];
 
 /**
- * Compiles bad patterns, and matches bad topics.
+ * Compiles malformed patterns, and matches malformed topics.
  *
  * @param random Source of the random choices.
  * @param rounds Number of inputs.
@@ -171,7 +171,7 @@ const CODES: readonly unknown[] = [
 ];
 
 /**
- * Closes with bad codes and reasons.
+ * Closes with invalid codes and reasons.
  *
  * @param random Source of the random choices.
  * @param rounds Number of inputs.
@@ -209,7 +209,7 @@ const ADDRESSES = [
 const ORIGINS = ["http://localhost:8000", "https://example.com", "null", "https://[::1]:1"];
 
 /**
- * Reads bad URLs, addresses and origins, and occasionally certificates.
+ * Reads malformed URLs, addresses and origins, and occasionally certificates.
  *
  * @param random Source of the random choices.
  * @param rounds Number of inputs.

@@ -1,5 +1,5 @@
 /**
- * Properties that hold for every input, however bad.
+ * Properties that hold for every input, however malformed.
  *
  * @module
  */
@@ -56,12 +56,12 @@ function checkError(error: unknown, allowed: readonly ErrorClass[]): Error {
     isAllowed,
     `Expected ${allowed.map(({ name }) => name).join(" or ")}, received ${error.stack ?? error}`,
   );
-  // Texts about bad input go to logs and peers, and must not grow with the input.
+  // Messages about invalid input reach logs and peers, and must not grow with the input.
   assert(error.message.length < 2_048, `an error's message has ${error.message.length} characters`);
   return error;
 }
 
-/** Counts steps, so that an endless loop is detected on every machine alike. */
+/** Counts steps, so that an endless loop is detected in the same way on every machine. */
 export class Steps {
   #left: number;
   readonly #what: string;
@@ -79,6 +79,6 @@ export class Steps {
 
   /** Counts one step. */
   take(): void {
-    assert(this.#left-- > 0, `${this.#what} does not come to an end`);
+    assert(this.#left-- > 0, `${this.#what} does not finish`);
   }
 }

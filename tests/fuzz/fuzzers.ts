@@ -1,5 +1,5 @@
 /**
- * All fuzzers, and the function that runs fuzzers in batches that a seed reproduces.
+ * All fuzzers, and the function that runs them in batches that a seed reproduces.
  *
  * @module
  */
@@ -32,13 +32,13 @@ import { fuzzSession, fuzzSessions } from "./session.ts";
 import { fuzzStructured } from "./structured.ts";
 import { fuzzWebSocketFrames, fuzzWebSocketHeads } from "./websocket.ts";
 
-/** Feeds a part of the library with bad inputs, and throws if a property is violated. */
+/** Feeds malformed inputs to a part of the library, and throws if a property is violated. */
 export interface Fuzzer {
   /** Name of the fuzzer. */
   readonly name: string;
   /** Share of all inputs, relative to the other fuzzers. */
   readonly weight: number;
-  /** Draws a number of inputs and feeds the part. */
+  /** Draws a number of inputs and feeds them to the part. */
   readonly run: (random: Random, rounds: number) => void | Promise<void>;
 }
 
@@ -79,7 +79,7 @@ export const BATCH = 500;
 
 /** Options for {@linkcode fuzz}. */
 export interface FuzzOptions {
-  /** The first seed; each batch takes the next. */
+  /** The first seed; each batch uses the next. */
   readonly seed: number;
   /** Number of inputs in total. */
   readonly rounds: number;
@@ -103,7 +103,7 @@ export interface FuzzReport {
  * Runs the fuzzers.
  *
  * @param options See {@linkcode FuzzOptions}.
- * @throws {Error} At the first finding; the message tells how to reproduce the finding.
+ * @throws {Error} At the first finding; the message includes the command that reproduces it.
  */
 export async function fuzz(options: FuzzOptions): Promise<void> {
   const { seed, rounds, only, onDone } = options;
@@ -125,7 +125,7 @@ export async function fuzz(options: FuzzOptions): Promise<void> {
         await unhandled.check();
       } catch (cause) {
         const replay = `deno task fuzz --only "${name}" --seed ${batchSeed} --rounds ${size}`;
-        throw new Error(`Fuzzing found something; again with: ${replay}`, { cause });
+        throw new Error(`Fuzzing found a fault; reproduce it with: ${replay}`, { cause });
       } finally {
         unhandled[Symbol.dispose]();
       }
@@ -152,7 +152,7 @@ class Unhandled implements Disposable {
   async check(): Promise<void> {
     await new Promise<void>((resolve) => setTimeout(resolve, 0));
     if (this.#found.length > 0) {
-      throw new Error("An error was not handled", { cause: this.#found[0] });
+      throw new Error("An error was unhandled", { cause: this.#found[0] });
     }
   }
 

@@ -1,5 +1,6 @@
 /**
- * Bad bytes for HTTP/3: varints, frames, capsules, settings, fields, and the stream of messages.
+ * Malformed bytes for HTTP/3: varints, frames, capsules, settings, fields, and the stream of
+ * messages.
  *
  * @module
  */
@@ -55,7 +56,7 @@ import { failsOnlyBy, Steps } from "./expect.ts";
 import { joined, mutateBytes, mutateText, pieces } from "./mutate.ts";
 
 /**
- * Reads varints, good and bad.
+ * Reads varints, valid and malformed.
  *
  * @param random Source of the random choices.
  * @param rounds Number of inputs.
@@ -80,7 +81,7 @@ export function fuzzVarints(random: Random, rounds: number): void {
   }
 }
 
-/** The members in use of a parser of frames or capsules. */
+/** The members of a parser of frames or capsules that are used here. */
 interface Parser {
   push(chunk: Uint8Array): void;
   next(): { readonly type: number; readonly payload: Uint8Array } | undefined;
@@ -90,7 +91,7 @@ interface Parser {
 function readAll(parser: Parser, chunks: readonly Uint8Array[], joinsType: number): string[] {
   const found: string[] = [];
   const size = chunks.reduce((total, { length }) => total + length, 0);
-  // Each frame takes at least two bytes, and each chunk may split one.
+  // Each frame has at least two bytes, and each chunk may split one.
   const steps = new Steps(size + 2 * chunks.length + 2, "the parser");
   let pieceOf = -1;
   for (const chunk of chunks) {
@@ -106,7 +107,7 @@ function readAll(parser: Parser, chunks: readonly Uint8Array[], joinsType: numbe
       }
       if (read.value === undefined) break;
       const { type, payload } = read.value;
-      // DATA arrives in pieces at the borders of chunks.
+      // DATA is emitted in pieces that end at chunk boundaries.
       if (type === joinsType) {
         if (pieceOf === found.length - 1 && payload.length > 0) continue;
         found.push("data");
@@ -127,7 +128,7 @@ const FRAMES: readonly Uint8Array[] = [
 ];
 
 /**
- * Splits bad bytes into frames, and checks that the chunking makes no difference.
+ * Splits malformed bytes into frames, and checks that the chunking makes no difference.
  *
  * @param random Source of the random choices.
  * @param rounds Number of inputs.
@@ -153,7 +154,7 @@ const CAPSULES: readonly Uint8Array[] = [
 ];
 
 /**
- * Splits bad bytes into capsules, and reads these.
+ * Splits malformed bytes into capsules, and reads them.
  *
  * @param random Source of the random choices.
  * @param rounds Number of inputs.
@@ -183,7 +184,7 @@ const SETTINGS: readonly Uint8Array[] = [
 ];
 
 /**
- * Reads bad settings.
+ * Reads malformed settings.
  *
  * @param random Source of the random choices.
  * @param rounds Number of inputs.
@@ -215,13 +216,13 @@ const REQUEST: readonly Field[] = [
 const SECTIONS: readonly Uint8Array[] = [
   encodeFields(REQUEST),
   encodeFields([[":status", "200"], ["sec-webtransport-http3-draft", "draft02"]]),
-  // A name and a value in Huffman code: "custom-key", "custom-value".
+  // A name and a value in Huffman coding: "custom-key", "custom-value".
   Uint8Array.fromHex("00002f0125a849e95ba97d7f8925a849e95bb8e8b4bf"),
   encodeFields(Array.from({ length: 40 }, (_, n): Field => [`x-${n}`, "v".repeat(n)])),
 ];
 
 /**
- * Reads bad field sections, and the requests in these.
+ * Reads malformed field sections, and the requests in them.
  *
  * @param random Source of the random choices.
  * @param rounds Number of inputs.
@@ -244,7 +245,7 @@ export function fuzzFields(random: Random, rounds: number): void {
 const LISTS = ['"skein.1", "chat"', '"a";q=0.5;x="y", "b\\"c"', '"a"', "", '"a",\t"b" ', "?1", "a"];
 
 /**
- * Reads bad lists of strings.
+ * Reads malformed lists of strings.
  *
  * @param random Source of the random choices.
  * @param rounds Number of inputs.
@@ -291,7 +292,7 @@ function readMessages(chunks: readonly Uint8Array[]): string[] {
   const found: string[] = [];
   let isDone = false;
   const tell = (what: string, isLast: boolean) => {
-    assert(!isDone, "nothing is found after the end");
+    assert(!isDone, "nothing is parsed after the end");
     isDone = isLast;
     found.push(what);
   };
@@ -309,7 +310,7 @@ function readMessages(chunks: readonly Uint8Array[]): string[] {
 }
 
 /**
- * Cuts a bad stream of messages into frames.
+ * Splits a malformed stream of messages into frames.
  *
  * @param random Source of the random choices.
  * @param rounds Number of inputs.

@@ -52,7 +52,7 @@ const HEADERS: readonly (readonly [name: string, values: readonly string[]])[] =
   ["access-control-request-method", ["POST"]],
 ];
 
-/** Statuses that a server without a fault may answer with. */
+/** Statuses that a correct server may respond with. */
 const STATUSES: ReadonlySet<number> = new Set([
   200,
   204,
@@ -94,7 +94,7 @@ export async function fuzzHttp(random: Random, rounds: number): Promise<void> {
     const isOfApi = /^\/api(?:\/|$)/.test(new URL(request.url).pathname);
     const response = await server.fetch(request);
     const { status, headers } = response;
-    // A response with events goes on until its reader leaves.
+    // A response with events continues until its reader leaves.
     const isStream = headers.get("content-type") === "text/event-stream";
     const text = isStream ? "" : await response.text();
     if (isStream) await response.body?.cancel();
@@ -119,7 +119,7 @@ export async function fuzzHttp(random: Random, rounds: number): Promise<void> {
   assertEquals(console.lines, []);
 }
 
-/** Makes a request; `undefined` if the platform itself refuses the parts. */
+/** Creates a request; `undefined` if the platform itself rejects the parts. */
 function anyRequest(random: Random): Request | undefined {
   const method = random.pick(METHODS);
   const path = random.below(3) === 0 ? mutateText(random, PATHS) : random.pick(PATHS);

@@ -43,7 +43,7 @@ const EVENTS = [
 ];
 
 /**
- * Reads bodies of posts. Frames that were read can be written, and are the same when read again.
+ * Reads request bodies. Frames that were read can be written, and stay the same when read again.
  *
  * @param random Source of the random choices.
  * @param rounds Number of bodies.
@@ -54,14 +54,14 @@ export function fuzzPosts(random: Random, rounds: number): void {
     const frames = readFrames(body);
     if (frames === undefined) continue;
     const again = joinFrames(frames.map(encodeFrame));
-    // Another writer may use longer lengths.
+    // Another encoder may use longer lengths.
     assert(again.length <= body.length);
     assertEquals(readFrames(again), frames);
   }
 }
 
 /**
- * Reads events. Pieces of any size give the same events, or the same failure.
+ * Reads events. Pieces of any size result in the same events, or the same failure.
  *
  * @param random Source of the random choices.
  * @param rounds Number of texts.
@@ -113,7 +113,7 @@ const HEADERS: readonly (readonly [name: string, values: readonly string[]])[] =
   ["access-control-request-headers", ["skein-transport", "skein-transport,skein-session"]],
 ];
 
-/** Statuses that a server without a fault may answer with. */
+/** Statuses that a correct server may respond with. */
 const STATUSES: ReadonlySet<number> = new Set([
   200,
   204,
@@ -130,7 +130,7 @@ const STATUSES: ReadonlySet<number> = new Set([
 ]);
 
 /**
- * Sends requests of the transport to a server, some for sessions that are open.
+ * Sends requests of the transport to a server, some of them for open sessions.
  *
  * @param random Source of the random choices.
  * @param rounds Number of requests.
@@ -170,7 +170,7 @@ export async function fuzzHttpTransport(random: Random, rounds: number): Promise
     if (status >= 400) assertEquals(JSON.parse(text).status, status, what);
     if (status === 410) ids = undefined;
   }
-  // Open sessions would wait for their clients at the close of the server.
+  // Open sessions would wait for their clients when the server closes.
   for (const { session, secret } of all) {
     const headers = { "skein-transport": "http", "skein-session": session, "skein-secret": secret };
     const { status } = await server.fetch(new Request(URLS[0]!, { method: "DELETE", headers }));
@@ -179,7 +179,7 @@ export async function fuzzHttpTransport(random: Random, rounds: number): Promise
   assertEquals(console.lines, []);
 }
 
-/** Makes a request; `undefined` if the platform itself refuses the parts. */
+/** Creates a request; `undefined` if the platform itself rejects the parts. */
 function anyRequest(
   random: Random,
   ids: OpenedConnection | undefined,

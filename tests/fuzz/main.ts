@@ -1,6 +1,6 @@
 /**
- * `deno task fuzz`: a million bad inputs for all readers of a peer's data, and for sessions and
- * servers as a whole.
+ * `deno task fuzz`: a million malformed inputs for all code that reads a peer's data, and for whole
+ * sessions and servers.
  *
  * ```sh
  * deno task fuzz                  # a million inputs from a random seed
@@ -12,7 +12,7 @@
  */
 import { fuzz } from "./fuzzers.ts";
 
-/** Allowed growth of the heap during the inputs. */
+/** Allowed growth of the heap over all inputs. */
 const MAX_GROWTH_BYTES = 32 * 1024 * 1024;
 
 function option(name: string): string | undefined {
@@ -25,7 +25,7 @@ function numberOption(name: string, otherwise: number): number {
   if (given === undefined) return otherwise;
   const number = Number(given);
   if (Number.isSafeInteger(number) && number >= 0) return number;
-  throw new TypeError(`Cannot fuzz: ${name} must be an integer from 0, received ${given}`);
+  throw new TypeError(`Cannot fuzz: ${name} must be an integer of 0 or more, received ${given}`);
 }
 
 /** Returns the size of the heap after a garbage collection. */
@@ -44,7 +44,7 @@ if (import.meta.main) {
   const rounds = numberOption("rounds", 1_000_000);
   const only = option("only");
   console.log(`seed ${seed}, ${rounds} inputs`);
-  // Compiled code and caches remain from now on.
+  // Compiled code and caches remain after this run.
   await fuzz({ seed, rounds: Math.min(rounds, 10_000), only });
   const before = await heapBytes();
   const start = performance.now();

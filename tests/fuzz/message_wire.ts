@@ -1,5 +1,5 @@
 /**
- * Sessions with messages on a stream, as over WebTransport, and peers that write arbitrary bytes to
+ * Sessions with messages on a stream, as over WebTransport, whose peers write arbitrary bytes to
  * the stream.
  *
  * @module
@@ -36,12 +36,13 @@ const encoder = new TextEncoder();
 /** A frame on the stream. */
 function bytesOf(frame: Frame): Uint8Array {
   if (typeof frame === "string") return messageFrame(0, encoder.encode(frame));
-  // The kind stands for the mark of a binary message.
+  // The kind replaces the mark of a binary message.
   return messageFrame(1, frame.subarray(2));
 }
 
 /**
- * Feeds sessions with bad streams: frames in pieces, broken frames, an early end, another stream.
+ * Feeds malformed streams to sessions: frames in pieces, broken frames, an early end, another
+ * stream.
  *
  * @param random Source of the random choices.
  * @param rounds Number of pieces, calls and faults.
@@ -84,7 +85,7 @@ export async function fuzzMessageWire(random: Random, rounds: number): Promise<v
   }
 }
 
-/** Writes the stream of messages by hand, and reads the session's output. */
+/** Writes the stream of messages, and reads the session's output. */
 class HandWriter {
   readonly #connection: Connection;
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
@@ -145,7 +146,7 @@ class HandWriter {
       onFrame: (frame) => frame === "" || checkFrame(frame),
       onEnd() {},
       onRefused(code) {
-        throw new Error(`What the session wrote is refused with ${code}, not ${CloseCode.normal}`);
+        throw new Error(`The session's output is rejected with ${code}, not ${CloseCode.normal}`);
       },
     }, 2 * MAX_FRAME_BYTES);
     const reader = readable.getReader();
@@ -155,7 +156,7 @@ class HandWriter {
       try {
         parser.push(next.value);
       } catch (error) {
-        // The stream's own errors are no finding.
+        // The stream's own errors are not findings.
         reportError(error);
         return;
       }

@@ -1,5 +1,6 @@
 /**
- * Bad bytes for MoQ: the bodies of messages in every version, the streams of messages, and paths.
+ * Malformed bytes for MoQ: the bodies of messages in every version, the streams of messages, and
+ * paths.
  *
  * @module
  */
@@ -25,7 +26,7 @@ import { HandStream } from "../structured.ts";
 import { failsOnlyBy, rejectsOnlyBy, Steps } from "./expect.ts";
 import { joined, mutateBytes, mutateText, pieces } from "./mutate.ts";
 
-/** Largest message of a stream here, so that some messages are too large. */
+/** Largest message on a stream, small enough that some messages are too large. */
 const MAX_BODY_BYTES = 200;
 
 const SCOPES: readonly MoqErrorScope[] = [
@@ -40,7 +41,7 @@ const SCOPES: readonly MoqErrorScope[] = [
 const PATHS = ["/", "", "/live", "live/alice", "//live///alice//", "/é/😀", "a/".repeat(32)];
 
 /**
- * Reads bad messages of every version, paths and codes.
+ * Reads malformed messages of every version, paths and codes.
  *
  * @param random Source of the random choices.
  * @param rounds Number of inputs.
@@ -63,9 +64,9 @@ function fuzzMessage(random: Random): void {
   const type = random.below(16) === 0 ? random.bits(53) : first.type;
   const outcome = failsOnlyBy(() => decode(body, traits, type), ProtocolError);
   if (!outcome.ok) return;
-  // A message that was read can be written, with equal content and no more bytes.
+  // A message that was read can be written with equal content and no more bytes.
   const written = failsOnlyBy(() => encode(outcome.value, traits), RangeError);
-  // The limit of hops is lower for writing than for reading.
+  // The limit on hops is lower for writing than for reading.
   if (!written.ok) return assertEquals(name, "ANNOUNCE", written.error.message);
   const again = cut(written.value, traits);
   assert(again.body.byteLength <= body.byteLength, `${name} grew`);
@@ -124,7 +125,7 @@ const STEPS: readonly Step[] = [
 ];
 
 /**
- * Reads bad streams of messages, cut at different places.
+ * Reads malformed streams of messages, cut at different positions.
  *
  * @param random Source of the random choices.
  * @param rounds Number of inputs.
@@ -144,7 +145,7 @@ export async function fuzzMoqStreams(random: Random, rounds: number): Promise<vo
     assertEquals(
       await readStream(pieces(random, bytes), plan),
       whole,
-      "It matters where it is cut",
+      "The result depends on the cuts",
     );
   }
 }

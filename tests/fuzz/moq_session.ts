@@ -1,5 +1,5 @@
 /**
- * Sessions of MoQ whose peer sends bad streams and bad answers.
+ * Sessions of MoQ whose peer sends malformed streams and replies.
  *
  * @module
  */
@@ -19,10 +19,10 @@ import { joined, mutateBytes } from "./mutate.ts";
 
 const VERSION_NAMES: readonly MoqVersion[] = ["moq-lite-05", "moq-lite-04", "gomoqt-dev"];
 
-/** Codes of a session's close after data that the session does not understand. */
+/** Close codes of a session that received data it could not parse. */
 const OWN_CODES = [3, 6];
 
-/** Requests of a peer: the type of the stream and the name of the message. */
+/** A peer's requests: the type of the stream and the name of the message. */
 const REQUESTS: readonly (readonly [type: number, name: string])[] = [
   [1, "announce interest"],
   [2, "SUBSCRIBE"],
@@ -33,7 +33,7 @@ const REQUESTS: readonly (readonly [type: number, name: string])[] = [
 ];
 
 /**
- * Feeds sessions with bad streams, as servers and as clients.
+ * Feeds malformed streams to sessions, as servers and as clients.
  *
  * @param random Source of the random choices.
  * @param rounds Number of inputs.
@@ -137,13 +137,13 @@ async function feed(random: Random, send: () => Promise<HandExchange>): Promise<
   else if (how < 3) await outcome.value.end();
 }
 
-/** Checks that a session with bad input is alive, or ended by itself with a code. */
+/** Checks that a session with malformed input is open, or closed by itself with a code. */
 async function settled(session: MoqSession): Promise<void> {
   await turns();
   if (session.isClosed) {
     const { code, by } = await session.closed;
     assertEquals(by, "local");
-    assert(OWN_CODES.includes(code), `the session ended with ${code}`);
+    assert(OWN_CODES.includes(code), `the session closed with ${code}`);
   }
   session.close();
   assert(session.signal.reason instanceof MoqError);

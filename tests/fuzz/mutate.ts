@@ -1,5 +1,5 @@
 /**
- * Derives bad inputs from good ones.
+ * Derives malformed inputs from valid ones.
  *
  * @module
  */
@@ -9,10 +9,10 @@ import type { Random } from "../random.ts";
 /** Longest input, in bytes or characters: enough for every length with special handling. */
 const MAX_LENGTH = 4_096;
 
-/** Bytes at which readers change behaviour: ends of ranges, and wrong lengths. */
+/** Bytes at which readers change behavior: ends of ranges, and wrong lengths. */
 const BYTES = [0, 1, 2, 0x1f, 0x20, 0x3f, 0x40, 0x41, 0x53, 0x7f, 0x80, 0xbf, 0xc0, 0xf8, 0xff];
 
-/** Pieces of text with a meaning to some reader. */
+/** Pieces of text that are significant to some reader. */
 const TEXTS = [
   '"',
   "\\",
@@ -56,11 +56,11 @@ const TEXTS = [
 ];
 
 /**
- * Draws an input: a mutated seed in most cases, noise in the others.
+ * Draws an input: usually a mutated seed, otherwise noise.
  *
  * @param random Source of the random choices.
- * @param seeds Good inputs.
- * @returns A bad input, or a good one by chance.
+ * @param seeds Valid inputs.
+ * @returns A malformed input, or a valid one by chance.
  */
 export function mutateBytes(random: Random, seeds: readonly Uint8Array[]): Uint8Array {
   if (random.below(16) === 0) return random.bytes(random.bits(8));
@@ -103,7 +103,7 @@ function changed(bytes: Uint8Array, at: number, change: (byte: number) => number
   return copy;
 }
 
-/** A varint of any length, small, right at a border or huge. */
+/** A varint of any length: small, at a boundary, or huge. */
 function varint(random: Random): Uint8Array {
   const size = random.below(4);
   const bytes = random.bytes(1 << size);
@@ -126,8 +126,8 @@ export function joined(...parts: readonly Uint8Array[]): Uint8Array {
  * Draws a text; see {@linkcode mutateBytes}.
  *
  * @param random Source of the random choices.
- * @param seeds Good texts.
- * @returns A bad text, or a good one by chance.
+ * @param seeds Valid texts.
+ * @returns A malformed text, or a valid one by chance.
  */
 export function mutateText(random: Random, seeds: readonly string[]): string {
   if (random.below(16) === 0) return noise(random, random.bits(6));
@@ -168,7 +168,7 @@ function noise(random: Random, length: number): string {
 }
 
 /**
- * Draws a value that JSON can hold, nested at times.
+ * Draws a value that JSON can represent, sometimes nested.
  *
  * @param random Source of the random choices.
  * @param depth Greatest depth of nesting.

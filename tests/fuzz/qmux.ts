@@ -1,5 +1,5 @@
 /**
- * Bad bytes for QMux: frames, parameters, and engines that are in use while bad records arrive.
+ * Malformed bytes for QMux: frames, parameters, and engines in use while malformed records arrive.
  *
  * @module
  */
@@ -24,13 +24,13 @@ import { decodeRecord, type TestEnd, testEnd } from "../qmux_wire.ts";
 import type { Random } from "../random.ts";
 import { joined, mutateBytes } from "./mutate.ts";
 
-/** Most records of one engine; a long-lived engine is replaced. */
+/** Most records of one engine, which is then replaced. */
 const MAX_RECORDS = 200;
 
-/** Windows of the engines: small, so that the peer exceeds the windows. */
+/** Windows of the engines, small enough that the peer exceeds them. */
 const WINDOWS = { maxData: 2_000, maxStreamData: 500, maxStreamsBidi: 4, maxStreamsUni: 4 };
 
-/** Streams and bytes that this end allowed at most, with what it grants meanwhile. */
+/** Most streams and bytes that this end allowed, including later grants. */
 const MAX_STREAMS = 200;
 
 const PARAMETERS = {
@@ -48,7 +48,7 @@ const PARAMETERS = {
 const text = new TextEncoder().encode("hello, hello");
 const long = new Uint8Array(300);
 
-/** Good records: every kind of frame, on existing streams and on others. */
+/** Valid records: every kind of frame, on existing streams and on others. */
 const SEEDS: readonly Uint8Array[] = [
   ...[0, 1, 2, 3, 4, 6, 8].flatMap((id) => [
     record((writer) => writer.stream(id, 0, { bytes: text, start: 0, end: 5 }, false)),
@@ -77,7 +77,7 @@ const SEEDS: readonly Uint8Array[] = [
 const PARAMETER_SEEDS = [encodeTransportParameters(PARAMETERS), text.slice(0, 0)];
 
 /**
- * Reads records, good and bad, and feeds engines with them.
+ * Reads records, valid and malformed, and feeds engines with them.
  *
  * @param random Source of the random choices.
  * @param rounds Number of records.
@@ -154,7 +154,7 @@ function encode(frame: QmuxFrame): Uint8Array | undefined {
   });
 }
 
-/** Normalizes fields with several encodings; parameters are compared by kind only. */
+/** Normalizes fields with several encodings; parameters are compared only by kind. */
 function withoutSize(frames: QmuxFrame[]): unknown[] {
   return frames.map((frame) => {
     if (frame.kind === "stream") return { ...frame, offset: frame.offset || 0 };
@@ -163,7 +163,7 @@ function withoutSize(frames: QmuxFrame[]): unknown[] {
   });
 }
 
-/** An engine, and an application that calls the engine at random. */
+/** An engine, and an application that calls it at random. */
 class UsedEngine {
   readonly #random: Random;
   readonly #end: TestEnd;
@@ -179,11 +179,11 @@ class UsedEngine {
       isLenient: random.below(2) === 0,
       flowControl: { ...WINDOWS, automatic: random.below(4) > 0 },
     });
-    // Most sessions begin correctly.
+    // Most sessions start correctly.
     if (random.below(8) > 0) this.#receive(SEEDS.at(-1)!.slice());
   }
 
-  /** True once the peer or a fault has ended the engine. */
+  /** True when the peer or a fault has closed the engine. */
   get isOver(): boolean {
     const { faults, closes, failures } = this.#end.link;
     return faults.length + closes.length + failures.length > 0;
@@ -201,12 +201,15 @@ class UsedEngine {
       // Output is well-formed after any input.
       if (sent !== undefined) assert(decodeRecord(sent).length > 0);
     }
-    assert(link.mostBytes <= MAX_BUFFERED_BYTES + MAX_RECORD_BYTES, "the wire holds too much");
+    assert(
+      link.mostBytes <= MAX_BUFFERED_BYTES + MAX_RECORD_BYTES,
+      "the connection holds too much",
+    );
     assert(qmux.heldBytes <= this.#granted, `${qmux.heldBytes} bytes are held`);
     assert(qmux.openStreams <= MAX_STREAMS, `${qmux.openStreams} streams are open`);
   }
 
-  /** Ends the engine, and all waiting calls. */
+  /** Closes the engine, and settles all waiting calls. */
   async end(): Promise<void> {
     const { qmux, link } = this.#end;
     qmux.end(new Error("Over"), this.#random.below(2) === 0);
@@ -219,12 +222,12 @@ class UsedEngine {
     assertEquals([qmux.openStreams, qmux.heldBytes], [0, 0]);
   }
 
-  /** Tells whether the wire reported the code of a peer's close as a failure. */
+  /** Returns true if the connection reported the code of a peer's close as a failure. */
   #isTold(code: number): boolean {
     return this.#end.link.failures.some((failure) => failure.code === code);
   }
 
-  /** Good frames, some of them in one record. */
+  /** Valid frames, some of them in one record. */
   #several(): Uint8Array {
     const count = this.#random.below(2) === 0 ? 1 : 1 + this.#random.below(6);
     return joined(...Array.from({ length: count }, () => this.#random.pick(SEEDS)));

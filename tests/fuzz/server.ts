@@ -1,5 +1,5 @@
 /**
- * A server with arbitrary input from any number of clients at once.
+ * A server with arbitrary input from many clients at the same time.
  *
  * @module
  */
@@ -13,7 +13,7 @@ import { rejectsOnlyBy } from "./expect.ts";
 import { mutateText } from "./mutate.ts";
 import { anyFrame, checkFaults } from "./session.ts";
 
-/** Inputs of one server before its close. */
+/** Inputs of one server before it closes. */
 const INPUTS_PER_SERVER = 250;
 
 const PATHS = ["/", "/?token=ann", "/?token=bob&x=1", "/?protocol=skein.1", "/rooms/a"];

@@ -21,10 +21,10 @@ import { failsOnlyBy, rejectsOnlyBy } from "./expect.ts";
 import { anyJson, mutateBytes, mutateText } from "./mutate.ts";
 import { sessionSettings, type SessionSettingsOptions } from "../../session/session_settings.ts";
 
-/** Most inputs of one session before its close. */
+/** Most inputs of one session before it closes. */
 const INPUTS_PER_SESSION = 200;
 
-/** Inputs of one session after its end. */
+/** Inputs of one session after it closes. */
 export const AFTER_END = 4;
 
 /** Bounds that are small enough to be reached. */
@@ -42,7 +42,7 @@ const BINARIES: readonly Uint8Array[] = [
 ];
 
 /**
- * Draws data of a peer: an envelope, several in one frame, a binary message, or garbage.
+ * Draws a peer's data: an envelope, several in one frame, a binary message, or garbage.
  *
  * @param random Source of the random choices.
  * @returns A frame.
@@ -124,7 +124,7 @@ export function anySettings<S extends Side>(
 }
 
 /**
- * Checks that the application received only errors of its own handlers.
+ * Checks that the application received only errors from its own handlers.
  *
  * @param faults The errors of `onError`.
  */
@@ -179,7 +179,7 @@ export function act(random: Random, session: Session, waiting: Waiting): void {
       return;
     case 10:
     case 11: {
-      // More than the queue, or the wire, can hold.
+      // More than the queue or the transport can hold.
       const burst = new Uint8Array(random.bits(13));
       const send = () =>
         session.send(topic, random.below(2) === 0 ? burst : "x".repeat(burst.length));
@@ -227,7 +227,8 @@ export function disturb(random: Random, link: MemoryLink): void {
 export function checkBounds(session: Session, received: number): void {
   const { stats } = session;
   const { maxMessages, maxBytes } = LIMITS.sendQueue;
-  // Protected messages (replies, control) have the same bound again; one more closes the session.
+  // Protected messages (replies, control) have the same bound in addition; one more closes the
+  // session.
   assert(stats.queuedMessages <= 2 * maxMessages + LIMITS.maxRequests, `${stats.queuedMessages}`);
   assert(stats.queuedBytes <= 2 * (maxBytes + LIMITS.maxMessageBytes), `${stats.queuedBytes}`);
   assert(stats.waitingMessages <= LIMITS.receiveQueue.maxMessages, `${stats.waitingMessages}`);
@@ -236,12 +237,12 @@ export function checkBounds(session: Session, received: number): void {
   const held = session.connection.frames?.bufferedAmount ?? 0;
   assert(
     held <= HIGH_WATER_MARK + 65_536 + LIMITS.maxMessageBytes,
-    `${held} bytes held by the wire`,
+    `${held} bytes held by the transport`,
   );
 }
 
 /**
- * Waits for a session's end, and checks that no call is pending.
+ * Waits until a session closes, and checks that no call is pending.
  *
  * @param session The session.
  * @param waiting The pending calls.
@@ -261,7 +262,7 @@ async function finishes(promise: Promise<unknown>, what: string): Promise<void> 
   for (let i = 0; i < 200 && !isDone; i++) await turns(1);
   // Closing has a timeout of 20 ms here.
   for (let i = 0; i < 50 && !isDone; i++) await new Promise((resolve) => setTimeout(resolve, 2));
-  assert(isDone, `${what} did not come to an end`);
+  assert(isDone, `${what} did not finish`);
   await done;
 }
 
@@ -279,7 +280,7 @@ export function checkFrame(frame: Frame): void {
 }
 
 /**
- * Feeds real sessions, of both sides, with arbitrary data of a peer.
+ * Feeds arbitrary data from a peer to real sessions of both sides.
  *
  * @param random Source of the random choices.
  * @param rounds Number of frames, calls and faults.
@@ -299,7 +300,7 @@ export async function fuzzSession(random: Random, rounds: number): Promise<void>
     const waiting: Waiting = new Set();
     if (side === "client" && random.below(8) > 0) peer.frames?.send(JSON.stringify(HELLO));
     for (let i = 0; i < inputs; i++) {
-      // Inputs after the end show quickly.
+      // Faults after the close show quickly.
       if (session.isClosed) inputs = Math.min(inputs, i + AFTER_END);
       const kind = random.below(16);
       if (kind < 11) peer.frames?.send(anyFrame(random));

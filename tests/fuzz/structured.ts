@@ -1,5 +1,5 @@
 /**
- * Bad streams and datagrams of typed messages.
+ * Malformed streams and datagrams of typed messages.
  *
  * @module
  */
@@ -34,7 +34,7 @@ const MESSAGES: readonly (readonly [type: keyof typeof registry, data: unknown])
   [65_534, null],
 ];
 
-/** A codec, with good streams and datagrams in its encoding. */
+/** A codec, with valid streams and datagrams in its encoding. */
 interface Seeds {
   readonly codec: Codec;
   readonly streams: readonly Uint8Array[];
@@ -51,7 +51,7 @@ const SEEDS: readonly Seeds[] = [jsonCodec, msgpackCodec()].map((codec): Seeds =
 });
 
 /**
- * Reads bad streams and datagrams of typed messages.
+ * Reads malformed streams and datagrams of typed messages.
  *
  * @param random Source of the random choices.
  * @param rounds Number of inputs.
@@ -70,7 +70,7 @@ async function fuzzStream(random: Random, { codec, streams }: Seeds): Promise<vo
   const skips = random.below(2) === 0;
   const whole = await readStream([bytes.slice()], { codec, endMark, skips });
   const inPieces = await readStream(pieces(random, bytes), { codec, endMark, skips });
-  assertEquals(inPieces, whole, "It matters where the bytes are cut");
+  assertEquals(inPieces, whole, "The result depends on the cuts");
 }
 
 interface Reading {
@@ -99,7 +99,7 @@ async function readStream(
   };
   const outcome = await rejectsOnlyBy(reading, StructuredError, StreamError);
   const isGivenUp = wire.cancelled.length > 0 && wire.aborted.length > 0;
-  if (!outcome.ok) assert(isGivenUp, "A stream that failed was kept");
+  if (!outcome.ok) assert(isGivenUp, "A failed stream was kept");
   await stream[Symbol.asyncDispose]();
   const { error } = outcome.ok ? { error: undefined } : outcome;
   const what = error instanceof StructuredError ? error.reason : error?.message;
@@ -123,7 +123,7 @@ async function fuzzDatagrams(random: Random, { codec, datagrams }: Seeds): Promi
   await structured[Symbol.asyncDispose]();
 }
 
-/** Checks that the registry has the message, and that the data fits the schema. */
+/** Checks that the registry includes the message, and that its data matches the schema. */
 function checked<M extends { readonly type: keyof typeof registry; readonly data: unknown }>(
   message: M,
 ): M {

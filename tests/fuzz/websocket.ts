@@ -1,5 +1,5 @@
 /**
- * Bad bytes for the hardened WebSocket engine: heads of requests, and frames.
+ * Malformed bytes for the hardened WebSocket engine: request heads, and frames.
  *
  * @module
  */
@@ -14,7 +14,7 @@ const LIMITS = { maxPayloadBytes: 1_000, maxFragments: 8 };
 
 const encoder = new TextEncoder();
 
-/** Makes a frame with a mask of zeros, so that mutated bytes of the payload are those of the text. */
+/** Creates a frame with a mask of zeros, so that mutated bytes are bytes of the text. */
 function frame(first: number, payload: Uint8Array | string): Uint8Array {
   const bytes = typeof payload === "string" ? encoder.encode(payload) : payload;
   const { length } = bytes;
@@ -36,17 +36,17 @@ const FRAMES: readonly Uint8Array[] = [
   frame(0x88, ""),
 ];
 
-/** Close codes of the faults of a peer. */
+/** Close codes for a peer's faults. */
 const FAULTS = [1002, 1007, 1008, 1009];
 
-/** Records events as lines, and checks what holds for each event. */
+/** Records events as lines, and checks the invariants of each event. */
 class Recorder implements FrameEvents {
   readonly events: string[] = [];
   #isOver = false;
 
   onMessage(data: string | ArrayBuffer): void {
     if (typeof data === "string") {
-      // No seed has the character that replaces bad bytes.
+      // No seed contains the replacement character.
       assert(data.isWellFormed() && !data.includes("\ufffd"), "a text was not UTF-8");
       assert(encoder.encode(data).length <= LIMITS.maxPayloadBytes);
     } else assert(data.byteLength <= LIMITS.maxPayloadBytes);
@@ -80,7 +80,7 @@ class Recorder implements FrameEvents {
   }
 
   #add(event: string): void {
-    assert(!this.#isOver, "an event came behind the last one");
+    assert(!this.#isOver, "an event followed the last one");
     this.events.push(event);
   }
 }
@@ -91,7 +91,7 @@ function toHex(bytes: Uint8Array): string {
 
 /**
  * Reads frames whole and in pieces, with and without compression and pauses. The events do not
- * depend on the pieces, and no text is anything but UTF-8.
+ * depend on the pieces, and every text is UTF-8.
  *
  * @param random Source of the random choices.
  * @param rounds Number of inputs.
@@ -135,8 +135,8 @@ const HEADS: readonly string[] = [
 const MAX_HEAD_BYTES = 512;
 
 /**
- * Reads heads of requests whole and in pieces. The result does not depend on the pieces, and a head
- * that is accepted has one reading.
+ * Reads request heads whole and in pieces. The result does not depend on the pieces, and an
+ * accepted head has only one interpretation.
  *
  * @param random Source of the random choices.
  * @param rounds Number of inputs.

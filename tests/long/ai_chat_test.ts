@@ -1,4 +1,6 @@
-/** The parts of the AI chat: the writers, the Markdown of answers, and the file of conversations. */
+/**
+ * The parts of the AI chat: the writers, the Markdown of answers, and the file of conversations.
+ */
 import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { connect } from "../../mod.ts";
 import { contract } from "../../examples/ai_chat/contract.ts";
@@ -7,13 +9,13 @@ import { blocksOf, spansOf } from "../../examples/ai_chat/page/markdown.js";
 import { answerTo, localWriter, modelWriter, type Prompt } from "../../examples/ai_chat/writer.ts";
 import { ChatProcess } from "../browser/_browsers.ts";
 
-/** Longest wait for a word: a takeover, and a start of the server on a busy machine. */
+/** Longest wait for a word: a takeover, and a server start on a busy machine. */
 const PATIENCE_MS = 60_000;
 
 const { signal } = new AbortController();
 const PROMPT: Prompt = { before: [], question: "count to 12", written: "", signal };
 
-Deno.test("localWriter() writes the same words again, and only the rest of them", async () => {
+Deno.test("localWriter() repeats the same words, and writes only the remaining ones", async () => {
   const write = localWriter(0);
   const whole = answerTo("What if the server is killed?");
   const question = "What if the server is killed?";
@@ -30,7 +32,7 @@ Deno.test("localWriter() writes the same words again, and only the rest of them"
   await assertRejects(() => Array.fromAsync(stopped));
 });
 
-Deno.test("modelWriter() passes the words of a model on, and asks for the rest", async () => {
+Deno.test("modelWriter() forwards the words of a model, and requests the rest", async () => {
   const requests: unknown[] = [];
   const deltas = (...words: string[]) =>
     words.map((content) => `data: ${JSON.stringify({ choices: [{ delta: { content } }] })}\n\n`);
@@ -43,7 +45,7 @@ Deno.test("modelWriter() passes the words of a model on, and asks for the rest",
     requests.push(request.headers.get("authorization"), (await request.json()).messages);
     const body = answers.shift();
     if (body === undefined) return new Response("busy", { status: 429 });
-    // Chunks end in the middle of events.
+    // Chunks are split in the middle of events.
     const chunks = body.join("").match(/.{1,7}/gs)!;
     return new Response(ReadableStream.from(chunks).pipeThrough(new TextEncoderStream()));
   });
@@ -57,7 +59,7 @@ Deno.test("modelWriter() passes the words of a model on, and asks for the rest",
   await assertRejects(() => Array.fromAsync(write(PROMPT)), Error, "status 429");
 });
 
-Deno.test("blocksOf() reads a text that may end anywhere", () => {
+Deno.test("blocksOf() parses a text that may end anywhere", () => {
   const text = [
     "# Title",
     "A *line*",
@@ -85,7 +87,7 @@ Deno.test("blocksOf() reads a text that may end anywhere", () => {
     { kind: "code", language: "ts", code: "const a = `<b>`;\n" },
     { kind: "p", text: "end" },
   ]);
-  // Blocks before the last one do not change while the text grows, and no cut throws.
+  // Blocks before the last one stay the same while the text grows, and no cut throws.
   for (let end = 0; end <= text.length; end++) {
     const part = blocksOf(text.slice(0, end));
     const sources = blocksOf(text).map(({ source }) => source);
@@ -93,7 +95,7 @@ Deno.test("blocksOf() reads a text that may end anywhere", () => {
   }
 });
 
-Deno.test("spansOf() reads spans, and takes no address but those of the web", () => {
+Deno.test("spansOf() parses spans, and links only to web addresses", () => {
   const plain = (text: string) => ({ kind: "text", text });
   assertEquals(spansOf("a **b *c*** `**d**`"), [
     plain("a "),
@@ -106,7 +108,7 @@ Deno.test("spansOf() reads spans, and takes no address but those of the web", ()
   assertEquals(spansOf("[x](https://a.b/c)"), [
     { kind: "a", spans: [plain("x")], address: "https://a.b/c" },
   ]);
-  // A bare address is a link, but not within the words of another link.
+  // A bare address is a link, except within the words of another link.
   const address = "https://a.b/c";
   const bare = { kind: "a", spans: [plain(address)], address };
   assertEquals(spansOf(`**See ${address}.**`), [
@@ -120,7 +122,7 @@ Deno.test("spansOf() reads spans, and takes no address but those of the web", ()
   }
 });
 
-Deno.test("Conversations keeps turns once each, over a restart", async () => {
+Deno.test("Conversations keeps each turn once, even after a restart", async () => {
   const path = await Deno.makeTempFile();
   const conversation = "conversation-0001";
   const ask = (id: string, replaces?: string) => ({ id, conversation, question: "Why?", replaces });
@@ -146,7 +148,7 @@ Deno.test("Conversations keeps turns once each, over a restart", async () => {
   await Deno.remove(path);
 });
 
-Deno.test("an answer goes on when its server is killed, each word once", async () => {
+Deno.test("an answer continues without duplicate words after its server is killed", async () => {
   const data = await Deno.makeTempDir();
   try {
     await using server = await ChatProcess.start("ai_chat", ["--data", data, "--pace", "5"]);
@@ -170,7 +172,7 @@ Deno.test("an answer goes on when its server is killed, each word once", async (
     assertEquals([words.join(""), kills], [whole, []]);
     const [turn] = await client.request("open", question.conversation);
     assertEquals([turn?.state, turn?.answer], ["complete", whole]);
-    // A second device that comes later.
+    // A second device that connects later.
     await using later = connect(`${server.url}/session`, { contract });
     const again = await Array.fromAsync(later.requestStream("ask", question, { id }));
     assertEquals(again.join(""), whole);

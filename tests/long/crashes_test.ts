@@ -1,4 +1,7 @@
-/** Clients whose server crashes, on every transport: each comes back, with its subscriptions. */
+/**
+ * Clients whose server crashes, over every transport: each client reconnects and resumes its
+ * subscriptions.
+ */
 import { assertEquals } from "@std/assert";
 import { connect, type Recovery } from "../../mod.ts";
 import { connectMoq } from "../../moq/mod.ts";
@@ -6,7 +9,7 @@ import { type Crash, CRASH_CLIENTS, CRASHES, CrashingServer } from "../crashes.t
 
 const backoff = { firstDelayMs: 50, maxDelayMs: 500 };
 
-/** Runs all ways at once: a client may need its idle timeout to notice a crash. */
+/** Runs all crashes concurrently: a client may need its idle timeout to detect one. */
 async function forEachCrash(check: (way: Crash) => Promise<void>): Promise<void> {
   const results = await Promise.allSettled(CRASHES.map(check));
   const failures = results.flatMap((result, i) =>
@@ -16,7 +19,7 @@ async function forEachCrash(check: (way: Crash) => Promise<void>): Promise<void>
 }
 
 for (const { name, kind, transport } of CRASH_CLIENTS) {
-  Deno.test(`Client over ${name} comes back after each crash of its server, with its subscription`, async () => {
+  Deno.test(`Client over ${name} reconnects after each crash of its server and resubscribes`, async () => {
     await forEachCrash(async (way) => {
       const { server, report: first } = await CrashingServer.start(way, { kind });
       await using _server = server;
@@ -43,7 +46,7 @@ for (const { name, kind, transport } of CRASH_CLIENTS) {
   });
 }
 
-Deno.test("MoqClient over raw QUIC comes back after each crash of its server, with its subscription", async () => {
+Deno.test("MoqClient over raw QUIC reconnects after each crash of its server and resubscribes", async () => {
   await forEachCrash(async (way) => {
     const { server, report: first } = await CrashingServer.start(way, { kind: "moq" });
     await using _server = server;

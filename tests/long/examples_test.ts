@@ -217,7 +217,7 @@ for (const [file, flags, expected] of RUNS) {
 for (const [engine, ignore] of [["redis", isRedisMissing], ["nats", isNatsMissing]] as const) {
   const expected = [`2 nodes on ${engine}`, ...CLUSTER.trim().split("\n")];
   Deno.test({
-    name: `examples/cluster/main.ts --${engine} --once outlives both of its nodes`,
+    name: `examples/cluster/main.ts --${engine} --once survives the loss of both nodes`,
     ignore,
     fn: () => runsOnce("cluster/main.ts", { flags: ["-A"], args: [`--${engine}`], expected }),
   });
@@ -244,13 +244,13 @@ async function programs(): Promise<string[]> {
   return found.sort();
 }
 
-Deno.test("Every example program says with --help how to use it, and names a wrong option", async () => {
+Deno.test("Every example program explains its usage with --help, and names a wrong option", async () => {
   const all = await programs();
   assertEquals(all.length >= 23, true, all.join());
   const run = async (file: string, option: string) => {
     const flags = file.startsWith("cluster/") ? ["--allow-env"] : [];
     const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-      // Help neither listens nor reads; the client library of Redis reads the environment anyway.
+      // Help neither listens nor reads; Redis's client library reads the environment anyway.
       args: ["run", "--quiet", "--no-prompt", ...flags, new URL(file, EXAMPLES).href, option],
       env: { NO_COLOR: "1" },
       stdin: "null",
@@ -279,7 +279,7 @@ Deno.test("Every example program says with --help how to use it, and names a wro
   ]);
 });
 
-/** Longest run of an example, in milliseconds: that of a program that hangs. */
+/** Longest run of an example, in milliseconds; a longer run counts as hung. */
 const RUN_MS = 300_000;
 
 async function runsOnce(file: string, { flags, args = [], expected }: {
@@ -288,7 +288,7 @@ async function runsOnce(file: string, { flags, args = [], expected }: {
   readonly expected: readonly (string | RegExp)[];
 }): Promise<void> {
   const url = new URL(file, EXAMPLES).href;
-  // That example runs once in any case.
+  // This example runs once in any case.
   const once = file === "slow_clients.ts" ? [] : ["--once"];
   const { code, signal, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: ["run", "--quiet", "--no-prompt", ...flags, url, ...args, ...once],
@@ -307,7 +307,7 @@ async function runsOnce(file: string, { flags, args = [], expected }: {
   assertEquals(code, 0, complaint);
 }
 
-Deno.test("serveChat() takes a line once that is sent again after a lost answer", async () => {
+Deno.test("serveChat() accepts a line once if it is resent after a lost reply", async () => {
   await using server = serveChat({ port: 0, onListen() {} });
   await using session = await dial(`${server.url}session?name=ann`);
   const line = { id: crypto.randomUUID(), room: "lobby", text: "Once" };
@@ -319,7 +319,7 @@ Deno.test("serveChat() takes a line once that is sent again after a lost answer"
   assertEquals([text, more], ["Once", []]);
 });
 
-Deno.test("serveChat() with a file has the lines and letters of before a restart", async () => {
+Deno.test("serveChat() with a file keeps lines and direct messages over a restart", async () => {
   const path = await Deno.makeTempFile();
   const line = { id: crypto.randomUUID(), room: "lobby", text: "Kept" };
   const letter = { id: crypto.randomUUID(), to: "bob", text: "Tea?" };
@@ -327,7 +327,7 @@ Deno.test("serveChat() with a file has the lines and letters of before a restart
     await using file = await SqliteBroker.open(path);
     await using server = serveChat({ port: 0, onListen() {}, history: file.history });
     await using session = await dial(`${server.url}session?name=${user}`);
-    // Bob's answer got lost together with the first server.
+    // Bob's reply was lost together with the first server.
     await session.request("say", line);
     if (user === "ann") await session.request("tell", letter);
     const textsOf = async (name: string, data: unknown) =>
@@ -338,7 +338,7 @@ Deno.test("serveChat() with a file has the lines and letters of before a restart
   await Deno.remove(path);
 });
 
-Deno.test("serveChat() tells since when a user without a page is away", async () => {
+Deno.test("serveChat() reports since when a user without a page is away", async () => {
   await using server = serveChat({ port: 0, onListen() {}, presenceGraceMs: 600_000 });
   await using ann = await dial(`${server.url}session?name=ann`);
   const sinceMs = Date.now();
@@ -365,7 +365,7 @@ Deno.test("serveChat() tells since when a user without a page is away", async ()
   assertEquals(seen, "away");
 });
 
-Deno.test("serveChat() refuses invalid names and rooms", async () => {
+Deno.test("serveChat() rejects invalid names and rooms", async () => {
   await using server = serveChat({ port: 0, onListen() {} });
   for (const name of ["", " ", "a".repeat(25), "<b>", "a\nb"]) {
     const url = `${server.url}session?name=${encodeURIComponent(name)}`;
@@ -379,7 +379,7 @@ Deno.test("serveChat() refuses invalid names and rooms", async () => {
   }
 });
 
-Deno.test("Once performs an action again that failed", async () => {
+Deno.test("Once retries an action that failed", async () => {
   const once = new Once({ maxIds: 10 });
   await assertRejects(() => once.do("x", () => Promise.reject(new Error("full"))), Error, "full");
   let count = 0;
@@ -388,7 +388,7 @@ Deno.test("Once performs an action again that failed", async () => {
   assertEquals([count, times[0]], [1, times[1]!]);
 });
 
-Deno.test("Recent and Once forget their oldest entries", () => {
+Deno.test("Recent and Once remove their oldest entries", () => {
   const recent = new Recent<number>({ maxPlaces: 2, maxLines: 2 });
   for (const [place, line] of [["a", 1], ["a", 2], ["a", 3], ["b", 4], ["a", 5]] as const) {
     recent.add(place, line);

@@ -1,4 +1,4 @@
-/** Storms: very many announcements and subscriptions at once, with a limit of memory. */
+/** Storms: very many announcements and subscriptions at the same time, with a memory limit. */
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { assert, assertEquals, assertRejects } from "@std/assert";
@@ -11,10 +11,10 @@ import { VERSIONS } from "../../moq/wire/versions.ts";
 
 const STORM = 4_000;
 
-/** Memory that may be left after a storm: 100 bytes for each broadcast or subscription. */
+/** Memory that may remain after a storm: 100 bytes for each broadcast or subscription. */
 const MAX_LEFT_BYTES = 100 * STORM;
 
-/** One version for each way to announce: moq-lite-01 announces like moq-lite-02. */
+/** One version for each kind of announcing: moq-lite-01 announces like moq-lite-02. */
 const ANNOUNCING = [...LIVE_VERSIONS, "moq-lite-02"] as const;
 
 setFlagsFromString("--expose-gc");
@@ -23,8 +23,8 @@ const collectGarbage: () => void = runInNewContext("gc");
 const nobody = () => {};
 
 /**
- * Runs a small storm and a large one: the large one must leave no memory behind. A storm waits without
- * `soon()`, which holds some memory of each call until its time is over.
+ * Runs a small storm and a large one: the large one must leave no memory behind. A storm waits
+ * without `soon()`, which holds some memory of each call until its timeout.
  */
 async function storm(ends: WiredEnds, run: (count: number) => Promise<void>): Promise<void> {
   let before = 0;
@@ -88,7 +88,7 @@ for (const version of ANNOUNCING) {
     }
   });
 
-  Deno.test(`${version}: ${STORM} broadcasts that are there already come whole`, async () => {
+  Deno.test(`${version}: ${STORM} existing broadcasts are announced completely`, async () => {
     const mux = new TrackMux();
     for (let at = 0; at < STORM; at++) mux.publish(`/live/number/${at}`, nobody);
     await using ends = await wiredEnds(version, { mux });
@@ -100,7 +100,7 @@ for (const version of ANNOUNCING) {
     });
   });
 
-  Deno.test(`${version}: a reader that pauses during a storm of announcements gets the last state of it`, async () => {
+  Deno.test(`${version}: a reader that pauses during a storm of announcements receives its final state`, async () => {
     const mux = new TrackMux();
     mux.publish("/kept", nobody);
     await using ends = await wiredEnds(version, { mux });
@@ -120,7 +120,7 @@ for (const version of ANNOUNCING) {
   });
 }
 
-// One version of each kind: the others do not differ here.
+// One version of each kind: the others are the same here.
 for (const version of LIVE_VERSIONS) {
   Deno.test(`${version}: a storm of ${STORM} subscriptions is served, and leaves nothing`, async () => {
     const mux = new TrackMux();
@@ -140,7 +140,7 @@ for (const version of LIVE_VERSIONS) {
     });
   });
 
-  Deno.test(`${version}: a storm of ${STORM} subscriptions to missing tracks is refused, and the session lives`, async () => {
+  Deno.test(`${version}: a storm of ${STORM} subscriptions to missing tracks is rejected, and the session stays open`, async () => {
     await using ends = await wiredEnds(version);
     await storm(ends, async (count) => {
       const reasons = await Promise.all(Array.from({ length: count }, async (_, at) => {
@@ -155,7 +155,7 @@ for (const version of LIVE_VERSIONS) {
 const TOO_MANY = [["moq-lite-05", 1], ["moq-lite-04", 6], ["gomoqt-dev", 6]] as const;
 
 for (const [version, code] of TOO_MANY) {
-  Deno.test(`${version}: a session ends by ${code} when its peer subscribes beyond the bound`, async () => {
+  Deno.test(`${version}: a session closes with ${code} when its peer subscribes beyond the bound`, async () => {
     const mux = new TrackMux();
     mux.publish("/a", () => new Promise(() => {}));
     const limits = { maxSubscriptions: 100 };

@@ -1,6 +1,6 @@
 /**
- * A day of an office: 200 users at one address, each with three tabs, at a server with default shares
- * that refuses none of them anything.
+ * A day at an office: 200 users at one address, each with three tabs, on a server with default
+ * shares that rejects none of their requests.
  *
  * @module
  */
@@ -16,14 +16,17 @@ const USERS = 200;
 
 const TABS = 3;
 
-/** Bound of running answers, and of readers: lower than by default, so that fewer others fill half. */
+/**
+ * Bound of running responses and of readers: lower than by default, so that fewer other clients
+ * fill half.
+ */
 const MAX = 1_000;
 
-/** Guests elsewhere, and the answers that each has: more than half of the bound. */
+/** Guests elsewhere, and the responses that each receives: more than half of the bound. */
 const GUESTS = 17;
 const ANSWERS = 30;
 
-/** Slow bodies of others: more than half of the bound. */
+/** Slow bodies of other clients: more than half of the bound. */
 const POSTS = 520;
 
 /** The address of the office. */
@@ -47,7 +50,7 @@ const contract = defineContract({
 type Contracted = typeof contract;
 type OfficeServer = TestServer<string | typeof guest, Contracted>;
 
-/** The words of an answer, which all run until they are released. */
+/** Writes the words of responses, which all run until they are released. */
 class Writer {
   #released = Promise.withResolvers<void>();
   running = 0;
@@ -66,24 +69,24 @@ class Writer {
   }
 }
 
-/** An office, its server, and the time of both. */
+/** An office, its server, and their virtual time. */
 class Office implements AsyncDisposable {
   readonly time: FakeTime;
   readonly writer = new Writer();
   readonly server: OfficeServer;
-  /** All refusals and failures, in words: none are expected. */
+  /** Descriptions of all rejections and failures: none are expected. */
   readonly refusals: string[] = [];
   readonly #runtime: Runtime;
   /** Time that passed without a timer, as on a machine that sleeps. */
   #passedMs = 0;
   readonly #tabs: Client<Contracted>[][] = [];
-  /** Places of others. */
+  /** Slots used by other clients. */
   readonly #others = new DisposableStack();
-  /** Sessions of guests elsewhere. */
+  /** Number of guests' sessions elsewhere. */
   #guests = 0;
-  /** Slow bodies of others. */
+  /** Number of other clients' slow bodies. */
   #posts = 0;
-  /** Refusals of others. */
+  /** Number of other clients' rejections. */
   #expected = 0;
 
   constructor(time: FakeTime) {
@@ -129,7 +132,9 @@ class Office implements AsyncDisposable {
     await this.#settled(this.#tabs.map((own) => own.pop()!.close()));
   }
 
-  /** Each user asks, publishes, writes to a stream and has an answer that streams. */
+  /**
+   * Each user sends a request, publishes, appends to a stream, and receives a streaming response.
+   */
   async work(hour: number): Promise<void> {
     while (this.#guests > 0 && this.#posts < POSTS) void this.#slowPost(otherOf(this.#posts));
     const answers = this.#tabs.map(async ([client], user) => {
@@ -146,7 +151,7 @@ class Office implements AsyncDisposable {
     await this.#settled(answers);
   }
 
-  /** Cuts all connections of the office; the clients come back. */
+  /** Cuts all connections of the office; the clients reconnect. */
   async cut(withinMs: number): Promise<void> {
     const before = this.sessions;
     for (const client of this.#all) this.server.network.linkOf(client).disconnect();
@@ -158,7 +163,7 @@ class Office implements AsyncDisposable {
     ]);
   }
 
-  /** Others take more than half of the sessions, running answers, readers and writes. */
+  /** Other clients use more than half of the sessions, running responses, readers and writes. */
   async crowd(): Promise<void> {
     const { manager } = this.server;
     for (let i = 0; i < 4_800; i++) this.#others.use(manager.admit({ address: otherOf(i) }));
@@ -178,7 +183,7 @@ class Office implements AsyncDisposable {
     this.#expected = 1;
   }
 
-  /** A guest elsewhere with as many answers as a guest may have, which it reads. */
+  /** A guest elsewhere that reads as many responses as a guest may have. */
   async #guest(i: number): Promise<Record<string, unknown>[]> {
     const connection = await this.server.open({ address: otherOf(i) });
     const peer = new Peer(connection);
@@ -197,7 +202,7 @@ class Office implements AsyncDisposable {
     return peer.envelopes;
   }
 
-  /** Sends a body that never ends, which the server gives up after a time. */
+  /** Sends a body that never ends, which the server aborts after a timeout. */
   async #slowPost(hostname: string): Promise<void> {
     this.#posts++;
     const info = { remoteAddr: { transport: "tcp", hostname, port: 1 } } as const;
@@ -216,7 +221,7 @@ class Office implements AsyncDisposable {
     return this.server.manager.count - this.#guests;
   }
 
-  /** Passes time in which nobody works; then the tabs notice that they slept. */
+  /** Lets time pass without work; the tabs then notice that they slept. */
   async pass(ms: number): Promise<void> {
     this.#passedMs += ms;
     for (let i = 0; i < 12; i++) {
@@ -225,7 +230,7 @@ class Office implements AsyncDisposable {
     }
   }
 
-  /** Checks that nothing was refused so far. */
+  /** Checks that nothing was rejected so far. */
   check(): void {
     assertEquals(this.refusals, []);
     const { refused, rates } = this.server.manager.stats();
@@ -260,7 +265,7 @@ class Office implements AsyncDisposable {
     return client;
   }
 
-  /** Creates a stream of the user at the first call, and appends to it. */
+  /** Creates the user's stream at the first call, and appends to it. */
   async #post(user: number): Promise<void> {
     const url = `http://localhost/streams/${user}?user=user-${user}`;
     const headers = { "content-type": "text/plain" };
@@ -280,7 +285,7 @@ class Office implements AsyncDisposable {
     await all;
   }
 
-  /** Waits for a condition, while little time passes. */
+  /** Waits for a condition while little time passes. */
   async #until(holds: () => boolean): Promise<void> {
     const end = performance.now() + PATIENCE_MS;
     while (!holds()) {
@@ -291,20 +296,20 @@ class Office implements AsyncDisposable {
   }
 }
 
-/** An address of others, of a hundred. */
+/** One of a hundred addresses of other clients. */
 function otherOf(i: number): string {
   return `192.0.2.${100 + i % 100}`;
 }
 
 /** The day, from nine to five. The office has the server to itself until eleven. */
-Deno.test("An office of 200 users works its day without a refusal, alone and beside others who take more than half of all", async () => {
+Deno.test("An office of 200 users works all day without a rejection, alone or while others use more than half of the server", async () => {
   using time = new FakeTime(new Date("2026-03-02T09:00:00Z"));
   await using office = new Office(time);
   await office.arrive(TABS);
   assertEquals(office.sessions, USERS * TABS);
   await office.work(9);
   await office.pass(HOUR_MS);
-  // The network is cut, and all sessions come back.
+  // The network is cut, and all sessions return.
   await office.cut(10_000);
   await office.work(10);
   office.check();

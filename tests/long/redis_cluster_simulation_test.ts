@@ -1,4 +1,4 @@
-/** Servers of Skein on a simulated Redis under faults: no publication is lost in silence. */
+/** Skein servers on a simulated Redis under faults: no publication is lost silently. */
 import { assert, assertEquals, assertNotEquals } from "@std/assert";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { Topics } from "../../pubsub/topics.ts";
@@ -18,12 +18,12 @@ const CLIENTS = 4;
 
 const SECONDS = 40;
 
-/** Time in which all parts find each other again, in milliseconds. */
+/** Time for all parts to reconnect, in milliseconds. */
 const SETTLE_MS = 60_000;
 
 const PERSISTENCE: readonly RedisPersistence[] = ["none", "snapshot", "everysec", "always"];
 
-/** Parts of a cluster that faults hit. */
+/** Parts of a cluster that faults affect. */
 interface Stage {
   readonly redis: SimulatedRedis;
   readonly network: SimulatedNetwork;
@@ -31,7 +31,7 @@ interface Stage {
   readonly chance: () => number;
 }
 
-/** Faults; each is over before the next one begins. */
+/** Faults; each is over before the next one starts. */
 const FAULTS: Record<string, (stage: Stage) => void> = {
   "the primary is killed": ({ redis, chance }) => {
     redis.primary.host.kill({ power: chance() < 0.5 });
@@ -71,12 +71,17 @@ const FAULTS: Record<string, (stage: Stage) => void> = {
   },
 };
 
-/** Leaves the old primary, if alive, for a while; with or without an end of its connections. */
+/**
+ * Fails over; the old primary, if alive, is demoted up to 5 s later, with or without closing its
+ * connections.
+ */
 function failOver(redis: SimulatedRedis, chance: () => number): void {
   redis.failOver({ demoteAfterMs: 5_000 * chance(), keepClients: chance() < 0.5 });
 }
 
-/** A cluster under faults: the digest, and the publications that were lost in silence. */
+/**
+ * Runs a cluster under faults; returns the digest, and the publications that were lost silently.
+ */
 async function cluster(seed: number) {
   const simulation = new Simulation({ seed });
   const network = new SimulatedNetwork(simulation, { delayMs: 1, jitterMs: 1 });
@@ -112,7 +117,7 @@ async function cluster(seed: number) {
       onError: (error) => simulation.note(`error ${error}`, host.name),
     }))
   );
-  /** Payloads by client, in stretches without a gap that the client was told. */
+  /** Payloads by client, in stretches between the gaps that were reported to the client. */
   const stretches: { at: number; all: number[] }[][] = [];
   const clients = Array.from({ length: CLIENTS }, (_, i) => {
     const host = simulation.host(`client${i}`);
@@ -171,7 +176,7 @@ async function cluster(seed: number) {
   simulation.after(6_000, fault);
   await simulation.run(SECONDS * 1_000 + 10_000);
   heal();
-  // The newest publications tell each client about losses.
+  // The newest publications reveal losses to each client.
   await simulation.run(SETTLE_MS);
   isOver = true;
   await simulation.run(10_000);
@@ -206,11 +211,11 @@ async function cluster(seed: number) {
   return { digest, findings, losses, acknowledged: acknowledged.length };
 }
 
-/** Seeds in each test. */
+/** Seeds per test. */
 const SEEDS = 25;
 
 for (const first of [1, 26, 51, 76]) {
-  Deno.test(`RedisBroker loses no publication in silence, on seeds ${first} to ${first + SEEDS - 1}`, async () => {
+  Deno.test(`RedisBroker loses no publication silently, on seeds ${first} to ${first + SEEDS - 1}`, async () => {
     let losses = 0;
     for (let seed = first; seed < first + SEEDS; seed++) {
       const run = await cluster(seed);
@@ -222,7 +227,7 @@ for (const first of [1, 26, 51, 76]) {
   });
 }
 
-Deno.test("SimulatedRedis gives a seed one digest, in another process too, and another seed another", async () => {
+Deno.test("SimulatedRedis gives a seed the same digest in each process, and another seed a different one", async () => {
   const [first, again, other] = [await cluster(3), await cluster(3), await cluster(4)];
   assertEquals(first.digest, again.digest);
   assertNotEquals(first.digest, other.digest);
@@ -233,5 +238,5 @@ Deno.test("SimulatedRedis gives a seed one digest, in another process too, and a
   assertEquals(new TextDecoder().decode(stdout).trim(), first.digest);
 });
 
-// The program of the subprocess.
+// The subprocess's program.
 if (import.meta.main) console.log((await cluster(3)).digest);

@@ -1,5 +1,6 @@
 /**
- * Sessions behave the same on every wire: these tests run once on each of `wires.ts`.
+ * Sessions behave the same over every connection: these tests run once for each entry of
+ * `wires.ts`.
  */
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
@@ -16,10 +17,10 @@ import { builtinWire, endsOn, httpWire, Log, type Wire, type WireEnds, wires } f
 import type { UntypedMessage } from "../../session/message.ts";
 import { soon, turns, until } from "../waiting.ts";
 
-/** A message in short. */
+/** A short form of a message. */
 type Heard = readonly [topic: string, data: unknown];
 
-/** A handler that keeps its messages. */
+/** A handler that records its messages. */
 function logged(): {
   log: Log<Heard>;
   onMessage: (message: { topic: string; data: unknown }) => void;
@@ -28,7 +29,7 @@ function logged(): {
   return { log, onMessage: ({ topic, data }) => log.add([topic, data]) };
 }
 
-/** A runtime in which a session waits 50 ms for the end of nested requests, in place of a second. */
+/** A runtime in which a session waits 50 ms, instead of a second, for nested requests to finish. */
 function hastyRuntime(): Runtime {
   const { setTimeout } = platformRuntime();
   return Object.assign(platformRuntime(), {
@@ -36,7 +37,7 @@ function hastyRuntime(): Runtime {
   });
 }
 
-/** Registers a test on a wire, or skips the test where the wire has a known defect. */
+/** Registers a test on a connection, or skips it if the connection has a known defect. */
 function test(wire: Wire, subject: string, title: string, body: () => Promise<void>): void {
   const defect = wire.skips?.[title];
   const why = defect === undefined ? "" : ` (skipped: ${defect})`;
@@ -52,7 +53,7 @@ for (const wire of [...wires, httpWire, builtinWire]) {
 }
 
 function testMessages(wire: Wire): void {
-  test(wire, "Session", "carries messages in order, both ways", async () => {
+  test(wire, "Session", "carries messages in order, in both directions", async () => {
     const [near, far] = [logged(), logged()];
     await using both = await endsOn(wire, {
       server: { onMessage: near.onMessage },
@@ -83,7 +84,7 @@ function testMessages(wire: Wire): void {
     assertEquals(await far.log.reach(sent.length), sent);
   });
 
-  test(wire, "Session", "answers requests, both ways", async () => {
+  test(wire, "Session", "replies to requests, in both directions", async () => {
     const onMessage = (
       message: { topic: string; data: unknown; reply(data?: unknown): void },
     ): void => {
@@ -99,7 +100,7 @@ function testMessages(wire: Wire): void {
     }
   });
 
-  test(wire, "Session", "streams answers, both ways, and beside each other", async () => {
+  test(wire, "Session", "streams responses, in both directions and concurrently", async () => {
     const requests = {
       async *items({ data }: { data: unknown }) {
         const kinds = [1, "two", null, Uint8Array.of(4, 5), "x".repeat(20_000)];
@@ -131,7 +132,7 @@ function testMessages(wire: Wire): void {
   test(
     wire,
     "Session",
-    "suspends an answer that is not read, and stops one that is left",
+    "suspends an unread response, and stops an abandoned one",
     async () => {
       const returned = Promise.withResolvers<void>();
       let made = 0;
@@ -152,7 +153,7 @@ function testMessages(wire: Wire): void {
       const answer = both.client.requestStream("endless");
       const items = answer[Symbol.asyncIterator]();
       assertEquals((await soon(items.next())).value, 1);
-      // Other requests pass, and tell that the window is full.
+      // Other requests pass, and show that the window is full.
       while (made < 64) assertEquals(await soon(both.client.request("echo", made)), made);
       for (let i = 0; i < 20; i++) await soon(both.client.request("echo", i));
       assertEquals(made, 64);
@@ -162,7 +163,7 @@ function testMessages(wire: Wire): void {
     },
   );
 
-  test(wire, "Session", "holds its sender back by flushed()", async () => {
+  test(wire, "Session", "applies back-pressure through flushed()", async () => {
     const far = logged();
     await using both = await endsOn(wire, { client: { onMessage: far.onMessage } });
     const data = "x".repeat(10_000);
@@ -175,7 +176,7 @@ function testMessages(wire: Wire): void {
   });
 }
 
-/** Sessions that one turn flushes, as a server's are. */
+/** Sessions that are flushed in one turn, like a server's sessions. */
 class Crowd implements AsyncDisposable {
   readonly turn = new Turn(platformRuntime());
   readonly members: (WireEnds<unknown, Contract> & { readonly log: Log<Heard> })[] = [];
@@ -203,7 +204,7 @@ class Crowd implements AsyncDisposable {
 }
 
 function testTopics(wire: Wire): void {
-  test(wire, "Topics", "reach 200 sessions, each once and in order", async () => {
+  test(wire, "Topics", "reach 200 sessions, each exactly once, in order", async () => {
     await using crowd = new Crowd(wire);
     await using topics = new Topics({ settings: crowd });
     for (let i = 0; i < 200; i++) {
@@ -228,7 +229,7 @@ function testTopics(wire: Wire): void {
     }
   });
 
-  test(wire, "Rooms", "tell who comes and goes", async () => {
+  test(wire, "Rooms", "report joins and leaves", async () => {
     await using crowd = new Crowd(wire);
     await using topics = new Topics({ settings: crowd });
     using presence = new Presence({ graceMs: 0 });
@@ -251,7 +252,7 @@ function testTopics(wire: Wire): void {
 function testCloses(wire: Wire): void {
   for (const side of ["client", "server"] as const) {
     const other = side === "client" ? "server" : "client";
-    test(wire, "Session", `flushes and tells its code when the ${side} closes`, async () => {
+    test(wire, "Session", `flushes and sends its code when the ${side} closes`, async () => {
       const { log, onMessage } = logged();
       const closes: unknown[] = [];
       const onClose = (_: unknown, info: unknown): void => void closes.push(info);
@@ -278,7 +279,7 @@ function testCloses(wire: Wire): void {
     assertEquals(near.log.items.map(([, data]) => data), Array.from({ length: 100 }, (_, i) => i));
   });
 
-  test(wire, "Session", "drains: answers first, then 4503", async () => {
+  test(wire, "Session", "drains: replies first, then closes with 4503", async () => {
     const gate = Promise.withResolvers<void>();
     const goaways = new Log<unknown>();
     await using both = await endsOn(wire, {
@@ -291,7 +292,7 @@ function testCloses(wire: Wire): void {
       client: { onGoAway: (goaway) => goaways.add(goaway) },
     });
     const asking = both.client.request("ask");
-    // The question is there once a later one is answered, which is not held by the handler.
+    // The request has arrived when a later one, which the handler does not hold, is answered.
     await until(() => both.server.stats.receivedMessages > 0);
     const draining = both.server.drain({ retryAfterMs: 700, reason: "New version" });
     assertEquals(await goaways.reach(1), [{ retryAfterMs: 700, reason: "New version" }]);
@@ -304,7 +305,7 @@ function testCloses(wire: Wire): void {
   test(
     wire,
     "Session",
-    "goes on when a handler fails, and closes with 4500 at the 21st",
+    "continues when a handler fails, and closes with 4500 at the 21st failure",
     async () => {
       const errors: unknown[] = [];
       await using both = await endsOn(wire, {
@@ -328,7 +329,7 @@ function testCloses(wire: Wire): void {
     test(
       wire,
       "Session",
-      `answers requests within requests of the ${side}, up to a depth`,
+      `replies to nested requests of the ${side}, up to a depth`,
       async () => {
         const onMessage = async (message: UntypedMessage, session: Session) => {
           const rest = message.data as number;
@@ -338,7 +339,7 @@ function testCloses(wire: Wire): void {
         const options = { onMessage, runtime: hastyRuntime() };
         await using both = await endsOn(wire, { server: options, client: options });
         const request = (rest: number) => soon(both[side].request("down", rest));
-        // Nine handlers at each end: one, and eight more.
+        // Nine handlers on each end: one, and eight nested ones.
         assertEquals(await request(17), 17);
         const error = await assertRejects(() => request(18), RequestError);
         assertEquals(error.failure.code, "too-many");
@@ -349,7 +350,7 @@ function testCloses(wire: Wire): void {
 
   test(wire, "Session", "closes a peer that sends too large a message", async () => {
     await using both = await endsOn(wire, { server: { maxMessageBytes: 100_000 } });
-    // Past the check of the client's session, which knows the bound.
+    // Bypasses the check of the client's session, which knows the bound.
     both.client.connection.frames!.send(`{"topic":"a","data":"${"x".repeat(100_000)}"}`);
     assertEquals((await endOf(both.client)).code, 4413);
     assertEquals((await endOf(both.server)).code, 4413);
@@ -358,7 +359,7 @@ function testCloses(wire: Wire): void {
 
 function testFaults(wire: Wire): void {
   for (const policy of ["drop-oldest", "drop-newest", "latest"] satisfies OverflowPolicy[]) {
-    test(wire, "Session", `tells a slow client what it missed (${policy})`, async () => {
+    test(wire, "Session", `notifies a slow client of dropped messages (${policy})`, async () => {
       const { log, onMessage } = logged();
       let missed = 0;
       await using both = await endsOn(wire, {
@@ -403,7 +404,7 @@ function testFaults(wire: Wire): void {
     });
   });
 
-  test(wire, "Session", "finds a dead peer at 60 seconds, on either end", async () => {
+  test(wire, "Session", "detects a dead peer after 60 seconds, on either end", async () => {
     using time = new FakeTime();
     await using both = await endsOn(wire);
     await turns();
@@ -421,7 +422,7 @@ function testFaults(wire: Wire): void {
     }
   });
 
-  test(wire, "Session", "keeps a silent peer that answers pings", async () => {
+  test(wire, "Session", "keeps a silent peer that replies to pings", async () => {
     using time = new FakeTime();
     await using both = await endsOn(wire);
     for (let second = 0; second < 200; second++) {
@@ -431,7 +432,7 @@ function testFaults(wire: Wire): void {
     assertEquals([both.server.state, both.client.state], ["connected", "connected"]);
   });
 
-  test(wire, "Session", "says that the network broke", async () => {
+  test(wire, "Session", "reports a broken network", async () => {
     await using both = await endsOn(wire);
     both.pair.link!.disconnect();
     for (const session of [both.server, both.client]) {

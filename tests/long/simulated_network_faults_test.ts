@@ -14,7 +14,7 @@ import {
   Simulation,
 } from "../../testing/simulation/mod.ts";
 
-/** Transports of the clients; two clients have the same. */
+/** Transports of the clients; two clients share each entry. */
 const MIXES: readonly (readonly TransportName[])[] = [
   ["webtransport"],
   ["websocket"],
@@ -24,16 +24,16 @@ const MIXES: readonly (readonly TransportName[])[] = [
   ["websocket", "http"],
 ];
 
-/** Time of the faults, in milliseconds. */
+/** Duration of the faults, in milliseconds. */
 const FAULTS_MS = 90_000;
 
-/** Time until all faults are over, and then until all clients are back, in milliseconds. */
+/** Time until all faults are over, and then until all clients have reconnected, in milliseconds. */
 const LAST_MS = 40_000;
 const SETTLING_MS = 180_000;
 
 const HANDSHAKES: readonly HandshakeFault[] = ["refused", "hangs", "tls", 503];
 
-/** A client with all that it received. */
+/** A client with everything that it received. */
 interface Member {
   readonly host: Host;
   readonly client: Client;
@@ -83,7 +83,7 @@ class FaultyCluster {
     simulation.after(10_000, () => this.#disturb());
   }
 
-  /** Runs all faults, heals, and checks that all is well again. */
+  /** Runs all faults, heals the network, and checks that everything works again. */
   async run(): Promise<readonly string[]> {
     const { simulation } = this;
     await simulation.run(FAULTS_MS + LAST_MS);
@@ -125,7 +125,7 @@ class FaultyCluster {
       token: () => name,
       onMessage() {},
       onError: (error) => {
-        // The first attempt that fails is told; whether the client came back shows at the end.
+        // The first failed attempt is reported; the end of the run shows if the client reconnected.
         if (error instanceof SessionClosedError) this.simulation.note(`error ${error}`, name);
         else this.#find(name, `error ${error}`);
       },
@@ -170,7 +170,7 @@ class FaultyCluster {
     if (!this.#isResting) this.simulation.after(300, () => this.#publish());
   }
 
-  /** Begins a fault by chance, and plans the next one. */
+  /** Starts a random fault, and plans the next one. */
   #disturb(): void {
     const { simulation } = this;
     const random = this.#random;
@@ -223,14 +223,14 @@ class FaultyCluster {
   }
 }
 
-Deno.test("SimulatedNetwork loses nothing in silence over all transports, under all faults", async () => {
-  // With 52 and 54 a server is frozen in the middle of a close, whose code a client never gets.
+Deno.test("SimulatedNetwork loses nothing silently over all transports, under all faults", async () => {
+  // With 52 and 54 a server is frozen in the middle of a close, whose code a client never receives.
   for (const seed of [0, 1, 2, 3, 4, 5, 52, 54]) {
     assertEquals(await new FaultyCluster(seed).run(), [], `seed ${seed}`);
   }
 });
 
-Deno.test("SimulatedNetwork gives the same run of a faulty cluster for a seed", async () => {
+Deno.test("SimulatedNetwork runs a faulty cluster the same way for a seed", async () => {
   const digests: string[] = [];
   for (const seed of [3, 3, 4]) {
     const cluster = new FaultyCluster(seed);

@@ -25,7 +25,7 @@ for (const synchronous of ["normal", "full"] as const) {
   });
 }
 
-/** Lets virtual time pass as fast as real time, for tests that wait in real time. */
+/** Advances virtual time at the speed of real time, for tests that wait in real time. */
 function inRealTime(simulation: Simulation): AsyncDisposable {
   let isOver = false;
   const begin = performance.now();

@@ -16,14 +16,14 @@ const TOPICS = ["a", "b", "c"];
 const BOUNDS = { size: 100_000, ttlMs: 3_600_000, bytes: 1 << 28 };
 const PAGE = { bounds: BOUNDS, maxMessages: 100_000, maxBytes: 1 << 28 };
 
-/** Content of a number, of up to three pages, so that a part of it is seen. */
+/** Content of a number, up to three pages long, so that a partial write is detected. */
 function contentOf(number: number): string {
   return `${number} `.repeat(1 + (number * 7_919) % 1_500);
 }
 
-/** The acknowledged publications and records of one file, over many lives. */
+/** The acknowledged publications and records of one file, over many lives of its process. */
 class Ledger {
-  /** Contents by epoch, topic and offset; a place never has a second one. */
+  /** Contents by epoch, topic and offset; a position never has a second content. */
   readonly #places = new Map<string, string>();
   /** Newest acknowledged offset of each topic, and of the log. */
   readonly #newest = new Map<string, number>();
@@ -41,7 +41,7 @@ class Ledger {
     this.#places.set(key, content);
   }
 
-  /** Compares the file at the start of a life. */
+  /** Checks the file at the start of a life. */
   async check(broker: SqliteBroker, mayLose: boolean): Promise<void> {
     for (const topic of TOPICS) {
       const { epoch, head, publications } = await broker.history.read(topic, PAGE);
@@ -94,7 +94,7 @@ function upTo(head: number): number[] {
   return Array.from({ length: head }, (_, i) => i + 1);
 }
 
-/** Lives of one broker under faults of its disk and its machine; returns the digest. */
+/** Runs lives of one broker under faults of its disk and its machine; returns the digest. */
 async function lives(seed: number, count: number) {
   const simulation = new Simulation({ seed });
   const { random } = simulation;
@@ -113,7 +113,7 @@ async function lives(seed: number, count: number) {
     try {
       broker = sqlite.open(disk, "a.db", { synchronous });
     } catch (error) {
-      // A fault of the last life was still planned, or came in the opening.
+      // A fault of the last life was still planned, or occurred during the opening.
       simulation.note(`cannot open: ${error}`);
       host.kill();
       disk.heal();
@@ -164,7 +164,7 @@ async function lives(seed: number, count: number) {
     }
     disk.heal();
     if (host.isAlive) {
-      // The present life sees what was acknowledged, after all faults.
+      // The current life sees everything that was acknowledged, after all faults.
       await simulation.run(1_000);
       await Promise.all([ledger.check(broker, false), simulation.run(1_000)]);
     }
@@ -182,7 +182,7 @@ function faultOf(random: () => number, kinds: readonly DiskFault["kind"][]): Dis
   return { kind, operation, after: Math.floor(random() * 30), times: random() < 0.2 ? 5 : 1 };
 }
 
-Deno.test("SqliteBroker loses nothing acknowledged, and nothing half, under kills, losses of power and faults of the disk", async () => {
+Deno.test("SqliteBroker keeps all acknowledged data whole under kills, power losses and disk faults", async () => {
   let [acknowledged, failed] = [0, 0];
   for (let seed = 1; seed <= 100; seed++) {
     try {
@@ -197,7 +197,7 @@ Deno.test("SqliteBroker loses nothing acknowledged, and nothing half, under kill
   assertEquals(library.connections, 0);
 });
 
-Deno.test("SimulatedDisk gives a seed one digest, in another process too, and another seed another", async () => {
+Deno.test("SimulatedDisk gives a seed the same digest in each process, and another seed a different one", async () => {
   const [first, again] = [await lives(5, 3), await lives(5, 3)];
   assertEquals(first.trace, again.trace);
   assertEquals(first.digest, again.digest);
@@ -209,7 +209,7 @@ Deno.test("SimulatedDisk gives a seed one digest, in another process too, and an
   assertEquals(new TextDecoder().decode(stdout).trim(), first.digest);
 });
 
-Deno.test("SqliteBroker begins a new epoch after each of two losses of power within a second", async () => {
+Deno.test("SqliteBroker starts a new epoch after each of two power losses within a second", async () => {
   for (let seed = 1; seed <= 10; seed++) {
     const simulation = new Simulation({ seed });
     const host = simulation.host("a");
@@ -229,7 +229,7 @@ Deno.test("SqliteBroker begins a new epoch after each of two losses of power wit
   }
 });
 
-Deno.test("SqliteBroker forgets a record whose commit and whose rollback failed", async () => {
+Deno.test("SqliteBroker discards a record if both commit and rollback failed", async () => {
   for (const operation of ["write", "sync"] as const) {
     const simulation = new Simulation({ seed: 1 });
     const disk = new SimulatedDisk(simulation, simulation.host("a"));
@@ -246,7 +246,7 @@ Deno.test("SqliteBroker forgets a record whose commit and whose rollback failed"
     for (let i = 0; i < 100; i++) await append("a");
     disk.fail({ kind: "error", operation });
     disk.fail({ kind: "error", operation: "read", times: Infinity });
-    // Two operations of one transaction, which are then tried one by one.
+    // Two operations of one transaction, which are then retried one by one.
     const other = broker.history.append({ topic: "a", payload: "never" }, { bounds: BOUNDS });
     other.catch(() => {});
     await assertRejects(() => append("never"), BrokerError);
@@ -259,7 +259,7 @@ Deno.test("SqliteBroker forgets a record whose commit and whose rollback failed"
   }
 });
 
-Deno.test("SqliteBroker tells a full disk, an occupied file and damage behind the last sync", async () => {
+Deno.test("SqliteBroker distinguishes a full disk, a file in use, and damage after the last sync", async () => {
   const simulation = new Simulation({ seed: 1 });
   const host = simulation.host("a");
   const disk = new SimulatedDisk(simulation, host);
@@ -286,7 +286,7 @@ Deno.test("SqliteBroker tells a full disk, an occupied file and damage behind th
   const full = "Cannot append: the disk, or the file with its maxBytes, is full";
   assertEquals(outcomes, ["kept", full, "kept"]);
 
-  // The last frame of the write-ahead log is damaged: the publication before stays.
+  // The last frame of the write-ahead log is damaged: the publication before it stays.
   host.kill();
   const log = disk.read("a.db-wal");
   log[log.length - 100]! ^= 1;
@@ -299,7 +299,7 @@ Deno.test("SqliteBroker tells a full disk, an occupied file and damage behind th
   await broker.close();
 });
 
-Deno.test("SqliteBroker.backup() copies a file on a simulated disk, and opens the copy with a new epoch", async () => {
+Deno.test("SqliteBroker.backup() copies a file on a simulated disk, and the copy opens with a new epoch", async () => {
   const simulation = new Simulation({ seed: 1 });
   const disk = new SimulatedDisk(simulation, simulation.host("a"));
   const sqlite = await SimulatedSqlite.load(simulation);
@@ -321,5 +321,5 @@ Deno.test("SqliteBroker.backup() copies a file on a simulated disk, and opens th
   assertEquals(library.connections, 0);
 });
 
-// The program of the subprocess.
+// The subprocess's program.
 if (import.meta.main) console.log((await lives(5, 3)).digest);

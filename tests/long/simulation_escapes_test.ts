@@ -1,14 +1,14 @@
-/** Whole clusters, with their engines, take time and chance from their simulation alone. */
+/** Whole clusters and their engines use only the time and randomness of their simulation. */
 import { assertEquals } from "@std/assert";
 import { Traps } from "../traps.ts";
 import { planOf } from "../simulation/plan.ts";
 import { runPlan } from "../simulation/run.ts";
 
 for (const engine of ["memory", "redis"] as const) {
-  Deno.test(`runPlan() uses no global for time and chance, on the engine ${engine}`, async () => {
+  Deno.test(`runPlan() uses no globals for time and randomness on the engine ${engine}`, async () => {
     const size = { nodes: 3, clients: 10, topics: 4 };
     const plan = { ...planOf(3, { isFull: true, engine, seconds: 20 }), ...size };
-    const { digest } = await runPlan(plan); // Loads all modules, which may read a clock.
+    const { digest } = await runPlan(plan); // Loads all modules first, which may read a clock.
     using traps = new Traps();
     assertEquals((await runPlan(plan)).digest, digest);
     assertEquals(traps.uses, []);

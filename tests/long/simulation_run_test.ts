@@ -3,15 +3,15 @@ import { firstDifference } from "../../testing/simulation/mod.ts";
 import { FAULTS, FEATURES, type Plan, planOf } from "../simulation/plan.ts";
 import { runPlan } from "../simulation/run.ts";
 
-/** A size that takes half of the largest one's time. */
+/** A size that takes half the time of the largest one. */
 const SIZE = { nodes: 3, clients: 10, topics: 4 };
 
-/** The plan of a seed with all features and faults, for a shorter time. */
+/** The plan of a seed with all features and faults, with a shorter duration. */
 function fullPlan(seed: number): Plan {
   return { ...planOf(seed, { seconds: 20, isFull: true, engine: "memory" }), ...SIZE };
 }
 
-Deno.test("runPlan() gives the same outcome each time, and another one for another seed", async () => {
+Deno.test("runPlan() returns the same outcome each time, and a different one for another seed", async () => {
   const [first, again, other] = [
     await runPlan(fullPlan(3)),
     await runPlan(JSON.parse(JSON.stringify(fullPlan(3)))),
@@ -23,7 +23,7 @@ Deno.test("runPlan() gives the same outcome each time, and another one for anoth
   assert(first.coverage.length > 10);
 });
 
-Deno.test("runPlan() gives the same digest in another process", async () => {
+Deno.test("runPlan() returns the same digest in another process", async () => {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: [
       "eval",
@@ -54,7 +54,7 @@ Deno.test("runPlan() runs any subset of the actions", async () => {
   assert(!trace.some(({ host }) => host === "node99"));
 });
 
-Deno.test("runPlan() draws the same chance with fewer actions, until these differ", async () => {
+Deno.test("runPlan() draws the same random values with fewer actions until the runs differ", async () => {
   const size = { nodes: 2, clients: 6, topics: 3, seconds: 12 };
   const kill = { atMs: 4_000, kind: "kill", target: "node0", lastsMs: 1_000 };
   const cut = { atMs: 9_000, kind: "cut", target: "node1", lastsMs: 1_000 };
@@ -68,7 +68,7 @@ Deno.test("runPlan() draws the same chance with fewer actions, until these diffe
 });
 
 for (const engine of ["memory", "redis", "nats"] as const) {
-  Deno.test(`runPlan() begins each kind of fault, the same on ${engine} each time`, async () => {
+  Deno.test(`runPlan() starts each kind of fault, the same on ${engine} each time`, async () => {
     const actions = FAULTS.map((kind, i) => ({
       atMs: 4_000 + 250 * i,
       kind,
@@ -78,7 +78,7 @@ for (const engine of ["memory", "redis", "nats"] as const) {
       amount: 0.6,
     }));
     const size = { nodes: 2, clients: 4, topics: 3, seconds: 15 };
-    // A message with this delivery may be handled twice where a node ends in the middle.
+    // A message with this delivery may be handled twice if a node crashes while handling it.
     const features = FEATURES.filter((feature) => feature !== "at-least-once");
     const plan = { ...planOf(1, { engine }), ...size, features, actions };
     const first = await runPlan(plan);
@@ -91,12 +91,12 @@ for (const engine of ["memory", "redis", "nats"] as const) {
   });
 }
 
-Deno.test("runPlan() refuses a plan with an unknown kind of action", async () => {
+Deno.test("runPlan() rejects a plan with an unknown kind of action", async () => {
   const plan = { ...fullPlan(7), actions: [{ atMs: 1, kind: "rain", target: "node0" }] };
   await assertRejects(() => runPlan(plan), TypeError, 'received "rain"');
 });
 
-Deno.test("planOf() gives the same plan for a seed, with JSON of the same meaning", () => {
+Deno.test("planOf() returns the same plan for a seed, and JSON preserves it", () => {
   for (let seed = 0; seed < 100; seed++) {
     const plan = planOf(seed);
     assertEquals(planOf(seed), plan);

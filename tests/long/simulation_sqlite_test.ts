@@ -4,7 +4,10 @@ import { runPlan } from "../simulation/run.ts";
 
 const KINDS = ["engine-disk", "engine-kill", "engine-power", "engine-full", "kill", "drain"];
 
-/** A small cluster on SQLite, with durable streams and answers, and a fault every four seconds. */
+/**
+ * A small cluster on SQLite with durable streams and streaming responses, and a fault every four
+ * seconds.
+ */
 function planOnSqlite(seed: number): Plan {
   const plan = planOf(seed, { engine: "sqlite", seconds: 30 });
   const actions = Array.from({ length: 7 }, (_, i): Action => ({
@@ -18,7 +21,7 @@ function planOnSqlite(seed: number): Plan {
   return { ...plan, nodes: 2, clients: 6, topics: 3, features, actions };
 }
 
-Deno.test("SqliteEngine keeps the promises of a cluster under kills, torn writes and full disks", async () => {
+Deno.test("SqliteEngine upholds a cluster's guarantees under kills, torn writes and full disks", async () => {
   const reached = new Set<string>();
   for (let seed = 1; seed <= 8; seed++) {
     const { findings, coverage } = await runPlan(planOnSqlite(seed));
@@ -28,7 +31,7 @@ Deno.test("SqliteEngine keeps the promises of a cluster under kills, torn writes
   assert([...reached].some((state) => state.startsWith("engine-disk")), [...reached].join());
 });
 
-Deno.test("SqliteEngine gives a plan one digest, in another process too", async () => {
+Deno.test("SqliteEngine gives a plan the same digest in each process", async () => {
   const [first, again] = [await runPlan(planOnSqlite(3)), await runPlan(planOnSqlite(3))];
   assertEquals(first.digest, again.digest);
   const { stdout } = await new Deno.Command(Deno.execPath(), {
@@ -38,5 +41,5 @@ Deno.test("SqliteEngine gives a plan one digest, in another process too", async 
   assertEquals(new TextDecoder().decode(stdout).trim(), first.digest);
 });
 
-// The program of the subprocess.
+// The subprocess's program.
 if (import.meta.main) console.log((await runPlan(planOnSqlite(3))).digest);

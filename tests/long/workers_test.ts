@@ -1,4 +1,4 @@
-/** Workers of one process on one port: what they share, and what the end of one leaves. */
+/** Workers of one process on one port: what they share, and what remains when one exits. */
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { delay } from "@std/async/delay";
 import { connect, dial, RequestError, type Session } from "../../mod.ts";
@@ -7,7 +7,7 @@ import { receiveOne } from "../../testing/mod.ts";
 
 const MODULE = new URL("../workers/chat_worker.ts", import.meta.url);
 
-/** Only Linux shares a port among listeners. */
+/** Only Linux can share a port among listeners. */
 const ignore = Deno.build.os !== "linux";
 
 function start(options: WorkersOptions = {}): Promise<Workers> {
@@ -21,7 +21,7 @@ function start(options: WorkersOptions = {}): Promise<Workers> {
   });
 }
 
-/** Opens sessions until there is one on the worker. */
+/** Opens sessions until one is on the worker. */
 async function dialWorker(workers: Workers, index: number, path = ""): Promise<Session> {
   while (true) {
     const session = await dial(`${workers.url}${path}`) as Session;
@@ -33,7 +33,7 @@ async function dialWorker(workers: Workers, index: number, path = ""): Promise<S
 }
 
 Deno.test({
-  name: "serveWorkers() has all workers on one port, which hear each other's publications",
+  name: "serveWorkers() runs all workers on one port, and they receive each other's publications",
   ignore,
   async fn() {
     await using workers = await start({ data: { answer: 42 } });
@@ -55,14 +55,14 @@ Deno.test({
 });
 
 Deno.test({
-  name: "serveWorkers() has an inspector of all workers, whichever answers",
+  name: "serveWorkers() shows all workers in the inspector, whichever worker responds",
   ignore,
   async fn() {
     await using workers = await start();
     await using _one = await dialWorker(workers, 0, "?token=ann");
     await using _two = await dialWorker(workers, 1, "?token=bob");
     const url = `${workers.url.replace("ws:", "http:")}inspector/data/sessions?sort=user`;
-    // A new connection each time reaches either worker.
+    // Each new connection reaches either worker.
     for (let n = 0; n < 6; n++) {
       const headers = { "skein-inspector": "1", connection: "close" };
       const { rows, missing } = await (await fetch(url, { headers })).json();
@@ -74,12 +74,12 @@ Deno.test({
 });
 
 Deno.test({
-  name: "serveWorkers() serves sessions over HTTP, whose requests reach any worker",
+  name: "serveWorkers() serves sessions over HTTP, whose requests may reach any worker",
   ignore,
   async fn() {
     await using workers = await start();
     const seen = new Set<unknown>();
-    // The system spreads the connections of the requests over the workers.
+    // The system distributes the connections of the requests over the workers.
     for (let i = 0; i < 8; i++) {
       await using session = await dial(workers.url, { transports: ["http"] }) as Session;
       seen.add((await receiveOne(session)).data);
@@ -119,7 +119,7 @@ Deno.test({
     await using ann = connect(`${workers.url}?token=ann`);
     await ann.subscribe("room:a").ready;
     await changed.promise;
-    // Three sessions of one user are the most, on both workers together.
+    // The limit is three sessions per user, on both workers together.
     const error = await assertRejects(() => dial(`${workers.url}?token=ann`).then((s) => s.ready));
     assertStringIncludes(`${error}`, "your user may have at most 3 sessions");
     bob.send("tell", "hello");
@@ -145,7 +145,7 @@ async function readUntil(
 for (const end of ["crash", "exit", "hang", "leak"]) {
   Deno.test({
     name:
-      `serveWorkers() replaces a worker that ends by ${end}, and no acknowledged message is lost`,
+      `serveWorkers() replaces a worker that exits by ${end} without losing an acknowledged message`,
     ignore,
     async fn() {
       const ends: string[] = [];
@@ -157,7 +157,7 @@ for (const end of ["crash", "exit", "hang", "leak"]) {
       });
       const options = { delivery: "at-least-once", backoff: { firstDelayMs: 20 } } as const;
       await using publisher = connect(workers.url, options);
-      // Some of these are on each of the workers.
+      // Each worker serves some of these.
       const readers = Array.from({ length: 6 }, () => connect(workers.url, options));
       const recoveries: boolean[] = [];
       const lines = readers.map((reader) =>
@@ -178,14 +178,14 @@ for (const end of ["crash", "exit", "hang", "leak"]) {
       while (workers.states[1]!.starts < 2 || workers.states[1]!.state !== "listening") {
         await publisher.publish("kept:a", sent.length);
         sent.push(sent.length);
-        // However long the worker takes, the history holds all of this.
+        // However long the worker takes, the history can hold all of this.
         await delay(5);
       }
       await publisher.publish("kept:a", "end");
       for (const all of await Promise.all(read)) assertEquals(all, [...sent, "end"]);
       assert(recoveries.every((recovered) => recovered), `${recoveries}`);
       assert(ends.some((one) => one.startsWith("1 ")), `${ends}`);
-      // On a busy machine the new worker may listen before the thread of the former one ends.
+      // On a busy machine the new worker may listen before the former worker's thread exits.
       await doomed.closed;
       await using again = await dialWorker(workers, 1);
       assertEquals(again.isReady, true);
@@ -195,7 +195,7 @@ for (const end of ["crash", "exit", "hang", "leak"]) {
 }
 
 Deno.test({
-  name: "serveWorkers() hands WebTransport over to another worker",
+  name: "serveWorkers() moves WebTransport sessions to another worker",
   ignore,
   async fn() {
     const urls: string[] = [];
@@ -223,7 +223,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "Workers.metrics() and health() tell of all workers, as do the paths on the port",
+  name: "Workers.metrics() and health() cover all workers, like the paths on the port",
   ignore,
   async fn() {
     await using workers = await start();
@@ -243,7 +243,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "Workers.drain() asks the clients of all workers to come back",
+  name: "Workers.drain() asks the clients of all workers to reconnect",
   ignore,
   async fn() {
     await using workers = await start();
@@ -260,7 +260,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "serveWorkers() closes with its signal",
+  name: "serveWorkers() closes when its signal aborts",
   ignore,
   async fn() {
     const ending = new AbortController();
@@ -306,7 +306,7 @@ for (
   ] as const
 ) {
   Deno.test({
-    name: `serveWorkers() tells that the module ${what}`,
+    name: `serveWorkers() reports a module that ${what}`,
     ignore,
     async fn() {
       const options = { workers: 2, port: 0, webTransport: false, onListen() {} };
@@ -318,7 +318,7 @@ for (
 }
 
 Deno.test({
-  name: "serveWorkers() has the HTTP API on every worker, for the sessions of all",
+  name: "serveWorkers() offers the HTTP API on every worker, for the sessions of all",
   ignore,
   async fn() {
     await using workers = await start();
@@ -336,7 +336,7 @@ Deno.test({
     for (const session of [one, two]) {
       assertEquals((await receiveOne(session)).data, "you");
     }
-    // Several connections at once come to both workers.
+    // Several concurrent connections reach both workers.
     const path = "/topics/kept%3Aa/publications";
     const answers = await Promise.all(
       Array.from({ length: 16 }, () => post(path, { data: 1 }, { "idempotency-key": "k" })),
@@ -376,7 +376,7 @@ Deno.test({
   },
 });
 
-Deno.test("serveWorkers() refuses options that no worker can have", async () => {
+Deno.test("serveWorkers() rejects options that no worker can use", async () => {
   const refused = (options: object, message: string) =>
     assertRejects(() => start(options), Error, message);
   await refused({ data: () => {} }, "must be values that can be cloned");

@@ -1,5 +1,5 @@
 /**
- * A whole server as a program for Node: prints its port, and drains at SIGTERM.
+ * A complete server as a program for Node: prints its port, and drains on SIGTERM.
  *
  * ```sh
  * node server.mjs            # on memory

@@ -1,11 +1,13 @@
 /**
- * Programs of users, who install the package. The programs are texts, because no import map has the
+ * Programs of users who install the package. They are texts, because no import map includes the
  * package here.
  *
  * @module
  */
 
-/** Uses a server in all ways of an application; the same on every runtime and in every bundle. */
+/**
+ * Uses a server in every way that applications do; the same on every runtime and in every bundle.
+ */
 const USE_SKEIN = `
 import { connect, SkeinError } from "@skein/client";
 
@@ -41,7 +43,7 @@ export async function useSkein(url) {
 }
 `;
 
-/** Prints the outcome, on Node and Bun. */
+/** Prints the outcome on Node and Bun. */
 const PROGRAM = `
 import { useSkein } from "./use_skein.js";
 
@@ -52,14 +54,14 @@ try {
 }
 `;
 
-/** Loads the package from a module of CommonJS. */
+/** Loads the package from a CommonJS module. */
 const COMMON_JS = `
 const { CloseCode, connect } = require("@skein/client");
 
 console.log(JSON.stringify({ connect: typeof connect, normal: CloseCode.normal }));
 `;
 
-/** Leaves the outcome in a variable of the page, which a test waits for. */
+/** Stores the outcome in a variable of the page, which a test waits for. */
 const PAGE = `
 import { useSkein } from "./use_skein.js";
 
@@ -75,7 +77,7 @@ const HTML = `<!doctype html>
 <script type="module" src="/page.js"></script>
 `;
 
-/** The same for React: the number comes by a request, and the news by a topic. */
+/** The same for React: the number arrives in a reply, and the news on a topic. */
 const REACT_PAGE = `
 import { createElement as h, StrictMode, useEffect } from "react";
 import { createRoot } from "react-dom/client";

@@ -1,5 +1,5 @@
 /**
- * Projects of users: temporary folders with files, and the packed package from npm's own install.
+ * Projects of users: temporary folders with files, and the packed package, installed by npm itself.
  *
  * @module
  */
@@ -10,7 +10,7 @@ import manifest from "../../deno.json" with { type: "json" };
 /** The folder of the repository. */
 export const ROOT = new URL("../../", import.meta.url);
 
-/** Pinned tools and libraries of consumers, as npm installs these. */
+/** Pinned tools and libraries of consumers, which npm installs. */
 const PACKAGES = {
   "@arethetypeswrong/cli": ["@arethetypeswrong/cli@0.18.5"],
   "@types/node": ["@types/node@22.20.5"],
@@ -39,7 +39,7 @@ export interface Outcome {
   readonly output: string;
 }
 
-/** The path of the tarball that `deno task package` has made. */
+/** The path of the tarball that `deno task package` creates. */
 export const TARBALL: string = fileURLToPath(
   new URL(`dist/skein-client-${manifest.version}.tgz`, ROOT),
 );
@@ -54,10 +54,10 @@ export class Project implements AsyncDisposable {
   }
 
   /**
-   * Makes the folder, and installs the packed package and tools.
+   * Creates the folder, and installs the packed package and tools.
    *
-   * @param files Path to text.
-   * @param tools Packages beside the client.
+   * @param files Texts by path.
+   * @param tools Packages besides the client.
    * @returns The project.
    */
   static async make(
@@ -94,7 +94,7 @@ export class Project implements AsyncDisposable {
     return { code, output: text(stdout) + text(stderr) };
   }
 
-  /** Runs a tool of the project on Node, by the path of its program below `node_modules`. */
+  /** Runs a tool of the project on Node, by its program's path below `node_modules`. */
   async tool(path: string, ...args: string[]): Promise<Outcome> {
     return await this.run(["node", `node_modules/${path}`, ...args]);
   }

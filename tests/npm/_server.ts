@@ -1,11 +1,11 @@
 /**
- * The server of all consumers.
+ * The server for all consumers.
  *
  * @module
  */
 import { serve, type Server } from "../../mod.ts";
 
-/** Received data of a consumer, apart from the transport. */
+/** Data that a consumer receives, apart from the transport. */
 export const OUTCOME = {
   sum: 6,
   greeting: "Hello, ann",
@@ -17,9 +17,9 @@ export const OUTCOME = {
 } as const;
 
 /**
- * Listens on a free port of this machine for one consumer of the package.
+ * Serves one consumer of the package on a free local port.
  *
- * @param options The pages, and the origins of pages from elsewhere.
+ * @param options The pages, and the allowed origins of other pages.
  * @returns The server.
  */
 export async function serveConsumers(

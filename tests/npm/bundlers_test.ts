@@ -1,4 +1,4 @@
-/** The package behind the bundlers of the field, in Chromium: sizes, late parts, and a session. */
+/** The package in common bundlers, in Chromium: sizes, lazily loaded chunks, and a session. */
 import { assert, assertEquals } from "@std/assert";
 import { gzipSync } from "node:zlib";
 import {
@@ -15,14 +15,14 @@ import { OUTCOME, serveConsumers } from "./_server.ts";
 const CHROMIUM = BROWSERS.filter(({ name }) => name === "Chromium");
 
 /**
- * Most bytes that the page loads at first, minified and gzipped. A bundle of the sources has at most
- * 33.3 KiB (`tests/bundle_test.ts`); the page's own code and that of a bundler come on top.
+ * Most bytes that the page loads initially, minified and gzipped. A bundle of the sources has at
+ * most 33.3 KiB (`tests/bundle_test.ts`); the code of the page and of a bundler adds to that.
  */
 const MAX_FIRST_BYTES = 34.5 * 1024;
 
 const TYPES: Readonly<Record<string, string>> = { html: "text/html", js: "text/javascript" };
 
-/** Answers requests for the files of a folder. */
+/** Responds with the files of a folder. */
 async function serveFolder(folder: string, request: Request): Promise<Response> {
   const { pathname } = new URL(request.url);
   const path = pathname.endsWith("/") ? `${pathname}index.html` : pathname;
@@ -35,7 +35,7 @@ async function serveFolder(folder: string, request: Request): Promise<Response> 
   }
 }
 
-/** Opens a page; returns its outcome, and the scripts that the page loaded. */
+/** Opens a page; returns its outcome, and the scripts that it loaded. */
 async function openPage(
   browser: Browser,
   url: string,
@@ -53,13 +53,13 @@ async function openPage(
   return { outcome, scripts };
 }
 
-/** Checks the outcome of a page. Chromium has WebTransport, and may fall back on a busy machine. */
+/** Checks a page's outcome. Chromium supports WebTransport, but may fall back on a busy machine. */
 function checkOutcome({ transport, ...outcome }: Record<string, unknown>): void {
   assertEquals(outcome, OUTCOME);
   assert(transport === "webtransport" || transport === "websocket", `${transport}`);
 }
 
-/** Scripts of a bundle, by name. */
+/** The scripts of a bundle, by name. */
 async function scriptsIn(folder: string): Promise<Map<string, string>> {
   const scripts = new Map<string, string>();
   for await (const { name } of Deno.readDir(folder)) {
@@ -68,7 +68,7 @@ async function scriptsIn(folder: string): Promise<Map<string, string>> {
   return scripts;
 }
 
-/** Bytes of a script with all that it imports at once, minified and gzipped. */
+/** Bytes of a script and its static imports, minified and gzipped. */
 function firstBytes(entry: string, scripts: ReadonlyMap<string, string>): number {
   const names = new Set([entry]);
   let bytes = 0;
@@ -82,12 +82,11 @@ function firstBytes(entry: string, scripts: ReadonlyMap<string, string>): number
   return bytes;
 }
 
-/** One bundler. */
 interface Bundler {
   readonly name: string;
   readonly tool: Tool;
   readonly files: Readonly<Record<string, string>>;
-  /** The command, with the path of the program below `node_modules` first. */
+  /** The command, starting with the program's path below `node_modules`. */
   readonly command: readonly string[];
   /** Folder of the scripts. */
   readonly scripts: string;
@@ -134,7 +133,7 @@ const BUNDLERS: readonly Bundler[] = [
 
 for (const { name, tool, files, command, scripts: folder } of BUNDLERS) {
   testInBrowsers(
-    `a page by ${name} loads little at first, and talks to a server`,
+    `a page by ${name} loads little initially, and talks to a server`,
     async (browser) => {
       await using project = await Project.make({ ...PROGRAMS, ...files }, [tool]);
       const [program, ...args] = command;
@@ -174,25 +173,29 @@ testInBrowsers(
   CHROMIUM,
 );
 
-testInBrowsers("a page without a bundler takes the package by an import map", async (browser) => {
-  const map = { imports: { "@skein/client": "/node_modules/@skein/client/index.js" } };
-  await using project = await Project.make({
-    ...PROGRAMS,
-    "index.html": `<!doctype html>
+testInBrowsers(
+  "a page without a bundler loads the package through an import map",
+  async (browser) => {
+    const map = { imports: { "@skein/client": "/node_modules/@skein/client/index.js" } };
+    await using project = await Project.make({
+      ...PROGRAMS,
+      "index.html": `<!doctype html>
 <script type="importmap">${JSON.stringify(map)}</script>
 <script type="module" src="/page.js"></script>`,
-  });
-  await using server = await serveConsumers({
-    fetch: (request) => serveFolder(project.folder, request),
-  });
-  const { outcome, scripts } = await openPage(browser, server.url.replace("ws:", "http:"));
-  checkOutcome(outcome);
-  assert(scripts.size < 20, `The page takes ${scripts.size} requests for scripts`);
-}, CHROMIUM);
+    });
+    await using server = await serveConsumers({
+      fetch: (request) => serveFolder(project.folder, request),
+    });
+    const { outcome, scripts } = await openPage(browser, server.url.replace("ws:", "http:"));
+    checkOutcome(outcome);
+    assert(scripts.size < 20, `The page takes ${scripts.size} requests for scripts`);
+  },
+  CHROMIUM,
+);
 
 /** Vite's development server. */
 class ViteServer implements AsyncDisposable {
-  /** The origin of its pages. */
+  /** The origin of the pages. */
   readonly origin: string;
   readonly #child: Deno.ChildProcess;
   readonly #reading: Promise<void>;
@@ -203,7 +206,7 @@ class ViteServer implements AsyncDisposable {
     this.#reading = reading;
   }
 
-  /** Starts the server in a project; resolves once the server listens. */
+  /** Starts the server in a project; resolves when it listens. */
   static async start(cwd: string): Promise<ViteServer> {
     const child = new Deno.Command("node", {
       args: ["node_modules/vite/bin/vite.js", "--host", "127.0.0.1", "--port", "0"],
@@ -227,7 +230,7 @@ class ViteServer implements AsyncDisposable {
     return new ViteServer(await found.promise, child, reading);
   }
 
-  /** Ends the server. */
+  /** Stops the server. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#child.kill();
     await this.#child.status;

@@ -7,7 +7,7 @@ const repository = (
   exports: Record<string, string> = {},
 ): Repository => ({ files: new Map(Object.entries(files)), name: "@skein/skein", exports });
 
-Deno.test("doubleNames() lists types and functions declared in two places of the library", () => {
+Deno.test("doubleNames() lists types and functions that the library declares twice", () => {
   const files = repository({
     "base/a.ts":
       "export function keyOf(a: 1): 1;\nexport function keyOf(a: number) { return a; }\n",

@@ -1,4 +1,6 @@
-/** The whole server on Node: sessions, topics, presence, streaming responses, and the HTTP faces. */
+/**
+ * The complete server on Node: sessions, topics, presence, streaming responses, and the HTTP faces.
+ */
 import { fileURLToPath } from "node:url";
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { connect, dial } from "../../client.ts";
@@ -125,15 +127,15 @@ async function runsAll(
   await t.step("a topic with history, and presence", () => hasTopics(url));
   await t.step("the HTTP API", () => hasApi(url, origin));
   await t.step("durable streams over HTTP", () => hasDurableStreams(origin));
-  await t.step("requests of its own", () => servesPages(origin));
+  await t.step("its own requests", () => servesPages(origin));
   await t.step("a drain", () => drains(server, url));
 }
 
 function testServer(peer: Peer): void {
-  Deno.test(`${peer.name} runs the whole server`, (t) => runsAll(t, peer));
+  Deno.test(`${peer.name} runs the complete server`, (t) => runsAll(t, peer));
 
   Deno.test({
-    name: `${peer.name} runs the whole server on Redis`,
+    name: `${peer.name} runs the complete server on Redis`,
     ignore: isRedisMissing,
     async fn(t) {
       await using redis = await RedisServer.start();
@@ -142,7 +144,7 @@ function testServer(peer: Peer): void {
   });
 
   Deno.test({
-    name: `${peer.name} runs the whole server on NATS`,
+    name: `${peer.name} runs the complete server on NATS`,
     ignore: isNatsMissing,
     async fn(t) {
       await using nats = await NatsServer.start();
@@ -151,7 +153,7 @@ function testServer(peer: Peer): void {
   });
 
   Deno.test({
-    name: `${peer.name} runs the whole server on NATS over TLS`,
+    name: `${peer.name} runs the complete server on NATS over TLS`,
     ignore: isNatsMissing,
     async fn(t) {
       await using stack = new AsyncDisposableStack();

@@ -1,15 +1,15 @@
-/** The face of the package: files, sizes, exports and types, as the tools of the field see these. */
+/** The package as common tools see it: files, sizes, exports and types. */
 import { assert, assertEquals } from "@std/assert";
 import { fileURLToPath } from "node:url";
 import { Project, ROOT, TARBALL } from "./_project.ts";
 
-/** Most bytes of the tarball. */
+/** Largest size of the tarball, in bytes. */
 const MAX_TARBALL_BYTES = 648 * 1024;
 
-/** Most bytes of all files. */
+/** Largest size of all files together, in bytes. */
 const MAX_UNPACKED_BYTES = 2.5 * 1024 * 1024;
 
-Deno.test("npm pack has the scripts, maps, types and texts of the package, and no other file", async () => {
+Deno.test("npm pack includes the scripts, maps, types and texts of the package, and no other file", async () => {
   await using project = await Project.make({});
   const { code, output } = await project.run([
     ...["npm", "pack", "--dry-run", "--json", "--silent"],
@@ -68,7 +68,7 @@ Deno.test("Are the types wrong? finds no fault in the package", async () => {
   assertEquals(code, 0, output);
 });
 
-Deno.test("Each source map of the package has its sources", async () => {
+Deno.test("Each source map of the package includes its sources", async () => {
   await using project = await Project.make({});
   const { output } = await project.run([
     ...["find", "node_modules/@skein/client", "-name", "*.js.map"],
@@ -84,7 +84,7 @@ Deno.test("Each source map of the package has its sources", async () => {
   }
 });
 
-Deno.test("The package has no traces of the machine that built the package", async () => {
+Deno.test("The package has no traces of the machine that built it", async () => {
   await using project = await Project.make({});
   const { output } = await project.run([
     "grep",

@@ -1,4 +1,4 @@
-/** The tests of the hooks, which run with React 19, once more with React 18. */
+/** Runs the tests of the hooks, which use React 19, once more with React 18. */
 import { assert } from "@std/assert";
 
 const ROOT = new URL("../../", import.meta.url);

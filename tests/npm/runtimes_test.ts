@@ -5,13 +5,13 @@ import { PROGRAMS } from "./_programs.ts";
 import { Project } from "./_project.ts";
 import { OUTCOME, serveConsumers } from "./_server.ts";
 
-/** Runs a program of the project; returns the printed object once the process has ended. */
+/** Runs a program of the project; returns the printed object when the process has exited. */
 async function runProgram(peer: Peer, args: readonly string[]): Promise<unknown> {
   const child = peer.start(args);
   const { status } = child;
   await using program = new PeerServer(child);
   const line = await program.next();
-  await status; // Without help: no timer or socket keeps the process alive.
+  await status; // By itself: no timer or socket keeps the process alive.
   return line;
 }
 
@@ -47,7 +47,7 @@ function testRuntime(peer: Peer): void {
     });
   });
 
-  Deno.test(`${peer.name}: require() loads the package, which has ECMAScript modules alone`, async () => {
+  Deno.test(`${peer.name}: require() loads the package, which contains only ECMAScript modules`, async () => {
     await using project = await Project.make(PROGRAMS);
     assertEquals(await runProgram(peer, [`${project.folder}/program.cjs`]), {
       connect: "function",

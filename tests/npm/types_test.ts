@@ -1,4 +1,4 @@
-/** The types of the package in projects of TypeScript, without `skipLibCheck`. */
+/** The types of the package in TypeScript projects, without `skipLibCheck`. */
 import { assertEquals } from "@std/assert";
 import { Project } from "./_project.ts";
 
@@ -29,7 +29,7 @@ export async function useTypes(): Promise<void> {
   client.send("say", { text: 1 });
   // @ts-expect-error The contract has no such topic.
   client.send("sya", { text: "a" });
-  // @ts-expect-error The answer is a number.
+  // @ts-expect-error The reply is a number.
   const wrong: string = await client.request("sum", [1, 2]);
   for await (const { n } of client.requestStream("count", 3)) console.log(n.toFixed(), wrong);
   for await (const { data } of client.subscribe("said:lobby")) {
@@ -48,7 +48,7 @@ export async function useTypes(): Promise<void> {
 }
 `;
 
-/** A project of TypeScript. */
+/** A TypeScript project. */
 interface Mode {
   readonly name: string;
   readonly options: Readonly<Record<string, unknown>>;
@@ -77,7 +77,7 @@ export function Sum() {
 
 export const App = () => <SkeinProvider url="/session"><Sum /></SkeinProvider>;
 
-// One class behind both entries.
+// Both entries share one class.
 export const useClient = (): Client => useSkein();
 `;
 
@@ -88,9 +88,9 @@ const NODE_NEXT = { module: "NodeNext", moduleResolution: "NodeNext" };
 
 const MODES: readonly Mode[] = [
   { name: "bundler, with the DOM", options: { ...BUNDLER, ...DOM } },
-  { name: "bundler, with the types of Node alone", options: { ...BUNDLER, ...NODE } },
+  { name: "bundler, with only the types of Node", options: { ...BUNDLER, ...NODE } },
   { name: "nodenext, with the DOM", options: { ...NODE_NEXT, ...DOM } },
-  { name: "nodenext, with the types of Node alone", options: { ...NODE_NEXT, ...NODE } },
+  { name: "nodenext, with only the types of Node", options: { ...NODE_NEXT, ...NODE } },
 ];
 
 /** A `tsconfig.json` that checks every declaration file, too. */
@@ -109,7 +109,7 @@ function settings(file: string, options: Mode["options"]): string {
   });
 }
 
-/** Each version of TypeScript with its modes: the oldest version has two that are far apart. */
+/** Each version of TypeScript with its modes: two very different modes for the oldest version. */
 const COMPILERS = {
   "typescript-5": [MODES[0]!, MODES[3]!],
   "typescript": MODES,
@@ -118,7 +118,7 @@ const COMPILERS = {
 
 for (const [compiler, modes] of Object.entries(COMPILERS)) {
   const typescript = compiler as keyof typeof COMPILERS;
-  Deno.test(`The types of the package fit all modes of ${typescript}, and know the contract`, async () => {
+  Deno.test(`The types of the package work in all modes of ${typescript}, and enforce the contract`, async () => {
     await using project = await Project.make(
       {
         "program.ts": PROGRAM,
@@ -140,7 +140,7 @@ for (const [compiler, modes] of Object.entries(COMPILERS)) {
 }
 
 for (const react of ["@types/react-18", "@types/react-19"] as const) {
-  Deno.test(`The hooks of the package fit ${react}, and know the contract`, async () => {
+  Deno.test(`The hooks of the package work with ${react}, and enforce the contract`, async () => {
     await using project = await Project.make(
       {
         "program.tsx": REACT_PROGRAM,

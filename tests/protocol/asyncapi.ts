@@ -1,5 +1,5 @@
 /**
- * The machine-readable form of the protocol, to check envelopes against.
+ * The machine-readable form of the protocol, against which envelopes are checked.
  *
  * @module
  */
@@ -7,7 +7,7 @@ import { Ajv, type ValidateFunction } from "npm:ajv@8";
 
 const FILE = new URL("../../docs/protocol/asyncapi.json", import.meta.url);
 
-/** The parts of an AsyncAPI document that are read here. */
+/** The used parts of an AsyncAPI document. */
 interface AsyncApi {
   readonly operations: Readonly<
     Record<string, { readonly messages: readonly { readonly $ref: string }[] }>
@@ -31,10 +31,10 @@ export class Envelopes {
   }
 
   /**
-   * Lists the envelopes that one end sends.
+   * Lists the envelopes that an end sends.
    *
    * @param end The end.
-   * @returns The name of each, with an example.
+   * @returns The name of each envelope, with an example.
    */
   sentBy(end: "client" | "server"): { readonly name: string; readonly example: unknown }[] {
     const { operations, components } = this.#document;
@@ -50,10 +50,10 @@ export class Envelopes {
    *
    * @param end The end.
    * @param envelope The envelope.
-   * @returns The faults against the closest envelope; an empty list if one fits.
+   * @returns The differences from the closest envelope; an empty list if an envelope matches.
    */
   faults(end: "client" | "server", envelope: unknown): string[] {
-    let closest: string[] = ["no envelope is known"];
+    let closest: string[] = ["no envelope matches the keys"];
     let fewest = Infinity;
     for (const { name } of this.sentBy(end)) {
       const validate = this.#validatorAt(`messages/${name}/payload`);
@@ -73,7 +73,7 @@ export class Envelopes {
    *
    * @param schema The name of the schema.
    * @param value The value.
-   * @returns The faults; an empty list if the value fits.
+   * @returns The differences; an empty list if the value matches.
    */
   schemaFaults(schema: string, value: unknown): string[] {
     const validate = this.#validatorAt(`schemas/${schema}`);

@@ -1,7 +1,7 @@
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { RequestError, SessionClosedError, TimeoutError, UnsupportedError } from "../../errors.ts";
-// Loaded ahead, so that no vector waits for a module.
+// Loaded in advance, so that no vector waits for a module.
 import "../../client/recovery.ts";
 import "../../client/page/chunk_answers.ts";
 import { Client } from "../../client/client.ts";
@@ -47,7 +47,7 @@ const MAX_DELAY_MS = 30_000;
 
 const envelopes = new Envelopes();
 
-/** The code that the application sees: that of the answer, or the kind of error. */
+/** The code that the application sees: the reply's code, or the kind of error. */
 function codeOf(error: unknown): string {
   if (error instanceof RequestError) return error.failure.code;
   if (error instanceof TimeoutError) return "timeout";
@@ -55,7 +55,6 @@ function codeOf(error: unknown): string {
   return error instanceof SessionClosedError ? "closed" : (error as Error).name;
 }
 
-/** A running vector. */
 class Run {
   readonly time: FakeTime;
   readonly seen: unknown[] = [];
@@ -65,7 +64,7 @@ class Run {
   readonly #subscriptions = new Map<string, Subscription>();
   readonly #dials: (readonly string[])[] = [];
   readonly #peers: Peer[] = [];
-  /** Connections that steps came to. */
+  /** Connections that the steps opened. */
   #connections = 0;
   #outgoing = new Outgoing([]);
 
@@ -74,7 +73,7 @@ class Run {
     this.client = this.#connect(given as Given);
   }
 
-  /** Runs the steps, then checks that no more frames went out. */
+  /** Runs the steps, then checks that no other frames were sent. */
   async run({ steps }: Vector): Promise<void> {
     const { names, seen, time } = this;
     for (const [step, where] of unrolled(steps)) {
@@ -83,7 +82,7 @@ class Run {
       const frame = frameOf(step, names);
       if (frame !== undefined) peer!.say(frame);
       else if ("connect" in step) {
-        assertEquals(this.#outgoing.rest(), [], `${where}: nothing else went out`);
+        assertEquals(this.#outgoing.rest(), [], `${where}: nothing else was sent`);
         await this.#whenDialed();
         assertEquals(this.#dials.shift(), step.connect, where);
         this.#outgoing = new Outgoing(this.#peers[this.#connections++]!.frames);
@@ -113,7 +112,7 @@ class Run {
       } else if ("do" in step) this.#act(step.do);
     }
     await turns();
-    assertEquals(this.#outgoing.rest(), [], "Nothing else went out");
+    assertEquals(this.#outgoing.rest(), [], "Nothing else was sent");
     assertEquals(this.#dials, [], "No other connection was opened");
     for (const envelope of this.#peers.flatMap((peer) => peer.envelopes)) {
       assertEquals(envelopes.faults("client", envelope), [], JSON.stringify(envelope));
@@ -132,7 +131,7 @@ class Run {
         return Promise.resolve(pair.client);
       }),
       {
-        // A constant would not be asked for again.
+        // A constant would not be requested again.
         ...(token && { token: () => token }),
         ...(tokens && { token: () => left.shift() }),
         ...(delivery && { delivery }),
@@ -185,7 +184,7 @@ class Run {
         } else if (verb === "request") {
           this.#settle("answer", client.request(topic, data, options));
         } else if (verb === "presence") this.#settle("present", client.presence(topic, data));
-        else throw new TypeError(`Cannot do: ${verb} is no verb of a client`);
+        else throw new TypeError(`Cannot do: ${verb} is not a verb of clients`);
       }
     }
   }

@@ -1,15 +1,15 @@
 /**
- * The numbered rules of `docs/protocol.md`, and those that no vector can show.
+ * The numbered rules of `docs/protocol.md`, and the rules that no vector can show.
  *
  * @module
  */
 
 const FILE = new URL("../../docs/protocol.md", import.meta.url);
 
-/** A rule begins a paragraph, or an item of a list, with a number. */
+/** A rule is a paragraph or a list item that starts with a number. */
 const RULE = /^(?:- )?\*\*(\d+\.\d+)\b/gm;
 
-/** Reasons against vectors for a whole section, by the section's number. */
+/** Reasons why no vector shows a whole section, by the section's number. */
 export const UNSHOWN_SECTIONS: Readonly<Record<string, string>> = {
   "16": "WebTransport has no frames: tests/webtransport_server_test.ts",
   "17": "typed messages are on streams: session/streams/structured_test.ts",
@@ -59,10 +59,10 @@ export function rulesOfProtocol(): string[] {
 }
 
 /**
- * Returns true if a rule stands in one of the two lists.
+ * Returns true if a rule is in one of the two lists.
  *
  * @param rule The number of the rule.
- * @returns True if no vector is to cite the rule.
+ * @returns True if no vector should cite the rule.
  */
 export function isUnshown(rule: string): boolean {
   return rule in UNSHOWN || rule.split(".")[0]! in UNSHOWN_SECTIONS;

@@ -7,7 +7,7 @@ const CITED = new Set(
   FILES.flatMap(([, { vectors }]) => vectors.flatMap(({ rules }) => rules)),
 );
 
-Deno.test("protocol.md numbers its rules by section, from 1 and without holes", () => {
+Deno.test("protocol.md numbers its rules by section, from 1 and without gaps", () => {
   const last = new Map<number, number>();
   for (const rule of rulesOfProtocol()) {
     const [section, number] = rule.split(".").map(Number) as [number, number];
@@ -38,14 +38,14 @@ Deno.test("vectors have unique names, and cite existing rules of protocol.md", (
   }
 });
 
-Deno.test("vectors show every rule but those that are listed with a reason", () => {
+Deno.test("vectors show every rule except those listed with a reason", () => {
   const unshown = rulesOfProtocol().filter((rule) => !CITED.has(rule));
   assertEquals(unshown.filter((rule) => !isUnshown(rule)), []);
   const stale = Object.keys(UNSHOWN).filter((rule) => !unshown.includes(rule));
-  assertEquals(stale, [], "Shown by now, or gone");
+  assertEquals(stale, [], "Shown by a vector, or removed");
 });
 
-Deno.test("reasons why a rule is not shown name tests that there are", () => {
+Deno.test("reasons why a rule is not shown name existing tests", () => {
   for (const reason of Object.values({ ...UNSHOWN, ...UNSHOWN_SECTIONS })) {
     const file = /\S+_test\.ts$/.exec(reason)?.[0];
     if (file !== undefined) assert(Deno.statSync(new URL(`../../${file}`, import.meta.url)).isFile);

@@ -60,13 +60,12 @@ const envelopes = new Envelopes();
 
 type TestSession = Session<string | undefined, Contract, "server">;
 
-/** A running vector. */
 class Run {
   readonly time: FakeTime;
   readonly seen: unknown[] = [];
   readonly names = new Names();
   readonly given: Given;
-  /** An engine that fails at certain steps. There are no other nodes. */
+  /** An engine that fails in certain steps. There are no other nodes. */
   readonly engine: ScriptedEngine | undefined;
   readonly node: FaultyBroker | undefined;
   readonly server: TestServer<string | undefined>;
@@ -83,7 +82,7 @@ class Run {
     this.server = this.#serve();
   }
 
-  /** Runs the steps, then checks that no more frames went out. */
+  /** Runs the steps, then checks that no other frames were sent. */
   async run({ steps }: Vector): Promise<void> {
     const { headers, path, protocols } = this.given;
     const connection = await this.server.open({
@@ -115,7 +114,7 @@ class Run {
       else throw new TypeError(`Cannot run a step for a server: ${where}`);
       await turns();
     }
-    assertEquals(outgoing.rest(), [], "Nothing else went out");
+    assertEquals(outgoing.rest(), [], "Nothing else was sent");
     for (const envelope of peer.envelopes) {
       assertEquals(envelopes.faults("server", envelope), [], JSON.stringify(envelope));
     }
@@ -205,7 +204,7 @@ class Run {
               error: error instanceof RequestError ? error.failure.code : error.name,
             }),
         );
-      } else throw new TypeError(`Cannot do: ${verb} is no verb of a server`);
+      } else throw new TypeError(`Cannot do: ${verb} is not a verb of servers`);
     }
   }
 
@@ -219,8 +218,8 @@ class Run {
   }
 
   /**
-   * Makes the engine go away, return, forget, begin again, or receive a publication of another
-   * node.
+   * Makes the engine disconnect, return, lose data, start a new epoch, or receive another node's
+   * publication.
    */
   #script({ state, publish, keeps, epoch, loses = 0 }: Record<string, unknown>): void {
     const node = this.node!;

@@ -6,12 +6,12 @@
 import { assert } from "@std/assert";
 import { decodeBinary } from "../../session/wire/encode.ts";
 
-/** Close code of a cut connection: one of the application, after which clients come back. */
+/** Close code of a cut connection: an application's code, after which clients reconnect. */
 const LOST = 3_001;
 
 /** A recorded envelope. */
 export interface Tapped {
-  /** The number of the connection, from 1. */
+  /** The number of the connection, starting at 1. */
   readonly connection: number;
   /** The sender. */
   readonly end: "client" | "server";
@@ -43,12 +43,12 @@ export class Tap implements AsyncDisposable {
     );
   }
 
-  /** Where clients connect. */
+  /** The URL for clients. */
   get url(): string {
     return `ws://127.0.0.1:${this.#server.addr.port}/`;
   }
 
-  /** Loses all connections, as a network does. */
+  /** Cuts all connections, as a network does. */
   cut(): void {
     for (const socket of this.#sockets) socket.close(LOST, "Cut");
   }
@@ -57,7 +57,7 @@ export class Tap implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.cut();
     await Promise.all(this.#closing);
-    // Not `shutdown()`: it waits for an upgrade whose client left, which never ends.
+    // Not `shutdown()`, which waits for an upgrade whose client left and so never finishes.
     this.#stop.abort();
     await this.#server.finished;
   }
@@ -73,7 +73,7 @@ export class Tap implements AsyncDisposable {
     up.onmessage = ({ data }) => void early.push(data);
     await new Promise((resolve) => up.onopen = up.onclose = resolve);
     if (up.readyState !== WebSocket.OPEN || request.signal.aborted) {
-      // The runtime never ends the upgrade of a client that left.
+      // The runtime never finishes the upgrade of a client that left.
       up.close();
       return new Response(null, { status: 503 });
     }
@@ -83,7 +83,7 @@ export class Tap implements AsyncDisposable {
     );
     down.onerror = (event) => event.preventDefault();
     down.onopen = () => {
-      // Not before: a socket whose client left meanwhile neither opens nor closes.
+      // Only now: a socket whose client has left neither opens nor closes.
       this.#watch(down);
       for (const data of early) this.#hand(data, { connection, end: "server", to: down });
       up.onmessage = ({ data }) => this.#hand(data, { connection, end: "server", to: down });
@@ -101,7 +101,7 @@ export class Tap implements AsyncDisposable {
 
   #watch(socket: WebSocket): void {
     socket.binaryType = "arraybuffer";
-    // A socket that was lost says so by an error as well.
+    // A lost socket reports an error as well.
     socket.onerror = (event) => event.preventDefault();
     this.#sockets.add(socket);
     const closed = new Promise((resolve) => socket.addEventListener("close", resolve));
@@ -120,7 +120,7 @@ export class Tap implements AsyncDisposable {
       for (const line of data.split("\n")) this.#note(line, from);
     } else {
       const parts = decodeBinary(new Uint8Array(data));
-      assert(parts !== undefined, "No end of this test sends records of streams");
+      assert(parts !== undefined, "Neither end of this test sends records of streams");
       this.#note(parts.head, from);
     }
     if (to.readyState === WebSocket.OPEN) to.send(data);

@@ -9,7 +9,7 @@ import { Tap, type Tapped } from "./tap.ts";
 import type { UntypedMessage } from "../../session/message.ts";
 import { until } from "../waiting.ts";
 
-/** How long a token holds, in milliseconds: the server asks for the next one at half of that. */
+/** Lifetime of a token, in milliseconds: the server requests the next one after half of it. */
 const TOKEN_MS = 60_000;
 
 const envelopes = new Envelopes();
@@ -49,7 +49,7 @@ function serveAll() {
   return { server, sessions, endSoon: (ms: number) => endsIn = ms };
 }
 
-/** Reads a subscription, so that the position advances. */
+/** Reads a subscription, so that its position advances. */
 function follow(client: Client, topic: string, options = {}) {
   const seen: unknown[] = [];
   const subscription = client.subscribe(topic, options);
@@ -63,7 +63,7 @@ function follow(client: Client, topic: string, options = {}) {
   return { seen, subscription };
 }
 
-/** Names an envelope by its kind. */
+/** Names an envelope after its kind. */
 function kindOf({ envelope }: Tapped): string {
   const { topic, error } = envelope;
   if (typeof topic === "string" && topic.startsWith("presence:")) return "notice";
@@ -72,7 +72,7 @@ function kindOf({ envelope }: Tapped): string {
   return Object.keys(envelope).find((key) => key !== "id")!;
 }
 
-/** The answers of services: the schema of each, and the data. */
+/** The replies of services: the schema of each, and its data. */
 function answersIn(tapped: readonly Tapped[]): [schema: string, data: unknown][] {
   const asked = new Map<string, string>();
   return tapped.flatMap(({ end, connection, envelope }): [string, unknown][] => {
@@ -117,7 +117,7 @@ Deno.test("asyncapi.json describes every envelope that a server and its clients 
   });
   await using bob = connect(tap.url, { ...options, token: () => "b" });
 
-  // Messages, requests both ways, and failures.
+  // Messages, requests in both directions, and failures.
   assertEquals(await bob.request("echo", 1), 1);
   assertEquals(await bob.request("ask", 2), 2);
   for (const topic of ["deny", "fail"]) await bob.request(topic, 1).catch(() => {});
@@ -145,7 +145,7 @@ Deno.test("asyncapi.json describes every envelope that a server and its clients 
   server.publish("news", { to: "all" });
   await until(() => chat.seen.length === 3 && own.seen.length === 2 && news.seen.length === 1);
 
-  // Recovery, of some and of too much.
+  // Recovery of some publications, and of too many.
   const epoch = ann.session!.id;
   tap.cut();
   await until(() => ann.isConnected && ann.session!.id !== epoch);
@@ -154,12 +154,12 @@ Deno.test("asyncapi.json describes every envelope that a server and its clients 
   tap.cut();
   for (let i = 0; i < 9; i++) server.publish("chat:a", i);
   await until(() => sessions.length >= 6);
-  // Without `last`, bob receives publications after the answer.
+  // Without `last`, bob receives publications after the reply.
   await until(() => own.subscription.status.current === "subscribed");
   server.publish("chat:a", "last");
   await until(() => chat.seen.at(-1) === "last" && own.seen.at(-1) === "last");
 
-  // Taken off, renewed, and told to go.
+  // A revoked subscription, a renewed token, and a disconnect.
   const session = sessions.findLast(({ user }) => user === "bob")!;
   server.unsubscribe(session, "news", { code: "moved", reason: "To the archive" });
   await until(() => news.seen.at(-1) instanceof RequestError);

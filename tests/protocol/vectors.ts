@@ -1,5 +1,5 @@
 /**
- * The test vectors of the wire: their shape, and the comparison of frames.
+ * The test vectors of the protocol: their shape, and the comparison of frames.
  *
  * @module
  */
@@ -11,30 +11,30 @@ import type { Connection, Frame } from "../../transport/connection.ts";
 import { settlesSoon, turns } from "../waiting.ts";
 
 /**
- * An envelope in a vector. A text that begins with `$` names a value that is not fixed; `$any` stands
- * for any value.
+ * An envelope in a vector. A text that starts with `$` names a value that is not fixed; `$any`
+ * stands for any value.
  */
 export type Template = { readonly [key: string]: unknown };
 
 /** One step of a vector. */
 export type Step =
-  /** One text frame of these envelopes comes in. */
+  /** One text frame with these envelopes is received. */
   | { readonly receive: readonly Template[] }
-  /** One text frame comes in, unchanged. */
+  /** One text frame is received, unchanged. */
   | { readonly receiveText: string }
-  /** One text frame comes in: a text, so many times. */
+  /** One text frame is received: a text, repeated a number of times. */
   | { readonly receiveRepeated: { readonly text: string; readonly times: number } }
-  /** One binary frame comes in, in hexadecimal. */
+  /** One binary frame is received, in hexadecimal. */
   | { readonly receiveBinary: string }
-  /** These envelopes go out next, in any number of text frames. */
+  /** These envelopes are sent next, in any number of text frames. */
   | { readonly send: readonly Template[] }
-  /** These envelopes may go out next, or not. */
+  /** These envelopes may be sent next. */
   | { readonly maySend: readonly Template[] }
-  /** This binary frame goes out next: in hexadecimal, or taken apart. */
+  /** This binary frame is sent next: in hexadecimal, or split into parts. */
   | { readonly sendBinary: string | { readonly head: Template; readonly data: string } }
   /** The application acts. */
   | { readonly do: { readonly [verb: string]: unknown } }
-  /** Exact events at the application since the last such step. */
+  /** Exact events that the application has seen since the last such step. */
   | { readonly sees: readonly unknown[] }
   /** The positions of the client, by topic. */
   | { readonly state: { readonly [topic: string]: unknown } }
@@ -46,22 +46,22 @@ export type Step =
   | { readonly lost: true }
   /** The client connects, and offers these subprotocols. */
   | { readonly connect: readonly string[] }
-  /** True if the peer takes no more of this end. */
+  /** True if the peer stops reading from this end. */
   | { readonly stalled: boolean }
   /** Time passes, in milliseconds, in which the client opens no connection. */
   | { readonly awayMs: number }
   /** Time passes, in milliseconds. */
   | { readonly waitMs: number }
-  /** Steps that are done so many times. */
+  /** Steps that are repeated a number of times. */
   | { readonly times: number; readonly steps: readonly Step[] };
 
-/** One vector: frames in, frames out, and the state after. */
+/** One vector: received frames, sent frames, and the final state. */
 export interface Vector {
-  /** Title of the shown behaviour. */
+  /** Title of the shown behavior. */
   readonly name: string;
   /** The numbered rules of the protocol that the vector shows. */
   readonly rules: readonly string[];
-  /** How the end under test is set up. */
+  /** The settings of the end under test. */
   readonly given?: Readonly<Record<string, unknown>>;
   /** Steps, in order. */
   readonly steps: readonly Step[];
@@ -69,9 +69,9 @@ export interface Vector {
 
 /** A file of vectors. */
 export interface VectorFile {
-  /** The end that is tested. */
+  /** The end under test. */
   readonly end: "client" | "server";
-  /** The vectors, each on connections of its own. */
+  /** The vectors, each on separate connections. */
   readonly vectors: readonly Vector[];
 }
 
@@ -81,7 +81,7 @@ const STEPS = 25;
 /** Stands for any value. */
 const ANY = "$any";
 
-/** Steps by which a frame comes in. */
+/** Steps in which a frame is received. */
 type Receiving = Extract<
   Step,
   | { readonly receive: unknown }
@@ -112,7 +112,7 @@ export function vectorFiles(end: VectorFile["end"]): [name: string, file: Vector
  * Unrolls repeated steps.
  *
  * @param steps Steps of a vector.
- * @returns Single steps, each with a label for people.
+ * @returns Single steps, each with a readable label.
  */
 export function unrolled(steps: readonly Step[]): [step: Step, where: string][] {
   return steps.flatMap((step, i): [Step, string][] => {
@@ -128,7 +128,7 @@ export function unrolled(steps: readonly Step[]): [step: Step, where: string][] 
   });
 }
 
-/** The values that the names of one vector stand for. */
+/** The values that the names in one vector stand for. */
 export class Names {
   readonly #values = new Map<string, unknown>();
 
@@ -145,12 +145,12 @@ export class Names {
   }
 
   /**
-   * Checks a value against a template. A name without a value takes the value in its place. `"...":
-   * true` in an object allows other keys.
+   * Checks a value against a template. A name without a value is bound to the value at its
+   * position. `"...": true` in an object allows other keys.
    *
    * @param actual The value.
    * @param template The template.
-   * @param where Label of the checked value, for people.
+   * @param where Readable label of the checked value.
    */
   check(actual: unknown, template: unknown, where: string): void {
     this.#bind(actual, template);
@@ -171,7 +171,7 @@ export class Names {
 }
 
 /**
- * Makes the frame of an incoming step.
+ * Creates the frame of a receiving step.
  *
  * @param step The step.
  * @param names Values of the names.
@@ -194,11 +194,11 @@ function isReceiving(step: Step): step is Receiving {
 }
 
 /**
- * Checks an outgoing binary frame.
+ * Checks a sent binary frame.
  *
  * @param frame The frame.
  * @param expected The frame in hexadecimal, or its head and its data.
- * @param options Values of the names, and the label of the checked frame, for people.
+ * @param options Values of the names, and a readable label of the checked frame.
  */
 export function checkBinary(
   frame: Template | Uint8Array | undefined,
@@ -214,7 +214,7 @@ export function checkBinary(
 }
 
 /**
- * Converts the data of a vector for the application: `{"hex"}` is bytes, `{"text", "times"}` a
+ * Converts a vector's data for the application: `{"hex"}` becomes bytes, and `{"text", "times"}` a
  * repeated text.
  *
  * @param data Data of a vector.
@@ -227,8 +227,8 @@ export function fromVector(data: unknown): unknown {
 }
 
 /**
- * Converts data of the application for a vector: bytes are `{"hex"}`, and absent members are left
- * out.
+ * Converts an application's data for a vector: bytes become `{"hex"}`, and absent members are
+ * omitted.
  *
  * @param event The data of the application.
  * @returns The data of the vector.
@@ -238,7 +238,9 @@ export function withHex({ data }: { readonly data: unknown }): { readonly data?:
   return { data: data instanceof Uint8Array ? { hex: data.toHex() } : data };
 }
 
-/** Removes the keys that a template with a rest does not name, and a client's name in a `subscribe`. */
+/**
+ * Removes keys that a template with `"..."` does not name, and a client's name in a `subscribe`.
+ */
 function reduce(actual: unknown, template: unknown): unknown {
   if (template === ANY && actual !== undefined) return ANY;
   if (Array.isArray(actual) && Array.isArray(template)) {
@@ -268,10 +270,10 @@ function isObject(value: unknown): value is Record<string, unknown> {
 }
 
 /**
- * Lets time pass, in few steps: an envelope of a timer is answered before the next one.
+ * Advances time in a few steps, so that an envelope caused by a timer is answered before the next.
  *
  * @param time The time of the test.
- * @param ms The time to pass, in milliseconds.
+ * @param ms The time to advance, in milliseconds.
  */
 export async function elapse(time: Parameters<typeof passTime>[0], ms: number): Promise<void> {
   await turns();
@@ -287,7 +289,7 @@ export async function elapse(time: Parameters<typeof passTime>[0], ms: number): 
  *
  * @param connection The connection.
  * @param code The expected code.
- * @param where Label of the check, for people.
+ * @param where Readable label of the check.
  */
 export async function checkClosed(
   { closed }: Pick<Connection, "closed">,
@@ -298,16 +300,16 @@ export async function checkClosed(
   assertEquals((await closed).closeCode, code, where);
 }
 
-/** Reads outgoing frames one by one: envelopes of text frames, or whole binary frames. */
+/** Reads sent frames one by one: envelopes of text frames, or whole binary frames. */
 export class Outgoing {
   readonly #frames: readonly Frame[];
   #frame = 0;
   #lines: string[] = [];
 
   /**
-   * Reads frames that are still coming.
+   * Reads a growing list of frames.
    *
-   * @param frames The list that grows.
+   * @param frames The list.
    */
   constructor(frames: readonly Frame[]) {
     this.#frames = frames;
@@ -326,7 +328,7 @@ export class Outgoing {
   }
 
   /**
-   * Takes the next envelope, if the check passes.
+   * Removes the next envelope if the check passes.
    *
    * @param fits Checks an envelope, and throws on a mismatch.
    */
@@ -341,7 +343,7 @@ export class Outgoing {
     }
   }
 
-  /** The rest of the frames. */
+  /** The remaining frames. */
   rest(): (Template | string)[] {
     const all: (Template | string)[] = [];
     for (let next; (next = this.next()) !== undefined;) {
@@ -352,10 +354,10 @@ export class Outgoing {
 }
 
 /**
- * The answer in parts to a message on `count`.
+ * The streaming response to a message on `count`.
  *
  * @param data The data of the message.
- * @returns The numbers from 0 below the data; bytes and a refusal where the data is no number.
+ * @returns The numbers from 0 to data - 1; bytes and a rejection if the data is not a number.
  */
 export async function* countTo(data: unknown): AsyncGenerator<unknown, void, undefined> {
   if (typeof data === "number") {

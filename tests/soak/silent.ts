@@ -2,11 +2,11 @@
  * Servers that become silent: killed and restarted, and frozen for a while.
  *
  * - **Killed:** SIGKILL, and another process on the same port 0.2 s later. Measures how long
- * messages that clients send right after the kill take to succeed or to fail.
+ *   messages that clients send right after the kill take to succeed or to fail.
  * - **Answers:** SIGKILL of the node that produces a kept response, on each engine. Measures when
- * readers receive the next item.
+ *   readers receive the next item.
  * - **Frozen:** SIGSTOP for 5 s with thousands of clients. No session may close, few clients may
- * open another connection, and none of those may be rejected.
+ *   open another connection, and none of those may be rejected.
  *
  * @module
  */

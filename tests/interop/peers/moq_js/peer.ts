@@ -7,7 +7,7 @@
  * ```
  *
  * - `--protocols` lists the offered protocols, separated by commas. Without this option, a client
- * dials by the library's own means, which hide the code and the reason of a close.
+ *   dials by the library's own means, which hide the code and the reason of a close.
  * - `--webtransport deno` uses the runtime's WebTransport instead of Skein's.
  * - `--setup N` is the version that a server chooses if the protocol leaves it open.
  *
