@@ -47,7 +47,7 @@ import { report } from "../session/settings.ts";
 
 /**
  * Action of a client on a topic. `presence` sets the client's presence data in a room, and `cancel`
- * requests the writer of a durable stream to stop.
+ * asks the writer of a durable stream to stop.
  */
 type AuthorizedAction = "subscribe" | "publish" | "presence" | "cancel";
 

@@ -28,7 +28,7 @@ async function makeKey(kid: string, alg = "ES256", names = true): Promise<Issuer
 
 /** A server for public keys. */
 class KeyServer implements AsyncDisposable {
-  /** The key set of the answers. */
+  /** The key set in the responses. */
   keys: readonly IssuerKey[];
   /** Responds instead of the key set. */
   answer: (() => Response) | undefined;

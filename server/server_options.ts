@@ -93,7 +93,7 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
   /**
    * Decides whether a client may subscribe, publish or set presence data. Without `authorize` all
    * are denied. `presence` sets the client's presence data in a room. For the topic `stream:<id>`
-   * of a durable stream, `subscribe` reads the stream, and `cancel` requests the writer to stop;
+   * of a durable stream, `subscribe` reads the stream, and `cancel` asks the writer to stop;
    * both are allowed for the user's own responses. An object instead of `true` allows the action;
    * its `from` overrides `includePublisher`, and adds the session's user to a publication. If
    * `authorize` takes longer than `session.requestTimeoutMs`, the client receives `unavailable`.

@@ -168,7 +168,7 @@ export class Users<V = unknown, C extends Contract = Contract> {
     return await this.#closeEverywhere(closed, "disconnect-session", { id, options });
   }
 
-  /** Requests the other nodes to close sessions too, and adds up the closed ones. */
+  /** Asks the other nodes to close sessions too, and adds up the closed ones. */
   async #closeEverywhere(
     closing: number | Promise<number>,
     kind: string,

@@ -203,7 +203,7 @@ Deno.test("a stream that its writer aborted never looks complete", async () => {
   assertEquals([streamClosed, skeinStreamError], [true, "disk full: 100 %\r\nset-cookie: a=b é"]);
 });
 
-Deno.test("POST ?action=cancel requests the writer to stop", async () => {
+Deno.test("POST ?action=cancel asks the writer to stop", async () => {
   const actions: string[] = [];
   await using bench = new Bench({
     authorize: ({ action, id }) => actions.push(`${action} ${id}`) > 0,

@@ -29,10 +29,7 @@ export class Party {
     return Math.ceil(this.count / this.factor);
   }
 
-  /**
-   * The response that is dropped first: the oldest one that was read to the end or is no longer
-   * fresh.
-   */
+  /** The finished response that is dropped first: the oldest, but fresh unread ones last. */
   first(now: number): Entry | undefined {
     const [unread] = this.unread;
     const [read] = this.read;

@@ -19,7 +19,7 @@ import type { StreamBounds } from "../../pubsub/logs/stream_logs.ts";
  * - `append`: `POST`, also to close the stream.
  * - `read`: `GET` and `HEAD`.
  * - `delete`: `DELETE`.
- * - `cancel`: `POST` with `?action=cancel`, which requests the writer to stop.
+ * - `cancel`: `POST` with `?action=cancel`, which asks the writer to stop.
  */
 export type DurableStreamAction = "create" | "append" | "read" | "delete" | "cancel";
 

@@ -66,7 +66,7 @@ export interface DurableStreamInfo {
   readonly error?: string | undefined;
   /** Code of this error, if the writer set one. */
   readonly code?: string | undefined;
-  /** Reason with which a reader requested the writer to stop. */
+  /** Reason with which a reader asked the writer to stop. */
   readonly cancelled?: string | undefined;
   /** Size of the records in bytes; for a fork, without the records of its source. */
   readonly bytes: number;
@@ -332,7 +332,7 @@ export class DurableStreams {
   }
 
   /**
-   * Requests the writer of a stream to stop: its `signal` aborts, on any node. The first reason
+   * Asks the writer of a stream to stop: its `signal` aborts, on any node. The first reason
    * stays.
    *
    * @param id The id.
