@@ -142,7 +142,7 @@ Deno.test("Server drops a peer that violates the framing, and continues to serve
     ["no mask", frameOf('{"topic":"a"}', { masked: false })],
     ["a reserved bit", frameOf("{}", { head: 0xf1 })],
     ["a reserved opcode", frameOf("{}", { head: 0x83 })],
-    ["a continuation of nothing", frameOf("{}", { head: 0x80 })],
+    ["a continuation without a message", frameOf("{}", { head: 0x80 })],
     ["a ping of 126 bytes", frameOf(new Uint8Array(126), { head: 0x89 })],
     ["a close of one byte", frameOf(new Uint8Array(1), { head: 0x88 })],
     ["noise", crypto.getRandomValues(new Uint8Array(512)).fill(0xff, 0, 4)],
@@ -264,7 +264,7 @@ Deno.test("Server reports no failed handler if a session closes before a publica
 });
 
 for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as OverflowPolicy[]) {
-  Deno.test(`Server closes a peer that never reads within a short time, under ${policy}`, async () => {
+  Deno.test(`Server releases a peer that never reads, with the policy ${policy}`, async () => {
     const closed = Promise.withResolvers<Session>();
     await using server = listen({
       session: { sendQueue: { policy }, closeTimeoutMs: 200 },
@@ -288,9 +288,9 @@ for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as Overfl
       server.publish("news", data);
       if (++sent % 10 === 0) await new Promise((resolve) => setTimeout(resolve, 0));
       most = Math.max(most, session!.connection.frames!.bufferedAmount);
-      assert(sent < 20_000, "a peer that reads nothing is noticed");
+      assert(sent < 20_000, "the server must notice a peer that reads nothing");
     }
-    assert(most < 65_536 * 2 + 262_144, `${most} bytes handed to the runtime`);
+    assert(most < 65_536 * 2 + 262_144, `${most} bytes passed to the runtime`);
     assert(session!.stats.queuedBytes <= 1_100_000);
     if (policy !== "close") void session!.close({ code: 4000 });
     const { code } = await endOf(session as Session);

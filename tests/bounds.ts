@@ -653,7 +653,7 @@ async function viewerOf(
   const pair = room.use(memoryPair({ protocol: "moq-lite-05" }));
   const accepted = moq.accept(pair.server, { address });
   const session = await MoqSession.open(pair.client, { side: "client", mux });
-  assert(await accepted !== undefined, "the relay has a session for each");
+  assert(await accepted !== undefined, "the relay needs a session for each");
   return session;
 }
 
@@ -664,7 +664,7 @@ async function announceMany(house: House, from: string, count: number): Promise<
   const session = await viewerOf(house, from, mux);
   for await (const { relayed, waitingCount, ignored, reason } of relayNotices(session)) {
     if (relayed + waitingCount + ignored < count) continue;
-    assert(count === MAX || ignored > 0, "some find no place to wait");
+    assert(count === MAX || ignored > 0, "some must not get a slot to wait");
     return `your address: ${reason}`;
   }
   return "";

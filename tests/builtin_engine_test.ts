@@ -244,8 +244,8 @@ const CLOSE = { code: 0, by: "remote" } as const;
 const CLIENT_ENDS: [title: string, closeCode: number, unmarked: object, marked: object][] = [
   ["0", 0, CRASH, CLOSE],
   ["H3_NO_ERROR", H3Error.noError, CRASH, CLOSE],
-  ["another code of HTTP/3", H3Error.internalError, CRASH, CLOSE],
-  ["a code of the application", 4321, { ...CLOSE, code: 4321 }, { ...CLOSE, code: 4321 }],
+  ["another HTTP/3 code", H3Error.internalError, CRASH, CLOSE],
+  ["an application code", 4321, { ...CLOSE, code: 4321 }, { ...CLOSE, code: 4321 }],
   ["a WT_APPLICATION_ERROR", toHttp3StreamCode(4321), { ...CLOSE, code: 4321 }, {
     ...CLOSE,
     code: 4321,

@@ -81,7 +81,7 @@ class Parts {
   /** The part of a dynamic import. */
   lazy(module: string): string {
     const name = this.names.find((name) => name.startsWith(module));
-    assert(name !== undefined && !this.first.has(name), `${module} is no part of its own`);
+    assert(name !== undefined && !this.first.has(name), `${module} is not a separate part`);
     return name;
   }
 
@@ -218,7 +218,7 @@ Deno.test("client/react/react.ts adds little to a page that connects, and leaves
     const react = await bundleParts(REACT, `${folder}/react`, "--external=react");
     const bytes = react.size(react.first) - page.size(page.first);
     console.log(
-      `client/react/react.ts: ${bytes} bytes gzipped beside page_client.ts, at most ${MAX_REACT_BYTES}`,
+      `client/react/react.ts: ${bytes} bytes gzipped in addition to page_client.ts, at most ${MAX_REACT_BYTES}`,
     );
     assert(bytes <= MAX_REACT_BYTES, `client/react/react.ts adds ${bytes} bytes`);
     assertMatch(react.code, /\bfrom"react"/);
@@ -234,7 +234,7 @@ Deno.test("client.ts bundled with code splitting loads WebTransport and streams 
     const parts = await bundleParts(CLIENT, folder);
     assertEquals(parts.code.match(/\bDeno\b.{0,20}/g), null);
     const lazy = Object.keys(MAX_PART_BYTES).map((module) => `"./${parts.lazy(module)}"`);
-    assertEquals(new Set(dynamicImports(parts.code)), new Set(lazy), "These parts and no other");
+    assertEquals(new Set(dynamicImports(parts.code)), new Set(lazy), "Only these parts");
     for (const [module, max] of Object.entries(MAX_PART_BYTES)) {
       const bytes = parts.size(parts.added(parts.lazy(module)));
       console.log(`client.ts: ${bytes} bytes gzipped for ${module}, at most ${max}`);

@@ -112,7 +112,7 @@ export class Network {
     throw new Error("Nobody is there");
   };
 
-  /** Answers only when the client gives up. */
+  /** Answers only when the client aborts the attempt. */
   readonly never: Answer = (signal) =>
     new Promise((_, reject) => {
       signal.addEventListener("abort", () => reject(signal.reason), { once: true });

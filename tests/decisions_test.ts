@@ -76,7 +76,7 @@ class Hang {
 
   /** Rejects the first result, which nothing may notice. */
   end(): void {
-    this.#late.reject(new Error("An answer that came too late"));
+    this.#late.reject(new Error("A result that came too late"));
   }
 }
 

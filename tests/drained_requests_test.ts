@@ -23,7 +23,7 @@ const ENGINES: Readonly<Record<string, (options: ServerOptions) => Served>> = {
   "the runtime's engine": (options) => served(listen({ ...options, webTransport: false })),
   "the hardened engine": (options) =>
     served(listen({ ...options, webTransport: false, webSocket: hardenedWebSocket() })),
-  "a server that is mounted": (options) => {
+  "a mounted server": (options) => {
     const server = createServer(options);
     const http = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, server.fetch);
     return { server, port: http.addr.port, end: () => http.shutdown() };
@@ -86,19 +86,19 @@ const FACES: Readonly<Record<string, Asked>> = {
       return { "skein-session": session!, "skein-secret": secret! };
     },
   },
-  "fetch of the application": {
+  "a request to the application": {
     line: "POST /read",
     body: "abcdef",
     answer: [200, /abcdef/],
     isCutMounted: false,
   },
-  "fetch that answers a cut body with 400": {
+  "a request whose cut body the application answers with 400": {
     line: "POST /checked",
     body: "abcdef",
     answer: [200, /abcdef/],
     isCutMounted: false,
   },
-  "fetch that answers before the whole body came": {
+  "a request that the application answers before the whole body arrives": {
     line: "POST /echo",
     body: "abcdef",
     answer: [200, /abc[^]*def/],
@@ -200,7 +200,7 @@ async function half(
 
 for (const [engineName, engine] of Object.entries(ENGINES)) {
   for (const [face, asked] of Object.entries(FACES)) {
-    const isMounted = engineName === "a server that is mounted";
+    const isMounted = engineName === "a mounted server";
 
     if (asked.answer !== undefined) {
       Deno.test(`Server.drain() waits for the rest of a body, for ${face} on ${engineName}`, async () => {
@@ -224,7 +224,7 @@ for (const [engineName, engine] of Object.entries(ENGINES)) {
         ["close() is called", (server: Server) => server.close()],
       ] as const
     ) {
-      Deno.test(`${face} on ${engineName} answers 503 to a body that is cut when ${how}`, async () => {
+      Deno.test(`Server answers 503 to ${face} on ${engineName} whose body is cut when ${how}`, async () => {
         const { server, request, end } = await half(engine, asked);
         await soon(Promise.all([stop(server), request.answer]));
         const text = await request.answer;
@@ -235,7 +235,10 @@ for (const [engineName, engine] of Object.entries(ENGINES)) {
   }
 
   Deno.test(`Server.drain() answers new requests with 503 on ${engineName} while others finish`, async () => {
-    const { server, port, request, end } = await half(engine, FACES["fetch of the application"]!);
+    const { server, port, request, end } = await half(
+      engine,
+      FACES["a request to the application"]!,
+    );
     const drained = server.drain();
     await turns(50);
     const paths = ["/page", "/api/topics/news/history", "/streams/old"];

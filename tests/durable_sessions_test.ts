@@ -235,7 +235,7 @@ Deno.test("client.durableStream() reports records that are no longer kept", asyn
   assertEquals(await codeOf(readAll(client, "a", offset)), "gone");
 });
 
-for (const end of ["a loss of the session", "a move to another session"] as const) {
+for (const end of ["a lost connection", "a handover"] as const) {
   Deno.test(`client.durableStream() continues after ${end}, with each record exactly once`, async () => {
     await using server = testServer(STREAMS);
     await using client = server.connect({ backoff: { firstDelayMs: 1, maxDelayMs: 1 } });
@@ -248,7 +248,7 @@ for (const end of ["a loss of the session", "a move to another session"] as cons
       if (i % 5 === 0) await turns(1);
       if (i % 40 !== 20) continue;
       assert(await moving);
-      if (end === "a loss of the session") server.network.disconnect();
+      if (end === "a lost connection") server.network.disconnect();
       else moving = client.handOver();
     }
     assert(await moving);

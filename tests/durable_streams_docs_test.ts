@@ -23,7 +23,7 @@ function isLike(line: string, printed: string): boolean {
 }
 
 Deno.test("The commands on the durable streams page print what the page says", async () => {
-  assert(COMMANDS.length >= 8, "the page has commands");
+  assert(COMMANDS.length >= 8, "the page contains commands");
   // Evaluates the page's options as printed.
   const [, options] = /durableStreams: (\{[\s\S]*?\n {2}\}),\n/.exec(page)!;
   await using server = serve({

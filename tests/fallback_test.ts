@@ -138,9 +138,9 @@ Deno.test("dial() names the flag if this runtime has no QUIC", async () => {
 
 /** Permissions of a process that calls `connect()`, each with the transport that it uses. */
 const PERMISSIONS: Record<string, [more: string[], taken: string]> = {
-  "only talk to the server": [[], "websocket unsupported --allow-net=[::]:0 prompt"],
-  "bind a port of IPv4 too": [["0.0.0.0:0"], "webtransport undefined undefined prompt"],
-  "bind a port of IPv6 too": [["[::]:0"], "webtransport undefined undefined granted"],
+  "only connect to the server": [[], "websocket unsupported --allow-net=[::]:0 prompt"],
+  "also bind an IPv4 port": [["0.0.0.0:0"], "webtransport undefined undefined prompt"],
+  "also bind an IPv6 port": [["[::]:0"], "webtransport undefined undefined granted"],
 };
 
 for (const [what, [more, expected]] of Object.entries(PERMISSIONS)) {

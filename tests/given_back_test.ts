@@ -360,7 +360,7 @@ const CONNECTIONS: readonly Row[] = [
         await poll.body!.cancel();
         if (i < 10) return;
         await passTime(time, 120_000);
-        assertEquals(connections.size, 0, "a poll counts as under way, and holds the session");
+        assertEquals(connections.size, 0, "a poll counts as in progress, and keeps the session");
       };
       return { take, left: () => [connection.bufferedAmount] };
     },
@@ -666,8 +666,8 @@ const ANSWERS_FILE = "server/durable/answers.ts";
 /** Forks, by their outcome. */
 const FORKS = {
   "are deleted": { id: "fork", kind: "created" },
-  "are there already": { id: "present", kind: "exists" },
-  "begin after its end": {
+  "already exist": { id: "present", kind: "exists" },
+  "start after its end": {
     id: "fork",
     kind: "bad-offset",
     offset: "9999999999999999_9999999999999999",
@@ -775,11 +775,11 @@ const ANSWERS: readonly Row[] = [
       const [one, other] = [answering(room, broker), answering(room, broker)];
       const id = await one.begin(0, waiting);
       const take = async () =>
-        assertEquals(await other.answers.rescue(id), true, "there is no place");
+        assertEquals(await other.answers.rescue(id), true, "no slot is free");
       return { take, left: other.left };
     },
   },
-  ...["leave", "are aborted", "find no stream", "come to the end"].map((end): Row => ({
+  ...["leave", "are aborted", "find no stream", "reach the end"].map((end): Row => ({
     name: `readers that ${end}`,
     quota: "pubsub/logs/stream_logs.ts",
     bound: 2,
@@ -790,7 +790,7 @@ const ANSWERS: readonly Row[] = [
       await logs.create("ended", { ...options, end: {} });
       const take = async () => {
         const abort = new AbortController();
-        const id = { "find no stream": "none", "come to the end": "ended" }[end] ?? "open";
+        const id = { "find no stream": "none", "reach the end": "ended" }[end] ?? "open";
         const page = { after: 0, maxRecords: 9, maxBytes: 9_999, signal: abort.signal };
         const reading = logs.follow(id, page);
         const { value } = await reading.next();
@@ -870,7 +870,7 @@ const HTTP: readonly Row[] = [
       return { take, left: () => Object.values(server.httpStats).map(({ active }) => active) };
     },
   })),
-  ...["are deleted", "cannot be created", "are there already"].map((way): Row => ({
+  ...["are deleted", "cannot be created", "already exist"].map((way): Row => ({
     name: `durable streams of an address that ${way}`,
     bound: 2,
     open(room) {
@@ -888,7 +888,7 @@ const HTTP: readonly Row[] = [
       };
       const take = async () => {
         assertEquals([201, 200].includes(await ask("PUT", "own")), true);
-        if (way === "are there already") assertEquals(await ask("PUT", "own"), 200);
+        if (way === "already exist") assertEquals(await ask("PUT", "own"), 200);
         const fork = { "stream-forked-from": "/streams/none" };
         if (way === "cannot be created") assertEquals(await ask("PUT", "fork", fork), 404);
         assertEquals(await ask("PUT", "another"), 201);
@@ -897,7 +897,7 @@ const HTTP: readonly Row[] = [
       return { take, left: () => [] };
     },
   })),
-  ...["leave", "have a wrong id", "do not get an engine"].map((end): Row => ({
+  ...["leave", "have a wrong id", "find no broker"].map((end): Row => ({
     name: `readers of events that ${end}`,
     quota: "server/http/topic_events.ts",
     bound: 2,
@@ -905,7 +905,7 @@ const HTTP: readonly Row[] = [
       const broker = room.use(new FaultyEngine().connect());
       const api = { path: "/api", maxReaders: 2, authorize: () => true };
       const server = room.use(createServer({ broker, history: { "log:{name}": {} }, api }));
-      if (end === "do not get an engine") broker.make("history.read", fail);
+      if (end === "find no broker") broker.make("history.read", fail);
       const headers: HeadersInit = end === "have a wrong id" ? { "last-event-id": "x" } : {};
       const url = "http://localhost/api/topics/log%3Aa/publications";
       const take = async () => {
@@ -1253,7 +1253,7 @@ for (const { name, bound, open } of ROWS) {
     for (let i = 0; i <= bound; i++) {
       await take(i);
       await until(() => left().every((count) => count === 0)).catch(() => {
-        throw new Error(`not given back: ${left()} after ${i + 1}`);
+        throw new Error(`not released: ${left()} after ${i + 1}`);
       });
     }
   });

@@ -50,7 +50,7 @@ interface Way {
 /** The outcome for a reconnecting client: connected, or permanently refused. */
 async function outcomeOf(client: Client, opened: readonly Session[]): Promise<Outcome> {
   for await (const status of client.status) {
-    assert(status.name !== "reconnecting", "a client that is let in or refused does not come back");
+    assert(status.name !== "reconnecting", "an admitted or refused client must not reconnect");
     if (status.name !== "connected") continue;
     await until(() => opened.length > 0);
     return { user: opened[0]!.user };
@@ -412,7 +412,7 @@ Deno.test("Client that signs in is no longer a guest, and later becomes the same
   await passTime(time, 20_000);
   assertEquals([users.length, users[1]], [4, "user ann"]);
   assertEquals(users[2], users[3]);
-  assert(users[0] !== users[2], "the ticket of a user is no ticket of a guest");
+  assert(users[0] !== users[2], "a user's ticket must not work as a guest's");
   assertEquals(client.isConnected, true);
 });
 

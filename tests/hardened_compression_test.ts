@@ -139,7 +139,7 @@ Deno.test("hardened engine closes a peer whose compressed messages are too large
     ["a compressed ping", frameOf("", { head: 0xc9 }), 1002],
     ["RSV2", frameOf("", { head: 0xa1 }), 1002],
     [
-      "a continuation that is compressed",
+      "a compressed continuation",
       Buffer.concat([frameOf("a", { head: 0x01 }), frameOf("b", { head: 0xc0 })]),
       1002,
     ],

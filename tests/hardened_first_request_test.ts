@@ -299,14 +299,17 @@ for (
   const [what, head] of [
     ["another version", `GET / HTTP/2.0\r\n${HOST}\r\n`],
     [
-      "two codings",
+      "two transfer codings",
       `POST / HTTP/1.1\r\n${HOST}Transfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n`,
     ],
     [
-      "codings in two headers",
+      "transfer codings in two headers",
       `POST / HTTP/1.1\r\n${HOST}Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n`,
     ],
-    ["identity", `POST / HTTP/1.1\r\n${HOST}Transfer-Encoding: identity\r\n\r\n`],
+    [
+      "the transfer coding identity",
+      `POST / HTTP/1.1\r\n${HOST}Transfer-Encoding: identity\r\n\r\n`,
+    ],
   ]
 ) {
   Deno.test(`hardened engine rejects ${what} in a head, and closes the connection`, async () => {

@@ -38,9 +38,9 @@ const bytes = (...values: readonly number[]) => new Uint8Array(values);
 
 /** One frame for each close code; `FrameReader` has a test of all frames that RFC 6455 forbids. */
 const FORBIDDEN: readonly (readonly [string, number, Uint8Array])[] = [
-  ["a frame that is not masked", 1002, frameOf("{}", { masked: false })],
+  ["an unmasked frame", 1002, frameOf("{}", { masked: false })],
   ["a length of 2^63", 4413, headOf(2n ** 63n)],
-  ["a byte that is no UTF-8", 1007, frameOf(bytes(0xff))],
+  ["invalid UTF-8", 1007, frameOf(bytes(0xff))],
   ["a close with 1006", 1002, closeOf(1006)],
 ];
 

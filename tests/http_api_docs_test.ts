@@ -27,7 +27,7 @@ function valuesOf(text: string): unknown[] {
       open = "";
     } catch { /* The value continues on the next line. */ }
   }
-  assertEquals(open.trim(), "", "all of the text is JSON");
+  assertEquals(open.trim(), "", "the whole text must be JSON");
   return values;
 }
 
@@ -77,7 +77,7 @@ Deno.test("The commands on the HTTP API page print the responses on the page", a
       port += piece;
       if (port.includes("\n")) break;
     }
-    assert(COMMANDS.length >= 9, "the page has commands");
+    assert(COMMANDS.length >= 9, "the page contains commands");
     for (const { command, responses } of COMMANDS) {
       const { success, stdout } = await new Deno.Command("bash", {
         args: ["-e", "-c", command.replaceAll("localhost:8000", `localhost:${port.trim()}`)],

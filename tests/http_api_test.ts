@@ -619,7 +619,7 @@ Deno.test("API separates the idempotency keys of callers, by their names or cred
     return [reply.status, reply.headers.get("idempotency-replayed")];
   };
   assertEquals(await publish("Bearer one", 1), [200, null]);
-  assertEquals(await publish("Bearer two", 2), [200, null], "Another caller has another key");
+  assertEquals(await publish("Bearer two", 2), [200, null], "Another caller must have another key");
   assertEquals(await publish("Bearer one", 1), [200, "true"]);
   assertEquals(await publish("Bearer billing-1", 3), [200, null]);
   assertEquals(await publish("Bearer billing-2", 3), [200, "true"], "One caller, a new secret");

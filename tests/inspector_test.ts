@@ -109,7 +109,7 @@ Deno.test("Inspector without authorize serves only programs on this machine", as
   };
   assertEquals(await statusOf(LOCAL), 200);
   assertEquals(await statusOf(from("192.0.2.1")), 403);
-  assertEquals(await statusOf(), 403, "no address is known");
+  assertEquals(await statusOf(), 403, "without a known address");
 });
 
 Deno.test("Inspector calls authorize before everything else, and reveals no errors", async () => {

@@ -42,9 +42,9 @@ async function comeBack(client: Client, server: Server): Promise<Session<unknown
 
 /** Ways to count the lost packet. */
 const COUNTS: Record<string, (packet: UdpPacket) => number> = {
-  "of both ends": ({ place }) => place,
-  "of the client": ({ from, placeOfSide }) => from === "client" ? placeOfSide : 0,
-  "of the server": ({ from, placeOfSide }) => from === "server" ? placeOfSide : 0,
+  "in both directions": ({ place }) => place,
+  "from the client": ({ from, placeOfSide }) => from === "client" ? placeOfSide : 0,
+  "from the server": ({ from, placeOfSide }) => from === "server" ? placeOfSide : 0,
 };
 
 for (const [what, placeOf] of Object.entries(COUNTS)) {

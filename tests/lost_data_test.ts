@@ -62,8 +62,8 @@ Deno.test("Every call that sends data rejects a value that JSON cannot represent
     "Session.request": (data) => session.request("a", data),
     "Session.requestStream": (data) => Array.fromAsync(session.requestStream("a", data)),
     "Session.presence": (data) => session.presence("room:a", data),
-    "Session.send of a server": (data) => peer!.send("a", data),
-    "Session.request of a server": (data) => peer!.request("a", data),
+    "Session.send at a server": (data) => peer!.send("a", data),
+    "Session.request at a server": (data) => peer!.request("a", data),
     "Server.publish": (data) => server.publish("a", data),
     "Server.publish with a history": (data) => server.publish("log:a", data),
     "Server.to.send": (data) => server.to("ann").send("a", data),
@@ -87,9 +87,9 @@ Deno.test("Every call that sends data rejects a value that JSON cannot represent
   /** Results of handlers: the caller receives `failed`, and `onError` the reason. */
   const handlers: Record<string, () => Promise<unknown>> = {
     "Message.reply": () => client.request("a"),
-    "a handler of requests": () => client.request("returns"),
+    "a request handler": () => client.request("returns"),
     "an item": () => Array.fromAsync(client.requestStream("streams")),
-    "an item of a kept answer": () =>
+    "an item of a resumable response": () =>
       Array.fromAsync(client.requestStream("streams", 1, { id: crypto.randomUUID() })),
   };
   for (const [name, call] of Object.entries(handlers)) {

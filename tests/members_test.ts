@@ -133,7 +133,10 @@ Deno.test("Client.members() also receives the list after a subscription, and lea
     await lines.unsubscribe();
     assertEquals(server.rooms.members(name), []);
   }
-  assert(received.every((topic) => topic.startsWith("presence:")), "Notices reach the handler too");
+  assert(
+    received.every((topic) => topic.startsWith("presence:")),
+    "Notices must also reach the handler",
+  );
 });
 
 Deno.test("Client.members() keeps the last list while the connection is lost, and then receives the next", async () => {

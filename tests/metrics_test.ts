@@ -30,7 +30,7 @@ const SAMPLE = new RegExp(`^(${NAME})(?:\\{(${LABEL}(?:,${LABEL})*)\\})? (\\S+)$
 
 /** Parses version 0.0.4 of the format, and rejects any deviation. */
 function parse(text: string): Map<string, Family> {
-  assert(text.endsWith("\n"), "The last line ends with a line feed");
+  assert(text.endsWith("\n"), "The last line must end with a line feed");
   const families = new Map<string, Family>();
   const seen = new Set<string>();
   let current = "";
@@ -39,21 +39,21 @@ function parse(text: string): Map<string, Family> {
     const comment = line.match(new RegExp(`^# (HELP|TYPE) (${NAME}) (.+)$`));
     if (comment !== null) {
       const [, keyword, name, rest] = comment as unknown as string[];
-      assert(!families.has(name!), `${name} is described once, before its samples`);
+      assert(!families.has(name!), `${name} must be described once, before its samples`);
       if (keyword === "HELP") {
         help = [name!, rest!];
         continue;
       }
       assertMatch(rest!, /^(?:counter|gauge)$/);
-      assertEquals(help?.[0], name, `${name} has a HELP before its TYPE`);
+      assertEquals(help?.[0], name, `${name} must have a HELP before its TYPE`);
       families.set(name!, { type: rest!, help: help![1], samples: [] });
       current = name!;
       continue;
     }
     const sample = line.match(SAMPLE);
-    assert(sample !== null, `Not by the format: ${line}`);
+    assert(sample !== null, `Invalid line: ${line}`);
     const [, name, labels = "", number] = sample;
-    assertEquals(name, current, "Samples follow their TYPE");
+    assertEquals(name, current, "Samples must follow their TYPE");
     assert(!seen.has(`${name}{${labels}}`), `Twice: ${line}`);
     seen.add(`${name}{${labels}}`);
     assert(number !== "" && !Number.isNaN(Number(number)), `Not a number: ${line}`);
@@ -258,7 +258,7 @@ Deno.test("serve() answers metrics only to programs on this machine", async () =
   const request = new Request("http://localhost/metrics", { headers: { host: "localhost:8000" } });
   assertEquals((await server.fetch(request, from("127.0.0.1"))).status, 200);
   assertEquals((await server.fetch(request, from("192.0.2.1"))).status, 403);
-  assertEquals((await server.fetch(request)).status, 403, "no address is known");
+  assertEquals((await server.fetch(request)).status, 403, "without a known address");
 });
 
 Deno.test("serve() answers metrics to clients that metrics.allow accepts", async () => {

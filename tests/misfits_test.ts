@@ -113,7 +113,7 @@ const CLIENT_PLACES: Record<
     server.publish("kept", FIT);
     return firstOf(client, "kept", { ...told, last: 100 }, () => {});
   },
-  "a topic that the contract does not have": (client, server, told) =>
+  "a topic that is not in the contract": (client, server, told) =>
     firstOf(client, "other" as "news", { ...told }, () => {
       for (let i = 0; i < MANY; i++) server.publish("other", FIT);
       server.unsubscribe(only(server), "other", { code: "done" });
@@ -239,8 +239,8 @@ const SERVER_PLACES: Record<string, (client: Client, data: unknown) => Promise<u
   "a message": (client, data) => Promise.resolve(client.send("typing", data)),
   "a request": (client, data) => client.request("ask", data),
   "a publication": (client, data) => client.publish("news", data),
-  "data of presence": (client, data) => client.presence("news", data),
-  "a topic that the contract does not have": (client, data) =>
+  "presence data": (client, data) => client.presence("news", data),
+  "a topic that is not in the contract": (client, data) =>
     Promise.resolve(client.send("other", data)),
 };
 

@@ -516,20 +516,20 @@ Deno.test("connect() suggests http for the transports of socket.io", async () =>
  * entry above, or a reason here.
  */
 const EXEMPT: Readonly<Record<string, RegExp>> = {
-  "the contract of brokers, connections and engines, which Skein calls itself":
+  "interfaces of brokers, connections and engines, which Skein calls itself":
     /^(?:\w*Broker\w*|Connection|DirectStreams|WebSocketHost|WebTransportRequest|BrokerLogs|Nodes|WorkerNode)\.|^new Nodes$|^testBroker$/,
   "options of Error, which the language defines": /^new \w*Error$/,
-  "parts of a session that are made by Skein":
+  "parts of a session that Skein creates":
     /^new (?:DurableStreamWriter|EventLoop|Host|Subscription|Track\w+|Group\w+|Resumable\w+|Moq\w*Session|\w*Listener|Workers)$/,
-  "calls of workers, which run in threads": /^Workers\./,
-  "a stream of any connection, which has that contract": /^openUnidirectional$/,
-  "networks in memory, whose options are those of memoryPair": /^TestNetwork\.connect$/,
-  "parts of simulations, with checks of their values":
+  "methods of workers, which run in threads": /^Workers\./,
+  "a stream of any connection, whose options are the connection's": /^openUnidirectional$/,
+  "networks in memory, which take the options of memoryPair": /^TestNetwork\.connect$/,
+  "parts of simulations, which check their values":
     /^simulatedClient$|^new Simulated\w+$|^(?:Host|Simulated\w+)\./,
   "data of observers, not options":
     /^(?:prometheusText|RequestWatch\.|SessionEvents\.|Telemetry\.)/,
   "a definition, checked by its compiler": /^defineContract$/,
-  "the class of the W3C, whose dictionaries ignore unknown members": /^(?:new )?WebTransport/,
+  "the W3C class, whose dictionaries ignore unknown members": /^(?:new )?WebTransport/,
   "hooks of React, whose options go to the client": /^SkeinHooks\./,
 };
 

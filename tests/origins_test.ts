@@ -12,7 +12,7 @@ interface Site {
 }
 
 const SITES: Readonly<Record<string, Site>> = {
-  "pages of its own host, and programs, by default": {
+  "its own pages and programs by default": {
     cases: [
       ["a program", "", 101],
       ["its own page", "http://127.0.0.1:PORT", 101],
@@ -23,9 +23,14 @@ const SITES: Readonly<Record<string, Site>> = {
       ["another name", "http://localhost:PORT", 403],
       ["a file", "null", 403],
       ["nonsense", "http://", 403],
-      ["a name in the user's part", "http://127.0.0.1:PORT@evil.example", 403],
+      ["its host as user information", "http://127.0.0.1:PORT@evil.example", 403],
       // DNS rebinding: origin and host agree, but are not ours.
-      ["a name that was pointed here", "http://evil.example:PORT", 403, "evil.example:PORT"],
+      [
+        "a foreign name that resolves to this host",
+        "http://evil.example:PORT",
+        403,
+        "evil.example:PORT",
+      ],
       [
         "a name that starts like ours",
         "http://localhost.evil.example:PORT",
@@ -34,7 +39,7 @@ const SITES: Readonly<Record<string, Site>> = {
       ],
     ],
   },
-  "the configured origins and hosts, and no others": {
+  "only the configured origins and hosts": {
     options: { origins: ["https://app.example"], hosts: ["live.example"] },
     cases: [
       ["named", "https://app.example", 101],
@@ -44,7 +49,7 @@ const SITES: Readonly<Record<string, Site>> = {
       ["a sub-domain", "https://x.app.example", 403],
     ],
   },
-  "every page with the option for that": {
+  "every page with origins: *": {
     options: { origins: ["*"] },
     cases: [["any", "https://evil.example", 101]],
   },

@@ -201,7 +201,7 @@ Deno.test("otel() reports handshakes, requests, handlers and metrics to a collec
   const [refused] = accepted.filter((span) => attributesOf(span)["error.type"] === "401");
   assertExists(refused);
   assertEquals(attributesOf(refused)["http.response.status_code"], 401);
-  assertEquals(refused.status.code ?? 0, 0, "A client's mistake is no error of the server");
+  assertEquals(refused.status.code ?? 0, 0, "A client's mistake is not a server error");
   assertEquals(
     named("look up").map(({ parentSpanId }) => parentSpanId).sort(),
     accepted.map(({ spanId }) => spanId).sort(),

@@ -16,7 +16,7 @@ function block(page: string, name: string): string {
   const found = new RegExp("```ts ignore " + name.replace(".", "\\.") + "\\n([\\s\\S]*?)```").exec(
     page,
   );
-  assert(found !== null, `the page has a block ${name}`);
+  assert(found !== null, `the page must contain a block ${name}`);
   return found[1]!;
 }
 

@@ -64,7 +64,10 @@ Deno.test("The options pages name each option with its default", async (t) => {
         let found: Property | undefined;
         for (const part of option.split(".")) {
           found = members.get(part);
-          assert(found !== undefined, `${page}-options.md names an absent option: ${option}`);
+          assert(
+            found !== undefined,
+            `${page}-options.md names an option that does not exist: ${option}`,
+          );
           members = new Map(found.tsType === undefined ? [] : membersOf(found.tsType, types));
         }
         const tag = found?.jsDoc?.tags?.find(({ kind }) => kind === "default")?.value;

@@ -225,7 +225,7 @@ export class RoundRobin implements AsyncDisposable {
       write(held.add(piece));
     }
     // The node died in the middle of its response.
-    if (!got.complete) throw new Error("The answer was cut off");
+    if (!got.complete) throw new Error("The response was cut off");
     answer.off("close", end);
     begin();
     write(held.end());

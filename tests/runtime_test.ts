@@ -102,7 +102,7 @@ function forbidPlatform(): Disposable {
     });
   };
   const refuse = (name: string) => () => {
-    throw new Error(`Cannot call ${name}: the runtime is handed in`);
+    throw new Error(`Cannot call ${name}: the test passes its own runtime`);
   };
   for (const name of ["setTimeout", "setInterval", "setImmediate"]) {
     forbid(globalThis, name, refuse(name));
@@ -191,8 +191,8 @@ Deno.test("serve() and its clients use only the time and randomness of the given
     assertEquals(runtime.timers, 0);
   }
   const [first, again, other] = stories;
-  assertEquals(first, again, "The same seed tells the same story");
-  assert(JSON.stringify(first) !== JSON.stringify(other), "Another seed draws other numbers");
+  assertEquals(first, again, "The same seed must give the same run");
+  assert(JSON.stringify(first) !== JSON.stringify(other), "Another seed must give other numbers");
   const texts = first!.map((one) => JSON.stringify(one));
   for (const part of ['["chat",1', '["chat",2', '["answer","hello"', '["status","connected"']) {
     assert(texts.some((text) => text.startsWith(part)), `${part} in ${texts.join("\n")}`);

@@ -416,7 +416,11 @@ Deno.test("Session.unsubscribe() leaves a room that the server joined the sessio
     ann.events.addEventListener("unsubscribed", () => isTold = true);
     await ann.unsubscribe(room);
     assertEquals([server.rooms.members(room), server.rooms.isMember(near!, room)], [[], false]);
-    assertEquals([server.topics.has(near!, room), isTold], [false, false], "it asked for it");
+    assertEquals(
+      [server.topics.has(near!, room), isTold],
+      [false, false],
+      "no notice after its own request",
+    );
   }
 });
 

@@ -144,7 +144,7 @@ Deno.test("Client delivers an at-least-once publication to the next server, once
 
 for (
   const [what, wait] of [
-    ["the answer to a subscription", (client: Client) => void client.subscribe("news")],
+    ["the reply to a subscription", (client: Client) => void client.subscribe("news")],
     [
       "an item of a streaming response",
       (client: Client) => {
@@ -159,7 +159,7 @@ for (
         items.next().catch(() => {});
       },
     ],
-    ["the acknowledgment of presence", (client: Client) => {
+    ["the acknowledgment of presence data", (client: Client) => {
       client.presence("room:a", 1).catch(() => {});
     }],
   ] as const
@@ -239,7 +239,11 @@ for (
     await passTime(time, 1_000);
     assertEquals(await reply, 1);
     assertEquals([it.client.session?.id, it.handled], [it.session.id, [1]]);
-    assertEquals([closed, it.site.server.network.size], [[], 1], "the application saw one session");
+    assertEquals(
+      [closed, it.site.server.network.size],
+      [[], 1],
+      "the application must see one session",
+    );
   });
 }
 

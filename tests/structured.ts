@@ -72,12 +72,12 @@ export class HandStream implements BidirectionalStream, DirectStream {
 
   /** Not used, because there is `direct`. */
   get readable(): ReadableStream<Uint8Array> {
-    throw new Error("The stream has plain calls");
+    throw new Error("The stream has direct calls");
   }
 
   /** Not used, because there is `direct`. */
   get writable(): WritableStream<Uint8Array> {
-    throw new Error("The stream has plain calls");
+    throw new Error("The stream has direct calls");
   }
 
   /** Returns the next chunk. */

@@ -73,14 +73,14 @@ class Client implements AsyncDisposable {
 
 /** Ways in which an application fails to read. */
 const WAYS: readonly (readonly [string, ServeOptions])[] = [
-  ["no line of the program mentions them", {}],
+  ["the program never reads them", {}],
   ["onStream does not read them", { onStream: () => new Promise(() => {}) }],
-  ["a loop over incomingStreams() stands still", {
+  ["a loop over incomingStreams() hangs", {
     onOpen(session) {
       void standStill(session);
     },
   }],
-  ["the connection has readers that do not read", {
+  ["readers of the connection never read", {
     onOpen({ connection }) {
       connection.incomingBidirectionalStreams.getReader();
       connection.incomingUnidirectionalStreams.getReader();

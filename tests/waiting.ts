@@ -51,7 +51,7 @@ export async function until<T>(
   for (let checks = 1;; checks++) {
     const found = await look();
     if (found) return found as Exclude<T, undefined | null | false>;
-    assert(performance.now() < end, `not so after ${PATIENCE_MS / 1_000} s: ${look}`);
+    assert(performance.now() < end, `not true after ${PATIENCE_MS / 1_000} s: ${look}`);
     const pauseMs = Math.min(checks - EAGER_CHECKS, LONGEST_PAUSE_MS);
     if (pauseMs <= 0) await turns(1);
     else await new Promise<void>((resolve) => startRealTimer(resolve, pauseMs));

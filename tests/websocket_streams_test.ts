@@ -131,7 +131,7 @@ Deno.test("Session over skein.1 continues with messages and other streams while 
   const { client, server } = ends;
   const stalled = directStream(await soon(client.createUnidirectionalStream()));
   const held = await writeUntilHeld(stalled, 8 * MIB);
-  assert(held <= 512 * KIB, `${held} bytes were taken although nobody read`);
+  assert(held <= 512 * KIB, `${held} bytes were accepted although no one read`);
   for (let i = 0; i < 20; i++) {
     const near = directStream(await soon(client.createBidirectionalStream()));
     const writing = near.write(pattern(100_000)).then(() => near.close());
@@ -155,10 +155,10 @@ Deno.test("Session over skein.1 accepts at most its grant without a reader", asy
   let total = 0;
   for (const stream of streams) {
     const held = await writeUntilHeld(stream, MIB);
-    assert(held <= 64 * KIB, `${held} bytes of one stream were taken`);
+    assert(held <= 64 * KIB, `${held} bytes of one stream were accepted`);
     total += held;
   }
-  assert(total <= 96 * KIB, `${total} bytes were taken in all`);
+  assert(total <= 96 * KIB, `${total} bytes were accepted in total`);
   const { receivedMessages } = ends.server.stats;
   assertEquals(receivedMessages, 0);
   await assertRejects(
@@ -243,7 +243,7 @@ Deno.test("Server closes a session over skein.1 for invalid records or a close o
       4400,
       /^Streams failed with QUIC error 0x5: /,
     ],
-    ["a close with a code of a session", [PARAMETERS, "1d" + "4bbd" + bye], 3005, /^bye$/],
+    ["a close with a session's code", [PARAMETERS, "1d" + "4bbd" + bye], 3005, /^bye$/],
     [
       "a close with another code",
       [PARAMETERS, "1d" + "07" + bye],

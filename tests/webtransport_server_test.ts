@@ -129,7 +129,7 @@ Deno.test("Server speaks skein.1 with a client that requests it only in its URL"
 
 /** Closes of a connection by Deno's own client, each with the session's close at the server. */
 const OWN_CLIENT_ENDS: [what: string, info: WebTransportCloseInfo, code: number, by: string][] = [
-  ["closes without a code, as a crash does", {}, 1006, "network"],
+  ["closes without a code, like a crash", {}, 1006, "network"],
   ["closes with a code", { closeCode: 4010, reason: "bye" }, 4010, "remote"],
 ];
 
@@ -425,10 +425,14 @@ Deno.test("serve() reveals the address of its WebTransport only to this machine"
     ["a program", {}, 200],
     ["its own page", { headers: { origin: `http://127.0.0.1:${port}` } }, 200],
     ["a page that may connect", { headers: { origin: "https://app.example" } }, 200],
-    ["by another name", { headers: { host: `localhost:${port}` } }, 200],
+    ["under another name", { headers: { host: `localhost:${port}` } }, 200],
     ["a foreign page", { headers: { origin: "https://evil.example" } }, 418],
-    ["a name that was pointed here", { headers: { host: `evil.example:${port}` } }, 418],
-    ["an address of the network", { headers: { host: `192.168.1.7:${port}` } }, 418],
+    [
+      "a foreign name that resolves to this host",
+      { headers: { host: `evil.example:${port}` } },
+      418,
+    ],
+    ["a network address", { headers: { host: `192.168.1.7:${port}` } }, 418],
     ["another method", { method: "POST" }, 418],
     ["another path", { path: "/x" }, 418],
   ];

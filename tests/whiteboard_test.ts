@@ -177,12 +177,16 @@ Deno.test("serveWhiteboard() accepts only valid changes, and sets the author its
     ["an author", { ...stroke, by: "bob" }],
     ["no points", { ...stroke, points: [] }],
     ["too many points", { ...stroke, points: Array(LIMITS.points + 1).fill(LINE[0]) }],
-    ["a place beyond the board", { ...stroke, points: [[LIMITS.reach + 1, 0, 0.5]] }],
+    ["a point outside of the board", { ...stroke, points: [[LIMITS.reach + 1, 0, 0.5]] }],
     ["a pressure above 1", { ...stroke, points: [[0, 0, 2]] }],
     ["another colour", { ...stroke, colour: "url(https://example.com)" }],
     ["another width", { ...stroke, width: 500 }],
     ["a long id", { ...stroke, id: "x".repeat(49) }],
-    ["too many erased", { kind: "erase", id: "erase-12", ids: Array(101).fill("stroke-1") }],
+    ["too many erased strokes", {
+      kind: "erase",
+      id: "erase-12",
+      ids: Array(101).fill("stroke-1"),
+    }],
     ["another kind", { kind: "sheet", id: "sheet-123" }],
   ];
   for (const [name, change] of bad) {

@@ -40,7 +40,7 @@ export class YjsNode implements AsyncDisposable {
     }).spawn();
     const output = this.#child.stdout.pipeThrough(new TextDecoderStream());
     for await (const text of output) if (text.includes("ready")) return;
-    throw new Error("The node ended before it listened");
+    throw new Error("The node exited before it listened");
   }
 
   /** Kills the process. */

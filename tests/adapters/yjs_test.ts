@@ -163,7 +163,7 @@ Deno.test("YjsProvider syncs documents, also for a client that joins later", asy
   await other.doc.whenSynced;
   await until(() => other.provider.isSaved);
   const after = await Array.fromAsync(site.server.topics.read("yjs:a"));
-  assertEquals(after.length, history.length, "a newcomer has nothing to send");
+  assertEquals(after.length, history.length, "a new client has nothing to send");
   assertEquals((await site.documents.read("a")).getText().toString(), "Jello world");
 });
 

@@ -48,7 +48,7 @@ const CHECKS: { readonly [Defect in NativeServerDefect]?: readonly string[] } = 
   ],
 };
 
-/** Further checks of one pair alone: its own close codes, or frames. */
+/** Further failing checks of a single pair: its own close codes, or frames. */
 const RAW_CLOSES = [3, 1000, 2 ** 32 - 1].map((code) =>
   `tells both ends that a closed with ${code}`
 );

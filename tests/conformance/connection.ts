@@ -61,5 +61,5 @@ export function testConnection(name: string, makePair: MakePair, traits: Connect
   else testNoCredit(test);
   (traits.datagrams === "none" ? testNoDatagrams : testDatagrams)(test, traits);
   const unknown = Object.keys(skips).filter((title) => !titles.has(title));
-  if (unknown.length > 0) throw new Error(`There is no check to skip: ${unknown.join("; ")}`);
+  if (unknown.length > 0) throw new Error(`Cannot skip unknown checks: ${unknown.join("; ")}`);
 }

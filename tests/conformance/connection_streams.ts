@@ -127,7 +127,7 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
     })();
     const incoming = await next(b.incomingUnidirectionalStreams);
     await delay(100);
-    assert(written < CHUNKS, `${CHUNKS / 16} MiB were taken although nobody read`);
+    assert(written < CHUNKS, `${CHUNKS / 16} MiB were accepted although no one read`);
     const bytes = await readAll(incoming);
     await soon(writing);
     assertEquals(bytes.byteLength, CHUNKS * 64 * 1024);

@@ -5,7 +5,7 @@ import { type ConnectionPair, testConnection } from "./connection.ts";
 const kinds: [name: string, traits: NativeTraits][] = [
   ["a browser's WebTransport", {}],
   ["a WebTransport that cannot offer protocols", { protocol: false, stats: false, page: true }],
-  ["a WebTransport of the newest text", { createWritable: true, newErrors: true }],
+  ["a WebTransport of the newest draft", { createWritable: true, newErrors: true }],
 ];
 
 for (const [name, traits] of kinds) {

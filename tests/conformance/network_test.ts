@@ -160,7 +160,7 @@ const accepting =
     return response;
   };
 
-same("carries messages, and the close of a client", 6, {
+same("delivers messages, and a client's close", 6, {
   serve: accepting((connection) => {
     connection.ready.then(() => {
       connection.frames!.send("hello");
@@ -177,7 +177,7 @@ same("carries messages, and the close of a client", 6, {
   },
 });
 
-same("carries the close of a server behind its messages", 5, {
+same("delivers a server's close after its messages", 5, {
   serve: accepting((connection) => {
     connection.ready.then(() => {
       connection.frames!.send("last");
@@ -187,26 +187,26 @@ same("carries the close of a server behind its messages", 5, {
   run: (site, facts) => void openSocket(site, facts),
 });
 
-same("reports a refused upgrade to a client", 2, {
+same("reports a rejected upgrade to the client", 2, {
   serve: () => () => new Response("no", { status: 403 }),
   run: (site, facts) => void openSocket(site, facts),
 });
 
-same("reports an upgrade that fails at the server", 2, {
+same("reports an upgrade whose handler throws", 2, {
   serve: () => () => {
     throw new Error("a defect");
   },
   run: (site, facts) => void openSocket(site, facts),
 });
 
-same("reports a cut line to both ends of a WebSocket", 5, {
+same("reports a broken connection to both ends of a WebSocket", 5, {
   serve: accepting(),
   run: (site, facts) => {
     openSocket(site, facts).addEventListener("open", () => site.cut());
   },
 });
 
-same("gives up a WebSocket that closes before it is open", 2, {
+same("aborts a WebSocket that closes before it opens", 2, {
   serve: accepting(),
   run: (site, facts) => openSocket(site, facts).close(),
 });
@@ -224,12 +224,12 @@ async function noteResponse(response: Promise<Response>, facts: Facts): Promise<
   }
 }
 
-same("carries an answer with status, headers and body", 2, {
+same("delivers a response with status, headers and body", 2, {
   serve: () => () => new Response("hällo", { status: 201, headers: { "x-kind": "text" } }),
   run: (site, facts) => noteResponse(site.fetch(site.url), facts),
 });
 
-same("carries a request with headers, query and body", 3, {
+same("delivers a request with headers, query and body", 3, {
   serve: (facts) => async (request) => {
     const { method, headers, url } = request;
     const { pathname, search } = new URL(url);
@@ -248,13 +248,13 @@ same("carries a request with headers, query and body", 3, {
     ),
 });
 
-same("carries a large body in both directions", 2, {
+same("delivers a large request body", 2, {
   serve: () => async (request) => new Response(`${(await request.arrayBuffer()).byteLength}`),
   run: (site, facts) =>
     noteResponse(site.fetch(site.url, { method: "POST", body: "x".repeat(1_000_000) }), facts),
 });
 
-same("carries an empty answer", 2, {
+same("delivers an empty response", 2, {
   serve: () => () => new Response(null, { status: 204 }),
   run: (site, facts) => noteResponse(site.fetch(site.url), facts),
 });
@@ -279,7 +279,7 @@ function endless(facts: Facts): Response {
   );
 }
 
-same("tells a server that a client reads no more", 2, {
+same("notifies the server when a client cancels a response", 2, {
   serve: (facts) => () => endless(facts),
   run: async (site, facts) => {
     const { body } = await site.fetch(site.url);
@@ -290,7 +290,7 @@ same("tells a server that a client reads no more", 2, {
   },
 });
 
-same("ends a body at the signal of a request", 3, {
+same("aborts a body by the request's signal", 3, {
   serve: (facts) => () => endless(facts),
   run: async (site, facts) => {
     const controller = new AbortController();
@@ -302,7 +302,7 @@ same("ends a body at the signal of a request", 3, {
   },
 });
 
-same("ends a request without an answer at its signal, and tells the server", 2, {
+same("aborts an unanswered request by its signal, and notifies the server", 2, {
   serve: (facts) => ({ signal }) =>
     new Promise((resolve) => {
       signal.addEventListener("abort", () => {
@@ -322,7 +322,7 @@ same("ends a request without an answer at its signal, and tells the server", 2, 
 });
 let asked: PromiseWithResolvers<void>;
 
-same("fails a body behind the part that came before a cut", 2, {
+same("fails the rest of a body when the connection breaks", 2, {
   serve: (facts) => () => endless(facts),
   run: async (site, facts) => {
     const { body } = await site.fetch(site.url);
@@ -344,7 +344,7 @@ same("fails a body whose source fails", 2, {
   run: (site, facts) => noteResponse(site.fetch(site.url), facts),
 });
 
-same("fails requests to a port that is closed, and sockets", 3, {
+same("fails requests and WebSockets to a closed port", 3, {
   serve: () => () => new Response(),
   run: async ({ url, fetch, open, cut }, facts) => {
     const closed = url.replace(/(:\d+)?\/$/, ":1/");
@@ -354,7 +354,7 @@ same("fails requests to a port that is closed, and sockets", 3, {
   },
 });
 
-same("aborts the signal of a request once the answer is complete", 2, {
+same("aborts the request's signal after the response is complete", 2, {
   serve: (facts) => (request) => {
     request.signal.addEventListener("abort", () => facts.add("server aborted"));
     return new Response("done");
@@ -364,7 +364,7 @@ same("aborts the signal of a request once the answer is complete", 2, {
   },
 });
 
-same("passes on only requests to upgrade as such", 2, {
+same("marks only upgrade requests as upgrades", 2, {
   serve: (facts) => (request) => {
     facts.add(`server ${isWebSocketUpgrade(request)} ${request.headers.has("host")}`);
     return new Response("plain");
