@@ -52,7 +52,7 @@ export const LATER = "Authentication failed, try again later";
 
 /** Text for a client that announced a token message, if the server accepts none. */
 export const TAKES_NO_TOKEN =
-  "No token is taken in band: the server needs authenticate and allowTokenMessage";
+  "The server accepts no token messages: it needs authenticate and allowTokenMessage";
 
 const EXPIRED = "The credentials have expired";
 

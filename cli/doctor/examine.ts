@@ -145,7 +145,7 @@ async function checkAll(
       headers,
       late: {
         cause:
-          "The server accepts the subprotocol skein.1 but sends no first message: it is not a Skein server (some libraries accept any subprotocol), or it waits for something of its own, such as a database",
+          "The server accepts the subprotocol skein.1 but sends no first message: it is not a Skein server (some libraries accept any subprotocol), or it waits for one of its own dependencies",
         cure:
           "Check that the URL is of a Skein server, and check its `authenticate`; skein load --plain measures other servers",
       },
