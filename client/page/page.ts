@@ -22,13 +22,15 @@ import { ConnectionError, UnsupportedError } from "../../errors.ts";
 
 /** Loaders of the chunks, passed in by `client.ts` so that no module imports its importer. */
 export interface PageChunks {
-  /** Loads WebTransport, and the modules of {@linkcode ClientPlatform.recovery}. */
+  /** Loads WebTransport. */
   readonly webTransport: () => Promise<{
     raceNative(
       webSocket: TransportPlatform["webSocket"],
       options: CheckedTransports,
     ): RacingDialer;
   }>;
+  /** Loads `recovery.ts`. */
+  readonly recovery: ClientPlatform["recovery"];
   /** Loads HTTP as the last transport. */
   readonly http: LoadHttp;
   /** Loads streams and datagrams on a WebSocket. */
@@ -57,13 +59,13 @@ type Hints = { tellHint(name: string, names: object): void };
  */
 export function pagePlatform(options: TransportOptions, chunks: PageChunks): ClientPlatform {
   checkRuntime();
-  const { insight, answers, webTransport, http } = chunks;
+  const { insight, answers, recovery, http } = chunks;
   const checked = checkTransports(options);
   const dial = withLastResort(pageDialer(checked, chunks), checked, http);
   const checkOptions = namesCheck((name, names) =>
     insight().then((part) => (part as Hints).tellHint(name, names), () => {})
   );
-  return { dial, insight, answers, recovery: webTransport, checkOptions };
+  return { dial, insight, answers, recovery, checkOptions };
 }
 
 function pageDialer(checked: CheckedTransports, chunks: PageChunks): Dialer {

@@ -11,8 +11,13 @@ import { platformRuntime } from "../../base/runtime.ts";
 import { anySignal } from "../../base/wait.ts";
 import { connect, dial } from "../../client.ts";
 import { CLIENT_KINDS } from "../call_checks.ts";
+import { connectBy } from "../connect.ts";
+import { pagePlatform } from "./page.ts";
 import { UnsupportedError } from "../../errors.ts";
 import { Network, settled } from "../../tests/clients.ts";
+import { NativePlatform } from "../../tests/native.ts";
+import { listen } from "../../tests/servers.ts";
+import { soon, until } from "../../tests/waiting.ts";
 import { parseUrl } from "../../transport/url.ts";
 
 /** Removes members of global objects until the end of the block. */
@@ -111,4 +116,34 @@ Deno.test("connect() and dial() of a page reject an unknown name in nested optio
     }
     assert(nested.length > 2);
   }
+});
+
+Deno.test("connect() of a page loads WebTransport before the session, and recovery after it", async () => {
+  await using server = listen({ webTransport: false });
+  using platform = new NativePlatform();
+  const { promise, reject } = Promise.withResolvers<void>();
+  platform.ready = promise;
+  const loads: string[] = [];
+  const counted = <T>(name: string, load: () => Promise<T>) => () => {
+    loads.push(name);
+    return load();
+  };
+  const chunks = {
+    webTransport: counted("WebTransport", () => import("./chunk_webtransport.ts")),
+    recovery: counted("recovery", () => import("./chunk_recovery.ts")),
+    streams: counted("streams", () => import("./chunk_streams.ts")),
+    http: counted("HTTP", () => import("./chunk_http.ts")),
+    insight: counted("insight", () => import("./chunk_insight.ts")),
+    answers: counted("answers", () => import("./chunk_answers.ts")),
+  };
+  const options = {
+    headStartMs: 1_000_000,
+    serverCertificateHashes: [{ algorithm: "sha-256", value: new Uint8Array(32) }],
+  } as const;
+  await using client = connectBy((given) => pagePlatform(given, chunks), server.url, options);
+  await until(() => platform.calls.length > 0);
+  assertEquals(loads, ["WebTransport"]);
+  reject(new Error("Opening handshake failed"));
+  await soon(client.whenConnected());
+  assertEquals(loads, ["WebTransport", "recovery"]);
 });
