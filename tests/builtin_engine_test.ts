@@ -120,7 +120,7 @@ Deno.test("serve() carries messages, publications, streams and datagrams on the 
   assertEquals(await soon(promise), Uint8Array.of(4, 5));
 });
 
-Deno.test("serve() rejects checks that the built-in engine cannot make", () => {
+Deno.test("serve() rejects options that the built-in engine cannot enforce", () => {
   const certificate = devCertificate({ cacheFolder: null });
   const authenticate = () => "ann";
   const base = { origins: ["*"], webTransport: { engine: "builtin", cacheFolder: null } } as const;

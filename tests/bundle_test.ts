@@ -295,7 +295,7 @@ Deno.test("client.ts documents the size limits of these tests", async () => {
   }
 });
 
-Deno.test("client/react/react.ts adds little to a page that connects, and leaves React to the page", async () => {
+Deno.test("client/react/react.ts stays within its bound on a page that connects, and does not bundle React", async () => {
   const folder = await Deno.makeTempDir();
   try {
     const page = await bundleParts(PAGE, `${folder}/page`);

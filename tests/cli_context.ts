@@ -25,7 +25,6 @@ export interface FakeContext extends Context {
   readonly isRaw: boolean;
   /** Sends a text to standard input. */
   type(text: string): void;
-  /** Ends standard input. */
   endInput(): void;
   /** Aborts, like Ctrl-C outside of a prompt. */
   interrupt(): void;

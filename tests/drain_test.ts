@@ -74,7 +74,7 @@ Deno.test("Server.close() during a drain ends the drain", async () => {
   assert(session.isClosed || (await endOf(session)).code === 4503);
 });
 
-Deno.test("Server.drain() sends a client to the replacing server", async () => {
+Deno.test("Server.drain() moves a client to the replacement server", async () => {
   const first = listen();
   await using second = listen();
   const urls = [first.url, second.url];

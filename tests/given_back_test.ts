@@ -430,7 +430,7 @@ const CONNECTIONS: readonly Row[] = [
     },
   },
   {
-    name: "early streams whose session begins",
+    name: "early streams whose session starts",
     quota: "transport/quic/unread_streams.ts",
     bound: 2,
     open: earlyStreams((early) => early.accept({ id: 4 } as never)),
@@ -441,7 +441,7 @@ const CONNECTIONS: readonly Row[] = [
     open: earlyStreams((early) => early.refuse(4)),
   },
   {
-    name: "early streams whose session never comes",
+    name: "early streams whose session never arrives",
     bound: 2,
     open: earlyStreams((_early, time) => passTime(time, 6_000)),
   },

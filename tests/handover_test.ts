@@ -391,7 +391,7 @@ Deno.test("raceTransports() passes onWorn to the dialing function", async () => 
   assertEquals(told, [onWorn]);
 });
 
-Deno.test("Client with upgrade tries its preferred transport within 35 s of a change of its network", async () => {
+Deno.test("Client with upgrade tries its preferred transport within 35 s after a network change", async () => {
   using time = new FakeTime();
   let attempts = 0;
   await using server = testServer({
@@ -708,7 +708,7 @@ Deno.test("Server.drain() closes a session that its client has left, and cuts no
   await using server = testServer({ authenticate: () => "ann" });
   await using client = server.connect();
   const first = await client.whenConnected();
-  await first.createBidirectionalStream(); // Holds the first session.
+  await first.createBidirectionalStream(); // Keeps the first session open.
   assert(await client.handOver());
   const draining = server.drain({ withinMs: 2_000 });
   await passTime(time, 1_500);

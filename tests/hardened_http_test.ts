@@ -58,7 +58,7 @@ Deno.test("hardened engine sends a slow response before an early response to an 
   assertMatch(await plain.until(), /^HTTP\/1\.1 200 .*slow.*HTTP\/1\.1 403 /s);
 });
 
-Deno.test("hardened engine bounds the waiting requests of one connection", async () => {
+Deno.test("hardened engine limits the pending requests of one connection", async () => {
   const gate = Promise.withResolvers<void>();
   let running = 0;
   const { engine, server } = listenHardened({

@@ -732,7 +732,7 @@ Deno.test("openapi.json is a valid OpenAPI 3.1 document with all operations of t
   assertEquals(new Set(ids).size, ids.length);
 });
 
-Deno.test("docs/protocol/openapi.json is the document of this version", async () => {
+Deno.test("docs/protocol/openapi.json matches this version", async () => {
   // `tools/openapi.ts` regenerates the file.
   assertEquals(await Deno.readTextFile(OPENAPI_FILE), openApiText());
 });

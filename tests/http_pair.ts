@@ -25,7 +25,6 @@ export interface HttpEndsOptions {
 
 /** A server that accepts every connection, and its clients. */
 export class HttpEnds implements AsyncDisposable {
-  /** The connections of the server. */
   readonly connections: HttpConnections;
   /** Errors that are not sent to any client. */
   readonly errors: unknown[] = [];
@@ -61,12 +60,10 @@ export class HttpEnds implements AsyncDisposable {
     });
   }
 
-  /** The URL of the server. */
   get url(): string {
     return `http://127.0.0.1:${this.#http.addr.port}/`;
   }
 
-  /** Opens a connection. */
   async open(
     options: Partial<DialHttpOptions> = {},
   ): Promise<{ readonly client: Connection; readonly server: Connection }> {

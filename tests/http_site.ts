@@ -27,9 +27,7 @@ export interface SiteOptions extends RoundRobinOptions {
 
 /** Nodes behind a proxy. */
 export class Site implements AsyncDisposable {
-  /** The nodes. */
   readonly servers: Server[];
-  /** The proxy. */
   readonly proxy: RoundRobin;
   readonly #broker: MemoryBroker;
 
@@ -39,7 +37,6 @@ export class Site implements AsyncDisposable {
     this.proxy = proxy;
   }
 
-  /** Starts the nodes and the proxy. */
   static async open(options: SiteOptions = {}): Promise<Site> {
     const { nodes = 2, serving, ...rest } = options;
     const broker = new MemoryBroker();

@@ -273,7 +273,7 @@ for (const wire of wires) {
     await agree();
   });
 
-  Deno.test(`Session.ping() measures on ${wire.name}`, async () => {
+  Deno.test(`Session.ping() measures the round-trip time on ${wire.name}`, async () => {
     await using both = await insight(wire);
     for (const end of [both.client, both.server]) {
       const ms = await end.ping();

@@ -274,7 +274,7 @@ Deno.test("serve() answers metrics to clients that metrics.allow accepts", async
     url.endsWith("/healthz") || (remoteAddr as Deno.NetAddr).hostname.startsWith("192.168.");
   assertEquals(await asking(allow, "/healthz"), 200);
   assertEquals(await asking(allow, "/metrics"), 403);
-  // The types allow no asynchronous function; the promise of one allows no request.
+  // The types forbid an asynchronous function; its promise allows no request.
   assertEquals(await asking((() => Promise.resolve(false)) as never, "/metrics"), 403);
 });
 

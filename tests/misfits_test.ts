@@ -33,7 +33,7 @@ const contract = defineContract({
 
 type Page = Client<typeof contract>;
 
-/** Data of the next version, and data that both versions know. */
+/** Data of the next version, and data that both versions accept. */
 const MISFIT = { text: "hello", at: 1 };
 const FIT = { text: "hello" };
 
@@ -57,7 +57,7 @@ function newerServer(): TestServer {
   });
 }
 
-/** Errors that the application of the client received. */
+/** Errors that the client's application received. */
 interface Told {
   readonly onInvalid: (error: RequestError, data: unknown) => void;
   readonly errors: RequestError[];

@@ -30,7 +30,6 @@ export interface NativeCall {
   readonly url: string;
   /** Options such as protocols and hashes. */
   readonly options: { protocols?: string[]; serverCertificateHashes?: unknown[] };
-  /** The underlying connection. */
   readonly pair: MemoryPair;
 }
 
@@ -56,7 +55,6 @@ export class NativePlatform implements Disposable {
     const { calls, pageHide } = this;
     const ready = () => this.ready;
 
-    /** The W3C class. */
     class WebTransport {
       readonly #end: Connection;
       readonly ready: Promise<void>;
@@ -160,7 +158,6 @@ export class NativePlatform implements Disposable {
     }
   }
 
-  /** Restores the globals. */
   [Symbol.dispose](): void {
     for (const [name, before] of this.#before) {
       if (before) Object.defineProperty(globalThis, name, before);
@@ -173,7 +170,6 @@ export class NativePlatform implements Disposable {
 class NativeErrorBase extends DOMException {
   /** The code, or `null` for errors that do not concern a stream. */
   readonly streamErrorCode: number | null;
-  /** The source of the error. */
   readonly source: "stream" | "session";
 
   constructor(message: string, source: "stream" | "session", code: number | null) {

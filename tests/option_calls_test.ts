@@ -326,7 +326,7 @@ Deno.test("Client.subscribe() recommends the loop if it gets a callback", async 
   });
 });
 
-/** A value of no kind. */
+/** A value that fits no kind. */
 const WRONG = Symbol("wrong");
 
 /** Part of a kind: a nested table, or a number range. */
@@ -369,7 +369,7 @@ function nameIn(options: unknown): string {
   return name;
 }
 
-/** Finds the table by which a call checks its options, with an unknown name. */
+/** Finds the table by which a call checks its options, by passing an unknown name. */
 async function kindsOf(call: (options: never) => unknown): Promise<object> {
   let found: object | undefined;
   const { hasOwn } = Object;

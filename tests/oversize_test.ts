@@ -31,7 +31,7 @@ interface Setup {
   readonly sessions: Session[];
   /** Topics for which the request handler ran. */
   readonly handled: string[];
-  /** Errors that the application of the client received. */
+  /** Errors that the client's application received. */
   readonly errors: unknown[];
 }
 

@@ -86,7 +86,6 @@ export class Page implements AsyncDisposable, Disposable {
     return this.envelopes.filter((one) => one["topic"] === topic).map(({ data }) => data);
   }
 
-  /** Sends an envelope. */
   say(envelope: object): void {
     this.socket.send(JSON.stringify(envelope));
   }

@@ -38,7 +38,6 @@ export class TestLink implements QmuxLink {
   #bytes = 0;
   #drained: PromiseWithResolvers<void> | undefined = undefined;
 
-  /** Creates an end. */
   constructor(side: "client" | "server") {
     this.side = side;
   }
@@ -74,17 +73,14 @@ export class TestLink implements QmuxLink {
     return new Uint8Array(record);
   }
 
-  /** Records the call. */
   peerClosed(info: Required<ConnectionCloseInfo>): void {
     this.closes.push(info);
   }
 
-  /** Records the call. */
   peerFailed(code: number, reason: string): void {
     this.failures.push({ code, reason });
   }
 
-  /** Records the call. */
   fail(code: number, reason: string): void {
     this.faults.push({ code, reason });
   }
@@ -103,7 +99,6 @@ export async function turn(): Promise<void> {
 export interface TestEnd {
   /** The end of the link. */
   readonly link: TestLink;
-  /** The engine. */
   readonly qmux: Qmux;
 }
 
@@ -127,7 +122,6 @@ export class TestPair implements Disposable {
   readonly server: TestEnd;
   #isOver = false;
 
-  /** Creates both ends. */
   constructor(
     options: Partial<QmuxOptions> = {},
     { server = options }: { readonly server?: Partial<QmuxOptions> } = {},
@@ -148,7 +142,6 @@ export class TestPair implements Disposable {
     }
   }
 
-  /** Closes both ends. */
   [Symbol.dispose](): void {
     this.#isOver = true;
     for (const { qmux } of [this.client, this.server]) {

@@ -18,9 +18,9 @@ export const PROTOCOL = "skein-test";
 
 /** Both ends of a connection: the library's and the runtime's. */
 export interface QuicEnds {
-  /** The end of the library. */
+  /** The library's end. */
   readonly connection: QuicConnection;
-  /** The end of the runtime. */
+  /** The runtime's end. */
   readonly peer: Deno.QuicConn;
 }
 
@@ -76,7 +76,6 @@ export async function firstPackets(count: number): Promise<readonly Uint8Array[]
 
 /** A listener of the library on a free port. */
 export class QuicServer implements AsyncDisposable {
-  /** The listener of the library. */
   readonly listener: QuicListener;
   readonly #connections: AsyncGenerator<QuicConnection, void, undefined>;
   readonly #peers: Deno.QuicConn[] = [];

@@ -104,7 +104,6 @@ export class RawSend {
     this.#writer.closed.catch(() => {});
   }
 
-  /** Writes bytes. */
   write(...parts: readonly (Uint8Array | number)[]): Promise<void> {
     return this.#writer.write(bytesOf(...parts));
   }
@@ -118,7 +117,6 @@ export class RawSend {
     }
   }
 
-  /** Ends the stream. */
   end(): Promise<void> {
     return this.#writer.close();
   }
@@ -139,7 +137,6 @@ export class RawReceive {
     return (await this.#reader.read()).value;
   }
 
-  /** Reads to the end. */
   async readAll(): Promise<Uint8Array> {
     let all = new Uint8Array();
     for (let bytes; (bytes = await this.read()) !== undefined;) all = bytesOf(all, bytes);
@@ -205,7 +202,6 @@ export class RawStream {
 
 /** One end of a QUIC connection. */
 export class RawPeer implements AsyncDisposable {
-  /** The connection. */
   readonly conn: Deno.QuicConn;
   /** Resolves with the other end's close. */
   readonly ending: Promise<RawEnding>;
@@ -294,7 +290,6 @@ export class RawPeer implements AsyncDisposable {
     return stream;
   }
 
-  /** Closes the connection. */
   close(closeCode = 0x100, reason = ""): void {
     this.conn.close({ closeCode, reason });
   }
@@ -309,13 +304,11 @@ export class RawPeer implements AsyncDisposable {
 
 /** A QUIC server that sends nothing by itself. */
 export class RawServer implements AsyncDisposable {
-  /** The port of the server. */
   readonly port: number;
   readonly #endpoint: Deno.QuicEndpoint;
   readonly #listener: Deno.QuicListener;
   readonly #peers: RawPeer[] = [];
 
-  /** Listens. */
   constructor(
     certificate: { readonly cert: string; readonly key: string },
     transport: Deno.QuicTransportOptions & { readonly alpn?: string } = {},
@@ -344,13 +337,11 @@ export class RawServer implements AsyncDisposable {
 
 /** The server under test, whose requests the test accepts one by one. */
 export class TestServer implements AsyncDisposable {
-  /** The listener. */
   readonly listener: WebTransportListener;
   /** The hash of the certificate. */
   readonly hashes: readonly CertificateHash[];
   readonly #requests: AsyncGenerator<WebTransportRequest>;
 
-  /** Listens. */
   constructor(options: Partial<ListenWebTransportOptions> = {}) {
     const certificate = devCertificate({ cacheFolder: null });
     this.hashes = certificate.hashes;
@@ -358,12 +349,10 @@ export class TestServer implements AsyncDisposable {
     this.#requests = this.listener[Symbol.asyncIterator]();
   }
 
-  /** The port of the server. */
   get port(): number {
     return this.listener.address.port;
   }
 
-  /** The address of the server. */
   get url(): string {
     return `https://127.0.0.1:${this.port}/`;
   }
@@ -408,7 +397,6 @@ export class TestServer implements AsyncDisposable {
     };
   }
 
-  /** Closes. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.listener.close();
   }

@@ -171,7 +171,7 @@ function rowsOf(page: string): Map<string, string> {
   );
 }
 
-/** Returns a default as a page writes it, or `undefined` for a default that is no plain literal. */
+/** Returns a default as a page writes it, or `undefined` for a default that is not a literal. */
 function literalOf(tag: string): string | undefined {
   return /^(?:Infinity|true|false|\d+|"[^"]*")$/.test(tag) ? `\`${tag}\`` : undefined;
 }

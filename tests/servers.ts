@@ -120,7 +120,6 @@ export interface RawOptions {
   readonly method?: string;
   /** Version of HTTP; 1.1 by default. */
   readonly version?: string;
-  /** Path and query. */
   readonly path?: string;
   /** Headers that extend or replace the headers of an upgrade; an empty header is left out. */
   readonly headers?: Readonly<Record<string, string>>;
@@ -134,7 +133,6 @@ export interface RawFrame {
   readonly opcode: number;
   /** True for a compressed message. */
   readonly isCompressed: boolean;
-  /** The payload. */
   readonly payload: Uint8Array;
 }
 
@@ -143,7 +141,6 @@ const decoder = new TextDecoder();
 
 /** A WebSocket client that reads and writes raw bytes. */
 export class RawSocket implements Disposable {
-  /** The connection. */
   readonly conn: Deno.TcpConn;
   /** The head of the response. */
   head = "";
@@ -188,7 +185,6 @@ export class RawSocket implements Disposable {
     return socket;
   }
 
-  /** Status of the response. */
   get status(): number {
     return Number(this.head.split(" ")[1]);
   }

@@ -101,7 +101,6 @@ export class Peer {
 export interface HandMade<V, C extends Contract, S extends Side> extends AsyncDisposable {
   /** The session under test. */
   readonly session: Session<V, C, S>;
-  /** The peer of the session. */
   readonly peer: Peer;
   /** The network between them. */
   readonly link: MemoryLink;

@@ -89,13 +89,11 @@ export class HandStream implements BidirectionalStream, DirectStream {
     return new Promise((resolve) => this.#waiting = resolve);
   }
 
-  /** Records a write. */
   async write(bytes: Uint8Array): Promise<void> {
     this.written.push(bytes.slice());
     await this.gate;
   }
 
-  /** Records the close. */
   close(): Promise<void> {
     this.isClosed = true;
     return Promise.resolve();
@@ -107,7 +105,6 @@ export class HandStream implements BidirectionalStream, DirectStream {
     this.#waiting?.(null);
   }
 
-  /** Records the cancellation. */
   abort(reason?: unknown): void {
     this.aborted.push(reason instanceof StreamError ? reason.streamErrorCode : undefined);
   }
@@ -120,7 +117,6 @@ export const registry = {
   40_000: z.null(),
 };
 
-/** Type of the registry above. */
 export type TestRegistry = typeof registry;
 
 /** A schema that accepts every value. */

@@ -70,7 +70,7 @@ export class TcpPath implements AsyncDisposable {
     this.#run(this.#accept());
   }
 
-  /** The port that clients dial in place of the server's. */
+  /** The port that clients dial instead of the server's. */
   get port(): number {
     return (this.#listener.addr as Deno.NetAddr).port;
   }

@@ -113,7 +113,7 @@ Deno.test("A topic without a history sends each new publication, with its publis
   ]);
 });
 
-Deno.test("Last-Event-ID resumes a topic with a history, on another node too", async () => {
+Deno.test("Last-Event-ID resumes a topic with a history, also on another node", async () => {
   await using broker = new MemoryBroker();
   await using one = open({ broker });
   await using two = open({ broker });

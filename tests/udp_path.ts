@@ -66,12 +66,12 @@ export class UdpPath implements AsyncDisposable {
     this.#running.push(this.#carry("client", this.#near, ({ port }) => this.#farOf(port)));
   }
 
-  /** The port that clients dial in place of the server's. */
+  /** The port that clients dial instead of the server's. */
   get port(): number {
     return this.#near.addr.port;
   }
 
-  /** The packets so far, by sender. */
+  /** Counts of packets so far, by sender. */
   get counts(): Readonly<Record<UdpPacket["from"], UdpCount>> {
     return this.#counts;
   }

@@ -22,7 +22,6 @@ export interface WebTransportPeerOptions extends Partial<ListenWebTransportOptio
 
 /** A server that answers requests in the order of arrival. */
 export class WebTransportPeer implements AsyncDisposable {
-  /** The listener. */
   readonly listener: WebTransportListener;
   /** The hash of the certificate. */
   readonly trust: { readonly serverCertificateHashes: readonly WebTransportHash[] };
@@ -52,7 +51,6 @@ export class WebTransportPeer implements AsyncDisposable {
     return `https://127.0.0.1:${this.listener.address.port}/`;
   }
 
-  /** Returns the next accepted session. */
   async session(): Promise<Connection> {
     return (await soon(this.#reader.read())).value!;
   }

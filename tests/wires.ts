@@ -167,9 +167,7 @@ export function disposable(pair: Omit<WirePair, typeof Symbol.asyncDispose>): Wi
 
 /** Two connected sessions on a transport. */
 export interface WireEnds<V, C extends Contract> extends AsyncDisposable {
-  /** The server's end. */
   readonly server: Session<V, C, "server">;
-  /** The client's end. */
   readonly client: Session<unknown, C, "client">;
   /** The connection of the sessions. */
   readonly pair: WirePair;
@@ -225,7 +223,6 @@ export async function endsOn<V = unknown, C extends Contract = Contract>(
  * @typeParam T Type of the items.
  */
 export class Log<T> {
-  /** The items so far. */
   readonly items: T[] = [];
   #wanted: { readonly count: number; readonly resolve: () => void } | undefined;
 

@@ -33,7 +33,7 @@ const contract = defineContract({
 
 /** A model that produces each word when the test says so. */
 class Model {
-  /** Reasons of the stops. */
+  /** Abort reasons of the calls. */
   readonly stops: unknown[] = [];
   readonly #waiting: PromiseWithResolvers<string | null>[] = [];
   readonly #said: (string | null)[] = [];

@@ -19,7 +19,6 @@ interface Site extends AsyncDisposable {
   readonly url: string;
   readonly fetch: typeof fetch;
   readonly open: (url: string, protocols: string[]) => WebSocket;
-  /** Breaks all connections. */
   readonly cut: () => void;
 }
 
@@ -90,7 +89,7 @@ class Facts {
     if (this.#facts.length >= (this.#waiting?.count ?? Infinity)) this.#waiting!.resolve();
   }
 
-  /** Waits for a number of facts, and lists all of a program in order. */
+  /** Waits for a number of facts, and returns them grouped by program, in order. */
   async reach(count: number): Promise<readonly string[]> {
     if (this.#facts.length < count) {
       const { promise, resolve } = Promise.withResolvers<void>();
@@ -110,7 +109,7 @@ function same(
     readonly run: (site: Site, facts: Facts) => void | Promise<void>;
   },
 ): void {
-  Deno.test(`SimulatedNetwork ${title} as a real network does`, async () => {
+  Deno.test(`SimulatedNetwork ${title} like a real network`, async () => {
     const outcome = async (make: (handler: Handler) => Site) => {
       const facts = new Facts();
       await using site = make(serve(facts));
