@@ -102,7 +102,7 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   declare id: string;
   /** The result of `authenticate`. */
   declare value: unknown;
-  /** The verified user at the other end, where known. */
+  /** The verified user at the other end, if known. */
   declare user: string | undefined;
   /** True if the peer was admitted without an identity. */
   declare isGuest: boolean;

@@ -482,12 +482,12 @@ export class Receiving
       if (this.requests.offer(incoming, size)) {
         return this.#isStuck ? this.#watchNested() : undefined;
       }
-      return this.#core.abort(CloseCode.queueFull, "The handlers of requests are too slow");
+      return this.#core.abort(CloseCode.queueFull, "The request handlers are too slow");
     }
     while (!queue.offer(incoming, size)) {
       if (this.#hasReader) {
         const who = this.isHandled ? "handler" : "loop";
-        return this.#core.abort(CloseCode.queueFull, `The ${who} over the messages is too slow`);
+        return this.#core.abort(CloseCode.queueFull, `The message ${who} is too slow`);
       }
       // The application never read a message, so the oldest is discarded, like an event without a
       // listener.

@@ -114,7 +114,7 @@ export class Session<
 > implements AsyncIterable<MessageOf<C, S>>, AsyncDisposable {
   /** The URL that the peer connected to. */
   declare readonly url: string;
-  /** The peer's network address, where known. */
+  /** The peer's network address, if known. */
   declare readonly address: string | undefined;
   /**
    * On a client: the reason why the session does not use the preferred transport; otherwise

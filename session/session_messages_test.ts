@@ -222,8 +222,8 @@ Deno.test("Session closes with 4507 when its handler, or its loop, is too slow",
   });
   for (
     const [hand, reason] of [
-      [looped, "The loop over the messages is too slow"],
-      [stuck, "The handler over the messages is too slow"],
+      [looped, "The message loop is too slow"],
+      [stuck, "The message handler is too slow"],
     ] as const
   ) {
     for (let i = 0; i < 4; i++) {

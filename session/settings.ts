@@ -316,7 +316,7 @@ export interface HandshakeInfo {
   readonly url: string;
   /** On a server: the transport of the client's request. A client doesn't know it yet. */
   readonly transport?: string | undefined;
-  /** On a server: the client's network address, where known. */
+  /** On a server: the client's network address, if known. */
   readonly address?: string | undefined;
 }
 

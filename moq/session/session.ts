@@ -522,7 +522,7 @@ export class MoqSession implements AsyncDisposable {
    * @param prefix The prefix; `/` for all.
    * @param options A signal that closes the reader.
    * @returns The current broadcasts, and then every start and end.
-   * @throws {MoqError} If the session is over.
+   * @throws {MoqError} If the session has closed.
    * @throws {RangeError} If the prefix has too many parts or bytes.
    */
   async acceptAnnounce(
@@ -541,7 +541,7 @@ export class MoqSession implements AsyncDisposable {
    * @param name The track.
    * @param options See {@linkcode MoqSubscribeOptions}.
    * @returns The groups of the track.
-   * @throws {MoqError} If the session is over.
+   * @throws {MoqError} If the session has closed.
    * @throws {RangeError} If an option is out of range.
    * @throws {TypeError} If the path or the name is not a string.
    */

@@ -40,15 +40,15 @@ const LITE: readonly MoqVersion[] = ["moq-lite-05", "moq-lite-04"];
 const VIOLATIONS: readonly [what: string, hex: string, versions: readonly MoqVersion[]][] = [
   ["a message that is too large", "01 80020000 00", ALL],
   ["a message of almost 2^62 bytes", "02 ffffffffffffffff", ALL],
-  ["a prefix that is no UTF-8", `01 ${sized("01 ff 00")}`, ALL],
-  ["bytes behind announce interest", `01 ${sized("01 2f 00 00 00")}`, ALL],
+  ["a prefix that is not UTF-8", `01 ${sized("01 ff 00")}`, ALL],
+  ["bytes after announce interest", `01 ${sized("01 2f 00 00 00")}`, ALL],
   ["a prefix of 33 parts", `01 4044 4041 ${"2f61".repeat(33).slice(2)} 00`, ["moq-lite-04"]],
-  ["bytes behind SUBSCRIBE", `02 ${sized(`00 01 61 01 62 07 ${"00".repeat(6)}`)}`, ALL],
-  ["SUBSCRIBE with a length that lies", `02 ${sized("00 7f 61")}`, ALL],
+  ["bytes after SUBSCRIBE", `02 ${sized(`00 01 61 01 62 07 ${"00".repeat(6)}`)}`, ALL],
+  ["SUBSCRIBE with a false length", `02 ${sized("00 7f 61")}`, ALL],
   ["SUBSCRIBE with a wrong flag", `02 ${sized("00 01 61 01 62 07 02 00 00 00")}`, LITE],
-  ["GOAWAY with a length that lies", `05 ${sized("05 61")}`, LITE],
+  ["GOAWAY with a false length", `05 ${sized("05 61")}`, LITE],
   ["a stream of unknown type", "3f", ["gomoqt-dev"]],
-  ["FETCH where there is none", `03 ${sized("01 61 01 62 07 00")}`, ["gomoqt-dev"]],
+  ["FETCH in a version without it", `03 ${sized("01 61 01 62 07 00")}`, ["gomoqt-dev"]],
 ];
 
 for (const [what, hex, versions] of VIOLATIONS) {
@@ -72,24 +72,24 @@ const FAILURES: readonly [
   code: (version: MoqVersion) => number,
 ][] = [
   ["a stream of unknown type", "3f", LITE, () => 0],
-  ["TRACK where there is none", `06 ${sized("01 61 01 62")}`, ["moq-lite-04"], () => 0],
+  ["TRACK in a version without it", `06 ${sized("01 61 01 62")}`, ["moq-lite-04"], () => 0],
   ["an end inside the type", "40", ALL, () => 0],
-  ["an end behind the type", "01", ALL, () => 0],
+  ["an end after the type", "01", ALL, () => 0],
   ["an end inside announce interest", "01 05 04 6c", ALL, () => 0],
   ["an end inside SUBSCRIBE", "02 09 00", ALL, () => 0],
   [
-    "SUBSCRIBE of what is not there",
+    "SUBSCRIBE for an unknown track",
     `02 ${sized("00 02 2f61 01 62 07 00 00 00 00")}`,
     LITE,
     (version) => version === "moq-lite-05" ? 0x33 : 3,
   ],
   [
-    "SUBSCRIBE that ends before it begins",
+    "SUBSCRIBE with an end before its start",
     `02 ${sized("00 05 2f6c697665 01 62 07 00 00 05 03")}`,
     LITE,
     (version) => version === "moq-lite-05" ? 0x34 : 1,
   ],
-  ["TRACK of what is not there", `06 ${sized("02 2f61 01 62")}`, ["moq-lite-05"], () => 0x33],
+  ["TRACK for an unknown track", `06 ${sized("02 2f61 01 62")}`, ["moq-lite-05"], () => 0x33],
 ];
 
 for (const [what, hex, versions, code] of FAILURES) {
@@ -170,7 +170,7 @@ async function subscribed(peer: HandPeer): Promise<{
 
 for (
   const [version, what, hex] of [
-    ["moq-lite-04", "has bytes behind it", "00 06 00 00 00 00 00 00"],
+    ["moq-lite-04", "has bytes after it", "00 06 00 00 00 00 00 00"],
     ["moq-lite-04", "has an unknown type", "07 00"],
     ["moq-lite-04", "is too large", "00 80100000"],
     ["moq-lite-05", "is empty", "00 00"],
@@ -191,9 +191,9 @@ for (
 for (
   const [what, hex] of [
     ["has an unknown status", sized("09 01 61 00")],
-    ["has more hops than are read", sized("01 01 61 4101")],
+    ["has too many hops", sized("01 01 61 4101")],
     ["has a path of 33 parts", `4044 01 4041 ${"2f61".repeat(33).slice(2)} 00`],
-    ["has bytes behind it", sized("01 01 61 00 00")],
+    ["has bytes after it", sized("01 01 61 00 00")],
   ] as const
 ) {
   Deno.test(`moq-lite-04: discovery ends with its session when ANNOUNCE ${what}`, async () => {

@@ -98,7 +98,7 @@ Deno.test("Broadcast.send() gathers up to one frame, then sends it to all member
     const text = message("x".repeat(size));
     for (let i = 0; i < 100; i++) {
       group.send(text);
-      // The wire takes all bytes.
+      // The connection accepts all bytes.
       for (let j = 0; j < 20; j++) await Promise.resolve();
     }
     await bench.endTurn();

@@ -41,7 +41,7 @@ const REFUSALS: readonly Refusal[] = [
     isSkipped: true,
   },
   {
-    what: "the end mark where none was agreed on",
+    what: "an end mark that was not agreed on",
     incoming: [END_MARK.slice()],
     reason: "unknown-type",
     type: 65_535,
@@ -58,7 +58,7 @@ const REFUSALS: readonly Refusal[] = [
     isSkipped: true,
   },
   {
-    what: "no JSON",
+    what: "invalid JSON",
     incoming: [framed(2, Uint8Array.of(0x7b))],
     reason: "malformed",
     type: 2,
@@ -66,7 +66,7 @@ const REFUSALS: readonly Refusal[] = [
     isSkipped: true,
   },
   {
-    what: "an empty payload, which is no JSON",
+    what: "an empty payload, which is not JSON",
     incoming: [framed(2, new Uint8Array())],
     reason: "malformed",
     type: 2,
@@ -99,7 +99,7 @@ const REFUSALS: readonly Refusal[] = [
     code: 4413,
   },
   {
-    what: "an end inside a head, from a peer of another make",
+    what: "an end inside a head, from a peer other than Skein",
     incoming: [framed(2, "a").slice(0, 3), null],
     reason: "truncated",
     type: undefined,
@@ -107,7 +107,7 @@ const REFUSALS: readonly Refusal[] = [
     options: { endMark: false },
   },
   {
-    what: "an end inside a message, from a peer of another make",
+    what: "an end inside a message, from a peer other than Skein",
     incoming: [framed(2, "abc", 9), null],
     reason: "truncated",
     type: 2,

@@ -401,7 +401,7 @@ function readPlaced(
   sender?: { readonly from: string },
 ): Envelope {
   if (!isId(offset) || !isId(prev)) {
-    return malformed('Expected "offset" and "prev" to be whole numbers from 0');
+    return malformed('Expected "offset" and "prev" to be whole numbers of 0 or more');
   }
   if (!isTag(tag)) return badTag(tag);
   const place = tag === undefined ? { offset, prev } : { offset, prev, tag };
@@ -555,7 +555,9 @@ export function badTopic(key: string, topic: unknown, id: unknown): Envelope {
 /** Returns the `malformed` envelope for an invalid number. */
 export function badId(key: string, value: unknown, id?: unknown): Envelope {
   return malformed(
-    `Expected the number of "${key}" to be a whole number from 0, received ${describe(value)}`,
+    `Expected the number of "${key}" to be a whole number of 0 or more, received ${
+      describe(value)
+    }`,
     id,
   );
 }

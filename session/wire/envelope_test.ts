@@ -129,7 +129,7 @@ function TOPIC(key: string, received: string): string {
 }
 
 function NUMBER(key: string, received: string): string {
-  return `Expected the number of "${key}" to be a whole number from 0, received ${received}`;
+  return `Expected the number of "${key}" to be a whole number of 0 or more, received ${received}`;
 }
 
 function CREDIT(received: string): string {
@@ -190,9 +190,9 @@ const MALFORMED: readonly [text: string, message: string, id?: number][] = [
   ['{"publish":"a","id":{}}', NUMBER("publish", "Object")],
   [
     '{"topic":"a","offset":"1","prev":0}',
-    'Expected "offset" and "prev" to be whole numbers from 0',
+    'Expected "offset" and "prev" to be whole numbers of 0 or more',
   ],
-  ['{"topic":"a","offset":1}', 'Expected "offset" and "prev" to be whole numbers from 0'],
+  ['{"topic":"a","offset":1}', 'Expected "offset" and "prev" to be whole numbers of 0 or more'],
   ['{"topic":"a","seq":-1}', NUMBER("seq", "-1")],
   ['{"topic":"a","seq":1,"id":"x"}', NUMBER("topic", "a string")],
   ['{"topic":"a","seq":1,"client":""}', 'Expected "client" to be a name, received an empty string'],
@@ -245,7 +245,7 @@ const MALFORMED: readonly [text: string, message: string, id?: number][] = [
     'Expected "unsubscribed" to have a code, received a string',
   ],
   ['{"skip":"","offset":3,"prev":2}', TOPIC("skip", "an empty string")],
-  ['{"skip":"a","offset":3}', 'Expected "offset" and "prev" to be whole numbers from 0'],
+  ['{"skip":"a","offset":3}', 'Expected "offset" and "prev" to be whole numbers of 0 or more'],
   ['{"ack":"1"}', NUMBER("ack", "a string")],
   ['{"hello":null}', 'Expected "hello" to have session, heartbeatMs and maxMessageBytes'],
   ['{"hello":{"session":1}}', 'Expected "hello" to have session, heartbeatMs and maxMessageBytes'],

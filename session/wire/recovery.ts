@@ -43,7 +43,7 @@ export interface SubscribeAnswer {
   readonly epoch?: string | undefined;
   /** Offset before the following messages: the first of them has this offset as `prev`. */
   readonly offset?: number | undefined;
-  /** Tag of the publication at `offset`, where known. */
+  /** Tag of the publication at `offset`, if known. */
   readonly tag?: string | undefined;
   /** Newest offset at the time of the reply; a client with this offset has caught up. */
   readonly head?: number | undefined;
@@ -70,7 +70,7 @@ export interface Gap {
   readonly epoch?: string | undefined;
   /** Offset before the following messages. */
   readonly offset?: number | undefined;
-  /** Tag of the publication at `offset`, where known. */
+  /** Tag of the publication at `offset`, if known. */
   readonly tag?: string | undefined;
 }
 
