@@ -35,7 +35,7 @@ Deno.test("dial() uses WebTransport if the server on this machine offers it", as
   }
 });
 
-Deno.test("dial() uses WebTransport at a URL of its own, with the hashes of its certificate", async () => {
+Deno.test("dial() uses WebTransport at webTransportUrl with the server's certificate hashes", async () => {
   const answer = ({ url }: Request) =>
     url.endsWith("/.well-known/skein/webtransport") ? new Response("", { status: 404 }) : undefined;
   await using server = listen({

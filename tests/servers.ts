@@ -81,8 +81,8 @@ export function hurried(soonMs: number): Runtime {
 }
 
 /**
- * Makes a WebSocket host on the runtime's own HTTP server, which lets a test intercept its calls to
- * the server.
+ * Makes a WebSocket host on the runtime's own HTTP server, in which a test can answer requests and
+ * accept upgrades.
  *
  * @param test Answers requests instead of the server, and accepts upgrades instead of the runtime.
  * @returns The host.

@@ -121,7 +121,7 @@ class SharedHistory {
   #count = 0;
 
   constructor(readonly world: World, brokers: readonly Broker[], readonly bounds: HistoryBounds) {
-    // docs/deploy/nats.md, Bounds.
+    // docs/deploy/nats.md, Delivery.
     this.#model = new HistoryModel(bounds, { hasExactBytes: brokers[0]!.name !== "nats" });
     this.nodes = brokers.map((broker, i) => {
       return { host: world.host(`node-${i}`), broker, listener: undefined };

@@ -21,7 +21,9 @@ const [NARROW, WIDE] = [60, 5_000] as const;
 /** TTL of rows that expire, in milliseconds. */
 const USED_MS = 2_000;
 
-/** Maximum time of a sweep with all its steps, in milliseconds: docs/deploy/sqlite.md, Bounds. */
+/**
+ * Maximum time of a sweep with all its steps, in milliseconds: docs/deploy/sqlite.md, A full disk.
+ */
 const SWEPT_MS = 5_300;
 
 const LONG: HistoryBounds = { size: 10_000, ttlMs: 3_600_000, bytes: MAX_BYTES };

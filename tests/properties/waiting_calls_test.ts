@@ -36,7 +36,7 @@ const CALLS: Readonly<Record<string, (broker: Broker, name: string) => Promise<u
   "release a log": ({ logs }, id) => logs!.release(id, "fork"),
 };
 
-/** Names that a file rejects: docs/deploy/sqlite.md, Options. */
+/** Names that a file rejects: see `SqliteBroker.subscribe`. */
 const UNFIT = ["x".repeat(1_025), "ü".repeat(513), "a\0b"];
 
 const engine = fc.constantFrom("sqlite", "redis", "nats");

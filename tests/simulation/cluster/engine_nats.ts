@@ -61,7 +61,10 @@ export class NatsEngine implements ClusterEngine {
     return new NatsBroker(source, { runtime: host.runtime, replicas: hosts.length, ...bounds });
   }
 
-  /** True for one server: a leader compares before the replication; see docs/deploy/nats.md, Rows. */
+  /**
+   * True for one server: a leader compares before the replication; see docs/deploy/nats.md,
+   * Outages.
+   */
   get hasExactRows(): boolean {
     return this.#nats.hosts.length === 1;
   }

@@ -13,8 +13,8 @@ const PATH = "cluster.db";
 const RESTART_MS = 2_000;
 
 /**
- * Time behind the start of a machine in which each opening of a file that was not closed begins a new
- * epoch, unless each commit is synced; see docs/deploy/sqlite.md.
+ * Time after a machine's boot in which opening a file that was not closed always starts a new
+ * epoch, unless each commit is synced; see docs/deploy/sqlite.md, Durability.
  */
 const YOUNG_MS = 5_000;
 

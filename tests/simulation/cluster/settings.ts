@@ -69,7 +69,7 @@ export function settingsOf(plan: Plan): Settings {
       heartbeat,
       isApart: plan.engine === "none",
       hasSharedLimits: plan.engine !== "none",
-      // docs/deploy/nats.md, Rows: both of two changes of one row may pass.
+      // docs/deploy/nats.md, Outages: both of two changes of one row may pass.
       hasExactPlaces: plan.engine !== "nats",
       hasResetCodes: !has("http3"),
       rates: has("rates") ? { user: { perSecond: 5, burst: 20 } } : {},

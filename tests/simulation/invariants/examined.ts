@@ -22,7 +22,7 @@ function examined(
 export const brokersKeepContract: Invariant = examined("brokers", {
   name: "brokers-keep-contract",
   promise: "A broker keeps its contract through each failure of the engine, and is then as before.",
-  source: "pubsub/broker.ts; docs/deploy/redis.md and nats.md, Outages",
+  source: "pubsub/broker.ts; docs/deploy/nats.md, Outages; redis.md, When Redis is unreachable",
 });
 
 /** Timers end with their sessions. */
