@@ -128,7 +128,6 @@ export function tellFault(
   console.tell(isReported ? "reported-fault" : "fault", line, { about });
 }
 
-/** Describes how a function rejects. */
 function noOf(decision: string, message: string): string {
   if (decision.startsWith("authorize")) return "return false to reject";
   return message === "authenticate returned undefined"

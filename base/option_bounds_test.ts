@@ -262,7 +262,6 @@ const LISTS: readonly Row[] = [{
   range: [0, -1, 1.5, NaN, Infinity],
 }];
 
-/** Ids of durable streams: at most 240 bytes. */
 const STREAM_IDS: Row = {
   path: "id",
   fits: ["a", "x".repeat(240), "ü".repeat(120)],
@@ -310,7 +309,6 @@ const CALLS: Readonly<Record<string, readonly [readonly Row[], (given: never) =>
   diagnostics: [LISTS, (given) => new SessionManager().diagnostics(given)],
 };
 
-/** Tries all values of rows. */
 async function tryAll(
   what: string,
   rows: readonly Row[],

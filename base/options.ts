@@ -44,7 +44,6 @@ export interface OptionPlace {
   readonly path: string;
 }
 
-/** Kinds that match the type of one option. */
 type KindOf<V> =
   | CheckOption
   // deno-lint-ignore ban-types -- all functions

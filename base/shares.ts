@@ -151,7 +151,6 @@ interface Tally {
   taken: number;
 }
 
-/** An owner to report to other nodes. */
 interface Holder {
   readonly key: string;
   readonly taken: number;
@@ -544,7 +543,6 @@ export class Quotas {
   /** Creates the owners of slots. */
   readonly owners: Owners;
   readonly #all = new Map<string, Quota>(); // Bounded by the names, which are constants.
-  /** Limits that are counted elsewhere. */
   readonly #others = new Map<string, { readonly stats: QuotaStats }>();
   /** Reported slots by node; at most `MAX_NODES`, each with at most `MAX_REPORTED` owners. */
   readonly #heard = new Map<string, readonly Heard[]>();

@@ -262,7 +262,6 @@ const LIMITS: QuotaOptions = {
   strict: ["address", "user"],
 };
 
-/** A node with one quota. */
 function nodeOf(options: Partial<QuotaOptions> = {}) {
   const quotas = new Quotas(platformRuntime());
   const quota = quotas.open({ ...LIMITS, ...options });

@@ -55,7 +55,6 @@ export function anySignal(...signals: readonly AbortSignal[]): AbortSignal {
   return joined.signal;
 }
 
-/** Options for {@linkcode within}. */
 interface WithinOptions<T> {
   /**
    * Start of the error message; the time in milliseconds follows.

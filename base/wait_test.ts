@@ -5,7 +5,6 @@ import { pause, waitFor, within } from "./wait.ts";
 import { platformRuntime } from "./runtime.ts";
 import { turns } from "../tests/waiting.ts";
 
-/** A signal that counts its listeners. */
 class CountedSignal extends EventTarget {
   listeners = 0;
   aborted = false;

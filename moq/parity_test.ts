@@ -9,14 +9,12 @@ import type { TrackWriter } from "./track/track_writer.ts";
 
 const VERSION = "gomoqt-dev";
 
-/** A mux with one broadcast. */
 function muxOf(handler: TrackHandler): TrackMux {
   const mux = new TrackMux();
   mux.publish("/broadcast_path", handler);
   return mux;
 }
 
-/** A subscription, from both ends. */
 interface Subscription extends AsyncDisposable {
   readonly writer: TrackWriter;
   readonly reader: TrackReader;

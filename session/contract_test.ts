@@ -17,7 +17,6 @@ import { type StandardSchema, validate } from "../base/standard_schema.ts";
 import type { ContractMessage, UntypedMessage } from "./message.ts";
 import { compileContract } from "./check_settings.ts";
 
-/** The notices that every client may receive. */
 type PresenceMessage = ContractMessage<"presence:{topic}", PresenceNotice>;
 
 type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends (<T>() => T extends B ? 1 : 2) ? true

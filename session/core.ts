@@ -41,7 +41,6 @@ export const internals: unique symbol = Symbol();
  */
 const MAX_FAILURES = 20;
 
-/** Window in which failures are counted, in milliseconds. */
 const FAILURES_WINDOW_MS = 60_000;
 
 const TOO_MANY_FAILURES = `More than ${MAX_FAILURES} handler failures in a minute`;
@@ -73,7 +72,6 @@ export interface WaitObserver {
   began(isRequest?: boolean): void;
 }
 
-/** The error of a decision that took longer than `requestTimeoutMs`. */
 class LateDecision extends TimeoutError {}
 
 /**

@@ -24,7 +24,6 @@ const NAMES: readonly (keyof SessionEventMap)[] = [
   "credit",
 ];
 
-/** Records the name of every event. */
 function logOf(events: SessionEvents): [name: string, detail: unknown][] {
   const log: [string, unknown][] = [];
   for (const name of NAMES) {

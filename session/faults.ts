@@ -11,7 +11,6 @@ import type { RequestStreamOptions } from "./types.ts";
 /** Receives data that does not fit the contract. */
 export type InvalidHandler = RequestStreamOptions["onInvalid"];
 
-/** Data that does not fit the contract. */
 interface Misfit {
   readonly data: unknown;
   /** Receives the error and the data; by default, `onError` receives the error. */
@@ -35,7 +34,6 @@ export class Faults {
   protocolErrors = 0;
   readonly #core: SessionCore;
   readonly #malformed = new Window();
-  /** Messages whose data does not fit the contract. */
   readonly #misfits = new Window();
   #refusedAt = -Infinity;
 
@@ -134,7 +132,6 @@ export class Faults {
   }
 }
 
-/** Counts events within a minute. */
 class Window {
   #since = -Infinity;
   #count = 0;

@@ -111,7 +111,6 @@ export class Receiving
   readonly #maxFrameLength: number;
   /** Messages whose handlers run, with the start time. */
   #running: Map<Message, number> | undefined;
-  /** Message that the loop received last, and its turn. */
   #yielded: Message | undefined;
   #turn: MessageTurn | undefined;
   #sinks: Map<string, TopicSink> | undefined;
@@ -264,7 +263,6 @@ export class Receiving
     return this.#settings.handlers.onMessage !== undefined;
   }
 
-  /** True if a handler or a loop reads the messages. */
   get #hasReader(): boolean {
     return this.isHandled || this.isRead;
   }
@@ -468,7 +466,6 @@ export class Receiving
     }
   }
 
-  /** Accepts a message within the bounds of requests and queue. */
   #receiveMessage(incoming: IncomingMessage, size: number): void {
     const { topic, id } = incoming;
     this.#receivedMessages++;

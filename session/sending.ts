@@ -588,7 +588,6 @@ export class PendingRequests extends Signal {
   }
 }
 
-/** The error of a request for one reply that receives a streaming response. */
 function unexpectedParts(): RequestError {
   return new RequestError("invalid", "The response streams: read it with requestStream()");
 }

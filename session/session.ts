@@ -864,7 +864,6 @@ export class Session<
     yield* (await this.#insight()).monitorHealth(this.#core, options);
   }
 
-  /** Counts the calls that wait for a stream to open. */
   async #opening<T>(direction: StreamDirection, stream: Promise<T>): Promise<T> {
     const core = this.#core;
     const openings = core.openings ??= { bidirectional: 0, unidirectional: 0 };

@@ -399,7 +399,6 @@ export function report(
   });
 }
 
-/** Advice for data that does not fit the contract. */
 const MISFIT_ADVICE = "such data is skipped: set onInvalid or onError, and check that both ends " +
   "have the same contract";
 

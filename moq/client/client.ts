@@ -120,7 +120,6 @@ export type MoqClientStatus =
   }
   | MoqClientEnd;
 
-/** The reason why a session closed, or why an attempt failed. */
 type Cause = Extract<MoqClientStatus, { readonly name: "reconnecting" }>["cause"];
 
 interface Outcome {
@@ -132,7 +131,6 @@ interface Outcome {
   readonly uri?: string | undefined;
 }
 
-/** The outcome of an attempt that the application stopped. */
 const STOPPED: Outcome = { cause: { error: undefined }, isFinal: false };
 
 /**
@@ -160,7 +158,6 @@ function goawayOutcome(goaway: { readonly uri: string }, uri: string | undefined
   return { cause: { error }, isFinal: false, uri };
 }
 
-/** Creates the error of a client that reached a limit of `retry`. */
 function exhaustedError({ error }: Cause, attempts: number, ms: number): MoqError {
   const why = textOf(error);
   return new MoqError(
@@ -206,7 +203,6 @@ function isSameOrigin(there: URL, here: URL | undefined): boolean {
 /** Maximum number of subscriptions of a client: as many as a server accepts by default. */
 const MAX_CLIENT_TRACKS = 16_384;
 
-/** Maximum number of prefixes that a client may watch. */
 const MAX_CLIENT_PREFIXES = 1_024;
 
 const CLIENT: OptionKinds<MoqClientOptions> = {
@@ -557,7 +553,6 @@ export class MoqClient implements AsyncDisposable {
     void this.#announceSession(session);
   }
 
-  /** Passes a session to the application. */
   async #announceSession(session: MoqSession): Promise<void> {
     try {
       await this.#options.onSession?.(session);

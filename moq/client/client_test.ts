@@ -17,7 +17,6 @@ import { TrackMux } from "../track/mux.ts";
 
 const refused = () => new ConnectionError("Nobody listens");
 
-/** The names of all statuses of a client. */
 function namesOf(client: MoqClient): { readonly names: string[]; readonly over: Promise<void> } {
   const names: string[] = [];
   const over = (async () => {

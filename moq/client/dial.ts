@@ -131,7 +131,6 @@ const SCHEMES: readonly string[] = ["moqt:", "https:", "http:", "wss:", "ws:"];
 const { side: _side, path: _path, onSetup: _setup, setupTimeoutMs: _timeout, ...SESSION } =
   MOQ_SESSION;
 
-/** Options of `dialMoq()` that are passed to the session. */
 type DialedSession = Omit<MoqSessionOptions, "side" | "path" | "onSetup" | "setupTimeoutMs">;
 
 export const DIAL: OptionKinds<DialMoqOptions> = {
@@ -414,7 +413,6 @@ async function raceWebTransport(target: URL, options: Dialing): Promise<Connecti
   return await dial(target, { runtime, signal, timeoutMs, onFallback });
 }
 
-/** A WebTransport server. */
 interface WebTransportTarget {
   /** The URL, with the scheme `https:`. */
   readonly url: URL;
@@ -449,7 +447,6 @@ async function webTransportTarget(
   };
 }
 
-/** Requests the certificate's hash from a development server. */
 async function fetchHash(
   { host, href }: URL,
   signal: AbortSignal,

@@ -8,7 +8,6 @@ import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
 import { VERSIONS } from "../wire/versions.ts";
 import { isOfSession, isPassingForAnnouncements } from "./retry.ts";
 
-/** Delays between requests on the same session, in milliseconds. */
 const RETRY = { firstDelayMs: 250, maxDelayMs: 5_000 } as const;
 
 /**
@@ -169,7 +168,6 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
     }
   }
 
-  /** Follows the announcements of one session. */
   async #once(session: MoqSession): Promise<void> {
     const runtime = this.#runtime;
     const { signal } = this.#controller;

@@ -13,14 +13,12 @@ import { ANNOUNCE_QUIET_MS, ResumableAnnouncements } from "./resumable_announcem
 
 const { serve } = new HandTrack();
 
-/** The broadcasts of a server. */
 function published(...paths: string[]): TrackMux {
   const mux = new TrackMux();
   for (const path of paths) mux.publish(path, serve);
   return mux;
 }
 
-/** Collects announcements. */
 function told(announcements: ResumableAnnouncements): string[] {
   const all: string[] = [];
   void (async () => {

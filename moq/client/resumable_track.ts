@@ -36,7 +36,6 @@ export interface TrackResumption {
   readonly kind: "next" | "gap" | "again" | "restarted";
 }
 
-/** Follows the numbers of groups across subscriptions. */
 class Resumptions {
   #reading: TrackReader | undefined = undefined;
   #last: number | undefined = undefined;
@@ -155,7 +154,6 @@ export interface ResumeOptions extends MoqSubscribeOptions {
   readonly onResumed?: ((resumption: TrackResumption) => void) | undefined;
 }
 
-/** Delays between subscriptions on the same session, in milliseconds. */
 const RETRY = { firstDelayMs: 250, maxDelayMs: 5_000 } as const;
 
 /** Time after acceptance after which a subscription counts as stable, in milliseconds. */
@@ -463,7 +461,6 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
     this.#changes.notify();
   }
 
-  /** Records a group, and reports a continuation. */
   #note(reader: TrackReader, { sequence }: GroupReader): void {
     const resumption = this.#resumptions.note(reader, sequence);
     if (resumption === undefined) return;

@@ -177,7 +177,6 @@ export class MoqCluster implements AsyncDisposable {
    * Broadcasts that this relay holds, with their start. Never more than in the mux of the relay.
    */
   readonly #held = new Map<BroadcastPath, number>();
-  /** Relays by node. */
   readonly #relays = new Map<string, RemoteRelay>();
   #newest = 0;
   #closing: Promise<void> | undefined;
@@ -278,7 +277,6 @@ export class MoqCluster implements AsyncDisposable {
     if (!active) this.#relay.runtime.schedule(() => this.#relay.retry(path));
   }
 
-  /** Handles a change at another relay. */
   #changed({ node, key, value, isSwept }: DirectoryChange<HeldBroadcast>): void {
     const path = broadcastPathOf(key);
     if (path === undefined || suffixOf(this.#relay.prefix, path) === undefined) return;

@@ -7,7 +7,6 @@ import { Random } from "../../tests/random.ts";
 
 const PATHS = ["/a", "/b", "/c", "/d"];
 
-/** A publisher at one of the relays. */
 interface Published {
   readonly at: number;
   readonly path: string;

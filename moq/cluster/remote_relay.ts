@@ -13,7 +13,6 @@ import type { BroadcastPath } from "../wire/path.ts";
 /** Version between relays of a cluster: has hops, fetches and timestamps. */
 export const CLUSTER_VERSION = "moq-lite-05";
 
-/** Longest time for dialing, in milliseconds. */
 const DIAL_TIMEOUT_MS = 10_000;
 
 /** Delay before dialing again after a failure, in milliseconds. */
@@ -57,7 +56,6 @@ export class RemoteRelay implements TrackOrigin {
   readonly #fetches = new Set<GroupReader>();
   #current: Promise<MoqSession> | undefined;
   #failedAt: number | undefined;
-  /** Pending requests. */
   #requests = 0;
   /** `true` if the last check found the session unused, and no request followed. */
   #isUnused = false;

@@ -13,7 +13,6 @@ import {
 import type { MoqErrorName } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
 
-/** A frame with its timestamp. */
 interface TimedFrame {
   readonly bytes: Uint8Array;
   /** Time of capture, in units of the track's timescale. */

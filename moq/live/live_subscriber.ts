@@ -36,7 +36,6 @@ export class LiveSubscriber implements DeliveryOwner {
   readonly #runtime: Runtime;
   readonly #limits: LiveSubscriberLimits;
   readonly #done: PromiseWithResolvers<void> = Promise.withResolvers();
-  /** Groups in flight, by number. */
   readonly #sending = new Map<number, Delivery>();
   /** Groups that wait for a slot among the groups in flight, oldest first. */
   #waiting: Delivery[] = [];

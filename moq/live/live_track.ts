@@ -184,7 +184,6 @@ export class LiveTrack implements AsyncDisposable {
   readonly #onDemand: (() => void) | undefined;
   readonly #subscribers = new Set<LiveSubscriber>();
   readonly #link: LiveGroupLink;
-  /** Groups by number. */
   #groups: LiveGroup[] = [];
   #newest: LiveGroup | undefined = undefined;
   #byteLength = 0;
@@ -367,7 +366,6 @@ export class LiveTrack implements AsyncDisposable {
     await deliver(this.#cachedGroup(request.sequence), writer);
   }
 
-  /** Finds a group in the cache, for a fetch. */
   #cachedGroup(sequence: number): LiveGroup {
     const group = this.#cached().find((cached) => cached.sequence === sequence);
     if (group !== undefined) return group;

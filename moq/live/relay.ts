@@ -26,7 +26,6 @@ import {
 import { RelayRoute, type RelayRouteLink } from "./relay_route.ts";
 import type { RelaySource, TrackOrigin } from "./relay_source.ts";
 
-/** A broadcast that waits for a slot of the relay. */
 interface WaitingBroadcast {
   source: RelaySource;
   readonly place: Place;
@@ -103,16 +102,13 @@ class RelayPeer {
   }
 }
 
-/** Default maximum number of broadcasts of a relay. */
 const MAX_BROADCASTS = 100_000;
 
 /** Default maximum number of broadcasts of one address: one for each session that it may have. */
 const MAX_BROADCASTS_PER_ADDRESS = 1_000;
 
-/** Default maximum number of tracks of a relay. */
 const MAX_TRACKS = 10_000;
 
-/** Default maximum number of tracks of one address. */
 const MAX_TRACKS_PER_ADDRESS = 1_000;
 
 /** Options for {@linkcode MoqRelay}. */

@@ -22,7 +22,6 @@ export interface RelayBounds {
 /** Counts the broadcasts, tracks and fetches of a relay, in total, by address and by session. */
 export class RelayCapacity {
   readonly #bounds: RelayBounds;
-  /** Number of tracks by session. */
   readonly #tracksOf = new WeakMap<SubscriberSession, number>();
   /** Tracks without subscribers, oldest first. */
   readonly #idle = new Set<RelayTrack>();

@@ -26,7 +26,6 @@ function many(name: string, count: number): string {
 
 const words = (text = "") => text.split(" ").filter((word) => word !== "");
 
-/** Clients of a relay by name. */
 class Clients {
   readonly #net: RelayNet;
   readonly #relay: MoqRelay;

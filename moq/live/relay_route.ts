@@ -60,7 +60,6 @@ export class RelayRoute implements TrackServer {
   /** The slot of the broadcast, which counts for its holder. */
   readonly #place: Place;
   #holder: TrackOrigin;
-  /** Sources by age. */
   #sources: RelaySource[] = [];
   /** Sources beyond the limit, oldest first; at most one per session. */
   readonly #waiting = new Map<TrackOrigin, RelaySource>();

@@ -23,7 +23,6 @@ import { LiveTrack } from "./live_track.ts";
 import { MoqRelay } from "./relay.ts";
 import type { TrackOrigin } from "./relay_source.ts";
 
-/** The versions with hops. */
 const WITH_HOPS = LIVE_VERSIONS.filter((version) => version !== "gomoqt-dev");
 
 for (const version of LIVE_VERSIONS) {

@@ -26,7 +26,6 @@ export interface RelayTrackLink {
   onOver(track: RelayTrack): void;
 }
 
-/** A subscription at a source. */
 interface Upstream {
   readonly source: RelaySource;
   readonly controller: AbortController;
@@ -43,7 +42,6 @@ export class RelayTrack {
   readonly watchers: Map<SubscriberSession, number> = new Map();
 
   readonly #link: RelayTrackLink;
-  /** Subscribers that wait for the source to accept. */
   readonly #unaccepted = new Set<TrackWriter>();
   readonly #failed = new Set<RelaySource>();
   #source: RelaySource;

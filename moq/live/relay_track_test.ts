@@ -60,7 +60,6 @@ Deno.test("RelayTrack stays open for a subscriber that joins in the turn of its 
   assertEquals(isOver, true);
 });
 
-/** A subscriber of a relayed track, and the track. */
 async function relayedTo(
   session: TrackOrigin,
   onMissed: MoqSubscribeOptions["onMissed"] = () => {},

@@ -34,7 +34,6 @@ import type { ListenMoqOptions, MoqClientInfo, MoqServerOptions } from "./server
 import { Sessions } from "./sessions.ts";
 import { flowControlOf, Sockets, socketsOptions } from "./sockets.ts";
 
-/** Longest wait for the sockets to close, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 2_000;
 
 /**
@@ -435,7 +434,6 @@ function accepted<T>(lease: SessionLease, accept: () => T): T {
   }
 }
 
-/** Frees the lease when the connection closes. */
 function release(connection: Connection, lease: SessionLease): void {
   const free = () => lease[Symbol.dispose]();
   connection.closed.then(free, free);

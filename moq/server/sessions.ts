@@ -9,10 +9,8 @@ import { type MoqVersion, versionsFor } from "../wire/versions.ts";
 import type { Admission, SessionLease } from "./admission.ts";
 import type { MoqClientInfo, MoqServerOptions } from "./server_options.ts";
 
-/** Longest wait for an answered connection to open, in milliseconds. */
 const OPEN_TIMEOUT_MS = 10_000;
 
-/** State of a connection when its session starts. */
 interface SessionStart {
   readonly lease: SessionLease;
   /** `true` if `onSetup` has admitted the client; otherwise the SETUP is checked first. */
@@ -145,7 +143,6 @@ export class Sessions {
     }
   }
 
-  /** Passes a session to `onSession`. */
   async #callOnSession(session: MoqSession, client: MoqClientInfo): Promise<void> {
     try {
       await this.#options.onSession?.(session, client);

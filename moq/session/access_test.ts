@@ -46,7 +46,6 @@ function published(...paths: string[]): { readonly mux: TrackMux; readonly track
 
 const inMs = (ms: number) => ({ until: new Date(Date.now() + ms) });
 
-/** Collects announcements, and the end of the reader. */
 function told(reader: AnnouncementReader): string[] {
   const all: string[] = [];
   void (async () => {

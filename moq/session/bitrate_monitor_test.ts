@@ -174,7 +174,6 @@ Deno.test("BitrateMonitor() rejects invalid options", () => {
   }
 });
 
-/** Both ends of a session. */
 async function ends(
   version: MoqVersion,
   server: Partial<MoqSessionOptions> = {},

@@ -137,7 +137,6 @@ export function sessionClosed(cause: unknown): MoqError {
 /** Timeout of `authorize`, in milliseconds: as for sessions of `skein.1`. */
 const AUTHORIZE_MS = 30_000;
 
-/** The application's decision about a request of the peer. */
 interface Granted {
   readonly grant: MoqGrant;
   /**

@@ -9,7 +9,6 @@ import { directStream } from "../../transport/direct.ts";
 import { MessageReader } from "../wire/message_reader.ts";
 import { codeOf, moqErrorOf, sessionClosed, type SessionContext } from "./context.ts";
 
-/** Maximum number of posted bytes that the peer has not accepted yet. */
 const MAX_POSTED_BYTES = 65_536;
 
 /** A request and its responses, on one bidirectional stream. */

@@ -65,7 +65,6 @@ async function subscribed(peer: HandPeer) {
   return { track, exchange, missed };
 }
 
-/** A group of one frame. */
 function group(version: MoqVersion, subscribeId: number, sequence: number): string {
   const head = concatHex(encodeVarint(subscribeId), encodeVarint(sequence));
   const size = (head.length / 2).toString(16).padStart(2, "0");

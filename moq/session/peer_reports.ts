@@ -17,7 +17,6 @@ import { type Exchange, openExchange } from "./exchange.ts";
 /** Bits per unit of gomoqt's SESSION_UPDATE, which counts kilobits; moq-lite's counts bits. */
 const GOMOQT_UNIT = 1_000;
 
-/** Maximum number of open probes of a peer. */
 const MAX_PROBES = 16;
 
 /**

@@ -33,7 +33,6 @@ import type { Exchange } from "./exchange.ts";
 
 const NO_HEAD = new Uint8Array(0);
 
-/** Track properties, by default. */
 const TRACK_INFO = { priority: 0, ordered: false, maxLatencyMs: 0, timescale: 1_000 } as const;
 
 /** The publisher of a session: serves the requests of the peer. */
@@ -42,7 +41,6 @@ export class Publisher {
   /** Ids in use, including subscriptions that `authorize` has not decided on yet. */
   readonly #ids = new Set<number>();
   readonly #tracks = new Set<TrackWriter>();
-  /** Other pending requests. */
   #requests = 0;
 
   constructor(context: SessionContext) {
@@ -397,7 +395,6 @@ export class Publisher {
   }
 }
 
-/** Returns true if the handler of a route answers fetches. */
 function canFetch({ server }: MuxRoute): boolean {
   return server.serveFetch !== undefined || server.servesFetches === true;
 }

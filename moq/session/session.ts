@@ -756,7 +756,6 @@ export class MoqSession implements AsyncDisposable {
   }
 }
 
-/** Describes a close by this end. */
 function localEnd(
   reason: MoqErrorName | number,
   message: string,
@@ -768,7 +767,6 @@ function localEnd(
   return { code, reason: name, message, by: "local" };
 }
 
-/** How a connection closed. */
 interface RemoteEnd {
   readonly info: MoqCloseInfo;
   /** The error of the connection, or an error for the peer's close. */
@@ -808,7 +806,6 @@ function endError(info: MoqCloseInfo, cause?: unknown): MoqError {
   return new MoqError("session", reason, words, { ...options, moqCode, by });
 }
 
-/** Describes how a session closed without a message. */
 function wordsOf({ reason, by }: MoqCloseInfo): string {
   if (reason !== "none") return reason;
   return by === "local" ? "it was closed here" : "the peer closed it";

@@ -10,7 +10,6 @@ import type { MoqVersion } from "../wire/versions.ts";
 
 const VIOLATION = { code: 3, by: "local" };
 
-/** Prepends a length to a body. */
 function sized(body: string): string {
   return `${(body.replaceAll(" ", "").length / 2).toString(16).padStart(2, "0")} ${body}`;
 }

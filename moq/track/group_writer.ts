@@ -106,7 +106,6 @@ export class GroupWriter implements AsyncDisposable {
   #state: "open" | "closing" | "finishing" | "over" = "open";
   #isScheduled = false;
   #sendOrder: number | undefined = undefined;
-  /** The code of the reset, once the group is aborted. */
   #code = 0;
   #source: EncodedSource | undefined = undefined;
 

@@ -78,7 +78,6 @@ export const SUBSCRIBE: OptionKinds<MoqSubscribeOptions> = {
   signal: "AbortSignal",
 };
 
-/** Default maximum number of groups that wait for the reader. */
 const MAX_QUEUED_GROUPS = 1_024;
 
 /**
@@ -118,7 +117,6 @@ export const END_GRACE_MS = 500;
 /** Time to wait for missing groups when the last number is known, in milliseconds. */
 export const END_WAIT_MS = 5_000;
 
-/** Decides when a track has ended. */
 class TrackEnd {
   readonly #runtime: Runtime;
   readonly #settled: Sequences;
@@ -521,7 +519,6 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
     this.#ended.resolve();
   }
 
-  /** Reports groups that are missing at the end. */
   #reportMissing(): void {
     const range = this.#end.range(this.#fields);
     if (range !== undefined) this.#queue.drop(range.first, range.last, "expired");

@@ -76,7 +76,6 @@ export class GroupLimit {
   #opening = 0;
   /** Closed groups that the connection has not accepted yet. */
   #unsent = 0;
-  /** Groups opened in this turn of the event loop. */
   #inTurn = 0;
   #isTurnWatched = false;
   /** True if a writer had to wait in this turn. */
@@ -605,7 +604,6 @@ export class TrackWriter implements AsyncDisposable {
     this.#closeAtLast();
   }
 
-  /** Closes the track once all requested groups are written. */
   #closeAtLast(): void {
     const { endGroup = Infinity } = this.subscription;
     if (this.#state !== "open" || this.#next <= endGroup || this.#groups.size > 0) return;
@@ -626,7 +624,6 @@ export class TrackWriter implements AsyncDisposable {
   }
 }
 
-/** Returns true if a group can have the number. */
 function isSequence(value: number): boolean {
   return Number.isInteger(value) && value >= 0 && value <= LAST_SEQUENCE;
 }

@@ -18,7 +18,6 @@ const bytesOf = (text: string) => new TextEncoder().encode(text);
 /** An id of 62 bits, too large for a number. */
 const HOP = 0x1234_5678_9abc_def0n;
 
-/** A subscription with every field set. */
 const FULL = { priority: 200, ordered: true, maxLatencyMs: 500, startGroup: 4, endGroup: 100 };
 
 /** Setup parameters of moq-rs: a limit of requests (the varint 42,069), and the library's name. */

@@ -79,7 +79,6 @@ export const MAX_ANNOUNCE_INIT_BYTES = 4_194_304;
 /** Maximum number of parameters of a setup message, as in moq-rs. */
 export const MAX_PARAMETERS = 64;
 
-/** Maximum number of versions that a client may offer in a setup message. */
 const MAX_OFFERED_VERSIONS = 64;
 
 /** The largest body of draft 14, whose length has two bytes. */
@@ -810,7 +809,6 @@ const NO_LIMIT_MS = 0x3fff_ffff;
 /** Means here that a peer only wants the newest group. */
 const NEWEST_ONLY_MS = 1;
 
-/** Fields with a latency. */
 interface Latent {
   readonly maxLatencyMs: number;
 }

@@ -111,7 +111,6 @@ export class AnswerReader {
   /** Index of the next item in `#items`. */
   #at = 0;
   #bytes = 0;
-  /** Items that the peer may still send. */
   #credit: number;
   /** Consumed items, and their bytes, for which no credit was returned. */
   #owed = 0;
@@ -198,7 +197,6 @@ export class AnswerReader {
     waiting.resolve(this.#consume());
   }
 
-  /** Takes the next item from the queue, and checks it. */
   #consume(): Promise<IteratorResult<unknown, void>> {
     const item = this.#items[this.#at];
     const size = this.#sizes[this.#at]!;
@@ -272,7 +270,6 @@ export class AnswerReader {
     this.#core.sending.gaveUp(error);
   }
 
-  /** Cancels the request, and discards the items that wait. */
   #giveUp(failure: { readonly error: unknown } | undefined, told?: unknown): void {
     this.#discard();
     if (this.#isOver) return;

@@ -12,7 +12,6 @@ import type { SessionFace } from "../types.ts";
 import { describe } from "../../base/error_text.ts";
 import type { TopicRouter } from "../wire/topic_pattern.ts";
 
-/** A handler without the types of a contract. */
 interface ErasedHandler {
   /** Produces the response. */
   readonly answer: (message: UntypedMessage, session: SessionFace) => unknown;

@@ -161,19 +161,15 @@ export interface SessionIssue {
   readonly message: string;
 }
 
-/** Time after which a handshake counts as stuck, in milliseconds. */
 const CONNECTING_MS = 10_000;
 
-/** Time after which draining counts as stuck, in milliseconds. */
 const DRAINING_MS = 30_000;
 
 /** Fewest operations for a meaningful error rate. */
 const MIN_OPERATIONS = 50;
 
-/** Highest acceptable share of errors among all operations. */
 const MAX_ERROR_RATE = 0.1;
 
-/** Time after which a session without traffic counts as idle, in milliseconds. */
 const IDLE_MS = 3_600_000;
 
 /** Number of open streams that may indicate a leak. */
@@ -185,7 +181,6 @@ const LEAKING_MS = 600_000;
 /** Fraction of a limit above which a queue is nearly full. */
 const NEARLY_FULL = 0.8;
 
-/** Time after which a handler counts as slow, in milliseconds. */
 const SLOW_HANDLER_MS = 10_000;
 
 /** Silence after which a heartbeat counts as missing, in heartbeat intervals. */

@@ -4,7 +4,6 @@ import type { Inside } from "../receiving.ts";
 import { MAX_PINGS, PendingRequests } from "../sending.ts";
 import type { WaitOptions } from "../types.ts";
 
-/** Longest wait of `ping`, in milliseconds. */
 const PING_TIMEOUT_MS = 10_000;
 
 /** Implements `ping` of a session. */

@@ -7,7 +7,6 @@ import { internals, type Session } from "../session.ts";
 import { decodeBinary, encodeBinary, isBinaryMessage } from "../wire/encode.ts";
 import type { Instrumentation } from "./instrumentation.ts";
 
-/** Default of {@linkcode RecordSessionsOptions.maxBytes}. */
 const MAX_BYTES = 1_048_576;
 
 /** One event of a recorded session. */

@@ -27,7 +27,6 @@ const NO_QUEUE: SendQueueStats = {
   droppedMessages: 0,
 };
 
-/** Base class of the counters, with `toJSON()`. */
 class Snapshot {
   toJSON(): object {
     return { ...this };

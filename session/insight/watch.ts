@@ -47,7 +47,6 @@ export function instrument(
   return settings;
 }
 
-/** The instrumentation of all sessions with the same settings. */
 class HookRunner implements SessionWatch {
   readonly #hooks: Instrumentation;
   readonly #settings: SessionSettings;
@@ -132,7 +131,6 @@ class HookRunner implements SessionWatch {
     return running;
   }
 
-  /** Calls a hook, which may call `run`. */
   #tell<T>(session: Session | undefined, hook: () => T, run?: () => unknown): T | undefined {
     try {
       const result = hook();

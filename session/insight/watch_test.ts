@@ -14,7 +14,6 @@ import type { UntypedMessage } from "../message.ts";
 import { type SessionHandlers, sessionSettings } from "../session_settings.ts";
 import type { HandshakeInfo } from "../settings.ts";
 
-/** Two sessions, both watched by the same hooks. */
 function watchedPair(
   hooks: Instrumentation,
   handlers: SessionHandlers = {},

@@ -61,7 +61,6 @@ class Bench implements AsyncDisposable {
   }
 }
 
-/** Adds a session to a group. */
 function join(group: Broadcast<object>, session: Session): void {
   group.add(session, session[internals].sending.messages("share messages"));
 }

@@ -279,7 +279,6 @@ function share(turn: Turn, pending: BroadcastBatch): void {
   (turn.fanOut ??= new FanOut(turn)).mark({ take: () => pending });
 }
 
-/** A turn, and its scheduled callbacks. */
 function scheduledTurn(): { turn: Turn; scheduled: (() => void)[] } {
   const scheduled: (() => void)[] = [];
   const schedule = (callback: () => void) => void scheduled.push(callback);

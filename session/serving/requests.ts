@@ -149,7 +149,6 @@ export interface PublicationNumber {
   readonly isRepeated: boolean;
 }
 
-/** Random bytes of a ticket. */
 const TICKET_BYTES = 16;
 
 /** Number of tickets per draw of random bytes, since a draw takes longer than a ticket. */
@@ -196,7 +195,7 @@ export class RequestService implements RequestServer, Disposable {
   /**
    * Creates the services.
    *
-   * @param runtime Clocks, timers and chance of this node.
+   * @param runtime Clocks, timers and randomness of this node.
    * @param services The services of every session.
    */
   constructor(runtime: Runtime, services: SessionServices) {

@@ -71,7 +71,6 @@ export interface SequenceStore {
   advance(client: string, number: number): Promise<unknown>;
 }
 
-/** A session that acknowledges stored numbers. */
 type Acknowledged = Pick<Numbers, "acknowledge">;
 
 /** Progress of one client, on this node and on earlier ones. */
@@ -354,7 +353,6 @@ export class Numbers extends Signal {
   /** Received numbers that were not handled yet, in order. */
   readonly #waiting: number[] = [];
   #last = -1;
-  /** The newest finished number. */
   #ended = -1;
   #acknowledged = -1;
   #isOver = false;
@@ -437,7 +435,6 @@ export class Numbered implements MessageTurn {
   readonly producer: string;
   readonly #numbers: Numbers;
   readonly #kind: "message" | "publish";
-  /** Size in bytes, for the rate limits. */
   readonly #size: number;
   readonly #id: number | undefined;
   #endTurn: (() => void) | undefined;

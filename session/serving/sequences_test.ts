@@ -55,7 +55,6 @@ class Engine {
 
 type Handler = (data: unknown) => void | Promise<void>;
 
-/** The session settings of a server on one node. */
 function node(
   store: SequenceStore | undefined,
   handler: Handler,

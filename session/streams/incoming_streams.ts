@@ -22,7 +22,6 @@ export type IncomingStream =
     readonly readable: ReceiveStream;
   };
 
-/** Incoming streams of one direction. */
 interface Source {
   readonly direction: StreamDirection;
   readonly streams: ReadableStream<BidirectionalStream> | ReadableStream<ReceiveStream>;

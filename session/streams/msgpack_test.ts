@@ -4,7 +4,6 @@ import { Random } from "../../tests/random.ts";
 
 const bytes = (...values: number[]) => new Uint8Array(values);
 
-/** Random MessagePack values. */
 function anyValue(random: Random, depth = 0): unknown {
   switch (random.below(depth > 3 ? 8 : 10)) {
     case 0:

@@ -31,7 +31,6 @@ import {
   type StructuredMessage,
 } from "./registry.ts";
 
-/** Default size limit of a payload, in bytes. */
 const MAX_MESSAGE_BYTES = 1024 * 1024;
 
 /**
@@ -243,7 +242,6 @@ class MessageStream<R extends Registry> implements StructuredStream<R> {
     }
   }
 
-  /** Reads a chunk, or the end. */
   async #readOn(): Promise<void> {
     const parser = this.#parser;
     if (parser.isAtEnd) {
@@ -275,7 +273,6 @@ class MessageStream<R extends Registry> implements StructuredStream<R> {
     }, () => {});
   }
 
-  /** Applies the policy for invalid messages. */
   #refuse(error: StructuredError): false {
     const { onInvalid } = this.#settings;
     if (onInvalid === "throw") throw error;
@@ -301,7 +298,6 @@ class MessageStream<R extends Registry> implements StructuredStream<R> {
     if (this.#isReadToEnd && this.#isWrittenToEnd) this.#closed.resolve();
   }
 
-  /** Ends both directions with an error. */
   #fail(error: unknown): void {
     if (this.#failure !== undefined || this.#isReadToEnd && this.#isWrittenToEnd) return;
     this.#failure = { cause: error };

@@ -75,7 +75,6 @@ export interface StructuredDatagrams<R extends Registry>
   send<T extends keyof R & number>(type: T, data: StructuredInput<R, T>): Promise<void>;
 }
 
-/** Counters that only grow. */
 type StructuredDatagramsStats = StructuredDatagrams<Registry>["stats"];
 
 /** Implements `structuredDatagrams` of a session. */
@@ -205,7 +204,6 @@ class MessageDatagrams<R extends Registry> implements StructuredDatagrams<R> {
     this.#arrival?.resolve();
   }
 
-  /** Decodes a datagram; `undefined` if invalid. */
   async #decode(datagram: Uint8Array): Promise<StructuredMessage<R> | undefined> {
     const { schemas, onInvalid } = this.#settings;
     try {

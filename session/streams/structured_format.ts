@@ -218,7 +218,6 @@ const FIRST_PAYLOAD_BYTES = 16 * 1024;
 
 const NOTHING = new Uint8Array();
 
-/** A received message. */
 interface StructuredFrame {
   /** Number of the message. */
   readonly type: number;
@@ -242,7 +241,6 @@ export interface StructuredParserRules {
   accepts(type: number): boolean;
 }
 
-/** A message that is not complete yet. */
 interface OpenFrame {
   readonly type: number;
   readonly length: number;
@@ -389,7 +387,6 @@ export class StructuredParser {
     return this.#fill(this.#open = { type, length, filled: 0, bytes: new Uint8Array(size) });
   }
 
-  /** Adds bytes to the incomplete message. */
   #fill(open: OpenFrame): StructuredFrame | undefined {
     const { length, filled } = open;
     const taken = Math.min(this.#chunk.length - this.#at, length - filled);

@@ -227,7 +227,6 @@ export const MAX_TAG_LENGTH = 8;
  */
 export const MAX_PLACE_BYTES = 69;
 
-/** Place of a message in the history of its topic. */
 interface MessagePlace {
   /** Offset of the message. */
   readonly offset: number;

@@ -8,7 +8,6 @@ import { parseEnvelope } from "./server_envelope.ts";
 const HELLO = { session: "s", heartbeatMs: 25_000, maxMessageBytes: 262_144, features: ["x"] };
 const NO_TICKETS = { ticket: undefined, predecessor: undefined };
 const FAILURE = { code: "invalid", message: "No", path: ["a", 0] };
-/** The failure as parsed. */
 const READ_FAILURE = { ...FAILURE, retryAfterMs: undefined, level: undefined };
 
 const TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";

@@ -91,10 +91,8 @@ export function readService(kind: ServiceKind | "message", value: unknown, raw: 
   }
 }
 
-/** Name of a resumable response. */
 const ANSWER_NAME = /^[\w-]{16,64}$/;
 
-/** Reads a request for a resumable response. */
 function readResumable(
   of: Omit<Extract<Envelope, { kind: "message" }>, "id">,
   { id, items, stream, begun }: Raw,
