@@ -122,7 +122,7 @@ for (const transport of ["websocket", "webtransport", "memory"] as const) {
 
 // Over HTTP, a reply, the records and the end of a stream arrive together.
 for (const transport of ["http", "websocket"] as const) {
-  Deno.test(`client.durableStream() delivers all records to each loop over ${transport}, even though the first loop ends the topic`, async () => {
+  Deno.test(`client.durableStream() delivers all records to each of several loops over ${transport}`, async () => {
     await using server = listen(STREAMS);
     await complete(server, "a", range(17));
     await using client = connect(server.url, { transports: [transport] });

@@ -55,7 +55,7 @@ Deno.test("FaultyBroker.make() decides the effect of a call, and what its caller
   assertEquals((await kept()).slice(3), ["replied late", "waited"]);
 });
 
-Deno.test("FaultyBroker.make() prefers the fate of an operation to its part's, a part's to all, and a node's to the engine's", async () => {
+Deno.test("FaultyBroker.make() prefers operation to part, part to all, and node to engine", async () => {
   const { engine, broker, other } = bench();
   const { store } = broker;
   engine.make("all", fail);

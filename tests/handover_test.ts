@@ -109,7 +109,7 @@ Deno.test("Client.handOver() fails a request that does not finish within 30 s", 
   assertEquals([first.isClosed, client.isConnected], [true, true]);
 });
 
-Deno.test("Client whose session breaks after a move reconnects next to its first session, and counts as one client", async () => {
+Deno.test("Client that loses its second session reconnects next to the first, and counts as one client", async () => {
   using time = new FakeTime();
   const gate = Promise.withResolvers<void>();
   const seen: unknown[] = [];

@@ -80,7 +80,7 @@ for (const scheme of ["tcp", "tls"] as const) {
     }
   });
 
-  Deno.test(`hardened engine passes a request with a body of 100 KB, and later requests, to node:http over ${scheme}`, async () => {
+  Deno.test(`hardened engine passes a 100 KB request, and later ones, to node:http over ${scheme}`, async () => {
     const { server, connect } = listenEcho(scheme);
     await using _server = server;
     using wire = await connect();

@@ -54,7 +54,7 @@ Deno.test("A client that subscribes with `last` or `since` receives the reply be
   ]);
 });
 
-Deno.test("A position includes the tag of its publication; another publication at its offset means a new epoch", async () => {
+Deno.test("A position includes its publication's tag; another publication at its offset means a new epoch", async () => {
   await using server = listen({ authorize: () => true, history: { t: {} } });
   await using page = await Page.open(server.url, "skein.1");
   for (const text of ["a", "b", "c"]) server.publish("t", text);

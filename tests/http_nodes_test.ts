@@ -57,7 +57,7 @@ async function useAll(holds: Holding): Promise<void> {
   assertEquals((await ann.whenConnected()).id, session.id);
 }
 
-Deno.test("Messages to the server over HTTP arrive exactly once and in order, whichever node a post reaches, even if responses are lost", async () => {
+Deno.test("Messages to the server over HTTP arrive exactly once, in order, through any node, even if responses are lost", async () => {
   const handled: unknown[] = [];
   await using site = await Site.open({
     nodes: 3,
@@ -80,7 +80,7 @@ Deno.test("Messages to the server over HTTP arrive exactly once and in order, wh
   for (const count of countsOf(site.proxy, "POST")) assertGreater(count, 1);
 });
 
-Deno.test("Messages to a client over HTTP arrive exactly once and in order, even if all requests are cut repeatedly", async () => {
+Deno.test("Messages to a client over HTTP arrive exactly once, in order, even if all requests are cut repeatedly", async () => {
   await using site = await Site.open({ nodes: 3, holds: "nothing" });
   await using client = site.connect();
   const { heard } = hear(client);

@@ -382,7 +382,7 @@ async function kindsOf(call: (options: never) => unknown): Promise<object> {
   return found;
 }
 
-Deno.test("Each public function rejects options that are not objects, unknown names, and wrong values of each option", async () => {
+Deno.test("Each public function rejects options of another type, unknown names, and wrong values", async () => {
   await withObjects(async (objects) => {
     for (const [name, call] of allCalls(objects)) {
       const unknown = { unknownOption: 1 } as never;

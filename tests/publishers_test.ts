@@ -247,7 +247,7 @@ Deno.test("Server.publish() excludes a client also after reconnects", async () =
   assertEquals([got, all], [[], [[2, undefined]]]);
 });
 
-Deno.test("A publication without an echo identifies the client by user and id, so a stolen id excludes no other user", async () => {
+Deno.test("A publication without an echo excludes by user and id, so a stolen id excludes no other user", async () => {
   await using server = serve();
   const [ann, eve] = [
     new Peer(await server.open({ path: "/?token=ann" })),

@@ -201,7 +201,7 @@ Deno.test("Subscription whose onRecovery throws passes the error to its loop, an
   assertEquals(got, [1, 2]);
 });
 
-Deno.test("Subscription whose reader is slower than the replay ends, and the next subscription continues from its position", async () => {
+Deno.test("Subscription with a reader slower than the replay ends, and the next one continues from its position", async () => {
   await using cluster = nodes(1);
   const [server] = cluster.servers as [Server];
   await using client = connect(server.url, options);

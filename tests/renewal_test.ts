@@ -283,7 +283,7 @@ Deno.test("Server confirms a renewal even if onRenewed fails, and removes topics
   assertEquals([news.status.current, server.topics.subscribers("news").length], ["subscribed", 1]);
 });
 
-Deno.test("Server accepts a burst of 16 renewals per session, then one per second, however many topics they check", async () => {
+Deno.test("Server accepts a burst of 16 renewals per session, then one per second, whatever they cost", async () => {
   using time = new FakeTime();
   let asked = 0;
   await using server = testServer({ ...LOGIN, authorize: () => ++asked > 0 });

@@ -87,7 +87,7 @@ Deno.test("Client.subscribe() twice to a topic leaves it when the last subscript
   await Promise.all([one.done, two.done]);
 });
 
-Deno.test("Client.subscribe() with last or since to a subscribed topic reads its own history, and repeats nothing in other loops", async () => {
+Deno.test("Client.subscribe() with last or since to a subscribed topic reads its own history, without repeats elsewhere", async () => {
   const { server, asked } = serving();
   await using _server = server;
   for (const data of numbers(1, 300)) server.publish("room:a", data);

@@ -144,7 +144,7 @@ Deno.test("createServer() prints once that a limit per address has no effect wit
   assertStringIncludes(print.lines[0]!, "server.fetch(request, info)");
 });
 
-Deno.test("serve() prints once that shares don't apply to a proxy, after half of a limit is in use", async () => {
+Deno.test("serve() prints once that shares don't apply to a proxy, when half of a limit is in use", async () => {
   using print = captureConsole();
   const limits = { maxSessions: 4 };
   await using server = listen({ limits, webTransport: false });

@@ -206,7 +206,7 @@ for (
     ],
   ] as [string, TestServerOptions, ClientOptions][]
 ) {
-  Deno.test(`Client ${what} moves off a silent connection to a live server, and requests finish in their original session`, async () => {
+  Deno.test(`Client ${what} moves off a silent connection to a live server, and pending requests still finish`, async () => {
     using time = new FakeTime();
     await using it = await connected(options, own);
     const { link } = it.site.server.network.pairs[0]!;
