@@ -56,7 +56,7 @@ export interface SessionHandlers<
    * a promise, or, for `requestStream`, an async iterable such as a generator.
    *
    * - **Turns:** handlers run in order with `onMessage`, until they return a result. A streaming
-   *   response then continues alongside later messages, and counts towards `maxRequests`. Canceled
+   *   response then continues alongside later messages, and counts towards `maxRequests`. Cancelled
    *   responses whose handlers ignore the signal count separately, with the same limit.
    * - **Failures:** the peer receives a thrown `RequestError`; for any other error it receives
    *   `failed`, and `onError` receives the error.

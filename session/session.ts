@@ -244,7 +244,7 @@ export class Session<
   /**
    * Waits until the session is established.
    *
-   * @param options The signal, and the time (30,000 ms by default).
+   * @param options The signal, and the timeout (30,000 ms by default).
    * @returns Resolves once messages can be sent.
    * @throws {TimeoutError} If the timeout expires first.
    * @throws {SessionClosedError} If the session closes before.
@@ -305,7 +305,7 @@ export class Session<
    *
    * @param topic The topic of the request.
    * @param data The input of the request.
-   * @param options The signal, and the time (`requestTimeoutMs` by default).
+   * @param options The signal, and the timeout (`requestTimeoutMs` by default).
    * @returns The reply.
    * @throws {RequestError} If the reply is a failure, or does not fit the contract.
    * @throws {TimeoutError} If no reply arrives in time.
@@ -395,7 +395,7 @@ export class Session<
    * Ends the subscription to a topic of the server.
    *
    * @param topic The topic.
-   * @param options The signal, and the time (`requestTimeoutMs` by default).
+   * @param options The signal, and the timeout (`requestTimeoutMs` by default).
    */
   async unsubscribe(topic: string, options: WaitOptions = {}): Promise<void> {
     this.#core.settings.checkOptions("unsubscribe", options);
@@ -430,7 +430,7 @@ export class Session<
    * @param room The room.
    * @param data Any value that JSON can hold, of at most 512 bytes unless the server allows more;
    * `undefined` removes the data.
-   * @param options The signal, and the time (`requestTimeoutMs` by default).
+   * @param options The signal, and the timeout (`requestTimeoutMs` by default).
    * @throws {RequestError} With code `forbidden`, if the server does not allow the data;
    * `too-large`; or `invalid`, if the data does not fit the contract.
    * @throws {TypeError} If JSON cannot hold the data, or the room is not a valid topic.
@@ -448,7 +448,7 @@ export class Session<
    * Renews the token of a client's session, without a new connection.
    *
    * @param token The new token.
-   * @param options The signal, and the time (`requestTimeoutMs` by default).
+   * @param options The signal, and the timeout (`requestTimeoutMs` by default).
    * @throws {RequestError} If the server rejects the token; the session continues as before.
    */
   async authenticate(token: string, options: WaitOptions = {}): Promise<void> {
@@ -746,7 +746,7 @@ export class Session<
   /**
    * Measures the round trip to the peer.
    *
-   * @param options The signal, and the time (10,000 ms by default).
+   * @param options The signal, and the timeout (10,000 ms by default).
    * @returns The round trip in milliseconds.
    * @throws {UnsupportedError} If the session has no ping: on a plain WebSocket, or on a connection
    * without messages.

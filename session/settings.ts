@@ -40,7 +40,8 @@ export interface SessionLimits {
      */
     readonly policy?: OverflowPolicy | ((topic: string) => OverflowPolicy) | undefined;
   } | undefined;
-  /** Limits of the received messages that wait to be handled. */ readonly receiveQueue?: {
+  /** Limits of the received messages that wait to be handled. */
+  readonly receiveQueue?: {
     /**
      * Most messages that may wait for the handler or the loop; one more closes the session with
      * 4507. Until the application reads its first message, the oldest is discarded instead, and
@@ -81,10 +82,10 @@ export interface SessionLimits {
    */
   readonly maxMessageBytes?: number | undefined;
   /**
-   * Invalid messages allowed per minute. This many malformed messages close the session with 4400.
-   * Data that does not fit the contract never closes the session, because the peer may have another
-   * version of the contract: each such message is rejected with `invalid`, and after this number
-   * with `too-many`.
+   * Limit of invalid messages per minute. At this number of malformed messages the session closes
+   * with 4400. Data that does not fit the contract never closes the session, because the peer may
+   * have another version of the contract: each such message is rejected with `invalid`, and after
+   * this number with `too-many`.
    *
    * @default {16}
    */
@@ -246,10 +247,12 @@ export interface SessionSettings {
    * @ignore
    */
   readonly client: string;
-  /** Limits of the messages that wait to be sent. */ readonly sendQueue: Required<
+  /** Limits of the messages that wait to be sent. */
+  readonly sendQueue: Required<
     NonNullable<SessionLimits["sendQueue"]>
   >;
-  /** Limits of the received messages that wait to be handled. */ readonly receiveQueue: Required<
+  /** Limits of the received messages that wait to be handled. */
+  readonly receiveQueue: Required<
     NonNullable<SessionLimits["receiveQueue"]>
   >;
   /** Largest message, in bytes. */

@@ -127,8 +127,8 @@ export interface StreamingAnswer<T> extends AsyncIterable<T> {
    * {@linkcode RequestError} with the code `cancelled` and the reason.
    *
    * @param reason Reason, for humans.
-   * @returns Resolves once the cancel request was sent; for a resumable response, once it was
-   * stored.
+   * @returns Resolves once the cancel request was sent; for a resumable response, once the server
+   * has stored it.
    */
   cancel(reason?: string): Promise<void>;
   /**

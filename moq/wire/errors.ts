@@ -331,7 +331,8 @@ export interface MissedGroups {
 
 /** A reader fell too far behind: groups were dropped, and the next ones can still be read. */
 export class MoqLaggedError extends MoqError {
-  /** The dropped groups. */ readonly missed: MissedGroups;
+  /** The dropped groups. */
+  readonly missed: MissedGroups;
 
   /**
    * Creates the error.
