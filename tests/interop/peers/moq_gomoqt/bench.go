@@ -27,14 +27,14 @@ import (
 
 const (
 	benchPath = "/bench"
-	// stampBytes is what a frame begins with: when it was written, its group, and its number in it.
+	// stampBytes is the size of a frame's header: time of writing, group, and number in the group.
 	stampBytes = 16
 )
 
-// benchWork is what a publisher writes.
+// benchWork describes the content that a publisher writes.
 type benchWork struct {
 	groups, frames, size int
-	// rate is groups a second; 0 is as many as go.
+	// rate is in groups per second; 0 means as many as possible.
 	rate float64
 }
 
@@ -75,11 +75,11 @@ func benchServer(address string, work benchWork) error {
 // benched is the work of a process.
 var benched benchWork
 
-// newBench publishes the broadcast; its sessions have nothing to do.
+// newBench publishes the broadcast; its sessions do nothing themselves.
 func newBench(mux *trackMux) play {
 	mux.PublishFunc(context.Background(), benchPath, func(track *trackWriter) {
 		benched.write(track)
-		// To return is to end the track, which must not overtake the groups.
+		// Returning closes the track, which must not overtake the groups.
 		<-track.Context().Done()
 	})
 	return func(_ context.Context, session *session) (result, error) {
@@ -119,7 +119,7 @@ func (w benchWork) write(track *trackWriter) {
 	}
 }
 
-// benchMeter is what a subscriber measures.
+// benchMeter collects a subscriber's measurements.
 type benchMeter struct {
 	mutex       sync.Mutex
 	latencies   []int64
@@ -199,7 +199,7 @@ func benchConfig() *quic.Config {
 	return config
 }
 
-// selfSigned makes a certificate that clients take by its hash.
+// selfSigned creates a certificate that clients accept by its hash.
 func selfSigned() (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -1,14 +1,14 @@
 package main
 
-// What is published, by every peer and by us alike.
+// The published content, the same for every peer and for us.
 const (
 	prefix = "/skein/"
 	// live has all tracks but one.
 	live = "/skein/live"
-	// brief is withdrawn once its track "withdraw" is subscribed to; late comes instead of it.
+	// brief is withdrawn when its track "withdraw" is subscribed to; late replaces it.
 	brief = "/skein/brief"
 	late  = "/skein/late"
-	// hidden is not below the prefix that is asked for.
+	// hidden is outside the requested prefix.
 	hidden = "/other/hidden"
 
 	groups     = 120
@@ -21,11 +21,11 @@ const (
 	closeReason = "grüße"
 )
 
-// frameSizes are those of the frames of each group: where the lengths of lengths change, and more
-// than one packet holds.
+// frameSizes lists the sizes of each group's frames: sizes at which the encoding of a length
+// changes, and one that exceeds a packet.
 var frameSizes = []int{0, 1, 63, 64, 1200, 16384}
 
-// fill writes the content of a frame: no two look alike.
+// fill writes the content of a frame; no two frames are alike.
 func fill(frame []byte, group, index int) {
 	for n := range frame {
 		frame[n] = byte(group*7 + index*13 + n)

@@ -6,7 +6,7 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// resetOf tells with which code a stream was broken off.
+// resetOf returns the code with which a stream was reset.
 func resetOf(err error) (code uint64, isReset bool) {
 	if refused, ok := errors.AsType[*subscribeError](err); ok {
 		return uint64(refused.SubscribeErrorCode()), true
@@ -20,8 +20,8 @@ func resetOf(err error) (code uint64, isReset bool) {
 	return 0, false
 }
 
-// closeOf tells how a session was closed. That of WebTransport is the one that counts: its
-// connection is closed as well.
+// closeOf returns the close of a session. Over WebTransport the session's close counts, although
+// its connection is closed as well.
 func closeOf(err error) (code uint64, reason string, isTold bool) {
 	if closed, ok := errors.AsType[*webTransportSessionError](err); ok {
 		return uint64(closed.ErrorCode), closed.Message, true

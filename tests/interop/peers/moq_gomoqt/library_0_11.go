@@ -66,7 +66,7 @@ func listen(address string, tlsConfig *tls.Config, config *quic.Config, scenario
 			answer(session, play, result{"path": r.Path, "versions": r.Versions})
 		},
 	)
-	// There is no way to give it another mux.
+	// It cannot use another mux.
 	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		if err := server.HandleWebTransport(w, r); err != nil {
 			result{"failed": err.Error()}.print()
@@ -82,7 +82,7 @@ func connect(
 	return client.Dial(ctx, url, mux)
 }
 
-// ask has nothing to ask: this version has no messages for it.
+// ask does nothing: this version has no messages for it.
 func ask(context.Context, *session) (result, error) {
 	return nil, errors.New("this version cannot ask")
 }
@@ -103,7 +103,7 @@ func priorityOf(track *trackWriter) int {
 	return int(track.TrackConfig().TrackPriority)
 }
 
-// openGroup tries again at the limit of streams, where this version fails instead of waiting.
+// openGroup retries at the limit of streams, where this version fails instead of waiting.
 func openGroup(track *trackWriter) (*groupWriter, error) {
 	for {
 		group, err := track.OpenGroup()
@@ -119,7 +119,7 @@ func isLimit(err error) bool {
 	return errors.As(err, &limit) || strings.Contains(err.Error(), "too many open streams")
 }
 
-// nextUpdate waits until the subscriber changes the subscription, or has left.
+// nextUpdate waits until the subscriber changes the subscription or leaves.
 func nextUpdate(track *trackWriter) bool {
 	_, isOpen := <-track.Updated()
 	return isOpen

@@ -39,7 +39,7 @@ type (
 
 const (
 	fetchedGroup = 5
-	// nextURI is where clients are sent to.
+	// nextURI is the address that clients are sent to.
 	nextURI = "moqt://127.0.0.1:1/next"
 
 	nextProtoH3  = moqt.NextProtoH3
@@ -56,7 +56,7 @@ func newMux() *trackMux {
 }
 
 func listen(address string, tlsConfig *tls.Config, config *quic.Config, scenario string) error {
-	// All sessions share it, so a process is good for one.
+	// All sessions share it, so a process can serve only one.
 	mux, play, err := newPlay(scenario)
 	if err != nil {
 		return err
@@ -96,7 +96,7 @@ func listen(address string, tlsConfig *tls.Config, config *quic.Config, scenario
 	return nil
 }
 
-// serveFetch has every group of one track.
+// serveFetch serves every group of one track.
 func serveFetch(group *groupWriter, request *moqt.FetchRequest) {
 	if request.BroadcastPath != live || request.TrackName != "video" {
 		group.CancelWrite(moqt.OutOfRangeErrorCode)
@@ -109,13 +109,13 @@ func serveFetch(group *groupWriter, request *moqt.FetchRequest) {
 			return
 		}
 	}
-	// The library closes it: a close from here is followed by a reset.
+	// The library closes it: a close here is followed by a reset.
 }
 
-// goaway gets where the server says to go.
+// goaway receives the address that the server sends.
 var goaway = make(chan string, 1)
 
-// ask fetches a group that is there and one that is not, asks for a rate, and waits to be sent away.
+// ask fetches an existing and a missing group, requests a rate, and waits to be sent away.
 func ask(ctx context.Context, session *session) (result, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*stall)
 	defer cancel()
@@ -138,7 +138,7 @@ func ask(ctx context.Context, session *session) (result, error) {
 		}
 		return result{"frames": len(frames), "wrong": wrong}
 	}
-	// Before there is something to measure.
+	// Requested before there is anything to measure.
 	rates, err := session.Probe(1_000_000)
 	if err != nil {
 		return nil, err
@@ -158,7 +158,7 @@ func ask(ctx context.Context, session *session) (result, error) {
 	case <-ctx.Done():
 	}
 	session.CloseWithError(0, "")
-	// What is closed here still has to arrive, and nothing says when it has.
+	// Closed streams still have to arrive, and no event reports when they have.
 	time.Sleep(arrival)
 	return seen, nil
 }

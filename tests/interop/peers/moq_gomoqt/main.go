@@ -3,13 +3,13 @@
 //	peer server --cert CERT.pem --key KEY.pem --scenario NAME   prints {"port":N}, then a line a session
 //	peer client --url URL --hash HEX --scenario NAME            prints one line of JSON
 //
-// URLs begin with moqt:// for raw QUIC and with https:// for WebTransport; the server takes both.
-// The scenarios are "publish" and "subscribe", whoever dials: see publish.go and subscribe.go. With
-// "ask" the newer version fetches, probes and waits to be sent away. On SIGTERM its server asks all
-// clients to leave. "peer bench" is something else: see bench.go.
+// URLs start with moqt:// for raw QUIC and with https:// for WebTransport; the server accepts both.
+// The scenarios are "publish" and "subscribe", whichever end dials: see publish.go and
+// subscribe.go. With "ask" the newer version fetches, probes and waits to be sent away. On SIGTERM
+// its server asks all clients to leave. "peer bench" runs the benchmark: see bench.go.
 //
-// It is built with two versions of the library. What is different between them is in library_*.go:
-// one speaks gomoqt's own version of the protocol, the other moq-lite-04.
+// It is built with two versions of the library; library_*.go has the differences: one version
+// speaks gomoqt's own version of the protocol, the other moq-lite-04.
 package main
 
 import (
@@ -29,7 +29,7 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// patience is how long a session may take.
+// patience is the longest time of a session.
 const patience = 60 * time.Second
 
 // result is one JSON line on standard output.
@@ -40,14 +40,14 @@ func (r result) print() {
 	if err != nil {
 		panic(err)
 	}
-	// One write a line: several goroutines print.
+	// One write per line: several goroutines print.
 	os.Stdout.Write(append(line, '\n'))
 }
 
-// play does what a scenario says over a session, until that ends.
+// play plays a scenario over a session, until the session closes.
 type play func(ctx context.Context, session *session) (result, error)
 
-// newPlay prepares a scenario: a session serves what is in the mux.
+// newPlay prepares a scenario: a session serves the contents of the mux.
 func newPlay(scenario string) (*trackMux, play, error) {
 	mux := newMux()
 	switch scenario {
@@ -84,7 +84,7 @@ func serve(certFile, keyFile, scenario string) error {
 	return <-ended
 }
 
-// freeAddress finds a port: the library does not tell which one it got.
+// freeAddress finds a free port, because the library does not report its port.
 func freeAddress() (*net.UDPAddr, error) {
 	socket, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -97,7 +97,7 @@ func dial(url, hash, scenario string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	config := &tls.Config{
-		// The chain is not checked since the hash is.
+		// The certificate's hash is checked instead of its chain.
 		InsecureSkipVerify: true,
 		VerifyPeerCertificate: func(chain [][]byte, _ [][]*x509.Certificate) error {
 			if sum := sha256.Sum256(chain[0]); hex.EncodeToString(sum[:]) != hash {
@@ -145,7 +145,7 @@ func quicConfig() *quic.Config {
 		EnableDatagrams:       true,
 		MaxIncomingUniStreams: 10_000,
 		MaxIdleTimeout:        patience,
-		// By default, a handshake is given up after 5 s, which a busy machine needs at times.
+		// By default, a handshake times out after 5 s, which is too short on a busy machine.
 		HandshakeIdleTimeout: patience,
 	}
 }

@@ -9,13 +9,13 @@ import (
 	"time"
 )
 
-// groupGap is the time between two groups: without it, a reader would have to be as fast as this.
+// groupGap is the pause between two groups; without it, a reader would have to be as fast.
 const groupGap = 10 * time.Millisecond
 
-// arrival is the time in which written data arrives, on a machine that does much else.
+// arrival is the time in which written data arrives, on a busy machine.
 const arrival = 500 * time.Millisecond
 
-// publisher serves the broadcasts, and notes what is asked of it.
+// publisher serves the broadcasts, and records the requests.
 type publisher struct {
 	mux           *trackMux
 	withdrawBrief context.CancelFunc
@@ -24,7 +24,7 @@ type publisher struct {
 	subscribed []string
 	updated    []int
 
-	// closing is closed once the session is to be.
+	// closing is closed when the session should close.
 	closing chan struct{}
 	once    sync.Once
 }
@@ -63,7 +63,7 @@ func (p *publisher) register(
 			fmt.Fprintln(os.Stderr, name, err)
 			return
 		}
-		// To return is to end the track, which must not overtake the groups.
+		// Returning closes the track, which must not overtake the groups.
 		<-track.Context().Done()
 	}))
 }
@@ -74,11 +74,11 @@ func (p *publisher) note(change func()) {
 	change()
 }
 
-// run waits for the end: everything is done on request.
+// run waits for the end: everything happens on request.
 func (p *publisher) run(ctx context.Context, session *session) (result, error) {
 	select {
 	case <-p.closing:
-		// What was written still has to arrive, and nothing says when it has.
+		// Written data still has to arrive, and no event reports when it has.
 		time.Sleep(arrival)
 		session.CloseWithError(closeCode, closeReason)
 		// The same for the close.
@@ -112,7 +112,7 @@ func (p *publisher) serveVideo(track *trackWriter) error {
 	return nil
 }
 
-// serveMany writes more groups than any window has room for, as fast as it can.
+// serveMany writes more groups than any window allows, as fast as it can.
 func (p *publisher) serveMany(track *trackWriter) error {
 	for range manyGroups {
 		if err := writeGroup(track, "!"); err != nil {
@@ -145,7 +145,7 @@ func (p *publisher) serveWithdraw(track *trackWriter) error {
 	return nil
 }
 
-// serveClose leaves a group without an end: what breaks it off is the close of the session.
+// serveClose leaves a group open: the close of the session resets it.
 func (p *publisher) serveClose(track *trackWriter) error {
 	group, err := openGroup(track)
 	if err != nil {

@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// stall is how long a step may take, on a machine that does much else.
+// stall is the longest time of a step, on a busy machine.
 const stall = 20 * time.Second
 
-// subscribe does everything that a publisher has something for, one after the other.
+// subscribe plays everything that a publisher serves, one part after the other.
 func subscribe(ctx context.Context, session *session) (result, error) {
 	seen := newAnnounced()
-	// Never the empty prefix: the library ends the process of a publisher that is asked for it.
+	// Never the empty prefix: it crashes a publisher that uses this library.
 	reader, err := session.AcceptAnnounce(prefix)
 	if err != nil {
 		return nil, fmt.Errorf("announcements: %w", err)
@@ -45,7 +45,7 @@ func subscribe(ctx context.Context, session *session) (result, error) {
 	return report, nil
 }
 
-// video reads all groups, and checks every byte of them.
+// video reads all groups, and checks every byte.
 func video(ctx context.Context, session *session) (result, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*stall)
 	defer cancel()
@@ -79,7 +79,7 @@ func video(ctx context.Context, session *session) (result, error) {
 	for each := range arrived {
 		all = append(all, each)
 	}
-	// Order of arrival is not order.
+	// Groups may arrive out of order.
 	slices.SortFunc(all, func(a, b group) int { return int(a.sequence) - int(b.sequence) })
 	frames, bytes, wrong, gaps := 0, 0, 0, 0
 	for place, each := range all {
@@ -103,13 +103,13 @@ func video(ctx context.Context, session *session) (result, error) {
 	}, nil
 }
 
-// refusal tells with which code a subscription is refused.
+// refusal returns the code with which a subscription is rejected.
 func refusal(ctx context.Context, session *session, path broadcastPath, name trackName) any {
 	ctx, cancel := context.WithTimeout(ctx, stall)
 	defer cancel()
 	track, err := openTrack(ctx, session, path, name, firstPriority)
 	if err == nil {
-		// Some say first that they agree.
+		// Some peers accept the subscription first.
 		_, err = track.AcceptGroup(ctx)
 	}
 	if code, isReset := resetOf(err); isReset {
@@ -118,7 +118,7 @@ func refusal(ctx context.Context, session *session, path broadcastPath, name tra
 	return fmt.Sprint(err)
 }
 
-// priorities reads what the publisher says that the priority is, before and after an update.
+// priorities reads the priority that the publisher reports, before and after an update.
 func priorities(ctx context.Context, session *session) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, stall)
 	defer cancel()
@@ -158,7 +158,7 @@ func closed(ctx context.Context, session *session) any {
 	case <-ctx.Done():
 		return "not closed"
 	}
-	// Over WebTransport the context does not tell why it is done, but this does.
+	// Over WebTransport the context does not report its cause, but this does.
 	_, err := session.AcceptAnnounce(prefix)
 	code, reason, isTold := closeOf(errors.Join(err, context.Cause(session.Context())))
 	if !isTold {
@@ -185,7 +185,7 @@ func readAll(ctx context.Context, group *groupReader) ([][]byte, error) {
 	}
 }
 
-// announced is what a publisher has announced so far.
+// announced collects the announcements of a publisher.
 type announced struct {
 	mutex   sync.Mutex
 	active  map[broadcastPath]bool
@@ -224,7 +224,7 @@ func (a *announced) isActive(path broadcastPath) bool {
 	return a.active[path]
 }
 
-// wait returns once that is so, or never will be.
+// wait returns when the condition holds, or can no longer hold.
 func (a *announced) wait(ctx context.Context, isSo func() bool) {
 	stalled := time.After(stall)
 	for !isSo() {
@@ -238,7 +238,7 @@ func (a *announced) wait(ctx context.Context, isSo func() bool) {
 	}
 }
 
-// lists returns all paths there ever were, and those that are no more.
+// lists returns all announced paths, and the withdrawn ones.
 func (a *announced) lists() (all, withdrawn []broadcastPath) {
 	a.mutex.Lock()
 	defer a.mutex.Unlock()

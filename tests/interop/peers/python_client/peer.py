@@ -17,7 +17,7 @@ from skein import Client, SkeinError
 
 TOPIC = "chat:live"
 CLIENTS = 6
-# Publications of the client on the node that is killed: before that, from then on, and together.
+# Publications by a client on the killed node: before the kill, after it, and in total.
 BEFORE, AFTER, IN_FLIGHT = 400, 800, 20
 WITHIN_S = 60
 
@@ -27,7 +27,7 @@ def print_line(value: object) -> None:
 
 
 class Listener:
-    """A client with a subscription, and what came of it."""
+    """A client with a subscription, and what it received."""
 
     def __init__(self, urls: list[str], name: str) -> None:
         self.client = Client(urls, self.handle, token=lambda: name)
@@ -46,10 +46,10 @@ class Listener:
                 raise SkeinError("unknown-topic", f"Unknown topic {topic}")
 
     async def ask(self) -> str:
-        """Asks in all ways; returns the name of the node that answers."""
+        """Sends every kind of request; returns the name of the node that replies."""
         client = self.client
         assert await client.request("echo", {"text": "grüße\n"}) == {"text": "grüße\n"}
-        # The server asks this client before it answers.
+        # The server sends this client a request before it replies.
         assert await client.request("ask", 21) == 42
         try:
             await client.request("ask-refused")
@@ -73,7 +73,7 @@ class Listener:
 
 
 async def live(urls: list[str]) -> dict[str, Any]:
-    # Half of the clients begin on the first node, the others on the second.
+    # Half of the clients start on the first node, the others on the second.
     listeners = [Listener(urls if n % 2 == 0 else urls[::-1], f"user{n}") for n in range(CLIENTS)]
     publishers = {"one": listeners[0].client, "two": listeners[1].client}
     published = {"one": 0, "two": 0}
@@ -85,7 +85,7 @@ async def live(urls: list[str]) -> dict[str, Any]:
         await asyncio.gather(*(publisher.publish(TOPIC, [name, number]) for number in numbers))
 
     async def publish_beside(is_over: asyncio.Event) -> None:
-        """Publishes on the node that lives, so that clients miss some while they come back."""
+        """Publishes on the surviving node, so that clients miss messages while they reconnect."""
         while not is_over.is_set():
             await publish("two", 1)
 

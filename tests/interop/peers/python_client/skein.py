@@ -17,14 +17,14 @@ TOPIC_KEYS, LOSSES = "topic gap skip unsubscribed".split(), (OSError, EOFError, 
 
 
 class SkeinError(Exception):
-    """A refusal of the server, of the client, or of a handler, with its code."""
+    """An error of the server, of the client, or of a handler, with its code."""
     def __init__(self, code: str, message: str = "") -> None:
         super().__init__(message or code)
         self.code = code
 
 
 class Subscription:
-    """A topic and its position. `deliver` takes messages, `{"gap"}`, and `{"ended"}`."""
+    """A topic and its position. `deliver` receives messages, `{"gap"}`, and `{"ended"}`."""
     def __init__(self, topic: str, deliver: Any, since: Any, last: int | None) -> None:
         self.topic, self.position, self.last, self.deliver = topic, since, last, deliver
         self.refusals, self._questions, self.waits = 0, 0, True  # For an answer (10.10, 10.21).
@@ -62,7 +62,7 @@ class Subscription:
 
 
 class Client:
-    """A client that comes back. What `handler` returns, or raises as a `SkeinError`, answers."""
+    """A client that reconnects. The result of `handler`, or its `SkeinError`, becomes the reply."""
     draw = staticmethod(random.random)
     def __init__(self, urls: list[str], handler: Callable[[Any], Any], token: Any = None) -> None:
         self.urls, self.handler, self.token = urls, handler, token
@@ -148,7 +148,7 @@ class Client:
         finally:
             self._out.put_nowait(self._code or 1000)
             self._is_ready, asked = False, list(self._asked.values())
-            # Messages go to the next session; topics are asked for anew.
+            # Messages wait for the next session; topics are requested again.
             self._outbox = [item for item in self._outbox if item[0].keys() & {"topic", "publish"}]
             for task in self._owed.values():
                 task.cancel()

@@ -41,7 +41,7 @@ class Mismatch(Exception):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop whose time passes where it would sleep."""
+    """A loop whose time advances instead of sleeping."""
 
     def __init__(self) -> None:
         self.now, loop = 1.0, self
@@ -61,7 +61,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class Runner(Client):
-    """The client with a socket and an application that the vector plays."""
+    """The client with a socket and an application that a vector controls."""
 
     draw = staticmethod(lambda: 0.5)
 
@@ -113,7 +113,7 @@ class Runner(Client):
             self.seen.append(event)
 
     def hear(self, event: dict[str, Any]) -> None:
-        """Sees what comes of a topic in its order with what comes to the handler."""
+        """Records a topic's events in one order with the handler's."""
         asyncio.get_running_loop().call_soon(self.see, event)
 
     async def answer(self, key: str, question: Any) -> None:

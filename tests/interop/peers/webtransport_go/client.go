@@ -40,7 +40,7 @@ func dial(url, hash, scenario string) error {
 	dialer := dialer{
 		TLSClientConfig: &tls.Config{
 			NextProtos: []string{http3.NextProtoH3},
-			// The chain is not checked since the hash is.
+			// The certificate's hash is checked instead of its chain.
 			InsecureSkipVerify: true,
 			VerifyPeerCertificate: func(chain [][]byte, _ [][]*x509.Certificate) error {
 				if sum := sha256.Sum256(chain[0]); hex.EncodeToString(sum[:]) != hash {
@@ -80,7 +80,7 @@ func dial(url, hash, scenario string) error {
 		if err := session.CloseWithError(4010, "grüße"); err != nil {
 			return err
 		}
-		// What was written still has to leave, and the library does not say when it has.
+		// Written data still has to be sent, and the library does not report when it has been.
 		select {
 		case <-connection.Context().Done():
 		case <-time.After(500 * time.Millisecond):
@@ -125,7 +125,7 @@ func play(
 	return nil, fmt.Errorf("no such scenario: %s", scenario)
 }
 
-// roundTrip sends a payload on a stream of its own and reads the answer to its end.
+// roundTrip sends a payload on a new stream and reads the reply to its end.
 func roundTrip(ctx context.Context, session *webtransport.Session, payload []byte) ([]byte, error) {
 	stream, err := session.OpenStreamSync(ctx)
 	if err != nil {
@@ -226,7 +226,7 @@ func datagrams(ctx context.Context, session *webtransport.Session) (result, erro
 				return nil, err
 			}
 		}
-		// What is not back by then is lost, which datagrams may be.
+		// Datagrams that have not returned by then count as lost.
 		patience, cancel := context.WithTimeout(ctx, time.Second)
 		for range datagramsABurst {
 			datagram, err := session.ReceiveDatagram(patience)
@@ -250,7 +250,7 @@ func big(ctx context.Context, session *webtransport.Session) (result, error) {
 	return result{"bytes": len(answer), "same": bytes.Equal(answer, payload)}, nil
 }
 
-// opened answers the streams that the server opens, until it closes the session.
+// opened replies on the streams that the server opens, until it closes the session.
 func opened(ctx context.Context, session *webtransport.Session) (result, error) {
 	for count := 0; ; count++ {
 		stream, err := session.AcceptStream(ctx)
@@ -268,14 +268,14 @@ func opened(ctx context.Context, session *webtransport.Session) (result, error) 
 	}
 }
 
-// reset breaks off one stream, and stops reading another: the server sees both codes.
+// reset resets one stream, and stops reading another: the server sees both codes.
 func reset(ctx context.Context, session *webtransport.Session) (result, error) {
 	written, err := echoed(ctx, session)
 	if err != nil {
 		return nil, err
 	}
 	written.CancelWrite(resetCode)
-	// The server gives its half up in return.
+	// The server aborts its direction in return.
 	if _, err := io.Copy(io.Discard, written); err != nil {
 		return nil, err
 	}
@@ -284,7 +284,7 @@ func reset(ctx context.Context, session *webtransport.Session) (result, error) {
 		return nil, err
 	}
 	read.CancelRead(stopCode)
-	// The server notices by what it writes, and then reads no more.
+	// The server detects this when it writes, and then stops reading.
 	for ctx.Err() == nil {
 		if _, err := io.WriteString(read, "more"); err != nil {
 			return result{"done": true}, nil
@@ -294,7 +294,7 @@ func reset(ctx context.Context, session *webtransport.Session) (result, error) {
 	return nil, ctx.Err()
 }
 
-// echoed opens a stream that the server surely knows.
+// echoed opens a stream that the server has certainly accepted.
 func echoed(ctx context.Context, session *webtransport.Session) (*webtransport.Stream, error) {
 	stream, err := session.OpenStreamSync(ctx)
 	if err != nil {

@@ -37,7 +37,7 @@ func chosen(_ *http.Response, session *webtransport.Session) string {
 	return session.SessionState().ApplicationProtocol
 }
 
-// unsupported tells what the server does not have, if that is why dialing failed.
+// unsupported returns the missing feature of the server, if that is why dialing failed.
 func unsupported(err error) string {
 	var missing *webtransport.RequirementsNotMetError
 	if errors.As(err, &missing) {

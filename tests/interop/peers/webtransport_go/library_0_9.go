@@ -13,7 +13,7 @@ import (
 
 type dialer = webtransport.Dialer
 
-// The header fields by which subprotocols are agreed on: this version leaves them to its user.
+// The header fields that negotiate subprotocols: this version leaves them to its user.
 const (
 	offeredHeader = "WT-Available-Protocols"
 	chosenHeader  = "WT-Protocol"
@@ -41,7 +41,7 @@ func chosen(response *http.Response, _ *webtransport.Session) string {
 	return strings.Trim(response.Header.Get(chosenHeader), `"`)
 }
 
-// unsupported tells what the server does not have, if that is why dialing failed.
+// unsupported returns the missing feature of the server, if that is why dialing failed.
 func unsupported(error) string {
 	return ""
 }

@@ -3,8 +3,8 @@
 //	peer server --cert CERT.pem --key KEY.pem
 //	peer client --url URL --hash HEX --scenario NAME
 //
-// It is built with two versions of the library. What is different between them is in library_*.go:
-// the clients of later ones require QUIC's RESET_STREAM_AT, which not every QUIC has.
+// It is built with two versions of the library; library_*.go has the differences: clients of later
+// versions require QUIC's RESET_STREAM_AT, which not every QUIC implementation has.
 package main
 
 import (
@@ -23,7 +23,7 @@ func (r result) print() {
 	if err != nil {
 		panic(err)
 	}
-	// One write a line: several goroutines print.
+	// One write per line: several goroutines print.
 	os.Stdout.Write(append(line, '\n'))
 }
 

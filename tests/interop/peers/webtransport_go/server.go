@@ -42,7 +42,7 @@ func serve(certFile, keyFile string) error {
 			w.WriteHeader(http.StatusInternalServerError)
 			return
 		}
-		// The client is told by the code how many of its answers were right.
+		// The close code reports the number of correct replies to the client.
 		session.CloseWithError(webtransport.SessionErrorCode(4000+openStreams(session)), "")
 	})
 	mux.HandleFunc("/close", func(w http.ResponseWriter, r *http.Request) {
@@ -61,7 +61,7 @@ func serve(certFile, keyFile string) error {
 	return server.Serve(socket)
 }
 
-// openStreams opens streams to a client; returns how many of its answers are right.
+// openStreams opens streams to a client; returns the number of correct replies.
 func openStreams(session *webtransport.Session) int {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -76,7 +76,7 @@ func openStreams(session *webtransport.Session) int {
 	return right
 }
 
-// echo answers a session until it ends.
+// echo echoes in a session until it closes.
 func echo(session *webtransport.Session) {
 	go echoUnidirectional(session)
 	go echoDatagrams(session)
@@ -130,7 +130,7 @@ func printClose(err error) {
 	case errors.As(err, &closed):
 		result{"closed": result{"code": closed.ErrorCode, "reason": closed.Message}}.print()
 	case errors.Is(err, io.EOF):
-		// The end of the CONNECT stream without a capsule is a close without a reason.
+		// If the CONNECT stream ends without a capsule, the session closed without a reason.
 		result{"closed": result{"code": 0, "reason": ""}}.print()
 	default:
 		result{"lost": err.Error()}.print()

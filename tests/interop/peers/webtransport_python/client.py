@@ -17,7 +17,7 @@ STOP_CODE = 43
 
 
 async def dial(library, url: str, expected_hash: str, scenario: str) -> dict:
-    """Plays a scenario; returns what was seen."""
+    """Plays a scenario; returns the results."""
     protocols = ["skein.2", "skein.1"] if scenario == "protocol" else []
     try:
         connecting = library.connect(url, expected_hash, protocols)
@@ -60,7 +60,7 @@ async def play(session: Session, scenario: str) -> dict:
 
 
 async def round_trip(session: Session, payload: bytes) -> bytes:
-    """Sends a payload on a stream of its own and reads the answer to its end."""
+    """Sends a payload on a new stream and reads the reply to its end."""
     stream = await session.open_bidirectional()
     # The peer echoes while it reads, so this end has to read while it writes.
     _, answer = await asyncio.gather(stream.write(payload, True), stream.read_all())
@@ -103,7 +103,7 @@ async def datagrams(session: Session) -> dict:
         for n in range(DATAGRAMS_A_BURST):
             await session.send_datagram(f"datagram {burst}.{n}".encode())
         try:
-            # What is not back by then is lost, which datagrams may be.
+            # Datagrams that have not returned by then count as lost.
             async with asyncio.timeout(1):
                 for _ in range(DATAGRAMS_A_BURST):
                     returned.add(await session.receive_datagram())
@@ -113,7 +113,7 @@ async def datagrams(session: Session) -> dict:
 
 
 async def opened(session: Session) -> dict:
-    """Answers the streams that the server opens, until it closes the session."""
+    """Replies on the streams that the server opens, until it closes the session."""
     count = 0
     async for stream in session.bidirectional():
         await stream.write(await stream.read_all(), True)
@@ -123,10 +123,10 @@ async def opened(session: Session) -> dict:
 
 
 async def reset(session: Session) -> dict:
-    """Breaks off one stream, and stops reading another: the server sees both codes."""
+    """Resets one stream, and stops reading another: the server sees both codes."""
     stream = await echoed(session)
     await stream.reset(RESET_CODE)
-    # The server gives its half up in return.
+    # The server aborts its direction in return.
     await until_given_up(stream.read)
     stream = await echoed(session)
     await stream.stop(STOP_CODE)
@@ -136,13 +136,13 @@ async def reset(session: Session) -> dict:
         await stream.write(b"more")
         return True
 
-    # The server notices by what it writes, and then reads no more.
+    # The server detects this when it writes, and then stops reading.
     await until_given_up(write_more)
     return {"done": True}
 
 
 async def echoed(session: Session) -> Stream:
-    """Opens a stream that the server surely knows."""
+    """Opens a stream that the server has certainly accepted."""
     stream = await session.open_bidirectional()
     await stream.write(b"half")
     left = len(b"half")
@@ -152,7 +152,7 @@ async def echoed(session: Session) -> Stream:
 
 
 async def until_given_up(step) -> None:
-    """Repeats a step until it fails or has nothing left, as on a stream that the peer gave up."""
+    """Repeats a step until it fails or has nothing left, as on a stream that the peer aborted."""
     try:
         while await step():
             pass

@@ -1,4 +1,4 @@
-"""The parts of aiopquic beside the scenarios."""
+"""The parts of aiopquic that the scenarios do not cover."""
 
 import asyncio
 import socket
@@ -24,7 +24,7 @@ import transport
 from ports import free_port
 from server import PATHS
 
-# Largest write that always fits the library's ring of a stream.
+# Largest write that always fits into the library's ring buffer of a stream.
 PIECE_BYTES = 65_536
 
 
@@ -96,7 +96,7 @@ class Session(transport.Session):
 
     async def closed(self) -> tuple[int, str]:
         await self._session.wait_closed()
-        # The iteration over events leaves out a close that came together with others.
+        # The iteration over events omits a close that arrived together with other events.
         event = self._session._session_close_event
         return event.error_code, bytes(event.reason).decode()
 
@@ -140,7 +140,7 @@ async def connect(
 
 
 def status_of(error: WebTransportError) -> int | None:
-    """The HTTP status of a refusal, which only the text has."""
+    """The HTTP status of a rejection, which only the error's text includes."""
     _, _, status = str(error).removesuffix(")").partition("(HTTP ")
     if not status:
         raise error
@@ -148,7 +148,7 @@ def status_of(error: WebTransportError) -> int | None:
 
 
 async def serve(cert: str, key: str, answer) -> None:
-    """A server has one path, and refuses all others with 404: so each path has a port."""
+    """A server has one path, and rejects all others with 404, so each path has a port."""
     ports = {}
     servers = []
     for path in PATHS:

@@ -1,5 +1,5 @@
-"""The parts of aioquic beside the scenarios. The library has HTTP/3 and the streams of
-WebTransport; what is above them (the CONNECT request, close capsules, subprotocols) is here.
+"""The parts of aioquic that the scenarios do not cover. The library provides HTTP/3 and the streams
+of WebTransport; the CONNECT request, close capsules and subprotocols are implemented here.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ CHOSEN_HEADER = b"wt-protocol"
 
 
 def http3_code(code: int) -> int:
-    """An application's code as it is sent; the library leaves that to its user."""
+    """The encoded form of an application's code; the library leaves the encoding to its user."""
     return 0x52E4A40FA8DB + code + code // 0x1E
 
 
@@ -51,7 +51,7 @@ class Stream(transport.Stream):
         self._connection = connection
         self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._ended = False
-        # The peer reads no more.
+        # The peer stopped reading.
         self.stopped = False
 
     async def write(self, data: bytes, ends: bool = False) -> None:
@@ -117,7 +117,7 @@ class Session(transport.Session):
     async def close(self, code: int, reason: str) -> None:
         value = code.to_bytes(4, "big") + reason.encode()
         self._end(encode_uint_var(CLOSE_CAPSULE) + encode_uint_var(len(value)) + value)
-        # What was sent is with a peer that ends its half in return, which not all do.
+        # If the peer ends its direction in return, it has received everything; not all peers do.
         await asyncio.wait([self._closed], timeout=0.5)
 
     async def closed(self) -> tuple[int, str]:
@@ -162,7 +162,7 @@ class Session(transport.Session):
             if kind == CLOSE_CAPSULE:
                 self.end((int.from_bytes(value[:4], "big"), value[4:].decode()))
         if ends:
-            # The end of the stream without a capsule is a close without a reason.
+            # If the stream ends without a capsule, the session closed without a reason.
             self.end((0, ""))
             self._end(b"")
 
@@ -186,7 +186,7 @@ class Connection(aioquic.asyncio.QuicConnectionProtocol):
         self.h3: H3Connection | None = None
         self.sessions: dict[int, Session] = {}
         self.streams: dict[int, Stream] = {}
-        # Streams whose answers the library would read as HTTP frames, as if it had not opened them.
+        # Streams that this end opened: the library would parse their replies as HTTP frames.
         self.opened: set[int] = set()
 
     def quic_event_received(self, event: QuicEvent) -> None:
@@ -236,7 +236,8 @@ class ClientConnection(Connection):
 
     async def request(self, authority: str, path: str, protocols: list[str]) -> Session:
         while self.h3 is None or self.h3.received_settings is None:
-            # A client has to know what the server can, and the library does not tell when it does.
+            # A client must know the server's features, and the library does not report when it
+            # does.
             await self.ping()
         stream_id = self.quic.get_next_available_stream_id()
         session = self.sessions[stream_id] = Session(self, stream_id, path)
@@ -273,7 +274,7 @@ async def connect(
         alpn_protocols=["h3"],
         is_client=True,
         max_datagram_frame_size=65_536,
-        # The chain is not checked since the hash is.
+        # The certificate's hash is checked instead of its chain.
         verify_mode=ssl.CERT_NONE,
     )
     address = urlsplit(url)
@@ -307,7 +308,7 @@ async def serve(cert: str, key: str, answer) -> None:
                     chosen = [(CHOSEN_HEADER, b'"skein.1"')]
                 session = self.sessions[stream_id] = Session(self, stream_id, path)
                 self._respond(stream_id, b"200", *chosen)
-                # Python keeps no task alive by itself.
+                # Python does not keep tasks alive by itself.
                 answers.add(asyncio.create_task(answer(session)))
 
         def _respond(
@@ -324,7 +325,7 @@ async def serve(cert: str, key: str, answer) -> None:
     listener = await aioquic.asyncio.serve(
         "127.0.0.1", 0, configuration=configuration, create_protocol=ServerConnection
     )
-    # There is no public way to ask for the port.
+    # The library has no public API that returns the port.
     port = listener._transport.get_extra_info("sockname")[1]
     transport.print_line({"port": port})
     await asyncio.Event().wait()

@@ -1,4 +1,4 @@
-"""The parts of pywebtransport beside the scenarios."""
+"""The parts of pywebtransport that the scenarios do not cover."""
 
 import asyncio
 import ssl
@@ -85,7 +85,7 @@ async def connect(
         except library.ClientError as error:
             if error.error_code != library.ErrorCodes.H3_REQUEST_REJECTED:
                 raise
-            # The error has neither status nor headers.
+            # The error includes neither status nor headers.
             raise transport.Refused(None) from error
         async with session:
             yield Session(session)

@@ -16,7 +16,7 @@ from transport import print_line
 
 
 def main() -> None:
-    # The libraries log what the tests assert.
+    # The libraries log the failures that the tests expect.
     logging.disable(logging.CRITICAL)
     parser = argparse.ArgumentParser()
     roles = parser.add_subparsers(dest="role", required=True)

@@ -1,4 +1,4 @@
-"""Ports for servers whose library does not tell the port that it got."""
+"""Ports for servers whose library does not report its port."""
 
 import socket
 

@@ -1,4 +1,4 @@
-"""The server: the path of a session tells what happens to it."""
+"""The server: the path of a session selects its behavior."""
 
 import asyncio
 
@@ -19,12 +19,12 @@ PATHS = (
 
 
 async def answer(session: Session) -> None:
-    """Serves a session until it ends."""
+    """Serves a session until it closes."""
     match session.path:
         case "/echo":
             await echo(session)
         case "/open":
-            # The client is told by the code how many of its answers were right.
+            # The close code reports the number of correct replies to the client.
             right = [
                 await is_right(session, f"opened {n}") for n in range(OPENED_STREAMS)
             ]
@@ -52,7 +52,7 @@ async def echo(session: Session) -> None:
 
 
 async def echo_stream(stream: Stream) -> None:
-    """Sends back what comes, to the end."""
+    """Echoes received data, to the end."""
     while piece := await stream.read():
         await stream.write(piece)
     await stream.write(b"", True)

@@ -51,7 +51,7 @@ class StructuredStream:
         await self._stream.write(STREAM_HEAD.pack(kind, len(payload)) + payload)
 
     async def end(self) -> None:
-        """Ends this end's direction only."""
+        """Closes only this end's direction."""
         await self._stream.write(b"", True)
 
     async def receive(self) -> tuple[int, object] | None:
@@ -75,7 +75,7 @@ class StructuredStream:
 
 
 class Tally:
-    """What came, as the other end is told."""
+    """The totals of received messages, as reported to the other end."""
 
     def __init__(self) -> None:
         self.total = {"moves": 0, "sum_of_x": 0.0, "longest_note": 0}
@@ -94,7 +94,7 @@ def move(n: int) -> dict:
 
 
 async def answer_stream(stream: Stream, name: str) -> None:
-    """Answers each message by itself, and the end by a total and the end."""
+    """Replies to each message, and to the end with a total and the end."""
     structured = StructuredStream(stream, codec_of(name))
     tally = Tally()
     while message := await structured.receive():

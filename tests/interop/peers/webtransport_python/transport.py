@@ -10,7 +10,7 @@ def print_line(value: object) -> None:
 
 
 class Refused(Exception):
-    """A server refused the session; the status and the header are those that the library tells."""
+    """The server rejected the session; the library reports the status and the header."""
 
     def __init__(self, status: int | None, authenticate: str | None = None) -> None:
         super().__init__(status)
@@ -26,7 +26,7 @@ class Stream(ABC):
 
     @abstractmethod
     async def read(self) -> bytes:
-        """The next piece; empty at the end."""
+        """The next chunk; empty at the end."""
 
     @abstractmethod
     async def reset(self, code: int) -> None: ...
@@ -55,7 +55,7 @@ class Session(ABC):
 
     @abstractmethod
     def bidirectional(self) -> AsyncIterator[Stream]:
-        """Streams that the peer opens, until the session ends."""
+        """Streams that the peer opens, until the session closes."""
 
     @abstractmethod
     def unidirectional(self) -> AsyncIterator[Stream]: ...
@@ -65,11 +65,11 @@ class Session(ABC):
 
     @abstractmethod
     async def receive_datagram(self) -> bytes:
-        """The next datagram; raises once the session has ended."""
+        """The next datagram; raises when the session has closed."""
 
     @abstractmethod
     async def close(self, code: int, reason: str) -> None: ...
 
     @abstractmethod
     async def closed(self) -> tuple[int, str]:
-        """Code and reason of the close by the peer."""
+        """Code and reason of the peer's close."""

@@ -14,17 +14,17 @@ use tokio::time::timeout;
 use web_transport_trait::{Error as _, RecvStream as _, SendStream as _, Session as _, Stats as _};
 
 const SEQUENTIAL_ECHOES: usize = 300;
-/// More than either end lets the other have open at first, which is 100.
+/// More than either end allows initially, which is 100.
 const CONCURRENT_ECHOES: usize = 150;
 const UNI_STREAMS: usize = 150;
 const DATAGRAMS: usize = 200;
-/// More than all windows, of a stream and of the connection, taken together.
+/// More than all windows of a stream and of the connection taken together.
 const BIG_BYTES: usize = 5_000_000;
-/// More than the window of one stream, less than that of the connection.
+/// More than the window of one stream, less than the window of the connection.
 const STALLED_BYTES: usize = 700_000;
 const SILENCE: Duration = Duration::from_secs(6);
 
-/// Plays a scenario; returns a JSON line of what was seen.
+/// Plays a scenario; returns the results as a JSON line.
 pub async fn dial(url: &str, protocols: Option<&str>, scenario: &str) -> Result<String> {
     let mut config = Config::default();
     if scenario == "ping" {
@@ -46,7 +46,7 @@ async fn open(
     let Some(protocols) = protocols else {
         return Client::new().with_session_config(config).connect(url).await;
     };
-    // Of the library's own, not every list can be had.
+    // The library cannot offer every list of its own protocols.
     let mut request = url.into_client_request()?;
     let header = "sec-websocket-protocol";
     let list = protocols.replace(',', ", ");
@@ -92,7 +92,7 @@ async fn play(session: Session, scenario: &str) -> Result<String> {
         "ping" => {
             is_right(&session, "before").await;
             tokio::time::sleep(SILENCE).await;
-            // Only a ping that was answered tells the time.
+            // Only an answered ping measures the round trip.
             let is_measured = session.stats().rtt().is_some();
             let is_alive = is_right(&session, "after").await;
             Ok(format!(
@@ -166,7 +166,7 @@ async fn unidirectional(session: Session) -> Result<String> {
 }
 
 async fn datagrams(session: Session) -> Result<String> {
-    // What the peer takes, it said before it answered.
+    // The peer granted its credit before the reply.
     is_right(&session, "before").await;
     let size = session.max_datagram_size();
     if size == 0 {
@@ -188,7 +188,7 @@ async fn datagrams(session: Session) -> Result<String> {
     ))
 }
 
-/// One stream is not read, while another is.
+/// One stream is not read, while another one is.
 async fn stalled(session: Session) -> Result<String> {
     let payload = counted(STALLED_BYTES);
     let (mut outgoing, mut incoming) = session.open_bi().await?;
@@ -206,7 +206,7 @@ async fn stalled(session: Session) -> Result<String> {
     ))
 }
 
-/// Answers the streams that the server opens, until it closes the session.
+/// Replies on the streams that the server opens, until it closes the session.
 async fn opened(session: Session) -> Result<String> {
     let mut count = 0;
     while let Ok((outgoing, incoming)) = session.accept_bi().await {
@@ -217,7 +217,7 @@ async fn opened(session: Session) -> Result<String> {
     Ok(format!("{{\"opened\":{count},\"code\":{code}}}"))
 }
 
-/// Resets a stream with 42, or reads no more of it with 43; what the server answers to that.
+/// Resets a stream with 42, or stops reading it with 43; returns the server's reaction.
 async fn given_up_by_us(session: &Session, is_reset: bool) -> Result<Option<u32>> {
     let (mut outgoing, mut incoming) = session.open_bi().await?;
     outgoing.write_all(b"half").await?;
@@ -230,7 +230,7 @@ async fn given_up_by_us(session: &Session, is_reset: bool) -> Result<Option<u32>
     Ok(broken_writing(&mut outgoing).await)
 }
 
-/// A stream that the server opened, and will give up now.
+/// A stream that the server opened, and is about to abort.
 async fn half_way(session: &Session) -> Result<(SendStream, RecvStream)> {
     let (mut outgoing, mut incoming) = session.accept_bi().await?;
     read_exactly(&mut incoming, 4).await?;

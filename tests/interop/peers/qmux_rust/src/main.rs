@@ -13,10 +13,10 @@ use std::error::Error;
 
 pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// What applications speak here, the best first.
+/// Application protocols in order of preference.
 pub const SPOKEN: [&str; 2] = ["chat.2", "chat.1"];
 
-/// The idle timeout of who plays `ping`, in milliseconds.
+/// The idle timeout of the end that plays `ping`, in milliseconds.
 pub const PING_IDLE_MS: u64 = 2_000;
 
 /// The value of an option such as `--url`.
@@ -30,7 +30,7 @@ fn needed(name: &str) -> Result<String> {
     option(name).ok_or_else(|| format!("{name} is missing").into())
 }
 
-/// A text as JSON has it. What peers send here has no control characters.
+/// A text as a JSON string. The texts of peers have no control characters here.
 pub fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
@@ -47,7 +47,7 @@ async fn main() -> Result<()> {
             )
             .await?;
             println!("{line}");
-            // A close is said before its socket goes.
+            // A close is sent before its socket closes.
             tokio::time::sleep(std::time::Duration::from_millis(150)).await;
             Ok(())
         }

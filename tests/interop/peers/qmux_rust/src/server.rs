@@ -39,7 +39,7 @@ async fn upgrade(mut socket: TcpStream) -> Result<()> {
     answer(server.accept(socket).await?, &path).await
 }
 
-/// The path of a request that is left where it is: the library does not tell it.
+/// The path of a request, peeked without consuming it: the library does not report the path.
 async fn path_of(socket: &TcpStream) -> Result<String> {
     let mut head = [0; 256];
     loop {
@@ -90,7 +90,7 @@ async fn half_way(session: &Session) -> Result<(SendStream, RecvStream)> {
     Ok((outgoing, incoming))
 }
 
-/// Answers a session until it ends.
+/// Echoes in a session until it closes.
 async fn echo(session: &Session) {
     tokio::spawn(echo_unidirectional(session.clone()));
     tokio::spawn(echo_datagrams(session.clone()));

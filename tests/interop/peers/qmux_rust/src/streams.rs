@@ -1,4 +1,4 @@
-//! What both ends do with streams.
+//! Operations of both ends on streams.
 
 use crate::Result;
 use bytes::Bytes;
@@ -6,7 +6,7 @@ use qmux::{RecvStream, SendStream, Session};
 use std::time::Duration;
 use web_transport_trait::{Error as _, RecvStream as _, SendStream as _, Session as _};
 
-/// Bytes of which no two places look alike, so a piece that is lost or doubled shows.
+/// Bytes in which no two places are alike, so a lost or duplicated piece is detected.
 pub fn counted(length: usize) -> Vec<u8> {
     (0..length as u32 / 4)
         .flat_map(|at| (at * 4).to_be_bytes())
@@ -18,7 +18,7 @@ pub async fn read_to_end(incoming: &mut RecvStream) -> Result<Vec<u8>> {
     Ok(incoming.read_all().await?.to_vec())
 }
 
-/// Sends a payload on a stream of its own and reads the answer to its end.
+/// Sends a payload on a new stream and reads the reply to its end.
 pub async fn round_trip(session: &Session, payload: &[u8]) -> Result<Vec<u8>> {
     let (mut outgoing, mut incoming) = session.open_bi().await?;
     // The peer echoes while it reads, so this end has to read while it writes.
@@ -41,7 +41,7 @@ pub async fn is_right(session: &Session, payload: &str) -> bool {
     }
 }
 
-/// How many of so many concurrent questions are answered right.
+/// Returns how many of a number of concurrent requests receive the correct reply.
 pub async fn ask_at_once(session: &Session, name: &str, count: usize) -> Result<usize> {
     let tasks: Vec<_> = (0..count)
         .map(|n| {
@@ -57,7 +57,7 @@ pub async fn ask_at_once(session: &Session, name: &str, count: usize) -> Result<
     Ok(right)
 }
 
-/// Sends back what comes, to the end; what breaks one half is passed on by the other.
+/// Echoes received data, to the end; an abort of one direction is passed on to the other.
 pub async fn echo_stream(
     mut outgoing: SendStream,
     mut incoming: RecvStream,
@@ -81,7 +81,7 @@ pub async fn echo_stream(
     outgoing.finish().map_err(|error| error.stream_error())
 }
 
-/// Reads until the peer breaks the stream; the code of that.
+/// Reads until the peer aborts the stream; returns its code.
 pub async fn broken_reading(incoming: &mut RecvStream) -> Option<u32> {
     loop {
         match incoming.read_chunk(65_536).await {
@@ -92,7 +92,7 @@ pub async fn broken_reading(incoming: &mut RecvStream) -> Option<u32> {
     }
 }
 
-/// Writes until the peer reads no more; the code of that.
+/// Writes until the peer stops reading; returns its code.
 pub async fn broken_writing(outgoing: &mut SendStream) -> Option<u32> {
     loop {
         if let Err(error) = outgoing.write_all(b"more").await {
@@ -102,7 +102,7 @@ pub async fn broken_writing(outgoing: &mut SendStream) -> Option<u32> {
     }
 }
 
-/// Reads so many bytes.
+/// Reads a number of bytes.
 pub async fn read_exactly(incoming: &mut RecvStream, count: usize) -> Result<()> {
     let mut left = count;
     while left > 0 {

@@ -16,7 +16,7 @@ const BIG_BYTES: usize = 5_000_000;
 const RESET_CODE: u32 = 42;
 const STOP_CODE: u32 = 43;
 
-/// Plays a scenario; returns a JSON line of what was seen.
+/// Plays a scenario; returns the results as a JSON line.
 pub async fn dial(url: &str, hash: &str, scenario: &str) -> Result<String> {
     let mut request = ConnectRequest::new(url::Url::parse(url)?);
     if scenario == "protocol" {
@@ -72,7 +72,7 @@ async fn play(session: impl Session, scenario: &str) -> Result<String> {
     }
 }
 
-/// Sends a payload on a stream of its own and reads the answer to its end.
+/// Sends a payload on a new stream and reads the reply to its end.
 async fn round_trip(session: &impl Session, payload: &[u8]) -> Result<Vec<u8>> {
     let (mut outgoing, incoming) = session.open_bi().await?;
     // The peer echoes while it reads, so this end has to read while it writes.
@@ -141,7 +141,7 @@ async fn datagrams(session: impl Session) -> Result<String> {
         for n in 0..DATAGRAMS_A_BURST {
             session.send_datagram(format!("datagram {burst}.{n}").into())?;
         }
-        // What is not back by then is lost, which datagrams may be.
+        // Datagrams that have not returned by then count as lost.
         let _ = timeout(Duration::from_secs(1), async {
             for _ in 0..DATAGRAMS_A_BURST {
                 returned.insert(session.recv_datagram().await?.to_vec());
@@ -154,7 +154,7 @@ async fn datagrams(session: impl Session) -> Result<String> {
 }
 
 async fn big(session: impl Session) -> Result<String> {
-    // No two places in it look alike, so a piece that is lost or doubled shows.
+    // No two places in it are alike, so a lost or duplicated piece is detected.
     let payload: Vec<u8> = (0..BIG_BYTES as u32 / 4)
         .flat_map(u32::to_be_bytes)
         .collect();
@@ -166,7 +166,7 @@ async fn big(session: impl Session) -> Result<String> {
     ))
 }
 
-/// Answers the streams that the server opens, until it closes the session.
+/// Replies on the streams that the server opens, until it closes the session.
 async fn opened(session: impl Session) -> Result<String> {
     let mut count = 0;
     loop {
@@ -185,22 +185,22 @@ async fn opened(session: impl Session) -> Result<String> {
     }
 }
 
-/// Breaks off one stream, and stops reading another.
+/// Resets one stream, and stops reading another.
 async fn reset<S: Session>(session: S) -> Result<String> {
     let (mut outgoing, mut incoming) = echoed(&session).await?;
     outgoing.reset(RESET_CODE);
-    // The server gives its half up in return.
+    // The server aborts its direction in return.
     while let Ok(Some(_)) = incoming.read_chunk(64).await {}
     let (mut outgoing, mut incoming) = echoed(&session).await?;
     incoming.stop(STOP_CODE);
-    // The server notices by what it writes, and then reads no more.
+    // The server detects this when it writes, and then stops reading.
     while outgoing.write_all(b"more").await.is_ok() {
         sleep(Duration::from_millis(10)).await;
     }
     Ok("{\"done\":true}".into())
 }
 
-/// Opens a stream that the server surely knows.
+/// Opens a stream that the server has certainly accepted.
 async fn echoed<S: Session>(session: &S) -> Result<(S::SendStream, S::RecvStream)> {
     let (mut outgoing, mut incoming) = session.open_bi().await?;
     outgoing.write_all(b"half").await?;

@@ -1,4 +1,4 @@
-//! The parts of web-transport-quiche beside the traits.
+//! The parts of web-transport-quiche that the traits do not cover.
 
 use crate::Result;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -8,7 +8,7 @@ use web_transport_quiche::{ClientBuilder, ClientError, Connection, Server, Serve
 
 pub use web_transport_quiche::h3::Request;
 
-/// The answer to a request.
+/// The response to a request.
 pub enum Connected {
     Open(Connection),
     Refused(u16),

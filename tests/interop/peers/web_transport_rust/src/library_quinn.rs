@@ -1,4 +1,4 @@
-//! The parts of web-transport-quinn beside the traits.
+//! The parts of web-transport-quinn that the traits do not cover.
 
 use crate::Result;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -9,7 +9,7 @@ use web_transport_quinn::{
 
 pub use web_transport_quinn::Request;
 
-/// The answer to a request.
+/// The response to a request.
 pub enum Connected {
     Open(Session),
     Refused(u16),

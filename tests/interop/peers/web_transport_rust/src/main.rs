@@ -25,7 +25,7 @@ fn option(name: &str) -> Result<String> {
         .ok_or_else(|| format!("{name} is missing").into())
 }
 
-/// A text as JSON has it. What peers send here has no control characters.
+/// A text as a JSON string. The texts of peers have no control characters here.
 pub fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }

@@ -36,14 +36,14 @@ async fn answer(request: Request) -> Result<()> {
         }
         "/close" => {
             let session = request.ok().await?;
-            // A close of the connection overtakes the answer to the request if that is still on its
-            // way.
+            // A close of the connection overtakes the response to the request if it is still in
+            // flight.
             let _ = timeout(Duration::from_millis(100), session.closed()).await;
             session.close_with(4009, "bye — tschüß").await;
         }
         "/open" => {
             let session = request.ok().await?;
-            // The client is told by the code how many of its answers were right.
+            // The close code reports the number of correct replies to the client.
             let right = open_streams(&session).await;
             session.close_with(4000 + right, "").await;
         }
@@ -53,7 +53,7 @@ async fn answer(request: Request) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a session. A connection is closed when it is dropped, which overtakes the answer.
+/// Rejects a session. A connection closes when it is dropped, which overtakes the response.
 async fn refuse(request: Request, status: StatusCode) -> Result<()> {
     let connection = request.conn().clone();
     request.reject(status).await?;
@@ -61,7 +61,7 @@ async fn refuse(request: Request, status: StatusCode) -> Result<()> {
     Ok(())
 }
 
-/// A close that has left before the session is dropped.
+/// Closes a session, and waits until the close is sent.
 trait CloseWith: Session {
     async fn close_with(&self, code: u32, reason: &str) {
         self.close(code, reason);
@@ -71,7 +71,7 @@ trait CloseWith: Session {
 
 impl<S: Session> CloseWith for S {}
 
-/// Answers a session until it ends.
+/// Echoes in a session until it closes.
 async fn echo(session: impl Session) {
     tokio::spawn(echo_unidirectional(session.clone()));
     tokio::spawn(echo_datagrams(session.clone()));
@@ -88,7 +88,7 @@ async fn echo(session: impl Session) {
     }
 }
 
-/// Sends back what comes, to the end.
+/// Echoes received data, to the end.
 pub async fn echo_stream(mut outgoing: impl SendStream, mut incoming: impl RecvStream) {
     let echo = async {
         while let Some(chunk) = incoming.read_chunk(65_536).await? {
@@ -102,7 +102,7 @@ pub async fn echo_stream(mut outgoing: impl SendStream, mut incoming: impl RecvS
     }
 }
 
-/// Opens streams to a client; returns how many of its answers are right.
+/// Opens streams to a client; returns the number of correct replies.
 async fn open_streams(session: &impl Session) -> u32 {
     let mut right = 0;
     for n in 0..OPENED_STREAMS {

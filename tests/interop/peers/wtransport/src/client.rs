@@ -21,7 +21,7 @@ const BIG_BYTES: usize = 5_000_000;
 const RESET_CODE: u32 = 42;
 const STOP_CODE: u32 = 43;
 
-/// Plays a scenario; returns a JSON line of what was seen.
+/// Plays a scenario; returns the results as a JSON line.
 pub async fn dial(url: &str, hash: &str, scenario: &str) -> Result<String> {
     let config = ClientConfig::builder()
         .with_bind_address(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))
@@ -38,7 +38,7 @@ pub async fn dial(url: &str, hash: &str, scenario: &str) -> Result<String> {
     Ok(line)
 }
 
-/// The library takes a hash as it prints it: in pairs with colons.
+/// The library parses a hash as it prints it: in pairs with colons.
 fn digest(hash: &str) -> Result<Sha256Digest> {
     let pairs: Vec<&str> = hash
         .as_bytes()
@@ -59,7 +59,7 @@ async fn play(endpoint: &Endpoint<Client>, url: &str, scenario: &str) -> Result<
     // The library does without it; servers of the second draft do not.
     let options = ConnectOptions::builder(url).add_header("sec-webtransport-http3-draft02", "1");
     let session = match endpoint.connect(options).await {
-        // Which status it was, is not told.
+        // The library does not report the status.
         Err(ConnectingError::SessionRejected) if scenario == "refused" => {
             return Ok("{\"status\":null,\"authenticate\":null}".into());
         }
@@ -82,7 +82,7 @@ async fn play(endpoint: &Endpoint<Client>, url: &str, scenario: &str) -> Result<
             Ok(_) => Err("a stream in the place of a close".into()),
         },
         "close" => {
-            // There is no close capsule in this library: its close is that of the connection.
+            // This library has no close capsule: it closes the connection instead.
             session.close(VarInt::from_u32(4010), "grüße".as_bytes());
             Ok("{\"done\":true}".into())
         }
@@ -90,13 +90,13 @@ async fn play(endpoint: &Endpoint<Client>, url: &str, scenario: &str) -> Result<
     }
 }
 
-/// Sends a payload on a stream of its own and reads the answer to its end.
+/// Sends a payload on a new stream and reads the reply to its end.
 async fn round_trip(session: &Connection, payload: &[u8]) -> Result<Vec<u8>> {
     let (mut outgoing, incoming) = session.open_bi().await?.await?;
     // The peer echoes while it reads, so this end has to read while it writes.
     let send = async {
         outgoing.write_all(payload).await?;
-        // Waits until all is acknowledged, which some delay by 25 ms; the answer says as much.
+        // `finish` waits for an acknowledgment, which some peers delay by 25 ms; the reply implies it.
         tokio::task::spawn_local(async move { outgoing.finish().await });
         Ok(())
     };
@@ -161,7 +161,7 @@ async fn datagrams(session: Rc<Connection>) -> Result<String> {
         for n in 0..DATAGRAMS_A_BURST {
             session.send_datagram(format!("datagram {burst}.{n}"))?;
         }
-        // What is not back by then is lost, which datagrams may be.
+        // Datagrams that have not returned by then count as lost.
         let _ = timeout(Duration::from_secs(1), async {
             for _ in 0..DATAGRAMS_A_BURST {
                 returned.insert(session.receive_datagram().await?.to_vec());
@@ -174,7 +174,7 @@ async fn datagrams(session: Rc<Connection>) -> Result<String> {
 }
 
 async fn big(session: Rc<Connection>) -> Result<String> {
-    // No two places in it look alike, so a piece that is lost or doubled shows.
+    // No two places in it are alike, so a lost or duplicated piece is detected.
     let payload: Vec<u8> = (0..BIG_BYTES as u32 / 4)
         .flat_map(u32::to_be_bytes)
         .collect();
@@ -186,7 +186,7 @@ async fn big(session: Rc<Connection>) -> Result<String> {
     ))
 }
 
-/// Answers the streams that the server opens, until it closes the session.
+/// Replies on the streams that the server opens, until it closes the session.
 async fn opened(session: Rc<Connection>) -> Result<String> {
     let mut count = 0;
     loop {
@@ -204,23 +204,23 @@ async fn opened(session: Rc<Connection>) -> Result<String> {
     }
 }
 
-/// Breaks off one stream, and stops reading another. The library sends both codes as they are, and
-/// not as those of WebTransport.
+/// Resets one stream, and stops reading another. The library sends both codes unchanged, without
+/// mapping them to WebTransport's.
 async fn reset(session: Rc<Connection>) -> Result<String> {
     let (mut outgoing, mut incoming) = echoed(&session).await?;
     outgoing.reset(VarInt::from_u32(RESET_CODE))?;
-    // The server gives its half up in return.
+    // The server aborts its direction in return.
     while incoming.read(&mut [0; 64]).await?.is_some() {}
     let (mut outgoing, incoming) = echoed(&session).await?;
     incoming.stop(VarInt::from_u32(STOP_CODE));
-    // The server notices by what it writes, and then reads no more.
+    // The server detects this when it writes, and then stops reading.
     while outgoing.write_all(b"more").await.is_ok() {
         sleep(Duration::from_millis(10)).await;
     }
     Ok("{\"done\":true}".into())
 }
 
-/// Opens a stream that the server surely knows.
+/// Opens a stream that the server has certainly accepted.
 async fn echoed(session: &Connection) -> Result<(SendStream, RecvStream)> {
     let (mut outgoing, mut incoming) = session.open_bi().await?.await?;
     outgoing.write_all(b"half").await?;

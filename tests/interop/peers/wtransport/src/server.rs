@@ -45,26 +45,26 @@ async fn answer(request: SessionRequest) {
         }
         "/close" => {
             if let Ok(session) = request.accept().await {
-                // There is no close capsule in this library: its close is that of the connection,
-                // which overtakes the answer to the request if that is still on its way.
+                // This library has no close capsule: it closes the connection instead, which
+                // overtakes the response to the request if it is still in flight.
                 let _ = timeout(Duration::from_millis(100), session.closed()).await;
                 session.close(VarInt::from_u32(4009), "bye — tschüß".as_bytes());
             }
         }
         "/open" => {
             if let Ok(session) = request.accept().await {
-                // The client is told by the code how many of its answers were right.
+                // The close code reports the number of correct replies to the client.
                 let right = open_streams(&session).await;
                 session.close(VarInt::from_u32(4000 + right), b"");
             }
         }
-        // Of all refusals there are 403, 404 and 429, without header fields.
+        // The only rejections are 403, 404 and 429, without header fields.
         "/refuse" => request.forbidden().await,
         _ => request.not_found().await,
     }
 }
 
-/// Answers a session until it ends.
+/// Echoes in a session until it closes.
 async fn echo(session: Rc<Connection>) {
     tokio::task::spawn_local(echo_unidirectional(session.clone()));
     tokio::task::spawn_local(echo_datagrams(session.clone()));
@@ -84,7 +84,7 @@ async fn echo(session: Rc<Connection>) {
     }
 }
 
-/// Sends back what comes, to the end.
+/// Echoes received data, to the end.
 pub async fn echo_stream((mut outgoing, mut incoming): (SendStream, RecvStream)) -> Result<()> {
     let mut buffer = [0; 65_536];
     while let Some(size) = incoming.read(&mut buffer).await? {
@@ -94,7 +94,7 @@ pub async fn echo_stream((mut outgoing, mut incoming): (SendStream, RecvStream))
     Ok(())
 }
 
-/// Opens streams to a client; returns how many of its answers are right.
+/// Opens streams to a client; returns the number of correct replies.
 async fn open_streams(session: &Connection) -> u32 {
     let mut right = 0;
     for n in 0..OPENED_STREAMS {
