@@ -1,10 +1,10 @@
 /**
- * Measures how many publications a second the brokers with a history take, and how late timers of the
- * event loop are meanwhile: one topic with a publication at a time, one topic with many at once, many
+ * Measures the publications per second that brokers with a history accept, and how late event loop
+ * timers are meanwhile: one topic with one publication at a time, one topic with many at once, many
  * topics, and many topics with a few publications every five milliseconds.
  *
- * Run: `deno task bench:appends`; `--seconds 3 --bytes 200 --only sqlite --folder /data`. The folder
- * decides which disk is measured. Redis needs `redis-server`.
+ * Run: `deno task bench:appends`; `--seconds 3 --bytes 200 --only sqlite --folder /data`. The
+ * folder selects the measured disk. Redis needs `redis-server`.
  *
  * @module
  */
@@ -28,7 +28,7 @@ const TIMER_MS = 5;
 const BOUNDS = { size: 1_000, ttlMs: 300_000, bytes: 1_048_576 };
 const PAYLOAD = `"${"x".repeat(BYTES - 2)}"`;
 
-/** Number of topics, and of publications under way at once, or in each pause of the timer. */
+/** Number of topics, and of concurrent publications or publications per timer interval. */
 interface Load {
   readonly topics: number;
   readonly atOnce?: number;
@@ -60,7 +60,7 @@ async function redis(append: "everysec" | "always", stack: AsyncDisposableStack)
   return new RedisBroker({ url: server.url }, { survivesRestart: append === "always" });
 }
 
-/** Appends for a time; returns the appends a second and the lateness of timers. */
+/** Appends for a time; returns the appends per second and the delay of timers. */
 async function load(
   broker: Broker,
   { topics, atOnce = 0, perTimer = 0 }: Load,
@@ -75,7 +75,7 @@ async function load(
   const publish = async () => {
     while (!isOver) {
       await append();
-      // A broker in memory would otherwise never let the event loop turn.
+      // A broker in memory would otherwise never yield to the event loop.
       if (appended % 64 === 0) await new Promise((resolve) => setImmediate(resolve));
     }
   };
@@ -98,7 +98,7 @@ function wait(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
-console.log(`${BYTES} bytes, ${SECONDS} s for each row`);
+console.log(`${BYTES} bytes, ${SECONDS} s per row`);
 console.log("engine            topics  at once   appends/s   timers late p50, p99 (ms)");
 for (const [name, make] of Object.entries(ENGINES)) {
   if (!name.includes(ONLY)) continue;

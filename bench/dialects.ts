@@ -14,7 +14,7 @@ export interface Dialect {
   readonly opening: readonly { readonly send?: string; readonly wait: string }[];
   /** Part of the reply to `subscribe`. */
   readonly subscribed: string;
-  /** A text with an immediate reply, and the reply. */
+  /** A text with its immediate reply. */
   readonly ping?: readonly [ping: string, pong: string];
   /** Subscribes to a topic. */
   subscribe(topic: string): string;

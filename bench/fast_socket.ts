@@ -1,7 +1,6 @@
 /**
- * A `WebSocket` on bare TCP, for all clients of a measurement alike. The runtime's own class delays
- * small frames until the server has acknowledged the last one (Nagle's algorithm), which takes 40
- * ms.
+ * A `WebSocket` on raw TCP, for all clients of a measurement. The runtime's class delays small
+ * frames until the server has acknowledged the previous one (Nagle's algorithm), which takes 40 ms.
  *
  * @module
  */
@@ -9,7 +8,7 @@ import { type RawClose, RawSocket } from "../cli/load/socket.ts";
 
 const decoder = new TextDecoder();
 
-/** Stands for the global `WebSocket`, with the members that these clients use. */
+/** Replaces the global `WebSocket`, with the members that these clients use. */
 export class FastSocket extends EventTarget {
   /** See `WebSocket`. */
   static readonly CONNECTING = 0;
@@ -21,7 +20,7 @@ export class FastSocket extends EventTarget {
   static readonly CLOSED = 3;
   /** Always `arraybuffer`. */
   binaryType: BinaryType = "arraybuffer";
-  /** The first offered subprotocol: the servers here accept that one. */
+  /** The first offered subprotocol, which the servers here accept. */
   protocol = "";
   /** See `WebSocket`. */
   readyState = 0;

@@ -4,7 +4,7 @@
  * @module
  */
 
-/** Longest time, in microseconds; longer times count as this one. */
+/** Maximum time, in microseconds; longer times count as this one. */
 const MOST_US = 4_000_000;
 
 /** Collects times and computes quantiles. */
@@ -31,7 +31,7 @@ export class Histogram {
    * Computes a quantile.
    *
    * @param part From 0 to 1: 0.5 is the median.
-   * @returns The time below which that part of all times is, in milliseconds.
+   * @returns The time below which that share of all times is, in milliseconds.
    */
   quantileMs(part: number): number {
     const wanted = part * this.#count;

@@ -1,5 +1,5 @@
 /**
- * The load generator: many clients in one process, one line of JSON as result.
+ * The load generator: many clients in one process; the result is one line of JSON.
  *
  * ```sh
  * deno run -A bench/load.ts --port 9100 --pid 123 --mode fanout --dialect skein --sessions 200
@@ -8,7 +8,7 @@
  * Modes: `fanout` (with `--window 64` publications that the publisher has not received back yet;
  * `--window 1` waits for every subscriber; `--rate 400` sets a pace instead; `--topics 2` spreads
  * the subscribers over two topics, a third of them on both), `echo`, and `connect`. With `--wire
- * webtransport` the clients speak `skein.1` over WebTransport. Numbers in the messages reveal lost,
+ * webtransport` the clients use `skein.1` over WebTransport. Numbers in the messages reveal lost,
  * duplicate and reordered messages. `--ports 9101,9102` spreads the subscribers of `fanout` over
  * separate servers, and leaves only the publisher on `--port`; `--pid` takes several processes.
  *
@@ -23,12 +23,12 @@ import { usageOf } from "./processes.ts";
 import { RawStream } from "./raw_stream.ts";
 import { findTarget } from "./webtransport_target.ts";
 
-/** Connections opened at once; more would measure the backlog of the listener. */
+/** Connections opened concurrently; more would measure the listener's backlog. */
 const MAX_OPENING = 64;
 
 /**
  * Sessions that `connect` opens and closes before the measurement: a server loads modules and
- * compiles its code during the first ones, and each server does so for another number of sessions.
+ * compiles code during its first sessions, and the number differs between servers.
  */
 const WARM_UP_SESSIONS = 1_000;
 
@@ -38,7 +38,7 @@ const SETTLING_MS = 2_000;
 /** Silence after the last publication until missing messages count as lost, in milliseconds. */
 const SILENCE_MS = 4_000;
 
-/** A client on any wire. */
+/** A client on any transport. */
 type Client = Pick<
   RawSocket,
   "abort" | "closed" | "isOver" | "onFrame" | "onRead" | "send" | "start"
@@ -48,7 +48,7 @@ type Client = Pick<
 export interface LoadOptions {
   /** Opens one client, before reading any data. */
   readonly open: (bufferBytes: number, index: number) => Promise<Client>;
-  /** The processes of the servers, for CPU time; the memory is that of the first process. */
+  /** The processes of the servers, for CPU time; memory is measured for the first one. */
   readonly pids: readonly number[];
   /** The dialect of the server. */
   readonly dialect: Dialect;
@@ -57,10 +57,10 @@ export interface LoadOptions {
   /** Size of a message's data, in bytes. */
   readonly size: number;
   /**
-   * Publications under way; 1 waits for all subscribers, more wait for the publisher's own copies.
+   * Publications in flight; 1 waits for all subscribers, more wait for the publisher's own copies.
    */
   readonly window: number;
-  /** Publications a second; 0 for as many as the window allows. */
+  /** Publications per second; 0 for as many as the window allows. */
   readonly rate: number;
   /** Number of topics, 1 or 2. */
   readonly topics: number;
@@ -102,7 +102,7 @@ function eachMessage(
   }
 }
 
-/** Chooses the wire of the clients: WebSocket, or WebTransport with a server in development. */
+/** Chooses the clients' transport: WebSocket, or WebTransport with a development server. */
 async function openerOf(
   wire: string,
   portOf: (index: number) => number,
@@ -129,7 +129,7 @@ async function openClient(
 ): Promise<Client> {
   const { dialect } = options;
   const client = await options.open(bufferBytes, index);
-  // The first reply may have arrived with the handshake, and is read at once.
+  // The first reply may have arrived with the handshake, and is read immediately.
   let isStarted = false;
   for (const { send, wait } of dialect.opening) {
     const answer = waitFor(client, wait);
@@ -158,7 +158,7 @@ function waitFor(client: Client, part: string): Promise<void> {
   });
 }
 
-/** Answers the pings of a dialect with pings of its own; all other frames go to `onFrame`. */
+/** Answers a dialect's pings; all other frames go to `onFrame`. */
 function listen(client: Client, dialect: Dialect, onFrame: (payload: Uint8Array) => void): void {
   const { ping } = dialect;
   client.onFrame = ping === undefined ? onFrame : (payload) => {
@@ -243,7 +243,7 @@ async function fanOut(options: LoadOptions): Promise<LoadResult> {
       if (client === publisher) own++;
       if (sentUs < measureFrom) return;
       measured++;
-      // One clock reading for all messages of one read.
+      // One clock reading for all messages of a read.
       if (readUs === 0) readUs = nowUs();
       histogram.add(readUs - sentUs);
     };
@@ -264,7 +264,7 @@ async function fanOut(options: LoadOptions): Promise<LoadResult> {
   await sleep(options.measureMs);
   isPublishing = false;
   await pacing;
-  // The tail is part of the work: the clock stops after the delivery of all publications.
+  // The tail is part of the work: the clock stops after all publications are delivered.
   const isBehind = () =>
     expected.some((mine, index) =>
       !clients[index]!.isOver &&

@@ -1,17 +1,19 @@
 /**
- * The benchmark: Skein, the bare platform and common alternatives, on the same work, in one batch.
+ * The benchmark: Skein, the bare platform and common alternatives, with the same work, in one
+ * batch.
  *
  * ```sh
  * deno task bench --quick --only skein,bare
  * ```
  *
  * - `--quick`: one short run of each.
- * - `--only a,b`: these servers only; `--work a,b`: this work only; `--work webtransport` is all
- * work over WebTransport, `--work streams` is all work with streams on a WebSocket, `--work
- * websocket` is the rest.
+ * - `--only a,b`: only these servers; `--work a,b`: only this work; `--work webtransport` is all
+ *   work over WebTransport, `--work streams` is all work with streams on a WebSocket, `--work
+ *   websocket` is the rest.
  * - `--runs n`: number of runs; 3 by default.
  * - `--out file`: the file of the results; by default a new file in `bench/results/local/`.
- * - `--uwebsockets program`: the built program of `controls/uwebsockets.cpp`, as another server.
+ * - `--uwebsockets program`: the built program of `controls/uwebsockets.cpp`, as an additional
+ *   server.
  *
  * @module
  */
@@ -50,7 +52,7 @@ const WORK: readonly Work[] = [
   {
     ...WEBSOCKET,
     name: "saturated",
-    title: "Fan-out, saturated: 200 subscribers, 64 messages on their way",
+    title: "Fan-out, saturated: 200 subscribers, 64 messages in flight",
     unit: "deliveries/s",
     sessions: 200,
     args: ["--mode", "fanout", "--window", "64"],
@@ -58,7 +60,7 @@ const WORK: readonly Work[] = [
   {
     ...WEBSOCKET,
     name: "single",
-    title: "Fan-out, one message at a time: 200 subscribers, nothing to join",
+    title: "Fan-out, one message at a time: 200 subscribers, no batching",
     unit: "deliveries/s",
     sessions: 200,
     args: ["--mode", "fanout", "--window", "1"],
@@ -66,7 +68,7 @@ const WORK: readonly Work[] = [
   {
     ...WEBSOCKET,
     name: "wide",
-    title: "Fan-out, saturated: 1,000 subscribers, 64 messages on their way",
+    title: "Fan-out, saturated: 1,000 subscribers, 64 messages in flight",
     unit: "deliveries/s",
     sessions: 1_000,
     args: ["--mode", "fanout", "--window", "64"],
@@ -74,7 +76,7 @@ const WORK: readonly Work[] = [
   {
     ...WEBSOCKET,
     name: "wide-single",
-    title: "Fan-out, one message at a time: 5,000 subscribers, nothing to join",
+    title: "Fan-out, one message at a time: 5,000 subscribers, no batching",
     unit: "deliveries/s",
     sessions: 5_000,
     args: ["--mode", "fanout", "--window", "1"],
@@ -82,7 +84,7 @@ const WORK: readonly Work[] = [
   {
     ...WEBSOCKET,
     name: "saturated-1k",
-    title: "Fan-out of 1 KiB, saturated: 200 subscribers, 64 messages on their way",
+    title: "Fan-out of 1 KiB, saturated: 200 subscribers, 64 messages in flight",
     unit: "deliveries/s",
     sessions: 200,
     args: ["--mode", "fanout", "--window", "64", "--size", "1024"],
@@ -91,7 +93,7 @@ const WORK: readonly Work[] = [
     ...WEBSOCKET,
     name: "saturated-16k",
     // A window of 64 would be more than the send queue of a session holds.
-    title: "Fan-out of 16 KiB, saturated: 200 subscribers, 16 messages on their way",
+    title: "Fan-out of 16 KiB, saturated: 200 subscribers, 16 messages in flight",
     unit: "deliveries/s",
     sessions: 200,
     args: ["--mode", "fanout", "--window", "16", "--size", "16384"],
@@ -115,7 +117,7 @@ const WORK: readonly Work[] = [
   {
     ...WEBSOCKET,
     name: "echo",
-    title: "Echo: 64 clients, one message each on its way",
+    title: "Echo: 64 clients, one message each in flight",
     unit: "round trips/s",
     sessions: 64,
     args: ["--mode", "echo"],
@@ -173,21 +175,21 @@ const WORK: readonly Work[] = [
   {
     ...WEBTRANSPORT,
     name: "wt-up",
-    title: "WebTransport, upload: 64 MiB on a unidirectional stream (CPU time is for each MB)",
+    title: "WebTransport, upload: 64 MiB on a unidirectional stream (CPU time is per MB)",
     unit: "MB/s",
     args: ["--mode", "up"],
   },
   {
     ...WEBTRANSPORT,
     name: "wt-echo",
-    title: "WebTransport, echo: 64 MiB through a bidirectional stream (CPU time is for each MB)",
+    title: "WebTransport, echo: 64 MiB through a bidirectional stream (CPU time is per MB)",
     unit: "MB/s",
     args: ["--mode", "echo"],
   },
   {
     ...WEBTRANSPORT,
     name: "wt-datagrams",
-    title: "WebTransport, datagrams of 100 B: 64 on their way, lost after 250 ms",
+    title: "WebTransport, datagrams of 100 B: 64 in flight, lost after 250 ms",
     unit: "round trips/s",
     args: ["--mode", "datagrams"],
   },
@@ -202,7 +204,7 @@ const WORK: readonly Work[] = [
   {
     ...BOTH,
     name: "wt-fanout",
-    title: "Fan-out over both wires, saturated: 50 subscribers, 64 messages on their way",
+    title: "Fan-out over both transports, saturated: 50 subscribers, 64 messages in flight",
     unit: "deliveries/s",
     sessions: 50,
     args: ["--mode", "fanout", "--window", "64"],
@@ -210,7 +212,7 @@ const WORK: readonly Work[] = [
   {
     ...BOTH,
     name: "wt-single",
-    title: "Fan-out over both wires, one message at a time: 50 subscribers, nothing to join",
+    title: "Fan-out over both transports, one message at a time: 50 subscribers, no batching",
     unit: "deliveries/s",
     sessions: 50,
     args: ["--mode", "fanout", "--window", "1"],
@@ -218,7 +220,7 @@ const WORK: readonly Work[] = [
   {
     ...STREAMS,
     name: "st-messages",
-    title: "Streams on a WebSocket, messages of 64 B through one stream: 64 on their way",
+    title: "Streams on a WebSocket, messages of 64 B through one stream: 64 in flight",
     unit: "round trips/s",
     args: ["--mode", "messages"],
   },
@@ -239,7 +241,7 @@ const WORK: readonly Work[] = [
   {
     ...STREAMS,
     name: "st-up",
-    title: "Streams on a WebSocket, upload: 64 KiB at a time (CPU time is for each MB)",
+    title: "Streams on a WebSocket, upload: 64 KiB at a time (CPU time is per MB)",
     unit: "MB/s",
     args: ["--mode", "up"],
     without: ["skein-text"],
@@ -247,7 +249,7 @@ const WORK: readonly Work[] = [
   {
     ...STREAMS,
     name: "st-echo",
-    title: "Streams on a WebSocket, echo: 64 KiB at a time (CPU time is for each MB)",
+    title: "Streams on a WebSocket, echo: 64 KiB at a time (CPU time is per MB)",
     unit: "MB/s",
     args: ["--mode", "echo"],
     without: ["skein-text"],
@@ -269,7 +271,7 @@ const GENERATORS: Readonly<Record<ServerGroup, string>> = {
   streams: "./streams_load.ts",
 };
 
-/** Longest run of a generator, in milliseconds; a longer run means that the server is gone. */
+/** Timeout of a generator, in milliseconds; a longer run means that the server is gone. */
 const MAX_RUN_MS = 120_000;
 
 const { args } = Deno;
@@ -288,7 +290,7 @@ const serversOf = ({ servers: group, without = [] }: Work) =>
 say(
   isPinned
     ? "Server on core 0, generator on core 1."
-    : "No taskset, or one core only: server and generator share what there is, so compare ratios only.",
+    : "No taskset, or only one core: server and generator share it, so compare only ratios.",
 );
 const results = new Map<string, LoadResult[]>();
 const failures: string[] = [];
@@ -347,7 +349,7 @@ function start(server: ServerUnderTest, port: number): Deno.ChildProcess {
   return commandOn(server.command(port), isPinned ? 0 : undefined, options).spawn();
 }
 
-/** Measures the time of a start, from the command to the first accepted connection. */
+/** Measures the startup time, from the command to the first accepted connection. */
 async function measureStart(server: ServerUnderTest): Promise<LoadResult> {
   const port = freePort();
   const startedAt = performance.now();
@@ -372,7 +374,7 @@ async function measure(server: ServerUnderTest, each: Work): Promise<LoadResult>
     Promise.reject(new Error(`the server ended with ${code}`))
   );
   ended.catch(() => {}); // The rejection at the end of the batch is expected.
-  // The generator itself waits for a server on UDP.
+  // For a UDP server, the generator itself waits.
   if (server.hasTcp) await Promise.race([untilListening(port), ended]);
   const { sessions } = each;
   const few = isQuick ? ["--warm-up", "300", "--measure", "700"] : [];
@@ -417,7 +419,7 @@ function chosen<T extends { readonly name: string; readonly kind?: string }>(
   return all.filter(({ name, kind = name }) => names.includes(name) || names.includes(kind));
 }
 
-/** Rounds to three decimals, because the figures are not more precise. */
+/** Rounds to three decimals, because the measurements are not more precise. */
 function rounded(_key: string, value: unknown): unknown {
   return typeof value === "number" ? Math.round(value * 1_000) / 1_000 : value;
 }

@@ -8,11 +8,15 @@ import { type Usage, usageOf } from "./processes.ts";
 
 /** The result of a run. */
 export interface LoadResult {
-  /** Deliveries, round trips, sessions or megabytes a second. */
+  /** Deliveries, round trips, sessions or megabytes per second. */
   readonly perSecond: number;
-  /** The server's CPU time per operation, in microseconds; absent on systems without the figure. */
+  /**
+   * The server's CPU time per operation, in microseconds; absent on systems that don't report it.
+   */
   readonly cpuUs?: number;
-  /** The generator's CPU load, in percent of one core; near 100 the generator is the bottleneck. */
+  /**
+   * The generator's CPU load, as a percentage of a core; near 100 the generator is the bottleneck.
+   */
   readonly generatorPercent?: number;
   /** Median latency from sending to receiving, in milliseconds. */
   readonly p50Ms?: number;
@@ -27,7 +31,8 @@ export interface LoadResult {
   /** Number of sessions that closed during the run. */
   readonly closed: number;
   /**
-   * Number of replies before the server stopped replying; the other figures are meaningless then.
+   * Number of replies before the server stopped replying; the other measurements are meaningless
+   * then.
    */
   readonly stalledAfter?: number;
 }
@@ -65,7 +70,7 @@ export class Meter {
    *
    * @param count Number of operations during the interval.
    * @param endUs Time of the last operation; now by default.
-   * @returns The figures.
+   * @returns The measurements.
    */
   async end(count: number, endUs = nowUs()): Promise<Omit<LoadResult, "closed">> {
     const tookUs = endUs - this.#startUs;
@@ -97,7 +102,7 @@ async function cpuOf(pids: readonly number[]): Promise<number | undefined> {
  *
  * @param sessions The number of sessions.
  * @param usage The server's usage without and with the sessions.
- * @returns The figure; empty on systems that do not measure memory.
+ * @returns The memory per session; empty on systems that do not report memory.
  */
 export function memoryOf(
   sessions: number,

@@ -24,7 +24,7 @@ const CHURN = numberArgument(args, "churn", 100);
 const ROOM = "room:large";
 const GRACE_MS = 1_000;
 
-/** Counters of the messages to all clients, and of the broker's traffic. */
+/** Counters of messages to all clients, and of the broker's traffic. */
 const wire = { frames: 0, bytes: 0, published: 0, publishedBytes: 0 };
 
 class Node implements AsyncDisposable {
@@ -78,7 +78,7 @@ async function steadily(perSecond: number, count: number, act: (i: number) => vo
   }
 }
 
-/** The cost of a phase: CPU in milliseconds, and bytes on the wire. */
+/** Measures a phase: CPU time in milliseconds, and bytes sent. */
 async function measure(act: () => Promise<void>) {
   const before = { ...wire };
   const cpu = process.cpuUsage();

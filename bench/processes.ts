@@ -1,17 +1,17 @@
 /**
- * Starts processes on a core, and measures the resources in use.
+ * Starts processes on a core, and measures their resources.
  *
  * @module
  */
 
-/** The tick of CPU times on Linux: a hundred a second. */
+/** Ticks of CPU times on Linux. */
 const TICKS_PER_SECOND = 100;
 
 /** Resources that a process has used. */
 export interface Usage {
-  /** User and system time, in microseconds; `undefined` on systems without the figure. */
+  /** User and system time, in microseconds; `undefined` on systems that don't report it. */
   readonly cpuUs: number | undefined;
-  /** Resident memory, in bytes; `undefined` on systems without the figure. */
+  /** Resident memory, in bytes; `undefined` on systems that don't report it. */
   readonly rssBytes: number | undefined;
 }
 
@@ -25,7 +25,7 @@ export async function usageOf(pid: number): Promise<Usage> {
   if (Deno.build.os !== "linux") return { cpuUs: undefined, rssBytes: undefined };
   const stat = await Deno.readTextFile(`/proc/${pid}/stat`);
   const status = await Deno.readTextFile(`/proc/${pid}/status`);
-  // The name, in parentheses, may hold spaces; user and system time are the fields 14 and 15.
+  // The name, in parentheses, may contain spaces; user and system time are fields 14 and 15.
   const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
   const kib = /^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1];
   return {
@@ -35,7 +35,7 @@ export async function usageOf(pid: number): Promise<Usage> {
 }
 
 /**
- * Finds out whether processes can be tied to cores.
+ * Checks if processes can be pinned to cores.
  *
  * @returns True with at least two cores and `taskset`.
  */
@@ -50,11 +50,11 @@ export async function canPin(): Promise<boolean> {
 }
 
 /**
- * Makes a command, tied to a core if asked for.
+ * Creates a command, optionally pinned to a core.
  *
  * @param command Program and arguments.
  * @param core The core, or `undefined` for any.
- * @param options More for `Deno.Command`.
+ * @param options Further options for `Deno.Command`.
  * @returns The command.
  */
 export function commandOn(
@@ -82,7 +82,7 @@ export function freePort(): number {
  * Waits until a server listens on a port.
  *
  * @param port The port on this machine.
- * @param options Longest wait, and the time between two attempts, in milliseconds.
+ * @param options Timeout, and interval of attempts, in milliseconds.
  * @throws {Error} If no server listens in time.
  */
 export async function untilListening(

@@ -1,6 +1,6 @@
 /**
- * The Skein server under measurement, with the public API only, the default limits, and a contract
- * that checks every incoming message.
+ * The measured Skein server, with only the public API, the default limits, and a contract that
+ * checks every incoming message.
  *
  * ```sh
  * deno run -A bench/server.ts --port 9100
@@ -27,7 +27,7 @@ const contract = defineContract({
   toClient: { subok: z.undefined(), echo: text, ...published },
 });
 
-// A server without the engine does not load `node:net`, which counts for the start.
+// Without the engine the server does not load `node:net`, which matters for the startup time.
 const webSocket = Deno.args.includes("--hardened")
   ? (await import("../transport/hardened/mod.ts")).hardenedWebSocket({
     handshakeBurst: Infinity,

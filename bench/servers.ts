@@ -1,5 +1,5 @@
 /**
- * The servers under measurement, and the commands to start each.
+ * The measured servers, and the commands that start them.
  *
  * @module
  */
@@ -43,8 +43,8 @@ const NODE_PACKAGES = ["ws@8.23.0", "socket.io@4.8.4", "bun@1.4.5"];
 const NODE_CONTROLS = ["ws.mjs", "socketio.mjs", "bun.mjs"];
 
 /**
- * Finds the servers. `ws` and socket.io run on Node, their home, if Node and npm are installed, and
- * on Deno otherwise. Bun comes from npm, and is absent without npm.
+ * Finds the servers. `ws` and socket.io run on Node, their native platform, if Node and npm are
+ * installed, otherwise on Deno. Bun comes from npm, and is absent without it.
  *
  * @param groups The groups in use.
  * @param uWebSockets The built program of `controls/uwebsockets.cpp`, if there is one.
@@ -109,7 +109,7 @@ const STREAMS: readonly ServerUnderTest[] = [
   },
 ];
 
-/** The programs outside of Deno. */
+/** The programs outside Deno. */
 interface Programs {
   /** Node's version. */
   readonly node: string | undefined;
@@ -160,7 +160,7 @@ function webSocketServers(folder: string, { node, uWebSockets }: Programs): Serv
   ];
 }
 
-/** The example creates a certificate, as every server in development; the controls receive one. */
+/** The example creates a certificate, like every development server; the controls receive one. */
 async function webTransportServers(folder: string): Promise<ServerUnderTest[]> {
   const { cert, key, hashes } = devCertificate({ cacheFolder: null });
   const files = [`${folder}/cert.pem`, `${folder}/key.pem`] as const;
@@ -179,7 +179,7 @@ async function webTransportServers(folder: string): Promise<ServerUnderTest[]> {
       title: "Skein, `examples/streams.ts`",
       client: [],
       hasTcp: true,
-      // All sessions of a benchmark come from one address, faster than an address may connect.
+      // All sessions of a benchmark come from one address, faster than the default rate allows.
       command: (port) => denoCommand("../examples/streams.ts", "--port", `${port}`, "--load"),
     },
     control(CONTROL, "bare QUIC, no sessions"),

@@ -1,5 +1,5 @@
 /**
- * The load generator for streams on a WebSocket: one line of JSON as result.
+ * The load generator for streams on a WebSocket; the result is one line of JSON.
  *
  * ```sh
  * deno run -A bench/streams_load.ts --port 9100 --pid 123 --client skein --mode rpc
@@ -8,7 +8,7 @@
  * Clients: `raw` (a bare WebSocket), `text` (messages and requests of `skein.1`), `skein` (streams
  * of `skein.1`), and `moq` (`@moq/qmux`).
  *
- * Modes: `messages` (64 B each, `--window 64` under way), `rpc` (64 B each, `--at-once 50`), `up`
+ * Modes: `messages` (64 B each, `--window 64` in flight), `rpc` (64 B each, `--at-once 50`), `up`
  * and `echo` (`--mib 32`, 64 KiB per write), and `idle` (`--sessions 500`; clients with streams
  * open one per session).
  *
@@ -29,7 +29,7 @@ const TEXT = "7".repeat(MESSAGE.length);
 const CHUNK = new Uint8Array(65_536).fill(5);
 const MIB = 1_048_576;
 
-/** Bytes under way on a bare socket, at most: as much as the window of a stream. */
+/** Maximum bytes in flight on a bare socket: as many as a stream's window. */
 const RAW_WINDOW_BYTES = 262_144;
 
 /** Idle sessions that open at once. */
@@ -43,7 +43,7 @@ interface Options {
   readonly pid: number;
   /** Concurrent requests. */
   readonly atOnce: number;
-  /** Messages under way. */
+  /** Messages in flight. */
   readonly window: number;
   /** Bytes of one transfer. */
   readonly mib: number;
@@ -59,17 +59,17 @@ interface Options {
 interface Client {
   /** Sends one request. */
   ask(): Promise<void>;
-  /** Keeps messages under way; calls back for each message that arrives. */
+  /** Keeps messages in flight; calls back for each message that arrives. */
   flow?(window: number, onMessage: () => void): Promise<void>;
-  /** Sends a number of chunks, and returns once the server has read all. */
+  /** Sends some chunks, and returns once the server has read all. */
   up?(chunks: number): Promise<void>;
-  /** Sends a number of chunks, and returns once all are back. */
+  /** Sends some chunks, and returns once all have come back. */
   echo?(chunks: number): Promise<void>;
   /** Opens an idle session, with an open stream if the client supports streams. */
   stay(): Promise<void>;
 }
 
-/** Client with messages of a bare socket. */
+/** Client with messages on a bare socket. */
 class RawClient implements Client {
   readonly #url: string;
   readonly #answers: (() => void)[] = [];
@@ -204,7 +204,7 @@ class StreamClient implements Client {
 
   async flow(window: number, onMessage: () => void): Promise<void> {
     const stream = directStream(await (await this.#dial()).createBidirectionalStream());
-    // Each message is a separate write, as with messages of a socket.
+    // Each message is a separate write, like messages of a socket.
     const send = (count: number) => {
       for (let n = 0; n < count; n++) void stream.write(MESSAGE);
     };
@@ -227,7 +227,7 @@ class StreamClient implements Client {
     const stream = directStream(await streams.createUnidirectionalStream());
     for (let n = 0; n < chunks; n++) await stream.write(CHUNK);
     await stream.close();
-    // The server answers later data behind this chunk; up to a window of data may still be unread.
+    // The server answers later data after this chunk; up to a window of data may still be unread.
     await this.ask();
   }
 
@@ -331,7 +331,7 @@ async function idle(client: Client, { pid, sessions }: Options): Promise<LoadRes
     await Promise.all(some);
   }
   const figures = await meter.end(sessions);
-  // The memory settles a moment later.
+  // Memory settles a moment later.
   await sleep(2_000);
   const after = await usageOf(pid);
   return { ...figures, ...memoryOf(sessions, { before, after }), closed: 0 };

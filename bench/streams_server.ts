@@ -1,6 +1,6 @@
 /**
- * The stream server under measurement: text messages are echoed, and requests are answered. With
- * `--streams`, streams of `skein.1` are echoed, too.
+ * The measured stream server: it echoes text messages, and answers requests. With `--streams` it
+ * also echoes streams of `skein.1`.
  *
  * ```sh
  * deno run -A bench/streams_server.ts --port 9100 --streams
@@ -40,7 +40,7 @@ async function echo(stream: DirectStream): Promise<void> {
     let bytes = await stream.read();
     for (; bytes !== null; bytes = await stream.read(bytes)) await stream.write(bytes);
     await stream.close();
-  } catch { // Ends this stream only.
+  } catch { // Only this stream ends.
     stream.cancel();
     stream.abort();
   }

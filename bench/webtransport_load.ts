@@ -1,19 +1,18 @@
 /**
- * The load generator for WebTransport, on Skein's own client: one line of JSON as
- * result.
+ * The load generator for WebTransport, on Skein's client; the result is one line of JSON.
  *
  * ```sh
  * deno run -A --unstable-net bench/webtransport_load.ts --port 9100 --pid 123 --mode rpc
  * ```
  *
  * The server echoes bidirectional streams and datagrams at `/echo`, and drains unidirectional
- * streams. `--hash` is the certificate's SHA-256 in hexadecimal; without the option the generator
- * asks the server, as possible in development. With `--no-fin` a reply ends with its last byte.
+ * streams. `--hash` is the certificate's SHA-256 in hexadecimal; by default the generator fetches
+ * it from the server, which works in development. With `--no-fin` a reply ends with its last byte.
  *
  * `--round-trip 50` delays packets, for a round trip of 50 ms.
  *
  * Modes: `setup` and `rpc` (with `--at-once 50`), `up` and `echo` (repeated transfers of `--mib 64`
- * on one stream), `datagrams` (`--window 64` under way) and `idle` (`--sessions 200`).
+ * on one stream), `datagrams` (`--window 64` in flight) and `idle` (`--sessions 200`).
  *
  * @module
  */
@@ -26,7 +25,7 @@ import { type LoadResult, memoryOf, Meter, nowUs, quantilesOf, sleep } from "./m
 import { usageOf } from "./processes.ts";
 import { findTarget, type Target } from "./webtransport_target.ts";
 
-/** The payload of a request and of the reply. */
+/** The payload of a request and its reply. */
 const REQUEST = new Uint8Array(64).fill(7);
 
 const MIB = 1_048_576;
@@ -45,7 +44,7 @@ const OPENING = 8;
 /** Default warm-up, in milliseconds. */
 const WARM_UP_MS = 600;
 
-/** Warm-up of sessions, whose code is compiled over the first thousand of sessions. */
+/** Warm-up of sessions, because their code is compiled during the first thousand sessions. */
 const SETUP_WARM_UP_MS = 1_500;
 
 /** Silence after which a server counts as stuck, in milliseconds. */
@@ -63,7 +62,7 @@ interface Options {
   readonly mib: number;
   /** True if the server ends a reply; otherwise a reply ends with the last byte. */
   readonly hasFin: boolean;
-  /** Datagrams under way. */
+  /** Datagrams in flight. */
   readonly window: number;
   /** Number of idle sessions. */
   readonly sessions: number;
@@ -76,11 +75,10 @@ interface Options {
 /** A run with its counters. */
 class Run {
   readonly options: Options;
-  /** Number of replies so far. */
   answered = 0;
   /** A counter of progress. */
   moved = 0;
-  /** Number of sessions that closed without a call of `close()` here. */
+  /** Number of sessions that closed without a call to `close()` here. */
   closed = 0;
 
   constructor(options: Options) {
@@ -196,7 +194,8 @@ async function up(run: Run): Promise<LoadResult> {
   return await transfer(run, async () => {
     const stream = directStream(await connection.createUnidirectionalStream());
     await run.write(stream);
-    // No event tells that a stream was read, but the server answers later data behind the transfer.
+    // No event reports that a stream was read, but the server answers later data after the
+    // transfer.
     await run.request(connection);
     run.answered++;
   });
@@ -215,7 +214,7 @@ async function datagrams(run: Run): Promise<LoadResult> {
   const { window, pid, warmUpMs, measureMs } = run.options;
   const duplex = directDatagrams((await run.open()).datagrams);
   const histogram = new Histogram();
-  // Times of sending, the oldest first.
+  // Times of sending, oldest first.
   const away = new Map<number, number>();
   let sent = 0;
   let lost = 0;
@@ -267,7 +266,7 @@ async function idle(run: Run): Promise<LoadResult> {
     run.answered = open.length;
   }
   const figures = await meter.end(sessions);
-  // The memory settles a moment later.
+  // Memory settles a moment later.
   await sleep(2_000);
   const after = await usageOf(pid);
   return { ...figures, ...memoryOf(sessions, { before, after }), closed: run.closed };

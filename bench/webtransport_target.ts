@@ -1,5 +1,5 @@
 /**
- * Finds the WebTransport server under measurement, and the hash of the certificate.
+ * Finds the measured WebTransport server, and the hash of its certificate.
  *
  * @module
  */
@@ -8,10 +8,10 @@ import { dialWebTransport } from "../transport/h3/client.ts";
 import { UdpPath } from "../tests/udp_path.ts";
 import { sleep } from "./meter.ts";
 
-/** Longest start of a server, in milliseconds. */
+/** Timeout of a server's start, in milliseconds. */
 const START_MS = 20_000;
 
-/** Longest attempt to connect, in milliseconds. */
+/** Timeout of a connection attempt, in milliseconds. */
 const ATTEMPT_MS = 1_000;
 
 /** A server. */
@@ -27,11 +27,12 @@ export interface FindTargetOptions {
   /** Path of the URL. */
   readonly path: string;
   /**
-   * SHA-256 of the certificate in hexadecimal; by default the module asks a server in development.
+   * SHA-256 of the certificate in hexadecimal; by default it is fetched from the development
+   * server.
    */
   readonly hash?: string | undefined;
   /**
-   * Time in milliseconds that packets take to the server and back, beside the time of this machine.
+   * Additional round-trip time of packets, in milliseconds.
    *
    * @default {0}
    */
@@ -56,7 +57,7 @@ export async function findTarget(port: number, options: FindTargetOptions): Prom
       const value = hash === undefined ? await askedHash(port) : Uint8Array.fromHex(hash);
       const target = { url, serverCertificateHashes: [{ algorithm: "sha-256" as const, value }] };
       const { serverCertificateHashes } = target;
-      // Skein opens a raw session for a request without a subprotocol; that suffices here.
+      // Skein opens a raw session for a request without a subprotocol, which is enough here.
       (await dialWebTransport(url, { serverCertificateHashes, timeoutMs: ATTEMPT_MS })).close();
       return target;
     } catch (cause) {
@@ -66,10 +67,7 @@ export async function findTarget(port: number, options: FindTargetOptions): Prom
   }
 }
 
-/**
- * Fetches the URL and hash from a server in development, which answers programs on the same
- * machine.
- */
+/** Fetches the hash from a development server, which replies to programs on the same machine. */
 async function askedHash(port: number): Promise<Uint8Array<ArrayBuffer>> {
   const response = await fetch(`http://127.0.0.1:${port}/.well-known/skein/webtransport`);
   const { serverCertificateHashes } = await response.json();

@@ -1,4 +1,6 @@
-/** Counts items that a client of a library gets: `PROGRAM PORT PID`. Prints one line of JSON. */
+/**
+ * Counts the items that a library's client receives: `PROGRAM PORT PID`. Prints one line of JSON.
+ */
 import { readFileSync } from "node:fs";
 import process from "node:process";
 
@@ -16,7 +18,10 @@ function cpuOf(pid) {
   return (Number(fields[11]) + Number(fields[12])) * TICK_US;
 }
 
-/** Starts an answer by a function that gets the port and a callback for items, and counts. */
+/**
+ * Starts an answer with a function that receives the port and a callback for items, and counts the
+ * items.
+ */
 export async function count(start) {
   let items = 0;
   await start(port, () => items++);

@@ -1,4 +1,4 @@
-/** Subscriptions of GraphQL on graphql-ws with `ws`, on Node. */
+/** GraphQL subscriptions on graphql-ws with `ws`, on Node. */
 import { createServer } from "node:http";
 import process from "node:process";
 import { stops, words } from "./words.mjs";

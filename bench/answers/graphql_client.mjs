@@ -1,4 +1,4 @@
-/** A subscription that the client of graphql-ws reads, on Node. */
+/** A subscription read by graphql-ws's client, on Node. */
 import { count } from "./count.mjs";
 
 const [{ createClient }, { WebSocket }] = await Promise.all(

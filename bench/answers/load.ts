@@ -1,13 +1,13 @@
 /**
- * Reads answers that stream from one server, over one WebSocket made of bytes: a client of a library
- * would cost more than a server.
+ * Reads streaming responses from one server, over one raw WebSocket: a library's client would cost
+ * more than a server.
  *
  * ```sh
  * deno run -A bench/answers/load.ts --port 9100 --pid 42 --dialect skein --answers 64
  * ```
  *
- * `--mode items` counts items, `--mode stalled` stops reading and watches the memory of the server,
- * and `--mode cancel` measures the time from a cancel to the end of the producer. Prints one line of
+ * `--mode items` counts items, `--mode stalled` stops reading and measures the server's memory, and
+ * `--mode cancel` measures the time from a cancel to the end of the producer. Prints one line of
  * JSON.
  *
  * @module
@@ -17,16 +17,16 @@ import { argument, numberArgument } from "../args.ts";
 import { Meter, sleep } from "../meter.ts";
 import { usageOf } from "../processes.ts";
 
-/** Result of a run: the figures of one mode. */
+/** Result of a run: the measurements of one mode. */
 export interface AnswersLoad {
   readonly perSecond?: number;
-  /** CPU time of the server for each item, in microseconds. */
+  /** CPU time of the server per item, in microseconds. */
   readonly cpuUs?: number;
-  /** CPU load of the generator, in percent of a core. */
+  /** CPU load of the generator, as a percentage of a core. */
   readonly generatorPercent?: number;
   /** Growth of the server's memory while the consumer is stalled, in MiB. */
   readonly grownMib?: number;
-  /** CPU time of the library's client for each item, in microseconds. */
+  /** CPU time of the library's client per item, in microseconds. */
   readonly clientCpuUs?: number;
   /** Median time from a cancel to the end of the producer, in milliseconds. */
   readonly cancelMs?: number;
@@ -64,7 +64,7 @@ const DIALECTS: Readonly<Record<string, Dialect>> = {
 
 /** Time before the measurement, in milliseconds. */
 const WARM_UP_MS = 1_000;
-/** Time for which a consumer stalls, in milliseconds, and the pause between two cancels. */
+/** Time for which a consumer stalls, in milliseconds. */
 const STALL_MS = 5_000;
 const PAUSE_MS = 50;
 
@@ -103,7 +103,7 @@ class Consumer {
     const ready = new Promise<void>((resolve) => socket.onFrame = () => resolve());
     socket.start();
     if (dialect.hello) socket.send(dialect.hello);
-    // tRPC says nothing first.
+    // tRPC sends nothing first.
     if (dialect.protocol !== undefined) await ready;
     return new Consumer(socket, dialect);
   }
@@ -125,7 +125,7 @@ class Consumer {
     this.#socket.abort();
   }
 
-  /** Reads the lines of a frame, each `{"part":7,…`, and gives credit by answer. */
+  /** Reads the lines of a frame, each `{"part":7,…`, and grants credit per answer. */
   #pay(payload: Uint8Array): void {
     for (let at = 0; at < payload.length;) {
       let id = 0;
@@ -145,7 +145,7 @@ class Consumer {
 const { args } = Deno;
 const port = numberArgument(args, "port", 9_100);
 const pid = numberArgument(args, "pid", 0);
-/** Items of credit; the caller gives credit back half a window at a time. */
+/** Items of credit; the caller grants credit half a window at a time. */
 const window = numberArgument(args, "window", 64);
 const dialect = DIALECTS[argument(args, "dialect") ?? "skein"]!;
 
@@ -160,7 +160,7 @@ async function countItems(): Promise<AnswersLoad> {
   return await meter.end(consumer.items - before);
 }
 
-/** Reads for a while, stops, and returns the growth of the server's memory meanwhile. */
+/** Reads for a while, stops, and returns the growth of the server's memory after that. */
 async function stall(): Promise<AnswersLoad> {
   const consumer = await Consumer.open(port, dialect);
   consumer.request(1);
@@ -173,7 +173,7 @@ async function stall(): Promise<AnswersLoad> {
   return { grownMib: ((after.rssBytes ?? NaN) - (before.rssBytes ?? NaN)) / 1_048_576 };
 }
 
-/** Cancels answers at full speed, one after the other; returns the median time to the stop. */
+/** Cancels answers at full speed, one after another; returns the median time until they stop. */
 async function cancel(): Promise<AnswersLoad> {
   const consumer = await Consumer.open(port, dialect);
   const count = numberArgument(args, "answers", 20);

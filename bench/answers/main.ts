@@ -1,15 +1,15 @@
 /**
- * Measures answers that stream beside subscriptions of tRPC and of graphql-ws, both on Node with
- * `ws`: items a second, the memory behind a consumer that stalls, and the time from a cancel to the
- * end of the producer.
+ * Compares streaming responses with subscriptions of tRPC and graphql-ws, both on Node with `ws`:
+ * items per second, memory while a consumer stalls, and time from a cancel to the end of the
+ * producer.
  *
  * ```sh
  * deno task bench:answers --runs 3
  * deno task bench:answers --only skein,trpc --work "one answer"
  * ```
  *
- * The server has one core and the generator another one, where cores can be chosen. Needs Node and
- * npm. Prints the lowest figure, the median and the highest of all runs.
+ * Server and generator have one core each, if cores can be chosen. Needs Node and npm. Prints the
+ * minimum, median and maximum of all runs.
  *
  * @module
  */
@@ -28,7 +28,7 @@ const PACKAGES = [
   "ws@8.23.0",
 ];
 
-/** Arguments of the generator, by work; none for the client of each library. */
+/** Arguments of the generator, by work; none for the libraries' own clients. */
 const WORK: Readonly<Record<string, readonly string[] | undefined>> = {
   "one answer": ["--mode", "items"],
   "one answer, window of 1,024": ["--mode", "items", "--window", "1024"],
@@ -38,7 +38,7 @@ const WORK: Readonly<Record<string, readonly string[] | undefined>> = {
   "cancel": ["--mode", "cancel"],
 };
 
-/** Servers, each with the dialect of the generator, the program, and that of a client. */
+/** Servers, each with the generator's dialect, the program, and a client program. */
 const SERVERS = {
   "Skein": ["skein", "skein.ts", "skein_client.ts"],
   "tRPC on ws": ["trpc", "trpc.mjs", "trpc_client.mjs"],
@@ -88,7 +88,7 @@ async function measure(
   }
 }
 
-/** The lowest figure, the median and the highest. */
+/** Formats minimum, median and maximum. */
 function summary(
   values: readonly (number | undefined)[],
   write: (value: number) => string,
@@ -106,7 +106,7 @@ try {
     if (WORKS !== undefined && work !== WORKS) continue;
     for (const [name, server] of Object.entries(SERVERS)) {
       if (ONLY !== undefined && !ONLY.split(",").includes(server[0])) continue;
-      if (load?.includes("--window") && server[0] !== "skein") continue; // Others have no window.
+      if (load?.includes("--window") && server[0] !== "skein") continue; // The other servers have no window.
       const runs: AnswersLoad[] = [];
       for (let run = 0; run < RUNS; run++) runs.push(await measure(folder, server, load));
       const figures = [

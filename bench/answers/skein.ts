@@ -1,4 +1,4 @@
-/** Answers of Skein that stream, for the benchmark, with the default limits. */
+/** Skein's streaming responses for the benchmark, with the default limits. */
 import { z } from "zod";
 import { defineContract, serve } from "../../mod.ts";
 import { stops, words } from "./words.mjs";

@@ -1,4 +1,4 @@
-/** An answer that Skein's client reads. */
+/** A streaming response read by Skein's client. */
 import { connect } from "../../client.ts";
 import { count } from "./count.mjs";
 

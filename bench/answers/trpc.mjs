@@ -1,4 +1,4 @@
-/** Subscriptions of tRPC on its adapter for `ws`, on Node. */
+/** tRPC subscriptions on its adapter for `ws`, on Node. */
 import { createServer } from "node:http";
 import process from "node:process";
 import { stops, words } from "./words.mjs";

@@ -1,4 +1,4 @@
-/** A subscription that the client of tRPC reads, on Node. */
+/** A subscription read by tRPC's client, on Node. */
 import { count } from "./count.mjs";
 
 const [{ createTRPCClient, createWSClient, wsLink }, { WebSocket }] = await Promise.all(

@@ -1,10 +1,12 @@
-/** The producer of all servers: words without an end, 64 in a turn of the event loop. */
+/** The producer of all servers: endless words, 64 per turn of the event loop. */
 import { setImmediate } from "node:timers";
 
 /** Times at which a producer was stopped, in milliseconds since the Unix epoch. */
 export const stops = [];
 
-/** Yields words until the consumer stops. Each word has one `@`, by which the generator counts. */
+/**
+ * Yields words until the consumer stops. Each word contains one `@`, which the generator counts.
+ */
 export async function* words() {
   try {
     for (let i = 1;; i++) {

@@ -1,18 +1,18 @@
-/** Costs of the parts of a service, as measured, for the model of many sessions. */
+/** Measured costs of the parts of a service, for the model of many sessions. */
 
 /** Costs of an engine. Times are CPU time of one of its processes, in milliseconds. */
 export interface EngineCosts {
-  /** A session of a user: the claim of a place, and the topic of the user. */
+  /** A user's session: the claim of a slot, and the user's topic. */
   readonly userMs: number;
-  /** A topic with a history that a node begins to follow: the subscription and the first reads. */
+  /** A topic with a history that a node starts to follow: the subscription and the first reads. */
   readonly topicMs: number;
   /** A publication on a topic with a history. */
   readonly publicationMs: number;
   /** A copy of a publication to one node. */
   readonly copyMs: number;
-  /** Commands for a session of a user, as the engine counts these. */
+  /** Commands for a user's session, as the engine counts them. */
   readonly userCommands: number;
-  /** Commands for a topic that a node begins to follow. */
+  /** Commands for a topic that a node starts to follow. */
   readonly topicCommands: number;
 }
 
@@ -20,31 +20,31 @@ export interface EngineCosts {
 export interface Costs {
   /** A session until its greeting, on its node. */
   readonly sessionMs: number;
-  /** The same of a user, beyond the session: authentication, and the claim of a place. */
+  /** Additional cost of a user's session: authentication, and the claim of a slot. */
   readonly userMs: number;
   /** A subscription with its recovery, on the node of the session. */
   readonly subscriptionMs: number;
-  /** Extra work of the first sessions of a new process, in all: code that is not compiled yet. */
+  /** Total extra work of a new process's first sessions, because code is not compiled yet. */
   readonly warmUpMs: number;
-  /** The end of a connection, in the system of a process that ends. */
+  /** Closing a connection of an ended process, in the operating system. */
   readonly closeMs: number;
-  /** A reconnect, in a process of clients; 0 for clients on machines of their own. */
+  /** A reconnect, in a client process; 0 for clients on separate machines. */
   readonly clientMs: number;
-  /** A delivery, in a process of clients. */
+  /** A delivery, in a client process. */
   readonly clientDeliveryMs: number;
   /** A publication that reaches a node, without its deliveries. */
   readonly receiptMs: number;
   /** A delivery of a publication to one of many sessions of a node. */
   readonly deliveryMs: number;
-  /** A copy of a publication from one node to another, on either of the two. */
+  /** A copy of a publication from one node to another, on each of the two. */
   readonly relayMs: number;
   /** The engine. */
   readonly engine: EngineCosts;
 }
 
 /**
- * A service on Redis. Nodes: the tables of the page on operations, at half load. Engine: commands
- * of 10 us, and scripts by `bench/appends.ts`.
+ * A service on Redis. Node costs are from the tables on the sizing page, at half load; engine costs
+ * are commands of 10 us, and scripts measured with `bench/appends.ts`.
  */
 export const REDIS_COSTS: Costs = {
   sessionMs: 0.15,
@@ -67,7 +67,7 @@ export const REDIS_COSTS: Costs = {
   },
 };
 
-/** A service on NATS: the same nodes, and an engine whose claims cost more. */
+/** A service on NATS: the same nodes, and an engine with more expensive claims. */
 export const NATS_COSTS: Costs = {
   ...REDIS_COSTS,
   userMs: 0.2,

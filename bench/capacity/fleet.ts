@@ -3,22 +3,22 @@ import { seededRandom } from "../../transport/memory/path.ts";
 import type { Costs } from "./costs.ts";
 import { Machine, ModelProcess, ModelTime } from "./machine.ts";
 
-/** Length of the intervals in which the commands to the engine are counted, in milliseconds. */
+/** Interval in which commands to the engine are counted, in milliseconds. */
 const SAMPLE_MS = 200;
 
 /** Mark of a topic that a node follows. */
 const FOLLOWED = 1;
 
-/** Topics that a node catches up with at once; the same in `pubsub/history/`. */
+/** Topics that a node catches up with concurrently; same as in `pubsub/history/`. */
 const FOLLOWED_AT_ONCE = 64;
 
-/** Sessions after which a new process is warm, to a third of the cost that the first one had more. */
+/** Sessions after which the extra cost of a session in a new process has dropped to a third. */
 const WARM_SESSIONS = 100;
 
-/** Length of the pieces of work that stand for programs beside the model, in milliseconds. */
+/** Length of the jobs that stand for programs outside the model, in milliseconds. */
 const REST_MS = 10;
 
-/** Parts of a client's work in a reconnect: to notice, connect, greet and subscribe; alike. */
+/** Equal parts of a client's work in a reconnect: notice, connect, greet and subscribe. */
 const CLIENT_STEPS = 4;
 
 /** Description of a service. */
@@ -35,88 +35,88 @@ export interface FleetOptions {
   readonly topics: number;
   /** Topics of each session. */
   readonly topicsEach: number;
-  /** True if each session has a user of its own. */
+  /** True if each session has its own user. */
   readonly hasUsers: boolean;
-  /** Processes of the engine, each on a core of its own; keys are spread over all. */
+  /** Processes of the engine, each on its own core; keys are spread over all. */
   readonly shards: number;
-  /** Part of each core of nodes and shards that the usual work takes, from 0 up to 1. */
+  /** Share of each core of nodes and shards that the usual work uses, from 0 to 1. */
   readonly usualLoad: number;
-  /** Upper end of the first delay of a client, in milliseconds. */
+  /** Maximum first delay of a client, in milliseconds. */
   readonly firstDelayMs: number;
-  /** Upper end of every delay of a client, in milliseconds. */
+  /** Maximum delay of a client, in milliseconds. */
   readonly maxDelayMs: number;
-  /** Time after which a client gives an attempt up, in milliseconds. */
+  /** Time after which a client's attempt times out, in milliseconds. */
   readonly connectTimeoutMs: number;
-  /** Way of a packet between client and node, or node and engine, in milliseconds. */
+  /** One-way latency between client and node, in milliseconds. */
   readonly clientWayMs: number;
-  /** Way of a packet between a node and the engine, in milliseconds. */
+  /** One-way latency between node and engine, in milliseconds. */
   readonly engineWayMs: number;
   /**
-   * Choice of a node for a new connection: by chance, the one with the fewest sessions, or by a hash
-   * of the first topic of the session.
+   * Selection of a node for a new connection: random, fewest sessions, or a hash of the session's
+   * first topic.
    */
   readonly balancer: "random" | "least" | "topic";
-  /** Clients and engine on the only machine of the nodes, as in a test; else on their own. */
+  /** Set if clients and engine share the nodes' only machine, as in a test. */
   readonly local?: LocalOptions;
   /** Costs of the parts. */
   readonly costs: Costs;
-  /** Source of chance: an integer. */
+  /** Seed of all randomness: an integer. */
   readonly seed: number;
 }
 
 /** Clients, engine and publishers that share the machine of the nodes. */
 export interface LocalOptions {
-  /** Number of processes of clients. */
+  /** Number of client processes. */
   readonly processes: number;
-  /** Publications a second, over all topics. */
+  /** Publications per second, over all topics. */
   readonly perSecond: number;
-  /** Part of a core that the publishers, the engine and the measurement take. */
+  /** Share of a core that publishers, engine and measurement use. */
   readonly restLoad: number;
-  /** Time until which publications and the rest go on, in milliseconds. */
+  /** Time until which publications and the other work continue, in milliseconds. */
   readonly untilMs: number;
 }
 
 /** Result of a scenario. */
 export interface FleetResult {
-  /** Sessions that were lost or moved, and came back; each return counts. */
+  /** Sessions that were lost or moved, and returned; each return counts. */
   readonly back: number;
-  /** Sessions that are still away at the end. */
+  /** Sessions that are still disconnected at the end. */
   readonly away: number;
-  /** Time until half of these were back, in milliseconds since the first loss. */
+  /** Time until half of them were back, in milliseconds since the first loss. */
   readonly halfMs: number;
   /** Time until 99 % were back. */
   readonly mostMs: number;
   /** Time until all were back. */
   readonly allMs: number;
-  /** The longest absence of one session. */
+  /** The longest absence of a session. */
   readonly longestMs: number;
-  /** Attempts that clients gave up. */
+  /** Attempts that timed out. */
   readonly givenUp: number;
-  /** Commands to the engine, beyond the usual ones. */
+  /** Commands to the engine, besides the usual ones. */
   readonly commands: number;
-  /** Most of these in a second, in the busiest 200 ms, over all shards. */
+  /** Maximum rate of these commands per second, in the busiest 200 ms, over all shards. */
   readonly peakCommands: number;
-  /** The same of the busiest shard. */
+  /** The same for the busiest shard. */
   readonly peakShardCommands: number;
-  /** The most work that waited for one node at once, in milliseconds of its core. */
+  /** Maximum work that waited for one node, in milliseconds of its core. */
   readonly nodeQueueMs: number;
-  /** The most work that waited for one shard at once, in milliseconds of its core. */
+  /** Maximum work that waited for one shard, in milliseconds of its core. */
   readonly shardQueueMs: number;
-  /** Most sessions on one node at the end, as a multiple of the mean. */
+  /** Maximum sessions on one node at the end, relative to the mean. */
   readonly imbalance: number;
 }
 
 interface Node {
   readonly index: number;
   readonly process: ModelProcess;
-  /** By topic: {@linkcode FOLLOWED} for those that the node follows, or else 0. */
+  /** By topic: {@linkcode FOLLOWED} if the node follows it, otherwise 0. */
   readonly topics: Uint8Array;
   /** Callbacks of subscriptions that wait for a topic. */
   readonly waiting: Map<number, (() => void)[]>;
   isOpen: boolean;
-  /** Open connections, those that still begin included. */
+  /** Open connections, including those that are still opening. */
   sessions: number;
-  /** Sessions that the process has begun. */
+  /** Sessions that the process has started. */
   begun: number;
   /** Number of times that all connections broke. */
   life: number;
@@ -126,7 +126,7 @@ interface Node {
 export class Fleet {
   /** The time of the model. */
   readonly time: ModelTime = new ModelTime();
-  /** Node of each session; -1 while away. */
+  /** Node of each session; -1 while disconnected. */
   readonly nodeOf: Int32Array;
   readonly #options: FleetOptions;
   readonly #random: () => number;
@@ -180,7 +180,7 @@ export class Fleet {
     return this.#machines[Math.floor(index / this.#options.nodesPerMachine)]!;
   }
 
-  /** Adds clients, deliveries and the rest to the machine of the nodes. */
+  /** Adds clients, deliveries and the other work to the nodes' machine. */
   #share(local: LocalOptions): void {
     const { processes, perSecond, restLoad, untilMs } = local;
     const { costs, sessions, topics, topicsEach } = this.#options;
@@ -189,7 +189,7 @@ export class Fleet {
     const rest = newProcess();
     const done = () => {};
     this.#every(REST_MS, untilMs, () => rest.work(restLoad * REST_MS, done));
-    // A session that is away gets the same publications later.
+    // A disconnected session receives the same publications later.
     const deliveries = sessions * topicsEach / topics;
     this.#every(1_000 / perSecond, untilMs, () => {
       const open = this.#nodes.filter(({ isOpen }) => isOpen);
@@ -210,7 +210,10 @@ export class Fleet {
     });
   }
 
-  /** Places all sessions on the open nodes, by turns or by their topics, as if these had been there for long. */
+  /**
+   * Distributes all sessions over the open nodes, in turn or by their topics, as if they had been
+   * connected for long.
+   */
   settle(): void {
     const open = this.#nodes.filter(({ isOpen }) => isOpen);
     const isByTopic = this.#options.balancer === "topic";
@@ -223,7 +226,7 @@ export class Fleet {
     }
   }
 
-  /** Stops to accept sessions on a node. */
+  /** Stops accepting sessions on a node. */
   shut(index: number): void {
     this.#nodes[index]!.isOpen = false;
   }
@@ -234,12 +237,12 @@ export class Fleet {
   }
 
   /**
-   * Ends the process of a node. The system closes one connection after the other, and the sessions
+   * Ends a node's process. The system closes one connection after another, and the sessions
    * reconnect after their first delays.
    */
   kill(index: number): void {
     const node = this.#nodes[index]!;
-    // On machines with a core for each process, the process leaves one.
+    // On machines with a core per process, the ended process frees one.
     const { local } = this.#options;
     const machine = local === undefined ? new Machine(this.time, 1) : this.#machineOf(index);
     const system = new ModelProcess(machine);
@@ -250,27 +253,27 @@ export class Fleet {
     this.#break(node, (lost) => system.work(this.#options.costs.closeMs, lost));
   }
 
-  /** Breaks all connections of a node, which goes on. */
+  /** Breaks all connections of a node, which keeps running. */
   disconnect(index: number): void {
     this.#break(this.#nodes[index]!, (lost) => lost());
   }
 
-  /** Ends all sessions of a node; `close` has each client notice. */
+  /** Ends all sessions of a node; `close` notifies each client. */
   #break(node: Node, close: (lost: () => void) => void): void {
     node.life++;
     node.sessions = 0;
     for (const session of this.sessionsOf(node.index)) {
       this.#leave(session);
-      // A process of clients notices losses in small batches, between its other work.
+      // A client process notices losses in small batches, between its other work.
       close(() => this.#atClient(session, () => this.#retry(session, 0), true));
     }
   }
 
   /**
-   * Restarts all shards of the engine without their data. Sessions go on; each node follows its
-   * topics again, some at a time, and each of these counts as one that is back.
+   * Restarts all shards of the engine without their data. Sessions continue; each node follows its
+   * topics again, some at a time, and each of these counts as a returned session.
    *
-   * @param downMs Time until the engine answers again, in milliseconds.
+   * @param downMs Time until the engine responds again, in milliseconds.
    */
   restartEngine(downMs: number): void {
     for (const node of this.#nodes) {
@@ -306,7 +309,7 @@ export class Fleet {
     return found;
   }
 
-  /** Lets a session leave its node and connect to another one at once. */
+  /** Makes a session leave its node and immediately connect to another one. */
   move(session: number): void {
     const at = this.nodeOf[session]!;
     if (at < 0) return;
@@ -315,7 +318,7 @@ export class Fleet {
     this.#connect(session, 0);
   }
 
-  /** Reads the result; times count from a moment. */
+  /** Returns the result; times count from `sinceMs`. */
   result(sinceMs: number): FleetResult {
     const back = this.#back.map((at) => at - sinceMs).sort((a, b) => a - b);
     const at = (part: number) => back[Math.max(0, Math.ceil(back.length * part) - 1)] ?? 0;
@@ -377,7 +380,7 @@ export class Fleet {
       return true;
     };
     this.#atClient(session, () => {
-      // A handshake of TCP, and the request.
+      // A TCP handshake, and the request.
       this.time.after(3 * clientWayMs, () => {
         if (isLost()) return;
         const warmUpMs = costs.warmUpMs / WARM_SESSIONS * Math.exp(-node.begun++ / WARM_SESSIONS);
@@ -396,7 +399,7 @@ export class Fleet {
     });
   }
 
-  /** Claims the place of a user. */
+  /** Claims a slot for a user. */
   #admit(session: number, node: Node, done: () => void): void {
     const { hasUsers, costs } = this.#options;
     if (!hasUsers) return done();
@@ -404,7 +407,7 @@ export class Fleet {
     this.#ask(session, userMs, userCommands, () => this.#atNode(node, costs.userMs, done));
   }
 
-  /** Subscribes to the topics of a session, whose client then has all that it missed. */
+  /** Subscribes to a session's topics; then its client has everything that it missed. */
   #subscribe(session: number, node: Node, life: number): void {
     const { clientWayMs, topicsEach, costs } = this.#options;
     this.time.after(clientWayMs, () => {
@@ -439,7 +442,7 @@ export class Fleet {
 
   #leave(session: number): void {
     this.nodeOf[session] = -1;
-    if (this.#awaySinceMs[session]! >= 0) return; // Lost again before its return.
+    if (this.#awaySinceMs[session]! >= 0) return; // Lost again before it returned.
     this.#awaySinceMs[session] = this.time.nowMs;
     this.#away++;
   }
@@ -452,7 +455,7 @@ export class Fleet {
     this.#awaySinceMs[session] = -1;
   }
 
-  /** Has a shard of the engine work, with the way there and back. */
+  /** Adds work to a shard of the engine, with the round trip. */
   #ask(key: number, ms: number, commands: number, done: () => void): void {
     const { engineWayMs, usualLoad } = this.#options;
     this.time.after(engineWayMs, () => {
@@ -471,7 +474,7 @@ export class Fleet {
     process.work(ms / (1 - this.#options.usualLoad), done);
   }
 
-  /** Has the client work on a step of a reconnect, where clients share the machine. */
+  /** Adds a client's work for a step of a reconnect, if clients share the machine. */
   #atClient(session: number, done: () => void, isLate: boolean = false): void {
     const process = this.#clients[session % this.#clients.length];
     if (process === undefined) done();
@@ -492,7 +495,9 @@ export class Fleet {
     return open[Math.floor(this.#random() * open.length)];
   }
 
-  /** The open node with the highest hash, together with the topic: others keep their topics. */
+  /**
+   * The open node with the highest hash of node and topic, so that other nodes keep their topics.
+   */
   #nodeByTopic(session: number): Node | undefined {
     const [topic] = this.#topicsOf(session) as [number];
     let [best, highest] = [undefined as Node | undefined, -1];

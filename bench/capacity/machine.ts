@@ -1,13 +1,13 @@
-/** Machines of a model: processes of one thread each, which share the cores of their machine. */
+/** Machines of a model: single-threaded processes, which share the cores of their machine. */
 import { EventQueue, type SimulatedEvent } from "../../testing/simulation/event_loop.ts";
 
-/** Least number of ended jobs before the memory of these is freed. */
+/** Minimum number of ended jobs before their memory is freed. */
 const FORGOTTEN_JOBS = 1_024;
 
-/** Most late jobs in a turn: as many sockets as Deno reads in a turn of its event loop. */
+/** Maximum late jobs per turn: as many sockets as Deno reads in a turn of its event loop. */
 const LATE_JOBS = 128;
 
-/** Virtual time of a model. Events run at once, without a turn of the real event loop. */
+/** Virtual time of a model. Events run immediately, without turns of the real event loop. */
 export class ModelTime {
   readonly #events = new EventQueue();
   #nowMs = 0;
@@ -19,7 +19,7 @@ export class ModelTime {
   }
 
   /**
-   * Plans an event.
+   * Schedules an event.
    *
    * @param waitMs Time from now, in milliseconds.
    * @param run Called at that time.
@@ -33,7 +33,7 @@ export class ModelTime {
   }
 
   /**
-   * Runs all events, and those that they plan, in order of time.
+   * Runs all events, including those that they schedule, in order of time.
    *
    * @param untilMs Last time, in milliseconds since the start.
    */
@@ -47,15 +47,15 @@ export class ModelTime {
   }
 }
 
-/** Work of a process: CPU time that is left, and the callback at the end. */
+/** Work of a process: remaining CPU time, and a callback for the end. */
 interface Job {
   leftMs: number;
   readonly done: () => void;
 }
 
 /**
- * A machine. Each process with work runs at full speed while there are cores enough, and else at an
- * equal share, as under a fair scheduler.
+ * A machine. Each process with work runs at full speed while there are enough cores, otherwise at
+ * an equal share, as under a fair scheduler.
  */
 export class Machine {
   readonly #time: ModelTime;
@@ -76,12 +76,12 @@ export class Machine {
     this.#cores = cores;
   }
 
-  /** Counts a process; all are there before the first one works. */
+  /** Counts a process; all must be added before the first one works. */
   add(): void {
     this.#processes++;
   }
 
-  /** Starts a process, or lets a process go on. */
+  /** Starts or resumes a process. */
   begin(process: ModelProcess): void {
     if (this.#processes <= this.#cores) return this.#workAlone(process);
     this.#pass();
@@ -89,7 +89,7 @@ export class Machine {
     this.#plan();
   }
 
-  /** Works on a core that no other process can want. */
+  /** Works on a core that no other process can need. */
   #workAlone(process: ModelProcess): void {
     const { leftMs } = process;
     this.#time.after(leftMs, () => {
@@ -100,7 +100,7 @@ export class Machine {
     });
   }
 
-  /** Adds the time that passed to the running jobs. */
+  /** Advances the running jobs by the passed time. */
   #pass(): void {
     const passedMs = (this.#time.nowMs - this.#sinceMs) * this.#speed;
     for (const process of this.#running) process.pass(passedMs);
@@ -111,7 +111,7 @@ export class Machine {
     return Math.min(1, this.#cores / Math.max(1, this.#running.size));
   }
 
-  /** Plans the end of the job that ends first. */
+  /** Schedules the end of the job that ends first. */
   #plan(): void {
     if (this.#next !== undefined) this.#next.isOver = true;
     let first: ModelProcess | undefined;
@@ -128,19 +128,19 @@ export class Machine {
   }
 }
 
-/** A process: one thread, which works on one job after the other. */
+/** A process: one thread, which works on one job after another. */
 export class ModelProcess {
   readonly #machine: Machine;
   readonly #jobs = new Queue();
   readonly #lateJobs = new Queue();
   #running: Job | undefined;
-  /** Jobs that are left in this turn. */
+  /** Remaining jobs of this turn. */
   #turnJobs = 0;
   #turnLateJobs = 0;
   #waitingMs = 0;
-  /** CPU time so far, in milliseconds. */
+  /** Used CPU time, in milliseconds. */
   busyMs = 0;
-  /** The longest time of work that waited at once, in milliseconds of CPU. */
+  /** Maximum waiting work, in milliseconds of CPU time. */
   peakMs = 0;
 
   /**
@@ -163,7 +163,7 @@ export class ModelProcess {
    *
    * @param ms CPU time, in milliseconds.
    * @param done Called at the end.
-   * @param isLate Has the jobs that wait already go first, and some late ones after these.
+   * @param isLate If true, waiting jobs go first, then some late ones.
    */
   work(ms: number, done: () => void, isLate: boolean = false): void {
     (isLate ? this.#lateJobs : this.#jobs).push({ leftMs: ms, done });
@@ -175,13 +175,12 @@ export class ModelProcess {
     this.#machine.begin(this);
   }
 
-  /** Takes CPU time off the running job. */
+  /** Subtracts CPU time from the running job. */
   pass(ms: number): void {
     this.#running!.leftMs -= ms;
     this.#waitingMs -= ms;
   }
 
-  /** True without work. */
   get isIdle(): boolean {
     return this.#running === undefined;
   }
@@ -208,7 +207,7 @@ export class ModelProcess {
   }
 }
 
-/** Jobs, first in, first out. */
+/** A FIFO queue of jobs. */
 class Queue {
   readonly #jobs: Job[] = [];
   #head = 0;

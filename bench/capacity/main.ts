@@ -1,6 +1,6 @@
 /**
- * Models a service of up to a million sessions: lost nodes, a restarted balancer, a deploy, a topic
- * with many subscribers. Prints tables in Markdown.
+ * Models a service with up to a million sessions: lost nodes, a restarted balancer, a deploy, a
+ * topic with many subscribers. Prints Markdown tables.
  *
  * ```sh
  * deno task bench:capacity
@@ -9,14 +9,14 @@
  * deno task bench:capacity --real 500,2500,1000,5000,15000 --runs 3 --log storms.jsonl
  * ```
  *
- * All scenarios take many minutes; `--scale 5` has a fifth of the sessions, nodes, rooms and shards,
- * so that each node and each shard has the same work; `--only` selects the scenarios with a name that
- * matches an expression.
+ * All scenarios take many minutes; `--scale 5` models a fifth of the sessions, nodes, rooms and
+ * shards, so that each node and shard has the same work; `--only` selects scenarios whose name
+ * matches a regular expression.
  *
- * `--real` runs the storm of the soak test with that many clients, beside the prediction of the
- * model, whose costs come from the storms of 500 and 2,500 clients. `--log` keeps the figures of all
- * storms, so that runs may be spread over idle times; `--runs 0` prints the table of a log. Needs
- * Linux, `redis-server`, an idle machine, and as many open files.
+ * `--real` runs the soak test's storm with that many clients, next to the model's prediction, whose
+ * costs come from storms of 500 and 2,500 clients. `--log` stores the measurements of all storms,
+ * so that runs can be spread over idle times; `--runs 0` prints the table of a log. Needs Linux,
+ * `redis-server`, an idle machine, and as many open files.
  *
  * @module
  */
@@ -34,7 +34,7 @@ import {
   roomsLoad,
 } from "./scenarios.ts";
 
-/** A million users on 50 nodes: rooms of five users, three for each. */
+/** A million users on 50 nodes, each in three rooms of five users. */
 const MILLION: FleetOptions = {
   sessions: 1_000_000,
   nodes: 50,
@@ -55,10 +55,10 @@ const MILLION: FleetOptions = {
   seed: 1,
 };
 
-/** Time that the engine is away in a restart, in milliseconds. */
+/** Downtime of the engine in a restart, in milliseconds. */
 const DOWN_MS = 1_000;
 
-/** The part of the service in the model: each node and each shard has the same work as in the whole. */
+/** Scale of the modelled service: each node and shard has the same work as in the whole. */
 const scale = numberArgument(Deno.args, "scale", 1);
 
 /** Publications of a hot topic, unless these take more than half a minute. */
@@ -135,7 +135,7 @@ function printStorms(engine: string, options: FleetOptions): void {
   for (const together of [1, 5]) {
     const times = { withinMs: 30_000, restartMs: 15_000, together };
     row(`a deploy, ${together} at a time`, () => deploy(options, times));
-    // All rounds are alike.
+    // All rounds are the same.
     row(
       `a round of a deploy, ${together} at a time`,
       () => deploy(options, { ...times, nodes: together }),

@@ -14,7 +14,7 @@ import {
 } from "./scenarios.ts";
 import { seededRandom } from "../../transport/memory/path.ts";
 
-/** A small service with a core for each node. */
+/** A small service with a core per node. */
 const SMALL: FleetOptions = {
   sessions: 2_000,
   nodes: 4,
@@ -45,14 +45,14 @@ Deno.test("Machine shares its cores among the processes that have work", () => {
     if (name === "c") process.work(4, () => ends.push(["c again", time.nowMs]));
   }
   time.run();
-  // Three processes on two cores run at two thirds; the last job has a core of its own.
+  // Three processes on two cores run at two thirds; the last job has its own core.
   assertEquals(ends.map(([name]) => name), ["a", "b", "c", "c again"]);
   for (const [i, expected] of [15, 15, 15, 19].entries()) {
     assertAlmostEquals(ends[i]![1], expected, 1e-6);
   }
 });
 
-Deno.test("ModelProcess works on one job after the other, those of callbacks last", () => {
+Deno.test("ModelProcess works on one job after another, those of callbacks last", () => {
   const time = new ModelTime();
   const process = new ModelProcess(new Machine(time, 4));
   const ends: number[] = [];
@@ -66,7 +66,7 @@ Deno.test("ModelProcess works on one job after the other, those of callbacks las
   assertEquals([process.busyMs, process.peakMs, process.isIdle], [6, 5, true]);
 });
 
-Deno.test("ModelProcess has late jobs wait for all others of a turn, and takes 128 in a turn", () => {
+Deno.test("ModelProcess makes late jobs wait for all others of a turn, and runs 128 per turn", () => {
   const time = new ModelTime();
   const process = new ModelProcess(new Machine(time, 1));
   const order: string[] = [];
@@ -82,7 +82,7 @@ Deno.test("ModelProcess has late jobs wait for all others of a turn, and takes 1
   assertEquals([order.length, time.nowMs], [202, 203]);
 });
 
-Deno.test("Waiting times are those of M/D/1 and M/M/1", () => {
+Deno.test("Waiting times match M/D/1 and M/M/1", () => {
   const [load, jobs] = [0.7, 60_000];
   const random = seededRandom(7);
   const exponential = () => -Math.log(1 - random());
@@ -109,7 +109,7 @@ Deno.test("Waiting times are those of M/D/1 and M/M/1", () => {
   }
 });
 
-Deno.test("Each lost session is back or away, and a seed gives the same result twice", () => {
+Deno.test("Each lost session is either back or away, and a seed reproduces its result", () => {
   const hard = { ...SMALL, costs: { ...REDIS_COSTS, sessionMs: 10 }, connectTimeoutMs: 2_000 };
   for (const options of [SMALL, hard, { ...SMALL, balancer: "random" as const, seed: 5 }]) {
     const result = restartBalancer(options);
@@ -119,7 +119,7 @@ Deno.test("Each lost session is back or away, and a seed gives the same result t
   assert(restartBalancer({ ...SMALL, seed: 2 }).halfMs !== restartBalancer(SMALL).halfMs);
 });
 
-Deno.test("A lost node's sessions all come back, the later the longer their first delay", () => {
+Deno.test("A lost node's sessions all return, later with a longer first delay", () => {
   const brief = loseNodes(SMALL, 1);
   assertEquals([brief.back, brief.away, brief.givenUp], [500, 0, 0]);
   assert(brief.allMs < 800 && brief.halfMs > 200, `${brief.halfMs} to ${brief.allMs} ms`);
@@ -129,7 +129,7 @@ Deno.test("A lost node's sessions all come back, the later the longer their firs
   assert(long.peakCommands < brief.peakCommands / 3);
 });
 
-Deno.test("Attempts that clients give up cost their nodes work, and long delays end the overload", () => {
+Deno.test("Attempts that time out cost their nodes work, and long delays end the overload", () => {
   const costs = { ...REDIS_COSTS, sessionMs: 10 };
   const slow = { ...SMALL, costs, connectTimeoutMs: 2_000 };
   const patient = restartBalancer({ ...slow, maxDelayMs: 30_000 });
@@ -138,23 +138,23 @@ Deno.test("Attempts that clients give up cost their nodes work, and long delays 
   // At least the work of one attempt each.
   assert(patient.allMs > 500 * 10, `all after ${patient.allMs} ms`);
   const hasty = restartBalancer({ ...slow, maxDelayMs: 3_000 });
-  assert(hasty.away > 200, `${hasty.away} are away for ever`);
+  assert(hasty.away > 200, `${hasty.away} never return`);
 });
 
-Deno.test("Spare nodes take all sessions, and ask the engine for each topic once", () => {
+Deno.test("Spare nodes accept all sessions, and request each topic from the engine once", () => {
   const options = { ...SMALL, nodes: 3, hasUsers: false };
   const { back, commands } = moveToSpareNodes(options, 1);
   assertEquals([back, commands], [2_000, 2 * 20 * REDIS_COSTS.engine.topicCommands]);
 });
 
-Deno.test("A deploy moves each session, and no session is away for long", () => {
+Deno.test("A deploy moves each session, and none is disconnected for long", () => {
   const result = deploy(SMALL, { withinMs: 10_000, restartMs: 5_000, together: 1 });
   assert(result.back >= 2_000, `${result.back} moves`);
   assert(result.longestMs < 200, `away for ${result.longestMs} ms`);
   assert(result.allMs > 45_000 && result.allMs < 60_000, `all after ${result.allMs} ms`);
 });
 
-Deno.test("Relays take copies off the engine, at the price of one more way", () => {
+Deno.test("Relays save the engine copies, but add a hop", () => {
   const options = {
     topics: 1,
     shards: 1,
@@ -190,7 +190,7 @@ Deno.test("Hot topics spread over shards, and one topic does not", () => {
   assertAlmostEquals(load(8, 8), one / 8, 0.002);
 });
 
-Deno.test("Nodes follow all topics again after a restart of the engine, the faster the more shards", () => {
+Deno.test("Nodes follow all topics again after an engine restart, faster with more shards", () => {
   const options = { ...SMALL, topics: 4_000, topicsEach: 3, usualLoad: 0.5 };
   const few = restartEngine(options, 1_000);
   const many = restartEngine({ ...options, shards: 16 }, 1_000);
@@ -201,11 +201,11 @@ Deno.test("Nodes follow all topics again after a restart of the engine, the fast
   assert(many.peakShardCommands < few.peakShardCommands / 2);
 });
 
-Deno.test("A hash of the topic keeps its sessions together, and saves copies", () => {
+Deno.test("Hashing by topic keeps its sessions together, and saves copies", () => {
   const options = { ...SMALL, nodes: 40, topics: 400, hasUsers: false };
   const spread = loseNodes(options, 1);
   const together = loseNodes({ ...options, balancer: "topic" }, 1);
-  // Each topic that moves is followed by one node in place of several.
+  // Each topic that moves is followed by one node instead of several.
   assert(together.commands < spread.commands / 2, `${together.commands} of ${spread.commands}`);
   assertEquals([spread.away, together.away], [0, 0]);
   const rooms = {
@@ -216,7 +216,7 @@ Deno.test("A hash of the topic keeps its sessions together, and saves copies", (
   assertAlmostEquals(byChance!.engineLoad - hashed!.engineLoad, 3.095 * 0.003, 1e-4);
 });
 
-Deno.test("Costs derived from storms are those with which the storms were made", () => {
+Deno.test("Costs derived from storms equal the costs of the model that produced the storms", () => {
   const storms = [500, 1_000, 2_500].map((clients): StormFigures => {
     const ms = clients * 0.8;
     const [nodesLoad, clientsLoad] = [0.01 * clients, 0.03 * clients];
@@ -237,7 +237,7 @@ Deno.test("Costs derived from storms are those with which the storms were made",
   const found = [sessionMs, subscriptionMs, warmUpMs, closeMs, clientMs]
     .concat(costs.clientDeliveryMs, costs.deliveryMs, restLoad);
   for (const [i, value] of expected.entries()) assertAlmostEquals(found[i]!, value, 1e-9);
-  // A busy machine takes as much longer as it has fewer cores.
+  // A machine with half the cores takes twice as long.
   const [idle, busy] = [2, 1].map((cores) => predict(2_000, local, cores).allMs);
   assert(busy! > 1.8 * idle! && busy! < 2.3 * idle!, `${busy} and ${idle} ms`);
 });

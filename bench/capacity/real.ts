@@ -1,26 +1,28 @@
-/** Real storms beside the predictions of the model, whose costs come from storms of other sizes. */
+/**
+ * Compares real storms with predictions of the model, whose costs come from storms of other sizes.
+ */
 import { TOPICS } from "../../tests/soak/chaos/engine.ts";
 import { measureStorm, PER_SECOND, SPARE } from "../../tests/soak/storm.ts";
 import { type Costs, REDIS_COSTS } from "./costs.ts";
 import type { FleetOptions, FleetResult } from "./fleet.ts";
 import { moveToSpareNodes } from "./scenarios.ts";
 
-/** Clients of the storms that measure the costs: few, and more. */
+/** Sizes of the storms that measure the costs. */
 const CALIBRATION: readonly [number, number] = [500, 2_500];
 
-/** Storms in which other programs took a larger part of the machine do not count. */
+/** Maximum share of the machine that other programs may use; otherwise a storm does not count. */
 const MOST_FOREIGN = 0.15;
 
-/** Processes of publishers in the test. */
+/** Publisher processes in the test. */
 const PUBLISHERS = 2;
 
-/** Processes of clients in the test. */
+/** Client processes in the test. */
 const CLIENT_PROCESSES = 2;
 
-/** Time until which a model of the test has publications, in milliseconds. */
+/** Time until which the model of the test publishes, in milliseconds. */
 const MODEL_MS = 60_000;
 
-/** Figures of a real storm. Times are in milliseconds. */
+/** Measurements of a real storm. Times are in milliseconds. */
 export interface StormFigures {
   /** Number of clients. */
   readonly clients: number;
@@ -28,18 +30,20 @@ export interface StormFigures {
   readonly halfMs: number;
   readonly mostMs: number;
   readonly allMs: number;
-  /** Length of the measured interval, which begins with the kill. */
+  /** Length of the measured interval, which starts with the kill. */
   readonly ms: number;
-  /** CPU times in that interval: the nodes that took over, the clients, and the rest of the test. */
+  /**
+   * CPU times in that interval: of the nodes that took over, the clients, and the rest of the test.
+   */
   readonly nodesCpuMs: number;
   readonly clientsCpuMs: number;
   readonly restCpuMs: number;
-  /** CPU times a second after the storm, of nodes and of clients. */
+  /** CPU times per second after the storm, of nodes and clients. */
   readonly nodesCalmMs: number;
   readonly clientsCalmMs: number;
   /** Time until the killed process was gone. */
   readonly endMs: number;
-  /** Part of the machine that others took in the storm, from 0 up to 1. */
+  /** Share of the machine that other programs used during the storm, from 0 to 1. */
   readonly foreign: number;
 }
 
@@ -47,7 +51,7 @@ export interface StormFigures {
 export interface LocalCosts {
   /** Costs of the parts. */
   readonly costs: Costs;
-  /** Part of a core that publishers, engine, test and timers take. */
+  /** Share of a core that publishers, engine, test and timers use. */
   readonly restLoad: number;
 }
 
@@ -55,7 +59,7 @@ export interface LocalCosts {
  * Runs a storm.
  *
  * @param clients Number of clients.
- * @returns The figures.
+ * @returns The measurements.
  */
 export async function runStorm(clients: number): Promise<StormFigures> {
   const result = await measureStorm({ engine: "redis", clients, hasUsers: false });
@@ -78,9 +82,9 @@ export async function runStorm(clients: number): Promise<StormFigures> {
 }
 
 /**
- * Derives the costs of the parts from storms. The CPU times after a storm grow with the deliveries:
- * a line through all storms. The rest of the CPU times of a storm is the work of its reconnects, from
- * the storms of two sizes: a cost of each session and, on nodes, the warm-up.
+ * Derives the costs of the parts from storms. CPU times after a storm grow with the deliveries,
+ * along a line through all storms. The remaining CPU time of a storm is the work of its reconnects:
+ * from storms of two sizes follow a cost per session and, on nodes, the warm-up.
  *
  * @param storms Storms of all sizes.
  * @returns The costs.
@@ -93,7 +97,7 @@ export function costsOf(storms: readonly StormFigures[]): LocalCosts {
     throw new Error(`Cannot derive costs: needs storms of ${small} and of ${large} clients`);
   }
   const known = [...few, ...many];
-  // In milliseconds a second, for each client.
+  // In milliseconds per second, per client.
   const nodesLoad = growth(storms.map(({ clients, nodesCalmMs }) => [clients, nodesCalmMs]));
   const clientsLoad = growth(storms.map(({ clients, clientsCalmMs }) => [clients, clientsCalmMs]));
   const onNodes = ({ nodesCpuMs, clients, ms }: StormFigures) =>
@@ -129,7 +133,7 @@ function growth(points: readonly (readonly [number, number])[]): number {
  *
  * @param clients Number of clients.
  * @param local Costs; see {@linkcode costsOf}.
- * @param cores Cores of the machine, less what other programs take.
+ * @param cores Cores of the machine, minus what other programs use.
  * @returns The result.
  */
 export function predict(clients: number, local: LocalCosts, cores: number): FleetResult {
@@ -162,10 +166,10 @@ export function predict(clients: number, local: LocalCosts, cores: number): Flee
 }
 
 /**
- * Runs storms, and prints these beside their predictions.
+ * Runs storms, and prints them next to their predictions.
  *
  * @param sizes Numbers of clients.
- * @param options `runs` of each size, and the `log` to which each is appended; earlier ones in the
+ * @param options `runs` of each size, and the `log` to which they are appended; earlier runs in the
  * log count too.
  * @param say Prints a line.
  */
@@ -189,7 +193,7 @@ export async function compare(
   const valid = storms.filter(({ foreign }) => foreign <= MOST_FOREIGN);
   say(`${storms.length - valid.length} of ${storms.length} storms do not count: a busy machine`);
   const local = costsOf(valid);
-  // A prediction knows nothing of the storms of its size.
+  // A prediction must not use storms of its own size.
   const isKnown = (clients: number) => CALIBRATION.some((size) => size === clients);
   say(JSON.stringify({ ...local.costs, engine: undefined, restLoad: local.restLoad }));
   say("| clients | runs | others | half back: model; real | 99 % | all |");

@@ -5,12 +5,12 @@ import { Fleet, type FleetOptions, type FleetResult } from "./fleet.ts";
 import { Machine, ModelProcess, ModelTime } from "./machine.ts";
 
 /**
- * Time after the last fault at which a scenario ends, in milliseconds. Where attempts are given up
- * faster than a node works, sessions may never all be back.
+ * Time after the last fault at which a scenario ends, in milliseconds. If attempts time out faster
+ * than a node works, some sessions may never return.
  */
 const HORIZON_MS = 300_000;
 
-/** Part of the time of a drain over which the sessions leave; the same in `Server.drain()`. */
+/** Share of a drain's time over which the sessions leave; same as in `Server.drain()`. */
 const DRAIN_SPREAD = 0.8;
 
 /**
@@ -29,10 +29,10 @@ export function loseNodes(options: FleetOptions, lost: number): FleetResult {
 }
 
 /**
- * Ends the only nodes of all sessions, beside spare nodes without sessions.
+ * Ends the nodes that have all sessions; only spare nodes without sessions remain.
  *
  * @param options The service, with the spare nodes.
- * @param lost Number of nodes that have all sessions, and end.
+ * @param lost Number of ended nodes, which have all sessions.
  * @returns The result; times count from the end of the nodes.
  */
 export function moveToSpareNodes(options: FleetOptions, lost: number): FleetResult {
@@ -46,7 +46,7 @@ export function moveToSpareNodes(options: FleetOptions, lost: number): FleetResu
 }
 
 /**
- * Restarts the balancer: all connections break, and all nodes go on.
+ * Restarts the balancer: all connections break, and all nodes keep running.
  *
  * @param options The service.
  * @returns The result; times count from the break.
@@ -60,10 +60,10 @@ export function restartBalancer(options: FleetOptions): FleetResult {
 }
 
 /**
- * Restarts the engine without its data. The result counts topics on nodes in place of sessions.
+ * Restarts the engine without its data. The result counts topics on nodes instead of sessions.
  *
  * @param options The service.
- * @param downMs Time until the engine answers again, in milliseconds.
+ * @param downMs Time until the engine responds again, in milliseconds.
  * @returns The result; times count from the end of the engine.
  */
 export function restartEngine(options: FleetOptions, downMs: number): FleetResult {
@@ -76,14 +76,14 @@ export function restartEngine(options: FleetOptions, downMs: number): FleetResul
 
 /** A rolling restart. */
 export interface DeployOptions {
-  /** Time of the drain of each node, in milliseconds. */
+  /** Duration of each node's drain, in milliseconds. */
   readonly withinMs: number;
   /** Time from the end of a process until the next one accepts sessions, in milliseconds. */
   readonly restartMs: number;
   /** Number of nodes that restart at the same time. */
   readonly together: number;
   /**
-   * Number of nodes that restart in all.
+   * Total number of nodes that restart.
    *
    * @default {all}
    */
@@ -129,26 +129,26 @@ export function deploy(options: FleetOptions, deploy: DeployOptions): FleetResul
 export interface HotTopicOptions {
   /** Number of such topics, each with all subscribers. */
   readonly topics: number;
-  /** Processes of the engine; each topic is in one of these. */
+  /** Processes of the engine; each topic is in one of them. */
   readonly shards: number;
   /** Number of subscribers, spread evenly over the nodes. */
   readonly subscribers: number;
   /** Number of nodes with subscribers. */
   readonly nodes: number;
-  /** Publications a second, over all topics. */
+  /** Publications per second, over all topics. */
   readonly perSecond: number;
   /** Measured time, in milliseconds. */
   readonly durationMs: number;
   /**
-   * Number of nodes that receive from the engine, and hand copies to the others. 0 if the engine
+   * Number of nodes that receive from the engine and forward copies to the others; 0 if the engine
    * sends a copy to each node.
    */
   readonly relays: number;
-  /** Way of a packet between a node and the engine, or two nodes, in milliseconds. */
+  /** One-way latency between node and engine, or two nodes, in milliseconds. */
   readonly wayMs: number;
   /** Costs of the parts. */
   readonly costs: Costs;
-  /** Source of chance: an integer. */
+  /** Seed of all randomness: an integer. */
   readonly seed: number;
 }
 
@@ -158,15 +158,15 @@ export interface HotTopicResult {
   readonly halfMs: number;
   /** The same for 99 % of the publications. */
   readonly mostMs: number;
-  /** Part of a core that the busiest process of the engine works, from 0 up to 1. */
+  /** Load of the busiest engine process, from 0 to 1. */
   readonly engineLoad: number;
-  /** The same of the busiest node. */
+  /** Load of the busiest node, from 0 to 1. */
   readonly nodeLoad: number;
 }
 
 /**
- * Publishes on topics, at moments drawn by chance, and delivers to all subscribers. All of a topic is
- * in one shard of the engine, so that further shards change nothing for one topic.
+ * Publishes on topics at random moments, and delivers to all subscribers. A topic is in one shard
+ * of the engine, so more shards change nothing for one topic.
  *
  * @param options See {@linkcode HotTopicOptions}.
  * @returns The result.
@@ -196,7 +196,7 @@ export function hotTopic(options: HotTopicOptions): HotTopicResult {
       () =>
         void time.after(wayMs, () => {
           for (const [i, node] of direct.entries()) {
-            // A relay first passes the copies on.
+            // A relay first forwards the copies.
             const others = relays === 0
               ? []
               : nodes.filter((_, j) => j >= relays && j % relays === i);
@@ -227,13 +227,13 @@ export function hotTopic(options: HotTopicOptions): HotTopicResult {
   };
 }
 
-/** Small topics, with their subscribers on nodes by chance or on one node. */
+/** Small topics, with their subscribers on random nodes or on one node. */
 export interface RoomsOptions {
   /** Number of rooms, each a topic. */
   readonly rooms: number;
-  /** Subscribers of each. */
+  /** Subscribers per room. */
   readonly members: number;
-  /** Publications a second in each. */
+  /** Publications per second and room. */
   readonly perSecond: number;
   /** Number of nodes. */
   readonly nodes: number;
@@ -247,23 +247,24 @@ export interface RoomsOptions {
 
 /** Usual work of {@linkcode roomsLoad}. */
 export interface RoomsResult {
-  /** Nodes to which a publication goes, as a mean. */
+  /** Mean number of nodes that receive a publication. */
   readonly copies: number;
-  /** Part of a core that each process of the engine works. */
+  /** Load of each engine process, from 0 to 1. */
   readonly engineLoad: number;
-  /** The same of each node, for the copies and their deliveries. */
+  /** Load of each node by the copies and their deliveries, from 0 to 1. */
   readonly nodeLoad: number;
 }
 
 /**
- * Computes the usual work for rooms. No model is needed: all parts are far from full.
+ * Computes the usual work for rooms. This needs no simulation, because all parts are far from
+ * saturated.
  *
  * @param options See {@linkcode RoomsOptions}.
  * @returns The loads.
  */
 export function roomsLoad(options: RoomsOptions): RoomsResult {
   const { rooms, members, perSecond, nodes, shards, isHashed, costs } = options;
-  // Of nodes by chance, each has no member with a probability of (1 - 1/nodes)^members.
+  // A random node has no member with a probability of (1 - 1/nodes)^members.
   const copies = isHashed ? 1 : nodes * (1 - (1 - 1 / nodes) ** members);
   const perMs = rooms * perSecond / 1_000;
   const { publicationMs, copyMs } = costs.engine;

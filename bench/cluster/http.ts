@@ -1,13 +1,13 @@
 /**
- * Measures the cost of a message over HTTP beside WebSocket, on two nodes on Redis, and the time
- * until a client hears publications again after its node was killed.
+ * Compares the cost of a message over HTTP and over WebSocket, on two nodes on Redis, and measures
+ * the time until a client receives publications again after its node was killed.
  *
  * ```sh
  * deno run -A tools/launch.ts run -A --unstable-net bench/cluster/http.ts --runs 3
  * ```
  *
- * CPU time is that of both nodes and the engine together. The proxy runs in the generator's
- * process, and does not count.
+ * CPU time is the total of both nodes and the engine. The proxy runs in the generator's process,
+ * and does not count.
  * @module
  */
 import { type Client, connect } from "../../client.ts";
@@ -21,7 +21,7 @@ import { Meter, nowUs } from "../meter.ts";
 /** Number of clients. */
 const CLIENTS = 50;
 
-/** Publications of a run, at a hundred a second. */
+/** Publications per run, at a hundred per second. */
 const PUBLICATIONS = 400;
 
 /** Interval of publications, in milliseconds. */
@@ -30,7 +30,7 @@ const EVERY_MS = 10;
 /** Duration of a run of requests, in milliseconds. */
 const REQUESTS_MS = 4_000;
 
-/** How clients reach the nodes: the URL of each, and the transport. */
+/** How a client reaches the nodes: its URL and transport. */
 type Reach = (site: ProcessSite, index: number) => [url: string, transport: "websocket" | "http"];
 
 const direct = ({ nodes }: ProcessSite, i: number) =>
@@ -80,7 +80,7 @@ function clientOf(site: ProcessSite, reach: Reach, index: number): Client {
   });
 }
 
-/** Publications to all clients. */
+/** Measures publications to all clients. */
 async function measureDown(site: ProcessSite, reach: Reach): Promise<string> {
   const clients = Array.from({ length: CLIENTS }, (_, i) => clientOf(site, reach, i));
   const latencies = new Histogram();
@@ -104,7 +104,7 @@ async function measureDown(site: ProcessSite, reach: Reach): Promise<string> {
   return figures(cpuUs, latencies);
 }
 
-/** Requests of all clients, one at a time each. */
+/** Measures requests of all clients, one at a time each. */
 async function measureRequests(site: ProcessSite, reach: Reach): Promise<string> {
   const clients = Array.from({ length: CLIENTS }, (_, i) => clientOf(site, reach, i));
   const latencies = new Histogram();
@@ -123,7 +123,10 @@ async function measureRequests(site: ProcessSite, reach: Reach): Promise<string>
   return `${Math.round(perSecond)} a second, ${figures(cpuUs, latencies)}`;
 }
 
-/** The time from the end of a client's node to the first publication that the client hears. */
+/**
+ * Measures the time from the end of a client's node to the first publication that the client
+ * receives.
+ */
 async function measureRecovery(
   site: ProcessSite,
   reach: Reach,

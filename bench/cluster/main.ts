@@ -13,7 +13,7 @@
  * - `--work a,b`: only this work.
  * - `--nodes n`: number of nodes on an engine; 3 by default.
  * - `--sessions n`: number of subscribers; 200 by default, 50 with `--quick`.
- * - `--loose`: ties no process to a core.
+ * - `--loose`: pins no process to a core.
  *
  * @module
  */
@@ -26,7 +26,7 @@ import { amount, summarize } from "../report.ts";
 
 const NODE_PACKAGES = ["socket.io@4.8.4", "@socket.io/redis-adapter@8.3.0", "ioredis@5.8.2"];
 
-/** Longest run of a generator, in milliseconds; a longer run means that the servers are gone. */
+/** Timeout of a generator, in milliseconds; a longer run means that the servers are gone. */
 const MAX_RUN_MS = 120_000;
 
 /** A candidate of the comparison. */
@@ -34,7 +34,7 @@ interface Setup {
   readonly name: string;
   readonly title: string;
   readonly dialect: "skein" | "socketio";
-  /** The engine between the nodes; absent for a single node. */
+  /** The engine that connects the nodes; absent for a single node. */
   readonly engine?: "redis" | "nats";
   readonly args?: readonly string[];
 }
@@ -84,7 +84,7 @@ const SETUPS: readonly Setup[] = [
 ];
 
 const WORK = [
-  { name: "saturated", title: "64 messages on their way", args: ["--window", "64"] },
+  { name: "saturated", title: "64 messages in flight", args: ["--window", "64"] },
   { name: "single", title: "one message at a time", args: ["--window", "1"] },
   { name: "paced", title: "400 messages/s", args: ["--rate", "400"] },
 ] as const;
@@ -128,7 +128,7 @@ async function measure(setup: Setup, work: readonly string[]): Promise<LoadResul
   const engine = await engineFor(setup.engine);
   if (engine !== undefined) stack.use(engine.server);
   const ports = Array.from({ length: engine === undefined ? 1 : nodeCount }, freePort);
-  // One core for all nodes and the engine, one for the clients, so that all candidates share the
+  // One core for all nodes and the engine, one for the clients, so that all candidates have the
   // same resources.
   const nodes = ports.map((port) => {
     const command = [...programOf(setup), "--port", `${port}`, ...engine?.args ?? []];
@@ -164,7 +164,7 @@ async function measure(setup: Setup, work: readonly string[]): Promise<LoadResul
   return JSON.parse(new TextDecoder().decode(stdout));
 }
 
-/** Tells whether a run lost messages, or delivered none at all. */
+/** Returns true if a run lost messages, or delivered none. */
 function isIncomplete({ perSecond, lost = 0 }: LoadResult): boolean {
   return lost > 0 || !(perSecond > 0);
 }
@@ -183,7 +183,7 @@ async function engineFor(name: Setup["engine"]): Promise<
   return { server, args: ["--nats", server.servers], pids: [server.pid] };
 }
 
-/** Ties a process to the core of the nodes. */
+/** Pins a process to the nodes' core. */
 async function pin(pid: number): Promise<void> {
   if (!isPinned) return;
   await new Deno.Command("taskset", { args: ["-acp", "0", `${pid}`], stdout: "null" }).output();

@@ -1,6 +1,6 @@
 /**
- * A node of Skein under measurement, with the public API only: on Redis, on NATS, or without an
- * engine; with `--workers 2` two workers of one process.
+ * A measured Skein node, which uses only the public API: on Redis, on NATS, or without an engine;
+ * with `--workers 2`, two workers of one process.
  *
  * ```sh
  * deno run -A bench/cluster/node.ts --port 9100 --redis redis://127.0.0.1:6379

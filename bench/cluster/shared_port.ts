@@ -1,13 +1,13 @@
 /**
- * Measures the gain of a second process on the same port: messages a second with a handler that
- * computes for a third of a millisecond, in one process, in two, with workers, and under `deno
+ * Measures the gain of a second process on the same port: messages per second with a handler that
+ * computes for a third of a millisecond, in one process, in two, with workers, and with `deno
  * serve`.
  *
  * ```sh
  * deno run -A tools/launch.ts run -A --unstable-net bench/cluster/shared_port.ts --runs 5
  * ```
  *
- * No process is tied to a core, so the machine should be idle otherwise. The CPU time per message
+ * No process is pinned to a core, so the machine should otherwise be idle. The CPU time per message
  * is meaningful in any case.
  * @module
  */
@@ -20,7 +20,7 @@ const GENERATOR = new URL("../load.ts", import.meta.url).href;
 const FLAGS = ["-A", "--no-lock", "--unstable-net"];
 
 /**
- * Time until all processes of a port listen, in milliseconds; only the first one can be observed.
+ * Time until all processes listen on a port, in milliseconds; only the first one can be observed.
  */
 const ALL_LISTEN_MS = 1_500;
 

@@ -1,7 +1,7 @@
 /**
- * The server under measurement in `shared_port.ts`: an echo with a handler that computes. `--reuse
- * <port>` shares the port with other processes, `--workers <port> <count>` starts workers; without
- * an option the module is for `deno serve`.
+ * The server that `shared_port.ts` measures: an echo with a handler that computes. `--reuse <port>`
+ * shares the port with other processes, `--workers <port> <count>` starts workers; without an
+ * option, run the module with `deno serve`.
  *
  * @module
  */

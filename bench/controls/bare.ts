@@ -1,6 +1,6 @@
 /**
- * The bare control: the platform without any library. One frame per message, no bounds, no checks,
- * a loop over a Set.
+ * The bare control: the platform without a library. One frame per message, no limits, no checks, a
+ * loop over a Set.
  *
  * @module
  */

@@ -1,5 +1,5 @@
 /**
- * The control on Bun, with topics of Bun's own server. A message is encoded once.
+ * The control on Bun, with the topics of Bun's server. A message is encoded once.
  *
  * @module
  */
@@ -14,7 +14,8 @@ const server = Bun.serve({
   },
   websocket: {
     perMessageDeflate: false,
-    // The generator of the saturated work reads all; the default ends its sockets before.
+    // The saturated generator reads everything; with the default, Bun would close its sockets
+    // first.
     backpressureLimit: 64 * 1_048_576,
     message(socket, text) {
       const message = JSON.parse(text);

@@ -1,6 +1,6 @@
 /**
- * The control on crossws' adapter for Deno, with the topics of crossws. crossws does not deliver to
- * the publisher, so the control sends the publisher a copy.
+ * The control on crossws's adapter for Deno, with crossws's topics. crossws does not deliver to the
+ * publisher, so the control sends it a copy.
  *
  * @module
  */

@@ -1,7 +1,6 @@
 /**
- * The floor of WebTransport: an echo on the runtime's QUIC with BYOB reads, and only those bytes of
- * HTTP/3 that a client must see. The control has no sessions and no checks, and is unfit for any
- * real use.
+ * The baseline of WebTransport: an echo on the runtime's QUIC with BYOB reads, and only the HTTP/3
+ * bytes that a client needs. It has no sessions and no checks, and is unfit for real use.
  *
  *     deno run -A --unstable-net bench/controls/webtransport_bare.ts PORT CERT.pem KEY.pem
  *
@@ -32,7 +31,7 @@ const listener = endpoint.listen({
 console.log(`ready ${endpoint.addr.port}`);
 
 /**
- * Keeps the stream reachable as long as the connection: a stream that is garbage-collected ends.
+ * Keeps the stream reachable as long as the connection, because a garbage-collected stream ends.
  */
 const controls = new Set<WritableStreamDefaultWriter<Uint8Array>>();
 

@@ -1,7 +1,7 @@
 /**
  * The control on the runtime's own `Deno.upgradeWebTransport` and the web streams. The runtime
- * accepts every path, never ends its half of a stream, and answers no more streams after the first
- * hundred of a session.
+ * accepts every path, never ends its half of a stream, and stops answering after a session's first
+ * hundred streams.
  *
  *     deno run -A --unstable-net bench/controls/webtransport_builtin.ts PORT CERT.pem KEY.pem
  *

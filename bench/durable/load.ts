@@ -1,6 +1,6 @@
 /**
- * Appends to one durable stream over HTTP, and counts the records that readers of events get. Made of
- * sockets: a client of HTTP would cost more than a server.
+ * Appends to one durable stream over HTTP, and counts the records that readers of events receive.
+ * Uses raw sockets, because an HTTP client would cost more than a server.
  *
  * ```sh
  * deno run -A bench/durable/load.ts --port 4437 --pid 42 --writers 16 --readers 100 --measure 4000
@@ -17,7 +17,7 @@ import { usageOf } from "../processes.ts";
 export interface DurableLoadResult {
   readonly appendsPerSecond: number;
   readonly deliveriesPerSecond: number;
-  /** CPU time of the server for each append, and for each delivery. */
+  /** CPU time of the server per append, and per delivery. */
   readonly cpuUsPerAppend: number | undefined;
   readonly cpuUsPerDelivery: number | undefined;
 }
@@ -25,7 +25,7 @@ export interface DurableLoadResult {
 /** Time before the measurement, in milliseconds. */
 const WARM_UP_MS = 1_500;
 
-/** A character of which each record has one. */
+/** A character that each record contains once. */
 const MARK = "@";
 const RECORD = `{"at":"${MARK}","text":"${"x".repeat(80)}"}`;
 

@@ -1,13 +1,13 @@
 /**
- * Measures durable streams over HTTP beside the reference server of the protocol, memory against
- * memory: appends, and deliveries to readers of server-sent events.
+ * Compares durable streams over HTTP with the protocol's reference server, both in memory: appends,
+ * and deliveries to readers of server-sent events.
  *
  * ```sh
  * deno task bench:durable --runs 3
  * ```
  *
- * The server has one core and the generator another one, where cores can be chosen. Needs Node and
- * npm. Prints the median of all runs, with the lowest and the highest.
+ * Server and generator have one core each, if cores can be chosen. Needs Node and npm. Prints
+ * median, minimum and maximum of all runs.
  *
  * @module
  */
@@ -32,7 +32,7 @@ const MEASURE_MS = numberArgument(Deno.args, "measure", 4_000);
 const fileOf = (name: string) => fileURLToPath(new URL(name, import.meta.url));
 const deno = (...args: string[]) => [Deno.execPath(), "run", "-A", "--no-lock", ...args];
 
-/** The command of each server on a port. */
+/** Returns each server's command for a port. */
 function serversIn(folder: string): Readonly<Record<string, (port: number) => string[]>> {
   return {
     [`${REFERENCE} ${VERSION}`]: (
@@ -70,7 +70,7 @@ async function measure(
   }
 }
 
-/** The median, with the lowest and the highest. */
+/** Formats median, minimum and maximum. */
 function summary(values: readonly (number | undefined)[], digits: number): string {
   const sorted = values.filter((value) => value !== undefined).sort((a, b) => a - b);
   if (sorted.length === 0) return "-";

@@ -1,4 +1,4 @@
-/** Durable streams of Skein in memory, for the benchmark. */
+/** Skein's durable streams in memory, for the benchmark. */
 import { serve } from "../../mod.ts";
 
 serve({

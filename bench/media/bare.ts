@@ -1,7 +1,7 @@
 /**
  * The control of the MoQ benchmark: the same streams on the runtime's QUIC, with the command line
- * of `peer.ts`, in `moq-lite-04`. Of the protocol the control has only the bytes that a peer must
- * see. The control has no bounds and no checks, and is unfit for any real use.
+ * of `peer.ts`, in `moq-lite-04`. It sends only the protocol bytes that a peer needs, has no limits
+ * and no checks, and is unfit for real use.
  *
  * @module
  */
@@ -25,13 +25,13 @@ const SUBSCRIBE = Uint8Array.of(
 /** SUBSCRIBE_OK, with 1 as the first group. */
 const SUBSCRIBE_OK = Uint8Array.of(0, 5, 0, 0, 0, 2, 0);
 
-/** Groups on their way at once, as many as with Skein. */
+/** Groups in flight, as many as with Skein. */
 const MAX_GROUPS = 64;
 
-/** Bytes of a write, as many as with Skein. */
+/** Bytes per write, as many as with Skein. */
 const WRITE_BYTES = 65_536;
 
-/** Bytes of a read, with room for the part of a frame that an earlier read left. */
+/** Bytes per read, with room for a partial frame from an earlier read. */
 const READ_BYTES = 98_304;
 
 async function publish(conn: Deno.QuicConn, id: number, options: EndOptions): Promise<void> {
@@ -39,7 +39,8 @@ async function publish(conn: Deno.QuicConn, id: number, options: EndOptions): Pr
   const underWay = new Set<Promise<void>>();
   await pace(options, async (number) => {
     while (underWay.size >= MAX_GROUPS) await Promise.race(underWay);
-    // The oldest group goes first: equal streams take turns, and a subscriber then has many open.
+    // The oldest group goes first: streams of equal priority take turns, so that a subscriber would
+    // have many open.
     const how = { waitUntilAvailable: true, sendOrder: -number };
     const stream = await conn.createUnidirectionalStream(how);
     const sent = send(stream, { id, number, frames, size }).finally(() => underWay.delete(sent));
@@ -47,7 +48,7 @@ async function publish(conn: Deno.QuicConn, id: number, options: EndOptions): Pr
   });
 }
 
-/** Sends a group: as many frames a write as fit. */
+/** Sends a group, with as many frames per write as fit. */
 async function send(
   stream: Deno.QuicSendStream,
   { id, number, frames, size }: Record<"id" | "number" | "frames" | "size", number>,
@@ -69,7 +70,7 @@ async function send(
       stamp(bytes.subarray(body), number, frame++);
     }
     const written = writer.write(bytes);
-    // The end leaves with the last bytes.
+    // The end is sent with the last bytes.
     if (frame === frames) await Promise.all([written, writer.close()]);
     else await written;
   }
@@ -97,7 +98,7 @@ async function serve(options: EndOptions): Promise<void> {
 /** Buffers of streams that ended. */
 const buffers: ArrayBuffer[] = [];
 
-/** Receives a group in one buffer, which has room for a frame and more. */
+/** Receives a group in one buffer, which is larger than a frame. */
 async function receive(stream: Deno.QuicReceiveStream, meter: SubscriberMeter): Promise<void> {
   const reader = stream.getReader({ mode: "byob" });
   let buffer = buffers.pop() ?? new ArrayBuffer(READ_BYTES);
@@ -147,7 +148,7 @@ async function subscribe(options: EndOptions): Promise<void> {
   })();
   await meter.done;
   meter.print();
-  // Keeps the stream reachable until now: a stream that is garbage-collected ends.
+  // Keeps the stream reachable until now, because a garbage-collected stream ends.
   await readable.cancel();
 }
 

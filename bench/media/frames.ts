@@ -1,17 +1,17 @@
 /**
- * Common parts of the MoQ benchmarks: the command line of an end, events, stamps of frames, and
+ * Common parts of the MoQ benchmarks: the command line of a peer, events, stamps of frames, and
  * measurements.
  *
  * @module
  */
 
-/** Bytes of the stamp of each frame: time and numbers. */
+/** Bytes of each frame's stamp: time and numbers. */
 export const STAMP_BYTES = 16;
 
-/** Longest wait of a subscriber for all groups, in milliseconds. */
+/** Timeout of a subscriber for all groups, in milliseconds. */
 const PATIENCE_MS = 60_000;
 
-/** The command line of one end, without the version. */
+/** The command line of a peer, without the version. */
 export interface EndOptions {
   /** `server` publishes, `client` subscribes. */
   readonly mode: string;
@@ -25,12 +25,12 @@ export interface EndOptions {
   readonly frames: number;
   /** Bytes of a frame. */
   readonly size: number;
-  /** Groups a second; 0 for as many as possible. */
+  /** Groups per second; 0 for as many as possible. */
   readonly rate: number;
 }
 
 /**
- * Finds the value of an argument with one dash, as gomoqt's program has.
+ * Finds the value of an argument with one dash, as in gomoqt's program.
  *
  * @returns The value, or the fallback.
  */
@@ -69,7 +69,7 @@ export async function* eventsOf(
   }
 }
 
-/** Formats the lowest, the middle and the highest value. */
+/** Formats minimum, median and maximum. */
 export function summary(values: readonly number[], digits = 0): string {
   const sorted = values.toSorted((a, b) => a - b);
   const format = (value = 0) =>
@@ -77,7 +77,6 @@ export function summary(values: readonly number[], digits = 0): string {
   return `${format(sorted[0])} / ${format(median(values))} / ${format(sorted.at(-1))}`;
 }
 
-/** Finds the middle value. */
 export function median(values: readonly number[]): number {
   return values.toSorted((a, b) => a - b)[values.length >> 1] ?? 0;
 }
@@ -87,7 +86,7 @@ function now(): bigint {
   return BigInt(Math.round((performance.timeOrigin + performance.now()) * 1_000)) * 1_000n;
 }
 
-/** Writes the stamp of a frame: the time, the number of the group, the number in the group. */
+/** Writes the stamp of a frame: the time, the group's number, the number within the group. */
 export function stamp(bytes: Uint8Array, group: number, frame: number): void {
   const view = new DataView(bytes.buffer, bytes.byteOffset);
   view.setBigUint64(0, now());
@@ -95,7 +94,7 @@ export function stamp(bytes: Uint8Array, group: number, frame: number): void {
   view.setUint32(12, frame);
 }
 
-/** Calls a function for each group, at the asked rate. */
+/** Calls a function for each group, at the requested rate. */
 export async function pace(
   { groups, rate }: EndOptions,
   publish: (group: number) => Promise<void>,
@@ -113,7 +112,7 @@ export async function pace(
 
 /** Measurements of a subscriber. */
 export class SubscriberMeter {
-  /** Resolves when all groups were received, or the patience is over. */
+  /** Resolves when all groups have been received, or after the timeout. */
   readonly done: Promise<void>;
   readonly #expected: number;
   readonly #all: PromiseWithResolvers<void> = Promise.withResolvers();
@@ -123,7 +122,7 @@ export class SubscriberMeter {
   #bytes = 0;
   #groups = 0;
 
-  /** Begins without frames. */
+  /** Starts without frames. */
   constructor({ groups }: EndOptions) {
     this.#expected = groups;
     this.done = this.#all.promise;
@@ -131,7 +130,7 @@ export class SubscriberMeter {
     void this.done.then(() => clearTimeout(timer));
   }
 
-  /** Counts a frame that arrived, by the first bytes of the frame. */
+  /** Counts a received frame, by its first bytes. */
   frame(view: DataView, byteLength: number): void {
     this.#last = performance.now();
     this.#first ||= this.#last;
@@ -139,7 +138,7 @@ export class SubscriberMeter {
     this.#latencies.push(Number(now() - view.getBigUint64(0)) / 1_000);
   }
 
-  /** Counts a group that ended. */
+  /** Counts an ended group. */
   group(): void {
     if (++this.#groups === this.#expected) this.#all.resolve();
   }

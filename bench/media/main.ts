@@ -1,13 +1,13 @@
 /**
- * The benchmark of MoQ: Skein, gomoqt and the bare platform, each as publisher and as subscriber,
- * on raw QUIC.
+ * The MoQ benchmark: Skein, gomoqt and the bare platform, each as publisher and as subscriber, on
+ * raw QUIC.
  *
  * ```sh
  * deno task bench:media --runs 3
  * ```
  *
- * The publisher runs on the first core, the subscriber on the second one. All pairs run in turns,
- * so that noise affects all alike. Compare a figure only with others of the same batch.
+ * The publisher runs on the first core, the subscriber on the second. All pairs run in turns, so
+ * that noise affects all equally. Compare results only within a batch.
  *
  * - `--runs n`: number of runs; 3 by default.
  * - `--quick`: a tenth of the groups, once.
@@ -32,7 +32,7 @@ interface Work {
   readonly groups: number;
   readonly frames: number;
   readonly size: number;
-  /** Groups a second; 0 for as many as possible. */
+  /** Groups per second; 0 for as many as possible. */
   readonly rate: number;
 }
 
@@ -57,7 +57,7 @@ interface Result {
   readonly lat_us_p99: number;
 }
 
-/** A result with CPU times of a group, in microseconds; `NaN` on systems without the figure. */
+/** A result with CPU times per group, in microseconds; `NaN` on systems that don't report them. */
 interface Run extends Result {
   readonly publisherUs: number;
   readonly subscriberUs: number;
@@ -78,12 +78,12 @@ const pairs = (argument(Deno.args, "pairs") ?? PAIRS).split(",")
 const work = (argument(Deno.args, "work") ?? Object.keys(WORK).join()).split(",");
 const versions = (argument(Deno.args, "versions") ?? "gomoqt-dev,moq-lite-04").split(",");
 
-/** The programs on gomoqt, by version. */
+/** The gomoqt programs, by version. */
 const gomoqt = new Map<string, readonly string[]>();
 
 for (const version of versions) gomoqt.set(version, await gomoqtOf(version));
 
-/** Returns the program on the release of gomoqt that speaks a version. */
+/** Returns the program on the gomoqt release that implements a version. */
 async function gomoqtOf(version: string): Promise<readonly string[]> {
   const release = version === "gomoqt-dev" ? "0.11" : "0.17";
   const file = argument(Deno.args, `gomoqt-${release}`);
@@ -97,7 +97,7 @@ async function gomoqtOf(version: string): Promise<readonly string[]> {
   return [...build.peer.command, "bench"];
 }
 
-/** Returns the command of one end, without the arguments of a run. */
+/** Returns the command of a peer, without the arguments of a run. */
 function programOf(side: Side, version: string): readonly string[] {
   if (side === "gomoqt") return gomoqt.get(version)!;
   const file = new URL(side === "bare" ? "bare.ts" : "peer.ts", import.meta.url).pathname;
@@ -117,19 +117,22 @@ function start(core: number, command: readonly string[]): Deno.ChildProcess {
 /** Time between two samples of CPU time, in milliseconds. */
 const SAMPLE_MS = 20;
 
-/** User and system time of a process, in microseconds; gomoqt's subscriber ends with its result. */
+/**
+ * User and system time of a process, in microseconds. Sampled, because gomoqt's subscriber exits
+ * with its result.
+ */
 class CpuTime implements Disposable {
   readonly #pid: number;
   readonly #timer: ReturnType<typeof setInterval>;
   #cpuUs = 0;
 
-  /** Samples until the disposal. */
+  /** Samples until disposed. */
   constructor({ pid }: Deno.ChildProcess) {
     this.#pid = pid;
     this.#timer = setInterval(() => void this.read(), SAMPLE_MS);
   }
 
-  /** Returns the time up to now, or up to the last sample of a process that has ended. */
+  /** Returns the time until now, or until the last sample of an ended process. */
   async read(): Promise<number> {
     const { cpuUs = NaN } = await usageOf(this.#pid).catch(() => ({ cpuUs: this.#cpuUs }));
     return this.#cpuUs = cpuUs;
@@ -207,7 +210,7 @@ for (const version of versions) {
     const results = new Map<string, Run[]>(pairs.map((pair) => [pair.join(" to "), []]));
     for (let run = 0; run < runs; run++) {
       for (const pair of pairs) {
-        // The control speaks one version only.
+        // The control implements only one version.
         if (pair.includes("bare") && version !== "moq-lite-04") continue;
         results.get(pair.join(" to "))!.push(await measure(pair, version, one));
       }

@@ -1,13 +1,13 @@
 /**
- * One end of the MoQ benchmark, with the command line of the gomoqt peers:
+ * A peer of the MoQ benchmark, with the command line of the gomoqt peers:
  *
  * ```text
  * peer.ts -mode server -version moq-lite-04 -groups N -frames N -size BYTES -rate PER_SECOND
  * peer.ts -mode client -version moq-lite-04 -url moqt://127.0.0.1:PORT/moq -hash HEX -groups N
  * ```
  *
- * The server publishes `/bench`. Each frame begins with the time of writing (nanoseconds since the
- * epoch, 64 bits), the number of the group and the number in the group (32 bits each). The client
+ * The server publishes `/bench`. Each frame starts with the time of writing (nanoseconds since the
+ * epoch, 64 bits), the group's number and the number within the group (32 bits each). The client
  * subscribes, and prints latencies and rates from the first to the last received frame.
  *
  * @module

@@ -1,19 +1,19 @@
 /**
- * The benchmark of relays: one publisher, many subscribers, and Skein's `MoqRelay` beside
+ * The relay benchmark: one publisher, many subscribers, and Skein's `MoqRelay` compared with
  * `moq-relay` of moq-rs, over `moq-lite-04` on raw QUIC.
  *
  * ```sh
  * deno task bench:relay --runs 3
  * ```
  *
- * The relay runs on the first core, publisher and subscribers in one process on the second core.
- * Both relays run in turns, so that noise affects both alike.
+ * The relay runs on the first core, publisher and subscribers in one process on the second. Both
+ * relays run in turns, so that noise affects both equally.
  *
  * - `--runs n`: number of runs; 3 by default.
  * - `--subscribers n`: 100 by default.
- * - `--seconds n`: time of measuring, after a second of warm-up; 4 by default.
- * - `--moq-relay FILE`: an optimized build of `moq-relay`. Without the option the program of the
- * interop tests runs, which has no optimizations and takes several times as long.
+ * - `--seconds n`: measured time, after a second of warm-up; 4 by default.
+ * - `--moq-relay FILE`: an optimized build of `moq-relay`. By default the interop tests' program
+ *   runs, which is not optimized and takes several times as long.
  *
  * @module
  */
@@ -42,13 +42,13 @@ interface Work {
   readonly title: string;
   /** Bytes of the only frame of a group. */
   readonly size: number;
-  /** Groups on their way at once. */
+  /** Groups in flight. */
   readonly window: number;
 }
 
 const WORK: readonly Work[] = [
-  { title: "1 frame x 1,200 B, eight groups under way", size: 1_200, window: 8 },
-  { title: "1 frame x 1,200 B, one group under way", size: 1_200, window: 1 },
+  { title: "1 frame x 1,200 B, eight groups in flight", size: 1_200, window: 8 },
+  { title: "1 frame x 1,200 B, one group in flight", size: 1_200, window: 1 },
 ];
 
 /** Measurements of the generator. */
@@ -67,7 +67,7 @@ interface Run {
   readonly p99: number;
 }
 
-/** Skein's relay, in a process of its own. */
+/** Runs Skein's relay, in a separate process. */
 async function serve([cert, key]: readonly string[]): Promise<void> {
   await using relay = new MoqRelay({ allowAnonymousPublish: true });
   await using server = listenMoq({
@@ -87,7 +87,7 @@ async function serve([cert, key]: readonly string[]): Promise<void> {
 class Load {
   readonly #subscribers: number;
   readonly #work: Work;
-  /** Missing deliveries and the time of writing, by the number of the group. */
+  /** Missing deliveries and time of writing, by group number. */
   readonly #underWay = new Map<number, { missing: number; readonly at: number }>();
   #latencies: number[] = [];
   #onDelivered: () => void = () => {};
@@ -129,7 +129,7 @@ class Load {
     for (let group; (group = await track.nextGroup()) !== null;) {
       const frame = await group.readFrame();
       if (frame !== null) this.#received(new DataView(frame.buffer, frame.byteOffset).getUint32(8));
-      // The end of the stream gives the relay its credit back.
+      // The end of the stream returns the relay's credit.
       await group.readFrame();
     }
   }
@@ -150,7 +150,7 @@ class Load {
   }
 }
 
-/** Publisher and subscribers, in a process of their own. */
+/** Runs publisher and subscribers, in a separate process. */
 async function generate([url, hash, subscribers, seconds, work]: readonly string[]): Promise<void> {
   const load = new Load(Number(subscribers), WORK[Number(work)]!);
   const dial = (mux: TrackMux) =>
@@ -176,7 +176,7 @@ async function generate([url, hash, subscribers, seconds, work]: readonly string
     if (count === 0) await (await session.acceptAnnounce("/")).next();
     load.receive(session).catch((error) => emit({ event: "error", error: `${error}` }));
   }
-  // The relay has the last subscription by then, and no group has begun.
+  // By then the relay has the last subscription, and no group has started.
   await new Promise((resolve) => setTimeout(resolve, 500));
   subscribed.resolve();
   await done.promise;
@@ -235,9 +235,9 @@ async function moqRelay(): Promise<Peer> {
   return new Peer("moq-relay without optimizations", version, command);
 }
 
-/** A foreign program whose process is measured. */
+/** An external program whose process is measured. */
 class BoundPeer extends Peer {
-  /** Number of the last process. */
+  /** Id of the last process. */
   pid = 0;
 
   override start(...how: Parameters<Peer["start"]>): Deno.ChildProcess {
