@@ -359,7 +359,7 @@ Deno.test("Server refuses with 403 a user whose name could be a guest's", async 
   assertEquals(told.map(({ status }) => status), [403, 403]);
 });
 
-Deno.test("Client stays the same guest after a reconnect, also on another node, and no other client does", async () => {
+Deno.test("Client stays the same guest after a reconnect, also on another node, unlike any other client", async () => {
   using time = new FakeTime();
   await using broker = new MemoryBroker();
   const users: string[] = [];
