@@ -23,7 +23,7 @@ import { until } from "../waiting.ts";
 /** A silent relay counts as lost after a second. */
 const QUICK = { heartbeatMs: 200, goneAfterMs: 1_000 };
 
-/** A relay, with a connection of its own to Redis. */
+/** A relay with a separate connection to Redis. */
 class Site implements AsyncDisposable {
   readonly broker: RedisBroker;
   readonly relay = new MoqRelay({ lingerMs: 100, allowAnonymousPublish: true });

@@ -29,7 +29,7 @@ import { until } from "../waiting.ts";
 const PLENTY = 1_000_000_000;
 const TEXT: LogConfig = { contentType: "text/plain" };
 
-/** A test with a server of its own. */
+/** A test with a separate server. */
 function test(
   name: string,
   fn: (server: NatsServer) => Promise<void>,

@@ -19,15 +19,12 @@ import {
 } from "./nats_operations.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 
-/** Operations per seed. */
 const OPERATIONS = 500;
 
-/** A server that runs operations. */
 interface Target {
   run(operation: Operation): Promise<readonly (Heard | string)[]>;
 }
 
-/** The installed server. */
 async function installed(server: NatsServer, stack: AsyncDisposableStack): Promise<Target> {
   const wire = stack.use(await TcpWire.open(server.port));
   const probe = new Probe(wire);
@@ -56,7 +53,7 @@ async function modelled(): Promise<Target> {
     for (let i = 0; !isOver && i < 100; i++) await simulation.run(20);
     probe.giveUp();
     for (let i = 0; !isOver && i < 100; i++) await simulation.run(20);
-    if (!isOver) throw new Error("The model did not answer");
+    if (!isOver) throw new Error("The model did not reply");
     return await ended;
   };
   await outcome(probe.greet());

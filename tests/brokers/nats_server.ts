@@ -8,7 +8,7 @@ import { delay } from "@std/async/delay";
 import { lowPort } from "../ports.ts";
 import { isMissing } from "./programs.ts";
 
-/** Longest wait for a server's answer, in milliseconds. */
+/** Longest wait for a server's reply, in milliseconds. */
 const PATIENCE_MS = 40_000;
 
 const PROGRAM = "nats-server";
@@ -62,7 +62,7 @@ export class NatsServer implements AsyncDisposable {
     return this.#process!.pid;
   }
 
-  /** Starts the process; resolves once the server answers. */
+  /** Starts the process; resolves once the server replies. */
   async restart(options: NatsServerOptions = this.#options): Promise<void> {
     const file = await this.#configure(options);
     this.#process = new Deno.Command(PROGRAM, {

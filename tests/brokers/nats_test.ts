@@ -65,7 +65,7 @@ testBroker("NatsBroker", () => new NatsBroker({ servers: shared.servers }), {
   ignore,
 });
 
-/** A test with a server of its own. */
+/** A test with a separate server. */
 function test(
   name: string,
   fn: (server: NatsServer) => Promise<void>,
@@ -673,7 +673,7 @@ test("closes promptly though the server stays silent", async () => {
   await noTimers();
 });
 
-test("notices that the server closes while messages are queued for it", async () => {
+test("detects that the server closes while messages are queued for it", async () => {
   const [encoder, decoder] = [new TextEncoder(), new TextDecoder()];
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const opening = connectNats({ servers: `127.0.0.1:${listener.addr.port}`, reconnect: false });

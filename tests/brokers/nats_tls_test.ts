@@ -10,7 +10,6 @@ import { until } from "../waiting.ts";
 const { cert, key } = devCertificate({ cacheFolder: null });
 const other = devCertificate({ cacheFolder: null });
 
-/** Starts a server with TLS. */
 async function startTls(settings = ""): Promise<NatsServer> {
   const folder = await Deno.makeTempDir({ prefix: "skein-tls-" });
   await Deno.writeTextFile(`${folder}/cert.pem`, cert);
@@ -102,7 +101,6 @@ class TlsProxy implements Disposable {
     return (this.#listener.addr as Deno.NetAddr).port;
   }
 
-  /** Closes all connections. */
   cut(): void {
     for (const connection of this.#open) {
       try {

@@ -55,7 +55,6 @@ function engineOf(brokers: Engine["brokers"], ...parts: readonly AsyncDisposable
   };
 }
 
-/** A node with calls. */
 class Node implements AsyncDisposable {
   readonly nodes: Nodes;
   readonly calls: NodeCalls;

@@ -27,7 +27,7 @@ const QUICK: RedisBrokerOptions = { heartbeatMs: 200 };
 
 const PLENTY = 1_000_000_000;
 
-/** A test with a server of its own. */
+/** A test with a separate server. */
 function test(
   name: string,
   fn: (server: RedisServer) => Promise<void>,
@@ -468,7 +468,7 @@ test("reports records that Redis has lost", async (server) => {
   assertEquals(await readAll(broker, "other"), ["new"]);
 });
 
-/** Keys of a log by their kind, and those of the index. */
+/** Kinds of a log's keys, and of the index's keys. */
 const KINDS = ["state", "records", "newest", "producers", "forks", "index"] as const;
 
 /** A log with keys of all kinds, and a function that damages them as another program would. */

@@ -14,7 +14,6 @@ import { seededRandom } from "../../transport/memory/path.ts";
 import { until } from "../waiting.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 
-/** Operations of a comparison. */
 const OPERATIONS = 2_500;
 
 const HOUR_MS = 3_600_000;
@@ -390,7 +389,6 @@ async function compare(seed: number): Promise<void> {
 /** A client with the options of brokers, and a server that stops and restarts. */
 interface Stage {
   readonly client: Redis;
-  /** Waits for a condition. */
   until(condition: () => boolean): Promise<unknown>;
   freeze(): void;
   kill(): Promise<void> | void;

@@ -76,7 +76,7 @@ export class RedisServer implements AsyncDisposable {
     return this.#process!.pid;
   }
 
-  /** Starts the process; resolves once the server answers. */
+  /** Starts the process; resolves once the server replies. */
   async restart(): Promise<void> {
     this.#process = new Deno.Command(PROGRAM, {
       args: [...this.#args],

@@ -51,7 +51,7 @@ testBroker("RedisBroker", () => new RedisBroker({ url: shared.url }), {
   ignore,
 });
 
-/** A test with a server of its own. */
+/** A test with a separate server. */
 function test(
   name: string,
   fn: (server: RedisServer) => Promise<void>,

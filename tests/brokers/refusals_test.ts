@@ -208,7 +208,6 @@ Deno.test({
 interface RedisRefusal {
   readonly kind: string;
   readonly code: RegExp;
-  /** The user and password of the node. */
   readonly login: string;
   /** Commands of an operator that admit the node, and that reject it. */
   readonly accept: readonly (readonly string[])[];

@@ -16,7 +16,6 @@ import { type Browser, bundleOf, newPage, type Page } from "./_browsers.ts";
 
 /** Globals for functions that run in a page. */
 declare global {
-  /** Skein's client. */
   var skeinMoq: typeof import("./_moq_page_client.ts");
   /** The other implementation, and the scenarios. */
   var peer: { readonly loadNet: typeof loadNet; readonly play: typeof play };

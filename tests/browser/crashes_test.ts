@@ -9,7 +9,6 @@ import { bundleOf, newPage, testInBrowsers } from "./_browsers.ts";
 
 /** Globals for functions that run in a page. */
 declare global {
-  /** The client's module. */
   var skein: { readonly connect: typeof connect; readonly dial: typeof dial };
   /** Clients of the page, one for each server, with the data of their subscriptions. */
   var clients: { readonly client: ReturnType<typeof connect>; readonly seen: unknown[] }[];

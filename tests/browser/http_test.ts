@@ -12,9 +12,7 @@ import {
 
 /** Globals for functions that run in a page. */
 declare global {
-  /** The client's module. */
   var skein: { readonly connect: typeof connect; readonly dial: typeof dial };
-  /** The client of the page. */
   var client: ReturnType<typeof connect>;
 }
 

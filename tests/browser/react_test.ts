@@ -50,7 +50,7 @@ testInBrowsers(
       requests: {
         ask: {
           resume: () => {
-            throw new Error("The server lives on");
+            throw new Error("The server is still running");
           },
           async *answer({ signal }: { signal: AbortSignal }) {
             answers++;

@@ -17,7 +17,6 @@ declare global {
   var chatPage: {
     /** Results of the subscription: data, and the notice after each interruption. */
     readonly heard: unknown[];
-    /** The visible text. */
     readonly shown: string;
     say(data: unknown): void;
     publish(data: unknown): Promise<void>;
@@ -127,7 +126,6 @@ class Site implements AsyncDisposable {
   }
 }
 
-/** Waits until the page shows a text. */
 async function shows(page: Page, text: string): Promise<void> {
   await page.waitForFunction((text) => chatPage.shown === text, { polling: 10 }, text);
 }

@@ -24,24 +24,27 @@ const encode = (text: string) => new TextEncoder().encode(text);
 for (const transport of TRANSPORTS) {
   const over = transport === "websocket" ? "WebSocket" : "WebTransport";
 
-  testInBrowsers(`over ${over}, streams come back to the page that opens them`, async (browser) => {
-    await using site = await StreamsSite.start();
-    const { page, session } = await site.connect(browser, transport);
-    const serving = echoStreams(session.connection);
-    const right = await page.evaluate(async () => {
-      const asks = async (text: string) => await askText(text) === text;
-      let right = 0;
-      for (let i = 0; i < 100; i++) right += Number(await asks(`Question ${i}`));
-      // More than may be open initially.
-      const others = Array.from({ length: 150 }, (_, i) => asks(`Another ${i}`));
-      right += (await Promise.all(others)).filter((isRight) => isRight).length;
-      void session.close();
-      return right;
-    });
-    await serving;
-    assertEquals(right, 250);
-    assertEquals(session.connection.inspect!.counters?.remoteBidirectionalOpened, 250);
-  });
+  testInBrowsers(
+    `over ${over}, streams are echoed to the page that opens them`,
+    async (browser) => {
+      await using site = await StreamsSite.start();
+      const { page, session } = await site.connect(browser, transport);
+      const serving = echoStreams(session.connection);
+      const right = await page.evaluate(async () => {
+        const asks = async (text: string) => await askText(text) === text;
+        let right = 0;
+        for (let i = 0; i < 100; i++) right += Number(await asks(`Question ${i}`));
+        // More than may be open initially.
+        const others = Array.from({ length: 150 }, (_, i) => asks(`Another ${i}`));
+        right += (await Promise.all(others)).filter((isRight) => isRight).length;
+        void session.close();
+        return right;
+      });
+      await serving;
+      assertEquals(right, 250);
+      assertEquals(session.connection.inspect!.counters?.remoteBidirectionalOpened, 250);
+    },
+  );
 
   testInBrowsers(`over ${over}, streams that the server opens reach the page`, async (browser) => {
     await using site = await StreamsSite.start();

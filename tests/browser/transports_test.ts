@@ -16,7 +16,6 @@ import { echoStreams } from "./_webtransport_page.ts";
 
 /** Globals for functions that run in a page. */
 declare global {
-  /** The client's module. */
   var skein: { readonly connect: typeof connect; readonly dial: typeof dial };
   /** True if the page returned from the page cache. */
   var isRestored: boolean;

@@ -220,7 +220,6 @@ async function shootWelcome(
 
 declare function requestAnimationFrame(callback: () => void): void;
 
-/** Takes a picture at each width. */
 async function shoot(
   { page }: BoardPage,
   folder: URL,

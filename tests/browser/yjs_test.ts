@@ -10,7 +10,6 @@ import type { YjsPage } from "./_yjs_page.ts";
 
 /** Globals for functions that run in a page. */
 declare global {
-  /** Commands for the page. */
   var yjsPage: YjsPage;
 }
 

@@ -65,9 +65,9 @@ export function blocksOf(page: string, markdown: string): Block[] {
     else if (language === "sh" && attributes.length > 0) {
       const [kind, ...others] = attributes;
       const isBackground = kind === "background";
-      if (kind !== "run" && !isBackground) fail('a block of sh is "run" or "background"');
+      if (kind !== "run" && !isBackground) fail('an sh block must be "run" or "background"');
       if (others.some((it) => !isBackground || !it.startsWith("until="))) {
-        fail('"until=TEXT" of a background block is the only attribute');
+        fail('"until=TEXT" in a background block is the only attribute');
       }
       blocks.push(
         isBackground
@@ -78,7 +78,7 @@ export function blocksOf(page: string, markdown: string): Block[] {
       const before = blocks.at(-1);
       const isBehind = source.slice(end, match.index).trim() === "";
       if (before === undefined || before.kind === "file" || !isBehind) {
-        return fail("an output block stands right behind a run or a background block");
+        return fail("an output block must follow a run or a background block");
       }
       blocks[blocks.length - 1] = {
         ...before,

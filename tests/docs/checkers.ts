@@ -7,7 +7,6 @@
 import { cacheFolder } from "../interop/peers.ts";
 import { isInstalled } from "./programs.ts";
 
-/** Version of the workflow linter. */
 const ACTIONLINT = "v1.7.12";
 
 const SOURCES = new URL("./checkers/", import.meta.url).pathname;

@@ -62,7 +62,6 @@ interface Service {
   readonly command: readonly string[];
   /** Environment variables, as the page sets them. */
   readonly env: Readonly<Record<string, string>>;
-  /** The port that the page uses. */
   readonly port: number;
 }
 

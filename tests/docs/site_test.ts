@@ -13,7 +13,6 @@ import {
   testInBrowsers,
 } from "../browser/_browsers.ts";
 
-/** The size of a small phone. */
 const NARROW = { width: 360, height: 780 };
 
 /** The size of a small laptop, with the sidebar and the outline next to the text. */

@@ -18,7 +18,6 @@ const ROOT = new URL("../../", import.meta.url);
 /** Commands from the test to a page. */
 declare global {
   var views: {
-    /** Unmounts the component. */
     leave(): void;
     /** Shows another topic. */
     show(room: string): void;

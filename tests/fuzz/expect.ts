@@ -5,7 +5,6 @@
  */
 import { assert } from "@std/assert";
 
-/** A class of errors. */
 // deno-lint-ignore no-explicit-any
 type ErrorClass = abstract new (...args: any[]) => Error;
 

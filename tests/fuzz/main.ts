@@ -28,7 +28,6 @@ function numberOption(name: string, otherwise: number): number {
   throw new TypeError(`Cannot fuzz: ${name} must be an integer of 0 or more, received ${given}`);
 }
 
-/** Returns the size of the heap after a garbage collection. */
 async function heapBytes(): Promise<number> {
   const { gc } = globalThis as { gc?: () => void };
   if (gc === undefined) return 0;

@@ -105,7 +105,6 @@ function fuzzPath(random: Random): void {
   assert(Number.isInteger(code) && code >= 0 && code < 64);
 }
 
-/** A function that reads from a stream. */
 type Step = (reader: MessageReader) => Promise<unknown>;
 
 const STEPS: readonly Step[] = [

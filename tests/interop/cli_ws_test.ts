@@ -8,7 +8,6 @@ import type { LoadResult } from "../../cli/load/run.ts";
 import { main } from "../../cli/skein.ts";
 import { fakeContext } from "../cli_context.ts";
 
-/** Starts a server that echoes each message. */
 async function echoServer() {
   const server = new WebSocketServer({ host: "127.0.0.1", port: 0 });
   server.on("connection", (socket: EchoSocket) => {

@@ -24,14 +24,12 @@ const TESTS_OF_SUBSCRIPTIONS = 6;
  */
 const HURRIED = /TTL|Expir/;
 
-/** The part of the report that the test reads. */
 interface Report {
   readonly numPassedTests: number;
   readonly numPendingTests: number;
   readonly testResults: readonly { readonly assertionResults: readonly TestResult[] }[];
 }
 
-/** The result of one test of the suite. */
 interface TestResult {
   readonly fullName: string;
   readonly status: string;

@@ -61,7 +61,6 @@ function partOfOurs(peer: Peer, wire: Wire, version: MoqVersion, expected: Seen)
   return { name: `we ask ${peer.name}, ${version}, ${wire}`, fn };
 }
 
-/** The peer shuts down, and asks us to leave. */
 function partOfGoaway(peer: Peer, wire: Wire, version: MoqVersion): Part {
   const fn = async () => {
     await using files = await CertificateFolder.create();

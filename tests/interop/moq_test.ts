@@ -22,7 +22,6 @@ interface Exception {
 /** Result of a subscriber of gomoqt that did not read a close in time. */
 const UNTOLD = "the code is not told";
 
-/** The combination under test. */
 interface Case {
   readonly peer: Peer;
   readonly wire: Wire;

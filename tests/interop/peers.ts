@@ -40,15 +40,12 @@ interface Recipe {
   readonly version: string;
   /** Folder below `peers/`. */
   readonly folder: string;
-  /** Required program. */
   readonly tool: string;
-  /** Environment variables for the program. */
   readonly env?: Readonly<Record<string, string>>;
   /** The part of a toolchain that provides the program, with its first sufficient version. */
   readonly toolchain: string;
   /** Builds the peer in `into`, which is kept for this source; `shared` is kept for its version. */
   build(folders: Folders): Promise<void>;
-  /** The command that runs the peer. */
   command(folders: Folders): readonly string[];
   /** Arguments after all others. */
   readonly options?: readonly string[];

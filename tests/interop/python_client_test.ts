@@ -39,7 +39,6 @@ interface Outcome {
   readonly received: number;
 }
 
-/** Counts the vectors for clients. */
 async function countVectors(): Promise<number> {
   let count = 0;
   for await (const { name } of Deno.readDir(VECTORS)) {

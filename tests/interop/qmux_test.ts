@@ -62,7 +62,6 @@ class QmuxServer implements AsyncDisposable {
   readonly #http: Deno.HttpServer<Deno.NetAddr>;
   readonly #connections: Connection[] = [];
 
-  /** Listens on a free port. */
   constructor() {
     this.#http = Deno.serve(
       { hostname: "127.0.0.1", port: 0, onListen() {} },
@@ -70,7 +69,6 @@ class QmuxServer implements AsyncDisposable {
     );
   }
 
-  /** The URL of a path. */
   url(path: string): string {
     return `ws://127.0.0.1:${this.#http.addr.port}${path}`;
   }
@@ -80,7 +78,6 @@ class QmuxServer implements AsyncDisposable {
     await Promise.allSettled(this.#connections.map(({ closed }) => closed));
   }
 
-  /** Closes the server. */
   async [Symbol.asyncDispose](): Promise<void> {
     for (const connection of this.#connections) connection.close();
     await this.ended();
@@ -196,7 +193,6 @@ function webSocketUrl(server: PeerServer, path: string): string {
   return server.url(path).replace("https:", "ws:");
 }
 
-/** Tests of long silences. */
 const silent: Part[] = [];
 
 for (const peer of builtPeers(await buildQmuxPeers())) {

@@ -211,7 +211,6 @@ async function cluster(seed: number) {
   return { digest, findings, losses, acknowledged: acknowledged.length };
 }
 
-/** Seeds per test. */
 const SEEDS = 25;
 
 for (const first of [1, 26, 51, 76]) {

@@ -88,7 +88,6 @@ interface Bundler {
   readonly files: Readonly<Record<string, string>>;
   /** The command, starting with the program's path below `node_modules`. */
   readonly command: readonly string[];
-  /** Folder of the scripts. */
   readonly scripts: string;
 }
 
@@ -188,12 +187,11 @@ testInBrowsers(
     });
     const { outcome, scripts } = await openPage(browser, server.url.replace("ws:", "http:"));
     checkOutcome(outcome);
-    assert(scripts.size < 20, `The page takes ${scripts.size} requests for scripts`);
+    assert(scripts.size < 20, `The page sends ${scripts.size} requests for scripts`);
   },
   CHROMIUM,
 );
 
-/** Vite's development server. */
 class ViteServer implements AsyncDisposable {
   /** The origin of the pages. */
   readonly origin: string;
@@ -230,7 +228,6 @@ class ViteServer implements AsyncDisposable {
     return new ViteServer(await found.promise, child, reading);
   }
 
-  /** Stops the server. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#child.kill();
     await this.#child.status;

@@ -78,7 +78,6 @@ export interface VectorFile {
 /** Steps in which time passes: the shortest pauses of an end are some hundred milliseconds. */
 const STEPS = 25;
 
-/** Stands for any value. */
 const ANY = "$any";
 
 /** Steps in which a frame is received. */

@@ -14,7 +14,6 @@ import { contract } from "./answers/contract.ts";
 import { LineProcess } from "./processes.ts";
 import type { Check } from "./webtransport.ts";
 
-/** Nodes of a run. */
 const NODES = 3;
 
 /** Items of a response, and the pause between two items in milliseconds. */
@@ -31,7 +30,6 @@ const FIRST_MS = 1_000;
 /** Longest time for one response, in milliseconds: long enough for several takeovers. */
 const ANSWER_MS = 120_000;
 
-/** Settings of one run. */
 interface Size {
   readonly answers: number;
   /** Concurrent responses. */

@@ -13,16 +13,13 @@ import type { Outage } from "./chaos/log.ts";
 import { sleep } from "./processes.ts";
 import type { Check } from "./webtransport.ts";
 
-/** Number of nodes. */
 const NODES = 4;
 
-/** Number of topics of each client. */
 const TOPICS_EACH = 5;
 
 /** Messages per second over all topics, for each of the two publishers. */
 const PER_SECOND = 40;
 
-/** Settings of one run. */
 interface Times {
   readonly clients: number;
   readonly totalMs: number;
@@ -76,7 +73,6 @@ export async function soakChaos(
   }
 }
 
-/** Performs one run on one engine. */
 class Chaos {
   readonly #name: EngineName;
   readonly #times: Times;

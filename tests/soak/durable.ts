@@ -12,7 +12,6 @@ import { writeNumbers } from "./durable/writer.ts";
 import { LineProcess, sleep } from "./processes.ts";
 import type { Check } from "./webtransport.ts";
 
-/** Concurrent streams. */
 const STREAMS = 12;
 
 /** Items of each stream, and the pause between two items in milliseconds. */
@@ -22,7 +21,6 @@ const BETWEEN_MS = 10;
 /** Longest time for the remaining streams after the last failure, in milliseconds. */
 const SETTLE_MS = 120_000;
 
-/** Settings of one run. */
 interface Times {
   readonly totalMs: number;
   /** Time between two kills of nodes. */

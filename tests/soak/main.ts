@@ -412,7 +412,6 @@ const TIMELESS: ReadonlySet<string> = new Set([
 /** Concurrent timeless parts in the short run. */
 const LANES = 3;
 
-/** Runs parts, one after the other. */
 async function run(names: Iterable<string>): Promise<void> {
   for (const name of names) {
     const partAt = performance.now();

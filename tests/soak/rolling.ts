@@ -13,10 +13,8 @@ import { Lateness } from "./lateness.ts";
 import { sleep } from "./processes.ts";
 import type { Check } from "./webtransport.ts";
 
-/** Number of nodes. */
 const NODES = 4;
 
-/** Number of topics of each client. */
 const TOPICS_EACH = 5;
 
 /** Messages per second over all topics, for each of the two publishers. */

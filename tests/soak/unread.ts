@@ -88,7 +88,6 @@ export async function soakUnread(check: Check, isShort: boolean): Promise<void> 
 
 /** A connection that opens streams until closed. */
 class Flooder implements AsyncDisposable {
-  /** Number of streams so far. */
   opened = 0;
   readonly #peer: RawPeer;
   readonly #sessions: readonly number[];
@@ -101,7 +100,6 @@ class Flooder implements AsyncDisposable {
     this.#floods = [this.#flood("bidirectional"), this.#flood("unidirectional")];
   }
 
-  /** Opens the connection and the sessions. */
   static async open(
     port: number,
     hashes: readonly CertificateHash[],
@@ -113,13 +111,12 @@ class Flooder implements AsyncDisposable {
     for (let i = 0; i < sessions; i++) {
       const connect = await peer.request();
       const status = await connect.status();
-      if (status !== 200) throw new Error(`Cannot flood: a session was refused with ${status}`);
+      if (status !== 200) throw new Error(`Cannot flood: a session was rejected with ${status}`);
       ids.push(connect.id);
     }
     return new Flooder(peer, ids);
   }
 
-  /** Closes the connection. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#isOver = true;
     await Promise.all(this.#floods);

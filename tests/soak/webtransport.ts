@@ -34,7 +34,6 @@ const MOST_GROWTH = 0.1;
 const RSS_SLACK_BYTES = 8 * 1_048_576;
 const HEAP_SLACK_BYTES = 1_048_576;
 
-/** Where to dial. */
 interface Target {
   readonly port: number;
   readonly hashes: readonly CertificateHash[];
@@ -59,7 +58,6 @@ class Healthy {
     });
   }
 
-  /** Closes the session. */
   async end(): Promise<void> {
     this.#isOver = true;
     await this.#running;

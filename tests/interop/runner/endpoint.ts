@@ -37,7 +37,6 @@ const TERMINATED = 143;
 /** Time for the last packets of a settled session, in milliseconds. */
 const FAREWELL_MS = 20;
 
-/** Environment variables. */
 type Environment = Readonly<Record<string, string | undefined>>;
 
 /** The role on a connection. */
@@ -68,7 +67,6 @@ class Settings {
   readonly protocols: readonly string[];
   readonly #env: Environment;
 
-  /** Reads the environment. */
   constructor(env: Environment) {
     this.#env = env;
     const words = (name: string) => (env[name] ?? "").split(" ").filter((word) => word !== "");
@@ -113,7 +111,6 @@ class Player {
   readonly #task: Task;
   readonly #log: (text: string) => void;
 
-  /** Sets the task. */
   constructor(settings: Settings, task: Task, log: (text: string) => void) {
     this.#settings = settings;
     this.#task = task;

@@ -20,7 +20,6 @@ const SIZES = {
 
 const CARRIERS = ["unidirectional", "bidirectional", "datagram"] as const;
 
-/** A test case of the runner. */
 type Case = "handshake" | `transfer-${typeof CARRIERS[number]}-${"receive" | "send"}`;
 
 const CASES: readonly Case[] = [
@@ -173,7 +172,6 @@ class End {
   readonly #speaking = Promise.withResolvers<void>();
   readonly #output: Promise<string>;
 
-  /** Starts an endpoint. */
   constructor(peer: Peer, env: Record<string, string>) {
     this.#child = peer.start([], env);
     this.#output = this.#read();
@@ -193,7 +191,6 @@ class End {
     assertEquals((await this.#child.status).code, expected, output);
   }
 
-  /** Kills the process. */
   async terminate(): Promise<void> {
     try {
       this.#child.kill("SIGTERM");
@@ -217,7 +214,6 @@ class End {
   }
 }
 
-/** Plays one case. */
 async function play(stage: Stage, peers: Readonly<Record<Role, Peer>>): Promise<void> {
   const server = new End(peers.server, stage.env("server"));
   await server.speaking;

@@ -8,9 +8,7 @@ const CARRIERS = ["bidirectional", "unidirectional", "datagram"] as const;
 /** A folder with one file, and an empty folder for fetched files. */
 class Folders implements AsyncDisposable {
   readonly #root: string;
-  /** Serves `greeting`. */
   readonly www: FileFolder;
-  /** Holds fetched files. */
   readonly downloads: FileFolder;
 
   private constructor(root: string) {

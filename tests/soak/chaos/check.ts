@@ -46,7 +46,6 @@ export interface Findings {
 /** Most messages of one publisher on one topic that were in flight at a crash of the engine. */
 const MOST_REPEATED = 50;
 
-/** Faults that are printed. */
 const MOST_FAULTS = 20;
 
 /** Checks all clients. */

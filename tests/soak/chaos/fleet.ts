@@ -11,7 +11,6 @@ import type { ClientsState, LastNumbers } from "./clients.ts";
 import type { Engine } from "./engine.ts";
 import type { Published, Received } from "./log.ts";
 
-/** Processes of clients. */
 const CLIENT_PROCESSES = 2;
 
 /** Longest wait for the remaining messages at the end of a run, in milliseconds. */
@@ -71,7 +70,7 @@ export class Fleet implements AsyncDisposable {
   readonly balancer: Balancer = new Balancer(0, []);
   readonly nodes: FleetNode[] = [];
   readonly #engine: Engine;
-  /** The port of all nodes; 0 if each node has a port of its own. */
+  /** The port of all nodes; 0 if each node has a separate port. */
   readonly #port: number;
   readonly #clients: LineProcess[] = [];
   readonly #publishers: LineProcess[] = [];

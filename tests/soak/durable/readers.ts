@@ -101,7 +101,7 @@ function isAnswer({ status }: Response): boolean {
   if (status === 200 || status === 204) return true;
   // The stream may not exist yet.
   if (status >= 500 || status === 404 || status === 429) return false;
-  throw new Error(`Expected an answer, received ${status}`);
+  throw new Error(`Expected a result, received ${status}`);
 }
 
 /** Reads server-sent events; they end when the body is cut off. */

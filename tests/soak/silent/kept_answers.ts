@@ -19,7 +19,6 @@ const RESTART_MS = 200;
 /** Longest median from the kill to the next item on each engine, in milliseconds. */
 const MOST_MS = { sqlite: 4_000, redis: 8_000, nats: 8_000 } as const;
 
-/** Kills on each engine. */
 const KILLS = 10;
 
 /** Longest wait for an item, in milliseconds: several takeovers. */
