@@ -70,7 +70,7 @@ const Disconnect = named(
     code: z.union([z.literal(0), z.int().min(3_000).max(4_999)]).optional()
       .describe("The close code; 0 by default."),
     reason: z.string().max(1_024).optional().describe(
-      "The reason for people, cut to the size that the transport allows.",
+      "A readable reason, cut to the size that the transport allows.",
     ),
   }),
 );
@@ -142,7 +142,7 @@ export const ProblemDetails = named(
     title: z.string(),
     status: z.int(),
     code: z.string().describe("Stable reason for programs."),
-    detail: z.string().describe("The broken rule and the received value, for people."),
+    detail: z.string().describe("The broken rule and the received value, as a readable text."),
   }).describe("Problem details by RFC 9457."),
 );
 
