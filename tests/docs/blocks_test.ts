@@ -48,9 +48,9 @@ Deno.test("blocksOf() rejects unknown attributes, and an output without its comm
   const cases: [string, string][] = [
     ["```sh ran\n```", '"run" or "background", received "sh ran"'],
     ["```sh run until=x\n```", "the only attribute"],
-    ["```text output\n```", "right behind"],
+    ["```text output\n```", "must follow a run"],
     ["```sh run\n```\nText\n```text output\n```", "a.md:4"],
-    ["```ts ignore file=a\n```\n```text output\n```", "right behind"],
+    ["```ts ignore file=a\n```\n```text output\n```", "must follow a run"],
   ];
   for (const [page, text] of cases) {
     assertThrows(() => blocksOf("a.md", page), SyntaxError, text, page);

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Starts the endpoint as the QUIC interop runner wants it, in its container or without one. The
-# scripts in the root folder belong to the image that the container is made from.
+# Starts the endpoint for the QUIC interop runner, with or without its container. The scripts in the
+# root folder belong to the container's base image.
 set -euo pipefail
 
 if [[ -x /setup.sh ]]; then
@@ -10,8 +10,8 @@ if [[ $ROLE == client && -x /wait-for-it.sh ]]; then
   /wait-for-it.sh sim:57832 -s -t 10
 fi
 
-# The authority of the runner signed the server's certificate. The endpoint takes the place of the
-# shell, so that signals of the container reach it.
+# The runner's certificate authority signed the server's certificate. The endpoint replaces the
+# shell, so that it receives the container's signals.
 exec "${DENO:-deno}" run --quiet --no-config --no-lock --unstable-net \
   --cert "${CERTS:-/certs}/ca.pem" \
   --allow-net --allow-env --allow-read --allow-write \
