@@ -379,7 +379,7 @@ Deno.test("client.requestStream() limits the wait for an item, and for all items
     const reading = async () => {
       for await (const word of answer) seen.push(word);
     };
-    await assertRejects(reading, TimeoutError, `Cannot wait for ${what} of the answer`);
+    await assertRejects(reading, TimeoutError, `Cannot wait for ${what} of the response`);
     assertEquals(seen, words(seen.length));
     const left = client.requestStream("chat:lobby", "hi", { id: answer.id, after: answer.offset });
     await soon(left.cancel());
