@@ -17,13 +17,13 @@ export interface CountedTopics {
 
 /** Counters of a server's WebTransport; see `webTransportStats` of `Server`. */
 export interface WebTransportStats {
-  /** `true` if the server has its UDP port; `false` while another listener has it. */
+  /** `true` while the server's UDP port is bound; `false` while another listener uses it. */
   readonly isListening: boolean;
   /** QUIC handshakes, including other protocols on the port. */
   readonly handshakes: QuicHandshakeStats;
 }
 
-/** Counters of a server's face over HTTP, such as the API; see `httpStats` of `Server`. */
+/** HTTP counters of one part of a server, such as the API; see `httpStats` of `Server`. */
 export interface HttpFaceStats {
   /** Requests in progress. */
   readonly active: number;
@@ -31,7 +31,7 @@ export interface HttpFaceStats {
   readonly answered: Readonly<Record<string, number>>;
   /** Readers that currently wait for new records, by mode; only for durable streams. */
   readonly readers?: Readonly<Record<string, number>> | undefined;
-  /** Requests that a limit of the face rejected or ended since the start, by limit. */
+  /** Requests that a limit rejected or ended since the start, by limit. */
   readonly limited?: Readonly<Record<string, number>> | undefined;
 }
 
@@ -39,7 +39,7 @@ export interface HttpFaceStats {
 export interface CountedServer {
   /** Counters of WebTransport; `undefined` if WebTransport is off. */
   readonly webTransportStats?: WebTransportStats | undefined;
-  /** Counters of HTTP faces, by server option. */
+  /** HTTP counters, by server option. */
   readonly httpStats?: Readonly<Record<string, HttpFaceStats>> | undefined;
   /** Counters of limits that clients share, by name. */
   readonly quotaStats?: Readonly<Record<string, QuotaStats>> | undefined;
@@ -221,7 +221,7 @@ export function managerMeasures(stats: ManagerStats): Measure[] {
       [
         "skein.rates.engine.failures",
         "{failure}",
-        "Failed calls of the shared counters",
+        "Failed calls to the shared counters",
       ],
       { value: rates.engineFailures },
     ),
@@ -270,14 +270,14 @@ export function topicMeasures({ stats, broker }: CountedTopics): Measure[] {
     gauge([
       "skein.broker.connected",
       "1",
-      "Connection of the broker: 1 while connected, otherwise 0",
+      "Connection to the broker: 1 while connected, otherwise 0",
     ], {
       value: status.current.name === "connected" ? 1 : 0,
     }),
     counter([
       "skein.broker.interruptions",
       "{interruption}",
-      "Lost connections of the broker",
+      "Lost connections to the broker",
     ], {
       value: carried.interruptions,
     }),
@@ -304,13 +304,17 @@ export function topicMeasures({ stats, broker }: CountedTopics): Measure[] {
       [
         "skein.history.recovered",
         "{publication}",
-        "Publications that did not arrive, and were read from the history",
+        "Missing publications that were read from the history",
       ],
       {
         value: stats.recovered,
       },
     ),
-    counter(["skein.history.duplicates", "{publication}", "Publications that arrived twice"], {
+    counter([
+      "skein.history.duplicates",
+      "{publication}",
+      "Duplicate publications that were dropped",
+    ], {
       value: stats.duplicates,
     }),
     counter([
@@ -374,7 +378,7 @@ function webTransportMeasures({ webTransportStats }: CountedServer): Measure[] {
   const { isListening, handshakes: { pending, ...dropped } } = webTransportStats;
   return [
     sum(
-      ["skein.webtransport.listening", "1", "UDP port of WebTransport: 1 while held, otherwise 0"],
+      ["skein.webtransport.listening", "1", "UDP port of WebTransport: 1 while bound, otherwise 0"],
       {
         value: isListening ? 1 : 0,
       },
