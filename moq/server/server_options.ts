@@ -114,10 +114,9 @@ export interface MoqServerOptions extends
   /** Limits of each session. */
   readonly sessionLimits?: MoqSessionOptions["limits"] | undefined;
   /**
-   * Silence after which a connection is closed, in milliseconds. Over a WebSocket the default is 30
-   * s. With `listenMoq` the option also applies to WebTransport and raw QUIC, with a default of 15
-   * s. There it may take up to a third longer, because the server probes a silent client three
-   * times.
+   * Silence after which a connection is closed, in milliseconds: by default 30 s over a WebSocket.
+   * With `listenMoq` it also applies to WebTransport and raw QUIC (by default 15 s), where closing
+   * may take up to a third longer, because the server probes a silent client three times.
    */
   readonly idleTimeoutMs?: number | undefined;
   /**

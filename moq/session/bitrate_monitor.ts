@@ -26,7 +26,7 @@ export interface PeerUpdate {
  */
 const MIN_BITRATE = 1_000;
 
-/** How to measure, and when to report to the peer. */
+/** Options for measuring, and for reporting to the peer. */
 export interface BitrateMonitorOptions {
   /** Clock and timers of this node: by default the session's, or the platform's. */
   readonly runtime?: Runtime | undefined;

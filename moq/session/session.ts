@@ -168,7 +168,7 @@ export interface MoqSessionOptions {
   /** The error code family of the peer; detected as far as possible by default. */
   readonly family?: "gomoqt" | "moq-lite" | undefined;
   /**
-   * How this end measures the outgoing bitrate, and when it reports to the peer; see
+   * Options for measuring the outgoing bitrate and reporting it to the peer, see
    * {@linkcode BitrateMonitorOptions}.
    *
    * By default this end measures while the peer probes, which `moq-lite-04` and `-05` can do. With
