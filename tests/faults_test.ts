@@ -41,7 +41,7 @@ type Callback =
   | `jwt.${FunctionsOf<JwtOptions>}`
   | `metrics.${FunctionsOf<MetricsOptions>}`;
 
-/** What a function decides about: a connection, an action of a session, or an HTTP request. */
+/** The subject of a decision: a connection, an action of a session, or an HTTP request. */
 type Kind = "connection" | "action" | "http";
 
 /** A function that decides, and how it fails. */

@@ -22,7 +22,7 @@ import { endOf } from "./sessions.ts";
 import { soon, until } from "./waiting.ts";
 import { headOf, partsOf, TextSocket } from "./text_socket.ts";
 
-/** What a client needs to know about a server. */
+/** Facts that a client needs to connect to a server. */
 type Target = Pick<Server, "webTransportUrl" | "certificateHashes">;
 
 /** The part of an unstable API that frees a port on close, which a QUIC endpoint does not. */

@@ -284,7 +284,7 @@ export class DurableFace {
       throw new Problem(409, {
         code: "exists",
         detail:
-          "Cannot create: an existing stream must have the same type, lifetime and source, received others",
+          "Cannot create: an existing stream must have the same content type, lifetime, source and closed state, received others",
         headers: stateHeaders(info),
       });
     }
