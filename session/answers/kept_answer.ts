@@ -98,7 +98,7 @@ export class KeptAnswer {
       core.sending.checkData("request stream", data);
       const { maxSendBytes: maxBytes } = core.sending;
       const reply = await core.sending.ask(
-        `the answer to "${topic}"`,
+        `the reply to "${topic}"`,
         (id) => {
           const begun = answer.offset === undefined ? undefined : true;
           return encodeMessage(topic, data, { id, stream: answer.id, begun, maxBytes });

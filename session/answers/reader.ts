@@ -132,7 +132,7 @@ export class AnswerReader {
     const items = window === FIRST_CREDIT ? undefined : window;
     const { maxSendBytes: maxBytes } = core.sending;
     const take: AnswerTaker = (event, size) => this.#take(event, size);
-    this.#id = core.sending.requests.open(`the answer to "${topic}"`, take, (id) => {
+    this.#id = core.sending.requests.open(`the response to "${topic}"`, take, (id) => {
       if (core.state === "closed" || core.ending !== undefined) core.checkOpen("request stream");
       const context = core.joins ? trace : undefined;
       core.sending.push(encodeMessage(topic, data, { id, items, maxBytes, trace: context }), true);
