@@ -656,7 +656,7 @@ function settingsOf(denied: string): string {
     permissions: { subscribe: { deny: "skein.pub.${denied}" } } }] }`;
 }
 
-test("closes promptly though the server stays silent", async () => {
+test("closes promptly even if the server stays silent", async () => {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = listener.addr;
   const broker = new NatsBroker({ servers: [`127.0.0.1:${port}`, `localhost:${port}`] });
@@ -713,7 +713,7 @@ test("leaves no subscriptions on a given connection", async ({ servers }) => {
   await connection.close();
 });
 
-test("reconnects though the function for its credentials fails", async (server) => {
+test("reconnects even if the function for its credentials fails", async (server) => {
   let failures = 0;
   let isBroken = false;
   const authenticator = () => {
@@ -732,7 +732,7 @@ test("reconnects though the function for its credentials fails", async (server) 
   await statusIs(broker, "connected");
 }, { settings: "authorization: { user: node, password: secret }" });
 
-test("reads ten pages and more, forward from any position", async ({ servers }) => {
+test("reads more than ten pages, forward from any position", async ({ servers }) => {
   await using broker = new NatsBroker({ servers });
   const positions = (await append(broker, "kept", 2_000)).map(({ position }) => position!.offset);
   // The offsets of the topic get gaps.

@@ -69,7 +69,7 @@ test("rejects a server without TLS if TLS is required", async () => {
   await until(() => /does not support 'tls'/.test(broker.issues().join()));
 });
 
-test("may come first, with a client certificate, and reconnects", async () => {
+test("supports handshakeFirst with a client certificate, and reconnects", async () => {
   // Debian's servers have no handshake_first, so a proxy terminates TLS.
   await using server = await startTls("allow_non_tls: true");
   using proxy = new TlsProxy(server.port);

@@ -307,7 +307,7 @@ test("rejects the newest publication if too many wait", async (server) => {
   assertEquals(places, range(3).map((i) => ({ epoch, offset: offset + i })));
 });
 
-test("detects that Redis is silent though connected", async (server) => {
+test("detects that Redis is connected but silent", async (server) => {
   await using broker = new RedisBroker({ url: server.url }, QUICK);
   await using hearing = new Hearing(broker, "news");
   await hearing.ready;

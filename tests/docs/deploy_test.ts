@@ -263,7 +263,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "the Cloudflare page's tunnel leads to its server, and closes with a catch-all rule",
+  name: "the Cloudflare page's tunnel leads to its server, and its last rule is a catch-all",
   ignore: tools === undefined,
   async fn() {
     const server = (await filesOf("cloudflare")).get("server.ts")!;

@@ -132,7 +132,7 @@ const SERVERS: Exceptions = {
       closed: { closed: { code: 0x100, reason: "" } },
     },
     refused: { because: "it rejects nothing", seen: { status: 200 } },
-    protocol: { because: "it knows no subprotocols", seen: { protocol: "" } },
+    protocol: { because: "it supports no subprotocols", seen: { protocol: "" } },
   },
 };
 

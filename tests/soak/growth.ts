@@ -45,7 +45,7 @@ export async function soakGrowth(check: Check, isShort: boolean): Promise<void> 
   );
   // The time per delivery is reported, not checked: a test may not depend on speed.
   check(
-    "growth: all clients are back after a cut",
+    "growth: all clients reconnect after a cut",
     back === count,
     `${back} of ${count} in ${backMs.toFixed(0)} ms; a delivery took ${
       deliveryUs[0].toFixed(2)

@@ -55,7 +55,7 @@ export function judge(check: Check, outcome: Outcome, trouble: Trouble): void {
     failures.slice(0, 5).join("; ") || "none",
   );
   check(
-    `${title}: all are subscribed in the end`,
+    `${title}: all clients are subscribed at the end`,
     state.connected === clients && state.subscribed === received.length,
     `${state.connected} connected, ${state.subscribed} of ${received.length} subscribed`,
   );
