@@ -8,7 +8,8 @@
  * Modes: `fanout` (with `--window 64` publications that the publisher has not received back yet;
  * `--window 1` waits for every subscriber; `--rate 400` sets a pace instead; `--topics 2` spreads
  * the subscribers over two topics, a third of them on both), `echo`, and `connect`. With `--wire
- * webtransport` the clients use `skein.1` over WebTransport. Numbers in the messages reveal lost,
+ * webtransport` messages go over a WebTransport stream; `--hash` is the SHA-256 of the server's
+ * certificate, by default fetched from a development server. Numbers in the messages reveal lost,
  * duplicate and reordered messages. `--ports 9101,9102` spreads the subscribers of `fanout` over
  * separate servers, and leaves only the publisher on `--port`; `--pid` takes several processes.
  *
@@ -104,11 +105,11 @@ function eachMessage(
 
 /** Chooses the clients' transport: WebSocket, or WebTransport with a development server. */
 async function openerOf(
-  wire: string,
+  args: readonly string[],
   portOf: (index: number) => number,
   { path, protocol }: Dialect,
 ): Promise<LoadOptions["open"]> {
-  if (wire !== "webtransport") {
+  if (argument(args, "wire") !== "webtransport") {
     const protocols = protocol === undefined ? [] : [protocol];
     return (bufferBytes, index) =>
       RawSocket.open(`ws://127.0.0.1:${portOf(index)}${path}`, {
@@ -117,7 +118,7 @@ async function openerOf(
         mask: false,
       });
   }
-  const target = await findTarget(portOf(0), { path });
+  const target = await findTarget(portOf(0), { path, hash: argument(args, "hash") });
   return () => RawStream.open(target, protocol === undefined ? {} : { protocol });
 }
 
@@ -380,7 +381,7 @@ if (import.meta.main) {
   const portAt = (index: number) =>
     others === undefined || index === sessions ? port : others[index % others.length]!;
   const result = await MODES[mode]({
-    open: await openerOf(argument(args, "wire") ?? "websocket", portAt, dialect),
+    open: await openerOf(args, portAt, dialect),
     pids: argument(args, "pid")?.split(",").map(Number) ?? [Deno.pid],
     dialect,
     sessions,

@@ -45,7 +45,7 @@ export interface Work {
 
 const WEBSOCKET = { kind: "websocket", servers: "websocket" } as const;
 const WEBTRANSPORT = { kind: "webtransport", servers: "webtransport" } as const;
-const BOTH = { kind: "webtransport", servers: "both" } as const;
+const FAN_OUT = { kind: "webtransport", servers: "fan-out" } as const;
 const STREAMS = { kind: "streams", servers: "streams" } as const;
 
 const WORK: readonly Work[] = [
@@ -202,17 +202,17 @@ const WORK: readonly Work[] = [
     args: ["--mode", "idle"],
   },
   {
-    ...BOTH,
+    ...FAN_OUT,
     name: "wt-fanout",
-    title: "Fan-out over both transports, saturated: 50 subscribers, 64 messages in flight",
+    title: "Fan-out over WebTransport, saturated: 50 subscribers, 64 messages in flight",
     unit: "deliveries/s",
     sessions: 50,
     args: ["--mode", "fanout", "--window", "64"],
   },
   {
-    ...BOTH,
+    ...FAN_OUT,
     name: "wt-single",
-    title: "Fan-out over both transports, one message at a time: 50 subscribers, no batching",
+    title: "Fan-out over WebTransport, one message at a time: 50 subscribers, no batching",
     unit: "deliveries/s",
     sessions: 50,
     args: ["--mode", "fanout", "--window", "1"],
@@ -267,7 +267,7 @@ const WORK: readonly Work[] = [
 const GENERATORS: Readonly<Record<ServerGroup, string>> = {
   websocket: "./load.ts",
   webtransport: "./webtransport_load.ts",
-  both: "./load.ts",
+  "fan-out": "./load.ts",
   streams: "./streams_load.ts",
 };
 

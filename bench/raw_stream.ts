@@ -9,16 +9,14 @@ import type { Connection, DirectStream } from "../transport/connection.ts";
 import { directStream } from "../transport/direct.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
 import type { RawClose } from "../cli/load/socket.ts";
+import { eachText, textFrame } from "./text_frames.ts";
 import type { Target } from "./webtransport_target.ts";
-
-/** The kind of a text frame. */
-const TEXT = 0;
 
 const encoder = new TextEncoder();
 
 /**
- * One client. Reading begins with {@linkcode RawStream.start}. Frames are `length(varint) kind(u8)
- * body`, on the first stream of the client.
+ * One client. Reading begins with {@linkcode RawStream.start}. Frames are on the first stream of the
+ * client.
  */
 export class RawStream {
   /** Receives the body of each text frame; the bytes are valid during the call only. */
@@ -82,7 +80,7 @@ export class RawStream {
    * @param text The text.
    */
   send(text: string): void {
-    this.#out.push(frameOf(encoder.encode(text)));
+    this.#out.push(textFrame(encoder.encode(text)));
     if (!this.#isWriting) void this.#write();
   }
 
@@ -95,27 +93,13 @@ export class RawStream {
   async #read(): Promise<void> {
     try {
       for (let bytes; (bytes = await this.#stream.read()) !== null;) {
-        this.#parse(this.#rest.length === 0 ? bytes : concat([this.#rest, bytes]));
+        const all = this.#rest.length === 0 ? bytes : concat([this.#rest, bytes]);
+        this.#rest = eachText(all, (body) => this.onFrame(body));
         this.onRead();
       }
     } catch (error) {
       if (!this.#isOver) throw error;
     }
-  }
-
-  #parse(bytes: Uint8Array): void {
-    let at = 0;
-    while (at < bytes.length) {
-      const size = 1 << (bytes[at]! >> 6);
-      const body = at + size + 1;
-      if (body > bytes.length) break;
-      let length = bytes[at]! & 0x3f;
-      for (let i = 1; i < size; i++) length = length * 256 + bytes[at + i]!;
-      if (body + length > bytes.length) break;
-      if (bytes[body - 1] === TEXT) this.onFrame(bytes.subarray(body, body + length));
-      at = body + length;
-    }
-    this.#rest = bytes.subarray(at);
   }
 
   async #write(): Promise<void> {
@@ -134,15 +118,4 @@ export class RawStream {
       this.#isWriting = false;
     }
   }
-}
-
-function frameOf(body: Uint8Array): Uint8Array {
-  const { length } = body;
-  const size = length < 64 ? 1 : length < 16_384 ? 2 : 4;
-  const frame = new Uint8Array(size + 1 + length);
-  for (let i = size - 1, rest = length; i >= 0; i--, rest >>= 8) frame[i] = rest;
-  frame[0]! |= Math.log2(size) << 6;
-  frame[size] = TEXT;
-  frame.set(body, size + 1);
-  return frame;
 }

@@ -23,9 +23,9 @@ export interface ServerUnderTest {
 
 /**
  * Groups of servers for the same work: messages over WebSocket, the echo over WebTransport,
- * messages over both, or streams on a WebSocket.
+ * messages over WebTransport, or streams on a WebSocket.
  */
-export type ServerGroup = "websocket" | "webtransport" | "both" | "streams";
+export type ServerGroup = "websocket" | "webtransport" | "fan-out" | "streams";
 
 /** The servers and the installed packages. */
 export interface FoundServers extends AsyncDisposable {
@@ -57,26 +57,19 @@ export async function findServers(
   const folder = await Deno.makeTempDir({ prefix: "bench-" });
   const node = groups.has("websocket") ? await installForNode(folder) : undefined;
   const webSocket = webSocketServers(folder, { node, uWebSockets });
-  const isShared = ({ name }: ServerUnderTest) => name === CONTROL || name === "skein";
+  const overQuic = groups.has("webtransport") || groups.has("fan-out")
+    ? await webTransportServers(folder)
+    : { webtransport: [], "fan-out": [] };
   return {
     node,
     servers: {
       websocket: groups.has("websocket") ? webSocket : [],
-      webtransport: groups.has("webtransport") ? await webTransportServers(folder) : [],
-      both: groups.has("both") ? [...webSocket.filter(isShared), SKEIN_WEBTRANSPORT] : [],
+      ...overQuic,
       streams: groups.has("streams") ? STREAMS : [],
     },
     [Symbol.asyncDispose]: () => Deno.remove(folder, { recursive: true }),
   };
 }
-
-const SKEIN_WEBTRANSPORT: ServerUnderTest = {
-  name: "skein-webtransport",
-  title: "Skein, `skein.1` over WebTransport",
-  client: ["--dialect", "skein", "--wire", "webtransport"],
-  hasTcp: true,
-  command: (port) => denoCommand("server.ts", "--port", `${port}`, "--webtransport"),
-};
 
 const STREAMS: readonly ServerUnderTest[] = [
   {
@@ -160,32 +153,62 @@ function webSocketServers(folder: string, { node, uWebSockets }: Programs): Serv
   ];
 }
 
-/** The example creates a certificate, like every development server; the controls receive one. */
-async function webTransportServers(folder: string): Promise<ServerUnderTest[]> {
+/** Skein creates a certificate, like every development server; the controls receive one. */
+async function webTransportServers(
+  folder: string,
+): Promise<Record<"webtransport" | "fan-out", readonly ServerUnderTest[]>> {
   const { cert, key, hashes } = devCertificate({ cacheFolder: null });
   const files = [`${folder}/cert.pem`, `${folder}/key.pem`] as const;
   await Deno.writeTextFile(files[0], cert);
   await Deno.writeTextFile(files[1], key, { mode: 0o600 });
-  const control = (name: string, title: string, ...more: string[]): ServerUnderTest => ({
+  const hash = ["--hash", hashes[0]!.value.toHex()];
+  const control = (
+    name: string,
+    title: string,
+    { client = [], flags = [] }: Partial<Record<"client" | "flags", readonly string[]>> = {},
+  ): ServerUnderTest => ({
     name,
     title,
-    client: ["--hash", hashes[0]!.value.toHex(), ...more],
+    client: [...hash, ...client],
     hasTcp: false,
-    command: (port) => denoCommand(`controls/webtransport_${name}.ts`, `${port}`, ...files),
+    command: (port) =>
+      denoCommand(`controls/webtransport_${name}.ts`, `${port}`, ...files, ...flags),
   });
-  return [
-    {
-      name: "skein",
-      title: "Skein, `examples/streams.ts`",
-      client: [],
-      hasTcp: true,
-      // All sessions of a benchmark come from one address, faster than the default rate allows.
-      command: (port) => denoCommand("../examples/streams.ts", "--port", `${port}`, "--load"),
-    },
-    control(CONTROL, "bare QUIC, no sessions"),
-    // The built-in server never ends its half of a stream.
-    control("builtin", "built-in, `Deno.upgradeWebTransport`", "--no-fin"),
-  ];
+  return {
+    webtransport: [
+      {
+        name: "skein",
+        title: "Skein, `examples/streams.ts`",
+        client: [],
+        hasTcp: true,
+        // All sessions of a benchmark come from one address, faster than the default rate allows.
+        command: (port) => denoCommand("../examples/streams.ts", "--port", `${port}`, "--load"),
+      },
+      control(CONTROL, "bare QUIC, no sessions"),
+      // The built-in server never ends its half of a stream.
+      control("builtin", "built-in, `Deno.upgradeWebTransport`", { client: ["--no-fin"] }),
+    ],
+    "fan-out": [
+      {
+        name: "skein",
+        title: "Skein, `skein.1` over WebTransport",
+        client: ["--dialect", "skein", "--wire", "webtransport"],
+        hasTcp: true,
+        command: (port) => denoCommand("server.ts", "--port", `${port}`, "--webtransport"),
+      },
+      control(CONTROL, "bare QUIC, a loop over a Set", {
+        client: ["--dialect", "plain", "--wire", "webtransport"],
+        flags: ["--fan-out"],
+      }),
+      {
+        name: "skein-websocket",
+        title: "Skein, `skein.1` over WebSocket",
+        client: ["--dialect", "skein"],
+        hasTcp: true,
+        command: (port) => denoCommand("server.ts", "--port", `${port}`),
+      },
+    ],
+  };
 }
 
 function denoCommand(file: string, ...args: readonly string[]): string[] {

@@ -4,8 +4,13 @@
  *
  *     deno run -A --unstable-net bench/controls/webtransport_bare.ts PORT CERT.pem KEY.pem
  *
+ * With `--fan-out` bidirectional streams carry messages instead, as in `bare.ts`: one frame per
+ * message, and a loop over a Set. The messages of one read share one write to each subscriber.
+ *
  * @module
  */
+import { concat } from "../../base/bytes.ts";
+import { eachText, textFrame } from "../text_frames.ts";
 
 /** Type 0x00 and SETTINGS: QPACK 0/0, 0x8, 0x33, 0xffd277, 0x2b603742, 0xc671706a, 0x14e9cd29, 0x2c7cf000. */
 // deno-fmt-ignore
@@ -19,7 +24,10 @@ const CONTROL = Uint8Array.of(
 /** A HEADERS frame with `:status 200`, which is number 25 of the static table. */
 const ACCEPTED = Uint8Array.of(0x01, 3, 0, 0, 0xc0 | 25);
 
+type Writer = WritableStreamDefaultWriter<Uint8Array>;
+
 const [port, cert, key] = Deno.args;
+const onStream = Deno.args.includes("--fan-out") ? publish : echo;
 const endpoint = new Deno.QuicEndpoint({ hostname: "127.0.0.1", port: Number(port) });
 const listener = endpoint.listen({
   cert: Deno.readTextFileSync(cert!),
@@ -33,7 +41,11 @@ console.log(`ready ${endpoint.addr.port}`);
 /**
  * Keeps the stream reachable as long as the connection, because a garbage-collected stream ends.
  */
-const controls = new Set<WritableStreamDefaultWriter<Uint8Array>>();
+const controls = new Set<Writer>();
+
+const topics = new Map<string, Set<Writer>>();
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();
 
 while (true) {
   const incoming = await listener.incoming();
@@ -51,7 +63,7 @@ async function serve(conn: Deno.QuicConn): Promise<void> {
   void drainAll(conn).catch(() => {});
   let isFirst = true;
   for await (const stream of conn.incomingBidirectionalStreams) {
-    (isFirst ? accept(stream) : echo(stream)).catch(() => {});
+    (isFirst ? accept(stream) : onStream(stream)).catch(() => {});
     isFirst = false;
   }
 }
@@ -97,5 +109,42 @@ async function drain(stream: Deno.QuicReceiveStream): Promise<void> {
     const { done, value } = await reader.read(new Uint8Array(size));
     if (done) return;
     if (value.byteLength === size) size = 65_536;
+  }
+}
+
+async function publish({ readable, writable }: Deno.QuicBidirectionalStream): Promise<void> {
+  const reader = readable.getReader({ mode: "byob" });
+  const writer = writable.getWriter();
+  writer.closed.catch(() => {});
+  const mine: Set<Writer>[] = [];
+  const send = (to: Writer, frames: Uint8Array) => void to.write(frames).catch(() => {});
+  let rest: Uint8Array = new Uint8Array(0);
+  try {
+    for (let size = 2_048, head = 3;; head = 0) {
+      const { done, value } = await reader.read(new Uint8Array(size));
+      if (done) break;
+      if (value.byteLength === size) size = 65_536;
+      const published = new Map<string, Uint8Array[]>();
+      rest = eachText(concat([rest, value.subarray(head)]), (body) => {
+        if (body.length === 0) return; // The greeting, which makes the stream visible.
+        const message = JSON.parse(decoder.decode(body));
+        const { topic, data } = message;
+        if (topic === "sub") {
+          const subscribers = topics.get(data) ?? new Set();
+          topics.set(data, subscribers.add(writer));
+          mine.push(subscribers);
+          return send(writer, textFrame(encoder.encode('{"topic":"subok"}')));
+        }
+        const frames = published.get(topic) ?? [];
+        published.set(topic, frames);
+        frames.push(textFrame(encoder.encode(JSON.stringify(message))));
+      });
+      for (const [topic, frames] of published) {
+        const all = concat(frames);
+        for (const subscriber of topics.get(topic) ?? []) send(subscriber, all);
+      }
+    }
+  } finally {
+    mine.forEach((subscribers) => subscribers.delete(writer));
   }
 }
