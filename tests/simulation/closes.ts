@@ -2,7 +2,7 @@
 import type { ClientStatus } from "../../client/client_options.ts";
 import { CloseCode, type CloseInfo } from "../../errors.ts";
 
-/** Codes of a close after which a client may rest. */
+/** Close codes after which a client may stay closed. */
 export const FINAL: ReadonlySet<number> = new Set([
   CloseCode.malformed,
   CloseCode.unauthenticated,
@@ -11,7 +11,7 @@ export const FINAL: ReadonlySet<number> = new Set([
 ]);
 
 /**
- * Names the status of a client after the end of a session, or of an attempt.
+ * Returns the name of a client's status after the end of a session or an attempt.
  *
  * @param end The end.
  * @param wasConnected True for the end of a session.
@@ -23,7 +23,7 @@ export function nameAfter(
 ): ClientStatus["name"] {
   if (code === CloseCode.normal && by !== "network") return "closed";
   if (by === "network" || !FINAL.has(code)) return "reconnecting";
-  // After the end of a token the client tries once more.
+  // After a token expires, the client retries once.
   const isExpired = wasConnected && by === "remote" && code === CloseCode.unauthenticated;
   const isMalformed = wasConnected && code === CloseCode.malformed;
   const isNotFound = by === "remote" && code === CloseCode.notFound;

@@ -1,4 +1,4 @@
-/** Facts of a run, and the form of the invariants that judge these. */
+/** Facts of a run, and the interface of the invariants that check them. */
 import type { Client } from "../../client/client.ts";
 import type { ClientStatus } from "../../client/client_options.ts";
 import type { HistoryPosition, RecoveryReason } from "../../session/wire/recovery.ts";
@@ -8,14 +8,14 @@ import type { HistoryBounds } from "../../pubsub/broker.ts";
 import type { Host } from "../../testing/simulation/host.ts";
 
 /**
- * Facts by their kinds. The cluster tells each fact when it happens.
+ * Facts by kind. The cluster reports each fact when it happens.
  *
- * - **Names:** each call of `connect` gives a client a new name, each life of a node too. Ids and
- *   names of subscriptions occur once in a run.
- * - **Hosts:** a fact has the host of the place where the fact happened, so that a person finds the place.
+ * - **Names:** each call of `connect` gives a client a new name, and so does each life of a node.
+ *   Ids and names of subscriptions are unique in a run.
+ * - **Hosts:** a fact names the host on which it happened, to help with debugging.
  */
 export interface Facts {
-  /** A fault or an operation began. */
+  /** A fault or an operation started. */
   readonly faulted: {
     /** The part that fails: `link` for faults of the network between clients and nodes. */
     readonly scope: "client" | "node" | "engine" | "link";
@@ -24,39 +24,42 @@ export interface Facts {
     readonly peer?: string;
     readonly lastsMs?: number;
   };
-  /** All faults are over. From now on the cluster may recover undisturbed. */
+  /** All faults are over. From now on the cluster can recover undisturbed. */
   readonly healed: Record<never, never>;
-  /** The cluster had time to recover. From now on nothing may be lost, refused or closed. */
+  /** The cluster had time to recover. From now on nothing may be lost, rejected or closed. */
   readonly settled: Record<never, never>;
-  /** A deploy begins, or ended: all nodes of the quiet cluster are drained, one after the other. */
+  /**
+   * A deploy starts or has ended: all nodes of the quiet cluster are drained, one after another.
+   */
   readonly deploy: { readonly isOver: boolean };
-  /** The server of a client will close the session after a time. Told on the host of the client. */
+  /** The client's server will close the session after a time. Reported on the client's host. */
   readonly goAway: { readonly retryAfterMs: number };
   /** A drain of a node ended. */
   readonly drained: { readonly closed: number; readonly cut: number };
   /**
-   * The engine lost acknowledged writes, or restarted; on all topics without `topic`. After a loss that
-   * leaves no trace the epoch stays: a reader that had none of the lost writes cannot learn of the loss.
+   * The engine lost acknowledged writes, or restarted; without `topic`, on all topics. After a loss
+   * without a trace the epoch stays: a reader that had none of the lost writes cannot notice the
+   * loss.
    */
   readonly engineLost: {
     readonly why: string;
     readonly topic?: string;
     readonly leavesNoTrace?: boolean;
     /**
-     * Time of the first lost write on a primary that is none any more, in milliseconds: nodes that had
-     * found the next primary by then cannot learn of the loss.
+     * Time of the first lost write on a former primary, in milliseconds: nodes that had found the
+     * next primary by then cannot notice the loss.
      */
     readonly fromMs?: number;
   };
   /** All servers of the engine ended, and each connection of a node with them. */
   readonly engineEnded: Record<never, never>;
   /**
-   * The servers of the engine begin to elect the first leader of a group, or a leader begins. Without
-   * a leader, the engine does not answer.
+   * The engine's servers start or finish electing the first leader of a group. Without a leader,
+   * the engine does not respond.
    */
   readonly engineElects: { readonly group: string; readonly isOver: boolean };
 
-  /** A program calls `publish`, before the call. The producer is a client or a life of a node. */
+  /** A program is about to call `publish`. The producer is a client or a life of a node. */
   readonly published: {
     readonly topic: string;
     readonly id: string;
@@ -65,20 +68,23 @@ export interface Facts {
     readonly user?: string;
     /** Session of the client at the call, if connected. */
     readonly session?: string;
-    /** True if the client keeps the publication, and repeats it on the next session. */
+    /** True if the client stores the publication, and resends it in the next session. */
     readonly isAtLeastOnce?: boolean;
-    /** True if the producer may end the wait before others would, by a short time or a signal. */
+    /** True if the producer may stop waiting early, by a short timeout or a signal. */
     readonly givesUp?: boolean;
-    /** Client that is left out; the producer itself with `except: "self"`. */
+    /** The excluded client; the producer itself with `except: "self"`. */
     readonly except?: string;
   };
-  /** The promise of a publication resolved. The position is known to `append` alone. */
+  /** The promise of a publication resolved. Only `append` knows the position. */
   readonly acknowledged: {
     readonly topic: string;
     readonly id: string;
     readonly position?: HistoryPosition;
   };
-  /** The promise of a publication rejected, or the call threw. The engine may have the publication all the same. */
+  /**
+   * The promise of a publication rejected, or the call threw. The engine may have stored the
+   * publication anyway.
+   */
   readonly publishFailed: { readonly topic: string; readonly id: string; readonly error: unknown };
 
   /** A client calls `subscribe`. */
@@ -86,9 +92,9 @@ export interface Facts {
     readonly client: string;
     readonly subscription: string;
     readonly topic: string;
-    /** Position to begin behind. */
+    /** Position to start after. */
     readonly since?: HistoryPosition;
-    /** Number of newest publications to begin with. */
+    /** Number of newest publications to start with. */
     readonly last?: number;
     /** User of the client. */
     readonly user?: string;
@@ -118,7 +124,7 @@ export interface Facts {
     /** `Subscription.position`, on a topic with a history. */
     readonly position?: HistoryPosition;
   };
-  /** `onMessage` of a client got a publication for which no loop of the client runs. */
+  /** A client's `onMessage` received a publication for which the client runs no loop. */
   readonly strayed: { readonly client: string; readonly topic: string; readonly id: string };
   /** `onRecovery` of a subscription was called. */
   readonly recovery: {
@@ -130,8 +136,8 @@ export interface Facts {
     readonly position?: HistoryPosition;
   };
   /**
-   * The rights of a user changed, and are in force: the server took the user off the topic, or answered
-   * the renewal of the token.
+   * A user's rights changed and took effect: the server removed the user from the topic, or
+   * answered the token renewal.
    */
   readonly permission: {
     readonly user: string;
@@ -145,26 +151,26 @@ export interface Facts {
     readonly id: string;
     readonly isAtLeastOnce: boolean;
   };
-  /** A handler of a node begins to handle a message of a client. */
+  /** A node's handler starts to handle a client's message. */
   readonly handled: { readonly client: string; readonly id: string };
-  /** A message left the outbox without being handled: the call threw, or was refused. */
+  /** A message left the outbox unhandled: the call threw, or the message was rejected. */
   readonly sendFailed: { readonly client: string; readonly id: string; readonly error: unknown };
-  /** `flushed()` of a client resolved: all messages that were sent before the call are handled. */
+  /** A client's `flushed()` resolved: all messages sent before the call are handled. */
   readonly flushed: {
     readonly client: string;
     /** The last message before the call. */
     readonly upTo: string;
   };
-  /** A request, of a client or a node; the data has the id, and the answer repeats the id. */
+  /** A request from a client or a node; the data contains the id, and the reply repeats it. */
   readonly requestSent: {
     readonly requester: string;
     readonly id: string;
-    /** True if the request is sent again in the next session after a loss. */
+    /** True if the request is resent in the next session after a loss. */
     readonly isResent?: boolean;
   };
-  /** A handler began to handle a request. */
+  /** A handler started to handle a request. */
   readonly requestHandled: { readonly id: string };
-  /** The answer came. */
+  /** The reply arrived. */
   readonly requestAnswered: {
     readonly requester: string;
     readonly id: string;
@@ -173,16 +179,18 @@ export interface Facts {
   };
   /** A node sent a message to a user, on whichever node the user has sessions. */
   readonly sentToUser: { readonly user: string; readonly id: string };
-  /** A client got such a message. */
+  /** A client received such a message. */
   readonly receivedAsUser: { readonly client: string; readonly user: string; readonly id: string };
 
-  /** A node accepted a session, or a client connected: `onOpen`. Told on the host of that end. */
+  /**
+   * A node accepted a session, or a client connected: `onOpen`. Reported on the host of that end.
+   */
   readonly sessionOpened: {
     readonly side: "node" | "client";
     readonly session: string;
     readonly user?: string;
   };
-  /** `closed` of a session resolved. Told on the host of that end. */
+  /** `closed` of a session resolved. Reported on the host of that end. */
   readonly sessionClosed: {
     readonly side: "node" | "client";
     readonly session: string;
@@ -195,7 +203,7 @@ export interface Facts {
   readonly clientStatus: {
     readonly client: string;
     readonly status: ClientStatus;
-    /** True if the number of attempts has a bound. */
+    /** True if the number of attempts is limited. */
     readonly isBounded?: boolean;
   };
   /** The status of a subscription: the first one, and each change. */
@@ -205,7 +213,7 @@ export interface Facts {
     readonly topic: string;
     readonly status: Subscription["status"]["current"];
   };
-  /** A handler of a node accepted a message within a rate, or the library refused one beyond. */
+  /** A node's handler accepted a message within a rate, or the library rejected one above it. */
   readonly rated: {
     readonly scope: "session" | "user" | "address";
     /** The session, user or address. */
@@ -213,16 +221,16 @@ export interface Facts {
     readonly isRefused: boolean;
   };
 
-  /** The list of users of a room came, or was complete. */
+  /** The list of a room's users arrived, or was completed. */
   readonly members: {
     /** A subscription of a client, or a life of a node. */
     readonly observer: string;
     readonly room: string;
     readonly users: readonly string[];
   };
-  /** A client calls `presence`; without data it takes the data back. */
+  /** A client calls `presence`; without data it removes the data. */
   readonly presenceSet: { readonly client: string; readonly room: string; readonly data?: unknown };
-  /** The call rejected: the data of the client in the room is unknown. */
+  /** The call rejected: the client's data in the room is unknown. */
   readonly presenceFailed: { readonly client: string; readonly room: string };
   /** A notice of presence. */
   readonly presence: {
@@ -232,16 +240,16 @@ export interface Facts {
     readonly user: string;
   };
 
-  /** An answer that streams was requested. */
+  /** A streaming response was requested. */
   readonly answerBegan: {
     readonly answer: string;
     readonly client: string;
-    /** Number of items that the handler yields in all. */
+    /** Total number of items that the handler yields. */
     readonly items: number;
-    /** True for an answer that outlives its session. */
+    /** True for a response that survives its session. */
     readonly isKept?: boolean;
   };
-  /** A loop got an item: the index, from 0. */
+  /** A loop received an item: the index, from 0. */
   readonly answerItem: { readonly answer: string; readonly reader: string; readonly index: number };
   /** The loop ended; with `error` if it threw, with `isLeft` if the program left the loop. */
   readonly answerEnded: {
@@ -256,28 +264,33 @@ export interface Facts {
     readonly stream: string;
     readonly first: number;
     readonly count: number;
-    /** True if a producer over HTTP begins a new epoch: the stream has no number to compare. */
+    /** True if a producer over HTTP starts a new epoch: the stream has no number to compare. */
     readonly isNewEpoch?: boolean;
   };
   /** The append resolved. */
   readonly appended: { readonly stream: string; readonly first: number; readonly count: number };
-  /** A writer over HTTP got an answer that no repetition changes, such as 409. */
+  /** A writer over HTTP received a final response, such as 409. */
   readonly appendRefused: { readonly stream: string; readonly status: number };
-  /** The writer closed the stream; `records` in all, and the code for an end that is no success. */
+  /**
+   * The writer closed the stream; `records` is the total, and `code` is set if the end is not a
+   * success.
+   */
   readonly streamClosed: {
     readonly stream: string;
     readonly records: number;
     readonly code?: string;
   };
-  /** A reader, over a session or HTTP, begins behind a number of records. */
+  /** A reader, over a session or HTTP, starts after a number of records. */
   readonly readBegan: { readonly stream: string; readonly reader: string; readonly after: number };
-  /** A reader got a record: the index, from 0. */
+  /** A reader received a record: the index, from 0. */
   readonly readDurable: {
     readonly stream: string;
     readonly reader: string;
     readonly record: number;
   };
-  /** The reading ended; without a code by the end of the stream, `isLeft` if the program left. */
+  /**
+   * The reading ended: without a code at the end of the stream, with `isLeft` if the program left.
+   */
   readonly readEnded: {
     readonly stream: string;
     readonly reader: string;
@@ -285,11 +298,11 @@ export interface Facts {
     readonly isLeft?: boolean;
   };
 
-  /** An end writes an item to a stream of the session, before the call; the index from 0. */
+  /** An end is about to write an item to a stream of the session; the index, from 0. */
   readonly streamSent: { readonly flow: string; readonly index: number };
-  /** The writer of a flow closes its direction, behind this number of items. */
+  /** The writer of a flow closes its direction, after this number of items. */
   readonly streamEnds: { readonly flow: string; readonly count: number };
-  /** An end is about to abort a stream with a code, or to send an item that the schema refuses. */
+  /** An end is about to abort a stream with a code, or to send an item that the schema rejects. */
   readonly streamBreaks: {
     readonly flow: string;
     readonly code: number;
@@ -297,35 +310,35 @@ export interface Facts {
     readonly by: string;
     readonly isInvalid: boolean;
   };
-  /** The reader of a flow got an item; whole if the content is that of the index. */
+  /** The reader of a flow received an item; whole if the content matches the index. */
   readonly streamGot: { readonly flow: string; readonly index: number; readonly isWhole: boolean };
-  /** The reader of a flow got the end. */
+  /** The reader of a flow received the end. */
   readonly streamOver: { readonly flow: string };
-  /** A flow failed at the end that tells. */
+  /** A flow failed at the reporting end. */
   readonly streamFailed: {
     readonly flow: string;
     readonly session: string;
     readonly error: unknown;
     readonly isReader?: boolean;
   };
-  /** An end sends a datagram, before the call. A way is one direction of a session. */
+  /** An end is about to send a datagram. `way` is one direction of a session. */
   readonly datagramSent: { readonly way: string; readonly number: number };
-  /** The other end got a datagram. */
+  /** The other end received a datagram. */
   readonly datagramGot: {
     readonly way: string;
     readonly number: number;
-    /** True on a wire whose datagrams all come, in order. */
+    /** True on a transport whose datagrams all arrive, in order. */
     readonly isReliable: boolean;
   };
 
   /** A program waits for a promise of the library. */
   readonly waits: {
     readonly wait: number;
-    /** Life of the host: the wait ends with the life. */
+    /** Life of the host; the wait ends with it. */
     readonly life: number;
     /** The promise, in words: "request 7". */
     readonly what: string;
-    /** Time within which the promise settles, in milliseconds of the host's clock. */
+    /** Time within which the promise must settle, in milliseconds of the host's clock. */
     readonly withinMs: number;
   };
   /** The promise settled, either way. */
@@ -353,11 +366,10 @@ export interface Facts {
 
   /** An error or a rejection that no code handled. */
   readonly unhandled: { readonly error: unknown };
-  /** The library reported an error to `onError` or the like. */
+  /** The library reported an error, for example to `onError`. */
   readonly reported: { readonly error: unknown; readonly isExpected?: boolean };
 }
 
-/** Name of a kind of facts. */
 export type FactKind = keyof Facts;
 
 /** A fact of a kind, with the time and the host. */
@@ -387,9 +399,12 @@ export interface LiveClient {
   readonly host: Host;
   /** The client. */
   readonly client: Pick<Client, "outbox" | "session" | "status" | "isConnected">;
-  /** User as which the servers know the client. */
+  /** User of the client, according to the servers. */
   readonly user?: string;
-  /** Ids of all open sessions, also of those from which the client moves; the newest by default. */
+  /**
+   * Ids of all open sessions, including those that the client is moving from; the newest by
+   * default.
+   */
   readonly sessions?: ReadonlySet<string>;
   /** Subscriptions that the program holds, by name. */
   readonly subscriptions: ReadonlyMap<string, Pick<Subscription, "topic" | "status" | "isEnded">>;
@@ -397,7 +412,7 @@ export interface LiveClient {
   readonly readers: ReadonlyMap<string, string>;
 }
 
-/** Parts of the cluster that live, for checks of the state. */
+/** Live parts of the cluster, for checks of the state. */
 export interface Cluster {
   /** Virtual time, in milliseconds since the start. */
   readonly nowMs: number;
@@ -409,10 +424,11 @@ export interface Cluster {
     readonly atMs: number;
   }>;
   /**
-   * Tells whether bytes that some host sent long ago still arrive at a host, over a slow link.
+   * Returns true if bytes that some host sent long ago are still arriving at a host, over a slow
+   * link.
    *
    * @param host The receiving host.
-   * @returns True while such bytes are under way.
+   * @returns True while such bytes are in flight.
    */
   isBehind(host: Host): boolean;
   /** Servers on hosts that live; frozen ones too. */
@@ -421,23 +437,23 @@ export interface Cluster {
   readonly clients: readonly LiveClient[];
 }
 
-/** Promises of the plan's options. */
+/** Guarantees that follow from the plan's options. */
 export interface Terms {
-  /** Bounds of the history of a topic; `undefined` without a history. */
+  /** Limits of a topic's history; `undefined` without a history. */
   readonly historyOf: (topic: string) => HistoryBounds | undefined;
   /** True for a topic with presence. */
   readonly isRoom: (topic: string) => boolean;
-  /** True if nodes share nothing: each has topics and histories of its own. */
+  /** True if nodes share nothing: each has its own topics and histories. */
   readonly isApart: boolean;
   /** `limits.maxSessionsPerUser`. */
   readonly maxSessionsPerUser: number;
-  /** True if the limit of users holds on all nodes. */
+  /** True if the limit per user applies to all nodes together. */
   readonly hasSharedLimits: boolean;
-  /** False if the engine may lose one of two changes at once, so that a place stays taken. */
+  /** False if the engine may lose one of two concurrent changes, so that a slot stays in use. */
   readonly hasExactPlaces: boolean;
   /** False if a transport may reset streams without a code, as the runtime's QUIC does. */
   readonly hasResetCodes: boolean;
-  /** Rates of messages, where there are any. */
+  /** Rates of messages, if there are any. */
   readonly rates: Readonly<
     Partial<
       Record<"session" | "user" | "address", {
@@ -446,26 +462,26 @@ export interface Terms {
       }>
     >
   >;
-  /** Bounds of the send queue of the servers' sessions. */
+  /** Limits of the send queue of the servers' sessions. */
   readonly sendQueue: {
     readonly maxMessages: number;
     readonly maxBytes: number;
-    /** False if the policy is to close a session whose queue is full. */
+    /** False if the policy closes a session whose queue is full. */
     readonly drops: boolean;
   };
   /** Heartbeat of sessions. */
   readonly heartbeat: { readonly intervalMs: number; readonly timeoutMs: number };
-  /** Bounds of the outbox of clients. */
+  /** Limits of the clients' outbox. */
   readonly outbox: { readonly maxMessages: number; readonly maxBytes: number };
 }
 
-/** Takes what an invariant found. */
+/** Receives the findings of an invariant. */
 export interface Report {
   /**
    * Adds a finding.
    *
    * @param fact Time and host.
-   * @param text Expected and received, for people.
+   * @param text Expected and received, for readers.
    */
   (fact: { readonly atMs: number; readonly host?: string }, text: string): void;
 }
@@ -474,7 +490,7 @@ export interface Report {
 export type Watch =
   & { readonly [K in FactKind]?: (fact: Fact<K>) => void }
   & {
-    /** Checks the state while the run goes on. MUST be cheap: called at every step. */
+    /** Checks the state during the run. MUST be cheap: called at every step. */
     readonly step?: (cluster: Cluster) => void;
     /** Checks the state at the end: after `settled`, with probes sent and received. */
     readonly end?: (cluster: Cluster) => void;
@@ -482,18 +498,18 @@ export type Watch =
     readonly closed?: (cluster: Cluster) => void;
   };
 
-/** A promise of the library that holds at each moment of each run. */
+/** A guarantee of the library that holds at each moment of each run. */
 export interface Invariant {
-  /** Name, in words with hyphens. */
+  /** Name: words with hyphens. */
   readonly name: string;
-  /** The promise, in one sentence. */
+  /** The guarantee, in one sentence. */
   readonly promise: string;
-  /** Place where the library gives the promise, such as a rule of docs/protocol.md. */
+  /** Source of the guarantee, such as a rule in docs/protocol.md. */
   readonly source: string;
   /**
-   * Begins to watch a run.
+   * Starts watching a run.
    *
-   * @param report Takes findings.
+   * @param report Receives findings.
    * @param terms See {@linkcode Terms}.
    * @returns The facts to follow.
    */

@@ -1,5 +1,5 @@
 /**
- * `deno task simulate`: properties, then whole clusters under faults, on virtual time, from seeds.
+ * `deno task simulate`: properties, then whole clusters with faults, on virtual time, from seeds.
  *
  * ```sh
  * deno task simulate                          # 100 cases of each property, and a minute of plans
@@ -12,9 +12,9 @@
  * deno task simulate --equal 100              # 100 seeds, each in two processes
  * ```
  *
- * Each finding is shrunk, printed with a timeline, and saved as a plan for `--replay`. The last line
- * is `ok | N passed | 0 failed` with the number of plans; after a finding the exit code is 1. If a
- * property does not hold, one more line says so.
+ * Each finding is shrunk, printed with a timeline, and saved as a plan for `--replay`. The last
+ * line is `ok | N passed | 0 failed` with the number of plans; after a finding the exit code is 1.
+ * If a property does not hold, another line says so.
  *
  * @module
  */
@@ -33,13 +33,13 @@ import {
 import { Runners } from "./search/runners.ts";
 import { EQUALITY, type Found, search, type SearchCounts, withEquality } from "./search/search.ts";
 
-/** Time of a search without `--seed`, `--seeds` and `--minutes`. */
+/** Duration of a search without `--seed`, `--seeds` and `--minutes`. */
 const DEFAULT_MINUTES = 1;
 
-/** Time between two lines about the progress. */
+/** Interval of progress lines. */
 const PROGRESS_MS = 10_000;
 
-/** Cases of each property without `--seed`, `--seeds` and `--minutes`. */
+/** Cases per property without `--seed`, `--seeds` and `--minutes`. */
 const DEFAULT_CASES = 100;
 
 const HELP = `\
@@ -63,7 +63,7 @@ deno task simulate [OPTIONS]: properties and whole clusters under faults, on vir
 
 docs/internals/simulation.md tells more.`;
 
-/** Surroundings of {@linkcode simulate}. */
+/** Context of {@linkcode simulate}. */
 export interface SimulateContext {
   /** Writes a line. */
   readonly say: (line: string) => void;
@@ -74,7 +74,7 @@ export interface SimulateContext {
    */
   readonly program?: URL;
   /**
-   * Makes the plan of a seed.
+   * Creates the plan of a seed.
    *
    * @default {planOf}
    */
@@ -85,7 +85,7 @@ export interface SimulateContext {
    * @default {searchProperties}
    */
   readonly searchProperties?: (search: PropertySearch) => Promise<boolean>;
-  /** Ends a search, and the shrinking of its findings. */
+  /** Stops a search, and the shrinking of its findings. */
   readonly signal?: AbortSignal;
 }
 
@@ -93,7 +93,7 @@ export interface SimulateContext {
 interface Settings {
   readonly seed: number;
   readonly seeds: number;
-  /** Cases of each property. */
+  /** Cases per property. */
   readonly cases: number;
   readonly isFresh: boolean | undefined;
   readonly minutes: number;
@@ -180,7 +180,7 @@ async function saveTrace(
   return path;
 }
 
-/** Runs seeds in two processes each; in the second one in the opposite order. */
+/** Runs each seed in two processes; in the second one in reverse order. */
 async function compareTwice(
   runners: Runners,
   { seed, equal, jobs, plans: options }: Settings,
@@ -205,7 +205,7 @@ async function compareTwice(
   return failed > 0;
 }
 
-/** Runs a plan in two processes again, and shows where the runs part. */
+/** Runs a plan in two processes again, and shows where the runs diverge. */
 async function sayDifference(
   plan: Plan,
   runners: Runners,

@@ -61,7 +61,7 @@ Deno.test("simulate() passes with the number of plans", async () => {
   assertEquals([code, lines.at(-1)], [0, "ok | 5 passed | 0 failed"]);
 });
 
-Deno.test("simulate() runs plans of seeds alone with --fresh", async () => {
+Deno.test("simulate() runs only plans of seeds with --fresh", async () => {
   const { lines } = await run(["--seed", "1", "--seeds", "40", "--fresh"], withKinds("drain"));
   assertEquals(lines.at(-1), "ok | 40 passed | 0 failed");
 });
@@ -91,7 +91,7 @@ Deno.test("simulate() plays cases of the properties with --cases, and fails if o
   assertEquals(searches, [[1, 7], [1, 7]]);
 });
 
-Deno.test("simulate() refuses wrong arguments", async () => {
+Deno.test("simulate() rejects invalid arguments", async () => {
   for (
     const [args, text] of [
       [["--seed", "x"], "--seed must be an integer from 0, received x"],
@@ -106,7 +106,7 @@ Deno.test("simulate() refuses wrong arguments", async () => {
   await assertRejects(() => run(["--replay", file]), TypeError, "the file must have a plan");
 });
 
-Deno.test("simulate() tells its options with --help", async () => {
+Deno.test("simulate() prints its options with --help", async () => {
   const { code, lines } = await run(["--help"]);
   assertEquals(code, 0);
   assertMatch(lines.join("\n"), /--minutes N {3}ends the search after this time/);

@@ -2,17 +2,18 @@
 import type { Checkpoint, TraceEntry } from "../../testing/simulation/event_loop.ts";
 import { seededRandom } from "../../transport/memory/path.ts";
 
-/** Engine that the nodes of a cluster share; `none` for servers that know nothing of each other. */
+/** The engine that the nodes of a cluster share; `none` for independent servers. */
 export type EngineName = "memory" | "redis" | "nats" | "sqlite" | "none";
 
 /**
- * A whole run as data: the same plan gives the same run.
+ * A whole run as data: the same plan always produces the same run.
  *
- * Each host draws its chance from the seed and its own name. So an action, a client or a topic less
- * changes no draw of the others, and any subset of the actions is a valid plan.
+ * Each host derives its random numbers from the seed and its own name. So removing an action, a
+ * client or a topic does not change those of the others, and any subset of the actions is a valid
+ * plan.
  */
 export interface Plan {
-  /** Source of all chance. */
+  /** Seed of all randomness. */
   readonly seed: number;
   /** Duration of the workload in virtual time; healing and settling follow. */
   readonly seconds: number;
@@ -24,7 +25,7 @@ export interface Plan {
   readonly clients: number;
   /** Number of topics. */
   readonly topics: number;
-  /** Parts of the library that the workload uses, of {@linkcode FEATURES}. */
+  /** Parts of the library that the workload uses, from {@linkcode FEATURES}. */
   readonly features: readonly string[];
   /** Faults and operations, by time. */
   readonly actions: readonly Action[];
@@ -34,13 +35,13 @@ export interface Plan {
 export interface Action {
   /** Virtual time, in milliseconds since the start of the workload. */
   readonly atMs: number;
-  /** Kind of the action, of {@linkcode FAULTS}. */
+  /** Kind of the action, from {@linkcode FAULTS}. */
   readonly kind: string;
   /** Host of the action. */
   readonly target?: string;
   /** Host at the other end, for actions on the network. */
   readonly peer?: string;
-  /** Duration, in milliseconds; all is then as before. */
+  /** Duration, in milliseconds; afterwards everything is as before. */
   readonly lastsMs?: number;
   /** Size, in the unit of the kind. */
   readonly amount?: number;
@@ -50,9 +51,9 @@ export interface Action {
 export interface Outcome {
   /** The plan. */
   readonly plan: Plan;
-  /** Broken promises of the library; empty for a good run. */
+  /** Broken guarantees of the library; empty for a good run. */
   readonly findings: readonly Finding[];
-  /** Digest of the run; the same at each run of the plan. */
+  /** Digest of the run; the same for each run of the plan. */
   readonly digest: string;
   /** Number of events that ran. */
   readonly events: number;
@@ -62,11 +63,11 @@ export interface Outcome {
   readonly coverage: readonly string[];
   /** Newest entries of the trace. */
   readonly trace: readonly TraceEntry[];
-  /** Digests on the way, for the first difference of two runs. */
+  /** Intermediate digests, to find the first difference of two runs. */
   readonly checkpoints: readonly Checkpoint[];
 }
 
-/** A promise of the library that a run broke. */
+/** A guarantee of the library that a run broke. */
 export interface Finding {
   /** Name of the invariant. */
   readonly invariant: string;
@@ -74,17 +75,17 @@ export interface Finding {
   readonly atMs: number;
   /** Host on which the invariant broke; empty for the whole cluster. */
   readonly host: string;
-  /** Expected and received, for people. */
+  /** Expected and received, for readers. */
   readonly text: string;
 }
 
-/** Parts of the library that a plan may turn on. */
+/** Parts of the library that a plan may enable. */
 export const FEATURES = [
-  /** Answers that stream, also those that outlive sessions and nodes. */
+  /** Streaming responses, including those that survive sessions and nodes. */
   "answers",
-  /** Messages of some clients are kept until the server has handled each one. */
+  /** Some clients store messages until the server has handled each one. */
   "at-least-once",
-  /** Brokers on machines of their own, with an engine that fails while the cluster is calm. */
+  /** Brokers on separate machines, with an engine that fails while the cluster is calm. */
   "brokers",
   /** Subscriptions that come and go. */
   "churn",
@@ -92,54 +93,54 @@ export const FEATURES = [
   "direct",
   /** Durable streams. */
   "durable",
-  /** Users that come and go at the end: no collection may be larger after their visits. */
+  /** Users that come and go at the end: no collection may grow by their visits. */
   "growth",
-  /** The hardened WebSocket engine, on a model of the sockets of node:net. */
+  /** The hardened WebSocket engine, on a model of node:net's sockets. */
   "hardened",
-  /** Sessions over HTTP, for clients that can do no better. */
+  /** Sessions over HTTP, for clients without another transport. */
   "http",
   /** WebTransport over the library's own HTTP/3, on a model of the runtime's QUIC. */
   "http3",
-  /** Publications by the HTTP API, and readers of durable streams over HTTP. */
+  /** Publications through the HTTP API, and readers of durable streams over HTTP. */
   "http-api",
-  /** Few sessions for each user. */
+  /** A low limit of sessions per user. */
   "limits",
   /** Clients that move to another session on their node. */
   "moves",
   /** Publications by nodes, besides those of clients. */
   "nodes-publish",
-  /** Plain pages: WebSocket without a protocol of the library. */
+  /** Plain pages: WebSocket without the library's protocol. */
   "plain",
-  /** Rooms, users in these, and data of users. */
+  /** Rooms, their users, and the users' data. */
   "presence",
   /** Rates of messages. */
   "rates",
-  /** Programs of clients end and start again, and go on where the last one ended. */
+  /** Programs of clients end and restart, and continue where the previous one ended. */
   "reload",
   /** Requests in both directions. */
   "requests",
-  /** Histories so short that a client may come back too late. */
+  /** Histories so short that a client may return too late. */
   "short-history",
   /** Handlers of messages that wait. */
   "slow-handlers",
-  /** Queues with little room. */
+  /** Small queues. */
   "small-queues",
-  /** Handlers of messages that fail now and then. */
+  /** Handlers of messages that fail occasionally. */
   "throwing-handlers",
   /** Streams and datagrams of sessions. */
   "streams",
-  /** Tokens that end, and are renewed. */
+  /** Tokens that expire and are renewed. */
   "tokens",
   /** Guests reach each limit, once the cluster has settled. */
   "tour",
-  /** WebTransport, with WebSocket behind. */
+  /** WebTransport, with WebSocket as the fallback. */
   "webtransport",
 ] as const;
 
-/** A part of the library that a plan may turn on. */
+/** A part of the library that a plan may enable. */
 export type Feature = (typeof FEATURES)[number];
 
-/** Kinds of faults of {@linkcode planOf}. Those of an engine that lacks the kind are ignored. */
+/** Kinds of faults that {@linkcode planOf} draws. Kinds that an engine lacks are ignored. */
 export const FAULTS = [
   "kill",
   "power",
@@ -178,7 +179,7 @@ export const FAULTS = [
   "engine-disk",
 ] as const;
 
-/** Faults of one engine alone, drawn in plans with that engine. */
+/** Fault of one engine, drawn only in plans with that engine. */
 const SQLITE_FAULT = "engine-disk";
 
 /** Feature of a share of plans with an engine on the network, drawn after all others. */
@@ -187,13 +188,16 @@ const BROKERS = "brokers";
 /** Features of a share of plans, drawn after all others. */
 const [GROWTH, HTTP3, HARDENED] = ["growth", "http3", "hardened"] as const;
 
-/** Features with a share of their own. */
+/** Features with their own share. */
 const APART: ReadonlySet<Feature> = new Set([BROKERS, GROWTH, HTTP3, HARDENED]);
 
-/** Share of plans with brokers of their own. */
+/** Share of plans with separate brokers. */
 const BROKERS_SHARE = 0.5;
 
-/** Share of plans that look at the heap. One takes as long as ten others: a twentieth of the time. */
+/**
+ * Share of plans that inspect the heap. Each takes as long as ten others, so this is a twentieth of
+ * the time.
+ */
 const GROWTH_SHARE = 0.005;
 
 /** Share of plans with HTTP/3 below WebTransport. */
@@ -208,22 +212,25 @@ export interface PlanOptions {
   readonly engine?: EngineName | undefined;
   /** Duration of the workload; by default 120, or less in some of the smallest clusters. */
   readonly seconds?: number | undefined;
-  /** True for all features and faults, and the largest size. */
+  /** True for all features and faults, and the maximum size. */
   readonly isFull?: boolean | undefined;
-  /** True for the smallest clusters alone: more plans in the same time. */
+  /** True for only the smallest clusters: more plans in the same time. */
   readonly isSmall?: boolean | undefined;
 }
 
 /** Engines that have a model. */
 export const ENGINES: readonly EngineName[] = ["memory", "redis", "nats", "sqlite"];
 
-/** Share of plans with the first engine, whose runs take the least time. */
+/** Share of plans with the first engine, whose runs are fastest. */
 const FIRST_SHARE = 0.6;
 
-/** Share of clusters with few nodes, clients and topics: most faults need no more, and a run takes a third. */
+/**
+ * Share of clusters with few nodes, clients and topics: most faults need no more, and a run takes a
+ * third of the time.
+ */
 const SMALL_SHARE = 0.85;
 
-/** Durations of small clusters, of which one is drawn, and of others, in seconds. */
+/** Durations of small clusters (one is drawn), and of others, in seconds. */
 const [SMALL_S, LARGE_S] = [[5, 40, 120], 120] as const;
 
 /** Mean time between two faults, in milliseconds. */
@@ -233,8 +240,8 @@ const FAULT_EVERY_MS = 10_000;
 const FULL = { nodes: 4, clients: 50, topics: 10 } as const;
 
 /**
- * Makes the plan of a seed. Each seed turns some features and some kinds of faults off, so that rare
- * combinations are not hidden behind frequent ones.
+ * Creates the plan of a seed. Each seed disables some features and some kinds of faults, so that
+ * frequent combinations do not hide rare ones.
  *
  * @param seed An integer.
  * @param options See {@linkcode PlanOptions}.
@@ -242,7 +249,7 @@ const FULL = { nodes: 4, clients: 50, topics: 10 } as const;
  */
 export function planOf(seed: number, options: PlanOptions = {}): Plan {
   const random = seededRandom(seed * 2_654_435_761 % 2 ** 32);
-  for (let i = 0; i < 4; i++) random(); // Seeds beside each other begin alike.
+  for (let i = 0; i < 4; i++) random(); // Adjacent seeds start with similar numbers.
   const { isFull = false } = options;
   const pick = <T>(from: readonly T[]): T => from[Math.floor(random() * from.length)]!;
   const sized = (least: number, most: number) => least + Math.floor(random() * (most - least + 1));
@@ -283,7 +290,7 @@ export function planOf(seed: number, options: PlanOptions = {}): Plan {
   }
   const hasBroker = engine === "redis" || engine === "nats";
   if (hasBroker && (random() < BROKERS_SHARE || isFull)) features.push(BROKERS);
-  // The largest clusters leave so many objects behind that the look takes as long as the run.
+  // The largest clusters leave so many objects that inspecting them takes as long as the run.
   if (random() < GROWTH_SHARE && !isFull) features.push(GROWTH);
   if (random() < HTTP3_SHARE && !isFull) features.push(HTTP3);
   if (random() < HARDENED_SHARE && !isFull) features.push(HARDENED);

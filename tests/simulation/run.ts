@@ -7,37 +7,47 @@ import { VISIT_MS } from "./cluster/growth/visits.ts";
 import { Faults } from "./cluster/faults.ts";
 import type { Outcome, Plan } from "./plan.ts";
 
-/** Time after the last fault in which a cluster has to settle, in milliseconds. */
+/** Time after the last fault in which a cluster must settle, in milliseconds. */
 const SETTLE_MS = 130_000;
 
-/** Time after the last fault in which engines and nodes find each other, in milliseconds. */
+/** Time after the last fault in which engines and nodes reconnect, in milliseconds. */
 const CALM_MS = 30_000;
 
-/** Time after the last fault at which a deploy begins, once a dead node is back, in milliseconds. */
+/**
+ * Time after the last fault at which a deploy starts, once a dead node is back, in milliseconds.
+ */
 const DEPLOY_MS = 75_000;
 
-/** Longest drain of a node in the deploy, in milliseconds. */
+/** Maximum drain of a node in the deploy, in milliseconds. */
 const DRAIN_MS = 4_000;
 
-/** Time at the end of that in which no session has anything to say, in milliseconds. */
+/** Time at the end of that in which sessions are idle, in milliseconds. */
 const QUIET_MS = 20_000;
 
-/** Most messages of a session at rest in that time, both ways: heartbeats and their answers. */
+/**
+ * Maximum messages of an idle session in that time, in both directions: heartbeats and their
+ * replies.
+ */
 const MAX_AT_REST = 8;
 
 /** Time for the last publications and for the tour, in milliseconds. */
 const PROBE_MS = 26_000;
 
-/** Time for the last closes before all figures have to be those of a cluster at rest, in milliseconds. */
+/**
+ * Time for the last closes before all statistics must be those of an idle cluster, in milliseconds.
+ */
 const REST_MS = 6_000;
 
-/** Time in which all clients and servers have to close, in milliseconds. */
+/** Time in which all clients and servers must close, in milliseconds. */
 const CLOSE_MS = 30_000;
 
-/** Visits until all caches have their size, and visits after which no collection may be larger. */
+/**
+ * Visits until all caches have reached their size, and visits after which no collection may be
+ * larger.
+ */
 const [FIRST_VISITS, VISITS] = [2, 3];
 
-/** Longest time without a look at the signal, in milliseconds. */
+/** Maximum time between checks of the signal, in milliseconds. */
 const SLICE_MS = 1_000;
 
 /** Options of {@linkcode runPlan}. */
@@ -47,12 +57,12 @@ export interface RunOptions extends ClusterOptions {
 }
 
 /**
- * Runs a plan: the workload under its faults, then all faults are healed, the cluster settles, and
- * all of its parts close.
+ * Runs a plan: the workload with its faults, then all faults are healed, the cluster settles, and
+ * all its parts close.
  *
  * @param plan The plan.
  * @param options See {@linkcode RunOptions}.
- * @returns The outcome. Broken promises of the library are findings, never errors.
+ * @returns The outcome. Broken guarantees of the library are findings, never errors.
  * @throws {TypeError} If the plan names an unknown engine or an unknown kind of action.
  */
 export async function runPlan(plan: Plan, options: RunOptions = {}): Promise<Outcome> {
@@ -109,7 +119,7 @@ export async function runPlan(plan: Plan, options: RunOptions = {}): Promise<Out
   };
 }
 
-/** Removes the listeners of the global that are left: clients of killed hosts leave theirs behind. */
+/** Removes leftover listeners of the global object: clients of killed hosts leave theirs. */
 function takeListeners(): Disposable {
   type Listener = Parameters<EventTarget["addEventListener"]>;
   const page: EventTarget = globalThis;
@@ -133,7 +143,7 @@ function takeListeners(): Disposable {
   };
 }
 
-/** Counts the messages of each session at rest: heartbeats, and nothing else. */
+/** Expects idle sessions to exchange only heartbeats. */
 async function watchRest(cluster: Cluster, signal: AbortSignal | undefined): Promise<void> {
   const before = cluster.messagesOfSessions();
   await passTime(cluster, QUIET_MS, signal);
@@ -149,7 +159,7 @@ async function watchRest(cluster: Cluster, signal: AbortSignal | undefined): Pro
   }
 }
 
-/** Lets users come and go, and looks for collections that grow meanwhile. */
+/** Makes users come and go, and looks for collections that grow meanwhile. */
 async function watchGrowth(cluster: Cluster, signal: AbortSignal | undefined): Promise<void> {
   const visits = cluster.visits();
   if (visits === undefined) return;
@@ -189,7 +199,7 @@ async function close(cluster: Cluster, signal: AbortSignal | undefined): Promise
   }
 }
 
-/** Lets time pass until a condition holds; an error of an event is a fact, and time goes on. */
+/** Lets time pass until a condition holds; an error in an event is recorded as a fact. */
 async function passTime(
   { simulation, journal }: Cluster,
   ms: number,

@@ -1,20 +1,20 @@
-/** Judge of a run: hears all facts, and asks each invariant. */
+/** Checks a run: receives all facts, and passes them to each invariant. */
 import type { Cluster, Fact, FactKind, Facts, Invariant, Terms, Watch } from "./facts.ts";
 import type { Host } from "../../testing/simulation/host.ts";
 import type { Finding } from "./plan.ts";
 import { INVARIANTS } from "./invariants/mod.ts";
 
-/** Most findings of one invariant in one run; further ones are counted in the last. */
+/** Maximum findings of an invariant per run; further ones are counted in the last. */
 const MAX_FINDINGS = 10;
 
 /** Options of a {@linkcode Witness}. */
 export interface WitnessOptions {
   /** Virtual time. */
   readonly clock: { readonly nowMs: number };
-  /** Promises of the plan's options. */
+  /** Guarantees that follow from the plan's options. */
   readonly terms: Terms;
   /**
-   * Invariants to judge by.
+   * Invariants to check.
    *
    * @default {INVARIANTS}
    */
@@ -22,12 +22,12 @@ export interface WitnessOptions {
 }
 
 /**
- * Judge of one run. The cluster tells facts as these happen, lets the witness check the state at
+ * Checks one run. The cluster reports facts as they happen, lets the witness check the state at
  * every step and at the end, and reads the findings.
  *
- * - **No influence:** a witness draws no chance, starts no timers, and changes nothing. A run is the
- *   same without.
- * - **Order:** facts are judged in the order in which the cluster tells these.
+ * - **No influence:** a witness draws no random numbers, starts no timers, and changes nothing. A
+ *   run is the same without it.
+ * - **Order:** facts are checked in the order in which the cluster reports them.
  */
 export class Witness {
   readonly #clock: { readonly nowMs: number };
@@ -39,7 +39,7 @@ export class Witness {
   #waits = 0;
 
   /**
-   * Begins to watch a run.
+   * Starts watching a run.
    *
    * @param options See {@linkcode WitnessOptions}.
    */
@@ -63,13 +63,13 @@ export class Witness {
     }
   }
 
-  /** Broken promises so far, at most 10 of each invariant. */
+  /** Broken guarantees so far, at most 10 per invariant. */
   get findings(): readonly Finding[] {
     return this.#findings;
   }
 
   /**
-   * Tells a fact.
+   * Reports a fact.
    *
    * @param kind Kind of the fact.
    * @param host Name of the host; empty for the whole cluster.
@@ -83,11 +83,11 @@ export class Witness {
   }
 
   /**
-   * Awaits a promise of the library, which has to settle in time.
+   * Awaits a promise of the library, which must settle in time.
    *
    * @param host Host of the program that waits.
    * @param what The promise, in words: "request 7".
-   * @param withinMs Time within which the promise settles, in milliseconds of the host's clock.
+   * @param withinMs Time within which the promise must settle, in milliseconds of the host's clock.
    * @param promise The promise.
    * @returns The promise.
    */
@@ -100,9 +100,9 @@ export class Witness {
   }
 
   /**
-   * Checks the state of the cluster while the run goes on.
+   * Checks the state of the cluster during the run.
    *
-   * @param cluster Parts that live now.
+   * @param cluster The live parts.
    */
   checkStep(cluster: Cluster): void {
     for (const step of this.#steps) step(cluster);
@@ -111,7 +111,7 @@ export class Witness {
   /**
    * Checks the state of the cluster at the end: after `settled`, with probes sent and received.
    *
-   * @param cluster Parts that live now.
+   * @param cluster The live parts.
    */
   checkEnd(cluster: Cluster): void {
     for (const end of this.#ends) end(cluster);
@@ -120,7 +120,7 @@ export class Witness {
   /**
    * Checks that nothing is left, after clients, servers and brokers closed and time passed.
    *
-   * @param cluster Parts that were closed, on hosts that live.
+   * @param cluster The closed parts, on live hosts.
    */
   checkClosed(cluster: Cluster): void {
     for (const closed of this.#closes) closed(cluster);

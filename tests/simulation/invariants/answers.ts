@@ -1,4 +1,4 @@
-/** Answers that stream: each item once, in order, then one end. */
+/** Streaming responses: each item once, in order, then one end. */
 import type { Invariant } from "../facts.ts";
 
 /** Progress of one reader of one answer. */
@@ -8,7 +8,7 @@ interface Reader {
   isOver: boolean;
 }
 
-/** Items come in order, each once; an answer that ends well has all of its items. */
+/** Items arrive once, in order; a successful response is complete. */
 export const answersInOrder: Invariant = {
   name: "answers-in-order",
   promise: "An answer has each item once, in order, then one end; without an error it is complete.",
@@ -25,7 +25,7 @@ export const answersInOrder: Invariant = {
         const known = answers.get(answer);
         const first = known?.isKept ? known.readUpTo : 0;
         const state = readers.get(reader);
-        // A page that comes back reads on behind its last item, or from the start.
+        // A page that returns continues after its last item, or reads from the start.
         const isFine = state === undefined ? index === 0 || index === first : index === state.next;
         if (state?.isOver) {
           report(fact, `expected nothing after the end of ${answer}, received item ${index}`);

@@ -15,14 +15,14 @@ function answer(isKept: boolean, ...readers: readonly (readonly number[])[]): St
 
 const END = { answer: "a", reader: "r0" };
 
-Deno.test("answersInOrder holds for whole answers, broken ones, and those that go on", () => {
+Deno.test("answersInOrder holds for complete, broken and continued answers", () => {
   answer(false, [0, 1, 2]).tells("answerEnded", END).finds();
   answer(false, [0]).tells("answerEnded", { ...END, error: "lost" }).finds();
   answer(false, [0]).tells("answerEnded", { ...END, isLeft: true }).finds();
   answer(true, [0, 1], [2]).tells("answerEnded", { ...END, reader: "r1" }).finds();
 });
 
-Deno.test("answersInOrder finds items that lack, repeat, or come after the end", () => {
+Deno.test("answersInOrder finds missing and repeated items, and items after the end", () => {
   answer(false, [0, 2]).finds("expected item 1 of a (r0), received item 2");
   answer(false, [0, 0]).finds("expected item 1 of a (r0), received item 0");
   answer(true, [0], [2]).finds("expected item 1 of a (r1), received item 2");

@@ -1,15 +1,17 @@
-/** Deploys: nodes that drain send their clients elsewhere, and nothing is lost. */
+/** Deploys: draining nodes move their clients, and nothing is lost. */
 import { CloseCode, QueueFullError } from "../../../errors.ts";
 import type { Invariant } from "../facts.ts";
 import { seconds } from "./texts.ts";
 
-/** Longest time of a client without a session, in milliseconds: pauses before attempts included. */
+/**
+ * Maximum time of a client without a session, including delays before attempts, in milliseconds.
+ */
 const AWAY_MS = 6_000;
 
-/** Longest time by which the notice of a close may be late, in milliseconds. */
+/** Maximum delay of a close notice, in milliseconds. */
 const NOTICE_MS = 500;
 
-/** Time for which a place of a user may stay taken behind a dead node or a fault of the engine. */
+/** Time for which a user's slot may stay in use after a node dies or the engine fails. */
 const PLACE_MS = 120_000;
 
 /** A deploy of a quiet cluster cuts no session, and loses no publication of a history. */
@@ -22,9 +24,9 @@ export const smoothDeploys: Invariant = {
     let isUnderWay = false;
     let lostMs = -Infinity;
     const away = new Map<string, number>();
-    /** Announced ends of sessions, by the host of the client. */
+    /** Announced ends of sessions, by client host. */
     const ends = new Map<string, number>();
-    /** Publications in outboxes by host and id; false for one that the program gives up. */
+    /** Publications in outboxes by host and id; false if the program has abandoned it. */
     const kept = new Map<string, Map<string, boolean>>();
     return {
       engineLost: ({ atMs }) => void (lostMs = Math.max(lostMs, atMs)),
@@ -82,7 +84,7 @@ export const smoothDeploys: Invariant = {
         const { id, host, error } = fact;
         const all = kept.get(host);
         const isReliable = all?.get(id) ?? false;
-        // The failed one is not in the outbox.
+        // The failed publication is not in the outbox.
         const isFull = all !== undefined && all.size > terms.outbox.maxMessages;
         all?.delete(id);
         if (!isUnderWay || !isReliable || isFull && error instanceof QueueFullError) return;

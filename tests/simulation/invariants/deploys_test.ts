@@ -30,13 +30,13 @@ Deno.test("smoothDeploys holds for sessions that move, and for other drains", ()
     .tells("drained", { closed: 1, cut: 1 }).finds();
 });
 
-Deno.test("smoothDeploys lets a producer give up", () => {
+Deno.test("smoothDeploys allows a producer to abort", () => {
   const story = { topic: "topic", id: "p1", producer: "c", isAtLeastOnce: true, givesUp: true };
   deploy().tells("published", story)
     .tells("publishFailed", { topic: "topic", id: "p1", error: new Error("gave up") }).finds();
 });
 
-Deno.test("smoothDeploys finds sessions that are cut, closed by another code, or late", () => {
+Deno.test("smoothDeploys finds sessions that are cut, closed with another code, or late", () => {
   deploy().tells("drained", { closed: 2, cut: 1 })
     .finds("expected no session to be cut, received 1 beside 2 closed");
   deploy({ code: 1006 }).finds("expected 4503 for session 1, received 1006");
@@ -45,13 +45,13 @@ Deno.test("smoothDeploys finds sessions that are cut, closed by another code, or
   deploy({}, 8_000).finds("expected a session within 6000 ms, received one after 9.000 s");
 });
 
-Deno.test("smoothDeploys allows for places that are taken again because the engine lost writes", () => {
+Deno.test("smoothDeploys allows slots that are in use again because the engine lost writes", () => {
   new Story(smoothDeploys).tells("engineLost", { why: "restart" })
     .tells("deploy", { isOver: false }).tells("sessionClosed", END).passes(8_000)
     .tells("sessionOpened", BEGIN).finds();
 });
 
-Deno.test("smoothDeploys allows for places of a node that died", () => {
+Deno.test("smoothDeploys allows slots of a dead node", () => {
   const away = (kind: string) =>
     new Story(smoothDeploys).tells("faulted", { scope: "node", kind, lastsMs: 1_000 })
       .tells("deploy", { isOver: false }).tells("sessionClosed", END).passes(8_000)
@@ -60,7 +60,7 @@ Deno.test("smoothDeploys allows for places of a node that died", () => {
   away("drain").finds("expected a session within 6000 ms, received one after 9.000 s");
 });
 
-Deno.test("smoothDeploys knows that an outbox is bounded", () => {
+Deno.test("smoothDeploys allows a full outbox to reject", () => {
   const story = (count: number) => {
     const story = new Story(smoothDeploys, { outbox: { maxMessages: 2, maxBytes: 100 } })
       .tells("deploy", { isOver: false });

@@ -1,38 +1,38 @@
-/** Durable streams: records that were kept are read, each once, in order, then the end. */
+/** Durable streams: stored records are read once, in order, then the end. */
 import type { Fact, Invariant } from "../facts.ts";
 
-/** Codes of an end behind the last record. */
+/** Codes of an end after the last record. */
 const ENDS: ReadonlySet<string> = new Set(["ended", "aborted", "writer-lost", "cancelled"]);
 
 /**
- * Longest time behind a failover in which the old primary takes writes as well, all of which are lost,
- * in milliseconds.
+ * Maximum time after a failover in which the old primary still accepts writes, all of which are
+ * lost, in milliseconds.
  */
 const SPLIT_MS = 5_000;
 
-/** A durable stream, as its writer and its readers know it. */
+/** A durable stream, as its writer and readers see it. */
 interface Log {
-  /** Records that the writer began to append. */
+  /** Records that the writer has started to append. */
   begun: number;
   /** Records whose append resolved. */
   kept: number;
-  /** Number of records in all, once the writer closed the stream. */
+  /** Total number of records, once the writer has closed the stream. */
   records: number | undefined;
   /** True if the engine may have lost records. */
   isUnsure: boolean;
-  /** First records of later epochs of a producer, which the stream takes also behind a loss. */
+  /** First records of a producer's later epochs, which the stream accepts even after a loss. */
   readonly anew: Set<number>;
 }
 
 /**
- * True for a record behind others that the engine lost, if the stream cannot tell: a later epoch of the
- * producer took the positions of the lost records, also positions that the reader has.
+ * True for a record after lost ones if the stream cannot notice the loss: a later epoch of the
+ * producer reused the positions of the lost records, including positions that the reader has.
  */
 function isBehindLoss({ isUnsure, anew }: Log, record: number, next: number): boolean {
   return isUnsure && [...anew].some((first) => next <= first && first <= record);
 }
 
-/** Readers get all records in order, from their start to the end. */
+/** Readers receive all records in order, from their start to the end. */
 export const recordsInOrder: Invariant = {
   name: "records-in-order",
   promise:
@@ -104,7 +104,7 @@ export const recordsInOrder: Invariant = {
         if (fact.isLeft || fact.code !== undefined && !ENDS.has(fact.code)) return;
         over.push({ fact, next: state.next });
       },
-      // The writer may learn of its close after the readers did.
+      // The writer may be notified of its close after the readers.
       end() {
         for (const { fact, next } of over) {
           const { kept, records, isUnsure } = logOf(fact.stream);

@@ -1,7 +1,7 @@
 import { recordsInOrder } from "./durable.ts";
 import { Story } from "./story.ts";
 
-/** Stream `d`: three records begun, some kept, and closed after some. */
+/** Stream `d`: three records started, some stored, and closed after some. */
 function stream(kept: number, records?: number): Story {
   const story = new Story(recordsInOrder)
     .tells("appending", { stream: "d", first: 0, count: 3 })
@@ -10,14 +10,14 @@ function stream(kept: number, records?: number): Story {
   return story;
 }
 
-/** Reader `r` gets records, then the end. */
+/** Reader `r` receives records, then the end. */
 function reads(story: Story, records: readonly number[], code?: string): Story {
   story.tells("readBegan", { stream: "d", reader: "r", after: records[0] ?? 0 });
   for (const record of records) story.tells("readDurable", { stream: "d", reader: "r", record });
   return story.tells("readEnded", { stream: "d", reader: "r", ...(code && { code }) }).ends();
 }
 
-Deno.test("recordsInOrder holds for whole streams, and for readings that fail", () => {
+Deno.test("recordsInOrder holds for complete streams, and for failed reads", () => {
   reads(stream(3, 3), [0, 1, 2]).finds();
   reads(stream(3, 3), [1, 2]).finds();
   reads(stream(3, 3), [0], "unavailable").finds();
@@ -25,7 +25,7 @@ Deno.test("recordsInOrder holds for whole streams, and for readings that fail", 
   reads(stream(3).tells("engineLost", { why: "power" }), [0], "writer-lost").finds();
 });
 
-Deno.test("recordsInOrder lets an epoch of a producer begin behind records that the engine lost", () => {
+Deno.test("recordsInOrder allows a producer's epoch to start after records that the engine lost", () => {
   const story = (...records: number[]) =>
     reads(
       stream(2).tells("engineLost", { why: "power" })
@@ -41,7 +41,7 @@ Deno.test("recordsInOrder lets an epoch of a producer begin behind records that 
     .finds("expected record 0 of d (r), received record 2");
 });
 
-Deno.test("recordsInOrder finds records that lack or repeat, and early ends", () => {
+Deno.test("recordsInOrder finds missing and repeated records, and early ends", () => {
   reads(stream(3, 3), [0, 2]).finds("expected record 1 of d (r), received record 2");
   reads(stream(3, 3), [0, 1, 1, 2]).finds("expected record 2 of d (r), received record 1");
   reads(stream(3, 3), [0, 1, 2, 3]).finds(
@@ -65,7 +65,7 @@ Deno.test("recordsInOrder finds records after the end, and appends after the clo
     );
 });
 
-Deno.test("recordsInOrder finds a refused append, unless the engine lost records", () => {
+Deno.test("recordsInOrder finds a rejected append, unless the engine lost records", () => {
   const refused = (story: Story) => story.tells("appendRefused", { stream: "s", status: 409 });
   refused(new Story(recordsInOrder)).finds(
     "expected an append to s, repeated with its number, to succeed, received 409",
@@ -79,7 +79,7 @@ Deno.test("recordsInOrder finds a refused append, unless the engine lost records
       .tells("engineLost", { why: "failover" })
       .passes(afterMs)
       .tells("appending", { stream: "s", first: 0, count: 1 });
-  // The old primary goes on for a while.
+  // The old primary keeps running for a while.
   refused(failedOver(3_000)).finds();
   refused(failedOver(5_000)).finds(
     "expected an append to s, repeated with its number, to succeed, received 409",

@@ -1,4 +1,4 @@
-/** Errors: none is unhandled, and none shows a fault in the library's own code. */
+/** Errors: none is unhandled, and none indicates a bug in the library. */
 import { SkeinError } from "../../../errors.ts";
 import type { Invariant } from "../facts.ts";
 
@@ -12,7 +12,7 @@ export const nothingUnhandled: Invariant = {
   }),
 };
 
-/** Errors of the library name the rule that was broken; others are faults of the code. */
+/** The library's errors name the broken rule; others are bugs. */
 export const onlyKnownErrors: Invariant = {
   name: "only-known-errors",
   promise: "The library reports errors that it made or that a handler threw, and no others.",
@@ -25,7 +25,10 @@ export const onlyKnownErrors: Invariant = {
   }),
 };
 
-/** Tells an error that the library made on purpose from one that JavaScript threw. */
+/**
+ * Returns true for an error that the library created on purpose, and false for one that JavaScript
+ * threw.
+ */
 function isKnown(error: unknown): boolean {
   if (error instanceof SkeinError || error instanceof DOMException) return true;
   return error instanceof Error && error.message.startsWith("Cannot ") &&
@@ -34,10 +37,10 @@ function isKnown(error: unknown): boolean {
     !error.message.startsWith("Cannot access '");
 }
 
-/** An error with the place where it was made. */
+/** An error with the place where it was created. */
 function shown(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   const place = error.stack?.split("\n").find((line) => /^\s+at /.test(line))?.trim() ?? "";
-  // Paths of a machine would make two reports of one error differ.
+  // With paths of a machine, two reports of one error would differ.
   return `${error.name}: ${error.message} ${place.replace(/\(?file:.*\/([^/)]*)\)?$/, "($1)")}`;
 }

@@ -5,7 +5,6 @@ import type { Invariant } from "../facts.ts";
 import { Witness } from "../witness.ts";
 import { nothingUnhandled, onlyKnownErrors } from "./errors.ts";
 
-/** Findings about one error. */
 function about(
   invariant: Invariant,
   kind: "unhandled" | "reported",

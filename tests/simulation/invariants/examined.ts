@@ -1,7 +1,7 @@
-/** Examinations: outcomes on a cluster at rest are the documented ones. */
+/** Examinations: on an idle cluster, outcomes are the documented ones. */
 import type { Facts, Invariant } from "../facts.ts";
 
-/** Makes the invariant of one part. */
+/** Creates the invariant of one part. */
 function examined(
   part: Facts["examined"]["part"],
   about: Pick<Invariant, "name" | "promise" | "source">,
@@ -33,7 +33,7 @@ export const timersEnd: Invariant = examined("leaks", {
   source: "docs/guide/sessions.md; server/server.ts; client/client.ts, Client.close",
 });
 
-/** Limits refuse what is beyond these, and nothing else. */
+/** Limits reject what exceeds them, and nothing else. */
 export const limitsHold: Invariant = examined("limits", {
   name: "limits-hold",
   promise:
@@ -50,7 +50,7 @@ export const waitsEnd: Invariant = examined("waits", {
     "docs/guide/limits.md, session.requestTimeoutMs; docs/guide/client.md; session/types.ts, WaitOptions",
 });
 
-/** Silent peers lose their session in time, others keep theirs. */
+/** Sessions of silent peers end in time, others stay. */
 export const silenceEnds: Invariant = examined("heartbeat", {
   name: "silence-ends-sessions",
   promise:
@@ -58,7 +58,7 @@ export const silenceEnds: Invariant = examined("heartbeat", {
   source: "docs/protocol.md 7.6, 7.7; docs/guide/limits.md, session.heartbeat",
 });
 
-/** Users leave a room once the grace is over. */
+/** Users leave a room after the grace period. */
 export const graceIsKept: Invariant = examined("presence", {
   name: "grace-is-kept",
   promise: "A user leaves a room once the grace is over, and not if the user is back before.",
@@ -80,14 +80,14 @@ export const deadNodesForgotten: Invariant = examined("nodes", {
   source: "docs/deploy/many-nodes.md, Nodes, Presence, maxSessionsPerUser",
 });
 
-/** Clients come back at the documented times. */
+/** Clients reconnect at the documented times. */
 export const pacedAttempts: Invariant = examined("pacing", {
   name: "paced-attempts",
   promise: "A client waits before each attempt as documented, and comes back once the server runs.",
   source: "docs/protocol.md 7.10, 15.4; docs/reference/connect-options.md, backoff",
 });
 
-/** Nothing of a client is lost, doubled or left behind, whichever way its sessions end. */
+/** Nothing of a client is lost, duplicated or leaked, however its sessions end. */
 export const livesGoOn: Invariant = examined("lives", {
   name: "lives-go-on",
   promise:

@@ -13,7 +13,6 @@ import {
 } from "./examined.ts";
 import { Story } from "./story.ts";
 
-/** Invariants by their part. */
 const PARTS: Readonly<Record<Facts["examined"]["part"], Invariant>> = {
   brokers: brokersKeepContract,
   heartbeat: silenceEnds,
@@ -31,7 +30,7 @@ const ALL = Object.entries(PARTS) as [Facts["examined"]["part"], Invariant][];
 
 const OUTCOME = { what: "one session more", expected: "refused 4429" };
 
-Deno.test("invariants of examinations hold for documented outcomes, and leave other parts to others", () => {
+Deno.test("invariants of examinations hold for documented outcomes, and ignore other parts", () => {
   for (const [part, invariant] of ALL) {
     const other = part === "limits" ? "waits" : "limits";
     new Story(invariant)
@@ -41,7 +40,7 @@ Deno.test("invariants of examinations hold for documented outcomes, and leave ot
   }
 });
 
-Deno.test("invariants of examinations find another outcome than the documented one", () => {
+Deno.test("invariants of examinations find an undocumented outcome", () => {
   for (const [part, invariant] of ALL) {
     new Story(invariant)
       .tells("examined", { ...OUTCOME, part, received: "connected" })

@@ -1,13 +1,13 @@
-/** Failures of nodes and of the engine, after which some promises are weaker. */
+/** Failures of nodes and of the engine, after which some guarantees are weaker. */
 import type { Fact } from "../facts.ts";
 
 /**
- * Longest time behind the end of a failure of the engine in which a node finds out that its
- * connection is dead, by a ping or by a command that fails, in milliseconds.
+ * Maximum time after an engine failure until a node notices that its connection is dead, by a ping
+ * or a failing command, in milliseconds.
  */
 const NOTICED_MS = 10_000;
 
-/** Elections of first leaders: until then, the engine does not answer. */
+/** Elections of first leaders: until then, the engine does not respond. */
 export class Elections {
   readonly #underWay = new Set<string>();
   readonly #over = new Set<string>();
@@ -23,12 +23,12 @@ export class Elections {
     return this.#lastMs;
   }
 
-  /** Notes the beginning or the end of an election. */
+  /** Records the start or end of an election. */
   engineElects({ group, isOver, atMs }: Fact<"engineElects">): void {
     if (isOver) {
       this.#over.add(group);
       if (this.#underWay.delete(group)) this.#lastMs = atMs;
-    } // The last server of a group may begin when the others have a leader.
+    } // The last server of a group may start when the others already have a leader.
     else if (!this.#over.has(group)) this.#underWay.add(group);
   }
 }
@@ -36,28 +36,28 @@ export class Elections {
 /** The last failure of a node or of the engine. */
 export class Failures {
   readonly #elections = new Elections();
-  /** Virtual time of its end, as nodes notice the end. */
+  /** Virtual time at which nodes notice its end. */
   #lastMs = -Infinity;
 
-  /** Notes a fault, unless it is one of a client or of a link. */
+  /** Records a fault, unless it affects only a client or a link. */
   faulted({ scope, atMs, lastsMs = 0 }: Fact<"faulted">): void {
     if (scope === "node") this.#note(atMs + lastsMs);
     if (scope === "engine") this.#note(atMs + lastsMs + NOTICED_MS);
   }
 
-  /** Notes that the engine has no leader, such as at the start, or has one again. */
+  /** Records that the engine has no leader, such as at the start, or has one again. */
   engineElects(fact: Fact<"engineElects">): void {
     this.#elections.engineElects(fact);
     this.#note(fact.atMs);
   }
 
-  /** Notes that the engine lost writes. */
+  /** Records that the engine lost writes. */
   engineLost({ atMs }: Fact<"engineLost">): void {
     this.#note(atMs + NOTICED_MS);
   }
 
   /**
-   * Tells whether a node or the engine failed at a time or later.
+   * Returns true if a node or the engine failed at a time or later.
    *
    * @param atMs Virtual time, in milliseconds.
    * @returns True after such a failure.

@@ -1,15 +1,15 @@
-/** Gaps: a subscriber of a topic with a history misses nothing in silence. */
+/** Gaps: a subscriber of a topic with a history misses nothing silently. */
 import type { Cluster, Invariant } from "../facts.ts";
 import { place } from "./texts.ts";
 
-/** Size of a history that keeps all publications which come while a node reads a new epoch. */
+/** Size of a history that keeps all publications that arrive while a node reads a new epoch. */
 const LONG = 64;
 
 /** Publications of one epoch of one topic, by offset. */
 class Epoch {
   readonly offsets: number[] = [];
   readonly ids: string[] = [];
-  /** Moves of subscribers from one offset to the next, without a gap as far as known. */
+  /** Moves of subscribers from one offset to the next, without a known gap. */
   readonly moves: (readonly [reading: Reading, from: number, to: number, atMs: number])[] = [];
   /** True if a publication became known after one with a higher offset. */
   isLate = false;
@@ -22,7 +22,7 @@ class Epoch {
     this.ids.splice(at, 0, id);
   }
 
-  /** Index of the first publication behind an offset; most are asked for near the end. */
+  /** Index of the first publication after an offset; most queries are near the end. */
   indexAfter(offset: number): number {
     let at = this.offsets.length;
     for (let looked = 0; looked < 8; looked++, at--) {
@@ -46,14 +46,17 @@ interface Reading {
   readonly topic: string;
   epoch: string | undefined;
   offset: number;
-  /** True from a notice of a new epoch, whose oldest publications may be forgotten, to the first one. */
+  /**
+   * True from a notice of a new epoch, whose oldest publications may be gone, until its first
+   * publication.
+   */
   isAnew: boolean;
 }
 
 /**
- * Between two publications that a subscriber receives without a notice lies no known publication, and
- * at the end each subscriber has the newest. A publication is known once any subscriber received the
- * publication, or once `append` resolved.
+ * There is no known publication between two that a subscriber receives without a notice, and at the
+ * end each subscriber has the newest. A publication is known once any subscriber received it, or
+ * once `append` resolved.
  */
 export const noSilentGap: Invariant = {
   name: "no-silent-gap",
@@ -113,7 +116,7 @@ export const noSilentGap: Invariant = {
         epochOf(topic, position.epoch).add(position.offset, id);
         newest.set(topic, position.epoch);
       },
-      // The engine forgot publications that some subscribers know, and gives others their offsets.
+      // The engine forgot publications that some subscribers have, and reuses their offsets.
       engineLost({ topic }) {
         if (topic === undefined) topics.clear();
         else topics.delete(topic);
@@ -159,7 +162,7 @@ export const noSilentGap: Invariant = {
         const reading = readingOf(fact);
         reading.isAnew = reason === "new-epoch";
         if (recovered && reading.epoch !== undefined && position?.epoch === reading.epoch) {
-          // Publications that are not for this client move the position in silence.
+          // Publications that are not for this client move the position silently.
           if (position.offset > reading.offset) {
             move(reading, position.offset + 1, fact.atMs);
             reading.offset = position.offset;
@@ -174,7 +177,8 @@ export const noSilentGap: Invariant = {
               `received it at ${place(position)}`,
           );
         }
-        // A subscription that learns no position goes on from the known one in the next session.
+        // A subscription that receives no position continues from the known one in the next
+        // session.
         if (!recovered && position === undefined && reason === "unavailable") return;
         if (!recovered || reading.epoch === undefined) {
           reading.epoch = position?.epoch;
@@ -189,7 +193,7 @@ export const noSilentGap: Invariant = {
       },
     };
 
-    /** Gaps that showed only when the publications became known. */
+    /** Gaps that appear only when the publications become known. */
     function lateGaps(epoch: Epoch): void {
       for (const [reading, from, to, atMs] of epoch.moves) {
         const ids = missing(reading, epoch, from, to);

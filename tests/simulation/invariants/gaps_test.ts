@@ -6,14 +6,14 @@ const told = (offset: number, recovered = true, epoch = "e") => ({
   position: { epoch, offset },
 });
 
-Deno.test("noSilentGap holds where each publication comes, or a notice", () => {
+Deno.test("noSilentGap holds if each publication arrives, or a notice", () => {
   new Story(noSilentGap)
     .subscribes("t").gets("t", ["p1", "p2"]).recovers("t", told(2)).gets("t", ["p3"])
     .recovers("t", { ...told(7, false), reason: "too-old" }).gets("t", ["p8"])
     .ends().finds();
 });
 
-Deno.test("noSilentGap knows that a short history forgets the oldest publications of a new epoch", () => {
+Deno.test("noSilentGap allows a short history to forget the oldest publications of a new epoch", () => {
   const story = (size: number) => {
     const historyOf = () => ({ size, ttlMs: 60_000, bytes: 1 << 20 });
     return new Story(noSilentGap, { historyOf })
@@ -48,7 +48,7 @@ Deno.test("noSilentGap finds publications that another subscriber has", () => {
     );
 });
 
-Deno.test("noSilentGap finds a gap that shows later, and one of acknowledged publications", () => {
+Deno.test("noSilentGap finds a gap that appears later, and a gap of acknowledged publications", () => {
   new Story(noSilentGap)
     .subscribes("t").subscribes("t", 0, "s2").gets("t", ["p1", "p3"])
     .gets("t", ["p1", "p2", "p3"], "s2").ends()
@@ -64,7 +64,7 @@ Deno.test("noSilentGap finds a gap that shows later, and one of acknowledged pub
     );
 });
 
-Deno.test("noSilentGap finds a subscriber that stays behind", () => {
+Deno.test("noSilentGap finds a subscriber that does not catch up", () => {
   new Story(noSilentGap)
     .subscribes("t").subscribes("t", 0, "s2").gets("t", ["p1", "p2"], "s2").gets("t", ["p1"]).ends()
     .finds(

@@ -1,17 +1,18 @@
-/** Interruptions: subscribers of topics without a history learn that the engine was away. */
+/** Interruptions: subscribers of topics without a history are notified of an engine outage. */
 import type { Invariant } from "../facts.ts";
 import { seconds } from "./texts.ts";
 
 /** Subscription to a topic without a history. */
 interface Listening {
   readonly topic: string;
-  /** Time at which the engine ended, while no notice has followed. */
+  /** Time at which the engine ended, until a notice follows. */
   endedMs: number | undefined;
 }
 
 /**
- * The end of a whole engine breaks the connection of each node, and publications of other nodes may
- * be lost until the next one. So each subscriber gets a notice: `interrupted`, or that of a reconnect.
+ * The end of the whole engine breaks the connection of each node, and publications of other nodes
+ * may be lost until the next connection. So each subscriber receives a notice: `interrupted`, or
+ * the notice of a reconnect.
  */
 export const interruptionsTold: Invariant = {
   name: "interruptions-told",

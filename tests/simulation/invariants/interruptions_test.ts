@@ -3,7 +3,7 @@ import { Story } from "./story.ts";
 
 const lost = (reason: "interrupted" | "no-history") => ({ recovered: false, reason });
 
-Deno.test("interruptionsTold holds for subscribers with a notice, and for those that left", () => {
+Deno.test("interruptionsTold holds for notified subscribers, and for those that left", () => {
   const story = () => new Story(interruptionsTold).subscribes("plain").subscribes("t", 0, "s2");
   story().ends().finds();
   story().tells("engineEnded", {}).recovers("plain", lost("interrupted")).ends().finds();

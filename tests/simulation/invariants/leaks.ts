@@ -1,24 +1,26 @@
-/** Leaks: parts that were closed leave nothing behind. */
+/** Leaks: closed parts leave nothing behind. */
 import { measuresOf } from "../../../server/metrics/prometheus.ts";
 import { GUEST } from "../cluster/tour/holds.ts";
 import type { Invariant } from "../facts.ts";
 
-/** Systems give a lost connection up later than any timer of a server runs, in milliseconds. */
+/** Systems drop a lost connection later than any server timer runs, in milliseconds. */
 const LONGEST_TIMER_MS = 300_000;
 
-/** Sums that a closed server keeps: its state, and its bounds. */
+/** Gauges that stay on a closed server: its state, and its limits. */
 const KEPT: ReadonlySet<string> = new Set(["skein.draining", "skein.quota.max"]);
 
-/** Bounds of what is in the engine, and outlives a server. */
+/** Limits of resources in the engine, which outlive a server. */
 const OF_ENGINE: ReadonlySet<unknown> = new Set(["answers.maxKept", "durableStreams.maxStreams"]);
 
-/** Sums with sockets that lost their peers in silence, which stay until the system ends these. */
+/**
+ * Gauges that include sockets with silently lost peers, which stay until the system closes them.
+ */
 const SILENT: ReadonlySet<string> = new Set(["skein.sockets", "skein.sockets.lingering"]);
 
-/** The sum of taken places, one of which each socket has. */
+/** The gauge of slots in use; each socket uses one. */
 const TAKEN = "skein.quota.taken";
 
-/** Closed servers have no sessions, no topics and no timers, closed clients no timers. */
+/** Closed servers have no sessions, topics or timers, and closed clients no timers. */
 export const nothingLeaks: Invariant = {
   name: "nothing-leaks",
   promise:
@@ -49,7 +51,7 @@ export const nothingLeaks: Invariant = {
           const { count, reserved, sockets, messages } = server.manager.stats();
           check("sessions", count);
           check("reservations", reserved);
-          // A socket that lost its peer in silence stays until the peer or the system ends the socket.
+          // A socket with a silently lost peer stays until the peer or the system closes it.
           check("sockets", sockets.open - sockets.lingering);
           check("queued messages", messages.queued);
           check("topics", server.topics.size);
@@ -68,7 +70,7 @@ export const nothingLeaks: Invariant = {
   },
 };
 
-/** Figures of closed servers are back at zero. */
+/** Gauges of closed servers are zero again. */
 export const emptyFigures: Invariant = {
   name: "empty-figures",
   promise: "Figures that go up and down are zero once a server is closed.",

@@ -3,7 +3,7 @@ import { createServer, type Server } from "../../../server.ts";
 import { emptyFigures, nothingLeaks } from "./leaks.ts";
 import { Story } from "./story.ts";
 
-/** A closed server with parts that are left. */
+/** A closed server with leftovers. */
 function left(count: number, ...timers: string[]): Story {
   const story = new Story(nothingLeaks);
   const host = story.host("node1");
@@ -19,7 +19,7 @@ function left(count: number, ...timers: string[]): Story {
         stats: () => ({
           count,
           reserved: count,
-          // One more socket waits for a peer that does not answer.
+          // One more socket waits for a peer that does not respond.
           sockets: { open: count + 1, lingering: 1 },
           messages: { queued: count },
         }),
@@ -31,7 +31,7 @@ function left(count: number, ...timers: string[]): Story {
   return story.closes();
 }
 
-Deno.test("nothingLeaks holds for a server without a trace, and finds all that stays", () => {
+Deno.test("nothingLeaks holds for a clean server, and finds all leftovers", () => {
   left(0, "c").finds();
   left(1, "node1", "node1").finds(
     "expected no sessions after the close of the server, received 1",
@@ -44,7 +44,7 @@ Deno.test("nothingLeaks holds for a server without a trace, and finds all that s
   );
 });
 
-Deno.test("nothingLeaks finds timers of closed clients, and leaves engines alone", () => {
+Deno.test("nothingLeaks finds timers of closed clients, and ignores engines", () => {
   const story = new Story(nothingLeaks);
   story.cluster.clients.push({ host: story.host("c") } as unknown as LiveClient);
   const timers = ["c", "guest-a", "engine"].map((name) => ({ host: { name }, atMs: 1 }));
@@ -55,7 +55,7 @@ Deno.test("nothingLeaks finds timers of closed clients, and leaves engines alone
   );
 });
 
-Deno.test("emptyFigures holds for a closed server, and finds a sum that is not zero", async () => {
+Deno.test("emptyFigures holds for a closed server, and finds a gauge that is not zero", async () => {
   const server = createServer();
   await server.close();
   const closed = (figures: object) => {

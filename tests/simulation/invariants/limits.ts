@@ -1,4 +1,4 @@
-/** Limits: sessions of users, rates, and the bounds of queues. */
+/** Limits: sessions per user, rates, and queue limits. */
 import type { SendQueue } from "../../../session/queue/turn.ts";
 import { internals } from "../../../session/session.ts";
 import { CLIENT_QUEUE } from "../cluster/settings.ts";
@@ -11,10 +11,10 @@ import type { Invariant } from "../facts.ts";
  */
 const CLAIM_MS = 120_000;
 
-/** Most messages of a session that wait for a handler. */
+/** Maximum messages of a session that wait for a handler. */
 const MAX_RECEIVED = 4_096;
 
-/** Most requests of one end that wait for answers, with those of the library itself. */
+/** Maximum pending requests of one end, including the library's own. */
 const MAX_REQUESTS = 64 + 64 + 128 + 32;
 
 /** A user never has more sessions than the limit. */
@@ -37,12 +37,12 @@ export const sessionsPerUser: Invariant = {
           if (host.isFrozen) disturbedMs = Math.max(disturbedMs, nowMs);
           sessions += server.manager.count;
         }
-        if (sessions <= max) return; // One user cannot have more than all users.
+        if (sessions <= max) return; // A user cannot have more sessions than all users.
         const all = new Map<string, number>();
         for (const { host, server } of servers) {
           const own = new Map<string, number>();
           for (const { user, state } of server.manager.all()) {
-            // The tour examines guests, who have one session more while they move.
+            // The tour examines guests, who have another session while they move.
             if (state === "connected" && !user.startsWith(GUEST)) {
               own.set(user, (own.get(user) ?? 0) + 1);
             }
@@ -70,7 +70,7 @@ export const sessionsPerUser: Invariant = {
   },
 };
 
-/** Messages beyond a rate are refused, and others are not. */
+/** Messages above a rate are rejected, and no others. */
 export const rates: Invariant = {
   name: "rates",
   promise: "A rate lets through its burst and its messages a second, and refuses no fewer.",
@@ -87,7 +87,7 @@ export const rates: Invariant = {
         const added = (atMs - bucket.atMs) / 1_000 * rate.perSecond;
         bucket.tokens = Math.min(rate.burst, bucket.tokens + added);
         bucket.atMs = atMs;
-        // Each node may let through a burst before the counts of the others arrive.
+        // Each node may allow a burst before the counts of the others arrive.
         const least = scope === "session" ? -1 : -rate.burst;
         if (isRefused) {
           if (bucket.tokens < rate.burst / 2 + 1) return;
@@ -109,7 +109,7 @@ export const rates: Invariant = {
   },
 };
 
-/** Each queue stays within its bound at every step. */
+/** Each queue stays within its limit at every step. */
 export const boundedQueues: Invariant = {
   name: "bounded-queues",
   promise: "Each queue of a session, a client and a broker stays within its bound.",
@@ -133,11 +133,11 @@ export const boundedQueues: Invariant = {
           check(host, "messages in a send queue", queuedMessages, maxMessages);
           if (queuedMessages > 1) check(host, "bytes in a send queue", queuedBytes, maxBytes);
         };
-        // Each dropped message may leave a notice beside each message that stays.
+        // Each dropped message may leave a notice next to each message that stays.
         const most = sendQueue.maxMessages * (sendQueue.drops ? 2 : 1);
         for (const { host: { name }, server } of servers) {
           for (const session of server.manager.all()) {
-            // Bursts to guests are examined in their own turn, drops included.
+            // Bursts to guests are examined separately, including drops.
             if (session.user?.startsWith(GUEST)) continue;
             const core = session[internals];
             checkQueue(name, core.queue, { ...sendQueue, maxMessages: most });

@@ -3,7 +3,7 @@ import type { LiveClient, LiveServer } from "../facts.ts";
 import { boundedQueues, rates, sessionsPerUser } from "./limits.ts";
 import { Story } from "./story.ts";
 
-/** Nodes with sessions of users; two of a user are allowed. */
+/** Nodes with sessions of users; each user may have two. */
 function nodes(story: Story, ...users: readonly string[][]): Story {
   users.forEach((own, index) => {
     const all = own.map((user) => ({ user, state: "connected" }));
@@ -36,7 +36,7 @@ Deno.test("sessionsPerUser finds one session too many, on one node and on all", 
     .finds("expected at most 2 sessions of ann on node0, received 3");
 });
 
-Deno.test("rates holds within burst and rate, and finds excess and needless refusals", () => {
+Deno.test("rates holds within burst and rate, and finds excess messages and wrong rejections", () => {
   const rate = { rates: { session: { perSecond: 1, burst: 3 } } };
   const sends = (count: number, isRefused = false) => {
     const story = new Story(rates, rate);
@@ -51,7 +51,7 @@ Deno.test("rates holds within burst and rate, and finds excess and needless refu
   sends(0, true).finds("expected room for a message of 1, with 3.0 of 3, received a refusal");
 });
 
-Deno.test("boundedQueues holds at the bounds, and finds each queue beyond", () => {
+Deno.test("boundedQueues holds at the limits, and finds each queue above", () => {
   const holds = (messages: number, bytes: number, waiting: number, requests: number) => {
     const story = new Story(boundedQueues);
     const queue = { isFlushed: false, stats: { queuedMessages: messages, queuedBytes: bytes } };

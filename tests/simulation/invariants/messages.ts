@@ -1,4 +1,4 @@
-/** Messages of clients to nodes: at least once, in order, answered by their own answer. */
+/** Messages from clients to nodes: at least once, in order, each with its own reply. */
 import type { Fact, Invariant } from "../facts.ts";
 import { Failures } from "./failures.ts";
 import { Spread } from "./spread.ts";
@@ -26,7 +26,7 @@ class Messages {
     this.byId.set(fact.id, sent);
   }
 
-  /** Ids of messages that have to be handled and are not, of a client. */
+  /** Ids of a client's messages that must be handled but are not. */
   unhandled(client: string, end = Infinity): string[] {
     return (this.byClient.get(client) ?? [])
       .filter(({ fact, times, hasFailed, number }) =>
@@ -36,7 +36,7 @@ class Messages {
   }
 }
 
-/** Each message of a client that keeps messages is handled before `flushed()` resolves. */
+/** Each message of a client with at-least-once delivery is handled before `flushed()` resolves. */
 export const sentIsHandled: Invariant = {
   name: "sent-is-handled",
   promise: "Each message of a client with at-least-once delivery is handled.",
@@ -81,7 +81,7 @@ export const sentIsHandled: Invariant = {
 };
 
 /**
- * Messages are handled in the order of the calls of `send`, and once, unless a node or the engine
+ * Messages are handled in the order of the `send` calls, and once, unless a node or the engine
  * failed after the call.
  */
 export const handledOnce: Invariant = {
@@ -115,7 +115,7 @@ export const handledOnce: Invariant = {
         }
         const last = newest.get(fact.client);
         if (last === undefined || sent.number > last.number) newest.set(fact.client, sent);
-        // Sessions overlap where messages are not kept: an older one may be late.
+        // Without at-least-once delivery, sessions overlap: an older message may be late.
         else if (sent.fact.isAtLeastOnce) {
           report(fact, `expected ${fact.id} before ${last.fact.id}, as sent, received it after`);
         }
@@ -124,7 +124,7 @@ export const handledOnce: Invariant = {
   },
 };
 
-/** Each request gets the answer to that request, once. */
+/** Each request receives its own reply, once. */
 export const ownAnswers: Invariant = {
   name: "own-answers",
   promise: "A request gets its own answer, once.",
@@ -152,7 +152,7 @@ export const ownAnswers: Invariant = {
   },
 };
 
-/** A request that the program does not let repeat is handled once at most. */
+/** A request without `retry` is handled at most once. */
 export const requestsOnce: Invariant = {
   name: "requests-once",
   promise: "A request is handled once at most, unless the program allows a repetition.",
@@ -173,8 +173,8 @@ export const requestsOnce: Invariant = {
 };
 
 /**
- * Messages to a user come to clients of that user, once; again only to a client that moved while a
- * node or the engine was away, or that has sessions on several nodes for a while.
+ * Messages to a user reach that user's clients once; they are repeated only to a client that moved
+ * while a node or the engine was unreachable, or that temporarily has sessions on several nodes.
  */
 export const onlyToTheUser: Invariant = {
   name: "only-to-the-user",
@@ -206,7 +206,7 @@ export const onlyToTheUser: Invariant = {
   },
 };
 
-/** After the cluster has settled, each client of a user gets the messages to the user. */
+/** After the cluster has settled, each client of a user receives the messages to the user. */
 export const toAllOfTheUser: Invariant = {
   name: "to-all-of-the-user",
   promise: "On a settled cluster, a message to a user reaches each client of the user on any node.",

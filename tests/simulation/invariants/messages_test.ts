@@ -20,13 +20,13 @@ function handles(story: Story, ...ids: string[]): Story {
   return story;
 }
 
-Deno.test("sentIsHandled holds where each message is handled, or failed", () => {
+Deno.test("sentIsHandled holds if each message is handled or has failed", () => {
   const story = sends(new Story(sentIsHandled), "m1", "m2");
   handles(story.subscribes("t"), "m1").tells("sendFailed", { client: "c", id: "m2", error: "" })
     .tells("flushed", { client: "c", upTo: "m2" }).ends().finds();
 });
 
-Deno.test("sentIsHandled finds messages that nobody handled, and an early flushed()", () => {
+Deno.test("sentIsHandled finds unhandled messages, and an early flushed()", () => {
   const story = sends(new Story(sentIsHandled), "m1", "m2");
   story.subscribes("t").tells("flushed", { client: "c", upTo: "m1" }).ends()
     .finds(
@@ -35,7 +35,7 @@ Deno.test("sentIsHandled finds messages that nobody handled, and an early flushe
     );
 });
 
-Deno.test("handledOnce holds for one order, and for repetitions after a fault of a node", () => {
+Deno.test("handledOnce holds for one order, and for repetitions after a node fault", () => {
   const story = sends(new Story(handledOnce), "m1", "m2");
   handles(story, "m1", "m2").tells("faulted", { scope: "node", kind: "kill", target: "node1" });
   handles(story, "m2").finds();
@@ -58,7 +58,7 @@ Deno.test("handledOnce holds while the engine elects its first leaders", () => {
     .finds("expected m1 once, as no node or engine failed, received it again");
 });
 
-Deno.test("handledOnce finds repetitions, other orders, and messages of nobody", () => {
+Deno.test("handledOnce finds repetitions, other orders, and unknown messages", () => {
   const story = sends(new Story(handledOnce), "m1", "m2");
   handles(story, "m2", "m1", "m1").tells("handled", { client: "d", id: "m2" });
   story.finds(
@@ -85,7 +85,7 @@ Deno.test("ownAnswers holds for an answer to each request, and finds others", ()
     );
 });
 
-Deno.test("onlyToTheUser holds for clients of the user, and finds others and repetitions", () => {
+Deno.test("onlyToTheUser holds for the user's clients, and finds others and repetitions", () => {
   const sent = () => new Story(onlyToTheUser).tells("sentToUser", { user: "ann", id: "u1" });
   const gets = (story: Story, client: string, user: string) =>
     story.tells("receivedAsUser", { client, user, id: "u1" });
@@ -115,7 +115,7 @@ Deno.test("onlyToTheUser holds for repetitions at a client with sessions on seve
   story("node0").finds("expected u1 once at c, received it again");
 });
 
-Deno.test("toAllOfTheUser holds for messages that came, and finds a client without", () => {
+Deno.test("toAllOfTheUser holds for received messages, and finds a client without them", () => {
   const story = () => {
     const story = new Story(toAllOfTheUser)
       .tells("sentToUser", { user: "ann", id: "d0" }).tells("settled", {})
@@ -136,7 +136,7 @@ Deno.test("toAllOfTheUser holds for messages that came, and finds a client witho
   story().ends().finds("expected d1 to ann, sent on h, at c, received none of these");
 });
 
-Deno.test("requestsOnce holds for one handling, and for repetitions that the program allows", () => {
+Deno.test("requestsOnce holds for a single handling, and for repetitions that the program allows", () => {
   new Story(requestsOnce)
     .tells("requestSent", { requester: "c", id: "r1" })
     .tells("requestSent", { requester: "c", id: "r2", isResent: true })

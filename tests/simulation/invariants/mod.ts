@@ -1,4 +1,4 @@
-/** All promises of the library that every run is judged by. */
+/** All guarantees of the library that every run checks. */
 import type { Invariant } from "../facts.ts";
 import { answersInOrder } from "./answers.ts";
 import { smoothDeploys } from "./deploys.ts";
@@ -51,7 +51,6 @@ import {
 } from "./subscriptions.ts";
 import { everyWaitEnds, nothingPending } from "./waits.ts";
 
-/** All invariants. */
 export const INVARIANTS: readonly Invariant[] = [
   noSilentGap,
   onceInOrder,

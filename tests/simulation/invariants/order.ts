@@ -1,21 +1,24 @@
-/** Order and number: each publication comes once, in order, at one position. */
+/** Order and number: each publication arrives once, in order, at one position. */
 import type { Fact, Invariant } from "../facts.ts";
 import type { HistoryPosition } from "../../../session/wire/recovery.ts";
 import { Failures } from "./failures.ts";
 import { Spread } from "./spread.ts";
 import { place, seconds } from "./texts.ts";
 
-/** Longest time that the news of an epoch may be under way, in milliseconds. */
+/** Maximum time for which the notice of an epoch may be in flight, in milliseconds. */
 const UNDER_WAY_MS = 10_000;
 
-/** Reasons after which an engine may give the same publications again: another history has begun. */
+/**
+ * Reasons after which an engine may deliver the same publications again, because another history
+ * has started.
+ */
 const BEGINS_ANEW: ReadonlySet<string> = new Set(["new-epoch", "beyond-head"]);
 
 /**
- * Publications that may come again, or late, on a topic without a history: a client with
- * at-least-once delivery repeats a publication whose number was not stored, as a node or the engine
- * failed; a publication that waits for the engine reaches clients that moved to another node; and a
- * client has sessions on two nodes beside such a move.
+ * Publications that may be repeated or late on a topic without a history: a client with
+ * at-least-once delivery resends a publication whose number was not stored because a node or the
+ * engine failed; a publication that waits for the engine reaches clients that moved to another
+ * node; and a client has sessions on two nodes during such a move.
  */
 class Repetitions extends Failures {
   readonly #times = new Map<string, number>();
@@ -40,7 +43,7 @@ class Repetitions extends Failures {
   }
 }
 
-/** Each subscription yields a publication once in an epoch, and offsets grow. */
+/** Each subscription yields a publication once per epoch, and offsets grow. */
 export const onceInOrder: Invariant = {
   name: "once-in-order",
   promise: "A subscription yields each publication once in an epoch, and positions grow.",
@@ -50,7 +53,7 @@ export const onceInOrder: Invariant = {
     const repetitions = new Repetitions();
     const readings = new Map<string, {
       last: HistoryPosition | undefined;
-      /** Ids with the epoch in which each came. */
+      /** Ids with the epoch in which each arrived. */
       seen: Map<string, string>;
     }>();
     const readingOf = (subscription: string) => {
@@ -99,7 +102,7 @@ export const onceInOrder: Invariant = {
   },
 };
 
-/** All programs see one publication at one position, and at no other of the epoch. */
+/** All programs see a publication at the same position, and at no other position of the epoch. */
 export const onePosition: Invariant = {
   name: "one-position",
   promise: "A position of an epoch has one publication, and a publication has one position.",
@@ -149,22 +152,22 @@ export const onePosition: Invariant = {
   },
 };
 
-/** A publication, as one producer made it. */
+/** A publication, as its producer made it. */
 interface Produced {
   readonly producer: string;
   /** Number among those of the producer on the topic. */
   readonly number: number;
   /**
-   * Session of a client's publication that is not kept, once there is one; a client that moves has
-   * two at once.
+   * Session of a client's publication without at-least-once delivery, once there is one; a moving
+   * client has two.
    */
   session: string | undefined;
   hasFailed: boolean;
 }
 
 /**
- * The publications of one producer on a topic arrive in the order of the calls, but for those of two
- * sessions that are not kept. A failed one may still be under way, and arrive late.
+ * A producer's publications on a topic arrive in the order of the calls, except those of two
+ * sessions without at-least-once delivery. A failed one may still be in flight, and arrive late.
  */
 export const producerOrder: Invariant = {
   name: "producer-order",
@@ -174,10 +177,10 @@ export const producerOrder: Invariant = {
     const published = new Map<string, Produced>();
     const counts = new Map<string, number>();
     const newest = new Map<string, Map<string, string>>();
-    /** Publications that wait in the client of a host for the next session. */
+    /** Publications that wait for the next session in a host's client. */
     const waiting = new Map<string, Produced[]>();
     const repetitions = new Repetitions();
-    /** Ids that a subscription received: a repetition is judged by "once-in-order". */
+    /** Ids that a subscription received; "once-in-order" checks repetitions. */
     const seen = new Map<string, Set<string>>();
     const forget = (subscription: string) => {
       newest.delete(subscription);
@@ -244,14 +247,14 @@ export const producerOrder: Invariant = {
   },
 };
 
-/** True for publications that different sessions of a client may carry side by side. */
+/** True for publications that different sessions of a client may carry concurrently. */
 function isApart({ session }: Produced, other: Produced): boolean {
   return session !== undefined && other.session !== undefined && session !== other.session;
 }
 
 /**
  * The epoch of a topic ends only when the engine may have lost publications, or forgot a topic that
- * was quiet for as long as the history is kept.
+ * was idle for the TTL of the history.
  */
 export const epochsStay: Invariant = {
   name: "epochs-stay",
@@ -262,7 +265,7 @@ export const epochsStay: Invariant = {
       epoch: string;
       sinceMs: number;
       lastMs: number;
-      /** Earlier epochs, which slow readers still see. */
+      /** Earlier epochs, which slow readers may still see. */
       past: Set<string>;
     }>();
     let lostMs = -Infinity;

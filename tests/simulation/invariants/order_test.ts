@@ -46,7 +46,7 @@ Deno.test("onceInOrder holds for a repetition without a history while a client h
   story("node0", "node0").finds('expected p1 once on "plain" (s), received it again');
 });
 
-Deno.test("onceInOrder finds a repetition and a step back", () => {
+Deno.test("onceInOrder finds a repetition and a smaller offset", () => {
   new Story(onceInOrder)
     .subscribes("t").gets("t", ["p1", "p2", "p2", "q1"])
     .finds(
@@ -92,7 +92,7 @@ Deno.test("producerOrder holds for one order, for late failures, and for repetit
     .gets("plain", ["p2", "p1"]).finds();
 });
 
-Deno.test("producerOrder holds for two sessions of a client that moves, unless publications are kept", () => {
+Deno.test("producerOrder holds for two sessions of a moving client, except with at-least-once delivery", () => {
   const story = (isAtLeastOnce: boolean) => {
     const fact = { topic: "t", producer: "p", isAtLeastOnce };
     return new Story(producerOrder)
@@ -104,7 +104,7 @@ Deno.test("producerOrder holds for two sessions of a client that moves, unless p
   story(true).finds('expected p1 before p2 on "t" (s), as p published, received it after');
 });
 
-Deno.test("producerOrder holds publications that waited for a session to the order of that session", () => {
+Deno.test("producerOrder requires publications that waited for a session to keep that session's order", () => {
   const story = (session: string) => {
     const fact = { topic: "t", producer: "p", user: "u" };
     return new Story(producerOrder)
@@ -118,7 +118,7 @@ Deno.test("producerOrder holds publications that waited for a session to the ord
   story("first").finds('expected p1 before p2 on "t" (s), as p published, received it after');
 });
 
-Deno.test("producerOrder finds a publication that comes late, and one that nobody made", () => {
+Deno.test("producerOrder finds a late publication, and one without a producer", () => {
   new Story(producerOrder)
     .publishes("t", "p1", "p2").gets("t", ["p2", "p1", "q9"])
     .finds(
@@ -133,7 +133,7 @@ Deno.test("epochsStay holds after the engine lost data, for slow readers, and fo
     .gets("t", ["p3"]).passes(60_000).gets("t", ["p4"], "s", "g").finds();
 });
 
-Deno.test("epochsStay holds for an epoch whose news was under way when the engine lost data", () => {
+Deno.test("epochsStay holds for an epoch whose notice was in flight when the engine lost data", () => {
   const story = (ms: number) =>
     new Story(epochsStay)
       .gets("t", ["p1"]).tells("engineLost", { why: "failover" }).passes(ms)

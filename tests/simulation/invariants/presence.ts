@@ -1,8 +1,8 @@
-/** Presence: users join once, leave once, and all observers agree in the end. */
+/** Presence: users join once, leave once, and all observers finally agree. */
 import type { Cluster, Invariant } from "../facts.ts";
 import { list } from "./texts.ts";
 
-/** An observer never sees a present user join, nor an absent one leave. */
+/** An observer never sees a present user join, or an absent one leave. */
 export const joinsAndLeaves: Invariant = {
   name: "joins-and-leaves",
   promise: "A user joins a room only when absent, and leaves only when present.",
@@ -22,7 +22,7 @@ export const joinsAndLeaves: Invariant = {
       presence(fact) {
         const { observer, room, change, user } = fact;
         const users = seen.get(`${observer} ${room}`);
-        // Notices of an earlier subscription may still be under way.
+        // Notices of an earlier subscription may still be in flight.
         if (users === undefined) return;
         const isPresent = users.has(user);
         if (change === "joined" && isPresent) {
@@ -41,7 +41,7 @@ export const joinsAndLeaves: Invariant = {
   },
 };
 
-/** In the end each observer sees the users who are there: no ghost stays, and no user is hidden. */
+/** Finally each observer sees the present users: no ghost stays, and no user is missing. */
 export const presenceConverges: Invariant = {
   name: "presence-converges",
   promise: "Once the cluster has settled, every observer of a room sees the users who are there.",
@@ -112,13 +112,13 @@ export const presenceConverges: Invariant = {
   },
 };
 
-/** In the end each member of a room has data that one of the clients of the user set last. */
+/** Finally each member of a room has data that one of the user's clients set last. */
 export const presenceHasData: Invariant = {
   name: "presence-has-data",
   promise: "A member has the data that a client of the user set last, and none that is over.",
   source: "docs/protocol.md 12.7, 12.9; docs/guide/topics.md, Presence with data",
   watch(report, terms) {
-    /** Data by client and room; a text that no data has for data that is unknown. */
+    /** Data by client and room; a text that no data contains stands for unknown data. */
     const data = new Map<string, string | undefined>();
     return {
       presenceSet({ client, room, data: value }) {
@@ -126,7 +126,7 @@ export const presenceHasData: Invariant = {
       },
       presenceFailed: ({ client, room }) => void data.set(`${client} ${room}`, UNKNOWN),
       faulted({ kind }) {
-        // A client drops data that the server refuses in a new session.
+        // A client drops data that the server rejects in a new session.
         if (kind === "deny") { for (const key of data.keys()) data.set(key, UNKNOWN); }
       },
       end({ servers, clients, nowMs }) {
@@ -146,7 +146,7 @@ export const presenceHasData: Invariant = {
             for (const { user, data } of server.rooms.members(room)) {
               const all = own.get(`${user} ${room}`);
               if (all === undefined || all.has(UNKNOWN)) continue;
-              // The clocks of nodes decide which of several clients was the last one.
+              // The nodes' clocks decide which of several clients was last.
               const some = new Set([...all].filter((one) => one !== undefined));
               const shown = data === undefined ? undefined : JSON.stringify(data);
               if (shown === undefined ? some.size === 0 : some.has(shown)) continue;
@@ -163,5 +163,5 @@ export const presenceHasData: Invariant = {
   },
 };
 
-/** Stands for data of which the server may have either value. */
+/** Marks data of which the server may have either value. */
 const UNKNOWN = "unknown";

@@ -9,7 +9,7 @@ function sees(story: Story): Story {
   return story.tells("members", { ...ROOM, users: ["ann", "bob"] });
 }
 
-Deno.test("joinsAndLeaves holds for changes that fit, before and after a new list", () => {
+Deno.test("joinsAndLeaves holds for consistent changes, before and after a new list", () => {
   const story = new Story(joinsAndLeaves);
   story.tells("presence", { ...ROOM, change: "left", user: "eve" });
   sees(story)
@@ -19,7 +19,7 @@ Deno.test("joinsAndLeaves holds for changes that fit, before and after a new lis
   sees(story).tells("presence", { ...ROOM, change: "left", user: "ann" }).finds();
 });
 
-Deno.test("joinsAndLeaves finds double joins, leaves of absent users, and double members", () => {
+Deno.test("joinsAndLeaves finds duplicate joins, leaves of absent users, and duplicate members", () => {
   sees(new Story(joinsAndLeaves))
     .tells("presence", { ...ROOM, change: "joined", user: "ann" })
     .tells("presence", { ...ROOM, change: "left", user: "eve" })
@@ -61,13 +61,13 @@ function ends(story: Story, users: readonly string[], members: readonly string[]
   return story.ends();
 }
 
-Deno.test("presenceConverges holds where clients and nodes see those who are there", () => {
+Deno.test("presenceConverges holds if clients and nodes see the present users", () => {
   const story = sees(new Story(presenceConverges))
     .tells("presence", { ...ROOM, change: "left", user: "bob" });
   ends(story, ["ann", "eve"], ["ann"]).finds();
 });
 
-Deno.test("presenceConverges finds ghosts, and users who are hidden", () => {
+Deno.test("presenceConverges finds ghosts, and missing users", () => {
   ends(sees(new Story(presenceConverges)), ["ann"], []).finds(
     'expected 1 users in "room" at s, received bob too, and none not',
     'expected 1 users in "room" at the node, received none too, and ann not',
@@ -77,7 +77,7 @@ Deno.test("presenceConverges finds ghosts, and users who are hidden", () => {
   ends(story, ["ann"], ["ann+"]).finds('expected 1 connections of ann in "room", received 2');
 });
 
-Deno.test("presenceHasData holds for data of a client that is there, and finds other data", () => {
+Deno.test("presenceHasData holds for data of a present client, and finds other data", () => {
   const room = "room:a";
   const ends = (
     members: readonly { readonly user: string; readonly data?: unknown }[],

@@ -1,27 +1,27 @@
-/** Recoveries: their reasons are true, and all that was acknowledged arrives. */
+/** Recoveries: their reasons are true, and everything acknowledged arrives. */
 import type { HistoryPosition } from "../../../session/wire/recovery.ts";
 import type { Invariant, LiveClient } from "../facts.ts";
 import { Elections, Failures } from "./failures.ts";
 import { list, seconds } from "./texts.ts";
 
-/** Publications that may be under way while the library decides. */
+/** Publications that may be in flight while the library decides. */
 const UNDER_WAY = 5;
 
-/** Most bytes that a publication of a run takes. */
+/** Maximum bytes of a publication in a run. */
 const MAX_PUBLICATION_BYTES = 1_024;
 
-/** Share of the time of a history within which no publication is forgotten: clocks drift. */
+/** Share of a history's TTL within which no publication is forgotten, because clocks drift. */
 const SURE_SHARE = 0.8;
 
-/** Longest time that a publication waits for an engine that is away, in milliseconds. */
+/** Maximum time for which a publication waits for an unreachable engine, in milliseconds. */
 const GIVE_UP_MS = 30_000;
 
-/** Longest time from a question to the answer `unavailable`, in milliseconds. */
+/** Maximum time from a request to the reply `unavailable`, in milliseconds. */
 const ANSWER_MS = 20_000;
 
-/** Publications of one topic, as far as known. */
+/** The known publications of a topic. */
 class Publications {
-  /** Times of the publications whose offset is not known, by id. */
+  /** Times of the publications with an unknown offset, by id. */
   readonly #unplaced = new Map<string, number>();
   readonly #times = new Map<string, number>();
   /** Offsets of each epoch in rising order, with the times of the publications. */
@@ -42,8 +42,8 @@ class Publications {
   }
 
   /**
-   * Times of the publications that may stand behind a position. One whose offset is not known may
-   * have waited for the engine.
+   * Times of the publications that may be after a position. One with an unknown offset may have
+   * waited for the engine.
    */
   behind({ epoch, offset }: HistoryPosition): number[] {
     const offsets = this.#epochs.get(epoch) ?? [];
@@ -55,11 +55,11 @@ class Publications {
 }
 
 /**
- * A notice of loss has a true reason: a history that reaches far enough is used. A library that
- * reports a loss after each reconnect would break no other promise.
+ * A notice of a loss has a true reason: a history that reaches far enough is used. A library that
+ * reports a loss after each reconnect would break no other guarantee.
  *
- * Missed publications are counted by offsets: an engine that was away stores publications of several
- * producers in another order than that of the calls.
+ * Missed publications are counted by offset: after an outage the engine stores publications of
+ * several producers in an order that differs from the calls.
  */
 export const trueReasons: Invariant = {
   name: "true-reasons",
@@ -67,12 +67,11 @@ export const trueReasons: Invariant = {
   source: "docs/protocol.md 10.14; docs/guide/limits.md, history",
   watch(report, terms) {
     const topics = new Map<string, Publications>();
-    /** Positions of the subscriptions. */
     const positions = new Map<string, HistoryPosition | undefined>();
     let hasEngineFailed = false;
-    // A cluster of servers begins without a leader, for longer than a node waits for answers.
+    // A cluster of servers starts without a leader, for longer than a node waits for replies.
     const elections = new Elections();
-    /** Time until which the clock of a node is wrong, which tells the age of publications. */
+    /** Time until which a node's clock, which determines the age of publications, is wrong. */
     let wrongClockUntilMs = -Infinity;
     const publicationsOf = (topic: string): Publications => {
       let publications = topics.get(topic);
@@ -137,7 +136,8 @@ export const trueReasons: Invariant = {
             if (!terms.sendQueue.drops) lie("full send queues close the session");
             return;
           case "too-old": {
-            // A publication of that time stays too old, or too young, for as long as the history keeps one.
+            // A publication of that time seems too old or too young for as long as the history
+            // keeps it.
             if (known === undefined || fact.atMs < wrongClockUntilMs + bounds.ttlMs) return;
             const missed = publicationsOf(topic).behind(known);
             const count = missed.length;
@@ -162,14 +162,14 @@ export const trueReasons: Invariant = {
 interface Reader {
   readonly client: string;
   readonly topic: string;
-  /** Time since which each publication has to come, or a notice. */
+  /** Time since which each publication, or a notice, must arrive. */
   sinceMs: number;
   readonly received: Set<string>;
 }
 
 /**
- * Publications that the engine acknowledged come to each subscriber that was there before, or the
- * subscriber gets a notice. After the cluster has settled, this holds for all publications, also of
+ * Publications that the engine acknowledged reach each earlier subscriber, or the subscriber
+ * receives a notice. After the cluster has settled, this holds for all publications, including
  * topics without a history.
  */
 export const acknowledgedArrives: Invariant = {
@@ -181,20 +181,23 @@ export const acknowledgedArrives: Invariant = {
       readonly id: string;
       readonly atMs: number;
       readonly except: string | undefined;
-      /** Number of the session that has the publication first; `undefined` if no other repeats it. */
+      /**
+       * Number of the first session with the publication; `undefined` if no other session repeats
+       * it.
+       */
       readonly session: number | undefined;
       /** Time of the acknowledgement, in milliseconds; `undefined` without a certain one. */
       acknowledgedMs: number | undefined;
       hasFailed: boolean;
       /** True once any subscriber has the publication. */
       isReceived: boolean;
-      /** True if the engine may have lost this one so that subscribers cannot learn of the loss. */
+      /** True if the engine may have lost this one without a trace for subscribers. */
       mayBeLost: boolean;
     }
     const made = new Map<string, Made[]>();
     const byId = new Map<string, Made>();
     const readers = new Map<string, Reader>();
-    /** Number of sessions of the client of each host. */
+    /** Number of sessions of each host's client. */
     const sessions = new Map<string, number>();
     /** Failures of the engine. */
     const failures = new Failures();
@@ -239,7 +242,7 @@ export const acknowledgedArrives: Invariant = {
         if (one === undefined) return;
         const { session = Infinity, atMs } = one;
         const isRepeated = (sessions.get(host) ?? 0) > session;
-        // The refusal may be lost with its session, or come later than the answer of the next one.
+        // The rejection may be lost with its session, or arrive after the reply in the next one.
         const mayBeRefused = terms.rates.user !== undefined || failures.hasFailedSince(atMs);
         one.acknowledgedMs = isRepeated && mayBeRefused ? undefined : acknowledgedMs;
       },

@@ -25,7 +25,7 @@ Deno.test("trueReasons holds for true reasons", () => {
   new Story(trueReasons).subscribes("plain").recovers("plain", lost("no-history")).finds();
 });
 
-Deno.test("trueReasons knows that an engine begins without a leader", () => {
+Deno.test("trueReasons allows an engine to start without a leader", () => {
   const elects = (isOver: boolean) => ({ group: "cluster", isOver });
   const story = () =>
     new Story(trueReasons).tells("engineElects", elects(false)).subscribes("t").passes(15_000);
@@ -38,15 +38,15 @@ Deno.test("trueReasons knows that an engine begins without a leader", () => {
   story().tells("engineElects", elects(true)).passes(20_000).recovers("t", lost("unavailable"))
     .finds(lie("unavailable"));
   story().recovers("t", lost("new-epoch")).finds(lie("new-epoch"));
-  // One server comes late, and the leader is there.
+  // One server is late, but there is a leader.
   story().tells("engineElects", elects(true)).tells("engineElects", elects(false)).passes(20_000)
     .recovers("t", lost("unavailable")).finds(lie("unavailable"));
   new Story(trueReasons).subscribes("t").tells("engineElects", elects(true))
     .recovers("t", lost("unavailable")).finds(lie("unavailable"));
 });
 
-Deno.test("trueReasons counts by offsets, not by the calls of publish()", () => {
-  // The engine was away: it stores the last call first.
+Deno.test("trueReasons counts by offset, not by publish() calls", () => {
+  // After an outage the engine stores the last call first.
   const early = Array.from({ length: 98 }, (_, i) => `p${i + 2}`);
   const historyOf = () => ({ size: 100, ttlMs: 3_600_000, bytes: 1 << 20 });
   const story = (...ids: string[]) =>
@@ -70,7 +70,7 @@ Deno.test("trueReasons finds a loss within the bounds of the history", () => {
     );
 });
 
-Deno.test("trueReasons holds while the clock of a node is wrong, and as long as the history keeps", () => {
+Deno.test("trueReasons holds while a node's clock is wrong, and for the TTL of the history", () => {
   const story = (ms: number) =>
     new Story(trueReasons)
       .tells("faulted", { scope: "node", kind: "jump-clock", lastsMs: 5_000 }).passes(ms)
@@ -83,7 +83,7 @@ Deno.test("trueReasons holds while the clock of a node is wrong, and as long as 
   );
 });
 
-Deno.test("trueReasons finds faults of the engine that never were", () => {
+Deno.test("trueReasons finds reasons that name engine faults that never happened", () => {
   const because = (reason: Parameters<typeof lost>[0], why: string, topic = "t") =>
     new Story(trueReasons)
       .subscribes(topic).recovers(topic, lost(reason))
@@ -99,7 +99,7 @@ Deno.test("trueReasons finds faults of the engine that never were", () => {
   because("interrupted", "the engine was never away", "plain");
 });
 
-Deno.test("acknowledgedArrives holds for publications that came, failed, or were reported", () => {
+Deno.test("acknowledgedArrives holds for received, failed and reported publications", () => {
   new Story(acknowledgedArrives)
     .publishes("t", "p1").tells("acknowledged", { topic: "t", id: "p1" })
     .subscribes("t").publishes("t", "p2", "p3", "p4")
@@ -111,7 +111,7 @@ Deno.test("acknowledgedArrives holds for publications that came, failed, or were
     .tells("publishFailed", { topic: "plain", id: "p2", error: "" }).ends().finds();
 });
 
-Deno.test("acknowledgedArrives finds an acknowledged publication that nobody received", () => {
+Deno.test("acknowledgedArrives finds an acknowledged publication that no one received", () => {
   new Story(acknowledgedArrives)
     .subscribes("t").publishes("t", "p1", "p2").tells("acknowledged", { topic: "t", id: "p1" })
     .ends()
@@ -121,7 +121,10 @@ Deno.test("acknowledgedArrives finds an acknowledged publication that nobody rec
     );
 });
 
-/** Two publications are acknowledged, and a second subscriber has some before the engine loses writes. */
+/**
+ * Two publications are acknowledged, and a second subscriber has some of them before the engine
+ * loses writes.
+ */
 function storyOfLoss(received: readonly string[], loss: Facts["engineLost"]): Story {
   return new Story(acknowledgedArrives)
     .subscribes("t").subscribes("t", 0, "s2").publishes("t", "p1", "p2")
@@ -138,20 +141,20 @@ function lackOf(ids: string, fromS: number, toS: number, name: string): string {
     "received neither these nor a notice";
 }
 
-Deno.test("acknowledgedArrives knows writes that an engine loses before a subscriber has these", () => {
+Deno.test("acknowledgedArrives allows writes that an engine loses before a subscriber has them", () => {
   const story = (leavesNoTrace: boolean) => storyOfLoss(["p2"], { why: "writes", leavesNoTrace });
   story(true).finds(lackOf("p2", 6, 6, "s"));
   story(false).finds(lackOf("p1, p2", 5, 6, "s"), lackOf("p1", 5, 5, "s2"));
 });
 
-Deno.test("acknowledgedArrives knows writes that an earlier primary took beside the next one", () => {
+Deno.test("acknowledgedArrives allows writes that a former primary accepted next to the new one", () => {
   const story = (fromMs: number) => storyOfLoss(["p1", "p2"], { why: "failover", fromMs });
   story(7_000).finds();
   story(8_000).finds(lackOf("p1", 5, 5, "s"));
   story(9_000).finds(lackOf("p1, p2", 5, 6, "s"));
 });
 
-Deno.test("acknowledgedArrives holds where a refusal may be lost with its session", () => {
+Deno.test("acknowledgedArrives holds if a rejection may be lost with its session", () => {
   const rates = { user: { perSecond: 1, burst: 1 } };
   const story = (
     isAtLeastOnce: boolean,

@@ -1,4 +1,4 @@
-/** Sessions: these end for a documented reason, both ends agree, and the figures agree too. */
+/** Sessions: they end for a documented reason, both ends agree, and so do the statistics. */
 import { CloseCode } from "../../../errors.ts";
 import { GUEST } from "../cluster/tour/holds.ts";
 import type { Host } from "../../../testing/simulation/host.ts";
@@ -8,7 +8,7 @@ import { list, seconds } from "./texts.ts";
 /** Codes of section 15 of the protocol. */
 const CODES: ReadonlySet<number> = new Set(Object.values(CloseCode));
 
-/** Codes that tell of a fault of the network or of the library. */
+/** Codes that indicate a fault of the network or a bug in the library. */
 const FAULTS: ReadonlySet<number> = new Set([
   CloseCode.abnormal,
   CloseCode.malformed,
@@ -18,7 +18,7 @@ const FAULTS: ReadonlySet<number> = new Set([
 /** Time after a fault in which its effects on sessions may show, in milliseconds. */
 const EFFECT_MS = 60_000;
 
-/** Time for messages under way, and between two checks, in milliseconds. */
+/** Time for messages in flight, and between two checks, in milliseconds. */
 const NOTICE_MS = 5_000;
 
 /** Each session ends with a code of the documented table. */
@@ -34,7 +34,7 @@ export const knownCloseCodes: Invariant = {
   }),
 };
 
-/** A session that no fault touched lives on. */
+/** A session that no fault affected stays open. */
 export const calmSessionsStay: Invariant = {
   name: "calm-sessions-stay",
   promise: "A session ends only by a fault, by a program, or by a documented limit.",
@@ -47,7 +47,7 @@ export const calmSessionsStay: Invariant = {
       faulted: ({ atMs, lastsMs = 0 }) => void (faultMs = Math.max(faultMs, atMs + lastsMs)),
       healed: ({ atMs }) => void (faultMs = Math.max(faultMs, atMs)),
       step(cluster) {
-        // Bytes that are on a slow link keep their time: heartbeats behind these are late as well.
+        // Bytes on a slow link keep their delay: heartbeats after them are late too.
         const { nowMs } = cluster;
         const mayBeSlow = nowMs > faultMs && nowMs <= faultMs + EFFECT_MS;
         if (mayBeSlow && cluster.clients.some(({ host }) => cluster.isBehind(host))) {
@@ -71,7 +71,7 @@ export const calmSessionsStay: Invariant = {
   },
 };
 
-/** A session ends once at each end, after it began. */
+/** A session ends once at each end, after it has started. */
 export const sessionsEndOnce: Invariant = {
   name: "sessions-end-once",
   promise: "Each end of a session sees one beginning, and one end after it.",
@@ -100,7 +100,7 @@ export const sessionsEndOnce: Invariant = {
   },
 };
 
-/** Both ends of a session tell who ended the session, and with which code. */
+/** Both ends of a session report which end closed it, and with which code. */
 export const endsAgree: Invariant = {
   name: "ends-agree",
   promise:
@@ -108,7 +108,7 @@ export const endsAgree: Invariant = {
     "only with 1006 or 4408.",
   source: "docs/guide/sessions.md, Life of a session",
   watch(report) {
-    /** Ends of sessions whose other side has not ended yet. */
+    /** Ended sessions whose other side has not ended yet. */
     const waiting = new Map<string, Fact<"sessionClosed">>();
     return {
       sessionClosed(fact) {
@@ -121,7 +121,7 @@ export const endsAgree: Invariant = {
         waiting.delete(session);
         for (const [one, peer] of [[fact, other], [other, fact]] as const) {
           if (one.by !== "remote") continue;
-          // A side that gives up a silent peer sends it the code, which arrives if the peer is alive.
+          // A side that drops a silent peer sends it the code, which arrives if the peer is alive.
           const agrees = peer.by !== "remote" && peer.code === one.code &&
             peer.reason === one.reason;
           if (agrees) continue;
@@ -136,7 +136,7 @@ export const endsAgree: Invariant = {
   },
 };
 
-/** In the end each client has its session on one node, and no node has sessions of nobody. */
+/** Finally each client has its session on one node, and no node has sessions without a client. */
 export const sessionsAgree: Invariant = {
   name: "sessions-agree",
   promise:
@@ -158,7 +158,7 @@ export const sessionsAgree: Invariant = {
       for (const { host, server } of servers) {
         const ghosts: string[] = [];
         for (const { id, user, protocol } of server.manager.all()) {
-          // Plain pages are no clients of the library.
+          // Plain pages don't use the library.
           if (!open.delete(id) && protocol !== "") ghosts.push(`${id} of ${user}`);
         }
         if (ghosts.length === 0) continue;
@@ -174,7 +174,7 @@ export const sessionsAgree: Invariant = {
   }),
 };
 
-/** Each end notices by the heartbeat that the other end is gone. */
+/** The heartbeat detects that the other end is gone. */
 export const gonePeersNoticed: Invariant = {
   name: "gone-peers-noticed",
   promise:
@@ -186,7 +186,7 @@ export const gonePeersNoticed: Invariant = {
     const mostMs = timeoutMs + intervalMs + NOTICE_MS;
     return {
       faulted({ kind }) {
-        // A clock that is set forward looks like a pause, behind which peers get a new time.
+        // A clock that is set forward looks like a sleep, after which peers get a new timeout.
         if (kind === "jump-clock") alone = new Map();
       },
       step(cluster) {
@@ -200,7 +200,7 @@ export const gonePeersNoticed: Invariant = {
         const still = new Map<string, number>();
         const look = (host: Host, id: string, who: string) => {
           const name = `${host.name} ${id}`;
-          // Bytes that the other end sent before are a sign of life, however late.
+          // Bytes that the other end sent earlier are a sign of life, however late.
           const sinceMs = cluster.isBehind(host) ? nowMs : alone.get(name) ?? nowMs;
           const isLate = nowMs - sinceMs > mostMs;
           still.set(name, isLate ? Infinity : sinceMs);
@@ -214,7 +214,7 @@ export const gonePeersNoticed: Invariant = {
         for (const { host, server } of servers) {
           for (const { id, user, protocol } of server.manager.all()) {
             here.add(id);
-            // Plain pages and guests are no clients of the workload.
+            // Plain pages and guests are not clients of the workload.
             const isClient = protocol !== "" && !user.startsWith(GUEST);
             if (isClient && !own.has(id) && !host.isFrozen) look(host, id, user);
           }
@@ -229,7 +229,7 @@ export const gonePeersNoticed: Invariant = {
   },
 };
 
-/** Figures of a node agree with its state. */
+/** A node's statistics agree with its state. */
 export const trueFigures: Invariant = {
   name: "true-figures",
   promise: "The statistics of a node agree with its sessions and topics.",

@@ -20,7 +20,7 @@ const closed = (code: number): Facts["sessionClosed"] => ({
 
 const OPENED: Facts["sessionOpened"] = { side: "client", session: "1" };
 
-Deno.test("knownCloseCodes holds for codes of the table, and finds others", () => {
+Deno.test("knownCloseCodes holds for documented codes, and finds others", () => {
   const story = new Story(knownCloseCodes);
   for (const code of [0, 1006, 4401, 4408, 4503, 4507]) story.tells("sessionClosed", closed(code));
   story.finds();
@@ -36,7 +36,7 @@ Deno.test("calmSessionsStay holds near faults, for programs, and at the end", ()
     .ends().tells("sessionClosed", closed(1006)).finds();
 });
 
-Deno.test("calmSessionsStay holds while a slow link is behind", () => {
+Deno.test("calmSessionsStay holds while a slow link lags", () => {
   const story = new Story(calmSessionsStay);
   story.cluster.clients.push({ host: story.host("c0") } as LiveClient);
   story.cluster.isBehind = () => story.cluster.nowMs < 80_000;
@@ -56,7 +56,7 @@ Deno.test("calmSessionsStay finds sessions that end without a fault", () => {
     );
 });
 
-Deno.test("sessionsEndOnce holds for one beginning and one end, and finds others", () => {
+Deno.test("sessionsEndOnce holds for one start and one end, and finds others", () => {
   new Story(sessionsEndOnce)
     .tells("sessionOpened", OPENED).tells("sessionOpened", { ...OPENED, side: "node" })
     .tells("sessionClosed", closed(0)).finds();
@@ -70,7 +70,7 @@ Deno.test("sessionsEndOnce holds for one beginning and one end, and finds others
     );
 });
 
-Deno.test("endsAgree holds for ends that agree or are alone, and finds others", () => {
+Deno.test("endsAgree holds for ends that agree or have no peer, and finds others", () => {
   const story = (node: Partial<Facts["sessionClosed"]>, client = closed(4507)) =>
     new Story(endsAgree)
       .tells("sessionClosed", { ...closed(4507), side: "node", by: "local", ...node })
@@ -93,7 +93,7 @@ Deno.test("endsAgree holds for ends that agree or are alone, and finds others", 
   );
 });
 
-/** Clients with these sessions, and a node with those. */
+/** Clients with some sessions, and a node with others. */
 function meets(story: Story, own: readonly (string | undefined)[], here: readonly string[]): Story {
   own.forEach((id, index) => {
     story.cluster.clients.push({
@@ -117,7 +117,7 @@ function meets(story: Story, own: readonly (string | undefined)[], here: readonl
   return story.ends();
 }
 
-Deno.test("sessionsAgree holds where both ends have the same sessions, and finds others", () => {
+Deno.test("sessionsAgree holds if both ends have the same sessions, and finds others", () => {
   meets(new Story(sessionsAgree), ["1", "2"], ["2", "1", "page"]).finds();
   meets(new Story(sessionsAgree), ["1", undefined], ["3"]).finds(
     'expected a connected client, received the status "reconnecting"',
@@ -126,7 +126,7 @@ Deno.test("sessionsAgree holds where both ends have the same sessions, and finds
   );
 });
 
-Deno.test("gonePeersNoticed holds while both ends live or for short, and finds others", () => {
+Deno.test("gonePeersNoticed holds while both ends live or briefly after, and finds late ends", () => {
   const stays = (session: string, ...waits: readonly number[]) => {
     const story = meets(new Story(gonePeersNoticed), [session === "1" ? "1" : undefined], [
       session,
@@ -154,7 +154,7 @@ Deno.test("gonePeersNoticed holds while both ends live or for short, and finds o
   );
 });
 
-Deno.test("trueFigures holds for figures that agree, and finds others", () => {
+Deno.test("trueFigures holds for matching statistics, and finds others", () => {
   const shows = (stats: object, topics = 1) => {
     const story = new Story(trueFigures);
     const figures = {

@@ -1,14 +1,16 @@
 /** Clients with sessions on several nodes. */
 import type { Fact } from "../facts.ts";
 
-/** Machines whose client has sessions on several nodes, as in the middle of a move behind a balancer. */
+/**
+ * Machines whose client has sessions on several nodes, for example during a move behind a balancer.
+ */
 export class Spread {
   /** Node of each session that is open at a client. */
   readonly #nodes = new Map<string, string>();
   readonly #open = new Map<string, Set<string>>();
   readonly #lastMs = new Map<string, number>();
 
-  /** Notes a session at either end. */
+  /** Records a session at either end. */
   opened({ side, session, host }: Fact<"sessionOpened">): void {
     if (side === "node") return void this.#nodes.set(session, host);
     const open = this.#open.get(host);
@@ -16,7 +18,7 @@ export class Spread {
     else open.add(session);
   }
 
-  /** Notes the end of a session of a client. */
+  /** Records the end of a client's session. */
   closed({ side, session, host, atMs }: Fact<"sessionClosed">): void {
     if (side === "node") return;
     if (this.#isSpread(host)) this.#lastMs.set(host, atMs);
@@ -24,7 +26,7 @@ export class Spread {
     this.#nodes.delete(session);
   }
 
-  /** True if the client of a machine had such sessions at a time, or later. */
+  /** True if a machine's client had such sessions at a time or later. */
   wasSince(host: string, sinceMs: number): boolean {
     return this.#isSpread(host) || (this.#lastMs.get(host) ?? -Infinity) >= sinceMs;
   }

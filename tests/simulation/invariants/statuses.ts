@@ -28,10 +28,13 @@ const NEXT_OF_SUBSCRIPTION: Readonly<Record<SubscriptionName, readonly Subscript
   ended: [],
 };
 
-/** Codes of refusals that end no subscription in force. */
+/** Codes of rejections that end no live subscription. */
 const FOR_NOW: ReadonlySet<string> = new Set(["too-many", "unavailable", "superseded"]);
 
-/** A client goes from status to status as documented, rests after a refusal, and ends by a close. */
+/**
+ * A client changes its status as documented, stays disconnected after a refusal, and ends with a
+ * close.
+ */
 export const statusesInOrder: Invariant = {
   name: "statuses-in-order",
   promise:
@@ -40,7 +43,7 @@ export const statusesInOrder: Invariant = {
   watch(report) {
     const last = new Map<string, ClientStatus>();
     const sessions = new Set<string>();
-    /** Clients whose last attempt was refused with 4401: each tries once more with a fresh token. */
+    /** Clients whose last attempt was refused with 4401: each retries once with a fresh token. */
     const refreshing = new Set<string>();
     return {
       clientStatus(fact) {
@@ -67,7 +70,7 @@ export const statusesInOrder: Invariant = {
           if (isFresh) refreshing.add(client);
           else refreshing.delete(client);
           if (isFresh || right === status.name) return;
-          // The last attempt of a client that makes so many alone.
+          // The last attempt of a client with a limited number.
           if (fact.isBounded && right === "reconnecting" && status.name === "closed") return;
           const { code, by } = status.cause;
           report(
@@ -81,7 +84,7 @@ export const statusesInOrder: Invariant = {
   },
 };
 
-/** A subscription goes from status to status as documented; refusals for now end none in force. */
+/** A subscription changes its status as documented; temporary rejections end no live one. */
 export const subscriptionsInForceStay: Invariant = {
   name: "subscriptions-in-force-stay",
   promise:

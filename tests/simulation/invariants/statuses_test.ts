@@ -26,7 +26,7 @@ function lives(...statuses: readonly ClientStatus[]): Story {
   return story;
 }
 
-Deno.test("statusesInOrder holds for losses, moves, tokens that end, and a close", () => {
+Deno.test("statusesInOrder holds for losses, moves, expired tokens, and a close", () => {
   lives(
     CONNECTING,
     reconnecting(CloseCode.abnormal, "network"),
@@ -41,7 +41,7 @@ Deno.test("statusesInOrder holds for losses, moves, tokens that end, and a close
   lives(CONNECTING, ended("refused", CloseCode.unauthenticated, "remote")).finds();
 });
 
-Deno.test("statusesInOrder holds for the last of a bounded number of attempts", () => {
+Deno.test("statusesInOrder holds for the last of a limited number of attempts", () => {
   const last = ended("closed", CloseCode.abnormal, "network");
   lives(CONNECTING).tells("clientStatus", { client: "c", status: last, isBounded: true }).finds();
   lives(CONNECTING, last).finds(
@@ -49,7 +49,7 @@ Deno.test("statusesInOrder holds for the last of a bounded number of attempts", 
   );
 });
 
-Deno.test("statusesInOrder finds a client that gives up after a token that ended", () => {
+Deno.test("statusesInOrder finds a client that stops after its token expired", () => {
   lives(
     CONNECTING,
     connected("a"),
@@ -59,7 +59,7 @@ Deno.test("statusesInOrder finds a client that gives up after a token that ended
   );
 });
 
-Deno.test("statusesInOrder finds a session that comes again, and a status after the last", () => {
+Deno.test("statusesInOrder finds a repeated session, and a status after the last one", () => {
   lives(
     CONNECTING,
     connected("a"),
@@ -85,7 +85,7 @@ function follows(...statuses: readonly Subscription["status"]["current"][]): Sto
 
 const END = { client: "c", subscription: "s", topic: "news" };
 
-Deno.test("subscriptionsInForceStay holds for a refusal before the first answer, and one for good", () => {
+Deno.test("subscriptionsInForceStay holds for a rejection before the first reply, and for a permanent one", () => {
   const unavailable = new RequestError("unavailable", "The engine is away");
   follows("pending", "ended").tells("unsubscribed", { ...END, error: unavailable }).finds();
   const forbidden = new RequestError("forbidden", "Not any more");
@@ -93,7 +93,7 @@ Deno.test("subscriptionsInForceStay holds for a refusal before the first answer,
     .tells("unsubscribed", { ...END, error: forbidden }).finds();
 });
 
-Deno.test("subscriptionsInForceStay finds the end of one in force by a refusal for now", () => {
+Deno.test("subscriptionsInForceStay finds a live subscription that a temporary rejection ended", () => {
   for (const error of [new RequestError("too-many", "Later"), new TimeoutError("Cannot wait", 1)]) {
     follows("pending", "subscribed", "lost", "ended").tells("unsubscribed", { ...END, error })
       .finds(
@@ -103,7 +103,7 @@ Deno.test("subscriptionsInForceStay finds the end of one in force by a refusal f
   }
 });
 
-Deno.test("subscriptionsInForceStay finds a subscription that is in force without a session", () => {
+Deno.test("subscriptionsInForceStay finds a live subscription without a session", () => {
   const story = follows("pending", "lost");
   story.subscribes("news");
   (story.cluster.clients[0] as { client: Partial<LiveClient["client"]> }).client = {

@@ -1,4 +1,4 @@
-/** Runs that are made up, fact by fact, to show when an invariant holds and when not. */
+/** Made-up runs, fact by fact, that show when an invariant holds and when not. */
 import { assertEquals } from "@std/assert";
 import { Host } from "../../../testing/simulation/host.ts";
 import { EventLoop } from "../../../testing/simulation/event_loop.ts";
@@ -13,7 +13,7 @@ import type {
 } from "../facts.ts";
 import { Witness } from "../witness.ts";
 
-/** Terms of a story without others: histories of 100 publications for a minute. */
+/** Default terms of a story: histories of 100 publications for a minute. */
 export const TERMS: Terms = {
   historyOf: (topic) =>
     topic.startsWith("plain") ? undefined : { size: 100, ttlMs: 60_000, bytes: 1 << 20 },
@@ -29,7 +29,7 @@ export const TERMS: Terms = {
   outbox: { maxMessages: 100, maxBytes: 1 << 18 },
 };
 
-/** A made-up run, for one invariant. Each fact comes a second after the one before. */
+/** A made-up run, for one invariant. Each fact happens a second after the previous one. */
 export class Story {
   /** State of the cluster. */
   readonly cluster: {
@@ -52,9 +52,9 @@ export class Story {
   readonly #invariant: Invariant;
 
   /**
-   * Begins a run.
+   * Starts a run.
    *
-   * @param invariant The invariant that judges.
+   * @param invariant The checked invariant.
    * @param terms Terms that differ from {@linkcode TERMS}.
    */
   constructor(invariant: Invariant, terms: Partial<Terms> = {}) {
@@ -66,7 +66,7 @@ export class Story {
     });
   }
 
-  /** Adds a host that runs. */
+  /** Adds a running host. */
   host(name: string): Host {
     let host = this.cluster.hosts.get(name);
     if (host === undefined) this.cluster.hosts.set(name, host = new Host(this.#events, name, {}));
@@ -79,7 +79,7 @@ export class Story {
     return this;
   }
 
-  /** Tells a fact, on host `h` by default. */
+  /** Reports a fact, on host `h` by default. */
   tells<K extends FactKind>(kind: K, fact: Facts[K], host = "h"): this {
     this.cluster.nowMs += 1_000;
     this.#witness.tell(kind, host, fact);
@@ -92,7 +92,7 @@ export class Story {
     return this;
   }
 
-  /** Subscription `s` of client `c` is there, at an offset of epoch `e`. */
+  /** Adds subscription `s` of client `c`, at an offset of epoch `e`. */
   subscribes(topic: string, offset = 0, subscription = "s"): this {
     const client = subscription.replace("s", "c");
     this.tells("subscribing", { client, subscription, topic });
@@ -113,7 +113,9 @@ export class Story {
     return this;
   }
 
-  /** A subscription gets ids; `number` of the offset is the end of the id, such as 7 of `p7`. */
+  /**
+   * A subscription receives ids; the offset is the number at the end of the id, such as 7 for `p7`.
+   */
   gets(topic: string, ids: readonly string[], subscription = "s", epoch = "e"): this {
     const client = subscription.replace("s", "c");
     for (const id of ids) {
@@ -124,7 +126,7 @@ export class Story {
     return this;
   }
 
-  /** A subscription is told of a recovery. */
+  /** A subscription is notified of a recovery. */
   recovers(
     topic: string,
     how: Omit<Facts["recovery"], "client" | "subscription" | "topic">,
@@ -146,13 +148,13 @@ export class Story {
     return this;
   }
 
-  /** Checks the state, as after the close of all parts. */
+  /** Checks the state, as after all parts have closed. */
   closes(): this {
     this.#witness.checkClosed(this.cluster);
     return this;
   }
 
-  /** Asserts the findings: one text each. */
+  /** Asserts the texts of all findings. */
   finds(...texts: string[]): void {
     assertEquals(this.#witness.findings.map(({ text }) => text), texts);
     for (const { invariant } of this.#witness.findings) {

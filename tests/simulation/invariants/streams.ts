@@ -1,4 +1,4 @@
-/** Streams and datagrams of sessions: whole, in order, with ends and codes. */
+/** Streams and datagrams of sessions: complete, in order, with ends and codes. */
 import { StreamError, StructuredError } from "../../../errors.ts";
 import type { Invariant } from "../facts.ts";
 
@@ -6,7 +6,7 @@ import type { Invariant } from "../facts.ts";
 interface Flow {
   /** Number of items from the writer. */
   sent: number;
-  /** Number of all items, known from the close of the writer. */
+  /** Total number of items, known from the writer's close. */
   count: number | undefined;
   /** The planned break. */
   broken: { readonly code: number; readonly by: string; readonly isInvalid: boolean } | undefined;
@@ -16,12 +16,12 @@ interface Flow {
 }
 
 /**
- * Longest time in milliseconds from the end of a stream to the close of its session, where a wire
+ * Maximum time in milliseconds from the end of a stream to the close of its session, if a transport
  * without resets delivers the end of the stream first.
  */
 const CLOSE_MS = 250;
 
-/** A stream has all items once, in order, then the end; an abort comes with the code. */
+/** A stream has all items once, in order, then the end; an abort arrives with its code. */
 export const streamsInOrder: Invariant = {
   name: "streams-in-order",
   promise: "A stream has each item whole and in order, then its end or the code of its abort.",
@@ -81,7 +81,7 @@ export const streamsInOrder: Invariant = {
         const { flow: name, session, error, isReader = false, host } = fact;
         const { broken } = flowOf(name);
         if (broken === undefined) {
-          // The end of a session ends the streams; no stream fails alone.
+          // The end of a session ends its streams; no stream fails alone.
           const isAlone = error instanceof StreamError && error.by !== "network" ||
             error instanceof StructuredError;
           if (isAlone || isSettled && !isClosing) {
@@ -104,7 +104,7 @@ export const streamsInOrder: Invariant = {
   },
 };
 
-/** Datagrams come from the peer, at most once; on a reliable wire all, in order. */
+/** Datagrams arrive from the peer, at most once; on a reliable transport all arrive, in order. */
 export const trueDatagrams: Invariant = {
   name: "true-datagrams",
   promise: "A datagram comes whole, at most once, to its session; reliable ones all, in order.",

@@ -7,7 +7,7 @@ function reset(streamErrorCode: number): StreamError {
   return new StreamError("reset", { streamErrorCode, by: "remote" });
 }
 
-Deno.test("streamsInOrder finds items that are missing, changed, too many, and wrong ends", () => {
+Deno.test("streamsInOrder finds missing, changed and extra items, and wrong ends", () => {
   new Story(streamsInOrder)
     .tells("streamSent", { flow: "a up", index: 0 })
     .tells("streamSent", { flow: "a up", index: 1 })
@@ -55,7 +55,7 @@ Deno.test("streamsInOrder accepts ends, planned aborts and the end of a session"
     .finds();
 });
 
-Deno.test("streamsInOrder accepts ends that overtake a close on a wire without resets", () => {
+Deno.test("streamsInOrder accepts ends that overtake a close on a transport without resets", () => {
   const fails = (story: Story, flow: string, session: string) =>
     story.tells("streamFailed", { flow, session, error: reset(0), isReader: true });
   const story = (hasResetCodes: boolean) => {
@@ -73,7 +73,7 @@ Deno.test("streamsInOrder accepts ends that overtake a close on a wire without r
   story(false).finds(expected("early"), expected("alone"));
 });
 
-Deno.test("trueDatagrams finds datagrams that nothing sent, that came twice, or out of order", () => {
+Deno.test("trueDatagrams finds datagrams that were not sent, are duplicated, or out of order", () => {
   new Story(trueDatagrams)
     .tells("datagramGot", { way: "x", number: 1, isReliable: false })
     .tells("datagramSent", { way: "x", number: 1 })
@@ -89,7 +89,7 @@ Deno.test("trueDatagrams finds datagrams that nothing sent, that came twice, or 
     );
 });
 
-Deno.test("trueDatagrams accepts losses and another order on a wire without guarantees", () => {
+Deno.test("trueDatagrams accepts losses and another order on a transport without guarantees", () => {
   new Story(trueDatagrams)
     .tells("datagramSent", { way: "x", number: 2 })
     .tells("datagramSent", { way: "x", number: 1 })

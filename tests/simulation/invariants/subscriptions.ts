@@ -1,12 +1,12 @@
-/** Subscriptions: publications come to those who may have these, and to no others. */
+/** Subscriptions: publications reach only subscribers that may receive them. */
 import { STREAM_PREFIX } from "../../../session/wire/recovery.ts";
 import type { Fact, Invariant } from "../facts.ts";
 import { list, seconds } from "./texts.ts";
 
-/** Longest time until a server knows that a client left a topic, in milliseconds. */
+/** Maximum time until a server knows that a client left a topic, in milliseconds. */
 const LEAVING_MS = 30_000;
 
-/** A client that left a topic gets no more publications of the topic. */
+/** A client that left a topic receives no further publications of it. */
 export const nothingAfterLeaving: Invariant = {
   name: "nothing-after-leaving",
   promise: "A client that left a topic receives no more messages of the topic.",
@@ -43,7 +43,7 @@ export const nothingAfterLeaving: Invariant = {
   },
 };
 
-/** A publication without an echo does not come back to the client that published. */
+/** A publication without an echo does not return to its publisher. */
 export const noEcho: Invariant = {
   name: "no-echo",
   promise: "A client receives none of the publications from which it was left out.",
@@ -65,7 +65,7 @@ export const noEcho: Invariant = {
   },
 };
 
-/** A user who may not use a topic neither gets publications of that time, nor makes any. */
+/** A user who may not use a topic neither receives nor makes publications during that time. */
 export const onlyAllowed: Invariant = {
   name: "only-allowed",
   promise: "A client neither receives nor makes publications of a topic that its user may not use.",
@@ -79,7 +79,7 @@ export const onlyAllowed: Invariant = {
     const forbid = (fact: Fact<"received" | "acknowledged">, what: string) => {
       const key = tried.get(fact.id);
       const deniedMs = key === undefined ? undefined : denied.get(key);
-      // A publication that waits until the user is allowed again is in order.
+      // A publication may wait until the user is allowed again.
       if (deniedMs === undefined || publishedMs.get(fact.id)! < deniedMs) return;
       report(
         fact,
@@ -116,7 +116,7 @@ export const onlyAllowed: Invariant = {
   },
 };
 
-/** A client that may use its topics is subscribed to all of these at the end. */
+/** A client that may use its topics is subscribed to all of them at the end. */
 export const rightsComeBack: Invariant = {
   name: "rights-come-back",
   promise: "A client that asks for a topic which its user may receive gets the subscription.",
@@ -148,7 +148,7 @@ export const rightsComeBack: Invariant = {
   },
 };
 
-/** At the end, the topics of each session on its node are those of the client. */
+/** At the end, each session's topics on its node match the client's. */
 export const sameTopics: Invariant = {
   name: "same-topics",
   promise: "A session is subscribed to the topics of its client, and to no others.",
@@ -162,7 +162,7 @@ export const sameTopics: Invariant = {
         for (const { topic, isEnded, status } of subscriptions.values()) {
           if (!isEnded && status.current === "subscribed") topics.add(topic);
         }
-        // A reader waits for as long as a stream goes on, and may be between two subscriptions.
+        // A reader waits while a stream is open, and may be between two subscriptions.
         const read = new Set([...readers.values()].map((stream) => STREAM_PREFIX + stream));
         wanted.set(client.session.id, { host: host.name, topics, read });
       }

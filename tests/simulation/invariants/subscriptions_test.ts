@@ -10,7 +10,7 @@ import { Story } from "./story.ts";
 
 const LEFT = { client: "c", subscription: "s", topic: "t" };
 
-Deno.test("nothingAfterLeaving holds for publications that were under way, and after a return", () => {
+Deno.test("nothingAfterLeaving holds for publications in flight, and after a return", () => {
   new Story(nothingAfterLeaving)
     .subscribes("t").tells("unsubscribed", LEFT).publishes("t", "p1")
     .tells("strayed", { client: "c", topic: "t", id: "p1" })
@@ -60,7 +60,7 @@ Deno.test("onlyAllowed finds publications that a denied user made", () => {
   );
 });
 
-Deno.test("rightsComeBack holds for subscriptions in force, and finds a client without", () => {
+Deno.test("rightsComeBack holds for live subscriptions, and finds a client without one", () => {
   const story = (...topics: string[]) => {
     const story = new Story(rightsComeBack).tells("subscribing", LEFT);
     story.cluster.clients.push({
@@ -80,7 +80,7 @@ Deno.test("rightsComeBack holds for subscriptions in force, and finds a client w
   story("other").finds("expected subscriptions of c to t, received none");
 });
 
-Deno.test("sameTopics holds where both ends have the same topics, and finds others", () => {
+Deno.test("sameTopics holds if both ends have the same topics, and finds others", () => {
   const ends = (...topics: string[]) => {
     const story = new Story(sameTopics);
     story.cluster.clients.push({

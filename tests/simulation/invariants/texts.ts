@@ -1,4 +1,4 @@
-/** Words of findings, which a person reads. */
+/** Texts of findings, for readers. */
 import type { HistoryPosition } from "../../../session/wire/recovery.ts";
 
 /**
@@ -23,7 +23,7 @@ export function place(position: HistoryPosition | undefined): string {
 }
 
 /**
- * Names in a row, of which the first are written out.
+ * Lists names, of which only the first are shown.
  *
  * @param names The names.
  * @returns At most five names, and the number of the others.

@@ -3,18 +3,18 @@ import { internals } from "../../../session/session.ts";
 import type { Cluster, Fact, Invariant } from "../facts.ts";
 import { seconds } from "./texts.ts";
 
-/** Time for the way there and back, in milliseconds. */
+/** Round-trip time, in milliseconds. */
 const SLACK_MS = 1_000;
 
-/** Time in which a session at rest is without a request for a moment, in milliseconds. */
+/** Time in which an idle session has no request for at least a moment, in milliseconds. */
 const REST_MS = 10_000;
 
-/** Share by which a clock may run slow. */
+/** Maximum share by which a clock may run slow. */
 const SLOWEST_CLOCK = 0.1;
 
 /**
- * Each promise settles in time. Timers of a frozen host run after the thaw, so the time counts from
- * there again. A wait ends with the life of the host.
+ * Each promise settles in time. Timers of a frozen host run after it thaws, so the time starts over
+ * then. A wait ends with the life of the host.
  */
 export const everyWaitEnds: Invariant = {
   name: "every-wait-ends",
@@ -55,7 +55,7 @@ export const everyWaitEnds: Invariant = {
   },
 };
 
-/** Waits that are over leave no request behind: each session is without one for a moment. */
+/** Finished waits leave no request: each session has none for at least a moment. */
 export const nothingPending: Invariant = {
   name: "nothing-pending",
   promise: "Once programs rest, no request of a session waits for an answer any more.",

@@ -13,14 +13,14 @@ function waits(): { story: Story; host: ReturnType<Story["host"]> } {
   return { story, host };
 }
 
-Deno.test("everyWaitEnds holds for waits in time, and for those of a life that ended", () => {
+Deno.test("everyWaitEnds holds for waits in time, and for waits of an ended life", () => {
   waits().story.passes(30_000).steps().tells("waited", { wait: 1 }).passes(60_000).ends().finds();
   const { story, host } = waits();
   host.kill();
   story.passes(60_000).steps().ends().finds();
 });
 
-Deno.test("everyWaitEnds holds while a host is frozen, and counts from there", () => {
+Deno.test("everyWaitEnds holds while a host is frozen, and restarts the time then", () => {
   const { story, host } = waits();
   host.freeze();
   story.passes(40_000).steps();
@@ -31,7 +31,7 @@ Deno.test("everyWaitEnds holds while a host is frozen, and counts from there", (
   );
 });
 
-Deno.test("everyWaitEnds finds a wait that is late", () => {
+Deno.test("everyWaitEnds finds a late wait", () => {
   waits().story.passes(40_000).ends().finds(
     "expected request r1, begun at 1.000 s, to settle within 30000 ms, received nothing until now",
   );
@@ -57,7 +57,7 @@ function waiting(...counts: readonly (readonly [node: number, client: number])[]
   return story.ends();
 }
 
-Deno.test("nothingPending holds where each session rests for a moment, and for new sessions", () => {
+Deno.test("nothingPending holds if each session is idle for a moment, and for new sessions", () => {
   waiting([1, 1], [0, 1], [1, 0], [1, 1]).finds();
   waiting([1, 1]).finds();
 });

@@ -1,5 +1,5 @@
 /**
- * A process that runs plans: a request in a line of JSON, and a line of JSON back.
+ * A process that runs plans: each request and each reply is a line of JSON.
  *
  * ```sh
  * deno run -A child.ts file:///PATH/TO/run.ts
@@ -24,14 +24,14 @@ async function answer({ runPlan }: PlanRunner, { plan, trace }: RunRequest): Pro
   }
 }
 
-/** Writes a whole text; `writeSync` may take a part of the bytes. */
+/** Writes a whole text; `writeSync` may write only a part of it. */
 function write(text: string): void {
   let bytes = new TextEncoder().encode(text);
   while (bytes.length > 0) bytes = bytes.subarray(Deno.stdout.writeSync(bytes));
 }
 
 if (import.meta.main) {
-  // Ctrl-C in a terminal reaches all processes; the one that searches ends the others.
+  // Ctrl-C in a terminal reaches all processes; the searching process ends the others.
   Deno.addSignalListener("SIGINT", () => {});
   const program: PlanRunner = await import(Deno.args[0]!);
   const requests = Deno.stdin.readable.pipeThrough(new TextDecoderStream())

@@ -1,44 +1,43 @@
-/** Plans that reached rare states, and changed plans. */
+/** Plans that reached rare states, and mutations of them. */
 import type { Action, Plan } from "../plan.ts";
 
-/** Most plans that a corpus keeps; a plan more displaces the most common one. */
+/** Maximum plans in a corpus; one more displaces the most common one. */
 const MAX_PLANS = 512;
 
-/** Most states that a corpus knows, as a bound on memory; later ones are ignored. */
+/** Maximum known states, to bound memory; later ones are ignored. */
 const MAX_STATES = 200_000;
 
-/** A state is rare until this number of runs has reached that state. */
+/** A state is rare until this number of runs has reached it. */
 const RARE = 4;
 
-/** Most actions of a plan after a change; the last ones are left out. */
+/** Maximum actions of a plan after a change; the last ones are dropped. */
 const MAX_ACTIONS = 256;
 
-/** Most changes of one mutation. */
+/** Maximum changes per mutation. */
 const MAX_CHANGES = 3;
 
-/** Longest distance that an action moves, in milliseconds. */
+/** Maximum distance that an action moves, in milliseconds. */
 const MAX_MOVE_MS = 10_000;
 
-/** Largest distance between two actions that are moved together, in milliseconds. */
+/** Maximum distance between two actions that are moved together, in milliseconds. */
 const CLOSE_MS = 500;
 
-/** Plans drawn for each mutation; the rarest is taken. */
+/** Plans drawn for each mutation; the rarest is used. */
 const DRAWS = 3;
 
 /** A plan in the corpus. */
 interface Kept {
   readonly plan: Plan;
-  /** Rare states of the run, at the time of keeping. */
+  /** Rare states of the run when it was added. */
   readonly states: readonly string[];
 }
 
 /**
- * Plans that reached rare states. A change of such a plan reaches deeper states than a fresh plan
- * does.
+ * Plans that reached rare states. Mutations of such plans reach deeper states than fresh plans.
  *
- * - **Rare:** the rarest state of a plan counts, by the number of runs that reached that state.
+ * - **Rare:** a plan is ranked by its rarest state, the one that the fewest runs reached.
  * - **Bounded:** 512 plans, 200,000 states.
- * - **Deterministic:** the same calls with the same chance give the same plans.
+ * - **Deterministic:** the same calls with the same random numbers return the same plans.
  */
 export class Corpus {
   /** Number of runs by state. */
@@ -77,10 +76,10 @@ export class Corpus {
   }
 
   /**
-   * Makes a plan by changes of a kept one.
+   * Creates a plan by changing a stored one.
    *
-   * @param fresh A plan of another seed; parts of that plan may go into the result.
-   * @param random Numbers from 0 up to 1.
+   * @param fresh A plan of another seed; parts of it may be used in the result.
+   * @param random Returns numbers from 0 to 1.
    * @returns The plan.
    * @throws {RangeError} If the corpus is empty.
    */
@@ -94,7 +93,7 @@ export class Corpus {
     return { ...plan, actions };
   }
 
-  /** Draws a plan, rather a rare one. */
+  /** Draws a plan, preferring rare ones. */
   #draw(random: () => number): Plan {
     if (this.#plans.length === 0) throw new RangeError("Cannot mutate: the corpus is empty");
     const drawn = Array.from({ length: DRAWS }, () => this.#plans[at(random, this.#plans.length)]!);
@@ -116,7 +115,7 @@ export class Corpus {
 type Change = (plan: Plan, other: Plan, random: () => number) => Plan;
 
 const CHANGES: readonly Change[] = [
-  // Other chance: the same faults hit other moments.
+  // Other random numbers: the same faults hit other moments.
   (plan, _other, random) => ({ ...plan, seed: at(random, 2 ** 32) }),
   // An action earlier or later.
   changeOne((action, plan, random) => [
@@ -156,7 +155,7 @@ const CHANGES: readonly Change[] = [
     const share = random() / 2;
     return { ...plan, actions: plan.actions.filter(() => random() >= share) };
   },
-  // The actions of another plan as well, from some time on.
+  // Also the actions of another plan, starting at some time.
   (plan, other, random) => {
     const fromMs = random() * plan.seconds * 1_000;
     const added = other.actions.filter(({ atMs }) => atMs >= fromMs);
@@ -166,7 +165,7 @@ const CHANGES: readonly Change[] = [
   (plan, other) => ({ ...plan, features: other.features }),
 ];
 
-/** Makes a change of one drawn action, which becomes any number of actions. */
+/** Returns a change of one drawn action, which becomes any number of actions. */
 function changeOne(
   change: (
     action: Action,
@@ -187,12 +186,12 @@ function changeOne(
   };
 }
 
-/** Draws an integer from 0 up to a bound. */
+/** Draws an integer from 0 to a bound (exclusive). */
 function at(random: () => number, bound: number): number {
   return Math.floor(random() * bound);
 }
 
-/** Rounds a time, within the time of the plan. */
+/** Rounds a time, and limits it to the plan's duration. */
 function timeIn({ seconds }: Plan, ms: number): number {
   return Math.round(Math.min(Math.max(0, ms), seconds * 1_000));
 }

@@ -3,7 +3,7 @@ import { seededRandom } from "../../../transport/memory/path.ts";
 import { Corpus } from "./corpus.ts";
 import { planOf } from "./toy.ts";
 
-Deno.test("Corpus.add() keeps plans that reach a rare state, and the rarest 512 of these", () => {
+Deno.test("Corpus.add() keeps plans that reach a rare state, and at most the rarest 512", () => {
   const corpus = new Corpus();
   const kept = Array.from({ length: 6 }, (_, i) => corpus.add(planOf(i), ["a", "b"]));
   assertEquals(kept, [true, true, true, true, false, false]);
@@ -13,7 +13,7 @@ Deno.test("Corpus.add() keeps plans that reach a rare state, and the rarest 512 
   assertEquals([corpus.size, corpus.states], [512, 603]);
 });
 
-Deno.test("Corpus.mutate() makes valid plans, the same with the same chance", () => {
+Deno.test("Corpus.mutate() creates valid plans, the same with the same random numbers", () => {
   const make = () => {
     const corpus = new Corpus();
     for (let i = 0; i < 5; i++) corpus.add(planOf(i), [`${i}`]);

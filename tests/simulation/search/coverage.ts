@@ -1,16 +1,15 @@
-/** States that a run reached, as short texts: the measure by which a search picks its plans. */
+/** States that a run reached, as short texts, by which a search selects its plans. */
 import type { Outcome } from "../plan.ts";
 
-/** Longest time between a fault and an entry of the trace that count as a pair, in milliseconds. */
+/** Maximum time between a fault and a trace entry that count as a pair, in milliseconds. */
 const WINDOW_MS = 5_000;
 
-/** Most faults that make pairs at a time; the oldest are forgotten first. */
+/** Maximum faults that form pairs at a time; the oldest are forgotten first. */
 const MAX_RECENT = 8;
 
-/** Most texts of one run, as a bound on memory; later ones are left out. */
+/** Maximum texts per run, to bound memory; later ones are dropped. */
 const MAX_TEXTS = 4_096;
 
-/** Longest text. */
 const MAX_LENGTH = 80;
 
 /**
@@ -27,7 +26,7 @@ export function shapeOf(text: string): string {
 /**
  * Lists the states that a run reached:
  *
- * - the states told by the cluster,
+ * - the states reported by the cluster,
  * - each kind of entry in the trace, and the number of such entries by powers of two,
  * - each pair of a fault and an entry within five seconds of virtual time.
  *

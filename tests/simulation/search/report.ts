@@ -1,13 +1,13 @@
-/** Texts and files about findings, for people. */
+/** Texts and files about findings, for readers. */
 import type { TraceEntry } from "../../../testing/simulation/event_loop.ts";
 import { timeline } from "../../../testing/simulation/timeline.ts";
 import type { Action, Finding, Plan } from "../plan.ts";
 import type { Found } from "./search.ts";
 
-/** Most lines of the timeline in a report, the last ones before the finding. */
+/** Maximum lines of the timeline in a report: the last ones before the finding. */
 const MAX_LINES = 60;
 
-/** Time before a finding from which all entries are in the timeline, in milliseconds. */
+/** Time before a finding in which all entries are in the timeline, in milliseconds. */
 const SHORTLY_MS = 200;
 
 /** Name of a message, an answer or a stream in texts, such as `m:client3.12`. */
@@ -15,7 +15,7 @@ const ID = /[a-z]+:\w+\.[\w.]*\w/g;
 
 /** A plan in a file. */
 export interface SavedPlan {
-  /** A sentence about the fault that the plan showed. */
+  /** A sentence about the bug that the plan showed. */
   readonly about: string;
   /** Invariant that broke. */
   readonly invariant: string;
@@ -24,7 +24,7 @@ export interface SavedPlan {
 }
 
 /**
- * Writes a plan that broke an invariant to a file, in place of an earlier plan of the same invariant
+ * Writes a plan that broke an invariant to a file, replacing an earlier plan of the same invariant
  * and seed.
  *
  * @param finding The finding.
@@ -42,11 +42,11 @@ export function savePlan({ invariant, text }: Finding, plan: Plan, folder: strin
 }
 
 /**
- * Reads a plan from a file: one that {@linkcode savePlan} wrote, or a plan alone.
+ * Reads a plan from a file: one from {@linkcode savePlan}, or a bare plan.
  *
  * @param path Path or URL of the file.
- * @returns The plan; without sentence and invariant for a plan alone.
- * @throws {TypeError} If the file has no plan.
+ * @returns The plan; a bare plan has no sentence and invariant.
+ * @throws {TypeError} If the file contains no plan.
  */
 export async function readSavedPlan(path: string | URL): Promise<SavedPlan> {
   const read: unknown = JSON.parse(await Deno.readTextFile(path));
@@ -85,7 +85,7 @@ export function describeFound(
   ];
 }
 
-/** Draws the entries that a reader needs to understand a finding. */
+/** Selects the entries that a reader needs to understand a finding. */
 function timelineOf(finding: Finding, trace: readonly TraceEntry[]): string[] {
   const entries = trace.filter((entry) => belongsTo(finding, entry));
   const { atMs: untilMs } = finding;
@@ -94,8 +94,8 @@ function timelineOf(finding: Finding, trace: readonly TraceEntry[]): string[] {
 }
 
 /**
- * Tells whether an entry belongs to a finding: all entries shortly before, each fault, entries of the
- * same host apart from messages, and each entry that names a message or a stream of the finding.
+ * Returns true if an entry belongs to a finding: entries shortly before it, faults, entries of the
+ * same host except messages, and entries that name a message or stream of the finding.
  */
 function belongsTo({ atMs, host, text }: Finding, entry: TraceEntry): boolean {
   const { kind } = entry;
@@ -124,7 +124,7 @@ export function describeFinding({ invariant, atMs, host, text }: Finding): strin
 }
 
 /**
- * Describes a plan: sizes and features, and a line for each action.
+ * Describes a plan: sizes and features, and one line per action.
  *
  * @param plan The plan.
  * @returns Lines.

@@ -3,7 +3,7 @@ import type { TraceEntry } from "../../../testing/simulation/event_loop.ts";
 import { describeFound } from "./report.ts";
 import { planOf } from "./toy.ts";
 
-Deno.test("describeFound() shows what belongs to the finding, not what else goes on", () => {
+Deno.test("describeFound() shows only entries that belong to the finding", () => {
   const trace: TraceEntry[] = [
     { atMs: 1_000, host: "client1", text: "connects", kind: "session" },
     { atMs: 1_000, host: "client2", text: "connects", kind: "session" },

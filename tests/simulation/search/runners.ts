@@ -1,11 +1,11 @@
-/** Processes that run plans, so that a crash or a hang of one run ends no search. */
+/** Processes that run plans, so that a crash or a hang of a run does not end the search. */
 import type { Finding, Outcome, Plan } from "../plan.ts";
 import { TextLineStream } from "../../soak/lines.ts";
 
-/** Beginning of the line with a reply; other lines are output of the run. */
+/** Prefix of the line with a reply; other lines are output of the run. */
 export const REPLY = "\u0001reply ";
 
-/** Most characters of the output that a finding shows, the newest ones. */
+/** Maximum characters of output that a finding shows: the newest ones. */
 const MAX_OUTPUT = 2_000;
 
 /** Memory of one process, in MiB: a run that needs more is a finding. */
@@ -20,7 +20,7 @@ export interface PlanRunner {
 /** A request to the process. */
 export interface RunRequest {
   readonly plan: Plan;
-  /** True to get the trace and the checkpoints. */
+  /** True to return the trace and the checkpoints. */
   readonly trace: boolean;
 }
 
@@ -41,19 +41,19 @@ export const NOTHING: RunReply = {
 /** Options of one run. */
 export interface RunOptions {
   /**
-   * True to get the trace and the checkpoints, which are empty otherwise.
+   * True to return the trace and the checkpoints, which are empty otherwise.
    *
    * @default {false}
    */
   readonly trace?: boolean;
   /**
-   * True for a process of its own, in which no other plan ran.
+   * True for a separate process, in which no other plan ran.
    *
    * @default {false}
    */
   readonly isApart?: boolean;
   /**
-   * True to run before all plans that wait.
+   * True to run before all waiting plans.
    *
    * @default {false}
    */
@@ -61,8 +61,8 @@ export interface RunOptions {
 }
 
 /**
- * Factor of the deadline of a second try: a machine under load may take many times as long for a run,
- * and a run without end takes longer than any factor.
+ * Factor of the deadline for a retry: a loaded machine may need many times as long for a run, and
+ * an endless run exceeds any factor.
  */
 const PATIENCE = 5;
 
@@ -70,25 +70,25 @@ const PATIENCE = 5;
 export interface RunnersOptions {
   /** URL of the module that runs plans; see {@linkcode PlanRunner}. */
   readonly program: URL;
-  /** Number of processes side by side. */
+  /** Number of parallel processes. */
   readonly jobs: number;
   /**
-   * Longest real time of one run, in milliseconds. A run that takes longer is tried again, with
+   * Maximum real time of a run, in milliseconds. A run that takes longer is retried with
    * {@linkcode PATIENCE} times this time.
    *
    * @default {120_000}
    */
   readonly deadlineMs?: number;
-  /** Called when a process ended in a run whose plan passed in another process. */
+  /** Called when a process died in a run whose plan passed in another process. */
   readonly onLost?: (plan: Plan, why: string) => void;
 }
 
 /**
  * Processes that run plans.
  *
- * - **Apart:** a run that crashes, or hangs beyond the deadline, ends its process alone. The plan is
- *   run once more in a new process; a second failure is a finding of the invariant `"a run ends"`.
- * - **Bounded:** at most `jobs` processes run side by side; further runs wait in order.
+ * - **Apart:** a run that crashes, or exceeds the deadline, ends only its process. The plan is run
+ *   again in a new process; a second failure is a finding of the invariant `"a run ends"`.
+ * - **Bounded:** at most `jobs` processes run in parallel; further runs wait in order.
  */
 export class Runners implements AsyncDisposable {
   readonly #options: Required<RunnersOptions>;
@@ -113,7 +113,7 @@ export class Runners implements AsyncDisposable {
    *
    * @param plan The plan.
    * @param options See {@linkcode RunOptions}.
-   * @returns The result; with the trace if asked for.
+   * @returns The result, with the trace if requested.
    * @throws {TypeError} If the runners end.
    */
   async run(plan: Plan, options: RunOptions = {}): Promise<Outcome> {
@@ -140,7 +140,7 @@ export class Runners implements AsyncDisposable {
     }
   }
 
-  /** Ends all processes; runs under way are rejected. */
+  /** Ends all processes; pending runs are rejected. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#isOver = true;
     await Promise.all([...this.#all].map((runner) => runner[Symbol.asyncDispose]()));
@@ -199,7 +199,7 @@ class Runner implements AsyncDisposable {
     this.#errors = this.#keepErrors();
   }
 
-  /** Runs a plan; returns a text if the process ends, or the time is over. */
+  /** Runs a plan; returns a text if the process ends or times out. */
   async run(request: RunRequest, deadlineMs: number): Promise<RunReply | string> {
     this.#output = "";
     let isLate = false;

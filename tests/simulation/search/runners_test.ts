@@ -7,7 +7,7 @@ const program = new URL("toy.ts", import.meta.url);
 
 const withAction = (kind: string): Plan => ({ ...planOf(1), actions: [{ atMs: 0, kind }] });
 
-Deno.test("Runners.run() gives the result of a run in this process, the trace if asked for", async () => {
+Deno.test("Runners.run() returns the same result as a run in this process, with the trace if requested", async () => {
   await using runners = new Runners({ program, jobs: 2 });
   const plans = Array.from({ length: 20 }, (_, seed) => planOf(seed));
   const outcomes = await Promise.all(plans.map((plan) => runners.run(plan, { trace: true })));
@@ -27,7 +27,7 @@ Deno.test("Runners.run() gives the result of a run in this process, the trace if
   assertEquals((await runners.run(plans[0]!)).trace, []);
 });
 
-Deno.test("Runners.run() makes a finding of an error and an exit, and goes on", async () => {
+Deno.test("Runners.run() reports an error and an exit as findings, and continues", async () => {
   await using runners = new Runners({ program, jobs: 1 });
   for (
     const [kind, text] of [
@@ -42,14 +42,14 @@ Deno.test("Runners.run() makes a finding of an error and an exit, and goes on", 
   }
 });
 
-Deno.test("Runners.run() makes a finding of a run that takes five deadlines", async () => {
+Deno.test("Runners.run() reports a run that takes five deadlines as a finding", async () => {
   await using runners = new Runners({ program, jobs: 1, deadlineMs: 1_000 });
   const { findings } = await runners.run(withAction("hang"));
   const text = "Expected a result, received none within 5 s of real time";
   assertEquals(findings, [{ invariant: "a run ends", atMs: 0, host: "", text }]);
 });
 
-Deno.test("Runners.run() tries a plan again in a new process, and tells a loss", async () => {
+Deno.test("Runners.run() retries a plan in a new process, and reports a lost process", async () => {
   const lost: string[] = [];
   await using runners = new Runners({
     program,
@@ -64,7 +64,7 @@ Deno.test("Runners.run() tries a plan again in a new process, and tells a loss",
   assertEquals(lost.length, 1);
 });
 
-Deno.test("Runners.run() runs urgent plans before those that wait", async () => {
+Deno.test("Runners.run() runs urgent plans before waiting ones", async () => {
   await using runners = new Runners({ program, jobs: 1 });
   const order: number[] = [];
   await Promise.all([0, 1, 2, 3].map(async (seed) => {
@@ -74,7 +74,7 @@ Deno.test("Runners.run() runs urgent plans before those that wait", async () => 
   assertEquals(order, [0, 3, 1, 2]);
 });
 
-Deno.test("Runners.run() is rejected once the runners have ended", async () => {
+Deno.test("Runners.run() rejects once the runners have ended", async () => {
   const runners = new Runners({ program, jobs: 1 });
   const hung = assertRejects(() => runners.run(withAction("hang")), TypeError, "have ended");
   await runners[Symbol.asyncDispose]();

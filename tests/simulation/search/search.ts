@@ -6,72 +6,72 @@ import { shapeOf } from "./coverage.ts";
 import type { RunOptions } from "./runners.ts";
 import { shrink, type Shrunk } from "./shrink.ts";
 
-/** Invariant that each plan gives the same digest twice. */
+/** Invariant: each plan returns the same digest twice. */
 export const EQUALITY = "a run is the same twice";
 
 /**
- * Number of plans by which results lag behind: a plan is chosen by the results of all plans up to
- * this many before. So the sequence of plans depends neither on speed nor on the number of jobs.
+ * Number of plans by which results lag: a plan is chosen from the results of all plans up to this
+ * many before it. So the sequence of plans depends neither on speed nor on the number of jobs.
  */
 const LAG = 16;
 
-/** Share of the plans that are changes of kept ones, unless the corpus is empty. */
+/** Share of plans that are mutations, unless the corpus is empty. */
 const MUTATED = 0.5;
 
-/** Most findings of one invariant that are shrunk; further ones are only counted. */
+/** Maximum findings of an invariant that are shrunk; further ones are only counted. */
 const MAX_OF_INVARIANT = 3;
 
 /** Options of a search. */
 export interface SearchOptions {
-  /** Seed of the search: plans of this seed and of those that follow, and all changes of plans. */
+  /** Seed of the search: the first seed of plans, and the seed of all mutations. */
   readonly seed: number;
   /**
-   * Number of seeds; changed plans come on top.
+   * Number of seeds, not counting mutated plans.
    *
    * @default {Infinity}
    */
   readonly seeds?: number;
   /**
-   * True to run plans of seeds alone, and no changed ones.
+   * True to run only plans of seeds, and no mutated ones.
    *
    * @default {false}
    */
   readonly isFresh?: boolean | undefined;
-  /** Makes the plan of a seed. */
+  /** Creates the plan of a seed. */
   readonly planOf: (seed: number) => Plan;
   /** Runs a plan, as `Runners.run()` does. */
   readonly run: (plan: Plan, options?: RunOptions) => Promise<Outcome>;
   /**
-   * Findings that end the search.
+   * Number of findings that end the search.
    *
    * @default {10}
    */
   readonly maxFindings?: number;
   /**
-   * Runs each n-th plan twice, the second time in a process of its own, and compares the digests.
+   * Runs every n-th plan twice, the second time in a separate process, and compares the digests.
    *
    * @default {50}
    */
   readonly repeatEvery?: number;
-  /** Ends the search; plans under way are run to their end. */
+  /** Stops the search; running plans finish. */
   readonly signal?: AbortSignal | undefined;
-  /** Ends the shrinking of findings, which goes on after the end of the search. */
+  /** Stops the shrinking of findings, which continues after the end of the search. */
   readonly shrinkSignal?: AbortSignal | undefined;
   /** Called with each result, in the order of the plans. */
   readonly onOutcome?: (outcome: Outcome, counts: SearchCounts) => void;
-  /** Called with each finding of a new kind, before the shrinking. */
+  /** Called with each finding of a new kind, before it is shrunk. */
   readonly onSeen?: (finding: Finding, plan: Plan) => void;
-  /** Called with each finding once shrunk. */
+  /** Called with each shrunk finding. */
   readonly onFound?: (found: Found) => void | Promise<void>;
 }
 
 /** Counts of a search. */
 export interface SearchCounts {
-  /** Plans that ran, those of shrinking left out. */
+  /** Plans that ran, without those of shrinking. */
   readonly plans: number;
   /** Plans of seeds among them. */
   readonly seeds: number;
-  /** Plans with a finding, those included that were seen before. */
+  /** Plans with a finding, including known ones. */
   readonly failed: number;
   /** Events of all plans. */
   readonly events: number;
@@ -87,7 +87,7 @@ export interface SearchCounts {
 export interface Found extends Shrunk {
   /** The plan that showed the finding first. */
   readonly first: Plan;
-  /** Number of plans before. */
+  /** Number of earlier plans. */
   readonly after: number;
   /** The finding, in the smallest plan. */
   readonly finding: Finding;
@@ -102,11 +102,11 @@ export interface SearchResult extends SearchCounts {
 /**
  * Searches plans that break an invariant.
  *
- * - **Guided:** plans that reach new states are kept, and changed ones of these run beside those of
+ * - **Guided:** plans that reach new states are kept, and mutations of them run next to plans of
  *   fresh seeds.
- * - **Deterministic:** the sequence of plans follows from the seed, at any speed and number of
- *   processes that run them.
- * - **Bounded:** findings that expect the same count as one; of one invariant at most three are
+ * - **Deterministic:** the seed determines the sequence of plans, at any speed and number of
+ *   processes.
+ * - **Bounded:** findings with the same expectation count as one; at most three per invariant are
  *   shrunk.
  *
  * @param options See {@linkcode SearchOptions}.
@@ -129,7 +129,7 @@ export async function search(options: SearchOptions): Promise<SearchResult> {
     counts.simulatedMs += simulatedMs;
     corpus.add(plan, coverage);
     if (findings.length > 0) counts.failed++;
-    // A finding that was seen before must not hide another one.
+    // A known finding must not hide another one.
     const finding = findings.find((finding) =>
       !shrinking.has(kindOf(finding)) &&
       (ofInvariant.get(finding.invariant) ?? 0) < MAX_OF_INVARIANT
@@ -167,7 +167,7 @@ function kindOf({ invariant, text }: Finding): string {
   return `${invariant}: ${shapeOf(text.split(",", 1)[0]!)}`;
 }
 
-/** Runs a plan; twice, with a comparison of the digests, if asked for. */
+/** Runs a plan; if requested, twice, and compares the digests. */
 async function runOnceOrTwice(
   plan: Plan,
   { run, isTwice, isUrgent = false }: Pick<SearchOptions, "run"> & {

@@ -40,7 +40,7 @@ Deno.test("search() runs the same plans at any number of jobs", async () => {
   assert(JSON.stringify(one.sequence) !== JSON.stringify(other.sequence));
 });
 
-Deno.test("search() runs plans of seeds alone if fresh", async () => {
+Deno.test("search() runs only plans of seeds if fresh", async () => {
   const seen: number[] = [];
   const onOutcome = ({ plan }: { plan: Plan }) => void seen.push(plan.seed);
   const { plans } = await search({
@@ -87,7 +87,7 @@ Deno.test("search() finds a chain of faults sooner by plans that came close", as
   assert(guided * 4 < blind, `${guided} plans with coverage, ${blind} without`);
 });
 
-Deno.test("search() runs each n-th plan twice, and finds unequal runs", async () => {
+Deno.test("search() runs every n-th plan twice, and finds unequal runs", async () => {
   const uneven = (seed: number): Plan => ({
     ...quiet(seed),
     actions: [...quiet(seed).actions, { atMs: 119_000, kind: "uneven" }],
@@ -120,7 +120,7 @@ Deno.test("search() ends after maxFindings findings, and at the signal", async (
   assertEquals(stopped.plans, 45);
 });
 
-Deno.test("search() shrinks three findings of one invariant at most", async () => {
+Deno.test("search() shrinks at most three findings of one invariant", async () => {
   const words = ["one", "two", "three", "four", "five", "six"];
   const run = async (plan: Plan) => {
     const text = `expected message ${words[plan.seed % 6]}, received ${plan.seed} of other things`;
@@ -130,7 +130,7 @@ Deno.test("search() shrinks three findings of one invariant at most", async () =
   assertEquals([found.length, failed], [3, plans]);
 });
 
-Deno.test("search() finds a second invariant that breaks behind one that always does", async () => {
+Deno.test("search() finds a second broken invariant next to one that always breaks", async () => {
   const run = async (plan: Plan) => {
     const { findings, ...outcome } = await runPlan(plan);
     const always = {

@@ -5,37 +5,37 @@ import type { Plan } from "../plan.ts";
 /** Options of {@linkcode shrink}. */
 export interface ShrinkOptions {
   /**
-   * Most runs.
+   * Maximum number of runs.
    *
    * @default {500}
    */
   readonly maxRuns?: number;
   /**
-   * Longest real time, in milliseconds; the last run goes on to its end.
+   * Maximum real time, in milliseconds; the last run finishes.
    *
    * @default {300_000}
    */
   readonly maxMs?: number;
-  /** Ends the shrinking early. */
+  /** Stops the shrinking early. */
   readonly signal?: AbortSignal | undefined;
 }
 
-/** A plan that fails, of which no part can be left out. */
+/** A failing plan, from which no part can be removed. */
 export interface Shrunk {
-  /** The smallest plan that was found. */
+  /** The smallest plan found. */
   readonly plan: Plan;
   /** Number of runs. */
   readonly runs: number;
   /**
-   * False if a bound or the signal ended the shrinking, so that a smaller plan may exist, or if the
-   * plan did not fail again.
+   * False if a limit or the signal stopped the shrinking, so that a smaller plan may exist, or if
+   * the plan did not fail again.
    */
   readonly isMinimal: boolean;
 }
 
 /**
- * Shrinks a plan that fails: fewer clients, topics, seconds, actions, features, and nodes, the engine
- * in memory, and actions that are smaller, shorter and earlier.
+ * Shrinks a failing plan: fewer clients, topics, seconds, actions, features and nodes, the engine
+ * in memory, and smaller, shorter and earlier actions.
  *
  * - **Minimal:** no single step makes the plan smaller and still fail. A second call changes
  *   nothing.
@@ -75,13 +75,13 @@ export async function shrink(
 /** Position of a step in the order of {@linkcode stepsOf}: section, size of a part, offset. */
 type Position = readonly [section: number, size: number, offset: number];
 
-/** A plan in place of another one, which is smaller by one step. */
+/** A plan that is one step smaller than another one. */
 interface Step {
   readonly position: Position;
   readonly plan: Plan;
 }
 
-/** The plan itself, and from there smaller ones, for the shrinking of fast-check. */
+/** The plan itself, and smaller ones derived from it, for fast-check's shrinking. */
 class SmallerPlans extends fc.Arbitrary<Plan> {
   readonly #plan: Plan;
 
@@ -98,7 +98,7 @@ class SmallerPlans extends fc.Arbitrary<Plan> {
     return false;
   }
 
-  /** Continues behind the step that led here, and begins again after the last one. */
+  /** Continues after the step that led here, and starts over after the last one. */
   override shrink(plan: Plan, context: Position = [0, 0, 0]): fc.Stream<fc.Value<Plan>> {
     function* values() {
       for (const isRest of [true, false]) {
@@ -111,13 +111,13 @@ class SmallerPlans extends fc.Arbitrary<Plan> {
   }
 }
 
-/** Numbers of a plan with their smallest values. */
+/** Numbers of a plan, with their minimum. */
 const NUMBERS = { clients: 1, topics: 1, seconds: 1, nodes: 1 } as const;
 
-/** Lists all plans that are smaller by one step, those with most effect on time first. */
+/** Lists all plans that are one step smaller, those with the most effect on time first. */
 function* stepsOf(plan: Plan): Generator<Step> {
   let section = 0;
-  // Parts that need no action, and have servers and clients of their own, fail in the smallest run.
+  // Parts that need no action, and have their own servers and clients, fail in the smallest run.
   const { clients, topics, seconds } = NUMBERS;
   yield { position: [section++, 0, 0], plan: { ...plan, clients, topics, seconds, actions: [] } };
   for (const name of ["clients", "topics", "seconds"] as const) {
@@ -143,7 +143,7 @@ function* stepsOf(plan: Plan): Generator<Step> {
         actions: plan.actions.with(index, { ...action, [name]: value }),
       }));
     }
-    // A shorter time since the action before; all actions behind keep their distances.
+    // A shorter time since the previous action; all later actions keep their distances.
     const sinceMs = plan.actions[index - 1]?.atMs ?? 0;
     yield* numbered(section++, smallerNumbers(action.atMs, sinceMs), (atMs) => ({
       ...plan,
@@ -154,7 +154,7 @@ function* stepsOf(plan: Plan): Generator<Step> {
   }
 }
 
-/** Leaves out parts of a list: large ones first, each half as large as those before. */
+/** Removes parts of a list: large ones first, then each half as large. */
 function* parts<T>(
   section: number,
   list: readonly T[],
@@ -177,7 +177,9 @@ function* numbered(
   for (const value of values) yield { position: [section, 0, offset++], plan: make(value) };
 }
 
-/** Lists numbers between a smallest one and a value: the smallest first, then ever closer. */
+/**
+ * Lists numbers between a minimum and a value: the minimum first, then ever closer to the value.
+ */
 function* smallerNumbers(value: number, smallest: number): Generator<number> {
   if (Number.isInteger(value)) {
     const [min, max] = [Math.min(value, smallest), Math.max(value, smallest)];

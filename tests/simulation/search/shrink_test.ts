@@ -16,7 +16,7 @@ const gap: Plan = {
   ],
 };
 
-Deno.test("shrink() leaves nothing that the failure does not need", async () => {
+Deno.test("shrink() removes everything that the failure does not need", async () => {
   const { plan, isMinimal } = await shrink(gap, fails);
   assertEquals(plan, {
     seed: 1,
@@ -55,7 +55,7 @@ Deno.test("shrink() runs no plan twice, and at most maxRuns plans", async () => 
   }
 });
 
-Deno.test("shrink() ends with the smallest plan so far when the signal or the time ends", async () => {
+Deno.test("shrink() returns the smallest plan so far when the signal aborts or the time is up", async () => {
   const stop = new AbortController();
   let count = 0;
   const stopped = await shrink(gap, (plan) => {
@@ -67,7 +67,7 @@ Deno.test("shrink() ends with the smallest plan so far when the signal or the ti
   assertEquals([late.plan, late.runs, late.isMinimal], [gap, 0, false]);
 });
 
-Deno.test("shrink() gives a plan back that does not fail again", async () => {
+Deno.test("shrink() returns a plan unchanged that does not fail again", async () => {
   const { plan, runs, isMinimal } = await shrink(gap, () => Promise.resolve(false));
   assertEquals([plan, runs, isMinimal], [gap, 1, false]);
 });

@@ -1,12 +1,12 @@
-/** A cluster of a few lines with planted faults, for tests of the search. */
+/** A cluster of a few lines with planted bugs, for tests of the search. */
 import { seededRandom } from "../../../transport/memory/path.ts";
 import type { TraceEntry } from "../../../testing/simulation/event_loop.ts";
 import type { Action, Finding, Outcome, Plan } from "../plan.ts";
 
-/** Kinds of actions that do no harm. */
+/** Kinds of harmless actions. */
 const KINDS = ["kill", "cut", "freeze", "drain", "loss", "slow", "drift", "refuse"];
 
-/** Longest time between two actions that meet, in milliseconds. */
+/** Maximum time between two actions that count as close, in milliseconds. */
 const MEET_MS = 2_000;
 
 /**
@@ -36,15 +36,16 @@ export function planOf(seed: number): Plan {
 }
 
 /**
- * Runs a plan. Planted faults:
+ * Runs a plan. Planted bugs:
  *
  * - `no gap`: a cut within two seconds after a kill, with the feature `presence` and three clients.
- * - `no ghost`: a chain of kill, freeze, drain and slow, each within two seconds after the one before.
+ * - `no ghost`: a chain of kill, freeze, drain and slow, each within two seconds after the previous
+ *   one.
  * - Actions of the kinds `exit`, `hang`, `throw`, `print` and `uneven` do what the name says; `exit
  *   once` ends a process in which another plan ran before.
  *
  * @param plan The plan.
- * @returns The outcome; the coverage tells the links of the chain.
+ * @returns The outcome; its coverage lists the links of the chain.
  */
 export function runPlan(plan: Plan): Promise<Outcome> {
   const { seed, clients, features } = plan;
