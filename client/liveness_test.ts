@@ -2,7 +2,8 @@ import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { drawing } from "../tests/sessions.ts";
 import { clockAhead } from "../tests/clock.ts";
-import { type Alarm, Liveness, type WatchedSession } from "./liveness.ts";
+import { withUserAgent } from "../tests/user_agent.ts";
+import { type Alarm, isEngineLate, Liveness, type WatchedSession } from "./liveness.ts";
 
 /** A session whose server never answers on its own, and a log of what the watch does with it. */
 class Silent implements WatchedSession {
@@ -284,4 +285,21 @@ Deno.test("Liveness stops when disposed, also during a dial", async () => {
   assertEquals(it.session.liveness, undefined);
   await it.time.tickAsync(60_000);
   assertEquals(it.log, ["ping 2000", "dial 3500", "cancel 3600"]);
+});
+
+Deno.test("isEngineLate() is true only for Gecko", () => {
+  const webKit = "AppleWebKit/605.1.15 (KHTML, like Gecko)";
+  for (
+    const [agent, isLate] of [
+      ["Mozilla/5.0 (X11; Linux x86_64; rv:153.0) Gecko/20100101 Firefox/153.0", true],
+      [`Mozilla/5.0 (iPhone; CPU iPhone OS 26_4) ${webKit} FxiOS/153.0 Safari/604.1`, false],
+      [`Mozilla/5.0 (Macintosh) ${webKit} Version/26.4 Safari/605.1.15`, false],
+      ["Mozilla/5.0 (Macintosh) AppleWebKit/537.36 Chrome/140.0.0.0 Safari/537.36", false],
+      ["Deno/2.9.6", false],
+      ["", false],
+    ] as const
+  ) {
+    using _agent = withUserAgent(agent);
+    assertEquals(isEngineLate(), isLate, agent);
+  }
 });

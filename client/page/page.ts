@@ -4,6 +4,7 @@
  * load in one file, which compresses better than several.
  */
 import "../connect.ts"; // A page loads the client at first.
+import "../../base/standard_schema.ts"; // Contracts and typed streams share it.
 import type { ClientPlatform, Dialer } from "../client_options.ts";
 import type { Connection } from "../../transport/connection.ts";
 import { type LoadHttp, withLastResort } from "../../transport/race/last_resort.ts";

@@ -90,16 +90,6 @@ export function engineWornAt(): EngineDefect["wornAt"] {
   return defectsHere().find(({ wornAt }) => wornAt)?.wornAt;
 }
 
-/**
- * Tells if the engine is late to notice a dead server. Firefox sends a keep-alive after half of the
- * idle time, which restarts the idle time: 13 s instead of 9 s, measured with Firefox 153.
- *
- * @returns True if the client must use pings to notice that a server is silent.
- */
-export function isEngineLate(): boolean {
-  return / Firefox\//.test(userAgent() ?? "");
-}
-
 function userAgent(): string | undefined {
   const { navigator } = globalThis as { readonly navigator?: { readonly userAgent?: string } };
   return navigator?.userAgent;

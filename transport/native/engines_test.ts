@@ -4,7 +4,7 @@ import { withUserAgent } from "../../tests/user_agent.ts";
 import { raceNative } from "../../client/page/chunk_webtransport.ts";
 import { memoryPair } from "../memory/memory.ts";
 import { checkTransports } from "../race/options.ts";
-import { ENGINE_DEFECTS, engineDefect, engineWornAt, isEngineLate } from "./engines.ts";
+import { ENGINE_DEFECTS, engineDefect, engineWornAt } from "./engines.ts";
 
 const IOS = "Mozilla/5.0 (iPhone; CPU iPhone OS 26_4 like Mac OS X) AppleWebKit/605.1.15 " +
   "(KHTML, like Gecko)";
@@ -47,13 +47,6 @@ Deno.test("engineDefect() names engines that use WebSocket first, by the engine 
     assertEquals(found.join(" "), avoids, browser);
     const wornAt = avoids.includes("session") ? { bytes: 12_582_912, streams: 6_000 } : undefined;
     assertEquals(engineWornAt(), wornAt, browser);
-  }
-});
-
-Deno.test("isEngineLate() is true only for Gecko", () => {
-  for (const [browser, agent] of AGENTS) {
-    using _agent = withUserAgent(agent);
-    assertEquals(isEngineLate(), /^Firefox 15\d/.test(browser), browser);
   }
 });
 

@@ -14,7 +14,7 @@ import {
   openAlone,
 } from "./last_resort.ts";
 import type { ClientDialer } from "./options.ts";
-import { Losses } from "./race.ts";
+import { Losses } from "./losses.ts";
 
 /**
  * Two sessions on a WebSocket that fall silent within this time count as a failure, in

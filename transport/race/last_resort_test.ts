@@ -12,7 +12,7 @@ import {
   type TransportFallback,
   type TransportName,
 } from "./options.ts";
-import { FIRST_REMEMBER_MS } from "./race.ts";
+import { FIRST_REMEMBER_MS } from "./losses.ts";
 
 /** A client with a clock of its own, whose other transports do what the test sets. */
 class Bench implements AsyncDisposable {

@@ -4,13 +4,8 @@ import { platformRuntime } from "../../base/runtime.ts";
 import { ConnectionError, TimeoutError, UnsupportedError } from "../../errors.ts";
 import type { Connection } from "../connection.ts";
 import { type MemoryPair, memoryPair } from "../memory/memory.ts";
-import {
-  FIRST_REMEMBER_MS,
-  LATE_LEG_MS,
-  MAX_REMEMBERED,
-  raceTransports,
-  REMEMBER_MS,
-} from "./race.ts";
+import { FIRST_REMEMBER_MS, MAX_REMEMBERED, REMEMBER_MS } from "./losses.ts";
+import { LATE_LEG_MS, raceTransports } from "./race.ts";
 import type { CertificateHash, DialWebTransportOptions } from "../webtransport.ts";
 import type {
   RaceOptions,
