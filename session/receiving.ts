@@ -263,7 +263,7 @@ export class Receiving
     return this.#settings.handlers.onMessage !== undefined;
   }
 
-  get #hasReader(): boolean {
+  get hasReader(): boolean {
     return this.isHandled || this.isRead;
   }
 
@@ -321,7 +321,7 @@ export class Receiving
     const { maxMessages, maxBytes } = this.#settings.receiveQueue;
     const fill = ({ size, bytes }: ReceiveQueue<IncomingMessage>) =>
       Math.max(size / maxMessages, bytes / maxBytes);
-    const messages = this.#hasReader ? fill(this.queue) : 0;
+    const messages = this.hasReader ? fill(this.queue) : 0;
     return this.requests === undefined ? messages : Math.max(messages, fill(this.requests));
   }
 
@@ -425,23 +425,14 @@ export class Receiving
 
   #receiveEnvelope(envelope: Envelope, size: number): void {
     const { joins } = this.#core;
-    // Before a meter can reject the envelope: a client sends its id only once.
-    if (joins && "client" in envelope && !this.serving?.introduce(envelope)) return;
-    if (joins && "seq" in envelope) {
-      const isRead = this.#hasReader || envelope.kind === "publish" ||
-        this.requests !== undefined && envelope.id !== undefined;
-      const turn = this.serving?.turnOf(envelope, size, isRead);
-      if (turn === null) return;
-      // A numbered message is never rejected: the next acknowledged number would include it.
-      if (turn !== undefined) {
-        if (envelope.kind === "publish") return this.serving?.receive(envelope, turn);
-        return this.#receiveMessage({ ...envelope, turn }, size);
-      }
-    }
+    // Before a meter can reject the envelope: a client sends its id only once, and a numbered message
+    // is never rejected, because the next acknowledged number would include it.
+    const isOfClient = joins && ("client" in envelope || "seq" in envelope);
+    if (isOfClient && this.serving?.takes(envelope, size)) return;
     if (this.meter?.refuses(envelope, size)) return;
     switch (envelope.kind) {
       case "message":
-        return this.#receiveMessage(envelope, size);
+        return this.receiveMessage(envelope, size);
       case "cancel":
         return this.#replies?.cancel(envelope.id);
       case "part":
@@ -466,7 +457,7 @@ export class Receiving
     }
   }
 
-  #receiveMessage(incoming: IncomingMessage, size: number): void {
+  receiveMessage(incoming: IncomingMessage, size: number): void {
     const { topic, id } = incoming;
     this.#receivedMessages++;
     if (id !== undefined && !this.#owe(id, incoming)) return;
@@ -482,7 +473,7 @@ export class Receiving
       return this.#core.abort(CloseCode.queueFull, "The request handlers are too slow");
     }
     while (!queue.offer(incoming, size)) {
-      if (this.#hasReader) {
+      if (this.hasReader) {
         const who = this.isHandled ? "handler" : "loop";
         return this.#core.abort(CloseCode.queueFull, `The message ${who} is too slow`);
       }
@@ -491,7 +482,7 @@ export class Receiving
       this.#discard(queue.take()!);
     }
     if (this.#isStuck) this.#watchNested();
-    if (this.#hasReader || topic.startsWith("presence:")) return;
+    if (this.hasReader || topic.startsWith("presence:")) return;
     this.#unhandledTimer ??= this.#settings.runtime.setTimeout(
       () => this.#unhandled(topic),
       UNHANDLED_MS,

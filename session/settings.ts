@@ -10,7 +10,7 @@ import type { CloseInfo, RequestError } from "../errors.ts";
 import type { Contract, ContractRouter, Side } from "./contract.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import type { Envelope, GoAway, ServiceReader, TraceContext } from "./wire/envelope.ts";
-import type { Control, MessageTurn, UntypedMessage } from "./message.ts";
+import type { Control, UntypedMessage } from "./message.ts";
 import type { Frame } from "../transport/connection.ts";
 import type { Heartbeat } from "./heartbeat.ts";
 import type { OverflowPolicy, Turn } from "./queue/turn.ts";
@@ -335,19 +335,13 @@ export interface SessionRequests {
   readonly isBusy: boolean;
   /** Checks the peer's token, and applies the identity. */
   signIn(token: string): Promise<unknown>;
-  /** Handles an envelope with a request for a service; a numbered publication in its turn. */
-  receive(envelope: Control, turn?: MessageTurn): void;
-  /** Registers the id of the client; false if the id is rejected. */
-  introduce(envelope: IntroducingEnvelope): boolean;
+  /** Handles an envelope with a request for a service. */
+  receive(envelope: Control): void;
   /**
-   * Gives a numbered message or publication its turn. Returns `undefined` if numbers are not used,
-   * and `null` if the message must not be handled.
+   * Registers the client's id, and handles a numbered envelope in its turn. False if the envelope is
+   * still to be handled.
    */
-  turnOf(
-    envelope: NumberedEnvelope,
-    size: number,
-    isRead: boolean,
-  ): MessageTurn | null | undefined;
+  takes(envelope: IntroducingEnvelope | NumberedEnvelope, size: number): boolean;
   /** Stops the services when the session closes. */
   end(reason: unknown): void;
 }

@@ -308,11 +308,21 @@ export class RequestQueue implements SessionRequests {
   }
 
   /**
+   * Registers the client's id, and gives a numbered envelope its turn.
+   *
+   * @returns True if the envelope was rejected or handled; false if it is still to be handled.
+   */
+  takes(envelope: IntroducingEnvelope | NumberedEnvelope, size: number): boolean {
+    if ("client" in envelope && !this.#introduce(envelope)) return true;
+    return "seq" in envelope && this.#takesNumbered(envelope, size);
+  }
+
+  /**
    * Registers the id that identifies the client across its sessions.
    *
    * @returns False if the client sent another id before; the envelope is then rejected.
    */
-  introduce({ id, client }: IntroducingEnvelope): boolean {
+  #introduce({ id, client }: IntroducingEnvelope): boolean {
     if (client === undefined) return true;
     const core = this.#core;
     const key = keyOf(core.session, client);
@@ -321,33 +331,35 @@ export class RequestQueue implements SessionRequests {
       this.#services.introduced?.(core.session);
     }
     if (core.lineage.client === key) return true;
-    const message = 'Expected the same "client" as before in this session';
-    this.#fail(id ?? null, { code: "malformed", message });
-    core.receiving.faults.countInvalid(message);
+    this.#malformed(id, 'Expected the same "client" as before in this session');
     return false;
   }
 
-  /**
-   * Gives a numbered envelope its turn. Returns `undefined` without a number, or if the messages
-   * have no reader and count as handled. Returns `null` if the number is wrong.
-   */
-  turnOf(
-    envelope: NumberedEnvelope,
-    size: number,
-    isRead: boolean,
-  ): Numbered | null | undefined {
-    const { id, seq } = envelope;
-    if (seq === undefined || this.#sequences === undefined) return undefined;
+  /** Handles a numbered envelope in its turn; false without numbers, or without a reader. */
+  #takesNumbered(envelope: NumberedEnvelope, size: number): boolean {
+    const { kind, id, seq } = envelope;
+    if (seq === undefined || this.#sequences === undefined) return false;
     this.#numbers ??= new Numbers(this.#core, this.#sequences);
     const numbered = this.#numbers.take({ ...envelope, seq }, size);
     if (typeof numbered === "string") {
-      this.#fail(id ?? null, { code: "malformed", message: numbered });
-      this.#core.receiving.faults.countInvalid(numbered);
-      return null;
+      this.#malformed(id, numbered);
+      return true;
     }
-    if (isRead) return numbered;
-    void numbered.skip();
-    return undefined;
+    const { receiving } = this.#core;
+    if (kind === "publish") this.receive(envelope, numbered);
+    else if (receiving.hasReader || receiving.requests !== undefined && id !== undefined) {
+      receiving.receiveMessage({ ...envelope, turn: numbered }, size);
+    } else {
+      // A message without a reader counts as handled.
+      void numbered.skip();
+      return false;
+    }
+    return true;
+  }
+
+  #malformed(id: number | undefined, message: string): void {
+    this.#fail(id ?? null, { code: "malformed", message });
+    this.#core.receiving.faults.countInvalid(message);
   }
 
   /** Handles requests in order, and a numbered publication in its turn. */
