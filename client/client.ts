@@ -876,10 +876,11 @@ export class Client<C extends Contract = Contract>
         this.#silent = undefined;
         try {
           const known = left ? left.dialBeside(dial) : this.#dialAgain(dial);
-          return dialed = await known(url, {
-            ...options,
-            silent,
-          }) as Connection;
+          const opening = known(url, { ...options, silent });
+          // Topics with a history need this code for their first request. Loads after the code of
+          // the transport, while the connection opens.
+          if (!this.#subscriptions.isEmpty) this.#recovery().catch(() => {});
+          return dialed = await opening as Connection;
         } catch (error) {
           throw dialed = error;
         }

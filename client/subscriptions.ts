@@ -64,6 +64,11 @@ export class Subscriptions<C extends Contract> {
     this.#loads = new Backoff(runtime);
   }
 
+  /** True if there is no subscription. */
+  get isEmpty(): boolean {
+    return this.#all.size === 0;
+  }
+
   /** Subscribes now, or as soon as there is a session. */
   add(topic: string, options: ClientSubscribeOptions): Subscription<C> {
     checkTopic(topic, "subscribe");

@@ -118,32 +118,36 @@ Deno.test("connect() and dial() of a page reject an unknown name in nested optio
   }
 });
 
-Deno.test("connect() of a page loads WebTransport before the session, and recovery after it", async () => {
-  await using server = listen({ webTransport: false });
-  using platform = new NativePlatform();
-  const { promise, reject } = Promise.withResolvers<void>();
-  platform.ready = promise;
-  const loads: string[] = [];
-  const counted = <T>(name: string, load: () => Promise<T>) => () => {
-    loads.push(name);
-    return load();
-  };
-  const chunks = {
-    webTransport: counted("WebTransport", () => import("./chunk_webtransport.ts")),
-    recovery: counted("recovery", () => import("./chunk_recovery.ts")),
-    streams: counted("streams", () => import("./chunk_streams.ts")),
-    http: counted("HTTP", () => import("./chunk_http.ts")),
-    insight: counted("insight", () => import("./chunk_insight.ts")),
-    answers: counted("answers", () => import("./chunk_answers.ts")),
-  };
-  const options = {
-    headStartMs: 1_000_000,
-    serverCertificateHashes: [{ algorithm: "sha-256", value: new Uint8Array(32) }],
-  } as const;
-  await using client = connectBy((given) => pagePlatform(given, chunks), server.url, options);
-  await until(() => platform.calls.length > 0);
-  assertEquals(loads, ["WebTransport"]);
-  reject(new Error("Opening handshake failed"));
-  await soon(client.whenConnected());
-  assertEquals(loads, ["WebTransport", "recovery"]);
+Deno.test("connect() of a page loads recovery after the session, or while it opens if there are subscriptions", async () => {
+  for (const topics of [[], ["news"]]) {
+    await using server = listen({ webTransport: false, authorize: () => true });
+    using platform = new NativePlatform();
+    const { promise, reject } = Promise.withResolvers<void>();
+    platform.ready = promise;
+    const loads = new Set<string>();
+    const counted = <T>(name: string, load: () => Promise<T>) => () => {
+      loads.add(name);
+      return load();
+    };
+    const chunks = {
+      webTransport: counted("WebTransport", () => import("./chunk_webtransport.ts")),
+      recovery: counted("recovery", () => import("./chunk_recovery.ts")),
+      streams: counted("streams", () => import("./chunk_streams.ts")),
+      http: counted("HTTP", () => import("./chunk_http.ts")),
+      insight: counted("insight", () => import("./chunk_insight.ts")),
+      answers: counted("answers", () => import("./chunk_answers.ts")),
+    };
+    const options = {
+      headStartMs: 1_000_000,
+      serverCertificateHashes: [{ algorithm: "sha-256", value: new Uint8Array(32) }],
+    } as const;
+    await using client = connectBy((given) => pagePlatform(given, chunks), server.url, options);
+    for (const topic of topics) client.subscribe(topic);
+    await until(() => platform.calls.length > 0);
+    const opening = topics.length > 0 ? ["WebTransport", "recovery"] : ["WebTransport"];
+    assertEquals([...loads], opening);
+    reject(new Error("Opening handshake failed"));
+    await soon(client.whenConnected());
+    assertEquals([...loads], ["WebTransport", "recovery"]);
+  }
 });
