@@ -1,19 +1,19 @@
-/** Draws by chance. */
+/** Random draws. */
 
 /**
  * Draws a number.
  *
- * @param random The chance.
- * @param least The least number.
- * @param most The bound.
- * @returns A number from the least up to the bound.
+ * @param random The random numbers.
+ * @param least The minimum.
+ * @param most The maximum (exclusive).
+ * @returns A number from the minimum to the maximum.
  */
 export function between(random: () => number, least: number, most: number): number {
   return least + (most - least) * random();
 }
 
 /**
- * Draws one of several.
+ * Draws one element.
  *
  * @param random The chance.
  * @param from The list, which is not empty.
@@ -28,7 +28,7 @@ export function oneOf<T>(random: () => number, from: readonly T[]): T {
  *
  * @param random The chance.
  * @param from The list.
- * @returns All elements, in an order by chance.
+ * @returns All elements, in random order.
  */
 export function shuffled<T>(random: () => number, from: readonly T[]): T[] {
   return from.map((one) => ({ one, place: random() }))

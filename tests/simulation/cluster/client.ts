@@ -1,4 +1,4 @@
-/** A client of a simulated cluster: a machine that runs one program after the other. */
+/** A client of a simulated cluster: a machine that runs one program after another. */
 import type { Host } from "../../../testing/simulation/host.ts";
 import type { SimulatedNetwork } from "../../../testing/simulation/network/network.ts";
 import { simulatedClient } from "../../../testing/simulation/programs.ts";
@@ -19,25 +19,25 @@ import { follow, publish, stray } from "./work/publications.ts";
 import { SMALL_CREDIT, useStreams } from "./work/streams.ts";
 import { bePresent, RoomNotices } from "./work/rooms.ts";
 
-/** Clients of one user. */
+/** Clients per user. */
 const CLIENTS_PER_USER = 2;
 
-/** Longest wait before a client starts, in milliseconds. */
+/** Maximum delay before a client starts, in milliseconds. */
 const START_MS = 3_000;
 
-/** Wait before a program starts again, after the end of the client, in milliseconds. */
+/** Delay before a program restarts after its client's end, in milliseconds. */
 const AGAIN_MS = 5_000;
 
-/** Mean time between two readings of a durable stream, in milliseconds. */
+/** Mean interval of reads of a durable stream, in milliseconds. */
 const READ_EVERY_MS = 20_000;
 
-/** Mean time until a program closes the client, and another one starts, in milliseconds. */
+/** Mean time until a program closes its client and another program starts, in milliseconds. */
 const RELOAD_EVERY_MS = 60_000;
 
-/** Longest time of the close of a client, in milliseconds. */
+/** Maximum time of a client's close, in milliseconds. */
 const CLOSE_MS = 20_000;
 
-/** Transports of a client, the preferred one first. */
+/** Transports of a client, in order of preference. */
 type ClientTransports = NonNullable<ConnectOptions["transports"]>;
 
 /** Parts of a cluster for clients. */
@@ -64,7 +64,7 @@ export class ClusterClient {
   readonly #random: () => number;
   readonly #isReliable: boolean;
   readonly #network: SimulatedNetwork;
-  /** Chance that decides about the transports and the other programs of the machine. */
+  /** Random number that determines the machine's transports and other programs. */
   readonly #kind: number;
   readonly #storage: Storage = {
     positions: new Map(),
@@ -94,18 +94,18 @@ export class ClusterClient {
     host.after(START_MS * this.#random(), () => this.#start());
   }
 
-  /** The program that runs; `undefined` before the start. */
+  /** The running program; `undefined` before the start. */
   get program(): Program | undefined {
     return this.#program;
   }
 
-  /** Ends the workload: no operation begins from now on. */
+  /** Ends the workload: no new operation starts. */
   rest(): void {
     this.#isWorking = false;
     this.#program?.rest();
   }
 
-  /** Starts the machine again after the end. */
+  /** Restarts the machine after its end. */
   restart(): void {
     if (this.host.isAlive) return;
     this.host.start();
@@ -113,7 +113,7 @@ export class ClusterClient {
   }
 
   /**
-   * Publishes on a topic, if a program runs.
+   * Publishes on a topic, if a program is running.
    *
    * @param topic The topic.
    * @param chance A number from 0 up to 1.
@@ -131,7 +131,7 @@ export class ClusterClient {
     if (this.#program?.client.status.isEnded === false) publish(this.#program, topic, 1);
   }
 
-  /** Closes the client for good. */
+  /** Closes the client permanently. */
   async close(): Promise<void> {
     this.#isClosing = true;
     await this.#program?.client.close();
@@ -181,7 +181,7 @@ export class ClusterClient {
     client.status.observe(({ name }) => {
       if (name === "refused") host.runtime.setTimeout(() => client.retryNow(), AGAIN_MS);
     });
-    // A page whose client was closed loads again.
+    // A page whose client was closed reloads.
     client.closed.then(({ code }) => {
       program.rest();
       if (this.#isClosing) return;
@@ -205,7 +205,7 @@ export class ClusterClient {
       requests: clientRequests(user) as never,
       onMessage: ({ topic, data }) => onMessage(topic, data),
       onError: (error, session) => {
-        // The status tells that the server is out of reach.
+        // The status reports that the server is unreachable.
         if (session === undefined) return;
         journal.event(`error of client: ${nameOf(error)}`, name, `${error}`);
         journal.tell("reported", name, { error });

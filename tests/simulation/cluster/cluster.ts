@@ -46,43 +46,43 @@ const WRITE_EVERY_MS = 15_000;
 /** Time between two checks of the state, in milliseconds. */
 const STEP_MS = 250;
 
-/** Time between a node that is back and the drain of the next one, in milliseconds. */
+/** Time from a node's return to the drain of the next one, in milliseconds. */
 const ROLL_MS = 2_000;
 
-/** Share of publications that nodes make, if nodes publish. */
+/** Share of publications made by nodes, if nodes publish. */
 const NODE_SHARE = 0.3;
 
 /** Options of a {@linkcode Cluster}. */
 export interface ClusterOptions {
-  /** Kinds of entries of the trace; see `SimulationOptions`. */
+  /** Kinds of trace entries; see `SimulationOptions`. */
   readonly trace?: "facts" | "packets" | undefined;
-  /** Invariants to judge by; all by default. */
+  /** Invariants to check; all by default. */
   readonly invariants?: readonly Invariant[] | undefined;
 }
 
-/** Parts of a cluster that exist before the hosts. */
+/** Parts of a cluster that are created before the hosts. */
 interface ClusterParts {
   readonly simulation: Simulation;
   readonly network: SimulatedNetwork;
   readonly witness: Witness;
   readonly journal: Journal;
   readonly engine: ClusterEngine;
-  /** Engines for trials of brokers; none without these. */
+  /** Engines for trials of brokers, if any. */
   readonly spares: readonly SpareEngine[];
   readonly settings: Settings;
-  /** The runtime's QUIC of the simulation, in plans with HTTP/3. */
+  /** The simulated QUIC, in plans with HTTP/3. */
   readonly quic: Http3Network & Disposable | undefined;
-  /** The sockets of node:net of the simulation, in plans with the hardened engine. */
+  /** The simulated sockets of node:net, in plans with the hardened engine. */
   readonly hardened: Disposable | undefined;
 }
 
-/** A cluster that runs. */
+/** A running cluster. */
 export class Cluster implements LiveCluster, Disposable {
   /** Virtual time and hosts. */
   readonly simulation: Simulation;
   /** The network. */
   readonly network: SimulatedNetwork;
-  /** The judge. */
+  /** Checks the invariants. */
   readonly witness: Witness;
   /** The facts. */
   readonly journal: Journal;
@@ -167,7 +167,7 @@ export class Cluster implements LiveCluster, Disposable {
     const spares = settings.has("brokers")
       ? await startSpares(plan.engine, { simulation, network })
       : [];
-    // After an engine that refuses the runtime's own.
+    // After the engine, which needs the runtime's own QUIC.
     const quic = settings.has("http3") ? simulateQuic(network[internals].links) : undefined;
     if (quic !== undefined) network[internals].webTransport = quic;
     const { links, http } = network[internals];
@@ -188,7 +188,7 @@ export class Cluster implements LiveCluster, Disposable {
     });
   }
 
-  /** Ends what the cluster holds of the process. */
+  /** Restores the process's globals. */
   [Symbol.dispose](): void {
     this.#hardened?.[Symbol.dispose]();
     this.#quic?.[Symbol.dispose]();
@@ -211,10 +211,10 @@ export class Cluster implements LiveCluster, Disposable {
   }
 
   /**
-   * Tells whether bytes that a node or a client sent long ago still arrive at a host.
+   * Returns true if bytes that a node or a client sent long ago are still arriving at a host.
    *
    * @param host The receiving host.
-   * @returns True while such bytes are under way on a slow link.
+   * @returns True while such bytes are in flight on a slow link.
    */
   isBehind(host: Host): boolean {
     const { nodes, machines, network } = this;
@@ -244,7 +244,7 @@ export class Cluster implements LiveCluster, Disposable {
   }
 
   /**
-   * Starts the program of a host again, after the end.
+   * Restarts the program of a host after its end.
    *
    * @param host The host of a node or a client.
    */
@@ -253,18 +253,19 @@ export class Cluster implements LiveCluster, Disposable {
     this.machines.find((machine) => machine.host === host)?.restart();
   }
 
-  /** Ends the workload: no operation begins from now on. */
+  /** Ends the workload: no new operation starts. */
   rest(): void {
     this.#isWorking = false;
     for (const machine of this.machines) machine.rest();
   }
 
   /**
-   * Takes a topic from the user of a client for a while, as an application does.
+   * Temporarily denies a client's user a topic, as an application does.
    *
    * @param host The host of the client.
-   * @param chance Number from 0 up to 1 that picks the topic.
-   * @returns The topic, and the end; `undefined` without a topic or a client.
+   * @param chance Number from 0 to 1 that picks the topic.
+   * @returns The topic, and a function that ends the denial; `undefined` without a topic or a
+   * client.
    */
   deny(host: Host, chance: number): { readonly topic: string; end(): void } | undefined {
     const user = this.machines.find((machine) => machine.host === host)?.user;
@@ -280,10 +281,10 @@ export class Cluster implements LiveCluster, Disposable {
   }
 
   /**
-   * Restarts all nodes, one after the other, as a deploy does.
+   * Restarts all nodes, one after another, as a deploy does.
    *
-   * @param withinMs Time of each drain, in milliseconds.
-   * @returns False if a deploy is under way.
+   * @param withinMs Duration of each drain, in milliseconds.
+   * @returns False if a deploy is in progress.
    */
   roll(withinMs: number): boolean {
     if (this.#isRolling) return false;
@@ -316,7 +317,9 @@ export class Cluster implements LiveCluster, Disposable {
     });
   }
 
-  /** Publishes once on each topic, on each node and by each client; each node sends to some users. */
+  /**
+   * Publishes once on each topic, from each node and each client; each node sends to some users.
+   */
   probe(): void {
     const users = [...new Set(this.machines.map(({ user }) => user))];
     for (const [i, user] of this.#settings.has("direct") ? users.entries() : []) {
@@ -332,7 +335,7 @@ export class Cluster implements LiveCluster, Disposable {
     }
   }
 
-  /** Counts the messages of each session, both ways, as the nodes tell. */
+  /** Counts the messages of each session in both directions, according to the nodes. */
   messagesOfSessions(): Map<string, number> {
     const sessions = this.servers.flatMap(({ server }) => [...server.manager.all()]);
     return new Map(
@@ -340,13 +343,13 @@ export class Cluster implements LiveCluster, Disposable {
     );
   }
 
-  /** Starts nodes whose users come and go, if the plan asks for that. */
+  /** Starts nodes whose users come and go, if the plan includes that. */
   visits(): Visits | undefined {
     if (!this.#settings.has("growth")) return undefined;
     return new Visits(new Examiner(this.#examination));
   }
 
-  /** Tries brokers on engines of their own, if the plan asks for that. */
+  /** Tests brokers on separate engines, if the plan includes that. */
   async tryBrokers(): Promise<void> {
     try {
       if (this.#spares.length === 0) return;
@@ -359,12 +362,12 @@ export class Cluster implements LiveCluster, Disposable {
     }
   }
 
-  /** Lets a node die for a while, if the plan asks for a tour. */
+  /** Kills a node for a while, if the plan includes a tour. */
   async mourn(): Promise<void> {
     await this.#tour()?.run([visitGrave]);
   }
 
-  /** Sends guests on a tour, if the plan asks for one. */
+  /** Sends guests on a tour, if the plan includes one. */
   async tour(): Promise<void> {
     await this.#tour()?.run([
       visitHeartbeats,
@@ -385,7 +388,7 @@ export class Cluster implements LiveCluster, Disposable {
     await this.engine.close?.();
   }
 
-  /** Drains the nodes, each once the one before is up again. */
+  /** Drains the nodes, each after the previous one is up again. */
   #restartAll(
     withinMs: number,
     { goesOn = () => true, onDrain = () => {}, onEnd }: {

@@ -1,13 +1,13 @@
-/** Lines that the library prints in a run: facts of the run, not of the process. */
+/** Lines that the library prints during a run, recorded as facts of the run. */
 import type { EventLoop } from "../../../testing/simulation/event_loop.ts";
 import type { Journal } from "./journal.ts";
 
 /**
- * Takes all that the library prints, until disposal.
+ * Captures everything that the library prints, until disposed.
  *
- * @param events The virtual time, which knows the host.
+ * @param events The virtual time, which knows the current host.
  * @param journal The facts.
- * @returns Gives the console back.
+ * @returns Restores the console.
  */
 export function takeConsole(events: EventLoop, journal: Journal): Disposable {
   const { warn, error } = console;

@@ -1,4 +1,4 @@
-/** An engine in memory, on a host of its own. */
+/** An engine in memory, on a separate host. */
 import type { Broker } from "../../../pubsub/broker.ts";
 import { MemoryBroker } from "../../../pubsub/memory/broker.ts";
 import type { Host } from "../../../testing/simulation/host.ts";
@@ -7,13 +7,13 @@ import type { ClusterEngine } from "./engine.ts";
 import { NodePorts } from "./node_ports.ts";
 
 /**
- * An engine in memory on a host of its own, without faults. Nodes reach the engine as workers reach
- * the engine of their process.
+ * An engine in memory on a separate host, without faults. Nodes reach it as workers reach the
+ * engine of their process.
  */
 export class MemoryEngine implements ClusterEngine {
-  /** No fault: this engine is always there. */
+  /** No faults: this engine is always reachable. */
   readonly faults = {};
-  /** True: one thread has all rows. */
+  /** True, because one thread has all rows. */
   readonly hasExactRows = true;
   readonly #ports: NodePorts;
 
@@ -27,14 +27,14 @@ export class MemoryEngine implements ClusterEngine {
     this.#ports = new NodePorts(simulation, host, new MemoryBroker({ runtime: host.runtime }));
   }
 
-  /** Makes the broker of a node, for one life of the host. */
+  /** Creates the broker of a node, for one life of the host. */
   broker(host: Host): Broker {
     return this.#ports.broker(host);
   }
 
-  /** No fault to end. */
+  /** Has no faults to end. */
   heal(): void {}
 
-  /** No global to give back. */
+  /** Has no globals to restore. */
   [Symbol.dispose](): void {}
 }

@@ -1,4 +1,4 @@
-/** NATS, as a model, with the faults of its servers. */
+/** A model of NATS, with faults of its servers. */
 import type { Broker } from "../../../pubsub/broker.ts";
 import { NatsBroker } from "../../../brokers/nats/mod.ts";
 import { installGlobals } from "../../../testing/simulation/globals.ts";
@@ -8,12 +8,13 @@ import { SimulatedNats } from "../../../testing/simulation/nats/engine.ts";
 import type { SimulatedNetwork } from "../../../testing/simulation/network/network.ts";
 import type { ClusterEngine, EngineFault, EngineParts, WaitingBounds } from "./engine.ts";
 
-/** Longest time over which a server that is about to stop disconnects clients, in milliseconds. */
+/** Maximum time over which a stopping server disconnects its clients, in milliseconds. */
 const LAME_MS = 5_000;
 
 /**
- * One server or a cluster of three, which nodes reach over the network. The client library has the
- * clocks and the chance of the platform: the globals of the process are those of the simulation.
+ * One server or a cluster of three, which nodes reach over the network. The client library uses the
+ * platform's clocks and random numbers, so the globals of the process are replaced by the
+ * simulation's.
  */
 export class NatsEngine implements ClusterEngine {
   /** Faults by kind; the size picks a server. */
@@ -53,7 +54,7 @@ export class NatsEngine implements ClusterEngine {
     });
   }
 
-  /** Makes the broker of a node, for one life of the host. */
+  /** Creates the broker of a node, for one life of the host. */
   broker(host: Host, bounds?: WaitingBounds): Broker {
     const { hosts, servers } = this.#nats;
     const connect = simulatedNatsConnect(this.#network, host, hosts);
@@ -62,7 +63,7 @@ export class NatsEngine implements ClusterEngine {
   }
 
   /**
-   * True for one server: a leader compares before the replication; see docs/deploy/nats.md,
+   * True for a single server: a leader compares before replication; see docs/deploy/nats.md,
    * Outages.
    */
   get hasExactRows(): boolean {
@@ -77,7 +78,7 @@ export class NatsEngine implements ClusterEngine {
     }
   }
 
-  /** Gives the globals of the process back. */
+  /** Restores the globals of the process. */
   [Symbol.dispose](): void {
     this.#globals[Symbol.dispose]();
   }

@@ -1,4 +1,4 @@
-/** Redis, as a model, with the faults of its servers. */
+/** A model of Redis, with faults of its servers. */
 import type { Broker } from "../../../pubsub/broker.ts";
 import { RedisBroker } from "../../../brokers/redis/mod.ts";
 import type { Host } from "../../../testing/simulation/host.ts";
@@ -6,25 +6,25 @@ import { SimulatedRedis } from "../../../testing/simulation/redis/redis.ts";
 import { oneOf } from "./chance.ts";
 import type { ClusterEngine, EngineFault, EngineParts, WaitingBounds } from "./engine.ts";
 
-/** Ways in which the servers of a run keep writes. */
+/** Persistence modes of the servers. */
 const PERSISTENCE = ["none", "snapshot", "everysec", "always"] as const;
 
-/** Longest time of a command of a slow server, in milliseconds. */
+/** Maximum time of a command on a slow server, in milliseconds. */
 const COMMAND_MS = 20;
 
-/** Longest time of a script that holds the server up, in milliseconds. */
+/** Maximum time of a script that blocks the server, in milliseconds. */
 const BUSY_MS = 8_000;
 
-/** Longest lag of a replica, in milliseconds. */
+/** Maximum lag of a replica, in milliseconds. */
 const LAG_MS = 2_000;
 
 /** Memory of a server that is too small for a run, in bytes. */
 const SMALL_BYTES = 200_000;
 
-/** Longest time with two primaries, in milliseconds. */
+/** Maximum time with two primaries, in milliseconds. */
 const SPLIT_MS = 5_000;
 
-/** A primary, in half of all runs with a replica, which nodes reach over the network. */
+/** A primary, with a replica in half of all runs, which nodes reach over the network. */
 export class RedisEngine implements ClusterEngine {
   /** Faults by kind. */
   readonly faults: ClusterEngine["faults"] = {
@@ -40,7 +40,7 @@ export class RedisEngine implements ClusterEngine {
     "engine-subscribers": () => this.#dropSubscribers(),
     "engine-clients": () => this.#dropClients(),
   };
-  /** True: each script runs alone. */
+  /** True, because scripts run one at a time. */
   readonly hasExactRows = true;
   readonly #redis: SimulatedRedis;
   readonly #onLost: (why: string) => void;
@@ -81,7 +81,7 @@ export class RedisEngine implements ClusterEngine {
     return new RedisEngine(redis, onLost, onEnded);
   }
 
-  /** Makes the broker of a node, for one life of the host. */
+  /** Creates the broker of a node, for one life of the host. */
   broker(host: Host, bounds?: WaitingBounds): Broker {
     const { runtime } = host;
     return new RedisBroker({ client: this.#redis.client(host) }, { runtime, ...bounds });
@@ -99,7 +99,7 @@ export class RedisEngine implements ClusterEngine {
     this.#redis.restart();
   }
 
-  /** No global to give back. */
+  /** Has no globals to restore. */
   [Symbol.dispose](): void {}
 
   #end(power: boolean): EngineFault | undefined {

@@ -1,4 +1,4 @@
-/** SQLite, with the faults of its disk and of the process that has the file. */
+/** SQLite, with faults of its disk and of the process with the file. */
 import type { Broker } from "../../../pubsub/broker.ts";
 import type { Host } from "../../../testing/simulation/host.ts";
 import { SimulatedSqlite } from "../../../testing/simulation/sqlite/broker.ts";
@@ -9,7 +9,7 @@ import { NodePorts } from "./node_ports.ts";
 /** Path of the file. */
 const PATH = "cluster.db";
 
-/** Time of the process between the end and the next start, in milliseconds. */
+/** Time from the process's end to its next start, in milliseconds. */
 const RESTART_MS = 2_000;
 
 /**
@@ -21,15 +21,15 @@ const YOUNG_MS = 5_000;
 /** Ends of the process and errors of the disk, within a write or a sync. */
 const DISK_FAULTS = ["error", "kill", "power"] as const;
 
-/** Most operations of the disk before a fault. */
+/** Maximum disk operations before a fault. */
 const MAX_OPERATIONS = 50;
 
-/** Most operations in a row that fail. */
+/** Maximum consecutive operations that fail. */
 const MAX_FAILURES = 5;
 
 /**
- * One process with the file and all nodes, as `serveWorkers` runs nodes: the end of the process is the
- * end of the nodes too. A supervisor starts the process again.
+ * One process with the file and all nodes, as `serveWorkers` runs nodes: if the process ends, so do
+ * the nodes. A supervisor restarts the process.
  */
 export class SqliteEngine implements ClusterEngine {
   /** Faults by kind. */
@@ -39,7 +39,7 @@ export class SqliteEngine implements ClusterEngine {
     "engine-full": () => this.#fill(),
     "engine-disk": (amount) => this.#fail(amount),
   };
-  /** True: one thread has the file. */
+  /** True, because one thread has the file. */
   readonly hasExactRows = true;
   /** Called when the process is back. */
   onRestart?: () => void;
@@ -79,18 +79,18 @@ export class SqliteEngine implements ClusterEngine {
     return this.#open !== undefined;
   }
 
-  /** Makes the broker of a node, for one life of the host. */
+  /** Creates the broker of a node, for one life of the host. */
   broker(host: Host): Broker {
     this.#nodes.add(host);
     return this.#open!.ports.broker(host);
   }
 
-  /** Ends the faults of the disk; the process starts by itself. */
+  /** Ends the disk faults; the process restarts by itself. */
   heal(): void {
     this.#disk.heal();
   }
 
-  /** No global to give back. */
+  /** Has no globals to restore. */
   [Symbol.dispose](): void {}
 
   /** Closes the file. */
@@ -110,7 +110,7 @@ export class SqliteEngine implements ClusterEngine {
       const broker = this.#sqlite.open(this.#disk, PATH, { synchronous: this.#synchronous });
       this.#open = { broker, ports: new NodePorts(simulation, host, broker) };
     } catch (error) {
-      // A fault came in the opening: the program ends, and the supervisor tries again.
+      // Opening failed: the program ends, and the supervisor retries.
       simulation.note(`cannot open the file: ${error}`, host.name, { kind: "engine" });
       host.kill();
     }

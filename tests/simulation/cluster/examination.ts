@@ -1,4 +1,4 @@
-/** Examinations of a cluster at rest, by programs on machines of their own. */
+/** Examinations of an idle cluster, by programs on separate machines. */
 import type { Client } from "../../../client/client.ts";
 import type { ConnectOptions } from "../../../client/connect.ts";
 import type { Host } from "../../../testing/simulation/host.ts";
@@ -11,13 +11,16 @@ import type { Journal } from "./journal.ts";
 import type { Settings } from "./settings.ts";
 import type { Tokens } from "./tokens.ts";
 
-/** Time between two looks at a state, in milliseconds. */
+/** Interval of checks of a state, in milliseconds. */
 export const LOOK_MS = 20;
 
-/** Looks at the timers of a machine. */
+/** Number of checks of a machine's timers. */
 const TIMER_LOOKS = 5;
 
-/** Host of a server, hosts in the order of attempts, or a function that tells the host for each attempt. */
+/**
+ * Host of a server, hosts in the order of attempts, or a function that returns the host for each
+ * attempt.
+ */
 export type ServerHosts = Host | readonly Host[] | (() => Host | Promise<Host>);
 
 /** Parts of a cluster for an {@linkcode Examination}. */
@@ -51,8 +54,8 @@ export abstract class Examination {
    * Examines nothing yet.
    *
    * @param parts See {@linkcode ExaminationParts}.
-   * @param prefix Beginning of the names of machines and users.
-   * @param patienceMs Longest wait for a state.
+   * @param prefix Prefix of the names of machines and users.
+   * @param patienceMs Maximum wait for a state, in milliseconds.
    */
   constructor(parts: ExaminationParts, prefix: string, patienceMs: number) {
     this.network = parts.network;
@@ -73,7 +76,7 @@ export abstract class Examination {
   abstract pause(ms: number): Promise<void>;
 
   /**
-   * Makes a machine, or takes the one of that name.
+   * Returns the machine with a name; creates it if needed.
    *
    * @param name Name of the machine.
    * @returns The host.
@@ -83,7 +86,7 @@ export abstract class Examination {
     return simulation.hosts.get(this.#prefix + name) ?? simulation.host(this.#prefix + name);
   }
 
-  /** Makes the token of a user. */
+  /** Creates the token of a user. */
   token(name: string): string {
     return this.tokens.make(this.#prefix + name);
   }
@@ -91,9 +94,9 @@ export abstract class Examination {
   /**
    * Waits for a state.
    *
-   * @param isThere Tells if the state is there.
-   * @param withinMs Longest wait.
-   * @returns False after the longest wait.
+   * @param isThere Returns true if the state is there.
+   * @param withinMs Maximum wait, in milliseconds.
+   * @returns False after the maximum wait.
    */
   async until(isThere: () => boolean, withinMs: number = this.#patienceMs): Promise<boolean> {
     const endMs = this.nowMs + withinMs;
@@ -108,8 +111,8 @@ export abstract class Examination {
    * Waits for a promise.
    *
    * @param promise The promise.
-   * @param withinMs Longest wait.
-   * @param late What stands for a promise that takes longer.
+   * @param withinMs Maximum wait, in milliseconds.
+   * @param late The result if the promise takes longer.
    * @returns The result of the promise, or `late`.
    */
   inTime<T, L>(promise: Promise<T>, withinMs: number, late: L): Promise<T | L> {
@@ -117,18 +120,18 @@ export abstract class Examination {
   }
 
   /**
-   * Blocks both ways between two machines, or opens both.
+   * Blocks or unblocks both directions between two machines.
    *
    * @param one A machine.
    * @param other The other machine.
-   * @param isBlocked False to open the ways.
+   * @param isBlocked False to unblock.
    */
   block(one: Host, other: Host, isBlocked = true): void {
     this.change(one, other, { isBlocked });
   }
 
   /**
-   * Changes both ways between two machines.
+   * Changes both directions between two machines.
    *
    * @param one A machine.
    * @param other The other machine.
@@ -140,9 +143,9 @@ export abstract class Examination {
   }
 
   /**
-   * Tells what came out.
+   * Reports an outcome.
    *
-   * @param part The part of the library that was examined.
+   * @param part The examined part of the library.
    * @param what The operation.
    * @param expected The documented outcome.
    * @param received The outcome.
@@ -164,7 +167,8 @@ export abstract class Examination {
   }
 
   /**
-   * Counts the timers of a machine: the fewest of some looks, as packets come and go in between.
+   * Counts the timers of a machine: the minimum of some checks, because packets come and go in
+   * between.
    *
    * @param host The machine.
    * @returns The number.
@@ -196,7 +200,7 @@ export abstract class Examination {
     return client;
   }
 
-  /** Closes all clients, but those of machines that ended. */
+  /** Closes all clients, except those of ended machines. */
   protected async closeClients(): Promise<void> {
     const left = this.#clients.filter(({ host }) => host.isAlive);
     await Promise.all(left.map(({ client }) => client.close()));

@@ -9,22 +9,22 @@ import { NETWORK } from "./settings.ts";
 import type { Facts } from "../facts.ts";
 import { type Action, FAULTS } from "../plan.ts";
 
-/** Duration of a fault without one, in milliseconds. */
+/** Default duration of a fault, in milliseconds. */
 const LASTS_MS = 3_000;
 
-/** Longest drain of a node in rolling restarts, in milliseconds. */
+/** Maximum drain of a node in rolling restarts, in milliseconds. */
 const ROLLING_MS = 4_000;
 
-/** Longest time by which a clock jumps, in milliseconds. */
+/** Maximum jump of a clock, in milliseconds. */
 const JUMP_MS = 60_000;
 
-/** Largest share by which a clock runs fast or slow; that of quartz is a hundred times less. */
+/** Maximum share by which a clock runs fast or slow; a quartz drifts a hundred times less. */
 const DRIFT = 0.01;
 
-/** Beginning of the kinds of faults of an engine. */
+/** Prefix of the kinds of engine faults. */
 const ENGINE = "engine-";
 
-/** Failures of every attempt to connect; a number is the answer of a proxy. */
+/** Failures of every connection attempt; a number is a proxy's response. */
 const HANDSHAKES = ["hangs", "refused", "tls", 401, 403, 404, 500, 502, 503] as const;
 
 /** Conditions without faults. */
@@ -55,7 +55,7 @@ interface Fault {
   readonly peer: Host;
 }
 
-/** Begins a fault; returns the text and the end. */
+/** Starts a fault; returns its text and a function that ends it. */
 type Begin = (fault: Fault) => readonly [text: string, heal?: () => void] | undefined;
 
 const KINDS: Readonly<Record<string, Begin>> = {
@@ -65,7 +65,7 @@ const KINDS: Readonly<Record<string, Begin>> = {
   freeze: ({ target }) => freeze(target),
   "freeze-client": ({ peer }) => freeze(peer),
   "move-client": ({ cluster, peer }) => {
-    // Machines of nodes stay where they are.
+    // Machines of nodes don't move.
     if (!peer.isAlive || cluster.nodeOf(peer)) return undefined;
     cluster.network.move(peer);
     return ["moves to another network"];
@@ -87,7 +87,7 @@ const KINDS: Readonly<Record<string, Begin>> = {
   "jump-clock": ({ target, amount }) => {
     const byMs = Math.round((amount - 0.5) * 2 * JUMP_MS);
     target.jumpClock(byMs);
-    // Tokens are of no use at a node whose clock stays wrong for longer than these last.
+    // Tokens are useless at a node whose clock stays wrong for longer than they last.
     return [`clock jumps by ${byMs} ms`, () => target.jumpClock(-byMs)];
   },
   drift: ({ target, amount }) => {
@@ -111,7 +111,7 @@ const KINDS: Readonly<Record<string, Begin>> = {
   narrow: ({ cluster, target, peer, amount }) =>
     change(cluster, [[target, peer]], { bytesPerSecond: 100 + 5_000 * amount }),
   split: ({ cluster, target, peer, amount }) =>
-    // QUIC drops a packet that comes twice, by RFC 9000, 12.3: no datagram is doubled.
+    // QUIC drops duplicate packets (RFC 9000, 12.3), so no datagram is duplicated.
     change(cluster, [[target, peer], [peer, target]], {
       splitRate: amount,
       reorderRate: amount,
@@ -126,13 +126,13 @@ const KINDS: Readonly<Record<string, Begin>> = {
     change(cluster, [[target, peer], [peer, target]], { blockUdp: true }),
 };
 
-/** The faults of a cluster, with those that are under way. */
+/** The faults of a cluster, including the active ones. */
 export class Faults {
   readonly #cluster: Cluster;
   readonly #underWay = new Set<() => void>();
 
   /**
-   * Plans no fault.
+   * Starts without faults.
    *
    * @param cluster The cluster.
    */
@@ -141,7 +141,8 @@ export class Faults {
   }
 
   /**
-   * Plans a fault, which ends by itself. Ignored if a host of the action does not exist by then.
+   * Schedules a fault, which ends by itself. Ignored if a host of the action does not exist by
+   * then.
    *
    * @param action The action.
    * @throws {TypeError} If the kind is unknown.
@@ -155,7 +156,7 @@ export class Faults {
     this.#cluster.simulation.after(action.atMs, () => this.#begin(action));
   }
 
-  /** Ends all faults that are under way. */
+  /** Ends all active faults. */
   heal(): void {
     for (const heal of this.#underWay) heal();
     this.#underWay.clear();
@@ -200,13 +201,13 @@ export class Faults {
   }
 }
 
-/** Finds the part that a kind of fault hits. */
+/** Returns the part that a kind of fault affects. */
 function scopeOf(kind: string): Facts["faulted"]["scope"] {
   if (kind.endsWith("-client") || kind === "deny") return "client";
   return NODE_FAULTS.has(kind) ? "node" : "link";
 }
 
-/** Ends the process of a host, which comes back. */
+/** Ends the process of a host, which returns later. */
 function end(cluster: Cluster, host: Host, power: boolean): ReturnType<Begin> {
   if (!host.isAlive) return undefined;
   host.kill({ power });
@@ -236,7 +237,7 @@ function cut({ cluster, target, peer, amount, action }: Fault, silent: boolean):
   return [`${count} connections are cut${silent ? " in silence" : ""}`];
 }
 
-/** Changes conditions between hosts, and changes these back. */
+/** Changes conditions between hosts, and restores them later. */
 function change(
   { network }: Cluster,
   ways: readonly (readonly [from: Host, to: Host])[],

@@ -1,14 +1,14 @@
-/** Facts of a run: each goes to the witness, to the trace, and to the coverage of the search. */
+/** Facts of a run: each is passed to the witness, the trace, and the coverage of the search. */
 import type { TraceKind } from "../../../testing/simulation/event_loop.ts";
 import type { Host } from "../../../testing/simulation/host.ts";
 import type { Simulation } from "../../../testing/simulation/simulation.ts";
 import type { Facts } from "../facts.ts";
 import type { Witness } from "../witness.ts";
 
-/** Time for which a fault counts as a neighbour of later events, in milliseconds. */
+/** Time for which a fault counts as related to later events, in milliseconds. */
 const NEIGHBOUR_MS = 15_000;
 
-/** Most states of one run; further ones are not told. */
+/** Maximum states per run; further ones are not recorded. */
 const MAX_STATES = 4_096;
 
 /** The facts of one run. */
@@ -23,7 +23,7 @@ export class Journal {
    * Creates an empty journal.
    *
    * @param simulation The simulation.
-   * @param witness The judge of the run, if there is one.
+   * @param witness The witness of the run, if there is one.
    */
   constructor(simulation: Simulation, witness: Witness | undefined) {
     this.#simulation = simulation;
@@ -36,7 +36,7 @@ export class Journal {
   }
 
   /**
-   * Tells the witness a fact.
+   * Reports a fact to the witness.
    *
    * @param kind Kind of the fact.
    * @param host Name of the host; empty for the whole cluster.
@@ -47,9 +47,9 @@ export class Journal {
   }
 
   /**
-   * Awaits a promise of the library, which has to settle in time.
+   * Awaits a promise of the library, which must settle in time.
    *
-   * @param host Host of the program that waits.
+   * @param host Host of the waiting program.
    * @param what The promise, in words.
    * @param withinMs The time, in milliseconds of the host's clock.
    * @param promise The promise.
@@ -60,7 +60,7 @@ export class Journal {
   }
 
   /**
-   * Notes a fact that is no new state, such as a received message.
+   * Records a fact that is not a new state, such as a received message.
    *
    * @param text The fact.
    * @param host Name of the host.
@@ -71,11 +71,11 @@ export class Journal {
   }
 
   /**
-   * Notes an event whose kind is a state of the library.
+   * Records an event whose kind is a state of the library.
    *
    * @param state Kind of the event, without names and numbers, such as `closed 4401`.
    * @param host Name of the host.
-   * @param text Details for people; the state alone by default.
+   * @param text Details for readers; by default only the state.
    */
   event(state: string, host: string, text: string = ""): void {
     this.#simulation.note(text === "" ? state : `${state}: ${text}`, host, { kind: "session" });
@@ -86,10 +86,10 @@ export class Journal {
   }
 
   /**
-   * Notes a fault.
+   * Records a fault.
    *
    * @param fact Kind, hosts and duration.
-   * @param text Details for people.
+   * @param text Details for readers.
    */
   fault(fact: Facts["faulted"], text: string): void {
     const { kind, target = "" } = fact;

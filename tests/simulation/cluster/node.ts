@@ -1,4 +1,4 @@
-/** A node of a simulated cluster: a server with handlers, end and return. */
+/** A node of a simulated cluster: a server with handlers, which can end and restart. */
 import type { Server, ServerOptions } from "../../../server.ts";
 import { pause } from "../../../base/wait.ts";
 import type { Session } from "../../../session/session.ts";
@@ -17,10 +17,10 @@ import { GUEST, type Holds, LIMITS, queuePolicy, stall } from "./tour/holds.ts";
 import { answerHandlers } from "./work/answers.ts";
 import { echoDatagrams, serveStream, SMALL_CREDIT } from "./work/streams.ts";
 
-/** Time of a process between the end and the next start, in milliseconds. */
+/** Time from a process's end to its next start, in milliseconds. */
 const RESTART_MS = 1_000;
 
-/** Longest wait of a node for the engine to take a publication, in milliseconds. */
+/** Maximum wait of a node for the engine to accept a publication, in milliseconds. */
 const APPEND_MS = 60_000;
 
 /** Topic to which the server subscribes each plain page. */
@@ -39,7 +39,7 @@ export interface NodeParts {
   readonly tokens: Tokens;
   readonly permissions: Permissions;
   readonly holds: Holds;
-  /** Handles a message of a client. */
+  /** Handles a client's message. */
   readonly handle: (node: ClusterNode, session: Session<Identity>, data: unknown) => void;
 }
 
@@ -70,17 +70,17 @@ export class ClusterNode implements LiveServer {
     this.#program = new SimulatedServer(parts.network, host, () => this.#options());
   }
 
-  /** The server of the present life. */
+  /** The server of the current life. */
   get server(): Server<Identity> {
     return this.#program.server;
   }
 
-  /** True if the process runs and takes requests. */
+  /** True if the process is running and accepts requests. */
   get isUp(): boolean {
     return this.host.isAlive && !this.host.isFrozen && !this.#isDraining;
   }
 
-  /** Starts the process again after the end. */
+  /** Restarts the process after its end. */
   restart(): void {
     if (this.host.isAlive || this.#parts.engine.isUp === false) return;
     this.#isDraining = false;
@@ -90,7 +90,7 @@ export class ClusterNode implements LiveServer {
   /**
    * Drains the server as a deploy does, then ends the process and starts the next one.
    *
-   * @param withinMs Time of the drain, in milliseconds.
+   * @param withinMs Duration of the drain, in milliseconds.
    */
   drain(withinMs: number): void {
     if (!this.isUp) return;
@@ -116,7 +116,7 @@ export class ClusterNode implements LiveServer {
   }
 
   /**
-   * Takes the sessions of a user off a topic.
+   * Removes a user's sessions from a topic.
    *
    * @param user The user.
    * @param topic The topic.
@@ -155,7 +155,7 @@ export class ClusterNode implements LiveServer {
   }
 
   /**
-   * Makes a name that occurs once in a run.
+   * Creates a name that is unique in a run.
    *
    * @param kind First letters of the name.
    * @returns The name.
@@ -165,7 +165,7 @@ export class ClusterNode implements LiveServer {
   }
 
   /**
-   * Tells a fact of this node.
+   * Reports a fact of this node.
    *
    * @param kind Kind of the fact.
    * @param fact The fact.
@@ -175,7 +175,7 @@ export class ClusterNode implements LiveServer {
   }
 
   /**
-   * Notes an operation that failed as the library documents.
+   * Records an operation that failed in a documented way.
    *
    * @param what The operation, without names and numbers.
    * @param error The error.

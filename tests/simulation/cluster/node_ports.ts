@@ -1,4 +1,4 @@
-/** Ports from an engine in one process to nodes beside that engine, as workers of a server have. */
+/** Ports from an engine in one process to nodes next to it, as workers of a server have. */
 import type { Broker } from "../../../pubsub/broker.ts";
 import { MemoryBroker } from "../../../pubsub/memory/broker.ts";
 import { EnginePorts } from "../../../pubsub/ports/engine_port.ts";
@@ -7,10 +7,10 @@ import { PortBroker } from "../../../pubsub/ports/port_broker.ts";
 import type { Host } from "../../../testing/simulation/host.ts";
 import type { Simulation } from "../../../testing/simulation/simulation.ts";
 
-/** Mean time of a batch between a node and the engine, in milliseconds. */
+/** Mean latency of a batch between a node and the engine, in milliseconds. */
 const BATCH_MS = 0.5;
 
-/** Ports to nodes: batches in order, each under way for a moment. */
+/** Ports to nodes: batches arrive in order, each after a moment. */
 export class NodePorts {
   readonly #simulation: Simulation;
   readonly #host: Host;
@@ -21,7 +21,7 @@ export class NodePorts {
    * Creates the ports of an engine.
    *
    * @param simulation The simulation.
-   * @param host The host of the engine, in the present life.
+   * @param host The host of the engine, in its current life.
    * @param engine The engine.
    */
   constructor(simulation: Simulation, host: Host, engine: Broker) {
@@ -31,7 +31,7 @@ export class NodePorts {
     this.#ports = new EnginePorts(engine, host.runtime);
   }
 
-  /** Makes the broker of a node, for one life of the host. */
+  /** Creates the broker of a node, for one life of the host. */
   broker(host: Host): Broker {
     const name = `${host.name}/${host.life}`;
     const toEngine = this.#lane(this.#host, `${name} to engine`);
@@ -46,7 +46,7 @@ export class NodePorts {
     return broker;
   }
 
-  /** Makes one direction of a port: batches arrive in order. */
+  /** Creates one direction of a port: batches arrive in order. */
   #lane(to: Host, name: string): (arrive: () => void) => void {
     const random = this.#simulation.chanceOf(name);
     let lastMs = 0;
@@ -62,8 +62,8 @@ export class NodePorts {
  * Starts an engine in memory for some nodes.
  *
  * @param simulation The simulation.
- * @param host The host of the engine, which runs.
- * @returns Makes the broker of a node, for one life of the host.
+ * @param host The running host of the engine.
+ * @returns Creates the broker of a node, for one life of the host.
  */
 export function brokersInMemory(simulation: Simulation, host: Host): (host: Host) => Broker {
   const ports = new NodePorts(simulation, host, new MemoryBroker({ runtime: host.runtime }));

@@ -1,11 +1,11 @@
-/** Rights of users: the application takes some back for a while. */
+/** Rights of users: the application revokes some temporarily. */
 
-/** Topics that users may not use now. */
+/** Topics that users may not use at present. */
 export class Permissions {
   readonly #denied = new Map<string, number>();
 
   /**
-   * Tells whether a user may use a topic.
+   * Returns true if a user may use a topic.
    *
    * @param user The user.
    * @param topic The topic.
@@ -20,7 +20,7 @@ export class Permissions {
    *
    * @param user The user.
    * @param topic The topic.
-   * @returns Takes this denial back; true once no other is left.
+   * @returns Revokes this denial; returns true if no other is left.
    */
   deny(user: string, topic: string): () => boolean {
     const key = `${user} ${topic}`;

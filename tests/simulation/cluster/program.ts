@@ -8,12 +8,12 @@ import type { Facts, LiveClient } from "../facts.ts";
 import type { Journal } from "./journal.ts";
 import type { Settings } from "./settings.ts";
 
-/** Longest wait of a program for an answer of the library, in milliseconds. */
+/** Maximum wait of a program for a reply, in milliseconds. */
 export const WAIT_MS = 30_000;
 
-/** A durable stream that a machine writes over HTTP; the next program of the machine goes on. */
+/** A durable stream that a machine writes over HTTP; the machine's next program continues it. */
 export interface Written {
-  /** Number of records in all. */
+  /** Total number of records. */
   readonly records: number;
   /** Number of acknowledged records; -1 until the stream is known to exist. */
   next: number;
@@ -23,11 +23,11 @@ export interface Written {
   seq: number;
 }
 
-/** Facts that outlive the programs of a machine, as the storage of a browser does. */
+/** Data that outlives the programs of a machine, like a browser's storage. */
 export interface Storage {
   /** Positions of subscriptions, by topic. */
   readonly positions: Map<string, Subscription["position"]>;
-  /** Answers that outlive their sessions, with the number of items and the offset of each. */
+  /** Responses that survive their sessions, each with its number of items and its offset. */
   readonly answers: Map<
     string,
     { readonly items: number; readonly index: number; readonly offset: string | undefined }
@@ -51,15 +51,15 @@ export interface ProgramParts {
 }
 
 /**
- * One program on the machine of a client. All of its operations end with the life of the host or
- * with the client.
+ * One program on a client's machine. All its operations end with the life of the host or with the
+ * client.
  */
 export class Program implements LiveClient {
   /** The machine. */
   readonly host: Host;
   /** The client. */
   readonly client: Client;
-  /** User as which the servers know the client. */
+  /** User of the client, according to the servers. */
   readonly user: string;
   /** True if the client has at-least-once delivery. */
   readonly isReliable: boolean;
@@ -67,23 +67,23 @@ export class Program implements LiveClient {
   readonly journal: Journal;
   /** The settings. */
   readonly settings: Settings;
-  /** Facts of earlier programs of the machine. */
+  /** Data of the machine's earlier programs. */
   readonly storage: Storage;
   /** Subscriptions of the program, by name. */
   readonly subscriptions: Map<string, Subscription> = new Map();
-  /** Ids of the sessions that are open: two, and more, while the client moves. */
+  /** Ids of the open sessions: two or more while the client moves. */
   readonly sessions: Set<string> = new Set();
   /** Ids of the durable streams that loops of the program read, by the name of the reader. */
   readonly readers: Map<string, string> = new Map();
-  /** Name of the client, which no other client of the run has. */
+  /** Name of the client, unique in the run. */
   readonly name: string;
-  /** Chance of the patience with publications. */
+  /** Random numbers for the timeouts of publications. */
   readonly patience: () => number;
   readonly #simulation: Simulation;
   readonly #onRest: (() => void)[] = [];
   #isWorking = true;
 
-  /** Begins no operation. */
+  /** Starts no operation. */
   constructor(parts: ProgramParts) {
     const { simulation, host, journal, settings, client, user, isReliable, storage } = parts;
     this.#simulation = simulation;
@@ -98,12 +98,12 @@ export class Program implements LiveClient {
     this.patience = this.chanceOf("patience with publications");
   }
 
-  /** True while the program begins new operations. */
+  /** True while the program starts new operations. */
   get isWorking(): boolean {
     return this.#isWorking && !this.client.status.isEnded;
   }
 
-  /** Ends the workload; operations under way go on. */
+  /** Ends the workload; pending operations continue. */
   rest(): void {
     this.#isWorking = false;
     for (const end of this.#onRest.splice(0)) end();
@@ -112,7 +112,7 @@ export class Program implements LiveClient {
   /**
    * Calls back at the end of the workload.
    *
-   * @param callback Ends an operation without an end of its own.
+   * @param callback Ends an operation that would not end by itself.
    */
   onRest(callback: () => void): void {
     if (this.#isWorking) this.#onRest.push(callback);
@@ -120,17 +120,17 @@ export class Program implements LiveClient {
   }
 
   /**
-   * Makes a sequence of random numbers of this program.
+   * Creates a sequence of random numbers for this program.
    *
    * @param purpose Name of the sequence.
-   * @returns Numbers from 0 up to 1.
+   * @returns Returns numbers from 0 to 1.
    */
   chanceOf(purpose: string): () => number {
     return this.#simulation.chanceOf(`${this.name}/${purpose}`);
   }
 
   /**
-   * Makes a name that occurs once in a run.
+   * Creates a name that is unique in a run.
    *
    * @param kind First letters of the name.
    * @returns The name.
@@ -143,8 +143,8 @@ export class Program implements LiveClient {
    * Repeats an operation while the program works.
    *
    * @param meanMs Mean time between two operations, in milliseconds.
-   * @param purpose Name of the operation, for the chance.
-   * @param run The operation; gets the chance.
+   * @param purpose Name of the operation, for its random numbers.
+   * @param run The operation; receives the random numbers.
    */
   every(meanMs: number, purpose: string, run: (random: () => number) => void): void {
     const random = this.chanceOf(purpose);
@@ -169,7 +169,7 @@ export class Program implements LiveClient {
   }
 
   /**
-   * Tells a fact of this machine.
+   * Reports a fact of this machine.
    *
    * @param kind Kind of the fact.
    * @param fact The fact.
@@ -179,7 +179,7 @@ export class Program implements LiveClient {
   }
 
   /**
-   * Notes a fact that is no new state.
+   * Records a fact that is not a new state.
    *
    * @param text The fact.
    */
@@ -188,17 +188,17 @@ export class Program implements LiveClient {
   }
 
   /**
-   * Notes an event whose kind is a state of the library.
+   * Records an event whose kind is a state of the library.
    *
    * @param state Kind of the event, without names and numbers.
-   * @param text Details for people.
+   * @param text Details for readers.
    */
   event(state: string, text?: string): void {
     this.journal.event(state, this.host.name, text);
   }
 
   /**
-   * Awaits a promise of the library, which has to settle in time.
+   * Awaits a promise of the library, which must settle in time.
    *
    * @param what The promise, in words.
    * @param promise The promise.
@@ -210,7 +210,7 @@ export class Program implements LiveClient {
   }
 
   /**
-   * Notes an operation that failed as the library documents.
+   * Records an operation that failed in a documented way.
    *
    * @param what The operation, without names and numbers.
    * @param error The error.
@@ -222,10 +222,10 @@ export class Program implements LiveClient {
 }
 
 /**
- * Names the kind of an error, as a state for the search.
+ * Returns the kind of an error, as a state for the search.
  *
  * @param error The error.
- * @returns Name of the class, with the code of a refusal.
+ * @returns Name of the class, with the code of a rejection.
  */
 export function nameOf(error: unknown): string {
   const { name = typeof error, failure } = Object(error) as {

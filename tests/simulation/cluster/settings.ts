@@ -1,4 +1,4 @@
-/** Settings of the servers and clients of a plan: bounds, times, and the promises that follow. */
+/** Settings of the servers and clients of a plan: limits, times, and the resulting guarantees. */
 import type { HistoryBounds } from "../../../pubsub/broker.ts";
 import type { Terms } from "../facts.ts";
 import type { Feature, Plan } from "../plan.ts";
@@ -12,10 +12,10 @@ const ROOM_PREFIX = "room:";
 /** Prefixes of topics with a history. */
 const HISTORY_PREFIXES = ["news:", ROOM_PREFIX];
 
-/** Bounds of the send queue of a client: the defaults of the library. */
+/** Limits of a client's send queue: the library's defaults. */
 export const CLIENT_QUEUE = { maxMessages: 256, maxBytes: 1_048_576 } as const;
 
-/** Defaults of the library for the bounds that a plan leaves as they are. */
+/** The library's defaults for limits that a plan does not change. */
 const DEFAULTS = {
   maxSessionsPerUser: 100,
   sendQueue: { ...CLIENT_QUEUE, drops: false },
@@ -24,19 +24,19 @@ const DEFAULTS = {
 
 /** Settings of all servers and clients of a run. */
 export interface Settings {
-  /** Tells whether the plan has a feature. */
+  /** Returns true if the plan has a feature. */
   readonly has: (feature: Feature) => boolean;
-  /** Bounds of the topics with a history, by pattern. */
+  /** History limits of topics, by pattern. */
   readonly history: Readonly<Record<string, HistoryBounds>>;
   /** Heartbeat of sessions. */
   readonly heartbeat: { readonly intervalMs: number; readonly timeoutMs: number };
-  /** Duration of a token, in milliseconds; `undefined` for tokens without an end. */
+  /** Lifetime of a token, in milliseconds; `undefined` for tokens that don't expire. */
   readonly tokenMs: number | undefined;
-  /** Longest time of a handler of messages, in milliseconds. */
+  /** Maximum time of a message handler, in milliseconds. */
   readonly handlerMs: number;
   /** Share of messages whose handler fails. */
   readonly failureShare: number;
-  /** Promises that follow from the options. */
+  /** Guarantees that follow from the options. */
   readonly terms: Terms;
 }
 
@@ -69,7 +69,7 @@ export function settingsOf(plan: Plan): Settings {
       heartbeat,
       isApart: plan.engine === "none",
       hasSharedLimits: plan.engine !== "none",
-      // docs/deploy/nats.md, Outages: both of two changes of one row may pass.
+      // docs/deploy/nats.md, Outages: two concurrent changes of one row may both succeed.
       hasExactPlaces: plan.engine !== "nats",
       hasResetCodes: !has("http3"),
       rates: has("rates") ? { user: { perSecond: 5, burst: 20 } } : {},
@@ -80,7 +80,7 @@ export function settingsOf(plan: Plan): Settings {
 }
 
 /**
- * Tells whether a topic has a history.
+ * Returns true if a topic has a history.
  *
  * @param topic The topic.
  * @returns True for a topic with a history.

@@ -1,4 +1,4 @@
-/** Tokens of users: a service that all nodes and clients trust, with a clock of its own. */
+/** Tokens of users: a service that all nodes and clients trust, with its own clock. */
 import type { EventLoop } from "../../../testing/simulation/event_loop.ts";
 import { AuthenticationError } from "../../../errors.ts";
 
@@ -9,7 +9,7 @@ const START_MS = Date.UTC(2030, 0, 1);
 export interface Identity {
   /** The user. */
   readonly user: string;
-  /** End of the token, in milliseconds since the Unix epoch; absent for a token without an end. */
+  /** Expiry of the token, in milliseconds since the Unix epoch; absent if it does not expire. */
   readonly endsAt?: number;
 }
 
@@ -19,10 +19,10 @@ export class Tokens {
   readonly #lastsMs: number | undefined;
 
   /**
-   * Makes no token yet.
+   * Creates a token service.
    *
    * @param events The virtual time.
-   * @param lastsMs Duration of a token, in milliseconds; `undefined` for tokens without an end.
+   * @param lastsMs Lifetime of a token, in milliseconds; `undefined` for tokens that don't expire.
    */
   constructor(events: EventLoop, lastsMs: number | undefined) {
     this.#events = events;
@@ -30,7 +30,7 @@ export class Tokens {
   }
 
   /**
-   * Makes a token.
+   * Creates a token.
    *
    * @param user The user.
    * @returns The token.
@@ -44,7 +44,7 @@ export class Tokens {
    * Reads a token.
    *
    * @param token The token.
-   * @returns The user and the end.
+   * @returns The user and the expiry.
    * @throws {AuthenticationError} If there is no token.
    */
   read(token: string | undefined): Identity {

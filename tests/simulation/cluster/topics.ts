@@ -2,13 +2,13 @@
 import type { Simulation } from "../../../testing/simulation/simulation.ts";
 import type { Plan } from "../plan.ts";
 
-/** Subscribers of a topic. */
+/** Subscribers per topic. */
 const SUBSCRIBERS = 5;
 
 /** Clients that publish on a topic. */
 const PUBLISHERS = 2;
 
-/** Kinds of topics, in turn: with a history, with a history and presence, without both. */
+/** Kinds of topics, in turn: with a history, with a history and presence, with neither. */
 const KINDS = ["news", "room", "talk"] as const;
 
 /** A topic of a cluster. */
@@ -22,7 +22,7 @@ export interface ClusterTopic {
 }
 
 /**
- * Makes the topics of a plan. A topic more changes no other topic.
+ * Creates the topics of a plan. An additional topic does not change the others.
  *
  * @param plan The plan.
  * @param simulation The simulation.

@@ -1,4 +1,6 @@
-/** The program of a backend, which asks nodes over HTTP and leaves some answers unread. */
+/**
+ * The program of a backend, which sends HTTP requests to nodes and leaves some responses unread.
+ */
 import { type Examiner, outcomeOf } from "./examiner.ts";
 import type { Node } from "./nodes.ts";
 import { ROUND_MS } from "./waits.ts";
@@ -11,9 +13,9 @@ export interface Question {
   readonly method?: string;
   readonly headers?: Readonly<Record<string, string>>;
   readonly json?: unknown;
-  /** A body in place of JSON. */
+  /** A body instead of JSON. */
   readonly body?: BodyInit;
-  /** Time behind which the backend leaves, in milliseconds. */
+  /** Time after which the backend aborts, in milliseconds. */
   readonly leaveMs?: number;
 }
 
@@ -22,7 +24,7 @@ export class Backend {
   readonly #examiner: Examiner;
 
   /**
-   * Asks nothing yet.
+   * Sends nothing yet.
    *
    * @param examiner The examiner.
    */
@@ -31,7 +33,7 @@ export class Backend {
   }
 
   /**
-   * Asks a node, and leaves if the answer takes too long.
+   * Sends a request to a node, and aborts it if the response takes too long.
    *
    * @param node The node.
    * @param path The path, with a query.
@@ -67,7 +69,7 @@ export class Backend {
   }
 
   /**
-   * Asks an inspector, as a page does.
+   * Requests data from an inspector, as a page does.
    *
    * @param node The node.
    * @param name Name of the data.

@@ -1,11 +1,13 @@
-/** Entrances that fail: refused, without a token, one too many, cut at some time, and broken later. */
+/**
+ * Failing connections: refused, without a token, one too many, cut at some time, or broken later.
+ */
 import type { SimulatedWebSocket } from "../../../../testing/simulation/network/websocket.ts";
 import { type Examiner, outcomeOf } from "./examiner.ts";
 import { HttpConnectionByHand, noteBody } from "./http_by_hand.ts";
 import { MAX_SESSIONS, type Node, REFUSED, UNDECIDED } from "./nodes.ts";
 import { ROUND_MS, Waits } from "./waits.ts";
 
-/** Times at which an upgrade is cut: on the way, before the decision, and just behind. */
+/** Times at which an upgrade is cut: in flight, before the decision, and just after it. */
 const CUTS_MS = [3, 20, 60] as const;
 
 /** Headers of an upgrade that has no socket. */
@@ -17,10 +19,10 @@ const UPGRADE = {
   "sec-websocket-protocol": "skein.1",
 } as const;
 
-/** Address of connections by hand. */
+/** Address of raw connections. */
 const ADDRESS = "192.0.2.77";
 
-/** Lets peers come that do not get in, or do not stay. */
+/** Connects peers that are not admitted, or do not stay. */
 export class Entrances {
   readonly #examiner: Examiner;
   readonly #nodes: readonly [Node, Node];
@@ -31,7 +33,7 @@ export class Entrances {
    *
    * @param examiner The examiner.
    * @param nodes Two nodes.
-   * @param mortal A node that dies soon, with connections of which the others know.
+   * @param mortal A node that dies soon, with connections that the others know.
    */
   constructor(examiner: Examiner, nodes: readonly [Node, Node], mortal: Node) {
     this.#examiner = examiner;
@@ -40,7 +42,7 @@ export class Entrances {
   }
 
   /**
-   * Lets all peers come.
+   * Connects all peers.
    *
    * @param visit Name of the visit.
    */
@@ -50,7 +52,7 @@ export class Entrances {
     const sockets = [
       this.#open(one, `${REFUSED}${visit}`),
       this.#open(other, `${UNDECIDED}${visit}`),
-      // The token would come in the first frame.
+      // The token would be in the first frame.
       this.#open(one, undefined, ["skein.1", "skein.auth"]),
       this.#open(other, visit, ["skein.0"]),
     ];
@@ -81,7 +83,7 @@ export class Entrances {
     return this.#examiner.network.sockets(this.#examiner.host(`growth-${machine}`))(url, protocols);
   }
 
-  /** Cuts the way to the node while the entrance is under way. */
+  /** Cuts the link to the node during the handshake. */
   async #cutUpgrade(afterMs: number, visit: string): Promise<void> {
     const machine = `cut-${afterMs}`;
     for (const node of this.#nodes) {
@@ -101,7 +103,7 @@ export class Entrances {
     );
   }
 
-  /** Opens connections over HTTP of which none ends well. */
+  /** Opens connections over HTTP that all fail. */
   async #breakHttp(home: Node, away: Node, visit: string): Promise<void> {
     const user = `hand-${visit}-${home.host.name}`;
     const open = () => HttpConnectionByHand.open(home, user, ADDRESS);

@@ -5,7 +5,7 @@ import type { Host } from "../../../../testing/simulation/host.ts";
 import { Examination, type ExaminationParts } from "../examination.ts";
 import { GUEST } from "../tour/holds.ts";
 
-/** Longest wait for a state, in milliseconds. */
+/** Maximum wait for a state, in milliseconds. */
 const PATIENCE_MS = 8_000;
 
 /** Examines nodes whose users come and go. */
@@ -24,9 +24,9 @@ export class Examiner extends Examination {
   }
 
   /**
-   * Makes a sequence of random numbers.
+   * Creates a sequence of random numbers.
    *
-   * @returns Numbers from 0 up to 1.
+   * @returns Returns numbers from 0 to 1.
    */
   chance(): () => number {
     return this.simulation.chanceOf(this.name);
@@ -59,7 +59,7 @@ export class Examiner extends Examination {
 }
 
 /**
- * Names the outcome of a promise.
+ * Returns the outcome of a promise.
  *
  * @param promise The promise.
  * @returns `"fulfilled"`, or the code or the name of the error.
@@ -69,10 +69,10 @@ export function outcomeOf(promise: Promise<unknown>): Promise<string> {
 }
 
 /**
- * Reads items until an end that is not judged: the items show what is missing.
+ * Reads items until any end, which is not checked: the items show what is missing.
  *
  * @param items The items.
- * @param take Takes each item.
+ * @param take Receives each item.
  */
 export async function readAll<T>(
   items: AsyncIterable<T>,
@@ -85,11 +85,11 @@ export async function readAll<T>(
   }
 }
 
-/** Names an error of the library by its code, and another error in full. */
+/** Returns the code of a library error, and other errors in full. */
 function shown(error: unknown): string {
   const { failure } = Object(error) as { readonly failure?: { readonly code: string } };
   if (failure !== undefined) return failure.code;
-  // A RangeError of a class of the library has the name that programs see.
+  // A RangeError subclass of the library has the name that programs see.
   if (error instanceof RangeError) return error.name;
   return error instanceof SkeinError ? error.constructor.name : `${error}`;
 }

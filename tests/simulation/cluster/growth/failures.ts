@@ -1,14 +1,14 @@
-/** Calls of clients that end early: refused, left, cancelled, too large, and one too many. */
+/** Client calls that end early: rejected, left, cancelled, too large, or one too many. */
 import type { Client } from "../../../../client/client.ts";
 import { type Examiner, outcomeOf, readAll } from "./examiner.ts";
 import { KEPT_TOPIC, MAX_REQUESTS } from "./nodes.ts";
 import { read, ROUND_MS, Waits } from "./waits.ts";
 
-/** A place that no history has. */
+/** A position that no history has. */
 const NOWHERE = { epoch: "none", offset: 7 } as const;
 
 /**
- * Lets a client begin all kinds of calls, and leave most of these.
+ * Makes a client start all kinds of calls, and leave most of them.
  *
  * @param examiner The examiner.
  * @param client The client.
@@ -63,12 +63,12 @@ export async function fail(examiner: Examiner, client: Client, visit: string): P
   }
   await examiner.pause(ROUND_MS);
   leave.abort();
-  // The data stays with a client whose wait ended.
+  // The client keeps the data after its wait has ended.
   for (const slow of [`room:slow-${visit}`, room]) waits.add(client.presence(slow, undefined));
   await examiner.inTime(waits.over(), 4 * ROUND_MS, []);
 }
 
-/** Subscribes to topics, and leaves these before or behind the answer. */
+/** Subscribes to topics, and leaves them before or after the reply. */
 function leaveTopics(client: Client, waits: Waits, visit: string): void {
   const names = [KEPT_TOPIC, "free", "slow", "denied", "broken", "room", "room:slow"];
   for (const [i, name] of names.entries()) {
@@ -83,7 +83,7 @@ function leaveTopics(client: Client, waits: Waits, visit: string): void {
   }
 }
 
-/** Opens streams that either end resets, where the transport has streams. */
+/** Opens streams that either end resets, if the transport has streams. */
 async function breakStreams({ session }: Client): Promise<void> {
   if (!session?.connection.capabilities.streams) return;
   for (const way of ["abort", "cancel", "both", "refused"] as const) {

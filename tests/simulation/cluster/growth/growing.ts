@@ -1,11 +1,11 @@
-/** Growth in the memory of a program, with and without a loss. */
+/** Growth in a program's memory, leaks or not. */
 import type { Change } from "./heap.ts";
 
 /**
- * Collections with a bound beyond the size after some visits, by the newest entry: users and the last
- * moment of each, users seen at an address, failures of handlers, rows of a store in memory, facts of
- * durable streams, answers that were read to the end, keys of callers, secrets of connections over
- * HTTP, nodes that said farewell, and traces of the simulation.
+ * Collections whose limit is larger than their size after some visits, by the newest entry: users
+ * with their last time, users seen at an address, handler failures, rows of a store in memory,
+ * facts of durable streams, responses that were read to the end, keys of callers, secrets of HTTP
+ * connections, nodes that said farewell, and traces of the simulation.
  */
 const KEPT: readonly RegExp[] = [
   / => \d{13}$/,
@@ -24,7 +24,7 @@ const KEPT: readonly RegExp[] = [
   /^Array with Object { (atMs|offset, atMs|events, atMs|term, uid|index, uid), /,
 ];
 
-/** Last words in the names of counters, times and places. */
+/** Last words in the names of counters, times and positions. */
 const COUNTS = [
   "acknowledged|at|check|closed|created|dials|done|ended|failures|finished|handed|handled|head",
   "heard|id|kept|last|life|limit|ms|n|next|now|number|opened|order|pings|posted|published|reads",
@@ -35,7 +35,7 @@ const COUNTS = [
 /** Names of counters of bytes and messages. */
 const PASSED = /(bytes(Received|Sent)|(received|sent)(Bytes|Messages))$/i;
 
-/** Fields of the simulation, and fields with a value of the last moment. */
+/** Fields of the simulation, and fields with a current value. */
 const OTHERS =
   /^(FixedCircularBuffer|Life|Liveness|Port\w+|Simulat\w+|StreamWriter|Visits)\.|^SharedBucket.#owed|^Holder.bytes|^TopicHistory.(#bytes|#producerBytes|counted)|^Log.(#overhead|#producerBytes|counted)|^Sum.#bytes|^Faults.(messages|protocolErrors)|^Window.#(count|since)|^Ledger.streamErrors|^ReceiveCredit.#lost|^ReceiveHalf.#size|^RecordScheduler.#flushBytes|^Engine.#awayUntil|^UnreadStreams.#connections/;
 
@@ -44,10 +44,10 @@ const COUNT = new RegExp(
 );
 
 /**
- * Tells if memory is lost.
+ * Returns true if memory leaks.
  *
- * @param change A difference of two looks.
- * @param by Least growth.
+ * @param change A difference between two snapshots.
+ * @param by Minimum growth.
  * @returns True for a collection with more entries, and for a larger number, unless a counter or a time.
  */
 export function hasGrown({ of, before, after }: Change, by: number): boolean {

@@ -1,46 +1,53 @@
-/** Collections and counters of all objects of the program, by the debugger of the engine of JavaScript. */
+/**
+ * Collections and counters of all objects of the program, read with the JavaScript engine's
+ * debugger.
+ */
 import inspector from "node:inspector";
 
-/** Largest array whose size is noted. */
+/** Maximum array size that is recorded. */
 const MAX_LENGTH = 100_000;
 
-/** Objects that the debugger holds for one look. */
+/** Objects that the debugger holds for a snapshot. */
 const GROUP = "look";
 
-/** Objects whose fields are read at once. */
+/** Number of objects whose fields are read at once. */
 const BATCH = 500;
 
-/** A difference of two looks. */
+/** A difference between two snapshots. */
 export interface Change {
   /** Names of class and field, such as `Queue.#bytes`; for a collection, of the kind and the newest entry. */
   readonly of: string;
-  /** Number or size at the first look. */
+  /** Number or size in the first snapshot. */
   readonly before: number;
-  /** The same at the second look. */
+  /** Number or size in the second snapshot. */
   readonly after: number;
 }
 
 /**
- * Compares the sizes of all collections, and the numbers in all objects of classes, between two looks.
+ * Compares the sizes of all collections, and the numbers in all class instances, between two
+ * snapshots.
  *
- * Private fields hide nearly all of these from a program. The debugger finds each object in use, after
- * a collection of garbage.
+ * Most of them are in private fields, which a program cannot read. The debugger finds each live
+ * object, after a garbage collection.
  */
 export class Heap implements Disposable {
   readonly #session = new inspector.Session();
   readonly #key = "skein-simulation-heap";
-  /** Fields by number of the object; made behind the first look, which would count this map, too. */
+  /**
+   * Fields by object number; created after the first snapshot, which would otherwise count this
+   * map.
+   */
   #fields: Map<number, ReadonlyMap<string, number>> | undefined;
 
-  /** Notes nothing yet. */
+  /** Takes no snapshot yet. */
   constructor() {
     this.#session.connect();
   }
 
   /**
-   * Notes all objects.
+   * Takes a snapshot.
    *
-   * @returns The differences from the look before; none at the first look.
+   * @returns The differences to the previous snapshot; none for the first one.
    */
   async look(): Promise<Change[]> {
     const { result } = await this.#post("Runtime.evaluate", {
@@ -66,7 +73,7 @@ export class Heap implements Disposable {
         changes.push(...this.#compare(id, value.className, await this.#fieldsOf(value.objectId)));
       }
     }
-    // Objects that come to their end between two looks would be there at the second one.
+    // Otherwise objects that die between two snapshots would still be in the second one.
     await this.#post("Runtime.releaseObjectGroup", { objectGroup: GROUP });
     return changes;
   }
@@ -132,7 +139,7 @@ export class Heap implements Disposable {
   }
 }
 
-// deno-lint-ignore no-explicit-any -- answers of the debugger have many forms
+// deno-lint-ignore no-explicit-any -- debugger responses have many forms
 type Answer = any;
 
 function pick(this: Record<string, unknown>, name: string): unknown {
@@ -164,7 +171,7 @@ function see(this: readonly object[], key: string, most: number): unknown {
   const ids: number[] = [];
   const sources = new Map<unknown, boolean>();
   for (const one of this) {
-    // Prototypes are in the list as well.
+    // The list also contains prototypes.
     if (typeof one !== "object" || Object.hasOwn(one, "constructor")) continue;
     const kind = one instanceof Map
       ? "Map"

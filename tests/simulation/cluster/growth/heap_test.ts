@@ -1,9 +1,9 @@
-// run_tests: alone, as each look walks the whole heap of the isolate.
+// run_tests: alone, because each snapshot walks the isolate's whole heap.
 import { assertEquals } from "@std/assert";
 import { hasGrown } from "./growing.ts";
 import { Heap } from "./heap.ts";
 
-/** An object with private parts that may leak. */
+/** An object with private fields that may leak. */
 class Shelf {
   readonly #books = new Map<string, object>();
   readonly #readers: string[] = [];
@@ -18,7 +18,7 @@ class Shelf {
   }
 }
 
-Deno.test("Heap finds the private collections and numbers that changed between two looks", async () => {
+Deno.test("Heap finds the private collections and numbers that changed between two snapshots", async () => {
   const [shelf, other] = [new Shelf(), new Shelf()];
   using heap = new Heap();
   shelf.lend("a");
@@ -40,7 +40,7 @@ Deno.test("Heap finds the private collections and numbers that changed between t
   assertEquals(again.map(({ of }) => of).toSorted(), ["Shelf.#lent", "Shelf.#visitsReceived"]);
 });
 
-Deno.test("Heap passes over timers of the machine, whose numbers are real times", async () => {
+Deno.test("Heap ignores timers of the machine, whose numbers are real times", async () => {
   using heap = new Heap();
   let ticks = 0;
   let ticked = Promise.withResolvers<void>();

@@ -1,4 +1,4 @@
-/** A connection of the HTTP transport without any code of the library. */
+/** A connection of the HTTP transport without code of the library. */
 import type { Node } from "./nodes.ts";
 
 /** A request to a node. */
@@ -47,19 +47,19 @@ export class HttpConnectionByHand {
    *
    * @param node The node.
    * @param asked See {@linkcode Asked}.
-   * @returns The response, as soon as its headers are there.
+   * @returns The response, as soon as its headers arrive.
    */
   ask(node: Node, { headers, secret = this.#secret, ...asked }: Asked): Promise<Response> {
     const own = { "skein-session": this.#id, "skein-secret": secret };
     return send(node, this.#address, "/", { ...asked, headers: { ...own, ...headers } });
   }
 
-  /** Asks a node for the events after the first one. */
+  /** Requests the events after the first one from a node. */
   poll(node: Node): Promise<Response> {
     return this.ask(node, { headers: { "skein-poll": "1", "last-event-id": "1" } });
   }
 
-  /** Sends a node a body whose first frame has a number. */
+  /** Posts a body to a node; `number` is the number of its first frame. */
   post(node: Node, number: number, body: BodyInit): Promise<Response> {
     const headers = { "skein-number": `${number}`, "last-event-id": "1" };
     return this.ask(node, { method: "POST", headers, body });
@@ -77,7 +77,7 @@ export function noteBody(n: number): Uint8Array<ArrayBuffer> {
   return Uint8Array.of(frame.length, 0, ...frame);
 }
 
-/** Sends a request of the transport to a node, in whose time the answer is made. */
+/** Sends a request of the transport to a node; its machine produces the response. */
 function send(
   { host, server }: Node,
   address: string,

@@ -1,4 +1,4 @@
-/** Nodes with all services and short times of keeping. */
+/** Nodes with all services and short retention times. */
 import { AuthenticationError } from "../../../../errors.ts";
 import type { ServerOptions } from "../../../../server.ts";
 import type { Contract } from "../../../../session/contract.ts";
@@ -23,31 +23,37 @@ export const KEPT_TOPIC = "growth:one";
 /** Room in which some users stay while others come and go. */
 export const KEPT_ROOM = "room:kept";
 
-/** Beginnings of tokens that a server refuses, and never decides on. */
+/** Prefixes of tokens that a server rejects, or never decides on. */
 export const [REFUSED, UNDECIDED] = ["refused-", "undecided-"] as const;
 
-/** Beginning of the names of users that stay. */
+/** Prefix of the names of users that stay. */
 export const RESIDENT = "resident";
 
 /**
- * Lifetimes of the credentials of a user that stays, and of another one, in milliseconds: the
- * simulation keeps a stopped timer, and with that the session, until the time of the timer.
+ * Lifetimes of the credentials of a user that stays, and of other users, in milliseconds: the
+ * simulation keeps a stopped timer, and with it the session, until the timer is due.
  */
 const [STAY_MS, VISIT_MS] = [600_000, 70_000] as const;
 
-/** Most sessions of a user, most requests of a session, and most bytes of an append over HTTP. */
+/** Maximum sessions per user, requests per session, and bytes of an append over HTTP. */
 export const [MAX_SESSIONS, MAX_REQUESTS, MAX_APPEND_BYTES] = [3, 28, 10_000] as const;
 
-/** Time until a right to a slow topic is known, in milliseconds. */
+/** Duration of a rights check for a slow topic, in milliseconds. */
 const SLOW_MS = 80;
 
-/** Time between two items of an answer, and the time of a request that no client waits for, in milliseconds. */
+/**
+ * Interval of a response's items, and duration of a request that no client waits for, in
+ * milliseconds.
+ */
 const [ITEM_MS, HELD_MS] = [20, 5_000] as const;
 
-/** Messages a second of a user. */
+/** Messages per second and user. */
 export const RATE = 30;
 
-/** Time for which a server remembers the numbers of messages, the results of keys, and answers, in milliseconds. */
+/**
+ * Time for which a server remembers message numbers, results of keys, and responses, in
+ * milliseconds.
+ */
 const KEEPS_MS = 5_000;
 
 /** A node; the token of a client is the name of the user. */
@@ -113,7 +119,7 @@ const RULES: Partial<SimulatedServerOptions<string, Contract>> = {
   onRefusal() {},
 };
 
-/** Decides on a topic by the beginning of its name. */
+/** Decides on a topic by the prefix of its name. */
 function isAllowed({ runtime }: Host, topic: string): boolean | Promise<boolean> {
   if (topic.startsWith("broken")) throw new Error("planned");
   if (!/^(room:)?slow/.test(topic)) return !topic.startsWith("denied");

@@ -5,7 +5,7 @@ import type { Backend } from "./backend.ts";
 import { API, KEPT_TOPIC, type Node, STREAMS } from "./nodes.ts";
 import { read, ROUND_MS, Waits } from "./waits.ts";
 
-/** Topics that a page is shown at a visit; those of two visits are more than an inspector keeps. */
+/** Topics that a page inspects per visit; those of two visits exceed what an inspector keeps. */
 const HISTORIES = 9;
 
 /** A visit. */
@@ -18,10 +18,10 @@ export interface Visit {
 }
 
 /**
- * Uses the services of both nodes to the end.
+ * Uses the services of both nodes completely.
  *
  * @param visit See {@linkcode Visit}.
- * @param user A user, and the client of that one.
+ * @param user A user, and the user's client.
  * @returns Outcomes of all calls.
  */
 export async function askNodes(
@@ -65,7 +65,7 @@ export async function askNodes(
 }
 
 /**
- * Sends requests with keys: again, with another body, at both nodes at once, and such as fail.
+ * Sends requests with keys: repeated, with another body, at both nodes at once, and failing ones.
  *
  * @param visit See {@linkcode Visit}.
  */
@@ -73,7 +73,7 @@ export async function askTwice({ nodes, backend, name: visit }: Visit): Promise<
   const waits = new Waits();
   const topics = [`free:${visit}`, KEPT_TOPIC, `presence:${visit}`, `${"x".repeat(300)}`];
   for (const [round, data] of [1, 1, 2].entries()) {
-    // The key of an answered request comes with another body.
+    // Reuses the key of an answered request with another body.
     if (round === 2) await waits.over();
     for (const node of nodes) {
       for (const [i, topic] of topics.entries()) {
@@ -106,7 +106,7 @@ export async function askTwice({ nodes, backend, name: visit }: Visit): Promise<
 }
 
 /**
- * Calls sessions and other nodes, and leaves most of the calls.
+ * Calls sessions and other nodes, and aborts most of the calls.
  *
  * @param visit See {@linkcode Visit}.
  * @param mortal A node that dies soon.
@@ -146,7 +146,7 @@ export async function callNodes(
 }
 
 /**
- * Looks at both nodes by the inspector of one, and follows a session for a while.
+ * Inspects both nodes through one inspector, and follows a session for a while.
  *
  * @param visit See {@linkcode Visit}.
  */
@@ -158,7 +158,7 @@ export async function inspect({ examiner, nodes, backend, name: visit }: Visit):
   for (const name of ["overview", "sessions", "topics", "rooms", "streams", "nothing"]) look(name);
   look("sessions", { query: visit, sort: "user" });
   look("room", { id: `room:${visit}` });
-  // At the second look, the histories that a page was shown are as many as are kept.
+  // After the second visit, the page has inspected as many histories as are kept.
   look("topic", { id: KEPT_TOPIC });
   for (let n = 0; n < HISTORIES; n++) look("topic", { id: `free:${visit}-${n}` });
   for (const id of [`kept-${visit}`, `none-${visit}`]) look("stream", { id });

@@ -1,23 +1,23 @@
-/** Durable streams: writers of both nodes, requests of all kinds, and readers who leave. */
+/** Durable streams: writers on both nodes, requests of all kinds, and readers that leave. */
 import { outcomeOf } from "./examiner.ts";
 import type { Backend, Question } from "./backend.ts";
 import { MAX_APPEND_BYTES, type Node, STREAMS } from "./nodes.ts";
 import { read, ROUND_MS, Waits } from "./waits.ts";
 
-/** Time after which a stream expires, in seconds: behind the visit, and before the next one. */
+/** Time after which a stream expires, in seconds: after the visit, and before the next one. */
 const LIFE_S = "20";
 
-/** Headers of requests that set up a stream. */
+/** Headers of requests that create a stream. */
 const FACTS = { "content-type": "application/json", "stream-ttl": LIFE_S } as const;
 
-/** Longest wait for an answer that is due, in milliseconds: packets may be slow by chance. */
+/** Maximum wait for an expected response, in milliseconds: packets may be randomly slow. */
 const ANSWER_MS = 1_150;
 
 /** Readers of one kind, one more than an address may have. */
 const READERS = 4;
 
 /**
- * Lets writers come, lose their streams, give up and end.
+ * Makes writers open, lose, abort and end streams.
  *
  * @param nodes Two nodes.
  * @param visit Name of the visit.
@@ -65,12 +65,12 @@ export async function writeStreams(
 }
 
 /**
- * Sends requests for streams, of which many are refused, and reads in all ways.
+ * Sends requests for streams, many of which are rejected, and reads in all ways.
  *
  * @param backend The backend.
  * @param nodes Two nodes.
  * @param visit Name of the visit.
- * @returns Statuses of the requests in turn.
+ * @returns Statuses of the requests, in order.
  */
 export async function askForStreams(
   backend: Backend,
@@ -133,7 +133,8 @@ export async function askForStreams(
   });
   await ask(other, id, { method: "DELETE" });
   await ask(other, id, { query: "?offset=-1" });
-  // Until the next heartbeat, readers that left the first node may count: these two may be refused.
+  // Until the next heartbeat, readers that left the first node may still count, so these two may be
+  // rejected.
   for (const query of ["?offset=-1&live=sse", "?offset=-1&live=long-poll"]) {
     waits.add(backend.ask(other, path(id, query), { leaveMs: ANSWER_MS }));
   }
@@ -147,7 +148,7 @@ export async function askForStreams(
   return statuses;
 }
 
-/** A body that does not end. */
+/** An endless body. */
 function endless(): ReadableStream<Uint8Array<ArrayBuffer>> {
   return new ReadableStream({ start: (controller) => controller.enqueue(Uint8Array.of(0x5b)) });
 }

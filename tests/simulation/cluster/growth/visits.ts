@@ -1,4 +1,4 @@
-/** Users of two nodes: some come, use all services and leave, and some stay. */
+/** Users of two nodes: some come, use all services and leave; some stay. */
 import type { Client } from "../../../../client/client.ts";
 import type { TransportName } from "../../../../transport/race/options.ts";
 import { simulatedClient } from "../../../../testing/simulation/programs.ts";
@@ -11,10 +11,10 @@ import { askNodes, askTwice, callNodes, inspect } from "./services.ts";
 import { askForStreams, writeStreams } from "./streams.ts";
 import { read, ROUND_MS, Waits } from "./waits.ts";
 
-/** Time behind a visit in which all times of keeping end, in milliseconds. */
+/** Time after a visit in which all retention times end, in milliseconds. */
 const KEPT_MS = 60_000;
 
-/** Longest time of a visit, in milliseconds. */
+/** Maximum time of a visit, in milliseconds. */
 export const VISIT_MS = KEPT_MS + 30_000;
 
 /** Time for the return of a client, in milliseconds. */
@@ -26,7 +26,9 @@ const TRANSPORTS: readonly TransportName[] = ["websocket", "webtransport", "http
 /** Names of guests that move to another session. */
 const MOVING = /-0-/;
 
-/** Time for which the engine does not answer, in milliseconds: longer than nodes wait for answers. */
+/**
+ * Time for which the engine does not respond, in milliseconds: longer than nodes wait for replies.
+ */
 const STALL_MS = 3_500;
 
 /** A user. */
@@ -41,12 +43,12 @@ interface User {
 export class Visits {
   readonly #examiner: Examiner;
   readonly #nodes: readonly [Node, Node];
-  /** A node that dies after each visit, and starts anew. */
+  /** A node that dies after each visit and restarts. */
   readonly #mortal: Node;
   readonly #residents: readonly User[];
   readonly #backend: Backend;
   readonly #entrances: Entrances;
-  /** Notices of the room that users get who stay there, by user. */
+  /** Room notices that the staying users receive, by user. */
   readonly #notices: ReadonlyMap<string, string[]>;
   /** Outcomes at the first visit. */
   readonly #outcomes = new Map<string, readonly string[]>();
@@ -76,7 +78,7 @@ export class Visits {
     this.#notices = new Map(this.#residents.map(({ name, client }) => [name, attend(client)]));
   }
 
-  /** Lets users come, use all services, and leave; then lets time pass. */
+  /** Makes users come, use all services, and leave; then lets time pass. */
   async next(): Promise<void> {
     const examiner = this.#examiner;
     const name = `v${this.#count++}`;
@@ -103,7 +105,7 @@ export class Visits {
     if (this.#isDrained) void this.#mortal.server.drain({ withinMs: 2 * BACK_MS });
     if (this.#isStalled) await this.#stall(name);
     await examiner.pause(BACK_MS);
-    // These nodes wait for the one that dies.
+    // These nodes wait for the dying one.
     const [{ server }] = this.#nodes;
     const calls = [
       server.sessions(name),
@@ -118,7 +120,7 @@ export class Visits {
     this.#lookAround("after guests", name);
     for (const [user, notices] of this.#notices) {
       const all = notices.splice(0).map(without(name)).toSorted();
-      // The users that stay come themselves at the first visit.
+      // At the first visit the staying users join themselves.
       if (this.#count > 1) this.#compare(`notices of ${user}`, all);
     }
   }
@@ -134,7 +136,7 @@ export class Visits {
     const client = simulatedClient(
       this.#examiner.network,
       this.#examiner.host(`growth-${machine}`),
-      // Users of the first node go to another one at the end of a session.
+      // Users of the first node move to another one when a session ends.
       node === 0 ? hosts.slice(0, 2) : hosts.slice(node),
       {
         token: () => name,
@@ -145,7 +147,7 @@ export class Visits {
     return { name, machine, client };
   }
 
-  /** Lets a user subscribe, publish, ask, and read answers, some to the end. */
+  /** Makes a user subscribe, publish, send requests, and read responses, some to the end. */
   async #use({ name: user, machine, client }: User, visit: string): Promise<void> {
     const isResident = user.startsWith(RESIDENT);
     if (!isResident) attend(client);
@@ -191,7 +193,7 @@ export class Visits {
     this.#compare("requests for streams", statuses);
   }
 
-  /** Lets calls of users that stay fail, and peers come that do not get in. */
+  /** Makes calls of staying users fail, and connects peers that are not admitted. */
   async #fail(name: string): Promise<void> {
     const visit = { examiner: this.#examiner, nodes: this.#nodes, backend: this.#backend, name };
     await Promise.all([
@@ -204,7 +206,7 @@ export class Visits {
     ].map(outcomeOf));
   }
 
-  /** Lets calls of all kinds wait for the engine. */
+  /** Makes calls of all kinds wait for the engine. */
   async #stall(name: string): Promise<void> {
     const examiner = this.#examiner;
     const visit = { examiner, nodes: this.#nodes, backend: this.#backend, name: `${name}-stalled` };
@@ -231,7 +233,7 @@ export class Visits {
     }
   }
 
-  /** Compares outcomes with those of the first visit. */
+  /** Compares outcomes with the first visit's. */
   #compare(what: string, outcomes: readonly string[]): void {
     const first = this.#outcomes.get(what) ?? outcomes;
     this.#outcomes.set(what, first);
@@ -239,13 +241,13 @@ export class Visits {
   }
 }
 
-/** Enters the room with data, and keeps the notices of other members. */
+/** Enters the room with data, and collects the notices of other members. */
 function attend(client: Client): string[] {
   const got: string[] = [];
   void readAll(client, ({ topic, data }) => {
     if (topic !== `presence:${KEPT_ROOM}`) return;
     const { type, user } = data as { readonly type: string; readonly user?: string };
-    // Data comes with a join or, a little later, in an update.
+    // Data arrives with a join or, a little later, in an update.
     if (user !== undefined && type !== "update") got.push(`${type} ${user}`);
   });
   void readAll(client.subscribe(KEPT_ROOM), () => {});
@@ -253,12 +255,12 @@ function attend(client: Client): string[] {
   return got;
 }
 
-/** Takes the name of a visit out of a text. */
+/** Removes the name of a visit from a text. */
 function without(visit: string): (text: string) => string {
   return (text) => text.replaceAll(`-${visit}`, "");
 }
 
-/** Sends bytes on a stream, and reads the echo, where the transport has streams. */
+/** Sends bytes on a stream, and reads the echo, if the transport has streams. */
 async function stream({ session }: Client): Promise<void> {
   if (!session?.connection.capabilities.streams) return;
   const { readable, writable } = await session.createBidirectionalStream();

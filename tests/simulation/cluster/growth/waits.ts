@@ -1,7 +1,7 @@
 /** Waits for several outcomes. */
 import { outcomeOf } from "./examiner.ts";
 
-/** Time for envelopes there and back, in milliseconds. */
+/** Round-trip time of envelopes, in milliseconds. */
 export const ROUND_MS = 150;
 
 /** Waits for several outcomes. */

@@ -1,4 +1,4 @@
-/** A node that dies with all its sessions, once the cluster is calm: the others forget the node in time. */
+/** A node that dies with all its sessions on a calm cluster: the others forget it in time. */
 import type { Client } from "../../../../client/client.ts";
 import { GRACE_MS } from "../../../../pubsub/presence/presence.ts";
 import type { Tour } from "./tour.ts";
@@ -6,18 +6,21 @@ import type { Tour } from "./tour.ts";
 /** Silence after which a node is gone, in milliseconds: the default of `node.goneAfterMs`. */
 const GONE_MS = 7_000;
 
-/** Longest time from the last heartbeat to the death, and half a heartbeat of the resolution of silence. */
+/**
+ * Maximum time from the last heartbeat to the death, plus half a heartbeat, the resolution of
+ * silence.
+ */
 const BEATS_MS = 3_000;
 
-/** Time of the dead node until the next start, in milliseconds. */
+/** Time from the node's death to its next start, in milliseconds. */
 const RESTART_MS = 20_000;
 
 /** The room of the guests. */
 const ROOM = "room:grave";
 
 /**
- * Fills the places of a user on one node, ends the node by a loss of power, and takes the places
- * again on another one.
+ * Fills a user's slots on one node, ends the node by a power loss, and fills the slots again on
+ * another node.
  *
  * @param tour The tour.
  */

@@ -1,17 +1,17 @@
-/** Peers that are silent for less, and for longer, than a session may be. */
+/** Peers that are silent for less, and for longer, than allowed. */
 import type { Tour } from "./tour.ts";
 
-/** Resolution of heartbeats, and the way of the last sign of life, in milliseconds. */
+/** Resolution of heartbeats, plus the latency of the last sign of life, in milliseconds. */
 const TICK_MS = 1_200;
 
-/** Wait before guests fall silent, in milliseconds: a heartbeat after that is no beginning. */
+/** Delay before guests go silent, in milliseconds, so that the next heartbeat is not the first. */
 const BEFORE_MS = 1_500;
 
-/** Time after which a client without a frame gives up, in intervals of the server's pings. */
+/** Time after which a client without a frame disconnects, in intervals of the server's pings. */
 const CLIENT_INTERVALS = 2.4;
 
 /**
- * Three guests: one that stops for a while, one that stops for good, one behind a dead network.
+ * Three guests: one stops for a while, one stops permanently, and one loses its network.
  *
  * @param tour The tour.
  */

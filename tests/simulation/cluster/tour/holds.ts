@@ -1,21 +1,21 @@
-/** The servers' half of a tour: limits, policies, and handlers of requests. */
+/** The servers' part of a tour: limits, policies, and request handlers. */
 import { pause } from "../../../../base/wait.ts";
 import type { Runtime } from "../../../../base/runtime.ts";
 import type { OverflowPolicy } from "../../../../session/queue/turn.ts";
 
-/** Beginning of the names of guests: their machines and users. */
+/** Prefix of the names of guests: their machines and users. */
 export const GUEST = "guest-";
 
-/** Limits of servers in plans with the feature `limits`, beside that of users. */
+/** Limits of servers in plans with the feature `limits`, besides the limit per user. */
 export const LIMITS = { maxSessionsPerAddress: 8, maxTopicsPerSession: 16 } as const;
 
-/** Beginning of the topics of bursts; the policy follows. */
+/** Prefix of the topics of bursts; the policy follows. */
 export const BURST = "burst:";
 
 /** Policies that drop messages. */
 export const DROPS = ["drop-oldest", "drop-newest", "latest"] as const;
 
-/** Time for which an answer stalls, in milliseconds. */
+/** Time for which a response stalls, in milliseconds. */
 const STALL_MS = 20_000;
 
 /** A request for {@linkcode Holds.handle}. */
@@ -24,15 +24,16 @@ interface HeldRequest {
   readonly signal: AbortSignal;
 }
 
-/** Requests that a handler holds until a time is over, or the requester gives up. */
+/** Requests that a handler holds for a time, or until the caller cancels. */
 export class Holds {
-  /** Ids of requests under way, in order. */
+  /** Ids of pending requests, in order. */
   readonly open: Set<string> = new Set();
-  /** Most requests under way at once. */
+  /** Maximum concurrent requests. */
   most = 0;
 
   /**
-   * Handles a request: waits as long as its data say, and ends at once when the request is aborted.
+   * Handles a request: waits as long as its data says, and ends immediately when the request is
+   * aborted.
    *
    * @param request The request.
    * @param runtime Timers of the handler's host.
@@ -60,10 +61,10 @@ export function queuePolicy(topic: string): OverflowPolicy {
 }
 
 /**
- * The handler of answers whose second item does not come.
+ * The handler of responses whose second item never arrives.
  *
  * @param runtime Timers of the node.
- * @param signal Aborted when the answer is cancelled.
+ * @param signal Aborted when the response is cancelled.
  */
 export async function* stall(
   runtime: Runtime,

@@ -1,25 +1,27 @@
-/** Limits: each is reached once, what is beyond is refused, and the room is free again afterwards. */
+/**
+ * Limits: each is reached once, anything above is rejected, and the space is free again afterwards.
+ */
 import type { Client } from "../../../../client/client.ts";
 import type { ClusterNode } from "../node.ts";
 import { GUEST, LIMITS } from "./holds.ts";
 import { nameOfError, type Tour } from "./tour.ts";
 
-/** Most requests of one end that wait at once: the default of `session.maxRequests`. */
+/** Maximum pending requests of one end: the default of `session.maxRequests`. */
 const MAX_REQUESTS = 64;
 
-/** Largest message in bytes: the default of `session.maxMessageBytes`. */
+/** Maximum message size in bytes: the default of `session.maxMessageBytes`. */
 const MAX_MESSAGE_BYTES = 262_144;
 
-/** Longest topic in bytes. */
+/** Maximum bytes of a topic. */
 const MAX_TOPIC_BYTES = 255;
 
-/** Time of a peer for the first envelope, in milliseconds: the default of `handshakeTimeoutMs`. */
+/** Timeout for a peer's first envelope, in milliseconds: the default of `handshakeTimeoutMs`. */
 const HANDSHAKE_MS = 5_000;
 
-/** Time in which a place becomes free, in milliseconds. */
+/** Time until a slot becomes free, in milliseconds. */
 const FREE_MS = 1_000;
 
-/** Most users of the workload whose places are examined. */
+/** Maximum users of the workload whose slots are examined. */
 const MAX_WORKERS = 5;
 
 /**
@@ -46,21 +48,21 @@ async function visitUser(tour: Tour): Promise<void> {
   const node = (number: number) => tour.node(hasSharedLimits ? number : 0);
   const open = (name: string, i: number) => tour.guest(tour.host(name), "user", node(i));
   await visitPlaces(tour, { of: "user", max, open }, async ([first]) => {
-    // Both sessions of a client that moves have one place.
+    // Both sessions of a moving client share one slot.
     const isMoved = await first!.handOver();
     tour.examine("limits", "move of a client whose user has all places", true, isMoved);
     await tour.pause(FREE_MS);
   });
-  // The end of a connection takes another way back and forth.
+  // The end of a connection takes another round trip.
   if (tour.settings.has("hardened")) await tour.pause(FREE_MS);
   const left = await tour.node(0).server.sessions("guest-user");
   tour.examine("limits", "sessions of the user afterwards", "0", left.length);
 }
 
-/** Users of the workload, whose places outlived the faults: each is free, or has a session. */
+/** Users of the workload, whose slots survived the faults: each is free, or has a session. */
 async function visitWorkers(tour: Tour): Promise<void> {
   const { maxSessionsPerUser: max, hasExactPlaces } = tour.settings.terms;
-  // Nodes that share nothing count alone, and so does a user's only node.
+  // Nodes that share nothing count alone.
   if (!hasExactPlaces || tour.settings.terms.isApart) return;
   const count = new Map<string, number>();
   for (const { server } of tour.nodes) {
@@ -97,16 +99,16 @@ async function visitAddress(tour: Tour): Promise<void> {
   await visitPlaces(tour, { of: "address", max, open });
 }
 
-/** Places that are limited. */
+/** Limited slots. */
 interface Places {
-  /** The noun: each has so many places. */
+  /** The noun for the owner of the slots. */
   readonly of: string;
   readonly max: number;
   /** Connects a guest. */
   readonly open: (name: string, number: number) => Client;
 }
 
-/** Takes all places, twice. Another one is refused until a place is free. */
+/** Fills all slots, twice. Another session is rejected until a slot is free. */
 async function visitPlaces(
   tour: Tour,
   { of, max, open }: Places,
@@ -171,7 +173,7 @@ async function visitTopics(tour: Tour): Promise<void> {
   tour.examine("limits", "subscription in a free place", "fulfilled", free);
 }
 
-/** Requests that wait at once, at both ends: a client that keeps to the limit, and one that does not. */
+/** Pending requests, at both ends: a client that respects the limit, and one that does not. */
 async function visitRequests(tour: Tour): Promise<void> {
   await Promise.all([
     ask("polite", {}, "QueueFullError"),
@@ -201,13 +203,13 @@ async function visitRequests(tour: Tour): Promise<void> {
   }
 }
 
-/** Messages of one user beyond the rate. */
+/** Messages of one user above the rate. */
 async function visitRate(tour: Tour): Promise<void> {
   const rate = tour.settings.terms.rates.user;
   if (rate === undefined) return;
   const client = tour.guest(tour.host("rate"), "rate", tour.node(3));
   await tour.outcome(client);
-  // The token in band was a message, too.
+  // The in-band token was a message, too.
   await tour.pause(1_000);
   const ask = async (count: number) => {
     const asked = Array.from({ length: count }, () => outcomeOf(client.request("echo", {})));
@@ -220,7 +222,7 @@ async function visitRate(tour: Tour): Promise<void> {
   };
   const most = rate.burst + 10;
   const first = await ask(most);
-  // Some tokens come back while the requests arrive.
+  // Some tokens are refilled while the requests arrive.
   const isBurst = first >= rate.burst && first <= rate.burst + 2;
   tour.examine("limits", `${first} of ${most} requests within a burst`, "true", isBurst);
   await tour.pause(1_000);
@@ -229,7 +231,7 @@ async function visitRate(tour: Tour): Promise<void> {
   tour.examine("limits", `${second} of ${most} requests a second later`, "true", isRate);
 }
 
-/** Messages of the largest size, and of one byte more. */
+/** Messages of the maximum size, and of one byte more. */
 async function visitSizes(tour: Tour): Promise<void> {
   for (const extra of [0, 1]) {
     const { socket, closed } = openPage(tour, "sizes", tour.node(0));
@@ -254,7 +256,7 @@ async function visitSizes(tour: Tour): Promise<void> {
   );
 }
 
-/** A peer that opens a session, and sends nothing. */
+/** A peer that opens a session and sends nothing. */
 async function visitHandshake(tour: Tour): Promise<void> {
   const { closed } = openPage(tour, "mute", tour.node(1), ["skein.1", "skein.auth"], "");
   const startMs = tour.nowMs;

@@ -1,7 +1,8 @@
-/** The outbox of a client with at-least-once delivery, which the server's acknowledgements empty. */
+/**
+ * The outbox of a client with at-least-once delivery, which the server's acknowledgements empty.
+ */
 import { nameOfError, type Tour } from "./tour.ts";
 
-/** Bounds of the outbox. */
 const OUTBOX = { maxMessages: 4, maxBytes: 2_000 } as const;
 
 /** Sizes of data, and the number of messages that fit. */
@@ -10,11 +11,11 @@ const CASES = [
   { what: "bytes", data: "x".repeat(600), fit: 3 },
 ] as const;
 
-/** Longest time until all messages are acknowledged, in milliseconds. */
+/** Maximum time until all messages are acknowledged, in milliseconds. */
 const FLUSH_MS = 5_000;
 
 /**
- * Fills the outbox of a guest while the node hears nothing, and lets the messages go.
+ * Fills a guest's outbox while the node is unreachable, then lets the messages pass.
  *
  * @param tour The tour.
  */
@@ -37,7 +38,7 @@ export async function visitOutbox(tour: Tour): Promise<void> {
     } catch (thrown) {
       error = nameOfError(thrown);
     }
-    // Messages that were handed to the session count until the server has handled these.
+    // Messages that were passed to the session count until the server has handled them.
     await tour.pause(200);
     const { messages } = client.outbox;
     tour.examine("limits", `${what} of an outbox`, [fit, fit, "QueueFullError"], [

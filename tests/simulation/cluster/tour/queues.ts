@@ -11,17 +11,17 @@ import type { Tour } from "./tour.ts";
 /** Data that makes a message large enough for few messages, and small enough for small queues. */
 const PAD = "x".repeat(600);
 
-/** Data so large that the bound of bytes comes before that of messages. */
+/** Data so large that the limit of bytes is reached before that of messages. */
 const LARGE_PAD = "x".repeat(8_192);
 
-/** Bounds of a send queue. */
+/** Limits of a send queue. */
 interface Bounds {
   readonly maxMessages: number;
   readonly maxBytes: number;
 }
 
 /**
- * Bursts to guests by each policy, and of a guest.
+ * Sends bursts to guests with each policy, and a burst from a guest.
  *
  * @param tour The tour.
  */
@@ -95,7 +95,7 @@ export async function visitQueues(tour: Tour): Promise<void> {
     const topic = BURST + policy;
     const { sent, most, error } = burst(session, sendQueue, topic, pad);
     tour.examine("queues", `error of ${policy}`, "none", error);
-    // One notice stands beside the messages.
+    // One notice is in the queue next to the messages.
     const isBounded = most <= sendQueue.maxMessages + 1;
     tour.examine("queues", `bound of ${policy}`, "true", isBounded);
     await tour.until(() => got.length + dropped >= sent);
@@ -106,7 +106,7 @@ export async function visitQueues(tour: Tour): Promise<void> {
       got.length + dropped,
     );
     tour.examine("queues", `drops by ${policy}`, "true", dropped > 0);
-    // Dropped messages give their room back: the rest fills the queue.
+    // Dropped messages free their space: the others fill the queue.
     const fill = Math.min(sendQueue.maxMessages, sendQueue.maxBytes / (pad.length + 64));
     const isFull = policy === "latest" || got.length >= Math.floor(fill);
     tour.examine("queues", `room of messages that ${policy} drops`, "true", isFull);
@@ -140,14 +140,14 @@ export async function visitQueues(tour: Tour): Promise<void> {
 /** The outcome of a burst. */
 interface Burst {
   readonly sent: number;
-  /** Most messages in the queue. */
+  /** Maximum messages in the queue. */
   readonly most: number;
-  /** Most bytes in the queue. */
+  /** Maximum bytes in the queue. */
   readonly mostBytes: number;
   readonly error: string;
 }
 
-/** Number of messages of a burst, which overflows the connection's buffer and the queue. */
+/** Number of messages of a burst that overflows the connection's buffer and the queue. */
 function lengthOf({ maxMessages, maxBytes }: Bounds, pad: string): number {
   const { length } = pad;
   return Math.min(maxMessages, Math.ceil(maxBytes / length)) +

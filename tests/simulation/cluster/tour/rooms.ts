@@ -1,10 +1,10 @@
-/** A room of guests: joins, leaves after the grace, returns within the grace, data of members. */
+/** A room of guests: joins, leaves after the grace period, returns within it, data of members. */
 import type { Client } from "../../../../client/client.ts";
 import { GRACE_MS } from "../../../../pubsub/presence/presence.ts";
 import { PRESENCE_PREFIX, type PresenceNotice } from "../../../../session/wire/presence_notice.ts";
 import type { Tour } from "./tour.ts";
 
-/** Time for a notice to all nodes, in milliseconds. */
+/** Time for a notice to reach all nodes, in milliseconds. */
 const NOTICE_MS = 1_500;
 
 /** The room. */
@@ -21,7 +21,7 @@ interface Seen {
 }
 
 /**
- * A guest observes another one on the next node.
+ * A guest observes another guest on the next node.
  *
  * @param tour The tour.
  */
@@ -52,7 +52,7 @@ export async function visitRooms(tour: Tour): Promise<void> {
   for (const { server, host: { name } } of tour.nodes) {
     const known = [...server.rooms.names()].includes(ROOM);
     const found = server.rooms.members(ROOM).find(({ user }) => user === USER);
-    // A node without members need not know the room.
+    // A node without members may not know the room.
     if (!known) continue;
     tour.examine(
       "presence",

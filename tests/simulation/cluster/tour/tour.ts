@@ -1,6 +1,6 @@
 /**
- * A tour of the quiet cluster at the end of a run: guests on machines of their own reach each bound
- * once, and leave it again. No fault disturbs a tour, so that each answer and each time is known.
+ * A tour of the quiet cluster at the end of a run: guests on separate machines reach each limit
+ * once. No fault disturbs a tour, so each reply and each time is known.
  */
 import type { Client } from "../../../../client/client.ts";
 import type { ConnectOptions } from "../../../../client/connect.ts";
@@ -10,13 +10,13 @@ import { Examination, type ExaminationParts, LOOK_MS } from "../examination.ts";
 import type { ClusterNode } from "../node.ts";
 import { GUEST, type Holds } from "./holds.ts";
 
-/** Longest wait for a state, in milliseconds. */
+/** Maximum wait for a state, in milliseconds. */
 const PATIENCE_MS = 3_000;
 
 /** Parts of a cluster for a tour. */
 export interface TourParts extends ExaminationParts {
   readonly holds: Holds;
-  /** The nodes, all of which run. */
+  /** The nodes, all running. */
   readonly nodes: readonly ClusterNode[];
 }
 
@@ -43,7 +43,7 @@ export class Tour extends Examination {
   }
 
   /**
-   * Makes visits side by side. Each has machines and users of its own.
+   * Makes visits concurrently. Each has its own machines and users.
    *
    * @param visits The visits.
    */
@@ -59,7 +59,7 @@ export class Tour extends Examination {
   }
 
   /**
-   * Ends a node by a loss of power, and starts the node again.
+   * Ends a node by a power loss, and restarts it.
    *
    * @param node The node.
    * @param lastsMs Time until the next start.
@@ -73,7 +73,7 @@ export class Tour extends Examination {
   }
 
   /**
-   * Picks the node of a visit: another one for each visit and each seed.
+   * Picks the node of a visit, which depends on visit and seed.
    *
    * @param number Number of the visit.
    * @returns The node.
@@ -118,9 +118,9 @@ export class Tour extends Examination {
   }
 
   /**
-   * Examines the time at which a promise settles, and how.
+   * Examines how and when a promise settles.
    *
-   * @param part The part that is examined.
+   * @param part The examined part.
    * @param what The operation.
    * @param promise The promise.
    * @param expected Name of the error, or `fulfilled`, and the times.
@@ -152,10 +152,10 @@ export class Tour extends Examination {
 }
 
 /**
- * Names an error.
+ * Returns the name of an error.
  *
  * @param error The error.
- * @returns Name of the class, with the code of a refusal.
+ * @returns Name of the class, with the code of a rejection.
  */
 export function nameOfError(error: unknown): string {
   const { name = typeof error, failure } = Object(error) as {

@@ -1,4 +1,4 @@
-/** Answers that stream: those that end with the session, and those that outlive sessions and nodes. */
+/** Streaming responses: some end with the session, others survive sessions and nodes. */
 import type { ServerOptions } from "../../../../server.ts";
 import { pause } from "../../../../base/wait.ts";
 import type { Host } from "../../../../testing/simulation/host.ts";
@@ -6,23 +6,23 @@ import type { Program } from "../program.ts";
 import type { Identity } from "../tokens.ts";
 import { patienceOf } from "./patience.ts";
 
-/** Mean time between two answers of one client, in milliseconds. */
+/** Mean interval of a client's requests, in milliseconds. */
 const ASK_EVERY_MS = 15_000;
 
-/** Most items of an answer. */
+/** Maximum items of a response. */
 const MAX_ITEMS = 20;
 
 /** Mean time between two items, in milliseconds. */
 const ITEM_MS = 300;
 
-/** Longest wait for an item of an answer that outlives its session, in milliseconds. */
+/** Maximum wait for an item of a response that survives its session, in milliseconds. */
 const KEPT_ITEM_MS = 60_000;
 
-/** Longest time of a whole answer, in milliseconds. */
+/** Maximum time of a whole response, in milliseconds. */
 const ANSWER_MS = 120_000;
 
 /**
- * Handlers of requests whose answers stream.
+ * Handlers of requests with streaming responses.
  *
  * @param host The host of the node.
  * @returns The handlers.
@@ -45,7 +45,7 @@ export function answerHandlers(host: Host): NonNullable<ServerOptions<Identity>[
 }
 
 /**
- * Asks for answers, reads most of these to the end, and leaves some.
+ * Requests responses, reads most of them to the end, and leaves some.
  *
  * @param program The program.
  */
@@ -62,14 +62,14 @@ export function askForAnswers(program: Program): void {
   }
 }
 
-/** An answer to read. */
+/** A response to read. */
 interface Asked {
   readonly answer: string;
   readonly items: number;
   readonly isKept: boolean;
   /** Index of the item at which the program leaves the loop. */
   readonly leavesAt?: number | undefined;
-  /** Index and offset behind which to read on. */
+  /** Index and offset after which to continue. */
   readonly index?: number;
   readonly offset?: string | undefined;
 }

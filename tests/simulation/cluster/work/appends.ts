@@ -1,21 +1,21 @@
-/** Durable streams that clients write over HTTP: each append is repeated until a node answers. */
+/** Durable streams that clients write over HTTP: each append is retried until a node responds. */
 import type { Program, Written } from "../program.ts";
 import type { DurableNames } from "./durable.ts";
 import { ANSWER_MS, type HttpParts, RETRY_MS, TimeLimit, urlOf } from "./http.ts";
 
-/** Mean time between two streams of one machine, in milliseconds. */
+/** Mean interval of a machine's streams, in milliseconds. */
 const WRITE_EVERY_MS = 30_000;
 
-/** Most records of a stream. */
+/** Maximum records of a stream. */
 const MAX_RECORDS = 10;
 
 /** Mean time between two records, in milliseconds. */
 const RECORD_MS = 700;
 
-/** Most attempts for one append: together longer than all faults. */
+/** Maximum attempts per append: together longer than all faults. */
 const MAX_ATTEMPTS = 100;
 
-/** Share of records before which the producer begins a new epoch. */
+/** Share of records before which the producer starts a new epoch. */
 const EPOCH_SHARE = 0.2;
 
 /** Parts of writers over HTTP. */
@@ -24,7 +24,7 @@ export interface AppendParts extends HttpParts {
 }
 
 /**
- * Writes streams over HTTP, one after the other, and goes on with those of the last program.
+ * Writes streams over HTTP, one after another, and continues those of the previous program.
  *
  * @param program The program.
  * @param parts See {@linkcode AppendParts}.
@@ -57,7 +57,7 @@ async function write(program: Program, parts: AppendParts, writing: Writing): Pr
     if (status === undefined || status < 300) return status !== undefined;
     program.tell("appendRefused", { stream, status });
     program.storage.written.delete(stream);
-    // The engine lost a part of the stream, which has no other writer to end it.
+    // The engine lost part of the stream, and no other writer would end it.
     await persist(program, parts, { stream, init: { method: "DELETE" }, random });
     return false;
   };
@@ -105,9 +105,9 @@ function producer(epoch: number, seq: number): Record<string, string> {
 }
 
 /**
- * Repeats a request at any node until one answers what no repetition changes: a success, or a refusal.
+ * Retries a request at any node until one returns a final response: a success or a rejection.
  *
- * @returns The status of the answer; `undefined` if the program ends, or gives up.
+ * @returns The status of the response; `undefined` if the program ends or stops retrying.
  */
 async function persist(
   program: Program,
@@ -127,11 +127,11 @@ async function persist(
         ANSWER_MS,
       );
       await body?.cancel();
-      // The page that asked has been reloaded, and the next one asks again.
+      // The requesting page has been reloaded, and the next one retries.
       if (program.client.status.isEnded) return undefined;
       program.event(`${init.method} of a stream answers ${status}`);
       if (ok) return status;
-      // Others on the way refuse in other words, for as long as their fault lasts.
+      // Proxies reject with other bodies, for as long as their fault lasts.
       const isOfServer = headers.get("content-type") === "application/problem+json";
       if (isOfServer && status < 500 && status !== 429) return status;
     } catch (error) {

@@ -4,13 +4,15 @@ import { pause } from "../../../../base/wait.ts";
 import type { ClusterNode } from "../node.ts";
 import { nameOf, type Program } from "../program.ts";
 
-/** Most records of a stream. */
+/** Maximum records of a stream. */
 const MAX_RECORDS = 30;
 
 /** Mean time between two records, in milliseconds. */
 const RECORD_MS = 400;
 
-/** Longest wait for the engine to keep a record, in milliseconds: that of a writer, and some more. */
+/**
+ * Maximum wait for the engine to store a record, in milliseconds: a little more than a writer's.
+ */
 const APPEND_MS = 40_000;
 
 /** Streams that exist in a run, in the order of creation. */
@@ -18,7 +20,7 @@ export class DurableNames {
   readonly #names: string[] = [];
 
   /**
-   * Notes a stream.
+   * Adds a stream.
    *
    * @param name Id of the stream.
    */
@@ -27,7 +29,7 @@ export class DurableNames {
   }
 
   /**
-   * Picks a stream, a new one rather than an old one.
+   * Picks a stream, preferring new ones.
    *
    * @param chance A number from 0 up to 1.
    * @returns The id; `undefined` if there is no stream.
@@ -41,7 +43,7 @@ export class DurableNames {
  * Creates a stream on a node, appends records and closes the stream.
  *
  * @param node The node.
- * @param names Where the stream is noted once created.
+ * @param names Receives the stream once it is created.
  * @param random Numbers from 0 up to 1.
  */
 export async function writeStream(

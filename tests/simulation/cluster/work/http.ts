@@ -4,22 +4,22 @@ import type { SimulatedNetwork } from "../../../../testing/simulation/network/ne
 import { oneOf } from "../chance.ts";
 import type { Program } from "../program.ts";
 
-/** Mean time between two publications over HTTP of one machine, in milliseconds. */
+/** Mean interval of a machine's publications over HTTP, in milliseconds. */
 const PUBLISH_EVERY_MS = 15_000;
 
-/** Mean time between two readings of a durable stream over HTTP, in milliseconds. */
+/** Mean interval of reads of a durable stream over HTTP, in milliseconds. */
 const READ_EVERY_MS = 25_000;
 
-/** Longest wait for an answer, in milliseconds: a long-poll takes 20 s. */
+/** Maximum wait for a response, in milliseconds: a long-poll takes 20 s. */
 export const ANSWER_MS = 40_000;
 
-/** Wait between two attempts after a failure, in milliseconds. */
+/** Delay before a retry, in milliseconds. */
 export const RETRY_MS = 2_000;
 
-/** Most failures in a row before a reader gives up. */
+/** Maximum consecutive failures before a reader stops. */
 const MAX_FAILURES = 20;
 
-/** Wait before a plain page opens the next socket, in milliseconds. */
+/** Delay before a plain page opens the next socket, in milliseconds. */
 const REOPEN_MS = 3_000;
 
 /** Parts that programs over HTTP use. */
@@ -31,7 +31,7 @@ export interface HttpParts {
 }
 
 /**
- * Publishes by the HTTP API, and reads durable streams over HTTP.
+ * Publishes through the HTTP API, and reads durable streams over HTTP.
  *
  * @param program The program.
  * @param parts See {@linkcode HttpParts}.
@@ -52,9 +52,9 @@ export function useHttp(program: Program, parts: HttpParts, topics: readonly str
 }
 
 /**
- * Opens sockets of a plain page, one after the other, and sends a message on each.
+ * Opens sockets of a plain page, one after another, and sends a message on each.
  *
- * @param program The program whose machine has the page, too.
+ * @param program The program whose machine also runs the page.
  * @param parts See {@linkcode HttpParts}.
  */
 export function openPage(program: Program, parts: HttpParts): void {
@@ -69,7 +69,7 @@ export function openPage(program: Program, parts: HttpParts): void {
     const opened = socket = parts.network.sockets(host)(url);
     const staysMs = random() < 0.5 ? 60_000 * random() : undefined;
     opened.onopen = () => {
-      // A socket that is closed before this event ends with 1006, by the WebSocket standard.
+      // By the WebSocket standard, a socket that is closed before this event ends with 1006.
       if (staysMs !== undefined) host.runtime.setTimeout(() => opened.close(), staysMs);
       program.event("page open");
       opened.send(JSON.stringify({ topic: "page", data: "hello" }));
@@ -129,7 +129,7 @@ async function publish(
   }
 }
 
-/** Reads a stream by long-polls, on any node, until the end. */
+/** Reads a stream with long-polls, on any node, until the end. */
 async function readStream(
   program: Program,
   parts: HttpParts,
@@ -175,14 +175,14 @@ async function readStream(
   program.tell("readEnded", { stream, reader, isLeft: true });
 }
 
-/** Ends a request after a time on the clock of the machine, unless disposed before. */
+/** Aborts a request after a time on the machine's clock, unless disposed before. */
 export class TimeLimit implements Disposable {
   /** Aborts the request. */
   readonly signal: AbortSignal;
   readonly #stop: () => void;
 
   /**
-   * Starts the time.
+   * Starts the timer.
    *
    * @param program The program of the machine.
    */
@@ -196,7 +196,7 @@ export class TimeLimit implements Disposable {
     this.#stop = () => runtime.clearTimeout(timer);
   }
 
-  /** Stops the time. */
+  /** Stops the timer. */
   [Symbol.dispose](): void {
     this.#stop();
   }

@@ -5,23 +5,23 @@ import type { ClusterNode } from "../node.ts";
 import type { Identity } from "../tokens.ts";
 import { patienceOf } from "./patience.ts";
 
-/** Mean time between two messages of one client, in milliseconds. */
+/** Mean interval of a client's messages, in milliseconds. */
 const SEND_EVERY_MS = 4_000;
 
-/** Mean time between two requests of one client, in milliseconds. */
+/** Mean interval of a client's requests, in milliseconds. */
 const ASK_EVERY_MS = 6_000;
 
-/** Share of requests whose handlers take long. */
+/** Share of requests with slow handlers. */
 const SLOW_SHARE = 0.4;
 
-/** Longest time of such a handler, in milliseconds. */
+/** Maximum duration of such a handler, in milliseconds. */
 const SLOW_MS = 4_000;
 
-/** Longest wait for the handling of all messages, in milliseconds. */
+/** Maximum wait until all messages are handled, in milliseconds. */
 const FLUSH_MS = 60_000;
 
 /**
- * Sends messages, and asks from time to time if all are handled.
+ * Sends messages, and occasionally waits until all are handled.
  *
  * @param program The program.
  */
@@ -76,7 +76,7 @@ export function ask(program: Program): void {
 }
 
 /**
- * Answers requests of nodes.
+ * Answers requests from nodes.
  *
  * @param user The user.
  * @returns The handlers of a client.
@@ -90,7 +90,7 @@ export function clientRequests(
 }
 
 /**
- * Handles a message of a client on a node.
+ * Handles a client's message on a node.
  *
  * @param node The node.
  * @param session The session.
@@ -126,7 +126,7 @@ export function handleMessage(
 }
 
 /**
- * Sends a message to a user, on whichever nodes the user has sessions.
+ * Sends a message to a user, on all nodes where the user has sessions.
  *
  * @param node The node.
  * @param user The user.
@@ -138,7 +138,7 @@ export function sendToUser(node: ClusterNode, user: string): void {
 }
 
 /**
- * Takes a message of a node to a user.
+ * Receives a message from a node to a user.
  *
  * @param program The program.
  * @param data The data of the message.

@@ -1,9 +1,9 @@
-/** Moves: clients go to another session beside the present one, by any of their transports. */
+/** Moves: clients open another session next to the current one, over any of their transports. */
 import type { ConnectOptions } from "../../../../client/connect.ts";
 import { oneOf } from "../chance.ts";
 import { type Program, WAIT_MS } from "../program.ts";
 
-/** Mean time between two moves of one client, in milliseconds. */
+/** Mean interval of a client's moves, in milliseconds. */
 const MOVE_EVERY_MS = 12_000;
 
 /** Share of moves to a transport that the program chooses. */

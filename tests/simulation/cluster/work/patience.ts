@@ -1,29 +1,29 @@
-/** Patience of programs: some waits have a short time of their own, or a signal that is aborted soon. */
+/** Timeouts of programs: some waits have a short timeout, or a signal that is aborted soon. */
 import type { Runtime } from "../../../../base/runtime.ts";
 
-/** Share of waits with a short time, and of those with a signal. */
+/** Share of waits with a short timeout, and share of waits with a signal. */
 const SHARE = 0.25;
 
-/** Shortest time of such a wait, in milliseconds: that of a message there and back. */
+/** Minimum time of such a wait, in milliseconds: a round trip. */
 const LEAST_MS = 5;
 
-/** Longest time of such a wait, in shortest ones. */
+/** Maximum time of such a wait, as a multiple of the minimum. */
 const SPREAD = 400;
 
-/** Options of one wait, and the time after which the wait is over. */
+/** Options of a wait, and the time after which it ends. */
 export interface Patience {
   /** Options of the operation. */
   readonly options: { readonly timeoutMs?: number; readonly signal?: AbortSignal };
-  /** Longest time of the wait, in milliseconds. */
+  /** Maximum time of the wait, in milliseconds. */
   readonly withinMs: number;
 }
 
 /**
- * Draws the patience of one wait.
+ * Draws the timeout or signal of a wait.
  *
  * @param runtime Timers of the host.
- * @param random Two numbers from 0 up to 1.
- * @param withinMs Longest time of a wait without a time of its own, in milliseconds.
+ * @param random Returns numbers from 0 to 1; called twice.
+ * @param withinMs Maximum time of a wait without its own timeout, in milliseconds.
  * @returns The options and the time.
  */
 export function patienceOf(

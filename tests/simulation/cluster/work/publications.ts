@@ -1,24 +1,24 @@
-/** Publications: clients subscribe to topics, and publish on these. */
+/** Publications: clients subscribe to topics, and publish on them. */
 import { RequestError } from "../../../../errors.ts";
 import type { Subscription } from "../../../../client/subscription.ts";
 import { type Program, WAIT_MS } from "../program.ts";
 import { hasHistory } from "../settings.ts";
 import { patienceOf } from "./patience.ts";
 
-/** Share of publications that the publisher does not get back. */
+/** Share of publications without an echo. */
 const NO_ECHO_SHARE = 0.1;
 
-/** Wait before a topic is subscribed to again after a subscription that failed, in milliseconds. */
+/** Delay before subscribing again after a failed subscription, in milliseconds. */
 const AGAIN_MS = 2_000;
 
-/** Mean duration of a subscription that comes and goes, in milliseconds. */
+/** Mean duration of a temporary subscription, in milliseconds. */
 const STAY_MS = 20_000;
 
-/** Most newest publications that a new subscriber asks for. */
+/** Maximum newest publications that a new subscriber requests. */
 const MAX_LAST = 5;
 
 /**
- * Reads a topic for as long as the client lives: one subscription after the other, where one fails.
+ * Reads a topic for as long as the client lives, with another subscription whenever one fails.
  *
  * @param program The program.
  * @param topic The topic.
@@ -150,7 +150,7 @@ export function publish(program: Program, topic: string, chance: number): void {
 }
 
 /**
- * Tells a publication that came to no subscription.
+ * Reports a publication that reached no subscription.
  *
  * @param program The program.
  * @param topic The topic.

@@ -1,9 +1,9 @@
-/** Presence: users with data in rooms, and the notices about these. */
+/** Presence: users with data in rooms, and the notices about them. */
 import { PRESENCE_PREFIX, type PresenceNotice } from "../../../../session/wire/presence_notice.ts";
 import { oneOf } from "../chance.ts";
 import { type Program, WAIT_MS } from "../program.ts";
 
-/** Mean time between two changes of a user's data, in milliseconds. */
+/** Mean interval of changes to a user's data, in milliseconds. */
 const UPDATE_EVERY_MS = 12_000;
 
 /**
@@ -27,18 +27,18 @@ export function bePresent(program: Program, rooms: readonly string[]): void {
   });
 }
 
-/** Lists of rooms that come in parts, of one program. */
+/** Room lists that arrive in parts, for one program. */
 export class RoomNotices {
   readonly #program: Program;
   readonly #parts = new Map<string, string[]>();
 
-  /** Knows no room. */
+  /** Starts without rooms. */
   constructor(program: Program) {
     this.#program = program;
   }
 
   /**
-   * Takes a message, if the message is a notice.
+   * Handles a message, if it is a notice.
    *
    * @param topic The topic.
    * @param data The data.
@@ -50,7 +50,8 @@ export class RoomNotices {
     const notice = data as PresenceNotice;
     this.#program.note(`notice ${notice.type} of ${room}`);
     const observer = this.#observerOf(room);
-    // A notice that was under way when the client left the room: the next one may come much later.
+    // A notice that was in flight when the client left the room; the next one may arrive much
+    // later.
     if (observer === undefined) return true;
     if (notice.type === "members") this.#list(room, observer, notice);
     else if (notice.type === "changes") {
@@ -79,7 +80,7 @@ export class RoomNotices {
     this.#program.tell("presence", { observer, room, change, user });
   }
 
-  /** Names the subscription of the room, if there is one. */
+  /** Returns the name of the room's subscription, if there is one. */
   #observerOf(room: string): string | undefined {
     for (const [name, { topic }] of this.#program.subscriptions) if (topic === room) return name;
     return undefined;

@@ -1,4 +1,4 @@
-/** Streams and datagrams beside the messages of a session: typed ones, and raw ones of nodes. */
+/** Streams and datagrams next to a session's messages: typed ones, and raw ones from nodes. */
 import { z } from "zod";
 import type { IncomingStream } from "../../../../session/streams/incoming_streams.ts";
 import type { StructuredStream } from "../../../../session/streams/structured.ts";
@@ -8,28 +8,28 @@ import type { Journal } from "../journal.ts";
 import { nameOf, type Program } from "../program.ts";
 import type { Identity } from "../tokens.ts";
 
-/** Mean time between two streams of one client, in milliseconds. */
+/** Mean interval of a client's streams, in milliseconds. */
 const OPEN_EVERY_MS = 9_000;
 
-/** Mean time between two datagrams of one client, in milliseconds. */
+/** Mean interval of a client's datagrams, in milliseconds. */
 const DATAGRAM_EVERY_MS = 3_000;
 
-/** Most items of a flow. */
+/** Maximum items of a flow. */
 const MAX_ITEMS = 8;
 
-/** Longest text of an item, beyond a part of the credit of one stream. */
+/** Maximum length of an item's text, more than part of a stream's credit. */
 const MAX_TEXT = 1_500;
 
-/** Longest pause of a slow reader, in milliseconds. */
+/** Maximum pause of a slow reader, in milliseconds. */
 const SLOW_MS = 300;
 
-/** Longest time of a whole stream, in milliseconds; a session without a peer ends before. */
+/** Maximum time of a whole stream, in milliseconds; a session without a peer ends earlier. */
 const STREAM_MS = 90_000;
 
-/** Credit so small that a stream with all of its items needs a grant. */
+/** Credit so small that a complete stream needs a grant. */
 export const SMALL_CREDIT = { maxData: 16_384, maxStreamData: 4_096, maxStreamsBidi: 4 } as const;
 
-/** Uses of a stream: the end that closes or aborts, and the end that sends. */
+/** Modes of a stream: which end closes or aborts, and which end sends. */
 const MODES = ["echo", "both", "abort", "refuse", "invalid", "push"] as const;
 
 /** Messages of a stream, by number; the first one says how both ends use the stream. */
@@ -62,28 +62,28 @@ interface NodeEnd extends End {
   failed(what: string, error: unknown): void;
 }
 
-/** One direction of a stream, as the writer plans the flow. */
+/** One direction of a stream, as its writer plans it. */
 interface Flow {
   readonly flow: string;
   readonly count: number;
-  /** Index of the item at which the flow breaks off; none if negative. */
+  /** Index of the item at which the flow breaks off; never if negative. */
   readonly breakAt?: number;
-  /** True if the break is an item that the schema refuses, and no abort. */
+  /** True if the break is an item that the schema rejects, not an abort. */
   readonly isInvalid?: boolean;
 }
 
-/** Text of an item, known to the reader as well. */
+/** Text of an item, which the reader also knows. */
 function textOf(flow: string, index: number): string {
   return `${flow} ${index} `.padEnd(1 + (index * 577 + flow.length * 131) % MAX_TEXT, "x");
 }
 
-/** Code with which the end of a flow aborts. */
+/** Code with which an end aborts a flow. */
 function codeOf(flow: string): number {
   return 1_000 + flow.length;
 }
 
 /**
- * Opens streams to the node from time to time, sends datagrams, and reads the streams of the node.
+ * Opens streams to the node from time to time, sends datagrams, and reads the node's streams.
  *
  * @param program The program.
  */
@@ -177,7 +177,7 @@ async function serve(
   try {
     for await (const message of messages) {
       if (message.type === 1) head = message.data;
-      break; // Another loop goes on with the next message.
+      break; // Another loop continues with the next message.
     }
   } catch (error) {
     // The client aborted with the first bytes, or the session ended.
@@ -210,7 +210,7 @@ async function serve(
       await Promise.all([reading(), write(node, session.id, messages, flow, [])]);
       break;
     case "abort":
-    case "invalid": // The client breaks the stream; nothing has to come back.
+    case "invalid": // The client breaks the stream; nothing needs to come back.
       await reading();
   }
 }
@@ -287,7 +287,7 @@ async function push(
   }
 }
 
-/** Reads the streams of the node, which have bytes alone. */
+/** Reads the node's streams, which contain raw bytes. */
 async function takeStreams(
   program: Program,
   session: NonNullable<Program["client"]["session"]>,
@@ -329,7 +329,7 @@ async function take(
   }
 }
 
-/** Sends numbered datagrams for as long as the session lives, and reads those of the node. */
+/** Sends numbered datagrams for as long as the session lives, and reads the node's. */
 async function sendDatagrams(
   program: Program,
   session: NonNullable<Program["client"]["session"]>,
@@ -359,7 +359,7 @@ async function sendDatagrams(
 }
 
 /**
- * Sends each datagram of a client back.
+ * Echoes a client's datagrams.
  *
  * @param node The node.
  * @param session The session.
