@@ -1,32 +1,37 @@
-/** The publications of programs at some brokers, the deliveries, and the differences of both. */
+/** The publications of programs at some brokers, the deliveries, and their differences. */
 import type { HistoryPosition } from "../../../../session/wire/recovery.ts";
 import type { HistoryPage, Publication } from "../../../../pubsub/broker.ts";
 
-/** Most complaints of one rule that are told. */
+/** Maximum complaints per rule that are reported. */
 const MAX_TOLD = 3;
 
-/** Earliest and latest end of a wait, as shares of the longest wait: brokers look ten times in between. */
+/**
+ * Earliest and latest end of a wait, as shares of the maximum wait: brokers check ten times in
+ * between.
+ */
 const [EARLY, LATE] = [0.9, 1.25] as const;
 
-/** Time before a trouble from which on a publication may be under way, in milliseconds. */
+/** Time before trouble in which a publication may still be in flight, in milliseconds. */
 const AROUND_MS = 60;
 
 /**
- * Longest time behind a trouble until appends are acknowledged, in milliseconds: a missing answer, the
- * next look at the queue, and the requests and pauses of a stream that opens.
+ * Maximum time after trouble until appends are acknowledged, in milliseconds: a missing reply, the
+ * next check of the queue, and the requests and delays of an opening stream.
  */
 const RECOVERED_MS = 22_000;
 
-/** Longest time in which a broker asks about an append whose answer is missing, in milliseconds. */
+/** Maximum time in which a broker queries an append without a reply, in milliseconds. */
 const ASKED_MS = 1_000;
 
-/** Age of an append without an answer from which on later ones wait, with slack, in milliseconds. */
+/**
+ * Age of an append without a reply at which later ones start to wait, with slack, in milliseconds.
+ */
 const QUIET_MS = 1_100;
 
-/** Longest time until an engine that is silent answers, or its connection ends, in milliseconds. */
+/** Maximum time until a silent engine replies or its connection ends, in milliseconds. */
 const UNCONFIRMED_MS = 20_000;
 
-/** A trouble of the engine in which all connections last. */
+/** Trouble of the engine during which all connections stay open. */
 export interface Trouble {
   readonly fromMs: number;
   readonly toMs: number;
@@ -36,7 +41,7 @@ export interface Trouble {
 
 /** A publication of a program. */
 export interface Sent {
-  /** Number of the publication, which grows with each of all programs. */
+  /** Number of the publication, which grows with each publication of any program. */
   readonly number: number;
   /** Number of the broker. */
   readonly by: number;
@@ -45,7 +50,7 @@ export interface Sent {
   readonly isKept: boolean;
   readonly atMs: number;
   readonly payload: Publication["payload"];
-  /** True for one of many with so many bytes that those behind wait. */
+  /** True for one of many large publications, after which later ones wait. */
   readonly isLong: boolean;
   readonly except: string | undefined;
   /** Outcome of an append. */
@@ -56,7 +61,7 @@ export interface Sent {
   };
 }
 
-/** A publication that a listener got. */
+/** A publication that a listener received. */
 export interface Heard {
   readonly atMs: number;
   readonly publication: Publication;
@@ -82,11 +87,11 @@ export interface Listening {
   readyMs?: number;
   /** Time at which the program left. */
   leftMs?: number;
-  /** Number of publications that came after the program had left. */
+  /** Number of publications that arrived after the program had left. */
   late: number;
 }
 
-/** The newest offset of a topic, as a read told. */
+/** The newest offset of a topic, according to a read. */
 interface Head {
   readonly topic: string;
   readonly epoch: string;
@@ -95,21 +100,21 @@ interface Head {
   readonly before: number;
 }
 
-/** A broker, as far as the ledger asks. */
+/** The parts of a broker that the ledger uses. */
 export interface Producer {
-  /** Times at which the broker told an interruption. */
+  /** Times at which the broker reported an interruption. */
   readonly awayMs: readonly number[];
-  /** Publications that the broker counts as given up. */
+  /** Publications that the broker counts as dropped. */
   readonly dropped: number;
 }
 
 /** Terms of a trial. */
 export interface LedgerTerms {
-  /** Longest wait of a publication, in milliseconds. */
+  /** Maximum wait of a publication, in milliseconds. */
   readonly giveUpMs: number;
-  /** True if appends may be refused because too many wait. */
+  /** True if appends may be rejected because too many wait. */
   readonly isNarrow: boolean;
-  /** True if a broker counts each publication that was lost on the way to the engine. */
+  /** True if a broker counts each publication that was lost in transit to the engine. */
   readonly countsLosses: boolean;
 }
 
@@ -122,7 +127,7 @@ export class Ledger {
   readonly #byPayload = new Map<string, Sent>();
   readonly #heads: Head[] = [];
   readonly #troubles: Trouble[] = [];
-  /** Ends of times in which the engine refused all requests. */
+  /** Ends of periods in which the engine rejected all requests. */
   readonly #refusedUntilMs: number[] = [];
   readonly #terms: LedgerTerms;
 
@@ -136,11 +141,11 @@ export class Ledger {
   }
 
   /**
-   * Notes a publication, before the call.
+   * Records a publication, before the call.
    *
    * @param sent The publication, without number and payload.
-   * @param characters Least length of the payload.
-   * @returns The publication, with a payload that no other one has: text, or bytes for each third.
+   * @param characters Minimum length of the payload.
+   * @returns The publication, with a unique payload: text, or bytes for every third.
    */
   note(sent: Omit<Sent, "number" | "payload" | "isLong" | "except">, characters = 0): Sent {
     const number = this.sent.length;
@@ -158,7 +163,7 @@ export class Ledger {
   }
 
   /**
-   * Notes a subscription, before the call.
+   * Records a subscription, before the call.
    *
    * @param subscribed The broker and the topic.
    * @returns The subscription.
@@ -181,7 +186,7 @@ export class Ledger {
   }
 
   /**
-   * Notes a delivery to a listener.
+   * Records a delivery to a listener.
    *
    * @param listening The subscription.
    * @param publication The publication.
@@ -195,7 +200,7 @@ export class Ledger {
   }
 
   /**
-   * Notes the end of a read.
+   * Records the end of a read.
    *
    * @param topic The topic.
    * @param page The page.
@@ -205,7 +210,7 @@ export class Ledger {
   }
 
   /**
-   * Notes a trouble in which all connections last.
+   * Records trouble during which all connections stay open.
    *
    * @param trouble The trouble.
    */
@@ -214,19 +219,19 @@ export class Ledger {
   }
 
   /**
-   * Notes a time in which the engine refuses all requests.
+   * Records a period in which the engine rejects all requests.
    *
-   * @param untilMs The end: requests that come later are kept.
+   * @param untilMs The end: later requests are stored.
    */
   refuse(untilMs: number): void {
     this.#refusedUntilMs.push(untilMs);
   }
 
   /**
-   * Finds the publication of a program, if all of it is the same.
+   * Finds the publication of a program, if it is entirely equal.
    *
    * @param publication A publication from the engine.
-   * @returns The publication; `undefined` if no program made one like that.
+   * @returns The publication; `undefined` if no program made it.
    */
   find({ topic, payload, except }: Publication): Sent | undefined {
     const isText = typeof payload === "string";
@@ -236,10 +241,10 @@ export class Ledger {
   }
 
   /**
-   * Lists the differences by rule, once no publication is under way.
+   * Lists the differences by rule, once no publication is in flight.
    *
    * @param producers The brokers, by number.
-   * @returns A text for each rule; empty if all fits.
+   * @returns A text for each broken rule.
    */
   complaints(producers: readonly Producer[]): Record<string, string> {
     const rules: Record<string, string[]> = {
@@ -262,7 +267,7 @@ export class Ledger {
         );
       if (late > 0) complain("publications after the end of the subscription", heard.at(-1)!);
       const seen = new Set<string>();
-      /** Newest number of each producer, and newest offset, in the present epoch. */
+      /** Newest number of each producer, and newest offset, in the current epoch. */
       let newest = new Map<number, number>();
       let place = { epoch: "", offset: 0 };
       for (const one of heard) {
@@ -275,7 +280,7 @@ export class Ledger {
         if (!isKept && isEarlier && !this.#isBehindLong(sent)) {
           complain("publications of the same node before the subscription", one);
         }
-        // An append without an answer may have come in the epoch before.
+        // An append without a reply may have been stored in the previous epoch.
         const key = `${position?.epoch} ${sent.number}`;
         if (seen.has(key)) complain("publications that came twice", one);
         seen.add(key);
@@ -305,7 +310,7 @@ export class Ledger {
    * Compares a history with the appends of programs.
    *
    * @param topic The topic.
-   * @param epoch The present epoch.
+   * @param epoch The current epoch.
    * @param kept All publications of the history.
    * @returns A text for the differences; empty without any.
    */
@@ -334,7 +339,7 @@ export class Ledger {
     for (const sent of this.sent) {
       const { position, error, atMs = 0 } = sent.settled ?? {};
       const isGivenUp = error !== undefined && atMs - sent.atMs < this.#terms.giveUpMs * EARLY;
-      // One that is given up before its time is known to be missing.
+      // An append that failed before its time is known to be missing.
       if (isGivenUp && !this.#terms.isNarrow && places.has(sent.number)) {
         wrong.push(`${nameOf(sent)} was given up, found at ${places.get(sent.number)!.offset}`);
       }
@@ -346,9 +351,12 @@ export class Ledger {
     return wrong.slice(0, MAX_TOLD).join("; ");
   }
 
-  /** A subscription need not wait until the engine has all that the same broker made before. */
+  /**
+   * A subscription need not wait until the engine has everything that the same broker published
+   * before.
+   */
   #isBehindLong({ by, number, atMs }: Sent): boolean {
-    // Bytes that were handed to the engine count until it answers, or the connection ends.
+    // Bytes that were passed to the engine count until it replies, or the connection ends.
     const fromMs = atMs - Math.max(this.#terms.giveUpMs, UNCONFIRMED_MS);
     return this.sent.some((sent) =>
       sent.isLong && sent.by === by && sent.number < number && sent.atMs >= fromMs
@@ -378,8 +386,8 @@ export class Ledger {
   }
 
   /**
-   * Tells whether an append was given up though the engine had long kept a later one, which was made
-   * when the engine was well again. An append whose request may have been lost does not count.
+   * Returns true if an append was dropped although the engine had long stored a later one, made
+   * after the engine had recovered. An append whose request may have been lost does not count.
    */
   #isForgotten({ by, number, atMs, settled }: Sent): boolean {
     const touching = this.#troubles.filter(({ fromMs, toMs }) =>
@@ -393,24 +401,29 @@ export class Ledger {
     );
   }
 
-  /** Tells whether a request may have been lost or refused, and a later one of the topic was kept. */
+  /**
+   * Returns true if a request may have been lost or rejected, and a later one of the topic was
+   * stored.
+   */
   #isOvertaken(sent: Sent): boolean {
     const { atMs } = sent;
     const settledMs = sent.settled!.atMs;
     const isLost = this.#troubles.some(({ fromMs, toMs, loses }) => {
       if (loses === undefined || atMs > toMs || settledMs < fromMs) return false;
-      // Without any answer, later publications wait from some time behind the sending of the oldest on.
+      // Without any reply, later publications wait starting some time after the oldest was sent.
       const untilMs = loses === "all requests" ? this.#latestSending(sent) + QUIET_MS : Infinity;
       return this.#isKeptBehind(sent, untilMs);
     });
-    // At the end of refusals, later ones are on the way already: nothing is given up before.
+    // At the end of rejections, later ones are already in flight: nothing is dropped before.
     return isLost ||
       this.#refusedUntilMs.some((untilMs) =>
         atMs <= untilMs && settledMs > untilMs && this.#isKeptBehind(sent, untilMs + AROUND_MS)
       );
   }
 
-  /** Latest time at which an append may have been sent: those ahead without an outcome hold it up. */
+  /**
+   * Latest time at which an append may have been sent: earlier ones without an outcome delay it.
+   */
   #latestSending({ by, number, atMs, settled }: Sent): number {
     const ahead = this.sent.slice(0, number).filter((one) => one.by === by && one.isKept);
     const ends = ahead.map((one) => one.settled?.atMs ?? 0).filter((endMs) =>
@@ -419,7 +432,7 @@ export class Ledger {
     return Math.max(atMs, ...ends);
   }
 
-  /** Tells whether a later append of the broker to the topic, made up to a time, was kept. */
+  /** Returns true if a later append of the broker to the topic, made up to a time, was stored. */
   #isKeptBehind({ by, topic, number }: Sent, untilMs: number): boolean {
     return this.sent.slice(number + 1).some((later) =>
       later.by === by && later.topic === topic && later.atMs <= untilMs && isStored(later)
@@ -427,8 +440,8 @@ export class Ledger {
   }
 
   /**
-   * Appends that had no outcome for long, while the engine was well again and answered a later one of
-   * the same broker: an answer is missing from then on, and the engine is asked.
+   * Appends that had no outcome for long, although the engine had recovered and answered a later
+   * one of the same broker: then a reply is missing, and the broker queries the engine.
    */
   #unnoticed(): string[] {
     return this.sent.flatMap((sent) => {
@@ -460,7 +473,7 @@ export class Ledger {
     );
   }
 
-  /** Kept publications that a listener missed, and neither an interruption nor an offset told of. */
+  /** Stored publications that a listener missed without an interruption or an offset gap. */
   #gaps(listening: Listening): string[] {
     const { topic, heard, got, leftMs, readyMs, interruptedMs } = listening;
     if (leftMs !== undefined || readyMs === undefined) return [];
@@ -481,7 +494,7 @@ export class Ledger {
   #lostBy(by: number, { awayMs }: Producer): string[] {
     const lostMs = this.#terms.countsLosses ? -1 : awayMs.at(-1) ?? -1;
     return this.sent.flatMap((sent) => {
-      // One that was under way when the connection broke is lost.
+      // A publication in flight is lost when the connection breaks.
       if (sent.isKept || sent.by !== by || sent.atMs <= lostMs) return [];
       const misses = this.listenings.some(
         ({ topic, isKept, leftMs, readyMs, interruptedMs, got }) =>
@@ -493,7 +506,7 @@ export class Ledger {
   }
 }
 
-/** Tells whether an append was acknowledged, perhaps without a position. */
+/** Returns true if an append was acknowledged, perhaps without a position. */
 function isStored({ settled }: Sent): boolean {
   return settled !== undefined && settled.error === undefined;
 }

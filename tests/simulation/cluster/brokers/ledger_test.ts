@@ -6,7 +6,7 @@ const TERMS: LedgerTerms = { giveUpMs: 1_000, isNarrow: false, countsLosses: tru
 
 const CALM: Producer = { awayMs: [], dropped: 0 };
 
-/** A ledger, and short forms of the calls. */
+/** Opens a ledger, with shortcuts for its calls. */
 function open(terms: Partial<LedgerTerms> = {}) {
   const ledger = new Ledger({ ...TERMS, ...terms });
   return {
@@ -23,7 +23,7 @@ function open(terms: Partial<LedgerTerms> = {}) {
       const publication = { topic, payload, ...(except !== undefined && { except }) };
       ledger.hear(listening, { ...publication, ...(position && { position }) }, 20);
     },
-    /** Rules that are broken, with the texts. */
+    /** The broken rules, with their texts. */
     broken(producers: readonly Producer[] = [CALM, CALM]): Record<string, string> {
       const all = Object.entries(ledger.complaints(producers));
       return Object.fromEntries(all.filter(([, text]) => text !== ""));
@@ -36,7 +36,7 @@ function at(offset: number, prev = offset - 1, epoch = "e"): PublicationPosition
   return { epoch, offset, prev, tag: `tag-${offset}` };
 }
 
-Deno.test("Ledger has no complaints about publications that come once, in order", () => {
+Deno.test("Ledger has no complaints about publications that arrive once, in order", () => {
   const { listen, send, hear, broken } = open();
   const [plain, kept] = [listen("plain"), listen("kept", 1)];
   for (const offset of [1, 2, 3, 4]) {
@@ -48,7 +48,7 @@ Deno.test("Ledger has no complaints about publications that come once, in order"
   assertEquals(broken(), {});
 });
 
-Deno.test("Ledger complains about publications that come twice, late, changed or out of order", () => {
+Deno.test("Ledger complains about duplicate, late, changed and reordered publications", () => {
   const { listen, send, hear, broken } = open();
   const listening = listen("plain");
   const [one, two] = [send("plain"), send("plain")];
@@ -76,7 +76,7 @@ Deno.test("Ledger complains about publications of a node from before its first s
   });
 });
 
-Deno.test("Ledger takes an append again in the next epoch, and not in the same one", () => {
+Deno.test("Ledger accepts a repeated append in the next epoch, but not in the same one", () => {
   const { listen, send, hear, broken } = open();
   const listening = listen("kept");
   const [one, two] = [send("kept"), send("kept")];
@@ -92,7 +92,7 @@ Deno.test("Ledger takes an append again in the next epoch, and not in the same o
   ]);
 });
 
-Deno.test("Ledger complains about silent gaps, and not about those that an offset or a notice tells", () => {
+Deno.test("Ledger complains about silent gaps, but not if an offset or a notice reports them", () => {
   const { ledger, listen, send, hear, broken } = open();
   const [silent, shown, told] = [listen("kept", 0), listen("kept", 1), listen("kept", 2)];
   const [missed, next] = [send("kept"), send("kept")];
@@ -109,7 +109,7 @@ Deno.test("Ledger complains about silent gaps, and not about those that an offse
   assertEquals(broken(), {});
 });
 
-Deno.test("Ledger complains about lost publications that neither an interruption nor a count tells", () => {
+Deno.test("Ledger complains about lost publications that neither an interruption nor a count reports", () => {
   for (const countsLosses of [true, false]) {
     const { listen, send, broken } = open({ countsLosses });
     listen("plain", 1);
@@ -118,12 +118,12 @@ Deno.test("Ledger complains about lost publications that neither an interruption
     const lost = { [rule]: "publication 0 on plain of broker 0, of which 0 count as dropped" };
     assertEquals(broken(), lost);
     assertEquals(broken([{ awayMs: [], dropped: 1 }, CALM]), {});
-    // A broker that counts loses no publication that waits.
+    // A broker that counts losses loses no waiting publication.
     assertEquals(broken([{ awayMs: [15], dropped: 0 }, CALM]), countsLosses ? lost : {});
   }
 });
 
-Deno.test("Ledger complains about appends without an outcome, and about those refused too early", () => {
+Deno.test("Ledger complains about appends without an outcome, and about appends rejected too early", () => {
   const { send, broken } = open();
   const [open_, early, late] = [send("kept"), send("kept"), send("kept")];
   early.settled = { atMs: 110, error: new Error("no") };
@@ -160,7 +160,7 @@ Deno.test("Ledger compares a history with the appends of the epoch", () => {
   );
 });
 
-Deno.test("Ledger lets a subscription overtake publications behind long ones of the same broker", () => {
+Deno.test("Ledger allows a subscription to overtake publications after large ones of the same broker", () => {
   for (const characters of [0, 1_000]) {
     const { ledger, listen, send, hear, broken } = open();
     ledger.note({ by: 0, topic: "plain:0", isKept: false, atMs: 5 }, characters);
@@ -171,7 +171,7 @@ Deno.test("Ledger lets a subscription overtake publications behind long ones of 
   }
 });
 
-Deno.test("Ledger.read() complains about an append at a head that a read told before", () => {
+Deno.test("Ledger.read() complains about an append at a head that an earlier read returned", () => {
   const { ledger, send, broken } = open();
   ledger.read("kept", { epoch: "e", head: 4 });
   send("kept").settled = { atMs: 20, position: at(5) };
@@ -184,7 +184,7 @@ Deno.test("Ledger.read() complains about an append at a head that a read told be
   });
 });
 
-Deno.test("Ledger complains about an append that was given up behind a later one, once all was well", () => {
+Deno.test("Ledger complains about an append that was dropped after a later one, once the engine had recovered", () => {
   const trouble = { fromMs: 0, toMs: 500, loses: undefined };
   for (const [loses, isWrong] of [[undefined, true], ["some requests", false]] as const) {
     const { ledger, send, broken } = open({ giveUpMs: 4_000 });
@@ -197,7 +197,7 @@ Deno.test("Ledger complains about an append that was given up behind a later one
   }
 });
 
-Deno.test("Ledger lets an append be overtaken that others without an answer have held up", () => {
+Deno.test("Ledger allows an append to be overtaken if others without a reply delayed it", () => {
   const trouble = { fromMs: 0, toMs: 2_600, loses: "all requests" } as const;
   for (const isHeldUp of [true, false]) {
     const { ledger, send, broken } = open({ giveUpMs: 2_500 });
@@ -213,7 +213,7 @@ Deno.test("Ledger lets an append be overtaken that others without an answer have
   }
 });
 
-Deno.test("Ledger lets an append be overtaken at the end of refusals alone", () => {
+Deno.test("Ledger allows an append to be overtaken only at the end of rejections", () => {
   const cases = [
     { atMs: 480, untilMs: 600, laterMs: 520, isWrong: false },
     { atMs: 480, untilMs: 600, laterMs: 580, isWrong: true },

@@ -1,20 +1,20 @@
-/** Logs that programs keep at an engine, one of each broker, and the differences. */
+/** Logs that programs keep in an engine, one per broker, and the differences. */
 import { BrokerError } from "../../../../errors.ts";
 import type { BrokerLogs, LogCreated } from "../../../../pubsub/logs/log.ts";
 
-/** Most complaints that are told. */
+/** Maximum complaints that are reported. */
 const MAX_TOLD = 3;
 
-/** Most bytes and logs: more than a trial makes. */
+/** Maximum bytes and logs: more than a trial creates. */
 const [MAX_BYTES, MAX_LOGS] = [1 << 24, 1_000_000];
 
-/** Newest records of a read. */
+/** Number of newest records that a read requests. */
 const NEWEST = 12;
 
-/** Most lists of the overdue logs until one is right. */
+/** Maximum lists of the overdue logs until one is correct. */
 const LISTS = 8;
 
-/** A log, which one broker writes and all brokers read. */
+/** A log that one broker writes and all brokers read. */
 interface Log {
   readonly id: string;
   readonly identity: string;
@@ -22,25 +22,25 @@ interface Log {
   isCreated: boolean;
   /** Number of records that the engine acknowledged. */
   kept: number;
-  /** True once a call for the next record, or for the log, had no outcome. */
+  /** True once a call for the next record, or for the log, had an unknown outcome. */
   isUnsure: boolean;
-  /** True while a call of the writer is under way. */
+  /** True while a call of the writer is pending. */
   isAsking: boolean;
 }
 
 /** The logs of one trial. */
 export class TrialLogs {
-  /** Calls under way. */
+  /** Pending calls. */
   underWay = 0;
   readonly #complaints: string[] = [];
   readonly #logs = new Map<number, Log>();
-  /** Logs whose writers are lost, and which have no end yet. */
+  /** Logs without an end whose writers are lost. */
   readonly #lost = new Map<string, "unsure" | "created">();
   /** Number of times that the engine lost all logs. */
   #era = 0;
   #count = 0;
 
-  /** Begins without logs: the engine lost all. */
+  /** Starts without logs, because the engine lost all. */
   forget(): void {
     this.#era++;
     this.#logs.clear();
@@ -48,11 +48,11 @@ export class TrialLogs {
   }
 
   /**
-   * Makes a call, whose outcome is compared once there.
+   * Makes a call, whose outcome is compared when it arrives.
    *
    * @param by Number of the broker.
    * @param logs The logs of the broker.
-   * @param draw The operation, from 0 up to 1.
+   * @param draw Selects the operation, from 0 to 1.
    */
   call(by: number, logs: BrokerLogs, draw: number): void {
     if (draw < 0.6) void this.#run(() => this.#write(by, logs));
@@ -64,7 +64,7 @@ export class TrialLogs {
   }
 
   /**
-   * Compares the logs with the outcomes of all calls, once no call is under way: each broker makes
+   * Compares the logs with the outcomes of all calls, once no call is pending: each broker makes
    * each kind of call.
    *
    * @param all The logs of the brokers.
@@ -72,7 +72,8 @@ export class TrialLogs {
    */
   async compare(all: readonly BrokerLogs[]): Promise<string> {
     for (const [by, logs] of all.entries()) {
-      // A log that is not created yet needs one more call, and so does a record without an outcome.
+      // A log that is not created yet needs another call, and so does a record with an unknown
+      // outcome.
       const calls = 1 + Number(!this.#log(by).isCreated) + Number(this.#log(by).isUnsure);
       for (let left = calls; left > 0; left--) await this.#succeed(by, () => this.#write(by, logs));
     }
@@ -121,7 +122,7 @@ export class TrialLogs {
     this.underWay--;
   }
 
-  /** Runs a call that has to succeed. */
+  /** Runs a call that must succeed. */
   async #succeed(by: number, call: () => Promise<void>): Promise<void> {
     try {
       await call();
@@ -174,7 +175,7 @@ export class TrialLogs {
     log.kept = kept + 1;
   }
 
-  /** Reads the newest records: all that were acknowledged before, and at most one more. */
+  /** Reads the newest records: all acknowledged ones, and at most one more. */
   async #read(log: Log, logs: BrokerLogs, by: number): Promise<void> {
     const { id, isCreated, kept } = log;
     const after = Math.max(0, kept - NEWEST);
@@ -191,7 +192,7 @@ export class TrialLogs {
     if (tail < kept || tail > log.kept + 1) complain(`ends at ${tail}, of ${kept} to ${log.kept}`);
     const records = [...page.records];
     const count = Math.min(tail - after, 2 * NEWEST);
-    // A page may end early, and the next one goes on there.
+    // A page may end early; the next one continues there.
     for (let isMore = records.length > 0; isMore && records.length < count;) {
       const rest = await read(after + records.length, count - records.length);
       if (this.#isOver(log)) return;
@@ -205,7 +206,7 @@ export class TrialLogs {
     }
   }
 
-  /** Creates a log whose writer is lost at once. */
+  /** Creates a log whose writer is lost immediately. */
   async #lose(logs: BrokerLogs): Promise<void> {
     const era = this.#era;
     const id = `lost-${era}-${++this.#count}`;
@@ -216,7 +217,7 @@ export class TrialLogs {
     this.#lost.set(id, "created");
   }
 
-  /** The overdue logs are those of lost writers. */
+  /** Expects the overdue logs to be those of lost writers. */
   async #list(logs: BrokerLogs, by: number): Promise<void> {
     let missing: string[] = [];
     let others: string[] = [];
@@ -240,14 +241,14 @@ export class TrialLogs {
         ifWriterLost: true,
         maxBytes: MAX_BYTES,
       });
-      // A log without an answer at its creation may be missing.
+      // A log whose creation got no reply may be missing.
       const isGood = kind === "appended" || kind === "missing" && state === "unsure";
       if (!isGood) this.#complain(`the end of ${id} is ${kind}`);
       this.#lost.delete(id);
     }
   }
 
-  /** True for a log that the engine lost meanwhile. */
+  /** True for a log that the engine has lost meanwhile. */
   #isOver(log: Log): boolean {
     return ![...this.#logs.values()].includes(log);
   }

@@ -12,30 +12,30 @@ export interface TrialParts {
   readonly engine: SpareEngine;
   /** Lets time pass, in milliseconds. */
   pause(ms: number): Promise<void>;
-  /** Changes both ways between two machines. */
+  /** Changes both directions between two machines. */
   change(one: Host, other: Host, conditions: Partial<LinkConditions>): void;
   /**
    * Breaks all connections of a broker.
    *
    * @param host The machine of the broker.
-   * @param isSilent True if the broker does not learn of the break.
+   * @param isSilent True if the broker does not notice the break.
    */
   cut(host: Host, isSilent: boolean): void;
   /**
-   * Notes that a broker loses all connections.
+   * Records that a broker loses all connections.
    *
    * @param host The machine of the broker.
    */
   breaks(host: Host): void;
   /**
-   * Examines whether a broker knows that the engine is away.
+   * Checks that a broker knows that the engine is unreachable.
    *
    * @param host The machine of the broker.
    * @param what The cause.
    */
   expectAway(host: Host, what: string): void;
   /**
-   * Notes a fault of the engine that begins now.
+   * Records a fault of the engine that starts now.
    *
    * @param hiccup The fault.
    */
@@ -44,29 +44,32 @@ export interface TrialParts {
   endEngine(lastsMs: number): Promise<void>;
 }
 
-/** One thing that goes wrong, and is well again at the end. */
+/** A fault that is over at its end. */
 export interface Mishap {
   /** Name, in words. */
   readonly name: string;
-  /** Time until all is well, in milliseconds. */
+  /** Time until everything has recovered, in milliseconds. */
   readonly lastsMs: number;
-  /** Begins the fault at a broker, and waits for the end. */
+  /** Starts the fault at a broker, and waits for its end. */
   readonly run: (trial: TrialParts, host: Host) => Promise<void>;
 }
 
 /** Time in which commands reach the engine, in milliseconds. */
 const COMMANDS_MS = 60;
 
-/** Delays of a slow way, below the silence that a broker notices, and time of these, in milliseconds. */
+/**
+ * Delays of a slow link, below the silence that a broker notices, and their duration, in
+ * milliseconds.
+ */
 const [SLOW_MS, SLOW_FOR_MS] = [[150, 800], 2_500] as const;
 
-/** Time in which a broker connects again, in milliseconds. */
+/** Time until a broker reconnects, in milliseconds. */
 const GREETING_MS = 1_500;
 
-/** Short and long time of an engine that is away, in milliseconds. */
+/** Short and long outage of an engine, in milliseconds. */
 const [SHORT_MS, LONG_MS] = [300, 6_500] as const;
 
-/** Time in which a broker notices silence: in intervals of pings, and for the end of a connection. */
+/** Time until a broker notices silence: in ping intervals, and for the end of a connection. */
 const SILENCE = { pings: 5, endMs: 3_000 } as const;
 
 /** Blocks one or both directions between a broker and the engine. */
@@ -80,7 +83,7 @@ function block(
   if (way !== "requests") network.change(engine.host, host, { isBlocked });
 }
 
-/** Blocks one direction for a moment, then breaks the connection: messages under way are lost. */
+/** Blocks one direction briefly, then breaks the connection: messages in flight are lost. */
 function loses(way: "requests" | "answers"): Mishap {
   return {
     name: `a break that takes ${way} along`,
@@ -103,7 +106,7 @@ function away(lastsMs: number): Mishap {
   };
 }
 
-/** Ends the engine for a time, without the answers to the last requests of a broker. */
+/** Ends the engine for a time, without replies to a broker's last requests. */
 function endBeforeAnswers(lastsMs: number): Mishap {
   return {
     name: `an end of the engine before its answers, for ${lastsMs} ms`,
@@ -115,7 +118,7 @@ function endBeforeAnswers(lastsMs: number): Mishap {
   };
 }
 
-/** A connection that ends, while the broker does not learn of the end. */
+/** A connection that ends without the broker noticing. */
 function silentBreak(lastsMs: number): Mishap {
   return {
     name: "a silent break",
@@ -127,7 +130,7 @@ function silentBreak(lastsMs: number): Mishap {
   };
 }
 
-/** A network on which no packet passes. */
+/** A network that passes no packets. */
 function silence(lastsMs: number, isNoticed: boolean): Mishap {
   return {
     name: `a ${isNoticed ? "long" : "short"} silence`,
@@ -142,7 +145,7 @@ function silence(lastsMs: number, isNoticed: boolean): Mishap {
   };
 }
 
-/** A way on which packets take long in both directions. */
+/** A link with long delays in both directions. */
 function slowWay(delayMs: number): Mishap {
   return {
     name: `a way of ${delayMs} ms`,
@@ -171,7 +174,9 @@ function frozen(lastsMs: number): Mishap {
   };
 }
 
-/** An engine that accepts a connection and sends no greeting; the broker does not learn of the end. */
+/**
+ * An engine that accepts a connection and sends no greeting; the broker does not notice the end.
+ */
 function lostGreeting(lastsMs: number): Mishap {
   return {
     name: "a lost greeting",
@@ -217,14 +222,14 @@ export function mishapsOf(engine: SpareEngine, pingMs: number): readonly Mishap[
     loses("requests"),
     loses("answers"),
     away(SHORT_MS),
-    // Twice, as more depends on the time of these.
+    // Twice, because more depends on their timing.
     away(LONG_MS),
     away(LONG_MS),
     endBeforeAnswers(SHORT_MS),
     silence(SHORT_MS, false),
     silence(noticedMs, true),
     silentBreak(noticedMs),
-    // Twice, as for an engine that is away.
+    // Twice, as for an unreachable engine.
     ...SLOW_MS.map(slowWay),
     ...SLOW_MS.map(slowWay),
     frozen(LONG_MS),

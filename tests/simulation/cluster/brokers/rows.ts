@@ -1,14 +1,14 @@
-/** Numbers and claims that programs keep in the store of an engine, and the differences. */
+/** Numbers and claims that programs keep in an engine's store, and the differences. */
 import { BrokerError } from "../../../../errors.ts";
 import type { BrokerStore } from "../../../../pubsub/broker.ts";
 
-/** Most complaints that are told. */
+/** Maximum complaints that are reported. */
 const MAX_TOLD = 3;
 
-/** Time for which a number or a claim holds, in milliseconds: longer than a trial. */
+/** Time for which a number or a claim is valid, in milliseconds: longer than a trial. */
 const HOLDS_MS = 1_800_000;
 
-/** Most members of the scope, and members that ask, of each broker. */
+/** Maximum members of the scope, and claiming members per broker. */
 const [MAX_MEMBERS, ASKING] = [3, 3] as const;
 
 /** A member of the scope. */
@@ -16,15 +16,15 @@ interface Member {
   readonly name: string;
   /** `unknown` once a call failed, until the next comparison: the engine may have run the call. */
   state: "in" | "out" | "unknown";
-  /** True while a call is under way. */
+  /** True while a call is pending. */
   isAsking: boolean;
-  /** Number of the last call that began or ended. */
+  /** Number of the last call that started or ended. */
   touched: number;
 }
 
 /** The number and the claims of one trial. */
 export class Rows {
-  /** Calls under way. */
+  /** Pending calls. */
   underWay = 0;
   readonly #complaints: string[] = [];
   /** Members by broker and number. */
@@ -32,12 +32,12 @@ export class Rows {
   /** Number of times that the engine lost all rows. */
   #era = 0;
   #events = 0;
-  /** The last number of any call, the largest of the era, and the largest that is surely noted. */
+  /** The last number of any call, the largest of the era, and the largest that is surely stored. */
   #last = 0;
   #tried = -1;
   #noted = -1;
 
-  /** Begins with empty rows: the engine lost all others. */
+  /** Starts with empty rows, because the engine lost all others. */
   forget(): void {
     this.#era++;
     this.#members.clear();
@@ -45,11 +45,11 @@ export class Rows {
   }
 
   /**
-   * Makes a call, whose outcome is compared once there.
+   * Makes a call, whose outcome is compared when it arrives.
    *
    * @param by Number of the broker.
    * @param store The store of the broker.
-   * @param draw The operation, from 0 up to 1.
+   * @param draw Selects the operation, from 0 to 1.
    */
   call(by: number, store: BrokerStore, draw: number): void {
     if (draw < 0.3) this.#advance(store, ++this.#last, true);
@@ -63,7 +63,7 @@ export class Rows {
   }
 
   /**
-   * Lets a member leave an otherwise empty scope, while a member at another broker comes.
+   * Makes a member leave an otherwise empty scope while a member at another broker joins.
    *
    * @param stores The stores of the brokers.
    */
@@ -84,7 +84,7 @@ export class Rows {
   }
 
   /**
-   * Compares the rows with the outcomes of all calls, once no call is under way.
+   * Compares the rows with the outcomes of all calls, once no call is pending.
    *
    * @param stores The stores of the brokers.
    * @returns The differences so far; empty without any.
@@ -137,7 +137,7 @@ export class Rows {
     }
   }
 
-  /** Runs a call, and hears the outcome unless the engine lost all rows meanwhile. */
+  /** Runs a call, and passes on its outcome unless the engine lost all rows meanwhile. */
   #run<T>(call: Promise<T>, hear: (result: T | undefined) => void): void {
     const era = this.#era;
     this.underWay++;
@@ -151,7 +151,7 @@ export class Rows {
     call.then((result) => settle(result), (error) => settle(undefined, error));
   }
 
-  /** Notes a number, which is new unless a call with a larger one began before. */
+  /** Stores a number, which is new unless a call with a larger one started before. */
   #advance(store: BrokerStore, number: number, isNew: boolean): void {
     if (number < 0) return;
     this.#tried = Math.max(this.#tried, number);
@@ -163,7 +163,7 @@ export class Rows {
     });
   }
 
-  /** Claims a place, or renews the claim. */
+  /** Claims a slot, or renews the claim. */
   #claim(store: BrokerStore, member: Member): void {
     const before = member.state;
     const begin = this.#begin(member);
@@ -184,7 +184,7 @@ export class Rows {
     });
   }
 
-  /** Gives a place back. */
+  /** Releases a slot. */
   #release(store: BrokerStore, member: Member): void {
     this.#begin(member);
     const released = store.release(this.#scope, member.name).then(() => true);

@@ -3,7 +3,7 @@ import { BrokerError } from "../../../../errors.ts";
 import type { BrokerStore } from "../../../../pubsub/broker.ts";
 import { Rows } from "./rows.ts";
 
-/** Draws of operations: a new number, the newest one again, a claim, and a release. */
+/** Draws that select an operation: a new number, the newest one again, a claim, and a release. */
 const [NEW, AGAIN, CLAIM, RELEASE] = [0, 0.3, 0.402, 0.801] as const;
 
 /** A store in memory, with changes. */
@@ -37,7 +37,7 @@ function storeWith(changes: Partial<BrokerStore> = {}): BrokerStore {
   };
 }
 
-/** Makes calls one after the other, and compares. */
+/** Makes calls one after another, and compares. */
 async function differencesOf(store: BrokerStore, draws: readonly number[]): Promise<string> {
   const rows = new Rows();
   for (const draw of draws) {
@@ -54,13 +54,13 @@ Deno.test("Rows have no complaints about a store that keeps numbers and claims",
   assertEquals(await differencesOf(storeWith(), draws), "");
 });
 
-Deno.test("Rows complain about numbers that are new twice, and about a number that is lost", async () => {
+Deno.test("Rows complain about a number that is new twice, and about a lost number", async () => {
   const advance = () => Promise.resolve(true);
   const text = "number 1 is new twice; number -1 at broker 0, of 1 to 1";
   assertEquals(await differencesOf(storeWith({ advance }), [NEW, AGAIN]), text);
 });
 
-Deno.test("Rows complain about claims that stay, and about no place in an empty scope", async () => {
+Deno.test("Rows complain about leftover claims, and about a missing slot in an empty scope", async () => {
   const stays = storeWith({ release: () => Promise.resolve() });
   assertEquals(
     await differencesOf(stays, [CLAIM, RELEASE]),
@@ -73,7 +73,7 @@ Deno.test("Rows complain about claims that stay, and about no place in an empty 
   );
 });
 
-Deno.test("Rows accept either outcome of a call that failed", async () => {
+Deno.test("Rows accept either outcome of a failed call", async () => {
   const claim = () => Promise.reject(new BrokerError("away"));
   const rows = new Rows();
   rows.call(0, storeWith({ claim }), CLAIM);

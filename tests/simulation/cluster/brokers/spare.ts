@@ -1,22 +1,22 @@
-/** Engines beside that of the cluster, for trials of brokers: each fails without harm to the nodes. */
+/** Separate engines for trials of brokers: they fail without affecting the nodes. */
 import type { Broker } from "../../../../pubsub/broker.ts";
 import type { Host } from "../../../../testing/simulation/host.ts";
 import type { EngineParts } from "../engine.ts";
 
-/** Beginning of the names of the machines of spare engines; a number follows. */
+/** Prefix of the machine names of spare engines; a number follows. */
 export const SPARE_HOST = "spare-";
 
-/** Bounds and times of the brokers on a spare engine. */
+/** Limits and times of the brokers on a spare engine. */
 export interface SpareSettings {
-  /** Longest wait of a publication, in milliseconds. */
+  /** Maximum wait of a publication, in milliseconds. */
   readonly giveUpMs: number;
-  /** Most publications that wait. */
+  /** Maximum waiting publications. */
   readonly maxWaiting: number;
   /** Interval of the pings of each connection, in milliseconds. */
   readonly pingMs: number;
 }
 
-/** A short fault of a server, which is over by itself. */
+/** A short fault of a server, which ends by itself. */
 export interface Hiccup {
   /** Time of the fault, in milliseconds. */
   readonly lastsMs: number;
@@ -24,37 +24,39 @@ export interface Hiccup {
   readonly begin: () => void;
   /** Requests that may be lost while the connections last; none by default. */
   readonly loses?: "all requests" | "some requests";
-  /** True if requests are refused up to the end, and those right behind are kept. */
+  /** True if requests are rejected until the end, and those right after it are stored. */
   readonly refuses?: boolean;
-  /** True if only the part of the engine that keeps publications fails, and no connection breaks. */
+  /**
+   * True if only the part of the engine that stores publications fails, and no connection breaks.
+   */
   readonly keepsConnections?: boolean;
 }
 
-/** An engine on a machine of its own, which brokers reach over the network. */
+/** An engine on a separate machine, which brokers reach over the network. */
 export interface SpareEngine {
-  /** The machine, which runs. */
+  /** The running machine. */
   readonly host: Host;
-  /** True if the epochs of histories outlast the end of the engine, with all publications. */
+  /** True if epochs of histories survive the end of the engine, with all publications. */
   readonly keepsEpochs: boolean;
-  /** True if the rows of the store outlast the end of the engine. */
+  /** True if the store's rows survive the end of the engine. */
   readonly keepsRows: boolean;
-  /** True if a broker hands a bounded number of bytes to the engine without an answer. */
+  /** True if a broker sends the engine only a limited number of unacknowledged bytes. */
   readonly hasWindow: boolean;
-  /** True if all connections of a broker are one. */
+  /** True if a broker has a single connection. */
   readonly hasOneConnection: boolean;
   /** Short faults of the server, by name. */
   readonly hiccups: Readonly<Record<string, Hiccup>>;
   /** Number of subscriptions of all connections. */
   readonly subscriptions: number;
   /**
-   * Makes a broker.
+   * Creates a broker.
    *
    * @param host The machine of the broker.
    * @param settings See {@linkcode SpareSettings}.
    * @returns The broker.
    */
   broker(host: Host, settings: SpareSettings): Broker;
-  /** Starts the engine again, after the end of the process. */
+  /** Restarts the engine after the end of its process. */
   restart(): void;
 }
 
@@ -62,6 +64,6 @@ export interface SpareEngine {
 export interface SpareParts extends Omit<EngineParts, "journal"> {
   /** Number of the engine. */
   readonly number: number;
-  /** Chance of the settings. */
+  /** Random numbers for the settings. */
   readonly random: () => number;
 }

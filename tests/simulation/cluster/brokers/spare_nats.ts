@@ -9,12 +9,12 @@ import { SimulatedNats } from "../../../../testing/simulation/nats/engine.ts";
 import { oneOf, shuffled } from "../chance.ts";
 import { SPARE_HOST, type SpareEngine, type SpareParts } from "./spare.ts";
 
-/** Time in which clients come back, in milliseconds. */
+/** Time until clients reconnect, in milliseconds. */
 const DROP_MS = 1_000;
 
 /**
- * Times of a trouble of JetStream, of which one is drawn, in milliseconds: below and above the time in
- * which a queue waits with further appends, and above the longest wait for an answer.
+ * Durations of JetStream trouble, one of which is drawn, in milliseconds: below and above the time
+ * for which a queue holds back further appends, and above the maximum wait for a reply.
  */
 const TROUBLE_MS = [300, 1_300, 3_000, 6_500] as const;
 
@@ -25,28 +25,28 @@ const REQUESTS: ReadonlySet<JetStreamTrouble> = new Set(["lost requests", "lost 
 const REFUSALS: ReadonlySet<JetStreamTrouble> = new Set(["no responders", "no leader"]);
 
 /**
- * Troubles that meet clients as they come back, of which two are drawn, and times of these, in
- * milliseconds: the streams of a broker do not open at first.
+ * Trouble during reconnects, of which two kinds are drawn, and their durations, in milliseconds: a
+ * broker's streams do not open at first.
  */
 const [COMEBACKS, COMEBACK_MS] = [
   ["no responders", "no leader", "lost requests", "lost answers"],
   [1_300, 3_000, 6_500],
 ] as const;
 
-/** Shares of lost messages, of which one is drawn. */
+/** Shares of lost messages, one of which is drawn. */
 const LOST_SHARES = [1, 0.4] as const;
 
-/** Time of a server that keeps some publications and answers none, in milliseconds. */
+/** Duration in which a server stores some publications and answers none, in milliseconds. */
 const MUTE_MS = 600;
 
 /** Share of requests that such a server loses. */
 const MUTE_SHARE = 0.4;
 
-/** Number of short troubles in a row, and the longest time and pause of each, in milliseconds. */
+/** Number of consecutive short troubles, with maximum duration and pause, in milliseconds. */
 const SHORT = { count: 6, mostMs: 400, pauseMs: 200 } as const;
 
 /**
- * Starts a server, which keeps streams in files or in memory.
+ * Starts a server, which stores streams in files or in memory.
  *
  * @param parts See {@linkcode SpareParts}.
  * @returns The engine.
@@ -97,7 +97,7 @@ export function startSpareNats({ simulation, network, random, number }: SparePar
       "loses consumers": { lastsMs: DROP_MS, begin: () => nats.loseConsumers() },
       ...Object.fromEntries(troubles),
       ...Object.fromEntries(comebacks),
-      // Twice, as more depends on the requests that are lost.
+      // Twice, because more depends on which requests are lost.
       ...Object.fromEntries([1, 2].map((nth) => [`keeps some and answers none (${nth})`, {
         lastsMs: MUTE_MS,
         keepsConnections: true,

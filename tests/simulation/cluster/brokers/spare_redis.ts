@@ -4,15 +4,18 @@ import { SimulatedRedis } from "../../../../testing/simulation/redis/redis.ts";
 import { oneOf, shuffled } from "../chance.ts";
 import { SPARE_HOST, type SpareEngine, type SpareParts } from "./spare.ts";
 
-/** Time of each command of a slow server, in milliseconds. */
+/** Duration of each command on a slow server, in milliseconds. */
 const SLOW_MS = 20;
 
-/** Times of a script of another program, of which one is drawn, in milliseconds: errors come behind 5 s. */
+/**
+ * Durations of another program's script, one of which is drawn, in milliseconds: errors start after
+ * 5 s.
+ */
 const BUSY_MS = [5_600, 9_000] as const;
 
 /**
- * Errors that each write gets for a time, times of which one is drawn for each, in milliseconds, and
- * the number of errors of one engine.
+ * Errors that each write receives for a time, durations of which one is drawn for each, in
+ * milliseconds, and the number of errors per engine.
  */
 const [REFUSALS, REFUSED_MS, REFUSED] = [
   [
@@ -32,14 +35,14 @@ const [REFUSALS, REFUSED_MS, REFUSED] = [
 /** Time for which the server is slow, or full, in milliseconds. */
 const [SLOW_FOR_MS, FULL_FOR_MS] = [1_500, 2_500];
 
-/** Time in which clients come back, in milliseconds. */
+/** Time until clients reconnect, in milliseconds. */
 const DROP_MS = 1_000;
 
-/** Time of loading the files at a start, in milliseconds. */
+/** Time to load the files at a start, in milliseconds. */
 const LOADING_MS = 1_200;
 
 /**
- * Starts a server, which keeps all writes in files, or loses all.
+ * Starts a server, which stores all writes in files, or loses all.
  *
  * @param parts See {@linkcode SpareParts}.
  * @returns The engine.

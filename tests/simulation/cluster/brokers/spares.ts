@@ -2,13 +2,13 @@
 import type { EngineName } from "../../plan.ts";
 import type { SpareEngine, SpareParts } from "./spare.ts";
 
-/** Number of spare engines, and the start of each. */
+/** Number of spare engines, and the function that starts each. */
 interface Spares {
   readonly count: number;
   readonly start: (parts: SpareParts) => Promise<SpareEngine>;
 }
 
-/** Spare engines: trials side by side have more faults in the same virtual time. */
+/** Spare engines: concurrent trials have more faults in the same virtual time. */
 const SPARES: Readonly<Partial<Record<EngineName, Spares>>> = {
   redis: {
     count: 4,
@@ -21,8 +21,8 @@ const SPARES: Readonly<Partial<Record<EngineName, Spares>>> = {
 };
 
 /**
- * Starts spare engines of the kind that the cluster has, before the time of a run passes: models
- * load from files.
+ * Starts spare engines of the cluster's kind, before virtual time starts, because models load from
+ * files.
  *
  * @param engine Name of the engine.
  * @param within Virtual time and network.

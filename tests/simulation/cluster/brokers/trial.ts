@@ -1,6 +1,6 @@
 /**
- * Trials of brokers: some brokers on machines of their own, beside the cluster, and a spare engine
- * that fails in each round. After each round all that the contract of brokers promises is examined.
+ * Trials of brokers: some brokers on separate machines, and a spare engine that fails in each
+ * round. After each round, everything that the broker contract guarantees is examined.
  */
 import type { Broker, BrokerSubscription, HistoryBounds } from "../../../../pubsub/broker.ts";
 import type { Host } from "../../../../testing/simulation/host.ts";
@@ -13,90 +13,99 @@ import { TrialLogs } from "./logs.ts";
 import { Rows } from "./rows.ts";
 import type { Hiccup, SpareEngine, SpareSettings } from "./spare.ts";
 
-/** Bounds of all histories: no publication of a trial is forgotten. */
+/** Limits of all histories: no publication of a trial is forgotten. */
 const BOUNDS: HistoryBounds = { size: 10_000, ttlMs: 3_600_000, bytes: 1 << 27 };
 
-/** Topics that are in use for long, and those that are left at once. */
+/** Topics that are used throughout, and topics that are left immediately. */
 const TOPICS = ["plain:0", "plain:1", "kept:0", "kept:1"] as const;
 const BRIEF = ["plain:2", "plain:3", "kept:2"] as const;
 
-/** Topics to which programs of a round subscribe, behind a publication, and which they leave after. */
+/**
+ * Topics to which programs subscribe in a round, after a publication, and which they leave
+ * afterwards.
+ */
 const VISITED: readonly string[] = [
   ...["plain:visited-0", "plain:visited-1", "plain:visited-2"],
   ...["kept:visited-0", "kept:visited-1"],
   ...TOPICS,
 ];
 
-/** Visits of one round, and the longest time until the next topic, in milliseconds: as an answer takes. */
+/**
+ * Visits per round, and the maximum time until the next topic, in milliseconds: the time of a
+ * reply.
+ */
 const [VISITS, NEXT_MS] = [3, 1_200] as const;
 
-/** Share of visits that end once the topic is in force, and begin again in the same turn. */
+/** Share of visits that end once the topic is live, and start again in the same turn. */
 const AGAIN_SHARE = 0.4;
 
-/** Longest time between a subscription that is ready and a publication of another broker. */
+/** Maximum time from a ready subscription to a publication of another broker. */
 const PROMPT_MS = 20;
 
-/** Topic with listeners, and without publications in a mishap. */
+/** Topic with listeners, but without publications during a mishap. */
 const QUIET = "kept:quiet";
 
 /** Topics with listeners at each broker. */
 const FOLLOWED = [...TOPICS, QUIET];
 
-/** Time in which mishaps begin, in milliseconds: the last one is over before the cluster closes. */
+/** Time in which mishaps start, in milliseconds: the last one is over before the cluster closes. */
 const TRIAL_MS = 110_000;
 
-/** Share of mishaps that come twice in a row, to the same broker. */
+/** Share of mishaps that happen twice in a row, to the same broker. */
 const TWICE_SHARE = 0.25;
 
-/** Longest waits of a publication, of which one is drawn, in milliseconds. */
+/** Maximum waits of a publication, one of which is drawn, in milliseconds. */
 const GIVE_UP_MS = [30_000, 30_000, 4_000, 2_500] as const;
 
-/** Bound of the publications that wait: more than the programs make. */
+/** Limit of waiting publications: more than the programs make. */
 const MANY = 65_536;
 
-/** Operations around the beginning of a mishap, while that lasts, and behind the end. */
+/** Operations around the start of a mishap, during it, and after its end. */
 const [EARLY, LATER, BEHIND] = [6, 8, 5] as const;
 
-/** Time behind the end of a mishap in which programs work, in milliseconds. */
+/** Time after a mishap in which programs work, in milliseconds. */
 const BEHIND_MS = 1_500;
 
-/** Reads and calls of the store around the beginning of a mishap, and while that lasts. */
+/** Reads and store calls around the start of a mishap, and during it. */
 const [EARLY_CALLS, LATER_CALLS] = [4, 4] as const;
 
-/** Calls of logs at the beginning of a mishap, and while that lasts. */
+/** Log calls at the start of a mishap, and during it. */
 const LOG_CALLS = 5;
 
-/** Time around the beginning of a mishap, in milliseconds. */
+/** Time around the start of a mishap, in milliseconds. */
 const EARLY_MS = 60;
 
-/** Most publications of one operation. */
+/** Maximum publications per operation. */
 const MAX_BURST = 4;
 
-/** Share of rounds with long publications, their characters, and how many one broker makes. */
+/** Share of rounds with large publications, their characters, and how many a broker makes. */
 const LONG = { share: 0.1, characters: 600_000, plain: 8, kept: 4 } as const;
 
-/** Longest time between two publications of one operation, in milliseconds: shorter than an answer. */
+/**
+ * Maximum time between two publications of an operation, in milliseconds: shorter than a reply
+ * takes.
+ */
 const MAX_GAP_MS = 8;
 
-/** Longest stay of programs that leave soon, in milliseconds. */
+/** Maximum stay of programs that leave soon, in milliseconds. */
 const MAX_STAY_MS = 400;
 
-/** Most subscriptions of one broker. */
+/** Maximum subscriptions per broker. */
 const MAX_LISTENINGS = 7;
 
-/** Longest time until all is as before, in milliseconds, and time between two looks. */
+/** Maximum time until everything is as before, and interval of checks, in milliseconds. */
 const [CALM_MS, LOOK_MS] = [30_000, 250] as const;
 
 /** Time in which all timers of publications end, in milliseconds. */
 const REST_MS = 6_000;
 
-/** Time of a publication to all nodes, in milliseconds. */
+/** Time for a publication to reach all nodes, in milliseconds. */
 const PASSAGE_MS = 800;
 
-/** Publications of one page. */
+/** Publications per page. */
 const PAGE = 7;
 
-/** A broker of a trial, with the programs beside. */
+/** A broker of a trial, with its programs. */
 class Seat implements Producer {
   readonly index: number;
   readonly host: Host;
@@ -107,7 +116,7 @@ class Seat implements Producer {
     [];
   /** Time of the last loss of all connections. */
   brokenMs = -1;
-  /** Number of reads under way. */
+  /** Number of pending reads. */
   reads = 0;
 
   constructor(index: number, host: Host, broker: Broker) {
@@ -116,7 +125,7 @@ class Seat implements Producer {
     this.broker = broker;
   }
 
-  /** Publications that count as given up. */
+  /** Publications that count as dropped. */
   get dropped(): number {
     return this.broker.stats.dropped;
   }
@@ -127,24 +136,24 @@ class Seat implements Producer {
   }
 }
 
-/** An operation of a program, by chance. */
+/** A random operation of a program. */
 interface Act {
-  /** Kind of the operation, from 0 up to 1. */
+  /** Kind of the operation, from 0 to 1. */
   readonly kind: number;
-  /** Topic of the operation, from 0 up to 1. */
+  /** Topic of the operation, from 0 to 1. */
   readonly which: number;
   /** Time between two publications, in milliseconds. */
   readonly gapMs: number;
 }
 
-/** A trial that is under way. */
+/** A running trial. */
 export class Trial extends Examination implements TrialParts {
   override readonly name = "brokers";
-  /** Chance of the trial. */
+  /** Random numbers of the trial. */
   readonly random: () => number;
   /** The engine. */
   readonly engine: SpareEngine;
-  /** Bounds and times of the brokers. */
+  /** Limits and times of the brokers. */
   readonly spare: SpareSettings;
   readonly #seats: readonly Seat[];
   readonly #ledger: Ledger;
@@ -152,7 +161,7 @@ export class Trial extends Examination implements TrialParts {
   readonly #logs = new TrialLogs();
   /** Subscriptions that end with the round. */
   readonly #visits = new Set<Listening>();
-  /** Epoch of each topic at the last look. */
+  /** Epoch of each topic at the last check. */
   readonly #epochs = new Map<string, string>();
   /** Subscriptions of the engine without any listener. */
   #own = 0;
@@ -190,8 +199,8 @@ export class Trial extends Examination implements TrialParts {
   }
 
   /**
-   * Tries the brokers of some engines of one kind, side by side. The mishaps are dealt among the
-   * trials; a trial that is through with its own goes on with those of the next trial.
+   * Tests the brokers of some engines of one kind, concurrently. The mishaps are divided among the
+   * trials; a trial that has finished its own continues with those of the next one.
    *
    * @param parts Parts of the cluster.
    * @param engines The engines.
@@ -219,12 +228,12 @@ export class Trial extends Examination implements TrialParts {
    * Breaks connections between brokers and the engine.
    *
    * @param host The machine of a broker.
-   * @param isSilent True if the broker does not learn of the break.
+   * @param isSilent True if the broker does not notice the break.
    */
   cut(host: Host, isSilent: boolean): void {
     for (const link of this.network.links) {
       if (link.client === host && link.server === this.engine.host) {
-        // The engine learns of the end, as of that of a process: no subscription stays behind.
+        // The engine notices the end, like the end of a process: no subscription is left.
         link.disconnect({ silent: isSilent && "client" });
       }
     }
@@ -232,7 +241,7 @@ export class Trial extends Examination implements TrialParts {
   }
 
   /**
-   * Notes that a broker lost all connections.
+   * Records that a broker lost all connections.
    *
    * @param host The machine of the broker.
    */
@@ -242,7 +251,7 @@ export class Trial extends Examination implements TrialParts {
   }
 
   /**
-   * Examines whether a broker knows that the engine is away.
+   * Checks that a broker knows that the engine is unreachable.
    *
    * @param host The machine of the broker.
    * @param what The cause.
@@ -252,14 +261,14 @@ export class Trial extends Examination implements TrialParts {
     this.examine("brokers", `status of a broker after ${what}`, "interrupted", current.name);
   }
 
-  /** Notes a fault of the engine that begins now. */
+  /** Records a fault of the engine that starts now. */
   hasHiccup({ lastsMs, loses, refuses = false, keepsConnections = false }: Hiccup): void {
     if (refuses) this.#ledger.refuse(this.nowMs + lastsMs);
     if (!keepsConnections) return;
     this.#ledger.disturb({ fromMs: this.nowMs, toMs: this.nowMs + lastsMs, loses });
   }
 
-  /** Ends the process of the engine, for a time. */
+  /** Ends the engine's process for a time. */
   async endEngine(lastsMs: number): Promise<void> {
     this.#hasEnded = true;
     this.engine.host.kill();
@@ -281,7 +290,7 @@ export class Trial extends Examination implements TrialParts {
     return oneOf(this.random, from);
   }
 
-  /** Lets mishaps happen, given by their places in the list of all, while there is time. */
+  /** Runs mishaps, given as indexes into the list of all, while there is time. */
   async #run(deck: readonly number[]): Promise<void> {
     const endMs = this.nowMs + TRIAL_MS;
     await this.#begin();
@@ -301,7 +310,7 @@ export class Trial extends Examination implements TrialParts {
     await this.#end();
   }
 
-  /** Opens all streams and connections, so that these count before the first subscription. */
+  /** Opens all streams and connections, so that they count before the first subscription. */
   async #begin(): Promise<void> {
     for (const seat of this.#seats) {
       seat.host.after(0, () => {
@@ -325,7 +334,7 @@ export class Trial extends Examination implements TrialParts {
     }
   }
 
-  /** Lets programs work around the beginning of a mishap, while that lasts, and behind the end. */
+  /** Makes programs work around the start of a mishap, during it, and after its end. */
   #workAround(target: Seat, lastsMs: number): void {
     for (let i = 0; i < EARLY + LATER + BEHIND; i++) {
       const atMs = i < EARLY
@@ -367,23 +376,23 @@ export class Trial extends Examination implements TrialParts {
     }
   }
 
-  /** Draws the broker of a mishap, or any broker. */
+  /** Draws the broker of the mishap, or any broker. */
   #near(target: Seat): Seat {
     return this.random() < 0.6 ? target : this.#pick(this.#seats);
   }
 
-  /** Lets the program of a broker act after a time. */
+  /** Makes the program of a broker act after a time. */
   #later({ host }: Seat, ms: number, act: () => void): void {
     this.simulation.after(ms, () => host.after(0, act));
   }
 
-  /** Publishes more bytes than a broker hands to the engine without an answer. */
+  /** Publishes more bytes than a broker sends to the engine unacknowledged. */
   #publishLong(seat: Seat): void {
     for (let i = 0; i < LONG.plain; i++) this.#publish(seat, TOPICS[0], LONG.characters);
     for (let i = 0; i < LONG.kept; i++) this.#publish(seat, TOPICS[2], LONG.characters);
   }
 
-  /** Subscribes, and lets another broker publish once the subscription is ready. */
+  /** Subscribes, and makes another broker publish once the subscription is ready. */
   #visit(
     seat: Seat,
     topic: string,
@@ -433,7 +442,7 @@ export class Trial extends Examination implements TrialParts {
     } else if (kind < 0.78) {
       this.#leave(seat, seat.held[Math.floor(which * seat.held.length)]?.listening);
     } else if (kind < 0.95) {
-      // The subscription may overtake a publication that is under way.
+      // The subscription may overtake a publication in flight.
       this.#publish(seat, brief);
       const stay = () => {
         const { listening } = this.#listen(seat, brief);
@@ -488,14 +497,14 @@ export class Trial extends Examination implements TrialParts {
   #read(seat: Seat, topic: string): void {
     seat.reads++;
     const page = { bounds: BOUNDS, maxMessages: PAGE, maxBytes: 1 << 20 };
-    // A read may fail while the engine is away.
+    // A read may fail while the engine is unreachable.
     seat.broker.history!.read(topic, page).then(
       (read) => this.#ledger.read(topic, read),
       () => {},
     ).then(() => seat.reads--);
   }
 
-  /** Waits until all brokers are connected, and no work is under way. */
+  /** Waits until all brokers are connected, and no work is pending. */
   async #untilCalm(what: string): Promise<void> {
     const left = () =>
       this.#seats.flatMap(({ index, broker, held, reads }) =>
@@ -513,7 +522,7 @@ export class Trial extends Examination implements TrialParts {
     const underWay = () => this.#rows.underWay + this.#logs.underWay;
     const isCalm = () => left().length === 0 && underWay() === 0;
     while (this.nowMs < endMs && !isCalm()) {
-      // Logs stay unavailable until the next call opens these.
+      // Logs stay unavailable until the next call opens them.
       for (const seat of this.#seats) {
         if (seat.broker.issues().length > 0) seat.host.after(0, () => this.#callLogs(seat, 0));
       }
@@ -523,7 +532,7 @@ export class Trial extends Examination implements TrialParts {
     this.examine("brokers", `state of the brokers after ${what}`, "", left().join("; "));
   }
 
-  /** Examines all promises, once no work is under way. */
+  /** Examines all guarantees, once no work is pending. */
   async #examineCalm(what: string): Promise<void> {
     await this.#untilCalm(what);
     await this.pause(REST_MS);
@@ -556,7 +565,7 @@ export class Trial extends Examination implements TrialParts {
     }
   }
 
-  /** The store has the outcomes of all calls, and works. */
+  /** Expects that the store has the outcomes of all calls, and works. */
   async #examineRows(what: string): Promise<void> {
     const stores = this.#seats.map(({ broker }) => broker.store!);
     const before = await this.#rows.compare(stores);
@@ -570,7 +579,10 @@ export class Trial extends Examination implements TrialParts {
     this.examine("brokers", `numbers and claims after ${what}`, "", later);
   }
 
-  /** Statistics count all outages and publications, and each refused append as dropped. */
+  /**
+   * Expects that statistics count all outages and publications, and each rejected append as
+   * dropped.
+   */
   #examineCounts(what: string): void {
     for (const { index, broker: { stats }, awayMs, dropped } of this.#seats) {
       const own = this.#ledger.sent.filter(({ by }) => by === index);
@@ -588,7 +600,7 @@ export class Trial extends Examination implements TrialParts {
     }
   }
 
-  /** Each listener of a broker that lost all connections was told. */
+  /** Expects that each listener of a broker that lost all connections was notified. */
   #examineInterruptions(what: string): void {
     for (const { brokenMs, held, index } of this.#seats) {
       const untold = held.flatMap(({ listening: { topic, readyMs, interruptedMs } }) =>
@@ -606,7 +618,10 @@ export class Trial extends Examination implements TrialParts {
     }
   }
 
-  /** Each broker publishes on each topic, and each listener gets all at once. */
+  /**
+   * Makes each broker publish on each topic, and expects that each listener receives everything in
+   * time.
+   */
   async #examinePassage(what: string): Promise<void> {
     const probes: Sent[] = [];
     for (const seat of this.#seats) {
@@ -632,7 +647,7 @@ export class Trial extends Examination implements TrialParts {
     this.examine("brokers", `appends without a position after ${what}`, 0, failed.length);
   }
 
-  /** The history has the appends of the present epoch, each once, in order. */
+  /** Expects the history to have the appends of the current epoch once, in order. */
   async #examineHistory(topic: string, what: string): Promise<void> {
     const { history } = this.#pick(this.#seats).broker;
     const kept = [];
@@ -659,7 +674,7 @@ export class Trial extends Examination implements TrialParts {
     this.examine("brokers", `other epoch of ${topic} after ${what}`, isOther, epoch !== known);
   }
 
-  /** Leaves all topics, then closes the brokers, some while the engine is away. */
+  /** Leaves all topics, then closes the brokers, some while the engine is unreachable. */
   async #end(): Promise<void> {
     for (const seat of this.#seats) {
       seat.host.after(0, () => {

@@ -1,4 +1,4 @@
-/** Brokers on a calm engine for longer than the engine remembers a history: the epoch stays. */
+/** Brokers on a calm engine for longer than it remembers a history: the epoch stays. */
 import type {
   Broker,
   BrokerHistory,
@@ -11,28 +11,28 @@ import type { ClusterEngine } from "../engine.ts";
 import { Examination, type ExaminationParts } from "../examination.ts";
 import { GUEST } from "../tour/holds.ts";
 
-/** Time until the engine is calm, and time of the vigil behind that, in milliseconds. */
+/** Time until the engine is calm, and duration of the vigil after that, in milliseconds. */
 const [CALM_MS, VIGIL_MS] = [30_000, 128_000] as const;
 
-/** Shortest memory of an engine, in milliseconds. */
+/** Minimum time for which an engine remembers a history, in milliseconds. */
 const REMEMBER_MS = { redis: 5_000, nats: 120_000 } as const;
 
-/** Longest time without a call, in milliseconds: shorter than the memory. */
+/** Maximum time without a call, in milliseconds: shorter than that. */
 const QUIET_MS = 2_400;
 
 /** Share of reads among the calls. */
 const READ_SHARE = 0.2;
 
-/** Most appends of one call, and most turns of the queue of microtasks between two of these. */
+/** Maximum appends per call, and maximum microtasks between two of them. */
 const [MOST, TURNS] = [4, 12] as const;
 
-/** Time in which all calls have an outcome, and in which subscriptions are in force, in milliseconds. */
+/** Time until all calls have an outcome, and until subscriptions are live, in milliseconds. */
 const [REST_MS, READY_MS] = [2_000, 8_000] as const;
 
 /** Topic of all publications. */
 const TOPIC = "vigil";
 
-/** Publications are kept for a much shorter time than positions. */
+/** Limits: publications are kept for a much shorter time than positions. */
 const BOUNDS: HistoryBounds = { size: 6, ttlMs: 1_500, bytes: 1 << 20 };
 
 const READ = { bounds: BOUNDS, maxMessages: 100, maxBytes: 1 << 20 } as const;
@@ -52,7 +52,7 @@ export class Vigil extends Examination {
   override readonly name = "brokers";
   readonly #engine: ClusterEngine;
   readonly #random: () => number;
-  /** Positions of the publications, in the order of the answers. */
+  /** Positions of the publications, in the order of the replies. */
   readonly #kept: { readonly payload: string; readonly position: HistoryPosition | undefined }[] =
     [];
   readonly #epochs = new Set<string>();
@@ -60,7 +60,7 @@ export class Vigil extends Examination {
   #made = 0;
 
   /**
-   * Begins nothing yet.
+   * Starts nothing yet.
    *
    * @param parts Parts of the cluster.
    * @param engine The engine.
@@ -75,7 +75,7 @@ export class Vigil extends Examination {
     return new Promise((resolve) => void this.simulation.after(ms, resolve));
   }
 
-  /** Keeps the vigil. */
+  /** Runs the vigil. */
   async run(): Promise<void> {
     await this.pause(CALM_MS);
     const watchers = [this.#watcher("vigil-0"), this.#watcher("vigil-1")];
@@ -122,7 +122,7 @@ export class Vigil extends Examination {
     void ready.then(() => watcher.isReady = true);
   }
 
-  /** Appends some publications in one turn: answers come together with other messages. */
+  /** Appends some publications in one turn: replies arrive together with other messages. */
   async #append(history: BrokerHistory, turns: readonly number[]): Promise<void> {
     for (const between of turns) {
       const payload = `${this.#made++}`;
@@ -138,7 +138,7 @@ export class Vigil extends Examination {
     }
   }
 
-  /** Reads a page, whose head is at least the newest offset that was acknowledged before. */
+  /** Reads a page, whose head must be at least the newest acknowledged offset. */
   async #read(history: BrokerHistory): Promise<void> {
     const newest = this.#newest();
     try {
@@ -160,7 +160,10 @@ export class Vigil extends Examination {
     return this.#kept.reduce((most, { position }) => Math.max(most, position?.offset ?? 0), 0);
   }
 
-  /** A listener hears each publication once, in order, without gaps and interruptions. */
+  /**
+   * Expects that a listener received each publication once, in order, without gaps and
+   * interruptions.
+   */
   #compare({ heard, interruptions }: Watcher): void {
     this.#expect("interruptions of a listener", 0, interruptions);
     const sorted = this.#kept.toSorted((one, other) =>

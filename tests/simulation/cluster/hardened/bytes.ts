@@ -1,14 +1,14 @@
-/** Connections of TCP as bytes between hosts of a simulation: windows, half-close, resets. */
+/** TCP connections as bytes between hosts of a simulation: windows, half-close, resets. */
 import { Buffer } from "node:buffer";
 import type { Link, LinkEnd } from "../../../../testing/simulation/network/link.ts";
 
-/** Bytes that the system of the receiver takes before the program reads. */
+/** Bytes that the receiver's system buffers before the program reads. */
 const WINDOW_BYTES = 16_384;
 
-/** Bytes that the system of the sender takes beyond those under way. */
+/** Bytes that the sender's system buffers besides those in flight. */
 const SYSTEM_BYTES = 4_096;
 
-/** Most bytes of one segment. */
+/** Maximum bytes of a segment. */
 const SEGMENT_BYTES = 8_192;
 
 /** Bytes of a packet without a payload. */
@@ -16,17 +16,17 @@ const HEADER_BYTES = 40;
 
 /** Receiver of the events of a {@linkcode SimulatedBytes}. */
 export interface ByteReceiver {
-  /** Called when bytes or the end can be taken. */
+  /** Called when bytes or the end can be read. */
   arrived(): void;
-  /** Called once when the system reset the connection. */
+  /** Called once when the system has reset the connection. */
   wasReset(): void;
-  /** Called when the system took bytes. */
+  /** Called when the system has accepted bytes. */
   taken?(): void;
 }
 
 /** One end of a connection: the system below a socket. */
 export class SimulatedBytes implements LinkEnd {
-  /** The program; without one, bytes wait. */
+  /** The program; bytes wait while there is none. */
   receiver: ByteReceiver | undefined;
   readonly #link: Link;
   readonly #side: "client" | "server";
@@ -47,7 +47,7 @@ export class SimulatedBytes implements LinkEnd {
   }
 
   /**
-   * Makes both ends of a connection, and attaches that of the server.
+   * Creates both ends of a connection, and attaches the server's.
    *
    * @param link The connection.
    * @returns The ends.
@@ -67,22 +67,22 @@ export class SimulatedBytes implements LinkEnd {
     return this.#waitingBytes + this.#path.bufferedBytes;
   }
 
-  /** True while the system takes more. */
+  /** True while the system accepts more. */
   get hasRoom(): boolean {
     return this.#waitingBytes <= SYSTEM_BYTES || this.#isOver;
   }
 
-  /** True once all bytes are read, of a peer that sends no more. */
+  /** True once the peer has ended and all bytes are read. */
   get isAtEnd(): boolean {
     return this.#hasEnded && this.#arrived.length === 0;
   }
 
-  /** Makes this end that of the client, in place of a handshake. */
+  /** Attaches this end as the client's, instead of a handshake. */
   attach(): void {
     this.#link.attach({ [this.#side]: this });
   }
 
-  /** Sends bytes behind all before; ignored after the end. */
+  /** Sends bytes after all earlier ones; ignored after the end. */
   send(bytes: Uint8Array): void {
     if (this.#isOver || this.#isEnding || bytes.length === 0) return;
     this.#waiting.push(Buffer.from(bytes));
@@ -90,18 +90,18 @@ export class SimulatedBytes implements LinkEnd {
     this.#pump();
   }
 
-  /** Ends this direction behind all bytes. */
+  /** Ends this direction after all bytes. */
   end(): void {
     this.#isEnding = true;
     this.#pump();
   }
 
-  /** Takes the next bytes. */
+  /** Reads the next bytes. */
   read(): Buffer | undefined {
     const bytes = this.#arrived.shift();
     if (bytes === undefined) return undefined;
     this.#ungranted += bytes.length;
-    // As systems do, which announce no small windows.
+    // Like real systems, announces no small windows.
     if (this.#ungranted >= WINDOW_BYTES / 4 && !this.#isOver) {
       const granted = this.#ungranted;
       this.#ungranted = 0;
@@ -110,14 +110,14 @@ export class SimulatedBytes implements LinkEnd {
     return bytes;
   }
 
-  /** Puts bytes back that were read too far. */
+  /** Returns bytes that were read too far. */
   unread(bytes: Buffer): void {
     if (bytes.length === 0) return;
     this.#ungranted -= bytes.length;
     this.#arrived.unshift(bytes);
   }
 
-  /** Closes the socket: a peer that has not closed its own is reset behind the last bytes. */
+  /** Closes the socket: a peer that has not closed its own is reset after the last bytes. */
   close(): void {
     if (this.#isOver) return;
     this.#over();
@@ -137,7 +137,7 @@ export class SimulatedBytes implements LinkEnd {
   finish(): void {
     if (this.#isOver || this.#hasEnded) return;
     this.#hasEnded = true;
-    // Bytes without an acknowledgment are sent again: a system without the connection resets this one.
+    // Unacknowledged bytes are retransmitted: a system without the connection resets this one.
     if (this.#credit < WINDOW_BYTES) this.#path.send(() => {}, 0, HEADER_BYTES);
     this.receiver?.arrived();
   }

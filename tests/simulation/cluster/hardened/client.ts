@@ -1,4 +1,4 @@
-/** WebSockets of programs on a simulated network, as bytes of HTTP and RFC 6455. */
+/** WebSockets of programs on a simulated network, as HTTP and RFC 6455 bytes. */
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import type { Link } from "../../../../testing/simulation/network/link.ts";
@@ -23,28 +23,30 @@ import {
   TEXT,
 } from "./codec.ts";
 
-/** Suffix of the key in the proof of a server. */
+/** Suffix of the key in a server's `Sec-WebSocket-Accept`. */
 const GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /** End of a head. */
 const HEAD_END = "\r\n\r\n";
 
-/** Shares of messages in fragments, of control frames between these, and of compressed messages. */
+/**
+ * Shares of fragmented messages, of control frames between fragments, and of compressed messages.
+ */
 const [FRAGMENT_SHARE, CONTROL_SHARE, COMPRESSED_SHARE] = [0.15, 0.5, 0.6] as const;
 
-/** Most fragments of a message, and bytes of a ping. */
+/** Maximum fragments of a message, and bytes of a ping. */
 const [MAX_FRAGMENTS, MAX_PING_BYTES] = [4, 125] as const;
 
-/** Bytes of the smallest message to compress, and the largest that may have any ratio. */
+/** Minimum bytes of a message to compress, and maximum bytes that may have any ratio. */
 const [MIN_COMPRESSED_BYTES, ANY_RATIO_BYTES] = [40, 65_536] as const;
 
-/** Ratio that a server takes for larger messages. */
+/** Ratio that a server accepts for larger messages. */
 const MAX_RATIO = 100;
 
-/** Answer to a handshake. */
+/** Response to a handshake. */
 interface Answer {
   readonly status: number;
-  /** Fields by names in small letters. */
+  /** Fields by lowercase name. */
   readonly headers: ReadonlyMap<string, string>;
 }
 
@@ -53,7 +55,7 @@ export interface Handshake {
   readonly url: URL;
   readonly protocols: readonly string[];
   readonly headers: Headers;
-  /** True if a proxy on the way takes the words of the upgrade away. */
+  /** True if a proxy strips the upgrade headers. */
   readonly isStripped: boolean;
 }
 
@@ -116,7 +118,7 @@ export async function openOver(
   wire.arrived();
 }
 
-/** Makes the head of a request, with names in any case. */
+/** Creates the head of a request, with names in any case. */
 function requestOf(
   { url, protocols, headers, isStripped }: Handshake,
   key: string,
@@ -147,7 +149,7 @@ function answerOf(head: string): Answer {
   return { status: Number(first!.split(" ")[1]), headers: new Map(headers) };
 }
 
-/** Reads the window of an agreement on compression; 0 for none. */
+/** Reads the window from a compression agreement; 0 for none. */
 function windowOf(agreement: string | undefined): number {
   if (agreement === undefined) return 0;
   return Number(/server_max_window_bits=(\d+)/.exec(agreement)?.[1] ?? 15);
@@ -160,7 +162,7 @@ class FrameWire implements SocketWire, ByteReceiver {
   readonly #random: () => number;
   readonly #windowBits: number;
   readonly #frames: ServerFrames;
-  /** Payloads of pings without an answer. */
+  /** Payloads of unanswered pings. */
   readonly #pings: Buffer[] = [];
   #isOver = false;
 
@@ -229,7 +231,7 @@ class FrameWire implements SocketWire, ByteReceiver {
       case PING:
         return this.#write(PONG, payload);
       case PONG: {
-        // A server may answer the newest ping alone.
+        // A server may answer only the newest ping.
         const at = this.#pings.findIndex((ping) => ping.equals(payload));
         if (at < 0) throw new Error("a server sent a pong without a ping");
         this.#pings.splice(0, at + 1);

@@ -1,14 +1,14 @@
-/** WebSocket frames of a client (RFC 6455), which judges those of a server. */
+/** WebSocket frames (RFC 6455): encodes a client's frames, and validates a server's. */
 import { Buffer } from "node:buffer";
 import { deflateRawSync, inflateRawSync } from "node:zlib";
 
 /** Opcodes of the frames. */
 export const [CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG] = [0, 1, 2, 8, 9, 10] as const;
 
-/** Bit of a compressed message. */
+/** The bit that marks a compressed message. */
 const COMPRESSED = 0x40;
 
-/** End of each flushed block of deflate. */
+/** End of each flushed deflate block. */
 const TAIL = Buffer.of(0, 0, 0xff, 0xff);
 
 /** `Z_SYNC_FLUSH` of zlib. */
@@ -22,16 +22,16 @@ export interface ServerFrame {
 
 /** Options of {@linkcode encodeFrame}. */
 export interface EncodeOptions {
-  /** False for a frame that others continue. */
+  /** False if other frames continue this one. */
   readonly isLast?: boolean;
   /** True for the first frame of a compressed message. */
   readonly isCompressed?: boolean;
-  /** Chance of the mask. */
+  /** Random numbers for the mask. */
   readonly random: () => number;
 }
 
 /**
- * Makes a frame of a client.
+ * Encodes a client frame.
  *
  * @param opcode Kind of the frame.
  * @param payload Bytes, which are copied.
@@ -58,12 +58,12 @@ export function encodeFrame(
   return frame;
 }
 
-/** Compresses the payload of a message, alone. */
+/** Compresses the payload of a message, without context takeover. */
 export function compressed(payload: Uint8Array): Buffer {
   return deflateRawSync(payload, { finishFlush }).subarray(0, -TAIL.length);
 }
 
-/** Makes the payload of a close; empty without a code. */
+/** Encodes the payload of a close; empty without a code. */
 export function closePayload(code: number | undefined, reason: string): Buffer {
   if (code === undefined) return Buffer.alloc(0);
   return Buffer.concat([Buffer.from([code >> 8, code & 0xff]), Buffer.from(reason)]);
@@ -77,9 +77,9 @@ export class ServerFrames {
   #isOver = false;
 
   /**
-   * Begins before the first frame.
+   * Starts before the first frame.
    *
-   * @param windowBits Agreed window of the server's compression; 0 without compression.
+   * @param windowBits Negotiated window of the server's compression; 0 without compression.
    */
   constructor(windowBits: number) {
     this.#mayCompress = windowBits > 0;
@@ -90,8 +90,8 @@ export class ServerFrames {
    * Reads bytes.
    *
    * @param chunk The bytes.
-   * @returns All frames that are complete.
-   * @throws {Error} If the server broke the protocol.
+   * @returns All complete frames.
+   * @throws {Error} If the server violated the protocol.
    */
   *read(chunk: Buffer): Generator<ServerFrame> {
     this.#bytes = Buffer.concat([this.#bytes, chunk]);

@@ -2,14 +2,14 @@
 import type { Host } from "../../../../testing/simulation/host.ts";
 import type { HardenedWebSocketOptions } from "../../../../transport/hardened/mod.ts";
 
-/** Smallest messages to compress, of which one is drawn, in bytes. */
+/** Minimum sizes of messages to compress, one of which is drawn, in bytes. */
 const MIN_BYTES = [0, 64, 512] as const;
 
 /**
- * Draws the options of the engine of a host: machines of a simulation open many connections at once.
+ * Draws the engine options of a host: machines of a simulation open many connections at once.
  *
  * @param host The host.
- * @param mayCompress False where parts of the plan count the bytes of messages.
+ * @param mayCompress False if parts of the plan count message bytes.
  * @returns The options.
  */
 export function hardenedOptions(

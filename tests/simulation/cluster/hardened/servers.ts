@@ -1,4 +1,4 @@
-/** Servers of node:http and node:https on a simulated network, below the hardened WebSocket engine. */
+/** node:http and node:https servers on a simulated network, below the hardened WebSocket engine. */
 import net, { type AddressInfo } from "node:net";
 import https from "node:https";
 import type { Server } from "node:http";
@@ -22,12 +22,12 @@ interface Replaced {
 }
 
 /**
- * Replaces the listening sockets of node:net by those of a simulated network.
+ * Replaces node:net's listening sockets with sockets of a simulated network.
  *
  * @param links Connections of the network.
- * @param plain HTTP of the network, for requests without an upgrade.
- * @param optionsOf Makes the options of the engine of a host.
- * @returns The network; disposal brings the runtime's own sockets back.
+ * @param plain The network's HTTP, for requests without an upgrade.
+ * @param optionsOf Returns the engine options of a host.
+ * @returns The network; disposing it restores the runtime's sockets.
  */
 export function simulateHardened(
   links: Links,
@@ -53,7 +53,7 @@ export function simulateHardened(
         return (listen as (...args: unknown[]) => Server).apply(this, args);
       });
     }),
-    // The engine calls these for sockets of TLS.
+    // The engine calls these for TLS sockets.
     ...(["_write", "_writev"] as const).map((name) => {
       const former = net.Socket.prototype[name] as (...args: unknown[]) => void;
       return replace(net.Socket.prototype, name, function (this: object, ...args: unknown[]) {
@@ -171,11 +171,11 @@ class ServerHandle {
     this.#bound = bound;
   }
 
-  /** Listens, as `Server.listen()` of node:net does with a bound socket. */
+  /** Listens, like node:net's `Server.listen()` with a bound socket. */
   listen(server: Server): Server {
     this.#server = server;
     if (server instanceof https.Server) {
-      // The handshake of TLS is that of the simulated network.
+      // The simulated network performs the TLS handshake.
       const [handshake] = server.listeners("connection") as [() => void];
       server.removeListener("connection", handshake);
     }
@@ -185,7 +185,7 @@ class ServerHandle {
       if (this.#bound.get(key) === this) this.#bound.delete(key);
     };
     const stop = this.#links.whileAlive(this.#host, unbind);
-    // The sockets of a process that ends have no further events.
+    // The sockets of an ended process have no further events.
     this.#host.onEnd(() => {
       this.#sockets.clear();
       this.#onEmpty?.();
@@ -211,7 +211,7 @@ class ServerHandle {
    *
    * @param end The system's end.
    * @param address Address of the peer.
-   * @returns Ends the handshake of TLS, if the server has TLS.
+   * @returns Completes the TLS handshake, if the server uses TLS.
    */
   accept(end: SimulatedBytes, address: Deno.NetAddr): () => void {
     const { runtime } = this.#host;

@@ -1,4 +1,4 @@
-/** Sockets of node:net on a simulated network. */
+/** node:net sockets on a simulated network. */
 import { Duplex } from "node:stream";
 import type { Buffer } from "node:buffer";
 import type { Runtime, Timer } from "../../../../base/runtime.ts";
@@ -7,18 +7,18 @@ import type { ByteReceiver, SimulatedBytes } from "./bytes.ts";
 /** Callback of a write or of an end. */
 type Done = (error?: Error | null) => void;
 
-/** Time until a process learns of the end of a socket, in milliseconds. */
+/** Time until a process is notified of a socket's end, in milliseconds. */
 const END_MS = 2;
 
-/** A socket of a server, with the members of the class of node:net that an HTTP server uses. */
+/** A server socket, with the members of node:net's class that an HTTP server uses. */
 export class SimulatedNodeSocket extends Duplex implements ByteReceiver {
   readonly remoteAddress: string;
   readonly remotePort: number;
   bytesRead = 0;
   bytesWritten = 0;
-  /** Socket that connected, below one of TLS. */
+  /** Connected socket below a TLS socket. */
   readonly below: SimulatedNodeSocket | undefined;
-  /** Socket of TLS on this one, which has the bytes. */
+  /** TLS socket on top of this one, which receives the bytes. */
   above: SimulatedNodeSocket | undefined;
   readonly #runtime: Runtime;
   readonly #end: SimulatedBytes;
@@ -27,10 +27,10 @@ export class SimulatedNodeSocket extends Duplex implements ByteReceiver {
   #timer: Timer | undefined;
 
   /**
-   * Makes an open socket.
+   * Creates an open socket.
    *
    * @param end The system below.
-   * @param options Runtime of the host, address of the peer, and the socket below one of TLS.
+   * @param options Runtime of the host, address of the peer, and the socket below a TLS socket.
    */
   constructor(
     end: SimulatedBytes,
@@ -63,7 +63,7 @@ export class SimulatedNodeSocket extends Duplex implements ByteReceiver {
       }
       this.bytesRead += bytes.length;
       this.#isReading = false;
-      // A call of `_read` may follow within this one.
+      // This may call `_read` synchronously.
       this.push(bytes);
     }
   }
@@ -132,7 +132,7 @@ export class SimulatedNodeSocket extends Duplex implements ByteReceiver {
     this.#runtime.clearTimeout(this.#timer);
     this.above?.destroy();
     this.#end.close();
-    // As in node:net, `closed` is true from now on. The process learns the rest later.
+    // As in node:net, `closed` is true from now on. The process is notified of the rest later.
     done(error);
     const untaken = this.#untaken;
     this.#untaken = undefined;

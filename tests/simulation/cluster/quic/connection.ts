@@ -1,19 +1,18 @@
-/** Connections of the runtime's QUIC between hosts of a simulation. */
+/** Connections of the runtime's QUIC API between hosts of a simulation. */
 import type { Runtime, Timer } from "../../../../base/runtime.ts";
 import type { Link } from "../../../../testing/simulation/network/link.ts";
 import type { StreamPath } from "../../../../transport/memory/path.ts";
 import { ReadHalf, WriteHalf } from "./streams.ts";
 
-/** Most datagrams that wait for the application; beyond, the oldest is lost. */
+/** Maximum datagrams that wait for the application; beyond that, the oldest is lost. */
 const MAX_HELD_DATAGRAMS = 256;
 
-/** Largest datagram. */
+/** Maximum bytes of a datagram. */
 const DATAGRAM_BYTES = 1_414;
 
 /** Bytes of a packet without a payload. */
 const HEADER_BYTES = 30;
 
-/** Directions of streams. */
 type Kind = "bidirectional" | "unidirectional";
 
 /** Options of a {@linkcode SimulatedQuicConn}. */
@@ -22,17 +21,17 @@ export interface QuicConnOptions {
   readonly link: Link;
   /** The end. */
   readonly side: "client" | "server";
-  /** Common protocol. */
+  /** Negotiated protocol. */
   readonly protocol: string;
   /** Address of the peer. */
   readonly remoteAddr: Deno.NetAddr;
-  /** Name of the server, at the server. */
+  /** Server name, on the server side. */
   readonly serverName: string | undefined;
   /** Socket of the end. */
   readonly endpoint: Deno.QuicEndpoint;
-  /** Most streams that the peer has open at once. */
+  /** Maximum streams that the peer may have open. */
   readonly limits: Readonly<Record<Kind, number>>;
-  /** Time between two signs of life, and the longest silence, in milliseconds. */
+  /** Keep-alive interval, and idle timeout, in milliseconds. */
   readonly keepAliveMs: number;
   readonly idleMs: number;
 }
@@ -61,7 +60,7 @@ export class SimulatedQuicConn implements Deno.QuicConn {
   readonly #arrivals: Readonly<Record<Kind, Arrivals>>;
   #datagrams: Uint8Array<ArrayBuffer>[] = [];
   #reading: PromiseWithResolvers<Uint8Array<ArrayBuffer>>[] = [];
-  /** Packets on the way to the peer, and the close behind these. */
+  /** Packets in flight to the peer, and the close after them. */
   #underWay = 0;
   #onArrived: (() => void) | undefined;
   #heardMs: number;
@@ -69,7 +68,7 @@ export class SimulatedQuicConn implements Deno.QuicConn {
   #error: Error | undefined;
 
   /**
-   * Makes an end, whose `peer` is set before anything else.
+   * Creates an end, whose `peer` must be set first.
    *
    * @param options See {@linkcode QuicConnOptions}.
    */
@@ -105,7 +104,7 @@ export class SimulatedQuicConn implements Deno.QuicConn {
     link.attach({ [side]: { reset, finish: reset } });
   }
 
-  /** Begins with both ends: the peer grants its streams, and both give signs of life. */
+  /** Starts once both ends exist: the peer grants its streams, and both send keep-alives. */
   begin(): this {
     for (const kind of ["bidirectional", "unidirectional"] as const) {
       this.#open[kind].left = this.peer.#options.limits[kind];
@@ -114,7 +113,7 @@ export class SimulatedQuicConn implements Deno.QuicConn {
     return this;
   }
 
-  /** Ends the handshake. */
+  /** Completes the handshake. */
   shookHands(): void {
     this.#handshake.resolve();
   }
@@ -124,7 +123,7 @@ export class SimulatedQuicConn implements Deno.QuicConn {
     const told = () =>
       this.peer.#over(new Error(`closed by peer: ${closeCode}`), { closeCode, reason });
     this.#send(() => {
-      // The close leaves last, and packets of one path seldom overtake each other.
+      // The close is sent last, and packets of one path rarely overtake each other.
       this.#onArrived = told;
       if (this.#underWay === 0) told();
     });
@@ -170,12 +169,12 @@ export class SimulatedQuicConn implements Deno.QuicConn {
     if (this.#datagrams.length > MAX_HELD_DATAGRAMS) this.#datagrams.shift();
   }
 
-  /** Sends a packet that stands in no order with others. */
+  /** Sends a packet without an order relative to others. */
   #send(arrive: () => void): void {
     this.#lane().send(arrive, 0, HEADER_BYTES);
   }
 
-  /** Makes a path for packets in order. */
+  /** Creates a path that keeps packets in order. */
   #lane(): StreamPath {
     const { link, side } = this.#options;
     const lane = link.pathOf(side).lane();
@@ -196,7 +195,7 @@ export class SimulatedQuicConn implements Deno.QuicConn {
     };
   }
 
-  /** Takes the number of a new stream. */
+  /** Acquires the number of a new stream. */
   async #take(kind: Kind, waits: boolean): Promise<bigint> {
     const open = this.#open[kind];
     if (this.#error !== undefined) throw this.#error;
@@ -240,7 +239,7 @@ export class SimulatedQuicConn implements Deno.QuicConn {
     return half;
   }
 
-  /** Grants another stream once both halves of one of the peer are over. */
+  /** Grants another stream once both halves of a peer's stream have ended. */
   #ended(id: bigint): void {
     const isPeers = (id & 1n) === (this.#options.side === "server" ? 0n : 1n);
     if (!isPeers || this.#readers.has(id) || this.#writers.has(id)) return;
@@ -255,7 +254,7 @@ export class SimulatedQuicConn implements Deno.QuicConn {
     else next.resolve();
   }
 
-  /** Finds the reading half of a packet; a new number opens all streams up to that number. */
+  /** Finds the reading half for a packet; a new number opens all streams up to it. */
   #arrived(id: bigint): ReadHalf | undefined {
     if (this.#error !== undefined) return undefined;
     const isPeers = (id & 1n) === (this.#options.side === "server" ? 0n : 1n);
@@ -284,7 +283,7 @@ export class SimulatedQuicConn implements Deno.QuicConn {
     arrivals.controller.enqueue(arrivals.held.shift()!);
   }
 
-  /** Sends a sign of life, and ends a connection that hears none. */
+  /** Sends a keep-alive, and closes a silent connection. */
   #tick(): void {
     const { keepAliveMs, idleMs } = this.#options;
     if (this.#runtime.monotonic() - this.#heardMs > idleMs) {

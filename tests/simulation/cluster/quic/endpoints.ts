@@ -1,4 +1,4 @@
-/** The runtime's QUIC between hosts of a simulation: sockets, servers and dials. */
+/** The runtime's QUIC API between hosts of a simulation: sockets, servers and dials. */
 import type { ListenWebTransportOptions } from "../../../../transport/h3/server.ts";
 import { WebTransportListener } from "../../../../transport/h3/server.ts";
 import { dialWebTransport } from "../../../../transport/h3/client.ts";
@@ -16,10 +16,10 @@ import { SimulatedQuicConn } from "./connection.ts";
 /** Bytes of the first packet of a handshake. */
 const HELLO_BYTES = 1_200;
 
-/** Time until a client sends the first packet again, in milliseconds. */
+/** Time until a client resends the first packet, in milliseconds. */
 const AGAIN_MS = 1_000;
 
-/** Defaults of the runtime: streams, signs of life and silence in milliseconds. */
+/** Defaults of the runtime: streams, keep-alive interval and idle timeout in milliseconds. */
 const [STREAMS, KEEP_ALIVE_MS, IDLE_MS] = [100, 60_000, 30_000] as const;
 
 /** Outcome of a handshake, at the client. */
@@ -36,19 +36,19 @@ interface Hello {
   readonly links: Links;
   /** Answers the client. */
   readonly answer: (answer: Answer) => void;
-  /** Lets the client send the packet again. */
+  /** Makes the client resend the packet. */
   readonly again: () => void;
 }
 
 /** WebTransport of a simulated network, over HTTP/3. */
 export interface Http3Network {
-  /** Makes the engine of WebTransport of a server on a host. */
+  /** Creates the WebTransport engine for a server on a host. */
   engine(host: Host): (options: ListenWebTransportOptions) => WebTransportSource;
-  /** Makes the dialer of WebTransport of programs on a host. */
+  /** Creates the WebTransport dialer for programs on a host. */
   dialer(host: Host): WebTransportDialer;
 }
 
-/** The network as sockets use it. */
+/** The network, as sockets use it. */
 interface Surroundings {
   readonly links: Links;
   /** Servers by host and port. */
@@ -56,10 +56,10 @@ interface Surroundings {
 }
 
 /**
- * Replaces the runtime's QUIC by one between the hosts of a simulation.
+ * Replaces the runtime's QUIC with a simulated one between hosts.
  *
  * @param links Connections of the network.
- * @returns WebTransport over HTTP/3 on that; disposal brings the runtime's own back.
+ * @returns WebTransport over HTTP/3 on it; disposing it restores the runtime's QUIC.
  */
 export function simulateQuic(links: Links): Http3Network & Disposable {
   const { simulation } = links;
@@ -83,7 +83,8 @@ export function simulateQuic(links: Links): Http3Network & Disposable {
       "connectQuic",
       (options: Deno.ConnectQuicOptions<false>) => connect(surroundings, current(), options),
     ),
-    // The library leaves a name without a permission to the runtime, which here knows all hosts.
+    // Without a permission, the library leaves name resolution to the runtime; the simulated one
+    // knows all hosts.
     replace(Deno.permissions, "querySync", (wanted: Deno.PermissionDescriptor) => {
       const isHost = wanted.name === "net" &&
         simulation.hosts.has(String(wanted.host).replace(/:\d+$/, ""));
@@ -92,7 +93,7 @@ export function simulateQuic(links: Links): Http3Network & Disposable {
   ];
   return {
     engine: (host) => (options) => {
-      // Loads with the listener, while virtual time stands still.
+      // Loads with the listener, while virtual time is paused.
       const loading = import("../../../../transport/h3/accept.ts");
       starting = host;
       try {
@@ -158,7 +159,7 @@ class SimulatedEndpoint implements Deno.QuicEndpoint {
     this.closing.abort();
   }
 
-  /** Counts a connection while open. */
+  /** Counts a connection while it is open. */
   add(conn: SimulatedQuicConn): SimulatedQuicConn {
     this.conns.add(conn);
     const over = () => void this.conns.delete(conn);
@@ -202,7 +203,7 @@ class SimulatedListener implements Deno.QuicListener {
     while (true) yield await this.incoming();
   }
 
-  /** Takes the first packet of a client. */
+  /** Receives a client's first packet. */
   arrive(incoming: Deno.QuicIncoming): void {
     if (this.#isStopped) return;
     const wait = this.#waiting.shift();
@@ -254,7 +255,7 @@ async function connect(
   }
 }
 
-/** Handles the first packet of a client, at the server. */
+/** Handles a client's first packet on the server. */
 function arrive(listener: SimulatedListener | undefined, hello: Hello): void {
   const { link, answer } = hello;
   if (listener === undefined) return link.disconnect({ silent: true });

@@ -7,7 +7,7 @@ import { listenWebTransport } from "../../../../transport/h3/server.ts";
 import { devCertificate } from "../../../../transport/certificate/dev_certificate.ts";
 import { simulateQuic } from "./endpoints.ts";
 
-/** Carries a stream there and back between two hosts, and tells the bytes. */
+/** Echoes a stream between two hosts, and returns the bytes. */
 async function runSimulated(): Promise<string> {
   const simulation = new Simulation({ seed: 1 });
   const network = new SimulatedNetwork(simulation, { delayMs: 5, jitterMs: 5, splitRate: 0.5 });
@@ -43,7 +43,7 @@ Deno.test("simulateQuic() carries HTTP/3 between hosts", async () => {
   assertEquals(await runSimulated(), "there and back");
 });
 
-Deno.test("simulateQuic() leaves no socket of the simulation to the runtime", async () => {
+Deno.test("simulateQuic() restores the runtime's sockets", async () => {
   await runSimulated();
   const certificate = devCertificate({ cacheFolder: null });
   await using listener = listenWebTransport({ hostname: "127.0.0.1", ...certificate });

@@ -1,21 +1,21 @@
-/** Streams of the runtime's QUIC between hosts of a simulation. */
+/** Streams of the runtime's QUIC API between hosts of a simulation. */
 import type { StreamPath } from "../../../../transport/memory/path.ts";
 
-/** Bytes of one stream that its reader has not taken, as in the runtime. */
+/** Maximum unread bytes of a stream, as in the runtime. */
 const WINDOW_BYTES = 1_250_000;
 
 /** Bytes of a packet without a payload. */
 const HEADER_BYTES = 30;
 
-/** Direction that one end writes, and the other one reads. */
+/** A direction that one end writes and the other reads. */
 export interface Direction {
-  /** Path of the data, with packets in order. */
+  /** Path of the data, which keeps packets in order. */
   readonly out: StreamPath;
-  /** Finds the reading half, which begins with the first packet. */
+  /** Finds the reading half, which starts with the first packet. */
   readonly reader: () => ReadHalf | undefined;
 }
 
-/** Half that the application writes. */
+/** The half that the application writes. */
 export class WriteHalf {
   /** The stream of the runtime. */
   readonly stream: Deno.QuicSendStream;
@@ -31,7 +31,7 @@ export class WriteHalf {
    *
    * @param id Number of the stream.
    * @param direction See {@linkcode Direction}.
-   * @param onEnd Called once the half is over.
+   * @param onEnd Called once the half has ended.
    */
   constructor(id: bigint, direction: Direction, onEnd: () => void) {
     this.#direction = direction;
@@ -39,14 +39,14 @@ export class WriteHalf {
     const stream = new WritableStream<Uint8Array>({
       write: (bytes) => this.#write(bytes.slice()),
       close: () => this.#finish(),
-      // The runtime cannot reset a stream: the peer sees the end.
+      // The runtime cannot reset a stream: the peer sees a normal end.
       abort: () => this.#finish(),
     });
     this.stream = Object.assign(stream, { id, sendOrder: 0 });
   }
 
   /**
-   * Takes credit of the peer.
+   * Receives credit from the peer.
    *
    * @param bytes Bytes that the peer has read.
    */
@@ -56,7 +56,7 @@ export class WriteHalf {
   }
 
   /**
-   * Ends the half, since the peer reads no more or the connection is over.
+   * Fails the half, because the peer stopped reading or the connection ended.
    *
    * @param error The error of writes.
    */
@@ -96,7 +96,7 @@ export class WriteHalf {
   }
 }
 
-/** Half that the application reads. */
+/** The half that the application reads. */
 export class ReadHalf {
   /** The stream of the runtime. */
   readonly stream: Deno.QuicReceiveStream;
@@ -113,7 +113,7 @@ export class ReadHalf {
    *
    * @param id Number of the stream.
    * @param onRead Called with the bytes that the application has read.
-   * @param onEnd Called once the half is over; true if the application reads no more.
+   * @param onEnd Called once the half has ended; true if the application stopped reading.
    */
   constructor(
     id: bigint,
@@ -131,7 +131,7 @@ export class ReadHalf {
   }
 
   /**
-   * Takes a packet.
+   * Receives a packet.
    *
    * @param bytes The payload; `undefined` for the end of the stream.
    */
@@ -143,7 +143,7 @@ export class ReadHalf {
   }
 
   /**
-   * Ends the half with the connection. Bytes that arrived before stay readable.
+   * Ends the half with the connection. Received bytes stay readable.
    *
    * @param error The error of later reads.
    */
